@@ -1,0 +1,4 @@
+//! exitmark.
+
+pub mod policy;
+pub mod relays;

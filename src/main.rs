@@ -1,0 +1,2 @@
+//! The `exitmark` command.
+fn main() {}

@@ -1,0 +1,312 @@
+//! `Endpoint`: an address with a port, and `EndpointSet`, the exact-match set of them that
+//! is asked once for every TCP frame.
+//!
+//! The set is built off the packet path and never edited: a new consensus makes a new set.
+//! Each family has one open-addressed table at a load of at most one half, so that a look-up
+//! touches one cache line in nearly every case. The hash is keyed at random, because
+//! whoever runs relays picks their addresses: nobody can aim for one long chain of collisions.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+/// How many endpoints one set may hold. The Tor network had about 13,000 in 2021; a
+/// document with more than this is not a consensus that anybody signed.
+pub const MAX_ENDPOINTS: usize = 65_536;
+
+/// A transport endpoint: where a relay listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// The IPv4 or IPv6 address.
+    pub address: IpAddr,
+    /// The TCP port, never 0 in a set.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// An endpoint from its two parts.
+    pub const fn new(address: IpAddr, port: u16) -> Self {
+        Self { address, port }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = std::net::AddrParseError;
+
+    /// Reads `192.0.2.1:9001` or `[2001:db8::1]:9001`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let socket: SocketAddr = text.parse()?;
+        Ok(Self::new(socket.ip(), socket.port()))
+    }
+}
+
+/// Why a set could not be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointSetError {
+    /// Port 0 is the kernel's wildcard; no relay listens there.
+    #[error("an endpoint has port 0, which no relay can listen on")]
+    PortZero,
+    /// More than [`MAX_ENDPOINTS`] different endpoints.
+    #[error("{0} endpoints, more than the {MAX_ENDPOINTS} that a relay set may hold")]
+    TooMany(usize),
+}
+
+/// An immutable set of endpoints with a constant-time exact look-up.
+pub struct EndpointSet {
+    v4: Table<u64>,
+    v6: Table<(u128, u16)>,
+}
+
+impl EndpointSet {
+    /// The set that contains nothing.
+    pub fn empty() -> Self {
+        Self {
+            v4: Table::new(&[]),
+            v6: Table::new(&[]),
+        }
+    }
+
+    /// Builds a set; duplicates count once.
+    ///
+    /// # Errors
+    /// A port of 0, or more than [`MAX_ENDPOINTS`] different endpoints.
+    pub fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Self, EndpointSetError> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for endpoint in endpoints {
+            if endpoint.port == 0 {
+                return Err(EndpointSetError::PortZero);
+            }
+            match endpoint.address {
+                IpAddr::V4(address) => v4.push(v4_key(address, endpoint.port)),
+                IpAddr::V6(address) => v6.push((u128::from(address), endpoint.port)),
+            }
+        }
+        v4.sort_unstable();
+        v4.dedup();
+        v6.sort_unstable();
+        v6.dedup();
+        let count = v4.len() + v6.len();
+        if count > MAX_ENDPOINTS {
+            return Err(EndpointSetError::TooMany(count));
+        }
+        Ok(Self {
+            v4: Table::new(&v4),
+            v6: Table::new(&v6),
+        })
+    }
+
+    /// Whether exactly this address and port are in the set.
+    #[inline]
+    pub fn contains(&self, address: IpAddr, port: u16) -> bool {
+        match address {
+            IpAddr::V4(address) => self.v4.contains(v4_key(address, port)),
+            IpAddr::V6(address) => self.v6.contains((u128::from(address), port)),
+        }
+    }
+
+    /// How many endpoints the set holds, both families together.
+    pub fn len(&self) -> usize {
+        self.v4.len + self.v6.len
+    }
+
+    /// Whether the set holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every endpoint once, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = Endpoint> + '_ {
+        let v4 = self.v4.iter().map(|key| {
+            let [_, _, a, b, c, d, high, low] = key.to_be_bytes();
+            Endpoint::new(
+                Ipv4Addr::new(a, b, c, d).into(),
+                u16::from_be_bytes([high, low]),
+            )
+        });
+        let v6 = self
+            .v6
+            .iter()
+            .map(|(address, port)| Endpoint::new(Ipv6Addr::from(address).into(), port));
+        v4.chain(v6)
+    }
+}
+
+impl fmt::Debug for EndpointSet {
+    /// Sizes only: a set's addresses do not belong in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointSet")
+            .field("v4", &self.v4.len)
+            .field("v6", &self.v6.len)
+            .finish()
+    }
+}
+
+#[inline]
+fn v4_key(address: Ipv4Addr, port: u16) -> u64 {
+    (u64::from(u32::from(address)) << 16) | u64::from(port)
+}
+
+/// What can be stored in a [`Table`]: a key with a spare value for "empty". Port 0 is never
+/// stored, so an all-zero key is free.
+trait Key: Copy + Eq {
+    const VACANT: Self;
+    fn fold(self) -> u64;
+}
+
+impl Key for u64 {
+    const VACANT: Self = 0;
+    #[inline]
+    fn fold(self) -> u64 {
+        self
+    }
+}
+
+impl Key for (u128, u16) {
+    const VACANT: Self = (0, 0);
+    #[inline]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the two halves are folded on purpose"
+    )]
+    fn fold(self) -> u64 {
+        let (high, low) = ((self.0 >> 64) as u64, self.0 as u64);
+        (high.rotate_left(29) ^ u64::from(self.1)).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low
+    }
+}
+
+/// Open addressing with linear probing.
+struct Table<K> {
+    slots: Box<[K]>,
+    shift: u32,
+    seed: u64,
+    len: usize,
+}
+
+impl<K: Key> Table<K> {
+    fn new(keys: &[K]) -> Self {
+        // Twice the keys, at least 8: a vacant slot always ends a probe.
+        let capacity = (keys.len() * 2).next_power_of_two().max(8);
+        let mut table = Self {
+            slots: vec![K::VACANT; capacity].into_boxed_slice(),
+            shift: u64::BITS - capacity.trailing_zeros(),
+            seed: RandomState::new().hash_one(capacity) | 1,
+            len: keys.len(),
+        };
+        for &key in keys {
+            let mut slot = table.home(key);
+            while table.slots[slot] != K::VACANT {
+                slot = (slot + 1) & (capacity - 1);
+            }
+            table.slots[slot] = key;
+        }
+        table
+    }
+
+    /// The slot where the search for `key` begins: the top bits of a keyed 128-bit product,
+    /// folded, so that every bit of the key reaches them.
+    #[inline]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the product's two halves are folded on purpose"
+    )]
+    fn home(&self, key: K) -> usize {
+        let product = u128::from(key.fold() ^ self.seed) * u128::from(0xd6e8_feb8_6659_fd93_u64);
+        let mixed = ((product >> 64) as u64 ^ product as u64).wrapping_mul(self.seed);
+        (mixed >> self.shift) as usize
+    }
+
+    #[inline]
+    fn contains(&self, key: K) -> bool {
+        let mask = self.slots.len() - 1;
+        let mut slot = self.home(key) & mask;
+        loop {
+            let found = self.slots[slot];
+            if found == key {
+                return key != K::VACANT;
+            }
+            if found == K::VACANT {
+                return false;
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = K> + '_ {
+        self.slots.iter().copied().filter(|&key| key != K::VACANT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn endpoints(count: u32) -> Vec<Endpoint> {
+        (0..count)
+            .map(|i| {
+                let port = u16::try_from(1 + i % 60_000).unwrap();
+                if i % 3 == 0 {
+                    let address = Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(i));
+                    Endpoint::new(address.into(), port)
+                } else {
+                    Endpoint::new(Ipv4Addr::from(0x0a00_0000 + i).into(), port)
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn holds_exactly_what_it_was_given() {
+        let given = endpoints(65_536);
+        let set = EndpointSet::new(given.iter().copied()).unwrap();
+        assert_eq!(set.len(), 65_536);
+        for endpoint in &given {
+            assert!(set.contains(endpoint.address, endpoint.port), "{endpoint}");
+            assert!(!set.contains(endpoint.address, endpoint.port ^ 0x8000));
+            assert!(!set.contains(endpoint.address, 0));
+        }
+        let back: BTreeSet<_> = set.iter().collect();
+        assert_eq!(back, given.into_iter().collect());
+    }
+
+    #[test]
+    fn an_empty_set_contains_nothing_not_even_zero() {
+        let set = EndpointSet::empty();
+        assert!(set.is_empty());
+        assert!(!set.contains(Ipv4Addr::UNSPECIFIED.into(), 0));
+        assert!(!set.contains(Ipv6Addr::UNSPECIFIED.into(), 0));
+        assert_eq!(set.iter().count(), 0);
+    }
+
+    #[test]
+    fn duplicates_count_once() {
+        let one: Endpoint = "192.0.2.1:9001".parse().unwrap();
+        assert_eq!(EndpointSet::new([one, one]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn refuses_port_zero_and_too_many() {
+        let zero = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 0);
+        assert_eq!(
+            EndpointSet::new([zero]).unwrap_err(),
+            EndpointSetError::PortZero
+        );
+        assert_eq!(
+            EndpointSet::new(endpoints(70_000)).unwrap_err(),
+            EndpointSetError::TooMany(70_000)
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_address() {
+        let set = EndpointSet::new(["192.0.2.1:9001".parse().unwrap()]).unwrap();
+        assert!(!format!("{set:?}").contains("192"));
+    }
+}

@@ -1,0 +1,1 @@
+//! Consensus files to a relay set.

@@ -1,4 +1,5 @@
 //! exitmark.
 
+pub mod packet;
 pub mod policy;
 pub mod relays;

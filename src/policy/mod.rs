@@ -1,8 +1,34 @@
 //! What shall happen to a frame, and why.
 //!
-//! Pure functions of bytes, settings, relay set and time; nothing here asks the system
-//! anything, allocates on the packet path, or knows what a NIC is.
+//! Pure functions of bytes, rules, relay set and time. Nothing here asks the system anything,
+//! keeps state about a flow, allocates on the packet path, or knows what a NIC is.
+//! [`judge`] is the whole of it: headers in, [`Verdict`] out.
 
 mod endpoint;
+mod fragments;
+mod judge;
+mod prefix;
+mod rules;
+mod verdict;
+
+use std::sync::Arc;
 
 pub use endpoint::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};
+pub use fragments::{FRAGMENT_LIFETIME, FragmentTable};
+pub use judge::judge;
+pub use prefix::PrefixSet;
+pub use rules::{AtUplink, ExitProtocols, Listeners, Mark, Mode, Rules};
+pub use verdict::{Class, Egress, Remark, Rule, Verdict};
+
+/// All that a verdict depends on besides the frame, published to the workers as one piece.
+///
+/// A change of rules or of the relay set makes a new snapshot; one in use is never edited.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Counts up by one with each snapshot of a running daemon.
+    pub generation: u64,
+    /// The operator's rules.
+    pub rules: Arc<Rules>,
+    /// Where relays listen.
+    pub relays: Arc<EndpointSet>,
+}

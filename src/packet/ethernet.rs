@@ -1,0 +1,209 @@
+//! Ethernet II with IEEE 802.1Q and 802.1ad tags.
+
+use super::be16;
+use std::fmt;
+use std::str::FromStr;
+
+/// Destination, source, ethertype.
+pub const ETHERNET_HEADER_BYTES: usize = 14;
+/// How many tags are walked to find the payload. QinQ needs two; what is tagged deeper than
+/// this is no IP to us and crosses untouched.
+pub const MAX_VLAN_TAGS: usize = 4;
+
+const VLAN_TAG_BYTES: usize = 4;
+const ETHERTYPE: usize = 12;
+
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+const VLAN: u16 = 0x8100;
+const QINQ: u16 = 0x88a8;
+/// What provider bridges used before 802.1ad.
+const LEGACY_QINQ: u16 = 0x9100;
+
+/// What follows the Ethernet header and its tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Payload {
+    Ipv4(usize),
+    Ipv6(usize),
+    Other,
+}
+
+/// Walks the tags; the payload's offset comes with its kind. Runts are `Other`.
+#[inline]
+pub(super) fn payload(frame: &[u8]) -> Payload {
+    let mut offset = ETHERTYPE;
+    for _ in 0..=MAX_VLAN_TAGS {
+        match be16(frame, offset) {
+            Some(IPV4) => return Payload::Ipv4(offset + 2),
+            Some(IPV6) => return Payload::Ipv6(offset + 2),
+            Some(VLAN | QINQ | LEGACY_QINQ) => offset += VLAN_TAG_BYTES,
+            _ => break,
+        }
+    }
+    Payload::Other
+}
+
+/// A 48-bit MAC address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MacAddr([u8; 6]);
+
+/// Why a text is no MAC address that a NIC can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MacAddrError {
+    /// Not six hexadecimal bytes.
+    #[error("`{0}` is no MAC address; it looks like 02:00:5e:10:00:01")]
+    Syntax(String),
+    /// Multicast, broadcast or all zero.
+    #[error("{0} is no address of one NIC (it is multicast, broadcast or zero)")]
+    NotUnicast(MacAddr),
+}
+
+impl MacAddr {
+    /// An address from its six bytes.
+    pub const fn new(bytes: [u8; 6]) -> Self {
+        Self(bytes)
+    }
+
+    /// The six bytes.
+    #[inline]
+    pub const fn bytes(self) -> [u8; 6] {
+        self.0
+    }
+
+    /// The address as a number, for an atomic cell; 0 is no NIC's address.
+    #[inline]
+    pub const fn to_u64(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+
+    /// Back from [`MacAddr::to_u64`]; 0 is none.
+    #[inline]
+    pub const fn from_u64(number: u64) -> Option<Self> {
+        let [_, _, a, b, c, d, e, f] = number.to_be_bytes();
+        match number {
+            0 => None,
+            _ => Some(Self([a, b, c, d, e, f])),
+        }
+    }
+
+    /// Whether one NIC can have this address.
+    #[inline]
+    pub const fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self.to_u64() != 0
+    }
+
+    /// The source address of a frame, if the frame is long enough to have one.
+    #[inline]
+    pub fn source_of(frame: &[u8]) -> Option<Self> {
+        Some(Self(frame.get(6..12)?.try_into().ok()?))
+    }
+
+    /// The destination address of a frame, if the frame is long enough to have one.
+    #[inline]
+    pub fn destination_of(frame: &[u8]) -> Option<Self> {
+        Some(Self(frame.get(..6)?.try_into().ok()?))
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for MacAddr {
+    type Err = MacAddrError;
+
+    /// Reads a unicast address, `02:00:5e:10:00:01`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let syntax = || MacAddrError::Syntax(text.to_owned());
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts
+                .next()
+                .filter(|part| {
+                    part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit())
+                })
+                .ok_or_else(syntax)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| syntax())?;
+        }
+        match (parts.next(), Self(bytes)) {
+            (Some(_), _) => Err(syntax()),
+            (None, mac) if mac.is_unicast() => Ok(mac),
+            (None, mac) => Err(MacAddrError::NotUnicast(mac)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tagged(tags: &[u16], ethertype: u16) -> Vec<u8> {
+        let mut frame = vec![0; ETHERTYPE];
+        for tag in tags {
+            frame.extend_from_slice(&tag.to_be_bytes());
+            frame.extend_from_slice(&[0x20, 0x64]);
+        }
+        frame.extend_from_slice(&ethertype.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn finds_ip_behind_up_to_four_tags() {
+        assert_eq!(payload(&tagged(&[], IPV4)), Payload::Ipv4(14));
+        assert_eq!(payload(&tagged(&[VLAN], IPV6)), Payload::Ipv6(18));
+        assert_eq!(payload(&tagged(&[QINQ, VLAN], IPV4)), Payload::Ipv4(22));
+        assert_eq!(payload(&tagged(&[LEGACY_QINQ; 4], IPV4)), Payload::Ipv4(30));
+        assert_eq!(payload(&tagged(&[VLAN; 5], IPV4)), Payload::Other);
+    }
+
+    #[test]
+    fn runts_and_cut_tags_are_no_ip() {
+        let whole = tagged(&[QINQ, VLAN], IPV4);
+        for cut in 0..whole.len() {
+            assert_eq!(payload(&whole[..cut]), Payload::Other, "{cut} bytes");
+        }
+        assert_eq!(payload(&tagged(&[], 0x0806)), Payload::Other);
+        assert_eq!(payload(&tagged(&[], 0x0100)), Payload::Other);
+    }
+
+    #[test]
+    fn mac_addresses_read_back_as_printed() {
+        let mac: MacAddr = "02:00:5e:10:0A:ff".parse().unwrap();
+        assert_eq!(mac.to_string(), "02:00:5e:10:0a:ff");
+        assert_eq!(MacAddr::from_u64(mac.to_u64()), Some(mac));
+        for wrong in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:01:02",
+            "2:0:5e:10:0:1",
+            "02-00-5e-10-00-01",
+            "+2:00:00:00:00:01",
+        ] {
+            assert!(
+                matches!(wrong.parse::<MacAddr>(), Err(MacAddrError::Syntax(_))),
+                "{wrong}"
+            );
+        }
+        for wrong in [
+            "ff:ff:ff:ff:ff:ff",
+            "01:00:5e:00:00:01",
+            "00:00:00:00:00:00",
+        ] {
+            assert!(
+                matches!(wrong.parse::<MacAddr>(), Err(MacAddrError::NotUnicast(_))),
+                "{wrong}"
+            );
+        }
+    }
+}

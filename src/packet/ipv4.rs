@@ -1,0 +1,64 @@
+//! The IPv4 header (RFC 791).
+
+use super::be16;
+use super::headers::{Fragment, Malformed, Network, Version};
+use std::net::Ipv4Addr;
+
+const MIN_BYTES: usize = 20;
+const TOTAL_LENGTH: usize = 2;
+const IDENTIFICATION: usize = 4;
+const FLAGS_AND_OFFSET: usize = 6;
+const PROTOCOL: usize = 9;
+const SOURCE: usize = 12;
+const DESTINATION: usize = 16;
+
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// Reads the header at `l3`; `frame_bytes` is the length of the whole frame, of which `frame`
+/// may be only the first part. Options are skipped by IHL.
+#[inline]
+pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Network, Malformed> {
+    let header: &[u8; MIN_BYTES] = frame
+        .get(l3..l3 + MIN_BYTES)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(Malformed::ShortHeader)?;
+    if header[0] >> 4 != 4 {
+        return Err(Malformed::WrongVersion);
+    }
+    let header_bytes = usize::from(header[0] & 0x0f) * 4;
+    let total = usize::from(u16::from_be_bytes([
+        header[TOTAL_LENGTH],
+        header[TOTAL_LENGTH + 1],
+    ]));
+    if header_bytes < MIN_BYTES || total < header_bytes {
+        return Err(Malformed::BadLength);
+    }
+    if l3 + total > frame_bytes {
+        return Err(Malformed::BeyondFrame);
+    }
+    let flags = u16::from_be_bytes([header[FLAGS_AND_OFFSET], header[FLAGS_AND_OFFSET + 1]]);
+    let protocol = header[PROTOCOL];
+    let fragment = if flags & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0 {
+        None
+    } else {
+        Some(Fragment {
+            id: u32::from(be16(header, IDENTIFICATION).unwrap_or(0)),
+            protocol,
+            first: flags & FRAGMENT_OFFSET == 0,
+        })
+    };
+    let address = |at: usize| {
+        Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).into()
+    };
+    Ok(Network {
+        version: Version::V4,
+        tos: header[1],
+        source: address(SOURCE),
+        destination: address(DESTINATION),
+        protocol,
+        fragment,
+        l4: l3 + header_bytes,
+        end: l3 + total,
+    })
+}

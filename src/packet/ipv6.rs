@@ -1,0 +1,102 @@
+//! The IPv6 header and its extension headers (RFC 8200).
+
+use super::headers::{Fragment, Malformed, Network, Version};
+use std::net::Ipv6Addr;
+
+/// How many extension headers are walked; a chain longer than this is malformed to us.
+pub const MAX_EXTENSION_HEADERS: usize = 8;
+
+const HEADER_BYTES: usize = 40;
+const PAYLOAD_LENGTH: usize = 4;
+const NEXT_HEADER: usize = 6;
+const SOURCE: usize = 8;
+const DESTINATION: usize = 24;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Whether this next-header value is one that the walk steps over.
+#[inline]
+pub(super) const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS
+    )
+}
+
+/// Reads the header at `l3` and walks what follows it to the transport header. The arguments
+/// are those of the IPv4 reader.
+#[inline]
+pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Network, Malformed> {
+    let header: &[u8; HEADER_BYTES] = frame
+        .get(l3..l3 + HEADER_BYTES)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(Malformed::ShortHeader)?;
+    if header[0] >> 4 != 6 {
+        return Err(Malformed::WrongVersion);
+    }
+    let payload = u16::from_be_bytes([header[PAYLOAD_LENGTH], header[PAYLOAD_LENGTH + 1]]);
+    let end = l3 + HEADER_BYTES + usize::from(payload);
+    if end > frame_bytes {
+        return Err(Malformed::BeyondFrame);
+    }
+    let address = |at: usize| {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&header[at..at + 16]);
+        Ipv6Addr::from(bytes).into()
+    };
+    let network = Network {
+        version: Version::V6,
+        tos: header[0] << 4 | header[1] >> 4,
+        source: address(SOURCE),
+        destination: address(DESTINATION),
+        protocol: header[NEXT_HEADER],
+        fragment: None,
+        l4: l3 + HEADER_BYTES,
+        end,
+    };
+    if is_extension(network.protocol) {
+        walk(frame, network)
+    } else {
+        Ok(network)
+    }
+}
+
+/// Steps over extension headers. It ends behind the fragment header of a later fragment:
+/// what follows there is payload (RFC 8200 section 4.5).
+fn walk(frame: &[u8], mut network: Network) -> Result<Network, Malformed> {
+    let readable = network.end.min(frame.len());
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        let extension = frame
+            .get(network.l4..readable)
+            .and_then(|rest| rest.first_chunk::<8>())
+            .ok_or(Malformed::ShortExtension)?;
+        let kind = network.protocol;
+        network.protocol = extension[0];
+        if kind == FRAGMENT {
+            network.l4 += 8;
+            let [_, _, high, low, id @ ..] = *extension;
+            let offset_and_more = u16::from_be_bytes([high, low]);
+            let (first, more) = (offset_and_more >> 3 == 0, offset_and_more & 1 == 1);
+            // Offset 0 with nothing to follow is an atomic fragment (RFC 6946): a whole packet.
+            if !first || more {
+                network.fragment = Some(Fragment {
+                    id: u32::from_be_bytes(id),
+                    protocol: network.protocol,
+                    first,
+                });
+            }
+            if !first {
+                return Ok(network);
+            }
+        } else {
+            network.l4 += (usize::from(extension[1]) + 1) * 8;
+        }
+        if !is_extension(network.protocol) {
+            return Ok(network);
+        }
+    }
+    Err(Malformed::TooManyExtensions)
+}

@@ -1,0 +1,27 @@
+//! Bytes on the wire: reading headers in place and rewriting the few bytes that exitmark may.
+//!
+//! Imports nothing of ours and knows no policy. A header is never cast to a struct: fields are
+//! read at their offsets, each read bounds-checked once. The parser is our own, and small, so
+//! that etherparse's can be the independent oracle of the property tests.
+
+mod checksum;
+mod dscp;
+mod ethernet;
+mod headers;
+mod ipv4;
+mod ipv6;
+mod rewrite;
+
+pub use checksum::{internet_checksum, ipv4_header_checksum_is_good, replace_word};
+pub use dscp::{Dscp, DscpError, Ecn};
+pub use ethernet::{ETHERNET_HEADER_BYTES, MAX_VLAN_TAGS, MacAddr, MacAddrError};
+pub use headers::{Fragment, Headers, Malformed, Packet, Ports, Version, parse, protocol};
+pub use ipv6::MAX_EXTENSION_HEADERS;
+pub use rewrite::{set_destination_mac, set_dscp, set_macs};
+
+/// Two bytes at `offset`, in network order, if they are there.
+#[inline]
+fn be16(bytes: &[u8], offset: usize) -> Option<u16> {
+    let pair = bytes.get(offset..offset + 2)?;
+    Some(u16::from_be_bytes([pair[0], pair[1]]))
+}

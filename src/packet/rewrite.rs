@@ -1,0 +1,136 @@
+//! The only bytes that exitmark ever changes: six DSCP bits, the IPv4 header checksum that
+//! covers them, and the MAC addresses of frames that leave for another network.
+
+use super::checksum::replace_word;
+use super::dscp::{Dscp, Ecn};
+use super::ethernet::MacAddr;
+use super::headers::Version;
+
+const IPV4_CHECKSUM: usize = 10;
+
+/// Sets the DSCP of the IP packet at `l3`; ECN stays, and so does all else but IPv4's header
+/// checksum. A packet that has this DSCP already is not touched at all.
+///
+/// `l3` and `version` are what [`super::parse`] said of the same frame; a frame that ends
+/// before the fields does not change.
+#[inline]
+pub fn set_dscp(frame: &mut [u8], l3: usize, version: Version, dscp: Dscp) {
+    match version {
+        Version::V4 => {
+            let Some(header) = frame.get_mut(l3..l3 + IPV4_CHECKSUM + 2) else {
+                return;
+            };
+            let old = u16::from_be_bytes([header[0], header[1]]);
+            header[1] = dscp.with_ecn(Ecn::of(header[1]));
+            let new = u16::from_be_bytes([header[0], header[1]]);
+            if new != old {
+                let sum = u16::from_be_bytes([header[IPV4_CHECKSUM], header[IPV4_CHECKSUM + 1]]);
+                header[IPV4_CHECKSUM..].copy_from_slice(&replace_word(sum, old, new).to_be_bytes());
+            }
+        }
+        Version::V6 => {
+            // Version (4 bits), traffic class (8), flow label (20).
+            let Some([first, second]) = frame.get_mut(l3..l3 + 2) else {
+                return;
+            };
+            let tos = dscp.with_ecn(Ecn::of(*first << 4 | *second >> 4));
+            *first = *first & 0xf0 | tos >> 4;
+            *second = tos << 4 | *second & 0x0f;
+        }
+    }
+}
+
+/// Sets both MAC addresses. A runt that has none does not change.
+#[inline]
+pub fn set_macs(frame: &mut [u8], destination: MacAddr, source: MacAddr) {
+    if let Some(header) = frame.first_chunk_mut::<12>() {
+        header[..6].copy_from_slice(&destination.bytes());
+        header[6..].copy_from_slice(&source.bytes());
+    }
+}
+
+/// Sets the destination MAC address alone. A runt that has none does not change.
+#[inline]
+pub fn set_destination_mac(frame: &mut [u8], destination: MacAddr) {
+    if let Some(header) = frame.first_chunk_mut::<6>() {
+        *header = destination.bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Headers, internet_checksum, ipv4_header_checksum_is_good, parse};
+    use super::*;
+
+    fn frame(version: Version, tos: u8) -> Vec<u8> {
+        let mut frame = vec![0x02; 12];
+        match version {
+            Version::V4 => {
+                frame
+                    .extend_from_slice(&[0x08, 0x00, 0x45, tos, 0, 40, 0xbe, 0xef, 0x40, 0, 64, 6]);
+                frame.extend_from_slice(&[0, 0, 192, 0, 2, 1, 198, 51, 100, 7]);
+                let sum = internet_checksum(&frame[14..34]);
+                frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            }
+            Version::V6 => {
+                frame.extend_from_slice(&[
+                    0x86,
+                    0xdd,
+                    0x60 | tos >> 4,
+                    tos << 4 | 0x0a,
+                    0xbc,
+                    0xde,
+                ]);
+                frame.extend_from_slice(&[0, 20, 6, 64]);
+                frame.extend_from_slice(&[0x20; 32]);
+            }
+        }
+        frame.extend_from_slice(&[0x55; 20]);
+        frame
+    }
+
+    /// Every ToS byte, both families, every code point: the right byte, a right checksum, no
+    /// other bit changed, and marking twice equals marking once.
+    #[test]
+    fn marks_every_tos_byte_with_every_code_point() {
+        for version in [Version::V4, Version::V6] {
+            for tos in 0..=u8::MAX {
+                for bits in 0..64 {
+                    let dscp = Dscp::new(bits).unwrap();
+                    let before = frame(version, tos);
+                    let mut after = before.clone();
+                    set_dscp(&mut after, 14, version, dscp);
+                    let Headers::Ip(packet) = parse(&after, after.len()) else {
+                        panic!("unreadable after the rewrite");
+                    };
+                    assert_eq!(packet.tos, dscp.with_ecn(Ecn::of(tos)));
+                    let expected = frame(version, packet.tos);
+                    assert_eq!(after, expected, "{version:?} {tos:#04x} {dscp}");
+                    if version == Version::V4 {
+                        assert!(ipv4_header_checksum_is_good(&after[14..34]));
+                    }
+                    let mut twice = after.clone();
+                    set_dscp(&mut twice, 14, version, dscp);
+                    assert_eq!(twice, after);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_frame_does_not_change() {
+        for version in [Version::V4, Version::V6] {
+            let fields = if version == Version::V4 { 26 } else { 16 };
+            for cut in 0..fields {
+                let mut cut_frame = frame(version, 0)[..cut].to_vec();
+                let before = cut_frame.clone();
+                set_dscp(&mut cut_frame, 14, version, Dscp::AF11);
+                assert_eq!(cut_frame, before);
+            }
+        }
+        let mut runt = [7; 5];
+        set_macs(&mut runt, MacAddr::new([2; 6]), MacAddr::new([4; 6]));
+        set_destination_mac(&mut runt, MacAddr::new([2; 6]));
+        assert_eq!(runt, [7; 5]);
+    }
+}

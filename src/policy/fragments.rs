@@ -1,0 +1,189 @@
+//! The memory that later fragments need: only the first one carries the ports.
+//!
+//! Bounded in space and time, and it holds no address: a fragment is known by a keyed hash of
+//! what identifies its packet, under a key that never leaves this table.
+
+use super::Rule;
+use crate::packet::{Fragment, Packet};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+/// How long a first fragment is remembered (RFC 791 suggests 15 s for reassembly, RFC 8200
+/// section 4.5 allows 60 s).
+pub const FRAGMENT_LIFETIME: Duration = Duration::from_secs(30);
+
+const WAYS: usize = 4;
+const SETS: usize = 1024;
+
+#[derive(Clone, Copy)]
+struct Entry {
+    key: u64,
+    expires: Duration,
+    rule: Rule,
+}
+
+/// Remembers which rule the first fragment of a packet met: 4,096 packets at a time, in sets
+/// of four. A full set forgets its oldest.
+pub struct FragmentTable {
+    key: RandomState,
+    sets: Box<[[Option<Entry>; WAYS]]>,
+}
+
+impl Default for FragmentTable {
+    fn default() -> Self {
+        Self {
+            key: RandomState::new(),
+            sets: vec![[None; WAYS]; SETS].into_boxed_slice(),
+        }
+    }
+}
+
+impl FragmentTable {
+    /// Remembers the rule that a first fragment met. `now` counts from any fixed moment.
+    pub fn remember(&mut self, packet: &Packet, fragment: Fragment, rule: Rule, now: Duration) {
+        let key = self.hash(packet, fragment);
+        let entry = Some(Entry {
+            key,
+            expires: now + FRAGMENT_LIFETIME,
+            rule,
+        });
+        let set = &mut self.sets[set_of(key)];
+        let slot = set
+            .iter()
+            .position(|slot| slot.is_some_and(|old| old.key == key))
+            .or_else(|| (0..WAYS).min_by_key(|&way| set[way].map(|old| old.expires)));
+        if let Some(slot) = slot {
+            set[slot] = entry;
+        }
+    }
+
+    /// The rule that the packet's first fragment met, if it was seen in time.
+    pub fn recall(&self, packet: &Packet, fragment: Fragment, now: Duration) -> Option<Rule> {
+        let key = self.hash(packet, fragment);
+        self.sets[set_of(key)]
+            .iter()
+            .flatten()
+            .find(|entry| entry.key == key && now < entry.expires)
+            .map(|entry| entry.rule)
+    }
+
+    fn hash(&self, packet: &Packet, fragment: Fragment) -> u64 {
+        self.key.hash_one((
+            packet.source,
+            packet.destination,
+            fragment.protocol,
+            fragment.id,
+        ))
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "only the low bits choose a set"
+)]
+const fn set_of(key: u64) -> usize {
+    key as usize % SETS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{Version, protocol};
+
+    fn packet(id: u32) -> (Packet, Fragment) {
+        let fragment = Fragment {
+            id,
+            protocol: protocol::TCP,
+            first: true,
+        };
+        let packet = Packet {
+            l3: 14,
+            version: Version::V4,
+            tos: 0,
+            source: "192.0.2.1".parse().unwrap(),
+            destination: "198.51.100.7".parse().unwrap(),
+            protocol: protocol::TCP,
+            ports: None,
+            fragment: Some(fragment),
+        };
+        (packet, fragment)
+    }
+
+    #[test]
+    fn remembers_for_thirty_seconds() {
+        let mut table = FragmentTable::default();
+        let (packet, fragment) = packet(7);
+        let start = Duration::from_secs(1000);
+        table.remember(&packet, fragment, Rule::ToListedRelay, start);
+        let just_before = start + FRAGMENT_LIFETIME - Duration::from_nanos(1);
+        assert_eq!(
+            table.recall(&packet, fragment, just_before),
+            Some(Rule::ToListedRelay)
+        );
+        assert_eq!(
+            table.recall(&packet, fragment, start + FRAGMENT_LIFETIME),
+            None
+        );
+    }
+
+    #[test]
+    fn every_part_of_the_key_counts() {
+        let mut table = FragmentTable::default();
+        let (one, fragment) = packet(7);
+        let now = Duration::ZERO;
+        table.remember(&one, fragment, Rule::ExitProtocol, now);
+        let other_source = Packet {
+            source: "192.0.2.2".parse().unwrap(),
+            ..one
+        };
+        let other_destination = Packet {
+            destination: "198.51.100.8".parse().unwrap(),
+            ..one
+        };
+        let other_id = Fragment { id: 8, ..fragment };
+        let other_protocol = Fragment {
+            protocol: protocol::UDP,
+            ..fragment
+        };
+        let later = Fragment {
+            first: false,
+            ..fragment
+        };
+        assert_eq!(table.recall(&other_source, fragment, now), None);
+        assert_eq!(table.recall(&other_destination, fragment, now), None);
+        assert_eq!(table.recall(&one, other_id, now), None);
+        assert_eq!(table.recall(&one, other_protocol, now), None);
+        assert_eq!(table.recall(&one, later, now), Some(Rule::ExitProtocol));
+    }
+
+    #[test]
+    fn a_flood_forgets_the_oldest_and_stays_bounded() {
+        let mut table = FragmentTable::default();
+        for id in 0..100_000 {
+            let (packet, fragment) = packet(id);
+            let now = Duration::from_micros(id.into());
+            table.remember(&packet, fragment, Rule::ExitProtocol, now);
+            assert!(table.recall(&packet, fragment, now).is_some(), "{id}");
+        }
+        let now = Duration::from_millis(100);
+        let kept = (0..100_000)
+            .filter(|&id| {
+                let (packet, fragment) = packet(id);
+                table.recall(&packet, fragment, now).is_some()
+            })
+            .count();
+        assert_eq!(kept, WAYS * SETS);
+    }
+
+    #[test]
+    fn a_reused_id_takes_the_newer_rule() {
+        let mut table = FragmentTable::default();
+        let (packet, fragment) = packet(7);
+        table.remember(&packet, fragment, Rule::ExitProtocol, Duration::ZERO);
+        table.remember(&packet, fragment, Rule::ToResolver, Duration::from_secs(1));
+        assert_eq!(
+            table.recall(&packet, fragment, Duration::from_secs(1)),
+            Some(Rule::ToResolver)
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! A set of address prefixes, asked once or twice for every frame.
+
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// Which addresses some prefixes cover: disjoint sorted ranges, searched by bisection, so that
+/// one prefix costs two comparisons and 256 cost eight steps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrefixSet {
+    v4: Box<[(u32, u32)]>,
+    v6: Box<[(u128, u128)]>,
+}
+
+impl PrefixSet {
+    /// Builds the set; prefixes may overlap and repeat.
+    pub fn new(prefixes: impl IntoIterator<Item = IpNet>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for prefix in prefixes {
+            match prefix {
+                IpNet::V4(net) => v4.push((u32::from(net.network()), u32::from(net.broadcast()))),
+                IpNet::V6(net) => v6.push((u128::from(net.network()), u128::from(net.broadcast()))),
+            }
+        }
+        Self {
+            v4: merged(v4),
+            v6: merged(v6),
+        }
+    }
+
+    /// Whether a prefix covers the address.
+    #[inline]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => covers(&self.v4, u32::from(address)),
+            IpAddr::V6(address) => covers(&self.v6, u128::from(address)),
+        }
+    }
+
+    /// Whether no address is covered.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+}
+
+/// Sorted, with overlapping ranges made one.
+fn merged<N: Copy + Ord>(mut ranges: Vec<(N, N)>) -> Box<[(N, N)]> {
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, kept| {
+        let overlap = next.0 <= kept.1;
+        if overlap {
+            kept.1 = kept.1.max(next.1);
+        }
+        overlap
+    });
+    ranges.into_boxed_slice()
+}
+
+#[inline]
+fn covers<N: Copy + Ord>(ranges: &[(N, N)], number: N) -> bool {
+    let after = ranges.partition_point(|&(first, _)| first <= number);
+    after > 0 && number <= ranges[after - 1].1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn set(prefixes: &[&str]) -> PrefixSet {
+        PrefixSet::new(prefixes.iter().map(|text| text.parse().unwrap()))
+    }
+
+    #[test]
+    fn covers_edges_and_nothing_beyond() {
+        let set = set(&["192.0.2.16/28", "2001:db8::/64", "10.0.0.1/32"]);
+        for inside in [
+            "192.0.2.16",
+            "192.0.2.31",
+            "10.0.0.1",
+            "2001:db8::",
+            "2001:db8::ffff:ffff:ffff:ffff",
+        ] {
+            assert!(set.contains(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in [
+            "192.0.2.15",
+            "192.0.2.32",
+            "10.0.0.0",
+            "10.0.0.2",
+            "2001:db8:0:1::",
+            "::",
+            "255.255.255.255",
+        ] {
+            assert!(!set.contains(outside.parse().unwrap()), "{outside}");
+        }
+        assert!(PrefixSet::default().is_empty());
+        assert!(!PrefixSet::default().contains("0.0.0.0".parse().unwrap()));
+    }
+
+    #[test]
+    fn everything_is_everything() {
+        let set = set(&["0.0.0.0/0", "::/0"]);
+        for address in ["0.0.0.0", "255.255.255.255", "::", "ffff::ffff"] {
+            assert!(set.contains(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_asking_each_prefix(
+            prefixes in proptest::collection::vec((0u32..1024, 22u8..=32), 0..40),
+            addresses in proptest::collection::vec(0u32..1100, 40),
+        ) {
+            let nets: Vec<IpNet> = prefixes
+                .iter()
+                .map(|&(bits, length)| IpNet::new(std::net::Ipv4Addr::from(bits).into(), length).unwrap())
+                .collect();
+            let set = PrefixSet::new(nets.iter().copied());
+            for bits in addresses {
+                let address = IpAddr::from(std::net::Ipv4Addr::from(bits));
+                prop_assert_eq!(set.contains(address), nets.iter().any(|net| net.contains(&address)));
+            }
+        }
+    }
+}

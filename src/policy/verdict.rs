@@ -1,0 +1,158 @@
+//! The outcome: which rule a frame met, what class that makes it, and what is done.
+
+use crate::packet::{Dscp, Malformed, Version};
+
+/// What kind of outbound frame this is. Every outbound frame has exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Neither IPv4 nor IPv6.
+    NonIp,
+    /// IP that cannot be read.
+    Malformed,
+    /// Not from one of the host's addresses.
+    Foreign,
+    /// To one of the host's resolvers.
+    Resolver,
+    /// From one of the host's own listeners.
+    Reply,
+    /// To another relay.
+    Relay,
+    /// To a destination that the operator exempted.
+    Exempt,
+    /// A stream that leaves the Tor network.
+    Exit,
+    /// Anything else that the host sends.
+    Host,
+}
+
+impl Class {
+    /// Every class, in the order of the rules: the first match wins.
+    pub const ALL: [Self; 9] = [
+        Self::NonIp,
+        Self::Malformed,
+        Self::Foreign,
+        Self::Resolver,
+        Self::Reply,
+        Self::Relay,
+        Self::Exempt,
+        Self::Exit,
+        Self::Host,
+    ];
+
+    /// The class' name in counters and explanations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NonIp => "non_ip",
+            Self::Malformed => "malformed",
+            Self::Foreign => "foreign",
+            Self::Resolver => "resolver",
+            Self::Reply => "reply",
+            Self::Relay => "relay",
+            Self::Exempt => "exempt",
+            Self::Exit => "exit",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// The rule that decided. It implies the class, and tells the ways to one class apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The ethertype is not IP's, or the frame is a runt.
+    NotIp,
+    /// The IP packet cannot be read.
+    Malformed(Malformed),
+    /// The source is none of the host's addresses.
+    ForeignSource,
+    /// The destination is a configured resolver, port 53 or 853.
+    ToResolver,
+    /// The source address and port are a listener of the host.
+    FromListener,
+    /// The source is one of the host's relay addresses.
+    FromRelayAddress,
+    /// The destination address and port are in the relay set.
+    ToListedRelay,
+    /// The destination is in an exempt prefix.
+    ToExemptPrefix,
+    /// An exit protocol from a clearnet address.
+    ExitProtocol,
+    /// A protocol that is not marked.
+    OtherProtocol,
+    /// A later fragment whose first one was not seen.
+    UnseenFragment,
+}
+
+impl Rule {
+    /// The class of the frames that meet this rule.
+    pub const fn class(self) -> Class {
+        match self {
+            Self::NotIp => Class::NonIp,
+            Self::Malformed(_) => Class::Malformed,
+            Self::ForeignSource => Class::Foreign,
+            Self::ToResolver => Class::Resolver,
+            Self::FromListener => Class::Reply,
+            Self::FromRelayAddress | Self::ToListedRelay => Class::Relay,
+            Self::ToExemptPrefix => Class::Exempt,
+            Self::ExitProtocol => Class::Exit,
+            Self::OtherProtocol | Self::UnseenFragment => Class::Host,
+        }
+    }
+
+    /// The rule in words, for explanations.
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::NotIp => "not an IP packet",
+            Self::Malformed(_) => "an IP packet that cannot be read",
+            Self::ForeignSource => "the source is no address of the host",
+            Self::ToResolver => "to a configured resolver",
+            Self::FromListener => "from a port where the host itself listens",
+            Self::FromRelayAddress => "from an address that carries Tor traffic only",
+            Self::ToListedRelay => "to a listed relay's address and port",
+            Self::ToExemptPrefix => "to an exempt prefix",
+            Self::ExitProtocol => "from a clearnet address to no relay",
+            Self::OtherProtocol => "a protocol that is not marked",
+            Self::UnseenFragment => "a later fragment whose first one was not seen",
+        }
+    }
+}
+
+/// The port by which an outbound frame leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// The wire's other end.
+    Uplink,
+    /// The network that carries Tor traffic.
+    Incoming,
+}
+
+/// A DSCP to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Where the IP header begins.
+    pub l3: usize,
+    /// Whose header it is.
+    pub version: Version,
+    /// What to write: the mark, or [`Dscp::DEFAULT`] to clear a mark that means nothing here.
+    pub dscp: Dscp,
+}
+
+/// What shall happen to one outbound frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why.
+    pub rule: Rule,
+    /// Where it leaves.
+    pub egress: Egress,
+    /// What changes in its IP header, if anything. Absent where the frame already bears the
+    /// right code point.
+    pub remark: Option<Remark>,
+    /// The relay set and the source address tell different stories about this flow.
+    pub disagreement: bool,
+}
+
+impl Verdict {
+    /// The frame's class.
+    pub const fn class(&self) -> Class {
+        self.rule.class()
+    }
+}

@@ -1,5 +1,6 @@
 //! exitmark.
 
+pub mod lab;
 pub mod packet;
 pub mod policy;
 pub mod relays;

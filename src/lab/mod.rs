@@ -1,0 +1,14 @@
+//! A laboratory of network namespaces: the hosts of the demo, of the tests and of the
+//! benchmarks, on one machine and with nothing left behind.
+//!
+//! Namespaces here have no name in the file system. Each lives as long as the thread that
+//! holds it, so that even a killed process leaves none. It drives `ip` and `ethtool` where an
+//! operator would type them, and must never touch the namespace that it was started in.
+
+mod capture;
+mod netns;
+mod raw;
+
+pub use capture::{Capture, CapturedFrame};
+pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
+pub use raw::RawPort;

@@ -1,0 +1,66 @@
+//! A port for frames that no network stack would send.
+
+use super::{LabError, Netns};
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind,
+    sendto, socket,
+};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// A packet socket bound to one interface, for sending whole Ethernet frames.
+pub struct RawPort {
+    socket: OwnedFd,
+    address: LinkAddr,
+}
+
+impl RawPort {
+    /// Opens a raw port on an interface of a namespace.
+    ///
+    /// # Errors
+    /// No such interface, or no privilege.
+    pub fn open(netns: &Netns, interface: &str) -> Result<Self, LabError> {
+        let name = interface.to_owned();
+        netns.run(move || {
+            let failed = |what: &str, error: nix::Error| {
+                LabError(format!("{what} for raw frames on {name}: {error}"))
+            };
+            let address = getifaddrs()
+                .map_err(|error| failed("cannot list interfaces", error))?
+                .filter(|entry| entry.interface_name == name)
+                .find_map(|entry| entry.address?.as_link_addr().copied())
+                .ok_or_else(|| LabError(format!("there is no interface {name}")))?;
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                None::<SockProtocol>,
+            )
+            .map_err(|error| failed("cannot open a packet socket", error))?;
+            bind(socket.as_raw_fd(), &address)
+                .map_err(|error| failed("cannot bind a packet socket", error))?;
+            Ok(Self { socket, address })
+        })
+    }
+
+    /// Sends one frame as it is; returns when the interface has taken it.
+    ///
+    /// # Errors
+    /// The frame is longer than the MTU allows, or the interface is down.
+    pub fn send(&self, frame: &[u8]) -> Result<(), LabError> {
+        debug_assert!(self.address.len() > 0);
+        sendto(
+            self.socket.as_raw_fd(),
+            frame,
+            &self.address,
+            MsgFlags::empty(),
+        )
+        .map(|_| ())
+        .map_err(|error| {
+            LabError(format!(
+                "cannot send a raw frame of {} bytes: {error}",
+                frame.len()
+            ))
+        })
+    }
+}

@@ -1,5 +1,6 @@
 //! exitmark.
 
+pub mod datapath;
 pub mod lab;
 pub mod packet;
 pub mod policy;

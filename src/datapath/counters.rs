@@ -129,6 +129,12 @@ impl Tally {
         self.0[counter.slot()] += 1;
     }
 
+    /// Counts several.
+    #[inline]
+    pub fn count_many(&mut self, counter: Counter, number: u64) {
+        self.0[counter.slot()] += number;
+    }
+
     /// What has been counted.
     pub fn of(&self, counter: Counter) -> u64 {
         self.0[counter.slot()]
@@ -143,7 +149,10 @@ impl Tally {
 
     /// Outbound frames, by their classes: each has exactly one.
     pub fn classified(&self) -> u64 {
-        Class::ALL.map(|class| self.of(Counter::Class(class))).iter().sum()
+        Class::ALL
+            .map(|class| self.of(Counter::Class(class)))
+            .iter()
+            .sum()
     }
 
     /// Whether every frame ended in exactly one way: forwarded, or dropped for a reason.
@@ -153,7 +162,8 @@ impl Tally {
         };
         let received = sum(&mut Role::ALL.into_iter().map(Counter::Received));
         let forwarded = sum(&mut Role::ALL.into_iter().map(Counter::Forwarded));
-        let dropped = sum(&mut Counter::all().filter(|counter| matches!(counter, Counter::Dropped(_))));
+        let dropped =
+            sum(&mut Counter::all().filter(|counter| matches!(counter, Counter::Dropped(_))));
         received == forwarded + dropped
             && self.classified() == self.of(Counter::Received(Role::Host))
     }

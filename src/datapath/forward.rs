@@ -107,8 +107,7 @@ impl Forwarder {
             let queue = match outcome {
                 Outcome::Forward(role) => &mut outbox.leaving[role],
                 Outcome::Stack => {
-                    self.tally
-                        .count(Counter::Dropped(DropReason::NotForHost));
+                    self.tally.count(Counter::Dropped(DropReason::NotForHost));
                     &mut outbox.dropped
                 }
                 Outcome::Drop(reason) => {
@@ -214,7 +213,8 @@ impl Forwarder {
         let rules = &self.snapshot.rules;
         let destination = packet::destination(frame)?;
         if MacAddr::destination_of(frame) != Some(own)
-            || !rules.addresses.contains(destination) && !rules.relay_addresses.contains(destination)
+            || !rules.addresses.contains(destination)
+                && !rules.relay_addresses.contains(destination)
         {
             return None;
         }

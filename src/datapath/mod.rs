@@ -19,7 +19,8 @@ use std::fmt;
 pub use counters::{Counter, Counters, DropReason, Tally};
 pub use forward::{Forwarder, Outbox, Outcome};
 pub use frame::{Frame, FramePool, Memory};
-pub use kernel::{Attachment, AttachMode, Kernel, KernelError};
+
+pub use kernel::{AttachMode, Attachment, Kernel, KernelCounts, KernelError, MAX_QUEUES};
 pub use links::Links;
 pub use worker::{Balance, Control, Worker, WorkerLimits, WorkerReport};
 pub use xsk::{Bound, Umem, XskError, XskMemory, XskPort, XskSettings};

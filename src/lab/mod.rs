@@ -1,0 +1,3 @@
+//! What tests, benchmarks and the demo need.
+
+pub mod consensus;

@@ -58,10 +58,9 @@ impl Memory for HeapMemory {
         &mut self.bytes[start..start + frame.length()]
     }
 
-    /// A load whose result nobody waits for does what a prefetch instruction does.
     #[inline]
     fn prefetch(&self, frame: &Frame) {
-        std::hint::black_box(self.bytes[frame.chunk() * self.chunk_bytes]);
+        super::xsk::prefetch(&self.bytes[frame.chunk() * self.chunk_bytes]);
     }
 }
 

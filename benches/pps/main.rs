@@ -4,6 +4,7 @@
 //! site, and what counts is the median of the rounds. All hosts are network namespaces of
 //! this process; no frame leaves them. `cargo bench --bench pps -- --help` tells the options.
 
+mod machine;
 mod measure;
 mod peers;
 mod report;
@@ -12,6 +13,7 @@ mod traffic;
 
 use clap::Parser;
 use exitmark::lab::LabError;
+use machine::Machine;
 use peers::Forwarder;
 use report::Row;
 use std::process::ExitCode;
@@ -94,15 +96,20 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
             failure: None,
         }));
     }
+    let mut machine = Machine::new();
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
+        machine.listen();
         for contest in contests.iter_mut().filter(|one| one.failure.is_none()) {
             contest.run(&program, length);
         }
     }
     let rows: Vec<_> = contests.iter().filter_map(Contest::row).collect();
+    if rows.is_empty() {
+        return Err(LabError("no forwarder could be measured".to_owned()));
+    }
     report::print(&rows);
-    let directory = report::write(&rows)?;
+    let directory = report::write(&rows, &machine)?;
     println!("\nwritten to {}", directory.display());
     Ok(contests.iter().all(|contest| contest.failure.is_none()))
 }

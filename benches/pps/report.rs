@@ -1,11 +1,11 @@
 //! What was measured, for people and for programs: the table, `pps.json`, `machine.json`.
 
+use crate::machine::Machine;
 use crate::traffic::Load;
 use exitmark::lab::LabError;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// One run of one forwarder.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,7 @@ pub(crate) fn print(rows: &[Row]) {
 }
 
 /// Writes both files and returns their directory.
-pub(crate) fn write(rows: &[Row]) -> Result<PathBuf, LabError> {
+pub(crate) fn write(rows: &[Row], machine: &Machine) -> Result<PathBuf, LabError> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
         PathBuf::from,
@@ -103,40 +103,8 @@ pub(crate) fn write(rows: &[Row]) -> Result<PathBuf, LabError> {
     let failed = |error| LabError(format!("cannot write to {}: {error}", directory.display()));
     fs::create_dir_all(&directory).map_err(failed)?;
     let pps = serde_json::to_string_pretty(rows).map_err(|error| failed(error.into()))?;
-    let machine =
-        serde_json::to_string_pretty(&Machine::here()).map_err(|error| failed(error.into()))?;
+    let machine = serde_json::to_string_pretty(machine).map_err(|error| failed(error.into()))?;
     fs::write(directory.join("pps.json"), pps + "\n").map_err(failed)?;
     fs::write(directory.join("machine.json"), machine + "\n").map_err(failed)?;
     Ok(directory)
-}
-
-/// Where the numbers are from.
-#[derive(Serialize)]
-struct Machine {
-    kernel: String,
-    cpu: String,
-    cores: usize,
-    date: String,
-}
-
-impl Machine {
-    fn here() -> Self {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let cpuinfo = read("/proc/cpuinfo");
-        let model = cpuinfo
-            .lines()
-            .find(|line| line.starts_with("model name"))
-            .and_then(|line| line.split_once(':'))
-            .map_or("unknown", |(_, model)| model.trim());
-        let date = Command::new("date").args(["-u", "+%FT%TZ"]).output();
-        Self {
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            cpu: model.to_owned(),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
-            date: date.map_or_else(
-                |_| "unknown".to_owned(),
-                |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-            ),
-        }
-    }
 }

@@ -178,6 +178,17 @@ fn finish(frame: &[u8], l3: usize, network: Network) -> Result<Packet, Malformed
     })
 }
 
+/// The destination address of an IP packet, if the frame holds that much of one. The rest of
+/// the packet may be anything: to be delivered, a frame need not make sense to us.
+#[inline]
+pub fn destination(frame: &[u8]) -> Option<IpAddr> {
+    match ethernet::payload(frame) {
+        Payload::Ipv4(l3) => ipv4::destination(frame.get(l3..)?),
+        Payload::Ipv6(l3) => ipv6::destination(frame.get(l3..)?),
+        Payload::Other => None,
+    }
+}
+
 impl Packet {
     /// Whether the transport ports are needed to classify this packet and lie in another
     /// fragment: it is a later one of TCP, of UDP, or of an unfinished IPv6 header chain.

@@ -2,7 +2,7 @@
 
 use super::be16;
 use super::headers::{Fragment, Malformed, Network, Version};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 const MIN_BYTES: usize = 20;
 const TOTAL_LENGTH: usize = 2;
@@ -61,4 +61,12 @@ pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Networ
         l4: l3 + header_bytes,
         end: l3 + total,
     })
+}
+
+/// The destination address, whatever the rest of the header says.
+#[inline]
+pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
+    let header = packet.first_chunk::<MIN_BYTES>()?;
+    let address = header[DESTINATION..].first_chunk::<4>()?;
+    (header[0] >> 4 == 4).then(|| Ipv4Addr::from(*address).into())
 }

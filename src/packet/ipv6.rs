@@ -1,7 +1,7 @@
 //! The IPv6 header and its extension headers (RFC 8200).
 
 use super::headers::{Fragment, Malformed, Network, Version};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// How many extension headers are walked; a chain longer than this is malformed to us.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
@@ -62,6 +62,14 @@ pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Networ
     } else {
         Ok(network)
     }
+}
+
+/// The destination address, whatever the rest of the header says.
+#[inline]
+pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
+    let header = packet.first_chunk::<HEADER_BYTES>()?;
+    let address = header[DESTINATION..].first_chunk::<16>()?;
+    (header[0] >> 4 == 6).then(|| Ipv6Addr::from(*address).into())
 }
 
 /// Steps over extension headers. It ends behind the fragment header of a later fragment:

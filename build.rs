@@ -1,0 +1,32 @@
+//! Compiles the XDP program and generates its Rust skeleton, in `OUT_DIR` only.
+
+use libbpf_cargo::SkeletonBuilder;
+use std::path::PathBuf;
+use std::process::Command;
+
+const SOURCE: &str = "bpf/exitmark.bpf.c";
+
+fn main() {
+    println!("cargo:rerun-if-changed=bpf");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let mut arguments: Vec<String> = ["-O2", "-g", "-Wall", "-Werror"].map(String::from).into();
+    // <asm/types.h> is in a directory of the architecture's, which clang does not search when it
+    // compiles for BPF.
+    if let Some(triple) = multiarch() {
+        arguments.push(format!("-I/usr/include/{triple}"));
+    }
+    SkeletonBuilder::new()
+        .source(SOURCE)
+        .clang_args(arguments)
+        .build_and_generate(out.join("exitmark.skel.rs"))
+        .unwrap_or_else(|error| {
+            panic!("{SOURCE} does not compile: {error:#}\nIt takes clang and libbpf-dev: run `make setup`.")
+        });
+}
+
+/// The directory of this machine's headers on Debian, e.g. `x86_64-linux-gnu`.
+fn multiarch() -> Option<String> {
+    let output = Command::new("gcc").arg("-print-multiarch").output().ok()?;
+    let triple = String::from_utf8(output.stdout).ok()?;
+    Some(triple.trim().to_owned()).filter(|triple| !triple.is_empty())
+}

@@ -1,0 +1,255 @@
+//! Numbers that workers count and others read.
+//!
+//! A worker counts a batch in a plain [`Tally`] and adds it to its [`Counters`] once: one
+//! writer a counter, no lock, no bus-locked instruction.
+
+use super::Role;
+use crate::packet::Malformed;
+use crate::policy::Class;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a frame was not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// The egress port's transmit ring had no room.
+    TxFull(Role),
+    /// A frame for the host came in by `incoming`, and the host's MAC address is not known yet.
+    HostMacUnknown,
+    /// A frame that only the box's own network stack could take reached user space.
+    NotForHost,
+}
+
+/// One number that is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Frames that a port received.
+    Received(Role),
+    /// Frames handed to a port to send.
+    Forwarded(Role),
+    /// Outbound frames of a class.
+    Class(Class),
+    /// Outbound frames that are malformed in this way.
+    Malformed(Malformed),
+    /// Frames whose DSCP was set to the mark.
+    Marked,
+    /// Frames of another class whose mark was cleared.
+    Cleared,
+    /// Flows of which relay set and source address tell different stories.
+    Disagreement,
+    /// Later fragments whose first one was not seen.
+    UnseenFragment,
+    /// Frames dropped for a reason.
+    Dropped(DropReason),
+}
+
+const ROLES: usize = Role::ALL.len();
+const CLASSES: usize = Class::ALL.len();
+const MALFORMED: usize = Malformed::ALL.len();
+const SINGLES: usize = 4;
+const DROPS: usize = ROLES + 2;
+const SLOTS: usize = 2 * ROLES + CLASSES + MALFORMED + SINGLES + DROPS;
+
+impl Counter {
+    /// Every counter, in the order in which they are shown.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let classes = Class::ALL.map(Self::Class);
+        let malformed = Malformed::ALL.map(Self::Malformed);
+        let received = Role::ALL.map(Self::Received);
+        let forwarded = Role::ALL.map(Self::Forwarded);
+        let singles = [
+            Self::Marked,
+            Self::Cleared,
+            Self::Disagreement,
+            Self::UnseenFragment,
+        ];
+        let drops = Role::ALL
+            .map(DropReason::TxFull)
+            .into_iter()
+            .chain([DropReason::HostMacUnknown, DropReason::NotForHost])
+            .map(Self::Dropped);
+        (classes.into_iter().chain(singles).chain(malformed))
+            .chain(received.into_iter().chain(forwarded))
+            .chain(drops)
+    }
+
+    const fn slot(self) -> usize {
+        const CLASS: usize = 2 * ROLES;
+        const MALFORMED_FIRST: usize = CLASS + CLASSES;
+        const SINGLE: usize = MALFORMED_FIRST + MALFORMED;
+        const DROP: usize = SINGLE + SINGLES;
+        match self {
+            Self::Received(role) => role.index(),
+            Self::Forwarded(role) => ROLES + role.index(),
+            Self::Class(class) => CLASS + class as usize,
+            Self::Malformed(reason) => MALFORMED_FIRST + reason as usize,
+            Self::Marked => SINGLE,
+            Self::Cleared => SINGLE + 1,
+            Self::Disagreement => SINGLE + 2,
+            Self::UnseenFragment => SINGLE + 3,
+            Self::Dropped(DropReason::TxFull(role)) => DROP + role.index(),
+            Self::Dropped(DropReason::HostMacUnknown) => DROP + ROLES,
+            Self::Dropped(DropReason::NotForHost) => DROP + ROLES + 1,
+        }
+    }
+}
+
+impl fmt::Display for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Received(role) => write!(f, "{role}_received"),
+            Self::Forwarded(role) => write!(f, "{role}_forwarded"),
+            Self::Class(class) => f.write_str(class.name()),
+            Self::Malformed(reason) => write!(f, "malformed_{}", reason.name()),
+            Self::Marked => f.write_str("marked"),
+            Self::Cleared => f.write_str("cleared"),
+            Self::Disagreement => f.write_str("disagreement"),
+            Self::UnseenFragment => f.write_str("unseen_fragment"),
+            Self::Dropped(DropReason::TxFull(role)) => write!(f, "dropped_{role}_tx_full"),
+            Self::Dropped(DropReason::HostMacUnknown) => f.write_str("dropped_host_mac_unknown"),
+            Self::Dropped(DropReason::NotForHost) => f.write_str("dropped_not_for_host"),
+        }
+    }
+}
+
+/// A worker's own counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally([u64; SLOTS]);
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self([0; SLOTS])
+    }
+}
+
+impl Tally {
+    /// Counts one.
+    #[inline]
+    pub fn count(&mut self, counter: Counter) {
+        self.0[counter.slot()] += 1;
+    }
+
+    /// Counts several.
+    #[inline]
+    pub fn count_many(&mut self, counter: Counter, number: u64) {
+        self.0[counter.slot()] += number;
+    }
+
+    /// What has been counted.
+    pub fn of(&self, counter: Counter) -> u64 {
+        self.0[counter.slot()]
+    }
+
+    /// Adds another tally to this one.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum += more;
+        }
+    }
+
+    /// Outbound frames, by their classes: each has exactly one.
+    pub fn classified(&self) -> u64 {
+        Class::ALL
+            .map(|class| self.of(Counter::Class(class)))
+            .iter()
+            .sum()
+    }
+
+    /// Whether every frame ended in exactly one way: forwarded, or dropped for a reason.
+    pub fn is_complete(&self) -> bool {
+        let sum = |counters: &mut dyn Iterator<Item = Counter>| -> u64 {
+            counters.map(|counter| self.of(counter)).sum()
+        };
+        let received = sum(&mut Role::ALL.into_iter().map(Counter::Received));
+        let forwarded = sum(&mut Role::ALL.into_iter().map(Counter::Forwarded));
+        let dropped =
+            sum(&mut Counter::all().filter(|counter| matches!(counter, Counter::Dropped(_))));
+        received == forwarded + dropped
+            && self.classified() == self.of(Counter::Received(Role::Host))
+    }
+}
+
+impl fmt::Display for Tally {
+    /// One line: every class, then all else that is not 0.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for counter in Counter::all() {
+            let number = self.of(counter);
+            if number != 0 || matches!(counter, Counter::Class(_)) {
+                write!(f, "{separator}{counter}={number}")?;
+                separator = " ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts that one worker publishes and anybody reads.
+#[derive(Debug)]
+pub struct Counters([AtomicU64; SLOTS]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; SLOTS])
+    }
+}
+
+impl Counters {
+    /// Adds what was counted since the last time and starts the tally anew. Only the worker
+    /// that owns these counters may call this: a load and a store are enough for one writer.
+    pub fn publish(&self, tally: &mut Tally) {
+        for (published, count) in self.0.iter().zip(&mut tally.0) {
+            if *count != 0 {
+                let sum = published.load(Ordering::Relaxed) + *count;
+                published.store(sum, Ordering::Relaxed);
+                *count = 0;
+            }
+        }
+    }
+
+    /// The counts so far.
+    pub fn read(&self) -> Tally {
+        let mut tally = Tally::default();
+        for (count, published) in tally.0.iter_mut().zip(&self.0) {
+            *count = published.load(Ordering::Relaxed);
+        }
+        tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_counter_has_a_slot_and_a_name_of_its_own() {
+        let slots: BTreeSet<_> = Counter::all().map(Counter::slot).collect();
+        let names: BTreeSet<_> = Counter::all().map(|counter| counter.to_string()).collect();
+        assert_eq!(slots, (0..SLOTS).collect());
+        assert_eq!(names.len(), SLOTS);
+    }
+
+    #[test]
+    fn publishing_moves_counts_once() {
+        let counters = Counters::default();
+        let mut tally = Tally::default();
+        tally.count(Counter::Marked);
+        counters.publish(&mut tally);
+        counters.publish(&mut tally);
+        assert_eq!(counters.read().of(Counter::Marked), 1);
+        assert_eq!(tally, Tally::default());
+    }
+
+    #[test]
+    fn a_line_shows_every_class_and_what_is_not_zero() {
+        let mut tally = Tally::default();
+        tally.count(Counter::Class(Class::Exit));
+        tally.count(Counter::Dropped(DropReason::TxFull(Role::Uplink)));
+        assert_eq!(
+            tally.to_string(),
+            "non_ip=0 malformed=0 foreign=0 resolver=0 reply=0 relay=0 exempt=0 exit=1 host=0 \
+             dropped_uplink_tx_full=1"
+        );
+    }
+}

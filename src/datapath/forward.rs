@@ -1,0 +1,229 @@
+//! One frame's way through the box: bytes in, changed bytes and a port out.
+//!
+//! No ring, no system call, no allocation. This is the code that `explain` runs too.
+
+use super::{Counter, DropReason, Frame, Links, Memory, PerRole, Role, Tally};
+use crate::packet::{self, Dscp, MacAddr};
+use crate::policy::{Egress, FragmentTable, Rule, Snapshot, Verdict, judge};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many frames ahead the headers are fetched.
+const PREFETCH_AHEAD: usize = 8;
+
+/// Where a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Out of this port.
+    Forward(Role),
+    /// To the box's own network stack. Only the kernel can do that, and does before user space
+    /// sees such a frame.
+    Stack,
+    /// Nowhere.
+    Drop(DropReason),
+}
+
+/// Frames on their way out, one queue a port, and those on their way back to the pool.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// What leaves by each port, in order.
+    pub leaving: PerRole<Vec<Frame>>,
+    /// What leaves by none.
+    pub dropped: Vec<Frame>,
+}
+
+/// Decides and rewrites. One per worker: it holds the memory of fragments.
+pub struct Forwarder {
+    snapshot: Arc<Snapshot>,
+    links: Arc<Links>,
+    fragments: FragmentTable,
+    tally: Tally,
+}
+
+impl Forwarder {
+    /// A forwarder that follows this snapshot until another is published.
+    pub fn new(snapshot: Arc<Snapshot>, links: Arc<Links>) -> Self {
+        Self {
+            snapshot,
+            links,
+            fragments: FragmentTable::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Follows another snapshot from the next frame on; the old one is handed back, so that it
+    /// is freed elsewhere.
+    pub fn follow(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        std::mem::replace(&mut self.snapshot, snapshot)
+    }
+
+    /// The snapshot in use.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The counts since they were last published.
+    pub const fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
+    }
+
+    /// Forwards every whole packet in `arrived`; what is left there is the beginning of one
+    /// whose end has not arrived. `now` counts from any fixed moment.
+    pub fn process_batch(
+        &mut self,
+        ingress: Role,
+        arrived: &mut Vec<Frame>,
+        memory: &mut impl Memory,
+        outbox: &mut Outbox,
+        now: Duration,
+    ) {
+        let whole = arrived
+            .iter()
+            .rposition(|frame| !frame.has_more())
+            .map_or(0, |last| last + 1);
+        let reads_headers = ingress != Role::Uplink;
+        if reads_headers {
+            for frame in arrived.iter().take(PREFETCH_AHEAD) {
+                memory.prefetch(frame);
+            }
+        }
+        let mut frames = arrived.drain(..whole);
+        while let Some(first) = frames.next() {
+            if reads_headers && let Some(ahead) = frames.as_slice().get(PREFETCH_AHEAD - 1) {
+                memory.prefetch(ahead);
+            }
+            let mut frame_bytes = first.length();
+            let mut rest = 0;
+            if first.has_more() {
+                for next in frames.as_slice() {
+                    frame_bytes += next.length();
+                    rest += 1;
+                    if !next.has_more() {
+                        break;
+                    }
+                }
+            }
+            let (outcome, _) = self.forward(ingress, memory.bytes(&first), frame_bytes, now);
+            let queue = match outcome {
+                Outcome::Forward(role) => &mut outbox.leaving[role],
+                Outcome::Stack => {
+                    self.tally.count(Counter::Dropped(DropReason::NotForHost));
+                    &mut outbox.dropped
+                }
+                Outcome::Drop(reason) => {
+                    self.tally.count(Counter::Dropped(reason));
+                    &mut outbox.dropped
+                }
+            };
+            queue.push(first);
+            queue.extend(frames.by_ref().take(rest));
+        }
+    }
+
+    /// Decides one frame and rewrites it. `frame` is the part with the headers, `frame_bytes`
+    /// the length of all of it. Outbound frames come with their verdict.
+    #[inline]
+    pub fn forward(
+        &mut self,
+        ingress: Role,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        now: Duration,
+    ) -> (Outcome, Option<Verdict>) {
+        self.tally.count(Counter::Received(ingress));
+        match ingress {
+            Role::Host => {
+                let (role, verdict) = self.outbound(frame, frame_bytes, now);
+                (Outcome::Forward(role), Some(verdict))
+            }
+            Role::Uplink => (self.from_uplink(frame), None),
+            Role::Incoming => (self.from_incoming(frame), None),
+        }
+    }
+
+    #[inline]
+    fn outbound(&mut self, frame: &mut [u8], frame_bytes: usize, now: Duration) -> (Role, Verdict) {
+        let headers = packet::parse(frame, frame_bytes);
+        let verdict = judge(&headers, &self.snapshot, &mut self.fragments, now);
+        self.count(&verdict);
+        if !matches!(
+            verdict.rule,
+            Rule::NotIp | Rule::Malformed(_) | Rule::ForeignSource
+        ) && let Some(source) = MacAddr::source_of(frame)
+        {
+            self.links.learn_host(source);
+        }
+        if let Some(remark) = verdict.remark {
+            packet::set_dscp(frame, remark.l3, remark.version, remark.dscp);
+        }
+        if verdict.egress == Egress::Incoming
+            && let Some(link) = self.links.incoming()
+            && let Some(next_hop) = link.next_hop()
+        {
+            packet::set_macs(frame, next_hop, link.own);
+            return (link.port, verdict);
+        }
+        (Role::Uplink, verdict)
+    }
+
+    #[inline]
+    fn count(&mut self, verdict: &Verdict) {
+        self.tally.count(Counter::Class(verdict.class()));
+        match verdict.rule {
+            Rule::Malformed(reason) => self.tally.count(Counter::Malformed(reason)),
+            Rule::UnseenFragment => self.tally.count(Counter::UnseenFragment),
+            _ => {}
+        }
+        match verdict.remark {
+            Some(remark) if remark.dscp == Dscp::DEFAULT => self.tally.count(Counter::Cleared),
+            Some(_) => self.tally.count(Counter::Marked),
+            None => {}
+        }
+        if verdict.disagreement {
+            self.tally.count(Counter::Disagreement);
+        }
+    }
+
+    /// The wire's other direction. Nothing changes, but where this NIC is `incoming` too, what
+    /// was sent to its own address for the host goes to the host's.
+    #[inline]
+    fn from_uplink(&self, frame: &mut [u8]) -> Outcome {
+        match self.links.incoming() {
+            Some(link) if link.port == Role::Uplink => match self.routed_to_host(frame, link.own) {
+                Some(outcome) => outcome,
+                None => Outcome::Forward(Role::Host),
+            },
+            _ => Outcome::Forward(Role::Host),
+        }
+    }
+
+    /// `incoming` is a member of another network: only what was sent to the box's MAC address
+    /// for the host's IP addresses goes on.
+    #[inline]
+    fn from_incoming(&self, frame: &mut [u8]) -> Outcome {
+        self.links
+            .incoming()
+            .and_then(|link| self.routed_to_host(frame, link.own))
+            .unwrap_or(Outcome::Stack)
+    }
+
+    /// What becomes of a frame that a router sent to the box for the host; none if it is not
+    /// such a frame.
+    fn routed_to_host(&self, frame: &mut [u8], own: MacAddr) -> Option<Outcome> {
+        let rules = &self.snapshot.rules;
+        let destination = packet::destination(frame)?;
+        if MacAddr::destination_of(frame) != Some(own)
+            || !rules.addresses.contains(destination)
+                && !rules.relay_addresses.contains(destination)
+        {
+            return None;
+        }
+        Some(match self.links.host() {
+            Some(host) => {
+                packet::set_destination_mac(frame, host);
+                Outcome::Forward(Role::Host)
+            }
+            None => Outcome::Drop(DropReason::HostMacUnknown),
+        })
+    }
+}

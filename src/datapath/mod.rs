@@ -1,0 +1,145 @@
+//! Frames between rings: where they are received, what is done to them, where they leave.
+//!
+//! Rings stay outside, decisions inside: [`Forwarder`] sees bytes and counters but no ring,
+//! [`Worker`] moves [`Frame`] tokens between [`Port`]s and a [`FramePool`], and only the two
+//! rooms with unsafe code know the kernel: `xsk` (sockets, rings, UMEM) and `kernel` (the XDP
+//! program, its maps, its attachment). Everything else runs over memory ports as well.
+
+mod counters;
+mod forward;
+mod frame;
+mod kernel;
+mod links;
+pub mod memory;
+mod worker;
+mod xsk;
+
+use std::fmt;
+
+pub use counters::{Counter, Counters, DropReason, Tally};
+pub use forward::{Forwarder, Outbox, Outcome};
+pub use frame::{Frame, FramePool, Memory};
+
+pub use kernel::{AttachMode, Attachment, Kernel, KernelCounts, KernelError, MAX_QUEUES};
+pub use links::Links;
+pub use worker::{Balance, Control, Worker, WorkerLimits, WorkerReport};
+pub use xsk::{Bound, Umem, XskError, XskMemory, XskPort, XskSettings};
+
+/// What a NIC is to the box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// The NIC toward the Tor host.
+    Host,
+    /// The NIC toward the clearnet.
+    Uplink,
+    /// The NIC on the network that carries Tor traffic.
+    Incoming,
+}
+
+impl Role {
+    /// Every role, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Host, Self::Uplink, Self::Incoming];
+
+    /// The role's number, which the kernel's maps share.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Host => 0,
+            Self::Uplink => 1,
+            Self::Incoming => 2,
+        }
+    }
+
+    /// The role's name, as in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Uplink => "uplink",
+            Self::Incoming => "incoming",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One value a role.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerRole<T>([T; 3]);
+
+impl<T> PerRole<T> {
+    /// The three values in the order of [`Role::ALL`].
+    pub const fn new(values: [T; 3]) -> Self {
+        Self(values)
+    }
+
+    /// Makes each role's value.
+    pub fn from_fn(mut make: impl FnMut(Role) -> T) -> Self {
+        Self(Role::ALL.map(&mut make))
+    }
+
+    /// Each role with its value.
+    pub fn iter(&self) -> impl Iterator<Item = (Role, &T)> {
+        Role::ALL.into_iter().zip(&self.0)
+    }
+
+    /// Each role with its value, to change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Role, &mut T)> {
+        Role::ALL.into_iter().zip(&mut self.0)
+    }
+}
+
+impl<T> std::ops::Index<Role> for PerRole<T> {
+    type Output = T;
+    #[inline]
+    fn index(&self, role: Role) -> &T {
+        &self.0[role.index()]
+    }
+}
+
+impl<T> std::ops::IndexMut<Role> for PerRole<T> {
+    #[inline]
+    fn index_mut(&mut self, role: Role) -> &mut T {
+        &mut self.0[role.index()]
+    }
+}
+
+/// One queue of a NIC: four rings, by which frames are given to the kernel and come back.
+///
+/// A frame handed over is gone until it is received or completed. No call blocks.
+pub trait Port {
+    /// Where the bytes of this port's frames are.
+    type Memory: Memory;
+
+    /// Moves what arrived to the end of `arrived`, at most `limit` frames.
+    fn receive(&mut self, memory: &mut Self::Memory, arrived: &mut Vec<Frame>, limit: usize);
+
+    /// Takes frames from the front of `leaving`, as many whole packets as there is room for.
+    fn transmit(&mut self, memory: &mut Self::Memory, leaving: &mut Vec<Frame>);
+
+    /// Returns the frames that have been sent to the pool.
+    fn complete(&mut self, memory: &mut Self::Memory, pool: &mut FramePool);
+
+    /// Gives empty frames to receive into, up to this port's share.
+    fn fill(&mut self, memory: &mut Self::Memory, pool: &mut FramePool);
+
+    /// Makes the system calls that the rings ask for: at most one in the usual case.
+    fn kick(&mut self);
+
+    /// How many frames are with the port.
+    fn held(&self) -> Held;
+
+    /// Whether frames wait in the transmit ring that the kernel has not taken.
+    fn has_unsent(&mut self) -> bool;
+}
+
+/// How many frames a port holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Given to receive into and not received yet: fill ring, NIC and rx ring together.
+    pub receiving: usize,
+    /// Given to send and not completed yet: tx ring, NIC and completion ring together.
+    pub sending: usize,
+}

@@ -1,0 +1,317 @@
+//! One queue of every port, one thread: the loop that moves frames between rings.
+//!
+//! A turn looks at every ring, whether anything arrived or not: a loop that skips ahead when
+//! nothing arrived forgets completions and unsent frames. No port can hold up another: what
+//! does not fit into a transmit ring is dropped, by that port's name.
+
+use super::{
+    Counter, Counters, DropReason, Forwarder, Frame, FramePool, Outbox, PerRole, Port, Role,
+};
+use crate::policy::Snapshot;
+use crossbeam::channel::{Receiver, Sender};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a worker sleeps when nothing happens; it wakes at once when a frame arrives.
+const IDLE_SLEEP: Duration = Duration::from_secs(1);
+/// The first and the longest pause between two attempts to send what the kernel has not taken.
+const RETRY_FIRST: Duration = Duration::from_millis(1);
+const RETRY_LAST: Duration = Duration::from_millis(64);
+/// How long a stopping worker waits for frames that are still under way.
+const DRAIN_LIMIT: Duration = Duration::from_millis(500);
+/// How many turns without a frame mean that nothing more arrives.
+const DRAIN_QUIET_TURNS: u32 = 4;
+
+/// What bounds a worker's turn.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerLimits {
+    /// Frames that are received from one port in one turn.
+    pub batch: usize,
+}
+
+/// Moves frames between one queue of every port.
+pub struct Worker<P: Port> {
+    ports: PerRole<Option<P>>,
+    memory: P::Memory,
+    pool: FramePool,
+    forwarder: Forwarder,
+    limits: WorkerLimits,
+    arrived: PerRole<Vec<Frame>>,
+    outbox: Outbox,
+    counters: Arc<Counters>,
+}
+
+/// The threads of a worker's life that others hold.
+pub struct Control {
+    /// New snapshots, looked at once a turn.
+    pub snapshots: Receiver<Arc<Snapshot>>,
+    /// Where old ones go, to be freed off the packet path.
+    pub retired: Sender<Arc<Snapshot>>,
+    /// Set to end the worker; then wake it.
+    pub stop: Arc<AtomicBool>,
+    /// Written to wake a sleeping worker; never blocks.
+    pub wake: Arc<EventFd>,
+    /// How many frames the last check could not account for; anything but 0 is a fault.
+    pub unaccounted: Arc<AtomicU64>,
+}
+
+/// Where every frame of a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// Unused.
+    pub pool: usize,
+    /// Received and not handed on.
+    pub in_hand: usize,
+    /// With the ports to receive into: fill and rx rings.
+    pub receiving: usize,
+    /// With the ports to be sent: tx and completion rings.
+    pub sending: usize,
+    /// How many there are.
+    pub total: usize,
+}
+
+impl Balance {
+    /// How many frames are in none of the places, or in two.
+    pub const fn unaccounted(&self) -> usize {
+        (self.pool + self.in_hand + self.receiving + self.sending).abs_diff(self.total)
+    }
+}
+
+/// What a worker says when it ends.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerReport {
+    /// Where its frames were at the end.
+    pub balance: Balance,
+    /// Whether no frame rested in the pool twice.
+    pub pool_is_sound: bool,
+}
+
+impl<P: Port> Worker<P> {
+    /// A worker over these ports, all of whose frames are in `pool`. A role without a port
+    /// neither receives nor sends.
+    pub fn new(
+        ports: PerRole<Option<P>>,
+        memory: P::Memory,
+        pool: FramePool,
+        forwarder: Forwarder,
+        limits: WorkerLimits,
+    ) -> Self {
+        // Room for a batch and for the beginning of a packet that the last one cut off, so that
+        // no turn allocates.
+        let room = || Vec::with_capacity(2 * limits.batch + MAX_FRAMES_PER_PACKET);
+        let mut worker = Self {
+            ports,
+            memory,
+            pool,
+            forwarder,
+            limits,
+            arrived: PerRole::from_fn(|_| room()),
+            outbox: Outbox {
+                leaving: PerRole::from_fn(|_| Vec::with_capacity(6 * limits.batch)),
+                dropped: Vec::with_capacity(6 * limits.batch),
+            },
+            counters: Arc::default(),
+        };
+        worker.fill();
+        worker
+    }
+
+    /// The counts that this worker publishes.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// The port that plays a role.
+    pub fn port(&mut self, role: Role) -> Option<&mut P> {
+        self.ports[role].as_mut()
+    }
+
+    /// The decisions' side, e.g. to follow another snapshot.
+    pub const fn forwarder(&mut self) -> &mut Forwarder {
+        &mut self.forwarder
+    }
+
+    /// Looks at every ring once; says whether anything arrived. `now` counts from any fixed
+    /// moment.
+    pub fn turn(&mut self, now: Duration) -> bool {
+        for (_, port) in self.ports.iter_mut() {
+            if let Some(port) = port {
+                port.complete(&mut self.memory, &mut self.pool);
+            }
+        }
+        let mut active = false;
+        for role in Role::ALL {
+            let Some(port) = &mut self.ports[role] else {
+                continue;
+            };
+            let arrived = &mut self.arrived[role];
+            let before = arrived.len();
+            port.receive(&mut self.memory, arrived, self.limits.batch);
+            if arrived.len() > before {
+                active = true;
+                self.forwarder.process_batch(
+                    role,
+                    arrived,
+                    &mut self.memory,
+                    &mut self.outbox,
+                    now,
+                );
+            }
+        }
+        if active {
+            self.send();
+        }
+        self.fill();
+        for (_, port) in self.ports.iter_mut() {
+            if let Some(port) = port {
+                port.kick();
+            }
+        }
+        if active {
+            self.counters.publish(self.forwarder.tally());
+        }
+        active
+    }
+
+    fn send(&mut self) {
+        for role in Role::ALL {
+            let leaving = &mut self.outbox.leaving[role];
+            if leaving.is_empty() {
+                continue;
+            }
+            let mut sent = packets(leaving);
+            if let Some(port) = &mut self.ports[role] {
+                port.transmit(&mut self.memory, leaving);
+            }
+            let left = packets(leaving);
+            sent -= left;
+            let tally = self.forwarder.tally();
+            tally.count_many(Counter::Forwarded(role), sent);
+            tally.count_many(Counter::Dropped(DropReason::TxFull(role)), left);
+            self.outbox.dropped.append(leaving);
+        }
+        for frame in self.outbox.dropped.drain(..) {
+            self.pool.put(frame);
+        }
+    }
+
+    fn fill(&mut self) {
+        for (_, port) in self.ports.iter_mut() {
+            if let Some(port) = port {
+                port.fill(&mut self.memory, &mut self.pool);
+            }
+        }
+    }
+
+    /// Where every frame is. Cheap: a few additions.
+    pub fn balance(&self) -> Balance {
+        let mut balance = Balance {
+            pool: self.pool.len(),
+            in_hand: self.arrived.iter().map(|(_, frames)| frames.len()).sum(),
+            receiving: 0,
+            sending: 0,
+            total: self.pool.total(),
+        };
+        for (_, port) in self.ports.iter() {
+            if let Some(port) = port {
+                let held = port.held();
+                balance.receiving += held.receiving;
+                balance.sending += held.sending;
+            }
+        }
+        balance
+    }
+
+    /// What to say at the end.
+    pub fn report(&self) -> WorkerReport {
+        WorkerReport {
+            balance: self.balance(),
+            pool_is_sound: self.pool.is_sound(),
+        }
+    }
+
+    fn has_unsent(&mut self) -> bool {
+        self.ports
+            .iter_mut()
+            .any(|(_, port)| port.as_mut().is_some_and(Port::has_unsent))
+    }
+}
+
+/// The most frames that one packet can take: the kernel's MAX_SKB_FRAGS and a head.
+const MAX_FRAMES_PER_PACKET: usize = 18;
+
+fn packets(frames: &[Frame]) -> u64 {
+    frames.iter().filter(|frame| !frame.has_more()).count() as u64
+}
+
+impl<P: Port + AsFd> Worker<P> {
+    /// Runs until told to stop, then drains what is under way and reports.
+    pub fn run(mut self, control: &Control) -> WorkerReport {
+        let started = Instant::now();
+        let mut retry = RETRY_FIRST;
+        while !control.stop.load(Ordering::Acquire) {
+            if let Ok(snapshot) = control.snapshots.try_recv() {
+                let old = self.forwarder.follow(snapshot);
+                let _ = control.retired.send(old);
+            }
+            if self.turn(started.elapsed()) {
+                retry = RETRY_FIRST;
+                continue;
+            }
+            let unaccounted = self.balance().unaccounted() as u64;
+            control.unaccounted.store(unaccounted, Ordering::Relaxed);
+            let sleep = if self.has_unsent() {
+                retry = (retry * 2).min(RETRY_LAST);
+                retry
+            } else {
+                IDLE_SLEEP
+            };
+            self.sleep(&control.wake, sleep);
+        }
+        self.drain(&control.wake, started);
+        let report = self.report();
+        control
+            .unaccounted
+            .store(report.balance.unaccounted() as u64, Ordering::Relaxed);
+        report
+    }
+
+    /// Forwards what has already arrived and waits, within limits, until it is sent.
+    fn drain(&mut self, wake: &EventFd, started: Instant) {
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        let mut quiet = 0;
+        while quiet < DRAIN_QUIET_TURNS && Instant::now() < deadline {
+            let active = self.turn(started.elapsed());
+            if active || self.balance().sending > 0 {
+                quiet = 0;
+            } else {
+                quiet += 1;
+            }
+            if !active {
+                self.sleep(wake, RETRY_FIRST);
+            }
+        }
+    }
+
+    /// Sleeps until a frame arrives at any port, somebody wakes this worker, or time is up.
+    fn sleep(&self, wake: &EventFd, limit: Duration) {
+        // A role without a port is watched by proxy, so that this needs no allocation.
+        let fd = |role| self.ports[role].as_ref().map_or(wake.as_fd(), AsFd::as_fd);
+        let mut watched = [
+            wake.as_fd(),
+            fd(Role::Host),
+            fd(Role::Uplink),
+            fd(Role::Incoming),
+        ]
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        let woken = poll(&mut watched, timeout).is_ok();
+        if woken && watched[0].any() == Some(true) {
+            let _ = wake.read();
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The configuration as it stands in the file: every key, nothing understood yet.
+
+use serde::Deserialize;
+use std::path::PathBuf;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    #[serde(default)]
+    pub(super) engine: Engine,
+    #[serde(default)]
+    pub(super) mode: Mode,
+    pub(super) ports: Ports,
+    pub(super) host: Host,
+    #[serde(default)]
+    pub(super) mark: Mark,
+    #[serde(default)]
+    pub(super) steer: Steer,
+    #[serde(default)]
+    pub(super) relays: Relays,
+    #[serde(default)]
+    pub(super) datapath: Datapath,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Engine {
+    #[default]
+    AfXdp,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Mode {
+    #[default]
+    Enforce,
+    Audit,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ports {
+    pub(super) host: String,
+    pub(super) uplink: String,
+    pub(super) incoming: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Host {
+    #[serde(default)]
+    pub(super) addresses: Vec<String>,
+    #[serde(default)]
+    pub(super) relay_addresses: Vec<String>,
+    #[serde(default)]
+    pub(super) listeners: Vec<Listener>,
+    #[serde(default)]
+    pub(super) resolvers: Vec<String>,
+    #[serde(default)]
+    pub(super) exempt: Vec<String>,
+    pub(super) mac: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a listener is a port such as 22, or \"address:port\""
+)]
+pub(super) enum Listener {
+    Port(i64),
+    Endpoint(String),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mark {
+    pub(super) dscp: Option<Dscp>,
+    pub(super) tos: Option<i64>,
+    #[serde(default)]
+    pub(super) protocols: Protocols,
+    #[serde(default)]
+    pub(super) at_uplink: AtUplink,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a DSCP is a name such as \"af11\", or a number 0 to 63"
+)]
+pub(super) enum Dscp {
+    Number(i64),
+    Name(String),
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) enum Protocols {
+    #[default]
+    #[serde(rename = "tcp")]
+    Tcp,
+    #[serde(rename = "tcp+udp")]
+    TcpUdp,
+    #[serde(rename = "all")]
+    All,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum AtUplink {
+    #[default]
+    Keep,
+    Strip,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Steer {
+    pub(super) next_hop: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Relays {
+    #[serde(default)]
+    pub(super) consensus: Vec<PathBuf>,
+    #[serde(default)]
+    pub(super) extra: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Datapath {
+    pub(super) ring: i64,
+    pub(super) batch: i64,
+    pub(super) zero_copy: ZeroCopy,
+}
+
+impl Default for Datapath {
+    fn default() -> Self {
+        Self {
+            ring: 2048,
+            batch: 64,
+            zero_copy: ZeroCopy::default(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ZeroCopy {
+    #[default]
+    Auto,
+    Require,
+    Off,
+}

@@ -1,6 +1,22 @@
-//! exitmark.
+//! exitmark, an inline packet box for Tor exit hosts: it marks exit traffic with a DSCP value
+//! and steers relay traffic to another NIC.
+//!
+//! A tour, in the order in which a frame meets the rooms:
+//!
+//! - [`datapath`] receives it, and hands its bytes to
+//! - [`packet`], which reads the headers, and
+//! - [`policy`], which says what shall happen to it, by the operator's
+//! - [`settings`] and the relay set that
+//! - [`relays`] reads from Tor's consensus documents.
+//! - [`nic`] looks at the machine's interfaces,
+//! - [`daemon`] wires all of that together, and [`cli`] is how it is asked to.
+//! - [`explain`] runs the data path over captured frames, and the demo runs the whole of it in a
+//!   [`lab`] of network namespaces.
 
+pub mod cli;
+pub mod daemon;
 pub mod datapath;
+pub mod explain;
 pub mod lab;
 pub mod nic;
 pub mod packet;

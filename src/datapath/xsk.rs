@@ -17,7 +17,7 @@ use libc::{c_int, c_void, socklen_t};
 use std::ffi::CString;
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::Duration;
 use xsk_rs::config::{
@@ -286,28 +286,35 @@ fn set_option(fd: RawFd, option: c_int, value: u32) -> io::Result<()> {
 }
 
 /// Whether the socket was bound zero-copy.
-fn bound_zero_copy(fd: RawFd) -> io::Result<bool> {
+fn bound_zero_copy(socket: impl AsRawFd) -> io::Result<bool> {
+    // `struct xdp_options` is one number, its flags.
     let mut flags: u32 = 0;
-    let mut length = socklen_of::<u32>();
-    // SAFETY: both pointers are to live, writable locals, and `length` says how large the first
-    // one is. `struct xdp_options` is one u32.
+    read_option(&socket, libc::XDP_OPTIONS, &mut flags)?;
+    Ok(flags & XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+/// Reads a socket option whose C type is `T`, made of integers only.
+fn read_option<T: Copy>(socket: &impl AsRawFd, option: c_int, into: &mut T) -> io::Result<()> {
+    let mut length = socklen_of::<T>();
+    // SAFETY: both pointers are to live, writable places, and `length` says how large the first
+    // one is; every value of its bytes is a `T`, since those that call this pass plain integers.
     let result = unsafe {
         libc::getsockopt(
-            fd,
+            socket.as_raw_fd(),
             libc::SOL_XDP,
-            libc::XDP_OPTIONS,
-            (&raw mut flags).cast::<c_void>(),
+            option,
+            (into as *mut T).cast::<c_void>(),
             &raw mut length,
         )
     };
     if result == 0 {
-        Ok(flags & XDP_OPTIONS_ZEROCOPY != 0)
+        Ok(())
     } else {
         Err(io::Error::last_os_error())
     }
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "the size of a u32")]
+#[allow(clippy::cast_possible_truncation, reason = "sizes of small structures")]
 const fn socklen_of<T>() -> socklen_t {
     size_of::<T>() as socklen_t
 }
@@ -384,18 +391,39 @@ impl XskPort {
         self.zero_copy
     }
 
-    /// Packets that the kernel received and could not hand over: the rx ring was full, or no
-    /// empty frame was there.
+    /// A view of what this queue misses, for another thread. It keeps the socket open.
     ///
     /// # Errors
-    /// The socket is gone.
-    pub fn missed(&self) -> io::Result<u64> {
-        let statistics = self.rx.fd().xdp_statistics()?;
-        Ok(statistics.rx_dropped() + statistics.rx_ring_full())
+    /// No file descriptor is left.
+    pub fn gauge(&self) -> io::Result<QueueGauge> {
+        Ok(QueueGauge(self.as_fd().try_clone_to_owned()?))
     }
 
     fn unsent(&mut self) -> usize {
         self.ring - (self.tx.nb_free_exact() as usize).min(self.ring)
+    }
+}
+
+/// What a queue could not take in.
+pub struct QueueGauge(OwnedFd);
+
+impl QueueGauge {
+    /// Packets that the kernel received and could not hand over: the rx ring was full, no empty
+    /// frame was there, or the packet was too long.
+    ///
+    /// # Errors
+    /// The socket does not say.
+    pub fn missed(&self) -> io::Result<u64> {
+        let mut statistics = libc::xdp_statistics {
+            rx_dropped: 0,
+            rx_invalid_descs: 0,
+            tx_invalid_descs: 0,
+            rx_ring_full: 0,
+            rx_fill_ring_empty_descs: 0,
+            tx_ring_empty_descs: 0,
+        };
+        read_option(&self.0, libc::XDP_STATISTICS, &mut statistics)?;
+        Ok(statistics.rx_dropped + statistics.rx_ring_full)
     }
 }
 

@@ -6,8 +6,10 @@
 //! operator would type them, and must never touch the namespace that it was started in.
 
 mod capture;
+pub mod consensus;
 mod netns;
 mod raw;
+pub mod site;
 
 pub use capture::{Capture, CapturedFrame};
 pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};

@@ -80,10 +80,16 @@ impl Nic {
     /// It is not there, or is no Ethernet NIC.
     pub fn look(name: &str) -> Result<Self, NicError> {
         converse(async {
-            let links = connect()?.link().get().match_name(name.to_owned());
-            let message = Box::pin(links.execute()).try_next().await;
-            let Ok(Some(message)) = message else {
-                return Err(NicError::Missing(name.to_owned()));
+            // The conversation ends when its last handle is dropped.
+            let handle = connect()?;
+            let request = handle.link().get().match_name(name.to_owned());
+            let message = match Box::pin(request.execute()).try_next().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(NicError::Missing(name.to_owned())),
+                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => {
+                    return Err(NicError::Missing(name.to_owned()));
+                }
+                Err(error) => return Err(NicError::Netlink(io::Error::other(error))),
             };
             let mut mac = None;
             let mut mtu = 0;
@@ -120,7 +126,8 @@ impl Nic {
             let change = LinkUnspec::new_with_index(self.index)
                 .promiscuous(on)
                 .build();
-            let done = connect()?.link().set(change).execute().await;
+            let handle = connect()?;
+            let done = handle.link().set(change).execute().await;
             done.map_err(|error| NicError::Promiscuous {
                 name: self.name.clone(),
                 wanted: if on { "on" } else { "off" },

@@ -1,0 +1,72 @@
+//! `exitmark explain`: what would happen to a frame, and why.
+
+use super::{misused, unmet};
+use crate::datapath::Role;
+use crate::explain::{self, Explanation};
+use crate::packet::MacAddr;
+use crate::settings::Settings;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Say what would happen to frames, by the code that forwards them; needs no privileges
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// A frame as hexadecimal digits, or a pcap or pcapng file
+    #[arg(value_name = "FRAME|PCAP")]
+    frames: String,
+
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+
+    /// The port that receives the frames
+    #[arg(long, value_name = "PORT", default_value = "host", value_parser = role)]
+    port: Role,
+
+    /// The MAC address of `ports.incoming`, where that NIC is not in this machine
+    #[arg(long, value_name = "MAC")]
+    incoming_mac: Option<MacAddr>,
+
+    /// Write the frames that would leave to this pcap file
+    #[arg(long, value_name = "PCAP")]
+    write: Option<PathBuf>,
+}
+
+fn role(text: &str) -> Result<Role, &'static str> {
+    Role::ALL
+        .into_iter()
+        .find(|role| role.name() == text)
+        .ok_or("a port is host, uplink or incoming")
+}
+
+/// Runs it.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let settings = match Settings::load(&arguments.config) {
+        Ok(settings) => settings,
+        Err(error) => return misused(format_args!("{}: {error}", arguments.config.display())),
+    };
+    let explained = explain::explain(
+        &arguments.frames,
+        &settings,
+        arguments.port,
+        arguments.incoming_mac,
+    );
+    let explanations = match explained {
+        Ok(explanations) => explanations,
+        Err(error) => return unmet(error),
+    };
+    let mut stdout = std::io::stdout().lock();
+    for explanation in &explanations {
+        if writeln!(stdout, "{explanation}").is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
+    match &arguments.write {
+        Some(path) => match Explanation::write(&explanations, path) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => unmet(error),
+        },
+        None => ExitCode::SUCCESS,
+    }
+}

@@ -1,0 +1,175 @@
+//! Why a relay set could not be loaded: what, in which file and line or field, and what to do.
+//!
+//! Never repeats the text of a document, because its lines name relays' addresses and errors
+//! end up in logs: a line number, a field name and a reason are all that is told.
+
+use super::Flavor;
+use crate::policy::MAX_ENDPOINTS;
+use std::io;
+use std::path::PathBuf;
+
+/// The largest document that is read, in bytes. A full consensus of 2021 has 2.5 MB.
+pub const MAX_DOCUMENT: u64 = 32 << 20;
+
+/// Why no relay set could be loaded. Whoever asked for it keeps the set it had.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be opened or read.
+    #[error("{}: cannot be read: {reason}; check the path and who may read it", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// A directory, FIFO, socket or device.
+    #[error("{}: is {kind}, not a regular file; give tor's cached-consensus or \
+             cached-microdesc-consensus", path.display())]
+    NotRegular {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead, with its article.
+        kind: &'static str,
+    },
+    /// More than [`MAX_DOCUMENT`] bytes.
+    #[error("{}: is larger than {MAX_DOCUMENT} bytes, more than any consensus has; give tor's \
+             own file", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file was read and is no consensus to work with.
+    #[error("{}: {problem}", path.display())]
+    Document {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: DocumentError,
+    },
+    /// One of the static extras has port 0.
+    #[error("extra relay endpoint number {position} has port 0; give the port it listens on")]
+    ExtraPortZero {
+        /// Which one, counted from 1 in the order given.
+        position: usize,
+    },
+    /// Every source is fine by itself, their union with the extras is too large.
+    #[error(
+        "all sources and extras together hold {count} endpoints, more than the \
+             {MAX_ENDPOINTS} of a relay set; remove a source"
+    )]
+    TooMany {
+        /// How many different endpoints there are.
+        count: usize,
+    },
+}
+
+/// What is wrong with a document.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    /// No bytes at all.
+    #[error("the file is empty; wait until tor has fetched a consensus, or restore the file")]
+    Empty,
+    /// Bytes that are no UTF-8.
+    #[error("line {line}: not UTF-8, so no directory document; is the file compressed?")]
+    NotUtf8 {
+        /// Line of the first bad byte, counted from 1.
+        line: usize,
+    },
+    /// A NUL byte.
+    #[error("line {line}: a NUL byte, so no directory document; fetch the file again")]
+    Nul {
+        /// Line of the first NUL, counted from 1.
+        line: usize,
+    },
+    /// Line ends of another system, which also break every signature.
+    #[error(
+        "line {line}: ends in CR LF, the directory ends lines in LF alone; copy the file \
+             again without converting it"
+    )]
+    CrLf {
+        /// The first such line, counted from 1.
+        line: usize,
+    },
+    /// Nothing that the directory protocol knows.
+    #[error(
+        "line 1: does not begin with `network-status-version`, so the file is no consensus; \
+             give tor's cached-consensus or cached-microdesc-consensus"
+    )]
+    NotConsensus,
+    /// Another document of the directory protocol.
+    #[error(
+        "line {line}: this is {found}, not a consensus; give tor's cached-consensus or \
+             cached-microdesc-consensus"
+    )]
+    OtherDocument {
+        /// The line that says so, counted from 1.
+        line: usize,
+        /// What it is, with its article.
+        found: &'static str,
+    },
+    /// A consensus of a flavour that this version cannot read.
+    #[error(
+        "line 1: a consensus of a flavour that is neither `ns` nor `microdesc`; give tor's \
+             cached-consensus or cached-microdesc-consensus"
+    )]
+    UnknownFlavor,
+    /// The entries are not of the flavour that the header announces.
+    #[error(
+        "line {line}: the header announces the {announced} flavour, but this `r` line is of \
+             the {found} flavour; the file is patched together, fetch it again"
+    )]
+    WrongFlavor {
+        /// The first line that does not fit, counted from 1.
+        line: usize,
+        /// The flavour in the header.
+        announced: Flavor,
+        /// The flavour that the number of fields tells.
+        found: Flavor,
+    },
+    /// The end of the document is missing.
+    #[error("line {line}: the document is cut off: {missing}; fetch the file again")]
+    Cut {
+        /// The last line there is, counted from 1.
+        line: usize,
+        /// What a whole document would still have.
+        missing: &'static str,
+    },
+    /// Something that tor-netdoc does not accept.
+    #[error("line {line}{}: {reason}; fetch the file again",
+            column.map(|column| format!(", column {column}")).unwrap_or_default())]
+    Unparsable {
+        /// The line at which reading stopped, counted from 1. For an item that is missing,
+        /// the line before which it should have stood.
+        line: usize,
+        /// The column of the bad argument, counted from 1, if one argument is at fault.
+        column: Option<usize>,
+        /// The reason, without any of the document's text.
+        reason: String,
+    },
+    /// The three times do not follow each other.
+    #[error(
+        "`valid-after`, `fresh-until` and `valid-until` do not follow each other; fetch the \
+             file again"
+    )]
+    Lifetime,
+    /// Port 0 where somebody has to listen.
+    #[error("line {line}: {field} is 0, and no relay can listen there; fetch the file again")]
+    PortZero {
+        /// The line, counted from 1.
+        line: usize,
+        /// Which field of it.
+        field: &'static str,
+    },
+    /// A network without relays.
+    #[error("the document has no `r` line, so it lists no relay; fetch the file again")]
+    NoRelays,
+    /// More different endpoints than a set may hold.
+    #[error(
+        "the `r`, `a` and `dir-source` lines list {count} endpoints, more than the \
+             {MAX_ENDPOINTS} of a relay set; no real consensus does"
+    )]
+    TooMany {
+        /// How many different ones.
+        count: usize,
+    },
+}

@@ -1,0 +1,203 @@
+//! The frame of a consensus: what its bytes, first lines and last lines tell before any entry
+//! is read, and at which line an entry stands.
+//!
+//! Serves good errors only. Never decides that a document is acceptable: what passes here is
+//! still to be parsed.
+
+use super::{DocumentError, Flavor};
+
+/// Checks the frame and returns the text with the flavour that its header announces.
+pub(super) fn check(bytes: &[u8]) -> Result<(&str, Flavor), DocumentError> {
+    if bytes.is_empty() {
+        return Err(DocumentError::Empty);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| DocumentError::NotUtf8 {
+        line: line_at(bytes, error.valid_up_to()),
+    })?;
+    if let Some(offset) = text.find('\0') {
+        return Err(DocumentError::Nul {
+            line: line_at(bytes, offset),
+        });
+    }
+    if let Some(offset) = text.find("\r\n") {
+        return Err(DocumentError::CrLf {
+            line: line_at(bytes, offset),
+        });
+    }
+    let flavor = announced_flavor(text)?;
+    check_end(text)?;
+    Ok((text, flavor))
+}
+
+/// The line of the `index`th entry of the relay list, counted from 1; the entries are counted
+/// from 0.
+pub(super) fn entry_line(text: &str, index: usize) -> usize {
+    nth_line_of(text, "r", 1, index)
+}
+
+/// The line of the `further`th `a` item of the `index`th entry.
+pub(super) fn further_line(text: &str, index: usize, further: usize) -> usize {
+    nth_line_of(text, "a", entry_line(text, index), further)
+}
+
+/// The flavour that the number of fields of an `r` line tells: 9 with the keyword, or 8 where
+/// the digest has moved to an `m` line (dir-spec, "Microdescriptor consensus").
+pub(super) fn entry_flavor(text: &str, line: usize) -> Option<Flavor> {
+    let mut fields = text.lines().nth(line.checked_sub(1)?)?.split_whitespace();
+    if fields.next() != Some("r") {
+        return None;
+    }
+    match fields.count() {
+        8 => Some(Flavor::Ns),
+        7 => Some(Flavor::Microdesc),
+        _ => None,
+    }
+}
+
+fn announced_flavor(text: &str) -> Result<Flavor, DocumentError> {
+    let other = |line, found| Err(DocumentError::OtherDocument { line, found });
+    let mut header = text.lines().next().unwrap_or_default().split([' ', '\t']);
+    let first = header.next().unwrap_or_default();
+    if first.starts_with('@') {
+        return other(
+            1,
+            "a cache of descriptors, or an archived document with an `@` line",
+        );
+    }
+    match first {
+        "network-status-version" => {}
+        "router" => return other(1, "a relay's descriptor"),
+        "extra-info" => return other(1, "a relay's extra-info document"),
+        "onion-key" => return other(1, "a list of microdescriptors"),
+        "dir-key-certificate-version" => return other(1, "an authority's certificate"),
+        "network-status-diff-version" => return other(1, "a difference between consensuses"),
+        "consensus-digest" => return other(1, "a set of detached signatures"),
+        _ => return Err(DocumentError::NotConsensus),
+    }
+    if header.next() != Some("3") {
+        return other(1, "a network status of another version than 3");
+    }
+    // A vote's preamble is that of an ns consensus but for this line; it ends at the authorities.
+    let vote = text
+        .lines()
+        .take_while(|line| keyword(line) != "dir-source")
+        .position(|line| line.split([' ', '\t']).eq(["vote-status", "vote"]));
+    if let Some(index) = vote {
+        return other(index + 1, "an authority's vote");
+    }
+    match header.next() {
+        None | Some("" | "ns") => Ok(Flavor::Ns),
+        Some("microdesc") => Ok(Flavor::Microdesc),
+        Some(_) => Err(DocumentError::UnknownFlavor),
+    }
+}
+
+/// Whether the end is there. What was cut exactly behind a signature looks whole, and only
+/// counting the good signatures can tell.
+fn check_end(text: &str) -> Result<(), DocumentError> {
+    let cut = |missing| {
+        Err(DocumentError::Cut {
+            line: text.lines().count(),
+            missing,
+        })
+    };
+    if !text.ends_with('\n') {
+        return cut("its last line does not end");
+    }
+    if !text.contains("\ndirectory-footer") {
+        return cut("`directory-footer` and the signatures are missing");
+    }
+    let Some((_, signature)) = text.rsplit_once("\ndirectory-signature ") else {
+        return cut("the signatures are missing");
+    };
+    if !signature.contains("\n-----END SIGNATURE-----\n") {
+        return cut("its last signature does not end");
+    }
+    Ok(())
+}
+
+/// The line that holds the byte at `offset`, counted from 1.
+fn line_at(bytes: &[u8], offset: usize) -> usize {
+    1 + bytes
+        .iter()
+        .take(offset)
+        .filter(|&&byte| byte == b'\n')
+        .count()
+}
+
+/// The line of the `index`th item with this keyword from the line `from` on.
+fn nth_line_of(text: &str, wanted: &str, from: usize, index: usize) -> usize {
+    text.lines()
+        .zip(1..)
+        .skip(from - 1)
+        .filter(|(line, _)| keyword(line) == wanted)
+        .nth(index)
+        .map_or(from, |(_, line)| line)
+}
+
+fn keyword(line: &str) -> &str {
+    line.split([' ', '\t']).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_the_file_is_instead() {
+        for (text, word) in [
+            ("router lab 192.0.2.1 9001 0 0\n", "descriptor"),
+            ("@downloaded-at 2024-01-01 00:00:00\nrouter\n", "cache"),
+            ("onion-key\n", "microdescriptors"),
+            ("dir-key-certificate-version 3\n", "certificate"),
+            ("network-status-version 2\n", "another version"),
+            ("network-status-version 3\nvote-status vote\n", "vote"),
+            ("network-status-diff-version 1\n", "difference"),
+        ] {
+            let error = check(text.as_bytes()).unwrap_err();
+            assert!(
+                matches!(error, DocumentError::OtherDocument { found, .. } if found.contains(word)),
+                "{text:?}: {error}"
+            );
+        }
+        assert_eq!(check(b"hello\n"), Err(DocumentError::NotConsensus));
+        assert_eq!(
+            check(b"network-status-version 3 shiny\n"),
+            Err(DocumentError::UnknownFlavor)
+        );
+    }
+
+    #[test]
+    fn names_the_line_of_bad_bytes() {
+        assert_eq!(check(b""), Err(DocumentError::Empty));
+        assert_eq!(
+            check(b"one\ntwo\n\xff\n"),
+            Err(DocumentError::NotUtf8 { line: 3 })
+        );
+        assert_eq!(check(b"one\ntwo\0\n"), Err(DocumentError::Nul { line: 2 }));
+        assert_eq!(
+            check(b"one\ntwo\r\nthree\r\n"),
+            Err(DocumentError::CrLf { line: 2 })
+        );
+    }
+
+    #[test]
+    fn finds_the_lines_of_entries() {
+        let text = "router-like\nr one\na 1\nr two\nr-like\na 2\na 3\nr\tthree\n";
+        assert_eq!(entry_line(text, 0), 2);
+        assert_eq!(entry_line(text, 1), 4);
+        assert_eq!(entry_line(text, 2), 8);
+        assert_eq!(further_line(text, 0, 0), 3);
+        assert_eq!(further_line(text, 1, 1), 7);
+    }
+
+    #[test]
+    fn tells_the_flavour_by_the_number_of_fields() {
+        let text = "r 2 3 4 5 6 7 8 9\nr 2 3 4 5 6 7 8\nr 2 3\ns 2 3 4 5 6 7 8\n";
+        assert_eq!(entry_flavor(text, 1), Some(Flavor::Ns));
+        assert_eq!(entry_flavor(text, 2), Some(Flavor::Microdesc));
+        for line in [0, 3, 4, 5] {
+            assert_eq!(entry_flavor(text, line), None);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! `Validity`: the three times that a consensus carries, and how old it is at a given moment.
+//!
+//! Pure: the moment is an argument. Never decides what an age means for the traffic; that is
+//! the daemon's business.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long after `fresh-until` a consensus is still expected to be the newest on disk. Tor
+/// fetches the next one at a random moment of the following hour.
+pub const FETCH_SLACK: Duration = Duration::from_secs(60 * 60);
+
+/// How long after `valid-until` tor's clients and relays still work with a consensus
+/// (`REASONABLY_LIVE_TIME` in tor).
+pub const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// From when until when a consensus holds: dir-spec, "Preamble".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// `valid-after`: when the document begins to hold.
+    pub valid_after: SystemTime,
+    /// `fresh-until`: when the next document is due.
+    pub fresh_until: SystemTime,
+    /// `valid-until`: when the document ceases to hold.
+    pub valid_until: SystemTime,
+}
+
+/// How old a consensus is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Age {
+    /// Before `valid-after`.
+    Early,
+    /// Up to `fresh-until` + [`FETCH_SLACK`].
+    Fresh,
+    /// Past that, up to `valid-until`.
+    Old,
+    /// Past `valid-until`, up to `valid-until` + [`REASONABLY_LIVE`].
+    Expired,
+    /// Past that: nobody should work with it any more.
+    Stale,
+}
+
+impl Validity {
+    /// The age at `now`.
+    pub fn age(&self, now: SystemTime) -> Age {
+        // A limit beyond what the clock can express is never passed.
+        let passed =
+            |limit: SystemTime, slack| limit.checked_add(slack).is_some_and(|end| now > end);
+        if now < self.valid_after {
+            Age::Early
+        } else if passed(self.valid_until, REASONABLY_LIVE) {
+            Age::Stale
+        } else if passed(self.valid_until, Duration::ZERO) {
+            Age::Expired
+        } else if passed(self.fresh_until, FETCH_SLACK) {
+            Age::Old
+        } else {
+            Age::Fresh
+        }
+    }
+}
+
+impl Age {
+    /// The age as one word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Early => "early",
+            Self::Fresh => "fresh",
+            Self::Old => "old",
+            Self::Expired => "expired",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Early => "early: its time has not begun; compare this machine's clock",
+            Self::Fresh => "fresh",
+            Self::Old => "old: the next one is overdue",
+            Self::Expired => "expired, yet tor still works with it",
+            Self::Stale => "stale: more than a day past its end, tor no longer works with it",
+        })
+    }
+}
+
+/// A time in UTC as the directory writes it: `2021-08-29 19:00:00` (dir-spec, "Iso8601TimeSp").
+/// Fractions of a second are cut off.
+pub fn utc(time: SystemTime) -> String {
+    let seconds = match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => i128::from(since.as_secs()),
+        Err(before) => -i128::from(before.duration().as_secs()),
+    };
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+
+    // Civil date from a day count. Years begin on 1 March here, so that the leap day is the
+    // last of its year; 719,468 days lie between 0000-03-01 and 1970-01-01.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = era * 400 + year_of_era + i128::from(month <= 2);
+
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn utc_agrees_with_known_dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_399, "2000-02-28 23:59:59"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (951_868_800, "2000-03-01 00:00:00"),
+            (1_630_263_600, "2021-08-29 19:00:00"),
+            (4_107_542_400, "2100-03-01 00:00:00"),
+            (1_735_689_599, "2024-12-31 23:59:59"),
+        ] {
+            assert_eq!(utc(at(seconds)), text);
+        }
+        assert_eq!(
+            utc(UNIX_EPOCH - Duration::from_secs(1)),
+            "1969-12-31 23:59:59"
+        );
+    }
+
+    #[test]
+    fn each_age_begins_one_second_past_its_limit() {
+        let hour = 3_600;
+        let validity = Validity {
+            valid_after: at(10 * hour),
+            fresh_until: at(11 * hour),
+            valid_until: at(13 * hour),
+        };
+        for (seconds, age) in [
+            (10 * hour - 1, Age::Early),
+            (10 * hour, Age::Fresh),
+            (12 * hour, Age::Fresh),
+            (12 * hour + 1, Age::Old),
+            (13 * hour, Age::Old),
+            (13 * hour + 1, Age::Expired),
+            (37 * hour, Age::Expired),
+            (37 * hour + 1, Age::Stale),
+        ] {
+            assert_eq!(validity.age(at(seconds)), age, "at {seconds}");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use exitmark::lab::LabError;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Enough to fill caches and pages, and to tell the rate roughly.
+/// Enough to fill caches and pages.
 const WARM_UP_FRAMES: u32 = 100_000;
 const SAMPLING: Duration = Duration::from_millis(10);
 
@@ -34,7 +34,7 @@ pub(crate) fn run(
     })
 }
 
-/// How many frames will take about this long to send, told from a short load. One call of
+/// How many frames will take about this long to send, told from ever longer loads. One call of
 /// BPF_PROG_RUN cannot be timed but only counted, and takes milliseconds to set up.
 fn frames_for(site: &Site, traffic: &Traffic, length: Duration) -> Result<u32, LabError> {
     let time = |frames| {
@@ -43,11 +43,31 @@ fn frames_for(site: &Site, traffic: &Traffic, length: Duration) -> Result<u32, L
         Ok::<_, LabError>(begin.elapsed())
     };
     let set_up = time(64)?;
-    let sending = time(WARM_UP_FRAMES)?.saturating_sub(set_up);
-    let times = length.as_nanos() / sending.as_nanos().max(1_000_000);
-    let frames = u128::from(WARM_UP_FRAMES) * times.max(1);
-    u32::try_from(frames)
-        .map_err(|_| LabError(format!("{frames} frames are more than one run can have")))
+    let mut frames = WARM_UP_FRAMES;
+    loop {
+        let sending = time(frames)?.saturating_sub(set_up);
+        if sending >= length / 10 {
+            let wanted = f64::from(frames) * length.as_secs_f64() / sending.as_secs_f64();
+            return whole(wanted);
+        }
+        frames = whole(f64::from(frames) * 3.0)?;
+    }
+}
+
+/// A number of frames, if one call can send so many.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be within the range of the type"
+)]
+fn whole(frames: f64) -> Result<u32, LabError> {
+    if (0.0..=f64::from(i32::MAX)).contains(&frames) {
+        Ok(frames as u32)
+    } else {
+        Err(LabError(format!(
+            "{frames:.0} frames are more than one run can have"
+        )))
+    }
 }
 
 /// Sends and returns the rate of arrival, in frames a second, while the load was on: neither

@@ -132,9 +132,7 @@ impl Port for MemoryPort {
     }
 
     fn transmit(&mut self, memory: &mut HeapMemory, leaving: &mut Vec<Frame>) {
-        let mut fitting = leaving
-            .len()
-            .min(self.ring - self.unsent.len().min(self.ring));
+        let mut fitting = leaving.len().min(self.ring - self.held().sending);
         while fitting > 0 && leaving[fitting - 1].has_more() {
             fitting -= 1;
         }

@@ -28,6 +28,9 @@ pub(crate) struct Row {
     max: f64,
     loss: f64,
     runs: usize,
+    /// The rate of every round, in their order.
+    #[serde(skip)]
+    rounds: Vec<f64>,
 }
 
 impl Row {
@@ -45,7 +48,14 @@ impl Row {
             max: rounded(*rates.last()?),
             loss: rounded(median(&losses)?),
             runs: samples.len(),
+            rounds: samples.iter().map(|sample| sample.mpps).collect(),
         })
+    }
+
+    /// The median of the ratios within each round: what disturbs a round disturbs both.
+    fn ratio_to(&self, other: &Self) -> Option<f64> {
+        let pairs = self.rounds.iter().zip(&other.rounds);
+        median(&sorted(pairs.map(|(mine, its)| mine / its)))
     }
 }
 
@@ -66,7 +76,7 @@ fn rounded(value: f64) -> f64 {
     (value * 10_000.0).round() / 10_000.0
 }
 
-/// Prints the rows, each with its ratio to `nftables` at the same load.
+/// Prints the rows, each with its ratio to `nftables` with the same load.
 pub(crate) fn print(rows: &[Row]) {
     println!();
     println!(
@@ -76,10 +86,9 @@ pub(crate) fn print(rows: &[Row]) {
         let against = rows
             .iter()
             .find(|other| other.forwarder == "nftables" && other.frame_bytes == row.frame_bytes);
-        let ratio = against.map_or_else(
-            || "-".to_owned(),
-            |other| format!("{:.2}", row.mpps / other.mpps),
-        );
+        let ratio = against
+            .and_then(|other| row.ratio_to(other))
+            .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
         println!(
             "{:<22} {:>5}  {:>11.2}  {:>5.3}  ({:.3} .. {:.3})  {:>6.2} %  {ratio:>10}",
             row.forwarder,

@@ -1,11 +1,12 @@
 //! Numbers that workers count and others read.
 //!
 //! A worker counts a batch in a plain [`Tally`] and adds it to its [`Counters`] once: one
-//! writer a counter, no lock, no bus-locked instruction.
+//! writer a counter, no lock, no bus-locked instruction. What is counted for a frame is the rule
+//! that it met; its class follows from that when somebody reads.
 
 use super::Role;
 use crate::packet::Malformed;
-use crate::policy::Class;
+use crate::policy::{Class, Rule};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +19,16 @@ pub enum DropReason {
     HostMacUnknown,
     /// A frame that only the box's own network stack could take reached user space.
     NotForHost,
+}
+
+impl DropReason {
+    const fn index(self) -> usize {
+        match self {
+            Self::TxFull(role) => role.index(),
+            Self::HostMacUnknown => ROLES,
+            Self::NotForHost => ROLES + 1,
+        }
+    }
 }
 
 /// One number that is counted.
@@ -44,11 +55,14 @@ pub enum Counter {
 }
 
 const ROLES: usize = Role::ALL.len();
-const CLASSES: usize = Class::ALL.len();
-const MALFORMED: usize = Malformed::ALL.len();
-const SINGLES: usize = 4;
+const RULES: usize = Rule::ALL.len();
 const DROPS: usize = ROLES + 2;
-const SLOTS: usize = 2 * ROLES + CLASSES + MALFORMED + SINGLES + DROPS;
+/// Where each kind of counter begins.
+const FORWARDED: usize = ROLES;
+const RULE: usize = FORWARDED + ROLES;
+const SINGLE: usize = RULE + RULES;
+const DROP: usize = SINGLE + 3;
+const SLOTS: usize = DROP + DROPS;
 
 impl Counter {
     /// Every counter, in the order in which they are shown.
@@ -73,24 +87,24 @@ impl Counter {
             .chain(drops)
     }
 
-    const fn slot(self) -> usize {
-        const CLASS: usize = 2 * ROLES;
-        const MALFORMED_FIRST: usize = CLASS + CLASSES;
-        const SINGLE: usize = MALFORMED_FIRST + MALFORMED;
-        const DROP: usize = SINGLE + SINGLES;
-        match self {
-            Self::Received(role) => role.index(),
-            Self::Forwarded(role) => ROLES + role.index(),
-            Self::Class(class) => CLASS + class as usize,
-            Self::Malformed(reason) => MALFORMED_FIRST + reason as usize,
-            Self::Marked => SINGLE,
-            Self::Cleared => SINGLE + 1,
-            Self::Disagreement => SINGLE + 2,
-            Self::UnseenFragment => SINGLE + 3,
-            Self::Dropped(DropReason::TxFull(role)) => DROP + role.index(),
-            Self::Dropped(DropReason::HostMacUnknown) => DROP + ROLES,
-            Self::Dropped(DropReason::NotForHost) => DROP + ROLES + 1,
-        }
+    /// The slots whose sum this counter is.
+    fn slots(self) -> impl Iterator<Item = usize> {
+        let rules = Rule::ALL.into_iter().filter(move |&rule| match self {
+            Self::Class(class) => rule.class() == class,
+            Self::Malformed(reason) => rule == Rule::Malformed(reason),
+            Self::UnseenFragment => rule == Rule::UnseenFragment,
+            _ => false,
+        });
+        let single = match self {
+            Self::Received(role) => Some(role.index()),
+            Self::Forwarded(role) => Some(FORWARDED + role.index()),
+            Self::Marked => Some(SINGLE),
+            Self::Cleared => Some(SINGLE + 1),
+            Self::Disagreement => Some(SINGLE + 2),
+            Self::Dropped(reason) => Some(DROP + reason.index()),
+            Self::Class(_) | Self::Malformed(_) | Self::UnseenFragment => None,
+        };
+        rules.map(|rule| RULE + rule.index()).chain(single)
     }
 }
 
@@ -123,21 +137,42 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Counts one.
+    /// Counts the rule that a frame met.
     #[inline]
-    pub fn count(&mut self, counter: Counter) {
-        self.0[counter.slot()] += 1;
+    pub(super) const fn met(&mut self, rule: Rule) {
+        self.0[RULE + rule.index()] += 1;
     }
 
-    /// Counts several.
     #[inline]
-    pub fn count_many(&mut self, counter: Counter, number: u64) {
-        self.0[counter.slot()] += number;
+    pub(super) const fn marked(&mut self) {
+        self.0[SINGLE] += 1;
+    }
+
+    #[inline]
+    pub(super) const fn cleared(&mut self) {
+        self.0[SINGLE + 1] += 1;
+    }
+
+    #[inline]
+    pub(super) const fn disagreed(&mut self) {
+        self.0[SINGLE + 2] += 1;
+    }
+
+    pub(super) const fn received(&mut self, role: Role, frames: u64) {
+        self.0[role.index()] += frames;
+    }
+
+    pub(super) const fn forwarded(&mut self, role: Role, frames: u64) {
+        self.0[FORWARDED + role.index()] += frames;
+    }
+
+    pub(super) const fn dropped(&mut self, reason: DropReason, frames: u64) {
+        self.0[DROP + reason.index()] += frames;
     }
 
     /// What has been counted.
     pub fn of(&self, counter: Counter) -> u64 {
-        self.0[counter.slot()]
+        counter.slots().map(|slot| self.0[slot]).sum()
     }
 
     /// Adds another tally to this one.
@@ -223,18 +258,21 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_counter_has_a_slot_and_a_name_of_its_own() {
-        let slots: BTreeSet<_> = Counter::all().map(Counter::slot).collect();
-        let names: BTreeSet<_> = Counter::all().map(|counter| counter.to_string()).collect();
+    fn every_slot_is_read_and_every_counter_has_a_name_of_its_own() {
+        let slots: BTreeSet<_> = Counter::all().flat_map(Counter::slots).collect();
         assert_eq!(slots, (0..SLOTS).collect());
-        assert_eq!(names.len(), SLOTS);
+        let names: BTreeSet<_> = Counter::all().map(|counter| counter.to_string()).collect();
+        assert_eq!(names.len(), Counter::all().count());
+        for (index, rule) in Rule::ALL.into_iter().enumerate() {
+            assert_eq!(rule.index(), index);
+        }
     }
 
     #[test]
     fn publishing_moves_counts_once() {
         let counters = Counters::default();
         let mut tally = Tally::default();
-        tally.count(Counter::Marked);
+        tally.marked();
         counters.publish(&mut tally);
         counters.publish(&mut tally);
         assert_eq!(counters.read().of(Counter::Marked), 1);
@@ -244,12 +282,13 @@ mod tests {
     #[test]
     fn a_line_shows_every_class_and_what_is_not_zero() {
         let mut tally = Tally::default();
-        tally.count(Counter::Class(Class::Exit));
-        tally.count(Counter::Dropped(DropReason::TxFull(Role::Uplink)));
+        tally.met(Rule::ExitProtocol);
+        tally.met(Rule::UnseenFragment);
+        tally.dropped(DropReason::TxFull(Role::Uplink), 2);
         assert_eq!(
             tally.to_string(),
-            "non_ip=0 malformed=0 foreign=0 resolver=0 reply=0 relay=0 exempt=0 exit=1 host=0 \
-             dropped_uplink_tx_full=1"
+            "non_ip=0 malformed=0 foreign=0 resolver=0 reply=0 relay=0 exempt=0 exit=1 host=1 \
+             unseen_fragment=1 dropped_uplink_tx_full=2"
         );
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! No ring, no system call, no allocation. This is the code that `explain` runs too.
 
-use super::{Counter, DropReason, Frame, Links, Memory, PerRole, Role, Tally};
+use super::{DropReason, Frame, Links, Memory, PerRole, Role, Tally};
 use crate::packet::{self, Dscp, MacAddr};
 use crate::policy::{Egress, FragmentTable, Rule, Snapshot, Verdict, judge};
 use std::sync::Arc;
@@ -88,37 +88,37 @@ impl Forwarder {
                 memory.prefetch(frame);
             }
         }
+        let mut packets = 0;
         let mut frames = arrived.drain(..whole);
         while let Some(first) = frames.next() {
+            packets += 1;
             if reads_headers && let Some(ahead) = frames.as_slice().get(PREFETCH_AHEAD - 1) {
                 memory.prefetch(ahead);
             }
-            let mut frame_bytes = first.length();
-            let mut rest = 0;
-            if first.has_more() {
-                for next in frames.as_slice() {
-                    frame_bytes += next.length();
-                    rest += 1;
-                    if !next.has_more() {
-                        break;
-                    }
-                }
-            }
+            let (rest, rest_bytes) = if first.has_more() {
+                extent(frames.as_slice())
+            } else {
+                (0, 0)
+            };
+            let frame_bytes = first.length() + rest_bytes;
             let (outcome, _) = self.forward(ingress, memory.bytes(&first), frame_bytes, now);
             let queue = match outcome {
                 Outcome::Forward(role) => &mut outbox.leaving[role],
                 Outcome::Stack => {
-                    self.tally.count(Counter::Dropped(DropReason::NotForHost));
+                    self.tally.dropped(DropReason::NotForHost, 1);
                     &mut outbox.dropped
                 }
                 Outcome::Drop(reason) => {
-                    self.tally.count(Counter::Dropped(reason));
+                    self.tally.dropped(reason, 1);
                     &mut outbox.dropped
                 }
             };
             queue.push(first);
-            queue.extend(frames.by_ref().take(rest));
+            if rest > 0 {
+                queue.extend(frames.by_ref().take(rest));
+            }
         }
+        self.tally.received(ingress, packets);
     }
 
     /// Decides one frame and rewrites it. `frame` is the part with the headers, `frame_bytes`
@@ -131,14 +131,13 @@ impl Forwarder {
         frame_bytes: usize,
         now: Duration,
     ) -> (Outcome, Option<Verdict>) {
-        self.tally.count(Counter::Received(ingress));
         match ingress {
             Role::Host => {
                 let (role, verdict) = self.outbound(frame, frame_bytes, now);
                 (Outcome::Forward(role), Some(verdict))
             }
-            Role::Uplink => (self.from_uplink(frame), None),
-            Role::Incoming => (self.from_incoming(frame), None),
+            Role::Uplink => (self.inbound(frame), None),
+            Role::Incoming => (self.inbound_by_incoming(frame), None),
         }
     }
 
@@ -169,26 +168,21 @@ impl Forwarder {
 
     #[inline]
     fn count(&mut self, verdict: &Verdict) {
-        self.tally.count(Counter::Class(verdict.class()));
-        match verdict.rule {
-            Rule::Malformed(reason) => self.tally.count(Counter::Malformed(reason)),
-            Rule::UnseenFragment => self.tally.count(Counter::UnseenFragment),
-            _ => {}
-        }
+        self.tally.met(verdict.rule);
         match verdict.remark {
-            Some(remark) if remark.dscp == Dscp::DEFAULT => self.tally.count(Counter::Cleared),
-            Some(_) => self.tally.count(Counter::Marked),
+            Some(remark) if remark.dscp == Dscp::DEFAULT => self.tally.cleared(),
+            Some(_) => self.tally.marked(),
             None => {}
         }
         if verdict.disagreement {
-            self.tally.count(Counter::Disagreement);
+            self.tally.disagreed();
         }
     }
 
     /// The wire's other direction. Nothing changes, but where this NIC is `incoming` too, what
     /// was sent to its own address for the host goes to the host's.
     #[inline]
-    fn from_uplink(&self, frame: &mut [u8]) -> Outcome {
+    fn inbound(&self, frame: &mut [u8]) -> Outcome {
         match self.links.incoming() {
             Some(link) if link.port == Role::Uplink => match self.routed_to_host(frame, link.own) {
                 Some(outcome) => outcome,
@@ -201,7 +195,7 @@ impl Forwarder {
     /// `incoming` is a member of another network: only what was sent to the box's MAC address
     /// for the host's IP addresses goes on.
     #[inline]
-    fn from_incoming(&self, frame: &mut [u8]) -> Outcome {
+    fn inbound_by_incoming(&self, frame: &mut [u8]) -> Outcome {
         self.links
             .incoming()
             .and_then(|link| self.routed_to_host(frame, link.own))
@@ -227,4 +221,13 @@ impl Forwarder {
             None => Outcome::Drop(DropReason::HostMacUnknown),
         })
     }
+}
+
+/// How many frames, and bytes, the rest of a packet takes.
+#[cold]
+fn extent(rest: &[Frame]) -> (usize, usize) {
+    let last = rest.iter().position(|frame| !frame.has_more());
+    let frames = last.map_or(rest.len(), |last| last + 1);
+    let bytes = rest[..frames].iter().map(Frame::length).sum();
+    (frames, bytes)
 }

@@ -4,9 +4,7 @@
 //! nothing arrived forgets completions and unsent frames. No port can hold up another: what
 //! does not fit into a transmit ring is dropped, by that port's name.
 
-use super::{
-    Counter, Counters, DropReason, Forwarder, Frame, FramePool, Outbox, PerRole, Port, Role,
-};
+use super::{Counters, DropReason, Forwarder, Frame, FramePool, Outbox, PerRole, Port, Role};
 use crate::policy::Snapshot;
 use crossbeam::channel::{Receiver, Sender};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -190,8 +188,8 @@ impl<P: Port> Worker<P> {
             let left = packets(leaving);
             sent -= left;
             let tally = self.forwarder.tally();
-            tally.count_many(Counter::Forwarded(role), sent);
-            tally.count_many(Counter::Dropped(DropReason::TxFull(role)), left);
+            tally.forwarded(role, sent);
+            tally.dropped(DropReason::TxFull(role), left);
             self.outbox.dropped.append(leaving);
         }
         for frame in self.outbox.dropped.drain(..) {

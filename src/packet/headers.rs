@@ -1,8 +1,9 @@
 //! From a frame to the few fields that the policy looks at.
 
 use super::ethernet::{self, Payload};
-use super::{be16, ipv4, ipv6};
-use std::net::IpAddr;
+use super::{ipv4, ipv6};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// IP protocol numbers that the policy knows.
 pub mod protocol {
@@ -19,8 +20,10 @@ pub enum Headers {
     NotIp,
     /// The ethertype says IP, the bytes do not.
     Malformed(Malformed),
-    /// An IP packet.
-    Ip(Packet),
+    /// An IPv4 packet.
+    V4(Packet<u32>),
+    /// An IPv6 packet.
+    V6(Packet<u128>),
 }
 
 /// Why an IP packet could not be read.
@@ -77,25 +80,49 @@ pub enum Version {
     V6,
 }
 
+/// An address of either family as a number, in host byte order: what is compared and hashed for
+/// every frame. Code that takes either is compiled for each, and asks no packet its version.
+pub trait Address: Copy + Ord + Hash {
+    /// The family.
+    const VERSION: Version;
+
+    /// The address as other code has it.
+    fn to_ip(self) -> IpAddr;
+}
+
+impl Address for u32 {
+    const VERSION: Version = Version::V4;
+
+    fn to_ip(self) -> IpAddr {
+        Ipv4Addr::from(self).into()
+    }
+}
+
+impl Address for u128 {
+    const VERSION: Version = Version::V6;
+
+    fn to_ip(self) -> IpAddr {
+        Ipv6Addr::from(self).into()
+    }
+}
+
 /// The fields of an IP packet that a verdict depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
+pub struct Packet<A> {
+    /// The source address.
+    pub source: A,
+    /// The destination address.
+    pub destination: A,
     /// Where the IP header begins, in bytes from the start of the frame.
     pub l3: usize,
-    /// IPv4 or IPv6.
-    pub version: Version,
-    /// The ToS or traffic-class byte.
-    pub tos: u8,
-    /// The source address.
-    pub source: IpAddr,
-    /// The destination address.
-    pub destination: IpAddr,
-    /// The IP protocol number behind every extension header that could be walked.
-    pub protocol: u8,
     /// TCP's or UDP's ports; none for another protocol and for a later fragment.
     pub ports: Option<Ports>,
     /// Set where the packet is one part of a larger one.
     pub fragment: Option<Fragment>,
+    /// The ToS or traffic-class byte.
+    pub tos: u8,
+    /// The IP protocol number behind every extension header that could be walked.
+    pub protocol: u8,
 }
 
 /// A pair of transport ports.
@@ -118,64 +145,48 @@ pub struct Fragment {
     pub first: bool,
 }
 
-/// What the IP readers hand back: a packet whose transport header has not been looked at.
-pub(super) struct Network {
-    pub(super) version: Version,
-    pub(super) tos: u8,
-    pub(super) source: IpAddr,
-    pub(super) destination: IpAddr,
-    pub(super) protocol: u8,
-    pub(super) fragment: Option<Fragment>,
-    /// Where the transport header begins and where the packet ends, from the frame's start.
-    pub(super) l4: usize,
-    pub(super) end: usize,
-}
-
 /// Reads a frame's headers.
 ///
 /// `frame` is the readable part, `frame_bytes` the length of the whole frame: they differ
 /// where a jumbo frame lies in several buffers. No input makes it panic.
 #[inline]
 pub fn parse(frame: &[u8], frame_bytes: usize) -> Headers {
-    let (l3, network) = match ethernet::payload(frame) {
-        Payload::Ipv4(l3) => (l3, ipv4::read(frame, l3, frame_bytes)),
-        Payload::Ipv6(l3) => (l3, ipv6::read(frame, l3, frame_bytes)),
-        Payload::Other => return Headers::NotIp,
-    };
-    match network.and_then(|network| finish(frame, l3, network)) {
-        Ok(packet) => Headers::Ip(packet),
-        Err(reason) => Headers::Malformed(reason),
+    match ethernet::payload(frame) {
+        Payload::Ipv4(l3) => match ipv4::read(frame, l3, frame_bytes) {
+            Ok(packet) => Headers::V4(packet),
+            Err(reason) => Headers::Malformed(reason),
+        },
+        Payload::Ipv6(l3) => match ipv6::read(frame, l3, frame_bytes) {
+            Ok(packet) => Headers::V6(packet),
+            Err(reason) => Headers::Malformed(reason),
+        },
+        Payload::Other => Headers::NotIp,
     }
 }
 
+/// The ports of a packet whose transport header begins at `l4` and which ends at `end`, both
+/// from the frame's start. A later fragment has none, and neither has another protocol.
 #[inline]
-fn finish(frame: &[u8], l3: usize, network: Network) -> Result<Packet, Malformed> {
-    let later = network.fragment.is_some_and(|fragment| !fragment.first);
-    let ports = match network.protocol {
-        protocol::TCP | protocol::UDP if !later => {
-            let readable = &frame[..network.end.min(frame.len())];
-            let (Some(source), Some(destination)) =
-                (be16(readable, network.l4), be16(readable, network.l4 + 2))
-            else {
-                return Err(Malformed::ShortTransport);
-            };
-            Some(Ports {
-                source,
-                destination,
-            })
-        }
-        _ => None,
-    };
-    Ok(Packet {
-        l3,
-        version: network.version,
-        tos: network.tos,
-        source: network.source,
-        destination: network.destination,
-        protocol: network.protocol,
-        ports,
-        fragment: network.fragment,
-    })
+pub(super) fn ports(
+    frame: &[u8],
+    l4: usize,
+    end: usize,
+    protocol: u8,
+    fragment: Option<Fragment>,
+) -> Result<Option<Ports>, Malformed> {
+    let later = fragment.is_some_and(|fragment| !fragment.first);
+    if later || !matches!(protocol, protocol::TCP | protocol::UDP) {
+        return Ok(None);
+    }
+    let bytes = frame
+        .get(l4..l4 + 4)
+        .filter(|_| l4 + 4 <= end)
+        .and_then(|bytes| bytes.first_chunk::<4>())
+        .ok_or(Malformed::ShortTransport)?;
+    Ok(Some(Ports {
+        source: u16::from_be_bytes([bytes[0], bytes[1]]),
+        destination: u16::from_be_bytes([bytes[2], bytes[3]]),
+    }))
 }
 
 /// The destination address of an IP packet, if the frame holds that much of one. The rest of
@@ -189,13 +200,13 @@ pub fn destination(frame: &[u8]) -> Option<IpAddr> {
     }
 }
 
-impl Packet {
+impl<A: Address> Packet<A> {
     /// Whether the transport ports are needed to classify this packet and lie in another
     /// fragment: it is a later one of TCP, of UDP, or of an unfinished IPv6 header chain.
     #[inline]
     pub fn ports_are_elsewhere(&self) -> bool {
         self.fragment.is_some_and(|fragment| !fragment.first)
             && (matches!(self.protocol, protocol::TCP | protocol::UDP)
-                || self.version == Version::V6 && ipv6::is_extension(self.protocol))
+                || A::VERSION == Version::V6 && ipv6::is_extension(self.protocol))
     }
 }

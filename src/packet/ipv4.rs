@@ -1,7 +1,6 @@
 //! The IPv4 header (RFC 791).
 
-use super::be16;
-use super::headers::{Fragment, Malformed, Network, Version};
+use super::headers::{Fragment, Malformed, Packet, ports};
 use std::net::{IpAddr, Ipv4Addr};
 
 const MIN_BYTES: usize = 20;
@@ -18,48 +17,45 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// Reads the header at `l3`; `frame_bytes` is the length of the whole frame, of which `frame`
 /// may be only the first part. Options are skipped by IHL.
 #[inline]
-pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Network, Malformed> {
-    let header: &[u8; MIN_BYTES] = frame
-        .get(l3..l3 + MIN_BYTES)
-        .and_then(|bytes| bytes.try_into().ok())
+pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet<u32>, Malformed> {
+    let header = frame
+        .get(l3..)
+        .and_then(|rest| rest.first_chunk::<MIN_BYTES>())
         .ok_or(Malformed::ShortHeader)?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
     if header[0] >> 4 != 4 {
         return Err(Malformed::WrongVersion);
     }
     let header_bytes = usize::from(header[0] & 0x0f) * 4;
-    let total = usize::from(u16::from_be_bytes([
-        header[TOTAL_LENGTH],
-        header[TOTAL_LENGTH + 1],
-    ]));
+    let total = usize::from(word(TOTAL_LENGTH));
     if header_bytes < MIN_BYTES || total < header_bytes {
         return Err(Malformed::BadLength);
     }
     if l3 + total > frame_bytes {
         return Err(Malformed::BeyondFrame);
     }
-    let flags = u16::from_be_bytes([header[FLAGS_AND_OFFSET], header[FLAGS_AND_OFFSET + 1]]);
     let protocol = header[PROTOCOL];
+    let flags = word(FLAGS_AND_OFFSET);
     let fragment = if flags & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0 {
         None
     } else {
         Some(Fragment {
-            id: u32::from(be16(header, IDENTIFICATION).unwrap_or(0)),
+            id: u32::from(word(IDENTIFICATION)),
             protocol,
             first: flags & FRAGMENT_OFFSET == 0,
         })
     };
     let address = |at: usize| {
-        Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).into()
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
-    Ok(Network {
-        version: Version::V4,
-        tos: header[1],
+    Ok(Packet {
         source: address(SOURCE),
         destination: address(DESTINATION),
-        protocol,
+        l3,
+        ports: ports(frame, l3 + header_bytes, l3 + total, protocol, fragment)?,
         fragment,
-        l4: l3 + header_bytes,
-        end: l3 + total,
+        tos: header[1],
+        protocol,
     })
 }
 

@@ -1,6 +1,6 @@
 //! The IPv6 header and its extension headers (RFC 8200).
 
-use super::headers::{Fragment, Malformed, Network, Version};
+use super::headers::{Fragment, Malformed, Packet, ports};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// How many extension headers are walked; a chain longer than this is malformed to us.
@@ -29,10 +29,10 @@ pub(super) const fn is_extension(next_header: u8) -> bool {
 /// Reads the header at `l3` and walks what follows it to the transport header. The arguments
 /// are those of the IPv4 reader.
 #[inline]
-pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Network, Malformed> {
-    let header: &[u8; HEADER_BYTES] = frame
-        .get(l3..l3 + HEADER_BYTES)
-        .and_then(|bytes| bytes.try_into().ok())
+pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet<u128>, Malformed> {
+    let header = frame
+        .get(l3..)
+        .and_then(|rest| rest.first_chunk::<HEADER_BYTES>())
         .ok_or(Malformed::ShortHeader)?;
     if header[0] >> 4 != 6 {
         return Err(Malformed::WrongVersion);
@@ -42,26 +42,28 @@ pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Networ
     if end > frame_bytes {
         return Err(Malformed::BeyondFrame);
     }
-    let address = |at: usize| {
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&header[at..at + 16]);
-        Ipv6Addr::from(bytes).into()
-    };
-    let network = Network {
-        version: Version::V6,
-        tos: header[0] << 4 | header[1] >> 4,
-        source: address(SOURCE),
-        destination: address(DESTINATION),
+    let mut chain = Chain {
         protocol: header[NEXT_HEADER],
         fragment: None,
         l4: l3 + HEADER_BYTES,
-        end,
     };
-    if is_extension(network.protocol) {
-        walk(frame, network)
-    } else {
-        Ok(network)
+    if is_extension(chain.protocol) {
+        chain.walk(frame, end)?;
     }
+    let address = |at: usize| {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&header[at..at + 16]);
+        u128::from_be_bytes(bytes)
+    };
+    Ok(Packet {
+        source: address(SOURCE),
+        destination: address(DESTINATION),
+        l3,
+        ports: ports(frame, chain.l4, end, chain.protocol, chain.fragment)?,
+        fragment: chain.fragment,
+        tos: header[0] << 4 | header[1] >> 4,
+        protocol: chain.protocol,
+    })
 }
 
 /// The destination address, whatever the rest of the header says.
@@ -72,39 +74,51 @@ pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
     (header[0] >> 4 == 6).then(|| Ipv6Addr::from(*address).into())
 }
 
-/// Steps over extension headers. It ends behind the fragment header of a later fragment:
-/// what follows there is payload (RFC 8200 section 4.5).
-fn walk(frame: &[u8], mut network: Network) -> Result<Network, Malformed> {
-    let readable = network.end.min(frame.len());
-    for _ in 0..MAX_EXTENSION_HEADERS {
-        let extension = frame
-            .get(network.l4..readable)
-            .and_then(|rest| rest.first_chunk::<8>())
-            .ok_or(Malformed::ShortExtension)?;
-        let kind = network.protocol;
-        network.protocol = extension[0];
-        if kind == FRAGMENT {
-            network.l4 += 8;
-            let [_, _, high, low, id @ ..] = *extension;
-            let offset_and_more = u16::from_be_bytes([high, low]);
-            let (first, more) = (offset_and_more >> 3 == 0, offset_and_more & 1 == 1);
-            // Offset 0 with nothing to follow is an atomic fragment (RFC 6946): a whole packet.
-            if !first || more {
-                network.fragment = Some(Fragment {
-                    id: u32::from_be_bytes(id),
-                    protocol: network.protocol,
-                    first,
-                });
+/// Where a walk along extension headers has come to.
+struct Chain {
+    /// What the header at `l4` is.
+    protocol: u8,
+    /// What the fragment header said, if one was met.
+    fragment: Option<Fragment>,
+    /// From the frame's start.
+    l4: usize,
+}
+
+impl Chain {
+    /// Steps over extension headers. It ends behind the fragment header of a later fragment:
+    /// what follows there is payload (RFC 8200 section 4.5).
+    fn walk(&mut self, frame: &[u8], end: usize) -> Result<(), Malformed> {
+        let readable = end.min(frame.len());
+        for _ in 0..MAX_EXTENSION_HEADERS {
+            let extension = frame
+                .get(self.l4..readable)
+                .and_then(|rest| rest.first_chunk::<8>())
+                .ok_or(Malformed::ShortExtension)?;
+            let kind = self.protocol;
+            self.protocol = extension[0];
+            if kind == FRAGMENT {
+                self.l4 += 8;
+                let [_, _, high, low, id @ ..] = *extension;
+                let offset_and_more = u16::from_be_bytes([high, low]);
+                let (first, more) = (offset_and_more >> 3 == 0, offset_and_more & 1 == 1);
+                // Offset 0 with nothing to follow is an atomic fragment (RFC 6946): a whole packet.
+                if !first || more {
+                    self.fragment = Some(Fragment {
+                        id: u32::from_be_bytes(id),
+                        protocol: self.protocol,
+                        first,
+                    });
+                }
+                if !first {
+                    return Ok(());
+                }
+            } else {
+                self.l4 += (usize::from(extension[1]) + 1) * 8;
             }
-            if !first {
-                return Ok(network);
+            if !is_extension(self.protocol) {
+                return Ok(());
             }
-        } else {
-            network.l4 += (usize::from(extension[1]) + 1) * 8;
         }
-        if !is_extension(network.protocol) {
-            return Ok(network);
-        }
+        Err(Malformed::TooManyExtensions)
     }
-    Err(Malformed::TooManyExtensions)
 }

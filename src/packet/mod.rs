@@ -16,7 +16,7 @@ pub use checksum::{internet_checksum, ipv4_header_checksum_is_good, replace_word
 pub use dscp::{Dscp, DscpError, Ecn};
 pub use ethernet::{ETHERNET_HEADER_BYTES, MAX_VLAN_TAGS, MacAddr, MacAddrError};
 pub use headers::{
-    Fragment, Headers, Malformed, Packet, Ports, Version, destination, parse, protocol,
+    Address, Fragment, Headers, Malformed, Packet, Ports, Version, destination, parse, protocol,
 };
 pub use ipv6::MAX_EXTENSION_HEADERS;
 pub use rewrite::{set_destination_mac, set_dscp, set_macs};

@@ -6,6 +6,7 @@
 //! touches one cache line in nearly every case. The hash is keyed at random, because
 //! whoever runs relays picks their addresses: nobody can aim for one long chain of collisions.
 
+use super::Family;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -84,8 +85,8 @@ impl EndpointSet {
                 return Err(EndpointSetError::PortZero);
             }
             match endpoint.address {
-                IpAddr::V4(address) => v4.push(v4_key(address, endpoint.port)),
-                IpAddr::V6(address) => v6.push((u128::from(address), endpoint.port)),
+                IpAddr::V4(address) => v4.push(u32::from(address).key(endpoint.port)),
+                IpAddr::V6(address) => v6.push(u128::from(address).key(endpoint.port)),
             }
         }
         v4.sort_unstable();
@@ -106,9 +107,23 @@ impl EndpointSet {
     #[inline]
     pub fn contains(&self, address: IpAddr, port: u16) -> bool {
         match address {
-            IpAddr::V4(address) => self.v4.contains(v4_key(address, port)),
-            IpAddr::V6(address) => self.v6.contains((u128::from(address), port)),
+            IpAddr::V4(address) => self.lists(u32::from(address), port),
+            IpAddr::V6(address) => self.lists(u128::from(address), port),
         }
+    }
+
+    /// The same for an address of a family that is known already.
+    #[inline]
+    pub(super) fn lists<F: Family>(&self, address: F, port: u16) -> bool {
+        F::table(self).contains(address.key(port))
+    }
+
+    pub(super) const fn v4(&self) -> &Table<u64> {
+        &self.v4
+    }
+
+    pub(super) const fn v6(&self) -> &Table<(u128, u16)> {
+        &self.v6
     }
 
     /// How many endpoints the set holds, both families together.
@@ -148,23 +163,21 @@ impl fmt::Debug for EndpointSet {
     }
 }
 
-#[inline]
-fn v4_key(address: Ipv4Addr, port: u16) -> u64 {
-    (u64::from(u32::from(address)) << 16) | u64::from(port)
-}
-
 /// What can be stored in a [`Table`]: a key with a spare value for "empty". Port 0 is never
 /// stored, so an all-zero key is free.
-trait Key: Copy + Eq {
+pub(super) trait Key: Copy + Eq {
     const VACANT: Self;
-    fn fold(self) -> u64;
+
+    /// Multiply-shift hashing (Dietzfelbinger et al. 1997): the top bits of the result are
+    /// universal over random odd multipliers.
+    fn hash(self, multipliers: &[u64; 3]) -> u64;
 }
 
 impl Key for u64 {
     const VACANT: Self = 0;
     #[inline]
-    fn fold(self) -> u64 {
-        self
+    fn hash(self, multipliers: &[u64; 3]) -> u64 {
+        self.wrapping_mul(multipliers[0])
     }
 }
 
@@ -173,19 +186,21 @@ impl Key for (u128, u16) {
     #[inline]
     #[allow(
         clippy::cast_possible_truncation,
-        reason = "the two halves are folded on purpose"
+        reason = "an address is hashed in two halves"
     )]
-    fn fold(self) -> u64 {
+    fn hash(self, multipliers: &[u64; 3]) -> u64 {
         let (high, low) = ((self.0 >> 64) as u64, self.0 as u64);
-        (high.rotate_left(29) ^ u64::from(self.1)).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low
+        high.wrapping_mul(multipliers[0])
+            .wrapping_add(low.wrapping_mul(multipliers[1]))
+            .wrapping_add(u64::from(self.1).wrapping_mul(multipliers[2]))
     }
 }
 
 /// Open addressing with linear probing.
-struct Table<K> {
+pub(super) struct Table<K> {
     slots: Box<[K]>,
     shift: u32,
-    seed: u64,
+    multipliers: [u64; 3],
     len: usize,
 }
 
@@ -193,10 +208,11 @@ impl<K: Key> Table<K> {
     fn new(keys: &[K]) -> Self {
         // Twice the keys, at least 8: a vacant slot always ends a probe.
         let capacity = (keys.len() * 2).next_power_of_two().max(8);
+        let random = RandomState::new();
         let mut table = Self {
             slots: vec![K::VACANT; capacity].into_boxed_slice(),
             shift: u64::BITS - capacity.trailing_zeros(),
-            seed: RandomState::new().hash_one(capacity) | 1,
+            multipliers: [1, 2, 3].map(|number| random.hash_one(number) | 1),
             len: keys.len(),
         };
         for &key in keys {
@@ -209,17 +225,14 @@ impl<K: Key> Table<K> {
         table
     }
 
-    /// The slot where the search for `key` begins: the top bits of a keyed 128-bit product,
-    /// folded, so that every bit of the key reaches them.
+    /// The slot where the search for `key` begins.
     #[inline]
     #[allow(
         clippy::cast_possible_truncation,
-        reason = "the product's two halves are folded on purpose"
+        reason = "after the shift, a slot's number is left"
     )]
     fn home(&self, key: K) -> usize {
-        let product = u128::from(key.fold() ^ self.seed) * u128::from(0xd6e8_feb8_6659_fd93_u64);
-        let mixed = ((product >> 64) as u64 ^ product as u64).wrapping_mul(self.seed);
-        (mixed >> self.shift) as usize
+        (key.hash(&self.multipliers) >> self.shift) as usize
     }
 
     #[inline]

@@ -4,7 +4,7 @@
 //! what identifies its packet, under a key that never leaves this table.
 
 use super::Rule;
-use crate::packet::{Fragment, Packet};
+use crate::packet::{Address, Fragment, Packet};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
@@ -40,7 +40,13 @@ impl Default for FragmentTable {
 
 impl FragmentTable {
     /// Remembers the rule that a first fragment met. `now` counts from any fixed moment.
-    pub fn remember(&mut self, packet: &Packet, fragment: Fragment, rule: Rule, now: Duration) {
+    pub fn remember<A: Address>(
+        &mut self,
+        packet: &Packet<A>,
+        fragment: Fragment,
+        rule: Rule,
+        now: Duration,
+    ) {
         let key = self.hash(packet, fragment);
         let entry = Some(Entry {
             key,
@@ -58,7 +64,12 @@ impl FragmentTable {
     }
 
     /// The rule that the packet's first fragment met, if it was seen in time.
-    pub fn recall(&self, packet: &Packet, fragment: Fragment, now: Duration) -> Option<Rule> {
+    pub fn recall<A: Address>(
+        &self,
+        packet: &Packet<A>,
+        fragment: Fragment,
+        now: Duration,
+    ) -> Option<Rule> {
         let key = self.hash(packet, fragment);
         self.sets[set_of(key)]
             .iter()
@@ -67,7 +78,7 @@ impl FragmentTable {
             .map(|entry| entry.rule)
     }
 
-    fn hash(&self, packet: &Packet, fragment: Fragment) -> u64 {
+    fn hash<A: Address>(&self, packet: &Packet<A>, fragment: Fragment) -> u64 {
         self.key.hash_one((
             packet.source,
             packet.destination,
@@ -88,9 +99,9 @@ const fn set_of(key: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::{Version, protocol};
+    use crate::packet::protocol;
 
-    fn packet(id: u32) -> (Packet, Fragment) {
+    fn packet(id: u32) -> (Packet<u32>, Fragment) {
         let fragment = Fragment {
             id,
             protocol: protocol::TCP,
@@ -98,10 +109,9 @@ mod tests {
         };
         let packet = Packet {
             l3: 14,
-            version: Version::V4,
             tos: 0,
-            source: "192.0.2.1".parse().unwrap(),
-            destination: "198.51.100.7".parse().unwrap(),
+            source: 0xc000_0201,
+            destination: 0xc633_6407,
             protocol: protocol::TCP,
             ports: None,
             fragment: Some(fragment),
@@ -133,11 +143,11 @@ mod tests {
         let now = Duration::ZERO;
         table.remember(&one, fragment, Rule::ExitProtocol, now);
         let other_source = Packet {
-            source: "192.0.2.2".parse().unwrap(),
+            source: 0xc000_0202,
             ..one
         };
         let other_destination = Packet {
-            destination: "198.51.100.8".parse().unwrap(),
+            destination: 0xc633_6408,
             ..one
         };
         let other_id = Fragment { id: 8, ..fragment };

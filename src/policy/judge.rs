@@ -2,7 +2,8 @@
 //! place where it is written.
 
 use super::{
-    AtUplink, Class, Egress, ExitProtocols, FragmentTable, Mode, Remark, Rule, Snapshot, Verdict,
+    AtUplink, Class, Egress, ExitProtocols, Family, FragmentTable, Mode, Remark, Rule, Snapshot,
+    Verdict,
 };
 use crate::packet::{Dscp, Fragment, Headers, Packet, Ports, protocol};
 use std::time::Duration;
@@ -19,47 +20,55 @@ pub fn judge(
     fragments: &mut FragmentTable,
     now: Duration,
 ) -> Verdict {
-    let packet = match headers {
-        Headers::Ip(packet) => packet,
-        Headers::NotIp => return untouched(Rule::NotIp),
-        Headers::Malformed(reason) => return untouched(Rule::Malformed(*reason)),
-    };
+    match headers {
+        Headers::V4(packet) => judge_packet(packet, snapshot, fragments, now),
+        Headers::V6(packet) => judge_packet(packet, snapshot, fragments, now),
+        Headers::NotIp => untouched(Rule::NotIp, false),
+        Headers::Malformed(reason) => untouched(Rule::Malformed(*reason), false),
+    }
+}
+
+#[inline]
+fn judge_packet<F: Family>(
+    packet: &Packet<F>,
+    snapshot: &Snapshot,
+    fragments: &mut FragmentTable,
+    now: Duration,
+) -> Verdict {
     let (rule, disagreement) = match packet.fragment {
         None => classify(packet, snapshot),
         Some(fragment) => classify_fragment(packet, fragment, snapshot, fragments, now),
     };
     let rules = &snapshot.rules;
     if rules.mode == Mode::Audit {
-        return Verdict {
-            disagreement,
-            ..untouched(rule)
-        };
+        return untouched(rule, disagreement);
     }
     let class = rule.class();
     Verdict {
         rule,
-        egress: match class {
-            Class::Relay if rules.steer => Egress::Incoming,
-            _ => Egress::Uplink,
+        egress: if class == Class::Relay && rules.steer {
+            Egress::Incoming
+        } else {
+            Egress::Uplink
         },
         remark: remark(packet, class, snapshot),
         disagreement,
     }
 }
 
-const fn untouched(rule: Rule) -> Verdict {
+const fn untouched(rule: Rule, disagreement: bool) -> Verdict {
     Verdict {
         rule,
         egress: Egress::Uplink,
         remark: None,
-        disagreement: false,
+        disagreement,
     }
 }
 
 /// The DSCP to write: the mark on exit frames, 0 on every other frame that bears the mark.
 /// On the wire the mark means exit and nothing else.
 #[inline]
-fn remark(packet: &Packet, class: Class, snapshot: &Snapshot) -> Option<Remark> {
+fn remark<F: Family>(packet: &Packet<F>, class: Class, snapshot: &Snapshot) -> Option<Remark> {
     let mark = &snapshot.rules.mark;
     let marked = Dscp::of(packet.tos) == mark.dscp;
     let shall_be_marked = class == Class::Exit && mark.at_uplink == AtUplink::Keep;
@@ -68,7 +77,7 @@ fn remark(packet: &Packet, class: Class, snapshot: &Snapshot) -> Option<Remark> 
     }
     Some(Remark {
         l3: packet.l3,
-        version: packet.version,
+        version: F::VERSION,
         dscp: if shall_be_marked {
             mark.dscp
         } else {
@@ -78,8 +87,8 @@ fn remark(packet: &Packet, class: Class, snapshot: &Snapshot) -> Option<Remark> 
 }
 
 /// A first fragment is classified by its ports, and later ones follow it.
-fn classify_fragment(
-    packet: &Packet,
+fn classify_fragment<F: Family>(
+    packet: &Packet<F>,
     fragment: Fragment,
     snapshot: &Snapshot,
     fragments: &mut FragmentTable,
@@ -97,22 +106,22 @@ fn classify_fragment(
 }
 
 #[inline]
-fn is_from_host(packet: &Packet, snapshot: &Snapshot) -> bool {
-    snapshot.rules.addresses.contains(packet.source)
-        || snapshot.rules.relay_addresses.contains(packet.source)
+fn is_from_host<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> bool {
+    snapshot.rules.addresses.covers(packet.source)
+        || snapshot.rules.relay_addresses.covers(packet.source)
 }
 
 /// The rule that a packet meets, and whether the relay set contradicts its source address.
 #[inline]
-fn classify(packet: &Packet, snapshot: &Snapshot) -> (Rule, bool) {
+fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) {
     let rules = &snapshot.rules;
-    let clearnet = rules.addresses.contains(packet.source);
-    if !clearnet && !rules.relay_addresses.contains(packet.source) {
+    let clearnet = rules.addresses.covers(packet.source);
+    if !clearnet && !rules.relay_addresses.covers(packet.source) {
         return (Rule::ForeignSource, false);
     }
     if let Some(ports) = packet.ports {
         if matches!(ports.destination, DNS | DNS_OVER_TLS)
-            && rules.resolvers.contains(packet.destination)
+            && rules.resolvers.covers(packet.destination)
         {
             return (Rule::ToResolver, false);
         }
@@ -122,7 +131,7 @@ fn classify(packet: &Packet, snapshot: &Snapshot) -> (Rule, bool) {
             return decided;
         }
     }
-    if rules.exempt.contains(packet.destination) {
+    if rules.exempt.covers(packet.destination) {
         return (Rule::ToExemptPrefix, false);
     }
     let exit = match rules.mark.protocols {
@@ -140,8 +149,8 @@ fn classify(packet: &Packet, snapshot: &Snapshot) -> (Rule, bool) {
 /// The rules that only TCP can meet. Where the host has addresses of both kinds, source
 /// address and relay set each tell the kind of a flow, and are checked against each other.
 #[inline]
-fn classify_tcp(
-    packet: &Packet,
+fn classify_tcp<F: Family>(
+    packet: &Packet<F>,
     ports: Ports,
     clearnet: bool,
     snapshot: &Snapshot,
@@ -150,9 +159,7 @@ fn classify_tcp(
     if rules.listeners.contains(packet.source, ports.source) {
         return Some((Rule::FromListener, false));
     }
-    let listed = snapshot
-        .relays
-        .contains(packet.destination, ports.destination);
+    let listed = snapshot.relays.lists(packet.destination, ports.destination);
     let both_kinds = !rules.addresses.is_empty() && !rules.relay_addresses.is_empty();
     match (clearnet, listed) {
         (true, false) => None,

@@ -5,12 +5,14 @@
 //! [`judge`] is the whole of it: headers in, [`Verdict`] out.
 
 mod endpoint;
+mod family;
 mod fragments;
 mod judge;
 mod prefix;
 mod rules;
 mod verdict;
 
+use family::Family;
 use std::sync::Arc;
 
 pub use endpoint::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};

@@ -1,5 +1,6 @@
 //! A set of address prefixes, asked once or twice for every frame.
 
+use super::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -31,9 +32,23 @@ impl PrefixSet {
     #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => covers(&self.v4, u32::from(address)),
-            IpAddr::V6(address) => covers(&self.v6, u128::from(address)),
+            IpAddr::V4(address) => self.covers(u32::from(address)),
+            IpAddr::V6(address) => self.covers(u128::from(address)),
         }
+    }
+
+    /// The same for an address of a family that is known already.
+    #[inline]
+    pub(super) fn covers<F: Family>(&self, address: F) -> bool {
+        covers(F::ranges(self), address)
+    }
+
+    pub(super) const fn v4(&self) -> &[(u32, u32)] {
+        &self.v4
+    }
+
+    pub(super) const fn v6(&self) -> &[(u128, u128)] {
+        &self.v6
     }
 
     /// Whether no address is covered.

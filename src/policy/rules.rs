@@ -1,8 +1,7 @@
 //! The operator's rules, compiled to what the packet path asks.
 
-use super::{Endpoint, EndpointSet, EndpointSetError, PrefixSet};
+use super::{Endpoint, EndpointSet, EndpointSetError, Family, PrefixSet};
 use crate::packet::Dscp;
-use std::net::IpAddr;
 
 /// Everything in a verdict that is the operator's to say.
 #[derive(Debug)]
@@ -98,8 +97,9 @@ impl Listeners {
 
     /// Whether the host accepts connections at this address and port.
     #[inline]
-    pub fn contains(&self, address: IpAddr, port: u16) -> bool {
-        self.ports.binary_search(&port).is_ok()
-            || !self.endpoints.is_empty() && self.endpoints.contains(address, port)
+    pub(super) fn contains<F: Family>(&self, address: F, port: u16) -> bool {
+        // A handful: a scan beats a search.
+        self.ports.contains(&port)
+            || !self.endpoints.is_empty() && self.endpoints.lists(address, port)
     }
 }

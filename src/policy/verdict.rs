@@ -83,6 +83,45 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// Every rule, each way to be malformed on its own.
+    pub const ALL: [Self; 17] = [
+        Self::NotIp,
+        Self::ForeignSource,
+        Self::ToResolver,
+        Self::FromListener,
+        Self::FromRelayAddress,
+        Self::ToListedRelay,
+        Self::ToExemptPrefix,
+        Self::ExitProtocol,
+        Self::OtherProtocol,
+        Self::UnseenFragment,
+        Self::Malformed(Malformed::ALL[0]),
+        Self::Malformed(Malformed::ALL[1]),
+        Self::Malformed(Malformed::ALL[2]),
+        Self::Malformed(Malformed::ALL[3]),
+        Self::Malformed(Malformed::ALL[4]),
+        Self::Malformed(Malformed::ALL[5]),
+        Self::Malformed(Malformed::ALL[6]),
+    ];
+
+    /// The rule's place in [`Rule::ALL`].
+    #[inline]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::NotIp => 0,
+            Self::ForeignSource => 1,
+            Self::ToResolver => 2,
+            Self::FromListener => 3,
+            Self::FromRelayAddress => 4,
+            Self::ToListedRelay => 5,
+            Self::ToExemptPrefix => 6,
+            Self::ExitProtocol => 7,
+            Self::OtherProtocol => 8,
+            Self::UnseenFragment => 9,
+            Self::Malformed(reason) => 10 + reason as usize,
+        }
+    }
+
     /// The class of the frames that meet this rule.
     pub const fn class(self) -> Class {
         match self {

@@ -4,7 +4,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use exitmark::datapath::{Counter, Forwarder, Outcome, Role};
 use exitmark::lab::cases::tables;
 use exitmark::lab::frames::{extension, of_protocol};
-use exitmark::packet::{Headers, ipv4_header_checksum_is_good, parse};
+use exitmark::packet::{Address, Headers, Packet, ipv4_header_checksum_is_good, parse};
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -181,10 +181,14 @@ proptest! {
                 return Ok(());
             }
         };
-        let Headers::Ip(packet) = ours else {
-            // We want the ports of TCP and UDP; etherparse stops where it knows no protocol.
-            prop_assert!(sliced.transport.is_none(), "{:?}", ours);
-            return Ok(());
+        let packet = match ours {
+            Headers::V4(packet) => Packet { source: packet.source.to_ip(), destination: packet.destination.to_ip(), l3: packet.l3, ports: packet.ports, fragment: packet.fragment, tos: packet.tos, protocol: packet.protocol },
+            Headers::V6(packet) => Packet { source: packet.source.to_ip(), destination: packet.destination.to_ip(), l3: packet.l3, ports: packet.ports, fragment: packet.fragment, tos: packet.tos, protocol: packet.protocol },
+            _ => {
+                // We want the ports of TCP and UDP; etherparse stops where it knows no protocol.
+                prop_assert!(sliced.transport.is_none(), "{:?}", ours);
+                return Ok(());
+            }
         };
         prop_assert_eq!((packet.source, packet.destination), (expected.0, expected.1));
         prop_assert_eq!(packet.tos, expected.3);

@@ -1,0 +1,53 @@
+//! Where each address family's part of a set is.
+
+use super::endpoint::{Key, Table};
+use super::{EndpointSet, PrefixSet};
+use crate::packet::Address;
+
+/// An address that sets can be asked for.
+pub(super) trait Family: Address {
+    /// An endpoint of this family, as a table holds it.
+    type Key: Key;
+
+    fn key(self, port: u16) -> Self::Key;
+    fn table(set: &EndpointSet) -> &Table<Self::Key>;
+    fn ranges(set: &PrefixSet) -> &[(Self, Self)];
+}
+
+impl Family for u32 {
+    type Key = u64;
+
+    #[inline]
+    fn key(self, port: u16) -> u64 {
+        u64::from(self) << 16 | u64::from(port)
+    }
+
+    #[inline]
+    fn table(set: &EndpointSet) -> &Table<u64> {
+        set.v4()
+    }
+
+    #[inline]
+    fn ranges(set: &PrefixSet) -> &[(Self, Self)] {
+        set.v4()
+    }
+}
+
+impl Family for u128 {
+    type Key = (Self, u16);
+
+    #[inline]
+    fn key(self, port: u16) -> (Self, u16) {
+        (self, port)
+    }
+
+    #[inline]
+    fn table(set: &EndpointSet) -> &Table<(Self, u16)> {
+        set.v6()
+    }
+
+    #[inline]
+    fn ranges(set: &PrefixSet) -> &[(Self, Self)] {
+        set.v6()
+    }
+}

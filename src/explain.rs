@@ -257,9 +257,6 @@ impl fmt::Display for Explanation {
                     verdict.class().name(),
                     verdict.rule.describe()
                 )?;
-                if let crate::policy::Rule::Malformed(reason) = verdict.rule {
-                    write!(f, " ({})", reason.name())?;
-                }
             }
             None => f.write_str("inbound    toward the host")?,
         }

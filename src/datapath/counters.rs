@@ -91,7 +91,7 @@ impl Counter {
     fn slots(self) -> impl Iterator<Item = usize> {
         let rules = Rule::ALL.into_iter().filter(move |&rule| match self {
             Self::Class(class) => rule.class() == class,
-            Self::Malformed(reason) => rule == Rule::Malformed(reason),
+            Self::Malformed(reason) => rule == Rule::from(reason),
             Self::UnseenFragment => rule == Rule::UnseenFragment,
             _ => false,
         });
@@ -104,7 +104,7 @@ impl Counter {
             Self::Dropped(reason) => Some(DROP + reason.index()),
             Self::Class(_) | Self::Malformed(_) | Self::UnseenFragment => None,
         };
-        rules.map(|rule| RULE + rule.index()).chain(single)
+        rules.map(|rule| RULE + rule as usize).chain(single)
     }
 }
 
@@ -140,7 +140,7 @@ impl Tally {
     /// Counts the rule that a frame met.
     #[inline]
     pub(super) const fn met(&mut self, rule: Rule) {
-        self.0[RULE + rule.index()] += 1;
+        self.0[RULE + rule as usize] += 1;
     }
 
     #[inline]
@@ -264,7 +264,7 @@ mod tests {
         let names: BTreeSet<_> = Counter::all().map(|counter| counter.to_string()).collect();
         assert_eq!(names.len(), Counter::all().count());
         for (index, rule) in Rule::ALL.into_iter().enumerate() {
-            assert_eq!(rule.index(), index);
+            assert_eq!(rule as usize, index);
         }
     }
 

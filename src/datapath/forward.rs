@@ -146,12 +146,9 @@ impl Forwarder {
         let headers = packet::parse(frame, frame_bytes);
         let verdict = judge(&headers, &self.snapshot, &mut self.fragments, now);
         self.count(&verdict);
-        if !matches!(
-            verdict.rule,
-            Rule::NotIp | Rule::Malformed(_) | Rule::ForeignSource
-        ) && let Some(source) = MacAddr::source_of(frame)
-        {
-            self.links.learn_host(source);
+        // From here on the frame has passed as one of the host's own.
+        if verdict.rule as usize > Rule::ForeignSource as usize {
+            self.links.learn_host(frame);
         }
         if let Some(remark) = verdict.remark {
             packet::set_dscp(frame, remark.l3, remark.version, remark.dscp);

@@ -53,15 +53,21 @@ impl Links {
         MacAddr::from_u64(self.host.load(Ordering::Relaxed))
     }
 
-    /// Takes note of the source address of a frame that the host sent from an address of its
+    /// Takes note of the source MAC address of a frame that the host sent from an address of its
     /// own. A configured address is never replaced.
     #[inline]
-    pub(super) fn learn_host(&self, mac: MacAddr) {
-        if !self.host_is_configured && mac.is_unicast() {
-            let number = mac.to_u64();
-            if self.host.load(Ordering::Relaxed) != number {
-                self.host.store(number, Ordering::Relaxed);
-            }
+    pub(super) fn learn_host(&self, frame: &[u8]) {
+        if let Some(source) = MacAddr::source_of(frame)
+            && self.host.load(Ordering::Relaxed) != source.to_u64()
+        {
+            self.learn_new_host(source);
+        }
+    }
+
+    #[cold]
+    fn learn_new_host(&self, source: MacAddr) {
+        if !self.host_is_configured && source.is_unicast() {
+            self.host.store(source.to_u64(), Ordering::Relaxed);
         }
     }
 

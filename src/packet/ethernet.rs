@@ -43,9 +43,11 @@ pub(super) fn payload(frame: &[u8]) -> Payload {
     Payload::Other
 }
 
-/// A 48-bit MAC address.
+/// A 48-bit MAC address, held as a number: read with one load and compared as one word.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MacAddr([u8; 6]);
+pub struct MacAddr(u64);
+
+const MAC_BITS: u64 = 0xffff_ffff_ffff;
 
 /// Why a text is no MAC address that a NIC can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,55 +62,56 @@ pub enum MacAddrError {
 
 impl MacAddr {
     /// An address from its six bytes.
-    pub const fn new(bytes: [u8; 6]) -> Self {
-        Self(bytes)
+    pub const fn new([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        Self(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
     }
 
     /// The six bytes.
     #[inline]
     pub const fn bytes(self) -> [u8; 6] {
-        self.0
+        let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
+        [a, b, c, d, e, f]
     }
 
     /// The address as a number, for an atomic cell; 0 is no NIC's address.
     #[inline]
     pub const fn to_u64(self) -> u64 {
-        let [a, b, c, d, e, f] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+        self.0
     }
 
     /// Back from [`MacAddr::to_u64`]; 0 is none.
     #[inline]
     pub const fn from_u64(number: u64) -> Option<Self> {
-        let [_, _, a, b, c, d, e, f] = number.to_be_bytes();
         match number {
             0 => None,
-            _ => Some(Self([a, b, c, d, e, f])),
+            _ => Some(Self(number & MAC_BITS)),
         }
     }
 
     /// Whether one NIC can have this address.
     #[inline]
     pub const fn is_unicast(self) -> bool {
-        self.0[0] & 1 == 0 && self.to_u64() != 0
+        self.0 != 0 && self.0 >> 40 & 1 == 0
     }
 
     /// The source address of a frame, if the frame is long enough to have one.
     #[inline]
     pub fn source_of(frame: &[u8]) -> Option<Self> {
-        Some(Self(frame.get(6..12)?.try_into().ok()?))
+        // It is the last six of these eight bytes.
+        let word = frame.get(4..)?.first_chunk()?;
+        Some(Self(u64::from_be_bytes(*word) & MAC_BITS))
     }
 
     /// The destination address of a frame, if the frame is long enough to have one.
     #[inline]
     pub fn destination_of(frame: &[u8]) -> Option<Self> {
-        Some(Self(frame.get(..6)?.try_into().ok()?))
+        Some(Self::new(*frame.first_chunk()?))
     }
 }
 
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
+        let [a, b, c, d, e, g] = self.bytes();
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
@@ -136,7 +139,7 @@ impl FromStr for MacAddr {
                 .ok_or_else(syntax)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| syntax())?;
         }
-        match (parts.next(), Self(bytes)) {
+        match (parts.next(), Self::new(bytes)) {
             (Some(_), _) => Err(syntax()),
             (None, mac) if mac.is_unicast() => Ok(mac),
             (None, mac) => Err(MacAddrError::NotUnicast(mac)),

@@ -115,8 +115,8 @@ pub struct Packet<A> {
     pub destination: A,
     /// Where the IP header begins, in bytes from the start of the frame.
     pub l3: usize,
-    /// TCP's or UDP's ports; none for another protocol and for a later fragment.
-    pub ports: Option<Ports>,
+    /// TCP's or UDP's ports; both are 0 for another protocol and for a later fragment.
+    pub ports: Ports,
     /// Set where the packet is one part of a larger one.
     pub fragment: Option<Fragment>,
     /// The ToS or traffic-class byte.
@@ -126,7 +126,7 @@ pub struct Packet<A> {
 }
 
 /// A pair of transport ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ports {
     /// The source port.
     pub source: u16,
@@ -149,7 +149,7 @@ pub struct Fragment {
 ///
 /// `frame` is the readable part, `frame_bytes` the length of the whole frame: they differ
 /// where a jumbo frame lies in several buffers. No input makes it panic.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8], frame_bytes: usize) -> Headers {
     match ethernet::payload(frame) {
         Payload::Ipv4(l3) => match ipv4::read(frame, l3, frame_bytes) {
@@ -165,28 +165,28 @@ pub fn parse(frame: &[u8], frame_bytes: usize) -> Headers {
 }
 
 /// The ports of a packet whose transport header begins at `l4` and which ends at `end`, both
-/// from the frame's start. A later fragment has none, and neither has another protocol.
-#[inline]
+/// from the frame's start. A later fragment and another protocol have none.
+#[inline(always)]
 pub(super) fn ports(
     frame: &[u8],
     l4: usize,
     end: usize,
     protocol: u8,
     fragment: Option<Fragment>,
-) -> Result<Option<Ports>, Malformed> {
+) -> Result<Ports, Malformed> {
     let later = fragment.is_some_and(|fragment| !fragment.first);
     if later || !matches!(protocol, protocol::TCP | protocol::UDP) {
-        return Ok(None);
+        return Ok(Ports::default());
     }
     let bytes = frame
         .get(l4..l4 + 4)
         .filter(|_| l4 + 4 <= end)
         .and_then(|bytes| bytes.first_chunk::<4>())
         .ok_or(Malformed::ShortTransport)?;
-    Ok(Some(Ports {
+    Ok(Ports {
         source: u16::from_be_bytes([bytes[0], bytes[1]]),
         destination: u16::from_be_bytes([bytes[2], bytes[3]]),
-    }))
+    })
 }
 
 /// The destination address of an IP packet, if the frame holds that much of one. The rest of

@@ -16,7 +16,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// Reads the header at `l3`; `frame_bytes` is the length of the whole frame, of which `frame`
 /// may be only the first part. Options are skipped by IHL.
-#[inline]
+#[inline(always)]
 pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet<u32>, Malformed> {
     let header = frame
         .get(l3..)

@@ -28,7 +28,7 @@ pub(super) const fn is_extension(next_header: u8) -> bool {
 
 /// Reads the header at `l3` and walks what follows it to the transport header. The arguments
 /// are those of the IPv4 reader.
-#[inline]
+#[inline(always)]
 pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet<u128>, Malformed> {
     let header = frame
         .get(l3..)
@@ -87,6 +87,7 @@ struct Chain {
 impl Chain {
     /// Steps over extension headers. It ends behind the fragment header of a later fragment:
     /// what follows there is payload (RFC 8200 section 4.5).
+    #[cold]
     fn walk(&mut self, frame: &[u8], end: usize) -> Result<(), Malformed> {
         let readable = end.min(frame.len());
         for _ in 0..MAX_EXTENSION_HEADERS {

@@ -99,7 +99,7 @@ const fn set_of(key: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::protocol;
+    use crate::packet::{Ports, protocol};
 
     fn packet(id: u32) -> (Packet<u32>, Fragment) {
         let fragment = Fragment {
@@ -113,7 +113,7 @@ mod tests {
             source: 0xc000_0201,
             destination: 0xc633_6407,
             protocol: protocol::TCP,
-            ports: None,
+            ports: Ports::default(),
             fragment: Some(fragment),
         };
         (packet, fragment)

@@ -1,11 +1,9 @@
 //! The rule itself, in the order in which the first match wins. The reference for every other
 //! place where it is written.
 
-use super::{
-    AtUplink, Class, Egress, ExitProtocols, Family, FragmentTable, Mode, Remark, Rule, Snapshot,
-    Verdict,
-};
-use crate::packet::{Dscp, Fragment, Headers, Packet, Ports, protocol};
+use super::rules::Marking;
+use super::{ExitProtocols, Family, FragmentTable, Remark, Rule, Snapshot, Verdict};
+use crate::packet::{Dscp, Fragment, Headers, Packet, protocol};
 use std::time::Duration;
 
 const DNS: u16 = 53;
@@ -13,7 +11,7 @@ const DNS_OVER_TLS: u16 = 853;
 
 /// What shall happen to an outbound frame with these headers. `now` counts from any fixed
 /// moment; only fragments care.
-#[inline]
+#[inline(always)]
 pub fn judge(
     headers: &Headers,
     snapshot: &Snapshot,
@@ -23,12 +21,12 @@ pub fn judge(
     match headers {
         Headers::V4(packet) => judge_packet(packet, snapshot, fragments, now),
         Headers::V6(packet) => judge_packet(packet, snapshot, fragments, now),
-        Headers::NotIp => untouched(Rule::NotIp, false),
-        Headers::Malformed(reason) => untouched(Rule::Malformed(*reason), false),
+        Headers::NotIp => unread(Rule::NotIp, snapshot),
+        Headers::Malformed(reason) => unread((*reason).into(), snapshot),
     }
 }
 
-#[inline]
+#[inline(always)]
 fn judge_packet<F: Family>(
     packet: &Packet<F>,
     snapshot: &Snapshot,
@@ -39,54 +37,45 @@ fn judge_packet<F: Family>(
         None => classify(packet, snapshot),
         Some(fragment) => classify_fragment(packet, fragment, snapshot, fragments, now),
     };
-    let rules = &snapshot.rules;
-    if rules.mode == Mode::Audit {
-        return untouched(rule, disagreement);
-    }
-    let class = rule.class();
+    let action = snapshot.rules.actions.of(rule);
     Verdict {
         rule,
-        egress: if class == Class::Relay && rules.steer {
-            Egress::Incoming
-        } else {
-            Egress::Uplink
-        },
-        remark: remark(packet, class, snapshot),
+        egress: action.egress,
+        remark: remark(packet, action.marking, snapshot.rules.actions.mark()),
         disagreement,
     }
 }
 
-const fn untouched(rule: Rule, disagreement: bool) -> Verdict {
+/// The verdict on a frame that has no IP header we could read.
+#[cold]
+fn unread(rule: Rule, snapshot: &Snapshot) -> Verdict {
     Verdict {
         rule,
-        egress: Egress::Uplink,
+        egress: snapshot.rules.actions.of(rule).egress,
         remark: None,
-        disagreement,
+        disagreement: false,
     }
 }
 
-/// The DSCP to write: the mark on exit frames, 0 on every other frame that bears the mark.
-/// On the wire the mark means exit and nothing else.
+/// The DSCP to write: the mark on exit frames, 0 on every other frame that bears the mark. On
+/// the wire the mark means exit and nothing else.
 #[inline]
-fn remark<F: Family>(packet: &Packet<F>, class: Class, snapshot: &Snapshot) -> Option<Remark> {
-    let mark = &snapshot.rules.mark;
-    let marked = Dscp::of(packet.tos) == mark.dscp;
-    let shall_be_marked = class == Class::Exit && mark.at_uplink == AtUplink::Keep;
-    if marked == shall_be_marked {
-        return None;
-    }
+fn remark<F: Family>(packet: &Packet<F>, marking: Marking, mark: Dscp) -> Option<Remark> {
+    let bears_it = Dscp::of(packet.tos) == mark;
+    let dscp = match marking {
+        Marking::Set if !bears_it => mark,
+        Marking::Clear if bears_it => Dscp::DEFAULT,
+        _ => return None,
+    };
     Some(Remark {
         l3: packet.l3,
         version: F::VERSION,
-        dscp: if shall_be_marked {
-            mark.dscp
-        } else {
-            Dscp::DEFAULT
-        },
+        dscp,
     })
 }
 
 /// A first fragment is classified by its ports, and later ones follow it.
+#[cold]
 fn classify_fragment<F: Family>(
     packet: &Packet<F>,
     fragment: Fragment,
@@ -112,29 +101,27 @@ fn is_from_host<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> bool {
 }
 
 /// The rule that a packet meets, and whether the relay set contradicts its source address.
-#[inline]
+#[inline(always)]
 fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) {
     let rules = &snapshot.rules;
     let clearnet = rules.addresses.covers(packet.source);
     if !clearnet && !rules.relay_addresses.covers(packet.source) {
         return (Rule::ForeignSource, false);
     }
-    if let Some(ports) = packet.ports {
-        if matches!(ports.destination, DNS | DNS_OVER_TLS)
-            && rules.resolvers.covers(packet.destination)
-        {
-            return (Rule::ToResolver, false);
-        }
-        if packet.protocol == protocol::TCP
-            && let Some(decided) = classify_tcp(packet, ports, clearnet, snapshot)
-        {
-            return decided;
-        }
+    if matches!(packet.ports.destination, DNS | DNS_OVER_TLS)
+        && rules.resolvers.covers(packet.destination)
+    {
+        return (Rule::ToResolver, false);
+    }
+    if packet.protocol == protocol::TCP
+        && let Some(decided) = classify_tcp(packet, clearnet, snapshot)
+    {
+        return decided;
     }
     if rules.exempt.covers(packet.destination) {
         return (Rule::ToExemptPrefix, false);
     }
-    let exit = match rules.mark.protocols {
+    let exit = match rules.exit_protocols {
         ExitProtocols::Tcp => packet.protocol == protocol::TCP,
         ExitProtocols::TcpUdp => matches!(packet.protocol, protocol::TCP | protocol::UDP),
         ExitProtocols::All => true,
@@ -148,18 +135,19 @@ fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) 
 
 /// The rules that only TCP can meet. Where the host has addresses of both kinds, source
 /// address and relay set each tell the kind of a flow, and are checked against each other.
-#[inline]
+#[inline(always)]
 fn classify_tcp<F: Family>(
     packet: &Packet<F>,
-    ports: Ports,
     clearnet: bool,
     snapshot: &Snapshot,
 ) -> Option<(Rule, bool)> {
     let rules = &snapshot.rules;
-    if rules.listeners.contains(packet.source, ports.source) {
+    if rules.listeners.contains(packet.source, packet.ports.source) {
         return Some((Rule::FromListener, false));
     }
-    let listed = snapshot.relays.lists(packet.destination, ports.destination);
+    let listed = snapshot
+        .relays
+        .lists(packet.destination, packet.ports.destination);
     let both_kinds = !rules.addresses.is_empty() && !rules.relay_addresses.is_empty();
     match (clearnet, listed) {
         (true, false) => None,

@@ -19,7 +19,7 @@ pub use endpoint::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};
 pub use fragments::{FRAGMENT_LIFETIME, FragmentTable};
 pub use judge::judge;
 pub use prefix::PrefixSet;
-pub use rules::{AtUplink, ExitProtocols, Listeners, Mark, Mode, Rules};
+pub use rules::{Actions, AtUplink, ExitProtocols, Intent, Listeners, Mode, Rules};
 pub use verdict::{Class, Egress, Remark, Rule, Verdict};
 
 /// All that a verdict depends on besides the frame, published to the workers as one piece.

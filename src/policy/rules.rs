@@ -1,13 +1,11 @@
 //! The operator's rules, compiled to what the packet path asks.
 
-use super::{Endpoint, EndpointSet, EndpointSetError, Family, PrefixSet};
+use super::{Class, Egress, Endpoint, EndpointSet, EndpointSetError, Family, PrefixSet, Rule};
 use crate::packet::Dscp;
 
 /// Everything in a verdict that is the operator's to say.
 #[derive(Debug)]
 pub struct Rules {
-    /// Act, or only count.
-    pub mode: Mode,
     /// The host's clearnet addresses.
     pub addresses: PrefixSet,
     /// The host's addresses that carry Tor traffic only.
@@ -18,10 +16,10 @@ pub struct Rules {
     pub resolvers: PrefixSet,
     /// Destinations whose traffic is the host's own, never exit traffic.
     pub exempt: PrefixSet,
-    /// What exit frames are marked with, and where.
-    pub mark: Mark,
-    /// Whether relay frames go to `incoming`; otherwise they go, unmarked, to `uplink`.
-    pub steer: bool,
+    /// Which protocols from a clearnet address count as exit.
+    pub exit_protocols: ExitProtocols,
+    /// What is done with a frame that met a rule.
+    pub actions: Actions,
 }
 
 /// Whether verdicts are carried out.
@@ -34,15 +32,88 @@ pub enum Mode {
     Audit,
 }
 
-/// How exit traffic is marked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+/// What the operator wants done, from which follows what is done with each rule's frames.
+#[derive(Clone, Copy, Debug)]
+pub struct Intent {
+    /// Act, or only count.
+    pub mode: Mode,
     /// The code point that means exit, and nothing else, on the uplink.
-    pub dscp: Dscp,
-    /// Which protocols from a clearnet address count as exit.
-    pub protocols: ExitProtocols,
+    pub mark: Dscp,
     /// Whether the uplink shows the mark.
     pub at_uplink: AtUplink,
+    /// Whether relay frames go to `incoming`; otherwise they go, unmarked, to `uplink`.
+    pub steer: bool,
+}
+
+/// What is done with a frame, by the rule that it met: worked out once, looked up for each frame.
+#[derive(Clone, Debug)]
+pub struct Actions {
+    mark: Dscp,
+    by_rule: [Action; Rule::ALL.len()],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Action {
+    pub(super) egress: Egress,
+    pub(super) marking: Marking,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Marking {
+    /// Whatever the frame bears stays.
+    Leave,
+    /// The frame bears the mark.
+    Set,
+    /// The frame does not bear the mark.
+    Clear,
+}
+
+impl Actions {
+    /// Works out the actions.
+    pub fn new(intent: Intent) -> Self {
+        Self {
+            mark: intent.mark,
+            by_rule: Rule::ALL.map(|rule| Action::of(rule.class(), intent)),
+        }
+    }
+
+    /// What the exit frames are marked with.
+    #[inline]
+    pub const fn mark(&self) -> Dscp {
+        self.mark
+    }
+
+    #[inline]
+    pub(super) const fn of(&self, rule: Rule) -> Action {
+        self.by_rule[rule as usize]
+    }
+}
+
+impl Action {
+    const fn of(class: Class, intent: Intent) -> Self {
+        let untouched = Self {
+            egress: Egress::Uplink,
+            marking: Marking::Leave,
+        };
+        if matches!(intent.mode, Mode::Audit) {
+            return untouched;
+        }
+        match class {
+            Class::NonIp | Class::Malformed => untouched,
+            Class::Exit if matches!(intent.at_uplink, AtUplink::Keep) => Self {
+                egress: Egress::Uplink,
+                marking: Marking::Set,
+            },
+            Class::Relay if intent.steer => Self {
+                egress: Egress::Incoming,
+                marking: Marking::Clear,
+            },
+            _ => Self {
+                egress: Egress::Uplink,
+                marking: Marking::Clear,
+            },
+        }
+    }
 }
 
 /// Which protocols from a clearnet address count as exit. Tor exits carry TCP only.
@@ -70,7 +141,11 @@ pub enum AtUplink {
 /// Where the host accepts TCP connections: ports on any of its addresses, or exact endpoints.
 #[derive(Debug)]
 pub struct Listeners {
-    ports: Box<[u16]>,
+    /// A bit for each port at which there is a listener of either kind: one load answers for
+    /// nearly every frame.
+    any: Box<[u64; 1024]>,
+    /// The same for ports that count on every address.
+    everywhere: Box<[u64; 1024]>,
     endpoints: EndpointSet,
 }
 
@@ -83,23 +158,38 @@ impl Listeners {
         ports: impl IntoIterator<Item = u16>,
         endpoints: impl IntoIterator<Item = Endpoint>,
     ) -> Result<Self, EndpointSetError> {
-        let mut ports: Vec<u16> = ports.into_iter().collect();
-        ports.sort_unstable();
-        ports.dedup();
-        if ports.first() == Some(&0) {
-            return Err(EndpointSetError::PortZero);
+        let mut everywhere = Box::new([0; 1024]);
+        for port in ports {
+            if port == 0 {
+                return Err(EndpointSetError::PortZero);
+            }
+            set(&mut everywhere, port);
+        }
+        let endpoints = EndpointSet::new(endpoints)?;
+        let mut any = everywhere.clone();
+        for endpoint in endpoints.iter() {
+            set(&mut any, endpoint.port);
         }
         Ok(Self {
-            ports: ports.into_boxed_slice(),
-            endpoints: EndpointSet::new(endpoints)?,
+            any,
+            everywhere,
+            endpoints,
         })
     }
 
     /// Whether the host accepts connections at this address and port.
     #[inline]
     pub(super) fn contains<F: Family>(&self, address: F, port: u16) -> bool {
-        // A handful: a scan beats a search.
-        self.ports.contains(&port)
-            || !self.endpoints.is_empty() && self.endpoints.lists(address, port)
+        is_set(&self.any, port)
+            && (is_set(&self.everywhere, port) || self.endpoints.lists(address, port))
     }
+}
+
+fn set(bits: &mut [u64; 1024], port: u16) {
+    bits[usize::from(port / 64)] |= 1 << (port % 64);
+}
+
+#[inline]
+fn is_set(bits: &[u64; 1024], port: u16) -> bool {
+    bits[usize::from(port / 64)] >> (port % 64) & 1 == 1
 }

@@ -57,11 +57,24 @@ impl Class {
 
 /// The rule that decided. It implies the class, and tells the ways to one class apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Rule {
     /// The ethertype is not IP's, or the frame is a runt.
     NotIp,
-    /// The IP packet cannot be read.
-    Malformed(Malformed),
+    /// The IP packet cannot be read: it ends within the fixed header.
+    ShortHeader,
+    /// The version is not that of the ethertype.
+    WrongVersion,
+    /// Its lengths contradict each other.
+    BadLength,
+    /// It goes beyond the frame.
+    BeyondFrame,
+    /// An IPv6 extension header is cut off.
+    ShortExtension,
+    /// It has too many extension headers.
+    TooManyExtensions,
+    /// Its ports are cut off.
+    ShortTransport,
     /// The source is none of the host's addresses.
     ForeignSource,
     /// The destination is a configured resolver, port 53 or 853.
@@ -82,10 +95,32 @@ pub enum Rule {
     UnseenFragment,
 }
 
+impl From<Malformed> for Rule {
+    #[inline]
+    fn from(reason: Malformed) -> Self {
+        match reason {
+            Malformed::ShortHeader => Self::ShortHeader,
+            Malformed::WrongVersion => Self::WrongVersion,
+            Malformed::BadLength => Self::BadLength,
+            Malformed::BeyondFrame => Self::BeyondFrame,
+            Malformed::ShortExtension => Self::ShortExtension,
+            Malformed::TooManyExtensions => Self::TooManyExtensions,
+            Malformed::ShortTransport => Self::ShortTransport,
+        }
+    }
+}
+
 impl Rule {
-    /// Every rule, each way to be malformed on its own.
+    /// Every rule; each stands at its own number.
     pub const ALL: [Self; 17] = [
         Self::NotIp,
+        Self::ShortHeader,
+        Self::WrongVersion,
+        Self::BadLength,
+        Self::BeyondFrame,
+        Self::ShortExtension,
+        Self::TooManyExtensions,
+        Self::ShortTransport,
         Self::ForeignSource,
         Self::ToResolver,
         Self::FromListener,
@@ -95,38 +130,19 @@ impl Rule {
         Self::ExitProtocol,
         Self::OtherProtocol,
         Self::UnseenFragment,
-        Self::Malformed(Malformed::ALL[0]),
-        Self::Malformed(Malformed::ALL[1]),
-        Self::Malformed(Malformed::ALL[2]),
-        Self::Malformed(Malformed::ALL[3]),
-        Self::Malformed(Malformed::ALL[4]),
-        Self::Malformed(Malformed::ALL[5]),
-        Self::Malformed(Malformed::ALL[6]),
     ];
-
-    /// The rule's place in [`Rule::ALL`].
-    #[inline]
-    pub const fn index(self) -> usize {
-        match self {
-            Self::NotIp => 0,
-            Self::ForeignSource => 1,
-            Self::ToResolver => 2,
-            Self::FromListener => 3,
-            Self::FromRelayAddress => 4,
-            Self::ToListedRelay => 5,
-            Self::ToExemptPrefix => 6,
-            Self::ExitProtocol => 7,
-            Self::OtherProtocol => 8,
-            Self::UnseenFragment => 9,
-            Self::Malformed(reason) => 10 + reason as usize,
-        }
-    }
 
     /// The class of the frames that meet this rule.
     pub const fn class(self) -> Class {
         match self {
             Self::NotIp => Class::NonIp,
-            Self::Malformed(_) => Class::Malformed,
+            Self::ShortHeader
+            | Self::WrongVersion
+            | Self::BadLength
+            | Self::BeyondFrame
+            | Self::ShortExtension
+            | Self::TooManyExtensions
+            | Self::ShortTransport => Class::Malformed,
             Self::ForeignSource => Class::Foreign,
             Self::ToResolver => Class::Resolver,
             Self::FromListener => Class::Reply,
@@ -141,7 +157,13 @@ impl Rule {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::NotIp => "not an IP packet",
-            Self::Malformed(_) => "an IP packet that cannot be read",
+            Self::ShortHeader => "an IP packet that ends within its header",
+            Self::WrongVersion => "an IP packet of another version than its ethertype says",
+            Self::BadLength => "an IP packet whose lengths contradict each other",
+            Self::BeyondFrame => "an IP packet that goes beyond its frame",
+            Self::ShortExtension => "an IP packet with an extension header cut off",
+            Self::TooManyExtensions => "an IP packet with too many extension headers",
+            Self::ShortTransport => "an IP packet with its ports cut off",
             Self::ForeignSource => "the source is no address of the host",
             Self::ToResolver => "to a configured resolver",
             Self::FromListener => "from a port where the host itself listens",

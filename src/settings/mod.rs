@@ -6,7 +6,9 @@
 mod raw;
 
 use crate::packet::{Dscp, MacAddr};
-use crate::policy::{AtUplink, Endpoint, ExitProtocols, Listeners, Mark, Mode, PrefixSet, Rules};
+use crate::policy::{
+    Actions, AtUplink, Endpoint, ExitProtocols, Intent, Listeners, Mode, PrefixSet, Rules,
+};
 use ipnet::IpNet;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -155,17 +157,28 @@ impl Settings {
             ));
         }
         let rules = Rules {
-            mode: match raw.mode {
-                raw::Mode::Enforce => Mode::Enforce,
-                raw::Mode::Audit => Mode::Audit,
-            },
             addresses: PrefixSet::new(addresses.iter().copied()),
             relay_addresses: PrefixSet::new(relay_addresses.iter().copied()),
             listeners: listeners(&raw.host.listeners)?,
             resolvers: PrefixSet::new(prefixes("host.resolvers", &raw.host.resolvers)?),
             exempt: PrefixSet::new(prefixes("host.exempt", &raw.host.exempt)?),
-            mark: mark(&raw.mark)?,
-            steer: ports.incoming.is_some(),
+            exit_protocols: match raw.mark.protocols {
+                raw::Protocols::Tcp => ExitProtocols::Tcp,
+                raw::Protocols::TcpUdp => ExitProtocols::TcpUdp,
+                raw::Protocols::All => ExitProtocols::All,
+            },
+            actions: Actions::new(Intent {
+                mode: match raw.mode {
+                    raw::Mode::Enforce => Mode::Enforce,
+                    raw::Mode::Audit => Mode::Audit,
+                },
+                mark: mark(&raw.mark)?,
+                at_uplink: match raw.mark.at_uplink {
+                    raw::AtUplink::Keep => AtUplink::Keep,
+                    raw::AtUplink::Strip => AtUplink::Strip,
+                },
+                steer: ports.incoming.is_some(),
+            }),
         };
         Ok(Self {
             ports,
@@ -323,7 +336,7 @@ fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, SettingsError> {
         })
 }
 
-fn mark(raw: &raw::Mark) -> Result<Mark, SettingsError> {
+fn mark(raw: &raw::Mark) -> Result<Dscp, SettingsError> {
     let dscp = match (&raw.dscp, raw.tos) {
         (None, None) => Dscp::AF11,
         (Some(_), Some(tos)) => {
@@ -350,18 +363,7 @@ fn mark(raw: &raw::Mark) -> Result<Mark, SettingsError> {
         let reason = "is what unmarked traffic bears; a mark must differ from it";
         return Err(value("mark.dscp", "0", reason));
     }
-    Ok(Mark {
-        dscp,
-        protocols: match raw.protocols {
-            raw::Protocols::Tcp => ExitProtocols::Tcp,
-            raw::Protocols::TcpUdp => ExitProtocols::TcpUdp,
-            raw::Protocols::All => ExitProtocols::All,
-        },
-        at_uplink: match raw.at_uplink {
-            raw::AtUplink::Keep => AtUplink::Keep,
-            raw::AtUplink::Strip => AtUplink::Strip,
-        },
-    })
+    Ok(dscp)
 }
 
 fn relay_sources(raw: raw::Relays, base: &Path) -> Result<RelaySources, SettingsError> {

@@ -195,12 +195,12 @@ proptest! {
         match &sliced.transport {
             Some(TransportSlice::Tcp(tcp)) => {
                 prop_assert_eq!(packet.protocol, 6);
-                let ports = packet.ports.unwrap();
+                let ports = packet.ports;
                 prop_assert_eq!((ports.source, ports.destination), (tcp.source_port(), tcp.destination_port()));
             }
             Some(TransportSlice::Udp(udp)) => {
                 prop_assert_eq!(packet.protocol, 17);
-                let ports = packet.ports.unwrap();
+                let ports = packet.ports;
                 prop_assert_eq!((ports.source, ports.destination), (udp.source_port(), udp.destination_port()));
             }
             // Authentication headers are an extension to etherparse, a protocol to us.

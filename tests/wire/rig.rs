@@ -184,7 +184,11 @@ impl Rig {
         let ports = Side::ALL.map(|side| self.port(side));
         let mut expected = Side::ALL.map(|_| Vec::new());
         for case in cases {
+            let before = self.running.counters().unwrap();
             ports[case.from as usize].send(&case.sent).unwrap();
+            if case.arrives.is_none() {
+                self.wait_for(&case.what, |counters| *counters != before);
+            }
             if let Some((side, frame)) = &case.arrives {
                 let index = *side as usize;
                 expected[index].push((&case.what, frame));

@@ -76,7 +76,8 @@ fn hops(frame: &[u8]) -> u8 {
     }
 }
 
-/// Ends a capture of TCP when the connection's last FIN has come by.
+/// Ends a capture of TCP when the last connection's FIN has come by.
+#[track_caller]
 fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFrame> {
     let is_fin = |frame: &&CapturedFrame| {
         let bytes = &frame.bytes;
@@ -271,23 +272,17 @@ fn tcp_where_uplink_is_incoming_too() {
     let site = Site::build(Plan::default()).unwrap();
     let second = &site.clearnet;
     second
-        .ip(&format!(
-            "link add link eth0 name second type macvlan mode bridge"
-        ))
+        .ip("link add link eth0 name second type macvlan mode bridge")
         .unwrap();
     for line in [
         format!("link set second address {TORNET_MAC} up"),
         format!("addr add {RELAY_V4}/32 dev second"),
         format!("addr add {RELAY_V6}/128 dev second"),
-        // The relay answers to the box, not to the host.
+        // By IPv4 the relay answers to the box, by IPv6 straight to the host.
         "addr add 203.0.113.1/24 dev second".to_owned(),
         format!("neigh add {BOX_V4} lladdr {UPLINK0_MAC} dev second"),
         format!("rule add from {RELAY_V4} table 7"),
         format!("route add default via {BOX_V4} dev second table 7"),
-        "-6 addr add 2001:db8:3::1/64 dev second".to_owned(),
-        format!("-6 neigh add {BOX_V6} lladdr {UPLINK0_MAC} dev second"),
-        format!("-6 rule add from {RELAY_V6} table 7"),
-        format!("-6 route add default via {BOX_V6} dev second table 7"),
     ] {
         second.ip(&line).unwrap();
     }
@@ -302,7 +297,7 @@ fn tcp_where_uplink_is_incoming_too() {
     let rig = Rig::on(site, &config);
     let Site { host, clearnet, .. } = &rig.site;
     let steered = Capture::start(clearnet, "second", "in", "tcp or ip6 proto 6").unwrap();
-    let answers = Capture::start(clearnet, "second", "out", "tcp or ip6 proto 6").unwrap();
+    let answers = Capture::start(clearnet, "second", "out", "tcp").unwrap();
     for (_, server, relay) in families() {
         converse(host, clearnet, relay, OR_PORT, 300_000);
         converse(host, clearnet, server, 80, 300_000);
@@ -311,7 +306,7 @@ fn tcp_where_uplink_is_incoming_too() {
         assert_eq!(frame.bytes[..6], mac(TORNET_MAC));
         assert_eq!(frame.bytes[6..12], mac(UPLINK0_MAC));
     }
-    for frame in all_of(answers, 2) {
+    for frame in all_of(answers, 1) {
         assert_eq!(frame.bytes[..6], mac(UPLINK0_MAC));
     }
     let counters = counters(rig);
@@ -343,8 +338,9 @@ fn without_incoming_relay_traffic_leaves_by_the_uplink_unmarked() {
         assert_eq!(frame.bytes[..6], mac(CLEARNET_MAC));
     }
     let counters = counters(rig);
+    assert!(count(&counters, "relay") > 100);
     assert_eq!(
-        count(&counters, "relay") + count(&counters, "host") + count(&counters, "non_ip"),
+        count(&counters, "host_received"),
         count(&counters, "uplink_forwarded")
     );
     assert_eq!(count(&counters, "marked"), 0);

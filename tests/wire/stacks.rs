@@ -130,7 +130,7 @@ fn tcp_of_the_host_is_marked_or_steered_by_its_destination() {
     assert_eq!(count(&counters, "relay"), relays.len() as u64);
     assert_eq!(count(&counters, "incoming_forwarded"), relays.len() as u64);
     assert!(count(&counters, "incoming_received") >= 2 * 500_000 / 1448);
-    for name in ["foreign", "reply", "malformed", "cleared", "disagreement"] {
+    for name in ["reply", "malformed", "cleared", "disagreement"] {
         assert_eq!(count(&counters, name), 0, "{name}");
     }
 }
@@ -297,7 +297,7 @@ fn tcp_where_uplink_is_incoming_too() {
     let rig = Rig::on(site, &config);
     let Site { host, clearnet, .. } = &rig.site;
     let steered = Capture::start(clearnet, "second", "in", "tcp or ip6 proto 6").unwrap();
-    let answers = Capture::start(clearnet, "second", "out", "tcp").unwrap();
+    let mut answers = Capture::start(clearnet, "second", "out", "tcp").unwrap();
     for (_, server, relay) in families() {
         converse(host, clearnet, relay, OR_PORT, 300_000);
         converse(host, clearnet, server, 80, 300_000);
@@ -306,7 +306,9 @@ fn tcp_where_uplink_is_incoming_too() {
         assert_eq!(frame.bytes[..6], mac(TORNET_MAC));
         assert_eq!(frame.bytes[6..12], mac(UPLINK0_MAC));
     }
-    for frame in all_of(answers, 1) {
+    // Long runs of bytes are one frame here, before they are cut for the link.
+    assert!(answers.wait_until(PATIENCE, |seen| seen.len() > 10));
+    for frame in answers.finish().unwrap() {
         assert_eq!(frame.bytes[..6], mac(UPLINK0_MAC));
     }
     let counters = counters(rig);

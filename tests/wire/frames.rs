@@ -364,3 +364,45 @@ fn stripped_at_the_uplink_nothing_leaves_marked() {
         ],
     );
 }
+
+#[test]
+fn full_frames_cross_at_every_size_where_buffers_change() {
+    needs_root!();
+    // The last MTU of a small buffer, of what the driver keeps in one piece, and of one buffer;
+    // each with the next one.
+    for mtu in [1762, 1763, 3498, 3499, 3810, 3811] {
+        let mut cases = Vec::new();
+        for tags in [&[][..], &[VLAN]] {
+            let packet = exit(0, mtu - 40);
+            cases.push(Case::new(
+                format!("exit, MTU {mtu}"),
+                Side::Host,
+                packet.outbound(tags),
+                Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
+            ));
+            let packet = relay(1, mtu - 60);
+            cases.push(Case::new(
+                format!("relay, MTU {mtu}"),
+                Side::Host,
+                packet.outbound(tags),
+                Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags))),
+            ));
+        }
+        let plan = Plan {
+            mtu: u32::try_from(mtu).unwrap(),
+            ..Plan::default()
+        };
+        let moved = Rig::silent(plan, &Config::default()).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 4),
+                ("exit", 2),
+                ("marked", 2),
+                ("relay", 2),
+                ("uplink_forwarded", 2),
+                ("incoming_forwarded", 2),
+            ],
+        );
+    }
+}

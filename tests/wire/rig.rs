@@ -11,7 +11,6 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
-pub(crate) const HOST0_MAC: &str = "02:00:00:00:01:02";
 pub(crate) const UPLINK0_MAC: &str = "02:00:00:00:02:01";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 

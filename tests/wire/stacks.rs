@@ -1,7 +1,7 @@
 //! Real network stacks on both sides of the box: TCP, ping, ARP and neighbour discovery.
 
 use crate::craft::{AF11, families, mac};
-use crate::rig::{Config, PATIENCE, Rig, UPLINK0_MAC, eventually, moved, needs_root};
+use crate::rig::{Config, PATIENCE, Rig, UPLINK0_MAC, moved, needs_root};
 use exitmark::lab::site::{
     BOX_V4, BOX_V6, CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan,
     RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6, Site, TORNET_MAC,
@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 const JUMBO: Plan = Plan {
     mtu: 9000,
@@ -263,6 +262,40 @@ fn the_box_itself_answers_on_incoming_and_nowhere_else() {
     let counters = counters(rig);
     assert!(count(&counters, "incoming_to_stack") >= 4);
     assert_eq!(count(&counters, "incoming_received"), 0);
+}
+
+/// Two queues on every NIC, two workers.
+#[test]
+fn tcp_over_several_queues() {
+    needs_root!();
+    let plan = Plan {
+        queues: 2,
+        ..Plan::default()
+    };
+    let rig = Rig::lively(plan, &Config::default());
+    assert!(
+        rig.running.ready.contains("workers=2"),
+        "{}",
+        rig.running.ready
+    );
+    let Site {
+        host,
+        clearnet,
+        tornet,
+        ..
+    } = &rig.site;
+    for port in 0..4 {
+        for (_, server, relay) in families() {
+            converse(host, clearnet, server, 80 + port, 100_000);
+            converse(host, tornet, relay, OR_PORT, 100_000);
+        }
+    }
+    let counters = counters(rig);
+    assert!(count(&counters, "exit") > 100 && count(&counters, "relay") > 100);
+    assert_eq!(
+        count(&counters, "incoming_forwarded"),
+        count(&counters, "relay")
+    );
 }
 
 /// One NIC and one network, two gateways: the relay listens behind the second one.

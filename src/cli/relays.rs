@@ -41,12 +41,15 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Some(endpoint) => survey.answer(endpoint) + "\n",
         None => survey.to_string(),
     };
-    // A reader that has gone away is no reason to panic, as `print!` would.
-    let written = std::io::stdout().write_all(text.as_bytes()).is_ok();
+    // `print!` would panic where the reader has gone away or the disk is full.
+    if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
+        eprintln!("exitmark: cannot write the answer: {error}");
+        return ExitCode::FAILURE;
+    }
     let contained = arguments
         .contains
         .is_none_or(|endpoint| survey.contains(endpoint));
-    if written && contained {
+    if contained {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

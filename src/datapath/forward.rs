@@ -69,6 +69,7 @@ impl Forwarder {
 
     /// Forwards every whole packet in `arrived`; what is left there is the beginning of one
     /// whose end has not arrived. `now` counts from any fixed moment.
+    #[inline(never)]
     pub fn process_batch(
         &mut self,
         ingress: Role,

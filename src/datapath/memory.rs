@@ -4,9 +4,14 @@
 use super::{Frame, FramePool, Held, Memory, Port};
 use std::collections::VecDeque;
 
+/// Chunks begin at cache lines, as those of a UMEM do.
+const CACHE_LINE: usize = 64;
+
 /// Frames in ordinary memory.
 pub struct HeapMemory {
     bytes: Box<[u8]>,
+    /// Where the first chunk begins.
+    start: usize,
     chunk_bytes: usize,
 }
 
@@ -14,11 +19,18 @@ impl HeapMemory {
     /// Memory of `frames` buffers of `chunk_bytes` each, with the pool of their tokens.
     pub fn new(frames: u32, chunk_bytes: u16) -> (Self, FramePool) {
         let chunk_bytes = usize::from(chunk_bytes);
+        let bytes = vec![0; frames as usize * chunk_bytes + CACHE_LINE].into_boxed_slice();
         let memory = Self {
-            bytes: vec![0; frames as usize * chunk_bytes].into_boxed_slice(),
+            start: bytes.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE),
+            bytes,
             chunk_bytes,
         };
         (memory, FramePool::new(frames))
+    }
+
+    #[inline]
+    const fn offset(&self, frame: &Frame) -> usize {
+        self.start + frame.chunk() * self.chunk_bytes
     }
 
     /// Copies a packet into as many frames of the pool as it takes. Hands nothing out, and
@@ -34,7 +46,7 @@ impl HeapMemory {
             let (Some(empty), Ok(length)) = (pool.take(), u16::try_from(part.len())) else {
                 return frames;
             };
-            let start = empty.chunk() * self.chunk_bytes;
+            let start = self.offset(&empty);
             self.bytes[start..start + part.len()].copy_from_slice(part);
             frames.push(retoken(&empty, length, index != last));
         }
@@ -54,14 +66,13 @@ const fn retoken(frame: &Frame, length: u16, more: bool) -> Frame {
 impl Memory for HeapMemory {
     #[inline]
     fn bytes(&mut self, frame: &Frame) -> &mut [u8] {
-        let start = frame.chunk() * self.chunk_bytes;
+        let start = self.offset(frame);
         &mut self.bytes[start..start + frame.length()]
     }
 
-    /// A load whose result nobody waits for does what a prefetch instruction does.
     #[inline]
     fn prefetch(&self, frame: &Frame) {
-        std::hint::black_box(self.bytes[frame.chunk() * self.chunk_bytes]);
+        super::xsk::prefetch(&self.bytes[self.offset(frame)]);
     }
 }
 
@@ -132,9 +143,7 @@ impl Port for MemoryPort {
     }
 
     fn transmit(&mut self, memory: &mut HeapMemory, leaving: &mut Vec<Frame>) {
-        let mut fitting = leaving
-            .len()
-            .min(self.ring - self.unsent.len().min(self.ring));
+        let mut fitting = leaving.len().min(self.ring - self.held().sending);
         while fitting > 0 && leaving[fitting - 1].has_more() {
             fitting -= 1;
         }

@@ -116,7 +116,9 @@ pub trait Port {
     /// Moves what arrived to the end of `arrived`, at most `limit` frames.
     fn receive(&mut self, memory: &mut Self::Memory, arrived: &mut Vec<Frame>, limit: usize);
 
-    /// Takes frames from the front of `leaving`, as many whole packets as there is room for.
+    /// Takes frames from the front of `leaving`, as many whole packets as there is room for. A
+    /// port never holds more frames to send than a ring has entries, uncompleted ones included:
+    /// one that stops completing cannot eat up the pool.
     fn transmit(&mut self, memory: &mut Self::Memory, leaving: &mut Vec<Frame>);
 
     /// Returns the frames that have been sent to the pool.

@@ -367,9 +367,23 @@ impl Memory for XskMemory {
         // SAFETY: as in `bytes`; nothing is written here.
         let data = unsafe { self.umem.data(&self.descriptors[frame.chunk()]) };
         if let Some(byte) = data.contents().first() {
-            std::hint::black_box(*byte);
+            prefetch(byte);
         }
     }
+}
+
+/// Asks the processor to fetch the cache line of this byte, without waiting for it.
+#[inline]
+pub(super) fn prefetch(byte: &u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction (SSE, which every x86-64 has) reads nothing that the program could
+    // see and faults on no address, and this one is valid. No safe function does the same yet.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>((&raw const *byte).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::hint::black_box(*byte);
 }
 
 /// One queue of a NIC.

@@ -6,7 +6,9 @@
 //! operator would type them, and must never touch the namespace that it was started in.
 
 mod capture;
+pub mod cases;
 pub mod consensus;
+pub mod frames;
 mod netns;
 mod raw;
 pub mod site;

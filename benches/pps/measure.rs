@@ -1,0 +1,130 @@
+//! One run: a fresh site, one forwarder, a load at full speed, and the proof that the
+//! forwarder did its job meanwhile.
+
+use crate::peers::{Forwarder, Job};
+use crate::report::Sample;
+use crate::site::Site;
+use crate::traffic::{Counts, Load, Traffic};
+use exitmark::lab::LabError;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Enough to fill caches and pages.
+const WARM_UP_FRAMES: u32 = 100_000;
+const SAMPLING: Duration = Duration::from_millis(10);
+
+pub(crate) fn run(
+    program: &[u8],
+    forwarder: &dyn Forwarder,
+    load: Load,
+    length: Duration,
+) -> Result<Sample, LabError> {
+    let site = Site::new()?;
+    let traffic = Traffic::new(program, &site, load, forwarder.next_hop())?;
+    let running = forwarder.start(&site, &traffic)?;
+    let frames = frames_for(&site, &traffic, length)?;
+    let before = traffic.drained()?;
+    let rate = steady_rate(&site, &traffic, frames)?;
+    let counts = traffic.drained()?.since(&before);
+    running.stop()?;
+    check(forwarder.job(), load, &counts)?;
+    Ok(Sample {
+        mpps: rate / 1e6,
+        loss: 1.0 - number(counts.arrived()) / number(counts.sent),
+    })
+}
+
+/// How many frames will take about this long to send, told from ever longer loads. One call of
+/// BPF_PROG_RUN cannot be timed but only counted, and takes milliseconds to set up.
+fn frames_for(site: &Site, traffic: &Traffic, length: Duration) -> Result<u32, LabError> {
+    let time = |frames| {
+        let begin = Instant::now();
+        traffic.send(site, frames)?.finish()?;
+        Ok::<_, LabError>(begin.elapsed())
+    };
+    let set_up = time(64)?;
+    let mut frames = WARM_UP_FRAMES;
+    loop {
+        let sending = time(frames)?.saturating_sub(set_up);
+        if sending >= length / 10 {
+            let wanted = f64::from(frames) * length.as_secs_f64() / sending.as_secs_f64();
+            return whole(wanted);
+        }
+        frames = whole(f64::from(frames) * 3.0)?;
+    }
+}
+
+/// A number of frames, if one call can send so many.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be within the range of the type"
+)]
+fn whole(frames: f64) -> Result<u32, LabError> {
+    if (0.0..=f64::from(i32::MAX)).contains(&frames) {
+        Ok(frames as u32)
+    } else {
+        Err(LabError(format!(
+            "{frames:.0} frames are more than one run can have"
+        )))
+    }
+}
+
+/// Sends and returns the rate of arrival, in frames a second, while the load was on: neither
+/// the generator's set-up nor the end counts.
+fn steady_rate(site: &Site, traffic: &Traffic, frames: u32) -> Result<f64, LabError> {
+    let start = traffic.counts()?;
+    let sending = traffic.send(site, frames)?;
+    let mut samples: Vec<Counts> = Vec::new();
+    while !sending.is_over() {
+        thread::sleep(SAMPLING);
+        samples.push(traffic.counts()?.since(&start));
+    }
+    sending.finish()?;
+    let frames = u64::from(frames);
+    let mut steady = samples
+        .iter()
+        .filter(|counts| counts.sent > frames / 20 && counts.sent < frames);
+    match (steady.next(), steady.next_back()) {
+        (Some(first), Some(last)) => {
+            let time = last.at.duration_since(first.at);
+            Ok(number(last.arrived() - first.arrived()) / time.as_secs_f64())
+        }
+        _ => Err(LabError(
+            "the load was over too soon to tell a rate; give it more seconds".to_owned(),
+        )),
+    }
+}
+
+/// A forwarder that forwards but does not do what it is there for has no rate.
+fn check(job: Job, load: Load, counts: &Counts) -> Result<(), LabError> {
+    let (uplink, incoming) = (&counts.uplink, &counts.incoming);
+    let (some_exit, some_relay) = (load.relay_percent < 100, load.relay_percent > 0);
+    let fine = match job {
+        Job::Wire => {
+            uplink.exit_marked + uplink.relay_marked + incoming.arrived() == 0
+                && (uplink.exit_unmarked > 0) == some_exit
+                && (uplink.relay_unmarked > 0) == some_relay
+        }
+        Job::MarkAndSteer => {
+            uplink.arrived() == uplink.exit_marked
+                && incoming.arrived() == incoming.relay_unmarked
+                && (uplink.exit_marked > 0) == some_exit
+                && (incoming.relay_unmarked > 0) == some_relay
+        }
+    };
+    if fine && uplink.astray + incoming.astray == 0 {
+        Ok(())
+    } else {
+        Err(LabError(format!(
+            "it did not do its job ({job:?}); of {} frames there arrived at the uplink {uplink:?}, \
+             at the incoming network {incoming:?}",
+            counts.sent
+        )))
+    }
+}
+
+fn number(count: u64) -> f64 {
+    // No run sends 2^32 frames.
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}

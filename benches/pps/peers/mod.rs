@@ -1,0 +1,63 @@
+//! The forwarders that are compared: what each must do, how it is started and ended.
+//!
+//! One file for each kind. A forwarder gets a fresh site, sets its middle up, and is measured
+//! only if it does the whole job that it names.
+
+mod exitmark;
+mod nftables;
+mod wire;
+
+use crate::site::Site;
+use crate::traffic::Traffic;
+use ::exitmark::lab::LabError;
+use ::exitmark::packet::MacAddr;
+
+/// What a forwarder promises; the sinks hold it to that, frame by frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// Everything to the uplink, nothing marked.
+    Wire,
+    /// Exit frames marked to the uplink, relay frames unmarked to the incoming network.
+    MarkAndSteer,
+}
+
+pub(crate) trait Forwarder {
+    /// Its name in the table.
+    fn name(&self) -> &'static str;
+
+    fn job(&self) -> Job;
+
+    /// The MAC address that the host sends to: a router is addressed, a wire is not.
+    fn next_hop(&self) -> MacAddr;
+
+    /// What this machine lacks for it, if anything.
+    fn missing(&self) -> Option<String> {
+        None
+    }
+
+    /// Starts it in the middle of the site; returns when it is ready for the first frame.
+    fn start(&self, site: &Site, traffic: &Traffic) -> Result<Box<dyn Running>, LabError>;
+}
+
+/// A forwarder at work. Dropping it ends it too, without asking how it was.
+pub(crate) trait Running {
+    fn stop(self: Box<Self>) -> Result<(), LabError>;
+}
+
+/// It lives in the kernel and goes with the site.
+struct InKernel;
+
+impl Running for InKernel {
+    fn stop(self: Box<Self>) -> Result<(), LabError> {
+        Ok(())
+    }
+}
+
+/// All forwarders, in the order of the table.
+pub(crate) fn all() -> [Box<dyn Forwarder>; 3] {
+    [
+        Box::new(exitmark::AfXdp),
+        Box::new(nftables::Nftables),
+        Box::new(wire::Wire),
+    ]
+}

@@ -1,0 +1,28 @@
+//! The do-nothing baseline: XDP sends every frame to the uplink and reads none of it.
+
+use super::{Forwarder, InKernel, Job, Running};
+use crate::site::{Site, UPLINK_MAC};
+use crate::traffic::Traffic;
+use exitmark::lab::LabError;
+use exitmark::packet::MacAddr;
+
+pub(super) struct Wire;
+
+impl Forwarder for Wire {
+    fn name(&self) -> &'static str {
+        "wire"
+    }
+
+    fn job(&self) -> Job {
+        Job::Wire
+    }
+
+    fn next_hop(&self) -> MacAddr {
+        UPLINK_MAC
+    }
+
+    fn start(&self, site: &Site, traffic: &Traffic) -> Result<Box<dyn Running>, LabError> {
+        traffic.attach_wire(site)?;
+        Ok(Box::new(InKernel))
+    }
+}

@@ -1,0 +1,114 @@
+//! The four hosts of the bench and the cables between them, made anew for every measurement.
+//!
+//! ```text
+//!   host (generator) ──── eth0  box  eth1 ──── uplink (counts and drops)
+//!                          (forwarder)
+//!                               eth2 ──── incoming (counts and drops)
+//! ```
+//!
+//! Knows neither forwarders nor frames. Its constants for the two sinks' MAC addresses are
+//! repeated in `benches/bpf/traffic.bpf.c`; a difference would put every frame astray.
+
+use exitmark::lab::{LabError, Netns, VethEnd, veth};
+use exitmark::packet::MacAddr;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use std::net::Ipv4Addr;
+
+pub(crate) const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+pub(crate) const HOST_MAC: MacAddr = mac(1, 1);
+pub(crate) const BOX_HOST_MAC: MacAddr = mac(1, 2);
+pub(crate) const UPLINK_MAC: MacAddr = mac(2, 1);
+pub(crate) const INCOMING_MAC: MacAddr = mac(3, 1);
+
+/// The far ends of the three cables have one interface each, by this name.
+pub(crate) const FAR_END: &str = "eth0";
+/// The box's interfaces towards the host, the uplink and the incoming network.
+pub(crate) const BOX_HOST: &str = "eth0";
+pub(crate) const BOX_UPLINK: &str = "eth1";
+pub(crate) const BOX_INCOMING: &str = "eth2";
+
+const MTU: u32 = 1500;
+
+/// Where the generator runs. The kernel runs the box's receive side there too, because that is
+/// where the frames are put on the cable; processes of forwarders get all other cores.
+pub(crate) const GENERATOR_CPU: usize = 0;
+
+const fn mac(cable: u8, end: u8) -> MacAddr {
+    MacAddr::new([2, 0, 0, 0, cable, end])
+}
+
+pub(crate) struct Site {
+    pub(crate) host: Netns,
+    pub(crate) middle: Netns,
+    pub(crate) uplink: Netns,
+    pub(crate) incoming: Netns,
+}
+
+impl Site {
+    pub(crate) fn new() -> Result<Self, LabError> {
+        let site = Self {
+            host: quiet_netns("host")?,
+            middle: quiet_netns("box")?,
+            uplink: quiet_netns("uplink")?,
+            incoming: quiet_netns("incoming")?,
+        };
+        site.cable(&site.host, HOST_MAC, BOX_HOST, BOX_HOST_MAC)?;
+        site.cable(&site.uplink, UPLINK_MAC, BOX_UPLINK, mac(2, 2))?;
+        site.cable(&site.incoming, INCOMING_MAC, BOX_INCOMING, mac(3, 2))?;
+        Ok(site)
+    }
+
+    fn cable(
+        &self,
+        far: &Netns,
+        far_mac: MacAddr,
+        box_end: &str,
+        box_mac: MacAddr,
+    ) -> Result<(), LabError> {
+        let far_end = VethEnd {
+            netns: far,
+            name: FAR_END,
+            mac: &far_mac.to_string(),
+            queues: 1,
+        };
+        let box_end = VethEnd {
+            netns: &self.middle,
+            name: box_end,
+            mac: &box_mac.to_string(),
+            queues: 1,
+        };
+        veth(&far_end, &box_end, MTU)?;
+        for end in [&far_end, &box_end] {
+            let offloads = ["-K", end.name, "tx", "off", "gro", "off"];
+            end.netns.command("ethtool", &offloads)?;
+        }
+        Ok(())
+    }
+}
+
+/// A namespace whose stack says nothing by itself and believes every source address.
+fn quiet_netns(label: &str) -> Result<Netns, LabError> {
+    let netns = Netns::new(label)?;
+    for conf in ["all", "default"] {
+        netns.sysctl(&format!("net/ipv6/conf/{conf}/disable_ipv6"), "1")?;
+        netns.sysctl(&format!("net/ipv4/conf/{conf}/rp_filter"), "0")?;
+    }
+    Ok(netns)
+}
+
+/// Keeps the calling thread on the generator's core.
+pub(crate) fn pin_to_generator_cpu() -> Result<(), LabError> {
+    let mut cpus = CpuSet::new();
+    cpus.set(GENERATOR_CPU)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus))
+        .map_err(|error| LabError(format!("cannot pin the generator to its core: {error}")))
+}
+
+/// The cores for forwarders' processes, as `taskset -c` likes them.
+pub(crate) fn forwarder_cpus() -> String {
+    match std::thread::available_parallelism().map_or(1, usize::from) {
+        1 => GENERATOR_CPU.to_string(),
+        cores => format!("{}-{}", GENERATOR_CPU + 1, cores - 1),
+    }
+}

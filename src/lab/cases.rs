@@ -1,0 +1,563 @@
+//! The table of cases: a configuration, a frame in, the class it has, where and how it leaves.
+//!
+//! One table for every place where the rule is written or measured. What a frame becomes is
+//! built anew with the other DSCP and MAC addresses, never computed by the code under test.
+
+use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};
+use super::site::{INCOMING_MAC, TORNET_MAC};
+use crate::datapath::{Links, Role};
+use crate::packet::MacAddr;
+use crate::policy::{Class, EndpointSet, Snapshot};
+use crate::settings::{Settings, SettingsError};
+use std::path::Path;
+use std::sync::Arc;
+
+const MARK: u8 = 0x28;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+
+const HOST4: &str = "192.0.2.10:40000";
+const HOST6: &str = "[2001:db8:1::10]:40000";
+const WEB4: &str = "198.51.100.7:443";
+const WEB6: &str = "[2001:db8:51::7]:443";
+const RELAY4: &str = "198.18.0.1:9001";
+const RELAY6: &str = "[2001:db8:18::1]:9001";
+const RESOLVER: &str = "9.9.9.9";
+
+/// Frames that are handled one after the other under one configuration.
+pub struct Table {
+    /// What it is about.
+    pub name: &'static str,
+    /// The configuration, as in a file.
+    pub configuration: String,
+    /// Its cases; the order matters for fragments.
+    pub cases: Vec<Case>,
+}
+
+/// One frame and what must become of it.
+pub struct Case {
+    /// What is special about it.
+    pub name: &'static str,
+    /// The frame as the host sends it.
+    pub before: Vec<u8>,
+    /// Its class.
+    pub class: Class,
+    /// The port by which it leaves.
+    pub egress: Role,
+    /// The frame as it leaves.
+    pub after: Vec<u8>,
+}
+
+impl Table {
+    /// What the configuration says.
+    ///
+    /// # Errors
+    /// A mistake in the table.
+    pub fn settings(&self) -> Result<Settings, SettingsError> {
+        Settings::parse(&self.configuration, Path::new(""))
+    }
+
+    /// The snapshot that a worker would follow: the configuration's rules and extra endpoints.
+    pub fn snapshot(&self, settings: &Settings) -> Snapshot {
+        let extra = settings.relays.extra.iter().copied();
+        Snapshot {
+            generation: 1,
+            rules: Arc::clone(&settings.rules),
+            relays: Arc::new(EndpointSet::new(extra).unwrap_or_else(|_| EndpointSet::empty())),
+        }
+    }
+
+    /// The links of a site that steers.
+    pub fn links(&self, settings: &Settings) -> Links {
+        let links = Links::new(settings.host_mac);
+        let next_hop = settings
+            .ports
+            .incoming
+            .as_ref()
+            .map(|incoming| incoming.next_hop);
+        match next_hop {
+            Some(next_hop) => links.with_incoming(Role::Incoming, mac(INCOMING_MAC), next_hop),
+            None => links,
+        }
+    }
+}
+
+fn mac(text: &str) -> MacAddr {
+    text.parse().unwrap_or(FROM)
+}
+
+fn exit(name: &'static str, frame: Frame) -> Case {
+    remarked(name, Class::Exit, frame, MARK)
+}
+
+/// Leaves by the uplink with the DSCP of `tos`; its ECN bits are the frame's own.
+fn remarked(name: &'static str, class: Class, frame: Frame, tos: u8) -> Case {
+    let before = frame.build();
+    let ecn = frame.ecn();
+    Case {
+        name,
+        class,
+        egress: Role::Uplink,
+        after: frame.tos(tos | ecn).build(),
+        before,
+    }
+}
+
+fn untouched(name: &'static str, class: Class, before: Vec<u8>) -> Case {
+    Case {
+        name,
+        class,
+        egress: Role::Uplink,
+        after: before.clone(),
+        before,
+    }
+}
+
+fn passed(name: &'static str, class: Class, frame: &Frame) -> Case {
+    untouched(name, class, frame.build())
+}
+
+fn steered(name: &'static str, frame: Frame) -> Case {
+    Case {
+        name,
+        class: Class::Relay,
+        egress: Role::Incoming,
+        before: frame.build(),
+        after: frame.macs(mac(TORNET_MAC), mac(INCOMING_MAC)).build(),
+    }
+}
+
+/// A steered frame that bore the mark: no frame but an exit frame may.
+fn steered_and_cleared(name: &'static str, frame: Frame) -> Case {
+    Case {
+        before: frame.build(),
+        ..steered(name, frame.tos(0))
+    }
+}
+
+/// `head` is lines before the first table, `host` lines of `[host]`, `more` what follows.
+fn configuration(head: &str, host: &str, more: &str) -> String {
+    format!(
+        "{head}\n[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\
+         [steer]\nnext_hop = \"{TORNET_MAC}\"\n\
+         [relays]\nextra = [\"{RELAY4}\", \"{RELAY6}\"]\n\
+         [host]\n{host}\n{more}"
+    )
+}
+
+const ADDRESSES: &str = "addresses = [\"192.0.2.10\", \"192.0.2.64/28\", \"2001:db8:1::10\"]";
+
+/// Every table.
+pub fn tables() -> Vec<Table> {
+    vec![
+        classes(),
+        marks(),
+        shapes(),
+        ipv4_fragments(),
+        ipv6_fragments(),
+        relay_addresses(),
+        Table {
+            name: "audit changes nothing",
+            configuration: configuration("mode = \"audit\"", ADDRESSES, ""),
+            cases: vec![
+                passed("exit", Class::Exit, &tcp(HOST4, WEB4)),
+                passed("relay", Class::Relay, &tcp(HOST4, RELAY4)),
+                passed(
+                    "marked reply of nobody",
+                    Class::Host,
+                    &udp(HOST6, WEB6).tos(MARK),
+                ),
+            ],
+        },
+        Table {
+            name: "strip leaves no mark on the uplink",
+            configuration: configuration("", ADDRESSES, "[mark]\nat_uplink = \"strip\""),
+            cases: vec![
+                passed("exit", Class::Exit, &tcp(HOST4, WEB4)),
+                remarked(
+                    "marked exit",
+                    Class::Exit,
+                    tcp(HOST6, WEB6).tos(MARK | 1),
+                    0,
+                ),
+                remarked("marked host", Class::Host, udp(HOST4, WEB4).tos(MARK), 0),
+                steered("relay", tcp(HOST4, RELAY4)),
+            ],
+        },
+        Table {
+            name: "without an incoming port relay traffic stays on the uplink",
+            configuration: format!(
+                "[ports]\nhost = \"a\"\nuplink = \"b\"\n[host]\n{ADDRESSES}\n\
+                 [relays]\nextra = [\"{RELAY4}\"]"
+            ),
+            cases: vec![
+                passed("relay", Class::Relay, &tcp(HOST4, RELAY4)),
+                remarked(
+                    "marked relay",
+                    Class::Relay,
+                    tcp(HOST4, RELAY4).tos(MARK),
+                    0,
+                ),
+                exit("exit", tcp(HOST4, WEB4)),
+            ],
+        },
+        Table {
+            name: "exit traffic widened to UDP, with another mark",
+            configuration: configuration(
+                "",
+                ADDRESSES,
+                "[mark]\nprotocols = \"tcp+udp\"\ndscp = 46",
+            ),
+            cases: vec![
+                remarked("udp", Class::Exit, udp(HOST4, WEB4), 0xb8),
+                remarked("tcp", Class::Exit, tcp(HOST6, WEB6), 0xb8),
+                passed("icmp", Class::Host, &of_protocol(ICMP, HOST4, WEB4)),
+                passed(
+                    "udp to a relay's port",
+                    Class::Exit,
+                    &udp(HOST4, RELAY4).tos(0xb8),
+                ),
+            ],
+        },
+        Table {
+            name: "exit traffic widened to every protocol",
+            configuration: configuration("", ADDRESSES, "[mark]\nprotocols = \"all\"\ntos = 0x28"),
+            cases: vec![
+                exit("icmp", of_protocol(ICMP, HOST4, WEB4)),
+                exit("icmpv6", of_protocol(ICMPV6, HOST6, WEB6)),
+                exit("sctp", of_protocol(SCTP, HOST4, WEB4)),
+                exit(
+                    "later fragment of icmp",
+                    of_protocol(ICMP, HOST4, WEB4).fragment(5, 100, false),
+                ),
+            ],
+        },
+    ]
+}
+
+fn classes() -> Table {
+    let host = format!(
+        "{ADDRESSES}\nlisteners = [22, \"192.0.2.10:9001\", \"[2001:db8:1::10]:9001\"]\n\
+         resolvers = [\"{RESOLVER}\", \"2620:fe::fe\"]\nexempt = [\"203.0.113.0/24\"]"
+    );
+    Table {
+        name: "every class",
+        configuration: configuration("", &host, ""),
+        cases: vec![
+            exit("tcp over IPv4", tcp(HOST4, WEB4)),
+            exit("tcp over IPv6", tcp(HOST6, WEB6)),
+            exit("from a prefix", tcp("192.0.2.79:5000", WEB4)),
+            exit(
+                "a relay's address, another port",
+                tcp(HOST4, "198.18.0.1:443"),
+            ),
+            exit(
+                "a relay's port, another address",
+                tcp(HOST4, "198.18.0.2:9001"),
+            ),
+            exit(
+                "an IPv6 relay's address, another port",
+                tcp(HOST6, "[2001:db8:18::1]:443"),
+            ),
+            steered("a relay over IPv4", tcp(HOST4, RELAY4)),
+            steered("a relay over IPv6", tcp(HOST6, RELAY6)),
+            passed(
+                "udp to a relay's endpoint",
+                Class::Host,
+                &udp(HOST4, RELAY4),
+            ),
+            passed("dns over udp", Class::Resolver, &udp(HOST4, "9.9.9.9:53")),
+            passed("dns over tcp", Class::Resolver, &tcp(HOST4, "9.9.9.9:53")),
+            passed(
+                "dns over tls",
+                Class::Resolver,
+                &tcp(HOST6, "[2620:fe::fe]:853"),
+            ),
+            exit("a resolver's web page", tcp(HOST4, "9.9.9.9:443")),
+            exit("another resolver", tcp(HOST4, "198.51.100.53:53")),
+            passed("answer of ssh", Class::Reply, &tcp("192.0.2.10:22", WEB4)),
+            passed(
+                "answer of the own ORPort to a relay",
+                Class::Reply,
+                &tcp("192.0.2.10:9001", RELAY4),
+            ),
+            passed(
+                "answer of the own ORPort, IPv6",
+                Class::Reply,
+                &tcp("[2001:db8:1::10]:9001", WEB6),
+            ),
+            exit(
+                "the ORPort's number at another address",
+                tcp("192.0.2.64:9001", WEB4),
+            ),
+            passed(
+                "udp from a listener's port",
+                Class::Host,
+                &udp("192.0.2.10:22", WEB4),
+            ),
+            passed("exempt", Class::Exempt, &tcp(HOST4, "203.0.113.99:80")),
+            passed("exempt udp", Class::Exempt, &udp(HOST4, "203.0.113.99:123")),
+            passed("udp", Class::Host, &udp(HOST4, WEB4)),
+            passed("icmp", Class::Host, &of_protocol(ICMP, HOST4, WEB4)),
+            passed("icmpv6", Class::Host, &of_protocol(ICMPV6, HOST6, WEB6)),
+            passed(
+                "foreign source",
+                Class::Foreign,
+                &tcp("192.0.2.11:40000", WEB4),
+            ),
+            passed(
+                "foreign source to a relay",
+                Class::Foreign,
+                &tcp("192.0.2.80:40000", RELAY4),
+            ),
+            passed(
+                "foreign source, IPv6",
+                Class::Foreign,
+                &tcp("[2001:db8:1::11]:1", WEB6),
+            ),
+        ],
+    }
+}
+
+fn marks() -> Table {
+    let host = format!("{ADDRESSES}\nlisteners = [22]\nresolvers = [\"{RESOLVER}\"]");
+    Table {
+        name: "the mark means exit and nothing else",
+        configuration: configuration("", &host, ""),
+        cases: vec![
+            exit("ECN survives", tcp(HOST4, WEB4).tos(0b11)),
+            exit("ECN survives, IPv6", tcp(HOST6, WEB6).tos(0b01)),
+            exit(
+                "another DSCP is replaced",
+                tcp(HOST4, WEB4).tos(0xb8 | 0b10),
+            ),
+            exit("marked already", tcp(HOST6, WEB6).tos(MARK | 0b10)),
+            remarked(
+                "marked reply",
+                Class::Reply,
+                tcp("192.0.2.10:22", WEB4).tos(MARK | 1),
+                0,
+            ),
+            remarked(
+                "marked query",
+                Class::Resolver,
+                udp(HOST4, "9.9.9.9:53").tos(MARK),
+                0,
+            ),
+            remarked("marked udp", Class::Host, udp(HOST6, WEB6).tos(MARK | 2), 0),
+            remarked(
+                "marked foreign",
+                Class::Foreign,
+                tcp("192.0.2.11:1", WEB4).tos(MARK),
+                0,
+            ),
+            steered_and_cleared("marked relay", tcp(HOST4, RELAY4).tos(MARK)),
+            passed(
+                "another DSCP on udp stays",
+                Class::Host,
+                &udp(HOST4, WEB4).tos(0xb8),
+            ),
+            steered(
+                "another DSCP on relay traffic stays",
+                tcp(HOST6, RELAY6).tos(0xb9),
+            ),
+        ],
+    }
+}
+
+fn shapes() -> Table {
+    use extension::{DESTINATION, HOP_BY_HOP, ROUTING};
+    let plain = tcp(HOST4, WEB4).build();
+    let with = |at: usize, byte: u8| {
+        let mut frame = plain.clone();
+        frame[at] = byte;
+        frame
+    };
+    let malformed = |name, frame: Vec<u8>| untouched(name, Class::Malformed, frame);
+    let non_ip = |name, frame: Vec<u8>| untouched(name, Class::NonIp, frame);
+    let ethertype = |high, low| {
+        let mut frame = plain.clone();
+        frame[12..14].copy_from_slice(&[high, low]);
+        frame
+    };
+    let chain = |count: usize| tcp(HOST6, WEB6).extensions(&vec![DESTINATION; count]);
+    Table {
+        name: "shapes of frames",
+        configuration: configuration("", ADDRESSES, ""),
+        cases: vec![
+            exit("one tag", tcp(HOST4, WEB4).tag(0x8100, 0xe064)),
+            exit(
+                "two tags",
+                tcp(HOST6, WEB6).tag(0x88a8, 0x3007).tag(0x8100, 0xe064),
+            ),
+            steered(
+                "tags stay on steered frames",
+                tcp(HOST4, RELAY4).tag(0x88a8, 0x3007).tag(0x8100, 0x1064),
+            ),
+            exit("IPv4 options", tcp(HOST4, WEB4).options(40)),
+            steered("IPv4 options to a relay", tcp(HOST4, RELAY4).options(4)),
+            exit("padding", tcp(HOST4, WEB4).payload(20).padding(6)),
+            exit("ports and nothing more", tcp(HOST4, WEB4).payload(4)),
+            steered(
+                "extension headers",
+                tcp(HOST6, RELAY6).extensions(&[HOP_BY_HOP, ROUTING, DESTINATION]),
+            ),
+            exit("eight extension headers", chain(8)),
+            malformed("nine extension headers", chain(9).build()),
+            malformed("cut ports", tcp(HOST4, WEB4).payload(3).build()),
+            malformed("IHL below 5", with(14, 0x44)),
+            malformed("IHL beyond the packet", {
+                let mut f = tcp(HOST4, WEB4).payload(0).build();
+                f[14] = 0x4f;
+                f
+            }),
+            malformed("wrong version", with(14, 0x65)),
+            malformed("total length beyond the frame", with(16, 0x10)),
+            malformed("total length below the header", {
+                let mut f = with(16, 0);
+                f[17] = 19;
+                f
+            }),
+            malformed("cut IPv4 header", plain[..33].to_vec()),
+            malformed("cut IPv6 header", tcp(HOST6, WEB6).build()[..53].to_vec()),
+            malformed("cut extension header", {
+                let mut f = tcp(HOST6, WEB6).extensions(&[ROUTING]).payload(0).build();
+                f[55] = 200;
+                f
+            }),
+            non_ip("arp", ethertype(0x08, 0x06)),
+            non_ip("lldp", ethertype(0x88, 0xcc)),
+            non_ip("802.3 length", ethertype(0x00, 0x40)),
+            non_ip(
+                "five tags",
+                (0..5)
+                    .fold(tcp(HOST4, WEB4), |frame, _| frame.tag(0x8100, 1))
+                    .build(),
+            ),
+            non_ip("runt", plain[..13].to_vec()),
+            non_ip("one byte", vec![0xff]),
+        ],
+    }
+}
+
+fn ipv4_fragments() -> Table {
+    let host = format!("{ADDRESSES}\nresolvers = [\"{RESOLVER}\"]");
+    Table {
+        name: "IPv4 fragments follow their first one",
+        configuration: configuration("", &host, ""),
+        cases: vec![
+            passed(
+                "later one, first unseen",
+                Class::Host,
+                &tcp(HOST4, WEB4).fragment(7, 100, true),
+            ),
+            remarked(
+                "marked, first unseen",
+                Class::Host,
+                tcp(HOST4, WEB4).fragment(7, 100, true).tos(MARK),
+                0,
+            ),
+            exit("first of exit", tcp(HOST4, WEB4).fragment(7, 0, true)),
+            exit("later of exit", tcp(HOST4, WEB4).fragment(7, 100, true)),
+            exit("last of exit", tcp(HOST4, WEB4).fragment(7, 200, false)),
+            steered("first of relay", tcp(HOST4, RELAY4).fragment(7, 0, true)),
+            steered("last of relay", tcp(HOST4, RELAY4).fragment(7, 200, false)),
+            passed(
+                "another id",
+                Class::Host,
+                &tcp(HOST4, RELAY4).fragment(8, 200, false),
+            ),
+            passed(
+                "first of a query",
+                Class::Resolver,
+                &udp(HOST4, "9.9.9.9:53").fragment(9, 0, true),
+            ),
+            passed(
+                "last of a query",
+                Class::Resolver,
+                &udp(HOST4, "9.9.9.9:53").fragment(9, 9, false),
+            ),
+            passed(
+                "icmp needs no ports",
+                Class::Host,
+                &of_protocol(ICMP, HOST4, WEB4).fragment(1, 9, true),
+            ),
+            passed(
+                "foreign",
+                Class::Foreign,
+                &tcp("192.0.2.11:1", WEB4).fragment(7, 100, true),
+            ),
+            untouched(
+                "first with cut ports",
+                Class::Malformed,
+                tcp(HOST4, WEB4).fragment(11, 0, true).payload(2).build(),
+            ),
+        ],
+    }
+}
+
+fn ipv6_fragments() -> Table {
+    use extension::DESTINATION;
+    Table {
+        name: "IPv6 fragments follow their first one",
+        configuration: configuration("", ADDRESSES, ""),
+        cases: vec![
+            passed(
+                "later one, first unseen",
+                Class::Host,
+                &tcp(HOST6, RELAY6).fragment(70_000, 100, true),
+            ),
+            steered(
+                "first of relay",
+                tcp(HOST6, RELAY6).fragment(70_000, 0, true),
+            ),
+            steered(
+                "later of relay",
+                tcp(HOST6, RELAY6).fragment(70_000, 100, false),
+            ),
+            exit(
+                "first of exit behind options",
+                tcp(HOST6, WEB6)
+                    .extensions(&[DESTINATION])
+                    .fragment(3, 0, true),
+            ),
+            exit(
+                "last of exit behind options",
+                tcp(HOST6, WEB6)
+                    .extensions(&[DESTINATION])
+                    .fragment(3, 50, false),
+            ),
+            exit("atomic fragment", tcp(HOST6, WEB6).fragment(4, 0, false)),
+            passed(
+                "the atomic one is not remembered",
+                Class::Host,
+                &tcp(HOST6, WEB6).fragment(4, 50, false),
+            ),
+        ],
+    }
+}
+
+fn relay_addresses() -> Table {
+    const OR4: &str = "192.0.2.11:40000";
+    let host = "addresses = [\"192.0.2.10\"]\nrelay_addresses = [\"192.0.2.11\", \"2001:db8:1::11\"]\n\
+                listeners = [9001]\nresolvers = [\"9.9.9.9\"]";
+    Table {
+        name: "addresses that carry Tor traffic only",
+        configuration: configuration("", host, ""),
+        cases: vec![
+            steered("to a listed relay", tcp(OR4, RELAY4)),
+            steered("to an unlisted relay", tcp(OR4, WEB4)),
+            steered("over IPv6", tcp("[2001:db8:1::11]:40000", WEB6)),
+            passed(
+                "answer of the ORPort",
+                Class::Reply,
+                &tcp("192.0.2.11:9001", WEB4),
+            ),
+            passed("query", Class::Resolver, &udp(OR4, "9.9.9.9:53")),
+            passed("udp is no exit traffic", Class::Host, &udp(OR4, WEB4)),
+            exit("clearnet", tcp(HOST4, WEB4)),
+            steered("clearnet to a listed relay", tcp(HOST4, RELAY4)),
+        ],
+    }
+}

@@ -1,0 +1,239 @@
+//! Frames made to measure, for tables of cases: every field can be set, wrong ones included.
+//!
+//! Checksums are computed from scratch, never updated: what is built here with another DSCP is
+//! what a rewritten frame must equal.
+
+use crate::packet::{MacAddr, internet_checksum, protocol};
+use std::net::{IpAddr, SocketAddr};
+
+/// The MAC address that built frames are sent from: the Tor host's.
+pub const FROM: MacAddr = MacAddr::new([2, 0, 0, 0, 1, 1]);
+/// The MAC address that built frames are sent to: the clearnet's router.
+pub const TO: MacAddr = MacAddr::new([2, 0, 0, 0, 2, 2]);
+
+/// IPv6 extension headers that can be put in front of the transport header.
+pub mod extension {
+    /// Hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// Routing.
+    pub const ROUTING: u8 = 43;
+    /// Destination options.
+    pub const DESTINATION: u8 = 60;
+}
+
+const FRAGMENT: u8 = 44;
+
+/// A frame to be built.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    from: MacAddr,
+    to: MacAddr,
+    tags: Vec<(u16, u16)>,
+    source: SocketAddr,
+    destination: SocketAddr,
+    protocol: u8,
+    tos: u8,
+    options: usize,
+    extensions: Vec<u8>,
+    fragment: Option<(u32, u16, bool)>,
+    payload: usize,
+    padding: usize,
+}
+
+/// A TCP segment between two endpoints of one family, such as `192.0.2.10:40000`.
+///
+/// # Panics
+/// When one of them cannot be read: tables of cases are written by hand.
+pub fn tcp(source: &str, destination: &str) -> Frame {
+    of_protocol(protocol::TCP, source, destination)
+}
+
+/// A UDP datagram; the rest as [`tcp`].
+///
+/// # Panics
+/// As [`tcp`].
+pub fn udp(source: &str, destination: &str) -> Frame {
+    of_protocol(protocol::UDP, source, destination)
+}
+
+/// A packet of another protocol; its first bytes are the two ports.
+///
+/// # Panics
+/// As [`tcp`].
+pub fn of_protocol(protocol: u8, source: &str, destination: &str) -> Frame {
+    let endpoint = |text: &str| -> SocketAddr {
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text} is no endpoint: {error}"))
+    };
+    Frame {
+        from: FROM,
+        to: TO,
+        tags: Vec::new(),
+        source: endpoint(source),
+        destination: endpoint(destination),
+        protocol,
+        tos: 0,
+        options: 0,
+        extensions: Vec::new(),
+        fragment: None,
+        payload: 40,
+        padding: 0,
+    }
+}
+
+impl Frame {
+    /// With these MAC addresses.
+    #[must_use]
+    pub const fn macs(mut self, to: MacAddr, from: MacAddr) -> Self {
+        (self.to, self.from) = (to, from);
+        self
+    }
+
+    /// With this ToS or traffic-class byte.
+    #[must_use]
+    pub const fn tos(mut self, tos: u8) -> Self {
+        self.tos = tos;
+        self
+    }
+
+    /// The ECN bits that it has.
+    pub const fn ecn(&self) -> u8 {
+        self.tos & 0b11
+    }
+
+    /// With another tag inside those it has: tag protocol identifier, and PCP, DEI and VLAN.
+    #[must_use]
+    pub fn tag(mut self, identifier: u16, control: u16) -> Self {
+        self.tags.push((identifier, control));
+        self
+    }
+
+    /// With this many bytes of IPv4 options, a multiple of 4 up to 40.
+    #[must_use]
+    pub const fn options(mut self, bytes: usize) -> Self {
+        self.options = bytes;
+        self
+    }
+
+    /// With these IPv6 extension headers, 8 bytes each.
+    #[must_use]
+    pub fn extensions(mut self, kinds: &[u8]) -> Self {
+        self.extensions = kinds.to_vec();
+        self
+    }
+
+    /// As a fragment: identification, offset in units of 8 bytes, whether more follow.
+    #[must_use]
+    pub const fn fragment(mut self, id: u32, offset: u16, more: bool) -> Self {
+        self.fragment = Some((id, offset, more));
+        self
+    }
+
+    /// With this many bytes behind the IP header.
+    #[must_use]
+    pub const fn payload(mut self, bytes: usize) -> Self {
+        self.payload = bytes;
+        self
+    }
+
+    /// With this many bytes behind the end of the packet, as short frames have.
+    #[must_use]
+    pub const fn padding(mut self, bytes: usize) -> Self {
+        self.padding = bytes;
+        self
+    }
+
+    /// The bytes.
+    pub fn build(&self) -> Vec<u8> {
+        let mut frame = Vec::new();
+        frame.extend_from_slice(&self.to.bytes());
+        frame.extend_from_slice(&self.from.bytes());
+        for (identifier, control) in &self.tags {
+            frame.extend_from_slice(&identifier.to_be_bytes());
+            frame.extend_from_slice(&control.to_be_bytes());
+        }
+        match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                frame.extend_from_slice(&[0x08, 0x00]);
+                frame.extend(self.ipv4(source.octets(), destination.octets()));
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                frame.extend_from_slice(&[0x86, 0xdd]);
+                frame.extend(self.ipv6(source.octets(), destination.octets()));
+            }
+            _ => panic!("a packet has addresses of one family"),
+        }
+        frame.extend(self.transport());
+        frame.resize(frame.len() + self.padding, 0xee);
+        frame
+    }
+
+    /// A recognisable payload that begins with the ports, where this part of the packet has them.
+    fn transport(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (1..=u8::MAX).cycle().take(self.payload).collect();
+        if self.fragment.is_none_or(|(_, offset, _)| offset == 0) {
+            let ports = [self.source.port(), self.destination.port()].map(u16::to_be_bytes);
+            for (byte, port) in bytes.iter_mut().zip(ports.as_flattened()) {
+                *byte = *port;
+            }
+            // A data offset that other parsers accept as well.
+            if let (protocol::TCP, Some(byte)) = (self.protocol, bytes.get_mut(12)) {
+                *byte = 0x50;
+            }
+            if let (protocol::UDP, Some(length)) = (self.protocol, bytes.get_mut(4..6)) {
+                length.copy_from_slice(&be16(self.payload));
+            }
+        }
+        bytes
+    }
+
+    fn ipv4(&self, source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+        let header_bytes = 20 + self.options;
+        let (id, offset, more) = self.fragment.unwrap_or((0x1234, 0, false));
+        let flags = offset | if more { 0x2000 } else { 0 };
+        let mut header = vec![0x40 | be16(header_bytes / 4)[1], self.tos];
+        header.extend_from_slice(&be16(header_bytes + self.payload));
+        header.extend_from_slice(&id.to_be_bytes()[2..]);
+        header.extend_from_slice(&flags.to_be_bytes());
+        header.extend_from_slice(&[64, self.protocol, 0, 0]);
+        header.extend_from_slice(&source);
+        header.extend_from_slice(&destination);
+        header.resize(header_bytes, 1);
+        let checksum = internet_checksum(&header);
+        header[10..12].copy_from_slice(&checksum.to_be_bytes());
+        header
+    }
+
+    fn ipv6(&self, source: [u8; 16], destination: [u8; 16]) -> Vec<u8> {
+        let mut kinds = self.extensions.clone();
+        kinds.extend(self.fragment.map(|_| FRAGMENT));
+        let payload = kinds.len() * 8 + self.payload;
+        // A flow label whose bits a careless rewrite of the traffic class would touch.
+        let mut header = vec![0x60 | self.tos >> 4, self.tos << 4 | 0x0f, 0xff, 0xff];
+        header.extend_from_slice(&be16(payload));
+        let mut chain = kinds.iter().copied().chain([self.protocol]);
+        header.extend([chain.next().unwrap_or(self.protocol), 64]);
+        header.extend_from_slice(&source);
+        header.extend_from_slice(&destination);
+        for (kind, next) in kinds.iter().zip(chain) {
+            match (*kind, self.fragment) {
+                (FRAGMENT, Some((id, offset, more))) => {
+                    let flags = offset << 3 | u16::from(more);
+                    header.extend_from_slice(&[next, 0]);
+                    header.extend_from_slice(&flags.to_be_bytes());
+                    header.extend_from_slice(&id.to_be_bytes());
+                }
+                _ => header.extend_from_slice(&[next, 0, 1, 4, 0, 0, 0, 0]),
+            }
+        }
+        header
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "lengths wrap, as a wrong one may"
+)]
+const fn be16(number: usize) -> [u8; 2] {
+    (number as u16).to_be_bytes()
+}

@@ -1,0 +1,287 @@
+//! From bytes to endpoints: each kind from its own field, and each kind of bad document refused
+//! with its line or field.
+
+use crate::{FLAVORS, assert_names_no_address, names_an_address, order, small};
+use exitmark::policy::Endpoint;
+use exitmark::relays::{DocumentError, Flavor, UncheckedDocument};
+
+/// The document with the first line of this keyword changed, and that line's number.
+fn with_line(text: &str, keyword: &str, change: impl Fn(&str) -> String) -> (String, usize) {
+    let index = text
+        .lines()
+        .position(|line| line.split(' ').next() == Some(keyword))
+        .unwrap();
+    let lines = text.lines().enumerate().map(|(i, line)| {
+        let line = if i == index {
+            change(line)
+        } else {
+            line.to_owned()
+        };
+        line + "\n"
+    });
+    (lines.collect(), index + 1)
+}
+
+/// The line with its field number `index` (the keyword is 0; negative counts from the end)
+/// replaced.
+fn with_field(line: &str, index: isize, value: &str) -> String {
+    let mut fields: Vec<&str> = line.split(' ').collect();
+    let length = isize::try_from(fields.len()).unwrap();
+    let index = if index < 0 { length + index } else { index };
+    fields[usize::try_from(index).unwrap()] = value;
+    fields.join(" ")
+}
+
+/// Why these bytes are refused; the reason must not name an address.
+fn refusal(bytes: impl AsRef<[u8]>) -> DocumentError {
+    let error = UncheckedDocument::parse(bytes.as_ref()).unwrap_err();
+    assert_names_no_address(&error);
+    error
+}
+
+#[test]
+fn every_kind_of_endpoint_is_taken_from_its_own_field() {
+    for flavor in FLAVORS {
+        let text = small(flavor);
+        let relay = |line: &str| {
+            let line = with_field(line, -3, "198.51.100.1");
+            with_field(&with_field(&line, -2, "1001"), -1, "1002")
+        };
+        let (text, _) = with_line(&text, "r", relay);
+        let (text, _) = with_line(&text, "a", |_| "a [2001:db8:5::1]:1003".to_owned());
+        let authority = |line: &str| {
+            let line = with_field(line, 4, "198.51.100.2");
+            with_field(&with_field(&line, 5, "1004"), 6, "1005")
+        };
+        let (text, _) = with_line(&text, "dir-source", authority);
+        let document = UncheckedDocument::parse(text.as_bytes())
+            .unwrap()
+            .accept_unchecked();
+        let first = |kind: &[Endpoint]| kind[0].to_string();
+        assert_eq!(first(&document.orports), "198.51.100.1:1001");
+        assert_eq!(first(&document.dirports), "198.51.100.1:1002");
+        assert_eq!(first(&document.further), "[2001:db8:5::1]:1003");
+        assert_eq!(first(&document.authorities), "198.51.100.2:1004");
+        assert_eq!(document.authorities[1].to_string(), "198.51.100.2:1005");
+        assert!(!names_an_address(&format!("{document:?}")));
+    }
+}
+
+#[test]
+fn a_port_of_zero_is_none_where_a_port_may_lack() {
+    for flavor in FLAVORS {
+        let text = small(flavor);
+        let counts = |text: &str| {
+            UncheckedDocument::parse(text.as_bytes())
+                .unwrap()
+                .accept_unchecked()
+                .counts()
+        };
+        let (with, _) = with_line(&text, "r", |line| with_field(line, -1, "9030"));
+        let (without, _) = with_line(&text, "r", |line| with_field(line, -1, "0"));
+        assert_eq!(counts(&with).dirports, counts(&without).dirports + 1);
+        let (without, _) = with_line(&text, "dir-source", |line| with_field(line, 5, "0"));
+        assert_eq!(counts(&without).authorities, counts(&text).authorities - 1);
+    }
+}
+
+#[test]
+fn a_superseded_authority_key_counts_as_its_authority() {
+    let text = small(Flavor::Ns);
+    let (text, _) = with_line(&text, "r", |line| {
+        format!(
+            "dir-source labauth0-legacy {} 198.51.100.3 198.51.100.3 1006 1007\n{line}",
+            "AB".repeat(20)
+        )
+    });
+    let document = UncheckedDocument::parse(text.as_bytes())
+        .unwrap()
+        .accept_unchecked();
+    let listed: Vec<_> = document
+        .authorities
+        .iter()
+        .map(Endpoint::to_string)
+        .collect();
+    assert!(listed.contains(&"198.51.100.3:1006".to_owned()));
+    assert!(listed.contains(&"198.51.100.3:1007".to_owned()));
+}
+
+#[test]
+fn a_document_that_is_cut_anywhere_is_refused() {
+    for flavor in FLAVORS {
+        let text = small(flavor);
+        let whole = |text: &str| text.ends_with("-----END SIGNATURE-----\n");
+        let mut accepted = 0;
+        for end in 0..=text.len() {
+            let part = &text[..end];
+            match UncheckedDocument::parse(part.as_bytes()) {
+                // Only what is missing signatures alone may still be read.
+                Ok(_) => {
+                    assert!(whole(part), "accepted {end} of {} bytes", text.len());
+                    accepted += 1;
+                }
+                Err(error) => {
+                    assert!(!whole(part), "refused {end} of {} bytes", text.len());
+                    assert_names_no_address(&error);
+                    let header = part.lines().count() <= 1;
+                    let named = match error {
+                        DocumentError::Cut { line, .. } => line == part.lines().count(),
+                        DocumentError::Empty => end == 0,
+                        // So little is left that nobody can tell what it was.
+                        _ => header,
+                    };
+                    assert!(named, "{end} bytes: {error}");
+                }
+            }
+        }
+        assert_eq!(accepted, 2, "one per signature");
+    }
+}
+
+#[test]
+fn bytes_that_no_directory_writes_are_named_with_their_line() {
+    for flavor in FLAVORS {
+        let text = small(flavor);
+        let third = text.match_indices('\n').nth(1).unwrap().0 + 1;
+        let with_byte = |byte: u8| {
+            let mut bytes = text.clone().into_bytes();
+            bytes[third] = byte;
+            bytes
+        };
+        assert_eq!(refusal(""), DocumentError::Empty);
+        assert_eq!(refusal(with_byte(0)), DocumentError::Nul { line: 3 });
+        assert_eq!(refusal(with_byte(0xff)), DocumentError::NotUtf8 { line: 3 });
+        assert_eq!(
+            refusal(text.replace('\n', "\r\n")),
+            DocumentError::CrLf { line: 1 }
+        );
+        assert_eq!(refusal("hello\n"), DocumentError::NotConsensus);
+        assert_eq!(refusal(format!("\n{text}")), DocumentError::NotConsensus);
+        assert_eq!(
+            refusal(text.replace("vote-status consensus", "vote-status vote")),
+            DocumentError::OtherDocument {
+                line: 2,
+                found: "an authority's vote"
+            }
+        );
+    }
+}
+
+#[test]
+fn a_line_of_a_megabyte_is_read_or_refused_and_nothing_else() {
+    let long = "x".repeat(1 << 20);
+    for flavor in FLAVORS {
+        let text = small(flavor);
+        // A contact may be of any length.
+        let (fine, _) = with_line(&text, "contact", |_| format!("contact {long}"));
+        UncheckedDocument::parse(fine.as_bytes()).unwrap();
+        // A keyword may not; a nickname may not either.
+        let (bad, line) = with_line(&text, "params", |_| long.clone());
+        let error = refusal(bad);
+        assert!(
+            matches!(error, DocumentError::Unparsable { line: found, .. } if found.abs_diff(line) <= 1),
+            "line {line}: {error}"
+        );
+        let (bad, line) = with_line(&text, "r", |text| with_field(text, 1, &long));
+        let error = refusal(bad);
+        assert!(
+            matches!(error, DocumentError::Unparsable { line: found, .. } if found == line),
+            "line {line}: {error}"
+        );
+        assert!(error.to_string().len() < 300);
+    }
+    assert_eq!(refusal(long), DocumentError::NotConsensus);
+}
+
+#[test]
+fn entries_of_another_flavour_than_announced_are_named() {
+    for (announced, found) in [
+        (Flavor::Ns, Flavor::Microdesc),
+        (Flavor::Microdesc, Flavor::Ns),
+    ] {
+        let (header, _) = {
+            let text = small(announced);
+            let (first, rest) = text.split_once('\n').unwrap();
+            (first.to_owned(), rest.len())
+        };
+        let text = small(found);
+        let line = 1 + text
+            .lines()
+            .position(|line| line.starts_with("r "))
+            .unwrap();
+        let (_, rest) = text.split_once('\n').unwrap();
+        assert_eq!(
+            refusal(format!("{header}\n{rest}")),
+            DocumentError::WrongFlavor {
+                line,
+                announced,
+                found
+            }
+        );
+    }
+    let text = small(Flavor::Ns).replacen("version 3", "version 3 shiny", 1);
+    assert_eq!(refusal(text), DocumentError::UnknownFlavor);
+}
+
+#[test]
+fn a_port_of_zero_is_named_with_line_and_field() {
+    for flavor in FLAVORS {
+        let text = small(flavor);
+        let (bad, line) = with_line(&text, "r", |line| with_field(line, -2, "0"));
+        match refusal(bad) {
+            DocumentError::PortZero { line: found, field } => {
+                assert_eq!(found, line);
+                assert!(field.contains("ORPort"), "{field}");
+            }
+            other => panic!("{other}"),
+        }
+        let (bad, line) = with_line(&text, "a", |_| "a [2001:db8::1]:0".to_owned());
+        match refusal(bad) {
+            DocumentError::PortZero { line: found, field } => {
+                assert_eq!(found, line);
+                assert!(field.contains("`a` line"), "{field}");
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_parsed_is_named_with_its_line() {
+    for flavor in FLAVORS {
+        let text = small(flavor);
+        for (keyword, field, value) in [
+            ("r", -2, "65536"),
+            ("r", -2, "https"),
+            ("r", -3, "192.0.2.256"),
+            ("r", -3, "relay.example"),
+            ("r", 2, "!"),
+            ("a", 1, "192.0.2.1"),
+            ("dir-source", 4, "192.0.2"),
+            ("dir-source", 6, "-1"),
+            ("valid-after", 1, "yesterday"),
+        ] {
+            let (bad, line) = with_line(&text, keyword, |line| with_field(line, field, value));
+            match refusal(bad) {
+                DocumentError::Unparsable { line: found, .. } => {
+                    assert_eq!(found, line, "{keyword} {field} {value}");
+                }
+                other => panic!("{keyword} {field} {value}: {other}"),
+            }
+        }
+        let twice = format!("{text}{text}");
+        assert!(matches!(refusal(twice), DocumentError::Unparsable { .. }));
+    }
+}
+
+#[test]
+fn times_out_of_order_and_an_empty_network_are_refused() {
+    let text = small(Flavor::Ns);
+    let (bad, _) = with_line(&text, "fresh-until", |_| {
+        "fresh-until 2000-01-01 00:00:00".to_owned()
+    });
+    assert_eq!(refusal(bad), DocumentError::Lifetime);
+    for flavor in FLAVORS {
+        assert_eq!(refusal(order(flavor, 0).write()), DocumentError::NoRelays);
+    }
+}

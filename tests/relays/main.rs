@@ -1,0 +1,87 @@
+//! Relay sets from files: real documents where there are some, every kind of bad input, and the
+//! exit codes of `exitmark relays`. Here is what the rooms share: documents to work on, and the
+//! check that no error names an address.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+mod command;
+mod documents;
+mod files;
+mod real;
+mod spoiled;
+
+use exitmark::lab::consensus::Order;
+use exitmark::policy::{Endpoint, EndpointSet};
+use exitmark::relays::{Flavor, Validity};
+use std::collections::BTreeSet;
+use std::fmt::{Debug, Display};
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tempfile::TempDir;
+
+const FLAVORS: [Flavor; 2] = [Flavor::Ns, Flavor::Microdesc];
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn order(flavor: Flavor, relays: u32) -> Order {
+    let validity = Validity {
+        valid_after: at(1_700_000_000),
+        fresh_until: at(1_700_003_600),
+        valid_until: at(1_700_010_800),
+    };
+    Order {
+        relays,
+        authorities: 2,
+        ..Order::full_size(flavor, validity)
+    }
+}
+
+/// Four relays, two of them with an `a` line, and two authorities.
+fn small(flavor: Flavor) -> String {
+    order(flavor, 4).write()
+}
+
+fn names_an_address(text: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_hexdigit() && c != '.' && c != ':')
+        .flat_map(|word| [word, word.rsplit_once(':').map_or(word, |(host, _)| host)])
+        .map(|word| word.trim_end_matches(['.', ':']))
+        .any(|word| word.parse::<IpAddr>().is_ok())
+}
+
+fn assert_names_no_address(error: &(impl Display + Debug)) {
+    for text in [error.to_string(), format!("{error:?}")] {
+        assert!(!names_an_address(&text), "names an address: {text}");
+    }
+}
+
+#[test]
+fn the_privacy_check_finds_addresses() {
+    for text in [
+        "at 192.0.2.1:9001, twice",
+        "\"192.0.2.1\"",
+        "[2001:db8::1]:443 is",
+        "relay 192.0.2.1.",
+    ] {
+        assert!(names_an_address(text), "{text}");
+    }
+    assert!(!names_an_address(
+        "line 12, column 3: 10:30 is bad. See 1.2.3"
+    ));
+}
+
+fn file(directory: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    let path = directory.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn elements(set: &EndpointSet) -> BTreeSet<Endpoint> {
+    set.iter().collect()
+}

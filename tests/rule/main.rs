@@ -1,0 +1,9 @@
+//! Tier: any machine. The rule: the table of cases, and properties of every frame there can be.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+mod oracle;
+mod table;

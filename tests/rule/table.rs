@@ -1,0 +1,97 @@
+//! The table of cases, by the forwarder alone and by a whole worker over memory ports.
+
+use exitmark::datapath::memory::{HeapMemory, MemoryPort};
+use exitmark::datapath::{Counter, Forwarder, Outcome, PerRole, Role, Worker, WorkerLimits};
+use exitmark::lab::cases::{Table, tables};
+use exitmark::policy::Class;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn forwarder(table: &Table) -> Forwarder {
+    let settings = table.settings().unwrap();
+    Forwarder::new(
+        Arc::new(table.snapshot(&settings)),
+        Arc::new(table.links(&settings)),
+    )
+}
+
+#[test]
+fn every_case_by_the_forwarder() {
+    for table in tables() {
+        let mut forwarder = forwarder(&table);
+        for case in &table.cases {
+            let title = format!("{}: {}", table.name, case.name);
+            let mut frame = case.before.clone();
+            let length = frame.len();
+            let (outcome, verdict) =
+                forwarder.forward(Role::Host, &mut frame, length, Duration::ZERO);
+            assert_eq!(verdict.unwrap().class(), case.class, "{title}");
+            assert_eq!(outcome, Outcome::Forward(case.egress), "{title}");
+            assert_eq!(frame, case.after, "{title}");
+        }
+        let tally = forwarder.tally();
+        assert_eq!(tally.classified(), table.cases.len() as u64);
+        for class in Class::ALL {
+            let expected = table
+                .cases
+                .iter()
+                .filter(|case| case.class == class)
+                .count();
+            assert_eq!(
+                tally.of(Counter::Class(class)),
+                expected as u64,
+                "{}: {}",
+                table.name,
+                class.name()
+            );
+        }
+    }
+}
+
+/// The same, through rings; the small chunk holds every header but not every frame.
+#[test]
+fn every_case_by_a_worker() {
+    for chunk_bytes in [2048, 128] {
+        for table in tables() {
+            let (memory, pool) = HeapMemory::new(512, chunk_bytes);
+            let ports = PerRole::from_fn(|_| Some(MemoryPort::new(64)));
+            let limits = WorkerLimits { batch: 16 };
+            let mut worker = Worker::new(ports, memory, pool, forwarder(&table), limits);
+            let arriving = table.cases.iter().map(|case| case.before.clone());
+            worker.port(Role::Host).unwrap().incoming.extend(arriving);
+            while worker.turn(Duration::ZERO) {}
+            for role in Role::ALL {
+                let left: Vec<_> = table
+                    .cases
+                    .iter()
+                    .filter(|case| case.egress == role)
+                    .map(|case| &case.after)
+                    .collect();
+                let sent: Vec<_> = worker.port(role).unwrap().sent.iter().collect();
+                assert!(sent == left, "{} by {role}", table.name);
+            }
+            assert_eq!(worker.balance().unaccounted(), 0);
+            assert!(worker.report().pool_is_sound);
+            assert!(worker.counters().read().is_complete(), "{}", table.name);
+        }
+    }
+}
+
+#[test]
+fn the_cross_check_counts_and_only_where_both_kinds_of_address_are_given() {
+    for table in tables() {
+        let mut forwarder = forwarder(&table);
+        for case in &table.cases {
+            let mut frame = case.before.clone();
+            let length = frame.len();
+            forwarder.forward(Role::Host, &mut frame, length, Duration::ZERO);
+        }
+        let disagreements = forwarder.tally().of(Counter::Disagreement);
+        let expected = match table.name {
+            // An unlisted relay, the same over IPv6, and a clearnet flow to a listed one.
+            "addresses that carry Tor traffic only" => 3,
+            _ => 0,
+        };
+        assert_eq!(disagreements, expected, "{}", table.name);
+    }
+}

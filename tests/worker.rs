@@ -1,0 +1,298 @@
+//! Tier: any machine. A worker over memory ports, some of which misbehave.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+use exitmark::datapath::memory::{Fault, HeapMemory, MemoryPort};
+use exitmark::datapath::{
+    Counter, DropReason, Forwarder, Links, PerRole, Role, Tally, Worker, WorkerLimits,
+};
+use exitmark::lab::cases::tables;
+use exitmark::lab::frames::{FROM, tcp};
+use exitmark::packet::MacAddr;
+use exitmark::policy::{EndpointSet, Snapshot};
+use std::sync::Arc;
+use std::time::Duration;
+
+const RING: usize = 64;
+const BATCH: usize = 16;
+const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
+const NEXT_HOP: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 2]);
+
+/// Follows the first table's configuration: it steers, and has a relay at 198.18.0.1:9001.
+fn snapshot() -> Snapshot {
+    let table = &tables()[0];
+    table.snapshot(&table.settings().unwrap())
+}
+
+fn worker_with(chunk_bytes: u16, links: Links) -> Worker<MemoryPort> {
+    let frames = 3 * 2 * RING + 6 * BATCH;
+    let (memory, pool) = HeapMemory::new(u32::try_from(frames).unwrap(), chunk_bytes);
+    let ports = PerRole::from_fn(|_| Some(MemoryPort::new(RING)));
+    let forwarder = Forwarder::new(Arc::new(snapshot()), Arc::new(links));
+    Worker::new(
+        ports,
+        memory,
+        pool,
+        forwarder,
+        WorkerLimits { batch: BATCH },
+    )
+}
+
+fn worker() -> Worker<MemoryPort> {
+    worker_with(
+        256,
+        Links::new(None).with_incoming(Role::Incoming, OWN, NEXT_HOP),
+    )
+}
+
+fn port(worker: &mut Worker<MemoryPort>, role: Role) -> &mut MemoryPort {
+    worker.port(role).unwrap()
+}
+
+/// Runs until nothing arrives any more; every frame is accounted for after every turn.
+fn settle(worker: &mut Worker<MemoryPort>) -> Tally {
+    let mut turns = 0;
+    while worker.turn(Duration::ZERO) {
+        assert_eq!(worker.balance().unaccounted(), 0, "{:?}", worker.balance());
+        turns += 1;
+        assert!(turns < 100_000, "it never settles");
+    }
+    assert_eq!(worker.balance().unaccounted(), 0, "{:?}", worker.balance());
+    let tally = worker.counters().read();
+    assert!(tally.is_complete(), "{tally}");
+    tally
+}
+
+fn exit_frame(number: usize) -> Vec<u8> {
+    let source = format!("192.0.2.10:{}", 1024 + number % 60_000);
+    tcp(&source, "198.51.100.7:443").build()
+}
+
+fn relay_frame(number: usize) -> Vec<u8> {
+    let source = format!("192.0.2.10:{}", 1024 + number % 60_000);
+    tcp(&source, "198.18.0.1:9001").build()
+}
+
+#[test]
+fn a_stuck_egress_loses_only_its_own_frames() {
+    for fault in [Fault::Stuck, Fault::NoCompletions] {
+        let mut worker = worker();
+        port(&mut worker, Role::Incoming).fault = fault;
+        let rounds = 2_000;
+        for number in 0..rounds {
+            let host = port(&mut worker, Role::Host);
+            host.incoming.push_back(relay_frame(number));
+            host.incoming.push_back(exit_frame(number));
+        }
+        let tally = settle(&mut worker);
+        let sent = port(&mut worker, Role::Uplink).sent.len();
+        assert_eq!(sent, rounds, "{fault:?}: every exit frame leaves");
+        let dropped = tally.of(Counter::Dropped(DropReason::TxFull(Role::Incoming)));
+        assert_eq!(dropped, (rounds - RING) as u64, "{fault:?}");
+        // It sends again as soon as the fault is over.
+        port(&mut worker, Role::Incoming).fault = Fault::None;
+        worker.turn(Duration::ZERO);
+        let before = port(&mut worker, Role::Incoming).sent.len();
+        port(&mut worker, Role::Host)
+            .incoming
+            .push_back(relay_frame(1));
+        settle(&mut worker);
+        let after = port(&mut worker, Role::Incoming).sent.len();
+        assert_eq!(after, before + 1, "{fault:?}");
+    }
+}
+
+#[test]
+fn every_port_stuck_at_once_still_loses_no_frame_of_the_pool() {
+    let mut worker = worker();
+    for role in Role::ALL {
+        port(&mut worker, role).fault = Fault::Stuck;
+    }
+    for number in 0..1_000 {
+        port(&mut worker, Role::Host)
+            .incoming
+            .push_back(exit_frame(number));
+        port(&mut worker, Role::Uplink)
+            .incoming
+            .push_back(exit_frame(number));
+    }
+    settle(&mut worker);
+    for role in Role::ALL {
+        port(&mut worker, role).fault = Fault::None;
+    }
+    for _ in 0..4 {
+        worker.turn(Duration::ZERO);
+    }
+    let balance = worker.balance();
+    assert_eq!((balance.sending, balance.in_hand), (0, 0));
+    assert!(worker.report().pool_is_sound);
+    assert_eq!(balance.pool + balance.receiving, balance.total);
+}
+
+#[test]
+fn a_packet_of_many_frames_leaves_whole_or_not_at_all() {
+    let mut worker = worker();
+    let jumbo = tcp("192.0.2.10:5000", "198.51.100.7:443").payload(2_000);
+    // Eight frames each: a batch of 16 cuts none, and odd ones between shift the cut.
+    for number in 0..200 {
+        let host = port(&mut worker, Role::Host);
+        host.incoming.push_back(jumbo.build());
+        host.incoming.push_back(exit_frame(number));
+    }
+    settle(&mut worker);
+    let marked = jumbo.clone().tos(0x28).build();
+    let sent = &port(&mut worker, Role::Uplink).sent;
+    assert_eq!(sent.len(), 400);
+    assert!(sent.iter().step_by(2).all(|packet| *packet == marked));
+
+    // With room for four frames only, a packet of eight does not go out in part.
+    port(&mut worker, Role::Uplink).fault = Fault::Stuck;
+    port(&mut worker, Role::Uplink).sent.clear();
+    for number in 0..RING - 4 {
+        port(&mut worker, Role::Host)
+            .incoming
+            .push_back(exit_frame(number));
+    }
+    port(&mut worker, Role::Host)
+        .incoming
+        .push_back(jumbo.build());
+    let tally = settle(&mut worker);
+    assert_eq!(
+        tally.of(Counter::Dropped(DropReason::TxFull(Role::Uplink))),
+        1
+    );
+    port(&mut worker, Role::Uplink).fault = Fault::None;
+    worker.turn(Duration::ZERO);
+    assert_eq!(port(&mut worker, Role::Uplink).sent.len(), RING - 4);
+}
+
+#[test]
+fn the_wire_back_changes_nothing() {
+    let mut worker = worker();
+    let frames: Vec<_> = tables()
+        .iter()
+        .flat_map(|table| table.cases.iter().map(|case| case.after.clone()))
+        .collect();
+    port(&mut worker, Role::Uplink)
+        .incoming
+        .extend(frames.clone());
+    settle(&mut worker);
+    assert!(port(&mut worker, Role::Host).sent == frames);
+    assert!(port(&mut worker, Role::Incoming).sent.is_empty());
+}
+
+#[test]
+fn incoming_is_no_bridge() {
+    let mut worker = worker();
+    let to_host = tcp("198.18.0.1:9001", "192.0.2.10:5000");
+    let routed = to_host.clone().macs(OWN, NEXT_HOP).build();
+    port(&mut worker, Role::Incoming)
+        .incoming
+        .push_back(routed.clone());
+    let tally = settle(&mut worker);
+    assert_eq!(tally.of(Counter::Dropped(DropReason::HostMacUnknown)), 1);
+
+    // The host says where it is with its first frame; a foreign source says nothing.
+    let foreign = tcp("192.0.2.99:1", "198.51.100.7:443")
+        .macs(OWN, NEXT_HOP)
+        .build();
+    port(&mut worker, Role::Host)
+        .incoming
+        .push_back(exit_frame(0));
+    port(&mut worker, Role::Host).incoming.push_back(foreign);
+    settle(&mut worker);
+    port(&mut worker, Role::Incoming).incoming.push_back(routed);
+    settle(&mut worker);
+    let delivered = to_host.clone().macs(FROM, NEXT_HOP).build();
+    assert_eq!(port(&mut worker, Role::Host).sent, [delivered]);
+
+    let broadcast = MacAddr::new([0xff; 6]);
+    let elsewhere = tcp("198.18.0.1:9001", "192.0.2.11:5000");
+    for stray in [
+        to_host.clone().macs(broadcast, NEXT_HOP).build(),
+        to_host.macs(NEXT_HOP, OWN).build(),
+        elsewhere.macs(OWN, NEXT_HOP).build(),
+        vec![0xff; 20],
+    ] {
+        port(&mut worker, Role::Incoming).incoming.push_back(stray);
+    }
+    let tally = settle(&mut worker);
+    assert_eq!(tally.of(Counter::Dropped(DropReason::NotForHost)), 4);
+    assert_eq!(port(&mut worker, Role::Host).sent.len(), 1);
+    assert_eq!(port(&mut worker, Role::Uplink).sent.len(), 2);
+}
+
+#[test]
+fn one_nic_may_be_uplink_and_incoming() {
+    let links = Links::new(None).with_incoming(Role::Uplink, OWN, NEXT_HOP);
+    let mut worker = worker_with(256, links);
+    port(&mut worker, Role::Host)
+        .incoming
+        .push_back(relay_frame(0));
+    settle(&mut worker);
+    let steered = tcp("192.0.2.10:1024", "198.18.0.1:9001")
+        .macs(NEXT_HOP, OWN)
+        .build();
+    assert_eq!(port(&mut worker, Role::Uplink).sent, [steered]);
+
+    let answer = tcp("198.18.0.1:9001", "192.0.2.10:1024");
+    let routed = answer.clone().macs(OWN, NEXT_HOP).build();
+    let bridged = answer.clone().macs(FROM, NEXT_HOP).build();
+    port(&mut worker, Role::Uplink)
+        .incoming
+        .extend([routed, bridged.clone()]);
+    settle(&mut worker);
+    assert_eq!(
+        port(&mut worker, Role::Host).sent,
+        [bridged.clone(), bridged]
+    );
+}
+
+#[test]
+fn a_configured_host_mac_is_never_replaced() {
+    let configured = MacAddr::new([2, 9, 9, 9, 9, 9]);
+    let links = Links::new(Some(configured)).with_incoming(Role::Incoming, OWN, NEXT_HOP);
+    let mut worker = worker_with(256, links);
+    port(&mut worker, Role::Host)
+        .incoming
+        .push_back(exit_frame(0));
+    settle(&mut worker);
+    let answer = tcp("198.18.0.1:9001", "192.0.2.10:1024");
+    port(&mut worker, Role::Incoming)
+        .incoming
+        .push_back(answer.clone().macs(OWN, NEXT_HOP).build());
+    settle(&mut worker);
+    let delivered = answer.macs(configured, NEXT_HOP).build();
+    assert_eq!(port(&mut worker, Role::Host).sent, [delivered]);
+}
+
+#[test]
+fn a_new_snapshot_holds_from_the_next_frame_on_and_the_old_one_comes_back() {
+    let mut worker = worker();
+    let old = snapshot();
+    let new = Arc::new(Snapshot {
+        generation: 2,
+        relays: Arc::new(EndpointSet::empty()),
+        ..old
+    });
+    port(&mut worker, Role::Host)
+        .incoming
+        .push_back(relay_frame(0));
+    settle(&mut worker);
+    let retired = worker.forwarder().follow(Arc::clone(&new));
+    assert_eq!(retired.generation, 1);
+    assert_eq!(
+        Arc::strong_count(&retired),
+        1,
+        "nobody else holds the old one"
+    );
+    port(&mut worker, Role::Host)
+        .incoming
+        .push_back(relay_frame(0));
+    settle(&mut worker);
+    assert_eq!(port(&mut worker, Role::Incoming).sent.len(), 1);
+    assert_eq!(port(&mut worker, Role::Uplink).sent.len(), 1);
+}

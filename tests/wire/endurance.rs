@@ -208,7 +208,7 @@ fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
     let last = rig.running.stop().unwrap();
     moved(&last);
     assert_eq!(taken(&last.counters), sent + 200);
-    assert!(sent <= FRAMES && sent > FRAMES / 100, "{sent}");
+    assert!(last.counters["host_missed"] > 0, "that was no overload");
 }
 
 #[test]

@@ -115,8 +115,8 @@ fn a_reload_changes_the_class_at_once_and_a_bad_file_changes_nothing() {
     }
 }
 
-/// Frames keep crossing while the set is replaced again and again; none is lost or late in
-/// line, and each is wholly of one set or the other.
+/// Frames keep crossing while the set is replaced again and again; none is lost, and each
+/// is wholly of one set or the other.
 #[test]
 fn no_frame_is_lost_while_sets_change() {
     needs_root!();

@@ -249,8 +249,7 @@ fn the_box_itself_answers_on_incoming_and_nowhere_else() {
             .unwrap();
         assert!(known.contains(INCOMING_MAC), "{known}");
     }
-    // On the wire nobody is there, however it is asked: not even with the box's own addresses
-    // as a neighbour's on the link.
+    // On the wire nobody is there: not even an address that the box has on those NICs answers.
     for port in ["host0", "uplink0"] {
         middle
             .ip(&format!("addr add 192.0.2.77/24 dev {port}"))

@@ -1,7 +1,8 @@
 //! SIGHUP: another relay set, at once and as a whole, or the old one.
 
 use crate::craft::{AF11, Packet, TCP, exit, families, segment};
-use crate::rig::{Config, PATIENCE, Rig, Side, moved, needs_root};
+use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
+use exitmark::lab::LabError;
 use exitmark::lab::consensus::Order;
 use exitmark::lab::site::{INCOMING_MAC, Plan, TORNET_MAC};
 use exitmark::policy::Endpoint;
@@ -33,12 +34,22 @@ fn publish(path: &Path, listed: Endpoint) {
     std::fs::rename(&new, path).unwrap();
 }
 
-/// Waits until a SIGHUP that was sent is dealt with. Signals are handled one by one, but of two
-/// that wait together the later may come first: only the second answer is surely behind it.
-fn settle(rig: &Rig) {
-    for _ in 0..2 {
-        rig.running.counters().unwrap();
-    }
+/// Sends a SIGHUP.
+fn hang_up(rig: &Rig) {
+    rig.running.signal(Signal::SIGHUP).unwrap();
+}
+
+/// Waits until this many reloads have ended, well or not, by what the box says of each.
+fn settle(rig: &Rig, reloads: usize) {
+    eventually("the reload ends", || {
+        let log = rig.running.log();
+        let ended =
+            ["relay set replaced", "stays as it was"].map(|words| log.matches(words).count());
+        match ended.iter().sum::<usize>() == reloads {
+            true => Ok(()),
+            false => Err(LabError(log)),
+        }
+    });
 }
 
 #[test]
@@ -73,8 +84,8 @@ fn a_reload_changes_the_class_at_once_and_a_bad_file_changes_nothing() {
     for (number, (what, change, relay)) in (1..).zip(steps) {
         if let Some(change) = change {
             change();
-            rig.running.signal(Signal::SIGHUP).unwrap();
-            settle(&rig);
+            hang_up(&rig);
+            settle(&rig, usize::from(number) - 1);
         }
         for address in [first, second] {
             let packet = Packet::new(
@@ -147,7 +158,7 @@ fn no_frame_is_lost_while_sets_change() {
             families()[0].2
         };
         publish(&path, Endpoint::new(address, 443));
-        rig.running.signal(Signal::SIGHUP).unwrap();
+        hang_up(&rig);
         for number in 0..per_set {
             port.send(&exit(0, number).outbound(&[])).unwrap();
         }
@@ -171,7 +182,7 @@ fn no_frame_is_lost_while_sets_change() {
                 "{seen} of {sent} arrived"
             );
         }
-        settle(&rig);
+        settle(&rig, set);
     }
     let last = rig.running.stop().unwrap();
     moved(&last);

@@ -16,6 +16,7 @@ use crate::settings::{Settings, ZeroCopy};
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::signal::SigSet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 use std::io::{self, Write};
@@ -525,6 +526,8 @@ fn start_worker(
         .spawn(move || {
             // Wakes the main thread however this one ends.
             let _ended = OnDrop(signals);
+            // Signals are the main thread's; here they would interrupt the packet path.
+            let _ = SigSet::all().thread_block();
             worker.run(&control)
         })
         .map_err(|error| DaemonError::System("start a worker", error))?;

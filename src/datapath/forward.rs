@@ -136,7 +136,7 @@ impl Forwarder {
                 let (role, verdict) = self.outbound(frame, frame_bytes, now);
                 (Outcome::Forward(role), Some(verdict))
             }
-            Role::Uplink => (self.inbound(frame), None),
+            Role::Uplink => (self.inbound_by_uplink(frame), None),
             Role::Incoming => (self.inbound_by_incoming(frame), None),
         }
     }
@@ -179,7 +179,7 @@ impl Forwarder {
     /// The wire's other direction. Nothing changes, but where this NIC is `incoming` too, what
     /// was sent to its own address for the host goes to the host's.
     #[inline]
-    fn inbound(&self, frame: &mut [u8]) -> Outcome {
+    fn inbound_by_uplink(&self, frame: &mut [u8]) -> Outcome {
         match self.links.incoming() {
             Some(link) if link.port == Role::Uplink => match self.routed_to_host(frame, link.own) {
                 Some(outcome) => outcome,

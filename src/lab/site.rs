@@ -11,11 +11,11 @@ use super::{Child, LabError, Netns, VethEnd, contained, veth};
 use crate::policy::Endpoint;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -196,7 +196,8 @@ pub fn relay_endpoints() -> [Endpoint; 2] {
 pub struct RunningBox {
     child: Child,
     lines: mpsc::Receiver<String>,
-    words: Option<thread::JoinHandle<String>>,
+    log: Arc<Mutex<String>>,
+    words: Option<thread::JoinHandle<()>>,
     /// The line with which it said that it is ready.
     pub ready: String,
 }
@@ -227,21 +228,26 @@ impl RunningBox {
         let mut child = netns.start(command)?;
         let no_pipe = || LabError("exitmark has no pipe".to_owned());
         let stdout = child.process().stdout.take().ok_or_else(no_pipe)?;
-        let mut stderr = child.process().stderr.take().ok_or_else(no_pipe)?;
+        let stderr = child.process().stderr.take().ok_or_else(no_pipe)?;
         let (line_out, lines) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let _ = line_out.send(line);
             }
         });
+        let log = Arc::new(Mutex::new(String::new()));
+        let words_in = Arc::clone(&log);
         let words = thread::spawn(move || {
-            let mut words = String::new();
-            let _ = stderr.read_to_string(&mut words);
-            words
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = words_in.lock().unwrap_or_else(PoisonError::into_inner);
+                *log += &line;
+                log.push('\n');
+            }
         });
         let mut running = Self {
             child,
             lines,
+            log,
             words: Some(words),
             ready: String::new(),
         };
@@ -252,10 +258,11 @@ impl RunningBox {
             }
             Err(_) => {
                 drop(running.child);
-                let words = running.words.take().and_then(|words| words.join().ok());
+                let _ = running.words.take().map(thread::JoinHandle::join);
+                let log = running.log.lock().unwrap_or_else(PoisonError::into_inner);
                 Err(LabError(format!(
                     "exitmark did not get ready: {}",
-                    words.unwrap_or_default().trim()
+                    log.trim()
                 )))
             }
         }
@@ -294,6 +301,12 @@ impl RunningBox {
         self.line("counters").map(|line| numbers(&line))
     }
 
+    /// What it has written to standard error so far.
+    pub fn log(&self) -> String {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.clone()
+    }
+
     /// Asks it to stop, and waits for that.
     ///
     /// # Errors
@@ -302,11 +315,11 @@ impl RunningBox {
         self.signal(Signal::SIGTERM)?;
         let counters = numbers(&self.line("counters")?);
         let status = self.child.wait(PATIENCE)?;
-        let log = self.words.take().and_then(|words| words.join().ok());
+        let _ = self.words.take().map(thread::JoinHandle::join);
         Ok(LastWords {
             status,
             counters,
-            log: log.unwrap_or_default(),
+            log: self.log(),
         })
     }
 }

@@ -1,0 +1,183 @@
+//! Frames made by hand, so that nothing in a test's expectation comes from the code under test.
+
+use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
+use exitmark::lab::site::{
+    CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6,
+};
+use std::net::IpAddr;
+
+pub(crate) const AF11: u8 = 0x28;
+pub(crate) const IPV4: u16 = 0x0800;
+pub(crate) const IPV6: u16 = 0x86dd;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+/// A VLAN with priority 5 and the drop-eligible bit.
+pub(crate) const VLAN: (u16, u16) = (0x8100, 0xb064);
+/// A provider's tag around it.
+pub(crate) const QINQ: (u16, u16) = (0x88a8, 0x7007);
+
+pub(crate) fn mac(text: &str) -> [u8; 6] {
+    let mut bytes = [0; 6];
+    for (byte, digits) in bytes.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(digits, 16).unwrap();
+    }
+    bytes
+}
+
+pub(crate) fn ethernet(
+    destination: &str,
+    source: &str,
+    tags: &[(u16, u16)],
+    ethertype: u16,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut frame = [mac(destination), mac(source)].concat();
+    for (kind, tag) in tags {
+        frame.extend(kind.to_be_bytes());
+        frame.extend(tag.to_be_bytes());
+    }
+    frame.extend(ethertype.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// Which part of which packet a fragment is; the offset counts units of 8 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Part {
+    pub(crate) id: u16,
+    pub(crate) offset: u16,
+    pub(crate) more: bool,
+}
+
+/// An IP packet to be: every field that a test varies.
+#[derive(Clone, Debug)]
+pub(crate) struct Packet {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) tos: u8,
+    pub(crate) hops: u8,
+    pub(crate) protocol: u8,
+    pub(crate) part: Option<Part>,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Packet {
+    pub(crate) fn new(source: IpAddr, destination: IpAddr, protocol: u8, payload: Vec<u8>) -> Self {
+        Self {
+            source,
+            destination,
+            tos: 0,
+            hops: 61,
+            protocol,
+            part: None,
+            payload,
+        }
+    }
+
+    pub(crate) fn tos(mut self, tos: u8) -> Self {
+        self.tos = tos;
+        self
+    }
+
+    pub(crate) fn part(mut self, id: u16, offset: u16, more: bool) -> Self {
+        self.part = Some(Part { id, offset, more });
+        self
+    }
+
+    pub(crate) const fn ethertype(&self) -> u16 {
+        match self.source {
+            IpAddr::V4(_) => IPV4,
+            IpAddr::V6(_) => IPV6,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let length = u16::try_from(self.payload.len()).unwrap();
+                let protocol = IpNumber(self.protocol);
+                let (source, destination) = (source.octets(), destination.octets());
+                let mut header =
+                    Ipv4Header::new(length, self.hops, protocol, source, destination).unwrap();
+                header.dscp = (self.tos >> 2).try_into().unwrap();
+                header.ecn = (self.tos & 3).try_into().unwrap();
+                if let Some(part) = self.part {
+                    header.dont_fragment = false;
+                    header.identification = part.id;
+                    header.fragment_offset = IpFragOffset::try_new(part.offset).unwrap();
+                    header.more_fragments = part.more;
+                }
+                header.header_checksum = header.calc_header_checksum();
+                [&header.to_bytes()[..], &self.payload].concat()
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                // A fragment header, laid out as RFC 8200 section 4.5 draws it.
+                let fragment = self.part.map(|part| {
+                    let offset = (part.offset << 3 | u16::from(part.more)).to_be_bytes();
+                    let id = u32::from(part.id).to_be_bytes();
+                    [&[self.protocol, 0][..], &offset, &id].concat()
+                });
+                let next = fragment.as_ref().map_or(self.protocol, |_| 44);
+                let payload = [fragment.unwrap_or_default(), self.payload.clone()].concat();
+                let header = Ipv6Header {
+                    traffic_class: self.tos,
+                    flow_label: Ipv6FlowLabel::try_new(0xa_5a5a).unwrap(),
+                    payload_length: u16::try_from(payload.len()).unwrap(),
+                    next_header: IpNumber(next),
+                    hop_limit: self.hops,
+                    source: source.octets(),
+                    destination: destination.octets(),
+                };
+                [&header.to_bytes()[..], &payload].concat()
+            }
+            _ => unreachable!("a packet has one family"),
+        }
+    }
+
+    /// In a frame, as the host sends to its router.
+    pub(crate) fn outbound(&self, tags: &[(u16, u16)]) -> Vec<u8> {
+        self.framed(CLEARNET_MAC, HOST_MAC, tags)
+    }
+
+    pub(crate) fn framed(&self, to: &str, from: &str, tags: &[(u16, u16)]) -> Vec<u8> {
+        ethernet(to, from, tags, self.ethertype(), &self.bytes())
+    }
+}
+
+/// `bytes` bytes that differ from each other and from those of another `seed`.
+pub(crate) fn noise(seed: u32, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    (0..bytes)
+        .map(|_| {
+            state = state.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35f);
+            state.to_be_bytes()[0]
+        })
+        .collect()
+}
+
+/// A TCP segment with this many bytes of payload. Its checksum is nobody's business here.
+pub(crate) fn segment(source: u16, destination: u16, bytes: usize) -> Vec<u8> {
+    let header = TcpHeader::new(source, destination, 0x0102_0304, 4096);
+    [&header.to_bytes()[..], &noise(source.into(), bytes)].concat()
+}
+
+/// The two families' (host, server, relay).
+pub(crate) fn families() -> [(IpAddr, IpAddr, IpAddr); 2] {
+    [
+        (HOST_V4.into(), SERVER_V4.into(), RELAY_V4.into()),
+        (HOST_V6.into(), SERVER_V6.into(), RELAY_V6.into()),
+    ]
+}
+
+/// A packet of a stream that leaves the Tor network.
+pub(crate) fn exit(family: usize, bytes: usize) -> Packet {
+    let (host, server, _) = families()[family];
+    Packet::new(host, server, TCP, segment(40_000, 443, bytes))
+}
+
+/// A packet to the listed relay.
+pub(crate) fn relay(family: usize, bytes: usize) -> Packet {
+    let (host, _, relay) = families()[family];
+    let port = exitmark::lab::site::OR_PORT;
+    Packet::new(host, relay, TCP, segment(40_001, port, bytes))
+}

@@ -1,0 +1,414 @@
+//! Load, dead links and idleness: nothing is lost by accident, and nothing is done for nothing.
+
+use crate::craft::{
+    AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
+};
+use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
+use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, LastWords, Plan, TORNET_MAC};
+use exitmark::lab::{Capture, CapturedFrame, LabError, RawPort};
+use std::cell::Cell;
+use std::time::Duration;
+
+/// Frames on their way in one direction at most: a veth pair holds 256 and loses the rest.
+const WINDOW: usize = 128;
+/// `getconf CLK_TCK` on every Linux.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// A stream of frames from one end that must arrive, whole and in order, at others.
+struct Stream {
+    port: RawPort,
+    /// Each kind as it is sent, where it arrives (an index of `eyes`), and as what.
+    kinds: Vec<(Vec<u8>, usize, Vec<u8>)>,
+    sent: u32,
+}
+
+/// One way in which frames arrive.
+struct Eye {
+    capture: Capture,
+    expected: usize,
+    seen: Cell<usize>,
+}
+
+impl Eye {
+    fn open(rig: &Rig, side: Side) -> Self {
+        Self {
+            capture: rig.watch(side),
+            expected: 0,
+            seen: Cell::new(0),
+        }
+    }
+
+    /// Waits until at most `missing` frames are still to come.
+    #[track_caller]
+    fn catch_up(&mut self, missing: usize) {
+        let wanted = self.expected.saturating_sub(missing);
+        if self.seen.get() < wanted {
+            let seen = &self.seen;
+            let all = self.capture.wait_until(PATIENCE, |frames| {
+                seen.set(frames.len());
+                frames.len() >= wanted
+            });
+            assert!(all, "{} of {wanted} frames arrived", self.seen.get());
+        }
+    }
+}
+
+impl Stream {
+    /// Sends the next frame: its number is in its last four bytes.
+    fn send(&mut self, eyes: &mut [Eye]) {
+        let kind = self.sent as usize % self.kinds.len();
+        let (frame, eye, _) = &mut self.kinds[kind];
+        let end = frame.len() - 4;
+        frame[end..].copy_from_slice(&self.sent.to_be_bytes());
+        self.port.send(frame).unwrap();
+        eyes[*eye].expected += 1;
+        self.sent += 1;
+    }
+
+    /// Every frame that must be at `eye`, in order.
+    fn expected(&self, eye: usize) -> impl Iterator<Item = Vec<u8>> {
+        (0..self.sent)
+            .map(|number| (number, &self.kinds[number as usize % self.kinds.len()]))
+            .filter(move |(_, kind)| kind.1 == eye)
+            .map(|(number, (_, _, frame))| {
+                let mut frame = frame.clone();
+                let end = frame.len() - 4;
+                frame[end..].copy_from_slice(&number.to_be_bytes());
+                frame
+            })
+    }
+}
+
+/// Kinds that the host sends; the clearnet's eye is 0, the tornet's is 1.
+fn outbound_kinds() -> Vec<(Vec<u8>, usize, Vec<u8>)> {
+    let mut kinds = Vec::new();
+    for (family, bytes, tags) in [
+        (0, 20, &[][..]),
+        (1, 400, &[VLAN]),
+        (0, 1400, &[QINQ, VLAN]),
+    ] {
+        let packet = exit(family, bytes);
+        let marked = packet.clone().tos(AF11);
+        kinds.push((packet.outbound(tags), 0, marked.outbound(tags)));
+        let packet = relay(family, bytes);
+        let steered = packet.framed(TORNET_MAC, INCOMING_MAC, tags);
+        kinds.push((packet.outbound(tags), 1, steered));
+    }
+    let (host, server, _) = families()[0];
+    let udp = Packet::new(host, server, UDP, noise(4, 64)).outbound(&[]);
+    kinds.push((udp.clone(), 0, udp));
+    let strange = ethernet("ff:ff:ff:ff:ff:ff", HOST_MAC, &[], 0x88b5, &noise(5, 64));
+    kinds.push((strange.clone(), 0, strange));
+    kinds
+}
+
+fn assert_arrived(what: &str, seen: &[CapturedFrame], expected: impl Iterator<Item = Vec<u8>>) {
+    let mut count = 0;
+    for (index, frame) in expected.enumerate() {
+        let seen = seen.get(index).map(|frame| &frame.bytes);
+        assert!(
+            seen == Some(&frame),
+            "{what}, frame {index}: {seen:02x?}\nexpected\n{frame:02x?}"
+        );
+        count += 1;
+    }
+    assert_eq!(seen.len(), count, "{what}");
+}
+
+#[test]
+fn under_load_every_frame_arrives_once_and_in_order() {
+    needs_root!();
+    const FRAMES: usize = 200_000;
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let mut eyes = [Side::Clearnet, Side::Tornet, Side::Host].map(|side| Eye::open(&rig, side));
+    let (host, server, _) = families()[0];
+    let answer = Packet::new(server, host, 6, segment(443, 40_000, 200));
+    let inbound = answer.framed(HOST_MAC, CLEARNET_MAC, &[]);
+    let mut streams = [
+        Stream {
+            port: rig.port(Side::Host),
+            kinds: outbound_kinds(),
+            sent: 0,
+        },
+        Stream {
+            port: rig.port(Side::Clearnet),
+            kinds: vec![(inbound.clone(), 2, inbound)],
+            sent: 0,
+        },
+    ];
+    for _ in 0..FRAMES / 2 {
+        for stream in &mut streams {
+            stream.send(&mut eyes);
+        }
+        for eye in &mut eyes {
+            eye.catch_up(WINDOW / 2);
+        }
+    }
+    for eye in &mut eyes {
+        eye.catch_up(0);
+    }
+    let moved = moved(&rig.running.stop().unwrap());
+    for (index, eye) in eyes.into_iter().enumerate() {
+        let stream = &streams[index / 2];
+        let seen = eye.capture.finish().unwrap();
+        assert_arrived(&format!("eye {index}"), &seen, stream.expected(index));
+    }
+    let half = FRAMES as u64 / 2;
+    let eighth = half / 8;
+    crate::rig::assert_moved(
+        &moved,
+        &[
+            ("host_received", half),
+            ("exit", 3 * eighth),
+            ("marked", 3 * eighth),
+            ("relay", 3 * eighth),
+            ("host", eighth),
+            ("non_ip", eighth),
+            ("uplink_forwarded", 5 * eighth),
+            ("incoming_forwarded", 3 * eighth),
+            ("uplink_received", half),
+            ("host_forwarded", half),
+        ],
+    );
+}
+
+/// A sender that waits for nobody. What is lost is lost where a counter says so: in the veth
+/// pair before the box, or at the box's rx ring.
+fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
+    const FRAMES: u64 = 40_000;
+    let config = Config {
+        more: sizes,
+        ..Config::default()
+    };
+    let rig = Rig::silent(plan, &config);
+    let port = rig.port(Side::Host);
+    let before = transmitted(&rig);
+    let frames = [
+        exit(0, bytes - 40).outbound(&[]),
+        relay(1, bytes - 60).outbound(&[]),
+    ];
+    for (_, frame) in (0..FRAMES).zip(frames.iter().cycle()) {
+        port.send(frame).unwrap();
+    }
+    let sent = transmitted(&rig) - before;
+    let taken = |counters: &std::collections::BTreeMap<String, u64>| {
+        let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+        count("host_received") + count("host_missed")
+    };
+    rig.wait_for("every frame taken or missed", |counters| {
+        taken(counters) == sent
+    });
+    // And the rings are as good as before.
+    let mut eye = Eye::open(&rig, Side::Clearnet);
+    for number in 1..=200 {
+        port.send(&frames[0]).unwrap();
+        eye.expected = number;
+        eye.catch_up(0);
+    }
+    let last = rig.running.stop().unwrap();
+    moved(&last);
+    assert_eq!(taken(&last.counters), sent + 200);
+    assert!(last.counters["host_missed"] > 0, "that was no overload");
+}
+
+#[test]
+fn an_overload_is_accounted_for_to_the_frame() {
+    needs_root!();
+    overload(Plan::default(), "[datapath]\nring = 64\nbatch = 16", 1500);
+}
+
+#[test]
+fn an_overload_of_jumbo_frames_is_accounted_for_to_the_frame() {
+    needs_root!();
+    let plan = Plan {
+        mtu: 9000,
+        ..Plan::default()
+    };
+    // A batch ends within most packets.
+    overload(plan, "[datapath]\nring = 64\nbatch = 1", 9000);
+    overload(plan, "[datapath]\nring = 128\nbatch = 64", 9000);
+}
+
+/// Frames that the host's NIC handed to the box's.
+fn transmitted(rig: &Rig) -> u64 {
+    let counter = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let text = rig.site.host.run(counter);
+    let line = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("eth0:"));
+    line.unwrap()
+        .split_whitespace()
+        .nth(9)
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+/// The dead end of a link: its peer is down, or the box's own NIC is.
+fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> LastWords {
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let mut eyes = [Side::Clearnet, Side::Tornet].map(|side| Eye::open(&rig, side));
+    let mut kinds = outbound_kinds();
+    kinds.retain(|kind| kind.1 == 0);
+    let mut exits = Stream {
+        port: rig.port(Side::Host),
+        kinds,
+        sent: 0,
+    };
+    let relays = rig.port(Side::Host);
+    let dead = relay(0, 100).outbound(&[]);
+    kill(&rig).unwrap();
+    // Several times what incoming's ring holds, then a while of exit frames alone.
+    for number in 0..12_000 {
+        if number < 8_000 {
+            relays.send(&dead).unwrap();
+        }
+        exits.send(&mut eyes);
+        eyes[0].catch_up(WINDOW / 2);
+    }
+    eyes[0].catch_up(0);
+    revive(&rig);
+    // A new kind of relay frame, which was never sent into the dead link.
+    let late = relay(1, 200);
+    let arrives = late.framed(TORNET_MAC, INCOMING_MAC, &[]);
+    let late = late.outbound(&[]);
+    eventually("steering after the link came back", || {
+        relays.send(&late)?;
+        let back = |seen: &[CapturedFrame]| seen.iter().any(|frame| frame.bytes == arrives);
+        match eyes[1].capture.wait_until(Duration::from_millis(20), back) {
+            true => Ok(()),
+            false => Err(LabError("no frame".to_owned())),
+        }
+    });
+    for _ in 0..1000 {
+        exits.send(&mut eyes);
+        eyes[0].catch_up(WINDOW / 2);
+    }
+    eyes[0].catch_up(0);
+    let last = rig.running.stop().unwrap();
+    moved(&last);
+    let [uplink, _] = eyes;
+    let uplink = uplink.capture.finish().unwrap();
+    assert_arrived("exit frames", &uplink, exits.expected(0));
+    last
+}
+
+#[test]
+fn a_dead_peer_of_incoming_stalls_nothing() {
+    needs_root!();
+    let last = dead_egress(
+        |rig| rig.site.tornet.ip("link set eth0 down"),
+        |rig| drop(rig.site.tornet.ip("link set eth0 up").unwrap()),
+    );
+    assert!(last.counters["relay"] > 8000);
+    assert!(!last.counters.contains_key("dropped_uplink_tx_full"));
+}
+
+#[test]
+fn a_dead_nic_of_incoming_stalls_nothing() {
+    needs_root!();
+    let last = dead_egress(
+        |rig| rig.site.middle.ip("link set incoming0 down"),
+        |rig| drop(rig.site.middle.ip("link set incoming0 up").unwrap()),
+    );
+    // Nothing leaves a NIC that is down: its ring fills, and the rest is dropped by name.
+    assert!(
+        last.counters["dropped_incoming_tx_full"] > 5000,
+        "{:?}",
+        last.counters
+    );
+    assert!(!last.counters.contains_key("dropped_uplink_tx_full"));
+}
+
+#[test]
+fn a_dead_uplink_does_not_stall_steering() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let mut eyes = [Side::Clearnet, Side::Tornet].map(|side| Eye::open(&rig, side));
+    let port = rig.port(Side::Host);
+    let mut kinds = outbound_kinds();
+    kinds.retain(|kind| kind.1 == 1);
+    let mut relays = Stream {
+        port: rig.port(Side::Host),
+        kinds,
+        sent: 0,
+    };
+    rig.site.clearnet.ip("link set eth0 down").unwrap();
+    let dead = exit(0, 100).outbound(&[]);
+    for _ in 0..5_000 {
+        port.send(&dead).unwrap();
+        relays.send(&mut eyes);
+        eyes[1].catch_up(WINDOW / 2);
+    }
+    eyes[1].catch_up(0);
+    let last = rig.running.stop().unwrap();
+    moved(&last);
+    assert_eq!(last.counters["exit"], 5_000);
+    let [_, incoming] = eyes;
+    let incoming = incoming.capture.finish().unwrap();
+    assert_arrived("relay frames", &incoming, relays.expected(1));
+}
+
+/// The processor time that a process and all its threads have used, in ticks of 10 ms.
+fn ticks_used(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Behind the name, which may hold anything: utime and stime are the 14th and 15th fields.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let mut fields = fields
+        .split(' ')
+        .skip(11)
+        .map(|field| field.parse::<u64>().unwrap());
+    fields.next().unwrap() + fields.next().unwrap()
+}
+
+fn ticks_while_idle(rig: &mut Rig, idle: Duration) -> u64 {
+    let pid = rig.running.pid();
+    let before = ticks_used(pid);
+    // Nothing is waited for here: this is the time in which nothing happens.
+    std::thread::sleep(idle);
+    ticks_used(pid) - before
+}
+
+#[test]
+fn an_idle_box_uses_no_processor() {
+    needs_root!();
+    let mut rig = Rig::silent(Plan::default(), &Config::default());
+    // A little traffic first: what is left of it in the rings must not keep the box awake.
+    let mut eye = Eye::open(&rig, Side::Clearnet);
+    let port = rig.port(Side::Host);
+    for number in 1..=100 {
+        port.send(&exit(0, 100).outbound(&[])).unwrap();
+        eye.expected = number;
+        eye.catch_up(0);
+    }
+    let idle = Duration::from_secs(2);
+    let used = ticks_while_idle(&mut rig, idle);
+    let ticks = idle.as_secs() * TICKS_PER_SECOND;
+    assert!(
+        used * 100 <= ticks,
+        "{used} of {ticks} ticks with no traffic"
+    );
+    moved(&rig.running.stop().unwrap());
+}
+
+/// A NIC is unplugged while the box runs: the wire goes on, and no worker spins on the corpse.
+#[test]
+fn a_nic_that_vanishes_takes_no_other_with_it() {
+    needs_root!();
+    let mut rig = Rig::silent(Plan::default(), &Config::default());
+    let mut eye = Eye::open(&rig, Side::Clearnet);
+    let port = rig.port(Side::Host);
+    let mut cross = |number| {
+        port.send(&relay(0, 50).outbound(&[])).unwrap();
+        port.send(&exit(0, 50).outbound(&[])).unwrap();
+        eye.expected = number;
+        eye.catch_up(0);
+    };
+    cross(1);
+    rig.site.middle.ip("link del incoming0").unwrap();
+    (2..100).for_each(&mut cross);
+    let used = ticks_while_idle(&mut rig, Duration::from_secs(1));
+    assert!(used <= 5, "{used} of 100 ticks with no traffic");
+    cross(100);
+    moved(&rig.running.stop().unwrap());
+}

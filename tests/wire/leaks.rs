@@ -1,0 +1,200 @@
+//! A hundred lives of the box on one set of NICs, and what is left of them: nothing.
+
+use crate::craft::{AF11, exit, relay};
+use crate::rig::{
+    Config, EXITMARK, PATIENCE, assert_moved, eventually, moved, needs_root, silence,
+};
+use exitmark::lab::site::{INCOMING_MAC, Plan, RunningBox, Site, TORNET_MAC};
+use exitmark::lab::{Capture, LabError, RawPort};
+use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
+use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Kernel objects of BPF, by the numbers that the kernel gives them and never gives again.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Objects {
+    programs: BTreeSet<u32>,
+    maps: BTreeSet<u32>,
+    links: BTreeSet<u32>,
+}
+
+impl Objects {
+    /// Those that a process holds, by what /proc says of its descriptors.
+    fn of(pid: u32) -> Self {
+        let mut objects = Self::default();
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+            for line in text.lines() {
+                let Some((name, number)) = line.split_once(':') else {
+                    continue;
+                };
+                let set = match name {
+                    "prog_id" => &mut objects.programs,
+                    "map_id" => &mut objects.maps,
+                    "link_id" => &mut objects.links,
+                    _ => continue,
+                };
+                set.insert(number.trim().parse().unwrap());
+            }
+        }
+        objects
+    }
+
+    /// Those of these that still exist.
+    fn left(&self) -> Self {
+        let known = |ids: &BTreeSet<u32>, all: &mut dyn Iterator<Item = u32>| {
+            all.filter(|id| ids.contains(id)).collect()
+        };
+        Self {
+            programs: known(
+                &self.programs,
+                &mut ProgInfoIter::default().map(|one| one.id),
+            ),
+            maps: known(&self.maps, &mut MapInfoIter::default().map(|one| one.id)),
+            links: known(&self.links, &mut LinkInfoIter::default().map(|one| one.id)),
+        }
+    }
+
+    fn assert_gone(&self) {
+        eventually("programs, maps and links go", || match self.left() {
+            left if left == Self::default() => Ok(()),
+            left => Err(LabError(format!("{left:?} is left"))),
+        });
+    }
+}
+
+/// Names of pins that may be the box's.
+fn pins() -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/sys/fs/bpf") else {
+        return Vec::new();
+    };
+    let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.contains("exitmark")).collect()
+}
+
+/// One end of the box and its two ways out.
+struct Ends {
+    host: RawPort,
+    uplink: Capture,
+    incoming: Capture,
+    crossed: usize,
+}
+
+impl Ends {
+    fn open(site: &Site) -> Self {
+        let watch = |netns| Capture::start(netns, "eth0", "in", "").unwrap();
+        Self {
+            host: RawPort::open(&site.host, "eth0").unwrap(),
+            uplink: watch(&site.clearnet),
+            incoming: watch(&site.tornet),
+            crossed: 0,
+        }
+    }
+
+    /// An exit frame and a relay frame cross.
+    fn cross(&mut self) {
+        self.host.send(&exit(0, 60).outbound(&[])).unwrap();
+        self.host.send(&relay(1, 60).outbound(&[])).unwrap();
+        self.crossed += 1;
+        let crossed = self.crossed;
+        for eye in [&mut self.uplink, &mut self.incoming] {
+            assert!(eye.wait_until(PATIENCE, |seen| seen.len() == crossed));
+        }
+    }
+
+    fn finish(self) {
+        let marked = exit(0, 60).tos(AF11).outbound(&[]);
+        let steered = relay(1, 60).framed(TORNET_MAC, INCOMING_MAC, &[]);
+        for (eye, frame) in [(self.uplink, marked), (self.incoming, steered)] {
+            let seen = eye.finish().unwrap();
+            assert!(seen.iter().all(|one| one.bytes == frame));
+            assert_eq!(seen.len(), self.crossed);
+        }
+    }
+}
+
+/// Waits until a namespace is gone from the kernel: the veth pairs in it go with it.
+fn assert_namespace_goes(site: Site) {
+    let Site { host, middle, .. } = site;
+    drop(middle);
+    eventually("the box's namespace goes", || {
+        match host.ip("link show eth0") {
+            Ok(_) => Err(LabError("its end of the host's link is there".to_owned())),
+            Err(_) => Ok(()),
+        }
+    });
+}
+
+#[test]
+fn a_hundred_starts_and_stops_leave_nothing() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    silence(&site);
+    let directory = tempfile::tempdir().unwrap();
+    let configuration = Config::default().write(directory.path());
+    let mut ends = Ends::open(&site);
+    let mut all = Objects::default();
+    for cycle in 0..100 {
+        let mut running = site.run(Path::new(EXITMARK), &configuration).unwrap();
+        let objects = Objects::of(running.pid());
+        assert_eq!(
+            (objects.programs.len(), objects.links.len()),
+            (3, 3),
+            "{cycle}"
+        );
+        assert!(objects.maps.len() >= 4, "{objects:?}");
+        assert_eq!(objects.left(), objects, "what runs is seen");
+        all.programs.extend(objects.programs);
+        all.maps.extend(objects.maps);
+        all.links.extend(objects.links);
+        ends.cross();
+        let moved = moved(&running.stop().unwrap());
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 2),
+                ("exit", 1),
+                ("marked", 1),
+                ("relay", 1),
+                ("uplink_forwarded", 1),
+                ("incoming_forwarded", 1),
+            ],
+        );
+    }
+    assert_eq!((all.programs.len(), all.links.len()), (300, 300));
+    all.assert_gone();
+    assert_eq!(pins(), Vec::<String>::new());
+    // Every socket is gone, and with it the memory that it shared with the kernel.
+    let sockets = site
+        .middle
+        .command("ss", &["--no-header", "--xdp", "--all"])
+        .unwrap();
+    assert_eq!(sockets, "");
+    ends.finish();
+    assert_namespace_goes(site);
+}
+
+#[test]
+fn what_is_killed_leaves_nothing_and_starts_again() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    silence(&site);
+    let directory = tempfile::tempdir().unwrap();
+    let configuration = Config::default().write(directory.path());
+    let mut ends = Ends::open(&site);
+    for _ in 0..5 {
+        let mut running = site.run(Path::new(EXITMARK), &configuration).unwrap();
+        let objects = Objects::of(running.pid());
+        ends.cross();
+        running.signal(Signal::SIGKILL).unwrap();
+        // The queue is the dead one's for a while yet; the next one waits for it.
+        let next: RunningBox = site.run(Path::new(EXITMARK), &configuration).unwrap();
+        ends.cross();
+        drop(running);
+        objects.assert_gone();
+        moved(&next.stop().unwrap());
+    }
+    ends.finish();
+    assert_namespace_goes(site);
+}

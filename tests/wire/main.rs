@@ -1,0 +1,27 @@
+//! Tier: root. The real binary between real kernels, on veth pairs in namespaces.
+//!
+//! ```text
+//!  host ── eth0 ─── host0 ┌─────┐ uplink0 ─── eth0 ── clearnet
+//!  192.0.2.10             │ box │                     192.0.2.1, 198.51.100.7
+//!                         └─────┘ incoming0 ─ eth0 ── tornet
+//!                                 203.0.113.2         203.0.113.1, 198.18.0.1
+//! ```
+//!
+//! Every test has four namespaces and a box of its own, so all of them may run at once. A test
+//! of raw frames silences the three ends first: then every frame that is seen anywhere was sent
+//! by the test, and both captures and counters are compared whole, not searched.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's ground that is missing is the test's failure"
+)]
+
+mod agreement;
+mod craft;
+mod endurance;
+mod frames;
+mod incoming;
+mod leaks;
+mod refusals;
+mod reload;
+mod rig;
+mod stacks;

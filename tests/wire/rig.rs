@@ -1,0 +1,321 @@
+//! A site with a running box, and the comparison of what was sent with what arrived.
+
+use exitmark::lab::site::{
+    HOST_V4, HOST_V6, LastWords, Plan, RELAY_V4, RELAY_V6, RunningBox, Site, TORNET_MAC,
+};
+use exitmark::lab::{Capture, LabError, Netns, RawPort};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
+pub(crate) const UPLINK0_MAC: &str = "02:00:00:00:02:01";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An end of a link, as the tests name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Host,
+    Clearnet,
+    Tornet,
+    /// The box's own network stack, as seen on `incoming0`.
+    Stack,
+}
+
+impl Side {
+    pub(crate) const ALL: [Self; 4] = [Self::Host, Self::Clearnet, Self::Tornet, Self::Stack];
+}
+
+/// Whether namespaces can be had. Where they cannot, says so once; where they must, fails.
+pub(crate) fn is_root() -> bool {
+    static SAID: Once = Once::new();
+    let Err(error) = Netns::new("probe") else {
+        return true;
+    };
+    let required = std::env::var_os("EXITMARK_REQUIRE_ROOT").is_some_and(|value| value == "1");
+    assert!(!required, "EXITMARK_REQUIRE_ROOT=1, but: {error}");
+    // Not by a print macro: what a passing test prints is swallowed.
+    SAID.call_once(|| {
+        let _ = writeln!(std::io::stderr(), "SKIPPED (needs root): {error}");
+    });
+    false
+}
+
+/// Leaves the test where there is no root.
+macro_rules! needs_root {
+    () => {
+        if !crate::rig::is_root() {
+            return;
+        }
+    };
+}
+pub(crate) use needs_root;
+
+/// A configuration; the default is the site as drawn.
+pub(crate) struct Config {
+    /// Lines before the first table.
+    pub(crate) top: &'static str,
+    /// NIC and next hop.
+    pub(crate) incoming: Option<(&'static str, &'static str)>,
+    /// More lines in `[host]`.
+    pub(crate) host: &'static str,
+    /// Lines in `[relays]`.
+    pub(crate) relays: String,
+    /// More tables.
+    pub(crate) more: &'static str,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            top: "",
+            incoming: Some(("incoming0", TORNET_MAC)),
+            host: "",
+            relays: format!("extra = [\"{RELAY_V4}:9001\", \"[{RELAY_V6}]:9001\"]"),
+            more: "",
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn write(&self, directory: &Path) -> PathBuf {
+        let (incoming, steer) = match self.incoming {
+            Some((nic, hop)) => (
+                format!("incoming = \"{nic}\"\n"),
+                format!("[steer]\nnext_hop = \"{hop}\"\n"),
+            ),
+            None => (String::new(), String::new()),
+        };
+        let text = format!(
+            "{}\n[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}{steer}\
+             [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\n{}\n[relays]\n{}\n{}\n",
+            self.top, self.host, self.relays, self.more
+        );
+        let path = directory.join("exitmark.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+/// One frame, and where it must arrive, as which bytes; `None` is nowhere.
+pub(crate) struct Case {
+    pub(crate) what: String,
+    pub(crate) from: Side,
+    pub(crate) sent: Vec<u8>,
+    pub(crate) arrives: Option<(Side, Vec<u8>)>,
+}
+
+impl Case {
+    pub(crate) fn new(
+        what: impl Into<String>,
+        from: Side,
+        sent: Vec<u8>,
+        arrives: Option<(Side, Vec<u8>)>,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            from,
+            sent,
+            arrives,
+        }
+    }
+
+    /// Crosses the wire and arrives as it was sent.
+    pub(crate) fn untouched(what: impl Into<String>, from: Side, frame: Vec<u8>) -> Self {
+        let to = match from {
+            Side::Host => Side::Clearnet,
+            _ => Side::Host,
+        };
+        Self::new(what, from, frame.clone(), Some((to, frame)))
+    }
+}
+
+/// A site and the box in it.
+pub(crate) struct Rig {
+    pub(crate) site: Site,
+    pub(crate) running: RunningBox,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) configuration: PathBuf,
+}
+
+impl Rig {
+    /// Real network stacks on every end.
+    pub(crate) fn lively(plan: Plan, config: &Config) -> Self {
+        Self::on(Site::build(plan).unwrap(), config)
+    }
+
+    /// Ends that say nothing by themselves and answer nothing.
+    pub(crate) fn silent(plan: Plan, config: &Config) -> Self {
+        let site = Site::build(plan).unwrap();
+        silence(&site);
+        Self::on(site, config)
+    }
+
+    /// A box on a site that the test has prepared.
+    pub(crate) fn on(site: Site, config: &Config) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let configuration = config.write(directory.path());
+        let running = site.run(Path::new(EXITMARK), &configuration).unwrap();
+        Self {
+            site,
+            running,
+            directory,
+            configuration,
+        }
+    }
+
+    pub(crate) fn watch(&self, side: Side) -> Capture {
+        let (netns, interface) = place(&self.site, side);
+        Capture::start(netns, interface, "in", "").unwrap()
+    }
+
+    pub(crate) fn port(&self, side: Side) -> RawPort {
+        let (netns, interface) = place(&self.site, side);
+        RawPort::open(netns, interface).unwrap()
+    }
+
+    /// Sends every case's frame, stops the box, and holds against the cases all that arrived
+    /// anywhere: each frame's bytes, and no frame besides. Returns the counters that moved.
+    pub(crate) fn verify(self, cases: &[Case]) -> Moved {
+        let mut eyes = Side::ALL.map(|side| self.watch(side));
+        let ports = Side::ALL.map(|side| self.port(side));
+        let mut expected = Side::ALL.map(|_| Vec::new());
+        for case in cases {
+            let before = self.running.counters().unwrap();
+            ports[case.from as usize].send(&case.sent).unwrap();
+            if case.arrives.is_none() {
+                self.wait_for(&case.what, |counters| *counters != before);
+            }
+            if let Some((side, frame)) = &case.arrives {
+                let index = *side as usize;
+                expected[index].push((&case.what, frame));
+                let number = expected[index].len();
+                assert!(
+                    eyes[index].wait_until(PATIENCE, |seen| seen.len() >= number),
+                    "{} did not arrive at {side:?}",
+                    case.what
+                );
+            }
+        }
+        let last = self.running.stop().unwrap();
+        farewell(&self.site);
+        for ((side, mut eye), expected) in Side::ALL.into_iter().zip(eyes).zip(expected) {
+            let ended = |frame: &[u8]| frame.ends_with(FAREWELL);
+            assert!(
+                side == Side::Stack
+                    || eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| ended(&one.bytes))),
+                "the end of what crosses was not seen at {side:?}"
+            );
+            let seen = eye.finish().unwrap();
+            let seen: Vec<_> = seen.iter().filter(|one| !ended(&one.bytes)).collect();
+            for (seen, (what, frame)) in seen.iter().zip(&expected) {
+                assert!(
+                    seen.bytes == **frame,
+                    "{what} at {side:?}:\n{:02x?}\nexpected\n{frame:02x?}",
+                    seen.bytes
+                );
+            }
+            assert_eq!(
+                seen.len(),
+                expected.len(),
+                "frames at {side:?}: {seen:02x?}"
+            );
+        }
+        moved(&last)
+    }
+
+    /// Waits until the box's counters say so.
+    pub(crate) fn wait_for(&self, what: &str, enough: impl Fn(&BTreeMap<String, u64>) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let counters = self.running.counters().unwrap();
+            if enough(&counters) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what} never: {counters:?}");
+        }
+    }
+}
+
+/// What the box's end of each link says when the box has stopped: nothing comes after it.
+const FAREWELL: &[u8] = b"exitmark's test: nothing comes after this";
+
+fn farewell(site: &Site) {
+    let frame = crate::craft::ethernet(
+        "ff:ff:ff:ff:ff:ff",
+        "02:00:00:00:00:01",
+        &[],
+        0x88b5,
+        FAREWELL,
+    );
+    for interface in ["host0", "uplink0", "incoming0"] {
+        let port = RawPort::open(&site.middle, interface).unwrap();
+        port.send(&frame).unwrap();
+    }
+}
+
+fn place(site: &Site, side: Side) -> (&Netns, &'static str) {
+    match side {
+        Side::Host => (&site.host, "eth0"),
+        Side::Clearnet => (&site.clearnet, "eth0"),
+        Side::Tornet => (&site.tornet, "eth0"),
+        Side::Stack => (&site.middle, "incoming0"),
+    }
+}
+
+/// Takes every address away: a stack without one neither speaks nor answers.
+pub(crate) fn silence(site: &Site) {
+    for side in Side::ALL {
+        let (netns, interface) = place(site, side);
+        let key = format!("net/ipv6/conf/{interface}/disable_ipv6");
+        netns.sysctl(&key, "1").unwrap();
+        netns.ip(&format!("addr flush dev {interface}")).unwrap();
+    }
+}
+
+/// Counters that are not 0.
+pub(crate) type Moved = Vec<(String, u64)>;
+
+/// A box's counters that moved, after it ended as it should: with status 0, every frame
+/// accounted for, and no frame received that was neither forwarded nor dropped by name.
+pub(crate) fn moved(last: &LastWords) -> Moved {
+    assert!(last.status.success(), "{}\n{}", last.status, last.log);
+    assert_eq!(last.counters.get("unaccounted"), Some(&0), "{}", last.log);
+    let sum = |chosen: &dyn Fn(&str) -> bool| -> u64 {
+        let counters = last.counters.iter();
+        counters
+            .filter(|(name, _)| chosen(name))
+            .map(|(_, number)| number)
+            .sum()
+    };
+    assert_eq!(
+        sum(&|name| name.ends_with("_received")),
+        sum(&|name| name.ends_with("_forwarded") || name.starts_with("dropped_")),
+        "{:?}",
+        last.counters
+    );
+    let nonzero = last.counters.iter().filter(|&(_, &number)| number != 0);
+    nonzero.map(|(name, &n)| (name.clone(), n)).collect()
+}
+
+/// Checks that these counters moved, so far, and no other.
+#[track_caller]
+pub(crate) fn assert_moved(moved: &Moved, expected: &[(&str, u64)]) {
+    let mut expected: Moved = expected.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
+    expected.sort();
+    assert_eq!(*moved, expected);
+}
+
+/// Tries until it works.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, LabError>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) => assert!(Instant::now() < deadline, "{what}: {error}"),
+        }
+    }
+}

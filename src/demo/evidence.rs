@@ -1,0 +1,313 @@
+//! What the captures prove: every frame that was sent is looked for on the other side and
+//! compared byte for byte with what it had to become.
+//!
+//! Pure. What a frame has to become is computed here with etherparse, checksum and all, never
+//! with the code that is on trial.
+
+use super::plan::{FLOWS, Flow, Kind, MARK, addresses, flow_of, mac};
+use super::watch::{Seen, Sightings};
+use crate::lab::site::{HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, TORNET_MAC};
+use etherparse::{IpDscp, Ipv4Header, Ipv6Header};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+
+const LINK: usize = 14;
+
+/// By which port of the box a frame left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Uplink,
+    Incoming,
+}
+
+/// What became of one flow's frames.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) flow: &'static Flow,
+    pub(super) sent: u64,
+    pub(super) bytes: u64,
+    pub(super) uplink: u64,
+    pub(super) incoming: u64,
+    /// Frames that bore the mark when they left the box.
+    pub(super) marked: u64,
+    /// Frames that were on the right side, and byte for byte what they had to be.
+    pub(super) right: u64,
+    /// DSCP before and after.
+    pub(super) dscps: BTreeSet<(u8, u8)>,
+    /// Whether MAC addresses were kept (false) or replaced by the right ones (true).
+    pub(super) new_macs: BTreeSet<bool>,
+}
+
+impl Row {
+    pub(super) fn lost(&self) -> u64 {
+        self.sent - self.uplink - self.incoming
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        self.sent > 0 && self.right == self.sent
+    }
+}
+
+/// Frames towards the host.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) sent: u64,
+    /// Byte for byte what they had to be when they arrived.
+    pub(super) right: u64,
+    pub(super) lost: u64,
+}
+
+/// All that the captures say.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    pub(super) rows: Vec<Row>,
+    pub(super) from_clearnet: Answers,
+    pub(super) from_tornet: Answers,
+    /// Frames that arrived somewhere and that nobody sent: copies, or broken ones.
+    pub(super) strays: u64,
+}
+
+impl Evidence {
+    /// Weighs what was seen.
+    pub(super) fn weigh(sightings: &Sightings) -> Self {
+        let Sightings {
+            host,
+            clearnet,
+            tornet,
+        } = sightings;
+        let mut rows: Vec<Row> = FLOWS.iter().map(Row::new).collect();
+        let mut outbound = Ledger::new(host.sent.iter());
+        let sides = [(Side::Uplink, clearnet), (Side::Incoming, tornet)];
+        for (side, there) in sides {
+            for seen in &there.received {
+                // The box itself talks there, to its neighbours.
+                if side == Side::Incoming && is_of_the_box(&seen.bytes) {
+                    continue;
+                }
+                if let Some(sent) = outbound.claim(seen)
+                    && sent.counts
+                {
+                    rows[flow_of(&sent.bytes)].judge(&sent.bytes, &seen.bytes, side);
+                }
+            }
+        }
+        for sent in host.sent.iter().filter(|sent| sent.counts) {
+            let row = &mut rows[flow_of(&sent.bytes)];
+            row.sent += 1;
+            row.bytes += sent.bytes.len() as u64;
+        }
+
+        let to_host = |seen: &&Seen| is_for_the_host(&seen.bytes);
+        let mut inbound_clearnet = Ledger::new(clearnet.sent.iter());
+        let mut inbound_tornet = Ledger::new(tornet.sent.iter().filter(to_host));
+        let mut from_clearnet = Answers::default();
+        let mut from_tornet = Answers::default();
+        let mut strays = outbound.strays;
+        for seen in &host.received {
+            if let Some(sent) = inbound_tornet.find(seen) {
+                from_tornet.judge(sent, seen, &routed(&sent.bytes));
+            } else if let Some(sent) = inbound_clearnet.find(seen) {
+                from_clearnet.judge(sent, seen, &sent.bytes);
+            } else if seen.counts {
+                strays += 1;
+            }
+        }
+        from_clearnet.lost = inbound_clearnet.unclaimed();
+        from_clearnet.sent += from_clearnet.lost;
+        from_tornet.lost = inbound_tornet.unclaimed();
+        from_tornet.sent += from_tornet.lost;
+        Self {
+            rows,
+            from_clearnet,
+            from_tornet,
+            strays,
+        }
+    }
+
+    /// The sum of a number over all flows of a kind.
+    pub(super) fn sum(&self, kind: Kind, number: impl Fn(&Row) -> u64) -> u64 {
+        let rows = self.rows.iter().filter(|row| row.flow.kind == kind);
+        rows.map(number).sum()
+    }
+
+    /// Frames that were sent, either way, and seen nowhere.
+    pub(super) fn lost(&self) -> u64 {
+        let outbound: u64 = self.rows.iter().map(Row::lost).sum();
+        outbound + self.from_clearnet.lost + self.from_tornet.lost
+    }
+
+    /// Whether every frame was where it had to be, and what it had to be.
+    pub(super) fn holds(&self) -> bool {
+        let answers = [&self.from_clearnet, &self.from_tornet];
+        self.strays == 0
+            && self.rows.iter().all(Row::holds)
+            && answers
+                .iter()
+                .all(|answers| answers.sent > 0 && answers.right == answers.sent)
+    }
+}
+
+impl Row {
+    fn new(flow: &'static Flow) -> Self {
+        Self {
+            flow,
+            sent: 0,
+            bytes: 0,
+            uplink: 0,
+            incoming: 0,
+            marked: 0,
+            right: 0,
+            dscps: BTreeSet::new(),
+            new_macs: BTreeSet::new(),
+        }
+    }
+
+    fn judge(&mut self, sent: &[u8], seen: &[u8], side: Side) {
+        match side {
+            Side::Uplink => self.uplink += 1,
+            Side::Incoming => self.incoming += 1,
+        }
+        let (proper_side, proper) = match self.flow.kind {
+            Kind::Exit => (Side::Uplink, marked(sent)),
+            Kind::Relay => (Side::Incoming, Some(steered(sent))),
+            Kind::Other => (Side::Uplink, Some(sent.to_vec())),
+        };
+        if side == proper_side && proper.as_deref() == Some(seen) {
+            self.right += 1;
+        }
+        let after = dscp(seen);
+        if after == Some(MARK) {
+            self.marked += 1;
+        }
+        self.dscps.extend(dscp(sent).zip(after));
+        if seen.get(..12) == sent.get(..12) {
+            self.new_macs.insert(false);
+        } else if seen.get(..12) == steered(sent).get(..12) {
+            self.new_macs.insert(true);
+        }
+    }
+}
+
+impl Answers {
+    fn judge(&mut self, sent: &Seen, seen: &Seen, proper: &[u8]) {
+        if sent.counts {
+            self.sent += 1;
+            self.right += u64::from(seen.bytes == proper);
+        }
+    }
+}
+
+/// Frames that were sent, to be claimed one by one by those that arrived. Frames with the same
+/// bytes are claimed in the order in which they were sent.
+struct Ledger<'a> {
+    open: HashMap<Vec<u8>, VecDeque<&'a Seen>>,
+    strays: u64,
+}
+
+impl<'a> Ledger<'a> {
+    fn new(sent: impl Iterator<Item = &'a Seen>) -> Self {
+        let mut open: HashMap<_, VecDeque<_>> = HashMap::new();
+        for frame in sent {
+            open.entry(essence(&frame.bytes))
+                .or_default()
+                .push_back(frame);
+        }
+        Self { open, strays: 0 }
+    }
+
+    fn find(&mut self, seen: &Seen) -> Option<&'a Seen> {
+        self.open.get_mut(&essence(&seen.bytes))?.pop_front()
+    }
+
+    fn claim(&mut self, seen: &Seen) -> Option<&'a Seen> {
+        let sent = self.find(seen);
+        self.strays += u64::from(sent.is_none() && seen.counts);
+        sent
+    }
+
+    fn unclaimed(&self) -> u64 {
+        let open = self.open.values().flatten();
+        open.filter(|frame| frame.counts).count() as u64
+    }
+}
+
+/// What the box may never change: the frame without its MAC addresses, DSCP and IPv4 checksum.
+fn essence(frame: &[u8]) -> Vec<u8> {
+    let mut essence = frame.to_vec();
+    if let Some(macs) = essence.get_mut(..12) {
+        macs.fill(0);
+    }
+    if is_ipv4(frame) {
+        essence[LINK + 1] &= 0x03;
+        essence[LINK + 10..LINK + 12].fill(0);
+    } else if is_ipv6(frame) {
+        essence[LINK] &= 0xf0;
+        essence[LINK + 1] &= 0x3f;
+    }
+    essence
+}
+
+fn is_ipv4(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x08, 0x00]) && frame.len() >= LINK + 20
+}
+
+fn is_ipv6(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.len() >= LINK + 40
+}
+
+fn dscp(frame: &[u8]) -> Option<u8> {
+    if is_ipv4(frame) {
+        Some(frame[LINK + 1] >> 2)
+    } else if is_ipv6(frame) {
+        Some((frame[LINK] & 0x0f) << 2 | frame[LINK + 1] >> 6)
+    } else {
+        None
+    }
+}
+
+/// What an exit frame has to become.
+fn marked(sent: &[u8]) -> Option<Vec<u8>> {
+    let mut frame = sent.to_vec();
+    if is_ipv4(sent) {
+        let (mut header, _) = Ipv4Header::from_slice(&sent[LINK..]).ok()?;
+        header.dscp = IpDscp::try_new(MARK).ok()?;
+        header.header_checksum = header.calc_header_checksum();
+        let header = header.to_bytes();
+        frame[LINK..][..header.len()].copy_from_slice(&header);
+    } else {
+        let (mut header, _) = Ipv6Header::from_slice(&sent[LINK..]).ok()?;
+        header.traffic_class = MARK << 2 | header.traffic_class & 0x03;
+        let header = header.to_bytes();
+        frame[LINK..][..header.len()].copy_from_slice(&header);
+    }
+    Some(frame)
+}
+
+/// What a relay frame has to become.
+fn steered(sent: &[u8]) -> Vec<u8> {
+    let macs = [mac(TORNET_MAC), mac(INCOMING_MAC)].concat();
+    macs.into_iter()
+        .chain(sent.iter().skip(12).copied())
+        .collect()
+}
+
+/// What a frame from the network that carries Tor traffic has to become.
+fn routed(sent: &[u8]) -> Vec<u8> {
+    let rest = sent.iter().skip(6).copied();
+    mac(HOST_MAC).into_iter().chain(rest).collect()
+}
+
+fn is_the_host(address: IpAddr) -> bool {
+    address == IpAddr::from(HOST_V4) || address == IpAddr::from(HOST_V6)
+}
+
+fn is_for_the_host(frame: &[u8]) -> bool {
+    addresses(frame).is_some_and(|(_, destination)| is_the_host(destination))
+}
+
+/// Whether the box's own network stack sent this: never an IP packet from the host, and never
+/// a frame that kept the host's MAC address.
+fn is_of_the_box(frame: &[u8]) -> bool {
+    frame.get(6..12) == Some(&mac(INCOMING_MAC))
+        && !addresses(frame).is_some_and(|(source, _)| is_the_host(source))
+}

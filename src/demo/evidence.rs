@@ -52,6 +52,7 @@ impl Row {
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     pub(super) sent: u64,
+    pub(super) bytes: u64,
     /// Byte for byte what they had to be when they arrived.
     pub(super) right: u64,
     pub(super) lost: u64,
@@ -138,12 +139,10 @@ impl Evidence {
 
     /// Whether every frame was where it had to be, and what it had to be.
     pub(super) fn holds(&self) -> bool {
-        let answers = [&self.from_clearnet, &self.from_tornet];
         self.strays == 0
             && self.rows.iter().all(Row::holds)
-            && answers
-                .iter()
-                .all(|answers| answers.sent > 0 && answers.right == answers.sent)
+            && self.from_clearnet.holds()
+            && self.from_tornet.holds()
     }
 }
 
@@ -189,9 +188,14 @@ impl Row {
 }
 
 impl Answers {
+    pub(super) fn holds(&self) -> bool {
+        self.sent > 0 && self.right == self.sent
+    }
+
     fn judge(&mut self, sent: &Seen, seen: &Seen, proper: &[u8]) {
         if sent.counts {
             self.sent += 1;
+            self.bytes += sent.bytes.len() as u64;
             self.right += u64::from(seen.bytes == proper);
         }
     }

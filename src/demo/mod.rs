@@ -135,20 +135,31 @@ fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError>
     site.host.ip("neigh flush dev eth0")?;
     say("talking     TCP of both kinds over IPv4 and IPv6, DNS, ssh, ping, and what is no IP");
     watch.send_oddities()?;
-    traffic::exchange(&site, interrupt)?;
+    let trouble = match traffic::exchange(&site, interrupt) {
+        Err(DemoError::Traffic(what, why)) => Some(format!("{what}: {why}")),
+        done => done.map(|()| None)?,
+    };
     say("comparing   every frame that was sent with what arrived, byte by byte");
     let evidence = Evidence::weigh(&watch.finish(interrupt)?);
 
-    say("timing      2,000 round trips, then two seconds at full speed, captures off");
-    let speed = Speed {
-        exit: round_trips(&site, plan::clearnet_tcp()[0], interrupt)?,
-        relay: round_trips(&site, plan::tornet_tcp()[0], interrupt)?,
-        gbit_per_s: traffic::bulk(&site, interrupt)?,
+    let speed = if trouble.is_none() {
+        say("timing      2,000 round trips, then two seconds at full speed, captures off");
+        Some(Speed {
+            exit: round_trips(&site, plan::clearnet_tcp()[0], interrupt)?,
+            relay: round_trips(&site, plan::tornet_tcp()[0], interrupt)?,
+            gbit_per_s: traffic::bulk(&site, interrupt)?,
+        })
+    } else {
+        None
     };
     drop(servers);
     say("stopping    the box");
-    let ending = stop_box(running)?;
-    Ok(Report::new(evidence, speed, ending))
+    Ok(Report {
+        evidence,
+        trouble,
+        speed,
+        ending: stop_box(running)?,
+    })
 }
 
 fn start_box(site: &Site, directory: &Path) -> Result<RunningBox, DemoError> {

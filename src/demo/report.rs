@@ -4,8 +4,7 @@
 use super::evidence::{Answers, Evidence, Row};
 use super::plan::{Kind, MARK};
 use super::{Ending, Speed};
-use hdrhistogram::Histogram;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::fmt::Write;
 
 const DRAWING: &str = "
@@ -19,57 +18,95 @@ const DRAWING: &str = "
 /// What the demo found.
 #[derive(Debug)]
 pub struct Report {
-    evidence: Evidence,
-    speed: Speed,
-    ending: Ending,
+    pub(super) evidence: Evidence,
+    /// Why a connection failed.
+    pub(super) trouble: Option<String>,
+    /// Not measured where a connection failed.
+    pub(super) speed: Option<Speed>,
+    pub(super) ending: Ending,
+}
+
+#[derive(Serialize)]
+struct Numbers {
+    exit: Exit,
+    relay: Relay,
+    other: Other,
+    lost: u64,
+    gbit_per_s: Option<f64>,
+    rtt_us: Option<RoundTrips>,
+    holds: bool,
+}
+
+#[derive(Serialize)]
+struct Exit {
+    sent: u64,
+    marked: u64,
+    unmarked: u64,
+}
+
+#[derive(Serialize)]
+struct Relay {
+    sent: u64,
+    steered: u64,
+    leaked: u64,
+    marked: u64,
+}
+
+#[derive(Serialize)]
+struct Other {
+    sent: u64,
+    changed: u64,
+}
+
+#[derive(Serialize)]
+struct RoundTrips {
+    p50: u64,
+    p99: u64,
 }
 
 impl Report {
-    pub(super) fn new(evidence: Evidence, speed: Speed, ending: Ending) -> Self {
-        Self {
-            evidence,
-            speed,
-            ending,
-        }
-    }
-
     /// Whether the box did all that it had to, and nothing else.
     pub fn holds(&self) -> bool {
-        self.evidence.holds() && self.ending.holds()
+        self.evidence.holds() && self.trouble.is_none() && self.ending.holds()
     }
 
-    /// One object, as one line.
-    pub fn json(&self) -> Value {
+    /// One JSON object on one line.
+    pub fn json(&self) -> String {
         let evidence = &self.evidence;
         let sent = |kind| evidence.sum(kind, |row| row.sent);
-        let seen = |row: &Row| row.uplink + row.incoming;
-        let mut trips = self.speed.exit.clone();
-        // Both have the same bounds.
-        let _ = trips.add(&self.speed.relay);
-        json!({
-            "exit": {
-                "sent": sent(Kind::Exit),
-                "marked": evidence.sum(Kind::Exit, |row| row.right),
-                "unmarked": evidence.sum(Kind::Exit, |row| seen(row) - row.right),
+        let right = |kind| evidence.sum(kind, |row| row.right);
+        let wrong = |kind| evidence.sum(kind, |row| row.sent - row.lost() - row.right);
+        let numbers = Numbers {
+            exit: Exit {
+                sent: sent(Kind::Exit),
+                marked: right(Kind::Exit),
+                unmarked: wrong(Kind::Exit),
             },
-            "relay": {
-                "sent": sent(Kind::Relay),
-                "steered": evidence.sum(Kind::Relay, |row| row.right),
-                "leaked": evidence.sum(Kind::Relay, |row| row.uplink),
-                "marked": evidence.sum(Kind::Relay, |row| row.marked),
+            relay: Relay {
+                sent: sent(Kind::Relay),
+                steered: right(Kind::Relay),
+                leaked: evidence.sum(Kind::Relay, |row| row.uplink),
+                marked: evidence.sum(Kind::Relay, |row| row.marked),
             },
-            "other": {
-                "sent": sent(Kind::Other),
-                "changed": evidence.sum(Kind::Other, |row| seen(row) - row.right),
+            other: Other {
+                sent: sent(Kind::Other),
+                changed: wrong(Kind::Other),
             },
-            "lost": evidence.lost(),
-            "gbit_per_s": (self.speed.gbit_per_s * 1000.0).round() / 1000.0,
-            "rtt_us": {
-                "p50": trips.value_at_quantile(0.5),
-                "p99": trips.value_at_quantile(0.99),
-            },
-            "holds": self.holds(),
-        })
+            lost: evidence.lost(),
+            gbit_per_s: (self.speed.as_ref())
+                .map(|speed| (speed.gbit_per_s * 1000.0).round() / 1000.0),
+            rtt_us: self.speed.as_ref().map(|speed| {
+                let mut trips = speed.exit.clone();
+                // Both have the same bounds, so this cannot fail.
+                let _ = trips.add(&speed.relay);
+                RoundTrips {
+                    p50: trips.value_at_quantile(0.5),
+                    p99: trips.value_at_quantile(0.99),
+                }
+            }),
+            holds: self.holds(),
+        };
+        serde_json::to_string(&numbers).unwrap_or_default()
     }
 
     /// One screen, with colours or without.
@@ -81,46 +118,57 @@ impl Report {
             out.push_str(text.trim_end());
             out.push('\n');
         };
+        let rule = format!(" {}", "─".repeat(WIDTH));
         line(&columns([
             "flow", "kind", "frames", "bytes", "left by", "DSCP", "MACs", "",
         ]));
-        line(&format!(" {}", "─".repeat(WIDTH)));
-        let mut kind = Kind::Exit;
+        let mut kind = None;
         for row in &self.evidence.rows {
-            if row.flow.kind != kind {
-                kind = row.flow.kind;
-                line("");
+            if kind.replace(row.flow.kind) != Some(row.flow.kind) {
+                line(&rule);
             }
             line(&show(row, ink));
         }
-        line(&format!(" {}", "─".repeat(WIDTH)));
-        let answers = [
-            ("from the clearnet", &self.evidence.from_clearnet),
-            ("from the Tor network", &self.evidence.from_tornet),
+        line(&rule);
+        let from_clearnet = &self.evidence.from_clearnet;
+        line(&show_answers(
+            "answers, clearnet",
+            from_clearnet,
+            "kept",
+            ink,
+        ));
+        let from_tornet = &self.evidence.from_tornet;
+        line(&show_answers(
+            "answers, Tor network",
+            from_tornet,
+            "replaced",
+            ink,
+        ));
+        line(&rule);
+        let ledger = [
+            ("sent and seen nowhere", self.evidence.lost()),
+            ("seen and sent by nobody", self.evidence.strays),
         ];
-        for (title, answers) in answers {
-            line(&show_answers(title, answers, ink));
+        for (title, frames) in ledger {
+            let tick = ink.tick(frames == 0);
+            line(&columns([
+                title,
+                "",
+                &grouped(frames),
+                "",
+                "",
+                "",
+                "",
+                tick,
+            ]));
         }
-        line(&format!(
-            " {:<26} {:>14}   sent and never seen again; {} that nobody sent   {}",
-            "lost",
-            self.evidence.lost(),
-            self.evidence.strays,
-            ink.tick(self.evidence.lost() + self.evidence.strays == 0),
-        ));
+        if let Some(trouble) = &self.trouble {
+            line(&format!("\n a connection failed: {trouble}"));
+        }
         line("");
-        line(&format!(
-            " {:<26} {:>9} {:>9} {:>9} {:>9}",
-            "round trip, µs", "p50", "p90", "p99", "max"
-        ));
-        let trips = [("exit", &self.speed.exit), ("relay", &self.speed.relay)];
-        for (title, trips) in trips {
-            line(&show_trips(title, trips));
+        if let Some(speed) = &self.speed {
+            speed.show(&mut line);
         }
-        line(&format!(
-            " {:<26} {:>9.2} Gbit/s over one marked connection, in this machine",
-            "throughput", self.speed.gbit_per_s
-        ));
         line("");
         line(&self.ending.show(ink));
         line("");
@@ -133,12 +181,32 @@ impl Report {
     }
 }
 
-const WIDTH: usize = 96;
+impl Speed {
+    fn show(&self, line: &mut impl FnMut(&str)) {
+        let columns = |title: &str, numbers: [String; 4]| {
+            let [a, b, c, d] = numbers;
+            format!(" {title:<24} {a:>12} {b:>9} {c:>9} {d:>9}")
+        };
+        let heads = ["p50", "p90", "p99", "max"].map(str::to_owned);
+        line(&columns("round trip, µs", heads));
+        for (title, trips) in [("  exit", &self.exit), ("  relay", &self.relay)] {
+            let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|q| trips.value_at_quantile(q));
+            line(&columns(title, [p50, p90, p99, trips.max()].map(grouped)));
+        }
+        line(&format!(
+            " {:<24} {:>12.2} Gbit/s, one marked connection",
+            "throughput", self.gbit_per_s
+        ));
+    }
+}
+
+/// All of it fits in 80 columns.
+const WIDTH: usize = 78;
 
 fn columns(cells: [&str; 8]) -> String {
     let [flow, kind, frames, bytes, left_by, dscp, macs, tick] = cells;
     format!(
-        " {flow:<26} {kind:<6} {frames:>7} {bytes:>11}   {left_by:<10} {dscp:<13} {macs:<11} {tick}"
+        " {flow:<24} {kind:<5} {frames:>6} {bytes:>9}  {left_by:<8}  {dscp:<8}  {macs:<8} {tick}"
     )
 }
 
@@ -177,28 +245,35 @@ fn show(row: &Row, ink: Ink) -> String {
     ]);
     if !row.holds() {
         let wrong = row.sent - row.lost() - row.right;
-        let _ = write!(text, " {} lost, {wrong} wrong", row.lost());
+        let marks = row.marked;
+        let lost = row.lost();
+        let _ = write!(
+            text,
+            "\n   {marks} marked, {wrong} not as they had to be, {lost} lost"
+        );
     }
     text
 }
 
-fn show_answers(title: &str, answers: &Answers, ink: Ink) -> String {
-    format!(
-        " {title:<26} {:>14}   to the host, {} arrived as they had to   {}",
-        grouped(answers.sent),
-        grouped(answers.right),
-        ink.tick(answers.sent > 0 && answers.right == answers.sent),
-    )
-}
-
-fn show_trips(title: &str, trips: &Histogram<u64>) -> String {
-    format!(
-        "   {title:<24} {:>9} {:>9} {:>9} {:>9}",
-        trips.value_at_quantile(0.5),
-        trips.value_at_quantile(0.9),
-        trips.value_at_quantile(0.99),
-        trips.max(),
-    )
+fn show_answers(title: &str, answers: &Answers, macs: &str, ink: Ink) -> String {
+    let holds = answers.holds();
+    let unless_wrong = |text| if holds { text } else { "?" };
+    let mut text = columns([
+        title,
+        "",
+        &grouped(answers.sent),
+        &grouped(answers.bytes),
+        "host",
+        unless_wrong("same"),
+        unless_wrong(macs),
+        ink.tick(holds),
+    ]);
+    if !holds {
+        let wrong = answers.sent - answers.lost - answers.right;
+        let lost = answers.lost;
+        let _ = write!(text, "\n   {wrong} not as they had to be, {lost} lost");
+    }
+    text
 }
 
 impl Ending {
@@ -213,21 +288,30 @@ impl Ending {
         };
         let ended = if self.ended_well { "well" } else { "badly" };
         let mut text = format!(
-            " the box ended {ended}, {frames}   {}\n  ",
+            " the box ended {ended}, {frames} {}",
             ink.tick(self.holds())
         );
-        let mut width = 2;
-        for (name, number) in &self.counters {
-            let word = format!(" {name}={number}");
-            if width + word.len() > WIDTH {
-                text.push_str("\n  ");
-                width = 2;
-            }
-            width += word.len();
-            text += &word;
-        }
+        let counters = (self.counters.iter()).map(|(name, number)| format!("{name}={number}"));
+        text += &wrapped(self.ready.split_whitespace().map(str::to_owned));
+        text += &wrapped(["counters:".to_owned()].into_iter().chain(counters));
         text
     }
+}
+
+/// Words in lines of their own, indented.
+fn wrapped(words: impl Iterator<Item = String>) -> String {
+    const INDENT: &str = "\n  ";
+    let mut text = INDENT.to_owned();
+    let mut width = INDENT.len();
+    for word in words {
+        if width + word.len() > WIDTH {
+            text += INDENT;
+            width = INDENT.len();
+        }
+        width += word.len() + 1;
+        text = text + " " + &word;
+    }
+    text
 }
 
 #[derive(Clone, Copy)]

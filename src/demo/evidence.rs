@@ -315,3 +315,234 @@ fn is_of_the_box(frame: &[u8]) -> bool {
     frame.get(6..12) == Some(&mac(INCOMING_MAC))
         && !addresses(frame).is_some_and(|(source, _)| is_the_host(source))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::{DNS, SSH, WEB};
+    use super::super::watch::Sighting;
+    use super::*;
+    use crate::lab::site::{CLEARNET_MAC, OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6};
+    use etherparse::PacketBuilder;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    fn link() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
+        PacketBuilder::ethernet2(mac(HOST_MAC), mac(CLEARNET_MAC))
+    }
+
+    fn v4(to: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = link().ipv4(HOST_V4.octets(), to.octets(), 64);
+        let builder = builder.tcp(ports.0, ports.1, 7, 512);
+        builder.write(&mut frame, b"some text").unwrap();
+        frame
+    }
+
+    fn v6(to: Ipv6Addr, port: u16) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = link().ipv6(HOST_V6.octets(), to.octets(), 64);
+        let builder = builder.tcp(40_000, port, 7, 512);
+        builder.write(&mut frame, b"some text").unwrap();
+        frame
+    }
+
+    /// One frame of each flow, with the index of the flow.
+    fn one_of_each() -> Vec<Vec<u8>> {
+        let udp = |mut frame: Vec<u8>| {
+            let builder = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
+            builder.udp(5, DNS).write(&mut frame, b"?").unwrap();
+            frame
+        };
+        let ping = |mut frame: Vec<u8>| {
+            let builder = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
+            let builder = builder.icmpv4_echo_request(1, 1);
+            builder.write(&mut frame, b"?").unwrap();
+            frame
+        };
+        let no_ip = |kind: [u8; 2], rest: &[u8]| {
+            let macs = [mac(CLEARNET_MAC), mac(HOST_MAC)].concat();
+            [&macs[..], &kind, rest].concat()
+        };
+        let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
+        arp.extend([1; 20]);
+        vec![
+            v4(SERVER_V4, (40_000, WEB)),
+            v6(SERVER_V6, WEB),
+            v4(RELAY_V4, (40_000, WEB)),
+            v4(RELAY_V4, (40_000, OR_PORT)),
+            v6(RELAY_V6, OR_PORT),
+            v4(SERVER_V4, (40_000, DNS)),
+            udp(Vec::new()),
+            v4(SERVER_V4, (SSH, 40_000)),
+            ping(Vec::new()),
+            no_ip([8, 6], &arp),
+            no_ip([0x88, 0xb5], b"nothing known"),
+        ]
+    }
+
+    fn seen(frames: impl IntoIterator<Item = Vec<u8>>) -> Vec<Seen> {
+        let frames = frames.into_iter();
+        frames
+            .map(|bytes| Seen {
+                bytes,
+                counts: true,
+            })
+            .collect()
+    }
+
+    fn sighting(sent: Vec<Vec<u8>>, received: Vec<Vec<u8>>) -> Sighting {
+        Sighting {
+            sent: seen(sent),
+            received: seen(received),
+        }
+    }
+
+    /// What three captures hold when everything went well.
+    fn ideal() -> Sightings {
+        let sent = one_of_each();
+        let (mut uplink, mut incoming) = (Vec::new(), Vec::new());
+        for frame in &sent {
+            match FLOWS[flow_of(frame)].kind {
+                Kind::Exit => uplink.push(marked(frame).unwrap()),
+                Kind::Relay => incoming.push(steered(frame)),
+                Kind::Other => uplink.push(frame.clone()),
+            }
+        }
+        let mut answer = Vec::new();
+        PacketBuilder::ethernet2(mac(TORNET_MAC), mac(INCOMING_MAC))
+            .ipv4(RELAY_V4.octets(), HOST_V4.octets(), 64)
+            .tcp(OR_PORT, 40_000, 7, 512)
+            .write(&mut answer, b"an answer")
+            .unwrap();
+        let mut page = Vec::new();
+        PacketBuilder::ethernet2(mac(CLEARNET_MAC), mac(HOST_MAC))
+            .ipv4(SERVER_V4.octets(), HOST_V4.octets(), 64)
+            .tcp(WEB, 40_000, 7, 512)
+            .write(&mut page, b"a page")
+            .unwrap();
+        Sightings {
+            host: sighting(sent, vec![page.clone(), routed(&answer)]),
+            clearnet: sighting(vec![page], uplink),
+            tornet: sighting(vec![answer], incoming),
+        }
+    }
+
+    #[test]
+    fn every_frame_is_told_by_its_own_flow() {
+        let flows: Vec<usize> = one_of_each().iter().map(|frame| flow_of(frame)).collect();
+        assert_eq!(flows, (0..FLOWS.len()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_went_well_holds() {
+        let evidence = Evidence::weigh(&ideal());
+        assert!(evidence.holds(), "{evidence:?}");
+        assert_eq!((evidence.lost(), evidence.strays), (0, 0));
+    }
+
+    #[test]
+    fn nothing_that_goes_wrong_is_overlooked() {
+        type Accident = fn(&mut Sightings);
+        let accidents: [(&str, Accident, [u64; 3]); 13] = [
+            (
+                "exit frame lost",
+                |s| drop(s.clearnet.received.remove(0)),
+                [1, 0, 0],
+            ),
+            (
+                "relay frame lost",
+                |s| drop(s.tornet.received.remove(1)),
+                [1, 0, 0],
+            ),
+            (
+                "exit frame unmarked",
+                |s| s.clearnet.received[0].bytes = s.host.sent[0].bytes.clone(),
+                [0, 0, 1],
+            ),
+            (
+                "checksum not updated",
+                |s| s.clearnet.received[0].bytes[LINK + 10] ^= 1,
+                [0, 0, 1],
+            ),
+            (
+                "ECN touched",
+                |s| s.clearnet.received[0].bytes[LINK + 1] ^= 1,
+                [1, 1, 0],
+            ),
+            (
+                "TTL touched",
+                |s| s.clearnet.received[0].bytes[LINK + 8] -= 1,
+                [1, 1, 0],
+            ),
+            (
+                "payload touched",
+                |s| *s.tornet.received[0].bytes.last_mut().unwrap() ^= 1,
+                [1, 1, 0],
+            ),
+            (
+                "relay frame marked",
+                |s| {
+                    s.tornet.received[0].bytes = marked(&s.tornet.received[0].bytes).unwrap();
+                },
+                [0, 0, 1],
+            ),
+            (
+                "old MAC address",
+                |s| s.tornet.received[0].bytes[5] ^= 1,
+                [0, 0, 1],
+            ),
+            (
+                "relay frame leaked",
+                |s| {
+                    s.clearnet.received.push(s.tornet.received.remove(0));
+                },
+                [0, 0, 1],
+            ),
+            (
+                "other frame marked",
+                |s| {
+                    s.clearnet.received[3].bytes = marked(&s.clearnet.received[3].bytes).unwrap();
+                },
+                [0, 0, 1],
+            ),
+            (
+                "frame doubled",
+                |s| {
+                    let bytes = s.clearnet.received[0].bytes.clone();
+                    s.clearnet.received.extend(seen([bytes]));
+                },
+                [0, 1, 0],
+            ),
+            (
+                "answer lost",
+                |s| drop(s.host.received.remove(1)),
+                [1, 0, 0],
+            ),
+        ];
+        for (what, happen, [lost, strays, wrong]) in accidents {
+            let mut sightings = ideal();
+            happen(&mut sightings);
+            let evidence = Evidence::weigh(&sightings);
+            assert!(!evidence.holds(), "{what}");
+            assert_eq!(evidence.lost(), lost, "{what}");
+            assert_eq!(evidence.strays, strays, "{what}");
+            let rows = evidence.rows.iter();
+            let wrong_seen: u64 = rows.map(|row| row.sent - row.lost() - row.right).sum();
+            assert_eq!(wrong_seen, wrong, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_lies_outside_of_the_markers_is_no_evidence() {
+        let mut sightings = ideal();
+        // Received before the capture at the host had begun, sent after it had ended.
+        sightings.clearnet.received.push(Seen {
+            bytes: v4(SERVER_V4, (1, WEB)),
+            counts: false,
+        });
+        sightings.host.sent.push(Seen {
+            bytes: v4(SERVER_V4, (2, WEB)),
+            counts: false,
+        });
+        assert!(Evidence::weigh(&sightings).holds());
+    }
+}

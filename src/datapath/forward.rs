@@ -136,8 +136,8 @@ impl Forwarder {
                 let (role, verdict) = self.outbound(frame, frame_bytes, now);
                 (Outcome::Forward(role), Some(verdict))
             }
-            Role::Uplink => (self.from_uplink(frame), None),
-            Role::Incoming => (self.from_incoming(frame), None),
+            Role::Uplink => (self.came_by_uplink(frame), None),
+            Role::Incoming => (self.came_by_incoming(frame), None),
         }
     }
 
@@ -187,7 +187,7 @@ impl Forwarder {
     /// The wire's other direction. Nothing changes, but where this NIC is `incoming` too, what
     /// was sent to its own address for the host goes to the host's.
     #[inline]
-    fn from_uplink(&self, frame: &mut [u8]) -> Outcome {
+    fn came_by_uplink(&self, frame: &mut [u8]) -> Outcome {
         match self.links.incoming() {
             Some(link) if link.port == Role::Uplink => match self.routed_to_host(frame, link.own) {
                 Some(outcome) => outcome,
@@ -200,7 +200,7 @@ impl Forwarder {
     /// `incoming` is a member of another network: only what was sent to the box's MAC address
     /// for the host's IP addresses goes on.
     #[inline]
-    fn from_incoming(&self, frame: &mut [u8]) -> Outcome {
+    fn came_by_incoming(&self, frame: &mut [u8]) -> Outcome {
         self.links
             .incoming()
             .and_then(|link| self.routed_to_host(frame, link.own))

@@ -1,4 +1,8 @@
 //! Tier: root. `exitmark demo` as a user runs it: what it prints, and that it leaves nothing.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's ground that is missing is the test's failure"
+)]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -7,7 +7,7 @@ use super::plan::{self, BULK, SSH};
 use super::{DemoError, Interrupt};
 use crate::lab::site::{HOST_V4, SERVER_V4, Site};
 use crate::lab::{LabError, Netns};
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What every TCP flow sends, and gets back, in bytes.
 const PARCEL: usize = 500_000;
+/// What a TCP flow may have under way. All flows together then fit in the box's rings, so that
+/// no frame is lost even where the machine lets the box wait for its turn.
+const UNDER_WAY: usize = 32 << 10;
 const QUERIES: u8 = 50;
 const BULK_TIME: Duration = Duration::from_secs(2);
 
@@ -121,6 +124,9 @@ impl Drop for Servers {
 
 fn serve(mut stream: TcpStream, service: Service) -> io::Result<()> {
     patient(&stream)?;
+    if matches!(service, Service::Echo) {
+        setsockopt(&stream, sockopt::SndBuf, &UNDER_WAY)?;
+    }
     let mut buffer = vec![0; 1 << 16];
     let mut heard: u64 = 0;
     loop {
@@ -206,6 +212,7 @@ pub(super) fn exchange(site: &Site, interrupt: &Interrupt) -> Result<(), DemoErr
 /// Sends a parcel and compares what comes back.
 fn echo(address: SocketAddr) -> io::Result<()> {
     let mut stream = connect(address)?;
+    setsockopt(&stream, sockopt::SndBuf, &UNDER_WAY)?;
     let mut writer = stream.try_clone()?;
     let parcel: Vec<u8> = (0..=250).cycle().take(PARCEL).collect();
     let sent = parcel.clone();

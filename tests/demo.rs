@@ -4,7 +4,7 @@
     reason = "a test's ground that is missing is the test's failure"
 )]
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs;
@@ -35,6 +35,7 @@ impl Demo {
             .args(["demo", "--json"])
             .env(name, value)
             .env("TMPDIR", directory.path())
+            .process_group(0)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -168,16 +169,22 @@ fn every_frame_is_where_it_has_to_be_and_nothing_is_left() {
 
 #[test]
 fn a_signal_ends_it_and_nothing_is_left() {
-    for (signal, moment, code) in [
-        (Signal::SIGINT, "talking", 130),
-        (Signal::SIGTERM, "timing", 143),
-        (Signal::SIGINT, "building", 130),
+    // Ctrl-C in a terminal reaches the whole process group, `kill` only the demo itself.
+    for (signal, to_group, moment, code) in [
+        (Signal::SIGINT, true, "talking", 130),
+        (Signal::SIGTERM, false, "timing", 143),
+        (Signal::SIGINT, false, "building", 130),
+        (Signal::SIGINT, true, "loading", 130),
     ] {
         let mut demo = Demo::start();
         demo.read_until(moment);
         let namespaces = demo.namespaces();
-        let pid = i32::try_from(demo.child.id()).unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
+        let pid = Pid::from_raw(i32::try_from(demo.child.id()).unwrap());
+        if to_group {
+            killpg(pid, signal).unwrap();
+        } else {
+            kill(pid, signal).unwrap();
+        }
         let (status, out, err) = demo.end();
         assert_eq!(status.code(), Some(code), "{moment}: {err}");
         assert_eq!(out, "");

@@ -125,7 +125,7 @@ fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError>
 
     say("loading     a relay set of full size, in which the demo's relay is listed");
     let running = start_box(&site, directory.path())?;
-    say(&format!("            it runs: {}", running.ready));
+    say(&format!("            {}", running.ready));
     interrupt.check()?;
 
     let servers = Servers::start(&site)?;

@@ -165,8 +165,8 @@ impl Report {
         if let Some(trouble) = &self.trouble {
             line(&format!("\n a connection failed: {trouble}"));
         }
-        line("");
         if let Some(speed) = &self.speed {
+            line("");
             speed.show(&mut line);
         }
         line("");

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 /// The exit status is 0 only if every frame was where it had to be.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Print one line of JSON in place of the table
+    /// Print one line of JSON; the table goes to standard error where something is wrong
     #[arg(long)]
     json: bool,
 }
@@ -29,6 +29,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return unmet(error),
     };
     let mut stdout = std::io::stdout();
+    if arguments.json && !report.holds() {
+        say(&report.table(false));
+    }
     let text = if arguments.json {
         format!("{}\n", report.json())
     } else {

@@ -202,7 +202,9 @@ impl Answers {
 }
 
 /// Frames that were sent, to be claimed one by one by those that arrived. Frames with the same
-/// bytes are claimed in the order in which they were sent.
+/// bytes are claimed in the order in which they were sent, but by their like first: one between
+/// the markers by one between the markers. Kernels repeat themselves byte for byte, and a copy
+/// that was sent before the other capture had begun is waited for in vain.
 struct Ledger<'a> {
     open: HashMap<Vec<u8>, VecDeque<&'a Seen>>,
     strays: u64,
@@ -220,7 +222,9 @@ impl<'a> Ledger<'a> {
     }
 
     fn find(&mut self, seen: &Seen) -> Option<&'a Seen> {
-        self.open.get_mut(&essence(&seen.bytes))?.pop_front()
+        let open = self.open.get_mut(&essence(&seen.bytes))?;
+        let like = open.iter().position(|sent| sent.counts == seen.counts);
+        open.remove(like.unwrap_or(0))
     }
 
     fn claim(&mut self, seen: &Seen) -> Option<&'a Seen> {
@@ -543,6 +547,15 @@ mod tests {
             bytes: v4(SERVER_V4, (2, WEB)),
             counts: false,
         });
+        assert!(Evidence::weigh(&sightings).holds());
+    }
+
+    #[test]
+    fn an_earlier_copy_that_was_seen_at_one_end_only_takes_nothing_away() {
+        let mut sightings = ideal();
+        let bytes = sightings.host.sent[9].bytes.clone();
+        let counts = false;
+        sightings.host.sent.insert(0, Seen { bytes, counts });
         assert!(Evidence::weigh(&sightings).holds());
     }
 }

@@ -142,6 +142,10 @@ fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError>
     say("comparing   every frame that was sent with what arrived, byte by byte");
     let evidence = Evidence::weigh(&watch.finish(interrupt)?);
 
+    if evidence.lost() > 0 {
+        say_drops(&site, say)?;
+    }
+
     let speed = if trouble.is_none() {
         say("timing      2,000 round trips, then two seconds at full speed, captures off");
         Some(Speed {
@@ -160,6 +164,29 @@ fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError>
         speed,
         ending: stop_box(running)?,
     })
+}
+
+/// Frames can be lost in the kernel's links before the box sees them: what these counted.
+fn say_drops(site: &Site, say: &dyn Fn(&str)) -> Result<(), DemoError> {
+    let links = [
+        (&site.host, "eth0"),
+        (&site.middle, "host0"),
+        (&site.middle, "uplink0"),
+        (&site.middle, "incoming0"),
+        (&site.clearnet, "eth0"),
+        (&site.tornet, "eth0"),
+    ];
+    for (netns, link) in links {
+        let label = netns.label();
+        say(&netns.ip(&format!("-s -s link show {link}"))?);
+        for line in netns.command("ethtool", &["-S", link])?.lines() {
+            let tells = line.contains("drop") || line.contains("error");
+            if tells && !line.ends_with(": 0") {
+                say(&format!("{label} {link} {}", line.trim()));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn start_box(site: &Site, directory: &Path) -> Result<RunningBox, DemoError> {

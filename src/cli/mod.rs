@@ -1,5 +1,6 @@
 //! The command line: one file per command. Arguments only, no work.
 
+pub mod demo;
 pub mod explain;
 pub mod relays;
 pub mod run;
@@ -19,6 +20,7 @@ pub struct Invocation {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Demo(demo::Arguments),
     Explain(explain::Arguments),
     Relays(relays::Arguments),
 }
@@ -29,6 +31,7 @@ impl Invocation {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Run(arguments) => run::run(&arguments),
+            Command::Demo(arguments) => demo::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Relays(arguments) => relays::run(&arguments),
         }

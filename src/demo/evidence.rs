@@ -1,0 +1,561 @@
+//! What the captures prove: every frame that was sent is looked for on the other side and
+//! compared byte for byte with what it had to become.
+//!
+//! Pure. What a frame has to become is computed here with etherparse, checksum and all, never
+//! with the code that is on trial.
+
+use super::plan::{FLOWS, Flow, Kind, MARK, addresses, flow_of, mac};
+use super::watch::{Seen, Sightings};
+use crate::lab::site::{HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, TORNET_MAC};
+use etherparse::{IpDscp, Ipv4Header, Ipv6Header};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+
+const LINK: usize = 14;
+
+/// By which port of the box a frame left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Uplink,
+    Incoming,
+}
+
+/// What became of one flow's frames.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) flow: &'static Flow,
+    pub(super) sent: u64,
+    pub(super) bytes: u64,
+    pub(super) uplink: u64,
+    pub(super) incoming: u64,
+    /// Frames that bore the mark when they left the box.
+    pub(super) marked: u64,
+    /// Frames that were on the right side, and byte for byte what they had to be.
+    pub(super) right: u64,
+    /// DSCP before and after.
+    pub(super) dscps: BTreeSet<(u8, u8)>,
+    /// Whether MAC addresses were kept (false) or replaced by the right ones (true).
+    pub(super) new_macs: BTreeSet<bool>,
+}
+
+impl Row {
+    pub(super) fn lost(&self) -> u64 {
+        self.sent - self.uplink - self.incoming
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        self.sent > 0 && self.right == self.sent
+    }
+}
+
+/// Frames towards the host.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) sent: u64,
+    pub(super) bytes: u64,
+    /// Byte for byte what they had to be when they arrived.
+    pub(super) right: u64,
+    pub(super) lost: u64,
+}
+
+/// All that the captures say.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    pub(super) rows: Vec<Row>,
+    pub(super) from_clearnet: Answers,
+    pub(super) from_tornet: Answers,
+    /// Frames that arrived somewhere and that nobody sent: copies, or broken ones.
+    pub(super) strays: u64,
+}
+
+impl Evidence {
+    /// Weighs what was seen.
+    pub(super) fn weigh(sightings: &Sightings) -> Self {
+        let Sightings {
+            host,
+            clearnet,
+            tornet,
+        } = sightings;
+        let mut rows: Vec<Row> = FLOWS.iter().map(Row::new).collect();
+        let mut outbound = Ledger::new(host.sent.iter());
+        let sides = [(Side::Uplink, clearnet), (Side::Incoming, tornet)];
+        for (side, there) in sides {
+            for seen in &there.received {
+                // The box itself talks there, to its neighbours.
+                if side == Side::Incoming && is_of_the_box(&seen.bytes) {
+                    continue;
+                }
+                if let Some(sent) = outbound.claim(seen)
+                    && sent.counts
+                {
+                    rows[flow_of(&sent.bytes)].judge(&sent.bytes, &seen.bytes, side);
+                }
+            }
+        }
+        for sent in host.sent.iter().filter(|sent| sent.counts) {
+            let row = &mut rows[flow_of(&sent.bytes)];
+            row.sent += 1;
+            row.bytes += sent.bytes.len() as u64;
+        }
+
+        let to_host = |seen: &&Seen| is_for_the_host(&seen.bytes);
+        let mut inbound_clearnet = Ledger::new(clearnet.sent.iter());
+        let mut inbound_tornet = Ledger::new(tornet.sent.iter().filter(to_host));
+        let mut from_clearnet = Answers::default();
+        let mut from_tornet = Answers::default();
+        let mut strays = outbound.strays;
+        for seen in &host.received {
+            if let Some(sent) = inbound_tornet.find(seen) {
+                from_tornet.judge(sent, seen, &routed(&sent.bytes));
+            } else if let Some(sent) = inbound_clearnet.find(seen) {
+                from_clearnet.judge(sent, seen, &sent.bytes);
+            } else if seen.counts {
+                strays += 1;
+            }
+        }
+        from_clearnet.lost = inbound_clearnet.unclaimed();
+        from_clearnet.sent += from_clearnet.lost;
+        from_tornet.lost = inbound_tornet.unclaimed();
+        from_tornet.sent += from_tornet.lost;
+        Self {
+            rows,
+            from_clearnet,
+            from_tornet,
+            strays,
+        }
+    }
+
+    /// The sum of a number over all flows of a kind.
+    pub(super) fn sum(&self, kind: Kind, number: impl Fn(&Row) -> u64) -> u64 {
+        let rows = self.rows.iter().filter(|row| row.flow.kind == kind);
+        rows.map(number).sum()
+    }
+
+    /// Frames that were sent, either way, and seen nowhere.
+    pub(super) fn lost(&self) -> u64 {
+        let outbound: u64 = self.rows.iter().map(Row::lost).sum();
+        outbound + self.from_clearnet.lost + self.from_tornet.lost
+    }
+
+    /// Whether every frame was where it had to be, and what it had to be.
+    pub(super) fn holds(&self) -> bool {
+        self.strays == 0
+            && self.rows.iter().all(Row::holds)
+            && self.from_clearnet.holds()
+            && self.from_tornet.holds()
+    }
+}
+
+impl Row {
+    fn new(flow: &'static Flow) -> Self {
+        Self {
+            flow,
+            sent: 0,
+            bytes: 0,
+            uplink: 0,
+            incoming: 0,
+            marked: 0,
+            right: 0,
+            dscps: BTreeSet::new(),
+            new_macs: BTreeSet::new(),
+        }
+    }
+
+    fn judge(&mut self, sent: &[u8], seen: &[u8], side: Side) {
+        match side {
+            Side::Uplink => self.uplink += 1,
+            Side::Incoming => self.incoming += 1,
+        }
+        let (proper_side, proper) = match self.flow.kind {
+            Kind::Exit => (Side::Uplink, marked(sent)),
+            Kind::Relay => (Side::Incoming, Some(steered(sent))),
+            Kind::Other => (Side::Uplink, Some(sent.to_vec())),
+        };
+        if side == proper_side && proper.as_deref() == Some(seen) {
+            self.right += 1;
+        }
+        let after = dscp(seen);
+        if after == Some(MARK) {
+            self.marked += 1;
+        }
+        self.dscps.extend(dscp(sent).zip(after));
+        if seen.get(..12) == sent.get(..12) {
+            self.new_macs.insert(false);
+        } else if seen.get(..12) == steered(sent).get(..12) {
+            self.new_macs.insert(true);
+        }
+    }
+}
+
+impl Answers {
+    pub(super) fn holds(&self) -> bool {
+        self.sent > 0 && self.right == self.sent
+    }
+
+    fn judge(&mut self, sent: &Seen, seen: &Seen, proper: &[u8]) {
+        if sent.counts {
+            self.sent += 1;
+            self.bytes += sent.bytes.len() as u64;
+            self.right += u64::from(seen.bytes == proper);
+        }
+    }
+}
+
+/// Frames that were sent, to be claimed one by one by those that arrived. Frames with the same
+/// bytes are claimed in the order in which they were sent, but by their like first: one between
+/// the markers by one between the markers. Kernels repeat themselves byte for byte, and a copy
+/// that was sent before the other capture had begun is waited for in vain.
+struct Ledger<'a> {
+    open: HashMap<Vec<u8>, VecDeque<&'a Seen>>,
+    strays: u64,
+}
+
+impl<'a> Ledger<'a> {
+    fn new(sent: impl Iterator<Item = &'a Seen>) -> Self {
+        let mut open: HashMap<_, VecDeque<_>> = HashMap::new();
+        for frame in sent {
+            open.entry(essence(&frame.bytes))
+                .or_default()
+                .push_back(frame);
+        }
+        Self { open, strays: 0 }
+    }
+
+    fn find(&mut self, seen: &Seen) -> Option<&'a Seen> {
+        let open = self.open.get_mut(&essence(&seen.bytes))?;
+        let like = open.iter().position(|sent| sent.counts == seen.counts);
+        open.remove(like.unwrap_or(0))
+    }
+
+    fn claim(&mut self, seen: &Seen) -> Option<&'a Seen> {
+        let sent = self.find(seen);
+        self.strays += u64::from(sent.is_none() && seen.counts);
+        sent
+    }
+
+    fn unclaimed(&self) -> u64 {
+        let open = self.open.values().flatten();
+        open.filter(|frame| frame.counts).count() as u64
+    }
+}
+
+/// What the box may never change: the frame without its MAC addresses, DSCP and IPv4 checksum.
+fn essence(frame: &[u8]) -> Vec<u8> {
+    let mut essence = frame.to_vec();
+    if let Some(macs) = essence.get_mut(..12) {
+        macs.fill(0);
+    }
+    if is_ipv4(frame) {
+        essence[LINK + 1] &= 0x03;
+        essence[LINK + 10..LINK + 12].fill(0);
+    } else if is_ipv6(frame) {
+        essence[LINK] &= 0xf0;
+        essence[LINK + 1] &= 0x3f;
+    }
+    essence
+}
+
+fn is_ipv4(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x08, 0x00]) && frame.len() >= LINK + 20
+}
+
+fn is_ipv6(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.len() >= LINK + 40
+}
+
+fn dscp(frame: &[u8]) -> Option<u8> {
+    if is_ipv4(frame) {
+        Some(frame[LINK + 1] >> 2)
+    } else if is_ipv6(frame) {
+        Some((frame[LINK] & 0x0f) << 2 | frame[LINK + 1] >> 6)
+    } else {
+        None
+    }
+}
+
+/// What an exit frame has to become.
+fn marked(sent: &[u8]) -> Option<Vec<u8>> {
+    let mut frame = sent.to_vec();
+    if is_ipv4(sent) {
+        let (mut header, _) = Ipv4Header::from_slice(&sent[LINK..]).ok()?;
+        header.dscp = IpDscp::try_new(MARK).ok()?;
+        header.header_checksum = header.calc_header_checksum();
+        let header = header.to_bytes();
+        frame[LINK..][..header.len()].copy_from_slice(&header);
+    } else {
+        let (mut header, _) = Ipv6Header::from_slice(&sent[LINK..]).ok()?;
+        header.traffic_class = MARK << 2 | header.traffic_class & 0x03;
+        let header = header.to_bytes();
+        frame[LINK..][..header.len()].copy_from_slice(&header);
+    }
+    Some(frame)
+}
+
+/// What a relay frame has to become.
+fn steered(sent: &[u8]) -> Vec<u8> {
+    let macs = [mac(TORNET_MAC), mac(INCOMING_MAC)].concat();
+    macs.into_iter()
+        .chain(sent.iter().skip(12).copied())
+        .collect()
+}
+
+/// What a frame from the network that carries Tor traffic has to become.
+fn routed(sent: &[u8]) -> Vec<u8> {
+    let rest = sent.iter().skip(6).copied();
+    mac(HOST_MAC).into_iter().chain(rest).collect()
+}
+
+fn is_the_host(address: IpAddr) -> bool {
+    address == IpAddr::from(HOST_V4) || address == IpAddr::from(HOST_V6)
+}
+
+fn is_for_the_host(frame: &[u8]) -> bool {
+    addresses(frame).is_some_and(|(_, destination)| is_the_host(destination))
+}
+
+/// Whether the box's own network stack sent this: never an IP packet from the host, and never
+/// a frame that kept the host's MAC address.
+fn is_of_the_box(frame: &[u8]) -> bool {
+    frame.get(6..12) == Some(&mac(INCOMING_MAC))
+        && !addresses(frame).is_some_and(|(source, _)| is_the_host(source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::{DNS, SSH, WEB};
+    use super::super::watch::Sighting;
+    use super::*;
+    use crate::lab::site::{CLEARNET_MAC, OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6};
+    use etherparse::PacketBuilder;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    fn link() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
+        PacketBuilder::ethernet2(mac(HOST_MAC), mac(CLEARNET_MAC))
+    }
+
+    fn v4(to: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = link().ipv4(HOST_V4.octets(), to.octets(), 64);
+        let builder = builder.tcp(ports.0, ports.1, 7, 512);
+        builder.write(&mut frame, b"some text").unwrap();
+        frame
+    }
+
+    fn v6(to: Ipv6Addr, port: u16) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = link().ipv6(HOST_V6.octets(), to.octets(), 64);
+        let builder = builder.tcp(40_000, port, 7, 512);
+        builder.write(&mut frame, b"some text").unwrap();
+        frame
+    }
+
+    /// One frame of each flow, with the index of the flow.
+    fn one_of_each() -> Vec<Vec<u8>> {
+        let udp = |mut frame: Vec<u8>| {
+            let builder = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
+            builder.udp(5, DNS).write(&mut frame, b"?").unwrap();
+            frame
+        };
+        let ping = |mut frame: Vec<u8>| {
+            let builder = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
+            let builder = builder.icmpv4_echo_request(1, 1);
+            builder.write(&mut frame, b"?").unwrap();
+            frame
+        };
+        let no_ip = |kind: [u8; 2], rest: &[u8]| {
+            let macs = [mac(CLEARNET_MAC), mac(HOST_MAC)].concat();
+            [&macs[..], &kind, rest].concat()
+        };
+        let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
+        arp.extend([1; 20]);
+        vec![
+            v4(SERVER_V4, (40_000, WEB)),
+            v6(SERVER_V6, WEB),
+            v4(RELAY_V4, (40_000, WEB)),
+            v4(RELAY_V4, (40_000, OR_PORT)),
+            v6(RELAY_V6, OR_PORT),
+            v4(SERVER_V4, (40_000, DNS)),
+            udp(Vec::new()),
+            v4(SERVER_V4, (SSH, 40_000)),
+            ping(Vec::new()),
+            no_ip([8, 6], &arp),
+            no_ip([0x88, 0xb5], b"nothing known"),
+        ]
+    }
+
+    fn seen(frames: impl IntoIterator<Item = Vec<u8>>) -> Vec<Seen> {
+        let frames = frames.into_iter();
+        frames
+            .map(|bytes| Seen {
+                bytes,
+                counts: true,
+            })
+            .collect()
+    }
+
+    fn sighting(sent: Vec<Vec<u8>>, received: Vec<Vec<u8>>) -> Sighting {
+        Sighting {
+            sent: seen(sent),
+            received: seen(received),
+        }
+    }
+
+    /// What three captures hold when everything went well.
+    fn ideal() -> Sightings {
+        let sent = one_of_each();
+        let (mut uplink, mut incoming) = (Vec::new(), Vec::new());
+        for frame in &sent {
+            match FLOWS[flow_of(frame)].kind {
+                Kind::Exit => uplink.push(marked(frame).unwrap()),
+                Kind::Relay => incoming.push(steered(frame)),
+                Kind::Other => uplink.push(frame.clone()),
+            }
+        }
+        let mut answer = Vec::new();
+        PacketBuilder::ethernet2(mac(TORNET_MAC), mac(INCOMING_MAC))
+            .ipv4(RELAY_V4.octets(), HOST_V4.octets(), 64)
+            .tcp(OR_PORT, 40_000, 7, 512)
+            .write(&mut answer, b"an answer")
+            .unwrap();
+        let mut page = Vec::new();
+        PacketBuilder::ethernet2(mac(CLEARNET_MAC), mac(HOST_MAC))
+            .ipv4(SERVER_V4.octets(), HOST_V4.octets(), 64)
+            .tcp(WEB, 40_000, 7, 512)
+            .write(&mut page, b"a page")
+            .unwrap();
+        Sightings {
+            host: sighting(sent, vec![page.clone(), routed(&answer)]),
+            clearnet: sighting(vec![page], uplink),
+            tornet: sighting(vec![answer], incoming),
+        }
+    }
+
+    #[test]
+    fn every_frame_is_told_by_its_own_flow() {
+        let flows: Vec<usize> = one_of_each().iter().map(|frame| flow_of(frame)).collect();
+        assert_eq!(flows, (0..FLOWS.len()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_went_well_holds() {
+        let evidence = Evidence::weigh(&ideal());
+        assert!(evidence.holds(), "{evidence:?}");
+        assert_eq!((evidence.lost(), evidence.strays), (0, 0));
+    }
+
+    #[test]
+    fn nothing_that_goes_wrong_is_overlooked() {
+        type Accident = fn(&mut Sightings);
+        let accidents: [(&str, Accident, [u64; 3]); 13] = [
+            (
+                "exit frame lost",
+                |s| drop(s.clearnet.received.remove(0)),
+                [1, 0, 0],
+            ),
+            (
+                "relay frame lost",
+                |s| drop(s.tornet.received.remove(1)),
+                [1, 0, 0],
+            ),
+            (
+                "exit frame unmarked",
+                |s| s.clearnet.received[0].bytes = s.host.sent[0].bytes.clone(),
+                [0, 0, 1],
+            ),
+            (
+                "checksum not updated",
+                |s| s.clearnet.received[0].bytes[LINK + 10] ^= 1,
+                [0, 0, 1],
+            ),
+            (
+                "ECN touched",
+                |s| s.clearnet.received[0].bytes[LINK + 1] ^= 1,
+                [1, 1, 0],
+            ),
+            (
+                "TTL touched",
+                |s| s.clearnet.received[0].bytes[LINK + 8] -= 1,
+                [1, 1, 0],
+            ),
+            (
+                "payload touched",
+                |s| *s.tornet.received[0].bytes.last_mut().unwrap() ^= 1,
+                [1, 1, 0],
+            ),
+            (
+                "relay frame marked",
+                |s| {
+                    s.tornet.received[0].bytes = marked(&s.tornet.received[0].bytes).unwrap();
+                },
+                [0, 0, 1],
+            ),
+            (
+                "old MAC address",
+                |s| s.tornet.received[0].bytes[5] ^= 1,
+                [0, 0, 1],
+            ),
+            (
+                "relay frame leaked",
+                |s| {
+                    s.clearnet.received.push(s.tornet.received.remove(0));
+                },
+                [0, 0, 1],
+            ),
+            (
+                "other frame marked",
+                |s| {
+                    s.clearnet.received[3].bytes = marked(&s.clearnet.received[3].bytes).unwrap();
+                },
+                [0, 0, 1],
+            ),
+            (
+                "frame doubled",
+                |s| {
+                    let bytes = s.clearnet.received[0].bytes.clone();
+                    s.clearnet.received.extend(seen([bytes]));
+                },
+                [0, 1, 0],
+            ),
+            (
+                "answer lost",
+                |s| drop(s.host.received.remove(1)),
+                [1, 0, 0],
+            ),
+        ];
+        for (what, happen, [lost, strays, wrong]) in accidents {
+            let mut sightings = ideal();
+            happen(&mut sightings);
+            let evidence = Evidence::weigh(&sightings);
+            assert!(!evidence.holds(), "{what}");
+            assert_eq!(evidence.lost(), lost, "{what}");
+            assert_eq!(evidence.strays, strays, "{what}");
+            let rows = evidence.rows.iter();
+            let wrong_seen: u64 = rows.map(|row| row.sent - row.lost() - row.right).sum();
+            assert_eq!(wrong_seen, wrong, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_lies_outside_of_the_markers_is_no_evidence() {
+        let mut sightings = ideal();
+        // Received before the capture at the host had begun, sent after it had ended.
+        sightings.clearnet.received.push(Seen {
+            bytes: v4(SERVER_V4, (1, WEB)),
+            counts: false,
+        });
+        sightings.host.sent.push(Seen {
+            bytes: v4(SERVER_V4, (2, WEB)),
+            counts: false,
+        });
+        assert!(Evidence::weigh(&sightings).holds());
+    }
+
+    #[test]
+    fn an_earlier_copy_that_was_seen_at_one_end_only_takes_nothing_away() {
+        let mut sightings = ideal();
+        let bytes = sightings.host.sent[9].bytes.clone();
+        let counts = false;
+        sightings.host.sent.insert(0, Seen { bytes, counts });
+        assert!(Evidence::weigh(&sightings).holds());
+    }
+}

@@ -1,0 +1,37 @@
+//! What the demo needs from the machine, asked for before anything is made.
+
+use super::DemoError;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Programs that the laboratory runs, what for, and the Debian package that has each.
+const PROGRAMS: [(&str, &str, &str); 4] = [
+    ("ip", "makes links and addresses", "iproute2"),
+    ("ethtool", "sets offloads", "ethtool"),
+    ("tcpdump", "looks at the wire", "tcpdump"),
+    ("setpriv", "ends processes with their parent", "util-linux"),
+];
+
+/// Says what is missing.
+pub(super) fn check() -> Result<(), DemoError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(DemoError::NotRoot);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |program: &str| {
+        std::env::split_paths(&path).any(|directory| is_executable(&directory.join(program)))
+    };
+    match PROGRAMS.iter().find(|(program, ..)| !is_there(program)) {
+        Some(&(program, purpose, package)) => Err(DemoError::Missing {
+            program,
+            purpose,
+            package,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}

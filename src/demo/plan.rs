@@ -1,0 +1,197 @@
+//! What the demo sends, and what shall become of it: the ground truth.
+//!
+//! A frame's kind is read here from the plan alone, by destination, port and etherparse. It must
+//! never ask `policy`: whoever checks a judge brings an opinion of his own.
+
+use crate::lab::site::{OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6};
+use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice};
+use std::net::{IpAddr, SocketAddr};
+
+/// AF11, the code point that shall mean exit.
+pub(super) const MARK: u8 = 10;
+/// What exits are asked for most: HTTPS.
+pub(super) const WEB: u16 = 443;
+/// A sink for bulk data, on the clearnet.
+pub(super) const BULK: u16 = 80;
+/// Name servers.
+pub(super) const DNS: u16 = 53;
+/// Where the host's operator logs in.
+pub(super) const SSH: u16 = 22;
+/// An ethertype that IEEE leaves to experiments.
+pub(super) const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
+
+/// What the box shall make of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Mark it, send it to the uplink.
+    Exit,
+    /// Give it new MAC addresses, send it to the network that carries Tor traffic.
+    Relay,
+    /// Leave it alone, send it to the uplink.
+    Other,
+}
+
+impl Kind {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Relay => "relay",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// How the frames of a flow are told.
+#[derive(Clone, Copy, Debug)]
+enum Pattern {
+    TcpTo(IpAddr, u16),
+    TcpFrom(u16),
+    UdpTo(u16),
+    Ping,
+    /// ARP, and ICMPv6 that is no ping.
+    Neighbours,
+    Rest,
+}
+
+/// A row of the table.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) title: &'static str,
+    pub(super) kind: Kind,
+    pattern: Pattern,
+}
+
+const fn flow(title: &'static str, kind: Kind, pattern: Pattern) -> Flow {
+    Flow {
+        title,
+        kind,
+        pattern,
+    }
+}
+
+/// Every flow; the first that fits a frame is its own.
+pub(super) const FLOWS: [Flow; 11] = [
+    flow(
+        "web page, IPv4",
+        Kind::Exit,
+        Pattern::TcpTo(IpAddr::V4(SERVER_V4), WEB),
+    ),
+    flow(
+        "web page, IPv6",
+        Kind::Exit,
+        Pattern::TcpTo(IpAddr::V6(SERVER_V6), WEB),
+    ),
+    flow(
+        "web page at a relay's IP",
+        Kind::Exit,
+        Pattern::TcpTo(IpAddr::V4(RELAY_V4), WEB),
+    ),
+    flow(
+        "relay connection, IPv4",
+        Kind::Relay,
+        Pattern::TcpTo(IpAddr::V4(RELAY_V4), OR_PORT),
+    ),
+    flow(
+        "relay connection, IPv6",
+        Kind::Relay,
+        Pattern::TcpTo(IpAddr::V6(RELAY_V6), OR_PORT),
+    ),
+    flow(
+        "DNS over TCP",
+        Kind::Other,
+        Pattern::TcpTo(IpAddr::V4(SERVER_V4), DNS),
+    ),
+    flow("DNS over UDP, 4 and 6", Kind::Other, Pattern::UdpTo(DNS)),
+    flow(
+        "ssh, the host's answers",
+        Kind::Other,
+        Pattern::TcpFrom(SSH),
+    ),
+    flow("ping, 4 and 6", Kind::Other, Pattern::Ping),
+    flow("ARP and ND", Kind::Other, Pattern::Neighbours),
+    flow("no IP at all", Kind::Other, Pattern::Rest),
+];
+
+/// Which flow a frame from the host belongs to, as an index into [`FLOWS`].
+pub(super) fn flow_of(frame: &[u8]) -> usize {
+    let packet = SlicedPacket::from_ethernet(frame).ok();
+    FLOWS
+        .iter()
+        .position(|flow| flow.pattern.fits(packet.as_ref()))
+        .unwrap_or(FLOWS.len() - 1)
+}
+
+impl Pattern {
+    fn fits(self, packet: Option<&SlicedPacket<'_>>) -> bool {
+        let Some(packet) = packet else {
+            return matches!(self, Self::Rest);
+        };
+        match (self, &packet.transport) {
+            (Self::TcpTo(address, port), Some(TransportSlice::Tcp(tcp))) => {
+                destination(packet) == Some(address) && tcp.destination_port() == port
+            }
+            (Self::TcpFrom(port), Some(TransportSlice::Tcp(tcp))) => tcp.source_port() == port,
+            (Self::UdpTo(port), Some(TransportSlice::Udp(udp))) => udp.destination_port() == port,
+            (Self::Ping, Some(TransportSlice::Icmpv4(icmp))) => {
+                matches!(icmp.icmp_type(), Icmpv4Type::EchoRequest(_))
+            }
+            (Self::Ping, Some(TransportSlice::Icmpv6(icmp))) => {
+                matches!(icmp.icmp_type(), Icmpv6Type::EchoRequest(_))
+            }
+            (Self::Neighbours, Some(TransportSlice::Icmpv6(_))) => true,
+            (Self::Neighbours, None) => matches!(packet.net, Some(NetSlice::Arp(_))),
+            (Self::Rest, _) => true,
+            _ => false,
+        }
+    }
+}
+
+fn destination(packet: &SlicedPacket<'_>) -> Option<IpAddr> {
+    match packet.net.as_ref()? {
+        NetSlice::Ipv4(ip) => Some(ip.header().destination_addr().into()),
+        NetSlice::Ipv6(ip) => Some(ip.header().destination_addr().into()),
+        NetSlice::Arp(_) => None,
+    }
+}
+
+/// The source and destination address of a frame, if it has any.
+pub(super) fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let source = match packet.net.as_ref()? {
+        NetSlice::Ipv4(ip) => ip.header().source_addr().into(),
+        NetSlice::Ipv6(ip) => ip.header().source_addr().into(),
+        NetSlice::Arp(_) => return None,
+    };
+    Some((source, destination(&packet)?))
+}
+
+/// A MAC address of the site as bytes.
+pub(super) fn mac(text: &str) -> [u8; 6] {
+    let mut mac = [0; 6];
+    for (byte, digits) in mac.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
+    }
+    mac
+}
+
+/// The endpoints at which the site's servers listen, by the network that they are on.
+pub(super) fn clearnet_tcp() -> [SocketAddr; 4] {
+    [
+        (IpAddr::from(SERVER_V4), WEB),
+        (IpAddr::from(SERVER_V6), WEB),
+        // The relay's operator has a web page: the same address, reached over the clearnet.
+        (IpAddr::from(RELAY_V4), WEB),
+        (IpAddr::from(SERVER_V4), DNS),
+    ]
+    .map(SocketAddr::from)
+}
+
+/// Where the relay listens.
+pub(super) fn tornet_tcp() -> [SocketAddr; 2] {
+    [IpAddr::from(RELAY_V4), IpAddr::from(RELAY_V6)].map(|address| (address, OR_PORT).into())
+}
+
+/// Where the name server listens.
+pub(super) fn name_servers() -> [SocketAddr; 2] {
+    [IpAddr::from(SERVER_V4), IpAddr::from(SERVER_V6)].map(|address| (address, DNS).into())
+}

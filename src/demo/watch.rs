@@ -1,0 +1,238 @@
+//! An independent look at the wire: a capture on each of the three hosts, cut by markers.
+//!
+//! A marker is a frame that nobody else sends. Two cross the box each way before the traffic
+//! and two after it; the box keeps order, so whatever was sent between two of them has been
+//! seen when the second one is, and nothing has to be guessed from the clock.
+
+use super::plan::{EXPERIMENT, mac};
+use super::{DemoError, Interrupt};
+use crate::lab::site::{
+    CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, RELAY_V4, SERVER_V4,
+    SERVER_V6, Site, TORNET_MAC,
+};
+use crate::lab::{Capture, CapturedFrame, LabError, RawPort};
+use etherparse::PacketBuilder;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+const MARKER_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take to notice Ctrl-C while waiting for a marker.
+const SLICE: Duration = Duration::from_millis(100);
+/// The discard service: nobody is connected there.
+const NOBODY: u16 = 9;
+const PINGS: u16 = 20;
+
+/// A frame in a capture.
+pub(super) struct Seen {
+    pub(super) bytes: Vec<u8>,
+    /// Whether it lies between the markers. Outside of them it only explains others.
+    pub(super) counts: bool,
+}
+
+/// What was seen at one host, in order.
+pub(super) struct Sighting {
+    /// Frames that the host sent.
+    pub(super) sent: Vec<Seen>,
+    /// Frames that it received.
+    pub(super) received: Vec<Seen>,
+}
+
+/// What was seen at all three.
+pub(super) struct Sightings {
+    pub(super) host: Sighting,
+    pub(super) clearnet: Sighting,
+    pub(super) tornet: Sighting,
+}
+
+/// Three captures, and raw ports to send markers from.
+pub(super) struct Watch {
+    captures: [Capture; 3],
+    ports: [RawPort; 3],
+}
+
+const HOST: usize = 0;
+const CLEARNET: usize = 1;
+const TORNET: usize = 2;
+
+impl Watch {
+    /// Starts the captures, and lets the first markers cross.
+    pub(super) fn start(site: &Site, interrupt: &Interrupt) -> Result<Self, DemoError> {
+        let capture = |netns| Capture::start(netns, "eth0", "inout", "");
+        let port = |netns| RawPort::open(netns, "eth0");
+        let mut watch = Self {
+            captures: [
+                capture(&site.host)?,
+                capture(&site.clearnet)?,
+                capture(&site.tornet)?,
+            ],
+            ports: [
+                port(&site.host)?,
+                port(&site.clearnet)?,
+                port(&site.tornet)?,
+            ],
+        };
+        watch.mark(Moment::Begin, interrupt)?;
+        Ok(watch)
+    }
+
+    /// Sends a few frames that sockets would not: pings, and an ethertype unknown to the box.
+    pub(super) fn send_oddities(&self) -> Result<(), LabError> {
+        let link = || PacketBuilder::ethernet2(mac(HOST_MAC), mac(CLEARNET_MAC));
+        for number in 0..PINGS {
+            let mut ping = Vec::new();
+            let v4 = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
+            let written = v4
+                .icmpv4_echo_request(NOBODY, number)
+                .write(&mut ping, b"exitmark demo: are you there?");
+            written.map_err(unwritten)?;
+            self.ports[HOST].send(&ping)?;
+            ping.clear();
+            let v6 = link().ipv6(HOST_V6.octets(), SERVER_V6.octets(), 64);
+            let written = v6
+                .icmpv6_echo_request(NOBODY, number)
+                .write(&mut ping, b"exitmark demo: are you there?");
+            written.map_err(unwritten)?;
+            self.ports[HOST].send(&ping)?;
+            let text = format!("exitmark demo: no IP, number {number}");
+            self.ports[HOST].send(&plain(HOST_MAC, CLEARNET_MAC, &text))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the last markers cross, ends the captures, and returns what they saw.
+    pub(super) fn finish(mut self, interrupt: &Interrupt) -> Result<Sightings, DemoError> {
+        self.mark(Moment::End, interrupt)?;
+        let [host, clearnet, tornet] = self.captures;
+        Ok(Sightings {
+            host: Sighting::new(host.finish()?, HOST_MAC),
+            clearnet: Sighting::new(clearnet.finish()?, CLEARNET_MAC),
+            tornet: Sighting::new(tornet.finish()?, TORNET_MAC),
+        })
+    }
+
+    /// Sends markers over every way through the box, one after the other. One that does not
+    /// arrive is no error here: it is found missing with the rest.
+    fn mark(&mut self, moment: Moment, interrupt: &Interrupt) -> Result<(), DemoError> {
+        // The host's traffic to the clearnet never ends quite: there it is first and last.
+        let mut ways = [
+            (HOST, CLEARNET),
+            (HOST, TORNET),
+            (CLEARNET, HOST),
+            (TORNET, HOST),
+        ];
+        if matches!(moment, Moment::End) {
+            ways.swap(0, 1);
+        }
+        for (from, to) in ways {
+            let (text, frame) = marker(moment, from, to)?;
+            self.ports[from].send(&frame)?;
+            for place in [from, to] {
+                wait_for(&mut self.captures[place], text.as_bytes(), interrupt)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    Begin,
+    End,
+}
+
+const BEGIN: &[u8] = b"exitmark demo: Begin";
+const END: &[u8] = b"exitmark demo: End";
+
+fn marker(moment: Moment, from: usize, to: usize) -> Result<(String, Vec<u8>), LabError> {
+    let text = format!("exitmark demo: {moment:?} of {from} to {to}");
+    let (host, relay) = (HOST_V4.octets(), RELAY_V4.octets());
+    let frame = match (from, to) {
+        (HOST, TORNET) => reset(
+            (HOST_MAC, host, NOBODY),
+            (CLEARNET_MAC, relay, OR_PORT),
+            &text,
+        )?,
+        (TORNET, _) => reset(
+            (TORNET_MAC, relay, OR_PORT),
+            (INCOMING_MAC, host, NOBODY),
+            &text,
+        )?,
+        (CLEARNET, _) => plain(CLEARNET_MAC, HOST_MAC, &text),
+        _ => plain(HOST_MAC, CLEARNET_MAC, &text),
+    };
+    Ok((text, frame))
+}
+
+/// A frame that is no IP.
+fn plain(source: &str, destination: &str, text: &str) -> Vec<u8> {
+    let (source, destination) = (mac(source), mac(destination));
+    [&destination[..], &source, &EXPERIMENT, text.as_bytes()].concat()
+}
+
+/// A TCP segment that no stack answers.
+fn reset(
+    source: (&str, [u8; 4], u16),
+    destination: (&str, [u8; 4], u16),
+    text: &str,
+) -> Result<Vec<u8>, LabError> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(mac(source.0), mac(destination.0))
+        .ipv4(source.1, destination.1, 64)
+        .tcp(source.2, destination.2, 0, 0)
+        .rst()
+        .write(&mut frame, text.as_bytes())
+        .map_err(unwritten)?;
+    Ok(frame)
+}
+
+fn unwritten(error: impl std::fmt::Display) -> LabError {
+    LabError(format!("cannot build a frame: {error}"))
+}
+
+fn wait_for(capture: &mut Capture, text: &[u8], interrupt: &Interrupt) -> Result<(), DemoError> {
+    let deadline = Instant::now() + MARKER_LIMIT;
+    let looked_at = Cell::new(0);
+    let has_it = |frames: &[CapturedFrame]| {
+        let new = &frames[looked_at.replace(frames.len())..];
+        new.iter().any(|frame| frame.bytes.ends_with(text))
+    };
+    while !capture.wait_until(SLICE, has_it) && Instant::now() < deadline {
+        interrupt.check()?;
+    }
+    Ok(())
+}
+
+impl Sighting {
+    fn new(frames: Vec<CapturedFrame>, own: &str) -> Self {
+        let own = mac(own);
+        let (sent, received): (Vec<_>, Vec<_>) = frames
+            .into_iter()
+            .map(|frame| frame.bytes)
+            .partition(|frame| frame.get(6..12) == Some(&own));
+        let (begin, end) = (marked(&sent, BEGIN), marked(&sent, END));
+        let sent = between(sent, begin.first(), end.last());
+        // Of two senders the later one's beginning counts, and the earlier one's end.
+        let (begin, end) = (marked(&received, BEGIN), marked(&received, END));
+        let received = between(received, begin.last(), end.first());
+        Self { sent, received }
+    }
+}
+
+/// The positions of the markers that say this.
+fn marked(frames: &[Vec<u8>], text: &[u8]) -> Vec<usize> {
+    let says = |frame: &Vec<u8>| frame.windows(text.len()).any(|window| window == text);
+    let positions = frames.iter().enumerate().filter(|(_, frame)| says(frame));
+    positions.map(|(position, _)| position).collect()
+}
+
+fn between(frames: Vec<Vec<u8>>, begin: Option<&usize>, end: Option<&usize>) -> Vec<Seen> {
+    let begin = begin.copied().unwrap_or(0);
+    let end = end.copied().unwrap_or(usize::MAX);
+    (0..)
+        .zip(frames)
+        .map(|(position, bytes)| Seen {
+            bytes,
+            counts: (begin..=end).contains(&position),
+        })
+        .collect()
+}

@@ -1,0 +1,34 @@
+# exitmark. `make demo` and `make test` do all the set-up on a Debian machine, as root.
+# Without root nothing is installed, and what needs root is skipped by name.
+
+PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
+            linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux
+
+.PHONY: setup demo test bench check clean
+
+setup:
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -Wf '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then echo "make setup: not root, so these Debian packages are not installed:" $$missing; exit 0; fi; \
+	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing
+	@command -v cargo >/dev/null || { echo "make setup: there is no cargo; install Rust 1.92 or newer (https://rustup.rs)"; exit 1; }
+
+demo: setup
+	cargo run --locked --release -- demo $(ARGS)
+
+# Every tier that this machine allows; what is skipped says so in a line with SKIPPED.
+test: setup
+	cargo test --locked --no-fail-fast -- --show-output $(ARGS)
+
+# Packet rates, side by side with what one would use instead; then ns per decision.
+bench: setup
+	cargo bench --locked --bench pps -- $(ARGS)
+	cargo bench --locked --bench decision
+
+check: setup
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+clean:
+	cargo clean

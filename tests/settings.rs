@@ -1,0 +1,249 @@
+//! Tier: any machine. A configuration that cannot be is refused with the key, the value, and
+//! what is accepted.
+
+use exitmark::settings::Settings;
+use std::path::Path;
+
+const GOOD: &str = "\
+[ports]
+host = \"eth0\"
+uplink = \"eth1\"
+incoming = \"eth2\"
+[host]
+addresses = [\"192.0.2.10\"]
+listeners = [22]
+[mark]
+at_uplink = \"keep\"
+[steer]
+next_hop = \"02:00:5e:10:00:02\"
+[relays]
+extra = [\"198.51.100.1:9001\"]
+[datapath]
+ring = 2048
+";
+
+/// (what is wrong, the good text, what takes its place, words that the refusal must have)
+const REFUSALS: [(&str, &str, &str, &[&str]); 31] = [
+    (
+        "unknown key",
+        "ring = 2048",
+        "rings = 2048",
+        &["rings", "expected", "ring", "batch"],
+    ),
+    (
+        "unknown table",
+        "[steer]",
+        "[steering]",
+        &["steering", "expected"],
+    ),
+    (
+        "missing table",
+        "[ports]\nhost = \"eth0\"\nuplink = \"eth1\"\nincoming = \"eth2\"\n",
+        "",
+        &["ports"],
+    ),
+    (
+        "wrong type",
+        "ring = 2048",
+        "ring = \"big\"",
+        &["ring", "big"],
+    ),
+    (
+        "unknown engine",
+        "[ports]",
+        "engine = \"dpdk\"\n[ports]",
+        &["dpdk", "af_xdp"],
+    ),
+    (
+        "unknown mode",
+        "[ports]",
+        "mode = \"maybe\"\n[ports]",
+        &["maybe", "audit", "enforce"],
+    ),
+    (
+        "no name",
+        "host = \"eth0\"",
+        "host = \"\"",
+        &["ports.host", "1 to 15"],
+    ),
+    (
+        "long name",
+        "host = \"eth0\"",
+        "host = \"abcdefghijklmnop\"",
+        &["ports.host", "1 to 15"],
+    ),
+    (
+        "host is uplink",
+        "uplink = \"eth1\"",
+        "uplink = \"eth0\"",
+        &["ports.uplink", "two ends"],
+    ),
+    (
+        "incoming is host",
+        "incoming = \"eth2\"",
+        "incoming = \"eth0\"",
+        &["ports.incoming", "ports.host"],
+    ),
+    (
+        "incoming without next hop",
+        "next_hop = \"02:00:5e:10:00:02\"",
+        "",
+        &["ports.incoming", "steer.next_hop"],
+    ),
+    (
+        "next hop without incoming",
+        "incoming = \"eth2\"",
+        "",
+        &["steer.next_hop", "ports.incoming"],
+    ),
+    (
+        "next hop is broadcast",
+        "02:00:5e:10:00:02",
+        "ff:ff:ff:ff:ff:ff",
+        &["steer.next_hop", "broadcast"],
+    ),
+    (
+        "next hop is no MAC",
+        "02:00:5e:10:00:02",
+        "10.0.0.1",
+        &["steer.next_hop", "02:00:5e"],
+    ),
+    (
+        "no address",
+        "[\"192.0.2.10\"]",
+        "[]",
+        &["host.addresses", "clearnet"],
+    ),
+    (
+        "no such address",
+        "192.0.2.10",
+        "192.0.2.300",
+        &["host.addresses", "192.0.2.300", "2001:db8"],
+    ),
+    (
+        "bits behind the prefix",
+        "192.0.2.10",
+        "192.0.2.10/24",
+        &["host.addresses", "192.0.2.0/24"],
+    ),
+    (
+        "loopback",
+        "192.0.2.10",
+        "127.0.0.1",
+        &["host.addresses", "127.0.0.1"],
+    ),
+    (
+        "both kinds",
+        "listeners = [22]",
+        "relay_addresses = [\"192.0.2.0/24\"]",
+        &["host.relay_addresses", "host.addresses"],
+    ),
+    (
+        "listener port",
+        "listeners = [22]",
+        "listeners = [70000]",
+        &["host.listeners", "65535"],
+    ),
+    (
+        "listener port 0",
+        "listeners = [22]",
+        "listeners = [0]",
+        &["host.listeners", "0"],
+    ),
+    (
+        "listener endpoint",
+        "listeners = [22]",
+        "listeners = [\"ssh\"]",
+        &["host.listeners", "ssh", "192.0.2.1:9001"],
+    ),
+    (
+        "dscp name",
+        "at_uplink",
+        "dscp = \"af14\"\nat_uplink",
+        &["mark.dscp", "af14", "af13"],
+    ),
+    (
+        "dscp number",
+        "at_uplink",
+        "dscp = 64\nat_uplink",
+        &["mark.dscp", "64", "mark.tos"],
+    ),
+    (
+        "dscp 0",
+        "at_uplink",
+        "dscp = 0\nat_uplink",
+        &["mark.dscp", "unmarked"],
+    ),
+    (
+        "tos with ECN",
+        "at_uplink",
+        "tos = 0x29\nat_uplink",
+        &["mark.tos", "0x29", "0x28"],
+    ),
+    (
+        "two marks",
+        "at_uplink",
+        "tos = 0x28\ndscp = 10\nat_uplink",
+        &["mark.tos", "mark.dscp"],
+    ),
+    (
+        "no relays",
+        "extra = [\"198.51.100.1:9001\"]",
+        "",
+        &["relays.consensus", "cached-microdesc-consensus"],
+    ),
+    (
+        "extra port 0",
+        "198.51.100.1:9001",
+        "198.51.100.1:0",
+        &["relays.extra"],
+    ),
+    (
+        "ring",
+        "ring = 2048",
+        "ring = 1000",
+        &["datapath.ring", "1024"],
+    ),
+    (
+        "batch",
+        "ring = 2048",
+        "ring = 64\nbatch = 128",
+        &["datapath.batch", "datapath.ring"],
+    ),
+];
+
+#[test]
+fn the_good_one_is_good() {
+    Settings::parse(GOOD, Path::new("")).unwrap();
+}
+
+#[test]
+fn every_refusal_teaches() {
+    for (wrong, from, to, words) in REFUSALS {
+        assert!(GOOD.contains(from), "{wrong}: the table is out of date");
+        let text = GOOD.replacen(from, to, 1);
+        let Err(error) = Settings::parse(&text, Path::new("")) else {
+            panic!("{wrong} was accepted");
+        };
+        let error = error.to_string();
+        for word in words {
+            assert!(error.contains(word), "{wrong}: no `{word}` in: {error}");
+        }
+    }
+}
+
+#[test]
+fn relative_paths_start_from_the_file() {
+    let text = GOOD.replace(
+        "extra",
+        "consensus = [\"cached-consensus\", \"/abs\"]\nextra",
+    );
+    let settings = Settings::parse(&text, Path::new("/etc/exitmark")).unwrap();
+    assert_eq!(
+        settings.relays.consensus,
+        [
+            Path::new("/etc/exitmark/cached-consensus"),
+            Path::new("/abs")
+        ]
+    );
+}

@@ -65,8 +65,10 @@ fn snapshots() -> [Arc<Snapshot>; 2] {
     })
 }
 
-/// One frame of each kind; `number` makes another flow of it.
-fn kinds() -> [(&'static str, fn(u32) -> frames::Frame); 6] {
+/// A kind's name, and what makes the frame of its flow of this number.
+type Kind = (&'static str, fn(u32) -> frames::Frame);
+
+fn kinds() -> [Kind; 6] {
     fn port(number: u32) -> u32 {
         1024 + number % 60_000
     }

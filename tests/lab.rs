@@ -1,10 +1,13 @@
 //! Tier: root. The laboratory itself: what the other tests stand on.
 
-use exitmark::lab::{Capture, Netns, RawPort, VethEnd, veth};
+use exitmark::lab::{Capture, Netns, RawPort, VethEnd, is_root, veth};
 use std::time::Duration;
 
 #[test]
 fn a_raw_frame_crosses_a_veth_pair_and_is_seen_with_its_tags() {
+    if !is_root() {
+        return;
+    }
     let (left, right) = (Netns::new("left").unwrap(), Netns::new("right").unwrap());
     let end = |netns, name, mac| VethEnd {
         netns,

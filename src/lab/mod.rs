@@ -12,7 +12,9 @@ pub mod frames;
 mod netns;
 mod raw;
 pub mod site;
+mod tier;
 
 pub use capture::{Capture, CapturedFrame};
 pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
 pub use raw::RawPort;
+pub use tier::is_root;

@@ -5,9 +5,7 @@ use exitmark::lab::site::{
 };
 use exitmark::lab::{Capture, LabError, Netns, RawPort};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 use std::time::{Duration, Instant};
 
 pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
@@ -28,25 +26,10 @@ impl Side {
     pub(crate) const ALL: [Self; 4] = [Self::Host, Self::Clearnet, Self::Tornet, Self::Stack];
 }
 
-/// Whether namespaces can be had. Where they cannot, says so once; where they must, fails.
-pub(crate) fn is_root() -> bool {
-    static SAID: Once = Once::new();
-    let Err(error) = Netns::new("probe") else {
-        return true;
-    };
-    let required = std::env::var_os("EXITMARK_REQUIRE_ROOT").is_some_and(|value| value == "1");
-    assert!(!required, "EXITMARK_REQUIRE_ROOT=1, but: {error}");
-    // Not by a print macro: what a passing test prints is swallowed.
-    SAID.call_once(|| {
-        let _ = writeln!(std::io::stderr(), "SKIPPED (needs root): {error}");
-    });
-    false
-}
-
 /// Leaves the test where there is no root.
 macro_rules! needs_root {
     () => {
-        if !crate::rig::is_root() {
+        if !exitmark::lab::is_root() {
             return;
         }
     };

@@ -4,16 +4,19 @@
 //! the workers, and attach the XDP program only when all of them are ready. Stop: detach, so
 //! that no more frames come, drain, join, and put the NICs back as they were.
 
+mod nics;
+
 use crate::datapath::{
     AttachMode, Attachment, Control, Counters, Forwarder, Kernel, KernelError, Links, MAX_QUEUES,
     PerRole, QueueGauge, Role, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError,
     XskMemory, XskPort, XskSettings,
 };
-use crate::nic::{Nic, NicError};
+use crate::nic::NicError;
 use crate::policy::Snapshot;
 use crate::relays::{self, LoadError};
 use crate::settings::{Settings, ZeroCopy};
 use crossbeam::channel::{self, Receiver, Sender};
+use nics::{Nics, Promiscuous};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::SigSet;
@@ -86,114 +89,6 @@ pub enum DaemonError {
     FramesLost(usize, usize),
 }
 
-/// The NICs in their roles. Where one plays `uplink` and `incoming`, `incoming` has no port of
-/// its own.
-struct Nics {
-    ports: PerRole<Option<Nic>>,
-    incoming_role: Option<Role>,
-}
-
-impl Nics {
-    fn look(settings: &Settings) -> Result<Self, DaemonError> {
-        let ports = &settings.ports;
-        let mut nics = Self {
-            ports: PerRole::from_fn(|_| None),
-            incoming_role: None,
-        };
-        nics.ports[Role::Host] = Some(Nic::look(&ports.host)?);
-        nics.ports[Role::Uplink] = Some(Nic::look(&ports.uplink)?);
-        if let Some(incoming) = &ports.incoming {
-            let role = if incoming.interface == ports.uplink {
-                Role::Uplink
-            } else {
-                nics.ports[Role::Incoming] = Some(Nic::look(&incoming.interface)?);
-                Role::Incoming
-            };
-            nics.incoming_role = Some(role);
-            if let Some(nic) = &nics.ports[role]
-                && nic.mac == incoming.next_hop
-            {
-                return Err(DaemonError::NextHopIsSelf(nic.name.clone()));
-            }
-        }
-        nics.check()?;
-        Ok(nics)
-    }
-
-    fn check(&self) -> Result<(), DaemonError> {
-        let mut first: Option<&Nic> = None;
-        for (role, nic) in self.present() {
-            if !nic.is_up {
-                return Err(DaemonError::Down(nic.name.clone(), role));
-            }
-            if nic.queues as usize > MAX_QUEUES {
-                return Err(DaemonError::TooManyQueues(nic.name.clone(), nic.queues));
-            }
-            let first = *first.get_or_insert(nic);
-            let names = (first.name.clone(), nic.name.clone());
-            if nic.mtu != first.mtu {
-                return Err(DaemonError::Mtu(names.0, first.mtu, names.1, nic.mtu));
-            }
-            if nic.queues != first.queues {
-                return Err(DaemonError::Queues(
-                    names.0,
-                    first.queues,
-                    names.1,
-                    nic.queues,
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn present(&self) -> impl Iterator<Item = (Role, &Nic)> {
-        self.ports
-            .iter()
-            .filter_map(|(role, nic)| Some((role, nic.as_ref()?)))
-    }
-
-    /// The largest of a number over all ports. After the checks they are all the same.
-    fn common(&self, number: impl Fn(&Nic) -> u32) -> u32 {
-        self.present()
-            .map(|(_, nic)| number(nic))
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn names(&self) -> PerRole<Option<String>> {
-        PerRole::from_fn(|role| self.ports[role].as_ref().map(|nic| nic.name.clone()))
-    }
-}
-
-/// Turns promiscuous mode off again, where it was turned on here.
-struct Promiscuous(Vec<Nic>);
-
-impl Promiscuous {
-    /// A wire takes frames for any address, so `host` and `uplink` must.
-    fn set(nics: &Nics) -> Result<Self, NicError> {
-        let mut changed = Self(Vec::new());
-        for role in [Role::Host, Role::Uplink] {
-            if let Some(nic) = &nics.ports[role]
-                && !nic.is_promiscuous
-            {
-                nic.set_promiscuous(true)?;
-                changed.0.push(nic.clone());
-            }
-        }
-        Ok(changed)
-    }
-}
-
-impl Drop for Promiscuous {
-    fn drop(&mut self) {
-        for nic in &self.0 {
-            if let Err(error) = nic.set_promiscuous(false) {
-                tracing::warn!("{error}");
-            }
-        }
-    }
-}
-
 /// A worker's thread and what the daemon holds of it.
 struct Running {
     thread: Option<JoinHandle<WorkerReport>>,
@@ -259,7 +154,7 @@ impl Daemon {
         let stop = Arc::new(AtomicBool::new(false));
         let workers = start_workers(&settings, &nics, &kernel, &snapshot, &links, &stop, signals)?;
         let mut running = Self {
-            promiscuous: Promiscuous(Vec::new()),
+            promiscuous: Promiscuous::default(),
             attachments: Vec::new(),
             settings,
             snapshot,
@@ -370,7 +265,7 @@ impl Daemon {
     /// Detaches, drains, joins and checks that every frame is accounted for.
     fn stop(mut self) -> Result<(), DaemonError> {
         self.attachments.clear();
-        self.promiscuous = Promiscuous(Vec::new());
+        self.promiscuous = Promiscuous::default();
         let reports = self.end_workers();
         self.print_counters();
         reports

@@ -57,11 +57,7 @@ fn snapshots() -> [Arc<Snapshot>; 2] {
         let settings = Settings::parse(&text, directory.path()).unwrap();
         let sources = &settings.relays;
         let loaded = exitmark::relays::load(&sources.consensus, &sources.extra).unwrap();
-        Arc::new(Snapshot {
-            generation: 1,
-            rules: settings.rules,
-            relays: Arc::new(loaded.endpoints),
-        })
+        Arc::new(Snapshot::new(1, settings.rules, loaded.endpoints))
     })
 }
 

@@ -8,27 +8,35 @@ use crate::packet::{Dscp, MacAddr};
 use crate::policy::{Snapshot, Verdict};
 use crate::relays::{self, LoadError};
 use crate::settings::Settings;
-use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
+use pcap_file::pcap::{PcapHeader, PcapReader, PcapWriter, RawPcapPacket};
+use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
-use pcap_file::{DataLink, PcapError};
+use pcap_file::{DataLink, PcapError, TsResolution};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek};
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The first bytes of a pcapng file, in any byte order.
 const PCAPNG_MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
+const MICROS: u128 = 1_000_000;
+const NANOS: u128 = 1_000_000_000;
+/// The longest frame that a written capture may hold.
+const SNAPLEN: u32 = 262_144;
 /// What stands in for a NIC that is not in this machine.
 const UNKNOWN_MAC: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 0]);
 
 /// Why frames cannot be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
-    /// Neither a file nor hexadecimal digits.
-    #[error("`{0}` is neither a file nor a frame in hexadecimal digits")]
-    Input(String),
+    /// Neither a file nor hexadecimal digits. It is not repeated: it may hold addresses.
+    #[error(
+        "the {0} characters given are neither the name of a file nor a frame: an even number of \
+         hexadecimal digits, of which white space and colons may be part"
+    )]
+    Input(usize),
     /// The capture cannot be opened or written.
     #[error("{path}: {source}")]
     File {
@@ -55,6 +63,13 @@ pub enum ExplainError {
     Relays(#[from] LoadError),
 }
 
+/// A frame out of a capture, which may have kept its beginning only.
+struct Captured {
+    time: Duration,
+    frame_bytes: usize,
+    bytes: Vec<u8>,
+}
+
 /// One frame's story.
 #[derive(Debug)]
 pub struct Explanation {
@@ -62,6 +77,8 @@ pub struct Explanation {
     pub number: usize,
     /// When it was captured, since the Unix epoch.
     pub time: Duration,
+    /// How long it was on the wire, in bytes; a capture may have kept less.
+    pub frame_bytes: usize,
     /// The frame as it came.
     pub before: Vec<u8>,
     /// The frame as it would leave.
@@ -84,27 +101,32 @@ pub fn explain(
     incoming_mac: Option<MacAddr>,
 ) -> Result<Vec<Explanation>, ExplainError> {
     let frames = match hexadecimal(input) {
-        Some(frame) => vec![(Duration::ZERO, frame)],
+        Some(bytes) => vec![Captured {
+            time: Duration::ZERO,
+            frame_bytes: bytes.len(),
+            bytes,
+        }],
         None if Path::new(input).exists() => read_capture(Path::new(input))?,
-        None => return Err(ExplainError::Input(input.to_owned())),
+        None => return Err(ExplainError::Input(input.chars().count())),
     };
     let loaded = relays::load(&settings.relays.consensus, &settings.relays.extra)?;
-    let snapshot = Arc::new(Snapshot {
-        generation: 1,
-        rules: Arc::clone(&settings.rules),
-        relays: Arc::new(loaded.endpoints),
-    });
-    let mut forwarder = Forwarder::new(snapshot, Arc::new(links(settings, incoming_mac)));
+    let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), loaded.endpoints);
+    let mut forwarder = Forwarder::new(Arc::new(snapshot), Arc::new(links(settings, incoming_mac)));
     Ok(frames
         .into_iter()
         .enumerate()
-        .map(|(index, (time, before))| {
+        .map(|(index, captured)| {
+            let Captured {
+                time,
+                frame_bytes,
+                bytes: before,
+            } = captured;
             let mut after = before.clone();
-            let length = after.len();
-            let (outcome, verdict) = forwarder.forward(port, &mut after, length, time);
+            let (outcome, verdict) = forwarder.forward(port, &mut after, frame_bytes, time);
             Explanation {
                 number: index + 1,
                 time,
+                frame_bytes,
                 before,
                 after,
                 outcome,
@@ -145,7 +167,7 @@ fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     Some(pairs.map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
-fn read_capture(path: &Path) -> Result<Vec<(Duration, Vec<u8>)>, ExplainError> {
+fn read_capture(path: &Path) -> Result<Vec<Captured>, ExplainError> {
     let in_file = |source| ExplainError::File {
         path: path.to_owned(),
         source,
@@ -165,19 +187,31 @@ fn read_capture(path: &Path) -> Result<Vec<(Duration, Vec<u8>)>, ExplainError> {
     let mut frames = Vec::new();
     if magic == PCAPNG_MAGIC {
         let mut reader = PcapNgReader::new(file).map_err(at_frame(0))?;
+        let mut ticks_per_second = Vec::new();
         while let Some(block) = reader.next_block() {
             match block.map_err(at_frame(frames.len() + 1))?.into_owned() {
-                Block::InterfaceDescription(interface)
-                    if interface.linktype != DataLink::ETHERNET =>
-                {
-                    return Err(ExplainError::LinkType(path.to_owned(), interface.linktype));
+                Block::SectionHeader(_) => ticks_per_second.clear(),
+                Block::InterfaceDescription(interface) => {
+                    if interface.linktype != DataLink::ETHERNET {
+                        return Err(ExplainError::LinkType(path.to_owned(), interface.linktype));
+                    }
+                    ticks_per_second.push(resolution(&interface.options));
                 }
                 Block::EnhancedPacket(packet) => {
-                    frames.push((packet.timestamp, packet.data.into_owned()));
+                    let interface = usize::try_from(packet.interface_id).unwrap_or(usize::MAX);
+                    let per_second = ticks_per_second.get(interface).copied();
+                    frames.push(Captured {
+                        // The reader takes every tick for a nanosecond.
+                        time: ticks(packet.timestamp.as_nanos(), per_second.unwrap_or(MICROS)),
+                        frame_bytes: packet.original_len as usize,
+                        bytes: packet.data.into_owned(),
+                    });
                 }
-                Block::SimplePacket(packet) => {
-                    frames.push((Duration::ZERO, packet.data.into_owned()));
-                }
+                Block::SimplePacket(packet) => frames.push(Captured {
+                    time: Duration::ZERO,
+                    frame_bytes: packet.original_len as usize,
+                    bytes: packet.data.into_owned(),
+                }),
                 _ => {}
             }
         }
@@ -187,12 +221,44 @@ fn read_capture(path: &Path) -> Result<Vec<(Duration, Vec<u8>)>, ExplainError> {
         if link_type != DataLink::ETHERNET {
             return Err(ExplainError::LinkType(path.to_owned(), link_type));
         }
-        while let Some(packet) = reader.next_packet() {
+        let per_second = match reader.header().ts_resolution {
+            TsResolution::MicroSecond => MICROS,
+            TsResolution::NanoSecond => NANOS,
+        };
+        // Raw, because the reader refuses frames that the capture cut off.
+        while let Some(packet) = reader.next_raw_packet() {
             let packet = packet.map_err(at_frame(frames.len() + 1))?;
-            frames.push((packet.timestamp, packet.data.into_owned()));
+            let seconds = Duration::from_secs(packet.ts_sec.into());
+            frames.push(Captured {
+                time: seconds + ticks(packet.ts_frac.into(), per_second),
+                frame_bytes: packet.orig_len as usize,
+                bytes: packet.data.into_owned(),
+            });
         }
     }
+    // No frame was shorter on the wire than what was kept of it.
+    for frame in &mut frames {
+        frame.frame_bytes = frame.frame_bytes.max(frame.bytes.len());
+    }
     Ok(frames)
+}
+
+/// How many ticks a second has on a pcapng interface (its option if_tsresol, else 10^6).
+fn resolution(options: &[InterfaceDescriptionOption<'_>]) -> u128 {
+    let option = options.iter().find_map(|option| match option {
+        InterfaceDescriptionOption::IfTsResol(value) => Some(*value),
+        _ => None,
+    });
+    match option {
+        Some(value) if value & 0x80 != 0 => 1 << (value & 0x7f).min(64),
+        Some(value) => 10_u128.pow(u32::from(value.min(19))),
+        None => MICROS,
+    }
+}
+
+fn ticks(number: u128, per_second: u128) -> Duration {
+    let nanos = number * NANOS / per_second;
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 impl Explanation {
@@ -209,10 +275,11 @@ impl Explanation {
     /// # Errors
     /// The file cannot be written.
     pub fn write(explanations: &[Self], path: &Path) -> Result<(), ExplainError> {
-        let file = File::create(path).map_err(|source| ExplainError::File {
+        let in_file = |source| ExplainError::File {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        let file = File::create(path).map_err(in_file)?;
         let at_frame = |frame| {
             move |source| ExplainError::Capture {
                 path: path.to_owned(),
@@ -221,20 +288,29 @@ impl Explanation {
             }
         };
         let header = PcapHeader {
-            snaplen: u32::from(u16::MAX) + 1,
+            snaplen: SNAPLEN,
             datalink: DataLink::ETHERNET,
+            ts_resolution: TsResolution::NanoSecond,
             ..PcapHeader::default()
         };
         let mut writer =
             PcapWriter::with_header(BufWriter::new(file), header).map_err(at_frame(0))?;
         for explanation in explanations.iter().filter(|one| one.egress().is_some()) {
-            let length = u32::try_from(explanation.after.len()).unwrap_or(u32::MAX);
-            let packet = PcapPacket::new(explanation.time, length, &explanation.after);
+            let length = u32::try_from(explanation.frame_bytes).unwrap_or(u32::MAX);
+            let kept = explanation.after.len().min(SNAPLEN as usize);
+            let packet = RawPcapPacket {
+                ts_sec: u32::try_from(explanation.time.as_secs()).unwrap_or(u32::MAX),
+                ts_frac: explanation.time.subsec_nanos(),
+                incl_len: u32::try_from(kept).unwrap_or(SNAPLEN),
+                orig_len: length,
+                data: explanation.after[..kept].into(),
+            };
             writer
-                .write_packet(&packet)
+                .write_raw_packet(&packet)
                 .map_err(at_frame(explanation.number))?;
         }
-        Ok(())
+        // Dropping it would swallow the error of a full disk.
+        writer.into_writer().flush().map_err(in_file)
     }
 
     /// Each byte that changes: its offset, what it was, what it becomes.
@@ -248,7 +324,7 @@ impl Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>5}  {:>5} B  ", self.number, self.before.len())?;
+        write!(f, "{:>5}  {:>5} B  ", self.number, self.frame_bytes)?;
         match &self.verdict {
             Some(verdict) => {
                 write!(

@@ -272,12 +272,8 @@ fn a_configured_host_mac_is_never_replaced() {
 #[test]
 fn a_new_snapshot_holds_from_the_next_frame_on_and_the_old_one_comes_back() {
     let mut worker = worker();
-    let old = snapshot();
-    let new = Arc::new(Snapshot {
-        generation: 2,
-        relays: Arc::new(EndpointSet::empty()),
-        ..old
-    });
+    let new = Snapshot::new(2, snapshot().rules, EndpointSet::empty());
+    let new = Arc::new(new);
     port(&mut worker, Role::Host)
         .incoming
         .push_back(relay_frame(0));

@@ -2,7 +2,7 @@
 
 use super::{misused, unmet};
 use crate::datapath::Role;
-use crate::explain::{self, Explanation};
+use crate::explain::{self, ExplainError, Explanation};
 use crate::packet::MacAddr;
 use crate::settings::Settings;
 use std::io::Write;
@@ -54,6 +54,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     );
     let explanations = match explained {
         Ok(explanations) => explanations,
+        Err(error @ ExplainError::Input(_)) => return misused(error),
         Err(error) => return unmet(error),
     };
     let mut stdout = std::io::stdout().lock();

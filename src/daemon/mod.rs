@@ -35,8 +35,8 @@ const HEADROOM: u32 = 256;
 /// Buffers of one page are the largest that an aligned UMEM takes.
 const SMALL_CHUNK: u32 = 2048;
 const LARGE_CHUNK: u32 = 4096;
-/// Batches that a worker may have in its hands at once: one a port, and what it leaves behind.
-const BATCHES_IN_HAND: u32 = 6;
+/// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.
+const ONE_BUFFER_MTU: u32 = 3498;
 /// How long a worker may take to give back a snapshot before its successor is published anyway.
 const RETIRE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -117,6 +117,9 @@ struct Daemon {
 /// # Errors
 /// The machine is not as the settings require, or a worker failed.
 pub fn run(settings: Settings) -> Result<(), DaemonError> {
+    // A core dump would hold packets, and so destination addresses.
+    nix::sys::prctl::set_dumpable(false)
+        .map_err(|error| DaemonError::System("forbid core dumps", error.into()))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP])
         .map_err(|error| DaemonError::System("wait for signals", error))?;
     let mut running = Daemon::start(settings, &signals.handle())?;
@@ -143,11 +146,8 @@ impl Daemon {
     fn start(settings: Settings, signals: &Handle) -> Result<Self, DaemonError> {
         let nics = Nics::look(&settings)?;
         let loaded = relays::load(&settings.relays.consensus, &settings.relays.extra)?;
-        let snapshot = Arc::new(Snapshot {
-            generation: 1,
-            rules: Arc::clone(&settings.rules),
-            relays: Arc::new(loaded.endpoints),
-        });
+        let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), loaded.endpoints);
+        let snapshot = Arc::new(snapshot);
         let links = Arc::new(links(&settings, &nics));
         let incoming = nics.ports[Role::Incoming].as_ref().map(|nic| nic.mac);
         let kernel = Kernel::load(incoming, &settings.host_prefixes)?;
@@ -208,11 +208,9 @@ impl Daemon {
                 return;
             }
         };
-        let snapshot = Arc::new(Snapshot {
-            generation: self.snapshot.generation + 1,
-            rules: Arc::clone(&self.snapshot.rules),
-            relays: Arc::new(loaded.endpoints),
-        });
+        let generation = self.snapshot.generation + 1;
+        let rules = Arc::clone(&self.snapshot.rules);
+        let snapshot = Arc::new(Snapshot::new(generation, rules, loaded.endpoints));
         for worker in &self.workers {
             let sent = worker.snapshots.send(Arc::clone(&snapshot));
             if sent.is_ok() {
@@ -232,12 +230,15 @@ impl Daemon {
     fn print_counters(&self) {
         let mut tally = Tally::default();
         let mut missed = PerRole::<u64>::default();
+        let mut invalid = PerRole::<u64>::default();
         let mut unaccounted = 0;
         for worker in &self.workers {
             tally.add(&worker.counters.read());
             unaccounted += worker.unaccounted.load(Ordering::Relaxed);
             for (role, gauge) in &worker.gauges {
-                missed[*role] += gauge.missed().unwrap_or(0);
+                let troubles = gauge.troubles().unwrap_or_default();
+                missed[*role] += troubles.missed;
+                invalid[*role] += troubles.tx_invalid;
             }
         }
         let mut line = format!("counters: {tally}");
@@ -246,12 +247,19 @@ impl Daemon {
             let counts = kernel[role];
             let numbers = [
                 ("missed", missed[role]),
+                ("tx_invalid", invalid[role]),
                 ("to_stack", counts.stack),
                 ("no_socket", counts.no_socket),
             ];
             for (name, number) in numbers.into_iter().filter(|&(_, number)| number != 0) {
                 line += &format!(" {role}_{name}={number}");
             }
+        }
+        if unaccounted > 0 {
+            tracing::error!(
+                unaccounted,
+                "frames are in no known place; please report this"
+            );
         }
         print_line(&format!("{line} unaccounted={unaccounted}"));
     }
@@ -318,9 +326,9 @@ fn bind(settings: &Settings, nics: &Nics) -> Result<(Umem, Vec<crate::datapath::
         let umem = Umem::new(
             XskSettings {
                 ring: settings.datapath.ring,
-                in_hand: settings.datapath.batch * BATCHES_IN_HAND,
+                in_hand: WorkerLimits::new(settings.datapath.batch).in_hand(),
                 chunk_bytes,
-                multi_buffer: frame_bytes + HEADROOM > LARGE_CHUNK,
+                multi_buffer: nics.common(|nic| nic.mtu) > ONE_BUFFER_MTU,
                 zero_copy,
             },
             workers,
@@ -354,9 +362,7 @@ fn start_workers(
     // Without the capability the limit stays what it is, and registering the memory says so.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     let (umem, bound) = bind(settings, nics)?;
-    let limits = WorkerLimits {
-        batch: settings.datapath.batch as usize,
-    };
+    let limits = WorkerLimits::new(settings.datapath.batch);
     let mut workers = Vec::new();
     for (queue, share) in (0..).zip(bound) {
         let mut gauges = Vec::new();

@@ -23,7 +23,7 @@ pub use frame::{Frame, FramePool, Memory};
 pub use kernel::{AttachMode, Attachment, Kernel, KernelCounts, KernelError, MAX_QUEUES};
 pub use links::Links;
 pub use worker::{Balance, Control, Worker, WorkerLimits, WorkerReport};
-pub use xsk::{Bound, QueueGauge, Umem, XskError, XskMemory, XskPort, XskSettings};
+pub use xsk::{Bound, QueueGauge, Troubles, Umem, XskError, XskMemory, XskPort, XskSettings};
 
 /// What a NIC is to the box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

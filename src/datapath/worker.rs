@@ -31,6 +31,22 @@ pub struct WorkerLimits {
     pub batch: usize,
 }
 
+impl WorkerLimits {
+    /// Limits for this batch size.
+    pub const fn new(batch: u32) -> Self {
+        Self {
+            batch: batch as usize,
+        }
+    }
+
+    /// The most frames that a worker has in its hands: a batch of each port on its way in and one
+    /// on its way out, and of each port the beginning of a packet that the last batch cut off.
+    #[allow(clippy::cast_possible_truncation, reason = "a batch came from a u32")]
+    pub const fn in_hand(self) -> u32 {
+        (6 * self.batch + 3 * MAX_FRAMES_PER_PACKET) as u32
+    }
+}
+
 /// Moves frames between one queue of every port.
 pub struct Worker<P: Port> {
     ports: PerRole<Option<P>>,
@@ -100,7 +116,7 @@ impl<P: Port> Worker<P> {
     ) -> Self {
         // Room for a batch and for the beginning of a packet that the last one cut off, so that
         // no turn allocates.
-        let room = || Vec::with_capacity(2 * limits.batch + MAX_FRAMES_PER_PACKET);
+        let room = || Vec::with_capacity(limits.in_hand() as usize);
         let mut worker = Self {
             ports,
             memory,
@@ -109,8 +125,8 @@ impl<P: Port> Worker<P> {
             limits,
             arrived: PerRole::from_fn(|_| room()),
             outbox: Outbox {
-                leaving: PerRole::from_fn(|_| Vec::with_capacity(6 * limits.batch)),
-                dropped: Vec::with_capacity(6 * limits.batch),
+                leaving: PerRole::from_fn(|_| room()),
+                dropped: room(),
             },
             counters: Arc::default(),
         };

@@ -229,7 +229,6 @@ impl Umem {
             ring: self.settings.ring as usize,
             held: Held::default(),
             scratch: vec![FrameDesc::default(); self.settings.ring as usize].into(),
-            bad_descriptors: 0,
         })
     }
 }
@@ -396,7 +395,6 @@ pub struct XskPort {
     held: Held,
     scratch: Box<[FrameDesc]>,
     zero_copy: bool,
-    bad_descriptors: u64,
 }
 
 impl XskPort {
@@ -422,12 +420,11 @@ impl XskPort {
 pub struct QueueGauge(OwnedFd);
 
 impl QueueGauge {
-    /// Packets that the kernel received and could not hand over: the rx ring was full, no empty
-    /// frame was there, or the packet was too long.
+    /// What went wrong at this queue so far.
     ///
     /// # Errors
     /// The socket does not say.
-    pub fn missed(&self) -> io::Result<u64> {
+    pub fn troubles(&self) -> io::Result<Troubles> {
         let mut statistics = libc::xdp_statistics {
             rx_dropped: 0,
             rx_invalid_descs: 0,
@@ -437,8 +434,21 @@ impl QueueGauge {
             tx_ring_empty_descs: 0,
         };
         read_option(&self.0, libc::XDP_STATISTICS, &mut statistics)?;
-        Ok(statistics.rx_dropped + statistics.rx_ring_full)
+        Ok(Troubles {
+            missed: statistics.rx_dropped + statistics.rx_ring_full,
+            tx_invalid: statistics.tx_invalid_descs,
+        })
     }
+}
+
+/// What went wrong at a queue, in the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// Packets that were received and could not be handed over: the rx ring was full, no empty
+    /// frame was there, or the packet was too long.
+    pub missed: u64,
+    /// Frames to send that the kernel refused, e.g. of a packet in more than 17 pieces.
+    pub tx_invalid: u64,
 }
 
 impl AsFd for XskPort {
@@ -457,10 +467,8 @@ impl Port for XskPort {
         // ring; they are used nowhere but in `token`.
         let count = unsafe { self.rx.consume(&mut self.scratch[..room]) };
         for &descriptor in &self.scratch[..count] {
-            match memory.token(descriptor) {
-                Some(frame) => arrived.push(frame),
-                None => self.bad_descriptors += 1,
-            }
+            // A descriptor of nothing of ours leaves a frame unaccounted for, which is alarmed.
+            arrived.extend(memory.token(descriptor));
         }
         self.held.receiving -= count.min(self.held.receiving);
     }
@@ -490,9 +498,8 @@ impl Port for XskPort {
         // SAFETY: as in `receive`, for what was given to the tx ring.
         let count = unsafe { self.completion.consume(&mut self.scratch) };
         for &descriptor in &self.scratch[..count] {
-            match memory.token(descriptor) {
-                Some(frame) => pool.put(frame),
-                None => self.bad_descriptors += 1,
+            if let Some(frame) = memory.token(descriptor) {
+                pool.put(frame);
             }
         }
         self.held.sending -= count.min(self.held.sending);

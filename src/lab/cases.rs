@@ -61,11 +61,8 @@ impl Table {
     /// The snapshot that a worker would follow: the configuration's rules and extra endpoints.
     pub fn snapshot(&self, settings: &Settings) -> Snapshot {
         let extra = settings.relays.extra.iter().copied();
-        Snapshot {
-            generation: 1,
-            rules: Arc::clone(&settings.rules),
-            relays: Arc::new(EndpointSet::new(extra).unwrap_or_else(|_| EndpointSet::empty())),
-        }
+        let relays = EndpointSet::new(extra).unwrap_or_else(|_| EndpointSet::empty());
+        Snapshot::new(1, Arc::clone(&settings.rules), relays)
     }
 
     /// The links of a site that steers.
@@ -157,6 +154,7 @@ pub fn tables() -> Vec<Table> {
         ipv4_fragments(),
         ipv6_fragments(),
         relay_addresses(),
+        own_relay(),
         Table {
             name: "audit changes nothing",
             configuration: configuration("mode = \"audit\"", ADDRESSES, ""),
@@ -534,6 +532,37 @@ fn ipv6_fragments() -> Table {
                 Class::Host,
                 &tcp(HOST6, WEB6).fragment(4, 50, false),
             ),
+        ],
+    }
+}
+
+fn own_relay() -> Table {
+    let host =
+        "addresses = [\"192.0.2.10\", \"2001:db8:1::10\"]\nrelay_addresses = [\"192.0.2.11\"]";
+    Table {
+        name: "the host's own relay needs no listener where the relay set lists it",
+        configuration: configuration("", host, "").replace(
+            "extra = [",
+            "extra = [\"192.0.2.10:9001\", \"[2001:db8:1::10]:9001\", \"192.0.2.11:443\", ",
+        ),
+        cases: vec![
+            passed(
+                "answer of the ORPort",
+                Class::Reply,
+                &tcp("192.0.2.10:9001", WEB4),
+            ),
+            passed(
+                "the same, IPv6",
+                Class::Reply,
+                &tcp("[2001:db8:1::10]:9001", WEB6),
+            ),
+            passed(
+                "answer from a relay address",
+                Class::Reply,
+                &tcp("192.0.2.11:443", WEB4),
+            ),
+            exit("another port", tcp("192.0.2.10:9002", WEB4)),
+            exit("the other address' port", tcp("192.0.2.10:443", WEB4)),
         ],
     }
 }

@@ -142,7 +142,10 @@ fn classify_tcp<F: Family>(
     snapshot: &Snapshot,
 ) -> Option<(Rule, bool)> {
     let rules = &snapshot.rules;
-    if rules.listeners.contains(packet.source, packet.ports.source) {
+    if snapshot
+        .listeners
+        .contains(packet.source, packet.ports.source)
+    {
         return Some((Rule::FromListener, false));
     }
     let listed = snapshot

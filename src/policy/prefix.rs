@@ -4,6 +4,10 @@ use super::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
+/// How many prefixes of one family the host may have: what the kernel's map of them holds
+/// (MAX_HOST_PREFIXES in bpf/exitmark.h).
+pub const MAX_PREFIXES: usize = 1024;
+
 /// Which addresses some prefixes cover: disjoint sorted ranges, searched by bisection, so that
 /// one prefix costs two comparisons and 256 cost eight steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

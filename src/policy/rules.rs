@@ -1,6 +1,6 @@
 //! The operator's rules, compiled to what the packet path asks.
 
-use super::{Class, Egress, Endpoint, EndpointSet, EndpointSetError, Family, PrefixSet, Rule};
+use super::{Class, Egress, Endpoint, Family, PrefixSet, Rule};
 use crate::packet::Dscp;
 
 /// Everything in a verdict that is the operator's to say.
@@ -10,8 +10,8 @@ pub struct Rules {
     pub addresses: PrefixSet,
     /// The host's addresses that carry Tor traffic only.
     pub relay_addresses: PrefixSet,
-    /// Where the host itself accepts connections.
-    pub listeners: Listeners,
+    /// Where the host itself accepts connections, besides its own relay's ports.
+    pub listeners: Box<[Listener]>,
     /// The host's DNS resolvers.
     pub resolvers: PrefixSet,
     /// Destinations whose traffic is the host's own, never exit traffic.
@@ -138,50 +138,57 @@ pub enum AtUplink {
     Strip,
 }
 
-/// Where the host accepts TCP connections: ports on any of its addresses, or exact endpoints.
+/// Where the host accepts TCP connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// At this port of each of its addresses.
+    Port(u16),
+    /// At this address and port only.
+    Endpoint(Endpoint),
+}
+
+/// All listeners, as they are asked for.
 #[derive(Debug)]
-pub struct Listeners {
+pub(super) struct Listeners {
     /// A bit for each port at which there is a listener of either kind: one load answers for
     /// nearly every frame.
     any: Box<[u64; 1024]>,
     /// The same for ports that count on every address.
     everywhere: Box<[u64; 1024]>,
-    endpoints: EndpointSet,
+    endpoints: Box<[Endpoint]>,
 }
 
 impl Listeners {
-    /// Builds the set.
-    ///
-    /// # Errors
-    /// A port of 0.
-    pub fn new(
-        ports: impl IntoIterator<Item = u16>,
-        endpoints: impl IntoIterator<Item = Endpoint>,
-    ) -> Result<Self, EndpointSetError> {
+    /// Those that the operator named, and those of the host's own relay.
+    pub(super) fn new(named: &[Listener], own: impl IntoIterator<Item = Endpoint>) -> Self {
         let mut everywhere = Box::new([0; 1024]);
-        for port in ports {
-            if port == 0 {
-                return Err(EndpointSetError::PortZero);
+        let mut endpoints: Vec<Endpoint> = own.into_iter().collect();
+        for listener in named {
+            match listener {
+                Listener::Port(port) => set(&mut everywhere, *port),
+                Listener::Endpoint(endpoint) => endpoints.push(*endpoint),
             }
-            set(&mut everywhere, port);
         }
-        let endpoints = EndpointSet::new(endpoints)?;
         let mut any = everywhere.clone();
-        for endpoint in endpoints.iter() {
+        for endpoint in &endpoints {
             set(&mut any, endpoint.port);
         }
-        Ok(Self {
+        Self {
             any,
             everywhere,
-            endpoints,
-        })
+            endpoints: endpoints.into_boxed_slice(),
+        }
     }
 
     /// Whether the host accepts connections at this address and port.
     #[inline]
     pub(super) fn contains<F: Family>(&self, address: F, port: u16) -> bool {
         is_set(&self.any, port)
-            && (is_set(&self.everywhere, port) || self.endpoints.lists(address, port))
+            && (is_set(&self.everywhere, port) || self.names(Endpoint::new(address.to_ip(), port)))
+    }
+
+    fn names(&self, endpoint: Endpoint) -> bool {
+        self.endpoints.contains(&endpoint)
     }
 }
 

@@ -7,7 +7,8 @@ mod raw;
 
 use crate::packet::{Dscp, MacAddr};
 use crate::policy::{
-    Actions, AtUplink, Endpoint, ExitProtocols, Intent, Listeners, Mode, PrefixSet, Rules,
+    Actions, AtUplink, Endpoint, ExitProtocols, Intent, Listener, MAX_PREFIXES, Mode, PrefixSet,
+    Rules,
 };
 use ipnet::IpNet;
 use std::fmt::Display;
@@ -298,6 +299,17 @@ fn check_addresses(addresses: &[IpNet], relay_addresses: &[IpNet]) -> Result<(),
             }
         }
     }
+    let all = || addresses.iter().chain(relay_addresses);
+    let of_v4 = all().filter(|net| matches!(net, IpNet::V4(_))).count();
+    let count = of_v4.max(all().count() - of_v4);
+    if count > MAX_PREFIXES {
+        let reason = format!("are more than {MAX_PREFIXES} of one family; put them into prefixes");
+        return Err(value(
+            "host.addresses",
+            format_args!("{count} addresses"),
+            reason,
+        ));
+    }
     for net in relay_addresses {
         let overlap = |other: &&IpNet| other.contains(net) || net.contains(*other);
         if addresses.iter().any(|other| overlap(&other)) {
@@ -311,19 +323,18 @@ fn check_addresses(addresses: &[IpNet], relay_addresses: &[IpNet]) -> Result<(),
     Ok(())
 }
 
-fn listeners(raw: &[raw::Listener]) -> Result<Listeners, SettingsError> {
+fn listeners(raw: &[raw::Listener]) -> Result<Box<[Listener]>, SettingsError> {
     const KEY: &str = "host.listeners";
-    let (mut ports, mut endpoints) = (Vec::new(), Vec::new());
-    for listener in raw {
-        match listener {
-            raw::Listener::Port(number) => {
-                let reason = "is no port: 1 to 65535";
-                ports.push(u16::try_from(*number).map_err(|_| value(KEY, number, reason))?);
-            }
-            raw::Listener::Endpoint(text) => endpoints.push(endpoint(KEY, text)?),
-        }
-    }
-    Listeners::new(ports, endpoints).map_err(|error| value(KEY, "0", error))
+    raw.iter()
+        .map(|listener| match listener {
+            raw::Listener::Port(number) => u16::try_from(*number)
+                .ok()
+                .filter(|port| *port != 0)
+                .map(Listener::Port)
+                .ok_or_else(|| value(KEY, number, "is no port: 1 to 65535")),
+            raw::Listener::Endpoint(text) => endpoint(KEY, text).map(Listener::Endpoint),
+        })
+        .collect()
 }
 
 fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, SettingsError> {

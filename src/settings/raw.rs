@@ -147,8 +147,8 @@ impl Default for Datapath {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ZeroCopy {
-    #[default]
     Auto,
     Require,
+    #[default]
     Off,
 }

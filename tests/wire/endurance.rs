@@ -6,6 +6,7 @@ use crate::craft::{
 use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
 use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, LastWords, Plan, TORNET_MAC};
 use exitmark::lab::{Capture, CapturedFrame, LabError, RawPort};
+use nix::sys::signal::Signal;
 use std::cell::Cell;
 use std::time::Duration;
 
@@ -187,7 +188,12 @@ fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
         exit(0, bytes - 40).outbound(&[]),
         relay(1, bytes - 60).outbound(&[]),
     ];
-    for (_, frame) in (0..FRAMES).zip(frames.iter().cycle()) {
+    // A box that sleeps is overloaded for sure, however fast it is.
+    rig.running.signal(Signal::SIGSTOP).unwrap();
+    for (number, frame) in (0..FRAMES).zip(frames.iter().cycle()) {
+        if number == FRAMES / 2 {
+            rig.running.signal(Signal::SIGCONT).unwrap();
+        }
         port.send(frame).unwrap();
     }
     let sent = transmitted(&rig) - before;

@@ -1,0 +1,172 @@
+//! Tier: any machine. `exitmark explain` over captures of every kind.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+use exitmark::lab::frames::tcp;
+use pcap_file::pcap::PcapReader;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const CONFIGURATION: &str = "\
+[ports]
+host = \"no-such-nic0\"
+uplink = \"no-such-nic1\"
+incoming = \"no-such-nic2\"
+[host]
+addresses = [\"192.0.2.10\"]
+[steer]
+next_hop = \"02:00:00:00:03:02\"
+[relays]
+extra = [\"198.18.0.1:9001\"]
+";
+
+fn explain(directory: &Path, arguments: &[&str]) -> Output {
+    let configuration = directory.join("exitmark.toml");
+    fs::write(&configuration, CONFIGURATION).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_exitmark"))
+        .args(["explain", "--incoming-mac", "02:00:00:00:03:01", "--config"])
+        .arg(configuration)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn words(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// The first and a later fragment of a packet to a relay, `seconds` apart, each with 20 bytes
+/// more on the wire than were captured.
+fn fragments(seconds: u32) -> [(u32, Vec<u8>); 2] {
+    let frame = tcp("192.0.2.10:5000", "198.18.0.1:9001").payload(80);
+    let kept = |frame: Vec<u8>| frame[..frame.len() - 20].to_vec();
+    [
+        (1_000, kept(frame.clone().fragment(7, 0, true).build())),
+        (1_000 + seconds, kept(frame.fragment(7, 10, false).build())),
+    ]
+}
+
+fn pcap(frames: &[(u32, Vec<u8>)]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 96, 1_u32] {
+        file.extend_from_slice(&word.to_le_bytes());
+    }
+    for (seconds, frame) in frames {
+        let length = u32::try_from(frame.len()).unwrap();
+        for word in [*seconds, 0, length, length + 20] {
+            file.extend_from_slice(&word.to_le_bytes());
+        }
+        file.extend_from_slice(frame);
+    }
+    file
+}
+
+/// A pcapng file whose interface says nothing of its clock: microseconds then.
+fn pcapng(frames: &[(u32, Vec<u8>)]) -> Vec<u8> {
+    fn block(file: &mut Vec<u8>, kind: u32, body: &[u8]) {
+        let mut body = body.to_vec();
+        body.resize(body.len().next_multiple_of(4), 0);
+        let length = u32::try_from(body.len() + 12).unwrap().to_le_bytes();
+        file.extend_from_slice(&kind.to_le_bytes());
+        file.extend_from_slice(&length);
+        file.extend_from_slice(&body);
+        file.extend_from_slice(&length);
+    }
+    let words = |words: &[u32]| {
+        words
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect::<Vec<_>>()
+    };
+    let mut file = Vec::new();
+    block(
+        &mut file,
+        0x0a0d_0d0a,
+        &words(&[0x1a2b_3c4d, 1, u32::MAX, u32::MAX]),
+    );
+    block(&mut file, 1, &words(&[1, 96]));
+    for (seconds, frame) in frames {
+        let micros = u64::from(*seconds) * 1_000_000;
+        let length = u32::try_from(frame.len()).unwrap();
+        let high = u32::try_from(micros >> 32).unwrap();
+        let low = u32::try_from(micros & 0xffff_ffff).unwrap();
+        let mut body = words(&[0, high, low, length, length + 20]);
+        body.extend_from_slice(frame);
+        block(&mut file, 6, &body);
+    }
+    file
+}
+
+#[test]
+fn both_formats_tell_the_same_story_of_cut_frames_and_of_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    for (seconds, follows) in [(29, true), (31, false)] {
+        let frames = fragments(seconds);
+        for file in [pcap(&frames), pcapng(&frames)] {
+            fs::write(&path, file).unwrap();
+            let out = directory.path().join("out.pcap");
+            let arguments = [path.to_str().unwrap(), "--write", out.to_str().unwrap()];
+            let story = words(&explain(directory.path(), &arguments));
+            let lines: Vec<_> = story.lines().collect();
+            assert!(
+                lines[0].contains("relay") && lines[0].contains("→ incoming"),
+                "{story}"
+            );
+            assert_eq!(lines[1].contains("→ incoming"), follows, "{story}");
+            assert_eq!(lines[1].contains("was not seen"), !follows, "{story}");
+
+            let mut written = PcapReader::new(fs::File::open(&out).unwrap()).unwrap();
+            for (index, (time, frame)) in frames.iter().enumerate() {
+                let packet = written.next_raw_packet().unwrap().unwrap();
+                assert_eq!((packet.ts_sec, packet.ts_frac), (*time, 0));
+                assert_eq!(packet.orig_len as usize, frame.len() + 20);
+                let steered = index == 0 || follows;
+                assert_eq!(packet.data[12..], frame[12..]);
+                assert_eq!(packet.data[..12] == frame[..12], !steered);
+            }
+            assert!(written.next_raw_packet().is_none());
+        }
+    }
+}
+
+#[test]
+fn a_frame_in_hexadecimal_shows_the_bytes_that_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let frame = tcp("192.0.2.10:5000", "198.51.100.7:443").build();
+    let digits: Vec<_> = frame.iter().map(|byte| format!("{byte:02X}")).collect();
+    let story = words(&explain(directory.path(), &[&digits.join(":")]));
+    assert!(
+        story.contains("exit") && story.contains("→ uplink, marked af11 (10)"),
+        "{story}"
+    );
+    assert!(story.contains("15: 00→28"), "{story}");
+}
+
+#[test]
+fn what_cannot_be_explained_or_written_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    // An odd digit: wrong usage, and what was typed is not repeated.
+    let output = explain(directory.path(), &["c6336407c"]);
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("hexadecimal") && !error.contains("c633"),
+        "{error}"
+    );
+
+    let garbage = directory.path().join("garbage");
+    fs::write(&garbage, b"neither pcap nor pcapng").unwrap();
+    let output = explain(directory.path(), &[garbage.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+
+    let frame = tcp("192.0.2.10:5000", "198.51.100.7:443").build();
+    let digits: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let output = explain(directory.path(), &[&digits, "--write", "/dev/full"]);
+    assert_eq!(output.status.code(), Some(1), "a full disk is an error");
+}

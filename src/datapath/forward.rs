@@ -90,18 +90,17 @@ impl Forwarder {
         }
         let mut packets = 0;
         let mut frames = arrived.drain(..whole);
-        while let Some(first) = frames.next() {
+        while let Some(first) = frames.as_slice().first() {
             packets += 1;
-            if reads_headers && let Some(ahead) = frames.as_slice().get(PREFETCH_AHEAD - 1) {
+            if reads_headers && let Some(ahead) = frames.as_slice().get(PREFETCH_AHEAD) {
                 memory.prefetch(ahead);
             }
-            let (rest, rest_bytes) = if first.has_more() {
+            let (parts, frame_bytes) = if first.has_more() {
                 extent(frames.as_slice())
             } else {
-                (0, 0)
+                (1, first.length())
             };
-            let frame_bytes = first.length() + rest_bytes;
-            let (outcome, _) = self.forward(ingress, memory.bytes(&first), frame_bytes, now);
+            let (outcome, _) = self.forward(ingress, memory.bytes(first), frame_bytes, now);
             let queue = match outcome {
                 Outcome::Forward(role) => &mut outbox.leaving[role],
                 Outcome::Stack => {
@@ -113,9 +112,8 @@ impl Forwarder {
                     &mut outbox.dropped
                 }
             };
-            queue.push(first);
-            if rest > 0 {
-                queue.extend(frames.by_ref().take(rest));
+            for part in frames.by_ref().take(parts) {
+                queue.push(part);
             }
         }
         self.tally.received(ingress, packets);
@@ -220,11 +218,11 @@ impl Forwarder {
     }
 }
 
-/// How many frames, and bytes, the rest of a packet takes.
+/// How many frames, and bytes, the first packet of these takes.
 #[cold]
-fn extent(rest: &[Frame]) -> (usize, usize) {
-    let last = rest.iter().position(|frame| !frame.has_more());
-    let frames = last.map_or(rest.len(), |last| last + 1);
-    let bytes = rest[..frames].iter().map(Frame::length).sum();
-    (frames, bytes)
+fn extent(frames: &[Frame]) -> (usize, usize) {
+    let last = frames.iter().position(|frame| !frame.has_more());
+    let parts = last.map_or(frames.len(), |last| last + 1);
+    let bytes = frames[..parts].iter().map(Frame::length).sum();
+    (parts, bytes)
 }

@@ -172,10 +172,9 @@ pub(super) fn ports(
     l4: usize,
     end: usize,
     protocol: u8,
-    fragment: Option<Fragment>,
+    later_fragment: bool,
 ) -> Result<Ports, Malformed> {
-    let later = fragment.is_some_and(|fragment| !fragment.first);
-    if later || !matches!(protocol, protocol::TCP | protocol::UDP) {
+    if later_fragment || !matches!(protocol, protocol::TCP | protocol::UDP) {
         return Ok(Ports::default());
     }
     let bytes = frame

@@ -44,8 +44,10 @@ pub fn set_dscp(frame: &mut [u8], l3: usize, version: Version, dscp: Dscp) {
 #[inline]
 pub fn set_macs(frame: &mut [u8], destination: MacAddr, source: MacAddr) {
     if let Some(header) = frame.first_chunk_mut::<12>() {
-        header[..6].copy_from_slice(&destination.bytes());
-        header[6..].copy_from_slice(&source.bytes());
+        // As one number, written with two stores and not with twelve.
+        let both = u128::from(destination.to_u64()) << 48 | u128::from(source.to_u64());
+        let [_, _, _, _, bytes @ ..] = both.to_be_bytes();
+        *header = bytes;
     }
 }
 

@@ -35,7 +35,7 @@ fn judge_packet<F: Family>(
 ) -> Verdict {
     let (rule, disagreement) = match packet.fragment {
         None => classify(packet, snapshot),
-        Some(fragment) => classify_fragment(packet, fragment, snapshot, fragments, now),
+        Some(fragment) => classify_fragment(*packet, fragment, snapshot, fragments, now),
     };
     let action = snapshot.rules.actions.of(rule);
     Verdict {
@@ -74,22 +74,23 @@ fn remark<F: Family>(packet: &Packet<F>, marking: Marking, mark: Dscp) -> Option
     })
 }
 
-/// A first fragment is classified by its ports, and later ones follow it.
+/// A first fragment is classified by its ports, and later ones follow it. It takes a copy of the
+/// packet, so that the fields of all others can stay in registers.
 #[cold]
 fn classify_fragment<F: Family>(
-    packet: &Packet<F>,
+    packet: Packet<F>,
     fragment: Fragment,
     snapshot: &Snapshot,
     fragments: &mut FragmentTable,
     now: Duration,
 ) -> (Rule, bool) {
-    if packet.ports_are_elsewhere() && is_from_host(packet, snapshot) {
-        let rule = fragments.recall(packet, fragment, now);
+    if packet.ports_are_elsewhere() && is_from_host(&packet, snapshot) {
+        let rule = fragments.recall(&packet, fragment, now);
         return (rule.unwrap_or(Rule::UnseenFragment), false);
     }
-    let (rule, disagreement) = classify(packet, snapshot);
+    let (rule, disagreement) = classify(&packet, snapshot);
     if fragment.first && rule != Rule::ForeignSource {
-        fragments.remember(packet, fragment, rule, now);
+        fragments.remember(&packet, fragment, rule, now);
     }
     (rule, disagreement)
 }
@@ -151,10 +152,10 @@ fn classify_tcp<F: Family>(
     let listed = snapshot
         .relays
         .lists(packet.destination, packet.ports.destination);
-    let both_kinds = !rules.addresses.is_empty() && !rules.relay_addresses.is_empty();
+    let both_kinds = || !rules.addresses.is_empty() && !rules.relay_addresses.is_empty();
     match (clearnet, listed) {
         (true, false) => None,
-        (true, true) => Some((Rule::ToListedRelay, both_kinds)),
-        (false, listed) => Some((Rule::FromRelayAddress, both_kinds && !listed)),
+        (true, true) => Some((Rule::ToListedRelay, both_kinds())),
+        (false, listed) => Some((Rule::FromRelayAddress, !listed && both_kinds())),
     }
 }

@@ -76,10 +76,16 @@ fn merged<N: Copy + Ord>(mut ranges: Vec<(N, N)>) -> Box<[(N, N)]> {
 
 #[inline]
 fn covers<N: Copy + Ord>(ranges: &[(N, N)], number: N) -> bool {
-    // Most hosts have one address a family: no search then.
-    if let [(first, last)] = ranges {
-        return *first <= number && number <= *last;
+    // Most sets are empty or one address a family: no search then.
+    match ranges {
+        [] => false,
+        [(first, last)] => *first <= number && number <= *last,
+        _ => search(ranges, number),
     }
+}
+
+#[inline(never)]
+fn search<N: Copy + Ord>(ranges: &[(N, N)], number: N) -> bool {
     let after = ranges.partition_point(|&(first, _)| first <= number);
     after > 0 && number <= ranges[after - 1].1
 }

@@ -13,24 +13,28 @@ pub struct HeapMemory {
     /// Where the first chunk begins.
     start: usize,
     chunk_bytes: usize,
+    /// The chunk size as a power of two.
+    shift: u32,
 }
 
 impl HeapMemory {
-    /// Memory of `frames` buffers of `chunk_bytes` each, with the pool of their tokens.
+    /// Memory of `frames` buffers, with the pool of their tokens. Each has `chunk_bytes`, or the
+    /// next power of two.
     pub fn new(frames: u32, chunk_bytes: u16) -> (Self, FramePool) {
-        let chunk_bytes = usize::from(chunk_bytes);
+        let chunk_bytes = usize::from(chunk_bytes).next_power_of_two();
         let bytes = vec![0; frames as usize * chunk_bytes + CACHE_LINE].into_boxed_slice();
         let memory = Self {
             start: bytes.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE),
             bytes,
             chunk_bytes,
+            shift: chunk_bytes.trailing_zeros(),
         };
         (memory, FramePool::new(frames))
     }
 
     #[inline]
     const fn offset(&self, frame: &Frame) -> usize {
-        self.start + frame.chunk() * self.chunk_bytes
+        self.start + (frame.chunk() << self.shift)
     }
 
     /// Copies a packet into as many frames of the pool as it takes. Hands nothing out, and

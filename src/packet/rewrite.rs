@@ -6,8 +6,6 @@ use super::dscp::{Dscp, Ecn};
 use super::ethernet::MacAddr;
 use super::headers::Version;
 
-const IPV4_CHECKSUM: usize = 10;
-
 /// Sets the DSCP of the IP packet at `l3`; ECN stays, and so does all else but IPv4's header
 /// checksum. A packet that has this DSCP already is not touched at all.
 ///
@@ -17,15 +15,17 @@ const IPV4_CHECKSUM: usize = 10;
 pub fn set_dscp(frame: &mut [u8], l3: usize, version: Version, dscp: Dscp) {
     match version {
         Version::V4 => {
-            let Some(header) = frame.get_mut(l3..l3 + IPV4_CHECKSUM + 2) else {
+            let header = frame.get_mut(l3..).and_then(<[u8]>::first_chunk_mut);
+            let Some([first, tos, _, _, _, _, _, _, _, _, high, low]) = header else {
                 return;
             };
-            let old = u16::from_be_bytes([header[0], header[1]]);
-            header[1] = dscp.with_ecn(Ecn::of(header[1]));
-            let new = u16::from_be_bytes([header[0], header[1]]);
+            // The sum is the same in either byte order (RFC 1071 section 2), so in the machine's.
+            let old = u16::from_ne_bytes([*first, *tos]);
+            *tos = dscp.with_ecn(Ecn::of(*tos));
+            let new = u16::from_ne_bytes([*first, *tos]);
             if new != old {
-                let sum = u16::from_be_bytes([header[IPV4_CHECKSUM], header[IPV4_CHECKSUM + 1]]);
-                header[IPV4_CHECKSUM..].copy_from_slice(&replace_word(sum, old, new).to_be_bytes());
+                let sum = replace_word(u16::from_ne_bytes([*high, *low]), old, new);
+                [*high, *low] = sum.to_ne_bytes();
             }
         }
         Version::V6 => {

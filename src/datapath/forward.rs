@@ -38,6 +38,8 @@ pub struct Forwarder {
     links: Arc<Links>,
     fragments: FragmentTable,
     tally: Tally,
+    /// Whether this batch has shown the host's MAC address.
+    host_seen: bool,
 }
 
 impl Forwarder {
@@ -48,6 +50,7 @@ impl Forwarder {
             links,
             fragments: FragmentTable::default(),
             tally: Tally::default(),
+            host_seen: false,
         }
     }
 
@@ -83,6 +86,7 @@ impl Forwarder {
             .rposition(|frame| !frame.has_more())
             .map_or(0, |last| last + 1);
         let reads_headers = ingress != Role::Uplink;
+        self.host_seen = false;
         if reads_headers {
             for frame in arrived.iter().take(PREFETCH_AHEAD) {
                 memory.prefetch(frame);
@@ -144,9 +148,10 @@ impl Forwarder {
         let headers = packet::parse(frame, frame_bytes);
         let verdict = judge(&headers, &self.snapshot, &mut self.fragments, now);
         self.count(&verdict);
-        // From here on the frame has passed as one of the host's own.
-        if verdict.rule as usize > Rule::ForeignSource as usize {
+        // One frame of a batch tells where the host is as well as all of them do.
+        if !self.host_seen && verdict.rule as usize > Rule::ForeignSource as usize {
             self.links.learn_host(frame);
+            self.host_seen = true;
         }
         if let Some(remark) = verdict.remark {
             packet::set_dscp(frame, remark.l3, remark.version, remark.dscp);

@@ -400,7 +400,11 @@ fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
         let reason = format!("is no power of two; {} is", ring.next_power_of_two());
         return Err(value("datapath.ring", ring, reason));
     }
-    let batch = within("datapath.batch", raw.batch, &BATCH)?;
+    // Large batches spread the cost of a system call; they only form under load.
+    let batch = match raw.batch {
+        Some(batch) => within("datapath.batch", batch, &BATCH)?,
+        None => ring.min(*BATCH.end()),
+    };
     if batch > ring {
         let reason = format!("is more than datapath.ring = {ring} holds");
         return Err(value("datapath.batch", batch, reason));

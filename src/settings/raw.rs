@@ -130,7 +130,7 @@ pub(super) struct Relays {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Datapath {
     pub(super) ring: i64,
-    pub(super) batch: i64,
+    pub(super) batch: Option<i64>,
     pub(super) zero_copy: ZeroCopy,
 }
 
@@ -138,7 +138,7 @@ impl Default for Datapath {
     fn default() -> Self {
         Self {
             ring: 2048,
-            batch: 64,
+            batch: None,
             zero_copy: ZeroCopy::default(),
         }
     }

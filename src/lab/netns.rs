@@ -1,5 +1,6 @@
 //! Network namespaces, the veth pairs between them, and what runs inside.
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -17,6 +18,8 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A network namespace, held by a thread of its own that runs whatever is to happen inside.
 ///
+/// It has a BPF file system of its own too, so that what is pinned inside ends with it.
+///
 /// Dropping it ends the thread; the kernel then removes the namespace and the veth pairs in
 /// it as soon as the last process and socket inside are gone.
 pub struct Netns {
@@ -24,6 +27,28 @@ pub struct Netns {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
     fd: File,
+}
+
+/// Takes the calling thread into a new network namespace and a new mount namespace.
+fn enter() -> std::io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
+    let nothing = None::<&str>;
+    // What is mounted here stays here.
+    mount(
+        nothing,
+        "/",
+        nothing,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        nothing,
+    )?;
+    mount(
+        Some("bpf"),
+        "/sys/fs/bpf",
+        Some("bpf"),
+        MsFlags::empty(),
+        nothing,
+    )?;
+    Ok(())
 }
 
 impl Netns {
@@ -37,9 +62,7 @@ impl Netns {
         let thread = thread::Builder::new()
             .name(label.to_owned())
             .spawn(move || {
-                let namespace = unshare(CloneFlags::CLONE_NEWNET)
-                    .map_err(std::io::Error::from)
-                    .and_then(|()| File::open("/proc/thread-self/ns/net"));
+                let namespace = enter().and_then(|()| File::open("/proc/thread-self/ns/net"));
                 let made = namespace.is_ok();
                 let _ = ready.send(namespace);
                 if made {

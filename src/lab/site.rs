@@ -108,7 +108,8 @@ impl Site {
                 plan.mtu,
             )?;
             // Local stacks leave checksums to be finished by hardware that a veth pair has not.
-            netns.command("ethtool", &["-K", "eth0", "tx", "off"])?;
+            // A veth pair takes what XDP redirects only while its other end polls, as for GRO.
+            netns.command("ethtool", &["-K", "eth0", "tx", "off", "gro", "on"])?;
         }
         // The two wire ports have no address of any kind: the box is invisible there.
         for port in ["host0", "uplink0"] {

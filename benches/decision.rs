@@ -12,7 +12,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use exitmark::datapath::memory::HeapMemory;
-use exitmark::datapath::{Forwarder, Frame, Links, Outbox, Role};
+use exitmark::datapath::{Forwarder, Frame, IncomingLink, Links, Outbox, Role};
 use exitmark::lab::consensus::Order;
 use exitmark::lab::frames::{self, tcp, udp};
 use exitmark::lab::site::{INCOMING_MAC, TORNET_MAC, relay_endpoints};
@@ -116,10 +116,13 @@ struct Bench {
 
 impl Bench {
     fn new(snapshots: &[Arc<Snapshot>; 2], frames: u32, make: fn(u32) -> frames::Frame) -> Self {
-        let links = Links::new(None).with_incoming(
-            Role::Incoming,
-            INCOMING_MAC.parse().unwrap(),
-            TORNET_MAC.parse().unwrap(),
+        let links = Links::new(
+            None,
+            Some(IncomingLink {
+                port: Role::Incoming,
+                own: INCOMING_MAC.parse().unwrap(),
+                next_hop: TORNET_MAC.parse().unwrap(),
+            }),
         );
         let (mut memory, mut pool) = HeapMemory::new(frames, CHUNK_BYTES);
         let waiting = (0..frames)

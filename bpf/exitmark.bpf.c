@@ -1,18 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The kernel's side of exitmark: hands frames to the AF_XDP socket of their port and queue.
+ * The kernel engine: the whole policy for ordinary frames, on every port, with or without a
+ * process in user space.
  *
- * On host and uplink that is every frame: the pair is a wire, and the box's own stack takes no
+ * An ordinary frame has at most two tags and is no IPv4 fragment and no IPv6 packet with
+ * extension headers. All else goes to user space; where nobody is there, it crosses unmarked.
+ * With engine "af_xdp" user space gets every frame, as long as it keeps up.
+ *
+ * On host and uplink every frame is ours: the pair is a wire, and the box's own stack takes no
  * part in it. incoming is a member of another network: only frames for the host's addresses,
  * sent to the NIC's own MAC, are ours, and all else is the stack's.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "exitmark.h"
+
+#ifndef barrier_var
+#define barrier_var(var) asm volatile("" : "+r"(var))
+#endif
+#define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+
+/* Read by user space before it loads this. */
+const volatile __u32 layout_version = LAYOUT_VERSION;
+const volatile __u32 policy_bytes = sizeof(struct exitmark_policy);
+const volatile __u32 counts_bytes = sizeof(struct exitmark_counts);
+const volatile __u32 links_bytes = sizeof(struct exitmark_links);
+const volatile __u32 guard_bytes = sizeof(struct exitmark_guard);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -21,123 +39,272 @@ struct {
 	__type(value, __u32);
 } sockets SEC(".maps");
 
+/* The NIC of each role. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, MAX_HOST_PREFIXES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct exitmark_prefix4);
-	__type(value, __u8);
-} host_prefixes4 SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, ROLES);
+	__type(key, __u32);
+	__type(value, __u32);
+} ports SEC(".maps");
+
+struct policy_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct exitmark_image));
+};
+
+/* One entry: a new policy takes the place of the old one between two frames. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct policy_map);
+} policies SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, MAX_HOST_PREFIXES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct exitmark_prefix6);
-	__type(value, __u8);
-} host_prefixes6 SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct exitmark_links);
+} links SEC(".maps");
 
-/* Per role and counter. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_QUEUES);
+	__type(key, __u32);
+	__type(value, struct exitmark_guard);
+} guards SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, ROLES * COUNTERS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct exitmark_counts);
 } counters SEC(".maps");
 
-/* incoming's own MAC address, set before the program is loaded. */
-const volatile __u8 incoming_mac[ETH_ALEN] = {};
+#include "parse.h"
+#include "judge.h"
+#include "rewrite.h"
+#include "guard.h"
 
-static __always_inline void count(enum exitmark_role role, enum exitmark_counter what)
+static __always_inline const struct exitmark_image *current_image(void)
 {
-	__u32 slot = role * COUNTERS + what;
-	__u64 *number = bpf_map_lookup_elem(&counters, &slot);
+	__u32 only = 0;
+	void *map = bpf_map_lookup_elem(&policies, &only);
 
-	if (number)
-		*number += 1;
+	return map ? bpf_map_lookup_elem(map, &only) : NULL;
 }
 
-static __always_inline int to_socket(struct xdp_md *ctx, enum exitmark_role role)
+/* Sends a frame out, or drops it where that port has no NIC any more. */
+static __always_inline int to_port(__u64 role, struct exitmark_counts *counts)
 {
-	__u32 queue = ctx->rx_queue_index;
-	__u32 slot = role * MAX_QUEUES + queue;
+	int action;
 
-	if (queue < MAX_QUEUES && bpf_map_lookup_elem(&sockets, &slot))
-		return bpf_redirect_map(&sockets, slot, XDP_DROP);
-	count(role, COUNT_NO_SOCKET);
-	return XDP_DROP;
+	/* Never so, but for the verifier to see. */
+	barrier_var(role);
+	if (role >= ROLES)
+		return XDP_ABORTED;
+	action = bpf_redirect_map(&ports, role, XDP_DROP);
+	if (action == XDP_REDIRECT)
+		counts->forwarded[role]++;
+	else
+		counts->no_egress++;
+	return action;
 }
 
-/* Whether the frame is addressed to incoming's own MAC. */
-static __always_inline bool is_for_us(const struct ethhdr *eth)
+/* A frame of the host's own tells where the host is. */
+static __always_inline void learn_host(const struct frame *frame, struct exitmark_links *links)
 {
-	for (int i = 0; i < ETH_ALEN; i++)
-		if (eth->h_dest[i] != incoming_mac[i])
-			return false;
-	return true;
+	__u64 mac = source_mac(frame);
+
+	if (mac == links->host_mac || !links->learns_host)
+		return;
+	/* Not zero, and of one NIC. */
+	if (mac && !(mac >> 40 & 1))
+		links->host_mac = mac;
 }
 
-/* Whether the frame's destination is an address of the host. */
-static __always_inline bool is_for_host(void *data, void *end)
+/* Carries a rule out: counts, marks, clears, steers. */
+static __always_inline int conclude(const struct frame *frame, struct packet *packet, __u32 rule,
+				    const struct exitmark_policy *policy,
+				    struct exitmark_links *links, struct exitmark_counts *counts)
 {
-	struct ethhdr *eth = data;
-	__u8 *cursor = data + sizeof(*eth);
-	__be16 type;
+	__u64 egress = ROLE_UPLINK;
+	__u8 action;
 
-	if ((void *)cursor > end || !is_for_us(eth))
+	/* Never so, but for the verifier to see. */
+	barrier_var(rule);
+	if (rule >= RULES)
+		return XDP_ABORTED;
+	action = policy->actions[rule];
+	counts->received[ROLE_HOST]++;
+	counts->rules[rule]++;
+	if (rule > RULE_FOREIGN_SOURCE)
+		learn_host(frame, links);
+	if (packet->ip) {
+		bool bears_it = (packet->tos & DSCP_BITS) == policy->mark;
+
+		if (action & ACTION_SET && !bears_it) {
+			set_dscp(packet, policy->mark);
+			counts->marked++;
+		} else if (action & ACTION_CLEAR && bears_it) {
+			set_dscp(packet, 0);
+			counts->cleared++;
+		}
+	}
+	if (action & ACTION_STEER && links->next_hop && links->incoming_port < ROLES) {
+		set_macs(frame, links->next_hop, links->incoming_mac);
+		egress = links->incoming_port;
+	}
+	return to_port(egress, counts);
+}
+
+/* Whether the frame was sent to the box's own MAC address for an address of the host. */
+static __always_inline bool is_routed_to_host(const struct frame *frame,
+					      const struct exitmark_links *links)
+{
+	const struct exitmark_policy *policy;
+	const struct exitmark_image *image;
+	struct address address;
+	int family;
+
+	if (destination_mac(frame) != links->incoming_mac)
 		return false;
-	type = eth->h_proto;
-
-	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
-		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD) &&
-		    type != bpf_htons(0x9100))
-			break;
-		if ((void *)cursor + 4 > end)
-			return false;
-		type = *(__be16 *)(cursor + 2);
-		cursor += 4;
-	}
-
-	if (type == bpf_htons(ETH_P_IP)) {
-		struct exitmark_prefix4 key = { .bits = 32 };
-
-		if ((void *)cursor + 20 > end || cursor[0] >> 4 != 4)
-			return false;
-		__builtin_memcpy(key.address, cursor + 16, sizeof(key.address));
-		return bpf_map_lookup_elem(&host_prefixes4, &key);
-	}
-	if (type == bpf_htons(ETH_P_IPV6)) {
-		struct exitmark_prefix6 key = { .bits = 128 };
-
-		if ((void *)cursor + 40 > end || cursor[0] >> 4 != 6)
-			return false;
-		__builtin_memcpy(key.address, cursor + 24, sizeof(key.address));
-		return bpf_map_lookup_elem(&host_prefixes6, &key);
-	}
+	family = read_destination(frame, &address);
+	image = current_image();
+	if (!image)
+		return false;
+	policy = &image->policy;
+	if (family == V4)
+		return covers(image, &policy->addresses[V4], V4, address) ||
+		       covers(image, &policy->relay_addresses[V4], V4, address);
+	if (family == V6)
+		return covers(image, &policy->addresses[V6], V6, address) ||
+		       covers(image, &policy->relay_addresses[V6], V6, address);
 	return false;
+}
+
+/*
+ * The way to the host. `routed` frames were sent to the box and get the host's MAC address;
+ * others cross as they are.
+ */
+static __always_inline int inbound(struct xdp_md *ctx, const struct frame *frame,
+				   enum exitmark_role role, bool routed,
+				   struct exitmark_links *links, struct exitmark_counts *counts)
+{
+	bool meant = links->hand_over[role] == HAND_OVER_ALL || !links->decides[role];
+
+	if (meant || frame->bytes > links->longest_redirect) {
+		struct packet packet;
+		__u64 share = meant ? share_kept(ctx, role, links) : 0;
+
+		if (!share || part_of(read_packet(frame, &packet), &packet) >= share)
+			if (hand_over(ctx, role, links, counts) == XDP_REDIRECT)
+				return XDP_REDIRECT;
+		counts->spilled[role]++;
+	}
+	counts->received[role]++;
+	if (!links->decides[role]) {
+		counts->no_egress++;
+		return XDP_DROP;
+	}
+	if (routed) {
+		if (!links->host_mac) {
+			counts->host_mac_unknown++;
+			return XDP_DROP;
+		}
+		set_destination_mac(frame, links->host_mac);
+	}
+	return to_port(ROLE_HOST, counts);
+}
+
+static __always_inline bool find_state(struct exitmark_links **found_links,
+				       struct exitmark_counts **found_counts)
+{
+	__u32 only = 0;
+
+	*found_links = bpf_map_lookup_elem(&links, &only);
+	*found_counts = bpf_map_lookup_elem(&counters, &only);
+	return *found_links && *found_counts;
 }
 
 SEC("xdp.frags")
 int exitmark_host(struct xdp_md *ctx)
 {
-	return to_socket(ctx, ROLE_HOST);
+	struct frame frame = frame_of(ctx);
+	const struct exitmark_image *image = current_image();
+	const struct exitmark_policy *policy;
+	struct exitmark_counts *counts;
+	struct exitmark_links *links;
+	struct verdict verdict = {};
+	struct packet packet;
+	bool meant, odd;
+	__u64 share = 0;
+	int shape;
+
+	if (!find_state(&links, &counts) || !image)
+		return XDP_DROP;
+	policy = &image->policy;
+	meant = links->hand_over[ROLE_HOST] == HAND_OVER_ALL || !links->decides[ROLE_HOST];
+	if (meant) {
+		share = share_kept(ctx, ROLE_HOST, links);
+		if (!share && hand_over(ctx, ROLE_HOST, links, counts) == XDP_REDIRECT)
+			return XDP_REDIRECT;
+	}
+	shape = read_packet(&frame, &packet);
+	if (shape == SHAPE_PACKET)
+		verdict = judge(image, &packet);
+	else
+		verdict.rule = shape;
+	odd = shape == SHAPE_ODD || frame.bytes > links->longest_redirect;
+	if ((odd && !meant) || (share && part_of(shape, &packet) >= share))
+		if (hand_over(ctx, ROLE_HOST, links, counts) == XDP_REDIRECT)
+			return XDP_REDIRECT;
+	if (meant || odd)
+		counts->spilled[ROLE_HOST]++;
+	if (!links->decides[ROLE_HOST]) {
+		counts->received[ROLE_HOST]++;
+		counts->rules[RULE_NO_USER_SPACE]++;
+		counts->no_egress++;
+		return XDP_DROP;
+	}
+	if (shape == SHAPE_ODD)
+		verdict.rule = RULE_NO_USER_SPACE;
+	if (verdict.disagreement)
+		counts->disagreed++;
+	return conclude(&frame, &packet, verdict.rule, policy, links, counts);
 }
 
 SEC("xdp.frags")
 int exitmark_uplink(struct xdp_md *ctx)
 {
-	return to_socket(ctx, ROLE_UPLINK);
+	struct frame frame = frame_of(ctx);
+	struct exitmark_counts *counts;
+	struct exitmark_links *links;
+	bool routed;
+
+	if (!find_state(&links, &counts))
+		return XDP_DROP;
+	/* Where one NIC plays both. */
+	routed = links->incoming_port == ROLE_UPLINK && is_routed_to_host(&frame, links);
+	return inbound(ctx, &frame, ROLE_UPLINK, routed, links, counts);
 }
 
 SEC("xdp.frags")
 int exitmark_incoming(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
+	struct frame frame = frame_of(ctx);
+	struct exitmark_counts *counts;
+	struct exitmark_links *links;
 
-	if (is_for_host(data, end))
-		return to_socket(ctx, ROLE_INCOMING);
-	count(ROLE_INCOMING, COUNT_STACK);
+	if (!find_state(&links, &counts))
+		return XDP_PASS;
+	if (is_routed_to_host(&frame, links))
+		return inbound(ctx, &frame, ROLE_INCOMING, true, links, counts);
+	counts->stack[ROLE_INCOMING]++;
 	return XDP_PASS;
 }
 

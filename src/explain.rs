@@ -2,7 +2,7 @@
 //!
 //! Shows offsets and changed bytes, never an address.
 
-use crate::datapath::{Forwarder, Links, Outcome, Role};
+use crate::datapath::{Forwarder, IncomingLink, Links, Outcome, Role};
 use crate::nic::Nic;
 use crate::packet::{Dscp, MacAddr};
 use crate::policy::{Snapshot, Verdict};
@@ -137,19 +137,23 @@ pub fn explain(
 }
 
 fn links(settings: &Settings, incoming_mac: Option<MacAddr>) -> Links {
-    let links = Links::new(settings.host_mac);
     let Some(incoming) = &settings.ports.incoming else {
-        return links;
+        return Links::new(settings.host_mac, None);
     };
     let own = incoming_mac
         .or_else(|| Nic::look(&incoming.interface).ok().map(|nic| nic.mac))
         .unwrap_or(UNKNOWN_MAC);
-    let role = if incoming.interface == settings.ports.uplink {
+    let port = if incoming.interface == settings.ports.uplink {
         Role::Uplink
     } else {
         Role::Incoming
     };
-    links.with_incoming(role, own, incoming.next_hop)
+    let link = IncomingLink {
+        port,
+        own,
+        next_hop: incoming.next_hop,
+    };
+    Links::new(settings.host_mac, Some(link))
 }
 
 /// Hexadecimal digits, with white space, colons or a leading 0x as people paste them.

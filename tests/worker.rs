@@ -7,7 +7,7 @@
 
 use exitmark::datapath::memory::{Fault, HeapMemory, MemoryPort};
 use exitmark::datapath::{
-    Counter, DropReason, Forwarder, Links, PerRole, Role, Tally, Worker, WorkerLimits,
+    Counter, DropReason, Forwarder, IncomingLink, Links, PerRole, Role, Tally, Worker, WorkerLimits,
 };
 use exitmark::lab::cases::tables;
 use exitmark::lab::frames::{FROM, tcp};
@@ -41,11 +41,17 @@ fn worker_with(chunk_bytes: u16, links: Links) -> Worker<MemoryPort> {
     )
 }
 
+fn links(host: Option<MacAddr>, port: Role) -> Links {
+    let link = IncomingLink {
+        port,
+        own: OWN,
+        next_hop: NEXT_HOP,
+    };
+    Links::new(host, Some(link))
+}
+
 fn worker() -> Worker<MemoryPort> {
-    worker_with(
-        256,
-        Links::new(None).with_incoming(Role::Incoming, OWN, NEXT_HOP),
-    )
+    worker_with(256, links(None, Role::Incoming))
 }
 
 fn port(worker: &mut Worker<MemoryPort>, role: Role) -> &mut MemoryPort {
@@ -227,7 +233,7 @@ fn incoming_is_no_bridge() {
 
 #[test]
 fn one_nic_may_be_uplink_and_incoming() {
-    let links = Links::new(None).with_incoming(Role::Uplink, OWN, NEXT_HOP);
+    let links = links(None, Role::Uplink);
     let mut worker = worker_with(256, links);
     port(&mut worker, Role::Host)
         .incoming
@@ -254,7 +260,7 @@ fn one_nic_may_be_uplink_and_incoming() {
 #[test]
 fn a_configured_host_mac_is_never_replaced() {
     let configured = MacAddr::new([2, 9, 9, 9, 9, 9]);
-    let links = Links::new(Some(configured)).with_incoming(Role::Incoming, OWN, NEXT_HOP);
+    let links = links(Some(configured), Role::Incoming);
     let mut worker = worker_with(256, links);
     port(&mut worker, Role::Host)
         .incoming

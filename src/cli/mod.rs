@@ -1,6 +1,7 @@
 //! The command line: one file per command. Arguments only, no work.
 
 pub mod demo;
+pub mod detach;
 pub mod explain;
 pub mod relays;
 pub mod run;
@@ -20,6 +21,7 @@ pub struct Invocation {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Detach(detach::Arguments),
     Demo(demo::Arguments),
     Explain(explain::Arguments),
     Relays(relays::Arguments),
@@ -31,6 +33,7 @@ impl Invocation {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Run(arguments) => run::run(&arguments),
+            Command::Detach(arguments) => detach::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Relays(arguments) => relays::run(&arguments),

@@ -1,44 +1,34 @@
 //! The only place that sees every room: start order, signals, stop order.
 //!
-//! Start: look at the NICs, load the relay set, make the memory, bind the sockets, fill, start
-//! the workers, and attach the XDP program only when all of them are ready. Stop: detach, so
-//! that no more frames come, drain, join, and put the NICs back as they were.
+//! Start: look at the NICs, load the relay set, take hold of the pins, load the XDP program, give
+//! it the policy, bind the sockets, fill, start the workers, and only then attach: in the place
+//! of what another process left, if it did. Stop: take the sockets away, so that the kernel
+//! decides by itself, drain, join; the attachment stays, unless detaching was asked for.
 
+mod detach;
 mod nics;
+mod workers;
 
 use crate::datapath::{
-    AttachMode, Attachment, Control, Counters, Forwarder, Kernel, KernelError, Links, MAX_QUEUES,
-    PerRole, QueueGauge, Role, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError,
-    XskMemory, XskPort, XskSettings,
+    AttachMode, Attachment, IncomingLink, Kernel, KernelError, Links, MAX_QUEUES, PerRole,
+    PinError, Pins, Role, Spill, XskError,
 };
 use crate::nic::NicError;
 use crate::policy::Snapshot;
 use crate::relays::{self, LoadError};
-use crate::settings::{Settings, ZeroCopy};
-use crossbeam::channel::{self, Receiver, Sender};
-use nics::{Nics, Promiscuous};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::signal::SigSet;
+use crate::settings::{Engine, Inbound, OnStop, Settings};
+use nics::Nics;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use workers::{Sockets, Workers};
 
-/// Ethernet header and four tags: what comes on top of the MTU in a frame.
-const LINK_OVERHEAD: u32 = 14 + 4 * 4;
-/// What the kernel keeps free at the start of each buffer (XDP_PACKET_HEADROOM).
-const HEADROOM: u32 = 256;
-/// Buffers of one page are the largest that an aligned UMEM takes.
-const SMALL_CHUNK: u32 = 2048;
-const LARGE_CHUNK: u32 = 4096;
-/// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.
-const ONE_BUFFER_MTU: u32 = 3498;
-/// How long a worker may take to give back a snapshot before its successor is published anyway.
-const RETIRE_LIMIT: Duration = Duration::from_secs(2);
+pub use detach::detach;
+
+/// How long a worker may give no sign of life. Less gives false alarms on a busy machine.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Why the box cannot run, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +68,16 @@ pub enum DaemonError {
     /// The XDP program cannot be used.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Nothing can be pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The kernel engine needs what the NIC cannot do.
+    #[error(
+        "engine = \"xdp\" redirects frames to {0}, which takes none: its driver has no \
+         ndo_xdp_xmit (a veth pair has it while its other end polls: `ethtool -K PEER gro on`); \
+         engine = \"af_xdp\" does without"
+    )]
+    NoRedirect(String),
     /// The operating system refuses something basic.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
@@ -89,26 +89,13 @@ pub enum DaemonError {
     FramesLost(usize, usize),
 }
 
-/// A worker's thread and what the daemon holds of it.
-struct Running {
-    thread: Option<JoinHandle<WorkerReport>>,
-    snapshots: Sender<Arc<Snapshot>>,
-    retired: Receiver<Arc<Snapshot>>,
-    wake: Arc<EventFd>,
-    counters: Arc<Counters>,
-    gauges: Vec<(Role, QueueGauge)>,
-    unaccounted: Arc<AtomicU64>,
-}
-
 /// A running box.
 struct Daemon {
     settings: Settings,
     snapshot: Arc<Snapshot>,
     kernel: Kernel,
-    attachments: Vec<Attachment>,
-    promiscuous: Promiscuous,
-    workers: Vec<Running>,
-    stop: Arc<AtomicBool>,
+    pins: Pins,
+    workers: Workers,
 }
 
 /// Runs the box until SIGTERM or SIGINT. SIGHUP loads the relay set again, SIGUSR1 prints the
@@ -134,7 +121,7 @@ pub fn run(settings: Settings) -> Result<(), DaemonError> {
             }
         }
     }
-    let dead = running.dead_worker();
+    let dead = running.workers.dead();
     running.stop()?;
     match dead {
         Some(worker) if ended_by_itself => Err(DaemonError::WorkerDied(worker)),
@@ -148,54 +135,27 @@ impl Daemon {
         let loaded = relays::load(&settings.relays.consensus, &settings.relays.extra)?;
         let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), loaded.endpoints);
         let snapshot = Arc::new(snapshot);
-        let links = Arc::new(links(&settings, &nics));
-        let incoming = nics.ports[Role::Incoming].as_ref().map(|nic| nic.mac);
-        let kernel = Kernel::load(incoming, &settings.host_prefixes)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let workers = start_workers(&settings, &nics, &kernel, &snapshot, &links, &stop, signals)?;
-        let mut running = Self {
-            promiscuous: Promiscuous::default(),
-            attachments: Vec::new(),
-            settings,
-            snapshot,
-            kernel,
-            workers,
-            stop,
-        };
-        if let Err(error) = running.attach(&nics) {
-            running.end_workers();
-            return Err(error);
-        }
-        running.announce(&nics);
-        Ok(running)
-    }
-
-    fn attach(&mut self, nics: &Nics) -> Result<(), DaemonError> {
-        self.promiscuous = Promiscuous::set(nics)?;
-        for (role, nic) in nics.present() {
-            let attachment = self.kernel.attach(role, &nic.name, nic.index)?;
-            if attachment.mode == AttachMode::Generic {
-                tracing::warn!(
-                    "{} ({role}) takes XDP in generic mode only: it works, several times slower",
-                    nic.name
-                );
+        let pins = Pins::open(&settings.pin.directory)?;
+        let was_attached = pins.are_attached()?;
+        match Parts::assemble(&settings, &nics, &snapshot, &pins, signals) {
+            Ok(parts) => {
+                parts.announce(&nics, snapshot.relays.len());
+                Ok(Self {
+                    settings,
+                    snapshot,
+                    kernel: parts.kernel,
+                    pins,
+                    workers: parts.workers,
+                })
             }
-            self.attachments.push(attachment);
+            Err(error) => {
+                // What was there before goes on by itself; what was not shall not stay.
+                if !was_attached {
+                    detach::take_off(pins)?;
+                }
+                Err(error)
+            }
         }
-        Ok(())
-    }
-
-    /// One line for whoever waits for the box to be there.
-    fn announce(&self, nics: &Nics) {
-        let mut ports = String::new();
-        for ((role, nic), attachment) in nics.present().zip(&self.attachments) {
-            ports += &format!(" {role}={} xdp={}", nic.name, attachment.mode);
-        }
-        print_line(&format!(
-            "ready: engine=af_xdp workers={} relays={}{ports}",
-            self.workers.len(),
-            self.snapshot.relays.len(),
-        ));
     }
 
     /// Loads the relay files again. What cannot be used changes nothing.
@@ -211,14 +171,11 @@ impl Daemon {
         let generation = self.snapshot.generation + 1;
         let rules = Arc::clone(&self.snapshot.rules);
         let snapshot = Arc::new(Snapshot::new(generation, rules, loaded.endpoints));
-        for worker in &self.workers {
-            let sent = worker.snapshots.send(Arc::clone(&snapshot));
-            if sent.is_ok() {
-                let _ = worker.wake.write(1);
-                // The last reference ends here, not on the packet path.
-                drop(worker.retired.recv_timeout(RETIRE_LIMIT));
-            }
+        if let Err(error) = self.kernel.publish(&snapshot) {
+            tracing::error!("the relay set stays as it was: {error}");
+            return;
         }
+        self.workers.publish(&snapshot);
         tracing::info!(
             generation = snapshot.generation,
             endpoints = snapshot.relays.len(),
@@ -228,54 +185,48 @@ impl Daemon {
     }
 
     fn print_counters(&self) {
-        let mut tally = Tally::default();
-        let mut missed = PerRole::<u64>::default();
-        let mut invalid = PerRole::<u64>::default();
-        let mut unaccounted = 0;
-        for worker in &self.workers {
-            tally.add(&worker.counters.read());
-            unaccounted += worker.unaccounted.load(Ordering::Relaxed);
-            for (role, gauge) in &worker.gauges {
-                let troubles = gauge.troubles().unwrap_or_default();
-                missed[*role] += troubles.missed;
-                invalid[*role] += troubles.tx_invalid;
-            }
-        }
-        let mut line = format!("counters: {tally}");
+        let sums = self.workers.sums();
         let kernel = self.kernel.counts().unwrap_or_default();
+        let engines = [
+            ("af_xdp_decided", sums.tally.decided()),
+            ("xdp_decided", kernel.tally.decided()),
+        ];
+        let mut tally = sums.tally;
+        tally.add(&kernel.tally);
+        let mut line = format!("counters: {tally}");
         for role in Role::ALL {
-            let counts = kernel[role];
             let numbers = [
-                ("missed", missed[role]),
-                ("tx_invalid", invalid[role]),
-                ("to_stack", counts.stack),
-                ("no_socket", counts.no_socket),
+                ("missed", sums.missed[role]),
+                ("tx_invalid", sums.invalid[role]),
+                ("to_stack", kernel.to_stack[role]),
+                ("handed", kernel.handed[role]),
+                ("spilled", kernel.spilled[role]),
             ];
             for (name, number) in numbers.into_iter().filter(|&(_, number)| number != 0) {
                 line += &format!(" {role}_{name}={number}");
             }
         }
-        if unaccounted > 0 {
+        for (name, number) in engines {
+            line += &format!(" {name}={number}");
+        }
+        if sums.unaccounted > 0 {
             tracing::error!(
-                unaccounted,
+                unaccounted = sums.unaccounted,
                 "frames are in no known place; please report this"
             );
         }
-        print_line(&format!("{line} unaccounted={unaccounted}"));
+        print_line(&format!("{line} unaccounted={}", sums.unaccounted));
     }
 
-    fn dead_worker(&self) -> Option<usize> {
-        self.workers
-            .iter()
-            .position(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished))
-    }
-
-    /// Detaches, drains, joins and checks that every frame is accounted for.
+    /// Takes the sockets away, drains, joins and checks that every frame is accounted for. The
+    /// kernel decides by itself from then on, or the NICs are set back.
     fn stop(mut self) -> Result<(), DaemonError> {
-        self.attachments.clear();
-        self.promiscuous = Promiscuous::default();
-        let reports = self.end_workers();
+        self.workers.dismiss(&self.kernel)?;
+        let reports = self.workers.end();
         self.print_counters();
+        if self.settings.pin.on_stop == OnStop::Detach {
+            detach::take_off(self.pins)?;
+        }
         reports
             .into_iter()
             .enumerate()
@@ -288,167 +239,184 @@ impl Daemon {
             })
             .map_or(Ok(()), Err)
     }
+}
 
-    fn end_workers(&mut self) -> Vec<Option<WorkerReport>> {
-        self.stop.store(true, Ordering::Release);
-        for worker in &self.workers {
-            let _ = worker.wake.write(1);
+/// What a box is made of, assembled and attached.
+struct Parts {
+    engine: Engine,
+    kernel: Kernel,
+    workers: Workers,
+    attachments: Vec<Attachment>,
+}
+
+impl Parts {
+    fn assemble(
+        settings: &Settings,
+        nics: &Nics,
+        snapshot: &Arc<Snapshot>,
+        pins: &Pins,
+        signals: &Handle,
+    ) -> Result<Self, DaemonError> {
+        let (kernel, maps_were_there) = Kernel::load_pinned(pins)?;
+        kernel.publish(snapshot)?;
+        for (role, nic) in nics.ports.iter() {
+            kernel.set_port(role, nic.as_ref().map(|nic| nic.index))?;
         }
-        self.workers
-            .iter_mut()
-            .map(|worker| worker.thread.take()?.join().ok())
-            .collect()
-    }
-}
-
-fn links(settings: &Settings, nics: &Nics) -> Links {
-    let links = Links::new(settings.host_mac);
-    match (&settings.ports.incoming, nics.incoming_role) {
-        (Some(incoming), Some(role)) => match &nics.ports[role] {
-            Some(nic) => links.with_incoming(role, nic.mac, incoming.next_hop),
-            None => links,
-        },
-        _ => links,
-    }
-}
-
-/// Memory and sockets: zero-copy where asked for, and where every port can.
-fn bind(settings: &Settings, nics: &Nics) -> Result<(Umem, Vec<crate::datapath::Bound>), XskError> {
-    let frame_bytes = nics.common(|nic| nic.mtu) + LINK_OVERHEAD;
-    let chunk_bytes = if frame_bytes + HEADROOM <= SMALL_CHUNK {
-        SMALL_CHUNK
-    } else {
-        LARGE_CHUNK
-    };
-    let workers = nics.common(|nic| nic.queues);
-    let ports = u32::try_from(nics.present().count()).unwrap_or(3);
-    let attempt = |zero_copy| {
-        let umem = Umem::new(
-            XskSettings {
-                ring: settings.datapath.ring,
-                in_hand: WorkerLimits::new(settings.datapath.batch).in_hand(),
-                chunk_bytes,
-                multi_buffer: nics.common(|nic| nic.mtu) > ONE_BUFFER_MTU,
-                zero_copy,
-            },
+        let sockets = Sockets::bind(settings, nics)?;
+        let engine = match settings.engine {
+            Engine::Auto if sockets.are_zero_copy() => Engine::AfXdp,
+            Engine::Auto => Engine::Xdp,
+            chosen => chosen,
+        };
+        let incoming = incoming_link(settings, nics);
+        let links = Links::over(kernel.links()?, settings.host_mac, incoming);
+        let (all, spill) = handover(settings, engine, &sockets);
+        links.hand_over(all, spill);
+        let links = Arc::new(links);
+        let guards = kernel.guards()?;
+        let workers = Workers::start(settings, sockets, snapshot, &links, guards, signals)?;
+        let mut parts = Self {
+            engine,
+            kernel,
             workers,
-            ports,
-        )?;
-        let bound = (0..workers)
-            .map(|worker| umem.bind(worker, &nics.names()))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok((umem, bound))
-    };
-    match settings.datapath.zero_copy {
-        ZeroCopy::Require => attempt(true),
-        ZeroCopy::Off => attempt(false),
-        // One memory has one mode: where the second port cannot, the first must not either.
-        ZeroCopy::Auto => attempt(true).or_else(|error| {
-            tracing::info!("copy mode, because not every port is zero-copy: {error}");
-            attempt(false)
-        }),
+            attachments: Vec::new(),
+        };
+        let attached = parts.attach(nics, pins, &links, incoming.map(|link| link.port));
+        if let Err(error) = attached {
+            parts.workers.end();
+            return Err(error);
+        }
+        let taken_over = parts.attachments.iter().any(|one| one.taken_over);
+        if taken_over && !maps_were_there {
+            tracing::info!("what another build left is taken over; the counters start anew");
+        } else if taken_over {
+            tracing::info!("the box that was there is taken over");
+        }
+        Ok(parts)
     }
-}
 
-fn start_workers(
-    settings: &Settings,
-    nics: &Nics,
-    kernel: &Kernel,
-    snapshot: &Arc<Snapshot>,
-    links: &Arc<Links>,
-    stop: &Arc<AtomicBool>,
-    signals: &Handle,
-) -> Result<Vec<Running>, DaemonError> {
-    // Without the capability the limit stays what it is, and registering the memory says so.
-    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-    let (umem, bound) = bind(settings, nics)?;
-    let limits = WorkerLimits::new(settings.datapath.batch);
-    let mut workers = Vec::new();
-    for (queue, share) in (0..).zip(bound) {
-        let mut gauges = Vec::new();
-        for (role, port) in share.ports.iter() {
-            if let Some(port) = port {
-                kernel.admit(role, queue, port)?;
-                let gauge = port
-                    .gauge()
-                    .map_err(|error| DaemonError::System("watch a socket", error))?;
-                gauges.push((role, gauge));
-                tracing::info!(
-                    queue,
-                    port = role.name(),
-                    "bound {}",
-                    if port.is_zero_copy() {
-                        "zero-copy"
-                    } else {
-                        "in copy mode"
-                    }
+    /// Lets frames come: from here on the box is there, with or without this process.
+    fn attach(
+        &mut self,
+        nics: &Nics,
+        pins: &Pins,
+        links: &Links,
+        incoming: Option<Role>,
+    ) -> Result<(), DaemonError> {
+        detach::set_promiscuous(pins, nics)?;
+        self.workers.admit(&self.kernel)?;
+        let mut attached = PerRole::<Option<(AttachMode, bool)>>::default();
+        for (role, nic) in nics.present() {
+            let attachment = self.kernel.attach(pins, role, &nic.name, nic.index)?;
+            for remark in &attachment.remarks {
+                tracing::warn!("{remark}");
+            }
+            if attachment.mode == AttachMode::Generic {
+                tracing::warn!(
+                    "{} ({role}) takes XDP in generic mode only: it works, several times slower",
+                    nic.name
                 );
             }
+            attached[role] = Some((attachment.mode, attachment.takes_redirects));
+            self.attachments.push(attachment);
         }
-        let forwarder = Forwarder::new(Arc::clone(snapshot), Arc::clone(links));
-        let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits);
-        workers.push(start_worker(
-            worker,
-            gauges,
-            Arc::clone(stop),
-            signals.clone(),
-        )?);
+        for role in Role::ALL {
+            if nics.ports[role].is_none() && pins.remove_link(role)? {
+                tracing::warn!("there is no {role} any more: the program is taken off its NIC");
+            }
+        }
+        self.allow_redirects(nics, links, incoming, attached)?;
+        for layout in self.kernel.tidy(pins)? {
+            tracing::info!("the maps that a build with layout {layout} left are removed");
+        }
+        Ok(())
     }
-    tracing::info!(
-        workers = workers.len(),
-        umem_mib = umem.bytes() >> 20,
-        "packet memory is made"
-    );
-    Ok(workers)
+
+    /// The program may decide frames whose way out takes redirects; generic mode sends to any NIC.
+    fn allow_redirects(
+        &self,
+        nics: &Nics,
+        links: &Links,
+        incoming: Option<Role>,
+        attached: PerRole<Option<(AttachMode, bool)>>,
+    ) -> Result<(), DaemonError> {
+        let ways_out = |role: Role| match role {
+            Role::Host => [Some(Role::Uplink), incoming],
+            Role::Uplink | Role::Incoming => [Some(Role::Host), None],
+        };
+        let blocked = |from: Role| {
+            let generic = matches!(attached[from], Some((AttachMode::Generic, _)));
+            let mut ways = ways_out(from).into_iter().flatten();
+            ways.find(|&to| !generic && attached[to].is_some_and(|(_, takes)| !takes))
+        };
+        let mut decides = PerRole::from_fn(|_| true);
+        for (role, nic) in nics.present() {
+            let Some(to) = blocked(role) else { continue };
+            let name = nics.ports[to].as_ref().unwrap_or(nic).name.clone();
+            if self.engine == Engine::Xdp {
+                return Err(DaemonError::NoRedirect(name));
+            }
+            tracing::warn!(
+                "{name} takes no redirected frames: what arrives at {role} is forwarded by this \
+                 process alone, and by nothing when it ends"
+            );
+            decides[role] = false;
+        }
+        links.allow_redirects(decides, nics.longest_redirect());
+        Ok(())
+    }
+
+    /// One line for whoever waits for the box to be there.
+    fn announce(&self, nics: &Nics, relays: usize) {
+        let mut ports = String::new();
+        for ((role, nic), attachment) in nics.present().zip(&self.attachments) {
+            ports += &format!(" {role}={} xdp={}", nic.name, attachment.mode);
+        }
+        let engine = match self.engine {
+            Engine::AfXdp => "af_xdp",
+            Engine::Xdp | Engine::Auto => "xdp",
+        };
+        print_line(&format!(
+            "ready: engine={engine} workers={} relays={relays}{ports}",
+            self.workers.count(),
+        ));
+    }
 }
 
-fn start_worker(
-    worker: Worker<XskPort>,
-    gauges: Vec<(Role, QueueGauge)>,
-    stop: Arc<AtomicBool>,
-    signals: Handle,
-) -> Result<Running, DaemonError> {
-    let (snapshots, snapshots_in) = channel::bounded(1);
-    let (retired_out, retired) = channel::bounded(1);
-    let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
-        .map_err(|error| DaemonError::System("make an event descriptor", error.into()))?;
-    let wake = Arc::new(wake);
-    let unaccounted = Arc::new(AtomicU64::new(0));
-    let control = Control {
-        snapshots: snapshots_in,
-        retired: retired_out,
-        stop,
-        wake: Arc::clone(&wake),
-        unaccounted: Arc::clone(&unaccounted),
-    };
-    let counters = worker.counters();
-    let thread = thread::Builder::new()
-        .name("exitmark-worker".to_owned())
-        .spawn(move || {
-            // Wakes the main thread however this one ends.
-            let _ended = OnDrop(signals);
-            // Signals are the main thread's; here they would interrupt the packet path.
-            let _ = SigSet::all().thread_block();
-            worker.run(&control)
-        })
-        .map_err(|error| DaemonError::System("start a worker", error))?;
-    Ok(Running {
-        thread: Some(thread),
-        snapshots,
-        retired,
-        wake,
-        counters,
-        gauges,
-        unaccounted,
+fn incoming_link(settings: &Settings, nics: &Nics) -> Option<IncomingLink> {
+    let port = nics.incoming_role?;
+    Some(IncomingLink {
+        port,
+        own: nics.ports[port].as_ref()?.mac,
+        next_hop: settings.ports.incoming.as_ref()?.next_hop,
     })
 }
 
-struct OnDrop(Handle);
-
-impl Drop for OnDrop {
-    fn drop(&mut self) {
-        self.0.close();
-    }
+/// Which ports' frames are all for user space, and when the XDP program takes them on itself.
+fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<bool>, Spill) {
+    let inbound = match settings.datapath.inbound {
+        // A copy costs more than what the kernel does with such a frame.
+        Inbound::Auto => engine == Engine::AfXdp && sockets.are_zero_copy(),
+        Inbound::AfXdp => true,
+        Inbound::Xdp => false,
+    };
+    let all = PerRole::from_fn(|role| match role {
+        Role::Host => engine == Engine::AfXdp,
+        Role::Uplink | Role::Incoming => inbound,
+    });
+    // Room in the ring for packets of the longest kind.
+    let packets = u64::from(settings.datapath.ring / sockets.buffers_per_packet);
+    let (credit, hard_credit) = if settings.datapath.spill {
+        (packets / 2, packets * 3 / 4)
+    } else {
+        (i64::MAX.unsigned_abs(), i64::MAX.unsigned_abs())
+    };
+    let spill = Spill {
+        patience: PATIENCE,
+        credit,
+        hard_credit,
+    };
+    (all, spill)
 }
 
 /// Prints a line at once; nobody listening is no reason to stop.
@@ -456,9 +424,3 @@ fn print_line(line: &str) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
-
-const _: () = {
-    const fn moves_to_another_thread<T: Send>() {}
-    moves_to_another_thread::<Worker<XskPort>>();
-    moves_to_another_thread::<XskMemory>();
-};

@@ -2,8 +2,11 @@
 
 use super::DaemonError;
 use crate::datapath::{MAX_QUEUES, PerRole, Role};
-use crate::nic::{Nic, NicError};
+use crate::nic::Nic;
 use crate::settings::Settings;
+
+const ETHERNET_HEADER: u32 = 14;
+const TAG: u32 = 4;
 
 /// The NICs in their roles. Where one plays `uplink` and `incoming`, `incoming` has no port of
 /// its own.
@@ -79,37 +82,14 @@ impl Nics {
             .unwrap_or(0)
     }
 
+    /// The longest frame, in bytes, that XDP can redirect to every port: the kernel allows for
+    /// one tag on top of the MTU, and veth for none.
+    pub(super) fn longest_redirect(&self) -> u32 {
+        let limit = |nic: &Nic| nic.mtu + ETHERNET_HEADER + if nic.is_veth { 0 } else { TAG };
+        self.present().map(|(_, nic)| limit(nic)).min().unwrap_or(0)
+    }
+
     pub(super) fn names(&self) -> PerRole<Option<String>> {
         PerRole::from_fn(|role| self.ports[role].as_ref().map(|nic| nic.name.clone()))
-    }
-}
-
-/// Turns promiscuous mode off again, where it was turned on here.
-#[derive(Default)]
-pub(super) struct Promiscuous(Vec<Nic>);
-
-impl Promiscuous {
-    /// A wire takes frames for any address, so `host` and `uplink` must.
-    pub(super) fn set(nics: &Nics) -> Result<Self, NicError> {
-        let mut changed = Self(Vec::new());
-        for role in [Role::Host, Role::Uplink] {
-            if let Some(nic) = &nics.ports[role]
-                && !nic.is_promiscuous
-            {
-                nic.set_promiscuous(true)?;
-                changed.0.push(nic.clone());
-            }
-        }
-        Ok(changed)
-    }
-}
-
-impl Drop for Promiscuous {
-    fn drop(&mut self) {
-        for nic in &self.0 {
-            if let Err(error) = nic.set_promiscuous(false) {
-                tracing::warn!("{error}");
-            }
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Numbers that workers count and others read.
 //!
-//! A worker counts a batch in a plain [`Tally`] and adds it to its [`Counters`] once: one
+//! The XDP program has the same counters, one set a CPU. A worker counts a batch in a plain [`Tally`] and adds it to its [`Counters`] once: one
 //! writer a counter, no lock, no bus-locked instruction. What is counted for a frame is the rule
 //! that it met; its class follows from that when somebody reads.
 
@@ -19,6 +19,8 @@ pub enum DropReason {
     HostMacUnknown,
     /// A frame that only the box's own network stack could take reached user space.
     NotForHost,
+    /// The XDP program has no NIC to send it to, or none that it can be redirected to.
+    NoEgress,
 }
 
 impl DropReason {
@@ -27,6 +29,7 @@ impl DropReason {
             Self::TxFull(role) => role.index(),
             Self::HostMacUnknown => ROLES,
             Self::NotForHost => ROLES + 1,
+            Self::NoEgress => ROLES + 2,
         }
     }
 }
@@ -50,19 +53,21 @@ pub enum Counter {
     Disagreement,
     /// Later fragments whose first one was not seen.
     UnseenFragment,
+    /// Frames that only user space understands, decided in the kernel without it.
+    NoUserSpace,
     /// Frames dropped for a reason.
     Dropped(DropReason),
 }
 
 const ROLES: usize = Role::ALL.len();
 const RULES: usize = Rule::ALL.len();
-const DROPS: usize = ROLES + 2;
+const DROPS: usize = ROLES + 3;
 /// Where each kind of counter begins.
 const FORWARDED: usize = ROLES;
 const RULE: usize = FORWARDED + ROLES;
 const SINGLE: usize = RULE + RULES;
 const DROP: usize = SINGLE + 3;
-const SLOTS: usize = DROP + DROPS;
+pub(super) const SLOTS: usize = DROP + DROPS;
 
 impl Counter {
     /// Every counter, in the order in which they are shown.
@@ -76,11 +81,16 @@ impl Counter {
             Self::Cleared,
             Self::Disagreement,
             Self::UnseenFragment,
+            Self::NoUserSpace,
         ];
         let drops = Role::ALL
             .map(DropReason::TxFull)
             .into_iter()
-            .chain([DropReason::HostMacUnknown, DropReason::NotForHost])
+            .chain([
+                DropReason::HostMacUnknown,
+                DropReason::NotForHost,
+                DropReason::NoEgress,
+            ])
             .map(Self::Dropped);
         (classes.into_iter().chain(singles).chain(malformed))
             .chain(received.into_iter().chain(forwarded))
@@ -93,6 +103,7 @@ impl Counter {
             Self::Class(class) => rule.class() == class,
             Self::Malformed(reason) => rule == Rule::from(reason),
             Self::UnseenFragment => rule == Rule::UnseenFragment,
+            Self::NoUserSpace => rule == Rule::NoUserSpace,
             _ => false,
         });
         let single = match self {
@@ -102,7 +113,7 @@ impl Counter {
             Self::Cleared => Some(SINGLE + 1),
             Self::Disagreement => Some(SINGLE + 2),
             Self::Dropped(reason) => Some(DROP + reason.index()),
-            Self::Class(_) | Self::Malformed(_) | Self::UnseenFragment => None,
+            Self::Class(_) | Self::Malformed(_) | Self::UnseenFragment | Self::NoUserSpace => None,
         };
         rules.map(|rule| RULE + rule as usize).chain(single)
     }
@@ -119,9 +130,11 @@ impl fmt::Display for Counter {
             Self::Cleared => f.write_str("cleared"),
             Self::Disagreement => f.write_str("disagreement"),
             Self::UnseenFragment => f.write_str("unseen_fragment"),
+            Self::NoUserSpace => f.write_str("no_user_space"),
             Self::Dropped(DropReason::TxFull(role)) => write!(f, "dropped_{role}_tx_full"),
             Self::Dropped(DropReason::HostMacUnknown) => f.write_str("dropped_host_mac_unknown"),
             Self::Dropped(DropReason::NotForHost) => f.write_str("dropped_not_for_host"),
+            Self::Dropped(DropReason::NoEgress) => f.write_str("dropped_no_egress"),
         }
     }
 }
@@ -170,6 +183,12 @@ impl Tally {
         self.0[DROP + reason.index()] += frames;
     }
 
+    /// What the XDP program counted: it has its numbers in the same order (`struct
+    /// exitmark_counts` in bpf/exitmark.h).
+    pub(super) const fn from_slots(slots: [u64; SLOTS]) -> Self {
+        Self(slots)
+    }
+
     /// What has been counted.
     pub fn of(&self, counter: Counter) -> u64 {
         counter.slots().map(|slot| self.0[slot]).sum()
@@ -180,6 +199,14 @@ impl Tally {
         for (sum, more) in self.0.iter_mut().zip(other.0) {
             *sum += more;
         }
+    }
+
+    /// Frames that were received, by whatever port.
+    pub fn decided(&self) -> u64 {
+        Role::ALL
+            .map(|role| self.of(Counter::Received(role)))
+            .iter()
+            .sum()
     }
 
     /// Outbound frames, by their classes: each has exactly one.

@@ -71,7 +71,8 @@ impl Forwarder {
     }
 
     /// Forwards every whole packet in `arrived`; what is left there is the beginning of one
-    /// whose end has not arrived. `now` counts from any fixed moment.
+    /// whose end has not arrived. Returns how many packets there were. `now` counts from any fixed
+    /// moment.
     #[inline(never)]
     pub fn process_batch(
         &mut self,
@@ -80,7 +81,7 @@ impl Forwarder {
         memory: &mut impl Memory,
         outbox: &mut Outbox,
         now: Duration,
-    ) {
+    ) -> u64 {
         let whole = arrived
             .iter()
             .rposition(|frame| !frame.has_more())
@@ -121,6 +122,7 @@ impl Forwarder {
             }
         }
         self.tally.received(ingress, packets);
+        packets
     }
 
     /// Decides one frame and rewrites it. `frame` is the part with the headers, `frame_bytes`
@@ -158,7 +160,7 @@ impl Forwarder {
         }
         if verdict.egress == Egress::Incoming
             && let Some(link) = self.links.incoming()
-            && let Some(next_hop) = link.next_hop()
+            && let Some(next_hop) = self.links.next_hop()
         {
             packet::set_macs(frame, next_hop, link.own);
             return (link.port, verdict);

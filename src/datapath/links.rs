@@ -1,56 +1,122 @@
-//! What the box knows of its neighbours on the link layer, shared by all workers.
+//! What the box knows of its neighbours on the link layer, shared by all workers and the XDP
+//! program.
 
-use super::Role;
+use super::{Cells, PerRole, Role};
 use crate::packet::MacAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-/// The MAC addresses that frames are rewritten with.
+// `struct exitmark_links` in bpf/exitmark.h, in 64-bit numbers.
+const HOST_MAC: usize = 0;
+const NEXT_HOP: usize = 1;
+const INCOMING_MAC: usize = 2;
+const INCOMING_PORT: usize = 3;
+const LEARNS_HOST: usize = 4;
+const LONGEST_REDIRECT: usize = 5;
+const HAND_OVER: usize = 6;
+const DECIDES: usize = 9;
+const PATIENCE: usize = 12;
+const CREDIT: usize = 13;
+const HARD_CREDIT: usize = 14;
+/// How many numbers there are.
+pub(super) const LINK_NUMBERS: usize = 16;
+
+const NO_PORT: u64 = 3;
+
+/// The MAC addresses that frames are rewritten with, and where the XDP program decides.
 ///
 /// The host's may be learnt while frames flow, so these are atomic cells: each is one number,
 /// and no two of them need to change together.
 #[derive(Debug)]
 pub struct Links {
-    host: AtomicU64,
-    host_is_configured: bool,
+    cells: Cells,
     incoming: Option<IncomingLink>,
 }
 
 /// The way out for relay traffic.
-#[derive(Debug)]
-pub(super) struct IncomingLink {
+#[derive(Clone, Copy, Debug)]
+pub struct IncomingLink {
     /// `Incoming`, or `Uplink` where one NIC plays both.
-    pub(super) port: Role,
+    pub port: Role,
     /// That NIC's own address.
-    pub(super) own: MacAddr,
-    next_hop: AtomicU64,
+    pub own: MacAddr,
+    /// The router's there, as it was when the box was started.
+    pub next_hop: MacAddr,
+}
+
+/// When the XDP program decides frames by itself that are meant for user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spill {
+    /// A worker without a sign of life for this long counts as dead.
+    pub patience: Duration,
+    /// With so many frames under way to a worker, some flows are decided in the kernel.
+    pub credit: u64,
+    /// With so many, all are.
+    pub hard_credit: u64,
 }
 
 impl Links {
-    /// Links without a way to steer. The host's MAC address is learnt where it is not given.
-    pub fn new(host: Option<MacAddr>) -> Self {
-        Self {
-            host: AtomicU64::new(host.map_or(0, MacAddr::to_u64)),
-            host_is_configured: host.is_some(),
-            incoming: None,
+    /// Links of this process' own. The host's MAC address is learnt where it is not given;
+    /// without a link to `incoming` nothing is steered.
+    pub fn new(host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
+        Self::over(Cells::own(LINK_NUMBERS), host, incoming)
+    }
+
+    /// Links in cells that others see and may be using already: a host's MAC address that was
+    /// learnt there is still known, and nothing is taken back on the way.
+    pub fn over(cells: Cells, host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
+        let links = Self { cells, incoming };
+        match host {
+            Some(host) => {
+                links.set(LEARNS_HOST, 0);
+                links.set(HOST_MAC, host.to_u64());
+            }
+            None => links.set(LEARNS_HOST, 1),
+        }
+        match incoming {
+            Some(link) => {
+                links.set(INCOMING_MAC, link.own.to_u64());
+                links.set(NEXT_HOP, link.next_hop.to_u64());
+                links.set(INCOMING_PORT, link.port.index() as u64);
+            }
+            None => links.set(INCOMING_PORT, NO_PORT),
+        }
+        links
+    }
+
+    fn get(&self, number: usize) -> u64 {
+        self.cells[number].load(Ordering::Relaxed)
+    }
+
+    fn set(&self, number: usize, value: u64) {
+        self.cells[number].store(value, Ordering::Relaxed);
+    }
+
+    /// Tells the XDP program which ports' frames are all for user space, and when it takes them
+    /// on itself.
+    pub fn hand_over(&self, all: PerRole<bool>, spill: Spill) {
+        let patience = u64::try_from(spill.patience.as_nanos()).unwrap_or(u64::MAX);
+        self.set(PATIENCE, patience);
+        self.set(CREDIT, spill.credit);
+        self.set(HARD_CREDIT, spill.hard_credit);
+        for (role, &all) in all.iter() {
+            self.set(HAND_OVER + role.index(), u64::from(all));
         }
     }
 
-    /// Adds the way out for relay traffic: the port that plays `incoming` (`Role::Incoming`, or
-    /// `Role::Uplink` where one NIC plays both), its own address, and the next hop's.
-    #[must_use]
-    pub fn with_incoming(mut self, port: Role, own: MacAddr, next_hop: MacAddr) -> Self {
-        self.incoming = Some(IncomingLink {
-            port,
-            own,
-            next_hop: AtomicU64::new(next_hop.to_u64()),
-        });
-        self
+    /// Tells the XDP program from which ports it may decide frames at all, because they can be
+    /// redirected to where they leave, and how long in bytes such a frame may be.
+    pub fn allow_redirects(&self, from: PerRole<bool>, longest: u32) {
+        self.set(LONGEST_REDIRECT, u64::from(longest));
+        for (role, &may) in from.iter() {
+            self.set(DECIDES + role.index(), u64::from(may));
+        }
     }
 
     /// The host's MAC address, if it is known.
     #[inline]
     pub fn host(&self) -> Option<MacAddr> {
-        MacAddr::from_u64(self.host.load(Ordering::Relaxed))
+        MacAddr::from_u64(self.get(HOST_MAC))
     }
 
     /// Takes note of the source MAC address of a frame that the host sent from an address of its
@@ -58,7 +124,7 @@ impl Links {
     #[inline]
     pub(super) fn learn_host(&self, frame: &[u8]) {
         if let Some(source) = MacAddr::source_of(frame)
-            && self.host.load(Ordering::Relaxed) != source.to_u64()
+            && self.get(HOST_MAC) != source.to_u64()
         {
             self.learn_new_host(source);
         }
@@ -66,8 +132,8 @@ impl Links {
 
     #[cold]
     fn learn_new_host(&self, source: MacAddr) {
-        if !self.host_is_configured && source.is_unicast() {
-            self.host.store(source.to_u64(), Ordering::Relaxed);
+        if self.get(LEARNS_HOST) != 0 && source.is_unicast() {
+            self.set(HOST_MAC, source.to_u64());
         }
     }
 
@@ -75,11 +141,9 @@ impl Links {
     pub(super) const fn incoming(&self) -> Option<&IncomingLink> {
         self.incoming.as_ref()
     }
-}
 
-impl IncomingLink {
     #[inline]
     pub(super) fn next_hop(&self) -> Option<MacAddr> {
-        MacAddr::from_u64(self.next_hop.load(Ordering::Relaxed))
+        MacAddr::from_u64(self.get(NEXT_HOP))
     }
 }

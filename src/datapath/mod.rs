@@ -3,11 +3,13 @@
 //! Rings stay outside, decisions inside: [`Forwarder`] sees bytes and counters but no ring,
 //! [`Worker`] moves [`Frame`] tokens between [`Port`]s and a [`FramePool`], and only the two
 //! rooms with unsafe code know the kernel: `xsk` (sockets, rings, UMEM) and `kernel` (the XDP
-//! program, its maps, its attachment). Everything else runs over memory ports as well.
+//! program, its maps, its attachment and pins). Everything else runs over memory ports as well.
 
+mod cells;
 mod counters;
 mod forward;
 mod frame;
+mod guard;
 mod kernel;
 mod links;
 pub mod memory;
@@ -16,12 +18,16 @@ mod xsk;
 
 use std::fmt;
 
+pub use cells::Cells;
 pub use counters::{Counter, Counters, DropReason, Tally};
 pub use forward::{Forwarder, Outbox, Outcome};
 pub use frame::{Frame, FramePool, Memory};
 
-pub use kernel::{AttachMode, Attachment, Kernel, KernelCounts, KernelError, MAX_QUEUES};
-pub use links::Links;
+pub use guard::{GUARD_NUMBERS, Guard};
+pub use kernel::{
+    AttachMode, Attachment, Kernel, KernelCounts, KernelError, MAX_QUEUES, PinError, Pins, Ran,
+};
+pub use links::{IncomingLink, Links, Spill};
 pub use worker::{Balance, Control, Worker, WorkerLimits, WorkerReport};
 pub use xsk::{Bound, QueueGauge, Troubles, Umem, XskError, XskMemory, XskPort, XskSettings};
 

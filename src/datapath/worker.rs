@@ -4,11 +4,14 @@
 //! nothing arrived forgets completions and unsent frames. No port can hold up another: what
 //! does not fit into a transmit ring is dropped, by that port's name.
 
-use super::{Counters, DropReason, Forwarder, Frame, FramePool, Outbox, PerRole, Port, Role};
+use super::{
+    Counters, DropReason, Forwarder, Frame, FramePool, Guard, Outbox, PerRole, Port, Role,
+};
 use crate::policy::Snapshot;
 use crossbeam::channel::{Receiver, Sender};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
+use nix::time::{ClockId, clock_gettime};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +22,8 @@ const IDLE_SLEEP: Duration = Duration::from_secs(1);
 /// The first and the longest pause between two attempts to send what the kernel has not taken.
 const RETRY_FIRST: Duration = Duration::from_millis(1);
 const RETRY_LAST: Duration = Duration::from_millis(64);
+/// How long a worker sleeps while frames are under way to it that the kernel has not delivered.
+const WAITING_SLEEP: Duration = Duration::from_millis(2);
 /// How long a stopping worker waits for frames that are still under way.
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// How many turns without a frame mean that nothing more arrives.
@@ -57,6 +62,7 @@ pub struct Worker<P: Port> {
     arrived: PerRole<Vec<Frame>>,
     outbox: Outbox,
     counters: Arc<Counters>,
+    guard: Option<Guard>,
 }
 
 /// The threads of a worker's life that others hold.
@@ -129,9 +135,17 @@ impl<P: Port> Worker<P> {
                 dropped: room(),
             },
             counters: Arc::default(),
+            guard: None,
         };
         worker.fill();
         worker
+    }
+
+    /// With somebody who watches that it lives and keeps up.
+    #[must_use]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
+        self
     }
 
     /// The counts that this worker publishes.
@@ -150,14 +164,18 @@ impl<P: Port> Worker<P> {
     }
 
     /// Looks at every ring once; says whether anything arrived. `now` counts from any fixed
-    /// moment.
+    /// moment; where the worker is guarded, it is CLOCK_MONOTONIC's.
     pub fn turn(&mut self, now: Duration) -> bool {
+        if let Some(guard) = &self.guard {
+            guard.beat(now);
+        }
         for (_, port) in self.ports.iter_mut() {
             if let Some(port) = port {
                 port.complete(&mut self.memory, &mut self.pool);
             }
         }
         let mut active = false;
+        let mut done = PerRole::<u64>::default();
         for role in Role::ALL {
             let Some(port) = &mut self.ports[role] else {
                 continue;
@@ -167,7 +185,7 @@ impl<P: Port> Worker<P> {
             port.receive(&mut self.memory, arrived, self.limits.batch);
             if arrived.len() > before {
                 active = true;
-                self.forwarder.process_batch(
+                done[role] = self.forwarder.process_batch(
                     role,
                     arrived,
                     &mut self.memory,
@@ -188,7 +206,23 @@ impl<P: Port> Worker<P> {
         if active {
             self.counters.publish(self.forwarder.tally());
         }
+        self.report_done(done, now);
         active
+    }
+
+    /// Tells the guard what this turn did, when it is sent.
+    fn report_done(&mut self, done: PerRole<u64>, now: Duration) {
+        let Some(guard) = &mut self.guard else {
+            return;
+        };
+        let mut idle = true;
+        for (role, &packets) in done.iter().filter(|&(_, &packets)| packets > 0) {
+            guard.done(role, packets);
+            idle = false;
+        }
+        if idle {
+            guard.idle(now);
+        }
     }
 
     fn send(&mut self) {
@@ -255,6 +289,12 @@ impl<P: Port> Worker<P> {
     }
 }
 
+/// The time since boot on the clock that the XDP program reads too.
+fn now() -> Duration {
+    // Linux always has this clock.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
 /// The most frames that one packet can take: the kernel's MAX_SKB_FRAGS and a head.
 const MAX_FRAMES_PER_PACKET: usize = 18;
 
@@ -265,14 +305,13 @@ fn packets(frames: &[Frame]) -> u64 {
 impl<P: Port + AsFd> Worker<P> {
     /// Runs until told to stop, then drains what is under way and reports.
     pub fn run(mut self, control: &Control) -> WorkerReport {
-        let started = Instant::now();
         let mut retry = RETRY_FIRST;
         while !control.stop.load(Ordering::Acquire) {
             if let Ok(snapshot) = control.snapshots.try_recv() {
                 let old = self.forwarder.follow(snapshot);
                 let _ = control.retired.send(old);
             }
-            if self.turn(started.elapsed()) {
+            if self.turn(now()) {
                 retry = RETRY_FIRST;
                 continue;
             }
@@ -281,12 +320,14 @@ impl<P: Port + AsFd> Worker<P> {
             let sleep = if self.has_unsent() {
                 retry = (retry * 2).min(RETRY_LAST);
                 retry
+            } else if self.guard.as_ref().is_some_and(Guard::is_waiting) {
+                WAITING_SLEEP
             } else {
                 IDLE_SLEEP
             };
             self.sleep(&control.wake, sleep);
         }
-        self.drain(&control.wake, started);
+        self.drain(&control.wake);
         let report = self.report();
         control
             .unaccounted
@@ -295,11 +336,11 @@ impl<P: Port + AsFd> Worker<P> {
     }
 
     /// Forwards what has already arrived and waits, within limits, until it is sent.
-    fn drain(&mut self, wake: &EventFd, started: Instant) {
+    fn drain(&mut self, wake: &EventFd) {
         let deadline = Instant::now() + DRAIN_LIMIT;
         let mut quiet = 0;
         while quiet < DRAIN_QUIET_TURNS && Instant::now() < deadline {
-            let active = self.turn(started.elapsed());
+            let active = self.turn(now());
             if active || self.balance().sending > 0 {
                 quiet = 0;
             } else {

@@ -5,7 +5,7 @@
 
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};
 use super::site::{INCOMING_MAC, TORNET_MAC};
-use crate::datapath::{Links, Role};
+use crate::datapath::{IncomingLink, Links, Role};
 use crate::packet::MacAddr;
 use crate::policy::{Class, EndpointSet, Snapshot};
 use crate::settings::{Settings, SettingsError};
@@ -67,16 +67,17 @@ impl Table {
 
     /// The links of a site that steers.
     pub fn links(&self, settings: &Settings) -> Links {
-        let links = Links::new(settings.host_mac);
-        let next_hop = settings
-            .ports
-            .incoming
-            .as_ref()
-            .map(|incoming| incoming.next_hop);
-        match next_hop {
-            Some(next_hop) => links.with_incoming(Role::Incoming, mac(INCOMING_MAC), next_hop),
-            None => links,
-        }
+        Links::new(settings.host_mac, self.incoming(settings))
+    }
+
+    /// The way out for relay traffic at such a site.
+    pub fn incoming(&self, settings: &Settings) -> Option<IncomingLink> {
+        let incoming = settings.ports.incoming.as_ref()?;
+        Some(IncomingLink {
+            port: Role::Incoming,
+            own: mac(INCOMING_MAC),
+            next_hop: incoming.next_hop,
+        })
     }
 }
 

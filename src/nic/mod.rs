@@ -7,7 +7,7 @@ use crate::packet::MacAddr;
 use ethtool::{EthtoolAttr, EthtoolChannelAttr};
 use futures_util::stream::{StreamExt, TryStreamExt};
 use rtnetlink::LinkUnspec;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
 use std::future::Future;
 use std::io;
 use tokio::runtime::{Builder, Runtime};
@@ -29,6 +29,8 @@ pub struct Nic {
     pub is_promiscuous: bool,
     /// How many receive queues are in use.
     pub queues: u32,
+    /// It is one end of a veth pair.
+    pub is_veth: bool,
 }
 
 /// Why a NIC cannot be used.
@@ -93,12 +95,16 @@ impl Nic {
             };
             let mut mac = None;
             let mut mtu = 0;
+            let mut is_veth = false;
             for attribute in &message.attributes {
                 match attribute {
                     LinkAttribute::Address(bytes) => {
                         mac = bytes.as_slice().try_into().ok().map(MacAddr::new);
                     }
                     LinkAttribute::Mtu(bytes) => mtu = *bytes,
+                    LinkAttribute::LinkInfo(infos) => {
+                        is_veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+                    }
                     _ => {}
                 }
             }
@@ -113,8 +119,15 @@ impl Nic {
                 is_up: flags.contains(LinkFlags::Up),
                 is_promiscuous: flags.contains(LinkFlags::Promisc),
                 queues: queues(name).await?,
+                is_veth,
             })
         })
+    }
+
+    /// Looks at the NIC that the kernel has by this number, if there is one.
+    pub fn of_index(index: u32) -> Option<Self> {
+        let name = nix::net::if_::if_indextoname(index).ok()?;
+        Self::look(name.to_str().ok()?).ok()
     }
 
     /// Turns promiscuous mode on or off: a wire must take frames for any address.

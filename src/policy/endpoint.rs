@@ -57,7 +57,18 @@ pub enum EndpointSetError {
     /// More than [`MAX_ENDPOINTS`] different endpoints.
     #[error("{0} endpoints, more than the {MAX_ENDPOINTS} that a relay set may hold")]
     TooMany(usize),
+    /// No random key spreads them: they were not chosen by chance.
+    #[error(
+        "the endpoints collide under every one of {ATTEMPTS} random keys; is this a relay set?"
+    )]
+    Clustered,
 }
+
+/// The most slots that a search may look at: the kernel's program needs a bound.
+pub(super) const MAX_PROBES: usize = 128;
+/// How many keys are tried for a table in which no search takes longer. One table in a hundred
+/// thousand needs a second one.
+const ATTEMPTS: usize = 64;
 
 /// An immutable set of endpoints with a constant-time exact look-up.
 pub struct EndpointSet {
@@ -69,15 +80,16 @@ impl EndpointSet {
     /// The set that contains nothing.
     pub fn empty() -> Self {
         Self {
-            v4: Table::new(&[]),
-            v6: Table::new(&[]),
+            v4: Table::empty(),
+            v6: Table::empty(),
         }
     }
 
     /// Builds a set; duplicates count once.
     ///
     /// # Errors
-    /// A port of 0, or more than [`MAX_ENDPOINTS`] different endpoints.
+    /// A port of 0, more than [`MAX_ENDPOINTS`] different endpoints, or such as collide under
+    /// any key.
     pub fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Self, EndpointSetError> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for endpoint in endpoints {
@@ -98,8 +110,8 @@ impl EndpointSet {
             return Err(EndpointSetError::TooMany(count));
         }
         Ok(Self {
-            v4: Table::new(&v4),
-            v6: Table::new(&v6),
+            v4: Table::new(&v4)?,
+            v6: Table::new(&v6)?,
         })
     }
 
@@ -168,6 +180,9 @@ impl fmt::Debug for EndpointSet {
 pub(super) trait Key: Copy + Eq {
     const VACANT: Self;
 
+    /// The key in 64-bit words; a vacant slot is all zero.
+    fn words(self) -> impl Iterator<Item = u64>;
+
     /// Multiply-shift hashing (Dietzfelbinger et al. 1997): the top bits of the result are
     /// universal over random odd multipliers.
     fn hash(self, multipliers: &[u64; 3]) -> u64;
@@ -175,6 +190,11 @@ pub(super) trait Key: Copy + Eq {
 
 impl Key for u64 {
     const VACANT: Self = 0;
+
+    fn words(self) -> impl Iterator<Item = u64> {
+        [self].into_iter()
+    }
+
     #[inline]
     fn hash(self, multipliers: &[u64; 3]) -> u64 {
         self.wrapping_mul(multipliers[0])
@@ -183,17 +203,29 @@ impl Key for u64 {
 
 impl Key for (u128, u16) {
     const VACANT: Self = (0, 0);
+
+    fn words(self) -> impl Iterator<Item = u64> {
+        let [high, low] = halves(self.0);
+        [high, low, u64::from(self.1)].into_iter()
+    }
+
     #[inline]
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "an address is hashed in two halves"
-    )]
     fn hash(self, multipliers: &[u64; 3]) -> u64 {
-        let (high, low) = ((self.0 >> 64) as u64, self.0 as u64);
+        let [high, low] = halves(self.0);
         high.wrapping_mul(multipliers[0])
             .wrapping_add(low.wrapping_mul(multipliers[1]))
             .wrapping_add(u64::from(self.1).wrapping_mul(multipliers[2]))
     }
+}
+
+/// An IPv6 address' upper and lower 64 bits.
+#[inline]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "each half is taken on its own"
+)]
+pub(super) const fn halves(address: u128) -> [u64; 2] {
+    [(address >> 64) as u64, address as u64]
 }
 
 /// Open addressing with linear probing, behind a filter of one bit a hash.
@@ -202,40 +234,65 @@ impl Key for (u128, u16) {
 /// hundred with one load that nothing waits for, where a probe ends at a different slot each
 /// time and the processor guesses wrong.
 pub(super) struct Table<K> {
-    filter: Box<[u64]>,
-    slots: Box<[K]>,
-    shift: u32,
-    multipliers: [u64; 3],
+    pub(super) filter: Box<[u64]>,
+    pub(super) slots: Box<[K]>,
+    pub(super) shift: u32,
+    pub(super) multipliers: [u64; 3],
     len: usize,
 }
 
 /// How many bits of the filter there are for each slot of the table: a slot's number is that of
 /// its bit without the last four digits.
-const BITS_PER_SLOT: usize = 16;
+pub(super) const BITS_PER_SLOT: usize = 16;
 
 impl<K: Key> Table<K> {
-    fn new(keys: &[K]) -> Self {
+    fn empty() -> Self {
+        Self::with_room_for(0)
+    }
+
+    fn new(keys: &[K]) -> Result<Self, EndpointSetError> {
+        (0..ATTEMPTS)
+            .find_map(|_| Self::with_room_for(keys.len()).filled(keys))
+            .ok_or(EndpointSetError::Clustered)
+    }
+
+    /// A vacant table under a key of its own.
+    fn with_room_for(len: usize) -> Self {
         // Twice the keys, at least 8: a vacant slot always ends a probe.
-        let capacity = (keys.len() * 2).next_power_of_two().max(8);
+        let capacity = (len * 2).next_power_of_two().max(8);
         let bits = capacity * BITS_PER_SLOT;
         let random = RandomState::new();
-        let mut table = Self {
+        Self {
             filter: vec![0; bits / 64].into_boxed_slice(),
             slots: vec![K::VACANT; capacity].into_boxed_slice(),
             shift: u64::BITS - bits.trailing_zeros(),
             multipliers: [1, 2, 3].map(|number| random.hash_one(number) | 1),
-            len: keys.len(),
-        };
-        for &key in keys {
-            let bit = table.bit(key);
-            table.filter[bit / 64] |= 1 << (bit % 64);
-            let mut slot = bit / BITS_PER_SLOT;
-            while table.slots[slot] != K::VACANT {
-                slot = (slot + 1) & (capacity - 1);
-            }
-            table.slots[slot] = key;
+            len,
         }
-        table
+    }
+
+    /// With these keys, unless one of them, or one that is not there, took too long to search.
+    fn filled(mut self, keys: &[K]) -> Option<Self> {
+        for &key in keys {
+            let bit = self.bit(key);
+            self.filter[bit / 64] |= 1 << (bit % 64);
+            let mut slot = bit / BITS_PER_SLOT;
+            while self.slots[slot] != K::VACANT {
+                slot = (slot + 1) & (self.slots.len() - 1);
+            }
+            self.slots[slot] = key;
+        }
+        (self.longest_run() < MAX_PROBES).then_some(self)
+    }
+
+    /// The most slots in a row that are taken, past the end and on from the start.
+    fn longest_run(&self) -> usize {
+        let (mut run, mut longest) = (0, 0);
+        for slot in self.slots.iter().chain(self.slots.iter()) {
+            run = if *slot == K::VACANT { 0 } else { run + 1 };
+            longest = longest.max(run);
+        }
+        longest
     }
 
     /// The key's bit in the filter, which also tells the slot where the search for it begins.

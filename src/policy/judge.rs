@@ -145,7 +145,7 @@ fn classify_tcp<F: Family>(
     let rules = &snapshot.rules;
     if snapshot
         .listeners
-        .contains(packet.source, packet.ports.source)
+        .contains(&snapshot.relays, packet.source, packet.ports.source)
     {
         return Some((Rule::FromListener, false));
     }

@@ -7,6 +7,7 @@
 mod endpoint;
 mod family;
 mod fragments;
+mod image;
 mod judge;
 mod prefix;
 mod rules;
@@ -17,10 +18,13 @@ use std::sync::Arc;
 
 pub use endpoint::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};
 pub use fragments::{FRAGMENT_LIFETIME, FragmentTable};
+pub use image::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, image};
 pub use judge::judge;
 pub use prefix::{MAX_PREFIXES, PrefixSet};
 use rules::Listeners;
-pub use rules::{Actions, AtUplink, ExitProtocols, Intent, Listener, Mode, Rules};
+pub use rules::{
+    Actions, AtUplink, ExitProtocols, Intent, Listener, MAX_LISTENERS, MAX_RESOLVERS, Mode, Rules,
+};
 pub use verdict::{Class, Egress, Remark, Rule, Verdict};
 
 /// All that a verdict depends on besides the frame, published to the workers as one piece.
@@ -46,7 +50,7 @@ impl Snapshot {
             rules.addresses.contains(endpoint.address)
                 || rules.relay_addresses.contains(endpoint.address)
         });
-        let listeners = Listeners::new(&rules.listeners, own);
+        let listeners = Listeners::new(&rules.listeners, own.map(|endpoint| endpoint.port));
         Self {
             generation,
             rules,

@@ -4,8 +4,8 @@ use super::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// How many prefixes of one family the host may have: what the kernel's map of them holds
-/// (MAX_HOST_PREFIXES in bpf/exitmark.h).
+/// How many prefixes of one family a set may be made of: what the kernel's program has room for,
+/// and looks through.
 pub const MAX_PREFIXES: usize = 1024;
 
 /// Which addresses some prefixes cover: disjoint sorted ranges, searched by bisection, so that

@@ -1,7 +1,12 @@
 //! The operator's rules, compiled to what the packet path asks.
 
-use super::{Class, Egress, Endpoint, Family, PrefixSet, Rule};
+use super::{Class, Egress, Endpoint, EndpointSet, Family, PrefixSet, Rule};
 use crate::packet::Dscp;
+
+/// How many listeners with an address can be named: what the kernel's program has room for.
+pub const MAX_LISTENERS: usize = 256;
+/// How many resolvers of one family can be named, for the same reason.
+pub const MAX_RESOLVERS: usize = 64;
 
 /// Everything in a verdict that is the operator's to say.
 #[derive(Debug)]
@@ -147,22 +152,23 @@ pub enum Listener {
     Endpoint(Endpoint),
 }
 
-/// All listeners, as they are asked for.
+/// All listeners, as they are asked for. The host's own relay has its endpoints in the relay set.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    /// A bit for each port at which there is a listener of either kind: one load answers for
+    /// A bit for each port at which there is a listener of any kind: one load answers for
     /// nearly every frame.
-    any: Box<[u64; 1024]>,
+    pub(super) any: Box<[u64; 1024]>,
     /// The same for ports that count on every address.
-    everywhere: Box<[u64; 1024]>,
-    endpoints: Box<[Endpoint]>,
+    pub(super) everywhere: Box<[u64; 1024]>,
+    /// Those that the operator named with an address.
+    pub(super) endpoints: EndpointSet,
 }
 
 impl Listeners {
-    /// Those that the operator named, and those of the host's own relay.
-    pub(super) fn new(named: &[Listener], own: impl IntoIterator<Item = Endpoint>) -> Self {
+    /// Those that the operator named, and the ports of the host's own relay.
+    pub(super) fn new(named: &[Listener], own_ports: impl IntoIterator<Item = u16>) -> Self {
         let mut everywhere = Box::new([0; 1024]);
-        let mut endpoints: Vec<Endpoint> = own.into_iter().collect();
+        let mut endpoints = Vec::new();
         for listener in named {
             match listener {
                 Listener::Port(port) => set(&mut everywhere, *port),
@@ -170,27 +176,29 @@ impl Listeners {
             }
         }
         let mut any = everywhere.clone();
-        for endpoint in &endpoints {
-            set(&mut any, endpoint.port);
+        let ports = endpoints.iter().map(|endpoint| endpoint.port);
+        for port in ports.chain(own_ports) {
+            set(&mut any, port);
         }
         Self {
             any,
             everywhere,
-            endpoints: endpoints.into_boxed_slice(),
+            // The settings bound how many there are, and none has port 0.
+            endpoints: EndpointSet::new(endpoints).unwrap_or_else(|_| EndpointSet::empty()),
         }
     }
 
-    /// Whether the host accepts connections at this address and port.
+    /// Whether the host accepts connections at this address of its own, and this port.
     #[inline]
-    pub(super) fn contains<F: Family>(&self, address: F, port: u16) -> bool {
-        is_set(&self.any, port) && (is_set(&self.everywhere, port) || self.names(address, port))
+    pub(super) fn contains<F: Family>(&self, relays: &EndpointSet, address: F, port: u16) -> bool {
+        is_set(&self.any, port)
+            && (is_set(&self.everywhere, port) || self.names(relays, address, port))
     }
 
     /// Apart from its caller: few frames come here, and its registers would be missed by all.
     #[inline(never)]
-    fn names<F: Family>(&self, address: F, port: u16) -> bool {
-        self.endpoints
-            .contains(&Endpoint::new(address.to_ip(), port))
+    fn names<F: Family>(&self, relays: &EndpointSet, address: F, port: u16) -> bool {
+        self.endpoints.lists(address, port) || relays.lists(address, port)
     }
 }
 

@@ -93,6 +93,9 @@ pub enum Rule {
     OtherProtocol,
     /// A later fragment whose first one was not seen.
     UnseenFragment,
+    /// A frame that only user space understands, decided in the kernel while no worker was there
+    /// to take it.
+    NoUserSpace,
 }
 
 impl From<Malformed> for Rule {
@@ -112,7 +115,7 @@ impl From<Malformed> for Rule {
 
 impl Rule {
     /// Every rule; each stands at its own number.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotIp,
         Self::ShortHeader,
         Self::WrongVersion,
@@ -130,6 +133,7 @@ impl Rule {
         Self::ExitProtocol,
         Self::OtherProtocol,
         Self::UnseenFragment,
+        Self::NoUserSpace,
     ];
 
     /// The class of the frames that meet this rule.
@@ -149,7 +153,7 @@ impl Rule {
             Self::FromRelayAddress | Self::ToListedRelay => Class::Relay,
             Self::ToExemptPrefix => Class::Exempt,
             Self::ExitProtocol => Class::Exit,
-            Self::OtherProtocol | Self::UnseenFragment => Class::Host,
+            Self::OtherProtocol | Self::UnseenFragment | Self::NoUserSpace => Class::Host,
         }
     }
 
@@ -173,6 +177,7 @@ impl Rule {
             Self::ExitProtocol => "from a clearnet address to no relay",
             Self::OtherProtocol => "a protocol that is not marked",
             Self::UnseenFragment => "a later fragment whose first one was not seen",
+            Self::NoUserSpace => "a frame for user space, where no worker took it",
         }
     }
 }

@@ -61,6 +61,9 @@ pub enum LoadError {
         /// How many different endpoints there are.
         count: usize,
     },
+    /// Together they collide in every table.
+    #[error("all sources and extras together collide in every table; remove a source")]
+    Clustered,
 }
 
 /// What is wrong with a document.
@@ -172,4 +175,10 @@ pub enum DocumentError {
         /// How many different ones.
         count: usize,
     },
+    /// Endpoints that nobody would have by chance.
+    #[error(
+        "the `r`, `a` and `dir-source` lines list endpoints that collide in every table; no real \
+             consensus does"
+    )]
+    Clustered,
 }

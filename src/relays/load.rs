@@ -68,6 +68,7 @@ pub fn load(sources: &[PathBuf], extra: &[Endpoint]) -> Result<Loaded, LoadError
             Err(EndpointSetError::TooMany(count)) => {
                 return Err(in_file(DocumentError::TooMany { count }));
             }
+            Err(EndpointSetError::Clustered) => return Err(in_file(DocumentError::Clustered)),
             Err(EndpointSetError::PortZero) => unreachable!("a parsed document has no port 0"),
         };
         endpoints.extend(document.endpoints());
@@ -82,6 +83,7 @@ pub fn load(sources: &[PathBuf], extra: &[Endpoint]) -> Result<Loaded, LoadError
     }
     let endpoints = EndpointSet::new(endpoints).map_err(|error| match error {
         EndpointSetError::TooMany(count) => LoadError::TooMany { count },
+        EndpointSetError::Clustered => LoadError::Clustered,
         EndpointSetError::PortZero => unreachable!("neither documents nor extras have a port 0"),
     })?;
     if !sources.is_empty() {

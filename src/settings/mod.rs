@@ -7,8 +7,8 @@ mod raw;
 
 use crate::packet::{Dscp, MacAddr};
 use crate::policy::{
-    Actions, AtUplink, Endpoint, ExitProtocols, Intent, Listener, MAX_PREFIXES, Mode, PrefixSet,
-    Rules,
+    Actions, AtUplink, Endpoint, ExitProtocols, Intent, Listener, MAX_LISTENERS, MAX_PREFIXES,
+    MAX_RESOLVERS, Mode, PrefixSet, Rules,
 };
 use ipnet::IpNet;
 use std::fmt::Display;
@@ -25,6 +25,8 @@ const BATCH: std::ops::RangeInclusive<u32> = 1..=256;
 /// A checked configuration.
 #[derive(Debug)]
 pub struct Settings {
+    /// Where ordinary frames are decided.
+    pub engine: Engine,
     /// The NICs.
     pub ports: Ports,
     /// The rules that a verdict follows.
@@ -35,8 +37,21 @@ pub struct Settings {
     pub host_mac: Option<MacAddr>,
     /// Where relay endpoints come from.
     pub relays: RelaySources,
-    /// Sizes of the packet path.
+    /// Sizes and ways of the packet path.
     pub datapath: Datapath,
+    /// What outlives the process.
+    pub pin: Pin,
+}
+
+/// Where ordinary frames are decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// In user space where every port is bound zero-copy, else in the kernel.
+    Auto,
+    /// In user space, as long as it keeps up.
+    AfXdp,
+    /// In the kernel.
+    Xdp,
 }
 
 /// Which NIC plays which role.
@@ -68,7 +83,25 @@ pub struct RelaySources {
     pub extra: Vec<Endpoint>,
 }
 
-/// Sizes of the packet path.
+/// What outlives the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Where in the BPF file system it is.
+    pub directory: PathBuf,
+    /// Whether the box goes on without the process when that is told to stop.
+    pub on_stop: OnStop,
+}
+
+/// What becomes of the attachment when the process is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    /// The kernel goes on marking and steering.
+    Keep,
+    /// The NICs are what they were before.
+    Detach,
+}
+
+/// Sizes and ways of the packet path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datapath {
     /// Entries of each ring, a power of two.
@@ -77,6 +110,21 @@ pub struct Datapath {
     pub batch: u32,
     /// Whether the NIC's own buffers are used.
     pub zero_copy: ZeroCopy,
+    /// Whether the kernel decides what workers cannot keep up with.
+    pub spill: bool,
+    /// Where frames for the host are forwarded.
+    pub inbound: Inbound,
+}
+
+/// Where frames for the host are forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// In the kernel, unless user space gets them without a copy.
+    Auto,
+    /// In user space.
+    AfXdp,
+    /// In the kernel.
+    Xdp,
 }
 
 /// Whether packet memory is shared with the NIC.
@@ -143,7 +191,6 @@ impl Settings {
     /// What is wrong with it, by key.
     pub fn parse(text: &str, base: &Path) -> Result<Self, SettingsError> {
         let raw: raw::Raw = toml::from_str(text)?;
-        let raw::Engine::AfXdp = raw.engine;
         let ports = ports(&raw.ports, &raw.steer)?;
         let relays = relay_sources(raw.relays, base)?;
         let addresses = prefixes("host.addresses", &raw.host.addresses)?;
@@ -161,8 +208,16 @@ impl Settings {
             addresses: PrefixSet::new(addresses.iter().copied()),
             relay_addresses: PrefixSet::new(relay_addresses.iter().copied()),
             listeners: listeners(&raw.host.listeners)?,
-            resolvers: PrefixSet::new(prefixes("host.resolvers", &raw.host.resolvers)?),
-            exempt: PrefixSet::new(prefixes("host.exempt", &raw.host.exempt)?),
+            resolvers: PrefixSet::new(at_most(
+                MAX_RESOLVERS,
+                "host.resolvers",
+                prefixes("host.resolvers", &raw.host.resolvers)?,
+            )?),
+            exempt: PrefixSet::new(at_most(
+                MAX_PREFIXES,
+                "host.exempt",
+                prefixes("host.exempt", &raw.host.exempt)?,
+            )?),
             exit_protocols: match raw.mark.protocols {
                 raw::Protocols::Tcp => ExitProtocols::Tcp,
                 raw::Protocols::TcpUdp => ExitProtocols::TcpUdp,
@@ -182,6 +237,11 @@ impl Settings {
             }),
         };
         Ok(Self {
+            engine: match raw.engine {
+                raw::Engine::Auto => Engine::Auto,
+                raw::Engine::AfXdp => Engine::AfXdp,
+                raw::Engine::Xdp => Engine::Xdp,
+            },
             ports,
             rules: Arc::new(rules),
             host_prefixes: addresses.into_iter().chain(relay_addresses).collect(),
@@ -192,6 +252,7 @@ impl Settings {
                 .transpose()?,
             relays,
             datapath: datapath(&raw.datapath)?,
+            pin: pin(raw.pin)?,
         })
     }
 }
@@ -278,6 +339,20 @@ fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>, SettingsE
         .collect()
 }
 
+/// No more of one family than the kernel's program has room for.
+fn at_most(limit: usize, key: &'static str, nets: Vec<IpNet>) -> Result<Vec<IpNet>, SettingsError> {
+    let of_v4 = nets
+        .iter()
+        .filter(|net| matches!(net, IpNet::V4(_)))
+        .count();
+    let count = of_v4.max(nets.len() - of_v4);
+    if count > limit {
+        let reason = format!("are more than {limit} of one family; put them into prefixes");
+        return Err(value(key, format_args!("{count} entries"), reason));
+    }
+    Ok(nets)
+}
+
 fn check_addresses(addresses: &[IpNet], relay_addresses: &[IpNet]) -> Result<(), SettingsError> {
     if addresses.is_empty() && relay_addresses.is_empty() {
         let reason = "name the address from which the Tor host reaches the clearnet";
@@ -299,17 +374,8 @@ fn check_addresses(addresses: &[IpNet], relay_addresses: &[IpNet]) -> Result<(),
             }
         }
     }
-    let all = || addresses.iter().chain(relay_addresses);
-    let of_v4 = all().filter(|net| matches!(net, IpNet::V4(_))).count();
-    let count = of_v4.max(all().count() - of_v4);
-    if count > MAX_PREFIXES {
-        let reason = format!("are more than {MAX_PREFIXES} of one family; put them into prefixes");
-        return Err(value(
-            "host.addresses",
-            format_args!("{count} addresses"),
-            reason,
-        ));
-    }
+    let all = addresses.iter().chain(relay_addresses).copied();
+    at_most(MAX_PREFIXES, "host.addresses", all.collect())?;
     for net in relay_addresses {
         let overlap = |other: &&IpNet| other.contains(net) || net.contains(*other);
         if addresses.iter().any(|other| overlap(&other)) {
@@ -325,6 +391,14 @@ fn check_addresses(addresses: &[IpNet], relay_addresses: &[IpNet]) -> Result<(),
 
 fn listeners(raw: &[raw::Listener]) -> Result<Box<[Listener]>, SettingsError> {
     const KEY: &str = "host.listeners";
+    let named = |listener: &&raw::Listener| matches!(listener, raw::Listener::Endpoint(_));
+    let count = raw.iter().filter(named).count();
+    if count > MAX_LISTENERS {
+        let reason = format!(
+            "are more than {MAX_LISTENERS} with an address; a bare port counts on every address"
+        );
+        return Err(value(KEY, format_args!("{count} entries"), reason));
+    }
     raw.iter()
         .map(|listener| match listener {
             raw::Listener::Port(number) => u16::try_from(*number)
@@ -416,6 +490,32 @@ fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
             raw::ZeroCopy::Auto => ZeroCopy::Auto,
             raw::ZeroCopy::Require => ZeroCopy::Require,
             raw::ZeroCopy::Off => ZeroCopy::Off,
+        },
+        spill: raw.spill,
+        inbound: match raw.inbound {
+            raw::Inbound::Auto => Inbound::Auto,
+            raw::Inbound::AfXdp => Inbound::AfXdp,
+            raw::Inbound::Xdp => Inbound::Xdp,
+        },
+    })
+}
+
+fn pin(raw: raw::Pin) -> Result<Pin, SettingsError> {
+    let directory = raw.directory;
+    // The BPF file system keeps names with a dot for itself.
+    let has_dot = directory.to_string_lossy().contains('.');
+    if !directory.is_absolute() || directory.parent().is_none() || has_dot {
+        return Err(value(
+            "pin.directory",
+            format_args!("\"{}\"", directory.display()),
+            "is no absolute path without dots in a BPF file system, such as /sys/fs/bpf/exitmark",
+        ));
+    }
+    Ok(Pin {
+        directory,
+        on_stop: match raw.on_stop {
+            raw::OnStop::Keep => OnStop::Keep,
+            raw::OnStop::Detach => OnStop::Detach,
         },
     })
 }

@@ -20,13 +20,17 @@ pub(super) struct Raw {
     pub(super) relays: Relays,
     #[serde(default)]
     pub(super) datapath: Datapath,
+    #[serde(default)]
+    pub(super) pin: Pin,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Engine {
     #[default]
+    Auto,
     AfXdp,
+    Xdp,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -132,6 +136,8 @@ pub(super) struct Datapath {
     pub(super) ring: i64,
     pub(super) batch: Option<i64>,
     pub(super) zero_copy: ZeroCopy,
+    pub(super) spill: bool,
+    pub(super) inbound: Inbound,
 }
 
 impl Default for Datapath {
@@ -140,6 +146,8 @@ impl Default for Datapath {
             ring: 2048,
             batch: None,
             zero_copy: ZeroCopy::default(),
+            spill: true,
+            inbound: Inbound::default(),
         }
     }
 }
@@ -151,4 +159,37 @@ pub(super) enum ZeroCopy {
     Require,
     #[default]
     Off,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Inbound {
+    #[default]
+    Auto,
+    AfXdp,
+    Xdp,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Pin {
+    pub(super) directory: PathBuf,
+    pub(super) on_stop: OnStop,
+}
+
+impl Default for Pin {
+    fn default() -> Self {
+        Self {
+            directory: "/sys/fs/bpf/exitmark".into(),
+            on_stop: OnStop::default(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnStop {
+    #[default]
+    Keep,
+    Detach,
 }

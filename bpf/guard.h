@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Whether user space gets a frame. The worker of a queue must be alive and keep up: no frame
+ * waits for a process that is dead, stopped or behind.
+ *
+ * A worker is alive while it has nothing to do, or has stamped its heartbeat, or was given its
+ * first frame, less than `patience` ago. So an idle one may sleep.
+ *
+ * A flow that changes from the worker to this program overtakes its own frames that wait with
+ * the worker. So when a worker falls behind, a share of the flows changes over and stays here
+ * until there has been room for a while, instead of every frame going where there is room; the
+ * way back reorders nothing. Only past the hard credit does every frame stay here.
+ */
+#ifndef EXITMARK_GUARD_H
+#define EXITMARK_GUARD_H
+
+#define SHARES 256
+/* How long a change of the share gets to show its effect, in ns. */
+#define CUT_PAUSE 1000000
+#define EASE_PAUSE 20000000
+/* What is eased at a time. */
+#define EASE_STEP 4
+
+struct post {
+	struct exitmark_guard *guard;
+	struct exitmark_handed *handed;
+	__u32 slot;
+};
+
+/* Where this queue's frames are handed over; false where there is no such place. */
+static __always_inline bool find_post(struct xdp_md *ctx, enum exitmark_role role,
+				      struct post *post)
+{
+	__u32 queue = ctx->rx_queue_index;
+
+	post->slot = role * MAX_QUEUES + queue;
+	post->guard = bpf_map_lookup_elem(&guards, &queue);
+	if (!post->guard)
+		return false;
+	post->handed = &post->guard->handed[role];
+	return true;
+}
+
+/* Frames that were handed over and of which the worker has not said that they are done. */
+static __always_inline __u64 under_way(const struct post *post, enum exitmark_role role)
+{
+	__s64 waiting = post->handed->sent - READ_ONCE(post->guard->processed[role]);
+
+	/* A worker that gave frames up can be done with more than there were. */
+	return waiting < 0 ? 0 : waiting;
+}
+
+static __always_inline bool is_alive(struct post *post, const struct exitmark_links *links,
+				     __u64 waiting)
+{
+	__u64 now = bpf_ktime_get_ns();
+	__u64 sign = READ_ONCE(post->guard->heartbeat);
+
+	if (!waiting) {
+		post->handed->asked = now;
+		return true;
+	}
+	if (sign < post->handed->asked)
+		sign = post->handed->asked;
+	/* Another CPU may have stamped it after this one looked at the clock. */
+	return (__s64)(now - sign) < (__s64)links->patience;
+}
+
+/* Gives the frame to user space: XDP_REDIRECT, or something else if that cannot be. */
+static __noinline int hand_over(struct xdp_md *ctx, enum exitmark_role role,
+				const struct exitmark_links *links, struct exitmark_counts *counts)
+{
+	struct post post;
+	__u64 waiting;
+
+	if (role >= ROLES || !links || !counts || !find_post(ctx, role, &post))
+		return XDP_DROP;
+	waiting = under_way(&post, role);
+	if (links->decides[role] &&
+	    (waiting >= links->hard_credit || !is_alive(&post, links, waiting)))
+		return XDP_DROP;
+	if (bpf_redirect_map(&sockets, post.slot, XDP_DROP) != XDP_REDIRECT)
+		return XDP_DROP;
+	post.handed->sent++;
+	counts->handed[role]++;
+	return XDP_REDIRECT;
+}
+
+/* How many flows of each 256 stay here now, because the worker is behind. */
+static __always_inline __u64 share_kept(struct xdp_md *ctx, enum exitmark_role role,
+					const struct exitmark_links *links)
+{
+	struct post post;
+	__u64 waiting, share, now;
+
+	if (!links->decides[role] || !find_post(ctx, role, &post))
+		return 0;
+	waiting = under_way(&post, role);
+	share = post.handed->share;
+	if (waiting < links->credit && (!share || waiting >= links->credit / 4))
+		return share;
+
+	now = bpf_ktime_get_ns();
+	if (waiting >= links->credit) {
+		if (now - post.handed->share_changed < CUT_PAUSE)
+			return share;
+		share += (SHARES - share + 3) / 4;
+	} else {
+		if (now - post.handed->share_changed < EASE_PAUSE)
+			return share;
+		share -= share < EASE_STEP ? share : EASE_STEP;
+	}
+	post.handed->share = share;
+	post.handed->share_changed = now;
+	return share;
+}
+
+/* Which of the 256 parts a packet's flow is in. What has no flow changes over last. */
+static __always_inline __u64 part_of(int shape, const struct packet *packet)
+{
+	__u64 mixed;
+
+	if (shape != SHAPE_PACKET)
+		return SHARES - 1;
+	mixed = packet->destination.low ^ packet->destination.high ^ packet->source.low;
+	mixed ^= (__u64)packet->destination_port << 48 | (__u64)packet->source_port << 32;
+	/* Fibonacci hashing: the top bits depend on all of them. */
+	return mixed * 0x9e3779b97f4a7c15ULL >> 56;
+}
+
+#endif

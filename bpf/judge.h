@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The rule, in the order in which the first match wins. As src/policy/judge.rs, which is the
+ * reference.
+ */
+#ifndef EXITMARK_JUDGE_H
+#define EXITMARK_JUDGE_H
+
+#define DNS 53
+#define DNS_OVER_TLS 853
+
+/* No index that user space writes goes beyond; the mask is for the verifier. */
+static __always_inline __u64 word(const struct exitmark_image *image, __u64 index)
+{
+	return image->words[index & (POLICY_WORDS - 1)];
+}
+
+/*
+ * Comparisons that are 1 or 0 without a branch. With branches, the verifier would follow every
+ * way through a bisection, thousands of them.
+ */
+static __always_inline __u64 is_below(__u64 a, __u64 b)
+{
+	return ((~a & b) | (~(a ^ b) & (a - b))) >> 63;
+}
+
+static __always_inline __u64 is_same(__u64 a, __u64 b)
+{
+	__u64 differ = a ^ b;
+
+	return (~differ & (differ - 1)) >> 63;
+}
+
+static __always_inline __u64 is_before(struct address a, struct address b)
+{
+	return is_below(a.high, b.high) | (is_same(a.high, b.high) & is_below(a.low, b.low));
+}
+
+static __always_inline struct address first_of(const struct exitmark_image *image, int family,
+					       __u64 at)
+{
+	struct address address = {};
+
+	if (family == V4) {
+		address.low = word(image, at) >> 32;
+	} else {
+		address.high = word(image, at);
+		address.low = word(image, at + 1);
+	}
+	return address;
+}
+
+static __always_inline struct address last_of(const struct exitmark_image *image, int family,
+					      __u64 at)
+{
+	struct address address = {};
+
+	if (family == V4) {
+		address.low = word(image, at) & 0xffffffff;
+	} else {
+		address.high = word(image, at + 2);
+		address.low = word(image, at + 3);
+	}
+	return address;
+}
+
+static __always_inline bool is_within(const struct exitmark_image *image, int family, __u64 at,
+				      struct address address)
+{
+	return !(is_before(address, first_of(image, family, at)) |
+		 is_before(last_of(image, family, at), address));
+}
+
+static __always_inline int search(const struct exitmark_image *image, int family, __u64 at,
+				  __u64 count, struct address address)
+{
+	__u64 size = family == V4 ? 1 : 4;
+	__u64 after = 0; /* ranges that do not begin behind the address */
+
+	for (int i = RANGE_STEPS - 1; i >= 0; i--) {
+		__u64 next = after + (1 << i);
+		struct address first = first_of(image, family, at + (next - 1) * size);
+
+		after += (~(is_below(count, next) | is_before(address, first)) & 1) << i;
+	}
+	return after && is_within(image, family, at + (after - 1) * size, address);
+}
+
+/*
+ * Functions of their own in the program too, which the verifier looks at once and not with
+ * every caller.
+ */
+__noinline int search_v4(const struct exitmark_image *image, __u32 at, __u32 count, __u64 low)
+{
+	struct address address = { .low = low };
+
+	return image ? search(image, V4, at, count, address) : 0;
+}
+
+__noinline int search_v6(const struct exitmark_image *image, __u32 at, __u32 count, __u64 high,
+			 __u64 low)
+{
+	struct address address = { .high = high, .low = low };
+
+	return image ? search(image, V6, at, count, address) : 0;
+}
+
+/* Whether one of the ranges covers the address. Most sets are empty or one address. */
+static __always_inline bool covers(const struct exitmark_image *image,
+				   const struct exitmark_ranges *ranges, int family,
+				   struct address address)
+{
+	if (ranges->count == 0)
+		return false;
+	if (ranges->count == 1)
+		return is_within(image, family, ranges->at, address);
+	if (family == V4)
+		return search_v4(image, ranges->at, ranges->count, address.low);
+	return search_v6(image, ranges->at, ranges->count, address.high, address.low);
+}
+
+/* Whether the filter lets this bit's keys through. */
+static __always_inline bool is_hinted(const struct exitmark_image *image,
+				      const struct exitmark_table *table, __u64 bit)
+{
+	return word(image, table->filter + bit / 64) >> (bit % 64) & 1;
+}
+
+__noinline int find_v4(const struct exitmark_image *image, __u32 slots, __u32 mask, __u64 slot,
+		       __u64 key)
+{
+	if (!image)
+		return 0;
+	for (int i = 0; i < MAX_PROBES; i++) {
+		__u64 found = word(image, slots + (slot++ & mask));
+
+		if (found == key)
+			return key != 0;
+		if (!found)
+			return 0;
+	}
+	return 0;
+}
+
+/* `slots` and `mask` in one number: five arguments are the most that there can be. */
+__noinline int find_v6(const struct exitmark_image *image, __u64 table, __u64 slot,
+		       const struct address *address, __u16 port)
+{
+	__u64 slots = table >> 32, mask = (__u32)table;
+
+	if (!image || !address)
+		return 0;
+	for (int i = 0; i < MAX_PROBES; i++) {
+		__u64 at = slots + (slot++ & mask) * 3;
+		__u64 found = word(image, at + 2);
+
+		/* No endpoint has port 0. */
+		if (!found)
+			return 0;
+		if (found == port && word(image, at) == address->high &&
+		    word(image, at + 1) == address->low)
+			return 1;
+	}
+	return 0;
+}
+
+/* Whether exactly this address and port are in the table. */
+static __always_inline bool lists(const struct exitmark_image *image,
+				  const struct exitmark_table *table, int family,
+				  struct address address, __u16 port)
+{
+	__u64 key = address.low << 16 | port;
+	__u64 hash, bit;
+
+	if (family == V4)
+		hash = key * table->multipliers[0];
+	else
+		hash = address.high * table->multipliers[0] + address.low * table->multipliers[1] +
+		       port * table->multipliers[2];
+	bit = hash >> (table->shift & 63);
+	if (!is_hinted(image, table, bit))
+		return false;
+	if (family == V4)
+		return find_v4(image, table->slots, table->mask, bit / BITS_PER_SLOT, key);
+	return find_v6(image, (__u64)table->slots << 32 | table->mask, bit / BITS_PER_SLOT,
+		       &address, port);
+}
+
+static __always_inline bool has_bit(const __u64 *bits, __u16 port)
+{
+	return bits[port / 64] >> (port % 64) & 1;
+}
+
+/*
+ * Whether the host accepts connections at this address of its own: where the operator says so,
+ * and where the relay set lists it.
+ */
+static __always_inline bool is_listener(const struct exitmark_image *image, int family,
+					struct address address, __u16 port)
+{
+	const struct exitmark_policy *policy = &image->policy;
+
+	if (!has_bit(policy->listens, port))
+		return false;
+	return has_bit(policy->listens_everywhere, port) ||
+	       lists(image, &policy->listeners[family], family, address, port) ||
+	       lists(image, &policy->relays[family], family, address, port);
+}
+
+struct verdict {
+	int rule;
+	/* The relay set and the source address tell different stories about this flow. */
+	bool disagreement;
+};
+
+static __always_inline struct verdict judge_family(const struct exitmark_image *image,
+						   const struct packet *packet, int family)
+{
+	const struct exitmark_policy *policy = &image->policy;
+	bool clearnet, listed;
+	bool tcp = packet->protocol == PROTOCOL_TCP;
+	struct verdict verdict = {};
+
+	clearnet = covers(image, &policy->addresses[family], family, packet->source);
+	if (!clearnet &&
+	    !covers(image, &policy->relay_addresses[family], family, packet->source)) {
+		verdict.rule = RULE_FOREIGN_SOURCE;
+		return verdict;
+	}
+	if ((packet->destination_port == DNS || packet->destination_port == DNS_OVER_TLS) &&
+	    covers(image, &policy->resolvers[family], family, packet->destination)) {
+		verdict.rule = RULE_TO_RESOLVER;
+		return verdict;
+	}
+	if (tcp) {
+		if (is_listener(image, family, packet->source, packet->source_port)) {
+			verdict.rule = RULE_FROM_LISTENER;
+			return verdict;
+		}
+		listed = lists(image, &policy->relays[family], family, packet->destination,
+			       packet->destination_port);
+		if (!clearnet) {
+			verdict.rule = RULE_FROM_RELAY_ADDRESS;
+			verdict.disagreement = !listed && policy->both_kinds;
+			return verdict;
+		}
+		if (listed) {
+			verdict.rule = RULE_TO_LISTED_RELAY;
+			verdict.disagreement = policy->both_kinds;
+			return verdict;
+		}
+	}
+	if (covers(image, &policy->exempt[family], family, packet->destination)) {
+		verdict.rule = RULE_TO_EXEMPT_PREFIX;
+		return verdict;
+	}
+	if (clearnet && (tcp || policy->exit_protocols == EXIT_ALL ||
+			 (policy->exit_protocols == EXIT_TCP_UDP &&
+			  packet->protocol == PROTOCOL_UDP)))
+		verdict.rule = RULE_EXIT_PROTOCOL;
+	else
+		verdict.rule = RULE_OTHER_PROTOCOL;
+	return verdict;
+}
+
+/* The rule that a packet meets. */
+static __always_inline struct verdict judge(const struct exitmark_image *image,
+					    const struct packet *packet)
+{
+	return packet->family == V4 ? judge_family(image, packet, V4) :
+				      judge_family(image, packet, V6);
+}
+
+#endif

@@ -1,0 +1,35 @@
+//! `exitmark detach`: the NICs as they were.
+
+use super::{misused, unmet};
+use crate::daemon;
+use crate::settings::Settings;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Take the box off its NICs, after `run` has ended: nothing is forwarded any more
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration that names the pins
+    #[arg(long, value_name = "FILE", conflicts_with = "pins")]
+    config: Option<PathBuf>,
+    /// The directory of the pins, where there is no configuration
+    #[arg(long, value_name = "DIRECTORY", default_value = "/sys/fs/bpf/exitmark")]
+    pins: PathBuf,
+}
+
+/// Detaches.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let directory = match &arguments.config {
+        None => arguments.pins.clone(),
+        Some(path) => match Settings::load(path) {
+            Ok(settings) => settings.pin.directory,
+            Err(error) => return misused(format_args!("{}: {error}", path.display())),
+        },
+    };
+    match daemon::detach(&directory) {
+        Ok(true) => println!("detached: the NICs are what they were"),
+        Ok(false) => println!("nothing to detach: there is no {}", directory.display()),
+        Err(error) => return unmet(error),
+    }
+    ExitCode::SUCCESS
+}

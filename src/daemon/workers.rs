@@ -1,0 +1,307 @@
+//! The workers' threads: memory, sockets, start, new snapshots, end.
+
+use super::DaemonError;
+use super::nics::Nics;
+use crate::datapath::{
+    Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, PerRole, QueueGauge, Role,
+    Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError, XskMemory, XskPort, XskSettings,
+};
+use crate::policy::Snapshot;
+use crate::settings::{Settings, ZeroCopy};
+use crossbeam::channel::{self, Receiver, Sender};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::signal::SigSet;
+use signal_hook::iterator::Handle;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Ethernet header and four tags: what comes on top of the MTU in a frame.
+const LINK_OVERHEAD: u32 = 14 + 4 * 4;
+/// What the kernel keeps free at the start of each buffer (XDP_PACKET_HEADROOM).
+const HEADROOM: u32 = 256;
+/// Buffers of one page are the largest that an aligned UMEM takes.
+const SMALL_CHUNK: u32 = 2048;
+const LARGE_CHUNK: u32 = 4096;
+/// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.
+const ONE_BUFFER_MTU: u32 = 3498;
+/// How long a worker may take to give back a snapshot before its successor is published anyway.
+const RETIRE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The sockets of every queue, bound and not yet served.
+pub(super) struct Sockets {
+    umem: Umem,
+    bound: Vec<Bound>,
+    /// How many buffers the longest packet takes.
+    pub(super) buffers_per_packet: u32,
+}
+
+impl Sockets {
+    /// Memory and sockets: zero-copy where asked for, and where every port can.
+    pub(super) fn bind(settings: &Settings, nics: &Nics) -> Result<Self, XskError> {
+        // Without the capability the limit stays what it is, and registering the memory says so.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        let frame_bytes = nics.common(|nic| nic.mtu) + LINK_OVERHEAD;
+        let chunk_bytes = if frame_bytes + HEADROOM <= SMALL_CHUNK {
+            SMALL_CHUNK
+        } else {
+            LARGE_CHUNK
+        };
+        let workers = nics.common(|nic| nic.queues);
+        let ports = u32::try_from(nics.present().count()).unwrap_or(3);
+        let attempt = |zero_copy| {
+            let umem = Umem::new(
+                XskSettings {
+                    ring: settings.datapath.ring,
+                    in_hand: WorkerLimits::new(settings.datapath.batch).in_hand(),
+                    chunk_bytes,
+                    multi_buffer: nics.common(|nic| nic.mtu) > ONE_BUFFER_MTU,
+                    zero_copy,
+                },
+                workers,
+                ports,
+            )?;
+            let bound = (0..workers)
+                .map(|worker| umem.bind(worker, &nics.names()))
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok(Self {
+                umem,
+                bound,
+                buffers_per_packet: frame_bytes.div_ceil(chunk_bytes - HEADROOM),
+            })
+        };
+        match settings.datapath.zero_copy {
+            ZeroCopy::Require => attempt(true),
+            ZeroCopy::Off => attempt(false),
+            // One memory has one mode: where the second port cannot, the first must not either.
+            ZeroCopy::Auto => attempt(true).or_else(|error| {
+                tracing::info!("copy mode, because not every port is zero-copy: {error}");
+                attempt(false)
+            }),
+        }
+    }
+
+    /// Whether every port shares its memory with the NIC.
+    pub(super) fn are_zero_copy(&self) -> bool {
+        let ports = self.bound.iter().flat_map(|share| share.ports.iter());
+        ports
+            .filter_map(|(_, port)| port.as_ref())
+            .all(XskPort::is_zero_copy)
+    }
+}
+
+/// A worker's thread and what the daemon holds of it.
+struct Running {
+    thread: Option<JoinHandle<WorkerReport>>,
+    snapshots: Sender<Arc<Snapshot>>,
+    retired: Receiver<Arc<Snapshot>>,
+    wake: Arc<EventFd>,
+    counters: Arc<Counters>,
+    sockets: Vec<Served>,
+    unaccounted: Arc<AtomicU64>,
+}
+
+/// One socket of a worker, as the daemon sees it.
+struct Served {
+    role: Role,
+    queue: u32,
+    socket: OwnedFd,
+    gauge: QueueGauge,
+}
+
+/// All workers.
+pub(super) struct Workers {
+    running: Vec<Running>,
+    stop: Arc<AtomicBool>,
+}
+
+/// What the workers and their sockets counted.
+#[derive(Default)]
+pub(super) struct Sums {
+    pub(super) tally: Tally,
+    pub(super) missed: PerRole<u64>,
+    pub(super) invalid: PerRole<u64>,
+    pub(super) unaccounted: u64,
+}
+
+impl Workers {
+    /// Starts one worker a queue. Nothing reaches them before they are admitted.
+    pub(super) fn start(
+        settings: &Settings,
+        sockets: Sockets,
+        snapshot: &Arc<Snapshot>,
+        links: &Arc<Links>,
+        guards: Cells,
+        signals: &Handle,
+    ) -> Result<Self, DaemonError> {
+        let limits = WorkerLimits::new(settings.datapath.batch);
+        let guards = Arc::new(guards);
+        let mut workers = Self {
+            running: Vec::new(),
+            stop: Arc::default(),
+        };
+        for (queue, share) in (0..).zip(sockets.bound) {
+            let mut served = Vec::new();
+            for (role, port) in share.ports.iter() {
+                if let Some(port) = port {
+                    served.push(serve(role, queue, port)?);
+                }
+            }
+            let forwarder = Forwarder::new(Arc::clone(snapshot), Arc::clone(links));
+            let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
+                .guarded(Guard::new(Arc::clone(&guards), queue));
+            let stop = Arc::clone(&workers.stop);
+            workers
+                .running
+                .push(start_worker(worker, served, stop, signals.clone())?);
+        }
+        tracing::info!(
+            workers = workers.running.len(),
+            umem_mib = sockets.umem.bytes() >> 20,
+            "packet memory is made"
+        );
+        Ok(workers)
+    }
+
+    pub(super) const fn count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Lets the XDP program hand frames over.
+    pub(super) fn admit(&self, kernel: &Kernel) -> Result<(), DaemonError> {
+        for served in self.running.iter().flat_map(|worker| &worker.sockets) {
+            kernel.admit(served.role, served.queue, served.socket.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Ends that.
+    pub(super) fn dismiss(&self, kernel: &Kernel) -> Result<(), DaemonError> {
+        for served in self.running.iter().flat_map(|worker| &worker.sockets) {
+            kernel.dismiss(served.role, served.queue)?;
+        }
+        Ok(())
+    }
+
+    /// Lets every worker follow another snapshot from its next turn on.
+    pub(super) fn publish(&self, snapshot: &Arc<Snapshot>) {
+        for worker in &self.running {
+            if worker.snapshots.send(Arc::clone(snapshot)).is_ok() {
+                let _ = worker.wake.write(1);
+                // The last reference ends here, not on the packet path.
+                drop(worker.retired.recv_timeout(RETIRE_LIMIT));
+            }
+        }
+    }
+
+    pub(super) fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for worker in &self.running {
+            sums.tally.add(&worker.counters.read());
+            sums.unaccounted += worker.unaccounted.load(Ordering::Relaxed);
+            for served in &worker.sockets {
+                let troubles = served.gauge.troubles().unwrap_or_default();
+                sums.missed[served.role] += troubles.missed;
+                sums.invalid[served.role] += troubles.tx_invalid;
+            }
+        }
+        sums
+    }
+
+    /// A worker that has ended by itself.
+    pub(super) fn dead(&self) -> Option<usize> {
+        self.running
+            .iter()
+            .position(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished))
+    }
+
+    /// Lets all of them drain and waits for their reports.
+    pub(super) fn end(&mut self) -> Vec<Option<WorkerReport>> {
+        self.stop.store(true, Ordering::Release);
+        for worker in &self.running {
+            let _ = worker.wake.write(1);
+        }
+        self.running
+            .iter_mut()
+            .map(|worker| worker.thread.take()?.join().ok())
+            .collect()
+    }
+}
+
+fn serve(role: Role, queue: u32, port: &XskPort) -> Result<Served, DaemonError> {
+    let watch = |error| DaemonError::System("watch a socket", error);
+    tracing::info!(
+        queue,
+        port = role.name(),
+        "bound {}",
+        if port.is_zero_copy() {
+            "zero-copy"
+        } else {
+            "in copy mode"
+        }
+    );
+    Ok(Served {
+        role,
+        queue,
+        socket: port.as_fd().try_clone_to_owned().map_err(watch)?,
+        gauge: port.gauge().map_err(watch)?,
+    })
+}
+
+fn start_worker(
+    worker: Worker<XskPort>,
+    sockets: Vec<Served>,
+    stop: Arc<AtomicBool>,
+    signals: Handle,
+) -> Result<Running, DaemonError> {
+    let (snapshots, snapshots_in) = channel::bounded(1);
+    let (retired_out, retired) = channel::bounded(1);
+    let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
+        .map_err(|error| DaemonError::System("make an event descriptor", error.into()))?;
+    let wake = Arc::new(wake);
+    let unaccounted = Arc::new(AtomicU64::new(0));
+    let control = Control {
+        snapshots: snapshots_in,
+        retired: retired_out,
+        stop,
+        wake: Arc::clone(&wake),
+        unaccounted: Arc::clone(&unaccounted),
+    };
+    let counters = worker.counters();
+    let thread = thread::Builder::new()
+        .name("exitmark-worker".to_owned())
+        .spawn(move || {
+            // Wakes the main thread however this one ends.
+            let _ended = OnDrop(signals);
+            // Signals are the main thread's; here they would interrupt the packet path.
+            let _ = SigSet::all().thread_block();
+            worker.run(&control)
+        })
+        .map_err(|error| DaemonError::System("start a worker", error))?;
+    Ok(Running {
+        thread: Some(thread),
+        snapshots,
+        retired,
+        wake,
+        counters,
+        sockets,
+        unaccounted,
+    })
+}
+
+struct OnDrop(Handle);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+const _: () = {
+    const fn moves_to_another_thread<T: Send>() {}
+    moves_to_another_thread::<Worker<XskPort>>();
+    moves_to_another_thread::<XskMemory>();
+};

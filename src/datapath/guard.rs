@@ -1,0 +1,175 @@
+//! What a worker and the XDP program tell each other: who is alive, who is behind.
+//!
+//! The program hands frames over only while the worker takes them in time (bpf/guard.h has the
+//! rule); the worker stamps a heartbeat every turn and says how many frames it is done with.
+
+use super::{Cells, PerRole, Role};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+// `struct exitmark_guard` in bpf/exitmark.h, in 64-bit numbers.
+const HEARTBEAT: usize = 0;
+const PROCESSED: usize = 1;
+const HANDED: usize = 8;
+const HANDED_NUMBERS: usize = 8;
+/// The numbers of one queue's guard.
+pub const GUARD_NUMBERS: usize = HANDED + Role::ALL.len() * HANDED_NUMBERS;
+
+/// How long nothing must have moved before frames that the program handed over, and that never
+/// came, are given up.
+const SETTLE_AFTER: Duration = Duration::from_millis(20);
+
+/// One queue's guard.
+#[derive(Debug)]
+pub struct Guard {
+    cells: Arc<Cells>,
+    first: usize,
+    /// Since when nothing has moved, and what had been handed over by then.
+    still: Option<(Duration, PerRole<u64>)>,
+}
+
+impl Guard {
+    /// The guard of this queue, in cells of [`GUARD_NUMBERS`] a queue.
+    pub fn new(cells: Arc<Cells>, queue: u32) -> Self {
+        let guard = Self {
+            cells,
+            first: queue as usize * GUARD_NUMBERS,
+            still: None,
+        };
+        // What an earlier worker never finished is nobody's any more.
+        for role in Role::ALL {
+            guard.give_up(role, guard.sent(role));
+        }
+        guard
+    }
+
+    fn load(&self, number: usize) -> u64 {
+        self.cells[self.first + number].load(Ordering::Acquire)
+    }
+
+    fn store(&self, number: usize, value: u64) {
+        self.cells[self.first + number].store(value, Ordering::Release);
+    }
+
+    /// Frames that the program handed over so far.
+    fn sent(&self, role: Role) -> u64 {
+        self.load(HANDED + role.index() * HANDED_NUMBERS)
+    }
+
+    fn give_up(&self, role: Role, sent: u64) {
+        self.store(PROCESSED + role.index(), sent);
+    }
+
+    /// Says that the worker lives. `now` is CLOCK_MONOTONIC, which the program's clock is too.
+    #[inline]
+    pub fn beat(&self, now: Duration) {
+        self.store(HEARTBEAT, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Says that so many more frames of this port are done with.
+    #[inline]
+    pub fn done(&mut self, role: Role, packets: u64) {
+        let number = PROCESSED + role.index();
+        self.store(number, self.load(number) + packets);
+        self.still = None;
+    }
+
+    /// Whether frames are under way to the worker.
+    pub fn is_waiting(&self) -> bool {
+        Role::ALL
+            .into_iter()
+            .any(|role| self.sent(role) != self.load(PROCESSED + role.index()))
+    }
+
+    /// To be called when nothing arrived. Frames that were handed over and did not come (the
+    /// ring was full, or its memory ran out) are given up when nothing has moved for a while:
+    /// they would be taken for a worker that is behind.
+    pub fn idle(&mut self, now: Duration) {
+        if !self.is_waiting() {
+            self.still = None;
+            return;
+        }
+        let sent = PerRole::from_fn(|role| self.sent(role));
+        match self.still {
+            Some((since, before)) if before == sent => {
+                if now >= since + SETTLE_AFTER {
+                    for (role, sent) in sent.iter() {
+                        self.give_up(role, *sent);
+                    }
+                    self.still = None;
+                }
+            }
+            _ => self.still = Some((now, sent)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard() -> (Arc<Cells>, Guard) {
+        let cells = Arc::new(Cells::own(2 * GUARD_NUMBERS));
+        (Arc::clone(&cells), Guard::new(cells, 1))
+    }
+
+    fn hand_over(cells: &Cells, role: Role, frames: u64) {
+        let sent = GUARD_NUMBERS + HANDED + role.index() * HANDED_NUMBERS;
+        cells[sent].fetch_add(frames, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn waits_for_what_was_handed_over_and_is_not_done() {
+        let (cells, mut guard) = guard();
+        assert!(!guard.is_waiting());
+        hand_over(&cells, Role::Incoming, 3);
+        assert!(guard.is_waiting());
+        guard.done(Role::Incoming, 2);
+        assert!(guard.is_waiting());
+        guard.done(Role::Incoming, 1);
+        assert!(!guard.is_waiting());
+        // The other queue's numbers were not touched.
+        assert!(
+            cells[..GUARD_NUMBERS]
+                .iter()
+                .all(|cell| cell.load(Ordering::Relaxed) == 0)
+        );
+    }
+
+    #[test]
+    fn gives_up_what_never_comes_but_not_what_may_still_come() {
+        let (cells, mut guard) = guard();
+        let ms = Duration::from_millis;
+        hand_over(&cells, Role::Host, 5);
+        guard.idle(ms(100));
+        guard.idle(ms(119));
+        assert!(guard.is_waiting());
+        // Another one: the wait begins anew.
+        hand_over(&cells, Role::Uplink, 1);
+        guard.idle(ms(120));
+        guard.idle(ms(139));
+        assert!(guard.is_waiting());
+        guard.done(Role::Uplink, 1);
+        guard.idle(ms(140));
+        guard.idle(ms(159));
+        assert!(guard.is_waiting());
+        guard.idle(ms(160));
+        assert!(!guard.is_waiting());
+    }
+
+    #[test]
+    fn a_new_worker_begins_with_nothing_under_way() {
+        let (cells, guard) = guard();
+        hand_over(&cells, Role::Host, 5);
+        assert!(guard.is_waiting());
+        assert!(!Guard::new(Arc::clone(&cells), 1).is_waiting());
+    }
+
+    #[test]
+    fn a_heartbeat_is_in_nanoseconds() {
+        let (cells, guard) = guard();
+        guard.beat(Duration::new(1, 7));
+        assert_eq!(cells[GUARD_NUMBERS].load(Ordering::Relaxed), 1_000_000_007);
+    }
+}

@@ -1,0 +1,468 @@
+//! The XDP program: loaded, fed, attached, pinned, counted.
+//!
+//! Attached and pinned it decides every ordinary frame by itself, with or without this process.
+//! What it needs to know is in its maps: the policy as one image that is swapped whole, the
+//! links, the NICs to redirect to, the sockets of living workers. `sys` is the unsafe room.
+//!
+//! Sources: the kernel's Documentation/bpf/map_xskmap.rst and map_devmap.rst.
+
+mod pins;
+mod sys;
+
+use super::counters::SLOTS;
+use super::guard::GUARD_NUMBERS;
+use super::links::LINK_NUMBERS;
+use super::{Cells, PerRole, Role, Tally};
+use crate::policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, ProgramInput};
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
+use sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
+
+pub use pins::{PinError, Pins};
+pub(super) use sys::Mapped;
+
+/// How many queues of one NIC can be served. As in bpf/exitmark.h, like the other numbers here.
+pub const MAX_QUEUES: usize = 64;
+const ROLES: usize = Role::ALL.len();
+/// What the program counts: a tally, then three numbers a role that only it has.
+const COUNTS: usize = SLOTS + 3 * ROLES;
+const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
+
+/// Why the program cannot be loaded, fed or attached.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The kernel refuses the program or one of its maps.
+    #[error("cannot load the XDP program: {0}; it takes Linux 6.1 with CAP_BPF and CAP_NET_ADMIN")]
+    Load(#[source] libbpf_rs::Error),
+    /// The program and this code were built from different sources.
+    #[error("the XDP program has other structures than this build knows; build it anew")]
+    Layout,
+    /// A map does not take an entry, or does not give one.
+    #[error("cannot use the XDP program's map {map}: {source}")]
+    Map {
+        /// The map's name.
+        map: &'static str,
+        /// What was said.
+        #[source]
+        source: io::Error,
+    },
+    /// The snapshot is too large for the kernel.
+    #[error(transparent)]
+    Image(#[from] ImageTooLarge),
+    /// The NIC takes the program neither natively nor generically.
+    #[error("cannot attach the XDP program to {interface}: {source}{hint}")]
+    Attach {
+        /// The NIC.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// Something about the pins.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// A frame could not be run through the program.
+    #[error("cannot run a frame of {0} bytes through the XDP program: {1}")]
+    Run(usize, #[source] libbpf_rs::Error),
+}
+
+fn map_error<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    map: &'static str,
+) -> impl FnOnce(E) -> KernelError {
+    move |error| KernelError::Map {
+        map,
+        source: io::Error::other(error),
+    }
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the driver.
+    Native,
+    /// In the kernel's common receive path: works on every NIC, several times slower.
+    Generic,
+}
+
+impl fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}
+
+/// A program on a NIC, for as long as its link is pinned.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// How it is attached.
+    pub mode: AttachMode,
+    /// Whether XDP can redirect frames to this NIC.
+    pub takes_redirects: bool,
+    /// It was there already, and now has this program.
+    pub taken_over: bool,
+    /// What was cleaned up on the way, to be said.
+    pub remarks: Vec<String>,
+}
+
+/// The loaded program and its maps.
+pub struct Kernel {
+    skeleton: ExitmarkSkel<'static>,
+}
+
+/// What the program did with a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// It was sent on, to a port or a socket; otherwise dropped or left to the stack.
+    pub redirected: bool,
+    /// It was left to the box's own network stack.
+    pub passed: bool,
+    /// The frame as it was then.
+    pub frame: Vec<u8>,
+}
+
+impl Kernel {
+    /// Loads the program with maps of its own: attached nowhere, for trying it out.
+    ///
+    /// # Errors
+    /// No privilege, or a kernel that refuses it.
+    pub fn load() -> Result<Self, KernelError> {
+        Self::load_with(None)
+    }
+
+    /// Loads the program with the pinned maps, which it makes if they are missing or were left
+    /// by a build with another layout. It is attached nowhere yet; the second value is whether
+    /// the maps were there.
+    ///
+    /// # Errors
+    /// No privilege, or a kernel that refuses it.
+    pub fn load_pinned(pins: &Pins) -> Result<(Self, bool), KernelError> {
+        let layout = layout()?;
+        if pins.maps(layout).exists() {
+            match Self::load_with(Some((pins, layout))) {
+                Ok(kernel) => return Ok((kernel, true)),
+                Err(error) => {
+                    tracing::warn!("the pinned maps cannot be used and are replaced: {error}");
+                    pins.remove_maps(layout)?;
+                }
+            }
+        }
+        Ok((Self::load_with(Some((pins, layout)))?, false))
+    }
+
+    fn load_with(pins: Option<(&Pins, u32)>) -> Result<Self, KernelError> {
+        // The skeleton borrows its object for as long as it lives; a daemon loads one, once.
+        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = ExitmarkSkelBuilder::default()
+            .open(storage)
+            .map_err(KernelError::Load)?;
+        if let Some((pins, layout)) = pins {
+            let maps = &mut open.maps;
+            for (name, map) in [
+                ("sockets", &mut maps.sockets),
+                ("ports", &mut maps.ports),
+                ("policies", &mut maps.policies),
+                ("links", &mut maps.links),
+                ("guards", &mut maps.guards),
+                ("counters", &mut maps.counters),
+            ] {
+                map.set_pin_path(pins.maps(layout).join(name))
+                    .map_err(KernelError::Load)?;
+            }
+        }
+        Ok(Self {
+            skeleton: open.load().map_err(KernelError::Load)?,
+        })
+    }
+
+    /// The cells of the links, in the program's map.
+    ///
+    /// # Errors
+    /// The map cannot be mapped.
+    pub fn links(&self) -> Result<Cells, KernelError> {
+        let map = self.skeleton.maps.links.as_fd();
+        let mapped = Mapped::new(map, LINK_NUMBERS).map_err(map_error("links"))?;
+        Ok(Cells::shared(mapped))
+    }
+
+    /// The cells of every queue's guard, in the program's map.
+    ///
+    /// # Errors
+    /// The map cannot be mapped.
+    pub fn guards(&self) -> Result<Cells, KernelError> {
+        let map = self.skeleton.maps.guards.as_fd();
+        let mapped = Mapped::new(map, MAX_QUEUES * GUARD_NUMBERS).map_err(map_error("guards"))?;
+        Ok(Cells::shared(mapped))
+    }
+
+    /// Puts a snapshot in force: every frame from now on is judged by it, and none by a part of
+    /// it. Returns when no frame is being judged by the one before, which the kernel then frees.
+    ///
+    /// # Errors
+    /// It does not fit, or there is no memory for it.
+    pub fn publish(&self, snapshot: &Snapshot) -> Result<(), KernelError> {
+        let options = libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+            ..Default::default()
+        };
+        let bytes = u32::try_from(IMAGE_BYTES).unwrap_or(u32::MAX);
+        let image = image(snapshot)?;
+        let inner = MapHandle::create(
+            MapType::Array,
+            Some("exitmark_policy"),
+            4,
+            bytes,
+            1,
+            &options,
+        )
+        .map_err(map_error("policies"))?;
+        inner
+            .update(&ONLY, &image, MapFlags::ANY)
+            .map_err(map_error("policies"))?;
+        let fd = inner.as_fd().as_raw_fd().to_ne_bytes();
+        self.skeleton
+            .maps
+            .policies
+            .update(&ONLY, &fd, MapFlags::ANY)
+            .map_err(map_error("policies"))
+    }
+
+    /// Names the NIC of a role, to which frames are redirected; or none.
+    ///
+    /// # Errors
+    /// There is no such NIC.
+    pub fn set_port(&self, role: Role, ifindex: Option<u32>) -> Result<(), KernelError> {
+        let ports = &self.skeleton.maps.ports;
+        let key = slot(role.index());
+        match ifindex {
+            Some(ifindex) => ports
+                .update(&key, &ifindex.to_ne_bytes(), MapFlags::ANY)
+                .map_err(map_error("ports")),
+            None => absent(ports.delete(&key)).map_err(map_error("ports")),
+        }
+    }
+
+    /// Lets a port's socket receive what its queue gets.
+    ///
+    /// # Errors
+    /// The socket is bound to another queue, or there are more queues than the map has places.
+    pub fn admit(&self, role: Role, queue: u32, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
+        let fd = socket.as_raw_fd();
+        self.skeleton
+            .maps
+            .sockets
+            .update(&socket_slot(role, queue), &fd.to_ne_bytes(), MapFlags::ANY)
+            .map_err(map_error("sockets"))
+    }
+
+    /// Ends that: from the next frame on the program decides by itself.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn dismiss(&self, role: Role, queue: u32) -> Result<(), KernelError> {
+        absent(self.skeleton.maps.sockets.delete(&socket_slot(role, queue)))
+            .map_err(map_error("sockets"))
+    }
+
+    /// Attaches a role's program to a NIC: in the place of the one that is pinned for it, or
+    /// anew, natively where the driver can, else generically. From then on it stays without
+    /// this process.
+    ///
+    /// # Errors
+    /// The NIC takes it in neither way, or it cannot be pinned.
+    pub fn attach(
+        &self,
+        pins: &Pins,
+        role: Role,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<Attachment, KernelError> {
+        let program = self.program(role);
+        let mut remarks = Vec::new();
+        let failed = |source: io::Error| KernelError::Attach {
+            interface: interface.to_owned(),
+            hint: attach_hint(&source),
+            source,
+        };
+        let mut taken_over = false;
+        if let Some(link) = pins.link(role)? {
+            let attached_to = sys::link_ifindex(link.as_fd()).map_err(failed)?;
+            if attached_to == ifindex {
+                sys::update_link(link.as_fd(), program).map_err(failed)?;
+                taken_over = true;
+            } else {
+                remarks.push(match attached_to {
+                    0 => format!("the NIC that was {role} before is gone: its pin is removed"),
+                    _ => format!("another NIC was {role} before: the program is taken off it"),
+                });
+                pins.remove_link(role)?;
+            }
+        }
+        if !taken_over {
+            let link = match sys::create_link(program, ifindex, XDP_FLAGS_DRV_MODE) {
+                Ok(link) => link,
+                // Taken by another program, or no right to: generic mode would change neither.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EPERM)) => {
+                    return Err(failed(error));
+                }
+                Err(native) => sys::create_link(program, ifindex, XDP_FLAGS_SKB_MODE)
+                    .map_err(|_| failed(native))?,
+            };
+            pins.pin_link(role, link)?;
+        }
+        let state = sys::xdp_state(ifindex).map_err(failed)?;
+        Ok(Attachment {
+            mode: if state.is_generic {
+                AttachMode::Generic
+            } else {
+                AttachMode::Native
+            },
+            takes_redirects: state.takes_redirects,
+            taken_over,
+            remarks,
+        })
+    }
+
+    fn program(&self, role: Role) -> BorrowedFd<'_> {
+        let programs = &self.skeleton.progs;
+        match role {
+            Role::Host => programs.exitmark_host.as_fd(),
+            Role::Uplink => programs.exitmark_uplink.as_fd(),
+            Role::Incoming => programs.exitmark_incoming.as_fd(),
+        }
+    }
+
+    /// Removes what other builds left pinned, after a takeover; says of which layouts.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn tidy(&self, pins: &Pins) -> Result<Vec<String>, KernelError> {
+        Ok(pins.remove_other_maps(layout()?)?)
+    }
+
+    /// Runs one frame through a role's program, as if its NIC had received it on queue 0
+    /// (BPF_PROG_RUN). Nothing is sent.
+    ///
+    /// # Errors
+    /// The frame is shorter than an Ethernet header or longer than the kernel can make one.
+    pub fn run(&self, role: Role, frame: &[u8]) -> Result<Ran, KernelError> {
+        let mut after = vec![0; frame.len()];
+        let input = ProgramInput {
+            data_in: Some(frame),
+            data_out: Some(&mut after),
+            ..Default::default()
+        };
+        let programs = &self.skeleton.progs;
+        let program = match role {
+            Role::Host => &programs.exitmark_host,
+            Role::Uplink => &programs.exitmark_uplink,
+            Role::Incoming => &programs.exitmark_incoming,
+        };
+        let output = program
+            .test_run(input)
+            .map_err(|error| KernelError::Run(frame.len(), error))?;
+        Ok(Ran {
+            redirected: output.return_value == libbpf_sys::XDP_REDIRECT,
+            passed: output.return_value == libbpf_sys::XDP_PASS,
+            frame: after,
+        })
+    }
+
+    /// What the program counted.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counts(&self) -> Result<KernelCounts, KernelError> {
+        let per_cpu = self
+            .skeleton
+            .maps
+            .counters
+            .lookup_percpu(&ONLY, MapFlags::ANY)
+            .map_err(map_error("counters"))?;
+        let mut sums = [0_u64; COUNTS];
+        for cpu in per_cpu.iter().flatten() {
+            for (sum, number) in sums.iter_mut().zip(cpu.chunks_exact(8)) {
+                *sum += number.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+            }
+        }
+        let mut slots = [0; SLOTS];
+        slots.copy_from_slice(&sums[..SLOTS]);
+        let rest = |first: usize| PerRole::from_fn(|role| sums[SLOTS + first + role.index()]);
+        Ok(KernelCounts {
+            tally: Tally::from_slots(slots),
+            to_stack: rest(0),
+            handed: rest(ROLES),
+            spilled: rest(2 * ROLES),
+        })
+    }
+}
+
+/// What the XDP program counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelCounts {
+    /// Frames that it decided itself.
+    pub tally: Tally,
+    /// Frames left to the box's network stack.
+    pub to_stack: PerRole<u64>,
+    /// Frames handed to user space, which counts them again.
+    pub handed: PerRole<u64>,
+    /// Frames meant for user space that the program decided, because nobody was there or the
+    /// worker was behind.
+    pub spilled: PerRole<u64>,
+}
+
+/// The version of the program's structures, from the program itself.
+fn layout() -> Result<u32, KernelError> {
+    let mut storage = MaybeUninit::uninit();
+    let open = ExitmarkSkelBuilder::default()
+        .open(&mut storage)
+        .map_err(KernelError::Load)?;
+    let constants = open.maps.rodata_data.as_ref().ok_or(KernelError::Layout)?;
+    let same = constants.policy_bytes as usize == POLICY_BYTES
+        && constants.counts_bytes as usize == COUNTS * size_of::<u64>()
+        && constants.links_bytes as usize == LINK_NUMBERS * size_of::<u64>()
+        && constants.guard_bytes as usize == GUARD_NUMBERS * size_of::<u64>();
+    if same {
+        Ok(constants.layout_version)
+    } else {
+        Err(KernelError::Layout)
+    }
+}
+
+fn slot(number: usize) -> [u8; 4] {
+    u32::try_from(number).unwrap_or(u32::MAX).to_ne_bytes()
+}
+
+fn socket_slot(role: Role, queue: u32) -> [u8; 4] {
+    debug_assert!((queue as usize) < MAX_QUEUES, "the daemon bounds this");
+    slot(role.index() * MAX_QUEUES + queue as usize)
+}
+
+/// To delete what is not there is no failure.
+fn absent(result: libbpf_rs::Result<()>) -> libbpf_rs::Result<()> {
+    match result {
+        Err(error) if error.kind() == libbpf_rs::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn attach_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "; another XDP program is attached: `exitmark detach` takes an exitmark's off, \
+             `ip link set dev NIC xdp off` another one's"
+        }
+        Some(libc::EPERM) => "; it takes CAP_NET_ADMIN and CAP_BPF",
+        Some(libc::ERANGE | libc::EINVAL | libc::EOPNOTSUPP) => {
+            "; the driver may not take this MTU or number of queues with XDP"
+        }
+        _ => "",
+    }
+}

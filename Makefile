@@ -20,9 +20,11 @@ demo: setup
 test: setup
 	cargo test --locked --no-fail-fast -- --show-output $(ARGS)
 
-# Packet rates, side by side with what one would use instead; then ns per decision.
+# Packet rates and TCP goodput, side by side with what one would use instead; ns per decision.
+# ARGS is for pps and tcp, which share --runs, --seconds, --quick; PPS_ARGS and TCP_ARGS for one.
 bench: setup
-	cargo bench --locked --bench pps -- $(ARGS)
+	cargo bench --locked --bench pps -- $(ARGS) $(PPS_ARGS)
+	cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS)
 	cargo bench --locked --bench decision
 
 check: setup

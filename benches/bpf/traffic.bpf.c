@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// The kernel's part of the packet rate bench: it makes the frames, counts those that arrive,
-// and holds the forwarder that does nothing. It decides nothing about the result.
+// The kernel's part of the benches: it makes the frames of the packet rate bench, counts those
+// that arrive, and holds the forwarder that does nothing. It decides nothing about the result.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-// Contract with benches/pps/traffic.rs.
+// Contract with benches/pps/traffic.rs and benches/common/bpf.rs.
 #define FLOWS 4096 // a power of two
 #define HEADER_BYTES 54 // Ethernet, IPv4 and TCP, all without options
 #define SEQUENCE_EXIT 0x45584954 // the TCP sequence number says what a frame is:
 #define SEQUENCE_RELAY 0x52454c41 // a label that no forwarder looks at
 #define MARKED 0x28 // the ToS byte of AF11
 enum sink { UPLINK, INCOMING, SINKS };
-enum target { GENERATE, WIRE, TARGETS };
+enum target { GENERATE, WIRE, WIRE_BACK, TARGETS };
 
 struct header {
 	__u8 bytes[HEADER_BYTES];
@@ -133,11 +133,18 @@ int count_incoming(struct xdp_md *context)
 	return count(context, INCOMING, 0x0301);
 }
 
-// The baseline: everything to the uplink, untouched and unread.
+// The baseline: everything to the uplink, and everything from there to the host, untouched and
+// unread.
 SEC("xdp")
 int wire(struct xdp_md *context)
 {
 	return redirect_to(WIRE);
+}
+
+SEC("xdp")
+int wire_back(struct xdp_md *context)
+{
+	return redirect_to(WIRE_BACK);
 }
 
 // A veth takes redirected frames only with NAPI on; any program turns it on.

@@ -1,6 +1,7 @@
 //! One run: a fresh site, one forwarder, a load at full speed, and the proof that the
 //! forwarder did its job meanwhile.
 
+use crate::drops::Drops;
 use crate::peers::{Forwarder, Job};
 use crate::report::Sample;
 use crate::site::Site;
@@ -14,24 +15,22 @@ const WARM_UP_FRAMES: u32 = 100_000;
 const SAMPLING: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(
-    program: &[u8],
+    compiled: &[u8],
     forwarder: &dyn Forwarder,
     load: Load,
     length: Duration,
 ) -> Result<Sample, LabError> {
     let site = Site::new()?;
-    let traffic = Traffic::new(program, &site, load, forwarder.next_hop())?;
+    let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
     let running = forwarder.start(&site, &traffic)?;
     let frames = frames_for(&site, &traffic, length)?;
-    let before = traffic.drained()?;
+    let before = (traffic.drained()?, Drops::read(&site)?);
     let rate = steady_rate(&site, &traffic, frames)?;
-    let counts = traffic.drained()?.since(&before);
+    let counts = traffic.drained()?.since(&before.0);
+    let drops = Drops::read(&site)?.since(&before.1);
     running.stop()?;
     check(forwarder.job(), load, &counts)?;
-    Ok(Sample {
-        mpps: rate / 1e6,
-        loss: 1.0 - number(counts.arrived()) / number(counts.sent),
-    })
+    Ok(Sample::new(rate, &counts, &drops))
 }
 
 /// How many frames will take about this long to send, told from ever longer loads. One call of

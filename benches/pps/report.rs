@@ -1,119 +1,165 @@
-//! What was measured, for people and for programs: the table, `pps.json`, `machine.json`.
+//! What was measured, for people and for programs: the table and `pps.json`.
 
-use crate::machine::Machine;
-use crate::traffic::Load;
-use exitmark::lab::LabError;
+use crate::Contestant;
+use crate::common::results::{Series, ratio, rounded};
+use crate::common::rounds::Contest;
+use crate::drops::Drops;
+use crate::traffic::Counts;
 use serde::Serialize;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fmt;
+
+/// Lost frames, by where.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Lost {
+    /// The box's NIC did not take them.
+    before_box: u64,
+    /// The forwarder received them, and they left by no port: rings that were full, above all.
+    in_box: u64,
+    /// The forwarder sent them, and the sink's NIC did not take them.
+    after_box: u64,
+}
 
 /// One run of one forwarder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     /// Million frames a second that arrived.
-    pub(crate) mpps: f64,
-    /// The part of the sent frames that did not.
-    pub(crate) loss: f64,
+    mpps: f64,
+    sent: u64,
+    lost: Lost,
+}
+
+impl Sample {
+    /// What happened in a run, of which `rate` is the steady part, in frames a second.
+    pub(crate) fn new(rate: f64, counts: &Counts, drops: &Drops) -> Self {
+        let cables = drops.before_box + drops.after_box;
+        Self {
+            mpps: rate / 1e6,
+            sent: counts.sent,
+            lost: Lost {
+                before_box: drops.before_box,
+                in_box: counts.sent.saturating_sub(counts.arrived() + cables),
+                after_box: drops.after_box,
+            },
+        }
+    }
+
+    /// The part of the sent frames that did not arrive.
+    fn loss(&self) -> f64 {
+        let lost = self.lost.before_box + self.lost.in_box + self.lost.after_box;
+        number(lost) / number(self.sent)
+    }
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3} Mpps, {}", self.mpps, percent(self.loss()))?;
+        let Lost {
+            before_box,
+            in_box,
+            after_box,
+        } = self.lost;
+        if before_box + in_box + after_box > 0 {
+            write!(
+                f,
+                " lost: {before_box} before the box, {in_box} in it, {after_box} after it"
+            )
+        } else {
+            write!(f, " lost")
+        }
+    }
 }
 
 /// All runs of one forwarder with one load.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
-    pub(crate) forwarder: &'static str,
+    forwarder: &'static str,
     frame_bytes: usize,
     relay_share: f64,
     queues: u32,
     mpps: f64,
     min: f64,
     max: f64,
+    /// The median of the rounds, and the worst of them. Not rounded: few lost frames of
+    /// millions are to be told from none.
     loss: f64,
+    max_loss: f64,
     runs: usize,
-    /// The rate of every round, in their order.
+    /// The frames of all runs.
+    sent: u64,
+    lost: Lost,
     #[serde(skip)]
-    rounds: Vec<f64>,
+    rates: Series,
 }
 
 impl Row {
     /// None when there is no sample.
-    pub(crate) fn new(forwarder: &'static str, load: Load, samples: &[Sample]) -> Option<Self> {
-        let rates = sorted(samples.iter().map(|sample| sample.mpps));
-        let losses = sorted(samples.iter().map(|sample| sample.loss));
+    pub(crate) fn new(contest: &Contest<Contestant<'_>, Sample>) -> Option<Self> {
+        let (samples, contestant) = (&contest.samples, &contest.contestant);
+        let rates = Series::new(samples.iter().map(|sample| sample.mpps))?;
+        let losses = Series::new(samples.iter().map(Sample::loss))?;
+        let total = |part: fn(&Sample) -> u64| samples.iter().map(part).sum();
         Some(Self {
-            forwarder,
-            frame_bytes: load.frame_bytes,
-            relay_share: f64::from(load.relay_percent) / 100.0,
+            forwarder: contestant.forwarder.name(),
+            frame_bytes: contestant.load.frame_bytes,
+            relay_share: f64::from(contestant.load.relay_percent) / 100.0,
             queues: 1,
-            mpps: rounded(median(&rates)?),
-            min: rounded(*rates.first()?),
-            max: rounded(*rates.last()?),
-            loss: rounded(median(&losses)?),
-            runs: samples.len(),
-            rounds: samples.iter().map(|sample| sample.mpps).collect(),
+            mpps: rounded(rates.median()),
+            min: rounded(rates.min()),
+            max: rounded(rates.max()),
+            loss: losses.median(),
+            max_loss: losses.max(),
+            runs: rates.runs(),
+            sent: total(|sample| sample.sent),
+            lost: Lost {
+                before_box: total(|sample| sample.lost.before_box),
+                in_box: total(|sample| sample.lost.in_box),
+                after_box: total(|sample| sample.lost.after_box),
+            },
+            rates,
         })
     }
 
-    /// The median of the ratios within each round: what disturbs a round disturbs both.
-    fn ratio_to(&self, other: &Self) -> Option<f64> {
-        let pairs = self.rounds.iter().zip(&other.rounds);
-        median(&sorted(pairs.map(|(mine, its)| mine / its)))
+    /// Its ratio to the row of that forwarder with the same load.
+    fn ratio_to(&self, forwarder: &str, rows: &[Self]) -> Option<f64> {
+        rows.iter()
+            .find(|other| other.forwarder == forwarder && other.frame_bytes == self.frame_bytes)
+            .and_then(|other| self.rates.ratio_to(&other.rates))
     }
 }
 
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(sorted: &[f64]) -> Option<f64> {
-    let upper = *sorted.get(sorted.len() / 2)?;
-    let lower = *sorted.get((sorted.len() - 1) / 2)?;
-    Some(f64::midpoint(lower, upper))
-}
-
-/// To four decimals: more would be noise.
-fn rounded(value: f64) -> f64 {
-    (value * 10_000.0).round() / 10_000.0
-}
-
-/// Prints the rows, each with its ratio to `nftables` with the same load.
+/// Prints the rows, each with its ratios to `nftables` and to `wire` with the same load.
 pub(crate) fn print(rows: &[Row]) {
-    println!();
     println!(
-        "forwarder              bytes  relay share   Mpps  (min .. max)       loss   x nftables"
+        "\n{:<22} {:>5}  relay share   Mpps  (min .. max)     {:>10}  {:>10}  x nftables  x wire  \
+         lost before / in / after the box",
+        "forwarder", "bytes", "loss", "max"
     );
     for row in rows {
-        let against = rows
-            .iter()
-            .find(|other| other.forwarder == "nftables" && other.frame_bytes == row.frame_bytes);
-        let ratio = against
-            .and_then(|other| row.ratio_to(other))
-            .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
         println!(
-            "{:<22} {:>5}  {:>11.2}  {:>5.3}  ({:.3} .. {:.3})  {:>6.2} %  {ratio:>10}",
+            "{:<22} {:>5}  {:>11.2}  {:>5.3}  ({:.3} .. {:.3})  {:>10}  {:>10}  {:>10}  {:>6}  {} / {} / {}",
             row.forwarder,
             row.frame_bytes,
             row.relay_share,
             row.mpps,
             row.min,
             row.max,
-            row.loss * 100.0,
+            percent(row.loss),
+            percent(row.max_loss),
+            ratio(row.ratio_to("nftables", rows)),
+            ratio(row.ratio_to("wire", rows)),
+            row.lost.before_box,
+            row.lost.in_box,
+            row.lost.after_box,
         );
     }
 }
 
-/// Writes both files and returns their directory.
-pub(crate) fn write(rows: &[Row], machine: &Machine) -> Result<PathBuf, LabError> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
-        PathBuf::from,
-    );
-    let directory = target.join("bench");
-    let failed = |error| LabError(format!("cannot write to {}: {error}", directory.display()));
-    fs::create_dir_all(&directory).map_err(failed)?;
-    let pps = serde_json::to_string_pretty(rows).map_err(|error| failed(error.into()))?;
-    let machine = serde_json::to_string_pretty(machine).map_err(|error| failed(error.into()))?;
-    fs::write(directory.join("pps.json"), pps + "\n").map_err(failed)?;
-    fs::write(directory.join("machine.json"), machine + "\n").map_err(failed)?;
-    Ok(directory)
+/// A part, with digits enough to tell ten frames of a million from none.
+fn percent(part: f64) -> String {
+    format!("{:.4} %", part * 100.0)
+}
+
+fn number(count: u64) -> f64 {
+    // No run sends 2^32 frames.
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }

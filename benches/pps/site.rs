@@ -14,6 +14,7 @@ use exitmark::packet::MacAddr;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 pub(crate) const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 pub(crate) const HOST_MAC: MacAddr = mac(1, 1);
@@ -79,8 +80,9 @@ impl Site {
             queues: 1,
         };
         veth(&far_end, &box_end, MTU)?;
-        for end in [&far_end, &box_end] {
-            let offloads = ["-K", end.name, "tx", "off", "gro", "off"];
+        // A veth pair takes what XDP redirects only while its other end polls, as for GRO.
+        for (end, gro) in [(&far_end, "on"), (&box_end, "off")] {
+            let offloads = ["-K", end.name, "tx", "off", "gro", gro];
             end.netns.command("ethtool", &offloads)?;
         }
         Ok(())
@@ -97,18 +99,25 @@ fn quiet_netns(label: &str) -> Result<Netns, LabError> {
     Ok(netns)
 }
 
-/// Keeps the calling thread on the generator's core.
+/// Keeps the calling thread, and the processes that it starts, on the generator's core.
 pub(crate) fn pin_to_generator_cpu() -> Result<(), LabError> {
-    let mut cpus = CpuSet::new();
-    cpus.set(GENERATOR_CPU)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus))
-        .map_err(|error| LabError(format!("cannot pin the generator to its core: {error}")))
+    pin("the generator", GENERATOR_CPU..GENERATOR_CPU + 1)
 }
 
-/// The cores for forwarders' processes, as `taskset -c` likes them.
-pub(crate) fn forwarder_cpus() -> String {
+/// Keeps the calling thread, and the processes that it starts, off the generator's core where
+/// there is another one.
+pub(crate) fn pin_to_forwarder_cpus() -> Result<(), LabError> {
     match std::thread::available_parallelism().map_or(1, usize::from) {
-        1 => GENERATOR_CPU.to_string(),
-        cores => format!("{}-{}", GENERATOR_CPU + 1, cores - 1),
+        1 => pin_to_generator_cpu(),
+        cores => pin("the forwarder", GENERATOR_CPU + 1..cores),
     }
+}
+
+fn pin(whom: &str, cores: Range<usize>) -> Result<(), LabError> {
+    let mut cpus = CpuSet::new();
+    cores
+        .into_iter()
+        .try_for_each(|core| cpus.set(core))
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus))
+        .map_err(|error| LabError(format!("cannot pin {whom} to its cores: {error}")))
 }

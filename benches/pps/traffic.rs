@@ -1,21 +1,16 @@
 //! The load and its count: which flows there are, frames by BPF_PROG_RUN, tallies at the sinks.
 //!
-//! The programs are in `benches/bpf/traffic.bpf.c`, compiled when the bench starts. Knows
-//! nothing of forwarders but the next hop that the host shall address.
+//! Knows nothing of forwarders but the next hop that the host shall address.
 
+use crate::common::bpf::{Programs, find_map, find_program};
 use crate::site::{
     BOX_HOST, BOX_UPLINK, FAR_END, HOST_ADDRESS, HOST_MAC, Site, pin_to_generator_cpu,
 };
 use etherparse::PacketBuilder;
-use exitmark::lab::{LabError, Netns};
+use exitmark::lab::LabError;
 use exitmark::packet::MacAddr;
-use libbpf_rs::{
-    Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut, Xdp, XdpFlags,
-};
+use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,7 +25,6 @@ const HEADER_SLOT_BYTES: usize = 56;
 const SEQUENCE_EXIT: u32 = 0x4558_4954;
 const SEQUENCE_RELAY: u32 = 0x5245_4c41;
 const TARGET_GENERATE: u32 = 0;
-const TARGET_WIRE: u32 = 1;
 const SINK_UPLINK: u32 = 0;
 const SINK_INCOMING: u32 = 1;
 
@@ -101,53 +95,49 @@ impl Counts {
 
 /// The programs of one measurement, loaded and attached to the sinks of a site.
 pub(crate) struct Traffic {
-    object: Arc<Object>,
+    programs: Programs,
     frame: Arc<[u8]>,
 }
 
 impl Traffic {
     pub(crate) fn new(
-        program: &[u8],
+        compiled: &[u8],
         site: &Site,
         load: Load,
         next_hop: MacAddr,
     ) -> Result<Self, LabError> {
-        let mut builder = ObjectBuilder::default();
-        let object = builder
-            .name("traffic")
-            .and_then(|builder| builder.open_memory(program))
-            .and_then(libbpf_rs::OpenObject::load)
-            .map_err(|error| LabError(format!("cannot load the generator's programs: {error}")))?;
+        let programs = Programs::load(compiled)?;
         let frames: Vec<_> = (0..FLOWS).map(|flow| frame(flow, load, next_hop)).collect();
-        let traffic = Self {
-            object: Arc::new(object),
-            frame: frames[0].as_slice().into(),
-        };
         for (flow, frame) in (0_u32..).zip(&frames) {
             let mut slot = [0; HEADER_SLOT_BYTES];
             slot[..HEADER_BYTES].copy_from_slice(&frame[..HEADER_BYTES]);
-            traffic.store("flows", flow, &slot)?;
+            programs.store("flows", flow, &slot)?;
         }
-        traffic.aim(TARGET_GENERATE, &site.host, FAR_END)?;
-        traffic.attach("count_uplink", &site.uplink, FAR_END)?;
-        traffic.attach("count_incoming", &site.incoming, FAR_END)?;
-        Ok(traffic)
+        programs.aim(TARGET_GENERATE, &site.host, FAR_END)?;
+        // Before any forwarder starts: it may ask whether its ports take redirected frames, and
+        // these do because a program is attached to their other ends.
+        programs.attach("count_uplink", &site.uplink, FAR_END)?;
+        programs.attach("count_incoming", &site.incoming, FAR_END)?;
+        Ok(Self {
+            programs,
+            frame: frames[0].as_slice().into(),
+        })
     }
 
-    /// Makes the box forward everything to the uplink, untouched.
+    /// Makes the box a wire between the host and the uplink.
     pub(crate) fn attach_wire(&self, site: &Site) -> Result<(), LabError> {
-        self.aim(TARGET_WIRE, &site.middle, BOX_UPLINK)?;
-        self.attach("wire", &site.middle, BOX_HOST)
+        self.programs
+            .attach_wire(&site.middle, BOX_HOST, BOX_UPLINK)
     }
 
     /// Makes the box's own stack receive what the host sends.
     pub(crate) fn attach_pass(&self, site: &Site) -> Result<(), LabError> {
-        self.attach("pass", &site.middle, BOX_HOST)
+        self.programs.attach("pass", &site.middle, BOX_HOST)
     }
 
     /// Starts sending `frames` frames as fast as the box's receive side takes them.
     pub(crate) fn send(&self, site: &Site, frames: u32) -> Result<Sending, LabError> {
-        let (object, frame) = (Arc::clone(&self.object), Arc::clone(&self.frame));
+        let (object, frame) = (Arc::clone(&self.programs.object), Arc::clone(&self.frame));
         let thread = site.host.spawn("generator", move || {
             pin_to_generator_cpu()?;
             let input = ProgramInput {
@@ -156,7 +146,7 @@ impl Traffic {
                 repeat: frames,
                 ..Default::default()
             };
-            program(&object, "generate")?
+            find_program(&object, "generate")?
                 .test_run(input)
                 .map(|_| ())
                 .map_err(|error| LabError(format!("the generator failed: {error}")))
@@ -209,7 +199,7 @@ impl Traffic {
     /// The numbers of a per-CPU map's value, each added up over all CPUs.
     fn sum<const N: usize>(&self, map: &str, key: u32) -> Result<[u64; N], LabError> {
         let mut sums = [0; N];
-        let values = find_map(&self.object, map)?
+        let values = find_map(&self.programs.object, map)?
             .lookup_percpu(&key.to_ne_bytes(), MapFlags::ANY)
             .map_err(|error| LabError(format!("cannot read the counters {map}: {error}")))?;
         for value in values.iter().flatten() {
@@ -218,33 +208,6 @@ impl Traffic {
             }
         }
         Ok(sums)
-    }
-
-    fn aim(&self, target: u32, netns: &Netns, interface: &'static str) -> Result<(), LabError> {
-        let index = netns.run(move || interface_index(interface))?;
-        self.store("targets", target, &index.to_ne_bytes())
-    }
-
-    fn store(&self, map: &str, key: u32, value: &[u8]) -> Result<(), LabError> {
-        find_map(&self.object, map)?
-            .update(&key.to_ne_bytes(), value, MapFlags::ANY)
-            .map_err(|error| LabError(format!("cannot write the map {map}: {error}")))
-    }
-
-    /// The attachment lasts as long as the interface.
-    fn attach(
-        &self,
-        name: &'static str,
-        netns: &Netns,
-        interface: &'static str,
-    ) -> Result<(), LabError> {
-        let object = Arc::clone(&self.object);
-        netns.run(move || {
-            let index = interface_index(interface)?.cast_signed();
-            Xdp::new(program(&object, name)?.as_fd())
-                .attach(index, XdpFlags::DRV_MODE)
-                .map_err(|error| LabError(format!("cannot attach {name} to {interface}: {error}")))
-        })
     }
 }
 
@@ -263,31 +226,6 @@ impl Sending {
         self.thread
             .join()
             .map_err(|_| LabError("the generator panicked".to_owned()))?
-    }
-}
-
-/// Compiles `benches/bpf/traffic.bpf.c` and returns the object's bytes.
-pub(crate) fn compile() -> Result<Vec<u8>, LabError> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bpf/traffic.bpf.c");
-    let triple = run(Command::new("clang").arg("-print-multiarch"))?;
-    let include = format!("-I/usr/include/{}", String::from_utf8_lossy(&triple).trim());
-    run(Command::new("clang")
-        .args(["-O2", "-g", "-target", "bpf", &include, "-c"])
-        .arg(source)
-        .args(["-o", "-"]))
-}
-
-fn run(command: &mut Command) -> Result<Vec<u8>, LabError> {
-    let output = command
-        .output()
-        .map_err(|error| LabError(format!("cannot run clang: {error}; is it installed?")))?;
-    if output.status.success() {
-        Ok(output.stdout)
-    } else {
-        Err(LabError(format!(
-            "clang cannot compile the generator: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        )))
     }
 }
 
@@ -335,23 +273,4 @@ fn scatter(number: u32) -> u32 {
     mixed = (mixed ^ (mixed >> 16)).wrapping_mul(0x85eb_ca6b);
     mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
     mixed ^ (mixed >> 16)
-}
-
-fn interface_index(name: &str) -> Result<u32, LabError> {
-    nix::net::if_::if_nametoindex(name)
-        .map_err(|error| LabError(format!("there is no interface {name}: {error}")))
-}
-
-fn program<'o>(object: &'o Object, name: &str) -> Result<ProgramMut<'o>, LabError> {
-    object
-        .progs_mut()
-        .find(|program| program.name() == name)
-        .ok_or_else(|| LabError(format!("traffic.bpf.c has no program {name}")))
-}
-
-fn find_map<'o>(object: &'o Object, name: &str) -> Result<Map<'o>, LabError> {
-    object
-        .maps()
-        .find(|map| map.name() == name)
-        .ok_or_else(|| LabError(format!("traffic.bpf.c has no map {name}")))
 }

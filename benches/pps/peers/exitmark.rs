@@ -1,29 +1,39 @@
-//! `exitmark run` itself, as it is shipped, with a process and a configuration file of its own.
+//! `exitmark run`, by its engines, on the cores that the generator leaves it.
 
 use super::{Forwarder, Job, Running};
+use crate::common::exitmark::{self, Variant};
 use crate::site::{
     BOX_HOST, BOX_INCOMING, BOX_UPLINK, HOST_ADDRESS, INCOMING_MAC, Site, UPLINK_MAC,
-    forwarder_cpus,
+    pin_to_forwarder_cpus,
 };
 use crate::traffic::{Traffic, relays};
-use exitmark::lab::{Child, LabError, contained};
-use exitmark::packet::MacAddr;
-use nix::sys::signal::Signal;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
-use tempfile::TempDir;
+use ::exitmark::lab::LabError;
+use ::exitmark::packet::MacAddr;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The rows that exitmark has.
+pub(super) const VARIANTS: [Variant; 3] = [
+    Variant {
+        name: "exitmark-xdp",
+        engine: "xdp",
+        datapath: "",
+    },
+    Variant {
+        name: "exitmark-af_xdp",
+        engine: "af_xdp",
+        datapath: "spill = false",
+    },
+    Variant {
+        name: "exitmark-af_xdp-spill",
+        engine: "af_xdp",
+        datapath: "spill = true",
+    },
+];
 
-pub(super) struct AfXdp;
+pub(super) struct Exitmark(pub(super) Variant);
 
-impl Forwarder for AfXdp {
+impl Forwarder for Exitmark {
     fn name(&self) -> &'static str {
-        "exitmark-af_xdp"
+        self.0.name
     }
 
     fn job(&self) -> Job {
@@ -35,34 +45,23 @@ impl Forwarder for AfXdp {
     }
 
     fn start(&self, site: &Site, _: &Traffic) -> Result<Box<dyn Running>, LabError> {
-        let failed = |error| LabError(format!("cannot write exitmark's configuration: {error}"));
-        let directory = tempfile::tempdir().map_err(failed)?;
-        let path = directory.path().join("exitmark.toml");
-        std::fs::write(&path, configuration("af_xdp")).map_err(failed)?;
-        let words = File::create(directory.path().join("stderr")).map_err(failed)?;
-        let mut command = contained("taskset");
-        command
-            .args(["-c", &forwarder_cpus(), env!("CARGO_BIN_EXE_exitmark")])
-            .args(["run", "--config"])
-            .arg(&path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(words);
-        let child = site.middle.start(command)?;
-        let mut process = Process { child, directory };
-        process.wait_until_ready()?;
-        Ok(Box::new(process))
+        site.middle.run(pin_to_forwarder_cpus)?;
+        Ok(Box::new(self.0.start(&site.middle, &configuration())?))
     }
 }
 
-fn configuration(engine: &str) -> String {
+impl Running for exitmark::Running {
+    fn stop(self: Box<Self>) -> Result<(), LabError> {
+        (*self).stop()
+    }
+}
+
+fn configuration() -> String {
     let relays: Vec<_> = relays()
         .map(|relay| format!("    \"{relay}\",\n"))
         .collect();
     format!(
-        "engine = \"{engine}\"
-
-[ports]
+        "[ports]
 host = \"{BOX_HOST}\"
 uplink = \"{BOX_UPLINK}\"
 incoming = \"{BOX_INCOMING}\"
@@ -82,54 +81,4 @@ extra = [
 ",
         relays.concat()
     )
-}
-
-struct Process {
-    child: Child,
-    directory: TempDir,
-}
-
-impl Process {
-    /// exitmark prints a line that begins with `ready` when its workers run.
-    fn wait_until_ready(&mut self) -> Result<(), LabError> {
-        let (seen, ready) = mpsc::channel();
-        let stdout = self.child.process().stdout.take();
-        thread::spawn(move || {
-            // Read to the end: a process whose pipe is closed would die of its next word.
-            for line in BufReader::new(stdout?).lines().map_while(Result::ok) {
-                if line.starts_with("ready") {
-                    let _ = seen.send(());
-                }
-            }
-            Some(())
-        });
-        ready
-            .recv_timeout(PATIENCE)
-            .map_err(|_| self.complaint("`exitmark run` did not become ready"))
-    }
-
-    fn complaint(&self, what: &str) -> LabError {
-        let path = self.directory.path().join("stderr");
-        let words = std::fs::read_to_string(path).unwrap_or_default();
-        match words.trim() {
-            "" => LabError(format!("{what} and said nothing")),
-            words => LabError(format!("{what}; it said: {words}")),
-        }
-    }
-}
-
-impl Running for Process {
-    fn stop(mut self: Box<Self>) -> Result<(), LabError> {
-        let already_gone = self.child.process().try_wait();
-        if !matches!(already_gone, Ok(None)) {
-            return Err(self.complaint("`exitmark run` ended by itself"));
-        }
-        self.child.signal(Signal::SIGTERM)?;
-        let status = self.child.wait(PATIENCE)?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(self.complaint(&format!("`exitmark run` stopped with {status}")))
-        }
-    }
 }

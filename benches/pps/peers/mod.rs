@@ -54,10 +54,12 @@ impl Running for InKernel {
 }
 
 /// All forwarders, in the order of the table.
-pub(crate) fn all() -> [Box<dyn Forwarder>; 3] {
-    [
-        Box::new(exitmark::AfXdp),
-        Box::new(nftables::Nftables),
-        Box::new(wire::Wire),
-    ]
+pub(crate) fn all() -> Vec<Box<dyn Forwarder>> {
+    let mut all: Vec<Box<dyn Forwarder>> = Vec::new();
+    for variant in exitmark::VARIANTS {
+        all.push(Box::new(exitmark::Exitmark(variant)));
+    }
+    all.push(Box::new(nftables::Nftables));
+    all.push(Box::new(wire::Wire));
+    all
 }

@@ -1,0 +1,57 @@
+//! `exitmark run` itself, as it is shipped, with a process and a configuration file of its own.
+
+use exitmark::lab::site::RunningBox;
+use exitmark::lab::{LabError, Netns};
+use std::path::Path;
+
+/// What differs between the configurations of exitmark that are compared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    pub(crate) name: &'static str,
+    pub(crate) engine: &'static str,
+    /// The lines of the table `[datapath]`.
+    pub(crate) datapath: &'static str,
+}
+
+/// A running exitmark.
+pub(crate) struct Running {
+    running: RunningBox,
+}
+
+impl Variant {
+    /// Starts it in a box of which `site` holds the other tables of the configuration, and
+    /// returns when it is ready.
+    pub(crate) fn start(&self, netns: &Netns, site: &str) -> Result<Running, LabError> {
+        let failed = |error| LabError(format!("cannot write exitmark's configuration: {error}"));
+        let text = format!(
+            "engine = \"{}\"\n\n{site}\n[datapath]\n{}\n",
+            self.engine, self.datapath
+        );
+        let directory = tempfile::tempdir().map_err(failed)?;
+        let path = directory.path().join("exitmark.toml");
+        std::fs::write(&path, text).map_err(failed)?;
+        let program = Path::new(env!("CARGO_BIN_EXE_exitmark"));
+        let running = RunningBox::start(netns, program, &path)?;
+        Ok(Running { running })
+    }
+}
+
+impl Running {
+    /// Ends it; an error when it was gone already or does not end well.
+    pub(crate) fn stop(self) -> Result<(), LabError> {
+        let log = self.running.log();
+        let words = self
+            .running
+            .stop()
+            .map_err(|error| LabError(format!("exitmark: {error}; it had said: {}", log.trim())))?;
+        if words.status.success() {
+            Ok(())
+        } else {
+            Err(LabError(format!(
+                "exitmark stopped with {}: {}",
+                words.status,
+                words.log.trim()
+            )))
+        }
+    }
+}

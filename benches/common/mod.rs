@@ -1,0 +1,7 @@
+//! What the benches between network namespaces share. Each of them uses all of it.
+
+pub(crate) mod bpf;
+pub(crate) mod exitmark;
+pub(crate) mod machine;
+pub(crate) mod results;
+pub(crate) mod rounds;

@@ -1,0 +1,71 @@
+//! From the values of the rounds to what is printed and written.
+
+use exitmark::lab::LabError;
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The values of every round, in their order; there is at least one.
+#[derive(Debug)]
+pub(crate) struct Series {
+    rounds: Vec<f64>,
+    sorted: Vec<f64>,
+}
+
+impl Series {
+    /// None when there is no value.
+    pub(crate) fn new(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let rounds: Vec<_> = values.collect();
+        let mut sorted = rounds.clone();
+        sorted.sort_by(f64::total_cmp);
+        (!sorted.is_empty()).then_some(Self { rounds, sorted })
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        let last = self.sorted.len() - 1;
+        f64::midpoint(self.sorted[last / 2], self.sorted[last.div_ceil(2)])
+    }
+
+    pub(crate) fn min(&self) -> f64 {
+        self.sorted[0]
+    }
+
+    pub(crate) fn max(&self) -> f64 {
+        self.sorted[self.sorted.len() - 1]
+    }
+
+    pub(crate) fn runs(&self) -> usize {
+        self.rounds.len()
+    }
+
+    /// The median of the ratios within each round: what disturbs a round disturbs both.
+    pub(crate) fn ratio_to(&self, other: &Self) -> Option<f64> {
+        let pairs = self.rounds.iter().zip(&other.rounds);
+        Self::new(pairs.map(|(mine, its)| mine / its)).map(|ratios| ratios.median())
+    }
+}
+
+/// A ratio as the tables show it.
+pub(crate) fn ratio(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
+}
+
+/// A rate to four decimals: more would be noise.
+pub(crate) fn rounded(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
+}
+
+/// Writes a file of JSON into the directory of results, which it returns.
+pub(crate) fn write(name: &str, content: &impl Serialize) -> Result<PathBuf, LabError> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
+        PathBuf::from,
+    );
+    let directory = target.join("bench");
+    let path = directory.join(name);
+    let failed = |error| LabError(format!("cannot write {}: {error}", path.display()));
+    fs::create_dir_all(&directory).map_err(failed)?;
+    let text = serde_json::to_string_pretty(content).map_err(|error| failed(error.into()))?;
+    fs::write(&path, text + "\n").map_err(failed)?;
+    Ok(directory)
+}

@@ -1,0 +1,135 @@
+//! The order of things: contestants take turns within every round, and one that failed once
+//! is out.
+
+use super::machine::Machine;
+use exitmark::lab::LabError;
+use std::fmt::Display;
+use std::time::Duration;
+
+/// The options that every bench has.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Rounds; the table shows their median.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
+    runs: u32,
+    /// How long one run lasts.
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+    /// Only these forwarders.
+    #[arg(long, value_delimiter = ',')]
+    forwarders: Vec<String>,
+    /// One short run of each: does everything work?
+    #[arg(long)]
+    quick: bool,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=60.0).contains(&seconds) => Ok(seconds),
+        _ => Err("seconds from 0.1 to 60 are possible".to_owned()),
+    }
+}
+
+impl Options {
+    fn rounds(&self) -> u32 {
+        if self.quick { 1 } else { self.runs }
+    }
+
+    fn length(&self) -> Duration {
+        Duration::from_secs_f64(if self.quick { 0.3 } else { self.seconds })
+    }
+
+    /// Those of `all` that were asked for, or all.
+    pub(crate) fn chosen<T>(
+        &self,
+        all: Vec<T>,
+        name: impl Fn(&T) -> &'static str,
+    ) -> Result<Vec<T>, LabError> {
+        let known: Vec<_> = all.iter().map(&name).collect();
+        let unknown = |wanted: &&String| !known.contains(&wanted.as_str());
+        if let Some(unknown) = self.forwarders.iter().find(unknown) {
+            return Err(LabError(format!(
+                "there is no forwarder {unknown}; there are {}",
+                known.join(", ")
+            )));
+        }
+        let wanted = |one: &T| self.forwarders.iter().any(|wanted| wanted == name(one));
+        let any = self.forwarders.is_empty();
+        Ok(all.into_iter().filter(|one| any || wanted(one)).collect())
+    }
+}
+
+/// One contestant over all rounds: what it is, and what was measured.
+pub(crate) struct Contest<K, S> {
+    pub(crate) contestant: K,
+    pub(crate) samples: Vec<S>,
+    failed: bool,
+}
+
+impl<K, S> Contest<K, S> {
+    pub(crate) fn new(contestant: K) -> Self {
+        Self {
+            contestant,
+            samples: Vec::new(),
+            failed: false,
+        }
+    }
+}
+
+/// Measures all contestants in turn, round after round, and returns those that never failed,
+/// and whether these are all.
+pub(crate) fn run<K: Display, S: Display>(
+    options: &Options,
+    machine: &mut Machine,
+    contestants: impl Iterator<Item = K>,
+    measure: impl Fn(&K, Duration) -> Result<S, LabError>,
+) -> Result<(Vec<Contest<K, S>>, bool), LabError> {
+    let mut contests: Vec<_> = contestants.map(Contest::new).collect();
+    let (all, rounds) = (contests.len(), options.rounds());
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        machine.listen();
+        for contest in contests.iter_mut().filter(|one| !one.failed) {
+            match measure(&contest.contestant, options.length()) {
+                Ok(sample) => {
+                    eprintln!("  {}: {sample}", contest.contestant);
+                    contest.samples.push(sample);
+                }
+                Err(error) => {
+                    eprintln!("  {}: FAILED: {error}", contest.contestant);
+                    contest.failed = true;
+                }
+            }
+        }
+    }
+    contests.retain(|contest| !contest.failed);
+    if contests.is_empty() {
+        return Err(LabError("no forwarder could be measured".to_owned()));
+    }
+    let whole = contests.len() == all;
+    Ok((contests, whole))
+}
+
+/// Says how a bench ended.
+pub(crate) fn exit(bench: &str, outcome: Result<bool, LabError>) -> std::process::ExitCode {
+    match outcome {
+        Ok(true) => return std::process::ExitCode::SUCCESS,
+        Ok(false) => eprintln!("{bench}: not every forwarder could be measured"),
+        Err(error) => eprintln!("{bench}: {error}"),
+    }
+    std::process::ExitCode::FAILURE
+}
+
+/// Refuses to go on without the privilege to make network namespaces.
+pub(crate) fn need_root() -> Result<(), LabError> {
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(LabError(
+            "only root may make network namespaces; run it as root".to_owned(),
+        ))
+    }
+}

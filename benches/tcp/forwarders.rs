@@ -1,0 +1,101 @@
+//! The forwarders that are compared, and how each is started.
+
+use crate::common::bpf::Programs;
+use crate::common::exitmark::{self, Variant};
+use ::exitmark::lab::LabError;
+use ::exitmark::lab::site::{OR_PORT, RELAY_V4, RELAY_V6, Site};
+
+/// What every row is compared with: both ways through user space.
+pub(crate) const REFERENCE: &str = "exitmark-af_xdp-both";
+
+/// The rows that exitmark has. Their names mean what they mean in the packet rate bench; there
+/// no frame comes back.
+const VARIANTS: [Variant; 4] = [
+    Variant {
+        name: "exitmark-xdp",
+        engine: "xdp",
+        datapath: "",
+    },
+    Variant {
+        name: "exitmark-af_xdp",
+        engine: "af_xdp",
+        datapath: "spill = false\ninbound = \"xdp\"",
+    },
+    Variant {
+        name: "exitmark-af_xdp-spill",
+        engine: "af_xdp",
+        datapath: "spill = true\ninbound = \"xdp\"",
+    },
+    Variant {
+        name: REFERENCE,
+        engine: "af_xdp",
+        datapath: "spill = false\ninbound = \"af_xdp\"",
+    },
+];
+
+pub(crate) enum Forwarder {
+    Exitmark(Variant),
+    /// XDP sends every frame to the other side and reads none of it.
+    Wire,
+}
+
+/// A forwarder at work.
+pub(crate) enum Running {
+    Exitmark(exitmark::Running),
+    /// It lives in the kernel and goes with the site.
+    Wire,
+}
+
+/// All forwarders, in the order of the table.
+pub(crate) fn all() -> Vec<Forwarder> {
+    let exitmarks = VARIANTS.into_iter().map(Forwarder::Exitmark);
+    exitmarks.chain([Forwarder::Wire]).collect()
+}
+
+impl Forwarder {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Exitmark(variant) => variant.name,
+            Self::Wire => "wire",
+        }
+    }
+
+    /// Whether it marks exit traffic.
+    pub(crate) fn marks(&self) -> bool {
+        matches!(self, Self::Exitmark(_))
+    }
+
+    /// Starts it in the middle of the site; returns when it is ready for the first frame.
+    pub(crate) fn start(&self, site: &Site, compiled: &[u8]) -> Result<Running, LabError> {
+        match self {
+            Self::Exitmark(variant) => {
+                let text = configuration(site)?;
+                variant.start(&site.middle, &text).map(Running::Exitmark)
+            }
+            Self::Wire => {
+                let programs = Programs::load(compiled)?;
+                programs.attach_wire(&site.middle, "host0", "uplink0")?;
+                Ok(Running::Wire)
+            }
+        }
+    }
+}
+
+impl Running {
+    pub(crate) fn stop(self) -> Result<(), LabError> {
+        match self {
+            Self::Exitmark(running) => running.stop(),
+            Self::Wire => Ok(()),
+        }
+    }
+}
+
+/// The site's configuration, with its relay listed: the web server is none.
+fn configuration(site: &Site) -> Result<String, LabError> {
+    let failed = |error| LabError(format!("cannot write the site's configuration: {error}"));
+    let directory = tempfile::tempdir().map_err(failed)?;
+    let relays = format!("extra = [\"{RELAY_V4}:{OR_PORT}\", \"[{RELAY_V6}]:{OR_PORT}\"]\n");
+    let mark = format!("[mark]\ndscp = {}\n", crate::mark::DSCP);
+    let path = site.configuration(directory.path(), &relays, &mark)?;
+    std::fs::read_to_string(path).map_err(failed)
+}

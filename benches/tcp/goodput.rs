@@ -1,0 +1,209 @@
+//! Bytes that applications get: connections from the host to the web server, bulk in one
+//! direction, counted where they are read.
+
+use exitmark::lab::site::{SERVER_V4, Site};
+use exitmark::lab::{LabError, Netns};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 443;
+/// What one call reads or writes at most.
+const BUFFER_BYTES: usize = 128 * 1024;
+/// A connection on which nothing moves for so long has failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Until the windows have grown.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// Who sends. The host opens the connections in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// The host sends; acknowledgements return.
+    Upload,
+    /// The host asks, and the web server sends.
+    Download,
+}
+
+impl Direction {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Upload => "upload",
+            Self::Download => "download",
+        }
+    }
+}
+
+/// What one direction of one run gave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Goodput {
+    pub(crate) gbit_per_s: f64,
+    /// Segments that the sender's stack sent again.
+    pub(crate) retransmits: u64,
+}
+
+/// Both ends of a connection from the host to the web server.
+pub(crate) struct Connection {
+    pub(crate) host: TcpStream,
+    pub(crate) server: TcpStream,
+}
+
+impl Connection {
+    /// Opens one.
+    pub(crate) fn open(site: &Site) -> Result<Self, LabError> {
+        Ok(Self::open_all(site, 1)?.remove(0))
+    }
+
+    fn open_all(site: &Site, number: u16) -> Result<Vec<Self>, LabError> {
+        let failed = |error| {
+            LabError(format!(
+                "the host cannot connect to the web server: {error}"
+            ))
+        };
+        let server = SocketAddr::from((SERVER_V4, PORT));
+        let listener = site
+            .clearnet
+            .run(move || TcpListener::bind(server))
+            .map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let connect = || {
+            let host = site
+                .host
+                .run(move || TcpStream::connect_timeout(&server, PATIENCE))?;
+            let server = accept(&listener)?;
+            server.set_nonblocking(false)?;
+            for end in [&host, &server] {
+                end.set_read_timeout(Some(PATIENCE))?;
+                end.set_write_timeout(Some(PATIENCE))?;
+            }
+            Ok(Self { host, server })
+        };
+        (0..number).map(|_| connect().map_err(failed)).collect()
+    }
+}
+
+/// The handshake's last segment may still be on its way, or lost.
+fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// Sends on so many connections at once as fast as it goes, for this long after a warm-up.
+pub(crate) fn measure(
+    site: &Site,
+    direction: Direction,
+    streams: u16,
+    length: Duration,
+) -> Result<Goodput, LabError> {
+    let failed = |error| LabError(format!("the {} failed: {error}", direction.name()));
+    let connections = Connection::open_all(site, streams)?;
+    let sending_side = match direction {
+        Direction::Upload => &site.host,
+        Direction::Download => &site.clearnet,
+    };
+    let over = Arc::new(AtomicBool::new(false));
+    let received = Arc::new(AtomicU64::new(0));
+    let mut threads = Vec::new();
+    let mut ends = Vec::new();
+    for Connection { mut host, server } in connections {
+        let (sender, receiver) = match direction {
+            Direction::Upload => (host, server),
+            Direction::Download => {
+                // The request: how much is wanted matters to nobody here.
+                host.write_all(&[0]).map_err(failed)?;
+                (server, host)
+            }
+        };
+        ends.push(sender.try_clone().map_err(failed)?);
+        ends.push(receiver.try_clone().map_err(failed)?);
+        let (is_over, counter) = (Arc::clone(&over), Arc::clone(&received));
+        threads.push(thread::spawn(move || receive(receiver, &counter, &is_over)));
+        let is_over = Arc::clone(&over);
+        let asked = direction == Direction::Download;
+        threads.push(thread::spawn(move || send(sender, asked, &is_over)));
+    }
+    thread::sleep(WARM_UP);
+    let look = || {
+        let again = retransmits(sending_side)?;
+        Ok::<_, LabError>((Instant::now(), received.load(Ordering::Relaxed), again))
+    };
+    let before = look()?;
+    thread::sleep(length);
+    let now = look()?;
+    over.store(true, Ordering::Relaxed);
+    for end in ends {
+        // An end that has gone already is told by its thread.
+        let _ = end.shutdown(Shutdown::Both);
+    }
+    for thread in threads {
+        let ended = thread.join();
+        ended
+            .map_err(|_| LabError("a thread of the bench panicked".to_owned()))?
+            .map_err(failed)?;
+    }
+    let seconds = now.0.duration_since(before.0).as_secs_f64();
+    Ok(Goodput {
+        gbit_per_s: number(now.1 - before.1) * 8.0 / seconds / 1e9,
+        retransmits: now.2 - before.2,
+    })
+}
+
+/// Writes until the run is over; waits for the other end's request first, if there is to be one.
+fn send(mut stream: TcpStream, asked: bool, is_over: &AtomicBool) -> io::Result<()> {
+    let buffer = vec![0; BUFFER_BYTES];
+    if asked {
+        stream.read_exact(&mut [0])?;
+    }
+    loop {
+        match stream.write(&buffer) {
+            _ if is_over.load(Ordering::Relaxed) => return Ok(()),
+            Ok(_) => (),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads and counts until the run is over.
+fn receive(mut stream: TcpStream, received: &AtomicU64, is_over: &AtomicBool) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        match stream.read(&mut buffer) {
+            _ if is_over.load(Ordering::Relaxed) => return Ok(()),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(bytes) => received.fetch_add(bytes as u64, Ordering::Relaxed),
+            Err(error) => return Err(error),
+        };
+    }
+}
+
+/// How many TCP segments the stack of a namespace has sent again so far.
+fn retransmits(netns: &Netns) -> Result<u64, LabError> {
+    let text = netns
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))
+        .map_err(|error| LabError(format!("cannot read the stack's counters: {error}")))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let fields = lines.next().zip(lines.next()).and_then(|(names, values)| {
+        let mut fields = names.split(' ').zip(values.split(' '));
+        fields.find(|(name, _)| *name == "RetransSegs")
+    });
+    fields
+        .and_then(|(_, value)| value.parse().ok())
+        .ok_or_else(|| LabError("the stack does not count retransmits".to_owned()))
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "exact up to 2^53 bytes; no run receives as many"
+)]
+fn number(bytes: u64) -> f64 {
+    bytes as f64
+}

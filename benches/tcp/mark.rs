@@ -1,0 +1,51 @@
+//! The proof that a forwarder does its job on the connections that are measured.
+
+use crate::goodput::Connection;
+use exitmark::lab::site::{SERVER_V4, Site};
+use exitmark::lab::{Capture, CapturedFrame, LabError};
+use std::io::{Read, Write};
+use std::time::Duration;
+
+/// The mark: AF11.
+pub(crate) const DSCP: u8 = 10;
+/// Where the second byte of an IPv4 header is in an untagged frame.
+const TOS_OFFSET: usize = 15;
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What one exchange takes at least: SYN, ACK, request.
+const FRAMES: usize = 3;
+
+/// Lets the host send something to the web server and looks at the frames that arrive there:
+/// all of them are marked, or none.
+pub(crate) fn check(site: &Site, marked: bool) -> Result<(), LabError> {
+    let filter = format!("tcp and dst host {SERVER_V4}");
+    let mut capture = Capture::start(&site.clearnet, "eth0", "in", &filter)?;
+    exchange(site)?;
+    capture.wait_until(PATIENCE, |frames| frames.len() >= FRAMES);
+    let frames = capture.finish()?;
+    let expected = if marked { DSCP } else { 0 };
+    let fine = |frame: &CapturedFrame| {
+        frame
+            .bytes
+            .get(TOS_OFFSET)
+            .is_some_and(|tos| tos >> 2 == expected)
+    };
+    let right = frames.iter().filter(|frame| fine(frame)).count();
+    if right == frames.len() && right >= FRAMES {
+        Ok(())
+    } else {
+        Err(LabError(format!(
+            "it did not do its job: of {} frames of a connection, {right} have DSCP {expected}",
+            frames.len()
+        )))
+    }
+}
+
+fn exchange(site: &Site) -> Result<(), LabError> {
+    let mut connection = Connection::open(site)?;
+    let mut request = [0; 1];
+    connection
+        .host
+        .write_all(&request)
+        .and_then(|()| connection.server.read_exact(&mut request))
+        .map_err(|error| LabError(format!("the host cannot send to the web server: {error}")))
+}

@@ -106,6 +106,7 @@ pub(crate) const TABLE: &[Expected] = &[
 
     line(Event::Nothing,                    "none",                    Saturation, Lost::Any,       Lost::Any),
     line(Event::Kill,                       "kill -9",                 Saturation, Lost::Any,       Lost::Any),
+    line(Event::Stop,                       "SIGSTOP",                 Saturation, Lost::Any,       Lost::Any),
     line(Event::StopAndContinue,            "SIGSTOP, SIGCONT",        Saturation, Lost::Any,       Lost::Any),
     line(Event::OutOfMemory,                "OOM kill",                Saturation, Lost::Any,       Lost::Any),
     line(Event::Terminate,                  "SIGTERM",                 Saturation, Lost::Any,       Lost::Any),
@@ -113,7 +114,10 @@ pub(crate) const TABLE: &[Expected] = &[
     line(Event::RestartAfterKill,           "restart after kill -9",   Saturation, Lost::Any,       Lost::Any),
     line(Event::Upgrade,                    "upgrade",                 Saturation, Lost::Any,       Lost::Any),
     line(Event::Swap,                       "relay set swap",          Saturation, Lost::Any,       Lost::Any),
+    line(Event::ThousandSwaps,              "1000 relay set swaps",    Saturation, Lost::Any,       Lost::Any),
+    line(Event::LinkDown(Link::IncomingAtBox),    "incoming down",     Saturation, Lost::Any,       Lost::Any),
     line(Event::LinkDown(Link::IncomingAtFarEnd), "incoming peer down", Saturation, Lost::Any,      Lost::Any),
+    line(Event::LinkDown(Link::UplinkAtBox),      "uplink down",       Saturation, Lost::Any,       Lost::Any),
     line(Event::LinkDown(Link::UplinkAtFarEnd),   "uplink peer down",  Saturation, Lost::Any,       Lost::Any),
     line(Event::FullRings,                  "full rings",              Saturation, Lost::Any,       Lost::Any),
 ];
@@ -130,6 +134,7 @@ impl Row {
             ("missteered", self.missteered),
             ("duplicated", self.duplicated),
             ("garbled", self.garbled),
+            ("flows silent", self.silent_flows),
         ] {
             if number > 0 {
                 wrong.push(format!("{number} {what}"));

@@ -32,6 +32,10 @@ pub(crate) struct Row {
     pub(crate) dropped_before_box: u64,
     /// Of the lost, those that found the cables behind the box full or down.
     pub(crate) dropped_behind_box: u64,
+    /// Of the lost, those that the box says it dropped; of the one that was there at the end.
+    pub(crate) dropped_in_box: Option<u64>,
+    /// Flows of which nothing arrived that was sent well after the event.
+    pub(crate) silent_flows: u64,
     /// How many frames may be lost, where that is bounded.
     pub(crate) allowed: Option<u64>,
     /// Whether everything was as expected.
@@ -45,7 +49,7 @@ impl Row {
     pub(crate) fn line(&self) -> String {
         let outage = self.outage_ms.map(|ms| format!(", outage {ms} ms"));
         format!(
-            "{:21} {:7} {:10} {:>8} pps: sent {}, lost {} (before {}, behind {}), duplicated {}, \
+            "{:21} {:7} {:10} {:>8} pps: sent {}, lost {} (before box {}, in {}, behind {}), duplicated {}, \
              reordered {}, mismarked {}, missteered {}{}",
             self.event,
             self.engine,
@@ -54,6 +58,7 @@ impl Row {
             self.sent,
             self.lost,
             self.dropped_before_box,
+            self.dropped_in_box.unwrap_or(0),
             self.dropped_behind_box,
             self.duplicated,
             self.reordered,

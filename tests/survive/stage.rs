@@ -15,9 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
-/// How long the load is on before the event, and after it.
+/// How long the load is on before the event, and twice after it.
 const BEFORE: Duration = Duration::from_millis(300);
-const AFTER: Duration = Duration::from_millis(400);
+const AFTER: Duration = Duration::from_millis(200);
 /// When nothing has arrived for so long, nothing comes any more.
 const SILENCE: Duration = Duration::from_millis(300);
 
@@ -106,10 +106,16 @@ fn measure(
     stage.load.go_on(BEFORE)?;
     let back = happen(&mut stage, expected.event)?;
     stage.load.go_on(AFTER)?;
+    let late = place(stage.load.number(), expected.rhythm.flows()).1;
+    stage.load.go_on(AFTER)?;
     let Stage { load, running, .. } = stage;
     let sent = load.finish()?;
     drain(&sinks, &sent)?;
     fill(row, &sinks, expected.rhythm, &sent, back)?;
+    let flows = expected.rhythm.flows() as usize;
+    let next = sinks.next()?;
+    let silent = next[..flows].iter().filter(|&&next| next <= late.into());
+    row.silent_flows = silent.map(|_| 1).sum();
     let dropped = Dropped::now(&site)?.since(&dropped);
     row.dropped_before_box = dropped.before_box;
     row.dropped_behind_box = dropped.behind_box;
@@ -122,6 +128,9 @@ fn measure(
                 last.status, last.log
             )));
         }
+        let dropped = |name: &str| name.starts_with("dropped_") || name.ends_with("_missed");
+        let counters = last.counters.iter().filter(|(name, _)| dropped(name));
+        row.dropped_in_box = Some(counters.map(|(_, number)| number).sum());
     }
     Ok(())
 }

@@ -9,7 +9,7 @@
 #define FLOWS 80 // of which the first OUTBOUND leave the host
 #define OUTBOUND 64
 #define STRIDE 37 // prime to both, so that kinds of flows take turns
-#define SEQUENCES (1 << 19) // of each flow
+#define SEQUENCES (1 << 20) // of each flow
 #define FRAME_BYTES 96
 #define MACS_BYTES 12
 #define HEADER_BYTES 76 // all headers of any flow
@@ -98,7 +98,7 @@ static __always_inline void count(__u64 *counter)
 	__sync_fetch_and_add(counter, 1);
 }
 
-// Whether `bytes` bytes from `begin` on are the same; offsets and sizes are multiples of 4.
+// Whether the bytes from `begin` to `end`, both multiples of 4, are the same.
 static __always_inline int same(const __u8 *frame, const __u8 *wanted, int begin, int end)
 {
 	__u32 difference = 0;

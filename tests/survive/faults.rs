@@ -1,6 +1,6 @@
 //! The sinks themselves: every fault that they are there for moves its counter, and no other.
 
-use crate::flows::{Sink, flows, sign};
+use crate::flows::{FLOWS, SEQUENCES, Sink, flows, place, sign};
 use crate::load::Wire;
 use crate::needs_root;
 use crate::sinks::{Sinks, Tally, compile};
@@ -128,7 +128,7 @@ fn the_sinks_see_every_fault() {
     });
     bench.send(INCOMING, &relay_frame(4), |tally| tally.arrived += 1);
     // Flows and places that there are not, and a frame of somebody else's.
-    for (flow, sequence) in [(80, 0), (exit, 1 << 19)] {
+    for (flow, sequence) in [(FLOWS, 0), (exit, SEQUENCES)] {
         bench.send(UPLINK, &frame(&exit_flow.after, flow, sequence), |tally| {
             tally.arrived += 1;
             tally.garbled += 1;
@@ -139,11 +139,9 @@ fn the_sinks_see_every_fault() {
 
     // Of frames 0 to 159 of a load of all flows, two of each flow, these two flows have theirs
     // (and the relay's number 1 came, though to the wrong place); all others are missing.
-    let missing = bench.sinks.missing(160, 80).unwrap();
+    let missing = bench.sinks.missing(160, FLOWS).unwrap();
     assert_eq!(missing.len(), 160 - 4);
-    let places = missing
-        .iter()
-        .map(|&number| crate::flows::place(number, 80));
+    let places = missing.iter().map(|&number| place(number, FLOWS));
     assert!(
         places
             .into_iter()

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 // Contract with tests/bpf/survive.bpf.c.
 pub(crate) const FLOWS: u32 = 80;
 pub(crate) const OUTBOUND: u32 = 64;
-pub(crate) const SEQUENCES: u32 = 1 << 19;
+pub(crate) const SEQUENCES: u32 = 1 << 20;
 const STRIDE: u64 = 37;
 pub(crate) const FRAME_BYTES: usize = 96;
 pub(crate) const HEADER_BYTES: usize = 76;

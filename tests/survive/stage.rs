@@ -48,7 +48,10 @@ pub(crate) fn play(
         event: expected.name,
         engine,
         load: expected.rhythm.name(),
-        rate_pps: PACE,
+        rate_pps: match expected.rhythm {
+            Rhythm::Steady | Rhythm::Bursts => PACE,
+            Rhythm::Saturation => 0,
+        },
         allowed: match lost {
             Lost::AtMost(limit) => Some(limit),
             Lost::Any | Lost::NoneAfter => None,
@@ -199,12 +202,14 @@ fn fill(
     if rhythm == Rhythm::Saturation {
         let length = u64::try_from(sent.length.as_micros()).unwrap_or(u64::MAX);
         row.rate_pps = sent.numbers * 1_000_000 / length.max(1);
-    }
-    let mut lost = sinks.missing(sent.numbers, rhythm.flows())?;
-    lost.retain(|number| sent.refused.binary_search(number).is_err());
-    row.sent = sent.numbers - count(&sent.refused);
-    row.lost = count(&lost);
-    if rhythm != Rhythm::Saturation {
+        // Which ones were lost would be too long a list.
+        row.sent = sent.numbers;
+        row.lost = sent.numbers - sinks.distinct()?;
+    } else {
+        let mut lost = sinks.missing(sent.numbers, rhythm.flows())?;
+        lost.retain(|number| sent.refused.binary_search(number).is_err());
+        row.sent = sent.numbers - count(&sent.refused);
+        row.lost = count(&lost);
         let flows = flows();
         let is_inbound =
             |number: &&u64| flows[place(**number, rhythm.flows()).0 as usize].is_inbound();

@@ -93,6 +93,13 @@ struct {
 	__type(value, __u32);
 } exit_by SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SINKS);
+	__type(key, __u32);
+	__type(value, __u32);
+} ways SEC(".maps");
+
 static __always_inline void count(__u64 *counter)
 {
 	__sync_fetch_and_add(counter, 1);
@@ -212,6 +219,29 @@ int generate(struct xdp_md *context)
 	record->sequence = *count / OUTBOUND;
 	*count += 1;
 	return bpf_redirect(*interface, 0);
+}
+
+// A box without a fault, which knows of each frame what is to become of it: with it in the middle,
+// whatever is lost the cables have lost.
+SEC("xdp")
+int faultless(struct xdp_md *context)
+{
+	__u8 *frame = (void *)(long)context->data;
+	struct record *record = (void *)(frame + HEADER_BYTES);
+	__u32 number, *way;
+	struct flow *flow;
+
+	if (frame + FRAME_BYTES > (__u8 *)(long)context->data_end || record->magic != MAGIC)
+		return XDP_DROP;
+	number = record->flow;
+	flow = bpf_map_lookup_elem(&flows, &number);
+	if (!flow)
+		return XDP_DROP;
+	way = bpf_map_lookup_elem(&ways, &flow->sink);
+	if (!way)
+		return XDP_ABORTED;
+	__builtin_memcpy(frame, flow->after, HEADER_BYTES);
+	return bpf_redirect(*way, 0);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

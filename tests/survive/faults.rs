@@ -1,10 +1,12 @@
-//! The sinks themselves: every fault that they are there for moves its counter, and no other.
+//! The test's own instruments: every fault that the sinks are there for moves its counter and no
+//! other, and with a box that has none nothing is counted.
 
 use crate::flows::{FLOWS, SEQUENCES, Sink, flows, place, sign};
-use crate::load::Wire;
+use crate::load::{Load, Rhythm, Wire};
 use crate::needs_root;
+use crate::report::Row;
 use crate::sinks::{Sinks, Tally, compile};
-use crate::stage::quiet_site;
+use crate::stage::{Dropped, drain, fill, site_with_sinks};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,10 +48,7 @@ fn the_sinks_see_every_fault() {
     let _alone = crate::ALONE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let site = quiet_site().unwrap();
-    let sinks = Sinks::load(&compile().unwrap()).unwrap();
-    sinks.attach(Sink::Uplink, &site.clearnet, "eth0").unwrap();
-    sinks.attach(Sink::Incoming, &site.tornet, "eth0").unwrap();
+    let (site, sinks) = site_with_sinks(&compile().unwrap()).unwrap();
     let wire = |interface| Wire::open(&site.middle, interface).unwrap();
     let mut bench = Bench {
         wires: [
@@ -147,4 +146,40 @@ fn the_sinks_see_every_fault() {
             .into_iter()
             .all(|(flow, _)| flow != exit && flow != relay)
     );
+}
+
+#[test]
+fn without_a_fault_in_the_box_the_cables_account_for_every_frame() {
+    needs_root!();
+    let _alone = crate::ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let program = compile().unwrap();
+    for rhythm in [Rhythm::Steady, Rhythm::Bursts, Rhythm::Saturation] {
+        let (site, sinks) = site_with_sinks(&program).unwrap();
+        sinks.attach_faultless(&site.middle).unwrap();
+        let before = Dropped::now(&site).unwrap();
+        let load = Load::start(&site, &sinks, rhythm).unwrap();
+        load.go_on(Duration::from_millis(500)).unwrap();
+        let sent = load.finish().unwrap();
+        drain(&sinks, &sent).unwrap();
+        let dropped = Dropped::now(&site).unwrap().since(&before);
+        let mut row = Row {
+            event: "no box",
+            engine: "none",
+            load: rhythm.name(),
+            ..Row::default()
+        };
+        fill(&mut row, &sinks, rhythm, &sent, &dropped, None).unwrap();
+        println!("{}", row.line());
+        assert!(row.sent > 0);
+        let wrong = [row.mismarked, row.missteered, row.duplicated, row.garbled];
+        assert_eq!(wrong, [0; 4]);
+        assert_eq!(row.reordered, 0);
+        let by_cables = match rhythm {
+            Rhythm::Saturation => row.dropped_before_box + row.dropped_behind_box,
+            Rhythm::Steady | Rhythm::Bursts => 0,
+        };
+        assert_eq!(row.lost, by_cables);
+    }
 }

@@ -70,12 +70,35 @@ impl Sinks {
         netns: &Netns,
         interface: &'static str,
     ) -> Result<(), LabError> {
-        let object = Arc::clone(&self.object);
         let name = match sink {
             Sink::Uplink => "sink_uplink",
             Sink::Incoming => "sink_incoming",
             Sink::Host => "sink_host",
         };
+        self.put(name, netns, interface)
+    }
+
+    /// Puts a box without a fault between the interfaces of the middle.
+    pub(crate) fn attach_faultless(&self, netns: &Netns) -> Result<(), LabError> {
+        for (sink, interface) in [
+            (Sink::Uplink, "uplink0"),
+            (Sink::Incoming, "incoming0"),
+            (Sink::Host, "host0"),
+        ] {
+            let index = netns.run(move || interface_index(interface))?;
+            self.store("ways", sink.number(), &index.to_ne_bytes())?;
+        }
+        self.put("faultless", netns, "host0")?;
+        self.put("faultless", netns, "uplink0")
+    }
+
+    fn put(
+        &self,
+        name: &'static str,
+        netns: &Netns,
+        interface: &'static str,
+    ) -> Result<(), LabError> {
+        let object = Arc::clone(&self.object);
         netns.run(move || {
             let index = interface_index(interface)?.cast_signed();
             Xdp::new(program(&object, name)?.as_fd())

@@ -72,11 +72,7 @@ fn measure(
     expected: &Expected,
     row: &mut Row,
 ) -> Result<(), LabError> {
-    let site = quiet_site()?;
-    let sinks = Sinks::load(program)?;
-    sinks.attach(Sink::Uplink, &site.clearnet, "eth0")?;
-    sinks.attach(Sink::Incoming, &site.tornet, "eth0")?;
-    sinks.attach(Sink::Host, &site.host, "eth0")?;
+    let (site, sinks) = site_with_sinks(program)?;
     let directory = tempfile::tempdir().map_err(|error| LabError(error.to_string()))?;
     let consensus = directory.path().join("cached-microdesc-consensus");
     let first = match expected.event {
@@ -114,14 +110,12 @@ fn measure(
     let Stage { load, running, .. } = stage;
     let sent = load.finish()?;
     drain(&sinks, &sent)?;
-    fill(row, &sinks, expected.rhythm, &sent, back)?;
+    let dropped = Dropped::now(&site)?.since(&dropped);
+    fill(row, &sinks, expected.rhythm, &sent, &dropped, back)?;
     let flows = expected.rhythm.flows() as usize;
     let next = sinks.next()?;
     let silent = next[..flows].iter().filter(|&&next| next <= late.into());
     row.silent_flows = silent.map(|_| 1).sum();
-    let dropped = Dropped::now(&site)?.since(&dropped);
-    row.dropped_before_box = dropped.before_box;
-    row.dropped_behind_box = dropped.behind_box;
     // A stopped process does not hear SIGTERM.
     if let (Some(running), true) = (running, expected.event != Event::Stop) {
         let last = running.stop()?;
@@ -138,8 +132,18 @@ fn measure(
     Ok(())
 }
 
+/// A site with a sink at every far end.
+pub(crate) fn site_with_sinks(program: &[u8]) -> Result<(Site, Sinks), LabError> {
+    let site = quiet_site()?;
+    let sinks = Sinks::load(program)?;
+    sinks.attach(Sink::Uplink, &site.clearnet, "eth0")?;
+    sinks.attach(Sink::Incoming, &site.tornet, "eth0")?;
+    sinks.attach(Sink::Host, &site.host, "eth0")?;
+    Ok((site, sinks))
+}
+
 /// A site whose far ends neither speak nor answer: a stack without an address does not.
-pub(crate) fn quiet_site() -> Result<Site, LabError> {
+fn quiet_site() -> Result<Site, LabError> {
     let site = Site::build(Plan::default())?;
     for (netns, interface) in [
         (&site.host, "eth0"),
@@ -178,7 +182,7 @@ fn configure(
 }
 
 /// Waits until every frame has arrived, or none comes any more.
-fn drain(sinks: &Sinks, sent: &Sent) -> Result<(), LabError> {
+pub(crate) fn drain(sinks: &Sinks, sent: &Sent) -> Result<(), LabError> {
     let wanted = sent.numbers - count(&sent.refused);
     let mut arrived = sinks.total()?.arrived;
     let mut since = Instant::now();
@@ -192,11 +196,13 @@ fn drain(sinks: &Sinks, sent: &Sent) -> Result<(), LabError> {
     Ok(())
 }
 
-fn fill(
+/// Writes into a row what was sent, and what came of it.
+pub(crate) fn fill(
     row: &mut Row,
     sinks: &Sinks,
     rhythm: Rhythm,
     sent: &Sent,
+    dropped: &Dropped,
     back: Option<u64>,
 ) -> Result<(), LabError> {
     if rhythm == Rhythm::Saturation {
@@ -225,6 +231,8 @@ fn fill(
                 .sum()
         });
     }
+    row.dropped_before_box = dropped.before_box;
+    row.dropped_behind_box = dropped.behind_box;
     let total = sinks.total()?;
     row.duplicated = total.duplicated;
     row.reordered = total.reordered;
@@ -240,13 +248,13 @@ fn count(numbers: &[u64]) -> u64 {
 
 /// Frames that a cable was too full, or not there, to take.
 #[derive(Clone, Copy, Debug)]
-struct Dropped {
+pub(crate) struct Dropped {
     before_box: u64,
     behind_box: u64,
 }
 
 impl Dropped {
-    fn now(site: &Site) -> Result<Self, LabError> {
+    pub(crate) fn now(site: &Site) -> Result<Self, LabError> {
         let both = |one: Result<u64, LabError>, other: Result<u64, LabError>| Ok(one? + other?);
         Ok(Self {
             before_box: both(
@@ -263,7 +271,7 @@ impl Dropped {
         })
     }
 
-    fn since(&self, before: &Self) -> Self {
+    pub(crate) fn since(&self, before: &Self) -> Self {
         Self {
             before_box: self.before_box - before.before_box,
             behind_box: self.behind_box - before.behind_box,

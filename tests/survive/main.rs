@@ -18,6 +18,9 @@
 //!
 //! Loads: steady (a packet socket, 20,000 frames a second in ticks of a millisecond, late ones
 //! made up for), bursts (the same every 10 ms), saturation (BPF_PROG_RUN, from the host only).
+//! The sinks are shown every fault by hand, and all loads are sent through a box of the test's own
+//! that has none (`faults.rs`): what is counted with exitmark in the middle, exitmark has done.
+//!
 //! What must hold is a table, in `expect.rs`. All rows are made before the test says which of
 //! them do not hold, and are written to `survive.json` in the target directory.
 //!

@@ -4,7 +4,7 @@
 PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
             linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux
 
-.PHONY: setup demo test bench check clean
+.PHONY: setup demo test test-survive bench check clean
 
 setup:
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -Wf '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
@@ -19,6 +19,10 @@ demo: setup
 # Every tier that this machine allows; what is skipped says so in a line with SKIPPED.
 test: setup
 	cargo test --locked --no-fail-fast -- --show-output $(ARGS)
+
+# What frames come to when the box is killed, stopped, replaced, starved: target/survive.json.
+test-survive: setup
+	cargo test --locked --test survive -- --show-output $(ARGS)
 
 # Packet rates and TCP goodput, side by side with what one would use instead; ns per decision.
 # ARGS is for pps and tcp, which share --runs, --seconds, --quick; PPS_ARGS and TCP_ARGS for one.

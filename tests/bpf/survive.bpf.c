@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// The kernel's part of the survival test: it holds every frame that arrives against what it
+// must be, and makes frames as fast as they are taken. It decides nothing about the result.
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+// Contract with tests/survive/flows.rs and tests/survive/sinks.rs.
+#define FLOWS 80 // of which the first OUTBOUND leave the host
+#define OUTBOUND 64
+#define STRIDE 37 // prime to both, so that kinds of flows take turns
+#define SEQUENCES (1 << 20) // of each flow
+#define FRAME_BYTES 96
+#define MACS_BYTES 12
+#define HEADER_BYTES 76 // all headers of any flow
+#define MAGIC 0x73757276 // "surv"
+#define CHUNK_WORDS 512 // a chunk of the memory of what was seen
+#define CHUNK_BITS (CHUNK_WORDS * 64)
+#define CHUNKS (FLOWS * (SEQUENCES / CHUNK_BITS))
+enum sink { UPLINK, INCOMING, HOST, SINKS };
+
+// Behind the headers of every frame, in the machine's byte order.
+struct record {
+	__u32 magic;
+	__u32 flow;
+	__u32 sequence;
+};
+
+struct flow {
+	__u8 before[HEADER_BYTES]; // as it is sent
+	__u8 after[HEADER_BYTES]; // as it must arrive
+	__u32 sink; // where it must arrive
+};
+
+struct progress {
+	__u64 arrived; // different frames
+	__u64 next; // one more than the highest sequence number that was seen
+};
+
+struct tally {
+	__u64 arrived; // ours, everything below included
+	__u64 mismarked; // the right MAC addresses, but another header than it must have
+	__u64 missteered; // the wrong sink or the wrong MAC addresses
+	__u64 duplicated; // seen before
+	__u64 reordered; // behind one that was sent after it
+	__u64 garbled; // ours, but of no flow
+	__u64 foreign; // not ours
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FLOWS);
+	__type(key, __u32);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FLOWS);
+	__type(key, __u32);
+	__type(value, struct progress);
+} progress SEC(".maps");
+
+struct chunk {
+	__u64 words[CHUNK_WORDS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CHUNKS);
+	__type(key, __u32);
+	__type(value, struct chunk);
+} seen SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SINKS);
+	__type(key, __u32);
+	__type(value, struct tally);
+} tallies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} sent SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} exit_by SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SINKS);
+	__type(key, __u32);
+	__type(value, __u32);
+} ways SEC(".maps");
+
+static __always_inline void count(__u64 *counter)
+{
+	__sync_fetch_and_add(counter, 1);
+}
+
+// Whether the bytes from `begin` to `end`, both multiples of 4, are the same.
+static __always_inline int same(const __u8 *frame, const __u8 *wanted, int begin, int end)
+{
+	__u32 difference = 0;
+
+#pragma unroll
+	for (int at = begin; at < end; at += 4)
+		difference |= *(const __u32 *)(frame + at) ^ *(const __u32 *)(wanted + at);
+	return !difference;
+}
+
+static __always_inline int check(struct xdp_md *context, __u32 sink)
+{
+	__u8 *frame = (void *)(long)context->data;
+	struct tally *tally = bpf_map_lookup_elem(&tallies, &sink);
+	struct progress *flow_progress;
+	struct record *record;
+	struct chunk *chunk;
+	struct flow *flow;
+	__u32 number, sequence, key, word;
+	__u64 bit;
+	int missteered;
+
+	if (!tally)
+		return XDP_ABORTED;
+	record = (void *)(frame + HEADER_BYTES);
+	if (frame + FRAME_BYTES > (__u8 *)(long)context->data_end || record->magic != MAGIC) {
+		count(&tally->foreign);
+		return XDP_DROP;
+	}
+	count(&tally->arrived);
+	number = record->flow;
+	sequence = record->sequence;
+	flow = bpf_map_lookup_elem(&flows, &number);
+	flow_progress = bpf_map_lookup_elem(&progress, &number);
+	if (!flow || !flow_progress || sequence >= SEQUENCES) {
+		count(&tally->garbled);
+		return XDP_DROP;
+	}
+	missteered = flow->sink != sink || !same(frame, flow->after, 0, MACS_BYTES);
+	if (missteered)
+		count(&tally->missteered);
+	if (!same(frame, flow->after, MACS_BYTES, HEADER_BYTES))
+		count(&tally->mismarked);
+
+	key = number * (SEQUENCES / CHUNK_BITS) + sequence / CHUNK_BITS;
+	chunk = bpf_map_lookup_elem(&seen, &key);
+	if (!chunk)
+		return XDP_ABORTED;
+	word = sequence / 64 % CHUNK_WORDS;
+	bit = 1ULL << (sequence % 64);
+	if (__sync_fetch_and_or(&chunk->words[word], bit) & bit) {
+		count(&tally->duplicated);
+		return XDP_DROP;
+	}
+	count(&flow_progress->arrived);
+	// At its own sink a flow's frames come one at a time: each has one queue.
+	if (flow->sink == sink) {
+		if (sequence < flow_progress->next)
+			count(&tally->reordered);
+		else
+			flow_progress->next = sequence + 1;
+	}
+	return XDP_DROP;
+}
+
+SEC("xdp")
+int sink_uplink(struct xdp_md *context)
+{
+	return check(context, UPLINK);
+}
+
+SEC("xdp")
+int sink_incoming(struct xdp_md *context)
+{
+	return check(context, INCOMING);
+}
+
+SEC("xdp")
+int sink_host(struct xdp_md *context)
+{
+	return check(context, HOST);
+}
+
+// Run live by BPF_PROG_RUN, by one thread. Pages come back as the receivers left them, so every
+// frame gets all of its headers anew.
+SEC("xdp")
+int generate(struct xdp_md *context)
+{
+	__u8 *frame = (void *)(long)context->data;
+	__u32 only = 0, number, *interface;
+	struct record *record;
+	struct flow *flow;
+	__u64 *count;
+
+	if (frame + FRAME_BYTES > (__u8 *)(long)context->data_end)
+		return XDP_ABORTED;
+	count = bpf_map_lookup_elem(&sent, &only);
+	interface = bpf_map_lookup_elem(&exit_by, &only);
+	if (!count || !interface)
+		return XDP_ABORTED;
+	if (*count >= (__u64)OUTBOUND * SEQUENCES)
+		return XDP_DROP;
+	number = *count * STRIDE % OUTBOUND;
+	flow = bpf_map_lookup_elem(&flows, &number);
+	if (!flow)
+		return XDP_ABORTED;
+	__builtin_memcpy(frame, flow->before, HEADER_BYTES);
+	record = (void *)(frame + HEADER_BYTES);
+	record->magic = MAGIC;
+	record->flow = number;
+	record->sequence = *count / OUTBOUND;
+	*count += 1;
+	return bpf_redirect(*interface, 0);
+}
+
+// A box without a fault, which knows of each frame what is to become of it: with it in the middle,
+// whatever is lost the cables have lost.
+SEC("xdp")
+int faultless(struct xdp_md *context)
+{
+	__u8 *frame = (void *)(long)context->data;
+	struct record *record = (void *)(frame + HEADER_BYTES);
+	__u32 number, *way;
+	struct flow *flow;
+
+	if (frame + FRAME_BYTES > (__u8 *)(long)context->data_end || record->magic != MAGIC)
+		return XDP_DROP;
+	number = record->flow;
+	flow = bpf_map_lookup_elem(&flows, &number);
+	if (!flow)
+		return XDP_DROP;
+	way = bpf_map_lookup_elem(&ways, &flow->sink);
+	if (!way)
+		return XDP_ABORTED;
+	__builtin_memcpy(frame, flow->after, HEADER_BYTES);
+	return bpf_redirect(*way, 0);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

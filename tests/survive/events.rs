@@ -1,0 +1,181 @@
+//! What happens to the box while frames cross.
+
+use crate::expect::{Event, Link};
+use crate::flows::place;
+use crate::sets::publish;
+use crate::stage::{EXITMARK, Stage};
+use exitmark::lab::LabError;
+use exitmark::lab::site::RunningBox;
+use nix::sys::signal::Signal;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a box is stopped, and a link down, while the load goes on.
+const STOPPED: Duration = Duration::from_millis(400);
+const DOWN: Duration = Duration::from_millis(200);
+/// How many large sets replace each other.
+const SWAPS: usize = 6;
+const MANY_SWAPS: usize = 1_000;
+
+/// Lets it happen, and returns when it has. Of a link that came back, it returns the number of a
+/// frame that was sent when every flow had arrived again.
+pub(crate) fn happen(stage: &mut Stage<'_>, event: Event) -> Result<Option<u64>, LabError> {
+    match event {
+        Event::Nothing | Event::FullRings => {}
+        Event::Kill => kill(stage)?,
+        Event::Stop => pause(stage)?,
+        Event::StopAndContinue => {
+            pause(stage)?;
+            running(stage)?.signal(Signal::SIGCONT)?;
+        }
+        Event::OutOfMemory => starve(stage)?,
+        Event::Terminate => terminate(stage)?,
+        Event::Restart => {
+            terminate(stage)?;
+            start(stage, Path::new(EXITMARK))?;
+        }
+        Event::RestartAfterKill => {
+            kill(stage)?;
+            start(stage, Path::new(EXITMARK))?;
+        }
+        Event::Upgrade => upgrade(stage)?,
+        Event::Swap => swap(stage, &stage.sets.large, SWAPS)?,
+        Event::ThousandSwaps => swap(stage, &stage.sets.small, MANY_SWAPS)?,
+        Event::LinkDown(link) => return flap(stage, link).map(Some),
+    }
+    Ok(None)
+}
+
+fn running<'a>(stage: &'a Stage<'_>) -> Result<&'a RunningBox, LabError> {
+    let gone = || LabError("there is no box".to_owned());
+    stage.running.as_ref().ok_or_else(gone)
+}
+
+fn start(stage: &mut Stage<'_>, exitmark: &Path) -> Result<(), LabError> {
+    stage.running = Some(stage.site.run(exitmark, stage.configuration)?);
+    Ok(())
+}
+
+fn kill(stage: &mut Stage<'_>) -> Result<(), LabError> {
+    running(stage)?.signal(Signal::SIGKILL)?;
+    // Dropping it waits for its end.
+    stage.running = None;
+    Ok(())
+}
+
+fn pause(stage: &Stage<'_>) -> Result<(), LabError> {
+    running(stage)?.signal(Signal::SIGSTOP)?;
+    stage.load.go_on(STOPPED)
+}
+
+fn terminate(stage: &mut Stage<'_>) -> Result<(), LabError> {
+    match stage.running.take() {
+        Some(running) => clean_end(running),
+        None => Err(LabError("there is no box".to_owned())),
+    }
+}
+
+fn clean_end(running: RunningBox) -> Result<(), LabError> {
+    let last = running.stop()?;
+    match last.status.success() {
+        true => Ok(()),
+        false => Err(LabError(format!(
+            "the box ended with {}: {}",
+            last.status, last.log
+        ))),
+    }
+}
+
+/// The next version, which is the same under another name, starts while the old one ends.
+fn upgrade(stage: &mut Stage<'_>) -> Result<(), LabError> {
+    let next = stage.directory.join("exitmark-next");
+    std::fs::copy(EXITMARK, &next)
+        .map_err(|error| LabError(format!("cannot copy the binary: {error}")))?;
+    let old = stage.running.take();
+    let old = old.ok_or_else(|| LabError("there is no box".to_owned()))?;
+    old.signal(Signal::SIGTERM)?;
+    start(stage, &next)?;
+    clean_end(old)
+}
+
+/// Lowers the limit of the box's memory to what it uses and makes it want more, until the kernel
+/// has killed it.
+fn starve(stage: &mut Stage<'_>) -> Result<(), LabError> {
+    publish(stage.consensus, &stage.sets.large[1])?;
+    let begin = Instant::now();
+    let killed = |stage: &Stage<'_>| stage.cgroup.as_ref().is_some_and(|one| one.kills() > 0);
+    while !killed(stage) {
+        if begin.elapsed() > PATIENCE {
+            return Err(LabError(format!(
+                "the kernel kills nothing: {}",
+                running(stage)?.log()
+            )));
+        }
+        if let Some(cgroup) = &stage.cgroup {
+            cgroup.squeeze();
+        }
+        running(stage)?.signal(Signal::SIGHUP)?;
+        let asked = Instant::now();
+        while !killed(stage) && asked.elapsed() < Duration::from_millis(200) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    stage.running = None;
+    Ok(())
+}
+
+/// Replaces the relay set so many times, each time when the last one is in place.
+fn swap(stage: &Stage<'_>, sets: &[String; 2], times: usize) -> Result<(), LabError> {
+    let running = running(stage)?;
+    for number in 1..=times {
+        publish(stage.consensus, &sets[number % 2])?;
+        running.signal(Signal::SIGHUP)?;
+        let asked = Instant::now();
+        loop {
+            let log = running.log();
+            if log.matches("relay set replaced").count() >= number {
+                break;
+            }
+            if log.contains("stays as it was") || asked.elapsed() > PATIENCE {
+                return Err(LabError(format!("set {number} is not in place: {log}")));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    Ok(())
+}
+
+/// Sets a link down and up, and waits until a frame of each flow that was sent since has arrived.
+fn flap(stage: &Stage<'_>, link: Link) -> Result<u64, LabError> {
+    let (netns, interface) = match link {
+        Link::IncomingAtBox => (&stage.site.middle, "incoming0"),
+        Link::IncomingAtFarEnd => (&stage.site.tornet, "eth0"),
+        Link::UplinkAtBox => (&stage.site.middle, "uplink0"),
+        Link::UplinkAtFarEnd => (&stage.site.clearnet, "eth0"),
+    };
+    netns.ip(&format!("link set {interface} down"))?;
+    stage.load.go_on(DOWN)?;
+    netns.ip(&format!("link set {interface} up"))?;
+    let flows = stage.rhythm.flows();
+    let up = place(stage.load.number(), flows).1;
+    let begin = Instant::now();
+    loop {
+        let next = stage.sinks.next()?;
+        let missing = (0..flows)
+            .zip(&next)
+            .filter(|&(_, &next)| next <= u64::from(up) + 1)
+            .map(|(flow, _)| flow)
+            .collect::<Vec<_>>();
+        if missing.is_empty() {
+            return Ok(stage.load.number());
+        }
+        if begin.elapsed() > PATIENCE {
+            return Err(LabError(format!(
+                "the link is up again, but nothing arrives of the flows {missing:?}"
+            )));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}

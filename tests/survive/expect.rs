@@ -1,0 +1,158 @@
+//! What must hold, as data: every event, the loads under which it happens, and how many frames
+//! each engine may lose then. What no row may have at all is in [`Row::complaint`].
+
+use crate::load::Rhythm::{self, Bursts, Saturation, Steady};
+use crate::report::Row;
+
+/// What happens to the box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Nothing,
+    Kill,
+    Stop,
+    /// After a SIGSTOP and a while.
+    StopAndContinue,
+    OutOfMemory,
+    Terminate,
+    Restart,
+    RestartAfterKill,
+    Upgrade,
+    Swap,
+    ThousandSwaps,
+    LinkDown(Link),
+    FullRings,
+}
+
+/// Which link goes down, and at which of its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    IncomingAtBox,
+    IncomingAtFarEnd,
+    UplinkAtBox,
+    UplinkAtFarEnd,
+}
+
+/// How many frames may be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// At most this many.
+    AtMost(u64),
+    /// Reported, not bounded.
+    Any,
+    /// Not bounded while the link is down, but none of those that are sent when every flow has
+    /// arrived again.
+    NoneAfter,
+}
+
+/// One line of the table.
+pub(crate) struct Expected {
+    pub(crate) event: Event,
+    pub(crate) name: &'static str,
+    pub(crate) rhythm: Rhythm,
+    pub(crate) xdp: Lost,
+    pub(crate) af_xdp: Lost,
+}
+
+impl Expected {
+    pub(crate) fn lost(&self, engine: &str) -> Lost {
+        match engine {
+            "xdp" => self.xdp,
+            _ => self.af_xdp,
+        }
+    }
+}
+
+pub(crate) const ENGINES: [&str; 2] = ["xdp", "af_xdp"];
+
+const NONE: Lost = Lost::AtMost(0);
+/// What 20,000 frames a second are in 10 ms.
+const TEN_MS: Lost = Lost::AtMost(200);
+
+const fn line(
+    event: Event,
+    name: &'static str,
+    rhythm: Rhythm,
+    xdp: Lost,
+    af_xdp: Lost,
+) -> Expected {
+    Expected {
+        event,
+        name,
+        rhythm,
+        xdp,
+        af_xdp,
+    }
+}
+
+/// The table of expectations.
+#[rustfmt::skip]
+pub(crate) const TABLE: &[Expected] = &[
+    //   event                              name                       load        xdp              af_xdp
+    line(Event::Nothing,                    "none",                    Steady,     NONE,            NONE),
+    line(Event::Kill,                       "kill -9",                 Steady,     NONE,            TEN_MS),
+    line(Event::Stop,                       "SIGSTOP",                 Steady,     NONE,            TEN_MS),
+    line(Event::StopAndContinue,            "SIGCONT",                 Steady,     NONE,            TEN_MS),
+    line(Event::OutOfMemory,                "OOM kill",                Steady,     NONE,            TEN_MS),
+    line(Event::Terminate,                  "SIGTERM",                 Steady,     NONE,            NONE),
+    line(Event::Restart,                    "restart",                 Steady,     NONE,            NONE),
+    line(Event::RestartAfterKill,           "restart after kill -9",   Steady,     NONE,            TEN_MS),
+    line(Event::Upgrade,                    "upgrade",                 Steady,     NONE,            NONE),
+    line(Event::Swap,                       "relay set swap",          Steady,     NONE,            NONE),
+    line(Event::ThousandSwaps,              "1000 relay set swaps",    Steady,     NONE,            NONE),
+    line(Event::LinkDown(Link::IncomingAtBox),    "incoming down",     Steady,     Lost::NoneAfter, Lost::NoneAfter),
+    line(Event::LinkDown(Link::IncomingAtFarEnd), "incoming peer down", Steady,    Lost::NoneAfter, Lost::NoneAfter),
+    line(Event::LinkDown(Link::UplinkAtBox),      "uplink down",       Steady,     Lost::NoneAfter, Lost::NoneAfter),
+    line(Event::LinkDown(Link::UplinkAtFarEnd),   "uplink peer down",  Steady,     Lost::NoneAfter, Lost::NoneAfter),
+    line(Event::FullRings,                  "full rings",              Bursts,     NONE,            Lost::Any),
+
+    line(Event::Nothing,                    "none",                    Saturation, Lost::Any,       Lost::Any),
+    line(Event::Kill,                       "kill -9",                 Saturation, Lost::Any,       Lost::Any),
+    line(Event::Stop,                       "SIGSTOP",                 Saturation, Lost::Any,       Lost::Any),
+    line(Event::StopAndContinue,            "SIGCONT",                 Saturation, Lost::Any,       Lost::Any),
+    line(Event::OutOfMemory,                "OOM kill",                Saturation, Lost::Any,       Lost::Any),
+    line(Event::Terminate,                  "SIGTERM",                 Saturation, Lost::Any,       Lost::Any),
+    line(Event::Restart,                    "restart",                 Saturation, Lost::Any,       Lost::Any),
+    line(Event::RestartAfterKill,           "restart after kill -9",   Saturation, Lost::Any,       Lost::Any),
+    line(Event::Upgrade,                    "upgrade",                 Saturation, Lost::Any,       Lost::Any),
+    line(Event::Swap,                       "relay set swap",          Saturation, Lost::Any,       Lost::Any),
+    line(Event::ThousandSwaps,              "1000 relay set swaps",    Saturation, Lost::Any,       Lost::Any),
+    line(Event::LinkDown(Link::IncomingAtBox),    "incoming down",     Saturation, Lost::Any,       Lost::Any),
+    line(Event::LinkDown(Link::IncomingAtFarEnd), "incoming peer down", Saturation, Lost::Any,      Lost::Any),
+    line(Event::LinkDown(Link::UplinkAtBox),      "uplink down",       Saturation, Lost::Any,       Lost::Any),
+    line(Event::LinkDown(Link::UplinkAtFarEnd),   "uplink peer down",  Saturation, Lost::Any,       Lost::Any),
+    line(Event::FullRings,                  "full rings",              Saturation, Lost::Any,       Lost::Any),
+];
+
+impl Row {
+    /// What is wrong with it, if anything.
+    pub(crate) fn complaint(&self, lost: Lost) -> Option<String> {
+        let mut wrong = Vec::new();
+        if let Some(error) = &self.error {
+            wrong.push(error.clone());
+        }
+        for (what, number) in [
+            ("mismarked", self.mismarked),
+            ("missteered", self.missteered),
+            ("duplicated", self.duplicated),
+            ("garbled", self.garbled),
+            ("flows silent", self.silent_flows),
+        ] {
+            if number > 0 {
+                wrong.push(format!("{number} {what}"));
+            }
+        }
+        match lost {
+            Lost::AtMost(limit) if self.lost > limit => {
+                wrong.push(format!("{} lost, at most {limit} may be", self.lost));
+            }
+            Lost::NoneAfter if self.lost_after != Some(0) => {
+                wrong.push(format!(
+                    "lost after the link was back: {:?}",
+                    self.lost_after
+                ));
+            }
+            _ => {}
+        }
+        (!wrong.is_empty()).then(|| wrong.join("; "))
+    }
+}

@@ -1,0 +1,226 @@
+//! The flows of the test: what each frame is when it is sent, where it must arrive, as what.
+//!
+//! The number of a frame says its flow and its place in it: frame `n` of a load of `f` flows is
+//! number `n / f` of flow `n * STRIDE mod f`.
+
+use exitmark::lab::frames::{FROM, Frame, TO, tcp, udp};
+use exitmark::lab::site::{HOST_V4, HOST_V6, INCOMING_MAC, RELAY_V4, RELAY_V6, TORNET_MAC};
+use exitmark::packet::MacAddr;
+use exitmark::policy::Endpoint;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+// Contract with tests/bpf/survive.bpf.c.
+pub(crate) const FLOWS: u32 = 80;
+pub(crate) const OUTBOUND: u32 = 64;
+pub(crate) const SEQUENCES: u32 = 1 << 20;
+const STRIDE: u64 = 37;
+pub(crate) const FRAME_BYTES: usize = 96;
+pub(crate) const HEADER_BYTES: usize = 76;
+const MAGIC: u32 = 0x7375_7276;
+
+/// Where a frame can arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sink {
+    Uplink,
+    Incoming,
+    Host,
+}
+
+impl Sink {
+    pub(crate) const ALL: [Self; 3] = [Self::Uplink, Self::Incoming, Self::Host];
+
+    /// Its number in the kernel.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Uplink => 0,
+            Self::Incoming => 1,
+            Self::Host => 2,
+        }
+    }
+}
+
+/// One flow.
+#[derive(Clone, Debug)]
+pub(crate) struct Flow {
+    pub(crate) before: Vec<u8>,
+    pub(crate) after: Vec<u8>,
+    pub(crate) sink: Sink,
+}
+
+impl Flow {
+    /// Whether its frames come from the clearnet.
+    pub(crate) fn is_inbound(&self) -> bool {
+        self.sink == Sink::Host
+    }
+}
+
+/// The mark of exit traffic, AF11.
+const MARK: u8 = 0x28;
+/// One of the host's own services.
+pub(crate) const LISTENER: u16 = 22;
+/// How many endpoints of each family are listed.
+const LISTED: u16 = 8;
+
+/// The endpoints that are relays throughout, whatever else is listed.
+pub(crate) fn listed() -> Vec<Endpoint> {
+    let at = |base: IpAddr, number| match base {
+        IpAddr::V4(base) => {
+            IpAddr::from(Ipv4Addr::from(u32::from(base) + u32::from(number) * 0x101))
+        }
+        IpAddr::V6(base) => IpAddr::from(Ipv6Addr::from(u128::from(base) + u128::from(number))),
+    };
+    let ports = [9001, 443, 9001, 20_001];
+    let bases = [IpAddr::from(RELAY_V4), IpAddr::from(RELAY_V6)];
+    let endpoint = |base, number| Endpoint::new(at(base, number), ports[usize::from(number) % 4]);
+    bases
+        .into_iter()
+        .flat_map(|base| (0..LISTED).map(move |number| endpoint(base, number)))
+        .collect()
+}
+
+/// Every flow, by its number: `OUTBOUND` from the host, the others to it.
+pub(crate) fn flows() -> Vec<Flow> {
+    let host = |v6: bool, port| match v6 {
+        false => SocketAddr::from((HOST_V4, port)),
+        true => SocketAddr::from((HOST_V6, port)),
+    };
+    let listed = listed();
+    let mut flows: Vec<Flow> = (0..12_u16)
+        .flat_map(|number| [(false, number), (true, number)])
+        .map(|(v6, number)| {
+            exit(&tcp_between(
+                host(v6, 40_000 + number),
+                web(v6, number, 443),
+            ))
+        })
+        .collect();
+    // A relay's address at a port that no relay listens at.
+    flows.extend(
+        listed
+            .iter()
+            .step_by(4)
+            .map(|relay| SocketAddr::from((relay.address, 8080)))
+            .map(|to| exit(&tcp_between(host(to.is_ipv6(), 40_100), to))),
+    );
+    for (number, relay) in (40_200..).zip(listed.iter().chain(&listed[..8])) {
+        let to = SocketAddr::from((relay.address, relay.port));
+        // One that bears the mark already must lose it.
+        let tos = if number == 40_201 { MARK } else { 0 };
+        flows.push(relayed(
+            &tcp_between(host(to.is_ipv6(), number), to).tos(tos),
+        ));
+    }
+    for number in 0..6 {
+        let v6 = number % 2 == 1;
+        let tos = if number < 2 { MARK } else { 0 };
+        let to = web(v6, number, 50_000 + number);
+        flows.push(unmarked(&tcp_between(host(v6, LISTENER), to).tos(tos)));
+        flows.push(unmarked(
+            &udp_between(host(v6, 41_000 + number), to).tos(tos),
+        ));
+    }
+    for number in 0..8 {
+        let v6 = number % 2 == 1;
+        // A mark on the way in is somebody else's, and stays.
+        let tos = if number < 4 { MARK } else { 0 };
+        let (from, to) = (web(v6, number, 443), host(v6, 40_000 + number));
+        flows.push(inbound(&tcp_between(from, to).tos(tos)));
+        flows.push(inbound(&udp_between(from, to).tos(tos)));
+    }
+    flows
+}
+
+fn web(v6: bool, number: u16, port: u16) -> SocketAddr {
+    let address = match v6 {
+        false => IpAddr::from([198, 51, 100, number.to_be_bytes()[1]]),
+        true => IpAddr::from([0x2001, 0xdb8, 0x51, 0, 0, 0, 0, number]),
+    };
+    SocketAddr::from((address, port))
+}
+
+fn tcp_between(from: SocketAddr, to: SocketAddr) -> Frame {
+    sized(tcp(&from.to_string(), &to.to_string()), to)
+}
+
+fn udp_between(from: SocketAddr, to: SocketAddr) -> Frame {
+    sized(udp(&from.to_string(), &to.to_string()), to)
+}
+
+/// All frames have the same length, and so their records the same place.
+fn sized(frame: Frame, to: SocketAddr) -> Frame {
+    let headers = if to.is_ipv6() { 14 + 40 } else { 14 + 20 };
+    frame.payload(FRAME_BYTES - headers)
+}
+
+fn exit(frame: &Frame) -> Flow {
+    Flow {
+        before: frame.build(),
+        after: frame.clone().tos(MARK).build(),
+        sink: Sink::Uplink,
+    }
+}
+
+fn relayed(frame: &Frame) -> Flow {
+    let steered = frame.clone().macs(mac(TORNET_MAC), mac(INCOMING_MAC));
+    Flow {
+        before: frame.build(),
+        after: steered.tos(0).build(),
+        sink: Sink::Incoming,
+    }
+}
+
+fn unmarked(frame: &Frame) -> Flow {
+    Flow {
+        before: frame.build(),
+        after: frame.clone().tos(0).build(),
+        sink: Sink::Uplink,
+    }
+}
+
+fn inbound(frame: &Frame) -> Flow {
+    let frame = frame.clone().macs(FROM, TO).build();
+    Flow {
+        before: frame.clone(),
+        after: frame,
+        sink: Sink::Host,
+    }
+}
+
+fn mac(text: &str) -> MacAddr {
+    text.parse().unwrap()
+}
+
+/// Which flow a frame belongs to, and its place there.
+pub(crate) fn place(number: u64, flows: u32) -> (u32, u32) {
+    let flows = u64::from(flows);
+    let small = |wide| u32::try_from(wide).unwrap();
+    (small(number * STRIDE % flows), small(number / flows))
+}
+
+/// Writes into a frame which one it is.
+pub(crate) fn sign(frame: &mut [u8], flow: u32, sequence: u32) {
+    let record = [MAGIC, flow, sequence].map(u32::to_ne_bytes);
+    frame[HEADER_BYTES..HEADER_BYTES + 12].copy_from_slice(record.as_flattened());
+}
+
+#[test]
+fn every_frame_has_its_own_place_and_a_record_behind_its_headers() {
+    let flows = flows();
+    assert_eq!(flows.len(), FLOWS as usize);
+    for (number, flow) in (0..).zip(&flows) {
+        assert_eq!(flow.before.len(), FRAME_BYTES);
+        assert_eq!(flow.after.len(), FRAME_BYTES);
+        assert_eq!(flow.is_inbound(), number >= OUTBOUND);
+    }
+    for flows in [OUTBOUND, FLOWS] {
+        let places: std::collections::BTreeSet<_> = (0..10 * u64::from(flows))
+            .map(|number| place(number, flows))
+            .collect();
+        assert_eq!(places.len(), 10 * flows as usize);
+        assert!(
+            places
+                .iter()
+                .all(|&(flow, sequence)| flow < flows && sequence < 10)
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! What sends: by a packet socket at a steady pace or in bursts, or by the kernel as fast as
+//! frames are taken. Every frame has a number; which of them were sent is known to the frame.
+
+use crate::flows::{FLOWS, OUTBOUND, flows, place, sign};
+use crate::sinks::Sinks;
+use exitmark::lab::site::Site;
+use exitmark::lab::{LabError, Netns};
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, send, socket,
+};
+use nix::unistd::Pid;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// The steady pace, in frames a second.
+pub(crate) const PACE: u64 = 20_000;
+/// What the generator makes at one call: a call takes milliseconds to set up.
+const GENERATED_AT_ONCE: u32 = 1 << 16;
+/// How long a frame is offered again to a NIC that is full.
+const FULL_LIMIT: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How fast, and in which rhythm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rhythm {
+    /// [`PACE`] in both directions, some frames every millisecond.
+    Steady,
+    /// The same in bursts: one every 10 ms.
+    Bursts,
+    /// As fast as the box's NIC takes them, from the host only.
+    Saturation,
+}
+
+impl Rhythm {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Bursts => "bursts",
+            Self::Saturation => "saturation",
+        }
+    }
+
+    /// How many flows there are.
+    pub(crate) const fn flows(self) -> u32 {
+        match self {
+            Self::Steady | Self::Bursts => FLOWS,
+            Self::Saturation => OUTBOUND,
+        }
+    }
+}
+
+/// What was sent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sent {
+    /// How many numbers were given to frames, from 0 on.
+    pub(crate) numbers: u64,
+    /// Those that no NIC took, in order: of a link that is down.
+    pub(crate) refused: Vec<u64>,
+    /// When, since the beginning, the frames from this number on were sent.
+    pub(crate) times: Vec<(u64, Duration)>,
+    /// How long it took altogether.
+    pub(crate) length: Duration,
+}
+
+impl Sent {
+    /// When a frame was sent, to the millisecond.
+    pub(crate) fn time(&self, number: u64) -> Option<Duration> {
+        let after = self.times.partition_point(|&(first, _)| first <= number);
+        self.times.get(after.checked_sub(1)?).map(|&(_, time)| time)
+    }
+}
+
+/// A load that is on.
+pub(crate) struct Load {
+    thread: Option<JoinHandle<Result<Sent, LabError>>>,
+    stop: Arc<AtomicBool>,
+    numbers: Arc<AtomicU64>,
+}
+
+impl Load {
+    pub(crate) fn start(site: &Site, sinks: &Sinks, rhythm: Rhythm) -> Result<Self, LabError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let numbers = Arc::new(AtomicU64::new(0));
+        let (until, progress) = (Arc::clone(&stop), Arc::clone(&numbers));
+        let thread = match rhythm {
+            Rhythm::Steady | Rhythm::Bursts => {
+                let tick = match rhythm {
+                    Rhythm::Bursts => Duration::from_millis(10),
+                    _ => Duration::from_millis(1),
+                };
+                let host = Wire::open(&site.host, "eth0")?;
+                let clearnet = Wire::open(&site.clearnet, "eth0")?;
+                site.host.spawn("pace", move || {
+                    Ok(pace(&host, &clearnet, tick, &until, &progress))
+                })?
+            }
+            Rhythm::Saturation => {
+                sinks.aim(&site.host, "eth0")?;
+                let sinks = sinks.clone();
+                site.host.spawn("generator", move || {
+                    stay_on_first_cpu()?;
+                    let begin = Instant::now();
+                    while !until.load(Ordering::Relaxed) {
+                        sinks.generate(GENERATED_AT_ONCE)?;
+                        progress.store(sinks.generated()?, Ordering::Relaxed);
+                    }
+                    Ok(Sent {
+                        numbers: sinks.generated()?,
+                        length: begin.elapsed(),
+                        ..Sent::default()
+                    })
+                })?
+            }
+        };
+        Ok(Self {
+            thread: Some(thread),
+            stop,
+            numbers,
+        })
+    }
+
+    /// The number of the next frame, or one a little below it.
+    pub(crate) fn number(&self) -> u64 {
+        self.numbers.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the load has been on for so long, and has sent something all the while.
+    pub(crate) fn go_on(&self, length: Duration) -> Result<(), LabError> {
+        let (begin, before) = (Instant::now(), self.number());
+        while begin.elapsed() < length || self.number() == before {
+            let over = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+            if over || begin.elapsed() > length + PATIENCE {
+                return Err(LabError("the load sends nothing any more".to_owned()));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Ends it, and says what was sent.
+    pub(crate) fn finish(mut self) -> Result<Sent, LabError> {
+        self.stop.store(true, Ordering::Relaxed);
+        let outcome = self.thread.take().map(JoinHandle::join);
+        match outcome {
+            Some(Ok(sent)) => sent,
+            _ => Err(LabError("the load panicked".to_owned())),
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Whoever gives up on a run must not have its load beside the next one.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// A packet socket that sends whole frames by one interface.
+pub(crate) struct Wire(OwnedFd);
+
+impl Wire {
+    pub(crate) fn open(netns: &Netns, interface: &'static str) -> Result<Self, LabError> {
+        netns.run(move || {
+            let failed =
+                |error: Errno| LabError(format!("cannot send raw frames by {interface}: {error}"));
+            let address: LinkAddr = getifaddrs()
+                .map_err(failed)?
+                .filter(|entry| entry.interface_name == interface)
+                .find_map(|entry| entry.address?.as_link_addr().copied())
+                .ok_or_else(|| failed(Errno::ENODEV))?;
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                None::<SockProtocol>,
+            )
+            .map_err(failed)?;
+            bind(socket.as_raw_fd(), &address).map_err(failed)?;
+            Ok(Self(socket))
+        })
+    }
+
+    /// Sends a frame; says whether the NIC took it. One that is full is asked again, for a
+    /// while: what it does not take it drops, so that no frame is sent twice.
+    pub(crate) fn send(&self, frame: &[u8]) -> bool {
+        let mut begin = None;
+        loop {
+            match send(self.0.as_raw_fd(), frame, MsgFlags::empty()) {
+                Ok(_) => return true,
+                Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => {
+                    if begin.get_or_insert_with(Instant::now).elapsed() > FULL_LIMIT {
+                        return false;
+                    }
+                    thread::yield_now();
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+/// Sends at [`PACE`] until it is told to stop; what is late is made up for.
+fn pace(
+    host: &Wire,
+    clearnet: &Wire,
+    tick: Duration,
+    until: &AtomicBool,
+    progress: &AtomicU64,
+) -> Sent {
+    let mut flows = flows();
+    let mut sent = Sent::default();
+    let per_tick = PACE * u64::try_from(tick.as_millis()).unwrap_or(1) / 1000;
+    let begin = Instant::now();
+    let mut due = begin;
+    while !until.load(Ordering::Relaxed) {
+        due += tick;
+        // Whoever made up for a long delay all at once would only try how much a cable holds.
+        thread::sleep(due.saturating_duration_since(Instant::now()).max(tick / 4));
+        sent.times.push((sent.numbers, begin.elapsed()));
+        for number in sent.numbers..sent.numbers + per_tick {
+            let (flow, sequence) = place(number, FLOWS);
+            let one = &mut flows[flow as usize];
+            sign(&mut one.before, flow, sequence);
+            let wire = if one.is_inbound() { clearnet } else { host };
+            if !wire.send(&one.before) {
+                sent.refused.push(number);
+            }
+            progress.store(number + 1, Ordering::Relaxed);
+        }
+        sent.numbers += per_tick;
+    }
+    sent.length = begin.elapsed();
+    sent
+}
+
+/// Keeps the calling thread on the first core: the kernel runs the box's receive side there
+/// too, and the box's process gets the others.
+fn stay_on_first_cpu() -> Result<(), LabError> {
+    let mut cpus = CpuSet::new();
+    cpus.set(0)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus))
+        .map_err(|error| LabError(format!("cannot stay on one core: {error}")))
+}

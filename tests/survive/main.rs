@@ -1,0 +1,115 @@
+//! Tier: root. What the box survives, and what that costs: frames cross while its process is
+//! killed, stopped, starved, replaced or given other relay sets, and while its links go down.
+//!
+//! ```text
+//!            paced: 20,000/s            ┌─────┐ uplink0 ──── eth0  sink: exit marked,
+//!  host ── eth0 ───────────────── host0 │ box │              clearnet    the rest unmarked
+//!          sink: everything inbound     └─────┘ incoming0 ── eth0  sink: relays, new MACs
+//!                                               tornet
+//! ```
+//!
+//! 64 flows leave the host: exit traffic, traffic to listed relays and to other ports of theirs,
+//! answers of a listener, UDP; IPv4 and IPv6; some bear the mark before. 16 flows come back.
+//! Each frame has its flow's number and its own behind its headers. The far ends are sinks: an
+//! XDP program on each holds every frame's headers against what they must be, byte for byte,
+//! remembers each in a bitmap, and drops it. So every count is exact: lost is what was sent less
+//! what was seen, duplicated was seen twice, reordered came behind a later one, missteered came
+//! to the wrong sink or with wrong MAC addresses, mismarked has any other wrong byte.
+//!
+//! Loads: steady (a packet socket, 20,000 frames a second in ticks of a millisecond, late ones
+//! made up for), bursts (the same every 10 ms), saturation (BPF_PROG_RUN, from the host only).
+//! The sinks are shown every fault by hand, and all loads are sent through a box of the test's own
+//! that has none (`faults.rs`): what is counted with exitmark in the middle, exitmark has done.
+//!
+//! What must hold is a table, in `expect.rs`. All rows are made before the test says which of
+//! them do not hold, and are written to `survive.json` in the target directory.
+//!
+//! `EXITMARK_SURVIVE` selects rows: names of an event, an engine, a load, separated by commas,
+//! e.g. `kill -9,xdp`; what is not named is not restricted. A selection writes no file.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's ground that is missing is the test's failure"
+)]
+
+mod cgroup;
+mod events;
+mod expect;
+mod faults;
+mod flows;
+mod load;
+mod report;
+mod sets;
+mod sinks;
+mod stage;
+
+use cgroup::MemoryCgroup;
+use expect::{ENGINES, Event, TABLE};
+use sets::Sets;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+/// Held by each test that measures: beside another one it would measure that one.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Leaves the test where there is no root.
+macro_rules! needs_root {
+    () => {
+        if !exitmark::lab::is_root() {
+            return;
+        }
+    };
+}
+pub(crate) use needs_root;
+
+#[test]
+fn frames_go_on_whatever_happens_to_the_box() {
+    needs_root!();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let selection = std::env::var("EXITMARK_SURVIVE").ok();
+    let selected = |name: &str, engine: &str, load: &str| {
+        let row = [name, engine, load];
+        selection
+            .iter()
+            .flat_map(|selection| selection.split(','))
+            .all(|word| row.contains(&word.trim()))
+    };
+    let no_cgroup = MemoryCgroup::new().err();
+    if let Some(error) = &no_cgroup {
+        // Not by a print macro: what a passing test prints is swallowed.
+        let _ = writeln!(std::io::stderr(), "SKIPPED (OOM kill): {error}");
+    }
+    let program = sinks::compile().unwrap();
+    let sets = Sets::invent();
+    let (mut rows, mut complaints) = (Vec::new(), Vec::new());
+    for expected in TABLE {
+        if expected.event == Event::OutOfMemory && no_cgroup.is_some() {
+            continue;
+        }
+        for engine in ENGINES {
+            if !selected(expected.name, engine, expected.rhythm.name()) {
+                continue;
+            }
+            let (row, complaint) = stage::play(&program, &sets, expected, engine);
+            println!("{}", row.line());
+            if let Some(complaint) = complaint {
+                println!("    DOES NOT HOLD: {complaint}");
+                complaints.push(format!(
+                    "{} {engine} {}: {complaint}",
+                    expected.name, row.load
+                ));
+            }
+            rows.push(row);
+        }
+    }
+    assert!(!rows.is_empty(), "EXITMARK_SURVIVE selects nothing");
+    if selection.is_none() {
+        println!("{}", report::write(&rows).unwrap().display());
+    }
+    assert!(
+        complaints.is_empty(),
+        "{} of {} rows do not hold:\n{}",
+        complaints.len(),
+        rows.len(),
+        complaints.join("\n")
+    );
+}

@@ -1,0 +1,72 @@
+//! Relay sets that are swapped under load: all of them list the test's relays.
+
+use crate::flows::listed;
+use exitmark::lab::LabError;
+use exitmark::lab::consensus::Order;
+use exitmark::policy::{Endpoint, EndpointSet};
+use exitmark::relays::{Flavor, UncheckedDocument, Validity};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// How many endpoints a large set has.
+const LARGE: usize = 16_384;
+
+/// Consensus documents, in pairs of which each differs from the other.
+pub(crate) struct Sets {
+    pub(crate) small: [String; 2],
+    pub(crate) large: [String; 2],
+}
+
+impl Sets {
+    pub(crate) fn invent() -> Self {
+        Self {
+            small: [1, 2].map(|seed| order(seed, 16).write()),
+            large: [3, 4].map(large),
+        }
+    }
+}
+
+fn order(seed: u32, relays: u32) -> Order {
+    let now = SystemTime::now();
+    let hour = Duration::from_secs(3600);
+    let validity = Validity {
+        valid_after: now - hour,
+        fresh_until: now + hour,
+        valid_until: now + 2 * hour,
+    };
+    Order {
+        seed,
+        relays,
+        listed: listed(),
+        ..Order::full_size(Flavor::Microdesc, validity)
+    }
+}
+
+fn endpoints(document: &str) -> EndpointSet {
+    let document = UncheckedDocument::parse(document.as_bytes()).unwrap();
+    EndpointSet::new(document.accept_unchecked().endpoints()).unwrap()
+}
+
+/// A document that lists exactly as many endpoints as a large set has.
+fn large(seed: u32) -> String {
+    let mut order = order(seed, 8_000);
+    let more = LARGE.checked_sub(endpoints(&order.write()).len()).unwrap();
+    // Shared address space (RFC 6598), where neither invented relays nor the test's flows are.
+    let base = 0x6440_0000 + (seed << 16);
+    let fill = (base..).take(more).map(|address| Endpoint {
+        address: std::net::Ipv4Addr::from(address).into(),
+        port: 443,
+    });
+    order.listed.extend(fill);
+    let document = order.write();
+    assert_eq!(endpoints(&document).len(), LARGE);
+    document
+}
+
+/// Puts a document in a tor's place, as tor does: a file beside it, then a rename.
+pub(crate) fn publish(path: &Path, document: &str) -> Result<(), LabError> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, document)
+        .and_then(|()| std::fs::rename(&new, path))
+        .map_err(|error| LabError(format!("cannot write {}: {error}", path.display())))
+}

@@ -1,0 +1,282 @@
+//! The kernel's part: the checking sinks at the far ends, and the generator's program.
+
+use crate::flows::{FLOWS, HEADER_BYTES, SEQUENCES, Sink, flows, place};
+use exitmark::lab::{LabError, Netns};
+use libbpf_rs::{
+    Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut, Xdp, XdpFlags,
+};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+// Contract with tests/bpf/survive.bpf.c.
+const CHUNK_BYTES: usize = 512 * 8;
+const CHUNK_BITS: u32 = 512 * 64;
+const CHUNKS_PER_FLOW: u32 = SEQUENCES / CHUNK_BITS;
+/// Two headers, and the number of a sink.
+const FLOW_BYTES: usize = 2 * HEADER_BYTES + 4;
+
+/// BPF_F_TEST_XDP_LIVE_FRAMES of linux/bpf.h: frames are redirected for real.
+const LIVE_FRAMES: u32 = 1 << 1;
+
+/// What one sink has counted, or all of them together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Frames of the test's.
+    pub(crate) arrived: u64,
+    pub(crate) mismarked: u64,
+    pub(crate) missteered: u64,
+    pub(crate) duplicated: u64,
+    pub(crate) reordered: u64,
+    /// Of the test's, but of no flow.
+    pub(crate) garbled: u64,
+    /// Not of the test's.
+    pub(crate) foreign: u64,
+}
+
+/// The programs of one run, loaded.
+#[derive(Clone)]
+pub(crate) struct Sinks {
+    object: Arc<Object>,
+}
+
+impl Sinks {
+    /// Loads the programs from what [`compile`] made.
+    pub(crate) fn load(program: &[u8]) -> Result<Self, LabError> {
+        let mut builder = ObjectBuilder::default();
+        let object = builder
+            .name("survive")
+            .and_then(|builder| builder.open_memory(program))
+            .and_then(libbpf_rs::OpenObject::load)
+            .map_err(|error| LabError(format!("cannot load the sinks: {error}")))?;
+        let sinks = Self {
+            object: Arc::new(object),
+        };
+        for (number, flow) in (0_u32..).zip(flows()) {
+            let mut value = Vec::with_capacity(FLOW_BYTES);
+            value.extend_from_slice(&flow.before[..HEADER_BYTES]);
+            value.extend_from_slice(&flow.after[..HEADER_BYTES]);
+            value.extend_from_slice(&flow.sink.number().to_ne_bytes());
+            sinks.store("flows", number, &value)?;
+        }
+        Ok(sinks)
+    }
+
+    /// Makes an interface a sink. That lasts as long as the interface.
+    pub(crate) fn attach(
+        &self,
+        sink: Sink,
+        netns: &Netns,
+        interface: &'static str,
+    ) -> Result<(), LabError> {
+        let name = match sink {
+            Sink::Uplink => "sink_uplink",
+            Sink::Incoming => "sink_incoming",
+            Sink::Host => "sink_host",
+        };
+        self.put(name, netns, interface)
+    }
+
+    /// Puts a box without a fault between the interfaces of the middle.
+    pub(crate) fn attach_faultless(&self, netns: &Netns) -> Result<(), LabError> {
+        for (sink, interface) in [
+            (Sink::Uplink, "uplink0"),
+            (Sink::Incoming, "incoming0"),
+            (Sink::Host, "host0"),
+        ] {
+            let index = netns.run(move || interface_index(interface))?;
+            self.store("ways", sink.number(), &index.to_ne_bytes())?;
+        }
+        self.put("faultless", netns, "host0")?;
+        self.put("faultless", netns, "uplink0")
+    }
+
+    fn put(
+        &self,
+        name: &'static str,
+        netns: &Netns,
+        interface: &'static str,
+    ) -> Result<(), LabError> {
+        let object = Arc::clone(&self.object);
+        netns.run(move || {
+            let index = interface_index(interface)?.cast_signed();
+            Xdp::new(program(&object, name)?.as_fd())
+                .attach(index, XdpFlags::DRV_MODE)
+                .map_err(|error| LabError(format!("cannot attach {name}: {error}")))
+        })
+    }
+
+    /// What a sink has counted so far.
+    pub(crate) fn tally(&self, sink: Sink) -> Result<Tally, LabError> {
+        let value = self.value("tallies", sink.number())?;
+        let [
+            arrived,
+            mismarked,
+            missteered,
+            duplicated,
+            reordered,
+            garbled,
+            foreign,
+        ] = numbers(&value);
+        Ok(Tally {
+            arrived,
+            mismarked,
+            missteered,
+            duplicated,
+            reordered,
+            garbled,
+            foreign,
+        })
+    }
+
+    /// What all sinks have counted so far.
+    pub(crate) fn total(&self) -> Result<Tally, LabError> {
+        let mut total = Tally::default();
+        for sink in Sink::ALL {
+            let one = self.tally(sink)?;
+            total.arrived += one.arrived;
+            total.mismarked += one.mismarked;
+            total.missteered += one.missteered;
+            total.duplicated += one.duplicated;
+            total.reordered += one.reordered;
+            total.garbled += one.garbled;
+            total.foreign += one.foreign;
+        }
+        Ok(total)
+    }
+
+    fn progress(&self) -> Result<Vec<[u64; 2]>, LabError> {
+        (0..FLOWS)
+            .map(|flow| self.value("progress", flow).map(|value| numbers(&value)))
+            .collect()
+    }
+
+    /// How many different frames have arrived so far.
+    pub(crate) fn distinct(&self) -> Result<u64, LabError> {
+        Ok(self.progress()?.iter().map(|[arrived, _]| arrived).sum())
+    }
+
+    /// One more than the number of the latest frame of each flow that has arrived so far.
+    pub(crate) fn next(&self) -> Result<Vec<u64>, LabError> {
+        Ok(self.progress()?.iter().map(|&[_, next]| next).collect())
+    }
+
+    /// Which of the frames below `sent` of a load of `flows` flows have not arrived.
+    pub(crate) fn missing(&self, sent: u64, flows: u32) -> Result<Vec<u64>, LabError> {
+        let mut memory = Vec::with_capacity(flows as usize);
+        let used = place(sent, flows).1 / CHUNK_BITS + 1;
+        for flow in 0..flows {
+            let first = flow * CHUNKS_PER_FLOW;
+            let chunks = first..first + used.min(CHUNKS_PER_FLOW);
+            let bytes: Vec<_> = chunks.map(|chunk| self.value("seen", chunk)).collect();
+            memory.push(bytes.into_iter().collect::<Result<Vec<_>, _>>()?.concat());
+            debug_assert!(memory.iter().all(|flow| flow.len() % CHUNK_BYTES == 0));
+        }
+        let is_missing = |number: &u64| {
+            let (flow, sequence) = place(*number, flows);
+            // A word's bit is a byte's bit only on a little-endian machine.
+            let word = sequence as usize / 64 * 8;
+            let [bits] = numbers(&memory[flow as usize][word..word + 8]);
+            bits >> (sequence % 64) & 1 == 0
+        };
+        Ok((0..sent).filter(is_missing).collect())
+    }
+
+    /// Tells the generator by which interface of its namespace it sends.
+    pub(crate) fn aim(&self, netns: &Netns, interface: &'static str) -> Result<(), LabError> {
+        let index = netns.run(move || interface_index(interface))?;
+        self.store("exit_by", 0, &index.to_ne_bytes())
+    }
+
+    /// Generates this many frames at once, on the calling thread and in its namespace.
+    pub(crate) fn generate(&self, frames: u32) -> Result<(), LabError> {
+        let template = flows().swap_remove(0).before;
+        let input = ProgramInput {
+            data_in: Some(&template),
+            flags: LIVE_FRAMES,
+            repeat: frames,
+            ..Default::default()
+        };
+        program(&self.object, "generate")?
+            .test_run(input)
+            .map(drop)
+            .map_err(|error| LabError(format!("the generator failed: {error}")))
+    }
+
+    /// How many frames the generator has made.
+    pub(crate) fn generated(&self) -> Result<u64, LabError> {
+        self.value("sent", 0).map(|value| {
+            let [sent] = numbers(&value);
+            sent
+        })
+    }
+
+    fn value(&self, map: &str, key: u32) -> Result<Vec<u8>, LabError> {
+        find_map(&self.object, map)?
+            .lookup(&key.to_ne_bytes(), MapFlags::ANY)
+            .ok()
+            .flatten()
+            .ok_or_else(|| LabError(format!("cannot read the map {map}")))
+    }
+
+    fn store(&self, map: &str, key: u32, value: &[u8]) -> Result<(), LabError> {
+        find_map(&self.object, map)?
+            .update(&key.to_ne_bytes(), value, MapFlags::ANY)
+            .map_err(|error| LabError(format!("cannot write the map {map}: {error}")))
+    }
+}
+
+/// The first numbers of a map's value.
+fn numbers<const N: usize>(value: &[u8]) -> [u64; N] {
+    let (words, _) = value.as_chunks::<8>();
+    std::array::from_fn(|index| words.get(index).map_or(0, |word| u64::from_ne_bytes(*word)))
+}
+
+fn interface_index(name: &str) -> Result<u32, LabError> {
+    nix::net::if_::if_nametoindex(name)
+        .map_err(|error| LabError(format!("there is no interface {name}: {error}")))
+}
+
+fn program<'o>(object: &'o Object, name: &str) -> Result<ProgramMut<'o>, LabError> {
+    object
+        .progs_mut()
+        .find(|program| program.name() == name)
+        .ok_or_else(|| LabError(format!("survive.bpf.c has no program {name}")))
+}
+
+fn find_map<'o>(object: &'o Object, name: &str) -> Result<Map<'o>, LabError> {
+    object
+        .maps()
+        .find(|map| map.name() == name)
+        .ok_or_else(|| LabError(format!("survive.bpf.c has no map {name}")))
+}
+
+/// Compiles `tests/bpf/survive.bpf.c` and returns the object's bytes.
+pub(crate) fn compile() -> Result<Vec<u8>, LabError> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/survive.bpf.c");
+    let triple = clang(Command::new("clang").arg("-print-multiarch"))?;
+    let include = format!("-I/usr/include/{}", String::from_utf8_lossy(&triple).trim());
+    // An atomic operation that says what was there before is of the third instruction set.
+    clang(
+        Command::new("clang")
+            .args([
+                "-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3", &include, "-c",
+            ])
+            .arg(source)
+            .args(["-o", "-"]),
+    )
+}
+
+fn clang(command: &mut Command) -> Result<Vec<u8>, LabError> {
+    let output = command
+        .output()
+        .map_err(|error| LabError(format!("cannot run clang: {error}; is it installed?")))?;
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(LabError(format!(
+            "clang cannot compile the sinks: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))),
+    }
+}

@@ -1,0 +1,291 @@
+//! One row: a fresh site with sinks, a box, a load, an event, and what came of it.
+
+use crate::cgroup::MemoryCgroup;
+use crate::events::happen;
+use crate::expect::{Event, Expected, Lost};
+use crate::flows::{LISTENER, Sink, flows, place};
+use crate::load::{Load, PACE, Rhythm, Sent};
+use crate::report::Row;
+use crate::sets::{Sets, publish};
+use crate::sinks::Sinks;
+use exitmark::lab::site::{HOST_V4, HOST_V6, Plan, RunningBox, Site, TORNET_MAC};
+use exitmark::lab::{LabError, Netns};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
+/// How long the load is on before the event, and twice after it.
+const BEFORE: Duration = Duration::from_millis(300);
+const AFTER: Duration = Duration::from_millis(200);
+/// When nothing has arrived for so long, nothing comes any more.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// What an event has to do with.
+pub(crate) struct Stage<'a> {
+    pub(crate) load: Load,
+    /// The box, as long as there is one. It goes before its cgroup does.
+    pub(crate) running: Option<RunningBox>,
+    pub(crate) cgroup: Option<MemoryCgroup>,
+    pub(crate) rhythm: Rhythm,
+    pub(crate) site: &'a Site,
+    pub(crate) sinks: &'a Sinks,
+    pub(crate) sets: &'a Sets,
+    pub(crate) directory: &'a Path,
+    pub(crate) configuration: &'a Path,
+    pub(crate) consensus: &'a Path,
+}
+
+/// Makes the row of one line of the table, with one engine.
+pub(crate) fn play(
+    program: &[u8],
+    sets: &Sets,
+    expected: &Expected,
+    engine: &'static str,
+) -> (Row, Option<String>) {
+    let lost = expected.lost(engine);
+    let mut row = Row {
+        event: expected.name,
+        engine,
+        load: expected.rhythm.name(),
+        rate_pps: match expected.rhythm {
+            Rhythm::Steady | Rhythm::Bursts => PACE,
+            Rhythm::Saturation => 0,
+        },
+        allowed: match lost {
+            Lost::AtMost(limit) => Some(limit),
+            Lost::Any | Lost::NoneAfter => None,
+        },
+        ..Row::default()
+    };
+    if let Err(error) = measure(program, sets, expected, &mut row) {
+        row.error = Some(error.0);
+    }
+    let complaint = row.complaint(lost);
+    row.holds = complaint.is_none();
+    (row, complaint)
+}
+
+fn measure(
+    program: &[u8],
+    sets: &Sets,
+    expected: &Expected,
+    row: &mut Row,
+) -> Result<(), LabError> {
+    let (site, sinks) = site_with_sinks(program)?;
+    let directory = tempfile::tempdir().map_err(|error| LabError(error.to_string()))?;
+    let consensus = directory.path().join("cached-microdesc-consensus");
+    let first = match expected.event {
+        Event::Swap => &sets.large[0],
+        _ => &sets.small[0],
+    };
+    publish(&consensus, first)?;
+    let configuration = configure(directory.path(), row.engine, &consensus, expected.event)?;
+    let mut cgroup = None;
+    let mut exitmark = PathBuf::from(EXITMARK);
+    if expected.event == Event::OutOfMemory {
+        let made = MemoryCgroup::new()?;
+        exitmark = made.wrap(&exitmark, directory.path())?;
+        cgroup = Some(made);
+    }
+    let running = site.run(&exitmark, &configuration)?;
+    let dropped = Dropped::now(&site)?;
+    let mut stage = Stage {
+        load: Load::start(&site, &sinks, expected.rhythm)?,
+        running: Some(running),
+        cgroup,
+        rhythm: expected.rhythm,
+        site: &site,
+        sinks: &sinks,
+        sets,
+        directory: directory.path(),
+        configuration: &configuration,
+        consensus: &consensus,
+    };
+    stage.load.go_on(BEFORE)?;
+    let back = happen(&mut stage, expected.event)?;
+    stage.load.go_on(AFTER)?;
+    let late = place(stage.load.number(), expected.rhythm.flows()).1;
+    stage.load.go_on(AFTER)?;
+    let Stage { load, running, .. } = stage;
+    let sent = load.finish()?;
+    drain(&sinks, &sent)?;
+    let dropped = Dropped::now(&site)?.since(&dropped);
+    fill(row, &sinks, expected.rhythm, &sent, &dropped, back)?;
+    let flows = expected.rhythm.flows() as usize;
+    let next = sinks.next()?;
+    let silent = next[..flows].iter().filter(|&&next| next <= late.into());
+    row.silent_flows = silent.map(|_| 1).sum();
+    // A stopped process does not hear SIGTERM.
+    if let (Some(running), true) = (running, expected.event != Event::Stop) {
+        let last = running.stop()?;
+        if !last.status.success() {
+            return Err(LabError(format!(
+                "the box ended with {}: {}",
+                last.status, last.log
+            )));
+        }
+        let dropped = |name: &str| name.starts_with("dropped_") || name.ends_with("_missed");
+        let counters = last.counters.iter().filter(|(name, _)| dropped(name));
+        row.dropped_in_box = Some(counters.map(|(_, number)| number).sum());
+    }
+    Ok(())
+}
+
+/// A site with a sink at every far end.
+pub(crate) fn site_with_sinks(program: &[u8]) -> Result<(Site, Sinks), LabError> {
+    let site = quiet_site()?;
+    let sinks = Sinks::load(program)?;
+    sinks.attach(Sink::Uplink, &site.clearnet, "eth0")?;
+    sinks.attach(Sink::Incoming, &site.tornet, "eth0")?;
+    sinks.attach(Sink::Host, &site.host, "eth0")?;
+    Ok((site, sinks))
+}
+
+/// A site whose far ends neither speak nor answer: a stack without an address does not.
+fn quiet_site() -> Result<Site, LabError> {
+    let site = Site::build(Plan::default())?;
+    for (netns, interface) in [
+        (&site.host, "eth0"),
+        (&site.clearnet, "eth0"),
+        (&site.tornet, "eth0"),
+        (&site.middle, "incoming0"),
+    ] {
+        netns.sysctl(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "1")?;
+        netns.ip(&format!("addr flush dev {interface}"))?;
+    }
+    Ok(site)
+}
+
+fn configure(
+    directory: &Path,
+    engine: &str,
+    consensus: &Path,
+    event: Event,
+) -> Result<PathBuf, LabError> {
+    let more = match event {
+        Event::FullRings => "[datapath]\nring = 64\nbatch = 64\n",
+        _ => "",
+    };
+    let text = format!(
+        "engine = \"{engine}\"\n\
+         [ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\
+         [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\nlisteners = [{LISTENER}]\n\
+         [steer]\nnext_hop = \"{TORNET_MAC}\"\n\
+         [relays]\nconsensus = [\"{}\"]\n{more}",
+        consensus.display()
+    );
+    let path = directory.join("exitmark.toml");
+    std::fs::write(&path, text)
+        .map_err(|error| LabError(format!("cannot write {}: {error}", path.display())))?;
+    Ok(path)
+}
+
+/// Waits until every frame has arrived, or none comes any more.
+pub(crate) fn drain(sinks: &Sinks, sent: &Sent) -> Result<(), LabError> {
+    let wanted = sent.numbers - count(&sent.refused);
+    let mut arrived = sinks.total()?.arrived;
+    let mut since = Instant::now();
+    while since.elapsed() < SILENCE && sinks.distinct()? < wanted {
+        thread::sleep(Duration::from_millis(5));
+        let now = sinks.total()?.arrived;
+        if now != arrived {
+            (arrived, since) = (now, Instant::now());
+        }
+    }
+    Ok(())
+}
+
+/// Writes into a row what was sent, and what came of it.
+pub(crate) fn fill(
+    row: &mut Row,
+    sinks: &Sinks,
+    rhythm: Rhythm,
+    sent: &Sent,
+    dropped: &Dropped,
+    back: Option<u64>,
+) -> Result<(), LabError> {
+    if rhythm == Rhythm::Saturation {
+        let length = u64::try_from(sent.length.as_micros()).unwrap_or(u64::MAX);
+        row.rate_pps = sent.numbers * 1_000_000 / length.max(1);
+        // Which ones were lost would be too long a list.
+        row.sent = sent.numbers;
+        row.lost = sent.numbers - sinks.distinct()?;
+    } else {
+        let mut lost = sinks.missing(sent.numbers, rhythm.flows())?;
+        lost.retain(|number| sent.refused.binary_search(number).is_err());
+        row.sent = sent.numbers - count(&sent.refused);
+        row.lost = count(&lost);
+        let flows = flows();
+        let is_inbound =
+            |number: &&u64| flows[place(**number, rhythm.flows()).0 as usize].is_inbound();
+        row.lost_inbound = lost.iter().filter(is_inbound).map(|_| 1).sum();
+        let time = |number: Option<&u64>| number.and_then(|&number| sent.time(number));
+        if let (Some(first), Some(last)) = (time(lost.first()), time(lost.last())) {
+            row.outage_ms = u64::try_from((last - first).as_millis()).ok();
+        }
+        row.lost_after = back.map(|from| {
+            lost.iter()
+                .filter(|&&number| number >= from)
+                .map(|_| 1)
+                .sum()
+        });
+    }
+    row.dropped_before_box = dropped.before_box;
+    row.dropped_behind_box = dropped.behind_box;
+    let total = sinks.total()?;
+    row.duplicated = total.duplicated;
+    row.reordered = total.reordered;
+    row.mismarked = total.mismarked;
+    row.missteered = total.missteered;
+    row.garbled = total.garbled;
+    Ok(())
+}
+
+fn count(numbers: &[u64]) -> u64 {
+    numbers.iter().map(|_| 1).sum()
+}
+
+/// Frames that a cable was too full, or not there, to take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dropped {
+    before_box: u64,
+    behind_box: u64,
+}
+
+impl Dropped {
+    pub(crate) fn now(site: &Site) -> Result<Self, LabError> {
+        let both = |one: Result<u64, LabError>, other: Result<u64, LabError>| Ok(one? + other?);
+        Ok(Self {
+            before_box: both(
+                dropped_by(&site.host, "eth0"),
+                dropped_by(&site.clearnet, "eth0"),
+            )?,
+            behind_box: both(
+                both(
+                    dropped_by(&site.middle, "uplink0"),
+                    dropped_by(&site.middle, "incoming0"),
+                ),
+                dropped_by(&site.middle, "host0"),
+            )?,
+        })
+    }
+
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        Self {
+            before_box: self.before_box - before.before_box,
+            behind_box: self.behind_box - before.behind_box,
+        }
+    }
+}
+
+/// How many frames an interface has not sent: the twelfth number of its line.
+fn dropped_by(netns: &Netns, interface: &str) -> Result<u64, LabError> {
+    let text = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
+    text.unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.trim_start().split_once(':'))
+        .find(|(name, _)| *name == interface)
+        .and_then(|(_, numbers)| numbers.split_whitespace().nth(11)?.parse().ok())
+        .ok_or_else(|| LabError(format!("{interface} has no counters")))
+}

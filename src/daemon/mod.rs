@@ -11,7 +11,7 @@ mod workers;
 
 use crate::datapath::{
     AttachMode, Attachment, IncomingLink, Kernel, KernelError, Links, MAX_QUEUES, PerRole,
-    PinError, Pins, Role, Spill, XskError,
+    PinError, Pins, Role, Spill, XskError, takes_redirects,
 };
 use crate::nic::NicError;
 use crate::policy::Snapshot;
@@ -27,8 +27,9 @@ use workers::{Sockets, Workers};
 
 pub use detach::detach;
 
-/// How long a worker may give no sign of life. Less gives false alarms on a busy machine.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// How long a worker may give no sign of life: with what is on its way to it by then, less than
+/// 10 ms of frames are lost. Much less gives false alarms on a busy machine.
+const PATIENCE: Duration = Duration::from_millis(9);
 
 /// Why the box cannot run, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -73,11 +74,11 @@ pub enum DaemonError {
     Pin(#[from] PinError),
     /// The kernel engine needs what the NIC cannot do.
     #[error(
-        "engine = \"xdp\" redirects frames to {0}, which takes none: its driver has no \
-         ndo_xdp_xmit (a veth pair has it while its other end polls: `ethtool -K PEER gro on`); \
-         engine = \"af_xdp\" does without"
+        "engine = \"xdp\" must redirect what arrives at {0}, but a NIC by which it leaves takes no \
+         redirected frames: its driver has no ndo_xdp_xmit (a veth pair has it while its other \
+         end polls: `ethtool -K PEER gro on`); engine = \"af_xdp\" does without"
     )]
-    NoRedirect(String),
+    NoRedirect(Role),
     /// The operating system refuses something basic.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
@@ -305,7 +306,10 @@ impl Parts {
     ) -> Result<(), DaemonError> {
         detach::set_promiscuous(pins, nics)?;
         self.workers.admit(&self.kernel)?;
-        let mut attached = PerRole::<Option<(AttachMode, bool)>>::default();
+        // As far as it can be told beforehand, the program knows from its first frame on.
+        let mut modes = PerRole::default();
+        let unblocked = self.unblocked(nics, incoming, modes)?;
+        links.allow_redirects(unblocked, nics.longest_redirect());
         for (role, nic) in nics.present() {
             let attachment = self.kernel.attach(pins, role, &nic.name, nic.index)?;
             for remark in &attachment.remarks {
@@ -317,7 +321,7 @@ impl Parts {
                     nic.name
                 );
             }
-            attached[role] = Some((attachment.mode, attachment.takes_redirects));
+            modes[role] = Some(attachment.mode);
             self.attachments.push(attachment);
         }
         for role in Role::ALL {
@@ -325,44 +329,49 @@ impl Parts {
                 tracing::warn!("there is no {role} any more: the program is taken off its NIC");
             }
         }
-        self.allow_redirects(nics, links, incoming, attached)?;
+        let unblocked = self.unblocked(nics, incoming, modes)?;
+        self.check(nics, unblocked)?;
+        links.allow_redirects(unblocked, nics.longest_redirect());
         for layout in self.kernel.tidy(pins)? {
             tracing::info!("the maps that a build with layout {layout} left are removed");
         }
         Ok(())
     }
 
-    /// The program may decide frames whose way out takes redirects; generic mode sends to any NIC.
-    fn allow_redirects(
+    /// From which ports the program may decide frames: every way out takes redirects, or the port
+    /// has it in generic mode, which sends to any NIC.
+    fn unblocked(
         &self,
         nics: &Nics,
-        links: &Links,
         incoming: Option<Role>,
-        attached: PerRole<Option<(AttachMode, bool)>>,
-    ) -> Result<(), DaemonError> {
-        let ways_out = |role: Role| match role {
-            Role::Host => [Some(Role::Uplink), incoming],
-            Role::Uplink | Role::Incoming => [Some(Role::Host), None],
-        };
-        let blocked = |from: Role| {
-            let generic = matches!(attached[from], Some((AttachMode::Generic, _)));
-            let mut ways = ways_out(from).into_iter().flatten();
-            ways.find(|&to| !generic && attached[to].is_some_and(|(_, takes)| !takes))
-        };
-        let mut decides = PerRole::from_fn(|_| true);
+        modes: PerRole<Option<AttachMode>>,
+    ) -> Result<PerRole<bool>, DaemonError> {
+        let mut takes = PerRole::from_fn(|_| true);
         for (role, nic) in nics.present() {
-            let Some(to) = blocked(role) else { continue };
-            let name = nics.ports[to].as_ref().unwrap_or(nic).name.clone();
+            takes[role] = takes_redirects(nic.index)?;
+        }
+        Ok(PerRole::from_fn(|from| {
+            let ways_out = match from {
+                Role::Host => [Some(Role::Uplink), incoming],
+                Role::Uplink | Role::Incoming => [Some(Role::Host), None],
+            };
+            modes[from] == Some(AttachMode::Generic)
+                || ways_out.into_iter().flatten().all(|to| takes[to])
+        }))
+    }
+
+    /// Where the program may not decide, the box ends with this process; with engine "xdp" there
+    /// is none at all.
+    fn check(&self, nics: &Nics, unblocked: PerRole<bool>) -> Result<(), DaemonError> {
+        for (role, _) in nics.present().filter(|&(role, _)| !unblocked[role]) {
             if self.engine == Engine::Xdp {
-                return Err(DaemonError::NoRedirect(name));
+                return Err(DaemonError::NoRedirect(role));
             }
             tracing::warn!(
-                "{name} takes no redirected frames: what arrives at {role} is forwarded by this \
-                 process alone, and by nothing when it ends"
+                "not every NIC by which frames from {role} leave takes redirected ones: they are \
+                 forwarded by this process alone, and by nothing when it ends"
             );
-            decides[role] = false;
         }
-        links.allow_redirects(decides, nics.longest_redirect());
         Ok(())
     }
 

@@ -279,7 +279,16 @@ pub(crate) fn moved(last: &LastWords) -> Moved {
         "{:?}",
         last.counters
     );
-    let nonzero = last.counters.iter().filter(|&(_, &number)| number != 0);
+    // Who decided is the engine's affair, and the same frames are counted either way.
+    let by_engine = |name: &str| {
+        ["_decided", "_handed", "_spilled", "_to_stack"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    };
+    let nonzero = last
+        .counters
+        .iter()
+        .filter(|&(name, &number)| number != 0 && !by_engine(name));
     nonzero.map(|(name, &n)| (name.clone(), n)).collect()
 }
 

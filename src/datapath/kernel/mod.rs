@@ -99,13 +99,21 @@ impl fmt::Display for AttachMode {
     }
 }
 
+/// Whether XDP can redirect frames to this NIC. Some drivers can from when they have a program
+/// themselves.
+///
+/// # Errors
+/// There is no such NIC.
+pub fn takes_redirects(ifindex: u32) -> Result<bool, KernelError> {
+    let state = sys::xdp_state(ifindex).map_err(map_error("ports"))?;
+    Ok(state.takes_redirects)
+}
+
 /// A program on a NIC, for as long as its link is pinned.
 #[derive(Clone, Debug)]
 pub struct Attachment {
     /// How it is attached.
     pub mode: AttachMode,
-    /// Whether XDP can redirect frames to this NIC.
-    pub takes_redirects: bool,
     /// It was there already, and now has this program.
     pub taken_over: bool,
     /// What was cleaned up on the way, to be said.
@@ -164,10 +172,9 @@ impl Kernel {
             .open(storage)
             .map_err(KernelError::Load)?;
         if let Some((pins, layout)) = pins {
+            // Sockets and ports are each process' own, and live as long as the program is attached.
             let maps = &mut open.maps;
             for (name, map) in [
-                ("sockets", &mut maps.sockets),
-                ("ports", &mut maps.ports),
                 ("policies", &mut maps.policies),
                 ("links", &mut maps.links),
                 ("guards", &mut maps.guards),
@@ -324,7 +331,6 @@ impl Kernel {
             } else {
                 AttachMode::Native
             },
-            takes_redirects: state.takes_redirects,
             taken_over,
             remarks,
         })

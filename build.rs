@@ -4,10 +4,13 @@ use libbpf_cargo::SkeletonBuilder;
 use std::path::PathBuf;
 use std::process::Command;
 
-const SOURCE: &str = "bpf/exitmark.bpf.c";
+const ENGINE: &str = "bpf/exitmark.bpf.c";
+/// What the laboratory's far ends run.
+const POLL: &str = "src/lab/poll.bpf.c";
 
 fn main() {
     println!("cargo:rerun-if-changed=bpf");
+    println!("cargo:rerun-if-changed={POLL}");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let mut arguments: Vec<String> = ["-O2", "-g", "-Wall", "-Werror"].map(String::from).into();
     // <asm/types.h> is in a directory of the architecture's, which clang does not search when it
@@ -16,12 +19,20 @@ fn main() {
         arguments.push(format!("-I/usr/include/{triple}"));
     }
     SkeletonBuilder::new()
-        .source(SOURCE)
-        .clang_args(arguments)
+        .source(ENGINE)
+        .clang_args(&arguments)
         .build_and_generate(out.join("exitmark.skel.rs"))
-        .unwrap_or_else(|error| {
-            panic!("{SOURCE} does not compile: {error:#}\nIt takes clang and libbpf-dev: run `make setup`.")
-        });
+        .unwrap_or_else(|error| give_up(ENGINE, &error));
+    SkeletonBuilder::new()
+        .source(POLL)
+        .clang_args(&arguments)
+        .obj(out.join("poll.bpf.o"))
+        .build()
+        .unwrap_or_else(|error| give_up(POLL, &error));
+}
+
+fn give_up(source: &str, error: &dyn std::fmt::Display) -> ! {
+    panic!("{source} does not compile: {error:#}\nIt takes clang and libbpf-dev: run `make setup`.")
 }
 
 /// The directory of this machine's headers on Debian, e.g. `x86_64-linux-gnu`.

@@ -10,11 +10,13 @@ pub mod cases;
 pub mod consensus;
 pub mod frames;
 mod netns;
+mod poll;
 mod raw;
 pub mod site;
 mod tier;
 
 pub use capture::{Capture, CapturedFrame};
 pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
+pub use poll::poll;
 pub use raw::RawPort;
 pub use tier::is_root;

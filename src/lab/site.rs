@@ -7,7 +7,7 @@
 //!                         └─────┘ incoming0 ─ eth0 ── tornet (router, relay)
 //! ```
 
-use super::{Child, LabError, Netns, VethEnd, contained, veth};
+use super::{Child, LabError, Netns, VethEnd, contained, poll, veth};
 use crate::policy::Endpoint;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
@@ -108,8 +108,8 @@ impl Site {
                 plan.mtu,
             )?;
             // Local stacks leave checksums to be finished by hardware that a veth pair has not.
-            // A veth pair takes what XDP redirects only while its other end polls, as for GRO.
-            netns.command("ethtool", &["-K", "eth0", "tx", "off", "gro", "on"])?;
+            netns.command("ethtool", &["-K", "eth0", "tx", "off"])?;
+            poll(netns, "eth0")?;
         }
         // The two wire ports have no address of any kind: the box is invisible there.
         for port in ["host0", "uplink0"] {

@@ -1,7 +1,7 @@
 //! `exitmark explain` says of a capture what the running box does on the wire.
 
 use crate::craft::{AF11, QINQ, VLAN, ethernet, exit, mac, noise, relay};
-use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, moved, needs_root};
+use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, both_engines, moved, needs_root};
 use crate::stacks::converse;
 use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, OR_PORT, Plan};
 use exitmark::lab::{Capture, CapturedFrame};
@@ -61,72 +61,82 @@ fn read(path: &Path) -> Vec<Vec<u8>> {
 #[test]
 fn explain_and_the_wire_agree_byte_for_byte() {
     needs_root!();
-    let rig = Rig::lively(Plan::default(), &Config::default());
-    let site = &rig.site;
-    // What the box received: the host's own NIC shows it on its way out, before any rewriting.
-    let mut sent = Capture::start(&site.host, "eth0", "out", "").unwrap();
-    let (mut uplink, mut incoming) = (rig.watch(Side::Clearnet), rig.watch(Side::Tornet));
-    // Between these two, both captures must show the same; the stacks speak before and after.
-    let [first, last] =
-        [76, 77].map(|seed| ethernet(CLEARNET_MAC, HOST_MAC, &[], 0x88b7, &noise(seed, 46)));
-    let port = rig.port(Side::Host);
-    port.send(&first).unwrap();
-    for (_, server, relay) in crate::craft::families() {
-        converse(&site.host, &site.clearnet, server, 80, 100_000);
-        converse(&site.host, &site.tornet, relay, OR_PORT, 100_000);
-    }
-    for frame in oddities() {
-        port.send(&frame).unwrap();
-    }
-    port.send(&last).unwrap();
-    let is_last = |seen: &[CapturedFrame]| seen.iter().any(|frame| frame.bytes == last);
-    assert!(sent.wait_until(PATIENCE, is_last));
-    assert!(uplink.wait_until(PATIENCE, is_last));
-    let last_relay = relay(1, 80).part(6, 20, false).tos(0);
-    let last_relay =
-        last_relay.framed(exitmark::lab::site::TORNET_MAC, INCOMING_MAC, &[QINQ, VLAN]);
-    assert!(incoming.wait_until(PATIENCE, |seen| {
-        seen.iter().any(|frame| frame.bytes == last_relay)
-    }));
-    let between = |capture: Capture| {
-        let frames = capture.finish().unwrap().into_iter();
-        let frames = frames.skip_while(|frame| frame.bytes != first);
-        let mut frames: Vec<_> = frames.collect();
-        let end = frames.iter().position(|frame| frame.bytes == last);
-        frames.truncate(end.unwrap() + 1);
-        frames
-    };
-    let (sent, uplink) = (between(sent), between(uplink));
-    let incoming = incoming.finish().unwrap();
-    moved(&rig.running.stop().unwrap());
+    both_engines(|| {
+        let rig = Rig::lively(Plan::default(), &Config::default());
+        let site = &rig.site;
+        // What the box received: the host's own NIC shows it on its way out, before any rewriting.
+        let mut sent = Capture::start(&site.host, "eth0", "out", "").unwrap();
+        let (mut uplink, mut incoming) = (rig.watch(Side::Clearnet), rig.watch(Side::Tornet));
+        // Between these two, both captures must show the same; the stacks speak before and after.
+        let [first, last] =
+            [76, 77].map(|seed| ethernet(CLEARNET_MAC, HOST_MAC, &[], 0x88b7, &noise(seed, 46)));
+        let port = rig.port(Side::Host);
+        port.send(&first).unwrap();
+        for (_, server, relay) in crate::craft::families() {
+            converse(&site.host, &site.clearnet, server, 80, 100_000);
+            converse(&site.host, &site.tornet, relay, OR_PORT, 100_000);
+        }
+        for frame in oddities() {
+            port.send(&frame).unwrap();
+        }
+        // Fragments may take the way through user space, and fall behind what follows them.
+        let last_exit = exit(1, 80)
+            .part(5, 20, false)
+            .tos(AF11)
+            .outbound(&[QINQ, VLAN]);
+        assert!(uplink.wait_until(PATIENCE, |seen| {
+            seen.iter().any(|frame| frame.bytes == last_exit)
+        }));
+        port.send(&last).unwrap();
+        let is_last = |seen: &[CapturedFrame]| seen.iter().any(|frame| frame.bytes == last);
+        assert!(sent.wait_until(PATIENCE, is_last));
+        assert!(uplink.wait_until(PATIENCE, is_last));
+        let last_relay = relay(1, 80).part(6, 20, false).tos(0);
+        let last_relay =
+            last_relay.framed(exitmark::lab::site::TORNET_MAC, INCOMING_MAC, &[QINQ, VLAN]);
+        assert!(incoming.wait_until(PATIENCE, |seen| {
+            seen.iter().any(|frame| frame.bytes == last_relay)
+        }));
+        let between = |capture: Capture| {
+            let frames = capture.finish().unwrap().into_iter();
+            let frames = frames.skip_while(|frame| frame.bytes != first);
+            let mut frames: Vec<_> = frames.collect();
+            let end = frames.iter().position(|frame| frame.bytes == last);
+            frames.truncate(end.unwrap() + 1);
+            frames
+        };
+        let (sent, uplink) = (between(sent), between(uplink));
+        let incoming = incoming.finish().unwrap();
+        moved(&rig.running.stop().unwrap());
 
-    let (before, after) = (
-        rig.directory.path().join("sent.pcap"),
-        rig.directory.path().join("out.pcap"),
-    );
-    write(&sent, &before);
-    let explained = Command::new(EXITMARK)
-        .args(["explain", "--config"])
-        .arg(&rig.configuration)
-        .args(["--incoming-mac", INCOMING_MAC, "--write"])
-        .args([&after, &before])
-        .output()
-        .unwrap();
-    assert!(explained.status.success(), "{explained:?}");
-    let explained = read(&after);
-    assert!(explained.len() > 300 && explained.len() == sent.len());
-    let (steered, to_uplink): (Vec<_>, Vec<_>) = explained
-        .into_iter()
-        .partition(|frame| frame[6..12] == mac(INCOMING_MAC));
-    let seen = |frames: Vec<CapturedFrame>| frames.into_iter().map(|frame| frame.bytes);
-    assert_same(to_uplink, seen(uplink).collect());
-    // The box's own stack speaks on incoming too, from the same MAC, but not from the host.
-    assert_same(
-        steered.clone(),
-        seen(incoming)
-            .filter(|frame| steered.contains(frame))
-            .collect(),
-    );
+        let (before, after) = (
+            rig.directory.path().join("sent.pcap"),
+            rig.directory.path().join("out.pcap"),
+        );
+        write(&sent, &before);
+        let explained = Command::new(EXITMARK)
+            .args(["explain", "--config"])
+            .arg(&rig.configuration)
+            .args(["--incoming-mac", INCOMING_MAC, "--write"])
+            .args([&after, &before])
+            .output()
+            .unwrap();
+        assert!(explained.status.success(), "{explained:?}");
+        let explained = read(&after);
+        assert!(explained.len() > 300 && explained.len() == sent.len());
+        let (steered, to_uplink): (Vec<_>, Vec<_>) = explained
+            .into_iter()
+            .partition(|frame| frame[6..12] == mac(INCOMING_MAC));
+        let seen = |frames: Vec<CapturedFrame>| frames.into_iter().map(|frame| frame.bytes);
+        assert_same(to_uplink, seen(uplink).collect());
+        // The box's own stack speaks on incoming too, from the same MAC, but not from the host.
+        assert_same(
+            steered.clone(),
+            seen(incoming)
+                .filter(|frame| steered.contains(frame))
+                .collect(),
+        );
+    });
 }
 
 /// The same frames as often; two processors may have raced for the order of what is seen.

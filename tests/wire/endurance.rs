@@ -3,7 +3,7 @@
 use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
 };
-use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
+use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
 use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, LastWords, Plan, TORNET_MAC};
 use exitmark::lab::{Capture, CapturedFrame, LabError, RawPort};
 use nix::sys::signal::Signal;
@@ -119,58 +119,60 @@ fn assert_arrived(what: &str, seen: &[CapturedFrame], expected: impl Iterator<It
 #[test]
 fn under_load_every_frame_arrives_once_and_in_order() {
     needs_root!();
-    const FRAMES: usize = 200_000;
-    let rig = Rig::silent(Plan::default(), &Config::default());
-    let mut eyes = [Side::Clearnet, Side::Tornet, Side::Host].map(|side| Eye::open(&rig, side));
-    let (host, server, _) = families()[0];
-    let answer = Packet::new(server, host, 6, segment(443, 40_000, 200));
-    let inbound = answer.framed(HOST_MAC, CLEARNET_MAC, &[]);
-    let mut streams = [
-        Stream {
-            port: rig.port(Side::Host),
-            kinds: outbound_kinds(),
-            sent: 0,
-        },
-        Stream {
-            port: rig.port(Side::Clearnet),
-            kinds: vec![(inbound.clone(), 2, inbound)],
-            sent: 0,
-        },
-    ];
-    for _ in 0..FRAMES / 2 {
-        for stream in &mut streams {
-            stream.send(&mut eyes);
+    both_engines(|| {
+        const FRAMES: usize = 200_000;
+        let rig = Rig::silent(Plan::default(), &Config::default());
+        let mut eyes = [Side::Clearnet, Side::Tornet, Side::Host].map(|side| Eye::open(&rig, side));
+        let (host, server, _) = families()[0];
+        let answer = Packet::new(server, host, 6, segment(443, 40_000, 200));
+        let inbound = answer.framed(HOST_MAC, CLEARNET_MAC, &[]);
+        let mut streams = [
+            Stream {
+                port: rig.port(Side::Host),
+                kinds: outbound_kinds(),
+                sent: 0,
+            },
+            Stream {
+                port: rig.port(Side::Clearnet),
+                kinds: vec![(inbound.clone(), 2, inbound)],
+                sent: 0,
+            },
+        ];
+        for _ in 0..FRAMES / 2 {
+            for stream in &mut streams {
+                stream.send(&mut eyes);
+            }
+            for eye in &mut eyes {
+                eye.catch_up(WINDOW / 2);
+            }
         }
         for eye in &mut eyes {
-            eye.catch_up(WINDOW / 2);
+            eye.catch_up(0);
         }
-    }
-    for eye in &mut eyes {
-        eye.catch_up(0);
-    }
-    let moved = moved(&rig.running.stop().unwrap());
-    for (index, eye) in eyes.into_iter().enumerate() {
-        let stream = &streams[index / 2];
-        let seen = eye.capture.finish().unwrap();
-        assert_arrived(&format!("eye {index}"), &seen, stream.expected(index));
-    }
-    let half = FRAMES as u64 / 2;
-    let eighth = half / 8;
-    crate::rig::assert_moved(
-        &moved,
-        &[
-            ("host_received", half),
-            ("exit", 3 * eighth),
-            ("marked", 3 * eighth),
-            ("relay", 3 * eighth),
-            ("host", eighth),
-            ("non_ip", eighth),
-            ("uplink_forwarded", 5 * eighth),
-            ("incoming_forwarded", 3 * eighth),
-            ("uplink_received", half),
-            ("host_forwarded", half),
-        ],
-    );
+        let moved = moved(&rig.running.stop().unwrap());
+        for (index, eye) in eyes.into_iter().enumerate() {
+            let stream = &streams[index / 2];
+            let seen = eye.capture.finish().unwrap();
+            assert_arrived(&format!("eye {index}"), &seen, stream.expected(index));
+        }
+        let half = FRAMES as u64 / 2;
+        let eighth = half / 8;
+        crate::rig::assert_moved(
+            &moved,
+            &[
+                ("host_received", half),
+                ("exit", 3 * eighth),
+                ("marked", 3 * eighth),
+                ("relay", 3 * eighth),
+                ("host", eighth),
+                ("non_ip", eighth),
+                ("uplink_forwarded", 5 * eighth),
+                ("incoming_forwarded", 3 * eighth),
+                ("uplink_received", half),
+                ("host_forwarded", half),
+            ],
+        );
+    });
 }
 
 /// A sender that waits for nobody. What is lost is lost where a counter says so: in the veth
@@ -178,6 +180,7 @@ fn under_load_every_frame_arrives_once_and_in_order() {
 fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
     const FRAMES: u64 = 40_000;
     let config = Config {
+        top: "engine = \"af_xdp\"",
         more: sizes,
         ..Config::default()
     };
@@ -220,7 +223,11 @@ fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
 #[test]
 fn an_overload_is_accounted_for_to_the_frame() {
     needs_root!();
-    overload(Plan::default(), "[datapath]\nring = 64\nbatch = 16", 1500);
+    overload(
+        Plan::default(),
+        "[datapath]\nspill = false\nring = 64\nbatch = 16",
+        1500,
+    );
 }
 
 #[test]
@@ -231,8 +238,16 @@ fn an_overload_of_jumbo_frames_is_accounted_for_to_the_frame() {
         ..Plan::default()
     };
     // A batch ends within most packets.
-    overload(plan, "[datapath]\nring = 64\nbatch = 1", 9000);
-    overload(plan, "[datapath]\nring = 128\nbatch = 64", 9000);
+    overload(
+        plan,
+        "[datapath]\nspill = false\nring = 64\nbatch = 1",
+        9000,
+    );
+    overload(
+        plan,
+        "[datapath]\nspill = false\nring = 128\nbatch = 64",
+        9000,
+    );
 }
 
 /// Frames that the host's NIC handed to the box's.
@@ -250,9 +265,18 @@ fn transmitted(rig: &Rig) -> u64 {
         .unwrap()
 }
 
+/// Workers that the kernel does not help.
+fn workers_alone() -> Config {
+    Config {
+        top: "engine = \"af_xdp\"",
+        more: "[datapath]\nspill = false",
+        ..Config::default()
+    }
+}
+
 /// The dead end of a link: its peer is down, or the box's own NIC is.
 fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> LastWords {
-    let rig = Rig::silent(Plan::default(), &Config::default());
+    let rig = Rig::silent(Plan::default(), &workers_alone());
     let mut eyes = [Side::Clearnet, Side::Tornet].map(|side| Eye::open(&rig, side));
     let mut kinds = outbound_kinds();
     kinds.retain(|kind| kind.1 == 0);
@@ -329,7 +353,7 @@ fn a_dead_nic_of_incoming_stalls_nothing() {
 #[test]
 fn a_dead_uplink_does_not_stall_steering() {
     needs_root!();
-    let rig = Rig::silent(Plan::default(), &Config::default());
+    let rig = Rig::silent(Plan::default(), &workers_alone());
     let mut eyes = [Side::Clearnet, Side::Tornet].map(|side| Eye::open(&rig, side));
     let port = rig.port(Side::Host);
     let mut kinds = outbound_kinds();

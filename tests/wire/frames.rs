@@ -3,7 +3,7 @@
 use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
 };
-use crate::rig::{Case, Config, Rig, Side, assert_moved, needs_root};
+use crate::rig::{Case, Config, Rig, Side, assert_moved, both_engines, needs_root};
 use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
 
 const TAGGINGS: [(&str, &[(u16, u16)]); 5] = [
@@ -56,353 +56,371 @@ fn strange_frames(to: &str, from: &str) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn what_is_no_ip_crosses_both_ways_byte_for_byte() {
     needs_root!();
-    let mut cases = Vec::new();
-    for (what, frame) in strange_frames(CLEARNET_MAC, HOST_MAC) {
-        cases.push(Case::untouched(what, Side::Host, frame));
-    }
-    for (what, frame) in strange_frames(HOST_MAC, CLEARNET_MAC) {
-        cases.push(Case::untouched(what, Side::Clearnet, frame));
-    }
-    let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 26),
-            ("uplink_forwarded", 26),
-            ("uplink_received", 26),
-            ("host_forwarded", 26),
-            // The two multicast frames of noise, and all of 14 to 1514 bytes.
-            ("malformed", 13),
-            ("malformed_short_header", 7),
-            ("malformed_wrong_version", 6),
-            ("non_ip", 13),
-        ],
-    );
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for (what, frame) in strange_frames(CLEARNET_MAC, HOST_MAC) {
+            cases.push(Case::untouched(what, Side::Host, frame));
+        }
+        for (what, frame) in strange_frames(HOST_MAC, CLEARNET_MAC) {
+            cases.push(Case::untouched(what, Side::Clearnet, frame));
+        }
+        let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 26),
+                ("uplink_forwarded", 26),
+                ("uplink_received", 26),
+                ("host_forwarded", 26),
+                // The two multicast frames of noise, and all of 14 to 1514 bytes.
+                ("malformed", 13),
+                ("malformed_short_header", 7),
+                ("malformed_wrong_version", 6),
+                ("non_ip", 13),
+            ],
+        );
+    });
 }
 
 #[test]
 fn exit_frames_are_marked_and_relay_frames_steered_under_any_tags() {
     needs_root!();
-    let mut cases = Vec::new();
-    for family in [0, 1] {
-        for (what, tags) in TAGGINGS {
-            for ecn in 0..4 {
-                let what = format!("family {family}, {what}, ECN {ecn}");
-                let packet = exit(family, 100).tos(ecn);
-                cases.push(Case::new(
-                    format!("exit, {what}"),
-                    Side::Host,
-                    packet.outbound(tags),
-                    Some((Side::Clearnet, packet.tos(AF11 | ecn).outbound(tags))),
-                ));
-                // Whatever DSCP it had: it keeps it, unless it is the mark.
-                let packet = relay(family, 100).tos(0xb8 | ecn);
-                cases.push(Case::new(
-                    format!("relay, {what}"),
-                    Side::Host,
-                    packet.outbound(tags),
-                    Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags))),
-                ));
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            for (what, tags) in TAGGINGS {
+                for ecn in 0..4 {
+                    let what = format!("family {family}, {what}, ECN {ecn}");
+                    let packet = exit(family, 100).tos(ecn);
+                    cases.push(Case::new(
+                        format!("exit, {what}"),
+                        Side::Host,
+                        packet.outbound(tags),
+                        Some((Side::Clearnet, packet.tos(AF11 | ecn).outbound(tags))),
+                    ));
+                    // Whatever DSCP it had: it keeps it, unless it is the mark.
+                    let packet = relay(family, 100).tos(0xb8 | ecn);
+                    cases.push(Case::new(
+                        format!("relay, {what}"),
+                        Side::Host,
+                        packet.outbound(tags),
+                        Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags))),
+                    ));
+                }
             }
         }
-    }
-    let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 80),
-            ("exit", 40),
-            ("marked", 40),
-            ("relay", 40),
-            ("uplink_forwarded", 40),
-            ("incoming_forwarded", 40),
-        ],
-    );
+        let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 80),
+                ("exit", 40),
+                ("marked", 40),
+                ("relay", 40),
+                ("uplink_forwarded", 40),
+                ("incoming_forwarded", 40),
+            ],
+        );
+    });
 }
 
 #[test]
 fn every_class_keeps_the_mark_its_meaning() {
     needs_root!();
-    let mut cases = Vec::new();
-    let mut case = |what: &str, sent: Packet, arrives: Packet| {
-        cases.push(Case::new(
-            what,
-            Side::Host,
-            sent.outbound(&[]),
-            Some((Side::Clearnet, arrives.outbound(&[]))),
-        ));
-    };
-    for family in [0, 1] {
-        let (host, server, relay_host) = families()[family];
-        let tcp = |to, sport, dport| Packet::new(host, to, 6, segment(sport, dport, 33));
-        let udp = Packet::new(host, server, UDP, noise(1, 60));
-        // A first look-up by address alone would steer this one.
-        let web = tcp(relay_host, 40_000, 443);
-        case("relay host's web page", web.clone(), web.tos(AF11));
-        let web = tcp(server, 40_000, 9001);
-        case("relay port elsewhere", web.clone(), web.tos(AF11));
-        case(
-            "marked exit",
-            exit(family, 1).tos(AF11),
-            exit(family, 1).tos(AF11),
+    both_engines(|| {
+        let mut cases = Vec::new();
+        let mut case = |what: &str, sent: Packet, arrives: Packet| {
+            cases.push(Case::new(
+                what,
+                Side::Host,
+                sent.outbound(&[]),
+                Some((Side::Clearnet, arrives.outbound(&[]))),
+            ));
+        };
+        for family in [0, 1] {
+            let (host, server, relay_host) = families()[family];
+            let tcp = |to, sport, dport| Packet::new(host, to, 6, segment(sport, dport, 33));
+            let udp = Packet::new(host, server, UDP, noise(1, 60));
+            // A first look-up by address alone would steer this one.
+            let web = tcp(relay_host, 40_000, 443);
+            case("relay host's web page", web.clone(), web.tos(AF11));
+            let web = tcp(server, 40_000, 9001);
+            case("relay port elsewhere", web.clone(), web.tos(AF11));
+            case(
+                "marked exit",
+                exit(family, 1).tos(AF11),
+                exit(family, 1).tos(AF11),
+            );
+            let reply = tcp(server, 22, 50_000);
+            case("reply", reply.clone().tos(AF11 | 1), reply.tos(1));
+            case("other protocol", udp.clone().tos(AF11), udp.clone());
+            case("other DSCP", udp.clone().tos(0xb9), udp.clone().tos(0xb9));
+            let mut foreign = exit(family, 5);
+            foreign.source = server;
+            case("foreign", foreign.clone(), foreign.clone());
+            case("foreign with mark", foreign.clone().tos(AF11), foreign);
+        }
+        let config = Config {
+            host: "listeners = [22]",
+            ..Config::default()
+        };
+        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 16),
+                ("uplink_forwarded", 16),
+                ("exit", 6),
+                ("marked", 4),
+                ("reply", 2),
+                ("host", 4),
+                ("foreign", 4),
+                ("cleared", 6),
+            ],
         );
-        let reply = tcp(server, 22, 50_000);
-        case("reply", reply.clone().tos(AF11 | 1), reply.tos(1));
-        case("other protocol", udp.clone().tos(AF11), udp.clone());
-        case("other DSCP", udp.clone().tos(0xb9), udp.clone().tos(0xb9));
-        let mut foreign = exit(family, 5);
-        foreign.source = server;
-        case("foreign", foreign.clone(), foreign.clone());
-        case("foreign with mark", foreign.clone().tos(AF11), foreign);
-    }
-    let config = Config {
-        host: "listeners = [22]",
-        ..Config::default()
-    };
-    let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 16),
-            ("uplink_forwarded", 16),
-            ("exit", 6),
-            ("marked", 4),
-            ("reply", 2),
-            ("host", 4),
-            ("foreign", 4),
-            ("cleared", 6),
-        ],
-    );
+    });
 }
 
 #[test]
 fn nothing_inbound_is_changed() {
     needs_root!();
-    let mut cases = Vec::new();
-    for family in [0, 1] {
-        for (what, tags) in TAGGINGS {
-            for packet in [exit(family, 64), relay(family, 64).tos(AF11)] {
-                let (host, there) = (packet.source, packet.destination);
-                let back = Packet {
-                    source: there,
-                    destination: host,
-                    ..packet
-                };
-                let frame = back.framed(HOST_MAC, CLEARNET_MAC, tags);
-                cases.push(Case::untouched(what, Side::Clearnet, frame));
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            for (what, tags) in TAGGINGS {
+                for packet in [exit(family, 64), relay(family, 64).tos(AF11)] {
+                    let (host, there) = (packet.source, packet.destination);
+                    let back = Packet {
+                        source: there,
+                        destination: host,
+                        ..packet
+                    };
+                    let frame = back.framed(HOST_MAC, CLEARNET_MAC, tags);
+                    cases.push(Case::untouched(what, Side::Clearnet, frame));
+                }
             }
         }
-    }
-    let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
-    assert_moved(&moved, &[("uplink_received", 20), ("host_forwarded", 20)]);
+        let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
+        assert_moved(&moved, &[("uplink_received", 20), ("host_forwarded", 20)]);
+    });
 }
 
 #[test]
 fn later_fragments_follow_the_first() {
     needs_root!();
-    let mut cases = Vec::new();
-    for family in [0, 1] {
-        let part = |packet: &Packet, id, offset, more| {
-            let mut packet = packet.clone().part(id, offset, more);
-            if offset > 0 {
-                packet.payload = noise(id.into(), 40);
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            let part = |packet: &Packet, id, offset, more| {
+                let mut packet = packet.clone().part(id, offset, more);
+                if offset > 0 {
+                    packet.payload = noise(id.into(), 40);
+                }
+                packet
+            };
+            let (exit, relay) = (exit(family, 60), relay(family, 60));
+            for (offset, more) in [(0, true), (10, true), (15, false)] {
+                let fragment = part(&exit, 1, offset, more);
+                cases.push(Case::new(
+                    format!("exit's fragment at {offset}, family {family}"),
+                    Side::Host,
+                    fragment.outbound(&[]),
+                    Some((Side::Clearnet, fragment.tos(AF11).outbound(&[]))),
+                ));
+                let fragment = part(&relay, 2, offset, more);
+                cases.push(Case::new(
+                    format!("relay's fragment at {offset}, family {family}"),
+                    Side::Host,
+                    fragment.outbound(&[VLAN]),
+                    Some((
+                        Side::Tornet,
+                        fragment.framed(TORNET_MAC, INCOMING_MAC, &[VLAN]),
+                    )),
+                ));
             }
-            packet
-        };
-        let (exit, relay) = (exit(family, 60), relay(family, 60));
-        for (offset, more) in [(0, true), (10, true), (15, false)] {
-            let fragment = part(&exit, 1, offset, more);
-            cases.push(Case::new(
-                format!("exit's fragment at {offset}, family {family}"),
+            let stray = part(&exit, 3, 10, false);
+            cases.push(Case::untouched(
+                "stray fragment",
                 Side::Host,
-                fragment.outbound(&[]),
-                Some((Side::Clearnet, fragment.tos(AF11).outbound(&[]))),
-            ));
-            let fragment = part(&relay, 2, offset, more);
-            cases.push(Case::new(
-                format!("relay's fragment at {offset}, family {family}"),
-                Side::Host,
-                fragment.outbound(&[VLAN]),
-                Some((
-                    Side::Tornet,
-                    fragment.framed(TORNET_MAC, INCOMING_MAC, &[VLAN]),
-                )),
+                stray.outbound(&[]),
             ));
         }
-        let stray = part(&exit, 3, 10, false);
-        cases.push(Case::untouched(
-            "stray fragment",
-            Side::Host,
-            stray.outbound(&[]),
-        ));
-    }
-    let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 14),
-            ("exit", 6),
-            ("marked", 6),
-            ("relay", 6),
-            ("host", 2),
-            ("unseen_fragment", 2),
-            ("uplink_forwarded", 8),
-            ("incoming_forwarded", 6),
-        ],
-    );
+        let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 14),
+                ("exit", 6),
+                ("marked", 6),
+                ("relay", 6),
+                ("host", 2),
+                ("unseen_fragment", 2),
+                ("uplink_forwarded", 8),
+                ("incoming_forwarded", 6),
+            ],
+        );
+    });
 }
 
 #[test]
 fn jumbo_frames_cross_in_several_buffers() {
     needs_root!();
-    let mut cases = Vec::new();
-    let mut bytes_sent = 0;
-    // 20 and 40 bytes of headers; one buffer holds 3,840 bytes of a frame.
-    for bytes in [1460, 3700, 3786, 3787, 3800, 7600, 7627, 8000, 8960] {
-        for (what, tags) in &TAGGINGS[..3] {
-            // The sender lets one VLAN tag go beyond the MTU, and no other.
-            let bytes = match tags.len() {
-                0 | 1 => bytes,
-                several => bytes - 4 * several,
-            };
-            for family in [0, 1] {
-                let bytes = bytes - 20 * family;
-                let what = format!("{bytes} bytes, {what}, family {family}");
-                let packet = exit(family, bytes);
-                bytes_sent = bytes_sent.max(packet.outbound(tags).len());
-                cases.push(Case::new(
-                    format!("exit, {what}"),
-                    Side::Host,
-                    packet.outbound(tags),
-                    Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
-                ));
-                let packet = relay(family, bytes);
-                cases.push(Case::new(
-                    format!("relay, {what}"),
-                    Side::Host,
-                    packet.outbound(tags),
-                    Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags))),
-                ));
-                let frame = packet.framed(HOST_MAC, CLEARNET_MAC, tags);
-                cases.push(Case::untouched(what, Side::Clearnet, frame));
+    both_engines(|| {
+        let mut cases = Vec::new();
+        let mut bytes_sent = 0;
+        // 20 and 40 bytes of headers; one buffer holds 3,840 bytes of a frame.
+        for bytes in [1460, 3700, 3786, 3787, 3800, 7600, 7627, 8000, 8960] {
+            for (what, tags) in &TAGGINGS[..3] {
+                // The sender lets one VLAN tag go beyond the MTU, and no other.
+                let bytes = match tags.len() {
+                    0 | 1 => bytes,
+                    several => bytes - 4 * several,
+                };
+                for family in [0, 1] {
+                    let bytes = bytes - 20 * family;
+                    let what = format!("{bytes} bytes, {what}, family {family}");
+                    let packet = exit(family, bytes);
+                    bytes_sent = bytes_sent.max(packet.outbound(tags).len());
+                    cases.push(Case::new(
+                        format!("exit, {what}"),
+                        Side::Host,
+                        packet.outbound(tags),
+                        Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
+                    ));
+                    let packet = relay(family, bytes);
+                    cases.push(Case::new(
+                        format!("relay, {what}"),
+                        Side::Host,
+                        packet.outbound(tags),
+                        Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags))),
+                    ));
+                    let frame = packet.framed(HOST_MAC, CLEARNET_MAC, tags);
+                    cases.push(Case::untouched(what, Side::Clearnet, frame));
+                }
             }
         }
-    }
-    assert_eq!(bytes_sent, 14 + 9000 + 4);
-    let plan = Plan {
-        mtu: 9000,
-        ..Plan::default()
-    };
-    let moved = Rig::silent(plan, &Config::default()).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 108),
-            ("exit", 54),
-            ("marked", 54),
-            ("relay", 54),
-            ("uplink_forwarded", 54),
-            ("incoming_forwarded", 54),
-            ("uplink_received", 54),
-            ("host_forwarded", 54),
-        ],
-    );
-}
-
-#[test]
-fn an_audit_changes_and_steers_nothing() {
-    needs_root!();
-    let mut cases = Vec::new();
-    for family in [0, 1] {
-        for packet in [exit(family, 9), exit(family, 9).tos(AF11), relay(family, 9)] {
-            cases.push(Case::untouched("audit", Side::Host, packet.outbound(&[])));
-        }
-    }
-    let config = Config {
-        top: "mode = \"audit\"",
-        ..Config::default()
-    };
-    let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 6),
-            ("uplink_forwarded", 6),
-            ("exit", 4),
-            ("relay", 2),
-        ],
-    );
-}
-
-#[test]
-fn stripped_at_the_uplink_nothing_leaves_marked() {
-    needs_root!();
-    let mut cases = Vec::new();
-    for family in [0, 1] {
-        for tos in [0, 1, AF11 | 2] {
-            let sent = exit(family, 9).tos(tos);
-            cases.push(Case::new(
-                format!("ToS {tos:#04x}"),
-                Side::Host,
-                sent.outbound(&[]),
-                Some((Side::Clearnet, sent.tos(tos & 3).outbound(&[]))),
-            ));
-        }
-    }
-    let config = Config {
-        more: "[mark]\nat_uplink = \"strip\"",
-        ..Config::default()
-    };
-    let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 6),
-            ("uplink_forwarded", 6),
-            ("exit", 6),
-            ("cleared", 2),
-        ],
-    );
-}
-
-#[test]
-fn full_frames_cross_at_every_size_where_buffers_change() {
-    needs_root!();
-    // The last MTU of a small buffer, of what the driver keeps in one piece, and of one buffer;
-    // each with the next one.
-    for mtu in [1762, 1763, 3498, 3499, 3810, 3811] {
-        let mut cases = Vec::new();
-        for tags in [&[][..], &[VLAN]] {
-            let packet = exit(0, mtu - 40);
-            cases.push(Case::new(
-                format!("exit, MTU {mtu}"),
-                Side::Host,
-                packet.outbound(tags),
-                Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
-            ));
-            let packet = relay(1, mtu - 60);
-            cases.push(Case::new(
-                format!("relay, MTU {mtu}"),
-                Side::Host,
-                packet.outbound(tags),
-                Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags))),
-            ));
-        }
+        assert_eq!(bytes_sent, 14 + 9000 + 4);
         let plan = Plan {
-            mtu: u32::try_from(mtu).unwrap(),
+            mtu: 9000,
             ..Plan::default()
         };
         let moved = Rig::silent(plan, &Config::default()).verify(&cases);
         assert_moved(
             &moved,
             &[
-                ("host_received", 4),
-                ("exit", 2),
-                ("marked", 2),
-                ("relay", 2),
-                ("uplink_forwarded", 2),
-                ("incoming_forwarded", 2),
+                ("host_received", 108),
+                ("exit", 54),
+                ("marked", 54),
+                ("relay", 54),
+                ("uplink_forwarded", 54),
+                ("incoming_forwarded", 54),
+                ("uplink_received", 54),
+                ("host_forwarded", 54),
             ],
         );
-    }
+    });
+}
+
+#[test]
+fn an_audit_changes_and_steers_nothing() {
+    needs_root!();
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            for packet in [exit(family, 9), exit(family, 9).tos(AF11), relay(family, 9)] {
+                cases.push(Case::untouched("audit", Side::Host, packet.outbound(&[])));
+            }
+        }
+        let config = Config {
+            top: "mode = \"audit\"",
+            ..Config::default()
+        };
+        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 6),
+                ("uplink_forwarded", 6),
+                ("exit", 4),
+                ("relay", 2),
+            ],
+        );
+    });
+}
+
+#[test]
+fn stripped_at_the_uplink_nothing_leaves_marked() {
+    needs_root!();
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            for tos in [0, 1, AF11 | 2] {
+                let sent = exit(family, 9).tos(tos);
+                cases.push(Case::new(
+                    format!("ToS {tos:#04x}"),
+                    Side::Host,
+                    sent.outbound(&[]),
+                    Some((Side::Clearnet, sent.tos(tos & 3).outbound(&[]))),
+                ));
+            }
+        }
+        let config = Config {
+            more: "[mark]\nat_uplink = \"strip\"",
+            ..Config::default()
+        };
+        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 6),
+                ("uplink_forwarded", 6),
+                ("exit", 6),
+                ("cleared", 2),
+            ],
+        );
+    });
+}
+
+#[test]
+fn full_frames_cross_at_every_size_where_buffers_change() {
+    needs_root!();
+    both_engines(|| {
+        // The last MTU of a small buffer, of what the driver keeps in one piece, and of one buffer;
+        // each with the next one.
+        for mtu in [1762, 1763, 3498, 3499, 3810, 3811] {
+            let mut cases = Vec::new();
+            for tags in [&[][..], &[VLAN]] {
+                let packet = exit(0, mtu - 40);
+                cases.push(Case::new(
+                    format!("exit, MTU {mtu}"),
+                    Side::Host,
+                    packet.outbound(tags),
+                    Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
+                ));
+                let packet = relay(1, mtu - 60);
+                cases.push(Case::new(
+                    format!("relay, MTU {mtu}"),
+                    Side::Host,
+                    packet.outbound(tags),
+                    Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags))),
+                ));
+            }
+            let plan = Plan {
+                mtu: u32::try_from(mtu).unwrap(),
+                ..Plan::default()
+            };
+            let moved = Rig::silent(plan, &Config::default()).verify(&cases);
+            assert_moved(
+                &moved,
+                &[
+                    ("host_received", 4),
+                    ("exit", 2),
+                    ("marked", 2),
+                    ("relay", 2),
+                    ("uplink_forwarded", 2),
+                    ("incoming_forwarded", 2),
+                ],
+            );
+        }
+    });
 }

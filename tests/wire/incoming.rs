@@ -3,7 +3,7 @@
 use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
 };
-use crate::rig::{Case, Config, Rig, Side, UPLINK0_MAC, assert_moved, needs_root};
+use crate::rig::{Case, Config, Rig, Side, UPLINK0_MAC, assert_moved, both_engines, needs_root};
 use exitmark::lab::site::{
     BOX_V4, BOX_V6, CLEARNET_MAC, HOST_MAC, HOST_V4, INCOMING_MAC, Plan, TORNET_MAC,
 };
@@ -26,41 +26,43 @@ fn inbound(family: usize) -> Packet {
 #[test]
 fn frames_for_the_host_get_its_mac_and_nothing_else_crosses() {
     needs_root!();
-    let mut cases = Vec::new();
-    for family in [0, 1] {
-        for tags in [&[][..], &[VLAN], &[QINQ, VLAN]] {
-            for protocol in [6, UDP, 1, 132] {
-                let mut packet = inbound(family);
-                packet.protocol = protocol;
-                let frame = |to, from| packet.framed(to, from, tags);
-                cases.push(Case::new(
-                    format!("protocol {protocol}, family {family}, {} tags", tags.len()),
-                    Side::Tornet,
-                    frame(INCOMING_MAC, TORNET_MAC),
-                    Some((Side::Host, frame(HOST_MAC, TORNET_MAC))),
-                ));
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            for tags in [&[][..], &[VLAN], &[QINQ, VLAN]] {
+                for protocol in [6, UDP, 1, 132] {
+                    let mut packet = inbound(family);
+                    packet.protocol = protocol;
+                    let frame = |to, from| packet.framed(to, from, tags);
+                    cases.push(Case::new(
+                        format!("protocol {protocol}, family {family}, {} tags", tags.len()),
+                        Side::Tornet,
+                        frame(INCOMING_MAC, TORNET_MAC),
+                        Some((Side::Host, frame(HOST_MAC, TORNET_MAC))),
+                    ));
+                }
             }
         }
-    }
-    let delivered = cases.len() as u64;
-    for (what, frame) in strangers() {
-        cases.push(Case::new(
-            what,
-            Side::Tornet,
-            frame.clone(),
-            Some((Side::Stack, frame)),
-        ));
-    }
-    let kept = cases.len() as u64 - delivered;
-    let moved = Rig::silent(Plan::default(), &known()).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("incoming_received", delivered),
-            ("host_forwarded", delivered),
-            ("incoming_to_stack", kept),
-        ],
-    );
+        let delivered = cases.len() as u64;
+        for (what, frame) in strangers() {
+            cases.push(Case::new(
+                what,
+                Side::Tornet,
+                frame.clone(),
+                Some((Side::Stack, frame)),
+            ));
+        }
+        let kept = cases.len() as u64 - delivered;
+        let moved = Rig::silent(Plan::default(), &known()).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("incoming_received", delivered),
+                ("host_forwarded", delivered),
+                ("incoming_to_stack", kept),
+            ],
+        );
+    });
 }
 
 /// What a network with a member called `incoming` may carry, none of it the host's.
@@ -114,251 +116,263 @@ fn strangers() -> Vec<(String, Vec<u8>)> {
 #[test]
 fn broadcast_from_the_wire_never_reaches_incoming() {
     needs_root!();
-    let mut cases = Vec::new();
-    for to in [BROADCAST, "01:00:5e:00:00:01", "33:33:00:00:00:01"] {
-        for kind in [0x0806, 0x88b5] {
-            for (side, from) in [(Side::Host, HOST_MAC), (Side::Clearnet, CLEARNET_MAC)] {
-                let frame = ethernet(to, from, &[], kind, &noise(9, 50));
-                cases.push(Case::untouched(to, side, frame));
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for to in [BROADCAST, "01:00:5e:00:00:01", "33:33:00:00:00:01"] {
+            for kind in [0x0806, 0x88b5] {
+                for (side, from) in [(Side::Host, HOST_MAC), (Side::Clearnet, CLEARNET_MAC)] {
+                    let frame = ethernet(to, from, &[], kind, &noise(9, 50));
+                    cases.push(Case::untouched(to, side, frame));
+                }
             }
+            // To the router by a broadcast frame, from the relay to the host by the uplink.
+            let frame = inbound(0).framed(to, CLEARNET_MAC, &[]);
+            cases.push(Case::untouched(to, Side::Clearnet, frame));
         }
-        // To the router by a broadcast frame, from the relay to the host by the uplink.
-        let frame = inbound(0).framed(to, CLEARNET_MAC, &[]);
-        cases.push(Case::untouched(to, Side::Clearnet, frame));
-    }
-    // What the uplink carries to incoming's own MAC is not incoming's.
-    let frame = inbound(0).framed(INCOMING_MAC, CLEARNET_MAC, &[]);
-    cases.push(Case::untouched("incoming's MAC", Side::Clearnet, frame));
-    let moved = Rig::silent(Plan::default(), &known()).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 6),
-            ("uplink_forwarded", 6),
-            ("non_ip", 6),
-            ("uplink_received", 10),
-            ("host_forwarded", 10),
-        ],
-    );
+        // What the uplink carries to incoming's own MAC is not incoming's.
+        let frame = inbound(0).framed(INCOMING_MAC, CLEARNET_MAC, &[]);
+        cases.push(Case::untouched("incoming's MAC", Side::Clearnet, frame));
+        let moved = Rig::silent(Plan::default(), &known()).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 6),
+                ("uplink_forwarded", 6),
+                ("non_ip", 6),
+                ("uplink_received", 10),
+                ("host_forwarded", 10),
+            ],
+        );
+    });
 }
 
 #[test]
 fn the_host_mac_is_learnt_from_the_host_alone() {
     needs_root!();
-    let frame = |to| inbound(0).framed(to, TORNET_MAC, &[]);
-    let impostor = "02:66:66:66:66:66";
-    let mut foreign = exit(0, 10);
-    foreign.source = families()[0].1;
-    let foreign = foreign.framed(CLEARNET_MAC, impostor, &[]);
-    let arp = ethernet(BROADCAST, impostor, &[], 0x0806, &noise(1, 46));
-    let own = exit(0, 10);
-    let marked = own.clone().tos(AF11).outbound(&[]);
-    let cases = [
-        Case::new("before", Side::Tornet, frame(INCOMING_MAC), None),
-        Case::untouched("foreign source", Side::Host, foreign),
-        Case::untouched("no IP", Side::Host, arp),
-        Case::new("still unknown", Side::Tornet, frame(INCOMING_MAC), None),
-        Case::new(
-            "the host speaks",
-            Side::Host,
-            own.outbound(&[]),
-            Some((Side::Clearnet, marked)),
-        ),
-        Case::new(
-            "after",
-            Side::Tornet,
-            frame(INCOMING_MAC),
-            Some((Side::Host, frame(HOST_MAC))),
-        ),
-    ];
-    let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("incoming_received", 3),
-            ("dropped_host_mac_unknown", 2),
-            ("host_received", 3),
-            ("foreign", 1),
-            ("non_ip", 1),
-            ("exit", 1),
-            ("marked", 1),
-            ("uplink_forwarded", 3),
-            ("host_forwarded", 1),
-        ],
-    );
+    both_engines(|| {
+        let frame = |to| inbound(0).framed(to, TORNET_MAC, &[]);
+        let impostor = "02:66:66:66:66:66";
+        let mut foreign = exit(0, 10);
+        foreign.source = families()[0].1;
+        let foreign = foreign.framed(CLEARNET_MAC, impostor, &[]);
+        let arp = ethernet(BROADCAST, impostor, &[], 0x0806, &noise(1, 46));
+        let own = exit(0, 10);
+        let marked = own.clone().tos(AF11).outbound(&[]);
+        let cases = [
+            Case::new("before", Side::Tornet, frame(INCOMING_MAC), None),
+            Case::untouched("foreign source", Side::Host, foreign),
+            Case::untouched("no IP", Side::Host, arp),
+            Case::new("still unknown", Side::Tornet, frame(INCOMING_MAC), None),
+            Case::new(
+                "the host speaks",
+                Side::Host,
+                own.outbound(&[]),
+                Some((Side::Clearnet, marked)),
+            ),
+            Case::new(
+                "after",
+                Side::Tornet,
+                frame(INCOMING_MAC),
+                Some((Side::Host, frame(HOST_MAC))),
+            ),
+        ];
+        let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("incoming_received", 3),
+                ("dropped_host_mac_unknown", 2),
+                ("host_received", 3),
+                ("foreign", 1),
+                ("non_ip", 1),
+                ("exit", 1),
+                ("marked", 1),
+                ("uplink_forwarded", 3),
+                ("host_forwarded", 1),
+            ],
+        );
+    });
 }
 
 #[test]
 fn a_configured_mac_is_never_replaced() {
     needs_root!();
-    let sent = inbound(1).framed(INCOMING_MAC, TORNET_MAC, &[]);
-    let arrives = inbound(1).framed(HOST_MAC, TORNET_MAC, &[]);
-    let other = "02:66:66:66:66:66";
-    let spoken = exit(1, 10).framed(CLEARNET_MAC, other, &[]);
-    let marked = exit(1, 10).tos(AF11).framed(CLEARNET_MAC, other, &[]);
-    let cases = [
-        Case::new(
-            "another MAC speaks",
-            Side::Host,
-            spoken,
-            Some((Side::Clearnet, marked)),
-        ),
-        Case::new("inbound", Side::Tornet, sent, Some((Side::Host, arrives))),
-    ];
-    let moved = Rig::silent(Plan::default(), &known()).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 1),
-            ("exit", 1),
-            ("marked", 1),
-            ("uplink_forwarded", 1),
-            ("incoming_received", 1),
-            ("host_forwarded", 1),
-        ],
-    );
+    both_engines(|| {
+        let sent = inbound(1).framed(INCOMING_MAC, TORNET_MAC, &[]);
+        let arrives = inbound(1).framed(HOST_MAC, TORNET_MAC, &[]);
+        let other = "02:66:66:66:66:66";
+        let spoken = exit(1, 10).framed(CLEARNET_MAC, other, &[]);
+        let marked = exit(1, 10).tos(AF11).framed(CLEARNET_MAC, other, &[]);
+        let cases = [
+            Case::new(
+                "another MAC speaks",
+                Side::Host,
+                spoken,
+                Some((Side::Clearnet, marked)),
+            ),
+            Case::new("inbound", Side::Tornet, sent, Some((Side::Host, arrives))),
+        ];
+        let moved = Rig::silent(Plan::default(), &known()).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 1),
+                ("exit", 1),
+                ("marked", 1),
+                ("uplink_forwarded", 1),
+                ("incoming_received", 1),
+                ("host_forwarded", 1),
+            ],
+        );
+    });
 }
 
 #[test]
 fn one_nic_can_be_uplink_and_incoming() {
     needs_root!();
-    let mut cases = Vec::new();
-    for family in [0, 1] {
-        for tags in [&[][..], &[QINQ, VLAN]] {
-            let packet = relay(family, 99);
-            cases.push(Case::new(
-                "relay",
-                Side::Host,
-                packet.outbound(tags),
-                Some((Side::Clearnet, packet.framed(TORNET_MAC, UPLINK0_MAC, tags))),
-            ));
-            let packet = exit(family, 99);
-            cases.push(Case::new(
-                "exit",
-                Side::Host,
-                packet.outbound(tags),
-                Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
-            ));
-            let packet = inbound(family);
-            cases.push(Case::new(
-                "to the NIC's own MAC for the host",
-                Side::Clearnet,
-                packet.framed(UPLINK0_MAC, TORNET_MAC, tags),
-                Some((Side::Host, packet.framed(HOST_MAC, TORNET_MAC, tags))),
-            ));
-            // The rest is the wire's, whatever its MAC addresses.
-            for to in [HOST_MAC, BROADCAST, "02:00:00:00:03:77"] {
-                let frame = packet.framed(to, TORNET_MAC, tags);
-                cases.push(Case::untouched(to, Side::Clearnet, frame));
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            for tags in [&[][..], &[QINQ, VLAN]] {
+                let packet = relay(family, 99);
+                cases.push(Case::new(
+                    "relay",
+                    Side::Host,
+                    packet.outbound(tags),
+                    Some((Side::Clearnet, packet.framed(TORNET_MAC, UPLINK0_MAC, tags))),
+                ));
+                let packet = exit(family, 99);
+                cases.push(Case::new(
+                    "exit",
+                    Side::Host,
+                    packet.outbound(tags),
+                    Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
+                ));
+                let packet = inbound(family);
+                cases.push(Case::new(
+                    "to the NIC's own MAC for the host",
+                    Side::Clearnet,
+                    packet.framed(UPLINK0_MAC, TORNET_MAC, tags),
+                    Some((Side::Host, packet.framed(HOST_MAC, TORNET_MAC, tags))),
+                ));
+                // The rest is the wire's, whatever its MAC addresses.
+                for to in [HOST_MAC, BROADCAST, "02:00:00:00:03:77"] {
+                    let frame = packet.framed(to, TORNET_MAC, tags);
+                    cases.push(Case::untouched(to, Side::Clearnet, frame));
+                }
             }
         }
-    }
-    let mut nobody = inbound(0);
-    nobody.destination = [198, 51, 100, 99].into();
-    let frame = nobody.framed(UPLINK0_MAC, TORNET_MAC, &[]);
-    cases.push(Case::untouched(
-        "to the NIC's own MAC for nobody",
-        Side::Clearnet,
-        frame,
-    ));
-    let config = Config {
-        incoming: Some(("uplink0", TORNET_MAC)),
-        ..known()
-    };
-    let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 8),
-            ("relay", 4),
-            ("exit", 4),
-            ("marked", 4),
-            ("uplink_forwarded", 8),
-            ("uplink_received", 17),
-            ("host_forwarded", 17),
-        ],
-    );
+        let mut nobody = inbound(0);
+        nobody.destination = [198, 51, 100, 99].into();
+        let frame = nobody.framed(UPLINK0_MAC, TORNET_MAC, &[]);
+        cases.push(Case::untouched(
+            "to the NIC's own MAC for nobody",
+            Side::Clearnet,
+            frame,
+        ));
+        let config = Config {
+            incoming: Some(("uplink0", TORNET_MAC)),
+            ..known()
+        };
+        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 8),
+                ("relay", 4),
+                ("exit", 4),
+                ("marked", 4),
+                ("uplink_forwarded", 8),
+                ("uplink_received", 17),
+                ("host_forwarded", 17),
+            ],
+        );
+    });
 }
 
 #[test]
 fn without_incoming_nothing_is_steered() {
     needs_root!();
-    let mut cases = Vec::new();
-    for family in [0, 1] {
-        let packet = relay(family, 50);
-        cases.push(Case::untouched(
-            "relay",
-            Side::Host,
-            packet.outbound(&[VLAN]),
-        ));
-        cases.push(Case::new(
-            "relay that bears the mark",
-            Side::Host,
-            packet.clone().tos(AF11).outbound(&[]),
-            Some((Side::Clearnet, packet.outbound(&[]))),
-        ));
-        // incoming0 is nobody's then: its frames are the stack's.
-        let frame = inbound(family).framed(INCOMING_MAC, TORNET_MAC, &[]);
-        let stack = Some((Side::Stack, frame.clone()));
-        cases.push(Case::new("not a port", Side::Tornet, frame, stack));
-    }
-    let config = Config {
-        incoming: None,
-        ..known()
-    };
-    let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 4),
-            ("relay", 4),
-            ("cleared", 2),
-            ("uplink_forwarded", 4),
-        ],
-    );
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            let packet = relay(family, 50);
+            cases.push(Case::untouched(
+                "relay",
+                Side::Host,
+                packet.outbound(&[VLAN]),
+            ));
+            cases.push(Case::new(
+                "relay that bears the mark",
+                Side::Host,
+                packet.clone().tos(AF11).outbound(&[]),
+                Some((Side::Clearnet, packet.outbound(&[]))),
+            ));
+            // incoming0 is nobody's then: its frames are the stack's.
+            let frame = inbound(family).framed(INCOMING_MAC, TORNET_MAC, &[]);
+            let stack = Some((Side::Stack, frame.clone()));
+            cases.push(Case::new("not a port", Side::Tornet, frame, stack));
+        }
+        let config = Config {
+            incoming: None,
+            ..known()
+        };
+        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 4),
+                ("relay", 4),
+                ("cleared", 2),
+                ("uplink_forwarded", 4),
+            ],
+        );
+    });
 }
 
 #[test]
 fn addresses_that_carry_tor_only_are_steered_and_reached() {
     needs_root!();
-    let address = [192, 0, 2, 11];
-    let mut cases = Vec::new();
-    // To anywhere, because of where it comes from; listed or not.
-    for to in [families()[0].1, families()[0].2] {
-        let packet = Packet::new(address.into(), to, 6, segment(40_000, 9001, 20));
+    both_engines(|| {
+        let address = [192, 0, 2, 11];
+        let mut cases = Vec::new();
+        // To anywhere, because of where it comes from; listed or not.
+        for to in [families()[0].1, families()[0].2] {
+            let packet = Packet::new(address.into(), to, 6, segment(40_000, 9001, 20));
+            cases.push(Case::new(
+                "from the relay address",
+                Side::Host,
+                packet.outbound(&[]),
+                Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, &[]))),
+            ));
+        }
+        let back = Packet {
+            destination: address.into(),
+            ..inbound(0)
+        };
         cases.push(Case::new(
-            "from the relay address",
-            Side::Host,
-            packet.outbound(&[]),
-            Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, &[]))),
+            "to the relay address",
+            Side::Tornet,
+            back.framed(INCOMING_MAC, TORNET_MAC, &[]),
+            Some((Side::Host, back.framed(HOST_MAC, TORNET_MAC, &[]))),
         ));
-    }
-    let back = Packet {
-        destination: address.into(),
-        ..inbound(0)
-    };
-    cases.push(Case::new(
-        "to the relay address",
-        Side::Tornet,
-        back.framed(INCOMING_MAC, TORNET_MAC, &[]),
-        Some((Side::Host, back.framed(HOST_MAC, TORNET_MAC, &[]))),
-    ));
-    assert_ne!(HOST_V4.octets(), address);
-    let config = Config {
-        host: "relay_addresses = [\"192.0.2.11\"]",
-        ..Config::default()
-    };
-    let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-    assert_moved(
-        &moved,
-        &[
-            ("host_received", 2),
-            ("relay", 2),
-            // An unlisted endpoint contradicts the source address.
-            ("disagreement", 1),
-            ("incoming_forwarded", 2),
-            ("incoming_received", 1),
-            ("host_forwarded", 1),
-        ],
-    );
+        assert_ne!(HOST_V4.octets(), address);
+        let config = Config {
+            host: "relay_addresses = [\"192.0.2.11\"]",
+            ..Config::default()
+        };
+        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 2),
+                ("relay", 2),
+                // An unlisted endpoint contradicts the source address.
+                ("disagreement", 1),
+                ("incoming_forwarded", 2),
+                ("incoming_received", 1),
+                ("host_forwarded", 1),
+            ],
+        );
+    });
 }

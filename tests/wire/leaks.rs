@@ -1,4 +1,4 @@
-//! A hundred lives of the box on one set of NICs, and what is left of them: nothing.
+//! A hundred lives of the box on one set of NICs, and what is left when it is detached: nothing.
 
 use crate::craft::{AF11, exit, relay};
 use crate::rig::{
@@ -20,7 +20,8 @@ struct Objects {
 }
 
 impl Objects {
-    /// Those that a process holds, by what /proc says of its descriptors.
+    /// The programs and maps that a process holds, by what /proc says of its descriptors, and the
+    /// links by which those programs are attached: nobody holds them.
     fn of(pid: u32) -> Self {
         let mut objects = Self::default();
         for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap() {
@@ -32,12 +33,14 @@ impl Objects {
                 let set = match name {
                     "prog_id" => &mut objects.programs,
                     "map_id" => &mut objects.maps,
-                    "link_id" => &mut objects.links,
                     _ => continue,
                 };
                 set.insert(number.trim().parse().unwrap());
             }
         }
+        let links = LinkInfoIter::default();
+        let attached = links.filter(|link| objects.programs.contains(&link.prog_id));
+        objects.links = attached.map(|link| link.id).collect();
         objects
     }
 
@@ -64,13 +67,18 @@ impl Objects {
     }
 }
 
-/// Names of pins that may be the box's.
-fn pins() -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir("/sys/fs/bpf") else {
-        return Vec::new();
-    };
-    let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.contains("exitmark")).collect()
+/// What is in the box's BPF file system.
+pub(crate) fn pins(site: &Site) -> Vec<String> {
+    let names = site.middle.command("ls", &["/sys/fs/bpf"]).unwrap();
+    // The kernel has two files of its own there.
+    let names = names
+        .split_whitespace()
+        .filter(|name| !name.ends_with(".debug"));
+    names.map(str::to_owned).collect()
+}
+
+fn detach(site: &Site) -> String {
+    site.middle.command(EXITMARK, &["detach"]).unwrap()
 }
 
 /// One end of the box and its two ways out.
@@ -135,7 +143,7 @@ fn a_hundred_starts_and_stops_leave_nothing() {
     let configuration = Config::default().write(directory.path());
     let mut ends = Ends::open(&site);
     let mut all = Objects::default();
-    for cycle in 0..100 {
+    for cycle in 0..100_u64 {
         let mut running = site.run(Path::new(EXITMARK), &configuration).unwrap();
         let objects = Objects::of(running.pid());
         assert_eq!(
@@ -150,21 +158,28 @@ fn a_hundred_starts_and_stops_leave_nothing() {
         all.links.extend(objects.links);
         ends.cross();
         let moved = moved(&running.stop().unwrap());
+        // Whoever takes over goes on counting.
+        let lives = cycle + 1;
         assert_moved(
             &moved,
             &[
-                ("host_received", 2),
-                ("exit", 1),
-                ("marked", 1),
-                ("relay", 1),
-                ("uplink_forwarded", 1),
-                ("incoming_forwarded", 1),
+                ("host_received", 2 * lives),
+                ("exit", lives),
+                ("marked", lives),
+                ("relay", lives),
+                ("uplink_forwarded", lives),
+                ("incoming_forwarded", lives),
             ],
         );
     }
-    assert_eq!((all.programs.len(), all.links.len()), (300, 300));
+    // A new program every time, by the same three links.
+    assert_eq!((all.programs.len(), all.links.len()), (300, 3));
+    ends.cross();
+    assert_eq!(pins(&site), ["exitmark"]);
+    assert!(detach(&site).starts_with("detached"));
     all.assert_gone();
-    assert_eq!(pins(), Vec::<String>::new());
+    assert_eq!(pins(&site), Vec::<String>::new());
+    assert!(detach(&site).starts_with("nothing to detach"));
     // Every socket is gone, and with it the memory that it shared with the kernel.
     let sockets = site
         .middle
@@ -183,18 +198,30 @@ fn what_is_killed_leaves_nothing_and_starts_again() {
     let directory = tempfile::tempdir().unwrap();
     let configuration = Config::default().write(directory.path());
     let mut ends = Ends::open(&site);
+    let mut all = Objects::default();
     for _ in 0..5 {
         let mut running = site.run(Path::new(EXITMARK), &configuration).unwrap();
         let objects = Objects::of(running.pid());
         ends.cross();
         running.signal(Signal::SIGKILL).unwrap();
+        // Dead, and still at work.
+        ends.cross();
         // The queue is the dead one's for a while yet; the next one waits for it.
         let next: RunningBox = site.run(Path::new(EXITMARK), &configuration).unwrap();
         ends.cross();
         drop(running);
-        objects.assert_gone();
+        let programs = Objects {
+            programs: objects.programs.clone(),
+            ..Objects::default()
+        };
+        programs.assert_gone();
         moved(&next.stop().unwrap());
+        all.programs.extend(objects.programs);
+        all.maps.extend(objects.maps);
+        all.links.extend(objects.links);
     }
+    detach(&site);
+    all.assert_gone();
     ends.finish();
     assert_namespace_goes(site);
 }

@@ -1,6 +1,7 @@
 //! What the box refuses, with which words and status, and that it leaves nothing changed.
 
 use crate::craft::exit;
+use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, moved, needs_root, silence};
 use exitmark::lab::Netns;
 use exitmark::lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
@@ -200,11 +201,21 @@ fn a_second_box_on_the_same_nics_is_refused_and_the_first_goes_on() {
     let before = state(&rig.site.middle);
     assert_eq!(before.matches("promiscuity 1").count(), 2, "{before}");
     let output = run(&rig.site.middle, Command::new(EXITMARK), &rig.configuration);
+    assert_refused(&output, 1, &["another exitmark", "/sys/fs/bpf/exitmark"]);
+    // Not even with pins of its own.
+    let config = Config {
+        more: "[pin]\ndirectory = \"/sys/fs/bpf/other\"",
+        ..Config::default()
+    };
+    let other = tempfile::tempdir().unwrap();
+    let configuration = config.write(other.path());
+    let output = run(&rig.site.middle, Command::new(EXITMARK), &configuration);
     assert_refused(
         &output,
         1,
         &["queue 0 of host0", "another program has this queue"],
     );
+    assert_eq!(pins(&rig.site), ["exitmark"]);
     assert_eq!(state(&rig.site.middle), before);
     let mut eye = rig.watch(Side::Clearnet);
     let port = rig.port(Side::Host);
@@ -224,6 +235,16 @@ fn promiscuous_mode_is_put_back_as_it_was() {
     let during = state(&rig.site.middle);
     assert_eq!(during.matches("promiscuity 1").count(), 2, "{during}");
     assert_eq!(during.matches("prog/xdp").count(), 3, "{during}");
+    // Told to stop, it goes on in the kernel; told to detach, it does not.
+    moved(&rig.running.stop().unwrap());
+    assert_eq!(state(&rig.site.middle), during);
+    rig.site.middle.command(EXITMARK, &["detach"]).unwrap();
+    assert_eq!(state(&rig.site.middle), before);
+    let config = Config {
+        more: "[pin]\non_stop = \"detach\"",
+        ..Config::default()
+    };
+    let rig = Rig::on(rig.site, &config);
     moved(&rig.running.stop().unwrap());
     assert_eq!(state(&rig.site.middle), before);
 }

@@ -4,6 +4,7 @@ use exitmark::lab::site::{
     HOST_V4, HOST_V6, LastWords, Plan, RELAY_V4, RELAY_V6, RunningBox, Site, TORNET_MAC,
 };
 use exitmark::lab::{Capture, LabError, Netns, RawPort};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -35,6 +36,20 @@ macro_rules! needs_root {
     };
 }
 pub(crate) use needs_root;
+
+thread_local! {
+    static ENGINE: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Runs a test with every frame decided in user space, and with all that can be decided in the
+/// kernel: what is seen from outside must be the same.
+pub(crate) fn both_engines(test: impl Fn()) {
+    for engine in ["af_xdp", "xdp"] {
+        println!("engine {engine}");
+        ENGINE.set(Some(engine));
+        test();
+    }
+}
 
 /// A configuration; the default is the site as drawn.
 pub(crate) struct Config {
@@ -71,8 +86,12 @@ impl Config {
             ),
             None => (String::new(), String::new()),
         };
+        let engine = match ENGINE.get() {
+            Some(engine) => format!("engine = \"{engine}\"\n"),
+            None => String::new(),
+        };
         let text = format!(
-            "{}\n[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}{steer}\
+            "{engine}{}\n[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}{steer}\
              [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\n{}\n[relays]\n{}\n{}\n",
             self.top, self.host, self.relays, self.more
         );
@@ -281,7 +300,7 @@ pub(crate) fn moved(last: &LastWords) -> Moved {
     );
     // Who decided is the engine's affair, and the same frames are counted either way.
     let by_engine = |name: &str| {
-        ["_decided", "_handed", "_spilled", "_to_stack"]
+        ["_decided", "_handed", "_spilled"]
             .iter()
             .any(|end| name.ends_with(end))
     };

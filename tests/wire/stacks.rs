@@ -1,7 +1,7 @@
 //! Real network stacks on both sides of the box: TCP, ping, ARP and neighbour discovery.
 
 use crate::craft::{AF11, families, mac};
-use crate::rig::{Config, PATIENCE, Rig, UPLINK0_MAC, moved, needs_root};
+use crate::rig::{Config, PATIENCE, Rig, UPLINK0_MAC, both_engines, moved, needs_root};
 use exitmark::lab::site::{
     BOX_V4, BOX_V6, CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan,
     RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6, Site, TORNET_MAC,
@@ -99,283 +99,301 @@ fn count(counters: &BTreeMap<String, u64>, name: &str) -> u64 {
 #[test]
 fn tcp_of_the_host_is_marked_or_steered_by_its_destination() {
     needs_root!();
-    let rig = Rig::lively(Plan::default(), &Config::default());
-    let Site {
-        host,
-        clearnet,
-        tornet,
-        ..
-    } = &rig.site;
-    let exits = Capture::start(clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
-    let relays = Capture::start(tornet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
-    for (_, server, relay) in families() {
-        converse(host, clearnet, server, 80, 500_000);
-        converse(host, tornet, relay, OR_PORT, 500_000);
-    }
-    let (exits, relays) = (all_of(exits, 2), all_of(relays, 2));
-    for frame in exits.iter().map(|frame| &frame.bytes) {
-        assert_eq!(frame[..6], mac(CLEARNET_MAC));
-        assert_eq!(frame[6..12], mac(HOST_MAC));
-        assert_eq!((tos(frame) & 0xfc, hops(frame)), (AF11, 64));
-    }
-    for frame in relays.iter().map(|frame| &frame.bytes) {
-        assert_eq!(frame[..6], mac(TORNET_MAC));
-        assert_eq!(frame[6..12], mac(INCOMING_MAC));
-        assert_eq!((tos(frame) & 0xfc, hops(frame)), (0, 64));
-    }
-    let counters = counters(rig);
-    assert_eq!(count(&counters, "exit"), exits.len() as u64);
-    assert_eq!(count(&counters, "marked"), exits.len() as u64);
-    assert_eq!(count(&counters, "relay"), relays.len() as u64);
-    assert_eq!(count(&counters, "incoming_forwarded"), relays.len() as u64);
-    assert!(count(&counters, "incoming_received") >= 2 * 500_000 / 1448);
-    for name in ["reply", "malformed", "cleared", "disagreement"] {
-        assert_eq!(count(&counters, name), 0, "{name}");
-    }
+    both_engines(|| {
+        let rig = Rig::lively(Plan::default(), &Config::default());
+        let Site {
+            host,
+            clearnet,
+            tornet,
+            ..
+        } = &rig.site;
+        let exits = Capture::start(clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        let relays = Capture::start(tornet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        for (_, server, relay) in families() {
+            converse(host, clearnet, server, 80, 500_000);
+            converse(host, tornet, relay, OR_PORT, 500_000);
+        }
+        let (exits, relays) = (all_of(exits, 2), all_of(relays, 2));
+        for frame in exits.iter().map(|frame| &frame.bytes) {
+            assert_eq!(frame[..6], mac(CLEARNET_MAC));
+            assert_eq!(frame[6..12], mac(HOST_MAC));
+            assert_eq!((tos(frame) & 0xfc, hops(frame)), (AF11, 64));
+        }
+        for frame in relays.iter().map(|frame| &frame.bytes) {
+            assert_eq!(frame[..6], mac(TORNET_MAC));
+            assert_eq!(frame[6..12], mac(INCOMING_MAC));
+            assert_eq!((tos(frame) & 0xfc, hops(frame)), (0, 64));
+        }
+        let counters = counters(rig);
+        assert_eq!(count(&counters, "exit"), exits.len() as u64);
+        assert_eq!(count(&counters, "marked"), exits.len() as u64);
+        assert_eq!(count(&counters, "relay"), relays.len() as u64);
+        assert_eq!(count(&counters, "incoming_forwarded"), relays.len() as u64);
+        assert!(count(&counters, "incoming_received") >= 2 * 500_000 / 1448);
+        for name in ["reply", "malformed", "cleared", "disagreement"] {
+            assert_eq!(count(&counters, name), 0, "{name}");
+        }
+    });
 }
 
 #[test]
 fn tcp_to_a_listener_of_the_host_is_answered_unmarked() {
     needs_root!();
-    let config = Config {
-        host: "listeners = [22]",
-        ..Config::default()
-    };
-    let rig = Rig::lively(Plan::default(), &config);
-    let capture = Capture::start(&rig.site.clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
-    for address in [IpAddr::from(HOST_V4), HOST_V6.into()] {
-        converse(&rig.site.clearnet, &rig.site.host, address, 22, 300_000);
-    }
-    let answers = all_of(capture, 2);
-    assert!(answers.iter().all(|frame| tos(&frame.bytes) & 0xfc == 0));
-    let counters = counters(rig);
-    assert_eq!(count(&counters, "reply"), answers.len() as u64);
-    for name in ["exit", "relay", "marked", "cleared", "incoming_forwarded"] {
-        assert_eq!(count(&counters, name), 0, "{name}");
-    }
+    both_engines(|| {
+        let config = Config {
+            host: "listeners = [22]",
+            ..Config::default()
+        };
+        let rig = Rig::lively(Plan::default(), &config);
+        let capture =
+            Capture::start(&rig.site.clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        for address in [IpAddr::from(HOST_V4), HOST_V6.into()] {
+            converse(&rig.site.clearnet, &rig.site.host, address, 22, 300_000);
+        }
+        let answers = all_of(capture, 2);
+        assert!(answers.iter().all(|frame| tos(&frame.bytes) & 0xfc == 0));
+        let counters = counters(rig);
+        assert_eq!(count(&counters, "reply"), answers.len() as u64);
+        for name in ["exit", "relay", "marked", "cleared", "incoming_forwarded"] {
+            assert_eq!(count(&counters, name), 0, "{name}");
+        }
+    });
 }
 
 #[test]
 fn jumbo_tcp_both_ways() {
     needs_root!();
-    let rig = Rig::lively(JUMBO, &Config::default());
-    let Site {
-        host,
-        clearnet,
-        tornet,
-        ..
-    } = &rig.site;
-    let long = [(clearnet, "exits"), (tornet, "relays"), (host, "answers")].map(|(netns, what)| {
-        (
-            Capture::start(netns, "eth0", "in", "greater 9014").unwrap(),
-            what,
-        )
+    both_engines(|| {
+        let rig = Rig::lively(JUMBO, &Config::default());
+        let Site {
+            host,
+            clearnet,
+            tornet,
+            ..
+        } = &rig.site;
+        let long =
+            [(clearnet, "exits"), (tornet, "relays"), (host, "answers")].map(|(netns, what)| {
+                (
+                    Capture::start(netns, "eth0", "in", "greater 9014").unwrap(),
+                    what,
+                )
+            });
+        for (_, server, relay) in families() {
+            converse(host, clearnet, server, 80, 2_000_000);
+            converse(host, tornet, relay, OR_PORT, 2_000_000);
+        }
+        for (mut capture, what) in long {
+            assert!(
+                capture.wait_until(PATIENCE, |seen| !seen.is_empty()),
+                "no full jumbo frame among the {what}"
+            );
+        }
+        let counters = counters(rig);
+        assert!(count(&counters, "exit") > 0 && count(&counters, "relay") > 0);
+        assert_eq!(count(&counters, "malformed"), 0);
     });
-    for (_, server, relay) in families() {
-        converse(host, clearnet, server, 80, 2_000_000);
-        converse(host, tornet, relay, OR_PORT, 2_000_000);
-    }
-    for (mut capture, what) in long {
-        assert!(
-            capture.wait_until(PATIENCE, |seen| !seen.is_empty()),
-            "no full jumbo frame among the {what}"
-        );
-    }
-    let counters = counters(rig);
-    assert!(count(&counters, "exit") > 0 && count(&counters, "relay") > 0);
-    assert_eq!(count(&counters, "malformed"), 0);
 }
 
 #[test]
 fn neighbours_are_resolved_and_pings_answered_through_the_wire() {
     needs_root!();
-    let rig = Rig::lively(Plan::default(), &Config::default());
-    let Site { host, clearnet, .. } = &rig.site;
-    for netns in [host, clearnet] {
-        netns.ip("neigh flush all").unwrap();
-    }
-    for (from, to) in [
-        (host, IpAddr::from(SERVER_V4)),
-        (host, SERVER_V6.into()),
-        (clearnet, HOST_V4.into()),
-        (clearnet, HOST_V6.into()),
-    ] {
-        // The second kind comes in fragments.
-        for bytes in [56, 4000] {
-            ping(from, to, bytes).unwrap();
+    both_engines(|| {
+        let rig = Rig::lively(Plan::default(), &Config::default());
+        let Site { host, clearnet, .. } = &rig.site;
+        for netns in [host, clearnet] {
+            netns.ip("neigh flush all").unwrap();
         }
-    }
-    for (netns, address, mac) in [
-        (host, "192.0.2.1", CLEARNET_MAC),
-        (host, "2001:db8:1::1", CLEARNET_MAC),
-        (clearnet, "192.0.2.10", HOST_MAC),
-        (clearnet, "2001:db8:1::10", HOST_MAC),
-    ] {
-        let known = netns.ip(&format!("neigh show {address} dev eth0")).unwrap();
-        assert!(
-            known.contains(&format!("lladdr {mac}")),
-            "{address}: {known}"
-        );
-    }
-    let counters = counters(rig);
-    assert!(count(&counters, "non_ip") > 0, "ARP went past the box");
-    assert!(count(&counters, "host") >= 16, "{counters:?}");
-    for name in [
-        "exit",
-        "relay",
-        "marked",
-        "incoming_forwarded",
-        "unseen_fragment",
-    ] {
-        assert_eq!(count(&counters, name), 0, "{name}");
-    }
+        for (from, to) in [
+            (host, IpAddr::from(SERVER_V4)),
+            (host, SERVER_V6.into()),
+            (clearnet, HOST_V4.into()),
+            (clearnet, HOST_V6.into()),
+        ] {
+            // The second kind comes in fragments.
+            for bytes in [56, 4000] {
+                ping(from, to, bytes).unwrap();
+            }
+        }
+        for (netns, address, mac) in [
+            (host, "192.0.2.1", CLEARNET_MAC),
+            (host, "2001:db8:1::1", CLEARNET_MAC),
+            (clearnet, "192.0.2.10", HOST_MAC),
+            (clearnet, "2001:db8:1::10", HOST_MAC),
+        ] {
+            let known = netns.ip(&format!("neigh show {address} dev eth0")).unwrap();
+            assert!(
+                known.contains(&format!("lladdr {mac}")),
+                "{address}: {known}"
+            );
+        }
+        let counters = counters(rig);
+        assert!(count(&counters, "non_ip") > 0, "ARP went past the box");
+        assert!(count(&counters, "host") >= 16, "{counters:?}");
+        for name in [
+            "exit",
+            "relay",
+            "marked",
+            "incoming_forwarded",
+            "unseen_fragment",
+        ] {
+            assert_eq!(count(&counters, name), 0, "{name}");
+        }
+    });
 }
 
 #[test]
 fn the_box_itself_answers_on_incoming_and_nowhere_else() {
     needs_root!();
-    let rig = Rig::lively(Plan::default(), &Config::default());
-    let Site {
-        host,
-        clearnet,
-        tornet,
-        middle,
-    } = &rig.site;
-    tornet.ip("neigh flush all").unwrap();
-    for address in [IpAddr::from(BOX_V4), BOX_V6.into()] {
-        ping(tornet, address, 56).unwrap();
-        let known = tornet
-            .ip(&format!("neigh show {address} dev eth0"))
-            .unwrap();
-        assert!(known.contains(INCOMING_MAC), "{known}");
-    }
-    // On the wire nobody is there: not even an address that the box has on those NICs answers.
-    for port in ["host0", "uplink0"] {
-        middle
-            .ip(&format!("addr add 192.0.2.77/24 dev {port}"))
-            .unwrap();
-    }
-    for netns in [host, clearnet] {
-        assert!(ping(netns, IpAddr::from([192, 0, 2, 77]), 56).is_err());
-    }
-    let counters = counters(rig);
-    assert!(count(&counters, "incoming_to_stack") >= 4);
-    assert_eq!(count(&counters, "incoming_received"), 0);
+    both_engines(|| {
+        let rig = Rig::lively(Plan::default(), &Config::default());
+        let Site {
+            host,
+            clearnet,
+            tornet,
+            middle,
+        } = &rig.site;
+        tornet.ip("neigh flush all").unwrap();
+        for address in [IpAddr::from(BOX_V4), BOX_V6.into()] {
+            ping(tornet, address, 56).unwrap();
+            let known = tornet
+                .ip(&format!("neigh show {address} dev eth0"))
+                .unwrap();
+            assert!(known.contains(INCOMING_MAC), "{known}");
+        }
+        // On the wire nobody is there: not even an address that the box has on those NICs answers.
+        for port in ["host0", "uplink0"] {
+            middle
+                .ip(&format!("addr add 192.0.2.77/24 dev {port}"))
+                .unwrap();
+        }
+        for netns in [host, clearnet] {
+            assert!(ping(netns, IpAddr::from([192, 0, 2, 77]), 56).is_err());
+        }
+        let counters = counters(rig);
+        assert!(count(&counters, "incoming_to_stack") >= 4);
+        assert_eq!(count(&counters, "incoming_received"), 0);
+    });
 }
 
 /// Two queues on every NIC, two workers.
 #[test]
 fn tcp_over_several_queues() {
     needs_root!();
-    let plan = Plan {
-        queues: 2,
-        ..Plan::default()
-    };
-    let rig = Rig::lively(plan, &Config::default());
-    assert!(
-        rig.running.ready.contains("workers=2"),
-        "{}",
-        rig.running.ready
-    );
-    let Site {
-        host,
-        clearnet,
-        tornet,
-        ..
-    } = &rig.site;
-    for port in 0..4 {
-        for (_, server, relay) in families() {
-            converse(host, clearnet, server, 80 + port, 100_000);
-            converse(host, tornet, relay, OR_PORT, 100_000);
+    both_engines(|| {
+        let plan = Plan {
+            queues: 2,
+            ..Plan::default()
+        };
+        let rig = Rig::lively(plan, &Config::default());
+        assert!(
+            rig.running.ready.contains("workers=2"),
+            "{}",
+            rig.running.ready
+        );
+        let Site {
+            host,
+            clearnet,
+            tornet,
+            ..
+        } = &rig.site;
+        for port in 0..4 {
+            for (_, server, relay) in families() {
+                converse(host, clearnet, server, 80 + port, 100_000);
+                converse(host, tornet, relay, OR_PORT, 100_000);
+            }
         }
-    }
-    let counters = counters(rig);
-    assert!(count(&counters, "exit") > 100 && count(&counters, "relay") > 100);
-    assert_eq!(
-        count(&counters, "incoming_forwarded"),
-        count(&counters, "relay")
-    );
+        let counters = counters(rig);
+        assert!(count(&counters, "exit") > 100 && count(&counters, "relay") > 100);
+        assert_eq!(
+            count(&counters, "incoming_forwarded"),
+            count(&counters, "relay")
+        );
+    });
 }
 
 /// One NIC and one network, two gateways: the relay listens behind the second one.
 #[test]
 fn tcp_where_uplink_is_incoming_too() {
     needs_root!();
-    let site = Site::build(Plan::default()).unwrap();
-    let second = &site.clearnet;
-    second
-        .ip("link add link eth0 name second type macvlan mode bridge")
-        .unwrap();
-    for line in [
-        format!("link set second address {TORNET_MAC} up"),
-        format!("addr add {RELAY_V4}/32 dev second"),
-        format!("addr add {RELAY_V6}/128 dev second"),
-        // By IPv4 the relay answers to the box, by IPv6 straight to the host.
-        "addr add 203.0.113.1/24 dev second".to_owned(),
-        format!("neigh add {BOX_V4} lladdr {UPLINK0_MAC} dev second"),
-        format!("rule add from {RELAY_V4} table 7"),
-        format!("route add default via {BOX_V4} dev second table 7"),
-    ] {
-        second.ip(&line).unwrap();
-    }
-    for interface in ["all", "eth0", "second"] {
-        let key = format!("net/ipv4/conf/{interface}/rp_filter");
-        second.sysctl(&key, "0").unwrap();
-    }
-    let config = Config {
-        incoming: Some(("uplink0", TORNET_MAC)),
-        ..Config::default()
-    };
-    let rig = Rig::on(site, &config);
-    let Site { host, clearnet, .. } = &rig.site;
-    let steered = Capture::start(clearnet, "second", "in", "tcp or ip6 proto 6").unwrap();
-    let mut answers = Capture::start(clearnet, "second", "out", "tcp").unwrap();
-    for (_, server, relay) in families() {
-        converse(host, clearnet, relay, OR_PORT, 300_000);
-        converse(host, clearnet, server, 80, 300_000);
-    }
-    for frame in all_of(steered, 2) {
-        assert_eq!(frame.bytes[..6], mac(TORNET_MAC));
-        assert_eq!(frame.bytes[6..12], mac(UPLINK0_MAC));
-    }
-    // Long runs of bytes are one frame here, before they are cut for the link.
-    assert!(answers.wait_until(PATIENCE, |seen| seen.len() > 10));
-    for frame in answers.finish().unwrap() {
-        assert_eq!(frame.bytes[..6], mac(UPLINK0_MAC));
-    }
-    let counters = counters(rig);
-    assert!(count(&counters, "relay") > 200 && count(&counters, "exit") > 200);
-    assert_eq!(count(&counters, "incoming_forwarded"), 0);
+    both_engines(|| {
+        let site = Site::build(Plan::default()).unwrap();
+        let second = &site.clearnet;
+        second
+            .ip("link add link eth0 name second type macvlan mode bridge")
+            .unwrap();
+        for line in [
+            format!("link set second address {TORNET_MAC} up"),
+            format!("addr add {RELAY_V4}/32 dev second"),
+            format!("addr add {RELAY_V6}/128 dev second"),
+            // By IPv4 the relay answers to the box, by IPv6 straight to the host.
+            "addr add 203.0.113.1/24 dev second".to_owned(),
+            format!("neigh add {BOX_V4} lladdr {UPLINK0_MAC} dev second"),
+            format!("rule add from {RELAY_V4} table 7"),
+            format!("route add default via {BOX_V4} dev second table 7"),
+        ] {
+            second.ip(&line).unwrap();
+        }
+        for interface in ["all", "eth0", "second"] {
+            let key = format!("net/ipv4/conf/{interface}/rp_filter");
+            second.sysctl(&key, "0").unwrap();
+        }
+        let config = Config {
+            incoming: Some(("uplink0", TORNET_MAC)),
+            ..Config::default()
+        };
+        let rig = Rig::on(site, &config);
+        let Site { host, clearnet, .. } = &rig.site;
+        let steered = Capture::start(clearnet, "second", "in", "tcp or ip6 proto 6").unwrap();
+        let mut answers = Capture::start(clearnet, "second", "out", "tcp").unwrap();
+        for (_, server, relay) in families() {
+            converse(host, clearnet, relay, OR_PORT, 300_000);
+            converse(host, clearnet, server, 80, 300_000);
+        }
+        for frame in all_of(steered, 2) {
+            assert_eq!(frame.bytes[..6], mac(TORNET_MAC));
+            assert_eq!(frame.bytes[6..12], mac(UPLINK0_MAC));
+        }
+        // Long runs of bytes are one frame here, before they are cut for the link.
+        assert!(answers.wait_until(PATIENCE, |seen| seen.len() > 10));
+        for frame in answers.finish().unwrap() {
+            assert_eq!(frame.bytes[..6], mac(UPLINK0_MAC));
+        }
+        let counters = counters(rig);
+        assert!(count(&counters, "relay") > 200 && count(&counters, "exit") > 200);
+        assert_eq!(count(&counters, "incoming_forwarded"), 0);
+    });
 }
 
 #[test]
 fn without_incoming_relay_traffic_leaves_by_the_uplink_unmarked() {
     needs_root!();
-    let site = Site::build(Plan::default()).unwrap();
-    for address in [format!("{RELAY_V4}/32"), format!("{RELAY_V6}/128")] {
-        site.clearnet
-            .ip(&format!("addr add {address} dev eth0"))
-            .unwrap();
-    }
-    let config = Config {
-        incoming: None,
-        ..Config::default()
-    };
-    let rig = Rig::on(site, &config);
-    let Site { host, clearnet, .. } = &rig.site;
-    let capture = Capture::start(clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
-    for (_, _, relay) in families() {
-        converse(host, clearnet, relay, OR_PORT, 100_000);
-    }
-    for frame in all_of(capture, 2) {
-        assert_eq!(tos(&frame.bytes) & 0xfc, 0);
-        assert_eq!(frame.bytes[..6], mac(CLEARNET_MAC));
-    }
-    let counters = counters(rig);
-    assert!(count(&counters, "relay") > 100);
-    assert_eq!(
-        count(&counters, "host_received"),
-        count(&counters, "uplink_forwarded")
-    );
-    assert_eq!(count(&counters, "marked"), 0);
+    both_engines(|| {
+        let site = Site::build(Plan::default()).unwrap();
+        for address in [format!("{RELAY_V4}/32"), format!("{RELAY_V6}/128")] {
+            site.clearnet
+                .ip(&format!("addr add {address} dev eth0"))
+                .unwrap();
+        }
+        let config = Config {
+            incoming: None,
+            ..Config::default()
+        };
+        let rig = Rig::on(site, &config);
+        let Site { host, clearnet, .. } = &rig.site;
+        let capture = Capture::start(clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        for (_, _, relay) in families() {
+            converse(host, clearnet, relay, OR_PORT, 100_000);
+        }
+        for frame in all_of(capture, 2) {
+            assert_eq!(tos(&frame.bytes) & 0xfc, 0);
+            assert_eq!(frame.bytes[..6], mac(CLEARNET_MAC));
+        }
+        let counters = counters(rig);
+        assert!(count(&counters, "relay") > 100);
+        assert_eq!(
+            count(&counters, "host_received"),
+            count(&counters, "uplink_forwarded")
+        );
+        assert_eq!(count(&counters, "marked"), 0);
+    });
 }

@@ -40,7 +40,7 @@ pub enum PinError {
     #[error("another exitmark holds {0}: stop it first, or give each its own `pin.directory`")]
     Owned(PathBuf),
     /// The file system refuses.
-    #[error("cannot {doing} {path}: {source}")]
+    #[error("cannot {doing} {path}: {source}{}", hint(.source))]
     Refused {
         /// What was tried.
         doing: &'static str,
@@ -49,6 +49,25 @@ pub enum PinError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// libbpf's error with the kind that it has, for the hint.
+fn as_io(error: libbpf_rs::Error) -> io::Error {
+    match error.kind() {
+        libbpf_rs::ErrorKind::PermissionDenied => {
+            io::Error::new(io::ErrorKind::PermissionDenied, error)
+        }
+        _ => io::Error::other(error),
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; it takes CAP_BPF and CAP_NET_ADMIN, and a directory that this user may write to"
+        }
+        _ => "",
+    }
 }
 
 fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
@@ -191,9 +210,7 @@ impl Pins {
         let value = ifindex.unwrap_or(0).to_ne_bytes();
         self.undo
             .update(&key, &value, MapFlags::ANY)
-            .map_err(|error| {
-                refused("write to", &self.directory.join(UNDO))(io::Error::other(error))
-            })
+            .map_err(|error| refused("write to", &self.directory.join(UNDO))(as_io(error)))
     }
 
     /// Takes everything off: links first, so that no program is left without its maps.
@@ -234,7 +251,7 @@ fn lock(directory: &Path) -> Result<Flock<File>, PinError> {
 fn undo_map(path: &Path) -> Result<MapHandle, PinError> {
     if path.exists() {
         return MapHandle::from_pinned_path(path)
-            .map_err(|error| refused("open", path)(io::Error::other(error)));
+            .map_err(|error| refused("open", path)(as_io(error)));
     }
     let options = libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
@@ -249,9 +266,9 @@ fn undo_map(path: &Path) -> Result<MapHandle, PinError> {
         entries,
         &options,
     )
-    .map_err(|error| refused("make", path)(io::Error::other(error)))?;
+    .map_err(|error| refused("make", path)(as_io(error)))?;
     map.pin(path)
-        .map_err(|error| refused("pin", path)(io::Error::other(error)))?;
+        .map_err(|error| refused("pin", path)(as_io(error)))?;
     Ok(map)
 }
 

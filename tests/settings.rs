@@ -23,7 +23,7 @@ ring = 2048
 ";
 
 /// (what is wrong, the good text, what takes its place, words that the refusal must have)
-const REFUSALS: [(&str, &str, &str, &[&str]); 31] = [
+const REFUSALS: [(&str, &str, &str, &[&str]); 35] = [
     (
         "unknown key",
         "ring = 2048",
@@ -52,7 +52,31 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 31] = [
         "unknown engine",
         "[ports]",
         "engine = \"dpdk\"\n[ports]",
-        &["dpdk", "af_xdp"],
+        &["dpdk", "af_xdp", "xdp", "auto"],
+    ),
+    (
+        "pins in no absolute place",
+        "[ports]",
+        "pin.directory = \"bpf\"\n[ports]",
+        &["pin.directory", "bpf", "/sys/fs/bpf/exitmark"],
+    ),
+    (
+        "pins with a dot",
+        "[ports]",
+        "pin.directory = \"/sys/fs/bpf/exit.mark\"\n[ports]",
+        &["pin.directory", "dots"],
+    ),
+    (
+        "unknown way to stop",
+        "[ports]",
+        "pin.on_stop = \"halt\"\n[ports]",
+        &["halt", "keep", "detach"],
+    ),
+    (
+        "unknown inbound",
+        "ring = 2048",
+        "inbound = \"tcp\"",
+        &["tcp", "auto", "af_xdp", "xdp"],
     ),
     (
         "unknown mode",
@@ -228,6 +252,42 @@ fn every_refusal_teaches() {
         let error = error.to_string();
         for word in words {
             assert!(error.contains(word), "{wrong}: no `{word}` in: {error}");
+        }
+    }
+}
+
+/// What the kernel's program has no room for is refused where it is written.
+#[test]
+fn too_many_are_refused_by_name() {
+    let list = |count: usize, entry: &dyn Fn(usize) -> String| {
+        let entries: Vec<_> = (0..count).map(|n| format!("\"{}\"", entry(n))).collect();
+        entries.join(", ")
+    };
+    let address = |n: usize| format!("10.0.{}.{}", n / 256, n % 256);
+    let listener = |n: usize| format!("192.0.2.10:{}", n + 1);
+    for (key, limit, entry) in [
+        ("resolvers", 64, &address as &dyn Fn(usize) -> String),
+        ("exempt", 1024, &address),
+        ("listeners", 256, &listener),
+    ] {
+        let with = |count| {
+            let text = format!("listeners = [{}]", list(count, entry));
+            let line = text.replacen("listeners", key, 1);
+            let text = match key {
+                "listeners" => GOOD.replacen("listeners = [22]", &line, 1),
+                _ => GOOD.replacen("listeners = [22]", &format!("listeners = [22]\n{line}"), 1),
+            };
+            Settings::parse(&text, Path::new(""))
+        };
+        with(limit).unwrap_or_else(|error| panic!("{key}: {error}"));
+        let error = with(limit + 1).unwrap_err().to_string();
+        let words = [
+            format!("host.{key}"),
+            (limit + 1).to_string(),
+            limit.to_string(),
+        ];
+        for word in words {
+            assert!(error.contains(&word), "{error}");
         }
     }
 }

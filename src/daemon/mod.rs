@@ -282,7 +282,8 @@ impl Parts {
             workers,
             attachments: Vec::new(),
         };
-        let attached = parts.attach(nics, pins, &links, incoming.map(|link| link.port));
+        let port = incoming.map(|link| link.port);
+        let attached = parts.attach(nics, pins, &links, port, settings.engine);
         if let Err(error) = attached {
             parts.workers.end();
             return Err(error);
@@ -303,12 +304,13 @@ impl Parts {
         pins: &Pins,
         links: &Links,
         incoming: Option<Role>,
+        asked: Engine,
     ) -> Result<(), DaemonError> {
         detach::set_promiscuous(pins, nics)?;
         self.workers.admit(&self.kernel)?;
         // As far as it can be told beforehand, the program knows from its first frame on.
         let mut modes = PerRole::default();
-        let unblocked = self.unblocked(nics, incoming, modes)?;
+        let unblocked = Self::unblocked(nics, incoming, modes)?;
         links.allow_redirects(unblocked, nics.longest_redirect());
         for (role, nic) in nics.present() {
             let attachment = self.kernel.attach(pins, role, &nic.name, nic.index)?;
@@ -329,8 +331,8 @@ impl Parts {
                 tracing::warn!("there is no {role} any more: the program is taken off its NIC");
             }
         }
-        let unblocked = self.unblocked(nics, incoming, modes)?;
-        self.check(nics, unblocked)?;
+        let unblocked = Self::unblocked(nics, incoming, modes)?;
+        self.settle_engine(nics, asked, unblocked)?;
         links.allow_redirects(unblocked, nics.longest_redirect());
         for layout in self.kernel.tidy(pins)? {
             tracing::info!("the maps that a build with layout {layout} left are removed");
@@ -341,7 +343,6 @@ impl Parts {
     /// From which ports the program may decide frames: every way out takes redirects, or the port
     /// has it in generic mode, which sends to any NIC.
     fn unblocked(
-        &self,
         nics: &Nics,
         incoming: Option<Role>,
         modes: PerRole<Option<AttachMode>>,
@@ -360,13 +361,19 @@ impl Parts {
         }))
     }
 
-    /// Where the program may not decide, the box ends with this process; with engine "xdp" there
-    /// is none at all.
-    fn check(&self, nics: &Nics, unblocked: PerRole<bool>) -> Result<(), DaemonError> {
+    /// Where the program may not decide, the box ends with this process; where it was asked to
+    /// decide, there is none at all.
+    fn settle_engine(
+        &mut self,
+        nics: &Nics,
+        asked: Engine,
+        unblocked: PerRole<bool>,
+    ) -> Result<(), DaemonError> {
         for (role, _) in nics.present().filter(|&(role, _)| !unblocked[role]) {
-            if self.engine == Engine::Xdp {
+            if asked == Engine::Xdp {
                 return Err(DaemonError::NoRedirect(role));
             }
+            self.engine = Engine::AfXdp;
             tracing::warn!(
                 "not every NIC by which frames from {role} leave takes redirected ones: they are \
                  forwarded by this process alone, and by nothing when it ends"

@@ -25,3 +25,4 @@ mod refusals;
 mod reload;
 mod rig;
 mod stacks;
+mod takeover;

@@ -160,7 +160,14 @@ impl Pins {
     /// # Errors
     /// The file system refuses.
     pub fn remove_link(&self, role: Role) -> Result<bool, PinError> {
-        remove(&self.link_path(role))
+        let path = self.link_path(role);
+        if let Some(link) = self.link(role)?
+            && sys::link_ifindex(link.as_fd()).map_err(refused("look at", &path))? != 0
+        {
+            // Without this the kernel does it some time after the last reference is gone.
+            sys::detach_link(link.as_fd()).map_err(refused("detach", &path))?;
+        }
+        remove(&path)
     }
 
     /// Removes what was pinned with other layouts than this; says which.

@@ -84,6 +84,12 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     .map(|_| ())
 }
 
+/// Takes a link's program off its NIC, at once.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is open. libbpf-rs does this only for links that it opened itself.
+    result(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) }).map(|_| ())
+}
+
 /// The NIC that a link attaches to; 0 where that is gone.
 pub(super) fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = libbpf_sys::bpf_link_info::default();

@@ -1,0 +1,203 @@
+//! What is pinned, and what the next process makes of it.
+
+use crate::craft::{AF11, exit, relay};
+use crate::leaks::pins;
+use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, both_engines, moved, needs_root, silence};
+use exitmark::lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
+use exitmark::lab::{VethEnd, poll, veth};
+use libbpf_rs::{MapHandle, MapType};
+use std::process::Command;
+
+/// An exit frame and a relay frame cross as they should.
+#[track_caller]
+fn crosses(rig: &Rig) {
+    let (mut uplink, mut incoming) = (rig.watch(Side::Clearnet), rig.watch(Side::Tornet));
+    let port = rig.port(Side::Host);
+    port.send(&exit(0, 60).outbound(&[])).unwrap();
+    port.send(&relay(1, 60).outbound(&[])).unwrap();
+    let marked = exit(0, 60).tos(AF11).outbound(&[]);
+    let steered = relay(1, 60).framed(TORNET_MAC, INCOMING_MAC, &[]);
+    assert!(uplink.wait_until(PATIENCE, |seen| seen.len() == 1 && seen[0].bytes == marked));
+    assert!(incoming.wait_until(PATIENCE, |seen| seen.len() == 1 && seen[0].bytes == steered));
+}
+
+/// Stops the box, does something to what it left, and starts it again on the same site.
+fn between_two_lives(first: &Config, second: &Config, change: impl FnOnce(&Site)) -> Rig {
+    let rig = Rig::silent(Plan::default(), first);
+    crosses(&rig);
+    moved(&rig.running.stop().unwrap());
+    change(&rig.site);
+    let rig = Rig::on(rig.site, second);
+    crosses(&rig);
+    rig
+}
+
+#[test]
+fn a_pin_of_a_nic_that_is_gone_is_cleaned_up() {
+    needs_root!();
+    both_engines(|| {
+        let rig = between_two_lives(&Config::default(), &Config::default(), |site| {
+            site.tornet.ip("link del eth0").unwrap();
+            let end = |netns, name, mac| VethEnd {
+                netns,
+                name,
+                mac,
+                queues: 1,
+            };
+            veth(
+                &end(&site.tornet, "eth0", TORNET_MAC),
+                &end(&site.middle, "incoming0", INCOMING_MAC),
+                1500,
+            )
+            .unwrap();
+            poll(&site.tornet, "eth0").unwrap();
+            silence(site);
+        });
+        let log = rig.running.log();
+        assert!(
+            log.contains("the NIC that was incoming before is gone"),
+            "{log}"
+        );
+    });
+}
+
+#[test]
+fn a_port_that_is_no_longer_configured_is_set_free() {
+    needs_root!();
+    let without = Config {
+        incoming: None,
+        ..Config::default()
+    };
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    crosses(&rig);
+    moved(&rig.running.stop().unwrap());
+    let rig = Rig::on(rig.site, &without);
+    let log = rig.running.log();
+    assert!(log.contains("there is no incoming any more"), "{log}");
+    let links = rig.site.middle.ip("-d link").unwrap();
+    assert_eq!(links.matches("prog/xdp").count(), 2, "{links}");
+}
+
+/// A file in the box's BPF file system, as processes inside see it.
+fn inside<T: Send + 'static>(site: &Site, work: impl FnOnce() -> T + Send + 'static) -> T {
+    site.middle.run(work)
+}
+
+#[test]
+fn maps_of_another_shape_are_replaced_and_the_links_taken_over() {
+    needs_root!();
+    both_engines(|| {
+        let rig = between_two_lives(&Config::default(), &Config::default(), |site| {
+            inside(site, || {
+                let directory = std::fs::read_dir("/sys/fs/bpf/exitmark").unwrap();
+                let maps = directory
+                    .map(|entry| entry.unwrap().path())
+                    .find(|path| path.to_string_lossy().contains("maps-"))
+                    .unwrap();
+                let options = libbpf_sys::bpf_map_create_opts {
+                    sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+                    ..Default::default()
+                };
+                let mut other =
+                    MapHandle::create(MapType::PercpuArray, Some("other"), 4, 8, 1, &options)
+                        .unwrap();
+                // The counters of a build that counts something else ...
+                std::fs::remove_file(maps.join("counters")).unwrap();
+                other.pin(maps.join("counters")).unwrap();
+                // ... and all that one with another layout left.
+                std::fs::create_dir("/sys/fs/bpf/exitmark/maps-0").unwrap();
+                other.pin("/sys/fs/bpf/exitmark/maps-0/counters").unwrap();
+            });
+        });
+        let log = rig.running.log();
+        for words in [
+            "pinned maps cannot be used",
+            "the counters start anew",
+            "a build with layout 0",
+        ] {
+            assert!(log.contains(words), "{words} is not in {log}");
+        }
+        let left = rig
+            .site
+            .middle
+            .command("ls", &["/sys/fs/bpf/exitmark"])
+            .unwrap();
+        assert_eq!(left.matches("maps-").count(), 1, "{left}");
+        // They count from the second life on.
+        let last = moved(&rig.running.stop().unwrap());
+        assert!(last.contains(&("host_received".to_owned(), 2)), "{last:?}");
+    });
+}
+
+#[test]
+fn where_nothing_can_be_redirected_the_process_does_it_alone() {
+    needs_root!();
+    let start = |engine| {
+        let site = Site::build(Plan::default()).unwrap();
+        silence(&site);
+        // A veth end that does not poll takes nothing that XDP redirects.
+        site.clearnet.ip("link set eth0 xdp off").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            top: engine,
+            ..Config::default()
+        };
+        let configuration = config.write(directory.path());
+        let box_run = site.run(std::path::Path::new(EXITMARK), &configuration);
+        (site, box_run.map_err(|error| error.to_string()), directory)
+    };
+    let (site, refused, _directory) = start("engine = \"xdp\"");
+    let refused = refused.err().unwrap();
+    for words in ["ndo_xdp_xmit", "gro on", "engine = \"af_xdp\""] {
+        assert!(refused.contains(words), "{refused}");
+    }
+    assert_eq!(pins(&site), Vec::<String>::new());
+    for engine in ["engine = \"auto\"", "engine = \"af_xdp\""] {
+        let (site, running, directory) = start(engine);
+        let running = running.unwrap();
+        assert!(running.ready.contains("engine=af_xdp"), "{}", running.ready);
+        assert!(
+            running.log().contains("by this process alone"),
+            "{}",
+            running.log()
+        );
+        let rig = Rig {
+            site,
+            running,
+            configuration: directory.path().join("exitmark.toml"),
+            directory,
+        };
+        crosses(&rig);
+        // Nobody but this process may forward, so nothing leaves when it ends.
+        moved(&rig.running.stop().unwrap());
+    }
+}
+
+#[test]
+fn without_a_bpf_file_system_it_says_how_to_get_one() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        more: "[pin]\ndirectory = \"/run/exitmark\"",
+        ..Config::default()
+    };
+    let configuration = config.write(directory.path());
+    let error = site.run(std::path::Path::new(EXITMARK), &configuration);
+    let error = error.err().unwrap().to_string();
+    assert!(error.contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
+    assert!(!std::path::Path::new("/run/exitmark").exists());
+}
+
+#[test]
+fn a_running_box_is_not_detached() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let mut command = Command::new(EXITMARK);
+    command.args(["detach", "--config"]).arg(&rig.configuration);
+    let output = rig.site.middle.run(move || command.output().unwrap());
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(words.contains("another exitmark holds"), "{words}");
+    crosses(&rig);
+}

@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
 
 #include "exitmark.h"
 
@@ -307,5 +308,7 @@ int exitmark_incoming(struct xdp_md *ctx)
 	counts->stack[ROLE_INCOMING]++;
 	return XDP_PASS;
 }
+
+#include "drops.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

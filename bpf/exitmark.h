@@ -153,7 +153,9 @@ struct exitmark_links {
 	__u64 patience; /* ns without a sign of life after which a worker counts as dead */
 	__u64 credit; /* frames under way to a worker before some flows are decided here ... */
 	__u64 hard_credit; /* ... and before all are */
-	__u64 unused;
+	__u64 netns; /* the box's network namespace: NICs have numbers of their own in each */
+	__u64 nics[ROLES]; /* the number of each role's; 0: none */
+	__u64 unused[5];
 };
 
 /* What a worker and this program tell each other about one queue. A line each: one writer. */
@@ -168,7 +170,8 @@ struct exitmark_guard {
 		__u64 asked; /* when a frame was sent to a worker that had none */
 		__u64 share; /* flows of each 256 that are decided here: behind */
 		__u64 share_changed;
-		__u64 unused[4];
+		__u64 looks;
+		__u64 unused[3];
 	} handed[ROLES];
 };
 
@@ -180,7 +183,7 @@ struct exitmark_counts {
 	__u64 marked;
 	__u64 cleared;
 	__u64 disagreed;
-	__u64 tx_full[ROLES]; /* counted by user space only */
+	__u64 tx_full[ROLES];
 	__u64 host_mac_unknown;
 	__u64 not_for_host;
 	__u64 no_egress;

@@ -21,6 +21,7 @@ use nics::Nics;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 use workers::{Sockets, Workers};
@@ -273,6 +274,10 @@ impl Parts {
         let links = Links::over(kernel.links()?, settings.host_mac, incoming);
         let (all, spill) = handover(settings, engine, &sockets);
         links.hand_over(all, spill);
+        links.name_nics(
+            netns()?,
+            PerRole::from_fn(|role| nics.ports[role].as_ref().map_or(0, |nic| nic.index)),
+        );
         let links = Arc::new(links);
         let guards = kernel.guards()?;
         let workers = Workers::start(settings, sockets, snapshot, &links, guards, signals)?;
@@ -334,6 +339,7 @@ impl Parts {
         let unblocked = Self::unblocked(nics, incoming, modes)?;
         self.settle_engine(nics, asked, unblocked)?;
         links.allow_redirects(unblocked, nics.longest_redirect());
+        self.kernel.watch_drops(pins)?;
         for layout in self.kernel.tidy(pins)? {
             tracing::info!("the maps that a build with layout {layout} left are removed");
         }
@@ -406,6 +412,13 @@ fn incoming_link(settings: &Settings, nics: &Nics) -> Option<IncomingLink> {
         own: nics.ports[port].as_ref()?.mac,
         next_hop: settings.ports.incoming.as_ref()?.next_hop,
     })
+}
+
+/// The number of this process' network namespace.
+fn netns() -> Result<u64, DaemonError> {
+    std::fs::metadata("/proc/thread-self/ns/net")
+        .map(|namespace| namespace.ino())
+        .map_err(|error| DaemonError::System("look at the network namespace", error))
 }
 
 /// Which ports' frames are all for user space, and when the XDP program takes them on itself.

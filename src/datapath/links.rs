@@ -18,8 +18,10 @@ const DECIDES: usize = 9;
 const PATIENCE: usize = 12;
 const CREDIT: usize = 13;
 const HARD_CREDIT: usize = 14;
+const NETNS: usize = 15;
+const NICS: usize = 16;
 /// How many numbers there are.
-pub(super) const LINK_NUMBERS: usize = 16;
+pub(super) const LINK_NUMBERS: usize = 24;
 
 const NO_PORT: u64 = 3;
 
@@ -110,6 +112,15 @@ impl Links {
         self.set(LONGEST_REDIRECT, u64::from(longest));
         for (role, &may) in from.iter() {
             self.set(DECIDES + role.index(), u64::from(may));
+        }
+    }
+
+    /// Tells the XDP program by which numbers, in which network namespace, the kernel knows the
+    /// NICs; 0 is none.
+    pub fn name_nics(&self, netns: u64, nics: PerRole<u32>) {
+        self.set(NETNS, netns);
+        for (role, &nic) in nics.iter() {
+            self.set(NICS + role.index(), u64::from(nic));
         }
     }
 

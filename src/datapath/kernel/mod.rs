@@ -23,6 +23,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 use sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 
+use pins::Watch;
 pub use pins::{PinError, Pins};
 pub(super) use sys::Mapped;
 
@@ -123,6 +124,7 @@ pub struct Attachment {
 /// The loaded program and its maps.
 pub struct Kernel {
     skeleton: ExitmarkSkel<'static>,
+    counts_drops: bool,
 }
 
 /// What the program did with a frame.
@@ -142,19 +144,20 @@ impl Kernel {
     /// # Errors
     /// No privilege, or a kernel that refuses it.
     pub fn load() -> Result<Self, KernelError> {
-        Self::load_with(None)
+        Self::load_with(None, false)
     }
 
     /// Loads the program with the pinned maps, which it makes if they are missing or were left
     /// by a build with another layout. It is attached nowhere yet; the second value is whether
-    /// the maps were there.
+    /// the maps were there. What the NICs drop is counted where the kernel lets us.
     ///
     /// # Errors
     /// No privilege, or a kernel that refuses it.
     pub fn load_pinned(pins: &Pins) -> Result<(Self, bool), KernelError> {
         let layout = layout()?;
+        let load = |counts_drops| Self::load_with(Some((pins, layout)), counts_drops);
         if pins.maps(layout).exists() {
-            match Self::load_with(Some((pins, layout))) {
+            match load(true).or_else(|_| load(false)) {
                 Ok(kernel) => return Ok((kernel, true)),
                 Err(error) => {
                     tracing::warn!("the pinned maps cannot be used and are replaced: {error}");
@@ -162,15 +165,24 @@ impl Kernel {
                 }
             }
         }
-        Ok((Self::load_with(Some((pins, layout)))?, false))
+        let kernel = load(true).or_else(|error| {
+            pins.remove_maps(layout)?;
+            let kernel = load(false)?;
+            tracing::warn!("redirected frames that a NIC does not take are not counted: {error}");
+            Ok::<_, KernelError>(kernel)
+        })?;
+        Ok((kernel, false))
     }
 
-    fn load_with(pins: Option<(&Pins, u32)>) -> Result<Self, KernelError> {
+    fn load_with(pins: Option<(&Pins, u32)>, counts_drops: bool) -> Result<Self, KernelError> {
         // The skeleton borrows its object for as long as it lives; a daemon loads one, once.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = ExitmarkSkelBuilder::default()
             .open(storage)
             .map_err(KernelError::Load)?;
+        // It takes CAP_PERFMON and a kernel that knows its own types.
+        open.progs.exitmark_unsent.set_autoload(counts_drops);
+        open.progs.exitmark_unredirected.set_autoload(counts_drops);
         if let Some((pins, layout)) = pins {
             // Sockets and ports are each process' own, and live as long as the program is attached.
             let maps = &mut open.maps;
@@ -186,7 +198,27 @@ impl Kernel {
         }
         Ok(Self {
             skeleton: open.load().map_err(KernelError::Load)?,
+            counts_drops,
         })
+    }
+
+    /// Counts, from now on and without this process, what the NICs do not take.
+    ///
+    /// # Errors
+    /// It cannot be attached or pinned.
+    pub fn watch_drops(&self, pins: &Pins) -> Result<(), KernelError> {
+        if self.counts_drops {
+            let programs = &self.skeleton.progs;
+            pins.remove_watches()?;
+            for (watch, program) in [
+                (Watch::Unsent, programs.exitmark_unsent.as_fd()),
+                (Watch::Unredirected, programs.exitmark_unredirected.as_fd()),
+            ] {
+                let link = sys::create_tracing_link(program).map_err(map_error("counters"))?;
+                pins.pin_watch(watch, link)?;
+            }
+        }
+        Ok(())
     }
 
     /// The cells of the links, in the program's map.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <directory>/link_host, link_uplink, link_incoming   the attachments
+//! <directory>/watch_unsent, watch_unredirected        what counts the NICs' drops
 //! <directory>/undo                                    what to set back on which NIC
 //! <directory>/maps-<layout>/…                         the program's maps
 //! ```
@@ -76,6 +77,24 @@ fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinErr
         doing,
         path,
         source,
+    }
+}
+
+/// A program that counts what NICs drop behind the XDP program's back.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Watch {
+    /// What a driver had no room for.
+    Unsent,
+    /// What did not get as far as a driver.
+    Unredirected,
+}
+
+impl Watch {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Unsent => "watch_unsent",
+            Self::Unredirected => "watch_unredirected",
+        }
     }
 }
 
@@ -155,6 +174,18 @@ impl Pins {
         sys::pin(link.as_fd(), &path).map_err(refused("pin", &path))
     }
 
+    pub(super) fn pin_watch(&self, watch: Watch, link: impl AsFd) -> Result<(), PinError> {
+        let path = self.directory.join(watch.name());
+        sys::pin(link.as_fd(), &path).map_err(refused("pin", &path))
+    }
+
+    pub(super) fn remove_watches(&self) -> Result<(), PinError> {
+        for watch in [Watch::Unsent, Watch::Unredirected] {
+            remove(&self.directory.join(watch.name()))?;
+        }
+        Ok(())
+    }
+
     /// Takes a role's program off its NIC.
     ///
     /// # Errors
@@ -228,6 +259,7 @@ impl Pins {
         for role in Role::ALL {
             self.remove_link(role)?;
         }
+        self.remove_watches()?;
         for (_, path) in self.map_directories()? {
             remove_directory(&path)?;
         }

@@ -74,6 +74,16 @@ pub(super) fn create_link(
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Attaches a program to the tracepoint that it was written for.
+pub(super) fn create_tracing_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the program's descriptor is open, and a null name means what it was loaded for.
+    let fd = result(unsafe {
+        libbpf_sys::bpf_raw_tracepoint_open(std::ptr::null(), program.as_raw_fd())
+    })?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Puts another program in the place of the one that a link attaches: no frame sees neither.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: both descriptors are open, and no options are given. libbpf-rs does this only for

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Frames that were redirected and that the NIC did not take: it is down, or its ring is full.
+ * The kernel says so once a bulk of frames, after the XDP program has counted them as forwarded.
+ */
+#ifndef EXITMARK_DROPS_H
+#define EXITMARK_DROPS_H
+
+/* Of the kernel's structures, what is read here; where it is, the loader finds out (CO-RE). */
+struct ns_common {
+	unsigned int inum;
+} __attribute__((preserve_access_index));
+
+struct net {
+	struct ns_common ns;
+} __attribute__((preserve_access_index));
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct bpf_prog;
+
+struct net_device {
+	int ifindex;
+	possible_net_t nd_net;
+} __attribute__((preserve_access_index));
+
+static __always_inline bool is_ours(const struct exitmark_links *links, __u64 nic)
+{
+	for (int role = 0; role < ROLES; role++)
+		if (links->nics[role] == nic)
+			return true;
+	return false;
+}
+
+/* Whether one of the box's NICs received what `from` received. */
+static __always_inline bool came_by(const struct exitmark_links *links,
+				    const struct net_device *from)
+{
+	return links->netns == from->nd_net.net->ns.inum && is_ours(links, from->ifindex);
+}
+
+static __always_inline void take_back(struct exitmark_counts *counts, __u64 role, __u64 frames)
+{
+	counts->forwarded[role] -= frames;
+	counts->tx_full[role] += frames;
+}
+
+/* A bulk of frames reached the driver, and some found no room. */
+SEC("tp_btf/xdp_devmap_xmit")
+int BPF_PROG(exitmark_unsent, const struct net_device *from, const struct net_device *to, int sent,
+	     int drops, int error)
+{
+	struct exitmark_counts *counts;
+	struct exitmark_links *links;
+
+	if (drops <= 0 || !find_state(&links, &counts) || !came_by(links, from))
+		return 0;
+	for (int role = 0; role < ROLES; role++) {
+		if (links->nics[role] == to->ifindex) {
+			take_back(counts, role, drops);
+			break;
+		}
+	}
+	return 0;
+}
+
+/* A frame did not get as far: the NIC is down, or the frame is too long for it. */
+SEC("tp_btf/xdp_redirect_err")
+int BPF_PROG(exitmark_unredirected, const struct net_device *from, const struct bpf_prog *program,
+	     const void *to, int error, int map_type, __u32 map_id, __u32 index)
+{
+	struct exitmark_counts *counts;
+	struct exitmark_links *links;
+
+	/* What a socket misses, the socket counts. */
+	if (map_type != BPF_MAP_TYPE_DEVMAP || index >= ROLES || !find_state(&links, &counts) ||
+	    !came_by(links, from))
+		return 0;
+	take_back(counts, index, 1);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,67 @@
+//! Options of AF_XDP sockets, which neither the standard library nor nix nor xsk-rs knows.
+
+use libc::{c_int, c_void, socklen_t};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+/// Socket option of Linux 6.17: how many packets one `sendto` in copy mode may send.
+pub(super) const XDP_MAX_TX_SKB_BUDGET: c_int = 9;
+/// `struct xdp_options`, its only flag.
+const XDP_OPTIONS_ZEROCOPY: u32 = 1;
+
+pub(super) fn set_option(fd: RawFd, option: c_int, value: u32) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, which outlives the call; the kernel
+    // only reads it. The standard library and nix know no AF_XDP options.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_XDP,
+            option,
+            (&raw const value).cast::<c_void>(),
+            socklen_of::<u32>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Whether the socket was bound zero-copy.
+pub(super) fn bound_zero_copy(socket: impl AsRawFd) -> io::Result<bool> {
+    // `struct xdp_options` is one number, its flags.
+    let mut flags: u32 = 0;
+    read_option(&socket, libc::XDP_OPTIONS, &mut flags)?;
+    Ok(flags & XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+/// Reads a socket option whose C type is `T`, made of integers only.
+pub(super) fn read_option<T: Copy>(
+    socket: &impl AsRawFd,
+    option: c_int,
+    into: &mut T,
+) -> io::Result<()> {
+    let mut length = socklen_of::<T>();
+    // SAFETY: both pointers are to live, writable places, and `length` says how large the first
+    // one is; every value of its bytes is a `T`, since those that call this pass plain integers.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_XDP,
+            option,
+            (into as *mut T).cast::<c_void>(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "sizes of small structures")]
+const fn socklen_of<T>() -> socklen_t {
+    size_of::<T>() as socklen_t
+}

@@ -36,7 +36,8 @@ pub(crate) struct Row {
     pub(crate) dropped_in_box: Option<u64>,
     /// Flows of which nothing arrived that was sent well after the event.
     pub(crate) silent_flows: u64,
-    /// How many frames may be lost, where that is bounded.
+    /// How many frames may be lost, where that is bounded; at saturation, beside those that found a
+    /// cable full.
     pub(crate) allowed: Option<u64>,
     /// Whether everything was as expected.
     pub(crate) holds: bool,

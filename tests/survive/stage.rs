@@ -53,7 +53,7 @@ pub(crate) fn play(
             Rhythm::Saturation => 0,
         },
         allowed: match lost {
-            Lost::AtMost(limit) => Some(limit),
+            Lost::AtMost(limit) | Lost::Beside(limit) => Some(limit),
             Lost::Any | Lost::NoneAfter => None,
         },
         ..Row::default()

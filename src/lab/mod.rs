@@ -8,6 +8,7 @@
 mod capture;
 pub mod cases;
 pub mod consensus;
+pub mod differential;
 pub mod frames;
 mod netns;
 mod raw;

@@ -40,6 +40,7 @@ fn compared() -> Result<bool, LabError> {
         println!("DIFFERENCE {difference}");
     }
     store(&outcome, Path::new(COUNTER_EXAMPLES))?;
+    println!("{}", outcome.tally);
     println!(
         "frames={} differences={} seconds={}",
         outcome.frames,

@@ -179,6 +179,14 @@ impl Engines {
         self.rust_links.host()
     }
 
+    /// What the kernel's program has counted since it was loaded.
+    ///
+    /// # Errors
+    /// Its counters cannot be read.
+    pub fn tally(&self) -> Result<Tally, LabError> {
+        Ok(self.kernel.counts().map_err(because)?.tally)
+    }
+
     /// Sends a frame of at least an Ethernet header's length through both. What differs, in
     /// words, if anything does; counters aside.
     ///

@@ -18,7 +18,7 @@ pub use random::Random;
 pub use scenario::Scenario;
 
 use super::{LabError, Netns};
-use crate::datapath::Role;
+use crate::datapath::{Role, Tally};
 use crate::policy::Snapshot;
 use std::path::Path;
 
@@ -45,6 +45,8 @@ pub struct Plan {
 pub struct Outcome {
     /// Frames that went through both engines.
     pub frames: u64,
+    /// What they met there, by the kernel's counters.
+    pub tally: Tally,
     /// Where they disagreed.
     pub differences: Vec<CounterExample>,
 }
@@ -71,6 +73,7 @@ pub fn run(plan: Plan) -> Result<Outcome, LabError> {
             .join()
             .map_err(|_| LabError("a thread with engines panicked".to_owned()))??;
         all.frames += found.frames;
+        all.tally.add(&found.tally);
         all.differences.extend(found.differences);
     }
     Ok(all)
@@ -117,6 +120,7 @@ impl Session {
             let number = left.min(FRAMES_PER_SCENARIO);
             self.try_scenario(&scenario, number, plant, &mut outcome)?;
         }
+        outcome.tally = self.engines.tally()?;
         Ok(outcome)
     }
 

@@ -11,11 +11,13 @@ pub mod consensus;
 pub mod differential;
 pub mod frames;
 mod netns;
+mod random;
 mod raw;
 pub mod site;
 mod tier;
 
 pub use capture::{Capture, CapturedFrame};
 pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
+pub use random::Random;
 pub use raw::RawPort;
 pub use tier::is_root;

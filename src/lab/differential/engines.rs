@@ -1,10 +1,10 @@
 //! The two engines side by side: a frame through each, and what they make of it compared.
 
-use super::{Random, Scenario};
+use super::Scenario;
 use crate::datapath::{
     Counter, DropReason, Forwarder, Kernel, KernelCounts, Links, Outcome, PerRole, Role, Tally,
 };
-use crate::lab::LabError;
+use crate::lab::{LabError, Random};
 use crate::packet::{self, Dscp, MacAddr, Version};
 use crate::policy::{Class, Mode, Snapshot, image};
 use std::sync::Arc;

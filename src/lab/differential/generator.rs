@@ -1,9 +1,10 @@
 //! Frames by chance, aimed at where a scenario's answers change: the ends of its prefixes, its
 //! relays with the right and the wrong port, every length at which a header is cut.
 
+use super::Scenario;
 use super::scenario::some_address;
-use super::{Random, Scenario};
 use crate::datapath::Role;
+use crate::lab::Random;
 use crate::packet::{MacAddr, internet_checksum, protocol};
 use crate::policy::{Endpoint, Listener};
 use ipnet::IpNet;

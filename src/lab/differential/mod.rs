@@ -8,16 +8,14 @@
 mod counterexample;
 mod engines;
 mod generator;
-mod random;
 mod scenario;
 
 pub use counterexample::CounterExample;
 pub use engines::{Engines, Odd, odd};
 pub use generator::Generator;
-pub use random::Random;
 pub use scenario::Scenario;
 
-use super::{LabError, Netns};
+use super::{LabError, Netns, Random};
 use crate::datapath::{Role, Tally};
 use crate::policy::Snapshot;
 use std::path::Path;

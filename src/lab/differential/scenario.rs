@@ -3,9 +3,8 @@
 //! Drawn at random, and written as one line of text, so that a counter-example says by itself
 //! what it takes.
 
-use super::Random;
 use crate::datapath::{IncomingLink, Links, PerRole, Role, Spill};
-use crate::lab::LabError;
+use crate::lab::{LabError, Random};
 use crate::packet::{Dscp, MacAddr};
 use crate::policy::{
     Actions, AtUplink, Endpoint, EndpointSet, ExitProtocols, Intent, Listener, MAX_ENDPOINTS,

@@ -28,6 +28,11 @@ impl Random {
         u128::from(self.word()) << 64 | u128::from(self.word())
     }
 
+    /// 32 bits.
+    pub const fn wide(&mut self) -> u32 {
+        (self.word() >> 32) as u32
+    }
+
     /// 16 bits.
     pub const fn half(&mut self) -> u16 {
         (self.word() >> 48) as u16

@@ -46,6 +46,7 @@ struct Draft {
     destination: (u128, u16),
     protocol: u8,
     tos: u8,
+    mark: u8,
 }
 
 fn number(address: IpAddr) -> u128 {
@@ -233,6 +234,7 @@ impl Generator {
                 88..92 => 58,
                 _ => random.byte(),
             },
+            mark: self.mark,
             tos: match random.below(10) {
                 0..4 => self.mark | random.byte() & 0b11,
                 4..6 => 0,
@@ -338,11 +340,23 @@ fn v4(random: &mut Random, draft: &Draft, payload: usize, frame: &mut Vec<u8>) {
     frame.extend(low::<4>(draft.destination.0));
     frame.resize(start + header, random.byte());
     let sum = match random.below(10) {
-        0 => random.one_of([0, u16::MAX, 1, 0xfffe]),
-        1 => random.half(),
-        _ => internet_checksum(&frame[start..]),
+        0 => random.one_of([0, u16::MAX, 1, 0xfffe]).to_be_bytes(),
+        1 => random.half().to_be_bytes(),
+        2 => barely_carried(random, draft, version_and_length),
+        _ => internet_checksum(&frame[start..]).to_be_bytes(),
     };
-    frame[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
+    frame[start + 10..start + 12].copy_from_slice(&sum);
+}
+
+/// A checksum whose update for the mark, or without it, is about to carry (RFC 1624 section 4):
+/// the sum of three words is all ones, or nearly so.
+fn barely_carried(random: &mut Random, draft: &Draft, first: u8) -> [u8; 2] {
+    let dscp = if random.percent(50) { draft.mark } else { 0 };
+    let old = u16::from_ne_bytes([first, draft.tos]);
+    let new = u16::from_ne_bytes([first, dscp | draft.tos & 0b11]);
+    let sum = random.one_of([u16::MAX, 0xfffe, 0xfffd, 0, 1]);
+    let inverted = sum.wrapping_sub(!old).wrapping_sub(new);
+    (!inverted).to_ne_bytes()
 }
 
 fn v6(random: &mut Random, draft: &Draft, payload: usize, frame: &mut Vec<u8>) {

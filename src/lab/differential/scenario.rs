@@ -73,7 +73,7 @@ fn some_v4(random: &mut Random) -> u32 {
         0x7fff_ff80,
     ];
     if random.percent(20) {
-        return u32::from(random.half()) << 16 | u32::from(random.half());
+        return random.wide();
     }
     random.one_of(bases).wrapping_add(random.byte().into())
 }
@@ -91,7 +91,14 @@ fn some_v6(random: &mut Random) -> u128 {
     if random.percent(10) {
         return random.double();
     }
-    random.one_of(bases).wrapping_add(random.byte().into())
+    // Some differ in the upper half only.
+    let upper = if random.percent(20) {
+        random.below(4)
+    } else {
+        0
+    };
+    let upper = (upper as u128) << 64;
+    (random.one_of(bases) ^ upper).wrapping_add(random.byte().into())
 }
 
 pub(super) fn some_address(random: &mut Random) -> IpAddr {
@@ -121,7 +128,7 @@ fn some_number(random: &mut Random, most: usize) -> usize {
         0..15 => 0,
         15..45 => 1,
         45..80 => 2 + random.below(7),
-        80..97 => 9 + random.below(56),
+        80..94 => 9 + random.below(56),
         _ => random.below(most + 1),
     };
     number.min(most)
@@ -129,7 +136,18 @@ fn some_number(random: &mut Random, most: usize) -> usize {
 
 fn some_prefixes(random: &mut Random, most: usize) -> Vec<IpNet> {
     let number = some_number(random, most);
-    (0..number).map(|_| some_prefix(random)).collect()
+    if number <= 64 {
+        return (0..number).map(|_| some_prefix(random)).collect();
+    }
+    // Far apart, so that they are not merged to a few, and mostly of one family: a search of
+    // many steps.
+    let mostly = if random.percent(50) { 97 } else { 3 };
+    (0..number)
+        .map(|_| match random.percent(mostly) {
+            true => Ipv4Addr::from_bits(random.wide()).into_net(),
+            false => Ipv6Addr::from_bits(random.double()).into_net(),
+        })
+        .collect()
 }
 
 fn some_mac(random: &mut Random, last: u8) -> MacAddr {

@@ -4,7 +4,7 @@
 PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
             linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux
 
-.PHONY: setup demo test test-survive bench check clean
+.PHONY: setup demo test test-survive bench fuzz fuzz-engines check clean
 
 setup:
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -Wf '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
@@ -30,6 +30,24 @@ bench: setup
 	cargo bench --locked --bench pps -- $(ARGS) $(PPS_ARGS)
 	cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS)
 	cargo bench --locked --bench decision
+
+# Made-up frames through both engines, as root: fails, and stores the frame, where they disagree.
+FRAMES ?= 100000000
+SEED ?=
+fuzz-engines: setup
+	FRAMES=$(FRAMES) SEED=$(SEED) cargo run --locked --release --example engines
+
+# The same, then each fuzzer of fuzz/ for FUZZ_SECONDS; those take cargo-fuzz and a nightly Rust.
+FUZZ_SECONDS ?= 60
+fuzz: fuzz-engines
+	@if ! command -v cargo-fuzz >/dev/null; then \
+		echo "make fuzz: SKIPPED fuzz/: there is no cargo-fuzz (cargo install cargo-fuzz)"; exit 0; fi; \
+	if ! rustc +nightly --version >/dev/null 2>&1; then \
+		echo "make fuzz: SKIPPED fuzz/: there is no nightly Rust (rustup toolchain install nightly)"; exit 0; fi; \
+	set -e; cargo run --locked --release --example fuzz_seeds; \
+	for target in frame consensus engines; do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
+	done
 
 check: setup
 	cargo fmt --check

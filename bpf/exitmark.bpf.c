@@ -143,7 +143,8 @@ static __always_inline int conclude(const struct frame *frame, struct packet *pa
 	action = policy->actions[rule];
 	counts->received[ROLE_HOST]++;
 	counts->rules[rule]++;
-	if (rule > RULE_FOREIGN_SOURCE)
+	/* An odd frame's source address was not looked at. */
+	if (rule > RULE_FOREIGN_SOURCE && rule != RULE_NO_USER_SPACE)
 		learn_host(frame, links);
 	if (packet->ip) {
 		bool bears_it = (packet->tos & DSCP_BITS) == policy->mark;
@@ -172,7 +173,8 @@ static __always_inline bool is_routed_to_host(const struct frame *frame,
 	struct address address;
 	int family;
 
-	if (destination_mac(frame) != links->incoming_mac)
+	/* Without a way out for relay traffic there is none back, and no MAC address to compare. */
+	if (links->incoming_port >= ROLES || destination_mac(frame) != links->incoming_mac)
 		return false;
 	family = read_destination(frame, &address);
 	image = current_image();

@@ -105,7 +105,7 @@ impl Forwarder {
             } else {
                 (1, first.length())
             };
-            let (outcome, _) = self.forward(ingress, memory.bytes(first), frame_bytes, now);
+            let (outcome, _) = self.decide(ingress, memory.bytes(first), frame_bytes, now);
             let queue = match outcome {
                 Outcome::Forward(role) => &mut outbox.leaving[role],
                 Outcome::Stack => {
@@ -129,6 +129,19 @@ impl Forwarder {
     /// the length of all of it. Outbound frames come with their verdict.
     #[inline]
     pub fn forward(
+        &mut self,
+        ingress: Role,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        now: Duration,
+    ) -> (Outcome, Option<Verdict>) {
+        // A batch of one.
+        self.host_seen = false;
+        self.decide(ingress, frame, frame_bytes, now)
+    }
+
+    #[inline]
+    fn decide(
         &mut self,
         ingress: Role,
         frame: &mut [u8],

@@ -6,6 +6,7 @@
 //! (RFC 5737) and 2001:db8::/32 (RFC 3849). Never a stand-in for a signed document: the
 //! signatures are random bytes.
 
+use super::Random;
 use crate::policy::Endpoint;
 use crate::relays::{Flavor, Validity, utc};
 use std::fmt::Write;
@@ -44,7 +45,7 @@ impl Order {
 
     /// Writes the document: dir-spec, "Consensus formats".
     pub fn write(&self) -> String {
-        let mut draw = Draw(u64::from(self.seed));
+        let mut draw = Draw(Random::new(u64::from(self.seed)));
         let mut out = String::new();
         self.preamble(&mut out);
         let identities: Vec<[u8; 20]> = (0..self.authorities).map(|_| draw.bytes()).collect();
@@ -201,16 +202,12 @@ impl Relay {
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): all the chance that a made-up network needs.
-struct Draw(u64);
+/// All the chance that a made-up network needs.
+struct Draw(Random);
 
 impl Draw {
     fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.word()
     }
 
     fn bytes<const N: usize>(&mut self) -> [u8; N] {

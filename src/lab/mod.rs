@@ -8,9 +8,11 @@
 mod capture;
 pub mod cases;
 pub mod consensus;
+pub mod differential;
 pub mod frames;
 mod netns;
 mod poll;
+mod random;
 mod raw;
 pub mod site;
 mod tier;
@@ -18,5 +20,6 @@ mod tier;
 pub use capture::{Capture, CapturedFrame};
 pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
 pub use poll::poll;
+pub use random::Random;
 pub use raw::RawPort;
 pub use tier::is_root;

@@ -247,12 +247,19 @@ impl Kernel {
     /// # Errors
     /// It does not fit, or there is no memory for it.
     pub fn publish(&self, snapshot: &Snapshot) -> Result<(), KernelError> {
+        self.publish_image(&image(snapshot)?)
+    }
+
+    /// The same with the image of a snapshot, [`IMAGE_BYTES`] long.
+    ///
+    /// # Errors
+    /// It has another length, or there is no memory for it.
+    pub fn publish_image(&self, image: &[u8]) -> Result<(), KernelError> {
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
             ..Default::default()
         };
         let bytes = u32::try_from(IMAGE_BYTES).unwrap_or(u32::MAX);
-        let image = image(snapshot)?;
         let inner = MapHandle::create(
             MapType::Array,
             Some("exitmark_policy"),
@@ -263,7 +270,7 @@ impl Kernel {
         )
         .map_err(map_error("policies"))?;
         inner
-            .update(&ONLY, &image, MapFlags::ANY)
+            .update(&ONLY, image, MapFlags::ANY)
             .map_err(map_error("policies"))?;
         let fd = inner.as_fd().as_raw_fd().to_ne_bytes();
         self.skeleton

@@ -1,0 +1,59 @@
+//! Any bytes as a frame through both engines, as in tests/engines, but led by what libFuzzer
+//! sees of the Rust engine. Needs root.
+#![no_main]
+
+use exitmark::datapath::Role;
+use exitmark::lab::differential::{CounterExample, Engines, Scenario};
+use libfuzzer_sys::fuzz_target;
+use std::cell::OnceCell;
+use std::path::Path;
+
+const COUNTER_EXAMPLES: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../tests/engines/counterexamples.txt"
+);
+
+/// Every kind of rule, around the endpoints of the table of cases.
+const SCENARIO: &str = "mode=Enforce mark=10 at_uplink=Keep steer=true protocols=TcpUdp \
+    addresses=192.0.2.10/32,192.0.2.64/28,2001:db8:1::10/128 \
+    relay_addresses=192.0.2.11/32,2001:db8:1::11/128 resolvers=9.9.9.9/32,2620:fe::fe/128 \
+    exempt=203.0.113.0/24,2001:db8:113::/48 listeners=22,192.0.2.10:9001 \
+    relays=198.18.0.1:9001,[2001:db8:18::1]:9001,192.0.2.10:9030 host_mac=none \
+    incoming=incoming,02:00:00:00:03:01,02:00:00:00:03:02 longest=9014 hand_over=";
+
+thread_local! {
+    static ENGINES: OnceCell<std::cell::RefCell<(Engines, Scenario)>> = const { OnceCell::new() };
+}
+
+fn load() -> std::cell::RefCell<(Engines, Scenario)> {
+    let scenario: Scenario = SCENARIO.parse().expect("the scenario is written right");
+    let mut engines = Engines::new().expect("it takes root");
+    engines.set(&scenario).expect("the kernel takes it");
+    std::cell::RefCell::new((engines, scenario))
+}
+
+fuzz_target!(|input: &[u8]| {
+    let [choice, frame @ ..] = input else {
+        return;
+    };
+    if frame.len() < 14 {
+        return;
+    }
+    let ingress = Role::ALL[usize::from(*choice) % 3];
+    ENGINES.with(|cell| {
+        let (engines, scenario) = &mut *cell.get_or_init(load).borrow_mut();
+        let bytes = engines.compare(ingress, frame).expect("the kernel runs it");
+        let counters = engines.compare_counters().expect("they can be read");
+        if let Some(difference) = bytes.or(counters) {
+            let found = CounterExample {
+                scenario: scenario.clone(),
+                frames: vec![(ingress, frame.to_vec())],
+                difference,
+            };
+            found
+                .append(Path::new(COUNTER_EXAMPLES))
+                .expect("the file can be written");
+            panic!("{found}");
+        }
+    });
+});

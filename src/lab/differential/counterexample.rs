@@ -1,0 +1,169 @@
+//! A frame that the two engines disagreed about, as one line of text that says all it takes.
+
+use super::scenario::read_role;
+use super::{Engines, Scenario};
+use crate::datapath::Role;
+use crate::lab::LabError;
+use std::fmt::{self, Write as _};
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+use std::str::FromStr;
+
+/// Frames, one after the other, of which the last one has two outcomes.
+#[derive(Clone, Debug)]
+pub struct CounterExample {
+    /// The rules, relay set and links.
+    pub scenario: Scenario,
+    /// By which port each frame comes, and its bytes.
+    pub frames: Vec<(Role, Vec<u8>)>,
+    /// What differed when it was found.
+    pub difference: String,
+}
+
+impl CounterExample {
+    /// Sends the frames through both engines. What differs, if anything still does.
+    ///
+    /// # Errors
+    /// An engine does not take them.
+    pub fn replay(&self, engines: &mut Engines) -> Result<Option<String>, LabError> {
+        engines.set(&self.scenario)?;
+        self.replay_as_set(engines)
+    }
+
+    /// The same in whatever state the engines were set to.
+    fn replay_as_set(&self, engines: &mut Engines) -> Result<Option<String>, LabError> {
+        for (ingress, frame) in &self.frames {
+            let frame_differs = engines.compare(*ingress, frame)?;
+            let counters_differ = engines.compare_counters()?;
+            if let Some(difference) = frame_differs.or(counters_differ) {
+                return Ok(Some(difference));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Leaves away what makes no difference: the last frame's end, then prefixes, listeners and
+    /// relays.
+    ///
+    /// # Errors
+    /// An engine does not take a part of it.
+    pub fn minimise(&mut self, engines: &mut Engines) -> Result<(), LabError> {
+        let mut step = 4096;
+        while step > 0 {
+            let shorter = self.with_last_frame_cut(step);
+            match shorter {
+                Some(shorter) if shorter.replay(engines)?.is_some() => *self = shorter,
+                _ => step /= 2,
+            }
+        }
+        let before = self.frames.len();
+        if before > 1 {
+            let mut alone = self.clone();
+            alone.frames.drain(..before - 1);
+            if alone.replay(engines)?.is_some() {
+                *self = alone;
+            }
+        }
+        self.halve(engines, |scenario| &mut scenario.relays)?;
+        self.halve(engines, |scenario| &mut scenario.listeners)?;
+        self.halve(engines, |scenario| &mut scenario.exempt)?;
+        self.halve(engines, |scenario| &mut scenario.resolvers)?;
+        self.halve(engines, |scenario| &mut scenario.relay_addresses)?;
+        self.halve(engines, |scenario| &mut scenario.addresses)?;
+        if let Some(difference) = self.replay(engines)? {
+            self.difference = difference;
+        }
+        Ok(())
+    }
+
+    fn with_last_frame_cut(&self, bytes: usize) -> Option<Self> {
+        let mut cut = self.clone();
+        let (_, frame) = cut.frames.last_mut()?;
+        let left = frame.len().checked_sub(bytes)?;
+        frame.truncate(left);
+        (left >= 14).then_some(cut)
+    }
+
+    /// Keeps one half of a list as long as that makes the same difference, or none of it.
+    fn halve<T: Clone>(
+        &mut self,
+        engines: &mut Engines,
+        list: impl Fn(&mut Scenario) -> &mut Vec<T>,
+    ) -> Result<(), LabError> {
+        loop {
+            let items = list(&mut self.scenario).clone();
+            let (front, back) = items.split_at(items.len() / 2);
+            let mut smaller = None;
+            for part in [&[], front, back] {
+                if part.len() == items.len() {
+                    continue;
+                }
+                let mut less = self.clone();
+                *list(&mut less.scenario) = part.to_vec();
+                if less.replay(engines)?.is_some() {
+                    smaller = Some(less);
+                    break;
+                }
+            }
+            match smaller {
+                Some(smaller) => *self = smaller,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Adds it to a file of counter-examples.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn append(&self, file: &Path) -> Result<(), LabError> {
+        let written = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(file)
+            .and_then(|mut opened| writeln!(opened, "{self}"));
+        written.map_err(|error| LabError(format!("cannot write {}: {error}", file.display())))
+    }
+}
+
+impl fmt::Display for CounterExample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} | ", self.scenario)?;
+        for (ingress, frame) in &self.frames {
+            let mut hex = String::with_capacity(2 * frame.len());
+            for byte in frame {
+                write!(hex, "{byte:02x}")?;
+            }
+            write!(f, "{ingress}:{hex} ")?;
+        }
+        write!(f, "| {}", self.difference)
+    }
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let pairs = (0..hex.len()).step_by(2).map(|at| hex.get(at..at + 2));
+    pairs
+        .map(|pair| u8::from_str_radix(pair?, 16).ok())
+        .collect()
+}
+
+impl FromStr for CounterExample {
+    type Err = LabError;
+
+    fn from_str(line: &str) -> Result<Self, LabError> {
+        let wrong = || LabError(format!("`{line}` is no counter-example"));
+        let mut parts = line.splitn(3, " | ");
+        let mut part = || parts.next().ok_or_else(wrong);
+        let (scenario, frames, difference) = (part()?, part()?, part()?);
+        let frame = |text: &str| {
+            let (role, hex) = text.split_once(':').ok_or_else(wrong)?;
+            Ok((read_role(role)?, bytes(hex).ok_or_else(wrong)?))
+        };
+        Ok(Self {
+            scenario: scenario.parse()?,
+            frames: frames.split(' ').map(frame).collect::<Result<_, _>>()?,
+            difference: difference.to_owned(),
+        })
+    }
+}

@@ -1,0 +1,322 @@
+//! The two engines side by side: a frame through each, and what they make of it compared.
+
+use super::Scenario;
+use crate::datapath::{
+    Counter, DropReason, Forwarder, Kernel, KernelCounts, Links, Outcome, PerRole, Role, Tally,
+};
+use crate::lab::{LabError, Random};
+use crate::packet::{self, Dscp, MacAddr, Version};
+use crate::policy::{Class, Mode, Snapshot, image};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Every namespace's loopback device. Nothing is sent: a device map only wants one that exists.
+const LOOPBACK: u32 = 1;
+
+fn because(error: impl std::fmt::Display) -> LabError {
+    LabError(error.to_string())
+}
+
+/// The Rust engine and the kernel's program.
+pub struct Engines {
+    kernel: Kernel,
+    kernel_links: Links,
+    rust: Forwarder,
+    rust_links: Arc<Links>,
+    scenario: Rules,
+    /// What the Rust engine did since counters were last compared, besides its own tally.
+    expected: Expected,
+    counted: KernelCounts,
+    frame: Vec<u8>,
+}
+
+/// The part of a scenario that is asked for every frame.
+struct Rules {
+    clears: Option<Dscp>,
+    longest: usize,
+    hand_over: PerRole<bool>,
+}
+
+#[derive(Default)]
+struct Expected {
+    received: PerRole<u64>,
+    forwarded: PerRole<u64>,
+    to_stack: PerRole<u64>,
+    spilled: PerRole<u64>,
+    host_mac_unknown: u64,
+    no_user_space: u64,
+    cleared: u64,
+}
+
+/// A frame that the kernel's program leaves to user space, by this module's own reading of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Odd {
+    /// With more than two tags.
+    DeeplyTagged,
+    /// With an IP header at this offset.
+    Ip(usize, Version),
+}
+
+/// Whether a frame is odd: tagged more than twice, or a sound IPv4 header of a fragment, or a
+/// sound IPv6 header that an extension header follows.
+pub fn odd(frame: &[u8]) -> Option<Odd> {
+    let word = |at: usize| match frame.get(at..at + 2) {
+        Some(&[high, low]) => Some(usize::from(high) << 8 | usize::from(low)),
+        _ => None,
+    };
+    let tags = (0..3)
+        .take_while(|tag| matches!(word(12 + tag * 4), Some(0x8100 | 0x88a8 | 0x9100)))
+        .count();
+    if tags == 3 {
+        return Some(Odd::DeeplyTagged);
+    }
+    let ethertype = word(12 + tags * 4)?;
+    let at = 14 + tags * 4;
+    let header = frame.get(at..)?;
+    let room = header.len();
+    let version = header.first()? >> 4;
+    if ethertype == 0x0800 && room >= 20 && version == 4 {
+        let words = usize::from(header[0] % 16);
+        let total = word(at + 2)?;
+        let flags = word(at + 6)?;
+        let is_sound = words >= 5 && total >= words * 4 && total <= room;
+        // Not the reserved bit, and not "don't fragment".
+        let is_fragment = flags % 0x4000 != 0;
+        return (is_sound && is_fragment).then_some(Odd::Ip(at, Version::V4));
+    }
+    if ethertype == 0x86dd && room >= 40 && version == 6 {
+        let is_sound = word(at + 4)? <= room - 40;
+        // Hop-by-hop, routing, fragment, destination options.
+        let is_extended = [0, 43, 44, 60].contains(&header[6]);
+        return (is_sound && is_extended).then_some(Odd::Ip(at, Version::V6));
+    }
+    None
+}
+
+/// The ToS or traffic-class byte of a header.
+fn tos(frame: &[u8], at: usize, version: Version) -> u8 {
+    match version {
+        Version::V4 => frame[at + 1],
+        Version::V6 => frame[at] << 4 | frame[at + 1] >> 4,
+    }
+}
+
+impl Engines {
+    /// Loads the kernel's program, attached nowhere, into the calling thread's namespace.
+    ///
+    /// # Errors
+    /// No privilege, or a kernel that refuses it.
+    pub fn new() -> Result<Self, LabError> {
+        let kernel = Kernel::load().map_err(because)?;
+        for role in Role::ALL {
+            kernel.set_port(role, Some(LOOPBACK)).map_err(because)?;
+        }
+        let kernel_links = Links::over(kernel.links().map_err(because)?, None, None);
+        let rust_links = Arc::new(Links::new(None, None));
+        let mut scenario = Scenario::some(&mut Random::new(0));
+        scenario.relays.clear();
+        let snapshot = Arc::new(scenario.snapshot()?);
+        let mut engines = Self {
+            kernel,
+            kernel_links,
+            rust: Forwarder::new(Arc::clone(&snapshot), Arc::clone(&rust_links)),
+            rust_links,
+            scenario: Rules {
+                clears: None,
+                longest: 0,
+                hand_over: PerRole::default(),
+            },
+            expected: Expected::default(),
+            counted: KernelCounts::default(),
+            frame: Vec::new(),
+        };
+        engines.set(&scenario)?;
+        Ok(engines)
+    }
+
+    /// Gives both the same rules, relay set and links, with nothing learnt yet.
+    ///
+    /// # Errors
+    /// The kernel does not take them.
+    pub fn set(&mut self, scenario: &Scenario) -> Result<(), LabError> {
+        let snapshot = scenario.snapshot()?;
+        let bytes = image(&snapshot).map_err(because)?;
+        self.set_apart(scenario, snapshot, &bytes)
+    }
+
+    /// The same with a snapshot for the Rust engine and an image for the kernel's that need not
+    /// say the same.
+    ///
+    /// # Errors
+    /// As [`Engines::set`].
+    pub fn set_apart(
+        &mut self,
+        scenario: &Scenario,
+        snapshot: Snapshot,
+        image: &[u8],
+    ) -> Result<(), LabError> {
+        self.kernel.publish_image(image).map_err(because)?;
+        let cells = self.kernel.links().map_err(because)?;
+        for cell in cells.iter() {
+            cell.store(0, std::sync::atomic::Ordering::Relaxed);
+        }
+        self.kernel_links = Links::over(cells, scenario.host_mac, scenario.incoming);
+        scenario.configure(&self.kernel_links);
+        self.rust_links = Arc::new(Links::new(scenario.host_mac, scenario.incoming));
+        self.rust = Forwarder::new(Arc::new(snapshot), Arc::clone(&self.rust_links));
+        self.scenario = Rules {
+            clears: (scenario.mode == Mode::Enforce).then_some(scenario.mark),
+            longest: usize::try_from(scenario.longest).unwrap_or(usize::MAX),
+            hand_over: scenario.hand_over,
+        };
+        self.expected = Expected::default();
+        self.counted = self.kernel.counts().map_err(because)?;
+        Ok(())
+    }
+
+    /// The host's MAC address as the Rust engine knows it.
+    pub fn host_mac(&self) -> Option<MacAddr> {
+        self.rust_links.host()
+    }
+
+    /// What the kernel's program has counted since it was loaded.
+    ///
+    /// # Errors
+    /// Its counters cannot be read.
+    pub fn tally(&self) -> Result<Tally, LabError> {
+        Ok(self.kernel.counts().map_err(because)?.tally)
+    }
+
+    /// Sends a frame of at least an Ethernet header's length through both. What differs, in
+    /// words, if anything does; counters aside.
+    ///
+    /// # Errors
+    /// The kernel does not run the frame.
+    pub fn compare(&mut self, ingress: Role, frame: &[u8]) -> Result<Option<String>, LabError> {
+        let ran = self.kernel.run(ingress, frame).map_err(because)?;
+        let mut after = std::mem::take(&mut self.frame);
+        after.clear();
+        after.extend_from_slice(frame);
+        let outcome = self.by_rust(ingress, &mut after);
+        let kernel = match (ran.redirected, ran.passed) {
+            (true, _) => "forwards",
+            (_, true) => "leaves to the stack",
+            _ => "drops",
+        };
+        let rust = match outcome {
+            Outcome::Forward(_) => "forwards",
+            Outcome::Stack => "leaves to the stack",
+            Outcome::Drop(_) => "drops",
+        };
+        let (learnt, known) = (self.kernel_links.host(), self.rust_links.host());
+        let difference = if kernel != rust {
+            Some(format!("Rust {rust} ({outcome:?}), the kernel {kernel}"))
+        } else if ran.frame != after {
+            let at = ran.frame.iter().zip(&after).position(|(a, b)| a != b);
+            Some(match at {
+                Some(at) => format!(
+                    "byte {at}: Rust {:#04x}, the kernel {:#04x}",
+                    after[at], ran.frame[at]
+                ),
+                None => format!(
+                    "length: Rust {}, the kernel {}",
+                    after.len(),
+                    ran.frame.len()
+                ),
+            })
+        } else if learnt != known {
+            Some(format!("host MAC: Rust {known:?}, the kernel {learnt:?}"))
+        } else {
+            None
+        };
+        self.frame = after;
+        Ok(difference)
+    }
+
+    /// What the Rust engine does, or what the kernel must do with an odd frame while nobody is
+    /// in user space.
+    fn by_rust(&mut self, ingress: Role, frame: &mut [u8]) -> Outcome {
+        let bytes = frame.len();
+        let oddness = if ingress == Role::Host {
+            odd(frame)
+        } else {
+            None
+        };
+        let outcome = if let Some(odd) = oddness {
+            self.expected.no_user_space += 1;
+            if let (Odd::Ip(at, version), Some(mark)) = (odd, self.scenario.clears)
+                && Dscp::of(tos(frame, at, version)) == mark
+            {
+                packet::set_dscp(frame, at, version, Dscp::DEFAULT);
+                self.expected.cleared += 1;
+            }
+            Outcome::Forward(Role::Uplink)
+        } else {
+            self.rust.forward(ingress, frame, bytes, Duration::ZERO).0
+        };
+        match outcome {
+            Outcome::Stack => {
+                self.expected.to_stack[ingress] += 1;
+                return outcome;
+            }
+            Outcome::Forward(role) => self.expected.forwarded[role] += 1,
+            Outcome::Drop(_) => self.expected.host_mac_unknown += 1,
+        }
+        self.expected.received[ingress] += 1;
+        let meant = self.scenario.hand_over[ingress] || bytes > self.scenario.longest;
+        self.expected.spilled[ingress] += u64::from(meant || oddness.is_some());
+        outcome
+    }
+
+    /// Compares what both counted since this was last asked. What differs, in words.
+    ///
+    /// # Errors
+    /// The kernel's counters cannot be read.
+    pub fn compare_counters(&mut self) -> Result<Option<String>, LabError> {
+        let now = self.kernel.counts().map_err(because)?;
+        let before = std::mem::replace(&mut self.counted, now.clone());
+        let expected = std::mem::take(&mut self.expected);
+        let tally = std::mem::take(self.rust.tally());
+        let mut differences = Vec::new();
+        let mut check = |name: String, rust: u64, kernel: u64| {
+            if rust != kernel {
+                differences.push(format!("{name}: Rust {rust}, the kernel {kernel}"));
+            }
+        };
+        for counter in Counter::all() {
+            let kernel = now.tally.of(counter) - before.tally.of(counter);
+            check(counter.to_string(), expected.of(counter, &tally), kernel);
+        }
+        for role in Role::ALL {
+            let since = |of: fn(&KernelCounts) -> &PerRole<u64>| of(&now)[role] - of(&before)[role];
+            let to_stack = since(|counts| &counts.to_stack);
+            let spilled = since(|counts| &counts.spilled);
+            check(
+                format!("{role} to stack"),
+                expected.to_stack[role],
+                to_stack,
+            );
+            check(
+                format!("{role} handed over"),
+                0,
+                since(|counts| &counts.handed),
+            );
+            check(format!("{role} spilled"), expected.spilled[role], spilled);
+        }
+        Ok((!differences.is_empty()).then(|| differences.join("; ")))
+    }
+}
+
+impl Expected {
+    fn of(&self, counter: Counter, tally: &Tally) -> u64 {
+        let more = match counter {
+            Counter::Received(role) => self.received[role],
+            Counter::Forwarded(role) => self.forwarded[role],
+            Counter::Class(Class::Host) | Counter::NoUserSpace => self.no_user_space,
+            Counter::Cleared => self.cleared,
+            Counter::Dropped(DropReason::HostMacUnknown) => self.host_mac_unknown,
+            _ => 0,
+        };
+        tally.of(counter) + more
+    }
+}

@@ -1,0 +1,208 @@
+//! Differential fuzzing of the two engines: the rule is written twice, in Rust and for the
+//! kernel, and every frame must get the same verdict, the same bytes and the same counters from
+//! both.
+//!
+//! Scenarios and frames follow from a seed. Frames are compared one by one, counters once a
+//! batch; a batch whose counters differ is gone through again frame by frame.
+
+mod counterexample;
+mod engines;
+mod generator;
+mod scenario;
+
+pub use counterexample::CounterExample;
+pub use engines::{Engines, Odd, odd};
+pub use generator::Generator;
+pub use scenario::Scenario;
+
+use super::{LabError, Netns, Random};
+use crate::datapath::{Role, Tally};
+use crate::policy::Snapshot;
+use std::path::Path;
+
+/// Frames between two looks at the counters.
+const BATCH: usize = 4096;
+/// Frames for one scenario.
+const FRAMES_PER_SCENARIO: u64 = 64 * 1024;
+/// With so many differences there is no need for more.
+const ENOUGH: usize = 10;
+
+/// How much to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// From which all else follows.
+    pub seed: u64,
+    /// How many frames, in all.
+    pub frames: u64,
+    /// How many threads share the work; each has engines of its own.
+    pub threads: u64,
+}
+
+/// What was tried and found.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Frames that went through both engines.
+    pub frames: u64,
+    /// What they met there, by the kernel's counters.
+    pub tally: Tally,
+    /// Where they disagreed.
+    pub differences: Vec<CounterExample>,
+}
+
+/// A difference put between the engines on purpose: given the scenario, what each is told.
+pub type Plant<'a> = &'a dyn Fn(&Scenario) -> Result<(Snapshot, Vec<u8>), LabError>;
+
+/// Runs the plan, each thread in a namespace of its own.
+///
+/// # Errors
+/// No privilege, or a kernel that refuses the program.
+pub fn run(plan: Plan) -> Result<Outcome, LabError> {
+    let mut all = Outcome::default();
+    let share = plan.frames.div_ceil(plan.threads.max(1));
+    let mut running = Vec::new();
+    for thread in 0..plan.threads.max(1) {
+        let namespace = Netns::new("engines")?;
+        let seed = Random::new(plan.seed ^ thread << 56).word();
+        let work = move || Session::new(seed).and_then(|session| session.run(share, None));
+        running.push((namespace.spawn("engines", work)?, namespace));
+    }
+    for (thread, _namespace) in running {
+        let found = thread
+            .join()
+            .map_err(|_| LabError("a thread with engines panicked".to_owned()))??;
+        all.frames += found.frames;
+        all.tally.add(&found.tally);
+        all.differences.extend(found.differences);
+    }
+    Ok(all)
+}
+
+/// Stores what was found, for a test to replay for ever.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn store(outcome: &Outcome, file: &Path) -> Result<(), LabError> {
+    let mut found = outcome.differences.iter();
+    found.try_for_each(|difference| difference.append(file))
+}
+
+/// One thread's engines and chance.
+pub struct Session {
+    engines: Engines,
+    random: Random,
+}
+
+impl Session {
+    /// Loads the engines, in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// As [`Engines::new`].
+    pub fn new(seed: u64) -> Result<Self, LabError> {
+        Ok(Self {
+            engines: Engines::new()?,
+            random: Random::new(seed),
+        })
+    }
+
+    /// Tries at least this many frames, or until there are differences enough. With a plant the
+    /// first difference ends it, and is not made smaller.
+    ///
+    /// # Errors
+    /// The kernel does not take a scenario or a frame.
+    pub fn run(mut self, frames: u64, plant: Option<Plant<'_>>) -> Result<Outcome, LabError> {
+        let mut outcome = Outcome::default();
+        let enough = if plant.is_some() { 1 } else { ENOUGH };
+        while outcome.frames < frames && outcome.differences.len() < enough {
+            let scenario = Scenario::some(&mut self.random);
+            let left = frames - outcome.frames;
+            let number = left.min(FRAMES_PER_SCENARIO);
+            self.try_scenario(&scenario, number, plant, &mut outcome)?;
+        }
+        outcome.tally = self.engines.tally()?;
+        Ok(outcome)
+    }
+
+    fn set(&mut self, scenario: &Scenario, plant: Option<Plant<'_>>) -> Result<(), LabError> {
+        match plant {
+            None => self.engines.set(scenario),
+            Some(plant) => {
+                let (snapshot, image) = plant(scenario)?;
+                self.engines.set_apart(scenario, snapshot, &image)
+            }
+        }
+    }
+
+    fn try_scenario(
+        &mut self,
+        scenario: &Scenario,
+        frames: u64,
+        plant: Option<Plant<'_>>,
+        outcome: &mut Outcome,
+    ) -> Result<(), LabError> {
+        self.set(scenario, plant)?;
+        let mut generator = Generator::new(scenario);
+        let mut batch = vec![(Role::Host, Vec::new()); BATCH];
+        let mut teacher = None;
+        let mut tried = 0;
+        while tried < frames {
+            let mut difference = None;
+            let teacher_before = teacher.clone();
+            let mut count = 0;
+            for (ingress, frame) in &mut batch {
+                *ingress = generator.next(&mut self.random, frame);
+                count += 1;
+                let known = self.engines.host_mac();
+                difference = self.engines.compare(*ingress, frame)?;
+                if difference.is_some() {
+                    break;
+                }
+                if self.engines.host_mac() != known {
+                    teacher = Some((*ingress, frame.clone()));
+                }
+            }
+            tried += count as u64;
+            outcome.frames += count as u64;
+            let counters = match difference {
+                Some(_) => None,
+                None => self.engines.compare_counters()?,
+            };
+            let Some(difference) = difference.or(counters) else {
+                continue;
+            };
+            let mut found = CounterExample {
+                scenario: scenario.clone(),
+                frames: teacher_before.into_iter().collect(),
+                difference,
+            };
+            found.frames.extend(batch.drain(..count));
+            if plant.is_none() {
+                self.reduce(&mut found)?;
+            }
+            outcome.differences.push(found);
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Finds the frame of a batch that made the difference, and what it takes.
+    fn reduce(&mut self, found: &mut CounterExample) -> Result<(), LabError> {
+        self.engines.set(&found.scenario)?;
+        let mut teacher = None;
+        for step in &found.frames {
+            let known = self.engines.host_mac();
+            let frame_differs = self.engines.compare(step.0, &step.1)?;
+            let counters_differ = self.engines.compare_counters()?;
+            if let Some(difference) = frame_differs.or(counters_differ) {
+                found.difference = difference;
+                let culprit = step.clone();
+                found.frames = teacher.into_iter().chain([culprit]).collect();
+                return found.minimise(&mut self.engines);
+            }
+            if self.engines.host_mac() != known {
+                teacher = Some(step.clone());
+            }
+        }
+        // It does not happen again; the whole batch is kept to be looked at.
+        Ok(())
+    }
+}

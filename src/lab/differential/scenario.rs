@@ -1,0 +1,421 @@
+//! What both engines are told before the frames: an operator's rules, a relay set, the links.
+//!
+//! Drawn at random, and written as one line of text, so that a counter-example says by itself
+//! what it takes.
+
+use crate::datapath::{IncomingLink, Links, PerRole, Role, Spill};
+use crate::lab::{LabError, Random};
+use crate::packet::{Dscp, MacAddr};
+use crate::policy::{
+    Actions, AtUplink, Endpoint, EndpointSet, ExitProtocols, Intent, Listener, MAX_ENDPOINTS,
+    MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Rules, Snapshot,
+};
+use ipnet::IpNet;
+use std::fmt::{self, Display};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// All that a verdict depends on besides the frame.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Act, or only count.
+    pub mode: Mode,
+    /// The code point that means exit.
+    pub mark: Dscp,
+    /// Whether the uplink shows it.
+    pub at_uplink: AtUplink,
+    /// Whether relay frames go to `incoming`.
+    pub steer: bool,
+    /// What counts as exit traffic.
+    pub exit_protocols: ExitProtocols,
+    /// The host's clearnet addresses.
+    pub addresses: Vec<IpNet>,
+    /// The host's addresses that carry Tor traffic only.
+    pub relay_addresses: Vec<IpNet>,
+    /// The host's resolvers.
+    pub resolvers: Vec<IpNet>,
+    /// Exempt destinations.
+    pub exempt: Vec<IpNet>,
+    /// Where the host accepts connections.
+    pub listeners: Vec<Listener>,
+    /// Where relays listen.
+    pub relays: Vec<Endpoint>,
+    /// The host's MAC address, where the configuration gives it.
+    pub host_mac: Option<MacAddr>,
+    /// The way out for relay traffic.
+    pub incoming: Option<IncomingLink>,
+    /// The longest frame that every port takes.
+    pub longest: u32,
+    /// From which ports every frame is meant for user space, where nobody is.
+    pub hand_over: PerRole<bool>,
+}
+
+/// A port that a relay, a listener or a resolver may well have, or any.
+fn some_port(random: &mut Random) -> u16 {
+    let usual = random.one_of([443, 9001, 9030, 22, 53, 853, 65_535, 1]);
+    if random.percent(60) {
+        usual
+    } else {
+        random.half().max(1)
+    }
+}
+
+/// Addresses that are near one another, and near the ends of what a word can hold.
+fn some_v4(random: &mut Random) -> u32 {
+    let bases: [u32; 6] = [
+        0x0a00_0000,
+        0xc000_0200,
+        0xc633_6400,
+        0,
+        0xffff_ff00,
+        0x7fff_ff80,
+    ];
+    if random.percent(20) {
+        return random.wide();
+    }
+    random.one_of(bases).wrapping_add(random.byte().into())
+}
+
+fn some_v6(random: &mut Random) -> u128 {
+    let bases: [u128; 6] = [
+        0x2001_0db8 << 96,
+        // The lower half of the number is about to overflow into the upper one.
+        (0x2001_0db8 << 96) + 0xffff_ffff_ffff_ff80,
+        0,
+        u128::MAX - 0xff,
+        (1 << 127) - 0x80,
+        0xfe80 << 112 | 1 << 63,
+    ];
+    if random.percent(10) {
+        return random.double();
+    }
+    // Some differ in the upper half only.
+    let upper = if random.percent(20) {
+        random.below(4)
+    } else {
+        0
+    };
+    let upper = (upper as u128) << 64;
+    (random.one_of(bases) ^ upper).wrapping_add(random.byte().into())
+}
+
+pub(super) fn some_address(random: &mut Random) -> IpAddr {
+    if random.percent(60) {
+        Ipv4Addr::from(some_v4(random)).into()
+    } else {
+        Ipv6Addr::from(some_v6(random)).into()
+    }
+}
+
+fn some_prefix(random: &mut Random) -> IpNet {
+    let address = some_address(random);
+    let width = if address.is_ipv4() { 32 } else { 128 };
+    let host_bits = match random.below(100) {
+        0..60 => 0,
+        60..90 => random.below(10),
+        90..97 => random.below(width / 2 + 2),
+        _ => random.below(width + 1),
+    };
+    let length = u8::try_from(width - host_bits).unwrap_or(u8::MAX);
+    IpNet::new(address, length).map_or_else(|_| address.into(), |net| net.trunc())
+}
+
+/// How many there are of something: none, one, some, many.
+fn some_number(random: &mut Random, most: usize) -> usize {
+    let number = match random.below(100) {
+        0..15 => 0,
+        15..45 => 1,
+        45..80 => 2 + random.below(7),
+        80..94 => 9 + random.below(56),
+        _ => random.below(most + 1),
+    };
+    number.min(most)
+}
+
+fn some_prefixes(random: &mut Random, most: usize) -> Vec<IpNet> {
+    let number = some_number(random, most);
+    if number <= 64 {
+        return (0..number).map(|_| some_prefix(random)).collect();
+    }
+    // Far apart, so that they are not merged to a few, and mostly of one family: a search of
+    // many steps.
+    let mostly = if random.percent(50) { 97 } else { 3 };
+    (0..number)
+        .map(|_| match random.percent(mostly) {
+            true => Ipv4Addr::from_bits(random.wide()).into_net(),
+            false => Ipv6Addr::from_bits(random.double()).into_net(),
+        })
+        .collect()
+}
+
+fn some_mac(random: &mut Random, last: u8) -> MacAddr {
+    MacAddr::new([2, 0, random.byte(), 0, 3, last])
+}
+
+impl Scenario {
+    /// A scenario by chance.
+    pub fn some(random: &mut Random) -> Self {
+        // The settings bound both kinds of address together.
+        let mut addresses = some_prefixes(random, MAX_PREFIXES / 2);
+        if random.percent(90) {
+            addresses.push(Ipv4Addr::from(some_v4(random)).into_net());
+            addresses.push(Ipv6Addr::from(some_v6(random)).into_net());
+        }
+        let relay_addresses = some_prefixes(random, MAX_PREFIXES / 2 - 2);
+        let mut hosts = addresses.clone();
+        hosts.extend(&relay_addresses);
+        let near_host = |random: &mut Random| {
+            let address = some_address(random);
+            random.pick(&hosts).map_or(address, |net| net.addr())
+        };
+        let listeners = (0..some_number(random, MAX_LISTENERS))
+            .map(|_| match random.percent(30) {
+                true => Listener::Port(some_port(random)),
+                false => Listener::Endpoint(Endpoint::new(near_host(random), some_port(random))),
+            })
+            .collect();
+        let relays = match random.below(100) {
+            0..8 => 0,
+            8..48 => 1 + random.below(8),
+            48..75 => 100 + random.below(2000),
+            75..96 => 8000 + random.below(12_000),
+            _ => MAX_ENDPOINTS,
+        };
+        let relays = (0..relays)
+            .map(|_| {
+                let address = match random.percent(2) {
+                    true => near_host(random),
+                    false => some_address(random),
+                };
+                Endpoint::new(address, some_port(random))
+            })
+            .collect();
+        Self {
+            mode: match random.percent(10) {
+                true => Mode::Audit,
+                false => Mode::Enforce,
+            },
+            mark: match random.percent(50) {
+                true => Dscp::AF11,
+                // 0 is no mark: the settings refuse it.
+                false => Dscp::of(random.byte().max(4)),
+            },
+            at_uplink: match random.percent(15) {
+                true => AtUplink::Strip,
+                false => AtUplink::Keep,
+            },
+            steer: random.percent(75),
+            exit_protocols: match random.below(4) {
+                0 => ExitProtocols::TcpUdp,
+                1 => ExitProtocols::All,
+                _ => ExitProtocols::Tcp,
+            },
+            addresses,
+            relay_addresses,
+            resolvers: some_prefixes(random, MAX_RESOLVERS),
+            exempt: some_prefixes(random, MAX_PREFIXES),
+            listeners,
+            relays,
+            host_mac: random.percent(40).then(|| some_mac(random, 9)),
+            incoming: random.percent(80).then(|| IncomingLink {
+                port: match random.percent(20) {
+                    true => Role::Uplink,
+                    false => Role::Incoming,
+                },
+                own: some_mac(random, 1),
+                next_hop: some_mac(random, 2),
+            }),
+            longest: random.one_of([1514, 9014, 9014, 16_000]),
+            hand_over: PerRole::from_fn(|_| random.percent(20)),
+        }
+    }
+
+    /// Rules and relay set as the engines get them.
+    ///
+    /// # Errors
+    /// A relay set that cannot be built.
+    pub fn snapshot(&self) -> Result<Snapshot, LabError> {
+        let rules = Rules {
+            addresses: PrefixSet::new(self.addresses.iter().copied()),
+            relay_addresses: PrefixSet::new(self.relay_addresses.iter().copied()),
+            listeners: self.listeners.iter().copied().collect(),
+            resolvers: PrefixSet::new(self.resolvers.iter().copied()),
+            exempt: PrefixSet::new(self.exempt.iter().copied()),
+            exit_protocols: self.exit_protocols,
+            actions: Actions::new(Intent {
+                mode: self.mode,
+                mark: self.mark,
+                at_uplink: self.at_uplink,
+                steer: self.steer,
+            }),
+        };
+        let relays = EndpointSet::new(self.relays.iter().copied())
+            .map_err(|error| LabError(error.to_string()))?;
+        Ok(Snapshot::new(1, Arc::new(rules), relays))
+    }
+
+    /// Tells an engine's links what else there is to know.
+    pub(super) fn configure(&self, links: &Links) {
+        let spill = Spill {
+            patience: Duration::from_secs(1),
+            credit: 64,
+            hard_credit: 128,
+        };
+        links.hand_over(self.hand_over, spill);
+        links.allow_redirects(PerRole::from_fn(|_| true), self.longest);
+    }
+}
+
+/// A single address as a prefix.
+trait IntoNet {
+    fn into_net(self) -> IpNet;
+}
+
+impl<A: Into<IpAddr>> IntoNet for A {
+    fn into_net(self) -> IpNet {
+        IpNet::from(self.into())
+    }
+}
+
+fn list<T: Display>(items: &[T]) -> String {
+    let texts: Vec<_> = items.iter().map(T::to_string).collect();
+    texts.join(",")
+}
+
+fn optional(item: Option<impl Display>) -> String {
+    item.map_or_else(|| "none".to_owned(), |item| item.to_string())
+}
+
+impl Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listeners: Vec<_> = self
+            .listeners
+            .iter()
+            .map(|listener| match listener {
+                Listener::Port(port) => port.to_string(),
+                Listener::Endpoint(endpoint) => endpoint.to_string(),
+            })
+            .collect();
+        let handed: Vec<_> = self.hand_over.iter().filter(|(_, all)| **all).collect();
+        let handed: Vec<_> = handed.into_iter().map(|(role, _)| role).collect();
+        let incoming = self
+            .incoming
+            .map(|link| format!("{},{},{}", link.port, link.own, link.next_hop));
+        write!(
+            f,
+            "mode={:?} mark={} at_uplink={:?} steer={} protocols={:?} addresses={} \
+             relay_addresses={} resolvers={} exempt={} listeners={} relays={} host_mac={} \
+             incoming={} longest={} hand_over={}",
+            self.mode,
+            self.mark.bits(),
+            self.at_uplink,
+            self.steer,
+            self.exit_protocols,
+            list(&self.addresses),
+            list(&self.relay_addresses),
+            list(&self.resolvers),
+            list(&self.exempt),
+            listeners.join(","),
+            list(&self.relays),
+            optional(self.host_mac),
+            optional(incoming),
+            self.longest,
+            list(&handed),
+        )
+    }
+}
+
+fn wrong(text: &str) -> LabError {
+    LabError(format!("`{text}` is no part of a scenario"))
+}
+
+fn read<T: FromStr>(text: &str) -> Result<T, LabError> {
+    text.parse().map_err(|_| wrong(text))
+}
+
+fn read_list<T: FromStr>(text: &str) -> Result<Vec<T>, LabError> {
+    let items = text.split(',').filter(|item| !item.is_empty());
+    items.map(read).collect()
+}
+
+/// The one that is written like this.
+fn read_variant<T: Copy + fmt::Debug>(text: &str, variants: &[T]) -> Result<T, LabError> {
+    let is_it = |variant: &&T| format!("{variant:?}") == text;
+    variants.iter().find(is_it).copied().ok_or(wrong(text))
+}
+
+pub(super) fn read_role(text: &str) -> Result<Role, LabError> {
+    let mut roles = Role::ALL.into_iter();
+    roles.find(|role| role.name() == text).ok_or(wrong(text))
+}
+
+fn read_listener(text: &str) -> Result<Listener, LabError> {
+    text.parse()
+        .map(Listener::Port)
+        .or_else(|_| read(text).map(Listener::Endpoint))
+}
+
+impl FromStr for Scenario {
+    type Err = LabError;
+
+    fn from_str(text: &str) -> Result<Self, LabError> {
+        let mut fields = text.split(' ').map(|field| field.split_once('='));
+        let mut next = |key: &str| match fields.next().flatten() {
+            Some((found, value)) if found == key => Ok(value),
+            _ => Err(LabError(format!(
+                "the scenario has no {key} where it should"
+            ))),
+        };
+        Ok(Self {
+            mode: read_variant(next("mode")?, &[Mode::Enforce, Mode::Audit])?,
+            mark: Dscp::new(read(next("mark")?)?).map_err(|error| LabError(error.to_string()))?,
+            at_uplink: read_variant(next("at_uplink")?, &[AtUplink::Keep, AtUplink::Strip])?,
+            steer: read(next("steer")?)?,
+            exit_protocols: read_variant(
+                next("protocols")?,
+                &[
+                    ExitProtocols::Tcp,
+                    ExitProtocols::TcpUdp,
+                    ExitProtocols::All,
+                ],
+            )?,
+            addresses: read_list(next("addresses")?)?,
+            relay_addresses: read_list(next("relay_addresses")?)?,
+            resolvers: read_list(next("resolvers")?)?,
+            exempt: read_list(next("exempt")?)?,
+            listeners: (next("listeners")?.split(','))
+                .filter(|item| !item.is_empty())
+                .map(read_listener)
+                .collect::<Result<_, _>>()?,
+            relays: read_list(next("relays")?)?,
+            host_mac: match next("host_mac")? {
+                "none" => None,
+                mac => Some(read(mac)?),
+            },
+            incoming: match next("incoming")? {
+                "none" => None,
+                link => match *link.split(',').collect::<Vec<_>>() {
+                    [port, own, next_hop] => Some(IncomingLink {
+                        port: read_role(port)?,
+                        own: read(own)?,
+                        next_hop: read(next_hop)?,
+                    }),
+                    _ => return Err(wrong(link)),
+                },
+            },
+            longest: read(next("longest")?)?,
+            hand_over: {
+                let mut all = PerRole::default();
+                for name in next("hand_over")?
+                    .split(',')
+                    .filter(|name| !name.is_empty())
+                {
+                    all[read_role(name)?] = true;
+                }
+                all
+            },
+        })
+    }
+}

@@ -1,0 +1,244 @@
+//! The kernel's engine on the way to the host, and what it learns on the way out.
+
+use crate::rig::{Rig, in_namespace};
+use exitmark::datapath::{Counter, DropReason, PerRole, Role};
+use exitmark::lab::differential::Scenario;
+use exitmark::lab::frames::{FROM, Frame, TO, extension, tcp};
+use exitmark::packet::MacAddr;
+use exitmark::policy::Class;
+
+const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
+const NEXT_HOP: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 2]);
+const BROADCAST: MacAddr = MacAddr::new([0xff; 6]);
+const HOST4: &str = "192.0.2.10:40000";
+const HOST6: &str = "[2001:db8:1::10]:40000";
+const OR4: &str = "192.0.2.11:9001";
+const WEB4: &str = "198.51.100.7:443";
+const WEB6: &str = "[2001:db8:51::7]:443";
+const RELAY4: &str = "198.18.0.1:9001";
+
+/// A host with addresses of both kinds and a way out for relay traffic.
+fn rig(host: Option<MacAddr>, port: Role) -> Rig {
+    let scenario: Scenario = format!(
+        "mode=Enforce mark=10 at_uplink=Keep steer=true protocols=Tcp \
+         addresses=192.0.2.10/32,2001:db8:1::10/128 relay_addresses=192.0.2.11/32 resolvers= \
+         exempt= listeners= relays={RELAY4} host_mac=none \
+         incoming={port},{OWN},{NEXT_HOP} longest=9014 hand_over="
+    )
+    .parse()
+    .unwrap();
+    Rig::new(&scenario.snapshot().unwrap(), host, scenario.incoming)
+}
+
+/// A frame that a router on `incoming` sends to the box's MAC address.
+fn to_box(frame: Frame) -> Frame {
+    frame.macs(OWN, NEXT_HOP)
+}
+
+/// Frames for the host, with a name.
+fn for_host() -> Vec<(&'static str, Frame)> {
+    vec![
+        ("IPv4", to_box(tcp(WEB4, HOST4))),
+        ("IPv6", to_box(tcp(WEB6, HOST6))),
+        ("the relay address", to_box(tcp(RELAY4, OR4))),
+        (
+            "four tags",
+            (0..4).fold(to_box(tcp(WEB4, HOST4)), |frame, _| frame.tag(0x8100, 7)),
+        ),
+        (
+            "a later fragment",
+            to_box(tcp(WEB4, HOST4).fragment(7, 100, false)),
+        ),
+        (
+            "extension headers",
+            to_box(tcp(WEB6, HOST6).extensions(&[extension::DESTINATION; 3])),
+        ),
+        ("jumbo", to_box(tcp(WEB4, HOST4).payload(8000))),
+        (
+            "longer than a port takes",
+            to_box(tcp(WEB4, HOST4).payload(9500)),
+        ),
+        ("cut ports", to_box(tcp(WEB4, HOST4).payload(1))),
+        ("marked", to_box(tcp(WEB4, HOST4).tos(0x28))),
+    ]
+}
+
+/// Frames that are nobody's but the stack's, with a name.
+fn for_stack() -> Vec<(&'static str, Vec<u8>)> {
+    let mut arp = to_box(tcp(WEB4, HOST4)).build();
+    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    let mut version = to_box(tcp(WEB4, HOST4)).build();
+    version[14] = 0x65;
+    let mut cut = to_box(tcp(WEB4, HOST4)).build();
+    cut.truncate(33);
+    let five_tags = (0..5).fold(to_box(tcp(WEB4, HOST4)), |frame, _| frame.tag(0x8100, 7));
+    vec![
+        (
+            "another MAC address",
+            tcp(WEB4, HOST4).macs(TO, NEXT_HOP).build(),
+        ),
+        (
+            "broadcast",
+            tcp(WEB4, HOST4).macs(BROADCAST, NEXT_HOP).build(),
+        ),
+        (
+            "another IPv4 address",
+            to_box(tcp(WEB4, "192.0.2.9:40000")).build(),
+        ),
+        (
+            "another IPv6 address",
+            to_box(tcp(WEB6, "[2001:db8:1::11]:40000")).build(),
+        ),
+        ("arp", arp),
+        ("wrong version", version),
+        ("cut header", cut),
+        ("five tags", five_tags.build()),
+    ]
+}
+
+#[test]
+fn incoming_gives_the_host_what_is_sent_to_the_box_for_it() {
+    in_namespace(|| {
+        let mut rig = rig(Some(FROM), Role::Incoming);
+        for (name, frame) in for_host() {
+            let (ran, counted) = rig.run(Role::Incoming, &frame.build());
+            assert!(ran.redirected, "{name}");
+            assert!(ran.frame == frame.macs(FROM, NEXT_HOP).build(), "{name}");
+            counted.assert_forwarded(Role::Incoming, Role::Host, name);
+            assert_eq!(counted.to_stack(Role::Incoming), 0, "{name}");
+        }
+        for (name, frame) in for_stack() {
+            let (ran, counted) = rig.run(Role::Incoming, &frame);
+            assert!(ran.passed && ran.frame == frame, "{name}");
+            assert_eq!(counted.to_stack(Role::Incoming), 1, "{name}");
+            assert_eq!(counted.of(Counter::Received(Role::Incoming)), 0, "{name}");
+        }
+    });
+}
+
+#[test]
+fn uplink_crosses_untouched() {
+    in_namespace(|| {
+        let mut rig = rig(Some(FROM), Role::Incoming);
+        let built = for_host()
+            .into_iter()
+            .map(|(name, frame)| (name, frame.build()));
+        for (name, frame) in built.chain(for_stack()) {
+            let (ran, counted) = rig.run(Role::Uplink, &frame);
+            assert!(ran.redirected && ran.frame == frame, "{name}");
+            counted.assert_forwarded(Role::Uplink, Role::Host, name);
+        }
+    });
+}
+
+#[test]
+fn one_nic_can_be_uplink_and_incoming() {
+    in_namespace(|| {
+        let mut rig = rig(Some(FROM), Role::Uplink);
+        for (name, frame) in for_host() {
+            let (ran, counted) = rig.run(Role::Uplink, &frame.build());
+            assert!(ran.frame == frame.macs(FROM, NEXT_HOP).build(), "{name}");
+            counted.assert_forwarded(Role::Uplink, Role::Host, name);
+        }
+        for (name, frame) in for_stack() {
+            let (ran, counted) = rig.run(Role::Uplink, &frame);
+            assert!(ran.redirected && ran.frame == frame, "{name}");
+            counted.assert_forwarded(Role::Uplink, Role::Host, name);
+        }
+        let relay = tcp(HOST4, RELAY4);
+        let (ran, counted) = rig.run(Role::Host, &relay.build());
+        assert!(ran.frame == relay.macs(NEXT_HOP, OWN).build());
+        counted.assert_forwarded(Role::Host, Role::Uplink, "relay");
+        assert_eq!(counted.of(Counter::Class(Class::Relay)), 1);
+    });
+}
+
+#[test]
+fn the_host_is_learnt_from_its_own_frames_and_from_no_others() {
+    in_namespace(|| {
+        let mut rig = rig(None, Role::Incoming);
+        let inbound = to_box(tcp(WEB4, HOST4));
+        let dropped = |rig: &mut Rig, why: &str| {
+            let (ran, counted) = rig.run(Role::Incoming, &inbound.build());
+            assert!(!ran.redirected && !ran.passed, "{why}");
+            let unknown = Counter::Dropped(DropReason::HostMacUnknown);
+            assert_eq!(counted.of(unknown), 1, "{why}");
+            assert_eq!(rig.links.host(), None, "{why}");
+        };
+        dropped(&mut rig, "nothing was sent");
+        let mut arp = tcp(HOST4, WEB4).build();
+        arp[12..14].copy_from_slice(&[0x08, 0x06]);
+        let multicast = MacAddr::new([3, 0, 0, 0, 0, 1]);
+        for (why, frame) in [
+            ("not IP", arp),
+            ("foreign", tcp("192.0.2.12:1", WEB4).build()),
+            ("malformed", tcp(HOST4, WEB4).payload(0).build()),
+            ("multicast", tcp(HOST4, WEB4).macs(TO, multicast).build()),
+            (
+                "none",
+                tcp(HOST4, WEB4).macs(TO, MacAddr::new([0; 6])).build(),
+            ),
+            (
+                "foreign fragment",
+                tcp("192.0.2.12:1", WEB4).fragment(7, 0, true).build(),
+            ),
+        ] {
+            rig.run(Role::Host, &frame);
+            dropped(&mut rig, why);
+        }
+        for (why, from, source) in [
+            ("learnt", FROM, HOST4),
+            ("learnt anew", MacAddr::new([2, 0, 0, 0, 1, 7]), OR4),
+        ] {
+            rig.run(Role::Host, &tcp(source, WEB4).macs(TO, from).build());
+            assert_eq!(rig.links.host(), Some(from), "{why}");
+            let (ran, _) = rig.run(Role::Incoming, &inbound.build());
+            assert!(
+                ran.frame == inbound.clone().macs(from, NEXT_HOP).build(),
+                "{why}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_configured_host_is_not_learnt() {
+    in_namespace(|| {
+        let mut rig = rig(Some(FROM), Role::Incoming);
+        let other = MacAddr::new([2, 0, 0, 0, 1, 7]);
+        rig.run(Role::Host, &tcp(HOST4, WEB4).macs(TO, other).build());
+        assert_eq!(rig.links.host(), Some(FROM));
+    });
+}
+
+#[test]
+fn where_there_is_no_way_out_frames_are_dropped_and_counted() {
+    in_namespace(|| {
+        let mut rig = rig(Some(FROM), Role::Incoming);
+        let outbound = tcp(HOST4, WEB4).build();
+        let inbound = to_box(tcp(WEB4, HOST4)).build();
+        let nowhere = |rig: &mut Rig, why: &str| {
+            for (role, frame) in [
+                (Role::Host, &outbound),
+                (Role::Uplink, &inbound),
+                (Role::Incoming, &inbound),
+            ] {
+                let (ran, counted) = rig.run(role, frame);
+                assert!(!ran.redirected && !ran.passed, "{why}: {role}");
+                assert_eq!(
+                    counted.of(Counter::Dropped(DropReason::NoEgress)),
+                    1,
+                    "{why}"
+                );
+                assert_eq!(counted.of(Counter::Received(role)), 1, "{why}");
+            }
+        };
+        rig.links.allow_redirects(PerRole::from_fn(|_| false), 9014);
+        nowhere(&mut rig, "no port takes redirected frames");
+        rig.links.allow_redirects(PerRole::from_fn(|_| true), 9014);
+        for role in Role::ALL {
+            rig.kernel.set_port(role, None).unwrap();
+        }
+        nowhere(&mut rig, "there is no NIC");
+    });
+}

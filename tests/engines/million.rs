@@ -1,0 +1,72 @@
+//! Millions of made-up frames through both engines.
+
+use exitmark::datapath::Counter;
+use exitmark::lab::differential::{Plan, run, store};
+use exitmark::lab::is_root;
+use exitmark::packet::Malformed;
+use exitmark::policy::Class;
+use std::io::Write;
+use std::path::Path;
+
+const COUNTER_EXAMPLES: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/engines/counterexamples.txt"
+);
+
+/// A number from the environment.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Ten million of them; FRAMES and SEED say otherwise. `make fuzz-engines` tries more.
+#[test]
+fn both_engines_agree_about_every_frame() {
+    if !is_root() {
+        return;
+    }
+    let threads = std::thread::available_parallelism().map_or(1, |number| number.get() as u64);
+    let plan = Plan {
+        seed: number("SEED").unwrap_or(1),
+        frames: number("FRAMES").unwrap_or(10_000_000),
+        threads,
+    };
+    let start = std::time::Instant::now();
+    let outcome = run(plan).unwrap();
+    // Not by a print macro: what a passing test prints is swallowed.
+    let _ = writeln!(
+        std::io::stderr(),
+        "SEED={} frames={} differences={} seconds={}: {}",
+        plan.seed,
+        outcome.frames,
+        outcome.differences.len(),
+        start.elapsed().as_secs(),
+        outcome.tally,
+    );
+    store(&outcome, Path::new(COUNTER_EXAMPLES)).unwrap();
+    assert!(
+        outcome.differences.is_empty(),
+        "SEED={}: {:#?}",
+        plan.seed,
+        outcome
+            .differences
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    );
+    // No rule is left out by the way in which frames are made up.
+    let enough = outcome.frames / 10_000;
+    // Those two need extension headers, which the kernel does not read.
+    let unread = [Malformed::ShortExtension, Malformed::TooManyExtensions];
+    let seen = (Class::ALL.into_iter().map(Counter::Class))
+        .chain([Counter::Marked, Counter::Cleared, Counter::Disagreement])
+        .chain([Counter::NoUserSpace])
+        .chain(
+            (Malformed::ALL.into_iter())
+                .filter(|reason| !unread.contains(reason))
+                .map(Counter::Malformed),
+        );
+    for counter in seen {
+        let count = outcome.tally.of(counter);
+        assert!(count > enough, "only {count} of {counter}");
+    }
+}

@@ -1,0 +1,237 @@
+//! Whether a difference of one bit would be found: bits are flipped on purpose, in what one of
+//! the engines is told.
+
+use crate::rig::in_namespace;
+use exitmark::lab::LabError;
+use exitmark::lab::differential::{Plant, Scenario, Session};
+use exitmark::policy::{AtUplink, Endpoint, Listener, Snapshot, image};
+use ipnet::IpNet;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// A minute's worth for one thread, and more than any plant has needed.
+const FRAMES: u64 = 5_000_000;
+
+// Where things are in an image, in bytes: `struct exitmark_policy` in bpf/exitmark.h.
+const MARK: usize = 8;
+const EXIT_PROTOCOLS: usize = 9;
+const BOTH_KINDS: usize = 10;
+const ACTIONS: usize = 16;
+const ADDRESSES: usize = 40;
+const RELAY_ADDRESSES: usize = 56;
+const RESOLVERS: usize = 72;
+const EXEMPT: usize = 88;
+const RELAYS: usize = 104;
+const LISTENERS: usize = 184;
+const LISTENS: usize = 264;
+const LISTENS_EVERYWHERE: usize = LISTENS + 8192;
+const RANGES_BYTES: usize = 8;
+const TABLE_BYTES: usize = 40;
+
+/// What is flipped in the kernel's image.
+#[derive(Clone, Copy, Debug)]
+enum Flip {
+    /// This bit of this byte.
+    Bit(usize, u8),
+    /// The lowest bit of the last address in the first range of the set at this byte; the
+    /// number is how many bytes a range has behind its last bytes' end.
+    LastAddress(usize, usize),
+    /// The lowest bit of a port in the table at this byte, whose slots have so many words.
+    SlotPort(usize, usize),
+    /// A bit in the filter of the table at this byte.
+    Filter(usize),
+    /// The bit of the first listener's port.
+    Listens(usize),
+}
+
+fn number(image: &[u8], at: usize) -> usize {
+    let bytes: [u8; 4] = image[at..at + 4].try_into().unwrap();
+    u32::from_ne_bytes(bytes) as usize
+}
+
+fn word(image: &[u8], index: usize) -> u64 {
+    u64::from_ne_bytes(image[index * 8..index * 8 + 8].try_into().unwrap())
+}
+
+fn flip_word(image: &mut [u8], index: usize, bits: u64) {
+    let flipped = word(image, index) ^ bits;
+    image[index * 8..index * 8 + 8].copy_from_slice(&flipped.to_ne_bytes());
+}
+
+impl Flip {
+    /// Flips it; where a scenario has no such thing, nothing.
+    fn apply(self, scenario: &Scenario, image: &mut [u8]) {
+        match self {
+            Self::Bit(at, bits) => image[at] ^= bits,
+            Self::LastAddress(set, words) => {
+                let (at, count) = (number(image, set), number(image, set + 4));
+                if count > 0 {
+                    flip_word(image, at + words - 1, 1);
+                }
+            }
+            Self::SlotPort(table, words) => {
+                let (mask, slots) = (number(image, table + 28), number(image, table + 36));
+                let mut ports = (0..=mask).map(|slot| slots + slot * words + words - 1);
+                if let Some(taken) = ports.find(|&at| word(image, at) != 0) {
+                    flip_word(image, taken, 1);
+                }
+            }
+            Self::Filter(table) => {
+                let (filter, slots) = (number(image, table + 32), number(image, table + 36));
+                if let Some(at) = (filter..slots).find(|&at| word(image, at) != 0) {
+                    let lowest = word(image, at) & word(image, at).wrapping_neg();
+                    flip_word(image, at, lowest);
+                }
+            }
+            Self::Listens(bits) => {
+                if let Some(listener) = scenario.listeners.first() {
+                    let port = match listener {
+                        Listener::Port(port) => *port,
+                        Listener::Endpoint(endpoint) => endpoint.port,
+                    };
+                    flip_word(image, bits / 8 + usize::from(port / 64), 1 << (port % 64));
+                }
+            }
+        }
+    }
+}
+
+/// Runs until the plant is found, and says how long that took.
+fn find(name: &str, plant: Plant<'_>) {
+    let start = Instant::now();
+    let session = Session::new(7).unwrap();
+    let outcome = session.run(FRAMES, Some(plant)).unwrap();
+    let took = start.elapsed();
+    assert_eq!(outcome.differences.len(), 1, "{name} was not found");
+    assert!(took < Duration::from_secs(60), "{name}: {took:?}");
+    let _ = writeln!(
+        std::io::stderr(),
+        "{name}: found after {} frames, {took:.1?}: {}",
+        outcome.frames,
+        outcome.differences[0].difference
+    );
+}
+
+/// One bit in the kernel's engine.
+#[test]
+fn a_bit_in_the_kernel_is_found() {
+    use exitmark::policy::Rule;
+    let action = |rule: Rule, bits| Flip::Bit(ACTIONS + rule as usize, bits);
+    let v6 = RANGES_BYTES;
+    let plants = [
+        ("a bit of the mark", Flip::Bit(MARK, 4)),
+        ("exit protocols", Flip::Bit(EXIT_PROTOCOLS, 1)),
+        ("both kinds of address", Flip::Bit(BOTH_KINDS, 1)),
+        ("relays are not steered", action(Rule::ToListedRelay, 1)),
+        ("exit frames are not marked", action(Rule::ExitProtocol, 2)),
+        ("replies keep the mark", action(Rule::FromListener, 4)),
+        ("malformed frames are steered", action(Rule::BadLength, 1)),
+        ("odd frames keep the mark", action(Rule::NoUserSpace, 4)),
+        ("an IPv4 address range", Flip::LastAddress(ADDRESSES, 1)),
+        (
+            "an IPv6 address range",
+            Flip::LastAddress(ADDRESSES + v6, 4),
+        ),
+        (
+            "a relay address range",
+            Flip::LastAddress(RELAY_ADDRESSES, 1),
+        ),
+        ("a resolver range", Flip::LastAddress(RESOLVERS + v6, 4)),
+        ("an exempt range", Flip::LastAddress(EXEMPT, 1)),
+        ("the number of exempt ranges", Flip::Bit(EXEMPT + 4, 1)),
+        ("a relay's port, IPv4", Flip::SlotPort(RELAYS, 1)),
+        (
+            "a relay's port, IPv6",
+            Flip::SlotPort(RELAYS + TABLE_BYTES, 3),
+        ),
+        ("a bit of the relays' filter", Flip::Filter(RELAYS)),
+        ("a multiplier", Flip::Bit(RELAYS + 3, 8)),
+        (
+            "a multiplier of IPv6",
+            Flip::Bit(RELAYS + TABLE_BYTES + 8, 4),
+        ),
+        ("the shift", Flip::Bit(RELAYS + 24, 1)),
+        ("the mask", Flip::Bit(RELAYS + 28, 1)),
+        ("a listener's port", Flip::SlotPort(LISTENERS, 1)),
+        ("whether anybody listens", Flip::Listens(LISTENS)),
+        ("whether all listen", Flip::Listens(LISTENS_EVERYWHERE)),
+    ];
+    in_namespace(move || {
+        for (name, flip) in plants {
+            find(name, &|scenario| {
+                let snapshot = scenario.snapshot()?;
+                let mut image = image(&snapshot).map_err(|error| LabError(error.to_string()))?;
+                flip.apply(scenario, &mut image);
+                Ok((snapshot, image))
+            });
+        }
+    });
+}
+
+/// One bit in the Rust engine.
+#[test]
+fn a_bit_in_rust_is_found() {
+    fn one_bit_longer(nets: &mut [IpNet]) {
+        if let Some(net) = nets.first_mut() {
+            let longer = (net.prefix_len() + 1).min(net.max_prefix_len());
+            let shorter = net.prefix_len().saturating_sub(1);
+            let length = if longer == net.prefix_len() {
+                shorter
+            } else {
+                longer
+            };
+            *net = IpNet::new(net.addr(), length).unwrap().trunc();
+        }
+    }
+    fn another_port(endpoint: &mut Endpoint) {
+        // Never 0: no relay listens there.
+        endpoint.port = if endpoint.port == 1 {
+            3
+        } else {
+            endpoint.port ^ 1
+        };
+    }
+    type Change = fn(&mut Scenario);
+    let plants: [(&str, Change); 9] = [
+        ("the mark", |it| {
+            let other = u64::from(it.mark.bits() ^ 1);
+            it.mark = exitmark::packet::Dscp::new(other.max(1)).unwrap();
+        }),
+        ("an address prefix", |it| one_bit_longer(&mut it.addresses)),
+        ("a relay address prefix", |it| {
+            one_bit_longer(&mut it.relay_addresses)
+        }),
+        ("a resolver's prefix", |it| {
+            one_bit_longer(&mut it.resolvers)
+        }),
+        ("an exempt prefix", |it| one_bit_longer(&mut it.exempt)),
+        ("a relay's port", |it| {
+            it.relays.iter_mut().take(1).for_each(another_port)
+        }),
+        ("a listener's port", |it| match it.listeners.first_mut() {
+            Some(Listener::Port(port)) => *port ^= 1,
+            Some(Listener::Endpoint(endpoint)) => another_port(endpoint),
+            None => {}
+        }),
+        ("the uplink shows the mark", |it| {
+            it.at_uplink = match it.at_uplink {
+                AtUplink::Keep => AtUplink::Strip,
+                AtUplink::Strip => AtUplink::Keep,
+            };
+        }),
+        ("relay frames are steered", |it| it.steer = !it.steer),
+    ];
+    in_namespace(move || {
+        for (name, change) in plants {
+            find(name, &|scenario| {
+                let told =
+                    |scenario: &Scenario| -> Result<Snapshot, LabError> { scenario.snapshot() };
+                let right = told(scenario)?;
+                let image = image(&right).map_err(|error| LabError(error.to_string()))?;
+                let mut changed = scenario.clone();
+                change(&mut changed);
+                Ok((told(&changed)?, image))
+            });
+        }
+    });
+}

@@ -1,0 +1,82 @@
+//! The kernel's engine alone, with what a test expects of it.
+
+use exitmark::datapath::{Counter, IncomingLink, Kernel, KernelCounts, Links, PerRole, Ran, Role};
+use exitmark::lab::{Netns, is_root};
+use exitmark::packet::MacAddr;
+use exitmark::policy::Snapshot;
+
+/// Every namespace's loopback device; nothing is sent to it.
+const LOOPBACK: u32 = 1;
+
+/// Runs a test in a namespace of its own, where this machine has them.
+pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    if is_root() {
+        Netns::new("engines").unwrap().run(test);
+    }
+}
+
+/// The program, loaded and told what there is to know.
+pub(crate) struct Rig {
+    pub(crate) kernel: Kernel,
+    pub(crate) links: Links,
+    counted: KernelCounts,
+}
+
+impl Rig {
+    pub(crate) fn new(
+        snapshot: &Snapshot,
+        host: Option<MacAddr>,
+        incoming: Option<IncomingLink>,
+    ) -> Self {
+        let kernel = Kernel::load().unwrap();
+        for role in Role::ALL {
+            kernel.set_port(role, Some(LOOPBACK)).unwrap();
+        }
+        kernel.publish(snapshot).unwrap();
+        let links = Links::over(kernel.links().unwrap(), host, incoming);
+        links.allow_redirects(PerRole::from_fn(|_| true), 9014);
+        Self {
+            kernel,
+            links,
+            counted: KernelCounts::default(),
+        }
+    }
+
+    /// Sends one frame through the program, and says how often it then counted `counter`.
+    pub(crate) fn run(&mut self, ingress: Role, frame: &[u8]) -> (Ran, Counted) {
+        let ran = self.kernel.run(ingress, frame).unwrap();
+        let after = self.kernel.counts().unwrap();
+        let before = std::mem::replace(&mut self.counted, after.clone());
+        (ran, Counted { before, after })
+    }
+}
+
+/// What one frame added to the counters.
+pub(crate) struct Counted {
+    before: KernelCounts,
+    after: KernelCounts,
+}
+
+impl Counted {
+    pub(crate) fn of(&self, counter: Counter) -> u64 {
+        self.after.tally.of(counter) - self.before.tally.of(counter)
+    }
+
+    pub(crate) fn to_stack(&self, role: Role) -> u64 {
+        self.after.to_stack[role] - self.before.to_stack[role]
+    }
+
+    pub(crate) fn spilled(&self, role: Role) -> u64 {
+        self.after.spilled[role] - self.before.spilled[role]
+    }
+
+    /// Asserts that the frame was received and left by this port, once.
+    #[track_caller]
+    pub(crate) fn assert_forwarded(&self, from: Role, to: Role, what: &str) {
+        for role in Role::ALL {
+            let (received, sent) = (u64::from(role == from), u64::from(role == to));
+            assert_eq!(self.of(Counter::Received(role)), received, "{what}: {role}");
+            assert_eq!(self.of(Counter::Forwarded(role)), sent, "{what}: {role}");
+        }
+    }
+}

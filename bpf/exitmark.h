@@ -168,8 +168,8 @@ struct exitmark_guard {
 	struct exitmark_handed {
 		__u64 sent;
 		__u64 asked; /* when a frame was sent to a worker that had none */
-		__u64 share; /* flows of each 256 that are decided here: behind */
-		__u64 share_changed;
+		__u64 share; /* flows of each 256 that stay here, because the worker was behind */
+		__u64 ease_at; /* when the next of them may go back */
 		__u64 looks;
 		__u64 unused[3];
 	} handed[ROLES];

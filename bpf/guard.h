@@ -7,9 +7,9 @@
  * first frame, less than `patience` ago. So an idle one may sleep.
  *
  * A flow that changes from the worker to this program overtakes its own frames that wait with
- * the worker. So when a worker falls behind, a share of the flows changes over and stays here
- * until there has been room for a while, instead of every frame going where there is room; the
- * way back reorders nothing. Only past the hard credit does every frame stay here.
+ * the worker; the way back reorders nothing. So when a worker falls behind, every flow changes
+ * over once, stays for a while, and goes back little by little as long as the worker keeps up,
+ * instead of every frame going where there is room just then.
  */
 #ifndef EXITMARK_GUARD_H
 #define EXITMARK_GUARD_H
@@ -17,11 +17,10 @@
 #define SHARES 256
 /* Frames that share a look at the clock; a power of two. */
 #define LOOKS_EVERY 16
-/* How long a change of the share gets to show its effect, in ns. */
-#define CUT_PAUSE 1000000
-#define EASE_PAUSE 20000000
-/* What is eased at a time. */
+/* How long all flows stay here, in ns, and how many parts of them go back how often then. */
+#define HOLD 1000000000
 #define EASE_STEP 4
+#define EASE_PAUSE 20000000
 
 struct post {
 	struct exitmark_guard *guard;
@@ -104,23 +103,24 @@ static __always_inline __u64 share_kept(struct xdp_md *ctx, enum exitmark_role r
 		return 0;
 	waiting = under_way(&post, role);
 	share = post.handed->share;
-	if (waiting < links->credit && (!share || waiting >= links->credit / 4))
-		return share;
-	if (++post.handed->looks % LOOKS_EVERY)
-		return share;
+	if (waiting < links->credit) {
+		if (!share || waiting >= links->credit / 4)
+			return share;
+		if (++post.handed->looks % LOOKS_EVERY)
+			return share;
+	}
 
 	now = bpf_ktime_get_ns();
 	if (waiting >= links->credit) {
-		if (now - post.handed->share_changed < CUT_PAUSE)
-			return share;
-		share += (SHARES - share + 3) / 4;
+		share = SHARES;
+		post.handed->ease_at = now + HOLD;
+	} else if (now < post.handed->ease_at) {
+		return share;
 	} else {
-		if (now - post.handed->share_changed < EASE_PAUSE)
-			return share;
 		share -= share < EASE_STEP ? share : EASE_STEP;
+		post.handed->ease_at = now + EASE_PAUSE;
 	}
 	post.handed->share = share;
-	post.handed->share_changed = now;
 	return share;
 }
 

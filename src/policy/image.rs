@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn v6(number: usize) -> IpAddr {
-        Ipv6Addr::from(0x2001_0db8_u128 << 96 | 2 * number as u128).into()
+        Ipv6Addr::from((0x2001_0db8_u128 << 96) + 2 * number as u128).into()
     }
 
     fn prefixes(count: usize) -> PrefixSet {

@@ -1,7 +1,5 @@
-//! From a frame to the few fields that the policy looks at.
+//! The few fields of a frame that the policy looks at.
 
-use super::ethernet::{self, Payload};
-use super::{ipv4, ipv6};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,6 +9,20 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// User Datagram Protocol.
     pub const UDP: u8 = 17;
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+pub(super) const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Whether this next-header value is one that the walk steps over.
+#[inline]
+pub(super) const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS
+    )
 }
 
 /// What a frame turned out to be.
@@ -145,25 +157,6 @@ pub struct Fragment {
     pub first: bool,
 }
 
-/// Reads a frame's headers.
-///
-/// `frame` is the readable part, `frame_bytes` the length of the whole frame: they differ
-/// where a jumbo frame lies in several buffers. No input makes it panic.
-#[inline(always)]
-pub fn parse(frame: &[u8], frame_bytes: usize) -> Headers {
-    match ethernet::payload(frame) {
-        Payload::Ipv4(l3) => match ipv4::read(frame, l3, frame_bytes) {
-            Ok(packet) => Headers::V4(packet),
-            Err(reason) => Headers::Malformed(reason),
-        },
-        Payload::Ipv6(l3) => match ipv6::read(frame, l3, frame_bytes) {
-            Ok(packet) => Headers::V6(packet),
-            Err(reason) => Headers::Malformed(reason),
-        },
-        Payload::Other => Headers::NotIp,
-    }
-}
-
 /// The ports of a packet whose transport header begins at `l4` and which ends at `end`, both
 /// from the frame's start. A later fragment and another protocol have none.
 #[inline(always)]
@@ -188,17 +181,6 @@ pub(super) fn ports(
     })
 }
 
-/// The destination address of an IP packet, if the frame holds that much of one. The rest of
-/// the packet may be anything: to be delivered, a frame need not make sense to us.
-#[inline]
-pub fn destination(frame: &[u8]) -> Option<IpAddr> {
-    match ethernet::payload(frame) {
-        Payload::Ipv4(l3) => ipv4::destination(frame.get(l3..)?),
-        Payload::Ipv6(l3) => ipv6::destination(frame.get(l3..)?),
-        Payload::Other => None,
-    }
-}
-
 impl<A: Address> Packet<A> {
     /// Whether the transport ports are needed to classify this packet and lie in another
     /// fragment: it is a later one of TCP, of UDP, or of an unfinished IPv6 header chain.
@@ -206,6 +188,6 @@ impl<A: Address> Packet<A> {
     pub fn ports_are_elsewhere(&self) -> bool {
         self.fragment.is_some_and(|fragment| !fragment.first)
             && (matches!(self.protocol, protocol::TCP | protocol::UDP)
-                || A::VERSION == Version::V6 && ipv6::is_extension(self.protocol))
+                || A::VERSION == Version::V6 && is_extension(self.protocol))
     }
 }

@@ -1,6 +1,6 @@
 //! The IPv6 header and its extension headers (RFC 8200).
 
-use super::headers::{Fragment, Malformed, Packet, ports};
+use super::headers::{FRAGMENT, Fragment, Malformed, Packet, is_extension, ports};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// How many extension headers are walked; a chain longer than this is malformed to us.
@@ -11,20 +11,6 @@ const PAYLOAD_LENGTH: usize = 4;
 const NEXT_HEADER: usize = 6;
 const SOURCE: usize = 8;
 const DESTINATION: usize = 24;
-
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION_OPTIONS: u8 = 60;
-
-/// Whether this next-header value is one that the walk steps over.
-#[inline]
-pub(super) const fn is_extension(next_header: u8) -> bool {
-    matches!(
-        next_header,
-        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS
-    )
-}
 
 /// Reads the header at `l3` and walks what follows it to the transport header. The arguments
 /// are those of the IPv4 reader.

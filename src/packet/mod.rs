@@ -10,15 +10,15 @@ mod ethernet;
 mod headers;
 mod ipv4;
 mod ipv6;
+mod parse;
 mod rewrite;
 
 pub use checksum::{internet_checksum, ipv4_header_checksum_is_good, replace_word};
 pub use dscp::{Dscp, DscpError, Ecn};
 pub use ethernet::{ETHERNET_HEADER_BYTES, MAX_VLAN_TAGS, MacAddr, MacAddrError};
-pub use headers::{
-    Address, Fragment, Headers, Malformed, Packet, Ports, Version, destination, parse, protocol,
-};
+pub use headers::{Address, Fragment, Headers, Malformed, Packet, Ports, Version, protocol};
 pub use ipv6::MAX_EXTENSION_HEADERS;
+pub use parse::{destination, parse};
 pub use rewrite::{set_destination_mac, set_dscp, set_macs};
 
 /// Two bytes at `offset`, in network order, if they are there.

@@ -1,0 +1,291 @@
+//! Each part of the file, held against what it may be.
+
+use super::{
+    Datapath, Inbound, Incoming, OnStop, Pin, Ports, RelaySources, SettingsError, ZeroCopy, raw,
+    value,
+};
+use crate::packet::Dscp;
+use crate::policy::{Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES};
+use ipnet::IpNet;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::Path;
+use std::str::FromStr;
+
+/// A NIC's name has at most 15 bytes (IFNAMSIZ with its NUL).
+const MAX_INTERFACE_NAME: usize = 15;
+const RING: std::ops::RangeInclusive<u32> = 64..=32_768;
+const BATCH: std::ops::RangeInclusive<u32> = 1..=256;
+
+pub(super) fn parsed<T: FromStr<Err: Display>>(
+    key: &'static str,
+    text: &str,
+) -> Result<T, SettingsError> {
+    text.parse()
+        .map_err(|reason| value(key, format_args!("\"{text}\""), reason))
+}
+
+pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, SettingsError> {
+    let interface = |key: &'static str, name: &str| {
+        let legal = |c: char| !c.is_whitespace() && c != '/' && c != ':' && c != '\0';
+        if name.is_empty() || name.len() > MAX_INTERFACE_NAME || !name.chars().all(legal) {
+            let reason = "no NIC can have this name: 1 to 15 bytes, without spaces, `/` and `:` \
+                          (`ip link` lists the names)";
+            return Err(value(key, format_args!("\"{name}\""), reason));
+        }
+        Ok(name.to_owned())
+    };
+    let host = interface("ports.host", &raw.host)?;
+    let uplink = interface("ports.uplink", &raw.uplink)?;
+    let quoted = format!("\"{host}\"");
+    if uplink == host {
+        let reason = "is the same NIC as ports.host; a wire has two ends";
+        return Err(value("ports.uplink", quoted, reason));
+    }
+    let incoming = match (&raw.incoming, &steer.next_hop) {
+        (None, None) => None,
+        (Some(name), Some(next_hop)) => {
+            let interface = interface("ports.incoming", name)?;
+            if interface == host {
+                let reason =
+                    "is the same NIC as ports.host; relay traffic would go back to the host";
+                return Err(value("ports.incoming", quoted, reason));
+            }
+            Some(Incoming {
+                interface,
+                next_hop: parsed("steer.next_hop", next_hop)?,
+            })
+        }
+        (Some(name), None) => {
+            return Err(value(
+                "ports.incoming",
+                format_args!("\"{name}\""),
+                "relay traffic needs steer.next_hop, the MAC address of the router on that network",
+            ));
+        }
+        (None, Some(next_hop)) => {
+            return Err(value(
+                "steer.next_hop",
+                format_args!("\"{next_hop}\""),
+                "steering needs ports.incoming; without it relay traffic leaves by the uplink",
+            ));
+        }
+    };
+    Ok(Ports {
+        host,
+        uplink,
+        incoming,
+    })
+}
+
+/// Addresses and prefixes; a bare address is a prefix of its full length.
+pub(super) fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
+    texts
+        .iter()
+        .map(|text| {
+            let net: Option<IpNet> = match text.parse::<IpAddr>() {
+                Ok(address) => Some(address.into()),
+                Err(_) => text.parse().ok(),
+            };
+            let reason = "is neither an address such as 192.0.2.10 or 2001:db8::10 nor a prefix \
+                          such as 192.0.2.0/28";
+            let net = net.ok_or_else(|| value(key, format_args!("\"{text}\""), reason))?;
+            if net.addr() != net.network() {
+                let reason = format!(
+                    "has bits set behind the prefix; did you mean {}?",
+                    net.trunc()
+                );
+                return Err(value(key, format_args!("\"{text}\""), reason));
+            }
+            Ok(net)
+        })
+        .collect()
+}
+
+/// No more of one family than the kernel's program has room for.
+pub(super) fn at_most(
+    limit: usize,
+    key: &'static str,
+    nets: Vec<IpNet>,
+) -> Result<Vec<IpNet>, SettingsError> {
+    let of_v4 = nets
+        .iter()
+        .filter(|net| matches!(net, IpNet::V4(_)))
+        .count();
+    let count = of_v4.max(nets.len() - of_v4);
+    if count > limit {
+        let reason = format!("are more than {limit} of one family; put them into prefixes");
+        return Err(value(key, format_args!("{count} entries"), reason));
+    }
+    Ok(nets)
+}
+
+pub(super) fn host_addresses(
+    addresses: &[IpNet],
+    relay_addresses: &[IpNet],
+) -> Result<(), SettingsError> {
+    if addresses.is_empty() && relay_addresses.is_empty() {
+        let reason = "name the address from which the Tor host reaches the clearnet";
+        return Err(value("host.addresses", "[]", reason));
+    }
+    let both = [
+        ("host.addresses", addresses),
+        ("host.relay_addresses", relay_addresses),
+    ];
+    for (key, nets) in both {
+        for net in nets {
+            let address = net.addr();
+            if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+                return Err(value(
+                    key,
+                    format_args!("\"{net}\""),
+                    "is no address that a host sends from",
+                ));
+            }
+        }
+    }
+    let all = addresses.iter().chain(relay_addresses).copied();
+    at_most(MAX_PREFIXES, "host.addresses", all.collect())?;
+    for net in relay_addresses {
+        let overlap = |other: &&IpNet| other.contains(net) || net.contains(*other);
+        if addresses.iter().any(|other| overlap(&other)) {
+            return Err(value(
+                "host.relay_addresses",
+                format_args!("\"{net}\""),
+                "is in host.addresses too; an address carries Tor traffic only, or it does not",
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn listeners(raw: &[raw::Listener]) -> Result<Box<[Listener]>, SettingsError> {
+    const KEY: &str = "host.listeners";
+    let named = |listener: &&raw::Listener| matches!(listener, raw::Listener::Endpoint(_));
+    let count = raw.iter().filter(named).count();
+    if count > MAX_LISTENERS {
+        let reason = format!(
+            "are more than {MAX_LISTENERS} with an address; a bare port counts on every address"
+        );
+        return Err(value(KEY, format_args!("{count} entries"), reason));
+    }
+    raw.iter()
+        .map(|listener| match listener {
+            raw::Listener::Port(number) => u16::try_from(*number)
+                .ok()
+                .filter(|port| *port != 0)
+                .map(Listener::Port)
+                .ok_or_else(|| value(KEY, number, "is no port: 1 to 65535")),
+            raw::Listener::Endpoint(text) => endpoint(KEY, text).map(Listener::Endpoint),
+        })
+        .collect()
+}
+
+fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, SettingsError> {
+    let endpoint: Option<Endpoint> = text.parse().ok();
+    endpoint
+        .filter(|endpoint| endpoint.port != 0)
+        .ok_or_else(|| {
+            let reason = "is no address with a port, such as 192.0.2.1:9001 or [2001:db8::1]:9001";
+            value(key, format_args!("\"{text}\""), reason)
+        })
+}
+
+pub(super) fn mark(raw: &raw::Mark) -> Result<Dscp, SettingsError> {
+    let dscp = match (&raw.dscp, raw.tos) {
+        (None, None) => Dscp::AF11,
+        (Some(_), Some(tos)) => {
+            let reason = "mark.dscp says the same in another way; keep one of the two";
+            return Err(value("mark.tos", format_args!("{tos:#04x}"), reason));
+        }
+        (Some(raw::Dscp::Name(name)), None) => parsed("mark.dscp", name)?,
+        (Some(raw::Dscp::Number(number)), None) => {
+            let bits = u64::try_from(*number).unwrap_or(u64::MAX);
+            Dscp::new(bits).map_err(|_| {
+                let reason =
+                    "is no DSCP: it has six bits, 0 to 63 (the whole ToS byte goes into mark.tos)";
+                value("mark.dscp", number, reason)
+            })?
+        }
+        (None, Some(tos)) => {
+            let byte = u8::try_from(tos)
+                .map_err(|_| value("mark.tos", tos, "is no byte: 0x04 to 0xfc"))?;
+            Dscp::from_tos(byte)
+                .map_err(|reason| value("mark.tos", format_args!("{tos:#04x}"), reason))?
+        }
+    };
+    if dscp == Dscp::DEFAULT {
+        let reason = "is what unmarked traffic bears; a mark must differ from it";
+        return Err(value("mark.dscp", "0", reason));
+    }
+    Ok(dscp)
+}
+
+pub(super) fn relay_sources(raw: raw::Relays, base: &Path) -> Result<RelaySources, SettingsError> {
+    let extra = raw.extra.iter().map(|text| endpoint("relays.extra", text));
+    Ok(RelaySources {
+        extra: extra.collect::<Result<_, _>>()?,
+        consensus: raw.consensus.iter().map(|path| base.join(path)).collect(),
+    })
+}
+
+pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
+    let within = |key, number: i64, range: &std::ops::RangeInclusive<u32>| {
+        u32::try_from(number)
+            .ok()
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| {
+                let reason = format!("is not within {} to {}", range.start(), range.end());
+                value(key, number, reason)
+            })
+    };
+    let ring = within("datapath.ring", raw.ring, &RING)?;
+    if !ring.is_power_of_two() {
+        let reason = format!("is no power of two; {} is", ring.next_power_of_two());
+        return Err(value("datapath.ring", ring, reason));
+    }
+    // Large batches spread the cost of a system call; they only form under load.
+    let batch = match raw.batch {
+        Some(batch) => within("datapath.batch", batch, &BATCH)?,
+        None => ring.min(*BATCH.end()),
+    };
+    if batch > ring {
+        let reason = format!("is more than datapath.ring = {ring} holds");
+        return Err(value("datapath.batch", batch, reason));
+    }
+    Ok(Datapath {
+        ring,
+        batch,
+        zero_copy: match raw.zero_copy {
+            raw::ZeroCopy::Auto => ZeroCopy::Auto,
+            raw::ZeroCopy::Require => ZeroCopy::Require,
+            raw::ZeroCopy::Off => ZeroCopy::Off,
+        },
+        spill: raw.spill,
+        inbound: match raw.inbound {
+            raw::Inbound::Auto => Inbound::Auto,
+            raw::Inbound::AfXdp => Inbound::AfXdp,
+            raw::Inbound::Xdp => Inbound::Xdp,
+        },
+    })
+}
+
+pub(super) fn pin(raw: raw::Pin) -> Result<Pin, SettingsError> {
+    let directory = raw.directory;
+    // The BPF file system keeps names with a dot for itself.
+    let has_dot = directory.to_string_lossy().contains('.');
+    if !directory.is_absolute() || directory.parent().is_none() || has_dot {
+        return Err(value(
+            "pin.directory",
+            format_args!("\"{}\"", directory.display()),
+            "is no absolute path without dots in a BPF file system, such as /sys/fs/bpf/exitmark",
+        ));
+    }
+    Ok(Pin {
+        directory,
+        on_stop: match raw.on_stop {
+            raw::OnStop::Keep => OnStop::Keep,
+            raw::OnStop::Detach => OnStop::Detach,
+        },
+    })
+}

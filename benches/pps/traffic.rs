@@ -2,12 +2,13 @@
 //!
 //! Knows nothing of forwarders but the next hop that the host shall address.
 
-use crate::common::bpf::{Programs, find_map, find_program};
+use crate::common::bpf::{self, TARGETS};
 use crate::site::{
     BOX_HOST, BOX_UPLINK, FAR_END, HOST_ADDRESS, HOST_MAC, Site, pin_to_generator_cpu,
 };
 use etherparse::PacketBuilder;
 use exitmark::lab::LabError;
+use exitmark::lab::bpf::Programs;
 use exitmark::packet::MacAddr;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -106,14 +107,14 @@ impl Traffic {
         load: Load,
         next_hop: MacAddr,
     ) -> Result<Self, LabError> {
-        let programs = Programs::load(compiled)?;
+        let programs = bpf::load(compiled)?;
         let frames: Vec<_> = (0..FLOWS).map(|flow| frame(flow, load, next_hop)).collect();
         for (flow, frame) in (0_u32..).zip(&frames) {
             let mut slot = [0; HEADER_SLOT_BYTES];
             slot[..HEADER_BYTES].copy_from_slice(&frame[..HEADER_BYTES]);
             programs.store("flows", flow, &slot)?;
         }
-        programs.aim(TARGET_GENERATE, &site.host, FAR_END)?;
+        programs.aim(TARGETS, TARGET_GENERATE, &site.host, FAR_END)?;
         // Before any forwarder starts: it may ask whether its ports take redirected frames, and
         // these do because a program is attached to their other ends.
         programs.attach("count_uplink", &site.uplink, FAR_END)?;
@@ -126,8 +127,7 @@ impl Traffic {
 
     /// Makes the box a wire between the host and the uplink.
     pub(crate) fn attach_wire(&self, site: &Site) -> Result<(), LabError> {
-        self.programs
-            .attach_wire(&site.middle, BOX_HOST, BOX_UPLINK)
+        bpf::attach_wire(&self.programs, &site.middle, BOX_HOST, BOX_UPLINK)
     }
 
     /// Makes the box's own stack receive what the host sends.
@@ -137,7 +137,7 @@ impl Traffic {
 
     /// Starts sending `frames` frames as fast as the box's receive side takes them.
     pub(crate) fn send(&self, site: &Site, frames: u32) -> Result<Sending, LabError> {
-        let (object, frame) = (Arc::clone(&self.programs.object), Arc::clone(&self.frame));
+        let (programs, frame) = (self.programs.clone(), Arc::clone(&self.frame));
         let thread = site.host.spawn("generator", move || {
             pin_to_generator_cpu()?;
             let input = ProgramInput {
@@ -146,7 +146,8 @@ impl Traffic {
                 repeat: frames,
                 ..Default::default()
             };
-            find_program(&object, "generate")?
+            programs
+                .program("generate")?
                 .test_run(input)
                 .map(|_| ())
                 .map_err(|error| LabError(format!("the generator failed: {error}")))
@@ -199,7 +200,9 @@ impl Traffic {
     /// The numbers of a per-CPU map's value, each added up over all CPUs.
     fn sum<const N: usize>(&self, map: &str, key: u32) -> Result<[u64; N], LabError> {
         let mut sums = [0; N];
-        let values = find_map(&self.programs.object, map)?
+        let values = self
+            .programs
+            .map(map)?
             .lookup_percpu(&key.to_ne_bytes(), MapFlags::ANY)
             .map_err(|error| LabError(format!("cannot read the counters {map}: {error}")))?;
         for value in values.iter().flatten() {

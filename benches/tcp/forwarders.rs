@@ -1,6 +1,6 @@
 //! The forwarders that are compared, and how each is started.
 
-use crate::common::bpf::Programs;
+use crate::common::bpf;
 use crate::common::exitmark::{self, Variant};
 use ::exitmark::lab::LabError;
 use ::exitmark::lab::site::{OR_PORT, RELAY_V4, RELAY_V6, Site};
@@ -73,8 +73,8 @@ impl Forwarder {
                 variant.start(&site.middle, &text).map(Running::Exitmark)
             }
             Self::Wire => {
-                let programs = Programs::load(compiled)?;
-                programs.attach_wire(&site.middle, "host0", "uplink0")?;
+                let programs = bpf::load(compiled)?;
+                bpf::attach_wire(&programs, &site.middle, "host0", "uplink0")?;
                 Ok(Running::Wire)
             }
         }

@@ -5,6 +5,7 @@
 //! holds it, so that even a killed process leaves none. It drives `ip` and `ethtool` where an
 //! operator would type them, and must never touch the namespace that it was started in.
 
+pub mod bpf;
 mod capture;
 pub mod cases;
 pub mod consensus;

@@ -1,14 +1,10 @@
 //! The kernel's part: the checking sinks at the far ends, and the generator's program.
 
 use crate::flows::{FLOWS, HEADER_BYTES, SEQUENCES, Sink, flows, place};
+use exitmark::lab::bpf::{self, Programs};
 use exitmark::lab::{LabError, Netns};
-use libbpf_rs::{
-    Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut, Xdp, XdpFlags,
-};
-use std::os::fd::AsFd;
+use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
 
 // Contract with tests/bpf/survive.bpf.c.
 const CHUNK_BYTES: usize = 512 * 8;
@@ -38,27 +34,21 @@ pub(crate) struct Tally {
 /// The programs of one run, loaded.
 #[derive(Clone)]
 pub(crate) struct Sinks {
-    object: Arc<Object>,
+    programs: Programs,
 }
 
 impl Sinks {
     /// Loads the programs from what [`compile`] made.
     pub(crate) fn load(program: &[u8]) -> Result<Self, LabError> {
-        let mut builder = ObjectBuilder::default();
-        let object = builder
-            .name("survive")
-            .and_then(|builder| builder.open_memory(program))
-            .and_then(libbpf_rs::OpenObject::load)
-            .map_err(|error| LabError(format!("cannot load the sinks: {error}")))?;
         let sinks = Self {
-            object: Arc::new(object),
+            programs: Programs::load("survive.bpf.c", program)?,
         };
         for (number, flow) in (0_u32..).zip(flows()) {
             let mut value = Vec::with_capacity(FLOW_BYTES);
             value.extend_from_slice(&flow.before[..HEADER_BYTES]);
             value.extend_from_slice(&flow.after[..HEADER_BYTES]);
             value.extend_from_slice(&flow.sink.number().to_ne_bytes());
-            sinks.store("flows", number, &value)?;
+            sinks.programs.store("flows", number, &value)?;
         }
         Ok(sinks)
     }
@@ -75,7 +65,7 @@ impl Sinks {
             Sink::Incoming => "sink_incoming",
             Sink::Host => "sink_host",
         };
-        self.put(name, netns, interface)
+        self.programs.attach(name, netns, interface)
     }
 
     /// Puts a box without a fault between the interfaces of the middle.
@@ -85,26 +75,10 @@ impl Sinks {
             (Sink::Incoming, "incoming0"),
             (Sink::Host, "host0"),
         ] {
-            let index = netns.run(move || interface_index(interface))?;
-            self.store("ways", sink.number(), &index.to_ne_bytes())?;
+            self.programs.aim("ways", sink.number(), netns, interface)?;
         }
-        self.put("faultless", netns, "host0")?;
-        self.put("faultless", netns, "uplink0")
-    }
-
-    fn put(
-        &self,
-        name: &'static str,
-        netns: &Netns,
-        interface: &'static str,
-    ) -> Result<(), LabError> {
-        let object = Arc::clone(&self.object);
-        netns.run(move || {
-            let index = interface_index(interface)?.cast_signed();
-            Xdp::new(program(&object, name)?.as_fd())
-                .attach(index, XdpFlags::DRV_MODE)
-                .map_err(|error| LabError(format!("cannot attach {name}: {error}")))
-        })
+        self.programs.attach("faultless", netns, "host0")?;
+        self.programs.attach("faultless", netns, "uplink0")
     }
 
     /// What a sink has counted so far.
@@ -185,8 +159,7 @@ impl Sinks {
 
     /// Tells the generator by which interface of its namespace it sends.
     pub(crate) fn aim(&self, netns: &Netns, interface: &'static str) -> Result<(), LabError> {
-        let index = netns.run(move || interface_index(interface))?;
-        self.store("exit_by", 0, &index.to_ne_bytes())
+        self.programs.aim("exit_by", 0, netns, interface)
     }
 
     /// Generates this many frames at once, on the calling thread and in its namespace.
@@ -198,7 +171,8 @@ impl Sinks {
             repeat: frames,
             ..Default::default()
         };
-        program(&self.object, "generate")?
+        self.programs
+            .program("generate")?
             .test_run(input)
             .map(drop)
             .map_err(|error| LabError(format!("the generator failed: {error}")))
@@ -213,17 +187,12 @@ impl Sinks {
     }
 
     fn value(&self, map: &str, key: u32) -> Result<Vec<u8>, LabError> {
-        find_map(&self.object, map)?
+        self.programs
+            .map(map)?
             .lookup(&key.to_ne_bytes(), MapFlags::ANY)
             .ok()
             .flatten()
             .ok_or_else(|| LabError(format!("cannot read the map {map}")))
-    }
-
-    fn store(&self, map: &str, key: u32, value: &[u8]) -> Result<(), LabError> {
-        find_map(&self.object, map)?
-            .update(&key.to_ne_bytes(), value, MapFlags::ANY)
-            .map_err(|error| LabError(format!("cannot write the map {map}: {error}")))
     }
 }
 
@@ -233,50 +202,7 @@ fn numbers<const N: usize>(value: &[u8]) -> [u64; N] {
     std::array::from_fn(|index| words.get(index).map_or(0, |word| u64::from_ne_bytes(*word)))
 }
 
-fn interface_index(name: &str) -> Result<u32, LabError> {
-    nix::net::if_::if_nametoindex(name)
-        .map_err(|error| LabError(format!("there is no interface {name}: {error}")))
-}
-
-fn program<'o>(object: &'o Object, name: &str) -> Result<ProgramMut<'o>, LabError> {
-    object
-        .progs_mut()
-        .find(|program| program.name() == name)
-        .ok_or_else(|| LabError(format!("survive.bpf.c has no program {name}")))
-}
-
-fn find_map<'o>(object: &'o Object, name: &str) -> Result<Map<'o>, LabError> {
-    object
-        .maps()
-        .find(|map| map.name() == name)
-        .ok_or_else(|| LabError(format!("survive.bpf.c has no map {name}")))
-}
-
 /// Compiles `tests/bpf/survive.bpf.c` and returns the object's bytes.
 pub(crate) fn compile() -> Result<Vec<u8>, LabError> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/survive.bpf.c");
-    let triple = clang(Command::new("clang").arg("-print-multiarch"))?;
-    let include = format!("-I/usr/include/{}", String::from_utf8_lossy(&triple).trim());
-    // An atomic operation that says what was there before is of the third instruction set.
-    clang(
-        Command::new("clang")
-            .args([
-                "-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3", &include, "-c",
-            ])
-            .arg(source)
-            .args(["-o", "-"]),
-    )
-}
-
-fn clang(command: &mut Command) -> Result<Vec<u8>, LabError> {
-    let output = command
-        .output()
-        .map_err(|error| LabError(format!("cannot run clang: {error}; is it installed?")))?;
-    match output.status.success() {
-        true => Ok(output.stdout),
-        false => Err(LabError(format!(
-            "clang cannot compile the sinks: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        ))),
-    }
+    bpf::compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/survive.bpf.c"))
 }

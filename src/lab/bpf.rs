@@ -1,0 +1,134 @@
+//! BPF programs of tests and benches: compiled when they start, loaded, attached, their maps read
+//! and written.
+
+use super::{LabError, Netns};
+use libbpf_rs::{Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut, Xdp, XdpFlags};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+/// The programs and maps of one object file, loaded.
+#[derive(Clone)]
+pub struct Programs {
+    object: Arc<Object>,
+    name: &'static str,
+}
+
+impl Programs {
+    /// Loads an object file's bytes. `name` is what it is called in messages.
+    ///
+    /// # Errors
+    /// No privilege, or programs that the kernel refuses.
+    pub fn load(name: &'static str, compiled: &[u8]) -> Result<Self, LabError> {
+        let object = ObjectBuilder::default()
+            .open_memory(compiled)
+            .and_then(libbpf_rs::OpenObject::load)
+            .map_err(|error| LabError(format!("cannot load the programs of {name}: {error}")))?;
+        Ok(Self {
+            object: Arc::new(object),
+            name,
+        })
+    }
+
+    /// A program by its name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn program(&self, name: &str) -> Result<ProgramMut<'_>, LabError> {
+        self.object
+            .progs_mut()
+            .find(|program| program.name() == name)
+            .ok_or_else(|| LabError(format!("{} has no program {name}", self.name)))
+    }
+
+    /// A map by its name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn map(&self, name: &str) -> Result<Map<'_>, LabError> {
+        self.object
+            .maps()
+            .find(|map| map.name() == name)
+            .ok_or_else(|| LabError(format!("{} has no map {name}", self.name)))
+    }
+
+    /// Writes an entry of a map with 32-bit keys.
+    ///
+    /// # Errors
+    /// There is no such map, or it does not take the entry.
+    pub fn store(&self, map: &str, key: u32, value: &[u8]) -> Result<(), LabError> {
+        self.map(map)?
+            .update(&key.to_ne_bytes(), value, MapFlags::ANY)
+            .map_err(|error| LabError(format!("cannot write the map {map}: {error}")))
+    }
+
+    /// Writes an interface's number into such an entry.
+    ///
+    /// # Errors
+    /// As [`Programs::store`], or there is no such interface.
+    pub fn aim(
+        &self,
+        map: &str,
+        key: u32,
+        netns: &Netns,
+        interface: &'static str,
+    ) -> Result<(), LabError> {
+        let index = netns.run(move || interface_index(interface))?;
+        self.store(map, key, &index.to_ne_bytes())
+    }
+
+    /// Attaches a program to an interface, natively. It lasts as long as the interface.
+    ///
+    /// # Errors
+    /// There is no such program or interface, or no privilege.
+    pub fn attach(
+        &self,
+        program: &'static str,
+        netns: &Netns,
+        interface: &'static str,
+    ) -> Result<(), LabError> {
+        let programs = self.clone();
+        netns.run(move || {
+            let index = interface_index(interface)?.cast_signed();
+            Xdp::new(programs.program(program)?.as_fd())
+                .attach(index, XdpFlags::DRV_MODE)
+                .map_err(|error| {
+                    LabError(format!("cannot attach {program} to {interface}: {error}"))
+                })
+        })
+    }
+}
+
+/// Compiles a C file for BPF's third instruction set and returns the object file's bytes.
+///
+/// # Errors
+/// clang is missing, or refuses.
+pub fn compile(source: &Path) -> Result<Vec<u8>, LabError> {
+    let run = |command: &mut Command| {
+        let output = command
+            .output()
+            .map_err(|error| LabError(format!("cannot run clang: {error}; is it installed?")))?;
+        match output.status.success() {
+            true => Ok(output.stdout),
+            false => Err(LabError(format!(
+                "clang cannot compile {}: {}",
+                source.display(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            ))),
+        }
+    };
+    let triple = run(Command::new("clang").arg("-print-multiarch"))?;
+    let include = format!("-I/usr/include/{}", String::from_utf8_lossy(&triple).trim());
+    run(Command::new("clang")
+        .args([
+            "-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3", &include, "-c",
+        ])
+        .arg(source)
+        .args(["-o", "-"]))
+}
+
+fn interface_index(name: &str) -> Result<u32, LabError> {
+    nix::net::if_::if_nametoindex(name)
+        .map_err(|error| LabError(format!("there is no interface {name}: {error}")))
+}

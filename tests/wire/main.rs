@@ -19,6 +19,7 @@ mod agreement;
 mod craft;
 mod endurance;
 mod frames;
+mod guarded;
 mod incoming;
 mod leaks;
 mod refusals;

@@ -157,9 +157,14 @@ static __always_inline int conclude(const struct frame *frame, struct packet *pa
 			counts->cleared++;
 		}
 	}
-	if (action & ACTION_STEER && links->next_hop && links->incoming_port < ROLES) {
-		set_macs(frame, links->next_hop, links->incoming_mac);
-		egress = links->incoming_port;
+	if (action & ACTION_STEER) {
+		/* Once: user space follows the next hop. */
+		__u64 next_hop = READ_ONCE(links->next_hop);
+
+		if (next_hop && links->incoming_port < ROLES) {
+			set_macs(frame, next_hop, links->incoming_mac);
+			egress = links->incoming_port;
+		}
 	}
 	return to_port(egress, counts);
 }
@@ -215,11 +220,14 @@ static __always_inline int inbound(struct xdp_md *ctx, const struct frame *frame
 		return XDP_DROP;
 	}
 	if (routed) {
-		if (!links->host_mac) {
+		/* Once: another CPU may be learning it. */
+		__u64 host = READ_ONCE(links->host_mac);
+
+		if (!host) {
 			counts->host_mac_unknown++;
 			return XDP_DROP;
 		}
-		set_destination_mac(frame, links->host_mac);
+		set_destination_mac(frame, host);
 	}
 	return to_port(ROLE_HOST, counts);
 }
@@ -263,7 +271,8 @@ int exitmark_host(struct xdp_md *ctx)
 	else
 		verdict.rule = shape;
 	odd = shape == SHAPE_ODD || frame.bytes > links->longest_redirect;
-	if ((odd && !meant) || (share && part_of(shape, &packet) >= share))
+	/* Nobody else understands an odd frame: as long as there is room, the worker gets it. */
+	if ((odd && !meant) || (share && (odd || part_of(shape, &packet) >= share)))
 		if (hand_over(ctx, ROLE_HOST, links, counts) == XDP_REDIRECT)
 			return XDP_REDIRECT;
 	if (meant || odd)

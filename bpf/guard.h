@@ -104,7 +104,7 @@ static __always_inline __u64 share_kept(struct xdp_md *ctx, enum exitmark_role r
 	waiting = under_way(&post, role);
 	share = post.handed->share;
 	if (waiting < links->credit) {
-		if (!share || waiting >= links->credit / 4)
+		if (!share || waiting > links->credit / 4)
 			return share;
 		if (++post.handed->looks % LOOKS_EVERY)
 			return share;

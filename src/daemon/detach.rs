@@ -2,8 +2,9 @@
 
 use super::DaemonError;
 use super::nics::Nics;
-use crate::datapath::{Pins, Role};
+use crate::datapath::{Pins, Promiscuous, Role};
 use crate::nic::{Nic, NicError};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Takes a box off its NICs; false where there is none. The process that ran it has ended.
@@ -18,37 +19,65 @@ pub fn detach(directory: &Path) -> Result<bool, DaemonError> {
     Ok(true)
 }
 
-/// Removes every pin, and sets the NICs back.
+/// Takes the programs off, sets the NICs back, and removes every pin.
 pub(super) fn take_off(pins: Pins) -> Result<(), DaemonError> {
-    let promiscuous = Role::ALL.map(|role| pins.promiscuous(role));
-    pins.remove()?;
-    for index in promiscuous.into_iter().flatten() {
-        calm(index)?;
+    let netns = netns()?;
+    pins.remove_links()?;
+    for role in Role::ALL {
+        if let Some(nic) = pins.promiscuous(role) {
+            calm(nic, netns)?;
+        }
     }
-    Ok(())
+    Ok(pins.remove()?)
 }
 
-/// Turns promiscuous mode off on a NIC, if that is still there.
-fn calm(index: u32) -> Result<(), NicError> {
-    Nic::of_index(index).map_or(Ok(()), |nic| nic.set_promiscuous(false))
+/// The number of this thread's network namespace.
+pub(super) fn netns() -> Result<u64, DaemonError> {
+    std::fs::metadata("/proc/thread-self/ns/net")
+        .map(|namespace| namespace.ino())
+        .map_err(|error| DaemonError::System("look at the network namespace", error))
+}
+
+/// Turns promiscuous mode off on a NIC, if that is still there, and here.
+fn calm(nic: Promiscuous, netns: u64) -> Result<(), NicError> {
+    if nic.netns != netns {
+        tracing::warn!(
+            "a NIC in another network namespace stays promiscuous: `ip link set dev NIC promisc off` \
+             there"
+        );
+        return Ok(());
+    }
+    Nic::of_index(nic.ifindex).map_or(Ok(()), |nic| nic.set_promiscuous(false))
 }
 
 /// A wire takes frames for any address, so `host` and `uplink` must. What is changed is
 /// remembered for whoever detaches the box.
 pub(super) fn set_promiscuous(pins: &Pins, nics: &Nics) -> Result<(), DaemonError> {
-    for role in [Role::Host, Role::Uplink] {
+    let netns = netns()?;
+    let wire = [Role::Host, Role::Uplink];
+    let ours: Vec<_> = wire
+        .map(|role| pins.promiscuous(role))
+        .into_iter()
+        .flatten()
+        .collect();
+    let plays = |nic: &Promiscuous| {
+        let numbers = nics.numbers();
+        nic.netns == netns && wire.iter().any(|&role| numbers[role] == nic.ifindex)
+    };
+    for nic in ours.iter().filter(|nic| !plays(nic)) {
+        calm(*nic, netns)?;
+    }
+    for role in wire {
         let Some(nic) = &nics.ports[role] else {
             continue;
         };
-        let before = pins.promiscuous(role);
-        if let Some(index) = before
-            && index != nic.index
-        {
-            calm(index)?;
-            pins.remember_promiscuous(role, None)?;
-        }
+        let entry = Promiscuous {
+            ifindex: nic.index,
+            netns,
+        };
+        let is_ours = ours.contains(&entry);
+        pins.remember_promiscuous(role, (is_ours || !nic.is_promiscuous).then_some(entry))?;
         if !nic.is_promiscuous {
-            pins.remember_promiscuous(role, Some(nic.index))?;
             nic.set_promiscuous(true)?;
         }
     }

@@ -11,7 +11,7 @@ mod workers;
 
 use crate::datapath::{
     AttachMode, Attachment, IncomingLink, Kernel, KernelError, Links, MAX_QUEUES, PerRole,
-    PinError, Pins, Role, Spill, XskError, takes_redirects,
+    PinError, Pins, Role, Spill, XdpState, XskError, xdp_state,
 };
 use crate::nic::NicError;
 use crate::policy::Snapshot;
@@ -21,7 +21,6 @@ use nics::Nics;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 use workers::{Sockets, Workers};
@@ -152,8 +151,8 @@ impl Daemon {
             }
             Err(error) => {
                 // What was there before goes on by itself; what was not shall not stay.
-                if !was_attached {
-                    detach::take_off(pins)?;
+                if !was_attached && let Err(failed) = detach::take_off(pins) {
+                    tracing::error!("the NICs cannot be set back: {failed}");
                 }
                 Err(error)
             }
@@ -223,12 +222,13 @@ impl Daemon {
     /// Takes the sockets away, drains, joins and checks that every frame is accounted for. The
     /// kernel decides by itself from then on, or the NICs are set back.
     fn stop(mut self) -> Result<(), DaemonError> {
-        self.workers.dismiss(&self.kernel)?;
+        let dismissed = self.workers.dismiss(&self.kernel);
         let reports = self.workers.end();
         self.print_counters();
         if self.settings.pin.on_stop == OnStop::Detach {
             detach::take_off(self.pins)?;
         }
+        dismissed?;
         reports
             .into_iter()
             .enumerate()
@@ -259,7 +259,7 @@ impl Parts {
         pins: &Pins,
         signals: &Handle,
     ) -> Result<Self, DaemonError> {
-        let (kernel, maps_were_there) = Kernel::load_pinned(pins)?;
+        let (kernel, counters_were_there) = Kernel::load_pinned(pins)?;
         kernel.publish(snapshot)?;
         for (role, nic) in nics.ports.iter() {
             kernel.set_port(role, nic.as_ref().map(|nic| nic.index))?;
@@ -270,14 +270,13 @@ impl Parts {
             Engine::Auto => Engine::Xdp,
             chosen => chosen,
         };
+        let netns = detach::netns()?;
         let incoming = incoming_link(settings, nics);
         let links = Links::over(kernel.links()?, settings.host_mac, incoming);
+        links.remember_host(Kernel::learnt_host(pins, netns));
         let (all, spill) = handover(settings, engine, &sockets);
         links.hand_over(all, spill);
-        links.name_nics(
-            netns()?,
-            PerRole::from_fn(|role| nics.ports[role].as_ref().map_or(0, |nic| nic.index)),
-        );
+        links.name_nics(netns, nics.numbers());
         let links = Arc::new(links);
         let guards = kernel.guards()?;
         let workers = Workers::start(settings, sockets, snapshot, &links, guards, signals)?;
@@ -288,13 +287,19 @@ impl Parts {
             attachments: Vec::new(),
         };
         let port = incoming.map(|link| link.port);
-        let attached = parts.attach(nics, pins, &links, port, settings.engine);
-        if let Err(error) = attached {
+        if let Err(error) = parts.attach(nics, pins, &links, port, settings.engine) {
+            // The programs that were there are put back before their successors' workers end.
+            for attachment in parts.attachments.drain(..).rev() {
+                if let Err(error) = attachment.revert(pins) {
+                    tracing::error!("what was there before cannot be put back: {error}");
+                }
+            }
             parts.workers.end();
             return Err(error);
         }
-        let taken_over = parts.attachments.iter().any(|one| one.taken_over);
-        if taken_over && !maps_were_there {
+        let taken_over = parts.attachments.iter().any(Attachment::is_taken_over);
+        parts.attachments.iter_mut().for_each(Attachment::keep);
+        if taken_over && !counters_were_there {
             tracing::info!("what another build left is taken over; the counters start anew");
         } else if taken_over {
             tracing::info!("the box that was there is taken over");
@@ -311,60 +316,34 @@ impl Parts {
         incoming: Option<Role>,
         asked: Engine,
     ) -> Result<(), DaemonError> {
-        detach::set_promiscuous(pins, nics)?;
         self.workers.admit(&self.kernel)?;
         // As far as it can be told beforehand, the program knows from its first frame on.
-        let mut modes = PerRole::default();
-        let unblocked = Self::unblocked(nics, incoming, modes)?;
-        links.allow_redirects(unblocked, nics.longest_redirect());
+        let reach = Reach::look(nics, incoming)?;
+        links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
+        for remark in self.kernel.clear(pins, nics.numbers())? {
+            tracing::warn!("{remark}");
+        }
+        detach::set_promiscuous(pins, nics)?;
         for (role, nic) in nics.present() {
             let attachment = self.kernel.attach(pins, role, &nic.name, nic.index)?;
-            for remark in &attachment.remarks {
-                tracing::warn!("{remark}");
-            }
             if attachment.mode == AttachMode::Generic {
                 tracing::warn!(
-                    "{} ({role}) takes XDP in generic mode only: it works, several times slower",
+                    "{} ({role}) takes XDP in generic mode only: it works, several times slower; \
+                     when that has been mended, `exitmark detach` before the next start",
                     nic.name
                 );
             }
-            modes[role] = Some(attachment.mode);
             self.attachments.push(attachment);
         }
-        for role in Role::ALL {
-            if nics.ports[role].is_none() && pins.remove_link(role)? {
-                tracing::warn!("there is no {role} any more: the program is taken off its NIC");
-            }
-        }
-        let unblocked = Self::unblocked(nics, incoming, modes)?;
-        self.settle_engine(nics, asked, unblocked)?;
-        links.allow_redirects(unblocked, nics.longest_redirect());
+        let reach = Reach::look(nics, incoming)?;
+        self.settle_engine(nics, asked, reach.unblocked)?;
+        links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
         self.kernel.watch_drops(pins)?;
+        self.kernel.pin_maps(pins)?;
         for layout in self.kernel.tidy(pins)? {
             tracing::info!("the maps that a build with layout {layout} left are removed");
         }
         Ok(())
-    }
-
-    /// From which ports the program may decide frames: every way out takes redirects, or the port
-    /// has it in generic mode, which sends to any NIC.
-    fn unblocked(
-        nics: &Nics,
-        incoming: Option<Role>,
-        modes: PerRole<Option<AttachMode>>,
-    ) -> Result<PerRole<bool>, DaemonError> {
-        let mut takes = PerRole::from_fn(|_| true);
-        for (role, nic) in nics.present() {
-            takes[role] = takes_redirects(nic.index)?;
-        }
-        Ok(PerRole::from_fn(|from| {
-            let ways_out = match from {
-                Role::Host => [Some(Role::Uplink), incoming],
-                Role::Uplink | Role::Incoming => [Some(Role::Host), None],
-            };
-            modes[from] == Some(AttachMode::Generic)
-                || ways_out.into_iter().flatten().all(|to| takes[to])
-        }))
     }
 
     /// Where the program may not decide, the box ends with this process; where it was asked to
@@ -414,11 +393,38 @@ fn incoming_link(settings: &Settings, nics: &Nics) -> Option<IncomingLink> {
     })
 }
 
-/// The number of this process' network namespace.
-fn netns() -> Result<u64, DaemonError> {
-    std::fs::metadata("/proc/thread-self/ns/net")
-        .map(|namespace| namespace.ino())
-        .map_err(|error| DaemonError::System("look at the network namespace", error))
+/// What XDP's redirects reach.
+struct Reach {
+    /// From which ports the program may decide frames: every way out takes redirects, or the
+    /// port has the program in generic mode, which sends to any NIC.
+    unblocked: PerRole<bool>,
+    /// Whether frames in several buffers get as far.
+    long: bool,
+}
+
+impl Reach {
+    fn look(nics: &Nics, incoming: Option<Role>) -> Result<Self, DaemonError> {
+        let mut states = PerRole::<Option<XdpState>>::default();
+        for (role, nic) in nics.present() {
+            states[role] = Some(xdp_state(nic.index)?);
+        }
+        let unblocked = PerRole::from_fn(|from| {
+            let ways_out = match from {
+                Role::Host => [Some(Role::Uplink), incoming],
+                Role::Uplink | Role::Incoming => [Some(Role::Host), None],
+            };
+            states[from].is_some_and(|state| state.is_generic)
+                || ways_out
+                    .into_iter()
+                    .flatten()
+                    .all(|to| states[to].is_some_and(|state| state.takes_redirects))
+        });
+        let mut present = states.iter().filter_map(|(_, state)| *state);
+        Ok(Self {
+            unblocked,
+            long: present.all(|state| state.takes_long_redirects),
+        })
+    }
 }
 
 /// Which ports' frames are all for user space, and when the XDP program takes them on itself.

@@ -5,6 +5,8 @@ use crate::datapath::{MAX_QUEUES, PerRole, Role};
 use crate::nic::Nic;
 use crate::settings::Settings;
 
+/// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.
+pub(super) const ONE_BUFFER_MTU: u32 = 3498;
 const ETHERNET_HEADER: u32 = 14;
 const TAG: u32 = 4;
 
@@ -82,10 +84,22 @@ impl Nics {
             .unwrap_or(0)
     }
 
+    /// The kernel's number for each; 0 for a port that is not there.
+    pub(super) fn numbers(&self) -> PerRole<u32> {
+        PerRole::from_fn(|role| self.ports[role].as_ref().map_or(0, |nic| nic.index))
+    }
+
     /// The longest frame, in bytes, that XDP can redirect to every port: the kernel allows for
-    /// one tag on top of the MTU, and veth for none.
-    pub(super) fn longest_redirect(&self) -> u32 {
-        let limit = |nic: &Nic| nic.mtu + ETHERNET_HEADER + if nic.is_veth { 0 } else { TAG };
+    /// one tag on top of the MTU, and veth for none. Not every driver takes frames in several
+    /// buffers.
+    pub(super) fn longest_redirect(&self, in_several_buffers: bool) -> u32 {
+        let limit = |nic: &Nic| {
+            let mtu = match in_several_buffers {
+                true => nic.mtu,
+                false => nic.mtu.min(ONE_BUFFER_MTU),
+            };
+            mtu + ETHERNET_HEADER + if nic.is_veth { 0 } else { TAG }
+        };
         self.present().map(|(_, nic)| limit(nic)).min().unwrap_or(0)
     }
 

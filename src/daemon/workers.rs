@@ -1,7 +1,7 @@
 //! The workers' threads: memory, sockets, start, new snapshots, end.
 
 use super::DaemonError;
-use super::nics::Nics;
+use super::nics::{Nics, ONE_BUFFER_MTU};
 use crate::datapath::{
     Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, PerRole, QueueGauge, Role,
     Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError, XskMemory, XskPort, XskSettings,
@@ -26,8 +26,6 @@ const HEADROOM: u32 = 256;
 /// Buffers of one page are the largest that an aligned UMEM takes.
 const SMALL_CHUNK: u32 = 2048;
 const LARGE_CHUNK: u32 = 4096;
-/// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.
-const ONE_BUFFER_MTU: u32 = 3498;
 /// How long a worker may take to give back a snapshot before its successor is published anyway.
 const RETIRE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -189,7 +187,10 @@ impl Workers {
     /// Lets every worker follow another snapshot from its next turn on.
     pub(super) fn publish(&self, snapshot: &Arc<Snapshot>) {
         for worker in &self.running {
-            if worker.snapshots.send(Arc::clone(snapshot)).is_ok() {
+            let sent = worker
+                .snapshots
+                .send_timeout(Arc::clone(snapshot), RETIRE_LIMIT);
+            if sent.is_ok() {
                 let _ = worker.wake.write(1);
                 // The last reference ends here, not on the packet path.
                 drop(worker.retired.recv_timeout(RETIRE_LIMIT));

@@ -1,8 +1,9 @@
 //! Numbers that workers count and others read.
 //!
-//! The XDP program has the same counters, one set a CPU. A worker counts a batch in a plain [`Tally`] and adds it to its [`Counters`] once: one
-//! writer a counter, no lock, no bus-locked instruction. What is counted for a frame is the rule
-//! that it met; its class follows from that when somebody reads.
+//! A worker counts a batch in a plain [`Tally`] and adds it to its [`Counters`] once: one writer a
+//! counter, no lock, no bus-locked instruction. What is counted for a frame is the rule that it
+//! met; its class follows from that when somebody reads. The XDP program has the same counters,
+//! one set a CPU.
 
 use super::Role;
 use crate::packet::Malformed;
@@ -197,7 +198,8 @@ impl Tally {
     /// Adds another tally to this one.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in self.0.iter_mut().zip(other.0) {
-            *sum += more;
+            // What one CPU counted, another one may have taken back.
+            *sum = sum.wrapping_add(more);
         }
     }
 

@@ -26,7 +26,7 @@ pub struct Guard {
     cells: Arc<Cells>,
     first: usize,
     /// Since when nothing has moved, and what had been handed over by then.
-    still: Option<(Duration, PerRole<u64>)>,
+    still: PerRole<Option<(Duration, u64)>>,
 }
 
 impl Guard {
@@ -35,7 +35,7 @@ impl Guard {
         let guard = Self {
             cells,
             first: queue as usize * GUARD_NUMBERS,
-            still: None,
+            still: PerRole::default(),
         };
         // What an earlier worker never finished is nobody's any more.
         for role in Role::ALL {
@@ -72,35 +72,35 @@ impl Guard {
     pub fn done(&mut self, role: Role, packets: u64) {
         let number = PROCESSED + role.index();
         self.store(number, self.load(number) + packets);
-        self.still = None;
+        self.still[role] = None;
     }
 
     /// Whether frames are under way to the worker.
     pub fn is_waiting(&self) -> bool {
-        Role::ALL
-            .into_iter()
-            .any(|role| self.sent(role) != self.load(PROCESSED + role.index()))
+        Role::ALL.into_iter().any(|role| self.waits_for(role))
     }
 
-    /// To be called when nothing arrived. Frames that were handed over and did not come (the
-    /// ring was full, or its memory ran out) are given up when nothing has moved for a while:
-    /// they would be taken for a worker that is behind.
-    pub fn idle(&mut self, now: Duration) {
-        if !self.is_waiting() {
-            self.still = None;
+    fn waits_for(&self, role: Role) -> bool {
+        self.sent(role) != self.load(PROCESSED + role.index())
+    }
+
+    /// To be called when nothing arrived from this port. Frames that were handed over and did
+    /// not come (the ring was full, or its memory ran out) are given up when nothing has moved
+    /// for a while: they would be taken for a worker that is behind.
+    pub fn idle(&mut self, role: Role, now: Duration) {
+        if !self.waits_for(role) {
+            self.still[role] = None;
             return;
         }
-        let sent = PerRole::from_fn(|role| self.sent(role));
-        match self.still {
+        let sent = self.sent(role);
+        match self.still[role] {
             Some((since, before)) if before == sent => {
                 if now >= since + SETTLE_AFTER {
-                    for (role, sent) in sent.iter() {
-                        self.give_up(role, *sent);
-                    }
-                    self.still = None;
+                    self.give_up(role, sent);
+                    self.still[role] = None;
                 }
             }
-            _ => self.still = Some((now, sent)),
+            _ => self.still[role] = Some((now, sent)),
         }
     }
 }
@@ -142,19 +142,18 @@ mod tests {
         let (cells, mut guard) = guard();
         let ms = Duration::from_millis;
         hand_over(&cells, Role::Host, 5);
-        guard.idle(ms(100));
-        guard.idle(ms(119));
+        guard.idle(Role::Host, ms(100));
+        guard.idle(Role::Host, ms(119));
         assert!(guard.is_waiting());
         // Another one: the wait begins anew.
+        hand_over(&cells, Role::Host, 1);
+        guard.idle(Role::Host, ms(120));
+        // What other ports do changes nothing.
         hand_over(&cells, Role::Uplink, 1);
-        guard.idle(ms(120));
-        guard.idle(ms(139));
-        assert!(guard.is_waiting());
         guard.done(Role::Uplink, 1);
-        guard.idle(ms(140));
-        guard.idle(ms(159));
+        guard.idle(Role::Host, ms(139));
         assert!(guard.is_waiting());
-        guard.idle(ms(160));
+        guard.idle(Role::Host, ms(140));
         assert!(!guard.is_waiting());
     }
 

@@ -64,8 +64,7 @@ impl Links {
         Self::over(Cells::own(LINK_NUMBERS), host, incoming)
     }
 
-    /// Links in cells that others see and may be using already: a host's MAC address that was
-    /// learnt there is still known, and nothing is taken back on the way.
+    /// Links in cells that others see.
     pub fn over(cells: Cells, host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
         let links = Self { cells, incoming };
         match host {
@@ -84,6 +83,20 @@ impl Links {
             None => links.set(INCOMING_PORT, NO_PORT),
         }
         links
+    }
+
+    /// The host's MAC address in a map's value, if it is of this network namespace.
+    pub(super) fn learnt_host(value: &[u8], netns: u64) -> Option<MacAddr> {
+        let (numbers, _) = value.as_chunks::<8>();
+        let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
+        (number(NETNS)? == netns).then(|| MacAddr::from_u64(number(HOST_MAC)?))?
+    }
+
+    /// Takes note of the host's MAC address, unless it is known.
+    pub fn remember_host(&self, host: Option<MacAddr>) {
+        if let (None, Some(host)) = (self.host(), host) {
+            self.set(HOST_MAC, host.to_u64());
+        }
     }
 
     fn get(&self, number: usize) -> u64 {

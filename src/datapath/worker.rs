@@ -215,13 +215,12 @@ impl<P: Port> Worker<P> {
         let Some(guard) = &mut self.guard else {
             return;
         };
-        let mut idle = true;
-        for (role, &packets) in done.iter().filter(|&(_, &packets)| packets > 0) {
-            guard.done(role, packets);
-            idle = false;
-        }
-        if idle {
-            guard.idle(now);
+        for (role, &packets) in done.iter() {
+            if packets > 0 {
+                guard.done(role, packets);
+            } else {
+                guard.idle(role, now);
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use crate::craft::{AF11, exit, relay};
 use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, both_engines, moved, needs_root, silence};
 use exitmark::lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
-use exitmark::lab::{VethEnd, poll, veth};
+use exitmark::lab::{Capture, RawPort, VethEnd, poll, veth};
 use libbpf_rs::{MapHandle, MapType};
 use std::process::Command;
 
@@ -78,6 +78,127 @@ fn a_port_that_is_no_longer_configured_is_set_free() {
     assert_eq!(links.matches("prog/xdp").count(), 2, "{links}");
 }
 
+/// Starts exitmark over what a stopped box left, with a configuration that cannot be carried out,
+/// and expects it to refuse. Everything is as before then.
+#[test]
+fn a_start_that_fails_leaves_the_box_that_was_there_alone() {
+    needs_root!();
+    both_engines(|| {
+        let rig = Rig::silent(Plan::default(), &Config::default());
+        crosses(&rig);
+        moved(&rig.running.stop().unwrap());
+        let before = rig.site.middle.ip("-details link show").unwrap();
+        let tables = [
+            // Found out when the sockets are bound ...
+            "[mark]\ndscp = 46\n[datapath]\nzero_copy = \"require\"",
+            // ... and before anything is looked at.
+            "[mark]\ndscp = 46\n[pin]\non_stop = \"keep\"\n[datapath]\nring = 1",
+        ];
+        for more in tables {
+            let directory = tempfile::tempdir().unwrap();
+            let config = Config {
+                more,
+                ..Config::default()
+            };
+            let configuration = config.write(directory.path());
+            let refused = rig.site.run(std::path::Path::new(EXITMARK), &configuration);
+            assert!(refused.is_err(), "{more}");
+            let (mut uplink, mut incoming) = (
+                Capture::start(&rig.site.clearnet, "eth0", "in", "").unwrap(),
+                Capture::start(&rig.site.tornet, "eth0", "in", "").unwrap(),
+            );
+            let port = RawPort::open(&rig.site.host, "eth0").unwrap();
+            port.send(&exit(0, 60).outbound(&[])).unwrap();
+            port.send(&relay(1, 60).outbound(&[])).unwrap();
+            let marked = exit(0, 60).tos(AF11).outbound(&[]);
+            let steered = relay(1, 60).framed(TORNET_MAC, INCOMING_MAC, &[]);
+            assert!(uplink.wait_until(PATIENCE, |seen| seen.len() == 1 && seen[0].bytes == marked));
+            assert!(incoming.wait_until(PATIENCE, |seen| {
+                seen.len() == 1 && seen[0].bytes == steered
+            }));
+        }
+        assert_eq!(rig.site.middle.ip("-details link show").unwrap(), before);
+    });
+}
+
+/// The far end of the uplink stops taking redirected frames between two lives: engine "xdp" refuses
+/// when the new programs are attached already, and puts the old ones back.
+#[test]
+fn a_refusal_after_attaching_puts_the_old_programs_back() {
+    needs_root!();
+    let programs = |site: &Site| {
+        let text = site.middle.ip("-details link show").unwrap();
+        let words: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
+        let ids = words.iter().zip(words.iter().skip(2));
+        ids.filter(|(word, _)| *word == "prog/xdp")
+            .map(|(_, id)| id.clone())
+            .collect::<Vec<_>>()
+    };
+    let config = Config {
+        top: "engine = \"xdp\"",
+        ..Config::default()
+    };
+    let rig = Rig::silent(Plan::default(), &config);
+    crosses(&rig);
+    moved(&rig.running.stop().unwrap());
+    let before = programs(&rig.site);
+    assert_eq!(before.len(), 3);
+    rig.site.clearnet.ip("link set eth0 xdp off").unwrap();
+    let refused = rig
+        .site
+        .run(std::path::Path::new(EXITMARK), &rig.configuration);
+    let refused = refused.err().unwrap().to_string();
+    assert!(refused.contains("ndo_xdp_xmit"), "{refused}");
+    assert_eq!(programs(&rig.site), before);
+    poll(&rig.site.clearnet, "eth0").unwrap();
+    let rig = Rig::on(rig.site, &config);
+    crosses(&rig);
+}
+
+#[test]
+fn nics_may_change_their_roles_between_two_lives() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    crosses(&rig);
+    moved(&rig.running.stop().unwrap());
+    // Host and uplink the other way round, and incoming on the NIC that was the host's.
+    let directory = tempfile::tempdir().unwrap();
+    let path = Config::default().write(directory.path());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let swapped = text
+        .replace("\"host0\"", "\"x\"")
+        .replace("\"uplink0\"", "\"host0\"")
+        .replace("\"x\"", "\"uplink0\"");
+    std::fs::write(&path, swapped).unwrap();
+    let running = rig.site.run(std::path::Path::new(EXITMARK), &path).unwrap();
+    let state = rig.site.middle.ip("-details link show").unwrap();
+    assert_eq!(state.matches("promiscuity 1").count(), 2, "{state}");
+    assert_eq!(state.matches("prog/xdp").count(), 3, "{state}");
+    moved(&running.stop().unwrap());
+    rig.site.middle.command(EXITMARK, &["detach"]).unwrap();
+    let state = rig.site.middle.ip("-details link show").unwrap();
+    assert_eq!(state.matches("promiscuity 0").count(), 4, "{state}");
+    assert_eq!(state.matches("prog/xdp").count(), 0, "{state}");
+}
+
+#[test]
+fn a_whole_bpf_file_system_is_no_directory_of_pins() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        more: "[pin]\ndirectory = \"/sys/fs/bpf\"",
+        ..Config::default()
+    };
+    let configuration = config.write(directory.path());
+    let error = site.run(std::path::Path::new(EXITMARK), &configuration);
+    let error = error.err().unwrap().to_string();
+    assert!(
+        error.contains("mount point") && error.contains("/sys/fs/bpf/exitmark"),
+        "{error}"
+    );
+}
+
 /// A file in the box's BPF file system, as processes inside see it.
 fn inside<T: Send + 'static>(site: &Site, work: impl FnOnce() -> T + Send + 'static) -> T {
     site.middle.run(work)
@@ -111,7 +232,7 @@ fn maps_of_another_shape_are_replaced_and_the_links_taken_over() {
         });
         let log = rig.running.log();
         for words in [
-            "pinned maps cannot be used",
+            "pinned counters cannot be used",
             "the counters start anew",
             "a build with layout 0",
         ] {

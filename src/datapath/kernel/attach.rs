@@ -1,12 +1,13 @@
 //! Where the programs run: on the NICs, and at the tracepoints that tell what NICs drop.
 
 use super::pins::Watch;
+pub use super::sys::XdpState;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 use super::{Kernel, KernelError, Pins, map_error, sys};
-use crate::datapath::Role;
+use crate::datapath::{PerRole, Role};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,30 +27,52 @@ impl fmt::Display for AttachMode {
     }
 }
 
-/// Whether XDP can redirect frames to this NIC. Some drivers can from when they have a program
-/// themselves.
+/// What XDP is on a NIC, and what its driver can do.
 ///
 /// # Errors
 /// There is no such NIC.
-pub fn takes_redirects(ifindex: u32) -> Result<bool, KernelError> {
-    let state = sys::xdp_state(ifindex).map_err(map_error("ports"))?;
-    Ok(state.takes_redirects)
+pub fn xdp_state(ifindex: u32) -> Result<XdpState, KernelError> {
+    sys::xdp_state(ifindex).map_err(map_error("ports"))
 }
 
 /// A program on a NIC, for as long as its link is pinned.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Attachment {
+    role: Role,
     /// How it is attached.
     pub mode: AttachMode,
-    /// It was there already, and now has this program.
-    pub taken_over: bool,
-    /// What was cleaned up on the way, to be said.
-    pub remarks: Vec<String>,
+    /// The link and the program that was there before.
+    before: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Attachment {
+    /// Whether another process' program was there and has been replaced.
+    pub const fn is_taken_over(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// Lets go of what was there before.
+    pub fn keep(&mut self) {
+        self.before = None;
+    }
+
+    /// Puts back what was there before, or takes the program off.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn revert(self, pins: &Pins) -> Result<(), KernelError> {
+        match self.before {
+            Some((link, program)) => {
+                sys::update_link(link.as_fd(), program.as_fd()).map_err(map_error("ports"))
+            }
+            None => Ok(pins.remove_link(self.role).map(drop)?),
+        }
+    }
 }
 
 impl Kernel {
     /// Attaches a role's program to a NIC: in the place of the one that is pinned for it, or
-    /// anew, natively where the driver can, else generically. From then on it stays without
+    /// anew (after [`Kernel::clear`], what is pinned is on this NIC), natively where the driver can, else generically. From then on it stays without
     /// this process.
     ///
     /// # Errors
@@ -62,48 +85,73 @@ impl Kernel {
         ifindex: u32,
     ) -> Result<Attachment, KernelError> {
         let program = self.program(role);
-        let mut remarks = Vec::new();
         let failed = |source: io::Error| KernelError::Attach {
             interface: interface.to_owned(),
             hint: attach_hint(&source),
             source,
         };
-        let mut taken_over = false;
-        if let Some(link) = pins.link(role)? {
-            let attached_to = sys::link_ifindex(link.as_fd()).map_err(failed)?;
-            if attached_to == ifindex {
+        let before = match pins.link(role)? {
+            Some(link) => {
+                let target = sys::link_target(link.as_fd()).map_err(failed)?;
+                let old = sys::open_program(target.program).map_err(failed)?;
                 sys::update_link(link.as_fd(), program).map_err(failed)?;
-                taken_over = true;
-            } else {
-                remarks.push(match attached_to {
-                    0 => format!("the NIC that was {role} before is gone: its pin is removed"),
-                    _ => format!("another NIC was {role} before: the program is taken off it"),
-                });
-                pins.remove_link(role)?;
+                Some((link, old))
             }
-        }
-        if !taken_over {
-            let link = match sys::create_link(program, ifindex, XDP_FLAGS_DRV_MODE) {
-                Ok(link) => link,
-                // Taken by another program, or no right to: generic mode would change neither.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EPERM)) => {
-                    return Err(failed(error));
-                }
-                Err(native) => sys::create_link(program, ifindex, XDP_FLAGS_SKB_MODE)
-                    .map_err(|_| failed(native))?,
-            };
-            pins.pin_link(role, link)?;
-        }
+            None => {
+                let link = match sys::create_link(program, ifindex, XDP_FLAGS_DRV_MODE) {
+                    Ok(link) => link,
+                    // Taken by another program, or no right to: generic mode changes neither.
+                    Err(error)
+                        if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EPERM)) =>
+                    {
+                        return Err(failed(error));
+                    }
+                    Err(native) => sys::create_link(program, ifindex, XDP_FLAGS_SKB_MODE)
+                        .map_err(|_| failed(native))?,
+                };
+                pins.pin_link(role, link)?;
+                None
+            }
+        };
         let state = sys::xdp_state(ifindex).map_err(failed)?;
         Ok(Attachment {
+            role,
             mode: if state.is_generic {
                 AttachMode::Generic
             } else {
                 AttachMode::Native
             },
-            taken_over,
-            remarks,
+            before,
         })
+    }
+
+    /// Takes the programs off NICs that do not play these roles any more, so that no link is in
+    /// the way of another one. Returns what was done, to be said.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn clear(&self, pins: &Pins, nics: PerRole<u32>) -> Result<Vec<String>, KernelError> {
+        let mut remarks = Vec::new();
+        for (role, &ifindex) in nics.iter() {
+            let Some(link) = pins.link(role)? else {
+                continue;
+            };
+            let target = sys::link_target(link.as_fd()).map_err(map_error("ports"))?;
+            // A number means a NIC in one network namespace only.
+            let is_on_it = target.ifindex == ifindex
+                && ifindex != 0
+                && xdp_state(ifindex)?.program == target.program;
+            if is_on_it {
+                continue;
+            }
+            remarks.push(match (target.ifindex, ifindex) {
+                (0, _) => format!("the NIC that was {role} before is gone: its pin is removed"),
+                (_, 0) => format!("there is no {role} any more: the program is taken off its NIC"),
+                _ => format!("another NIC was {role} before: the program is taken off it"),
+            });
+            pins.remove_link(role)?;
+        }
+        Ok(remarks)
     }
 
     fn program(&self, role: Role) -> BorrowedFd<'_> {

@@ -13,17 +13,19 @@ mod sys;
 use super::counters::SLOTS;
 use super::guard::GUARD_NUMBERS;
 use super::links::LINK_NUMBERS;
-use super::{Cells, PerRole, Role, Tally};
+use super::{Cells, Links, PerRole, Role, Tally};
+use crate::packet::MacAddr;
 use crate::policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, ProgramInput};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
 use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
-pub use attach::{AttachMode, Attachment, takes_redirects};
-pub use pins::{PinError, Pins};
+pub use attach::{AttachMode, Attachment, XdpState, xdp_state};
+pub use pins::{PinError, Pins, Promiscuous};
 pub(super) use sys::Mapped;
 
 /// How many queues of one NIC can be served. As in bpf/exitmark.h, like the other numbers here.
@@ -31,6 +33,8 @@ pub const MAX_QUEUES: usize = 64;
 const ROLES: usize = Role::ALL.len();
 /// What the program counts: a tally, then three numbers a role that only it has.
 const COUNTS: usize = SLOTS + 3 * ROLES;
+const COUNTERS: &str = "counters";
+const LINKS: &str = "links";
 const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 
 /// Why the program cannot be loaded, fed or attached.
@@ -107,34 +111,34 @@ impl Kernel {
         Self::load_with(None, false)
     }
 
-    /// Loads the program with the pinned maps, which it makes if they are missing or were left
-    /// by a build with another layout. It is attached nowhere yet; the second value is whether
-    /// the maps were there. What the NICs drop is counted where the kernel lets us.
+    /// Loads the program to be attached. It goes on with the pinned counters, if they have the
+    /// shape that it knows; all else it has for itself, so that the program that is attached now
+    /// goes on undisturbed until it is replaced. The second value is whether counters were there.
+    /// What the NICs drop is counted where the kernel lets us.
     ///
     /// # Errors
     /// No privilege, or a kernel that refuses it.
     pub fn load_pinned(pins: &Pins) -> Result<(Self, bool), KernelError> {
-        let layout = layout()?;
-        let load = |counts_drops| Self::load_with(Some((pins, layout)), counts_drops);
-        if pins.maps(layout).exists() {
-            match load(true).or_else(|_| load(false)) {
+        let counters = pins.maps(layout()?).join(COUNTERS);
+        let load = |counters: Option<&Path>| {
+            Self::load_with(counters, true).or_else(|error| {
+                let kernel = Self::load_with(counters, false)?;
+                tracing::warn!(
+                    "redirected frames that a NIC does not take are not counted: {error}"
+                );
+                Ok::<_, KernelError>(kernel)
+            })
+        };
+        if counters.exists() {
+            match load(Some(&counters)) {
                 Ok(kernel) => return Ok((kernel, true)),
-                Err(error) => {
-                    tracing::warn!("the pinned maps cannot be used and are replaced: {error}");
-                    pins.remove_maps(layout)?;
-                }
+                Err(error) => tracing::warn!("the pinned counters cannot be used: {error}"),
             }
         }
-        let kernel = load(true).or_else(|error| {
-            pins.remove_maps(layout)?;
-            let kernel = load(false)?;
-            tracing::warn!("redirected frames that a NIC does not take are not counted: {error}");
-            Ok::<_, KernelError>(kernel)
-        })?;
-        Ok((kernel, false))
+        Ok((load(None)?, false))
     }
 
-    fn load_with(pins: Option<(&Pins, u32)>, counts_drops: bool) -> Result<Self, KernelError> {
+    fn load_with(counters: Option<&Path>, counts_drops: bool) -> Result<Self, KernelError> {
         // The skeleton borrows its object for as long as it lives; a daemon loads one, once.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = ExitmarkSkelBuilder::default()
@@ -143,23 +147,40 @@ impl Kernel {
         // It takes CAP_PERFMON and a kernel that knows its own types.
         open.progs.exitmark_unsent.set_autoload(counts_drops);
         open.progs.exitmark_unredirected.set_autoload(counts_drops);
-        if let Some((pins, layout)) = pins {
-            // Sockets and ports are each process' own, and live as long as the program is attached.
-            let maps = &mut open.maps;
-            for (name, map) in [
-                ("policies", &mut maps.policies),
-                ("links", &mut maps.links),
-                ("guards", &mut maps.guards),
-                ("counters", &mut maps.counters),
-            ] {
-                map.set_pin_path(pins.maps(layout).join(name))
-                    .map_err(KernelError::Load)?;
-            }
+        if let Some(path) = counters {
+            let map = &mut open.maps.counters;
+            map.set_pin_path(path).map_err(KernelError::Load)?;
         }
         Ok(Self {
             skeleton: open.load().map_err(KernelError::Load)?,
             counts_drops,
         })
+    }
+
+    /// Pins the maps of the program that is attached now, in the place of its predecessor's.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn pin_maps(&self, pins: &Pins) -> Result<(), KernelError> {
+        let maps = &self.skeleton.maps;
+        let layout = layout()?;
+        for (name, map) in [
+            ("policies", maps.policies.as_fd()),
+            (LINKS, maps.links.as_fd()),
+            ("guards", maps.guards.as_fd()),
+            (COUNTERS, maps.counters.as_fd()),
+        ] {
+            pins.pin_map(layout, name, map)?;
+        }
+        Ok(())
+    }
+
+    /// What the last process' program had learnt of the host's MAC address in this network
+    /// namespace, if it can be read.
+    pub fn learnt_host(pins: &Pins, netns: u64) -> Option<MacAddr> {
+        let links = MapHandle::from_pinned_path(pins.maps(layout().ok()?).join(LINKS)).ok()?;
+        let value = links.lookup(&ONLY, MapFlags::ANY).ok()??;
+        Links::learnt_host(&value, netns)
     }
 
     /// The cells of the links, in the program's map.
@@ -308,7 +329,9 @@ impl Kernel {
         let mut sums = [0_u64; COUNTS];
         for cpu in per_cpu.iter().flatten() {
             for (sum, number) in sums.iter_mut().zip(cpu.chunks_exact(8)) {
-                *sum += number.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+                // One CPU may have taken back what another one counted.
+                let number = number.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+                *sum = sum.wrapping_add(number);
             }
         }
         let mut slots = [0; SLOTS];

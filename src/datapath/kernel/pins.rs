@@ -17,7 +17,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,6 +38,9 @@ pub enum PinError {
          `mount -t bpf bpf /sys/fs/bpf` mounts one, `pin.directory` names another"
     )]
     NoBpfFs(PathBuf),
+    /// The directory is the whole file system.
+    #[error("{0} is a mount point, which others use too; name a directory in it: {0}/exitmark")]
+    MountPoint(PathBuf),
     /// Another process has it.
     #[error("another exitmark holds {0}: stop it first, or give each its own `pin.directory`")]
     Owned(PathBuf),
@@ -78,6 +82,15 @@ fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinErr
         path,
         source,
     }
+}
+
+/// A NIC on which promiscuous mode was turned on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promiscuous {
+    /// The kernel's number for it ...
+    pub ifindex: u32,
+    /// ... in this network namespace.
+    pub netns: u64,
 }
 
 /// A program that counts what NICs drop behind the XDP program's back.
@@ -123,7 +136,6 @@ impl Pins {
         if kind.filesystem_type() != BPF_FS_MAGIC {
             return Err(PinError::NoBpfFs(directory.to_owned()));
         }
-        fs::create_dir_all(directory).map_err(refused("make", directory))?;
         let lock = lock(directory)?;
         Ok(Self {
             undo: undo_map(&directory.join(UNDO))?,
@@ -137,14 +149,18 @@ impl Pins {
         directory.is_dir()
     }
 
-    /// Whether a program is attached by one of the links.
+    /// Whether a program is on a NIC by one of the links.
     ///
     /// # Errors
     /// The file system refuses.
     pub fn are_attached(&self) -> Result<bool, PinError> {
         for role in Role::ALL {
-            if self.link(role)?.is_some() {
-                return Ok(true);
+            if let Some(link) = self.link(role)? {
+                let path = self.link_path(role);
+                let target = sys::link_target(link.as_fd()).map_err(refused("look at", &path))?;
+                if target.ifindex != 0 {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
@@ -193,7 +209,10 @@ impl Pins {
     pub fn remove_link(&self, role: Role) -> Result<bool, PinError> {
         let path = self.link_path(role);
         if let Some(link) = self.link(role)?
-            && sys::link_ifindex(link.as_fd()).map_err(refused("look at", &path))? != 0
+            && sys::link_target(link.as_fd())
+                .map_err(refused("look at", &path))?
+                .ifindex
+                != 0
         {
             // Without this the kernel does it some time after the last reference is gone.
             sys::detach_link(link.as_fd()).map_err(refused("detach", &path))?;
@@ -213,8 +232,18 @@ impl Pins {
         Ok(removed)
     }
 
-    pub(super) fn remove_maps(&self, layout: u32) -> Result<(), PinError> {
-        remove_directory(&self.maps(layout))
+    /// Pins a map in the place of the one that has its name.
+    pub(super) fn pin_map(
+        &self,
+        layout: u32,
+        name: &str,
+        map: BorrowedFd<'_>,
+    ) -> Result<(), PinError> {
+        let directory = self.maps(layout);
+        make_directory(&directory)?;
+        let path = directory.join(name);
+        remove(&path)?;
+        sys::pin(map, &path).map_err(refused("pin", &path))
     }
 
     fn map_directories(&self) -> Result<Vec<(String, PathBuf)>, PinError> {
@@ -231,35 +260,52 @@ impl Pins {
             .collect())
     }
 
-    /// The NIC on which promiscuous mode is to be turned off when the box is taken off it.
-    pub fn promiscuous(&self, role: Role) -> Option<u32> {
+    /// The NIC on which promiscuous mode is to be turned off when the box is taken off it, and
+    /// the network namespace in which it has that number.
+    pub fn promiscuous(&self, role: Role) -> Option<Promiscuous> {
         let key = u32::try_from(role.index()).ok()?.to_ne_bytes();
         let value = self.undo.lookup(&key, MapFlags::ANY).ok()??;
-        let number = value.first_chunk().copied().map(u32::from_ne_bytes)?;
-        (number != 0).then_some(number)
+        let (numbers, _) = value.as_chunks::<8>();
+        let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
+        let ifindex = u32::try_from(number(0)?).ok()?;
+        (ifindex != 0).then_some(Promiscuous {
+            ifindex,
+            netns: number(1)?,
+        })
     }
 
     /// Remembers that NIC, or that there is none.
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn remember_promiscuous(&self, role: Role, ifindex: Option<u32>) -> Result<(), PinError> {
+    pub fn remember_promiscuous(
+        &self,
+        role: Role,
+        nic: Option<Promiscuous>,
+    ) -> Result<(), PinError> {
         let key = u32::try_from(role.index()).unwrap_or(0).to_ne_bytes();
-        let value = ifindex.unwrap_or(0).to_ne_bytes();
-        self.undo
-            .update(&key, &value, MapFlags::ANY)
-            .map_err(|error| refused("write to", &self.directory.join(UNDO))(as_io(error)))
+        let [ifindex, netns] = nic.map_or([0; 2], |nic| [u64::from(nic.ifindex), nic.netns]);
+        let value = [ifindex.to_ne_bytes(), netns.to_ne_bytes()].concat();
+        let written = self.undo.update(&key, &value, MapFlags::ANY);
+        written.map_err(|error| refused("write to", &self.directory.join(UNDO))(as_io(error)))
     }
 
-    /// Takes everything off: links first, so that no program is left without its maps.
+    /// Takes the programs off.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn remove_links(&self) -> Result<(), PinError> {
+        for role in Role::ALL {
+            self.remove_link(role)?;
+        }
+        self.remove_watches()
+    }
+
+    /// Removes all that is left after [`Pins::remove_links`].
     ///
     /// # Errors
     /// The file system refuses.
     pub fn remove(self) -> Result<(), PinError> {
-        for role in Role::ALL {
-            self.remove_link(role)?;
-        }
-        self.remove_watches()?;
         for (_, path) in self.map_directories()? {
             remove_directory(&path)?;
         }
@@ -268,17 +314,37 @@ impl Pins {
     }
 }
 
+/// Nobody else may hold, or unpin, what is in it.
+fn make_directory(path: &Path) -> Result<(), PinError> {
+    let mut builder = fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(path);
+    made.map_err(refused("make", path))
+}
+
+/// Makes the directory if need be and takes hold of it.
 fn lock(directory: &Path) -> Result<Flock<File>, PinError> {
     let deadline = Instant::now() + OWNER_PATIENCE;
-    let mut file = File::open(directory).map_err(refused("open", directory))?;
     loop {
+        make_directory(directory)?;
+        let file = File::open(directory).map_err(refused("open", directory))?;
+        let identity = |data: &fs::Metadata| (data.dev(), data.ino());
+        let opened = file.metadata().map_err(refused("look at", directory))?;
+        if let Some(parent) = directory.parent()
+            && fs::metadata(parent).is_ok_and(|parent| parent.dev() != opened.dev())
+        {
+            return Err(PinError::MountPoint(directory.to_owned()));
+        }
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((unlocked, nix::errno::Errno::EWOULDBLOCK)) => {
+            // Whoever had it may have removed it.
+            Ok(lock)
+                if fs::metadata(directory).is_ok_and(|now| identity(&now) == identity(&opened)) =>
+            {
+                return Ok(lock);
+            }
+            Ok(_) | Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 if Instant::now() >= deadline {
                     return Err(PinError::Owned(directory.to_owned()));
                 }
-                file = unlocked;
                 thread::sleep(OWNER_PAUSE);
             }
             Err((_, error)) => return Err(refused("lock", directory)(error.into())),
@@ -301,7 +367,7 @@ fn undo_map(path: &Path) -> Result<MapHandle, PinError> {
         MapType::Array,
         Some("exitmark_undo"),
         4,
-        4,
+        16,
         entries,
         &options,
     )

@@ -34,8 +34,10 @@ pub(super) const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 pub(super) const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// `enum` of attach modes in the same header.
 const XDP_ATTACHED_SKB: u8 = 2;
-/// From the kernel's netdev.h: the driver takes frames that XDP redirects.
+/// From the kernel's netdev.h: the driver takes frames that XDP redirects, ...
 const NETDEV_XDP_ACT_NDO_XMIT: u64 = 4;
+/// ... also such as lie in several buffers.
+const NETDEV_XDP_ACT_NDO_XMIT_SG: u64 = 64;
 
 fn result(returned: i32) -> io::Result<i32> {
     if returned < 0 {
@@ -100,8 +102,17 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     result(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) }).map(|_| ())
 }
 
-/// The NIC that a link attaches to; 0 where that is gone.
-pub(super) fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
+/// What a link attaches where.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LinkTarget {
+    /// The NIC's number in its network namespace; 0 where that is gone.
+    pub(super) ifindex: u32,
+    /// The program's number.
+    pub(super) program: u32,
+}
+
+/// What a link attaches where.
+pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     let mut info = libbpf_sys::bpf_link_info::default();
     let mut length =
         u32::try_from(size_of::<libbpf_sys::bpf_link_info>()).map_err(io::Error::other)?;
@@ -116,8 +127,19 @@ pub(super) fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
     if info.type_ != libbpf_sys::BPF_LINK_TYPE_XDP {
         return Err(io::Error::other("it is no XDP link"));
     }
-    // SAFETY: of an XDP link the kernel has filled this member, and any bytes are a number.
-    Ok(unsafe { info.__bindgen_anon_1.xdp }.ifindex)
+    Ok(LinkTarget {
+        // SAFETY: of an XDP link the kernel has filled this member, and any bytes are a number.
+        ifindex: unsafe { info.__bindgen_anon_1.xdp }.ifindex,
+        program: info.prog_id,
+    })
+}
+
+/// Opens the program that has this number.
+pub(super) fn open_program(number: u32) -> io::Result<OwnedFd> {
+    // SAFETY: it takes a number and returns a descriptor or an error.
+    let fd = result(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(number) })?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Gives an object a name in the BPF file system.
@@ -138,11 +160,30 @@ pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
 
 /// What the kernel says of XDP on a NIC.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct XdpState {
-    /// A program is attached generically.
-    pub(super) is_generic: bool,
-    /// XDP can redirect frames to it. Linux before 6.3 does not say; then this is assumed.
-    pub(super) takes_redirects: bool,
+pub struct XdpState {
+    /// The number of the program on it; 0 for none.
+    pub program: u32,
+    /// The program is attached generically.
+    pub is_generic: bool,
+    /// XDP can redirect frames to it. Some drivers can from when they have a program themselves.
+    /// Linux before 6.3 does not say; then every driver counts that has its program natively.
+    pub takes_redirects: bool,
+    /// Also frames in several buffers.
+    pub takes_long_redirects: bool,
+}
+
+/// Whether this kernel tells what drivers can do.
+fn tells_features() -> bool {
+    let release = nix::sys::utsname::uname();
+    let release = release
+        .as_ref()
+        .map(|names| names.release().to_string_lossy().into_owned());
+    let mut numbers = release
+        .iter()
+        .flat_map(|release| release.split(['.', '-']))
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (6, 3)
 }
 
 /// Asks what XDP is on a NIC.
@@ -155,10 +196,17 @@ pub(super) fn xdp_state(ifindex: u32) -> io::Result<XdpState> {
     // SAFETY: the options are a live local that says its own size. libbpf-rs' own way to this
     // starts from a program, and leaves the size out.
     result(unsafe { libbpf_sys::bpf_xdp_query(ifindex, 0, &raw mut options) })?;
-    let features = options.feature_flags;
+    let is_generic = options.attach_mode == XDP_ATTACHED_SKB;
+    let features = match tells_features() {
+        true => options.feature_flags,
+        false if is_generic => 0,
+        false => NETDEV_XDP_ACT_NDO_XMIT,
+    };
     Ok(XdpState {
-        is_generic: options.attach_mode == XDP_ATTACHED_SKB,
-        takes_redirects: features == 0 || features & NETDEV_XDP_ACT_NDO_XMIT != 0,
+        program: options.prog_id,
+        is_generic,
+        takes_redirects: features & NETDEV_XDP_ACT_NDO_XMIT != 0,
+        takes_long_redirects: features & NETDEV_XDP_ACT_NDO_XMIT_SG != 0,
     })
 }
 

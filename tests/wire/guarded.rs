@@ -64,6 +64,9 @@ fn a_stopped_worker_is_stood_in_for_and_gets_its_frames_back() {
         port.send(&exit(0, 60).outbound(&[])).unwrap();
         sent += 1;
     }
+    // A frame a millisecond: far fewer than would use the credit up.
+    let stuck = sent - waiting - 50;
+    assert!(stuck < 500, "{stuck} frames waited for a stopped worker");
     rig.running.signal(Signal::SIGCONT).unwrap();
     assert!(
         uplink.wait_until(PATIENCE, |seen| seen.len() == sent),
@@ -76,6 +79,23 @@ fn a_stopped_worker_is_stood_in_for_and_gets_its_frames_back() {
     let seen = uplink.finish().unwrap();
     assert!(seen.iter().all(|frame| frame.bytes == marked));
     assert_eq!(seen.len(), sent);
+}
+
+#[test]
+fn a_worker_that_keeps_up_gets_its_frames() {
+    needs_root!();
+    let rig = guarded("");
+    let mut uplink = rig.watch(Side::Clearnet);
+    let port = rig.port(Side::Host);
+    // More than the credit: a frame that is done must give it back.
+    const FRAMES: usize = 3000;
+    for number in 1..=FRAMES {
+        cross(&port, &mut uplink, number);
+    }
+    let (by_worker, _) = decided(&rig);
+    // Where other work holds the worker up, the kernel stands in for a moment.
+    assert!(by_worker > FRAMES as u64 / 2, "{by_worker}");
+    moved(&rig.running.stop().unwrap());
 }
 
 #[test]

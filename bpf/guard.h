@@ -87,7 +87,8 @@ static __noinline int hand_over(struct xdp_md *ctx, enum exitmark_role role,
 		return XDP_DROP;
 	if (links->decides[role] && !is_alive(&post, links, waiting))
 		return XDP_DROP;
-	post.handed->sent++;
+	/* In generic mode two CPUs can be at one queue. */
+	__sync_fetch_and_add(&post.handed->sent, 1);
 	counts->handed[role]++;
 	return XDP_REDIRECT;
 }

@@ -359,6 +359,52 @@ fn a_dead_nic_of_incoming_stalls_nothing() {
     assert!(!last.counters.contains_key("dropped_uplink_tx_full"));
 }
 
+/// What XDP redirects to a NIC that is down, or whose peer is, is dropped behind the program's back,
+/// and counted all the same.
+#[test]
+fn what_a_nic_does_not_take_is_counted_in_the_kernel_too() {
+    needs_root!();
+    let config = Config {
+        top: "engine = \"xdp\"",
+        ..Config::default()
+    };
+    let rig = Rig::silent(Plan::default(), &config);
+    let port = rig.port(Side::Host);
+    let lost = |more: u64| {
+        let count = |counters: &std::collections::BTreeMap<String, u64>| {
+            counters
+                .get("dropped_incoming_tx_full")
+                .copied()
+                .unwrap_or(0)
+        };
+        let before = count(&rig.running.counters().unwrap());
+        for _ in 0..more {
+            port.send(&relay(0, 60).outbound(&[])).unwrap();
+        }
+        rig.wait_for("every frame is counted as dropped", |counters| {
+            count(counters) == before + more
+        });
+    };
+    rig.site.middle.ip("link set incoming0 down").unwrap();
+    lost(100);
+    rig.site.middle.ip("link set incoming0 up").unwrap();
+    rig.site.tornet.ip("link set eth0 down").unwrap();
+    lost(100);
+    rig.site.tornet.ip("link set eth0 up").unwrap();
+    let mut eye = Eye::open(&rig, Side::Tornet);
+    eventually("steering after the link came back", || {
+        port.send(&relay(0, 60).outbound(&[]))?;
+        match eye
+            .capture
+            .wait_until(Duration::from_millis(20), |seen| !seen.is_empty())
+        {
+            true => Ok(()),
+            false => Err(LabError("no frame".to_owned())),
+        }
+    });
+    moved(&rig.running.stop().unwrap());
+}
+
 #[test]
 fn a_dead_uplink_does_not_stall_steering() {
     needs_root!();

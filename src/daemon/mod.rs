@@ -29,7 +29,7 @@ pub use detach::detach;
 
 /// How long a worker may give no sign of life: with what is on its way to it by then, less than
 /// 10 ms of frames are lost. Much less gives false alarms on a busy machine.
-const PATIENCE: Duration = Duration::from_millis(9);
+const PATIENCE: Duration = Duration::from_millis(8);
 
 /// Why the box cannot run, or stopped.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,7 @@ use crate::policy::Snapshot;
 use crate::settings::{Settings, ZeroCopy};
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::SigSet;
 use signal_hook::iterator::Handle;
@@ -42,6 +43,10 @@ impl Sockets {
     pub(super) fn bind(settings: &Settings, nics: &Nics) -> Result<Self, XskError> {
         // Without the capability the limit stays what it is, and registering the memory says so.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        // A worker that waits for a page of its own is as good as hung.
+        if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
+            tracing::info!("this process' memory can be swapped out: {error}");
+        }
         let frame_bytes = nics.common(|nic| nic.mtu) + LINK_OVERHEAD;
         let chunk_bytes = if frame_bytes + HEADROOM <= SMALL_CHUNK {
             SMALL_CHUNK

@@ -245,26 +245,31 @@ static __always_inline bool find_state(struct exitmark_links **found_links,
 SEC("xdp.frags")
 int exitmark_host(struct xdp_md *ctx)
 {
-	struct frame frame = frame_of(ctx);
-	const struct exitmark_image *image = current_image();
 	const struct exitmark_policy *policy;
+	const struct exitmark_image *image;
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
 	struct verdict verdict = {};
 	struct packet packet;
+	struct frame frame;
 	bool meant, odd;
 	__u64 share = 0;
 	int shape;
 
-	if (!find_state(&links, &counts) || !image)
+	if (!find_state(&links, &counts))
 		return XDP_DROP;
-	policy = &image->policy;
 	meant = links->hand_over[ROLE_HOST] == HAND_OVER_ALL || !links->decides[ROLE_HOST];
 	if (meant) {
 		share = share_kept(ctx, ROLE_HOST, links);
 		if (!share && hand_over(ctx, ROLE_HOST, links, counts) == XDP_REDIRECT)
 			return XDP_REDIRECT;
 	}
+	/* Whoever hands a frame over needs to know nothing about it. */
+	image = current_image();
+	if (!image)
+		return XDP_DROP;
+	policy = &image->policy;
+	frame = frame_of(ctx);
 	shape = read_packet(&frame, &packet);
 	if (shape == SHAPE_PACKET)
 		verdict = judge(image, &packet);

@@ -66,8 +66,7 @@ pub enum EndpointSetError {
 
 /// The most slots that a search may look at: the kernel's program needs a bound.
 pub(super) const MAX_PROBES: usize = 128;
-/// How many keys are tried for a table in which no search takes longer. One table in a hundred
-/// thousand needs a second one.
+/// How many keys are tried for a table in which no search takes longer.
 const ATTEMPTS: usize = 64;
 
 /// An immutable set of endpoints with a constant-time exact look-up.

@@ -161,7 +161,7 @@ fn nics_may_change_their_roles_between_two_lives() {
     let rig = Rig::silent(Plan::default(), &Config::default());
     crosses(&rig);
     moved(&rig.running.stop().unwrap());
-    // Host and uplink the other way round, and incoming on the NIC that was the host's.
+    // Host and uplink the other way round.
     let directory = tempfile::tempdir().unwrap();
     let path = Config::default().write(directory.path());
     let text = std::fs::read_to_string(&path).unwrap();
@@ -199,17 +199,12 @@ fn a_whole_bpf_file_system_is_no_directory_of_pins() {
     );
 }
 
-/// A file in the box's BPF file system, as processes inside see it.
-fn inside<T: Send + 'static>(site: &Site, work: impl FnOnce() -> T + Send + 'static) -> T {
-    site.middle.run(work)
-}
-
 #[test]
 fn maps_of_another_shape_are_replaced_and_the_links_taken_over() {
     needs_root!();
     both_engines(|| {
         let rig = between_two_lives(&Config::default(), &Config::default(), |site| {
-            inside(site, || {
+            site.middle.run(|| {
                 let directory = std::fs::read_dir("/sys/fs/bpf/exitmark").unwrap();
                 let maps = directory
                     .map(|entry| entry.unwrap().path())
@@ -289,7 +284,6 @@ fn where_nothing_can_be_redirected_the_process_does_it_alone() {
             directory,
         };
         crosses(&rig);
-        // Nobody but this process may forward, so nothing leaves when it ends.
         moved(&rig.running.stop().unwrap());
     }
 }

@@ -88,6 +88,7 @@ fn map_error<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 /// The loaded program and its maps.
 pub struct Kernel {
     skeleton: ExitmarkSkel<'static>,
+    layout: u32,
     counts_drops: bool,
 }
 
@@ -108,7 +109,7 @@ impl Kernel {
     /// # Errors
     /// No privilege, or a kernel that refuses it.
     pub fn load() -> Result<Self, KernelError> {
-        Self::load_with(None, false)
+        Self::load_with(layout()?, None, false)
     }
 
     /// Loads the program to be attached. It goes on with the pinned counters, if they have the
@@ -119,10 +120,11 @@ impl Kernel {
     /// # Errors
     /// No privilege, or a kernel that refuses it.
     pub fn load_pinned(pins: &Pins) -> Result<(Self, bool), KernelError> {
-        let counters = pins.maps(layout()?).join(COUNTERS);
+        let layout = layout()?;
+        let counters = pins.maps(layout).join(COUNTERS);
         let load = |counters: Option<&Path>| {
-            Self::load_with(counters, true).or_else(|error| {
-                let kernel = Self::load_with(counters, false)?;
+            Self::load_with(layout, counters, true).or_else(|error| {
+                let kernel = Self::load_with(layout, counters, false)?;
                 tracing::warn!(
                     "redirected frames that a NIC does not take are not counted: {error}"
                 );
@@ -138,7 +140,11 @@ impl Kernel {
         Ok((load(None)?, false))
     }
 
-    fn load_with(counters: Option<&Path>, counts_drops: bool) -> Result<Self, KernelError> {
+    fn load_with(
+        layout: u32,
+        counters: Option<&Path>,
+        counts_drops: bool,
+    ) -> Result<Self, KernelError> {
         // The skeleton borrows its object for as long as it lives; a daemon loads one, once.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = ExitmarkSkelBuilder::default()
@@ -153,6 +159,7 @@ impl Kernel {
         }
         Ok(Self {
             skeleton: open.load().map_err(KernelError::Load)?,
+            layout,
             counts_drops,
         })
     }
@@ -163,22 +170,21 @@ impl Kernel {
     /// The file system refuses.
     pub fn pin_maps(&self, pins: &Pins) -> Result<(), KernelError> {
         let maps = &self.skeleton.maps;
-        let layout = layout()?;
         for (name, map) in [
             ("policies", maps.policies.as_fd()),
             (LINKS, maps.links.as_fd()),
             ("guards", maps.guards.as_fd()),
             (COUNTERS, maps.counters.as_fd()),
         ] {
-            pins.pin_map(layout, name, map)?;
+            pins.pin_map(self.layout, name, map)?;
         }
         Ok(())
     }
 
     /// What the last process' program had learnt of the host's MAC address in this network
     /// namespace, if it can be read.
-    pub fn learnt_host(pins: &Pins, netns: u64) -> Option<MacAddr> {
-        let links = MapHandle::from_pinned_path(pins.maps(layout().ok()?).join(LINKS)).ok()?;
+    pub fn learnt_host(&self, pins: &Pins, netns: u64) -> Option<MacAddr> {
+        let links = MapHandle::from_pinned_path(pins.maps(self.layout).join(LINKS)).ok()?;
         let value = links.lookup(&ONLY, MapFlags::ANY).ok()??;
         Links::learnt_host(&value, netns)
     }
@@ -284,7 +290,7 @@ impl Kernel {
     /// # Errors
     /// The file system refuses.
     pub fn tidy(&self, pins: &Pins) -> Result<Vec<String>, KernelError> {
-        Ok(pins.remove_other_maps(layout()?)?)
+        Ok(pins.remove_other_maps(self.layout)?)
     }
 
     /// Runs one frame through a role's program, as if its NIC had received it on queue 0

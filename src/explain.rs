@@ -109,8 +109,9 @@ pub fn explain(
         None if Path::new(input).exists() => read_capture(Path::new(input))?,
         None => return Err(ExplainError::Input(input.chars().count())),
     };
-    let loaded = relays::load(&settings.relays.consensus, &settings.relays.extra)?;
-    let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), loaded.endpoints);
+    let sources = &settings.relays.sources;
+    let relays = relays::load(sources)?.with(&sources.extra)?;
+    let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), relays);
     let mut forwarder = Forwarder::new(Arc::new(snapshot), Arc::new(links(settings, incoming_mac)));
     Ok(frames
         .into_iter()

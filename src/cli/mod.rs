@@ -3,6 +3,7 @@
 pub mod demo;
 pub mod detach;
 pub mod explain;
+pub mod load_relays;
 pub mod relays;
 pub mod run;
 
@@ -25,6 +26,8 @@ enum Command {
     Demo(demo::Arguments),
     Explain(explain::Arguments),
     Relays(relays::Arguments),
+    #[command(hide = true)]
+    LoadRelays(load_relays::Arguments),
 }
 
 impl Invocation {
@@ -37,6 +40,7 @@ impl Invocation {
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Relays(arguments) => relays::run(&arguments),
+            Command::LoadRelays(arguments) => load_relays::run(&arguments),
         }
     }
 }

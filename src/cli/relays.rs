@@ -1,58 +1,171 @@
-//! `exitmark relays`: what a relay set holds. Arguments only; the work is done in `relays`.
+//! `exitmark relays`: the live relay set, or what documents hold. Arguments only; the work is done
+//! in `relays`.
 //!
 //! Never prints an endpoint but the one that the user typed.
 
+use super::{misused, unmet};
 use crate::policy::Endpoint;
-use crate::relays::{Survey, load};
+use crate::relays::{
+    Authorities, Churn, Identity, Loaded, Source, Sources, StateFile, Status, Survey, Trust, load,
+};
+use crate::settings::Settings;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-/// Read consensus documents and show the relay set they make
+/// Show the live relay set of a box, or read consensus documents and show what they hold
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["files", "config", "diff"]))]
 pub struct Arguments {
     /// tor's cached-consensus or cached-microdesc-consensus; several are united
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 
+    /// Show the set in force of the box with this configuration, from its state file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Show how the relay set changed from one document to another
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
+    diff: Option<Vec<PathBuf>>,
+
     /// Answer whether this endpoint is in the set: exit status 0 if it is, 1 if not
-    #[arg(long, value_name = "ADDR:PORT", value_parser = endpoint)]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = endpoint, conflicts_with = "diff")]
     contains: Option<Endpoint>,
+
+    /// tor's cached-certs [default: beside each document]
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    certificates: Option<PathBuf>,
+
+    /// An authority of another network than Tor's, by its v3 identity; once for each
+    #[arg(long = "authority", value_name = "IDENTITY", conflicts_with = "config")]
+    authorities: Vec<Identity>,
+
+    /// Believe the documents without checking who signed them
+    #[arg(long, conflicts_with_all = ["config", "certificates", "authorities"])]
+    no_verify: bool,
 
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+/// What is printed, and whether the answer is yes.
+struct Answer {
+    text: String,
+    is_contained: bool,
+}
+
 /// Prints what was asked for. The status is 1 for a file that cannot be used, and for an
 /// endpoint that is not in the set.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let loaded = match load(&arguments.files, &[]) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            eprintln!("exitmark: {error}");
-            return ExitCode::FAILURE;
-        }
+    let now = SystemTime::now();
+    let answer = match (&arguments.config, &arguments.diff) {
+        (Some(config), _) => match Settings::load(config) {
+            Ok(settings) => arguments.live(&settings, now),
+            Err(error) => return misused(format_args!("{}: {error}", config.display())),
+        },
+        (None, Some(files)) => arguments.churn(files),
+        (None, None) => arguments.documents(now),
     };
-    let survey = Survey::new(&loaded, SystemTime::now());
-    let text = match arguments.contains {
-        _ if arguments.json => format!("{:#}\n", survey.json(arguments.contains)),
-        Some(endpoint) => survey.answer(endpoint) + "\n",
-        None => survey.to_string(),
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return unmet(error),
     };
     // `print!` would panic where the reader has gone away or the disk is full.
-    if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
-        eprintln!("exitmark: cannot write the answer: {error}");
-        return ExitCode::FAILURE;
+    if let Err(error) = std::io::stdout().write_all(answer.text.as_bytes()) {
+        return unmet(format_args!("cannot write the answer: {error}"));
     }
-    let contained = arguments
-        .contains
-        .is_none_or(|endpoint| survey.contains(endpoint));
-    if contained {
+    if answer.is_contained {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+impl Arguments {
+    fn documents(&self, now: SystemTime) -> Result<Answer, String> {
+        let loaded = self.load(&self.files)?;
+        let survey = Survey::new(&loaded, now);
+        let contained = self.contains.map(|endpoint| survey.contains(endpoint));
+        Ok(self.answer(
+            contained,
+            survey.count(),
+            survey.json(self.contains),
+            &survey,
+        ))
+    }
+
+    fn live(&self, settings: &Settings, now: SystemTime) -> Result<Answer, String> {
+        let file = StateFile::new(settings.relays.state.clone());
+        let live = file.load().map_err(|error| error.to_string())?;
+        let live = live.ok_or_else(|| {
+            let path = file.path().display();
+            format!("{path}: is not there; the box with this configuration has never run")
+        })?;
+        let status = Status::new(&live, &settings.relays.sources.extra, now);
+        let contained = self.contains.map(|endpoint| status.contains(endpoint));
+        Ok(self.answer(
+            contained,
+            status.count(),
+            status.json(self.contains),
+            &status,
+        ))
+    }
+
+    fn churn(&self, files: &[PathBuf]) -> Result<Answer, String> {
+        let [old, new] = files else {
+            return Err("--diff takes two documents".to_owned());
+        };
+        let [old, new] = [old, new].map(|path| self.load(std::slice::from_ref(path)));
+        let churn = Churn::between(&old?, &new?);
+        Ok(self.answer(None, 0, churn.json(), &churn))
+    }
+
+    fn load(&self, files: &[PathBuf]) -> Result<Loaded, String> {
+        let source = |path: &PathBuf| {
+            let mut source = Source::beside(path.clone());
+            if let Some(certificates) = &self.certificates {
+                source.certificates.clone_from(certificates);
+            }
+            source
+        };
+        let sources = Sources {
+            files: files.iter().map(source).collect(),
+            extra: Vec::new(),
+            trust: match (self.no_verify, self.authorities.as_slice()) {
+                (true, _) => Trust::Anybody,
+                (false, []) => Trust::MostOf(Authorities::tor_network()),
+                (false, authorities) => {
+                    Trust::MostOf(Authorities::new(authorities.iter().copied()))
+                }
+            },
+        };
+        load(&sources).map_err(|error| error.to_string())
+    }
+
+    fn answer(
+        &self,
+        contained: Option<bool>,
+        count: usize,
+        json: serde_json::Value,
+        text: &dyn std::fmt::Display,
+    ) -> Answer {
+        let text = match (self.contains, contained) {
+            _ if self.json => format!("{json:#}\n"),
+            (Some(endpoint), Some(true)) => {
+                format!("Yes, {endpoint} is one of the {count} endpoints of the relay set.\n")
+            }
+            (Some(endpoint), _) => {
+                format!("No, {endpoint} is not among the {count} endpoints of the relay set.\n")
+            }
+            (None, _) => text.to_string(),
+        };
+        Answer {
+            text,
+            is_contained: contained.unwrap_or(true),
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod detach;
 mod nics;
+mod relays;
 mod workers;
 
 use crate::datapath::{
@@ -14,15 +15,17 @@ use crate::datapath::{
     PinError, Pins, Role, Spill, XdpState, XskError, xdp_state,
 };
 use crate::nic::NicError;
-use crate::policy::Snapshot;
-use crate::relays::{self, LoadError};
+use crate::policy::{Rules, Snapshot};
+use crate::relays::{LoadError, Refused};
 use crate::settings::{Engine, Inbound, OnStop, Settings};
+use crossbeam::channel::{self, Receiver, Sender};
 use nics::Nics;
+use relays::{Keeper, Prompter, Update};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::{Handle, Signals};
+use signal_hook::iterator::Signals;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use workers::{Sockets, Workers};
 
 pub use detach::detach;
@@ -63,6 +66,15 @@ pub enum DaemonError {
     /// The relay set cannot be loaded.
     #[error(transparent)]
     Relays(#[from] LoadError),
+    /// It can, and makes no sense.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// There is nobody to read documents.
+    #[error("relays.user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
+    NoSuchUser(String),
+    /// Root may do everything, and is not to read documents.
+    #[error("relays.user is root; documents from outside need a user who may do nothing")]
+    LoaderIsRoot,
     /// Sockets cannot be had.
     #[error(transparent)]
     Xsk(#[from] XskError),
@@ -94,9 +106,21 @@ pub enum DaemonError {
 struct Daemon {
     settings: Settings,
     snapshot: Arc<Snapshot>,
+    /// The rules while the relay set is stale, if nothing is to be marked and steered then.
+    passing: Arc<Rules>,
+    prompter: Prompter,
     kernel: Kernel,
     pins: Pins,
     workers: Workers,
+}
+
+/// What the main thread waits for.
+enum Event {
+    Signal(i32),
+    /// Another relay set is to be published.
+    Relays(Update),
+    /// A worker has ended by itself.
+    WorkerEnded(usize),
 }
 
 /// Runs the box until SIGTERM or SIGINT. SIGHUP loads the relay set again, SIGUSR1 prints the
@@ -108,42 +132,57 @@ pub fn run(settings: Settings) -> Result<(), DaemonError> {
     // A core dump would hold packets, and so destination addresses.
     nix::sys::prctl::set_dumpable(false)
         .map_err(|error| DaemonError::System("forbid core dumps", error.into()))?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP])
-        .map_err(|error| DaemonError::System("wait for signals", error))?;
-    let mut running = Daemon::start(settings, &signals.handle())?;
-    let mut ended_by_itself = true;
-    for signal in signals.forever() {
-        match signal {
-            SIGUSR1 => running.print_counters(),
-            SIGHUP => running.reload_relays(),
-            _ => {
-                ended_by_itself = false;
-                break;
-            }
-        }
-    }
-    let dead = running.workers.dead();
+    let (events, happening) = channel::unbounded();
+    hear_signals(events.clone())?;
+    let mut running = Daemon::start(settings, events)?;
+    let dead = running.follow(&happening);
     running.stop()?;
     match dead {
-        Some(worker) if ended_by_itself => Err(DaemonError::WorkerDied(worker)),
-        _ => Ok(()),
+        Some(worker) => Err(DaemonError::WorkerDied(worker)),
+        None => Ok(()),
     }
 }
 
+/// Makes events of signals, for as long as the process lives.
+fn hear_signals(events: Sender<Event>) -> Result<(), DaemonError> {
+    let failed = |error| DaemonError::System("wait for signals", error);
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).map_err(failed)?;
+    let thread = std::thread::Builder::new().name("exitmark-signals".to_owned());
+    thread
+        .spawn(move || {
+            for signal in signals.forever() {
+                if events.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(failed)?;
+    Ok(())
+}
+
 impl Daemon {
-    fn start(settings: Settings, signals: &Handle) -> Result<Self, DaemonError> {
+    fn start(settings: Settings, events: Sender<Event>) -> Result<Self, DaemonError> {
         let nics = Nics::look(&settings)?;
-        let loaded = relays::load(&settings.relays.consensus, &settings.relays.extra)?;
-        let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), loaded.endpoints);
-        let snapshot = Arc::new(snapshot);
+        let (keeper, first) = Keeper::begin(&settings)?;
+        let passing = Arc::new(settings.rules.passing());
+        let rules = if first.passes {
+            &passing
+        } else {
+            &settings.rules
+        };
+        let snapshot = Arc::new(Snapshot::new(1, Arc::clone(rules), first.endpoints));
         let pins = Pins::open(&settings.pin.directory)?;
         let was_attached = pins.are_attached()?;
-        match Parts::assemble(&settings, &nics, &snapshot, &pins, signals) {
+        match Parts::assemble(&settings, &nics, &snapshot, &pins, &events) {
             Ok(parts) => {
+                let prompter = keeper.prompter();
+                keeper.start(events)?;
                 parts.announce(&nics, snapshot.relays.len());
                 Ok(Self {
                     settings,
                     snapshot,
+                    passing,
+                    prompter,
                     kernel: parts.kernel,
                     pins,
                     workers: parts.workers,
@@ -159,19 +198,31 @@ impl Daemon {
         }
     }
 
-    /// Loads the relay files again. What cannot be used changes nothing.
-    fn reload_relays(&mut self) {
-        let sources = &self.settings.relays;
-        let loaded = match relays::load(&sources.consensus, &sources.extra) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                tracing::error!("the relay set stays as it was: {error}");
-                return;
+    /// Does what is asked for until the end; returns the worker that ended by itself, if one did.
+    fn follow(&mut self, happening: &Receiver<Event>) -> Option<usize> {
+        for event in happening {
+            match event {
+                Event::Signal(SIGUSR1) => self.print_counters(),
+                Event::Signal(SIGHUP) => self.prompter.prompt(),
+                Event::Signal(_) => return None,
+                Event::Relays(update) => self.publish(update),
+                Event::WorkerEnded(worker) => return Some(worker),
             }
+        }
+        None
+    }
+
+    /// Lets another relay set come into force, in the kernel and in every worker.
+    fn publish(&mut self, update: Update) {
+        let started = Instant::now();
+        let rules = if update.passes {
+            &self.passing
+        } else {
+            &self.settings.rules
         };
         let generation = self.snapshot.generation + 1;
-        let rules = Arc::clone(&self.snapshot.rules);
-        let snapshot = Arc::new(Snapshot::new(generation, rules, loaded.endpoints));
+        let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints);
+        let snapshot = Arc::new(snapshot);
         if let Err(error) = self.kernel.publish(&snapshot) {
             tracing::error!("the relay set stays as it was: {error}");
             return;
@@ -180,6 +231,8 @@ impl Daemon {
         tracing::info!(
             generation = snapshot.generation,
             endpoints = snapshot.relays.len(),
+            loading_ms = update.loading.as_millis(),
+            publishing_ms = started.elapsed().as_millis(),
             "relay set replaced"
         );
         self.snapshot = snapshot;
@@ -208,6 +261,9 @@ impl Daemon {
             }
         }
         for (name, number) in engines {
+            line += &format!(" {name}={number}");
+        }
+        for (name, number) in self.prompter.numbers() {
             line += &format!(" {name}={number}");
         }
         if sums.unaccounted > 0 {
@@ -257,7 +313,7 @@ impl Parts {
         nics: &Nics,
         snapshot: &Arc<Snapshot>,
         pins: &Pins,
-        signals: &Handle,
+        events: &Sender<Event>,
     ) -> Result<Self, DaemonError> {
         let (kernel, counters_were_there) = Kernel::load_pinned(pins)?;
         kernel.publish(snapshot)?;
@@ -279,7 +335,7 @@ impl Parts {
         links.name_nics(netns, nics.numbers());
         let links = Arc::new(links);
         let guards = kernel.guards()?;
-        let workers = Workers::start(settings, sockets, snapshot, &links, guards, signals)?;
+        let workers = Workers::start(settings, sockets, snapshot, &links, guards, events)?;
         let mut parts = Self {
             engine,
             kernel,

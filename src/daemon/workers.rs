@@ -1,7 +1,7 @@
 //! The workers' threads: memory, sockets, start, new snapshots, end.
 
-use super::DaemonError;
 use super::nics::{Nics, ONE_BUFFER_MTU};
+use super::{DaemonError, Event};
 use crate::datapath::{
     Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, PerRole, QueueGauge, Role,
     Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError, XskMemory, XskPort, XskSettings,
@@ -13,7 +13,6 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::SigSet;
-use signal_hook::iterator::Handle;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -138,7 +137,7 @@ impl Workers {
         snapshot: &Arc<Snapshot>,
         links: &Arc<Links>,
         guards: Cells,
-        signals: &Handle,
+        events: &Sender<Event>,
     ) -> Result<Self, DaemonError> {
         let limits = WorkerLimits::new(settings.datapath.batch);
         let guards = Arc::new(guards);
@@ -157,9 +156,9 @@ impl Workers {
             let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
                 .guarded(Guard::new(Arc::clone(&guards), queue));
             let stop = Arc::clone(&workers.stop);
-            workers
-                .running
-                .push(start_worker(worker, served, stop, signals.clone())?);
+            let number = workers.running.len();
+            let running = start_worker(number, worker, served, stop, events.clone())?;
+            workers.running.push(running);
         }
         tracing::info!(
             workers = workers.running.len(),
@@ -217,13 +216,6 @@ impl Workers {
         sums
     }
 
-    /// A worker that has ended by itself.
-    pub(super) fn dead(&self) -> Option<usize> {
-        self.running
-            .iter()
-            .position(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished))
-    }
-
     /// Lets all of them drain and waits for their reports.
     pub(super) fn end(&mut self) -> Vec<Option<WorkerReport>> {
         self.stop.store(true, Ordering::Release);
@@ -258,10 +250,11 @@ fn serve(role: Role, queue: u32, port: &XskPort) -> Result<Served, DaemonError> 
 }
 
 fn start_worker(
+    number: usize,
     worker: Worker<XskPort>,
     sockets: Vec<Served>,
     stop: Arc<AtomicBool>,
-    signals: Handle,
+    events: Sender<Event>,
 ) -> Result<Running, DaemonError> {
     let (snapshots, snapshots_in) = channel::bounded(1);
     let (retired_out, retired) = channel::bounded(1);
@@ -281,7 +274,7 @@ fn start_worker(
         .name("exitmark-worker".to_owned())
         .spawn(move || {
             // Wakes the main thread however this one ends.
-            let _ended = OnDrop(signals);
+            let _ended = OnDrop(events, number);
             // Signals are the main thread's; here they would interrupt the packet path.
             let _ = SigSet::all().thread_block();
             worker.run(&control)
@@ -298,11 +291,11 @@ fn start_worker(
     })
 }
 
-struct OnDrop(Handle);
+struct OnDrop(Sender<Event>, usize);
 
 impl Drop for OnDrop {
     fn drop(&mut self) {
-        self.0.close();
+        let _ = self.0.send(Event::WorkerEnded(self.1));
     }
 }
 

@@ -60,7 +60,7 @@ impl Table {
 
     /// The snapshot that a worker would follow: the configuration's rules and extra endpoints.
     pub fn snapshot(&self, settings: &Settings) -> Snapshot {
-        let extra = settings.relays.extra.iter().copied();
+        let extra = settings.relays.sources.extra.iter().copied();
         let relays = EndpointSet::new(extra).unwrap_or_else(|_| EndpointSet::empty());
         Snapshot::new(1, Arc::clone(&settings.rules), relays)
     }

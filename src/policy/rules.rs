@@ -9,7 +9,7 @@ pub const MAX_LISTENERS: usize = 256;
 pub const MAX_RESOLVERS: usize = 64;
 
 /// Everything in a verdict that is the operator's to say.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rules {
     /// The host's clearnet addresses.
     pub addresses: PrefixSet,
@@ -25,6 +25,16 @@ pub struct Rules {
     pub exit_protocols: ExitProtocols,
     /// What is done with a frame that met a rule.
     pub actions: Actions,
+}
+
+impl Rules {
+    /// The same rules for a box that lets all pass.
+    pub fn passing(&self) -> Self {
+        Self {
+            actions: self.actions.passing(),
+            ..self.clone()
+        }
+    }
 }
 
 /// Whether verdicts are carried out.
@@ -53,7 +63,7 @@ pub struct Intent {
 /// What is done with a frame, by the rule that it met: worked out once, looked up for each frame.
 #[derive(Clone, Debug)]
 pub struct Actions {
-    mark: Dscp,
+    intent: Intent,
     by_rule: [Action; Rule::ALL.len()],
 }
 
@@ -77,7 +87,7 @@ impl Actions {
     /// Works out the actions.
     pub fn new(intent: Intent) -> Self {
         Self {
-            mark: intent.mark,
+            intent,
             by_rule: Rule::ALL.map(|rule| Action::of(rule.class(), intent)),
         }
     }
@@ -85,7 +95,17 @@ impl Actions {
     /// What the exit frames are marked with.
     #[inline]
     pub const fn mark(&self) -> Dscp {
-        self.mark
+        self.intent.mark
+    }
+
+    /// The actions of a box that lets all pass, because it cannot tell one class from another:
+    /// nothing is steered, and nothing leaves marked.
+    pub fn passing(&self) -> Self {
+        Self::new(Intent {
+            at_uplink: AtUplink::Strip,
+            steer: false,
+            ..self.intent
+        })
     }
 
     #[inline]

@@ -3,10 +3,12 @@
 //! Never repeats the text of a document, because its lines name relays' addresses and errors
 //! end up in logs: a line number, a field name and a reason are all that is told.
 
-use super::Flavor;
+use super::{Flavor, Identity};
 use crate::policy::MAX_ENDPOINTS;
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
 
 /// The largest document that is read, in bytes. A full consensus of 2021 has 2.5 MB.
 pub const MAX_DOCUMENT: u64 = 32 << 20;
@@ -23,16 +25,37 @@ pub enum LoadError {
         reason: io::Error,
     },
     /// A directory, FIFO, socket or device.
-    #[error("{}: is {kind}, not a regular file; give tor's cached-consensus or \
-             cached-microdesc-consensus", path.display())]
+    #[error("{}: is {kind}, not a regular file; give the file that tor writes", path.display())]
     NotRegular {
         /// The path.
         path: PathBuf,
         /// What is there instead, with its article.
         kind: &'static str,
     },
+    /// What tor has fetched and not believed yet.
+    #[error("{}: is a document that tor has not verified; give cached-consensus or \
+             cached-microdesc-consensus", path.display())]
+    Unverified {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Certificates that cannot be opened or read.
+    #[error("{}: cannot be read: {reason}; tor keeps its certificates beside its consensus, \
+             relays.certificates names another place", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// Somebody wrote to the file meanwhile.
+    #[error("{}: has changed while it was read; replace it by renaming, as tor does", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// More than [`MAX_DOCUMENT`] bytes.
-    #[error("{}: is larger than {MAX_DOCUMENT} bytes, more than any consensus has; give tor's \
+    #[error("{}: is larger than {MAX_DOCUMENT} bytes, more than tor ever writes; give tor's \
              own file", path.display())]
     TooLarge {
         /// The file.
@@ -46,6 +69,25 @@ pub enum LoadError {
         /// What is wrong with it.
         problem: DocumentError,
     },
+    /// The signatures do not hold.
+    #[error("{}: {problem}", path.display())]
+    Signatures {
+        /// The consensus.
+        path: PathBuf,
+        /// What is wrong with them.
+        problem: SignatureError,
+    },
+    /// The process that reads documents says what is wrong with one.
+    #[error("{}: {reason}", path.display())]
+    Told {
+        /// The file.
+        path: PathBuf,
+        /// Its words: printable, and of bounded length.
+        reason: String,
+    },
+    /// The process that reads documents failed.
+    #[error("the process that reads the relay files {0}; it is tried again")]
+    Loader(LoaderFailure),
     /// One of the static extras has port 0.
     #[error("extra relay endpoint number {position} has port 0; give the port it listens on")]
     ExtraPortZero {
@@ -64,6 +106,75 @@ pub enum LoadError {
     /// Together they collide in every table.
     #[error("all sources and extras together collide in every table; remove a source")]
     Clustered,
+}
+
+/// How a loader failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoaderFailure {
+    /// It could not be started.
+    #[error("cannot be started: {0}")]
+    Start(io::Error),
+    /// It was too slow.
+    #[error("gave no answer within {} s and was ended", .0.as_secs())]
+    Slow(Duration),
+    /// It ended without an answer.
+    #[error("ended without an answer ({0})")]
+    Died(ExitStatus),
+    /// It answered what makes no sense.
+    #[error("answered nonsense ({0})")]
+    Nonsense(&'static str),
+}
+
+/// What is wrong with the signatures of a consensus. Signatures are counted from 1.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// Not as tor writes them.
+    #[error(
+        "the part with the signatures is not as tor writes it; the file is damaged, fetch it again"
+    )]
+    Form,
+    /// By somebody whom the document does not name.
+    #[error(
+        "signature {number} is of nobody whom the document names as its author; fetch the file again"
+    )]
+    NoAuthor {
+        /// Which one.
+        number: usize,
+    },
+    /// A signing key for which there is no word.
+    #[error(
+        "signature {number}, of the authority {identity}, is made with a key for which there is no \
+         certificate that holds at the document's valid-after; tor fetches certificates by itself, \
+         wait or give the cached-certs that belongs to the document"
+    )]
+    NoCertificate {
+        /// Which one.
+        number: usize,
+        /// Whose.
+        identity: Identity,
+    },
+    /// The document is not what was signed.
+    #[error(
+        "signature {number}, of the authority {identity}, is not good: the document is not what the \
+         authority signed; fetch the file again, and find out who changed it"
+    )]
+    Bad {
+        /// Which one.
+        number: usize,
+        /// Whose.
+        identity: Identity,
+    },
+    /// Not a majority.
+    #[error(
+        "{good} authorities that are known have signed it, {needed} are needed; a consensus of another \
+         network needs relays.authorities"
+    )]
+    TooFew {
+        /// How many have.
+        good: usize,
+        /// How many would do.
+        needed: usize,
+    },
 }
 
 /// What is wrong with a document.
@@ -92,6 +203,18 @@ pub enum DocumentError {
     CrLf {
         /// The first such line, counted from 1.
         line: usize,
+    },
+    /// Something else in the place of certificates.
+    #[error(
+        "line 1: does not begin with `dir-key-certificate-version`, so the file holds no \
+         certificates; give tor's cached-certs"
+    )]
+    NotCertificates,
+    /// More certificates than tor keeps.
+    #[error("the file holds more than {limit} certificates; give tor's own cached-certs")]
+    TooManyCertificates {
+        /// How many are read.
+        limit: usize,
     },
     /// Nothing that the directory protocol knows.
     #[error(

@@ -1,28 +1,70 @@
-//! Files to a relay set: reads every source, parses it, and unites all endpoints with the
-//! static extras. All or nothing: one bad source is an error, and the caller keeps what it had.
+//! Documents to a relay set: parses every source, checks who signed it, and unites all endpoints
+//! with the static extras. All or nothing: one bad source is an error, and the caller keeps what
+//! it had.
 //!
-//! Blocks on file reads and a few tens of milliseconds of parsing, so it belongs on a thread of
-//! its own. Follows no file and never writes one.
+//! Takes a few tens of milliseconds, so it belongs on a thread of its own; the daemon has it done
+//! by a process of its own ([`super::Loader`]).
 
-use super::{Counts, DocumentError, Flavor, LoadError, MAX_DOCUMENT, UncheckedDocument, Validity};
+use super::{
+    Authorities, Certificates, Counts, DocumentError, Flavor, LoadError, SignatureError,
+    Signatures, UncheckedDocument, Validity, files,
+};
 use crate::policy::{Endpoint, EndpointSet, EndpointSetError};
-use std::fs::{File, FileType, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Where a relay set comes from, and who is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources {
+    /// Consensus documents, of which all are united.
+    pub files: Vec<Source>,
+    /// Endpoints that no consensus lists: a bridge authority, relays of one's own.
+    pub extra: Vec<Endpoint>,
+    /// Who is believed.
+    pub trust: Trust,
+}
+
+/// One consensus document and the certificates that go with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// tor's `cached-consensus` or `cached-microdesc-consensus`.
+    pub consensus: PathBuf,
+    /// tor's `cached-certs`.
+    pub certificates: PathBuf,
+}
+
+/// Who is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Most of these authorities.
+    MostOf(Authorities),
+    /// Whoever can write the files.
+    Anybody,
+}
+
+impl Source {
+    /// A consensus with the certificates that tor keeps beside it.
+    pub fn beside(consensus: PathBuf) -> Self {
+        let certificates = consensus.with_file_name("cached-certs");
+        Self {
+            consensus,
+            certificates,
+        }
+    }
+}
+
 /// A relay set and where it comes from.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Loaded {
-    /// Every endpoint of every source, and the extras.
-    pub endpoints: EndpointSet,
+    /// Every endpoint that a source lists, the extras not among them; sorted, each once.
+    pub listed: Vec<Endpoint>,
     /// One report per source, in the order given.
     pub sources: Vec<SourceReport>,
 }
 
 /// What one source contributed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SourceReport {
     /// The file.
     pub path: PathBuf,
@@ -30,131 +72,174 @@ pub struct SourceReport {
     pub flavor: Flavor,
     /// From when until when it holds.
     pub validity: Validity,
+    /// Its signatures; none where nobody checked.
+    pub signatures: Option<Signatures>,
     /// How many endpoints it lists, by kind.
     pub counts: Counts,
     /// How many different endpoints these are.
     pub distinct: usize,
-    /// How long parsing took, reading the file not included.
+    /// How long parsing and checking took, reading the file not included.
     pub parse_time: Duration,
 }
 
-/// Loads the consensus documents at `sources` and adds the endpoints of `extra`, which are in
-/// no consensus: a bridge authority, relays of one's own, unlisted ORPorts.
+/// Loads a relay set in this process.
 ///
 /// # Errors
 /// The first source that cannot be used and why, an extra with port 0, or a union that is too
 /// large. Errors name files, lines and fields, and no address.
-pub fn load(sources: &[PathBuf], extra: &[Endpoint]) -> Result<Loaded, LoadError> {
+pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
+    let mut loading = Loading::default();
+    for source in &sources.files {
+        let consensus = files::read(&source.consensus)?;
+        let certificates = match sources.trust {
+            Trust::MostOf(_) => Some(read_certificates(source)?),
+            Trust::Anybody => None,
+        };
+        loading
+            .add(
+                &source.consensus,
+                &consensus,
+                certificates.as_deref(),
+                &sources.trust,
+            )
+            .map_err(|problem| problem.of(source))?;
+    }
+    let loaded = loading.finish();
+    loaded.with(&sources.extra)?;
+    sources.warn();
+    Ok(loaded)
+}
+
+fn read_certificates(source: &Source) -> Result<Vec<u8>, LoadError> {
+    files::read(&source.certificates).map_err(files::about_certificates)
+}
+
+impl Sources {
+    /// Says so where nobody checks who made the documents.
+    pub(super) fn warn(&self) {
+        if self.trust == Trust::Anybody && !self.files.is_empty() {
+            tracing::warn!(
+                sources = self.files.len(),
+                "relays.verify = false: signatures are not checked; whoever can write the \
+                 consensus files decides what is steered"
+            );
+        }
+    }
+}
+
+impl Loaded {
+    /// The set with these extras.
+    ///
+    /// # Errors
+    /// An extra with port 0, or more than a set may hold.
+    pub fn with(&self, extra: &[Endpoint]) -> Result<EndpointSet, LoadError> {
+        unite(self.listed.iter().chain(extra).copied(), extra)
+    }
+}
+
+/// The set of all these endpoints, of which `extra` are the operator's own.
+pub(super) fn unite(
+    endpoints: impl Iterator<Item = Endpoint>,
+    extra: &[Endpoint],
+) -> Result<EndpointSet, LoadError> {
     if let Some(index) = extra.iter().position(|endpoint| endpoint.port == 0) {
         return Err(LoadError::ExtraPortZero {
             position: index + 1,
         });
     }
-    let mut reports = Vec::with_capacity(sources.len());
-    let mut endpoints = extra.to_vec();
-    for path in sources {
-        let bytes = read(path)?;
-        let in_file = |problem| LoadError::Document {
-            path: path.clone(),
-            problem,
-        };
+    EndpointSet::new(endpoints).map_err(|error| match error {
+        EndpointSetError::TooMany(count) => LoadError::TooMany { count },
+        EndpointSetError::Clustered => LoadError::Clustered,
+        EndpointSetError::PortZero => unreachable!("neither documents nor extras have a port 0"),
+    })
+}
+
+/// What is wrong with a source, whose path its caller knows.
+#[derive(Debug)]
+pub(super) enum Problem {
+    Document(DocumentError),
+    Certificates(DocumentError),
+    Signatures(SignatureError),
+}
+
+impl Problem {
+    pub(super) fn of(self, source: &Source) -> LoadError {
+        match self {
+            Self::Document(problem) => LoadError::Document {
+                path: source.consensus.clone(),
+                problem,
+            },
+            Self::Certificates(problem) => LoadError::Document {
+                path: source.certificates.clone(),
+                problem,
+            },
+            Self::Signatures(problem) => LoadError::Signatures {
+                path: source.consensus.clone(),
+                problem,
+            },
+        }
+    }
+}
+
+/// A set in the making.
+#[derive(Default)]
+pub(super) struct Loading {
+    listed: Vec<Endpoint>,
+    sources: Vec<SourceReport>,
+}
+
+impl Loading {
+    /// Adds what a document lists, if it is to be believed.
+    pub(super) fn add(
+        &mut self,
+        path: &Path,
+        consensus: &[u8],
+        certificates: Option<&[u8]>,
+        trust: &Trust,
+    ) -> Result<(), Problem> {
         let started = Instant::now();
-        let document = UncheckedDocument::parse(&bytes)
-            .map_err(in_file)?
-            .accept_unchecked();
+        let document = UncheckedDocument::parse(consensus).map_err(Problem::Document)?;
+        let (document, signatures) = match trust {
+            Trust::MostOf(authorities) => {
+                let certificates = Certificates::parse(certificates.unwrap_or_default())
+                    .map_err(Problem::Certificates)?;
+                let (document, signatures) = document
+                    .verify(&certificates, authorities)
+                    .map_err(Problem::Signatures)?;
+                (document, Some(signatures))
+            }
+            Trust::Anybody => (document.accept_unchecked(), None),
+        };
         let parse_time = started.elapsed();
         let distinct = match EndpointSet::new(document.endpoints()) {
             Ok(set) => set.len(),
             Err(EndpointSetError::TooMany(count)) => {
-                return Err(in_file(DocumentError::TooMany { count }));
+                return Err(Problem::Document(DocumentError::TooMany { count }));
             }
-            Err(EndpointSetError::Clustered) => return Err(in_file(DocumentError::Clustered)),
+            Err(EndpointSetError::Clustered) => {
+                return Err(Problem::Document(DocumentError::Clustered));
+            }
             Err(EndpointSetError::PortZero) => unreachable!("a parsed document has no port 0"),
         };
-        endpoints.extend(document.endpoints());
-        reports.push(SourceReport {
-            path: path.clone(),
+        self.listed.extend(document.endpoints());
+        self.sources.push(SourceReport {
+            path: path.to_owned(),
             flavor: document.flavor,
             validity: document.validity,
+            signatures,
             counts: document.counts(),
             distinct,
             parse_time,
         });
+        Ok(())
     }
-    let endpoints = EndpointSet::new(endpoints).map_err(|error| match error {
-        EndpointSetError::TooMany(count) => LoadError::TooMany { count },
-        EndpointSetError::Clustered => LoadError::Clustered,
-        EndpointSetError::PortZero => unreachable!("neither documents nor extras have a port 0"),
-    })?;
-    if !sources.is_empty() {
-        tracing::warn!(
-            sources = sources.len(),
-            "relay set loaded; this version does not check the signatures of consensus \
-             documents: whoever can write these files decides what is steered"
-        );
-    }
-    Ok(Loaded {
-        endpoints,
-        sources: reports,
-    })
-}
 
-/// The bytes of a regular file of at most [`MAX_DOCUMENT`] bytes.
-fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    let failed = |reason| LoadError::Read {
-        path: path.to_owned(),
-        reason,
-    };
-    let only_regular = |kind: FileType| match kind_of(kind) {
-        None => Ok(()),
-        Some(kind) => Err(LoadError::NotRegular {
-            path: path.to_owned(),
-            kind,
-        }),
-    };
-    let too_large = || LoadError::TooLarge {
-        path: path.to_owned(),
-    };
-    // Asked before opening, because to open a device can already do something, and again on
-    // the open file, because tor replaces its files and the path may mean another one by now.
-    only_regular(path.metadata().map_err(failed)?.file_type())?;
-    let file = open_without_waiting(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    only_regular(metadata.file_type())?;
-    if metadata.len() > MAX_DOCUMENT {
-        return Err(too_large());
-    }
-    // The file may still grow: one byte more than allowed is enough to know.
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-    file.take(MAX_DOCUMENT + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_DOCUMENT) {
-        Ok(bytes)
-    } else {
-        Err(too_large())
-    }
-}
-
-/// Without `O_NONBLOCK`, opening a FIFO waits until somebody writes to it.
-fn open_without_waiting(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-}
-
-/// What a file is, with its article, unless it is a regular one.
-fn kind_of(kind: FileType) -> Option<&'static str> {
-    if kind.is_file() {
-        None
-    } else if kind.is_dir() {
-        Some("a directory")
-    } else if kind.is_fifo() {
-        Some("a FIFO")
-    } else if kind.is_socket() {
-        Some("a socket")
-    } else {
-        Some("a device")
+    pub(super) fn finish(mut self) -> Loaded {
+        self.listed.sort_unstable();
+        self.listed.dedup();
+        Loaded {
+            listed: self.listed,
+            sources: self.sources,
+        }
     }
 }

@@ -15,13 +15,17 @@ pub const FETCH_SLACK: Duration = Duration::from_secs(60 * 60);
 pub const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// From when until when a consensus holds: dir-spec, "Preamble".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Validity {
     /// `valid-after`: when the document begins to hold.
+    #[serde(with = "seconds")]
     pub valid_after: SystemTime,
     /// `fresh-until`: when the next document is due.
+    #[serde(with = "seconds")]
     pub fresh_until: SystemTime,
     /// `valid-until`: when the document ceases to hold.
+    #[serde(with = "seconds")]
     pub valid_until: SystemTime,
 }
 
@@ -41,6 +45,26 @@ pub enum Age {
 }
 
 impl Validity {
+    /// Whether the three follow each other, as they must.
+    pub fn is_ordered(&self) -> bool {
+        self.valid_after < self.fresh_until && self.fresh_until < self.valid_until
+    }
+
+    /// When the age changes next after `now`.
+    pub fn next_age(&self, now: SystemTime) -> Option<SystemTime> {
+        let limits = [
+            Some(self.valid_after),
+            self.fresh_until.checked_add(FETCH_SLACK),
+            Some(self.valid_until),
+            self.valid_until.checked_add(REASONABLY_LIVE),
+        ];
+        limits
+            .into_iter()
+            .flatten()
+            .filter(|&limit| limit >= now)
+            .min()
+    }
+
     /// The age at `now`.
     pub fn age(&self, now: SystemTime) -> Age {
         // A limit beyond what the clock can express is never passed.
@@ -82,6 +106,30 @@ impl fmt::Display for Age {
             Self::Expired => "expired, yet tor still works with it",
             Self::Stale => "stale: more than a day past its end, tor no longer works with it",
         })
+    }
+}
+
+/// A time as seconds since 1970, in files and between processes.
+pub(super) mod seconds {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    pub(in crate::relays) fn serialize<S: Serializer>(
+        time: &SystemTime,
+        out: S,
+    ) -> Result<S::Ok, S::Error> {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        out.serialize_u64(since.as_secs())
+    }
+
+    pub(in crate::relays) fn deserialize<'de, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<SystemTime, D::Error> {
+        let seconds = u64::deserialize(input)?;
+        UNIX_EPOCH
+            .checked_add(Duration::from_secs(seconds))
+            .ok_or_else(|| D::Error::custom("a time that no clock shows"))
     }
 }
 

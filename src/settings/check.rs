@@ -1,20 +1,24 @@
 //! Each part of the file, held against what it may be.
 
 use super::{
-    Datapath, Inbound, Incoming, OnStop, Pin, Ports, RelaySources, SettingsError, ZeroCopy, raw,
-    value,
+    Datapath, Inbound, Incoming, OnStop, Pin, Ports, RelaySettings, SettingsError, WhenStale,
+    ZeroCopy, raw, value,
 };
 use crate::packet::Dscp;
 use crate::policy::{Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES};
+use crate::relays::{Authorities, Source, Sources, Trust};
 use ipnet::IpNet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A NIC's name has at most 15 bytes (IFNAMSIZ with its NUL).
 const MAX_INTERFACE_NAME: usize = 15;
 const RING: std::ops::RangeInclusive<u32> = 64..=32_768;
+/// A connection between relays lasts a week at most.
+const MAX_RETAIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const BATCH: std::ops::RangeInclusive<u32> = 1..=256;
 
 pub(super) fn parsed<T: FromStr<Err: Display>>(
@@ -221,12 +225,74 @@ pub(super) fn mark(raw: &raw::Mark) -> Result<Dscp, SettingsError> {
     Ok(dscp)
 }
 
-pub(super) fn relay_sources(raw: raw::Relays, base: &Path) -> Result<RelaySources, SettingsError> {
+pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, SettingsError> {
     let extra = raw.extra.iter().map(|text| endpoint("relays.extra", text));
-    Ok(RelaySources {
-        extra: extra.collect::<Result<_, _>>()?,
-        consensus: raw.consensus.iter().map(|path| base.join(path)).collect(),
+    let certificates = raw.certificates.map(|path| base.join(path));
+    let mut files: Vec<Source> = Vec::with_capacity(raw.consensus.len());
+    for path in raw.consensus {
+        const KEY: &str = "relays.consensus";
+        let quoted = format!("\"{}\"", path.display());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("unverified-") {
+            let reason = "is what tor has fetched and not verified yet; name the cached- one";
+            return Err(value(KEY, quoted, reason));
+        }
+        let mut source = Source::beside(base.join(&path));
+        if let Some(certificates) = &certificates {
+            source.certificates.clone_from(certificates);
+        }
+        if files.contains(&source) {
+            return Err(value(KEY, quoted, "is named twice"));
+        }
+        files.push(source);
+    }
+    Ok(RelaySettings {
+        sources: Sources {
+            files,
+            extra: extra.collect::<Result<_, _>>()?,
+            trust: trust(raw.verify, raw.authorities)?,
+        },
+        retain: retain(&raw.retain)?,
+        when_stale: match raw.when_stale {
+            raw::WhenStale::Keep => WhenStale::Keep,
+            raw::WhenStale::Pass => WhenStale::Pass,
+        },
+        state: base.join(raw.state),
+        user: raw.user,
     })
+}
+
+fn trust(verify: bool, authorities: Option<Vec<String>>) -> Result<Trust, SettingsError> {
+    const KEY: &str = "relays.authorities";
+    match (verify, authorities) {
+        (true, None) => Ok(Trust::MostOf(Authorities::tor_network())),
+        (true, Some(texts)) if texts.is_empty() => {
+            let reason = "leaves nobody to believe; leave the key out for those of the Tor network";
+            Err(value(KEY, "[]", reason))
+        }
+        (true, Some(texts)) => {
+            let identities = texts.iter().map(|text| parsed(KEY, text));
+            Ok(Trust::MostOf(Authorities::new(
+                identities.collect::<Result<Vec<_>, _>>()?,
+            )))
+        }
+        (false, None) => Ok(Trust::Anybody),
+        (false, Some(texts)) => {
+            let reason = "says whom to believe, but relays.verify = false believes anybody; keep \
+                          one of the two";
+            Err(value(KEY, format_args!("{} entries", texts.len()), reason))
+        }
+    }
+}
+
+fn retain(text: &str) -> Result<Duration, SettingsError> {
+    let duration = humantime::parse_duration(text).ok();
+    duration
+        .filter(|duration| *duration <= MAX_RETAIN)
+        .ok_or_else(|| {
+            let reason = "is no time such as \"28h\" or \"90min\", up to 30 days";
+            value("relays.retain", format_args!("\"{text}\""), reason)
+        })
 }
 
 pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {

@@ -8,13 +8,14 @@ mod raw;
 
 use crate::packet::MacAddr;
 use crate::policy::{
-    Actions, AtUplink, Endpoint, ExitProtocols, Intent, MAX_PREFIXES, MAX_RESOLVERS, Mode,
-    PrefixSet, Rules,
+    Actions, AtUplink, ExitProtocols, Intent, MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Rules,
 };
+use crate::relays::Sources;
 use ipnet::IpNet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -29,8 +30,8 @@ pub struct Settings {
     pub host_prefixes: Vec<IpNet>,
     /// The host's MAC address; learnt from its frames where it is not given.
     pub host_mac: Option<MacAddr>,
-    /// Where relay endpoints come from.
-    pub relays: RelaySources,
+    /// Where relay endpoints come from, and for how long they are good.
+    pub relays: RelaySettings,
     /// Sizes and ways of the packet path.
     pub datapath: Datapath,
     /// What outlives the process.
@@ -68,13 +69,28 @@ pub struct Incoming {
     pub next_hop: MacAddr,
 }
 
-/// Where relay endpoints come from.
+/// Where relay endpoints come from, and for how long they are good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelaySources {
-    /// Consensus documents of either flavour.
-    pub consensus: Vec<PathBuf>,
-    /// Endpoints that no consensus lists.
-    pub extra: Vec<Endpoint>,
+pub struct RelaySettings {
+    /// Consensus documents, extras, and who is believed.
+    pub sources: Sources,
+    /// For how long who has left counts as a relay.
+    pub retain: Duration,
+    /// What becomes of the traffic when there is no consensus any more to go by.
+    pub when_stale: WhenStale,
+    /// Where the set is kept over a restart.
+    pub state: PathBuf,
+    /// The user as whom documents are read.
+    pub user: String,
+}
+
+/// What becomes of the traffic when the relay set is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenStale {
+    /// It is marked and steered by the last set that there was.
+    Keep,
+    /// All of it is forwarded, unmarked and unsteered.
+    Pass,
 }
 
 /// What outlives the process.
@@ -186,11 +202,14 @@ impl Settings {
     pub fn parse(text: &str, base: &Path) -> Result<Self, SettingsError> {
         let raw: raw::Raw = toml::from_str(text)?;
         let ports = check::ports(&raw.ports, &raw.steer)?;
-        let relays = check::relay_sources(raw.relays, base)?;
+        let relays = check::relays(raw.relays, base)?;
         let addresses = check::prefixes("host.addresses", &raw.host.addresses)?;
         let relay_addresses = check::prefixes("host.relay_addresses", &raw.host.relay_addresses)?;
         check::host_addresses(&addresses, &relay_addresses)?;
-        if relays.consensus.is_empty() && relays.extra.is_empty() && !addresses.is_empty() {
+        if relays.sources.files.is_empty()
+            && relays.sources.extra.is_empty()
+            && !addresses.is_empty()
+        {
             return Err(value(
                 "relays.consensus",
                 "[]",

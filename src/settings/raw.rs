@@ -121,13 +121,42 @@ pub(super) struct Steer {
     pub(super) next_hop: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Relays {
-    #[serde(default)]
     pub(super) consensus: Vec<PathBuf>,
-    #[serde(default)]
+    pub(super) certificates: Option<PathBuf>,
+    pub(super) authorities: Option<Vec<String>>,
+    pub(super) verify: bool,
     pub(super) extra: Vec<String>,
+    pub(super) retain: String,
+    pub(super) when_stale: WhenStale,
+    pub(super) state: PathBuf,
+    pub(super) user: String,
+}
+
+impl Default for Relays {
+    fn default() -> Self {
+        Self {
+            consensus: Vec::new(),
+            certificates: None,
+            authorities: None,
+            verify: true,
+            extra: Vec::new(),
+            retain: "28h".to_owned(),
+            when_stale: WhenStale::default(),
+            state: "/var/lib/exitmark/relays.state".into(),
+            user: "nobody".to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum WhenStale {
+    Keep,
+    #[default]
+    Pass,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,6 +1,6 @@
-//! A consensus document: bytes in, endpoints by kind and validity out.
+//! A consensus document: bytes in, endpoints by kind, validity and signatures out.
 //!
-//! The only file that knows tor-netdoc, whose API moves between releases. Reads no file, asks
+//! The only room that knows tor-netdoc, whose API moves between releases. Reads no file, asks
 //! no clock, and believes nothing: what it returns is an [`UncheckedDocument`], because bytes
 //! with the right shape are not yet what the authorities signed.
 //!
@@ -8,15 +8,28 @@
 //! and the authorities' address, names no line for many errors, and does not read the ORPort of
 //! `dir-source`.
 
-use super::{DocumentError, Validity, framing};
+mod certificates;
+mod framing;
+mod signatures;
+
+use super::{Authorities, DocumentError, Identity, SignatureError, Validity};
 use crate::policy::Endpoint;
+use signatures::{Claims, Signature};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use tor_netdoc::doc::netstatus::{ConsensusAuthoritySection, Lifetime, md, plain};
+use tor_netdoc::doc::netstatus::{
+    ConsensusAuthoritySection, DirectorySignatureHashAlgo, DirectorySignaturesHashesAccu, Lifetime,
+    md, plain,
+};
 use tor_netdoc::parse2::{NetdocParseable, NetdocParseableUnverified, ParseInput, parse_netdoc};
+use tor_netdoc::types::KeywordOrString;
+
+pub use certificates::Certificates;
+pub use signatures::Signatures;
 
 /// A consensus' flavour: dir-spec, "Consensus flavors".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Flavor {
     /// The plain one, `cached-consensus`: lists descriptors.
     Ns,
@@ -58,7 +71,8 @@ pub struct ConsensusDocument {
 }
 
 /// How many endpoints of each kind a document lists, repetitions counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Counts {
     /// ORPorts on `r` lines: one per relay.
     pub orports: usize,
@@ -107,10 +121,16 @@ impl fmt::Debug for ConsensusDocument {
 }
 
 /// A document that has the shape of a consensus and whose signatures nobody has checked. The
-/// way out is a decision that its caller has to name.
-#[derive(Debug)]
+/// ways out are to check them, or a decision that its caller has to name.
 pub struct UncheckedDocument {
     document: ConsensusDocument,
+    claims: Claims,
+}
+
+impl fmt::Debug for UncheckedDocument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.document.fmt(f)
+    }
 }
 
 impl UncheckedDocument {
@@ -125,7 +145,19 @@ impl UncheckedDocument {
         macro_rules! read {
             ($netstatus:ty) => {{
                 let netstatus = parse_as::<$netstatus>(text, flavor)?;
-                let (body, _signatures) = netstatus.unwrap_unverified();
+                let (body, data) = netstatus.unwrap_unverified();
+                let signatures = data
+                    .sigs
+                    .directory_signature
+                    .into_iter()
+                    .map(|signature| claim(signature, flavor, &data.hashes))
+                    .collect::<Vec<_>>();
+                let written = signatures::as_tor_writes(&signatures, flavor);
+                let claims = Claims {
+                    as_tor_writes: text.get(data.unsigned_body_len..) == Some(&written),
+                    authors: authors(&body.authority),
+                    signatures,
+                };
                 let entries = body.routers.iter().map(|router| Entry {
                     address: router.r.ip,
                     orport: router.r.or_port,
@@ -134,17 +166,33 @@ impl UncheckedDocument {
                 });
                 let validity = validity(&body.preamble.lifetime)?;
                 let authorities = authority_endpoints(&body.authority);
-                gather(text, flavor, validity, authorities, entries)
+                let document = gather(text, flavor, validity, authorities, entries)?;
+                Self { document, claims }
             }};
         }
-        let document = match flavor {
+        let unchecked = match flavor {
             Flavor::Ns => read!(plain::NetworkStatusUnverified),
             Flavor::Microdesc => read!(md::NetworkStatusUnverified),
-        }?;
-        if document.orports.is_empty() {
+        };
+        if unchecked.document.orports.is_empty() {
             return Err(DocumentError::NoRelays);
         }
-        Ok(Self { document })
+        Ok(unchecked)
+    }
+
+    /// The document, if most of `authorities` signed it and no signature that can be checked is
+    /// bad. A certificate must hold at the document's `valid-after`.
+    ///
+    /// # Errors
+    /// Which signature is missing or bad, and why.
+    pub fn verify(
+        self,
+        certificates: &Certificates,
+        authorities: &Authorities,
+    ) -> Result<(ConsensusDocument, Signatures), SignatureError> {
+        let valid_after = self.document.validity.valid_after;
+        let signatures = self.claims.check(valid_after, certificates, authorities)?;
+        Ok((self.document, signatures))
     }
 
     /// The document, believed as it stands. Whoever can write the file decides what is steered,
@@ -160,6 +208,42 @@ struct Entry<'a> {
     orport: u16,
     dirport: u16,
     further: &'a [SocketAddr],
+}
+
+fn claim(
+    signature: tor_netdoc::doc::netstatus::Signature,
+    flavor: Flavor,
+    hashes: &DirectorySignaturesHashesAccu,
+) -> Signature {
+    use KeywordOrString::Known;
+    // Each flavour has one algorithm; whoever signs with another one signs for nobody.
+    let digest = match (flavor, &signature.digest_algo.0) {
+        (Flavor::Ns, None) => hashes.sha1_unnamed.map(Vec::from),
+        (Flavor::Microdesc, Some(Known(DirectorySignatureHashAlgo::Sha256))) => {
+            hashes.sha256.map(Vec::from)
+        }
+        _ => None,
+    };
+    let keys = signature.key_ids;
+    Signature {
+        identity: Identity::new(keys.id_fingerprint.to_bytes()),
+        signing_key: Identity::new(keys.sk_fingerprint.to_bytes()),
+        digest,
+        signature: signature.signature,
+    }
+}
+
+/// Whom the `dir-source` lines name, former keys included.
+fn authors(section: &ConsensusAuthoritySection) -> Vec<Identity> {
+    let current = section
+        .authorities
+        .iter()
+        .map(|authority| *authority.dir_source.identity);
+    let superseded = section.superseded_keys.iter().map(|key| **key.identity());
+    current
+        .chain(superseded)
+        .map(|identity| Identity::new(identity.to_bytes()))
+        .collect()
 }
 
 fn parse_as<D: NetdocParseable>(text: &str, announced: Flavor) -> Result<D, DocumentError> {
@@ -187,7 +271,7 @@ fn validity(lifetime: &Lifetime) -> Result<Validity, DocumentError> {
         valid_until: lifetime.valid_until(),
     };
     // tor-netdoc leaves their order to signature checking.
-    if validity.valid_after < validity.fresh_until && validity.fresh_until < validity.valid_until {
+    if validity.is_ordered() {
         Ok(validity)
     } else {
         Err(DocumentError::Lifetime)

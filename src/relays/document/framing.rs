@@ -4,10 +4,19 @@
 //! Serves good errors only. Never decides that a document is acceptable: what passes here is
 //! still to be parsed.
 
-use super::{DocumentError, Flavor};
+use super::Flavor;
+use crate::relays::DocumentError;
 
 /// Checks the frame and returns the text with the flavour that its header announces.
 pub(super) fn check(bytes: &[u8]) -> Result<(&str, Flavor), DocumentError> {
+    let text = text(bytes)?;
+    let flavor = announced_flavor(text)?;
+    check_end(text)?;
+    Ok((text, flavor))
+}
+
+/// The bytes as text, such as the directory writes it.
+pub(super) fn text(bytes: &[u8]) -> Result<&str, DocumentError> {
     if bytes.is_empty() {
         return Err(DocumentError::Empty);
     }
@@ -24,9 +33,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(&str, Flavor), DocumentError> {
             line: line_at(bytes, offset),
         });
     }
-    let flavor = announced_flavor(text)?;
-    check_end(text)?;
-    Ok((text, flavor))
+    Ok(text)
 }
 
 /// The line of the `index`th entry of the relay list, counted from 1; the entries are counted

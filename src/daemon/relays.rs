@@ -1,0 +1,321 @@
+//! The keeper of the relay set: a thread that follows tor's files, has them read, holds what is
+//! read against what is in force, and tells the main thread what to publish.
+
+use super::{DaemonError, Event};
+use crate::policy::{Endpoint, EndpointSet};
+use crate::relays::{Age, Confinement, LiveSet, Loader, StateFile, Watch, utc};
+use crate::settings::{RelaySettings, Settings, WhenStale};
+use crossbeam::channel::Sender;
+use nix::sys::eventfd::EventFd;
+use nix::unistd::{Uid, User};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often the files are looked at where nothing tells that they changed.
+const LOOK: Duration = Duration::from_secs(60);
+/// After how long a load that failed is tried again, though no file has changed.
+const RETRY: Duration = Duration::from_secs(300);
+/// How often it is said again that the set is stale.
+const REMIND: Duration = Duration::from_secs(3600);
+/// A limit counts as passed when it is over, not when it is reached.
+const PAST: Duration = Duration::from_millis(20);
+
+/// What is to be published.
+pub(super) struct Update {
+    pub(super) endpoints: EndpointSet,
+    /// Nobody can tell any more what is a relay: all is let pass.
+    pub(super) passes: bool,
+    /// How long reading the documents took.
+    pub(super) loading: Duration,
+}
+
+/// Follows the files.
+pub(super) struct Keeper {
+    settings: RelaySettings,
+    loader: Loader,
+    file: StateFile,
+    live: LiveSet,
+    watch: Watch,
+    asked: Arc<AtomicBool>,
+    numbers: Arc<Numbers>,
+    /// When the last load failed; none after one that did not.
+    failed_at: Option<Instant>,
+    said: Said,
+    published: (Vec<Endpoint>, bool),
+}
+
+/// What has been said already, and when.
+#[derive(Default)]
+struct Said {
+    age: Option<Age>,
+    stale_at: Option<Instant>,
+    unwritable: bool,
+}
+
+/// Asks the keeper to load the files now, and knows what became of it.
+pub(super) struct Prompter {
+    asked: Arc<AtomicBool>,
+    wake: Arc<EventFd>,
+    numbers: Arc<Numbers>,
+}
+
+/// What the keeper counts.
+#[derive(Default)]
+struct Numbers {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    stale: AtomicU64,
+}
+
+impl Prompter {
+    pub(super) fn prompt(&self) {
+        self.asked.store(true, Ordering::Release);
+        let _ = self.wake.write(1);
+    }
+
+    /// How many sets were accepted and refused, and whether the one in force is stale.
+    pub(super) fn numbers(&self) -> [(&'static str, u64); 3] {
+        let Numbers {
+            accepted,
+            refused,
+            stale,
+        } = &*self.numbers;
+        [
+            ("relay_sets_accepted", accepted),
+            ("relay_sets_refused", refused),
+            ("relay_set_stale", stale),
+        ]
+        .map(|(name, number)| (name, number.load(Ordering::Relaxed)))
+    }
+}
+
+impl Keeper {
+    /// Loads the set for the first time: from the documents, or else what was in force before.
+    pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
+        let settings = settings.relays.clone();
+        let files = settings.sources.files.iter();
+        let paths = files.flat_map(|source| [&source.consensus, &source.certificates]);
+        let mut watch = Watch::new(paths.cloned().collect())
+            .map_err(|error| DaemonError::System("watch the relay files", error))?;
+        let mut keeper = Self {
+            loader: Loader::new(confinement(&settings.user)?),
+            file: StateFile::new(settings.state.clone()),
+            live: LiveSet::default(),
+            asked: Arc::default(),
+            numbers: Arc::default(),
+            failed_at: None,
+            said: Said::default(),
+            published: (Vec::new(), false),
+            settings,
+            // Whatever is there now is looked at now.
+            watch: {
+                watch.has_changed();
+                watch
+            },
+        };
+        keeper.recall();
+        let started = Instant::now();
+        let now = SystemTime::now();
+        if let Err(error) = keeper.load(now) {
+            if keeper.live.is_empty() {
+                return Err(error);
+            }
+            tracing::error!("going on with the relay set of the last time: {error}");
+            keeper.live.refuse(error.to_string(), now);
+            keeper.failed_at = Some(Instant::now());
+        }
+        keeper.save();
+        keeper.tell_age(now);
+        let update = keeper.update(now, started.elapsed())?;
+        keeper.published = (update.endpoints.iter().collect(), update.passes);
+        Ok((keeper, update))
+    }
+
+    pub(super) fn prompter(&self) -> Prompter {
+        Prompter {
+            asked: Arc::clone(&self.asked),
+            wake: self.watch.waker(),
+            numbers: Arc::clone(&self.numbers),
+        }
+    }
+
+    /// Follows the files on a thread of its own, until nobody listens.
+    pub(super) fn start(mut self, events: Sender<Event>) -> Result<(), DaemonError> {
+        let thread = thread::Builder::new().name("exitmark-relays".to_owned());
+        thread
+            .spawn(move || {
+                // Signals are the main thread's.
+                let _ = nix::sys::signal::SigSet::all().thread_block();
+                while let Some(event) = self.turn() {
+                    if events.send(event).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| DaemonError::System("start the keeper of the relay set", error))?;
+        Ok(())
+    }
+
+    /// Waits for the next thing that is to be done, and does it. None if it cannot wait.
+    fn turn(&mut self) -> Option<Event> {
+        loop {
+            if let Err(error) = self.watch.wait(self.patience()) {
+                tracing::error!("the relay files are not followed any more: {error}");
+                return None;
+            }
+            let was_asked = self.asked.swap(false, Ordering::AcqRel);
+            let has_changed = self.watch.has_changed();
+            let is_due = self.failed_at.is_some_and(|at| at.elapsed() >= RETRY);
+            let started = Instant::now();
+            if was_asked || has_changed || is_due {
+                self.attempt(was_asked);
+            }
+            let now = SystemTime::now();
+            self.live.forget(now, self.settings.retain);
+            self.tell_age(now);
+            match self.update(now, started.elapsed()) {
+                Ok(update) => {
+                    let content = (update.endpoints.iter().collect(), update.passes);
+                    if content != self.published {
+                        self.published = content;
+                        return Some(Event::Relays(update));
+                    }
+                    if was_asked && self.failed_at.is_none() {
+                        tracing::info!("relay set confirmed: nothing in it has changed");
+                    }
+                }
+                Err(error) => tracing::error!("the relay set stays as it was: {error}"),
+            }
+        }
+    }
+
+    /// How long to wait at most: until the next look, or until time alone changes something.
+    fn patience(&self) -> Duration {
+        let now = SystemTime::now();
+        let next = [
+            self.live.next_age(now),
+            self.live.next_to_forget(self.settings.retain),
+        ];
+        let until = |moment: SystemTime| moment.duration_since(now).unwrap_or_default() + PAST;
+        next.into_iter().flatten().map(until).fold(LOOK, Ord::min)
+    }
+
+    /// Loads the files, and says why not if it fails: once for each reason, or when asked for.
+    fn attempt(&mut self, was_asked: bool) {
+        let now = SystemTime::now();
+        match self.load(now) {
+            Ok(()) => self.failed_at = None,
+            Err(error) => {
+                self.failed_at = Some(Instant::now());
+                if self.live.refuse(error.to_string(), now) || was_asked {
+                    tracing::error!("the relay set stays as it was: {error}");
+                }
+            }
+        }
+        self.save();
+    }
+
+    fn load(&mut self, now: SystemTime) -> Result<(), DaemonError> {
+        let loaded = self.loader.load(&self.settings.sources)?;
+        self.live.offer(loaded, now)?;
+        self.live.forget(now, self.settings.retain);
+        Ok(())
+    }
+
+    /// What was in force when the box ran last.
+    fn recall(&mut self) {
+        match self.file.load() {
+            Ok(Some(live)) => match live.for_sources(&self.settings.sources, SystemTime::now()) {
+                Some(live) => self.live = live,
+                None => tracing::info!("the relay set of the last time is of other sources"),
+            },
+            Ok(None) => {}
+            Err(error) => tracing::warn!("nothing is known of the last time: {error}"),
+        }
+    }
+
+    fn save(&mut self) {
+        match self.file.save(&self.live) {
+            Ok(()) => self.said.unwritable = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.said.unwritable, true) {
+                    tracing::warn!("the relay set will not outlive this process: {error}");
+                }
+            }
+        }
+    }
+
+    fn update(&self, now: SystemTime, loading: Duration) -> Result<Update, DaemonError> {
+        let is_stale = self.live.age(now) == Some(Age::Stale);
+        let (accepted, refused) = self.live.decisions();
+        let Numbers {
+            accepted: a,
+            refused: r,
+            stale: s,
+        } = &*self.numbers;
+        for (shown, number) in [(a, accepted), (r, refused), (s, is_stale.into())] {
+            shown.store(number, Ordering::Relaxed);
+        }
+        Ok(Update {
+            endpoints: self.live.endpoints(&self.settings.sources.extra)?,
+            passes: is_stale && self.settings.when_stale == WhenStale::Pass,
+            loading,
+        })
+    }
+
+    /// Says so when the set gets old, once for each age; that it is stale, every hour.
+    fn tell_age(&mut self, now: SystemTime) {
+        let age = self.live.age(now);
+        let is_news = std::mem::replace(&mut self.said.age, age) != age;
+        let newest = self
+            .live
+            .sources()
+            .iter()
+            .map(|one| one.validity.valid_after);
+        let of = newest.max().map_or_else(String::new, utc);
+        match age {
+            Some(Age::Stale) => {
+                let reminded = self.said.stale_at.is_some_and(|at| at.elapsed() < REMIND);
+                if is_news || !reminded {
+                    self.said.stale_at = Some(Instant::now());
+                    let consequence = match self.settings.when_stale {
+                        WhenStale::Pass => "nothing is marked or steered any more",
+                        WhenStale::Keep => {
+                            "marking and steering go on by it, more wrongly each hour"
+                        }
+                    };
+                    tracing::error!(
+                        "ALARM: the relay set is stale, its newest consensus is of {of} UTC: \
+                         {consequence}; find out why tor fetches none"
+                    );
+                }
+            }
+            Some(Age::Old | Age::Expired) if is_news => tracing::warn!(
+                "the relay set is getting old, its newest consensus is of {of} UTC; find out why tor \
+                 fetches none"
+            ),
+            Some(Age::Early) if is_news => tracing::warn!(
+                "the newest consensus begins to hold at {of} UTC only; compare this machine's clock"
+            ),
+            _ => {}
+        }
+    }
+}
+
+/// As whom documents are read.
+fn confinement(user: &str) -> Result<Confinement, DaemonError> {
+    if !Uid::effective().is_root() {
+        tracing::info!("documents are read as the user of this process, which is not root");
+        return Ok(Confinement { user: None });
+    }
+    match User::from_name(user) {
+        Ok(Some(found)) if found.uid.is_root() => Err(DaemonError::LoaderIsRoot),
+        Ok(Some(found)) => Ok(Confinement {
+            user: Some((found.uid.as_raw(), found.gid.as_raw())),
+        }),
+        Ok(None) => Err(DaemonError::NoSuchUser(user.to_owned())),
+        Err(error) => Err(DaemonError::System("look up relays.user", error.into())),
+    }
+}

@@ -1,0 +1,131 @@
+//! `cached-certs`: which signing key an authority vouches for, from when until when.
+//!
+//! Certificates that cannot be used are left out and counted, never an error by themselves: tor
+//! keeps old ones and those of authorities that are none any more. What is missing shows when a
+//! signature wants it.
+
+use super::DocumentError;
+use crate::relays::Identity;
+use crate::relays::document::framing;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+use tor_llcrypto::pk::rsa::PublicKey;
+use tor_netdoc::doc::authcert::AuthCertUnverified;
+use tor_netdoc::parse2::{NetdocParseableUnverified, ParseInput, parse_netdoc};
+
+/// More than tor ever keeps, and few enough to be read in no time.
+const MAX_CERTIFICATES: usize = 512;
+const BEGINNING: &str = "dir-key-certificate-version ";
+
+/// The certificates of a file.
+#[derive(Default)]
+pub struct Certificates {
+    by_keys: HashMap<(Identity, Identity), Vec<Certificate>>,
+    unusable: usize,
+}
+
+/// One certificate, whose own signatures are checked when it is first asked for.
+struct Certificate {
+    document: AuthCertUnverified,
+    key: OnceLock<Option<PublicKey>>,
+}
+
+impl Certificates {
+    /// Reads tor's `cached-certs`.
+    ///
+    /// # Errors
+    /// The file is no such file, or its lines end in CR LF, which breaks every signature in it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        let text = framing::text(bytes)?;
+        if !text.starts_with(BEGINNING) {
+            return Err(DocumentError::NotCertificates);
+        }
+        let mut certificates = Self::default();
+        for (number, one) in pieces(text).enumerate() {
+            if number >= MAX_CERTIFICATES {
+                return Err(DocumentError::TooManyCertificates {
+                    limit: MAX_CERTIFICATES,
+                });
+            }
+            match parse_netdoc::<AuthCertUnverified>(&ParseInput::new(one, "")) {
+                Ok(document) => {
+                    let (body, _) = document.inspect_unverified();
+                    let keys = body.key_ids();
+                    let digest =
+                        |id: &tor_llcrypto::pk::rsa::RsaIdentity| Identity::new(id.to_bytes());
+                    let ids = (digest(&keys.id_fingerprint), digest(&keys.sk_fingerprint));
+                    certificates
+                        .by_keys
+                        .entry(ids)
+                        .or_default()
+                        .push(Certificate {
+                            document,
+                            key: OnceLock::new(),
+                        });
+                }
+                Err(_) => certificates.unusable += 1,
+            }
+        }
+        Ok(certificates)
+    }
+
+    /// The signing key with this digest, if this authority vouches for it at `at`.
+    pub(super) fn key(
+        &self,
+        identity: Identity,
+        signing_key: Identity,
+        at: SystemTime,
+    ) -> Option<&PublicKey> {
+        self.by_keys
+            .get(&(identity, signing_key))?
+            .iter()
+            .filter(|certificate| {
+                let (body, _) = certificate.document.inspect_unverified();
+                (body.published()..=body.expires()).contains(&at)
+            })
+            .find_map(Certificate::key)
+    }
+
+    /// How many can be read, and how many cannot.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.by_keys.values().map(Vec::len).sum(), self.unusable)
+    }
+}
+
+impl Certificate {
+    /// The signing key, if the identity key signed it and the other way round.
+    fn key(&self) -> Option<&PublicKey> {
+        let checked = || {
+            let (body, _) = self.document.inspect_unverified();
+            let (own, key) = (*body.id_fingerprint(), body.signing_key().clone());
+            // Whom to trust is decided elsewhere; this is about the certificate in itself.
+            self.document.clone().verify(&[own]).ok().map(|_| key)
+        };
+        self.key.get_or_init(checked).as_ref()
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (usable, unusable) = self.counts();
+        write!(f, "Certificates({usable}, and {unusable} unusable)")
+    }
+}
+
+/// The certificates, each from its first line to the next one's.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = rest
+            .find("\ndir-key-certificate-version ")
+            .map_or(rest.len(), |newline| newline + 1);
+        let (one, behind) = rest.split_at(end);
+        rest = behind;
+        Some(one)
+    })
+}

@@ -1,0 +1,117 @@
+//! Whether the authorities signed a consensus: dir-spec, "Signature formats" and "Voting and
+//! consensus".
+//!
+//! Stricter than tor, which is content when enough signatures are good: here each one that can
+//! be checked has to be. A file in which any byte differs from what the authorities agreed on
+//! is a damaged file, whichever byte it is.
+
+use super::certificates::Certificates;
+use super::{Flavor, SignatureError};
+use crate::relays::{Authorities, Identity};
+use std::fmt::Write;
+use std::time::SystemTime;
+
+/// How many of the authorities that count have signed, and how many would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Signatures {
+    /// Good ones, of different authorities that are pinned.
+    pub good: usize,
+    /// As many are needed.
+    pub needed: usize,
+}
+
+/// One signature, and what it signs.
+#[derive(Clone)]
+pub(super) struct Signature {
+    /// Who made it.
+    pub(super) identity: Identity,
+    /// The digest of the key that made it.
+    pub(super) signing_key: Identity,
+    /// The digest of the signed part; none for an algorithm that this flavour does not use.
+    pub(super) digest: Option<Vec<u8>>,
+    pub(super) signature: Vec<u8>,
+}
+
+/// The signatures of a document, unchecked.
+#[derive(Clone)]
+pub(super) struct Claims {
+    pub(super) signatures: Vec<Signature>,
+    /// Whom the signed part names as its authors, their former keys included.
+    pub(super) authors: Vec<Identity>,
+    /// The signatures are written as tor writes them, to the byte.
+    pub(super) as_tor_writes: bool,
+}
+
+impl Claims {
+    /// Checks every signature.
+    pub(super) fn check(
+        &self,
+        valid_after: SystemTime,
+        certificates: &Certificates,
+        authorities: &Authorities,
+    ) -> Result<Signatures, SignatureError> {
+        if !self.as_tor_writes {
+            return Err(SignatureError::Form);
+        }
+        let mut good = Vec::new();
+        for (number, signature) in (1..).zip(&self.signatures) {
+            let identity = signature.identity;
+            if !self.authors.contains(&identity) {
+                return Err(SignatureError::NoAuthor { number });
+            }
+            let counts = authorities.include(&identity);
+            let key = certificates.key(identity, signature.signing_key, valid_after);
+            let (Some(key), Some(digest)) = (key, &signature.digest) else {
+                if counts {
+                    return Err(SignatureError::NoCertificate { number, identity });
+                }
+                // Nobody here knows this authority, so nobody counts on it.
+                continue;
+            };
+            if key.verify(digest, &signature.signature).is_err() {
+                return Err(SignatureError::Bad { number, identity });
+            }
+            if counts && !good.contains(&identity) {
+                good.push(identity);
+            }
+        }
+        let (good, needed) = (good.len(), authorities.majority());
+        if good < needed {
+            return Err(SignatureError::TooFew { good, needed });
+        }
+        Ok(Signatures { good, needed })
+    }
+}
+
+/// The signatures as tor writes them. What is between them, and how they are written, is signed
+/// by nobody; with one way to write them there is nothing to play with.
+pub(super) fn as_tor_writes(signatures: &[Signature], flavor: Flavor) -> String {
+    let mut out = String::new();
+    let algorithm = match flavor {
+        Flavor::Ns => "",
+        Flavor::Microdesc => "sha256 ",
+    };
+    for signature in signatures {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "directory-signature {algorithm}{} {}\n-----BEGIN SIGNATURE-----",
+            signature.identity, signature.signing_key
+        );
+        let text = base64(&signature.signature);
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (line, behind) = rest.split_at(rest.len().min(64));
+            out.push_str(line);
+            out.push('\n');
+            rest = behind;
+        }
+        out.push_str("-----END SIGNATURE-----\n");
+    }
+    out
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64ct::{Base64, Encoding};
+    Base64::encode_string(bytes)
+}

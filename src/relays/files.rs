@@ -1,0 +1,151 @@
+//! What is at a path: a regular file of bounded size, or a reason.
+//!
+//! Paths come from the operator, but what is there may be anybody's doing: nothing here waits,
+//! follows a device, or believes a length.
+
+use super::{LoadError, MAX_DOCUMENT};
+use std::fs::{File, FileType, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// An open file that is fit to be read.
+pub(super) struct OpenFile {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+}
+
+/// Which version of a file this is: another one differs in some of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    inode: (u64, u64),
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Version {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: (metadata.dev(), metadata.ino()),
+            length: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// The version that is at `path` now; none if there is nothing.
+    pub fn at(path: &Path) -> Option<Self> {
+        path.metadata().ok().as_ref().map(Self::of)
+    }
+}
+
+impl OpenFile {
+    /// Opens a regular file of at most [`MAX_DOCUMENT`] bytes.
+    pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
+        let failed = |reason| LoadError::Read {
+            path: path.to_owned(),
+            reason,
+        };
+        let only_regular = |kind: FileType| match kind_of(kind) {
+            None => Ok(()),
+            Some(kind) => Err(LoadError::NotRegular {
+                path: path.to_owned(),
+                kind,
+            }),
+        };
+        // A link may lead anywhere; what counts is where.
+        let real = path.canonicalize().map_err(failed)?;
+        let is_unverified = |path: &Path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("unverified-"))
+        };
+        if is_unverified(path) || is_unverified(&real) {
+            return Err(LoadError::Unverified {
+                path: path.to_owned(),
+            });
+        }
+        // Asked before opening, because to open a device can already do something, and again on
+        // the open file, because tor replaces its files and the path may mean another one by now.
+        only_regular(real.metadata().map_err(failed)?.file_type())?;
+        let file = open_without_waiting(&real).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        only_regular(metadata.file_type())?;
+        if metadata.len() > MAX_DOCUMENT {
+            return Err(LoadError::TooLarge {
+                path: path.to_owned(),
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            metadata,
+        })
+    }
+
+    /// How many bytes it had when it was opened.
+    pub(super) fn length(&self) -> u64 {
+        self.metadata.len()
+    }
+
+    /// Copies exactly as many to `out`.
+    ///
+    /// # Errors
+    /// It cannot be read, `out` takes no more, or the file is another one than it was.
+    pub(super) fn copy_to(&mut self, out: &mut impl io::Write) -> Result<(), LoadError> {
+        let failed = |reason| LoadError::Read {
+            path: self.path.clone(),
+            reason,
+        };
+        let copied = io::copy(&mut (&mut self.file).take(self.metadata.len()), out);
+        let copied = copied.map_err(failed)?;
+        let now = self.file.metadata().map_err(failed)?;
+        if copied == self.metadata.len() && Version::of(&now) == Version::of(&self.metadata) {
+            Ok(())
+        } else {
+            Err(LoadError::Changed {
+                path: self.path.clone(),
+            })
+        }
+    }
+}
+
+/// The bytes of a regular file of at most [`MAX_DOCUMENT`] bytes.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    let mut file = OpenFile::open(path)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(file.length()).unwrap_or(0));
+    file.copy_to(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// An error about a file of certificates, which asks for another remedy.
+pub(super) fn about_certificates(error: LoadError) -> LoadError {
+    match error {
+        LoadError::Read { path, reason } => LoadError::Certificates { path, reason },
+        other => other,
+    }
+}
+
+/// Without `O_NONBLOCK`, opening a FIFO waits until somebody writes to it.
+fn open_without_waiting(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+/// What a file is, with its article, unless it is a regular one.
+fn kind_of(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() {
+        None
+    } else if kind.is_dir() {
+        Some("a directory")
+    } else if kind.is_fifo() {
+        Some("a FIFO")
+    } else if kind.is_socket() {
+        Some("a socket")
+    } else {
+        Some("a device")
+    }
+}

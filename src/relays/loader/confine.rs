@@ -1,0 +1,117 @@
+//! What a loader gives up before it reads the first byte from outside: every file but three, its
+//! user, its capabilities, nearly all of its memory and time, and nearly all of the kernel.
+//!
+//! What is left is enough to read a pipe, to calculate, and to write a pipe.
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use std::io;
+
+/// How much a full document needs, several times over, in bytes.
+const MEMORY: u64 = 512 << 20;
+/// Seconds of calculation; the daemon waits no longer either.
+const SECONDS: u64 = 10;
+
+/// Whom a loader becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// The numbers of a user and of its only group; as it is, where there are none. To become
+    /// another user, the daemon must be root.
+    pub user: Option<(u32, u32)>,
+}
+
+/// Confines this process; there is no way back.
+///
+/// # Errors
+/// Something cannot be given up; then nothing from outside may be read.
+pub fn confine(confinement: &Confinement) -> io::Result<()> {
+    close_all_but_three()?;
+    for (resource, limit) in [
+        (Resource::RLIMIT_AS, MEMORY),
+        (Resource::RLIMIT_CPU, SECONDS),
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_FSIZE, 0),
+        (Resource::RLIMIT_NOFILE, 8),
+    ] {
+        setrlimit(resource, limit, limit)?;
+    }
+    // Without the capability for it they cannot be given up; nobody can use them then either.
+    let _ = caps::clear(None, caps::CapSet::Bounding);
+    if let Some((uid, gid)) = confinement.user {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        nix::unistd::setgroups(&[])?;
+        nix::unistd::setresgid(gid, gid, gid)?;
+        nix::unistd::setresuid(uid, uid, uid)?;
+    }
+    for set in [
+        caps::CapSet::Ambient,
+        caps::CapSet::Inheritable,
+        caps::CapSet::Effective,
+        caps::CapSet::Permitted,
+    ] {
+        caps::clear(None, set).map_err(io::Error::other)?;
+    }
+    // After the change of the user, which takes these two back.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    prctl::set_dumpable(false)?;
+    prctl::set_no_new_privs()?;
+    let filter = filter().map_err(io::Error::other)?;
+    seccompiler::apply_filter(&filter).map_err(io::Error::other)
+}
+
+/// The daemon's sockets and maps are closed on exec, but for such as a library forgets.
+fn close_all_but_three() -> io::Result<()> {
+    let numbers: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&number| number > 2)
+        .collect();
+    for number in numbers {
+        // That of the directory itself is closed already.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
+}
+
+/// What remains of the kernel. All else fails with EPERM.
+fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+    let allowed = [
+        libc::SYS_read,
+        libc::SYS_readv,
+        libc::SYS_write,
+        libc::SYS_writev,
+        libc::SYS_close,
+        libc::SYS_brk,
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_mprotect,
+        libc::SYS_madvise,
+        libc::SYS_futex,
+        libc::SYS_sched_yield,
+        libc::SYS_getrandom,
+        libc::SYS_clock_gettime,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_sigaltstack,
+        libc::SYS_restart_syscall,
+        libc::SYS_gettid,
+        libc::SYS_getpid,
+        libc::SYS_tgkill,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+    ];
+    SeccompFilter::new(
+        allowed
+            .into_iter()
+            .map(|number| (number, Vec::new()))
+            .collect(),
+        SeccompAction::Errno(libc::EPERM.unsigned_abs()),
+        SeccompAction::Allow,
+        std::env::consts::ARCH.try_into()?,
+    )?
+    .try_into()
+}

@@ -1,0 +1,63 @@
+//! The loader's side: confines itself, reads a request, answers, ends.
+
+use super::wire::{Answer, Request};
+use super::{Confinement, confine};
+use crate::relays::load::{Loading, Problem};
+use std::io::{self, BufRead, Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// Confines this process, reads a request from the standard input, and answers on the standard
+/// output. Nothing from outside is read before that.
+///
+/// # Errors
+/// It cannot be confined, or the other end does not speak as it should.
+pub fn serve(confinement: &Confinement) -> io::Result<()> {
+    confine(confinement)?;
+    let answer = answer(&mut io::BufReader::new(io::stdin().lock()))?;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    serde_json::to_writer(&mut out, &answer)?;
+    out.flush()
+}
+
+fn answer(input: &mut impl BufRead) -> io::Result<Answer> {
+    let request = Request::read(input)?;
+    let trust = request.trust()?;
+    let mut loading = Loading::default();
+    for (source, &(length, certificates)) in request.files.iter().enumerate() {
+        let consensus = bytes(input, length)?;
+        let certificates = certificates
+            .map(|length| bytes(input, length))
+            .transpose()?;
+        let nameless = Path::new("");
+        if let Err(problem) = loading.add(nameless, &consensus, certificates.as_deref(), &trust) {
+            let (of_certificates, reason) = match problem {
+                Problem::Document(problem) => (false, problem.to_string()),
+                Problem::Signatures(problem) => (false, problem.to_string()),
+                Problem::Certificates(problem) => (true, problem.to_string()),
+            };
+            return Ok(Answer::Refused {
+                source,
+                of_certificates,
+                reason,
+            });
+        }
+    }
+    let loaded = loading.finish();
+    let socket =
+        |endpoint: &crate::policy::Endpoint| SocketAddr::new(endpoint.address, endpoint.port);
+    Ok(Answer::Set {
+        endpoints: loaded.listed.iter().map(socket).collect(),
+        sources: loaded.sources,
+    })
+}
+
+fn bytes(input: &mut impl Read, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    input.take(length).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|read| read == length) {
+        Ok(bytes)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}

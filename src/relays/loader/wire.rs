@@ -1,0 +1,295 @@
+//! What daemon and loader say to each other: JSON, one value each way, and the files' bytes behind
+//! the request. The daemon believes no answer before it is checked.
+
+use super::OpenSource;
+use crate::policy::{Endpoint, MAX_ENDPOINTS};
+use crate::relays::{
+    Authorities, Counts, LoadError, Loaded, LoaderFailure, SourceReport, Sources, Trust,
+};
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufRead, Read, Write};
+use std::net::SocketAddr;
+
+/// A request is a line of less than this.
+const MAX_REQUEST: u64 = 1 << 20;
+/// What is said of a document is a sentence.
+const MAX_REASON: usize = 500;
+
+/// What is to be loaded.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Request {
+    /// The lengths, in bytes, of each consensus and of its certificates.
+    pub(super) files: Vec<(u64, Option<u64>)>,
+    /// Whose signatures count; none where nobody's are asked for.
+    authorities: Option<Vec<String>>,
+}
+
+impl Request {
+    pub(super) fn new(sources: &Sources, open: &[OpenSource]) -> Self {
+        let lengths = |source: &OpenSource| {
+            let certificates = source.certificates.as_ref();
+            (
+                source.consensus.length(),
+                certificates.map(super::OpenFile::length),
+            )
+        };
+        Self {
+            files: open.iter().map(lengths).collect(),
+            authorities: match &sources.trust {
+                Trust::MostOf(authorities) => {
+                    Some(authorities.iter().map(|one| one.to_string()).collect())
+                }
+                Trust::Anybody => None,
+            },
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        out.write_all(&line)
+    }
+
+    pub(super) fn read(input: &mut impl BufRead) -> io::Result<Self> {
+        let mut line = Vec::new();
+        input.take(MAX_REQUEST).read_until(b'\n', &mut line)?;
+        Ok(serde_json::from_slice(&line)?)
+    }
+
+    /// Who is believed.
+    pub(super) fn trust(&self) -> io::Result<Trust> {
+        let Some(texts) = &self.authorities else {
+            return Ok(Trust::Anybody);
+        };
+        let identities = texts.iter().map(|text| text.parse());
+        let identities = identities.collect::<Result<Vec<_>, _>>();
+        Ok(Trust::MostOf(Authorities::new(
+            identities.map_err(io::Error::other)?,
+        )))
+    }
+}
+
+/// What comes back.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub(super) enum Answer {
+    /// A set.
+    Set {
+        sources: Vec<SourceReport>,
+        endpoints: Vec<SocketAddr>,
+    },
+    /// A source, counted from 0, that is not to be used.
+    Refused {
+        source: usize,
+        of_certificates: bool,
+        reason: String,
+    },
+}
+
+impl Answer {
+    /// The set, if it is one that these sources can make.
+    pub(super) fn check(self, asked: &Sources) -> Result<Loaded, LoadError> {
+        let nonsense = |what| LoadError::Loader(LoaderFailure::Nonsense(what));
+        let (mut sources, endpoints) = match self {
+            Self::Set { sources, endpoints } => (sources, endpoints),
+            Self::Refused {
+                source,
+                of_certificates,
+                reason,
+            } => {
+                let source = asked.files.get(source);
+                let source = source.ok_or_else(|| nonsense("it refuses a file of no number"))?;
+                let path = match of_certificates {
+                    true => source.certificates.clone(),
+                    false => source.consensus.clone(),
+                };
+                return Err(LoadError::Told {
+                    path,
+                    reason: printable(&reason),
+                });
+            }
+        };
+        if sources.len() != asked.files.len() {
+            return Err(nonsense("another number of files"));
+        }
+        if endpoints.len() > MAX_ENDPOINTS {
+            return Err(nonsense("more endpoints than a set holds"));
+        }
+        let listed: Vec<_> = endpoints
+            .iter()
+            .map(|socket| Endpoint::new(socket.ip(), socket.port()))
+            .collect();
+        if !listed.is_sorted_by(|a, b| a < b) || listed.iter().any(|one| one.port == 0) {
+            return Err(nonsense("endpoints out of order, or with port 0"));
+        }
+        for (report, source) in sources.iter_mut().zip(&asked.files) {
+            if !is_plausible(report, &asked.trust, listed.len()) {
+                return Err(nonsense("a report that no document has"));
+            }
+            // The loader knows no names.
+            report.path.clone_from(&source.consensus);
+        }
+        Ok(Loaded { listed, sources })
+    }
+}
+
+fn is_plausible(report: &SourceReport, trust: &Trust, listed: usize) -> bool {
+    let Counts {
+        orports,
+        further,
+        dirports,
+        authorities,
+    } = report.counts;
+    let counted = [orports, further, dirports, authorities]
+        .into_iter()
+        .try_fold(0_usize, usize::checked_add);
+    let signed = match (trust, report.signatures) {
+        (Trust::MostOf(authorities), Some(signatures)) => {
+            signatures.needed == authorities.majority()
+                && (signatures.needed..=authorities.iter().count()).contains(&signatures.good)
+        }
+        (Trust::Anybody, None) => true,
+        _ => false,
+    };
+    signed
+        && report.validity.is_ordered()
+        && (1..=listed).contains(&report.distinct)
+        && counted.is_some_and(|counted| counted >= report.distinct)
+}
+
+/// The words without what could do something to a terminal or a log.
+fn printable(reason: &str) -> String {
+    reason
+        .chars()
+        .take(MAX_REASON)
+        .map(|letter| match letter {
+            ' '..='~' => letter,
+            _ => '?',
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relays::{Flavor, Signatures, Source, Validity};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn asked() -> Sources {
+        let identity = |number| crate::relays::Identity::new([number; 20]);
+        Sources {
+            files: vec![Source::beside("/somewhere/cached-consensus".into())],
+            extra: Vec::new(),
+            trust: Trust::MostOf(Authorities::new([1, 2, 3].map(identity))),
+        }
+    }
+
+    fn report() -> SourceReport {
+        let at = |hours: u64| UNIX_EPOCH + Duration::from_secs(3600 * hours);
+        SourceReport {
+            path: std::path::PathBuf::new(),
+            flavor: Flavor::Microdesc,
+            validity: Validity {
+                valid_after: at(1),
+                fresh_until: at(2),
+                valid_until: at(4),
+            },
+            signatures: Some(Signatures { good: 3, needed: 2 }),
+            counts: Counts {
+                orports: 2,
+                ..Counts::default()
+            },
+            distinct: 2,
+            parse_time: Duration::ZERO,
+        }
+    }
+
+    fn endpoints() -> Vec<SocketAddr> {
+        vec![
+            "192.0.2.1:9001".parse().unwrap(),
+            "192.0.2.2:9001".parse().unwrap(),
+        ]
+    }
+
+    fn checked(
+        change: impl FnOnce(&mut SourceReport, &mut Vec<SocketAddr>),
+    ) -> Result<Loaded, LoadError> {
+        let (mut report, mut endpoints) = (report(), endpoints());
+        change(&mut report, &mut endpoints);
+        let answer = Answer::Set {
+            sources: vec![report],
+            endpoints,
+        };
+        // As it comes out of a pipe.
+        let text = serde_json::to_vec(&answer).unwrap();
+        serde_json::from_slice::<Answer>(&text)
+            .unwrap()
+            .check(&asked())
+    }
+
+    #[test]
+    fn a_sound_answer_is_a_set() {
+        let loaded = checked(|_, _| {}).unwrap();
+        assert_eq!(loaded.listed.len(), 2);
+        assert_eq!(loaded.sources[0].path, asked().files[0].consensus);
+    }
+
+    #[test]
+    fn nonsense_is_none() {
+        type Change = fn(&mut SourceReport, &mut Vec<SocketAddr>);
+        let changes: [(&str, Change); 10] = [
+            ("unsigned", |report, _| report.signatures = None),
+            ("too few good", |report, _| {
+                report.signatures = Some(Signatures { good: 1, needed: 2 });
+            }),
+            ("fewer needed", |report, _| {
+                report.signatures = Some(Signatures { good: 1, needed: 1 });
+            }),
+            ("more than there are", |report, _| {
+                report.signatures = Some(Signatures { good: 4, needed: 2 });
+            }),
+            ("times", |report, _| {
+                report.validity.valid_until = report.validity.valid_after;
+            }),
+            ("no relay", |report, _| report.distinct = 0),
+            ("counts", |report, _| report.counts.orports = 1),
+            ("order", |_, endpoints| endpoints.reverse()),
+            ("twice", |_, endpoints| endpoints[1] = endpoints[0]),
+            ("port 0", |_, endpoints| endpoints[0].set_port(0)),
+        ];
+        for (what, change) in changes {
+            let error = checked(change).unwrap_err();
+            assert!(
+                matches!(error, LoadError::Loader(LoaderFailure::Nonsense(_))),
+                "{what}: {error}"
+            );
+        }
+        let many = (0..=65_536_u32).map(|n| SocketAddr::from((std::net::Ipv4Addr::from(n), 1)));
+        assert!(checked(|_, endpoints| *endpoints = many.collect()).is_err());
+        let other = Answer::Refused {
+            source: 1,
+            of_certificates: false,
+            reason: String::new(),
+        };
+        assert!(matches!(
+            other.check(&asked()),
+            Err(LoadError::Loader(LoaderFailure::Nonsense(_)))
+        ));
+    }
+
+    #[test]
+    fn words_are_printable_and_few() {
+        let told = Answer::Refused {
+            source: 0,
+            of_certificates: true,
+            reason: format!("\x1b[2J\n{}", "é".repeat(5_000)),
+        };
+        let LoadError::Told { path, reason } = told.check(&asked()).unwrap_err() else {
+            panic!("another error");
+        };
+        assert_eq!(path, asked().files[0].certificates);
+        assert_eq!(reason.len(), MAX_REASON);
+        assert!(reason.starts_with("?[2J?"));
+    }
+}

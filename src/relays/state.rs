@@ -1,0 +1,206 @@
+//! `StateFile`: the live set on disk, so that a restart neither forgets who has left nor believes
+//! a document that it has refused before.
+//!
+//! JSON, because people look at it; replaced as a whole, so that it is never half written. Its
+//! endpoints are those of the public network, and none of them is there because of traffic.
+
+use super::files;
+use super::live::{LiveSet, Refusal};
+use super::validity::seconds;
+use super::{LoadError, SourceReport};
+use crate::policy::{Endpoint, MAX_ENDPOINTS};
+use serde::{Deserialize, Serialize};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const FORMAT: u32 = 1;
+
+/// Where a live set is kept.
+#[derive(Clone, Debug)]
+pub struct StateFile {
+    path: PathBuf,
+}
+
+/// Why a live set cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// What is there cannot be read.
+    #[error(transparent)]
+    Read(LoadError),
+    /// It is no such file, or a damaged one.
+    #[error("{}: {reason}; remove it, and it is made anew", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, without any of its text.
+        reason: String,
+    },
+    /// It cannot be written.
+    #[error("{}: cannot be written: {reason}; name another file by relays.state", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    format: u32,
+    #[serde(with = "seconds")]
+    accepted_at: SystemTime,
+    accepted: u64,
+    refused: u64,
+    last_refusal: Option<Refusal>,
+    sources: Vec<SourceReport>,
+    listed: Vec<SocketAddr>,
+    departed: Vec<(SocketAddr, u64)>,
+}
+
+impl StateFile {
+    /// At this path. Nothing is done with it yet.
+    pub const fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads it; none if there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or what is there is no live set.
+    pub fn load(&self) -> Result<Option<LiveSet>, StateError> {
+        let bytes = match files::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(LoadError::Read { reason, .. }) if reason.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            Err(error) => return Err(StateError::Read(error)),
+        };
+        let unusable = |reason: String| StateError::Unusable {
+            path: self.path.clone(),
+            reason,
+        };
+        let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| {
+            unusable(format!(
+                "line {}, column {}: is no such file",
+                error.line(),
+                error.column()
+            ))
+        })?;
+        stored
+            .live()
+            .map(Some)
+            .map_err(|what| unusable(what.to_owned()))
+    }
+
+    /// Replaces it.
+    ///
+    /// # Errors
+    /// It cannot be written; what was there is untouched.
+    pub fn save(&self, live: &LiveSet) -> Result<(), StateError> {
+        self.write(&Stored::of(live))
+            .map_err(|reason| StateError::Write {
+                path: self.path.clone(),
+                reason,
+            })
+    }
+
+    fn write(&self, stored: &Stored) -> io::Result<()> {
+        let directory = match self.path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)?;
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let new = directory.join(name);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o644)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&new)?;
+        let mut text = serde_json::to_vec(stored)?;
+        text.push(b'\n');
+        file.write_all(&text)?;
+        // Both before and behind the rename: neither half a file nor none may be left by a crash.
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)?;
+        File::open(directory)?.sync_all()
+    }
+}
+
+impl Stored {
+    fn of(live: &LiveSet) -> Self {
+        let socket = |endpoint: &Endpoint| SocketAddr::new(endpoint.address, endpoint.port);
+        let since = |time: &SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            format: FORMAT,
+            accepted_at: live.accepted_at.unwrap_or(UNIX_EPOCH),
+            accepted: live.accepted,
+            refused: live.refused,
+            last_refusal: live.last_refusal.clone(),
+            sources: live.sources.clone(),
+            listed: live.listed.iter().map(socket).collect(),
+            departed: live
+                .departed
+                .iter()
+                .map(|(endpoint, time)| (socket(endpoint), since(time).as_secs()))
+                .collect(),
+        }
+    }
+
+    fn live(self) -> Result<LiveSet, &'static str> {
+        if self.format != FORMAT {
+            return Err("is of another version of exitmark");
+        }
+        let endpoint = |socket: &SocketAddr| Endpoint::new(socket.ip(), socket.port());
+        let listed: Vec<_> = self.listed.iter().map(endpoint).collect();
+        let departed: Vec<_> = self
+            .departed
+            .iter()
+            .map(|(socket, since)| {
+                let since = UNIX_EPOCH.checked_add(Duration::from_secs(*since));
+                since.map(|since| (endpoint(socket), since))
+            })
+            .collect::<Option<_>>()
+            .ok_or("holds a time that no clock shows")?;
+        let mut ports = listed.iter().chain(departed.iter().map(|(one, _)| one));
+        if ports.any(|endpoint| endpoint.port == 0) {
+            return Err("holds an endpoint with port 0");
+        }
+        if !listed.is_sorted_by(|a, b| a < b) || listed.len() > MAX_ENDPOINTS {
+            return Err("holds endpoints out of order, or too many");
+        }
+        if self
+            .sources
+            .iter()
+            .any(|source| !source.validity.is_ordered())
+        {
+            return Err("holds times that do not follow each other");
+        }
+        Ok(LiveSet {
+            sources: self.sources,
+            accepted_at: Some(self.accepted_at),
+            listed,
+            departed: departed.into_iter().collect(),
+            accepted: self.accepted,
+            refused: self.refused,
+            last_refusal: self.last_refusal,
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! `Status`: the live set, written for a person or as JSON. Shows no endpoint.
+
+use super::survey::{source_json, write_source};
+use super::{LiveSet, utc};
+use crate::policy::Endpoint;
+use serde_json::{Value, json};
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+/// A view of a live set at one moment.
+#[derive(Debug)]
+pub struct Status<'a> {
+    live: &'a LiveSet,
+    extra: &'a [Endpoint],
+    now: SystemTime,
+}
+
+impl<'a> Status<'a> {
+    /// The view at `now` of a set that also has these extras.
+    pub fn new(live: &'a LiveSet, extra: &'a [Endpoint], now: SystemTime) -> Self {
+        Self { live, extra, now }
+    }
+
+    /// Whether `endpoint` counts as a relay: listed, remembered, or an extra.
+    pub fn contains(&self, endpoint: Endpoint) -> bool {
+        self.live.counts_as_relay(endpoint) || self.extra.contains(&endpoint)
+    }
+
+    /// How many endpoints count as relays.
+    pub fn count(&self) -> usize {
+        let known = |endpoint: &&Endpoint| !self.live.counts_as_relay(**endpoint);
+        let (listed, departed) = self.live.counts();
+        listed + departed + self.extra.iter().filter(known).count()
+    }
+
+    /// Everything as JSON; `contains` answers for `endpoint`, or is null where none is given.
+    pub fn json(&self, endpoint: Option<Endpoint>) -> Value {
+        let (listed, departed) = self.live.counts();
+        let (accepted, refused) = self.live.decisions();
+        let sources = self.live.sources().iter();
+        json!({
+            "sources": sources.map(|source| source_json(source, self.now)).collect::<Vec<_>>(),
+            "age": self.live.age(self.now).map(super::Age::name),
+            "accepted_at": self.live.accepted_at().map(utc),
+            "listed": listed,
+            "departed": departed,
+            "extra": self.extra.len(),
+            "distinct": self.count(),
+            "accepted": accepted,
+            "refused": refused,
+            "last_refusal": self.live.last_refusal().map(|refusal| json!({
+                "at": utc(refusal.at),
+                "reason": refusal.reason,
+            })),
+            "contains": endpoint.map(|endpoint| self.contains(endpoint)),
+        })
+    }
+}
+
+impl fmt::Display for Status<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ago = |time: SystemTime| {
+            let since = self.now.duration_since(time).unwrap_or_default();
+            humantime::format_duration(Duration::from_secs(since.as_secs())).to_string()
+        };
+        for source in self.live.sources() {
+            write_source(f, source, self.now)?;
+        }
+        let (listed, departed) = self.live.counts();
+        let (accepted, refused) = self.live.decisions();
+        if let Some(at) = self.live.accepted_at() {
+            writeln!(f, "In force since {} UTC, {} ago.", utc(at), ago(at))?;
+        }
+        writeln!(f, "  listed              {listed:>6}")?;
+        writeln!(f, "  departed, remembered {departed:>5}")?;
+        writeln!(f, "  extra               {:>6}", self.extra.len())?;
+        writeln!(f, "  sets accepted       {accepted:>6}")?;
+        writeln!(f, "  sets refused        {refused:>6}")?;
+        match self.live.last_refusal() {
+            Some(refusal) => writeln!(
+                f,
+                "Last refusal {} UTC, {} ago: {}",
+                utc(refusal.at),
+                ago(refusal.at),
+                refusal.reason
+            )?,
+            None => writeln!(f, "Nothing was refused.")?,
+        }
+        writeln!(f, "The live relay set has {} endpoints.", self.count())
+    }
+}

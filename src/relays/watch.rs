@@ -1,0 +1,104 @@
+//! `Watch`: tells when files may have been replaced.
+//!
+//! Looks at the directories, because a file that is replaced by renaming is another file; and at
+//! what is there, because directories can be replaced too, and some file systems tell nothing.
+
+use super::Version;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A watch over some files.
+pub struct Watch {
+    inotify: Inotify,
+    wake: Arc<EventFd>,
+    files: Vec<PathBuf>,
+    seen: Vec<Option<Version>>,
+}
+
+impl Watch {
+    /// Watches these. All of them count as new at first.
+    ///
+    /// # Errors
+    /// The system has no inotify instance left.
+    pub fn new(files: Vec<PathBuf>) -> io::Result<Self> {
+        let watch = Self {
+            inotify: Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?,
+            wake: Arc::new(EventFd::from_flags(
+                EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC,
+            )?),
+            seen: Vec::new(),
+            files,
+        };
+        watch.look_at_directories();
+        Ok(watch)
+    }
+
+    /// What ends a wait: any number written to it.
+    pub fn waker(&self) -> Arc<EventFd> {
+        Arc::clone(&self.wake)
+    }
+
+    /// Waits until something happens in a directory, somebody wakes it, or the time is over.
+    ///
+    /// # Errors
+    /// The system does not let it wait.
+    pub fn wait(&self, limit: Duration) -> io::Result<()> {
+        // A directory that was replaced is another one; to ask twice for the same costs nothing.
+        self.look_at_directories();
+        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        let mut waiting = [
+            PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut waiting, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let _ = self.wake.read();
+        // What has happened is looked up; that something has is enough.
+        while self
+            .inotify
+            .read_events()
+            .is_ok_and(|events| !events.is_empty())
+        {}
+        Ok(())
+    }
+
+    /// Whether a file is another one than when this was asked last.
+    pub fn has_changed(&mut self) -> bool {
+        let now: Vec<_> = self.files.iter().map(|path| Version::at(path)).collect();
+        let before = std::mem::replace(&mut self.seen, now);
+        before != self.seen
+    }
+
+    fn look_at_directories(&self) {
+        let what = AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
+        for path in &self.files {
+            // Where a link leads, things happen in another directory.
+            let real = path.canonicalize().ok();
+            for path in [Some(path), real.as_ref()].into_iter().flatten() {
+                let directory = match path.parent() {
+                    Some(parent) if parent != Path::new("") => parent,
+                    _ => Path::new("."),
+                };
+                // A directory that is not there now is looked for the next time.
+                let _ = self.inotify.add_watch(directory, what);
+            }
+        }
+    }
+}

@@ -5,14 +5,17 @@
 //! holds it, so that even a killed process leaves none. It drives `ip` and `ethtool` where an
 //! operator would type them, and must never touch the namespace that it was started in.
 
+pub mod authorities;
 pub mod bpf;
 mod capture;
 pub mod cases;
 pub mod consensus;
 pub mod differential;
 pub mod frames;
+mod netdoc;
 mod netns;
 mod poll;
+mod publish;
 mod random;
 mod raw;
 pub mod site;
@@ -21,6 +24,7 @@ mod tier;
 pub use capture::{Capture, CapturedFrame};
 pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
 pub use poll::poll;
+pub use publish::{CERTIFICATES, publish, replace};
 pub use random::Random;
 pub use raw::RawPort;
 pub use tier::is_root;

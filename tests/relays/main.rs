@@ -11,6 +11,7 @@ mod command;
 mod documents;
 mod files;
 mod real;
+mod signed;
 mod spoiled;
 
 use exitmark::lab::consensus::Order;

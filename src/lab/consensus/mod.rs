@@ -1,15 +1,21 @@
-//! Consensus documents that no authority ever signed: full size, valid syntax, made up.
+//! Consensus documents that no authority of Tor ever saw: full size, valid syntax, made up.
 //!
 //! For tests, benchmarks and the demo on machines without a tor. Deterministic: the same order
-//! gives the same bytes, and the two flavours of one order list the same endpoints. All
-//! addresses come from ranges that belong to nobody: 198.18.0.0/15 (RFC 2544), 192.0.2.0/24
-//! (RFC 5737) and 2001:db8::/32 (RFC 3849). Never a stand-in for a signed document: the
-//! signatures are random bytes.
+//! gives the same bytes, and the two flavours of one order list the same endpoints, whoever
+//! signs. All addresses come from ranges that belong to nobody: 198.18.0.0/15 (RFC 2544),
+//! 192.0.2.0/24 (RFC 5737) and 2001:db8::/32 (RFC 3849). The signatures are random bytes, or
+//! those of the lab's own [`Authorities`].
+
+mod relay;
 
 use super::Random;
+use super::authorities::{Authorities, address};
+use super::netdoc::{hex, line, object};
 use crate::policy::Endpoint;
 use crate::relays::{Flavor, Validity, utc};
-use std::fmt::Write;
+use relay::{Draw, Relay};
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What the document shall look like.
@@ -23,7 +29,7 @@ pub struct Order {
     pub seed: u32,
     /// How many relays to invent. 131,072 have different addresses, then they repeat.
     pub relays: u32,
-    /// How many authorities to invent; each signs. An address repeats after 256.
+    /// How many authorities [`write`](Self::write) invents; each signs.
     pub authorities: u8,
     /// Endpoints to be listed beside the invented ones: IPv4 on an `r` line, IPv6 on an `a`
     /// line, each of a relay of its own.
@@ -43,42 +49,81 @@ impl Order {
         }
     }
 
-    /// Writes the document: dir-spec, "Consensus formats".
+    /// Writes the document with invented authorities, and random bytes for their signatures:
+    /// dir-spec, "Consensus formats".
     pub fn write(&self) -> String {
+        let mut draw = Draw(Random::new(!u64::from(self.seed)));
+        let mut digest = || hex(&draw.bytes::<20>());
+        let identities: Vec<String> = (0..self.authorities).map(|_| digest()).collect();
+        let keys: Vec<String> = (0..self.authorities).map(|_| digest()).collect();
+        let mut out = self.unsigned(&identities);
+        let algorithm = self.algorithm();
+        for (identity, key) in identities.iter().zip(keys) {
+            line(
+                &mut out,
+                format_args!("directory-signature {algorithm}{identity} {key}"),
+            );
+            object(&mut out, "SIGNATURE", &draw.bytes::<256>());
+        }
+        out
+    }
+
+    /// Writes the document as these authorities', signed by all of them.
+    pub fn sign(&self, authorities: &Authorities) -> String {
+        self.sign_by(authorities, 0..authorities.count())
+    }
+
+    /// Writes the document as these authorities', signed by those of them with these numbers,
+    /// in this order. One may sign twice.
+    ///
+    /// # Panics
+    /// If there is no authority of one of the numbers.
+    pub fn sign_by(
+        &self,
+        authorities: &Authorities,
+        signers: impl IntoIterator<Item = u8>,
+    ) -> String {
+        let mut out = self.unsigned(&authorities.identities());
+        // What is signed ends with the first word of the first signature, and its space.
+        let signed = [out.as_str(), "directory-signature "];
+        let digest = match self.flavor {
+            Flavor::Ns => digest::<Sha1>(signed),
+            Flavor::Microdesc => digest::<Sha256>(signed),
+        };
+        for number in signers {
+            out.push_str(&authorities.signature(number, self.algorithm(), &digest));
+        }
+        out
+    }
+
+    /// Which digest is signed, as `directory-signature` has it before the identity.
+    const fn algorithm(&self) -> &'static str {
+        match self.flavor {
+            Flavor::Ns => "",
+            Flavor::Microdesc => "sha256 ",
+        }
+    }
+
+    /// Everything before the signatures.
+    fn unsigned(&self, identities: &[String]) -> String {
         let mut draw = Draw(Random::new(u64::from(self.seed)));
         let mut out = String::new();
         self.preamble(&mut out);
-        let identities: Vec<[u8; 20]> = (0..self.authorities).map(|_| draw.bytes()).collect();
-        for (number, identity) in (0..self.authorities).zip(&identities) {
-            let address = Ipv4Addr::new(192, 0, 2, number.wrapping_add(1));
+        for (number, identity) in (0..=u8::MAX).zip(identities) {
+            let address = address(number);
+            // Of the votes' digests nobody here knows anything: any will do.
+            let vote = hex(&Sha1::digest(identity));
             line(
                 &mut out,
                 format_args!(
-                    "dir-source labauth{number} {} {address} {address} 9030 9001\n\
-                 contact nobody\n\
-                 vote-digest {}",
-                    hex(identity),
-                    hex(&draw.bytes::<20>()),
+                    "dir-source labauth{number} {identity} {address} {address} 9030 9001\n\
+                     contact nobody\n\
+                     vote-digest {vote}",
                 ),
             );
         }
         self.entries(&mut out, &mut draw);
         out.push_str("directory-footer\nbandwidth-weights Wbd=0 Wbe=0 Wbg=4000 Wbm=10000\n");
-        let algorithm = match self.flavor {
-            Flavor::Ns => "",
-            Flavor::Microdesc => "sha256 ",
-        };
-        for identity in &identities {
-            line(
-                &mut out,
-                format_args!(
-                    "directory-signature {algorithm}{} {}",
-                    hex(identity),
-                    hex(&draw.bytes::<20>()),
-                ),
-            );
-            pem(&mut out, &draw.bytes::<256>());
-        }
         out
     }
 
@@ -151,114 +196,9 @@ impl Order {
     }
 }
 
-struct Relay {
-    number: u32,
-    address: Ipv4Addr,
-    orport: u16,
-    dirport: u16,
-    further: Option<(Ipv6Addr, u16)>,
-}
-
-impl Relay {
-    fn write(&self, out: &mut String, flavor: Flavor, draw: &mut Draw) {
-        let Self {
-            number,
-            address,
-            orport,
-            dirport,
-            ..
-        } = self;
-        // Entries stand in the order of their identities.
-        let mut identity: [u8; 20] = draw.bytes();
-        identity[..4].copy_from_slice(&number.to_be_bytes());
-        let identity = base64(&identity);
-        let digest: [u8; 32] = draw.bytes();
-        let in_entry = match flavor {
-            Flavor::Ns => format!(" {}", base64(&digest[..20])),
-            Flavor::Microdesc => String::new(),
-        };
-        line(
-            out,
-            format_args!(
-                "r lab{number:06} {identity}{in_entry} 2038-01-01 00:00:00 {address} {orport} {dirport}"
-            ),
-        );
-        if let Some((address, port)) = self.further {
-            line(out, format_args!("a [{address}]:{port}"));
-        }
-        if flavor == Flavor::Microdesc {
-            line(out, format_args!("m {}", base64(&digest)));
-        }
-        out.push_str(
-            "s Exit Fast Guard Running Stable V2Dir Valid\n\
-             v Tor 0.4.8.13\n\
-             pr Cons=1-2 Desc=1-2 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 \
-             Link=1-5 LinkAuth=1,3 Microdesc=1-2 Padding=2 Relay=1-4\n\
-             w Bandwidth=7800\n",
-        );
-        if flavor == Flavor::Ns {
-            out.push_str("p accept 80,443\n");
-        }
-    }
-}
-
-/// All the chance that a made-up network needs.
-struct Draw(Random);
-
-impl Draw {
-    fn number(&mut self) -> u64 {
-        self.0.word()
-    }
-
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        std::array::from_fn(|_| self.number().to_be_bytes()[0])
-    }
-
-    fn pick(&mut self, from: [u16; 8]) -> u16 {
-        from[usize::from(self.number().to_be_bytes()[0] >> 5)]
-    }
-}
-
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(out, "{text}");
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02X}");
-        out
-    })
-}
-
-/// Base64 without padding, as entries have it.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let part = |index| usize::from(chunk.get(index).copied().unwrap_or(0));
-        let bits = part(0) << 16 | part(1) << 8 | part(2);
-        for position in 0..=chunk.len() {
-            out.push(char::from(ALPHABET[bits >> (18 - 6 * position) & 0x3f]));
-        }
-    }
-    out
-}
-
-/// A signature object: padded base64 in lines of 64 between its two marks.
-fn pem(out: &mut String, bytes: &[u8]) {
-    let mut text = base64(bytes);
-    while !text.len().is_multiple_of(4) {
-        text.push('=');
-    }
-    out.push_str("-----BEGIN SIGNATURE-----");
-    for (position, character) in text.chars().enumerate() {
-        if position % 64 == 0 {
-            out.push('\n');
-        }
-        out.push(character);
-    }
-    out.push_str("\n-----END SIGNATURE-----\n");
+fn digest<D: Digest>(parts: [&str; 2]) -> Vec<u8> {
+    let all = |digest: D, part| digest.chain_update(part);
+    parts.into_iter().fold(D::new(), all).finalize().to_vec()
 }
 
 #[cfg(test)]
@@ -286,13 +226,6 @@ mod tests {
     }
 
     #[test]
-    fn base64_agrees_with_rfc_4648() {
-        for (bytes, text) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foobar", "Zm9vYmFy")] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
-
-    #[test]
     fn is_accepted_in_both_flavours_and_they_list_the_same() {
         let sets = [Flavor::Ns, Flavor::Microdesc].map(|flavor| {
             let order = order(flavor);
@@ -315,6 +248,24 @@ mod tests {
             set.iter().collect::<BTreeSet<_>>()
         });
         assert_eq!(sets[0], sets[1]);
+    }
+
+    #[test]
+    fn whoever_signs_the_relays_are_the_same() {
+        let order = order(Flavor::Microdesc);
+        let relays = |text: &str| {
+            let from = text.find("\nr ").unwrap();
+            text[from..text.find("directory-footer").unwrap()].to_owned()
+        };
+        let invented = relays(&order.write());
+        for count in [0, 1, 3] {
+            let signed = order.sign(&Authorities::new(count));
+            assert_eq!(relays(&signed), invented);
+            for keyword in ["dir-source", "directory-signature sha256"] {
+                let lines = signed.matches(&format!("\n{keyword} ")).count();
+                assert_eq!(lines, usize::from(count), "{keyword}");
+            }
+        }
     }
 
     #[test]

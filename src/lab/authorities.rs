@@ -1,0 +1,251 @@
+//! Directory authorities that nobody trusts, with keys that really sign.
+//!
+//! They sign the documents of [`Order`](super::consensus::Order) as tor's authorities sign
+//! theirs, and write the key certificates that tor keeps in `cached-certs` (dir-spec, "Creating
+//! key certificates"). Their private keys follow from a small number, so they keep no secret:
+//! never a configuration for a box that carries anybody's traffic.
+//!
+//! Deterministic: the same number gives the same keys. A key costs some tens of milliseconds,
+//! so each is made once per process.
+
+use super::Random;
+use super::netdoc::{hex, line, object};
+use crate::relays::{Validity, utc};
+use rsa::pkcs1::EncodeRsaPublicKey;
+use rsa::rand_core::{CryptoRng, Error, RngCore};
+use rsa::{Pkcs1v15Sign, RsaPrivateKey, RsaPublicKey};
+use sha1::{Digest, Sha1};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A set of authorities. Those of a larger set of the same family begin with those of a smaller.
+#[derive(Clone)]
+pub struct Authorities {
+    members: Vec<Arc<Authority>>,
+}
+
+impl Authorities {
+    /// The first `count` authorities of the family that the lab's boxes trust.
+    pub fn new(count: u8) -> Self {
+        Self::family(0, count)
+    }
+
+    /// The first `count` authorities of another family, which has no key in common with the
+    /// others: strangers, to whoever trusts [`new`](Self::new).
+    pub fn family(family: u32, count: u8) -> Self {
+        Self {
+            members: (0..count).map(|number| known(family, number)).collect(),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u8 {
+        u8::try_from(self.members.len()).unwrap_or(u8::MAX)
+    }
+
+    /// Their identities, as `dir-source` lines and configurations have them: 40 upper-case
+    /// hexadecimal digits each.
+    pub fn identities(&self) -> Vec<String> {
+        let identity = |member: &Arc<Authority>| member.identity.fingerprint();
+        self.members.iter().map(identity).collect()
+    }
+
+    /// Their identities as a line of a configuration's `[relays]` table.
+    pub fn toml(&self) -> String {
+        format!("authorities = {:?}", self.identities())
+    }
+
+    /// Tor's `cached-certs`: a key certificate of each, which holds from `published` until
+    /// `expires`. Fractions of a second are lost.
+    pub fn certificates(&self, published: SystemTime, expires: SystemTime) -> String {
+        (0..)
+            .zip(&self.members)
+            .map(|(number, member)| member.certificate(number, published, expires))
+            .collect()
+    }
+
+    /// The same for a document of this validity, with room on both sides: tor's authorities
+    /// make certificates for months.
+    pub fn certificates_for(&self, validity: Validity) -> String {
+        let Validity {
+            valid_after,
+            valid_until,
+            ..
+        } = validity;
+        self.certificates(valid_after - 30 * DAY, valid_until + 150 * DAY)
+    }
+
+    /// The end of a document with this digest: the line and the object of one authority.
+    ///
+    /// # Panics
+    /// If there is no authority of this number.
+    pub(super) fn signature(&self, number: u8, algorithm: &str, digest: &[u8]) -> String {
+        let Authority { identity, signing } = &*self.members[usize::from(number)];
+        let (identity, key) = (identity.fingerprint(), signing.fingerprint());
+        let mut out = String::new();
+        line(
+            &mut out,
+            format_args!("directory-signature {algorithm}{identity} {key}"),
+        );
+        object(&mut out, "SIGNATURE", &signing.sign(digest));
+        out
+    }
+}
+
+/// The authority of this family and number, made when it is first asked for.
+fn known(family: u32, number: u8) -> Arc<Authority> {
+    static KNOWN: Mutex<BTreeMap<(u32, u8), Arc<Authority>>> = Mutex::new(BTreeMap::new());
+    // Whoever else wants keys waits, which is sooner than making the same ones.
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let authority = known.entry((family, number)).or_insert_with(|| {
+        let seed = u64::from(family) << 32 | u64::from(number) << 1;
+        Arc::new(Authority {
+            identity: Key::generate(seed),
+            signing: Key::generate(seed | 1),
+        })
+    });
+    Arc::clone(authority)
+}
+
+/// Both keys of an authority: the one that it is known by, and the one that it signs with.
+struct Authority {
+    identity: Key,
+    signing: Key,
+}
+
+impl Authority {
+    fn certificate(&self, number: u8, published: SystemTime, expires: SystemTime) -> String {
+        let Self { identity, signing } = self;
+        let mut out = String::new();
+        line(
+            &mut out,
+            format_args!(
+                "dir-key-certificate-version 3\n\
+                 dir-address {}:9030\n\
+                 fingerprint {}\n\
+                 dir-key-published {}\n\
+                 dir-key-expires {}\n\
+                 dir-identity-key",
+                address(number),
+                identity.fingerprint(),
+                utc(published),
+                utc(expires),
+            ),
+        );
+        object(&mut out, "RSA PUBLIC KEY", &identity.der);
+        out.push_str("dir-signing-key\n");
+        object(&mut out, "RSA PUBLIC KEY", &signing.der);
+        // The signing key agrees to serve the identity,
+        out.push_str("dir-key-crosscert\n");
+        object(&mut out, "ID SIGNATURE", &signing.sign(&identity.digest()));
+        // and the identity vouches for all of it, this line included.
+        out.push_str("dir-key-certification\n");
+        let signature = identity.sign(&Sha1::digest(&out));
+        object(&mut out, "SIGNATURE", &signature);
+        out
+    }
+}
+
+/// The address of an authority, from documentation's range. It repeats after 256.
+pub(super) fn address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, number.wrapping_add(1))
+}
+
+struct Key {
+    private: RsaPrivateKey,
+    /// The public half as PKCS #1 has it, which is what fingerprints are made from.
+    der: Vec<u8>,
+}
+
+impl Key {
+    /// The shortest key that tor takes: it is made and used often, and keeps no secret.
+    const BITS: usize = 1024;
+
+    fn generate(seed: u64) -> Self {
+        let private = RsaPrivateKey::new(&mut Chance(Random::new(seed)), Self::BITS)
+            .unwrap_or_else(|error| unreachable!("the size is one that RSA has: {error}"));
+        let der = RsaPublicKey::from(&private)
+            .to_pkcs1_der()
+            .unwrap_or_else(|error| unreachable!("two numbers make a sequence: {error}"))
+            .into_vec();
+        Self { private, der }
+    }
+
+    fn digest(&self) -> [u8; 20] {
+        Sha1::digest(&self.der).into()
+    }
+
+    fn fingerprint(&self) -> String {
+        hex(&self.digest())
+    }
+
+    /// Signs a digest as tor does: PKCS #1 v1.5 padding around it, and no word on which it is.
+    fn sign(&self, digest: &[u8]) -> Vec<u8> {
+        self.private
+            .sign(Pkcs1v15Sign::new_unprefixed(), digest)
+            .unwrap_or_else(|error| unreachable!("a digest is shorter than a key: {error}"))
+    }
+}
+
+/// Chance as `rsa` wants it.
+struct Chance(Random);
+
+impl RngCore for Chance {
+    fn next_u32(&mut self) -> u32 {
+        self.0.wide()
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.0.word()
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        bytes.fill_with(|| self.0.byte());
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.fill_bytes(bytes);
+        Ok(())
+    }
+}
+
+/// It is not: who knows the seed knows the keys, and everybody does.
+impl CryptoRng for Chance {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_larger_set_begins_with_the_smaller_and_families_are_strangers() {
+        let three = Authorities::new(3).identities();
+        assert_eq!(Authorities::new(2).identities(), three[..2]);
+        assert_eq!(Authorities::new(0).count(), 0);
+        for stranger in Authorities::family(1, 3).identities() {
+            assert!(!three.contains(&stranger));
+        }
+        for identity in &three {
+            assert_eq!(identity.len(), 40);
+            assert!(identity.bytes().all(|b| b"0123456789ABCDEF".contains(&b)));
+        }
+    }
+
+    #[test]
+    fn the_same_number_gives_the_same_key_even_when_it_is_made_again() {
+        let known = known(0, 0);
+        assert_eq!(Key::generate(0).der, known.identity.der);
+        assert_eq!(Key::generate(1).der, known.signing.der);
+    }
+
+    #[test]
+    fn the_toml_line_is_toml() {
+        let authorities = Authorities::new(2);
+        let table: toml::Table = authorities.toml().parse().unwrap();
+        let listed: Vec<String> = table["authorities"].clone().try_into().unwrap();
+        assert_eq!(listed, authorities.identities());
+    }
+}

@@ -1,0 +1,77 @@
+//! The text of the directory protocol: lines, numbers in hexadecimal and base64, objects
+//! (dir-spec, "Document meta-format"). Writes only; what it writes is somebody else's to read.
+
+use std::fmt::Write;
+
+/// A line, or several, and the end of the last.
+pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{text}");
+}
+
+/// Upper-case hexadecimal, as fingerprints have it.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        let _ = write!(out, "{byte:02X}");
+        out
+    })
+}
+
+/// Base64 without padding, as entries have it.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let part = |index| usize::from(chunk.get(index).copied().unwrap_or(0));
+        let bits = part(0) << 16 | part(1) << 8 | part(2);
+        for position in 0..=chunk.len() {
+            out.push(char::from(ALPHABET[bits >> (18 - 6 * position) & 0x3f]));
+        }
+    }
+    out
+}
+
+/// An object: padded base64 in lines of 64 between two marks that say what it is.
+pub(super) fn object(out: &mut String, label: &str, bytes: &[u8]) {
+    let mut text = base64(bytes);
+    while !text.len().is_multiple_of(4) {
+        text.push('=');
+    }
+    line(out, format_args!("-----BEGIN {label}-----"));
+    for (position, character) in text.chars().enumerate() {
+        if position % 64 == 0 && position != 0 {
+            out.push('\n');
+        }
+        out.push(character);
+    }
+    line(out, format_args!("\n-----END {label}-----"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_agrees_with_rfc_4648() {
+        for (bytes, text) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn an_object_has_lines_of_64_and_its_padding() {
+        let mut out = String::new();
+        object(&mut out, "THING", &[0; 49]);
+        let zeros = "A".repeat(64);
+        assert_eq!(
+            out,
+            format!("-----BEGIN THING-----\n{zeros}\nAA==\n-----END THING-----\n")
+        );
+        out.clear();
+        object(&mut out, "THING", &[0; 48]);
+        assert_eq!(
+            out,
+            format!("-----BEGIN THING-----\n{zeros}\n-----END THING-----\n")
+        );
+    }
+}

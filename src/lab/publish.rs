@@ -1,0 +1,79 @@
+//! Files in a tor's data directory, replaced as tor replaces them: a file beside it, then a
+//! rename, so that a reader finds the old one or the new one and never a part.
+
+use super::authorities::Authorities;
+use super::consensus::Order;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The name that tor gives the file of key certificates.
+pub const CERTIFICATES: &str = "cached-certs";
+
+/// Writes the order's document, signed by all these authorities, and their key certificates
+/// beside it. Returns the document's path.
+///
+/// # Errors
+/// That of the file system.
+pub fn publish(
+    directory: &Path,
+    name: &str,
+    order: &Order,
+    authorities: &Authorities,
+) -> io::Result<PathBuf> {
+    // Certificates first: whoever sees the document can check it.
+    let certificates = authorities.certificates_for(order.validity);
+    replace(&directory.join(CERTIFICATES), &certificates)?;
+    let path = directory.join(name);
+    replace(&path, &order.sign(authorities))?;
+    Ok(path)
+}
+
+/// Puts this text in a file's place, whether or not there was one.
+///
+/// # Errors
+/// That of the file system.
+pub fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut beside = path.to_owned().into_os_string();
+    beside.push(".tmp");
+    fs::write(&beside, text)?;
+    fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relays::{Flavor, Validity};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn a_document_stands_beside_its_certificates_and_is_replaced() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let at = |hour: u64| UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 3_600 * hour);
+        let validity = Validity {
+            valid_after: at(0),
+            fresh_until: at(1),
+            valid_until: at(3),
+        };
+        let authorities = Authorities::new(1);
+        for seed in [1, 2] {
+            let order = Order {
+                seed,
+                relays: 2,
+                ..Order::full_size(Flavor::Ns, validity)
+            };
+            let path = publish(directory.path(), "cached-consensus", &order, &authorities);
+            assert_eq!(
+                fs::read_to_string(path.unwrap()).unwrap(),
+                order.sign(&authorities)
+            );
+        }
+        let names: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 2, "nothing is left beside them: {names:?}");
+        let certificates = fs::read_to_string(directory.path().join(CERTIFICATES)).unwrap();
+        assert_eq!(certificates, authorities.certificates_for(validity));
+    }
+}

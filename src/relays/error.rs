@@ -40,8 +40,8 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// Certificates that cannot be opened or read.
-    #[error("{}: cannot be read: {reason}; tor keeps its certificates beside its consensus, \
-             relays.certificates names another place", path.display())]
+    #[error("{}: cannot be read: {reason}; tor keeps its certificates beside its consensus; \
+             relays.certificates, or --certificates, names another place", path.display())]
     Certificates {
         /// The file.
         path: PathBuf,
@@ -167,7 +167,7 @@ pub enum SignatureError {
     /// Not a majority.
     #[error(
         "{good} authorities that are known have signed it, {needed} are needed; a consensus of another \
-         network needs relays.authorities"
+         network needs relays.authorities, or --authority"
     )]
     TooFew {
         /// How many have.

@@ -1,8 +1,10 @@
 //! Tier: any machine. A configuration that cannot be is refused with the key, the value, and
 //! what is accepted.
 
-use exitmark::settings::Settings;
+use exitmark::relays::{Authorities, Trust};
+use exitmark::settings::{Settings, WhenStale};
 use std::path::Path;
+use std::time::Duration;
 
 const GOOD: &str = "\
 [ports]
@@ -23,7 +25,7 @@ ring = 2048
 ";
 
 /// (what is wrong, the good text, what takes its place, words that the refusal must have)
-const REFUSALS: [(&str, &str, &str, &[&str]); 35] = [
+const REFUSALS: [(&str, &str, &str, &[&str]); 43] = [
     (
         "unknown key",
         "ring = 2048",
@@ -223,6 +225,58 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 35] = [
         &["relays.extra"],
     ),
     (
+        "an unverified consensus",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"/var/lib/tor/unverified-microdesc-consensus\"]",
+        &[
+            "relays.consensus",
+            "unverified-microdesc-consensus",
+            "cached-",
+        ],
+    ),
+    (
+        "a consensus twice",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\", \"b\", \"a\"]",
+        &["relays.consensus", "\"a\"", "twice"],
+    ),
+    (
+        "no authority",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nauthorities = []",
+        &["relays.authorities", "[]", "Tor network"],
+    ),
+    (
+        "an authority that is none",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nauthorities = [\"moria1\"]",
+        &["relays.authorities", "moria1", "40 hexadecimal digits"],
+    ),
+    (
+        "authorities that nobody asks",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nverify = false\nauthorities = [\"F533C81CEF0BC0267857C99B2F471ADF249FA232\"]",
+        &["relays.authorities", "relays.verify = false"],
+    ),
+    (
+        "a time without a unit",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nretain = \"28\"",
+        &["relays.retain", "\"28\"", "28h"],
+    ),
+    (
+        "a time that is too long",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nretain = \"31days\"",
+        &["relays.retain", "30 days"],
+    ),
+    (
+        "stale and what",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nwhen_stale = \"drop\"",
+        &["drop", "keep", "pass"],
+    ),
+    (
         "ring",
         "ring = 2048",
         "ring = 1000",
@@ -299,11 +353,55 @@ fn relative_paths_start_from_the_file() {
         "consensus = [\"cached-consensus\", \"/abs\"]\nextra",
     );
     let settings = Settings::parse(&text, Path::new("/etc/exitmark")).unwrap();
+    let files: Vec<_> = settings
+        .relays
+        .sources
+        .files
+        .iter()
+        .map(|source| [&source.consensus, &source.certificates])
+        .collect();
     assert_eq!(
-        settings.relays.consensus,
+        files,
         [
-            Path::new("/etc/exitmark/cached-consensus"),
-            Path::new("/abs")
+            [
+                Path::new("/etc/exitmark/cached-consensus"),
+                Path::new("/etc/exitmark/cached-certs")
+            ],
+            [Path::new("/abs"), Path::new("/cached-certs")]
         ]
     );
+    let text = text.replace("extra", "certificates = \"certs\"\nstate = \"s\"\nextra");
+    let relays = Settings::parse(&text, Path::new("/etc/exitmark"))
+        .unwrap()
+        .relays;
+    assert_eq!(relays.state, Path::new("/etc/exitmark/s"));
+    for source in relays.sources.files {
+        assert_eq!(source.certificates, Path::new("/etc/exitmark/certs"));
+    }
+}
+
+#[test]
+fn relay_sets_are_checked_unless_asked_otherwise() {
+    let relays = |lines: &str| {
+        let text = GOOD.replace("extra", &format!("{lines}extra"));
+        Settings::parse(&text, Path::new("/etc/exitmark"))
+            .unwrap()
+            .relays
+    };
+    let by_default = relays("");
+    assert_eq!(
+        by_default.sources.trust,
+        Trust::MostOf(Authorities::tor_network())
+    );
+    assert_eq!(by_default.retain, Duration::from_secs(28 * 3600));
+    assert_eq!(by_default.when_stale, WhenStale::Pass);
+    assert_eq!(
+        by_default.state,
+        Path::new("/var/lib/exitmark/relays.state")
+    );
+    assert_eq!(by_default.user, "nobody");
+    let otherwise = relays("verify = false\nretain = \"90min\"\nwhen_stale = \"keep\"\n");
+    assert_eq!(otherwise.sources.trust, Trust::Anybody);
+    assert_eq!(otherwise.retain, Duration::from_secs(90 * 60));
+    assert_eq!(otherwise.when_stale, WhenStale::Keep);
 }

@@ -226,6 +226,9 @@ impl Keeper {
 
     /// What was in force when the box ran last.
     fn recall(&mut self) {
+        if self.settings.sources.files.is_empty() {
+            return;
+        }
         match self.file.load() {
             Ok(Some(live)) => match live.for_sources(&self.settings.sources, SystemTime::now()) {
                 Some(live) => self.live = live,
@@ -237,6 +240,9 @@ impl Keeper {
     }
 
     fn save(&mut self) {
+        if self.settings.sources.files.is_empty() {
+            return;
+        }
         match self.file.save(&self.live) {
             Ok(()) => self.said.unwritable = false,
             Err(error) => {

@@ -31,6 +31,15 @@ pub(super) struct Update {
     pub(super) loading: Duration,
 }
 
+impl Update {
+    /// What makes it differ from another one: the endpoints in their order, not their table's.
+    fn content(&self) -> (Vec<Endpoint>, bool) {
+        let mut endpoints: Vec<_> = self.endpoints.iter().collect();
+        endpoints.sort_unstable();
+        (endpoints, self.passes)
+    }
+}
+
 /// Follows the files.
 pub(super) struct Keeper {
     settings: RelaySettings,
@@ -129,7 +138,7 @@ impl Keeper {
         keeper.save();
         keeper.tell_age(now);
         let update = keeper.update(now, started.elapsed())?;
-        keeper.published = (update.endpoints.iter().collect(), update.passes);
+        keeper.published = update.content();
         Ok((keeper, update))
     }
 
@@ -177,7 +186,7 @@ impl Keeper {
             self.tell_age(now);
             match self.update(now, started.elapsed()) {
                 Ok(update) => {
-                    let content = (update.endpoints.iter().collect(), update.passes);
+                    let content = update.content();
                     if content != self.published {
                         self.published = content;
                         return Some(Event::Relays(update));

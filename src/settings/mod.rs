@@ -8,8 +8,8 @@ mod raw;
 
 use crate::packet::MacAddr;
 use crate::policy::{
-    Actions, AtUplink, Endpoint, ExitProtocols, Intent, MAX_PREFIXES, MAX_RESOLVERS, Mode,
-    PrefixSet, Rules,
+    Actions, AtUplink, ClassifyBy, Endpoint, ExitProtocols, Intent, MAX_PREFIXES, MAX_RESOLVERS,
+    Mode, PrefixSet, Rules,
 };
 use ipnet::IpNet;
 use std::fmt::Display;
@@ -190,7 +190,9 @@ impl Settings {
         let addresses = check::prefixes("host.addresses", &raw.host.addresses)?;
         let relay_addresses = check::prefixes("host.relay_addresses", &raw.host.relay_addresses)?;
         check::host_addresses(&addresses, &relay_addresses)?;
-        if relays.consensus.is_empty() && relays.extra.is_empty() && !addresses.is_empty() {
+        let classify_by = check::classify_by(&raw.classify_by, &raw.host)?;
+        let needs_relays = classify_by == ClassifyBy::RelaySet && !addresses.is_empty();
+        if needs_relays && relays.consensus.is_empty() && relays.extra.is_empty() {
             return Err(value(
                 "relays.consensus",
                 "[]",
@@ -199,6 +201,7 @@ impl Settings {
             ));
         }
         let rules = Rules {
+            classify_by,
             addresses: PrefixSet::new(addresses.iter().copied()),
             relay_addresses: PrefixSet::new(relay_addresses.iter().copied()),
             listeners: check::listeners(&raw.host.listeners)?,

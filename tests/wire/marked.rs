@@ -2,10 +2,11 @@
 
 use crate::craft::{AF11, Packet, QINQ, UDP, VLAN, exit, families, noise, segment};
 use crate::rig::{Case, Config, PATIENCE, Rig, Side, assert_moved, both_engines, needs_root};
-use crate::stacks::{all_of, converse_bearing, count, counters, ping_with, tos};
+use crate::stacks::{all_of, connect, converse_bearing, count, counters, ping_with, tos};
 use exitmark::lab::Capture;
 use exitmark::lab::site::{HOST_V4, HOST_V6, INCOMING_MAC, Plan, TORNET_MAC};
-use std::net::IpAddr;
+use nix::errno::Errno;
+use std::net::{IpAddr, SocketAddr};
 
 const CS1: u8 = 0x20;
 
@@ -231,5 +232,41 @@ fn answers_to_marked_pings_leave_unmarked() {
         let counters = counters(rig);
         assert_eq!(count(&counters, "cleared"), 2);
         assert_eq!(count(&counters, "exit"), 0);
+    });
+}
+
+/// It refuses a connection with the ToS of the SYN too. That is TCP: whoever asks chooses what the
+/// refusal counts as.
+#[test]
+fn refusals_of_the_hosts_kernel_bear_what_the_question_bore() {
+    needs_root!();
+    both_engines(|| {
+        let rig = Rig::lively(Plan::default(), &config("", ""));
+        let (clearnet, tornet) = (&rig.site.clearnet, &rig.site.tornet);
+        let mut exits = Capture::start(clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        let mut relays = Capture::start(tornet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        for address in [IpAddr::from(HOST_V4), HOST_V6.into()] {
+            let closed = SocketAddr::new(address, 81);
+            let refused = clearnet.run(move || connect(closed, AF11).err());
+            assert_eq!(refused, Some(Errno::ECONNREFUSED));
+            clearnet
+                .spawn("unmarked", move || drop(connect(closed, 0)))
+                .unwrap();
+        }
+        let marked = |seen: &[exitmark::lab::CapturedFrame]| {
+            seen.iter()
+                .map(|frame| tos(&frame.bytes))
+                .collect::<Vec<_>>()
+        };
+        for capture in [&mut exits, &mut relays] {
+            assert!(capture.wait_until(PATIENCE, |seen| seen.len() >= 2));
+        }
+        assert_eq!(marked(&exits.finish().unwrap()), [AF11; 2]);
+        assert!(
+            marked(&relays.finish().unwrap())
+                .iter()
+                .all(|tos| *tos == 0)
+        );
+        assert_eq!(count(&counters(rig), "exit"), 2);
     });
 }

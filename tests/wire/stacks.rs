@@ -35,7 +35,7 @@ fn serve(netns: &Netns, address: IpAddr, port: u16) -> JoinHandle<()> {
 }
 
 /// Connects a socket that bears this ToS byte from its first packet on.
-fn connect(target: SocketAddr, tos: u8) -> TcpStream {
+pub(crate) fn connect(target: SocketAddr, tos: u8) -> nix::Result<TcpStream> {
     let family = match target {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -49,8 +49,8 @@ fn connect(target: SocketAddr, tos: u8) -> TcpStream {
     // It bounds connecting too.
     let patience = TimeVal::seconds(PATIENCE.as_secs().try_into().unwrap());
     setsockopt(&socket, sockopt::SendTimeout, &patience).unwrap();
-    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target)).unwrap();
-    socket.into()
+    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
+    Ok(socket.into())
 }
 
 /// Says `bytes` bytes from `from` to an echo in `to`, both directions at once.
@@ -70,7 +70,7 @@ pub(crate) fn converse_bearing(
     let server = serve(to, address, port);
     from.run(move || {
         let target = SocketAddr::new(address, port);
-        let mut stream = connect(target, tos);
+        let mut stream = connect(target, tos).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let said = crate::craft::noise(port.into(), bytes);
         let mut writer = stream.try_clone().unwrap();

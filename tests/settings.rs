@@ -1,6 +1,8 @@
 //! Tier: any machine. A configuration that cannot be is refused with the key, the value, and
 //! what is accepted.
 
+use exitmark::packet::Dscp;
+use exitmark::policy::ClassifyBy;
 use exitmark::relays::{Authorities, Trust};
 use exitmark::settings::{Settings, WhenStale};
 use std::path::Path;
@@ -25,7 +27,7 @@ ring = 2048
 ";
 
 /// (what is wrong, the good text, what takes its place, words that the refusal must have)
-const REFUSALS: [(&str, &str, &str, &[&str]); 43] = [
+const REFUSALS: [(&str, &str, &str, &[&str]); 47] = [
     (
         "unknown key",
         "ring = 2048",
@@ -85,6 +87,30 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 43] = [
         "[ports]",
         "mode = \"maybe\"\n[ports]",
         &["maybe", "audit", "enforce"],
+    ),
+    (
+        "unknown way to classify",
+        "[ports]",
+        "classify_by = \"guess\"\n[ports]",
+        &["guess", "relay-set", "host-mark"],
+    ),
+    (
+        "a host's mark that nobody reads",
+        "listeners = [22]",
+        "listeners = [22]\ndscp = \"cs1\"",
+        &["host.dscp", "cs1", "classify_by", "host-mark", "mark.dscp"],
+    ),
+    (
+        "the same by number",
+        "listeners = [22]",
+        "listeners = [22]\ndscp = 8",
+        &["host.dscp", "8", "host-mark"],
+    ),
+    (
+        "the same by ToS byte",
+        "listeners = [22]",
+        "listeners = [22]\ntos = 0x20",
+        &["host.tos", "0x20", "host-mark"],
     ),
     (
         "no name",
@@ -306,6 +332,46 @@ fn every_refusal_teaches() {
         let error = error.to_string();
         for word in words {
             assert!(error.contains(word), "{wrong}: no `{word}` in: {error}");
+        }
+    }
+}
+
+/// By the host's mark: no relay set is needed, and the mark is read like the box's own.
+#[test]
+fn the_hosts_mark_is_read_and_refused_like_the_boxs() {
+    let read = |lines: &str| {
+        let text = GOOD
+            .replace("[ports]", "classify_by = \"host-mark\"\n[ports]")
+            .replace("listeners = [22]", lines)
+            .replace("extra = [\"198.51.100.1:9001\"]", "");
+        Settings::parse(&text, Path::new("")).map(|settings| settings.rules.classify_by)
+    };
+    for (lines, tos) in [
+        ("", 0x28),
+        ("dscp = \"cs1\"", 0x20),
+        ("dscp = 63", 0xfc),
+        ("tos = 0x04", 0x04),
+    ] {
+        let mark = Dscp::from_tos(tos).unwrap();
+        assert_eq!(read(lines).unwrap(), ClassifyBy::HostMark(mark), "{lines}");
+    }
+    for (lines, words) in [
+        ("dscp = \"af14\"", &["host.dscp", "af14", "af13"][..]),
+        ("dscp = 64", &["host.dscp", "64", "host.tos"]),
+        ("dscp = -1", &["host.dscp", "-1", "host.tos"]),
+        ("dscp = 0", &["host.dscp", "unmarked"]),
+        ("dscp = \"cs0\"", &["host.dscp", "unmarked"]),
+        ("tos = 0", &["host.tos", "unmarked"]),
+        ("tos = 256", &["host.tos", "256"]),
+        ("tos = 0x29", &["host.tos", "0x29", "0x28"]),
+        (
+            "tos = 0x28\ndscp = 10",
+            &["host.tos", "0x28", "host.dscp says the same"],
+        ),
+    ] {
+        let error = read(lines).unwrap_err().to_string();
+        for word in words {
+            assert!(error.contains(word), "{lines}: no `{word}` in: {error}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! read against what is in force, and tells the main thread what to publish.
 
 use super::{DaemonError, Event};
-use crate::policy::{Endpoint, EndpointSet};
+use crate::policy::{ClassifyBy, Endpoint, EndpointSet};
 use crate::relays::{Age, Confinement, LiveSet, Loader, StateFile, Watch, utc};
 use crate::settings::{RelaySettings, Settings, WhenStale};
 use crossbeam::channel::Sender;
@@ -43,6 +43,8 @@ impl Update {
 /// Follows the files.
 pub(super) struct Keeper {
     settings: RelaySettings,
+    /// The set tells exit traffic from relay traffic; otherwise only the host's own listeners.
+    decides: bool,
     loader: Loader,
     file: StateFile,
     live: LiveSet,
@@ -103,6 +105,7 @@ impl Prompter {
 impl Keeper {
     /// Loads the set for the first time: from the documents, or else what was in force before.
     pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
+        let decides = settings.rules.classify_by == ClassifyBy::RelaySet;
         let settings = settings.relays.clone();
         let files = settings.sources.files.iter();
         let paths = files.flat_map(|source| [&source.consensus, &source.certificates]);
@@ -118,6 +121,7 @@ impl Keeper {
             said: Said::default(),
             published: (Vec::new(), false),
             settings,
+            decides,
             // Whatever is there now is looked at now.
             watch: {
                 watch.has_changed();
@@ -275,7 +279,7 @@ impl Keeper {
         }
         Ok(Update {
             endpoints: self.live.endpoints(&self.settings.sources.extra)?,
-            passes: is_stale && self.settings.when_stale == WhenStale::Pass,
+            passes: is_stale && self.decides && self.settings.when_stale == WhenStale::Pass,
             loading,
         })
     }
@@ -291,7 +295,7 @@ impl Keeper {
             .map(|one| one.validity.valid_after);
         let of = newest.max().map_or_else(String::new, utc);
         match age {
-            Some(Age::Stale) => {
+            Some(Age::Stale) if self.decides => {
                 let reminded = self.said.stale_at.is_some_and(|at| at.elapsed() < REMIND);
                 if is_news || !reminded {
                     self.said.stale_at = Some(Instant::now());
@@ -307,7 +311,7 @@ impl Keeper {
                     );
                 }
             }
-            Some(Age::Old | Age::Expired) if is_news => tracing::warn!(
+            Some(Age::Old | Age::Expired | Age::Stale) if is_news => tracing::warn!(
                 "the relay set is getting old, its newest consensus is of {of} UTC; find out why tor \
                  fetches none"
             ),

@@ -13,11 +13,12 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use exitmark::datapath::memory::HeapMemory;
 use exitmark::datapath::{Forwarder, Frame, IncomingLink, Links, Outbox, Role};
+use exitmark::lab::authorities::Authorities;
 use exitmark::lab::consensus::Order;
 use exitmark::lab::frames::{self, tcp, udp};
 use exitmark::lab::site::{INCOMING_MAC, TORNET_MAC, relay_endpoints};
 use exitmark::policy::Snapshot;
-use exitmark::relays::{Flavor, UncheckedDocument, Validity};
+use exitmark::relays::{Certificates, Flavor, UncheckedDocument, Validity};
 use exitmark::settings::Settings;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ const CHUNK_BYTES: u16 = 2048;
 const SETS: [(&str, u32); 2] = [("ring", 2_048), ("cold", 65_536)];
 
 /// A full-size consensus in which the laboratory's relay is listed.
-fn document() -> String {
+fn order() -> Order {
     let now = SystemTime::now();
     let hours = |hours: u64| now + Duration::from_secs(hours * 3600);
     let validity = Validity {
@@ -39,25 +40,25 @@ fn document() -> String {
     };
     let mut order = Order::full_size(Flavor::Microdesc, validity);
     order.listed = relay_endpoints().into();
-    order.write()
+    order
 }
 
 /// Two snapshots that differ in the mark.
 fn snapshots() -> [Arc<Snapshot>; 2] {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("consensus"), document()).unwrap();
+    std::fs::write(directory.path().join("consensus"), order().write()).unwrap();
     ["af11", "ef"].map(|mark| {
         let text = format!(
             "[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\
              [host]\naddresses = [\"192.0.2.10\", \"2001:db8:1::10\"]\nlisteners = [22, 9001]\n\
              resolvers = [\"9.9.9.9\"]\n\
-             [steer]\nnext_hop = \"{TORNET_MAC}\"\n[relays]\nconsensus = [\"consensus\"]\n\
+             [steer]\nnext_hop = \"{TORNET_MAC}\"\n[relays]\nconsensus = [\"consensus\"]\nverify = false\n\
              [mark]\ndscp = \"{mark}\""
         );
         let settings = Settings::parse(&text, directory.path()).unwrap();
-        let sources = &settings.relays;
-        let loaded = exitmark::relays::load(&sources.consensus, &sources.extra).unwrap();
-        Arc::new(Snapshot::new(1, settings.rules, loaded.endpoints))
+        let loaded = exitmark::relays::load(&settings.relays.sources).unwrap();
+        let relays = loaded.with(&[]).unwrap();
+        Arc::new(Snapshot::new(1, settings.rules, relays))
     })
 }
 
@@ -190,11 +191,26 @@ fn scale(spent: Duration, part: u64, whole: u64) -> Duration {
 }
 
 fn consensus(criterion: &mut Criterion) {
-    let text = document();
+    let (order, authorities) = (order(), Authorities::new(9));
+    let text = order.sign(&authorities);
+    let certificates = authorities.certificates_for(order.validity);
+    let trusted = exitmark::relays::Authorities::new(
+        authorities
+            .identities()
+            .iter()
+            .map(|one| one.parse().unwrap()),
+    );
     let mut group = criterion.benchmark_group("consensus");
     group.sample_size(10);
     group.bench_function("parse a full-size document", |bencher| {
         bencher.iter(|| UncheckedDocument::parse(text.as_bytes()).unwrap());
+    });
+    group.bench_function("parse it and check nine signatures", |bencher| {
+        bencher.iter(|| {
+            let certificates = Certificates::parse(certificates.as_bytes()).unwrap();
+            let document = UncheckedDocument::parse(text.as_bytes()).unwrap();
+            document.verify(&certificates, &trusted).unwrap()
+        });
     });
     group.finish();
 }

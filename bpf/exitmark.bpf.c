@@ -152,7 +152,8 @@ static __always_inline int conclude(const struct frame *frame, struct packet *pa
 		if (action & ACTION_SET && !bears_it) {
 			set_dscp(packet, policy->mark);
 			counts->marked++;
-		} else if (action & ACTION_CLEAR && bears_it) {
+		} else if (action & ACTION_CLEAR &&
+			   (bears_it || bears_host_mark(policy, packet))) {
 			set_dscp(packet, 0);
 			counts->cleared++;
 		}

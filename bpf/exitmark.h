@@ -11,7 +11,7 @@
 #define EXITMARK_H
 
 /* Changes with every change of what a pinned map means. */
-#define LAYOUT_VERSION 1
+#define LAYOUT_VERSION 2
 
 /* What a NIC is to the box; Role in user space. */
 enum exitmark_role {
@@ -48,6 +48,8 @@ enum exitmark_rule {
 	RULE_TO_LISTED_RELAY,
 	RULE_TO_EXEMPT_PREFIX,
 	RULE_EXIT_PROTOCOL,
+	RULE_HOST_MARKED,
+	RULE_NOT_HOST_MARKED,
 	RULE_OTHER_PROTOCOL,
 	RULE_UNSEEN_FRAGMENT,
 	RULE_NO_USER_SPACE,
@@ -57,7 +59,7 @@ enum exitmark_rule {
 /* What is done with the frames that met a rule: one byte a rule. */
 #define ACTION_STEER 0x01 /* leaves by incoming, not by uplink */
 #define ACTION_SET 0x02 /* bears the mark */
-#define ACTION_CLEAR 0x04 /* does not bear the mark */
+#define ACTION_CLEAR 0x04 /* bears neither the mark nor the host's own */
 
 /* Which protocols from a clearnet address are exit traffic. */
 enum exitmark_exit_protocols {
@@ -104,8 +106,9 @@ struct exitmark_policy {
 	__u64 generation;
 	__u8 mark; /* as in the ToS byte: the code point shifted left by two */
 	__u8 exit_protocols;
-	__u8 both_kinds; /* there are clearnet addresses and relay addresses */
-	__u8 unused[5];
+	__u8 both_kinds; /* clearnet and relay addresses: the relay set is checked against them */
+	__u8 host_mark; /* as `mark`: tells what exit traffic is; 0: the relay set does */
+	__u8 unused[4];
 	__u8 actions[24];
 	struct exitmark_ranges addresses[FAMILIES];
 	struct exitmark_ranges relay_addresses[FAMILIES];

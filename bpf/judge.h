@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The rule, in the order in which the first match wins. As src/policy/judge.rs, which is the
- * reference.
+ * reference, and says why the host's mark comes after exempt prefixes and on exit protocols
+ * alone.
  */
 #ifndef EXITMARK_JUDGE_H
 #define EXITMARK_JUDGE_H
@@ -213,6 +214,18 @@ struct verdict {
 	bool disagreement;
 };
 
+static __always_inline bool is_exit_protocol(const struct exitmark_policy *policy, __u8 protocol)
+{
+	return protocol == PROTOCOL_TCP || policy->exit_protocols == EXIT_ALL ||
+	       (policy->exit_protocols == EXIT_TCP_UDP && protocol == PROTOCOL_UDP);
+}
+
+static __always_inline bool bears_host_mark(const struct exitmark_policy *policy,
+					    const struct packet *packet)
+{
+	return policy->host_mark && (packet->tos & DSCP_BITS) == policy->host_mark;
+}
+
 static __always_inline struct verdict judge_family(const struct exitmark_image *image,
 						   const struct packet *packet, int family)
 {
@@ -237,7 +250,9 @@ static __always_inline struct verdict judge_family(const struct exitmark_image *
 			verdict.rule = RULE_FROM_LISTENER;
 			return verdict;
 		}
-		listed = lists(image, &policy->relays[family], family, packet->destination,
+		/* By the host's mark the relay set need not be there. */
+		listed = !policy->host_mark &&
+			 lists(image, &policy->relays[family], family, packet->destination,
 			       packet->destination_port);
 		if (!clearnet) {
 			verdict.rule = RULE_FROM_RELAY_ADDRESS;
@@ -254,12 +269,14 @@ static __always_inline struct verdict judge_family(const struct exitmark_image *
 		verdict.rule = RULE_TO_EXEMPT_PREFIX;
 		return verdict;
 	}
-	if (clearnet && (tcp || policy->exit_protocols == EXIT_ALL ||
-			 (policy->exit_protocols == EXIT_TCP_UDP &&
-			  packet->protocol == PROTOCOL_UDP)))
-		verdict.rule = RULE_EXIT_PROTOCOL;
-	else
+	if (!clearnet || !is_exit_protocol(policy, packet->protocol))
 		verdict.rule = RULE_OTHER_PROTOCOL;
+	else if (!policy->host_mark)
+		verdict.rule = RULE_EXIT_PROTOCOL;
+	else if (bears_host_mark(policy, packet))
+		verdict.rule = RULE_HOST_MARKED;
+	else
+		verdict.rule = tcp ? RULE_NOT_HOST_MARKED : RULE_OTHER_PROTOCOL;
 	return verdict;
 }
 

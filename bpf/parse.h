@@ -6,6 +6,7 @@
 #ifndef EXITMARK_PARSE_H
 #define EXITMARK_PARSE_H
 
+#define DSCP_BITS 0xfc
 #define PROTOCOL_TCP 6
 #define PROTOCOL_UDP 17
 

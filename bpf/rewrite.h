@@ -6,7 +6,6 @@
 #ifndef EXITMARK_REWRITE_H
 #define EXITMARK_REWRITE_H
 
-#define DSCP_BITS 0xfc
 #define MAC_BITS 0xffffffffffffULL
 
 /* RFC 1624 equation 3: the checksum after one word that it covers changed. */

@@ -25,8 +25,12 @@ extra = [\"198.18.0.1:9001\"]
 ";
 
 fn explain(directory: &Path, arguments: &[&str]) -> Output {
+    explain_by(CONFIGURATION, directory, arguments)
+}
+
+fn explain_by(text: &str, directory: &Path, arguments: &[&str]) -> Output {
     let configuration = directory.join("exitmark.toml");
-    fs::write(&configuration, CONFIGURATION).unwrap();
+    fs::write(&configuration, text).unwrap();
     Command::new(env!("CARGO_BIN_EXE_exitmark"))
         .args(["explain", "--incoming-mac", "02:00:00:00:03:01", "--config"])
         .arg(configuration)
@@ -146,6 +150,28 @@ fn a_frame_in_hexadecimal_shows_the_bytes_that_change() {
         "{story}"
     );
     assert!(story.contains("15: 00→28"), "{story}");
+}
+
+#[test]
+fn by_the_hosts_mark_the_story_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = CONFIGURATION.replace("[ports]", "classify_by = \"host-mark\"\n[ports]");
+    let text = text.replace("[host]", "[mark]\ndscp = \"ef\"\n[host]");
+    for (tos, expected) in [
+        (
+            0x28,
+            &["exit", "the host sets on exit traffic", "marked ef"][..],
+        ),
+        (0, &["relay", "without the host's own mark", "→ incoming"]),
+        (0xb8, &["relay", "→ incoming, mark cleared", "15: b8→00"]),
+    ] {
+        let frame = tcp("192.0.2.10:5000", "198.51.100.7:443").tos(tos).build();
+        let digits: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        let story = words(&explain_by(&text, directory.path(), &[&digits]));
+        for words in expected {
+            assert!(story.contains(words), "no `{words}` in: {story}");
+        }
+    }
 }
 
 #[test]

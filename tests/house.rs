@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("policy", &["packet"]),
     ("relays", &["policy"]),
     ("nic", &["packet"]),
-    ("settings", &["packet", "policy"]),
+    ("settings", &["packet", "policy", "relays"]),
     ("datapath", &["packet", "policy"]),
     (
         "daemon",
@@ -173,20 +173,31 @@ fn the_example_configuration_is_valid_and_has_every_key() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/exitmark.example.toml");
     Settings::load(&path).unwrap();
 
-    // With every key given: valid too, but for the two ways to say the mark.
+    // With every key given: valid too, but for a host's mark that is not read, and the two ways
+    // to say each mark.
     let example = fs::read_to_string(&path).unwrap();
     let all = uncommented(&example);
-    let refusal = Settings::parse(&all, Path::new(""))
-        .unwrap_err()
-        .to_string();
-    assert!(refusal.contains("mark.tos"), "{refusal}");
-    let one_mark = all.replace("dscp = \"af11\"\n", "");
+    let refusal = |text: &str| {
+        let error = Settings::parse(text, Path::new("")).unwrap_err();
+        error.to_string()
+    };
+    assert!(refusal(&all).contains("host.dscp"), "{}", refusal(&all));
+    let read = all.replace("classify_by = \"relay-set\"", "classify_by = \"host-mark\"");
+    assert!(refusal(&read).contains("host.tos"), "{}", refusal(&read));
+    let of_host = read.replacen("dscp = \"af11\"\n", "", 1);
+    assert!(
+        refusal(&of_host).contains("mark.tos"),
+        "{}",
+        refusal(&of_host)
+    );
+    let one_mark = of_host.replacen("dscp = \"af11\"\n", "", 1);
     Settings::parse(&one_mark, Path::new("")).unwrap();
 
     let documented = keys(&all.parse().unwrap(), "");
     let known: BTreeSet<String> = [
         "engine",
         "mode",
+        "classify_by",
         "ports.host",
         "ports.uplink",
         "ports.incoming",
@@ -196,13 +207,22 @@ fn the_example_configuration_is_valid_and_has_every_key() {
         "host.resolvers",
         "host.exempt",
         "host.mac",
+        "host.dscp",
+        "host.tos",
         "mark.dscp",
         "mark.tos",
         "mark.protocols",
         "mark.at_uplink",
         "steer.next_hop",
         "relays.consensus",
+        "relays.certificates",
+        "relays.authorities",
+        "relays.verify",
         "relays.extra",
+        "relays.retain",
+        "relays.when_stale",
+        "relays.state",
+        "relays.user",
         "datapath.ring",
         "datapath.batch",
         "datapath.zero_copy",

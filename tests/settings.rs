@@ -1,8 +1,12 @@
 //! Tier: any machine. A configuration that cannot be is refused with the key, the value, and
 //! what is accepted.
 
-use exitmark::settings::Settings;
+use exitmark::packet::Dscp;
+use exitmark::policy::ClassifyBy;
+use exitmark::relays::{Authorities, Trust};
+use exitmark::settings::{Settings, WhenStale};
 use std::path::Path;
+use std::time::Duration;
 
 const GOOD: &str = "\
 [ports]
@@ -23,7 +27,7 @@ ring = 2048
 ";
 
 /// (what is wrong, the good text, what takes its place, words that the refusal must have)
-const REFUSALS: [(&str, &str, &str, &[&str]); 35] = [
+const REFUSALS: [(&str, &str, &str, &[&str]); 47] = [
     (
         "unknown key",
         "ring = 2048",
@@ -83,6 +87,30 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 35] = [
         "[ports]",
         "mode = \"maybe\"\n[ports]",
         &["maybe", "audit", "enforce"],
+    ),
+    (
+        "unknown way to classify",
+        "[ports]",
+        "classify_by = \"guess\"\n[ports]",
+        &["guess", "relay-set", "host-mark"],
+    ),
+    (
+        "a host's mark that nobody reads",
+        "listeners = [22]",
+        "listeners = [22]\ndscp = \"cs1\"",
+        &["host.dscp", "cs1", "classify_by", "host-mark", "mark.dscp"],
+    ),
+    (
+        "the same by number",
+        "listeners = [22]",
+        "listeners = [22]\ndscp = 8",
+        &["host.dscp", "8", "host-mark"],
+    ),
+    (
+        "the same by ToS byte",
+        "listeners = [22]",
+        "listeners = [22]\ntos = 0x20",
+        &["host.tos", "0x20", "host-mark"],
     ),
     (
         "no name",
@@ -223,6 +251,58 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 35] = [
         &["relays.extra"],
     ),
     (
+        "an unverified consensus",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"/var/lib/tor/unverified-microdesc-consensus\"]",
+        &[
+            "relays.consensus",
+            "unverified-microdesc-consensus",
+            "cached-",
+        ],
+    ),
+    (
+        "a consensus twice",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\", \"b\", \"a\"]",
+        &["relays.consensus", "\"a\"", "twice"],
+    ),
+    (
+        "no authority",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nauthorities = []",
+        &["relays.authorities", "[]", "Tor network"],
+    ),
+    (
+        "an authority that is none",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nauthorities = [\"moria1\"]",
+        &["relays.authorities", "moria1", "40 hexadecimal digits"],
+    ),
+    (
+        "authorities that nobody asks",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nverify = false\nauthorities = [\"F533C81CEF0BC0267857C99B2F471ADF249FA232\"]",
+        &["relays.authorities", "relays.verify = false"],
+    ),
+    (
+        "a time without a unit",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nretain = \"28\"",
+        &["relays.retain", "\"28\"", "28h"],
+    ),
+    (
+        "a time that is too long",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nretain = \"31days\"",
+        &["relays.retain", "30 days"],
+    ),
+    (
+        "stale and what",
+        "extra = [\"198.51.100.1:9001\"]",
+        "consensus = [\"a\"]\nwhen_stale = \"drop\"",
+        &["drop", "keep", "pass"],
+    ),
+    (
         "ring",
         "ring = 2048",
         "ring = 1000",
@@ -252,6 +332,46 @@ fn every_refusal_teaches() {
         let error = error.to_string();
         for word in words {
             assert!(error.contains(word), "{wrong}: no `{word}` in: {error}");
+        }
+    }
+}
+
+/// By the host's mark: no relay set is needed, and the mark is read like the box's own.
+#[test]
+fn the_hosts_mark_is_read_and_refused_like_the_boxs() {
+    let read = |lines: &str| {
+        let text = GOOD
+            .replace("[ports]", "classify_by = \"host-mark\"\n[ports]")
+            .replace("listeners = [22]", lines)
+            .replace("extra = [\"198.51.100.1:9001\"]", "");
+        Settings::parse(&text, Path::new("")).map(|settings| settings.rules.classify_by)
+    };
+    for (lines, tos) in [
+        ("", 0x28),
+        ("dscp = \"cs1\"", 0x20),
+        ("dscp = 63", 0xfc),
+        ("tos = 0x04", 0x04),
+    ] {
+        let mark = Dscp::from_tos(tos).unwrap();
+        assert_eq!(read(lines).unwrap(), ClassifyBy::HostMark(mark), "{lines}");
+    }
+    for (lines, words) in [
+        ("dscp = \"af14\"", &["host.dscp", "af14", "af13"][..]),
+        ("dscp = 64", &["host.dscp", "64", "host.tos"]),
+        ("dscp = -1", &["host.dscp", "-1", "host.tos"]),
+        ("dscp = 0", &["host.dscp", "unmarked"]),
+        ("dscp = \"cs0\"", &["host.dscp", "unmarked"]),
+        ("tos = 0", &["host.tos", "unmarked"]),
+        ("tos = 256", &["host.tos", "256"]),
+        ("tos = 0x29", &["host.tos", "0x29", "0x28"]),
+        (
+            "tos = 0x28\ndscp = 10",
+            &["host.tos", "0x28", "host.dscp says the same"],
+        ),
+    ] {
+        let error = read(lines).unwrap_err().to_string();
+        for word in words {
+            assert!(error.contains(word), "{lines}: no `{word}` in: {error}");
         }
     }
 }
@@ -299,11 +419,55 @@ fn relative_paths_start_from_the_file() {
         "consensus = [\"cached-consensus\", \"/abs\"]\nextra",
     );
     let settings = Settings::parse(&text, Path::new("/etc/exitmark")).unwrap();
+    let files: Vec<_> = settings
+        .relays
+        .sources
+        .files
+        .iter()
+        .map(|source| [&source.consensus, &source.certificates])
+        .collect();
     assert_eq!(
-        settings.relays.consensus,
+        files,
         [
-            Path::new("/etc/exitmark/cached-consensus"),
-            Path::new("/abs")
+            [
+                Path::new("/etc/exitmark/cached-consensus"),
+                Path::new("/etc/exitmark/cached-certs")
+            ],
+            [Path::new("/abs"), Path::new("/cached-certs")]
         ]
     );
+    let text = text.replace("extra", "certificates = \"certs\"\nstate = \"s\"\nextra");
+    let relays = Settings::parse(&text, Path::new("/etc/exitmark"))
+        .unwrap()
+        .relays;
+    assert_eq!(relays.state, Path::new("/etc/exitmark/s"));
+    for source in relays.sources.files {
+        assert_eq!(source.certificates, Path::new("/etc/exitmark/certs"));
+    }
+}
+
+#[test]
+fn relay_sets_are_checked_unless_asked_otherwise() {
+    let relays = |lines: &str| {
+        let text = GOOD.replace("extra", &format!("{lines}extra"));
+        Settings::parse(&text, Path::new("/etc/exitmark"))
+            .unwrap()
+            .relays
+    };
+    let by_default = relays("");
+    assert_eq!(
+        by_default.sources.trust,
+        Trust::MostOf(Authorities::tor_network())
+    );
+    assert_eq!(by_default.retain, Duration::from_secs(28 * 3600));
+    assert_eq!(by_default.when_stale, WhenStale::Pass);
+    assert_eq!(
+        by_default.state,
+        Path::new("/var/lib/exitmark/relays.state")
+    );
+    assert_eq!(by_default.user, "nobody");
+    let otherwise = relays("verify = false\nretain = \"90min\"\nwhen_stale = \"keep\"\n");
+    assert_eq!(otherwise.sources.trust, Trust::Anybody);
+    assert_eq!(otherwise.retain, Duration::from_secs(90 * 60));
+    assert_eq!(otherwise.when_stale, WhenStale::Keep);
 }

@@ -14,7 +14,7 @@ const COUNTER_EXAMPLES: &str = concat!(
 );
 
 /// Every kind of rule, around the endpoints of the table of cases.
-const SCENARIO: &str = "mode=Enforce mark=10 at_uplink=Keep steer=true protocols=TcpUdp \
+const SCENARIO: &str = "mode=Enforce host_mark=none mark=10 at_uplink=Keep steer=true protocols=TcpUdp \
     addresses=192.0.2.10/32,192.0.2.64/28,2001:db8:1::10/128 \
     relay_addresses=192.0.2.11/32,2001:db8:1::11/128 resolvers=9.9.9.9/32,2620:fe::fe/128 \
     exempt=203.0.113.0/24,2001:db8:113::/48 listeners=22,192.0.2.10:9001 \

@@ -2,7 +2,7 @@
 //! read against what is in force, and tells the main thread what to publish.
 
 use super::{DaemonError, Event};
-use crate::policy::{Endpoint, EndpointSet};
+use crate::policy::{ClassifyBy, Endpoint, EndpointSet};
 use crate::relays::{Age, Confinement, LiveSet, Loader, StateFile, Watch, utc};
 use crate::settings::{RelaySettings, Settings, WhenStale};
 use crossbeam::channel::Sender;
@@ -31,9 +31,20 @@ pub(super) struct Update {
     pub(super) loading: Duration,
 }
 
+impl Update {
+    /// What makes it differ from another one: the endpoints in their order, not their table's.
+    fn content(&self) -> (Vec<Endpoint>, bool) {
+        let mut endpoints: Vec<_> = self.endpoints.iter().collect();
+        endpoints.sort_unstable();
+        (endpoints, self.passes)
+    }
+}
+
 /// Follows the files.
 pub(super) struct Keeper {
     settings: RelaySettings,
+    /// The set tells exit traffic from relay traffic; otherwise only the host's own listeners.
+    decides: bool,
     loader: Loader,
     file: StateFile,
     live: LiveSet,
@@ -94,6 +105,7 @@ impl Prompter {
 impl Keeper {
     /// Loads the set for the first time: from the documents, or else what was in force before.
     pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
+        let decides = settings.rules.classify_by == ClassifyBy::RelaySet;
         let settings = settings.relays.clone();
         let files = settings.sources.files.iter();
         let paths = files.flat_map(|source| [&source.consensus, &source.certificates]);
@@ -109,6 +121,7 @@ impl Keeper {
             said: Said::default(),
             published: (Vec::new(), false),
             settings,
+            decides,
             // Whatever is there now is looked at now.
             watch: {
                 watch.has_changed();
@@ -129,7 +142,7 @@ impl Keeper {
         keeper.save();
         keeper.tell_age(now);
         let update = keeper.update(now, started.elapsed())?;
-        keeper.published = (update.endpoints.iter().collect(), update.passes);
+        keeper.published = update.content();
         Ok((keeper, update))
     }
 
@@ -177,7 +190,7 @@ impl Keeper {
             self.tell_age(now);
             match self.update(now, started.elapsed()) {
                 Ok(update) => {
-                    let content = (update.endpoints.iter().collect(), update.passes);
+                    let content = update.content();
                     if content != self.published {
                         self.published = content;
                         return Some(Event::Relays(update));
@@ -226,6 +239,9 @@ impl Keeper {
 
     /// What was in force when the box ran last.
     fn recall(&mut self) {
+        if self.settings.sources.files.is_empty() {
+            return;
+        }
         match self.file.load() {
             Ok(Some(live)) => match live.for_sources(&self.settings.sources, SystemTime::now()) {
                 Some(live) => self.live = live,
@@ -237,6 +253,9 @@ impl Keeper {
     }
 
     fn save(&mut self) {
+        if self.settings.sources.files.is_empty() {
+            return;
+        }
         match self.file.save(&self.live) {
             Ok(()) => self.said.unwritable = false,
             Err(error) => {
@@ -260,7 +279,7 @@ impl Keeper {
         }
         Ok(Update {
             endpoints: self.live.endpoints(&self.settings.sources.extra)?,
-            passes: is_stale && self.settings.when_stale == WhenStale::Pass,
+            passes: is_stale && self.decides && self.settings.when_stale == WhenStale::Pass,
             loading,
         })
     }
@@ -276,7 +295,7 @@ impl Keeper {
             .map(|one| one.validity.valid_after);
         let of = newest.max().map_or_else(String::new, utc);
         match age {
-            Some(Age::Stale) => {
+            Some(Age::Stale) if self.decides => {
                 let reminded = self.said.stale_at.is_some_and(|at| at.elapsed() < REMIND);
                 if is_news || !reminded {
                     self.said.stale_at = Some(Instant::now());
@@ -292,7 +311,7 @@ impl Keeper {
                     );
                 }
             }
-            Some(Age::Old | Age::Expired) if is_news => tracing::warn!(
+            Some(Age::Old | Age::Expired | Age::Stale) if is_news => tracing::warn!(
                 "the relay set is getting old, its newest consensus is of {of} UTC; find out why tor \
                  fetches none"
             ),

@@ -21,12 +21,13 @@ mod watch;
 
 pub use report::Report;
 
-use crate::lab::LabError;
+use crate::lab::authorities::Authorities;
 use crate::lab::consensus::Order;
 use crate::lab::site::{
     HOST_V4, HOST_V6, Plan, RELAY_V4, RunningBox, SERVER_V4, SERVER_V6, Site, TORNET_MAC,
     relay_endpoints,
 };
+use crate::lab::{LabError, publish};
 use crate::relays::{Flavor, Validity};
 use evidence::Evidence;
 use hdrhistogram::Histogram;
@@ -202,8 +203,9 @@ fn start_box(site: &Site, directory: &Path) -> Result<RunningBox, DemoError> {
             },
         )
     };
-    let consensus = directory.join("cached-microdesc-consensus");
-    std::fs::write(&consensus, order.write()).map_err(DemoError::Files)?;
+    let authorities = Authorities::new(9);
+    let name = "cached-microdesc-consensus";
+    let consensus = publish(directory, name, &order, &authorities).map_err(DemoError::Files)?;
     let text = format!(
         r#"
 [ports]
@@ -221,9 +223,12 @@ next_hop = "{TORNET_MAC}"
 
 [relays]
 consensus = ["{consensus}"]
+{authorities}
+state = "relays.state"
 "#,
         ssh = plan::SSH,
         consensus = consensus.display(),
+        authorities = authorities.toml(),
     );
     let configuration = directory.join("exitmark.toml");
     std::fs::write(&configuration, text).map_err(DemoError::Files)?;

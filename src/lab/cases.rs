@@ -3,6 +3,8 @@
 //! One table for every place where the rule is written or measured. What a frame becomes is
 //! built anew with the other DSCP and MAC addresses, never computed by the code under test.
 
+mod host_mark;
+
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};
 use super::site::{INCOMING_MAC, TORNET_MAC};
 use crate::datapath::{IncomingLink, Links, Role};
@@ -128,9 +130,10 @@ fn steered(name: &'static str, frame: Frame) -> Case {
 
 /// A steered frame that bore the mark: no frame but an exit frame may.
 fn steered_and_cleared(name: &'static str, frame: Frame) -> Case {
+    let ecn = frame.ecn();
     Case {
         before: frame.build(),
-        ..steered(name, frame.tos(0))
+        ..steered(name, frame.tos(ecn))
     }
 }
 
@@ -148,6 +151,12 @@ const ADDRESSES: &str = "addresses = [\"192.0.2.10\", \"192.0.2.64/28\", \"2001:
 
 /// Every table.
 pub fn tables() -> Vec<Table> {
+    let mut tables = by_relay_set();
+    tables.extend(host_mark::tables());
+    tables
+}
+
+fn by_relay_set() -> Vec<Table> {
     vec![
         classes(),
         marks(),

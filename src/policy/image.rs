@@ -5,8 +5,8 @@
 
 use super::endpoint::{BITS_PER_SLOT, Key, MAX_PROBES, Table, halves};
 use super::rules::Marking;
-use super::{Egress, EndpointSet, ExitProtocols, PrefixSet, Rule, Snapshot};
-use crate::packet::Ecn;
+use super::{ClassifyBy, Egress, EndpointSet, ExitProtocols, PrefixSet, Rule, Snapshot};
+use crate::packet::{Dscp, Ecn};
 
 /// The size of every image.
 pub const IMAGE_BYTES: usize = 1 << 22;
@@ -43,7 +43,13 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     let mut fixed = Vec::with_capacity(WORDS_BEFORE_TABLES);
     let mut tables = Vec::new();
     fixed.push(snapshot.generation);
-    let both_kinds = !rules.addresses.is_empty() && !rules.relay_addresses.is_empty();
+    // 0 is no mark at all: then the relay set is asked.
+    let (host_mark, by_relay_set) = match rules.classify_by {
+        ClassifyBy::RelaySet => (Dscp::DEFAULT, true),
+        ClassifyBy::HostMark(mark) => (mark, false),
+    };
+    let both_kinds =
+        by_relay_set && !rules.addresses.is_empty() && !rules.relay_addresses.is_empty();
     let no_ecn = Ecn::of(0);
     fixed.push(u64::from_ne_bytes([
         rules.actions.mark().with_ecn(no_ecn),
@@ -53,7 +59,7 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
             ExitProtocols::All => 2,
         },
         u8::from(both_kinds),
-        0,
+        host_mark.with_ecn(no_ecn),
         0,
         0,
         0,
@@ -154,7 +160,6 @@ fn push_table<K: Key>(fixed: &mut Vec<u64>, tables: &mut Vec<u64>, table: &Table
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::Dscp;
     use crate::policy::{
         Actions, Endpoint, Intent, Listener, MAX_ENDPOINTS, MAX_LISTENERS, MAX_PREFIXES,
         MAX_RESOLVERS, Rules,
@@ -181,6 +186,7 @@ mod tests {
     fn largest(of_v6: usize) -> Snapshot {
         let endpoint = |number| Endpoint::new(v6(number), 443);
         let rules = Rules {
+            classify_by: ClassifyBy::RelaySet,
             addresses: prefixes(MAX_PREFIXES),
             relay_addresses: PrefixSet::default(),
             listeners: (0..MAX_LISTENERS)

@@ -1,8 +1,18 @@
 //! The rule itself, in the order in which the first match wins. The reference for every other
 //! place where it is written.
+//!
+//! By the host's mark, relay traffic is all the TCP that does not bear it, and the mark is a
+//! few bits that others have a hand in. Two things follow:
+//!
+//! - Exempt prefixes come before relay traffic. The relay set names relays one by one and may
+//!   come first; what is left over may not, or nothing would ever be exempt.
+//! - Only exit protocols can be marked. The kernel copies the ToS of a ping into its answer, so
+//!   whoever pings the host chooses what its answers bear.
 
 use super::rules::Marking;
-use super::{ExitProtocols, Family, FragmentTable, Remark, Rule, Snapshot, Verdict};
+use super::{
+    ClassifyBy, ExitProtocols, Family, FragmentTable, Remark, Rule, Rules, Snapshot, Verdict,
+};
 use crate::packet::{Dscp, Fragment, Headers, Packet, protocol};
 use std::time::Duration;
 
@@ -41,7 +51,7 @@ fn judge_packet<F: Family>(
     Verdict {
         rule,
         egress: action.egress,
-        remark: remark(packet, action.marking, snapshot.rules.actions.mark()),
+        remark: remark(packet, action.marking, &snapshot.rules),
         disagreement,
     }
 }
@@ -57,14 +67,17 @@ fn unread(rule: Rule, snapshot: &Snapshot) -> Verdict {
     }
 }
 
-/// The DSCP to write: the mark on exit frames, 0 on every other frame that bears the mark. On
-/// the wire the mark means exit and nothing else.
+/// The DSCP to write: the mark on exit frames, 0 on every other frame that bears it. On the wire
+/// the mark means exit and nothing else. The host's own mark, where that tells what exit traffic
+/// is, has done its work here: it is cleared like the mark, on foreign frames too.
 #[inline]
-fn remark<F: Family>(packet: &Packet<F>, marking: Marking, mark: Dscp) -> Option<Remark> {
-    let bears_it = Dscp::of(packet.tos) == mark;
+fn remark<F: Family>(packet: &Packet<F>, marking: Marking, rules: &Rules) -> Option<Remark> {
+    let (bears, mark) = (Dscp::of(packet.tos), rules.actions.mark());
     let dscp = match marking {
-        Marking::Set if !bears_it => mark,
-        Marking::Clear if bears_it => Dscp::DEFAULT,
+        Marking::Set if bears != mark => mark,
+        Marking::Clear if bears == mark || rules.classify_by == ClassifyBy::HostMark(bears) => {
+            Dscp::DEFAULT
+        }
         _ => return None,
     };
     Some(Remark {
@@ -127,15 +140,19 @@ fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) 
         ExitProtocols::TcpUdp => matches!(packet.protocol, protocol::TCP | protocol::UDP),
         ExitProtocols::All => true,
     };
-    if clearnet && exit {
-        (Rule::ExitProtocol, false)
-    } else {
-        (Rule::OtherProtocol, false)
-    }
+    let rule = match rules.classify_by {
+        _ if !clearnet || !exit => Rule::OtherProtocol,
+        ClassifyBy::RelaySet => Rule::ExitProtocol,
+        ClassifyBy::HostMark(mark) if Dscp::of(packet.tos) == mark => Rule::HostMarked,
+        ClassifyBy::HostMark(_) if packet.protocol == protocol::TCP => Rule::NotHostMarked,
+        ClassifyBy::HostMark(_) => Rule::OtherProtocol,
+    };
+    (rule, false)
 }
 
 /// The rules that only TCP can meet. Where the host has addresses of both kinds, source
-/// address and relay set each tell the kind of a flow, and are checked against each other.
+/// address and relay set each tell the kind of a flow, and are checked against each other. By
+/// the host's mark the relay set is not asked: it need not be there.
 #[inline(always)]
 fn classify_tcp<F: Family>(
     packet: &Packet<F>,
@@ -148,6 +165,9 @@ fn classify_tcp<F: Family>(
         .contains(&snapshot.relays, packet.source, packet.ports.source)
     {
         return Some((Rule::FromListener, false));
+    }
+    if matches!(rules.classify_by, ClassifyBy::HostMark(_)) {
+        return (!clearnet).then_some((Rule::FromRelayAddress, false));
     }
     let listed = snapshot
         .relays

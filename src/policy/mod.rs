@@ -23,7 +23,8 @@ pub use judge::judge;
 pub use prefix::{MAX_PREFIXES, PrefixSet};
 use rules::Listeners;
 pub use rules::{
-    Actions, AtUplink, ExitProtocols, Intent, Listener, MAX_LISTENERS, MAX_RESOLVERS, Mode, Rules,
+    Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, Listener, MAX_LISTENERS, MAX_RESOLVERS,
+    Mode, Rules,
 };
 pub use verdict::{Class, Egress, Remark, Rule, Verdict};
 

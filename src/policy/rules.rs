@@ -11,6 +11,8 @@ pub const MAX_RESOLVERS: usize = 64;
 /// Everything in a verdict that is the operator's to say.
 #[derive(Clone, Debug)]
 pub struct Rules {
+    /// What tells exit traffic from relay traffic.
+    pub classify_by: ClassifyBy,
     /// The host's clearnet addresses.
     pub addresses: PrefixSet,
     /// The host's addresses that carry Tor traffic only.
@@ -35,6 +37,16 @@ impl Rules {
             ..self.clone()
         }
     }
+}
+
+/// What tells exit traffic from relay traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClassifyBy {
+    /// Where it goes: relays are listed.
+    #[default]
+    RelaySet,
+    /// The code point that the host itself, patched to do so, sets on its exit traffic; not 0.
+    HostMark(Dscp),
 }
 
 /// Whether verdicts are carried out.
@@ -79,7 +91,7 @@ pub(super) enum Marking {
     Leave,
     /// The frame bears the mark.
     Set,
-    /// The frame does not bear the mark.
+    /// The frame bears neither the mark nor the one that the host itself sets.
     Clear,
 }
 

@@ -89,6 +89,10 @@ pub enum Rule {
     ToExemptPrefix,
     /// An exit protocol from a clearnet address.
     ExitProtocol,
+    /// The same, with the mark that the host itself sets on exit traffic.
+    HostMarked,
+    /// TCP from a clearnet address without the host's own mark.
+    NotHostMarked,
     /// A protocol that is not marked.
     OtherProtocol,
     /// A later fragment whose first one was not seen.
@@ -115,7 +119,7 @@ impl From<Malformed> for Rule {
 
 impl Rule {
     /// Every rule; each stands at its own number.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::NotIp,
         Self::ShortHeader,
         Self::WrongVersion,
@@ -131,6 +135,8 @@ impl Rule {
         Self::ToListedRelay,
         Self::ToExemptPrefix,
         Self::ExitProtocol,
+        Self::HostMarked,
+        Self::NotHostMarked,
         Self::OtherProtocol,
         Self::UnseenFragment,
         Self::NoUserSpace,
@@ -150,9 +156,9 @@ impl Rule {
             Self::ForeignSource => Class::Foreign,
             Self::ToResolver => Class::Resolver,
             Self::FromListener => Class::Reply,
-            Self::FromRelayAddress | Self::ToListedRelay => Class::Relay,
+            Self::FromRelayAddress | Self::ToListedRelay | Self::NotHostMarked => Class::Relay,
             Self::ToExemptPrefix => Class::Exempt,
-            Self::ExitProtocol => Class::Exit,
+            Self::ExitProtocol | Self::HostMarked => Class::Exit,
             Self::OtherProtocol | Self::UnseenFragment | Self::NoUserSpace => Class::Host,
         }
     }
@@ -175,6 +181,8 @@ impl Rule {
             Self::ToListedRelay => "to a listed relay's address and port",
             Self::ToExemptPrefix => "to an exempt prefix",
             Self::ExitProtocol => "from a clearnet address to no relay",
+            Self::HostMarked => "with the mark that the host sets on exit traffic",
+            Self::NotHostMarked => "from a clearnet address without the host's own mark",
             Self::OtherProtocol => "a protocol that is not marked",
             Self::UnseenFragment => "a later fragment whose first one was not seen",
             Self::NoUserSpace => "a frame for user space, where no worker took it",

@@ -5,7 +5,7 @@ use super::{
     ZeroCopy, raw, value,
 };
 use crate::packet::Dscp;
-use crate::policy::{Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES};
+use crate::policy::{ClassifyBy, Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES};
 use crate::relays::{Authorities, Source, Sources, Trust};
 use ipnet::IpNet;
 use std::fmt::Display;
@@ -196,33 +196,68 @@ fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, SettingsError> {
 }
 
 pub(super) fn mark(raw: &raw::Mark) -> Result<Dscp, SettingsError> {
-    let dscp = match (&raw.dscp, raw.tos) {
+    code_point(["mark.dscp", "mark.tos"], raw.dscp.as_ref(), raw.tos)
+}
+
+pub(super) fn classify_by(
+    raw: &raw::ClassifyBy,
+    host: &raw::Host,
+) -> Result<ClassifyBy, SettingsError> {
+    const KEYS: [&str; 2] = ["host.dscp", "host.tos"];
+    match raw {
+        raw::ClassifyBy::HostMark => {
+            code_point(KEYS, host.dscp.as_ref(), host.tos).map(ClassifyBy::HostMark)
+        }
+        raw::ClassifyBy::RelaySet => {
+            let reason = "is the mark of a host that is patched to set one, and only read with \
+                          classify_by = \"host-mark\"; what the box writes is mark.dscp";
+            Err(match (&host.dscp, host.tos) {
+                (None, None) => return Ok(ClassifyBy::RelaySet),
+                (None, Some(tos)) => value(KEYS[1], format_args!("{tos:#04x}"), reason),
+                (Some(raw::Dscp::Name(name)), _) => {
+                    value(KEYS[0], format_args!("\"{name}\""), reason)
+                }
+                (Some(raw::Dscp::Number(number)), _) => value(KEYS[0], number, reason),
+            })
+        }
+    }
+}
+
+/// A mark, by name, number or ToS byte: the keys for either way, and what they are set to.
+fn code_point(
+    [dscp_key, tos_key]: [&'static str; 2],
+    dscp: Option<&raw::Dscp>,
+    tos: Option<i64>,
+) -> Result<Dscp, SettingsError> {
+    let mark = match (dscp, tos) {
         (None, None) => Dscp::AF11,
         (Some(_), Some(tos)) => {
-            let reason = "mark.dscp says the same in another way; keep one of the two";
-            return Err(value("mark.tos", format_args!("{tos:#04x}"), reason));
+            let reason = format!("{dscp_key} says the same in another way; keep one of the two");
+            return Err(value(tos_key, format_args!("{tos:#04x}"), reason));
         }
-        (Some(raw::Dscp::Name(name)), None) => parsed("mark.dscp", name)?,
+        (Some(raw::Dscp::Name(name)), None) => parsed(dscp_key, name)?,
         (Some(raw::Dscp::Number(number)), None) => {
             let bits = u64::try_from(*number).unwrap_or(u64::MAX);
             Dscp::new(bits).map_err(|_| {
-                let reason =
-                    "is no DSCP: it has six bits, 0 to 63 (the whole ToS byte goes into mark.tos)";
-                value("mark.dscp", number, reason)
+                let reason = format!(
+                    "is no DSCP: it has six bits, 0 to 63 (the whole ToS byte goes into {tos_key})"
+                );
+                value(dscp_key, number, reason)
             })?
         }
         (None, Some(tos)) => {
-            let byte = u8::try_from(tos)
-                .map_err(|_| value("mark.tos", tos, "is no byte: 0x04 to 0xfc"))?;
+            let byte =
+                u8::try_from(tos).map_err(|_| value(tos_key, tos, "is no byte: 0x04 to 0xfc"))?;
             Dscp::from_tos(byte)
-                .map_err(|reason| value("mark.tos", format_args!("{tos:#04x}"), reason))?
+                .map_err(|reason| value(tos_key, format_args!("{tos:#04x}"), reason))?
         }
     };
-    if dscp == Dscp::DEFAULT {
+    if mark == Dscp::DEFAULT {
+        let key = if tos.is_some() { tos_key } else { dscp_key };
         let reason = "is what unmarked traffic bears; a mark must differ from it";
-        return Err(value("mark.dscp", "0", reason));
+        return Err(value(key, "0", reason));
     }
-    Ok(dscp)
+    Ok(mark)
 }
 
 pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, SettingsError> {

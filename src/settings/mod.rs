@@ -8,7 +8,8 @@ mod raw;
 
 use crate::packet::MacAddr;
 use crate::policy::{
-    Actions, AtUplink, ExitProtocols, Intent, MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Rules,
+    Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, MAX_PREFIXES, MAX_RESOLVERS, Mode,
+    PrefixSet, Rules,
 };
 use crate::relays::Sources;
 use ipnet::IpNet;
@@ -206,10 +207,10 @@ impl Settings {
         let addresses = check::prefixes("host.addresses", &raw.host.addresses)?;
         let relay_addresses = check::prefixes("host.relay_addresses", &raw.host.relay_addresses)?;
         check::host_addresses(&addresses, &relay_addresses)?;
-        if relays.sources.files.is_empty()
-            && relays.sources.extra.is_empty()
-            && !addresses.is_empty()
-        {
+        let classify_by = check::classify_by(&raw.classify_by, &raw.host)?;
+        let needs_relays = classify_by == ClassifyBy::RelaySet && !addresses.is_empty();
+        let sources = &relays.sources;
+        if needs_relays && sources.files.is_empty() && sources.extra.is_empty() {
             return Err(value(
                 "relays.consensus",
                 "[]",
@@ -218,6 +219,7 @@ impl Settings {
             ));
         }
         let rules = Rules {
+            classify_by,
             addresses: PrefixSet::new(addresses.iter().copied()),
             relay_addresses: PrefixSet::new(relay_addresses.iter().copied()),
             listeners: check::listeners(&raw.host.listeners)?,

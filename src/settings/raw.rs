@@ -10,6 +10,8 @@ pub(super) struct Raw {
     pub(super) engine: Engine,
     #[serde(default)]
     pub(super) mode: Mode,
+    #[serde(default)]
+    pub(super) classify_by: ClassifyBy,
     pub(super) ports: Ports,
     pub(super) host: Host,
     #[serde(default)]
@@ -41,6 +43,14 @@ pub(super) enum Mode {
     Audit,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ClassifyBy {
+    #[default]
+    RelaySet,
+    HostMark,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ports {
@@ -63,6 +73,8 @@ pub(super) struct Host {
     #[serde(default)]
     pub(super) exempt: Vec<String>,
     pub(super) mac: Option<String>,
+    pub(super) dscp: Option<Dscp>,
+    pub(super) tos: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -16,6 +16,7 @@ const FRAMES: u64 = 5_000_000;
 const MARK: usize = 8;
 const EXIT_PROTOCOLS: usize = 9;
 const BOTH_KINDS: usize = 10;
+const HOST_MARK: usize = 11;
 const ACTIONS: usize = 16;
 const ADDRESSES: usize = 40;
 const RELAY_ADDRESSES: usize = 56;
@@ -122,8 +123,17 @@ fn a_bit_in_the_kernel_is_found() {
         ("a bit of the mark", Flip::Bit(MARK, 4)),
         ("exit protocols", Flip::Bit(EXIT_PROTOCOLS, 1)),
         ("both kinds of address", Flip::Bit(BOTH_KINDS, 1)),
+        ("a bit of the host's mark", Flip::Bit(HOST_MARK, 4)),
         ("relays are not steered", action(Rule::ToListedRelay, 1)),
         ("exit frames are not marked", action(Rule::ExitProtocol, 2)),
+        (
+            "frames with the host's mark are not marked",
+            action(Rule::HostMarked, 2),
+        ),
+        (
+            "frames without it are not steered",
+            action(Rule::NotHostMarked, 1),
+        ),
         ("replies keep the mark", action(Rule::FromListener, 4)),
         ("malformed frames are steered", action(Rule::BadLength, 1)),
         ("odd frames keep the mark", action(Rule::NoUserSpace, 4)),
@@ -192,10 +202,20 @@ fn a_bit_in_rust_is_found() {
         };
     }
     type Change = fn(&mut Scenario);
-    let plants: [(&str, Change); 9] = [
+    let plants: [(&str, Change); 11] = [
         ("the mark", |it| {
             let other = u64::from(it.mark.bits() ^ 1);
             it.mark = exitmark::packet::Dscp::new(other.max(1)).unwrap();
+        }),
+        ("the host's mark", |it| {
+            let other = it.host_mark.map(|mark| u64::from(mark.bits() ^ 1));
+            it.host_mark = other.map(|bits| exitmark::packet::Dscp::new(bits.max(2)).unwrap());
+        }),
+        ("whether the host marks", |it| {
+            it.host_mark = match it.host_mark {
+                Some(_) => None,
+                None => Some(it.mark),
+            };
         }),
         ("an address prefix", |it| one_bit_longer(&mut it.addresses)),
         ("a relay address prefix", |it| {

@@ -5,10 +5,10 @@ use exitmark::datapath::{Counter, Role};
 use exitmark::lab::cases::{Case, Table, tables};
 use exitmark::lab::differential::{Odd, odd};
 use exitmark::packet::{Dscp, Version, set_dscp};
-use exitmark::policy::Class;
+use exitmark::policy::{Class, ClassifyBy};
 
 /// What must become of a case's frame: its class, egress and bytes.
-fn expected(case: &Case, mark: Dscp) -> (Class, Role, Vec<u8>) {
+fn expected(case: &Case, marks: &[Dscp]) -> (Class, Role, Vec<u8>) {
     let Some(odd) = odd(&case.before) else {
         return (case.class, case.egress, case.after.clone());
     };
@@ -19,7 +19,7 @@ fn expected(case: &Case, mark: Dscp) -> (Class, Role, Vec<u8>) {
             Version::V4 => after[at + 1],
             Version::V6 => after[at] << 4 | after[at + 1] >> 4,
         };
-        if Dscp::of(tos) == mark {
+        if marks.contains(&Dscp::of(tos)) {
             set_dscp(&mut after, at, version, Dscp::DEFAULT);
         }
     }
@@ -29,6 +29,10 @@ fn expected(case: &Case, mark: Dscp) -> (Class, Role, Vec<u8>) {
 fn try_table(table: &Table) {
     let settings = table.settings().unwrap();
     let mark = settings.rules.actions.mark();
+    let marks = match settings.rules.classify_by {
+        ClassifyBy::RelaySet => vec![mark],
+        ClassifyBy::HostMark(of_host) => vec![mark, of_host],
+    };
     let snapshot = table.snapshot(&settings);
     let mut rig = Rig::new(&snapshot, settings.host_mac, table.incoming(&settings));
     for case in &table.cases {
@@ -38,7 +42,7 @@ fn try_table(table: &Table) {
             assert!(rig.kernel.run(Role::Host, &case.before).is_err(), "{title}");
             continue;
         }
-        let (class, egress, after) = expected(case, mark);
+        let (class, egress, after) = expected(case, &marks);
         let (ran, counted) = rig.run(Role::Host, &case.before);
         assert!(ran.redirected, "{title}");
         assert!(ran.frame == after, "{title}");

@@ -5,5 +5,6 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
+mod host_mark;
 mod oracle;
 mod table;

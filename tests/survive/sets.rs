@@ -1,8 +1,9 @@
 //! Relay sets that are swapped under load: all of them list the test's relays.
 
 use crate::flows::listed;
-use exitmark::lab::LabError;
+use exitmark::lab::authorities::Authorities;
 use exitmark::lab::consensus::Order;
+use exitmark::lab::{LabError, replace};
 use exitmark::policy::{Endpoint, EndpointSet};
 use exitmark::relays::{Flavor, UncheckedDocument, Validity};
 use std::path::Path;
@@ -11,17 +12,23 @@ use std::time::{Duration, SystemTime};
 /// How many endpoints a large set has.
 const LARGE: usize = 16_384;
 
-/// Consensus documents, in pairs of which each differs from the other.
+/// Consensus documents, in pairs of which each differs from the other, and who signed them.
 pub(crate) struct Sets {
+    pub(crate) authorities: Authorities,
+    pub(crate) certificates: String,
     pub(crate) small: [String; 2],
     pub(crate) large: [String; 2],
 }
 
 impl Sets {
     pub(crate) fn invent() -> Self {
+        let authorities = Authorities::new(3);
+        let certificates = authorities.certificates_for(order(1, 16).validity);
         Self {
-            small: [1, 2].map(|seed| order(seed, 16).write()),
-            large: [3, 4].map(large),
+            certificates,
+            small: [1, 2].map(|seed| order(seed, 16).sign(&authorities)),
+            large: [3, 4].map(|seed| large(seed, &authorities)),
+            authorities,
         }
     }
 }
@@ -48,9 +55,11 @@ fn endpoints(document: &str) -> EndpointSet {
 }
 
 /// A document that lists exactly as many endpoints as a large set has.
-fn large(seed: u32) -> String {
+fn large(seed: u32, authorities: &Authorities) -> String {
     let mut order = order(seed, 8_000);
-    let more = LARGE.checked_sub(endpoints(&order.write()).len()).unwrap();
+    let more = LARGE
+        .checked_sub(endpoints(&order.sign(authorities)).len())
+        .unwrap();
     // Shared address space (RFC 6598), where neither invented relays nor the test's flows are.
     let base = 0x6440_0000 + (seed << 16);
     let fill = (base..).take(more).map(|address| Endpoint {
@@ -58,15 +67,13 @@ fn large(seed: u32) -> String {
         port: 443,
     });
     order.listed.extend(fill);
-    let document = order.write();
+    let document = order.sign(authorities);
     assert_eq!(endpoints(&document).len(), LARGE);
     document
 }
 
 /// Puts a document in a tor's place, as tor does: a file beside it, then a rename.
 pub(crate) fn publish(path: &Path, document: &str) -> Result<(), LabError> {
-    let new = path.with_extension("new");
-    std::fs::write(&new, document)
-        .and_then(|()| std::fs::rename(&new, path))
+    replace(path, document)
         .map_err(|error| LabError(format!("cannot write {}: {error}", path.display())))
 }

@@ -9,7 +9,7 @@ use crate::report::Row;
 use crate::sets::{Sets, publish};
 use crate::sinks::Sinks;
 use exitmark::lab::site::{HOST_V4, HOST_V6, Plan, RunningBox, Site, TORNET_MAC};
-use exitmark::lab::{LabError, Netns};
+use exitmark::lab::{CERTIFICATES, LabError, Netns};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,8 +79,9 @@ fn measure(
         Event::Swap => &sets.large[0],
         _ => &sets.small[0],
     };
+    publish(&directory.path().join(CERTIFICATES), &sets.certificates)?;
     publish(&consensus, first)?;
-    let configuration = configure(directory.path(), row.engine, &consensus, expected.event)?;
+    let configuration = configure(directory.path(), row.engine, sets, expected.event)?;
     let mut cgroup = None;
     let mut exitmark = PathBuf::from(EXITMARK);
     if expected.event == Event::OutOfMemory {
@@ -160,7 +161,7 @@ fn quiet_site() -> Result<Site, LabError> {
 fn configure(
     directory: &Path,
     engine: &str,
-    consensus: &Path,
+    sets: &Sets,
     event: Event,
 ) -> Result<PathBuf, LabError> {
     let more = match event {
@@ -172,8 +173,9 @@ fn configure(
          [ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\
          [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\nlisteners = [{LISTENER}]\n\
          [steer]\nnext_hop = \"{TORNET_MAC}\"\n\
-         [relays]\nconsensus = [\"{}\"]\n{more}",
-        consensus.display()
+         [relays]\nconsensus = [\"cached-microdesc-consensus\"]\nstate = \"relays.state\"\n\
+         retain = \"0s\"\n{}{more}",
+        sets.authorities.toml()
     );
     let path = directory.join("exitmark.toml");
     std::fs::write(&path, text)

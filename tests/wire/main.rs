@@ -22,6 +22,7 @@ mod frames;
 mod guarded;
 mod incoming;
 mod leaks;
+mod marked;
 mod refusals;
 mod reload;
 mod rig;

@@ -1,138 +1,366 @@
-//! SIGHUP: another relay set, at once and as a whole, or the old one.
+//! Other relay sets: followed as tor replaces its files, at once and as a whole, or not at all.
 
 use crate::craft::{AF11, Packet, TCP, exit, families, segment};
 use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
-use exitmark::lab::LabError;
+use exitmark::lab::authorities::Authorities;
 use exitmark::lab::consensus::Order;
 use exitmark::lab::site::{INCOMING_MAC, Plan, TORNET_MAC};
+use exitmark::lab::{Capture, LabError, publish};
 use exitmark::policy::Endpoint;
 use exitmark::relays::{Flavor, Validity};
 use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
 
-/// Writes a consensus that lists this endpoint among a hundred others.
-fn publish(path: &Path, listed: Endpoint) {
+const NAME: &str = "cached-microdesc-consensus";
+const HOUR: Duration = Duration::from_secs(3600);
+/// What the box says when it has taken a set on, and when it has not.
+const REPLACED: &str = "relay set replaced";
+const KEPT: &str = "stays as it was";
+
+static AUTHORITIES: LazyLock<Authorities> = LazyLock::new(|| Authorities::new(3));
+
+/// A consensus that lists this endpoint among a hundred others.
+fn listing(listed: Endpoint) -> Order {
     let now = SystemTime::now();
-    let hour = Duration::from_secs(3600);
-    let order = Order {
+    Order {
         relays: 100,
         listed: vec![listed],
         ..Order::full_size(
             Flavor::Microdesc,
             Validity {
-                valid_after: now - hour,
-                fresh_until: now + hour,
-                valid_until: now + 2 * hour,
+                valid_after: now - HOUR,
+                fresh_until: now + HOUR,
+                valid_until: now + 2 * HOUR,
             },
         )
-    };
-    // As tor does: a file beside it, then a rename.
-    let new = path.with_extension("new");
-    std::fs::write(&new, order.write()).unwrap();
-    std::fs::rename(&new, path).unwrap();
+    }
 }
 
-/// Sends a SIGHUP.
-fn hang_up(rig: &Rig) {
-    rig.running.signal(Signal::SIGHUP).unwrap();
+/// A tor's data directory.
+struct Tor {
+    directory: TempDir,
 }
 
-/// Waits until this many reloads have ended, well or not, by what the box says of each.
-fn settle(rig: &Rig, reloads: usize) {
-    eventually("the reload ends", || {
+impl Tor {
+    fn with(order: &Order) -> Self {
+        let tor = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        tor.publish(order);
+        tor
+    }
+
+    fn publish(&self, order: &Order) {
+        publish(self.directory.path(), NAME, order, &AUTHORITIES).unwrap();
+    }
+
+    fn consensus(&self) -> PathBuf {
+        self.directory.path().join(NAME)
+    }
+
+    /// A box that follows it.
+    fn config(&self, more: &str) -> Config {
+        Config {
+            relays: format!(
+                "consensus = [\"{}\"]\n{}\nstate = \"{}\"\n{more}",
+                self.consensus().display(),
+                AUTHORITIES.toml(),
+                self.directory.path().join("relays.state").display(),
+            ),
+            ..Config::default()
+        }
+    }
+}
+
+/// Waits until the box has said this so often.
+fn said(rig: &Rig, words: &str, times: usize) {
+    eventually(words, || {
         let log = rig.running.log();
-        let ended =
-            ["relay set replaced", "stays as it was"].map(|words| log.matches(words).count());
-        match ended.iter().sum::<usize>() == reloads {
+        match log.matches(words).count() == times {
             true => Ok(()),
             false => Err(LabError(log)),
         }
     });
 }
 
-#[test]
-fn a_reload_changes_the_class_at_once_and_a_bad_file_changes_nothing() {
-    needs_root!();
-    both_engines(|| {
-        let [first, second] = [[198, 51, 100, 1], [198, 51, 100, 2]].map(IpAddr::from);
-        let endpoint = |address| Endpoint::new(address, 9001);
-        let files = tempfile::tempdir().unwrap();
-        let path = files.path().join("cached-microdesc-consensus");
-        publish(&path, endpoint(first));
-        let config = Config {
-            relays: format!("consensus = [\"{}\"]", path.display()),
-            ..Config::default()
-        };
-        let rig = Rig::silent(Plan::default(), &config);
-        let (mut uplink, mut incoming) = (rig.watch(Side::Clearnet), rig.watch(Side::Tornet));
-        let port = rig.port(Side::Host);
-        let (mut exits, mut relays) = (Vec::new(), Vec::new());
-        // After each of these, the endpoint named is the relay and the other one is not.
-        type Change<'a> = (&'a str, Option<Box<dyn Fn() + 'a>>, IpAddr);
-        let publish_second = || publish(&path, endpoint(second));
-        let spoil = || std::fs::write(&path, "network-status-version 3 microdesc\n").unwrap();
-        let remove = || std::fs::remove_file(&path).unwrap();
-        let publish_first = || publish(&path, endpoint(first));
-        let steps: [Change<'_>; 5] = [
-            ("start", None, first),
-            ("another set", Some(Box::new(publish_second)), second),
-            ("a cut file", Some(Box::new(spoil)), second),
-            ("no file", Some(Box::new(remove)), second),
-            ("the first set again", Some(Box::new(publish_first)), first),
-        ];
-        for (number, (what, change, relay)) in (1..).zip(steps) {
-            if let Some(change) = change {
-                change();
-                hang_up(&rig);
-                settle(&rig, usize::from(number) - 1);
-            }
-            for address in [first, second] {
-                let packet = Packet::new(
-                    families()[0].0,
-                    address,
-                    TCP,
-                    segment(40_000 + number, 9001, 20),
-                );
-                port.send(&packet.outbound(&[])).unwrap();
-                let eye = if address == relay {
-                    relays.push(packet.framed(TORNET_MAC, INCOMING_MAC, &[]));
-                    (&mut incoming, relays.len())
-                } else {
-                    exits.push(packet.tos(AF11).outbound(&[]));
-                    (&mut uplink, exits.len())
-                };
-                assert!(
-                    eye.0.wait_until(PATIENCE, |seen| seen.len() >= eye.1),
-                    "{what}"
-                );
-            }
+fn relay(address: IpAddr) -> Endpoint {
+    Endpoint::new(address, 9001)
+}
+
+fn servers() -> [IpAddr; 2] {
+    [[198, 51, 100, 1], [198, 51, 100, 2]].map(IpAddr::from)
+}
+
+/// How the box treats a flow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Treatment {
+    Marked,
+    Steered,
+    /// By the uplink, unmarked.
+    Passed,
+}
+
+/// Sends frames, and knows what must have come of each.
+struct Prober<'a> {
+    rig: &'a Rig,
+    uplink: Capture,
+    incoming: Capture,
+    exits: Vec<Vec<u8>>,
+    relays: Vec<Vec<u8>>,
+    sent: u16,
+}
+
+impl<'a> Prober<'a> {
+    fn new(rig: &'a Rig) -> Self {
+        Self {
+            uplink: rig.watch(Side::Clearnet),
+            incoming: rig.watch(Side::Tornet),
+            rig,
+            exits: Vec::new(),
+            relays: Vec::new(),
+            sent: 0,
         }
-        let last = rig.running.stop().unwrap();
-        moved(&last);
-        assert_eq!(
-            last.log.matches("relay set replaced").count(),
-            2,
-            "{}",
-            last.log
+    }
+
+    /// Sends a frame to this server's ORPort, and waits until it is where it must be.
+    fn expect(&mut self, server: IpAddr, treatment: Treatment, when: &str) {
+        self.sent += 1;
+        let text = segment(40_000 + self.sent, 9001, 20);
+        let packet = Packet::new(families()[0].0, server, TCP, text);
+        let port = self.rig.port(Side::Host);
+        port.send(&packet.outbound(&[])).unwrap();
+        let (eye, expected) = match treatment {
+            Treatment::Steered => {
+                let frame = packet.framed(TORNET_MAC, INCOMING_MAC, &[]);
+                self.relays.push(frame);
+                (&mut self.incoming, self.relays.len())
+            }
+            Treatment::Marked => {
+                self.exits.push(packet.tos(AF11).outbound(&[]));
+                (&mut self.uplink, self.exits.len())
+            }
+            Treatment::Passed => {
+                self.exits.push(packet.outbound(&[]));
+                (&mut self.uplink, self.exits.len())
+            }
+        };
+        assert!(
+            eye.wait_until(PATIENCE, |seen| seen.len() >= expected),
+            "{when}: not {treatment:?}"
         );
-        assert_eq!(
-            last.log.matches("stays as it was").count(),
-            2,
-            "{}",
-            last.log
-        );
-        for (capture, expected) in [(uplink, exits), (incoming, relays)] {
-            let seen: Vec<_> = capture
-                .finish()
-                .unwrap()
-                .into_iter()
-                .map(|one| one.bytes)
-                .collect();
+    }
+
+    /// Every frame was where it had to be, as it had to be.
+    fn check(self) {
+        for (capture, expected) in [(self.uplink, self.exits), (self.incoming, self.relays)] {
+            let seen = capture.finish().unwrap();
+            let seen: Vec<_> = seen.into_iter().map(|one| one.bytes).collect();
             assert!(seen == expected);
         }
+    }
+}
+
+#[test]
+fn a_new_file_changes_the_class_by_itself_and_a_bad_one_changes_nothing() {
+    needs_root!();
+    both_engines(|| {
+        use Treatment::{Marked, Steered};
+        let [first, second] = servers();
+        let tor = Tor::with(&listing(relay(first)));
+        let rig = Rig::silent(Plan::default(), &tor.config("retain = \"0s\""));
+        let mut prober = Prober::new(&rig);
+        let both = |prober: &mut Prober<'_>, relay, when: &str| {
+            for server in servers() {
+                prober.expect(server, if server == relay { Steered } else { Marked }, when);
+            }
+        };
+        both(&mut prober, first, "at the start");
+        tor.publish(&listing(relay(second)));
+        said(&rig, REPLACED, 1);
+        both(&mut prober, second, "another set");
+
+        // Each of these is refused, and said once.
+        let good = std::fs::read(tor.consensus()).unwrap();
+        let certificates = tor.directory.path().join("cached-certs");
+        let spoil: [(&str, &dyn Fn()); 6] = [
+            ("cut", &|| {
+                replace(&tor.consensus(), &good[..good.len() / 2])
+            }),
+            ("empty", &|| replace(&tor.consensus(), b"")),
+            ("a byte", &|| {
+                let mut bytes = good.clone();
+                bytes[good.len() / 3] ^= 1;
+                replace(&tor.consensus(), &bytes);
+            }),
+            ("a stranger's", &|| {
+                let text = listing(relay(first)).sign(&Authorities::family(1, 3));
+                replace(&tor.consensus(), text.as_bytes());
+            }),
+            ("no file", &|| {
+                std::fs::remove_file(tor.consensus()).unwrap()
+            }),
+            ("older", &|| {
+                let mut order = listing(relay(first));
+                order.validity.valid_after -= HOUR;
+                tor.publish(&order);
+            }),
+        ];
+        for (number, (what, spoil)) in (1..).zip(spoil) {
+            spoil();
+            said(&rig, KEPT, number);
+            both(&mut prober, second, what);
+        }
+        tor.publish(&listing(relay(second)));
+        std::fs::remove_file(&certificates).unwrap();
+        said(&rig, KEPT, 7);
+        both(&mut prober, second, "no certificates");
+
+        tor.publish(&listing(relay(first)));
+        said(&rig, REPLACED, 2);
+        both(&mut prober, first, "the first set again");
+        prober.check();
+        let last = rig.running.stop().unwrap();
+        moved(&last);
+        assert!(
+            last.counters["relay_sets_refused"] >= 7,
+            "{:?}",
+            last.counters
+        );
     });
+}
+
+fn replace(path: &Path, bytes: &[u8]) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, bytes).unwrap();
+    std::fs::rename(&new, path).unwrap();
+}
+
+#[test]
+fn who_has_left_is_remembered_over_a_restart_and_then_forgotten() {
+    needs_root!();
+    both_engines(|| {
+        use Treatment::{Marked, Steered};
+        let [first, second] = servers();
+        let tor = Tor::with(&listing(relay(first)));
+        let config = tor.config("");
+        let rig = Rig::silent(Plan::default(), &config);
+        tor.publish(&listing(relay(second)));
+        said(&rig, REPLACED, 1);
+        let mut prober = Prober::new(&rig);
+        for server in servers() {
+            prober.expect(server, Steered, "both count");
+        }
+        prober.check();
+        let rig = rig.restart(&config);
+        let mut prober = Prober::new(&rig);
+        prober.expect(first, Steered, "remembered over the restart");
+        prober.check();
+        // Time passes for the box when it is told to remember less.
+        let rig = rig.restart(&tor.config("retain = \"0s\""));
+        let mut prober = Prober::new(&rig);
+        prober.expect(first, Marked, "forgotten");
+        prober.expect(second, Steered, "listed");
+        prober.check();
+        moved(&rig.running.stop().unwrap());
+    });
+}
+
+#[test]
+fn a_start_without_any_consensus_goes_on_with_the_set_of_the_last_time() {
+    needs_root!();
+    both_engines(|| {
+        let [first, _] = servers();
+        let tor = Tor::with(&listing(relay(first)));
+        let config = tor.config("");
+        let rig = Rig::silent(Plan::default(), &config);
+        replace(&tor.consensus(), b"network-status-version 3 microdesc\n");
+        said(&rig, KEPT, 1);
+        let rig = rig.restart(&config);
+        assert!(
+            rig.running
+                .log()
+                .contains("going on with the relay set of the last time")
+        );
+        let mut prober = Prober::new(&rig);
+        prober.expect(first, Treatment::Steered, "of the last time");
+        prober.check();
+        moved(&rig.running.stop().unwrap());
+    });
+}
+
+/// The newest consensus passes its end by a day while the box runs.
+#[test]
+fn a_stale_set_lets_all_pass_or_goes_on() {
+    needs_root!();
+    both_engines(|| {
+        let [first, second] = servers();
+        for (when_stale, to_relay, to_other) in [
+            ("pass", Treatment::Passed, Treatment::Passed),
+            ("keep", Treatment::Steered, Treatment::Marked),
+        ] {
+            // Long enough for the box to start and be asked first.
+            let until_stale = Duration::from_secs(4);
+            let mut order = listing(relay(first));
+            let end = SystemTime::now() + until_stale - 24 * HOUR;
+            order.validity = Validity {
+                valid_after: end - 3 * HOUR,
+                fresh_until: end - 2 * HOUR,
+                valid_until: end,
+            };
+            let tor = Tor::with(&order);
+            let config = tor.config(&format!("when_stale = \"{when_stale}\""));
+            let rig = Rig::silent(Plan::default(), &config);
+            let mut prober = Prober::new(&rig);
+            if !rig.running.log().contains("ALARM") {
+                prober.expect(first, Treatment::Steered, "before");
+            }
+            said(&rig, "ALARM", 1);
+            if when_stale == "pass" {
+                eventually("all pass", || match rig.running.log().contains(REPLACED) {
+                    true => Ok(()),
+                    false => Err(LabError("not yet".to_owned())),
+                });
+            }
+            prober.expect(first, to_relay, when_stale);
+            prober.expect(second, to_other, when_stale);
+            // A consensus that is fresh ends it.
+            tor.publish(&listing(relay(first)));
+            let replaced = if when_stale == "pass" { 2 } else { 0 };
+            eventually("the alarm ends", || {
+                let counters = rig.running.counters()?;
+                match counters["relay_set_stale"] {
+                    0 => Ok(()),
+                    _ => Err(LabError(format!("{counters:?}"))),
+                }
+            });
+            said(&rig, REPLACED, replaced);
+            prober.expect(first, Treatment::Steered, "afterwards");
+            prober.expect(second, Treatment::Marked, "afterwards");
+            prober.check();
+            moved(&rig.running.stop().unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_signal_has_the_files_read_at_once() {
+    needs_root!();
+    let [first, _] = servers();
+    let tor = Tor::with(&listing(relay(first)));
+    let rig = Rig::silent(Plan::default(), &tor.config(""));
+    rig.running.signal(Signal::SIGHUP).unwrap();
+    said(&rig, "relay set confirmed", 1);
+    replace(&tor.consensus(), b"");
+    said(&rig, KEPT, 1);
+    // The same reason is said again to whoever asks.
+    rig.running.signal(Signal::SIGHUP).unwrap();
+    said(&rig, KEPT, 2);
+    moved(&rig.running.stop().unwrap());
 }
 
 /// Frames keep crossing while the set is replaced again and again; none is lost, and each
@@ -141,18 +369,11 @@ fn a_reload_changes_the_class_at_once_and_a_bad_file_changes_nothing() {
 fn no_frame_is_lost_while_sets_change() {
     needs_root!();
     both_engines(|| {
-        let files = tempfile::tempdir().unwrap();
-        let path = files.path().join("cached-microdesc-consensus");
         let server = families()[0].1;
-        publish(&path, Endpoint::new(server, 443));
-        let config = Config {
-            relays: format!("consensus = [\"{}\"]", path.display()),
-            ..Config::default()
-        };
-        let rig = Rig::silent(Plan::default(), &config);
+        let tor = Tor::with(&listing(Endpoint::new(server, 443)));
+        let rig = Rig::silent(Plan::default(), &tor.config("retain = \"0s\""));
         let (mut uplink, mut incoming) = (rig.watch(Side::Clearnet), rig.watch(Side::Tornet));
         let port = rig.port(Side::Host);
-        let count = |seen: &[exitmark::lab::CapturedFrame]| seen.len();
         let (sets, per_set) = (20_usize, 50_usize);
         for set in 1..=sets {
             let address = if set % 2 == 0 {
@@ -160,8 +381,7 @@ fn no_frame_is_lost_while_sets_change() {
             } else {
                 families()[0].2
             };
-            publish(&path, Endpoint::new(address, 443));
-            hang_up(&rig);
+            tor.publish(&listing(Endpoint::new(address, 443)));
             for number in 0..per_set {
                 port.send(&exit(0, number).outbound(&[])).unwrap();
             }
@@ -172,7 +392,7 @@ fn no_frame_is_lost_while_sets_change() {
                 for eye in [&mut uplink, &mut incoming] {
                     let so_far = std::cell::Cell::new(0);
                     eye.wait_until(Duration::from_millis(1), |frames| {
-                        so_far.set(count(frames));
+                        so_far.set(frames.len());
                         false
                     });
                     seen += so_far.get();
@@ -185,16 +405,10 @@ fn no_frame_is_lost_while_sets_change() {
                     "{seen} of {sent} arrived"
                 );
             }
-            settle(&rig, set);
+            said(&rig, REPLACED, set);
         }
         let last = rig.running.stop().unwrap();
         moved(&last);
-        assert_eq!(
-            last.log.matches("relay set replaced").count(),
-            sets,
-            "{}",
-            last.log
-        );
         let (uplink, incoming) = (uplink.finish().unwrap(), incoming.finish().unwrap());
         assert!(!uplink.is_empty() && !incoming.is_empty());
         for (seen, wanted) in [
@@ -207,4 +421,64 @@ fn no_frame_is_lost_while_sets_change() {
             }
         }
     });
+}
+
+/// The process that reads documents is ended or stopped from outside: frames flow on by the old
+/// set, and the next document is read.
+#[test]
+fn a_loader_that_dies_or_hangs_costs_a_refresh() {
+    needs_root!();
+    let [first, second] = servers();
+    for signal in [Signal::SIGKILL, Signal::SIGSEGV, Signal::SIGSTOP] {
+        // One of full size takes long enough to be caught.
+        let mut large = listing(relay(second));
+        large.relays = 20_000;
+        let tor = Tor::with(&listing(relay(first)));
+        let mut rig = Rig::silent(Plan::default(), &tor.config("retain = \"0s\""));
+        let pid = rig.running.pid();
+        // The document alone, so that it is the only one that is read.
+        replace(&tor.consensus(), large.sign(&AUTHORITIES).as_bytes());
+        let caught = catch(pid);
+        nix::sys::signal::kill(caught, signal).unwrap();
+        let mut prober = Prober::new(&rig);
+        prober.expect(first, Treatment::Steered, "meanwhile");
+        said(&rig, KEPT, 1);
+        prober.expect(first, Treatment::Steered, "by the old set");
+        prober.expect(second, Treatment::Marked, "by the old set");
+        assert!(children(pid).is_empty(), "{signal}: it is still there");
+        rig.running.signal(Signal::SIGHUP).unwrap();
+        said(&rig, REPLACED, 1);
+        prober.expect(second, Treatment::Steered, "by the new set");
+        prober.check();
+        moved(&rig.running.stop().unwrap());
+    }
+}
+
+/// The first child that this process has, when it has one.
+fn catch(pid: u32) -> nix::unistd::Pid {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        for child in children(pid) {
+            // Before it is a loader it is a part of the box itself.
+            let command = std::fs::read_to_string(format!("/proc/{child}/cmdline"));
+            if command.is_ok_and(|words| words.contains("load-relays")) {
+                return nix::unistd::Pid::from_raw(child);
+            }
+        }
+        assert!(std::time::Instant::now() < deadline, "no child came");
+        std::hint::spin_loop();
+    }
+}
+
+fn children(pid: u32) -> BTreeSet<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok())
+        .flat_map(|line| {
+            let numbers = line
+                .split_whitespace()
+                .map(|number| number.parse().unwrap());
+            numbers.collect::<Vec<i32>>()
+        })
+        .collect()
 }

@@ -168,6 +168,25 @@ impl Rig {
         }
     }
 
+    /// Stops the box, and starts it again with another configuration.
+    pub(crate) fn restart(self, config: &Config) -> Self {
+        let Self {
+            site,
+            running,
+            directory,
+            ..
+        } = self;
+        moved(&running.stop().unwrap());
+        let configuration = config.write(directory.path());
+        let running = site.run(Path::new(EXITMARK), &configuration).unwrap();
+        Self {
+            site,
+            running,
+            directory,
+            configuration,
+        }
+    }
+
     pub(crate) fn watch(&self, side: Side) -> Capture {
         let (netns, interface) = place(&self.site, side);
         Capture::start(netns, interface, "in", "").unwrap()
@@ -307,7 +326,9 @@ pub(crate) fn moved(last: &LastWords) -> Moved {
     let nonzero = last
         .counters
         .iter()
-        .filter(|&(name, &number)| number != 0 && !by_engine(name));
+        .filter(|&(name, &number)| number != 0 && !by_engine(name))
+        // Of no frame.
+        .filter(|(name, _)| !name.starts_with("relay_set"));
     nonzero.map(|(name, &n)| (name.clone(), n)).collect()
 }
 

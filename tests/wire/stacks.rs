@@ -7,9 +7,14 @@ use exitmark::lab::site::{
     RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6, Site, TORNET_MAC,
 };
 use exitmark::lab::{Capture, CapturedFrame, LabError, Netns};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread::JoinHandle;
 
 const JUMBO: Plan = Plan {
@@ -29,12 +34,43 @@ fn serve(netns: &Netns, address: IpAddr, port: u16) -> JoinHandle<()> {
     netns.spawn("server", echo).unwrap()
 }
 
+/// Connects a socket that bears this ToS byte from its first packet on.
+pub(crate) fn connect(target: SocketAddr, tos: u8) -> nix::Result<TcpStream> {
+    let family = match target {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(family, SockType::Stream, flags, SockProtocol::Tcp).unwrap();
+    match target {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4Tos, &tos.into()).unwrap(),
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6TClass, &tos.into()).unwrap(),
+    }
+    // It bounds connecting too.
+    let patience = TimeVal::seconds(PATIENCE.as_secs().try_into().unwrap());
+    setsockopt(&socket, sockopt::SendTimeout, &patience).unwrap();
+    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
+    Ok(socket.into())
+}
+
 /// Says `bytes` bytes from `from` to an echo in `to`, both directions at once.
 pub(crate) fn converse(from: &Netns, to: &Netns, address: IpAddr, port: u16, bytes: usize) {
+    converse_bearing(0, from, to, address, port, bytes);
+}
+
+/// The same by a socket that bears this ToS byte.
+pub(crate) fn converse_bearing(
+    tos: u8,
+    from: &Netns,
+    to: &Netns,
+    address: IpAddr,
+    port: u16,
+    bytes: usize,
+) {
     let server = serve(to, address, port);
     from.run(move || {
         let target = SocketAddr::new(address, port);
-        let mut stream = TcpStream::connect_timeout(&target, PATIENCE).unwrap();
+        let mut stream = connect(target, tos).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let said = crate::craft::noise(port.into(), bytes);
         let mut writer = stream.try_clone().unwrap();
@@ -53,15 +89,22 @@ pub(crate) fn converse(from: &Netns, to: &Netns, address: IpAddr, port: u16, byt
 }
 
 fn ping(netns: &Netns, address: IpAddr, bytes: u32) -> Result<String, LabError> {
+    ping_with(&[], netns, address, bytes)
+}
+
+pub(crate) fn ping_with(
+    options: &[&str],
+    netns: &Netns,
+    address: IpAddr,
+    bytes: u32,
+) -> Result<String, LabError> {
     let (address, bytes) = (address.to_string(), bytes.to_string());
-    netns.command(
-        "ping",
-        &["-n", "-c", "1", "-W", "2", "-s", &bytes, &address],
-    )
+    let usual = ["-n", "-c", "1", "-W", "2", "-s", &bytes, &address];
+    netns.command("ping", &[options, &usual].concat())
 }
 
 /// The ToS or traffic-class byte of an untagged frame.
-fn tos(frame: &[u8]) -> u8 {
+pub(crate) fn tos(frame: &[u8]) -> u8 {
     match frame[14] >> 4 {
         4 => frame[15],
         _ => frame[14] << 4 | frame[15] >> 4,
@@ -77,7 +120,7 @@ fn hops(frame: &[u8]) -> u8 {
 
 /// Ends a capture of TCP when the last connection's FIN has come by.
 #[track_caller]
-fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFrame> {
+pub(crate) fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFrame> {
     let is_fin = |frame: &&CapturedFrame| {
         let bytes = &frame.bytes;
         let flags = if bytes[14] >> 4 == 4 { 47 } else { 67 };
@@ -88,11 +131,11 @@ fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFrame> {
     capture.finish().unwrap()
 }
 
-fn counters(rig: Rig) -> BTreeMap<String, u64> {
+pub(crate) fn counters(rig: Rig) -> BTreeMap<String, u64> {
     moved(&rig.running.stop().unwrap()).into_iter().collect()
 }
 
-fn count(counters: &BTreeMap<String, u64>, name: &str) -> u64 {
+pub(crate) fn count(counters: &BTreeMap<String, u64>, name: &str) -> u64 {
     counters.get(name).copied().unwrap_or(0)
 }
 

@@ -32,7 +32,8 @@ pub struct Engines {
 
 /// The part of a scenario that is asked for every frame.
 struct Rules {
-    clears: Option<Dscp>,
+    /// The marks that no frame may bear which must leave unmarked.
+    clears: [Option<Dscp>; 2],
     longest: usize,
     hand_over: PerRole<bool>,
 }
@@ -122,7 +123,7 @@ impl Engines {
             rust: Forwarder::new(Arc::clone(&snapshot), Arc::clone(&rust_links)),
             rust_links,
             scenario: Rules {
-                clears: None,
+                clears: [None; 2],
                 longest: 0,
                 hand_over: PerRole::default(),
             },
@@ -165,7 +166,10 @@ impl Engines {
         self.rust_links = Arc::new(Links::new(scenario.host_mac, scenario.incoming));
         self.rust = Forwarder::new(Arc::new(snapshot), Arc::clone(&self.rust_links));
         self.scenario = Rules {
-            clears: (scenario.mode == Mode::Enforce).then_some(scenario.mark),
+            clears: match scenario.mode {
+                Mode::Enforce => [Some(scenario.mark), scenario.host_mark],
+                Mode::Audit => [None; 2],
+            },
             longest: usize::try_from(scenario.longest).unwrap_or(usize::MAX),
             hand_over: scenario.hand_over,
         };
@@ -244,8 +248,9 @@ impl Engines {
         };
         let outcome = if let Some(odd) = oddness {
             self.expected.no_user_space += 1;
-            if let (Odd::Ip(at, version), Some(mark)) = (odd, self.scenario.clears)
-                && Dscp::of(tos(frame, at, version)) == mark
+            if let Odd::Ip(at, version) = odd
+                && let bears = Dscp::of(tos(frame, at, version))
+                && self.scenario.clears.contains(&Some(bears))
             {
                 packet::set_dscp(frame, at, version, Dscp::DEFAULT);
                 self.expected.cleared += 1;

@@ -33,6 +33,8 @@ pub struct Generator {
     v6: Known,
     ports: Vec<u16>,
     mark: u8,
+    /// The host's own mark, or the same.
+    host_mark: u8,
     /// The MAC address of the box on `incoming`.
     own: Option<MacAddr>,
     /// An earlier frame, to be spliced with.
@@ -122,6 +124,7 @@ impl Generator {
             v6: Known::of(scenario, true),
             ports,
             mark: scenario.mark.bits() << 2,
+            host_mark: scenario.host_mark.unwrap_or(scenario.mark).bits() << 2,
             own: scenario.incoming.map(|link| link.own),
             earlier: Vec::new(),
         }
@@ -236,8 +239,9 @@ impl Generator {
             },
             mark: self.mark,
             tos: match random.below(10) {
-                0..4 => self.mark | random.byte() & 0b11,
-                4..6 => 0,
+                0..3 => self.mark | random.byte() & 0b11,
+                3..6 => self.host_mark | random.byte() & 0b11,
+                6..8 => 0,
                 _ => random.byte(),
             },
         }

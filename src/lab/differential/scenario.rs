@@ -7,8 +7,8 @@ use crate::datapath::{IncomingLink, Links, PerRole, Role, Spill};
 use crate::lab::{LabError, Random};
 use crate::packet::{Dscp, MacAddr};
 use crate::policy::{
-    Actions, AtUplink, Endpoint, EndpointSet, ExitProtocols, Intent, Listener, MAX_ENDPOINTS,
-    MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Rules, Snapshot,
+    Actions, AtUplink, ClassifyBy, Endpoint, EndpointSet, ExitProtocols, Intent, Listener,
+    MAX_ENDPOINTS, MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Rules, Snapshot,
 };
 use ipnet::IpNet;
 use std::fmt::{self, Display};
@@ -22,6 +22,8 @@ use std::time::Duration;
 pub struct Scenario {
     /// Act, or only count.
     pub mode: Mode,
+    /// The code point that the host marks exit traffic with; none where the relay set tells.
+    pub host_mark: Option<Dscp>,
     /// The code point that means exit.
     pub mark: Dscp,
     /// Whether the uplink shows it.
@@ -150,6 +152,14 @@ fn some_prefixes(random: &mut Random, most: usize) -> Vec<IpNet> {
         .collect()
 }
 
+/// The usual one, or any. 0 is no mark: the settings refuse it.
+fn some_mark(random: &mut Random) -> Dscp {
+    match random.percent(50) {
+        true => Dscp::AF11,
+        false => Dscp::of(random.byte().max(4)),
+    }
+}
+
 fn some_mac(random: &mut Random, last: u8) -> MacAddr {
     MacAddr::new([2, 0, random.byte(), 0, 3, last])
 }
@@ -197,11 +207,8 @@ impl Scenario {
                 true => Mode::Audit,
                 false => Mode::Enforce,
             },
-            mark: match random.percent(50) {
-                true => Dscp::AF11,
-                // 0 is no mark: the settings refuse it.
-                false => Dscp::of(random.byte().max(4)),
-            },
+            host_mark: random.percent(30).then(|| some_mark(random)),
+            mark: some_mark(random),
             at_uplink: match random.percent(15) {
                 true => AtUplink::Strip,
                 false => AtUplink::Keep,
@@ -238,6 +245,9 @@ impl Scenario {
     /// A relay set that cannot be built.
     pub fn snapshot(&self) -> Result<Snapshot, LabError> {
         let rules = Rules {
+            classify_by: self
+                .host_mark
+                .map_or(ClassifyBy::RelaySet, ClassifyBy::HostMark),
             addresses: PrefixSet::new(self.addresses.iter().copied()),
             relay_addresses: PrefixSet::new(self.relay_addresses.iter().copied()),
             listeners: self.listeners.iter().copied().collect(),
@@ -305,10 +315,11 @@ impl Display for Scenario {
             .map(|link| format!("{},{},{}", link.port, link.own, link.next_hop));
         write!(
             f,
-            "mode={:?} mark={} at_uplink={:?} steer={} protocols={:?} addresses={} \
+            "mode={:?} host_mark={} mark={} at_uplink={:?} steer={} protocols={:?} addresses={} \
              relay_addresses={} resolvers={} exempt={} listeners={} relays={} host_mac={} \
              incoming={} longest={} hand_over={}",
             self.mode,
+            optional(self.host_mark.map(Dscp::bits)),
             self.mark.bits(),
             self.at_uplink,
             self.steer,
@@ -351,6 +362,10 @@ pub(super) fn read_role(text: &str) -> Result<Role, LabError> {
     roles.find(|role| role.name() == text).ok_or(wrong(text))
 }
 
+fn read_mark(text: &str) -> Result<Dscp, LabError> {
+    Dscp::new(read(text)?).map_err(|error| LabError(error.to_string()))
+}
+
 fn read_listener(text: &str) -> Result<Listener, LabError> {
     text.parse()
         .map(Listener::Port)
@@ -370,7 +385,11 @@ impl FromStr for Scenario {
         };
         Ok(Self {
             mode: read_variant(next("mode")?, &[Mode::Enforce, Mode::Audit])?,
-            mark: Dscp::new(read(next("mark")?)?).map_err(|error| LabError(error.to_string()))?,
+            host_mark: match next("host_mark")? {
+                "none" => None,
+                mark => Some(read_mark(mark)?),
+            },
+            mark: read_mark(next("mark")?)?,
             at_uplink: read_variant(next("at_uplink")?, &[AtUplink::Keep, AtUplink::Strip])?,
             steer: read(next("steer")?)?,
             exit_protocols: read_variant(

@@ -29,6 +29,8 @@ pub struct Confinement {
 /// Something cannot be given up; then nothing from outside may be read.
 pub fn confine(confinement: &Confinement) -> io::Result<()> {
     close_all_but_three()?;
+    // Where memory is short, a refresh is what can be done without.
+    std::fs::write("/proc/self/oom_score_adj", "1000")?;
     for (resource, limit) in [
         (Resource::RLIMIT_AS, MEMORY),
         (Resource::RLIMIT_CPU, SECONDS),

@@ -1,0 +1,272 @@
+//! A host that marks its exit traffic itself: `classify_by = "host-mark"`, without a relay set.
+
+use crate::craft::{AF11, Packet, QINQ, UDP, VLAN, exit, families, noise, segment};
+use crate::rig::{Case, Config, PATIENCE, Rig, Side, assert_moved, both_engines, needs_root};
+use crate::stacks::{all_of, connect, converse_bearing, count, counters, ping_with, tos};
+use exitmark::lab::Capture;
+use exitmark::lab::site::{HOST_V4, HOST_V6, INCOMING_MAC, Plan, TORNET_MAC};
+use nix::errno::Errno;
+use std::net::{IpAddr, SocketAddr};
+
+const CS1: u8 = 0x20;
+
+/// A host that is marked with AF11 unless `host` says otherwise.
+fn config(host: &'static str, more: &'static str) -> Config {
+    Config {
+        top: "classify_by = \"host-mark\"",
+        host,
+        relays: String::new(),
+        more,
+        ..Config::default()
+    }
+}
+
+fn to_uplink(what: &str, sent: &Packet, tos: u8, tags: &[(u16, u16)]) -> Case {
+    let arrives = sent.clone().tos(tos).outbound(tags);
+    Case::new(
+        format!("{what}, ToS {:#04x}", sent.tos),
+        Side::Host,
+        sent.outbound(tags),
+        Some((Side::Clearnet, arrives)),
+    )
+}
+
+fn to_tornet(what: &str, sent: &Packet, tos: u8, tags: &[(u16, u16)]) -> Case {
+    let arrives = sent.clone().tos(tos);
+    Case::new(
+        format!("{what}, ToS {:#04x}", sent.tos),
+        Side::Host,
+        sent.outbound(tags),
+        Some((Side::Tornet, arrives.framed(TORNET_MAC, INCOMING_MAC, tags))),
+    )
+}
+
+#[test]
+fn what_bears_the_hosts_mark_is_exit_and_all_other_tcp_is_relay() {
+    needs_root!();
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            for tags in [&[][..], &[QINQ, VLAN]] {
+                for ecn in 0..4 {
+                    let packet = exit(family, 70);
+                    let marked = packet.clone().tos(AF11 | ecn);
+                    cases.push(to_uplink("exit", &marked, AF11 | ecn, tags));
+                    let other = packet.tos(0xb8 | ecn);
+                    cases.push(to_tornet("relay", &other, 0xb8 | ecn, tags));
+                }
+            }
+            let (host, server, _) = families()[family];
+            let udp = Packet::new(host, server, UDP, noise(1, 60)).tos(AF11 | 1);
+            cases.push(to_uplink("udp", &udp, 1, &[]));
+            let reply = Packet::new(host, server, 6, segment(22, 50_000, 9)).tos(AF11);
+            cases.push(to_uplink("reply", &reply, 0, &[]));
+            // An operator's exempt prefix comes before what is left over.
+            let mut exempt = exit(family, 9);
+            exempt.destination = ["203.0.113.9", "2001:db8:113::9"][family].parse().unwrap();
+            cases.push(to_uplink("exempt", &exempt, 0, &[]));
+        }
+        let moved = Rig::silent(
+            Plan::default(),
+            &config(
+                "listeners = [22]\nexempt = [\"203.0.113.0/24\", \"2001:db8:113::/48\"]",
+                "",
+            ),
+        )
+        .verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 38),
+                ("exit", 16),
+                ("relay", 16),
+                ("exempt", 2),
+                ("reply", 2),
+                ("host", 2),
+                ("cleared", 4),
+                ("uplink_forwarded", 22),
+                ("incoming_forwarded", 16),
+            ],
+        );
+    });
+}
+
+#[test]
+fn the_hosts_mark_gives_way_to_the_boxs() {
+    needs_root!();
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            let packet = exit(family, 70);
+            cases.push(to_uplink(
+                "exit",
+                &packet.clone().tos(CS1 | 1),
+                AF11 | 1,
+                &[],
+            ));
+            // What the box writes is nothing that the host says.
+            cases.push(to_tornet("relay", &packet.clone().tos(AF11 | 2), 2, &[]));
+            let (host, server, _) = families()[family];
+            let udp = Packet::new(host, server, UDP, noise(1, 60));
+            cases.push(to_uplink("udp", &udp.tos(CS1), 0, &[]));
+            // Every fragment bears the mark, but only the first tells.
+            for (offset, more) in [(0, true), (9, false)] {
+                let fragment = packet.clone().tos(CS1).part(4, offset, more);
+                cases.push(to_uplink("fragment", &fragment, AF11, &[]));
+                let fragment = packet.clone().part(5, offset, more);
+                cases.push(to_tornet("fragment", &fragment, 0, &[]));
+            }
+            let stray = packet.tos(CS1).part(6, 9, false);
+            cases.push(to_uplink("stray", &stray, 0, &[]));
+        }
+        let moved = Rig::silent(Plan::default(), &config("dscp = \"cs1\"", "")).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 16),
+                ("exit", 6),
+                ("marked", 6),
+                ("relay", 6),
+                ("host", 4),
+                ("unseen_fragment", 2),
+                ("cleared", 6),
+                ("uplink_forwarded", 10),
+                ("incoming_forwarded", 6),
+            ],
+        );
+    });
+}
+
+#[test]
+fn stripped_at_the_uplink_neither_mark_leaves() {
+    needs_root!();
+    both_engines(|| {
+        let mut cases = Vec::new();
+        for family in [0, 1] {
+            let (host, server, _) = families()[family];
+            for ecn in 0..4 {
+                let packet = exit(family, 70);
+                cases.push(to_uplink(
+                    "exit",
+                    &packet.clone().tos(CS1 | ecn),
+                    ecn,
+                    &[VLAN],
+                ));
+                cases.push(to_tornet("relay", &packet.tos(ecn), ecn, &[VLAN]));
+                for mark in [CS1, AF11] {
+                    let udp = Packet::new(host, server, UDP, noise(1, 60));
+                    cases.push(to_uplink("udp", &udp.tos(mark | ecn), ecn, &[]));
+                }
+            }
+        }
+        let config = config("tos = 0x20", "[mark]\nat_uplink = \"strip\"");
+        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
+        assert_moved(
+            &moved,
+            &[
+                ("host_received", 32),
+                ("exit", 8),
+                ("relay", 8),
+                ("host", 16),
+                ("cleared", 24),
+                ("uplink_forwarded", 24),
+                ("incoming_forwarded", 8),
+            ],
+        );
+    });
+}
+
+/// Sockets that set the mark themselves, as a patched tor does, from the first SYN to the last
+/// ACK; and sockets that do not.
+#[test]
+fn tcp_of_a_patched_host_goes_by_the_mark_of_its_sockets() {
+    needs_root!();
+    both_engines(|| {
+        for (more, leaves) in [("", AF11), ("[mark]\nat_uplink = \"strip\"", 0)] {
+            let rig = Rig::lively(Plan::default(), &config("", more));
+            let (host, clearnet, tornet) = (&rig.site.host, &rig.site.clearnet, &rig.site.tornet);
+            let exits = Capture::start(clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+            let relays = Capture::start(tornet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+            for (_, server, relay) in families() {
+                converse_bearing(AF11, host, clearnet, server, 80, 300_000);
+                // No set lists it; it is what an unmarked socket speaks to.
+                converse_bearing(0, host, tornet, relay, 443, 300_000);
+            }
+            let (exits, relays) = (all_of(exits, 2), all_of(relays, 2));
+            for (frames, dscp) in [(&exits, leaves), (&relays, 0)] {
+                for frame in frames {
+                    assert_eq!(tos(&frame.bytes) & 0xfc, dscp);
+                }
+            }
+            let counters = counters(rig);
+            let cleared = if leaves == 0 { exits.len() } else { 0 };
+            assert_eq!(count(&counters, "exit"), exits.len() as u64);
+            assert_eq!(count(&counters, "relay"), relays.len() as u64);
+            assert_eq!(count(&counters, "cleared"), cleared as u64);
+            for name in ["marked", "reply", "disagreement"] {
+                assert_eq!(count(&counters, name), 0, "{name}");
+            }
+        }
+    });
+}
+
+/// The kernel answers a ping with the ToS that it came with: anybody could have marked answers.
+#[test]
+fn answers_to_marked_pings_leave_unmarked() {
+    needs_root!();
+    both_engines(|| {
+        let rig = Rig::lively(Plan::default(), &config("", ""));
+        let (host, clearnet) = (&rig.site.host, &rig.site.clearnet);
+        let filter = "icmp[0] == 0 or icmp6[0] == 129";
+        let before = Capture::start(host, "eth0", "out", filter).unwrap();
+        let after = Capture::start(clearnet, "eth0", "in", filter).unwrap();
+        for address in [IpAddr::from(HOST_V4), HOST_V6.into()] {
+            ping_with(&["-Q", "0x28"], clearnet, address, 56).unwrap();
+        }
+        for (mut capture, dscp) in [(before, AF11), (after, 0)] {
+            assert!(capture.wait_until(PATIENCE, |seen| seen.len() >= 2));
+            for frame in capture.finish().unwrap() {
+                assert_eq!(tos(&frame.bytes) & 0xfc, dscp);
+            }
+        }
+        let counters = counters(rig);
+        assert_eq!(count(&counters, "cleared"), 2);
+        assert_eq!(count(&counters, "exit"), 0);
+    });
+}
+
+/// It refuses a connection with the ToS of the SYN too. That is TCP: whoever asks chooses what the
+/// refusal counts as.
+#[test]
+fn refusals_of_the_hosts_kernel_bear_what_the_question_bore() {
+    needs_root!();
+    both_engines(|| {
+        let rig = Rig::lively(Plan::default(), &config("", ""));
+        let (clearnet, tornet) = (&rig.site.clearnet, &rig.site.tornet);
+        let mut exits = Capture::start(clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        let mut relays = Capture::start(tornet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        for address in [IpAddr::from(HOST_V4), HOST_V6.into()] {
+            let closed = SocketAddr::new(address, 81);
+            let refused = clearnet.run(move || connect(closed, AF11).err());
+            assert_eq!(refused, Some(Errno::ECONNREFUSED));
+            clearnet
+                .spawn("unmarked", move || drop(connect(closed, 0)))
+                .unwrap();
+        }
+        let marked = |seen: &[exitmark::lab::CapturedFrame]| {
+            seen.iter()
+                .map(|frame| tos(&frame.bytes))
+                .collect::<Vec<_>>()
+        };
+        for capture in [&mut exits, &mut relays] {
+            assert!(capture.wait_until(PATIENCE, |seen| seen.len() >= 2));
+        }
+        assert_eq!(marked(&exits.finish().unwrap()), [AF11; 2]);
+        assert!(
+            marked(&relays.finish().unwrap())
+                .iter()
+                .all(|tos| *tos == 0)
+        );
+        assert_eq!(count(&counters(rig), "exit"), 2);
+    });
+}

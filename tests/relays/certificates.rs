@@ -32,7 +32,10 @@ fn what_is_no_file_of_certificates_is_named() {
     for (bytes, expected) in [
         (Vec::new(), DocumentError::Empty),
         (b"hello\n".to_vec(), DocumentError::NotCertificates),
-        (signed(Flavor::Ns).into_bytes(), DocumentError::NotCertificates),
+        (
+            signed(Flavor::Ns).into_bytes(),
+            DocumentError::NotCertificates,
+        ),
         (
             format!("\n{}", certificates()).into_bytes(),
             DocumentError::NotCertificates,
@@ -42,7 +45,9 @@ fn what_is_no_file_of_certificates_is_named() {
             DocumentError::CrLf { line: 1 },
         ),
         (
-            certificates().replace("dir-key-published", "\0").into_bytes(),
+            certificates()
+                .replace("dir-key-published", "\0")
+                .into_bytes(),
             DocumentError::Nul { line: 4 },
         ),
         (
@@ -72,7 +77,11 @@ fn missing_certificates_say_where_tor_keeps_them() {
         let error = site.refusal();
         assert!(matches!(error, LoadError::Certificates { .. }), "{error}");
         let said = error.to_string();
-        for word in ["cached-certs", "beside its consensus", "relays.certificates"] {
+        for word in [
+            "cached-certs",
+            "beside its consensus",
+            "relays.certificates",
+        ] {
             assert!(said.contains(word), "{said}");
         }
         fs::create_dir(&site.certificates).unwrap();
@@ -111,7 +120,9 @@ fn a_certificate_must_hold_when_the_document_begins_to() {
             (VALID_AFTER - 1_000, VALID_AFTER),
             (VALID_AFTER, VALID_AFTER + 1),
         ] {
-            Site::holding(signed(flavor), of(from, until)).load().unwrap();
+            Site::holding(signed(flavor), of(from, until))
+                .load()
+                .unwrap();
         }
         // An old one before or behind the right one is in nobody's way.
         let old = of(VALID_AFTER - 1_000, VALID_AFTER - 1);

@@ -1,157 +1,144 @@
-//! What a loader has given up by the time that it waits for its request, as the kernel tells it.
+//! A `load-relays` that waits for the rest of its request, looked at from outside: what it has
+//! given up by the time it reads the first byte.
 
-use exitmark::relays::LOADER_COMMAND;
-use nix::unistd::{User, geteuid, getgid, getuid};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::unistd::geteuid;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// A loader that waits for its request.
-struct Waiting {
-    child: Child,
-    process: PathBuf,
-}
+/// Nobody's numbers.
+const NOBODY: &str = "65534";
+
+/// A loader that has read more than its confinement comes before.
+struct Waiting(Child);
 
 impl Waiting {
-    fn new(arguments: &[String]) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_exitmark"))
-            .arg(LOADER_COMMAND)
-            .args(arguments)
+    fn new() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_exitmark"));
+        command.arg("load-relays");
+        if geteuid().is_root() {
+            command.args([format!("--uid={NOBODY}"), format!("--gid={NOBODY}")]);
+        }
+        let mut child = command
+            .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let process = PathBuf::from(format!("/proc/{}", child.id()));
-        let waiting = Self { child, process };
-        // The filter is what it gives itself last.
-        while waiting.status()["Seccomp"] == "0" {
-            std::thread::yield_now();
-        }
-        waiting
+        // Of a document of 10 MB the first: more than a pipe holds, so when it is written the
+        // loader is reading.
+        let pipe = child.stdin.as_mut().unwrap();
+        let request = "{\"files\":[[10000000,null]],\"authorities\":null}\n";
+        pipe.write_all(request.as_bytes()).unwrap();
+        pipe.write_all(&vec![b'x'; 1_000_000]).unwrap();
+        Self(child)
     }
 
-    fn status(&self) -> BTreeMap<String, String> {
-        let text = fs::read_to_string(self.process.join("status")).unwrap();
+    fn proc(&self, name: &str) -> PathBuf {
+        format!("/proc/{}/{name}", self.0.id()).into()
+    }
+
+    /// A file of `Name: values`.
+    fn status(&self) -> BTreeMap<String, Vec<String>> {
+        let text = fs::read_to_string(self.proc("status")).unwrap();
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
         text.lines()
-            .filter_map(|line| line.split_once(":\t"))
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, values)| (name.to_owned(), words(values)))
             .collect()
-    }
-
-    /// Hard and soft limit of a resource, as `/proc` writes them.
-    fn limit(&self, name: &str) -> [String; 2] {
-        let text = fs::read_to_string(self.process.join("limits")).unwrap();
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-        let mut fields = line[name.len()..].split_whitespace();
-        [(); 2].map(|()| fields.next().unwrap().to_owned())
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
-fn assert_is_confined(waiting: &Waiting) {
-    let status = waiting.status();
-    for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
-        assert_eq!(status[set], "0000000000000000", "{set}");
+#[test]
+fn it_is_nobody_and_may_do_nothing() {
+    let loader = Waiting::new();
+    let status = loader.status();
+    let mut names = vec!["CapInh", "CapPrm", "CapEff", "CapAmb"];
+    if geteuid().is_root() {
+        for name in ["Uid", "Gid"] {
+            assert_eq!(status[name], [NOBODY; 4], "{name}");
+        }
+        assert!(status["Groups"].is_empty(), "{:?}", status["Groups"]);
+        names.push("CapBnd");
+    } else {
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED (needs root): that a loader becomes nobody"
+        );
     }
-    assert_eq!(status["NoNewPrivs"], "1");
-    assert_eq!(status["Seccomp"], "2");
-    assert_eq!(status["Threads"], "1");
-    let first_to_go = fs::read_to_string(waiting.process.join("oom_score_adj")).unwrap();
-    assert_eq!(first_to_go, "1000\n");
-    for (name, expected) in [
+    for name in names {
+        assert_eq!(status[name], ["0000000000000000"], "{name}");
+    }
+    assert_eq!(status["NoNewPrivs"], ["1"]);
+    assert_eq!(status["Seccomp"], ["2"]);
+    assert_eq!(status["Threads"], ["1"]);
+}
+
+#[test]
+fn its_memory_time_and_files_are_bounded() {
+    let loader = Waiting::new();
+    let limits = fs::read_to_string(loader.proc("limits")).unwrap();
+    for (name, limit) in [
         ("Max address space", "536870912"),
         ("Max cpu time", "10"),
         ("Max core file size", "0"),
         ("Max file size", "0"),
         ("Max open files", "8"),
     ] {
-        assert_eq!(waiting.limit(name), [expected; 2], "{name}");
+        let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
+        let values: Vec<_> = line[name.len()..].split_whitespace().take(2).collect();
+        assert_eq!(values, [limit; 2], "{name}, soft and hard");
     }
+    let score = fs::read_to_string(loader.proc("oom_score_adj")).unwrap();
+    assert_eq!(score.trim(), "1000", "it goes first where memory is short");
 }
 
 #[test]
-fn a_loader_has_given_up_all_that_it_can() {
-    let waiting = Waiting::new(&[]);
-    assert_is_confined(&waiting);
-    let status = waiting.status();
-    let four = |id: u32| [id.to_string().as_str(); 4].join("\t");
-    assert_eq!(status["Uid"], four(getuid().as_raw()), "as whom it started");
-    assert_eq!(status["Gid"], four(getgid().as_raw()));
+fn it_has_three_files_open_whatever_it_inherits() {
+    // What a library has forgotten to close on exec.
+    let leak = File::open("/dev/null").unwrap();
+    fcntl(&leak, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let loader = Waiting::new();
+    // Who is not root cannot look into a process that is not to be dumped.
+    let Ok(open) = fs::read_dir(loader.proc("fd")) else {
+        assert!(!geteuid().is_root());
+        return;
+    };
+    let mut open: Vec<_> = open.map(|entry| entry.unwrap().file_name()).collect();
+    open.sort();
+    assert_eq!(open, ["0", "1", "2"]);
 }
 
 #[test]
-fn a_loader_of_root_becomes_another_user_with_no_capability_within_reach() {
-    if !geteuid().is_root() {
-        let said = std::io::stderr()
-            .write_all(b"SKIPPED (needs root): a loader that becomes another user\n");
-        return said.unwrap();
-    }
-    let nobody = User::from_name("nobody").unwrap().unwrap();
-    let (uid, gid) = (nobody.uid.as_raw(), nobody.gid.as_raw());
-    let waiting = Waiting::new(&[format!("--uid={uid}"), format!("--gid={gid}")]);
-    assert_is_confined(&waiting);
-    let status = waiting.status();
-    let four = |id: u32| [id.to_string().as_str(); 4].join("\t");
-    assert_eq!(status["Uid"], four(uid));
-    assert_eq!(status["Gid"], four(gid));
-    assert_eq!(status["Groups"].trim(), "");
-    assert_eq!(status["CapBnd"], "0000000000000000");
-    // Of a process that can be dumped this would be its user's.
-    let environ = fs::metadata(waiting.process.join("environ")).unwrap();
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&environ), 0);
+fn half_a_request_gets_no_answer() {
+    let mut loader = Waiting::new();
+    drop(loader.0.stdin.take());
+    let mut answer = String::new();
+    let mut out = loader.0.stdout.take().unwrap();
+    out.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "");
+    assert_eq!(loader.0.wait().unwrap().code(), Some(1));
 }
 
 #[test]
-fn a_loader_holds_three_files() {
-    if !geteuid().is_root() {
-        let said = std::io::stderr()
-            .write_all(b"SKIPPED (needs root): which files a loader holds\n");
-        return said.unwrap();
+fn a_user_without_a_group_is_wrong_usage() {
+    for argument in ["--uid=1", "--gid=1"] {
+        let status = Command::new(env!("CARGO_BIN_EXE_exitmark"))
+            .args(["load-relays", argument])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(2));
     }
-    // A file that is not closed on exec, as a library may leave one.
-    let script = format!(
-        "exec 3</dev/null 7</dev/null; exec '{}' {LOADER_COMMAND}",
-        env!("CARGO_BIN_EXE_exitmark")
-    );
-    let child = Command::new("/bin/sh")
-        .args(["-c", &script])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let process = PathBuf::from(format!("/proc/{}", child.id()));
-    let waiting = Waiting { child, process };
-    while waiting.status()["Seccomp"] == "0" {
-        std::thread::yield_now();
-    }
-    let mut held: Vec<_> = fs::read_dir(waiting.process.join("fd"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    held.sort();
-    assert_eq!(held, ["0", "1", "2"]);
-}
-
-#[test]
-fn a_loader_that_cannot_be_confined_reads_nothing() {
-    if geteuid().is_root() {
-        let said = std::io::stderr()
-            .write_all(b"SKIPPED (needs a user who is not root): a change of user that fails\n");
-        return said.unwrap();
-    }
-    let output = Command::new(env!("CARGO_BIN_EXE_exitmark"))
-        .args([LOADER_COMMAND, "--uid=0", "--gid=0"])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(output.stdout.is_empty());
 }

@@ -6,7 +6,11 @@ use exitmark::policy::Endpoint;
 use exitmark::relays::{DocumentError, Flavor, UncheckedDocument};
 
 /// The document with the first line of this keyword changed, and that line's number.
-pub(crate) fn with_line(text: &str, keyword: &str, change: impl Fn(&str) -> String) -> (String, usize) {
+pub(crate) fn with_line(
+    text: &str,
+    keyword: &str,
+    change: impl Fn(&str) -> String,
+) -> (String, usize) {
     let index = text
         .lines()
         .position(|line| line.split(' ').next() == Some(keyword))

@@ -69,7 +69,10 @@ fn extras_alone_make_a_set() {
     assert!(loader().load(&of(&[extra])).unwrap().listed.is_empty());
 
     let zero = Endpoint::new(extra.address, 0);
-    for refused in [load(&of(&[extra, zero])), loader().load(&of(&[extra, zero]))] {
+    for refused in [
+        load(&of(&[extra, zero])),
+        loader().load(&of(&[extra, zero])),
+    ] {
         let error = refused.unwrap_err();
         assert!(matches!(error, LoadError::ExtraPortZero { position: 2 }));
         assert_names_no_address(&error);
@@ -86,7 +89,10 @@ fn holds_64_000_endpoints_and_refuses_70_000() {
     );
     let loaded = load(&unchecked([&large])).unwrap();
     let count = loaded.with(&[]).unwrap().len();
-    assert_eq!(listed(&loader().load(&unchecked([&large])).unwrap()), listed(&loaded));
+    assert_eq!(
+        listed(&loader().load(&unchecked([&large])).unwrap()),
+        listed(&loaded)
+    );
     assert!((64_000..=MAX_ENDPOINTS).contains(&count), "{count}");
 
     let huge = file(&directory, "huge", order(Flavor::Microdesc, 36_000).write());
@@ -109,7 +115,10 @@ fn a_union_beyond_the_limit_is_refused_as_a_union() {
         };
         file(&directory, &seed.to_string(), order.write())
     });
-    for refused in [load(&unchecked(&sources)), loader().load(&unchecked(&sources))] {
+    for refused in [
+        load(&unchecked(&sources)),
+        loader().load(&unchecked(&sources)),
+    ] {
         let error = refused.unwrap_err();
         assert!(
             matches!(error, LoadError::TooMany { count } if count > MAX_ENDPOINTS),

@@ -200,17 +200,32 @@ fn nothing_stands_behind_or_between_signatures() {
             format!("{}\n{}", &text[..first], &text[first..]),
             // Another way to write the same.
             format!("{}{}", &text[..begin], text[begin..].replacen(' ', "  ", 1)),
-            format!("{}{}", &text[..begin], text[begin..].replacen('\n', " \n", 1)),
+            format!(
+                "{}{}",
+                &text[..begin],
+                text[begin..].replacen('\n', " \n", 1)
+            ),
             text.replacen(lines[0], &lines[0].to_lowercase(), 1),
-            text.replacen(&format!("{}\n{}", lines[2], lines[3]), &[lines[2], lines[3]].concat(), 1),
-            text.replacen(lines[2], &format!("{}\n{}", &lines[2][..10], &lines[2][10..]), 1),
+            text.replacen(
+                &format!("{}\n{}", lines[2], lines[3]),
+                &[lines[2], lines[3]].concat(),
+                1,
+            ),
+            text.replacen(
+                lines[2],
+                &format!("{}\n{}", &lines[2][..10], &lines[2][10..]),
+                1,
+            ),
         ];
         for (number, play) in plays.iter().enumerate() {
             assert_ne!(*play, text, "{number}");
             site.write(play);
             let error = site.refusal();
             assert!(
-                matches!(error, LoadError::Signatures { .. } | LoadError::Document { .. }),
+                matches!(
+                    error,
+                    LoadError::Signatures { .. } | LoadError::Document { .. }
+                ),
                 "{number}: {error}"
             );
         }

@@ -1,295 +1,290 @@
-//! Loaders that crash, hang, lie or never end. Each costs its load and nothing else: the error
-//! says which it was, no process is left behind, and the next load is as good as any.
+//! Loaders that fail, each in its own way: the right failure is named, no process is left, and the
+//! next load is as good as the first.
 
-use crate::site::{LONG, Site, certificates, loader};
-use crate::{assert_names_no_address, file, listed};
-use exitmark::relays::{Flavor, LoadError, Loader, LoaderFailure, MAX_DOCUMENT};
+use crate::assert_names_no_address;
+use crate::site::{LONG, Site, loader};
+use exitmark::relays::{Flavor, LoadError, Loaded, Loader, LoaderFailure};
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::path::Path;
 use std::time::Duration;
-use tempfile::TempDir;
 
-/// What a loader that hangs is given; nothing waits for it to be over but the loads that must.
-const SHORT: Duration = Duration::from_millis(400);
+/// Soon enough for what never answers anyway.
+const SHORT: Duration = Duration::from_millis(300);
 
-/// A script in a loader's place. It writes its number to `$0` first.
-struct Script {
-    _directory: TempDir,
-    pid: PathBuf,
-    loader: Loader,
+/// Loads by a shell that does this, of which nothing may be left.
+fn by(script: &str, deadline: Duration) -> Result<Loaded, LoadError> {
+    let site = Site::new(Flavor::Microdesc);
+    let note = site.directory.path().join("pid");
+    let script = format!("echo $$ > {}\n{script}", note.display());
+    let arguments = vec!["-c".into(), script.clone().into()];
+    let outcome = Loader::of("/bin/sh".into(), arguments, deadline).load(&site.sources());
+    if let Err(error) = &outcome {
+        assert_names_no_address(error);
+    }
+    // Where it was ended before its first word there is no note.
+    if let Some(pid) = fs::read_to_string(&note)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+    {
+        let left = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        assert_eq!(left, Err(Errno::ECHILD), "{script}: it is still there");
+    }
+    site.load().unwrap();
+    outcome
 }
 
-impl Script {
-    fn new(script: &str, deadline: Duration) -> Self {
-        let directory = TempDir::new().unwrap();
-        let pid = directory.path().join("pid");
-        let script = format!("echo $$ > \"$0\"; {script}");
-        let arguments = vec!["-c".into(), script.into(), pid.clone().into()];
-        Self {
-            loader: Loader::of("/bin/sh".into(), arguments, deadline),
-            pid,
-            _directory: directory,
-        }
+fn failure(script: &str, deadline: Duration) -> LoaderFailure {
+    match by(script, deadline) {
+        Err(LoadError::Loader(failure)) => failure,
+        other => panic!("{script}: {other:?}"),
     }
-
-    /// How it fails with this document, of which nothing is left then.
-    fn failure(self, site: &Site) -> LoaderFailure {
-        let (sender, receiver) = mpsc::channel();
-        let (loader, sources) = (self.loader.clone(), site.sources());
-        std::thread::spawn(move || sender.send(loader.load(&sources)));
-        let outcome = receiver.recv_timeout(LONG).expect("a load must end");
-        if let Ok(pid) = fs::read_to_string(&self.pid) {
-            let process = Path::new("/proc").join(pid.trim());
-            assert!(!process.exists(), "neither a process nor a zombie is left");
-        }
-        match outcome.unwrap_err() {
-            LoadError::Loader(failure) => {
-                assert_names_no_address(&failure);
-                failure
-            }
-            error => panic!("{error}"),
-        }
-    }
-}
-
-fn is_good_again(site: &Site) {
-    assert!(!listed(&loader().load(&site.sources()).unwrap()).is_empty());
 }
 
 #[test]
-fn a_loader_that_ends_without_an_answer_has_died_of_something() {
-    let site = Site::new(Flavor::Ns);
+fn who_ends_without_an_answer_has_died_of_what_it_died_of() {
     for (script, code, signal) in [
         ("exit 0", Some(0), None),
-        ("exit 3", Some(3), None),
+        ("exit 7", Some(7), None),
+        ("cat > /dev/null; exit 3", Some(3), None),
         ("kill -SEGV $$", None, Some(11)),
         ("kill -KILL $$", None, Some(9)),
-        ("cat > /dev/null; exit 3", Some(3), None),
-        ("cat > /dev/null; kill -ABRT $$", None, Some(6)),
-        // It lives on, but nobody will ever hear of it.
-        ("exec >&-; exec sleep 1000", None, Some(9)),
-        ("exec <&- >&-; exec sleep 1000", None, Some(9)),
+        // With no memory left.
+        ("ulimit -v 200000; exec tail /dev/zero", Some(1), None),
     ] {
-        match Script::new(script, LONG).failure(&site) {
-            LoaderFailure::Died(status) => {
-                assert_eq!((status.code(), status.signal()), (code, signal), "{script}");
-            }
-            other => panic!("{script}: {other}"),
-        }
+        let LoaderFailure::Died(status) = failure(script, LONG) else {
+            panic!("{script}");
+        };
+        assert_eq!((status.code(), status.signal()), (code, signal), "{script}");
     }
-    is_good_again(&site);
 }
 
 #[test]
-fn a_loader_that_cannot_be_started_says_why() {
+fn who_closes_its_output_and_lives_on_is_ended() {
+    let failure = failure("exec >&-; exec sleep 1000000", LONG);
+    let LoaderFailure::Died(status) = failure else {
+        panic!("{failure}");
+    };
+    assert_eq!(status.signal(), Some(9));
+}
+
+#[test]
+fn who_gives_no_answer_in_time_is_ended() {
+    for script in [
+        // Never reads,
+        "exec sleep 1000000",
+        // reads all,
+        "cat > /dev/null; exec sleep 1000000",
+        // says half of it,
+        "echo '{\"set\":'; exec sleep 1000000",
+        // says a little for ever,
+        "while echo; do sleep 0.01; done",
+        // listens to no signal,
+        "trap '' TERM INT HUP PIPE; while :; do sleep 0.01; done",
+        // is stopped.
+        "kill -STOP $$",
+    ] {
+        let failure = failure(script, SHORT);
+        assert!(matches!(failure, LoaderFailure::Slow(SHORT)), "{failure}");
+    }
+}
+
+#[test]
+fn who_never_reads_a_full_pipe_is_ended_too() {
+    // More than a pipe holds, so that whoever writes waits.
+    let site = Site::holding("x".repeat(5_000_000), "y".repeat(5_000_000));
+    for (script, deadline) in [("exec sleep 1000000", SHORT), ("exit 1", LONG)] {
+        let arguments = vec!["-c".into(), script.into()];
+        let loader = Loader::of("/bin/sh".into(), arguments, deadline);
+        let error = loader.load(&site.sources()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                LoadError::Loader(LoaderFailure::Slow(_) | LoaderFailure::Died(_))
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_answer_is_nonsense() {
+    for script in [
+        "echo",
+        "echo hello",
+        "echo null",
+        "echo '{}'",
+        "echo '{\"set\":{}}'",
+        "echo '{\"refused\":{}}'",
+        "echo '[]'",
+        "printf '\\000\\377'",
+        // Never ends.
+        "exec cat /dev/zero",
+        "exec yes",
+    ] {
+        let failure = failure(script, LONG);
+        assert!(matches!(failure, LoaderFailure::Nonsense(_)), "{failure}");
+    }
+}
+
+#[test]
+fn who_cannot_be_started_is_said_so() {
     let site = Site::new(Flavor::Ns);
-    let nothing = Loader::of("/nonexistent/loader".into(), Vec::new(), LONG);
-    let no_program = Loader::of(site.consensus.clone(), Vec::new(), LONG);
-    for loader in [nothing, no_program] {
+    for program in ["/nonexistent/loader", "/etc/passwd", "/"] {
+        let loader = Loader::of(program.into(), Vec::new(), LONG);
         let error = loader.load(&site.sources()).unwrap_err();
         assert!(
             matches!(error, LoadError::Loader(LoaderFailure::Start(_))),
             "{error}"
         );
     }
-    is_good_again(&site);
 }
 
-/// A site whose document is as large as one may be, so that it fits in no pipe.
-fn large() -> Site {
-    let site = Site::new(Flavor::Ns);
-    File::create(&site.consensus)
-        .unwrap()
-        .set_len(MAX_DOCUMENT)
-        .unwrap();
-    site
+/// Loads by one that says this, whatever it is asked.
+fn told(site: &Site, answer: &Value) -> Result<Loaded, LoadError> {
+    let path = site.directory.path().join("answer");
+    fs::write(&path, answer.to_string()).unwrap();
+    let loader = Loader::of("/bin/cat".into(), vec![path.into()], LONG);
+    loader.load(&site.sources())
+}
+
+/// The true answer for this document, as it goes through the pipe.
+fn truth(loaded: &Loaded) -> Value {
+    let endpoints: Vec<_> = loaded.listed.iter().map(ToString::to_string).collect();
+    json!({"set": {"sources": loaded.sources, "endpoints": endpoints}})
 }
 
 #[test]
-fn a_loader_that_does_not_answer_is_ended() {
-    let (small, large) = (Site::new(Flavor::Ns), large());
-    for script in [
-        "exec sleep 1000",
-        // Deaf to whatever can be refused.
-        "trap '' TERM INT HUP PIPE; while :; do sleep 0.05; done",
-        "cat > /dev/null; exec sleep 1000",
-        // Says a little, and then nothing more.
-        "printf '{\"set\":'; exec sleep 1000",
-        // Never stops, and never gets far.
-        "while :; do printf ' '; done",
-    ] {
-        for site in [&small, &large] {
-            match Script::new(script, SHORT).failure(site) {
-                LoaderFailure::Slow(deadline) => assert_eq!(deadline, SHORT),
-                other => panic!("{script}: {other}"),
-            }
+fn a_set_that_no_document_makes_is_nonsense() {
+    let site = Site::new(Flavor::Microdesc);
+    let loaded = site.load().unwrap();
+    let truth = truth(&loaded);
+    assert_eq!(told(&site, &truth).unwrap().listed, loaded.listed);
+    let last = loaded.listed.len() - 1;
+    type Change = fn(&mut Value, usize);
+    let changes: [(&str, Change); 15] = [
+        ("unsigned", |set, _| {
+            set["sources"][0]["signatures"] = Value::Null
+        }),
+        ("too few good", |set, _| {
+            set["sources"][0]["signatures"]["good"] = 1.into()
+        }),
+        ("fewer needed", |set, _| {
+            set["sources"][0]["signatures"] = json!({"good": 1, "needed": 1});
+        }),
+        ("more good than there are", |set, _| {
+            set["sources"][0]["signatures"]["good"] = 4.into();
+        }),
+        ("more distinct", |set, last| {
+            set["sources"][0]["distinct"] = (last + 2).into();
+        }),
+        ("fewer distinct", |set, last| {
+            set["sources"][0]["distinct"] = last.into();
+        }),
+        ("fewer counted", |set, _| {
+            set["sources"][0]["counts"]["orports"] = 0.into();
+            set["sources"][0]["counts"]["dirports"] = 0.into();
+        }),
+        ("counts that overflow", |set, _| {
+            set["sources"][0]["counts"]["orports"] = u64::MAX.into();
+        }),
+        ("no times", |set, _| {
+            set["sources"][0]["validity"]["valid_until"] = 0.into();
+        }),
+        ("a time that no clock shows", |set, _| {
+            set["sources"][0]["validity"]["valid_until"] = u64::MAX.into();
+        }),
+        ("port 0", |set, _| set["endpoints"][0] = "0.0.0.1:0".into()),
+        ("out of order", |set, last| {
+            let first = set["endpoints"][0].take();
+            set["endpoints"][0] = set["endpoints"][last].take();
+            set["endpoints"][last] = first;
+        }),
+        ("twice the same", |set, _| {
+            set["endpoints"][1] = set["endpoints"][0].clone()
+        }),
+        ("another number of files", |set, _| {
+            set["sources"][1] = set["sources"][0].clone();
+        }),
+        ("a word too many", |set, _| set["more"] = 1.into()),
+    ];
+    for (what, change) in changes {
+        let mut answer = truth.clone();
+        if what == "another number of files" {
+            answer["set"]["sources"]
+                .as_array_mut()
+                .unwrap()
+                .push(Value::Null);
         }
-    }
-    is_good_again(&small);
-}
-
-#[test]
-fn what_a_loader_leaves_running_holds_up_nobody() {
-    let (directory, large) = (TempDir::new().unwrap(), large());
-    let path = directory.path().join("child");
-    // The child has the same pipes, and reads as little.
-    let script = format!("sleep 1000 & echo $! > {}; wait", path.display());
-    let failure = Script::new(&script, SHORT).failure(&large);
-    let child = fs::read_to_string(&path).unwrap();
-    let child = nix::unistd::Pid::from_raw(child.trim().parse().unwrap());
-    nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL)
-        .expect("it lives on, and the load has ended before it");
-    assert!(matches!(failure, LoaderFailure::Slow(_)), "{failure}");
-}
-
-#[test]
-fn a_loader_that_answers_nonsense_or_without_end_is_not_believed() {
-    let site = Site::new(Flavor::Ns);
-    for script in [
-        "echo hello",
-        "echo",
-        "echo '{}'",
-        "echo null",
-        "printf '\\0\\377\\376'",
-        "echo '{\"set\":{\"sources\":[]'",
-        "echo '{\"set\":{\"sources\":[],\"endpoints\":[]}}'",
-        "echo '{\"set\":{\"sources\":[],\"endpoints\":[]},\"refused\":1}'",
-        "echo '{\"refused\":{\"source\":1,\"of_certificates\":false,\"reason\":\"\"}}'",
-        "echo '{\"refused\":{\"source\":-1,\"of_certificates\":false,\"reason\":\"\"}}'",
-        "exec cat /dev/zero",
-        "exec yes",
-        "yes '[' | tr -d '\\n' | head -c 4000000",
-    ] {
-        let failure = Script::new(script, LONG).failure(&site);
-        assert!(
-            matches!(failure, LoaderFailure::Nonsense(_)),
-            "{script}: {failure}"
-        );
-    }
-    is_good_again(&site);
-}
-
-/// What the real loader answers about a site.
-fn answer(site: &Site) -> Value {
-    let files = [&site.consensus, &site.certificates].map(|path| fs::read(path).unwrap());
-    let request = json!({
-        "files": [[files[0].len(), files[1].len()]],
-        "authorities": crate::site::authorities().identities(),
-    });
-    let mut child = Command::new(env!("CARGO_BIN_EXE_exitmark"))
-        .arg("load-relays")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    writeln!(stdin, "{request}").unwrap();
-    for bytes in &files {
-        stdin.write_all(bytes).unwrap();
-    }
-    drop(stdin);
-    serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap()
-}
-
-#[test]
-fn a_set_that_no_document_makes_is_not_believed() {
-    let site = Site::new(Flavor::Ns);
-    let answer = answer(&site);
-    let load = |answer: &Value| {
-        let directory = TempDir::new().unwrap();
-        let path = file(&directory, "answer", answer.to_string());
-        let script = format!("cat > /dev/null; exec cat {}", path.display());
-        Script::new(&script, LONG).loader.load(&site.sources())
-    };
-    // As it is, it is fine, whoever says it.
-    let believed = load(&answer).unwrap();
-    assert_eq!(listed(&believed), listed(&site.load().unwrap()));
-    let set = |pointer: &str, value: Value| {
-        let mut answer = answer.clone();
-        *answer.pointer_mut(&format!("/set/{pointer}")).unwrap() = value;
-        answer
-    };
-    let endpoints = answer["set"]["endpoints"].as_array().unwrap();
-    let mut reversed = endpoints.clone();
-    reversed.reverse();
-    let mut twice = endpoints.clone();
-    twice.insert(0, twice[0].clone());
-    let mut foreign = endpoints.clone();
-    foreign.push("[2001:db8:ffff::1]:1".into());
-    for lie in [
-        set("sources", json!([])),
-        set("sources/0/signatures", Value::Null),
-        set("sources/0/signatures", json!({"good": 1, "needed": 2})),
-        set("sources/0/signatures", json!({"good": 1, "needed": 1})),
-        set("sources/0/signatures", json!({"good": 4, "needed": 2})),
-        set("sources/0/distinct", json!(0)),
-        set("sources/0/distinct", json!(endpoints.len() + 1)),
-        set("sources/0/counts/orports", json!(0)),
-        set("sources/0/counts/orports", json!(-1)),
-        set("sources/0/counts/orports", json!(u64::MAX)),
-        set("sources/0/validity/valid_until", json!(0)),
-        set("sources/0/validity/valid_until", json!(u64::MAX)),
-        set("sources/0/flavor", json!("shiny")),
-        set("endpoints", json!([])),
-        set("endpoints", reversed.into()),
-        set("endpoints", twice.into()),
-        set("endpoints", foreign.into()),
-        set("endpoints/0", json!("192.0.2.1:0")),
-        set("endpoints/0", json!("relay.example:9001")),
-        set("endpoints/0", json!(1)),
-    ] {
-        let error = load(&lie).unwrap_err();
+        change(&mut answer["set"], last);
+        assert_ne!(answer, truth, "{what}");
+        let error = told(&site, &answer).unwrap_err();
         assert!(
             matches!(error, LoadError::Loader(LoaderFailure::Nonsense(_))),
-            "{lie}: {error}"
+            "{what}: {error}"
         );
         assert_names_no_address(&error);
     }
-    is_good_again(&site);
+    // Not one word behind it either.
+    let path = site.directory.path().join("two");
+    fs::write(&path, format!("{truth}{truth}")).unwrap();
+    let two = Loader::of("/bin/cat".into(), vec![path.into()], LONG);
+    let error = two.load(&site.sources()).unwrap_err();
+    assert!(error.to_string().contains("nonsense"), "{error}");
 }
 
 #[test]
-fn what_a_loader_says_of_a_file_is_shown_without_what_terminals_obey() {
+fn more_than_a_set_holds_is_refused() {
     let site = Site::new(Flavor::Ns);
-    let reason = format!("\u{1b}[2J\u{202e}\n{}", "x".repeat(100_000));
-    let answer = json!({"refused": {"source": 0, "of_certificates": true, "reason": reason}});
-    let directory = TempDir::new().unwrap();
-    let path = file(&directory, "answer", answer.to_string());
-    let script = format!("exec cat {}", path.display());
-    let error = Script::new(&script, LONG).loader.load(&site.sources());
-    let said = error.unwrap_err().to_string();
-    assert!(said.starts_with(&*site.certificates.to_string_lossy()));
-    assert!(said.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
-    assert!(said.len() < 1_000);
+    let loaded = site.load().unwrap();
+    let mut answer = truth(&loaded);
+    let many = (0..70_000_u32).map(|n| format!("{}:1", std::net::Ipv4Addr::from(n)));
+    answer["set"]["endpoints"] = many.collect();
+    let error = told(&site, &answer).unwrap_err();
+    assert!(
+        matches!(error, LoadError::TooMany { count: 70_000 }),
+        "{error}"
+    );
 }
 
 #[test]
-fn many_loads_leave_neither_processes_nor_open_files() {
-    // Other tests have children and files too: what counts is what stays.
-    let zombies = || {
-        let mine = format!(" {} ", std::process::id());
-        let entries = fs::read_dir("/proc").unwrap().flatten();
-        entries
-            .filter(|entry| {
-                fs::read_to_string(entry.path().join("stat"))
-                    .is_ok_and(|stat| stat.contains(&format!(") Z{mine}")))
-            })
-            .map(|entry| entry.path())
-            .collect::<Vec<_>>()
+fn a_reason_is_told_in_printable_words_about_a_file_that_was_asked_for() {
+    let site = Site::new(Flavor::Ns);
+    let refused = |source: u64, of_certificates: bool, reason: &str| {
+        let answer = json!({"refused": {
+            "source": source, "of_certificates": of_certificates, "reason": reason,
+        }});
+        told(&site, &answer).unwrap_err()
     };
-    let site = Site::holding("hello\n", certificates());
-    for _ in 0..10 {
-        loader().load(&site.sources()).unwrap_err();
-    }
-    // Whoever of these is another test's is waited for by it.
-    for zombie in zombies() {
-        while fs::read_to_string(zombie.join("stat")).is_ok_and(|stat| stat.contains(") Z")) {
-            std::thread::yield_now();
+    let named = |error: LoadError, expected: &Path| match error {
+        LoadError::Told { path, reason } => {
+            assert_eq!(path, expected);
+            reason
         }
+        other => panic!("{other}"),
+    };
+    assert_eq!(named(refused(0, false, "why"), &site.consensus), "why");
+    assert_eq!(named(refused(0, true, "why"), &site.certificates), "why");
+    let wild = named(refused(0, false, "\u{1b}[2J\n\r\u{202e}x"), &site.consensus);
+    assert_eq!(wild, "?[2J???x");
+    let long = named(refused(0, false, &"x".repeat(1 << 20)), &site.consensus);
+    assert_eq!(long.len(), 500);
+    for number in [1, u64::MAX] {
+        let error = refused(number, false, "why");
+        assert!(error.to_string().contains("nonsense"), "{error}");
+    }
+}
+
+#[test]
+fn a_good_loader_is_good_again_and_again() {
+    let site = Site::new(Flavor::Ns);
+    let first = site.load().unwrap();
+    let loader = loader();
+    for _ in 0..20 {
+        assert_eq!(loader.load(&site.sources()).unwrap().listed, first.listed);
     }
 }

@@ -57,16 +57,15 @@ pub(crate) fn real(name: &'static str) -> Option<Arc<Vec<u8>>> {
 /// Real documents and their certificates as a tor has them.
 pub(crate) struct RealSite {
     _directory: TempDir,
-    pub(crate) certificates: PathBuf,
     pub(crate) paths: Vec<PathBuf>,
 }
 
 impl RealSite {
     pub(crate) fn new(names: &[&'static str]) -> Option<Self> {
         let directory = TempDir::new().unwrap();
-        let mut write = |name, as_: &str| Some(file(&directory, as_, &*real(name)?));
+        let write = |name, as_: &str| Some(file(&directory, as_, &*real(name)?));
+        write(CERTIFICATES, "cached-certs")?;
         Some(Self {
-            certificates: write(CERTIFICATES, "cached-certs")?,
             paths: names
                 .iter()
                 .map(|name| write(name, name))

@@ -3,7 +3,7 @@
 use crate::site::{Site, authorities, both, certificates, pinned, plan, signed};
 use crate::{FLAVORS, listed};
 use exitmark::lab::authorities::Authorities;
-use exitmark::relays::{Flavor, LoadError, Signatures, SignatureError, Trust, load};
+use exitmark::relays::{Flavor, LoadError, SignatureError, Signatures, Trust, load};
 
 /// Loads what these of the authorities signed, where most of `trusted` are needed.
 fn by(
@@ -120,7 +120,9 @@ fn a_signature_of_another_document_is_bad_even_where_enough_are_good() {
         };
         let other = other.sign(&authorities());
         let text = signed(flavor);
-        for (number, (mine, theirs)) in (1..).zip(signatures(&text).into_iter().zip(signatures(&other))) {
+        for (number, (mine, theirs)) in
+            (1..).zip(signatures(&text).into_iter().zip(signatures(&other)))
+        {
             let site = Site::new(flavor);
             site.write(text.replace(mine, theirs));
             let error = load(&site.sources()).unwrap_err();

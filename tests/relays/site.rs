@@ -150,7 +150,10 @@ pub(crate) fn both(sources: &Sources) -> Result<Loaded, LoadError> {
                 let said = here.to_string();
                 [consensus, certificates].map(|path| said.starts_with(&*path.to_string_lossy()))
             };
-            assert!(sources.files.iter().flat_map(path).any(|named| named), "{here}");
+            assert!(
+                sources.files.iter().flat_map(path).any(|named| named),
+                "{here}"
+            );
         }
         _ => panic!("here: {here:?}\nthere: {there:?}"),
     }

@@ -1,237 +1,235 @@
-//! The state file: what was saved comes back, and nothing that lies at its path or has happened to
-//! it makes more of it than an error.
+//! The live set on disk: what was saved is what is loaded, and what is damaged is named.
 
-use crate::live::{HOUR, edition, hour, next};
-use crate::site::Site;
-use crate::assert_names_no_address;
-use exitmark::lab::Random;
-use exitmark::relays::{LiveSet, StateError, StateFile};
+use crate::site::{LONG, Site, plan};
+use crate::{assert_names_no_address, at, file};
+use exitmark::lab::consensus::Order;
+use exitmark::relays::{Flavor, LiveSet, LoadError, StateError, StateFile};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use tempfile::TempDir;
 
-/// A live set with something of everything.
-fn eventful(relays: u32) -> LiveSet {
-    let site = Site::of(&edition(0, relays));
+const START: u64 = 1_700_000_000;
+
+/// A set with one who has left, and a refusal.
+fn live() -> LiveSet {
     let mut live = LiveSet::default();
-    live.offer(site.load().unwrap(), hour(0)).unwrap();
-    let shorter = next(&site, &edition(1, relays * 3 / 4));
-    live.offer(shorter, hour(1)).unwrap();
-    live.refuse("it was \"too\" large\n".to_owned(), hour(2));
-    assert!(live.counts().1 > 0);
+    let with = Order {
+        listed: vec![
+            "203.0.113.1:1".parse().unwrap(),
+            "[2001:db8:9::9]:25".parse().unwrap(),
+        ],
+        ..plan(Flavor::Ns)
+    };
+    live.offer(Site::of(&with).load().unwrap(), at(START))
+        .unwrap();
+    let mut without = Site::new(Flavor::Ns).load().unwrap();
+    without.sources[0].path = live.sources()[0].path.clone();
+    live.offer(without, at(START + 60)).unwrap();
+    live.refuse("\u{e4} \"reason\"\n".to_owned(), at(START + 90));
+    assert!(live.counts().1 >= 2);
     live
 }
 
-fn at_path(path: impl AsRef<Path>) -> StateFile {
-    StateFile::new(path.as_ref().to_owned())
+fn state(directory: &TempDir) -> StateFile {
+    StateFile::new(directory.path().join("relays.state"))
 }
 
-#[test]
-fn what_was_saved_comes_back() {
-    let directory = TempDir::new().unwrap();
-    // Directories are made where there are none.
-    let file = at_path(directory.path().join("a/b/relays.state"));
-    assert!(file.load().unwrap().is_none());
-    for live in [eventful(40), eventful(4), LiveSet::default()] {
-        file.save(&live).unwrap();
-        assert_eq!(file.load().unwrap(), Some(live.clone()));
-        // Again and again.
-        file.save(&file.load().unwrap().unwrap()).unwrap();
-        let back = file.load().unwrap().unwrap();
-        assert_eq!(back, live);
-        assert_eq!(back.next_to_forget(HOUR), live.next_to_forget(HOUR));
-    }
-    let names = fs::read_dir(file.path().parent().unwrap()).unwrap();
-    assert_eq!(names.count(), 1, "nothing is left beside it");
-}
-
-/// An error that names no address, or a set that could have been saved.
-fn is_error_or_plausible(file: &StateFile) -> bool {
-    match file.load() {
-        Ok(None) => panic!("there is a file"),
-        Ok(Some(live)) => {
-            // Whatever it says, it can be asked.
-            let _ = live.endpoints(&[]).map(|set| set.len());
-            let _ = (live.age(hour(1)), live.next_age(hour(1)), live.next_to_forget(HOUR));
-            for source in live.sources() {
-                assert!(source.validity.is_ordered());
-            }
-            let mut live = live;
-            live.forget(hour(5), HOUR);
-            true
+fn unusable(state: &StateFile) -> String {
+    let error = state.load().unwrap_err();
+    assert_names_no_address(&error);
+    match &error {
+        StateError::Unusable { path, reason } => {
+            assert_eq!(path, state.path());
+            reason.clone()
         }
-        Err(error) => {
-            assert_names_no_address(&error);
-            assert!(error.to_string().contains("relays.state"), "{error}");
-            false
-        }
+        other => panic!("{other}"),
     }
 }
 
 #[test]
-fn a_state_file_cut_anywhere_is_an_error() {
+fn what_was_saved_is_loaded() {
     let directory = TempDir::new().unwrap();
-    let file = at_path(directory.path().join("relays.state"));
-    file.save(&eventful(4)).unwrap();
-    let whole = fs::read(file.path()).unwrap();
-    for end in 0..whole.len() {
-        fs::write(file.path(), &whole[..end]).unwrap();
-        // Without its last line end it is still whole.
-        assert_eq!(is_error_or_plausible(&file), end + 1 == whole.len(), "{end}");
+    let state = state(&directory);
+    assert_eq!(state.load().unwrap(), None);
+    for live in [LiveSet::default(), live()] {
+        state.save(&live).unwrap();
+        assert_eq!(state.load().unwrap(), Some(live));
     }
+    let names: Vec<_> = fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["relays.state"], "nothing is left beside it");
 }
 
 #[test]
-fn a_state_file_with_other_bytes_is_an_error_or_another_plausible_set() {
+fn directories_are_made_and_leftovers_replaced() {
     let directory = TempDir::new().unwrap();
-    let file = at_path(directory.path().join("relays.state"));
-    file.save(&eventful(4)).unwrap();
-    let whole = fs::read(file.path()).unwrap();
-    let mut random = Random::new(7);
-    let (mut errors, mut sets) = (0, 0);
-    for _ in 0..4_000 {
-        let mut bytes = whole.clone();
-        for _ in 0..=random.below(3) {
-            let place = random.below(bytes.len());
-            match random.below(3) {
-                0 => bytes[place] ^= 1 + random.byte() % 255,
-                1 => bytes[place] = b'0' + random.byte() % 10,
-                _ => drop(bytes.drain(place..bytes.len().min(place + random.below(9)))),
-            }
-        }
-        fs::write(file.path(), &bytes).unwrap();
-        *[&mut errors, &mut sets][usize::from(is_error_or_plausible(&file))] += 1;
-    }
-    println!("{errors} errors, {sets} other sets that could have been saved");
-    assert!(errors > 1_000 && sets > 0);
-}
-
-#[test]
-fn what_is_no_state_file_is_named() {
-    let directory = TempDir::new().unwrap();
-    let file = at_path(directory.path().join("relays.state"));
-    file.save(&eventful(4)).unwrap();
-    let text = fs::read_to_string(file.path()).unwrap();
-    let replaced = |what: &str, by: &str| {
-        assert!(text.contains(what), "{what}: {text}");
-        text.replacen(what, by, 1)
-    };
-    let endpoint = "\"192.0.2.1:9001\"";
-    for (text, words) in [
-        (String::new(), "no such file"),
-        ("hello\n".to_owned(), "no such file"),
-        ("{}".to_owned(), "no such file"),
-        (replaced("\"format\":1", "\"format\":2"), "another version"),
-        (replaced("\"format\":1", "\"shape\":1"), "no such file"),
-        (replaced("\"format\":1", "\"format\":1,\"new\":1"), "no such file"),
-        (replaced(endpoint, "\"192.0.2.1:0\""), "port 0"),
-        (replaced(endpoint, "\"255.0.2.1:9001\""), "out of order"),
-        (replaced(endpoint, "\"relay:9001\""), "no such file"),
-        (format!("{text}{text}"), "no such file"),
-        ("[".repeat(1_000_000), "no such file"),
+    let victim = file(&directory, "victim", "untouched");
+    let state = StateFile::new(directory.path().join("a/b/relays.state"));
+    state.save(&live()).unwrap();
+    let new = directory.path().join("a/b/relays.state.new");
+    // What an earlier process has left half done, and what somebody has put there.
+    for leave in [
+        (|new: &PathBuf, _| fs::write(new, "half").unwrap()) as fn(&PathBuf, &PathBuf),
+        |new, victim| symlink(victim, new).unwrap(),
+        |new, _| mkfifo(new, Mode::S_IRWXU).unwrap(),
     ] {
-        fs::write(file.path(), text).unwrap();
-        let error = file.load().unwrap_err();
-        assert!(matches!(error, StateError::Unusable { .. }), "{error}");
-        assert!(error.to_string().contains(words), "{words}: {error}");
-        assert_names_no_address(&error);
+        leave(&new, &victim);
+        state.save(&live()).unwrap();
+        assert!(new.symlink_metadata().is_err(), "it is gone");
+        let metadata = state.path().symlink_metadata().unwrap();
+        assert!(metadata.is_file());
+        assert_eq!(
+            metadata.permissions().mode() & 0o022,
+            0,
+            "others only read it"
+        );
     }
-    file.save(&eventful(4)).unwrap();
-    assert!(is_error_or_plausible(&file));
+    assert_eq!(fs::read_to_string(victim).unwrap(), "untouched");
 }
 
 #[test]
-fn what_lies_at_its_path_is_replaced_or_in_the_way_but_never_waited_for() {
+fn what_cannot_be_written_leaves_what_was_there() {
     let directory = TempDir::new().unwrap();
-    let path = directory.path().join("relays.state");
-    let file = at_path(&path);
-    let live = eventful(4);
+    let state = state(&directory);
+    let live = live();
+    state.save(&live).unwrap();
+    fs::create_dir(directory.path().join("relays.state.new")).unwrap();
+    let error = state.save(&LiveSet::default()).unwrap_err();
+    assert!(matches!(error, StateError::Write { .. }), "{error}");
+    assert!(error.to_string().contains("relays.state"), "{error}");
+    assert_eq!(state.load().unwrap(), Some(live));
 
-    fs::create_dir(&path).unwrap();
-    assert!(matches!(file.load(), Err(StateError::Read(_))));
-    assert!(matches!(file.save(&live), Err(StateError::Write { .. })));
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-    fs::remove_dir(&path).unwrap();
-
-    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(matches!(file.load(), Err(StateError::Read(_))));
-    file.save(&live).unwrap();
-    assert_eq!(file.load().unwrap().as_ref(), Some(&live));
-
-    // A link is replaced, and what it leads to is left alone.
-    let other = crate::file(&directory, "other", "mine");
-    fs::remove_file(&path).unwrap();
-    symlink(&other, &path).unwrap();
-    file.save(&live).unwrap();
-    assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
-    assert_eq!(file.load().unwrap().as_ref(), Some(&live));
-}
-
-#[test]
-fn what_lies_beside_it_is_never_written_through() {
-    let directory = TempDir::new().unwrap();
-    let path = directory.path().join("relays.state");
-    let new = directory.path().join("relays.state.new");
-    let file = at_path(&path);
-    let live = eventful(4);
-    let victim = crate::file(&directory, "victim", "mine");
-    let obstacles: [&dyn Fn(); 4] = [
-        &|| fs::write(&new, "half").unwrap(),
-        &|| symlink(&victim, &new).unwrap(),
-        &|| fs::hard_link(&victim, &new).unwrap(),
-        &|| nix::unistd::mkfifo(&new, nix::sys::stat::Mode::S_IRWXU).unwrap(),
-    ];
-    for put in obstacles {
-        put();
-        file.save(&live).unwrap();
-        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
-        assert_eq!(file.load().unwrap().as_ref(), Some(&live));
-        assert!(fs::symlink_metadata(&new).is_err(), "nothing is left");
-    }
-    fs::create_dir(&new).unwrap();
-    assert!(matches!(file.save(&live), Err(StateError::Write { .. })));
-    assert_eq!(file.load().unwrap().as_ref(), Some(&live), "untouched");
-}
-
-#[test]
-fn a_place_that_cannot_be_written_to_is_named() {
-    let directory = TempDir::new().unwrap();
-    let no_directory = crate::file(&directory, "file", "x").join("relays.state");
+    // Below what is no directory; over one; without a name.
     for path in [
-        Path::new("/proc/relays.state"),
-        Path::new("/dev/full/relays.state"),
-        &no_directory,
+        state.path().join("below"),
+        directory.path().into(),
+        "/".into(),
     ] {
-        let error = at_path(path).save(&eventful(4)).unwrap_err();
+        let error = StateFile::new(path).save(&LiveSet::default()).unwrap_err();
         assert!(matches!(error, StateError::Write { .. }), "{error}");
-        assert!(error.to_string().contains("relays.state"), "{error}");
     }
 }
 
 #[test]
-fn a_reader_never_sees_half_a_state_file() {
+fn whatever_is_cut_or_changed_is_named_or_harmless() {
     let directory = TempDir::new().unwrap();
-    let file = at_path(directory.path().join("relays.state"));
-    let versions = [eventful(40), eventful(200)];
-    file.save(&versions[0]).unwrap();
-    let over = AtomicBool::new(false);
+    let state = state(&directory);
+    state.save(&live()).unwrap();
+    let good = fs::read(state.path()).unwrap();
+    for end in 0..good.len() - 1 {
+        fs::write(state.path(), &good[..end]).unwrap();
+        unusable(&state);
+    }
+    for place in 0..good.len() {
+        let mut bytes = good.clone();
+        bytes[place] ^= 1;
+        fs::write(state.path(), &bytes).unwrap();
+        match state.load() {
+            // Another digit is another number.
+            Ok(live) => drop(live.unwrap().endpoints(&[]).unwrap()),
+            Err(error) => assert_names_no_address(&error),
+        }
+    }
+    for bytes in [&b"null"[..], b"[]", b"{}", b"\0\0\0", b"\xff\xfe", b"hello"] {
+        fs::write(state.path(), bytes).unwrap();
+        unusable(&state);
+    }
+}
+
+#[test]
+fn what_no_box_writes_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let state = state(&directory);
+    state.save(&live()).unwrap();
+    let good: Value = serde_json::from_slice(&fs::read(state.path()).unwrap()).unwrap();
+    let changes: [(&str, fn(&mut Value)); 9] = [
+        ("another version", |state| state["format"] = 2.into()),
+        ("port 0", |state| state["listed"][0] = "0.0.0.1:0".into()),
+        ("port 0", |state| {
+            state["departed"][0][0] = "0.0.0.1:0".into()
+        }),
+        ("out of order", |state| {
+            state["listed"][1] = "0.0.0.1:1".into()
+        }),
+        ("follow each other", |state| {
+            state["sources"][0]["validity"]["valid_until"] = 1.into();
+        }),
+        ("no clock shows", |state| {
+            state["departed"][0][1] = u64::MAX.into()
+        }),
+        ("no such file", |state| {
+            state["accepted_at"] = u64::MAX.into()
+        }),
+        ("no such file", |state| state["more"] = 1.into()),
+        ("too many", |state| {
+            let all = (1..70_000_u32).map(|n| format!("{}:1", std::net::Ipv4Addr::from(n)));
+            state["listed"] = all.collect();
+        }),
+    ];
+    for (words, change) in changes {
+        let mut bad = good.clone();
+        change(&mut bad);
+        fs::write(state.path(), bad.to_string()).unwrap();
+        let reason = unusable(&state);
+        assert!(reason.contains(words), "{words}: {reason}");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_not_read() {
+    let directory = TempDir::new().unwrap();
+    let fifo = directory.path().join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let zeros = directory.path().join("zeros");
+    symlink("/dev/zero", &zeros).unwrap();
+    let large = directory.path().join("large");
+    fs::File::create(&large)
+        .unwrap()
+        .set_len(200 << 20)
+        .unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let paths = [fifo, zeros, large, directory.path().to_owned()];
+    std::thread::spawn(move || sender.send(paths.map(|path| StateFile::new(path).load())));
+    for outcome in receiver.recv_timeout(LONG).expect("loading must not block") {
+        let error = outcome.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StateError::Read(LoadError::NotRegular { .. } | LoadError::TooLarge { .. })
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn whoever_reads_while_it_is_saved_finds_a_whole_one() {
+    let directory = TempDir::new().unwrap();
+    let state = state(&directory);
+    let sets = [LiveSet::default(), live()];
+    state.save(&sets[0]).unwrap();
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for live in versions.iter().cycle() {
-                if over.load(Ordering::Relaxed) {
+            for live in sets.iter().cycle() {
+                if is_over.load(Ordering::Relaxed) {
                     break;
                 }
-                file.save(live).unwrap();
+                state.save(live).unwrap();
             }
         });
-        let mut seen = [0, 0];
-        while seen.iter().any(|&count| count < 20) {
-            let live = file.load().unwrap().unwrap();
-            let version = versions.iter().position(|version| *version == live);
-            seen[version.unwrap()] += 1;
+        for _ in 0..200 {
+            let loaded = state.load().unwrap().unwrap();
+            assert!(sets.contains(&loaded));
         }
-        over.store(true, Ordering::Relaxed);
+        is_over.store(true, Ordering::Relaxed);
     });
 }

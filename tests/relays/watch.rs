@@ -1,178 +1,138 @@
-//! The watch over files: whatever way a file takes to be another one, it is told, and told once.
+//! `Watch`: whatever is done to a file ends a wait, and only another content counts as new.
 
+use crate::file;
 use crate::site::LONG;
-use crate::{file, names_an_address};
 use exitmark::lab::replace;
 use exitmark::relays::Watch;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A watch that waits on a thread of its own, and says when it has seen a change.
-struct Watching {
-    changes: mpsc::Receiver<()>,
-    waker: std::sync::Arc<nix::sys::eventfd::EventFd>,
+/// A watch that has seen what is there.
+fn watch(files: &[&Path]) -> Watch {
+    let mut watch = Watch::new(files.iter().map(|&path| path.to_owned()).collect()).unwrap();
+    assert!(watch.has_changed(), "at first everything is new");
+    assert!(!watch.has_changed());
+    watch
 }
 
-impl Watching {
-    /// `look` is how long it waits before it looks by itself.
-    fn new(files: &[&Path], look: Duration) -> Self {
-        let mut watch = Watch::new(files.iter().map(|path| path.to_path_buf()).collect()).unwrap();
-        assert!(watch.has_changed(), "everything is new at first");
-        assert!(!watch.has_changed());
-        let (sender, changes) = mpsc::channel();
-        let waker = watch.waker();
-        thread::spawn(move || {
-            loop {
-                watch.wait(look).unwrap();
-                // Nobody listens any more: the test is over.
-                if watch.has_changed() && sender.send(()).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { changes, waker }
-    }
-
-    fn expect_change(&self, what: &str) {
-        self.changes.recv_timeout(LONG).expect(what);
-    }
-
-    /// More than one may be seen of one that is made in several steps.
-    fn forget(&self) {
-        while self.changes.try_recv().is_ok() {}
-    }
+/// Waits until something happened; to wait in vain is the fault that this is about.
+fn wait(watch: &Watch) {
+    let started = Instant::now();
+    watch.wait(LONG).unwrap();
+    assert!(started.elapsed() < LONG, "nobody told");
 }
 
-impl Drop for Watching {
-    fn drop(&mut self) {
-        let _ = self.waker.write(1);
+/// Waits for a change that is under way.
+fn wait_for_change(watch: &mut Watch) {
+    wait(watch);
+    // Of a change in several steps, the first may come alone.
+    while !watch.has_changed() {
+        wait(watch);
     }
 }
-
-/// So long that nothing is found by looking: what is found was told.
-const TOLD: Duration = Duration::from_secs(3600);
 
 #[test]
-fn a_file_that_is_replaced_rewritten_or_removed_is_told() {
+fn whatever_is_done_to_a_file_is_told() {
     let directory = TempDir::new().unwrap();
     let path = file(&directory, "cached-consensus", "one");
-    let watching = Watching::new(&[&path], TOLD);
-    replace(&path, "two").unwrap();
-    watching.expect_change("renamed over");
-    // Of the same length, so that only the time differs.
-    fs::write(&path, "owt").unwrap();
-    watching.expect_change("written in place");
-    watching.forget();
-    fs::remove_file(&path).unwrap();
-    watching.expect_change("removed");
-    watching.forget();
-    fs::write(&path, "two").unwrap();
-    watching.expect_change("there again");
+    let mut watch = watch(&[&path]);
+    let doings: [(&str, fn(&Path)); 6] = [
+        ("replaced", |path| replace(path, "two").unwrap()),
+        ("replaced by the same", |path| replace(path, "two").unwrap()),
+        ("written", |path| fs::write(path, "three").unwrap()),
+        ("removed", |path| fs::remove_file(path).unwrap()),
+        ("made", |path| fs::write(path, "four").unwrap()),
+        ("moved away", |path| {
+            fs::rename(path, path.with_extension("old")).unwrap()
+        }),
+    ];
+    for (what, doing) in doings {
+        doing(&path);
+        wait_for_change(&mut watch);
+        // All that this doing told is told.
+        watch.wait(Duration::ZERO).unwrap();
+        watch.has_changed();
+        println!("{what}: told");
+    }
 }
 
 #[test]
-fn any_of_several_files_is_told() {
-    let (one, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let paths = [
-        file(&one, "cached-consensus", "one"),
-        one.path().join("cached-certs"),
-        file(&other, "cached-consensus", "one"),
-    ];
-    let watching = Watching::new(&paths.each_ref().map(PathBuf::as_path), TOLD);
+fn a_wait_that_has_begun_ends() {
+    let directory = TempDir::new().unwrap();
+    let path = file(&directory, "cached-consensus", "one");
+    let mut watch = watch(&[&path]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| replace(&path, "two").unwrap());
+        wait_for_change(&mut watch);
+    });
+    let waker = watch.waker();
+    std::thread::scope(|scope| {
+        scope.spawn(|| waker.write(1).unwrap());
+        wait(&watch);
+    });
+    assert!(!watch.has_changed(), "to be woken is no news");
+}
+
+#[test]
+fn another_file_beside_it_is_no_news() {
+    let directory = TempDir::new().unwrap();
+    let path = file(&directory, "cached-consensus", "one");
+    let mut watch = watch(&[&path]);
+    file(&directory, "cached-descriptors", "x");
+    wait(&watch);
+    assert!(!watch.has_changed());
+}
+
+#[test]
+fn one_of_several_files_is_enough() {
+    let directories = [(); 2].map(|()| TempDir::new().unwrap());
+    let paths = [0, 1].map(|index| file(&directories[index], "cached-consensus", "one"));
+    let mut watch = watch(&[&paths[0], &paths[1]]);
     for path in &paths {
         replace(path, "two").unwrap();
-        watching.expect_change("each of them");
-        watching.forget();
+        wait_for_change(&mut watch);
     }
 }
 
 #[test]
-fn where_a_link_leads_is_followed() {
-    let (here, there) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let target = file(&there, "cached-consensus", "one");
-    let link = here.path().join("cached-consensus");
-    symlink(&target, &link).unwrap();
-    let watching = Watching::new(&[&link], TOLD);
-    replace(&target, "two").unwrap();
-    watching.expect_change("the target was renamed over");
-    watching.forget();
-    // Another target, and then it is this one that counts.
-    let other = file(&there, "other", "three");
-    let beside = here.path().join("beside");
-    symlink(&other, &beside).unwrap();
-    fs::rename(&beside, &link).unwrap();
-    watching.expect_change("the link leads elsewhere");
-    watching.forget();
-    replace(&other, "four").unwrap();
-    watching.expect_change("the other target was renamed over");
-}
-
-#[test]
-fn a_directory_that_is_made_anew_is_found_again() {
-    let parent = TempDir::new().unwrap();
-    let directory = parent.path().join("tor");
-    let path = directory.join("cached-consensus");
-    fs::create_dir(&directory).unwrap();
-    fs::write(&path, "one").unwrap();
-    // Nothing tells of a directory that is not there: it is looked for.
-    let watching = Watching::new(&[&path], Duration::from_millis(10));
-    fs::remove_dir_all(&directory).unwrap();
-    watching.expect_change("gone");
-    watching.forget();
-    fs::create_dir(&directory).unwrap();
-    fs::write(&path, "one").unwrap();
-    watching.expect_change("there again");
-    watching.forget();
-    replace(&path, "two").unwrap();
-    watching.expect_change("renamed over in the new directory");
-    watching.forget();
-    // Moved away as a whole, and another one in its place.
-    fs::rename(&directory, parent.path().join("old")).unwrap();
-    watching.expect_change("moved away");
-    watching.forget();
-    fs::create_dir(&directory).unwrap();
-    fs::write(&path, "three").unwrap();
-    watching.expect_change("another directory");
-}
-
-#[test]
-fn a_waker_ends_a_wait_and_changes_nothing() {
-    let directory = TempDir::new().unwrap();
-    let path = file(&directory, "cached-consensus", "one");
-    let mut watch = Watch::new(vec![path]).unwrap();
-    watch.has_changed();
-    let waker = watch.waker();
-    let waiting = thread::spawn(move || {
-        watch.wait(TOLD).unwrap();
-        watch
-    });
-    waker.write(1).unwrap();
-    let mut watch = waiting.join().unwrap();
-    assert!(!watch.has_changed());
-    // Woken before the wait counts too, and once.
-    waker.write(1).unwrap();
-    waker.write(1).unwrap();
-    watch.wait(TOLD).unwrap();
+fn where_a_link_leads_is_watched_and_where_it_leads_now() {
+    let directories = [(); 3].map(|()| TempDir::new().unwrap());
+    let targets = [1, 2].map(|index| file(&directories[index], "cached-consensus", "one"));
+    let link: PathBuf = directories[0].path().join("cached-consensus");
+    symlink(&targets[0], &link).unwrap();
+    let mut watch = watch(&[&link]);
+    replace(&targets[0], "two").unwrap();
+    wait_for_change(&mut watch);
+    // Turned to the other.
+    let new = directories[0].path().join("new");
+    symlink(&targets[1], &new).unwrap();
+    fs::rename(&new, &link).unwrap();
+    wait_for_change(&mut watch);
     watch.wait(Duration::ZERO).unwrap();
-    assert!(!names_an_address(&format!("{waker:?}")));
+    replace(&targets[1], "two").unwrap();
+    wait_for_change(&mut watch);
 }
 
 #[test]
-fn what_happens_to_its_neighbours_is_no_change() {
+fn a_directory_that_is_not_there_yet_is_found_later() {
     let directory = TempDir::new().unwrap();
-    let path = file(&directory, "cached-consensus", "one");
-    let mut watch = Watch::new(vec![path.clone()]).unwrap();
-    watch.has_changed();
-    file(&directory, "lock", "x");
-    watch.wait(TOLD).unwrap();
-    assert!(!watch.has_changed());
-    replace(&path, "two").unwrap();
-    watch.wait(TOLD).unwrap();
+    let inner = directory.path().join("tor");
+    let path = inner.join("cached-consensus");
+    let mut watch = watch(&[&path]);
+    fs::create_dir(&inner).unwrap();
+    fs::write(&path, "one").unwrap();
+    // Nobody told, for nothing was watched; whoever looks sees it, and watches from now on.
+    watch.wait(Duration::ZERO).unwrap();
     assert!(watch.has_changed());
-    assert!(!watch.has_changed());
+    // The whole directory is another one.
+    fs::rename(&inner, directory.path().join("old")).unwrap();
+    fs::create_dir(&inner).unwrap();
+    fs::write(&path, "two").unwrap();
+    wait_for_change(&mut watch);
+    watch.wait(Duration::ZERO).unwrap();
+    replace(&path, "three").unwrap();
+    wait_for_change(&mut watch);
 }

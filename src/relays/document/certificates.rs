@@ -71,7 +71,8 @@ impl Certificates {
         Ok(certificates)
     }
 
-    /// The signing key with this digest, if this authority vouches for it at `at`.
+    /// The signing key with this digest, if this authority vouches for it and has not ceased to
+    /// by `at`. Authorities sign with their next key some days before its certificate is dated.
     pub(super) fn key(
         &self,
         identity: Identity,
@@ -81,11 +82,16 @@ impl Certificates {
         self.by_keys
             .get(&(identity, signing_key))?
             .iter()
-            .filter(|certificate| {
-                let (body, _) = certificate.document.inspect_unverified();
-                (body.published()..=body.expires()).contains(&at)
-            })
+            .filter(|certificate| !certificate.has_expired(at))
             .find_map(Certificate::key)
+    }
+
+    /// Whether there is a word of this authority, about whichever key.
+    pub(super) fn know(&self, identity: Identity, at: SystemTime) -> bool {
+        let of_theirs = self.by_keys.iter().filter(|((one, _), _)| *one == identity);
+        of_theirs
+            .flat_map(|(_, certificates)| certificates)
+            .any(|certificate| !certificate.has_expired(at) && certificate.key().is_some())
     }
 
     /// How many can be read, and how many cannot.
@@ -95,6 +101,11 @@ impl Certificates {
 }
 
 impl Certificate {
+    fn has_expired(&self, at: SystemTime) -> bool {
+        let (body, _) = self.document.inspect_unverified();
+        at > body.expires()
+    }
+
     /// The signing key, if the identity key signed it and the other way round.
     fn key(&self) -> Option<&PublicKey> {
         let checked = || {

@@ -29,7 +29,7 @@ fn a_signed_document_cut_anywhere_is_refused_or_has_lost_a_signature_that_was_no
         let whole: Vec<_> = whole.accept_unchecked().endpoints().collect();
         let mut good = Vec::new();
         for end in 0..=text.len() {
-            let document = UncheckedDocument::parse(text[..end].as_bytes());
+            let document = UncheckedDocument::parse(&text.as_bytes()[..end]);
             let Ok(document) = document else { continue };
             match document.verify(&certificates, &authorities) {
                 Ok((document, signatures)) => {

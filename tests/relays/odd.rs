@@ -15,7 +15,9 @@ use tempfile::TempDir;
 /// Both outcomes. A reader that waits fails here instead of hanging the test.
 fn both_ways(sources: Sources) -> [Result<Loaded, LoadError>; 2] {
     let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send([load(&sources), loader().load(&sources)]));
+    std::thread::spawn(move || {
+        let _ = sender.send([load(&sources), loader().load(&sources)]);
+    });
     receiver.recv_timeout(LONG).expect("loading must not block")
 }
 

@@ -150,7 +150,8 @@ fn what_no_box_writes_is_refused() {
     let state = state(&directory);
     state.save(&live()).unwrap();
     let good: Value = serde_json::from_slice(&fs::read(state.path()).unwrap()).unwrap();
-    let changes: [(&str, fn(&mut Value)); 9] = [
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 9] = [
         ("another version", |state| state["format"] = 2.into()),
         ("port 0", |state| state["listed"][0] = "0.0.0.1:0".into()),
         ("port 0", |state| {
@@ -197,7 +198,9 @@ fn what_is_no_file_is_not_read() {
         .unwrap();
     let (sender, receiver) = mpsc::channel();
     let paths = [fifo, zeros, large, directory.path().to_owned()];
-    std::thread::spawn(move || sender.send(paths.map(|path| StateFile::new(path).load())));
+    std::thread::spawn(move || {
+        let _ = sender.send(paths.map(|path| StateFile::new(path).load()));
+    });
     for outcome in receiver.recv_timeout(LONG).expect("loading must not block") {
         let error = outcome.unwrap_err();
         assert!(

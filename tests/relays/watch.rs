@@ -39,7 +39,8 @@ fn whatever_is_done_to_a_file_is_told() {
     let directory = TempDir::new().unwrap();
     let path = file(&directory, "cached-consensus", "one");
     let mut watch = watch(&[&path]);
-    let doings: [(&str, fn(&Path)); 6] = [
+    type Doing = fn(&Path);
+    let doings: [(&str, Doing); 6] = [
         ("replaced", |path| replace(path, "two").unwrap()),
         ("replaced by the same", |path| replace(path, "two").unwrap()),
         ("written", |path| fs::write(path, "three").unwrap()),

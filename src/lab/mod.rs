@@ -23,4 +23,4 @@ pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
 pub use poll::poll;
 pub use random::Random;
 pub use raw::RawPort;
-pub use tier::is_root;
+pub use tier::{is_installed, is_root};

@@ -1,0 +1,172 @@
+//! An exit host: its tor, bound to addresses in one of the three ways, and the box behind it.
+
+use crate::flows::Watch;
+use crate::ground::{Lot, OR_PORT, RESOLVER};
+use crate::network::{DOCUMENTS, DOOR, Network, Tor, listening, wait};
+use crate::truth;
+use exitmark::lab::Netns;
+use exitmark::lab::site::RunningBox;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
+
+/// Whether `exitmark run` checks the consensus documents' signatures and follows their files by
+/// itself. Where it does not, it is told by SIGHUP to read them again.
+const FOLLOWS: bool = false;
+
+/// How an operator can have tor take source addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Binding {
+    /// One address, and nothing in the torrc.
+    None,
+    /// Two addresses: clients come to the first one, everything leaves from the second one.
+    All,
+    /// Two addresses: relay traffic has the first one, exit traffic the second one.
+    OrAndExit,
+}
+
+impl Binding {
+    pub(crate) const ALL: [Self; 3] = [Self::None, Self::All, Self::OrAndExit];
+
+    /// As the report has it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::All => "OutboundBindAddress",
+            Self::OrAndExit => "OutboundBindAddressOR+Exit",
+        }
+    }
+
+    /// The relay's name in the network.
+    pub(crate) fn nickname(self) -> String {
+        match self {
+            Self::None => "exitNone",
+            Self::All => "exitAll",
+            Self::OrAndExit => "exitOrAndExit",
+        }
+        .to_owned()
+    }
+
+    /// The lines of the torrc.
+    fn torrc(self, lot: &Lot) -> String {
+        let bind = |option: &str, [v4, v6]: [IpAddr; 2]| {
+            format!("OutboundBindAddress{option} {v4}\nOutboundBindAddress{option} [{v6}]\n")
+        };
+        match self {
+            Self::None => String::new(),
+            Self::All => bind("", lot.second.both()),
+            Self::OrAndExit => bind("OR", lot.first.both()) + &bind("Exit", lot.second.both()),
+        }
+    }
+
+    /// The lines of the box's table `[host]`.
+    fn host(self, lot: &Lot) -> String {
+        let list = |addresses: &[IpAddr]| {
+            let quoted: Vec<_> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
+            format!("[{}]", quoted.join(", "))
+        };
+        let (first, second) = (lot.first.both(), lot.second.both());
+        match self {
+            Self::None => format!("addresses = {}\n", list(&first)),
+            Self::All => format!("addresses = {}\n", list(&[first, second].concat())),
+            Self::OrAndExit => format!(
+                "addresses = {}\nrelay_addresses = {}\n",
+                list(&second),
+                list(&first)
+            ),
+        }
+    }
+}
+
+/// An exit host with its tor and its box, under observation since before tor started.
+pub(crate) struct Exit<'a> {
+    pub(crate) binding: Binding,
+    pub(crate) lot: &'a Lot,
+    pub(crate) tor: Tor,
+    pub(crate) running: RunningBox,
+    pub(crate) watch: Watch,
+}
+
+impl<'a> Exit<'a> {
+    /// Starts the captures, the box, and then tor, which has the consensus that it would have
+    /// after a restart: `model`'s. `fleet` are the exit hosts of this operator.
+    pub(crate) fn start(
+        binding: Binding,
+        lot: &'a Lot,
+        world: &Netns,
+        network: &Network,
+        model: &Tor,
+        fleet: &[SocketAddr],
+    ) -> Self {
+        let name = binding.nickname();
+        let directory = network.directory_of(&name);
+        for file in DOCUMENTS.iter().chain(&["cached-certs"]) {
+            fs::copy(model.directory.join(file), directory.join(file)).unwrap();
+        }
+        let watch = Watch::start(world, lot);
+        let configuration = network.path(&format!("{name}.toml"));
+        let relays = relays(network, &directory, fleet);
+        fs::write(&configuration, configure(binding, lot, &relays)).unwrap();
+        let running = RunningBox::start(&lot.middle, Path::new(EXITMARK), &configuration).unwrap();
+
+        let resolver = network.path("resolv.conf");
+        fs::write(&resolver, format!("nameserver {RESOLVER}\n")).unwrap();
+        let lines = format!(
+            "{}{}{DOOR}ServerDNSResolvConfFile {}\n{}",
+            listening(&name, lot.first),
+            binding.torrc(lot),
+            resolver.display(),
+            truth::torrc()
+        );
+        let tor = network.tor(&lot.host, &name, &lines);
+        Self {
+            binding,
+            lot,
+            tor,
+            running,
+            watch,
+        }
+    }
+
+    /// Waits until the box has taken on the relay at this endpoint, which the consensus of its tor
+    /// lists.
+    pub(crate) fn takes_on(&mut self, endpoint: SocketAddr) {
+        if !FOLLOWS {
+            self.running
+                .signal(nix::sys::signal::Signal::SIGHUP)
+                .unwrap();
+        }
+        let (watch, lot) = (&mut self.watch, self.lot);
+        let what = format!("the box of {} steers to {endpoint}", self.tor.name);
+        wait(&what, &[&self.tor], || watch.is_steered(lot, endpoint));
+    }
+}
+
+/// The lines of the table `[relays]`: the documents of the exit's own tor.
+fn relays(network: &Network, directory: &Path, fleet: &[SocketAddr]) -> String {
+    let quoted = |words: Vec<String>| format!("{words:?}");
+    let documents = DOCUMENTS.map(|name| directory.join(name).display().to_string());
+    let mut lines = format!(
+        "consensus = {}\nextra = {}\n",
+        quoted(documents.into()),
+        quoted(fleet.iter().map(SocketAddr::to_string).collect())
+    );
+    if FOLLOWS {
+        lines += &format!("authorities = {}\n", quoted(network.identities.clone()));
+    }
+    lines
+}
+
+/// The box's configuration, as the documentation has an operator write it.
+fn configure(binding: Binding, lot: &Lot, relays: &str) -> String {
+    let [listener4, listener6] = lot.first.at(OR_PORT);
+    format!(
+        "[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\n\
+         [host]\n{}listeners = [\"{listener4}\", \"{listener6}\"]\nresolvers = [\"{RESOLVER}\"]\n\n\
+         [steer]\nnext_hop = \"{}\"\n\n[relays]\n{relays}",
+        binding.host(lot),
+        lot.hop_mac
+    )
+}

@@ -1,0 +1,338 @@
+//! The Tor network: every tor is a process of its own, in a namespace and with a data directory.
+
+use crate::ground::{DIR_PORT, Dual, OR_PORT, relay};
+use exitmark::lab::{Child, Netns, contained};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const AUTHORITIES: u8 = 3;
+/// The relays that are there from the beginning. One of them is a way out, for circuits in which
+/// an exit under test is the first hop.
+const RELAYS: u8 = 4;
+/// Both flavours, as every relay has them.
+pub(crate) const DOCUMENTS: [&str; 2] = ["cached-consensus", "cached-microdesc-consensus"];
+/// The lines of a log that a failure shows.
+const LAST_LINES: usize = 12;
+
+/// The longest that anything in the network may take: a few rounds of votes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Votes every 20 s, the least that two busy cores keep up with.
+const EVERYBODY: &str = "TestingTorNetwork 1
+V3AuthVotingInterval 20
+V3AuthVoteDelay 4
+V3AuthDistDelay 4
+AuthDirMaxServersPerAddr 0
+PathsNeededToBuildCircuits 0.25
+AssumeReachable 1
+ExitPolicyRejectPrivate 0
+ShutdownWaitLength 0
+SafeLogging 0
+";
+const AUTHORITY: &str = "AuthoritativeDirectory 1
+V3AuthoritativeDirectory 1
+TestingV3AuthInitialVotingInterval 5
+TestingV3AuthInitialVoteDelay 2
+TestingV3AuthInitialDistDelay 2
+TestingDirAuthVoteExit *
+TestingDirAuthVoteGuard *
+TestingDirAuthVoteHSDir *
+TestingMinExitFlagThreshold 0
+AuthDirHasIPv6Connectivity 1
+ExitPolicy reject *:*
+";
+const MIDDLE: &str = "ExitPolicy reject *:*\n";
+/// What makes a relay a way out.
+pub(crate) const DOOR: &str = "ExitRelay 1\nIPv6Exit 1\nExitPolicy accept *:*\n";
+
+/// A running tor.
+pub(crate) struct Tor {
+    pub(crate) name: String,
+    pub(crate) directory: PathBuf,
+    child: Child,
+}
+
+impl Tor {
+    /// The end of its log.
+    pub(crate) fn last_words(&self) -> String {
+        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+        format!("--- {}:\n{}\n", self.name, last.join("\n"))
+    }
+
+    /// Whether each of its consensus documents of these names lists all of these relays.
+    pub(crate) fn lists(&self, documents: &[&str], names: &[String]) -> bool {
+        documents.iter().all(|document| {
+            let text = fs::read_to_string(self.directory.join(document)).unwrap_or_default();
+            names
+                .iter()
+                .all(|name| text.contains(&format!("\nr {name} ")))
+        })
+    }
+
+    /// Its identity, as control commands name it.
+    pub(crate) fn fingerprint(&self) -> String {
+        fingerprint(&self.directory)
+    }
+
+    /// Ends it as an operator does.
+    pub(crate) fn stop(mut self) {
+        self.child
+            .signal(nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
+        self.child.wait(PATIENCE).unwrap();
+    }
+}
+
+/// Waits for a condition, and shows what these tors have to say where it never comes.
+#[track_caller]
+pub(crate) fn wait(what: &str, tors: &[&Tor], mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        if Instant::now() > deadline {
+            let words: String = tors.iter().map(|tor| tor.last_words()).collect();
+            panic!("waited for {PATIENCE:?} in vain: {what}\n{words}");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What is needed to take part in the network.
+pub(crate) struct Network {
+    directory: tempfile::TempDir,
+    /// The lines of a torrc that name the authorities.
+    authority_lines: String,
+    /// What the authorities sign with, as 40 hexadecimal digits each.
+    pub(crate) identities: Vec<String>,
+    /// The authorities, then the relays that are there from the beginning.
+    pub(crate) tors: Vec<Tor>,
+}
+
+impl Network {
+    /// Starts the authorities and the first relays.
+    pub(crate) fn start(world: &Netns) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("defaults"), "").unwrap();
+        let keys: Vec<_> = (1..=AUTHORITIES)
+            .map(|number| {
+                let directory = directory.path().to_owned();
+                thread::spawn(move || authority_keys(&directory, number))
+            })
+            .collect();
+        let (lines, identities): (Vec<_>, Vec<_>) =
+            keys.into_iter().map(|keys| keys.join().unwrap()).unzip();
+        let mut network = Self {
+            directory,
+            authority_lines: lines.concat(),
+            identities,
+            tors: Vec::new(),
+        };
+        for number in 1..=AUTHORITIES + RELAYS {
+            let name = name(number);
+            let role = match number - 1 {
+                ..AUTHORITIES => dir_port(number),
+                AUTHORITIES => DOOR.to_owned(),
+                _ => MIDDLE.to_owned(),
+            };
+            let tor = network.relay(world, &name, relay(number), &role);
+            network.tors.push(tor);
+        }
+        network
+    }
+
+    /// Starts one more relay in the world, which dials no exit by itself.
+    pub(crate) fn join(&self, world: &Netns, name: &str) -> Tor {
+        let address = newcomer();
+        let role = format!("{MIDDLE}EntryNodes {}\n", self.guards());
+        self.relay(world, name, address, &role)
+    }
+
+    /// Starts a relay with an ORPort at both of its addresses, and from which it dials too.
+    pub(crate) fn relay(&self, netns: &Netns, name: &str, at: Dual, role: &str) -> Tor {
+        self.tor(
+            netns,
+            name,
+            &format!(
+                "{}OutboundBindAddress {}\nOutboundBindAddress [{}]\n{role}",
+                listening(name, at),
+                at.v4,
+                at.v6
+            ),
+        )
+    }
+
+    /// Where the files of a tor of this name are.
+    pub(crate) fn directory_of(&self, name: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        make_private(&path);
+        path
+    }
+
+    /// A path for what is no tor's.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts a tor with these lines in its torrc.
+    pub(crate) fn tor(&self, netns: &Netns, name: &str, lines: &str) -> Tor {
+        let directory = self.directory_of(name);
+        let torrc = directory.join("torrc");
+        let text = format!(
+            "{EVERYBODY}DataDirectory {0}\nLog notice file {0}/log\n{lines}{1}",
+            directory.display(),
+            self.authority_lines
+        );
+        fs::write(&torrc, text).unwrap();
+        let mut command = contained("tor");
+        command
+            .arg("--defaults-torrc")
+            .arg(self.directory.path().join("defaults"))
+            .arg("-f")
+            .arg(&torrc)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Tor {
+            name: name.to_owned(),
+            directory,
+            child: netns.start(command).unwrap(),
+        }
+    }
+
+    /// The names of all that are there from the beginning.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.tors.iter().map(|tor| tor.name.clone()).collect()
+    }
+
+    /// The relay that is a way out, and the others.
+    pub(crate) fn relays(&self) -> (&Tor, &[Tor]) {
+        let relays = &self.tors[usize::from(AUTHORITIES)..];
+        (&relays[0], &relays[1..])
+    }
+
+    /// A directory authority: it has every consensus first.
+    pub(crate) fn authority(&self) -> &Tor {
+        &self.tors[0]
+    }
+
+    /// Relays that clients may have as guards, so that they ask no exit for directories.
+    pub(crate) fn guards(&self) -> String {
+        let names: Vec<_> = self
+            .relays()
+            .1
+            .iter()
+            .map(|tor| tor.fingerprint())
+            .collect();
+        names.join(",")
+    }
+
+    /// Every tor that runs from the beginning, for [`wait`].
+    pub(crate) fn all(&self) -> Vec<&Tor> {
+        self.tors.iter().collect()
+    }
+}
+
+/// The name of the one with this number.
+fn name(number: u8) -> String {
+    match number.checked_sub(AUTHORITIES) {
+        None | Some(0) => format!("authority{number}"),
+        Some(relay) => format!("relay{relay}"),
+    }
+}
+
+/// Where the relay listens that joins later.
+pub(crate) fn newcomer() -> Dual {
+    relay(AUTHORITIES + RELAYS + 1)
+}
+
+/// Every endpoint at which something of the network listens in the world.
+pub(crate) fn endpoints() -> impl Iterator<Item = std::net::SocketAddr> {
+    let all = (1..=AUTHORITIES + RELAYS + 1).flat_map(|number| relay(number).at(OR_PORT));
+    all.chain((1..=AUTHORITIES).map(|number| (relay(number).v4, DIR_PORT).into()))
+}
+
+/// The lines of a torrc by which a relay listens, and says so.
+pub(crate) fn listening(name: &str, Dual { v4, v6 }: Dual) -> String {
+    format!(
+        "Nickname {name}\nSocksPort 0\nAddress {v4}\nAddress [{v6}]\n\
+         ORPort {v4}:{OR_PORT}\nORPort [{v6}]:{OR_PORT}\n"
+    )
+}
+
+fn dir_port(number: u8) -> String {
+    format!("{AUTHORITY}DirPort {}:{DIR_PORT}\n", relay(number).v4)
+}
+
+fn make_private(path: &Path) {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(path).unwrap();
+}
+
+fn fingerprint(directory: &Path) -> String {
+    let text = fs::read_to_string(directory.join("fingerprint")).unwrap();
+    text.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+/// Makes the keys of an authority. Returns the line that names it to every tor, and the
+/// fingerprint of its signing identity.
+fn authority_keys(directory: &Path, number: u8) -> (String, String) {
+    let name = name(number);
+    let (own, address) = (directory.join(&name), relay(number));
+    let keys = own.join("keys");
+    make_private(&own);
+    make_private(&keys);
+    let mut generator = Command::new("tor-gencert")
+        .args(["--create-identity-key", "--passphrase-fd", "0", "-m", "1"])
+        .args(["-a", &format!("{}:{DIR_PORT}", address.v4)])
+        .current_dir(&keys)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    generator.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert!(generator.wait().unwrap().success(), "tor-gencert failed");
+    let certificate = fs::read_to_string(keys.join("authority_certificate")).unwrap();
+    let identity = certificate
+        .lines()
+        .find_map(|line| line.strip_prefix("fingerprint "))
+        .unwrap()
+        .to_owned();
+
+    // tor makes the relay's own key when it is asked for its fingerprint. It wants a complete
+    // configuration for that, so it is told of an authority that there is not.
+    let nobody = "A".repeat(40);
+    let torrc = directory.join(format!("{name}.torrc"));
+    let text = format!(
+        "{EVERYBODY}{}DataDirectory {}\n{}\
+         DirAuthority nobody orport=1 v3ident={nobody} {}:1 {nobody}\n",
+        listening(&name, address),
+        own.display(),
+        dir_port(number),
+        address.v4
+    );
+    fs::write(&torrc, text).unwrap();
+    let status = Command::new("tor")
+        .args(["--list-fingerprint", "--hush", "--defaults-torrc"])
+        .arg(directory.join("defaults"))
+        .arg("-f")
+        .arg(&torrc)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "tor --list-fingerprint failed");
+    let line = format!(
+        "DirAuthority {name} orport={OR_PORT} v3ident={identity} {}:{DIR_PORT} {}\n",
+        address.v4,
+        fingerprint(&own)
+    );
+    (line, identity)
+}

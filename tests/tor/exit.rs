@@ -2,7 +2,7 @@
 
 use crate::flows::Watch;
 use crate::ground::{Lot, OR_PORT, RESOLVER};
-use crate::network::{DOCUMENTS, DOOR, Network, Tor, listening, wait};
+use crate::network::{DOCUMENTS, Network, Tor, listening, wait};
 use crate::truth;
 use exitmark::lab::Netns;
 use exitmark::lab::site::RunningBox;
@@ -111,13 +111,11 @@ impl<'a> Exit<'a> {
         fs::write(&configuration, configure(binding, lot, &relays)).unwrap();
         let running = RunningBox::start(&lot.middle, Path::new(EXITMARK), &configuration).unwrap();
 
-        let resolver = network.path("resolv.conf");
-        fs::write(&resolver, format!("nameserver {RESOLVER}\n")).unwrap();
         let lines = format!(
-            "{}{}{DOOR}ServerDNSResolvConfFile {}\n{}",
+            "{}{}{}{}",
             listening(&name, lot.first),
             binding.torrc(lot),
-            resolver.display(),
+            network.door(),
             truth::torrc()
         );
         let tor = network.tor(&lot.host, &name, &lines);

@@ -47,10 +47,14 @@ use client::{Circuit, Client, Download, Place};
 use exit::{Binding, Exit};
 use ground::{Ground, OR_PORT, WEB};
 use network::{DOCUMENTS, Network, Tor, wait};
+use std::sync::LazyLock;
+use std::time::Instant;
 use web::{Page, Web};
 
 /// Bytes of the pages, each of which is fetched from every place.
 const SIZES: [usize; 7] = [0, 1, 1_000, 16_384, 100_000, 300_000, 1_000_000];
+/// When the test began.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// How often each exit is the first hop.
 const ENTRIES: usize = 3;
 
@@ -63,9 +67,17 @@ macro_rules! needs_tor {
     };
 }
 
+/// Says how far the test is, for who watches it.
+macro_rules! say {
+    ($since:expr, $($words:tt)*) => {
+        println!("{:4} s: {}", $since.elapsed().as_secs(), format_args!($($words)*))
+    };
+}
+
 #[test]
 fn what_tor_counts_is_what_is_marked_and_steered() {
     needs_tor!();
+    LazyLock::force(&START);
     let ground = Ground::build();
     let web = Web::open(&ground.world);
     let network = Network::start(&ground.world);
@@ -74,7 +86,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     wait("a consensus lists every relay", &network.all(), || {
         model.lists(&DOCUMENTS, &network.names())
     });
-    println!("the network stands");
+    say!(START, "the network stands");
 
     let fleet: Vec<_> = ground
         .lots
@@ -94,7 +106,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
             network.authority().lists(&DOCUMENTS, &names)
         });
     }
-    println!("the exits are listed");
+    say!(START, "the exits are listed");
 
     // A client of its own for each part of the test: a new one has the newest consensus.
     let mut client = Client::start(&ground.world, &network, "client");
@@ -109,7 +121,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
         let circuit = client.circuit(&[model, &relays[1], &exit.tor]);
         under_way.push(client.fetch(&circuit, &Place::Address(WEB.v4.into()), slow));
         pages.push(fetch_all(&mut client, &circuit));
-        println!("pages through {}", exit.tor.name);
+        say!(START, "pages through {}", exit.tor.name);
     }
     // While those come, a relay joins.
     let newcomer = network.join(&ground.world, "newcomer");
@@ -122,7 +134,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
             }));
         }
     }
-    println!("the exits have been entries");
+    say!(START, "the exits have been entries");
     follow_a_change(&ground, &network, &mut exits, &newcomer, &mut pages, door);
     assert!(
         under_way.iter().all(|download| !download.is_finished()),
@@ -176,7 +188,7 @@ fn follow_a_change(
             exit.tor.lists(&DOCUMENTS, &name)
         });
         exit.takes_on(network::newcomer().at(OR_PORT)[0]);
-        println!("the box of {} knows the newcomer", exit.tor.name);
+        say!(START, "the box of {} knows the newcomer", exit.tor.name);
     }
     let mut late = Client::start(&ground.world, network, "late");
     for (exit, pages) in exits.iter().zip(pages) {
@@ -184,6 +196,6 @@ fn follow_a_change(
         let download = late.fetch(&circuit, &Place::Address(WEB.v6.into()), quick(1, 50_000));
         pages.push(download);
     }
-    println!("the exits have dialled the newcomer");
+    say!(START, "the exits have dialled the newcomer");
     late.tor.stop();
 }

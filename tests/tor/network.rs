@@ -1,6 +1,6 @@
 //! The Tor network: every tor is a process of its own, in a namespace and with a data directory.
 
-use crate::ground::{DIR_PORT, Dual, OR_PORT, relay};
+use crate::ground::{DIR_PORT, Dual, OR_PORT, RESOLVER, relay};
 use exitmark::lab::{Child, Netns, contained};
 use std::fs;
 use std::io::Write;
@@ -34,7 +34,9 @@ ExitPolicyRejectPrivate 0
 ShutdownWaitLength 0
 SafeLogging 0
 ";
+/// With parameters, because exitmark's parser takes no consensus that has none.
 const AUTHORITY: &str = "AuthoritativeDirectory 1
+ConsensusParams circwindow=1000
 V3AuthoritativeDirectory 1
 TestingV3AuthInitialVotingInterval 5
 TestingV3AuthInitialVoteDelay 2
@@ -47,8 +49,7 @@ AuthDirHasIPv6Connectivity 1
 ExitPolicy reject *:*
 ";
 const MIDDLE: &str = "ExitPolicy reject *:*\n";
-/// What makes a relay a way out.
-pub(crate) const DOOR: &str = "ExitRelay 1\nIPv6Exit 1\nExitPolicy accept *:*\n";
+const DOOR: &str = "ExitRelay 1\nIPv6Exit 1\nExitPolicy accept *:*\n";
 
 /// A running tor.
 pub(crate) struct Tor {
@@ -118,7 +119,9 @@ impl Network {
     /// Starts the authorities and the first relays.
     pub(crate) fn start(world: &Netns) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("defaults"), "").unwrap();
+        let file = |name| directory.path().join(name);
+        fs::write(file("defaults"), "").unwrap();
+        fs::write(file("resolv.conf"), format!("nameserver {RESOLVER}\n")).unwrap();
         let keys: Vec<_> = (1..=AUTHORITIES)
             .map(|number| {
                 let directory = directory.path().to_owned();
@@ -137,7 +140,7 @@ impl Network {
             let name = name(number);
             let role = match number - 1 {
                 ..AUTHORITIES => dir_port(number),
-                AUTHORITIES => DOOR.to_owned(),
+                AUTHORITIES => network.door(),
                 _ => MIDDLE.to_owned(),
             };
             let tor = network.relay(world, &name, relay(number), &role);
@@ -165,6 +168,12 @@ impl Network {
                 at.v6
             ),
         )
+    }
+
+    /// The lines of a torrc that make a relay a way out.
+    pub(crate) fn door(&self) -> String {
+        let resolver = self.path("resolv.conf");
+        format!("{DOOR}ServerDNSResolvConfFile {}\n", resolver.display())
     }
 
     /// Where the files of a tor of this name are.

@@ -44,11 +44,13 @@ pub(crate) fn fetch(proxy: &Path, place: &Place, page: Page) -> Result<()> {
     }
     request.extend(WEB_PORT.to_be_bytes());
     stream.write_all(&request)?;
-    // tor names the address that it bound as one of IPv4, 0.0.0.0 for instance.
-    let mut reply = [0; 10];
+    let mut reply = [0; 4];
     stream.read_exact(&mut reply)?;
     let code = reply[1];
     expect(code == 0, &format!("the proxy refuses with code {code}"))?;
+    // The address that was bound, which tor does not tell, and its port.
+    let bound = if reply[3] == IPV6 { 16 } else { 4 };
+    stream.read_exact(&mut vec![0; bound + 2])?;
 
     let request = format!("GET {} HTTP/1.0\r\n\r\n", page.path());
     stream.write_all(request.as_bytes())?;

@@ -9,7 +9,7 @@
 
 use crate::network::{Tor, wait};
 use exitmark::lab::Netns;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -64,12 +64,24 @@ impl Dials {
     }
 }
 
-fn metrics() -> std::io::Result<String> {
+/// tor leaves the connection open, so the answer ends where its header says.
+fn metrics() -> Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
+    let mut answer = BufReader::new(stream);
+    let mut length = None;
+    loop {
+        let mut line = String::new();
+        answer.read_line(&mut line)?;
+        match line.trim_end().split_once(": ") {
+            Some(("Content-Length", number)) => length = number.parse().ok(),
+            None if line.trim_end().is_empty() => break,
+            _ => {}
+        }
+    }
+    let mut text = vec![0; length.ok_or(ErrorKind::InvalidData)?];
+    answer.read_exact(&mut text)?;
+    String::from_utf8(text).map_err(Error::other)
 }

@@ -1,8 +1,8 @@
 //! An exit host: its tor, bound to addresses in one of the three ways, and the box behind it.
 
 use crate::flows::Watch;
-use crate::ground::{Lot, OR_PORT, RESOLVER};
-use crate::network::{DOCUMENTS, Network, Tor, listening, wait};
+use crate::ground::{Dual, Lot, OR_PORT, RESOLVER};
+use crate::network::{DOCUMENTS, Network, Tor, avoid_newcomer, listening, wait};
 use crate::truth;
 use exitmark::lab::Netns;
 use exitmark::lab::site::RunningBox;
@@ -47,6 +47,14 @@ impl Binding {
             Self::OrAndExit => "exitOrAndExit",
         }
         .to_owned()
+    }
+
+    /// The addresses that exit traffic has.
+    pub(crate) fn clearnet(self, lot: &Lot) -> Dual {
+        match self {
+            Self::None => lot.first,
+            Self::All | Self::OrAndExit => lot.second,
+        }
     }
 
     /// The lines of the torrc.
@@ -112,10 +120,11 @@ impl<'a> Exit<'a> {
         let running = RunningBox::start(&lot.middle, Path::new(EXITMARK), &configuration).unwrap();
 
         let lines = format!(
-            "{}{}{}{}",
+            "{}{}{}{}{}",
             listening(&name, lot.first),
             binding.torrc(lot),
             network.door(),
+            avoid_newcomer(),
             truth::torrc()
         );
         let tor = network.tor(&lot.host, &name, &lines);
@@ -137,8 +146,12 @@ impl<'a> Exit<'a> {
                 .unwrap();
         }
         let (watch, lot) = (&mut self.watch, self.lot);
+        // A relay address would be steered to anywhere.
+        let from = self.binding.clearnet(lot);
         let what = format!("the box of {} steers to {endpoint}", self.tor.name);
-        wait(&what, &[&self.tor], || watch.is_steered(lot, endpoint));
+        wait(&what, &[&self.tor], || {
+            watch.is_steered(lot, from, endpoint)
+        });
     }
 }
 

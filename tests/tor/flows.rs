@@ -132,21 +132,21 @@ impl Watch {
         }
     }
 
-    /// Whether a frame to this endpoint is steered now.
-    pub(crate) fn is_steered(&mut self, lot: &Lot, endpoint: SocketAddr) -> bool {
-        let number = self.send_segment(lot, endpoint);
+    /// Whether a frame from this address to this endpoint is steered now.
+    pub(crate) fn is_steered(&mut self, lot: &Lot, from: Dual, endpoint: SocketAddr) -> bool {
+        let number = self.send_segment(lot, from, endpoint);
         // Behind it, because it is only there to be seen: it leaves by the uplink in any case.
         let line = self.send_datagram(lot);
         let seen = self.uplink.wait_until(LIMIT, |frames| {
             frames.iter().any(|frame| Seen::is_probe(frame, line))
         });
         assert!(seen, "a probe is lost on {}", lot.uplink);
-        let by_uplink =
+        let is_there =
             |frames: &[CapturedFrame]| frames.iter().any(|frame| Seen::is_probe(frame, number));
-        if self.uplink.wait_until(Duration::ZERO, by_uplink) {
+        if self.uplink.wait_until(Duration::ZERO, is_there) {
             return false;
         }
-        let by_incoming = self.incoming.wait_until(LIMIT, by_uplink);
+        let by_incoming = self.incoming.wait_until(LIMIT, is_there);
         assert!(by_incoming, "a probe is lost on {}", lot.incoming);
         true
     }
@@ -156,7 +156,7 @@ impl Watch {
         let numbers = [
             self.send_datagram(lot),
             // An authority's: it is in every relay set.
-            self.send_segment(lot, relay(1).at(OR_PORT)[0]),
+            self.send_segment(lot, lot.first, relay(1).at(OR_PORT)[0]),
         ];
         let links = [&mut self.uplink, &mut self.incoming];
         for (capture, number) in links.into_iter().zip(numbers) {
@@ -198,9 +198,9 @@ impl Watch {
     }
 
     /// A segment that no connection has.
-    fn send_segment(&mut self, lot: &Lot, to: SocketAddr) -> u32 {
+    fn send_segment(&mut self, lot: &Lot, from: Dual, to: SocketAddr) -> u32 {
         self.probes += 1;
-        let [from4, from6] = lot.first.both();
+        let [from4, from6] = from.both();
         let from = if to.is_ipv4() { from4 } else { from6 };
         let header = link(lot, from, to.ip()).tcp(PROBE_PORT, to.port(), self.probes, 0);
         let mut frame = Vec::new();

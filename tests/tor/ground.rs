@@ -34,6 +34,9 @@ pub(crate) const WEB: Dual = Dual {
 /// The exit hosts' resolver.
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 
+/// Where the exit hosts are.
+pub(crate) const EXITS: &str = "192.0.2.0/24";
+
 /// How many addresses for relays the world has.
 const RELAYS: u8 = 16;
 

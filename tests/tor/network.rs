@@ -1,6 +1,6 @@
 //! The Tor network: every tor is a process of its own, in a namespace and with a data directory.
 
-use crate::ground::{DIR_PORT, Dual, OR_PORT, RESOLVER, relay};
+use crate::ground::{DIR_PORT, Dual, EXITS, OR_PORT, RESOLVER, relay};
 use exitmark::lab::{Child, Netns, contained};
 use std::fs;
 use std::io::Write;
@@ -143,17 +143,18 @@ impl Network {
                 AUTHORITIES => network.door(),
                 _ => MIDDLE.to_owned(),
             };
+            let role = role + &avoid_newcomer();
             let tor = network.relay(world, &name, relay(number), &role);
             network.tors.push(tor);
         }
         network
     }
 
-    /// Starts one more relay in the world, which dials no exit by itself.
+    /// Starts one more relay in the world. Before it is listed it has others dial it, to see
+    /// whether they can; it asks no exit for that, nor dials one by itself.
     pub(crate) fn join(&self, world: &Netns, name: &str) -> Tor {
-        let address = newcomer();
-        let role = format!("{MIDDLE}EntryNodes {}\n", self.guards());
-        self.relay(world, name, address, &role)
+        let role = MIDDLE.to_owned() + &avoiding(EXITS);
+        self.relay(world, name, newcomer(), &role)
     }
 
     /// Starts a relay with an ORPort at both of its addresses, and from which it dials too.
@@ -272,6 +273,17 @@ pub(crate) fn listening(name: &str, Dual { v4, v6 }: Dual) -> String {
         "Nickname {name}\nSocksPort 0\nAddress {v4}\nAddress [{v6}]\n\
          ORPort {v4}:{OR_PORT}\nORPort [{v6}]:{OR_PORT}\n"
     )
+}
+
+/// The lines of a torrc by which a tor has no circuits of its own through these.
+fn avoiding(addresses: &str) -> String {
+    format!("ExcludeNodes {addresses}\nStrictNodes 1\n")
+}
+
+/// The same for the relay that joins: who knows it first would have an exit dial it before that
+/// exit's tor, and so the box, can know it.
+pub(crate) fn avoid_newcomer() -> String {
+    avoiding(&newcomer().v4.to_string())
 }
 
 fn dir_port(number: u8) -> String {

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// The first number of the lines that come unasked.
 const EVENT: &str = "650 ";
@@ -89,30 +90,26 @@ impl Client {
             .map(|tor| format!("${}", tor.fingerprint()))
             .collect();
         let command = format!("EXTENDCIRCUIT 0 {}", path.join(","));
-        let mut built = None;
-        // It needs a consensus with all of these relays first, and their descriptors; an exit needs
-        // its own.
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while built.is_none() {
-            let words = self.tor.last_words();
-            assert!(
-                std::time::Instant::now() < deadline,
-                "waited for {PATIENCE:?} in vain: {command}\n{words}"
-            );
-            match self.ask(&command) {
-                Ok(answer) => {
-                    let number = answer.rsplit(' ').next().unwrap().to_owned();
-                    let event = self.event(|words| {
-                        words[0] == "CIRC"
-                            && words[1] == number
-                            && ["BUILT", "FAILED", "CLOSED"].contains(&words[2])
-                    });
-                    built = event.contains(" BUILT ").then_some(Circuit(number));
+        // The client needs a consensus with all of these relays first, and their descriptors.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(answer) = self.ask(&command) {
+                let number = answer.rsplit(' ').next().unwrap();
+                let event = self.event(|words| {
+                    let ends = ["BUILT", "FAILED", "CLOSED"];
+                    words[0] == "CIRC" && words[1] == number && ends.contains(&words[2])
+                });
+                if event.contains(" BUILT ") {
+                    return Circuit(number.to_owned());
                 }
-                Err(_) => thread::sleep(std::time::Duration::from_millis(200)),
             }
+            assert!(
+                Instant::now() < deadline,
+                "waited for {PATIENCE:?} in vain: {command}\n{}",
+                self.tor.last_words()
+            );
+            thread::sleep(Duration::from_millis(200));
         }
-        built.unwrap()
     }
 
     /// Starts to fetch a page through a circuit.

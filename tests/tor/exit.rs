@@ -165,7 +165,12 @@ fn relays(network: &Network, directory: &Path, fleet: &[SocketAddr]) -> String {
         quoted(fleet.iter().map(SocketAddr::to_string).collect())
     );
     if FOLLOWS {
-        lines += &format!("authorities = {}\n", quoted(network.identities.clone()));
+        let state = directory.with_extension("state");
+        lines += &format!(
+            "authorities = {}\nstate = {:?}\n",
+            quoted(network.identities.clone()),
+            state.display().to_string()
+        );
     }
     lines
 }

@@ -2,13 +2,14 @@
 
 use crate::flows::Watch;
 use crate::ground::{Dual, Lot, OR_PORT, RESOLVER};
-use crate::network::{DOCUMENTS, Network, Tor, avoid_newcomer, listening, wait};
+use crate::network::{DOCUMENTS, Network, PATIENCE, Tor, avoid_newcomer, listening};
 use crate::truth;
 use exitmark::lab::Netns;
 use exitmark::lab::site::RunningBox;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::time::Instant;
 
 const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
 
@@ -99,19 +100,19 @@ pub(crate) struct Exit<'a> {
 
 impl<'a> Exit<'a> {
     /// Starts the captures, the box, and then tor, which has the consensus that it would have
-    /// after a restart: `model`'s. `fleet` are the exit hosts of this operator.
+    /// after a restart. `fleet` are the exit hosts of this operator.
     pub(crate) fn start(
         binding: Binding,
         lot: &'a Lot,
         world: &Netns,
         network: &Network,
-        model: &Tor,
         fleet: &[SocketAddr],
     ) -> Self {
         let name = binding.nickname();
         let directory = network.directory_of(&name);
+        let newest = &network.authority().directory;
         for file in DOCUMENTS.iter().chain(&["cached-certs"]) {
-            fs::copy(model.directory.join(file), directory.join(file)).unwrap();
+            fs::copy(newest.join(file), directory.join(file)).unwrap();
         }
         let watch = Watch::start(world, lot);
         let configuration = network.path(&format!("{name}.toml"));
@@ -137,6 +138,13 @@ impl<'a> Exit<'a> {
         }
     }
 
+    /// Whether the box takes this endpoint for a relay's now.
+    pub(crate) fn knows(&mut self, endpoint: SocketAddr) -> bool {
+        // A relay address would be steered to anywhere.
+        let from = self.binding.clearnet(self.lot);
+        self.watch.is_steered(self.lot, from, endpoint)
+    }
+
     /// Waits until the box has taken on the relay at this endpoint, which the consensus of its tor
     /// lists.
     pub(crate) fn takes_on(&mut self, endpoint: SocketAddr) {
@@ -145,13 +153,15 @@ impl<'a> Exit<'a> {
                 .signal(nix::sys::signal::Signal::SIGHUP)
                 .unwrap();
         }
-        let (watch, lot) = (&mut self.watch, self.lot);
-        // A relay address would be steered to anywhere.
-        let from = self.binding.clearnet(lot);
-        let what = format!("the box of {} steers to {endpoint}", self.tor.name);
-        wait(&what, &[&self.tor], || {
-            watch.is_steered(lot, from, endpoint)
-        });
+        let deadline = Instant::now() + PATIENCE;
+        while !self.knows(endpoint) {
+            assert!(
+                Instant::now() < deadline,
+                "waited for {PATIENCE:?} in vain: the box steers to {endpoint}\n{}{}",
+                self.running.log(),
+                self.tor.last_words()
+            );
+        }
     }
 }
 

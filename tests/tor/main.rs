@@ -39,6 +39,7 @@ mod client;
 mod exit;
 mod flows;
 mod ground;
+mod keys;
 mod network;
 mod report;
 mod socks;
@@ -70,13 +71,6 @@ macro_rules! needs_tor {
     };
 }
 
-/// Says how far the test is, for who watches it.
-macro_rules! say {
-    ($since:expr, $($words:tt)*) => {
-        println!("{:4} s: {}", $since.elapsed().as_secs(), format_args!($($words)*))
-    };
-}
-
 #[test]
 fn what_tor_counts_is_what_is_marked_and_steered() {
     needs_tor!();
@@ -85,11 +79,11 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     let web = Web::open(&ground.world);
     let network = Network::start(&ground.world);
     let (door, relays) = network.relays();
-    let model = &relays[0];
+    let authority = network.authority();
     wait("a consensus lists every relay", &network.all(), || {
-        model.lists(&DOCUMENTS, &network.names())
+        authority.lists(&DOCUMENTS, &network.names())
     });
-    say!(START, "the network stands");
+    say("the network stands");
 
     let fleet: Vec<_> = ground
         .lots
@@ -99,17 +93,17 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     let mut exits: Vec<_> = Binding::ALL
         .into_iter()
         .zip(&ground.lots)
-        .map(|(binding, lot)| Exit::start(binding, lot, &ground.world, &network, model, &fleet))
+        .map(|(binding, lot)| Exit::start(binding, lot, &ground.world, &network, &fleet))
         .collect();
     let names: Vec<_> = exits.iter().map(|exit| exit.tor.name.clone()).collect();
     {
         let mut tors = network.all();
         tors.extend(exits.iter().map(|exit| &exit.tor));
         wait("a consensus lists the exits", &tors, || {
-            network.authority().lists(&DOCUMENTS, &names)
+            authority.lists(&DOCUMENTS, &names)
         });
     }
-    say!(START, "the exits are listed");
+    say("the exits are listed");
 
     // A client of its own for each part of the test: a new one has the newest consensus.
     let mut client = Client::start(&ground.world, &network, "client");
@@ -121,15 +115,18 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     let mut pages = Vec::new();
     let mut under_way = Vec::new();
     for exit in &exits {
-        let circuit = client.circuit(&[model, &relays[1], &exit.tor]);
+        let circuit = client.circuit(&[&relays[0], &relays[1], &exit.tor]);
         under_way.push(client.fetch(&circuit, &Place::Address(WEB.v4.into()), slow));
         pages.push(fetch_all(&mut client, &circuit));
-        say!(START, "pages through {}", exit.tor.name);
+        say(&format!("pages through {}", exit.tor.name));
     }
-    // While those come, a relay joins.
+    // While those come, a relay joins, of which no box knows yet.
+    for exit in &mut exits {
+        assert!(!exit.knows(network::newcomer().at(OR_PORT)[0]));
+    }
     let newcomer = network.join(&ground.world, "newcomer");
     for (exit, pages) in exits.iter().zip(&mut pages) {
-        for middle in [&relays[1], &relays[2], model] {
+        for middle in relays {
             let circuit = client.circuit(&[&exit.tor, middle, door]);
             pages.extend((0..ENTRIES).map(|number| {
                 let place = Place::Name(format!("entry{number}.four.example"));
@@ -137,7 +134,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
             }));
         }
     }
-    say!(START, "the exits have been entries");
+    say("the exits have been entries");
     let late = follow_a_change(&ground, &network, &mut exits, &newcomer, &mut pages, door);
     assert!(
         under_way.iter().all(|download| !download.is_finished()),
@@ -150,6 +147,11 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     verdict::pronounce(exits, pages, &newcomer);
     client.tor.stop();
     late.tor.stop();
+}
+
+/// Says how far the test is, to who watches it.
+fn say(words: &str) {
+    println!("{:4} s: {words}", START.elapsed().as_secs());
 }
 
 fn quick(number: usize, size: usize) -> Page {
@@ -192,7 +194,7 @@ fn follow_a_change(
             exit.tor.lists(&DOCUMENTS, &name)
         });
         exit.takes_on(network::newcomer().at(OR_PORT)[0]);
-        say!(START, "the box of {} knows the newcomer", exit.tor.name);
+        say(&format!("the box of {} knows the newcomer", exit.tor.name));
     }
     let mut late = Client::start(&ground.world, network, "late");
     for (exit, pages) in exits.iter().zip(pages) {
@@ -200,6 +202,6 @@ fn follow_a_change(
         let download = late.fetch(&circuit, &Place::Address(WEB.v6.into()), quick(1, 50_000));
         pages.push(download);
     }
-    say!(START, "the exits have dialled the newcomer");
+    say("the exits have dialled the newcomer");
     late
 }

@@ -1,12 +1,11 @@
 //! The Tor network: every tor is a process of its own, in a namespace and with a data directory.
 
 use crate::ground::{DIR_PORT, Dual, EXITS, OR_PORT, RESOLVER, relay};
+use crate::keys::{self, fingerprint, make_private};
 use exitmark::lab::{Child, Netns, contained};
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ const LAST_LINES: usize = 12;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Votes every 20 s, the least that two busy cores keep up with.
-const EVERYBODY: &str = "TestingTorNetwork 1
+pub(crate) const EVERYBODY: &str = "TestingTorNetwork 1
 V3AuthVotingInterval 20
 V3AuthVoteDelay 4
 V3AuthDistDelay 4
@@ -125,7 +124,10 @@ impl Network {
         let keys: Vec<_> = (1..=AUTHORITIES)
             .map(|number| {
                 let directory = directory.path().to_owned();
-                thread::spawn(move || authority_keys(&directory, number))
+                thread::spawn(move || {
+                    let (name, role) = (name(number), dir_port(number));
+                    keys::authority(&directory, &name, relay(number), &role)
+                })
             })
             .collect();
         let (lines, identities): (Vec<_>, Vec<_>) =
@@ -288,72 +290,4 @@ pub(crate) fn avoid_newcomer() -> String {
 
 fn dir_port(number: u8) -> String {
     format!("{AUTHORITY}DirPort {}:{DIR_PORT}\n", relay(number).v4)
-}
-
-fn make_private(path: &Path) {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(path).unwrap();
-}
-
-fn fingerprint(directory: &Path) -> String {
-    let text = fs::read_to_string(directory.join("fingerprint")).unwrap();
-    text.split_whitespace().nth(1).unwrap().to_owned()
-}
-
-/// Makes the keys of an authority. Returns the line that names it to every tor, and the
-/// fingerprint of its signing identity.
-fn authority_keys(directory: &Path, number: u8) -> (String, String) {
-    let name = name(number);
-    let (own, address) = (directory.join(&name), relay(number));
-    let keys = own.join("keys");
-    make_private(&own);
-    make_private(&keys);
-    let mut generator = Command::new("tor-gencert")
-        .args(["--create-identity-key", "--passphrase-fd", "0", "-m", "1"])
-        .args(["-a", &format!("{}:{DIR_PORT}", address.v4)])
-        .current_dir(&keys)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    generator.stdin.take().unwrap().write_all(b"\n").unwrap();
-    assert!(generator.wait().unwrap().success(), "tor-gencert failed");
-    let certificate = fs::read_to_string(keys.join("authority_certificate")).unwrap();
-    let identity = certificate
-        .lines()
-        .find_map(|line| line.strip_prefix("fingerprint "))
-        .unwrap()
-        .to_owned();
-
-    // tor makes the relay's own key when it is asked for its fingerprint. It wants a complete
-    // configuration for that, so it is told of an authority that there is not.
-    let nobody = "A".repeat(40);
-    let torrc = directory.join(format!("{name}.torrc"));
-    let text = format!(
-        "{EVERYBODY}{}DataDirectory {}\n{}\
-         DirAuthority nobody orport=1 v3ident={nobody} {}:1 {nobody}\n",
-        listening(&name, address),
-        own.display(),
-        dir_port(number),
-        address.v4
-    );
-    fs::write(&torrc, text).unwrap();
-    let status = Command::new("tor")
-        .args(["--list-fingerprint", "--hush", "--defaults-torrc"])
-        .arg(directory.join("defaults"))
-        .arg("-f")
-        .arg(&torrc)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success(), "tor --list-fingerprint failed");
-    let line = format!(
-        "DirAuthority {name} orport={OR_PORT} v3ident={identity} {}:{DIR_PORT} {}\n",
-        address.v4,
-        fingerprint(&own)
-    );
-    (line, identity)
 }

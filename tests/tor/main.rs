@@ -50,7 +50,7 @@ mod web;
 use client::{Circuit, Client, Download, Place};
 use exit::{Binding, Exit};
 use ground::{Ground, OR_PORT, WEB};
-use network::{DOCUMENTS, Network, Tor, wait};
+use network::{Network, Tor, wait};
 use std::sync::LazyLock;
 use std::time::Instant;
 use web::{Page, Web};
@@ -81,7 +81,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     let (door, relays) = network.relays();
     let authority = network.authority();
     wait("a consensus lists every relay", &network.all(), || {
-        authority.lists(&DOCUMENTS, &network.names())
+        authority.lists(&network.names())
     });
     say("the network stands");
 
@@ -100,7 +100,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
         let mut tors = network.all();
         tors.extend(exits.iter().map(|exit| &exit.tor));
         wait("a consensus lists the exits", &tors, || {
-            authority.lists(&DOCUMENTS, &names)
+            authority.lists(&names)
         });
     }
     say("the exits are listed");
@@ -191,7 +191,7 @@ fn follow_a_change(
     tors.push(newcomer);
     for exit in exits.iter_mut() {
         wait("an exit has a consensus with the newcomer", &tors, || {
-            exit.tor.lists(&DOCUMENTS, &name)
+            exit.tor.lists(&name)
         });
         exit.takes_on(network::newcomer().at(OR_PORT)[0]);
         say(&format!("the box of {} knows the newcomer", exit.tor.name));

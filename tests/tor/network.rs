@@ -66,9 +66,9 @@ impl Tor {
         format!("--- {}:\n{}\n", self.name, last.join("\n"))
     }
 
-    /// Whether each of its consensus documents of these names lists all of these relays.
-    pub(crate) fn lists(&self, documents: &[&str], names: &[String]) -> bool {
-        documents.iter().all(|document| {
+    /// Whether its consensus documents, in both flavours, list all of these relays.
+    pub(crate) fn lists(&self, names: &[String]) -> bool {
+        DOCUMENTS.iter().all(|document| {
             let text = fs::read_to_string(self.directory.join(document)).unwrap_or_default();
             names
                 .iter()
@@ -105,13 +105,14 @@ pub(crate) fn wait(what: &str, tors: &[&Tor], mut condition: impl FnMut() -> boo
 
 /// What is needed to take part in the network.
 pub(crate) struct Network {
-    directory: tempfile::TempDir,
+    /// The authorities, then the relays that are there from the beginning.
+    tors: Vec<Tor>,
     /// The lines of a torrc that name the authorities.
     authority_lines: String,
     /// What the authorities sign with, as 40 hexadecimal digits each.
     pub(crate) identities: Vec<String>,
-    /// The authorities, then the relays that are there from the beginning.
-    pub(crate) tors: Vec<Tor>,
+    /// Everybody's files. The last field, because it is removed when nobody writes any more.
+    directory: tempfile::TempDir,
 }
 
 impl Network {
@@ -160,7 +161,7 @@ impl Network {
     }
 
     /// Starts a relay with an ORPort at both of its addresses, and from which it dials too.
-    pub(crate) fn relay(&self, netns: &Netns, name: &str, at: Dual, role: &str) -> Tor {
+    fn relay(&self, netns: &Netns, name: &str, at: Dual, role: &str) -> Tor {
         self.tor(
             netns,
             name,

@@ -110,7 +110,7 @@ impl<'a> Exit<'a> {
     ) -> Self {
         let name = binding.nickname();
         let directory = network.directory_of(&name);
-        let newest = &network.authority().directory;
+        let newest = &network.authorities()[0].directory;
         for file in DOCUMENTS.iter().chain(&["cached-certs"]) {
             fs::copy(newest.join(file), directory.join(file)).unwrap();
         }

@@ -229,9 +229,10 @@ impl Network {
         (&relays[0], &relays[1..])
     }
 
-    /// A directory authority: it has every consensus first.
-    pub(crate) fn authority(&self) -> &Tor {
-        &self.tors[0]
+    /// The directory authorities, which have every consensus first. Clients begin with what one
+    /// of them has, and look for the next one late.
+    pub(crate) fn authorities(&self) -> &[Tor] {
+        &self.tors[..usize::from(AUTHORITIES)]
     }
 
     /// Relays that clients may have as guards, so that they ask no exit for directories.

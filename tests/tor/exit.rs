@@ -1,7 +1,7 @@
 //! An exit host: its tor, bound to addresses in one of the three ways, and the box behind it.
 
 use crate::flows::Watch;
-use crate::ground::{Dual, Lot, OR_PORT, RESOLVER};
+use crate::ground::{Dual, Lot, RESOLVER};
 use crate::network::{DOCUMENTS, Network, PATIENCE, Tor, avoid_newcomer, listening};
 use crate::truth;
 use exitmark::lab::Netns;
@@ -12,10 +12,6 @@ use std::path::Path;
 use std::time::Instant;
 
 const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
-
-/// Whether `exitmark run` checks the consensus documents' signatures and follows their files by
-/// itself. Where it does not, it is told by SIGHUP to read them again.
-const FOLLOWS: bool = false;
 
 /// How an operator can have tor take source addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,11 +144,6 @@ impl<'a> Exit<'a> {
     /// Waits until the box has taken on the relay at this endpoint, which the consensus of its tor
     /// lists.
     pub(crate) fn takes_on(&mut self, endpoint: SocketAddr) {
-        if !FOLLOWS {
-            self.running
-                .signal(nix::sys::signal::Signal::SIGHUP)
-                .unwrap();
-        }
         let deadline = Instant::now() + PATIENCE;
         while !self.knows(endpoint) {
             assert!(
@@ -169,28 +160,21 @@ impl<'a> Exit<'a> {
 fn relays(network: &Network, directory: &Path, fleet: &[SocketAddr]) -> String {
     let quoted = |words: Vec<String>| format!("{words:?}");
     let documents = DOCUMENTS.map(|name| directory.join(name).display().to_string());
-    let mut lines = format!(
-        "consensus = {}\nextra = {}\n",
+    let state = directory.with_extension("state");
+    format!(
+        "consensus = {}\nextra = {}\nauthorities = {}\nstate = {:?}\n",
         quoted(documents.into()),
-        quoted(fleet.iter().map(SocketAddr::to_string).collect())
-    );
-    if FOLLOWS {
-        let state = directory.with_extension("state");
-        lines += &format!(
-            "authorities = {}\nstate = {:?}\n",
-            quoted(network.identities.clone()),
-            state.display().to_string()
-        );
-    }
-    lines
+        quoted(fleet.iter().map(SocketAddr::to_string).collect()),
+        quoted(network.identities.clone()),
+        state.display().to_string()
+    )
 }
 
 /// The box's configuration, as the documentation has an operator write it.
 fn configure(binding: Binding, lot: &Lot, relays: &str) -> String {
-    let [listener4, listener6] = lot.first.at(OR_PORT);
     format!(
         "[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\n\
-         [host]\n{}listeners = [\"{listener4}\", \"{listener6}\"]\nresolvers = [\"{RESOLVER}\"]\n\n\
+         [host]\n{}resolvers = [\"{RESOLVER}\"]\n\n\
          [steer]\nnext_hop = \"{}\"\n\n[relays]\n{relays}",
         binding.host(lot),
         lot.hop_mac

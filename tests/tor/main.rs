@@ -20,8 +20,8 @@
 //!
 //! - The box has known every relay that its tor can dial since before it was started: it reads the
 //!   documents of that tor, which starts with a consensus, as after a restart. The exits of the
-//!   same operator, which no consensus lists yet, are in `relays.extra`, and its own ORPorts in
-//!   `host.listeners`, as the documentation has it.
+//!   same operator, itself among them, are in `relays.extra` until the consensus lists them; that
+//!   is where the box knows the host's own ORPorts from.
 //! - Nobody has a circuit through the relay that joins before the test says so. A relay that tests
 //!   itself is dialled by others before any consensus lists it, and those that have a consensus
 //!   first use it first: for that moment an exit's dial looks like exit traffic, to this box as to

@@ -101,7 +101,10 @@ impl OpenFile {
         let copied = io::copy(&mut (&mut self.file).take(self.metadata.len()), out);
         let copied = copied.map_err(failed)?;
         let now = self.file.metadata().map_err(failed)?;
-        if copied == self.metadata.len() && Version::of(&now) == Version::of(&self.metadata) {
+        // Not the time of its last change of any kind: to be replaced by another file is one.
+        let written =
+            |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+        if copied == self.metadata.len() && written(&now) == written(&self.metadata) {
             Ok(())
         } else {
             Err(LoadError::Changed {

@@ -40,8 +40,8 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// Certificates that cannot be opened or read.
-    #[error("{}: cannot be read: {reason}; tor keeps its certificates beside its consensus, \
-             relays.certificates names another place", path.display())]
+    #[error("{}: cannot be read: {reason}; tor keeps its certificates beside its consensus; \
+             relays.certificates, or --certificates, names another place", path.display())]
     Certificates {
         /// The file.
         path: PathBuf,
@@ -141,6 +141,14 @@ pub enum SignatureError {
         /// Which one.
         number: usize,
     },
+    /// By somebody who has signed already.
+    #[error("signature {number} is a second one of the authority {identity}; fetch the file again")]
+    Twice {
+        /// Which one.
+        number: usize,
+        /// Whose.
+        identity: Identity,
+    },
     /// A signing key for which there is no word.
     #[error(
         "signature {number}, of the authority {identity}, is made with a key for which there is no \
@@ -167,7 +175,7 @@ pub enum SignatureError {
     /// Not a majority.
     #[error(
         "{good} authorities that are known have signed it, {needed} are needed; a consensus of another \
-         network needs relays.authorities"
+         network needs relays.authorities, or --authority"
     )]
     TooFew {
         /// How many have.

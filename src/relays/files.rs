@@ -35,6 +35,12 @@ impl Version {
         }
     }
 
+    /// Whether the content is the same, as far as the file system tells. What only happened to its
+    /// names, such as that another file took its place, does not count.
+    fn has_content_of(&self, other: &Self) -> bool {
+        (self.inode, self.length, self.modified) == (other.inode, other.length, other.modified)
+    }
+
     /// The version that is at `path` now; none if there is nothing.
     pub fn at(path: &Path) -> Option<Self> {
         path.metadata().ok().as_ref().map(Self::of)
@@ -101,10 +107,8 @@ impl OpenFile {
         let copied = io::copy(&mut (&mut self.file).take(self.metadata.len()), out);
         let copied = copied.map_err(failed)?;
         let now = self.file.metadata().map_err(failed)?;
-        // Not the time of its last change of any kind: to be replaced by another file is one.
-        let written =
-            |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        if copied == self.metadata.len() && written(&now) == written(&self.metadata) {
+        let is_as_it_was = Version::of(&now).has_content_of(&Version::of(&self.metadata));
+        if copied == self.metadata.len() && is_as_it_was {
             Ok(())
         } else {
             Err(LoadError::Changed {

@@ -127,20 +127,33 @@ impl StateFile {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let new = directory.join(name);
+        // What an earlier process has left half done, or somebody has put there. Only a file that
+        // did not exist before is written to: a link would lead elsewhere, a FIFO would wait.
+        if let Err(error) = std::fs::remove_file(&new)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let written = self.replace_by(&new, stored);
+        if written.is_err() {
+            let _ = std::fs::remove_file(&new);
+        }
+        written?;
+        File::open(directory)?.sync_all()
+    }
+
+    fn replace_by(&self, new: &Path, stored: &Stored) -> io::Result<()> {
         let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o644)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&new)?;
+            .open(new)?;
         let mut text = serde_json::to_vec(stored)?;
         text.push(b'\n');
         file.write_all(&text)?;
         // Both before and behind the rename: neither half a file nor none may be left by a crash.
         file.sync_all()?;
-        std::fs::rename(&new, &self.path)?;
-        File::open(directory)?.sync_all()
+        std::fs::rename(new, &self.path)
     }
 }
 
@@ -195,7 +208,8 @@ impl Stored {
         }
         Ok(LiveSet {
             sources: self.sources,
-            accepted_at: Some(self.accepted_at),
+            // What was never in force has no time.
+            accepted_at: (self.accepted > 0).then_some(self.accepted_at),
             listed,
             departed: departed.into_iter().collect(),
             accepted: self.accepted,

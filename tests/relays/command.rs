@@ -1,12 +1,14 @@
 //! `exitmark relays` from outside: what it prints and how it exits.
 
-use crate::{file, names_an_address, order, small};
+use crate::site::{Site, authorities, checked};
+use crate::{assert_names_no_address, at, file, names_an_address, order, small};
 use exitmark::lab::consensus::Order;
-use exitmark::relays::Flavor;
+use exitmark::relays::{Flavor, LiveSet, StateFile, load};
+use std::fs;
 use std::process::{Command, Output};
 use tempfile::TempDir;
 
-fn exitmark(arguments: &[&str]) -> Output {
+pub(crate) fn exitmark(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_exitmark"))
         .arg("relays")
         .args(arguments)
@@ -14,7 +16,7 @@ fn exitmark(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn code(output: &Output) -> i32 {
+pub(crate) fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
 }
 
@@ -23,7 +25,7 @@ fn the_command_shows_what_a_file_holds() {
     let directory = TempDir::new().unwrap();
     let path = file(&directory, "consensus", small(Flavor::Microdesc));
     let path = path.to_str().unwrap();
-    let output = exitmark(&[path]);
+    let output = exitmark(&["--no-verify", path]);
     assert_eq!(code(&output), 0, "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [
@@ -47,7 +49,7 @@ fn the_command_writes_json() {
     let directory = TempDir::new().unwrap();
     let path = file(&directory, "consensus", small(Flavor::Ns));
     let path = path.to_str().unwrap();
-    let output = exitmark(&["--json", path]);
+    let output = exitmark(&["--no-verify", "--json", path]);
     assert_eq!(code(&output), 0);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["contains"], serde_json::Value::Null);
@@ -80,7 +82,7 @@ fn the_command_answers_whether_an_endpoint_is_contained() {
         ("[2001:db8:9::9]:25", 0),
         ("[2001:db8:9::9]:26", 1),
     ] {
-        let output = exitmark(&[path, "--contains", endpoint]);
+        let output = exitmark(&["--no-verify", path, "--contains", endpoint]);
         assert_eq!(code(&output), expected, "{endpoint}");
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(
@@ -89,7 +91,7 @@ fn the_command_answers_whether_an_endpoint_is_contained() {
         );
         assert_eq!(text.lines().count(), 1);
 
-        let output = exitmark(&[path, "--json", "--contains", endpoint]);
+        let output = exitmark(&["--no-verify", path, "--json", "--contains", endpoint]);
         assert_eq!(code(&output), expected, "{endpoint}");
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(json["contains"], expected == 0);
@@ -111,14 +113,30 @@ fn the_command_tells_wrong_usage_from_bad_files() {
         &[good, "--contains", "relay.example:9001"],
         &[good, "--contains"],
         &[good, "--verify"],
+        &[good, "--authority", "ABCD"],
+        &[good, "--no-verify", "--certificates", bad],
+        &[good, "--no-verify", "--authority", &"AB".repeat(20)],
+        &[good, "--config", bad],
+        &[good, "--diff", good, good],
+        &["--diff", good],
+        &["--diff", good, good, "--contains", "203.0.113.9:22"],
+        &["--config", bad, "--no-verify"],
+        &["--config", bad, "--certificates", good],
+        // No configuration, which is wrong usage too.
+        &["--config", bad],
+        &["--config", "/nonexistent/exitmark.toml"],
     ] {
         assert_eq!(code(&exitmark(arguments)), 2, "{arguments:?}");
     }
     for arguments in [
         &[bad][..],
-        &[good, bad],
-        &["/nonexistent/consensus"],
-        &[bad, "--contains", "203.0.113.9:22"],
+        &[good],
+        &["--no-verify", bad],
+        &["--no-verify", good, bad],
+        &["--no-verify", "/nonexistent/consensus"],
+        &["--no-verify", bad, "--contains", "203.0.113.9:22"],
+        &["--no-verify", "--diff", good, bad],
+        &["--no-verify", "--diff", bad, good],
     ] {
         let output = exitmark(arguments);
         assert_eq!(code(&output), 1, "{arguments:?}");
@@ -128,4 +146,121 @@ fn the_command_tells_wrong_usage_from_bad_files() {
         assert!(!names_an_address(&error), "{error}");
         assert_eq!(error.lines().count(), 1);
     }
+}
+
+/// `--authority` for each of the three.
+fn trusting() -> Vec<String> {
+    let identities = authorities().identities();
+    let one = |identity| ["--authority".to_owned(), identity];
+    identities.into_iter().flat_map(one).collect()
+}
+
+/// With these authorities, and these arguments.
+fn trusting_exitmark(arguments: &[&str]) -> Output {
+    let trusting = trusting();
+    let trusting = trusting.iter().map(String::as_str);
+    let all: Vec<_> = trusting.chain(arguments.iter().copied()).collect();
+    exitmark(&all)
+}
+
+#[test]
+fn the_command_checks_signatures_unless_told_otherwise() {
+    let site = Site::new(Flavor::Microdesc);
+    let path = site.consensus.to_str().unwrap();
+    let output = trusting_exitmark(&[path]);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert!(text.contains("3 good, 2 needed"), "{text}");
+    let output = trusting_exitmark(&[path, "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["sources"][0]["signatures_checked"], true);
+    assert_eq!(json["sources"][0]["signatures_good"], 3);
+    assert_eq!(json["sources"][0]["signatures_needed"], 2);
+
+    // Those of the Tor network have not signed it, and one of two strangers is not enough.
+    let stranger = "AB".repeat(20);
+    let one = &authorities().identities()[0];
+    for arguments in [
+        &[path][..],
+        &["--authority", one, "--authority", &stranger, path],
+    ] {
+        let output = exitmark(arguments);
+        assert_eq!(code(&output), 1);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains("are needed"), "{error}");
+        assert!(!names_an_address(&error));
+    }
+
+    // Another byte.
+    let text = fs::read_to_string(&site.consensus).unwrap();
+    site.write(text.replacen("circwindow=1000", "circwindow=1001", 1));
+    let output = trusting_exitmark(&[path]);
+    assert_eq!(code(&output), 1);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("signature 1"), "{error}");
+    assert_eq!(code(&exitmark(&["--no-verify", path])), 0);
+}
+
+#[test]
+fn the_command_takes_certificates_from_another_place() {
+    let site = Site::new(Flavor::Ns);
+    let elsewhere = site.directory.path().join("elsewhere");
+    fs::rename(&site.certificates, &elsewhere).unwrap();
+    let (path, elsewhere) = (
+        site.consensus.to_str().unwrap(),
+        elsewhere.to_str().unwrap(),
+    );
+    let output = trusting_exitmark(&[path]);
+    assert_eq!(code(&output), 1);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("--certificates"), "{error}");
+    let output = trusting_exitmark(&[path, "--certificates", elsewhere]);
+    assert_eq!(code(&output), 0, "{output:?}");
+}
+
+#[test]
+fn the_command_shows_the_live_set_of_a_box() {
+    let site = Site::new(Flavor::Microdesc);
+    let config = file(
+        &site.directory,
+        "exitmark.toml",
+        "[ports]\nhost = \"eth0\"\nuplink = \"eth1\"\n[host]\naddresses = [\"192.0.2.10\"]\n\
+         listeners = [22]\n[relays]\nconsensus = [\"cached-consensus\"]\nstate = \"live/state\"\n\
+         extra = [\"203.0.113.7:22\"]\n",
+    );
+    let config = config.to_str().unwrap();
+    // There is none before a box has run.
+    let output = exitmark(&["--config", config]);
+    assert_eq!(code(&output), 1, "{output:?}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("has never run"), "{error}");
+
+    let loaded = load(&checked([&site.consensus])).unwrap();
+    let (count, relay) = (loaded.listed.len(), loaded.listed[0].to_string());
+    let mut live = LiveSet::default();
+    live.offer(loaded, at(1_700_000_000)).unwrap();
+    let state = StateFile::new(site.directory.path().join("live/state"));
+    state.save(&live).unwrap();
+    let output = exitmark(&["--config", config]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let last = format!("The live relay set has {} endpoints.", count + 1);
+    assert!(text.contains(&last), "{text}");
+    assert!(!names_an_address(&text), "{text}");
+    for (endpoint, expected) in [(&*relay, 0), ("203.0.113.7:22", 0), ("203.0.113.7:23", 1)] {
+        let output = exitmark(&["--config", config, "--contains", endpoint]);
+        assert_eq!(code(&output), expected, "{endpoint}");
+        let output = exitmark(&["--config", config, "--json", "--contains", endpoint]);
+        assert_eq!(code(&output), expected, "{endpoint}");
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["contains"], expected == 0);
+        assert_eq!(json["listed"], count);
+    }
+
+    fs::write(state.path(), "{}").unwrap();
+    let output = exitmark(&["--config", config]);
+    assert_eq!(code(&output), 1);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("remove it"), "{error}");
+    assert_names_no_address(&error);
 }

@@ -6,7 +6,11 @@ use exitmark::policy::Endpoint;
 use exitmark::relays::{DocumentError, Flavor, UncheckedDocument};
 
 /// The document with the first line of this keyword changed, and that line's number.
-fn with_line(text: &str, keyword: &str, change: impl Fn(&str) -> String) -> (String, usize) {
+pub(crate) fn with_line(
+    text: &str,
+    keyword: &str,
+    change: impl Fn(&str) -> String,
+) -> (String, usize) {
     let index = text
         .lines()
         .position(|line| line.split(' ').next() == Some(keyword))
@@ -24,7 +28,7 @@ fn with_line(text: &str, keyword: &str, change: impl Fn(&str) -> String) -> (Str
 
 /// The line with its field number `index` (the keyword is 0; negative counts from the end)
 /// replaced.
-fn with_field(line: &str, index: isize, value: &str) -> String {
+pub(crate) fn with_field(line: &str, index: isize, value: &str) -> String {
     let mut fields: Vec<&str> = line.split(' ').collect();
     let length = isize::try_from(fields.len()).unwrap();
     let index = if index < 0 { length + index } else { index };

@@ -1,22 +1,38 @@
-//! Relay sets from files: real documents where there are some, every kind of bad input, and the
-//! exit codes of `exitmark relays`. Here is what the rooms share: documents to work on, and the
-//! check that no error names an address.
+//! Tier: any machine, but for what root alone can see, which is skipped aloud. Relay sets from
+//! files: real documents where there are some, every kind of bad input by both ways of loading,
+//! what remains in force, and `exitmark relays`. Here is what the rooms share: documents to work
+//! on, and the check that no error names an address.
 
 #![allow(
     clippy::unwrap_used,
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
+mod certificates;
+mod changing;
 mod command;
+mod confined;
+mod diff;
 mod documents;
 mod files;
+mod flipped;
+mod forbidden;
+mod hostile;
+mod live;
+mod loader;
+mod odd;
 mod real;
 mod signed;
+mod signers;
+mod site;
 mod spoiled;
+mod state;
+mod status;
+mod watch;
 
 use exitmark::lab::consensus::Order;
 use exitmark::policy::{Endpoint, EndpointSet};
-use exitmark::relays::{Flavor, Validity};
+use exitmark::relays::{Flavor, Loaded, Validity};
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
 use std::fs;
@@ -85,4 +101,9 @@ fn file(directory: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
 
 fn elements(set: &EndpointSet) -> BTreeSet<Endpoint> {
     set.iter().collect()
+}
+
+/// What documents list.
+fn listed(loaded: &Loaded) -> BTreeSet<Endpoint> {
+    loaded.listed.iter().copied().collect()
 }

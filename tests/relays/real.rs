@@ -1,50 +1,95 @@
 //! Real documents. They are not part of this repository: `EXITMARK_REAL_DATA` names a directory
-//! whose `consensus/` holds them, compressed with xz.
+//! whose `consensus/` holds them, compressed with xz, and the certificates that belong to them.
 
-use crate::{FLAVORS, at, elements};
-use exitmark::relays::{Counts, UncheckedDocument, Validity, load};
-use std::fs::{self, File};
-use std::io::BufReader;
+use crate::site::{both, unchecked};
+use crate::{FLAVORS, at, file, listed};
+use exitmark::relays::{
+    Authorities, Certificates, Counts, Signatures, Source, Sources, Trust, UncheckedDocument,
+    Validity, load,
+};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Once};
 use tempfile::TempDir;
+
+pub(crate) const NS: &str = "2021-08-29T19-consensus";
+pub(crate) const MICRODESC: &str = "2021-08-29T19-consensus-microdesc";
+pub(crate) const EARLIER: &str = "2021-08-26T19-consensus-microdesc";
+pub(crate) const CERTIFICATES: &str = "2021-08-29-cached-certs";
 
 /// 2021-08-29 19:00:00 UTC.
 const AUGUST_29: u64 = 1_630_263_600;
 
-/// The decompressed real document of this name, or None, said aloud, where there is none.
-fn real(directory: &TempDir, name: &str) -> Option<PathBuf> {
+/// The decompressed real file of this name, or None, said aloud, where there is none.
+pub(crate) fn real(name: &'static str) -> Option<Arc<Vec<u8>>> {
+    static KNOWN: Mutex<BTreeMap<&str, Arc<Vec<u8>>>> = Mutex::new(BTreeMap::new());
+    static SAID: Once = Once::new();
     let Some(root) = std::env::var_os("EXITMARK_REAL_DATA") else {
-        eprintln!("SKIPPED: EXITMARK_REAL_DATA is unset, so there is no real {name}");
+        // Not by a print macro: what a passing test prints is swallowed.
+        SAID.call_once(|| {
+            let _ = writeln!(
+                std::io::stderr(),
+                "SKIPPED: EXITMARK_REAL_DATA is unset, so there are no real documents"
+            );
+        });
         return None;
     };
-    let packed = Path::new(&root)
-        .join("consensus")
-        .join(name)
-        .with_extension("xz");
-    let mut packed = BufReader::new(File::open(&packed).unwrap_or_else(|error| {
-        panic!(
-            "EXITMARK_REAL_DATA is set, but {}: {error}",
-            packed.display()
-        )
-    }));
-    let path = directory.path().join(name);
-    lzma_rs::xz_decompress(&mut packed, &mut File::create(&path).unwrap()).unwrap();
-    Some(path)
+    let mut known = KNOWN.lock().unwrap();
+    let bytes = known.entry(name).or_insert_with(|| {
+        let packed = Path::new(&root)
+            .join("consensus")
+            .join(format!("{name}.xz"));
+        let mut packed = BufReader::new(File::open(&packed).unwrap_or_else(|error| {
+            panic!(
+                "EXITMARK_REAL_DATA is set, but {}: {error}",
+                packed.display()
+            )
+        }));
+        let mut bytes = Vec::new();
+        lzma_rs::xz_decompress(&mut packed, &mut bytes).unwrap();
+        Arc::new(bytes)
+    });
+    Some(Arc::clone(bytes))
+}
+
+/// Real documents and their certificates as a tor has them.
+pub(crate) struct RealSite {
+    _directory: TempDir,
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+impl RealSite {
+    pub(crate) fn new(names: &[&'static str]) -> Option<Self> {
+        let directory = TempDir::new().unwrap();
+        let write = |name, as_: &str| Some(file(&directory, as_, &*real(name)?));
+        write(CERTIFICATES, "cached-certs")?;
+        Some(Self {
+            paths: names
+                .iter()
+                .map(|name| write(name, name))
+                .collect::<Option<_>>()?,
+            _directory: directory,
+        })
+    }
+
+    fn sources(&self) -> Sources {
+        Sources {
+            files: self.paths.iter().cloned().map(Source::beside).collect(),
+            extra: Vec::new(),
+            trust: Trust::MostOf(Authorities::tor_network()),
+        }
+    }
 }
 
 #[test]
-fn real_documents_give_exact_counts_and_both_flavours_the_same_set() {
-    let directory = TempDir::new().unwrap();
-    let names = [
-        "2021-08-29T19-consensus",
-        "2021-08-29T19-consensus-microdesc",
-    ];
-    let mut sets = Vec::new();
-    for (name, flavor) in names.into_iter().zip(FLAVORS) {
-        let Some(path) = real(&directory, name) else {
+fn real_documents_hold_by_both_ways_and_give_exact_counts() {
+    for (name, flavor) in [NS, MICRODESC].into_iter().zip(FLAVORS) {
+        let Some(site) = RealSite::new(&[name]) else {
             return;
         };
-        let loaded = load(&[path], &[]).unwrap();
+        let loaded = both(&site.sources()).unwrap();
         let report = &loaded.sources[0];
         assert_eq!(report.flavor, flavor);
         assert_eq!(
@@ -66,18 +111,33 @@ fn real_documents_give_exact_counts_and_both_flavours_the_same_set() {
                 valid_until: at(AUGUST_29 + 3 * 3_600),
             }
         );
-        sets.push(elements(&loaded.endpoints));
+        let Signatures { good, needed } = report.signatures.unwrap();
+        println!("{name}: {good} good signatures, {needed} needed");
+        assert!(good >= needed && needed == 5);
     }
+}
+
+#[test]
+fn both_flavours_of_a_real_document_list_the_same() {
+    let Some(site) = RealSite::new(&[NS, MICRODESC]) else {
+        return;
+    };
+    let sets = site
+        .paths
+        .iter()
+        .map(|path| listed(&load(&unchecked([path])).unwrap()));
+    let sets: Vec<_> = sets.collect();
     assert_eq!(sets[0], sets[1]);
+    let together = load(&site.sources()).unwrap();
+    assert_eq!(listed(&together), sets[0]);
 }
 
 #[test]
 fn a_real_document_of_another_day_gives_exact_counts() {
-    let directory = TempDir::new().unwrap();
-    let Some(path) = real(&directory, "2021-08-26T19-consensus-microdesc") else {
+    let Some(site) = RealSite::new(&[EARLIER]) else {
         return;
     };
-    let loaded = load(&[path], &[]).unwrap();
+    let loaded = load(&site.sources()).unwrap();
     assert_eq!(
         loaded.sources[0].counts,
         Counts {
@@ -91,20 +151,28 @@ fn a_real_document_of_another_day_gives_exact_counts() {
 
 #[test]
 fn a_real_document_cut_at_any_line_is_refused() {
-    let directory = TempDir::new().unwrap();
-    let Some(path) = real(&directory, "2021-08-29T19-consensus-microdesc") else {
+    let Some((bytes, certificates)) = real(MICRODESC).zip(real(CERTIFICATES)) else {
         return;
     };
-    let text = fs::read_to_string(path).unwrap();
+    let certificates = Certificates::parse(&certificates).unwrap();
+    let authorities = Authorities::tor_network();
+    let text = std::str::from_utf8(&bytes).unwrap();
     let ends = text.match_indices('\n').map(|(offset, _)| offset + 1);
     // Every 499th line of the many, and every line of the end.
     let tail = text.find("directory-footer").unwrap();
+    let mut signatures = 0;
     for (number, end) in ends.enumerate() {
         if end >= tail || number % 499 == 0 {
             let part = &text[..end];
-            let result = UncheckedDocument::parse(part.as_bytes());
-            let whole = part.ends_with("-----END SIGNATURE-----\n");
-            assert_eq!(result.is_ok(), whole, "cut after line {}", number + 1);
+            let document = UncheckedDocument::parse(part.as_bytes());
+            let is_whole = part.ends_with("-----END SIGNATURE-----\n");
+            assert_eq!(document.is_ok(), is_whole, "cut after line {}", number + 1);
+            let Ok(document) = document else { continue };
+            signatures += 1;
+            let verified = document.verify(&certificates, &authorities);
+            let good = verified.map(|(_, signatures)| signatures.good);
+            assert!(good.is_ok() || signatures < 9, "{good:?}");
+            assert!(good.is_err() || signatures >= 5, "{good:?}");
         }
     }
 }

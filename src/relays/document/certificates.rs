@@ -1,4 +1,4 @@
-//! `cached-certs`: which signing key an authority vouches for, from when until when.
+//! `cached-certs`: which signing key an authority vouches for, and until when.
 //!
 //! Certificates that cannot be used are left out and counted, never an error by themselves: tor
 //! keeps old ones and those of authorities that are none any more. What is missing shows when a
@@ -71,6 +71,11 @@ impl Certificates {
         Ok(certificates)
     }
 
+    /// Whether there is any certificate of this authority.
+    pub(super) fn know(&self, identity: Identity) -> bool {
+        self.by_keys.keys().any(|(known, _)| *known == identity)
+    }
+
     /// The signing key with this digest, if this authority vouches for it at `at`.
     pub(super) fn key(
         &self,
@@ -83,7 +88,9 @@ impl Certificates {
             .iter()
             .filter(|certificate| {
                 let (body, _) = certificate.document.inspect_unverified();
-                (body.published()..=body.expires()).contains(&at)
+                // Authorities renew a certificate for a key that they use already, so it may be
+                // younger than what the key has signed.
+                at <= body.expires()
             })
             .find_map(Certificate::key)
     }

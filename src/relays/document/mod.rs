@@ -181,7 +181,7 @@ impl UncheckedDocument {
     }
 
     /// The document, if most of `authorities` signed it and no signature that can be checked is
-    /// bad. A certificate must hold at the document's `valid-after`.
+    /// bad. A certificate must not have expired at the document's `valid-after`.
     ///
     /// # Errors
     /// Which signature is missing or bad, and why.

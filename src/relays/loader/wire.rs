@@ -114,7 +114,10 @@ impl Answer {
             return Err(nonsense("another number of files"));
         }
         if endpoints.len() > MAX_ENDPOINTS {
-            return Err(nonsense("more endpoints than a set holds"));
+            // Each document may be fine by itself.
+            return Err(LoadError::TooMany {
+                count: endpoints.len(),
+            });
         }
         let listed: Vec<_> = endpoints
             .iter()
@@ -122,6 +125,10 @@ impl Answer {
             .collect();
         if !listed.is_sorted_by(|a, b| a < b) || listed.iter().any(|one| one.port == 0) {
             return Err(nonsense("endpoints out of order, or with port 0"));
+        }
+        let named = sources.iter().map(|report| report.distinct);
+        if named.fold(0, usize::saturating_add) < listed.len() {
+            return Err(nonsense("endpoints that no file lists"));
         }
         for (report, source) in sources.iter_mut().zip(&asked.files) {
             if !is_plausible(report, &asked.trust, listed.len()) {
@@ -238,7 +245,7 @@ mod tests {
     #[test]
     fn nonsense_is_none() {
         type Change = fn(&mut SourceReport, &mut Vec<SocketAddr>);
-        let changes: [(&str, Change); 10] = [
+        let changes: [(&str, Change); 11] = [
             ("unsigned", |report, _| report.signatures = None),
             ("too few good", |report, _| {
                 report.signatures = Some(Signatures { good: 1, needed: 2 });
@@ -253,6 +260,7 @@ mod tests {
                 report.validity.valid_until = report.validity.valid_after;
             }),
             ("no relay", |report, _| report.distinct = 0),
+            ("more than it lists", |report, _| report.distinct = 1),
             ("counts", |report, _| report.counts.orports = 1),
             ("order", |_, endpoints| endpoints.reverse()),
             ("twice", |_, endpoints| endpoints[1] = endpoints[0]),
@@ -266,7 +274,8 @@ mod tests {
             );
         }
         let many = (0..=65_536_u32).map(|n| SocketAddr::from((std::net::Ipv4Addr::from(n), 1)));
-        assert!(checked(|_, endpoints| *endpoints = many.collect()).is_err());
+        let error = checked(|_, endpoints| *endpoints = many.collect()).unwrap_err();
+        assert!(matches!(error, LoadError::TooMany { count: 65_537 }));
         let other = Answer::Refused {
             source: 1,
             of_certificates: false,

@@ -1,0 +1,188 @@
+//! `cached-certs` that does not belong, is damaged, or is not there.
+
+use crate::site::{Site, authorities, certificates, plan, signed};
+use crate::{FLAVORS, at};
+use exitmark::lab::authorities::Authorities;
+use exitmark::relays::{DocumentError, Flavor, LoadError, SignatureError, load};
+use std::fs;
+
+/// When the documents of these tests begin to hold.
+const VALID_AFTER: u64 = 1_700_000_000;
+
+/// What is wrong, in this process; the confined one says the same.
+fn refusal(flavor: Flavor, certificates: impl AsRef<[u8]>) -> LoadError {
+    let site = Site::holding(signed(flavor), certificates);
+    let _ = site.refusal();
+    load(&site.sources()).unwrap_err()
+}
+
+fn lacks_a_certificate(error: &LoadError) -> bool {
+    let problem = |error: &LoadError| match error {
+        LoadError::Signatures { problem, .. } => Some(problem.clone()),
+        _ => None,
+    };
+    matches!(
+        problem(error),
+        Some(SignatureError::NoCertificate { number: 1.., .. })
+    )
+}
+
+#[test]
+fn what_is_no_file_of_certificates_is_named() {
+    for (bytes, expected) in [
+        (Vec::new(), DocumentError::Empty),
+        (b"hello\n".to_vec(), DocumentError::NotCertificates),
+        (
+            signed(Flavor::Ns).into_bytes(),
+            DocumentError::NotCertificates,
+        ),
+        (
+            format!("\n{}", certificates()).into_bytes(),
+            DocumentError::NotCertificates,
+        ),
+        (
+            certificates().replace('\n', "\r\n").into_bytes(),
+            DocumentError::CrLf { line: 1 },
+        ),
+        (
+            certificates()
+                .replace("dir-key-published", "\0")
+                .into_bytes(),
+            DocumentError::Nul { line: 4 },
+        ),
+        (
+            [b"dir-key-certificate-version 3\n", &[0xff; 9][..]].concat(),
+            DocumentError::NotUtf8 { line: 2 },
+        ),
+        (
+            "dir-key-certificate-version 3\n".repeat(513).into_bytes(),
+            DocumentError::TooManyCertificates { limit: 512 },
+        ),
+    ] {
+        match refusal(Flavor::Ns, bytes) {
+            LoadError::Document { path, problem } => {
+                assert_eq!(problem, expected);
+                assert_eq!(path.file_name().unwrap(), "cached-certs");
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn missing_certificates_say_where_tor_keeps_them() {
+    for flavor in FLAVORS {
+        let site = Site::new(flavor);
+        fs::remove_file(&site.certificates).unwrap();
+        let error = site.refusal();
+        assert!(matches!(error, LoadError::Certificates { .. }), "{error}");
+        let said = error.to_string();
+        for word in [
+            "cached-certs",
+            "beside its consensus",
+            "relays.certificates",
+        ] {
+            assert!(said.contains(word), "{said}");
+        }
+        fs::create_dir(&site.certificates).unwrap();
+        let error = site.refusal();
+        assert!(matches!(error, LoadError::NotRegular { .. }), "{error}");
+    }
+}
+
+#[test]
+fn strangers_certificates_are_none() {
+    let strangers = Authorities::family(1, 3).certificates_for(plan(Flavor::Ns).validity);
+    for flavor in FLAVORS {
+        assert!(lacks_a_certificate(&refusal(flavor, &strangers)));
+        // Beside the right ones they do no harm.
+        for both in [
+            strangers.clone() + &certificates(),
+            certificates() + &strangers,
+        ] {
+            Site::holding(signed(flavor), both).load().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_certificate_must_hold_when_the_document_begins_to() {
+    let of = |from, until| authorities().certificates(at(from), at(until));
+    for flavor in FLAVORS {
+        for (from, until) in [
+            (VALID_AFTER - 1_000, VALID_AFTER - 1),
+            (VALID_AFTER + 1, VALID_AFTER + 1_000_000),
+        ] {
+            assert!(lacks_a_certificate(&refusal(flavor, of(from, until))));
+        }
+        // At the limits; what becomes of it later does not matter.
+        for (from, until) in [
+            (VALID_AFTER - 1_000, VALID_AFTER),
+            (VALID_AFTER, VALID_AFTER + 1),
+        ] {
+            Site::holding(signed(flavor), of(from, until))
+                .load()
+                .unwrap();
+        }
+        // An old one before or behind the right one is in nobody's way.
+        let old = of(VALID_AFTER - 1_000, VALID_AFTER - 1);
+        for both in [old.clone() + &certificates(), certificates() + &old] {
+            Site::holding(signed(flavor), both).load().unwrap();
+        }
+    }
+}
+
+#[test]
+fn one_authority_without_a_certificate_is_one_too_many() {
+    let text = certificates();
+    let begin = "dir-key-certificate-version ";
+    let starts: Vec<_> = text.match_indices(begin).map(|(start, _)| start).collect();
+    let pieces = [
+        &text[..starts[1]],
+        &text[starts[1]..starts[2]],
+        &text[starts[2]..],
+    ];
+    for flavor in FLAVORS {
+        for missing in 0..3 {
+            let rest: String = (0..3)
+                .filter(|&number| number != missing)
+                .map(|number| pieces[number])
+                .collect();
+            assert!(lacks_a_certificate(&refusal(flavor, &rest)), "{missing}");
+            // Half of it, or one that is patched together from two, is none.
+            let half = &pieces[missing][..pieces[missing].len() / 2];
+            let half = format!("{rest}{half}");
+            assert!(lacks_a_certificate(&refusal(flavor, half)));
+            let other = pieces[(missing + 1) % 3];
+            let cut = "dir-key-certification\n";
+            let (head, _) = pieces[missing].split_once(cut).unwrap();
+            let (_, tail) = other.split_once(cut).unwrap();
+            let patched = format!("{rest}{head}{cut}{tail}");
+            assert!(lacks_a_certificate(&refusal(flavor, patched)));
+            // What is left is enough for a document that the two signed.
+            let signers = (0..3).filter(|&number| usize::from(number) != missing);
+            let text = plan(flavor).sign_by(&authorities(), signers);
+            Site::holding(text, &rest).load().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_stranger_cannot_vouch_for_an_authority() {
+    // The authority's name over the stranger's keys.
+    let stranger = Authorities::family(1, 1);
+    let (own, theirs) = (&authorities().identities()[0], &stranger.identities()[0]);
+    let forged = stranger
+        .certificates_for(plan(Flavor::Ns).validity)
+        .replace(theirs, own);
+    for flavor in FLAVORS {
+        let text = plan(flavor).sign(&stranger).replace(theirs, own);
+        let one = Authorities::new(1);
+        let site = Site::holding(text, &forged);
+        let mut sources = site.sources();
+        sources.trust = exitmark::relays::Trust::MostOf(crate::site::pinned(&one));
+        let error = load(&sources).unwrap_err();
+        assert!(lacks_a_certificate(&error), "{error}");
+        crate::site::both(&sources).unwrap_err();
+    }
+}

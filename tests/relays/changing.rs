@@ -1,0 +1,106 @@
+//! Files that are written to while they are read: what comes out is a refusal or one whole
+//! version, never a part of each.
+
+use crate::site::{Site, authorities, loader, plan};
+use crate::{FLAVORS, listed};
+use exitmark::lab::consensus::Order;
+use exitmark::lab::replace;
+use exitmark::relays::{Flavor, LoadError, Loaded, load};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How a writer puts a text in a file.
+type Writing = fn(&Path, &str);
+
+fn by_renaming(path: &Path, text: &str) {
+    replace(path, text).unwrap();
+}
+
+fn in_place(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+}
+
+/// Without cutting the file first: the old text's rest stays until the new one has covered it.
+fn over(path: &Path, text: &str) {
+    let mut file = OpenOptions::new().write(true).open(path).unwrap();
+    for piece in text.as_bytes().chunks(50_000) {
+        file.write_all(piece).unwrap();
+    }
+    file.set_len(u64::try_from(text.len()).unwrap()).unwrap();
+}
+
+/// Cut to a half, then appended to.
+fn in_halves(path: &Path, text: &str) {
+    let half = text.len() / 2;
+    fs::write(path, &text[..half]).unwrap();
+    let mut file = OpenOptions::new().append(true).open(path).unwrap();
+    file.write_all(&text.as_bytes()[half..]).unwrap();
+}
+
+/// Loads again and again while another thread writes two versions in turn. Returns how many
+/// loads gave a whole version and how many were refused.
+fn race(flavor: Flavor, write: Writing, rounds: u32) -> [u32; 2] {
+    let orders = [1, 2].map(|seed| Order {
+        seed,
+        relays: 400,
+        ..plan(flavor)
+    });
+    let texts = orders.clone().map(|order| order.sign(&authorities()));
+    let [one, other] = orders.map(|order| listed(&Site::of(&order).load().unwrap()));
+    assert_ne!(one, other);
+    let site = Site::new(flavor);
+    in_place(&site.consensus, &texts[0]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for text in texts.iter().cycle() {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                write(&site.consensus, text);
+            }
+        });
+        let mut counts = [0, 0];
+        let mut judge = |outcome: Result<Loaded, LoadError>| match outcome {
+            Ok(loaded) => {
+                let set = listed(&loaded);
+                assert!(set == one || set == other, "a mix");
+                counts[0] += 1;
+            }
+            Err(LoadError::Loader(failure)) => panic!("the loader is not at fault: {failure}"),
+            Err(_) => counts[1] += 1,
+        };
+        let (sources, loader) = (site.sources(), loader());
+        for _ in 0..rounds {
+            judge(load(&sources));
+            judge(loader.load(&sources));
+        }
+        over.store(true, Ordering::Relaxed);
+        counts
+    })
+}
+
+#[test]
+fn a_file_that_is_replaced_while_it_is_read_is_always_whole() {
+    for flavor in FLAVORS {
+        let [whole, refused] = race(flavor, by_renaming, 20);
+        assert_eq!((whole, refused), (40, 0));
+    }
+}
+
+#[test]
+fn a_file_that_is_written_in_place_is_whole_or_refused() {
+    for (name, write) in [
+        ("rewritten", in_place as Writing),
+        ("written over", over),
+        ("in halves", in_halves),
+    ] {
+        for flavor in FLAVORS {
+            let [whole, refused] = race(flavor, write, 20);
+            println!("{name}, {flavor}: {whole} whole, {refused} refused");
+            assert!(refused > 0, "{name}: nothing of this was ever seen");
+        }
+    }
+}

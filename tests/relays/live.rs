@@ -1,0 +1,198 @@
+//! What may follow what is in force, with documents that are signed as they should be: the wrong
+//! one at the wrong time changes nothing.
+
+use crate::site::{Site, authorities, loader, pinned, plan};
+use crate::{FLAVORS, assert_names_no_address, at};
+use exitmark::lab::consensus::Order;
+use exitmark::lab::{authorities, publish};
+use exitmark::policy::Endpoint;
+use exitmark::relays::{Flavor, LiveSet, Refused, Source, Sources, Trust, Validity};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// When the first document begins to hold.
+const START: u64 = 1_700_000_000;
+const HOUR: u64 = 3_600;
+
+fn hour(number: u64) -> SystemTime {
+    at(START + HOUR * number)
+}
+
+/// A network of this many relays, as it is in this hour.
+fn in_hour(flavor: Flavor, number: u64, relays: u32) -> Order {
+    Order {
+        relays,
+        validity: Validity {
+            valid_after: hour(number),
+            fresh_until: hour(number + 1),
+            valid_until: hour(number + 3),
+        },
+        ..plan(flavor)
+    }
+}
+
+/// A site whose document a confined loader reads, and what is in force.
+struct Stage {
+    site: Site,
+    live: LiveSet,
+}
+
+impl Stage {
+    fn new(flavor: Flavor) -> Self {
+        Self {
+            site: Site::new(flavor),
+            live: LiveSet::default(),
+        }
+    }
+
+    /// Puts this document there and offers what is loaded.
+    fn offer(&mut self, order: &Order, now: SystemTime) -> Result<(), Refused> {
+        let directory = self.site.directory.path();
+        publish(directory, "cached-consensus", order, &authorities()).unwrap();
+        let loaded = loader().load(&self.site.sources()).unwrap();
+        self.live.offer(loaded, now)
+    }
+
+    /// That this is refused and changes nothing.
+    fn refusal(&mut self, order: &Order, now: SystemTime) -> Refused {
+        let before = self.live.clone();
+        let refused = self.offer(order, now).unwrap_err();
+        assert_eq!(self.live, before);
+        assert_names_no_address(&refused);
+        let path = self.site.consensus.to_str().unwrap();
+        assert!(refused.to_string().starts_with(path), "{refused}");
+        refused
+    }
+}
+
+#[test]
+fn an_old_a_future_and_a_shrunk_document_are_refused_however_well_signed() {
+    for flavor in FLAVORS {
+        let mut stage = Stage::new(flavor);
+        // With nothing in force, the clock is all there is to judge by.
+        let early = stage.refusal(&in_hour(flavor, 3, 100), hour(1));
+        assert!(matches!(early, Refused::Future { .. }), "{early}");
+        stage.offer(&in_hour(flavor, 2, 100), hour(1)).unwrap();
+        stage.offer(&in_hour(flavor, 3, 100), hour(3)).unwrap();
+        let older = stage.refusal(&in_hour(flavor, 2, 100), hour(3));
+        assert!(matches!(older, Refused::Older { .. }), "{older}");
+        let early = stage.refusal(&in_hour(flavor, 1_000, 100), hour(4));
+        assert!(matches!(early, Refused::Future { .. }), "{early}");
+        let shrunk = stage.refusal(&in_hour(flavor, 4, 40), hour(4));
+        let Refused::Shrunk { before, now, .. } = shrunk else {
+            panic!("{shrunk}");
+        };
+        assert!(now * 2 < before, "{now} of {before}");
+        // A smaller network that is no sudden loss, and the same document again.
+        stage.offer(&in_hour(flavor, 4, 60), hour(4)).unwrap();
+        stage.offer(&in_hour(flavor, 4, 60), hour(5)).unwrap();
+        // However old it is meanwhile, what follows what is in force may follow it.
+        stage.offer(&in_hour(flavor, 5, 60), hour(5_000)).unwrap();
+        assert_eq!(stage.live.decisions(), (5, 0));
+    }
+}
+
+#[test]
+fn of_two_documents_one_that_is_wrong_spoils_both() {
+    let one = Site::of(&in_hour(Flavor::Ns, 10, 100));
+    let other = Site::of(&in_hour(Flavor::Microdesc, 10, 100));
+    let sources = Sources {
+        files: [&one, &other]
+            .map(|site| Source::beside(site.consensus.clone()))
+            .into(),
+        ..one.sources()
+    };
+    let load = || loader().load(&sources).unwrap();
+    let publish = |site: &Site, order: &Order| {
+        publish(
+            site.directory.path(),
+            "cached-consensus",
+            order,
+            &authorities(),
+        )
+        .unwrap();
+    };
+    let mut live = LiveSet::default();
+    live.offer(load(), hour(10)).unwrap();
+    let before = live.clone();
+    publish(&one, &in_hour(Flavor::Ns, 11, 120));
+    publish(&other, &in_hour(Flavor::Microdesc, 9, 100));
+    let refused = live.offer(load(), hour(11)).unwrap_err();
+    assert!(matches!(&refused, Refused::Older { path, .. } if *path == other.consensus));
+    assert_eq!(live, before);
+    publish(&other, &in_hour(Flavor::Microdesc, 10, 100));
+    live.offer(load(), hour(11)).unwrap();
+    assert!(live.counts().0 > before.counts().0);
+}
+
+#[test]
+fn who_leaves_counts_until_it_is_forgotten_and_extras_always() {
+    let mut stage = Stage::new(Flavor::Microdesc);
+    let relay: Endpoint = "203.0.113.1:1".parse().unwrap();
+    let extra: Endpoint = "203.0.113.2:2".parse().unwrap();
+    let with = Order {
+        listed: vec![relay],
+        ..in_hour(Flavor::Microdesc, 0, 50)
+    };
+    stage.offer(&with, hour(0)).unwrap();
+    let all: BTreeSet<_> = crate::elements(&stage.live.endpoints(&[extra]).unwrap());
+    stage
+        .offer(&in_hour(Flavor::Microdesc, 1, 50), hour(1))
+        .unwrap();
+    assert_eq!(stage.live.counts().1, 1);
+    assert!(stage.live.counts_as_relay(relay));
+    assert_eq!(
+        crate::elements(&stage.live.endpoints(&[extra]).unwrap()),
+        all
+    );
+    let retain = Duration::from_secs(28 * HOUR);
+    assert_eq!(stage.live.next_to_forget(retain), Some(hour(29)));
+    stage.live.forget(hour(29) - Duration::from_secs(1), retain);
+    assert!(stage.live.counts_as_relay(relay));
+    stage.live.forget(hour(29), retain);
+    assert!(!stage.live.counts_as_relay(relay));
+    let left: BTreeSet<_> = crate::elements(&stage.live.endpoints(&[extra]).unwrap());
+    assert_eq!(all.difference(&left).copied().collect::<Vec<_>>(), [relay]);
+}
+
+#[test]
+fn what_was_in_force_matters_to_whom_it_concerns() {
+    let mut stage = Stage::new(Flavor::Ns);
+    stage
+        .offer(&in_hour(Flavor::Ns, 10, 100), hour(10))
+        .unwrap();
+    let live = &stage.live;
+    let sources = stage.site.sources();
+    let kept = |sources: &Sources, now| live.clone().for_sources(sources, now);
+    assert_eq!(kept(&sources, hour(10)), Some(live.clone()));
+    // To another document,
+    let other = Sources {
+        files: vec![Source::beside(
+            Path::new("/other/cached-consensus").to_owned(),
+        )],
+        ..sources.clone()
+    };
+    assert_eq!(kept(&other, hour(10)), None);
+    // with more authorities than it was signed for,
+    let five = authorities::Authorities::new(5);
+    let more = Sources {
+        trust: Trust::MostOf(pinned(&five)),
+        ..sources.clone()
+    };
+    assert_eq!(kept(&more, hour(10)), None);
+    // and to a clock that has not come there yet, it is nothing.
+    assert!(kept(&sources, hour(9)).is_some());
+    assert_eq!(kept(&sources, hour(9) - Duration::from_secs(1)), None);
+    // Who believes anybody believes this too; what nobody checked convinces nobody.
+    let anybody = Sources {
+        trust: Trust::Anybody,
+        ..sources.clone()
+    };
+    assert!(kept(&anybody, hour(10)).is_some());
+    let mut unchecked = LiveSet::default();
+    unchecked
+        .offer(loader().load(&anybody).unwrap(), hour(10))
+        .unwrap();
+    assert_eq!(unchecked.for_sources(&sources, hour(10)), None);
+}

@@ -1,0 +1,290 @@
+//! Loaders that fail, each in its own way: the right failure is named, no process is left, and the
+//! next load is as good as the first.
+
+use crate::assert_names_no_address;
+use crate::site::{LONG, Site, loader};
+use exitmark::relays::{Flavor, LoadError, Loaded, Loader, LoaderFailure};
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// Soon enough for what never answers anyway.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Loads by a shell that does this, of which nothing may be left.
+fn by(script: &str, deadline: Duration) -> Result<Loaded, LoadError> {
+    let site = Site::new(Flavor::Microdesc);
+    let note = site.directory.path().join("pid");
+    let script = format!("echo $$ > {}\n{script}", note.display());
+    let arguments = vec!["-c".into(), script.clone().into()];
+    let outcome = Loader::of("/bin/sh".into(), arguments, deadline).load(&site.sources());
+    if let Err(error) = &outcome {
+        assert_names_no_address(error);
+    }
+    // Where it was ended before its first word there is no note.
+    if let Some(pid) = fs::read_to_string(&note)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+    {
+        let left = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        assert_eq!(left, Err(Errno::ECHILD), "{script}: it is still there");
+    }
+    site.load().unwrap();
+    outcome
+}
+
+fn failure(script: &str, deadline: Duration) -> LoaderFailure {
+    match by(script, deadline) {
+        Err(LoadError::Loader(failure)) => failure,
+        other => panic!("{script}: {other:?}"),
+    }
+}
+
+#[test]
+fn who_ends_without_an_answer_has_died_of_what_it_died_of() {
+    for (script, code, signal) in [
+        ("exit 0", Some(0), None),
+        ("exit 7", Some(7), None),
+        ("cat > /dev/null; exit 3", Some(3), None),
+        ("kill -SEGV $$", None, Some(11)),
+        ("kill -KILL $$", None, Some(9)),
+        // With no memory left.
+        ("ulimit -v 200000; exec tail /dev/zero", Some(1), None),
+    ] {
+        let LoaderFailure::Died(status) = failure(script, LONG) else {
+            panic!("{script}");
+        };
+        assert_eq!((status.code(), status.signal()), (code, signal), "{script}");
+    }
+}
+
+#[test]
+fn who_closes_its_output_and_lives_on_is_ended() {
+    let failure = failure("exec >&-; exec sleep 1000000", LONG);
+    let LoaderFailure::Died(status) = failure else {
+        panic!("{failure}");
+    };
+    assert_eq!(status.signal(), Some(9));
+}
+
+#[test]
+fn who_gives_no_answer_in_time_is_ended() {
+    for script in [
+        // Never reads,
+        "exec sleep 1000000",
+        // reads all,
+        "cat > /dev/null; exec sleep 1000000",
+        // says half of it,
+        "echo '{\"set\":'; exec sleep 1000000",
+        // says a little for ever,
+        "while echo; do sleep 0.01; done",
+        // listens to no signal,
+        "trap '' TERM INT HUP PIPE; while :; do sleep 0.01; done",
+        // is stopped.
+        "kill -STOP $$",
+    ] {
+        let failure = failure(script, SHORT);
+        assert!(matches!(failure, LoaderFailure::Slow(SHORT)), "{failure}");
+    }
+}
+
+#[test]
+fn who_never_reads_a_full_pipe_is_ended_too() {
+    // More than a pipe holds, so that whoever writes waits.
+    let site = Site::holding("x".repeat(5_000_000), "y".repeat(5_000_000));
+    for (script, deadline) in [("exec sleep 1000000", SHORT), ("exit 1", LONG)] {
+        let arguments = vec!["-c".into(), script.into()];
+        let loader = Loader::of("/bin/sh".into(), arguments, deadline);
+        let error = loader.load(&site.sources()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                LoadError::Loader(LoaderFailure::Slow(_) | LoaderFailure::Died(_))
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_answer_is_nonsense() {
+    for script in [
+        "echo",
+        "echo hello",
+        "echo null",
+        "echo '{}'",
+        "echo '{\"set\":{}}'",
+        "echo '{\"refused\":{}}'",
+        "echo '[]'",
+        "printf '\\000\\377'",
+        // Never ends.
+        "exec cat /dev/zero",
+        "exec yes",
+    ] {
+        let failure = failure(script, LONG);
+        assert!(matches!(failure, LoaderFailure::Nonsense(_)), "{failure}");
+    }
+}
+
+#[test]
+fn who_cannot_be_started_is_said_so() {
+    let site = Site::new(Flavor::Ns);
+    for program in ["/nonexistent/loader", "/etc/passwd", "/"] {
+        let loader = Loader::of(program.into(), Vec::new(), LONG);
+        let error = loader.load(&site.sources()).unwrap_err();
+        assert!(
+            matches!(error, LoadError::Loader(LoaderFailure::Start(_))),
+            "{error}"
+        );
+    }
+}
+
+/// Loads by one that says this, whatever it is asked.
+fn told(site: &Site, answer: &Value) -> Result<Loaded, LoadError> {
+    let path = site.directory.path().join("answer");
+    fs::write(&path, answer.to_string()).unwrap();
+    let loader = Loader::of("/bin/cat".into(), vec![path.into()], LONG);
+    loader.load(&site.sources())
+}
+
+/// The true answer for this document, as it goes through the pipe.
+fn truth(loaded: &Loaded) -> Value {
+    let endpoints: Vec<_> = loaded.listed.iter().map(ToString::to_string).collect();
+    json!({"set": {"sources": loaded.sources, "endpoints": endpoints}})
+}
+
+#[test]
+fn a_set_that_no_document_makes_is_nonsense() {
+    let site = Site::new(Flavor::Microdesc);
+    let loaded = site.load().unwrap();
+    let truth = truth(&loaded);
+    assert_eq!(told(&site, &truth).unwrap().listed, loaded.listed);
+    let last = loaded.listed.len() - 1;
+    type Change = fn(&mut Value, usize);
+    let changes: [(&str, Change); 15] = [
+        ("unsigned", |set, _| {
+            set["sources"][0]["signatures"] = Value::Null
+        }),
+        ("too few good", |set, _| {
+            set["sources"][0]["signatures"]["good"] = 1.into()
+        }),
+        ("fewer needed", |set, _| {
+            set["sources"][0]["signatures"] = json!({"good": 1, "needed": 1});
+        }),
+        ("more good than there are", |set, _| {
+            set["sources"][0]["signatures"]["good"] = 4.into();
+        }),
+        ("more distinct", |set, last| {
+            set["sources"][0]["distinct"] = (last + 2).into();
+        }),
+        ("fewer distinct", |set, last| {
+            set["sources"][0]["distinct"] = last.into();
+        }),
+        ("fewer counted", |set, _| {
+            set["sources"][0]["counts"]["orports"] = 0.into();
+            set["sources"][0]["counts"]["dirports"] = 0.into();
+        }),
+        ("counts that overflow", |set, _| {
+            set["sources"][0]["counts"]["orports"] = u64::MAX.into();
+        }),
+        ("no times", |set, _| {
+            set["sources"][0]["validity"]["valid_until"] = 0.into();
+        }),
+        ("a time that no clock shows", |set, _| {
+            set["sources"][0]["validity"]["valid_until"] = u64::MAX.into();
+        }),
+        ("port 0", |set, _| set["endpoints"][0] = "0.0.0.1:0".into()),
+        ("out of order", |set, last| {
+            let first = set["endpoints"][0].take();
+            set["endpoints"][0] = set["endpoints"][last].take();
+            set["endpoints"][last] = first;
+        }),
+        ("twice the same", |set, _| {
+            set["endpoints"][1] = set["endpoints"][0].clone()
+        }),
+        ("another number of files", |set, _| {
+            set["sources"][1] = set["sources"][0].clone();
+        }),
+        ("a word too many", |set, _| set["more"] = 1.into()),
+    ];
+    for (what, change) in changes {
+        let mut answer = truth.clone();
+        if what == "another number of files" {
+            answer["set"]["sources"]
+                .as_array_mut()
+                .unwrap()
+                .push(Value::Null);
+        }
+        change(&mut answer["set"], last);
+        assert_ne!(answer, truth, "{what}");
+        let error = told(&site, &answer).unwrap_err();
+        assert!(
+            matches!(error, LoadError::Loader(LoaderFailure::Nonsense(_))),
+            "{what}: {error}"
+        );
+        assert_names_no_address(&error);
+    }
+    // Not one word behind it either.
+    let path = site.directory.path().join("two");
+    fs::write(&path, format!("{truth}{truth}")).unwrap();
+    let two = Loader::of("/bin/cat".into(), vec![path.into()], LONG);
+    let error = two.load(&site.sources()).unwrap_err();
+    assert!(error.to_string().contains("nonsense"), "{error}");
+}
+
+#[test]
+fn more_than_a_set_holds_is_refused() {
+    let site = Site::new(Flavor::Ns);
+    let loaded = site.load().unwrap();
+    let mut answer = truth(&loaded);
+    let many = (0..70_000_u32).map(|n| format!("{}:1", std::net::Ipv4Addr::from(n)));
+    answer["set"]["endpoints"] = many.collect();
+    let error = told(&site, &answer).unwrap_err();
+    assert!(
+        matches!(error, LoadError::TooMany { count: 70_000 }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_reason_is_told_in_printable_words_about_a_file_that_was_asked_for() {
+    let site = Site::new(Flavor::Ns);
+    let refused = |source: u64, of_certificates: bool, reason: &str| {
+        let answer = json!({"refused": {
+            "source": source, "of_certificates": of_certificates, "reason": reason,
+        }});
+        told(&site, &answer).unwrap_err()
+    };
+    let named = |error: LoadError, expected: &Path| match error {
+        LoadError::Told { path, reason } => {
+            assert_eq!(path, expected);
+            reason
+        }
+        other => panic!("{other}"),
+    };
+    assert_eq!(named(refused(0, false, "why"), &site.consensus), "why");
+    assert_eq!(named(refused(0, true, "why"), &site.certificates), "why");
+    let wild = named(refused(0, false, "\u{1b}[2J\n\r\u{202e}x"), &site.consensus);
+    assert_eq!(wild, "?[2J???x");
+    let long = named(refused(0, false, &"x".repeat(1 << 20)), &site.consensus);
+    assert_eq!(long.len(), 500);
+    for number in [1, u64::MAX] {
+        let error = refused(number, false, "why");
+        assert!(error.to_string().contains("nonsense"), "{error}");
+    }
+}
+
+#[test]
+fn a_good_loader_is_good_again_and_again() {
+    let site = Site::new(Flavor::Ns);
+    let first = site.load().unwrap();
+    let loader = loader();
+    for _ in 0..20 {
+        assert_eq!(loader.load(&site.sources()).unwrap().listed, first.listed);
+    }
+}

@@ -1,0 +1,168 @@
+//! Things at a path that are no file of tor's, and files that tor has not verified.
+
+use crate::site::{LONG, Site, certificates, checked, loader, signed, unchecked};
+use crate::{assert_names_no_address, file};
+use exitmark::relays::{Flavor, LoadError, Loaded, Sources, load};
+use nix::sys::stat::Mode;
+use nix::unistd::{geteuid, mkfifo};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use tempfile::TempDir;
+
+/// Both outcomes. A reader that waits fails here instead of hanging the test.
+fn both_ways(sources: Sources) -> [Result<Loaded, LoadError>; 2] {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send([load(&sources), loader().load(&sources)]));
+    receiver.recv_timeout(LONG).expect("loading must not block")
+}
+
+/// Why this path is refused, by both.
+fn refusals(path: &Path) -> [LoadError; 2] {
+    both_ways(unchecked([path])).map(|outcome| {
+        let error = outcome.unwrap_err();
+        assert_names_no_address(&error);
+        assert!(
+            error.to_string().starts_with(path.to_str().unwrap()),
+            "{error}"
+        );
+        error
+    })
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_without_waiting() {
+    let directory = TempDir::new().unwrap();
+    let fifo = directory.path().join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let socket = directory.path().join("socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let link = |name: &str, to: &Path| {
+        let path = directory.path().join(name);
+        symlink(to, &path).unwrap();
+        path
+    };
+    let zeros = link("zeros", Path::new("/dev/zero"));
+    let chain = link("chain", &zeros);
+    let to_fifo = link("to_fifo", &fifo);
+    for (path, expected) in [
+        (directory.path(), "a directory"),
+        (&fifo, "a FIFO"),
+        (&to_fifo, "a FIFO"),
+        (&socket, "a socket"),
+        (Path::new("/dev/zero"), "a device"),
+        (&zeros, "a device"),
+        (&chain, "a device"),
+    ] {
+        for error in refusals(path) {
+            let LoadError::NotRegular { kind, .. } = error else {
+                panic!("{error}");
+            };
+            assert_eq!(kind, expected);
+        }
+        // In the place of certificates too.
+        let site = Site::new(Flavor::Ns);
+        let mut sources = site.sources();
+        sources.files[0].certificates = path.to_owned();
+        for outcome in both_ways(sources) {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, LoadError::NotRegular { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_200_megabytes_is_refused_unread() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("sparse");
+    File::create(&path).unwrap().set_len(200 << 20).unwrap();
+    for error in refusals(&path) {
+        assert!(matches!(error, LoadError::TooLarge { .. }), "{error}");
+    }
+    let site = Site::new(Flavor::Ns);
+    let mut sources = site.sources();
+    sources.files[0].certificates = path;
+    for outcome in both_ways(sources) {
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, LoadError::TooLarge { .. }), "{error}");
+    }
+}
+
+#[test]
+fn what_is_not_there_or_leads_nowhere_says_so() {
+    let directory = TempDir::new().unwrap();
+    let dangling = directory.path().join("dangling");
+    symlink("nowhere", &dangling).unwrap();
+    let loop_ = directory.path().join("loop");
+    symlink(&loop_, &loop_).unwrap();
+    let below_a_file = file(&directory, "file", "x").join("cached-consensus");
+    for path in [
+        directory.path().join("missing"),
+        dangling,
+        loop_,
+        below_a_file,
+    ] {
+        for error in refusals(&path) {
+            assert!(matches!(error, LoadError::Read { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn what_tor_has_not_verified_is_not_read_under_any_name() {
+    let directory = TempDir::new().unwrap();
+    file(&directory, "cached-certs", certificates());
+    let name = "unverified-microdesc-consensus";
+    let unverified = file(&directory, name, signed(Flavor::Microdesc));
+    let link = directory.path().join("cached-microdesc-consensus");
+    symlink(name, &link).unwrap();
+    let chain = directory.path().join("chain");
+    symlink("cached-microdesc-consensus", &chain).unwrap();
+    // Its name alone is enough, wherever it leads.
+    let good = file(&directory, "good", signed(Flavor::Microdesc));
+    let named = directory.path().join("unverified-consensus");
+    symlink("good", &named).unwrap();
+    for path in [unverified, link, chain, named] {
+        for outcome in both_ways(checked([&path])) {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, LoadError::Unverified { .. }), "{error}");
+            assert!(error.to_string().contains("cached-consensus"));
+        }
+    }
+    for outcome in both_ways(checked([&good])) {
+        outcome.unwrap();
+    }
+}
+
+#[test]
+fn a_link_to_a_good_file_is_as_good() {
+    let site = Site::new(Flavor::Ns);
+    let link: PathBuf = site.directory.path().join("link");
+    symlink("cached-consensus", &link).unwrap();
+    for outcome in both_ways(checked([&link])) {
+        let loaded = outcome.unwrap();
+        assert_eq!(loaded.sources[0].path, link, "by the name that was given");
+    }
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_refused() {
+    if geteuid().is_root() {
+        // Root reads everything, so this is about everybody else.
+        let said = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"SKIPPED (needs a user who is not root): permission denied\n",
+        );
+        return said.unwrap();
+    }
+    let site = Site::new(Flavor::Ns);
+    fs::set_permissions(&site.consensus, Permissions::from_mode(0o000)).unwrap();
+    for error in refusals(&site.consensus) {
+        let LoadError::Read { reason, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(reason.kind(), std::io::ErrorKind::PermissionDenied);
+    }
+}

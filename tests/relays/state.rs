@@ -1,0 +1,235 @@
+//! The live set on disk: what was saved is what is loaded, and what is damaged is named.
+
+use crate::site::{LONG, Site, plan};
+use crate::{assert_names_no_address, at, file};
+use exitmark::lab::consensus::Order;
+use exitmark::relays::{Flavor, LiveSet, LoadError, StateError, StateFile};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use tempfile::TempDir;
+
+const START: u64 = 1_700_000_000;
+
+/// A set with one who has left, and a refusal.
+fn live() -> LiveSet {
+    let mut live = LiveSet::default();
+    let with = Order {
+        listed: vec![
+            "203.0.113.1:1".parse().unwrap(),
+            "[2001:db8:9::9]:25".parse().unwrap(),
+        ],
+        ..plan(Flavor::Ns)
+    };
+    live.offer(Site::of(&with).load().unwrap(), at(START))
+        .unwrap();
+    let mut without = Site::new(Flavor::Ns).load().unwrap();
+    without.sources[0].path = live.sources()[0].path.clone();
+    live.offer(without, at(START + 60)).unwrap();
+    live.refuse("\u{e4} \"reason\"\n".to_owned(), at(START + 90));
+    assert!(live.counts().1 >= 2);
+    live
+}
+
+fn state(directory: &TempDir) -> StateFile {
+    StateFile::new(directory.path().join("relays.state"))
+}
+
+fn unusable(state: &StateFile) -> String {
+    let error = state.load().unwrap_err();
+    assert_names_no_address(&error);
+    match &error {
+        StateError::Unusable { path, reason } => {
+            assert_eq!(path, state.path());
+            reason.clone()
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_was_saved_is_loaded() {
+    let directory = TempDir::new().unwrap();
+    let state = state(&directory);
+    assert_eq!(state.load().unwrap(), None);
+    for live in [LiveSet::default(), live()] {
+        state.save(&live).unwrap();
+        assert_eq!(state.load().unwrap(), Some(live));
+    }
+    let names: Vec<_> = fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["relays.state"], "nothing is left beside it");
+}
+
+#[test]
+fn directories_are_made_and_leftovers_replaced() {
+    let directory = TempDir::new().unwrap();
+    let victim = file(&directory, "victim", "untouched");
+    let state = StateFile::new(directory.path().join("a/b/relays.state"));
+    state.save(&live()).unwrap();
+    let new = directory.path().join("a/b/relays.state.new");
+    // What an earlier process has left half done, and what somebody has put there.
+    for leave in [
+        (|new: &PathBuf, _| fs::write(new, "half").unwrap()) as fn(&PathBuf, &PathBuf),
+        |new, victim| symlink(victim, new).unwrap(),
+        |new, _| mkfifo(new, Mode::S_IRWXU).unwrap(),
+    ] {
+        leave(&new, &victim);
+        state.save(&live()).unwrap();
+        assert!(new.symlink_metadata().is_err(), "it is gone");
+        let metadata = state.path().symlink_metadata().unwrap();
+        assert!(metadata.is_file());
+        assert_eq!(
+            metadata.permissions().mode() & 0o022,
+            0,
+            "others only read it"
+        );
+    }
+    assert_eq!(fs::read_to_string(victim).unwrap(), "untouched");
+}
+
+#[test]
+fn what_cannot_be_written_leaves_what_was_there() {
+    let directory = TempDir::new().unwrap();
+    let state = state(&directory);
+    let live = live();
+    state.save(&live).unwrap();
+    fs::create_dir(directory.path().join("relays.state.new")).unwrap();
+    let error = state.save(&LiveSet::default()).unwrap_err();
+    assert!(matches!(error, StateError::Write { .. }), "{error}");
+    assert!(error.to_string().contains("relays.state"), "{error}");
+    assert_eq!(state.load().unwrap(), Some(live));
+
+    // Below what is no directory; over one; without a name.
+    for path in [
+        state.path().join("below"),
+        directory.path().into(),
+        "/".into(),
+    ] {
+        let error = StateFile::new(path).save(&LiveSet::default()).unwrap_err();
+        assert!(matches!(error, StateError::Write { .. }), "{error}");
+    }
+}
+
+#[test]
+fn whatever_is_cut_or_changed_is_named_or_harmless() {
+    let directory = TempDir::new().unwrap();
+    let state = state(&directory);
+    state.save(&live()).unwrap();
+    let good = fs::read(state.path()).unwrap();
+    for end in 0..good.len() - 1 {
+        fs::write(state.path(), &good[..end]).unwrap();
+        unusable(&state);
+    }
+    for place in 0..good.len() {
+        let mut bytes = good.clone();
+        bytes[place] ^= 1;
+        fs::write(state.path(), &bytes).unwrap();
+        match state.load() {
+            // Another digit is another number.
+            Ok(live) => drop(live.unwrap().endpoints(&[]).unwrap()),
+            Err(error) => assert_names_no_address(&error),
+        }
+    }
+    for bytes in [&b"null"[..], b"[]", b"{}", b"\0\0\0", b"\xff\xfe", b"hello"] {
+        fs::write(state.path(), bytes).unwrap();
+        unusable(&state);
+    }
+}
+
+#[test]
+fn what_no_box_writes_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let state = state(&directory);
+    state.save(&live()).unwrap();
+    let good: Value = serde_json::from_slice(&fs::read(state.path()).unwrap()).unwrap();
+    let changes: [(&str, fn(&mut Value)); 9] = [
+        ("another version", |state| state["format"] = 2.into()),
+        ("port 0", |state| state["listed"][0] = "0.0.0.1:0".into()),
+        ("port 0", |state| {
+            state["departed"][0][0] = "0.0.0.1:0".into()
+        }),
+        ("out of order", |state| {
+            state["listed"][1] = "0.0.0.1:1".into()
+        }),
+        ("follow each other", |state| {
+            state["sources"][0]["validity"]["valid_until"] = 1.into();
+        }),
+        ("no clock shows", |state| {
+            state["departed"][0][1] = u64::MAX.into()
+        }),
+        ("no such file", |state| {
+            state["accepted_at"] = u64::MAX.into()
+        }),
+        ("no such file", |state| state["more"] = 1.into()),
+        ("too many", |state| {
+            let all = (1..70_000_u32).map(|n| format!("{}:1", std::net::Ipv4Addr::from(n)));
+            state["listed"] = all.collect();
+        }),
+    ];
+    for (words, change) in changes {
+        let mut bad = good.clone();
+        change(&mut bad);
+        fs::write(state.path(), bad.to_string()).unwrap();
+        let reason = unusable(&state);
+        assert!(reason.contains(words), "{words}: {reason}");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_not_read() {
+    let directory = TempDir::new().unwrap();
+    let fifo = directory.path().join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let zeros = directory.path().join("zeros");
+    symlink("/dev/zero", &zeros).unwrap();
+    let large = directory.path().join("large");
+    fs::File::create(&large)
+        .unwrap()
+        .set_len(200 << 20)
+        .unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let paths = [fifo, zeros, large, directory.path().to_owned()];
+    std::thread::spawn(move || sender.send(paths.map(|path| StateFile::new(path).load())));
+    for outcome in receiver.recv_timeout(LONG).expect("loading must not block") {
+        let error = outcome.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StateError::Read(LoadError::NotRegular { .. } | LoadError::TooLarge { .. })
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn whoever_reads_while_it_is_saved_finds_a_whole_one() {
+    let directory = TempDir::new().unwrap();
+    let state = state(&directory);
+    let sets = [LiveSet::default(), live()];
+    state.save(&sets[0]).unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for live in sets.iter().cycle() {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                state.save(live).unwrap();
+            }
+        });
+        for _ in 0..200 {
+            let loaded = state.load().unwrap().unwrap();
+            assert!(sets.contains(&loaded));
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}

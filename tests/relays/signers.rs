@@ -159,3 +159,31 @@ fn a_stranger_who_can_be_checked_must_be_right_too() {
         listed(&Site::holding(&text, certificates()).load().unwrap())
     );
 }
+
+#[test]
+fn a_stranger_with_a_certificate_signs_with_the_key_that_it_names() {
+    let five = Authorities::new(5);
+    for flavor in FLAVORS {
+        let order = plan(flavor);
+        let text = order.sign(&five);
+        let line = signatures(&text)[4].lines().next().unwrap();
+        let (words, key) = line.rsplit_once(' ').unwrap();
+        let other = format!("{words} {}", "AB".repeat(key.len() / 2));
+        let wrong = text.replace(line, &other);
+        let known = Site::holding(&wrong, five.certificates_for(order.validity));
+        let error = load(&known.sources()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                LoadError::Signatures {
+                    problem: SignatureError::NoCertificate { number: 5, .. },
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        known.refusal();
+        // Of somebody else's certificates nobody expects to know them.
+        Site::holding(&wrong, certificates()).load().unwrap();
+    }
+}

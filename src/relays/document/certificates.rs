@@ -1,4 +1,4 @@
-//! `cached-certs`: which signing key an authority vouches for, and until when.
+//! `cached-certs`: which signing key an authority vouches for, from when until when.
 //!
 //! Certificates that cannot be used are left out and counted, never an error by themselves: tor
 //! keeps old ones and those of authorities that are none any more. What is missing shows when a
@@ -71,12 +71,8 @@ impl Certificates {
         Ok(certificates)
     }
 
-    /// Whether there is any certificate of this authority.
-    pub(super) fn know(&self, identity: Identity) -> bool {
-        self.by_keys.keys().any(|(known, _)| *known == identity)
-    }
-
-    /// The signing key with this digest, if this authority vouches for it at `at`.
+    /// The signing key with this digest, if this authority vouches for it and has not ceased to
+    /// by `at`. Authorities sign with their next key some days before its certificate is dated.
     pub(super) fn key(
         &self,
         identity: Identity,
@@ -86,13 +82,16 @@ impl Certificates {
         self.by_keys
             .get(&(identity, signing_key))?
             .iter()
-            .filter(|certificate| {
-                let (body, _) = certificate.document.inspect_unverified();
-                // Authorities renew a certificate for a key that they use already, so it may be
-                // younger than what the key has signed.
-                at <= body.expires()
-            })
+            .filter(|certificate| !certificate.has_expired(at))
             .find_map(Certificate::key)
+    }
+
+    /// Whether there is a word of this authority, about whichever key.
+    pub(super) fn know(&self, identity: Identity, at: SystemTime) -> bool {
+        let of_theirs = self.by_keys.iter().filter(|((one, _), _)| *one == identity);
+        of_theirs
+            .flat_map(|(_, certificates)| certificates)
+            .any(|certificate| !certificate.has_expired(at) && certificate.key().is_some())
     }
 
     /// How many can be read, and how many cannot.
@@ -102,6 +101,11 @@ impl Certificates {
 }
 
 impl Certificate {
+    fn has_expired(&self, at: SystemTime) -> bool {
+        let (body, _) = self.document.inspect_unverified();
+        at > body.expires()
+    }
+
     /// The signing key, if the identity key signed it and the other way round.
     fn key(&self) -> Option<&PublicKey> {
         let checked = || {

@@ -67,8 +67,8 @@ impl Claims {
             let counts = authorities.include(&identity);
             let key = certificates.key(identity, signature.signing_key, valid_after);
             let (Some(key), Some(digest)) = (key, &signature.digest) else {
-                // Of whom there is any certificate, there has to be the one that is needed.
-                if counts || certificates.know(identity) {
+                // Who has the certificates of an authority has all that it signs with.
+                if counts || certificates.know(identity, valid_after) {
                     return Err(SignatureError::NoCertificate { number, identity });
                 }
                 // Nobody here knows this authority, so nobody counts on it.

@@ -2,9 +2,9 @@
 # Without root nothing is installed, and what needs root is skipped by name.
 
 PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
-            linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux
+            linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor
 
-.PHONY: setup demo test test-survive bench fuzz fuzz-engines check clean
+.PHONY: setup demo test test-survive test-tor bench fuzz fuzz-engines check clean
 
 setup:
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -Wf '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
@@ -23,6 +23,11 @@ test: setup
 # What frames come to when the box is killed, stopped, replaced, starved: target/survive.json.
 test-survive: setup
 	cargo test --locked --test survive -- --show-output $(ARGS)
+
+# A private Tor network, with a box behind each of three exits, against tor's own counts:
+# target/tor.json.
+test-tor: setup
+	cargo test --locked --test tor -- --show-output $(ARGS)
 
 # Packet rates and TCP goodput, side by side with what one would use instead; ns per decision.
 # ARGS is for pps and tcp, which share --runs, --seconds, --quick; PPS_ARGS and TCP_ARGS for one.

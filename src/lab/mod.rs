@@ -27,4 +27,4 @@ pub use poll::poll;
 pub use publish::{CERTIFICATES, publish, replace};
 pub use random::Random;
 pub use raw::RawPort;
-pub use tier::is_root;
+pub use tier::{is_installed, is_root};

@@ -293,6 +293,11 @@ impl RunningBox {
         self.child.process().id()
     }
 
+    /// Whether it has ended, however.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.process().try_wait(), Ok(Some(_)))
+    }
+
     /// Its counters now.
     ///
     /// # Errors

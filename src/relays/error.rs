@@ -141,6 +141,14 @@ pub enum SignatureError {
         /// Which one.
         number: usize,
     },
+    /// By somebody who has signed already.
+    #[error("signature {number} is a second one of the authority {identity}; fetch the file again")]
+    Twice {
+        /// Which one.
+        number: usize,
+        /// Whose.
+        identity: Identity,
+    },
     /// A signing key for which there is no word.
     #[error(
         "signature {number}, of the authority {identity}, is made with a key for which there is no \

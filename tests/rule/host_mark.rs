@@ -115,7 +115,7 @@ impl Choice {
             self.host_mark, self.mark, self.protocols
         );
         let settings = Settings::parse(&text, Path::new("")).unwrap();
-        let relays = EndpointSet::new(settings.relays.extra.iter().copied()).unwrap();
+        let relays = EndpointSet::new(settings.relays.sources.extra.iter().copied()).unwrap();
         let incoming = settings.ports.incoming.map(|incoming| IncomingLink {
             port: Role::Incoming,
             own: FROM,

@@ -8,6 +8,7 @@
 use super::certificates::Certificates;
 use super::{Flavor, SignatureError};
 use crate::relays::{Authorities, Identity};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::SystemTime;
 
@@ -53,11 +54,15 @@ impl Claims {
         if !self.as_tor_writes {
             return Err(SignatureError::Form);
         }
-        let mut good = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut good = 0;
         for (number, signature) in (1..).zip(&self.signatures) {
             let identity = signature.identity;
             if !self.authors.contains(&identity) {
                 return Err(SignatureError::NoAuthor { number });
+            }
+            if !seen.insert(identity) {
+                return Err(SignatureError::Twice { number, identity });
             }
             let counts = authorities.include(&identity);
             let key = certificates.key(identity, signature.signing_key, valid_after);
@@ -72,11 +77,9 @@ impl Claims {
             if key.verify(digest, &signature.signature).is_err() {
                 return Err(SignatureError::Bad { number, identity });
             }
-            if counts && !good.contains(&identity) {
-                good.push(identity);
-            }
+            good += usize::from(counts);
         }
-        let (good, needed) = (good.len(), authorities.majority());
+        let needed = authorities.majority();
         if good < needed {
             return Err(SignatureError::TooFew { good, needed });
         }

@@ -40,6 +40,8 @@ pub fn confine(confinement: &Confinement) -> io::Result<()> {
     ] {
         setrlimit(resource, limit, limit)?;
     }
+    // The thread that started this one may have blocked what shall end it.
+    nix::sys::signal::SigSet::all().thread_unblock()?;
     // Without the capability for it they cannot be given up; nobody can use them then either.
     let _ = caps::clear(None, caps::CapSet::Bounding);
     if let Some((uid, gid)) = confinement.user {

@@ -1,0 +1,182 @@
+//! An exit host: its tor, bound to addresses in one of the three ways, and the box behind it.
+
+use crate::flows::Watch;
+use crate::ground::{Dual, Lot, RESOLVER};
+use crate::network::{DOCUMENTS, Network, PATIENCE, Tor, avoid_newcomer, listening};
+use crate::truth;
+use exitmark::lab::Netns;
+use exitmark::lab::site::RunningBox;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Instant;
+
+const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
+
+/// How an operator can have tor take source addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Binding {
+    /// One address, and nothing in the torrc.
+    None,
+    /// Two addresses: clients come to the first one, everything leaves from the second one.
+    All,
+    /// Two addresses: relay traffic has the first one, exit traffic the second one.
+    OrAndExit,
+}
+
+impl Binding {
+    pub(crate) const ALL: [Self; 3] = [Self::None, Self::All, Self::OrAndExit];
+
+    /// As the report has it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::All => "OutboundBindAddress",
+            Self::OrAndExit => "OutboundBindAddressOR+Exit",
+        }
+    }
+
+    /// The relay's name in the network.
+    pub(crate) fn nickname(self) -> String {
+        match self {
+            Self::None => "exitNone",
+            Self::All => "exitAll",
+            Self::OrAndExit => "exitOrAndExit",
+        }
+        .to_owned()
+    }
+
+    /// The addresses that exit traffic has.
+    pub(crate) fn clearnet(self, lot: &Lot) -> Dual {
+        match self {
+            Self::None => lot.first,
+            Self::All | Self::OrAndExit => lot.second,
+        }
+    }
+
+    /// The lines of the torrc.
+    fn torrc(self, lot: &Lot) -> String {
+        let bind = |option: &str, [v4, v6]: [IpAddr; 2]| {
+            format!("OutboundBindAddress{option} {v4}\nOutboundBindAddress{option} [{v6}]\n")
+        };
+        match self {
+            Self::None => String::new(),
+            Self::All => bind("", lot.second.both()),
+            Self::OrAndExit => bind("OR", lot.first.both()) + &bind("Exit", lot.second.both()),
+        }
+    }
+
+    /// The lines of the box's table `[host]`.
+    fn host(self, lot: &Lot) -> String {
+        let list = |addresses: &[IpAddr]| {
+            let quoted: Vec<_> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
+            format!("[{}]", quoted.join(", "))
+        };
+        let (first, second) = (lot.first.both(), lot.second.both());
+        match self {
+            Self::None => format!("addresses = {}\n", list(&first)),
+            Self::All => format!("addresses = {}\n", list(&[first, second].concat())),
+            Self::OrAndExit => format!(
+                "addresses = {}\nrelay_addresses = {}\n",
+                list(&second),
+                list(&first)
+            ),
+        }
+    }
+}
+
+/// An exit host with its tor and its box, under observation since before tor started.
+pub(crate) struct Exit<'a> {
+    pub(crate) binding: Binding,
+    pub(crate) lot: &'a Lot,
+    pub(crate) tor: Tor,
+    pub(crate) running: RunningBox,
+    pub(crate) watch: Watch,
+}
+
+impl<'a> Exit<'a> {
+    /// Starts the captures, the box, and then tor, which has the consensus that it would have
+    /// after a restart. `fleet` are the exit hosts of this operator.
+    pub(crate) fn start(
+        binding: Binding,
+        lot: &'a Lot,
+        world: &Netns,
+        network: &Network,
+        fleet: &[SocketAddr],
+    ) -> Self {
+        let name = binding.nickname();
+        let directory = network.directory_of(&name);
+        let newest = &network.authorities()[0].directory;
+        for file in DOCUMENTS.iter().chain(&["cached-certs"]) {
+            fs::copy(newest.join(file), directory.join(file)).unwrap();
+        }
+        let watch = Watch::start(world, lot);
+        let configuration = network.path(&format!("{name}.toml"));
+        let relays = relays(network, &directory, fleet);
+        fs::write(&configuration, configure(binding, lot, &relays)).unwrap();
+        let running = RunningBox::start(&lot.middle, Path::new(EXITMARK), &configuration).unwrap();
+
+        let lines = format!(
+            "{}{}{}{}{}",
+            listening(&name, lot.first),
+            binding.torrc(lot),
+            network.door(),
+            avoid_newcomer(),
+            truth::torrc()
+        );
+        let tor = network.tor(&lot.host, &name, &lines);
+        Self {
+            binding,
+            lot,
+            tor,
+            running,
+            watch,
+        }
+    }
+
+    /// Whether the box takes this endpoint for a relay's now.
+    pub(crate) fn knows(&mut self, endpoint: SocketAddr) -> bool {
+        // A relay address would be steered to anywhere.
+        let from = self.binding.clearnet(self.lot);
+        self.watch.is_steered(self.lot, from, endpoint)
+    }
+
+    /// Waits until the box has taken on the relay at this endpoint, which the consensus of its tor
+    /// lists.
+    pub(crate) fn takes_on(&mut self, endpoint: SocketAddr) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.knows(endpoint) {
+            assert!(
+                Instant::now() < deadline,
+                "waited for {PATIENCE:?} in vain: the box steers to {endpoint}\n{}{}",
+                self.running.log(),
+                self.tor.last_words()
+            );
+        }
+    }
+}
+
+/// The lines of the table `[relays]`: the documents of the exit's own tor.
+fn relays(network: &Network, directory: &Path, fleet: &[SocketAddr]) -> String {
+    let quoted = |words: Vec<String>| format!("{words:?}");
+    let documents = DOCUMENTS.map(|name| directory.join(name).display().to_string());
+    let state = directory.with_extension("state");
+    format!(
+        "consensus = {}\nextra = {}\nauthorities = {}\nstate = {:?}\n",
+        quoted(documents.into()),
+        quoted(fleet.iter().map(SocketAddr::to_string).collect()),
+        quoted(network.identities.clone()),
+        state.display().to_string()
+    )
+}
+
+/// The box's configuration, as the documentation has an operator write it.
+fn configure(binding: Binding, lot: &Lot, relays: &str) -> String {
+    format!(
+        "[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\n\
+         [host]\n{}resolvers = [\"{RESOLVER}\"]\n\n\
+         [steer]\nnext_hop = \"{}\"\n\n[relays]\n{relays}",
+        binding.host(lot),
+        lot.hop_mac
+    )
+}

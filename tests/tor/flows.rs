@@ -1,0 +1,281 @@
+//! What is seen of an exit host on the two links behind its box, read with etherparse.
+//!
+//! A flow is a SYN without ACK from the host, told from others by its endpoints and its initial
+//! sequence number: a SYN that is sent again is the same flow, a port that is used again another.
+//!
+//! Probes are frames that the test sends from the host, with a source port that no socket takes.
+//! One to a relay tells by which link the box has it leave. Links keep their order, so one on each
+//! link draws a line: what tor sent before has been seen when the probe is seen.
+
+use crate::ground::{Dual, Lot, OR_PORT, RESOLVER, WEB, relay};
+use crate::web::DNS_PORT;
+use etherparse::{LaxNetSlice, LaxSlicedPacket, PacketBuilder, TransportSlice};
+use exitmark::lab::{Capture, CapturedFrame, Netns, RawPort};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// What the box marks with: AF11, its default.
+const MARK: u8 = 10;
+const PROBE_PORT: u16 = 1;
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Flow {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    sequence: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Tcp { is_first: bool, sequence: u32 },
+    Udp,
+}
+
+/// What counts in a frame.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    source: SocketAddr,
+    destination: SocketAddr,
+    marked: bool,
+    kind: Kind,
+    probe: Option<u32>,
+}
+
+impl Seen {
+    /// Lax, because a capture cuts what the kernel has put together for it.
+    fn read(frame: &CapturedFrame) -> Option<Self> {
+        let packet = LaxSlicedPacket::from_ethernet(&frame.bytes).ok()?;
+        let (source, destination, dscp): (IpAddr, IpAddr, u8) = match packet.net.as_ref()? {
+            LaxNetSlice::Ipv4(ip) => {
+                let header = ip.header();
+                (
+                    header.source_addr().into(),
+                    header.destination_addr().into(),
+                    header.dcp().value(),
+                )
+            }
+            LaxNetSlice::Ipv6(ip) => {
+                let header = ip.header();
+                (
+                    header.source_addr().into(),
+                    header.destination_addr().into(),
+                    header.traffic_class() >> 2,
+                )
+            }
+            LaxNetSlice::Arp(_) => return None,
+        };
+        let (ports, kind, number) = match packet.transport.as_ref()? {
+            TransportSlice::Tcp(tcp) => (
+                (tcp.source_port(), tcp.destination_port()),
+                Kind::Tcp {
+                    is_first: tcp.syn() && !tcp.ack(),
+                    sequence: tcp.sequence_number(),
+                },
+                Some(tcp.sequence_number()),
+            ),
+            TransportSlice::Udp(udp) => (
+                (udp.source_port(), udp.destination_port()),
+                Kind::Udp,
+                udp.payload().first_chunk().copied().map(u32::from_be_bytes),
+            ),
+            _ => return None,
+        };
+        Some(Self {
+            source: SocketAddr::new(source, ports.0),
+            destination: SocketAddr::new(destination, ports.1),
+            marked: dscp == MARK,
+            kind,
+            probe: number.filter(|_| ports.0 == PROBE_PORT),
+        })
+    }
+
+    fn is_probe(frame: &CapturedFrame, number: u32) -> bool {
+        Self::read(frame).is_some_and(|seen| seen.probe == Some(number))
+    }
+}
+
+/// The captures behind one box, and the port from which its host is made to send probes.
+pub(crate) struct Watch {
+    uplink: Capture,
+    incoming: Capture,
+    port: RawPort,
+    probes: u32,
+}
+
+/// What has been seen.
+#[derive(Debug, Default)]
+pub(crate) struct Flows {
+    /// Marked on the uplink.
+    pub(crate) marked: BTreeSet<Flow>,
+    /// On the link that carries Tor traffic.
+    pub(crate) steered: BTreeSet<Flow>,
+    /// Queries to the resolver that were neither.
+    pub(crate) queries: u64,
+    /// Frames to the resolver that were marked or steered.
+    pub(crate) wrong_queries: u64,
+    /// Frames that were marked and steered.
+    pub(crate) marked_incoming: u64,
+    /// TCP on the uplink without the mark that is no answer of the host's relay.
+    pub(crate) unmarked_uplink: Vec<(SocketAddr, SocketAddr)>,
+}
+
+impl Watch {
+    pub(crate) fn start(world: &Netns, lot: &Lot) -> Self {
+        let capture = |link| Capture::start(world, link, "in", "ip or ip6").unwrap();
+        Self {
+            uplink: capture(lot.uplink),
+            incoming: capture(lot.incoming),
+            port: RawPort::open(&lot.host, "eth0").unwrap(),
+            probes: 0,
+        }
+    }
+
+    /// Whether a frame from this address to this endpoint is steered now.
+    pub(crate) fn is_steered(&mut self, lot: &Lot, from: Dual, endpoint: SocketAddr) -> bool {
+        let number = self.send_segment(lot, from, endpoint);
+        // Behind it, because it is only there to be seen: it leaves by the uplink in any case.
+        let line = self.send_datagram(lot);
+        let seen = self.uplink.wait_until(LIMIT, |frames| {
+            frames.iter().any(|frame| Seen::is_probe(frame, line))
+        });
+        assert!(seen, "a probe is lost on {}", lot.uplink);
+        let is_there =
+            |frames: &[CapturedFrame]| frames.iter().any(|frame| Seen::is_probe(frame, number));
+        if self.uplink.wait_until(Duration::ZERO, is_there) {
+            return false;
+        }
+        let by_incoming = self.incoming.wait_until(LIMIT, is_there);
+        assert!(by_incoming, "a probe is lost on {}", lot.incoming);
+        true
+    }
+
+    /// Draws a line on both links, and waits for it. Returns its two numbers.
+    pub(crate) fn draw_line(&mut self, lot: &Lot) -> [u32; 2] {
+        let numbers = [
+            self.send_datagram(lot),
+            // An authority's: it is in every relay set.
+            self.send_segment(lot, lot.first, relay(1).at(OR_PORT)[0]),
+        ];
+        let links = [&mut self.uplink, &mut self.incoming];
+        for (capture, number) in links.into_iter().zip(numbers) {
+            let seen = capture.wait_until(LIMIT, |frames| {
+                // The newest ones are at the end.
+                frames
+                    .iter()
+                    .rev()
+                    .any(|frame| Seen::is_probe(frame, number))
+            });
+            assert!(
+                seen,
+                "a line is lost behind the box of {}",
+                lot.host.label()
+            );
+        }
+        numbers
+    }
+
+    /// Ends the captures and counts what they have seen up to this line.
+    pub(crate) fn finish(self, lot: &Lot, line: [u32; 2]) -> Flows {
+        let own: Vec<IpAddr> = [lot.first, lot.second].map(Dual::both).concat();
+        let mut flows = Flows::default();
+        for (capture, number, is_uplink) in [
+            (self.uplink, line[0], true),
+            (self.incoming, line[1], false),
+        ] {
+            let frames = capture.finish().unwrap();
+            let before = frames
+                .iter()
+                .take_while(|frame| !Seen::is_probe(frame, number));
+            for seen in before.filter_map(Seen::read) {
+                if own.contains(&seen.source.ip()) && seen.probe.is_none() {
+                    flows.count(seen, is_uplink);
+                }
+            }
+        }
+        flows
+    }
+
+    /// A segment that no connection has.
+    fn send_segment(&mut self, lot: &Lot, from: Dual, to: SocketAddr) -> u32 {
+        self.probes += 1;
+        let [from4, from6] = from.both();
+        let from = if to.is_ipv4() { from4 } else { from6 };
+        let header = link(lot, from, to.ip()).tcp(PROBE_PORT, to.port(), self.probes, 0);
+        let mut frame = Vec::new();
+        header.ack(0).write(&mut frame, &[]).unwrap();
+        self.port.send(&frame).unwrap();
+        self.probes
+    }
+
+    fn send_datagram(&mut self, lot: &Lot) -> u32 {
+        self.probes += 1;
+        let header = link(lot, lot.first.v4.into(), WEB.v4.into()).udp(PROBE_PORT, PROBE_PORT);
+        let mut frame = Vec::new();
+        let payload = self.probes.to_be_bytes();
+        header.write(&mut frame, &payload).unwrap();
+        self.port.send(&frame).unwrap();
+        self.probes
+    }
+}
+
+impl Flows {
+    fn count(&mut self, seen: Seen, is_uplink: bool) {
+        let Seen {
+            source,
+            destination,
+            marked,
+            kind,
+            ..
+        } = seen;
+        if marked && !is_uplink {
+            self.marked_incoming += 1;
+        }
+        let is_query = destination == SocketAddr::from((RESOLVER, DNS_PORT));
+        match kind {
+            _ if is_query && (marked || !is_uplink) => self.wrong_queries += 1,
+            Kind::Udp if is_query => self.queries += 1,
+            Kind::Tcp { is_first, sequence } => {
+                let flow = Flow {
+                    source,
+                    destination,
+                    sequence,
+                };
+                if !is_uplink {
+                    if is_first {
+                        self.steered.insert(flow);
+                    }
+                } else if !marked {
+                    if source.port() != OR_PORT {
+                        self.unmarked_uplink.push((source, destination));
+                    }
+                } else if is_first {
+                    self.marked.insert(flow);
+                }
+            }
+            Kind::Udp => {}
+        }
+    }
+}
+
+fn link(
+    lot: &Lot,
+    from: IpAddr,
+    to: IpAddr,
+) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    let link = PacketBuilder::ethernet2(mac(&lot.host_mac), mac(&lot.gateway_mac));
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => link.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => link.ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("a packet has addresses of one family"),
+    }
+}
+
+fn mac(text: &str) -> [u8; 6] {
+    let bytes: Vec<_> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+        .collect();
+    bytes.try_into().unwrap()
+}

@@ -1,0 +1,158 @@
+//! The namespaces, and who has which address: one world with everything beside the exit hosts,
+//! and three lots, each an exit host with a box of its own.
+
+use exitmark::lab::{Netns, VethEnd, poll, veth};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Where every relay of the network accepts connections.
+pub(crate) const OR_PORT: u16 = 9001;
+/// Where the directory authorities speak HTTP.
+pub(crate) const DIR_PORT: u16 = 7000;
+
+/// An address of each family.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dual {
+    pub(crate) v4: Ipv4Addr,
+    pub(crate) v6: Ipv6Addr,
+}
+
+impl Dual {
+    pub(crate) fn both(self) -> [IpAddr; 2] {
+        [self.v4.into(), self.v6.into()]
+    }
+
+    pub(crate) fn at(self, port: u16) -> [SocketAddr; 2] {
+        self.both().map(|address| SocketAddr::new(address, port))
+    }
+}
+
+/// The web server.
+pub(crate) const WEB: Dual = Dual {
+    v4: Ipv4Addr::new(198, 51, 100, 7),
+    v6: Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 7),
+};
+/// The exit hosts' resolver.
+pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
+
+/// Where the exit hosts are.
+pub(crate) const EXITS: &str = "192.0.2.0/24";
+
+/// How many addresses for relays the world has.
+const RELAYS: u8 = 16;
+
+/// The addresses of the world's relays: `number` is from 1 to 16.
+pub(crate) fn relay(number: u8) -> Dual {
+    Dual {
+        v4: Ipv4Addr::new(198, 18, 0, number),
+        v6: Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, number.into()),
+    }
+}
+
+/// One exit host, its box, and the two links behind the box as the world has them.
+pub(crate) struct Lot {
+    pub(crate) host: Netns,
+    pub(crate) middle: Netns,
+    /// The world's ends of `uplink0` and `incoming0`.
+    pub(crate) uplink: &'static str,
+    pub(crate) incoming: &'static str,
+    pub(crate) host_mac: String,
+    pub(crate) gateway_mac: String,
+    /// The next hop of steered frames.
+    pub(crate) hop_mac: String,
+    /// The host's addresses. Unbound sockets take the first one.
+    pub(crate) first: Dual,
+    pub(crate) second: Dual,
+}
+
+pub(crate) struct Ground {
+    pub(crate) world: Netns,
+    pub(crate) lots: [Lot; 3],
+}
+
+impl Ground {
+    pub(crate) fn build() -> Self {
+        let world = Netns::new("world").unwrap();
+        for address in (1..=RELAYS).map(relay).chain([WEB]) {
+            let Dual { v4, v6 } = address;
+            world.ip(&format!("addr add {v4}/32 dev lo")).unwrap();
+            world.ip(&format!("addr add {v6}/128 dev lo")).unwrap();
+        }
+        world.ip(&format!("addr add {RESOLVER}/32 dev lo")).unwrap();
+        // Steered frames come by another link than that by which their source is reached.
+        world.sysctl("net/ipv4/conf/all/rp_filter", "0").unwrap();
+        world
+            .sysctl("net/ipv4/conf/default/rp_filter", "0")
+            .unwrap();
+        let lots = [(0, "up0", "in0"), (1, "up1", "in1"), (2, "up2", "in2")]
+            .map(|(number, uplink, incoming)| Lot::build(&world, number, uplink, incoming));
+        Self { world, lots }
+    }
+}
+
+impl Lot {
+    fn build(world: &Netns, number: u8, uplink: &'static str, incoming: &'static str) -> Self {
+        let host = Netns::new(&format!("host{number}")).unwrap();
+        let middle = Netns::new(&format!("box{number}")).unwrap();
+        let mac = |link: u8, end: u8| format!("02:00:00:{number:02x}:{link:02x}:{end:02x}");
+        for (netns, name, port, link) in [
+            (&host, "eth0", "host0", 1),
+            (world, uplink, "uplink0", 2),
+            (world, incoming, "incoming0", 3),
+        ] {
+            let end = |netns, name, mac| VethEnd {
+                netns,
+                name,
+                mac,
+                queues: 1,
+            };
+            veth(
+                &end(netns, name, &mac(link, 1)),
+                &end(&middle, port, &mac(link, 2)),
+                1500,
+            )
+            .unwrap();
+            netns
+                .command("ethtool", &["-K", name, "tx", "off"])
+                .unwrap();
+            poll(netns, name).unwrap();
+        }
+        for port in ["host0", "uplink0"] {
+            let key = format!("net/ipv6/conf/{port}/disable_ipv6");
+            middle.sysctl(&key, "1").unwrap();
+        }
+        let v4 = |last| Ipv4Addr::new(192, 0, 2, 64 * number + last);
+        let v6 = |last| Ipv6Addr::new(0x2001, 0xdb8, 1, number.into(), 0, 0, 0, last);
+        let (gateway4, gateway6) = (v4(1), v6(1));
+        world
+            .ip(&format!("addr add {gateway4}/26 dev {uplink}"))
+            .unwrap();
+        world
+            .ip(&format!("addr add {gateway6}/64 dev {uplink}"))
+            .unwrap();
+        let [first, second] = [10, 11].map(|last| Dual {
+            v4: v4(last),
+            v6: v6(last.into()),
+        });
+        for Dual { v4, v6 } in [first, second] {
+            host.ip(&format!("addr add {v4}/26 dev eth0")).unwrap();
+            host.ip(&format!("addr add {v6}/64 dev eth0")).unwrap();
+        }
+        // Named, because of two addresses of one kind the kernel prefers the newer one.
+        let Dual { v4, v6 } = first;
+        host.ip(&format!("route add default via {gateway4} src {v4}"))
+            .unwrap();
+        host.ip(&format!("-6 route add default via {gateway6} src {v6}"))
+            .unwrap();
+        Self {
+            host_mac: mac(1, 1),
+            gateway_mac: mac(2, 1),
+            hop_mac: mac(3, 1),
+            host,
+            middle,
+            uplink,
+            incoming,
+            first,
+            second,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Tier: tor (root, and the `tor` of the distribution). A Tor network of stock programs, with a
+//! box behind each of three exit hosts, held against what tor itself says that it did.
+//!
+//! ```text
+//!  exit host ── eth0 ─── host0 ┌─────┐ uplink0 ─── up0 ┌──────────────────────────────────────┐
+//!                              │ box │                 │ world: authorities, relays, clients, │
+//!  (three of these)            └─────┘ incoming0 ─ in0 │ web server, resolver                 │
+//!                                                      └──────────────────────────────────────┘
+//! ```
+//!
+//! The three hosts have tor's three ways to take source addresses: with one address, with
+//! `OutboundBindAddress`, and with `OutboundBindAddressOR` and `OutboundBindAddressExit`. Each is
+//! observed from before its tor starts: pages are fetched through it, circuits are extended by it,
+//! and while a slow page is under way a relay joins the network, is listed by the next consensus,
+//! taken on by the box, and dialled.
+//!
+//! Then the flows on both links behind the box must be exactly what tor's MetricsPort counts:
+//! marked ones are its exit connections, steered ones are its connections to relays and to
+//! directories. Why that can be exact is said in `truth.rs` and `flows.rs`; what makes it so here:
+//!
+//! - The box has known every relay that its tor can dial since before it was started: it reads the
+//!   documents of that tor, which starts with a consensus, as after a restart. The exits of the
+//!   same operator, itself among them, are in `relays.extra` until the consensus lists them; that
+//!   is where the box knows the host's own ORPorts from.
+//! - Nobody has a circuit through the relay that joins before the test says so. A relay that tests
+//!   itself is dialled by others before any consensus lists it, and those that have a consensus
+//!   first use it first: for that moment an exit's dial looks like exit traffic, to this box as to
+//!   anybody who asks the consensus.
+//! - Both sides are read when nothing moves: tor's counters are the same before and after a line
+//!   is drawn on both links, and frames are counted up to that line.
+//!
+//! Rows are written to `tor.json` in the target directory, whether they hold or not.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's ground that is missing is the test's failure"
+)]
+
+mod client;
+mod exit;
+mod flows;
+mod ground;
+mod keys;
+mod network;
+mod report;
+mod socks;
+mod truth;
+mod verdict;
+mod web;
+
+use client::{Circuit, Client, Download, Place};
+use exit::{Binding, Exit};
+use ground::{Ground, OR_PORT, WEB};
+use network::{Network, Tor, wait};
+use std::sync::LazyLock;
+use std::time::Instant;
+use web::{Page, Web};
+
+/// Bytes of the pages, each of which is fetched from every place.
+const SIZES: [usize; 7] = [0, 1, 1_000, 16_384, 100_000, 300_000, 1_000_000];
+/// When the test began.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// How often each exit is the first hop.
+const ENTRIES: usize = 3;
+
+/// Leaves the test where there is no root, or no tor.
+macro_rules! needs_tor {
+    () => {
+        if !exitmark::lab::is_root() || !exitmark::lab::is_installed("tor") {
+            return;
+        }
+    };
+}
+
+#[test]
+fn what_tor_counts_is_what_is_marked_and_steered() {
+    needs_tor!();
+    LazyLock::force(&START);
+    let ground = Ground::build();
+    let web = Web::open(&ground.world);
+    let network = Network::start(&ground.world);
+    let (door, relays) = network.relays();
+    let listed = |names: &[String]| {
+        let mut authorities = network.authorities().iter();
+        authorities.all(|authority| authority.lists(names))
+    };
+    wait("a consensus lists every relay", &network.all(), || {
+        listed(&network.names())
+    });
+    say("the network stands");
+
+    let fleet: Vec<_> = ground
+        .lots
+        .iter()
+        .flat_map(|lot| lot.first.at(OR_PORT))
+        .collect();
+    let mut exits: Vec<_> = Binding::ALL
+        .into_iter()
+        .zip(&ground.lots)
+        .map(|(binding, lot)| Exit::start(binding, lot, &ground.world, &network, &fleet))
+        .collect();
+    let names: Vec<_> = exits.iter().map(|exit| exit.tor.name.clone()).collect();
+    {
+        let mut tors = network.all();
+        tors.extend(exits.iter().map(|exit| &exit.tor));
+        wait("a consensus lists the exits", &tors, || listed(&names));
+    }
+    say("the exits are listed");
+
+    // A client of its own for each part of the test: a new one has the newest consensus.
+    let mut client = Client::start(&ground.world, &network, "client");
+    let slow = Page {
+        size: 2_000_000,
+        seed: 1,
+        slow: true,
+    };
+    let mut pages = Vec::new();
+    let mut under_way = Vec::new();
+    for exit in &exits {
+        let circuit = client.circuit(&[&relays[0], &relays[1], &exit.tor]);
+        under_way.push(client.fetch(&circuit, &Place::Address(WEB.v4.into()), slow));
+        pages.push(fetch_all(&mut client, &circuit));
+        say(&format!("pages through {}", exit.tor.name));
+    }
+    // While those come, a relay joins, of which no box knows yet.
+    for exit in &mut exits {
+        assert!(!exit.knows(network::newcomer().at(OR_PORT)[0]));
+    }
+    let newcomer = network.join(&ground.world, "newcomer");
+    for (exit, pages) in exits.iter().zip(&mut pages) {
+        for middle in relays {
+            let circuit = client.circuit(&[&exit.tor, middle, door]);
+            pages.extend((0..ENTRIES).map(|number| {
+                let place = Place::Name(format!("entry{number}.four.example"));
+                client.fetch(&circuit, &place, quick(number, 10_000))
+            }));
+        }
+    }
+    say("the exits have been entries");
+    let late = follow_a_change(&ground, &network, &mut exits, &newcomer, &mut pages, door);
+    assert!(
+        under_way.iter().all(|download| !download.is_finished()),
+        "the slow pages came too fast to see a change"
+    );
+    web.let_go();
+    for (pages, slow) in pages.iter_mut().zip(under_way) {
+        pages.push(slow);
+    }
+    verdict::pronounce(exits, pages, &newcomer);
+    client.tor.stop();
+    late.tor.stop();
+}
+
+/// Says how far the test is, to who watches it.
+fn say(words: &str) {
+    println!("{:4} s: {words}", START.elapsed().as_secs());
+}
+
+fn quick(number: usize, size: usize) -> Page {
+    Page {
+        size,
+        seed: u64::try_from(number * 1_000_003 + size).unwrap(),
+        slow: false,
+    }
+}
+
+/// Fetches pages of every size from every kind of place: the server's addresses, names of them,
+/// and a web server on a relay's address, which no relay set may take for a relay.
+fn fetch_all(client: &mut Client, circuit: &Circuit) -> Vec<Download> {
+    let mut downloads = Vec::new();
+    for (number, size) in SIZES.into_iter().enumerate() {
+        let [v4, v6] = WEB.both().map(Place::Address);
+        let on_relay = Place::Address(web::on_relay());
+        let names = ["four", "six"].map(|kind| Place::Name(format!("page{number}.{kind}.example")));
+        for place in [v4, v6, on_relay].iter().chain(&names) {
+            downloads.push(client.fetch(circuit, place, quick(number, size)));
+        }
+    }
+    downloads
+}
+
+/// Waits until the boxes have the relay that joined, and has the exits dial it.
+fn follow_a_change(
+    ground: &Ground,
+    network: &Network,
+    exits: &mut [Exit<'_>],
+    newcomer: &Tor,
+    pages: &mut [Vec<Download>],
+    door: &Tor,
+) -> Client {
+    let name = [newcomer.name.clone()];
+    let mut tors = network.all();
+    tors.push(newcomer);
+    for exit in exits.iter_mut() {
+        wait("an exit has a consensus with the newcomer", &tors, || {
+            exit.tor.lists(&name)
+        });
+        exit.takes_on(network::newcomer().at(OR_PORT)[0]);
+        say(&format!("the box of {} knows the newcomer", exit.tor.name));
+    }
+    let mut late = Client::start(&ground.world, network, "late");
+    for (exit, pages) in exits.iter().zip(pages) {
+        let circuit = late.circuit(&[&exit.tor, newcomer, door]);
+        let download = late.fetch(&circuit, &Place::Address(WEB.v6.into()), quick(1, 50_000));
+        pages.push(download);
+    }
+    say("the exits have dialled the newcomer");
+    late
+}

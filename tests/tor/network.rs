@@ -1,0 +1,295 @@
+//! The Tor network: every tor is a process of its own, in a namespace and with a data directory.
+
+use crate::ground::{DIR_PORT, Dual, EXITS, OR_PORT, RESOLVER, relay};
+use crate::keys::{self, fingerprint, make_private};
+use exitmark::lab::{Child, Netns, contained};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const AUTHORITIES: u8 = 3;
+/// The relays that are there from the beginning. One of them is a way out, for circuits in which
+/// an exit under test is the first hop.
+const RELAYS: u8 = 4;
+/// Both flavours, as every relay has them.
+pub(crate) const DOCUMENTS: [&str; 2] = ["cached-consensus", "cached-microdesc-consensus"];
+/// The lines of a log that a failure shows.
+const LAST_LINES: usize = 12;
+
+/// The longest that anything in the network may take: a few rounds of votes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Votes every 20 s, the least that two busy cores keep up with.
+pub(crate) const EVERYBODY: &str = "TestingTorNetwork 1
+V3AuthVotingInterval 20
+V3AuthVoteDelay 4
+V3AuthDistDelay 4
+AuthDirMaxServersPerAddr 0
+PathsNeededToBuildCircuits 0.25
+AssumeReachable 1
+ExitPolicyRejectPrivate 0
+ShutdownWaitLength 0
+SafeLogging 0
+";
+/// With parameters, because exitmark's parser takes no consensus that has none.
+const AUTHORITY: &str = "AuthoritativeDirectory 1
+ConsensusParams circwindow=1000
+V3AuthoritativeDirectory 1
+TestingV3AuthInitialVotingInterval 5
+TestingV3AuthInitialVoteDelay 2
+TestingV3AuthInitialDistDelay 2
+TestingDirAuthVoteExit *
+TestingDirAuthVoteGuard *
+TestingDirAuthVoteHSDir *
+TestingMinExitFlagThreshold 0
+AuthDirHasIPv6Connectivity 1
+ExitPolicy reject *:*
+";
+const MIDDLE: &str = "ExitPolicy reject *:*\n";
+const DOOR: &str = "ExitRelay 1\nIPv6Exit 1\nExitPolicy accept *:*\n";
+
+/// A running tor.
+pub(crate) struct Tor {
+    pub(crate) name: String,
+    pub(crate) directory: PathBuf,
+    child: Child,
+}
+
+impl Tor {
+    /// The end of its log.
+    pub(crate) fn last_words(&self) -> String {
+        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+        format!("--- {}:\n{}\n", self.name, last.join("\n"))
+    }
+
+    /// Whether its consensus documents, in both flavours, list all of these relays.
+    pub(crate) fn lists(&self, names: &[String]) -> bool {
+        DOCUMENTS.iter().all(|document| {
+            let text = fs::read_to_string(self.directory.join(document)).unwrap_or_default();
+            names
+                .iter()
+                .all(|name| text.contains(&format!("\nr {name} ")))
+        })
+    }
+
+    /// Its identity, as control commands name it.
+    pub(crate) fn fingerprint(&self) -> String {
+        fingerprint(&self.directory)
+    }
+
+    /// Ends it as an operator does.
+    pub(crate) fn stop(mut self) {
+        self.child
+            .signal(nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
+        self.child.wait(PATIENCE).unwrap();
+    }
+}
+
+/// Waits for a condition, and shows what these tors have to say where it never comes.
+#[track_caller]
+pub(crate) fn wait(what: &str, tors: &[&Tor], mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        if Instant::now() > deadline {
+            let words: String = tors.iter().map(|tor| tor.last_words()).collect();
+            panic!("waited for {PATIENCE:?} in vain: {what}\n{words}");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What is needed to take part in the network.
+pub(crate) struct Network {
+    /// The authorities, then the relays that are there from the beginning.
+    tors: Vec<Tor>,
+    /// The lines of a torrc that name the authorities.
+    authority_lines: String,
+    /// What the authorities sign with, as 40 hexadecimal digits each.
+    pub(crate) identities: Vec<String>,
+    /// Everybody's files. The last field, because it is removed when nobody writes any more.
+    directory: tempfile::TempDir,
+}
+
+impl Network {
+    /// Starts the authorities and the first relays.
+    pub(crate) fn start(world: &Netns) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name| directory.path().join(name);
+        fs::write(file("defaults"), "").unwrap();
+        fs::write(file("resolv.conf"), format!("nameserver {RESOLVER}\n")).unwrap();
+        let keys: Vec<_> = (1..=AUTHORITIES)
+            .map(|number| {
+                let directory = directory.path().to_owned();
+                thread::spawn(move || {
+                    let (name, role) = (name(number), dir_port(number));
+                    keys::authority(&directory, &name, relay(number), &role)
+                })
+            })
+            .collect();
+        let (lines, identities): (Vec<_>, Vec<_>) =
+            keys.into_iter().map(|keys| keys.join().unwrap()).unzip();
+        let mut network = Self {
+            directory,
+            authority_lines: lines.concat(),
+            identities,
+            tors: Vec::new(),
+        };
+        for number in 1..=AUTHORITIES + RELAYS {
+            let name = name(number);
+            let role = match number - 1 {
+                ..AUTHORITIES => dir_port(number),
+                AUTHORITIES => network.door(),
+                _ => MIDDLE.to_owned(),
+            };
+            let role = role + &avoid_newcomer();
+            let tor = network.relay(world, &name, relay(number), &role);
+            network.tors.push(tor);
+        }
+        network
+    }
+
+    /// Starts one more relay in the world. Before it is listed it has others dial it, to see
+    /// whether they can; it asks no exit for that, nor dials one by itself.
+    pub(crate) fn join(&self, world: &Netns, name: &str) -> Tor {
+        let role = MIDDLE.to_owned() + &avoiding(EXITS);
+        self.relay(world, name, newcomer(), &role)
+    }
+
+    /// Starts a relay with an ORPort at both of its addresses, and from which it dials too.
+    fn relay(&self, netns: &Netns, name: &str, at: Dual, role: &str) -> Tor {
+        self.tor(
+            netns,
+            name,
+            &format!(
+                "{}OutboundBindAddress {}\nOutboundBindAddress [{}]\n{role}",
+                listening(name, at),
+                at.v4,
+                at.v6
+            ),
+        )
+    }
+
+    /// The lines of a torrc that make a relay a way out.
+    pub(crate) fn door(&self) -> String {
+        let resolver = self.path("resolv.conf");
+        format!("{DOOR}ServerDNSResolvConfFile {}\n", resolver.display())
+    }
+
+    /// Where the files of a tor of this name are.
+    pub(crate) fn directory_of(&self, name: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        make_private(&path);
+        path
+    }
+
+    /// A path for what is no tor's.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts a tor with these lines in its torrc.
+    pub(crate) fn tor(&self, netns: &Netns, name: &str, lines: &str) -> Tor {
+        let directory = self.directory_of(name);
+        let torrc = directory.join("torrc");
+        let text = format!(
+            "{EVERYBODY}DataDirectory {0}\nLog notice file {0}/log\n{lines}{1}",
+            directory.display(),
+            self.authority_lines
+        );
+        fs::write(&torrc, text).unwrap();
+        let mut command = contained("tor");
+        command
+            .arg("--defaults-torrc")
+            .arg(self.directory.path().join("defaults"))
+            .arg("-f")
+            .arg(&torrc)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Tor {
+            name: name.to_owned(),
+            directory,
+            child: netns.start(command).unwrap(),
+        }
+    }
+
+    /// The names of all that are there from the beginning.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.tors.iter().map(|tor| tor.name.clone()).collect()
+    }
+
+    /// The relay that is a way out, and the others.
+    pub(crate) fn relays(&self) -> (&Tor, &[Tor]) {
+        let relays = &self.tors[usize::from(AUTHORITIES)..];
+        (&relays[0], &relays[1..])
+    }
+
+    /// The directory authorities, which have every consensus first. Clients begin with what one
+    /// of them has, and look for the next one late.
+    pub(crate) fn authorities(&self) -> &[Tor] {
+        &self.tors[..usize::from(AUTHORITIES)]
+    }
+
+    /// Relays that clients may have as guards, so that they ask no exit for directories.
+    pub(crate) fn guards(&self) -> String {
+        let names: Vec<_> = self
+            .relays()
+            .1
+            .iter()
+            .map(|tor| tor.fingerprint())
+            .collect();
+        names.join(",")
+    }
+
+    /// Every tor that runs from the beginning, for [`wait`].
+    pub(crate) fn all(&self) -> Vec<&Tor> {
+        self.tors.iter().collect()
+    }
+}
+
+/// The name of the one with this number.
+fn name(number: u8) -> String {
+    match number.checked_sub(AUTHORITIES) {
+        None | Some(0) => format!("authority{number}"),
+        Some(relay) => format!("relay{relay}"),
+    }
+}
+
+/// Where the relay listens that joins later.
+pub(crate) fn newcomer() -> Dual {
+    relay(AUTHORITIES + RELAYS + 1)
+}
+
+/// Every endpoint at which something of the network listens in the world.
+pub(crate) fn endpoints() -> impl Iterator<Item = std::net::SocketAddr> {
+    let all = (1..=AUTHORITIES + RELAYS + 1).flat_map(|number| relay(number).at(OR_PORT));
+    all.chain((1..=AUTHORITIES).map(|number| (relay(number).v4, DIR_PORT).into()))
+}
+
+/// The lines of a torrc by which a relay listens, and says so.
+pub(crate) fn listening(name: &str, Dual { v4, v6 }: Dual) -> String {
+    format!(
+        "Nickname {name}\nSocksPort 0\nAddress {v4}\nAddress [{v6}]\n\
+         ORPort {v4}:{OR_PORT}\nORPort [{v6}]:{OR_PORT}\n"
+    )
+}
+
+/// The lines of a torrc by which a tor has no circuits of its own through these.
+fn avoiding(addresses: &str) -> String {
+    format!("ExcludeNodes {addresses}\nStrictNodes 1\n")
+}
+
+/// The same for the relay that joins: who knows it first would have an exit dial it before that
+/// exit's tor, and so the box, can know it.
+pub(crate) fn avoid_newcomer() -> String {
+    avoiding(&newcomer().v4.to_string())
+}
+
+fn dir_port(number: u8) -> String {
+    format!("{AUTHORITY}DirPort {}:{DIR_PORT}\n", relay(number).v4)
+}

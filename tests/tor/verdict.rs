@@ -1,0 +1,165 @@
+//! The end of a run: everything counted, compared, and said.
+
+use crate::client::Download;
+use crate::exit::{Binding, Exit};
+use crate::flows::{Flow, Flows};
+use crate::ground::{OR_PORT, WEB};
+use crate::network::{self, Tor, wait};
+use crate::report::{self, Row};
+use crate::truth::Dials;
+use crate::web::{self, WEB_PORT};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+/// Waits for the pages, reads both sides when nothing moves, writes the rows, and fails with all
+/// that does not hold.
+pub(crate) fn pronounce(exits: Vec<Exit<'_>>, pages: Vec<Vec<Download>>, newcomer: &Tor) {
+    let mut complaints = Vec::new();
+    let mut rows = Vec::new();
+    let ours = exits.iter().flat_map(|exit| exit.lot.first.at(OR_PORT));
+    let relays: BTreeSet<_> = network::endpoints().chain(ours).collect();
+    for (exit, pages) in exits.into_iter().zip(pages) {
+        let name = exit.binding.name();
+        let mut complain = |words: String| complaints.push(format!("{name}: {words}"));
+        let all = pages.len();
+        let mut whole = 0;
+        for page in pages {
+            match page.join().unwrap() {
+                Ok(()) => whole += 1,
+                Err(error) => complain(format!("a page: {error}")),
+            }
+        }
+        let (dials, flows) = settle(exit, &mut complain);
+        check_flows(&flows, &relays, &mut complain);
+        let row = Row {
+            binding: name,
+            tor_exit: dials.exit,
+            marked: count(&flows.marked),
+            tor_or_dir: dials.or + dials.directory,
+            steered: count(&flows.steered),
+            resolver: flows.queries,
+            mismarked_incoming: flows.marked_incoming,
+            unmarked_exit: u64::try_from(flows.unmarked_uplink.len()).unwrap(),
+            pages_ok: whole,
+            pages: u64::try_from(all).unwrap(),
+        };
+        check_row(&row, dials, &flows, &mut complain);
+        println!("{}", serde_json::to_string(&row).unwrap());
+        rows.push(row);
+    }
+    println!("{}", report::write(&rows).display());
+    assert!(
+        complaints.is_empty(),
+        "{} things do not hold:\n{}\n{}",
+        complaints.len(),
+        complaints.join("\n"),
+        newcomer.last_words()
+    );
+}
+
+fn count(flows: &BTreeSet<Flow>) -> u64 {
+    u64::try_from(flows.len()).unwrap()
+}
+
+/// Both sides of one exit, at a moment when nothing moves. Ends its box, which must have nothing
+/// to complain of either.
+fn settle(mut exit: Exit<'_>, complain: &mut impl FnMut(String)) -> (Dials, Flows) {
+    let mut settled = None;
+    wait("tor dials nobody for a moment", &[&exit.tor], || {
+        let before = Dials::read(&exit.lot.host, &exit.tor);
+        let line = exit.watch.draw_line(exit.lot);
+        let after = Dials::read(&exit.lot.host, &exit.tor);
+        settled = (before == after).then_some((after, line));
+        settled.is_some()
+    });
+    let (dials, line) = settled.unwrap();
+    let flows = exit.watch.finish(exit.lot, line);
+    exit.tor.stop();
+    let last = exit.running.stop().unwrap();
+    if !last.status.success() {
+        complain(format!("the box ended with {}:\n{}", last.status, last.log));
+    }
+    for (counter, &number) in &last.counters {
+        // With two kinds of address the relay set is a cross-check, and must agree, but for the one
+        // probe that went from an exit address to a relay.
+        let (is_fault, expected) = match counter.as_str() {
+            "disagreement" => (true, u64::from(exit.binding == Binding::OrAndExit)),
+            other => (other.starts_with("dropped_"), 0),
+        };
+        if is_fault && number != expected {
+            complain(format!("the box counts {counter}={number}"));
+        }
+    }
+    (dials, flows)
+}
+
+/// What must hold of the flows by themselves: the test knows who is who.
+fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl FnMut(String)) {
+    let on_relay = SocketAddr::new(web::on_relay(), WEB_PORT);
+    let webs: BTreeSet<_> = WEB.at(WEB_PORT).into_iter().chain([on_relay]).collect();
+    for (what, flows, known) in [
+        ("marked, but to no web server", &flows.marked, &webs),
+        ("steered, but to no relay", &flows.steered, relays),
+    ] {
+        for flow in flows
+            .iter()
+            .filter(|flow| !known.contains(&flow.destination))
+        {
+            complain(format!("{what}: {flow:?}"));
+        }
+    }
+    for web in webs {
+        if !flows.marked.iter().any(|flow| flow.destination == web) {
+            complain(format!("nothing was marked that went to {web}"));
+        }
+    }
+    let newcomer = network::newcomer().at(OR_PORT);
+    if !flows
+        .steered
+        .iter()
+        .any(|flow| newcomer.contains(&flow.destination))
+    {
+        complain("no dial to the relay that joined was steered".to_owned());
+    }
+    let unmarked: BTreeSet<_> = flows.unmarked_uplink.iter().collect();
+    for (source, destination) in unmarked {
+        complain(format!("unmarked on the uplink: {source} to {destination}"));
+    }
+    if flows.wrong_queries != 0 {
+        complain(format!(
+            "{} queries were marked or steered",
+            flows.wrong_queries
+        ));
+    }
+}
+
+/// What must hold of the numbers.
+fn check_row(row: &Row, dials: Dials, flows: &Flows, complain: &mut impl FnMut(String)) {
+    for (what, holds) in [
+        (
+            "exit connections are marked flows",
+            row.tor_exit == row.marked,
+        ),
+        ("dials are steered flows", row.tor_or_dir == row.steered),
+        ("something was marked", row.marked > 0),
+        (
+            "relays and directories were dialled",
+            dials.or > 0 && dials.directory > 0,
+        ),
+        ("the resolver was asked", row.resolver > 0),
+        ("no mark is steered", row.mismarked_incoming == 0),
+        ("no exit frame is unmarked", row.unmarked_exit == 0),
+        ("every page is whole", row.pages_ok == row.pages),
+    ] {
+        if !holds {
+            complain(format!("not so: {what}: {row:?}, {dials:?}"));
+        }
+    }
+    if row.tor_or_dir != row.steered {
+        let mut by_destination = std::collections::BTreeMap::new();
+        for flow in &flows.steered {
+            *by_destination.entry(flow.destination).or_insert(0) += 1;
+        }
+        complain(format!("steered flows went to {by_destination:?}"));
+    }
+}

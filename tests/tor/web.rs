@@ -1,0 +1,161 @@
+//! The clearnet that exit traffic goes to: a web server whose pages' bytes follow from their
+//! names, and a resolver for names of its two addresses.
+
+use crate::ground::{RESOLVER, WEB, relay};
+use exitmark::lab::{Netns, Random};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+pub(crate) const WEB_PORT: u16 = 80;
+pub(crate) const DNS_PORT: u16 = 53;
+
+/// A relay's address, at which there is a web server too.
+pub(crate) fn on_relay() -> IpAddr {
+    relay(4).v4.into()
+}
+
+/// What a slow page comes in until it is let go: some 5 KiB a second.
+const TRICKLE: (usize, Duration) = (256, Duration::from_millis(50));
+
+const TYPE_A: u16 = 1;
+const TYPE_AAAA: u16 = 28;
+const NOT_EXISTING: u8 = 3;
+
+/// A page: its name is all that its bytes depend on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Page {
+    pub(crate) size: usize,
+    pub(crate) seed: u64,
+    /// Comes in drops until [`Web::let_go`].
+    pub(crate) slow: bool,
+}
+
+impl Page {
+    pub(crate) fn path(self) -> String {
+        let pace = if self.slow { "slow" } else { "fast" };
+        format!("/{pace}/{}/{}", self.size, self.seed)
+    }
+
+    pub(crate) fn body(self) -> Vec<u8> {
+        let mut random = Random::new(self.seed);
+        (0..self.size).map(|_| random.byte()).collect()
+    }
+
+    fn named(path: &str) -> Option<Self> {
+        let mut words = path.strip_prefix('/')?.split('/');
+        Some(Self {
+            slow: words.next()? == "slow",
+            size: words.next()?.parse().ok()?,
+            seed: words.next()?.parse().ok()?,
+        })
+    }
+}
+
+/// The running servers. Their threads end with the test.
+pub(crate) struct Web {
+    released: Arc<AtomicBool>,
+}
+
+impl Web {
+    pub(crate) fn open(world: &Netns) -> Self {
+        let released = Arc::new(AtomicBool::new(false));
+        let endpoints = WEB.at(WEB_PORT).into_iter();
+        for endpoint in endpoints.chain([SocketAddr::new(on_relay(), WEB_PORT)]) {
+            let released = Arc::clone(&released);
+            let listener = world.run(move || TcpListener::bind(endpoint)).unwrap();
+            thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let released = Arc::clone(&released);
+                    thread::spawn(move || serve(stream, &released));
+                }
+            });
+        }
+        let socket = world.run(|| UdpSocket::bind((RESOLVER, DNS_PORT))).unwrap();
+        thread::spawn(move || {
+            let mut query = [0; 1500];
+            while let Ok((length, client)) = socket.recv_from(&mut query) {
+                if let Some(answer) = answer(&query[..length]) {
+                    let _ = socket.send_to(&answer, client);
+                }
+            }
+        });
+        Self { released }
+    }
+
+    /// The rest of every slow page comes at once.
+    pub(crate) fn let_go(&self) {
+        self.released.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Answers one request. A client that goes away is noticed by who fetched the page.
+fn serve(mut stream: TcpStream, released: &AtomicBool) -> Option<()> {
+    let mut request = BufReader::new(stream.try_clone().ok()?).lines();
+    let first = request.next()?.ok()?;
+    let page = Page::named(first.split(' ').nth(1)?)?;
+    while !request.next()?.ok()?.is_empty() {}
+    let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", page.size);
+    stream.write_all(head.as_bytes()).ok()?;
+    let body = page.body();
+    let mut left = body.as_slice();
+    while page.slow && !released.load(Ordering::Relaxed) && !left.is_empty() {
+        let (drop, rest) = left.split_at(TRICKLE.0.min(left.len()));
+        stream.write_all(drop).ok()?;
+        left = rest;
+        thread::sleep(TRICKLE.1);
+    }
+    stream.write_all(left).ok()
+}
+
+/// The answer to a query: `….four.example` has an A record, `….six.example` an AAAA record, and
+/// nothing else exists.
+fn answer(query: &[u8]) -> Option<Vec<u8>> {
+    let mut end = 12;
+    let mut labels = Vec::new();
+    loop {
+        let length = usize::from(*query.get(end)?);
+        if length == 0 {
+            break;
+        }
+        labels.push(query.get(end + 1..=end + length)?.to_ascii_lowercase());
+        end += length + 1;
+    }
+    let kind = u16::from_be_bytes([*query.get(end + 1)?, *query.get(end + 2)?]);
+    // The name goes back as it came: tor varies the case of its letters and looks at that.
+    let question = query.get(12..end + 5)?;
+    let exists = |name: &[u8]| {
+        let tail = labels.iter().rev().take(2).map(Vec::as_slice);
+        tail.eq([b"example".as_slice(), name])
+    };
+    let (four, six) = (exists(b"four"), exists(b"six"));
+    let record = match kind {
+        TYPE_A if four => Some(IpAddr::from(WEB.v4)),
+        TYPE_AAAA if six => Some(IpAddr::from(WEB.v6)),
+        _ => None,
+    };
+    let code = if four || six { 0 } else { NOT_EXISTING };
+    let mut answer = query.get(..2)?.to_vec();
+    let answers = u8::from(record.is_some());
+    answer.extend([0x85, 0x80 | code, 0, 1, 0, answers, 0, 0, 0, 0]);
+    answer.extend(question);
+    if let Some(address) = record {
+        answer.extend([0xc0, 12]);
+        answer.extend(kind.to_be_bytes());
+        answer.extend([0, 1, 0, 0, 0, 60]);
+        match address {
+            IpAddr::V4(address) => {
+                answer.extend([0, 4]);
+                answer.extend(address.octets());
+            }
+            IpAddr::V6(address) => {
+                answer.extend([0, 16]);
+                answer.extend(address.octets());
+            }
+        }
+    }
+    Some(answer)
+}

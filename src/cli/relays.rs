@@ -6,7 +6,8 @@
 use super::{misused, unmet};
 use crate::policy::Endpoint;
 use crate::relays::{
-    Authorities, Churn, Identity, Loaded, Source, Sources, StateFile, Status, Survey, Trust, load,
+    Authorities, Churn, Identity, LiveSet, Loaded, Source, Sources, StateFile, Status, Survey,
+    Trust, load,
 };
 use crate::settings::Settings;
 use std::io::Write;
@@ -100,10 +101,18 @@ impl Arguments {
     fn live(&self, settings: &Settings, now: SystemTime) -> Result<Answer, String> {
         let file = StateFile::new(settings.relays.state.clone());
         let live = file.load().map_err(|error| error.to_string())?;
-        let live = live.ok_or_else(|| {
-            let path = file.path().display();
-            format!("{path}: is not there; the box with this configuration has never run")
-        })?;
+        let live = match live {
+            Some(live) => live,
+            // With nothing to follow there is nothing to remember.
+            None if settings.relays.sources.files.is_empty() => LiveSet::default(),
+            None => {
+                let path = file.path().display();
+                return Err(format!(
+                    "{path}: is not there; the box with this configuration has never run, or may \
+                     not write there"
+                ));
+            }
+        };
         let status = Status::new(&live, &settings.relays.sources.extra, now);
         let contained = self.contains.map(|endpoint| status.contains(endpoint));
         Ok(self.answer(

@@ -18,7 +18,7 @@ use crate::nic::NicError;
 use crate::policy::{Rules, Snapshot};
 use crate::relays::{LoadError, Refused};
 use crate::settings::{Engine, Inbound, OnStop, Settings};
-use crossbeam::channel::{self, Receiver, Sender};
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use nics::Nics;
 use relays::{Keeper, Prompter, Update};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -33,6 +33,9 @@ pub use detach::detach;
 /// How long a worker may give no sign of life: with what is on its way to it by then, less than
 /// 10 ms of frames are lost. Much less gives false alarms on a busy machine.
 const PATIENCE: Duration = Duration::from_millis(8);
+
+/// How often the main thread looks around while nothing happens.
+const TICK: Duration = Duration::from_secs(60);
 
 /// Why the box cannot run, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +112,8 @@ struct Daemon {
     /// The rules while the relay set is stale, if nothing is to be marked and steered then.
     passing: Arc<Rules>,
     prompter: Prompter,
+    /// What the kernel would not take.
+    unpublished: Option<Update>,
     kernel: Kernel,
     pins: Pins,
     workers: Workers,
@@ -163,6 +168,7 @@ fn hear_signals(events: Sender<Event>) -> Result<(), DaemonError> {
 impl Daemon {
     fn start(settings: Settings, events: Sender<Event>) -> Result<Self, DaemonError> {
         let nics = Nics::look(&settings)?;
+        let pins = Pins::open(&settings.pin.directory)?;
         let (keeper, first) = Keeper::begin(&settings)?;
         let passing = Arc::new(settings.rules.passing());
         let rules = if first.passes {
@@ -171,7 +177,6 @@ impl Daemon {
             &settings.rules
         };
         let snapshot = Arc::new(Snapshot::new(1, Arc::clone(rules), first.endpoints));
-        let pins = Pins::open(&settings.pin.directory)?;
         let was_attached = pins.are_attached()?;
         match Parts::assemble(&settings, &nics, &snapshot, &pins, &events) {
             Ok(parts) => {
@@ -183,6 +188,7 @@ impl Daemon {
                     snapshot,
                     passing,
                     prompter,
+                    unpublished: None,
                     kernel: parts.kernel,
                     pins,
                     workers: parts.workers,
@@ -200,7 +206,15 @@ impl Daemon {
 
     /// Does what is asked for until the end; returns the worker that ended by itself, if one did.
     fn follow(&mut self, happening: &Receiver<Event>) -> Option<usize> {
-        for event in happening {
+        loop {
+            let event = match happening.recv_timeout(TICK) {
+                Ok(event) => event,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look_around();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return None,
+            };
             match event {
                 Event::Signal(SIGUSR1) => self.print_counters(),
                 Event::Signal(SIGHUP) => self.prompter.prompt(),
@@ -209,7 +223,25 @@ impl Daemon {
                 Event::WorkerEnded(worker) => return Some(worker),
             }
         }
-        None
+    }
+
+    /// Does again what failed, and what nobody else does any more.
+    fn look_around(&mut self) {
+        if let Some(update) = self.unpublished.take() {
+            self.publish(update);
+        }
+        let passes = Arc::ptr_eq(&self.snapshot.rules, &self.passing);
+        if !passes && self.prompter.is_overdue() {
+            tracing::error!(
+                "ALARM: nobody follows the relay files any more, and the relay set is stale: \
+                 nothing is marked or steered any more; restart exitmark"
+            );
+            self.publish(Update {
+                endpoints: self.snapshot.relays.clone(),
+                passes: true,
+                loading: Duration::ZERO,
+            });
+        }
     }
 
     /// Lets another relay set come into force, in the kernel and in every worker.
@@ -221,12 +253,14 @@ impl Daemon {
             &self.settings.rules
         };
         let generation = self.snapshot.generation + 1;
-        let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints);
+        let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints.clone());
         let snapshot = Arc::new(snapshot);
         if let Err(error) = self.kernel.publish(&snapshot) {
-            tracing::error!("the relay set stays as it was: {error}");
+            tracing::error!("the relay set stays as it was, and is tried again: {error}");
+            self.unpublished = Some(update);
             return;
         }
+        self.unpublished = None;
         self.workers.publish(&snapshot);
         tracing::info!(
             generation = snapshot.generation,

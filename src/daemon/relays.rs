@@ -3,7 +3,9 @@
 
 use super::{DaemonError, Event};
 use crate::policy::{ClassifyBy, Endpoint, EndpointSet};
-use crate::relays::{Age, Confinement, LiveSet, Loader, StateFile, Watch, utc};
+use crate::relays::{
+    Age, Confinement, LiveSet, LoadError, Loader, REASONABLY_LIVE, Refused, StateFile, Watch, utc,
+};
 use crate::settings::{RelaySettings, Settings, WhenStale};
 use crossbeam::channel::Sender;
 use nix::sys::eventfd::EventFd;
@@ -11,7 +13,7 @@ use nix::unistd::{Uid, User};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the files are looked at where nothing tells that they changed.
 const LOOK: Duration = Duration::from_secs(60);
@@ -51,8 +53,15 @@ pub(super) struct Keeper {
     watch: Watch,
     asked: Arc<AtomicBool>,
     numbers: Arc<Numbers>,
-    /// When the last load failed; none after one that did not.
+    /// When the last load failed for a reason that may pass by itself.
     failed_at: Option<Instant>,
+    /// The last load failed.
+    failed: bool,
+    /// A file is another one than when it was loaded last.
+    has_news: bool,
+    /// No load before this moment but on demand.
+    rests_until: Instant,
+    saved: Option<LiveSet>,
     said: Said,
     published: (Vec<Endpoint>, bool),
 }
@@ -78,6 +87,10 @@ struct Numbers {
     accepted: AtomicU64,
     refused: AtomicU64,
     stale: AtomicU64,
+    /// The last sign of life, in seconds since 1970.
+    beat: AtomicU64,
+    /// From when on all is to be let pass if nothing newer comes, likewise.
+    stale_at: AtomicU64,
 }
 
 impl Prompter {
@@ -92,6 +105,7 @@ impl Prompter {
             accepted,
             refused,
             stale,
+            ..
         } = &*self.numbers;
         [
             ("relay_sets_accepted", accepted),
@@ -112,12 +126,20 @@ impl Keeper {
         let mut watch = Watch::new(paths.cloned().collect())
             .map_err(|error| DaemonError::System("watch the relay files", error))?;
         let mut keeper = Self {
-            loader: Loader::new(confinement(&settings.user)?),
+            loader: Loader::new(match settings.sources.files.as_slice() {
+                // Nobody is needed to read nothing.
+                [] => Confinement::default(),
+                _ => confinement(&settings.user)?,
+            }),
             file: StateFile::new(settings.state.clone()),
             live: LiveSet::default(),
             asked: Arc::default(),
             numbers: Arc::default(),
             failed_at: None,
+            failed: false,
+            has_news: false,
+            rests_until: Instant::now(),
+            saved: None,
             said: Said::default(),
             published: (Vec::new(), false),
             settings,
@@ -139,7 +161,6 @@ impl Keeper {
             keeper.live.refuse(error.to_string(), now);
             keeper.failed_at = Some(Instant::now());
         }
-        keeper.save();
         keeper.tell_age(now);
         let update = keeper.update(now, started.elapsed())?;
         keeper.published = update.content();
@@ -156,6 +177,8 @@ impl Keeper {
 
     /// Follows the files on a thread of its own, until nobody listens.
     pub(super) fn start(mut self, events: Sender<Event>) -> Result<(), DaemonError> {
+        // Not before the box is there: a start that is refused changes nothing.
+        self.save();
         let thread = thread::Builder::new().name("exitmark-relays".to_owned());
         thread
             .spawn(move || {
@@ -174,16 +197,23 @@ impl Keeper {
     /// Waits for the next thing that is to be done, and does it. None if it cannot wait.
     fn turn(&mut self) -> Option<Event> {
         loop {
-            if let Err(error) = self.watch.wait(self.patience()) {
+            let limit = self.next_limit();
+            if let Err(error) = self.watch.wait(self.patience(limit)) {
                 tracing::error!("the relay files are not followed any more: {error}");
                 return None;
             }
             let was_asked = self.asked.swap(false, Ordering::AcqRel);
-            let has_changed = self.watch.has_changed();
+            self.has_news |= self.watch.has_changed();
+            let may_load = Instant::now() >= self.rests_until;
             let is_due = self.failed_at.is_some_and(|at| at.elapsed() >= RETRY);
             let started = Instant::now();
-            if was_asked || has_changed || is_due {
+            if was_asked || may_load && (self.has_news || is_due) {
                 self.attempt(was_asked);
+                // Whoever keeps replacing files does not keep this machine busy with them.
+                self.rests_until = Instant::now() + started.elapsed() * 4;
+            } else if limit.is_none_or(|limit| SystemTime::now() <= limit) {
+                self.beat();
+                continue;
             }
             let now = SystemTime::now();
             self.live.forget(now, self.settings.retain);
@@ -195,7 +225,7 @@ impl Keeper {
                         self.published = content;
                         return Some(Event::Relays(update));
                     }
-                    if was_asked && self.failed_at.is_none() {
+                    if was_asked && !self.failed {
                         tracing::info!("relay set confirmed: nothing in it has changed");
                     }
                 }
@@ -204,24 +234,65 @@ impl Keeper {
         }
     }
 
-    /// How long to wait at most: until the next look, or until time alone changes something.
-    fn patience(&self) -> Duration {
+    /// When time alone changes something.
+    fn next_limit(&self) -> Option<SystemTime> {
+        let next_age = self.live.next_age(SystemTime::now());
+        let next_to_forget = self.live.next_to_forget(self.settings.retain);
+        next_age.into_iter().chain(next_to_forget).min()
+    }
+
+    /// How long to wait at most: until the next look, until then, or until the rest is over.
+    fn patience(&self, limit: Option<SystemTime>) -> Duration {
         let now = SystemTime::now();
-        let next = [
-            self.live.next_age(now),
-            self.live.next_to_forget(self.settings.retain),
-        ];
         let until = |moment: SystemTime| moment.duration_since(now).unwrap_or_default() + PAST;
-        next.into_iter().flatten().map(until).fold(LOOK, Ord::min)
+        let rest = self.rests_until.saturating_duration_since(Instant::now()) + PAST;
+        let rest = self.has_news.then_some(rest);
+        let waits = limit.map(until).into_iter().chain(rest);
+        waits.fold(LOOK, Ord::min)
+    }
+
+    /// A sign of life, and when the set gets stale if there is none any more.
+    fn beat(&self) {
+        let since = |time: SystemTime| {
+            time.duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs()
+        };
+        let numbers = &self.numbers;
+        let ends = self
+            .live
+            .sources()
+            .iter()
+            .map(|one| one.validity.valid_until);
+        let stale_at = match ends.max().and_then(|end| end.checked_add(REASONABLY_LIVE)) {
+            Some(end) if self.decides && self.settings.when_stale == WhenStale::Pass => since(end),
+            _ => u64::MAX,
+        };
+        numbers.stale_at.store(stale_at, Ordering::Relaxed);
+        numbers
+            .beat
+            .store(since(SystemTime::now()), Ordering::Relaxed);
     }
 
     /// Loads the files, and says why not if it fails: once for each reason, or when asked for.
     fn attempt(&mut self, was_asked: bool) {
         let now = SystemTime::now();
+        self.has_news = false;
         match self.load(now) {
-            Ok(()) => self.failed_at = None,
+            Ok(()) => (self.failed, self.failed_at) = (false, None),
             Err(error) => {
-                self.failed_at = Some(Instant::now());
+                // What a document lacks, it will lack; what this machine lacks, it may get.
+                let may_pass = matches!(
+                    error,
+                    DaemonError::Relays(
+                        LoadError::Loader(_)
+                            | LoadError::Read { .. }
+                            | LoadError::Certificates { .. }
+                            | LoadError::Changed { .. }
+                    ) | DaemonError::Refused(Refused::Future { .. })
+                );
+                self.failed_at = may_pass.then(Instant::now);
+                self.failed = true;
                 if self.live.refuse(error.to_string(), now) || was_asked {
                     tracing::error!("the relay set stays as it was: {error}");
                 }
@@ -233,6 +304,7 @@ impl Keeper {
     fn load(&mut self, now: SystemTime) -> Result<(), DaemonError> {
         let loaded = self.loader.load(&self.settings.sources)?;
         self.live.offer(loaded, now)?;
+        self.live.believe(&self.settings.sources.trust);
         self.live.forget(now, self.settings.retain);
         Ok(())
     }
@@ -245,7 +317,9 @@ impl Keeper {
         match self.file.load() {
             Ok(Some(live)) => match live.for_sources(&self.settings.sources, SystemTime::now()) {
                 Some(live) => self.live = live,
-                None => tracing::info!("the relay set of the last time is of other sources"),
+                None => tracing::info!(
+                    "the relay set of the last time is not for these sources, authorities and clock"
+                ),
             },
             Ok(None) => {}
             Err(error) => tracing::warn!("nothing is known of the last time: {error}"),
@@ -253,11 +327,15 @@ impl Keeper {
     }
 
     fn save(&mut self) {
-        if self.settings.sources.files.is_empty() {
+        let is_saved = self.saved.as_ref() == Some(&self.live);
+        if self.settings.sources.files.is_empty() || is_saved {
             return;
         }
         match self.file.save(&self.live) {
-            Ok(()) => self.said.unwritable = false,
+            Ok(()) => {
+                self.said.unwritable = false;
+                self.saved = Some(self.live.clone());
+            }
             Err(error) => {
                 if !std::mem::replace(&mut self.said.unwritable, true) {
                     tracing::warn!("the relay set will not outlive this process: {error}");
@@ -266,13 +344,16 @@ impl Keeper {
         }
     }
 
+    /// What is to be published now; a sign of life, too.
     fn update(&self, now: SystemTime, loading: Duration) -> Result<Update, DaemonError> {
+        self.beat();
         let is_stale = self.live.age(now) == Some(Age::Stale);
         let (accepted, refused) = self.live.decisions();
         let Numbers {
             accepted: a,
             refused: r,
             stale: s,
+            ..
         } = &*self.numbers;
         for (shown, number) in [(a, accepted), (r, refused), (s, is_stale.into())] {
             shown.store(number, Ordering::Relaxed);
@@ -282,6 +363,16 @@ impl Keeper {
             passes: is_stale && self.decides && self.settings.when_stale == WhenStale::Pass,
             loading,
         })
+    }
+
+    /// Where to look for why it is old.
+    fn why(&self) -> String {
+        match self.live.last_refusal() {
+            Some(refusal) if self.live.accepted_at().is_none_or(|at| refusal.at >= at) => {
+                format!("the newest was refused: {}", refusal.reason)
+            }
+            _ => "find out why tor fetches none".to_owned(),
+        }
     }
 
     /// Says so when the set gets old, once for each age; that it is stale, every hour.
@@ -307,19 +398,34 @@ impl Keeper {
                     };
                     tracing::error!(
                         "ALARM: the relay set is stale, its newest consensus is of {of} UTC: \
-                         {consequence}; find out why tor fetches none"
+                         {consequence}; {}",
+                        self.why()
                     );
                 }
             }
             Some(Age::Old | Age::Expired | Age::Stale) if is_news => tracing::warn!(
-                "the relay set is getting old, its newest consensus is of {of} UTC; find out why tor \
-                 fetches none"
+                "the relay set is getting old, its newest consensus is of {of} UTC; {}",
+                self.why()
             ),
             Some(Age::Early) if is_news => tracing::warn!(
                 "the newest consensus begins to hold at {of} UTC only; compare this machine's clock"
             ),
             _ => {}
         }
+    }
+}
+
+impl Prompter {
+    /// Whether the keeper has given no sign of life for long, and by now all is to be let pass.
+    pub(super) fn is_overdue(&self) -> bool {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let is_past = |moment: &AtomicU64, slack: Duration| {
+            let moment = Duration::from_secs(moment.load(Ordering::Relaxed));
+            moment.checked_add(slack).is_some_and(|limit| now > limit)
+        };
+        is_past(&self.numbers.beat, 3 * LOOK) && is_past(&self.numbers.stale_at, Duration::ZERO)
     }
 }
 
@@ -330,7 +436,9 @@ fn confinement(user: &str) -> Result<Confinement, DaemonError> {
         return Ok(Confinement { user: None });
     }
     match User::from_name(user) {
-        Ok(Some(found)) if found.uid.is_root() => Err(DaemonError::LoaderIsRoot),
+        Ok(Some(found)) if found.uid.is_root() || found.gid.as_raw() == 0 => {
+            Err(DaemonError::LoaderIsRoot)
+        }
         Ok(Some(found)) => Ok(Confinement {
             user: Some((found.uid.as_raw(), found.gid.as_raw())),
         }),

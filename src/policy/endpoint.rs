@@ -70,6 +70,7 @@ pub(super) const MAX_PROBES: usize = 128;
 const ATTEMPTS: usize = 64;
 
 /// An immutable set of endpoints with a constant-time exact look-up.
+#[derive(Clone)]
 pub struct EndpointSet {
     v4: Table<u64>,
     v6: Table<(u128, u16)>,
@@ -232,6 +233,7 @@ pub(super) const fn halves(address: u128) -> [u64; 2] {
 /// Most of what is asked for is not in the set. The filter says so for all but a few in a
 /// hundred with one load that nothing waits for, where a probe ends at a different slot each
 /// time and the processor guesses wrong.
+#[derive(Clone)]
 pub(super) struct Table<K> {
     pub(super) filter: Box<[u64]>,
     pub(super) slots: Box<[K]>,

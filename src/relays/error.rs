@@ -117,6 +117,9 @@ pub enum LoaderFailure {
     /// It was too slow.
     #[error("gave no answer within {} s and was ended", .0.as_secs())]
     Slow(Duration),
+    /// It says that it cannot work here.
+    #[error("cannot do its work: {0}")]
+    Unable(String),
     /// It ended without an answer.
     #[error("ended without an answer ({0})")]
     Died(ExitStatus),
@@ -174,7 +177,8 @@ pub enum SignatureError {
     },
     /// Not a majority.
     #[error(
-        "{good} authorities that are known have signed it, {needed} are needed; a consensus of another \
+        "{good} authorities that are known have signed it, {needed} are needed; where certificates of \
+         authorities are missing, wait for tor or copy its cached-certs with the document; a consensus of another \
          network needs relays.authorities, or --authority"
     )]
     TooFew {

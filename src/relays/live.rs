@@ -5,7 +5,7 @@
 //! of its relays overnight. Such are refused, and what was there stays.
 
 use super::load::unite;
-use super::{Age, LoadError, Loaded, SourceReport, Sources, Trust, utc};
+use super::{Age, Identity, LoadError, Loaded, SourceReport, Sources, Trust, utc};
 use crate::policy::{Endpoint, EndpointSet, MAX_ENDPOINTS};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,6 +31,8 @@ pub struct LiveSet {
     pub(super) refused: u64,
     /// The last time that this happened.
     pub(super) last_refusal: Option<Refusal>,
+    /// Whose signatures counted; nobody's where nobody was asked.
+    pub(super) authorities: Vec<Identity>,
 }
 
 /// That something was refused.
@@ -100,17 +102,19 @@ impl LiveSet {
                 .files
                 .iter()
                 .any(|file| file.consensus == report.path);
-            let is_believed = match &sources.trust {
-                Trust::MostOf(authorities) => report
-                    .signatures
-                    .is_some_and(|signatures| signatures.needed == authorities.majority()),
-                Trust::Anybody => true,
-            };
             let is_past = now
                 .checked_add(CLOCK_SLACK)
                 .is_none_or(|limit| report.validity.valid_after <= limit);
-            is_asked_for && is_believed && is_past
+            is_asked_for && is_past
         });
+        // What others have signed is no better than what nobody has.
+        let is_believed = match &sources.trust {
+            Trust::MostOf(authorities) => authorities.iter().eq(self.authorities.iter().copied()),
+            Trust::Anybody => true,
+        };
+        if !is_believed {
+            return None;
+        }
         (!self.sources.is_empty()).then_some(self)
     }
 
@@ -131,9 +135,36 @@ impl LiveSet {
             .retain(|endpoint, _| loaded.listed.binary_search(endpoint).is_err());
         self.listed = loaded.listed;
         self.sources = loaded.sources;
+        self.trim();
         self.accepted_at = Some(now);
-        self.accepted += 1;
+        self.accepted = self.accepted.saturating_add(1);
         Ok(())
+    }
+
+    /// Notes who was believed when the set came into force.
+    pub fn believe(&mut self, trust: &Trust) {
+        self.authorities = match trust {
+            Trust::MostOf(authorities) => authorities.iter().collect(),
+            Trust::Anybody => Vec::new(),
+        };
+    }
+
+    /// Forgets those who left first where they are more than a set holds: whoever makes the set
+    /// change again and again does not fill the memory.
+    pub(super) fn trim(&mut self) {
+        let excess = self.departed.len().saturating_sub(MAX_ENDPOINTS);
+        if excess == 0 {
+            return;
+        }
+        let mut times: Vec<_> = self
+            .departed
+            .iter()
+            .map(|(one, since)| (*since, *one))
+            .collect();
+        times.sort_unstable();
+        for (_, endpoint) in times.into_iter().take(excess) {
+            self.departed.remove(&endpoint);
+        }
     }
 
     fn consider(&self, offered: &SourceReport, now: SystemTime) -> Result<(), Refused> {
@@ -171,7 +202,7 @@ impl LiveSet {
     /// Notes that something was refused. Whether the reason is another one than the last time,
     /// or there was a success in between.
     pub fn refuse(&mut self, reason: String, now: SystemTime) -> bool {
-        self.refused += 1;
+        self.refused = self.refused.saturating_add(1);
         let is_news = self.last_refusal.as_ref().is_none_or(|last| {
             last.reason != reason || self.accepted_at.is_some_and(|accepted| accepted > last.at)
         });

@@ -7,7 +7,7 @@
 use super::files;
 use super::live::{LiveSet, Refusal};
 use super::validity::seconds;
-use super::{LoadError, SourceReport};
+use super::{Identity, LoadError, SourceReport};
 use crate::policy::{Endpoint, MAX_ENDPOINTS};
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -58,6 +58,7 @@ struct Stored {
     accepted: u64,
     refused: u64,
     last_refusal: Option<Refusal>,
+    authorities: Vec<String>,
     sources: Vec<SourceReport>,
     listed: Vec<SocketAddr>,
     departed: Vec<(SocketAddr, u64)>,
@@ -83,6 +84,14 @@ impl StateFile {
             Ok(bytes) => bytes,
             Err(LoadError::Read { reason, .. }) if reason.kind() == io::ErrorKind::NotFound => {
                 return Ok(None);
+            }
+            Err(LoadError::NotRegular { path, kind }) => {
+                let reason = format!("is {kind}, not a regular file");
+                return Err(StateError::Unusable { path, reason });
+            }
+            Err(LoadError::TooLarge { path }) => {
+                let reason = "is larger than any relay set".to_owned();
+                return Err(StateError::Unusable { path, reason });
             }
             Err(error) => return Err(StateError::Read(error)),
         };
@@ -167,6 +176,7 @@ impl Stored {
             accepted: live.accepted,
             refused: live.refused,
             last_refusal: live.last_refusal.clone(),
+            authorities: live.authorities.iter().map(Identity::to_string).collect(),
             sources: live.sources.clone(),
             listed: live.listed.iter().map(socket).collect(),
             departed: live
@@ -206,7 +216,17 @@ impl Stored {
         {
             return Err("holds times that do not follow each other");
         }
-        Ok(LiveSet {
+        if self
+            .sources
+            .iter()
+            .any(|source| !source.validity.is_brief())
+        {
+            return Err("holds a document that is valid for too long");
+        }
+        let authorities = self.authorities.iter().map(|text| text.parse());
+        let authorities = authorities.collect::<Result<_, _>>();
+        let mut live = LiveSet {
+            authorities: authorities.map_err(|_| "holds an authority that is none")?,
             sources: self.sources,
             // What was never in force has no time.
             accepted_at: (self.accepted > 0).then_some(self.accepted_at),
@@ -215,6 +235,8 @@ impl Stored {
             accepted: self.accepted,
             refused: self.refused,
             last_refusal: self.last_refusal,
-        })
+        };
+        live.trim();
+        Ok(live)
     }
 }

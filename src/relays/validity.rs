@@ -14,6 +14,8 @@ pub const FETCH_SLACK: Duration = Duration::from_secs(60 * 60);
 /// (`REASONABLY_LIVE_TIME` in tor).
 pub const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 60 * 60);
 
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// From when until when a consensus holds: dir-spec, "Preamble".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +50,14 @@ impl Validity {
     /// Whether the three follow each other, as they must.
     pub fn is_ordered(&self) -> bool {
         self.valid_after < self.fresh_until && self.fresh_until < self.valid_until
+    }
+
+    /// Whether it ends within a week of its beginning. Those of the Tor network hold for three
+    /// hours; one that holds for ever would never be noticed to be old.
+    pub fn is_brief(&self) -> bool {
+        self.valid_until
+            .duration_since(self.valid_after)
+            .is_ok_and(|length| length <= LONGEST)
     }
 
     /// When the age changes next after `now`.

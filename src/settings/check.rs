@@ -281,6 +281,14 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
         }
         files.push(source);
     }
+    let state = base.join(&raw.state);
+    let is_taken = |source: &Source| source.consensus == state || source.certificates == state;
+    if state.file_name().is_none() || files.iter().any(is_taken) {
+        let quoted = format!("\"{}\"", raw.state.display());
+        let reason = "is no place for a file of exitmark's own, such as \
+                      /var/lib/exitmark/relays.state";
+        return Err(value("relays.state", quoted, reason));
+    }
     Ok(RelaySettings {
         sources: Sources {
             files,
@@ -292,7 +300,7 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
             raw::WhenStale::Keep => WhenStale::Keep,
             raw::WhenStale::Pass => WhenStale::Pass,
         },
-        state: base.join(raw.state),
+        state,
         user: raw.user,
     })
 }

@@ -4,8 +4,8 @@
 //! What is left is enough to read a pipe, to calculate, and to write a pipe.
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::Signal;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use std::io;
@@ -28,9 +28,10 @@ pub struct Confinement {
 /// # Errors
 /// Something cannot be given up; then nothing from outside may be read.
 pub fn confine(confinement: &Confinement) -> io::Result<()> {
-    close_all_but_three()?;
+    step("close files", close_all_but_three())?;
     // Where memory is short, a refresh is what can be done without.
-    std::fs::write("/proc/self/oom_score_adj", "1000")?;
+    let first_to_go = std::fs::write("/proc/self/oom_score_adj", "1000");
+    step("offer itself to the OOM killer", first_to_go)?;
     for (resource, limit) in [
         (Resource::RLIMIT_AS, MEMORY),
         (Resource::RLIMIT_CPU, SECONDS),
@@ -38,17 +39,20 @@ pub fn confine(confinement: &Confinement) -> io::Result<()> {
         (Resource::RLIMIT_FSIZE, 0),
         (Resource::RLIMIT_NOFILE, 8),
     ] {
-        setrlimit(resource, limit, limit)?;
+        // What is less already may stay so.
+        let (_, hard) = step("ask for its limits", getrlimit(resource))?;
+        let limit = limit.min(hard);
+        step("limit itself", setrlimit(resource, limit, limit))?;
     }
     // The thread that started this one may have blocked what shall end it.
-    nix::sys::signal::SigSet::all().thread_unblock()?;
+    step("unblock signals", SigSet::all().thread_unblock())?;
     // Without the capability for it they cannot be given up; nobody can use them then either.
     let _ = caps::clear(None, caps::CapSet::Bounding);
     if let Some((uid, gid)) = confinement.user {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        nix::unistd::setgroups(&[])?;
-        nix::unistd::setresgid(gid, gid, gid)?;
-        nix::unistd::setresuid(uid, uid, uid)?;
+        step("leave its groups", nix::unistd::setgroups(&[]))?;
+        step("change its group", nix::unistd::setresgid(gid, gid, gid))?;
+        step("change its user", nix::unistd::setresuid(uid, uid, uid))?;
     }
     for set in [
         caps::CapSet::Ambient,
@@ -56,14 +60,21 @@ pub fn confine(confinement: &Confinement) -> io::Result<()> {
         caps::CapSet::Effective,
         caps::CapSet::Permitted,
     ] {
-        caps::clear(None, set).map_err(io::Error::other)?;
+        let cleared = caps::clear(None, set).map_err(io::Error::other);
+        step("give up capabilities", cleared)?;
     }
     // After the change of the user, which takes these two back.
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    prctl::set_dumpable(false)?;
-    prctl::set_no_new_privs()?;
-    let filter = filter().map_err(io::Error::other)?;
-    seccompiler::apply_filter(&filter).map_err(io::Error::other)
+    step("end with its parent", prctl::set_pdeathsig(Signal::SIGKILL))?;
+    step("forbid core dumps", prctl::set_dumpable(false))?;
+    step("forbid new privileges", prctl::set_no_new_privs())?;
+    let filter = step("make a seccomp filter", filter().map_err(io::Error::other))?;
+    let applied = seccompiler::apply_filter(&filter).map_err(io::Error::other);
+    step("apply a seccomp filter", applied)
+}
+
+/// The outcome of a step, with its name.
+fn step<T, E: Into<io::Error>>(name: &str, outcome: Result<T, E>) -> io::Result<T> {
+    outcome.map_err(|error| io::Error::other(format!("it cannot {name}: {}", error.into())))
 }
 
 /// The daemon's sockets and maps are closed on exec, but for such as a library forgets.
@@ -104,7 +115,6 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_restart_syscall,
         libc::SYS_gettid,
         libc::SYS_getpid,
-        libc::SYS_tgkill,
         libc::SYS_exit,
         libc::SYS_exit_group,
     ];

@@ -13,8 +13,12 @@ use std::path::Path;
 /// # Errors
 /// It cannot be confined, or the other end does not speak as it should.
 pub fn serve(confinement: &Confinement) -> io::Result<()> {
-    confine(confinement)?;
-    let answer = answer(&mut io::BufReader::new(io::stdin().lock()))?;
+    let answer = match confine(confinement) {
+        Ok(()) => answer(&mut io::BufReader::new(io::stdin().lock()))?,
+        Err(error) => Answer::Failed {
+            reason: error.to_string(),
+        },
+    };
     let mut out = io::BufWriter::new(io::stdout().lock());
     serde_json::to_writer(&mut out, &answer)?;
     out.flush()

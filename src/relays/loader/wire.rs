@@ -79,6 +79,8 @@ pub(super) enum Answer {
         sources: Vec<SourceReport>,
         endpoints: Vec<SocketAddr>,
     },
+    /// It cannot do its work here.
+    Failed { reason: String },
     /// A source, counted from 0, that is not to be used.
     Refused {
         source: usize,
@@ -93,6 +95,10 @@ impl Answer {
         let nonsense = |what| LoadError::Loader(LoaderFailure::Nonsense(what));
         let (mut sources, endpoints) = match self {
             Self::Set { sources, endpoints } => (sources, endpoints),
+            Self::Failed { reason } => {
+                let failure = LoaderFailure::Unable(printable(&reason));
+                return Err(LoadError::Loader(failure));
+            }
             Self::Refused {
                 source,
                 of_certificates,
@@ -161,6 +167,7 @@ fn is_plausible(report: &SourceReport, trust: &Trust, listed: usize) -> bool {
     };
     signed
         && report.validity.is_ordered()
+        && report.validity.is_brief()
         && (1..=listed).contains(&report.distinct)
         && counted.is_some_and(|counted| counted >= report.distinct)
 }

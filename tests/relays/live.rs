@@ -162,8 +162,9 @@ fn what_was_in_force_matters_to_whom_it_concerns() {
     stage
         .offer(&in_hour(Flavor::Ns, 10, 100), hour(10))
         .unwrap();
-    let live = &stage.live;
     let sources = stage.site.sources();
+    stage.live.believe(&sources.trust);
+    let live = &stage.live;
     let kept = |sources: &Sources, now| live.clone().for_sources(sources, now);
     assert_eq!(kept(&sources, hour(10)), Some(live.clone()));
     // To another document,
@@ -174,7 +175,13 @@ fn what_was_in_force_matters_to_whom_it_concerns() {
         ..sources.clone()
     };
     assert_eq!(kept(&other, hour(10)), None);
-    // with more authorities than it was signed for,
+    // with other authorities, however many,
+    let strangers = authorities::Authorities::family(1, 3);
+    let others = Sources {
+        trust: Trust::MostOf(pinned(&strangers)),
+        ..sources.clone()
+    };
+    assert_eq!(kept(&others, hour(10)), None);
     let five = authorities::Authorities::new(5);
     let more = Sources {
         trust: Trust::MostOf(pinned(&five)),

@@ -203,13 +203,7 @@ fn what_is_no_file_is_not_read() {
     });
     for outcome in receiver.recv_timeout(LONG).expect("loading must not block") {
         let error = outcome.unwrap_err();
-        assert!(
-            matches!(
-                error,
-                StateError::Read(LoadError::NotRegular { .. } | LoadError::TooLarge { .. })
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, StateError::Unusable { .. }), "{error}");
     }
 }
 

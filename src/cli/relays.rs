@@ -6,10 +6,11 @@
 use super::{misused, unmet};
 use crate::policy::Endpoint;
 use crate::relays::{
-    Authorities, Churn, Identity, LiveSet, Loaded, Source, Sources, StateFile, Status, Survey,
-    Trust, load,
+    Authorities, Churn, Confinement, Identity, LiveSet, Loaded, Loader, Source, Sources, StateFile,
+    Status, Survey, Trust,
 };
 use crate::settings::Settings;
+use nix::unistd::{Uid, User};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -151,7 +152,9 @@ impl Arguments {
                 }
             },
         };
-        load(&sources).map_err(|error| error.to_string())
+        // Whoever asks may be root, because tor keeps its files to itself.
+        let loader = Loader::new(Confinement { user: nobody() });
+        loader.load(&sources).map_err(|error| error.to_string())
     }
 
     fn answer(
@@ -176,6 +179,13 @@ impl Arguments {
             is_contained: contained.unwrap_or(true),
         }
     }
+}
+
+/// The user who may do nothing, if this process can become it.
+fn nobody() -> Option<(u32, u32)> {
+    let user = User::from_name("nobody").ok()??;
+    let ids = (user.uid.as_raw(), user.gid.as_raw());
+    Uid::effective().is_root().then_some(ids)
 }
 
 fn endpoint(text: &str) -> Result<Endpoint, &'static str> {

@@ -170,21 +170,8 @@ impl Rig {
 
     /// Stops the box, and starts it again with another configuration.
     pub(crate) fn restart(self, config: &Config) -> Self {
-        let Self {
-            site,
-            running,
-            directory,
-            ..
-        } = self;
-        moved(&running.stop().unwrap());
-        let configuration = config.write(directory.path());
-        let running = site.run(Path::new(EXITMARK), &configuration).unwrap();
-        Self {
-            site,
-            running,
-            directory,
-            configuration,
-        }
+        moved(&self.running.stop().unwrap());
+        Self::on(self.site, config)
     }
 
     pub(crate) fn watch(&self, side: Side) -> Capture {

@@ -1,0 +1,230 @@
+//! Assembles a box: maps, sockets, workers, and at the end the attachment, in the place of what
+//! another process left. What cannot be finished is put back.
+
+use super::nics::Nics;
+use super::workers::{Sockets, Workers};
+use super::{DaemonError, Event, detach, print_line};
+use crate::datapath::{
+    AttachMode, Attachment, IncomingLink, Kernel, Links, PerRole, Pins, Role, Spill, XdpState,
+    xdp_state,
+};
+use crate::policy::Snapshot;
+use crate::settings::{Engine, Inbound, Settings};
+use crossbeam::channel::Sender;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a worker may give no sign of life: with what is on its way to it by then, less than
+/// 10 ms of frames are lost. Much less gives false alarms on a busy machine.
+const PATIENCE: Duration = Duration::from_millis(8);
+
+/// What a box is made of, assembled and attached.
+pub(super) struct Parts {
+    engine: Engine,
+    pub(super) kernel: Kernel,
+    pub(super) workers: Workers,
+    attachments: Vec<Attachment>,
+}
+
+impl Parts {
+    pub(super) fn assemble(
+        settings: &Settings,
+        nics: &Nics,
+        snapshot: &Arc<Snapshot>,
+        pins: &Pins,
+        events: &Sender<Event>,
+    ) -> Result<Self, DaemonError> {
+        let (kernel, counters_were_there) = Kernel::load_pinned(pins)?;
+        kernel.publish(snapshot)?;
+        for (role, nic) in nics.ports.iter() {
+            kernel.set_port(role, nic.as_ref().map(|nic| nic.index))?;
+        }
+        let sockets = Sockets::bind(settings, nics)?;
+        let engine = match settings.engine {
+            Engine::Auto if sockets.are_zero_copy() => Engine::AfXdp,
+            Engine::Auto => Engine::Xdp,
+            chosen => chosen,
+        };
+        let netns = detach::netns()?;
+        let incoming = incoming_link(settings, nics);
+        let links = Links::over(kernel.links()?, settings.host_mac, incoming);
+        links.remember_host(kernel.learnt_host(pins, netns));
+        let (all, spill) = handover(settings, engine, &sockets);
+        links.hand_over(all, spill);
+        links.name_nics(netns, nics.numbers());
+        let links = Arc::new(links);
+        let guards = kernel.guards()?;
+        let workers = Workers::start(settings, sockets, snapshot, &links, guards, events)?;
+        let mut parts = Self {
+            engine,
+            kernel,
+            workers,
+            attachments: Vec::new(),
+        };
+        let port = incoming.map(|link| link.port);
+        if let Err(error) = parts.attach(nics, pins, &links, port, settings.engine) {
+            // The programs that were there are put back before their successors' workers end.
+            for attachment in parts.attachments.drain(..).rev() {
+                if let Err(error) = attachment.revert(pins) {
+                    tracing::error!("what was there before cannot be put back: {error}");
+                }
+            }
+            parts.workers.end();
+            return Err(error);
+        }
+        let taken_over = parts.attachments.iter().any(Attachment::is_taken_over);
+        parts.attachments.iter_mut().for_each(Attachment::keep);
+        if taken_over && !counters_were_there {
+            tracing::info!("what another build left is taken over; the counters start anew");
+        } else if taken_over {
+            tracing::info!("the box that was there is taken over");
+        }
+        Ok(parts)
+    }
+
+    /// Lets frames come: from here on the box is there, with or without this process.
+    fn attach(
+        &mut self,
+        nics: &Nics,
+        pins: &Pins,
+        links: &Links,
+        incoming: Option<Role>,
+        asked: Engine,
+    ) -> Result<(), DaemonError> {
+        self.workers.admit(&self.kernel)?;
+        // As far as it can be told beforehand, the program knows from its first frame on.
+        let reach = Reach::look(nics, incoming)?;
+        links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
+        for remark in self.kernel.clear(pins, nics.numbers())? {
+            tracing::warn!("{remark}");
+        }
+        detach::set_promiscuous(pins, nics)?;
+        for (role, nic) in nics.present() {
+            let attachment = self.kernel.attach(pins, role, &nic.name, nic.index)?;
+            if attachment.mode == AttachMode::Generic {
+                tracing::warn!(
+                    "{} ({role}) takes XDP in generic mode only: it works, several times slower; \
+                     when that has been mended, `exitmark detach` before the next start",
+                    nic.name
+                );
+            }
+            self.attachments.push(attachment);
+        }
+        let reach = Reach::look(nics, incoming)?;
+        self.settle_engine(nics, asked, reach.unblocked)?;
+        links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
+        self.kernel.watch_drops(pins)?;
+        self.kernel.pin_maps(pins)?;
+        for layout in self.kernel.tidy(pins)? {
+            tracing::info!("the maps that a build with layout {layout} left are removed");
+        }
+        Ok(())
+    }
+
+    /// Where the program may not decide, the box ends with this process; where it was asked to
+    /// decide, there is none at all.
+    fn settle_engine(
+        &mut self,
+        nics: &Nics,
+        asked: Engine,
+        unblocked: PerRole<bool>,
+    ) -> Result<(), DaemonError> {
+        for (role, _) in nics.present().filter(|&(role, _)| !unblocked[role]) {
+            if asked == Engine::Xdp {
+                return Err(DaemonError::NoRedirect(role));
+            }
+            self.engine = Engine::AfXdp;
+            tracing::warn!(
+                "not every NIC by which frames from {role} leave takes redirected ones: they are \
+                 forwarded by this process alone, and by nothing when it ends"
+            );
+        }
+        Ok(())
+    }
+
+    /// One line for whoever waits for the box to be there.
+    pub(super) fn announce(&self, nics: &Nics, relays: usize) {
+        let mut ports = String::new();
+        for ((role, nic), attachment) in nics.present().zip(&self.attachments) {
+            ports += &format!(" {role}={} xdp={}", nic.name, attachment.mode);
+        }
+        let engine = match self.engine {
+            Engine::AfXdp => "af_xdp",
+            Engine::Xdp | Engine::Auto => "xdp",
+        };
+        print_line(&format!(
+            "ready: engine={engine} workers={} relays={relays}{ports}",
+            self.workers.count(),
+        ));
+    }
+}
+
+fn incoming_link(settings: &Settings, nics: &Nics) -> Option<IncomingLink> {
+    let port = nics.incoming_role?;
+    Some(IncomingLink {
+        port,
+        own: nics.ports[port].as_ref()?.mac,
+        next_hop: settings.ports.incoming.as_ref()?.next_hop,
+    })
+}
+
+/// What XDP's redirects reach.
+struct Reach {
+    /// From which ports the program may decide frames: every way out takes redirects, or the
+    /// port has the program in generic mode, which sends to any NIC.
+    unblocked: PerRole<bool>,
+    /// Whether frames in several buffers get as far.
+    long: bool,
+}
+
+impl Reach {
+    fn look(nics: &Nics, incoming: Option<Role>) -> Result<Self, DaemonError> {
+        let mut states = PerRole::<Option<XdpState>>::default();
+        for (role, nic) in nics.present() {
+            states[role] = Some(xdp_state(nic.index)?);
+        }
+        let unblocked = PerRole::from_fn(|from| {
+            let ways_out = match from {
+                Role::Host => [Some(Role::Uplink), incoming],
+                Role::Uplink | Role::Incoming => [Some(Role::Host), None],
+            };
+            states[from].is_some_and(|state| state.is_generic)
+                || ways_out
+                    .into_iter()
+                    .flatten()
+                    .all(|to| states[to].is_some_and(|state| state.takes_redirects))
+        });
+        let mut present = states.iter().filter_map(|(_, state)| *state);
+        Ok(Self {
+            unblocked,
+            long: present.all(|state| state.takes_long_redirects),
+        })
+    }
+}
+
+/// Which ports' frames are all for user space, and when the XDP program takes them on itself.
+fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<bool>, Spill) {
+    let inbound = match settings.datapath.inbound {
+        // A copy costs more than what the kernel does with such a frame.
+        Inbound::Auto => engine == Engine::AfXdp && sockets.are_zero_copy(),
+        Inbound::AfXdp => true,
+        Inbound::Xdp => false,
+    };
+    let all = PerRole::from_fn(|role| match role {
+        Role::Host => engine == Engine::AfXdp,
+        Role::Uplink | Role::Incoming => inbound,
+    });
+    // Room in the ring for packets of the longest kind.
+    let packets = u64::from(settings.datapath.ring / sockets.buffers_per_packet);
+    let (credit, hard_credit) = if settings.datapath.spill {
+        (packets / 2, packets * 3 / 4)
+    } else {
+        (i64::MAX.unsigned_abs(), i64::MAX.unsigned_abs())
+    };
+    let spill = Spill {
+        patience: PATIENCE,
+        credit,
+        hard_credit,
+    };
+    (all, spill)
+}

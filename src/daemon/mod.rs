@@ -109,6 +109,8 @@ struct Daemon {
     prompter: Prompter,
     /// What the kernel would not take.
     unpublished: Option<Update>,
+    /// Nobody keeps the relay set any more, and it is stale.
+    is_orphaned: bool,
     kernel: Kernel,
     pins: Pins,
     workers: Workers,
@@ -184,6 +186,7 @@ impl Daemon {
                     passing,
                     prompter,
                     unpublished: None,
+                    is_orphaned: false,
                     kernel: parts.kernel,
                     pins,
                     workers: parts.workers,
@@ -225,15 +228,18 @@ impl Daemon {
         if let Some(update) = self.unpublished.take() {
             self.publish(update);
         }
-        let passes = Arc::ptr_eq(&self.snapshot.rules, &self.passing);
-        if !passes && self.prompter.is_overdue() {
+        let is_overdue = self.prompter.is_overdue();
+        if is_overdue && !self.is_orphaned {
             tracing::error!(
                 "ALARM: nobody follows the relay files any more, and the relay set is stale: \
                  nothing is marked or steered any more; restart exitmark"
             );
+        }
+        let was_orphaned = std::mem::replace(&mut self.is_orphaned, is_overdue);
+        if was_orphaned != is_overdue {
             self.publish(Update {
                 endpoints: self.snapshot.relays.clone(),
-                passes: true,
+                passes: self.prompter.is_past_its_end(),
                 loading: Duration::ZERO,
             });
         }

@@ -416,16 +416,22 @@ impl Keeper {
 }
 
 impl Prompter {
-    /// Whether the keeper has given no sign of life for long, and by now all is to be let pass.
+    /// Whether by now all is to be let pass if nothing newer has come.
+    pub(super) fn is_past_its_end(&self) -> bool {
+        Self::is_past(&self.numbers.stale_at, Duration::ZERO)
+    }
+
+    /// Whether that is so, and the keeper has given no sign of life for long.
     pub(super) fn is_overdue(&self) -> bool {
+        Self::is_past(&self.numbers.beat, 3 * LOOK) && self.is_past_its_end()
+    }
+
+    fn is_past(moment: &AtomicU64, slack: Duration) -> bool {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let is_past = |moment: &AtomicU64, slack: Duration| {
-            let moment = Duration::from_secs(moment.load(Ordering::Relaxed));
-            moment.checked_add(slack).is_some_and(|limit| now > limit)
-        };
-        is_past(&self.numbers.beat, 3 * LOOK) && is_past(&self.numbers.stale_at, Duration::ZERO)
+        let moment = Duration::from_secs(moment.load(Ordering::Relaxed));
+        moment.checked_add(slack).is_some_and(|limit| now > limit)
     }
 }
 

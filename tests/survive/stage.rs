@@ -174,7 +174,7 @@ fn configure(
          [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\nlisteners = [{LISTENER}]\n\
          [steer]\nnext_hop = \"{TORNET_MAC}\"\n\
          [relays]\nconsensus = [\"cached-microdesc-consensus\"]\nstate = \"relays.state\"\n\
-         retain = \"0s\"\n{}{more}",
+         retain = \"0s\"\n{}\n{more}",
         sets.authorities.toml()
     );
     let path = directory.join("exitmark.toml");

@@ -212,6 +212,7 @@ impl Keeper {
                 // Whoever keeps replacing files does not keep this machine busy with them.
                 self.rests_until = Instant::now() + started.elapsed() * 4;
             } else if limit.is_none_or(|limit| SystemTime::now() <= limit) {
+                self.tell_age(SystemTime::now());
                 self.beat();
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use crate::cgroup::MemoryCgroup;
 use crate::events::happen;
-use crate::expect::{Event, Expected, Lost};
+use crate::expect::{Event, Expected, IN_TEN_MS, Lost};
 use crate::flows::{LISTENER, Sink, flows, place};
 use crate::load::{Load, PACE, Rhythm, Sent};
 use crate::report::Row;
@@ -54,6 +54,7 @@ pub(crate) fn play(
         },
         allowed: match lost {
             Lost::AtMost(limit) | Lost::Beside(limit) => Some(limit),
+            Lost::TenMs => Some(IN_TEN_MS),
             Lost::Any | Lost::NoneAfter => None,
         },
         ..Row::default()

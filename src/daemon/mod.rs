@@ -254,11 +254,14 @@ impl Daemon {
             &self.settings.rules
         };
         let generation = self.snapshot.generation + 1;
-        let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints.clone());
+        let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints);
         let snapshot = Arc::new(snapshot);
         if let Err(error) = self.kernel.publish(&snapshot) {
             tracing::error!("the relay set stays as it was, and is tried again: {error}");
-            self.unpublished = Some(update);
+            self.unpublished = Some(Update {
+                endpoints: snapshot.relays.clone(),
+                ..update
+            });
             return;
         }
         self.unpublished = None;

@@ -18,16 +18,17 @@ use std::time::Duration;
 
 /// Which rooms each room may import. Imports run one way: whoever stands here may only name what
 /// stands above.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("packet", &[]),
     ("policy", &["packet"]),
     ("relays", &["policy"]),
     ("nic", &["packet"]),
     ("settings", &["packet", "policy", "relays"]),
     ("datapath", &["packet", "policy"]),
+    ("observe", &[]),
     (
         "daemon",
-        &["datapath", "nic", "policy", "relays", "settings"],
+        &["datapath", "nic", "observe", "policy", "relays", "settings"],
     ),
     (
         "explain",
@@ -41,7 +42,8 @@ const ARROWS: [(&str, &[&str]); 12] = [
     (
         "cli",
         &[
-            "daemon", "datapath", "demo", "explain", "packet", "policy", "relays", "settings",
+            "daemon", "datapath", "demo", "explain", "observe", "packet", "policy", "relays",
+            "settings",
         ],
     ),
     ("main", &["cli"]),

@@ -1,0 +1,12 @@
+//! What a running box tells of itself, and how that is shown.
+//!
+//! The daemon fills in a [`Report`]; everything here only reads it. No report has a place for
+//! the address of a destination, so none can be shown.
+
+mod report;
+
+pub use report::{
+    AuditReport, ClassCount, DropCount, EngineReport, FrameAudit, FrameCount, MalformedCount,
+    PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport, SteeringState,
+    Warning, WorkerReport,
+};

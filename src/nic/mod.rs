@@ -3,17 +3,25 @@
 //! Everything here asks the network namespace of the calling thread. Nothing here knows what a
 //! packet is.
 
+mod offloads;
 mod way;
 
 use crate::packet::MacAddr;
 use ethtool::{EthtoolAttr, EthtoolChannelAttr};
 use futures_util::stream::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
 use rtnetlink::LinkUnspec;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
+use std::path::Path;
 use tokio::runtime::{Builder, Runtime};
 
+pub use offloads::{Offload, OffloadState, Offloads};
 pub use way::{NextHop, NextHopError, Way, WayWatch};
 
 /// A NIC as it is now.
@@ -29,12 +37,20 @@ pub struct Nic {
     pub mtu: u32,
     /// Whether it is set up.
     pub is_up: bool,
+    /// Whether there is somebody at the other end of its cable.
+    pub has_carrier: bool,
     /// Whether it was asked to take frames for any address.
     pub is_promiscuous: bool,
     /// How many receive queues are in use.
     pub queues: u32,
     /// It is one end of a veth pair.
     pub is_veth: bool,
+    /// The name of its driver, where the kernel tells.
+    pub driver: Option<String>,
+    /// The box's own addresses on it, with the length of their prefix.
+    pub addresses: Vec<IpNet>,
+    /// What it does to frames before anybody sees them.
+    pub offloads: Offloads,
 }
 
 /// Why a NIC cannot be used.
@@ -52,6 +68,32 @@ pub enum NicError {
     /// Nobody may be resolved.
     #[error("cannot have the kernel resolve a next hop on {0}: it takes CAP_NET_ADMIN")]
     Resolve(String),
+    /// It does to frames what a wire must not, and cannot help it.
+    #[error(
+        "the driver of {name} has {offload} on and cannot turn it off: {}; use another NIC",
+        .offload.harm()
+    )]
+    OffloadFixed {
+        /// The NIC.
+        name: String,
+        /// What it does.
+        offload: Offload,
+    },
+    /// It was not made to do so, or not to.
+    #[error(
+        "cannot turn {offload} {wanted} on {name}: {reason}; `ethtool -K {name} {offload} \
+         {wanted}` may say more"
+    )]
+    Offload {
+        /// The NIC.
+        name: String,
+        /// What was to be changed.
+        offload: Offload,
+        /// `on` or `off`.
+        wanted: &'static str,
+        /// What the kernel said, or did.
+        reason: String,
+    },
     /// A change was refused.
     #[error("cannot turn promiscuous mode {wanted} on {name}: {reason}")]
     Promiscuous {
@@ -98,36 +140,82 @@ impl Nic {
                 Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => {
                     return Err(NicError::Missing(name.to_owned()));
                 }
-                Err(error) => return Err(NicError::Netlink(io::Error::other(error))),
+                Err(error) => return Err(unanswered(error)),
             };
-            let mut mac = None;
-            let mut mtu = 0;
-            let mut is_veth = false;
-            for attribute in &message.attributes {
-                match attribute {
-                    LinkAttribute::Address(bytes) => {
-                        mac = bytes.as_slice().try_into().ok().map(MacAddr::new);
-                    }
-                    LinkAttribute::Mtu(bytes) => mtu = *bytes,
-                    LinkAttribute::LinkInfo(infos) => {
-                        is_veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
-                    }
-                    _ => {}
+            Self::of_message(&handle, name, &message).await
+        })
+    }
+
+    async fn of_message(
+        handle: &rtnetlink::Handle,
+        name: &str,
+        message: &LinkMessage,
+    ) -> Result<Self, NicError> {
+        let mut mac = None;
+        let mut mtu = 0;
+        let mut kind = None;
+        let (mut bus, mut device) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::Address(bytes) => {
+                    mac = bytes.as_slice().try_into().ok().map(MacAddr::new);
                 }
+                LinkAttribute::Mtu(bytes) => mtu = *bytes,
+                LinkAttribute::LinkInfo(infos) => {
+                    kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind),
+                        _ => None,
+                    });
+                }
+                LinkAttribute::ParentDevBusName(name) => bus = Some(name),
+                LinkAttribute::ParentDevName(name) => device = Some(name),
+                _ => {}
             }
-            let flags = message.header.flags;
-            Ok(Self {
-                name: name.to_owned(),
-                index: message.header.index,
-                mac: mac
-                    .filter(|mac| mac.is_unicast())
-                    .ok_or_else(|| NicError::NotEthernet(name.to_owned()))?,
-                mtu,
-                is_up: flags.contains(LinkFlags::Up),
-                is_promiscuous: flags.contains(LinkFlags::Promisc),
-                queues: queues(name).await?,
-                is_veth,
-            })
+        }
+        let flags = message.header.flags;
+        let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+        Ok(Self {
+            name: name.to_owned(),
+            index: message.header.index,
+            mac: mac
+                .filter(|mac| mac.is_unicast() && is_ethernet)
+                .ok_or_else(|| NicError::NotEthernet(name.to_owned()))?,
+            mtu,
+            is_up: flags.contains(LinkFlags::Up),
+            has_carrier: flags.contains(LinkFlags::LowerUp),
+            is_promiscuous: flags.contains(LinkFlags::Promisc),
+            queues: queues(name).await?,
+            is_veth: kind == Some(&InfoKind::Veth),
+            driver: bus
+                .zip(device)
+                .and_then(|(bus, device)| driver(bus, device))
+                .or_else(|| kind.map(ToString::to_string)),
+            addresses: addresses(handle, message.header.index).await?,
+            offloads: Offloads::look(name).await?,
+        })
+    }
+
+    /// The names of all NICs here, other than loopback, that have a MAC address.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn names() -> Result<Vec<String>, NicError> {
+        converse(async {
+            let handle = connect()?;
+            let mut links = handle.link().get().execute();
+            let mut names = Vec::new();
+            while let Some(link) = links.try_next().await.map_err(unanswered)? {
+                let is_ethernet = link.header.link_layer_type == LinkLayerType::Ether;
+                names.extend(
+                    link.attributes
+                        .into_iter()
+                        .find_map(|attribute| match attribute {
+                            LinkAttribute::IfName(name) if is_ethernet => Some(name),
+                            _ => None,
+                        }),
+                );
+            }
+            Ok(names)
         })
     }
 
@@ -157,12 +245,59 @@ impl Nic {
     }
 }
 
+fn unanswered(error: rtnetlink::Error) -> NicError {
+    NicError::Netlink(io::Error::other(error))
+}
+
+/// The driver of a device. Unlike /sys/class/net this is the same in every network namespace.
+fn driver(bus: &str, device: &str) -> Option<String> {
+    if [bus, device].iter().any(|part| part.contains('/')) {
+        return None;
+    }
+    let link = Path::new("/sys/bus").join(bus).join("devices").join(device);
+    let target = std::fs::read_link(link.join("driver")).ok()?;
+    Some(target.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The box's own addresses on a NIC.
+async fn addresses(handle: &rtnetlink::Handle, ifindex: u32) -> Result<Vec<IpNet>, NicError> {
+    let request = handle.address().get().set_link_index_filter(ifindex);
+    let mut replies = request.execute();
+    let mut addresses = Vec::new();
+    while let Some(message) = replies.try_next().await.map_err(unanswered)? {
+        addresses.extend(address(&message));
+    }
+    Ok(addresses)
+}
+
+/// The address itself, where the message has the other end's too.
+fn address(message: &AddressMessage) -> Option<IpNet> {
+    let one = |choose: fn(&AddressAttribute) -> Option<IpAddr>| {
+        message.attributes.iter().find_map(choose)
+    };
+    let local = one(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        one(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    });
+    IpNet::new(address?, message.header.prefix_len).ok()
+}
+
+fn connect_ethtool() -> Result<ethtool::EthtoolHandle, NicError> {
+    let (connection, handle, _) = ethtool::new_connection().map_err(NicError::Netlink)?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
 /// How many receive queues a NIC uses now: its combined channels and those that only receive.
 /// A driver that cannot say has one.
 async fn queues(name: &str) -> Result<u32, NicError> {
-    let (connection, mut handle, _) = ethtool::new_connection().map_err(NicError::Netlink)?;
-    tokio::spawn(connection);
-    let Ok(mut replies) = handle.channel().get(Some(name)).execute().await else {
+    let Ok(mut replies) = connect_ethtool()?.channel().get(Some(name)).execute().await else {
         return Ok(1);
     };
     let mut queues = 0;

@@ -1,0 +1,397 @@
+//! What a NIC does to frames before XDP sees them, and should not.
+//!
+//! Read with the `ethtool` crate; set by a message of our own, since that crate cannot. The
+//! kernel's answer is not believed: a driver may keep a setting without a word.
+//!
+//! Source: the kernel's Documentation/networking/ethtool-netlink.rst.
+
+use super::{Nic, NicError, connect_ethtool, converse};
+use ethtool::{EthtoolAttr, EthtoolFeatureAttr, EthtoolFeatureBit};
+use futures_util::stream::StreamExt;
+use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
+use rtnetlink::packet_core::{
+    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, ParseableParametrized,
+};
+use std::fmt;
+use std::io;
+
+/// Something that a NIC does to received frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offload {
+    /// It takes VLAN tags off.
+    RxVlan,
+    /// It takes provider bridges' tags off.
+    RxServiceVlan,
+    /// It makes one packet of several, for good.
+    Lro,
+    /// It makes one packet of several, in a way that can be undone.
+    GroHw,
+}
+
+impl Offload {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::RxVlan, Self::RxServiceVlan, Self::Lro, Self::GroHw];
+
+    /// The kernel's name for it, which `ethtool -K` takes too.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RxVlan => "rx-vlan-hw-parse",
+            Self::RxServiceVlan => "rx-vlan-stag-hw-parse",
+            Self::Lro => "rx-lro",
+            Self::GroHw => "rx-gro-hw",
+        }
+    }
+
+    /// Why a wire cannot have it.
+    pub const fn harm(self) -> &'static str {
+        match self {
+            Self::RxVlan | Self::RxServiceVlan => {
+                "tags that the NIC takes off are invisible to XDP and would be lost on the wire"
+            }
+            Self::Lro | Self::GroHw => {
+                "packets that the NIC puts together are not the ones that were sent, and too long \
+                 to be forwarded"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Offload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How a NIC has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OffloadState {
+    /// The kernel does not know of it.
+    #[default]
+    Absent,
+    /// On, and the driver cannot do without.
+    FixedOn,
+    /// Off, and the driver cannot do it.
+    FixedOff,
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl OffloadState {
+    /// Whether the NIC does it.
+    pub const fn is_on(self) -> bool {
+        matches!(self, Self::FixedOn | Self::On)
+    }
+}
+
+/// How a NIC has all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads([OffloadState; Offload::ALL.len()]);
+
+impl Offloads {
+    /// From the features that a driver can change, those that are on, and those that cannot be
+    /// changed in spite of the first.
+    fn of(hardware: &[EthtoolFeatureBit], active: &[&str], fixed: &[&str]) -> Self {
+        Self(Offload::ALL.map(|offload| {
+            let name = offload.name();
+            let Some(feature) = hardware.iter().find(|feature| feature.name == name) else {
+                return OffloadState::Absent;
+            };
+            match (
+                feature.value && !fixed.contains(&name),
+                active.contains(&name),
+            ) {
+                (true, true) => OffloadState::On,
+                (true, false) => OffloadState::Off,
+                (false, true) => OffloadState::FixedOn,
+                (false, false) => OffloadState::FixedOff,
+            }
+        }))
+    }
+
+    /// Like this in one of them, and as it is in the others.
+    #[must_use]
+    pub fn with(mut self, offload: Offload, state: OffloadState) -> Self {
+        self.0[offload as usize] = state;
+        self
+    }
+
+    /// How the NIC has this one.
+    pub const fn state(&self, offload: Offload) -> OffloadState {
+        self.0[offload as usize]
+    }
+
+    /// Those that must be turned off for a wire.
+    ///
+    /// # Errors
+    /// One of them cannot be.
+    pub fn to_turn_off(&self, nic: &str) -> Result<Vec<Offload>, NicError> {
+        let on = Offload::ALL
+            .into_iter()
+            .filter(|&offload| self.state(offload).is_on());
+        on.map(|offload| match self.state(offload) {
+            OffloadState::FixedOn => Err(NicError::OffloadFixed {
+                name: nic.to_owned(),
+                offload,
+            }),
+            _ => Ok(offload),
+        })
+        .collect()
+    }
+
+    /// Asks how the NIC of this name has them. Where the kernel cannot say, it has none.
+    pub(super) async fn look(name: &str) -> Result<Self, NicError> {
+        let mut ethtool = connect_ethtool()?;
+        let Ok(mut replies) = ethtool.feature().get(Some(name)).execute().await else {
+            return Ok(Self::default());
+        };
+        let (mut hardware, mut active, mut fixed) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(Ok(reply)) = replies.next().await {
+            for attribute in reply.payload.nlas {
+                match attribute {
+                    EthtoolAttr::Feature(EthtoolFeatureAttr::Hw(bits)) => hardware = bits,
+                    EthtoolAttr::Feature(EthtoolFeatureAttr::Active(bits)) => active = bits,
+                    EthtoolAttr::Feature(EthtoolFeatureAttr::NoChange(bits)) => fixed = bits,
+                    _ => {}
+                }
+            }
+        }
+        Ok(Self::of(&hardware, &names(&active), &names(&fixed)))
+    }
+}
+
+fn names(bits: &[EthtoolFeatureBit]) -> Vec<&str> {
+    bits.iter().map(|bit| bit.name.as_str()).collect()
+}
+
+impl Nic {
+    /// Turns an offload on or off, and looks whether it is.
+    ///
+    /// # Errors
+    /// No privilege, or a driver that does not do it.
+    pub fn set_offload(&self, offload: Offload, on: bool) -> Result<(), NicError> {
+        converse(async {
+            let answer = ask(self.index, offload, on).await?;
+            let after = Offloads::look(&self.name).await?;
+            verdict(&self.name, offload, on, answer, after.state(offload))
+        })
+    }
+}
+
+/// What came of a change: the kernel's answer, and how the NIC has it since.
+fn verdict(
+    nic: &str,
+    offload: Offload,
+    on: bool,
+    answer: Result<(), io::Error>,
+    after: OffloadState,
+) -> Result<(), NicError> {
+    let reason = match answer {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            format!("{error}; it takes CAP_NET_ADMIN")
+        }
+        Err(error) => error.to_string(),
+        Ok(()) if after.is_on() == on => return Ok(()),
+        Ok(()) => "the kernel agreed, but the driver did not do it".to_owned(),
+    };
+    Err(NicError::Offload {
+        name: nic.to_owned(),
+        offload,
+        wanted: if on { "on" } else { "off" },
+        reason,
+    })
+}
+
+const FEATURES_SET: u8 = 12;
+const FEATURES_HEADER: u16 = 1;
+const FEATURES_WANTED: u16 = 3;
+const HEADER_DEV_INDEX: u16 = 1;
+const HEADER_FLAGS: u16 = 3;
+const FLAG_OMIT_REPLY: u32 = 1 << 1;
+const BITSET_BITS: u16 = 3;
+const BITSET_BITS_BIT: u16 = 1;
+const BIT_NAME: u16 = 2;
+const BIT_VALUE: u16 = 3;
+
+/// The request to change one feature of a NIC.
+#[derive(Debug)]
+struct SetFeature(Vec<DefaultNla>);
+
+impl SetFeature {
+    fn new(ifindex: u32, offload: Offload, on: bool) -> Self {
+        let mut name = offload.name().as_bytes().to_vec();
+        name.push(0);
+        let mut bit = vec![DefaultNla::new(BIT_NAME, name)];
+        if on {
+            bit.push(DefaultNla::new(BIT_VALUE, Vec::new()));
+        }
+        let bits = nested(BITSET_BITS, &[nested(BITSET_BITS_BIT, &bit)]);
+        let flags = FLAG_OMIT_REPLY.to_ne_bytes().to_vec();
+        let header = [
+            DefaultNla::new(HEADER_DEV_INDEX, ifindex.to_ne_bytes().to_vec()),
+            DefaultNla::new(HEADER_FLAGS, flags),
+        ];
+        Self(vec![
+            nested(FEATURES_HEADER, &header),
+            nested(FEATURES_WANTED, &[bits]),
+        ])
+    }
+}
+
+fn nested(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
+    let mut bytes = vec![0; inner.buffer_len()];
+    inner.emit(&mut bytes);
+    DefaultNla::new(kind | NLA_F_NESTED, bytes)
+}
+
+impl GenlFamily for SetFeature {
+    fn family_name() -> &'static str {
+        "ethtool"
+    }
+
+    fn command(&self) -> u8 {
+        FEATURES_SET
+    }
+
+    fn version(&self) -> u8 {
+        1
+    }
+}
+
+impl Emitable for SetFeature {
+    fn buffer_len(&self) -> usize {
+        self.0.as_slice().buffer_len()
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        self.0.as_slice().emit(buffer);
+    }
+}
+
+impl ParseableParametrized<[u8], GenlHeader> for SetFeature {
+    fn parse_with_param(_: &[u8], _: GenlHeader) -> Result<Self, DecodeError> {
+        // The kernel was asked not to reply with one.
+        Ok(Self(Vec::new()))
+    }
+}
+
+/// Asks the kernel to change it; the inner result is its answer.
+async fn ask(ifindex: u32, offload: Offload, on: bool) -> Result<io::Result<()>, NicError> {
+    let failed = |error| NicError::Netlink(io::Error::other(error));
+    let (connection, mut handle, _) = genetlink::new_connection().map_err(NicError::Netlink)?;
+    tokio::spawn(connection);
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    let request = GenlMessage::from_payload(SetFeature::new(ifindex, offload, on));
+    let message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+    let mut answers = handle.request(message).await.map_err(failed)?;
+    while let Some(answer) = answers.next().await {
+        let answer = answer.map_err(|error| NicError::Netlink(io::Error::other(error)))?;
+        if let NetlinkPayload::Error(error) = answer.payload {
+            return Ok(match error.code {
+                Some(_) => Err(error.to_io()),
+                None => Ok(()),
+            });
+        }
+    }
+    Ok(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bits(features: &[(&str, bool)]) -> Vec<EthtoolFeatureBit> {
+        // Its fields are public, its constructor is not.
+        let mut bits = Vec::new();
+        for (index, &(name, value)) in (1..).zip(features) {
+            bits.push(EthtoolFeatureBit {
+                index,
+                name: name.to_owned(),
+                value,
+            });
+        }
+        bits
+    }
+
+    #[test]
+    fn a_table_of_features_is_read() {
+        let hardware = bits(&[
+            ("rx-vlan-hw-parse", true),
+            ("rx-vlan-stag-hw-parse", true),
+            ("rx-lro", false),
+            ("rx-gro", true),
+        ]);
+        let read = Offloads::of(&hardware, &["rx-vlan-hw-parse", "rx-gro"], &[]);
+        let states = Offload::ALL.map(|offload| read.state(offload));
+        let expected = [
+            OffloadState::On,
+            OffloadState::Off,
+            OffloadState::FixedOff,
+            OffloadState::Absent,
+        ];
+        assert_eq!(states, expected);
+        let read = Offloads::of(
+            &hardware,
+            &["rx-vlan-hw-parse", "rx-lro"],
+            &["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"],
+        );
+        let states = Offload::ALL.map(|offload| read.state(offload));
+        let expected = [
+            OffloadState::FixedOn,
+            OffloadState::FixedOff,
+            OffloadState::FixedOn,
+            OffloadState::Absent,
+        ];
+        assert_eq!(states, expected);
+    }
+
+    #[test]
+    fn what_is_on_is_turned_off_or_is_a_reason_to_refuse() {
+        for offload in Offload::ALL {
+            let with = |state| Offloads::default().with(offload, state);
+            let states = [
+                OffloadState::Absent,
+                OffloadState::FixedOff,
+                OffloadState::Off,
+            ];
+            for state in states {
+                assert!(with(state).to_turn_off("nic0").unwrap().is_empty());
+            }
+            let on = with(OffloadState::On).to_turn_off("nic0").unwrap();
+            assert_eq!(on, [offload]);
+            let error = with(OffloadState::FixedOn).to_turn_off("nic0").unwrap_err();
+            let said = error.to_string();
+            assert!(
+                said.contains("nic0") && said.contains(offload.name()),
+                "{said}"
+            );
+            assert!(said.contains(offload.harm()), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_believed_only_when_it_is_seen() {
+        let judge = |answer: Result<(), io::Error>, on, after| {
+            verdict("nic0", Offload::RxVlan, on, answer, after).map_err(|error| error.to_string())
+        };
+        assert_eq!(judge(Ok(()), false, OffloadState::Off), Ok(()));
+        assert_eq!(judge(Ok(()), true, OffloadState::On), Ok(()));
+        let kept = judge(Ok(()), false, OffloadState::On).unwrap_err();
+        assert!(kept.contains("the driver did not do it"), "{kept}");
+        assert!(
+            kept.contains("`ethtool -K nic0 rx-vlan-hw-parse off`"),
+            "{kept}"
+        );
+        let lost = judge(Ok(()), true, OffloadState::Absent).unwrap_err();
+        assert!(lost.contains("rx-vlan-hw-parse on`"), "{lost}");
+        let denied = io::Error::from_raw_os_error(libc::EPERM);
+        let denied = judge(Err(denied), false, OffloadState::On).unwrap_err();
+        assert!(denied.contains("CAP_NET_ADMIN"), "{denied}");
+        let busy = io::Error::from_raw_os_error(libc::EBUSY);
+        let busy = judge(Err(busy), false, OffloadState::Off).unwrap_err();
+        assert!(busy.contains("busy") && !busy.contains("CAP_"), "{busy}");
+    }
+}

@@ -53,6 +53,12 @@ pub enum DaemonError {
          `ethtool -L {2} combined {1}`"
     )]
     Queues(String, u32, String, u32),
+    /// The box would be a host on the wire.
+    #[error(
+        "{0} ({1}) has the address {2}, but the box is a wire there: nothing that is sent to that \
+         address would reach it; `ip addr del {2} dev {0}` takes it away"
+    )]
+    Address(String, Role, ipnet::IpNet),
     /// More queues than can be served.
     #[error(
         "{0} has {1} receive queues, more than {MAX_QUEUES}: `ethtool -L {0} combined {MAX_QUEUES}`"

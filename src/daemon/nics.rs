@@ -4,6 +4,8 @@ use super::DaemonError;
 use crate::datapath::{MAX_QUEUES, PerRole, Role};
 use crate::nic::Nic;
 use crate::settings::Settings;
+use ipnet::IpNet;
+use std::net::IpAddr;
 
 /// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.
 pub(super) const ONE_BUFFER_MTU: u32 = 3498;
@@ -49,6 +51,11 @@ impl Nics {
         for (role, nic) in self.present() {
             if !nic.is_up {
                 return Err(DaemonError::Down(nic.name.clone(), role));
+            }
+            nic.offloads.to_turn_off(&nic.name)?;
+            // A NIC on the network of the next hop may have the box's address there.
+            if role != Role::Incoming && self.incoming_role != Some(role) {
+                has_no_address(nic, role)?;
             }
             if nic.queues as usize > MAX_QUEUES {
                 return Err(DaemonError::TooManyQueues(nic.name.clone(), nic.queues));
@@ -106,4 +113,23 @@ impl Nics {
     pub(super) fn names(&self) -> PerRole<Option<String>> {
         PerRole::from_fn(|role| self.ports[role].as_ref().map(|nic| nic.name.clone()))
     }
+}
+
+/// The box is no host on a wire: what is sent to an address of its own there crosses.
+fn has_no_address(nic: &Nic, role: Role) -> Result<(), DaemonError> {
+    let is_link_local =
+        |address: &IpNet| matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let mut addresses = nic.addresses.iter();
+    if let Some(address) = addresses.find(|address| !is_link_local(address)) {
+        return Err(DaemonError::Address(nic.name.clone(), role, *address));
+    }
+    if !nic.addresses.is_empty() {
+        tracing::warn!(
+            "{} ({role}) has an IPv6 link-local address: the box announces itself on the wire; \
+             `sysctl -w net.ipv6.conf.{}.disable_ipv6=1` takes it away",
+            nic.name,
+            nic.sysctl_name(),
+        );
+    }
+    Ok(())
 }

@@ -98,7 +98,7 @@ impl Parts {
         for remark in self.kernel.clear(pins, nics.numbers())? {
             tracing::warn!("{remark}");
         }
-        detach::set_promiscuous(pins, nics)?;
+        detach::prepare(pins, nics)?;
         for (role, nic) in nics.present() {
             let attachment = self.kernel.attach(pins, role, &nic.name, nic.index)?;
             if attachment.mode == AttachMode::Generic {

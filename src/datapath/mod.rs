@@ -25,8 +25,8 @@ pub use frame::{Frame, FramePool, Memory};
 
 pub use guard::{GUARD_NUMBERS, Guard};
 pub use kernel::{
-    AttachMode, Attachment, Kernel, KernelCounts, KernelError, MAX_QUEUES, PinError, Pins,
-    Promiscuous, Ran, XdpState, xdp_state,
+    AttachMode, Attachment, Kernel, KernelCounts, KernelError, MAX_QUEUES, PinError, Pins, Ran,
+    Undo, XdpState, xdp_state,
 };
 pub use links::{IncomingLink, Links, Spill};
 pub use worker::{Balance, Control, Worker, WorkerLimits, WorkerReport};

@@ -219,6 +219,11 @@ impl Nic {
         })
     }
 
+    /// Its name as a part of a sysctl's, where a dot would divide it.
+    pub fn sysctl_name(&self) -> String {
+        self.name.replace('.', "/")
+    }
+
     /// Looks at the NIC that the kernel has by this number, if there is one.
     pub fn of_index(index: u32) -> Option<Self> {
         let name = nix::net::if_::if_indextoname(index).ok()?;

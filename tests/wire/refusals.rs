@@ -4,7 +4,7 @@ use crate::craft::exit;
 use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, moved, needs_root, silence};
 use exitmark::lab::Netns;
-use exitmark::lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
+use exitmark::lab::site::{CLEARNET_MAC, INCOMING_MAC, Plan, Site, TORNET_MAC};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -24,10 +24,13 @@ fn assert_refused(output: &Output, status: i32, words: &[&str]) {
     assert!(!said.contains("panicked"), "{said}");
 }
 
-/// How the box's NICs are set, as `ip` tells it. Carrier, which is nobody's setting and comes
-/// late, is left out.
+/// How the box's NICs are set, as `ip` and `ethtool` tell it. Carrier, which is nobody's setting
+/// and comes late, is left out.
 fn state(middle: &Netns) -> String {
-    let text = middle.ip("-details link show").unwrap();
+    let mut text = middle.ip("-details link show").unwrap();
+    for nic in ["host0", "uplink0", "incoming0"] {
+        text += &middle.command("ethtool", &["-k", nic]).unwrap();
+    }
     let words = text.split_whitespace();
     let kept = words.filter(|word| !word.starts_with('<') && !["UP", "DOWN"].contains(word));
     kept.collect::<Vec<_>>().join(" ")
@@ -37,12 +40,15 @@ fn state(middle: &Netns) -> String {
 fn nics_that_are_not_as_required_are_refused_with_status_1() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
+    // A link-local address alone is no reason to refuse.
+    let ipv6 = "net/ipv6/conf/uplink0/disable_ipv6";
+    site.middle.sysctl(ipv6, "0").unwrap();
     let directory = tempfile::tempdir().unwrap();
     let incoming = |nic, hop| Config {
         incoming: Some((nic, hop)),
         ..Config::default()
     };
-    let table: [(&str, Config, &str, &str, &[&str]); 7] = [
+    let table: [(&str, Config, &str, &str, &[&str]); 10] = [
         (
             "no such NIC",
             incoming("nosuch0", TORNET_MAC),
@@ -87,6 +93,30 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
             "link set uplink0 mtu 9000",
             "link set uplink0 mtu 1500",
             &["host0 has MTU 1500 but uplink0 has MTU 9000"],
+        ),
+        (
+            "an address on the host's side",
+            Config::default(),
+            "addr add 192.0.2.77/24 dev host0",
+            "addr del 192.0.2.77/24 dev host0",
+            &[
+                "host0 (host) has the address 192.0.2.77/24",
+                "`ip addr del 192.0.2.77/24 dev host0`",
+            ],
+        ),
+        (
+            "an IPv6 address on the uplink",
+            Config::default(),
+            "addr add 2001:db8:1::77/64 dev uplink0",
+            "addr del 2001:db8:1::77/64 dev uplink0",
+            &["`ip addr del 2001:db8:1::77/64 dev uplink0`"],
+        ),
+        (
+            "an address on the host's side, with one NIC in the other two roles",
+            incoming("uplink0", TORNET_MAC),
+            "addr add 192.0.2.77/24 dev host0",
+            "addr del 192.0.2.77/24 dev host0",
+            &["`ip addr del 192.0.2.77/24 dev host0`"],
         ),
         (
             "no relay file",
@@ -225,16 +255,59 @@ fn a_second_box_on_the_same_nics_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
-fn promiscuous_mode_is_put_back_as_it_was() {
+fn a_link_local_address_is_warned_of_and_one_on_the_way_out_is_nobodys_affair() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    let ipv6 = "net/ipv6/conf/uplink0/disable_ipv6";
+    site.middle.sysctl(ipv6, "0").unwrap();
+    let rig = Rig::on(site, &Config::default());
+    let last = rig.running.stop().unwrap();
+    let mends = "`sysctl -w net.ipv6.conf.uplink0.disable_ipv6=1`";
+    assert!(last.log.contains(mends), "{}", last.log);
+    // The uplink is the way out too, and the box may have an address on that network.
+    rig.site.middle.command(EXITMARK, &["detach"]).unwrap();
+    rig.site
+        .middle
+        .ip("addr add 192.0.2.77/24 dev uplink0")
+        .unwrap();
+    let config = Config {
+        incoming: Some(("uplink0", CLEARNET_MAC)),
+        ..Config::default()
+    };
+    let rig = Rig::on(rig.site, &config);
+    let last = rig.running.stop().unwrap();
+    assert!(
+        last.status.success() && !last.log.contains(mends),
+        "{}",
+        last.log
+    );
+}
+
+/// What `ethtool -k` says of the features that a wire cannot have on a veth pair.
+fn tags_are_stripped(middle: &Netns, nic: &str) -> [bool; 2] {
+    let text = middle.command("ethtool", &["-k", nic]).unwrap();
+    ["rx-vlan-offload: on", "rx-vlan-stag-hw-parse: on"].map(|line| text.contains(line))
+}
+
+#[test]
+fn what_is_set_on_nics_is_put_back_as_it_was() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     silence(&site);
     site.middle.ip("link set host0 promisc on").unwrap();
+    let off = ["-K", "uplink0", "rxvlan", "off"];
+    site.middle.command("ethtool", &off).unwrap();
     let before = state(&site.middle);
+    let stripped = |middle: &Netns| {
+        ["host0", "uplink0", "incoming0"].map(|nic| tags_are_stripped(middle, nic))
+    };
+    let stripped_before = stripped(&site.middle);
+    assert_eq!(stripped_before, [[true; 2], [false, true], [true; 2]]);
     let rig = Rig::on(site, &Config::default());
     let during = state(&rig.site.middle);
     assert_eq!(during.matches("promiscuity 1").count(), 2, "{during}");
     assert_eq!(during.matches("prog/xdp").count(), 3, "{during}");
+    assert_eq!(stripped(&rig.site.middle), [[false; 2]; 3]);
     // Told to stop, it goes on in the kernel; told to detach, it does not.
     moved(&rig.running.stop().unwrap());
     assert_eq!(state(&rig.site.middle), during);
@@ -246,5 +319,25 @@ fn promiscuous_mode_is_put_back_as_it_was() {
     };
     let rig = Rig::on(rig.site, &config);
     moved(&rig.running.stop().unwrap());
+    assert_eq!(state(&rig.site.middle), before);
+}
+
+#[test]
+fn a_nic_that_plays_a_role_no_more_is_set_back() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    silence(&site);
+    let before = state(&site.middle);
+    let rig = Rig::on(site, &Config::default());
+    let none = Config {
+        incoming: None,
+        ..Config::default()
+    };
+    let rig = rig.restart(&none);
+    assert_eq!(tags_are_stripped(&rig.site.middle, "incoming0"), [true; 2]);
+    assert_eq!(tags_are_stripped(&rig.site.middle, "uplink0"), [false; 2]);
+    // What the first box changed is still remembered.
+    moved(&rig.running.stop().unwrap());
+    rig.site.middle.command(EXITMARK, &["detach"]).unwrap();
     assert_eq!(state(&rig.site.middle), before);
 }

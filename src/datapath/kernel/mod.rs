@@ -25,7 +25,7 @@ use std::path::Path;
 use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
 pub use attach::{AttachMode, Attachment, XdpState, xdp_state};
-pub use pins::{PinError, Pins, Promiscuous};
+pub use pins::{PinError, Pins, Undo};
 pub(super) use sys::Mapped;
 
 /// How many queues of one NIC can be served. As in bpf/exitmark.h, like the other numbers here.

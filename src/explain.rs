@@ -152,7 +152,7 @@ fn links(settings: &Settings, incoming_mac: Option<MacAddr>) -> Links {
     let link = IncomingLink {
         port,
         own,
-        next_hop: incoming.next_hop,
+        next_hop: Some(incoming.next_hop),
     };
     Links::new(settings.host_mac, Some(link))
 }

@@ -164,7 +164,7 @@ fn incoming_link(settings: &Settings, nics: &Nics) -> Option<IncomingLink> {
     Some(IncomingLink {
         port,
         own: nics.ports[port].as_ref()?.mac,
-        next_hop: settings.ports.incoming.as_ref()?.next_hop,
+        next_hop: Some(settings.ports.incoming.as_ref()?.next_hop),
     })
 }
 

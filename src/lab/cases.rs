@@ -78,7 +78,7 @@ impl Table {
         Some(IncomingLink {
             port: Role::Incoming,
             own: mac(INCOMING_MAC),
-            next_hop: incoming.next_hop,
+            next_hop: Some(incoming.next_hop),
         })
     }
 }

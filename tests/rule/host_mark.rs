@@ -119,7 +119,7 @@ impl Choice {
         let incoming = settings.ports.incoming.map(|incoming| IncomingLink {
             port: Role::Incoming,
             own: FROM,
-            next_hop: incoming.next_hop,
+            next_hop: Some(incoming.next_hop),
         });
         Forwarder::new(
             Arc::new(Snapshot::new(1, settings.rules, relays)),

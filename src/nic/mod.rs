@@ -3,6 +3,8 @@
 //! Everything here asks the network namespace of the calling thread. Nothing here knows what a
 //! packet is.
 
+mod way;
+
 use crate::packet::MacAddr;
 use ethtool::{EthtoolAttr, EthtoolChannelAttr};
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -11,6 +13,8 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo
 use std::future::Future;
 use std::io;
 use tokio::runtime::{Builder, Runtime};
+
+pub use way::{NextHop, NextHopError, Way, WayWatch};
 
 /// A NIC as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,9 @@ pub enum NicError {
     /// Not an Ethernet NIC.
     #[error("{0} has no MAC address: exitmark needs Ethernet interfaces")]
     NotEthernet(String),
+    /// Nobody may be resolved.
+    #[error("cannot have the kernel resolve a next hop on {0}: it takes CAP_NET_ADMIN")]
+    Resolve(String),
     /// A change was refused.
     #[error("cannot turn promiscuous mode {wanted} on {name}: {reason}")]
     Promiscuous {

@@ -1,0 +1,272 @@
+//! The conversation with the kernel about one NIC and one neighbour on it.
+//!
+//! Questions and what is announced come by one socket, so that they are heard in the order in
+//! which they happened.
+
+use super::pursuit::{Entry, State};
+use crate::packet::MacAddr;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// The kernel makes no longer ones here.
+const DATAGRAM_BYTES: usize = 64 * 1024;
+/// The length of a message's header, which is the least that a message has.
+const HEADER_BYTES: usize = 16;
+/// The kernel answers before `send` returns; an answer that is not there was lost.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(100);
+
+/// What the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// The NIC is like this.
+    Link {
+        has_carrier: bool,
+        mac: Option<MacAddr>,
+    },
+    /// It is not there any more.
+    LinkGone,
+    /// The neighbour's entry is like this, or gone.
+    Neighbour(Option<Entry>),
+    /// Something was said that we have not heard.
+    Missed,
+    /// The answer to a question: 0, or an error's number.
+    Answer { question: u32, code: i32 },
+}
+
+/// An open conversation.
+pub(super) struct Talk {
+    socket: Socket,
+    buffer: Vec<u8>,
+    asked: u32,
+    ifindex: u32,
+    neighbour: Option<IpAddr>,
+}
+
+impl Talk {
+    /// Begins it in the calling thread's network namespace.
+    pub(super) fn open(ifindex: u32, neighbour: Option<IpAddr>) -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.set_non_blocking(true)?;
+        socket.add_membership(MulticastGroup::Link as u32)?;
+        if neighbour.is_some() {
+            socket.add_membership(MulticastGroup::Neigh as u32)?;
+        }
+        Ok(Self {
+            socket,
+            buffer: Vec::with_capacity(DATAGRAM_BYTES),
+            asked: 0,
+            ifindex,
+            neighbour,
+        })
+    }
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Asks what the NIC is.
+    pub(super) fn look_at_link(&mut self) -> io::Result<u32> {
+        let mut message = LinkMessage::default();
+        message.header.index = self.ifindex;
+        self.ask(RouteNetlinkMessage::GetLink(message), 0)
+    }
+
+    /// Asks what the neighbour's entry is.
+    pub(super) fn look_at_neighbour(&mut self) -> io::Result<u32> {
+        let message = self.entry(NeighbourState::None, NeighbourFlags::empty());
+        self.ask(RouteNetlinkMessage::GetNeighbour(message), 0)
+    }
+
+    /// Asks for nothing: an entry that must be there and must not. The kernel refuses, first of
+    /// all those who may not change entries.
+    pub(super) fn try_right(&mut self) -> io::Result<u32> {
+        let message = self.entry(NeighbourState::None, NeighbourFlags::empty());
+        self.ask(RouteNetlinkMessage::NewNeighbour(message), NLM_F_EXCL)
+    }
+
+    /// Has the kernel ask the one who has the address. Where there is no entry it refuses.
+    pub(super) fn confirm(&mut self) -> io::Result<u32> {
+        let message = self.entry(NeighbourState::Probe, NeighbourFlags::empty());
+        self.ask(RouteNetlinkMessage::NewNeighbour(message), 0)
+    }
+
+    /// Has the kernel forget the entry.
+    pub(super) fn forget(&mut self) -> io::Result<u32> {
+        let message = self.entry(NeighbourState::None, NeighbourFlags::empty());
+        self.ask(RouteNetlinkMessage::DelNeighbour(message), 0)
+    }
+
+    /// Has the kernel make an entry and ask everybody. Where there is one it refuses: that may
+    /// be a fixed one, which this would change.
+    pub(super) fn resolve(&mut self) -> io::Result<u32> {
+        let message = self.entry(NeighbourState::None, NeighbourFlags::Use);
+        let only_new = NLM_F_CREATE | NLM_F_EXCL;
+        self.ask(RouteNetlinkMessage::NewNeighbour(message), only_new)
+    }
+
+    fn entry(&self, state: NeighbourState, flags: NeighbourFlags) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = self.ifindex;
+        message.header.state = state;
+        message.header.flags = flags;
+        let (family, address) = match self.neighbour {
+            Some(IpAddr::V4(address)) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+            Some(IpAddr::V6(address)) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+            None => return message,
+        };
+        message.header.family = family;
+        message.attributes = vec![NeighbourAttribute::Destination(address)];
+        message
+    }
+
+    /// Sends a question; returns its number.
+    fn ask(&mut self, question: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
+        self.asked = self.asked.wrapping_add(1).max(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        header.sequence_number = self.asked;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(question));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        Ok(self.asked)
+    }
+
+    /// Hears what has been said, without waiting; false where that is nothing.
+    pub(super) fn hear(&mut self, news: &mut Vec<News>) -> io::Result<bool> {
+        self.buffer.clear();
+        let sender = match self.socket.recv_from(&mut self.buffer, 0) {
+            Ok((_, sender)) => sender,
+            Err(error) => {
+                return match error.raw_os_error() {
+                    Some(libc::EAGAIN) => Ok(false),
+                    Some(libc::EINTR) => Ok(true),
+                    Some(libc::ENOBUFS) => {
+                        news.push(News::Missed);
+                        Ok(true)
+                    }
+                    _ => Err(error),
+                };
+            }
+        };
+        // Other processes can send here too; only the kernel is listened to.
+        if sender.port_number() == 0 {
+            let mut rest = self.buffer.as_slice();
+            while let Ok(one) = NetlinkBuffer::new_checked(rest) {
+                let length = one.length() as usize;
+                let said = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
+                news.extend(said.ok().and_then(|said| self.understand(said)));
+                let next = length.max(HEADER_BYTES).next_multiple_of(4);
+                rest = rest.get(next..).unwrap_or_default();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits until something is said; false where nothing is for a long time.
+    pub(super) fn wait(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(self.socket(), PollFlags::POLLIN)];
+        let patience = PollTimeout::try_from(ANSWER_PATIENCE).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut fds, patience) {
+            Ok(ready) => Ok(ready > 0),
+            Err(nix::errno::Errno::EINTR) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn understand(&self, said: NetlinkMessage<RouteNetlinkMessage>) -> Option<News> {
+        match said.payload {
+            NetlinkPayload::Error(error) => Some(News::Answer {
+                question: said.header.sequence_number,
+                code: -error.raw_code(),
+            }),
+            NetlinkPayload::Overrun(_) => Some(News::Missed),
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                self.is_it(&link).then(|| News::Link {
+                    has_carrier: link.header.flags.contains(LinkFlags::LowerUp),
+                    mac: link
+                        .attributes
+                        .iter()
+                        .find_map(|attribute| match attribute {
+                            LinkAttribute::Address(bytes) => mac_address(bytes),
+                            _ => None,
+                        }),
+                })
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+                self.is_it(&link).then_some(News::LinkGone)
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry)) => {
+                let state = state(entry.header.state)?;
+                self.is_them(&entry).then(|| {
+                    let mac = entry
+                        .attributes
+                        .iter()
+                        .find_map(|attribute| match attribute {
+                            NeighbourAttribute::LinkLayerAddress(bytes) => mac_address(bytes),
+                            _ => None,
+                        });
+                    News::Neighbour(Some(Entry { state, mac }))
+                })
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(entry)) => {
+                self.is_them(&entry).then_some(News::Neighbour(None))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_it(&self, link: &LinkMessage) -> bool {
+        // Bridges announce with the same messages who joins and leaves them.
+        link.header.index == self.ifindex && link.header.interface_family == AddressFamily::Unspec
+    }
+
+    fn is_them(&self, entry: &NeighbourMessage) -> bool {
+        let is_address = |attribute: &NeighbourAttribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                self.neighbour == Some(IpAddr::V4(*address))
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                self.neighbour == Some(IpAddr::V6(*address))
+            }
+            _ => false,
+        };
+        entry.header.ifindex == self.ifindex
+            && !entry.header.flags.contains(NeighbourFlags::Proxy)
+            && entry.attributes.iter().any(is_address)
+    }
+}
+
+fn mac_address(bytes: &[u8]) -> Option<MacAddr> {
+    let mac = MacAddr::new(bytes.try_into().ok()?);
+    mac.is_unicast().then_some(mac)
+}
+
+fn state(state: NeighbourState) -> Option<State> {
+    Some(match state {
+        NeighbourState::Permanent | NeighbourState::Noarp => State::Fixed,
+        NeighbourState::Reachable => State::Confirmed,
+        NeighbourState::Stale | NeighbourState::Delay => State::Old,
+        NeighbourState::Probe => State::Probed,
+        NeighbourState::Incomplete => State::Sought,
+        NeighbourState::Failed => State::Failed,
+        // An entry that has not begun.
+        _ => return None,
+    })
+}

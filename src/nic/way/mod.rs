@@ -1,0 +1,389 @@
+//! The way out for steered frames: whether the NIC has carrier, and whose MAC address is the
+//! next hop's. Followed over netlink, in a thread that hears every change.
+//!
+//! The box's own network stack asks (ARP, neighbour solicitation) and keeps the answer; no
+//! datagram is sent from here. See `pursuit` for when it is asked.
+
+mod kernel;
+mod next_hop;
+mod pursuit;
+
+use super::NicError;
+use crate::packet::MacAddr;
+use kernel::{News, Talk};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pursuit::{Order, Pursuit};
+use std::io::{self, PipeReader, PipeWriter};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use next_hop::{NextHop, NextHopError};
+
+/// How many datagrams are heard at a time, at most.
+const DATAGRAMS: usize = 64;
+/// How long to rest when the conversation with the kernel itself fails.
+const FAULT_REST: Duration = Duration::from_secs(1);
+
+/// Whether steered frames can leave, and to whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The NIC has carrier.
+    pub has_carrier: bool,
+    /// The next hop's MAC address, where it is known.
+    pub next_hop: Option<MacAddr>,
+}
+
+/// Follows the way in a thread of its own until dropped.
+pub struct WayWatch {
+    shared: Arc<Shared>,
+    /// The thread ends when this is closed.
+    stop: Option<PipeWriter>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    way: Mutex<Way>,
+    changed: Condvar,
+}
+
+impl WayWatch {
+    /// Begins in the calling thread's network namespace, with its capabilities: an address takes
+    /// CAP_NET_ADMIN, for as long as it is followed. The first state and each change are told
+    /// once, in the watch's thread.
+    ///
+    /// # Errors
+    /// There is no such NIC, or no privilege.
+    pub fn start(
+        ifindex: u32,
+        next_hop: NextHop,
+        tell: impl FnMut(Way) + Send + 'static,
+    ) -> Result<Self, NicError> {
+        let mut watch = Watch::begin(ifindex, next_hop)?;
+        let shared = Arc::new(Shared::default());
+        let (stopping, stop) = io::pipe().map_err(NicError::Netlink)?;
+        let told = Arc::clone(&shared);
+        let mut tell = tell;
+        let thread = thread::Builder::new()
+            .name("exitmark-way".to_owned())
+            .spawn(move || {
+                watch.follow(&stopping, |way| {
+                    *told.way.lock().unwrap_or_else(PoisonError::into_inner) = way;
+                    told.changed.notify_all();
+                    tell(way);
+                });
+            })
+            .map_err(NicError::Netlink)?;
+        Ok(Self {
+            shared,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// The way now.
+    pub fn now(&self) -> Way {
+        *self
+            .shared
+            .way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way as soon as frames can leave by it, or else as it is after `patience`.
+    pub fn first(&self, patience: Duration) -> Way {
+        let way = self
+            .shared
+            .way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_closed = |way: &mut Way| !way.has_carrier || way.next_hop.is_none();
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(way, patience, is_closed);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Drop for WayWatch {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where the MAC address comes from.
+enum Source {
+    Given(MacAddr),
+    Sought(Pursuit),
+}
+
+/// What the thread knows.
+struct Watch {
+    talk: Talk,
+    ifindex: u32,
+    address: Option<IpAddr>,
+    source: Source,
+    is_there: bool,
+    has_carrier: bool,
+    own: Option<MacAddr>,
+    /// Something was announced that we have not heard.
+    has_missed: bool,
+    /// It was said that the next hop does not answer.
+    has_complained: bool,
+}
+
+impl Watch {
+    fn begin(ifindex: u32, next_hop: NextHop) -> Result<Self, NicError> {
+        let (address, source) = match next_hop {
+            NextHop::Mac(mac) => (None, Source::Given(mac)),
+            NextHop::Address(address) => {
+                (Some(address), Source::Sought(Pursuit::new(Instant::now())))
+            }
+        };
+        let mut watch = Self {
+            talk: Talk::open(ifindex, address).map_err(NicError::Netlink)?,
+            ifindex,
+            address,
+            source,
+            is_there: false,
+            has_carrier: false,
+            own: None,
+            has_missed: false,
+            has_complained: false,
+        };
+        watch.look_at_link().map_err(NicError::Netlink)?;
+        if !watch.is_there {
+            return Err(NicError::Missing(format!("number {ifindex}")));
+        }
+        if address.is_some() {
+            let answer = watch.ask(Talk::try_right).map_err(NicError::Netlink)?;
+            if matches!(answer, libc::EPERM | libc::EACCES) {
+                return Err(NicError::Resolve(watch.name()));
+            }
+        }
+        Ok(watch)
+    }
+
+    /// Until `stopping` is closed.
+    fn follow(&mut self, stopping: &PipeReader, mut tell: impl FnMut(Way)) {
+        let mut told = None;
+        loop {
+            let step = self.carry_out().and_then(|()| {
+                let way = self.way();
+                if told != Some(way) {
+                    told = Some(way);
+                    tell(way);
+                }
+                self.complain();
+                self.listen(stopping)
+            });
+            match step {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!("the way out for steered frames cannot be followed: {error}");
+                    if self.is_stopped(stopping, FAULT_REST) {
+                        return;
+                    }
+                    self.take(News::Missed);
+                }
+            }
+        }
+    }
+
+    fn way(&self) -> Way {
+        let mac = match &self.source {
+            Source::Given(mac) => Some(*mac),
+            Source::Sought(pursuit) => pursuit.mac(),
+        };
+        Way {
+            has_carrier: self.has_carrier,
+            next_hop: mac.filter(|&mac| self.is_there && Some(mac) != self.own),
+        }
+    }
+
+    /// Asks the kernel for what is due.
+    fn carry_out(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.has_missed) {
+            self.look_at_link()?;
+        }
+        while let Source::Sought(pursuit) = &mut self.source
+            && let Some(order) = pursuit.order(Instant::now())
+        {
+            match order {
+                Order::Look => {
+                    if self.ask(Talk::look_at_neighbour)? != 0 {
+                        self.take(News::Neighbour(None));
+                    }
+                }
+                Order::Confirm => {
+                    if self.ask(Talk::confirm)? != 0 {
+                        self.take(News::Neighbour(None));
+                    }
+                }
+                Order::Renew => {
+                    self.ask(Talk::forget)?;
+                    let answer = self.ask(Talk::resolve)?;
+                    if let Source::Sought(pursuit) = &mut self.source {
+                        match answer {
+                            // Somebody else was quicker.
+                            libc::EEXIST => pursuit.look_again(),
+                            _ => pursuit.renewed(Instant::now()),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks, and takes all that is said until the answer, which is returned: 0 or an error.
+    fn ask(&mut self, question: impl FnOnce(&mut Talk) -> io::Result<u32>) -> io::Result<i32> {
+        let asked = question(&mut self.talk)?;
+        let mut news = Vec::new();
+        let mut answer = None;
+        while answer.is_none() {
+            if !self.talk.hear(&mut news)? && !self.talk.wait()? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            for one in news.drain(..) {
+                match one {
+                    News::Answer { question, code } if question == asked => answer = Some(code),
+                    other => self.take(other),
+                }
+            }
+        }
+        Ok(answer.unwrap_or(0))
+    }
+
+    fn look_at_link(&mut self) -> io::Result<()> {
+        if self.ask(Talk::look_at_link)? != 0 {
+            self.take(News::LinkGone);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, news: News) {
+        match news {
+            News::Link { has_carrier, mac } => {
+                self.is_there = true;
+                self.has_carrier = has_carrier;
+                self.own = mac;
+            }
+            News::LinkGone => {
+                self.is_there = false;
+                self.has_carrier = false;
+            }
+            News::Missed => self.has_missed = true,
+            News::Neighbour(_) | News::Answer { .. } => {}
+        }
+        let Source::Sought(pursuit) = &mut self.source else {
+            return;
+        };
+        match news {
+            News::Link { .. } | News::LinkGone => {
+                pursuit.set_carrier(self.has_carrier);
+                if !self.is_there {
+                    pursuit.forget();
+                }
+            }
+            News::Neighbour(entry) => {
+                let own = self.own;
+                let entry = entry.map(|mut entry| {
+                    entry.mac = entry.mac.filter(|&mac| Some(mac) != own);
+                    entry
+                });
+                pursuit.see(entry, Instant::now());
+            }
+            News::Missed => pursuit.look_again(),
+            News::Answer { .. } => {}
+        }
+    }
+
+    /// Waits for news or until something is due, and takes what there is; false: to be stopped.
+    fn listen(&mut self, stopping: &PipeReader) -> io::Result<bool> {
+        let due = match &self.source {
+            Source::Given(_) => None,
+            Source::Sought(pursuit) => pursuit.due(),
+        };
+        let timeout = match due {
+            None => PollTimeout::NONE,
+            // Rounded up, or the last millisecond would be waited for in a busy loop.
+            Some(due) => {
+                let left = due.saturating_duration_since(Instant::now());
+                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut fds = [
+            PollFd::new(self.talk.socket(), PollFlags::POLLIN),
+            PollFd::new(stopping.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[1].any() == Some(true) {
+            return Ok(false);
+        }
+        // All of it, before it is decided by the clock that an answer did not come.
+        let mut news = Vec::new();
+        for _ in 0..DATAGRAMS {
+            if !self.talk.hear(&mut news)? {
+                break;
+            }
+        }
+        news.into_iter().for_each(|one| self.take(one));
+        Ok(true)
+    }
+
+    fn is_stopped(&self, stopping: &PipeReader, patience: Duration) -> bool {
+        let mut fds = [PollFd::new(stopping.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        matches!(poll(&mut fds, timeout), Ok(1..))
+    }
+
+    /// Says once that the next hop does not answer, and once that it does again.
+    fn complain(&mut self) {
+        let Source::Sought(pursuit) = &self.source else {
+            return;
+        };
+        if pursuit.is_given_up() && !self.has_complained {
+            self.has_complained = true;
+            let nic = self.name();
+            let hint = match self.address {
+                Some(IpAddr::V6(_)) => format!(
+                    "the box asks for it by neighbour solicitation, which takes a link-local \
+                     address on {nic}: `sysctl -w net.ipv6.conf.{nic}.disable_ipv6=0`"
+                ),
+                _ => format!(
+                    "the box asks for it by ARP, which some routers answer only to an address of \
+                     their own network: `ip addr add ADDRESS/PREFIX dev {nic}` gives it one"
+                ),
+            };
+            tracing::warn!(
+                "the router that steer.next_hop names does not answer on {nic}; is it on that \
+                 network? {hint}"
+            );
+        } else if pursuit.mac().is_some() && self.has_complained {
+            self.has_complained = false;
+            tracing::info!(
+                "the router that steer.next_hop names answers on {}",
+                self.name()
+            );
+        }
+    }
+
+    fn name(&self) -> String {
+        nix::net::if_::if_indextoname(self.ifindex)
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .unwrap_or_else(|| format!("interface {}", self.ifindex))
+    }
+}

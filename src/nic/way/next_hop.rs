@@ -1,0 +1,111 @@
+//! Who is to get the steered frames: as the configuration says it.
+
+use crate::packet::{MacAddr, MacAddrError};
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// Where the next hop's MAC address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// It is given.
+    Mac(MacAddr),
+    /// The box's own network stack resolves it.
+    Address(IpAddr),
+}
+
+/// Why a text names no next hop.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NextHopError {
+    /// Neither of the two forms.
+    #[error(
+        "`{0}` is no next hop: give the router's MAC address (02:00:5e:10:00:01) or its IP address \
+         on that network (203.0.113.1 or fe80::1)"
+    )]
+    Syntax(String),
+    /// An address that no router has.
+    #[error(
+        "{0} is no address of one router: give the router's MAC address (02:00:5e:10:00:01) or its \
+         IP address on that network (203.0.113.1 or fe80::1), not one that is multicast, \
+         broadcast, loopback or zero"
+    )]
+    NotOne(String),
+}
+
+impl FromStr for NextHop {
+    type Err = NextHopError;
+
+    fn from_str(text: &str) -> Result<Self, NextHopError> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            let address = address.to_canonical();
+            let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+            return match address.is_unspecified()
+                || address.is_loopback()
+                || address.is_multicast()
+                || is_broadcast
+            {
+                true => Err(NextHopError::NotOne(text.to_owned())),
+                false => Ok(Self::Address(address)),
+            };
+        }
+        match text.parse::<MacAddr>() {
+            Ok(mac) => Ok(Self::Mac(mac)),
+            Err(MacAddrError::NotUnicast(_)) => Err(NextHopError::NotOne(text.to_owned())),
+            Err(MacAddrError::Syntax(_)) => Err(NextHopError::Syntax(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for NextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(mac) => mac.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_read_and_written() {
+        for (text, written) in [
+            ("02:00:5e:10:00:01", "02:00:5e:10:00:01"),
+            ("203.0.113.1", "203.0.113.1"),
+            ("fe80::1", "fe80::1"),
+            ("2001:DB8::0:1", "2001:db8::1"),
+            ("::ffff:203.0.113.1", "203.0.113.1"),
+        ] {
+            let hop: NextHop = text.parse().unwrap();
+            assert_eq!(hop.to_string(), written);
+        }
+    }
+
+    #[test]
+    fn what_no_router_has_is_refused_naming_both_forms() {
+        for text in [
+            "",
+            "router",
+            "203.0.113.1/24",
+            "203.0.113",
+            "fe80::1%eth0",
+            "02:00:5e:10:00",
+            "0.0.0.0",
+            "::",
+            "127.0.0.1",
+            "224.0.0.1",
+            "ff02::1",
+            "255.255.255.255",
+            "ff:ff:ff:ff:ff:ff",
+            "00:00:00:00:00:00",
+            "01:00:5e:00:00:01",
+        ] {
+            let error = text.parse::<NextHop>().unwrap_err().to_string();
+            for form in ["02:00:5e:10:00:01", "203.0.113.1", "fe80::1"] {
+                assert!(error.contains(form), "{text}: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Tier: root. What the box makes of its NICs: the way out for steered frames.
+
+mod way;
+
+/// Leaves the test where there is no root.
+macro_rules! needs_root {
+    () => {
+        if !exitmark::lab::is_root() {
+            return;
+        }
+    };
+}
+use needs_root;

@@ -1,0 +1,332 @@
+//! The way out for steered frames, with a router that moves, goes away and comes back.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+use crate::needs_root;
+use exitmark::lab::{Netns, VethEnd, veth};
+use exitmark::nic::{NextHop, Nic, NicError, Way, WayWatch};
+use exitmark::packet::MacAddr;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const OWN: &str = "02:00:00:00:03:01";
+const FIRST: &str = "02:00:00:00:03:02";
+const SECOND: &str = "02:00:00:00:03:99";
+const V4: &str = "203.0.113.1";
+const V6: &str = "2001:db8:3::1";
+
+fn mac(text: &str) -> Option<MacAddr> {
+    Some(text.parse().unwrap())
+}
+
+fn open(hop: &str) -> Way {
+    Way {
+        has_carrier: true,
+        next_hop: mac(hop),
+    }
+}
+
+/// A box and a router on one network, and what was told of the way between them.
+struct Street {
+    middle: Netns,
+    router: Netns,
+    ways: mpsc::Receiver<Way>,
+    told: Vec<Way>,
+    watch: WayWatch,
+}
+
+/// A box and a router; the box has addresses there if it is told to.
+fn ground(has_addresses: bool) -> (Netns, Netns) {
+    let (middle, router) = (Netns::new("box").unwrap(), Netns::new("router").unwrap());
+    let end = |netns, name, mac| VethEnd {
+        netns,
+        name,
+        mac,
+        queues: 1,
+    };
+    veth(
+        &end(&middle, "incoming0", OWN),
+        &end(&router, "eth0", FIRST),
+        1500,
+    )
+    .unwrap();
+    router.ip(&format!("addr add {V4}/24 dev eth0")).unwrap();
+    router.ip(&format!("addr add {V6}/64 dev eth0")).unwrap();
+    if has_addresses {
+        middle.ip("addr add 203.0.113.2/24 dev incoming0").unwrap();
+        middle
+            .ip("addr add 2001:db8:3::2/64 dev incoming0")
+            .unwrap();
+    }
+    (middle, router)
+}
+
+impl Street {
+    fn build(hop: &str) -> Self {
+        Self::on(ground(true), hop)
+    }
+
+    fn on((middle, router): (Netns, Netns), hop: &str) -> Self {
+        let (tell, ways) = mpsc::channel();
+        let hop: NextHop = hop.parse().unwrap();
+        let watch = middle.run(move || {
+            let nic = Nic::look("incoming0").unwrap();
+            WayWatch::start(nic.index, hop, move |way| {
+                let _ = tell.send(way);
+            })
+            .unwrap()
+        });
+        Self {
+            middle,
+            router,
+            ways,
+            told: Vec::new(),
+            watch,
+        }
+    }
+
+    /// Takes what is told until it is this.
+    #[track_caller]
+    fn wait_for(&mut self, way: Way) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.told.last() != Some(&way) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.ways.recv_timeout(left) {
+                Ok(told) => self.told.push(told),
+                Err(_) => panic!("{way:?} was not told; told were {:?}", self.told),
+            }
+        }
+        assert_eq!(self.watch.now(), way);
+    }
+
+    /// All that was told since the beginning; nothing twice.
+    fn all(self) -> Vec<Way> {
+        let Self {
+            ways,
+            mut told,
+            watch,
+            ..
+        } = self;
+        drop(watch);
+        told.extend(ways.try_iter());
+        assert!(
+            told.windows(2).all(|pair| pair[0] != pair[1]),
+            "told twice: {told:?}"
+        );
+        told
+    }
+}
+
+#[test]
+fn an_address_of_either_family_is_resolved() {
+    needs_root!();
+    for address in [V4, V6] {
+        let mut street = Street::build(address);
+        assert_eq!(street.watch.first(PATIENCE), open(FIRST), "{address}");
+        street.wait_for(open(FIRST));
+        let first = Way {
+            next_hop: None,
+            ..open(FIRST)
+        };
+        assert_eq!(street.all(), [first, open(FIRST)]);
+    }
+}
+
+#[test]
+fn a_router_is_found_by_its_link_local_address() {
+    needs_root!();
+    let mut street = Street::build("fe80::ff:fe00:302");
+    street.wait_for(open(FIRST));
+}
+
+#[test]
+fn a_router_that_silently_changes_its_address_is_followed() {
+    needs_root!();
+    for address in [V4, V6] {
+        let mut street = Street::build(address);
+        street.wait_for(open(FIRST));
+        for hop in [SECOND, FIRST, SECOND] {
+            // No announcement leaves the router, and its table keeps the box.
+            let change = format!("link set dev eth0 address {hop}");
+            street.router.ip(&change).unwrap();
+            let changed = Instant::now();
+            street.wait_for(open(hop));
+            println!("{address}: followed after {:?}", changed.elapsed());
+        }
+        let told = street.all();
+        let hops: Vec<_> = told.iter().map(|way| way.next_hop).collect();
+        let expected = [FIRST, SECOND, FIRST, SECOND].map(mac);
+        // Never nobody, and never anybody else.
+        assert_eq!(hops[1..], expected, "{address}");
+    }
+}
+
+#[test]
+fn a_router_that_goes_away_is_nobody_until_it_comes_back() {
+    needs_root!();
+    for address in [V4, V6] {
+        let mut street = Street::build(address);
+        street.wait_for(open(FIRST));
+        // Its NIC still has carrier, but nobody there answers to the address.
+        street
+            .router
+            .ip("addr flush dev eth0 scope global")
+            .unwrap();
+        street.wait_for(Way {
+            has_carrier: true,
+            next_hop: None,
+        });
+        let prefix = if address == V4 { 24 } else { 64 };
+        let back = format!("addr add {address}/{prefix} dev eth0");
+        street.router.ip(&back).unwrap();
+        street.wait_for(open(FIRST));
+        assert_eq!(street.all().len(), 4);
+    }
+}
+
+#[test]
+fn without_an_address_of_its_own_the_box_still_finds_a_router() {
+    needs_root!();
+    let mut street = Street::on(ground(false), V4);
+    street.wait_for(open(FIRST));
+}
+
+#[test]
+fn a_fixed_entry_is_used_as_it_is_and_left_alone() {
+    needs_root!();
+    let (middle, router) = ground(true);
+    let fixed = format!("neigh replace {V4} lladdr {SECOND} nud permanent dev incoming0");
+    middle.ip(&fixed).unwrap();
+    let mut street = Street::on((middle, router), V4);
+    street.wait_for(open(SECOND));
+    // Nobody with that address is there, and nobody is asked.
+    std::thread::sleep(Duration::from_secs(1));
+    let entry = street.middle.ip(&format!("neigh show {V4}")).unwrap();
+    assert!(
+        entry.contains("PERMANENT") && entry.contains(SECOND),
+        "{entry}"
+    );
+    let moved = fixed.replace(SECOND, "02:00:00:00:03:77");
+    street.middle.ip(&moved).unwrap();
+    street.wait_for(open("02:00:00:00:03:77"));
+    // Taken away, the router itself is found.
+    street
+        .middle
+        .ip(&format!("neigh del {V4} dev incoming0"))
+        .unwrap();
+    street.wait_for(open(FIRST));
+    let hops = street.all().len();
+    assert!(hops == 3 || hops == 4, "the first may be nobody");
+}
+
+#[test]
+fn an_entry_that_somebody_clears_or_falsifies_mends_itself() {
+    needs_root!();
+    let mut street = Street::build(V4);
+    street.wait_for(open(FIRST));
+    street.middle.ip("neigh flush dev incoming0").unwrap();
+    // An answer that nobody gave: it is not believed until its owner confirms it.
+    let false_one = format!("neigh replace {V4} lladdr {SECOND} nud stale dev incoming0");
+    street.middle.ip(&false_one).unwrap();
+    // Neither the box's own address nor one of many is anybody's.
+    for wrong in [OWN, "01:00:5e:00:00:01"] {
+        let set = format!("neigh replace {V4} lladdr {wrong} nud reachable dev incoming0");
+        street.middle.ip(&set).unwrap();
+    }
+    street
+        .router
+        .ip(&format!("link set dev eth0 address {SECOND}"))
+        .unwrap();
+    street.wait_for(open(SECOND));
+    for way in street.all() {
+        assert!(
+            [None, mac(FIRST), mac(SECOND)].contains(&way.next_hop),
+            "{way:?}"
+        );
+    }
+}
+
+#[test]
+fn carrier_is_told_of_when_it_goes_and_when_it_returns() {
+    needs_root!();
+    for hop in [V4, FIRST] {
+        let mut street = Street::build(hop);
+        street.wait_for(open(FIRST));
+        for _ in 0..2 {
+            street.router.ip("link set eth0 down").unwrap();
+            street.wait_for(Way {
+                has_carrier: false,
+                ..open(FIRST)
+            });
+            street.router.ip("link set eth0 up").unwrap();
+            street.wait_for(open(FIRST));
+        }
+        // Also where the box's own end is set down.
+        street.middle.ip("link set incoming0 down").unwrap();
+        street.wait_for(Way {
+            has_carrier: false,
+            ..open(FIRST)
+        });
+        street.all();
+    }
+}
+
+#[test]
+fn a_nic_that_is_deleted_is_no_way_out() {
+    needs_root!();
+    for hop in [V4, FIRST] {
+        let mut street = Street::build(hop);
+        street.wait_for(open(FIRST));
+        street.middle.ip("link del incoming0").unwrap();
+        street.wait_for(Way::default());
+        // Another one of that name is another one.
+        street.middle.ip("link add incoming0 type veth").unwrap();
+        street.middle.ip("link set incoming0 up").unwrap();
+        assert_eq!(street.watch.now(), Way::default());
+        street.all();
+    }
+}
+
+#[test]
+fn a_watch_that_cannot_be_is_refused_at_once() {
+    needs_root!();
+    let (middle, _router) = ground(true);
+    let (no_nic, no_right) = middle.run(|| {
+        let hop: NextHop = V4.parse().unwrap();
+        let missing = WayWatch::start(4_000_000, hop, |_| ());
+        // This thread's own right, for as long as it lives: the namespace ends with the test.
+        let index = Nic::look("incoming0").unwrap().index;
+        caps::drop(
+            None,
+            caps::CapSet::Effective,
+            caps::Capability::CAP_NET_ADMIN,
+        )
+        .unwrap();
+        let forbidden = WayWatch::start(index, hop, |_| ());
+        // A MAC address that is given takes no right.
+        let given = FIRST.parse().unwrap();
+        assert_eq!(
+            WayWatch::start(index, given, |_| ())
+                .unwrap()
+                .first(PATIENCE),
+            open(FIRST)
+        );
+        caps::raise(
+            None,
+            caps::CapSet::Effective,
+            caps::Capability::CAP_NET_ADMIN,
+        )
+        .unwrap();
+        (missing.err().unwrap(), forbidden.err().unwrap())
+    });
+    assert!(matches!(no_nic, NicError::Missing(_)), "{no_nic}");
+    let said = no_right.to_string();
+    assert!(
+        said.contains("incoming0") && said.contains("CAP_NET_ADMIN"),
+        "{said}"
+    );
+}

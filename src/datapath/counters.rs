@@ -27,6 +27,17 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// The reason in a word; the port, if it is one's, apart.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TxFull(_) => "tx_full",
+            Self::HostMacUnknown => "host_mac_unknown",
+            Self::NotForHost => "not_for_host",
+            Self::NoEgress => "no_egress",
+            Self::SteerUnavailable => "steer_unavailable",
+        }
+    }
+
     const fn index(self) -> usize {
         match self {
             Self::TxFull(role) => role.index(),
@@ -170,10 +181,7 @@ impl fmt::Display for Counter {
             Self::UnseenFragment => f.write_str("unseen_fragment"),
             Self::NoUserSpace => f.write_str("no_user_space"),
             Self::Dropped(DropReason::TxFull(role)) => write!(f, "dropped_{role}_tx_full"),
-            Self::Dropped(DropReason::HostMacUnknown) => f.write_str("dropped_host_mac_unknown"),
-            Self::Dropped(DropReason::NotForHost) => f.write_str("dropped_not_for_host"),
-            Self::Dropped(DropReason::NoEgress) => f.write_str("dropped_no_egress"),
-            Self::Dropped(DropReason::SteerUnavailable) => f.write_str("dropped_steer_unavailable"),
+            Self::Dropped(reason) => write!(f, "dropped_{}", reason.name()),
         }
     }
 }

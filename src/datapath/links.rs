@@ -69,13 +69,7 @@ impl Links {
     /// Links in cells that others see.
     pub fn over(cells: Cells, host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
         let links = Self { cells, incoming };
-        match host {
-            Some(host) => {
-                links.set(LEARNS_HOST, 0);
-                links.set(HOST_MAC, host.to_u64());
-            }
-            None => links.set(LEARNS_HOST, 1),
-        }
+        links.expect_host(host);
         match incoming {
             Some(link) => {
                 links.set(INCOMING_MAC, link.own.to_u64());
@@ -92,6 +86,15 @@ impl Links {
         let (numbers, _) = value.as_chunks::<8>();
         let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
         (number(NETNS)? == netns).then(|| MacAddr::from_u64(number(HOST_MAC)?))?
+    }
+
+    /// Takes this for the host's MAC address from now on; or learns it, beginning with what is
+    /// known.
+    pub fn expect_host(&self, host: Option<MacAddr>) {
+        self.set(LEARNS_HOST, u64::from(host.is_none()));
+        if let Some(host) = host {
+            self.set(HOST_MAC, host.to_u64());
+        }
     }
 
     /// Takes note of the host's MAC address, unless it is known.

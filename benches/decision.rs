@@ -122,7 +122,7 @@ impl Bench {
             Some(IncomingLink {
                 port: Role::Incoming,
                 own: INCOMING_MAC.parse().unwrap(),
-                next_hop: TORNET_MAC.parse().unwrap(),
+                next_hop: Some(TORNET_MAC.parse().unwrap()),
             }),
         );
         let (mut memory, mut pool) = HeapMemory::new(frames, CHUNK_BYTES);

@@ -143,6 +143,7 @@ static __always_inline int conclude(const struct frame *frame, struct packet *pa
 	action = policy->actions[rule];
 	counts->received[ROLE_HOST]++;
 	counts->rules[rule]++;
+	counts->bytes[rule] += frame->bytes;
 	/* An odd frame's source address was not looked at. */
 	if (rule > RULE_FOREIGN_SOURCE && rule != RULE_NO_USER_SPACE)
 		learn_host(frame, links);
@@ -165,6 +166,11 @@ static __always_inline int conclude(const struct frame *frame, struct packet *pa
 		if (next_hop && links->incoming_port < ROLES) {
 			set_macs(frame, next_hop, links->incoming_mac);
 			egress = links->incoming_port;
+		} else if (links->drops_unsteered) {
+			counts->steer_unavailable++;
+			return XDP_DROP;
+		} else {
+			counts->unsteered++;
 		}
 	}
 	return to_port(egress, counts);
@@ -216,6 +222,7 @@ static __always_inline int inbound(struct xdp_md *ctx, const struct frame *frame
 		counts->spilled[role]++;
 	}
 	counts->received[role]++;
+	counts->inbound_bytes[role] += frame->bytes;
 	if (!links->decides[role]) {
 		counts->no_egress++;
 		return XDP_DROP;
@@ -286,6 +293,7 @@ int exitmark_host(struct xdp_md *ctx)
 	if (!links->decides[ROLE_HOST]) {
 		counts->received[ROLE_HOST]++;
 		counts->rules[RULE_NO_USER_SPACE]++;
+		counts->bytes[RULE_NO_USER_SPACE] += frame.bytes;
 		counts->no_egress++;
 		return XDP_DROP;
 	}

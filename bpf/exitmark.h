@@ -11,7 +11,7 @@
 #define EXITMARK_H
 
 /* Changes with every change of what a pinned map means. */
-#define LAYOUT_VERSION 2
+#define LAYOUT_VERSION 3
 
 /* What a NIC is to the box; Role in user space. */
 enum exitmark_role {
@@ -146,7 +146,7 @@ enum exitmark_handover {
  */
 struct exitmark_links {
 	__u64 host_mac; /* 0: unknown */
-	__u64 next_hop; /* 0: unknown, nothing is steered */
+	__u64 next_hop; /* 0: unknown, or no link; nothing is steered */
 	__u64 incoming_mac;
 	__u64 incoming_port; /* the role that plays incoming; ROLES: none */
 	__u64 learns_host; /* the host's MAC address is not configured */
@@ -158,7 +158,9 @@ struct exitmark_links {
 	__u64 hard_credit; /* ... and before all are */
 	__u64 netns; /* the box's network namespace: NICs have numbers of their own in each */
 	__u64 nics[ROLES]; /* the number of each role's; 0: none */
-	__u64 unused[5];
+	__u64 drops_unsteered; /* relay frames that cannot be steered are dropped, not sent by uplink */
+	__u64 sample; /* one decision in so many is told to user space, a power of two; 0: none */
+	__u64 unused[3];
 };
 
 /* What a worker and this program tell each other about one queue. A line each: one writer. */
@@ -174,7 +176,9 @@ struct exitmark_guard {
 		__u64 share; /* flows of each 256 that stay here, because the worker was behind */
 		__u64 ease_at; /* when the next of them may go back */
 		__u64 looks;
-		__u64 unused[3];
+		__u64 stamped; /* of one frame in `sample`: how many had been sent before it ... */
+		__u64 stamped_at; /* ... and when it was */
+		__u64 unused;
 	} handed[ROLES];
 };
 
@@ -183,13 +187,17 @@ struct exitmark_counts {
 	__u64 received[ROLES];
 	__u64 forwarded[ROLES];
 	__u64 rules[RULES];
+	__u64 bytes[RULES];
+	__u64 inbound_bytes[ROLES];
 	__u64 marked;
 	__u64 cleared;
 	__u64 disagreed;
+	__u64 unsteered; /* left by uplink, because nothing could be steered */
 	__u64 tx_full[ROLES];
 	__u64 host_mac_unknown;
 	__u64 not_for_host;
 	__u64 no_egress;
+	__u64 steer_unavailable;
 	__u64 stack[ROLES]; /* left to the box's own network stack */
 	__u64 handed[ROLES]; /* given to user space */
 	__u64 spilled[ROLES]; /* meant for user space, and decided here */

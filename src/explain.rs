@@ -3,7 +3,7 @@
 //! Shows offsets and changed bytes, never an address.
 
 use crate::datapath::{Forwarder, IncomingLink, Links, Outcome, Role};
-use crate::nic::Nic;
+use crate::nic::{NextHop, Nic};
 use crate::packet::{Dscp, MacAddr};
 use crate::policy::{Snapshot, Verdict};
 use crate::relays::{self, LoadError};
@@ -152,7 +152,11 @@ fn links(settings: &Settings, incoming_mac: Option<MacAddr>) -> Links {
     let link = IncomingLink {
         port,
         own,
-        next_hop: incoming.next_hop,
+        // Who has that address is not asked: a frame shows it as unknown.
+        next_hop: Some(match incoming.next_hop {
+            NextHop::Mac(mac) => mac,
+            NextHop::Address(_) => UNKNOWN_MAC,
+        }),
     };
     Links::new(settings.host_mac, Some(link))
 }

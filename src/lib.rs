@@ -10,11 +10,13 @@
 //! - [`relays`] reads from Tor's consensus documents.
 //! - [`nic`] looks at the machine's interfaces,
 //! - [`daemon`] wires all of that together, and [`cli`] is how it is asked to.
-//! - [`observe`] shows what the running box tells of itself.
+//! - [`observe`] shows what the running box tells of itself, and [`control`] is the socket by which
+//!   it is asked.
 //! - [`explain`] runs the data path over captured frames, and [`demo`] runs the whole of it in a
 //!   [`lab`] of network namespaces and proves on the wire what it did.
 
 pub mod cli;
+pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod demo;

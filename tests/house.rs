@@ -18,17 +18,20 @@ use std::time::Duration;
 
 /// Which rooms each room may import. Imports run one way: whoever stands here may only name what
 /// stands above.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("packet", &[]),
     ("policy", &["packet"]),
     ("relays", &["policy"]),
     ("nic", &["packet"]),
-    ("settings", &["packet", "policy", "relays"]),
+    ("settings", &["nic", "packet", "policy", "relays"]),
     ("datapath", &["packet", "policy"]),
     ("observe", &[]),
+    ("control", &["observe"]),
     (
         "daemon",
-        &["datapath", "nic", "observe", "policy", "relays", "settings"],
+        &[
+            "control", "datapath", "nic", "observe", "packet", "policy", "relays", "settings",
+        ],
     ),
     (
         "explain",
@@ -36,14 +39,14 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ),
     (
         "lab",
-        &["datapath", "packet", "policy", "relays", "settings"],
+        &["datapath", "nic", "packet", "policy", "relays", "settings"],
     ),
     ("demo", &["lab", "packet", "policy", "relays"]),
     (
         "cli",
         &[
-            "daemon", "datapath", "demo", "explain", "observe", "packet", "policy", "relays",
-            "settings",
+            "control", "daemon", "datapath", "demo", "explain", "observe", "packet", "policy",
+            "relays", "settings",
         ],
     ),
     ("main", &["cli"]),
@@ -200,6 +203,7 @@ fn the_example_configuration_is_valid_and_has_every_key() {
         "engine",
         "mode",
         "classify_by",
+        "user",
         "ports.host",
         "ports.uplink",
         "ports.incoming",
@@ -216,6 +220,7 @@ fn the_example_configuration_is_valid_and_has_every_key() {
         "mark.protocols",
         "mark.at_uplink",
         "steer.next_hop",
+        "steer.on_unavailable",
         "relays.consensus",
         "relays.certificates",
         "relays.authorities",
@@ -230,8 +235,12 @@ fn the_example_configuration_is_valid_and_has_every_key() {
         "datapath.zero_copy",
         "datapath.spill",
         "datapath.inbound",
+        "datapath.sample",
         "pin.directory",
         "pin.on_stop",
+        "control.socket",
+        "control.group",
+        "metrics.listen",
     ]
     .map(String::from)
     .into();
@@ -239,7 +248,7 @@ fn the_example_configuration_is_valid_and_has_every_key() {
     // A table's parser names all the keys that it accepts when it meets another one: the list
     // above cannot fall behind.
     for table in [
-        "", "ports", "host", "mark", "steer", "relays", "datapath", "pin",
+        "", "ports", "host", "mark", "steer", "relays", "datapath", "pin", "control", "metrics",
     ] {
         let text = if table.is_empty() {
             format!("zzz = 1\n{one_mark}")

@@ -45,7 +45,7 @@ fn links(host: Option<MacAddr>, port: Role) -> Links {
     let link = IncomingLink {
         port,
         own: OWN,
-        next_hop: NEXT_HOP,
+        next_hop: Some(NEXT_HOP),
     };
     Links::new(host, Some(link))
 }

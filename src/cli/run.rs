@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// Run the box until SIGTERM; SIGUSR1 prints the counters, SIGHUP loads the relay set again
+/// Run the box until SIGTERM; SIGUSR1 prints the counters, SIGHUP reloads
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The configuration
@@ -29,7 +29,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
-    match daemon::run(settings) {
+    match daemon::run(settings, &arguments.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => unmet(error),
     }

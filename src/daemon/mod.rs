@@ -5,28 +5,41 @@
 //! of what another process left, if it did. Stop: take the sockets away, so that the kernel
 //! decides by itself, drain, join; the attachment stays, unless detaching was asked for.
 
+mod confine;
 mod detach;
 mod nics;
 mod parts;
 mod relays;
+mod reload;
+mod report;
+mod requests;
+mod service;
+mod steering;
 mod workers;
 
-use crate::datapath::{Kernel, KernelError, MAX_QUEUES, PinError, Pins, Role, XskError};
-use crate::nic::NicError;
+use crate::control::{ControlError, ControlSettings, Listeners, Server};
+use crate::datapath::{Kernel, KernelError, Links, MAX_QUEUES, PinError, Pins, Role, XskError};
+use crate::nic::{NicError, Way};
 use crate::policy::{Rules, Snapshot};
 use crate::relays::{LoadError, Refused};
 use crate::settings::{OnStop, Settings};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use nics::Nics;
-use parts::Parts;
+use parts::{Parts, Standing};
 use relays::{Keeper, Prompter, Update};
+use reload::Reloading;
+use requests::{Request, Requests};
+use service::Service;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+use steering::Steering;
 use workers::Workers;
 
+pub use confine::forbid_system_calls;
 pub use detach::detach;
 
 /// How often the main thread looks around while nothing happens.
@@ -79,6 +92,22 @@ pub enum DaemonError {
     /// Root may do everything, and is not to read documents.
     #[error("relays.user is root; documents from outside need a user who may do nothing")]
     LoaderIsRoot,
+    /// Root is to give itself up to nobody.
+    #[error("user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
+    NoUser(String),
+    /// Root is to give itself up to root.
+    #[error("user = \"{0}\" is root; name a user of exitmark's own")]
+    UserIsRoot(String),
+    /// That user could not undo what shall be undone at the end.
+    #[error(
+        "pin.on_stop = \"detach\" with user = \"{0}\": that user cannot get at {1}; mount a BPF \
+         file system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a directory in \
+         it in pin.directory, or use \"keep\""
+    )]
+    UnreachablePins(String, PathBuf),
+    /// The control socket or the metrics' port cannot be had.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// Sockets cannot be had.
     #[error(transparent)]
     Xsk(#[from] XskError),
@@ -109,17 +138,31 @@ pub enum DaemonError {
 /// A running box.
 struct Daemon {
     settings: Settings,
+    /// Where the settings were read.
+    path: PathBuf,
+    standing: Standing,
+    started: (SystemTime, Instant),
     snapshot: Arc<Snapshot>,
     /// The rules while the relay set is stale, if nothing is to be marked and steered then.
     passing: Arc<Rules>,
+    is_passing: bool,
     prompter: Prompter,
     /// What the kernel would not take.
     unpublished: Option<Update>,
     /// Nobody keeps the relay set any more, and it is stale.
     is_orphaned: bool,
+    /// A configuration of which the relay set is being read.
+    reloading: Option<Reloading>,
+    /// How many configurations came into force after the first, and how many were refused.
+    reloads: (u64, u64),
     kernel: Kernel,
     pins: Pins,
     workers: Workers,
+    steering: Steering,
+    links: Arc<Links>,
+    service: Service,
+    /// Answers whoever asks; dropped before all else ends.
+    control: Option<Server>,
 }
 
 /// What the main thread waits for.
@@ -127,22 +170,29 @@ enum Event {
     Signal(i32),
     /// Another relay set is to be published.
     Relays(Update),
+    /// The relay set of another configuration, or why there is none.
+    Reconfigured(Result<Update, String>),
+    /// Whether, and to whom, frames can be steered has changed.
+    Way(Way),
+    /// Somebody asks something by the control socket.
+    Request(Request),
     /// A worker has ended by itself.
     WorkerEnded(usize),
 }
 
-/// Runs the box until SIGTERM or SIGINT. SIGHUP loads the relay set again, SIGUSR1 prints the
-/// counters.
+/// Runs the box until SIGTERM or SIGINT. SIGHUP reads the configuration at `path` again, SIGUSR1
+/// prints the counters.
 ///
 /// # Errors
 /// The machine is not as the settings require, or a worker failed.
-pub fn run(settings: Settings) -> Result<(), DaemonError> {
+pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
+    let service = Service::find();
     // A core dump would hold packets, and so destination addresses.
     nix::sys::prctl::set_dumpable(false)
         .map_err(|error| DaemonError::System("forbid core dumps", error.into()))?;
     let (events, happening) = channel::unbounded();
     hear_signals(events.clone())?;
-    let mut running = Daemon::start(settings, events)?;
+    let mut running = Daemon::start(settings, path, events, service)?;
     let dead = running.follow(&happening);
     running.stop()?;
     match dead {
@@ -158,6 +208,7 @@ fn hear_signals(events: Sender<Event>) -> Result<(), DaemonError> {
     let thread = std::thread::Builder::new().name("exitmark-signals".to_owned());
     thread
         .spawn(move || {
+            confine::keep_or_say(confine::OF_NOBODY);
             for signal in signals.forever() {
                 if events.send(Event::Signal(signal)).is_err() {
                     return;
@@ -169,62 +220,147 @@ fn hear_signals(events: Sender<Event>) -> Result<(), DaemonError> {
 }
 
 impl Daemon {
-    fn start(settings: Settings, events: Sender<Event>) -> Result<Self, DaemonError> {
+    fn start(
+        settings: Settings,
+        path: &Path,
+        events: Sender<Event>,
+        service: Service,
+    ) -> Result<Self, DaemonError> {
+        let user = match &settings.user {
+            Some(name) if confine::is_root() => Some(confine::find_user(name)?),
+            _ => None,
+        };
         let nics = Nics::look(&settings)?;
         let pins = Pins::open(&settings.pin.directory)?;
-        let (keeper, first) = Keeper::begin(&settings)?;
+        let listeners = Listeners::open(&ControlSettings {
+            socket: settings.control.socket.clone(),
+            group: settings.control.group.clone(),
+            metrics: settings.metrics,
+        })?;
+        let (keeper, first) = Keeper::begin(&settings, user.as_ref())?;
         let passing = Arc::new(settings.rules.passing());
         let rules = if first.passes {
             &passing
         } else {
             &settings.rules
         };
+        let is_passing = first.passes;
         let snapshot = Arc::new(Snapshot::new(1, Arc::clone(rules), first.endpoints));
         let was_attached = pins.are_attached()?;
-        match Parts::assemble(&settings, &nics, &snapshot, &pins, &events) {
-            Ok(parts) => {
-                let prompter = keeper.prompter();
-                keeper.start(events)?;
-                parts.announce(&nics, snapshot.relays.len());
-                Ok(Self {
-                    settings,
-                    snapshot,
-                    passing,
-                    prompter,
-                    unpublished: None,
-                    is_orphaned: false,
-                    kernel: parts.kernel,
-                    pins,
-                    workers: parts.workers,
-                })
-            }
+        let parts = match Parts::assemble(&settings, &nics, &snapshot, &pins, &events) {
+            Ok(parts) => parts,
             Err(error) => {
                 // What was there before goes on by itself; what was not shall not stay.
                 if !was_attached && let Err(failed) = detach::take_off(pins) {
                     tracing::error!("the NICs cannot be set back: {failed}");
                 }
-                Err(error)
+                return Err(error);
+            }
+        };
+        let ready = parts.describe(snapshot.relays.len());
+        let mut daemon = Self {
+            settings,
+            path: path.to_owned(),
+            standing: parts.standing,
+            started: (SystemTime::now(), Instant::now()),
+            snapshot,
+            passing,
+            is_passing,
+            prompter: keeper.prompter(),
+            unpublished: None,
+            is_orphaned: false,
+            reloading: None,
+            reloads: (0, 0),
+            kernel: parts.kernel,
+            pins,
+            workers: parts.workers,
+            steering: parts.steering,
+            links: parts.links,
+            service,
+            control: None,
+        };
+        match daemon.settle(keeper, user.as_ref(), listeners, events) {
+            Ok(()) => {}
+            Err(error) => {
+                let _ = daemon.workers.dismiss(&daemon.kernel);
+                daemon.workers.end();
+                if !was_attached && let Err(failed) = detach::take_off(daemon.pins) {
+                    tracing::error!("the NICs cannot be set back: {failed}");
+                }
+                return Err(error);
             }
         }
+        print_line(&ready);
+        daemon.service.is_ready(&ready);
+        Ok(daemon)
+    }
+
+    /// Gives up what is not needed any more, and lets others ask.
+    fn settle(
+        &mut self,
+        keeper: Keeper,
+        user: Option<&nix::unistd::User>,
+        listeners: Listeners,
+        events: Sender<Event>,
+    ) -> Result<(), DaemonError> {
+        let of_keeper = match user {
+            None if confine::is_root() && keeper.follows_files() => confine::OF_ROOTS_KEEPER,
+            _ => confine::OF_NOBODY,
+        };
+        confine::bound(&[confine::OF_MAIN, of_keeper]);
+        if let Some(user) = user {
+            keeper.give_to(user)?;
+            self.pins.give_to(user.uid, user.gid)?;
+            confine::become_user(user)?;
+            self.check_pins(&user.name)?;
+        }
+        keeper.start(events.clone(), of_keeper)?;
+        let started = listeners.serve(Arc::new(Requests::new(events)), || {
+            confine::keep_or_say(confine::OF_NOBODY);
+        });
+        let failed = |error| DaemonError::System("answer the control socket", error);
+        self.control = Some(started.map_err(failed)?);
+        confine::keep(confine::OF_MAIN)
+            .map_err(|error| DaemonError::System("give up capabilities", error))?;
+        confine::forbid_system_calls()
+            .map_err(|error| DaemonError::System("forbid system calls to itself", error))
+    }
+
+    /// Whether this process will be able to undo what it shall undo.
+    fn check_pins(&self, user: &str) -> Result<(), DaemonError> {
+        let directory = &self.settings.pin.directory;
+        if self.settings.pin.on_stop == OnStop::Detach && std::fs::read_dir(directory).is_err() {
+            return Err(DaemonError::UnreachablePins(
+                user.to_owned(),
+                directory.clone(),
+            ));
+        }
+        Ok(())
     }
 
     /// Does what is asked for until the end; returns the worker that ended by itself, if one did.
     fn follow(&mut self, happening: &Receiver<Event>) -> Option<usize> {
+        let mut looked = Instant::now();
         loop {
-            let event = match happening.recv_timeout(TICK) {
-                Ok(event) => event,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.look_around();
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return None,
-            };
+            let workers = &self.workers;
+            self.service.beat(|| workers.are_alive());
+            let rest = TICK.saturating_sub(looked.elapsed());
+            let patience = self.service.patience().map_or(rest, |due| due.min(rest));
+            let event = happening.recv_timeout(patience);
+            if looked.elapsed() >= TICK {
+                looked = Instant::now();
+                self.look_around();
+            }
             match event {
-                Event::Signal(SIGUSR1) => self.print_counters(),
-                Event::Signal(SIGHUP) => self.prompter.prompt(),
-                Event::Signal(_) => return None,
-                Event::Relays(update) => self.publish(update),
-                Event::WorkerEnded(worker) => return Some(worker),
+                Ok(Event::Signal(SIGUSR1)) => self.print_counters(),
+                Ok(Event::Signal(SIGHUP)) => self.reload(None),
+                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return None,
+                Ok(Event::Relays(update)) => self.publish_relays(update),
+                Ok(Event::Reconfigured(outcome)) => self.reconfigured(outcome),
+                Ok(Event::Way(way)) => self.steering.tell(way),
+                Ok(Event::Request(request)) => self.answer(request),
+                Ok(Event::WorkerEnded(worker)) => return Some(worker),
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
@@ -232,7 +368,7 @@ impl Daemon {
     /// Does again what failed, and what nobody else does any more.
     fn look_around(&mut self) {
         if let Some(update) = self.unpublished.take() {
-            self.publish(update);
+            self.publish_relays(update);
         }
         let is_overdue = self.prompter.is_overdue();
         if is_overdue && !self.is_orphaned {
@@ -243,7 +379,7 @@ impl Daemon {
         }
         let was_orphaned = std::mem::replace(&mut self.is_orphaned, is_overdue);
         if was_orphaned != is_overdue {
-            self.publish(Update {
+            self.publish_relays(Update {
                 endpoints: self.snapshot.relays.clone(),
                 passes: self.prompter.is_past_its_end(),
                 loading: Duration::ZERO,
@@ -251,9 +387,27 @@ impl Daemon {
         }
     }
 
-    /// Lets another relay set come into force, in the kernel and in every worker.
-    fn publish(&mut self, update: Update) {
+    /// Lets another relay set come into force.
+    fn publish_relays(&mut self, update: Update) {
         let started = Instant::now();
+        let loading = update.loading;
+        match self.publish(update) {
+            Ok(()) => tracing::info!(
+                generation = self.snapshot.generation,
+                endpoints = self.snapshot.relays.len(),
+                loading_ms = loading.as_millis(),
+                publishing_ms = started.elapsed().as_millis(),
+                "relay set replaced"
+            ),
+            Err(error) => {
+                tracing::error!("the relay set stays as it was, and is tried again: {error}");
+            }
+        }
+    }
+
+    /// Lets the rules in force and a relay set come into force, in the kernel and in every
+    /// worker: what the kernel does not take is kept to be tried again.
+    fn publish(&mut self, update: Update) -> Result<(), KernelError> {
         let rules = if update.passes {
             &self.passing
         } else {
@@ -263,23 +417,17 @@ impl Daemon {
         let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints);
         let snapshot = Arc::new(snapshot);
         if let Err(error) = self.kernel.publish(&snapshot) {
-            tracing::error!("the relay set stays as it was, and is tried again: {error}");
             self.unpublished = Some(Update {
                 endpoints: snapshot.relays.clone(),
                 ..update
             });
-            return;
+            return Err(error);
         }
         self.unpublished = None;
+        self.is_passing = update.passes;
         self.workers.publish(&snapshot);
-        tracing::info!(
-            generation = snapshot.generation,
-            endpoints = snapshot.relays.len(),
-            loading_ms = update.loading.as_millis(),
-            publishing_ms = started.elapsed().as_millis(),
-            "relay set replaced"
-        );
         self.snapshot = snapshot;
+        Ok(())
     }
 
     fn print_counters(&self) {
@@ -322,6 +470,9 @@ impl Daemon {
     /// Takes the sockets away, drains, joins and checks that every frame is accounted for. The
     /// kernel decides by itself from then on, or the NICs are set back.
     fn stop(mut self) -> Result<(), DaemonError> {
+        self.service.is_stopping();
+        self.control = None;
+        self.steering.end();
         let dismissed = self.workers.dismiss(&self.kernel);
         let reports = self.workers.end();
         self.print_counters();

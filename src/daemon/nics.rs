@@ -2,7 +2,7 @@
 
 use super::DaemonError;
 use crate::datapath::{MAX_QUEUES, PerRole, Role};
-use crate::nic::Nic;
+use crate::nic::{NextHop, Nic};
 use crate::settings::Settings;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ impl Nics {
             };
             nics.incoming_role = Some(role);
             if let Some(nic) = &nics.ports[role]
-                && nic.mac == incoming.next_hop
+                && incoming.next_hop == NextHop::Mac(nic.mac)
             {
                 return Err(DaemonError::NextHopIsSelf(nic.name.clone()));
             }

@@ -2,12 +2,14 @@
 //! another process left. What cannot be finished is put back.
 
 use super::nics::Nics;
+use super::steering::Steering;
 use super::workers::{Sockets, Workers};
-use super::{DaemonError, Event, detach, print_line};
+use super::{DaemonError, Event, detach};
 use crate::datapath::{
     AttachMode, Attachment, IncomingLink, Kernel, Links, PerRole, Pins, Role, Spill, XdpState,
     xdp_state,
 };
+use crate::nic::Nic;
 use crate::policy::Snapshot;
 use crate::settings::{Engine, Inbound, Settings};
 use crossbeam::channel::Sender;
@@ -20,10 +22,34 @@ const PATIENCE: Duration = Duration::from_millis(8);
 
 /// What a box is made of, assembled and attached.
 pub(super) struct Parts {
-    engine: Engine,
+    pub(super) standing: Standing,
     pub(super) kernel: Kernel,
     pub(super) workers: Workers,
+    pub(super) steering: Steering,
+    pub(super) links: Arc<Links>,
     attachments: Vec<Attachment>,
+}
+
+/// What was found out, and decided, at the start.
+pub(super) struct Standing {
+    pub(super) asked: Engine,
+    /// `AfXdp` or `Xdp`.
+    pub(super) engine: Engine,
+    pub(super) reason: &'static str,
+    pub(super) ports: Vec<StandingPort>,
+}
+
+/// A NIC in its role, likewise.
+pub(super) struct StandingPort {
+    pub(super) role: Role,
+    pub(super) nic: Nic,
+    pub(super) mode: AttachMode,
+    pub(super) is_zero_copy: bool,
+    /// All of its frames are meant for user space, and why or why not.
+    pub(super) hands_over: bool,
+    pub(super) reason: &'static str,
+    /// The program may not decide its frames, because they could not be redirected.
+    pub(super) needs_process: bool,
 }
 
 impl Parts {
@@ -40,25 +66,51 @@ impl Parts {
             kernel.set_port(role, nic.as_ref().map(|nic| nic.index))?;
         }
         let sockets = Sockets::bind(settings, nics)?;
-        let engine = match settings.engine {
-            Engine::Auto if sockets.are_zero_copy() => Engine::AfXdp,
-            Engine::Auto => Engine::Xdp,
-            chosen => chosen,
+        let (engine, reason) = match settings.engine {
+            Engine::Auto if sockets.are_zero_copy() => {
+                (Engine::AfXdp, "every port is bound zero-copy")
+            }
+            Engine::Auto => (Engine::Xdp, "not every port is bound zero-copy"),
+            chosen => (chosen, "the configuration says so"),
         };
+        let is_zero_copy = sockets.are_zero_copy();
         let netns = detach::netns()?;
-        let incoming = incoming_link(settings, nics);
+        let incoming = incoming_link(nics);
         let links = Links::over(kernel.links()?, settings.host_mac, incoming);
         links.remember_host(kernel.learnt_host(pins, netns));
         let (all, spill) = handover(settings, engine, &sockets);
         links.hand_over(all, spill);
         links.name_nics(netns, nics.numbers());
         let links = Arc::new(links);
+        let steering = Steering::start(settings, nics, &links, events)?;
         let guards = kernel.guards()?;
         let workers = Workers::start(settings, sockets, snapshot, &links, guards, events)?;
+        let ports = nics.present().map(|(role, nic)| StandingPort {
+            role,
+            nic: nic.clone(),
+            // Until it is attached.
+            mode: AttachMode::Native,
+            is_zero_copy,
+            hands_over: all[role],
+            reason: match (role, settings.datapath.inbound) {
+                (Role::Host, _) => reason,
+                (_, Inbound::Auto) if all[role] => "user space gets them without a copy",
+                (_, Inbound::Auto) => "there is nothing to decide, and a copy would cost more",
+                _ => "the configuration says so",
+            },
+            needs_process: false,
+        });
         let mut parts = Self {
-            engine,
+            standing: Standing {
+                asked: settings.engine,
+                engine,
+                reason,
+                ports: ports.collect(),
+            },
             kernel,
             workers,
+            steering,
+            links: Arc::clone(&links),
             attachments: Vec::new(),
         };
         let port = incoming.map(|link| link.port);
@@ -108,6 +160,14 @@ impl Parts {
                     nic.name
                 );
             }
+            for port in self
+                .standing
+                .ports
+                .iter_mut()
+                .filter(|port| port.role == role)
+            {
+                port.mode = attachment.mode;
+            }
             self.attachments.push(attachment);
         }
         let reach = Reach::look(nics, incoming)?;
@@ -133,7 +193,16 @@ impl Parts {
             if asked == Engine::Xdp {
                 return Err(DaemonError::NoRedirect(role));
             }
-            self.engine = Engine::AfXdp;
+            const REASON: &str = "not every NIC takes redirected frames";
+            (self.standing.engine, self.standing.reason) = (Engine::AfXdp, REASON);
+            for port in self
+                .standing
+                .ports
+                .iter_mut()
+                .filter(|port| port.role == role)
+            {
+                (port.hands_over, port.reason, port.needs_process) = (true, REASON, true);
+            }
             tracing::warn!(
                 "not every NIC by which frames from {role} leave takes redirected ones: they are \
                  forwarded by this process alone, and by nothing when it ends"
@@ -143,28 +212,29 @@ impl Parts {
     }
 
     /// One line for whoever waits for the box to be there.
-    pub(super) fn announce(&self, nics: &Nics, relays: usize) {
+    pub(super) fn describe(&self, relays: usize) -> String {
         let mut ports = String::new();
-        for ((role, nic), attachment) in nics.present().zip(&self.attachments) {
-            ports += &format!(" {role}={} xdp={}", nic.name, attachment.mode);
+        for StandingPort {
+            role, nic, mode, ..
+        } in &self.standing.ports
+        {
+            ports += &format!(" {role}={} xdp={mode}", nic.name);
         }
-        let engine = match self.engine {
-            Engine::AfXdp => "af_xdp",
-            Engine::Xdp | Engine::Auto => "xdp",
-        };
-        print_line(&format!(
-            "ready: engine={engine} workers={} relays={relays}{ports}",
+        format!(
+            "ready: engine={} workers={} relays={relays}{ports}",
+            self.standing.engine.name(),
             self.workers.count(),
-        ));
+        )
     }
 }
 
-fn incoming_link(settings: &Settings, nics: &Nics) -> Option<IncomingLink> {
+fn incoming_link(nics: &Nics) -> Option<IncomingLink> {
     let port = nics.incoming_role?;
     Some(IncomingLink {
         port,
         own: nics.ports[port].as_ref()?.mac,
-        next_hop: settings.ports.incoming.as_ref()?.next_hop,
+        // Whoever follows it tells.
+        next_hop: None,
     })
 }
 

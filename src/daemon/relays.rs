@@ -1,17 +1,19 @@
 //! The keeper of the relay set: a thread that follows tor's files, has them read, holds what is
 //! read against what is in force, and tells the main thread what to publish.
 
-use super::{DaemonError, Event};
-use crate::policy::{ClassifyBy, Endpoint, EndpointSet};
+use super::{DaemonError, Event, confine};
+use crate::observe::{RelaySetReport, RelaySource};
+use crate::policy::{Endpoint, EndpointSet};
 use crate::relays::{
     Age, Confinement, LiveSet, LoadError, Loader, REASONABLY_LIVE, Refused, StateFile, Watch, utc,
 };
 use crate::settings::{RelaySettings, Settings, WhenStale};
-use crossbeam::channel::Sender;
+use caps::Capability;
+use crossbeam::channel::{self, Receiver, Sender};
 use nix::sys::eventfd::EventFd;
 use nix::unistd::{Uid, User};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -64,6 +66,15 @@ pub(super) struct Keeper {
     saved: Option<LiveSet>,
     said: Said,
     published: (Vec<Endpoint>, bool),
+    /// Settings to go on with, if they can be used.
+    orders: Receiver<Order>,
+    ordering: Sender<Order>,
+}
+
+/// Other settings to follow, and whether the set decides by them.
+struct Order {
+    settings: RelaySettings,
+    decides: bool,
 }
 
 /// What has been said already, and when.
@@ -76,6 +87,7 @@ struct Said {
 
 /// Asks the keeper to load the files now, and knows what became of it.
 pub(super) struct Prompter {
+    ordering: Sender<Order>,
     asked: Arc<AtomicBool>,
     wake: Arc<EventFd>,
     numbers: Arc<Numbers>,
@@ -91,12 +103,26 @@ struct Numbers {
     beat: AtomicU64,
     /// From when on all is to be let pass if nothing newer comes, likewise.
     stale_at: AtomicU64,
+    /// What there is to say of the set.
+    report: Mutex<RelaySetReport>,
 }
 
 impl Prompter {
     pub(super) fn prompt(&self) {
         self.asked.store(true, Ordering::Release);
         let _ = self.wake.write(1);
+    }
+
+    /// Lets the keeper follow other settings, if it can. The outcome comes as an event.
+    pub(super) fn order(&self, settings: RelaySettings, decides: bool) {
+        let _ = self.ordering.send(Order { settings, decides });
+        let _ = self.wake.write(1);
+    }
+
+    /// What there is to say of the set.
+    pub(super) fn report(&self) -> RelaySetReport {
+        let report = self.numbers.report.lock();
+        report.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many sets were accepted and refused, and whether the one in force is stale.
@@ -118,18 +144,23 @@ impl Prompter {
 
 impl Keeper {
     /// Loads the set for the first time: from the documents, or else what was in force before.
-    pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
-        let decides = settings.rules.classify_by == ClassifyBy::RelaySet;
+    /// `user` is whom the process becomes afterwards.
+    pub(super) fn begin(
+        settings: &Settings,
+        user: Option<&User>,
+    ) -> Result<(Self, Update), DaemonError> {
+        let decides = settings.decides_by_relays();
         let settings = settings.relays.clone();
-        let files = settings.sources.files.iter();
-        let paths = files.flat_map(|source| [&source.consensus, &source.certificates]);
-        let mut watch = Watch::new(paths.cloned().collect())
-            .map_err(|error| DaemonError::System("watch the relay files", error))?;
+        let watch = watch(&settings)?;
+        let (ordering, orders) = channel::unbounded();
         let mut keeper = Self {
-            loader: Loader::new(match settings.sources.files.as_slice() {
+            loader: Loader::new(match (settings.sources.files.as_slice(), user) {
                 // Nobody is needed to read nothing.
-                [] => Confinement::default(),
-                _ => confinement(&settings.user)?,
+                ([], _) => Confinement::default(),
+                (_, None) => confinement(&settings.user)?,
+                (_, Some(user)) => Confinement {
+                    user: Some((user.uid.as_raw(), user.gid.as_raw())),
+                },
             }),
             file: StateFile::new(settings.state.clone()),
             live: LiveSet::default(),
@@ -144,11 +175,9 @@ impl Keeper {
             published: (Vec::new(), false),
             settings,
             decides,
-            // Whatever is there now is looked at now.
-            watch: {
-                watch.has_changed();
-                watch
-            },
+            watch,
+            orders,
+            ordering,
         };
         keeper.recall();
         let started = Instant::now();
@@ -167,8 +196,29 @@ impl Keeper {
         Ok((keeper, update))
     }
 
+    /// Whether there is anything to read.
+    pub(super) fn follows_files(&self) -> bool {
+        !self.settings.sources.files.is_empty()
+    }
+
+    /// Leaves the state to the user whom the process becomes, who is also whom documents are read
+    /// as from then on: a process that is not root can make nobody of itself.
+    pub(super) fn give_to(&self, user: &User) -> Result<(), DaemonError> {
+        let failed = |error| DaemonError::System("give relays.state to `user`", error);
+        if !self.follows_files() {
+            return Ok(());
+        }
+        let state = &self.settings.state;
+        let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+        if state.exists() {
+            std::os::unix::fs::chown(state, uid, gid).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn prompter(&self) -> Prompter {
         Prompter {
+            ordering: self.ordering.clone(),
             asked: Arc::clone(&self.asked),
             wake: self.watch.waker(),
             numbers: Arc::clone(&self.numbers),
@@ -176,14 +226,22 @@ impl Keeper {
     }
 
     /// Follows the files on a thread of its own, until nobody listens.
-    pub(super) fn start(mut self, events: Sender<Event>) -> Result<(), DaemonError> {
+    pub(super) fn start(
+        mut self,
+        events: Sender<Event>,
+        capabilities: &'static [Capability],
+    ) -> Result<(), DaemonError> {
         // Not before the box is there: a start that is refused changes nothing.
         self.save();
+        if !confine::is_root() {
+            self.loader = Loader::new(Confinement::default());
+        }
         let thread = thread::Builder::new().name("exitmark-relays".to_owned());
         thread
             .spawn(move || {
                 // Signals are the main thread's.
                 let _ = nix::sys::signal::SigSet::all().thread_block();
+                confine::keep_or_say(capabilities);
                 while let Some(event) = self.turn() {
                     if events.send(event).is_err() {
                         return;
@@ -201,6 +259,9 @@ impl Keeper {
             if let Err(error) = self.watch.wait(self.patience(limit)) {
                 tracing::error!("the relay files are not followed any more: {error}");
                 return None;
+            }
+            if let Ok(order) = self.orders.try_recv() {
+                return Some(Event::Reconfigured(self.follow(order)));
             }
             let was_asked = self.asked.swap(false, Ordering::AcqRel);
             self.has_news |= self.watch.has_changed();
@@ -235,6 +296,42 @@ impl Keeper {
         }
     }
 
+    /// Follows other settings, if a relay set can be had by them.
+    fn follow(&mut self, order: Order) -> Result<Update, String> {
+        let now = SystemTime::now();
+        let started = Instant::now();
+        let has_other_sources = order.settings.sources != self.settings.sources;
+        let watch = watch(&order.settings).map_err(|error| error.to_string())?;
+        let before = (self.settings.clone(), self.decides, self.live.clone());
+        self.settings = order.settings;
+        self.decides = order.decides;
+        if has_other_sources {
+            let known = self.live.clone().for_sources(&self.settings.sources, now);
+            self.live = known.unwrap_or_default();
+        }
+        let outcome = match has_other_sources && self.follows_files() {
+            true => self.load(now),
+            false => Ok(()),
+        };
+        self.live.forget(now, self.settings.retain);
+        let update = outcome.and_then(|()| self.update(now, started.elapsed()));
+        match update {
+            Ok(update) => {
+                self.watch = watch;
+                self.has_news = false;
+                self.said = Said::default();
+                self.tell_age(now);
+                self.save();
+                self.published = update.content();
+                Ok(update)
+            }
+            Err(error) => {
+                (self.settings, self.decides, self.live) = before;
+                Err(error.to_string())
+            }
+        }
+    }
+
     /// When time alone changes something.
     fn next_limit(&self) -> Option<SystemTime> {
         let next_age = self.live.next_age(SystemTime::now());
@@ -254,11 +351,6 @@ impl Keeper {
 
     /// A sign of life, and when the set gets stale if there is none any more.
     fn beat(&self) {
-        let since = |time: SystemTime| {
-            time.duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs()
-        };
         let numbers = &self.numbers;
         let ends = self
             .live
@@ -266,13 +358,15 @@ impl Keeper {
             .iter()
             .map(|one| one.validity.valid_until);
         let stale_at = match ends.max().and_then(|end| end.checked_add(REASONABLY_LIVE)) {
-            Some(end) if self.decides && self.settings.when_stale == WhenStale::Pass => since(end),
+            Some(end) if self.decides && self.settings.when_stale == WhenStale::Pass => {
+                seconds(end)
+            }
             _ => u64::MAX,
         };
         numbers.stale_at.store(stale_at, Ordering::Relaxed);
         numbers
             .beat
-            .store(since(SystemTime::now()), Ordering::Relaxed);
+            .store(seconds(SystemTime::now()), Ordering::Relaxed);
     }
 
     /// Loads the files, and says why not if it fails: once for each reason, or when asked for.
@@ -359,11 +453,42 @@ impl Keeper {
         for (shown, number) in [(a, accepted), (r, refused), (s, is_stale.into())] {
             shown.store(number, Ordering::Relaxed);
         }
-        Ok(Update {
+        let update = Update {
             endpoints: self.live.endpoints(&self.settings.sources.extra)?,
             passes: is_stale && self.decides && self.settings.when_stale == WhenStale::Pass,
             loading,
-        })
+        };
+        let report = self.report(now, &update);
+        *self
+            .numbers
+            .report
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = report;
+        Ok(update)
+    }
+
+    fn report(&self, now: SystemTime, update: &Update) -> RelaySetReport {
+        let (listed, departed) = self.live.counts();
+        let (accepted, refused) = self.live.decisions();
+        let sources = self.live.sources().iter().map(|source| RelaySource {
+            path: source.path.display().to_string(),
+            valid_after: seconds(source.validity.valid_after),
+            fresh_until: seconds(source.validity.fresh_until),
+            valid_until: seconds(source.validity.valid_until),
+        });
+        RelaySetReport {
+            endpoints: update.endpoints.len() as u64,
+            listed: listed as u64,
+            departed: departed as u64,
+            extra: self.settings.sources.extra.len() as u64,
+            age: self.live.age(now).map(|age| age.name().to_owned()),
+            is_passing: update.passes,
+            sources: sources.collect(),
+            accepted_at: self.live.accepted_at().map(seconds),
+            accepted,
+            refused,
+            last_refusal: self.live.last_refusal().map(|one| one.reason.clone()),
+        }
     }
 
     /// Where to look for why it is old.
@@ -434,6 +559,23 @@ impl Prompter {
         let moment = Duration::from_secs(moment.load(Ordering::Relaxed));
         moment.checked_add(slack).is_some_and(|limit| now > limit)
     }
+}
+
+/// Since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+/// Watches the files of these settings; whatever is there now is looked at now.
+fn watch(settings: &RelaySettings) -> Result<Watch, DaemonError> {
+    let files = settings.sources.files.iter();
+    let paths = files.flat_map(|source| [&source.consensus, &source.certificates]);
+    let mut watch = Watch::new(paths.cloned().collect())
+        .map_err(|error| DaemonError::System("watch the relay files", error))?;
+    watch.has_changed();
+    Ok(watch)
 }
 
 /// As whom documents are read.

@@ -1,11 +1,13 @@
 //! The workers' threads: memory, sockets, start, new snapshots, end.
 
 use super::nics::{Nics, ONE_BUFFER_MTU};
-use super::{DaemonError, Event};
+use super::{DaemonError, Event, confine};
 use crate::datapath::{
-    Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, PerRole, QueueGauge, Role,
-    Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError, XskMemory, XskPort, XskSettings,
+    BalanceGauge, Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, PerRole,
+    QueueGauge, Role, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError, XskMemory,
+    XskPort, XskSettings, now,
 };
+use crate::observe::WorkerReport as BalanceReport;
 use crate::policy::Snapshot;
 use crate::settings::{Settings, ZeroCopy};
 use crossbeam::channel::{self, Receiver, Sender};
@@ -15,7 +17,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::SigSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ const HEADROOM: u32 = 256;
 /// Buffers of one page are the largest that an aligned UMEM takes.
 const SMALL_CHUNK: u32 = 2048;
 const LARGE_CHUNK: u32 = 4096;
+/// An idle worker wakes every second.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// How long a worker may take to give back a snapshot before its successor is published anyway.
 const RETIRE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -103,7 +107,7 @@ struct Running {
     wake: Arc<EventFd>,
     counters: Arc<Counters>,
     sockets: Vec<Served>,
-    unaccounted: Arc<AtomicU64>,
+    gauge: Arc<BalanceGauge>,
 }
 
 /// One socket of a worker, as the daemon sees it.
@@ -117,6 +121,7 @@ struct Served {
 /// All workers.
 pub(super) struct Workers {
     running: Vec<Running>,
+    guards: Arc<Cells>,
     stop: Arc<AtomicBool>,
 }
 
@@ -143,6 +148,7 @@ impl Workers {
         let guards = Arc::new(guards);
         let mut workers = Self {
             running: Vec::new(),
+            guards: Arc::clone(&guards),
             stop: Arc::default(),
         };
         for (queue, share) in (0..).zip(sockets.bound) {
@@ -206,7 +212,7 @@ impl Workers {
         let mut sums = Sums::default();
         for worker in &self.running {
             sums.tally.add(&worker.counters.read());
-            sums.unaccounted += worker.unaccounted.load(Ordering::Relaxed);
+            sums.unaccounted += worker.gauge.read().1;
             for served in &worker.sockets {
                 let troubles = served.gauge.troubles().unwrap_or_default();
                 sums.missed[served.role] += troubles.missed;
@@ -214,6 +220,33 @@ impl Workers {
             }
         }
         sums
+    }
+
+    /// Where each one's frames are.
+    pub(super) fn balances(&self) -> Vec<BalanceReport> {
+        let running = (0..).zip(&self.running);
+        running
+            .map(|(queue, worker)| {
+                let (balance, unaccounted) = worker.gauge.read();
+                BalanceReport {
+                    queue,
+                    total: balance.total as u64,
+                    pool: balance.pool as u64,
+                    in_hand: balance.in_hand as u64,
+                    receiving: balance.receiving as u64,
+                    sending: balance.sending as u64,
+                    unaccounted,
+                }
+            })
+            .collect()
+    }
+
+    /// Whether every one has given a sign of life in the last seconds: the idle ones do, too.
+    pub(super) fn are_alive(&self) -> bool {
+        (0..self.running.len()).all(|queue| {
+            let queue = u32::try_from(queue).unwrap_or(u32::MAX);
+            Guard::age(&self.guards, queue, now()) < SIGN_OF_LIFE
+        })
     }
 
     /// Lets all of them drain and waits for their reports.
@@ -261,13 +294,13 @@ fn start_worker(
     let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
         .map_err(|error| DaemonError::System("make an event descriptor", error.into()))?;
     let wake = Arc::new(wake);
-    let unaccounted = Arc::new(AtomicU64::new(0));
+    let gauge = Arc::<BalanceGauge>::default();
     let control = Control {
         snapshots: snapshots_in,
         retired: retired_out,
         stop,
         wake: Arc::clone(&wake),
-        unaccounted: Arc::clone(&unaccounted),
+        gauge: Arc::clone(&gauge),
     };
     let counters = worker.counters();
     let thread = thread::Builder::new()
@@ -277,6 +310,7 @@ fn start_worker(
             let _ended = OnDrop(events, number);
             // Signals are the main thread's; here they would interrupt the packet path.
             let _ = SigSet::all().thread_block();
+            confine::keep_or_say(confine::OF_NOBODY);
             worker.run(&control)
         })
         .map_err(|error| DaemonError::System("start a worker", error))?;
@@ -287,7 +321,7 @@ fn start_worker(
         wake,
         counters,
         sockets,
-        unaccounted,
+        gauge,
     })
 }
 

@@ -22,15 +22,29 @@ pub enum DropReason {
     NotForHost,
     /// The XDP program has no NIC to send it to, or none that it can be redirected to.
     NoEgress,
+    /// Relay traffic could not be steered, and is not to leave by the uplink.
+    SteerUnavailable,
 }
 
 impl DropReason {
+    /// The reason in a word; the port, if it is one's, apart.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TxFull(_) => "tx_full",
+            Self::HostMacUnknown => "host_mac_unknown",
+            Self::NotForHost => "not_for_host",
+            Self::NoEgress => "no_egress",
+            Self::SteerUnavailable => "steer_unavailable",
+        }
+    }
+
     const fn index(self) -> usize {
         match self {
             Self::TxFull(role) => role.index(),
             Self::HostMacUnknown => ROLES,
             Self::NotForHost => ROLES + 1,
             Self::NoEgress => ROLES + 2,
+            Self::SteerUnavailable => ROLES + 3,
         }
     }
 }
@@ -40,10 +54,14 @@ impl DropReason {
 pub enum Counter {
     /// Frames that a port received.
     Received(Role),
+    /// Their size: Ethernet header to the end of the packet.
+    ReceivedBytes(Role),
     /// Frames handed to a port to send.
     Forwarded(Role),
     /// Outbound frames of a class.
     Class(Class),
+    /// Their size.
+    ClassBytes(Class),
     /// Outbound frames that are malformed in this way.
     Malformed(Malformed),
     /// Frames whose DSCP was set to the mark.
@@ -52,6 +70,8 @@ pub enum Counter {
     Cleared,
     /// Flows of which relay set and source address tell different stories.
     Disagreement,
+    /// Relay frames that left by the uplink, because they could not be steered.
+    Unsteered,
     /// Later fragments whose first one was not seen.
     UnseenFragment,
     /// Frames that only user space understands, decided in the kernel without it.
@@ -62,12 +82,14 @@ pub enum Counter {
 
 const ROLES: usize = Role::ALL.len();
 const RULES: usize = Rule::ALL.len();
-const DROPS: usize = ROLES + 3;
+const DROPS: usize = ROLES + 4;
 /// Where each kind of counter begins.
 const FORWARDED: usize = ROLES;
 const RULE: usize = FORWARDED + ROLES;
-const SINGLE: usize = RULE + RULES;
-const DROP: usize = SINGLE + 3;
+const BYTES: usize = RULE + RULES;
+const INBOUND_BYTES: usize = BYTES + RULES;
+const SINGLE: usize = INBOUND_BYTES + ROLES;
+const DROP: usize = SINGLE + 4;
 pub(super) const SLOTS: usize = DROP + DROPS;
 
 impl Counter {
@@ -81,9 +103,14 @@ impl Counter {
             Self::Marked,
             Self::Cleared,
             Self::Disagreement,
+            Self::Unsteered,
             Self::UnseenFragment,
             Self::NoUserSpace,
         ];
+        let bytes = Class::ALL
+            .map(Self::ClassBytes)
+            .into_iter()
+            .chain(Role::ALL.map(Self::ReceivedBytes));
         let drops = Role::ALL
             .map(DropReason::TxFull)
             .into_iter()
@@ -91,11 +118,13 @@ impl Counter {
                 DropReason::HostMacUnknown,
                 DropReason::NotForHost,
                 DropReason::NoEgress,
+                DropReason::SteerUnavailable,
             ])
             .map(Self::Dropped);
         (classes.into_iter().chain(singles).chain(malformed))
             .chain(received.into_iter().chain(forwarded))
             .chain(drops)
+            .chain(bytes)
     }
 
     /// The slots whose sum this counter is.
@@ -107,16 +136,32 @@ impl Counter {
             Self::NoUserSpace => rule == Rule::NoUserSpace,
             _ => false,
         });
+        let sized = Rule::ALL.into_iter().filter(move |&rule| match self {
+            Self::ClassBytes(class) => rule.class() == class,
+            // Every outbound frame has a rule, and its size is counted there.
+            Self::ReceivedBytes(role) => role == Role::Host,
+            _ => false,
+        });
         let single = match self {
             Self::Received(role) => Some(role.index()),
+            Self::ReceivedBytes(Role::Host) => None,
+            Self::ReceivedBytes(role) => Some(INBOUND_BYTES + role.index()),
             Self::Forwarded(role) => Some(FORWARDED + role.index()),
             Self::Marked => Some(SINGLE),
             Self::Cleared => Some(SINGLE + 1),
             Self::Disagreement => Some(SINGLE + 2),
+            Self::Unsteered => Some(SINGLE + 3),
             Self::Dropped(reason) => Some(DROP + reason.index()),
-            Self::Class(_) | Self::Malformed(_) | Self::UnseenFragment | Self::NoUserSpace => None,
+            Self::Class(_)
+            | Self::ClassBytes(_)
+            | Self::Malformed(_)
+            | Self::UnseenFragment
+            | Self::NoUserSpace => None,
         };
-        rules.map(|rule| RULE + rule as usize).chain(single)
+        rules
+            .map(|rule| RULE + rule as usize)
+            .chain(sized.map(|rule| BYTES + rule as usize))
+            .chain(single)
     }
 }
 
@@ -124,18 +169,19 @@ impl fmt::Display for Counter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Received(role) => write!(f, "{role}_received"),
+            Self::ReceivedBytes(role) => write!(f, "{role}_received_bytes"),
             Self::Forwarded(role) => write!(f, "{role}_forwarded"),
             Self::Class(class) => f.write_str(class.name()),
+            Self::ClassBytes(class) => write!(f, "{}_bytes", class.name()),
             Self::Malformed(reason) => write!(f, "malformed_{}", reason.name()),
             Self::Marked => f.write_str("marked"),
             Self::Cleared => f.write_str("cleared"),
             Self::Disagreement => f.write_str("disagreement"),
+            Self::Unsteered => f.write_str("unsteered"),
             Self::UnseenFragment => f.write_str("unseen_fragment"),
             Self::NoUserSpace => f.write_str("no_user_space"),
             Self::Dropped(DropReason::TxFull(role)) => write!(f, "dropped_{role}_tx_full"),
-            Self::Dropped(DropReason::HostMacUnknown) => f.write_str("dropped_host_mac_unknown"),
-            Self::Dropped(DropReason::NotForHost) => f.write_str("dropped_not_for_host"),
-            Self::Dropped(DropReason::NoEgress) => f.write_str("dropped_no_egress"),
+            Self::Dropped(reason) => write!(f, "dropped_{}", reason.name()),
         }
     }
 }
@@ -151,10 +197,11 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Counts the rule that a frame met.
+    /// Counts the rule that a frame of this size met.
     #[inline]
-    pub(super) const fn met(&mut self, rule: Rule) {
+    pub(super) const fn met(&mut self, rule: Rule, bytes: u64) {
         self.0[RULE + rule as usize] += 1;
+        self.0[BYTES + rule as usize] += bytes;
     }
 
     #[inline]
@@ -172,8 +219,18 @@ impl Tally {
         self.0[SINGLE + 2] += 1;
     }
 
+    #[inline]
+    pub(super) const fn unsteered(&mut self) {
+        self.0[SINGLE + 3] += 1;
+    }
+
     pub(super) const fn received(&mut self, role: Role, frames: u64) {
         self.0[role.index()] += frames;
+    }
+
+    /// The size of frames that came from elsewhere than the host.
+    pub(super) const fn inbound(&mut self, role: Role, bytes: u64) {
+        self.0[INBOUND_BYTES + role.index()] += bytes;
     }
 
     pub(super) const fn forwarded(&mut self, role: Role, frames: u64) {
@@ -289,7 +346,13 @@ mod tests {
     #[test]
     fn every_slot_is_read_and_every_counter_has_a_name_of_its_own() {
         let slots: BTreeSet<_> = Counter::all().flat_map(Counter::slots).collect();
-        assert_eq!(slots, (0..SLOTS).collect());
+        // What comes from the host is counted by its rule.
+        assert_eq!(
+            slots,
+            (0..SLOTS)
+                .filter(|&slot| slot != INBOUND_BYTES + Role::Host.index())
+                .collect()
+        );
         let names: BTreeSet<_> = Counter::all().map(|counter| counter.to_string()).collect();
         assert_eq!(names.len(), Counter::all().count());
         for (index, rule) in Rule::ALL.into_iter().enumerate() {
@@ -311,13 +374,14 @@ mod tests {
     #[test]
     fn a_line_shows_every_class_and_what_is_not_zero() {
         let mut tally = Tally::default();
-        tally.met(Rule::ExitProtocol);
-        tally.met(Rule::UnseenFragment);
+        tally.met(Rule::ExitProtocol, 60);
+        tally.met(Rule::UnseenFragment, 1514);
         tally.dropped(DropReason::TxFull(Role::Uplink), 2);
         assert_eq!(
             tally.to_string(),
             "non_ip=0 malformed=0 foreign=0 resolver=0 reply=0 relay=0 exempt=0 exit=1 host=1 \
-             unseen_fragment=1 dropped_uplink_tx_full=2"
+             unseen_fragment=1 dropped_uplink_tx_full=2 exit_bytes=60 host_bytes=1514 \
+             host_received_bytes=1574"
         );
     }
 }

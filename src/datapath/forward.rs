@@ -94,6 +94,7 @@ impl Forwarder {
             }
         }
         let mut packets = 0;
+        let mut bytes = 0;
         let mut frames = arrived.drain(..whole);
         while let Some(first) = frames.as_slice().first() {
             packets += 1;
@@ -105,6 +106,7 @@ impl Forwarder {
             } else {
                 (1, first.length())
             };
+            bytes += frame_bytes;
             let (outcome, _) = self.decide(ingress, memory.bytes(first), frame_bytes, now);
             let queue = match outcome {
                 Outcome::Forward(role) => &mut outbox.leaving[role],
@@ -122,6 +124,9 @@ impl Forwarder {
             }
         }
         self.tally.received(ingress, packets);
+        if ingress != Role::Host {
+            self.tally.inbound(ingress, bytes as u64);
+        }
         packets
     }
 
@@ -150,8 +155,8 @@ impl Forwarder {
     ) -> (Outcome, Option<Verdict>) {
         match ingress {
             Role::Host => {
-                let (role, verdict) = self.outbound(frame, frame_bytes, now);
-                (Outcome::Forward(role), Some(verdict))
+                let (outcome, verdict) = self.outbound(frame, frame_bytes, now);
+                (outcome, Some(verdict))
             }
             Role::Uplink => (self.inbound_by_uplink(frame), None),
             Role::Incoming => (self.inbound_by_incoming(frame), None),
@@ -159,10 +164,15 @@ impl Forwarder {
     }
 
     #[inline]
-    fn outbound(&mut self, frame: &mut [u8], frame_bytes: usize, now: Duration) -> (Role, Verdict) {
+    fn outbound(
+        &mut self,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        now: Duration,
+    ) -> (Outcome, Verdict) {
         let headers = packet::parse(frame, frame_bytes);
         let verdict = judge(&headers, &self.snapshot, &mut self.fragments, now);
-        self.count(&verdict);
+        self.count(&verdict, frame_bytes);
         // One frame of a batch tells where the host is as well as all of them do.
         if !self.host_seen && verdict.rule as usize > Rule::ForeignSource as usize {
             self.links.learn_host(frame);
@@ -171,19 +181,32 @@ impl Forwarder {
         if let Some(remark) = verdict.remark {
             packet::set_dscp(frame, remark.l3, remark.version, remark.dscp);
         }
-        if verdict.egress == Egress::Incoming
-            && let Some(link) = self.links.incoming()
-            && let Some(next_hop) = self.links.next_hop()
-        {
-            packet::set_macs(frame, next_hop, link.own);
-            return (link.port, verdict);
+        let egress = match verdict.egress {
+            Egress::Uplink => Role::Uplink,
+            Egress::Incoming => match (self.links.incoming(), self.links.next_hop()) {
+                (Some(link), Some(next_hop)) => {
+                    packet::set_macs(frame, next_hop, link.own);
+                    link.port
+                }
+                _ => return (self.unsteered(), verdict),
+            },
+        };
+        (Outcome::Forward(egress), verdict)
+    }
+
+    /// What becomes of a relay frame while `incoming` cannot be used.
+    #[cold]
+    fn unsteered(&mut self) -> Outcome {
+        if self.links.drops_unsteered() {
+            return Outcome::Drop(DropReason::SteerUnavailable);
         }
-        (Role::Uplink, verdict)
+        self.tally.unsteered();
+        Outcome::Forward(Role::Uplink)
     }
 
     #[inline]
-    fn count(&mut self, verdict: &Verdict) {
-        self.tally.met(verdict.rule);
+    fn count(&mut self, verdict: &Verdict, frame_bytes: usize) {
+        self.tally.met(verdict.rule, frame_bytes as u64);
         match verdict.remark {
             Some(remark) if remark.dscp == Dscp::DEFAULT => self.tally.cleared(),
             Some(_) => self.tally.marked(),

@@ -44,6 +44,12 @@ impl Guard {
         guard
     }
 
+    /// How long ago this queue's worker gave a sign of life. `now` is CLOCK_MONOTONIC.
+    pub fn age(cells: &Cells, queue: u32, now: Duration) -> Duration {
+        let beat = cells[queue as usize * GUARD_NUMBERS + HEARTBEAT].load(Ordering::Acquire);
+        now.saturating_sub(Duration::from_nanos(beat))
+    }
+
     fn load(&self, number: usize) -> u64 {
         self.cells[self.first + number].load(Ordering::Acquire)
     }

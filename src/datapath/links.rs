@@ -20,6 +20,8 @@ const CREDIT: usize = 13;
 const HARD_CREDIT: usize = 14;
 const NETNS: usize = 15;
 const NICS: usize = 16;
+const DROPS_UNSTEERED: usize = 19;
+const SAMPLE: usize = 20;
 /// How many numbers there are.
 pub(super) const LINK_NUMBERS: usize = 24;
 
@@ -42,8 +44,8 @@ pub struct IncomingLink {
     pub port: Role,
     /// That NIC's own address.
     pub own: MacAddr,
-    /// The router's there, as it was when the box was started.
-    pub next_hop: MacAddr,
+    /// The router's there, as far as it is known at first.
+    pub next_hop: Option<MacAddr>,
 }
 
 /// When the XDP program decides frames by itself that are meant for user space.
@@ -67,17 +69,11 @@ impl Links {
     /// Links in cells that others see.
     pub fn over(cells: Cells, host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
         let links = Self { cells, incoming };
-        match host {
-            Some(host) => {
-                links.set(LEARNS_HOST, 0);
-                links.set(HOST_MAC, host.to_u64());
-            }
-            None => links.set(LEARNS_HOST, 1),
-        }
+        links.expect_host(host);
         match incoming {
             Some(link) => {
                 links.set(INCOMING_MAC, link.own.to_u64());
-                links.set(NEXT_HOP, link.next_hop.to_u64());
+                links.steer_to(link.next_hop);
                 links.set(INCOMING_PORT, link.port.index() as u64);
             }
             None => links.set(INCOMING_PORT, NO_PORT),
@@ -90,6 +86,15 @@ impl Links {
         let (numbers, _) = value.as_chunks::<8>();
         let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
         (number(NETNS)? == netns).then(|| MacAddr::from_u64(number(HOST_MAC)?))?
+    }
+
+    /// Takes this for the host's MAC address from now on; or learns it, beginning with what is
+    /// known.
+    pub fn expect_host(&self, host: Option<MacAddr>) {
+        self.set(LEARNS_HOST, u64::from(host.is_none()));
+        if let Some(host) = host {
+            self.set(HOST_MAC, host.to_u64());
+        }
     }
 
     /// Takes note of the host's MAC address, unless it is known.
@@ -137,6 +142,34 @@ impl Links {
         }
     }
 
+    /// Steers to this MAC address from the next frame on; or to none, because `incoming` has no
+    /// link or its next hop is not known.
+    pub fn steer_to(&self, next_hop: Option<MacAddr>) {
+        self.set(NEXT_HOP, next_hop.map_or(0, MacAddr::to_u64));
+    }
+
+    /// Whether relay frames that cannot be steered are dropped; otherwise they leave by the
+    /// uplink.
+    pub fn drop_unsteered(&self, drops: bool) {
+        self.set(DROPS_UNSTEERED, u64::from(drops));
+    }
+
+    #[inline]
+    pub(super) fn drops_unsteered(&self) -> bool {
+        self.get(DROPS_UNSTEERED) != 0
+    }
+
+    /// Tells of one decision in so many, a power of two; 0 is none.
+    pub fn sample(&self, one_in: u32) {
+        self.set(SAMPLE, u64::from(one_in));
+    }
+
+    /// One decision in how many is told of.
+    #[inline]
+    pub fn one_in(&self) -> u64 {
+        self.get(SAMPLE)
+    }
+
     /// The host's MAC address, if it is known.
     #[inline]
     pub fn host(&self) -> Option<MacAddr> {
@@ -166,8 +199,9 @@ impl Links {
         self.incoming.as_ref()
     }
 
+    /// Where steered frames are sent now.
     #[inline]
-    pub(super) fn next_hop(&self) -> Option<MacAddr> {
+    pub fn next_hop(&self) -> Option<MacAddr> {
         MacAddr::from_u64(self.get(NEXT_HOP))
     }
 }

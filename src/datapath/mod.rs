@@ -29,7 +29,7 @@ pub use kernel::{
     Undo, XdpState, xdp_state,
 };
 pub use links::{IncomingLink, Links, Spill};
-pub use worker::{Balance, Control, Worker, WorkerLimits, WorkerReport};
+pub use worker::{Balance, BalanceGauge, Control, Worker, WorkerLimits, WorkerReport, now};
 pub use xsk::{Bound, QueueGauge, Troubles, Umem, XskError, XskMemory, XskPort, XskSettings};
 
 /// What a NIC is to the box.

@@ -24,6 +24,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(1);
 const RETRY_LAST: Duration = Duration::from_millis(64);
 /// How long a worker sleeps while frames are under way to it that the kernel has not delivered.
 const WAITING_SLEEP: Duration = Duration::from_millis(2);
+/// How often a worker that is never idle says where its frames are, in turns.
+const CHECK_EVERY: u64 = 1024;
 /// How long a stopping worker waits for frames that are still under way.
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// How many turns without a frame mean that nothing more arrives.
@@ -75,8 +77,48 @@ pub struct Control {
     pub stop: Arc<AtomicBool>,
     /// Written to wake a sleeping worker; never blocks.
     pub wake: Arc<EventFd>,
-    /// How many frames the last check could not account for; anything but 0 is a fault.
-    pub unaccounted: Arc<AtomicU64>,
+    /// Where the frames are, from time to time.
+    pub gauge: Arc<BalanceGauge>,
+}
+
+/// A worker's balance, for others to see.
+#[derive(Debug, Default)]
+pub struct BalanceGauge {
+    pool: AtomicU64,
+    in_hand: AtomicU64,
+    receiving: AtomicU64,
+    sending: AtomicU64,
+    total: AtomicU64,
+    unaccounted: AtomicU64,
+}
+
+impl BalanceGauge {
+    fn publish(&self, balance: &Balance) {
+        for (cell, number) in [
+            (&self.pool, balance.pool),
+            (&self.in_hand, balance.in_hand),
+            (&self.receiving, balance.receiving),
+            (&self.sending, balance.sending),
+            (&self.total, balance.total),
+            (&self.unaccounted, balance.unaccounted()),
+        ] {
+            cell.store(number as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// The last one. Its parts may be of two moments; what is unaccounted for is of one.
+    pub fn read(&self) -> (Balance, u64) {
+        let number =
+            |cell: &AtomicU64| usize::try_from(cell.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        let balance = Balance {
+            pool: number(&self.pool),
+            in_hand: number(&self.in_hand),
+            receiving: number(&self.receiving),
+            sending: number(&self.sending),
+            total: number(&self.total),
+        };
+        (balance, self.unaccounted.load(Ordering::Relaxed))
+    }
 }
 
 /// Where every frame of a worker is.
@@ -289,7 +331,7 @@ impl<P: Port> Worker<P> {
 }
 
 /// The time since boot on the clock that the XDP program reads too.
-fn now() -> Duration {
+pub fn now() -> Duration {
     // Linux always has this clock.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
@@ -305,17 +347,21 @@ impl<P: Port + AsFd> Worker<P> {
     /// Runs until told to stop, then drains what is under way and reports.
     pub fn run(mut self, control: &Control) -> WorkerReport {
         let mut retry = RETRY_FIRST;
+        let mut turns = 0_u64;
         while !control.stop.load(Ordering::Acquire) {
             if let Ok(snapshot) = control.snapshots.try_recv() {
                 let old = self.forwarder.follow(snapshot);
                 let _ = control.retired.send(old);
             }
-            if self.turn(now()) {
+            let was_active = self.turn(now());
+            turns += 1;
+            if !was_active || turns.is_multiple_of(CHECK_EVERY) {
+                control.gauge.publish(&self.balance());
+            }
+            if was_active {
                 retry = RETRY_FIRST;
                 continue;
             }
-            let unaccounted = self.balance().unaccounted() as u64;
-            control.unaccounted.store(unaccounted, Ordering::Relaxed);
             let sleep = if self.has_unsent() {
                 retry = (retry * 2).min(RETRY_LAST);
                 retry
@@ -328,9 +374,7 @@ impl<P: Port + AsFd> Worker<P> {
         }
         self.drain(&control.wake);
         let report = self.report();
-        control
-            .unaccounted
-            .store(report.balance.unaccounted() as u64, Ordering::Relaxed);
+        control.gauge.publish(&report.balance);
         report
     }
 

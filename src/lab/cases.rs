@@ -8,6 +8,7 @@ mod host_mark;
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};
 use super::site::{INCOMING_MAC, TORNET_MAC};
 use crate::datapath::{IncomingLink, Links, Role};
+use crate::nic::NextHop;
 use crate::packet::MacAddr;
 use crate::policy::{Class, EndpointSet, Snapshot};
 use crate::settings::{Settings, SettingsError};
@@ -78,7 +79,10 @@ impl Table {
         Some(IncomingLink {
             port: Role::Incoming,
             own: mac(INCOMING_MAC),
-            next_hop: incoming.next_hop,
+            next_hop: match incoming.next_hop {
+                NextHop::Mac(mac) => Some(mac),
+                NextHop::Address(_) => None,
+            },
         })
     }
 }

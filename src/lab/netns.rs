@@ -18,7 +18,8 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A network namespace, held by a thread of its own that runs whatever is to happen inside.
 ///
-/// It has a BPF file system of its own too, so that what is pinned inside ends with it.
+/// It has a BPF file system and a /run of its own too, so that what is pinned inside ends with it,
+/// and that control sockets do not meet.
 ///
 /// Dropping it ends the thread; the kernel then removes the namespace and the veth pairs in
 /// it as soon as the last process and socket inside are gone.
@@ -45,6 +46,14 @@ fn enter() -> std::io::Result<()> {
         Some("bpf"),
         "/sys/fs/bpf",
         Some("bpf"),
+        MsFlags::empty(),
+        nothing,
+    )?;
+    // Where boxes have their control sockets: each site has its own.
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
         MsFlags::empty(),
         nothing,
     )?;

@@ -3,8 +3,10 @@
 //! The daemon fills in a [`Report`]; everything here only reads it. No report has a place for
 //! the address of a destination, so none can be shown.
 
+mod metrics;
 mod report;
 
+pub use metrics::{CONTENT_TYPE, metrics};
 pub use report::{
     AuditReport, ClassCount, DropCount, EngineReport, FrameAudit, FrameCount, MalformedCount,
     PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport, SteeringState,

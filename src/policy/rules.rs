@@ -59,6 +59,26 @@ pub enum Mode {
     Audit,
 }
 
+impl ClassifyBy {
+    /// As the configuration has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RelaySet => "relay-set",
+            Self::HostMark(_) => "host-mark",
+        }
+    }
+}
+
+impl Mode {
+    /// As the configuration has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Audit => "audit",
+        }
+    }
+}
+
 /// What the operator wants done, from which follows what is done with each rule's frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Intent {
@@ -108,6 +128,12 @@ impl Actions {
     #[inline]
     pub const fn mark(&self) -> Dscp {
         self.intent.mark
+    }
+
+    /// Act, or only count.
+    #[inline]
+    pub const fn mode(&self) -> Mode {
+        self.intent.mode
     }
 
     /// The actions of a box that lets all pass, because it cannot tell one class from another:

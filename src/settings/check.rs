@@ -1,15 +1,16 @@
 //! Each part of the file, held against what it may be.
 
 use super::{
-    Datapath, Inbound, Incoming, OnStop, Pin, Ports, RelaySettings, SettingsError, WhenStale,
-    ZeroCopy, raw, value,
+    Control, Datapath, Inbound, Incoming, OnStop, Pin, Ports, RelaySettings, SettingsError,
+    WhenStale, ZeroCopy, raw, value,
 };
+use crate::nic::NextHop;
 use crate::packet::Dscp;
 use crate::policy::{ClassifyBy, Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES};
 use crate::relays::{Authorities, Source, Sources, Trust};
 use ipnet::IpNet;
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,6 +20,7 @@ const MAX_INTERFACE_NAME: usize = 15;
 const RING: std::ops::RangeInclusive<u32> = 64..=32_768;
 /// A connection between relays lasts a week at most.
 const MAX_RETAIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const SAMPLE: std::ops::RangeInclusive<u32> = 0..=65_536;
 const BATCH: std::ops::RangeInclusive<u32> = 1..=256;
 
 pub(super) fn parsed<T: FromStr<Err: Display>>(
@@ -55,16 +57,28 @@ pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, Setti
                     "is the same NIC as ports.host; relay traffic would go back to the host";
                 return Err(value("ports.incoming", quoted, reason));
             }
+            let next_hop: NextHop = parsed("steer.next_hop", next_hop)?;
+            if interface == uplink && matches!(next_hop, NextHop::Address(_)) {
+                let reason = "cannot be resolved where ports.incoming is the uplink, of which the \
+                              box's own network stack gets no frames; give the router's MAC address";
+                return Err(value(
+                    "steer.next_hop",
+                    format_args!("\"{next_hop}\""),
+                    reason,
+                ));
+            }
             Some(Incoming {
                 interface,
-                next_hop: parsed("steer.next_hop", next_hop)?,
+                next_hop,
+                drops_unsteered: matches!(steer.on_unavailable, raw::OnUnavailable::Drop),
             })
         }
         (Some(name), None) => {
             return Err(value(
                 "ports.incoming",
                 format_args!("\"{name}\""),
-                "relay traffic needs steer.next_hop, the MAC address of the router on that network",
+                "relay traffic needs steer.next_hop, the address or MAC address of the router on \
+                 that network",
             ));
         }
         (None, Some(next_hop)) => {
@@ -362,7 +376,13 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
         let reason = format!("is more than datapath.ring = {ring} holds");
         return Err(value("datapath.batch", batch, reason));
     }
+    let sample = within("datapath.sample", raw.sample, &SAMPLE)?;
+    if sample != 0 && !sample.is_power_of_two() {
+        let reason = format!("is no power of two; {} is", sample.next_power_of_two());
+        return Err(value("datapath.sample", sample, reason));
+    }
     Ok(Datapath {
+        sample,
         ring,
         batch,
         zero_copy: match raw.zero_copy {
@@ -397,4 +417,56 @@ pub(super) fn pin(raw: raw::Pin) -> Result<Pin, SettingsError> {
             raw::OnStop::Detach => OnStop::Detach,
         },
     })
+}
+
+/// Whom the process becomes. Whether there is such a user, the machine knows.
+pub(super) fn user(name: Option<String>) -> Result<Option<String>, SettingsError> {
+    match name {
+        Some(name) if name.is_empty() || name == "root" => Err(value(
+            "user",
+            format_args!("\"{name}\""),
+            "is no user to whom root could give itself up; leave the key out, or name one of \
+             exitmark's own",
+        )),
+        name => Ok(name),
+    }
+}
+
+pub(super) fn control(raw: raw::Control) -> Result<Control, SettingsError> {
+    const KEY: &str = "control.socket";
+    /// What an address of a Unix socket has room for (sun_path with its NUL).
+    const LONGEST: usize = 107;
+    let socket = raw.socket;
+    let quoted = || format!("\"{}\"", socket.display());
+    if !socket.is_absolute() || socket.file_name().is_none() {
+        let reason = "is no absolute path of a socket, such as /run/exitmark/control.sock";
+        return Err(value(KEY, quoted(), reason));
+    }
+    if socket.as_os_str().len() > LONGEST {
+        let reason = format!("is longer than the {LONGEST} bytes that a socket's address can have");
+        return Err(value(KEY, quoted(), reason));
+    }
+    Ok(Control {
+        socket,
+        group: raw.group,
+    })
+}
+
+pub(super) fn metrics(listen: &str) -> Result<Option<SocketAddr>, SettingsError> {
+    const KEY: &str = "metrics.listen";
+    if listen == "off" {
+        return Ok(None);
+    }
+    let quoted = format!("\"{listen}\"");
+    let address: SocketAddr = listen.parse().map_err(|_| {
+        let reason = "is neither \"off\" nor an address with a port, such as 127.0.0.1:9787";
+        value(KEY, &quoted, reason)
+    })?;
+    if !address.ip().is_loopback() || address.port() == 0 {
+        let reason = "is no port of the loopback interface, such as 127.0.0.1:9787 or \
+                      [::1]:9787; who wants metrics elsewhere puts a proxy with a password before \
+                      it";
+        return Err(value(KEY, quoted, reason));
+    }
+    Ok(Some(address))
 }

@@ -3,9 +3,11 @@
 //! Nothing here looks at the machine: whether a NIC exists is for others to find out. What is
 //! wrong in the file itself is said with the key, the value, and what is accepted.
 
+mod change;
 mod check;
 mod raw;
 
+use crate::nic::NextHop;
 use crate::packet::MacAddr;
 use crate::policy::{
     Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, MAX_PREFIXES, MAX_RESOLVERS, Mode,
@@ -14,9 +16,12 @@ use crate::policy::{
 use crate::relays::Sources;
 use ipnet::IpNet;
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use change::Change;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -37,6 +42,15 @@ pub struct Settings {
     pub datapath: Datapath,
     /// What outlives the process.
     pub pin: Pin,
+    /// The user that the process becomes when it is started by root.
+    pub user: Option<String>,
+    /// How the running box is asked and told.
+    pub control: Control,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// All keys with their values, those left out included, to tell one configuration from
+    /// another.
+    keys: toml::Table,
 }
 
 /// Where ordinary frames are decided.
@@ -48,6 +62,17 @@ pub enum Engine {
     AfXdp,
     /// In the kernel.
     Xdp,
+}
+
+impl Engine {
+    /// As the configuration has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::AfXdp => "af_xdp",
+            Self::Xdp => "xdp",
+        }
+    }
 }
 
 /// Which NIC plays which role.
@@ -66,8 +91,19 @@ pub struct Ports {
 pub struct Incoming {
     /// The NIC; may be the uplink's.
     pub interface: String,
-    /// The MAC address of the router there.
-    pub next_hop: MacAddr,
+    /// The router there.
+    pub next_hop: NextHop,
+    /// Relay traffic that cannot be steered is dropped; otherwise it leaves by the uplink.
+    pub drops_unsteered: bool,
+}
+
+/// How the running box is asked and told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The group that may use it, besides the user of the process.
+    pub group: Option<String>,
 }
 
 /// Where relay endpoints come from, and for how long they are good.
@@ -125,6 +161,8 @@ pub struct Datapath {
     pub spill: bool,
     /// Where frames for the host are forwarded.
     pub inbound: Inbound,
+    /// One decision in so many is held against the policy, a power of two; 0 is none.
+    pub sample: u32,
 }
 
 /// Where frames for the host are forwarded.
@@ -196,12 +234,18 @@ impl Settings {
         Self::parse(&text, path.parent().unwrap_or(Path::new("")))
     }
 
+    /// Whether the relay set tells exit traffic from relay traffic.
+    pub fn decides_by_relays(&self) -> bool {
+        self.rules.classify_by == ClassifyBy::RelaySet
+    }
+
     /// Checks a configuration's text. `base` is what relative paths in it start from.
     ///
     /// # Errors
     /// What is wrong with it, by key.
     pub fn parse(text: &str, base: &Path) -> Result<Self, SettingsError> {
         let raw: raw::Raw = toml::from_str(text)?;
+        let keys = change::keys(&raw);
         let ports = check::ports(&raw.ports, &raw.steer)?;
         let relays = check::relays(raw.relays, base)?;
         let addresses = check::prefixes("host.addresses", &raw.host.addresses)?;
@@ -268,6 +312,10 @@ impl Settings {
             relays,
             datapath: check::datapath(&raw.datapath)?,
             pin: check::pin(raw.pin)?,
+            user: check::user(raw.user)?,
+            control: check::control(raw.control)?,
+            metrics: check::metrics(&raw.metrics.listen)?,
+            keys,
         })
     }
 }

@@ -1,9 +1,9 @@
 //! The configuration as it stands in the file: every key, nothing understood yet.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     #[serde(default)]
@@ -12,6 +12,7 @@ pub(super) struct Raw {
     pub(super) mode: Mode,
     #[serde(default)]
     pub(super) classify_by: ClassifyBy,
+    pub(super) user: Option<String>,
     pub(super) ports: Ports,
     pub(super) host: Host,
     #[serde(default)]
@@ -24,9 +25,13 @@ pub(super) struct Raw {
     pub(super) datapath: Datapath,
     #[serde(default)]
     pub(super) pin: Pin,
+    #[serde(default)]
+    pub(super) control: Control,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Engine {
     #[default]
@@ -35,7 +40,7 @@ pub(super) enum Engine {
     Xdp,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Mode {
     #[default]
@@ -43,7 +48,7 @@ pub(super) enum Mode {
     Audit,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum ClassifyBy {
     #[default]
@@ -51,7 +56,7 @@ pub(super) enum ClassifyBy {
     HostMark,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ports {
     pub(super) host: String,
@@ -59,7 +64,7 @@ pub(super) struct Ports {
     pub(super) incoming: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Host {
     #[serde(default)]
@@ -77,7 +82,7 @@ pub(super) struct Host {
     pub(super) tos: Option<i64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(
     untagged,
     expecting = "a listener is a port such as 22, or \"address:port\""
@@ -87,7 +92,7 @@ pub(super) enum Listener {
     Endpoint(String),
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mark {
     pub(super) dscp: Option<Dscp>,
@@ -98,7 +103,7 @@ pub(super) struct Mark {
     pub(super) at_uplink: AtUplink,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(
     untagged,
     expecting = "a DSCP is a name such as \"af11\", or a number 0 to 63"
@@ -108,7 +113,7 @@ pub(super) enum Dscp {
     Name(String),
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) enum Protocols {
     #[default]
     #[serde(rename = "tcp")]
@@ -119,7 +124,7 @@ pub(super) enum Protocols {
     All,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum AtUplink {
     #[default]
@@ -127,13 +132,23 @@ pub(super) enum AtUplink {
     Strip,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Steer {
     pub(super) next_hop: Option<String>,
+    #[serde(default)]
+    pub(super) on_unavailable: OnUnavailable,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnUnavailable {
+    #[default]
+    Uplink,
+    Drop,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Relays {
     pub(super) consensus: Vec<PathBuf>,
@@ -163,7 +178,7 @@ impl Default for Relays {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum WhenStale {
     Keep,
@@ -171,7 +186,7 @@ pub(super) enum WhenStale {
     Pass,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Datapath {
     pub(super) ring: i64,
@@ -179,6 +194,7 @@ pub(super) struct Datapath {
     pub(super) zero_copy: ZeroCopy,
     pub(super) spill: bool,
     pub(super) inbound: Inbound,
+    pub(super) sample: i64,
 }
 
 impl Default for Datapath {
@@ -189,11 +205,12 @@ impl Default for Datapath {
             zero_copy: ZeroCopy::default(),
             spill: true,
             inbound: Inbound::default(),
+            sample: 4096,
         }
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ZeroCopy {
     Auto,
@@ -202,7 +219,7 @@ pub(super) enum ZeroCopy {
     Off,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Inbound {
     #[default]
@@ -211,7 +228,7 @@ pub(super) enum Inbound {
     Xdp,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Pin {
     pub(super) directory: PathBuf,
@@ -227,10 +244,40 @@ impl Default for Pin {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OnStop {
     #[default]
     Keep,
     Detach,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Control {
+    pub(super) socket: PathBuf,
+    pub(super) group: Option<String>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            socket: "/run/exitmark/control.sock".into(),
+            group: None,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Metrics {
+    pub(super) listen: String,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:9787".to_owned(),
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 use exitmark::datapath::{Counter, Forwarder, IncomingLink, Links, Outcome, Role};
 use exitmark::lab::frames::{FROM, Frame, TO, of_protocol};
+use exitmark::nic::NextHop;
 use exitmark::policy::{Class, EndpointSet, Snapshot};
 use exitmark::settings::Settings;
 use proptest::prelude::*;
@@ -119,7 +120,10 @@ impl Choice {
         let incoming = settings.ports.incoming.map(|incoming| IncomingLink {
             port: Role::Incoming,
             own: FROM,
-            next_hop: incoming.next_hop,
+            next_hop: match incoming.next_hop {
+                NextHop::Mac(mac) => Some(mac),
+                NextHop::Address(_) => None,
+            },
         });
         Forwarder::new(
             Arc::new(Snapshot::new(1, settings.rules, relays)),

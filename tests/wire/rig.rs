@@ -304,9 +304,10 @@ pub(crate) fn moved(last: &LastWords) -> Moved {
         "{:?}",
         last.counters
     );
-    // Who decided is the engine's affair, and the same frames are counted either way.
+    // Who decided is the engine's affair, and the same frames are counted either way; their sizes
+    // are compared elsewhere.
     let by_engine = |name: &str| {
-        ["_decided", "_handed", "_spilled"]
+        ["_decided", "_handed", "_spilled", "_bytes"]
             .iter()
             .any(|end| name.ends_with(end))
     };

@@ -15,6 +15,7 @@ use super::sys;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::{Gid, Uid, chown};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -299,6 +300,24 @@ impl Pins {
     pub fn remember(&self, role: Role, undo: Option<Undo>) -> Result<(), PinError> {
         write_undo(&self.undo, role, undo)
             .map_err(|error| refused("write to", &self.directory.join(UNDO))(as_io(error)))
+    }
+
+    /// Leaves all of it to a user, who can then remove it if the directory can be reached.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn give_to(&self, user: Uid, group: Gid) -> Result<(), PinError> {
+        let mut paths = vec![self.directory.clone()];
+        while let Some(path) = paths.pop() {
+            chown(&path, Some(user), Some(group))
+                .map_err(io::Error::from)
+                .map_err(refused("give away", &path))?;
+            if path.is_dir() {
+                let entries = fs::read_dir(&path).map_err(refused("list", &path))?;
+                paths.extend(entries.flatten().map(|entry| entry.path()));
+            }
+        }
+        Ok(())
     }
 
     /// Takes the programs off.

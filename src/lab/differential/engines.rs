@@ -45,7 +45,11 @@ struct Expected {
     to_stack: PerRole<u64>,
     spilled: PerRole<u64>,
     host_mac_unknown: u64,
+    steer_unavailable: u64,
     no_user_space: u64,
+    /// The size of what the kernel's program decided where the Rust engine was not asked.
+    no_user_space_bytes: u64,
+    inbound_bytes: PerRole<u64>,
     cleared: u64,
 }
 
@@ -164,6 +168,7 @@ impl Engines {
         self.kernel_links = Links::over(cells, scenario.host_mac, scenario.incoming);
         scenario.configure(&self.kernel_links);
         self.rust_links = Arc::new(Links::new(scenario.host_mac, scenario.incoming));
+        self.rust_links.drop_unsteered(scenario.drops_unsteered);
         self.rust = Forwarder::new(Arc::new(snapshot), Arc::clone(&self.rust_links));
         self.scenario = Rules {
             clears: match scenario.mode {
@@ -248,6 +253,7 @@ impl Engines {
         };
         let outcome = if let Some(odd) = oddness {
             self.expected.no_user_space += 1;
+            self.expected.no_user_space_bytes += bytes as u64;
             if let Odd::Ip(at, version) = odd
                 && let bears = Dscp::of(tos(frame, at, version))
                 && self.scenario.clears.contains(&Some(bears))
@@ -265,7 +271,11 @@ impl Engines {
                 return outcome;
             }
             Outcome::Forward(role) => self.expected.forwarded[role] += 1,
+            Outcome::Drop(DropReason::SteerUnavailable) => self.expected.steer_unavailable += 1,
             Outcome::Drop(_) => self.expected.host_mac_unknown += 1,
+        }
+        if ingress != Role::Host {
+            self.expected.inbound_bytes[ingress] += bytes as u64;
         }
         self.expected.received[ingress] += 1;
         let meant = self.scenario.hand_over[ingress] || bytes > self.scenario.longest;
@@ -318,7 +328,12 @@ impl Expected {
             Counter::Received(role) => self.received[role],
             Counter::Forwarded(role) => self.forwarded[role],
             Counter::Class(Class::Host) | Counter::NoUserSpace => self.no_user_space,
+            Counter::ClassBytes(Class::Host) | Counter::ReceivedBytes(Role::Host) => {
+                self.no_user_space_bytes
+            }
+            Counter::ReceivedBytes(role) => self.inbound_bytes[role],
             Counter::Cleared => self.cleared,
+            Counter::Dropped(DropReason::SteerUnavailable) => self.steer_unavailable,
             Counter::Dropped(DropReason::HostMacUnknown) => self.host_mac_unknown,
             _ => 0,
         };

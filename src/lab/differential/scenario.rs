@@ -48,6 +48,8 @@ pub struct Scenario {
     pub host_mac: Option<MacAddr>,
     /// The way out for relay traffic.
     pub incoming: Option<IncomingLink>,
+    /// Relay frames that cannot be steered are dropped.
+    pub drops_unsteered: bool,
     /// The longest frame that every port takes.
     pub longest: u32,
     /// From which ports every frame is meant for user space, where nobody is.
@@ -232,8 +234,9 @@ impl Scenario {
                     false => Role::Incoming,
                 },
                 own: some_mac(random, 1),
-                next_hop: some_mac(random, 2),
+                next_hop: random.percent(85).then(|| some_mac(random, 2)),
             }),
+            drops_unsteered: random.percent(30),
             longest: random.one_of([1514, 9014, 9014, 16_000]),
             hand_over: PerRole::from_fn(|_| random.percent(20)),
         }
@@ -274,6 +277,7 @@ impl Scenario {
             hard_credit: 128,
         };
         links.hand_over(self.hand_over, spill);
+        links.drop_unsteered(self.drops_unsteered);
         links.allow_redirects(PerRole::from_fn(|_| true), self.longest);
     }
 }
@@ -312,12 +316,12 @@ impl Display for Scenario {
         let handed: Vec<_> = handed.into_iter().map(|(role, _)| role).collect();
         let incoming = self
             .incoming
-            .map(|link| format!("{},{},{}", link.port, link.own, link.next_hop));
+            .map(|link| format!("{},{},{}", link.port, link.own, optional(link.next_hop)));
         write!(
             f,
             "mode={:?} host_mark={} mark={} at_uplink={:?} steer={} protocols={:?} addresses={} \
              relay_addresses={} resolvers={} exempt={} listeners={} relays={} host_mac={} \
-             incoming={} longest={} hand_over={}",
+             incoming={} drops_unsteered={} longest={} hand_over={}",
             self.mode,
             optional(self.host_mark.map(Dscp::bits)),
             self.mark.bits(),
@@ -332,6 +336,7 @@ impl Display for Scenario {
             list(&self.relays),
             optional(self.host_mac),
             optional(incoming),
+            self.drops_unsteered,
             self.longest,
             list(&handed),
         )
@@ -419,11 +424,15 @@ impl FromStr for Scenario {
                     [port, own, next_hop] => Some(IncomingLink {
                         port: read_role(port)?,
                         own: read(own)?,
-                        next_hop: read(next_hop)?,
+                        next_hop: match next_hop {
+                            "none" => None,
+                            mac => Some(read(mac)?),
+                        },
                     }),
                     _ => return Err(wrong(link)),
                 },
             },
+            drops_unsteered: read(next("drops_unsteered")?)?,
             longest: read(next("longest")?)?,
             hand_over: {
                 let mut all = PerRole::default();

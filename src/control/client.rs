@@ -1,0 +1,219 @@
+//! Asking a running box. What answers may be anything, so it is bounded in size and time.
+
+use super::{CaptureRequest, ControlError, Reloaded};
+use crate::observe::Report;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use nix::unistd::{Gid, Group};
+use serde::de::DeserializeOwned;
+use std::fmt::Display;
+use std::fs;
+use std::future::Future;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+
+/// An answer is at most so long, but for a capture.
+const MAX_ANSWER: usize = 8 << 20;
+/// An answer is there so soon,
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// but for a reload, which may wait for relay documents.
+const RELOAD_TIME: Duration = Duration::from_secs(60);
+
+/// Asks the box behind a control socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    /// Of the socket at `path`. Each question connects anew.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The box at this moment.
+    ///
+    /// # Errors
+    ///
+    /// If nobody is there, or no box of this kind.
+    pub fn status(&self) -> Result<Report, ControlError> {
+        self.json(Method::GET, "/v1/status", ANSWER_TIME)
+    }
+
+    /// Has the box read its configuration anew.
+    ///
+    /// # Errors
+    ///
+    /// If nobody is there, or with its reason if the box goes on with what it had.
+    pub fn reload(&self) -> Result<Reloaded, ControlError> {
+        self.json(Method::POST, "/v1/reload", RELOAD_TIME)
+    }
+
+    /// The box' metrics, in the OpenMetrics text format.
+    ///
+    /// # Errors
+    ///
+    /// If nobody is there, or no box of this kind.
+    pub fn metrics(&self) -> Result<String, ControlError> {
+        let bytes = self.whole(Method::GET, "/metrics", ANSWER_TIME)?;
+        String::from_utf8(bytes.into()).map_err(|error| self.broken(error))
+    }
+
+    /// Captures frames to `out`, in pcapng, until the box has what was asked for. Says how many
+    /// bytes that were.
+    ///
+    /// # Errors
+    ///
+    /// If nobody is there, the box refuses, or `out` cannot be written.
+    pub fn capture(
+        &self,
+        request: &CaptureRequest,
+        out: &mut impl Write,
+    ) -> Result<u64, ControlError> {
+        request.check().map_err(ControlError::Request)?;
+        let json = serde_json::to_vec(request).map_err(|error| self.broken(error))?;
+        self.run(async {
+            let asked = self.ask(Method::POST, "/v1/capture", json.into());
+            let answer = timeout(ANSWER_TIME, asked)
+                .await
+                .map_err(|_| self.broken("no answer"))??;
+            let mut body = answer.into_body();
+            let mut written = 0;
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| self.broken(error))?;
+                let Ok(part) = frame.into_data() else {
+                    continue;
+                };
+                out.write_all(&part).map_err(ControlError::Write)?;
+                written += part.len() as u64;
+            }
+            out.flush().map_err(ControlError::Write)?;
+            Ok(written)
+        })
+    }
+
+    fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        route: &str,
+        time: Duration,
+    ) -> Result<T, ControlError> {
+        let bytes = self.whole(method, route, time)?;
+        serde_json::from_slice(&bytes).map_err(|error| self.broken(error))
+    }
+
+    fn whole(&self, method: Method, route: &str, time: Duration) -> Result<Bytes, ControlError> {
+        self.run(async {
+            let whole = async {
+                let answer = self.ask(method, route, Bytes::new()).await?;
+                self.collect(answer).await
+            };
+            timeout(time, whole)
+                .await
+                .map_err(|_| self.broken("no answer"))?
+        })
+    }
+
+    async fn collect(&self, answer: Response<Incoming>) -> Result<Bytes, ControlError> {
+        let limited = Limited::new(answer.into_body(), MAX_ANSWER).collect();
+        match limited.await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    /// The answer's head, if it is the one that was hoped for.
+    async fn ask(
+        &self,
+        method: Method,
+        route: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ControlError> {
+        let stream = UnixStream::connect(&self.path)
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(error))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(route)
+            .header(HOST, "exitmark")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.broken(error))?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.broken(error))?;
+        match answer.status() {
+            StatusCode::OK => Ok(answer),
+            StatusCode::CONFLICT => {
+                let reason = self.collect(answer).await?;
+                let reason = String::from_utf8_lossy(&reason);
+                Err(ControlError::Refused(reason.trim_end().to_owned()))
+            }
+            status => {
+                let reason = self.collect(answer).await?;
+                let reason = String::from_utf8_lossy(&reason);
+                Err(self.broken(format_args!("answers {status}: {}", reason.trim_end())))
+            }
+        }
+    }
+
+    fn run<T>(
+        &self,
+        asking: impl Future<Output = Result<T, ControlError>>,
+    ) -> Result<T, ControlError> {
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| self.broken(error))?;
+        runtime.block_on(asking)
+    }
+
+    fn broken(&self, what: impl Display) -> ControlError {
+        ControlError::Broken {
+            path: self.path.clone(),
+            what: what.to_string(),
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> ControlError {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ControlError::NobodyThere(self.path.clone())
+            }
+            io::ErrorKind::PermissionDenied => ControlError::Forbidden {
+                path: self.path.clone(),
+                who: self.who(),
+            },
+            _ => self.broken(error),
+        }
+    }
+
+    /// Who may ask, as far as that can be seen.
+    fn who(&self) -> String {
+        let group = fs::metadata(&self.path)
+            .ok()
+            .and_then(|metadata| Group::from_gid(Gid::from_raw(metadata.gid())).ok()?);
+        match group {
+            Some(group) if group.gid.as_raw() != 0 => format!(
+                "root and the group {0} may ask: `usermod -aG {0} USER`, and log in again",
+                group.name
+            ),
+            _ => "root alone may ask: use sudo, or name a group by `control.group`".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The sockets, opened while the process may still do so.
+
+use super::ControlError;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::unistd::{Gid, Group, chown};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// Where the box can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The group that may use it besides root; the process' own where none is given.
+    pub group: Option<String>,
+    /// Where metrics are also served, on the loopback.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Sockets that listen and are not answered at yet.
+#[derive(Debug)]
+pub struct Listeners {
+    pub(super) socket: Owned,
+    pub(super) control: UnixListener,
+    pub(super) metrics: Option<TcpListener>,
+}
+
+/// A socket in the file system, and the lock beside it that says whose it is.
+#[derive(Debug)]
+pub(super) struct Owned {
+    path: PathBuf,
+    /// Device and inode, by which it is known.
+    file: (u64, u64),
+    /// Held for as long as the process answers, so that two starts cannot race.
+    _lock: Flock<File>,
+}
+
+impl Owned {
+    /// Takes the socket away, if it is still this one.
+    pub(super) fn remove(&self) {
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            // Where it cannot be removed, the next start replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+impl Listeners {
+    /// Opens both.
+    ///
+    /// # Errors
+    ///
+    /// If the place cannot be used, or somebody else has it.
+    pub fn open(settings: &ControlSettings) -> Result<Self, ControlError> {
+        let metrics = settings.metrics.map(open_metrics).transpose()?;
+        let group = settings.group.as_deref().map(find_group).transpose()?;
+        let (socket, control) = open_socket(&settings.socket, group)?;
+        Ok(Self {
+            socket,
+            control,
+            metrics,
+        })
+    }
+}
+
+fn open_metrics(address: SocketAddr) -> Result<TcpListener, ControlError> {
+    if !address.ip().is_loopback() {
+        return Err(ControlError::NotLoopback(address));
+    }
+    let open = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    open().map_err(|reason| ControlError::Metrics { address, reason })
+}
+
+fn find_group(name: &str) -> Result<Gid, ControlError> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid),
+        _ => Err(ControlError::NoGroup(name.to_owned())),
+    }
+}
+
+fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener), ControlError> {
+    let (Some(directory), Some(name), true) = (path.parent(), path.file_name(), path.is_absolute())
+    else {
+        return Err(ControlError::NoPlace(path.to_owned()));
+    };
+    make(directory).map_err(|reason| ControlError::Directory {
+        directory: directory.to_owned(),
+        reason,
+    })?;
+    let failed = |step| {
+        move |reason: io::Error| ControlError::Bind {
+            path: path.to_owned(),
+            step,
+            reason,
+        }
+    };
+
+    let mut beside = name.to_owned();
+    beside.push(".lock");
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(directory.join(beside))
+        .map_err(failed("make the lock beside it"))?;
+    let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        Err((_, Errno::EWOULDBLOCK)) => return Err(ControlError::Live(path.to_owned())),
+        Err((_, errno)) => return Err(failed("lock the file beside it")(errno.into())),
+    };
+
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("look at it")(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(ControlError::NoSocket(path.to_owned()));
+        }
+        Ok(_) => match answers(path) {
+            Ok(false) => {}
+            Ok(true) => return Err(ControlError::Live(path.to_owned())),
+            Err(errno) => return Err(failed("ask who is there")(errno.into())),
+        },
+    }
+
+    // It is made out of everybody's reach and takes its name when it has its owners.
+    let making = tempfile::Builder::new()
+        .prefix(".exitmark-")
+        .tempdir_in(directory)
+        .map_err(failed("make a directory beside it"))?;
+    let made = making.path().join("s");
+    let listener = UnixListener::bind(&made).map_err(failed("bind it"))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(failed("make it non-blocking"))?;
+    if group.is_some() {
+        chown(&made, None, group)
+            .map_err(|errno| failed("give it to control.group")(errno.into()))?;
+    }
+    fs::set_permissions(&made, Permissions::from_mode(0o660))
+        .map_err(failed("set who may use it"))?;
+    let file = identity(&made).map_err(failed("look at it"))?;
+    fs::rename(&made, path).map_err(failed("put it in its place"))?;
+    let owned = Owned {
+        path: path.to_owned(),
+        file,
+        _lock: lock,
+    };
+    Ok((owned, listener))
+}
+
+/// Makes the last directory of a path, for everybody to pass, where it is missing.
+fn make(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o755).create(directory) {
+        // Whatever the process' umask says.
+        Ok(()) => fs::set_permissions(directory, Permissions::from_mode(0o755)),
+        Err(_) if directory.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether somebody listens at a socket. Does not wait.
+fn answers(path: &Path) -> Result<bool, Errno> {
+    let asking = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    match connect(asking.as_raw_fd(), &UnixAddr::new(path)?) {
+        // Who has too many waiting is there too.
+        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}

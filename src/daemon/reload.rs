@@ -1,0 +1,159 @@
+//! Another configuration in the place of the one in force: all of it, or nothing.
+
+use super::relays::Update;
+use super::{Daemon, confine};
+use crate::control::Reloaded;
+use crate::settings::{Change, Settings};
+use crossbeam::channel::Sender;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where the outcome of a reload goes, besides the log.
+pub(super) type Answer = Option<Sender<Result<Reloaded, String>>>;
+
+/// A configuration that waits for its relay set.
+pub(super) struct Reloading {
+    settings: Settings,
+    change: Change,
+    answer: Answer,
+}
+
+impl Daemon {
+    /// Reads the configuration again. Where its relay set must be had first, the end comes with
+    /// an event. The relay files are looked at in any case.
+    pub(super) fn reload(&mut self, answer: Answer) {
+        if self.reloading.is_some() {
+            let reason = "another reload is under way; try again when it has ended";
+            return self.refuse(answer, reason.to_owned());
+        }
+        let (settings, change) = match self.read_again() {
+            Ok(read) => read,
+            Err(reason) => {
+                self.prompter.prompt();
+                return self.refuse(answer, reason);
+            }
+        };
+        let needs_relays = settings.relays != self.settings.relays
+            || settings.decides_by_relays() != self.settings.decides_by_relays();
+        let reloading = Reloading {
+            settings,
+            change,
+            answer,
+        };
+        if needs_relays {
+            let settings = &reloading.settings;
+            self.prompter
+                .order(settings.relays.clone(), settings.decides_by_relays());
+            self.reloading = Some(reloading);
+            return;
+        }
+        let update = Update {
+            endpoints: self.snapshot.relays.clone(),
+            passes: self.is_passing,
+            loading: Duration::ZERO,
+        };
+        self.take_on(reloading, update);
+        self.prompter.prompt();
+    }
+
+    fn read_again(&self) -> Result<(Settings, Change), String> {
+        let path = self.path.display();
+        let settings = Settings::load(&self.path).map_err(|error| {
+            let hint = match confine::is_root() {
+                true => "",
+                false => " (this process has given up being root)",
+            };
+            format!("{path}: {error}{hint}")
+        })?;
+        let change = self.settings.change_to(&settings);
+        if change.fixed.is_empty() {
+            Ok((settings, change))
+        } else {
+            Err(format!(
+                "{path}: {} only change with a restart, which loses no frame: \
+                 `systemctl restart exitmark`, or stop and start it",
+                change.fixed.join(", ")
+            ))
+        }
+    }
+
+    /// The relay set of a configuration that waits for it, or why there is none.
+    pub(super) fn reconfigured(&mut self, outcome: Result<Update, String>) {
+        let Some(reloading) = self.reloading.take() else {
+            // What followed a configuration that could not be taken on.
+            if let Ok(update) = outcome {
+                self.publish_relays(update);
+            }
+            return;
+        };
+        match outcome {
+            Ok(update) => self.take_on(reloading, update),
+            Err(reason) => self.refuse(reloading.answer, reason),
+        }
+    }
+
+    /// Lets a configuration come into force, or goes back to the one before.
+    fn take_on(&mut self, reloading: Reloading, update: Update) {
+        let Reloading {
+            settings,
+            change,
+            answer,
+        } = reloading;
+        if change.keys.is_empty() {
+            tracing::info!("the configuration is read again: nothing in it has changed");
+            return self.accept(answer, change);
+        }
+        if let Err(error) = self.steering.change(&settings) {
+            self.go_back();
+            return self.refuse(answer, error.to_string());
+        }
+        let before = (
+            std::mem::replace(&mut self.settings, settings),
+            Arc::clone(&self.passing),
+        );
+        self.passing = Arc::new(self.settings.rules.passing());
+        if let Err(error) = self.publish(update) {
+            // Not to be tried again: it is of rules that do not come into force.
+            self.unpublished = None;
+            (self.settings, self.passing) = before;
+            if let Err(error) = self.steering.change(&self.settings) {
+                tracing::error!("the next hop before cannot be followed any more: {error}");
+            }
+            self.go_back();
+            return self.refuse(answer, error.to_string());
+        }
+        self.links.expect_host(self.settings.host_mac);
+        tracing::info!(
+            generation = self.snapshot.generation,
+            changed = change.keys.join(", "),
+            "configuration replaced"
+        );
+        self.accept(answer, change);
+    }
+
+    /// Lets the keeper of the relay set follow what is in force.
+    fn go_back(&self) {
+        let relays = self.settings.relays.clone();
+        self.prompter
+            .order(relays, self.settings.decides_by_relays());
+    }
+
+    fn accept(&mut self, answer: Answer, change: Change) {
+        self.reloads.0 += 1;
+        let reloaded = Reloaded {
+            generation: self.snapshot.generation,
+            changed: change.keys,
+        };
+        if let Some(answer) = answer {
+            let _ = answer.send(Ok(reloaded));
+        }
+    }
+
+    fn refuse(&mut self, answer: Answer, reason: String) {
+        self.reloads.1 += 1;
+        tracing::error!("the configuration stays as it was: {reason}");
+        if let Some(answer) = answer {
+            let _ = answer.send(Err(reason));
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The running box as one report: what every part of it knows, put together.
+
+use super::Daemon;
+use super::parts::StandingPort;
+use super::workers::Sums;
+use crate::datapath::{AttachMode, Counter, DropReason, KernelCounts, Tally};
+use crate::nic::Nic;
+use crate::observe::{
+    ClassCount, DropCount, EngineReport, FrameCount, MalformedCount, PortReport, RelaySetReport,
+    Report, SteeringReport, SteeringState, Warning,
+};
+use crate::packet::Malformed;
+use crate::policy::Class;
+use crate::settings::OnStop;
+use std::time::UNIX_EPOCH;
+
+impl Daemon {
+    pub(super) fn report(&self) -> Report {
+        let sums = self.workers.sums();
+        let kernel = self.kernel.counts().unwrap_or_default();
+        let mut tally = sums.tally.clone();
+        tally.add(&kernel.tally);
+        let (since, started) = self.started;
+        let settings = &self.settings;
+        let mut report = Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: since
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+            uptime_seconds: started.elapsed().as_secs_f64(),
+            mode: settings.rules.actions.mode().name().to_owned(),
+            classify_by: settings.rules.classify_by.name().to_owned(),
+            mark: settings.rules.actions.mark().to_string(),
+            generation: self.snapshot.generation,
+            engine: EngineReport {
+                asked: self.standing.asked.name().to_owned(),
+                chosen: self.standing.engine.name().to_owned(),
+                reason: self.standing.reason.to_owned(),
+                xdp_frames: kernel.tally.decided(),
+                af_xdp_frames: sums.tally.decided(),
+            },
+            ports: self.ports(&tally, &sums, &kernel),
+            classes: Class::ALL
+                .map(|class| ClassCount {
+                    class: class.name().to_owned(),
+                    frames: tally.of(Counter::Class(class)),
+                    bytes: tally.of(Counter::ClassBytes(class)),
+                })
+                .into(),
+            malformed: Malformed::ALL
+                .map(|reason| MalformedCount {
+                    reason: reason.name().to_owned(),
+                    frames: tally.of(Counter::Malformed(reason)),
+                })
+                .into(),
+            frames: FrameCount {
+                marked: tally.of(Counter::Marked),
+                cleared: tally.of(Counter::Cleared),
+                unsteered: tally.of(Counter::Unsteered),
+                disagreement: tally.of(Counter::Disagreement),
+                unseen_fragment: tally.of(Counter::UnseenFragment),
+                no_user_space: tally.of(Counter::NoUserSpace),
+            },
+            drops: drops(&tally),
+            steering: self.steering.report(),
+            relay_set: self.prompter.report(),
+            workers: self.workers.balances(),
+            unaccounted_frames: sums.unaccounted,
+            reloads: self.reloads.0,
+            reloads_refused: self.reloads.1,
+            ..Report::default()
+        };
+        report.relay_set.is_passing |= self.is_passing;
+        report.warnings = self.warnings(&report);
+        report
+    }
+
+    fn ports(&self, tally: &Tally, sums: &Sums, kernel: &KernelCounts) -> Vec<PortReport> {
+        let ports = self.standing.ports.iter();
+        ports
+            .map(|port| {
+                let StandingPort {
+                    role,
+                    nic,
+                    mode,
+                    is_zero_copy,
+                    hands_over,
+                    reason,
+                    ..
+                } = port;
+                let role = *role;
+                // As it is now; as it was, where it is gone.
+                let now = Nic::of_index(nic.index);
+                PortReport {
+                    role: role.name().to_owned(),
+                    interface: now.as_ref().unwrap_or(nic).name.clone(),
+                    engine: if *hands_over { "af_xdp" } else { "xdp" }.to_owned(),
+                    reason: (*reason).to_owned(),
+                    xdp: mode.to_string(),
+                    sockets: if *is_zero_copy { "zero-copy" } else { "copy" }.to_owned(),
+                    driver: None, // MERGE
+                    mtu: now.as_ref().unwrap_or(nic).mtu,
+                    queues: nic.queues,
+                    has_carrier: now.is_some_and(|nic| nic.is_up /* MERGE */),
+                    received_frames: tally.of(Counter::Received(role)),
+                    received_bytes: tally.of(Counter::ReceivedBytes(role)),
+                    forwarded_frames: tally.of(Counter::Forwarded(role)),
+                    to_stack_frames: kernel.to_stack[role],
+                    handed_frames: kernel.handed[role],
+                    spilled_frames: kernel.spilled[role],
+                    missed_frames: sums.missed[role],
+                    tx_invalid_frames: sums.invalid[role],
+                }
+            })
+            .collect()
+    }
+
+    /// What somebody should look at, the gravest first.
+    fn warnings(&self, report: &Report) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let mut warn = |kind: &str, is_alarm: bool, text: String| {
+            warnings.push(Warning {
+                kind: kind.to_owned(),
+                is_alarm,
+                text,
+            });
+        };
+        if report.unaccounted_frames > 0 {
+            let text = "frames are in no known place; please report this";
+            warn("unaccounted", true, text.to_owned());
+        }
+        for port in report.ports.iter().filter(|port| !port.has_carrier) {
+            let text = format!("{} ({}) has no link", port.interface, port.role);
+            warn("no_carrier", true, text);
+        }
+        if let Some(text) = unsteered(&report.steering) {
+            warn("steering", true, text);
+        }
+        if let Some((is_alarm, text)) = aged(&report.relay_set, self.is_orphaned) {
+            warn("relay_set", is_alarm, text);
+        }
+        let mismatches: u64 = report.audit.mismatches.iter().map(|one| one.frames).sum();
+        if mismatches > 0 {
+            let text = format!(
+                "{mismatches} sampled frames left otherwise than the policy says; please report \
+                 this"
+            );
+            warn("audit", true, text);
+        }
+        if self.unpublished.is_some() {
+            let text = "the kernel has not taken the newest relay set; it is tried again";
+            warn("unpublished", false, text.to_owned());
+        }
+        for port in &self.standing.ports {
+            if port.mode == AttachMode::Generic {
+                let text = format!(
+                    "{} ({}) takes XDP in generic mode only, several times slower",
+                    port.nic.name, port.role
+                );
+                warn("generic_xdp", false, text);
+            }
+        }
+        if self.settings.pin.on_stop == OnStop::Keep
+            && self.standing.ports.iter().any(|port| port.needs_process)
+        {
+            let text = "frames are forwarded by this process alone, because not every NIC takes \
+                        redirected ones";
+            warn("needs_process", false, text.to_owned());
+        }
+        warnings
+    }
+}
+
+fn unsteered(steering: &SteeringReport) -> Option<String> {
+    let consequence = match steering.on_unavailable.as_str() {
+        "drop" => "relay traffic is dropped",
+        _ => "relay traffic leaves by the uplink, unmarked",
+    };
+    match steering.state {
+        SteeringState::Off | SteeringState::Steering => None,
+        SteeringState::NoCarrier => Some(format!("incoming has no link: {consequence}")),
+        SteeringState::Unresolved => Some(format!("the next hop does not answer: {consequence}")),
+    }
+}
+
+fn aged(set: &RelaySetReport, is_orphaned: bool) -> Option<(bool, String)> {
+    if set.is_passing || is_orphaned {
+        let text = "the relay set is stale: nothing is marked or steered";
+        return Some((true, text.to_owned()));
+    }
+    match set.age.as_deref() {
+        Some("stale") => Some((
+            true,
+            "the relay set is stale: marking and steering go on by it, more wrongly each hour"
+                .to_owned(),
+        )),
+        Some("old" | "expired") => Some((
+            false,
+            "the relay set is getting old; find out why tor fetches no consensus".to_owned(),
+        )),
+        Some("early") => Some((
+            false,
+            "the newest consensus is of the future; compare this machine's clock".to_owned(),
+        )),
+        _ => None,
+    }
+}
+
+/// Every reason there is, also those that never were.
+fn drops(tally: &Tally) -> Vec<DropCount> {
+    let reasons = Counter::all().filter_map(|counter| match counter {
+        Counter::Dropped(reason) => Some(reason),
+        _ => None,
+    });
+    reasons
+        .map(|reason| DropCount {
+            reason: reason.name().to_owned(),
+            port: match reason {
+                DropReason::TxFull(role) => Some(role.name().to_owned()),
+                _ => None,
+            },
+            frames: tally.of(Counter::Dropped(reason)),
+        })
+        .collect()
+}

@@ -1,0 +1,69 @@
+//! What comes by the control socket, on its way to the main thread, which alone can do it.
+
+use super::{Daemon, Event};
+use crate::control::{CaptureRequest, Operations, Reloaded};
+use crate::observe::Report;
+use crossbeam::channel::{self, Receiver, Sender};
+
+/// Something asked of the main thread, and where the answer goes.
+pub(super) enum Request {
+    Report(Sender<Report>),
+    Reload(Sender<Result<Reloaded, String>>),
+    Capture(CaptureRequest, Sender<Result<Receiver<Vec<u8>>, String>>),
+}
+
+/// The control socket's way to the main thread.
+pub(super) struct Requests(Sender<Event>);
+
+impl Requests {
+    pub(super) const fn new(events: Sender<Event>) -> Self {
+        Self(events)
+    }
+
+    /// None where the box is about to end.
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Option<T> {
+        let (answer, answered) = channel::bounded(1);
+        self.0.send(Event::Request(request(answer))).ok()?;
+        answered.recv().ok()
+    }
+}
+
+const ENDING: &str = "the box is about to end";
+
+impl Operations for Requests {
+    fn report(&self) -> Report {
+        self.ask(Request::Report).unwrap_or_default()
+    }
+
+    fn reload(&self) -> Result<Reloaded, String> {
+        self.ask(Request::Reload)
+            .unwrap_or_else(|| Err(ENDING.to_owned()))
+    }
+
+    fn capture(&self, request: &CaptureRequest) -> Result<Receiver<Vec<u8>>, String> {
+        self.ask(|answer| Request::Capture(request.clone(), answer))
+            .unwrap_or_else(|| Err(ENDING.to_owned()))
+    }
+}
+
+impl Daemon {
+    /// Whoever asked and went away needs no answer.
+    pub(super) fn answer(&mut self, request: Request) {
+        match request {
+            Request::Report(answer) => {
+                let _ = answer.send(self.report());
+            }
+            Request::Reload(answer) => self.reload(Some(answer)),
+            Request::Capture(request, answer) => {
+                let _ = answer.send(self.capture(&request));
+            }
+        }
+    }
+}
+
+impl Daemon {
+    // MERGE
+    fn capture(&mut self, _: &CaptureRequest) -> Result<Receiver<Vec<u8>>, String> {
+        Err("this build cannot capture".to_owned())
+    }
+}

@@ -1,0 +1,53 @@
+//! What is said to the service manager that started this process, if one did (sd_notify(3)).
+
+use sd_notify::NotifyState;
+use std::time::{Duration, Instant};
+
+/// The service manager, or nobody.
+pub(super) struct Service {
+    /// How often it wants a sign of life.
+    every: Option<Duration>,
+    due: Instant,
+}
+
+impl Service {
+    /// Whoever the environment names. To be called while there is one thread.
+    pub(super) fn find() -> Self {
+        Self {
+            // Twice in the time after which it gives this process up.
+            every: sd_notify::watchdog_enabled().map(|limit| limit / 2),
+            due: Instant::now(),
+        }
+    }
+
+    fn say(states: &[NotifyState<'_>]) {
+        if let Err(error) = sd_notify::notify(states) {
+            tracing::warn!("the service manager cannot be told: {error}");
+        }
+    }
+
+    pub(super) fn is_ready(&self, status: &str) {
+        Self::say(&[NotifyState::Ready, NotifyState::Status(status)]);
+    }
+
+    pub(super) fn is_stopping(&self) {
+        Self::say(&[NotifyState::Stopping]);
+    }
+
+    /// How long may pass before it wants to hear something.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.every
+            .map(|_| self.due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Says that the box lives, if it does and if that is due.
+    pub(super) fn beat(&mut self, lives: impl FnOnce() -> bool) {
+        if let Some(every) = self.every
+            && Instant::now() >= self.due
+            && lives()
+        {
+            Self::say(&[NotifyState::Watchdog]);
+            self.due = Instant::now() + every;
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The way out for relay traffic: followed, and told to both engines the moment it changes.
+
+use super::nics::Nics;
+use super::{DaemonError, Event, confine};
+use crate::datapath::{Links, Role};
+use crate::nic::{Way, WayWatch};
+use crate::observe::{SteeringReport, SteeringState};
+use crate::settings::{Incoming, Settings};
+use crossbeam::channel::Sender;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a start waits for the next hop to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Follows the way out, if there is one.
+pub(super) struct Steering {
+    links: Arc<Links>,
+    out: Option<Out>,
+    events: Sender<Event>,
+    changes: u64,
+}
+
+/// The way out that is followed.
+struct Out {
+    incoming: Incoming,
+    nic: u32,
+    watch: WayWatch,
+    said: Way,
+}
+
+impl Steering {
+    /// Follows the way that the settings name. Where it cannot be used yet, the box does without.
+    pub(super) fn start(
+        settings: &Settings,
+        nics: &Nics,
+        links: &Arc<Links>,
+        events: &Sender<Event>,
+    ) -> Result<Self, DaemonError> {
+        let mut steering = Self {
+            links: Arc::clone(links),
+            out: None,
+            events: events.clone(),
+            changes: 0,
+        };
+        let nic = nics
+            .incoming_role
+            .and_then(|role| nics.ports[role].as_ref());
+        if let (Some(incoming), Some(nic)) = (&settings.ports.incoming, nic) {
+            steering.follow(incoming, nic.index)?;
+        }
+        Ok(steering)
+    }
+
+    /// Follows another next hop. Until the first word of it the old one's MAC address is in use.
+    fn follow(&mut self, incoming: &Incoming, nic: u32) -> Result<(), DaemonError> {
+        self.links.drop_unsteered(incoming.drops_unsteered);
+        // The one before ends first: two must not write to the same place.
+        self.out = None;
+        let (links, events) = (Arc::clone(&self.links), self.events.clone());
+        let mut is_confined = false;
+        let watch = WayWatch::start(nic, incoming.next_hop, move |way| {
+            if !std::mem::replace(&mut is_confined, true) {
+                confine::keep_or_say(confine::OF_WAY);
+            }
+            links.steer_to(usable(way));
+            let _ = events.send(Event::Way(way));
+        })?;
+        let said = watch.first(PATIENCE);
+        self.links.steer_to(usable(said));
+        self.out = Some(Out {
+            incoming: incoming.clone(),
+            nic,
+            watch,
+            said,
+        });
+        if usable(said).is_none() {
+            self.say(said);
+        }
+        Ok(())
+    }
+
+    /// Follows the way of other settings, of which the NIC is the same.
+    pub(super) fn change(&mut self, settings: &Settings) -> Result<(), DaemonError> {
+        let Some(incoming) = &settings.ports.incoming else {
+            return Ok(());
+        };
+        match &self.out {
+            Some(out) if out.incoming == *incoming => Ok(()),
+            Some(out) if out.incoming.next_hop == incoming.next_hop => {
+                self.links.drop_unsteered(incoming.drops_unsteered);
+                if let Some(out) = &mut self.out {
+                    out.incoming = incoming.clone();
+                }
+                Ok(())
+            }
+            Some(out) => {
+                let nic = out.nic;
+                self.follow(incoming, nic)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Says what has changed. The event may be older than what there is to say now.
+    pub(super) fn tell(&mut self, _: Way) {
+        let Some(out) = &mut self.out else {
+            return;
+        };
+        let now = out.watch.now();
+        if now != out.said {
+            out.said = now;
+            self.changes += 1;
+            self.say(now);
+        }
+    }
+
+    fn say(&self, way: Way) {
+        let Some(out) = &self.out else {
+            return;
+        };
+        let Incoming {
+            interface,
+            next_hop,
+            drops_unsteered,
+        } = &out.incoming;
+        let consequence = match drops_unsteered {
+            true => "relay traffic is dropped",
+            false => "relay traffic leaves by the uplink, unmarked",
+        };
+        match (way.has_carrier, way.next_hop) {
+            (true, Some(mac)) => tracing::info!("relay traffic is steered to {mac}"),
+            (false, _) => tracing::error!(
+                "ALARM: {interface} ({}) has no link: {consequence} until it has one",
+                Role::Incoming
+            ),
+            (true, None) => tracing::error!(
+                "ALARM: the next hop {next_hop} does not answer on {interface}: {consequence} \
+                 until it does; `ip neighbour show dev {interface}` shows who does"
+            ),
+        }
+    }
+
+    /// Follows nothing any more; frames are steered on as they were.
+    pub(super) fn end(&mut self) {
+        self.out = None;
+    }
+
+    pub(super) fn report(&self) -> SteeringReport {
+        let Some(out) = &self.out else {
+            return SteeringReport::default();
+        };
+        let way = out.watch.now();
+        SteeringReport {
+            state: match (way.has_carrier, way.next_hop) {
+                (false, _) => SteeringState::NoCarrier,
+                (true, None) => SteeringState::Unresolved,
+                (true, Some(_)) => SteeringState::Steering,
+            },
+            on_unavailable: match out.incoming.drops_unsteered {
+                true => "drop",
+                false => "uplink",
+            }
+            .to_owned(),
+            next_hop: Some(out.incoming.next_hop.to_string()),
+            next_hop_mac: usable(way).map(|mac| mac.to_string()),
+            changes: self.changes,
+        }
+    }
+}
+
+/// Where steered frames go.
+fn usable(way: Way) -> Option<crate::packet::MacAddr> {
+    way.next_hop.filter(|_| way.has_carrier)
+}

@@ -1,0 +1,64 @@
+//! What differs between two configurations, and what of it needs a restart.
+
+use super::{Settings, raw};
+
+/// What is set up once, before the first frame: keys, or tables of them.
+const FIXED: [&str; 9] = [
+    "control",
+    "datapath",
+    "engine",
+    "metrics",
+    "pin.directory",
+    "ports",
+    "relays.state",
+    "relays.user",
+    "user",
+];
+
+/// What two configurations do not have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Every key that differs, in order.
+    pub keys: Vec<String>,
+    /// Those of them that only a restart changes.
+    pub fixed: Vec<String>,
+}
+
+/// Every key with its value, also where the file leaves it out.
+pub(super) fn keys(raw: &raw::Raw) -> toml::Table {
+    // What was read from TOML can be written to it.
+    toml::Table::try_from(raw).unwrap_or_default()
+}
+
+impl Settings {
+    /// What another configuration changes.
+    pub fn change_to(&self, other: &Self) -> Change {
+        let mut keys = Vec::new();
+        compare(&self.keys, &other.keys, "", &mut keys);
+        let is_fixed = |key: &&String| {
+            let within = |fixed: &&str| {
+                key.strip_prefix(*fixed)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            FIXED.iter().any(|fixed| within(fixed))
+        };
+        let fixed = keys.iter().filter(is_fixed).cloned().collect();
+        Change { keys, fixed }
+    }
+}
+
+fn compare(ours: &toml::Table, theirs: &toml::Table, prefix: &str, found: &mut Vec<String>) {
+    let mut names: Vec<_> = ours.keys().chain(theirs.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let key = format!("{prefix}{name}");
+        match (ours.get(name), theirs.get(name)) {
+            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
+                compare(a, b, &format!("{key}."), found);
+            }
+            (a, b) if a != b => found.push(key),
+            _ => {}
+        }
+    }
+}

@@ -9,6 +9,7 @@
 use super::DaemonError;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::unistd::{Uid, User, initgroups, setresgid, setresuid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -31,6 +32,13 @@ pub(super) const OF_ROOTS_KEEPER: &[Capability] = &[
 /// Any other.
 pub(super) const OF_NOBODY: &[Capability] = &[];
 
+/// Whether every thread needs a capability: all memory of this process is locked, also what is
+/// yet to come, and where there is a limit to that, only CAP_IPC_LOCK gets past it.
+fn is_everybodys(capability: Capability) -> bool {
+    capability == Capability::CAP_IPC_LOCK
+        && getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(limit, _)| limit != RLIM_INFINITY)
+}
+
 /// Leaves this thread no capability but these, as far as it has them.
 ///
 /// # Errors
@@ -39,7 +47,7 @@ pub(super) fn keep(capabilities: &[Capability]) -> io::Result<()> {
     let has = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
     let kept: CapsHashSet = has
         .into_iter()
-        .filter(|one| capabilities.contains(one))
+        .filter(|one| capabilities.contains(one) || is_everybodys(*one))
         .collect();
     let set = |which, these: &CapsHashSet| caps::set(None, which, these).map_err(io::Error::other);
     let nothing = CapsHashSet::new();
@@ -59,7 +67,8 @@ pub(super) fn keep_or_say(capabilities: &[Capability]) {
 /// Leaves this process no way to have other capabilities than these, whatever it runs.
 pub(super) fn bound(capabilities: &[&[Capability]]) {
     for capability in caps::runtime::thread_all_supported() {
-        if !capabilities.iter().any(|some| some.contains(&capability)) {
+        let is_kept = capabilities.iter().any(|some| some.contains(&capability));
+        if !is_kept && !is_everybodys(capability) {
             // Without CAP_SETPCAP the bounds are whoever's that started this process.
             let _ = caps::drop(None, CapSet::Bounding, capability);
         }

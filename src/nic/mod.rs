@@ -302,7 +302,9 @@ fn connect_ethtool() -> Result<ethtool::EthtoolHandle, NicError> {
 /// How many receive queues a NIC uses now: its combined channels and those that only receive.
 /// A driver that cannot say has one.
 async fn queues(name: &str) -> Result<u32, NicError> {
-    let Ok(mut replies) = connect_ethtool()?.channel().get(Some(name)).execute().await else {
+    // The conversation ends, whatever was asked, when the last handle is dropped.
+    let mut ethtool = connect_ethtool()?;
+    let Ok(mut replies) = ethtool.channel().get(Some(name)).execute().await else {
         return Ok(1);
     };
     let mut queues = 0;

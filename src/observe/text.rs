@@ -19,34 +19,6 @@ impl Report {
     pub fn text(&self) -> Text<'_> {
         Text(self)
     }
-
-    /// How long the box had run when it reported.
-    pub fn uptime(&self) -> Duration {
-        Duration::try_from_secs_f64(self.uptime_seconds).unwrap_or_default()
-    }
-
-    /// How long ago this was when the box reported.
-    pub fn since(&self, time: u64) -> Duration {
-        let now = self.started_at.saturating_add(self.uptime().as_secs());
-        Duration::from_secs(now.saturating_sub(time))
-    }
-
-    /// Whether what the box is for does not happen.
-    pub fn has_alarm(&self) -> bool {
-        self.warnings.iter().any(|warning| warning.is_alarm)
-    }
-}
-
-impl SteeringState {
-    /// Its name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Steering => "steering",
-            Self::NoCarrier => "no-carrier",
-            Self::Unresolved => "unresolved",
-        }
-    }
 }
 
 impl fmt::Display for Text<'_> {

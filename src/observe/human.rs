@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A count: exact up to 99999, then with three or four digits.
+/// A count: exact up to 99999, then with three digits.
 pub(super) fn count(number: u64) -> String {
     if number < 100_000 {
         number.to_string()
@@ -27,10 +27,11 @@ pub(super) fn scaled(number: f64, unit: &str) -> String {
         number /= 1000.0;
         prefix = larger;
     }
-    let digits = if prefix.is_empty() || number >= 99.95 {
-        0
-    } else {
-        1
+    let digits = match number {
+        _ if prefix.is_empty() => 0,
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
     };
     match (prefix, unit) {
         ("", "") => format!("{number:.digits$}"),
@@ -86,7 +87,7 @@ mod tests {
             (99_999, "99999"),
             (100_000, "100 k"),
             (999_499, "999 k"),
-            (999_500, "1.0 M"),
+            (999_500, "1.00 M"),
             (12_345_678, "12.3 M"),
             (u64::MAX, "18.4 E"),
         ] {
@@ -94,9 +95,9 @@ mod tests {
         }
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(999), "999 B");
-        assert_eq!(bytes(1500), "1.5 kB");
+        assert_eq!(bytes(1500), "1.50 kB");
         assert_eq!(bytes(u64::MAX), "18.4 EB");
-        assert_eq!(scaled(1.25e9, "bit/s"), "1.2 Gbit/s");
+        assert_eq!(scaled(1.25e9, "bit/s"), "1.25 Gbit/s");
         assert_eq!(share(1, 3), "33.3 %");
         assert_eq!(share(0, 0), "-");
     }

@@ -104,7 +104,10 @@ impl Text<'_> {
                 port.queues
             )?;
         }
-        for port in self.0.ports.iter().filter(|port| !port.reason.is_empty()) {
+        // The ports' reasons are mostly the engine's.
+        let known = ["", self.0.engine.reason.as_str()];
+        let told = self.0.ports.iter();
+        for port in told.filter(|port| !known.contains(&port.reason.as_str())) {
             item(f, &port.role, &format!("{}: {}", port.engine, port.reason))?;
         }
         writeln!(f)?;
@@ -132,7 +135,11 @@ impl Text<'_> {
         let all = classes
             .iter()
             .fold(0u64, |sum, class| sum.saturating_add(class.frames));
-        writeln!(f, "{:11} {:>9} {:>8} {:>9}", "class", "frames", "", "bytes")?;
+        writeln!(
+            f,
+            "{:11} {:>9} {:>8} {:>9}",
+            "class", "frames", "share", "bytes"
+        )?;
         for class in classes {
             writeln!(
                 f,
@@ -207,7 +214,7 @@ impl Text<'_> {
             line.push_str(age);
         }
         if set.is_passing {
-            line.push_str("; stale, so all is let pass");
+            line.push_str(", so all is let pass");
         }
         item(f, "relay set", &line)?;
         if let Some(at) = set.accepted_at {
@@ -272,7 +279,11 @@ impl Text<'_> {
         for residence in &self.0.residence {
             let mut line = format!("{}: ", residence.engine);
             for (quantile, seconds) in &residence.quantiles {
-                line.push_str(&format!("p{} {}, ", quantile * 100.0, latency(*seconds)));
+                line.push_str(&format!(
+                    "p{} {}, ",
+                    (quantile * 1e4).round() / 1e2,
+                    latency(*seconds)
+                ));
             }
             line.push_str(&format!("of {} sampled", count(residence.samples)));
             item(f, "residence", &line)?;

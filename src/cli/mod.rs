@@ -10,6 +10,7 @@ pub mod relays;
 pub mod reload;
 pub mod run;
 pub mod status;
+pub mod top;
 
 use clap::{Parser, Subcommand};
 use std::fmt::Display;
@@ -29,6 +30,7 @@ enum Command {
     Run(run::Arguments),
     Detach(detach::Arguments),
     Status(status::Arguments),
+    Top(top::Arguments),
     Reload(reload::Arguments),
     Capture(capture::Arguments),
     Demo(demo::Arguments),
@@ -46,6 +48,7 @@ impl Invocation {
             Command::Run(arguments) => run::run(&arguments),
             Command::Detach(arguments) => detach::run(&arguments),
             Command::Status(arguments) => status::run(&arguments),
+            Command::Top(arguments) => top::run(&arguments),
             Command::Reload(arguments) => reload::run(&arguments),
             Command::Capture(arguments) => capture::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),

@@ -7,6 +7,7 @@ mod human;
 mod metrics;
 mod report;
 mod text;
+mod top;
 
 pub use metrics::{CONTENT_TYPE, metrics};
 pub use report::{
@@ -15,3 +16,4 @@ pub use report::{
     Warning, WorkerReport,
 };
 pub use text::Text;
+pub use top::{Top, watch};

@@ -7,7 +7,7 @@ pub mod load_relays;
 pub mod relays;
 pub mod run;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -28,6 +28,11 @@ enum Command {
     Relays(relays::Arguments),
     #[command(hide = true)]
     LoadRelays(load_relays::Arguments),
+}
+
+/// What the command line accepts, for whoever writes its manual.
+pub fn command() -> clap::Command {
+    Invocation::command()
 }
 
 impl Invocation {

@@ -58,7 +58,7 @@ pub(crate) const TEXTS: &[Text] = &[
             "/etc/exitmark/exitmark.toml\tThe configuration that the service uses.",
             "/usr/share/exitmark/exitmark.example.toml\tAn example to start from, with every key.",
             "/var/lib/exitmark/relays.state\tThe relay set in force, with who has left it.",
-            "/run/exitmark.bpf/box\tWhat the service has pinned: as long as it is there, frames \
+            "/run/bpf/exitmark/box\tWhat the service has pinned: as long as it is there, frames \
              are marked and steered.",
         ],
     },

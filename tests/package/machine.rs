@@ -109,10 +109,11 @@ impl Machine {
         }
     }
 
-    /// Whether an XDP program is attached to a NIC.
-    pub(crate) fn has_program(&self, nic: &str) -> bool {
+    /// Whether a NIC bears what a box does to it.
+    pub(crate) fn is_taken(&self, nic: &str) -> bool {
         let shown = self.site.middle.ip(&format!("link show dev {nic}"));
-        shown.unwrap().contains("xdp")
+        let shown = shown.unwrap();
+        shown.contains("xdp") || shown.contains("PROMISC")
     }
 
     /// A document in the directory of a tor, whose group may read there; returns the

@@ -77,6 +77,10 @@ fn from_installation_to_purge() {
     let script = machine.read("/var/lib/dpkg/info/exitmark.postinst");
     assert!(!script.contains("run-bpf"), "{script}");
 
+    let units = ["exitmark.service", "run-bpf-exitmark.mount"];
+    let verified = format!("systemd-analyze verify --man=no {} 2>&1", units.join(" "));
+    assert_eq!(machine.run("sh", &["-c", &verified]), "");
+
     machine.name_nics();
     configure(&machine);
     let service = Service::prepare(&machine);
@@ -103,10 +107,10 @@ fn from_installation_to_purge() {
     );
 
     running.stop().unwrap();
-    assert!(machine.has_program("eth0") && machine.has_program("eth1"));
+    assert!(machine.is_taken("eth0") && machine.is_taken("eth1"));
     machine.run("dpkg", &["--no-triggers", "-r", "exitmark"]);
     for nic in ["eth0", "eth1", "eth2"] {
-        assert!(!machine.has_program(nic), "{nic}");
+        assert!(!machine.is_taken(nic), "{nic}");
     }
     assert!(machine.is_there(CONFIGURATION), "it goes by a purge alone");
     assert!(!machine.is_there("/usr/bin/exitmark"));

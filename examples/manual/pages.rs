@@ -117,7 +117,10 @@ fn page_name(command: &Command) -> String {
 
 fn page(command: &Command, others: &[String]) -> (String, Vec<u8>) {
     let name = page_name(command);
-    let man = Man::new(command.clone())
+    // clap's own line of usage has the values' names.
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ").to_owned();
+    let man = Man::new(command.clone().override_usage(usage))
         .title(name.to_uppercase())
         .source(source())
         .manual("exitmark");

@@ -59,14 +59,14 @@ fuzz: fuzz-engines
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
-# A Debian package for this machine's architecture, in target/deb. PROFILE=dev packs the tests' build.
-# DEBFULLNAME and DEBEMAIL are who made it.
+# A Debian package for this machine's architecture, in target/deb. PROFILE=dev packs what the tests
+# use; DEBFULLNAME and DEBEMAIL say who made it, VERSION another version than Cargo.toml's.
 PROFILE ?= release
-BUILT = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+TARGET = $(or $(CARGO_TARGET_DIR),target)
 deb: setup
 	cargo build --locked --profile $(PROFILE) --bin exitmark
-	cargo run --locked --quiet --example manual -- $(or $(CARGO_TARGET_DIR),target)/manual
-	dist/deb $(BUILT)/exitmark $(or $(CARGO_TARGET_DIR),target)/manual $(or $(CARGO_TARGET_DIR),target)/deb $(VERSION)
+	cargo run --locked --quiet --example manual -- $(TARGET)/manual
+	dist/deb $(TARGET)/$(PROFILE:dev=debug)/exitmark $(TARGET)/manual $(TARGET)/deb $(VERSION)
 
 check: setup
 	cargo fmt --check

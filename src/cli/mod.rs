@@ -12,7 +12,7 @@ pub mod run;
 pub mod status;
 pub mod top;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
@@ -38,6 +38,11 @@ enum Command {
     Relays(relays::Arguments),
     #[command(hide = true)]
     LoadRelays(load_relays::Arguments),
+}
+
+/// What the command line accepts, for whoever writes its manual.
+pub fn command() -> clap::Command {
+    Invocation::command()
 }
 
 impl Invocation {

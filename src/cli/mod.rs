@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod detach;
+pub mod doctor;
 pub mod explain;
 pub mod load_relays;
 pub mod relays;
@@ -23,6 +24,7 @@ pub struct Invocation {
 enum Command {
     Run(run::Arguments),
     Detach(detach::Arguments),
+    Doctor(doctor::Arguments),
     Demo(demo::Arguments),
     Explain(explain::Arguments),
     Relays(relays::Arguments),
@@ -37,6 +39,7 @@ impl Invocation {
         match self.command {
             Command::Run(arguments) => run::run(&arguments),
             Command::Detach(arguments) => detach::run(&arguments),
+            Command::Doctor(arguments) => doctor::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Relays(arguments) => relays::run(&arguments),

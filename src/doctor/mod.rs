@@ -6,6 +6,8 @@
 mod facts;
 mod machine;
 mod ports;
+#[cfg(test)]
+mod tests;
 
 use serde::Serialize;
 use std::fmt;
@@ -126,31 +128,4 @@ pub fn render(findings: &[Finding]) -> String {
         }
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_is_safe_in_a_shell() {
-        assert_eq!(word("eth0.100"), "eth0.100");
-        assert_eq!(word("a;reboot"), "'a;reboot'");
-        assert_eq!(word("it's"), r"'it'\''s'");
-        assert_eq!(word(""), "''");
-    }
-
-    #[test]
-    fn findings_are_aligned_with_their_commands_below() {
-        let findings = [
-            Finding::ok("kernel", "6.6"),
-            Finding::fault("uplink0", "is down")
-                .because("nothing crosses")
-                .mended_by("ip link set dev uplink0 up"),
-        ];
-        let text = "ok       kernel   6.6\n\
-                    fault    uplink0  is down: nothing crosses\n\
-                    \u{20}                 fix: ip link set dev uplink0 up\n";
-        assert_eq!(render(&findings), text);
-    }
 }

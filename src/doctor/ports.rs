@@ -50,7 +50,7 @@ fn presence(nic: &Nic, role: Option<Role>) -> Finding {
     }
     if !nic.has_carrier {
         return Finding::warning(subject, format!("{role}, is up without carrier"))
-            .because("nobody is at the other end: look at the cable and at who is there");
+            .because("nobody is at the other end, or the cable is not in");
     }
     Finding::ok(subject, format!("{role}, up, with carrier, {}", nic.mac))
 }
@@ -220,8 +220,14 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     }
     let Some(role) = port.role else {
         let count = nic.addresses.len();
-        let finding = Finding::ok(subject, format!("{count} addresses of the box"));
-        let why = "it can be `incoming`, but neither `host` nor `uplink` unless they are removed";
+        let finding = Finding::ok(
+            subject,
+            match count {
+                1 => "an address of the box".to_owned(),
+                _ => format!("{count} addresses of the box"),
+            },
+        );
+        let why = "it can be `incoming`, but neither `host` nor `uplink` while it has that";
         return (count > 0)
             .then(|| finding.because(why))
             .into_iter()

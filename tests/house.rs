@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Which rooms each room may import. Imports run one way: whoever stands here may only name what
 /// stands above.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("packet", &[]),
     ("policy", &["packet"]),
     ("relays", &["policy"]),
@@ -37,6 +37,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
         "explain",
         &["datapath", "nic", "packet", "policy", "relays", "settings"],
     ),
+    ("doctor", &["datapath", "nic", "packet", "settings"]),
     (
         "lab",
         &["datapath", "nic", "packet", "policy", "relays", "settings"],
@@ -45,8 +46,8 @@ const ARROWS: [(&str, &[&str]); 14] = [
     (
         "cli",
         &[
-            "control", "daemon", "datapath", "demo", "explain", "observe", "packet", "policy",
-            "relays", "settings",
+            "control", "daemon", "datapath", "demo", "doctor", "explain", "observe", "packet",
+            "policy", "relays", "settings",
         ],
     ),
     ("main", &["cli"]),

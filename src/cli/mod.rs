@@ -4,6 +4,7 @@ mod asking;
 pub mod capture;
 pub mod demo;
 pub mod detach;
+pub mod doctor;
 pub mod explain;
 pub mod load_relays;
 pub mod relays;
@@ -33,6 +34,7 @@ enum Command {
     Top(top::Arguments),
     Reload(reload::Arguments),
     Capture(capture::Arguments),
+    Doctor(doctor::Arguments),
     Demo(demo::Arguments),
     Explain(explain::Arguments),
     Relays(relays::Arguments),
@@ -56,6 +58,7 @@ impl Invocation {
             Command::Top(arguments) => top::run(&arguments),
             Command::Reload(arguments) => reload::run(&arguments),
             Command::Capture(arguments) => capture::run(&arguments),
+            Command::Doctor(arguments) => doctor::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Relays(arguments) => relays::run(&arguments),

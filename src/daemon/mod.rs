@@ -64,9 +64,9 @@ pub enum DaemonError {
     /// The ports have different numbers of queues.
     #[error(
         "{0} has {1} receive queues but {2} has {3}; every port needs the same number: \
-         `ethtool -L {2} combined {1}`"
+         `{4}`"
     )]
-    Queues(String, u32, String, u32),
+    Queues(String, u32, String, u32, String),
     /// The box would be a host on the wire.
     #[error(
         "{0} ({1}) has the address {2}, but the box is a wire there: nothing that is sent to that \
@@ -74,10 +74,8 @@ pub enum DaemonError {
     )]
     Address(String, Role, ipnet::IpNet),
     /// More queues than can be served.
-    #[error(
-        "{0} has {1} receive queues, more than {MAX_QUEUES}: `ethtool -L {0} combined {MAX_QUEUES}`"
-    )]
-    TooManyQueues(String, u32),
+    #[error("{0} has {1} receive queues, more than {MAX_QUEUES}: `{2}`")]
+    TooManyQueues(String, u32, String),
     /// The next hop is the box itself.
     #[error("steer.next_hop is the MAC address of {0} itself; name the router on that network")]
     NextHopIsSelf(String),

@@ -1,14 +1,12 @@
 //! The NICs that the settings name, checked against what a wire needs, and what is set on them.
 
 use super::DaemonError;
-use crate::datapath::{MAX_QUEUES, PerRole, Role};
+use crate::datapath::{MAX_QUEUES, ONE_BUFFER_MTU, PerRole, Role};
 use crate::nic::{NextHop, Nic};
 use crate::settings::Settings;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.
-pub(super) const ONE_BUFFER_MTU: u32 = 3498;
 const ETHERNET_HEADER: u32 = 14;
 const TAG: u32 = 4;
 
@@ -58,7 +56,12 @@ impl Nics {
                 has_no_address(nic, role)?;
             }
             if nic.queues as usize > MAX_QUEUES {
-                return Err(DaemonError::TooManyQueues(nic.name.clone(), nic.queues));
+                let mend = nic.queues_command(u32::try_from(MAX_QUEUES).unwrap_or(u32::MAX));
+                return Err(DaemonError::TooManyQueues(
+                    nic.name.clone(),
+                    nic.queues,
+                    mend,
+                ));
             }
             let first = *first.get_or_insert(nic);
             let names = (first.name.clone(), nic.name.clone());
@@ -71,6 +74,7 @@ impl Nics {
                     first.queues,
                     names.1,
                     nic.queues,
+                    nic.queues_command(first.queues),
                 ));
             }
         }

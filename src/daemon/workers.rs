@@ -1,7 +1,8 @@
 //! The workers' threads: memory, sockets, start, new snapshots, end.
 
-use super::nics::{Nics, ONE_BUFFER_MTU};
+use super::nics::Nics;
 use super::{DaemonError, Event, confine};
+use crate::datapath::ONE_BUFFER_MTU;
 use crate::datapath::{
     BalanceGauge, Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, PerRole,
     QueueGauge, Role, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError, XskMemory,

@@ -26,11 +26,14 @@ pub use frame::{Frame, FramePool, Memory};
 pub use guard::{GUARD_NUMBERS, Guard};
 pub use kernel::{
     AttachMode, Attachment, Kernel, KernelCounts, KernelError, MAX_QUEUES, PinError, Pins, Ran,
-    Undo, XdpState, xdp_state,
+    Undo, XdpAbilities, XdpState, kernel_version, xdp_state,
 };
 pub use links::{IncomingLink, Links, Spill};
 pub use worker::{Balance, BalanceGauge, Control, Worker, WorkerLimits, WorkerReport, now};
 pub use xsk::{Bound, QueueGauge, Troubles, Umem, XskError, XskMemory, XskPort, XskSettings};
+
+/// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.
+pub const ONE_BUFFER_MTU: u32 = 3498;
 
 /// What a NIC is to the box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

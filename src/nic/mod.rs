@@ -11,6 +11,7 @@ use ethtool::{EthtoolAttr, EthtoolChannelAttr};
 use futures_util::stream::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::LinkUnspec;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
@@ -43,6 +44,10 @@ pub struct Nic {
     pub is_promiscuous: bool,
     /// How many receive queues are in use.
     pub queues: u32,
+    /// How many could be.
+    pub most_queues: u32,
+    /// Its queues receive and send, and are set together.
+    pub has_combined_queues: bool,
     /// It is one end of a veth pair.
     pub is_veth: bool,
     /// The name of its driver, where the kernel tells.
@@ -173,6 +178,7 @@ impl Nic {
             }
         }
         let flags = message.header.flags;
+        let queues = queues(name).await?;
         let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
         Ok(Self {
             name: name.to_owned(),
@@ -184,7 +190,9 @@ impl Nic {
             is_up: flags.contains(LinkFlags::Up),
             has_carrier: flags.contains(LinkFlags::LowerUp),
             is_promiscuous: flags.contains(LinkFlags::Promisc),
-            queues: queues(name).await?,
+            queues: queues.now,
+            most_queues: queues.most,
+            has_combined_queues: queues.are_combined,
             is_veth: kind == Some(&InfoKind::Veth),
             driver: bus
                 .zip(device)
@@ -192,6 +200,33 @@ impl Nic {
                 .or_else(|| kind.map(ToString::to_string)),
             addresses: addresses(handle, message.header.index).await?,
             offloads: Offloads::look(name).await?,
+        })
+    }
+
+    /// The MAC address that the box's own stack has for a neighbour on this NIC, if it has one.
+    /// Nobody is asked for it.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn neighbour(&self, address: IpAddr) -> Result<Option<MacAddr>, NicError> {
+        let family = match address {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        converse(async {
+            let handle = connect()?;
+            let mut entries = handle
+                .neighbours()
+                .get()
+                .set_address_family(family)
+                .execute();
+            let mut found = None;
+            while let Some(entry) = entries.try_next().await.map_err(unanswered)? {
+                if entry.header.ifindex == self.index {
+                    found = found.or(way::mac_of(&entry, address));
+                }
+            }
+            Ok(found)
         })
     }
 
@@ -222,6 +257,16 @@ impl Nic {
     /// Its name as a part of a sysctl's, where a dot would divide it.
     pub fn sysctl_name(&self) -> String {
         self.name.replace('.', "/")
+    }
+
+    /// The command that gives it this many receive queues.
+    pub fn queues_command(&self, queues: u32) -> String {
+        let kind = if self.has_combined_queues {
+            "combined"
+        } else {
+            "rx"
+        };
+        format!("ethtool -L {} {kind} {queues}", self.name)
     }
 
     /// Looks at the NIC that the kernel has by this number, if there is one.
@@ -299,24 +344,40 @@ fn connect_ethtool() -> Result<ethtool::EthtoolHandle, NicError> {
     Ok(handle)
 }
 
+/// A NIC's receive queues.
+struct Queues {
+    now: u32,
+    most: u32,
+    are_combined: bool,
+}
+
 /// How many receive queues a NIC uses now: its combined channels and those that only receive.
 /// A driver that cannot say has one.
-async fn queues(name: &str) -> Result<u32, NicError> {
+async fn queues(name: &str) -> Result<Queues, NicError> {
+    let (mut now, mut most, mut combined) = (0, 0, 0);
     // The conversation ends, whatever was asked, when the last handle is dropped.
     let mut ethtool = connect_ethtool()?;
-    let Ok(mut replies) = ethtool.channel().get(Some(name)).execute().await else {
-        return Ok(1);
-    };
-    let mut queues = 0;
-    while let Some(Ok(reply)) = replies.next().await {
-        for attribute in &reply.payload.nlas {
-            if let EthtoolAttr::Channel(
-                EthtoolChannelAttr::CombinedCount(count) | EthtoolChannelAttr::RxCount(count),
-            ) = attribute
-            {
-                queues += count;
+    if let Ok(mut replies) = ethtool.channel().get(Some(name)).execute().await {
+        while let Some(Ok(reply)) = replies.next().await {
+            for attribute in &reply.payload.nlas {
+                match attribute {
+                    EthtoolAttr::Channel(
+                        EthtoolChannelAttr::CombinedCount(count)
+                        | EthtoolChannelAttr::RxCount(count),
+                    ) => now += count,
+                    EthtoolAttr::Channel(EthtoolChannelAttr::RxMax(count)) => most += count,
+                    EthtoolAttr::Channel(EthtoolChannelAttr::CombinedMax(count)) => {
+                        combined += count;
+                    }
+                    _ => {}
+                }
             }
         }
     }
-    Ok(queues.max(1))
+    let now = now.max(1);
+    Ok(Queues {
+        now,
+        most: if combined > 0 { combined } else { most }.max(now),
+        are_combined: combined > 0,
+    })
 }

@@ -1,8 +1,8 @@
 //! Where the programs run: on the NICs, and at the tracepoints that tell what NICs drop.
 
 use super::pins::Watch;
-pub use super::sys::XdpState;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
+pub use super::sys::{XdpAbilities, XdpState, kernel_version};
 use super::{Kernel, KernelError, Pins, map_error, sys};
 use crate::datapath::{PerRole, Role};
 use std::fmt;

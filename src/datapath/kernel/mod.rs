@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
-pub use attach::{AttachMode, Attachment, XdpState, xdp_state};
+pub use attach::{AttachMode, Attachment, XdpAbilities, XdpState, kernel_version, xdp_state};
 pub use pins::{PinError, Pins, Undo};
 pub(super) use sys::Mapped;
 

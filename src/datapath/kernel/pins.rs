@@ -154,14 +154,7 @@ impl Pins {
     /// # Errors
     /// There is no BPF file system, no privilege, or another process has it.
     pub fn open(directory: &Path) -> Result<Self, PinError> {
-        let existing = directory
-            .ancestors()
-            .find(|path| path.exists())
-            .unwrap_or(Path::new("/"));
-        let kind = statfs(existing)
-            .map_err(io::Error::from)
-            .map_err(refused("look at", existing))?;
-        if kind.filesystem_type() != BPF_FS_MAGIC {
+        if !is_bpf_fs(directory)? {
             return Err(PinError::NoBpfFs(directory.to_owned()));
         }
         let lock = lock(directory)?;
@@ -175,6 +168,22 @@ impl Pins {
     /// Whether there is anything at this place.
     pub fn exist(directory: &Path) -> bool {
         directory.is_dir()
+    }
+
+    /// The programs that are attached by pins in this directory, with the numbers of their NICs,
+    /// as far as this user may look. Changes nothing, and needs nobody to hold still.
+    pub fn peek(directory: &Path) -> Vec<(Role, u32, u32)> {
+        let targets = Role::ALL.into_iter().filter_map(|role| {
+            let link = sys::open_pinned(&directory.join(format!("link_{role}"))).ok()?;
+            let target = sys::link_target(link.as_fd()).ok()?;
+            (target.ifindex != 0).then_some((role, target.ifindex, target.program))
+        });
+        targets.collect()
+    }
+
+    /// Whether pins can be in this directory, which need not be there yet.
+    pub fn can_be_in(directory: &Path) -> bool {
+        is_bpf_fs(directory).unwrap_or(false)
     }
 
     /// Whether a program is on a NIC by one of the links.
@@ -342,6 +351,18 @@ impl Pins {
         remove(&self.directory.join(UNDO))?;
         fs::remove_dir(&self.directory).map_err(refused("remove", &self.directory))
     }
+}
+
+/// Whether what exists of a path is in a BPF file system.
+fn is_bpf_fs(directory: &Path) -> Result<bool, PinError> {
+    let existing = directory
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
+    let kind = statfs(existing)
+        .map_err(io::Error::from)
+        .map_err(refused("look at", existing))?;
+    Ok(kind.filesystem_type() == BPF_FS_MAGIC)
 }
 
 /// Nobody else may hold, or unpin, what is in it.

@@ -34,7 +34,15 @@ pub(super) const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 pub(super) const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// `enum` of attach modes in the same header.
 const XDP_ATTACHED_SKB: u8 = 2;
-/// From the kernel's netdev.h: the driver takes frames that XDP redirects, ...
+/// From the kernel's netdev.h: the driver runs XDP programs, ...
+const NETDEV_XDP_ACT_BASIC: u64 = 1;
+/// ... which may redirect frames, ...
+const NETDEV_XDP_ACT_REDIRECT: u64 = 2;
+/// ... shares packet memory with AF_XDP sockets, ...
+const NETDEV_XDP_ACT_XSK_ZEROCOPY: u64 = 8;
+/// ... receives frames in several buffers, ...
+const NETDEV_XDP_ACT_RX_SG: u64 = 32;
+/// ... takes frames that XDP redirects, ...
 const NETDEV_XDP_ACT_NDO_XMIT: u64 = 4;
 /// ... also such as lie in several buffers.
 const NETDEV_XDP_ACT_NDO_XMIT_SG: u64 = 64;
@@ -170,10 +178,23 @@ pub struct XdpState {
     pub takes_redirects: bool,
     /// Also frames in several buffers.
     pub takes_long_redirects: bool,
+    /// What the driver can do, where the kernel tells.
+    pub abilities: Option<XdpAbilities>,
 }
 
-/// Whether this kernel tells what drivers can do.
-fn tells_features() -> bool {
+/// What a driver can do with XDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpAbilities {
+    /// Run programs itself, which may redirect.
+    pub native: bool,
+    /// Share packet memory with AF_XDP sockets.
+    pub zero_copy: bool,
+    /// Run programs on frames in several buffers.
+    pub several_buffers: bool,
+}
+
+/// The kernel's version, as far as features go by it.
+pub fn kernel_version() -> (u32, u32) {
     let release = nix::sys::utsname::uname();
     let release = release
         .as_ref()
@@ -182,8 +203,7 @@ fn tells_features() -> bool {
         .iter()
         .flat_map(|release| release.split(['.', '-']))
         .map(|number| number.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    version >= (6, 3)
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Asks what XDP is on a NIC.
@@ -197,7 +217,9 @@ pub(super) fn xdp_state(ifindex: u32) -> io::Result<XdpState> {
     // starts from a program, and leaves the size out.
     result(unsafe { libbpf_sys::bpf_xdp_query(ifindex, 0, &raw mut options) })?;
     let is_generic = options.attach_mode == XDP_ATTACHED_SKB;
-    let features = match tells_features() {
+    let tells_features = kernel_version() >= (6, 3);
+    let has = |flag| options.feature_flags & flag != 0;
+    let features = match tells_features {
         true => options.feature_flags,
         false if is_generic => 0,
         false => NETDEV_XDP_ACT_NDO_XMIT,
@@ -207,6 +229,11 @@ pub(super) fn xdp_state(ifindex: u32) -> io::Result<XdpState> {
         is_generic,
         takes_redirects: features & NETDEV_XDP_ACT_NDO_XMIT != 0,
         takes_long_redirects: features & NETDEV_XDP_ACT_NDO_XMIT_SG != 0,
+        abilities: tells_features.then(|| XdpAbilities {
+            native: has(NETDEV_XDP_ACT_BASIC) && has(NETDEV_XDP_ACT_REDIRECT),
+            zero_copy: has(NETDEV_XDP_ACT_XSK_ZEROCOPY),
+            several_buffers: has(NETDEV_XDP_ACT_RX_SG),
+        }),
     })
 }
 

@@ -215,13 +215,7 @@ impl Talk {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry)) => {
                 let state = state(entry.header.state)?;
                 self.is_them(&entry).then(|| {
-                    let mac = entry
-                        .attributes
-                        .iter()
-                        .find_map(|attribute| match attribute {
-                            NeighbourAttribute::LinkLayerAddress(bytes) => mac_address(bytes),
-                            _ => None,
-                        });
+                    let mac = lladdr(&entry);
                     News::Neighbour(Some(Entry { state, mac }))
                 })
             }
@@ -238,19 +232,36 @@ impl Talk {
     }
 
     fn is_them(&self, entry: &NeighbourMessage) -> bool {
-        let is_address = |attribute: &NeighbourAttribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                self.neighbour == Some(IpAddr::V4(*address))
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                self.neighbour == Some(IpAddr::V6(*address))
-            }
-            _ => false,
-        };
         entry.header.ifindex == self.ifindex
-            && !entry.header.flags.contains(NeighbourFlags::Proxy)
-            && entry.attributes.iter().any(is_address)
+            && self.neighbour.is_some_and(|address| is_of(entry, address))
     }
+}
+
+/// Whether an entry is this address'.
+fn is_of(entry: &NeighbourMessage, address: IpAddr) -> bool {
+    let has = |attribute: &NeighbourAttribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address == IpAddr::V4(*v4),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address == IpAddr::V6(*v6),
+        _ => false,
+    };
+    !entry.header.flags.contains(NeighbourFlags::Proxy) && entry.attributes.iter().any(has)
+}
+
+/// The MAC address in an entry, if the entry is this address' and has one.
+pub(in super::super) fn mac_of(entry: &NeighbourMessage, address: IpAddr) -> Option<MacAddr> {
+    let state = state(entry.header.state)?;
+    let is_known = !matches!(state, State::Sought | State::Failed);
+    (is_known && is_of(entry, address)).then(|| lladdr(entry))?
+}
+
+fn lladdr(entry: &NeighbourMessage) -> Option<MacAddr> {
+    entry
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac_address(bytes),
+            _ => None,
+        })
 }
 
 fn mac_address(bytes: &[u8]) -> Option<MacAddr> {

@@ -20,6 +20,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(super) use kernel::mac_of;
 pub use next_hop::{NextHop, NextHopError};
 
 /// How many datagrams are heard at a time, at most.

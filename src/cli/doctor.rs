@@ -1,0 +1,81 @@
+//! `exitmark doctor`: what is not as it should be, and what mends it.
+
+use super::misused;
+use crate::datapath::Role;
+use crate::doctor::{Asked, Facts, Severity, findings, render};
+use crate::settings::Settings;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Look at the machine, and say what is not as the box needs it and which command mends it
+///
+/// Changes nothing and sends nothing. The exit status is 1 if there is a fault. Without arguments
+/// it looks at every NIC there is.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Look at what this configuration names
+    #[arg(long, value_name = "FILE", conflicts_with = "ports")]
+    config: Option<PathBuf>,
+    /// Look at this NIC in this role (host, uplink or incoming); once for each
+    #[arg(long = "port", value_name = "ROLE=NIC", value_parser = port)]
+    ports: Vec<(Role, String)>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn port(text: &str) -> Result<(Role, String), String> {
+    let (name, nic) = text
+        .split_once('=')
+        .ok_or("it looks like host=eth0: a role, and the name of a NIC")?;
+    let role = Role::ALL.into_iter().find(|role| role.name() == name);
+    match role {
+        Some(role) if !nic.is_empty() => Ok((role, nic.to_owned())),
+        Some(_) => Err("the name of a NIC is missing after the `=`".to_owned()),
+        None => Err(format!(
+            "`{name}` is no role; roles are host, uplink and incoming"
+        )),
+    }
+}
+
+/// Looks, and says.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let asked = match &arguments.config {
+        Some(path) => match Settings::load(path) {
+            Ok(settings) => Asked::by(&settings),
+            Err(error) => return misused(format_args!("{}: {error}", path.display())),
+        },
+        None => {
+            let of = |role| arguments.ports.iter().filter(move |(one, _)| *one == role);
+            if let Some(role) = Role::ALL.into_iter().find(|&role| of(role).count() > 1) {
+                return misused(format_args!("--port: {role} is named twice"));
+            }
+            let mut asked = Asked::default();
+            let named = Role::ALL.into_iter().flat_map(of);
+            asked.ports = named
+                .map(|(role, nic)| (Some(*role), nic.clone()))
+                .collect();
+            let nic = |wanted| of(wanted).map(|(_, nic)| nic).next();
+            if nic(Role::Incoming).is_some() && nic(Role::Incoming) == nic(Role::Uplink) {
+                asked.shares_uplink = true;
+                asked
+                    .ports
+                    .retain(|(role, _)| *role != Some(Role::Incoming));
+            }
+            asked
+        }
+    };
+    let findings = findings(&Facts::look(asked));
+    let text = match arguments.json {
+        true => serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n",
+        false => render(&findings),
+    };
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    match findings
+        .iter()
+        .any(|finding| finding.severity == Severity::Fault)
+    {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}

@@ -1,0 +1,154 @@
+//! The kernel, the caller's rights, and tor's files.
+
+use super::facts::{Facts, RelayFile};
+use super::{Finding, word};
+use caps::Capability;
+use std::io;
+use std::path::Path;
+
+/// What a box of four queues and three ports with the default rings locks, with room to spare.
+const ENOUGH_LOCKED: u64 = 1 << 30;
+
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut findings = vec![kernel(facts.kernel), types(facts.has_btf)];
+    findings.extend(facts.has_jit.map(compiler));
+    findings.push(pins(facts));
+    findings.extend(rights(facts));
+    findings.extend(memory(facts));
+    findings.extend(facts.files.iter().map(|file| relay_file(file, facts)));
+    findings
+}
+
+fn kernel(version: (u32, u32)) -> Finding {
+    let subject = "kernel";
+    let what = format!("Linux {}.{}", version.0, version.1);
+    match version {
+        old if old < (6, 1) => Finding::fault(subject, what)
+            .because("the XDP program needs Linux 6.1; install a newer kernel"),
+        old if old < (6, 3) => Finding::warning(subject, what).because(
+            "it does not say before the start what drivers can do with XDP (6.3 does), and has \
+             no frames in several buffers for AF_XDP (6.6 does): no MTU beyond 3498",
+        ),
+        old if old < (6, 6) => Finding::warning(subject, what).because(
+            "it has no frames in several buffers for AF_XDP (6.6 does): no MTU beyond 3498",
+        ),
+        _ => Finding::ok(subject, what),
+    }
+}
+
+fn types(has_btf: bool) -> Finding {
+    match has_btf {
+        true => Finding::ok("btf", "the kernel tells its own types"),
+        false => Finding::warning("btf", "there is no /sys/kernel/btf/vmlinux").because(
+            "redirected frames that a NIC does not take are not counted; it takes a kernel with \
+             CONFIG_DEBUG_INFO_BTF",
+        ),
+    }
+}
+
+fn compiler(is_on: bool) -> Finding {
+    match is_on {
+        true => Finding::ok("jit", "BPF programs are compiled"),
+        false => Finding::warning("jit", "BPF programs are interpreted")
+            .because("every frame costs several times as much")
+            .mended_by("sysctl -w net.core.bpf_jit_enable=1"),
+    }
+}
+
+fn pins(facts: &Facts) -> Finding {
+    let directory = &facts.pins;
+    let shown = directory.display();
+    if !facts.has_bpf_fs {
+        let above = directory.parent().unwrap_or(Path::new("/sys/fs/bpf"));
+        let above = word(&above.to_string_lossy());
+        return Finding::fault("pins", format!("{shown} is in no BPF file system"))
+            .because("the policy outlives the process there")
+            .mended_by(format!("mkdir -p {above} && mount -t bpf bpf {above}"));
+    }
+    if facts.is_pinned {
+        let attached = match facts.attached.len() {
+            0 => "none that this user may see is attached".to_owned(),
+            ports => format!("attached to {ports} ports"),
+        };
+        return Finding::ok("pins", format!("there is a box at {shown}, {attached}")).because(
+            "`exitmark run` takes it over, unless another one holds it; `exitmark detach` takes \
+             it off",
+        );
+    }
+    Finding::ok("pins", format!("{shown} can be made, nothing is there yet"))
+}
+
+fn rights(facts: &Facts) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = facts
+        .missing
+        .iter()
+        .filter_map(|&capability| {
+            let why = match capability {
+                Capability::CAP_NET_ADMIN => "NICs cannot be set, nor programs attached to them",
+                Capability::CAP_BPF => "the XDP program cannot be loaded",
+                Capability::CAP_NET_RAW => "AF_XDP sockets cannot be had",
+                Capability::CAP_PERFMON => {
+                    let finding = Finding::warning("rights", "this user lacks CAP_PERFMON");
+                    return Some(finding.because(
+                        "redirected frames that a NIC does not take are not counted; run it as \
+                         root, or grant the capability in its service",
+                    ));
+                }
+                // That is of use only where there is a limit; see below.
+                _ => return None,
+            };
+            let finding = Finding::fault("rights", format!("this user lacks {capability}"));
+            Some(finding.because(format!(
+                "{why}; run it as root, or grant the capability in its service"
+            )))
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok("rights", "all capabilities that it takes"));
+    }
+    findings
+}
+
+fn memory(facts: &Facts) -> Option<Finding> {
+    let limit = facts
+        .memlock
+        .filter(|_| facts.missing.contains(&Capability::CAP_IPC_LOCK))?;
+    let what = format!("this user may lock {} KiB of memory", limit / 1024);
+    if limit >= ENOUGH_LOCKED {
+        return Some(Finding::ok("memory", what));
+    }
+    Some(
+        Finding::warning("memory", what)
+            .because(
+                "packet memory is locked: large rings or many queues do not fit; as a service, \
+                 `LimitMEMLOCK=infinity`",
+            )
+            .mended_by("ulimit -l unlimited"),
+    )
+}
+
+fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
+    let path = file.path.display();
+    match file.trouble {
+        None => Finding::ok("relays", format!("{path} can be read"))
+            .because("`exitmark relays` tells what it holds"),
+        Some(io::ErrorKind::PermissionDenied) => {
+            let user = word(facts.user.as_deref().unwrap_or("exitmark"));
+            Finding::fault("relays", format!("{path} may not be read"))
+                .because(
+                    "without tor's files there is no relay set; they can be readable by tor's group",
+                )
+                .mended_by(format!(
+                    "printf 'DataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
+                     /etc/tor/torrc && systemctl restart tor && adduser {user} debian-tor"
+                ))
+        }
+        Some(io::ErrorKind::NotFound) => Finding::fault("relays", format!("there is no {path}"))
+            .because(
+                "without tor's files there is no relay set; a running tor writes them into its \
+                 CacheDirectory, mostly /var/lib/tor",
+            ),
+        Some(other) => Finding::fault("relays", format!("{path} cannot be opened: {other}"))
+            .because("without tor's files there is no relay set"),
+    }
+}

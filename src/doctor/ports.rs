@@ -1,0 +1,299 @@
+//! The NICs: each by itself, and all together.
+
+use super::facts::{Facts, Port};
+use super::{Finding, Severity, word};
+use crate::datapath::{MAX_QUEUES, ONE_BUFFER_MTU, Role};
+use crate::nic::{NextHop, Nic, Offload, OffloadState};
+use std::net::IpAddr;
+
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for port in &facts.ports {
+        let of_port = match &port.nic {
+            Ok(nic) => of_nic(facts, port, nic),
+            Err(reason) => vec![Finding::fault(&port.name, reason.as_str())],
+        };
+        // Nobody has said that a candidate is to be a port.
+        findings.extend(of_port.into_iter().map(|mut finding| {
+            if port.role.is_none() {
+                finding.severity = finding.severity.min(Severity::Warning);
+            }
+            finding
+        }));
+    }
+    findings
+}
+
+fn of_nic(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
+    let mut findings = vec![presence(nic, port.role)];
+    findings.extend(xdp(facts, port, nic));
+    findings.extend(length(facts, port, nic));
+    findings.extend(queues(facts, port, nic));
+    findings.extend(
+        Offload::ALL
+            .into_iter()
+            .filter_map(|offload| offloaded(nic, offload)),
+    );
+    findings.push(promiscuous(nic, port.role));
+    findings.extend(addresses(facts, port, nic));
+    findings.extend(next_hop(facts, port, nic));
+    findings
+}
+
+fn presence(nic: &Nic, role: Option<Role>) -> Finding {
+    let subject = &nic.name;
+    let role = role.map_or("a candidate".to_owned(), |role| role.to_string());
+    if !nic.is_up {
+        return Finding::fault(subject, format!("{role}, is down"))
+            .because("nothing is received or sent")
+            .mended_by(format!("ip link set dev {} up", word(subject)));
+    }
+    if !nic.has_carrier {
+        return Finding::warning(subject, format!("{role}, is up without carrier"))
+            .because("nobody is at the other end, or the cable is not in");
+    }
+    Finding::ok(subject, format!("{role}, up, with carrier, {}", nic.mac))
+}
+
+fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
+    let subject = &nic.name;
+    let driver = match &nic.driver {
+        Some(driver) => format!("driver {driver}"),
+        None => "unknown driver".to_owned(),
+    };
+    let Some(state) = port.xdp else {
+        return vec![Finding::warning(
+            subject,
+            format!("{driver}; the kernel does not say what XDP is on it"),
+        )];
+    };
+    let mut findings = Vec::new();
+    findings.push(match state.abilities {
+        None => Finding::ok(subject, driver).because(
+            "what it can do with XDP is seen when the program is attached (Linux 6.3 says before)",
+        ),
+        Some(can) if !can.native => {
+            Finding::warning(subject, format!("{driver}: XDP in generic mode only"))
+                .because("it works, several times slower; a NIC whose driver runs XDP does better")
+        }
+        Some(can) => {
+            let zero_copy = if can.zero_copy {
+                "zero-copy"
+            } else {
+                "no zero-copy"
+            };
+            Finding::ok(subject, format!("{driver}: native XDP, {zero_copy}"))
+        }
+    });
+    if facts.needs_zero_copy && state.abilities.is_some_and(|can| !can.zero_copy) {
+        findings.push(
+            Finding::fault(subject, "the driver has no zero-copy")
+                .because("datapath.zero_copy = \"require\"; \"auto\" does without where it must"),
+        );
+    }
+    let is_ours = |&(_, ifindex, program): &(Role, u32, u32)| {
+        ifindex == nic.index && program == state.program
+    };
+    if facts.attached.iter().any(is_ours) {
+        findings.push(Finding::ok(subject, "exitmark's XDP program is attached"));
+    } else if state.program != 0 {
+        let mode = if state.is_generic {
+            "xdpgeneric"
+        } else {
+            "xdpdrv"
+        };
+        findings.push(
+            Finding::fault(subject, "another XDP program is attached")
+                .because("a NIC runs one at a time")
+                .mended_by(format!("ip link set dev {} {mode} off", word(subject))),
+        );
+    }
+    findings
+}
+
+/// The NICs that play a role.
+fn players(facts: &Facts) -> impl Iterator<Item = &Nic> {
+    let players = facts.ports.iter().filter(|port| port.role.is_some());
+    players.filter_map(|port| port.nic.as_ref().ok())
+}
+
+fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
+    let subject = &nic.name;
+    let set = |mtu: u32| format!("ip link set dev {} mtu {mtu}", word(subject));
+    let has_several = |port: &Port| {
+        port.xdp
+            .and_then(|xdp| xdp.abilities)
+            .is_none_or(|can| can.several_buffers || !can.native)
+    };
+    let takes_long = facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);
+    let most = if takes_long { u32::MAX } else { ONE_BUFFER_MTU };
+    let wanted = match port.role {
+        Some(_) => players(facts).next().map_or(nic.mtu, |first| first.mtu),
+        None => nic.mtu,
+    };
+    let wanted = wanted.min(most);
+    if nic.mtu > most {
+        let why = format!(
+            "a longer packet than {most} bytes lies in several buffers, which takes Linux 6.6 and \
+             a driver that can, on every port"
+        );
+        let finding = Finding::fault(subject, format!("MTU {}", nic.mtu));
+        return Some(finding.because(why).mended_by(set(wanted)));
+    }
+    if nic.mtu != wanted {
+        let finding = Finding::fault(subject, format!("MTU {}, not {wanted}", nic.mtu));
+        return Some(
+            finding
+                .because("a wire needs the same on every port")
+                .mended_by(set(wanted)),
+        );
+    }
+    Some(Finding::ok(subject, format!("MTU {}", nic.mtu)))
+}
+
+/// The number of queues that all ports can have and one of them has, if there is one.
+fn common_queues(facts: &Facts) -> u32 {
+    let now = players(facts).map(|nic| nic.queues).max();
+    let most = players(facts).map(|nic| nic.most_queues).min();
+    let limit = u32::try_from(MAX_QUEUES).unwrap_or(u32::MAX);
+    now.unwrap_or(1).min(most.unwrap_or(1)).min(limit)
+}
+
+fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
+    let subject = &nic.name;
+    let is_one = |count: u32| if count == 1 { "queue" } else { "queues" };
+    let what = format!("{} receive {}", nic.queues, is_one(nic.queues));
+    let wanted = match port.role {
+        Some(_) => common_queues(facts),
+        None => nic
+            .queues
+            .min(u32::try_from(MAX_QUEUES).unwrap_or(u32::MAX)),
+    };
+    if nic.queues == wanted {
+        return Some(Finding::ok(subject, what));
+    }
+    let kind = if nic.has_combined_queues {
+        "combined"
+    } else {
+        "rx"
+    };
+    Some(
+        Finding::fault(subject, format!("{what}, not {wanted}"))
+            .because(format!(
+                "every port needs the same number, {MAX_QUEUES} at most"
+            ))
+            .mended_by(format!("ethtool -L {} {kind} {wanted}", word(subject))),
+    )
+}
+
+fn offloaded(nic: &Nic, offload: Offload) -> Option<Finding> {
+    match nic.offloads.state(offload) {
+        OffloadState::FixedOn => Some(
+            Finding::fault(
+                &nic.name,
+                format!("{offload} is on and cannot be turned off"),
+            )
+            .because(format!("{}; use another NIC", offload.harm())),
+        ),
+        OffloadState::On => Some(
+            Finding::ok(&nic.name, format!("{offload} is on"))
+                .because("`exitmark run` turns it off, `exitmark detach` on again"),
+        ),
+        OffloadState::Off | OffloadState::FixedOff | OffloadState::Absent => None,
+    }
+}
+
+fn promiscuous(nic: &Nic, role: Option<Role>) -> Finding {
+    match (nic.is_promiscuous, role) {
+        (true, _) => Finding::ok(&nic.name, "promiscuous"),
+        (false, Some(Role::Incoming) | None) => Finding::ok(&nic.name, "not promiscuous"),
+        (false, _) => Finding::ok(&nic.name, "not promiscuous")
+            .because("`exitmark run` makes it so, `exitmark detach` sets it back"),
+    }
+}
+
+fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
+    let subject = &nic.name;
+    let is_way_out = port.role == Some(Role::Uplink) && facts.shares_uplink;
+    if port.role == Some(Role::Incoming) || is_way_out {
+        return Vec::new();
+    }
+    let Some(role) = port.role else {
+        let count = nic.addresses.len();
+        let finding = Finding::ok(
+            subject,
+            match count {
+                1 => "an address of the box".to_owned(),
+                _ => format!("{count} addresses of the box"),
+            },
+        );
+        let why = "it can be `incoming`, but neither `host` nor `uplink` while it has that";
+        return (count > 0)
+            .then(|| finding.because(why))
+            .into_iter()
+            .collect();
+    };
+    let is_link_local =
+        |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let mut findings: Vec<Finding> = nic
+        .addresses
+        .iter()
+        .filter(|address| !is_link_local(address.addr()))
+        .map(|address| {
+            Finding::fault(subject, format!("the box has the address {address} here"))
+                .because(format!(
+                    "{role} is a wire: nothing that is sent to that address would reach the box"
+                ))
+                .mended_by(format!("ip addr del {address} dev {}", word(subject)))
+        })
+        .collect();
+    if nic
+        .addresses
+        .iter()
+        .any(|address| is_link_local(address.addr()))
+    {
+        let key = format!("net.ipv6.conf.{}.disable_ipv6=1", nic.sysctl_name());
+        findings.push(
+            Finding::warning(subject, "the box has an IPv6 link-local address here")
+                .because("it announces itself on the wire")
+                .mended_by(format!("sysctl -w {}", word(&key))),
+        );
+    }
+    findings
+}
+
+fn next_hop(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
+    let hop = facts.hop?;
+    let is_way_out = match port.role {
+        Some(Role::Uplink) => facts.shares_uplink,
+        role => role == Some(Role::Incoming),
+    };
+    if !is_way_out {
+        return None;
+    }
+    let subject = &nic.name;
+    Some(match (hop.next_hop, hop.known) {
+        (NextHop::Mac(mac), _) if mac == nic.mac => {
+            Finding::fault(subject, "steer.next_hop is this NIC's own MAC address")
+                .because("name the router on that network")
+        }
+        (NextHop::Mac(mac), _) => Finding::ok(subject, format!("the next hop is {mac}")),
+        (NextHop::Address(address), Some(mac)) => {
+            Finding::ok(subject, format!("the next hop {address} is {mac}"))
+        }
+        (NextHop::Address(address), None) => {
+            let what = format!("the next hop {address} is not in the neighbour table");
+            let finding = Finding::warning(subject, what).because(
+                "`exitmark run` has it resolved; until it answers relay traffic is not steered",
+            );
+            let can_ask = nic
+                .addresses
+                .iter()
+                .any(|own| own.addr().is_ipv4() == address.is_ipv4());
+            match can_ask {
+                true => finding.mended_by(format!("ping -c 1 -I {} {address}", word(subject))),
+                false => finding,
+            }
+        }
+    })
+}

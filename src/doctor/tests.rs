@@ -1,0 +1,466 @@
+//! Facts in, findings out: each branch, as a table.
+
+use super::*;
+use crate::datapath::{Role, XdpAbilities, XdpState};
+use crate::nic::{NextHop, Nic, Offload, OffloadState, Offloads};
+use caps::Capability;
+use std::io;
+
+const ABLE: XdpAbilities = XdpAbilities {
+    native: true,
+    zero_copy: true,
+    several_buffers: true,
+};
+
+fn port(role: Option<Role>, name: &str, index: u32) -> Port {
+    Port {
+        role,
+        name: name.to_owned(),
+        nic: Ok(Nic {
+            name: name.to_owned(),
+            index,
+            mac: format!("02:00:00:00:00:{index:02x}").parse().unwrap(),
+            mtu: 1500,
+            is_up: true,
+            has_carrier: true,
+            is_promiscuous: false,
+            queues: 4,
+            most_queues: 8,
+            has_combined_queues: true,
+            is_veth: false,
+            driver: Some("ice".to_owned()),
+            addresses: Vec::new(),
+            offloads: Offloads::default(),
+        }),
+        xdp: Some(XdpState {
+            program: 0,
+            is_generic: false,
+            takes_redirects: true,
+            takes_long_redirects: true,
+            abilities: Some(ABLE),
+        }),
+    }
+}
+
+/// A machine on which nothing is amiss.
+fn sound() -> Facts {
+    Facts {
+        kernel: (6, 12),
+        has_btf: true,
+        pins: "/sys/fs/bpf/exitmark".into(),
+        has_bpf_fs: true,
+        is_pinned: false,
+        attached: Vec::new(),
+        missing: Vec::new(),
+        memlock: None,
+        has_jit: Some(true),
+        files: vec![RelayFile {
+            path: "/var/lib/tor/cached-consensus".into(),
+            trouble: None,
+        }],
+        user: None,
+        ports: vec![
+            port(Some(Role::Host), "host0", 1),
+            port(Some(Role::Uplink), "uplink0", 2),
+            port(Some(Role::Incoming), "incoming0", 3),
+        ],
+        shares_uplink: false,
+        hop: Some(Hop {
+            next_hop: NextHop::Address("203.0.113.1".parse().unwrap()),
+            known: Some("02:00:00:00:00:99".parse().unwrap()),
+        }),
+        needs_zero_copy: false,
+    }
+}
+
+fn nic(facts: &mut Facts, port: usize) -> &mut Nic {
+    facts.ports[port].nic.as_mut().unwrap()
+}
+
+fn xdp(facts: &mut Facts, port: usize) -> &mut XdpState {
+    facts.ports[port].xdp.as_mut().unwrap()
+}
+
+/// What is amiss: how bad, about what, some words of it, and the command.
+type Amiss = (Severity, &'static str, &'static str, Option<&'static str>);
+
+#[test]
+fn nothing_is_amiss_on_a_sound_machine() {
+    for finding in findings(&sound()) {
+        assert_eq!(finding.severity, Severity::Ok, "{finding:?}");
+        assert_eq!(finding.fix, None, "{finding:?}");
+    }
+}
+
+#[test]
+fn each_thing_amiss_is_found_alone_with_its_command() {
+    use Severity::{Fault, Warning};
+    let table: Vec<(fn(&mut Facts), Amiss)> = vec![
+        (|f| f.kernel = (5, 10), (Fault, "kernel", "5.10", None)),
+        (|f| f.kernel = (6, 1), (Warning, "kernel", "6.1", None)),
+        (|f| f.kernel = (6, 5), (Warning, "kernel", "6.5", None)),
+        (|f| f.has_btf = false, (Warning, "btf", "vmlinux", None)),
+        (
+            |f| f.has_jit = Some(false),
+            (
+                Warning,
+                "jit",
+                "interpreted",
+                Some("sysctl -w net.core.bpf_jit_enable=1"),
+            ),
+        ),
+        (
+            |f| f.has_bpf_fs = false,
+            (
+                Fault,
+                "pins",
+                "no BPF file system",
+                Some("mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf"),
+            ),
+        ),
+        (
+            |f| f.missing = vec![Capability::CAP_NET_ADMIN],
+            (Fault, "rights", "CAP_NET_ADMIN", None),
+        ),
+        (
+            |f| f.missing = vec![Capability::CAP_BPF],
+            (Fault, "rights", "CAP_BPF", None),
+        ),
+        (
+            |f| f.missing = vec![Capability::CAP_NET_RAW],
+            (Fault, "rights", "CAP_NET_RAW", None),
+        ),
+        (
+            |f| f.missing = vec![Capability::CAP_PERFMON],
+            (Warning, "rights", "CAP_PERFMON", None),
+        ),
+        (
+            |f| {
+                f.missing = vec![Capability::CAP_IPC_LOCK];
+                f.memlock = Some(8 << 20);
+            },
+            (Warning, "memory", "8192 KiB", Some("ulimit -l unlimited")),
+        ),
+        (
+            |f| f.files[0].trouble = Some(io::ErrorKind::NotFound),
+            (
+                Fault,
+                "relays",
+                "there is no /var/lib/tor/cached-consensus",
+                None,
+            ),
+        ),
+        (
+            |f| {
+                f.files[0].trouble = Some(io::ErrorKind::PermissionDenied);
+                f.user = Some("marker".to_owned());
+            },
+            (
+                Fault,
+                "relays",
+                "may not be read",
+                Some(
+                    "printf 'DataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
+                     /etc/tor/torrc && systemctl restart tor && adduser marker debian-tor",
+                ),
+            ),
+        ),
+        (
+            |f| f.ports[1].nic = Err("there is no network interface uplink0 here".to_owned()),
+            (Fault, "uplink0", "there is no network interface", None),
+        ),
+        (
+            |f| nic(f, 1).is_up = false,
+            (
+                Fault,
+                "uplink0",
+                "is down",
+                Some("ip link set dev uplink0 up"),
+            ),
+        ),
+        (
+            |f| nic(f, 1).has_carrier = false,
+            (Warning, "uplink0", "without carrier", None),
+        ),
+        (
+            |f| {
+                xdp(f, 0).abilities = Some(XdpAbilities {
+                    native: false,
+                    ..ABLE
+                })
+            },
+            (Warning, "host0", "generic mode only", None),
+        ),
+        (
+            |f| {
+                f.needs_zero_copy = true;
+                xdp(f, 0).abilities = Some(XdpAbilities {
+                    zero_copy: false,
+                    ..ABLE
+                });
+            },
+            (Fault, "host0", "no zero-copy", None),
+        ),
+        (
+            |f| xdp(f, 0).program = 77,
+            (
+                Fault,
+                "host0",
+                "another XDP program",
+                Some("ip link set dev host0 xdpdrv off"),
+            ),
+        ),
+        (
+            |f| {
+                xdp(f, 0).program = 77;
+                xdp(f, 0).is_generic = true;
+                // Ours is on another NIC.
+                f.attached = vec![(Role::Host, 2, 77)];
+                f.is_pinned = true;
+            },
+            (
+                Fault,
+                "host0",
+                "another XDP program",
+                Some("ip link set dev host0 xdpgeneric off"),
+            ),
+        ),
+        (
+            |f| nic(f, 2).mtu = 9000,
+            (
+                Fault,
+                "incoming0",
+                "MTU 9000, not 1500",
+                Some("ip link set dev incoming0 mtu 1500"),
+            ),
+        ),
+        (
+            |f| nic(f, 2).queues = 8,
+            // More than the others, which can have as many; those are mended, below.
+            (
+                Fault,
+                "host0",
+                "4 receive queues, not 8",
+                Some("ethtool -L host0 combined 8"),
+            ),
+        ),
+        (
+            |f| {
+                for port in [0, 1, 2] {
+                    nic(f, port).most_queues = 4;
+                }
+                nic(f, 1).queues = 1;
+                nic(f, 1).has_combined_queues = false;
+            },
+            (
+                Fault,
+                "uplink0",
+                "1 receive queue, not 4",
+                Some("ethtool -L uplink0 rx 4"),
+            ),
+        ),
+        (
+            |f| {
+                nic(f, 0).offloads =
+                    Offloads::default().with(Offload::RxVlan, OffloadState::FixedOn);
+            },
+            (Fault, "host0", "rx-vlan-hw-parse is on and cannot", None),
+        ),
+        (
+            |f| {
+                nic(f, 0).offloads = Offloads::default().with(Offload::Lro, OffloadState::FixedOn);
+            },
+            (Fault, "host0", "rx-lro is on and cannot", None),
+        ),
+        (
+            |f| nic(f, 0).addresses = vec!["192.0.2.7/24".parse().unwrap()],
+            (
+                Fault,
+                "host0",
+                "192.0.2.7/24",
+                Some("ip addr del 192.0.2.7/24 dev host0"),
+            ),
+        ),
+        (
+            |f| nic(f, 1).addresses = vec!["2001:db8::7/64".parse().unwrap()],
+            (
+                Fault,
+                "uplink0",
+                "2001:db8::7/64",
+                Some("ip addr del 2001:db8::7/64 dev uplink0"),
+            ),
+        ),
+        (
+            |f| {
+                let nic = nic(f, 1);
+                nic.name = "eth0.100".to_owned();
+                nic.addresses = vec!["fe80::7/64".parse().unwrap()];
+            },
+            (
+                Warning,
+                "eth0.100",
+                "link-local",
+                Some("sysctl -w net.ipv6.conf.eth0/100.disable_ipv6=1"),
+            ),
+        ),
+        (
+            |f| f.hop.as_mut().unwrap().known = None,
+            (Warning, "incoming0", "not in the neighbour table", None),
+        ),
+        (
+            |f| {
+                f.hop.as_mut().unwrap().known = None;
+                nic(f, 2).addresses = vec!["203.0.113.2/24".parse().unwrap()];
+            },
+            (
+                Warning,
+                "incoming0",
+                "not in the neighbour table",
+                Some("ping -c 1 -I incoming0 203.0.113.1"),
+            ),
+        ),
+        (
+            |f| {
+                let own = nic(f, 2).mac;
+                f.hop.as_mut().unwrap().next_hop = NextHop::Mac(own);
+            },
+            (Fault, "incoming0", "own MAC address", None),
+        ),
+    ];
+    for (spoil, (severity, subject, words, fix)) in table {
+        let mut facts = sound();
+        spoil(&mut facts);
+        let amiss: Vec<_> = findings(&facts)
+            .into_iter()
+            .filter(|finding| finding.severity != Severity::Ok)
+            .collect();
+        let finding = amiss
+            .first()
+            .unwrap_or_else(|| panic!("{words}: nothing was found"));
+        assert_eq!(
+            (finding.severity, finding.subject.as_str()),
+            (severity, subject)
+        );
+        assert!(finding.what.contains(words), "{words}: {finding:?}");
+        assert!(!finding.why.is_empty() || finding.what.contains("interface"));
+        assert_eq!(finding.fix.as_deref(), fix, "{finding:?}");
+        // One thing, or the same of several NICs.
+        assert!(
+            amiss.iter().all(|other| other.severity == severity),
+            "{words}: {amiss:?}"
+        );
+    }
+}
+
+#[test]
+fn what_run_sets_by_itself_is_no_fault() {
+    let mut facts = sound();
+    for offload in Offload::ALL {
+        let nic = nic(&mut facts, 0);
+        nic.offloads = nic.offloads.with(offload, OffloadState::On);
+    }
+    let mut said = findings(&facts).into_iter();
+    assert!(said.all(|finding| finding.severity == Severity::Ok));
+    let on = findings(&facts);
+    for offload in Offload::ALL {
+        assert!(
+            on.iter()
+                .any(|finding| finding.what.starts_with(offload.name()))
+        );
+    }
+}
+
+#[test]
+fn exitmarks_own_program_is_no_other() {
+    let mut facts = sound();
+    facts.is_pinned = true;
+    facts.attached = vec![(Role::Host, 1, 77)];
+    xdp(&mut facts, 0).program = 77;
+    let said = findings(&facts);
+    assert!(said.iter().all(|finding| finding.severity == Severity::Ok));
+    assert!(
+        said.iter()
+            .any(|finding| finding.what.contains("exitmark's XDP program"))
+    );
+}
+
+#[test]
+fn long_packets_take_a_kernel_and_drivers() {
+    let jumbo = |change: fn(&mut Facts)| {
+        let mut facts = sound();
+        for port in 0..3 {
+            nic(&mut facts, port).mtu = 9000;
+        }
+        change(&mut facts);
+        let fixes = findings(&facts)
+            .into_iter()
+            .filter_map(|finding| finding.fix);
+        fixes.collect::<Vec<_>>()
+    };
+    assert!(jumbo(|_| ()).is_empty());
+    let all =
+        ["host0", "uplink0", "incoming0"].map(|nic| format!("ip link set dev {nic} mtu 3498"));
+    assert_eq!(jumbo(|facts| facts.kernel = (6, 1)), all);
+    let one = |facts: &mut Facts| {
+        xdp(facts, 1).abilities = Some(XdpAbilities {
+            several_buffers: false,
+            ..ABLE
+        });
+    };
+    assert_eq!(jumbo(one), all);
+}
+
+#[test]
+fn a_shared_uplink_may_have_an_address_and_is_the_way_out() {
+    let mut facts = sound();
+    facts.ports.pop();
+    facts.shares_uplink = true;
+    nic(&mut facts, 1).addresses = vec!["192.0.2.7/24".parse().unwrap()];
+    let said = findings(&facts);
+    assert!(said.iter().all(|finding| finding.severity == Severity::Ok));
+    assert!(
+        said.iter()
+            .any(|finding| finding.subject == "uplink0" && finding.what.contains("next hop"))
+    );
+}
+
+#[test]
+fn a_candidate_has_no_faults_only_warnings() {
+    let mut facts = sound();
+    facts.hop = None;
+    facts.ports = vec![port(None, "eth0", 1), port(None, "eth1", 2)];
+    nic(&mut facts, 0).is_up = false;
+    nic(&mut facts, 0).addresses = vec!["192.0.2.7/24".parse().unwrap()];
+    // Nobody has said that these two are to be one wire.
+    nic(&mut facts, 1).mtu = 9000;
+    nic(&mut facts, 1).queues = 1;
+    let amiss: Vec<_> = findings(&facts)
+        .into_iter()
+        .filter(|finding| finding.severity != Severity::Ok)
+        .collect();
+    assert_eq!(amiss.len(), 1, "{amiss:?}");
+    assert_eq!(amiss[0].severity, Severity::Warning);
+    assert_eq!(amiss[0].fix.as_deref(), Some("ip link set dev eth0 up"));
+}
+
+#[test]
+fn a_word_is_safe_in_a_shell() {
+    assert_eq!(word("eth0.100"), "eth0.100");
+    assert_eq!(word("a;reboot"), "'a;reboot'");
+    assert_eq!(word("it's"), r"'it'\''s'");
+    assert_eq!(word(""), "''");
+}
+
+#[test]
+fn findings_are_aligned_with_their_commands_below() {
+    let findings = [
+        Finding::ok("kernel", "6.6"),
+        Finding::fault("uplink0", "is down")
+            .because("nothing crosses")
+            .mended_by("ip link set dev uplink0 up"),
+    ];
+    let text = "ok       kernel   6.6\n\
+                fault    uplink0  is down: nothing crosses\n\
+                \u{20}                 fix: ip link set dev uplink0 up\n";
+    assert_eq!(render(&findings), text);
+}

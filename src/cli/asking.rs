@@ -24,13 +24,8 @@ impl Asked {
             return Ok(Client::new(&self.socket));
         };
         match Settings::load(config) {
-            Ok(settings) => Ok(Client::new(socket(&settings))),
+            Ok(settings) => Ok(Client::new(settings.control.socket)),
             Err(error) => Err(misused(format_args!("{}: {error}", config.display()))),
         }
     }
-}
-
-/// Where the box with this configuration answers.
-fn socket(_settings: &Settings) -> PathBuf {
-    DEFAULT_SOCKET.into()
 }

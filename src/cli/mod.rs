@@ -2,6 +2,7 @@
 
 mod asking;
 pub mod capture;
+pub mod check;
 pub mod demo;
 pub mod detach;
 pub mod doctor;
@@ -28,6 +29,7 @@ pub struct Invocation {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Check(check::Arguments),
     Run(run::Arguments),
     Detach(detach::Arguments),
     Status(status::Arguments),
@@ -52,6 +54,7 @@ impl Invocation {
     /// usage or configuration.
     pub fn run(self) -> ExitCode {
         match self.command {
+            Command::Check(arguments) => check::run(&arguments),
             Command::Run(arguments) => run::run(&arguments),
             Command::Detach(arguments) => detach::run(&arguments),
             Command::Status(arguments) => status::run(&arguments),

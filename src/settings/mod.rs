@@ -234,6 +234,26 @@ impl Settings {
         Self::parse(&text, path.parent().unwrap_or(Path::new("")))
     }
 
+    /// What it comes to, in a few words.
+    pub fn summary(&self) -> String {
+        let ports = &self.ports;
+        let steering = match &ports.incoming {
+            Some(incoming) => format!(
+                "relay traffic by {} to {}",
+                incoming.interface, incoming.next_hop
+            ),
+            None => "relay traffic is not steered".to_owned(),
+        };
+        let actions = &self.rules.actions;
+        format!(
+            "mode {}, {} and {} are a wire, {steering}, mark {}",
+            actions.mode().name(),
+            ports.host,
+            ports.uplink,
+            actions.mark()
+        )
+    }
+
     /// Whether the relay set tells exit traffic from relay traffic.
     pub fn decides_by_relays(&self) -> bool {
         self.rules.classify_by == ClassifyBy::RelaySet

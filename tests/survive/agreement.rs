@@ -125,8 +125,8 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
             assert_eq!(class.frames, on_wire, "{engine} {}", class.class);
             assert_eq!(class.bytes, on_wire * bytes, "{engine} {}", class.class);
             let label = format!("class=\"{}\"", class.class);
-            assert_served(&metrics, &["exitmark_frames_total", &label], on_wire);
-            let parts = ["exitmark_bytes_total", &label];
+            assert_served(&metrics, &["exitmark_class_frames_total", &label], on_wire);
+            let parts = ["exitmark_class_bytes_total", &label];
             assert_served(&metrics, &parts, on_wire * bytes);
         }
         assert!(report.drops.iter().all(|drop| drop.frames == 0));

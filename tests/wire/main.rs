@@ -28,4 +28,5 @@ mod refusals;
 mod reload;
 mod rig;
 mod stacks;
+mod steering;
 mod takeover;

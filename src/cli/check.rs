@@ -1,0 +1,28 @@
+//! `exitmark check`: whether a configuration can be used, by itself.
+
+use super::unmet;
+use crate::settings::Settings;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Check a configuration: exit status 0 if it can be used, 1 if not; nothing else happens
+///
+/// What the machine has to do with it, `exitmark doctor --config FILE` tells.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Checks it.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let path = arguments.config.display();
+    match Settings::load(&arguments.config) {
+        Ok(settings) => {
+            println!("{path}: fine ({})", settings.summary());
+            ExitCode::SUCCESS
+        }
+        Err(error) => unmet(format_args!("{path}: {error}")),
+    }
+}

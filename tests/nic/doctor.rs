@@ -103,13 +103,8 @@ fn what_is_broken_is_found_and_each_command_mends_it() {
     }
     // Nothing was changed by looking.
     assert_eq!(amiss(&doctor(middle, &arguments)), found);
-    // Deleting one IPv4 address of a prefix deletes the others with it; then the next command
-    // has nothing to do, and says so.
-    for (.., fix) in &found {
-        let Some(fix) = fix else { continue };
-        if let Err(error) = middle.command("sh", &["-c", fix]) {
-            assert!(fix.starts_with("ip addr del 192.0.2.78"), "{error}");
-        }
+    for fix in found.iter().filter_map(|(.., fix)| fix.as_ref()) {
+        middle.command("sh", &["-c", fix]).unwrap();
     }
     let second = doctor(middle, &arguments);
     let left: Vec<_> = amiss(&second)

@@ -2,9 +2,10 @@
 # Without root nothing is installed, and what needs root is skipped by name.
 
 PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
-            linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor
+            linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor \
+            debhelper systemd
 
-.PHONY: setup demo test test-survive test-tor bench fuzz fuzz-engines check clean
+.PHONY: setup demo test test-survive test-tor bench fuzz fuzz-engines check deb clean
 
 # No service of a package is started: the tests run a tor of their own.
 setup:
@@ -57,6 +58,15 @@ fuzz: fuzz-engines
 	for target in frame consensus engines; do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
+
+# A Debian package for this machine's architecture, in target/deb. PROFILE=dev packs what the tests
+# use; DEBFULLNAME and DEBEMAIL say who made it, VERSION another version than Cargo.toml's.
+PROFILE ?= release
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+deb: setup
+	cargo build --locked --profile $(PROFILE) --bin exitmark
+	cargo run --locked --quiet --example manual -- $(TARGET)/manual
+	dist/deb $(TARGET)/$(PROFILE:dev=debug)/exitmark $(TARGET)/manual $(TARGET)/deb $(VERSION)
 
 check: setup
 	cargo fmt --check

@@ -155,10 +155,10 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 47] = [
         &["steer.next_hop", "broadcast"],
     ),
     (
-        "next hop is no MAC",
+        "next hop is neither address nor MAC",
         "02:00:5e:10:00:02",
-        "10.0.0.1",
-        &["steer.next_hop", "02:00:5e"],
+        "router",
+        &["steer.next_hop", "02:00:5e", "203.0.113.1"],
     ),
     (
         "no address",

@@ -1,15 +1,21 @@
 //! The command line: one file per command. Arguments only, no work.
 
+mod asking;
+pub mod capture;
 pub mod demo;
 pub mod detach;
 pub mod doctor;
 pub mod explain;
 pub mod load_relays;
 pub mod relays;
+pub mod reload;
 pub mod run;
+pub mod status;
+pub mod top;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Mark Tor exit traffic on the wire, and steer relay traffic to another NIC
@@ -24,12 +30,21 @@ pub struct Invocation {
 enum Command {
     Run(run::Arguments),
     Detach(detach::Arguments),
+    Status(status::Arguments),
+    Top(top::Arguments),
+    Reload(reload::Arguments),
+    Capture(capture::Arguments),
     Doctor(doctor::Arguments),
     Demo(demo::Arguments),
     Explain(explain::Arguments),
     Relays(relays::Arguments),
     #[command(hide = true)]
     LoadRelays(load_relays::Arguments),
+}
+
+/// What the command line accepts, for whoever writes its manual.
+pub fn command() -> clap::Command {
+    Invocation::command()
 }
 
 impl Invocation {
@@ -39,6 +54,10 @@ impl Invocation {
         match self.command {
             Command::Run(arguments) => run::run(&arguments),
             Command::Detach(arguments) => detach::run(&arguments),
+            Command::Status(arguments) => status::run(&arguments),
+            Command::Top(arguments) => top::run(&arguments),
+            Command::Reload(arguments) => reload::run(&arguments),
+            Command::Capture(arguments) => capture::run(&arguments),
             Command::Doctor(arguments) => doctor::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
@@ -58,4 +77,16 @@ fn unmet(error: impl Display) -> ExitCode {
 fn misused(error: impl Display) -> ExitCode {
     eprintln!("exitmark: {error}");
     ExitCode::from(2)
+}
+
+/// Prints; `print!` would panic where the reader has gone away or the disk is full.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => unmet(format_args!("cannot write the answer: {error}")),
+    }
 }

@@ -9,6 +9,7 @@
 use super::DaemonError;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::unistd::{Uid, User, initgroups, setresgid, setresuid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -31,7 +32,14 @@ pub(super) const OF_ROOTS_KEEPER: &[Capability] = &[
 /// Any other.
 pub(super) const OF_NOBODY: &[Capability] = &[];
 
-/// Leaves this thread no capability but these, as far as it has them.
+/// Whether every thread needs a capability: all memory of this process is locked, also what is
+/// yet to come, and where there is a limit to that, only CAP_IPC_LOCK gets past it.
+fn is_everybodys(capability: Capability) -> bool {
+    capability == Capability::CAP_IPC_LOCK
+        && getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(limit, _)| limit != RLIM_INFINITY)
+}
+
+/// Leaves this thread, and what it runs, no capability but these, as far as it has them.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -39,9 +47,15 @@ pub(super) fn keep(capabilities: &[Capability]) -> io::Result<()> {
     let has = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
     let kept: CapsHashSet = has
         .into_iter()
-        .filter(|one| capabilities.contains(one))
+        .filter(|one| capabilities.contains(one) || is_everybodys(*one))
         .collect();
     let set = |which, these: &CapsHashSet| caps::set(None, which, these).map_err(io::Error::other);
+    for capability in caps::runtime::thread_all_supported() {
+        if !kept.contains(&capability) {
+            // Without CAP_SETPCAP the bounds are whoever's that started this process.
+            let _ = caps::drop(None, CapSet::Bounding, capability);
+        }
+    }
     let nothing = CapsHashSet::new();
     set(CapSet::Ambient, &nothing)?;
     set(CapSet::Inheritable, &nothing)?;
@@ -56,34 +70,20 @@ pub(super) fn keep_or_say(capabilities: &[Capability]) {
     }
 }
 
-/// Leaves this process no way to have other capabilities than these, whatever it runs.
-pub(super) fn bound(capabilities: &[&[Capability]]) {
-    for capability in caps::runtime::thread_all_supported() {
-        if !capabilities.iter().any(|some| some.contains(&capability)) {
-            // Without CAP_SETPCAP the bounds are whoever's that started this process.
-            let _ = caps::drop(None, CapSet::Bounding, capability);
+/// Becomes that user, and keeps every capability until the threads give them up. To be called
+/// while there is one thread: another one would have to become somebody else, too.
+///
+/// # Errors
+/// There is no such user, or no privilege.
+pub(super) fn become_user(name: &str) -> Result<(), DaemonError> {
+    let user = match User::from_name(name) {
+        Ok(Some(user)) if user.uid.is_root() => {
+            return Err(DaemonError::UserIsRoot(name.to_owned()));
         }
-    }
-}
-
-/// The user of this name.
-///
-/// # Errors
-/// There is none.
-pub(super) fn find_user(name: &str) -> Result<User, DaemonError> {
-    match User::from_name(name) {
-        Ok(Some(user)) if user.uid.is_root() => Err(DaemonError::UserIsRoot(name.to_owned())),
-        Ok(Some(user)) => Ok(user),
-        Ok(None) => Err(DaemonError::NoUser(name.to_owned())),
-        Err(error) => Err(DaemonError::System("look up `user`", error.into())),
-    }
-}
-
-/// Becomes that user, in every thread; this one keeps its capabilities for now.
-///
-/// # Errors
-/// No privilege.
-pub(super) fn become_user(user: &User) -> Result<(), DaemonError> {
+        Ok(Some(user)) => user,
+        Ok(None) => return Err(DaemonError::NoUser(name.to_owned())),
+        Err(error) => return Err(DaemonError::System("look up `user`", error.into())),
+    };
     let failed = |error: nix::Error| DaemonError::System("become `user`", error.into());
     let name = CString::new(user.name.as_str())
         .map_err(|error| DaemonError::System("become `user`", error.into()))?;
@@ -93,10 +93,29 @@ pub(super) fn become_user(user: &User) -> Result<(), DaemonError> {
     setresgid(user.gid, user.gid, user.gid).map_err(failed)?;
     setresuid(user.uid, user.uid, user.uid).map_err(failed)?;
     prctl::set_keepcaps(false).map_err(failed)?;
-    // With another user the kernel forgets this, and takes the capabilities out of effect.
-    prctl::set_dumpable(false).map_err(failed)?;
+    // The change takes them out of effect.
     caps::set(None, CapSet::Effective, &before)
         .map_err(|error| DaemonError::System("become `user`", io::Error::other(error)))
+}
+
+/// Does something with no more access to files than this user has: what will be done again later
+/// must not succeed now alone.
+pub(super) fn by_own_right<T>(work: impl FnOnce() -> T) -> T {
+    let reach = [
+        Capability::CAP_DAC_OVERRIDE,
+        Capability::CAP_DAC_READ_SEARCH,
+    ];
+    let lowered = reach.map(|one| {
+        let had = caps::has_cap(None, CapSet::Effective, one).unwrap_or(false);
+        had && caps::drop(None, CapSet::Effective, one).is_ok()
+    });
+    let done = work();
+    for (one, _) in reach.into_iter().zip(lowered).filter(|&(_, had)| had) {
+        if let Err(error) = caps::raise(None, CapSet::Effective, one) {
+            tracing::warn!("a capability is lost too early: {error}");
+        }
+    }
+    done
 }
 
 /// Whether this process is root's.

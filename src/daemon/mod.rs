@@ -25,6 +25,7 @@ use crate::relays::{LoadError, Refused};
 use crate::settings::{OnStop, Settings};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use nics::Nics;
+use nix::unistd::{Gid, Uid};
 use parts::{Parts, Standing};
 use relays::{Keeper, Prompter, Update};
 use reload::Reloading;
@@ -98,11 +99,11 @@ pub enum DaemonError {
     UserIsRoot(String),
     /// That user could not undo what shall be undone at the end.
     #[error(
-        "pin.on_stop = \"detach\" with user = \"{0}\": that user cannot get at {1}; mount a BPF \
-         file system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a directory in \
-         it in pin.directory, or use \"keep\""
+        "pin.on_stop = \"detach\": the user of this process cannot get at {0}; mount a BPF file \
+         system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a directory in it in \
+         pin.directory, or use \"keep\""
     )]
-    UnreachablePins(String, PathBuf),
+    UnreachablePins(PathBuf),
     /// The control socket or the metrics' port cannot be had.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -185,6 +186,9 @@ enum Event {
 /// The machine is not as the settings require, or a worker failed.
 pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     let service = Service::find();
+    if let (Some(user), true) = (&settings.user, confine::is_root()) {
+        confine::become_user(user)?;
+    }
     // A core dump would hold packets, and so destination addresses.
     nix::sys::prctl::set_dumpable(false)
         .map_err(|error| DaemonError::System("forbid core dumps", error.into()))?;
@@ -224,10 +228,6 @@ impl Daemon {
         events: Sender<Event>,
         service: Service,
     ) -> Result<Self, DaemonError> {
-        let user = match &settings.user {
-            Some(name) if confine::is_root() => Some(confine::find_user(name)?),
-            _ => None,
-        };
         let nics = Nics::look(&settings)?;
         let pins = Pins::open(&settings.pin.directory)?;
         let listeners = Listeners::open(&ControlSettings {
@@ -235,7 +235,10 @@ impl Daemon {
             group: settings.control.group.clone(),
             metrics: settings.metrics,
         })?;
-        let (keeper, first) = Keeper::begin(&settings, user.as_ref())?;
+        let (keeper, first) = match confine::is_root() {
+            true => Keeper::begin(&settings)?,
+            false => confine::by_own_right(|| Keeper::begin(&settings))?,
+        };
         let passing = Arc::new(settings.rules.passing());
         let rules = if first.passes {
             &passing
@@ -277,7 +280,7 @@ impl Daemon {
             service,
             control: None,
         };
-        match daemon.settle(keeper, user.as_ref(), listeners, events) {
+        match daemon.settle(keeper, listeners, events) {
             Ok(()) => {}
             Err(error) => {
                 let _ = daemon.workers.dismiss(&daemon.kernel);
@@ -297,20 +300,15 @@ impl Daemon {
     fn settle(
         &mut self,
         keeper: Keeper,
-        user: Option<&nix::unistd::User>,
         listeners: Listeners,
         events: Sender<Event>,
     ) -> Result<(), DaemonError> {
-        let of_keeper = match user {
-            None if confine::is_root() && keeper.follows_files() => confine::OF_ROOTS_KEEPER,
-            _ => confine::OF_NOBODY,
+        let of_keeper = match confine::is_root() && keeper.follows_files() {
+            true => confine::OF_ROOTS_KEEPER,
+            false => confine::OF_NOBODY,
         };
-        confine::bound(&[confine::OF_MAIN, of_keeper]);
-        if let Some(user) = user {
-            keeper.give_to(user)?;
-            self.pins.give_to(user.uid, user.gid)?;
-            confine::become_user(user)?;
-            self.check_pins(&user.name)?;
+        if !confine::is_root() {
+            self.own_pins()?;
         }
         keeper.start(events.clone(), of_keeper)?;
         let started = listeners.serve(Arc::new(Requests::new(events)), || {
@@ -324,16 +322,15 @@ impl Daemon {
             .map_err(|error| DaemonError::System("forbid system calls to itself", error))
     }
 
-    /// Whether this process will be able to undo what it shall undo.
-    fn check_pins(&self, user: &str) -> Result<(), DaemonError> {
-        let directory = &self.settings.pin.directory;
-        if self.settings.pin.on_stop == OnStop::Detach && std::fs::read_dir(directory).is_err() {
-            return Err(DaemonError::UnreachablePins(
-                user.to_owned(),
-                directory.clone(),
-            ));
+    /// Sees to it that this process will be able to undo what it shall undo, whoever pinned it.
+    fn own_pins(&self) -> Result<(), DaemonError> {
+        if self.settings.pin.on_stop == OnStop::Keep {
+            return Ok(());
         }
-        Ok(())
+        let directory = &self.settings.pin.directory;
+        self.pins.give_to(Uid::effective(), Gid::effective())?;
+        confine::by_own_right(|| std::fs::read_dir(directory).map(drop))
+            .map_err(|_| DaemonError::UnreachablePins(directory.clone()))
     }
 
     /// Does what is asked for until the end; returns the worker that ended by itself, if one did.

@@ -144,23 +144,16 @@ impl Prompter {
 
 impl Keeper {
     /// Loads the set for the first time: from the documents, or else what was in force before.
-    /// `user` is whom the process becomes afterwards.
-    pub(super) fn begin(
-        settings: &Settings,
-        user: Option<&User>,
-    ) -> Result<(Self, Update), DaemonError> {
+    pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
         let decides = settings.decides_by_relays();
         let settings = settings.relays.clone();
         let watch = watch(&settings)?;
         let (ordering, orders) = channel::unbounded();
         let mut keeper = Self {
-            loader: Loader::new(match (settings.sources.files.as_slice(), user) {
+            loader: Loader::new(match settings.sources.files.as_slice() {
                 // Nobody is needed to read nothing.
-                ([], _) => Confinement::default(),
-                (_, None) => confinement(&settings.user)?,
-                (_, Some(user)) => Confinement {
-                    user: Some((user.uid.as_raw(), user.gid.as_raw())),
-                },
+                [] => Confinement::default(),
+                _ => confinement(&settings.user)?,
             }),
             file: StateFile::new(settings.state.clone()),
             live: LiveSet::default(),
@@ -201,21 +194,6 @@ impl Keeper {
         !self.settings.sources.files.is_empty()
     }
 
-    /// Leaves the state to the user whom the process becomes, who is also whom documents are read
-    /// as from then on: a process that is not root can make nobody of itself.
-    pub(super) fn give_to(&self, user: &User) -> Result<(), DaemonError> {
-        let failed = |error| DaemonError::System("give relays.state to `user`", error);
-        if !self.follows_files() {
-            return Ok(());
-        }
-        let state = &self.settings.state;
-        let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-        if state.exists() {
-            std::os::unix::fs::chown(state, uid, gid).map_err(failed)?;
-        }
-        Ok(())
-    }
-
     pub(super) fn prompter(&self) -> Prompter {
         Prompter {
             ordering: self.ordering.clone(),
@@ -233,9 +211,6 @@ impl Keeper {
     ) -> Result<(), DaemonError> {
         // Not before the box is there: a start that is refused changes nothing.
         self.save();
-        if !confine::is_root() {
-            self.loader = Loader::new(Confinement::default());
-        }
         let thread = thread::Builder::new().name("exitmark-relays".to_owned());
         thread
             .spawn(move || {

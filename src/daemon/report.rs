@@ -99,10 +99,10 @@ impl Daemon {
                     reason: (*reason).to_owned(),
                     xdp: mode.to_string(),
                     sockets: if *is_zero_copy { "zero-copy" } else { "copy" }.to_owned(),
-                    driver: None, // MERGE
+                    driver: nic.driver.clone(),
                     mtu: now.as_ref().unwrap_or(nic).mtu,
                     queues: nic.queues,
-                    has_carrier: now.is_some_and(|nic| nic.is_up /* MERGE */),
+                    has_carrier: now.is_some_and(|nic| nic.has_carrier),
                     received_frames: tally.of(Counter::Received(role)),
                     received_bytes: tally.of(Counter::ReceivedBytes(role)),
                     forwarded_frames: tally.of(Counter::Forwarded(role)),

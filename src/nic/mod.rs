@@ -355,7 +355,9 @@ struct Queues {
 /// A driver that cannot say has one.
 async fn queues(name: &str) -> Result<Queues, NicError> {
     let (mut now, mut most, mut combined) = (0, 0, 0);
-    if let Ok(mut replies) = connect_ethtool()?.channel().get(Some(name)).execute().await {
+    // The conversation ends, whatever was asked, when the last handle is dropped.
+    let mut ethtool = connect_ethtool()?;
+    if let Ok(mut replies) = ethtool.channel().get(Some(name)).execute().await {
         while let Some(Ok(reply)) = replies.next().await {
             for attribute in &reply.payload.nlas {
                 match attribute {

@@ -3,8 +3,11 @@
 //! The daemon fills in a [`Report`]; everything here only reads it. No report has a place for
 //! the address of a destination, so none can be shown.
 
+mod human;
 mod metrics;
 mod report;
+mod text;
+mod top;
 
 pub use metrics::{CONTENT_TYPE, metrics};
 pub use report::{
@@ -12,3 +15,5 @@ pub use report::{
     PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport, SteeringState,
     Warning, WorkerReport,
 };
+pub use text::Text;
+pub use top::{Top, watch};

@@ -5,6 +5,7 @@
 //! packet, without the frame check sequence.
 
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Everything that can be asked of a running box.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,6 +55,24 @@ pub struct Report {
     pub reloads_refused: u64,
     /// What somebody should look at, the gravest first. Empty where all is well.
     pub warnings: Vec<Warning>,
+}
+
+impl Report {
+    /// How long the box had run when it reported.
+    pub fn uptime(&self) -> Duration {
+        Duration::try_from_secs_f64(self.uptime_seconds).unwrap_or_default()
+    }
+
+    /// How long ago this was when the box reported.
+    pub fn since(&self, time: u64) -> Duration {
+        let now = self.started_at.saturating_add(self.uptime().as_secs());
+        Duration::from_secs(now.saturating_sub(time))
+    }
+
+    /// Whether what the box is for does not happen.
+    pub fn has_alarm(&self) -> bool {
+        self.warnings.iter().any(|warning| warning.is_alarm)
+    }
 }
 
 /// Where ordinary frames are decided.
@@ -179,6 +198,21 @@ pub enum SteeringState {
     NoCarrier,
     /// The next hop's MAC address is not known.
     Unresolved,
+}
+
+impl SteeringState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Steering, Self::NoCarrier, Self::Unresolved];
+
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Steering => "steering",
+            Self::NoCarrier => "no-carrier",
+            Self::Unresolved => "unresolved",
+        }
+    }
 }
 
 /// The way out for relay traffic.

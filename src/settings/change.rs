@@ -40,7 +40,7 @@ impl Settings {
                 key.strip_prefix(*fixed)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
             };
-            FIXED.iter().any(|fixed| within(fixed))
+            FIXED.iter().any(within)
         };
         let fixed = keys.iter().filter(is_fixed).cloned().collect();
         Change { keys, fixed }

@@ -20,6 +20,7 @@ const DOWN: Duration = Duration::from_millis(200);
 const SWAPS: usize = 6;
 const THOUSAND_SWAPS: usize = 1_000;
 const MANY_SWAPS: usize = 250;
+const RELOADS: usize = 100;
 
 /// Lets it happen, and returns when it has. Of a link that came back, it returns the number of a
 /// frame that was sent when every flow had arrived again.
@@ -46,6 +47,7 @@ pub(crate) fn happen(stage: &mut Stage<'_>, event: Event) -> Result<Option<u64>,
         Event::Swap => swap(stage, &stage.sets.large, SWAPS)?,
         Event::ThousandSwaps => swap(stage, &stage.sets.small, THOUSAND_SWAPS)?,
         Event::ManySwaps => swap(stage, &stage.sets.small, MANY_SWAPS)?,
+        Event::Reloads => reload(stage)?,
         Event::LinkDown(link) => return flap(stage, link).map(Some),
     }
     Ok(None)
@@ -147,6 +149,31 @@ fn swap(stage: &Stage<'_>, sets: &[String; 2], times: usize) -> Result<(), LabEr
             }
             if log.contains("stays as it was") || asked.elapsed() > PATIENCE {
                 return Err(LabError(format!("set {number} is not in place: {log}")));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    Ok(())
+}
+
+/// Changes the configuration so many times, each time when the last one is in force.
+fn reload(stage: &Stage<'_>) -> Result<(), LabError> {
+    let running = running(stage)?;
+    let failed = |error: std::io::Error| LabError(format!("cannot change it: {error}"));
+    let first = std::fs::read_to_string(stage.configuration).map_err(failed)?;
+    for number in 1..=RELOADS {
+        // What no flow of the test meets.
+        let text = first.replace("[host]", &format!("[host]\nexempt = [\"10.9.0.{number}\"]"));
+        std::fs::write(stage.configuration, text).map_err(failed)?;
+        running.signal(Signal::SIGHUP)?;
+        let asked = Instant::now();
+        loop {
+            let log = running.log();
+            if log.matches("configuration replaced").count() >= number {
+                break;
+            }
+            if log.contains("stays as it was") || asked.elapsed() > PATIENCE {
+                return Err(LabError(format!("reload {number} is not in force: {log}")));
             }
             thread::sleep(Duration::from_millis(1));
         }

@@ -20,6 +20,8 @@ pub(crate) enum Event {
     Swap,
     ThousandSwaps,
     ManySwaps,
+    /// Of the configuration.
+    Reloads,
     LinkDown(Link),
     FullRings,
 }
@@ -111,6 +113,7 @@ pub(crate) const TABLE: &[Expected] = &[
     line(Event::Upgrade,                    "upgrade",                 Steady,     NONE,            NONE),
     line(Event::Swap,                       "relay set swap",          Steady,     NONE,            NONE),
     line(Event::ThousandSwaps,              "1000 relay set swaps",    Steady,     NONE,            NONE),
+    line(Event::Reloads,                    "100 reloads",             Steady,     NONE,            NONE),
     line(Event::LinkDown(Link::IncomingAtBox),    "incoming down",     Steady,     Lost::NoneAfter, Lost::NoneAfter),
     line(Event::LinkDown(Link::IncomingAtFarEnd), "incoming peer down", Steady,    Lost::NoneAfter, Lost::NoneAfter),
     line(Event::LinkDown(Link::UplinkAtBox),      "uplink down",       Steady,     Lost::NoneAfter, Lost::NoneAfter),
@@ -128,6 +131,7 @@ pub(crate) const TABLE: &[Expected] = &[
     line(Event::Upgrade,                    "upgrade",                 Saturation, CABLES,          CABLES),
     line(Event::Swap,                       "relay set swap",          Saturation, CABLES,          CABLES),
     line(Event::ManySwaps,                  "250 relay set swaps",     Saturation, CABLES,          CABLES),
+    line(Event::Reloads,                    "100 reloads",             Saturation, CABLES,          CABLES),
     line(Event::LinkDown(Link::IncomingAtBox),    "incoming down",     Saturation, Lost::Any,       Lost::Any),
     line(Event::LinkDown(Link::IncomingAtFarEnd), "incoming peer down", Saturation, Lost::Any,      Lost::Any),
     line(Event::LinkDown(Link::UplinkAtBox),      "uplink down",       Saturation, Lost::Any,       Lost::Any),

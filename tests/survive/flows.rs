@@ -45,6 +45,8 @@ pub(crate) struct Flow {
     pub(crate) before: Vec<u8>,
     pub(crate) after: Vec<u8>,
     pub(crate) sink: Sink,
+    /// Of those from the host.
+    pub(crate) class: &'static str,
 }
 
 impl Flow {
@@ -114,10 +116,10 @@ pub(crate) fn flows() -> Vec<Flow> {
         let v6 = number % 2 == 1;
         let tos = if number < 2 { MARK } else { 0 };
         let to = web(v6, number, 50_000 + number);
-        flows.push(unmarked(&tcp_between(host(v6, LISTENER), to).tos(tos)));
-        flows.push(unmarked(
-            &udp_between(host(v6, 41_000 + number), to).tos(tos),
-        ));
+        let reply = tcp_between(host(v6, LISTENER), to).tos(tos);
+        flows.push(unmarked(&reply, "reply"));
+        let datagram = udp_between(host(v6, 41_000 + number), to).tos(tos);
+        flows.push(unmarked(&datagram, "host"));
     }
     for number in 0..8 {
         let v6 = number % 2 == 1;
@@ -157,6 +159,7 @@ fn exit(frame: &Frame) -> Flow {
         before: frame.build(),
         after: frame.clone().tos(MARK).build(),
         sink: Sink::Uplink,
+        class: "exit",
     }
 }
 
@@ -166,14 +169,16 @@ fn relayed(frame: &Frame) -> Flow {
         before: frame.build(),
         after: steered.tos(0).build(),
         sink: Sink::Incoming,
+        class: "relay",
     }
 }
 
-fn unmarked(frame: &Frame) -> Flow {
+fn unmarked(frame: &Frame, class: &'static str) -> Flow {
     Flow {
         before: frame.build(),
         after: frame.clone().tos(0).build(),
         sink: Sink::Uplink,
+        class,
     }
 }
 
@@ -183,6 +188,7 @@ fn inbound(frame: &Frame) -> Flow {
         before: frame.clone(),
         after: frame,
         sink: Sink::Host,
+        class: "",
     }
 }
 

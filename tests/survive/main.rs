@@ -31,6 +31,7 @@
     reason = "a test's ground that is missing is the test's failure"
 )]
 
+mod agreement;
 mod cgroup;
 mod events;
 mod expect;

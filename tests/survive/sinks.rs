@@ -126,6 +126,15 @@ impl Sinks {
             .collect()
     }
 
+    /// How many different frames of each flow have arrived so far.
+    pub(crate) fn arrived(&self) -> Result<Vec<u64>, LabError> {
+        Ok(self
+            .progress()?
+            .iter()
+            .map(|&[arrived, _]| arrived)
+            .collect())
+    }
+
     /// How many different frames have arrived so far.
     pub(crate) fn distinct(&self) -> Result<u64, LabError> {
         Ok(self.progress()?.iter().map(|[arrived, _]| arrived).sum())

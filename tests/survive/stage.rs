@@ -159,6 +159,20 @@ fn quiet_site() -> Result<Site, LabError> {
     Ok(site)
 }
 
+/// A box of a site on which nothing happens.
+pub(crate) fn configure_plainly(
+    directory: &Path,
+    engine: &str,
+    sets: &Sets,
+) -> Result<PathBuf, LabError> {
+    publish(&directory.join(CERTIFICATES), &sets.certificates)?;
+    publish(
+        &directory.join("cached-microdesc-consensus"),
+        &sets.small[0],
+    )?;
+    configure(directory, engine, sets, Event::Nothing)
+}
+
 fn configure(
     directory: &Path,
     engine: &str,
@@ -169,11 +183,16 @@ fn configure(
         Event::FullRings => "[datapath]\nring = 64\nbatch = 64\n",
         _ => "",
     };
+    // By the uplink is where the sinks do not expect relay frames.
+    let without_way = match event {
+        Event::LinkDown(_) => "on_unavailable = \"drop\"\n",
+        _ => "",
+    };
     let text = format!(
         "engine = \"{engine}\"\n\
          [ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\
          [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\nlisteners = [{LISTENER}]\n\
-         [steer]\nnext_hop = \"{TORNET_MAC}\"\n\
+         [steer]\nnext_hop = \"{TORNET_MAC}\"\n{without_way}\
          [relays]\nconsensus = [\"cached-microdesc-consensus\"]\nstate = \"relays.state\"\n\
          retain = \"0s\"\n{}\n{more}",
         sets.authorities.toml()

@@ -285,7 +285,11 @@ fn workers_alone() -> Config {
 
 /// The dead end of a link: its peer is down, or the box's own NIC is.
 fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> LastWords {
-    let rig = Rig::silent(Plan::default(), &workers_alone());
+    let config = Config {
+        steer: "on_unavailable = \"drop\"",
+        ..workers_alone()
+    };
+    let rig = Rig::silent(Plan::default(), &config);
     let mut eyes = [Side::Clearnet, Side::Tornet].map(|side| Eye::open(&rig, side));
     let mut kinds = outbound_kinds();
     kinds.retain(|kind| kind.1 == 0);
@@ -340,7 +344,7 @@ fn a_dead_peer_of_incoming_stalls_nothing() {
         |rig| drop(rig.site.tornet.ip("link set eth0 up").unwrap()),
     );
     assert!(last.counters["relay"] > 8000);
-    assert!(!last.counters.contains_key("dropped_uplink_tx_full"));
+    assert_dropped_by_name(&last);
 }
 
 #[test]
@@ -350,13 +354,18 @@ fn a_dead_nic_of_incoming_stalls_nothing() {
         |rig| rig.site.middle.ip("link set incoming0 down"),
         |rig| drop(rig.site.middle.ip("link set incoming0 up").unwrap()),
     );
-    // Nothing leaves a NIC that is down: its ring fills, and the rest is dropped by name.
-    assert!(
-        last.counters["dropped_incoming_tx_full"] > 5000,
-        "{:?}",
-        last.counters
-    );
-    assert!(!last.counters.contains_key("dropped_uplink_tx_full"));
+    assert_dropped_by_name(&last);
+}
+
+/// Until the box knows that the link is dead, its ring fills and what finds no room is dropped.
+fn assert_dropped_by_name(last: &LastWords) {
+    let counters = &last.counters;
+    let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+    let dropped = count("dropped_incoming_tx_full") + count("dropped_steer_unavailable");
+    assert!(dropped > 5000, "{counters:?}");
+    assert!(count("dropped_steer_unavailable") > 0, "{counters:?}");
+    assert_eq!(count("unsteered"), 0, "{counters:?}");
+    assert_eq!(count("dropped_uplink_tx_full"), 0, "{counters:?}");
 }
 
 /// What XDP redirects to a NIC that is down, or whose peer is, is dropped behind the program's back,
@@ -372,28 +381,25 @@ fn what_a_nic_does_not_take_is_counted_in_the_kernel_too() {
     let port = rig.port(Side::Host);
     let lost = |more: u64| {
         let count = |counters: &std::collections::BTreeMap<String, u64>| {
-            counters
-                .get("dropped_incoming_tx_full")
-                .copied()
-                .unwrap_or(0)
+            counters.get("dropped_uplink_tx_full").copied().unwrap_or(0)
         };
         let before = count(&rig.running.counters().unwrap());
         for _ in 0..more {
-            port.send(&relay(0, 60).outbound(&[])).unwrap();
+            port.send(&exit(0, 60).outbound(&[])).unwrap();
         }
         rig.wait_for("every frame is counted as dropped", |counters| {
             count(counters) == before + more
         });
     };
-    rig.site.middle.ip("link set incoming0 down").unwrap();
+    rig.site.middle.ip("link set uplink0 down").unwrap();
     lost(100);
-    rig.site.middle.ip("link set incoming0 up").unwrap();
-    rig.site.tornet.ip("link set eth0 down").unwrap();
+    rig.site.middle.ip("link set uplink0 up").unwrap();
+    rig.site.clearnet.ip("link set eth0 down").unwrap();
     lost(100);
-    rig.site.tornet.ip("link set eth0 up").unwrap();
-    let mut eye = Eye::open(&rig, Side::Tornet);
-    eventually("steering after the link came back", || {
-        port.send(&relay(0, 60).outbound(&[]))?;
+    rig.site.clearnet.ip("link set eth0 up").unwrap();
+    let mut eye = Eye::open(&rig, Side::Clearnet);
+    eventually("the wire after the link came back", || {
+        port.send(&exit(0, 60).outbound(&[]))?;
         match eye
             .capture
             .wait_until(Duration::from_millis(20), |seen| !seen.is_empty())

@@ -23,6 +23,7 @@ mod guarded;
 mod incoming;
 mod leaks;
 mod marked;
+mod privileges;
 mod refusals;
 mod reload;
 mod rig;

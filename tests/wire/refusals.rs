@@ -234,7 +234,8 @@ fn a_second_box_on_the_same_nics_is_refused_and_the_first_goes_on() {
     assert_refused(&output, 1, &["another exitmark", "/sys/fs/bpf/exitmark"]);
     // Not even with pins of its own.
     let config = Config {
-        more: "[pin]\ndirectory = \"/sys/fs/bpf/other\"",
+        more: "[pin]\ndirectory = \"/sys/fs/bpf/other\"\n[metrics]\nlisten = \"off\"\n\
+               [control]\nsocket = \"/run/other/control.sock\"",
         ..Config::default()
     };
     let other = tempfile::tempdir().unwrap();

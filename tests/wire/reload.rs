@@ -316,11 +316,13 @@ fn a_stale_set_lets_all_pass_or_goes_on() {
             let config = tor.config(&format!("when_stale = \"{when_stale}\""));
             let rig = Rig::silent(Plan::default(), &config);
             let mut prober = Prober::new(&rig);
-            if !rig.running.log().contains("ALARM") {
+            // On a busy machine it may be stale before the box is there.
+            let is_late = rig.running.log().contains("ALARM");
+            if !is_late {
                 prober.expect(first, Treatment::Steered, "before");
             }
             said(&rig, "ALARM", 1);
-            if when_stale == "pass" {
+            if when_stale == "pass" && !is_late {
                 eventually("all pass", || match rig.running.log().contains(REPLACED) {
                     true => Ok(()),
                     false => Err(LabError("not yet".to_owned())),

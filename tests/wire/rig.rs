@@ -57,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) top: &'static str,
     /// NIC and next hop.
     pub(crate) incoming: Option<(&'static str, &'static str)>,
+    /// More lines in `[steer]`.
+    pub(crate) steer: &'static str,
     /// More lines in `[host]`.
     pub(crate) host: &'static str,
     /// Lines in `[relays]`.
@@ -70,6 +72,7 @@ impl Default for Config {
         Self {
             top: "",
             incoming: Some(("incoming0", TORNET_MAC)),
+            steer: "",
             host: "",
             relays: format!("extra = [\"{RELAY_V4}:9001\", \"[{RELAY_V6}]:9001\"]"),
             more: "",
@@ -82,7 +85,7 @@ impl Config {
         let (incoming, steer) = match self.incoming {
             Some((nic, hop)) => (
                 format!("incoming = \"{nic}\"\n"),
-                format!("[steer]\nnext_hop = \"{hop}\"\n"),
+                format!("[steer]\nnext_hop = \"{hop}\"\n{}\n", self.steer),
             ),
             None => (String::new(), String::new()),
         };

@@ -1,0 +1,96 @@
+//! exitmark.toml(5), read out of the example configuration: its comments are the text, its keys
+//! the tags.
+//!
+//! A block is lines of comment and the keys under it. A comment that is indented further keeps
+//! its lines.
+
+use super::pages::source;
+use clap_mangen::roff::{Roff, bold, roman};
+
+const EXAMPLE: &str = include_str!("../../dist/exitmark.example.toml");
+
+/// The page.
+pub(crate) fn page() -> Vec<u8> {
+    let mut roff = Roff::new();
+    roff.control("TH", ["EXITMARK.TOML", "5", "", &source(), "exitmark"]);
+    roff.control("SH", ["NAME"])
+        .text([roman("exitmark.toml - configuration of exitmark")]);
+    roff.control("SH", ["DESCRIPTION"]);
+    for block in blocks() {
+        block.render(&mut roff);
+    }
+    roff.control("SH", ["SEE ALSO"])
+        .text([roman("exitmark(1), exitmark-run(1)")]);
+    roff.render().into_bytes()
+}
+
+#[derive(Default)]
+struct Block {
+    /// The table that begins with it.
+    table: Option<&'static str>,
+    comment: Vec<&'static str>,
+    /// Key and value; a key that is commented out keeps its comment sign.
+    keys: Vec<(&'static str, &'static str)>,
+}
+
+fn blocks() -> Vec<Block> {
+    let mut blocks = vec![Block::default()];
+    for line in EXAMPLE.lines() {
+        let table = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        let key = key(line);
+        let last = blocks.last().is_none_or(|block| {
+            table.is_some() || line.is_empty() || key.is_none() && !block.keys.is_empty()
+        });
+        if last {
+            blocks.push(Block::default());
+        }
+        let Some(block) = blocks.last_mut() else {
+            continue;
+        };
+        match key {
+            Some(key) => block.keys.push(key),
+            None if table.is_some() => block.table = table,
+            None => block.comment.extend(line.strip_prefix('#')),
+        }
+    }
+    blocks
+}
+
+/// A line with a key, whether or not it is commented out: there is no space after that sign.
+fn key(line: &'static str) -> Option<(&'static str, &'static str)> {
+    let (key, value) = line.split_once(" = ")?;
+    let name = key.strip_prefix('#').unwrap_or(key);
+    name.bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        .then_some((key, value))
+}
+
+impl Block {
+    fn render(&self, roff: &mut Roff) {
+        if let Some(table) = self.table {
+            roff.control("SH", [format!("[{table}]").as_str()]);
+        }
+        for (position, (key, value)) in self.keys.iter().enumerate() {
+            roff.control(if position == 0 { "TP" } else { "TQ" }, [])
+                .text([bold(*key), roman(format!(" = {value}"))]);
+        }
+        if self.keys.is_empty() && self.table.is_none() && !self.comment.is_empty() {
+            roff.control("PP", []);
+        }
+        let mut is_kept = false;
+        for line in &self.comment {
+            let keeps = line.starts_with("  ");
+            if keeps != is_kept {
+                // A kept line is indented by its own spaces.
+                roff.control(if keeps { "nf" } else { "fi" }, []);
+                is_kept = keeps;
+            }
+            roff.text([roman(if keeps { line } else { line.trim() })]);
+        }
+        if is_kept {
+            roff.control("fi", []);
+        }
+    }
+}

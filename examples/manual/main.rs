@@ -1,0 +1,22 @@
+//! Writes the man pages and the shells' completions into a directory:
+//! `cargo run --example manual -- DIRECTORY`. `make deb` packs what it writes.
+
+mod configuration;
+mod pages;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let Some(directory) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("manual: name a directory: `cargo run --example manual -- target/manual`");
+        return ExitCode::from(2);
+    };
+    match pages::write(&directory) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("manual: cannot write into {}: {error}", directory.display());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The report for a person: aligned, in 80 columns, what needs attention on top.
+
+use super::human::{bytes, count, latency, share, span};
+use super::{PortReport, Report, SteeringState};
+use std::fmt;
+use std::time::Duration;
+
+/// Columns of the text.
+const WIDTH: usize = 80;
+/// Columns before what is said of something.
+const INDENT: usize = 12;
+
+/// A view of a report as text.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'a>(&'a Report);
+
+impl Report {
+    /// For a person to read.
+    pub fn text(&self) -> Text<'_> {
+        Text(self)
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.head(f)?;
+        self.engine(f)?;
+        self.ports(f)?;
+        self.classes(f)?;
+        self.frames(f)?;
+        self.steering(f)?;
+        self.relay_set(f)?;
+        self.conservation(f)?;
+        self.residence(f)?;
+        self.audit(f)
+    }
+}
+
+impl Text<'_> {
+    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = self.0;
+        let mark = &report.mark;
+        let line = format!(
+            "{}, {} by {}, mark {mark}, up {}, generation {}",
+            report.version,
+            report.mode,
+            report.classify_by,
+            span(report.uptime()),
+            report.generation
+        );
+        item(f, "exitmark", &line)?;
+        for warning in &report.warnings {
+            let grave = if warning.is_alarm { "ALARM" } else { "warning" };
+            item(f, grave, &format!("{}: {}", warning.kind, warning.text))?;
+        }
+        if report.warnings.is_empty() {
+            item(f, "warnings", "none")?;
+        }
+        writeln!(f)
+    }
+
+    fn engine(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let engine = &self.0.engine;
+        item(
+            f,
+            "engine",
+            &format!(
+                "{} (asked: {}): {}",
+                engine.chosen, engine.asked, engine.reason
+            ),
+        )?;
+        let all = engine.xdp_frames.saturating_add(engine.af_xdp_frames);
+        let of = |frames| format!("{} frames ({})", count(frames), share(frames, all));
+        item(
+            f,
+            "",
+            &format!(
+                "xdp decided {}, af_xdp {}",
+                of(engine.xdp_frames),
+                of(engine.af_xdp_frames)
+            ),
+        )?;
+        writeln!(f)
+    }
+
+    fn ports(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:8} {:15} {:4} {:6} {:7} {:9} {:12} {:>5} {:>6}",
+            "port", "NIC", "link", "engine", "XDP", "sockets", "driver", "MTU", "queues"
+        )?;
+        for port in &self.0.ports {
+            writeln!(
+                f,
+                "{:8.8} {:15.15} {:4} {:6.6} {:7.7} {:9.9} {:12.12} {:>5} {:>6}",
+                clean(&port.role),
+                clean(&port.interface),
+                if port.has_carrier { "up" } else { "down" },
+                clean(&port.engine),
+                clean(&port.xdp),
+                clean(&port.sockets),
+                clean(port.driver.as_deref().unwrap_or("-")),
+                port.mtu,
+                port.queues
+            )?;
+        }
+        // The ports' reasons are mostly the engine's.
+        let known = ["", self.0.engine.reason.as_str()];
+        let told = self.0.ports.iter();
+        for port in told.filter(|port| !known.contains(&port.reason.as_str())) {
+            item(f, &port.role, &format!("{}: {}", port.engine, port.reason))?;
+        }
+        writeln!(f)?;
+        writeln!(
+            f,
+            "{:8} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}",
+            "port",
+            "received",
+            "bytes",
+            "forwarded",
+            "to stack",
+            "handed",
+            "spilled",
+            "missed",
+            "invalid"
+        )?;
+        for port in &self.0.ports {
+            port_frames(f, port)?;
+        }
+        writeln!(f)
+    }
+
+    fn classes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let classes = &self.0.classes;
+        let all = classes
+            .iter()
+            .fold(0u64, |sum, class| sum.saturating_add(class.frames));
+        writeln!(
+            f,
+            "{:11} {:>9} {:>8} {:>9}",
+            "class", "frames", "share", "bytes"
+        )?;
+        for class in classes {
+            writeln!(
+                f,
+                "{:11.11} {:>9} {:>8} {:>9}",
+                clean(&class.class),
+                count(class.frames),
+                share(class.frames, all),
+                bytes(class.bytes)
+            )?;
+        }
+        writeln!(f)
+    }
+
+    fn frames(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let frames = &self.0.frames;
+        let told = [
+            ("marked", frames.marked),
+            ("cleared", frames.cleared),
+            ("unsteered", frames.unsteered),
+            ("disagreement", frames.disagreement),
+            ("unseen fragment", frames.unseen_fragment),
+            ("no user space", frames.no_user_space),
+        ];
+        let told = told.map(|(what, frames)| format!("{what} {}", count(frames)));
+        item(f, "frames", &told.join(", "))?;
+        let malformed = self.0.malformed.iter();
+        let malformed = malformed.map(|kind| (kind.reason.clone(), kind.frames));
+        item(f, "malformed", &those_there_are(malformed))?;
+        let drops = self.0.drops.iter().map(|drop| {
+            let name = match &drop.port {
+                Some(port) => format!("{} at {port}", drop.reason),
+                None => drop.reason.clone(),
+            };
+            (name, drop.frames)
+        });
+        item(f, "drops", &those_there_are(drops))
+    }
+
+    fn steering(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let steering = &self.0.steering;
+        let state = match steering.state {
+            SteeringState::Off => return item(f, "steering", "off: there is no `incoming`"),
+            SteeringState::Steering => "relay traffic leaves by `incoming`",
+            SteeringState::NoCarrier => "no-carrier: the NIC has no link",
+            SteeringState::Unresolved => "unresolved: the next hop's MAC address is not known",
+        };
+        item(f, "steering", state)?;
+        let next_hop = steering.next_hop.as_deref().unwrap_or("none");
+        let mac = steering.next_hop_mac.as_deref().unwrap_or("not known");
+        let at = if next_hop == mac {
+            mac.to_owned()
+        } else {
+            format!("{next_hop} at {mac}")
+        };
+        let changes = count(steering.changes);
+        let otherwise = &steering.on_unavailable;
+        item(
+            f,
+            "",
+            &format!("next hop {at}, {changes} changes; when unavailable: {otherwise}"),
+        )
+    }
+
+    fn relay_set(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set = &self.0.relay_set;
+        let mut line = format!(
+            "{} endpoints: {} listed, {} departed, {} extra",
+            set.endpoints, set.listed, set.departed, set.extra
+        );
+        if let Some(age) = &set.age {
+            line.push_str("; ");
+            line.push_str(age);
+        }
+        if set.is_passing {
+            line.push_str(", so all is let pass");
+        }
+        item(f, "relay set", &line)?;
+        if let Some(at) = set.accepted_at {
+            item(
+                f,
+                "",
+                &format!(
+                    "in force for {}; {} accepted, {} refused",
+                    span(self.0.since(at)),
+                    set.accepted,
+                    set.refused
+                ),
+            )?;
+        }
+        for source in &set.sources {
+            let now = self.0.started_at.saturating_add(self.0.uptime().as_secs());
+            let until = match source.valid_until.checked_sub(now) {
+                Some(left) => format!("valid for {}", span(Duration::from_secs(left))),
+                None => format!("expired {} ago", span(self.0.since(source.valid_until))),
+            };
+            item(f, "", &format!("{}: {until}", source.path))?;
+        }
+        match &set.last_refusal {
+            Some(reason) => item(f, "", &format!("last refusal: {reason}")),
+            None => Ok(()),
+        }
+    }
+
+    fn conservation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f)?;
+        let workers = &self.0.workers;
+        if !workers.is_empty() {
+            writeln!(
+                f,
+                "{:8} {:>9} = {:>9} + {:>9} + {:>9} + {:>9}",
+                "queue", "frames", "pool", "in hand", "receiving", "sending"
+            )?;
+        }
+        for worker in workers {
+            writeln!(
+                f,
+                "{:<8} {:>9} = {:>9} + {:>9} + {:>9} + {:>9}",
+                worker.queue,
+                count(worker.total),
+                count(worker.pool),
+                count(worker.in_hand),
+                count(worker.receiving),
+                count(worker.sending)
+            )?;
+        }
+        match self.0.unaccounted_frames {
+            0 => item(f, "unaccounted", "none: every frame is in a known place"),
+            frames => item(
+                f,
+                "unaccounted",
+                &format!("{frames} frames are in no known place, which is a fault of exitmark"),
+            ),
+        }
+    }
+
+    fn residence(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for residence in &self.0.residence {
+            let mut line = format!("{}: ", residence.engine);
+            for (quantile, seconds) in &residence.quantiles {
+                line.push_str(&format!(
+                    "p{} {}, ",
+                    (quantile * 1e4).round() / 1e2,
+                    latency(*seconds)
+                ));
+            }
+            line.push_str(&format!("of {} sampled", count(residence.samples)));
+            item(f, "residence", &line)?;
+        }
+        Ok(())
+    }
+
+    fn audit(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let audit = &self.0.audit;
+        let line = match audit.one_in {
+            0 => "off".to_owned(),
+            one_in => {
+                let amiss = audit.mismatches.iter();
+                let amiss = amiss.map(|audit| (audit.kind.clone(), audit.frames));
+                format!(
+                    "one frame in {one_in}: {} checked, {} lost; mismatches: {}",
+                    count(audit.checked),
+                    count(audit.lost),
+                    those_there_are(amiss)
+                )
+            }
+        };
+        item(f, "audit", &line)?;
+        let (reloads, refused) = (self.0.reloads, self.0.reloads_refused);
+        item(f, "reloads", &format!("{reloads}, and {refused} refused"))
+    }
+}
+
+fn port_frames(f: &mut fmt::Formatter<'_>, port: &PortReport) -> fmt::Result {
+    writeln!(
+        f,
+        "{:8.8} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}",
+        clean(&port.role),
+        count(port.received_frames),
+        bytes(port.received_bytes),
+        count(port.forwarded_frames),
+        count(port.to_stack_frames),
+        count(port.handed_frames),
+        count(port.spilled_frames),
+        count(port.missed_frames),
+        count(port.tx_invalid_frames)
+    )
+}
+
+/// Those that are not 0.
+fn those_there_are(counts: impl Iterator<Item = (String, u64)>) -> String {
+    let there: Vec<_> = counts
+        .filter(|(_, frames)| *frames > 0)
+        .map(|(name, frames)| format!("{name} {}", count(frames)))
+        .collect();
+    if there.is_empty() {
+        "none".to_owned()
+    } else {
+        there.join(", ")
+    }
+}
+
+/// Without what a terminal would obey: whoever answers need not be a box.
+pub(super) fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+/// What something is, broken between words where it is longer than a line.
+fn item(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
+    let text = clean(text);
+    let mut line = format!("{:INDENT$.11}", clean(name));
+    let mut width = INDENT;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if width > INDENT && width + 1 + length > WIDTH {
+            writeln!(f, "{}", line.trim_end())?;
+            line = " ".repeat(INDENT);
+            width = INDENT;
+        }
+        if width > INDENT {
+            line.push(' ');
+            width += 1;
+        }
+        line.push_str(word);
+        width += length;
+    }
+    writeln!(f, "{}", line.trim_end())
+}

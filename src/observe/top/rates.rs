@@ -1,0 +1,126 @@
+//! Counts to rates, and the rates of the last minute.
+
+use crate::observe::Report;
+use crate::observe::human::as_f64;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// So long rates are remembered,
+const SPAN: Duration = Duration::from_secs(60);
+/// and so many at most, whatever the interval.
+const REMEMBERED: usize = 240;
+
+/// What is known of a box after some reports.
+#[derive(Debug, Default)]
+pub struct Top {
+    pub(super) last: Option<(Report, Duration)>,
+    pub(super) rates: Option<Rates>,
+    /// Of each class, in the report's order, the frames a second of the last minute.
+    pub(super) minute: Vec<VecDeque<(Duration, f64)>>,
+    /// Why the box does not answer, since it does not.
+    pub(super) trouble: Option<String>,
+}
+
+/// How much there is a second.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    /// Of each class.
+    pub(super) classes: Vec<Flow>,
+    /// What each port received.
+    pub(super) ports: Vec<Flow>,
+    /// What each port forwarded.
+    pub(super) forwarded: Vec<f64>,
+    /// What each port spilled.
+    pub(super) spilled: Vec<f64>,
+    /// Of each reason.
+    pub(super) drops: Vec<f64>,
+    /// Frames decided by the XDP program, and by workers.
+    pub(super) engines: (f64, f64),
+}
+
+/// Frames and bits a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flow {
+    pub(super) frames: f64,
+    pub(super) bits: f64,
+}
+
+impl Top {
+    /// The box answered, at this time on a clock of the caller's.
+    pub fn answered(&mut self, report: Report, at: Duration) {
+        self.trouble = None;
+        self.rates = match &self.last {
+            Some((before, then)) => Rates::between(before, &report, at.saturating_sub(*then)),
+            None => None,
+        };
+        self.minute.resize_with(report.classes.len(), VecDeque::new);
+        if let Some(rates) = &self.rates {
+            for (minute, class) in self.minute.iter_mut().zip(&rates.classes) {
+                minute.push_back((at, class.frames));
+                while minute.len() > REMEMBERED
+                    || minute
+                        .front()
+                        .is_some_and(|(then, _)| at.saturating_sub(*then) > SPAN)
+                {
+                    minute.pop_front();
+                }
+            }
+        }
+        self.last = Some((report, at));
+    }
+
+    /// The box did not answer. What it told last stays, until it answers again.
+    pub fn failed(&mut self, why: String) {
+        self.trouble = Some(why);
+        self.rates = None;
+    }
+}
+
+impl Rates {
+    /// None where there is nothing to compare: no time has passed, or another box answers.
+    fn between(before: &Report, now: &Report, time: Duration) -> Option<Self> {
+        let seconds = time.as_secs_f64();
+        let classes = |report: &Report| -> Vec<String> {
+            let names = report.classes.iter().map(|of| of.class.clone());
+            names
+                .chain(report.ports.iter().map(|of| of.role.clone()))
+                .chain(report.drops.iter().map(|of| of.reason.clone()))
+                .collect()
+        };
+        if seconds <= 0.0 || classes(before) != classes(now) {
+            return None;
+        }
+        // What counts less than before has begun anew; from where, nobody knows.
+        let rate = |before: u64, now: u64| as_f64(now.saturating_sub(before)) / seconds;
+        let classes = now.classes.iter().zip(&before.classes);
+        let ports = || now.ports.iter().zip(&before.ports);
+        let drops = now.drops.iter().zip(&before.drops);
+        Some(Self {
+            classes: classes
+                .map(|(now, before)| Flow {
+                    frames: rate(before.frames, now.frames),
+                    bits: 8.0 * rate(before.bytes, now.bytes),
+                })
+                .collect(),
+            ports: ports()
+                .map(|(now, before)| Flow {
+                    frames: rate(before.received_frames, now.received_frames),
+                    bits: 8.0 * rate(before.received_bytes, now.received_bytes),
+                })
+                .collect(),
+            forwarded: ports()
+                .map(|(now, before)| rate(before.forwarded_frames, now.forwarded_frames))
+                .collect(),
+            spilled: ports()
+                .map(|(now, before)| rate(before.spilled_frames, now.spilled_frames))
+                .collect(),
+            drops: drops
+                .map(|(now, before)| rate(before.frames, now.frames))
+                .collect(),
+            engines: (
+                rate(before.engine.xdp_frames, now.engine.xdp_frames),
+                rate(before.engine.af_xdp_frames, now.engine.af_xdp_frames),
+            ),
+        })
+    }
+}

@@ -1,0 +1,265 @@
+//! The state on a screen.
+
+use super::Top;
+use super::rates::{Flow, Rates};
+use crate::observe::human::{count, scaled, span};
+use crate::observe::text::clean;
+use crate::observe::{Report, SteeringState};
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Paragraph, Wrap};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Heights of a bar.
+const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+/// Columns before the bars of a class.
+const BEFORE_BARS: usize = 34;
+/// Lines of warnings at most; `exitmark status` has them all.
+const WARNINGS: usize = 3;
+
+impl Top {
+    /// Draws all of it.
+    pub fn draw(&self, frame: &mut Frame<'_>) {
+        let [body, foot] =
+            Layout::vertical([Constraint::Fill(1), Constraint::Length(2)]).areas(frame.area());
+        let width = usize::from(body.width);
+        let lines = match &self.last {
+            Some((report, _)) => self.lines(report, width),
+            None => vec![Line::from("exitmark: waiting for the first answer")],
+        };
+        frame.render_widget(Paragraph::new(lines), body);
+        let foot_text = match &self.trouble {
+            Some(why) => Line::from(format!("{}; trying again, q quits", clean(why)))
+                .red()
+                .bold(),
+            None => Line::from("q quits").dark_gray(),
+        };
+        frame.render_widget(Paragraph::new(foot_text).wrap(Wrap { trim: true }), foot);
+    }
+
+    fn lines(&self, report: &Report, width: usize) -> Vec<Line<'static>> {
+        let mut lines = vec![head(report)];
+        lines.extend(warnings(report));
+        lines.push(Line::default());
+        self.classes(&mut lines, report, width);
+        lines.push(Line::default());
+        self.ports(&mut lines, report);
+        lines.push(Line::default());
+        lines.push(engines(report, self.rates.as_ref()));
+        lines.push(drops(report, self.rates.as_ref()));
+        lines.push(relay_set(report));
+        lines.push(steering(report));
+        lines.push(faults(report));
+        lines
+    }
+
+    fn classes(&self, lines: &mut Vec<Line<'static>>, report: &Report, width: usize) {
+        let title = format!(
+            "{:9} {:>9} {:>13}  last minute",
+            "class", "frames/s", "bits/s"
+        );
+        lines.push(Line::from(title).bold());
+        // One scale for all: what is much looks much.
+        let rates = self.minute.iter().flatten().map(|(_, rate)| *rate);
+        let highest = rates.fold(0.0, f64::max);
+        for (index, class) in report.classes.iter().enumerate() {
+            let flow = self
+                .rates
+                .as_ref()
+                .and_then(|rates| rates.classes.get(index));
+            let (frames, bits) = shown(flow);
+            let minute = self.minute.get(index);
+            let bars = bars(minute, highest, width.saturating_sub(BEFORE_BARS));
+            let style = style_of(&class.class);
+            lines.push(Line::from(vec![
+                Span::styled(format!("{:9.9}", clean(&class.class)), style),
+                Span::from(format!(" {frames:>9} {bits:>13}  ")),
+                Span::styled(bars, style),
+            ]));
+        }
+    }
+
+    fn ports(&self, lines: &mut Vec<Line<'static>>, report: &Report) {
+        let title = format!(
+            "{:9} {:>9} {:>13}  {:>9} {:>9}  NIC",
+            "received", "frames/s", "bits/s", "forwarded", "spilled"
+        );
+        lines.push(Line::from(title).bold());
+        for (index, port) in report.ports.iter().enumerate() {
+            let rates = self.rates.as_ref();
+            let (frames, bits) = shown(rates.and_then(|rates| rates.ports.get(index)));
+            let forwarded = number(rates.and_then(|rates| rates.forwarded.get(index)));
+            let spilled = number(rates.and_then(|rates| rates.spilled.get(index)));
+            let mut spans = vec![Span::from(format!(
+                "{:9.9} {frames:>9} {bits:>13}  {forwarded:>9} {spilled:>9}  {:15.15} ",
+                clean(&port.role),
+                clean(&port.interface)
+            ))];
+            spans.push(if port.has_carrier {
+                Span::from("up")
+            } else {
+                Span::from("no link").red().bold()
+            });
+            lines.push(Line::from(spans));
+        }
+    }
+}
+
+fn head(report: &Report) -> Line<'static> {
+    Line::from(vec![
+        Span::from(format!("exitmark {}", clean(&report.version))).bold(),
+        Span::from(format!(
+            "  {}, engine {}, up {}, generation {}",
+            clean(&report.mode),
+            clean(&report.engine.chosen),
+            span(report.uptime()),
+            report.generation
+        )),
+    ])
+}
+
+fn warnings(report: &Report) -> impl Iterator<Item = Line<'static>> {
+    report.warnings.iter().take(WARNINGS).map(|warning| {
+        let text = format!("{}: {}", clean(&warning.kind), clean(&warning.text));
+        if warning.is_alarm {
+            Line::from(format!("ALARM {text}")).red().bold()
+        } else {
+            Line::from(format!("warning {text}")).yellow()
+        }
+    })
+}
+
+fn style_of(class: &str) -> Style {
+    let colour = match class {
+        "exit" => Color::Green,
+        "relay" => Color::Cyan,
+        "malformed" | "foreign" => Color::Yellow,
+        _ => Color::Reset,
+    };
+    Style::new().fg(colour)
+}
+
+/// Rates that are not known are not 0.
+fn shown(flow: Option<&Flow>) -> (String, String) {
+    let bits = flow.map(|flow| scaled(flow.bits, "bit/s"));
+    (
+        number(flow.map(|flow| &flow.frames)),
+        bits.unwrap_or_else(|| "-".to_owned()),
+    )
+}
+
+fn number(rate: Option<&f64>) -> String {
+    rate.map_or_else(|| "-".to_owned(), |rate| scaled(*rate, ""))
+}
+
+/// The newest at the right end.
+fn bars(minute: Option<&VecDeque<(Duration, f64)>>, highest: f64, width: usize) -> String {
+    let rates: Vec<f64> = minute
+        .into_iter()
+        .flatten()
+        .map(|(_, rate)| *rate)
+        .collect();
+    let newest = &rates[rates.len().saturating_sub(width)..];
+    let empty = width - newest.len();
+    let bars = newest.iter().map(|rate| bar(*rate, highest));
+    " ".repeat(empty).chars().chain(bars).collect()
+}
+
+/// Whatever is more than nothing can be seen.
+fn bar(rate: f64, highest: f64) -> char {
+    if rate <= 0.0 || highest <= 0.0 {
+        return BARS[0];
+    }
+    let eighths = (1..8).take_while(|eighth| rate / highest > f64::from(*eighth) / 8.0);
+    BARS[eighths.count() + 1]
+}
+
+fn item(name: &str, text: Span<'static>) -> Line<'static> {
+    Line::from(vec![Span::from(format!("{name:10}")).bold(), text])
+}
+
+fn engines(report: &Report, rates: Option<&Rates>) -> Line<'static> {
+    let text = match rates.map(|rates| rates.engines) {
+        Some((xdp, af_xdp)) if xdp + af_xdp > 0.0 => {
+            let share = |part: f64| format!("{:.0} %", 100.0 * part / (xdp + af_xdp));
+            format!("xdp {}, af_xdp {}", share(xdp), share(af_xdp))
+        }
+        Some(_) => "nothing to decide".to_owned(),
+        None => "-".to_owned(),
+    };
+    let asked = clean(&report.engine.asked);
+    item("engines", Span::from(format!("{text} (asked: {asked})")))
+}
+
+fn drops(report: &Report, rates: Option<&Rates>) -> Line<'static> {
+    let Some(rates) = rates else {
+        return item("drops/s", Span::from("-"));
+    };
+    let dropped: Vec<_> = report
+        .drops
+        .iter()
+        .zip(&rates.drops)
+        .filter(|(_, rate)| **rate > 0.0)
+        .map(|(drop, rate)| {
+            let port = drop.port.as_deref().unwrap_or_default();
+            let name = format!("{} {port}", drop.reason);
+            format!("{} {}", clean(name.trim_end()), scaled(*rate, ""))
+        })
+        .collect();
+    if dropped.is_empty() {
+        item("drops/s", Span::from("none"))
+    } else {
+        item("drops/s", Span::from(dropped.join(", ")).red())
+    }
+}
+
+fn relay_set(report: &Report) -> Line<'static> {
+    let set = &report.relay_set;
+    let age = set.age.as_deref().unwrap_or("nothing to follow");
+    let mut text = format!("{} endpoints, {}", count(set.endpoints), clean(age));
+    if let Some(at) = set.accepted_at {
+        text.push_str(&format!(", in force for {}", span(report.since(at))));
+    }
+    let text = match age {
+        _ if set.is_passing => Span::from(format!("{text}, all is let pass")).red().bold(),
+        "stale" | "expired" => Span::from(text).red(),
+        "old" => Span::from(text).yellow(),
+        _ => Span::from(text),
+    };
+    item("relay set", text)
+}
+
+fn steering(report: &Report) -> Line<'static> {
+    let steering = &report.steering;
+    let next_hop = steering.next_hop.as_deref().unwrap_or("-");
+    let mac = steering.next_hop_mac.as_deref().unwrap_or("not known");
+    let state = steering.state.name();
+    let text = match steering.state {
+        SteeringState::Off => Span::from("off"),
+        SteeringState::Steering => Span::from(clean(&format!("to {next_hop} at {mac}"))).green(),
+        _ => Span::from(clean(&format!(
+            "{state}: {next_hop} at {mac}; meanwhile: {}",
+            steering.on_unavailable
+        )))
+        .red()
+        .bold(),
+    };
+    item("steering", text)
+}
+
+fn faults(report: &Report) -> Line<'static> {
+    let mismatches = report.audit.mismatches.iter();
+    let mismatches = mismatches.fold(0u64, |sum, of| sum.saturating_add(of.frames));
+    let text = format!(
+        "{} frames unaccounted, {} of {} audited amiss",
+        report.unaccounted_frames,
+        mismatches,
+        count(report.audit.checked)
+    );
+    let text = Span::from(text);
+    let is_fault = report.unaccounted_frames > 0 || mismatches > 0;
+    item("faults", if is_fault { text.red().bold() } else { text })
+}

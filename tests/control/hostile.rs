@@ -1,0 +1,184 @@
+//! Those who ask badly, slowly, too much, or go away.
+
+use super::*;
+use crossbeam::channel::TrySendError;
+use std::thread;
+use std::time::Instant;
+
+#[test]
+fn rubbish_is_answered_and_forgotten() {
+    let rig = Rig::new(Puppet::default());
+    for rubbish in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET /v1/status HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
+        &[0; 20_000],
+    ] {
+        let answer = rig.say(rubbish);
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+            "{answer}"
+        );
+    }
+    rig.client().status().unwrap();
+}
+
+#[test]
+fn a_giant_head_is_refused() {
+    let rig = Rig::new(Puppet::default());
+    let giant = format!(
+        "GET /v1/status HTTP/1.1\r\nx: {}\r\n\r\n",
+        "x".repeat(100_000)
+    );
+    let answer = rig.say(giant.as_bytes());
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+        "{answer}"
+    );
+    // One that never ends is cut off as well.
+    let mut stream = rig.connect();
+    let line = [b'x'; 4096];
+    while stream.write_all(&line).is_ok() {}
+    rig.client().status().unwrap();
+}
+
+#[test]
+fn a_slow_head_is_cut_off() {
+    let rig = Rig::new(Puppet::default());
+    let mut slow = rig.connect();
+    slow.write_all(b"GET /v1/status HTTP/1.1\r\nhost: ")
+        .unwrap();
+    assert_eq!(rest(&mut slow), "");
+    rig.client().status().unwrap();
+}
+
+#[test]
+fn a_giant_body_is_refused_and_one_that_never_ends_too() {
+    let (calls, called) = unbounded();
+    let rig = Rig::new(Puppet {
+        calls: Some(calls),
+        ..Puppet::default()
+    });
+    let answer = rig.ask("POST", "/v1/capture", &" ".repeat(100_000));
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 413"),
+        "{answer}"
+    );
+    let mut chunked = rig.connect();
+    chunked
+        .write_all(b"POST /v1/capture HTTP/1.1\r\nhost: box\r\ntransfer-encoding: chunked\r\n\r\n")
+        .unwrap();
+    let chunk = format!("1000\r\n{}\r\n", " ".repeat(4096));
+    while chunked.write_all(chunk.as_bytes()).is_ok() {}
+    let answer =
+        rig.say(b"POST /v1/capture HTTP/1.1\r\nhost: box\r\ncontent-length: 40\r\n\r\n{\"frames\"");
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(called.is_empty());
+}
+
+#[test]
+fn the_silent_do_not_keep_others_out() {
+    let rig = Rig::new(Puppet::default());
+    let silent: Vec<_> = (0..20).map(|_| rig.connect()).collect();
+    rig.client().status().unwrap();
+    drop(silent);
+}
+
+#[test]
+fn sixteen_are_answered_at_a_time() {
+    let (calls, called) = unbounded();
+    let (say, reports) = unbounded();
+    let rig = Rig::new(Puppet {
+        calls: Some(calls),
+        reports: Some(reports),
+        ..Puppet::default()
+    });
+    let question = b"GET /v1/status HTTP/1.1\r\nhost: box\r\nconnection: close\r\n\r\n";
+    let mut asking: Vec<_> = (0..24)
+        .map(|_| {
+            let mut stream = rig.connect();
+            stream.write_all(question).unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..16 {
+        called.recv_timeout(LONG).unwrap();
+    }
+    // A seventeenth would be there as quickly as the others were.
+    assert!(called.recv_timeout(Duration::from_millis(300)).is_err());
+    for _ in 0..24 {
+        say.send(()).unwrap();
+    }
+    for stream in &mut asking {
+        assert!(rest(stream).starts_with("HTTP/1.1 200"));
+    }
+}
+
+/// A box with one capture, and what the test sends by it.
+fn capturing(room: usize) -> (Rig, Sender<Vec<u8>>) {
+    let (part, receiver) = bounded(room);
+    let (give, captures) = bounded(1);
+    give.send(receiver).unwrap();
+    let rig = Rig::new(Puppet {
+        captures: Some(captures),
+        ..Puppet::default()
+    });
+    (rig, part)
+}
+
+const CAPTURE: &[u8] = b"POST /v1/capture HTTP/1.1\r\nhost: box\r\ncontent-length: 2\r\n\r\n{}";
+
+/// Waits until nobody receives any more, sending or not.
+fn until_dropped(part: &Sender<Vec<u8>>, bytes: usize) {
+    let begun = Instant::now();
+    loop {
+        match part.try_send(vec![0; bytes]) {
+            Err(TrySendError::Disconnected(_)) => return,
+            Ok(()) | Err(TrySendError::Full(_)) => {}
+        }
+        assert!(begun.elapsed() < LONG, "the capture goes on for nobody");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_capture_whose_reader_goes_away_ends() {
+    let (rig, part) = capturing(1);
+    let mut stream = rig.connect();
+    stream.write_all(CAPTURE).unwrap();
+    part.send(vec![1; 1000]).unwrap();
+    let mut begun = [0; 12];
+    stream.read_exact(&mut begun).unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
+    drop(stream);
+    until_dropped(&part, 1000);
+    rig.client().status().unwrap();
+}
+
+#[test]
+fn a_dead_reader_of_a_capture_holds_up_nobody_and_is_cut_off() {
+    let (rig, part) = capturing(4);
+    let mut dead = rig.connect();
+    dead.write_all(CAPTURE).unwrap();
+    let filling = thread::spawn(move || until_dropped(&part, 64 << 10));
+    for _ in 0..10 {
+        rig.client().status().unwrap();
+    }
+    filling.join().unwrap();
+    drop(dead);
+}
+
+#[test]
+fn a_server_ends_though_somebody_reads_a_capture() {
+    let (mut rig, part) = capturing(4);
+    let mut reading = rig.connect();
+    reading.write_all(CAPTURE).unwrap();
+    part.send(vec![1; 10]).unwrap();
+    let mut begun = [0; 12];
+    reading.read_exact(&mut begun).unwrap();
+    rig.server = None;
+    assert!(!rig.socket.exists());
+    until_dropped(&part, 10);
+    rest(&mut reading);
+}

@@ -1,0 +1,150 @@
+//! Tier: any machine. The control socket: what it answers, whom it stands, where it may be.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+mod answers;
+mod client;
+mod hostile;
+mod place;
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use exitmark::control::{
+    CaptureRequest, Client, ControlSettings, Listeners, Operations, Reloaded, Server,
+};
+use exitmark::observe::Report;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Nothing here takes so long, unless it hangs.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A box that does what the test says: every call tells `calls`, and then waits for a word by
+/// `reports` or `reloads`, where it was told to.
+#[derive(Default)]
+struct Puppet {
+    calls: Option<Sender<&'static str>>,
+    reports: Option<Receiver<()>>,
+    reloads: Option<Receiver<Result<Reloaded, String>>>,
+    captures: Option<Receiver<Receiver<Vec<u8>>>>,
+}
+
+impl Puppet {
+    fn called(&self, what: &'static str) {
+        if let Some(calls) = &self.calls {
+            calls.send(what).unwrap();
+        }
+    }
+}
+
+impl Operations for Puppet {
+    fn report(&self) -> Report {
+        self.called("report");
+        if let Some(reports) = &self.reports {
+            reports.recv_timeout(LONG).unwrap();
+        }
+        Report {
+            version: "1.2.3".to_owned(),
+            generation: u64::MAX,
+            ..Report::default()
+        }
+    }
+
+    fn reload(&self) -> Result<Reloaded, String> {
+        self.called("reload");
+        match &self.reloads {
+            Some(reloads) => reloads.recv_timeout(LONG).unwrap(),
+            None => Err("mark.dscp: 77 is no DSCP".to_owned()),
+        }
+    }
+
+    fn capture(&self, _: &CaptureRequest) -> Result<Receiver<Vec<u8>>, String> {
+        self.called("capture");
+        match &self.captures {
+            Some(captures) => Ok(captures.try_recv().unwrap()),
+            None => Err("the box is stopping".to_owned()),
+        }
+    }
+}
+
+/// A server in a directory of its own.
+struct Rig {
+    server: Option<Server>,
+    socket: PathBuf,
+    directory: TempDir,
+}
+
+impl Rig {
+    fn new(puppet: Puppet) -> Self {
+        Self::with_metrics(puppet, None)
+    }
+
+    fn with_metrics(puppet: Puppet, metrics: Option<SocketAddr>) -> Self {
+        let directory = TempDir::new().unwrap();
+        let socket = directory.path().join("control.sock");
+        let settings = ControlSettings {
+            socket: socket.clone(),
+            group: None,
+            metrics,
+        };
+        let listeners = Listeners::open(&settings).unwrap();
+        let server = listeners.serve(Arc::new(puppet), || {}).unwrap();
+        Self {
+            server: Some(server),
+            socket,
+            directory,
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.set_write_timeout(Some(LONG)).unwrap();
+        stream
+    }
+
+    /// What comes back for these bytes, until the server closes.
+    fn say(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        // The server may have enough before all of it is written.
+        let _ = stream.write_all(bytes);
+        rest(&mut stream)
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> String {
+        let length = body.len();
+        self.say(
+            format!(
+                "{method} {path} HTTP/1.1\r\nhost: box\r\nconnection: close\r\n\
+                 content-length: {length}\r\n\r\n{body}"
+            )
+            .as_bytes(),
+        )
+    }
+}
+
+/// All that is still to be read; a connection that was reset ends too.
+fn rest(stream: &mut impl Read) -> String {
+    let mut answer = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&part[..length]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("{error} after {answer:?}"),
+        }
+    }
+    String::from_utf8(answer).unwrap()
+}

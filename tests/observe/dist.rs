@@ -1,0 +1,210 @@
+//! What is made of the metrics in dist/: alerts and a dashboard. They use what is documented, and
+//! nothing else.
+
+use crate::metrics::{Metric, documented};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use yaml_rust2::{Yaml, YamlLoader};
+
+/// Labels that Prometheus itself adds, or a histogram has.
+const GIVEN: [&str; 3] = ["instance", "job", "le"];
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The words of a query that are names, each with what follows it.
+fn words(query: &str) -> Vec<(&str, &str)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    let mut rest = query;
+    while let Some(begin) = rest.find(is_name) {
+        rest = &rest[begin..];
+        let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+        found.push((&rest[..end], &rest[end..]));
+        rest = &rest[end..];
+    }
+    found
+}
+
+/// The metrics of a query with the labels by which it picks, and the labels that it groups by.
+fn used(query: &str) -> (Vec<(String, Vec<String>)>, Vec<String>) {
+    let (mut metrics, mut grouped) = (Vec::new(), Vec::new());
+    for (word, rest) in words(query) {
+        if word.starts_with("exitmark_") || word == "up" {
+            let picked = rest.strip_prefix('{').map_or("", |rest| {
+                rest.split_once('}').expect("a brace that closes").0
+            });
+            let labels = picked
+                .split(',')
+                .filter(|label| !label.is_empty())
+                .map(|label| label.split(['=', '!']).next().unwrap().trim().to_owned());
+            metrics.push((word.to_owned(), labels.collect()));
+        }
+        if [
+            "by",
+            "on",
+            "without",
+            "ignoring",
+            "group_left",
+            "group_right",
+        ]
+        .contains(&word)
+        {
+            let rest = rest
+                .trim_start()
+                .strip_prefix('(')
+                .expect("a list of labels");
+            let list = rest.split_once(')').unwrap().0;
+            grouped.extend(list.split(',').map(|label| label.trim().to_owned()));
+        }
+    }
+    (metrics, grouped)
+}
+
+/// The documented metric of a name in a query.
+fn metric<'a>(documented: &'a BTreeMap<String, Metric>, name: &str) -> Option<&'a Metric> {
+    let of_histogram = ["_bucket", "_sum", "_count"]
+        .iter()
+        .find_map(|suffix| documented.get(name.strip_suffix(suffix)?))
+        .filter(|metric| metric.kind == "histogram");
+    documented.get(name).or(of_histogram)
+}
+
+/// Fails unless all that a query uses is documented. Gives the labels that its result may have.
+fn check(documented: &BTreeMap<String, Metric>, query: &str) -> BTreeSet<String> {
+    let (metrics, grouped) = used(query);
+    assert!(!metrics.is_empty(), "{query}: no metric");
+    let mut known: BTreeSet<String> = GIVEN.map(str::to_owned).into();
+    for (name, picked) in metrics {
+        let labels = match metric(documented, &name) {
+            Some(metric) => metric.labels.clone(),
+            None => {
+                assert_eq!(name, "up", "{query}: {name} is not in docs/metrics.md");
+                BTreeSet::new()
+            }
+        };
+        for label in picked {
+            assert!(
+                labels.contains(&label) || GIVEN.contains(&label.as_str()),
+                "{query}: {name} has no label {label}"
+            );
+        }
+        if metric(documented, &name).is_some_and(|metric| metric.kind == "counter") {
+            let is_raw = !["rate(", "increase("]
+                .iter()
+                .any(|of| query.contains(&format!("{of}{name}")));
+            let may = ["reloads", "mismatched"]
+                .iter()
+                .any(|may| name.contains(may));
+            assert!(
+                !is_raw || may,
+                "{query}: {name} is a counter, so take its rate"
+            );
+        }
+        known.extend(labels);
+    }
+    for label in &grouped {
+        assert!(known.contains(label), "{query}: no metric has {label}");
+    }
+    if query.contains(" by (") && !query.contains(" or ") {
+        known.retain(|label| grouped.contains(label));
+    }
+    known
+}
+
+/// What stands in braces of this kind.
+fn placeholders<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
+    text.split("{{")
+        .skip(1)
+        .map(|rest| rest.split_once("}}").unwrap().0.trim())
+        .map(|name| name.strip_prefix(prefix).unwrap_or(name))
+        .collect()
+}
+
+#[test]
+fn every_alert_uses_what_there_is_and_says_what_to_do() {
+    let documented = documented();
+    let files = YamlLoader::load_from_str(&read("dist/prometheus/exitmark.rules.yml")).unwrap();
+    let rules = files[0]["groups"][0]["rules"].as_vec().unwrap();
+    let mut names = BTreeSet::new();
+    for rule in rules {
+        let text = |yaml: &Yaml| {
+            yaml.as_str()
+                .unwrap_or_else(|| panic!("{rule:?}"))
+                .to_owned()
+        };
+        let name = text(&rule["alert"]);
+        assert!(name.starts_with("Exitmark"), "{name}");
+        assert!(names.insert(name.clone()), "{name} is there twice");
+        let labels = check(&documented, &text(&rule["expr"]));
+        let severity = text(&rule["labels"]["severity"]);
+        assert!(
+            ["critical", "warning"].contains(&severity.as_str()),
+            "{name}"
+        );
+        let summary = text(&rule["annotations"]["summary"]);
+        let description = text(&rule["annotations"]["description"]);
+        assert!(
+            description.len() > 50 && description.ends_with('.'),
+            "{name}"
+        );
+        assert!(summary.contains("$labels.instance"), "{name}");
+        for label in placeholders(&format!("{summary}{description}"), "$labels.") {
+            assert!(labels.contains(label), "{name}: there is no label {label}");
+        }
+    }
+    assert!(rules.len() >= 12);
+}
+
+#[test]
+fn every_panel_uses_what_there_is() {
+    let documented = documented();
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read("dist/grafana/exitmark.json")).unwrap();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    assert_eq!(variables[0]["type"], "datasource");
+    let mut ids = BTreeSet::new();
+    let mut shown = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let id = panel["id"].as_u64().unwrap();
+        assert!(ids.insert(id), "panel {id} is there twice");
+        let place = &panel["gridPos"];
+        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24);
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "panel {id}");
+        for target in panel["targets"].as_array().unwrap() {
+            assert_eq!(target["datasource"]["uid"], "${datasource}", "panel {id}");
+            let query = target["expr"].as_str().unwrap();
+            let labels = check(&documented, query);
+            for label in placeholders(target["legendFormat"].as_str().unwrap(), "") {
+                assert!(labels.contains(label), "panel {id}: no label {label}");
+            }
+            shown.extend(used(query).0.into_iter().map(|(name, _)| name));
+        }
+    }
+    // What an operator wants to see, by and large, is all there.
+    let counters = documented
+        .iter()
+        .filter(|(_, metric)| metric.kind == "counter");
+    for (name, _) in counters {
+        assert!(shown.contains(name), "no panel shows {name}");
+    }
+}
+
+#[test]
+fn a_query_of_what_there_is_not_is_noticed() {
+    let documented = documented();
+    for wrong in [
+        "exitmark_nothing",
+        "rate(exitmark_class_frames_total{klass=\"exit\"}[5m])",
+        "sum by (klass) (rate(exitmark_class_frames_total[5m]))",
+        "exitmark_class_frames_total > 0",
+    ] {
+        let checked = std::panic::catch_unwind(|| check(&documented, wrong));
+        assert!(checked.is_err(), "{wrong}");
+    }
+}

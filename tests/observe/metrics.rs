@@ -1,0 +1,242 @@
+//! The metrics, against their format and against docs/metrics.md.
+
+use crate::sample;
+use exitmark::observe::{Report, metrics};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// What there is to know of a metric.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Metric {
+    pub(crate) kind: String,
+    pub(crate) labels: BTreeSet<String>,
+    pub(crate) meaning: String,
+}
+
+/// A line with a value: its name, its labels, the value.
+fn series(line: &str) -> (&str, BTreeMap<&str, &str>, &str) {
+    let (name, value) = line.rsplit_once(' ').unwrap();
+    let (name, labels) = name.split_once('{').unwrap_or((name, "}"));
+    let labels = labels.strip_suffix('}').unwrap();
+    let labels = labels.strip_suffix('"').unwrap_or(labels);
+    let labels = labels
+        .split("\",")
+        .filter(|label| !label.is_empty())
+        .map(|label| label.split_once("=\"").unwrap())
+        .collect();
+    (name, labels, value)
+}
+
+/// The metrics by the names that a query uses, as this text has them.
+fn served(text: &str) -> BTreeMap<String, Metric> {
+    let mut found: BTreeMap<String, Metric> = BTreeMap::new();
+    let mut meaning = "";
+    let mut family = String::new();
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            meaning = help.split_once(' ').unwrap().1;
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').unwrap();
+            family = match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            };
+            let metric = Metric {
+                kind: kind.to_owned(),
+                meaning: meaning.to_owned(),
+                ..Metric::default()
+            };
+            let twice = found.insert(family.clone(), metric);
+            assert!(twice.is_none(), "{family} is there twice");
+        } else if !line.starts_with('#') {
+            let (name, labels, _) = series(line);
+            let name = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|suffix| name.strip_suffix(suffix))
+                .filter(|name| *name == family)
+                .unwrap_or(name);
+            assert_eq!(name, family, "{line}");
+            let metric = found.get_mut(name).unwrap();
+            let labels: BTreeSet<String> = labels
+                .into_keys()
+                .filter(|label| *label != "le")
+                .map(str::to_owned)
+                .collect();
+            assert!(
+                metric.labels.is_empty() || metric.labels == labels,
+                "{line}: other labels than the line before"
+            );
+            metric.labels = labels;
+        }
+    }
+    found
+}
+
+/// The metrics of the table in docs/metrics.md.
+pub(crate) fn documented() -> BTreeMap<String, Metric> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    let mut found = BTreeMap::new();
+    for line in fs::read_to_string(path).unwrap().lines() {
+        let Some(row) = line.strip_prefix("| `exitmark_") else {
+            continue;
+        };
+        let row = format!("`exitmark_{row}");
+        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+        let [name, kind, labels, meaning] = cells[..] else {
+            panic!("{line}: not four cells");
+        };
+        let metric = Metric {
+            kind: kind.to_owned(),
+            labels: labels
+                .split(", ")
+                .map(|label| label.trim_matches('`').to_owned())
+                .filter(|label| label != "none")
+                .collect(),
+            meaning: meaning.to_owned(),
+        };
+        let twice = found.insert(name.trim_matches('`').to_owned(), metric);
+        assert!(twice.is_none(), "{name} is there twice");
+    }
+    found
+}
+
+#[test]
+fn what_is_served_is_documented_and_what_is_documented_is_served() {
+    let served = served(&metrics(&sample::report()).unwrap());
+    let documented = documented();
+    for (name, metric) in &served {
+        let labels: Vec<_> = metric.labels.iter().map(|l| format!("`{l}`")).collect();
+        let labels = if labels.is_empty() {
+            "none".to_owned()
+        } else {
+            labels.join(", ")
+        };
+        let row = format!(
+            "| `{name}` | {} | {labels} | {} |",
+            metric.kind, metric.meaning
+        );
+        assert_eq!(
+            documented.get(name),
+            Some(metric),
+            "docs/metrics.md needs the row\n{row}"
+        );
+    }
+    for name in documented.keys() {
+        assert!(
+            served.contains_key(name),
+            "{name} is documented, not served"
+        );
+    }
+}
+
+#[test]
+fn names_are_as_prometheus_has_them() {
+    for (name, metric) in served(&metrics(&sample::report()).unwrap()) {
+        assert!(name.starts_with("exitmark_"), "{name}");
+        assert_eq!(name.ends_with("_total"), metric.kind == "counter", "{name}");
+        assert_eq!(name.ends_with("_info"), metric.kind == "info", "{name}");
+        for bad in ["_ms", "_us", "_ns", "_percent", "_count", "_bucket", "_sum"] {
+            assert!(!name.ends_with(bad), "{name}");
+        }
+        assert!(
+            name.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+            "{name}"
+        );
+        assert!(
+            !metric.meaning.is_empty() && !metric.meaning.ends_with('.'),
+            "{name}"
+        );
+    }
+}
+
+fn value(text: &str, line: &str) -> String {
+    text.lines()
+        .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '))
+        .unwrap_or_else(|| panic!("no {line} in\n{text}"))
+        .to_owned()
+}
+
+#[test]
+fn values_are_exact() {
+    let text = metrics(&sample::report()).unwrap();
+    for (line, expected) in [
+        ("exitmark_marked_frames_total", sample::EXACT),
+        ("exitmark_class_bytes_total{class=\"host\"}", sample::EXACT),
+        (
+            "exitmark_port_received_bytes_total{port=\"incoming\",interface=\"eth2\"}",
+            u64::MAX,
+        ),
+        ("exitmark_engine_frames_total{engine=\"af_xdp\"}", 750_000),
+        ("exitmark_start_timestamp_seconds", 1_700_000_000),
+        ("exitmark_steering_up", 1),
+        ("exitmark_steering_state{state=\"no-carrier\"}", 0),
+        ("exitmark_relay_set_age{age=\"stale\"}", 1),
+        ("exitmark_relay_set_age{age=\"fresh\"}", 0),
+        (
+            "exitmark_dropped_frames_total{reason=\"no_egress\",port=\"\"}",
+            0,
+        ),
+        ("exitmark_worker_frames{queue=\"0\",place=\"sending\"}", 48),
+        (
+            "exitmark_warning{kind=\"relay-set-stale\",severity=\"alarm\"}",
+            1,
+        ),
+        ("exitmark_build_info{version=\"0.1.0\"}", 1),
+    ] {
+        assert_eq!(value(&text, line), expected.to_string(), "{line}");
+    }
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[test]
+fn the_histogram_adds_up() {
+    let mut report = sample::report();
+    let of = |report: &Report| {
+        let text = metrics(report).unwrap();
+        let bucket = |le: &str| {
+            let line =
+                format!("exitmark_residence_seconds_bucket{{le=\"{le}\",engine=\"af_xdp\"}}");
+            value(&text, &line).parse::<u64>().unwrap()
+        };
+        let count = value(&text, "exitmark_residence_seconds_count{engine=\"af_xdp\"}");
+        let counts = [
+            bucket("0.000001"),
+            bucket("0.000005"),
+            bucket("0.00001"),
+            bucket("+Inf"),
+        ];
+        (counts, count.parse::<u64>().unwrap())
+    };
+    assert_eq!(of(&report), ([1, 8, 9, 10], 10));
+    // Read while it was counted: it still never goes down, and ends with the count.
+    report.residence[0].buckets = vec![(1e-6, 4), (5e-6, 3), (1e-5, 12)];
+    assert_eq!(of(&report), ([4, 4, 10, 10], 10));
+    report.residence[0].samples = 2;
+    let (counts, count) = of(&report);
+    assert!(counts.is_sorted());
+    assert_eq!(counts[3], count);
+}
+
+#[test]
+fn what_comes_from_outside_is_escaped() {
+    let mut report = sample::report();
+    report.relay_set.sources[0].path = "a\"b\\c\nd".to_owned();
+    let text = metrics(&report).unwrap();
+    assert!(text.contains(r#"{path="a\"b\\c\nd"} 1700010800"#), "{text}");
+}
+
+#[test]
+fn a_box_that_knows_nothing_yet_has_metrics_too() {
+    let text = metrics(&Report::default()).unwrap();
+    assert_eq!(value(&text, "exitmark_steering_up"), "0");
+    assert!(!text.contains("\nexitmark_relay_set_accepted_timestamp_seconds "));
+    assert!(!text.contains("{}"));
+    let names: Vec<_> = served(&text).into_keys().collect();
+    let all: Vec<_> = served(&metrics(&sample::report()).unwrap())
+        .into_keys()
+        .collect();
+    assert_eq!(names, all);
+}

@@ -1,0 +1,191 @@
+//! A box with something of everything.
+
+use exitmark::observe::{
+    AuditReport, ClassCount, DropCount, EngineReport, FrameAudit, FrameCount, MalformedCount,
+    PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport, SteeringState,
+    Warning, WorkerReport,
+};
+
+/// More than a floating-point number can tell from its neighbours.
+pub(crate) const EXACT: u64 = (1 << 53) + 1;
+
+pub(crate) fn report() -> Report {
+    Report {
+        version: "0.1.0".to_owned(),
+        started_at: 1_700_000_000,
+        uptime_seconds: 266_645.25,
+        mode: "enforce".to_owned(),
+        classify_by: "relay-set".to_owned(),
+        mark: "af11".to_owned(),
+        generation: 17,
+        engine: EngineReport {
+            asked: "auto".to_owned(),
+            chosen: "af_xdp".to_owned(),
+            reason: "every port is bound zero-copy".to_owned(),
+            xdp_frames: 250_000,
+            af_xdp_frames: 750_000,
+        },
+        ports: ports(),
+        classes: classes(),
+        malformed: vec![
+            MalformedCount {
+                reason: "truncated".to_owned(),
+                frames: 0,
+            },
+            MalformedCount {
+                reason: "bad_length".to_owned(),
+                frames: 4,
+            },
+        ],
+        frames: FrameCount {
+            marked: EXACT,
+            cleared: 2,
+            unsteered: 3,
+            disagreement: 4,
+            unseen_fragment: 5,
+            no_user_space: 6,
+        },
+        drops: vec![
+            DropCount {
+                reason: "tx_full".to_owned(),
+                port: Some("uplink".to_owned()),
+                frames: 12,
+            },
+            DropCount {
+                reason: "no_egress".to_owned(),
+                port: None,
+                frames: 0,
+            },
+        ],
+        steering: SteeringReport {
+            state: SteeringState::Steering,
+            on_unavailable: "uplink".to_owned(),
+            next_hop: Some("198.51.100.1".to_owned()),
+            next_hop_mac: Some("02:00:5e:10:00:09".to_owned()),
+            changes: 2,
+        },
+        relay_set: relay_set(),
+        workers: vec![WorkerReport {
+            queue: 0,
+            total: 4096,
+            pool: 2000,
+            in_hand: 0,
+            receiving: 2048,
+            sending: 48,
+            unaccounted: 0,
+        }],
+        unaccounted_frames: 0,
+        residence: vec![Residence {
+            engine: "af_xdp".to_owned(),
+            samples: 10,
+            sum_seconds: 0.000_05,
+            quantiles: vec![(0.5, 2.5e-6), (0.99, 9e-6), (0.999, 1.5e-5)],
+            buckets: vec![(1e-6, 1), (5e-6, 8), (1e-5, 9)],
+        }],
+        audit: AuditReport {
+            one_in: 1024,
+            checked: 976,
+            lost: 1,
+            mismatches: vec![FrameAudit {
+                kind: "mark".to_owned(),
+                frames: 0,
+            }],
+        },
+        reloads: 2,
+        reloads_refused: 1,
+        warnings: vec![
+            Warning {
+                kind: "relay-set-stale".to_owned(),
+                is_alarm: true,
+                text: "the relay set is older than its documents are good for, so exit traffic \
+                       is not marked any more; see why tor does not fetch a consensus"
+                    .to_owned(),
+            },
+            Warning {
+                kind: "generic-xdp".to_owned(),
+                is_alarm: false,
+                text: "uplink: the driver has no native XDP".to_owned(),
+            },
+        ],
+    }
+}
+
+fn ports() -> Vec<PortReport> {
+    let port = |role: &str, interface: &str| PortReport {
+        role: role.to_owned(),
+        interface: interface.to_owned(),
+        engine: "af_xdp".to_owned(),
+        reason: "every port is bound zero-copy".to_owned(),
+        xdp: "native".to_owned(),
+        sockets: "zero-copy".to_owned(),
+        driver: Some("igb".to_owned()),
+        mtu: 1500,
+        queues: 1,
+        has_carrier: true,
+        received_frames: 1_000_000,
+        received_bytes: 1_400_000_000,
+        forwarded_frames: 400_000,
+        to_stack_frames: 7,
+        handed_frames: 750_000,
+        spilled_frames: 250_000,
+        missed_frames: 1,
+        tx_invalid_frames: 0,
+    };
+    vec![
+        port("host", "eth0"),
+        PortReport {
+            xdp: "generic".to_owned(),
+            sockets: "copy".to_owned(),
+            reason: "its driver has no native XDP".to_owned(),
+            driver: None,
+            ..port("uplink", "enp129s0f0np0v1")
+        },
+        PortReport {
+            has_carrier: false,
+            received_frames: u64::MAX,
+            received_bytes: u64::MAX,
+            ..port("incoming", "eth2")
+        },
+    ]
+}
+
+fn classes() -> Vec<ClassCount> {
+    [
+        ("non_ip", 10, 600),
+        ("malformed", 4, 240),
+        ("foreign", 0, 0),
+        ("resolver", 1000, 80_000),
+        ("reply", 49_986, 3_999_160),
+        ("relay", 400_000, 560_000_000),
+        ("exempt", 0, 0),
+        ("exit", 500_000, 720_000_000),
+        ("host", 49_000, EXACT),
+    ]
+    .map(|(class, frames, bytes)| ClassCount {
+        class: class.to_owned(),
+        frames,
+        bytes,
+    })
+    .into()
+}
+
+fn relay_set() -> RelaySetReport {
+    RelaySetReport {
+        endpoints: 8123,
+        listed: 8000,
+        departed: 120,
+        extra: 3,
+        age: Some("stale".to_owned()),
+        is_passing: true,
+        sources: vec![RelaySource {
+            path: "/var/lib/tor/cached-microdesc-consensus".to_owned(),
+            valid_after: 1_700_000_000,
+            fresh_until: 1_700_003_600,
+            valid_until: 1_700_010_800,
+        }],
+        accepted_at: Some(1_700_000_300),
+        accepted: 12,
+        refused: 1,
+        last_refusal: Some("older than the document in force".to_owned()),
+    }
+}

@@ -1,0 +1,130 @@
+//! `exitmark status` for a person.
+
+use crate::sample;
+use exitmark::observe::{Report, SteeringState};
+
+#[test]
+fn all_of_it_fits_eighty_columns() {
+    let mut report = sample::report();
+    for text in [
+        report.text().to_string(),
+        Report::default().text().to_string(),
+    ] {
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+            assert_eq!(line, line.trim_end());
+        }
+    }
+    // Also where every number is the largest and names are long.
+    for port in &mut report.ports {
+        port.forwarded_frames = u64::MAX;
+        port.spilled_frames = u64::MAX;
+        port.mtu = 65_535;
+        port.driver = Some("a_driver_with_a_long_name".to_owned());
+    }
+    report.generation = u64::MAX;
+    report.relay_set.last_refusal = Some("word ".repeat(60));
+    for line in report.text().to_string().lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+}
+
+#[test]
+fn what_needs_attention_is_on_top() {
+    let report = sample::report();
+    let text = report.text().to_string();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("exitmark    0.1.0, enforce by relay-set, mark af11"));
+    assert!(lines[0].ends_with("up 3 d 2 h, generation 17") || lines[1].contains("generation 17"));
+    let alarm = text.find("ALARM       relay-set-stale: ").unwrap();
+    let warning = text.find("warning     generic-xdp: ").unwrap();
+    assert!(alarm < warning && warning < text.find("engine").unwrap());
+    assert!(report.has_alarm());
+    let mut calm = report;
+    calm.warnings.clear();
+    assert!(calm.text().to_string().contains("warnings    none\n"));
+    assert!(!calm.has_alarm());
+}
+
+#[test]
+fn every_part_is_there() {
+    let text = sample::report().text().to_string();
+    for part in [
+        "af_xdp (asked: auto): every port is bound zero-copy",
+        "xdp decided 250 k frames (25.0 %), af_xdp 750 k frames (75.0 %)",
+        "uplink   enp129s0f0np0v1 up   af_xdp generic copy      -",
+        "incoming eth2            down af_xdp native  zero-copy igb",
+        "uplink      af_xdp: its driver has no native XDP\n",
+        "exit            500 k   50.0 %    720 MB",
+        "foreign             0    0.0 %       0 B",
+        "marked 9.01 P",
+        "malformed   bad_length 4\n",
+        "drops       tx_full at uplink 12\n",
+        "relay traffic leaves by `incoming`",
+        "next hop 198.51.100.1 at 02:00:5e:10:00:09, 2 changes",
+        "8123 endpoints: 8000 listed, 120 departed, 3 extra; stale, so",
+        "in force for 3 d 1 h; 12 accepted, 1 refused",
+        "/var/lib/tor/cached-microdesc-consensus: expired 2 d 23 h ago",
+        "last refusal: older than the document in force",
+        "0             4096 =      2000 +         0 +      2048 +        48",
+        "unaccounted none: every frame is in a known place",
+        "af_xdp: p50 2.5 µs, p99 9.0 µs, p99.9 15.0 µs, of 10 sampled",
+        "one frame in 1024: 976 checked, 1 lost; mismatches: none",
+        "reloads     2, and 1 refused",
+    ] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+}
+
+#[test]
+fn a_reason_that_is_the_engines_is_said_once() {
+    let text = sample::report().text().to_string();
+    assert_eq!(
+        text.matches("every port is bound zero-copy").count(),
+        1,
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_not_so_is_not_said() {
+    let mut report = sample::report();
+    report.drops[0].frames = 0;
+    report.steering.state = SteeringState::NoCarrier;
+    report.unaccounted_frames = 3;
+    report.audit.one_in = 0;
+    let text = report.text().to_string();
+    assert!(text.contains("drops       none\n"), "{text}");
+    assert!(text.contains("no-carrier: the NIC has no link"), "{text}");
+    assert!(text.contains("3 frames are in no known place"), "{text}");
+    assert!(text.contains("audit       off\n"), "{text}");
+    report.steering.state = SteeringState::Off;
+    let text = report.text().to_string();
+    assert!(!text.contains("next hop"), "{text}");
+}
+
+#[test]
+fn nothing_that_a_terminal_obeys_gets_through() {
+    let mut report = sample::report();
+    report.version = "\x1b[31m".to_owned();
+    report.ports[0].interface = "\x1b]0;x\x07".to_owned();
+    report.warnings[0].text = "\x1b[2J".to_owned();
+    report.classes[0].class = "\r\n\x1b".to_owned();
+    let text = report.text().to_string();
+    assert!(
+        text.chars().all(|c| c == '\n' || !c.is_control()),
+        "{text:?}"
+    );
+}
+
+#[test]
+fn json_is_exact_and_comes_back_the_same() {
+    let report = sample::report();
+    let json = serde_json::to_string(&report).unwrap();
+    assert!(json.contains(&format!("\"marked\":{}", sample::EXACT)));
+    let back: Report = serde_json::from_str(&json).unwrap();
+    assert_eq!(back, report);
+    // A box of another version may know less, or more.
+    let other: Report = serde_json::from_str("{\"generation\":3,\"novelty\":[]}").unwrap();
+    assert_eq!(other.generation, 3);
+}

@@ -1,0 +1,57 @@
+//! Packages of the program that the tests were built with.
+
+#[path = "../../examples/manual/configuration.rs"]
+mod configuration;
+#[path = "../../examples/manual/pages.rs"]
+mod pages;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use tempfile::TempDir;
+
+const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
+/// The version of the second package.
+pub(crate) const SECOND: &str = concat!(env!("CARGO_PKG_VERSION"), "+1");
+
+/// A package and its successor.
+pub(crate) struct Packages {
+    pub(crate) first: PathBuf,
+    pub(crate) second: PathBuf,
+    _directory: TempDir,
+}
+
+impl Packages {
+    pub(crate) fn build() -> Self {
+        let directory = TempDir::new().unwrap();
+        let manual = directory.path().join("manual");
+        pages::write(&manual).unwrap();
+        let pack = |version: &'static str| {
+            let out = directory.path().join(version);
+            pack(&manual, &out, version)
+        };
+        let (first, second) = thread::scope(|scope| {
+            let second = scope.spawn(|| pack(SECOND));
+            (pack(env!("CARGO_PKG_VERSION")), second.join().unwrap())
+        });
+        Self {
+            first,
+            second,
+            _directory: directory,
+        }
+    }
+}
+
+fn pack(manual: &Path, out: &Path, version: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/deb");
+    let output = Command::new(script)
+        .args([Path::new(EXITMARK), manual, out])
+        .arg(version)
+        // It is read once, from memory.
+        .env("DPKG_DEB_COMPRESSOR_TYPE", "none")
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words}");
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}

@@ -1,0 +1,203 @@
+//! A Debian machine of its own: the files of this one, and in memory whatever is changed; the
+//! box of a site. It is there for one thread's mount namespace, and goes with it.
+
+use exitmark::lab::authorities::Authorities;
+use exitmark::lab::consensus::Order;
+use exitmark::lab::site::Site;
+use exitmark::lab::{LabError, publish};
+use exitmark::relays::{Flavor, Validity};
+use nix::mount::{MsFlags, mount};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
+
+pub(crate) struct Machine {
+    pub(crate) site: Site,
+    /// What is mounted here only its own processes see.
+    place: TempDir,
+}
+
+impl Machine {
+    pub(crate) fn new(site: Site) -> Self {
+        let place = TempDir::new().unwrap();
+        let path = place.path().to_owned();
+        site.middle.run(move || boot(&path));
+        let machine = Self { site, place };
+        assert!(
+            machine.is_there("/var/lib/dpkg/status"),
+            "this machine has /var on a file system of its own, which this test does not copy"
+        );
+        machine
+    }
+
+    /// Its root directory, for its own processes.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.place.path().join("root")
+    }
+
+    /// Where a file of it is.
+    fn path(&self, inside: &str) -> PathBuf {
+        self.root().join(inside.trim_start_matches('/'))
+    }
+
+    /// Runs a command on it.
+    pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> Result<String, LabError> {
+        let root = self.root();
+        let arguments = [&[root.to_str().unwrap(), program], arguments].concat();
+        self.site.middle.command("chroot", &arguments)
+    }
+
+    /// The same, for one that succeeds.
+    #[track_caller]
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
+        self.command(program, arguments)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Does something to its files.
+    fn files<T: Send + 'static>(
+        &self,
+        inside: &str,
+        work: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> T {
+        let path = self.path(inside);
+        self.site.middle.run(move || work(&path))
+    }
+
+    pub(crate) fn read(&self, inside: &str) -> String {
+        self.files(inside, |path| fs::read_to_string(path).unwrap())
+    }
+
+    pub(crate) fn write(&self, inside: &str, text: &str) {
+        let text = text.to_owned();
+        self.files(inside, |path| fs::write(path, text).unwrap());
+    }
+
+    pub(crate) fn is_there(&self, inside: &str) -> bool {
+        self.files(inside, |path| path.symlink_metadata().is_ok())
+    }
+
+    pub(crate) fn install(&self, package: &Path) {
+        let package = package.to_owned();
+        self.files("/run/exitmark.deb", |to| fs::copy(package, to).unwrap());
+        let options = [
+            // Nothing here is to survive a power cut, and no index of man pages is needed.
+            "--force-unsafe-io",
+            "--no-triggers",
+            // Small installations leave the manual out.
+            "--path-include=/usr/share/*",
+        ];
+        let what = ["-i", "/run/exitmark.deb"];
+        self.run("dpkg", &[options.as_slice(), &what].concat());
+    }
+
+    /// Gives the box' NICs the names that the example configuration has.
+    pub(crate) fn name_nics(&self) {
+        for (old, new) in [
+            ("host0", "eth0"),
+            ("uplink0", "eth1"),
+            ("incoming0", "eth2"),
+        ] {
+            for change in [
+                format!("link set {old} down"),
+                format!("link set {old} name {new}"),
+                format!("link set {new} up"),
+            ] {
+                self.site.middle.ip(&change).unwrap();
+            }
+        }
+    }
+
+    /// Whether a NIC bears what a box does to it.
+    pub(crate) fn is_taken(&self, nic: &str) -> bool {
+        let shown = self.site.middle.ip(&format!("link show dev {nic}"));
+        let shown = shown.unwrap();
+        shown.contains("xdp") || shown.contains("PROMISC")
+    }
+
+    /// A document in the directory of a tor, whose group may read there; returns the
+    /// configuration's line about who signed it.
+    pub(crate) fn publish_consensus(&self) -> String {
+        let hour = Duration::from_secs(3600);
+        let now = SystemTime::now();
+        let validity = Validity {
+            valid_after: now - hour / 2,
+            fresh_until: now + hour / 2,
+            valid_until: now + 2 * hour,
+        };
+        let order = Order {
+            relays: 4,
+            ..Order::full_size(Flavor::Microdesc, validity)
+        };
+        let authorities = Authorities::new(3);
+        let line = authorities.toml();
+        self.files("/var/lib/tor", move |directory| {
+            fs::create_dir_all(directory).unwrap();
+            publish(
+                directory,
+                "cached-microdesc-consensus",
+                &order,
+                &authorities,
+            )
+            .unwrap();
+        });
+        self.run("chown", &["-R", "debian-tor:debian-tor", "/var/lib/tor"]);
+        self.run("chmod", &["2750", "/var/lib/tor"]);
+        line
+    }
+
+    /// The files that are there now and were not, or are others, with this in their names.
+    pub(crate) fn changed_files_named(&self, part: &'static str) -> Vec<PathBuf> {
+        let place = self.place.path().to_owned();
+        self.site.middle.run(move || {
+            let mut found = Vec::new();
+            for part_of_it in [place.join("changes"), place.join("root/run")] {
+                walk(&part_of_it, &mut found);
+            }
+            let is_named = |path: &PathBuf| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.contains(part) && !name.ends_with(".deb")
+            };
+            found.into_iter().filter(is_named).collect()
+        })
+    }
+}
+
+fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.symlink_metadata().unwrap().is_dir() {
+            walk(&path, found);
+        }
+        found.push(path);
+    }
+}
+
+/// Mounts all of it.
+fn boot(place: &Path) {
+    let put = |kind: &str, at: &Path, options: &str| {
+        let none = MsFlags::empty();
+        mount(Some(kind), at, Some(kind), none, Some(options))
+            .unwrap_or_else(|error| panic!("cannot mount {kind} at {}: {error}", at.display()));
+    };
+    put("tmpfs", place, "mode=0755");
+    let [changes, work, root] = ["changes", "work", "root"].map(|name| place.join(name));
+    for directory in [&changes, &work, &root] {
+        fs::create_dir(directory).unwrap();
+    }
+    let layers = format!(
+        "lowerdir=/,upperdir={},workdir={}",
+        changes.display(),
+        work.display()
+    );
+    put("overlay", &root, &layers);
+    // As with `ProtectProc=invisible`.
+    put("proc", &root.join("proc"), "hidepid=2");
+    put("sysfs", &root.join("sys"), "");
+    // No systemd is running, as far as maintainer scripts can see.
+    put("tmpfs", &root.join("run"), "mode=0755");
+    let devices = MsFlags::MS_BIND | MsFlags::MS_REC;
+    let dev = root.join("dev");
+    mount(Some("/dev"), &dev, None::<&str>, devices, None::<&str>).unwrap();
+}

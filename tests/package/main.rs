@@ -1,0 +1,150 @@
+//! Tier: root. The Debian package, from installation to purge, on a machine of its own: what is
+//! installed where, that the service's command line serves as its unit has it, that an upgrade
+//! loses no frame, and that nothing is left at the end.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+mod build;
+mod flow;
+mod machine;
+mod service;
+
+use build::Packages;
+use exitmark::lab::site::{Plan, Site};
+use exitmark::lab::{is_installed, is_root};
+use exitmark::settings::Settings;
+use flow::Flow;
+use machine::Machine;
+use service::{As, Service};
+use std::path::Path;
+use std::thread;
+
+const CONFIGURATION: &str = "/etc/exitmark/exitmark.toml";
+const EXAMPLE: &str = "/usr/share/exitmark/exitmark.example.toml";
+const PINS: &str = "/run/bpf/exitmark";
+
+/// Who the upgraded service is. To take pins over takes the privilege to open a program by its
+/// number, which only root has: `As::Service` when the daemon does without.
+const SUCCESSOR: As = As::Root;
+
+/// What is installed: mode, owner and group, path.
+const INSTALLED: &[&str] = &[
+    "755 root:root /usr/bin/exitmark",
+    "755 root:root /etc/exitmark",
+    "644 root:root /lib/systemd/system/exitmark.service",
+    "644 root:root /lib/systemd/system/run-bpf-exitmark.mount",
+    "644 root:root /usr/lib/sysusers.d/exitmark.conf",
+    "644 root:root /usr/share/exitmark/exitmark.example.toml",
+    "644 root:root /usr/share/doc/exitmark/examples/tor.conf",
+    "644 root:root /usr/share/doc/exitmark/changelog.gz",
+    "644 root:root /usr/share/doc/exitmark/copyright",
+    "644 root:root /usr/share/man/man1/exitmark.1.gz",
+    "644 root:root /usr/share/man/man1/exitmark-run.1.gz",
+    "644 root:root /usr/share/man/man5/exitmark.toml.5.gz",
+    "644 root:root /usr/share/bash-completion/completions/exitmark",
+    "644 root:root /usr/share/zsh/vendor-completions/_exitmark",
+    "644 root:root /usr/share/fish/vendor_completions.d/exitmark.fish",
+];
+
+#[test]
+fn from_installation_to_purge() {
+    if !is_root() || !is_installed("dh") {
+        return;
+    }
+    let (packages, machine) = thread::scope(|scope| {
+        let packages = scope.spawn(Packages::build);
+        let machine = Machine::new(Site::build(Plan::default()).unwrap());
+        (packages.join().unwrap(), machine)
+    });
+
+    machine.install(&packages.first);
+    for expected in INSTALLED {
+        let (_, path) = expected.rsplit_once(' ').unwrap();
+        let stat = machine.command("stat", &["-c", "%a %U:%G %n", path]);
+        assert_eq!(stat.unwrap().trim(), *expected);
+    }
+    let version = concat!("exitmark ", env!("CARGO_PKG_VERSION"));
+    assert_eq!(machine.run("exitmark", &["--version"]).trim(), version);
+    let user = machine.run("getent", &["passwd", "exitmark"]);
+    assert!(
+        user.trim().ends_with("/var/lib/exitmark:/usr/sbin/nologin"),
+        "{user}"
+    );
+    // What is pinned there must outlive an upgrade.
+    let script = machine.read("/var/lib/dpkg/info/exitmark.postinst");
+    assert!(!script.contains("run-bpf"), "{script}");
+
+    let units = ["exitmark.service", "run-bpf-exitmark.mount"];
+    let verified = format!("systemd-analyze verify --man=no {} 2>&1", units.join(" "));
+    assert_eq!(machine.run("sh", &["-c", &verified]), "");
+
+    machine.name_nics();
+    configure(&machine);
+    let service = Service::prepare(&machine);
+    let running = service.start(As::Service);
+    assert!(running.ready.contains("host=eth0 "), "{}", running.ready);
+    assert!(
+        running.ready.contains("incoming=eth2 "),
+        "{}",
+        running.ready
+    );
+
+    // As the package does it: the new files first, then the new process.
+    let flow = Flow::start(&machine.site);
+    machine.install(&packages.second);
+    running.stop().unwrap();
+    flow.goes_on();
+    let running = service.start(SUCCESSOR);
+    assert!(running.log().contains("taken over"), "{}", running.log());
+    flow.goes_on();
+    flow.assert_all_marked();
+    assert_eq!(
+        machine.run("dpkg-query", &["-Wf", "${Version}", "exitmark"]),
+        build::SECOND
+    );
+
+    running.stop().unwrap();
+    assert!(machine.is_taken("eth0") && machine.is_taken("eth1"));
+    machine.run("dpkg", &["--no-triggers", "-r", "exitmark"]);
+    for nic in ["eth0", "eth1", "eth2"] {
+        assert!(!machine.is_taken(nic), "{nic}");
+    }
+    assert!(machine.is_there(CONFIGURATION), "it goes by a purge alone");
+    assert!(!machine.is_there("/usr/bin/exitmark"));
+    assert!(!machine.is_there(PINS));
+    machine.run("dpkg", &["--no-triggers", "-P", "exitmark"]);
+    let left = machine.changed_files_named("exitmark");
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(machine.run("getent", &["passwd", "exitmark"]), user);
+}
+
+/// The example, with the authorities of this network, which are not Tor's.
+fn configure(machine: &Machine) {
+    let example = machine.read(EXAMPLE);
+    let source = include_str!("../../dist/exitmark.example.toml");
+    let changed: Vec<_> = example
+        .lines()
+        .zip(source.lines())
+        .filter(|(packed, source)| packed != source)
+        .collect();
+    assert_eq!(changed.len(), 1, "{changed:?}");
+    assert_eq!(example.lines().count(), source.lines().count());
+    let settings = Settings::parse(&example, Path::new("")).unwrap();
+    assert_eq!(settings.pin.directory, Path::new(PINS).join("box"));
+
+    machine.run(
+        "install",
+        &["-m", "640", "-g", "exitmark", EXAMPLE, CONFIGURATION],
+    );
+    let authorities = machine.publish_consensus();
+    let lines = example.lines().map(|line| match line {
+        _ if line.starts_with("#authorities = ") => authorities.as_str(),
+        _ => line,
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    assert_ne!(text.trim(), example.trim());
+    machine.write(CONFIGURATION, &text);
+}

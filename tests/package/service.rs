@@ -1,0 +1,169 @@
+//! What systemd would do with the installed units, as far as it can be done without systemd: the
+//! mount, the directories, the user, capabilities and limits, the read-only file system, the
+//! command line. Not: the seccomp filter, the device and kernel protections.
+
+use crate::machine::Machine;
+use exitmark::lab::site::RunningBox;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// Who runs the service's command line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum As {
+    /// The unit's user, with the unit's capabilities.
+    Service,
+    /// Root, with all of them.
+    #[allow(dead_code, reason = "for as long as SUCCESSOR needs it")]
+    Root,
+}
+
+pub(crate) struct Service<'a> {
+    machine: &'a Machine,
+    unit: Unit,
+    scripts: TempDir,
+}
+
+/// A unit's `key=value` lines.
+struct Unit(String);
+
+impl Unit {
+    fn of(machine: &Machine, name: &str) -> Self {
+        Self(machine.read(&format!("/lib/systemd/system/{name}")))
+    }
+
+    #[track_caller]
+    fn value(&self, key: &str) -> &str {
+        let line =
+            |line: &'_ str| -> bool { line.split_once('=').is_some_and(|(name, _)| name == key) };
+        let mut lines = self.0.lines().filter(|one| line(one));
+        let (first, more) = (lines.next(), lines.next());
+        assert!(more.is_none(), "{key} is there twice");
+        let (_, value) = first
+            .and_then(|one| one.split_once('='))
+            .unwrap_or_else(|| {
+                panic!("there is no {key} in\n{}", self.0);
+            });
+        value
+    }
+}
+
+impl<'a> Service<'a> {
+    /// Everything before the first start.
+    pub(crate) fn prepare(machine: &'a Machine) -> Self {
+        let unit = Unit::of(machine, "exitmark.service");
+        let mount = Unit::of(machine, "run-bpf-exitmark.mount");
+        let place = mount.value("Where");
+        assert_eq!(unit.value("RequiresMountsFor"), place);
+        machine.run("mkdir", &["-p", place]);
+        machine.run(
+            "mount",
+            &[
+                "-t",
+                mount.value("Type"),
+                "-o",
+                mount.value("Options"),
+                mount.value("What"),
+                place,
+            ],
+        );
+        // Root's, all privileges, as the plus sign says.
+        let first = unit.value("ExecStartPre").strip_prefix('+').unwrap();
+        let words: Vec<_> = first.split_whitespace().collect();
+        machine.run(words[0], &words[1..]);
+        let owner = machine.run("stat", &["-c", "%a %U:%G", place]);
+        assert!(owner.trim().ends_with("700 exitmark:exitmark"), "{owner}");
+        let service = Self {
+            machine,
+            unit,
+            scripts: TempDir::new().unwrap(),
+        };
+        for (directory, mode) in service.directories() {
+            let (user, group) = (service.unit.value("User"), service.unit.value("Group"));
+            machine.run(
+                "install",
+                &["-d", "-m", mode, "-o", user, "-g", group, &directory],
+            );
+        }
+        service
+    }
+
+    /// The directories that are the service's own, and their modes.
+    fn directories(&self) -> [(String, &str); 2] {
+        let value = |key| self.unit.value(key);
+        [
+            (
+                format!("/var/lib/{}", value("StateDirectory")),
+                value("StateDirectoryMode"),
+            ),
+            (
+                format!("/run/{}", value("RuntimeDirectory")),
+                value("RuntimeDirectoryMode"),
+            ),
+        ]
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(&self, who: As) -> RunningBox {
+        let command: Vec<_> = self.unit.value("ExecStart").split_whitespace().collect();
+        let [program, "run", "--config", configuration] = command[..] else {
+            panic!("another command line than RunningBox': {command:?}");
+        };
+        let launcher = self.launcher(who, program);
+        RunningBox::start(
+            &self.machine.site.middle,
+            &launcher,
+            Path::new(configuration),
+        )
+        .unwrap_or_else(|error| panic!("as {who:?}: {error}"))
+    }
+
+    /// A script that becomes the service.
+    fn launcher(&self, who: As, program: &str) -> PathBuf {
+        let value = |key| self.unit.value(key);
+        assert_eq!(value("ProtectSystem"), "strict");
+        assert_eq!(value("NoNewPrivileges"), "yes");
+        assert_eq!(value("LimitCORE"), "0");
+        assert_eq!(value("LimitMEMLOCK"), "infinity");
+        assert_eq!(value("AmbientCapabilities"), value("CapabilityBoundingSet"));
+        let root = self.machine.root();
+        let root = root.display();
+        let own = self.directories().map(|(directory, _)| directory);
+        let capabilities = value("AmbientCapabilities")
+            .to_lowercase()
+            .replace("cap_", "+");
+        let capabilities = format!("-all,{}", capabilities.replace(' ', ","));
+        let become_user = match who {
+            As::Root => String::new(),
+            As::Service => format!(
+                "--reuid {} --regid {} --groups {},debian-tor --no-new-privs --inh-caps={capabilities} \
+                 --ambient-caps={capabilities} --bounding-set={capabilities}",
+                value("User"),
+                value("Group"),
+                value("Group"),
+            ),
+        };
+        let text = format!(
+            "#!/bin/sh\n\
+             set -e\n\
+             if [ -z \"$IN_OWN_MOUNTS\" ]; then\n\
+                 IN_OWN_MOUNTS=1 exec unshare --mount --propagation private \"$0\" \"$@\"\n\
+             fi\n\
+             for each in {own}; do mount --bind {root}$each {root}$each; done\n\
+             for each in / /run /run/bpf/exitmark; do mount -o remount,bind,ro {root}$each; done\n\
+             for each in {writable}; do mount -o remount,bind,rw {root}$each; done\n\
+             umask {umask}\n\
+             ulimit -c 0\n\
+             # Where this machine forbids it, CAP_IPC_LOCK does without.\n\
+             ulimit -l unlimited 2>/dev/null || true\n\
+             exec chroot {root} setpriv --pdeathsig KILL {become_user} -- {program} \"$@\"\n",
+            own = own.join(" "),
+            writable = value("ReadWritePaths"),
+            umask = value("UMask"),
+        );
+        let path = self.scripts.path().join(format!("{who:?}"));
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        path
+    }
+}

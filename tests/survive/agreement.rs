@@ -1,0 +1,143 @@
+//! After ten million frames: what `status` says, what the metrics say and what was on the wire are
+//! the same numbers, to the frame and to the byte.
+
+use crate::flows::{FRAME_BYTES, OUTBOUND, Sink, flows};
+use crate::sets::Sets;
+use crate::sinks::{self, Sinks};
+use crate::stage::{EXITMARK, configure_plainly, site_with_sinks};
+use crate::{ALONE, needs_root};
+use exitmark::control::Client;
+use exitmark::lab::Netns;
+use exitmark::observe::Report;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::PoisonError;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const FRAMES: u64 = 10_000_000;
+/// At a time: no more are under way than the cables and rings can hold for a while.
+const AT_ONCE: u32 = 1 << 16;
+const PATIENCE: Duration = Duration::from_secs(20);
+const SOCKET: &str = "/run/exitmark/control.sock";
+
+/// Asks the box, from inside its namespace.
+fn ask<T: Send + 'static>(netns: &Netns, what: fn(&Client) -> T) -> T {
+    netns.run(move || what(&Client::new(SOCKET)))
+}
+
+/// Every sample of the metrics by its name and labels, as they are written.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(name, number)| (name.to_owned(), number.parse().unwrap()))
+        .collect()
+}
+
+#[track_caller]
+fn assert_served(samples: &BTreeMap<String, f64>, parts: &[&str], expected: u64) {
+    let found: Vec<_> = samples
+        .iter()
+        .filter(|(name, _)| parts.iter().all(|part| name.contains(part)))
+        .collect();
+    // Less than 2^53 is a number of either kind.
+    #[allow(clippy::cast_precision_loss, reason = "ten million is exact")]
+    let expected = expected as f64;
+    match found.as_slice() {
+        [(_, number)] => assert_eq!(**number, expected, "{parts:?}"),
+        several => panic!("{parts:?} is not one sample: {several:?}"),
+    }
+}
+
+/// What each class's frames are by the flows of the test, of so many sent.
+fn by_class(sinks: &Sinks) -> BTreeMap<&'static str, u64> {
+    let mut classes = BTreeMap::new();
+    let arrived = sinks.arrived().unwrap();
+    for (flow, arrived) in flows().iter().zip(arrived).take(OUTBOUND as usize) {
+        *classes.entry(flow.class).or_default() += arrived;
+    }
+    classes
+}
+
+fn wait_for_all(sinks: &Sinks, sent: u64) {
+    let begin = Instant::now();
+    while sinks.total().unwrap().arrived < sent {
+        assert!(begin.elapsed() < PATIENCE, "frames are missing");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn status_metrics_and_the_wire_agree_to_the_frame() {
+    needs_root!();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let program = sinks::compile().unwrap();
+    let sets = Sets::invent();
+    for engine in ["xdp", "af_xdp"] {
+        let (site, sinks) = site_with_sinks(&program).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let configuration = configure_plainly(directory.path(), engine, &sets).unwrap();
+        let running = site.run(Path::new(EXITMARK), &configuration).unwrap();
+        sinks.aim(&site.host, "eth0").unwrap();
+        while sinks.generated().unwrap() < FRAMES {
+            let generator = sinks.clone();
+            let made = site.host.run(move || generator.generate(AT_ONCE));
+            made.unwrap();
+            wait_for_all(&sinks, sinks.generated().unwrap());
+        }
+        let sent = sinks.generated().unwrap();
+
+        // A worker says what it has counted when its turn ends, and that may be after the frame
+        // has arrived.
+        let begin = Instant::now();
+        let report = loop {
+            let report: Report = ask(&site.middle, |client| client.status().unwrap());
+            let is_all = report.ports[0].received_frames == sent;
+            if is_all || begin.elapsed() > PATIENCE {
+                break report;
+            }
+        };
+        let metrics = samples(&ask(&site.middle, |client| client.metrics().unwrap()));
+
+        let port = |role: &str| report.ports.iter().find(|port| port.role == role).unwrap();
+        let bytes = FRAME_BYTES as u64;
+        assert_eq!(port("host").received_frames, sent, "{engine}");
+        assert_eq!(port("host").received_bytes, sent * bytes);
+        for (role, sink) in [("uplink", Sink::Uplink), ("incoming", Sink::Incoming)] {
+            let tally = sinks.tally(sink).unwrap();
+            assert_eq!(tally.mismarked + tally.missteered + tally.duplicated, 0);
+            assert_eq!(
+                port(role).forwarded_frames,
+                tally.arrived,
+                "{engine} {role}"
+            );
+            let role = format!("port=\"{role}\"");
+            let parts = ["exitmark_port_forwarded_frames_total", &role];
+            assert_served(&metrics, &parts, tally.arrived);
+        }
+        let host = ["exitmark_port_received_frames_total", "port=\"host\""];
+        assert_served(&metrics, &host, sent);
+        let wire = by_class(&sinks);
+        assert_eq!(wire.values().sum::<u64>(), sent);
+        for class in &report.classes {
+            let on_wire = wire.get(class.class.as_str()).copied().unwrap_or(0);
+            assert_eq!(class.frames, on_wire, "{engine} {}", class.class);
+            assert_eq!(class.bytes, on_wire * bytes, "{engine} {}", class.class);
+            let label = format!("class=\"{}\"", class.class);
+            assert_served(&metrics, &["exitmark_frames_total", &label], on_wire);
+            let parts = ["exitmark_bytes_total", &label];
+            assert_served(&metrics, &parts, on_wire * bytes);
+        }
+        assert!(report.drops.iter().all(|drop| drop.frames == 0));
+        assert_eq!(report.unaccounted_frames, 0);
+        let mismatches: u64 = report.audit.mismatches.iter().map(|one| one.frames).sum();
+        assert_eq!(mismatches, 0, "{:?}", report.audit);
+        println!(
+            "{engine}: {sent} frames, {} by xdp, {} by af_xdp; held against the policy: {}",
+            report.engine.xdp_frames, report.engine.af_xdp_frames, report.audit.checked
+        );
+        let last = running.stop().unwrap();
+        assert!(last.status.success(), "{}", last.log);
+    }
+}

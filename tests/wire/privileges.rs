@@ -1,0 +1,252 @@
+//! What a running box may still do: in the kernel's words, and by trying what it may not.
+
+use crate::craft::{AF11, exit};
+use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
+use caps::Capability;
+use exitmark::daemon::forbid_system_calls;
+use exitmark::lab::LabError;
+use exitmark::lab::site::Plan;
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::process::Command;
+
+/// Set for the process that is to forbid itself what a box forbids itself.
+const INSIDE: &str = "EXITMARK_FORBID_THIS_TEST";
+
+/// The lines of `/proc/PID/task/*/status`, by thread.
+fn threads(pid: u32) -> Vec<BTreeMap<String, String>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
+        .map(|status| {
+            let lines = status.lines().filter_map(|line| line.split_once(":\t"));
+            lines
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect()
+        })
+        .collect()
+}
+
+fn bits(capabilities: &[Capability]) -> u64 {
+    capabilities.iter().map(|one| one.bitmask()).sum()
+}
+
+/// What each thread may have at most. Where memory can be locked up to a limit only, every thread
+/// keeps what gets past it.
+fn allowed(pid: u32, thread: &str, keeper: &[Capability]) -> u64 {
+    let of_thread = match thread {
+        "exitmark" => &[Capability::CAP_NET_ADMIN, Capability::CAP_BPF][..],
+        "exitmark-way" => &[Capability::CAP_NET_ADMIN],
+        "exitmark-relays" => keeper,
+        _ => &[],
+    };
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let locked = limits.lines().find(|line| line.contains("locked memory"));
+    match locked.unwrap().contains("unlimited") {
+        true => bits(of_thread),
+        false => bits(of_thread) | bits(&[Capability::CAP_IPC_LOCK]),
+    }
+}
+
+fn check_threads(pid: u32, keeper: &[Capability]) {
+    let threads = threads(pid);
+    assert!(threads.len() > 5, "{threads:?}");
+    for thread in threads {
+        let name = &thread["Name"];
+        let allowed = allowed(pid, name, keeper);
+        for set in ["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd"] {
+            let has = u64::from_str_radix(&thread[set], 16).unwrap();
+            assert_eq!(has & !allowed, 0, "{name} has {set} {has:x}");
+        }
+        assert_eq!(thread["NoNewPrivs"], "1", "{name}");
+        assert_eq!(thread["Seccomp"], "2", "{name}");
+    }
+}
+
+fn check_marking(rig: &Rig) {
+    let mut eye = rig.watch(Side::Clearnet);
+    let packet = exit(0, 30);
+    rig.port(Side::Host).send(&packet.outbound(&[])).unwrap();
+    assert!(eye.wait_until(PATIENCE, |seen| seen.len() == 1));
+    let seen = eye.finish().unwrap();
+    assert_eq!(seen[0].bytes, packet.tos(AF11).outbound(&[]));
+}
+
+#[test]
+fn every_thread_has_given_up_what_it_does_not_need() {
+    needs_root!();
+    let mut rig = Rig::silent(Plan::default(), &Config::default());
+    check_threads(rig.running.pid(), &[]);
+    check_marking(&rig);
+    moved(&rig.running.stop().unwrap());
+}
+
+#[test]
+fn root_can_become_another_user_and_the_box_goes_on() {
+    needs_root!();
+    let config = Config {
+        top: "user = \"nobody\"",
+        ..Config::default()
+    };
+    let mut rig = Rig::silent(Plan::default(), &config);
+    let pid = rig.running.pid();
+    check_threads(pid, &[]);
+    for thread in threads(pid) {
+        assert!(
+            thread["Uid"].starts_with("65534\t65534\t65534"),
+            "{thread:?}"
+        );
+    }
+    check_marking(&rig);
+    // A directory that this user can enter, with a configuration that it can read.
+    let open = |path: &std::path::Path, mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(path, permissions).unwrap();
+    };
+    open(rig.directory.path(), 0o755);
+    open(&rig.configuration, 0o644);
+    let text = fs::read_to_string(&rig.configuration).unwrap();
+    fs::write(&rig.configuration, format!("mode = \"audit\"\n{text}")).unwrap();
+    rig.running.signal(Signal::SIGHUP).unwrap();
+    eventually("the reload", || {
+        let log = rig.running.log();
+        match log.contains("configuration replaced") {
+            true => Ok(()),
+            false => Err(LabError(log)),
+        }
+    });
+    let mut eye = rig.watch(Side::Clearnet);
+    let unmarked = exit(0, 30).outbound(&[]);
+    rig.port(Side::Host).send(&unmarked).unwrap();
+    assert!(eye.wait_until(PATIENCE, |seen| seen.len() == 1));
+    assert_eq!(eye.finish().unwrap()[0].bytes, unmarked);
+    moved(&rig.running.stop().unwrap());
+}
+
+#[test]
+fn a_user_that_is_none_is_refused() {
+    needs_root!();
+    let site = exitmark::lab::site::Site::build(Plan::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        top: "user = \"nosuchuser\"",
+        ..Config::default()
+    };
+    let configuration = config.write(directory.path());
+    let refused = site.run(std::path::Path::new(crate::rig::EXITMARK), &configuration);
+    let error = refused.err().unwrap().to_string();
+    assert!(error.contains("useradd --system nosuchuser"), "{error}");
+}
+
+fn tries() -> Vec<(&'static str, io::Result<()>)> {
+    fn nothing<T>(_: T) {}
+    let nix = |result: Result<(), Errno>| result.map_err(io::Error::from);
+    let raw = |family, kind| nix(socket(family, kind, SockFlag::empty(), None).map(nothing));
+    let none = None::<&str>;
+    let flags = nix::mount::MsFlags::empty();
+    vec![
+        (
+            "mount",
+            nix(nix::mount::mount(none, "/", none, flags, none)),
+        ),
+        ("unmount", nix(nix::mount::umount("/nosuch"))),
+        ("unshare", nix(nix::sched::unshare(CloneFlags::CLONE_NEWNS))),
+        (
+            "setns",
+            nix(nix::sched::setns(io::stdin(), CloneFlags::CLONE_NEWNET)),
+        ),
+        ("chroot", nix(nix::unistd::chroot("/"))),
+        ("pivot_root", nix(nix::unistd::pivot_root("/", "/"))),
+        (
+            "another process' memory",
+            nix(
+                nix::sys::uio::process_vm_readv(nix::unistd::Pid::parent(), &mut [], &[])
+                    .map(nothing),
+            ),
+        ),
+        ("a packet socket", raw(AddressFamily::Packet, SockType::Raw)),
+        (
+            "a Bluetooth socket",
+            raw(AddressFamily::Bluetooth, SockType::Raw),
+        ),
+        (
+            "a file's mode",
+            fs::set_permissions(
+                "/nosuch",
+                std::os::unix::fs::PermissionsExt::from_mode(0o777),
+            ),
+        ),
+        (
+            "a file's owner",
+            std::os::unix::fs::chown("/nosuch", None, Some(0)),
+        ),
+        ("a link", fs::hard_link("/nosuch", "/nosuch2")),
+        (
+            "a symbolic link",
+            std::os::unix::fs::symlink("/", "/nosuch2"),
+        ),
+        (
+            "a device",
+            nix(nix::sys::stat::mknod(
+                "/nosuch2",
+                nix::sys::stat::SFlag::S_IFCHR,
+                nix::sys::stat::Mode::empty(),
+                0,
+            )),
+        ),
+        ("the scheduler", {
+            let cpus = nix::sched::CpuSet::new();
+            nix(nix::sched::sched_setaffinity(
+                nix::unistd::Pid::from_raw(0),
+                &cpus,
+            ))
+        }),
+        ("a session", nix(nix::unistd::setsid().map(nothing))),
+    ]
+}
+
+/// What happens in the other process; nothing where nobody asks for it.
+#[test]
+fn inside() {
+    if std::env::var_os(INSIDE).is_none() {
+        return;
+    }
+    forbid_system_calls().unwrap();
+    let tries = tries();
+    for (what, outcome) in &tries {
+        let error = outcome.as_ref().map_err(io::Error::raw_os_error);
+        println!("{what}: {error:?}");
+    }
+    // On other threads, too.
+    let other = std::thread::spawn(|| nix::unistd::chroot("/"));
+    println!(
+        "another thread: {:?}",
+        other.join().unwrap().map_err(|e| Some(e as i32))
+    );
+    println!("{} tried", tries.len() + 1);
+}
+
+#[test]
+fn all_that_a_box_does_not_need_fails_with_eperm() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "privileges::inside", "--nocapture"])
+        .arg("--test-threads=1")
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let refused = format!("Err(Some({}))", Errno::EPERM as i32);
+    let is_try = |line: &&str| line.contains(": Ok(") || line.contains(": Err(");
+    let tried: Vec<_> = text.lines().filter(is_try).collect();
+    for line in &tried {
+        assert!(line.ends_with(&refused), "{line}");
+    }
+    assert!(text.contains(&format!("{} tried", tried.len())), "{text}");
+    assert!(tried.len() > 15, "{text}");
+}

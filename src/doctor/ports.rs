@@ -235,9 +235,12 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     };
     let is_link_local =
         |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    // The last first: with the first address of a network its others go too, and a command that
+    // comes after finds nothing to do.
     let mut findings: Vec<Finding> = nic
         .addresses
         .iter()
+        .rev()
         .filter(|address| !is_link_local(address.addr()))
         .map(|address| {
             Finding::fault(subject, format!("the box has the address {address} here"))

@@ -1,5 +1,7 @@
-//! Tier: root. What the box makes of its NICs: the way out for steered frames.
+//! Tier: root. What the box makes of its NICs: the way out for steered frames, and what the doctor
+//! finds.
 
+mod doctor;
 mod way;
 
 /// Leaves the test where there is no root.

@@ -5,7 +5,9 @@ use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, both_engines, moved, needs_root, silence};
 use exitmark::lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
 use exitmark::lab::{Capture, RawPort, VethEnd, poll, veth};
-use libbpf_rs::{MapHandle, MapType};
+use exitmark::nic::Nic;
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 /// An exit frame and a relay frame cross as they should.
@@ -197,6 +199,38 @@ fn a_whole_bpf_file_system_is_no_directory_of_pins() {
         error.contains("mount point") && error.contains("/sys/fs/bpf/exitmark"),
         "{error}"
     );
+}
+
+#[test]
+fn what_an_older_build_changed_is_still_set_back() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    moved(&rig.running.stop().unwrap());
+    let middle = &rig.site.middle;
+    middle.run(|| {
+        // It remembered two numbers a role: the NIC whose promiscuous mode it had turned on.
+        let path = "/sys/fs/bpf/exitmark/undo";
+        let options = libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+            ..Default::default()
+        };
+        let mut older =
+            MapHandle::create(MapType::Array, Some("older"), 4, 16, 3, &options).unwrap();
+        let ifindex = u64::from(Nic::look("host0").unwrap().index);
+        let netns = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
+        let value = [ifindex.to_ne_bytes(), netns.to_ne_bytes()].concat();
+        older.update(&[0; 4], &value, MapFlags::ANY).unwrap();
+        std::fs::remove_file(path).unwrap();
+        older.pin(path).unwrap();
+    });
+    assert!(middle.ip("link show host0").unwrap().contains("PROMISC"));
+    // The next build's life in between does not lose it.
+    let rig = Rig::on(rig.site, &Config::default());
+    moved(&rig.running.stop().unwrap());
+    let middle = &rig.site.middle;
+    assert!(middle.ip("link show host0").unwrap().contains("PROMISC"));
+    middle.command(EXITMARK, &["detach"]).unwrap();
+    assert!(!middle.ip("link show host0").unwrap().contains("PROMISC"));
 }
 
 #[test]

@@ -1,0 +1,198 @@
+//! `exitmark doctor` on a box with everything broken that a command can mend: the commands that
+//! it prints mend it, and then the box runs.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+use crate::needs_root;
+use exitmark::lab::site::{Plan, Site, TORNET_MAC};
+use exitmark::lab::{Netns, contained, poll};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
+
+fn doctor(netns: &Netns, arguments: &[&str]) -> Output {
+    let mut command = Command::new(EXITMARK);
+    command.arg("doctor").args(arguments);
+    netns.run(move || command.output().unwrap())
+}
+
+/// What is amiss: severity, subject, what, and the command that mends it.
+fn amiss(output: &Output) -> Vec<(String, String, String, Option<String>)> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let findings: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let word = |finding: &Value, key: &str| finding[key].as_str().map(str::to_owned);
+    let told = findings.iter().map(|finding| {
+        assert_eq!(finding.as_object().unwrap().len(), 5, "{finding}");
+        (
+            word(finding, "severity").unwrap(),
+            word(finding, "subject").unwrap(),
+            word(finding, "what").unwrap(),
+            word(finding, "fix"),
+        )
+    });
+    told.filter(|(severity, ..)| severity != "ok").collect()
+}
+
+/// A site, and a configuration for it whose next hop is resolved.
+fn ground(directory: &Path) -> (Site, PathBuf) {
+    let plan = Plan {
+        queues: 2,
+        ..Plan::default()
+    };
+    let site = Site::build(plan).unwrap();
+    let relays = "extra = [\"198.18.0.1:9001\"]";
+    let path = site.configuration(directory, relays, "").unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(TORNET_MAC, "203.0.113.1")).unwrap();
+    (site, path)
+}
+
+#[test]
+fn what_is_broken_is_found_and_each_command_mends_it() {
+    needs_root!();
+    let directory = tempfile::tempdir().unwrap();
+    let (site, path) = ground(directory.path());
+    let middle = &site.middle;
+    for line in [
+        "addr add 192.0.2.77/24 dev host0",
+        "addr add 192.0.2.78/24 dev host0",
+        "link set host0 down",
+        "link set uplink0 mtu 1400",
+    ] {
+        middle.ip(line).unwrap();
+    }
+    middle
+        .sysctl("net/ipv6/conf/uplink0/disable_ipv6", "0")
+        .unwrap();
+    middle.ip("addr add 2001:db8:1::77/64 dev uplink0").unwrap();
+    middle
+        .command("ethtool", &["-L", "uplink0", "rx", "1"])
+        .unwrap();
+    middle.command("umount", &["/sys/fs/bpf"]).unwrap();
+    poll(middle, "incoming0").unwrap();
+
+    let arguments = ["--json", "--config", path.to_str().unwrap()];
+    let first = doctor(middle, &arguments);
+    assert_eq!(first.status.code(), Some(1));
+    let found = amiss(&first);
+    for (severity, subject, words) in [
+        ("fault", "pins", "no BPF file system"),
+        ("fault", "host0", "is down"),
+        ("fault", "host0", "192.0.2.77/24"),
+        ("fault", "host0", "192.0.2.78/24"),
+        ("fault", "uplink0", "MTU 1400, not 1500"),
+        ("fault", "uplink0", "1 receive queue, not 2"),
+        ("fault", "uplink0", "2001:db8:1::77/64"),
+        ("warning", "uplink0", "link-local"),
+        ("fault", "incoming0", "another XDP program"),
+        (
+            "warning",
+            "incoming0",
+            "203.0.113.1 is not in the neighbour table",
+        ),
+    ] {
+        let is_it = |(a, b, what, fix): &&(String, String, String, Option<String>)| {
+            a == severity && b == subject && what.contains(words) && fix.is_some()
+        };
+        assert_eq!(found.iter().filter(is_it).count(), 1, "{words}: {found:?}");
+    }
+    // Nothing was changed by looking.
+    assert_eq!(amiss(&doctor(middle, &arguments)), found);
+    for fix in found.iter().filter_map(|(.., fix)| fix.as_ref()) {
+        middle.command("sh", &["-c", fix]).unwrap();
+    }
+    let second = doctor(middle, &arguments);
+    let left: Vec<_> = amiss(&second)
+        .into_iter()
+        .filter(|(.., fix)| fix.is_some())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(second.status.code(), Some(0), "{:?}", amiss(&second));
+    // What the doctor finds sound, runs; and the doctor knows it again.
+    let running = site.run(Path::new(EXITMARK), &path).unwrap();
+    let third = doctor(middle, &arguments);
+    assert_eq!(third.status.code(), Some(0), "{:?}", amiss(&third));
+    let text = String::from_utf8_lossy(&third.stdout).into_owned();
+    assert_eq!(
+        text.matches("exitmark's XDP program is attached").count(),
+        3,
+        "{text}"
+    );
+    assert!(running.stop().unwrap().status.success());
+}
+
+#[test]
+fn people_get_lines_and_wrong_usage_is_status_2() {
+    needs_root!();
+    let directory = tempfile::tempdir().unwrap();
+    let (site, _) = ground(directory.path());
+    let middle = &site.middle;
+    let sound = doctor(
+        middle,
+        &["--port", "host=host0", "--port", "uplink=uplink0"],
+    );
+    let text = String::from_utf8_lossy(&sound.stdout).into_owned();
+    assert_eq!(sound.status.code(), Some(0), "{text}");
+    assert!(text.contains("driver veth: native XDP"), "{text}");
+    assert!(
+        !text.contains("incoming0") && !text.contains("fix:"),
+        "{text}"
+    );
+    // All NICs, none of which has to be a port.
+    middle.ip("link set uplink0 down").unwrap();
+    let all = doctor(middle, &[]);
+    let text = String::from_utf8_lossy(&all.stdout).into_owned();
+    assert_eq!(all.status.code(), Some(0), "{text}");
+    for nic in ["host0", "uplink0", "incoming0"] {
+        assert!(text.contains(nic), "{text}");
+    }
+    assert!(text.contains("fix: ip link set dev uplink0 up"), "{text}");
+    let missing = doctor(middle, &["--port", "host=nosuch0"]);
+    assert_eq!(missing.status.code(), Some(1));
+    let config = directory.path().join("nosuch.toml");
+    let config = config.to_str().unwrap();
+    for wrong in [
+        ["--port", "hots=host0"],
+        ["--port", "host0"],
+        ["--port", "host="],
+        ["--config", config],
+    ] {
+        let output = doctor(middle, &wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_user_without_rights_is_told_what_is_lacking() {
+    needs_root!();
+    let directory = tempfile::tempdir().unwrap();
+    let (site, _) = ground(directory.path());
+    // The build directory may be private.
+    let binary = directory.path().join("exitmark");
+    std::fs::copy(EXITMARK, &binary).unwrap();
+    let public = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), public).unwrap();
+    let mut command = contained("setpriv");
+    command
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .args(["--inh-caps", "-all", "--"])
+        .arg(&binary)
+        .args(["doctor", "--json", "--port", "host=host0"]);
+    let output = site.middle.run(move || command.output().unwrap());
+    assert_eq!(output.status.code(), Some(1));
+    let found = amiss(&output);
+    for capability in ["CAP_NET_ADMIN", "CAP_BPF", "CAP_NET_RAW", "CAP_PERFMON"] {
+        assert!(
+            found
+                .iter()
+                .any(|(_, subject, what, _)| subject == "rights" && what.contains(capability)),
+            "{capability}: {found:?}"
+        );
+    }
+}

@@ -24,7 +24,7 @@ fn nobody_there_is_said_with_the_place() {
 #[test]
 fn who_may_not_ask_is_told_who_may() {
     let rig = Rig::new(Puppet::default());
-    fs::set_permissions(&rig.socket, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&rig.socket, Permissions::from_mode(0o000)).unwrap();
     // Even root must obey the mode without this; it is of the test's own thread.
     let _ = caps::drop(None, CapSet::Effective, Capability::CAP_DAC_OVERRIDE);
     let error = rig.client().status().unwrap_err();

@@ -7,6 +7,7 @@
 
 mod answers;
 mod client;
+mod command;
 mod hostile;
 mod place;
 
@@ -14,7 +15,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use exitmark::control::{
     CaptureRequest, Client, ControlSettings, Listeners, Operations, Reloaded, Server,
 };
-use exitmark::observe::Report;
+use exitmark::observe::{Report, Warning};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -34,6 +35,7 @@ struct Puppet {
     reports: Option<Receiver<()>>,
     reloads: Option<Receiver<Result<Reloaded, String>>>,
     captures: Option<Receiver<Receiver<Vec<u8>>>>,
+    warnings: Vec<Warning>,
 }
 
 impl Puppet {
@@ -53,6 +55,7 @@ impl Operations for Puppet {
         Report {
             version: "1.2.3".to_owned(),
             generation: u64::MAX,
+            warnings: self.warnings.clone(),
             ..Report::default()
         }
     }

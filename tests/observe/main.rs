@@ -10,3 +10,4 @@ mod dist;
 mod metrics;
 mod sample;
 mod text;
+mod top;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// So long rates are remembered,
-const SPAN: Duration = Duration::from_secs(60);
+pub(super) const SPAN: Duration = Duration::from_secs(60);
 /// and so many at most, whatever the interval.
 const REMEMBERED: usize = 240;
 
@@ -80,14 +80,14 @@ impl Rates {
     /// None where there is nothing to compare: no time has passed, or another box answers.
     fn between(before: &Report, now: &Report, time: Duration) -> Option<Self> {
         let seconds = time.as_secs_f64();
-        let classes = |report: &Report| -> Vec<String> {
-            let names = report.classes.iter().map(|of| of.class.clone());
-            names
+        let names = |report: &Report| -> Vec<String> {
+            let classes = report.classes.iter().map(|of| of.class.clone());
+            classes
                 .chain(report.ports.iter().map(|of| of.role.clone()))
                 .chain(report.drops.iter().map(|of| of.reason.clone()))
                 .collect()
         };
-        if seconds <= 0.0 || classes(before) != classes(now) {
+        if seconds <= 0.0 || names(before) != names(now) {
             return None;
         }
         // What counts less than before has begun anew; from where, nobody knows.

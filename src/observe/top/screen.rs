@@ -1,7 +1,7 @@
 //! The state on a screen.
 
 use super::Top;
-use super::rates::{Flow, Rates};
+use super::rates::{Flow, Rates, SPAN};
 use crate::observe::human::{count, scaled, span};
 use crate::observe::text::clean;
 use crate::observe::{Report, SteeringState};
@@ -16,18 +16,18 @@ use std::time::Duration;
 /// Heights of a bar.
 const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// Columns before the bars of a class.
-const BEFORE_BARS: usize = 34;
+const BEFORE_BARS: u32 = 35;
 /// Lines of warnings at most; `exitmark status` has them all.
 const WARNINGS: usize = 3;
 
 impl Top {
     /// Draws all of it.
     pub fn draw(&self, frame: &mut Frame<'_>) {
+        let foot = if self.trouble.is_some() { 2 } else { 1 };
         let [body, foot] =
-            Layout::vertical([Constraint::Fill(1), Constraint::Length(2)]).areas(frame.area());
-        let width = usize::from(body.width);
+            Layout::vertical([Constraint::Fill(1), Constraint::Length(foot)]).areas(frame.area());
         let lines = match &self.last {
-            Some((report, _)) => self.lines(report, width),
+            Some((report, at)) => self.lines(report, *at, body.width),
             None => vec![Line::from("exitmark: waiting for the first answer")],
         };
         frame.render_widget(Paragraph::new(lines), body);
@@ -40,14 +40,14 @@ impl Top {
         frame.render_widget(Paragraph::new(foot_text).wrap(Wrap { trim: true }), foot);
     }
 
-    fn lines(&self, report: &Report, width: usize) -> Vec<Line<'static>> {
+    fn lines(&self, report: &Report, now: Duration, width: u16) -> Vec<Line<'static>> {
         let mut lines = vec![head(report)];
         lines.extend(warnings(report));
         lines.push(Line::default());
-        self.classes(&mut lines, report, width);
+        let bars = u32::from(width).saturating_sub(BEFORE_BARS);
+        self.classes(&mut lines, report, now, bars);
         lines.push(Line::default());
         self.ports(&mut lines, report);
-        lines.push(Line::default());
         lines.push(engines(report, self.rates.as_ref()));
         lines.push(drops(report, self.rates.as_ref()));
         lines.push(relay_set(report));
@@ -56,7 +56,7 @@ impl Top {
         lines
     }
 
-    fn classes(&self, lines: &mut Vec<Line<'static>>, report: &Report, width: usize) {
+    fn classes(&self, lines: &mut Vec<Line<'static>>, report: &Report, now: Duration, width: u32) {
         let title = format!(
             "{:9} {:>9} {:>13}  last minute",
             "class", "frames/s", "bits/s"
@@ -72,12 +72,12 @@ impl Top {
                 .and_then(|rates| rates.classes.get(index));
             let (frames, bits) = shown(flow);
             let minute = self.minute.get(index);
-            let bars = bars(minute, highest, width.saturating_sub(BEFORE_BARS));
+            let bars = minute.map(|minute| bars(minute, now, highest, width));
             let style = style_of(&class.class);
             lines.push(Line::from(vec![
                 Span::styled(format!("{:9.9}", clean(&class.class)), style),
                 Span::from(format!(" {frames:>9} {bits:>13}  ")),
-                Span::styled(bars, style),
+                Span::styled(bars.unwrap_or_default(), style),
             ]));
         }
     }
@@ -155,17 +155,30 @@ fn number(rate: Option<&f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), |rate| scaled(*rate, ""))
 }
 
-/// The newest at the right end.
-fn bars(minute: Option<&VecDeque<(Duration, f64)>>, highest: f64, width: usize) -> String {
-    let rates: Vec<f64> = minute
-        .into_iter()
-        .flatten()
-        .map(|(_, rate)| *rate)
-        .collect();
-    let newest = &rates[rates.len().saturating_sub(width)..];
-    let empty = width - newest.len();
-    let bars = newest.iter().map(|rate| bar(*rate, highest));
-    " ".repeat(empty).chars().chain(bars).collect()
+/// The last minute, with now at the right end. A column that several rates fall into shows the
+/// highest; one that none falls into shows the next, which covers it.
+fn bars(minute: &VecDeque<(Duration, f64)>, now: Duration, highest: f64, width: u32) -> String {
+    let Some((first, _)) = minute.front() else {
+        return String::new();
+    };
+    let column = SPAN / width.max(1);
+    (0..width)
+        .rev()
+        .map(|back| {
+            let end = now.checked_sub(column * back)?;
+            let within = minute
+                .iter()
+                .filter(|(at, _)| *at <= end && *at + column > end)
+                .map(|(_, rate)| *rate)
+                .reduce(f64::max);
+            let next = || {
+                let next = minute.iter().find(|(at, _)| *at > end && *first <= end);
+                next.map(|(_, rate)| *rate)
+            };
+            within.or_else(next)
+        })
+        .map(|rate| rate.map_or(BARS[0], |rate| bar(rate, highest)))
+        .collect()
 }
 
 /// Whatever is more than nothing can be seen.

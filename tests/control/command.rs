@@ -1,0 +1,183 @@
+//! The commands that ask a running box: what they print, what they write, how they exit.
+
+use super::*;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn exitmark(arguments: &[&str], socket: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_exitmark"))
+        .args(arguments)
+        .arg("--socket")
+        .arg(socket)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn status_is_text_or_json() {
+    let rig = Rig::new(Puppet::default());
+    let text = exitmark(&["status"], &rig.socket);
+    assert_eq!(code(&text), 0, "{text:?}");
+    assert!(out(&text).starts_with("exitmark    1.2.3"), "{text:?}");
+    let json = exitmark(&["status", "--json"], &rig.socket);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["generation"], u64::MAX);
+}
+
+#[test]
+fn an_alarm_is_exit_status_one_and_a_warning_is_none() {
+    for (is_alarm, expected) in [(true, 1), (false, 0)] {
+        let rig = Rig::new(Puppet {
+            warnings: vec![Warning {
+                kind: "relay-set".to_owned(),
+                is_alarm,
+                text: "look at it".to_owned(),
+            }],
+            ..Puppet::default()
+        });
+        let output = exitmark(&["status"], &rig.socket);
+        assert_eq!(code(&output), expected, "{output:?}");
+        assert!(out(&output).contains("relay-set: look at it"));
+    }
+}
+
+#[test]
+fn nobody_there_is_exit_status_one() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("control.sock");
+    for arguments in [&["status"][..], &["reload"], &["capture", "--out", "-"]] {
+        let output = exitmark(arguments, &socket);
+        assert_eq!(code(&output), 1, "{output:?}");
+        assert!(
+            err(&output).contains("no exitmark answers at"),
+            "{output:?}"
+        );
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn reload_prints_what_changed_or_why_nothing_did() {
+    let (say, reloads) = unbounded();
+    let reloaded = |changed: &[&str]| Reloaded {
+        generation: 7,
+        changed: changed.iter().map(|key| (*key).to_owned()).collect(),
+    };
+    say.send(Ok(reloaded(&["mark.dscp", "host.exempt"])))
+        .unwrap();
+    say.send(Ok(reloaded(&[]))).unwrap();
+    say.send(Err("mark.dscp: 77 is no DSCP".to_owned()))
+        .unwrap();
+    let rig = Rig::new(Puppet {
+        reloads: Some(reloads),
+        ..Puppet::default()
+    });
+    let output = exitmark(&["reload"], &rig.socket);
+    assert_eq!(
+        out(&output),
+        "generation 7, changed:\n  mark.dscp\n  host.exempt\n"
+    );
+    let output = exitmark(&["reload"], &rig.socket);
+    assert_eq!(out(&output), "nothing changed: generation 7\n");
+    assert_eq!(code(&output), 0);
+    let output = exitmark(&["reload"], &rig.socket);
+    assert_eq!(code(&output), 1);
+    assert_eq!(err(&output), "exitmark: mark.dscp: 77 is no DSCP\n");
+}
+
+/// A box with this many captures of the same five bytes.
+fn capturing(captures: usize) -> Rig {
+    let (give, given) = unbounded();
+    for _ in 0..captures {
+        let (part, receiver) = bounded(1);
+        part.send(b"bytes".to_vec()).unwrap();
+        give.send(receiver).unwrap();
+    }
+    Rig::new(Puppet {
+        captures: Some(given),
+        ..Puppet::default()
+    })
+}
+
+#[test]
+fn a_capture_is_a_file_of_its_owners_or_standard_output() {
+    let rig = capturing(3);
+    let path = rig.directory.path().join("frames.pcapng");
+    let name = path.to_str().unwrap();
+    let output = exitmark(&["capture", "--out", name], &rig.socket);
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert_eq!(fs::read(&path).unwrap(), b"bytes");
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert!(err(&output).contains("5 bytes of pcapng to "), "{output:?}");
+
+    let output = exitmark(&["capture", "--out", name], &rig.socket);
+    assert_eq!(code(&output), 2, "{output:?}");
+    assert!(err(&output).contains("--force"), "{output:?}");
+    fs::write(&path, "old").unwrap();
+    let output = exitmark(&["capture", "--out", name, "--force"], &rig.socket);
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert_eq!(fs::read(&path).unwrap(), b"bytes");
+
+    let output = exitmark(&["capture", "--out", "-"], &rig.socket);
+    assert_eq!(output.stdout, b"bytes");
+}
+
+#[test]
+fn a_capture_that_fails_leaves_nothing() {
+    let rig = Rig::new(Puppet::default());
+    let path = rig.directory.path().join("frames.pcapng");
+    let name = path.to_str().unwrap();
+    let output = exitmark(&["capture", "--out", name], &rig.socket);
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("the box is stopping"), "{output:?}");
+    let mut left: Vec<_> = fs::read_dir(rig.directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["control.sock", "control.sock.lock"]);
+    for (argument, value, word) in [
+        ("--one-in", "3", "--one-in is 3; give a power of two"),
+        ("--frames", "0", "--frames is 0"),
+        ("--seconds", "9999", "--seconds is 9999"),
+    ] {
+        let output = exitmark(&["capture", "--out", name, argument, value], &rig.socket);
+        assert_eq!(code(&output), 2, "{output:?}");
+        assert!(err(&output).contains(word), "{output:?}");
+    }
+}
+
+#[test]
+fn help_says_what_a_capture_exposes() {
+    let help = Command::new(env!("CARGO_BIN_EXE_exitmark"))
+        .args(["capture", "--help"])
+        .output()
+        .unwrap();
+    assert_eq!(out(&help).matches("EXPOSES").count(), 2, "{help:?}");
+}
+
+#[test]
+fn top_wants_a_terminal() {
+    let rig = Rig::new(Puppet::default());
+    let output = exitmark(&["top"], &rig.socket);
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("`exitmark status`"), "{output:?}");
+}

@@ -1,0 +1,202 @@
+//! `exitmark top` on a screen that is none.
+
+use crate::sample;
+use exitmark::observe::{Report, SteeringState, Top};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::style::Color;
+use std::time::Duration;
+
+fn drawn(top: &Top, width: u16, height: u16) -> Terminal<TestBackend> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| top.draw(frame)).unwrap();
+    terminal
+}
+
+/// The screen's lines.
+fn lines(top: &Top) -> Vec<String> {
+    let terminal = drawn(top, 80, 25);
+    let buffer = terminal.backend().buffer();
+    buffer
+        .content()
+        .chunks(80)
+        .map(|cells| cells.iter().map(|cell| cell.symbol()).collect())
+        .map(|line: String| line.trim_end().to_owned())
+        .collect()
+}
+
+fn line(top: &Top, begin: &str) -> String {
+    let lines = lines(top);
+    let found = lines.iter().find(|line| line.starts_with(begin));
+    found
+        .unwrap_or_else(|| panic!("no {begin}: {lines:#?}"))
+        .clone()
+}
+
+/// So many more exit frames of 1000 bytes each.
+fn later(report: &Report, frames: u64) -> Report {
+    let mut later = report.clone();
+    let exit = later
+        .classes
+        .iter_mut()
+        .find(|of| of.class == "exit")
+        .unwrap();
+    exit.frames += frames;
+    exit.bytes += frames * 1000;
+    later.ports[0].received_frames += frames;
+    later.ports[0].received_bytes += frames * 1000;
+    later.engine.af_xdp_frames += frames;
+    later
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn rates_are_of_the_time_between_two_reports() {
+    let mut top = Top::default();
+    assert!(line(&top, "exitmark").contains("waiting for the first answer"));
+    let report = sample::report();
+    top.answered(report.clone(), SECOND);
+    // One report has no rate.
+    assert!(line(&top, "exit ").contains("         -             -"));
+    top.answered(later(&report, 3000), 3 * SECOND);
+    let exit = line(&top, "exit ");
+    assert!(exit.contains("   1.50 k   12.0 Mbit/s  "), "{exit}");
+    assert!(exit.ends_with('█'), "{exit}");
+    assert!(line(&top, "relay ").contains("        0       0 bit/s"));
+    let port = lines(&top).into_iter().find(|line| line.contains("eth0"));
+    assert!(port.unwrap().contains("1.50 k   12.0 Mbit/s"));
+    assert!(line(&top, "engines").contains("xdp 0 %, af_xdp 100 % (asked: auto)"));
+    assert!(line(&top, "drops/s").contains("none"));
+}
+
+#[test]
+fn all_of_it_is_on_a_small_screen() {
+    let mut top = Top::default();
+    top.answered(sample::report(), SECOND);
+    top.answered(sample::report(), 2 * SECOND);
+    let lines = lines(&top);
+    assert_eq!(
+        lines[0],
+        "exitmark 0.1.0  enforce, engine af_xdp, up 3 d 2 h, generation 17"
+    );
+    assert!(lines[1].starts_with("ALARM relay-set-stale: "));
+    assert!(lines[2].starts_with("warning generic-xdp: "));
+    for begin in [
+        "non_ip",
+        "malformed",
+        "foreign",
+        "resolver",
+        "reply",
+        "relay ",
+        "exempt",
+        "exit ",
+        "host ",
+        "uplink",
+        "incoming",
+        "engines",
+        "drops/s",
+        "relay set",
+        "steering",
+        "faults",
+        "q quits",
+    ] {
+        line(&top, begin);
+    }
+    assert!(line(&top, "incoming").ends_with("eth2            no link"));
+    assert!(line(&top, "relay set").contains("8123 endpoints, stale, in force for 3 d 1 h"));
+    assert!(line(&top, "steering").contains("to 198.51.100.1 at 02:00:5e:10:00:09"));
+    // On the smallest of screens it is cut off, and nothing worse.
+    for (width, height) in [(1, 1), (10, 3), (36, 12), (300, 100)] {
+        drawn(&top, width, height);
+    }
+}
+
+#[test]
+fn a_box_that_was_replaced_has_no_negative_rates() {
+    let mut top = Top::default();
+    let report = later(&sample::report(), 1_000_000);
+    top.answered(report.clone(), SECOND);
+    top.answered(sample::report(), 2 * SECOND);
+    assert!(line(&top, "exit ").contains("        0       0 bit/s"));
+    // Time that goes backwards, no time, and a box of other classes are nothing to compare.
+    top.answered(later(&report, 5), SECOND);
+    assert!(line(&top, "exit ").contains("         -             -"));
+    let mut other = report.clone();
+    other.classes.remove(0);
+    top.answered(other.clone(), 9 * SECOND);
+    assert!(line(&top, "exit ").contains("         -             -"));
+    top.answered(other, 10 * SECOND);
+    assert!(line(&top, "exit ").contains("        0       0 bit/s"));
+    top.answered(Report::default(), 11 * SECOND);
+    line(&top, "drops/s");
+}
+
+#[test]
+fn the_last_minute_is_shown_and_no_more() {
+    let mut top = Top::default();
+    let mut report = sample::report();
+    top.answered(report.clone(), SECOND);
+    for second in 2..200 {
+        // One burst, long ago in the end.
+        report = later(&report, if second == 10 { 1000 } else { 10 });
+        top.answered(report.clone(), second * SECOND);
+        let exit = line(&top, "exit ");
+        let bars: Vec<char> = exit.chars().skip(35).collect();
+        let tall = bars.iter().filter(|bar| **bar == '█').count();
+        match second {
+            10..69 => assert_eq!(tall, 1, "{second}: {exit}"),
+            75.. => assert_eq!(tall, 45, "{second}: {exit}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_box_that_goes_away_is_said_to() {
+    let mut top = Top::default();
+    top.answered(sample::report(), SECOND);
+    top.failed("no exitmark answers at /run/exitmark/control.sock".to_owned());
+    let foot = line(&top, "no exitmark answers");
+    assert!(foot.contains("/run/exitmark/control.sock; trying again, q quits"));
+    // What was known stays.
+    assert!(line(&top, "relay set").contains("8123"));
+    assert!(line(&top, "exit ").contains("         -"));
+    top.answered(sample::report(), 20 * SECOND);
+    line(&top, "q quits");
+}
+
+#[test]
+fn what_is_bad_is_red() {
+    let mut report = sample::report();
+    report.steering.state = SteeringState::NoCarrier;
+    let mut top = Top::default();
+    top.answered(report.clone(), SECOND);
+    report.drops[0].frames += 5;
+    report.unaccounted_frames = 1;
+    top.answered(report, 2 * SECOND);
+    assert!(line(&top, "drops/s").contains("tx_full uplink 5"));
+    assert!(line(&top, "steering").contains("no-carrier: 198.51.100.1"));
+    let terminal = drawn(&top, 80, 25);
+    let buffer = terminal.backend().buffer();
+    for begin in ["drops/s", "steering", "faults", "ALARM", "relay set"] {
+        let row = lines(&top)
+            .iter()
+            .position(|line| line.starts_with(begin))
+            .unwrap();
+        let cell = buffer.cell((12, u16::try_from(row).unwrap())).unwrap();
+        assert_eq!(cell.fg, Color::Red, "{begin}");
+    }
+}
+
+#[test]
+fn nothing_that_a_terminal_obeys_gets_through() {
+    let mut report = sample::report();
+    report.version = "\x1b[31m".to_owned();
+    report.ports[0].interface = "\x1b]0;x\x07".to_owned();
+    report.steering.next_hop = Some("\x1b[2J".to_owned());
+    let mut top = Top::default();
+    top.answered(report, SECOND);
+    top.failed("\x1b[2J".to_owned());
+    assert!(lines(&top).concat().chars().all(|c| !c.is_control()));
+}

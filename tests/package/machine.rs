@@ -92,6 +92,11 @@ impl Machine {
         self.run("dpkg", &[options.as_slice(), &what].concat());
     }
 
+    /// Removes the package, by this option of dpkg's.
+    pub(crate) fn remove(&self, option: &str) -> Result<String, LabError> {
+        self.command("dpkg", &["--no-triggers", option, "exitmark"])
+    }
+
     /// Gives the box' NICs the names that the example configuration has.
     pub(crate) fn name_nics(&self) {
         for (old, new) in [

@@ -13,6 +13,7 @@ mod guard;
 mod kernel;
 mod links;
 pub mod memory;
+mod sample;
 mod worker;
 mod xsk;
 
@@ -25,10 +26,11 @@ pub use frame::{Frame, FramePool, Memory};
 
 pub use guard::{GUARD_NUMBERS, Guard};
 pub use kernel::{
-    AttachMode, Attachment, Kernel, KernelCounts, KernelError, MAX_QUEUES, PinError, Pins,
-    Promiscuous, Ran, XdpState, xdp_state,
+    AttachMode, Attachment, Kernel, KernelCounts, KernelError, KernelSamples, MAX_QUEUES, PinError,
+    Pins, Promiscuous, Ran, XdpState, xdp_state,
 };
 pub use links::{IncomingLink, Links, Spill};
+pub use sample::{DecidedBy, Excerpt, SAMPLE_BYTES, Sample, Samples};
 pub use worker::{Balance, Control, Worker, WorkerLimits, WorkerReport};
 pub use xsk::{Bound, QueueGauge, Troubles, Umem, XskError, XskMemory, XskPort, XskSettings};
 

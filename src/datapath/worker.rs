@@ -217,7 +217,11 @@ impl<P: Port> Worker<P> {
         };
         for (role, &packets) in done.iter() {
             if packets > 0 {
-                guard.done(role, packets);
+                if let Some(handed_at) = guard.done(role, packets)
+                    && let Some(samples) = self.forwarder.samples()
+                {
+                    samples.resided(clock().saturating_sub(handed_at));
+                }
             } else {
                 guard.idle(role, now);
             }
@@ -289,7 +293,7 @@ impl<P: Port> Worker<P> {
 }
 
 /// The time since boot on the clock that the XDP program reads too.
-fn now() -> Duration {
+fn clock() -> Duration {
     // Linux always has this clock.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
@@ -310,7 +314,7 @@ impl<P: Port + AsFd> Worker<P> {
                 let old = self.forwarder.follow(snapshot);
                 let _ = control.retired.send(old);
             }
-            if self.turn(now()) {
+            if self.turn(clock()) {
                 retry = RETRY_FIRST;
                 continue;
             }
@@ -339,7 +343,7 @@ impl<P: Port + AsFd> Worker<P> {
         let deadline = Instant::now() + DRAIN_LIMIT;
         let mut quiet = 0;
         while quiet < DRAIN_QUIET_TURNS && Instant::now() < deadline {
-            let active = self.turn(now());
+            let active = self.turn(clock());
             if active || self.balance().sending > 0 {
                 quiet = 0;
             } else {

@@ -8,6 +8,7 @@
 
 mod attach;
 mod pins;
+mod samples;
 mod sys;
 
 use super::counters::SLOTS;
@@ -26,13 +27,14 @@ use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
 pub use attach::{AttachMode, Attachment, XdpState, xdp_state};
 pub use pins::{PinError, Pins, Promiscuous};
+pub use samples::KernelSamples;
 pub(super) use sys::Mapped;
 
 /// How many queues of one NIC can be served. As in bpf/exitmark.h, like the other numbers here.
 pub const MAX_QUEUES: usize = 64;
 const ROLES: usize = Role::ALL.len();
-/// What the program counts: a tally, then three numbers a role that only it has.
-const COUNTS: usize = SLOTS + 3 * ROLES;
+/// What the program counts: a tally, then three numbers a role that only it has, then one.
+const COUNTS: usize = SLOTS + 3 * ROLES + 1;
 const COUNTERS: &str = "counters";
 const LINKS: &str = "links";
 const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
@@ -348,6 +350,7 @@ impl Kernel {
             to_stack: rest(0),
             handed: rest(ROLES),
             spilled: rest(2 * ROLES),
+            samples_lost: sums[COUNTS - 1],
         })
     }
 }
@@ -364,6 +367,8 @@ pub struct KernelCounts {
     /// Frames meant for user space that the program decided, because nobody was there or the
     /// worker was behind.
     pub spilled: PerRole<u64>,
+    /// Samples for which there was no room.
+    pub samples_lost: u64,
 }
 
 /// The version of the program's structures, from the program itself.
@@ -376,7 +381,8 @@ fn layout() -> Result<u32, KernelError> {
     let same = constants.policy_bytes as usize == POLICY_BYTES
         && constants.counts_bytes as usize == COUNTS * size_of::<u64>()
         && constants.links_bytes as usize == LINK_NUMBERS * size_of::<u64>()
-        && constants.guard_bytes as usize == GUARD_NUMBERS * size_of::<u64>();
+        && constants.guard_bytes as usize == GUARD_NUMBERS * size_of::<u64>()
+        && constants.sample_bytes as usize == samples::RECORD_BYTES;
     if same {
         Ok(constants.layout_version)
     } else {

@@ -10,6 +10,7 @@
 //! - [`relays`] reads from Tor's consensus documents.
 //! - [`nic`] looks at the machine's interfaces,
 //! - [`daemon`] wires all of that together, and [`cli`] is how it is asked to.
+//! - [`witness`] holds some of the frames that left against the policy, and
 //! - [`observe`] shows what the running box tells of itself.
 //! - [`explain`] runs the data path over captured frames, and [`demo`] runs the whole of it in a
 //!   [`lab`] of network namespaces and proves on the wire what it did.
@@ -26,3 +27,4 @@ pub mod packet;
 pub mod policy;
 pub mod relays;
 pub mod settings;
+pub mod witness;

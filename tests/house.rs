@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Which rooms each room may import. Imports run one way: whoever stands here may only name what
 /// stands above.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("packet", &[]),
     ("policy", &["packet"]),
     ("relays", &["policy"]),
@@ -26,9 +26,12 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("settings", &["packet", "policy", "relays"]),
     ("datapath", &["packet", "policy"]),
     ("observe", &[]),
+    ("witness", &["datapath", "observe", "packet", "policy"]),
     (
         "daemon",
-        &["datapath", "nic", "observe", "policy", "relays", "settings"],
+        &[
+            "datapath", "nic", "observe", "packet", "policy", "relays", "settings", "witness",
+        ],
     ),
     (
         "explain",

@@ -9,6 +9,7 @@ mod detach;
 mod nics;
 mod parts;
 mod relays;
+mod witness;
 mod workers;
 
 use crate::datapath::{Kernel, KernelError, MAX_QUEUES, PinError, Pins, Role, XskError};
@@ -25,6 +26,7 @@ use signal_hook::iterator::Signals;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use witness::Watch;
 use workers::Workers;
 
 pub use detach::detach;
@@ -114,6 +116,7 @@ struct Daemon {
     kernel: Kernel,
     pins: Pins,
     workers: Workers,
+    watch: Watch,
 }
 
 /// What the main thread waits for.
@@ -190,6 +193,7 @@ impl Daemon {
                     kernel: parts.kernel,
                     pins,
                     workers: parts.workers,
+                    watch: parts.watch,
                 })
             }
             Err(error) => {
@@ -256,6 +260,7 @@ impl Daemon {
         let generation = self.snapshot.generation + 1;
         let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints);
         let snapshot = Arc::new(snapshot);
+        self.watch.follow(&snapshot);
         if let Err(error) = self.kernel.publish(&snapshot) {
             tracing::error!("the relay set stays as it was, and is tried again: {error}");
             self.unpublished = Some(Update {
@@ -304,6 +309,9 @@ impl Daemon {
         for (name, number) in self.prompter.numbers() {
             line += &format!(" {name}={number}");
         }
+        for (name, number) in self.watch.numbers() {
+            line += &format!(" {name}={number}");
+        }
         if sums.unaccounted > 0 {
             tracing::error!(
                 unaccounted = sums.unaccounted,
@@ -318,6 +326,7 @@ impl Daemon {
     fn stop(mut self) -> Result<(), DaemonError> {
         let dismissed = self.workers.dismiss(&self.kernel);
         let reports = self.workers.end();
+        self.watch.end();
         self.print_counters();
         if self.settings.pin.on_stop == OnStop::Detach {
             detach::take_off(self.pins)?;

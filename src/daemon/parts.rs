@@ -2,6 +2,7 @@
 //! another process left. What cannot be finished is put back.
 
 use super::nics::Nics;
+use super::witness::{AUDIT_ONE_IN, Watch};
 use super::workers::{Sockets, Workers};
 use super::{DaemonError, Event, detach, print_line};
 use crate::datapath::{
@@ -23,6 +24,7 @@ pub(super) struct Parts {
     engine: Engine,
     pub(super) kernel: Kernel,
     pub(super) workers: Workers,
+    pub(super) watch: Watch,
     attachments: Vec<Attachment>,
 }
 
@@ -54,11 +56,15 @@ impl Parts {
         links.name_nics(netns, nics.numbers());
         let links = Arc::new(links);
         let guards = kernel.guards()?;
+        let samples = kernel.samples()?;
         let workers = Workers::start(settings, sockets, snapshot, &links, guards, events)?;
+        let told = workers.samples();
+        let watch = Watch::start(Arc::clone(&links), snapshot, samples, told, AUDIT_ONE_IN)?;
         let mut parts = Self {
             engine,
             kernel,
             workers,
+            watch,
             attachments: Vec::new(),
         };
         let port = incoming.map(|link| link.port);

@@ -4,7 +4,8 @@ use super::nics::{Nics, ONE_BUFFER_MTU};
 use super::{DaemonError, Event};
 use crate::datapath::{
     Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, PerRole, QueueGauge, Role,
-    Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError, XskMemory, XskPort, XskSettings,
+    Samples, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError, XskMemory, XskPort,
+    XskSettings,
 };
 use crate::policy::Snapshot;
 use crate::settings::{Settings, ZeroCopy};
@@ -104,6 +105,7 @@ struct Running {
     counters: Arc<Counters>,
     sockets: Vec<Served>,
     unaccounted: Arc<AtomicU64>,
+    samples: Arc<Samples>,
 }
 
 /// One socket of a worker, as the daemon sees it.
@@ -152,12 +154,14 @@ impl Workers {
                     served.push(serve(role, queue, port)?);
                 }
             }
-            let forwarder = Forwarder::new(Arc::clone(snapshot), Arc::clone(links));
+            let samples = Arc::<Samples>::default();
+            let forwarder = Forwarder::new(Arc::clone(snapshot), Arc::clone(links))
+                .witnessed(Arc::clone(&samples));
             let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
                 .guarded(Guard::new(Arc::clone(&guards), queue));
             let stop = Arc::clone(&workers.stop);
             let number = workers.running.len();
-            let running = start_worker(number, worker, served, stop, events.clone())?;
+            let running = start_worker(number, worker, served, samples, stop, events.clone())?;
             workers.running.push(running);
         }
         tracing::info!(
@@ -170,6 +174,12 @@ impl Workers {
 
     pub(super) const fn count(&self) -> usize {
         self.running.len()
+    }
+
+    /// What each of them tells.
+    pub(super) fn samples(&self) -> Vec<Arc<Samples>> {
+        let each = self.running.iter().map(|worker| &worker.samples);
+        each.cloned().collect()
     }
 
     /// Lets the XDP program hand frames over.
@@ -253,6 +263,7 @@ fn start_worker(
     number: usize,
     worker: Worker<XskPort>,
     sockets: Vec<Served>,
+    samples: Arc<Samples>,
     stop: Arc<AtomicBool>,
     events: Sender<Event>,
 ) -> Result<Running, DaemonError> {
@@ -288,6 +299,7 @@ fn start_worker(
         counters,
         sockets,
         unaccounted,
+        samples,
     })
 }
 

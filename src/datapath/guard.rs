@@ -87,7 +87,10 @@ impl Guard {
         // Before the program is told, which would then note another.
         let handed_at = self.handed(role, STAMPED_AT);
         let is_measured = handed_at != self.measured[role]
-            && processed.wrapping_sub(self.handed(role, STAMPED)).cast_signed() > 0;
+            && processed
+                .wrapping_sub(self.handed(role, STAMPED))
+                .cast_signed()
+                > 0;
         if is_measured {
             self.measured[role] = handed_at;
         }

@@ -144,6 +144,11 @@ impl Samples {
         self.decisions.pop()
     }
 
+    /// How many samples wait to be read.
+    pub fn waiting(&self) -> usize {
+        self.decisions.len()
+    }
+
     /// The oldest time that a frame spent with the worker: from when the XDP program handed it
     /// over until it was sent. Frames are chosen for this apart from samples.
     pub fn next_residence(&self) -> Option<Duration> {

@@ -328,20 +328,7 @@ impl Kernel {
     /// # Errors
     /// The map cannot be read.
     pub fn counts(&self) -> Result<KernelCounts, KernelError> {
-        let per_cpu = self
-            .skeleton
-            .maps
-            .counters
-            .lookup_percpu(&ONLY, MapFlags::ANY)
-            .map_err(map_error("counters"))?;
-        let mut sums = [0_u64; COUNTS];
-        for cpu in per_cpu.iter().flatten() {
-            for (sum, number) in sums.iter_mut().zip(cpu.chunks_exact(8)) {
-                // One CPU may have taken back what another one counted.
-                let number = number.first_chunk().copied().map_or(0, u64::from_ne_bytes);
-                *sum = sum.wrapping_add(number);
-            }
-        }
+        let sums = sums(&self.skeleton.maps.counters)?;
         let mut slots = [0; SLOTS];
         slots.copy_from_slice(&sums[..SLOTS]);
         let rest = |first: usize| PerRole::from_fn(|role| sums[SLOTS + first + role.index()]);
@@ -353,6 +340,22 @@ impl Kernel {
             samples_lost: sums[COUNTS - 1],
         })
     }
+}
+
+/// The program's counters, of all CPUs.
+fn sums(counters: &impl MapCore) -> Result<[u64; COUNTS], KernelError> {
+    let per_cpu = counters
+        .lookup_percpu(&ONLY, MapFlags::ANY)
+        .map_err(map_error(COUNTERS))?;
+    let mut sums = [0_u64; COUNTS];
+    for cpu in per_cpu.iter().flatten() {
+        for (sum, number) in sums.iter_mut().zip(cpu.chunks_exact(8)) {
+            // One CPU may have taken back what another one counted.
+            let number = number.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+            *sum = sum.wrapping_add(number);
+        }
+    }
+    Ok(sums)
 }
 
 /// What the XDP program counted.

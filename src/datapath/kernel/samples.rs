@@ -1,9 +1,9 @@
 //! The decisions that the XDP program tells of, out of its ring buffer.
 
-use super::{Kernel, KernelError, map_error};
+use super::{COUNTERS, COUNTS, Kernel, KernelError, map_error, sums};
 use crate::datapath::{DecidedBy, DropReason, Excerpt, Outcome, Role, SAMPLE_BYTES, Sample};
 use crate::policy::Rule;
-use libbpf_rs::{RingBuffer, RingBufferBuilder};
+use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ const ROLES: usize = Role::ALL.len();
 pub struct KernelSamples {
     ring: RingBuffer<'static>,
     read: mpsc::Receiver<Sample>,
+    counters: MapHandle,
 }
 
 impl Kernel {
@@ -47,6 +48,8 @@ impl Kernel {
         Ok(KernelSamples {
             ring: builder.build().map_err(map_error("samples"))?,
             read,
+            counters: MapHandle::try_from(&self.skeleton.maps.counters)
+                .map_err(map_error(COUNTERS))?,
         })
     }
 }
@@ -57,6 +60,11 @@ impl KernelSamples {
         // A negative number is a callback's error, and ours has none.
         let _ = self.ring.consume_raw_n(limit);
         self.read.try_iter()
+    }
+
+    /// How many there was no room for, by the program's counters.
+    pub fn lost(&self) -> u64 {
+        sums(&self.counters).map_or(0, |sums| sums[COUNTS - 1])
     }
 }
 
@@ -76,9 +84,7 @@ fn sample(record: &[u8]) -> Option<Sample> {
         residence: Some(time(RESIDENCE)?),
         ingress: *Role::ALL.get(usize::from(*record.get(INGRESS)?))?,
         outcome: outcome(usize::from(*record.get(OUTCOME)?))?,
-        rule: Rule::ALL
-            .get(usize::from(*record.get(RULE)?))
-            .copied(),
+        rule: Rule::ALL.get(usize::from(*record.get(RULE)?)).copied(),
         generation: number(record, GENERATION)?,
         frame_bytes,
         before: Excerpt::of(record.get(BEFORE..BEFORE + kept)?),

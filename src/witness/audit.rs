@@ -245,14 +245,10 @@ impl Auditor {
                     Egress::Incoming => Way::Steered,
                 }
             }
-            (Role::Uplink, _) if self.is_routed(sample, &snapshot.rules, Role::Uplink) => {
-                Way::Delivered
-            }
+            (Role::Uplink, _) if !self.is_incoming_too() => Way::Across(Role::Host),
+            _ if self.is_routed(sample, &snapshot.rules) => Way::Delivered,
             (Role::Uplink, _) => Way::Across(Role::Host),
-            (Role::Incoming, _) if self.is_routed(sample, &snapshot.rules, Role::Incoming) => {
-                Way::Delivered
-            }
-            (Role::Incoming, _) => Way::Stack,
+            _ => Way::Stack,
         };
         self.check_way(way, sample, &mut faults);
         check_bytes(&expected, sample, &mut faults);
@@ -283,12 +279,17 @@ impl Auditor {
         ))
     }
 
+    /// Whether one NIC plays `uplink` and `incoming`.
+    fn is_incoming_too(&self) -> bool {
+        let link = self.links.incoming();
+        link.is_some_and(|link| link.port == Role::Uplink)
+    }
+
     /// Whether a frame was sent to the box for the host.
-    fn is_routed(&self, sample: &Sample, rules: &Rules, port: Role) -> bool {
-        let is_for_box = self.links.incoming().is_some_and(|link| {
-            link.port == port && MacAddr::destination_of(&sample.before) == Some(link.own)
-        });
-        is_for_box
+    fn is_routed(&self, sample: &Sample, rules: &Rules) -> bool {
+        let own = self.links.incoming().map(|link| link.own);
+        own.is_some()
+            && MacAddr::destination_of(&sample.before) == own
             && packet::destination(&sample.before).is_some_and(|address| {
                 rules.addresses.contains(address) || rules.relay_addresses.contains(address)
             })
@@ -423,5 +424,17 @@ fn may_bear(class: Class, bore: Dscp, bears: Dscp, rules: &Rules) -> bool {
         bears == Dscp::DEFAULT
     } else {
         bears == bore
+    }
+}
+
+impl std::fmt::Debug for Auditor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Auditor")
+            .field("hosts", &self.hosts)
+            .field("next_hops", &self.next_hops)
+            .field("checked", &self.checked)
+            .field("skipped", &self.skipped)
+            .field("faults", &self.faults)
+            .finish_non_exhaustive()
     }
 }

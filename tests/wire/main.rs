@@ -28,3 +28,4 @@ mod reload;
 mod rig;
 mod stacks;
 mod takeover;
+mod witness;

@@ -4,12 +4,12 @@
 use crate::craft::{Packet, TCP, UDP, noise};
 use crate::craft::{exit, families, relay, segment};
 use crate::rig::{Config, Rig, Side, both_engines, moved, needs_root};
-use exitmark::lab::site::{HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
+use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
 
 /// So many of each kind that a few are sampled of them together.
-const ROUNDS: usize = 12_000;
-/// As often as the box samples, but for what its queues make of the numbers.
-const LEAST: u64 = 3;
+const ROUNDS: usize = 60_000;
+/// Fewer than one in 4096: every CPU and direction counts for itself.
+const LEAST: u64 = 8;
 
 #[test]
 fn sampled_frames_are_as_the_policy_says() {
@@ -29,7 +29,7 @@ fn sampled_frames_are_as_the_policy_says() {
             .collect();
         let (own, server, peer) = families()[0];
         let back = Packet::new(server, own, TCP, segment(443, 40_000, 70));
-        let back = back.framed(HOST_MAC, "02:00:00:00:02:02", &[]);
+        let back = back.framed(HOST_MAC, CLEARNET_MAC, &[]);
         let delivered = Packet::new(peer, own, TCP, segment(9001, 40_001, 70));
         let delivered = delivered.framed(INCOMING_MAC, TORNET_MAC, &[]);
         for round in 0..ROUNDS {

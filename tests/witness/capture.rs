@@ -56,11 +56,11 @@ fn stories() -> Vec<(Role, Vec<u8>, &'static str)> {
     vec![
         story(
             tcp(HOST4, WEB4).payload(300).build(),
-            "exit: from a clearnet address to no relay; uplink, marked af11",
+            "exit: from a clearnet address to no relay; uplink, marked af11 (10)",
         ),
         story(
             tcp(HOST6, WEB6).tag(0x8100, 5).build(),
-            "exit: from a clearnet address to no relay; uplink, marked af11",
+            "exit: from a clearnet address to no relay; uplink, marked af11 (10)",
         ),
         story(
             tcp(HOST4, WEB4).tos(0x28).build(),

@@ -32,6 +32,7 @@ const volatile __u32 policy_bytes = sizeof(struct exitmark_policy);
 const volatile __u32 counts_bytes = sizeof(struct exitmark_counts);
 const volatile __u32 links_bytes = sizeof(struct exitmark_links);
 const volatile __u32 guard_bytes = sizeof(struct exitmark_guard);
+const volatile __u32 sample_bytes = sizeof(struct exitmark_sample);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -89,6 +90,7 @@ struct {
 #include "parse.h"
 #include "judge.h"
 #include "rewrite.h"
+#include "sample.h"
 #include "guard.h"
 
 static __always_inline const struct exitmark_image *current_image(void)
@@ -99,21 +101,32 @@ static __always_inline const struct exitmark_image *current_image(void)
 	return map ? bpf_map_lookup_elem(map, &only) : NULL;
 }
 
-/* Sends a frame out, or drops it where that port has no NIC any more. */
-static __always_inline int to_port(__u64 role, struct exitmark_counts *counts)
+/* Of the policy in force, for what needs no more of it. */
+static __noinline __u64 generation(void)
 {
-	int action;
+	const struct exitmark_image *image = current_image();
 
+	return image ? image->policy.generation : 0;
+}
+
+/* Sends a frame out, or drops it where that port has no NIC any more. */
+static __always_inline __u32 to_port(__u64 role, struct exitmark_counts *counts)
+{
 	/* Never so, but for the verifier to see. */
 	barrier_var(role);
 	if (role >= ROLES)
-		return XDP_ABORTED;
-	action = bpf_redirect_map(&ports, role, XDP_DROP);
-	if (action == XDP_REDIRECT)
-		counts->forwarded[role]++;
-	else
+		return OUTCOME_NO_EGRESS;
+	if (bpf_redirect_map(&ports, role, XDP_DROP) != XDP_REDIRECT) {
 		counts->no_egress++;
-	return action;
+		return OUTCOME_NO_EGRESS;
+	}
+	counts->forwarded[role]++;
+	return role;
+}
+
+static __always_inline int action_of(__u32 outcome)
+{
+	return outcome < ROLES ? XDP_REDIRECT : XDP_DROP;
 }
 
 /* A frame of the host's own tells where the host is. */
@@ -128,10 +141,11 @@ static __always_inline void learn_host(const struct frame *frame, struct exitmar
 		links->host_mac = mac;
 }
 
-/* Carries a rule out: counts, marks, clears, steers. */
-static __always_inline int conclude(const struct frame *frame, struct packet *packet, __u32 rule,
-				    const struct exitmark_policy *policy,
-				    struct exitmark_links *links, struct exitmark_counts *counts)
+/* Carries a rule out: counts, marks, clears, steers. What became of the frame. */
+static __always_inline __u32 conclude(const struct frame *frame, struct packet *packet, __u32 rule,
+				      const struct exitmark_policy *policy,
+				      struct exitmark_links *links,
+				      struct exitmark_counts *counts)
 {
 	__u64 egress = ROLE_UPLINK;
 	__u8 action;
@@ -139,7 +153,7 @@ static __always_inline int conclude(const struct frame *frame, struct packet *pa
 	/* Never so, but for the verifier to see. */
 	barrier_var(rule);
 	if (rule >= RULES)
-		return XDP_ABORTED;
+		return OUTCOME_NO_EGRESS;
 	action = policy->actions[rule];
 	counts->received[ROLE_HOST]++;
 	counts->rules[rule]++;
@@ -168,7 +182,7 @@ static __always_inline int conclude(const struct frame *frame, struct packet *pa
 			egress = links->incoming_port;
 		} else if (links->drops_unsteered) {
 			counts->steer_unavailable++;
-			return XDP_DROP;
+			return OUTCOME_STEER_UNAVAILABLE;
 		} else {
 			counts->unsteered++;
 		}
@@ -202,6 +216,29 @@ static __always_inline bool is_routed_to_host(const struct frame *frame,
 	return false;
 }
 
+/* The way to the host for a frame that is decided here. What became of it. */
+static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_role role, bool routed,
+				     struct exitmark_links *links, struct exitmark_counts *counts)
+{
+	counts->received[role]++;
+	counts->inbound_bytes[role] += frame->bytes;
+	if (!links->decides[role]) {
+		counts->no_egress++;
+		return OUTCOME_NO_EGRESS;
+	}
+	if (routed) {
+		/* Once: another CPU may be learning it. */
+		__u64 host = READ_ONCE(links->host_mac);
+
+		if (!host) {
+			counts->host_mac_unknown++;
+			return OUTCOME_HOST_MAC_UNKNOWN;
+		}
+		set_destination_mac(frame, host);
+	}
+	return to_port(ROLE_HOST, counts);
+}
+
 /*
  * The way to the host. `routed` frames were sent to the box and get the host's MAC address;
  * others cross as they are.
@@ -211,6 +248,8 @@ static __always_inline int inbound(struct xdp_md *ctx, const struct frame *frame
 				   struct exitmark_links *links, struct exitmark_counts *counts)
 {
 	bool meant = links->hand_over[role] == HAND_OVER_ALL || !links->decides[role];
+	__u64 arrived;
+	__u32 outcome;
 
 	if (meant || frame->bytes > links->longest_redirect) {
 		struct packet packet;
@@ -221,23 +260,11 @@ static __always_inline int inbound(struct xdp_md *ctx, const struct frame *frame
 				return XDP_REDIRECT;
 		counts->spilled[role]++;
 	}
-	counts->received[role]++;
-	counts->inbound_bytes[role] += frame->bytes;
-	if (!links->decides[role]) {
-		counts->no_egress++;
-		return XDP_DROP;
-	}
-	if (routed) {
-		/* Once: another CPU may be learning it. */
-		__u64 host = READ_ONCE(links->host_mac);
-
-		if (!host) {
-			counts->host_mac_unknown++;
-			return XDP_DROP;
-		}
-		set_destination_mac(frame, host);
-	}
-	return to_port(ROLE_HOST, counts);
+	arrived = begin_sample(ctx, links, counts->received[role] + 1);
+	outcome = deliver(frame, role, routed, links, counts);
+	if (arrived)
+		end_sample(ctx, arrived, role, outcome, RULES, generation());
+	return action_of(outcome);
 }
 
 static __always_inline bool find_state(struct exitmark_links **found_links,
@@ -261,7 +288,8 @@ int exitmark_host(struct xdp_md *ctx)
 	struct packet packet;
 	struct frame frame;
 	bool meant, odd;
-	__u64 share = 0;
+	__u64 share = 0, arrived;
+	__u32 outcome;
 	int shape;
 
 	if (!find_state(&links, &counts))
@@ -272,6 +300,7 @@ int exitmark_host(struct xdp_md *ctx)
 		if (!share && hand_over(ctx, ROLE_HOST, links, counts) == XDP_REDIRECT)
 			return XDP_REDIRECT;
 	}
+	arrived = begin_sample(ctx, links, counts->received[ROLE_HOST] + 1);
 	/* Whoever hands a frame over needs to know nothing about it. */
 	image = current_image();
 	if (!image)
@@ -295,13 +324,17 @@ int exitmark_host(struct xdp_md *ctx)
 		counts->rules[RULE_NO_USER_SPACE]++;
 		counts->bytes[RULE_NO_USER_SPACE] += frame.bytes;
 		counts->no_egress++;
+		end_sample(ctx, arrived, ROLE_HOST, OUTCOME_NO_EGRESS, RULE_NO_USER_SPACE,
+			   policy->generation);
 		return XDP_DROP;
 	}
 	if (shape == SHAPE_ODD)
 		verdict.rule = RULE_NO_USER_SPACE;
 	if (verdict.disagreement)
 		counts->disagreed++;
-	return conclude(&frame, &packet, verdict.rule, policy, links, counts);
+	outcome = conclude(&frame, &packet, verdict.rule, policy, links, counts);
+	end_sample(ctx, arrived, ROLE_HOST, outcome, verdict.rule, policy->generation);
+	return action_of(outcome);
 }
 
 SEC("xdp.frags")
@@ -325,12 +358,15 @@ int exitmark_incoming(struct xdp_md *ctx)
 	struct frame frame = frame_of(ctx);
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
+	__u64 arrived;
 
 	if (!find_state(&links, &counts))
 		return XDP_PASS;
 	if (is_routed_to_host(&frame, links))
 		return inbound(ctx, &frame, ROLE_INCOMING, true, links, counts);
-	counts->stack[ROLE_INCOMING]++;
+	arrived = begin_sample(ctx, links, ++counts->stack[ROLE_INCOMING]);
+	if (arrived)
+		end_sample(ctx, arrived, ROLE_INCOMING, OUTCOME_STACK, RULES, generation());
 	return XDP_PASS;
 }
 

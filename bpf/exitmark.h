@@ -11,7 +11,7 @@
 #define EXITMARK_H
 
 /* Changes with every change of what a pinned map means. */
-#define LAYOUT_VERSION 3
+#define LAYOUT_VERSION 4
 
 /* What a NIC is to the box; Role in user space. */
 enum exitmark_role {
@@ -159,7 +159,7 @@ struct exitmark_links {
 	__u64 netns; /* the box's network namespace: NICs have numbers of their own in each */
 	__u64 nics[ROLES]; /* the number of each role's; 0: none */
 	__u64 drops_unsteered; /* relay frames that cannot be steered are dropped, not sent by uplink */
-	__u64 sample; /* one decision in so many is told to user space, a power of two; 0: none */
+	__u64 sample; /* what part of the decisions is told to user space, of 1 << 64; 0: none */
 	__u64 unused[3];
 };
 
@@ -201,6 +201,34 @@ struct exitmark_counts {
 	__u64 stack[ROLES]; /* left to the box's own network stack */
 	__u64 handed[ROLES]; /* given to user space */
 	__u64 spilled[ROLES]; /* meant for user space, and decided here */
+	__u64 samples_lost; /* nobody read them, or not fast enough */
+};
+
+/* What became of a frame: the role of the port by which it left, or one of these. */
+enum exitmark_outcome {
+	OUTCOME_STACK = ROLES,
+	OUTCOME_HOST_MAC_UNKNOWN,
+	OUTCOME_NO_EGRESS,
+	OUTCOME_STEER_UNAVAILABLE,
+	OUTCOMES,
+};
+
+/* Enough for four tags, IPv6 with a few extension headers, and TCP with all its options. */
+#define SAMPLE_BYTES 192
+
+/* A decision of this program's, as it is told to user space. */
+struct exitmark_sample {
+	__u64 arrived; /* CLOCK_MONOTONIC, ns */
+	__u64 residence; /* from then to the decision, ns */
+	__u64 generation; /* of the policy by which it was judged */
+	__u32 bytes; /* all of the frame */
+	__u8 ingress;
+	__u8 outcome; /* enum exitmark_outcome, or a role */
+	__u8 rule; /* RULES: none, because it did not come from the host */
+	__u8 unused;
+	/* How the frame began when it came, and when it left: as much as there is of it. */
+	__u8 before[SAMPLE_BYTES];
+	__u8 after[SAMPLE_BYTES];
 };
 
 #endif

@@ -71,6 +71,24 @@ static __always_inline bool is_alive(struct post *post, const struct exitmark_li
 	return (__s64)(now - sign) < (__s64)links->patience;
 }
 
+/*
+ * Notes when a frame was handed over, for the worker to say how long it took. One frame at a
+ * time: the next one after the worker is done with this one.
+ */
+static __always_inline void stamp(const struct post *post, enum exitmark_role role,
+				  const struct exitmark_links *links, __u64 before)
+{
+	struct exitmark_handed *handed = post->handed;
+
+	if (!is_sampled(links, before + 1))
+		return;
+	if (handed->stamped_at &&
+	    (__s64)(READ_ONCE(post->guard->processed[role]) - handed->stamped) <= 0)
+		return;
+	handed->stamped = before;
+	handed->stamped_at = bpf_ktime_get_ns();
+}
+
 /* Gives the frame to user space: XDP_REDIRECT, or something else if that cannot be. */
 static __noinline int hand_over(struct xdp_md *ctx, enum exitmark_role role,
 				const struct exitmark_links *links, struct exitmark_counts *counts)
@@ -88,7 +106,7 @@ static __noinline int hand_over(struct xdp_md *ctx, enum exitmark_role role,
 	if (links->decides[role] && !is_alive(&post, links, waiting))
 		return XDP_DROP;
 	/* In generic mode two CPUs can be at one queue. */
-	__sync_fetch_and_add(&post.handed->sent, 1);
+	stamp(&post, role, links, __sync_fetch_and_add(&post.handed->sent, 1));
 	counts->handed[role]++;
 	return XDP_REDIRECT;
 }

@@ -12,6 +12,7 @@
 //! - [`daemon`] wires all of that together, and [`cli`] is how it is asked to.
 //! - [`observe`] shows what the running box tells of itself, and [`control`] is the socket by which
 //!   it is asked.
+//! - [`witness`] holds some of the frames that left against the policy, and captures them.
 //! - [`doctor`] says what on the machine is not as the box needs it, and what mends it.
 //! - [`explain`] runs the data path over captured frames, and [`demo`] runs the whole of it in a
 //!   [`lab`] of network namespaces and proves on the wire what it did.
@@ -30,3 +31,4 @@ pub mod packet;
 pub mod policy;
 pub mod relays;
 pub mod settings;
+pub mod witness;

@@ -7,7 +7,7 @@
 )]
 
 use exitmark::datapath::memory::HeapMemory;
-use exitmark::datapath::{Forwarder, Outbox, Role};
+use exitmark::datapath::{Forwarder, Outbox, Role, Samples};
 use exitmark::lab::cases::tables;
 use exitmark::settings::Settings;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Which rooms each room may import. Imports run one way: whoever stands here may only name what
 /// stands above.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("packet", &[]),
     ("policy", &["packet"]),
     ("relays", &["policy"]),
@@ -27,10 +27,12 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("datapath", &["packet", "policy"]),
     ("observe", &[]),
     ("control", &["observe"]),
+    ("witness", &["datapath", "observe", "packet", "policy"]),
     (
         "daemon",
         &[
             "control", "datapath", "nic", "observe", "packet", "policy", "relays", "settings",
+            "witness",
         ],
     ),
     (
@@ -284,10 +286,12 @@ fn the_example_configuration_is_valid_and_has_every_key() {
 fn the_packet_path_allocates_nothing() {
     for table in tables() {
         let settings = table.settings().unwrap();
-        let mut forwarder = Forwarder::new(
-            Arc::new(table.snapshot(&settings)),
-            Arc::new(table.links(&settings)),
-        );
+        // Every decision is told of: that must not allocate either.
+        let links = Arc::new(table.links(&settings));
+        links.sample(1);
+        let samples = Arc::<Samples>::default();
+        let mut forwarder = Forwarder::new(Arc::new(table.snapshot(&settings)), links)
+            .witnessed(Arc::clone(&samples));
         let (mut memory, mut pool) = HeapMemory::new(64, 2048);
         let mut arrived = Vec::with_capacity(64);
         let mut outbox = Outbox::default();
@@ -309,6 +313,7 @@ fn the_packet_path_allocates_nothing() {
             );
         });
         assert!(frames > 0 && arrived.is_empty());
+        assert_eq!(samples.waiting(), frames, "{}", table.name);
         assert_eq!(
             allocations.count_total, 0,
             "{}: {frames} frames",

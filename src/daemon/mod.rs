@@ -15,6 +15,7 @@ mod report;
 mod requests;
 mod service;
 mod steering;
+mod witness;
 mod workers;
 
 use crate::control::{ControlError, ControlSettings, Listeners, Server};
@@ -38,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use steering::Steering;
+use witness::Watch;
 use workers::Workers;
 
 pub use confine::forbid_system_calls;
@@ -160,6 +162,7 @@ struct Daemon {
     steering: Steering,
     links: Arc<Links>,
     service: Service,
+    watch: Watch,
     /// Answers whoever asks; dropped before all else ends.
     control: Option<Server>,
 }
@@ -278,6 +281,7 @@ impl Daemon {
             steering: parts.steering,
             links: parts.links,
             service,
+            watch: parts.watch,
             control: None,
         };
         match daemon.settle(keeper, listeners, events) {
@@ -411,6 +415,7 @@ impl Daemon {
         let generation = self.snapshot.generation + 1;
         let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints);
         let snapshot = Arc::new(snapshot);
+        self.watch.follow(&snapshot);
         if let Err(error) = self.kernel.publish(&snapshot) {
             self.unpublished = Some(Update {
                 endpoints: snapshot.relays.clone(),
@@ -453,6 +458,9 @@ impl Daemon {
         for (name, number) in self.prompter.numbers() {
             line += &format!(" {name}={number}");
         }
+        for (name, number) in self.watch.numbers() {
+            line += &format!(" {name}={number}");
+        }
         if sums.unaccounted > 0 {
             tracing::error!(
                 unaccounted = sums.unaccounted,
@@ -470,6 +478,7 @@ impl Daemon {
         self.steering.end();
         let dismissed = self.workers.dismiss(&self.kernel);
         let reports = self.workers.end();
+        self.watch.end();
         self.print_counters();
         if self.settings.pin.on_stop == OnStop::Detach {
             detach::take_off(self.pins)?;

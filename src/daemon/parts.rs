@@ -3,6 +3,7 @@
 
 use super::nics::Nics;
 use super::steering::Steering;
+use super::witness::Watch;
 use super::workers::{Sockets, Workers};
 use super::{DaemonError, Event, detach};
 use crate::datapath::{
@@ -27,6 +28,7 @@ pub(super) struct Parts {
     pub(super) workers: Workers,
     pub(super) steering: Steering,
     pub(super) links: Arc<Links>,
+    pub(super) watch: Watch,
     attachments: Vec<Attachment>,
 }
 
@@ -82,9 +84,13 @@ impl Parts {
         links.hand_over(all, spill);
         links.name_nics(netns, nics.numbers());
         let links = Arc::new(links);
-        let steering = Steering::start(settings, nics, &links, events)?;
         let guards = kernel.guards()?;
+        let samples = kernel.samples()?;
         let workers = Workers::start(settings, sockets, snapshot, &links, guards, events)?;
+        let told = workers.samples();
+        let one_in = settings.datapath.sample;
+        let watch = Watch::start(Arc::clone(&links), snapshot, samples, told, one_in)?;
+        let steering = Steering::start(settings, nics, &links, &watch, events)?;
         let ports = nics.present().map(|(role, nic)| StandingPort {
             role,
             nic: nic.clone(),
@@ -111,6 +117,7 @@ impl Parts {
             workers,
             steering,
             links: Arc::clone(&links),
+            watch,
             attachments: Vec::new(),
         };
         let port = incoming.map(|link| link.port);

@@ -22,6 +22,7 @@ impl Daemon {
         tally.add(&kernel.tally);
         let (since, started) = self.started;
         let settings = &self.settings;
+        let told = self.watch.report();
         let mut report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: since
@@ -67,6 +68,8 @@ impl Daemon {
             relay_set: self.prompter.report(),
             workers: self.workers.balances(),
             unaccounted_frames: sums.unaccounted,
+            residence: told.residences,
+            audit: told.audit,
             reloads: self.reloads.0,
             reloads_refused: self.reloads.1,
             ..Report::default()

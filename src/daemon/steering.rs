@@ -1,10 +1,12 @@
 //! The way out for relay traffic: followed, and told to both engines the moment it changes.
 
 use super::nics::Nics;
+use super::witness::Watch;
 use super::{DaemonError, Event, confine};
 use crate::datapath::{Links, Role};
 use crate::nic::{Way, WayWatch};
 use crate::observe::{SteeringReport, SteeringState};
+use crate::packet::MacAddr;
 use crate::settings::{Incoming, Settings};
 use crossbeam::channel::Sender;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ pub(super) struct Steering {
     links: Arc<Links>,
     out: Option<Out>,
     events: Sender<Event>,
+    witness: Arc<dyn Fn(Option<MacAddr>) + Send + Sync>,
     changes: u64,
 }
 
@@ -35,12 +38,14 @@ impl Steering {
         settings: &Settings,
         nics: &Nics,
         links: &Arc<Links>,
+        witness: &Watch,
         events: &Sender<Event>,
     ) -> Result<Self, DaemonError> {
         let mut steering = Self {
             links: Arc::clone(links),
             out: None,
             events: events.clone(),
+            witness: Arc::new(witness.of_next_hops()),
             changes: 0,
         };
         let nic = nics
@@ -58,16 +63,17 @@ impl Steering {
         // The one before ends first: two must not write to the same place.
         self.out = None;
         let (links, events) = (Arc::clone(&self.links), self.events.clone());
+        let witness = Arc::clone(&self.witness);
         let mut is_confined = false;
         let watch = WayWatch::start(nic, incoming.next_hop, move |way| {
             if !std::mem::replace(&mut is_confined, true) {
                 confine::keep_or_say(confine::OF_WAY);
             }
+            witness(usable(way));
             links.steer_to(usable(way));
             let _ = events.send(Event::Way(way));
         })?;
         let said = watch.first(PATIENCE);
-        self.links.steer_to(usable(said));
         self.out = Some(Out {
             incoming: incoming.clone(),
             nic,
@@ -144,6 +150,8 @@ impl Steering {
     /// Follows nothing any more; frames are steered on as they were.
     pub(super) fn end(&mut self) {
         self.out = None;
+        // The witness works for as long as there is somebody to tell it something.
+        self.witness = Arc::new(|_| ());
     }
 
     pub(super) fn report(&self) -> SteeringReport {
@@ -170,6 +178,6 @@ impl Steering {
 }
 
 /// Where steered frames go.
-fn usable(way: Way) -> Option<crate::packet::MacAddr> {
+fn usable(way: Way) -> Option<MacAddr> {
     way.next_hop.filter(|_| way.has_carrier)
 }

@@ -5,8 +5,8 @@ use super::{DaemonError, Event, confine};
 use crate::datapath::ONE_BUFFER_MTU;
 use crate::datapath::{
     BalanceGauge, Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, PerRole,
-    QueueGauge, Role, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError, XskMemory,
-    XskPort, XskSettings, now,
+    QueueGauge, Role, Samples, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError,
+    XskMemory, XskPort, XskSettings, clock,
 };
 use crate::observe::WorkerReport as BalanceReport;
 use crate::policy::Snapshot;
@@ -109,6 +109,7 @@ struct Running {
     counters: Arc<Counters>,
     sockets: Vec<Served>,
     gauge: Arc<BalanceGauge>,
+    samples: Arc<Samples>,
 }
 
 /// One socket of a worker, as the daemon sees it.
@@ -159,12 +160,14 @@ impl Workers {
                     served.push(serve(role, queue, port)?);
                 }
             }
-            let forwarder = Forwarder::new(Arc::clone(snapshot), Arc::clone(links));
+            let samples = Arc::<Samples>::default();
+            let forwarder = Forwarder::new(Arc::clone(snapshot), Arc::clone(links))
+                .witnessed(Arc::clone(&samples));
             let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
                 .guarded(Guard::new(Arc::clone(&guards), queue));
             let stop = Arc::clone(&workers.stop);
             let number = workers.running.len();
-            let running = start_worker(number, worker, served, stop, events.clone())?;
+            let running = start_worker(number, worker, served, samples, stop, events.clone())?;
             workers.running.push(running);
         }
         tracing::info!(
@@ -177,6 +180,12 @@ impl Workers {
 
     pub(super) const fn count(&self) -> usize {
         self.running.len()
+    }
+
+    /// What each of them tells.
+    pub(super) fn samples(&self) -> Vec<Arc<Samples>> {
+        let each = self.running.iter().map(|worker| &worker.samples);
+        each.cloned().collect()
     }
 
     /// Lets the XDP program hand frames over.
@@ -246,7 +255,7 @@ impl Workers {
     pub(super) fn are_alive(&self) -> bool {
         (0..self.running.len()).all(|queue| {
             let queue = u32::try_from(queue).unwrap_or(u32::MAX);
-            Guard::age(&self.guards, queue, now()) < SIGN_OF_LIFE
+            Guard::age(&self.guards, queue, clock()) < SIGN_OF_LIFE
         })
     }
 
@@ -287,6 +296,7 @@ fn start_worker(
     number: usize,
     worker: Worker<XskPort>,
     sockets: Vec<Served>,
+    samples: Arc<Samples>,
     stop: Arc<AtomicBool>,
     events: Sender<Event>,
 ) -> Result<Running, DaemonError> {
@@ -323,6 +333,7 @@ fn start_worker(
         counters,
         sockets,
         gauge,
+        samples,
     })
 }
 

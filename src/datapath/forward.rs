@@ -2,7 +2,9 @@
 //!
 //! No ring, no system call, no allocation. This is the code that `explain` runs too.
 
-use super::{DropReason, Frame, Links, Memory, PerRole, Role, Tally};
+use super::{
+    DecidedBy, DropReason, Excerpt, Frame, Links, Memory, PerRole, Role, Sample, Samples, Tally,
+};
 use crate::packet::{self, Dscp, MacAddr};
 use crate::policy::{Egress, FragmentTable, Rule, Snapshot, Verdict, judge};
 use std::sync::Arc;
@@ -40,6 +42,10 @@ pub struct Forwarder {
     tally: Tally,
     /// Whether this batch has shown the host's MAC address.
     host_seen: bool,
+    /// Who is told of some of the decisions.
+    samples: Option<Arc<Samples>>,
+    /// How many there were, to choose by.
+    decisions: u64,
 }
 
 impl Forwarder {
@@ -51,7 +57,21 @@ impl Forwarder {
             fragments: FragmentTable::default(),
             tally: Tally::default(),
             host_seen: false,
+            samples: None,
+            decisions: 0,
         }
+    }
+
+    /// With somebody who is told of as many decisions as the links say.
+    #[must_use]
+    pub fn witnessed(mut self, samples: Arc<Samples>) -> Self {
+        self.samples = Some(samples);
+        self
+    }
+
+    /// Who is told of decisions, if anybody.
+    pub fn samples(&self) -> Option<&Samples> {
+        self.samples.as_deref()
     }
 
     /// Follows another snapshot from the next frame on; the old one is handed back, so that it
@@ -88,6 +108,7 @@ impl Forwarder {
             .map_or(0, |last| last + 1);
         let reads_headers = ingress != Role::Uplink;
         self.host_seen = false;
+        let sampled = self.links.sampled();
         if reads_headers {
             for frame in arrived.iter().take(PREFETCH_AHEAD) {
                 memory.prefetch(frame);
@@ -107,7 +128,13 @@ impl Forwarder {
                 (1, first.length())
             };
             bytes += frame_bytes;
-            let (outcome, _) = self.decide(ingress, memory.bytes(first), frame_bytes, now);
+            let frame = memory.bytes(first);
+            self.decisions = self.decisions.wrapping_add(1);
+            let outcome = if sampled.has(self.decisions) {
+                self.decide_and_tell(ingress, frame, frame_bytes, now)
+            } else {
+                self.decide(ingress, frame, frame_bytes, now).0
+            };
             let queue = match outcome {
                 Outcome::Forward(role) => &mut outbox.leaving[role],
                 Outcome::Stack => {
@@ -161,6 +188,34 @@ impl Forwarder {
             Role::Uplink => (self.inbound_by_uplink(frame), None),
             Role::Incoming => (self.inbound_by_incoming(frame), None),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn decide_and_tell(
+        &mut self,
+        ingress: Role,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        now: Duration,
+    ) -> Outcome {
+        let before = Excerpt::of(frame);
+        let (outcome, verdict) = self.decide(ingress, frame, frame_bytes, now);
+        if let Some(samples) = &self.samples {
+            samples.tell(Sample {
+                by: DecidedBy::Worker,
+                arrived: now,
+                residence: None,
+                ingress,
+                outcome,
+                rule: verdict.map(|verdict| verdict.rule),
+                generation: self.snapshot.generation,
+                frame_bytes,
+                before,
+                after: Excerpt::of(frame),
+            });
+        }
+        outcome
     }
 
     #[inline]

@@ -13,6 +13,9 @@ const HEARTBEAT: usize = 0;
 const PROCESSED: usize = 1;
 const HANDED: usize = 8;
 const HANDED_NUMBERS: usize = 8;
+// Of each `struct exitmark_handed`.
+const STAMPED: usize = 5;
+const STAMPED_AT: usize = 6;
 /// The numbers of one queue's guard.
 pub const GUARD_NUMBERS: usize = HANDED + Role::ALL.len() * HANDED_NUMBERS;
 
@@ -27,15 +30,18 @@ pub struct Guard {
     first: usize,
     /// Since when nothing has moved, and what had been handed over by then.
     still: PerRole<Option<(Duration, u64)>>,
+    /// When the last frame that was measured, or given up, had been handed over.
+    measured: PerRole<u64>,
 }
 
 impl Guard {
     /// The guard of this queue, in cells of [`GUARD_NUMBERS`] a queue.
     pub fn new(cells: Arc<Cells>, queue: u32) -> Self {
-        let guard = Self {
+        let mut guard = Self {
             cells,
             first: queue as usize * GUARD_NUMBERS,
             still: PerRole::default(),
+            measured: PerRole::default(),
         };
         // What an earlier worker never finished is nobody's any more.
         for role in Role::ALL {
@@ -58,12 +64,17 @@ impl Guard {
         self.cells[self.first + number].store(value, Ordering::Release);
     }
 
-    /// Frames that the program handed over so far.
-    fn sent(&self, role: Role) -> u64 {
-        self.load(HANDED + role.index() * HANDED_NUMBERS)
+    fn handed(&self, role: Role, number: usize) -> u64 {
+        self.load(HANDED + role.index() * HANDED_NUMBERS + number)
     }
 
-    fn give_up(&self, role: Role, sent: u64) {
+    /// Frames that the program handed over so far.
+    fn sent(&self, role: Role) -> u64 {
+        self.handed(role, 0)
+    }
+
+    fn give_up(&mut self, role: Role, sent: u64) {
+        self.measured[role] = self.handed(role, STAMPED_AT);
         self.store(PROCESSED + role.index(), sent);
     }
 
@@ -73,12 +84,25 @@ impl Guard {
         self.store(HEARTBEAT, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Says that so many more frames of this port are done with.
+    /// Says that so many more frames of this port are done with. If the program has noted when it
+    /// handed one of them over: that time, by its clock.
     #[inline]
-    pub fn done(&mut self, role: Role, packets: u64) {
+    pub fn done(&mut self, role: Role, packets: u64) -> Option<Duration> {
         let number = PROCESSED + role.index();
-        self.store(number, self.load(number) + packets);
+        let processed = self.load(number) + packets;
+        // Before the program is told, which would then note another.
+        let handed_at = self.handed(role, STAMPED_AT);
+        let is_measured = handed_at != self.measured[role]
+            && processed
+                .wrapping_sub(self.handed(role, STAMPED))
+                .cast_signed()
+                > 0;
+        if is_measured {
+            self.measured[role] = handed_at;
+        }
+        self.store(number, processed);
         self.still[role] = None;
+        is_measured.then(|| Duration::from_nanos(handed_at))
     }
 
     /// Whether frames are under way to the worker.
@@ -161,6 +185,30 @@ mod tests {
         assert!(guard.is_waiting());
         guard.idle(Role::Host, ms(140));
         assert!(!guard.is_waiting());
+    }
+
+    #[test]
+    fn says_once_when_a_frame_that_is_done_was_handed_over() {
+        let (cells, mut guard) = guard();
+        let host = GUARD_NUMBERS + HANDED;
+        let stamp = |before: u64, at: u64| {
+            cells[host + STAMPED].store(before, Ordering::Relaxed);
+            cells[host + STAMPED_AT].store(at, Ordering::Relaxed);
+        };
+        hand_over(&cells, Role::Host, 5);
+        stamp(3, 700);
+        assert_eq!(guard.done(Role::Host, 3), None);
+        assert_eq!(guard.done(Role::Incoming, 9), None);
+        assert_eq!(guard.done(Role::Host, 1), Some(Duration::from_nanos(700)));
+        assert_eq!(guard.done(Role::Host, 1), None);
+        // What is given up is not measured.
+        hand_over(&cells, Role::Host, 1);
+        stamp(5, 800);
+        guard.idle(Role::Host, Duration::from_millis(100));
+        guard.idle(Role::Host, Duration::from_millis(200));
+        assert!(!guard.is_waiting());
+        hand_over(&cells, Role::Host, 1);
+        assert_eq!(guard.done(Role::Host, 1), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the box knows of its neighbours on the link layer, shared by all workers and the XDP
 //! program.
 
+use super::sample::Part;
 use super::{Cells, PerRole, Role};
 use crate::packet::MacAddr;
 use std::sync::atomic::Ordering;
@@ -159,15 +160,19 @@ impl Links {
         self.get(DROPS_UNSTEERED) != 0
     }
 
-    /// Tells of one decision in so many, a power of two; 0 is none.
+    /// Tells of one decision in so many; 0 is none.
     pub fn sample(&self, one_in: u32) {
-        self.set(SAMPLE, u64::from(one_in));
+        self.set(SAMPLE, Part::one_in(one_in).0);
     }
 
     /// One decision in how many is told of.
-    #[inline]
     pub fn one_in(&self) -> u64 {
-        self.get(SAMPLE)
+        self.sampled().is_one_in()
+    }
+
+    #[inline]
+    pub(super) fn sampled(&self) -> Part {
+        Part(self.get(SAMPLE))
     }
 
     /// The host's MAC address, if it is known.
@@ -194,8 +199,9 @@ impl Links {
         }
     }
 
+    /// The way out for relay traffic, if there is one.
     #[inline]
-    pub(super) const fn incoming(&self) -> Option<&IncomingLink> {
+    pub const fn incoming(&self) -> Option<&IncomingLink> {
         self.incoming.as_ref()
     }
 

@@ -13,6 +13,7 @@ mod guard;
 mod kernel;
 mod links;
 pub mod memory;
+mod sample;
 mod worker;
 mod xsk;
 
@@ -25,11 +26,12 @@ pub use frame::{Frame, FramePool, Memory};
 
 pub use guard::{GUARD_NUMBERS, Guard};
 pub use kernel::{
-    AttachMode, Attachment, Kernel, KernelCounts, KernelError, MAX_QUEUES, PinError, Pins, Ran,
-    Undo, XdpAbilities, XdpState, kernel_version, xdp_state,
+    AttachMode, Attachment, Kernel, KernelCounts, KernelError, KernelSamples, MAX_QUEUES, PinError,
+    Pins, Ran, Undo, XdpAbilities, XdpState, kernel_version, xdp_state,
 };
 pub use links::{IncomingLink, Links, Spill};
-pub use worker::{Balance, BalanceGauge, Control, Worker, WorkerLimits, WorkerReport, now};
+pub use sample::{DecidedBy, Excerpt, SAMPLE_BYTES, Sample, Samples};
+pub use worker::{Balance, BalanceGauge, Control, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{Bound, QueueGauge, Troubles, Umem, XskError, XskMemory, XskPort, XskSettings};
 
 /// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.

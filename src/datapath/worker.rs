@@ -259,7 +259,11 @@ impl<P: Port> Worker<P> {
         };
         for (role, &packets) in done.iter() {
             if packets > 0 {
-                guard.done(role, packets);
+                if let Some(handed_at) = guard.done(role, packets)
+                    && let Some(samples) = self.forwarder.samples()
+                {
+                    samples.resided(clock().saturating_sub(handed_at));
+                }
             } else {
                 guard.idle(role, now);
             }
@@ -331,7 +335,7 @@ impl<P: Port> Worker<P> {
 }
 
 /// The time since boot on the clock that the XDP program reads too.
-pub fn now() -> Duration {
+pub fn clock() -> Duration {
     // Linux always has this clock.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
@@ -353,7 +357,7 @@ impl<P: Port + AsFd> Worker<P> {
                 let old = self.forwarder.follow(snapshot);
                 let _ = control.retired.send(old);
             }
-            let was_active = self.turn(now());
+            let was_active = self.turn(clock());
             turns += 1;
             if !was_active || turns.is_multiple_of(CHECK_EVERY) {
                 control.gauge.publish(&self.balance());
@@ -383,7 +387,7 @@ impl<P: Port + AsFd> Worker<P> {
         let deadline = Instant::now() + DRAIN_LIMIT;
         let mut quiet = 0;
         while quiet < DRAIN_QUIET_TURNS && Instant::now() < deadline {
-            let active = self.turn(now());
+            let active = self.turn(clock());
             if active || self.balance().sending > 0 {
                 quiet = 0;
             } else {

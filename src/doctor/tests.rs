@@ -95,7 +95,8 @@ fn nothing_is_amiss_on_a_sound_machine() {
 #[test]
 fn each_thing_amiss_is_found_alone_with_its_command() {
     use Severity::{Fault, Warning};
-    let table: Vec<(fn(&mut Facts), Amiss)> = vec![
+    type Spoil = fn(&mut Facts);
+    let table: Vec<(Spoil, Amiss)> = vec![
         (|f| f.kernel = (5, 10), (Fault, "kernel", "5.10", None)),
         (|f| f.kernel = (6, 1), (Warning, "kernel", "6.1", None)),
         (|f| f.kernel = (6, 5), (Warning, "kernel", "6.5", None)),

@@ -124,6 +124,11 @@ impl Actions {
         }
     }
 
+    /// What they were worked out from.
+    pub const fn intent(&self) -> Intent {
+        self.intent
+    }
+
     /// What the exit frames are marked with.
     #[inline]
     pub const fn mark(&self) -> Dscp {

@@ -13,4 +13,5 @@ mod inbound;
 mod million;
 mod plants;
 mod rig;
+mod sampled;
 mod table;

@@ -30,3 +30,4 @@ mod rig;
 mod stacks;
 mod steering;
 mod takeover;
+mod witness;

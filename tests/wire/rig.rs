@@ -319,7 +319,7 @@ pub(crate) fn moved(last: &LastWords) -> Moved {
         .iter()
         .filter(|&(name, &number)| number != 0 && !by_engine(name))
         // Of no frame.
-        .filter(|(name, _)| !name.starts_with("relay_set"));
+        .filter(|(name, _)| !name.starts_with("relay_set") && !name.starts_with("audit_"));
     nonzero.map(|(name, &n)| (name.clone(), n)).collect()
 }
 

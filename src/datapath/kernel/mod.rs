@@ -8,6 +8,7 @@
 
 mod attach;
 mod pins;
+mod samples;
 mod sys;
 
 use super::counters::SLOTS;
@@ -26,13 +27,14 @@ use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
 pub use attach::{AttachMode, Attachment, XdpAbilities, XdpState, kernel_version, xdp_state};
 pub use pins::{PinError, Pins, Undo};
+pub use samples::KernelSamples;
 pub(super) use sys::Mapped;
 
 /// How many queues of one NIC can be served. As in bpf/exitmark.h, like the other numbers here.
 pub const MAX_QUEUES: usize = 64;
 const ROLES: usize = Role::ALL.len();
-/// What the program counts: a tally, then three numbers a role that only it has.
-const COUNTS: usize = SLOTS + 3 * ROLES;
+/// What the program counts: a tally, then three numbers a role that only it has, then one.
+const COUNTS: usize = SLOTS + 3 * ROLES + 1;
 const COUNTERS: &str = "counters";
 const LINKS: &str = "links";
 const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
@@ -326,20 +328,7 @@ impl Kernel {
     /// # Errors
     /// The map cannot be read.
     pub fn counts(&self) -> Result<KernelCounts, KernelError> {
-        let per_cpu = self
-            .skeleton
-            .maps
-            .counters
-            .lookup_percpu(&ONLY, MapFlags::ANY)
-            .map_err(map_error("counters"))?;
-        let mut sums = [0_u64; COUNTS];
-        for cpu in per_cpu.iter().flatten() {
-            for (sum, number) in sums.iter_mut().zip(cpu.chunks_exact(8)) {
-                // One CPU may have taken back what another one counted.
-                let number = number.first_chunk().copied().map_or(0, u64::from_ne_bytes);
-                *sum = sum.wrapping_add(number);
-            }
-        }
+        let sums = sums(&self.skeleton.maps.counters)?;
         let mut slots = [0; SLOTS];
         slots.copy_from_slice(&sums[..SLOTS]);
         let rest = |first: usize| PerRole::from_fn(|role| sums[SLOTS + first + role.index()]);
@@ -348,8 +337,25 @@ impl Kernel {
             to_stack: rest(0),
             handed: rest(ROLES),
             spilled: rest(2 * ROLES),
+            samples_lost: sums[COUNTS - 1],
         })
     }
+}
+
+/// The program's counters, of all CPUs.
+fn sums(counters: &impl MapCore) -> Result<[u64; COUNTS], KernelError> {
+    let per_cpu = counters
+        .lookup_percpu(&ONLY, MapFlags::ANY)
+        .map_err(map_error(COUNTERS))?;
+    let mut sums = [0_u64; COUNTS];
+    for cpu in per_cpu.iter().flatten() {
+        for (sum, number) in sums.iter_mut().zip(cpu.chunks_exact(8)) {
+            // One CPU may have taken back what another one counted.
+            let number = number.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+            *sum = sum.wrapping_add(number);
+        }
+    }
+    Ok(sums)
 }
 
 /// What the XDP program counted.
@@ -364,6 +370,8 @@ pub struct KernelCounts {
     /// Frames meant for user space that the program decided, because nobody was there or the
     /// worker was behind.
     pub spilled: PerRole<u64>,
+    /// Samples for which there was no room.
+    pub samples_lost: u64,
 }
 
 /// The version of the program's structures, from the program itself.
@@ -376,7 +384,8 @@ fn layout() -> Result<u32, KernelError> {
     let same = constants.policy_bytes as usize == POLICY_BYTES
         && constants.counts_bytes as usize == COUNTS * size_of::<u64>()
         && constants.links_bytes as usize == LINK_NUMBERS * size_of::<u64>()
-        && constants.guard_bytes as usize == GUARD_NUMBERS * size_of::<u64>();
+        && constants.guard_bytes as usize == GUARD_NUMBERS * size_of::<u64>()
+        && constants.sample_bytes as usize == samples::RECORD_BYTES;
     if same {
         Ok(constants.layout_version)
     } else {

@@ -20,7 +20,7 @@ fn because(error: impl std::fmt::Display) -> LabError {
 /// The Rust engine and the kernel's program.
 pub struct Engines {
     kernel: Kernel,
-    kernel_links: Links,
+    kernel_links: Arc<Links>,
     rust: Forwarder,
     rust_links: Arc<Links>,
     scenario: Rules,
@@ -117,6 +117,7 @@ impl Engines {
             kernel.set_port(role, Some(LOOPBACK)).map_err(because)?;
         }
         let kernel_links = Links::over(kernel.links().map_err(because)?, None, None);
+        let kernel_links = Arc::new(kernel_links);
         let rust_links = Arc::new(Links::new(None, None));
         let mut scenario = Scenario::some(&mut Random::new(0));
         scenario.relays.clear();
@@ -165,8 +166,9 @@ impl Engines {
         for cell in cells.iter() {
             cell.store(0, std::sync::atomic::Ordering::Relaxed);
         }
-        self.kernel_links = Links::over(cells, scenario.host_mac, scenario.incoming);
-        scenario.configure(&self.kernel_links);
+        let links = Links::over(cells, scenario.host_mac, scenario.incoming);
+        scenario.configure(&links);
+        self.kernel_links = Arc::new(links);
         self.rust_links = Arc::new(Links::new(scenario.host_mac, scenario.incoming));
         self.rust_links.drop_unsteered(scenario.drops_unsteered);
         self.rust = Forwarder::new(Arc::new(snapshot), Arc::clone(&self.rust_links));
@@ -181,6 +183,16 @@ impl Engines {
         self.expected = Expected::default();
         self.counted = self.kernel.counts().map_err(because)?;
         Ok(())
+    }
+
+    /// The kernel's program.
+    pub const fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// What its links are told.
+    pub const fn links(&self) -> &Arc<Links> {
+        &self.kernel_links
     }
 
     /// The host's MAC address as the Rust engine knows it.

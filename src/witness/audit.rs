@@ -1,0 +1,440 @@
+//! Holds frames that left against the policy: by the reference in `policy`, and, apart from it,
+//! by what must be true on the wire whatever made it so.
+
+use super::wire::Wire;
+use crate::datapath::{DropReason, Links, Outcome, Role, Sample};
+use crate::observe::{AuditReport, FrameAudit};
+use crate::packet::{self, Dscp, Headers, MacAddr, Malformed, ipv4_header_checksum_is_good};
+use crate::policy::{
+    AtUplink, Class, ClassifyBy, Egress, FragmentTable, Mode, Rule, Rules, Snapshot, Verdict, judge,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many snapshots are remembered: samples lag behind by a fraction of a second.
+const SNAPSHOTS: usize = 4;
+/// For how long what a neighbour's MAC address was counts as what it may have been.
+const MEMORY: Duration = Duration::from_secs(5);
+/// No more than so many of them.
+const NEIGHBOURS: usize = 16;
+/// How long there is silence about a kind of fault after one was logged.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Destination and source MAC address.
+const MACS: usize = 12;
+
+/// What can be wrong with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It was counted as another class.
+    Class,
+    /// Its DSCP.
+    Mark,
+    /// The port by which it left, or that it did not leave.
+    Egress,
+    /// A MAC address.
+    Mac,
+    /// Any other byte.
+    Bytes,
+}
+
+impl Fault {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Class,
+        Self::Mark,
+        Self::Egress,
+        Self::Mac,
+        Self::Bytes,
+    ];
+
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Class => "class",
+            Self::Mark => "mark",
+            Self::Egress => "egress",
+            Self::Mac => "mac",
+            Self::Bytes => "bytes",
+        }
+    }
+}
+
+/// The kinds of fault of one frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Faults([bool; Fault::ALL.len()]);
+
+impl Faults {
+    const fn found(&mut self, fault: Fault) {
+        self.0[fault as usize] = true;
+    }
+
+    const fn unless(&mut self, is_right: bool, fault: Fault) {
+        if !is_right {
+            self.found(fault);
+        }
+    }
+
+    fn iter(self) -> impl Iterator<Item = Fault> {
+        let has = move |fault: &Fault| self.0[*fault as usize];
+        Fault::ALL.into_iter().filter(has)
+    }
+}
+
+/// What a MAC address was lately, "unknown" included.
+#[derive(Debug, Default)]
+struct Lately(Vec<(Option<MacAddr>, Duration)>);
+
+impl Lately {
+    fn see(&mut self, mac: Option<MacAddr>, now: Duration) {
+        self.0
+            .retain(|(known, last)| *known != mac && now.saturating_sub(*last) < MEMORY);
+        if self.0.len() >= NEIGHBOURS {
+            self.0.remove(0);
+        }
+        self.0.push((mac, now));
+    }
+
+    fn was(&self, mac: Option<MacAddr>) -> bool {
+        self.0.iter().any(|(known, _)| *known == mac)
+    }
+}
+
+/// The way that a frame was to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Across the wire to this port, with its MAC addresses.
+    Across(Role),
+    /// By `incoming`, to the next hop.
+    Steered,
+    /// From a router to the host.
+    Delivered,
+    /// To the box's own stack.
+    Stack,
+}
+
+/// Judges samples, and counts what is wrong with them.
+pub struct Auditor {
+    links: Arc<Links>,
+    snapshots: VecDeque<Arc<Snapshot>>,
+    hosts: Lately,
+    next_hops: Lately,
+    /// The judge wants one; nothing that needs it is judged.
+    fragments: FragmentTable,
+    checked: u64,
+    skipped: u64,
+    faults: [u64; Fault::ALL.len()],
+    logged: [Option<Duration>; Fault::ALL.len()],
+}
+
+impl Auditor {
+    /// An auditor of a box with these links, which knows no policy yet.
+    pub fn new(links: Arc<Links>) -> Self {
+        let mut auditor = Self {
+            links,
+            snapshots: VecDeque::new(),
+            hosts: Lately::default(),
+            next_hops: Lately::default(),
+            fragments: FragmentTable::default(),
+            checked: 0,
+            skipped: 0,
+            faults: [0; Fault::ALL.len()],
+            logged: [None; Fault::ALL.len()],
+        };
+        auditor.look(Duration::ZERO);
+        auditor
+    }
+
+    /// Learns of a snapshot, before any frame is judged by it.
+    pub fn follow(&mut self, snapshot: Arc<Snapshot>) {
+        if self.snapshots.len() >= SNAPSHOTS {
+            self.snapshots.pop_front();
+        }
+        self.snapshots.push_back(snapshot);
+    }
+
+    /// Learns of a next hop, before any frame is sent there. One that comes and goes between two
+    /// looks would be missed otherwise.
+    pub fn expect_next_hop(&mut self, next_hop: Option<MacAddr>, now: Duration) {
+        self.next_hops.see(next_hop, now);
+    }
+
+    /// Takes note of the links as they are now.
+    pub fn look(&mut self, now: Duration) {
+        self.hosts.see(self.links.host(), now);
+        self.next_hops.see(self.links.next_hop(), now);
+    }
+
+    /// Judges one sample. The faults that were found; none too where it could not be judged.
+    pub fn check(&mut self, sample: &Sample) -> Vec<Fault> {
+        let known = |snapshot: &&Arc<Snapshot>| snapshot.generation == sample.generation;
+        let Some(snapshot) = self.snapshots.iter().rev().find(known).cloned() else {
+            self.skipped += 1;
+            return Vec::new();
+        };
+        let Some(faults) = self.judge(sample, &snapshot) else {
+            self.skipped += 1;
+            return Vec::new();
+        };
+        self.checked += 1;
+        for fault in faults.iter() {
+            self.faults[fault as usize] += 1;
+            self.alarm(fault, sample);
+        }
+        faults.iter().collect()
+    }
+
+    fn alarm(&mut self, fault: Fault, sample: &Sample) {
+        let last = &mut self.logged[fault as usize];
+        if last.is_some_and(|last| sample.arrived.saturating_sub(last) < SILENCE) {
+            return;
+        }
+        *last = Some(sample.arrived);
+        let class = sample.rule.map_or("inbound", |rule| rule.class().name());
+        let rule = sample.rule.map_or("toward the host", Rule::describe);
+        tracing::error!(
+            kind = fault.name(),
+            class,
+            rule,
+            engine = sample.by.engine(),
+            generation = sample.generation,
+            "ALARM: a frame did not leave as the policy says (the audit counts more of them \
+             without a word for a minute); restart exitmark, and report this"
+        );
+    }
+
+    /// What has been found. The rest of the report is for whoever chooses the samples.
+    pub fn report(&self) -> AuditReport {
+        AuditReport {
+            checked: self.checked,
+            mismatches: Fault::ALL
+                .map(|fault| FrameAudit {
+                    kind: fault.name().to_owned(),
+                    frames: self.faults[fault as usize],
+                })
+                .to_vec(),
+            ..AuditReport::default()
+        }
+    }
+
+    /// How many could not be judged alone: later fragments, frames cut within their headers,
+    /// such as were judged by a policy that is not known here.
+    pub const fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    fn judge(&mut self, sample: &Sample, snapshot: &Snapshot) -> Option<Faults> {
+        let mut faults = Faults::default();
+        let mut expected = sample.before.to_vec();
+        let way = match (sample.ingress, sample.rule) {
+            // The kernel's word for what it cannot read; the wire's truths hold all the same.
+            (Role::Host, Some(Rule::NoUserSpace)) => {
+                self.check_way(Way::Across(Role::Uplink), sample, &mut faults);
+                check_truths(sample, &snapshot.rules, &mut faults);
+                return Some(faults);
+            }
+            (Role::Host, _) => {
+                let verdict = self.verdict(sample, snapshot)?;
+                let claimed = sample.rule.map(Rule::class);
+                faults.unless(claimed == Some(verdict.class()), Fault::Class);
+                if let Some(remark) = verdict.remark {
+                    packet::set_dscp(&mut expected, remark.l3, remark.version, remark.dscp);
+                }
+                match verdict.egress {
+                    Egress::Uplink => Way::Across(Role::Uplink),
+                    Egress::Incoming => Way::Steered,
+                }
+            }
+            (Role::Uplink, _) if !self.is_incoming_too() => Way::Across(Role::Host),
+            _ if self.is_routed(sample, &snapshot.rules) => Way::Delivered,
+            (Role::Uplink, _) => Way::Across(Role::Host),
+            _ => Way::Stack,
+        };
+        self.check_way(way, sample, &mut faults);
+        check_bytes(&expected, sample, &mut faults);
+        check_truths(sample, &snapshot.rules, &mut faults);
+        Some(faults)
+    }
+
+    /// What the reference says of an outbound frame; none where it takes more than the sample.
+    fn verdict(&mut self, sample: &Sample, snapshot: &Snapshot) -> Option<Verdict> {
+        let headers = packet::parse(&sample.before, sample.frame_bytes);
+        let is_cut = sample.before.len() < sample.frame_bytes;
+        let is_elsewhere = match &headers {
+            Headers::V4(packet) => packet.ports_are_elsewhere(),
+            Headers::V6(packet) => packet.ports_are_elsewhere(),
+            Headers::Malformed(
+                Malformed::ShortHeader | Malformed::ShortExtension | Malformed::ShortTransport,
+            ) => is_cut,
+            _ => false,
+        };
+        if is_elsewhere {
+            return None;
+        }
+        Some(judge(
+            &headers,
+            snapshot,
+            &mut self.fragments,
+            sample.arrived,
+        ))
+    }
+
+    /// Whether one NIC plays `uplink` and `incoming`.
+    fn is_incoming_too(&self) -> bool {
+        let link = self.links.incoming();
+        link.is_some_and(|link| link.port == Role::Uplink)
+    }
+
+    /// Whether a frame was sent to the box for the host.
+    fn is_routed(&self, sample: &Sample, rules: &Rules) -> bool {
+        let own = self.links.incoming().map(|link| link.own);
+        own.is_some()
+            && MacAddr::destination_of(&sample.before) == own
+            && packet::destination(&sample.before).is_some_and(|address| {
+                rules.addresses.contains(address) || rules.relay_addresses.contains(address)
+            })
+    }
+
+    fn check_way(&self, way: Way, sample: &Sample, faults: &mut Faults) {
+        let (before, after) = (&sample.before, &sample.after);
+        let macs_stay = before.get(..MACS) == after.get(..MACS);
+        let to = MacAddr::destination_of(after);
+        match (way, sample.outcome) {
+            // What the machine could not take left by no port.
+            (_, Outcome::Drop(DropReason::NoEgress | DropReason::TxFull(_))) => {}
+            (Way::Across(port), Outcome::Forward(by)) => {
+                faults.unless(by == port, Fault::Egress);
+                faults.unless(macs_stay, Fault::Mac);
+            }
+            (Way::Steered, Outcome::Forward(by)) => {
+                let link = self.links.incoming().filter(|link| link.port == by);
+                let from = MacAddr::source_of(after);
+                let is_steered = to.is_some()
+                    && self.next_hops.was(to)
+                    && link.is_some_and(|link| from == Some(link.own));
+                let is_spared = by == Role::Uplink && macs_stay && self.may_not_steer();
+                if !is_steered && !is_spared {
+                    faults.found(match link {
+                        Some(_) => Fault::Mac,
+                        None => Fault::Egress,
+                    });
+                }
+            }
+            (Way::Steered, Outcome::Drop(DropReason::SteerUnavailable)) => {
+                faults.unless(self.may_not_steer(), Fault::Egress);
+            }
+            (Way::Delivered, Outcome::Forward(Role::Host)) => {
+                let is_delivered = to.is_some() && self.hosts.was(to);
+                let source_stays = before.get(6..MACS) == after.get(6..MACS);
+                faults.unless(is_delivered && source_stays, Fault::Mac);
+            }
+            (Way::Delivered, Outcome::Drop(DropReason::HostMacUnknown)) => {
+                faults.unless(self.hosts.was(None), Fault::Egress);
+            }
+            (Way::Stack, Outcome::Stack | Outcome::Drop(DropReason::NotForHost)) => {
+                faults.unless(macs_stay, Fault::Mac);
+            }
+            _ => faults.found(Fault::Egress),
+        }
+    }
+
+    /// Whether there was no way to steer, lately.
+    fn may_not_steer(&self) -> bool {
+        self.links.incoming().is_none() || self.next_hops.was(None)
+    }
+}
+
+const fn has_left(sample: &Sample) -> bool {
+    matches!(sample.outcome, Outcome::Forward(_) | Outcome::Stack)
+}
+
+/// All behind the MAC addresses, as the reference has it.
+fn check_bytes(expected: &[u8], sample: &Sample, faults: &mut Faults) {
+    if !has_left(sample) {
+        return;
+    }
+    let (mut expected, mut after) = (expected.to_vec(), sample.after.to_vec());
+    if let Some(wire) = Wire::of(&expected)
+        && wire.ip.is_some()
+        && Wire::of(&after) == Some(wire)
+        && wire.dscp(&expected) != wire.dscp(&after)
+    {
+        faults.found(Fault::Mark);
+        wire.blank_mark(&mut expected);
+        wire.blank_mark(&mut after);
+    }
+    faults.unless(expected.get(MACS..) == after.get(MACS..), Fault::Bytes);
+}
+
+/// What must be so on the wire, by what the frame was counted as: no reference, and no code that
+/// rewrites frames, has a say in this.
+fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
+    if !has_left(sample) {
+        return;
+    }
+    let (mut before, mut after) = (sample.before.to_vec(), sample.after.to_vec());
+    let class = sample.rule.map(Rule::class);
+    if class != Some(Class::Relay) {
+        let by_incoming = sample.outcome == Outcome::Forward(Role::Incoming);
+        faults.unless(!by_incoming, Fault::Egress);
+    }
+    let wire = match class {
+        None | Some(Class::NonIp | Class::Malformed) => None,
+        Some(_) => Wire::of(&before).filter(|wire| wire.ip.is_some()),
+    };
+    if let (Some(wire), Some(class)) = (wire, class) {
+        let has_deep_tags = sample.rule == Some(Rule::NoUserSpace) && wire.tags > 2;
+        let bore = wire.dscp(&before);
+        let bears = wire.dscp(&after);
+        let is_right = match (bore, bears) {
+            // The kernel does not look as deep.
+            _ if has_deep_tags => bore == bears,
+            (Some(bore), Some(bears)) => may_bear(class, bore, bears, rules),
+            _ => false,
+        };
+        faults.unless(is_right, Fault::Mark);
+        if bore != bears {
+            let is_good = |frame| {
+                let header = wire.v4_header(frame);
+                header.is_none_or(ipv4_header_checksum_is_good)
+            };
+            faults.unless(!is_good(&before) || is_good(&after), Fault::Bytes);
+            // ECN is not blanked, nor is the time to live.
+            if after.len() == before.len() {
+                wire.blank_mark(&mut before);
+                wire.blank_mark(&mut after);
+            }
+        }
+    }
+    faults.unless(before.get(MACS..) == after.get(MACS..), Fault::Bytes);
+}
+
+/// Whether a frame of this class may leave with this code point, having come with that.
+fn may_bear(class: Class, bore: Dscp, bears: Dscp, rules: &Rules) -> bool {
+    let intent = rules.actions.intent();
+    let mark = intent.mark;
+    if intent.mode == Mode::Audit {
+        return bears == bore;
+    }
+    if class == Class::Exit && intent.at_uplink == AtUplink::Keep {
+        return bears == mark;
+    }
+    // On the wire the mark means exit; the host's own ends at the box.
+    if bore == mark || rules.classify_by == ClassifyBy::HostMark(bore) {
+        bears == Dscp::DEFAULT
+    } else {
+        bears == bore
+    }
+}
+
+impl std::fmt::Debug for Auditor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Auditor")
+            .field("hosts", &self.hosts)
+            .field("next_hops", &self.next_hops)
+            .field("checked", &self.checked)
+            .field("skipped", &self.skipped)
+            .field("faults", &self.faults)
+            .finish_non_exhaustive()
+    }
+}

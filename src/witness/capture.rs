@@ -1,0 +1,251 @@
+//! Samples as a pcapng file, for an operator's eyes: headers, without the other side's address,
+//! unless more was asked for by name.
+
+use super::redact::{Blank, View};
+use super::wire::Wire;
+use crate::datapath::{Counter, Outcome, Role, SAMPLE_BYTES, Sample};
+use crate::packet::Dscp;
+use crate::policy::Class;
+use crossbeam::channel::{self, Receiver, Sender, TrySendError};
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
+use pcap_file::pcapng::blocks::interface_statistics::{
+    InterfaceStatisticsBlock, InterfaceStatisticsOption,
+};
+use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
+use pcap_file::{DataLink, Endianness, PcapError};
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// The longest capture, in frames and in seconds.
+pub const MAX_CAPTURE_FRAMES: u64 = 10_000_000;
+/// See [`MAX_CAPTURE_FRAMES`].
+pub const MAX_CAPTURE_SECONDS: u64 = 24 * 60 * 60;
+/// Pieces that wait for whoever reads them. The last place is the last piece's.
+const PIECES: usize = 4096;
+/// Nanoseconds: ten to the power of minus nine.
+const RESOLUTION: u8 = 9;
+/// The first two bits of an enhanced packet's flags: inbound or outbound at its interface.
+const CAME: u32 = 1;
+const LEFT: u32 = 2;
+
+/// What shall be captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptureRequest {
+    /// It ends with so many frames ...
+    pub frames: u64,
+    /// ... or after so many seconds.
+    pub seconds: u64,
+    /// One frame in so many.
+    pub one_in: u32,
+    /// The first bytes of a frame whatever they are, and not its headers alone. Without
+    /// addresses this is for TCP and UDP: what else there is may quote packets.
+    pub with_payload: bool,
+    /// With the other side's IP address. Its port is always there.
+    pub with_addresses: bool,
+}
+
+/// One moment, on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// CLOCK_MONOTONIC.
+    pub monotonic: Duration,
+    /// Since the Unix epoch.
+    pub wall: Duration,
+}
+
+/// A capture under way.
+pub struct Capture {
+    request: CaptureRequest,
+    begun: Moment,
+    pieces: Sender<Vec<u8>>,
+    writer: PcapNgWriter<Vec<u8>>,
+    written: u64,
+    /// Frames for which the reader had left no room.
+    missed: u64,
+    /// Samples that had been lost when it began.
+    lost_before: u64,
+    is_deserted: bool,
+}
+
+impl Capture {
+    /// Begins one. `lost` samples had been lost by then.
+    ///
+    /// # Errors
+    /// The request makes no sense; says why, and what is accepted.
+    pub fn begin(
+        request: CaptureRequest,
+        begun: Moment,
+        lost: u64,
+    ) -> Result<(Self, Receiver<Vec<u8>>), String> {
+        let bounds = [
+            ("frames", request.frames, MAX_CAPTURE_FRAMES),
+            ("seconds", request.seconds, MAX_CAPTURE_SECONDS),
+            ("one_in", request.one_in.into(), u32::MAX.into()),
+        ];
+        for (name, asked, most) in bounds {
+            if !(1..=most).contains(&asked) {
+                return Err(format!(
+                    "a capture of {name} = {asked} cannot be; it takes 1 to {most}"
+                ));
+            }
+        }
+        let (pieces, read) = channel::bounded(PIECES);
+        let writer = header().map_err(|error| format!("cannot begin a capture: {error}"))?;
+        let mut capture = Self {
+            request,
+            begun,
+            pieces,
+            writer,
+            written: 0,
+            missed: 0,
+            lost_before: lost,
+            is_deserted: false,
+        };
+        capture.send();
+        Ok((capture, read))
+    }
+
+    /// Takes a sample in, as long as there is room for it.
+    pub fn see(&mut self, sample: &Sample) {
+        if self.written >= self.request.frames || self.is_deserted {
+            return;
+        }
+        // Nobody else sends: the last place stays free.
+        if self.pieces.len() + 1 >= PIECES {
+            self.missed += 1;
+            return;
+        }
+        let (frame, port, way) = match sample.outcome {
+            Outcome::Forward(port) => (&sample.after, port, LEFT),
+            Outcome::Stack | Outcome::Drop(_) => (&sample.before, sample.ingress, CAME),
+        };
+        let view = View {
+            with_payload: self.request.with_payload,
+            with_addresses: self.request.with_addresses,
+        };
+        let since = sample.arrived.saturating_sub(self.begun.monotonic);
+        let block = EnhancedPacketBlock {
+            interface_id: interface(port),
+            timestamp: self.begun.wall + since,
+            original_len: u32::try_from(sample.frame_bytes).unwrap_or(u32::MAX),
+            data: Cow::Owned(view.of(frame, blank(sample))),
+            options: vec![
+                EnhancedPacketOption::Comment(comment(sample).into()),
+                EnhancedPacketOption::Flags(way),
+            ],
+        };
+        if self.writer.write_pcapng_block(block).is_ok() {
+            self.written += 1;
+            self.send();
+        }
+    }
+
+    /// Hands over what has been written.
+    fn send(&mut self) {
+        let piece = std::mem::take(self.writer.get_mut());
+        if let Err(TrySendError::Disconnected(_)) = self.pieces.try_send(piece) {
+            self.is_deserted = true;
+        }
+    }
+
+    /// Whether there is nothing more to do.
+    pub fn is_over(&self, now: Duration) -> bool {
+        let end = self.begun.monotonic + Duration::from_secs(self.request.seconds);
+        self.is_deserted || self.written >= self.request.frames || now >= end
+    }
+
+    /// Says what is missing, and ends. `lost` samples have been lost by now.
+    pub fn end(mut self, lost: u64) {
+        let missed = self.missed + lost.saturating_sub(self.lost_before);
+        let comment = format!(
+            "{} frames, one in {}; {missed} more were sampled and are missing here, because there \
+             was no room for them",
+            self.written, self.request.one_in
+        );
+        let statistics = InterfaceStatisticsBlock {
+            interface_id: interface(Role::Host),
+            timestamp: stamp(self.begun.wall),
+            options: vec![
+                InterfaceStatisticsOption::Comment(comment.into()),
+                InterfaceStatisticsOption::IsbOsDrop(missed),
+            ],
+        };
+        if self.writer.write_pcapng_block(statistics).is_ok() {
+            self.send();
+        }
+    }
+}
+
+/// The section and its interfaces: the box's ports, by role.
+fn header() -> Result<PcapNgWriter<Vec<u8>>, PcapError> {
+    let application = concat!("exitmark ", env!("CARGO_PKG_VERSION"));
+    let section = SectionHeaderBlock {
+        endianness: Endianness::native(),
+        options: vec![SectionHeaderOption::UserApplication(application.into())],
+        ..SectionHeaderBlock::default()
+    };
+    let mut writer = PcapNgWriter::with_section_header(Vec::new(), section)?;
+    for role in Role::ALL {
+        writer.write_pcapng_block(InterfaceDescriptionBlock {
+            linktype: DataLink::ETHERNET,
+            snaplen: u32::try_from(SAMPLE_BYTES).unwrap_or(0),
+            options: vec![
+                InterfaceDescriptionOption::IfName(role.name().into()),
+                InterfaceDescriptionOption::IfTsResol(RESOLUTION),
+            ],
+        })?;
+    }
+    Ok(writer)
+}
+
+fn interface(role: Role) -> u32 {
+    u32::try_from(role.index()).unwrap_or(0)
+}
+
+/// A time as the format has it: the upper half first. The writer takes one number, and writes it
+/// in the machine's order.
+fn stamp(time: Duration) -> u64 {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    if cfg!(target_endian = "little") {
+        nanos.rotate_left(32)
+    } else {
+        nanos
+    }
+}
+
+/// Whose address is the other side's. What is not from the host may be anybody's at both ends.
+fn blank(sample: &Sample) -> Blank {
+    let is_outbound = sample.ingress == Role::Host;
+    let is_foreign = sample
+        .rule
+        .is_some_and(|rule| rule.class() == Class::Foreign);
+    Blank {
+        source: !is_outbound || is_foreign,
+        destination: is_outbound,
+    }
+}
+
+/// A frame's story in words.
+fn comment(sample: &Sample) -> String {
+    let what = match sample.rule {
+        Some(rule) => format!("{}: {}", rule.class().name(), rule.describe()),
+        None => format!("inbound: received on {}", sample.ingress),
+    };
+    let way = match sample.outcome {
+        Outcome::Forward(port) => port.name().to_owned(),
+        Outcome::Stack => "left to the box's own network stack".to_owned(),
+        Outcome::Drop(reason) => Counter::Dropped(reason).to_string(),
+    };
+    let dscp = |frame| Wire::of(frame).and_then(|wire| wire.dscp(frame));
+    let mark = match (dscp(&sample.before), dscp(&sample.after)) {
+        (before, after) if before == after => String::new(),
+        (_, Some(Dscp::DEFAULT)) => ", mark cleared".to_owned(),
+        (_, Some(mark)) => format!(", marked {mark}"),
+        (_, None) => String::new(),
+    };
+    format!("{what}; {way}{mark}; engine {}", sample.by.engine())
+}

@@ -1,0 +1,194 @@
+//! The kernel's engine while it tells of its decisions: frames, verdicts and counters are what
+//! they are without, and what is told is what happened.
+
+use crate::rig::{Rig, in_namespace};
+use exitmark::datapath::{DecidedBy, KernelSamples, Links, Outcome, Role, SAMPLE_BYTES};
+use exitmark::lab::cases::tables;
+use exitmark::lab::differential::{Engines, Generator, Scenario};
+use exitmark::lab::{Random, frames};
+use exitmark::packet::Dscp;
+use exitmark::policy::{Rule, image};
+use exitmark::witness::{Auditor, Fault};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For how many made-up worlds the auditor looks on, and at how many frames of each.
+const SCENARIOS: usize = 60;
+const FRAMES: usize = 2_000;
+/// Well below what the ring has room for.
+const BATCH: usize = 500;
+
+fn beginning(frame: &[u8]) -> &[u8] {
+    &frame[..frame.len().min(SAMPLE_BYTES)]
+}
+
+#[test]
+fn every_case_is_told_as_it_was() {
+    in_namespace(|| {
+        for table in tables() {
+            let settings = table.settings().unwrap();
+            let snapshot = Arc::new(table.snapshot(&settings));
+            let incoming = table.incoming(&settings);
+            let rig = Rig::new(&snapshot, settings.host_mac, incoming);
+            rig.links.sample(1);
+            let mut samples = rig.kernel.samples().unwrap();
+            let links = Links::new(settings.host_mac, incoming);
+            let mut auditor = Auditor::new(Arc::new(links));
+            auditor.follow(Arc::clone(&snapshot));
+            for case in table.cases.iter().filter(|case| case.before.len() >= 14) {
+                let title = format!("{}: {}", table.name, case.name);
+                let (ran, counted) = rig.run(Role::Host, &case.before);
+                let told: Vec<_> = samples.take(10).collect();
+                assert_eq!(told.len(), 1, "{title}");
+                let sample = &told[0];
+                assert!(*sample.before == *beginning(&case.before), "{title}");
+                assert!(*sample.after == *beginning(&ran.frame), "{title}");
+                assert_eq!(sample.frame_bytes, case.before.len(), "{title}");
+                assert_eq!(sample.generation, snapshot.generation, "{title}");
+                assert_eq!(sample.by, DecidedBy::Kernel);
+                let rule = sample.rule.unwrap();
+                if rule != Rule::NoUserSpace {
+                    assert_eq!(rule.class(), case.class, "{title}");
+                    assert_eq!(sample.outcome, Outcome::Forward(case.egress), "{title}");
+                    // Sampled or not, it is what the table says.
+                    assert!(ran.frame == case.after, "{title}");
+                }
+                counted.assert_forwarded(Role::Host, port_of(sample.outcome), &title);
+                let time = sample.residence.unwrap();
+                assert!(sample.arrived > time && !time.is_zero(), "{title}");
+                assert_eq!(auditor.check(sample), [], "{title}");
+            }
+            assert_eq!(auditor.skipped(), 0, "{}", table.name);
+            rig.links.sample(0);
+            rig.run(Role::Host, &table.cases[0].before);
+            assert_eq!(samples.take(10).count(), 0);
+        }
+    });
+}
+
+fn port_of(outcome: Outcome) -> Role {
+    match outcome {
+        Outcome::Forward(role) => role,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Both engines against each other while every frame is a sample; and the auditor, which is told
+/// of them, finds nothing to complain of.
+#[test]
+fn sampled_frames_differ_in_nothing_and_raise_no_alarm() {
+    in_namespace(|| {
+        let mut random = Random::new(11);
+        let mut engines = Engines::new().unwrap();
+        let mut samples = engines.kernel().samples().unwrap();
+        let (mut told, mut skipped) = (0, 0);
+        for _ in 0..SCENARIOS {
+            let scenario = Scenario::some(&mut random);
+            engines.set(&scenario).unwrap();
+            let mut auditor = auditor(&engines, &scenario);
+            engines.links().sample(1);
+            let mut generator = Generator::new(&scenario);
+            let mut frame = Vec::new();
+            for number in 1..=FRAMES {
+                let known = engines.host_mac();
+                let ingress = generator.next(&mut random, &mut frame);
+                let difference = engines.compare(ingress, &frame).unwrap();
+                assert_eq!(difference, None);
+                // A host that moves twice between two looks would be missed.
+                if number % BATCH == 0 || engines.host_mac() != known {
+                    assert_eq!(engines.compare_counters().unwrap(), None);
+                    told += audit(&mut auditor, &engines, &mut samples);
+                }
+            }
+            let faults: u64 = auditor.report().mismatches.iter().map(|it| it.frames).sum();
+            assert_eq!(faults, 0);
+            skipped += auditor.skipped();
+        }
+        assert_eq!(told, SCENARIOS * FRAMES);
+        assert!(skipped < 50, "{skipped} of {told} could not be judged");
+        assert_eq!(samples.lost(), 0);
+    });
+}
+
+fn auditor(engines: &Engines, scenario: &Scenario) -> Auditor {
+    let mut auditor = Auditor::new(Arc::clone(engines.links()));
+    auditor.follow(Arc::new(scenario.snapshot().unwrap()));
+    auditor
+}
+
+fn audit(auditor: &mut Auditor, engines: &Engines, samples: &mut KernelSamples) -> usize {
+    let told: Vec<_> = samples.take(2 * BATCH).collect();
+    auditor.look(Duration::from_secs(1));
+    for sample in &told {
+        let faults = auditor.check(sample);
+        assert_eq!(
+            faults,
+            [],
+            "{sample:?} hosts {auditor:?}\n{:02x?}\n{:02x?}\nlinks {:?}",
+            &*sample.before,
+            &*sample.after,
+            engines.links()
+        );
+    }
+    told.len()
+}
+
+/// The kernel is given another policy than the auditor knows: another mark.
+#[test]
+fn another_policy_in_the_kernel_is_noticed() {
+    in_namespace(|| {
+        let table = &tables()[0];
+        let settings = table.settings().unwrap();
+        let snapshot = Arc::new(table.snapshot(&settings));
+        let incoming = table.incoming(&settings);
+        let mut rig = Rig::new(&snapshot, settings.host_mac, incoming);
+        rig.links.sample(1);
+        let mut samples = rig.kernel.samples().unwrap();
+        let mut auditor = Auditor::new(Arc::new(Links::new(settings.host_mac, incoming)));
+        auditor.follow(Arc::clone(&snapshot));
+        let exit = frames::tcp("192.0.2.10:40000", "198.51.100.7:443").build();
+        let mut found = |rig: &mut Rig, auditor: &mut Auditor| {
+            rig.run(Role::Host, &exit);
+            let sample = samples.take(1).next().unwrap();
+            auditor.check(&sample)
+        };
+        assert_eq!(found(&mut rig, &mut auditor), []);
+        // The mark is at byte 8 of the image.
+        let mut other = image(&snapshot).unwrap();
+        other[8] = Dscp::new(46).unwrap().bits() << 2;
+        rig.kernel.publish_image(&other).unwrap();
+        assert_eq!(found(&mut rig, &mut auditor), [Fault::Mark]);
+        let report = auditor.report();
+        assert_eq!(report.checked, 2);
+        let of = |kind: &str| report.mismatches.iter().find(|it| it.kind == kind);
+        assert_eq!(of("mark").unwrap().frames, 1);
+        // And with actions that do not mark at all.
+        let mut unmarked = image(&snapshot).unwrap();
+        unmarked[16 + Rule::ExitProtocol as usize] = 0;
+        rig.kernel.publish_image(&unmarked).unwrap();
+        assert_eq!(found(&mut rig, &mut auditor), [Fault::Mark]);
+    });
+}
+
+/// Nobody reads: what does not fit is lost, and the frames go on as if nothing were.
+#[test]
+fn samples_without_a_reader_are_lost_and_counted() {
+    in_namespace(|| {
+        let table = &tables()[0];
+        let settings = table.settings().unwrap();
+        let snapshot = table.snapshot(&settings);
+        let mut rig = Rig::new(&snapshot, settings.host_mac, table.incoming(&settings));
+        rig.links.sample(1);
+        let case = table.cases.iter().find(|case| case.before.len() > 60);
+        let case = case.unwrap();
+        for _ in 0..4_000 {
+            let ran = rig.kernel.run(Role::Host, &case.before).unwrap();
+            assert!(ran.frame == case.after);
+        }
+        let lost = rig.kernel.counts().unwrap().samples_lost;
+        let mut samples = rig.kernel.samples().unwrap();
+        assert_eq!(samples.lost(), lost);
+        let kept = samples.take(10_000).count() as u64;
+        assert_eq!((lost > 0, kept > 1_000, kept + lost), (true, true, 4_000));
+    });
+}

@@ -1,0 +1,53 @@
+//! The real binary audits itself: enough frames for some to be sampled, in every direction, and
+//! none of them is otherwise than the policy says.
+
+use crate::craft::{Packet, TCP, UDP, noise};
+use crate::craft::{exit, families, relay, segment};
+use crate::rig::{Config, Rig, Side, both_engines, moved, needs_root};
+use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
+
+/// So many of each kind that a few are sampled of them together.
+const ROUNDS: usize = 60_000;
+/// Fewer than one in 4096: every CPU and direction counts for itself.
+const LEAST: u64 = 8;
+
+#[test]
+fn sampled_frames_are_as_the_policy_says() {
+    needs_root!();
+    both_engines(|| {
+        let rig = Rig::silent(Plan::default(), &Config::default());
+        let [host, clearnet, tornet] =
+            [Side::Host, Side::Clearnet, Side::Tornet].map(|side| rig.port(side));
+        let outbound: Vec<_> = [0, 1]
+            .into_iter()
+            .flat_map(|family| {
+                let (own, server, _) = families()[family];
+                let datagram = Packet::new(own, server, UDP, noise(1, 60)).tos(0x28);
+                [exit(family, 70), relay(family, 70), datagram]
+            })
+            .map(|packet| packet.outbound(&[]))
+            .collect();
+        let (own, server, peer) = families()[0];
+        let back = Packet::new(server, own, TCP, segment(443, 40_000, 70));
+        let back = back.framed(HOST_MAC, CLEARNET_MAC, &[]);
+        let delivered = Packet::new(peer, own, TCP, segment(9001, 40_001, 70));
+        let delivered = delivered.framed(INCOMING_MAC, TORNET_MAC, &[]);
+        for round in 0..ROUNDS {
+            host.send(&outbound[round % outbound.len()]).unwrap();
+            if round % 4 == 0 {
+                clearnet.send(&back).unwrap();
+                tornet.send(&delivered).unwrap();
+            }
+        }
+        rig.wait_for("some samples", |counters| {
+            counters.get("audit_checked").is_some_and(|&n| n >= LEAST)
+        });
+        let last = rig.running.stop().unwrap();
+        let of = |name: &str| last.counters.get(name).copied();
+        assert!(of("audit_checked") >= Some(LEAST), "{:?}", last.counters);
+        assert_eq!(of("audit_mismatches"), Some(0), "{}", last.log);
+        assert_eq!(of("audit_lost"), Some(0));
+        assert!(!last.log.contains("ALARM"), "{}", last.log);
+        moved(&last);
+    });
+}

@@ -1,0 +1,375 @@
+//! Faults that are planted in samples must be found, each as what it is; and nothing else.
+
+use crate::rig::{Ground, NOON, beginning, ground, on};
+use exitmark::datapath::{DropReason, Excerpt, Links, Outcome, Role, Sample};
+use exitmark::lab::cases::tables;
+use exitmark::lab::frames::{FROM, TO, tcp, udp};
+use exitmark::packet::{Dscp, MacAddr, Version, set_dscp};
+use exitmark::policy::Rule;
+use exitmark::witness::{Auditor, Fault, Witness};
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const HOST4: &str = "192.0.2.10:40000";
+const HOST6: &str = "[2001:db8:1::10]:40000";
+const WEB4: &str = "198.51.100.7:443";
+const WEB6: &str = "[2001:db8:51::7]:443";
+const RELAY4: &str = "198.18.0.1:9001";
+const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
+/// Where the ToS byte of an untagged IPv4 frame is, and a few others.
+const IP: usize = 14;
+const TOS: usize = IP + 1;
+const TTL: usize = IP + 8;
+
+fn auditor(ground: &Ground, links: &Arc<Links>) -> Auditor {
+    let mut auditor = Auditor::new(Arc::clone(links));
+    auditor.follow(Arc::clone(&ground.snapshot));
+    auditor
+}
+
+/// A change to a frame that left, or to its story.
+type Plant = fn(&mut Sample);
+
+fn change(sample: &mut Sample, how: impl Fn(&mut [u8])) {
+    let mut after = sample.after.to_vec();
+    how(&mut after);
+    sample.after = Excerpt::of(&after);
+}
+
+#[test]
+fn every_case_of_the_tables_is_as_the_policy_says() {
+    let mut skipped = 0;
+    for table in tables() {
+        let ground = on(table);
+        let links = Arc::new(ground.links());
+        let cases = &ground.table.cases;
+        let frames: Vec<_> = cases
+            .iter()
+            .map(|case| (Role::Host, case.before.clone()))
+            .collect();
+        let told = ground.by_worker(&links, &frames);
+        let mut auditor = auditor(&ground, &links);
+        for (sample, case) in told.iter().zip(cases) {
+            assert!(*sample.before == *beginning(&case.before), "{}", case.name);
+            assert!(*sample.after == *beginning(&case.after), "{}", case.name);
+            assert_eq!(sample.outcome, Outcome::Forward(case.egress));
+            assert_eq!(sample.rule.unwrap().class(), case.class, "{}", case.name);
+            assert_eq!(auditor.check(sample), [], "{}", case.name);
+        }
+        skipped += auditor.skipped();
+        let checked = auditor.report().checked;
+        assert_eq!(checked + auditor.skipped(), cases.len() as u64);
+    }
+    // Later fragments, in two tables.
+    assert!((1..30).contains(&skipped), "{skipped}");
+}
+
+/// One sample of each kind that the plants below change.
+fn samples() -> (Ground, Arc<Links>, Vec<Sample>) {
+    let ground = ground();
+    let links = Arc::new(ground.links());
+    let frames = [
+        (Role::Host, tcp(HOST4, WEB4).tos(1).payload(300).build()),
+        (Role::Host, tcp(HOST4, RELAY4).build()),
+        (Role::Host, udp(HOST6, WEB6).build()),
+        (Role::Uplink, tcp(WEB4, HOST4).macs(FROM, TO).build()),
+        (Role::Incoming, tcp(RELAY4, HOST4).macs(OWN, TO).build()),
+        (Role::Incoming, tcp(RELAY4, HOST4).macs(TO, FROM).build()),
+    ];
+    let told = ground.by_worker(&links, &frames);
+    (ground, links, told)
+}
+
+const EXIT: usize = 0;
+const RELAY: usize = 1;
+const HOST: usize = 2;
+const WIRE_BACK: usize = 3;
+const DELIVERED: usize = 4;
+const STACK: usize = 5;
+
+#[test]
+fn planted_faults_are_found_as_what_they_are() {
+    use Fault::{Bytes, Class, Egress, Mac, Mark};
+    let plants: [(&str, usize, Plant, &[Fault]); 27] = [
+        ("nothing", EXIT, |_| (), &[]),
+        ("nothing", RELAY, |_| (), &[]),
+        ("nothing", HOST, |_| (), &[]),
+        ("nothing", WIRE_BACK, |_| (), &[]),
+        ("nothing", DELIVERED, |_| (), &[]),
+        ("nothing", STACK, |_| (), &[]),
+        ("no mark", EXIT, |it| it.after = it.before, &[Mark]),
+        (
+            "another mark",
+            EXIT,
+            |it| {
+                change(it, |frame| {
+                    set_dscp(frame, IP, Version::V4, Dscp::new(46).unwrap())
+                })
+            },
+            &[Mark],
+        ),
+        (
+            "a bit of the DSCP, and a wrong checksum",
+            EXIT,
+            |it| change(it, |frame| frame[TOS] ^= 0x80),
+            &[Mark, Bytes],
+        ),
+        (
+            "a mark on a frame of the host's",
+            HOST,
+            |it| change(it, |frame| set_dscp(frame, IP, Version::V6, Dscp::AF11)),
+            &[Mark],
+        ),
+        (
+            "a mark on incoming",
+            RELAY,
+            |it| change(it, |frame| set_dscp(frame, IP, Version::V4, Dscp::AF11)),
+            &[Mark],
+        ),
+        (
+            "a mark on the way back",
+            WIRE_BACK,
+            |it| change(it, |frame| set_dscp(frame, IP, Version::V4, Dscp::AF11)),
+            &[Mark, Bytes],
+        ),
+        (
+            "ECN",
+            EXIT,
+            |it| change(it, |frame| frame[TOS] ^= 1),
+            &[Bytes],
+        ),
+        (
+            "time to live",
+            EXIT,
+            |it| change(it, |frame| frame[TTL] -= 1),
+            &[Bytes],
+        ),
+        (
+            "a payload byte",
+            EXIT,
+            |it| change(it, |frame| frame[150] ^= 4),
+            &[Bytes],
+        ),
+        (
+            "a payload byte",
+            RELAY,
+            |it| change(it, |frame| frame[60] ^= 4),
+            &[Bytes],
+        ),
+        (
+            "a payload byte",
+            WIRE_BACK,
+            |it| change(it, |frame| frame[60] ^= 4),
+            &[Bytes],
+        ),
+        (
+            "its end",
+            HOST,
+            |it| it.after = Excerpt::of(&it.before[..70]),
+            &[Bytes],
+        ),
+        (
+            "exit by incoming",
+            EXIT,
+            |it| it.outcome = Outcome::Forward(Role::Incoming),
+            &[Egress],
+        ),
+        (
+            "relay by uplink",
+            RELAY,
+            |it| it.outcome = Outcome::Forward(Role::Uplink),
+            &[Egress],
+        ),
+        (
+            "relay dropped, though it could be steered",
+            RELAY,
+            |it| it.outcome = Outcome::Drop(DropReason::SteerUnavailable),
+            &[Egress],
+        ),
+        (
+            "to the stack",
+            HOST,
+            |it| it.outcome = Outcome::Stack,
+            &[Egress],
+        ),
+        (
+            "across",
+            STACK,
+            |it| it.outcome = Outcome::Forward(Role::Host),
+            &[Egress],
+        ),
+        (
+            "another next hop",
+            RELAY,
+            |it| change(it, |frame| frame[5] ^= 8),
+            &[Mac],
+        ),
+        (
+            "another source",
+            RELAY,
+            |it| change(it, |frame| frame[8] ^= 8),
+            &[Mac],
+        ),
+        (
+            "another host",
+            DELIVERED,
+            |it| change(it, |frame| frame[3] ^= 8),
+            &[Mac],
+        ),
+        (
+            "a MAC address on the wire",
+            EXIT,
+            |it| change(it, |frame| frame[9] ^= 8),
+            &[Mac],
+        ),
+    ];
+    let (ground, links, told) = samples();
+    for (what, which, plant, expected) in plants {
+        let mut auditor = auditor(&ground, &links);
+        let mut sample = told[which];
+        plant(&mut sample);
+        assert_eq!(auditor.check(&sample), expected, "{what}: {sample:?}");
+        let report = auditor.report();
+        assert_eq!(report.checked, 1, "{what}");
+        for count in report.mismatches {
+            let is_found = expected.iter().any(|fault| fault.name() == count.kind);
+            assert_eq!(count.frames, u64::from(is_found), "{what}: {}", count.kind);
+        }
+    }
+    // Counted as another class: what left is right for that class, or not.
+    let mut auditor = auditor(&ground, &links);
+    let mut sample = told[HOST];
+    sample.rule = Some(Rule::ToExemptPrefix);
+    assert_eq!(auditor.check(&sample), [Class]);
+    sample.rule = Some(Rule::ExitProtocol);
+    assert_eq!(auditor.check(&sample), [Class, Mark]);
+}
+
+#[test]
+fn what_cannot_be_judged_alone_is_skipped() {
+    let (ground, links, told) = samples();
+    let mut auditor = auditor(&ground, &links);
+    let mut unknown = told[EXIT];
+    unknown.generation = 77;
+    let mut cut = told[EXIT];
+    cut.before = Excerpt::of(&cut.before[..30]);
+    let later = tcp(HOST4, WEB4).fragment(7, 100, false).build();
+    let later = ground.by_worker(&links, &[(Role::Host, later)]);
+    for sample in [unknown, cut, later[0]] {
+        assert_eq!(auditor.check(&sample), []);
+    }
+    assert_eq!((auditor.report().checked, auditor.skipped()), (0, 3));
+}
+
+#[test]
+fn what_the_kernel_did_not_understand_must_not_bear_the_mark() {
+    let (ground, links, told) = samples();
+    let mut auditor = auditor(&ground, &links);
+    let mut odd = told[EXIT];
+    odd.rule = Some(Rule::NoUserSpace);
+    assert_eq!(auditor.check(&odd), [Fault::Mark]);
+    odd.after = odd.before;
+    assert_eq!(auditor.check(&odd), []);
+    odd.outcome = Outcome::Forward(Role::Incoming);
+    assert_eq!(auditor.check(&odd), [Fault::Egress]);
+}
+
+/// A neighbour that has just changed is right both ways; one of long ago is not.
+#[test]
+fn next_hops_count_for_a_while() {
+    let (ground, links, told) = samples();
+    let mut auditor = auditor(&ground, &links);
+    let other = MacAddr::new([2, 0, 0, 0, 3, 9]);
+    let mut sent_there = told[RELAY];
+    change(&mut sent_there, |frame| {
+        frame[..6].copy_from_slice(&other.bytes())
+    });
+    assert_eq!(auditor.check(&sent_there), [Fault::Mac]);
+    auditor.expect_next_hop(Some(other), Duration::from_secs(1));
+    assert_eq!(auditor.check(&sent_there), []);
+    links.steer_to(Some(other));
+    auditor.look(Duration::from_secs(2));
+    assert_eq!(auditor.check(&told[RELAY]), []);
+    auditor.look(Duration::from_secs(30));
+    assert_eq!(auditor.check(&sent_there), []);
+    assert_eq!(auditor.check(&told[RELAY]), [Fault::Mac]);
+    // Without a next hop it may leave by the uplink, as it came.
+    let mut spared = told[RELAY];
+    spared.outcome = Outcome::Forward(Role::Uplink);
+    spared.after = spared.before;
+    assert_eq!(auditor.check(&spared), [Fault::Egress]);
+    links.steer_to(None);
+    auditor.look(Duration::from_secs(31));
+    assert_eq!(auditor.check(&spared), []);
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_alarm_says_what_is_wrong_once_a_minute_and_names_nobody() {
+    let (ground, links, told) = samples();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let mut auditor = auditor(&ground, &links);
+        let mut sample = told[EXIT];
+        sample.after = sample.before;
+        for seconds in [0, 1, 59, 61] {
+            sample.arrived = NOON + Duration::from_secs(seconds);
+            assert_eq!(auditor.check(&sample), [Fault::Mark]);
+        }
+    });
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.lines().count(), 2, "{log}");
+    for word in [
+        "ERROR",
+        "ALARM",
+        "kind=\"mark\"",
+        "class=\"exit\"",
+        "engine=\"af_xdp\"",
+        "generation=1",
+    ] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+    assert!(
+        !log.contains("198.51.100.7") && !log.contains("192.0.2"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_witness_counts_what_it_sees() {
+    let (ground, links, told) = samples();
+    let mut witness = Witness::new(Arc::clone(&links), Arc::clone(&ground.snapshot), 64);
+    assert_eq!(links.one_in(), 64);
+    witness.look(NOON);
+    for sample in &told {
+        witness.see(sample);
+    }
+    witness.tick(NOON, 3);
+    let report = witness.audit();
+    assert_eq!((report.one_in, report.checked, report.lost), (64, 6, 3));
+    assert!(report.mismatches.iter().all(|count| count.frames == 0));
+    // A worker's samples have no time of their own.
+    let times = witness.residences();
+    assert_eq!([times[0].samples, times[1].samples], [0, 0]);
+    witness.end();
+    assert_eq!(links.one_in(), 0);
+}

@@ -1,0 +1,444 @@
+//! A capture, read back: every frame with its story, its headers, and nobody's address.
+
+use crate::rig::{Ground, NOON, beginning, ground};
+use exitmark::datapath::{Role, Sample};
+use exitmark::lab::frames::{FROM, TO, tcp, udp};
+use exitmark::packet::MacAddr;
+use exitmark::witness::{CaptureRequest, Moment, Witness};
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
+use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
+use pcap_file::pcapng::blocks::section_header::SectionHeaderOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+use std::sync::Arc;
+use std::time::Duration;
+
+const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
+const HOST4: &str = "192.0.2.10:40000";
+const HOST6: &str = "[2001:db8:1::10]:40000";
+const WEB4: &str = "198.51.100.7:443";
+const WEB6: &str = "[2001:db8:51::7]:443";
+const RELAY4: &str = "198.18.0.1:9001";
+const RELAY6: &str = "[2001:db8:18::1]:9001";
+/// The addresses of all the others that frames are to or from.
+const OTHERS: [&str; 7] = [
+    "198.51.100.7",
+    "2001:db8:51::7",
+    "198.18.0.1",
+    "2001:db8:18::1",
+    "9.9.9.9",
+    "203.0.113.99",
+    "192.0.2.11",
+];
+/// A year after 1970.
+const WALL: Duration = Duration::from_secs(365 * 86_400);
+
+const PLAIN: CaptureRequest = CaptureRequest {
+    frames: 1_000,
+    seconds: 60,
+    one_in: 1,
+    with_payload: false,
+    with_addresses: false,
+};
+
+const MOMENT: Moment = Moment {
+    monotonic: NOON,
+    wall: WALL,
+};
+
+/// Frames of every class and port, with the story that a capture tells of each.
+fn stories() -> Vec<(Role, Vec<u8>, &'static str)> {
+    let mut malformed = tcp(HOST4, WEB4).build();
+    malformed[14] = 0x42;
+    let mut arp = tcp(HOST4, WEB4).build();
+    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    let story = |frame: Vec<u8>, text| (Role::Host, frame, text);
+    vec![
+        story(
+            tcp(HOST4, WEB4).payload(300).build(),
+            "exit: from a clearnet address to no relay; uplink, marked af11 (10)",
+        ),
+        story(
+            tcp(HOST6, WEB6).tag(0x8100, 5).build(),
+            "exit: from a clearnet address to no relay; uplink, marked af11 (10)",
+        ),
+        story(
+            tcp(HOST4, WEB4).tos(0x28).build(),
+            "exit: from a clearnet address to no relay; uplink",
+        ),
+        story(
+            tcp(HOST4, RELAY4).build(),
+            "relay: to a listed relay's address and port; incoming",
+        ),
+        story(
+            tcp(HOST6, RELAY6).tos(0x28).build(),
+            "relay: to a listed relay's address and port; incoming, mark cleared",
+        ),
+        story(
+            udp(HOST4, "9.9.9.9:53").build(),
+            "resolver: to a configured resolver, port 53 or 853; uplink",
+        ),
+        story(
+            tcp("192.0.2.10:22", WEB4).build(),
+            "reply: from a port where the host itself listens; uplink",
+        ),
+        story(
+            tcp(HOST4, "203.0.113.99:80").build(),
+            "exempt: to an exempt prefix; uplink",
+        ),
+        story(
+            udp(HOST6, WEB6).build(),
+            "host: a protocol that is not marked; uplink",
+        ),
+        story(
+            tcp("192.0.2.11:40000", WEB4).build(),
+            "foreign: the source is no address of the host; uplink",
+        ),
+        story(
+            malformed,
+            "malformed: an IP packet whose lengths contradict each other; uplink",
+        ),
+        story(arp, "non_ip: not an IP packet; uplink"),
+        (
+            Role::Uplink,
+            tcp(WEB4, HOST4).build(),
+            "inbound: received on uplink; host",
+        ),
+        (
+            Role::Uplink,
+            udp(WEB6, HOST6).build(),
+            "inbound: received on uplink; host",
+        ),
+        (
+            Role::Incoming,
+            tcp(RELAY4, HOST4).macs(OWN, TO).build(),
+            "inbound: received on incoming; host",
+        ),
+    ]
+}
+
+/// A capture's file, taken apart.
+struct File {
+    bytes: Vec<u8>,
+    interfaces: Vec<String>,
+    packets: Vec<EnhancedPacketBlock<'static>>,
+    last_words: String,
+    dropped: u64,
+}
+
+fn read(bytes: Vec<u8>) -> File {
+    let mut reader = PcapNgReader::new(&bytes[..]).unwrap();
+    let application = reader.section().options.iter().any(|option| {
+        matches!(option, SectionHeaderOption::UserApplication(name) if name.starts_with("exitmark "))
+    });
+    assert!(application);
+    let mut file = File {
+        bytes: bytes.clone(),
+        interfaces: Vec::new(),
+        packets: Vec::new(),
+        last_words: String::new(),
+        dropped: u64::MAX,
+    };
+    while let Some(block) = reader.next_block() {
+        match block.unwrap().into_owned() {
+            Block::InterfaceDescription(interface) => {
+                for option in interface.options {
+                    match option {
+                        InterfaceDescriptionOption::IfName(name) => {
+                            file.interfaces.push(name.into_owned());
+                        }
+                        InterfaceDescriptionOption::IfTsResol(digits) => assert_eq!(digits, 9),
+                        _ => {}
+                    }
+                }
+            }
+            Block::EnhancedPacket(packet) => {
+                assert!(file.last_words.is_empty(), "the last words are the last");
+                file.packets.push(packet);
+            }
+            Block::InterfaceStatistics(statistics) => {
+                for option in statistics.options {
+                    match option {
+                        InterfaceStatisticsOption::Comment(text) => {
+                            file.last_words = text.into_owned();
+                        }
+                        InterfaceStatisticsOption::IsbOsDrop(number) => file.dropped = number,
+                        _ => {}
+                    }
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    file
+}
+
+fn comment(packet: &EnhancedPacketBlock<'_>) -> String {
+    let text = packet.options.iter().find_map(|option| match option {
+        EnhancedPacketOption::Comment(text) => Some(text.clone().into_owned()),
+        _ => None,
+    });
+    text.unwrap()
+}
+
+fn flags(packet: &EnhancedPacketBlock<'_>) -> u32 {
+    let flags = packet.options.iter().find_map(|option| match option {
+        EnhancedPacketOption::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    flags.unwrap()
+}
+
+/// Whether an address is anywhere in these bytes: as on the wire, the other way round, as text.
+fn holds(bytes: &[u8], address: &str) -> bool {
+    let octets = match address.parse().unwrap() {
+        std::net::IpAddr::V4(address) => address.octets().to_vec(),
+        std::net::IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let reversed: Vec<u8> = octets.iter().rev().copied().collect();
+    [&octets[..], &reversed, address.as_bytes()]
+        .into_iter()
+        .any(|needle| bytes.windows(needle.len()).any(|window| window == needle))
+}
+
+fn witness(ground: &Ground) -> Witness {
+    let links = Arc::new(ground.links());
+    // The engines have learnt it from the frames before.
+    links.remember_host(Some(FROM));
+    Witness::new(links, Arc::clone(&ground.snapshot), 4096)
+}
+
+/// The file of a capture of these samples.
+fn capture(ground: &Ground, request: CaptureRequest, samples: &[Sample]) -> File {
+    let mut witness = witness(ground);
+    let pieces = witness.capture(request, MOMENT).unwrap();
+    witness.look(NOON);
+    for sample in samples {
+        // A kernel's sample is of another time than this test's.
+        let arrived = NOON + Duration::from_millis(3);
+        witness.see(&Sample { arrived, ..*sample });
+    }
+    assert_eq!(witness.audit().checked, samples.len() as u64);
+    let faults = witness.audit().mismatches;
+    assert!(faults.iter().all(|count| count.frames == 0), "{faults:?}");
+    witness.end();
+    read(pieces.iter().flatten().collect())
+}
+
+/// By both engines, as far as this machine has them.
+fn by_each(test: impl Fn(&Ground, &str, &[Sample])) {
+    let ground = ground();
+    let frames: Vec<_> = stories()
+        .into_iter()
+        .map(|(port, frame, _)| (port, frame))
+        .collect();
+    let links = Arc::new(ground.links());
+    test(&ground, "af_xdp", &ground.by_worker(&links, &frames));
+    if let Some(samples) = ground.by_kernel(&frames) {
+        test(&ground, "xdp", &samples);
+    }
+}
+
+#[test]
+fn every_frame_has_its_headers_and_its_story_and_no_address_of_the_other_side() {
+    by_each(|ground, engine, samples| {
+        let file = capture(ground, PLAIN, samples);
+        assert_eq!(file.interfaces, ["host", "uplink", "incoming"]);
+        let stories = stories();
+        assert_eq!(file.packets.len(), stories.len());
+        for ((port, frame, story), packet) in stories.iter().zip(&file.packets) {
+            assert_eq!(comment(packet), format!("{story}; engine {engine}"));
+            assert_eq!(packet.original_len as usize, frame.len(), "{story}");
+            assert_eq!(packet.timestamp, WALL + Duration::from_millis(3));
+            assert_eq!(flags(packet), 2, "{story}");
+            let left_by = &file.interfaces[packet.interface_id as usize];
+            assert!(
+                story.contains(&format!("; {left_by}")),
+                "{story}: {left_by}"
+            );
+            // TCP's header at most, behind a tag and IPv6's.
+            assert!(packet.data.len() <= 18 + 40 + 20, "{story}");
+            let is_ip = !story.starts_with("non_ip") && !story.starts_with("malformed");
+            assert_eq!(packet.data.len() > 14, is_ip, "{story}");
+            let is_outbound = *port == Role::Host;
+            assert_eq!(story.starts_with("inbound"), !is_outbound);
+        }
+        for address in OTHERS {
+            assert!(!holds(&file.bytes, address), "{engine}: {address}");
+        }
+        assert!(holds(&file.bytes, "192.0.2.10"), "the host's own is shown");
+        // The payload counts up from its thirteenth byte.
+        let payload: Vec<u8> = (30..60).collect();
+        assert!(!file.bytes.windows(30).any(|window| window == payload));
+        assert!(file.last_words.contains("15 frames, one in 1; 0 more"));
+        assert_eq!(file.dropped, 0);
+    });
+}
+
+/// Headers are what left, but for what is blanked: checksums too.
+#[test]
+fn the_headers_are_those_that_left() {
+    by_each(|ground, engine, samples| {
+        let file = capture(ground, PLAIN, samples);
+        for (sample, packet) in samples.iter().zip(&file.packets) {
+            let mut shown = packet.data.to_vec();
+            let ethertype = &sample.after[12..14];
+            let outbound = sample.ingress == Role::Host;
+            let (from, to) = match (ethertype, outbound) {
+                ([0x08, 0x00], true) => (30, 34),
+                ([0x08, 0x00], false) => (26, 30),
+                ([0x81, 0x00], true) => (42, 58),
+                ([0x86, 0xdd], true) => (38, 54),
+                ([0x86, 0xdd], false) => (22, 38),
+                _ => (0, 0),
+            };
+            if shown.len() > 14 {
+                assert!(shown[from..to].iter().all(|&byte| byte == 0), "{engine}");
+                shown[from..to].copy_from_slice(&sample.after[from..to]);
+                let class = sample.rule.map(|rule| rule.class().name());
+                if class == Some("foreign") {
+                    shown[26..30].copy_from_slice(&sample.after[26..30]);
+                }
+            }
+            assert!(*shown == sample.after[..shown.len()], "{engine} {sample:?}");
+        }
+    });
+}
+
+#[test]
+fn more_is_shown_where_it_is_asked_for_by_name() {
+    by_each(|ground, engine, samples| {
+        let all = CaptureRequest {
+            with_payload: true,
+            with_addresses: true,
+            ..PLAIN
+        };
+        let file = capture(ground, all, samples);
+        for (sample, packet) in samples.iter().zip(&file.packets) {
+            assert!(*packet.data == *sample.after, "{engine}");
+        }
+        assert!(file.packets.iter().any(|packet| packet.data.len() == 192));
+        assert!(OTHERS.iter().all(|address| holds(&file.bytes, address)));
+
+        let addresses = CaptureRequest {
+            with_addresses: true,
+            ..PLAIN
+        };
+        let file = capture(ground, addresses, samples);
+        for address in OTHERS {
+            assert!(holds(&file.bytes, address), "{engine}: {address}");
+        }
+        let longest = file.packets.iter().map(|packet| packet.data.len()).max();
+        assert_eq!(longest, Some(18 + 40 + 20));
+
+        let payload = CaptureRequest {
+            with_payload: true,
+            ..PLAIN
+        };
+        let file = capture(ground, payload, samples);
+        for address in OTHERS {
+            assert!(!holds(&file.bytes, address), "{engine}: {address}");
+        }
+        assert!(file.packets.iter().any(|packet| packet.data.len() == 192));
+    });
+}
+
+/// One sample, as often as it is needed.
+fn one() -> (Ground, Sample) {
+    let ground = ground();
+    let frame = tcp(HOST4, WEB4).macs(TO, FROM).build();
+    let links = Arc::new(ground.links());
+    let sample = ground.by_worker(&links, &[(Role::Host, frame.clone())])[0];
+    assert!(*sample.before == *beginning(&frame));
+    (ground, sample)
+}
+
+#[test]
+fn it_ends_with_its_frames_its_time_or_its_reader() {
+    let (ground, sample) = one();
+    let links = Arc::new(ground.links());
+    let mut witness = Witness::new(Arc::clone(&links), Arc::clone(&ground.snapshot), 4096);
+    let few = CaptureRequest {
+        frames: 3,
+        one_in: 2,
+        ..PLAIN
+    };
+
+    let pieces = witness.capture(few, MOMENT).unwrap();
+    assert_eq!((links.one_in(), witness.is_capturing()), (2, true));
+    let refusal = witness.capture(few, MOMENT).unwrap_err();
+    assert!(refusal.contains("one at a time"), "{refusal}");
+    for _ in 0..5 {
+        witness.see(&sample);
+    }
+    witness.tick(NOON, 0);
+    assert_eq!((links.one_in(), witness.is_capturing()), (4096, false));
+    assert_eq!(read(pieces.iter().flatten().collect()).packets.len(), 3);
+
+    let pieces = witness.capture(few, MOMENT).unwrap();
+    witness.tick(NOON + Duration::from_secs(59), 0);
+    assert!(witness.is_capturing());
+    // What the engines had no room for is missing in the file.
+    witness.tick(NOON + Duration::from_secs(60), 17);
+    assert!(!witness.is_capturing());
+    let file = read(pieces.iter().flatten().collect());
+    assert_eq!((file.packets.len(), file.dropped), (0, 17));
+
+    drop(witness.capture(few, MOMENT).unwrap());
+    witness.see(&sample);
+    witness.tick(NOON, 17);
+    assert_eq!((links.one_in(), witness.is_capturing()), (4096, false));
+}
+
+#[test]
+fn a_reader_that_is_slow_misses_frames_and_is_told_how_many() {
+    let (ground, sample) = one();
+    let mut witness = witness(&ground);
+    let many = CaptureRequest {
+        frames: 100_000,
+        ..PLAIN
+    };
+    let pieces = witness.capture(many, MOMENT).unwrap();
+    for _ in 0..10_000 {
+        witness.see(&sample);
+    }
+    witness.end();
+    let file = read(pieces.iter().flatten().collect());
+    assert_eq!(file.packets.len() as u64 + file.dropped, 10_000);
+    assert!(file.dropped > 0 && file.last_words.contains(&format!("{} more", file.dropped)));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_what_is_accepted() {
+    let (ground, _) = one();
+    let mut witness = witness(&ground);
+    for (request, name) in [
+        (CaptureRequest { frames: 0, ..PLAIN }, "frames = 0"),
+        (
+            CaptureRequest {
+                seconds: 0,
+                ..PLAIN
+            },
+            "seconds = 0",
+        ),
+        (
+            CaptureRequest {
+                seconds: 1 << 40,
+                ..PLAIN
+            },
+            "seconds = 1099511627776",
+        ),
+        (
+            CaptureRequest {
+                frames: u64::MAX,
+                ..PLAIN
+            },
+            "1 to 10000000",
+        ),
+        (CaptureRequest { one_in: 0, ..PLAIN }, "one_in = 0"),
+    ] {
+        let refusal = witness.capture(request, MOMENT).unwrap_err();
+        assert!(refusal.contains(name), "{refusal}");
+        assert!(!witness.is_capturing());
+    }
+}

@@ -1,0 +1,11 @@
+//! Tier: any machine; what needs the kernel's engine is skipped without root. Samples of both
+//! engines, held against the policy and shown to an operator.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's ground that is missing is the test's failure"
+)]
+
+mod audit;
+mod capture;
+mod hidden;
+mod rig;

@@ -1,0 +1,92 @@
+//! Frames through an engine that tells of every one of them.
+
+use exitmark::datapath::memory::HeapMemory;
+use exitmark::datapath::{
+    Forwarder, Kernel, Links, Outbox, PerRole, Role, SAMPLE_BYTES, Sample, Samples,
+};
+use exitmark::lab::cases::{Table, tables};
+use exitmark::lab::{Netns, is_root};
+use exitmark::policy::Snapshot;
+use exitmark::settings::Settings;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Every namespace's loopback device; nothing is sent to it.
+const LOOPBACK: u32 = 1;
+/// When all of the worker's frames come.
+pub(crate) const NOON: Duration = Duration::from_secs(43_200);
+
+/// The first table's site: every class, steering, mark AF11.
+pub(crate) struct Ground {
+    pub(crate) table: Table,
+    pub(crate) settings: Settings,
+    pub(crate) snapshot: Arc<Snapshot>,
+}
+
+pub(crate) fn ground() -> Ground {
+    on(tables().swap_remove(0))
+}
+
+pub(crate) fn on(table: Table) -> Ground {
+    let settings = table.settings().unwrap();
+    let snapshot = Arc::new(table.snapshot(&settings));
+    Ground {
+        table,
+        settings,
+        snapshot,
+    }
+}
+
+impl Ground {
+    pub(crate) fn links(&self) -> Links {
+        self.table.links(&self.settings)
+    }
+
+    /// What a worker tells of these frames.
+    pub(crate) fn by_worker(&self, links: &Arc<Links>, frames: &[(Role, Vec<u8>)]) -> Vec<Sample> {
+        links.sample(1);
+        let samples = Arc::<Samples>::default();
+        let mut forwarder = Forwarder::new(Arc::clone(&self.snapshot), Arc::clone(links))
+            .witnessed(Arc::clone(&samples));
+        let mut told = Vec::new();
+        for (ingress, frame) in frames {
+            let (mut memory, mut pool) = HeapMemory::new(8, 4096);
+            let mut arrived = memory.load(frame, &mut pool);
+            let mut outbox = Outbox::default();
+            forwarder.process_batch(*ingress, &mut arrived, &mut memory, &mut outbox, NOON);
+            told.push(samples.next().unwrap());
+        }
+        assert!(samples.next().is_none() && samples.lost() == 0);
+        told
+    }
+
+    /// What the kernel's program tells of them; none where there is no root.
+    pub(crate) fn by_kernel(&self, frames: &[(Role, Vec<u8>)]) -> Option<Vec<Sample>> {
+        let (snapshot, frames) = (Arc::clone(&self.snapshot), frames.to_vec());
+        let (host, incoming) = (self.settings.host_mac, self.table.incoming(&self.settings));
+        is_root().then(|| {
+            Netns::new("witness").unwrap().run(move || {
+                let kernel = Kernel::load().unwrap();
+                for role in Role::ALL {
+                    kernel.set_port(role, Some(LOOPBACK)).unwrap();
+                }
+                kernel.publish(&snapshot).unwrap();
+                let links = Links::over(kernel.links().unwrap(), host, incoming);
+                links.allow_redirects(PerRole::from_fn(|_| true), 9014);
+                links.sample(1);
+                let mut samples = kernel.samples().unwrap();
+                for (ingress, frame) in &frames {
+                    kernel.run(*ingress, frame).unwrap();
+                }
+                let told: Vec<_> = samples.take(frames.len() + 1).collect();
+                assert_eq!((told.len(), samples.lost()), (frames.len(), 0));
+                told
+            })
+        })
+    }
+}
+
+/// Of a frame, what a sample has.
+pub(crate) fn beginning(frame: &[u8]) -> &[u8] {
+    &frame[..frame.len().min(SAMPLE_BYTES)]
+}

@@ -29,7 +29,7 @@ fn every_case_is_told_as_it_was() {
             let settings = table.settings().unwrap();
             let snapshot = Arc::new(table.snapshot(&settings));
             let incoming = table.incoming(&settings);
-            let rig = Rig::new(&snapshot, settings.host_mac, incoming);
+            let mut rig = Rig::new(&snapshot, settings.host_mac, incoming);
             rig.links.sample(1);
             let mut samples = rig.kernel.samples().unwrap();
             let links = Links::new(settings.host_mac, incoming);
@@ -177,7 +177,7 @@ fn samples_without_a_reader_are_lost_and_counted() {
         let table = &tables()[0];
         let settings = table.settings().unwrap();
         let snapshot = table.snapshot(&settings);
-        let mut rig = Rig::new(&snapshot, settings.host_mac, table.incoming(&settings));
+        let rig = Rig::new(&snapshot, settings.host_mac, table.incoming(&settings));
         rig.links.sample(1);
         let case = table.cases.iter().find(|case| case.before.len() > 60);
         let case = case.unwrap();

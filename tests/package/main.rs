@@ -18,17 +18,13 @@ use exitmark::lab::{is_installed, is_root};
 use exitmark::settings::Settings;
 use flow::Flow;
 use machine::Machine;
-use service::{As, Service};
+use service::Service;
 use std::path::Path;
 use std::thread;
 
 const CONFIGURATION: &str = "/etc/exitmark/exitmark.toml";
 const EXAMPLE: &str = "/usr/share/exitmark/exitmark.example.toml";
 const PINS: &str = "/run/bpf/exitmark";
-
-/// Who the upgraded service is. To take pins over takes the privilege to open a program by its
-/// number, which only root has: `As::Service` when the daemon does without.
-const SUCCESSOR: As = As::Root;
 
 /// What is installed: mode, owner and group, path.
 const INSTALLED: &[&str] = &[
@@ -84,7 +80,7 @@ fn from_installation_to_purge() {
     machine.name_nics();
     configure(&machine);
     let service = Service::prepare(&machine);
-    let running = service.start(As::Service);
+    let running = service.start();
     assert!(running.ready.contains("host=eth0 "), "{}", running.ready);
     assert!(
         running.ready.contains("incoming=eth2 "),
@@ -97,7 +93,7 @@ fn from_installation_to_purge() {
     machine.install(&packages.second);
     running.stop().unwrap();
     flow.goes_on();
-    let running = service.start(SUCCESSOR);
+    let running = service.start();
     assert!(running.log().contains("taken over"), "{}", running.log());
     flow.goes_on();
     flow.assert_all_marked();

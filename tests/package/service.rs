@@ -8,16 +8,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// Who runs the service's command line.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum As {
-    /// The unit's user, with the unit's capabilities.
-    Service,
-    /// Root, with all of them.
-    #[allow(dead_code, reason = "for as long as SUCCESSOR needs it")]
-    Root,
-}
-
 pub(crate) struct Service<'a> {
     machine: &'a Machine,
     unit: Unit,
@@ -104,22 +94,22 @@ impl<'a> Service<'a> {
     }
 
     /// Starts it and waits until it is ready.
-    pub(crate) fn start(&self, who: As) -> RunningBox {
+    pub(crate) fn start(&self) -> RunningBox {
         let command: Vec<_> = self.unit.value("ExecStart").split_whitespace().collect();
         let [program, "run", "--config", configuration] = command[..] else {
             panic!("another command line than RunningBox': {command:?}");
         };
-        let launcher = self.launcher(who, program);
+        let launcher = self.launcher(program);
         RunningBox::start(
             &self.machine.site.middle,
             &launcher,
             Path::new(configuration),
         )
-        .unwrap_or_else(|error| panic!("as {who:?}: {error}"))
+        .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// A script that becomes the service.
-    fn launcher(&self, who: As, program: &str) -> PathBuf {
+    fn launcher(&self, program: &str) -> PathBuf {
         let value = |key| self.unit.value(key);
         assert_eq!(value("ProtectSystem"), "strict");
         assert_eq!(value("NoNewPrivileges"), "yes");
@@ -133,16 +123,13 @@ impl<'a> Service<'a> {
             .to_lowercase()
             .replace("cap_", "+");
         let capabilities = format!("-all,{}", capabilities.replace(' ', ","));
-        let become_user = match who {
-            As::Root => String::new(),
-            As::Service => format!(
-                "--reuid {} --regid {} --groups {},debian-tor --no-new-privs --inh-caps={capabilities} \
-                 --ambient-caps={capabilities} --bounding-set={capabilities}",
-                value("User"),
-                value("Group"),
-                value("Group"),
-            ),
-        };
+        let become_user = format!(
+            "--reuid {} --regid {} --groups {},debian-tor --no-new-privs --inh-caps={capabilities} \
+             --ambient-caps={capabilities} --bounding-set={capabilities}",
+            value("User"),
+            value("Group"),
+            value("Group"),
+        );
         let text = format!(
             "#!/bin/sh\n\
              set -e\n\
@@ -161,7 +148,7 @@ impl<'a> Service<'a> {
             writable = value("ReadWritePaths"),
             umask = value("UMask"),
         );
-        let path = self.scripts.path().join(format!("{who:?}"));
+        let path = self.scripts.path().join("start");
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         path

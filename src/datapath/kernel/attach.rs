@@ -72,8 +72,8 @@ impl Attachment {
 
 impl Kernel {
     /// Attaches a role's program to a NIC: in the place of the one that is pinned for it, or
-    /// anew (after [`Kernel::clear`], what is pinned is on this NIC), natively where the driver can, else generically. From then on it stays without
-    /// this process.
+    /// anew (after [`Kernel::clear`], what is pinned is on this NIC), natively where the driver
+    /// can, else generically. From then on it stays without this process.
     ///
     /// # Errors
     /// The NIC takes it in neither way, or it cannot be pinned.
@@ -93,7 +93,7 @@ impl Kernel {
         let before = match pins.link(role)? {
             Some(link) => {
                 let target = sys::link_target(link.as_fd()).map_err(failed)?;
-                let old = sys::open_program(target.program).map_err(failed)?;
+                let old = pins.open_program(role, target.program).map_err(failed)?;
                 sys::update_link(link.as_fd(), program).map_err(failed)?;
                 Some((link, old))
             }
@@ -154,7 +154,7 @@ impl Kernel {
         Ok(remarks)
     }
 
-    fn program(&self, role: Role) -> BorrowedFd<'_> {
+    pub(super) fn program(&self, role: Role) -> BorrowedFd<'_> {
         let programs = &self.skeleton.progs;
         match role {
             Role::Host => programs.exitmark_host.as_fd(),

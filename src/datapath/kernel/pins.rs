@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <directory>/link_host, link_uplink, link_incoming   the attachments
+//! <directory>/program_host, …                         what they attach
 //! <directory>/watch_unsent, watch_unredirected        what counts the NICs' drops
 //! <directory>/undo                                    what to set back on which NIC
 //! <directory>/maps-<layout>/…                         the program's maps
@@ -227,6 +228,28 @@ impl Pins {
         sys::pin(link.as_fd(), &path).map_err(refused("pin", &path))
     }
 
+    fn program_path(&self, role: Role) -> PathBuf {
+        self.directory.join(format!("program_{role}"))
+    }
+
+    /// Pins a role's program beside its link: to open it by its number takes CAP_SYS_ADMIN, which
+    /// no box needs for anything else.
+    pub(super) fn pin_program(&self, role: Role, program: BorrowedFd<'_>) -> Result<(), PinError> {
+        let path = self.program_path(role);
+        remove(&path)?;
+        sys::pin(program, &path).map_err(refused("pin", &path))
+    }
+
+    /// The program with this number, which a role's link attaches.
+    pub(super) fn open_program(&self, role: Role, number: u32) -> io::Result<OwnedFd> {
+        if let Ok(pinned) = sys::open_pinned(&self.program_path(role))
+            && sys::program_number(pinned.as_fd())? == number
+        {
+            return Ok(pinned);
+        }
+        sys::open_program(number)
+    }
+
     pub(super) fn pin_watch(&self, watch: Watch, link: impl AsFd) -> Result<(), PinError> {
         let path = self.directory.join(watch.name());
         sys::pin(link.as_fd(), &path).map_err(refused("pin", &path))
@@ -254,6 +277,7 @@ impl Pins {
             // Without this the kernel does it some time after the last reference is gone.
             sys::detach_link(link.as_fd()).map_err(refused("detach", &path))?;
         }
+        remove(&self.program_path(role))?;
         remove(&path)
     }
 

@@ -142,6 +142,23 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     })
 }
 
+/// A program's number.
+pub(super) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut length =
+        u32::try_from(size_of::<libbpf_sys::bpf_prog_info>()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes no more than `length` bytes into a live local of that size, all of
+    // whose pointers are null with a length of 0.
+    result(unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(
+            program.as_raw_fd(),
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(info.id)
+}
+
 /// Opens the program that has this number.
 pub(super) fn open_program(number: u32) -> io::Result<OwnedFd> {
     // SAFETY: it takes a number and returns a descriptor or an error.

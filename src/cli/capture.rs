@@ -2,14 +2,17 @@
 
 use super::asking::Asked;
 use super::{misused, unmet};
-use crate::control::{CaptureRequest, Client};
+use crate::control::CaptureRequest;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::Permissions;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Capture frames of a running box to a pcapng file
+/// Capture frames of a running box to a pcapng file; Ctrl-C ends it and keeps what there is
 ///
 /// Without --payload and --addresses the file tells how the box decided, and not who talked to
 /// whom about what: addresses are replaced and all that follows the headers is cut off. What the
@@ -65,12 +68,19 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(client) => client,
         Err(code) => return code,
     };
-    let written = if to_stdout {
+    let stopped = match stopped() {
+        Ok(stopped) => stopped,
+        Err(error) => return unmet(format_args!("cannot wait for signals: {error}")),
+    };
+    let capture = |out: &mut dyn Write| {
         client
-            .capture(&request, &mut io::stdout().lock())
+            .capture_until(&request, &mut { out }, || stopped.load(Ordering::Relaxed))
             .map_err(|error| error.to_string())
+    };
+    let written = if to_stdout {
+        capture(&mut io::stdout().lock())
     } else {
-        to_file(&client, &request, out, arguments.force)
+        to_file(capture, out, arguments.force)
     };
     match written {
         Ok(bytes) => {
@@ -86,10 +96,18 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
+/// Whether somebody wants no more, by Ctrl-C say.
+fn stopped() -> io::Result<Arc<AtomicBool>> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stopped))?;
+    }
+    Ok(stopped)
+}
+
 /// To a file that has its name when it is complete, and that its owner alone may read.
 fn to_file(
-    client: &Client,
-    request: &CaptureRequest,
+    capture: impl FnOnce(&mut dyn Write) -> Result<u64, String>,
     out: &Path,
     force: bool,
 ) -> Result<u64, String> {
@@ -103,9 +121,7 @@ fn to_file(
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(directory)
         .map_err(failed)?;
-    let written = client
-        .capture(request, &mut file)
-        .map_err(|error| error.to_string())?;
+    let written = capture(&mut file)?;
     file.flush().map_err(failed)?;
     let kept = if force {
         file.persist(out)

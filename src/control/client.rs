@@ -27,6 +27,8 @@ const MAX_ANSWER: usize = 8 << 20;
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// but for a reload, which may wait for relay documents.
 const RELOAD_TIME: Duration = Duration::from_secs(60);
+/// It is asked so often at least whether a capture is enough.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Asks the box behind a control socket.
 #[derive(Clone, Debug)]
@@ -79,6 +81,20 @@ impl Client {
         request: &CaptureRequest,
         out: &mut impl Write,
     ) -> Result<u64, ControlError> {
+        self.capture_until(request, out, || false)
+    }
+
+    /// The same, or until `is_enough`, which is asked every now and then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::capture`].
+    pub fn capture_until(
+        &self,
+        request: &CaptureRequest,
+        out: &mut impl Write,
+        is_enough: impl Fn() -> bool,
+    ) -> Result<u64, ControlError> {
         request.check().map_err(ControlError::Request)?;
         let json = serde_json::to_vec(request).map_err(|error| self.broken(error))?;
         self.run(async {
@@ -88,8 +104,12 @@ impl Client {
                 .map_err(|_| self.broken("no answer"))??;
             let mut body = answer.into_body();
             let mut written = 0;
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| self.broken(error))?;
+            while !is_enough() {
+                let frame = match timeout(LOOK, body.frame()).await {
+                    Ok(Some(frame)) => frame.map_err(|error| self.broken(error))?,
+                    Ok(None) => break,
+                    Err(_) => continue,
+                };
                 let Ok(part) = frame.into_data() else {
                     continue;
                 };

@@ -1,10 +1,13 @@
 //! The commands that ask a running box: what they print, what they write, how they exit.
 
 use super::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 fn exitmark(arguments: &[&str], socket: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_exitmark"))
@@ -138,6 +141,43 @@ fn a_capture_is_a_file_of_its_owners_or_standard_output() {
 
     let output = exitmark(&["capture", "--out", "-"], &rig.socket);
     assert_eq!(output.stdout, b"bytes");
+}
+
+#[test]
+fn a_capture_that_is_interrupted_keeps_what_there_is() {
+    let (part, receiver) = bounded(1);
+    let (give, captures) = bounded(1);
+    give.send(receiver).unwrap();
+    let rig = Rig::new(Puppet {
+        captures: Some(captures),
+        ..Puppet::default()
+    });
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("frames.pcapng");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_exitmark"))
+        .args(["capture", "--out"])
+        .arg(&path)
+        .arg("--socket")
+        .arg(&rig.socket)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    part.send(b"bytes".to_vec()).unwrap();
+    // It has begun when what was sent is in the file that has no name yet.
+    let begun = Instant::now();
+    let has_come = || {
+        let mut entries = fs::read_dir(directory.path()).unwrap();
+        entries.any(|entry| entry.unwrap().metadata().is_ok_and(|file| file.len() == 5))
+    };
+    while !has_come() {
+        assert!(begun.elapsed() < LONG, "nothing was written");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(fs::read(&path).unwrap(), b"bytes");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! The report as metrics, in the OpenMetrics text format. `docs/metrics.md` has them all; a test
 //! holds the two together.
 
+mod out;
+
 use super::{PortReport, Report, SteeringState};
+use out::{Metrics, labels, single};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 
@@ -53,105 +54,6 @@ impl Collector for Collected {
                 (labels([("kind", &warning.kind), ("severity", severity)]), 1)
             }),
         )
-    }
-}
-
-type Labels = Vec<(&'static str, String)>;
-
-fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
-    pairs.map(|(name, value)| (name, value.to_owned())).into()
-}
-
-/// One value without labels.
-fn single<T>(value: T) -> [(Labels, T); 1] {
-    [(Vec::new(), value)]
-}
-
-/// What metrics are written to.
-struct Metrics<'a>(DescriptorEncoder<'a>);
-
-impl Metrics<'_> {
-    /// Something that only grows; its name gets `_total`.
-    fn counter(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> fmt::Result {
-        let values = values.into_iter();
-        let values = values.map(|(labels, value)| (labels, ConstCounter::new(value)));
-        self.family(name, None, help, MetricType::Counter, values)
-    }
-
-    /// A size that only grows; its name gets `_bytes_total`.
-    fn bytes(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> fmt::Result {
-        let values = values.into_iter();
-        let values = values.map(|(labels, value)| (labels, ConstCounter::new(value)));
-        self.family(name, Some(&Unit::Bytes), help, MetricType::Counter, values)
-    }
-
-    /// Something that is as it is.
-    fn gauge(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> fmt::Result {
-        let values = values.into_iter();
-        let values = values.map(|(labels, value)| (labels, ConstGauge::new(value)));
-        self.family(name, None, help, MetricType::Gauge, values)
-    }
-
-    /// A moment, in seconds since 1970; its name gets `_timestamp_seconds`.
-    fn timestamp(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> fmt::Result {
-        let values = values.into_iter();
-        let values = values.map(|(labels, value)| (labels, ConstGauge::new(value)));
-        let name = format!("{name}_timestamp");
-        self.family(&name, Some(&Unit::Seconds), help, MetricType::Gauge, values)
-    }
-
-    fn family<M: EncodeMetric>(
-        &mut self,
-        name: &str,
-        unit: Option<&Unit>,
-        help: &str,
-        kind: MetricType,
-        values: impl Iterator<Item = (Labels, M)>,
-    ) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, unit, kind)?;
-        for (labels, value) in values {
-            // A family of no labels would be written with empty braces.
-            if labels.is_empty() {
-                return value.encode(encoder);
-            }
-            value.encode(encoder.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    /// Words, as labels of a 1; its name gets `_info`.
-    fn info(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = Labels>,
-    ) -> fmt::Result {
-        let kind = MetricType::Info;
-        let mut encoder = self.0.encode_descriptor(name, help, None, kind)?;
-        for labels in values {
-            encoder.encode_info(&labels)?;
-        }
-        Ok(())
     }
 }
 

@@ -81,6 +81,8 @@ fn xdp(facts: &mut Facts, port: usize) -> &mut XdpState {
     facts.ports[port].xdp.as_mut().unwrap()
 }
 
+/// What spoils a sound machine.
+type Spoil = fn(&mut Facts);
 /// What is amiss: how bad, about what, some words of it, and the command.
 type Amiss = (Severity, &'static str, &'static str, Option<&'static str>);
 
@@ -95,7 +97,7 @@ fn nothing_is_amiss_on_a_sound_machine() {
 #[test]
 fn each_thing_amiss_is_found_alone_with_its_command() {
     use Severity::{Fault, Warning};
-    let table: Vec<(fn(&mut Facts), Amiss)> = vec![
+    let table: Vec<(Spoil, Amiss)> = vec![
         (|f| f.kernel = (5, 10), (Fault, "kernel", "5.10", None)),
         (|f| f.kernel = (6, 1), (Warning, "kernel", "6.1", None)),
         (|f| f.kernel = (6, 5), (Warning, "kernel", "6.5", None)),

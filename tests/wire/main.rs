@@ -17,12 +17,15 @@
 
 mod agreement;
 mod craft;
+mod dumps;
 mod endurance;
 mod frames;
 mod guarded;
 mod incoming;
 mod leaks;
 mod marked;
+mod needles;
+mod private;
 mod privileges;
 mod refusals;
 mod reload;

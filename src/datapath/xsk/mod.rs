@@ -130,6 +130,9 @@ impl Umem {
                 bytes: u64::from(frames.get()) * u64::from(settings.chunk_bytes),
                 source: io_error(&error),
             })?;
+        if let Err(error) = keep_out_of_dumps(&umem, &descriptors, settings.chunk_bytes) {
+            tracing::warn!("a core dump of this process would hold packets: {error}");
+        }
         Ok(Self {
             umem,
             descriptors,
@@ -229,6 +232,29 @@ impl Umem {
             held: Held::default(),
             scratch: vec![FrameDesc::default(); self.settings.ring as usize].into(),
         })
+    }
+}
+
+/// Packets are nobody's affair, also where somebody makes a core dump against this process' will.
+fn keep_out_of_dumps(
+    umem: &xsk_rs::Umem,
+    descriptors: &[FrameDesc],
+    chunk_bytes: u32,
+) -> io::Result<()> {
+    let Some(first) = descriptors.first() else {
+        return Ok(());
+    };
+    let bytes = descriptors.len() * chunk_bytes as usize;
+    // SAFETY: the descriptor is of this UMEM, and no ring has any of its chunks yet. xsk-rs tells
+    // of no other address than a chunk's.
+    let chunk = unsafe { umem.data(first) }.contents().as_ptr();
+    // A descriptor's address counts from the beginning of the memory.
+    let start = chunk.wrapping_sub(first.addr()).cast_mut().cast();
+    // SAFETY: the memory begins there and has a chunk for each descriptor; the advice changes
+    // what a dump has of it, and nothing else. No safe function gives advice on memory.
+    match unsafe { libc::madvise(start, bytes, libc::MADV_DONTDUMP) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -68,7 +68,7 @@ pub enum KernelError {
         /// What the kernel said.
         source: io::Error,
         /// What to do about it.
-        hint: &'static str,
+        hint: String,
     },
     /// Something about the pins.
     #[error(transparent)]

@@ -71,7 +71,7 @@ fn as_io(error: libbpf_rs::Error) -> io::Error {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            "; it takes CAP_BPF and CAP_NET_ADMIN, and a directory that this user may write to"
+            "; run it as root, or as a user with CAP_BPF and CAP_NET_ADMIN who may write there"
         }
         _ => "",
     }

@@ -264,7 +264,9 @@ fn ring_size(entries: u32) -> Result<QueueSize, XskError> {
 
 fn bind_hint(error: &io::Error, settings: XskSettings) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => "; another program has this queue: end it first",
+        Some(libc::EBUSY) => {
+            "; another program has this queue: end it first (`ss --xdp --all --processes` names it)"
+        }
         Some(libc::EOPNOTSUPP | libc::EINVAL) if settings.zero_copy => {
             "; this driver has no zero-copy: set `datapath.zero_copy` to \"auto\" or \"off\""
         }

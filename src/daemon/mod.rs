@@ -232,15 +232,11 @@ impl Daemon {
         service: Service,
     ) -> Result<Self, DaemonError> {
         let nics = Nics::look(&settings)?;
+        let were_there = Pins::exist(&settings.pin.directory);
         let pins = Pins::open(&settings.pin.directory)?;
-        let listeners = Listeners::open(&ControlSettings {
-            socket: settings.control.socket.clone(),
-            group: settings.control.group.clone(),
-            metrics: settings.metrics,
-        })?;
-        let (keeper, first) = match confine::is_root() {
-            true => Keeper::begin(&settings)?,
-            false => confine::by_own_right(|| Keeper::begin(&settings))?,
+        let (listeners, (keeper, first)) = match Self::prepare(&settings) {
+            Ok(prepared) => prepared,
+            Err(error) => return Err(give_up(pins, were_there, error)),
         };
         let passing = Arc::new(settings.rules.passing());
         let rules = if first.passes {
@@ -253,13 +249,7 @@ impl Daemon {
         let was_attached = pins.are_attached()?;
         let parts = match Parts::assemble(&settings, &nics, &snapshot, &pins, &events) {
             Ok(parts) => parts,
-            Err(error) => {
-                // What was there before goes on by itself; what was not shall not stay.
-                if !was_attached && let Err(failed) = detach::take_off(pins) {
-                    tracing::error!("the NICs cannot be set back: {failed}");
-                }
-                return Err(error);
-            }
+            Err(error) => return Err(give_up(pins, was_attached, error)),
         };
         let ready = parts.describe(snapshot.relays.len());
         let mut daemon = Self {
@@ -289,15 +279,26 @@ impl Daemon {
             Err(error) => {
                 let _ = daemon.workers.dismiss(&daemon.kernel);
                 daemon.workers.end();
-                if !was_attached && let Err(failed) = detach::take_off(daemon.pins) {
-                    tracing::error!("the NICs cannot be set back: {failed}");
-                }
-                return Err(error);
+                return Err(give_up(daemon.pins, was_attached, error));
             }
         }
         print_line(&ready);
         daemon.service.is_ready(&ready);
         Ok(daemon)
+    }
+
+    /// Where the box will be asked, and what it is to know of relays.
+    fn prepare(settings: &Settings) -> Result<(Listeners, (Keeper, Update)), DaemonError> {
+        let listeners = Listeners::open(&ControlSettings {
+            socket: settings.control.socket.clone(),
+            group: settings.control.group.clone(),
+            metrics: settings.metrics,
+        })?;
+        let relays = match confine::is_root() {
+            true => Keeper::begin(settings)?,
+            false => confine::by_own_right(|| Keeper::begin(settings))?,
+        };
+        Ok((listeners, relays))
     }
 
     /// Gives up what is not needed any more, and lets others ask.
@@ -496,6 +497,15 @@ impl Daemon {
             })
             .map_or(Ok(()), Err)
     }
+}
+
+/// After a start that came to nothing: what was there before goes on by itself; what was not
+/// shall not stay.
+fn give_up(pins: Pins, was_there: bool, error: DaemonError) -> DaemonError {
+    if !was_there && let Err(failed) = detach::take_off(pins) {
+        tracing::error!("the NICs cannot be set back: {failed}");
+    }
+    error
 }
 
 /// Prints a line at once; nobody listening is no reason to stop.

@@ -158,9 +158,15 @@ impl Pins {
         if !is_bpf_fs(directory)? {
             return Err(PinError::NoBpfFs(directory.to_owned()));
         }
+        let was_there = directory.is_dir();
         let lock = lock(directory)?;
+        let undo = undo_map(&directory.join(UNDO)).inspect_err(|_| {
+            if !was_there {
+                let _ = fs::remove_dir(directory);
+            }
+        })?;
         Ok(Self {
-            undo: undo_map(&directory.join(UNDO))?,
+            undo,
             directory: directory.to_owned(),
             _lock: lock,
         })

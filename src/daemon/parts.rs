@@ -86,7 +86,8 @@ impl Parts {
         let links = Arc::new(links);
         let guards = kernel.guards()?;
         let samples = kernel.samples()?;
-        let workers = Workers::start(settings, sockets, snapshot, &links, guards, events)?;
+        let counts = kernel.worker_counters()?;
+        let workers = Workers::start(settings, sockets, snapshot, &links, guards, counts, events)?;
         let told = workers.samples();
         let one_in = settings.datapath.sample;
         let watch = Watch::start(Arc::clone(&links), snapshot, samples, told, one_in)?;

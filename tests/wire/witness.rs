@@ -48,6 +48,18 @@ fn sampled_frames_are_as_the_policy_says() {
         assert_eq!(of("audit_mismatches"), Some(0), "{}", last.log);
         assert_eq!(of("audit_lost"), Some(0));
         assert!(!last.log.contains("ALARM"), "{}", last.log);
+        let measured = "sampled frames were in the box for";
+        let engine = if of("af_xdp_decided") > Some(ROUNDS as u64 / 2) {
+            "engine=\"af_xdp\""
+        } else {
+            "engine=\"xdp\""
+        };
+        let mut lines = last.log.lines();
+        assert!(
+            lines.any(|line| line.contains(measured) && line.contains(engine)),
+            "{}",
+            last.log
+        );
         moved(&last);
     });
 }

@@ -177,7 +177,7 @@ fn samples_without_a_reader_are_lost_and_counted() {
         let table = &tables()[0];
         let settings = table.settings().unwrap();
         let snapshot = table.snapshot(&settings);
-        let mut rig = Rig::new(&snapshot, settings.host_mac, table.incoming(&settings));
+        let rig = Rig::new(&snapshot, settings.host_mac, table.incoming(&settings));
         rig.links.sample(1);
         let case = table.cases.iter().find(|case| case.before.len() > 60);
         let case = case.unwrap();

@@ -199,6 +199,8 @@ pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     hear_signals(events.clone())?;
     let mut running = Daemon::start(settings, path, events, service)?;
     let dead = running.follow(&happening);
+    // Whoever still waits for an answer hears that there is none.
+    drop(happening);
     running.stop()?;
     match dead {
         Some(worker) => Err(DaemonError::WorkerDied(worker)),
@@ -474,6 +476,7 @@ impl Daemon {
     /// kernel decides by itself from then on, or the NICs are set back.
     fn stop(mut self) -> Result<(), DaemonError> {
         self.service.is_stopping();
+        self.reloading = None;
         self.control = None;
         self.steering.end();
         let dismissed = self.workers.dismiss(&self.kernel);

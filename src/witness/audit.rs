@@ -207,6 +207,7 @@ impl Auditor {
     pub fn report(&self) -> AuditReport {
         AuditReport {
             checked: self.checked,
+            skipped: self.skipped,
             mismatches: Fault::ALL
                 .map(|fault| FrameAudit {
                     kind: fault.name().to_owned(),

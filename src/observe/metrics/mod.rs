@@ -417,6 +417,11 @@ fn samples(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
         single(audit.checked),
     )?;
     out.counter(
+        "audit_skipped_frames",
+        "Sampled frames that cannot be judged by themselves, such as later fragments, in this process",
+        single(audit.skipped),
+    )?;
+    out.counter(
         "audit_lost_frames",
         "Sampled frames for which there was no room, in this process",
         single(audit.lost),

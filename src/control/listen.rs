@@ -151,8 +151,10 @@ fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener),
         .set_nonblocking(true)
         .map_err(failed("make it non-blocking"))?;
     if group.is_some() {
-        chown(&made, None, group)
-            .map_err(|errno| failed("give it to control.group")(errno.into()))?;
+        chown(&made, None, group).map_err(|errno| match errno {
+            Errno::EPERM => ControlError::NotInGroup(path.to_owned()),
+            other => failed("give it to control.group")(other.into()),
+        })?;
     }
     fs::set_permissions(&made, Permissions::from_mode(0o660))
         .map_err(failed("set who may use it"))?;

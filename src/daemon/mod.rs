@@ -19,7 +19,9 @@ mod witness;
 mod workers;
 
 use crate::control::{ControlError, ControlSettings, Listeners, Server};
-use crate::datapath::{Kernel, KernelError, Links, MAX_QUEUES, PinError, Pins, Role, XskError};
+use crate::datapath::{
+    Kernel, KernelCounts, KernelError, Links, MAX_QUEUES, PerRole, PinError, Pins, Role, XskError,
+};
 use crate::nic::{NicError, Way};
 use crate::policy::{Rules, Snapshot};
 use crate::relays::{LoadError, Refused};
@@ -154,9 +156,14 @@ struct Daemon {
     is_orphaned: bool,
     /// A configuration of which the relay set is being read.
     reloading: Option<Reloading>,
+    /// How many relay sets were ordered for other configurations.
+    orders: u64,
     /// How many configurations came into force after the first, and how many were refused.
     reloads: (u64, u64),
     kernel: Kernel,
+    /// What it counted when it was read last, and the most that was seen to be forwarded.
+    counts: KernelCounts,
+    forwarded: PerRole<u64>,
     pins: Pins,
     workers: Workers,
     steering: Steering,
@@ -172,8 +179,10 @@ enum Event {
     Signal(i32),
     /// Another relay set is to be published.
     Relays(Update),
-    /// The relay set of another configuration, or why there is none.
-    Reconfigured(Result<Update, String>),
+    /// The relay set of a configuration that was ordered by this number, or why there is none.
+    Reconfigured(u64, Result<Update, String>),
+    /// Nobody keeps the relay set any more.
+    KeeperEnded,
     /// Whether, and to whom, frames can be steered has changed.
     Way(Way),
     /// Somebody asks something by the control socket.
@@ -208,6 +217,14 @@ pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     }
 }
 
+/// What was there before goes on by itself; what was not shall not stay.
+fn abandon(error: DaemonError, pins: Pins, was_attached: bool) -> DaemonError {
+    if !was_attached && let Err(failed) = detach::take_off(pins) {
+        tracing::error!("the NICs cannot be set back: {failed}");
+    }
+    error
+}
+
 /// Makes events of signals, for as long as the process lives.
 fn hear_signals(events: Sender<Event>) -> Result<(), DaemonError> {
     let failed = |error| DaemonError::System("wait for signals", error);
@@ -235,14 +252,10 @@ impl Daemon {
     ) -> Result<Self, DaemonError> {
         let nics = Nics::look(&settings)?;
         let pins = Pins::open(&settings.pin.directory)?;
-        let listeners = Listeners::open(&ControlSettings {
-            socket: settings.control.socket.clone(),
-            group: settings.control.group.clone(),
-            metrics: settings.metrics,
-        })?;
-        let (keeper, first) = match confine::is_root() {
-            true => Keeper::begin(&settings)?,
-            false => confine::by_own_right(|| Keeper::begin(&settings))?,
+        let was_attached = pins.are_attached()?;
+        let (listeners, keeper, first) = match Self::begin(&settings) {
+            Ok(begun) => begun,
+            Err(error) => return Err(abandon(error, pins, was_attached)),
         };
         let passing = Arc::new(settings.rules.passing());
         let rules = if first.passes {
@@ -252,16 +265,9 @@ impl Daemon {
         };
         let is_passing = first.passes;
         let snapshot = Arc::new(Snapshot::new(1, Arc::clone(rules), first.endpoints));
-        let was_attached = pins.are_attached()?;
         let parts = match Parts::assemble(&settings, &nics, &snapshot, &pins, &events) {
             Ok(parts) => parts,
-            Err(error) => {
-                // What was there before goes on by itself; what was not shall not stay.
-                if !was_attached && let Err(failed) = detach::take_off(pins) {
-                    tracing::error!("the NICs cannot be set back: {failed}");
-                }
-                return Err(error);
-            }
+            Err(error) => return Err(abandon(error, pins, was_attached)),
         };
         let ready = parts.describe(snapshot.relays.len());
         let mut daemon = Self {
@@ -276,8 +282,11 @@ impl Daemon {
             unpublished: None,
             is_orphaned: false,
             reloading: None,
+            orders: 0,
             reloads: (0, 0),
             kernel: parts.kernel,
+            counts: KernelCounts::default(),
+            forwarded: PerRole::default(),
             pins,
             workers: parts.workers,
             steering: parts.steering,
@@ -291,15 +300,26 @@ impl Daemon {
             Err(error) => {
                 let _ = daemon.workers.dismiss(&daemon.kernel);
                 daemon.workers.end();
-                if !was_attached && let Err(failed) = detach::take_off(daemon.pins) {
-                    tracing::error!("the NICs cannot be set back: {failed}");
-                }
-                return Err(error);
+                return Err(abandon(error, daemon.pins, was_attached));
             }
         }
         print_line(&ready);
         daemon.service.is_ready(&ready);
         Ok(daemon)
+    }
+
+    /// What there is before the first map: sockets to be asked by, and a relay set.
+    fn begin(settings: &Settings) -> Result<(Listeners, Keeper, Update), DaemonError> {
+        let listeners = Listeners::open(&ControlSettings {
+            socket: settings.control.socket.clone(),
+            group: settings.control.group.clone(),
+            metrics: settings.metrics,
+        })?;
+        let (keeper, first) = match confine::is_root() {
+            true => Keeper::begin(settings)?,
+            false => confine::by_own_right(|| Keeper::begin(settings))?,
+        };
+        Ok((listeners, keeper, first))
     }
 
     /// Gives up what is not needed any more, and lets others ask.
@@ -357,7 +377,8 @@ impl Daemon {
                 Ok(Event::Signal(SIGHUP)) => self.reload(None),
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return None,
                 Ok(Event::Relays(update)) => self.publish_relays(update),
-                Ok(Event::Reconfigured(outcome)) => self.reconfigured(outcome),
+                Ok(Event::Reconfigured(number, outcome)) => self.reconfigured(number, outcome),
+                Ok(Event::KeeperEnded) => self.without_keeper(),
                 Ok(Event::Way(way)) => self.steering.tell(way),
                 Ok(Event::Request(request)) => self.answer(request),
                 Ok(Event::WorkerEnded(worker)) => return Some(worker),

@@ -155,10 +155,11 @@ impl Parts {
         // As far as it can be told beforehand, the program knows from its first frame on.
         let reach = Reach::look(nics, incoming)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
+        // Before anything is taken off that was there: this may be refused.
+        detach::prepare(pins, nics)?;
         for remark in self.kernel.clear(pins, nics.numbers())? {
             tracing::warn!("{remark}");
         }
-        detach::prepare(pins, nics)?;
         for (role, nic) in nics.present() {
             let attachment = self.kernel.attach(pins, role, &nic.name, nic.index)?;
             if attachment.mode == AttachMode::Generic {

@@ -73,6 +73,7 @@ pub(super) struct Keeper {
 
 /// Other settings to follow, and whether the set decides by them.
 struct Order {
+    number: u64,
     settings: RelaySettings,
     decides: bool,
 }
@@ -113,10 +114,17 @@ impl Prompter {
         let _ = self.wake.write(1);
     }
 
-    /// Lets the keeper follow other settings, if it can. The outcome comes as an event.
-    pub(super) fn order(&self, settings: RelaySettings, decides: bool) {
-        let _ = self.ordering.send(Order { settings, decides });
+    /// Lets the keeper follow other settings, if it can; false if nobody keeps the set any more.
+    /// The outcome comes as an event with this number.
+    pub(super) fn order(&self, number: u64, settings: RelaySettings, decides: bool) -> bool {
+        let order = Order {
+            number,
+            settings,
+            decides,
+        };
+        let sent = self.ordering.send(order).is_ok();
         let _ = self.wake.write(1);
+        sent
     }
 
     /// What there is to say of the set.
@@ -222,6 +230,9 @@ impl Keeper {
                         return;
                     }
                 }
+                // Before it is told, so that nothing is ordered of nobody.
+                drop(self);
+                let _ = events.send(Event::KeeperEnded);
             })
             .map_err(|error| DaemonError::System("start the keeper of the relay set", error))?;
         Ok(())
@@ -236,7 +247,7 @@ impl Keeper {
                 return None;
             }
             if let Ok(order) = self.orders.try_recv() {
-                return Some(Event::Reconfigured(self.follow(order)));
+                return Some(Event::Reconfigured(order.number, self.follow(order)));
             }
             let was_asked = self.asked.swap(false, Ordering::AcqRel);
             self.has_news |= self.watch.has_changed();
@@ -276,6 +287,17 @@ impl Keeper {
         let now = SystemTime::now();
         let started = Instant::now();
         let has_other_sources = order.settings.sources != self.settings.sources;
+        // What reading tor's files takes, and what makes another user of their reader, is given up
+        // where there is nothing to read.
+        let has_files = !order.settings.sources.files.is_empty();
+        if confine::is_root() && has_files && !self.follows_files() {
+            return Err(
+                "relays.consensus: documents can only be read after a restart, because this \
+                 process, which began without any, has given up the means to; a restart loses no \
+                 frame"
+                    .to_owned(),
+            );
+        }
         let watch = watch(&order.settings).map_err(|error| error.to_string())?;
         let before = (self.settings.clone(), self.decides, self.live.clone());
         self.settings = order.settings;
@@ -284,7 +306,8 @@ impl Keeper {
             let known = self.live.clone().for_sources(&self.settings.sources, now);
             self.live = known.unwrap_or_default();
         }
-        let outcome = match has_other_sources && self.follows_files() {
+        let loads = has_other_sources && self.follows_files();
+        let outcome = match loads {
             true => self.load(now),
             false => Ok(()),
         };
@@ -293,7 +316,8 @@ impl Keeper {
         match update {
             Ok(update) => {
                 self.watch = watch;
-                self.has_news = false;
+                // Another watch does not tell what the last one was about to.
+                self.has_news = !loads;
                 self.said = Said::default();
                 self.tell_age(now);
                 self.save();

@@ -96,6 +96,11 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     };
     if facts.attached.iter().any(is_ours) {
         findings.push(Finding::ok(subject, "exitmark's XDP program is attached"));
+    } else if state.program != 0 && facts.hides_pins {
+        findings.push(
+            Finding::warning(subject, "an XDP program is attached")
+                .because("whether it is exitmark's own only root can tell: run this as root"),
+        );
     } else if state.program != 0 {
         let mode = if state.is_generic {
             "xdpgeneric"

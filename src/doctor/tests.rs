@@ -50,6 +50,7 @@ fn sound() -> Facts {
         pins: "/sys/fs/bpf/exitmark".into(),
         has_bpf_fs: true,
         is_pinned: false,
+        hides_pins: false,
         attached: Vec::new(),
         missing: Vec::new(),
         memlock: None,

@@ -429,7 +429,7 @@ fn samples(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     let mismatches = audit.mismatches.iter();
     out.counter(
         "audit_mismatched_frames",
-        "Frames that left otherwise than the policy says, by what was wrong; a fault of exitmark",
+        "Frames that left otherwise than the policy says, by what was wrong, in this process; a fault of exitmark",
         mismatches.map(|of| (labels([("kind", &of.kind)]), of.frames)),
     )
 }

@@ -42,6 +42,12 @@ pub(super) struct Owned {
     _lock: Flock<File>,
 }
 
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 impl Owned {
     /// Takes the socket away, if it is still this one.
     pub(super) fn remove(&self) {

@@ -97,6 +97,14 @@ impl Setting {
     }
 }
 
+/// Something that a wire cannot do with, and that somebody has turned on since.
+pub(super) fn misplaced_offload(nic: &Nic) -> Option<Offload> {
+    Setting::ALL.into_iter().find_map(|setting| match setting {
+        Setting::Offload(offload) if setting.is_missing(nic) => Some(offload),
+        _ => None,
+    })
+}
+
 /// Sets these changes back on a NIC, if that is still there, and here: all that can be, whatever
 /// cannot.
 fn set_back(undo: Undo, changes: u64, netns: u64) -> Result<(), NicError> {

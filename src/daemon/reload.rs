@@ -1,9 +1,9 @@
 //! Another configuration in the place of the one in force: all of it, or nothing.
 
+use super::Daemon;
 use super::relays::Update;
-use super::{Daemon, confine};
 use crate::control::Reloaded;
-use crate::settings::{Change, Settings};
+use crate::settings::{Change, Settings, SettingsError};
 use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,12 +70,16 @@ impl Daemon {
 
     fn read_again(&self) -> Result<(Settings, Change), String> {
         let path = self.path.display();
-        let settings = Settings::load(&self.path).map_err(|error| {
-            let hint = match confine::is_root() {
-                true => "",
-                false => " (this process has given up being root)",
-            };
-            format!("{path}: {error}{hint}")
+        let settings = Settings::load(&self.path).map_err(|error| match &error {
+            SettingsError::Read { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                format!(
+                    "{error}; the process that runs has no more access to files than its user: \
+                     `chgrp` it to a group of that user and `chmod 640` it"
+                )
+            }
+            _ => format!("{path}: {error}"),
         })?;
         let change = self.settings.change_to(&settings);
         if change.fixed.is_empty() {

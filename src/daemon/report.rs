@@ -1,8 +1,8 @@
 //! The running box as one report: what every part of it knows, put together.
 
-use super::Daemon;
 use super::parts::StandingPort;
 use super::workers::Sums;
+use super::{Daemon, detach};
 use crate::datapath::{AttachMode, Counter, DropReason, KernelCounts, Role, Tally};
 use crate::nic::Nic;
 use crate::observe::{
@@ -168,6 +168,15 @@ impl Daemon {
             warn("unpublished", false, text.to_owned());
         }
         for port in &self.standing.ports {
+            let now = Nic::of_index(port.nic.index);
+            if let Some(offload) = now.as_ref().and_then(detach::misplaced_offload) {
+                let text = format!(
+                    "{} ({}) has {offload} on again, which alters frames: \
+                     `ethtool -K {} {offload} off`",
+                    port.nic.name, port.role, port.nic.name
+                );
+                warn("offload", true, text);
+            }
             if port.mode == AttachMode::Generic {
                 let text = format!(
                     "{} ({}) takes XDP in generic mode only, several times slower",

@@ -109,7 +109,10 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         };
         findings.push(
             Finding::fault(subject, "another XDP program is attached")
-                .because("a NIC runs one at a time")
+                .because(
+                    "a NIC runs one at a time; where the command is refused, whoever attached it by \
+                     a BPF link must take it off, an exitmark by `exitmark detach`",
+                )
                 .mended_by(format!("ip link set dev {} {mode} off", word(subject))),
         );
     }

@@ -10,6 +10,7 @@ mod attach;
 mod pins;
 mod samples;
 mod sys;
+mod undo;
 
 use super::counters::SLOTS;
 use super::guard::GUARD_NUMBERS;
@@ -26,9 +27,10 @@ use std::path::Path;
 use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
 pub use attach::{AttachMode, Attachment, XdpAbilities, XdpState, kernel_version, xdp_state};
-pub use pins::{PinError, Pins, Undo};
+pub use pins::{PinError, Pins};
 pub use samples::KernelSamples;
 pub(super) use sys::Mapped;
+pub use undo::Undo;
 
 /// How many queues of one NIC can be served. As in bpf/exitmark.h, like the other numbers here.
 pub const MAX_QUEUES: usize = 64;

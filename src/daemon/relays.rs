@@ -12,6 +12,8 @@ use crate::settings::{RelaySettings, Settings, WhenStale};
 use caps::Capability;
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::unistd::{Uid, User};
+use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -84,7 +86,7 @@ impl Keeper {
     pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
         let decides = settings.decides_by_relays();
         let settings = settings.relays.clone();
-        let watch = watch(&settings)?;
+        let watch = watch(Watch::new(watched(&settings)))?;
         let (ordering, orders) = channel::unbounded();
         let mut keeper = Self {
             loader: Loader::new(match settings.sources.files.as_slice() {
@@ -171,7 +173,13 @@ impl Keeper {
     fn turn(&mut self) -> Option<Event> {
         loop {
             let limit = self.next_limit();
-            if let Err(error) = self.watch.wait(self.patience(limit)) {
+            // One wait takes every wake-up away, and one turn does one thing.
+            let has_mail = !self.orders.is_empty() || self.asked.load(Ordering::Acquire);
+            let patience = match has_mail {
+                true => Duration::ZERO,
+                false => self.patience(limit),
+            };
+            if let Err(error) = self.watch.wait(patience) {
                 tracing::error!("the relay files are not followed any more: {error}");
                 return None;
             }
@@ -227,7 +235,8 @@ impl Keeper {
                     .to_owned(),
             );
         }
-        let watch = watch(&order.settings).map_err(|error| error.to_string())?;
+        let watch = watch(self.watch.over(watched(&order.settings)));
+        let watch = watch.map_err(|error| error.to_string())?;
         let before = (self.settings.clone(), self.decides, self.live.clone());
         self.settings = order.settings;
         self.decides = order.decides;
@@ -470,11 +479,15 @@ impl Keeper {
 }
 
 /// Watches the files of these settings; whatever is there now is looked at now.
-fn watch(settings: &RelaySettings) -> Result<Watch, DaemonError> {
+fn watched(settings: &RelaySettings) -> Vec<PathBuf> {
     let files = settings.sources.files.iter();
     let paths = files.flat_map(|source| [&source.consensus, &source.certificates]);
-    let mut watch = Watch::new(paths.cloned().collect())
-        .map_err(|error| DaemonError::System("watch the relay files", error))?;
+    paths.cloned().collect()
+}
+
+/// Takes what is there now for known.
+fn watch(made: io::Result<Watch>) -> Result<Watch, DaemonError> {
+    let mut watch = made.map_err(|error| DaemonError::System("watch the relay files", error))?;
     watch.has_changed();
     Ok(watch)
 }

@@ -3,7 +3,7 @@
 use super::Daemon;
 use super::relays::Update;
 use crate::control::Reloaded;
-use crate::settings::{Change, Settings, SettingsError};
+use crate::settings::{Change, Settings};
 use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,17 +70,7 @@ impl Daemon {
 
     fn read_again(&self) -> Result<(Settings, Change), String> {
         let path = self.path.display();
-        let settings = Settings::load(&self.path).map_err(|error| match &error {
-            SettingsError::Read { source, .. }
-                if source.kind() == std::io::ErrorKind::PermissionDenied =>
-            {
-                format!(
-                    "{error}; the process that runs has no more access to files than its user: \
-                     `chgrp` it to a group of that user and `chmod 640` it"
-                )
-            }
-            _ => format!("{path}: {error}"),
-        })?;
+        let settings = Settings::load(&self.path).map_err(|error| format!("{path}: {error}"))?;
         let change = self.settings.change_to(&settings);
         if change.fixed.is_empty() {
             Ok((settings, change))

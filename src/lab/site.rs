@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -198,6 +198,7 @@ pub struct RunningBox {
     child: Child,
     lines: mpsc::Receiver<String>,
     log: Arc<Mutex<String>>,
+    printed: Arc<Mutex<String>>,
     words: Option<thread::JoinHandle<()>>,
     /// The line with which it said that it is ready.
     pub ready: String,
@@ -220,9 +221,16 @@ impl RunningBox {
     /// It says why it cannot run.
     pub fn start(netns: &Netns, exitmark: &Path, configuration: &Path) -> Result<Self, LabError> {
         let mut command = contained(exitmark);
+        command.args(["run", "--config"]).arg(configuration);
+        Self::start_by(netns, command)
+    }
+
+    /// Starts one by a command that the caller has made, with another environment say.
+    ///
+    /// # Errors
+    /// It says why it cannot run.
+    pub fn start_by(netns: &Netns, mut command: Command) -> Result<Self, LabError> {
         command
-            .args(["run", "--config"])
-            .arg(configuration)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -231,24 +239,24 @@ impl RunningBox {
         let stdout = child.process().stdout.take().ok_or_else(no_pipe)?;
         let stderr = child.process().stderr.take().ok_or_else(no_pipe)?;
         let (line_out, lines) = mpsc::channel();
+        let [log, printed] = [(), ()].map(|()| Arc::new(Mutex::new(String::new())));
+        let (log_in, printed_in) = (Arc::clone(&log), Arc::clone(&printed));
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                append(&printed_in, &line);
                 let _ = line_out.send(line);
             }
         });
-        let log = Arc::new(Mutex::new(String::new()));
-        let words_in = Arc::clone(&log);
         let words = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut log = words_in.lock().unwrap_or_else(PoisonError::into_inner);
-                *log += &line;
-                log.push('\n');
+                append(&log_in, &line);
             }
         });
         let mut running = Self {
             child,
             lines,
             log,
+            printed,
             words: Some(words),
             ready: String::new(),
         };
@@ -313,6 +321,20 @@ impl RunningBox {
         log.clone()
     }
 
+    /// What it has written to standard output so far.
+    pub fn printed(&self) -> String {
+        let printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        printed.clone()
+    }
+
+    /// Waits until it has ended by itself or by a signal, and says how.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn ended(&mut self) -> Result<ExitStatus, LabError> {
+        self.child.wait(PATIENCE)
+    }
+
     /// Asks it to stop, and waits for that.
     ///
     /// # Errors
@@ -328,6 +350,12 @@ impl RunningBox {
             log: self.log(),
         })
     }
+}
+
+fn append(text: &Mutex<String>, line: &str) {
+    let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+    *text += line;
+    text.push('\n');
 }
 
 /// The `name=number` words of a line.

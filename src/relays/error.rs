@@ -17,7 +17,7 @@ pub const MAX_DOCUMENT: u64 = 32 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be opened or read.
-    #[error("{}: cannot be read: {reason}; check the path and who may read it", path.display())]
+    #[error("{}: cannot be read: {reason}; {}", path.display(), remedy(.reason))]
     Read {
         /// The file.
         path: PathBuf,
@@ -40,8 +40,7 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// Certificates that cannot be opened or read.
-    #[error("{}: cannot be read: {reason}; tor keeps its certificates beside its consensus; \
-             relays.certificates, or --certificates, names another place", path.display())]
+    #[error("{}: cannot be read: {reason}; {}", path.display(), remedy_of_certificates(.reason))]
     Certificates {
         /// The file.
         path: PathBuf,
@@ -106,6 +105,33 @@ pub enum LoadError {
     /// Together they collide in every table.
     #[error("all sources and extras together collide in every table; remove a source")]
     Clustered,
+}
+
+/// What lets a user read what tor keeps for itself.
+const ADMISSION: &str = "tor's group may read what tor keeps where torrc has \
+     `DataDirectoryGroupReadable 1` and `CacheDirectoryGroupReadable 1`; `adduser exitmark \
+     debian-tor` takes the user exitmark into that group, from the next start on (the users of \
+     this machine may have other names)";
+
+fn remedy(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::PermissionDenied => ADMISSION,
+        io::ErrorKind::NotFound => {
+            "check the path: tor writes the file when it has fetched a consensus, and names its \
+             directory by `DataDirectory`"
+        }
+        _ => "check the path and who may read it",
+    }
+}
+
+fn remedy_of_certificates(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::PermissionDenied => ADMISSION,
+        _ => {
+            "tor keeps its certificates beside its consensus; relays.certificates, or \
+             --certificates, names another place"
+        }
+    }
 }
 
 /// How a loader failed.

@@ -28,11 +28,22 @@ impl Watch {
     /// # Errors
     /// The system has no inotify instance left.
     pub fn new(files: Vec<PathBuf>) -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Self::with(files, Arc::new(wake))
+    }
+
+    /// Watches others, and is woken by whoever can wake this one.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn over(&self, files: Vec<PathBuf>) -> io::Result<Self> {
+        Self::with(files, self.waker())
+    }
+
+    fn with(files: Vec<PathBuf>, wake: Arc<EventFd>) -> io::Result<Self> {
         let watch = Self {
             inotify: Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?,
-            wake: Arc::new(EventFd::from_flags(
-                EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC,
-            )?),
+            wake,
             seen: Vec::new(),
             files,
         };

@@ -187,17 +187,27 @@ pub enum ZeroCopy {
     Off,
 }
 
+/// What helps where the file cannot be read.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "; exitmark.example.toml documents every key: copy it there, and set your NICs and \
+             addresses"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "; run this as root, or let this user read the file and enter its directory"
+        }
+        std::io::ErrorKind::InvalidData => "; a configuration is text in UTF-8",
+        _ => "",
+    }
+}
+
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error("cannot be read: {0}{hint}", hint = remedy(.0))]
+    Read(#[source] std::io::Error),
     /// Not TOML, an unknown key, a missing key, or a value of the wrong type.
     #[error("the configuration cannot be understood: {0}")]
     Syntax(#[from] toml::de::Error),
@@ -227,10 +237,7 @@ impl Settings {
     /// # Errors
     /// What is wrong with the file, by key.
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
-        let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path).map_err(SettingsError::Read)?;
         Self::parse(&text, path.parent().unwrap_or(Path::new("")))
     }
 

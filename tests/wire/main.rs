@@ -17,17 +17,22 @@
 
 mod agreement;
 mod craft;
+mod dumps;
 mod endurance;
 mod frames;
 mod guarded;
 mod incoming;
 mod leaks;
 mod marked;
+mod needles;
+mod private;
 mod privileges;
 mod refusals;
 mod reload;
 mod rig;
+mod service;
 mod stacks;
 mod steering;
 mod takeover;
 mod witness;
+mod wrong_turns;

@@ -141,6 +141,7 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
         let output = run(&site.middle, Command::new(EXITMARK), &configuration);
         assert_refused(&output, 1, words);
         assert_eq!(state(&site.middle), state_before, "{what}");
+        assert_eq!(pins(&site), Vec::<String>::new(), "{what}");
         change(after);
     }
     // The same site is as good as new.
@@ -222,6 +223,7 @@ fn without_privilege_it_says_what_it_takes() {
     let output = run(&site.middle, command, &configuration);
     assert_refused(&output, 1, &["CAP_"]);
     assert_eq!(state(&site.middle), before);
+    assert_eq!(pins(&site), Vec::<String>::new());
 }
 
 #[test]

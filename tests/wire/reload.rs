@@ -19,13 +19,13 @@ use tempfile::TempDir;
 const NAME: &str = "cached-microdesc-consensus";
 const HOUR: Duration = Duration::from_secs(3600);
 /// What the box says when it has taken a set on, and when it has not.
-const REPLACED: &str = "relay set replaced";
-const KEPT: &str = "stays as it was";
+pub(crate) const REPLACED: &str = "relay set replaced";
+pub(crate) const KEPT: &str = "stays as it was";
 
-static AUTHORITIES: LazyLock<Authorities> = LazyLock::new(|| Authorities::new(3));
+pub(crate) static AUTHORITIES: LazyLock<Authorities> = LazyLock::new(|| Authorities::new(3));
 
 /// A consensus that lists this endpoint among a hundred others.
-fn listing(listed: Endpoint) -> Order {
+pub(crate) fn listing(listed: Endpoint) -> Order {
     let now = SystemTime::now();
     Order {
         relays: 100,
@@ -42,12 +42,12 @@ fn listing(listed: Endpoint) -> Order {
 }
 
 /// A tor's data directory.
-struct Tor {
-    directory: TempDir,
+pub(crate) struct Tor {
+    pub(crate) directory: TempDir,
 }
 
 impl Tor {
-    fn with(order: &Order) -> Self {
+    pub(crate) fn with(order: &Order) -> Self {
         let tor = Self {
             directory: tempfile::tempdir().unwrap(),
         };
@@ -55,16 +55,16 @@ impl Tor {
         tor
     }
 
-    fn publish(&self, order: &Order) {
+    pub(crate) fn publish(&self, order: &Order) {
         publish(self.directory.path(), NAME, order, &AUTHORITIES).unwrap();
     }
 
-    fn consensus(&self) -> PathBuf {
+    pub(crate) fn consensus(&self) -> PathBuf {
         self.directory.path().join(NAME)
     }
 
     /// A box that follows it.
-    fn config(&self, more: &str) -> Config {
+    pub(crate) fn config(&self, more: &str) -> Config {
         Config {
             relays: format!(
                 "consensus = [\"{}\"]\n{}\nstate = \"{}\"\n{more}",
@@ -78,7 +78,7 @@ impl Tor {
 }
 
 /// Waits until the box has said this so often.
-fn said(rig: &Rig, words: &str, times: usize) {
+pub(crate) fn said(rig: &Rig, words: &str, times: usize) {
     eventually(words, || {
         let log = rig.running.log();
         match log.matches(words).count() == times {
@@ -234,7 +234,7 @@ fn a_new_file_changes_the_class_by_itself_and_a_bad_one_changes_nothing() {
     });
 }
 
-fn replace(path: &Path, bytes: &[u8]) {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) {
     let new = path.with_extension("new");
     std::fs::write(&new, bytes).unwrap();
     std::fs::rename(&new, path).unwrap();

@@ -87,7 +87,7 @@ impl Kernel {
         let program = self.program(role);
         let failed = |source: io::Error| KernelError::Attach {
             interface: interface.to_owned(),
-            hint: attach_hint(&source),
+            hint: attach_hint(&source, interface),
             source,
         };
         let before = match pins.link(role)? {
@@ -183,16 +183,16 @@ impl Kernel {
     }
 }
 
-fn attach_hint(error: &io::Error) -> &'static str {
+fn attach_hint(error: &io::Error, interface: &str) -> String {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => {
+        Some(libc::EBUSY) => format!(
             "; another XDP program is attached: `exitmark detach` takes an exitmark's off, \
-             `ip link set dev NIC xdp off` another one's"
-        }
-        Some(libc::EPERM) => "; it takes CAP_NET_ADMIN and CAP_BPF",
+             `ip link set dev {interface} xdp off` another one's"
+        ),
+        Some(libc::EPERM) => "; it takes CAP_NET_ADMIN and CAP_BPF".to_owned(),
         Some(libc::ERANGE | libc::EINVAL | libc::EOPNOTSUPP) => {
-            "; the driver may not take this MTU or number of queues with XDP"
+            "; the driver may not take this MTU or number of queues with XDP".to_owned()
         }
-        _ => "",
+        _ => String::new(),
     }
 }

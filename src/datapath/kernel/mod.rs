@@ -71,7 +71,7 @@ pub enum KernelError {
         /// What the kernel said.
         source: io::Error,
         /// What to do about it.
-        hint: &'static str,
+        hint: String,
     },
     /// Something about the pins.
     #[error(transparent)]

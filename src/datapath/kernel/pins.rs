@@ -72,7 +72,7 @@ pub(super) fn as_io(error: libbpf_rs::Error) -> io::Error {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            "; it takes CAP_BPF and CAP_NET_ADMIN, and a directory that this user may write to"
+            "; run it as root, or as a user with CAP_BPF and CAP_NET_ADMIN who may write there"
         }
         _ => "",
     }
@@ -123,9 +123,15 @@ impl Pins {
         if !is_bpf_fs(directory)? {
             return Err(PinError::NoBpfFs(directory.to_owned()));
         }
+        let was_there = directory.is_dir();
         let lock = lock(directory)?;
+        let undo = undo_map(&directory.join(UNDO)).inspect_err(|_| {
+            if !was_there {
+                let _ = fs::remove_dir(directory);
+            }
+        })?;
         Ok(Self {
-            undo: undo_map(&directory.join(UNDO))?,
+            undo,
             directory: directory.to_owned(),
             _lock: lock,
         })

@@ -130,6 +130,9 @@ impl Umem {
                 bytes: u64::from(frames.get()) * u64::from(settings.chunk_bytes),
                 source: io_error(&error),
             })?;
+        if let Err(error) = keep_out_of_dumps(&umem, &descriptors, settings.chunk_bytes) {
+            tracing::warn!("a core dump of this process would hold packets: {error}");
+        }
         Ok(Self {
             umem,
             descriptors,
@@ -232,13 +235,38 @@ impl Umem {
     }
 }
 
+/// Packets are nobody's affair, also where somebody makes a core dump against this process' will.
+fn keep_out_of_dumps(
+    umem: &xsk_rs::Umem,
+    descriptors: &[FrameDesc],
+    chunk_bytes: u32,
+) -> io::Result<()> {
+    let Some(first) = descriptors.first() else {
+        return Ok(());
+    };
+    let bytes = descriptors.len() * chunk_bytes as usize;
+    // SAFETY: the descriptor is of this UMEM, and no ring has any of its chunks yet. xsk-rs tells
+    // of no other address than a chunk's.
+    let chunk = unsafe { umem.data(first) }.contents().as_ptr();
+    // A descriptor's address counts from the beginning of the memory.
+    let start = chunk.wrapping_sub(first.addr()).cast_mut().cast();
+    // SAFETY: the memory begins there and has a chunk for each descriptor; the advice changes
+    // what a dump has of it, and nothing else. No safe function gives advice on memory.
+    match unsafe { libc::madvise(start, bytes, libc::MADV_DONTDUMP) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn ring_size(entries: u32) -> Result<QueueSize, XskError> {
     QueueSize::new(entries).map_err(|error| XskError::Size(entries, error.to_string()))
 }
 
 fn bind_hint(error: &io::Error, settings: XskSettings) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => "; another program has this queue: end it first",
+        Some(libc::EBUSY) => {
+            "; another program has this queue: end it first (`ss --xdp --all --processes` names it)"
+        }
         Some(libc::EOPNOTSUPP | libc::EINVAL) if settings.zero_copy => {
             "; this driver has no zero-copy: set `datapath.zero_copy` to \"auto\" or \"off\""
         }

@@ -1,0 +1,375 @@
+//! Nothing that the box says, shows or leaves behind holds an address that somebody talks to.
+//!
+//! Addresses that are nowhere else are sent through it in frames of every kind, and then looked
+//! for, in every spelling, wherever something of them could be.
+
+use crate::craft::{Packet, QINQ, TCP, UDP, VLAN, ethernet, noise, segment};
+use crate::needles::{Search, Who};
+use crate::reload::{AUTHORITIES, KEPT, REPLACED, Tor, listing, replace, said};
+use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, needs_root, silence};
+use exitmark::control::{Client, DEFAULT_SOCKET};
+use exitmark::lab::consensus::Order;
+use exitmark::lab::site::{
+    CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, Plan, RunningBox, Site, TORNET_MAC,
+};
+use exitmark::lab::{Netns, RawPort, contained};
+use exitmark::policy::Endpoint;
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// In `[host]`.
+const HOST: &str = "listeners = [22]\n\
+     resolvers = [\"198.51.100.153\", \"2001:db8:51:a0b0:c0d0:e0f0:1122:3399\"]\n\
+     exempt = [\"198.51.100.160/28\", \"2001:db8:51:a0b0:c0d0:e0f0:1122:33a0/124\"]\n";
+
+/// Frames of every class, in both directions, whole and broken.
+fn frames() -> Vec<(Side, Vec<u8>)> {
+    let mut frames = Vec::new();
+    for family in [0, 1] {
+        let host: IpAddr = [HOST_V4.into(), HOST_V6.into()][family];
+        let to = |who: Who, protocol, payload: Vec<u8>| {
+            Packet::new(host, who.addresses()[family], protocol, payload)
+        };
+        let stream = |who, port| to(who, TCP, segment(40_000, port, 30));
+        let [first, second] = [noise(1, 64), noise(2, 40)];
+        let quoted = stream(Who::Exit, 443).bytes();
+        let outbound = [
+            stream(Who::Exit, 443),
+            stream(Who::Relay, 9001),
+            stream(Who::Exempt, 443),
+            to(Who::Resolver, UDP, segment(40_000, 53, 30)),
+            to(Who::Client, TCP, segment(22, 50_000, 30)),
+            to(Who::Stranger, UDP, segment(40_000, 443, 30)).tos(0x28),
+            // An error, or something that looks like one, with another packet in it.
+            to(
+                Who::Stranger,
+                [1, 58][family],
+                [&[3, 3, 0, 0, 0, 0, 0, 0][..], &quoted].concat(),
+            ),
+            Packet::new(
+                Who::Stranger.addresses()[family],
+                Who::Exit.addresses()[family],
+                TCP,
+                first.clone(),
+            ),
+            to(
+                Who::Exit,
+                TCP,
+                [segment(40_000, 443, 0), first.clone()].concat(),
+            )
+            .part(7, 0, true),
+            to(Who::Exit, TCP, second.clone()).part(7, 10, false),
+            to(Who::Exit, TCP, second.clone()).part(9, 10, false),
+        ];
+        for packet in &outbound {
+            for tags in [&[][..], &[VLAN], &[QINQ, VLAN], &[QINQ, VLAN, VLAN]] {
+                frames.push((Side::Host, packet.outbound(tags)));
+            }
+        }
+        let whole = stream(Who::Exit, 443).outbound(&[]);
+        let mut odd = whole.clone();
+        odd[14] = 0x55;
+        frames.push((Side::Host, odd));
+        let addresses_end = 14 + [20, 40][family];
+        for length in [addresses_end - 1, addresses_end, addresses_end + 3] {
+            frames.push((Side::Host, whole[..length].to_vec()));
+        }
+        let from = |who: Who, payload| Packet::new(who.addresses()[family], host, TCP, payload);
+        let inbound = [
+            from(Who::Client, segment(50_000, 22, 30)),
+            from(Who::Exit, segment(443, 40_000, 30)),
+            from(Who::Relay, segment(9001, 40_000, 30)),
+            from(Who::Client, second).part(11, 10, false),
+        ];
+        for packet in &inbound {
+            frames.push((Side::Clearnet, packet.framed(HOST_MAC, CLEARNET_MAC, &[])));
+            frames.push((Side::Tornet, packet.framed(INCOMING_MAC, TORNET_MAC, &[])));
+        }
+    }
+    // Who has that address?
+    let IpAddr::V4(asked) = Who::Exit.addresses()[0] else {
+        unreachable!("the first is of IPv4");
+    };
+    let question = [
+        &[0, 1, 8, 0, 6, 4, 0, 1][..],
+        &noise(5, 16),
+        &asked.octets(),
+    ]
+    .concat();
+    let question = ethernet("ff:ff:ff:ff:ff:ff", HOST_MAC, &[], 0x0806, &question);
+    frames.push((Side::Host, question));
+    frames
+}
+
+/// A box that says all that it can, whose cores, if it had any, would be in `directory`.
+pub(crate) fn start(site: Site, config: &Config) -> Rig {
+    let directory = tempfile::tempdir().unwrap();
+    let configuration = config.write(directory.path());
+    let mut command = contained("sh");
+    command
+        .args([
+            "-c",
+            "ulimit -c unlimited && cd \"$1\" && exec \"$2\" run --config \"$3\"",
+            "sh",
+        ])
+        .arg(directory.path())
+        .arg(EXITMARK)
+        .arg(&configuration)
+        .env("RUST_LOG", "trace");
+    let running = RunningBox::start_by(&site.middle, command).unwrap();
+    Rig {
+        site,
+        running,
+        directory,
+        configuration,
+    }
+}
+
+pub(crate) struct Load {
+    ports: [RawPort; 4],
+    frames: Vec<(Side, Vec<u8>)>,
+}
+
+impl Load {
+    pub(crate) fn new(rig: &Rig) -> Self {
+        Self {
+            ports: Side::ALL.map(|side| rig.port(side)),
+            frames: frames(),
+        }
+    }
+
+    pub(crate) fn send(&self) {
+        for (side, frame) in &self.frames {
+            self.ports[*side as usize].send(frame).unwrap();
+        }
+    }
+
+    pub(crate) fn of(&self, side: Side) -> u64 {
+        self.frames.iter().filter(|(from, _)| *from == side).count() as u64
+    }
+}
+
+/// What `exitmark capture` writes, with these arguments.
+fn captured(rig: &Rig, load: &Load, arguments: &[&str]) -> Vec<u8> {
+    let out = rig
+        .directory
+        .path()
+        .join(format!("capture{}.pcapng", arguments.len()));
+    let mut command = contained(EXITMARK);
+    command
+        .args(["capture", "--frames", "300", "--seconds", "20", "--out"])
+        .arg(&out)
+        .args(arguments)
+        .stderr(Stdio::null());
+    let mut child = rig.site.middle.start(command).unwrap();
+    let status = loop {
+        load.send();
+        if let Ok(status) = child.wait(Duration::from_millis(20)) {
+            break status;
+        }
+    };
+    assert!(status.success(), "{status}");
+    fs::read(out).unwrap()
+}
+
+/// What a map holds.
+fn content(map: &MapHandle) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for key in map.keys() {
+        bytes.extend(&key);
+        if map.map_type().is_percpu() {
+            let values = map.lookup_percpu(&key, MapFlags::ANY).unwrap();
+            bytes.extend(values.into_iter().flatten().flatten());
+        } else {
+            bytes.extend(map.lookup(&key, MapFlags::ANY).unwrap().unwrap_or_default());
+        }
+    }
+    bytes
+}
+
+/// The policy in force, in the map that the pinned one names.
+fn policy(policies: &MapHandle) -> MapHandle {
+    let id = policies.lookup(&[0; 4], MapFlags::ANY).unwrap().unwrap();
+    MapHandle::from_map_id(u32::from_ne_bytes(id[..4].try_into().unwrap())).unwrap()
+}
+
+/// Does something with every pinned map, by its name.
+fn with_maps<T: Send + 'static>(
+    middle: &Netns,
+    each: impl Fn(&str, MapHandle) -> T + Send + 'static,
+) -> Vec<T> {
+    middle.run(move || {
+        let mut paths = vec![Path::new("/sys/fs/bpf/exitmark").to_owned()];
+        let mut done = Vec::new();
+        while let Some(path) = paths.pop() {
+            if path.is_dir() {
+                paths.extend(
+                    fs::read_dir(path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
+                continue;
+            }
+            let name = path.file_name().unwrap().to_str().unwrap();
+            // The others are links and programs.
+            if !name.starts_with("link_")
+                && !name.starts_with("program_")
+                && !name.starts_with("watch_")
+            {
+                done.push(each(name, MapHandle::from_pinned_path(&path).unwrap()));
+            }
+        }
+        done
+    })
+}
+
+/// Has the kernel judge by another mark than this process knows of.
+fn falsify(middle: &Netns) {
+    with_maps(middle, |name, map| {
+        if name == "policies" {
+            let policy = policy(&map);
+            let mut image = policy.lookup(&[0; 4], MapFlags::ANY).unwrap().unwrap();
+            // Behind the generation.
+            image[8] ^= 0x40;
+            policy.update(&[0; 4], &image, MapFlags::ANY).unwrap();
+        }
+    });
+}
+
+fn metrics_by_tcp(middle: &Netns) -> Vec<u8> {
+    middle.run(|| {
+        let mut stream = TcpStream::connect("127.0.0.1:9787").unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: box\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    })
+}
+
+fn listing_relays() -> Order {
+    let [v4, v6] = Who::Relay
+        .addresses()
+        .map(|address| Endpoint::new(address, 9001));
+    Order {
+        listed: vec![v4, v6],
+        ..listing(v4)
+    }
+}
+
+#[test]
+fn nothing_holds_the_address_of_whom_somebody_talks_to() {
+    needs_root!();
+    let search = Search::new();
+    both_engines(|| {
+        let tor = Tor::with(&listing_relays());
+        let site = Site::build(Plan::default()).unwrap();
+        silence(&site);
+        let config = Config {
+            host: HOST,
+            more: "[datapath]\nsample = 1\n",
+            ..tor.config("")
+        };
+        let rig = start(site, &config);
+        let middle = &rig.site.middle;
+        let load = Load::new(&rig);
+        load.send();
+        rig.wait_for("every frame", |counters| {
+            counters.get("host_received") == Some(&load.of(Side::Host))
+                && counters.get("uplink_received") == Some(&load.of(Side::Clearnet))
+        });
+        let counters = rig.running.counters().unwrap();
+        for class in [
+            "non_ip",
+            "malformed",
+            "foreign",
+            "resolver",
+            "reply",
+            "relay",
+            "exempt",
+            "exit",
+            "host",
+        ] {
+            assert!(counters.get(class) > Some(&0), "no {class} in {counters:?}");
+        }
+
+        // All that goes wrong and is told of.
+        let text = fs::read_to_string(&rig.configuration).unwrap();
+        fs::write(&rig.configuration, format!("{text}\n[mark]\ndscp = 64\n")).unwrap();
+        rig.running.signal(Signal::SIGHUP).unwrap();
+        said(&rig, "the configuration stays as it was", 1);
+        fs::write(&rig.configuration, text).unwrap();
+        let good = fs::read(tor.consensus()).unwrap();
+        let mut spoilt = good.clone();
+        spoilt[good.len() / 3] ^= 1;
+        for (refused, document) in [&spoilt, &good[..good.len() / 2].to_vec()]
+            .into_iter()
+            .enumerate()
+        {
+            replace(&tor.consensus(), document);
+            said(&rig, KEPT, refused + 2);
+        }
+        let mut other = listing_relays();
+        other.relays += 10;
+        replace(&tor.consensus(), other.sign(&AUTHORITIES).as_bytes());
+        said(&rig, REPLACED, 1);
+
+        let plain = captured(&rig, &load, &[]);
+        search.finds("a capture", &plain, &[]);
+        let exposing = captured(&rig, &load, &["--addresses"]);
+        search.finds("a capture with addresses", &exposing, &Who::ALL);
+
+        // Frames that left otherwise than they should have.
+        falsify(middle);
+        if rig.running.ready.contains("engine=xdp") {
+            load.send();
+            rig.wait_for("a mismatch", |counters| counters["audit_mismatches"] > 0);
+            assert!(rig.running.log().contains("ALARM"), "{}", rig.running.log());
+        }
+
+        for arguments in [&["status"][..], &["status", "--json"]] {
+            let mut command = Command::new(EXITMARK);
+            command.args(arguments);
+            let shown = middle.run(move || command.output().unwrap());
+            search.finds(&arguments.join(" "), &shown.stdout, &[]);
+        }
+        let metrics = middle.run(|| Client::new(DEFAULT_SOCKET).metrics().unwrap());
+        search.finds("metrics", metrics.as_bytes(), &[]);
+        search.finds("metrics by TCP", &metrics_by_tcp(middle), &[]);
+        // The relays of the consensus are what it is there for.
+        let state = fs::read(tor.directory.path().join("relays.state")).unwrap();
+        search.finds("the state", &state, &[Who::Relay]);
+
+        rig.running.counters().unwrap();
+        search.finds("standard output", rig.running.printed().as_bytes(), &[]);
+        let last = rig.running.stop().unwrap();
+        assert!(last.status.success(), "{}", last.log);
+        search.finds("standard error", last.log.as_bytes(), &[]);
+
+        let maps = with_maps(&rig.site.middle, |name, map| {
+            let bytes = match map.map_type() {
+                MapType::ArrayOfMaps => content(&policy(&map)),
+                _ => content(&map),
+            };
+            (name.to_owned(), bytes)
+        });
+        let names: BTreeSet<_> = maps.iter().map(|(name, _)| name.as_str()).collect();
+        let all = ["counters", "guards", "links", "policies", "undo"];
+        assert_eq!(names, BTreeSet::from(all));
+        for (name, bytes) in &maps {
+            // Relays and resolvers are what the policy is about.
+            let known: &[_] = match name.as_str() {
+                "policies" => &[Who::Relay, Who::Resolver],
+                _ => &[],
+            };
+            search.finds(&format!("the map {name}"), bytes, known);
+        }
+    });
+}

@@ -1,0 +1,443 @@
+//! The box as a service: what it says to the service manager, what it answers to whoever asks,
+//! and what it makes of another configuration, all while it may do next to nothing any more.
+
+use crate::craft::{AF11, exit, relay};
+use crate::reload::{Tor, listing};
+use crate::rig::{
+    Config, EXITMARK, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root, silence,
+};
+use exitmark::control::{Client, DEFAULT_SOCKET};
+use exitmark::lab::site::{
+    INCOMING_MAC, LastWords, Plan, RELAY_V4, RunningBox, SERVER_V4, Site, TORNET_MAC,
+};
+use exitmark::lab::{Capture, LabError, RawPort, contained};
+use exitmark::observe::Report;
+use exitmark::policy::Endpoint;
+use nix::sys::signal::Signal;
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs a command of exitmark's beside the box.
+fn ask(site: &Site, arguments: &[&str]) -> Output {
+    let mut command = Command::new(EXITMARK);
+    command.args(arguments);
+    site.middle.run(move || command.output().unwrap())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Stops the box; on its way nothing failed for want of a system call.
+fn stop(running: RunningBox) -> LastWords {
+    let last = running.stop().unwrap();
+    moved(&last);
+    assert!(!last.log.contains("not permitted"), "{}", last.log);
+    last
+}
+
+/// One end of the wire, and the other.
+struct Wire {
+    port: RawPort,
+    eye: Capture,
+    seen: usize,
+}
+
+impl Wire {
+    fn of(site: &Site) -> Self {
+        Self {
+            port: RawPort::open(&site.host, "eth0").unwrap(),
+            eye: Capture::start(&site.clearnet, "eth0", "in", "").unwrap(),
+            seen: 0,
+        }
+    }
+
+    /// An exit frame crosses, and arrives with this ToS byte.
+    #[track_caller]
+    fn crosses_as(&mut self, tos: u8) {
+        self.port.send(&exit(0, 50).outbound(&[])).unwrap();
+        self.seen += 1;
+        let (seen, expected) = (self.seen, exit(0, 50).tos(tos).outbound(&[]));
+        let arrived = self.eye.wait_until(PATIENCE, |frames| {
+            frames.len() == seen && frames[seen - 1].bytes == expected
+        });
+        assert!(arrived, "no frame with {tos:#04x}");
+    }
+}
+
+/// What the service manager is told, a message at a time.
+struct Manager {
+    mailbox: UnixDatagram,
+    directory: tempfile::TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mailbox = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        mailbox.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { mailbox, directory }
+    }
+
+    /// A box that it starts. `watchdog` is a shell's word for the process that it watches.
+    fn command(&self, configuration: &Path, watchdog: &str) -> Command {
+        let script = format!("WATCHDOG_PID={watchdog} exec \"$0\" run --config \"$1\"");
+        let mut command = contained("sh");
+        command
+            .args(["-c", &script, EXITMARK])
+            .arg(configuration)
+            .env("NOTIFY_SOCKET", self.directory.path().join("notify"))
+            .env("WATCHDOG_USEC", "200000");
+        command
+    }
+
+    fn hear(&self) -> String {
+        let mut bytes = [0; 4096];
+        let length = self.mailbox.recv(&mut bytes).unwrap();
+        text(&bytes[..length])
+    }
+
+    /// Every message until this one.
+    fn hear_until(&self, words: &str) -> Vec<String> {
+        let mut heard = Vec::new();
+        loop {
+            heard.push(self.hear());
+            if heard.last().unwrap().contains(words) {
+                return heard;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_service_manager_is_told_when_frames_flow_that_the_box_lives_and_that_it_stops() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    silence(&site);
+    let mut wire = Wire::of(&site);
+    let manager = Manager::new();
+    let configuration = Config::default().write(manager.directory.path());
+    let command = manager.command(&configuration, "$$");
+    let running = std::thread::scope(|scope| {
+        let start = scope.spawn(|| RunningBox::start_by(&site.middle, command).unwrap());
+        let first = manager.hear();
+        assert!(
+            first.starts_with("READY=1\nSTATUS=ready: engine="),
+            "{first}"
+        );
+        // At once, whatever the process is at.
+        wire.crosses_as(AF11);
+        start.join().unwrap()
+    });
+    for _ in 0..4 {
+        assert_eq!(manager.hear(), "WATCHDOG=1\n");
+    }
+    running.signal(Signal::SIGTERM).unwrap();
+    let heard = manager.hear_until("STOPPING=1");
+    assert!(
+        heard[..heard.len() - 1]
+            .iter()
+            .all(|one| one == "WATCHDOG=1\n"),
+        "{heard:?}"
+    );
+    let last = running.stop();
+    // It may have been gone already.
+    if let Ok(last) = last {
+        moved(&last);
+    }
+    // That is no reason to stop marking.
+    wire.crosses_as(AF11);
+    assert_eq!(crate::leaks::pins(&site), ["exitmark"]);
+
+    // A watchdog of another process is none of its business.
+    let command = manager.command(&configuration, "1");
+    let running = RunningBox::start_by(&site.middle, command).unwrap();
+    wire.crosses_as(AF11);
+    running.counters().unwrap();
+    stop(running);
+    let heard = manager.hear_until("STOPPING=1");
+    assert_eq!(heard.len(), 2, "{heard:?}");
+}
+
+#[test]
+fn a_reload_goes_from_audit_to_enforce_and_what_is_refused_changes_nothing() {
+    needs_root!();
+    both_engines(|| {
+        let config = Config {
+            top: "mode = \"audit\"",
+            ..Config::default()
+        };
+        let rig = Rig::silent(Plan::default(), &config);
+        let mut wire = Wire::of(&rig.site);
+        let file = rig.configuration.to_str().unwrap();
+        let reload = |by: &[&str]| ask(&rig.site, &[&["reload"], by].concat());
+        wire.crosses_as(0);
+        let counters = rig.running.counters().unwrap();
+        assert_eq!(
+            (counters.get("exit"), counters.get("marked")),
+            (Some(&1), None)
+        );
+
+        let audit = fs::read_to_string(file).unwrap();
+        let enforce = audit.replace("\"audit\"", "\"enforce\"");
+        fs::write(file, &enforce).unwrap();
+        let output = reload(&["--config", file]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(text(&output.stdout), "generation 2, changed:\n  mode\n");
+        wire.crosses_as(AF11);
+        let output = reload(&["--config", file]);
+        assert_eq!(text(&output.stdout), "nothing changed: generation 2\n");
+
+        let broken = format!("{enforce}\n[mark]\ndscp = 64\n");
+        let fixed = enforce.replace("\"uplink0\"", "\"uplink9\"");
+        let engine = format!("engine = \"auto\"\n{}", enforce.split_once('\n').unwrap().1);
+        let refused: [(&str, &[&str]); 3] = [
+            (&broken, &["exitmark.toml", "mark.dscp = 64"]),
+            (
+                &fixed,
+                &["ports.uplink", "restart", "systemctl restart exitmark"],
+            ),
+            (&engine, &["engine", "restart"]),
+        ];
+        for (number, (text_of_file, words)) in (1..).zip(refused) {
+            fs::write(file, text_of_file).unwrap();
+            let output = reload(&[]);
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            for word in words {
+                assert!(text(&output.stderr).contains(word), "{word}: {output:?}");
+            }
+            assert!(output.stdout.is_empty());
+            wire.crosses_as(AF11);
+            let report = rig
+                .site
+                .middle
+                .run(|| Client::new(DEFAULT_SOCKET).status().unwrap());
+            assert_eq!((report.reloads, report.reloads_refused), (2, number));
+            assert_eq!((report.mode.as_str(), report.generation), ("enforce", 2));
+        }
+        // A file that is to tell where the box is, and tells nothing.
+        fs::write(file, &broken).unwrap();
+        let output = reload(&["--config", file]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(text(&output.stderr).contains("mark.dscp = 64"));
+        stop(rig.running);
+    });
+}
+
+#[test]
+fn a_reload_follows_other_relay_files() {
+    needs_root!();
+    let relay_of = |address| Endpoint::new(address, 9001);
+    let [one, other] =
+        [SERVER_V4, RELAY_V4].map(|address| Tor::with(&listing(relay_of(address.into()))));
+    let rig = Rig::silent(Plan::default(), &one.config("retain = \"0s\""));
+    let mut eye = rig.watch(Side::Tornet);
+    let port = rig.port(Side::Host);
+    let file = rig.configuration.to_str().unwrap();
+    let text_of_file = fs::read_to_string(file).unwrap();
+    let [before, after] = [&one, &other].map(|tor| tor.consensus().display().to_string());
+    fs::write(file, text_of_file.replace(&before, &after)).unwrap();
+    let output = ask(&rig.site, &["reload", "--config", file]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(
+        text(&output.stdout),
+        "generation 2, changed:\n  relays.consensus\n"
+    );
+    port.send(&relay(0, 60).outbound(&[])).unwrap();
+    let steered = relay(0, 60).framed(TORNET_MAC, INCOMING_MAC, &[]);
+    assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == steered)));
+    // One that cannot be used is refused as a whole, with its reason.
+    fs::write(other.consensus(), "").unwrap();
+    let nothing = text_of_file.replace(&before, "/nosuch/consensus");
+    fs::write(file, nothing).unwrap();
+    let output = ask(&rig.site, &["reload", "--config", file]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("/nosuch/consensus"),
+        "{output:?}"
+    );
+    port.send(&relay(0, 60).outbound(&[])).unwrap();
+    assert!(eye.wait_until(PATIENCE, |seen| seen.len() == 2));
+    stop(rig.running);
+}
+
+#[test]
+fn status_tells_the_truth_to_people_and_to_programs() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let mut wire = Wire::of(&rig.site);
+    wire.crosses_as(AF11);
+    let output = ask(&rig.site, &["status", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report: Report = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |class: &str| {
+        report
+            .classes
+            .iter()
+            .find(|one| one.class == class)
+            .unwrap()
+            .frames
+    };
+    assert_eq!((of("exit"), of("relay"), report.frames.marked), (1, 0, 1));
+    assert_eq!(report.warnings, []);
+    // Nothing that was told got lost on the way.
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(serde_json::to_value(&report).unwrap(), told);
+    let output = ask(&rig.site, &["status"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output.stdout).starts_with("exitmark"), "{output:?}");
+
+    let status_becomes = |status: i32, words: &str| {
+        eventually(words, || {
+            let output = ask(&rig.site, &["status"]);
+            let shown = text(&output.stdout);
+            match output.status.code() == Some(status) && shown.contains(words) {
+                true => Ok(()),
+                false => Err(LabError(format!("{output:?}"))),
+            }
+        });
+    };
+    rig.site.clearnet.ip("link set eth0 down").unwrap();
+    status_becomes(1, "uplink0 (uplink) has no link");
+    rig.site.clearnet.ip("link set eth0 up").unwrap();
+    status_becomes(0, "exitmark");
+    stop(rig.running);
+}
+
+#[test]
+fn many_ask_at_once_and_all_are_answered() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let asking: Vec<_> = (0..32)
+        .map(|number| {
+            let ask = move || match number % 2 {
+                0 => Client::new(DEFAULT_SOCKET).metrics().unwrap(),
+                _ => {
+                    let mut stream = TcpStream::connect("127.0.0.1:9787").unwrap();
+                    stream
+                        .write_all(b"GET /metrics HTTP/1.0\r\nHost: box\r\n\r\n")
+                        .unwrap();
+                    let mut answer = String::new();
+                    stream.read_to_string(&mut answer).unwrap();
+                    answer
+                }
+            };
+            rig.site.middle.spawn("asking", ask).unwrap()
+        })
+        .collect();
+    for one in asking {
+        let metrics = one.join().unwrap();
+        assert!(metrics.contains("exitmark_"), "{metrics}");
+    }
+    stop(rig.running);
+}
+
+#[test]
+fn a_capture_of_a_running_box_says_of_each_frame_what_became_of_it() {
+    needs_root!();
+    both_engines(|| {
+        let rig = Rig::silent(Plan::default(), &Config::default());
+        let port = rig.port(Side::Host);
+        let out = rig.directory.path().join("frames.pcapng");
+        let mut command = contained(EXITMARK);
+        command
+            .args(["capture", "--frames", "20", "--seconds", "20", "--out"])
+            .arg(&out);
+        let mut child = rig.site.middle.start(command).unwrap();
+        let status = loop {
+            port.send(&exit(0, 50).outbound(&[])).unwrap();
+            port.send(&relay(1, 50).outbound(&[])).unwrap();
+            if let Ok(status) = child.wait(std::time::Duration::from_millis(5)) {
+                break status;
+            }
+        };
+        assert!(status.success(), "{status}");
+        assert_eq!(
+            fs::metadata(&out).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let bytes = fs::read(&out).unwrap();
+        let mut reader = PcapNgReader::new(&bytes[..]).unwrap();
+        let mut comments = Vec::new();
+        while let Some(block) = reader.next_block() {
+            if let Block::EnhancedPacket(packet) = block.unwrap() {
+                let comment = packet.options.iter().find_map(|option| match option {
+                    EnhancedPacketOption::Comment(comment) => Some(comment.to_string()),
+                    _ => None,
+                });
+                comments.push(comment.expect("every frame has a comment"));
+            }
+        }
+        println!("{}", comments[0]);
+        for word in ["exit", "relay"] {
+            assert!(
+                comments.iter().any(|comment| comment.contains(word)),
+                "{comments:?}"
+            );
+        }
+        stop(rig.running);
+    });
+}
+
+/// The control socket's device, inode and mode, if it is there.
+fn socket(site: &Site) -> Option<(u64, u64, u32)> {
+    site.middle.run(|| {
+        let found = fs::symlink_metadata(DEFAULT_SOCKET).ok()?;
+        assert!(found.file_type().is_socket());
+        Some((found.dev(), found.ino(), found.mode() & 0o777))
+    })
+}
+
+#[test]
+fn the_control_socket_is_one_boxs_and_goes_with_it() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    silence(&site);
+    assert_eq!(socket(&site), None);
+    let rig = Rig::on(site, &Config::default());
+    let mine = socket(&rig.site).unwrap();
+    assert_eq!(mine.2, 0o660);
+    let other = tempfile::tempdir().unwrap();
+    let config = Config {
+        more: "[pin]\ndirectory = \"/sys/fs/bpf/other\"\n[metrics]\nlisten = \"off\"\n",
+        ..Config::default()
+    };
+    let configuration = config.write(other.path());
+    let output = ask(
+        &rig.site,
+        &["run", "--config", configuration.to_str().unwrap()],
+    );
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("another exitmark answers at"),
+        "{output:?}"
+    );
+    assert_eq!(socket(&rig.site), Some(mine));
+    assert_eq!(crate::leaks::pins(&rig.site), ["exitmark"]);
+    assert_eq!(ask(&rig.site, &["status"]).status.code(), Some(0));
+
+    // What is killed leaves its socket, and whoever starts next replaces it.
+    let mut killed = rig.running;
+    killed.signal(Signal::SIGKILL).unwrap();
+    killed.ended().unwrap();
+    assert_eq!(socket(&rig.site), Some(mine));
+    let output = ask(&rig.site, &["status"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("no exitmark answers"),
+        "{output:?}"
+    );
+    let next = Rig::on(rig.site, &Config::default());
+    let its = socket(&next.site).unwrap();
+    assert_ne!(its, mine);
+    assert_eq!(ask(&next.site, &["status"]).status.code(), Some(0));
+    stop(next.running);
+    assert_eq!(socket(&next.site), None);
+}

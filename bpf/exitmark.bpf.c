@@ -87,6 +87,18 @@ struct {
 	__type(value, struct exitmark_counts);
 } counters SEC(".maps");
 
+/*
+ * What the workers count, a tally each: not this program's, but kept with it, so that their counts
+ * go on like its own when another process takes over.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_QUEUES);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, __builtin_offsetof(struct exitmark_counts, stack));
+} worker_counters SEC(".maps");
+
 #include "parse.h"
 #include "judge.h"
 #include "rewrite.h"

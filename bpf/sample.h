@@ -5,7 +5,9 @@
  *
  * Nobody waits for a sample: where there is no room it is lost, and counted. Which decisions are
  * told of must not keep step with the traffic (every second frame may be to a relay), so their
- * numbers are taken times the golden ratio: the products lie evenly, and repeat nothing.
+ * numbers are taken times the golden ratio: the products lie evenly, and repeat nothing. A number
+ * is a decision's: one that is left to user space after all costs a look at the clock for nothing,
+ * and the next frame is the sample.
  */
 #ifndef EXITMARK_SAMPLE_H
 #define EXITMARK_SAMPLE_H

@@ -7,13 +7,16 @@
 
 use exitmark::datapath::memory::{Fault, HeapMemory, MemoryPort};
 use exitmark::datapath::{
-    Counter, DropReason, Forwarder, IncomingLink, Links, PerRole, Role, Tally, Worker, WorkerLimits,
+    Cells, Counter, DropReason, Forwarder, GUARD_NUMBERS, Guard, IncomingLink, Links, PerRole,
+    Role, Samples, Tally, Worker, WorkerLimits,
 };
 use exitmark::lab::cases::tables;
 use exitmark::lab::frames::{FROM, tcp};
 use exitmark::packet::MacAddr;
 use exitmark::policy::{EndpointSet, Snapshot};
+use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const RING: usize = 64;
@@ -297,4 +300,36 @@ fn a_new_snapshot_holds_from_the_next_frame_on_and_the_old_one_comes_back() {
     settle(&mut worker);
     assert_eq!(port(&mut worker, Role::Incoming).sent.len(), 1);
     assert_eq!(port(&mut worker, Role::Uplink).sent.len(), 1);
+}
+
+/// The XDP program notes when it handed a frame over; the worker says how long ago that was when
+/// the frame has been sent, once, and reads a clock for no other frame.
+#[test]
+fn a_frame_that_was_noted_is_timed_when_it_has_been_sent() {
+    // `struct exitmark_handed` of the host's port: frames sent, then the note.
+    const SENT: usize = 8;
+    const STAMPED: usize = 13;
+    const STAMPED_AT: usize = 14;
+    let cells = Arc::new(Cells::own(GUARD_NUMBERS));
+    let samples = Arc::<Samples>::default();
+    let mut worker = worker().guarded(Guard::new(Arc::clone(&cells), 0));
+    let links = Arc::new(links(None, Role::Incoming));
+    *worker.forwarder() =
+        Forwarder::new(Arc::new(snapshot()), links).witnessed(Arc::clone(&samples));
+    let ago = Duration::from_secs(2);
+    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+    let handed_at = Duration::from(monotonic) - ago;
+    cells[SENT].store(3, Ordering::Relaxed);
+    cells[STAMPED].store(1, Ordering::Relaxed);
+    let nanos = u64::try_from(handed_at.as_nanos()).unwrap();
+    cells[STAMPED_AT].store(nanos, Ordering::Relaxed);
+    for number in 0..3 {
+        let host = port(&mut worker, Role::Host);
+        host.incoming.push_back(exit_frame(number));
+        worker.turn(Duration::ZERO);
+        let time = samples.next_residence();
+        // The second one is it.
+        assert_eq!(time.is_some(), number == 1);
+        assert!(time.is_none_or(|time| time >= ago));
+    }
 }

@@ -18,6 +18,13 @@ pub enum ControlError {
         /// What the system said.
         reason: io::Error,
     },
+    /// Whom this process runs as may not give a file to that group.
+    #[error(
+        "control.group: the user of this process is no member of that group, and cannot give it {}: \
+         with systemd, `systemctl edit exitmark` and add SupplementaryGroups=GROUP under [Service]; \
+         otherwise `usermod -aG GROUP USER`, or leave the key out", _0.display()
+    )]
+    NotInGroup(PathBuf),
     /// The path names no file in a directory.
     #[error(
         "control.socket: {} is no place for a socket; give an absolute path of a file, such as \

@@ -42,6 +42,12 @@ pub(super) struct Owned {
     _lock: Flock<File>,
 }
 
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 impl Owned {
     /// Takes the socket away, if it is still this one.
     pub(super) fn remove(&self) {
@@ -158,8 +164,10 @@ fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener),
         .set_nonblocking(true)
         .map_err(failed("make it non-blocking"))?;
     if group.is_some() {
-        chown(&made, None, group)
-            .map_err(|errno| failed("give it to control.group")(errno.into()))?;
+        chown(&made, None, group).map_err(|errno| match errno {
+            Errno::EPERM => ControlError::NotInGroup(path.to_owned()),
+            other => failed("give it to control.group")(other.into()),
+        })?;
     }
     fs::set_permissions(&made, Permissions::from_mode(0o660))
         .map_err(failed("set who may use it"))?;

@@ -88,6 +88,7 @@ impl Listeners {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Nobody shall begin to ask.
         self.socket.remove();
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {

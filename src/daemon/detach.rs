@@ -23,10 +23,17 @@ pub fn detach(directory: &Path) -> Result<bool, DaemonError> {
 pub(super) fn take_off(pins: Pins) -> Result<(), DaemonError> {
     let netns = netns()?;
     pins.remove_links()?;
-    for undo in Role::ALL.into_iter().filter_map(|role| pins.undo(role)) {
-        set_back(undo, undo.changed, netns)?;
-    }
-    Ok(pins.remove()?)
+    let undos: Vec<_> = Role::ALL
+        .into_iter()
+        .filter_map(|role| pins.undo(role))
+        .collect();
+    // One that cannot be set back keeps no other from it, and nobody from another start.
+    let set_back = undos
+        .into_iter()
+        .map(|undo| set_back(undo, undo.changed, netns))
+        .fold(Ok(()), Result::and);
+    pins.remove()?;
+    Ok(set_back?)
 }
 
 /// The number of this thread's network namespace.
@@ -90,6 +97,14 @@ impl Setting {
     }
 }
 
+/// Something that a wire cannot do with, and that somebody has turned on since.
+pub(super) fn misplaced_offload(nic: &Nic) -> Option<Offload> {
+    Setting::ALL.into_iter().find_map(|setting| match setting {
+        Setting::Offload(offload) if setting.is_missing(nic) => Some(offload),
+        _ => None,
+    })
+}
+
 /// Sets these changes back on a NIC, if that is still there, and here: all that can be, whatever
 /// cannot.
 fn set_back(undo: Undo, changes: u64, netns: u64) -> Result<(), NicError> {
@@ -128,13 +143,6 @@ pub(super) fn prepare(pins: &Pins, nics: &Nics) -> Result<(), DaemonError> {
             .map(Setting::bit)
             .sum()
     };
-    for &undo in &earlier {
-        let role = nics
-            .present()
-            .find(|(_, nic)| undo.netns == netns && undo.ifindex == nic.index)
-            .map(|(role, _)| role);
-        set_back(undo, undo.changed & !role.map_or(0, needed), netns)?;
-    }
     for role in Role::ALL {
         let Some(nic) = &nics.ports[role] else {
             pins.remember(role, None)?;
@@ -159,6 +167,14 @@ pub(super) fn prepare(pins: &Pins, nics: &Nics) -> Result<(), DaemonError> {
         for setting in missing {
             setting.set(nic, true)?;
         }
+    }
+    // At last what is needed no more: until here a start can still fail.
+    for &undo in &earlier {
+        let role = nics
+            .present()
+            .find(|(_, nic)| undo.netns == netns && undo.ifindex == nic.index)
+            .map(|(role, _)| role);
+        set_back(undo, undo.changed & !role.map_or(0, needed), netns)?;
     }
     Ok(())
 }

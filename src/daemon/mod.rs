@@ -7,8 +7,10 @@
 
 mod confine;
 mod detach;
+mod error;
 mod nics;
 mod parts;
+mod prompter;
 mod relays;
 mod reload;
 mod report;
@@ -18,17 +20,17 @@ mod steering;
 mod witness;
 mod workers;
 
-use crate::control::{ControlError, ControlSettings, Listeners, Server};
-use crate::datapath::{Kernel, KernelError, Links, MAX_QUEUES, PinError, Pins, Role, XskError};
-use crate::nic::{NicError, Way};
+use crate::control::{ControlSettings, Listeners, Server};
+use crate::datapath::{Kernel, KernelCounts, KernelError, Links, PerRole, Pins, Role};
+use crate::nic::Way;
 use crate::policy::{Rules, Snapshot};
-use crate::relays::{LoadError, Refused};
 use crate::settings::{OnStop, Settings};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use nics::Nics;
 use nix::unistd::{Gid, Uid};
 use parts::{Parts, Standing};
-use relays::{Keeper, Prompter, Update};
+use prompter::Prompter;
+use relays::{Keeper, Update};
 use reload::Reloading;
 use requests::{Request, Requests};
 use service::Service;
@@ -44,97 +46,10 @@ use workers::Workers;
 
 pub use confine::forbid_system_calls;
 pub use detach::detach;
+pub use error::DaemonError;
 
 /// How often the main thread looks around while nothing happens.
 const TICK: Duration = Duration::from_secs(60);
-
-/// Why the box cannot run, or stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// A NIC is not as required.
-    #[error(transparent)]
-    Nic(#[from] NicError),
-    /// A NIC is down.
-    #[error("{0} ({1}) is down; `ip link set dev {0} up` sets it up")]
-    Down(String, Role),
-    /// The ports do not take packets of the same length.
-    #[error(
-        "{0} has MTU {1} but {2} has MTU {3}; a wire needs the same on every port: \
-         `ip link set dev {2} mtu {1}`"
-    )]
-    Mtu(String, u32, String, u32),
-    /// The ports have different numbers of queues.
-    #[error(
-        "{0} has {1} receive queues but {2} has {3}; every port needs the same number: \
-         `{4}`"
-    )]
-    Queues(String, u32, String, u32, String),
-    /// The box would be a host on the wire.
-    #[error(
-        "{0} ({1}) has the address {2}, but the box is a wire there: nothing that is sent to that \
-         address would reach it; `ip addr del {2} dev {0}` takes it away"
-    )]
-    Address(String, Role, ipnet::IpNet),
-    /// More queues than can be served.
-    #[error("{0} has {1} receive queues, more than {MAX_QUEUES}: `{2}`")]
-    TooManyQueues(String, u32, String),
-    /// The next hop is the box itself.
-    #[error("steer.next_hop is the MAC address of {0} itself; name the router on that network")]
-    NextHopIsSelf(String),
-    /// The relay set cannot be loaded.
-    #[error(transparent)]
-    Relays(#[from] LoadError),
-    /// It can, and makes no sense.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// There is nobody to read documents.
-    #[error("relays.user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
-    NoSuchUser(String),
-    /// Root may do everything, and is not to read documents.
-    #[error("relays.user is root; documents from outside need a user who may do nothing")]
-    LoaderIsRoot,
-    /// Root is to give itself up to nobody.
-    #[error("user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
-    NoUser(String),
-    /// Root is to give itself up to root.
-    #[error("user = \"{0}\" is root; name a user of exitmark's own")]
-    UserIsRoot(String),
-    /// That user could not undo what shall be undone at the end.
-    #[error(
-        "pin.on_stop = \"detach\": the user of this process cannot get at {0}; mount a BPF file \
-         system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a directory in it in \
-         pin.directory, or use \"keep\""
-    )]
-    UnreachablePins(PathBuf),
-    /// The control socket or the metrics' port cannot be had.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// Sockets cannot be had.
-    #[error(transparent)]
-    Xsk(#[from] XskError),
-    /// The XDP program cannot be used.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// Nothing can be pinned.
-    #[error(transparent)]
-    Pin(#[from] PinError),
-    /// The kernel engine needs what the NIC cannot do.
-    #[error(
-        "engine = \"xdp\" must redirect what arrives at {0}, but a NIC by which it leaves takes no \
-         redirected frames: its driver has no ndo_xdp_xmit (a veth pair has it while its other \
-         end polls: `ethtool -K PEER gro on`); engine = \"af_xdp\" does without"
-    )]
-    NoRedirect(Role),
-    /// The operating system refuses something basic.
-    #[error("cannot {0}: {1}")]
-    System(&'static str, #[source] io::Error),
-    /// A worker ended by itself.
-    #[error("worker {0} ended without being told to; frames were not forwarded any more")]
-    WorkerDied(usize),
-    /// Frames are missing at the end.
-    #[error("worker {0} cannot account for {1} frames; please report this")]
-    FramesLost(usize, usize),
-}
 
 /// A running box.
 struct Daemon {
@@ -154,9 +69,14 @@ struct Daemon {
     is_orphaned: bool,
     /// A configuration of which the relay set is being read.
     reloading: Option<Reloading>,
+    /// How many relay sets were ordered for other configurations.
+    orders: u64,
     /// How many configurations came into force after the first, and how many were refused.
     reloads: (u64, u64),
     kernel: Kernel,
+    /// What it counted when it was read last, and the most that was seen to be forwarded.
+    counts: KernelCounts,
+    forwarded: PerRole<u64>,
     pins: Pins,
     workers: Workers,
     steering: Steering,
@@ -172,8 +92,10 @@ enum Event {
     Signal(i32),
     /// Another relay set is to be published.
     Relays(Update),
-    /// The relay set of another configuration, or why there is none.
-    Reconfigured(Result<Update, String>),
+    /// The relay set of a configuration that was ordered by this number, or why there is none.
+    Reconfigured(u64, Result<Update, String>),
+    /// Nobody keeps the relay set any more.
+    KeeperEnded,
     /// Whether, and to whom, frames can be steered has changed.
     Way(Way),
     /// Somebody asks something by the control socket.
@@ -199,11 +121,21 @@ pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     hear_signals(events.clone())?;
     let mut running = Daemon::start(settings, path, events, service)?;
     let dead = running.follow(&happening);
+    // Whoever still waits for an answer hears that there is none.
+    drop(happening);
     running.stop()?;
     match dead {
         Some(worker) => Err(DaemonError::WorkerDied(worker)),
         None => Ok(()),
     }
+}
+
+/// What was there before goes on by itself; what was not shall not stay.
+fn abandon(error: DaemonError, pins: Pins, was_attached: bool) -> DaemonError {
+    if !was_attached && let Err(failed) = detach::take_off(pins) {
+        tracing::error!("the NICs cannot be set back: {failed}");
+    }
+    error
 }
 
 /// Makes events of signals, for as long as the process lives.
@@ -232,11 +164,11 @@ impl Daemon {
         service: Service,
     ) -> Result<Self, DaemonError> {
         let nics = Nics::look(&settings)?;
-        let were_there = Pins::exist(&settings.pin.directory);
         let pins = Pins::open(&settings.pin.directory)?;
-        let (listeners, (keeper, first)) = match Self::prepare(&settings) {
-            Ok(prepared) => prepared,
-            Err(error) => return Err(give_up(pins, were_there, error)),
+        let was_attached = pins.are_attached()?;
+        let (listeners, keeper, first) = match Self::begin(&settings) {
+            Ok(begun) => begun,
+            Err(error) => return Err(abandon(error, pins, was_attached)),
         };
         let passing = Arc::new(settings.rules.passing());
         let rules = if first.passes {
@@ -246,10 +178,9 @@ impl Daemon {
         };
         let is_passing = first.passes;
         let snapshot = Arc::new(Snapshot::new(1, Arc::clone(rules), first.endpoints));
-        let was_attached = pins.are_attached()?;
         let parts = match Parts::assemble(&settings, &nics, &snapshot, &pins, &events) {
             Ok(parts) => parts,
-            Err(error) => return Err(give_up(pins, was_attached, error)),
+            Err(error) => return Err(abandon(error, pins, was_attached)),
         };
         let ready = parts.describe(snapshot.relays.len());
         let mut daemon = Self {
@@ -264,8 +195,11 @@ impl Daemon {
             unpublished: None,
             is_orphaned: false,
             reloading: None,
+            orders: 0,
             reloads: (0, 0),
             kernel: parts.kernel,
+            counts: KernelCounts::default(),
+            forwarded: PerRole::default(),
             pins,
             workers: parts.workers,
             steering: parts.steering,
@@ -279,7 +213,7 @@ impl Daemon {
             Err(error) => {
                 let _ = daemon.workers.dismiss(&daemon.kernel);
                 daemon.workers.end();
-                return Err(give_up(daemon.pins, was_attached, error));
+                return Err(abandon(error, daemon.pins, was_attached));
             }
         }
         print_line(&ready);
@@ -287,18 +221,18 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Where the box will be asked, and what it is to know of relays.
-    fn prepare(settings: &Settings) -> Result<(Listeners, (Keeper, Update)), DaemonError> {
+    /// What there is before the first map: sockets to be asked by, and a relay set.
+    fn begin(settings: &Settings) -> Result<(Listeners, Keeper, Update), DaemonError> {
         let listeners = Listeners::open(&ControlSettings {
             socket: settings.control.socket.clone(),
             group: settings.control.group.clone(),
             metrics: settings.metrics,
         })?;
-        let relays = match confine::is_root() {
+        let (keeper, first) = match confine::is_root() {
             true => Keeper::begin(settings)?,
             false => confine::by_own_right(|| Keeper::begin(settings))?,
         };
-        Ok((listeners, relays))
+        Ok((listeners, keeper, first))
     }
 
     /// Gives up what is not needed any more, and lets others ask.
@@ -356,7 +290,8 @@ impl Daemon {
                 Ok(Event::Signal(SIGHUP)) => self.reload(None),
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return None,
                 Ok(Event::Relays(update)) => self.publish_relays(update),
-                Ok(Event::Reconfigured(outcome)) => self.reconfigured(outcome),
+                Ok(Event::Reconfigured(number, outcome)) => self.reconfigured(number, outcome),
+                Ok(Event::KeeperEnded) => self.without_keeper(),
                 Ok(Event::Way(way)) => self.steering.tell(way),
                 Ok(Event::Request(request)) => self.answer(request),
                 Ok(Event::WorkerEnded(worker)) => return Some(worker),
@@ -475,6 +410,7 @@ impl Daemon {
     /// kernel decides by itself from then on, or the NICs are set back.
     fn stop(mut self) -> Result<(), DaemonError> {
         self.service.is_stopping();
+        self.reloading = None;
         self.control = None;
         self.steering.end();
         let dismissed = self.workers.dismiss(&self.kernel);
@@ -497,15 +433,6 @@ impl Daemon {
             })
             .map_or(Ok(()), Err)
     }
-}
-
-/// After a start that came to nothing: what was there before goes on by itself; what was not
-/// shall not stay.
-fn give_up(pins: Pins, was_there: bool, error: DaemonError) -> DaemonError {
-    if !was_there && let Err(failed) = detach::take_off(pins) {
-        tracing::error!("the NICs cannot be set back: {failed}");
-    }
-    error
 }
 
 /// Prints a line at once; nobody listening is no reason to stop.

@@ -86,7 +86,8 @@ impl Parts {
         let links = Arc::new(links);
         let guards = kernel.guards()?;
         let samples = kernel.samples()?;
-        let workers = Workers::start(settings, sockets, snapshot, &links, guards, events)?;
+        let counts = kernel.worker_counters()?;
+        let workers = Workers::start(settings, sockets, snapshot, &links, guards, counts, events)?;
         let told = workers.samples();
         let one_in = settings.datapath.sample;
         let watch = Watch::start(Arc::clone(&links), snapshot, samples, told, one_in)?;
@@ -154,10 +155,11 @@ impl Parts {
         // As far as it can be told beforehand, the program knows from its first frame on.
         let reach = Reach::look(nics, incoming)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
+        // Before anything is taken off that was there: this may be refused.
+        detach::prepare(pins, nics)?;
         for remark in self.kernel.clear(pins, nics.numbers())? {
             tracing::warn!("{remark}");
         }
-        detach::prepare(pins, nics)?;
         for (role, nic) in nics.present() {
             let attachment = self.kernel.attach(pins, role, &nic.name, nic.index)?;
             if attachment.mode == AttachMode::Generic {

@@ -1,6 +1,7 @@
 //! The keeper of the relay set: a thread that follows tor's files, has them read, holds what is
 //! read against what is in force, and tells the main thread what to publish.
 
+use super::prompter::{Numbers, Order, Prompter, seconds};
 use super::{DaemonError, Event, confine};
 use crate::observe::{RelaySetReport, RelaySource};
 use crate::policy::{Endpoint, EndpointSet};
@@ -10,17 +11,16 @@ use crate::relays::{
 use crate::settings::{RelaySettings, Settings, WhenStale};
 use caps::Capability;
 use crossbeam::channel::{self, Receiver, Sender};
-use nix::sys::eventfd::EventFd;
 use nix::unistd::{Uid, User};
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How often the files are looked at where nothing tells that they changed.
-const LOOK: Duration = Duration::from_secs(60);
+pub(super) const LOOK: Duration = Duration::from_secs(60);
 /// After how long a load that failed is tried again, though no file has changed.
 const RETRY: Duration = Duration::from_secs(300);
 /// How often it is said again that the set is stale.
@@ -73,75 +73,12 @@ pub(super) struct Keeper {
     ordering: Sender<Order>,
 }
 
-/// Other settings to follow, and whether the set decides by them.
-struct Order {
-    settings: RelaySettings,
-    decides: bool,
-}
-
 /// What has been said already, and when.
 #[derive(Default)]
 struct Said {
     age: Option<Age>,
     stale_at: Option<Instant>,
     unwritable: bool,
-}
-
-/// Asks the keeper to load the files now, and knows what became of it.
-pub(super) struct Prompter {
-    ordering: Sender<Order>,
-    asked: Arc<AtomicBool>,
-    wake: Arc<EventFd>,
-    numbers: Arc<Numbers>,
-}
-
-/// What the keeper counts.
-#[derive(Default)]
-struct Numbers {
-    accepted: AtomicU64,
-    refused: AtomicU64,
-    stale: AtomicU64,
-    /// The last sign of life, in seconds since 1970.
-    beat: AtomicU64,
-    /// From when on all is to be let pass if nothing newer comes, likewise.
-    stale_at: AtomicU64,
-    /// What there is to say of the set.
-    report: Mutex<RelaySetReport>,
-}
-
-impl Prompter {
-    pub(super) fn prompt(&self) {
-        self.asked.store(true, Ordering::Release);
-        let _ = self.wake.write(1);
-    }
-
-    /// Lets the keeper follow other settings, if it can. The outcome comes as an event.
-    pub(super) fn order(&self, settings: RelaySettings, decides: bool) {
-        let _ = self.ordering.send(Order { settings, decides });
-        let _ = self.wake.write(1);
-    }
-
-    /// What there is to say of the set.
-    pub(super) fn report(&self) -> RelaySetReport {
-        let report = self.numbers.report.lock();
-        report.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// How many sets were accepted and refused, and whether the one in force is stale.
-    pub(super) fn numbers(&self) -> [(&'static str, u64); 3] {
-        let Numbers {
-            accepted,
-            refused,
-            stale,
-            ..
-        } = &*self.numbers;
-        [
-            ("relay_sets_accepted", accepted),
-            ("relay_sets_refused", refused),
-            ("relay_set_stale", stale),
-        ]
-        .map(|(name, number)| (name, number.load(Ordering::Relaxed)))
-    }
 }
 
 impl Keeper {
@@ -224,6 +161,9 @@ impl Keeper {
                         return;
                     }
                 }
+                // Before it is told, so that nothing is ordered of nobody.
+                drop(self);
+                let _ = events.send(Event::KeeperEnded);
             })
             .map_err(|error| DaemonError::System("start the keeper of the relay set", error))?;
         Ok(())
@@ -244,7 +184,7 @@ impl Keeper {
                 return None;
             }
             if let Ok(order) = self.orders.try_recv() {
-                return Some(Event::Reconfigured(self.follow(order)));
+                return Some(Event::Reconfigured(order.number, self.follow(order)));
             }
             let was_asked = self.asked.swap(false, Ordering::AcqRel);
             self.has_news |= self.watch.has_changed();
@@ -284,6 +224,17 @@ impl Keeper {
         let now = SystemTime::now();
         let started = Instant::now();
         let has_other_sources = order.settings.sources != self.settings.sources;
+        // What reading tor's files takes, and what makes another user of their reader, is given up
+        // where there is nothing to read.
+        let has_files = !order.settings.sources.files.is_empty();
+        if confine::is_root() && has_files && !self.follows_files() {
+            return Err(
+                "relays.consensus: documents can only be read after a restart, because this \
+                 process, which began without any, has given up the means to; a restart loses no \
+                 frame"
+                    .to_owned(),
+            );
+        }
         let watch = watch(self.watch.over(watched(&order.settings)));
         let watch = watch.map_err(|error| error.to_string())?;
         let before = (self.settings.clone(), self.decides, self.live.clone());
@@ -293,7 +244,8 @@ impl Keeper {
             let known = self.live.clone().for_sources(&self.settings.sources, now);
             self.live = known.unwrap_or_default();
         }
-        let outcome = match has_other_sources && self.follows_files() {
+        let loads = has_other_sources && self.follows_files();
+        let outcome = match loads {
             true => self.load(now),
             false => Ok(()),
         };
@@ -302,7 +254,8 @@ impl Keeper {
         match update {
             Ok(update) => {
                 self.watch = watch;
-                self.has_news = false;
+                // Another watch does not tell what the last one was about to.
+                self.has_news = !loads;
                 self.said = Said::default();
                 self.tell_age(now);
                 self.save();
@@ -523,33 +476,6 @@ impl Keeper {
             _ => {}
         }
     }
-}
-
-impl Prompter {
-    /// Whether by now all is to be let pass if nothing newer has come.
-    pub(super) fn is_past_its_end(&self) -> bool {
-        Self::is_past(&self.numbers.stale_at, Duration::ZERO)
-    }
-
-    /// Whether that is so, and the keeper has given no sign of life for long.
-    pub(super) fn is_overdue(&self) -> bool {
-        Self::is_past(&self.numbers.beat, 3 * LOOK) && self.is_past_its_end()
-    }
-
-    fn is_past(moment: &AtomicU64, slack: Duration) -> bool {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let moment = Duration::from_secs(moment.load(Ordering::Relaxed));
-        moment.checked_add(slack).is_some_and(|limit| now > limit)
-    }
-}
-
-/// Since 1970.
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
 }
 
 /// Watches the files of these settings; whatever is there now is looked at now.

@@ -1,18 +1,22 @@
 //! Another configuration in the place of the one in force: all of it, or nothing.
 
+use super::Daemon;
 use super::relays::Update;
-use super::{Daemon, confine};
 use crate::control::Reloaded;
 use crate::settings::{Change, Settings};
 use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::time::Duration;
 
+const NO_KEEPER: &str = "nobody keeps the relay set any more; restart exitmark";
+
 /// Where the outcome of a reload goes, besides the log.
 pub(super) type Answer = Option<Sender<Result<Reloaded, String>>>;
 
-/// A configuration that waits for its relay set.
+/// A configuration on its way into force.
 pub(super) struct Reloading {
+    /// The number by which its relay set was ordered, if it has another one.
+    number: Option<u64>,
     settings: Settings,
     change: Change,
     answer: Answer,
@@ -23,8 +27,12 @@ impl Daemon {
     /// an event. The relay files are looked at in any case.
     pub(super) fn reload(&mut self, answer: Answer) {
         if self.reloading.is_some() {
+            // Nothing of the configuration is refused: it has not been looked at.
             let reason = "another reload is under way; try again when it has ended";
-            return self.refuse(answer, reason.to_owned());
+            if let Some(answer) = answer {
+                let _ = answer.send(Err(reason.to_owned()));
+            }
+            return;
         }
         let (settings, change) = match self.read_again() {
             Ok(read) => read,
@@ -36,35 +44,33 @@ impl Daemon {
         let needs_relays = settings.relays != self.settings.relays
             || settings.decides_by_relays() != self.settings.decides_by_relays();
         let reloading = Reloading {
+            number: needs_relays.then(|| self.next_order()),
             settings,
             change,
             answer,
         };
-        if needs_relays {
+        if let Some(number) = reloading.number {
             let settings = &reloading.settings;
-            self.prompter
-                .order(settings.relays.clone(), settings.decides_by_relays());
+            let decides = settings.decides_by_relays();
+            if !(self.prompter).order(number, settings.relays.clone(), decides) {
+                return self.refuse(reloading.answer, NO_KEEPER.to_owned());
+            }
             self.reloading = Some(reloading);
             return;
         }
-        let update = Update {
+        // What the kernel has not taken yet is newer than what is in force.
+        let update = self.unpublished.take().unwrap_or_else(|| Update {
             endpoints: self.snapshot.relays.clone(),
             passes: self.is_passing,
             loading: Duration::ZERO,
-        };
+        });
         self.take_on(reloading, update);
         self.prompter.prompt();
     }
 
     fn read_again(&self) -> Result<(Settings, Change), String> {
         let path = self.path.display();
-        let settings = Settings::load(&self.path).map_err(|error| {
-            let hint = match confine::is_root() {
-                true => "",
-                false => " (this process has given up being root)",
-            };
-            format!("{path}: {error}{hint}")
-        })?;
+        let settings = Settings::load(&self.path).map_err(|error| format!("{path}: {error}"))?;
         let change = self.settings.change_to(&settings);
         if change.fixed.is_empty() {
             Ok((settings, change))
@@ -78,23 +84,38 @@ impl Daemon {
     }
 
     /// The relay set of a configuration that waits for it, or why there is none.
-    pub(super) fn reconfigured(&mut self, outcome: Result<Update, String>) {
-        let Some(reloading) = self.reloading.take() else {
+    pub(super) fn reconfigured(&mut self, number: u64, outcome: Result<Update, String>) {
+        let reloading = self
+            .reloading
+            .take_if(|waiting| waiting.number == Some(number));
+        match (reloading, outcome) {
+            (Some(reloading), Ok(update)) => self.take_on(reloading, update),
+            (Some(reloading), Err(reason)) => self.refuse(reloading.answer, reason),
             // What followed a configuration that could not be taken on.
-            if let Ok(update) = outcome {
-                self.publish_relays(update);
-            }
-            return;
-        };
-        match outcome {
-            Ok(update) => self.take_on(reloading, update),
-            Err(reason) => self.refuse(reloading.answer, reason),
+            (None, Ok(update)) => self.publish_relays(update),
+            (None, Err(reason)) => tracing::error!(
+                "the relay set cannot be followed by the configuration in force any more: {reason}; \
+                 restart exitmark"
+            ),
         }
+    }
+
+    /// Nobody keeps the relay set any more.
+    pub(super) fn without_keeper(&mut self) {
+        if let Some(reloading) = self.reloading.take() {
+            self.refuse(reloading.answer, NO_KEEPER.to_owned());
+        }
+    }
+
+    fn next_order(&mut self) -> u64 {
+        self.orders += 1;
+        self.orders
     }
 
     /// Lets a configuration come into force, or goes back to the one before.
     fn take_on(&mut self, reloading: Reloading, update: Update) {
         let Reloading {
+            number,
             settings,
             change,
             answer,
@@ -113,8 +134,11 @@ impl Daemon {
         );
         self.passing = Arc::new(self.settings.rules.passing());
         if let Err(error) = self.publish(update) {
-            // Not to be tried again: it is of rules that do not come into force.
-            self.unpublished = None;
+            // A relay set of these settings is not to be tried again; another one is, by the rules
+            // before.
+            if number.is_some() {
+                self.unpublished = None;
+            }
             (self.settings, self.passing) = before;
             if let Err(error) = self.steering.change(&self.settings) {
                 tracing::error!("the next hop before cannot be followed any more: {error}");
@@ -132,14 +156,15 @@ impl Daemon {
     }
 
     /// Lets the keeper of the relay set follow what is in force.
-    fn go_back(&self) {
+    fn go_back(&mut self) {
+        let number = self.next_order();
         let relays = self.settings.relays.clone();
         self.prompter
-            .order(relays, self.settings.decides_by_relays());
+            .order(number, relays, self.settings.decides_by_relays());
     }
 
     fn accept(&mut self, answer: Answer, change: Change) {
-        self.reloads.0 += 1;
+        self.reloads.0 += u64::from(!change.keys.is_empty());
         let reloaded = Reloaded {
             generation: self.snapshot.generation,
             changed: change.keys,

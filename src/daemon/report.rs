@@ -1,9 +1,9 @@
 //! The running box as one report: what every part of it knows, put together.
 
-use super::Daemon;
 use super::parts::StandingPort;
 use super::workers::Sums;
-use crate::datapath::{AttachMode, Counter, DropReason, KernelCounts, Tally};
+use super::{Daemon, detach};
+use crate::datapath::{AttachMode, Counter, DropReason, KernelCounts, Role, Tally};
 use crate::nic::Nic;
 use crate::observe::{
     ClassCount, DropCount, EngineReport, FrameCount, MalformedCount, PortReport, RelaySetReport,
@@ -15,11 +15,22 @@ use crate::settings::OnStop;
 use std::time::UNIX_EPOCH;
 
 impl Daemon {
-    pub(super) fn report(&self) -> Report {
+    pub(super) fn report(&mut self) -> Report {
         let sums = self.workers.sums();
-        let kernel = self.kernel.counts().unwrap_or_default();
+        // No count may fall because it could not be read.
+        match self.kernel.counts() {
+            Ok(counts) => self.counts = counts,
+            Err(error) => tracing::error!("the kernel's counters are those of before: {error}"),
+        }
+        let kernel = self.counts.clone();
         let mut tally = sums.tally.clone();
         tally.add(&kernel.tally);
+        // The program counts a frame as forwarded, and takes that back if the NIC refuses it: what
+        // was seen in between must not be seen to fall.
+        for role in Role::ALL {
+            let most = &mut self.forwarded[role];
+            *most = tally.of(Counter::Forwarded(role)).max(*most);
+        }
         let (since, started) = self.started;
         let settings = &self.settings;
         let told = self.watch.report();
@@ -108,7 +119,7 @@ impl Daemon {
                     has_carrier: now.is_some_and(|nic| nic.has_carrier),
                     received_frames: tally.of(Counter::Received(role)),
                     received_bytes: tally.of(Counter::ReceivedBytes(role)),
-                    forwarded_frames: tally.of(Counter::Forwarded(role)),
+                    forwarded_frames: self.forwarded[role],
                     to_stack_frames: kernel.to_stack[role],
                     handed_frames: kernel.handed[role],
                     spilled_frames: kernel.spilled[role],
@@ -140,7 +151,8 @@ impl Daemon {
         if let Some(text) = unsteered(&report.steering) {
             warn("steering", true, text);
         }
-        if let Some((is_alarm, text)) = aged(&report.relay_set, self.is_orphaned) {
+        let decides = self.settings.decides_by_relays();
+        if let Some((is_alarm, text)) = aged(&report.relay_set, decides, self.is_orphaned) {
             warn("relay_set", is_alarm, text);
         }
         let mismatches: u64 = report.audit.mismatches.iter().map(|one| one.frames).sum();
@@ -156,6 +168,15 @@ impl Daemon {
             warn("unpublished", false, text.to_owned());
         }
         for port in &self.standing.ports {
+            let now = Nic::of_index(port.nic.index);
+            if let Some(offload) = now.as_ref().and_then(detach::misplaced_offload) {
+                let text = format!(
+                    "{} ({}) has {offload} on again, which alters frames: \
+                     `ethtool -K {} {offload} off`",
+                    port.nic.name, port.role, port.nic.name
+                );
+                warn("offload", true, text);
+            }
             if port.mode == AttachMode::Generic {
                 let text = format!(
                     "{} ({}) takes XDP in generic mode only, several times slower",
@@ -187,18 +208,19 @@ fn unsteered(steering: &SteeringReport) -> Option<String> {
     }
 }
 
-fn aged(set: &RelaySetReport, is_orphaned: bool) -> Option<(bool, String)> {
+/// `decides`: the set tells exit from relay traffic, and not only the host's own listeners.
+fn aged(set: &RelaySetReport, decides: bool, is_orphaned: bool) -> Option<(bool, String)> {
     if set.is_passing || is_orphaned {
         let text = "the relay set is stale: nothing is marked or steered";
         return Some((true, text.to_owned()));
     }
     match set.age.as_deref() {
-        Some("stale") => Some((
+        Some("stale") if decides => Some((
             true,
             "the relay set is stale: marking and steering go on by it, more wrongly each hour"
                 .to_owned(),
         )),
-        Some("old" | "expired") => Some((
+        Some("old" | "expired" | "stale") => Some((
             false,
             "the relay set is getting old; find out why tor fetches no consensus".to_owned(),
         )),

@@ -3,6 +3,9 @@
 use sd_notify::NotifyState;
 use std::time::{Duration, Instant};
 
+/// How soon a box that gives no sign of life is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// The service manager, or nobody.
 pub(super) struct Service {
     /// How often it wants a sign of life.
@@ -44,10 +47,12 @@ impl Service {
     pub(super) fn beat(&mut self, lives: impl FnOnce() -> bool) {
         if let Some(every) = self.every
             && Instant::now() >= self.due
-            && lives()
         {
-            Self::say(&[NotifyState::Watchdog]);
-            self.due = Instant::now() + every;
+            let lives = lives();
+            if lives {
+                Self::say(&[NotifyState::Watchdog]);
+            }
+            self.due = Instant::now() + if lives { every } else { every.min(LOOK_AGAIN) };
         }
     }
 }

@@ -4,12 +4,13 @@ use super::nics::Nics;
 use super::witness::Watch;
 use super::{DaemonError, Event, confine};
 use crate::datapath::{Links, Role};
-use crate::nic::{Way, WayWatch};
+use crate::nic::{NextHop, Way, WayWatch};
 use crate::observe::{SteeringReport, SteeringState};
 use crate::packet::MacAddr;
 use crate::settings::{Incoming, Settings};
 use crossbeam::channel::Sender;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long a start waits for the next hop to answer.
@@ -28,6 +29,7 @@ pub(super) struct Steering {
 struct Out {
     incoming: Incoming,
     nic: u32,
+    own: MacAddr,
     watch: WayWatch,
     said: Way,
 }
@@ -52,31 +54,45 @@ impl Steering {
             .incoming_role
             .and_then(|role| nics.ports[role].as_ref());
         if let (Some(incoming), Some(nic)) = (&settings.ports.incoming, nic) {
-            steering.follow(incoming, nic.index)?;
+            steering.follow(incoming, nic.index, nic.mac)?;
         }
         Ok(steering)
     }
 
-    /// Follows another next hop. Until the first word of it the old one's MAC address is in use.
-    fn follow(&mut self, incoming: &Incoming, nic: u32) -> Result<(), DaemonError> {
+    /// Follows another next hop. Until it has answered, for as long as a start waits for it, the
+    /// MAC address that is in use stays.
+    fn follow(&mut self, incoming: &Incoming, nic: u32, own: MacAddr) -> Result<(), DaemonError> {
+        if incoming.next_hop == NextHop::Mac(own) {
+            return Err(DaemonError::NextHopIsSelf(incoming.interface.clone()));
+        }
         self.links.drop_unsteered(incoming.drops_unsteered);
         // The one before ends first: two must not write to the same place.
         self.out = None;
         let (links, events) = (Arc::clone(&self.links), self.events.clone());
         let witness = Arc::clone(&self.witness);
+        let waits = Arc::new(AtomicBool::new(true));
+        let is_first = Arc::clone(&waits);
         let mut is_confined = false;
         let watch = WayWatch::start(nic, incoming.next_hop, move |way| {
             if !std::mem::replace(&mut is_confined, true) {
                 confine::keep_or_say(confine::OF_WAY);
             }
-            witness(usable(way));
-            links.steer_to(usable(way));
+            let is_asked = way.has_carrier && way.next_hop.is_none();
+            if !(is_asked && is_first.load(Ordering::Acquire)) {
+                is_first.store(false, Ordering::Release);
+                witness(usable(way));
+                links.steer_to(usable(way));
+            }
             let _ = events.send(Event::Way(way));
         })?;
         let said = watch.first(PATIENCE);
+        if waits.swap(false, Ordering::AcqRel) && usable(watch.now()).is_none() {
+            self.links.steer_to(None);
+        }
         self.out = Some(Out {
             incoming: incoming.clone(),
             nic,
+            own,
             watch,
             said,
         });
@@ -101,8 +117,13 @@ impl Steering {
                 Ok(())
             }
             Some(out) => {
-                let nic = out.nic;
-                self.follow(incoming, nic)
+                let (before, nic, own) = (out.incoming.clone(), out.nic, out.own);
+                let done = self.follow(incoming, nic, own);
+                // Whoever refuses another way goes on with the one there was.
+                if done.is_err() && self.out.as_ref().is_none_or(|out| out.incoming != before) {
+                    self.follow(&before, nic, own)?;
+                }
+                done
             }
             None => Ok(()),
         }

@@ -137,9 +137,28 @@ impl Watch {
     pub(super) fn end(&mut self) {
         self.asks = None;
         if let Some(last) = self.thread.take().and_then(|thread| thread.join().ok()) {
+            last.residences.iter().for_each(log_residence);
             self.last = last;
         }
     }
+}
+
+/// For whoever reads the log after a test: the box itself tells while it runs.
+fn log_residence(times: &Residence) {
+    if times.samples == 0 {
+        return;
+    }
+    let micros = |wanted: f64| {
+        let quantile = times.quantiles.iter().find(|(part, _)| *part >= wanted);
+        quantile.map_or(0.0, |(_, seconds)| seconds * 1e6)
+    };
+    tracing::info!(
+        engine = times.engine,
+        samples = times.samples,
+        "sampled frames were in the box for {:.1} µs, 99 of 100 for no more than {:.1} µs",
+        micros(0.5),
+        micros(0.99)
+    );
 }
 
 /// What the thread has before it.

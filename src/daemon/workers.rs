@@ -4,8 +4,8 @@ use super::nics::Nics;
 use super::{DaemonError, Event, confine};
 use crate::datapath::ONE_BUFFER_MTU;
 use crate::datapath::{
-    BalanceGauge, Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, PerRole,
-    QueueGauge, Role, Samples, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError,
+    BalanceGauge, Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, MAX_QUEUES,
+    PerRole, QueueGauge, Role, Samples, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError,
     XskMemory, XskPort, XskSettings, clock,
 };
 use crate::observe::WorkerReport as BalanceReport;
@@ -106,7 +106,6 @@ struct Running {
     snapshots: Sender<Arc<Snapshot>>,
     retired: Receiver<Arc<Snapshot>>,
     wake: Arc<EventFd>,
-    counters: Arc<Counters>,
     sockets: Vec<Served>,
     gauge: Arc<BalanceGauge>,
     samples: Arc<Samples>,
@@ -124,6 +123,7 @@ struct Served {
 pub(super) struct Workers {
     running: Vec<Running>,
     guards: Arc<Cells>,
+    counts: Arc<Cells>,
     stop: Arc<AtomicBool>,
 }
 
@@ -144,6 +144,7 @@ impl Workers {
         snapshot: &Arc<Snapshot>,
         links: &Arc<Links>,
         guards: Cells,
+        counts: Cells,
         events: &Sender<Event>,
     ) -> Result<Self, DaemonError> {
         let limits = WorkerLimits::new(settings.datapath.batch);
@@ -151,6 +152,7 @@ impl Workers {
         let mut workers = Self {
             running: Vec::new(),
             guards: Arc::clone(&guards),
+            counts: Arc::new(counts),
             stop: Arc::default(),
         };
         for (queue, share) in (0..).zip(sockets.bound) {
@@ -164,6 +166,7 @@ impl Workers {
             let forwarder = Forwarder::new(Arc::clone(snapshot), Arc::clone(links))
                 .witnessed(Arc::clone(&samples));
             let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
+                .counting(Counters::over(Arc::clone(&workers.counts), queue as usize))
                 .guarded(Guard::new(Arc::clone(&guards), queue));
             let stop = Arc::clone(&workers.stop);
             let number = workers.running.len();
@@ -220,8 +223,12 @@ impl Workers {
 
     pub(super) fn sums(&self) -> Sums {
         let mut sums = Sums::default();
+        // Also of queues that are not served any more.
+        for queue in 0..MAX_QUEUES {
+            sums.tally
+                .add(&Counters::over(Arc::clone(&self.counts), queue).read());
+        }
         for worker in &self.running {
-            sums.tally.add(&worker.counters.read());
             sums.unaccounted += worker.gauge.read().1;
             for served in &worker.sockets {
                 let troubles = served.gauge.troubles().unwrap_or_default();
@@ -313,7 +320,6 @@ fn start_worker(
         wake: Arc::clone(&wake),
         gauge: Arc::clone(&gauge),
     };
-    let counters = worker.counters();
     let thread = thread::Builder::new()
         .name("exitmark-worker".to_owned())
         .spawn(move || {
@@ -330,7 +336,6 @@ fn start_worker(
         snapshots,
         retired,
         wake,
-        counters,
         sockets,
         gauge,
         samples,

@@ -3,12 +3,13 @@
 //! A worker counts a batch in a plain [`Tally`] and adds it to its [`Counters`] once: one writer a
 //! counter, no lock, no bus-locked instruction. What is counted for a frame is the rule that it
 //! met; its class follows from that when somebody reads. The XDP program has the same counters,
-//! one set a CPU.
+//! one set a CPU. Both are kept with the program, and go on when another process takes over.
 
-use super::Role;
+use super::{Cells, Role};
 use crate::packet::Malformed;
 use crate::policy::{Class, Rule};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a frame was not forwarded.
@@ -307,19 +308,35 @@ impl fmt::Display for Tally {
 
 /// Counts that one worker publishes and anybody reads.
 #[derive(Debug)]
-pub struct Counters([AtomicU64; SLOTS]);
+pub struct Counters {
+    cells: Arc<Cells>,
+    first: usize,
+}
 
 impl Default for Counters {
+    /// Zeros of this process' own.
     fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; SLOTS])
+        Self::over(Arc::new(Cells::own(SLOTS)), 0)
     }
 }
 
 impl Counters {
+    /// Those of a queue's worker, in cells that begin with queue 0's.
+    pub const fn over(cells: Arc<Cells>, queue: usize) -> Self {
+        Self {
+            cells,
+            first: queue * SLOTS,
+        }
+    }
+
+    fn own(&self) -> &[AtomicU64] {
+        &self.cells[self.first..self.first + SLOTS]
+    }
+
     /// Adds what was counted since the last time and starts the tally anew. Only the worker
     /// that owns these counters may call this: a load and a store are enough for one writer.
     pub fn publish(&self, tally: &mut Tally) {
-        for (published, count) in self.0.iter().zip(&mut tally.0) {
+        for (published, count) in self.own().iter().zip(&mut tally.0) {
             if *count != 0 {
                 let sum = published.load(Ordering::Relaxed) + *count;
                 published.store(sum, Ordering::Relaxed);
@@ -331,7 +348,7 @@ impl Counters {
     /// The counts so far.
     pub fn read(&self) -> Tally {
         let mut tally = Tally::default();
-        for (count, published) in tally.0.iter_mut().zip(&self.0) {
+        for (count, published) in tally.0.iter_mut().zip(self.own()) {
             *count = published.load(Ordering::Relaxed);
         }
         tally

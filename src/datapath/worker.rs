@@ -190,6 +190,13 @@ impl<P: Port> Worker<P> {
         self
     }
 
+    /// Counting on where others have.
+    #[must_use]
+    pub fn counting(mut self, counters: Counters) -> Self {
+        self.counters = Arc::new(counters);
+        self
+    }
+
     /// The counts that this worker publishes.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)

@@ -131,6 +131,8 @@ pub struct Facts {
     pub has_bpf_fs: bool,
     /// There are some.
     pub is_pinned: bool,
+    /// There may be pins that this user may not see.
+    pub hides_pins: bool,
     /// The programs that are attached by them, with the numbers of their NICs.
     pub attached: Vec<(Role, u32, u32)>,
     /// Capabilities that this process has not.
@@ -196,6 +198,8 @@ impl Facts {
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             has_bpf_fs: Pins::can_be_in(&asked.pins),
             is_pinned: Pins::exist(&asked.pins),
+            hides_pins: !nix::unistd::Uid::effective().is_root()
+                && Pins::peek(&asked.pins).is_empty(),
             attached: Pins::peek(&asked.pins),
             pins: asked.pins,
             missing: CAPABILITIES

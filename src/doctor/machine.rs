@@ -139,7 +139,7 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
                     "without tor's files there is no relay set; they can be readable by tor's group",
                 )
                 .mended_by(format!(
-                    "printf 'DataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
+                    "printf '\\nDataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
                      /etc/tor/torrc && systemctl restart tor && adduser {user} debian-tor"
                 ))
         }

@@ -96,6 +96,11 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     };
     if facts.attached.iter().any(is_ours) {
         findings.push(Finding::ok(subject, "exitmark's XDP program is attached"));
+    } else if state.program != 0 && facts.hides_pins {
+        findings.push(
+            Finding::warning(subject, "an XDP program is attached")
+                .because("whether it is exitmark's own only root can tell: run this as root"),
+        );
     } else if state.program != 0 {
         let mode = if state.is_generic {
             "xdpgeneric"
@@ -104,7 +109,10 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         };
         findings.push(
             Finding::fault(subject, "another XDP program is attached")
-                .because("a NIC runs one at a time")
+                .because(
+                    "a NIC runs one at a time; where the command is refused, whoever attached it by \
+                     a BPF link must take it off, an exitmark by `exitmark detach`",
+                )
                 .mended_by(format!("ip link set dev {} {mode} off", word(subject))),
         );
     }

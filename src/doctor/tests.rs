@@ -50,6 +50,7 @@ fn sound() -> Facts {
         pins: "/sys/fs/bpf/exitmark".into(),
         has_bpf_fs: true,
         is_pinned: false,
+        hides_pins: false,
         attached: Vec::new(),
         missing: Vec::new(),
         memlock: None,
@@ -161,7 +162,7 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
                 "relays",
                 "may not be read",
                 Some(
-                    "printf 'DataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
+                    "printf '\\nDataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
                      /etc/tor/torrc && systemctl restart tor && adduser marker debian-tor",
                 ),
             ),

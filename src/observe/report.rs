@@ -317,6 +317,8 @@ pub struct AuditReport {
     pub one_in: u64,
     /// How many were held against the policy.
     pub checked: u64,
+    /// How many cannot be judged by themselves: later fragments, frames cut within their headers.
+    pub skipped: u64,
     /// Samples for which there was no room.
     pub lost: u64,
     /// How many were not as the policy says, by what was wrong; anything but 0 is a fault.
@@ -327,7 +329,7 @@ pub struct AuditReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FrameAudit {
-    /// What was wrong: `mark`, `egress`, `mac` or `bytes`.
+    /// What was wrong: `mark`, `egress`, `mac`, `bytes` or `class`.
     pub kind: String,
     /// How many.
     pub frames: u64,

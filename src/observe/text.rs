@@ -299,8 +299,9 @@ impl Text<'_> {
                 let amiss = audit.mismatches.iter();
                 let amiss = amiss.map(|audit| (audit.kind.clone(), audit.frames));
                 format!(
-                    "one frame in {one_in}: {} checked, {} lost; mismatches: {}",
+                    "one frame in {one_in}: {} checked, {} skipped, {} lost; mismatches: {}",
                     count(audit.checked),
+                    count(audit.skipped),
                     count(audit.lost),
                     those_there_are(amiss)
                 )

@@ -8,7 +8,7 @@ const FIXED: [&str; 9] = [
     "datapath",
     "engine",
     "metrics",
-    "pin.directory",
+    "pin",
     "ports",
     "relays.state",
     "relays.user",

@@ -85,6 +85,7 @@ pub(crate) fn report() -> Report {
         audit: AuditReport {
             one_in: 1024,
             checked: 976,
+            skipped: 3,
             lost: 1,
             mismatches: vec![FrameAudit {
                 kind: "mark".to_owned(),

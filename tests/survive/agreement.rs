@@ -4,7 +4,7 @@
 use crate::flows::{FRAME_BYTES, OUTBOUND, Sink, flows};
 use crate::sets::Sets;
 use crate::sinks::{self, Sinks};
-use crate::stage::{EXITMARK, configure_plainly, site_with_sinks};
+use crate::stage::{Dropped, EXITMARK, configure_plainly, site_with_sinks};
 use crate::{ALONE, needs_root};
 use exitmark::control::Client;
 use exitmark::lab::Netns;
@@ -19,6 +19,8 @@ const FRAMES: u64 = 10_000_000;
 /// At a time: no more are under way than the cables and rings can hold for a while.
 const AT_ONCE: u32 = 1 << 16;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// When nothing has arrived for so long, nothing comes any more.
+const SILENCE: Duration = Duration::from_millis(300);
 const SOCKET: &str = "/run/exitmark/control.sock";
 
 /// Asks the box, from inside its namespace.
@@ -60,12 +62,19 @@ fn by_class(sinks: &Sinks) -> BTreeMap<&'static str, u64> {
     classes
 }
 
-fn wait_for_all(sinks: &Sinks, sent: u64) {
-    let begin = Instant::now();
-    while sinks.total().unwrap().arrived < sent {
-        assert!(begin.elapsed() < PATIENCE, "frames are missing");
+/// Waits until all of them have arrived but those that are known to be lost, or nothing arrives any
+/// more; returns how many are lost by then.
+fn wait_for_all(sinks: &Sinks, sent: u64, lost: u64) -> u64 {
+    let arrived = || sinks.total().unwrap().arrived;
+    let (mut before, mut since) = (arrived(), Instant::now());
+    while before + lost < sent && since.elapsed() < SILENCE {
         thread::sleep(Duration::from_millis(1));
+        let now = arrived();
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
     }
+    sent - before
 }
 
 #[test]
@@ -80,13 +89,17 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
         let configuration = configure_plainly(directory.path(), engine, &sets).unwrap();
         let running = site.run(Path::new(EXITMARK), &configuration).unwrap();
         sinks.aim(&site.host, "eth0").unwrap();
+        let before = Dropped::now(&site).unwrap();
+        let mut lost = 0;
         while sinks.generated().unwrap() < FRAMES {
             let generator = sinks.clone();
             let made = site.host.run(move || generator.generate(AT_ONCE));
             made.unwrap();
-            wait_for_all(&sinks, sinks.generated().unwrap());
+            lost = wait_for_all(&sinks, sinks.generated().unwrap(), lost);
         }
-        let sent = sinks.generated().unwrap();
+        // What a cable had no room for is no affair of the box, but its neighbours' counters tell.
+        let full = Dropped::now(&site).unwrap().since(&before);
+        let sent = sinks.generated().unwrap() - full.before_box;
 
         // A worker says what it has counted when its turn ends, and that may be after the frame
         // has arrived.
@@ -104,37 +117,46 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
         let bytes = FRAME_BYTES as u64;
         assert_eq!(port("host").received_frames, sent, "{engine}");
         assert_eq!(port("host").received_bytes, sent * bytes);
+        let mut not_sent = 0;
         for (role, sink) in [("uplink", Sink::Uplink), ("incoming", Sink::Incoming)] {
             let tally = sinks.tally(sink).unwrap();
             assert_eq!(tally.mismarked + tally.missteered + tally.duplicated, 0);
-            assert_eq!(
-                port(role).forwarded_frames,
-                tally.arrived,
-                "{engine} {role}"
-            );
+            let forwarded = port(role).forwarded_frames;
+            not_sent += forwarded - tally.arrived;
             let role = format!("port=\"{role}\"");
             let parts = ["exitmark_port_forwarded_frames_total", &role];
-            assert_served(&metrics, &parts, tally.arrived);
+            assert_served(&metrics, &parts, forwarded);
         }
+        assert_eq!(not_sent, full.behind_box, "{engine}: beyond the box");
+        let dropped: u64 = report.drops.iter().map(|drop| drop.frames).sum();
         let host = ["exitmark_port_received_frames_total", "port=\"host\""];
         assert_served(&metrics, &host, sent);
         let wire = by_class(&sinks);
-        assert_eq!(wire.values().sum::<u64>(), sent);
+        let mut not_on_wire = 0;
         for class in &report.classes {
             let on_wire = wire.get(class.class.as_str()).copied().unwrap_or(0);
-            assert_eq!(class.frames, on_wire, "{engine} {}", class.class);
-            assert_eq!(class.bytes, on_wire * bytes, "{engine} {}", class.class);
+            not_on_wire += class.frames - on_wire;
+            assert_eq!(
+                class.bytes,
+                class.frames * bytes,
+                "{engine} {}",
+                class.class
+            );
             let label = format!("class=\"{}\"", class.class);
-            assert_served(&metrics, &["exitmark_class_frames_total", &label], on_wire);
+            let parts = ["exitmark_class_frames_total", &label];
+            assert_served(&metrics, &parts, class.frames);
             let parts = ["exitmark_class_bytes_total", &label];
-            assert_served(&metrics, &parts, on_wire * bytes);
+            assert_served(&metrics, &parts, class.bytes);
         }
-        assert!(report.drops.iter().all(|drop| drop.frames == 0));
+        // Nearly always none: each class is then what the wire saw of it.
+        assert_eq!(not_on_wire, not_sent + dropped, "{engine}");
+        assert_eq!(lost, full.before_box + not_on_wire, "{engine}");
         assert_eq!(report.unaccounted_frames, 0);
         let mismatches: u64 = report.audit.mismatches.iter().map(|one| one.frames).sum();
         assert_eq!(mismatches, 0, "{:?}", report.audit);
         println!(
-            "{engine}: {sent} frames, {} by xdp, {} by af_xdp; held against the policy: {}",
+            "{engine}: {sent} frames, {} by xdp, {} by af_xdp; not on the wire, by the counters: \
+             {not_on_wire}; held against the policy: {}",
             report.engine.xdp_frames, report.engine.af_xdp_frames, report.audit.checked
         );
         let last = running.stop().unwrap();

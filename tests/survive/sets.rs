@@ -7,6 +7,7 @@ use exitmark::lab::{LabError, replace};
 use exitmark::policy::{Endpoint, EndpointSet};
 use exitmark::relays::{Flavor, UncheckedDocument, Validity};
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 /// How many endpoints a large set has.
@@ -34,7 +35,9 @@ impl Sets {
 }
 
 fn order(seed: u32, relays: u32) -> Order {
-    let now = SystemTime::now();
+    // One moment for all of them: none may be older than another that is in force.
+    static NOW: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
+    let now = *NOW;
     let hour = Duration::from_secs(3600);
     let validity = Validity {
         valid_after: now - hour,

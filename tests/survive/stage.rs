@@ -271,8 +271,8 @@ fn count(numbers: &[u64]) -> u64 {
 /// Frames that a cable was too full, or not there, to take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dropped {
-    before_box: u64,
-    behind_box: u64,
+    pub(crate) before_box: u64,
+    pub(crate) behind_box: u64,
 }
 
 impl Dropped {

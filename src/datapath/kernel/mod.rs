@@ -10,6 +10,7 @@ mod attach;
 mod pins;
 mod samples;
 mod sys;
+mod undo;
 
 use super::counters::SLOTS;
 use super::guard::GUARD_NUMBERS;
@@ -26,9 +27,10 @@ use std::path::Path;
 use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
 pub use attach::{AttachMode, Attachment, XdpAbilities, XdpState, kernel_version, xdp_state};
-pub use pins::{PinError, Pins, Undo};
+pub use pins::{PinError, Pins};
 pub use samples::KernelSamples;
 pub(super) use sys::Mapped;
+pub use undo::Undo;
 
 /// How many queues of one NIC can be served. As in bpf/exitmark.h, like the other numbers here.
 pub const MAX_QUEUES: usize = 64;
@@ -36,6 +38,7 @@ const ROLES: usize = Role::ALL.len();
 /// What the program counts: a tally, then three numbers a role that only it has, then one.
 const COUNTS: usize = SLOTS + 3 * ROLES + 1;
 const COUNTERS: &str = "counters";
+const WORKER_COUNTERS: &str = "worker_counters";
 const LINKS: &str = "links";
 const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 
@@ -123,7 +126,7 @@ impl Kernel {
     /// No privilege, or a kernel that refuses it.
     pub fn load_pinned(pins: &Pins) -> Result<(Self, bool), KernelError> {
         let layout = layout()?;
-        let counters = pins.maps(layout).join(COUNTERS);
+        let maps = pins.maps(layout);
         let load = |counters: Option<&Path>| {
             Self::load_with(layout, counters, true).or_else(|error| {
                 let kernel = Self::load_with(layout, counters, false)?;
@@ -133,8 +136,8 @@ impl Kernel {
                 Ok::<_, KernelError>(kernel)
             })
         };
-        if counters.exists() {
-            match load(Some(&counters)) {
+        if maps.join(COUNTERS).exists() && maps.join(WORKER_COUNTERS).exists() {
+            match load(Some(&maps)) {
                 Ok(kernel) => return Ok((kernel, true)),
                 Err(error) => tracing::warn!("the pinned counters cannot be used: {error}"),
             }
@@ -155,9 +158,15 @@ impl Kernel {
         // It takes CAP_PERFMON and a kernel that knows its own types.
         open.progs.exitmark_unsent.set_autoload(counts_drops);
         open.progs.exitmark_unredirected.set_autoload(counts_drops);
-        if let Some(path) = counters {
-            let map = &mut open.maps.counters;
-            map.set_pin_path(path).map_err(KernelError::Load)?;
+        if let Some(directory) = counters {
+            let maps = &mut open.maps;
+            for (map, name) in [
+                (&mut maps.counters, COUNTERS),
+                (&mut maps.worker_counters, WORKER_COUNTERS),
+            ] {
+                map.set_pin_path(directory.join(name))
+                    .map_err(KernelError::Load)?;
+            }
         }
         Ok(Self {
             skeleton: open.load().map_err(KernelError::Load)?,
@@ -182,6 +191,7 @@ impl Kernel {
             (LINKS, maps.links.as_fd()),
             ("guards", maps.guards.as_fd()),
             (COUNTERS, maps.counters.as_fd()),
+            (WORKER_COUNTERS, maps.worker_counters.as_fd()),
         ] {
             pins.pin_map(self.layout, name, map)?;
         }
@@ -203,6 +213,16 @@ impl Kernel {
     pub fn links(&self) -> Result<Cells, KernelError> {
         let map = self.skeleton.maps.links.as_fd();
         let mapped = Mapped::new(map, LINK_NUMBERS).map_err(map_error("links"))?;
+        Ok(Cells::shared(mapped))
+    }
+
+    /// The cells in which every queue's worker counts, in a map that is kept with the program's.
+    ///
+    /// # Errors
+    /// The map cannot be mapped.
+    pub fn worker_counters(&self) -> Result<Cells, KernelError> {
+        let map = self.skeleton.maps.worker_counters.as_fd();
+        let mapped = Mapped::new(map, MAX_QUEUES * SLOTS).map_err(map_error(WORKER_COUNTERS))?;
         Ok(Cells::shared(mapped))
     }
 

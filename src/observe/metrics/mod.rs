@@ -417,6 +417,11 @@ fn samples(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
         single(audit.checked),
     )?;
     out.counter(
+        "audit_skipped_frames",
+        "Sampled frames that cannot be judged by themselves, such as later fragments, in this process",
+        single(audit.skipped),
+    )?;
+    out.counter(
         "audit_lost_frames",
         "Sampled frames for which there was no room, in this process",
         single(audit.lost),
@@ -424,7 +429,7 @@ fn samples(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     let mismatches = audit.mismatches.iter();
     out.counter(
         "audit_mismatched_frames",
-        "Frames that left otherwise than the policy says, by what was wrong; a fault of exitmark",
+        "Frames that left otherwise than the policy says, by what was wrong, in this process; a fault of exitmark",
         mismatches.map(|of| (labels([("kind", &of.kind)]), of.frames)),
     )
 }

@@ -1,0 +1,96 @@
+//! Why the box cannot run: what failed, where, and what to do about it.
+
+use crate::control::ControlError;
+use crate::datapath::{KernelError, MAX_QUEUES, PinError, Role, XskError};
+use crate::nic::NicError;
+use crate::relays::{LoadError, Refused};
+use std::io;
+use std::path::PathBuf;
+
+/// Why the box cannot run, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A NIC is not as required.
+    #[error(transparent)]
+    Nic(#[from] NicError),
+    /// A NIC is down.
+    #[error("{0} ({1}) is down; `ip link set dev {0} up` sets it up")]
+    Down(String, Role),
+    /// The ports do not take packets of the same length.
+    #[error(
+        "{0} has MTU {1} but {2} has MTU {3}; a wire needs the same on every port: \
+         `ip link set dev {2} mtu {1}`"
+    )]
+    Mtu(String, u32, String, u32),
+    /// The ports have different numbers of queues.
+    #[error(
+        "{0} has {1} receive queues but {2} has {3}; every port needs the same number: \
+         `{4}`"
+    )]
+    Queues(String, u32, String, u32, String),
+    /// The box would be a host on the wire.
+    #[error(
+        "{0} ({1}) has the address {2}, but the box is a wire there: nothing that is sent to that \
+         address would reach it; `ip addr del {2} dev {0}` takes it away"
+    )]
+    Address(String, Role, ipnet::IpNet),
+    /// More queues than can be served.
+    #[error("{0} has {1} receive queues, more than {MAX_QUEUES}: `{2}`")]
+    TooManyQueues(String, u32, String),
+    /// The next hop is the box itself.
+    #[error("steer.next_hop is the MAC address of {0} itself; name the router on that network")]
+    NextHopIsSelf(String),
+    /// The relay set cannot be loaded.
+    #[error(transparent)]
+    Relays(#[from] LoadError),
+    /// It can, and makes no sense.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// There is nobody to read documents.
+    #[error("relays.user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
+    NoSuchUser(String),
+    /// Root may do everything, and is not to read documents.
+    #[error("relays.user is root; documents from outside need a user who may do nothing")]
+    LoaderIsRoot,
+    /// Root is to give itself up to nobody.
+    #[error("user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
+    NoUser(String),
+    /// Root is to give itself up to root.
+    #[error("user = \"{0}\" is root; name a user of exitmark's own")]
+    UserIsRoot(String),
+    /// That user could not undo what shall be undone at the end.
+    #[error(
+        "pin.on_stop = \"detach\": the user of this process cannot get at {0}; mount a BPF file \
+         system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a directory in it in \
+         pin.directory, or use \"keep\""
+    )]
+    UnreachablePins(PathBuf),
+    /// The control socket or the metrics' port cannot be had.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Sockets cannot be had.
+    #[error(transparent)]
+    Xsk(#[from] XskError),
+    /// The XDP program cannot be used.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Nothing can be pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The kernel engine needs what the NIC cannot do.
+    #[error(
+        "engine = \"xdp\" must redirect what arrives at {0}, but a NIC by which it leaves takes no \
+         redirected frames: its driver has no ndo_xdp_xmit (a veth pair has it while its other \
+         end polls: `ethtool -K PEER gro on`); engine = \"af_xdp\" does without"
+    )]
+    NoRedirect(Role),
+    /// The operating system refuses something basic.
+    #[error("cannot {0}: {1}")]
+    System(&'static str, #[source] io::Error),
+    /// A worker ended by itself.
+    #[error("worker {0} ended without being told to; frames were not forwarded any more")]
+    WorkerDied(usize),
+    /// Frames are missing at the end.
+    #[error("worker {0} cannot account for {1} frames; please report this")]
+    FramesLost(usize, usize),
+}

@@ -1,0 +1,118 @@
+//! What the box has changed on NICs, in a map that lasts as long as its links do.
+
+use super::super::Role;
+use super::pins::{PinError, as_io, refused, remove};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use std::path::Path;
+
+/// What was changed on a NIC, to be set back when the box is taken off it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undo {
+    /// The kernel's number for the NIC ...
+    pub ifindex: u32,
+    /// ... in this network namespace.
+    pub netns: u64,
+    /// What was changed, one bit each.
+    pub changed: u64,
+}
+
+impl Undo {
+    /// Promiscuous mode was turned on. Which bits mean what else is whoever changes it to say.
+    pub const PROMISCUOUS: u64 = 1;
+    const BYTES: u32 = 24;
+
+    /// What an older build wrote has two numbers: it changed nothing but promiscuous mode.
+    fn of_bytes(value: &[u8]) -> Option<Self> {
+        let (numbers, _) = value.as_chunks::<8>();
+        let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
+        let ifindex = u32::try_from(number(0)?).ok()?;
+        (ifindex != 0).then_some(Self {
+            ifindex,
+            netns: number(1)?,
+            changed: number(2).unwrap_or(Self::PROMISCUOUS),
+        })
+    }
+
+    fn to_bytes(undo: Option<Self>) -> Vec<u8> {
+        let numbers = undo.map_or([0; 3], |undo| {
+            [u64::from(undo.ifindex), undo.netns, undo.changed]
+        });
+        numbers.map(u64::to_ne_bytes).concat()
+    }
+}
+
+/// A small map for numbers that only user space reads: a place that lasts as long as the links.
+/// What another build left in another shape is brought into this one.
+pub(super) fn undo_map(path: &Path) -> Result<MapHandle, PinError> {
+    let failed = |doing| {
+        let refused = refused(doing, path);
+        move |error| refused(as_io(error))
+    };
+    let mut kept = Vec::new();
+    if path.exists() {
+        let map = MapHandle::from_pinned_path(path).map_err(failed("open"))?;
+        if map.value_size() == Undo::BYTES {
+            return Ok(map);
+        }
+        kept.extend(Role::ALL.map(|role| (role, read_undo(&map, role))));
+    }
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    let entries = u32::try_from(Role::ALL.len()).unwrap_or(3);
+    let mut map = MapHandle::create(
+        MapType::Array,
+        Some("exitmark_undo"),
+        4,
+        Undo::BYTES,
+        entries,
+        &options,
+    )
+    .map_err(failed("make"))?;
+    for (role, undo) in kept {
+        write_undo(&map, role, undo).map_err(failed("write to"))?;
+    }
+    remove(path)?;
+    map.pin(path).map_err(failed("pin"))?;
+    Ok(map)
+}
+
+fn undo_key(role: Role) -> [u8; 4] {
+    u32::try_from(role.index()).unwrap_or(0).to_ne_bytes()
+}
+
+pub(super) fn read_undo(map: &MapHandle, role: Role) -> Option<Undo> {
+    let value = map.lookup(&undo_key(role), MapFlags::ANY).ok()??;
+    Undo::of_bytes(&value)
+}
+
+pub(super) fn write_undo(map: &MapHandle, role: Role, undo: Option<Undo>) -> libbpf_rs::Result<()> {
+    map.update(&undo_key(role), &Undo::to_bytes(undo), MapFlags::ANY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_set_back_is_read_as_it_was_written() {
+        let undo = Undo {
+            ifindex: 7,
+            netns: 4_026_531_840,
+            changed: 0b10110,
+        };
+        let bytes = Undo::to_bytes(Some(undo));
+        assert_eq!(bytes.len(), Undo::BYTES as usize);
+        assert_eq!(Undo::of_bytes(&bytes), Some(undo));
+        assert_eq!(Undo::of_bytes(&Undo::to_bytes(None)), None);
+        // A later build's, as far as it is known here; an older one's; none's.
+        assert_eq!(Undo::of_bytes(&[&bytes[..], &[9; 8]].concat()), Some(undo));
+        let older = Undo {
+            changed: Undo::PROMISCUOUS,
+            ..undo
+        };
+        assert_eq!(Undo::of_bytes(&bytes[..16]), Some(older));
+        assert_eq!(Undo::of_bytes(&bytes[..8]), None);
+    }
+}

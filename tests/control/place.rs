@@ -76,9 +76,9 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let again = Listeners::open(&settings(&socket)).unwrap();
     assert!(socket.exists());
     drop(again);
+    assert!(!socket.exists(), "nobody ever answered there");
 
     // A live one of somebody who knows nothing of the lock.
-    assert!(!socket.exists(), "what was never served stays");
     let foreign = UnixListener::bind(&socket).unwrap();
     let error = refusal(&settings(&socket));
     assert!(error.contains("another exitmark answers at"), "{error}");
@@ -132,7 +132,7 @@ fn a_group_must_exist_and_gets_the_socket() {
     let own = nix::unistd::getegid();
     let group = nix::unistd::Group::from_gid(own).unwrap().unwrap();
     settings.group = Some(group.name);
-    let _open = Listeners::open(&settings).unwrap();
+    let _listeners = Listeners::open(&settings).unwrap();
     let gid = std::os::unix::fs::MetadataExt::gid(&fs::metadata(&settings.socket).unwrap());
     assert_eq!(gid, own.as_raw());
 }

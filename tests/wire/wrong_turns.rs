@@ -1,7 +1,9 @@
 //! What a newcomer gets wrong, by the real commands: each is refused with a status that tells
 //! whose fault it is, and with words that say what to do. `--nocapture` prints the table.
 
+use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, Rig, moved, needs_root, silence};
+use exitmark::control::DEFAULT_SOCKET;
 use exitmark::lab::poll;
 use exitmark::lab::site::{Plan, Site, TORNET_MAC};
 use std::cell::RefCell;
@@ -106,6 +108,9 @@ impl Ground {
     fn start_at_last(self) {
         let faults = self.faults.into_inner();
         assert!(faults.is_empty(), "{}", faults.join("\n"));
+        assert_eq!(pins(&self.site), Vec::<String>::new());
+        let has_socket = || Path::new(DEFAULT_SOCKET).exists();
+        assert!(!self.site.middle.run(has_socket));
         let rig = Rig::on(self.site, &Config::default());
         moved(&rig.running.stop().unwrap());
     }
@@ -398,6 +403,7 @@ fn who_is_there_already() {
         "exitmark detach",
     ];
     ground.take(&turn("another XDP program", words));
+    assert_eq!(pins(&ground.site), Vec::<String>::new());
     ground.ip("link set dev uplink0 xdp off");
 
     let Ground {
@@ -445,5 +451,6 @@ fn who_is_there_already() {
         )
     });
     moved(&rig.running.stop().unwrap());
+    ground.site.middle.command(EXITMARK, &["detach"]).unwrap();
     ground.start_at_last();
 }

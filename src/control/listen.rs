@@ -58,13 +58,6 @@ impl Owned {
     }
 }
 
-/// Also of a start that comes to nothing.
-impl Drop for Owned {
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))

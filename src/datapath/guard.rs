@@ -198,6 +198,7 @@ mod tests {
         hand_over(&cells, Role::Host, 5);
         stamp(3, 700);
         assert_eq!(guard.done(Role::Host, 3), None);
+        hand_over(&cells, Role::Incoming, 9);
         assert_eq!(guard.done(Role::Incoming, 9), None);
         assert_eq!(guard.done(Role::Host, 1), Some(Duration::from_nanos(700)));
         assert_eq!(guard.done(Role::Host, 1), None);

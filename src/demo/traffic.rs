@@ -109,12 +109,16 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         for (socket, thread) in &mut self.running {
-            let fd = match socket {
-                Socket::Tcp(listener) => listener.as_raw_fd(),
-                Socket::Udp(socket) => socket.as_raw_fd(),
-            };
-            // Wakes the thread that waits on it. An unconnected UDP socket complains and wakes.
-            let _ = shutdown(fd, Shutdown::Both);
+            // Wakes the thread that waits on it.
+            match socket {
+                Socket::Tcp(listener) => {
+                    let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
+                }
+                Socket::Udp(socket) => {
+                    let own = socket.local_addr();
+                    let _ = own.and_then(|own| socket.send_to(&[], own));
+                }
+            }
             if let Some(thread) = thread.take() {
                 let _ = thread.join();
             }

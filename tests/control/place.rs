@@ -74,6 +74,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     Client::new(&socket).status().unwrap();
     drop(server);
     let again = Listeners::open(&settings(&socket)).unwrap();
+    assert!(socket.exists());
     drop(again);
     assert!(!socket.exists(), "nobody ever answered there");
 

@@ -361,7 +361,14 @@ fn nothing_holds_the_address_of_whom_somebody_talks_to() {
             (name.to_owned(), bytes)
         });
         let names: BTreeSet<_> = maps.iter().map(|(name, _)| name.as_str()).collect();
-        let all = ["counters", "guards", "links", "policies", "undo"];
+        let all = [
+            "counters",
+            "guards",
+            "links",
+            "policies",
+            "undo",
+            "worker_counters",
+        ];
         assert_eq!(names, BTreeSet::from(all));
         for (name, bytes) in &maps {
             // Relays and resolvers are what the policy is about.

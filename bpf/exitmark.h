@@ -160,7 +160,8 @@ struct exitmark_links {
 	__u64 nics[ROLES]; /* the number of each role's; 0: none */
 	__u64 drops_unsteered; /* relay frames that cannot be steered are dropped, not sent by uplink */
 	__u64 sample; /* what part of the decisions is told to user space, of 1 << 64; 0: none */
-	__u64 unused[3];
+	__u64 sample_until; /* CLOCK_MONOTONIC, ns: whoever reads the samples is there until then */
+	__u64 unused[2];
 };
 
 /* What a worker and this program tell each other about one queue. A line each: one writer. */

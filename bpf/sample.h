@@ -46,14 +46,15 @@ static __always_inline void copy_beginning(struct xdp_md *ctx, __u64 bytes, __u8
 }
 
 /* A frame comes that is to be a sample. The time, which is not 0. */
-__noinline __u64 sample_arrival(struct xdp_md *ctx)
+__noinline __u64 sample_arrival(struct xdp_md *ctx, __u64 sample_until)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct exitmark_sample *sample;
 	__u32 only = 0;
 
 	sample = bpf_map_lookup_elem(&sketch, &only);
-	if (!sample)
+	/* Where nobody will read it, none is made: it would stay here. */
+	if (!sample || now > sample_until)
 		return 0;
 	sample->bytes = bpf_xdp_get_buff_len(ctx);
 	copy_beginning(ctx, sample->bytes, sample->before);
@@ -88,7 +89,7 @@ __noinline int sample_departure(struct xdp_md *ctx, __u64 arrived, __u8 ingress,
 static __always_inline __u64 begin_sample(struct xdp_md *ctx, const struct exitmark_links *links,
 					  __u64 number)
 {
-	return is_sampled(links, number) ? sample_arrival(ctx) : 0;
+	return is_sampled(links, number) ? sample_arrival(ctx, links->sample_until) : 0;
 }
 
 static __always_inline void end_sample(struct xdp_md *ctx, __u64 arrived, enum exitmark_role ingress,

@@ -416,6 +416,9 @@ impl Daemon {
         let dismissed = self.workers.dismiss(&self.kernel);
         let reports = self.workers.end();
         self.watch.end();
+        if let Err(error) = self.kernel.forget_samples() {
+            tracing::warn!("the last samples stay in the kernel's memory: {error}");
+        }
         self.print_counters();
         if self.settings.pin.on_stop == OnStop::Detach {
             detach::take_off(self.pins)?;

@@ -20,6 +20,9 @@ use std::time::{Duration, SystemTime};
 /// How often samples are fetched, and how often while somebody looks at them.
 const PAUSE: Duration = Duration::from_millis(100);
 const CAPTURE_PAUSE: Duration = Duration::from_millis(2);
+/// For how long after a look somebody counts as there to look again: samples hold what no frame is
+/// to leave behind.
+const PRESENCE: Duration = Duration::from_secs(2);
 /// The kernel's samples that are fetched at a time: its ring has room for no more.
 const BATCH: usize = 4096;
 /// How long an answer may take.
@@ -58,6 +61,7 @@ impl Watch {
         let (asks, mail) = channel::unbounded();
         let lost_before = kernel.lost();
         let desk = Desk {
+            links: Arc::clone(&links),
             witness: Witness::new(links, Arc::clone(snapshot), one_in),
             kernel,
             workers,
@@ -163,6 +167,7 @@ fn log_residence(times: &Residence) {
 
 /// What the thread has before it.
 struct Desk {
+    links: Arc<Links>,
     witness: Witness,
     kernel: KernelSamples,
     workers: Vec<Arc<Samples>>,
@@ -202,6 +207,7 @@ impl Desk {
             }
         }
         let now = monotonic();
+        self.links.sample_until(now + PRESENCE);
         self.witness.look(now);
         for sample in self.samples.drain(..) {
             self.witness.see(&sample);

@@ -23,6 +23,7 @@ const NETNS: usize = 15;
 const NICS: usize = 16;
 const DROPS_UNSTEERED: usize = 19;
 const SAMPLE: usize = 20;
+const SAMPLE_UNTIL: usize = 21;
 /// How many numbers there are.
 pub(super) const LINK_NUMBERS: usize = 24;
 
@@ -71,6 +72,7 @@ impl Links {
     pub fn over(cells: Cells, host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
         let links = Self { cells, incoming };
         links.expect_host(host);
+        links.sample_until(Duration::MAX);
         match incoming {
             Some(link) => {
                 links.set(INCOMING_MAC, link.own.to_u64());
@@ -163,6 +165,13 @@ impl Links {
     /// Tells of one decision in so many; 0 is none.
     pub fn sample(&self, one_in: u32) {
         self.set(SAMPLE, Part::one_in(one_in).0);
+    }
+
+    /// Says until when somebody reads what the program tells: afterwards it tells nothing. `until`
+    /// is CLOCK_MONOTONIC.
+    pub fn sample_until(&self, until: Duration) {
+        let nanos = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        self.set(SAMPLE_UNTIL, nanos);
     }
 
     /// One decision in how many is told of.

@@ -15,10 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a box is stopped, and a link down, while the load goes on.
 const STOPPED: Duration = Duration::from_millis(400);
 const DOWN: Duration = Duration::from_millis(200);
-/// How many large sets replace each other, and how many small ones: fewer at saturation, where
-/// each takes its time.
+/// How many large sets replace each other, and how many small ones.
 const SWAPS: usize = 6;
-const THOUSAND_SWAPS: usize = 1_000;
 const MANY_SWAPS: usize = 250;
 const RELOADS: usize = 100;
 
@@ -45,7 +43,6 @@ pub(crate) fn happen(stage: &mut Stage<'_>, event: Event) -> Result<Option<u64>,
         }
         Event::Upgrade => upgrade(stage)?,
         Event::Swap => swap(stage, &stage.sets.large, SWAPS)?,
-        Event::ThousandSwaps => swap(stage, &stage.sets.small, THOUSAND_SWAPS)?,
         Event::ManySwaps => swap(stage, &stage.sets.small, MANY_SWAPS)?,
         Event::Reloads => reload(stage)?,
         Event::LinkDown(link) => return flap(stage, link).map(Some),

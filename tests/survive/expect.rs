@@ -18,7 +18,6 @@ pub(crate) enum Event {
     RestartAfterKill,
     Upgrade,
     Swap,
-    ThousandSwaps,
     ManySwaps,
     /// Of the configuration.
     Reloads,
@@ -112,7 +111,7 @@ pub(crate) const TABLE: &[Expected] = &[
     line(Event::RestartAfterKill,           "restart after kill -9",   Steady,     NONE,            TEN_MS),
     line(Event::Upgrade,                    "upgrade",                 Steady,     NONE,            NONE),
     line(Event::Swap,                       "relay set swap",          Steady,     NONE,            NONE),
-    line(Event::ThousandSwaps,              "1000 relay set swaps",    Steady,     NONE,            NONE),
+    line(Event::ManySwaps,                  "250 relay set swaps",     Steady,     NONE,            NONE),
     line(Event::Reloads,                    "100 reloads",             Steady,     NONE,            NONE),
     line(Event::LinkDown(Link::IncomingAtBox),    "incoming down",     Steady,     Lost::NoneAfter, Lost::NoneAfter),
     line(Event::LinkDown(Link::IncomingAtFarEnd), "incoming peer down", Steady,    Lost::NoneAfter, Lost::NoneAfter),

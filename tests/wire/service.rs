@@ -100,7 +100,13 @@ impl Manager {
 
     fn hear(&self) -> String {
         let mut bytes = [0; 4096];
-        let length = self.mailbox.recv(&mut bytes).unwrap();
+        let length = loop {
+            match self.mailbox.recv(&mut bytes) {
+                // A receive with a time limit is not begun again after a signal.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                heard => break heard.unwrap(),
+            }
+        };
         text(&bytes[..length])
     }
 

@@ -76,7 +76,7 @@ fn stories() -> Vec<(Role, Vec<u8>, &'static str)> {
         ),
         story(
             udp(HOST4, "9.9.9.9:53").build(),
-            "resolver: to a configured resolver, port 53 or 853; uplink",
+            "resolver: to a configured resolver; uplink",
         ),
         story(
             tcp("192.0.2.10:22", WEB4).build(),

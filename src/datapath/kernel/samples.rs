@@ -1,9 +1,9 @@
 //! The decisions that the XDP program tells of, out of its ring buffer.
 
-use super::{COUNTERS, COUNTS, Kernel, KernelError, map_error, sums};
+use super::{COUNTERS, COUNTS, Kernel, KernelError, ONLY, map_error, sums};
 use crate::datapath::{DecidedBy, DropReason, Excerpt, Outcome, Role, SAMPLE_BYTES, Sample};
 use crate::policy::Rule;
-use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -51,6 +51,22 @@ impl Kernel {
             counters: MapHandle::try_from(&self.skeleton.maps.counters)
                 .map_err(map_error(COUNTERS))?,
         })
+    }
+}
+
+impl Kernel {
+    /// Wipes what is left of the last samples, when nothing is sampled any more.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn forget_samples(&self) -> Result<(), KernelError> {
+        let cpus = libbpf_rs::num_possible_cpus().map_err(map_error("sketch"))?;
+        let nothing = vec![vec![0; RECORD_BYTES]; cpus];
+        self.skeleton
+            .maps
+            .sketch
+            .update_percpu(&ONLY, &nothing, MapFlags::ANY)
+            .map_err(map_error("sketch"))
     }
 }
 

@@ -1,6 +1,5 @@
 //! What others have of the keeper of the relay set: a bell, orders, and what it says of itself.
 
-use super::relays::LOOK;
 use crate::observe::RelaySetReport;
 use crate::settings::RelaySettings;
 use crossbeam::channel::Sender;
@@ -8,6 +7,9 @@ use nix::sys::eventfd::EventFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How often the files are looked at where nothing tells that they changed.
+pub(super) const LOOK: Duration = Duration::from_secs(60);
 
 /// Other settings to follow, and whether the set decides by them.
 pub(super) struct Order {

@@ -1,7 +1,7 @@
 //! The keeper of the relay set: a thread that follows tor's files, has them read, holds what is
 //! read against what is in force, and tells the main thread what to publish.
 
-use super::prompter::{Numbers, Order, Prompter, seconds};
+use super::prompter::{LOOK, Numbers, Order, Prompter, seconds};
 use super::{DaemonError, Event, confine};
 use crate::observe::{RelaySetReport, RelaySource};
 use crate::policy::{Endpoint, EndpointSet};
@@ -19,8 +19,6 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often the files are looked at where nothing tells that they changed.
-pub(super) const LOOK: Duration = Duration::from_secs(60);
 /// After how long a load that failed is tried again, though no file has changed.
 const RETRY: Duration = Duration::from_secs(300);
 /// How often it is said again that the set is stale.

@@ -3,7 +3,6 @@
 use super::{Daemon, Event};
 use crate::control::{CaptureRequest, Operations, Reloaded};
 use crate::observe::Report;
-use crate::witness;
 use crossbeam::channel::{self, Receiver, Sender};
 
 /// Something asked of the main thread, and where the answer goes.
@@ -42,7 +41,7 @@ impl Operations for Requests {
     }
 
     fn capture(&self, request: &CaptureRequest) -> Result<Receiver<Vec<u8>>, String> {
-        self.ask(|answer| Request::Capture(request.clone(), answer))
+        self.ask(|answer| Request::Capture(*request, answer))
             .unwrap_or_else(|| Err(ENDING.to_owned()))
     }
 }
@@ -56,13 +55,7 @@ impl Daemon {
             }
             Request::Reload(answer) => self.reload(Some(answer)),
             Request::Capture(request, answer) => {
-                let _ = answer.send(self.watch.capture(witness::CaptureRequest {
-                    frames: request.frames,
-                    seconds: request.seconds,
-                    one_in: request.one_in,
-                    with_payload: request.with_payload,
-                    with_addresses: request.with_addresses,
-                }));
+                let _ = answer.send(self.watch.capture(request));
             }
         }
     }

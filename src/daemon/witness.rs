@@ -6,10 +6,10 @@
 
 use super::{DaemonError, confine};
 use crate::datapath::{DecidedBy, KernelSamples, Links, Sample, Samples};
-use crate::observe::{AuditReport, Residence};
+use crate::observe::{AuditReport, CaptureRequest, Residence};
 use crate::packet::MacAddr;
 use crate::policy::Snapshot;
-use crate::witness::{CaptureRequest, Moment, Witness};
+use crate::witness::{Moment, Witness};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use nix::sys::signal::SigSet;
 use nix::time::{ClockId, clock_gettime};

@@ -6,6 +6,7 @@
 mod human;
 mod metrics;
 mod report;
+mod request;
 mod text;
 mod top;
 
@@ -15,5 +16,6 @@ pub use report::{
     PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport, SteeringState,
     Warning, WorkerReport,
 };
+pub use request::CaptureRequest;
 pub use text::Text;
 pub use top::{Top, watch};

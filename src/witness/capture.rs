@@ -4,6 +4,7 @@
 use super::redact::{Blank, View};
 use super::wire::Wire;
 use crate::datapath::{Counter, Outcome, Role, SAMPLE_BYTES, Sample};
+use crate::observe::CaptureRequest;
 use crate::packet::Dscp;
 use crate::policy::Class;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
@@ -20,10 +21,6 @@ use pcap_file::{DataLink, Endianness, PcapError};
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// The longest capture, in frames and in seconds.
-pub const MAX_CAPTURE_FRAMES: u64 = 10_000_000;
-/// See [`MAX_CAPTURE_FRAMES`].
-pub const MAX_CAPTURE_SECONDS: u64 = 24 * 60 * 60;
 /// Pieces that wait for whoever reads them. The last place is the last piece's.
 const PIECES: usize = 4096;
 /// Nanoseconds: ten to the power of minus nine.
@@ -31,22 +28,6 @@ const RESOLUTION: u8 = 9;
 /// The first two bits of an enhanced packet's flags: inbound or outbound at its interface.
 const CAME: u32 = 1;
 const LEFT: u32 = 2;
-
-/// What shall be captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CaptureRequest {
-    /// It ends with so many frames ...
-    pub frames: u64,
-    /// ... or after so many seconds.
-    pub seconds: u64,
-    /// One frame in so many.
-    pub one_in: u32,
-    /// The first bytes of a frame whatever they are, and not its headers alone. Without
-    /// addresses this is for TCP and UDP: what else there is may quote packets.
-    pub with_payload: bool,
-    /// With the other side's IP address. Its port is always there.
-    pub with_addresses: bool,
-}
 
 /// One moment, on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,18 +62,7 @@ impl Capture {
         begun: Moment,
         lost: u64,
     ) -> Result<(Self, Receiver<Vec<u8>>), String> {
-        let bounds = [
-            ("frames", request.frames, MAX_CAPTURE_FRAMES),
-            ("seconds", request.seconds, MAX_CAPTURE_SECONDS),
-            ("one_in", request.one_in.into(), u32::MAX.into()),
-        ];
-        for (name, asked, most) in bounds {
-            if !(1..=most).contains(&asked) {
-                return Err(format!(
-                    "a capture of {name} = {asked} cannot be; it takes 1 to {most}"
-                ));
-            }
-        }
+        request.check()?;
         let (pieces, read) = channel::bounded(PIECES);
         let writer = header().map_err(|error| format!("cannot begin a capture: {error}"))?;
         let mut capture = Self {

@@ -12,14 +12,14 @@ mod residence;
 mod wire;
 
 use crate::datapath::{DecidedBy, Links, Sample};
-use crate::observe::{AuditReport, Residence};
+use crate::observe::{AuditReport, CaptureRequest, Residence};
 use crate::policy::Snapshot;
 use crossbeam::channel::Receiver;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use audit::{Auditor, Fault};
-pub use capture::{Capture, CaptureRequest, MAX_CAPTURE_FRAMES, MAX_CAPTURE_SECONDS, Moment};
+pub use capture::{Capture, Moment};
 pub use residence::Residences;
 
 /// Auditor, histograms and, at times, a capture: what becomes of each sample.

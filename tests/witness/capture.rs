@@ -3,8 +3,9 @@
 use crate::rig::{Ground, NOON, beginning, ground};
 use exitmark::datapath::{Role, Sample};
 use exitmark::lab::frames::{FROM, TO, tcp, udp};
+use exitmark::observe::CaptureRequest;
 use exitmark::packet::MacAddr;
-use exitmark::witness::{CaptureRequest, Moment, Witness};
+use exitmark::witness::{Moment, Witness};
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
@@ -413,29 +414,29 @@ fn what_makes_no_sense_is_refused_with_what_is_accepted() {
     let (ground, _) = one();
     let mut witness = witness(&ground);
     for (request, name) in [
-        (CaptureRequest { frames: 0, ..PLAIN }, "frames = 0"),
+        (CaptureRequest { frames: 0, ..PLAIN }, "frames is 0"),
         (
             CaptureRequest {
                 seconds: 0,
                 ..PLAIN
             },
-            "seconds = 0",
+            "seconds is 0",
         ),
         (
             CaptureRequest {
                 seconds: 1 << 40,
                 ..PLAIN
             },
-            "seconds = 1099511627776",
+            "seconds is 1099511627776",
         ),
         (
             CaptureRequest {
                 frames: u64::MAX,
                 ..PLAIN
             },
-            "1 to 10000000",
+            "1 to 1000000",
         ),
-        (CaptureRequest { one_in: 0, ..PLAIN }, "one_in = 0"),
+        (CaptureRequest { one_in: 0, ..PLAIN }, "one_in is 0"),
     ] {
         let refusal = witness.capture(request, MOMENT).unwrap_err();
         assert!(refusal.contains(name), "{refusal}");

@@ -4,8 +4,9 @@
 use crate::rig::{NOON, ground};
 use exitmark::datapath::Role;
 use exitmark::lab::frames::{extension, of_protocol, tcp, udp};
+use exitmark::observe::CaptureRequest;
 use exitmark::packet::MacAddr;
-use exitmark::witness::{Capture, CaptureRequest, Moment};
+use exitmark::witness::{Capture, Moment};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -7,6 +7,7 @@
 //! Sources: the kernel's Documentation/bpf/map_xskmap.rst and map_devmap.rst.
 
 mod attach;
+mod pin_error;
 mod pins;
 mod samples;
 mod sys;
@@ -27,7 +28,8 @@ use std::path::Path;
 use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
 pub use attach::{AttachMode, Attachment, XdpAbilities, XdpState, kernel_version, xdp_state};
-pub use pins::{PinError, Pins};
+pub use pin_error::PinError;
+pub use pins::Pins;
 pub use samples::KernelSamples;
 pub(super) use sys::Mapped;
 pub use undo::Undo;

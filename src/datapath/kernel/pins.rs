@@ -12,6 +12,7 @@
 //! of its maps brings maps of its own and takes the links over all the same.
 
 use super::super::Role;
+use super::pin_error::{PinError, as_io, refused, remove};
 use super::sys;
 use super::undo::{Undo, read_undo, undo_map, write_undo};
 use libbpf_rs::MapHandle;
@@ -31,61 +32,6 @@ const MAPS: &str = "maps-";
 /// How long the last owner may take to end: it drains its rings.
 const OWNER_PATIENCE: Duration = Duration::from_secs(3);
 const OWNER_PAUSE: Duration = Duration::from_millis(2);
-
-/// Why nothing can be pinned, or what is pinned cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum PinError {
-    /// The directory is on no BPF file system.
-    #[error(
-        "{0} is not in a BPF file system, where the policy outlives this process: \
-         `mount -t bpf bpf /sys/fs/bpf` mounts one, `pin.directory` names another"
-    )]
-    NoBpfFs(PathBuf),
-    /// The directory is the whole file system.
-    #[error("{0} is a mount point, which others use too; name a directory in it: {0}/exitmark")]
-    MountPoint(PathBuf),
-    /// Another process has it.
-    #[error("another exitmark holds {0}: stop it first, or give each its own `pin.directory`")]
-    Owned(PathBuf),
-    /// The file system refuses.
-    #[error("cannot {doing} {path}: {source}{}", hint(.source))]
-    Refused {
-        /// What was tried.
-        doing: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-/// libbpf's error with the kind that it has, for the hint.
-pub(super) fn as_io(error: libbpf_rs::Error) -> io::Error {
-    match error.kind() {
-        libbpf_rs::ErrorKind::PermissionDenied => {
-            io::Error::new(io::ErrorKind::PermissionDenied, error)
-        }
-        _ => io::Error::other(error),
-    }
-}
-
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "; run it as root, or as a user with CAP_BPF and CAP_NET_ADMIN who may write there"
-        }
-        _ => "",
-    }
-}
-
-pub(super) fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
-    let path = path.to_owned();
-    move |source| PinError::Refused {
-        doing,
-        path,
-        source,
-    }
-}
 
 /// A program that counts what NICs drop behind the XDP program's back.
 #[derive(Clone, Copy, Debug)]
@@ -399,14 +345,6 @@ fn lock(directory: &Path) -> Result<Flock<File>, PinError> {
             }
             Err((_, error)) => return Err(refused("lock", directory)(error.into())),
         }
-    }
-}
-
-pub(super) fn remove(path: &Path) -> Result<bool, PinError> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(refused("remove", path)(error)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the box has changed on NICs, in a map that lasts as long as its links do.
 
 use super::super::Role;
-use super::pins::{PinError, as_io, refused, remove};
+use super::pin_error::{PinError, as_io, refused, remove};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use std::path::Path;
 

@@ -29,9 +29,7 @@ impl Metrics<'_> {
         help: &str,
         values: impl IntoIterator<Item = (Labels, u64)>,
     ) -> fmt::Result {
-        let values = values.into_iter();
-        let values = values.map(|(labels, value)| (labels, ConstCounter::new(value)));
-        self.family(name, None, help, MetricType::Counter, values)
+        self.counts(name, None, help, values)
     }
 
     /// A size that only grows; its name gets `_bytes_total`.
@@ -41,9 +39,19 @@ impl Metrics<'_> {
         help: &str,
         values: impl IntoIterator<Item = (Labels, u64)>,
     ) -> fmt::Result {
+        self.counts(name, Some(&Unit::Bytes), help, values)
+    }
+
+    fn counts(
+        &mut self,
+        name: &str,
+        unit: Option<&Unit>,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels, u64)>,
+    ) -> fmt::Result {
         let values = values.into_iter();
         let values = values.map(|(labels, value)| (labels, ConstCounter::new(value)));
-        self.family(name, Some(&Unit::Bytes), help, MetricType::Counter, values)
+        self.family(name, unit, help, MetricType::Counter, values)
     }
 
     /// Something that is as it is.

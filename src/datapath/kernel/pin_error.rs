@@ -1,0 +1,69 @@
+//! What the BPF file system refuses, and what to do about it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why nothing can be pinned, or what is pinned cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// The directory is on no BPF file system.
+    #[error(
+        "{0} is not in a BPF file system, where the policy outlives this process: \
+         `mount -t bpf bpf /sys/fs/bpf` mounts one, `pin.directory` names another"
+    )]
+    NoBpfFs(PathBuf),
+    /// The directory is the whole file system.
+    #[error("{0} is a mount point, which others use too; name a directory in it: {0}/exitmark")]
+    MountPoint(PathBuf),
+    /// Another process has it.
+    #[error("another exitmark holds {0}: stop it first, or give each its own `pin.directory`")]
+    Owned(PathBuf),
+    /// The file system refuses.
+    #[error("cannot {doing} {path}: {source}{}", hint(.source))]
+    Refused {
+        /// What was tried.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// libbpf's error with the kind that it has, for the hint.
+pub(super) fn as_io(error: libbpf_rs::Error) -> io::Error {
+    match error.kind() {
+        libbpf_rs::ErrorKind::PermissionDenied => {
+            io::Error::new(io::ErrorKind::PermissionDenied, error)
+        }
+        _ => io::Error::other(error),
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; run it as root, or as a user with CAP_BPF and CAP_NET_ADMIN who may write there"
+        }
+        _ => "",
+    }
+}
+
+pub(super) fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
+    let path = path.to_owned();
+    move |source| PinError::Refused {
+        doing,
+        path,
+        source,
+    }
+}
+
+/// Removes a pin; false where there is none.
+pub(super) fn remove(path: &Path) -> Result<bool, PinError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(refused("remove", path)(error)),
+    }
+}

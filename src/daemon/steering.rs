@@ -23,10 +23,13 @@ pub(super) struct Steering {
     events: Sender<Event>,
     witness: Arc<dyn Fn(Option<MacAddr>) + Send + Sync>,
     changes: u64,
+    /// How many ways were followed so far.
+    followed: u64,
 }
 
 /// The way out that is followed.
 struct Out {
+    number: u64,
     incoming: Incoming,
     nic: u32,
     own: MacAddr,
@@ -49,6 +52,7 @@ impl Steering {
             events: events.clone(),
             witness: Arc::new(witness.of_next_hops()),
             changes: 0,
+            followed: 0,
         };
         let nic = nics
             .incoming_role
@@ -66,6 +70,8 @@ impl Steering {
             return Err(DaemonError::NextHopIsSelf(incoming.interface.clone()));
         }
         self.links.drop_unsteered(incoming.drops_unsteered);
+        self.followed += 1;
+        let number = self.followed;
         // The one before ends first: two must not write to the same place.
         self.out = None;
         let (links, events) = (Arc::clone(&self.links), self.events.clone());
@@ -83,13 +89,14 @@ impl Steering {
                 witness(usable(way));
                 links.steer_to(usable(way));
             }
-            let _ = events.send(Event::Way(way));
+            let _ = events.send(Event::Way(number, way));
         })?;
         let said = watch.first(PATIENCE);
         if waits.swap(false, Ordering::AcqRel) && usable(watch.now()).is_none() {
             self.links.steer_to(None);
         }
         self.out = Some(Out {
+            number,
             incoming: incoming.clone(),
             nic,
             own,
@@ -129,12 +136,11 @@ impl Steering {
         }
     }
 
-    /// Says what has changed. The event may be older than what there is to say now.
-    pub(super) fn tell(&mut self, _: Way) {
-        let Some(out) = &mut self.out else {
+    /// Says what has changed, unless it is the news of a way that is not followed any more.
+    pub(super) fn tell(&mut self, number: u64, now: Way) {
+        let Some(out) = self.out.as_mut().filter(|out| out.number == number) else {
             return;
         };
-        let now = out.watch.now();
         if now != out.said {
             out.said = now;
             self.changes += 1;

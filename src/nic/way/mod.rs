@@ -72,9 +72,10 @@ impl WayWatch {
             .name("exitmark-way".to_owned())
             .spawn(move || {
                 watch.follow(&stopping, |way| {
+                    // Before anybody may go on for having seen it.
+                    tell(way);
                     *told.way.lock().unwrap_or_else(PoisonError::into_inner) = way;
                     told.changed.notify_all();
-                    tell(way);
                 });
             })
             .map_err(NicError::Netlink)?;

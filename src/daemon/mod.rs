@@ -22,7 +22,6 @@ mod workers;
 
 use crate::control::{ControlSettings, Listeners, Server};
 use crate::datapath::{Kernel, KernelCounts, KernelError, Links, PerRole, Pins, Role};
-use crate::nic::Way;
 use crate::policy::{Rules, Snapshot};
 use crate::settings::{OnStop, Settings};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
@@ -96,8 +95,8 @@ enum Event {
     Reconfigured(u64, Result<Update, String>),
     /// Nobody keeps the relay set any more.
     KeeperEnded,
-    /// Whether, and to whom, frames can be steered has changed: news of the way with this number.
-    Way(u64, Way),
+    /// Whether, and to whom, frames can be steered has changed.
+    Way,
     /// Somebody asks something by the control socket.
     Request(Request),
     /// A worker has ended by itself.
@@ -292,7 +291,7 @@ impl Daemon {
                 Ok(Event::Relays(update)) => self.publish_relays(update),
                 Ok(Event::Reconfigured(number, outcome)) => self.reconfigured(number, outcome),
                 Ok(Event::KeeperEnded) => self.without_keeper(),
-                Ok(Event::Way(number, way)) => self.steering.tell(number, way),
+                Ok(Event::Way) => self.steering.tell(),
                 Ok(Event::Request(request)) => self.answer(request),
                 Ok(Event::WorkerEnded(worker)) => return Some(worker),
                 Err(RecvTimeoutError::Timeout) => {}

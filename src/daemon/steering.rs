@@ -23,13 +23,10 @@ pub(super) struct Steering {
     events: Sender<Event>,
     witness: Arc<dyn Fn(Option<MacAddr>) + Send + Sync>,
     changes: u64,
-    /// How many ways were followed so far.
-    followed: u64,
 }
 
 /// The way out that is followed.
 struct Out {
-    number: u64,
     incoming: Incoming,
     nic: u32,
     own: MacAddr,
@@ -52,7 +49,6 @@ impl Steering {
             events: events.clone(),
             witness: Arc::new(witness.of_next_hops()),
             changes: 0,
-            followed: 0,
         };
         let nic = nics
             .incoming_role
@@ -70,8 +66,6 @@ impl Steering {
             return Err(DaemonError::NextHopIsSelf(incoming.interface.clone()));
         }
         self.links.drop_unsteered(incoming.drops_unsteered);
-        self.followed += 1;
-        let number = self.followed;
         // The one before ends first: two must not write to the same place.
         self.out = None;
         let (links, events) = (Arc::clone(&self.links), self.events.clone());
@@ -89,14 +83,13 @@ impl Steering {
                 witness(usable(way));
                 links.steer_to(usable(way));
             }
-            let _ = events.send(Event::Way(number, way));
+            let _ = events.send(Event::Way);
         })?;
         let said = watch.first(PATIENCE);
         if waits.swap(false, Ordering::AcqRel) && usable(watch.now()).is_none() {
             self.links.steer_to(None);
         }
         self.out = Some(Out {
-            number,
             incoming: incoming.clone(),
             nic,
             own,
@@ -136,11 +129,12 @@ impl Steering {
         }
     }
 
-    /// Says what has changed, unless it is the news of a way that is not followed any more.
-    pub(super) fn tell(&mut self, number: u64, now: Way) {
-        let Some(out) = self.out.as_mut().filter(|out| out.number == number) else {
+    /// Says what has changed, if it has: the event may be older than what was said already.
+    pub(super) fn tell(&mut self) {
+        let Some(out) = &mut self.out else {
             return;
         };
+        let now = out.watch.now();
         if now != out.said {
             out.said = now;
             self.changes += 1;

@@ -16,7 +16,7 @@ use pursuit::{Order, Pursuit};
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub struct WayWatch {
 #[derive(Default)]
 struct Shared {
     way: Mutex<Way>,
+    /// The way that was told last, which is known a moment later.
+    told: Mutex<Way>,
     changed: Condvar,
 }
 
@@ -72,9 +74,10 @@ impl WayWatch {
             .name("exitmark-way".to_owned())
             .spawn(move || {
                 watch.follow(&stopping, |way| {
-                    // Before anybody may go on for having seen it.
+                    *shared_way(&told.way) = way;
                     tell(way);
-                    *told.way.lock().unwrap_or_else(PoisonError::into_inner) = way;
+                    // Nobody may go on for having seen it before it was told.
+                    *shared_way(&told.told) = way;
                     told.changed.notify_all();
                 });
             })
@@ -88,20 +91,13 @@ impl WayWatch {
 
     /// The way now.
     pub fn now(&self) -> Way {
-        *self
-            .shared
-            .way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *shared_way(&self.shared.way)
     }
 
-    /// The way as soon as frames can leave by it, or else as it is after `patience`.
+    /// The way as soon as it was told that frames can leave by it, or else as it was told by the
+    /// end of `patience`.
     pub fn first(&self, patience: Duration) -> Way {
-        let way = self
-            .shared
-            .way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let way = shared_way(&self.shared.told);
         let is_closed = |way: &mut Way| !way.has_carrier || way.next_hop.is_none();
         let waited = self
             .shared
@@ -109,6 +105,10 @@ impl WayWatch {
             .wait_timeout_while(way, patience, is_closed);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
+}
+
+fn shared_way(way: &Mutex<Way>) -> MutexGuard<'_, Way> {
+    way.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for WayWatch {

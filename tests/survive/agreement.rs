@@ -127,8 +127,11 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
             let parts = ["exitmark_port_forwarded_frames_total", &role];
             assert_served(&metrics, &parts, forwarded);
         }
-        assert_eq!(not_sent, full.behind_box, "{engine}: beyond the box");
         let dropped: u64 = report.drops.iter().map(|drop| drop.frames).sum();
+        // Of what a cable behind the box did not take, the box knows what it redirected there, and
+        // counts it as dropped; what it sent by a socket only the NIC's counter tells.
+        let beyond = not_sent..=not_sent + dropped;
+        assert!(beyond.contains(&full.behind_box), "{engine}: {full:?}");
         let host = ["exitmark_port_received_frames_total", "port=\"host\""];
         assert_served(&metrics, &host, sent);
         let wire = by_class(&sinks);

@@ -58,13 +58,7 @@ impl Daemon {
             self.reloading = Some(reloading);
             return;
         }
-        // What the kernel has not taken yet is newer than what is in force.
-        let update = self.unpublished.take().unwrap_or_else(|| Update {
-            endpoints: self.snapshot.relays.clone(),
-            passes: self.is_passing,
-            loading: Duration::ZERO,
-        });
-        self.take_on(reloading, update);
+        self.take_on(reloading, None);
         self.prompter.prompt();
     }
 
@@ -89,7 +83,7 @@ impl Daemon {
             .reloading
             .take_if(|waiting| waiting.number == Some(number));
         match (reloading, outcome) {
-            (Some(reloading), Ok(update)) => self.take_on(reloading, update),
+            (Some(reloading), Ok(update)) => self.take_on(reloading, Some(update)),
             (Some(reloading), Err(reason)) => self.refuse(reloading.answer, reason),
             // What followed a configuration that could not be taken on.
             (None, Ok(update)) => self.publish_relays(update),
@@ -112,8 +106,9 @@ impl Daemon {
         self.orders
     }
 
-    /// Lets a configuration come into force, or goes back to the one before.
-    fn take_on(&mut self, reloading: Reloading, update: Update) {
+    /// Lets a configuration come into force, with another relay set if it has one, or goes back to
+    /// the one before.
+    fn take_on(&mut self, reloading: Reloading, update: Option<Update>) {
         let Reloading {
             number,
             settings,
@@ -133,6 +128,13 @@ impl Daemon {
             Arc::clone(&self.passing),
         );
         self.passing = Arc::new(self.settings.rules.passing());
+        // What the kernel has not taken yet is newer than what is in force.
+        let update = update.or_else(|| self.unpublished.take());
+        let update = update.unwrap_or_else(|| Update {
+            endpoints: self.snapshot.relays.clone(),
+            passes: self.is_passing,
+            loading: Duration::ZERO,
+        });
         if let Err(error) = self.publish(update) {
             // A relay set of these settings is not to be tried again; another one is, by the rules
             // before.

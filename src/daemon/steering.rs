@@ -86,8 +86,12 @@ impl Steering {
             let _ = events.send(Event::Way);
         })?;
         let said = watch.first(PATIENCE);
-        if waits.swap(false, Ordering::AcqRel) && usable(watch.now()).is_none() {
+        if waits.swap(false, Ordering::AcqRel) {
             self.links.steer_to(None);
+            // It may have answered just then: whoever follows it knows before the links do.
+            if let answered @ Some(_) = usable(watch.now()) {
+                self.links.steer_to(answered);
+            }
         }
         self.out = Some(Out {
             incoming: incoming.clone(),

@@ -7,18 +7,30 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-// Contract with benches/pps/traffic.rs and benches/common/bpf.rs.
-#define FLOWS 4096 // a power of two
-#define HEADER_BYTES 54 // Ethernet, IPv4 and TCP, all without options
+// Contract with benches/pps/traffic.rs, benches/pps/load.rs and benches/common/bpf.rs.
+#define IPV4_BYTES 54 // Ethernet, IPv4 and TCP, all without options
+#define IPV6_BYTES 74
+#define SLOT_BYTES 80
+#define GENERATORS 64
 #define SEQUENCE_EXIT 0x45584954 // the TCP sequence number says what a frame is:
 #define SEQUENCE_RELAY 0x52454c41 // a label that no forwarder looks at
 #define MARKED 0x28 // the ToS byte of AF11
 enum sink { UPLINK, INCOMING, SINKS };
 enum target { GENERATE, WIRE, WIRE_BACK, TARGETS };
 
-struct header {
-	__u8 bytes[HEADER_BYTES];
-	__u8 padding[2];
+struct slot {
+	__u8 headers[SLOT_BYTES];
+};
+
+// The flows of one generator: those from `begin` up to, and without, `end`.
+struct part {
+	__u32 begin;
+	__u32 end;
+};
+
+struct progress {
+	__u64 sent;
+	__u64 next; // how far behind its part's begin
 };
 
 struct tally {
@@ -30,12 +42,21 @@ struct tally {
 	__u64 other; // not ours
 };
 
+// One slot for each flow. How many there are is set when this is loaded.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, FLOWS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct header);
+	__type(value, struct slot);
 } flows SEC(".maps");
+
+// By the CPU that a generator runs on.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GENERATORS);
+	__type(key, __u32);
+	__type(value, struct part);
+} parts SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -48,7 +69,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct progress);
 } sent SEC(".maps");
 
 struct {
@@ -66,27 +87,46 @@ static __always_inline int redirect_to(__u32 target)
 }
 
 // Run live by BPF_PROG_RUN. Pages come back as the receivers left them, so every frame gets
-// all of its headers anew; what follows them, nobody changes.
-SEC("xdp")
-int generate(struct xdp_md *context)
+// all of its headers anew; what follows them, nobody changes. The slots are read in their order,
+// so that the processor fetches the next ones by itself however many flows there are.
+static __always_inline int generate(struct xdp_md *context, __u32 bytes)
 {
 	void *frame = (void *)(long)context->data;
-	__u32 only = 0, flow;
-	struct header *header;
-	__u64 *count;
+	__u32 only = 0, cpu = bpf_get_smp_processor_id(), flow;
+	struct progress *progress;
+	struct part *part;
+	struct slot *slot;
 
-	if (frame + HEADER_BYTES > (void *)(long)context->data_end)
+	if (frame + bytes > (void *)(long)context->data_end)
 		return XDP_ABORTED;
-	count = bpf_map_lookup_elem(&sent, &only);
-	if (!count)
+	progress = bpf_map_lookup_elem(&sent, &only);
+	part = bpf_map_lookup_elem(&parts, &cpu);
+	if (!progress || !part)
 		return XDP_ABORTED;
-	flow = *count % FLOWS;
-	*count += 1;
-	header = bpf_map_lookup_elem(&flows, &flow);
-	if (!header)
+	flow = part->begin + progress->next;
+	if (flow >= part->end) {
+		flow = part->begin;
+		progress->next = 0;
+	}
+	progress->next += 1;
+	progress->sent += 1;
+	slot = bpf_map_lookup_elem(&flows, &flow);
+	if (!slot)
 		return XDP_ABORTED;
-	__builtin_memcpy(frame, header->bytes, HEADER_BYTES);
+	__builtin_memcpy(frame, slot->headers, bytes);
 	return redirect_to(GENERATE);
+}
+
+SEC("xdp")
+int generate_ipv4(struct xdp_md *context)
+{
+	return generate(context, IPV4_BYTES);
+}
+
+SEC("xdp")
+int generate_ipv6(struct xdp_md *context)
+{
+	return generate(context, IPV6_BYTES);
 }
 
 // `last` is the sink's MAC address but for 02:00:00:00 at its beginning.
@@ -94,20 +134,29 @@ static __always_inline int count(struct xdp_md *context, __u32 sink, __u16 last)
 {
 	__u8 *frame = (void *)(long)context->data;
 	struct tally *tally = bpf_map_lookup_elem(&received, &sink);
+	void *end = (void *)(long)context->data_end;
 	__u32 sequence;
 	int marked;
 
 	if (!tally)
 		return XDP_ABORTED;
-	if (frame + HEADER_BYTES > (__u8 *)(long)context->data_end) {
-		tally->other += 1;
-		return XDP_DROP;
+	if ((void *)frame + IPV4_BYTES > end)
+		goto other;
+	if (*(__u16 *)(frame + 12) == bpf_htons(ETH_P_IP)) {
+		sequence = *(__u32 *)(frame + 38);
+		marked = frame[15] == MARKED;
+	} else if (*(__u16 *)(frame + 12) == bpf_htons(ETH_P_IPV6) &&
+		   (void *)frame + IPV6_BYTES <= end) {
+		// Version, traffic class, flow label: four, eight and twenty bits.
+		sequence = *(__u32 *)(frame + 58);
+		marked = (bpf_ntohs(*(__u16 *)(frame + 14)) >> 4 & 0xff) == MARKED;
+	} else {
+		goto other;
 	}
-	sequence = bpf_ntohl(*(__u32 *)(frame + 38));
-	marked = frame[15] == MARKED;
+	sequence = bpf_ntohl(sequence);
 	if (sequence != SEQUENCE_EXIT && sequence != SEQUENCE_RELAY)
-		tally->other += 1;
-	else if (*(__u32 *)frame != bpf_htonl(0x02000000) ||
+		goto other;
+	if (*(__u32 *)frame != bpf_htonl(0x02000000) ||
 		 *(__u16 *)(frame + 4) != bpf_htons(last))
 		tally->astray += 1;
 	else if (sequence == SEQUENCE_EXIT && marked)
@@ -118,6 +167,9 @@ static __always_inline int count(struct xdp_md *context, __u32 sink, __u16 last)
 		tally->relay_marked += 1;
 	else
 		tally->relay_unmarked += 1;
+	return XDP_DROP;
+other:
+	tally->other += 1;
 	return XDP_DROP;
 }
 

@@ -16,9 +16,9 @@ pub(crate) fn compile() -> Result<Vec<u8>, LabError> {
     bpf::compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bpf/traffic.bpf.c"))
 }
 
-/// Loads what [`compile`] returned.
-pub(crate) fn load(compiled: &[u8]) -> Result<Programs, LabError> {
-    Programs::load("traffic.bpf.c", compiled)
+/// Loads what [`compile`] returned, with room for so many flows.
+pub(crate) fn load(compiled: &[u8], flows: u32) -> Result<Programs, LabError> {
+    Programs::load_sized("traffic.bpf.c", compiled, &[("flows", flows)])
 }
 
 /// Makes two ports one wire: what comes in by one leaves by the other, unread.

@@ -34,6 +34,11 @@ impl Series {
         self.sorted[self.sorted.len() - 1]
     }
 
+    /// The values of the rounds, in their order, as they are written.
+    pub(crate) fn rounded(&self) -> Vec<f64> {
+        self.rounds.iter().copied().map(rounded).collect()
+    }
+
     pub(crate) fn runs(&self) -> usize {
         self.rounds.len()
     }

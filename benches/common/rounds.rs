@@ -1,5 +1,5 @@
-//! The order of things: contestants take turns within every round, and one that failed once
-//! is out.
+//! The order of things: contestants take turns within every round, forwards and backwards by
+//! turns, and one that failed once is out.
 
 use super::machine::Machine;
 use exitmark::lab::LabError;
@@ -34,6 +34,10 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 impl Options {
+    pub(crate) fn is_quick(&self) -> bool {
+        self.quick
+    }
+
     fn rounds(&self) -> u32 {
         if self.quick { 1 } else { self.runs }
     }
@@ -92,7 +96,12 @@ pub(crate) fn run<K: Display, S: Display>(
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
         machine.listen();
-        for contest in contests.iter_mut().filter(|one| !one.failed) {
+        // Who comes after whom may matter: so every second round goes the other way.
+        let mut order: Vec<_> = contests.iter_mut().filter(|one| !one.failed).collect();
+        if round % 2 == 0 {
+            order.reverse();
+        }
+        for contest in order {
             match measure(&contest.contestant, options.length()) {
                 Ok(sample) => {
                     eprintln!("  {}: {sample}", contest.contestant);

@@ -1,12 +1,14 @@
-//! One run: a fresh site, one forwarder, a load at full speed, and the proof that the
+//! One run of one contestant: a fresh site, one forwarder, a load at full speed, and the proof that the
 //! forwarder did its job meanwhile.
 
 use crate::drops::Drops;
+use crate::load::Load;
 use crate::peers::{Forwarder, Job};
-use crate::report::Sample;
+use crate::sample::Sample;
 use crate::site::Site;
-use crate::traffic::{Counts, Load, Traffic};
+use crate::traffic::{Counts, Traffic};
 use exitmark::lab::LabError;
+use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,23 +16,34 @@ use std::time::{Duration, Instant};
 const WARM_UP_FRAMES: u32 = 100_000;
 const SAMPLING: Duration = Duration::from_millis(10);
 
-pub(crate) fn run(
-    compiled: &[u8],
-    forwarder: &dyn Forwarder,
-    load: Load,
-    length: Duration,
-) -> Result<Sample, LabError> {
-    let site = Site::new()?;
-    let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
-    let running = forwarder.start(&site, &traffic)?;
-    let frames = frames_for(&site, &traffic, length)?;
-    let before = (traffic.drained()?, Drops::read(&site)?);
-    let rate = steady_rate(&site, &traffic, frames)?;
-    let counts = traffic.drained()?.since(&before.0);
-    let drops = Drops::read(&site)?.since(&before.1);
-    running.stop()?;
-    check(forwarder.job(), load, &counts)?;
-    Ok(Sample::new(rate, &counts, &drops))
+/// One forwarder with one load.
+#[derive(Clone, Copy)]
+pub(crate) struct Contestant<'f> {
+    pub(crate) forwarder: &'f dyn Forwarder,
+    pub(crate) load: Load,
+}
+
+impl Contestant<'_> {
+    pub(crate) fn run(&self, compiled: &[u8], length: Duration) -> Result<Sample, LabError> {
+        let Self { forwarder, load } = *self;
+        let site = Site::new(load.queues)?;
+        let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
+        let running = forwarder.start(&site, &traffic, &load)?;
+        let frames = frames_for(&site, &traffic, length)?;
+        let before = (traffic.drained()?, Drops::read(&site)?);
+        let rate = steady_rate(&site, &traffic, frames)?;
+        let counts = traffic.drained()?.since(&before.0);
+        let drops = Drops::read(&site)?.since(&before.1);
+        running.stop()?;
+        check(forwarder.job(), load, &counts)?;
+        Ok(Sample::new(rate, &counts, &drops))
+    }
+}
+
+impl fmt::Display for Contestant<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.forwarder.name(), self.load)
+    }
 }
 
 /// How many frames will take about this long to send, told from ever longer loads. One call of
@@ -70,20 +83,22 @@ fn whole(frames: f64) -> Result<u32, LabError> {
 }
 
 /// Sends and returns the rate of arrival, in frames a second, while the load was on: neither
-/// the generator's set-up nor the end counts.
+/// the generators' set-up nor the end, from when the first of them is through, counts.
 fn steady_rate(site: &Site, traffic: &Traffic, frames: u32) -> Result<f64, LabError> {
     let start = traffic.counts()?;
     let sending = traffic.send(site, frames)?;
     let mut samples: Vec<Counts> = Vec::new();
-    while !sending.is_over() {
+    loop {
         thread::sleep(SAMPLING);
-        samples.push(traffic.counts()?.since(&start));
+        let counts = traffic.counts()?.since(&start);
+        if !sending.is_on() {
+            break;
+        }
+        samples.push(counts);
     }
     sending.finish()?;
     let frames = u64::from(frames);
-    let mut steady = samples
-        .iter()
-        .filter(|counts| counts.sent > frames / 20 && counts.sent < frames);
+    let mut steady = samples.iter().filter(|counts| counts.sent > frames / 20);
     match (steady.next(), steady.next_back()) {
         (Some(first), Some(last)) => {
             let time = last.at.duration_since(first.at);
@@ -98,11 +113,16 @@ fn steady_rate(site: &Site, traffic: &Traffic, frames: u32) -> Result<f64, LabEr
 /// A forwarder that forwards but does not do what it is there for has no rate.
 fn check(job: Job, load: Load, counts: &Counts) -> Result<(), LabError> {
     let (uplink, incoming) = (&counts.uplink, &counts.incoming);
-    let (some_exit, some_relay) = (load.relay_percent < 100, load.relay_percent > 0);
+    let (some_exit, some_relay) = load.kinds();
     let fine = match job {
         Job::Wire => {
             uplink.exit_marked + uplink.relay_marked + incoming.arrived() == 0
                 && (uplink.exit_unmarked > 0) == some_exit
+                && (uplink.relay_unmarked > 0) == some_relay
+        }
+        Job::Mark => {
+            uplink.exit_unmarked + uplink.relay_marked + incoming.arrived() == 0
+                && (uplink.exit_marked > 0) == some_exit
                 && (uplink.relay_unmarked > 0) == some_relay
         }
         Job::MarkAndSteer => {

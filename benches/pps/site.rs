@@ -13,10 +13,8 @@ use exitmark::lab::{LabError, Netns, VethEnd, veth};
 use exitmark::packet::MacAddr;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use std::net::Ipv4Addr;
 use std::ops::Range;
 
-pub(crate) const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 pub(crate) const HOST_MAC: MacAddr = mac(1, 1);
 pub(crate) const BOX_HOST_MAC: MacAddr = mac(1, 2);
 pub(crate) const UPLINK_MAC: MacAddr = mac(2, 1);
@@ -31,10 +29,6 @@ pub(crate) const BOX_INCOMING: &str = "eth2";
 
 const MTU: u32 = 1500;
 
-/// Where the generator runs. The kernel runs the box's receive side there too, because that is
-/// where the frames are put on the cable; processes of forwarders get all other cores.
-pub(crate) const GENERATOR_CPU: usize = 0;
-
 const fn mac(cable: u8, end: u8) -> MacAddr {
     MacAddr::new([2, 0, 0, 0, cable, end])
 }
@@ -44,15 +38,18 @@ pub(crate) struct Site {
     pub(crate) middle: Netns,
     pub(crate) uplink: Netns,
     pub(crate) incoming: Netns,
+    queues: u32,
 }
 
 impl Site {
-    pub(crate) fn new() -> Result<Self, LabError> {
+    /// Every port has so many queues.
+    pub(crate) fn new(queues: u32) -> Result<Self, LabError> {
         let site = Self {
             host: quiet_netns("host")?,
             middle: quiet_netns("box")?,
             uplink: quiet_netns("uplink")?,
             incoming: quiet_netns("incoming")?,
+            queues,
         };
         site.cable(&site.host, HOST_MAC, BOX_HOST, BOX_HOST_MAC)?;
         site.cable(&site.uplink, UPLINK_MAC, BOX_UPLINK, mac(2, 2))?;
@@ -71,13 +68,13 @@ impl Site {
             netns: far,
             name: FAR_END,
             mac: &far_mac.to_string(),
-            queues: 1,
+            queues: self.queues,
         };
         let box_end = VethEnd {
             netns: &self.middle,
             name: box_end,
             mac: &box_mac.to_string(),
-            queues: 1,
+            queues: self.queues,
         };
         veth(&far_end, &box_end, MTU)?;
         // A veth pair takes what XDP redirects only while its other end polls, as for GRO.
@@ -99,18 +96,31 @@ fn quiet_netns(label: &str) -> Result<Netns, LabError> {
     Ok(netns)
 }
 
-/// Keeps the calling thread, and the processes that it starts, on the generator's core.
-pub(crate) fn pin_to_generator_cpu() -> Result<(), LabError> {
-    pin("the generator", GENERATOR_CPU..GENERATOR_CPU + 1)
+/// Keeps the calling thread on the core of one generator. The kernel runs the box's receive side
+/// there too, because that is where the frames are put on the cable, and a veth's receive queue is
+/// the sending core's number.
+pub(crate) fn pin_to_generator_cpu(generator: u32) -> Result<(), LabError> {
+    let core = core(generator);
+    pin("a generator", core..core + 1)
 }
 
-/// Keeps the calling thread, and the processes that it starts, off the generator's core where
-/// there is another one.
-pub(crate) fn pin_to_forwarder_cpus() -> Result<(), LabError> {
-    match std::thread::available_parallelism().map_or(1, usize::from) {
-        1 => pin_to_generator_cpu(),
-        cores => pin("the forwarder", GENERATOR_CPU + 1..cores),
+/// Keeps the calling thread, and the processes that it starts, off the generators' cores where
+/// there are others.
+pub(crate) fn pin_to_forwarder_cpus(generators: u32) -> Result<(), LabError> {
+    pin("the forwarder", forwarder_cpus(generators))
+}
+
+/// The cores that the generators leave; all where they leave none.
+pub(crate) fn forwarder_cpus(generators: u32) -> Range<usize> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match core(generators) {
+        first if first < cores => first..cores,
+        _ => 0..cores,
     }
+}
+
+fn core(generator: u32) -> usize {
+    usize::try_from(generator).unwrap_or(usize::MAX)
 }
 
 fn pin(whom: &str, cores: Range<usize>) -> Result<(), LabError> {

@@ -1,45 +1,26 @@
-//! The load and its count: which flows there are, frames by BPF_PROG_RUN, tallies at the sinks.
+//! A load on its way and its count: frames by BPF_PROG_RUN, tallies at the sinks.
 //!
 //! Knows nothing of forwarders but the next hop that the host shall address.
 
 use crate::common::bpf::{self, TARGETS};
-use crate::site::{
-    BOX_HOST, BOX_UPLINK, FAR_END, HOST_ADDRESS, HOST_MAC, Site, pin_to_generator_cpu,
-};
-use etherparse::PacketBuilder;
+use crate::load::{Family, Load};
+use crate::site::{BOX_HOST, BOX_UPLINK, FAR_END, Site, pin_to_generator_cpu};
 use exitmark::lab::LabError;
 use exitmark::lab::bpf::Programs;
 use exitmark::packet::MacAddr;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many endpoints every forwarder's relay set holds.
-const RELAYS: u32 = 10_000;
-
 // Contract with traffic.bpf.c.
-const FLOWS: u16 = 4096;
-const HEADER_BYTES: usize = 54;
-const HEADER_SLOT_BYTES: usize = 56;
-const SEQUENCE_EXIT: u32 = 0x4558_4954;
-const SEQUENCE_RELAY: u32 = 0x5245_4c41;
+const SLOT_BYTES: usize = 80;
 const TARGET_GENERATE: u32 = 0;
 const SINK_UPLINK: u32 = 0;
 const SINK_INCOMING: u32 = 1;
 
 /// Frames are forwarded for real, 64 of them at a time; BPF_F_TEST_XDP_LIVE_FRAMES of linux/bpf.h.
 const LIVE_FRAMES: u32 = 1 << 1;
-
-/// What the host sends.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    /// From the Ethernet header to the end of the payload, without the FCS.
-    pub(crate) frame_bytes: usize,
-    /// How many of 100 flows go to relays.
-    pub(crate) relay_percent: u8,
-}
 
 /// What arrived at one sink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +78,8 @@ impl Counts {
 /// The programs of one measurement, loaded and attached to the sinks of a site.
 pub(crate) struct Traffic {
     programs: Programs,
+    load: Load,
+    /// What every frame is before the generator gives it the headers of its flow.
     frame: Arc<[u8]>,
 }
 
@@ -107,12 +90,18 @@ impl Traffic {
         load: Load,
         next_hop: MacAddr,
     ) -> Result<Self, LabError> {
-        let programs = bpf::load(compiled)?;
-        let frames: Vec<_> = (0..FLOWS).map(|flow| frame(flow, load, next_hop)).collect();
-        for (flow, frame) in (0_u32..).zip(&frames) {
-            let mut slot = [0; HEADER_SLOT_BYTES];
-            slot[..HEADER_BYTES].copy_from_slice(&frame[..HEADER_BYTES]);
-            programs.store("flows", flow, &slot)?;
+        let programs = bpf::load(compiled, load.flows)?;
+        let headers = load.family.header_bytes();
+        let slots: Vec<_> = (0..load.flows)
+            .map(|flow| {
+                let mut slot = [0; SLOT_BYTES];
+                slot[..headers].copy_from_slice(&load.frame(flow, next_hop)[..headers]);
+                slot
+            })
+            .collect();
+        programs.store_all("flows", slots.iter().map(|slot| slot.as_slice()))?;
+        for generator in 0..load.queues {
+            programs.store("parts", generator, &part(load, generator))?;
         }
         programs.aim(TARGETS, TARGET_GENERATE, &site.host, FAR_END)?;
         // Before any forwarder starts: it may ask whether its ports take redirected frames, and
@@ -121,7 +110,8 @@ impl Traffic {
         programs.attach("count_incoming", &site.incoming, FAR_END)?;
         Ok(Self {
             programs,
-            frame: frames[0].as_slice().into(),
+            load,
+            frame: load.frame(0, next_hop).into(),
         })
     }
 
@@ -135,11 +125,25 @@ impl Traffic {
         self.programs.attach("pass", &site.middle, BOX_HOST)
     }
 
-    /// Starts sending `frames` frames as fast as the box's receive side takes them.
+    /// Starts sending about `frames` frames as fast as the box's receive side takes them: one
+    /// generator for each queue, on the CPU whose number the queue has, sends its part of them.
     pub(crate) fn send(&self, site: &Site, frames: u32) -> Result<Sending, LabError> {
+        let generators = 0..self.load.queues;
+        let each = frames / self.load.queues;
+        let threads = generators.map(|number| self.generate(site, number, each));
+        Ok(Sending {
+            threads: threads.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn generate(&self, site: &Site, number: u32, frames: u32) -> Result<Generator, LabError> {
         let (programs, frame) = (self.programs.clone(), Arc::clone(&self.frame));
-        let thread = site.host.spawn("generator", move || {
-            pin_to_generator_cpu()?;
+        let program = match self.load.family {
+            Family::Ipv4 => "generate_ipv4",
+            Family::Ipv6 => "generate_ipv6",
+        };
+        site.host.spawn("generator", move || {
+            pin_to_generator_cpu(number)?;
             let input = ProgramInput {
                 data_in: Some(&frame),
                 flags: LIVE_FRAMES,
@@ -147,17 +151,16 @@ impl Traffic {
                 ..Default::default()
             };
             programs
-                .program("generate")?
+                .program(program)?
                 .test_run(input)
                 .map(|_| ())
-                .map_err(|error| LabError(format!("the generator failed: {error}")))
-        })?;
-        Ok(Sending { thread })
+                .map_err(|error| LabError(format!("a generator failed: {error}")))
+        })
     }
 
     /// Reads all counters.
     pub(crate) fn counts(&self) -> Result<Counts, LabError> {
-        let [sent] = self.sum("sent", 0)?;
+        let [sent, _next] = self.sum("sent", 0)?;
         Ok(Counts {
             at: Instant::now(),
             sent,
@@ -214,66 +217,36 @@ impl Traffic {
     }
 }
 
+/// The flows of one generator, as `struct part` has them: no flow comes by two queues, unless there
+/// are fewer flows than queues.
+fn part(load: Load, generator: u32) -> [u8; 8] {
+    let count = (load.flows / load.queues).max(1);
+    let begin = (generator * count) % load.flows;
+    let mut part = [0; 8];
+    part[..4].copy_from_slice(&begin.to_ne_bytes());
+    part[4..].copy_from_slice(&(begin + count).to_ne_bytes());
+    part
+}
+
+type Generator = thread::JoinHandle<Result<(), LabError>>;
+
 /// A load that is being sent.
 pub(crate) struct Sending {
-    thread: thread::JoinHandle<Result<(), LabError>>,
+    threads: Vec<Generator>,
 }
 
 impl Sending {
-    pub(crate) fn is_over(&self) -> bool {
-        self.thread.is_finished()
+    /// Whether all generators are still at it.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.threads.iter().any(thread::JoinHandle::is_finished)
     }
 
     /// Waits for the last frame to be sent.
     pub(crate) fn finish(self) -> Result<(), LabError> {
-        self.thread
-            .join()
-            .map_err(|_| LabError("the generator panicked".to_owned()))?
+        self.threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .map_err(|_| LabError("a generator panicked".to_owned()))?
+        })
     }
-}
-
-/// The relay set: different addresses, scattered over 198.18.0.0/15, half of them on port 443.
-pub(crate) fn relays() -> impl Iterator<Item = SocketAddrV4> {
-    (0..RELAYS).map(relay)
-}
-
-fn relay(number: u32) -> SocketAddrV4 {
-    // An odd factor permutes the numbers below a power of two.
-    let address = 0xc612_0000 | (number.wrapping_mul(40_503) & 0x1_ffff);
-    let port = if number.is_multiple_of(2) { 443 } else { 9001 };
-    SocketAddrV4::new(Ipv4Addr::from(address), port)
-}
-
-/// The frame of one flow. Every sixteenth flow that is no relay's goes to another port of a
-/// relay's address, which is exit traffic all the same.
-fn frame(flow: u16, load: Load, next_hop: MacAddr) -> Vec<u8> {
-    let dice = scatter(u32::from(flow));
-    let anywhere = scatter(dice);
-    let relay = relay(anywhere % RELAYS);
-    let (to, sequence) = if dice % 100 < u32::from(load.relay_percent) {
-        (relay, SEQUENCE_RELAY)
-    } else if flow.is_multiple_of(16) {
-        (SocketAddrV4::new(*relay.ip(), 8080), SEQUENCE_EXIT)
-    } else {
-        let address = Ipv4Addr::from(0x6440_0000 | (anywhere & 0x003f_ffff));
-        (SocketAddrV4::new(address, 443), SEQUENCE_EXIT)
-    };
-    let payload = vec![0; load.frame_bytes.saturating_sub(HEADER_BYTES)];
-    let builder = PacketBuilder::ethernet2(HOST_MAC.bytes(), next_hop.bytes())
-        .ipv4(HOST_ADDRESS.octets(), to.ip().octets(), 64)
-        .tcp(32_768 + flow, to.port(), sequence, 0xffff)
-        .ack(1);
-    let mut frame = Vec::with_capacity(builder.size(payload.len()));
-    // Into a vector, writing fails only for a payload beyond 64 KiB; arguments forbid that.
-    let written = builder.write(&mut frame, &payload);
-    debug_assert!(written.is_ok());
-    frame
-}
-
-/// A well mixed number for each number (the finalizer of MurmurHash3, a public domain work).
-fn scatter(number: u32) -> u32 {
-    let mut mixed = number.wrapping_add(0x9e37_79b9);
-    mixed = (mixed ^ (mixed >> 16)).wrapping_mul(0x85eb_ca6b);
-    mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
-    mixed ^ (mixed >> 16)
 }

@@ -73,7 +73,7 @@ impl Forwarder {
                 variant.start(&site.middle, &text).map(Running::Exitmark)
             }
             Self::Wire => {
-                let programs = bpf::load(compiled)?;
+                let programs = bpf::load(compiled, 1)?;
                 bpf::attach_wire(&programs, &site.middle, "host0", "uplink0")?;
                 Ok(Running::Wire)
             }

@@ -21,10 +21,31 @@ impl Programs {
     /// # Errors
     /// No privilege, or programs that the kernel refuses.
     pub fn load(name: &'static str, compiled: &[u8]) -> Result<Self, LabError> {
-        let object = ObjectBuilder::default()
-            .open_memory(compiled)
-            .and_then(libbpf_rs::OpenObject::load)
-            .map_err(|error| LabError(format!("cannot load the programs of {name}: {error}")))?;
+        Self::load_sized(name, compiled, &[])
+    }
+
+    /// The same, with other numbers of entries for some of the maps than the source has.
+    ///
+    /// # Errors
+    /// As [`Programs::load`].
+    pub fn load_sized(
+        name: &'static str,
+        compiled: &[u8],
+        entries: &[(&str, u32)],
+    ) -> Result<Self, LabError> {
+        let load = || {
+            let mut object = ObjectBuilder::default().open_memory(compiled)?;
+            for mut map in object.maps_mut() {
+                let sized = entries.iter().find(|(name, _)| map.name() == *name);
+                if let Some((_, count)) = sized {
+                    map.set_max_entries(*count)?;
+                }
+            }
+            object.load()
+        };
+        let object = load().map_err(|error: libbpf_rs::Error| {
+            LabError(format!("cannot load the programs of {name}: {error}"))
+        })?;
         Ok(Self {
             object: Arc::new(object),
             name,
@@ -61,6 +82,26 @@ impl Programs {
         self.map(map)?
             .update(&key.to_ne_bytes(), value, MapFlags::ANY)
             .map_err(|error| LabError(format!("cannot write the map {map}: {error}")))
+    }
+
+    /// Writes the first entries of such a map, one for each of `values`.
+    ///
+    /// # Errors
+    /// As [`Programs::store`].
+    pub fn store_all<'v>(
+        &self,
+        map: &str,
+        values: impl Iterator<Item = &'v [u8]>,
+    ) -> Result<(), LabError> {
+        let (mut keys, mut content, mut count) = (Vec::new(), Vec::new(), 0_u32);
+        for value in values {
+            keys.extend(count.to_ne_bytes());
+            content.extend(value);
+            count += 1;
+        }
+        self.map(map)?
+            .update_batch(&keys, &content, count, MapFlags::ANY, MapFlags::ANY)
+            .map_err(|error| LabError(format!("cannot fill the map {map}: {error}")))
     }
 
     /// Writes an interface's number into such an entry.

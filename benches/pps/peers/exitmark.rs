@@ -2,11 +2,11 @@
 
 use super::{Forwarder, Job, Running};
 use crate::common::exitmark::{self, Variant};
+use crate::load::Load;
 use crate::site::{
-    BOX_HOST, BOX_INCOMING, BOX_UPLINK, HOST_ADDRESS, INCOMING_MAC, Site, UPLINK_MAC,
-    pin_to_forwarder_cpus,
+    BOX_HOST, BOX_INCOMING, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC, pin_to_forwarder_cpus,
 };
-use crate::traffic::{Traffic, relays};
+use crate::traffic::Traffic;
 use ::exitmark::lab::LabError;
 use ::exitmark::packet::MacAddr;
 
@@ -44,9 +44,10 @@ impl Forwarder for Exitmark {
         UPLINK_MAC
     }
 
-    fn start(&self, site: &Site, _: &Traffic) -> Result<Box<dyn Running>, LabError> {
-        site.middle.run(pin_to_forwarder_cpus)?;
-        Ok(Box::new(self.0.start(&site.middle, &configuration())?))
+    fn start(&self, site: &Site, _: &Traffic, load: &Load) -> Result<Box<dyn Running>, LabError> {
+        let generators = load.queues;
+        site.middle.run(move || pin_to_forwarder_cpus(generators))?;
+        Ok(Box::new(self.0.start(&site.middle, &configuration(load))?))
     }
 }
 
@@ -56,8 +57,13 @@ impl Running for exitmark::Running {
     }
 }
 
-fn configuration() -> String {
-    let relays: Vec<_> = relays()
+fn configuration(load: &Load) -> String {
+    let prefixes: Vec<_> = load
+        .host_prefixes()
+        .map(|prefix| format!("    \"{prefix}\",\n"))
+        .collect();
+    let relays: Vec<_> = load
+        .relays()
         .map(|relay| format!("    \"{relay}\",\n"))
         .collect();
     format!(
@@ -67,7 +73,8 @@ uplink = \"{BOX_UPLINK}\"
 incoming = \"{BOX_INCOMING}\"
 
 [host]
-addresses = [\"{HOST_ADDRESS}\"]
+addresses = [
+{}]
 
 [mark]
 dscp = \"af11\"
@@ -79,6 +86,7 @@ next_hop = \"{INCOMING_MAC}\"
 extra = [
 {}]
 ",
+        prefixes.concat(),
         relays.concat()
     )
 }

@@ -5,8 +5,10 @@
 
 mod exitmark;
 mod nftables;
+mod rules;
 mod wire;
 
+use crate::load::Load;
 use crate::site::Site;
 use crate::traffic::Traffic;
 use ::exitmark::lab::LabError;
@@ -17,6 +19,8 @@ use ::exitmark::packet::MacAddr;
 pub(crate) enum Job {
     /// Everything to the uplink, nothing marked.
     Wire,
+    /// Everything to the uplink, exit frames marked, relay frames not.
+    Mark,
     /// Exit frames marked to the uplink, relay frames unmarked to the incoming network.
     MarkAndSteer,
 }
@@ -36,7 +40,12 @@ pub(crate) trait Forwarder {
     }
 
     /// Starts it in the middle of the site; returns when it is ready for the first frame.
-    fn start(&self, site: &Site, traffic: &Traffic) -> Result<Box<dyn Running>, LabError>;
+    fn start(
+        &self,
+        site: &Site,
+        traffic: &Traffic,
+        load: &Load,
+    ) -> Result<Box<dyn Running>, LabError>;
 }
 
 /// A forwarder at work. Dropping it ends it too, without asking how it was.
@@ -62,4 +71,23 @@ pub(crate) fn all() -> Vec<Box<dyn Forwarder>> {
     all.push(Box::new(nftables::Nftables));
     all.push(Box::new(wire::Wire));
     all
+}
+
+/// Without those for which something is missing here.
+pub(crate) fn available(mut forwarders: Vec<Box<dyn Forwarder>>) -> Vec<Box<dyn Forwarder>> {
+    forwarders.retain(|forwarder| {
+        let missing = forwarder.missing();
+        if let Some(missing) = &missing {
+            let name = forwarder.name();
+            eprintln!("{name} is left out; this machine lacks {missing}");
+        }
+        missing.is_none()
+    });
+    forwarders
+}
+
+/// Whether it is one of exitmark's engines.
+pub(crate) fn is_exitmark(forwarder: &dyn Forwarder) -> bool {
+    let mut variants = exitmark::VARIANTS.iter();
+    variants.any(|variant| variant.name == forwarder.name())
 }

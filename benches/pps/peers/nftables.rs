@@ -2,14 +2,14 @@
 //! every flow up in a set of the relays' endpoints, marks the one kind and sends the other by
 //! policy routing. No connection tracking, no reverse path filter, permanent neighbours.
 
-use super::{Forwarder, InKernel, Job, Running};
+use super::{Forwarder, InKernel, Job, Running, rules};
+use crate::load::{Family, Load};
 use crate::site::{
-    BOX_HOST, BOX_HOST_MAC, BOX_INCOMING, BOX_UPLINK, HOST_ADDRESS, INCOMING_MAC, Site, UPLINK_MAC,
+    BOX_HOST, BOX_HOST_MAC, BOX_INCOMING, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC,
 };
-use crate::traffic::{Traffic, relays};
-use exitmark::lab::LabError;
+use crate::traffic::Traffic;
+use exitmark::lab::{LabError, Netns};
 use exitmark::packet::MacAddr;
-use std::process::Command;
 
 pub(super) struct Nftables;
 
@@ -27,63 +27,91 @@ impl Forwarder for Nftables {
     }
 
     fn missing(&self) -> Option<String> {
-        let nft = Command::new("nft").arg("--version").output();
-        nft.err().map(|error| format!("the nft command: {error}"))
+        rules::missing()
     }
 
-    fn start(&self, site: &Site, traffic: &Traffic) -> Result<Box<dyn Running>, LabError> {
-        route(site)?;
-        load_rules(site)?;
+    fn start(
+        &self,
+        site: &Site,
+        traffic: &Traffic,
+        load: &Load,
+    ) -> Result<Box<dyn Running>, LabError> {
+        route(site, load.family)?;
+        rules::load(&site.middle, &table(load))?;
         traffic.attach_pass(site)?;
         Ok(Box::new(InKernel))
     }
 }
 
-fn route(site: &Site) -> Result<(), LabError> {
+fn route(site: &Site, family: Family) -> Result<(), LabError> {
     let router = &site.middle;
-    router.sysctl("net/ipv4/ip_forward", "1")?;
+    let (ip, [host, uplink, incoming], [uplink_hop, incoming_hop]) = match family {
+        Family::Ipv4 => {
+            router.sysctl("net/ipv4/ip_forward", "1")?;
+            (
+                "-4",
+                ["192.0.2.1/24", "203.0.113.2/30", "198.51.100.2/30"],
+                ["203.0.113.1", "198.51.100.1"],
+            )
+        }
+        Family::Ipv6 => {
+            enable_ipv6(router)?;
+            (
+                "-6",
+                ["2001:db8:1::1/64", "2001:db8:a::2/64", "2001:db8:b::2/64"],
+                ["2001:db8:a::1", "2001:db8:b::1"],
+            )
+        }
+    };
     for line in [
-        format!("address add 192.0.2.1/24 dev {BOX_HOST}"),
-        format!("address add 203.0.113.2/30 dev {BOX_UPLINK}"),
-        format!("address add 198.51.100.2/30 dev {BOX_INCOMING}"),
-        format!("neighbour add 203.0.113.1 lladdr {UPLINK_MAC} nud permanent dev {BOX_UPLINK}"),
+        format!("address add {host} dev {BOX_HOST}"),
+        format!("address add {uplink} dev {BOX_UPLINK}"),
+        format!("address add {incoming} dev {BOX_INCOMING}"),
+        format!("neighbour add {uplink_hop} lladdr {UPLINK_MAC} nud permanent dev {BOX_UPLINK}"),
         format!(
-            "neighbour add 198.51.100.1 lladdr {INCOMING_MAC} nud permanent dev {BOX_INCOMING}"
+            "neighbour add {incoming_hop} lladdr {INCOMING_MAC} nud permanent dev {BOX_INCOMING}"
         ),
-        "route add default via 203.0.113.1".to_owned(),
-        "route add default via 198.51.100.1 table 100".to_owned(),
+        format!("route add default via {uplink_hop}"),
+        format!("route add default via {incoming_hop} table 100"),
         "rule add fwmark 1 lookup 100".to_owned(),
     ] {
-        router.ip(&line)?;
+        router.ip(&format!("{ip} {line}"))?;
     }
     Ok(())
 }
 
-fn load_rules(site: &Site) -> Result<(), LabError> {
-    let elements: Vec<_> = relays()
-        .map(|relay| format!("{} . {}", relay.ip(), relay.port()))
-        .collect();
-    let rules = format!(
-        "table ip bench {{
-    set relays {{
-        type ipv4_addr . inet_service
-        elements = {{ {elements} }}
-    }}
+/// A router of IPv6 that says as little by itself as the rest of the site.
+fn enable_ipv6(router: &Netns) -> Result<(), LabError> {
+    for port in [BOX_HOST, BOX_UPLINK, BOX_INCOMING] {
+        for (key, value) in [
+            ("accept_ra", "0"),
+            ("accept_dad", "0"),
+            ("router_solicitations", "0"),
+            ("disable_ipv6", "0"),
+        ] {
+            router.sysctl(&format!("net/ipv6/conf/{port}/{key}"), value)?;
+        }
+    }
+    router.sysctl("net/ipv6/conf/all/forwarding", "1")
+}
+
+fn table(load: &Load) -> String {
+    let ip = rules::ip(load.family);
+    let set = rules::relay_set(load);
+    let hosts: Vec<_> = load.host_prefixes().collect();
+    let hosts = hosts.join(", ");
+    format!(
+        "table {ip} bench {{
+{set}
     chain outbound {{
-        ip daddr . tcp dport @relays meta mark set 1 return
-        ip dscp set af11
+        {ip} daddr . tcp dport @relays meta mark set 1 return
+        {ip} dscp set af11
     }}
     chain received {{
         type filter hook prerouting priority mangle
-        iif {BOX_HOST} ip saddr {HOST_ADDRESS} meta l4proto tcp goto outbound
+        iif {BOX_HOST} {ip} saddr {{ {hosts} }} meta l4proto tcp goto outbound
     }}
 }}
-",
-        elements = elements.join(", ")
-    );
-    let failed = |error| LabError(format!("cannot write the nftables rules: {error}"));
-    let file = tempfile::NamedTempFile::new().map_err(failed)?;
-    std::fs::write(file.path(), rules).map_err(failed)?;
-    let path = file.path().to_string_lossy();
-    site.middle.command("nft", &["-f", &path]).map(|_| ())
+"
+    )
 }

@@ -1,6 +1,7 @@
 //! The do-nothing baseline: XDP sends every frame to the uplink and reads none of it.
 
 use super::{Forwarder, InKernel, Job, Running};
+use crate::load::Load;
 use crate::site::{Site, UPLINK_MAC};
 use crate::traffic::Traffic;
 use exitmark::lab::LabError;
@@ -21,7 +22,12 @@ impl Forwarder for Wire {
         UPLINK_MAC
     }
 
-    fn start(&self, site: &Site, traffic: &Traffic) -> Result<Box<dyn Running>, LabError> {
+    fn start(
+        &self,
+        site: &Site,
+        traffic: &Traffic,
+        _: &Load,
+    ) -> Result<Box<dyn Running>, LabError> {
         traffic.attach_wire(site)?;
         Ok(Box::new(InKernel))
     }

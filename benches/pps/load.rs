@@ -1,0 +1,232 @@
+//! What the host sends: the axes of the bench, the flows of a load and their frames, the relays.
+//!
+//! Asks the system nothing; the same load is the same frames everywhere.
+
+use crate::site::HOST_MAC;
+use etherparse::PacketBuilder;
+use exitmark::packet::MacAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+const ETHERNET_BYTES: usize = 14;
+const TCP_BYTES: usize = 20;
+/// Addresses that the host has one of; all other prefixes it has are networks.
+const HOST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+
+// Contract with traffic.bpf.c.
+const SEQUENCE_EXIT: u32 = 0x4558_4954;
+const SEQUENCE_RELAY: u32 = 0x5245_4c41;
+
+/// The address family of all frames, and of the relay set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+
+    /// What every frame begins with: Ethernet, IP and TCP, all without options. No frame of this
+    /// family is smaller.
+    pub(crate) fn header_bytes(self) -> usize {
+        let ip = match self {
+            Self::Ipv4 => 20,
+            Self::Ipv6 => 40,
+        };
+        ETHERNET_BYTES + ip + TCP_BYTES
+    }
+}
+
+/// What the host sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) family: Family,
+    /// What was asked for; [`Load::frame_bytes`] is what is sent.
+    pub(crate) size: usize,
+    /// How many of 100 flows go to relays, as long as there are any.
+    pub(crate) relay_percent: u8,
+    /// Receive queues of every port, and generators.
+    pub(crate) queues: u32,
+    pub(crate) flows: u32,
+    /// Endpoints in the relay set.
+    pub(crate) relays: u32,
+    /// Prefixes that the host's addresses are in; the flows are spread over them.
+    pub(crate) prefixes: u32,
+}
+
+impl Load {
+    /// Where every axis begins.
+    pub(crate) const BASE: Self = Self {
+        family: Family::Ipv4,
+        size: 64,
+        relay_percent: 50,
+        queues: 1,
+        flows: 1024,
+        relays: 10_000,
+        prefixes: 1,
+    };
+
+    /// From the Ethernet header to the end of the payload, without the FCS. 64 bytes are too few
+    /// for TCP over IPv6: its smallest frame has 74.
+    pub(crate) fn frame_bytes(&self) -> usize {
+        self.size.max(self.family.header_bytes())
+    }
+
+    /// How many of 100 flows go to relays.
+    pub(crate) fn relay_percent(&self) -> u8 {
+        if self.relays == 0 {
+            0
+        } else {
+            self.relay_percent
+        }
+    }
+
+    /// The relay set.
+    pub(crate) fn relays(&self) -> impl Iterator<Item = SocketAddr> {
+        let family = self.family;
+        (0..self.relays).map(move |number| relay(family, number))
+    }
+
+    /// The prefixes that the host's addresses are in, as exitmark and nftables write them.
+    pub(crate) fn host_prefixes(&self) -> impl Iterator<Item = String> {
+        let family = self.family;
+        (0..self.prefixes).map(move |number| match (number, host(family, number)) {
+            (0, address) => address.to_string(),
+            (_, IpAddr::V4(address)) => format!("{}/28", Ipv4Addr::from(u32::from(address) & !15)),
+            (_, IpAddr::V6(address)) => {
+                format!("{}/64", Ipv6Addr::from(u128::from(address) >> 64 << 64))
+            }
+        })
+    }
+
+    /// Whether any flow is exit traffic, and whether any goes to a relay.
+    pub(crate) fn kinds(&self) -> (bool, bool) {
+        let to_relay = |flow| self.is_to_relay(flow);
+        (
+            !(0..self.flows).all(to_relay),
+            (0..self.flows).any(to_relay),
+        )
+    }
+
+    fn is_to_relay(&self, flow: u32) -> bool {
+        scatter(flow) % 100 < u32::from(self.relay_percent())
+    }
+
+    /// Where a flow goes. Every sixteenth flow that is no relay's goes to another port of a
+    /// relay's address, which is exit traffic all the same.
+    fn destination(&self, flow: u32) -> SocketAddr {
+        let anywhere = scatter(scatter(flow));
+        let relay = |relays| relay(self.family, anywhere % relays);
+        if self.is_to_relay(flow) {
+            relay(self.relays)
+        } else if flow.is_multiple_of(16) {
+            SocketAddr::new(relay(self.relays.max(1)).ip(), 8080)
+        } else {
+            let address = match self.family {
+                Family::Ipv4 => Ipv4Addr::from(0x6440_0000 | (anywhere & 0x003f_ffff)).into(),
+                Family::Ipv6 => {
+                    let network = 0x3fff_u128 << 112 | u128::from(anywhere & 0xfff_ffff) << 64;
+                    Ipv6Addr::from(network | u128::from(flow) << 16 | 1).into()
+                }
+            };
+            SocketAddr::new(address, 443)
+        }
+    }
+
+    /// The frame of one flow, as it leaves the host. Of a million flows a few are the same.
+    pub(crate) fn frame(&self, flow: u32, next_hop: MacAddr) -> Vec<u8> {
+        let to = self.destination(flow);
+        let ethernet = PacketBuilder::ethernet2(HOST_MAC.bytes(), next_hop.bytes());
+        let ip = match (host(self.family, flow % self.prefixes), to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+            (from, to) => ethernet.ipv6(octets(from), octets(to), 64),
+        };
+        let sequence = match self.is_to_relay(flow) {
+            true => SEQUENCE_RELAY,
+            false => SEQUENCE_EXIT,
+        };
+        // 64,512 ports from 1024 on.
+        let port = u16::try_from(1024 + flow % 64_512).unwrap_or(u16::MAX);
+        let builder = ip.tcp(port, to.port(), sequence, 0xffff).ack(1);
+        let payload = vec![0; self.frame_bytes() - self.family.header_bytes()];
+        let mut frame = Vec::with_capacity(builder.size(payload.len()));
+        // Into a vector, writing fails only for a payload beyond 64 KiB; arguments forbid that.
+        let written = builder.write(&mut frame, &payload);
+        debug_assert!(written.is_ok());
+        frame
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let queues = match self.queues {
+            1 => "1 queue".to_owned(),
+            queues => format!("{queues} queues"),
+        };
+        write!(
+            f,
+            "{} {} B, {} % to relays, {queues}, {} flows, {} relays",
+            self.family.name(),
+            self.frame_bytes(),
+            self.relay_percent(),
+            self.flows,
+            self.relays,
+        )?;
+        match self.prefixes {
+            1 => Ok(()),
+            prefixes => write!(f, ", {prefixes} prefixes"),
+        }
+    }
+}
+
+/// Different endpoints, half of them on port 443. Those of IPv4 are scattered over 198.18.0.0/15,
+/// those of IPv6 have a network each in 2001:2::/48.
+fn relay(family: Family, number: u32) -> SocketAddr {
+    let port = if number.is_multiple_of(2) { 443 } else { 9001 };
+    let address: IpAddr = match family {
+        // An odd factor permutes the numbers below a power of two.
+        Family::Ipv4 => {
+            Ipv4Addr::from(0xc612_0000 | (number.wrapping_mul(40_503) & 0x1_ffff)).into()
+        }
+        Family::Ipv6 => {
+            let network = 0x2001_0002_0000_0000_u128 | u128::from(number & 0xffff);
+            Ipv6Addr::from(network << 64 | u128::from(scatter(number))).into()
+        }
+    };
+    SocketAddr::new(address, port)
+}
+
+/// The host's address in one of its prefixes, of which there are 256 at most.
+fn host(family: Family, prefix: u32) -> IpAddr {
+    match (family, prefix) {
+        (Family::Ipv4, 0) => HOST_V4.into(),
+        (Family::Ipv6, 0) => HOST_V6.into(),
+        (Family::Ipv4, _) => Ipv4Addr::from(0x0a00_100a | prefix << 16).into(),
+        (Family::Ipv6, _) => {
+            let network = 0x2001_0db8_0002_0000_u128 | u128::from(prefix << 4);
+            Ipv6Addr::from(network << 64 | 0x10).into()
+        }
+    }
+}
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// A well mixed number for each number (the finalizer of MurmurHash3, a public domain work).
+fn scatter(number: u32) -> u32 {
+    let mut mixed = number.wrapping_add(0x9e37_79b9);
+    mixed = (mixed ^ (mixed >> 16)).wrapping_mul(0x85eb_ca6b);
+    mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
+    mixed ^ (mixed >> 16)
+}

@@ -1,0 +1,47 @@
+//! What the forwarders by nftables share: the relay set as a set of nftables, and its command.
+
+use crate::load::{Family, Load};
+use exitmark::lab::{LabError, Netns};
+use std::process::Command;
+
+/// What this machine lacks for any rules.
+pub(super) fn missing() -> Option<String> {
+    let nft = Command::new("nft").arg("--version").output();
+    nft.err().map(|error| format!("the nft command: {error}"))
+}
+
+/// What nftables calls the family.
+pub(super) fn ip(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "ip",
+        Family::Ipv6 => "ip6",
+    }
+}
+
+/// The set `relays`, of addresses and ports.
+pub(super) fn relay_set(load: &Load) -> String {
+    let elements: Vec<_> = load
+        .relays()
+        .map(|relay| format!("{} . {}", relay.ip(), relay.port()))
+        .collect();
+    let address = match load.family {
+        Family::Ipv4 => "ipv4_addr",
+        Family::Ipv6 => "ipv6_addr",
+    };
+    format!(
+        "    set relays {{
+        type {address} . inet_service
+        elements = {{ {} }}
+    }}",
+        elements.join(", ")
+    )
+}
+
+/// Lets the rules come into force.
+pub(super) fn load(netns: &Netns, rules: &str) -> Result<(), LabError> {
+    let failed = |error| LabError(format!("cannot write the nftables rules: {error}"));
+    let file = tempfile::NamedTempFile::new().map_err(failed)?;
+    std::fs::write(file.path(), rules).map_err(failed)?;
+    let path = file.path().to_string_lossy();
+    netns.command("nft", &["-f", &path]).map(|_| ())
+}

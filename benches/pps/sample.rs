@@ -1,0 +1,77 @@
+//! What one run gave: the rate, and where frames were lost.
+
+use crate::drops::Drops;
+use crate::traffic::Counts;
+use serde::Serialize;
+use std::fmt;
+
+/// Lost frames, by where.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Lost {
+    /// The box's NIC did not take them.
+    pub(crate) before_box: u64,
+    /// The forwarder received them, and they left by no port: rings that were full, above all.
+    pub(crate) in_box: u64,
+    /// The forwarder sent them, and the sink's NIC did not take them.
+    pub(crate) after_box: u64,
+}
+
+/// One run of one forwarder.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    /// Million frames a second that arrived.
+    pub(crate) mpps: f64,
+    pub(crate) sent: u64,
+    pub(crate) lost: Lost,
+}
+
+impl Sample {
+    /// What happened in a run, of which `rate` is the steady part, in frames a second.
+    pub(crate) fn new(rate: f64, counts: &Counts, drops: &Drops) -> Self {
+        let cables = drops.before_box + drops.after_box;
+        Self {
+            mpps: rate / 1e6,
+            sent: counts.sent,
+            lost: Lost {
+                before_box: drops.before_box,
+                in_box: counts.sent.saturating_sub(counts.arrived() + cables),
+                after_box: drops.after_box,
+            },
+        }
+    }
+
+    /// The part of the sent frames that did not arrive.
+    pub(crate) fn loss(&self) -> f64 {
+        let lost = self.lost.before_box + self.lost.in_box + self.lost.after_box;
+        number(lost) / number(self.sent)
+    }
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3} Mpps, {}", self.mpps, percent(self.loss()))?;
+        let Lost {
+            before_box,
+            in_box,
+            after_box,
+        } = self.lost;
+        if before_box + in_box + after_box > 0 {
+            write!(
+                f,
+                " lost: {before_box} before the box, {in_box} in it, {after_box} after it"
+            )
+        } else {
+            write!(f, " lost")
+        }
+    }
+}
+
+/// A part, with digits enough to tell ten frames of a million from none.
+pub(crate) fn percent(part: f64) -> String {
+    format!("{:.4} %", part * 100.0)
+}
+
+fn number(count: u64) -> f64 {
+    // No run sends 2^32 frames.
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}

@@ -1,24 +1,30 @@
-//! `benches/bpf/traffic.bpf.c`: compiled when a bench starts, and the forwarder in it that does
-//! nothing.
+//! The programs in `benches/bpf`, compiled when a bench starts, and the forwarder that does nothing.
 
-use exitmark::lab::bpf::{self, Programs};
+use exitmark::lab::bpf::{self, Preparation, Programs};
 use exitmark::lab::{LabError, Netns};
 use std::path::Path;
 
+/// What makes, forwards and counts frames.
+pub(crate) const TRAFFIC: &str = "traffic.bpf.c";
 // `enum target` of traffic.bpf.c.
 const TARGET_WIRE: u32 = 1;
 const TARGET_WIRE_BACK: u32 = 2;
 /// The map of interfaces to send to.
 pub(crate) const TARGETS: &str = "targets";
 
-/// Compiles it and returns the object's bytes.
-pub(crate) fn compile() -> Result<Vec<u8>, LabError> {
-    bpf::compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bpf/traffic.bpf.c"))
+/// Compiles a file of `benches/bpf` and returns the object's bytes.
+pub(crate) fn compile(name: &str) -> Result<Vec<u8>, LabError> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bpf");
+    bpf::compile(&sources.join(name))
 }
 
-/// Loads what [`compile`] returned, with room for so many flows.
+/// Loads [`TRAFFIC`], compiled, with room for so many flows.
 pub(crate) fn load(compiled: &[u8], flows: u32) -> Result<Programs, LabError> {
-    Programs::load_sized("traffic.bpf.c", compiled, &[("flows", flows)])
+    let preparation = Preparation {
+        entries: &[("flows", flows)],
+        ..Preparation::default()
+    };
+    Programs::load_prepared(TRAFFIC, compiled, preparation)
 }
 
 /// Makes two ports one wire: what comes in by one leaves by the other, unread.

@@ -94,6 +94,11 @@ impl Load {
         (0..self.relays).map(move |number| relay(family, number))
     }
 
+    /// The first of the host's addresses.
+    pub(crate) fn host(&self) -> IpAddr {
+        host(self.family, 0)
+    }
+
     /// The prefixes that the host's addresses are in, as exitmark and nftables write them.
     pub(crate) fn host_prefixes(&self) -> impl Iterator<Item = String> {
         let family = self.family;

@@ -24,7 +24,7 @@ pub(crate) fn bench(arguments: &Rates) -> Result<bool, LabError> {
     let forwarders = options.chosen(peers::all(), |one| one.name())?;
     rounds::need_root()?;
     let forwarders = peers::available(forwarders);
-    let compiled = bpf::compile()?;
+    let compiled = bpf::compile(bpf::TRAFFIC)?;
     let mut loads = arguments.axes.loads(options.is_quick());
     loads.retain(|(load, _)| is_possible(load));
     let contestants = loads.into_iter().flat_map(|(load, whom)| {

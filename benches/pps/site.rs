@@ -19,6 +19,7 @@ pub(crate) const HOST_MAC: MacAddr = mac(1, 1);
 pub(crate) const BOX_HOST_MAC: MacAddr = mac(1, 2);
 pub(crate) const UPLINK_MAC: MacAddr = mac(2, 1);
 pub(crate) const INCOMING_MAC: MacAddr = mac(3, 1);
+pub(crate) const BOX_INCOMING_MAC: MacAddr = mac(3, 2);
 
 /// The far ends of the three cables have one interface each, by this name.
 pub(crate) const FAR_END: &str = "eth0";
@@ -53,7 +54,7 @@ impl Site {
         };
         site.cable(&site.host, HOST_MAC, BOX_HOST, BOX_HOST_MAC)?;
         site.cable(&site.uplink, UPLINK_MAC, BOX_UPLINK, mac(2, 2))?;
-        site.cable(&site.incoming, INCOMING_MAC, BOX_INCOMING, mac(3, 2))?;
+        site.cable(&site.incoming, INCOMING_MAC, BOX_INCOMING, BOX_INCOMING_MAC)?;
         Ok(site)
     }
 

@@ -44,7 +44,7 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     let all = forwarders::all();
     let forwarders = arguments.options.chosen(all, Forwarder::name)?;
     rounds::need_root()?;
-    let compiled = bpf::compile()?;
+    let compiled = bpf::compile(bpf::TRAFFIC)?;
     let contestants = arguments.streams.iter().flat_map(|&streams| {
         let each = forwarders.iter();
         each.map(move |forwarder| Contestant { forwarder, streams })

@@ -2,11 +2,23 @@
 //! and written.
 
 use super::{LabError, Netns};
-use libbpf_rs::{Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut, Xdp, XdpFlags};
+use libbpf_rs::{
+    Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut, TC_INGRESS, TcHookBuilder, Xdp,
+    XdpFlags,
+};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+
+/// What is known of an object file's maps and constants only when it is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Preparation<'p> {
+    /// Maps with other numbers of entries than the source has.
+    pub entries: &'p [(&'p str, u32)],
+    /// What its `.rodata` begins with. Where there is less room than that, nothing changes.
+    pub constants: &'p [u8],
+}
 
 /// The programs and maps of one object file, loaded.
 #[derive(Clone)]
@@ -21,24 +33,31 @@ impl Programs {
     /// # Errors
     /// No privilege, or programs that the kernel refuses.
     pub fn load(name: &'static str, compiled: &[u8]) -> Result<Self, LabError> {
-        Self::load_sized(name, compiled, &[])
+        Self::load_prepared(name, compiled, Preparation::default())
     }
 
-    /// The same, with other numbers of entries for some of the maps than the source has.
+    /// The same, with what is known only now.
     ///
     /// # Errors
     /// As [`Programs::load`].
-    pub fn load_sized(
+    pub fn load_prepared(
         name: &'static str,
         compiled: &[u8],
-        entries: &[(&str, u32)],
+        preparation: Preparation<'_>,
     ) -> Result<Self, LabError> {
+        let Preparation { entries, constants } = preparation;
         let load = || {
             let mut object = ObjectBuilder::default().open_memory(compiled)?;
             for mut map in object.maps_mut() {
                 let sized = entries.iter().find(|(name, _)| map.name() == *name);
                 if let Some((_, count)) = sized {
                     map.set_max_entries(*count)?;
+                }
+                if map.name().to_string_lossy().ends_with(".rodata")
+                    && let Some(values) = map.initial_value_mut()
+                    && let Some(values) = values.get_mut(..constants.len())
+                {
+                    values.copy_from_slice(constants);
                 }
             }
             object.load()
@@ -104,19 +123,53 @@ impl Programs {
             .map_err(|error| LabError(format!("cannot fill the map {map}: {error}")))
     }
 
-    /// Writes an interface's number into such an entry.
+    /// Writes an interface's number into such an entry. A device map takes it for an interface of
+    /// the namespace of whoever writes, so that is done in there: elsewhere the same number is
+    /// somebody else's interface.
     ///
     /// # Errors
     /// As [`Programs::store`], or there is no such interface.
     pub fn aim(
         &self,
-        map: &str,
+        map: &'static str,
         key: u32,
         netns: &Netns,
         interface: &'static str,
     ) -> Result<(), LabError> {
-        let index = netns.run(move || interface_index(interface))?;
-        self.store(map, key, &index.to_ne_bytes())
+        let programs = self.clone();
+        netns.run(move || {
+            let index = interface_index(interface)?;
+            programs.store(map, key, &index.to_ne_bytes())
+        })
+    }
+
+    /// Attaches a program to the ingress of an interface's clsact discipline, which it makes. It
+    /// lasts as long as the interface.
+    ///
+    /// # Errors
+    /// As [`Programs::attach`].
+    pub fn attach_tc(
+        &self,
+        program: &'static str,
+        netns: &Netns,
+        interface: &'static str,
+    ) -> Result<(), LabError> {
+        let programs = self.clone();
+        netns.run(move || {
+            let index = interface_index(interface)?.cast_signed();
+            let program_there = programs.program(program)?;
+            TcHookBuilder::new(program_there.as_fd())
+                .ifindex(index)
+                .handle(1)
+                .priority(1)
+                .hook(TC_INGRESS)
+                .create()
+                .and_then(|mut hook| hook.attach())
+                .map(|_| ())
+                .map_err(|error| {
+                    LabError(format!("cannot attach {program} to {interface}: {error}"))
+                })
+        })
     }
 
     /// Attaches a program to an interface, natively. It lasts as long as the interface.
@@ -169,7 +222,11 @@ pub fn compile(source: &Path) -> Result<Vec<u8>, LabError> {
         .args(["-o", "-"]))
 }
 
-fn interface_index(name: &str) -> Result<u32, LabError> {
+/// An interface's number in the calling thread's namespace.
+///
+/// # Errors
+/// There is none of this name.
+pub fn interface_index(name: &str) -> Result<u32, LabError> {
     nix::net::if_::if_nametoindex(name)
         .map_err(|error| LabError(format!("there is no interface {name}: {error}")))
 }

@@ -4,8 +4,9 @@
 //! only if it does the whole job that it names.
 
 mod exitmark;
+mod nft;
 mod nftables;
-mod rules;
+mod rule;
 mod wire;
 
 use crate::load::Load;
@@ -69,6 +70,8 @@ pub(crate) fn all() -> Vec<Box<dyn Forwarder>> {
         all.push(Box::new(exitmark::Exitmark(variant)));
     }
     all.push(Box::new(nftables::Nftables));
+    all.push(Box::new(rule::Rule(rule::Place::Tc)));
+    all.push(Box::new(rule::Rule(rule::Place::Xdp)));
     all.push(Box::new(wire::Wire));
     all
 }

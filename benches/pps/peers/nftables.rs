@@ -2,7 +2,7 @@
 //! every flow up in a set of the relays' endpoints, marks the one kind and sends the other by
 //! policy routing. No connection tracking, no reverse path filter, permanent neighbours.
 
-use super::{Forwarder, InKernel, Job, Running, rules};
+use super::{Forwarder, InKernel, Job, Running, nft};
 use crate::load::{Family, Load};
 use crate::site::{
     BOX_HOST, BOX_HOST_MAC, BOX_INCOMING, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC,
@@ -27,7 +27,7 @@ impl Forwarder for Nftables {
     }
 
     fn missing(&self) -> Option<String> {
-        rules::missing()
+        nft::missing()
     }
 
     fn start(
@@ -37,7 +37,7 @@ impl Forwarder for Nftables {
         load: &Load,
     ) -> Result<Box<dyn Running>, LabError> {
         route(site, load.family)?;
-        rules::load(&site.middle, &table(load))?;
+        nft::load(&site.middle, &table(load))?;
         traffic.attach_pass(site)?;
         Ok(Box::new(InKernel))
     }
@@ -96,8 +96,8 @@ fn enable_ipv6(router: &Netns) -> Result<(), LabError> {
 }
 
 fn table(load: &Load) -> String {
-    let ip = rules::ip(load.family);
-    let set = rules::relay_set(load);
+    let ip = nft::ip(load.family);
+    let set = nft::relay_set(load);
     let hosts: Vec<_> = load.host_prefixes().collect();
     let hosts = hosts.join(", ");
     format!(

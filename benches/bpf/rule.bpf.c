@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// The whole rule for the site of the packet rate bench, and nothing else: no counters, no second
+// engine, no reload, no way back. Once as an XDP program, once as a tc classifier: what one would
+// write oneself. The relay set is a BPF hash map for each IP version.
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <stdbool.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+// Contract with benches/pps/peers/rule.rs.
+#define MARK 0x28 // AF11 in the ToS byte
+#define MAX_RELAYS 131072
+#define MAX_TAGS 2
+enum port { UPLINK, INCOMING, PORTS };
+
+struct endpoint4 {
+	__be32 address;
+	__be16 port;
+	__u16 zero;
+};
+
+struct endpoint6 {
+	struct in6_addr address;
+	__be16 port;
+	__u16 zero;
+};
+
+// Known when the program is loaded, so that the verifier makes constants of it.
+const volatile struct {
+	__be32 host4;
+	__be32 host6[4];
+	__u32 interfaces[PORTS];
+	// Destination and source, as they are in a frame that is steered.
+	__u32 steered_macs[3];
+} site;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_RELAYS);
+	__type(key, struct endpoint4);
+	__type(value, __u8);
+} relays4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_RELAYS);
+	__type(key, struct endpoint6);
+	__type(value, __u8);
+} relays6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, PORTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} ports SEC(".maps");
+
+// RFC 1624 equation 3.
+static __always_inline __sum16 replace_word(__sum16 checksum, __u16 old, __u16 new)
+{
+	__u32 sum = (__u16)~checksum + (__u32)(__u16)~old + new;
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+// To a relay: unmarked. Anything else over TCP: marked.
+static __always_inline void set_dscp4(struct iphdr *ip, __u8 dscp)
+{
+	__u16 *first = (__u16 *)ip, old = *first;
+
+	if ((ip->tos & 0xfc) == dscp)
+		return;
+	ip->tos = dscp | (ip->tos & 0x03);
+	ip->check = replace_word(ip->check, old, *first);
+}
+
+static __always_inline void set_dscp6(struct ipv6hdr *ip, __u8 dscp)
+{
+	__be16 *first = (__be16 *)ip;
+
+	*first = (*first & bpf_htons(0xf03f)) | bpf_htons(dscp << 4);
+}
+
+static __always_inline bool is_host(const struct in6_addr *address)
+{
+	return address->s6_addr32[0] == site.host6[0] && address->s6_addr32[1] == site.host6[1] &&
+	       address->s6_addr32[2] == site.host6[2] && address->s6_addr32[3] == site.host6[3];
+}
+
+// Marks or clears the frame's DSCP, and tells the port by which it is to leave.
+static __always_inline enum port apply(void *data, void *end)
+{
+	struct ethhdr *ethernet = data;
+	void *at = ethernet + 1;
+	__be16 type, *port;
+	bool relay = false;
+
+	if (at > end)
+		return UPLINK;
+	type = ethernet->h_proto;
+	for (int i = 0; i < MAX_TAGS; i++) {
+		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
+			break;
+		if (at + 4 > end)
+			return UPLINK;
+		type = *(__be16 *)(at + 2);
+		at += 4;
+	}
+	if (type == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = at;
+		struct endpoint4 to = {};
+
+		if ((void *)(ip + 1) > end || ip->saddr != site.host4 || ip->protocol != IPPROTO_TCP ||
+		    ip->frag_off & bpf_htons(0x3fff))
+			return UPLINK;
+		port = at + ip->ihl * 4;
+		if ((void *)(port + 2) > end)
+			return UPLINK;
+		to.address = ip->daddr;
+		to.port = port[1];
+		relay = bpf_map_lookup_elem(&relays4, &to);
+		set_dscp4(ip, relay ? 0 : MARK);
+	} else if (type == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = at;
+		struct endpoint6 to = {};
+
+		port = (void *)(ip + 1);
+		if ((void *)(port + 2) > end || !is_host(&ip->saddr) || ip->nexthdr != IPPROTO_TCP)
+			return UPLINK;
+		to.address = ip->daddr;
+		to.port = port[1];
+		relay = bpf_map_lookup_elem(&relays6, &to);
+		set_dscp6(ip, relay ? 0 : MARK);
+	}
+	if (!relay)
+		return UPLINK;
+	for (int i = 0; i < 3; i++)
+		((__u32 *)data)[i] = site.steered_macs[i];
+	return INCOMING;
+}
+
+SEC("xdp")
+int rule_xdp(struct xdp_md *context)
+{
+	enum port port = apply((void *)(long)context->data, (void *)(long)context->data_end);
+
+	return bpf_redirect_map(&ports, port, XDP_DROP);
+}
+
+SEC("tc")
+int rule_tc(struct __sk_buff *packet)
+{
+	enum port port;
+
+	if (bpf_skb_pull_data(packet, 0))
+		return TC_ACT_SHOT;
+	port = apply((void *)(long)packet->data, (void *)(long)packet->data_end);
+	return bpf_redirect(site.interfaces[port], 0);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

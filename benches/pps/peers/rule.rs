@@ -1,0 +1,108 @@
+//! What one would write oneself: a BPF program that holds the whole rule and nothing else, in
+//! XDP and in tc. benches/bpf/rule.bpf.c is both.
+
+use super::{Forwarder, InKernel, Job, Running};
+use crate::common::bpf;
+use crate::load::Load;
+use crate::site::{
+    BOX_HOST, BOX_INCOMING, BOX_INCOMING_MAC, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC,
+};
+use crate::traffic::Traffic;
+use exitmark::lab::LabError;
+use exitmark::lab::bpf::{Preparation, Programs, interface_index};
+use exitmark::packet::MacAddr;
+use libbpf_rs::{MapCore, MapFlags};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+const RULE: &str = "rule.bpf.c";
+// `enum port` of it.
+const PORTS: [&str; 2] = [BOX_UPLINK, BOX_INCOMING];
+
+/// Where the program is.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    /// Before the kernel makes a packet of the frame.
+    Xdp,
+    /// At the ingress of the clsact discipline.
+    Tc,
+}
+
+pub(super) struct Rule(pub(super) Place);
+
+impl Forwarder for Rule {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Place::Xdp => "bare-xdp",
+            Place::Tc => "tc-bpf",
+        }
+    }
+
+    fn job(&self) -> Job {
+        Job::MarkAndSteer
+    }
+
+    fn next_hop(&self) -> MacAddr {
+        UPLINK_MAC
+    }
+
+    fn start(
+        &self,
+        site: &Site,
+        traffic: &Traffic,
+        load: &Load,
+    ) -> Result<Box<dyn Running>, LabError> {
+        let preparation = Preparation {
+            constants: &constants(site, load)?,
+            ..Preparation::default()
+        };
+        let programs = Programs::load_prepared(RULE, &bpf::compile(RULE)?, preparation)?;
+        for endpoint in load.relays() {
+            list(&programs, endpoint)?;
+        }
+        match self.0 {
+            Place::Xdp => {
+                for (number, interface) in (0_u32..).zip(PORTS) {
+                    programs.aim("ports", number, &site.middle, interface)?;
+                }
+                programs.attach("rule_xdp", &site.middle, BOX_HOST)?;
+            }
+            Place::Tc => {
+                traffic.attach_pass(site)?;
+                programs.attach_tc("rule_tc", &site.middle, BOX_HOST)?;
+            }
+        }
+        Ok(Box::new(InKernel))
+    }
+}
+
+/// `site` of rule.bpf.c.
+fn constants(site: &Site, load: &Load) -> Result<Vec<u8>, LabError> {
+    let (host4, host6) = match load.host() {
+        IpAddr::V4(address) => (address, Ipv6Addr::UNSPECIFIED),
+        IpAddr::V6(address) => (Ipv4Addr::UNSPECIFIED, address),
+    };
+    let mut bytes = Vec::new();
+    bytes.extend(host4.octets());
+    bytes.extend(host6.octets());
+    for interface in PORTS {
+        let index = site.middle.run(move || interface_index(interface))?;
+        bytes.extend(index.to_ne_bytes());
+    }
+    bytes.extend(INCOMING_MAC.bytes());
+    bytes.extend(BOX_INCOMING_MAC.bytes());
+    Ok(bytes)
+}
+
+/// Puts an endpoint into the relay set of its IP version: address, port, two bytes of zero.
+fn list(programs: &Programs, endpoint: SocketAddr) -> Result<(), LabError> {
+    let (map, mut key) = match endpoint.ip() {
+        IpAddr::V4(address) => ("relays4", address.octets().to_vec()),
+        IpAddr::V6(address) => ("relays6", address.octets().to_vec()),
+    };
+    key.extend(endpoint.port().to_be_bytes());
+    key.extend([0; 2]);
+    programs
+        .map(map)?
+        .update(&key, &[1], MapFlags::ANY)
+        .map_err(|error| LabError(format!("cannot list a relay in {map}: {error}")))
+}

@@ -19,8 +19,10 @@ const PROGRAM: &str = "dpdk-testpmd";
 /// The last that it says when it forwards.
 const READY: &str = "Press enter to exit";
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What of its words is told when it fails.
+const LAST_LINES: usize = 20;
 /// Buffers for each of its ports: what waits in all rings of one, twice.
-const BUFFERS: usize = 16_384;
+const BUFFERS: usize = 8192;
 
 /// By the driver of its ports.
 pub(super) enum Testpmd {
@@ -63,6 +65,7 @@ impl Forwarder for Testpmd {
         }
         let failed = |error| LabError(format!("cannot keep what {PROGRAM} says: {error}"));
         let log = NamedTempFile::new().map_err(failed)?;
+        let words = log.reopen().map_err(failed)?;
         // It says nothing into a file until its buffer is full, unless it is told to.
         let mut command = contained("stdbuf");
         command
@@ -71,8 +74,8 @@ impl Forwarder for Testpmd {
             // Its programs by themselves, with no dispatcher that would share the port.
             .env("LIBXDP_SKIP_DISPATCHER", "1")
             .stdin(Stdio::piped())
-            .stdout(log.reopen().map_err(failed)?)
-            .stderr(log.reopen().map_err(failed)?);
+            .stdout(words.try_clone().map_err(failed)?)
+            .stderr(words);
         let mut process = Process {
             child: site.middle.start(command)?,
             log,
@@ -88,7 +91,7 @@ impl Testpmd {
     fn arguments(&self, load: &Load) -> Vec<String> {
         let (queues, cpus) = (load.queues, forwarder_cpus(load.queues));
         let devices = self.devices(queues);
-        let mut arguments: Vec<_> = ["--no-huge", "--in-memory", "--no-pci", "--no-telemetry"]
+        let mut arguments: Vec<_> = ["--no-huge", "--no-shconf", "--no-pci", "--no-telemetry"]
             .into_iter()
             .map(str::to_owned)
             .collect();
@@ -98,8 +101,8 @@ impl Testpmd {
             cpus.end - 1
         ));
         let buffers = BUFFERS * devices.len();
-        // Megabytes; a buffer takes 2.3 KiB with what is kept of it.
-        arguments.extend(["-m".to_owned(), (buffers / 256).to_string()]);
+        // Megabytes; a buffer takes a page, because it may not cross two, and the rest is plenty.
+        arguments.extend(["-m".to_owned(), (buffers / 128).to_string()]);
         for device in devices {
             arguments.extend(["--vdev".to_owned(), device]);
         }
@@ -162,7 +165,12 @@ impl Process {
     }
 
     fn failed(&self, what: &str) -> LabError {
-        LabError(format!("{PROGRAM} {what}; it said: {}", self.words()))
+        // Where it does not understand its arguments, it goes on with all that there are.
+        let words = self.words();
+        let reason = words.split("Usage:").next().unwrap_or_default();
+        let lines: Vec<_> = reason.lines().collect();
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+        LabError(format!("{PROGRAM} {what}; it said: {last}"))
     }
 }
 

@@ -41,16 +41,16 @@ enum Axis {
 impl Axis {
     const ALL: [Self; 4] = [Self::Relays, Self::Prefixes, Self::Flows, Self::Queues];
 
+    /// An empty relay set is none that exitmark would start with.
     fn values(self) -> &'static [u32] {
         match self {
-            Self::Relays => &[0, 1024, 4096, 16_384, 65_536],
+            Self::Relays => &[1, 1024, 4096, 16_384, 65_536],
             Self::Prefixes => &[1, 16, 64, 256],
             Self::Flows => &[1, 1024, 65_536, 1_048_576],
             Self::Queues => &[1, 2],
         }
     }
 
-    /// With no relays, all traffic is exit traffic.
     fn load(self, value: u32, family: Family) -> Load {
         let base = Load {
             family,
@@ -114,7 +114,8 @@ pub(crate) fn bench(arguments: &Growth) -> Result<bool, LabError> {
     })?;
     let rows: Vec<_> = contests.iter().filter_map(Row::new).collect();
     print(&rows);
-    let directory = results::write("growth.json", &rows)?;
+    results::write("growth.json", &rows)?;
+    let directory = results::write("growth-machine.json", &machine)?;
     println!("\nwritten to {}", directory.display());
     Ok(whole)
 }

@@ -4,6 +4,8 @@
 PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
             linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor \
             debhelper systemd
+# What exitmark is compared with, beside what is above.
+BENCH_PACKAGES := dpdk-dev
 
 .PHONY: setup demo test test-survive test-tor bench fuzz fuzz-engines check deb clean
 
@@ -36,6 +38,7 @@ test-tor: setup
 
 # Packet rates and TCP goodput, side by side with what one would use instead; ns per decision.
 # ARGS is for pps and tcp, which share --runs, --seconds, --quick; PPS_ARGS and TCP_ARGS for one.
+bench: PACKAGES += $(BENCH_PACKAGES)
 bench: setup
 	cargo bench --locked --bench pps -- $(ARGS) $(PPS_ARGS)
 	cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS)

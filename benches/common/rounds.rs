@@ -20,7 +20,7 @@ pub(crate) struct Options {
     forwarders: Vec<String>,
     /// One short run of each: does everything work?
     #[arg(long)]
-    quick: bool,
+    pub(crate) quick: bool,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -34,10 +34,6 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 impl Options {
-    pub(crate) fn is_quick(&self) -> bool {
-        self.quick
-    }
-
     fn rounds(&self) -> u32 {
         if self.quick { 1 } else { self.runs }
     }

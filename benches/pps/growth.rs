@@ -1,16 +1,227 @@
-//! The command `growth`.
+//! The command `growth`: what becomes of a rate when there is more of one thing.
 
-use crate::common::rounds;
+use crate::common::machine::Machine;
+use crate::common::results::{Series, ratio, rounded};
+use crate::common::rounds::Contest;
+use crate::common::{bpf, results, rounds};
+use crate::load::{Family, Load};
+use crate::measure::Contestant;
+use crate::peers::{self, Forwarder};
+use crate::rates::is_possible;
+use crate::sample::{Sample, percent};
 use exitmark::lab::LabError;
+use serde::Serialize;
+use std::fmt;
+
+/// Flows where the relay set grows: enough to ask for every endpoint of the largest one.
+const FLOWS_TO_MANY_RELAYS: u32 = 65_536;
 
 #[derive(clap::Args)]
 pub(crate) struct Growth {
     #[command(flatten)]
     options: rounds::Options,
+    /// Only these.
+    #[arg(long, value_delimiter = ',')]
+    axes: Vec<Axis>,
+    /// Address families.
+    #[arg(long, value_delimiter = ',', default_value = "ipv4")]
+    families: Vec<Family>,
+}
+
+/// What there is more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Axis {
+    Relays,
+    Prefixes,
+    Flows,
+    Queues,
+}
+
+impl Axis {
+    const ALL: [Self; 4] = [Self::Relays, Self::Prefixes, Self::Flows, Self::Queues];
+
+    /// An empty relay set is none that exitmark would start with.
+    fn values(self) -> &'static [u32] {
+        match self {
+            Self::Relays => &[1, 1024, 4096, 16_384, 65_536],
+            Self::Prefixes => &[1, 16, 64, 256],
+            Self::Flows => &[1, 1024, 65_536, 1_048_576],
+            Self::Queues => &[1, 2],
+        }
+    }
+
+    fn load(self, value: u32, family: Family) -> Load {
+        let base = Load {
+            family,
+            ..Load::BASE
+        };
+        match self {
+            Self::Relays => Load {
+                relays: value,
+                flows: FLOWS_TO_MANY_RELAYS,
+                ..base
+            },
+            Self::Prefixes => Load {
+                prefixes: value,
+                ..base
+            },
+            Self::Flows => Load {
+                flows: value,
+                ..base
+            },
+            Self::Queues => Load {
+                queues: value,
+                ..base
+            },
+        }
+    }
+
+    /// The wire shows what more flows and queues are to the generators; of the rest it knows
+    /// nothing.
+    fn is_for(self, forwarder: &dyn Forwarder) -> bool {
+        let generators = matches!(self, Self::Flows | Self::Queues);
+        peers::is_exitmark(forwarder) || (generators && forwarder.name() == "wire")
+    }
+}
+
+/// One forwarder at one place of an axis.
+struct Step<'f> {
+    axis: Axis,
+    value: u32,
+    contestant: Contestant<'f>,
+}
+
+impl fmt::Display for Step<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.contestant.fmt(f)
+    }
 }
 
 /// Runs everything; false when a forwarder failed.
 pub(crate) fn bench(arguments: &Growth) -> Result<bool, LabError> {
-    let _ = &arguments.options;
-    Ok(false)
+    let options = &arguments.options;
+    let mut all = peers::all();
+    all.retain(|one| Axis::ALL.iter().any(|axis| axis.is_for(one.as_ref())));
+    let forwarders = options.chosen(all, |one| one.name())?;
+    rounds::need_root()?;
+    let forwarders = peers::available(forwarders);
+    let compiled = bpf::compile(bpf::TRAFFIC)?;
+    let mut machine = Machine::new();
+    let steps = arguments.steps(&forwarders).into_iter();
+    let (contests, whole) = rounds::run(options, &mut machine, steps, |step, length| {
+        step.contestant.run(&compiled, length)
+    })?;
+    let rows: Vec<_> = contests.iter().filter_map(Row::new).collect();
+    print(&rows);
+    results::write("growth.json", &rows)?;
+    let directory = results::write("growth-machine.json", &machine)?;
+    println!("\nwritten to {}", directory.display());
+    Ok(whole)
+}
+
+impl Growth {
+    /// All of them, in the order of the table; a quick run has the ends of every axis.
+    fn steps<'f>(&self, forwarders: &'f [Box<dyn Forwarder>]) -> Vec<Step<'f>> {
+        let mut steps = Vec::new();
+        let wanted = |axis: &Axis| self.axes.is_empty() || self.axes.contains(axis);
+        for axis in Axis::ALL.into_iter().filter(wanted) {
+            let last = axis.values().len() - 1;
+            for &family in &self.families {
+                for (place, &value) in axis.values().iter().enumerate() {
+                    let load = axis.load(value, family);
+                    if (self.options.quick && place != 0 && place != last) || !is_possible(&load) {
+                        continue;
+                    }
+                    let fit = forwarders.iter().filter(|one| axis.is_for(one.as_ref()));
+                    steps.extend(fit.map(|forwarder| Step {
+                        axis,
+                        value,
+                        contestant: Contestant {
+                            forwarder: forwarder.as_ref(),
+                            load,
+                        },
+                    }));
+                }
+            }
+        }
+        steps
+    }
+}
+
+/// All runs of one step.
+#[derive(Debug, Serialize)]
+struct Row {
+    axis: Axis,
+    value: u32,
+    forwarder: &'static str,
+    frame_bytes: usize,
+    family: &'static str,
+    mpps: f64,
+    min: f64,
+    max: f64,
+    runs: usize,
+    /// The median of the rounds.
+    loss: f64,
+    /// The rates of the rounds, in their order.
+    rounds: Vec<f64>,
+    #[serde(skip)]
+    rates: Series,
+}
+
+impl Row {
+    /// None when there is no sample.
+    fn new(contest: &Contest<Step<'_>, Sample>) -> Option<Self> {
+        let Step {
+            axis,
+            value,
+            contestant: Contestant { forwarder, load },
+        } = contest.contestant;
+        let rates = Series::new(contest.samples.iter().map(|sample| sample.mpps))?;
+        let losses = Series::new(contest.samples.iter().map(Sample::loss))?;
+        Some(Self {
+            axis,
+            value,
+            forwarder: forwarder.name(),
+            frame_bytes: load.frame_bytes(),
+            family: load.family.name(),
+            mpps: rounded(rates.median()),
+            min: rounded(rates.min()),
+            max: rounded(rates.max()),
+            runs: rates.runs(),
+            loss: losses.median(),
+            rounds: rates.rounded(),
+            rates,
+        })
+    }
+
+    /// Whether it is another place of the same axis, for the same forwarder.
+    fn continues(&self, other: &Self) -> bool {
+        (self.axis, self.family, self.forwarder) == (other.axis, other.family, other.forwarder)
+    }
+}
+
+/// Prints the rows, axis by axis, each with its ratio to where its axis begins.
+fn print(rows: &[Row]) {
+    for group in rows.chunk_by(|one, next| (one.axis, one.family) == (next.axis, next.family)) {
+        let (axis, first) = (group[0].axis, group[0].value);
+        println!("\n{axis:?}, {} {} B", group[0].family, group[0].frame_bytes);
+        println!(
+            "  {:<22} {:>8}   Mpps  (min .. max)           loss  x {first}",
+            "forwarder", "number"
+        );
+        for row in group {
+            let begin = group.iter().find(|other| row.continues(other));
+            println!(
+                "  {:<22} {:>8}  {:>5.3}  ({:.3} .. {:.3})  {:>10}  {}",
+                row.forwarder,
+                row.value,
+                row.mpps,
+                row.min,
+                row.max,
+                percent(row.loss),
+                ratio(begin.and_then(|begin| row.rates.ratio_to(&begin.rates))),
+            );
+        }
+    }
 }

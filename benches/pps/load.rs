@@ -50,12 +50,12 @@ pub(crate) struct Load {
     pub(crate) family: Family,
     /// What was asked for; [`Load::frame_bytes`] is what is sent.
     pub(crate) size: usize,
-    /// How many of 100 flows go to relays, as long as there are any.
+    /// How many of 100 flows go to relays.
     pub(crate) relay_percent: u8,
     /// Receive queues of every port, and generators.
     pub(crate) queues: u32,
     pub(crate) flows: u32,
-    /// Endpoints in the relay set.
+    /// Endpoints in the relay set; there is always one.
     pub(crate) relays: u32,
     /// Prefixes that the host's addresses are in; the flows are spread over them.
     pub(crate) prefixes: u32,
@@ -77,15 +77,6 @@ impl Load {
     /// for TCP over IPv6: its smallest frame has 74.
     pub(crate) fn frame_bytes(&self) -> usize {
         self.size.max(self.family.header_bytes())
-    }
-
-    /// How many of 100 flows go to relays.
-    pub(crate) fn relay_percent(&self) -> u8 {
-        if self.relays == 0 {
-            0
-        } else {
-            self.relay_percent
-        }
     }
 
     /// The relay set.
@@ -121,7 +112,7 @@ impl Load {
     }
 
     fn is_to_relay(&self, flow: u32) -> bool {
-        scatter(flow) % 100 < u32::from(self.relay_percent())
+        scatter(flow) % 100 < u32::from(self.relay_percent)
     }
 
     /// Where a flow goes. Every sixteenth flow that is no relay's goes to another port of a
@@ -132,7 +123,7 @@ impl Load {
         if self.is_to_relay(flow) {
             relay(self.relays)
         } else if flow.is_multiple_of(16) {
-            SocketAddr::new(relay(self.relays.max(1)).ip(), 8080)
+            SocketAddr::new(relay(self.relays).ip(), 8080)
         } else {
             let address = match self.family {
                 Family::Ipv4 => Ipv4Addr::from(0x6440_0000 | (anywhere & 0x003f_ffff)).into(),
@@ -171,22 +162,19 @@ impl Load {
 
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let queues = match self.queues {
-            1 => "1 queue".to_owned(),
-            queues => format!("{queues} queues"),
-        };
         write!(
             f,
-            "{} {} B, {} % to relays, {queues}, {} flows, {} relays",
+            "{} {} B, {} % to relays, queues: {}, flows: {}, relays: {}",
             self.family.name(),
             self.frame_bytes(),
-            self.relay_percent(),
+            self.relay_percent,
+            self.queues,
             self.flows,
             self.relays,
         )?;
         match self.prefixes {
             1 => Ok(()),
-            prefixes => write!(f, ", {prefixes} prefixes"),
+            prefixes => write!(f, ", prefixes: {prefixes}"),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn bench(arguments: &Rates) -> Result<bool, LabError> {
     rounds::need_root()?;
     let forwarders = peers::available(forwarders);
     let compiled = bpf::compile(bpf::TRAFFIC)?;
-    let mut loads = arguments.axes.loads(options.is_quick());
+    let mut loads = arguments.axes.loads(options.quick);
     loads.retain(|(load, _)| is_possible(load));
     let contestants = loads.into_iter().flat_map(|(load, whom)| {
         forwarders

@@ -47,7 +47,7 @@ impl Row {
         Some(Self {
             forwarder: forwarder.name(),
             frame_bytes: load.frame_bytes(),
-            relay_share: f64::from(load.relay_percent()) / 100.0,
+            relay_share: f64::from(load.relay_percent) / 100.0,
             queues: load.queues,
             family: load.family.name(),
             flows: load.flows,

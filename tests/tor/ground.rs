@@ -135,7 +135,9 @@ impl Lot {
         });
         for Dual { v4, v6 } in [first, second] {
             host.ip(&format!("addr add {v4}/26 dev eth0")).unwrap();
-            host.ip(&format!("addr add {v6}/64 dev eth0")).unwrap();
+            // Usable at once: the route below names it.
+            host.ip(&format!("addr add {v6}/64 dev eth0 nodad"))
+                .unwrap();
         }
         // Named, because of two addresses of one kind the kernel prefers the newer one.
         let Dual { v4, v6 } = first;

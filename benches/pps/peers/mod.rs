@@ -3,10 +3,12 @@
 //! One file for each kind. A forwarder gets a fresh site, sets its middle up, and is measured
 //! only if it does the whole job that it names.
 
+mod bridge;
 mod exitmark;
 mod nft;
 mod nftables;
 mod rule;
+mod testpmd;
 mod wire;
 
 use crate::load::Load;
@@ -65,15 +67,19 @@ impl Running for InKernel {
 
 /// All forwarders, in the order of the table.
 pub(crate) fn all() -> Vec<Box<dyn Forwarder>> {
-    let mut all: Vec<Box<dyn Forwarder>> = Vec::new();
-    for variant in exitmark::VARIANTS {
-        all.push(Box::new(exitmark::Exitmark(variant)));
-    }
-    all.push(Box::new(nftables::Nftables));
-    all.push(Box::new(rule::Rule(rule::Place::Tc)));
-    all.push(Box::new(rule::Rule(rule::Place::Xdp)));
-    all.push(Box::new(wire::Wire));
-    all
+    let [xdp, af_xdp, spill] = exitmark::VARIANTS.map(exitmark::Exitmark);
+    vec![
+        Box::new(xdp),
+        Box::new(af_xdp),
+        Box::new(spill),
+        Box::new(nftables::Nftables),
+        Box::new(bridge::Bridge),
+        Box::new(rule::Rule(rule::Place::Tc)),
+        Box::new(rule::Rule(rule::Place::Xdp)),
+        Box::new(testpmd::Testpmd::AfXdp),
+        Box::new(testpmd::Testpmd::AfPacket),
+        Box::new(wire::Wire),
+    ]
 }
 
 /// Without those for which something is missing here.

@@ -37,6 +37,12 @@ pub(super) fn relay_set(load: &Load) -> String {
     )
 }
 
+/// The prefixes that the host's addresses are in, as the elements of an unnamed set.
+pub(super) fn hosts(load: &Load) -> String {
+    let prefixes: Vec<_> = load.host_prefixes().collect();
+    format!("{{ {} }}", prefixes.join(", "))
+}
+
 /// Lets the rules come into force.
 pub(super) fn load(netns: &Netns, rules: &str) -> Result<(), LabError> {
     let failed = |error| LabError(format!("cannot write the nftables rules: {error}"));

@@ -98,8 +98,7 @@ fn enable_ipv6(router: &Netns) -> Result<(), LabError> {
 fn table(load: &Load) -> String {
     let ip = nft::ip(load.family);
     let set = nft::relay_set(load);
-    let hosts: Vec<_> = load.host_prefixes().collect();
-    let hosts = hosts.join(", ");
+    let hosts = nft::hosts(load);
     format!(
         "table {ip} bench {{
 {set}
@@ -109,7 +108,7 @@ fn table(load: &Load) -> String {
     }}
     chain received {{
         type filter hook prerouting priority mangle
-        iif {BOX_HOST} {ip} saddr {{ {hosts} }} meta l4proto tcp goto outbound
+        iif {BOX_HOST} {ip} saddr {hosts} meta l4proto tcp goto outbound
     }}
 }}
 "

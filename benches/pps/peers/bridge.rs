@@ -1,0 +1,70 @@
+//! A bridge of two NICs that marks with nftables: as little set-up as a mark can have. A bridge
+//! does not choose a way, so all traffic leaves by the uplink.
+
+use super::{Forwarder, InKernel, Job, Running, nft};
+use crate::load::Load;
+use crate::site::{BOX_HOST, BOX_UPLINK, HOST_MAC, Site, UPLINK_MAC};
+use crate::traffic::Traffic;
+use exitmark::lab::LabError;
+use exitmark::packet::MacAddr;
+
+pub(super) struct Bridge;
+
+impl Forwarder for Bridge {
+    fn name(&self) -> &'static str {
+        "bridge-nft"
+    }
+
+    fn job(&self) -> Job {
+        Job::Mark
+    }
+
+    fn next_hop(&self) -> MacAddr {
+        UPLINK_MAC
+    }
+
+    fn missing(&self) -> Option<String> {
+        nft::missing()
+    }
+
+    fn start(
+        &self,
+        site: &Site,
+        traffic: &Traffic,
+        load: &Load,
+    ) -> Result<Box<dyn Running>, LabError> {
+        let bridge = &site.middle;
+        // It knows who is where, and does not look for groups.
+        bridge.ip("link add bridge0 type bridge stp_state 0 mcast_snooping 0")?;
+        for (port, mac) in [(BOX_HOST, HOST_MAC), (BOX_UPLINK, UPLINK_MAC)] {
+            bridge.ip(&format!("link set {port} master bridge0"))?;
+            let entry = ["fdb", "replace", &mac.to_string(), "dev", port];
+            let entry: Vec<_> = entry.into_iter().chain(["master", "static"]).collect();
+            bridge.command("bridge", &entry)?;
+        }
+        bridge.ip("link set bridge0 up")?;
+        nft::load(bridge, &table(load))?;
+        traffic.attach_pass(site)?;
+        Ok(Box::new(InKernel))
+    }
+}
+
+fn table(load: &Load) -> String {
+    let ip = nft::ip(load.family);
+    let set = nft::relay_set(load);
+    let hosts = nft::hosts(load);
+    format!(
+        "table bridge bench {{
+{set}
+    chain outbound {{
+        {ip} daddr . tcp dport @relays return
+        {ip} dscp set af11
+    }}
+    chain forwarded {{
+        type filter hook forward priority filter
+        iif {BOX_HOST} {ip} saddr {hosts} meta l4proto tcp goto outbound
+    }}
+}}
+"
+    )
+}

@@ -1,0 +1,189 @@
+//! DPDK's `testpmd`, which copies frames from one port to the other and reads none of them, over
+//! the two drivers that DPDK has for a NIC that the kernel keeps. What user space could do at
+//! best with that library, as `wire` is what the kernel could.
+
+use super::{Forwarder, Job, Running};
+use crate::load::Load;
+use crate::site::{BOX_HOST, BOX_UPLINK, Site, UPLINK_MAC, forwarder_cpus};
+use crate::traffic::Traffic;
+use exitmark::lab::{Child, LabError, contained};
+use exitmark::packet::MacAddr;
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
+
+const PROGRAM: &str = "dpdk-testpmd";
+/// The last that it says when it forwards.
+const READY: &str = "Press enter to exit";
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What of its words is told when it fails.
+const LAST_LINES: usize = 20;
+/// Buffers for each of its ports: what waits in all rings of one, twice.
+const BUFFERS: usize = 8192;
+
+/// By the driver of its ports.
+pub(super) enum Testpmd {
+    AfXdp,
+    AfPacket,
+}
+
+impl Forwarder for Testpmd {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::AfXdp => "testpmd-af_xdp",
+            Self::AfPacket => "testpmd-af_packet",
+        }
+    }
+
+    fn job(&self) -> Job {
+        Job::Wire
+    }
+
+    fn next_hop(&self) -> MacAddr {
+        UPLINK_MAC
+    }
+
+    fn missing(&self) -> Option<String> {
+        let found = Command::new(PROGRAM).arg("--help").output();
+        found
+            .err()
+            .map(|error| format!("the command {PROGRAM} (Debian package dpdk-dev): {error}"))
+    }
+
+    fn start(
+        &self,
+        site: &Site,
+        traffic: &Traffic,
+        load: &Load,
+    ) -> Result<Box<dyn Running>, LabError> {
+        if let Self::AfPacket = self {
+            // The other driver has a program of its own there.
+            traffic.attach_pass(site)?;
+        }
+        let failed = |error| LabError(format!("cannot keep what {PROGRAM} says: {error}"));
+        let log = NamedTempFile::new().map_err(failed)?;
+        let words = log.reopen().map_err(failed)?;
+        // It says nothing into a file until its buffer is full, unless it is told to.
+        let mut command = contained("stdbuf");
+        command
+            .args(["-oL", PROGRAM])
+            .args(self.arguments(load))
+            // Its programs by themselves, with no dispatcher that would share the port.
+            .env("LIBXDP_SKIP_DISPATCHER", "1")
+            .stdin(Stdio::piped())
+            .stdout(words.try_clone().map_err(failed)?)
+            .stderr(words);
+        let mut process = Process {
+            child: site.middle.start(command)?,
+            log,
+        };
+        process.wait_until_ready()?;
+        Ok(Box::new(process))
+    }
+}
+
+impl Testpmd {
+    /// A thread for each queue, on the cores that the generators leave, and one that waits for
+    /// the end. No huge pages, no PCI, no files: nothing of the machine's is touched.
+    fn arguments(&self, load: &Load) -> Vec<String> {
+        let (queues, cpus) = (load.queues, forwarder_cpus(load.queues));
+        let devices = self.devices(queues);
+        let mut arguments: Vec<_> = ["--no-huge", "--no-shconf", "--no-pci", "--no-telemetry"]
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        arguments.push(format!(
+            "--lcores=(0-{queues})@({}-{})",
+            cpus.start,
+            cpus.end - 1
+        ));
+        let buffers = BUFFERS * devices.len();
+        // Megabytes; a buffer takes a page, because it may not cross two, and the rest is plenty.
+        arguments.extend(["-m".to_owned(), (buffers / 128).to_string()]);
+        for device in devices {
+            arguments.extend(["--vdev".to_owned(), device]);
+        }
+        arguments.push("--".to_owned());
+        arguments.push("--forward-mode=io".to_owned());
+        arguments.push("--auto-start".to_owned());
+        arguments.push("--no-mlockall".to_owned());
+        arguments.push(format!("--total-num-mbufs={buffers}"));
+        arguments.push(format!("--nb-cores={queues}"));
+        if let Self::AfPacket = self {
+            arguments.push(format!("--rxq={queues}"));
+            arguments.push(format!("--txq={queues}"));
+        }
+        arguments
+    }
+
+    /// Its ports; frames go from the first to the second, from the third to the fourth, and back.
+    fn devices(&self, queues: u32) -> Vec<String> {
+        let ports = [BOX_HOST, BOX_UPLINK];
+        match self {
+            // The driver believes that a veth has one queue, but takes any one of them.
+            Self::AfXdp => (0..queues)
+                .flat_map(|queue| {
+                    ports.map(|port| {
+                        format!("net_af_xdp_{port}_{queue},iface={port},start_queue={queue}")
+                    })
+                })
+                .collect(),
+            Self::AfPacket => ports
+                .map(|port| format!("net_af_packet_{port},iface={port},qpairs={queues}"))
+                .to_vec(),
+        }
+    }
+}
+
+/// A running `testpmd`.
+struct Process {
+    child: Child,
+    log: NamedTempFile,
+}
+
+impl Process {
+    fn wait_until_ready(&mut self) -> Result<(), LabError> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.words().contains(READY) {
+            let ended = self.child.process().try_wait().ok().flatten();
+            if ended.is_some() || Instant::now() > deadline {
+                return Err(self.failed("does not begin to forward"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    fn words(&self) -> String {
+        fs::read(self.log.path()).map_or_else(
+            |_| String::new(),
+            |words| String::from_utf8_lossy(&words).into_owned(),
+        )
+    }
+
+    fn failed(&self, what: &str) -> LabError {
+        // Where it does not understand its arguments, it goes on with all that there are.
+        let words = self.words();
+        let reason = words.split("Usage:").next().unwrap_or_default();
+        let lines: Vec<_> = reason.lines().collect();
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+        LabError(format!("{PROGRAM} {what}; it said: {last}"))
+    }
+}
+
+impl Running for Process {
+    fn stop(mut self: Box<Self>) -> Result<(), LabError> {
+        // It ends with a line of any kind; when it is gone already, its state tells.
+        if let Some(mut stdin) = self.child.process().stdin.take() {
+            let _ = stdin.write_all(b"\n");
+        }
+        match self.child.wait(PATIENCE) {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(self.failed(&format!("stopped with {status}"))),
+            Err(error) => Err(self.failed(&format!("does not stop: {error}"))),
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! From the values of the rounds to what is printed and written.
 
 use exitmark::lab::LabError;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,11 +34,6 @@ impl Series {
         self.sorted[self.sorted.len() - 1]
     }
 
-    /// The values of the rounds, in their order, as they are written.
-    pub(crate) fn rounded(&self) -> Vec<f64> {
-        self.rounds.iter().copied().map(rounded).collect()
-    }
-
     pub(crate) fn runs(&self) -> usize {
         self.rounds.len()
     }
@@ -47,6 +42,13 @@ impl Series {
     pub(crate) fn ratio_to(&self, other: &Self) -> Option<f64> {
         let pairs = self.rounds.iter().zip(&other.rounds);
         Self::new(pairs.map(|(mine, its)| mine / its)).map(|ratios| ratios.median())
+    }
+}
+
+/// The values of every round, in their order.
+impl Serialize for Series {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.rounds.iter().map(|&value| rounded(value)))
     }
 }
 

@@ -163,9 +163,7 @@ struct Row {
     runs: usize,
     /// The median of the rounds.
     loss: f64,
-    /// The rates of the rounds, in their order.
-    rounds: Vec<f64>,
-    #[serde(skip)]
+    #[serde(rename = "rounds")]
     rates: Series,
 }
 
@@ -190,7 +188,6 @@ impl Row {
             max: rounded(rates.max()),
             runs: rates.runs(),
             loss: losses.median(),
-            rounds: rates.rounded(),
             rates,
         })
     }

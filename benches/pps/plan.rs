@@ -26,7 +26,7 @@ pub(crate) struct Axes {
     /// Endpoints in the relay set.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=65_536))]
     relays: Vec<u32>,
-    /// Every combination of all axes.
+    /// Every combination of all axes; it takes hours.
     #[arg(long)]
     full: bool,
 }

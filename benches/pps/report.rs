@@ -29,9 +29,7 @@ pub(crate) struct Row {
     /// The frames of all runs.
     sent: u64,
     lost: Lost,
-    /// The rates of the rounds, in their order.
-    rounds: Vec<f64>,
-    #[serde(skip)]
+    #[serde(rename = "rounds")]
     rates: Series,
     #[serde(skip)]
     load: Load,
@@ -64,7 +62,6 @@ impl Row {
                 in_box: total(|sample| sample.lost.in_box),
                 after_box: total(|sample| sample.lost.after_box),
             },
-            rounds: rates.rounded(),
             rates,
             load: *load,
         })

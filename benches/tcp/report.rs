@@ -47,8 +47,6 @@ pub(crate) struct Row {
     streams: u16,
     /// Segments that were sent again, in all runs.
     retransmits: u64,
-    /// The goodput of the rounds, in their order.
-    rounds: Vec<f64>,
     #[serde(skip)]
     rates: Series,
 }
@@ -67,7 +65,6 @@ impl Row {
             runs: rates.runs(),
             streams: contest.contestant.streams,
             retransmits: samples().map(|goodput| goodput.retransmits).sum(),
-            rounds: rates.rounded(),
             rates,
         })
     }

@@ -1,7 +1,7 @@
 //! From the values of the rounds to what is printed and written.
 
 use exitmark::lab::LabError;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,13 @@ impl Series {
     pub(crate) fn ratio_to(&self, other: &Self) -> Option<f64> {
         let pairs = self.rounds.iter().zip(&other.rounds);
         Self::new(pairs.map(|(mine, its)| mine / its)).map(|ratios| ratios.median())
+    }
+}
+
+/// The values of every round, in their order.
+impl Serialize for Series {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.rounds.iter().map(|&value| rounded(value)))
     }
 }
 

@@ -1,5 +1,5 @@
-//! The order of things: contestants take turns within every round, and one that failed once
-//! is out.
+//! The order of things: contestants take turns within every round, every second round in the
+//! reverse order, and one that failed once is out.
 
 use super::machine::Machine;
 use exitmark::lab::LabError;
@@ -92,7 +92,12 @@ pub(crate) fn run<K: Display, S: Display>(
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
         machine.listen();
-        for contest in contests.iter_mut().filter(|one| !one.failed) {
+        let mut turns: Vec<_> = contests.iter_mut().filter(|one| !one.failed).collect();
+        // What comes late in a round may find a warmer or a busier machine.
+        if round % 2 == 0 {
+            turns.reverse();
+        }
+        for contest in turns {
             match measure(&contest.contestant, options.length()) {
                 Ok(sample) => {
                     eprintln!("  {}: {sample}", contest.contestant);

@@ -87,7 +87,7 @@ pub(crate) struct Row {
     /// The frames of all runs.
     sent: u64,
     lost: Lost,
-    #[serde(skip)]
+    #[serde(rename = "rounds")]
     rates: Series,
 }
 

@@ -73,13 +73,14 @@ fn ask(answered: &AtomicU64, is_over: &AtomicBool) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers one connection after the other until the run is over.
+/// Answers one connection after the other until the listener is shut.
 fn answer(listener: &TcpListener, is_over: &AtomicBool) -> io::Result<()> {
     let mut message = [0; MESSAGE_BYTES];
     loop {
         let mut stream = match listener.accept() {
-            _ if is_over.load(Ordering::Relaxed) => return Ok(()),
-            accepted => bounded(accepted?.0)?,
+            Ok((stream, _)) => bounded(stream)?,
+            Err(_) if is_over.load(Ordering::Relaxed) => return Ok(()),
+            Err(error) => return Err(error),
         };
         stream.read_exact(&mut message)?;
         stream.write_all(&message)?;

@@ -5,9 +5,6 @@ use crate::common::exitmark::{self, Variant};
 use ::exitmark::lab::LabError;
 use ::exitmark::lab::site::{OR_PORT, RELAY_V4, RELAY_V6, Site};
 
-/// What every row is compared with: both ways through user space.
-pub(crate) const REFERENCE: &str = "exitmark-af_xdp-both";
-
 /// The rows that exitmark has. Their names mean what they mean in the packet rate bench; there
 /// no frame comes back.
 const VARIANTS: [Variant; 4] = [
@@ -27,7 +24,8 @@ const VARIANTS: [Variant; 4] = [
         datapath: "spill = true\ninbound = \"xdp\"",
     },
     Variant {
-        name: REFERENCE,
+        // Both ways through user space.
+        name: "exitmark-af_xdp-both",
         engine: "af_xdp",
         datapath: "spill = false\ninbound = \"af_xdp\"",
     },

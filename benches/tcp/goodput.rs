@@ -1,20 +1,18 @@
 //! Bytes that applications get: connections from the host to the web server, bulk in one
 //! direction, counted where they are read.
 
-use exitmark::lab::site::{SERVER_V4, Site};
+use crate::connection::Connection;
+use exitmark::lab::site::Site;
 use exitmark::lab::{LabError, Netns};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const PORT: u16 = 443;
 /// What one call reads or writes at most.
 const BUFFER_BYTES: usize = 128 * 1024;
-/// A connection on which nothing moves for so long has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Until the windows have grown.
 const WARM_UP: Duration = Duration::from_millis(300);
 
@@ -42,59 +40,6 @@ pub(crate) struct Goodput {
     pub(crate) gbit_per_s: f64,
     /// Segments that the sender's stack sent again.
     pub(crate) retransmits: u64,
-}
-
-/// Both ends of a connection from the host to the web server.
-pub(crate) struct Connection {
-    pub(crate) host: TcpStream,
-    pub(crate) server: TcpStream,
-}
-
-impl Connection {
-    /// Opens one.
-    pub(crate) fn open(site: &Site) -> Result<Self, LabError> {
-        Ok(Self::open_all(site, 1)?.remove(0))
-    }
-
-    fn open_all(site: &Site, number: u16) -> Result<Vec<Self>, LabError> {
-        let failed = |error| {
-            LabError(format!(
-                "the host cannot connect to the web server: {error}"
-            ))
-        };
-        let server = SocketAddr::from((SERVER_V4, PORT));
-        let listener = site
-            .clearnet
-            .run(move || TcpListener::bind(server))
-            .map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let connect = || {
-            let host = site
-                .host
-                .run(move || TcpStream::connect_timeout(&server, PATIENCE))?;
-            let server = accept(&listener)?;
-            server.set_nonblocking(false)?;
-            for end in [&host, &server] {
-                end.set_read_timeout(Some(PATIENCE))?;
-                end.set_write_timeout(Some(PATIENCE))?;
-            }
-            Ok(Self { host, server })
-        };
-        (0..number).map(|_| connect().map_err(failed)).collect()
-    }
-}
-
-/// The handshake's last segment may still be on its way, or lost.
-fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => return Ok(stream),
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => thread::sleep(Duration::from_millis(1)),
-        }
-    }
 }
 
 /// Sends on so many connections at once as fast as it goes, for this long after a warm-up.

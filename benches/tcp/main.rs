@@ -1,5 +1,6 @@
-//! Goodput of TCP between the Tor host and a web server, both with stacks of their own, through
-//! exitmark in its engines and through a bare wire, side by side on one machine.
+//! TCP between the Tor host and a web server, both with stacks of their own, through exitmark in
+//! its engines and through a bare wire, side by side on one machine: goodput, connections a
+//! second, and the round trip of one byte.
 //!
 //! The forwarders take turns within every round, each on a fresh site, and what counts is the
 //! median of the rounds. All hosts are network namespaces of this process; no frame leaves
@@ -7,10 +8,13 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod connect;
+mod connection;
 mod forwarders;
 mod goodput;
 mod mark;
 mod report;
+mod round_trip;
 
 use clap::Parser;
 use common::machine::Machine;
@@ -25,7 +29,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(Parser)]
-#[command(name = "tcp", about = "TCP goodput between network namespaces")]
+#[command(
+    name = "tcp",
+    about = "TCP through forwarders between network namespaces"
+)]
 struct Arguments {
     #[command(flatten)]
     options: rounds::Options,
@@ -33,6 +40,17 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "1,4",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     streams: Vec<u16>,
+    /// How many short connections are opened at the same time.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    parallel: u16,
+}
+
+impl Arguments {
+    /// All that is measured of each forwarder.
+    fn trials(&self) -> impl Iterator<Item = Trial> {
+        let bulk = self.streams.iter().copied().map(Trial::Bulk);
+        bulk.chain([Trial::Connect(self.parallel), Trial::RoundTrip])
+    }
 }
 
 fn main() -> ExitCode {
@@ -45,9 +63,9 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     let forwarders = arguments.options.chosen(all, Forwarder::name)?;
     rounds::need_root()?;
     let compiled = bpf::compile(bpf::TRAFFIC)?;
-    let contestants = arguments.streams.iter().flat_map(|&streams| {
+    let contestants = arguments.trials().flat_map(|trial| {
         let each = forwarders.iter();
-        each.map(move |forwarder| Contestant { forwarder, streams })
+        each.map(move |forwarder| Contestant { forwarder, trial })
     });
     let mut machine = Machine::new();
     let (contests, whole) = rounds::run(
@@ -64,23 +82,47 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     Ok(whole)
 }
 
-/// One forwarder with so many connections at a time.
+/// What is measured in one run.
+#[derive(Clone, Copy, Debug)]
+enum Trial {
+    /// So many connections send as fast as they can, one way and then the other.
+    Bulk(u16),
+    /// So many threads connect, over and over.
+    Connect(u16),
+    /// One byte goes to and fro.
+    RoundTrip,
+}
+
+impl Trial {
+    /// Connections at the same time.
+    fn streams(self) -> u16 {
+        match self {
+            Self::Bulk(streams) | Self::Connect(streams) => streams,
+            Self::RoundTrip => 1,
+        }
+    }
+}
+
+/// One forwarder and what is measured of it.
 struct Contestant<'f> {
     forwarder: &'f Forwarder,
-    streams: u16,
+    trial: Trial,
 }
 
 impl Contestant<'_> {
-    /// A fresh site, the forwarder, the proof that it marks what it should, and both directions
-    /// after each other.
+    /// A fresh site, the forwarder, the proof that it marks what it should, and the trial.
     fn run(&self, compiled: &[u8], length: Duration) -> Result<Sample, LabError> {
         let site = Site::build(Plan::default())?;
         let running = self.forwarder.start(&site, compiled)?;
         mark::check(&site, self.forwarder.marks())?;
-        let measure = |direction| goodput::measure(&site, direction, self.streams, length);
-        let sample = Sample {
-            upload: measure(Direction::Upload)?,
-            download: measure(Direction::Download)?,
+        let goodput = |direction, streams| goodput::measure(&site, direction, streams, length);
+        let sample = match self.trial {
+            Trial::Bulk(streams) => Sample::Bulk(
+                goodput(Direction::Upload, streams)?,
+                goodput(Direction::Download, streams)?,
+            ),
+            Trial::Connect(parallel) => Sample::Connect(connect::measure(&site, parallel, length)?),
+            Trial::RoundTrip => Sample::RoundTrip(round_trip::measure(&site, length)?),
         };
         running.stop()?;
         Ok(sample)
@@ -89,6 +131,11 @@ impl Contestant<'_> {
 
 impl fmt::Display for Contestant<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, streams: {}", self.forwarder.name(), self.streams)
+        let name = self.forwarder.name();
+        match self.trial {
+            Trial::Bulk(streams) => write!(f, "{name}, streams: {streams}"),
+            Trial::Connect(parallel) => write!(f, "{name}, connections, {parallel} at a time"),
+            Trial::RoundTrip => write!(f, "{name}, round trip"),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The proof that a forwarder does its job on the connections that are measured.
 
-use crate::goodput::Connection;
+use crate::connection::Connection;
 use exitmark::lab::site::{SERVER_V4, Site};
 use exitmark::lab::{Capture, CapturedFrame, LabError};
 use std::io::{Read, Write};

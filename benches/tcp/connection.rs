@@ -1,0 +1,79 @@
+//! Connections from the host to the web server, held by both ends.
+
+use exitmark::lab::LabError;
+use exitmark::lab::site::{SERVER_V4, Site};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 443;
+/// A connection on which nothing moves for so long has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the web server listens.
+pub(crate) fn server() -> SocketAddr {
+    SocketAddr::from((SERVER_V4, PORT))
+}
+
+/// A socket of the web server that listens there.
+pub(crate) fn listen(site: &Site) -> Result<TcpListener, LabError> {
+    let listener = site.clearnet.run(|| TcpListener::bind(server()));
+    listener.map_err(|error| LabError(format!("the web server cannot listen: {error}")))
+}
+
+/// An end on which a call waits no longer than a connection may stand still.
+pub(crate) fn bounded(end: TcpStream) -> io::Result<TcpStream> {
+    end.set_read_timeout(Some(PATIENCE))?;
+    end.set_write_timeout(Some(PATIENCE))?;
+    Ok(end)
+}
+
+/// Both ends of a connection from the host to the web server.
+pub(crate) struct Connection {
+    pub(crate) host: TcpStream,
+    pub(crate) server: TcpStream,
+}
+
+impl Connection {
+    /// Opens one.
+    pub(crate) fn open(site: &Site) -> Result<Self, LabError> {
+        Ok(Self::open_all(site, 1)?.remove(0))
+    }
+
+    /// Opens so many.
+    pub(crate) fn open_all(site: &Site, number: u16) -> Result<Vec<Self>, LabError> {
+        let failed = |error| {
+            LabError(format!(
+                "the host cannot connect to the web server: {error}"
+            ))
+        };
+        let listener = listen(site)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let connect = || {
+            let host = site
+                .host
+                .run(|| TcpStream::connect_timeout(&server(), PATIENCE))?;
+            let server = accept(&listener)?;
+            server.set_nonblocking(false)?;
+            Ok(Self {
+                host: bounded(host)?,
+                server: bounded(server)?,
+            })
+        };
+        (0..number).map(|_| connect().map_err(failed)).collect()
+    }
+}
+
+/// The handshake's last segment may still be on its way, or lost.
+fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The round trip of one byte over one connection: the host sends it, the web server sends it
+//! back, and only then the next one leaves.
+
+use crate::connection::Connection;
+use exitmark::lab::LabError;
+use exitmark::lab::site::Site;
+use hdrhistogram::Histogram;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Until caches and timers have settled.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// What one run gave, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoundTrip {
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+}
+
+/// Sends a byte to and fro for this long.
+pub(crate) fn measure(site: &Site, length: Duration) -> Result<RoundTrip, LabError> {
+    let failed = |error| LabError(format!("the round trip failed: {error}"));
+    let Connection { host, server } = Connection::open(site)?;
+    for end in [&host, &server] {
+        end.set_nodelay(true).map_err(failed)?;
+    }
+    let echo = site.clearnet.spawn("echo", move || echo(server))?;
+    let times = times(&host, length).map_err(failed);
+    // An end that has gone already is told by the other side.
+    let _ = host.shutdown(Shutdown::Both);
+    let echoed = echo.join();
+    let times = times?;
+    echoed
+        .map_err(|_| LabError("a thread of the bench panicked".to_owned()))?
+        .map_err(failed)?;
+    let us = |part| micros(times.value_at_quantile(part));
+    Ok(RoundTrip {
+        p50_us: us(0.5),
+        p99_us: us(0.99),
+    })
+}
+
+/// The nanoseconds that each round trip took after the warm-up.
+fn times(mut stream: &TcpStream, length: Duration) -> io::Result<Histogram<u64>> {
+    let mut times = Histogram::new(3).map_err(io::Error::other)?;
+    let mut byte = [0; 1];
+    let begin = Instant::now();
+    loop {
+        let sent = Instant::now();
+        stream.write_all(&byte)?;
+        stream.read_exact(&mut byte)?;
+        let spent = begin.elapsed();
+        if spent >= WARM_UP + length {
+            return Ok(times);
+        }
+        if spent >= WARM_UP {
+            let nanos = u64::try_from(sent.elapsed().as_nanos()).map_err(io::Error::other)?;
+            times.record(nanos).map_err(io::Error::other)?;
+        }
+    }
+}
+
+/// Sends back what comes until the other end has closed.
+fn echo(mut stream: TcpStream) -> io::Result<()> {
+    let mut byte = [0; 1];
+    while stream.read(&mut byte)? > 0 {
+        stream.write_all(&byte)?;
+    }
+    Ok(())
+}
+
+fn micros(nanos: u64) -> f64 {
+    // No call waits for four seconds and more.
+    f64::from(u32::try_from(nanos).unwrap_or(u32::MAX)) / 1e3
+}

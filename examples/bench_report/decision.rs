@@ -1,0 +1,74 @@
+//! What criterion has measured of a decision, as one of the results: `decision.json`.
+
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+const SETS: [&str; 2] = ["ring", "cold"];
+
+/// One kind of frame.
+#[derive(Serialize)]
+struct Decision {
+    kind: String,
+    set: &'static str,
+    ns: f64,
+}
+
+/// A file `estimates.json`, of which the median counts.
+#[derive(Deserialize)]
+struct Estimates {
+    median: Estimate,
+}
+
+#[derive(Deserialize)]
+struct Estimate {
+    point_estimate: f64,
+}
+
+/// Reads what is in criterion's directory and writes it to the results; where nothing is there,
+/// nothing is written.
+pub(crate) fn collect(criterion: &Path, results: &Path) -> Result<(), String> {
+    let mut decisions = Vec::new();
+    for set in SETS {
+        let group = criterion.join(format!("decision_{set}"));
+        let failed = |error| format!("cannot read {}: {error}", group.display());
+        let entries = match fs::read_dir(&group) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        for entry in entries {
+            let kind = entry.map_err(failed)?;
+            let path = kind.path().join("new/estimates.json");
+            // The directory of criterion's own report has none.
+            if !path.exists() {
+                continue;
+            }
+            let broken = |what: String| {
+                format!(
+                    "{} {what}; remove it, or measure again: `cargo bench --bench decision`",
+                    path.display()
+                )
+            };
+            let text = fs::read_to_string(&path)
+                .map_err(|error| broken(format!("cannot be read: {error}")))?;
+            let estimates: Estimates = serde_json::from_str(&text)
+                .map_err(|error| broken(format!("is not what criterion writes: {error}")))?;
+            decisions.push(Decision {
+                kind: kind.file_name().to_string_lossy().into_owned(),
+                set,
+                ns: (estimates.median.point_estimate * 1e3).round() / 1e3,
+            });
+        }
+    }
+    if decisions.is_empty() {
+        return Ok(());
+    }
+    decisions.sort_by(|one, other| (other.set, &one.kind).cmp(&(one.set, &other.kind)));
+    let path = results.join("decision.json");
+    let failed = |error| format!("cannot write {}: {error}", path.display());
+    fs::create_dir_all(results).map_err(failed)?;
+    let text = serde_json::to_string_pretty(&decisions).map_err(|error| failed(error.into()))?;
+    fs::write(&path, text + "\n").map_err(failed)
+}

@@ -1,0 +1,250 @@
+//! What the project wants to reach, each held against what was measured in the same run.
+
+use super::names::{AF_XDP, BARE, NFTABLES, SPILL, TC, TESTPMD, WIRE, XDP};
+use super::point::Point;
+use super::rounds::{difference, ratio};
+use super::sources::{Growth, Latency, Sources, Tcp};
+use super::table;
+
+/// The kinds of frames whose decision is bounded.
+const KINDS: [&str; 4] = ["exit4", "exit6", "relay4", "relay6"];
+/// The part of the frames that may be lost where the ratio is of rates without loss.
+const LOSS: f64 = 0.000_1;
+
+/// Which side of the bound is wanted.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// One goal, and what became of it.
+pub(crate) struct Goal {
+    what: String,
+    bound: Bound,
+    unit: &'static str,
+    measured: Option<f64>,
+    /// What was lost, where that counts too.
+    loss: Option<f64>,
+    /// What is worth seeing beside it.
+    beside: Option<String>,
+}
+
+impl Goal {
+    fn new(what: impl Into<String>, bound: Bound, measured: Option<f64>) -> Self {
+        Self {
+            what: what.into(),
+            bound,
+            unit: "",
+            measured,
+            loss: None,
+            beside: None,
+        }
+    }
+
+    /// None where it was not measured.
+    pub(crate) fn is_met(&self) -> Option<bool> {
+        let within = match self.bound {
+            Bound::AtLeast(least) => self.measured? >= least,
+            Bound::AtMost(most) => self.measured? <= most,
+        };
+        Some(within && self.loss.is_none_or(|loss| loss <= LOSS))
+    }
+
+    fn target(&self) -> String {
+        let unit = self.unit;
+        let loss = if self.loss.is_some() {
+            ", loss ≤ 0.01 %"
+        } else {
+            ""
+        };
+        match self.bound {
+            Bound::AtLeast(least) => format!("≥ {least}{unit}{loss}"),
+            Bound::AtMost(most) => format!("≤ {most}{unit}{loss}"),
+        }
+    }
+
+    fn found(&self) -> String {
+        let Some(measured) = self.measured else {
+            return "-".to_owned();
+        };
+        let loss = self
+            .loss
+            .map(|loss| format!("lost: {}", table::percent(loss)));
+        [
+            Some(format!("{measured:.3}{}", self.unit)),
+            loss,
+            self.beside.clone(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(", ")
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.is_met() {
+            Some(true) => "met",
+            Some(false) => "**not met**",
+            None => "not measured",
+        }
+    }
+}
+
+/// The table.
+pub(crate) fn table(sources: &Sources) -> String {
+    let rows = all(sources).into_iter().map(|goal| {
+        vec![
+            goal.what.clone(),
+            goal.target(),
+            goal.found(),
+            goal.verdict().to_owned(),
+        ]
+    });
+    table::words(&["what", "goal", "measured", "verdict"], rows)
+}
+
+/// Every goal, in the order of the table.
+pub(crate) fn all(sources: &Sources) -> Vec<Goal> {
+    let mut goals = rates(sources);
+    goals.extend(growth(sources));
+    goals.extend(decision(sources));
+    goals.extend(goodput(sources));
+    goals.extend(round_trip(sources));
+    goals
+}
+
+fn rates(sources: &Sources) -> Vec<Goal> {
+    let rates = &sources.rates;
+    let versus = |mine: &str, its: &str, bytes| {
+        let point = Point::base(rates, bytes)?;
+        let (mine, its) = (point.row(rates, mine)?, point.row(rates, its)?);
+        ratio(&mine.rounds, &its.rounds)
+    };
+    let mut goals: Vec<_> = [
+        (XDP, BARE, 0.97),
+        (XDP, TC, 2.7),
+        (XDP, NFTABLES, 6.0),
+        (AF_XDP, TESTPMD, 1.1),
+    ]
+    .into_iter()
+    .map(|(mine, its, least)| {
+        Goal::new(
+            format!("{mine} / {its}, 64 B"),
+            Bound::AtLeast(least),
+            versus(mine, its, 64),
+        )
+    })
+    .collect();
+    for (bytes, least) in [(64, 0.9), (1514, 0.8)] {
+        let spilling = Point::base(rates, bytes).and_then(|point| point.row(rates, SPILL));
+        let mut goal = Goal::new(
+            format!("{SPILL} / {XDP}, {bytes} B"),
+            Bound::AtLeast(least),
+            versus(SPILL, XDP, bytes),
+        );
+        goal.loss = spilling.map(|row| row.loss);
+        goals.push(goal);
+    }
+    goals
+}
+
+fn growth(sources: &Sources) -> [Goal; 2] {
+    let row = |axis: &str, value: u64| {
+        let is_it = |row: &&Growth| {
+            row.axis == axis
+                && row.value == value
+                && row.forwarder == XDP
+                && row.frame_bytes == 64
+                && row.family == "ipv4"
+        };
+        sources.growth.iter().find(is_it)
+    };
+    let versus = |axis: &str, more, less| {
+        let (more, less) = (row(axis, more)?, row(axis, less)?);
+        ratio(&more.rounds, &less.rounds)
+    };
+    [
+        Goal::new(
+            format!("{XDP}, 2 queues / 1 queue"),
+            Bound::AtLeast(1.85),
+            versus("queues", 2, 1),
+        ),
+        Goal::new(
+            format!("{XDP}, 65,536 relay endpoints / 1,024"),
+            Bound::AtLeast(0.9),
+            versus("relays", 65_536, 1_024),
+        ),
+    ]
+}
+
+fn decision(sources: &Sources) -> [Goal; 2] {
+    let worst = |set: &str| {
+        let of = |kind: &str| {
+            let mut rows = sources.decisions.iter();
+            rows.find(|row| row.set == set && row.kind == kind)
+                .map(|row| row.ns)
+        };
+        let all: Option<Vec<_>> = KINDS.into_iter().map(of).collect();
+        all?.into_iter().reduce(f64::max)
+    };
+    let within = |what: &str, most, set| Goal {
+        unit: " ns",
+        ..Goal::new(what, Bound::AtMost(most), worst(set))
+    };
+    [
+        within("one decision, a ring's worth of frames", 6.0, "ring"),
+        within("one decision, no frame in the cache", 18.0, "cold"),
+    ]
+}
+
+/// The worst over the numbers of streams counts.
+fn goodput(sources: &Sources) -> Vec<Goal> {
+    let wires = || sources.tcp.iter().filter(|row| row.forwarder == WIRE);
+    let mut goals = Vec::new();
+    for forwarder in [XDP, SPILL] {
+        for direction in ["upload", "download"] {
+            let is_it = |row: &&Tcp| row.forwarder == forwarder && row.direction == direction;
+            let ratios = sources.tcp.iter().filter(is_it).filter_map(|row| {
+                let like =
+                    |wire: &&Tcp| wire.direction == row.direction && wire.streams == row.streams;
+                ratio(&row.rounds, &wires().find(like)?.rounds)
+            });
+            goals.push(Goal::new(
+                format!("TCP {direction}, {forwarder} / {WIRE}"),
+                Bound::AtLeast(0.95),
+                ratios.reduce(f64::min),
+            ));
+        }
+    }
+    goals
+}
+
+fn round_trip(sources: &Sources) -> [Goal; 2] {
+    let frames = |forwarder: &str| {
+        let is_it = |row: &&Latency| {
+            row.forwarder == forwarder && row.frame_bytes == 64 && row.family == "ipv4"
+        };
+        let row = sources.latency.iter().find(is_it)?;
+        Some(&row.round_trip.as_ref()?.rounds)
+    };
+    let tcp = |forwarder: &str| {
+        let is_it = |row: &&Tcp| row.forwarder == forwarder && row.direction == "round-trip";
+        sources.tcp.iter().find(is_it).map(|row| &row.rounds)
+    };
+    let added = |forwarder, most| Goal {
+        unit: " µs",
+        beside: tcp(forwarder)
+            .zip(tcp(WIRE))
+            .and_then(|(mine, its)| difference(mine, its))
+            .map(|us| format!("over TCP {us:.3} µs")),
+        ..Goal::new(
+            format!("round trip, {forwarder} more than {WIRE}"),
+            Bound::AtMost(most),
+            frames(forwarder)
+                .zip(frames(WIRE))
+                .and_then(|(mine, its)| difference(mine, its)),
+        )
+    };
+    [added(XDP, 1.0), added(AF_XDP, 12.0)]
+}

@@ -1,0 +1,94 @@
+//! The forwarders: their order, what they are in words, and their colours.
+
+use plotters::style::RGBColor;
+
+pub(crate) const XDP: &str = "exitmark-xdp";
+pub(crate) const AF_XDP: &str = "exitmark-af_xdp";
+pub(crate) const SPILL: &str = "exitmark-af_xdp-spill";
+pub(crate) const NFTABLES: &str = "nftables";
+pub(crate) const TC: &str = "tc-bpf";
+pub(crate) const BARE: &str = "bare-xdp";
+pub(crate) const WIRE: &str = "wire";
+pub(crate) const TESTPMD: &str = "testpmd-af_xdp";
+
+/// Name, words, colour. The colours are told apart without red and green, and every forwarder has
+/// a shape of its own beside them.
+const FORWARDERS: [(&str, &str, RGBColor); 11] = [
+    (XDP, "exitmark, `xdp`", RGBColor(0x00, 0x72, 0xb2)),
+    (SPILL, "exitmark, `af_xdp`", RGBColor(0xd5, 0x5e, 0x00)),
+    (
+        AF_XDP,
+        "exitmark, `af_xdp` with `spill = false`",
+        RGBColor(0x00, 0x9e, 0x73),
+    ),
+    (
+        "exitmark-af_xdp-both",
+        "exitmark, `af_xdp` both ways",
+        RGBColor(0x6a, 0x3d, 0x9a),
+    ),
+    (
+        NFTABLES,
+        "kernel forwarding: nftables set, fwmark routing",
+        RGBColor(0x00, 0x00, 0x00),
+    ),
+    (
+        "bridge-nft",
+        "kernel bridge with nftables",
+        RGBColor(0x77, 0x77, 0x77),
+    ),
+    (
+        TC,
+        "the same rule as a tc-bpf classifier",
+        RGBColor(0xcc, 0x79, 0xa7),
+    ),
+    (
+        BARE,
+        "a bare XDP program with the same rule",
+        RGBColor(0xe6, 0x9f, 0x00),
+    ),
+    (
+        WIRE,
+        "an XDP redirect that decides nothing",
+        RGBColor(0x56, 0xb4, 0xe9),
+    ),
+    (
+        TESTPMD,
+        "DPDK testpmd over AF_XDP, which decides nothing",
+        RGBColor(0x8c, 0x51, 0x0a),
+    ),
+    (
+        "testpmd-af_packet",
+        "DPDK testpmd over AF_PACKET, which decides nothing",
+        RGBColor(0x80, 0x80, 0x00),
+    ),
+];
+
+/// Its place in every table and legend; one that is not known comes last.
+pub(crate) fn place(forwarder: &str) -> usize {
+    let mut names = FORWARDERS.iter().map(|(name, ..)| *name);
+    names
+        .position(|name| name == forwarder)
+        .unwrap_or(FORWARDERS.len())
+}
+
+/// What it is, for those who do not know the benches.
+pub(crate) fn words(forwarder: &str) -> String {
+    let known = FORWARDERS.get(place(forwarder));
+    known.map_or_else(|| forwarder.to_owned(), |(_, words, _)| (*words).to_owned())
+}
+
+pub(crate) fn color(forwarder: &str) -> RGBColor {
+    let known = FORWARDERS.get(place(forwarder));
+    known.map_or(RGBColor(0xaa, 0xaa, 0xaa), |(.., color)| *color)
+}
+
+/// All that are known, with their words.
+pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FORWARDERS.iter().map(|&(name, words, _)| (name, words))
+}
+
+/// Rows in the order of the forwarders; rows of one stay as they were.
+pub(crate) fn ordered<T>(mut rows: Vec<&T>, name: impl Fn(&T) -> &str) -> Vec<&T> {
+    rows.sort_by_key(|row| place(name(row)));
+    rows
+}

@@ -1,0 +1,63 @@
+//! Rates while one thing grows.
+
+use super::super::names::ordered;
+use super::super::plots::growth::{AXES, name};
+use super::super::rounds::ratio;
+use super::super::sources::Growth;
+use super::super::table::{self, count, family};
+use super::Page;
+
+pub(super) fn section(page: &Page<'_>) -> Option<String> {
+    let all = &page.sources.growth;
+    let mut text = String::new();
+    for (axis, words) in AXES {
+        let rows: Vec<_> = all.iter().filter(|row| row.axis == axis).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        text.push_str(&format!("### More {words}\n\n"));
+        text.push_str(&page.plot(&name(axis), &format!("Packet rate against {words}")));
+        let rows = ordered(rows, |row| &row.forwarder);
+        let rows = rows.into_iter().map(|row| {
+            vec![
+                row.forwarder.clone(),
+                row.frame_bytes.to_string(),
+                family(&row.family).to_owned(),
+                count(row.value),
+                format!("{:.3}", row.mpps),
+                format!("{:.3}–{:.3}", row.min, row.max),
+                table::percent(row.loss),
+                table::ratio(ratio(&row.rounds, &least(all, row).rounds)),
+            ]
+        });
+        let headings = [
+            "forwarder",
+            "B",
+            "family",
+            words,
+            "Mpps",
+            "min–max",
+            "lost",
+            "× the fewest",
+        ];
+        text.push_str(&table::table(&headings, rows));
+        text.push('\n');
+    }
+    (!all.is_empty()).then_some(text)
+}
+
+/// The row of the same forwarder and frames with the least value, which may be this one.
+fn least<'g>(all: &'g [Growth], row: &'g Growth) -> &'g Growth {
+    let is_like = |other: &&Growth| {
+        (
+            &other.axis,
+            &other.forwarder,
+            other.frame_bytes,
+            &other.family,
+        ) == (&row.axis, &row.forwarder, row.frame_bytes, &row.family)
+    };
+    all.iter()
+        .filter(is_like)
+        .min_by_key(|other| other.value)
+        .unwrap_or(row)
+}

@@ -1,0 +1,104 @@
+//! The rate of every forwarder at the load that the goals speak of, small frames and large ones.
+
+use super::super::names::{NFTABLES, ordered};
+use super::super::point::Point;
+use super::super::rounds::ratio;
+use super::super::sources::Rate;
+use super::axis::Axis;
+use super::ticks::Tick;
+use super::{AXIS, Area, Drawn, GRID, INK, letters, plot, ticks};
+use plotters::chart::ChartBuilder;
+use plotters::element::{EmptyElement, PathElement, Rectangle, Text};
+use plotters::style::text_anchor::HPos;
+use plotters::style::{Color, IntoFont, RGBColor, TRANSPARENT};
+
+/// What a forwarder takes of the height, and what is around all of them.
+const FORWARDER: u32 = 44;
+const AROUND: u32 = 160;
+/// Frame sizes with their colours, from above.
+const SIZES: [(u32, RGBColor); 2] = [
+    (64, RGBColor(0x00, 0x72, 0xb2)),
+    (1514, RGBColor(0xe6, 0x9f, 0x00)),
+];
+
+pub(super) fn throughput(rates: &[Rate]) -> Drawn<Option<String>> {
+    let Some(point) = SIZES
+        .iter()
+        .find_map(|(bytes, _)| Point::base(rates, *bytes))
+    else {
+        return Ok(None);
+    };
+    let rows = ordered(point.rows(rates).collect(), |row| &row.forwarder);
+    let names: Vec<&str> = rows.iter().map(|row| row.forwarder.as_str()).collect();
+    let height = AROUND + FORWARDER * u32::try_from(names.len())?;
+    let title = format!("Packet rate, IPv4, {}, one queue", point.share());
+    plot(&title, height, |area| {
+        legend(area)?;
+        chart(&area.margin(30, 0, 0, 0), rates, &names)
+    })
+    .map(Some)
+}
+
+fn legend(area: &Area<'_>) -> Drawn<()> {
+    for (place, (bytes, color)) in (0..).zip(SIZES) {
+        let x = 190 + place * 120;
+        area.draw(&Rectangle::new([(x, 6), (x + 16, 18)], color.filled()))?;
+        let words = format!("{bytes} B frames");
+        area.draw(&Text::new(words, (x + 22, 12), letters(13, HPos::Left)))?;
+    }
+    Ok(())
+}
+
+fn chart(area: &Area<'_>, rates: &[Rate], names: &[&str]) -> Drawn<()> {
+    let most = rates.iter().map(|row| row.max).fold(0.0, f64::max);
+    let x_ticks = ticks::linear(most);
+    let last = x_ticks.last().map_or(1.0, |tick| tick.0);
+    let rows = f64::from(u32::try_from(names.len())?);
+    // The first one stands on top.
+    let mut y_ticks: Vec<Tick> = Vec::new();
+    for (row, name) in (0_u32..).zip(names) {
+        y_ticks.push((rows - f64::from(row) - 0.5, (*name).to_owned()));
+    }
+    let mut chart = ChartBuilder::on(area)
+        // The words at the end of the longest bar.
+        .margin_right(150)
+        .x_label_area_size(52)
+        .y_label_area_size(190)
+        .build_cartesian_2d(
+            Axis::over(0.0..last, &x_ticks),
+            Axis::over(0.0..rows, &y_ticks),
+        )?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(AXIS)
+        .label_style(("sans-serif", 13).into_font().color(&INK))
+        .axis_desc_style(("sans-serif", 14).into_font().color(&INK))
+        .x_desc("Mpps: median, least and most of the rounds, × nftables")
+        .draw()?;
+    for (above, (bytes, color)) in [0.2, -0.2].into_iter().zip(SIZES) {
+        let Some(point) = Point::base(rates, bytes) else {
+            continue;
+        };
+        let kernel = point.row(rates, NFTABLES);
+        for (middle, forwarder) in &y_ticks {
+            let Some(row) = point.row(rates, forwarder) else {
+                continue;
+            };
+            let y = middle + above;
+            let bar = [(0.0, y - 0.18), (row.mpps, y + 0.18)];
+            chart.draw_series([Rectangle::new(bar, color.filled())])?;
+            let spread = vec![(row.min, y), (row.max, y)];
+            chart.draw_series([PathElement::new(spread, INK.stroke_width(1))])?;
+            let words = match kernel.and_then(|kernel| ratio(&row.rounds, &kernel.rounds)) {
+                Some(ratio) => format!("{:.2}, {ratio:.1} ×", row.mpps),
+                None => format!("{:.2}", row.mpps),
+            };
+            let text = Text::new(words, (8, 0), letters(12, HPos::Left));
+            chart.draw_series([EmptyElement::at((row.max.max(row.mpps), y)) + text])?;
+        }
+    }
+    Ok(())
+}

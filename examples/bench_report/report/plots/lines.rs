@@ -1,0 +1,96 @@
+//! Lines, one for every forwarder, and their names at the side.
+
+use super::super::names;
+use super::axis::Axis;
+use super::marks::mark;
+use super::ticks::Tick;
+use super::{AXIS, Area, Drawn, GRID, INK, letters, plot};
+use plotters::chart::ChartBuilder;
+use plotters::element::{EmptyElement, PathElement, Text};
+use plotters::series::LineSeries;
+use plotters::style::text_anchor::HPos;
+use plotters::style::{Color, IntoFont, TRANSPARENT};
+
+const HEIGHT: u32 = 460;
+const LEGEND: i32 = 210;
+/// From one name to the next.
+const ENTRY: i32 = 26;
+
+/// What is drawn. Positions are where things stand on the axes, which need not be values.
+pub(super) struct Lines {
+    pub(super) title: String,
+    pub(super) x_axis: &'static str,
+    pub(super) y_axis: &'static str,
+    pub(super) x_ticks: Vec<Tick>,
+    pub(super) y_ticks: Vec<Tick>,
+    /// A forwarder, and its positions from left to right.
+    pub(super) series: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+impl Lines {
+    pub(super) fn draw(mut self) -> Drawn<String> {
+        self.series
+            .sort_by_key(|(forwarder, _)| names::place(forwarder));
+        plot(&self.title, HEIGHT, |area| {
+            let width = i32::try_from(area.dim_in_pixel().0)?;
+            let (left, right) = area.split_horizontally(width - LEGEND);
+            self.chart(&left)?;
+            self.legend(&right)
+        })
+    }
+
+    fn chart(&self, area: &Area<'_>) -> Drawn<()> {
+        let (x, y) = (
+            Axis::new(&self.x_ticks, 0.03),
+            Axis::new(&self.y_ticks, 0.0),
+        );
+        let mut chart = ChartBuilder::on(area)
+            .margin_top(8)
+            .margin_right(10)
+            .x_label_area_size(52)
+            .y_label_area_size(72)
+            .build_cartesian_2d(x, y)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(AXIS)
+            .label_style(("sans-serif", 13).into_font().color(&INK))
+            .axis_desc_style(("sans-serif", 14).into_font().color(&INK))
+            .x_desc(self.x_axis)
+            .y_desc(self.y_axis)
+            .draw()?;
+        for (forwarder, points) in &self.series {
+            let color = names::color(forwarder).stroke_width(2);
+            chart.draw_series(LineSeries::new(points.iter().copied(), color))?;
+        }
+        // No line may hide a mark.
+        for (forwarder, points) in &self.series {
+            let marks = points.iter().map(|point| {
+                let (ground, outline) = mark(forwarder);
+                EmptyElement::at(*point) + ground + outline
+            });
+            chart.draw_series(marks)?;
+        }
+        Ok(())
+    }
+
+    fn legend(&self, area: &Area<'_>) -> Drawn<()> {
+        for (row, (forwarder, _)) in (0..).zip(&self.series) {
+            let y = 20 + row * ENTRY;
+            let line = vec![(10, y), (40, y)];
+            area.draw(&PathElement::new(
+                line,
+                names::color(forwarder).stroke_width(2),
+            ))?;
+            let (ground, outline) = mark(forwarder);
+            area.draw(&(EmptyElement::at((25, y)) + ground + outline))?;
+            area.draw(&Text::new(
+                forwarder.clone(),
+                (50, y),
+                letters(13, HPos::Left),
+            ))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! The plots, as SVG. White ground of their own, so that they can be read on a dark page too; the
+//! fonts are the reader's.
+
+mod axis;
+mod bars;
+pub(crate) mod growth;
+mod lines;
+mod loss;
+mod marks;
+pub(crate) mod percentiles;
+mod ticks;
+
+use super::sources::Sources;
+use plotters::backend::SVGBackend;
+use plotters::coord::Shift;
+use plotters::drawing::{DrawingArea, IntoDrawingArea};
+use plotters::element::Text;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{Color, IntoFont, RGBColor, TextStyle, WHITE};
+use std::collections::BTreeMap;
+
+const WIDTH: u32 = 900;
+const MARGIN: i32 = 20;
+const TITLE: i32 = 30;
+const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
+const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
+const AXIS: RGBColor = RGBColor(0x77, 0x77, 0x77);
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// Why a plot could not be drawn, in plotters' words.
+type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// All for which there are figures, by the names of their files.
+pub(crate) fn all(sources: &Sources) -> Result<BTreeMap<String, String>, String> {
+    let draw = || -> Drawn<BTreeMap<String, String>> {
+        let mut plots = BTreeMap::new();
+        let throughput = bars::throughput(&sources.rates)?;
+        plots.extend(throughput.map(|svg| ("throughput.svg".to_owned(), svg)));
+        let loss = loss::plot(&sources.latency)?;
+        plots.extend(loss.map(|svg| ("loss.svg".to_owned(), svg)));
+        plots.extend(percentiles::plots(&sources.latency)?);
+        plots.extend(growth::plots(&sources.growth)?);
+        Ok(plots)
+    };
+    draw().map_err(|error| format!("cannot draw the plots: {error}"))
+}
+
+/// A plot of this height: ground and title are drawn here, the rest by `draw`.
+fn plot(title: &str, height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn<()>) -> Drawn<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        area.fill(&WHITE)?;
+        let place = (MARGIN, MARGIN);
+        area.draw(&Text::new(title.to_owned(), place, letters(18, HPos::Left)))?;
+        let inner = area.margin(MARGIN + TITLE, MARGIN, MARGIN, MARGIN);
+        draw(&inner)?;
+        area.present()?;
+    }
+    Ok(svg)
+}
+
+/// Text of this size that begins, or ends, at its place and is as high as it.
+fn letters(size: i32, side: HPos) -> TextStyle<'static> {
+    ("sans-serif", size)
+        .into_font()
+        .color(&INK.to_rgba())
+        .pos(Pos::new(side, VPos::Center))
+}

@@ -1,0 +1,92 @@
+//! The loads under which rates are compared: rows with the same point stand side by side.
+
+use super::sources::Rate;
+use super::table::{count, family};
+
+/// All that a load is, apart from the forwarder.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Point {
+    frame_bytes: u32,
+    relay_share: f64,
+    queues: u32,
+    family: String,
+    flows: u64,
+    relays: u64,
+}
+
+impl Point {
+    pub(crate) fn of(row: &Rate) -> Self {
+        Self {
+            frame_bytes: row.frame_bytes,
+            relay_share: row.relay_share,
+            queues: row.queues,
+            family: row.family.clone(),
+            flows: row.flows,
+            relays: row.relays,
+        }
+    }
+
+    /// All of them, in the order in which they appear.
+    pub(crate) fn all(rates: &[Rate]) -> Vec<Self> {
+        let mut points = Vec::new();
+        for row in rates {
+            let point = Self::of(row);
+            if !points.contains(&point) {
+                points.push(point);
+            }
+        }
+        points
+    }
+
+    /// The one that the goals speak of: IPv4, one queue, as near to half of the flows to relays as
+    /// there is, and the most forwarders at it.
+    pub(crate) fn base(rates: &[Rate], frame_bytes: u32) -> Option<Self> {
+        let mut points = Self::all(rates);
+        points.retain(|one| {
+            one.frame_bytes == frame_bytes && one.queues == 1 && one.family == "ipv4"
+        });
+        let uneven = |one: &Self| (one.relay_share - 0.5).abs();
+        points.sort_by(|one, other| {
+            let rows = |point: &Self| point.rows(rates).count();
+            uneven(one)
+                .total_cmp(&uneven(other))
+                .then_with(|| rows(other).cmp(&rows(one)))
+        });
+        points.into_iter().next()
+    }
+
+    /// The rows at this point.
+    pub(crate) fn rows<'r>(&self, rates: &'r [Rate]) -> impl Iterator<Item = &'r Rate> {
+        rates.iter().filter(move |row| Self::of(row) == *self)
+    }
+
+    /// The row of a forwarder at this point.
+    pub(crate) fn row<'r>(&self, rates: &'r [Rate], forwarder: &str) -> Option<&'r Rate> {
+        self.rows(rates).find(|row| row.forwarder == forwarder)
+    }
+
+    /// How many of the flows go to relays.
+    pub(crate) fn share(&self) -> String {
+        match self.relay_share {
+            0.0 => "none of the flows to relays".to_owned(),
+            0.5 => "half of the flows to relays".to_owned(),
+            1.0 => "all flows to relays".to_owned(),
+            share => format!("{:.0} % of the flows to relays", share * 100.0),
+        }
+    }
+
+    pub(crate) fn words(&self) -> String {
+        let queues = match self.queues {
+            1 => "1 queue".to_owned(),
+            many => format!("{many} queues"),
+        };
+        format!(
+            "{} B, {}, {}, {queues}, {} flows, {} relay endpoints",
+            self.frame_bytes,
+            family(&self.family),
+            self.share(),
+            count(self.flows),
+            count(self.relays),
+        )
+    }
+}

@@ -1,0 +1,175 @@
+//! The short table that the README shows, between two markers.
+
+use super::names::{self, AF_XDP, BARE, NFTABLES, SPILL, WIRE, XDP};
+use super::point::Point;
+use super::rounds::ratio;
+use super::sources::{Rate, Sources, Tcp};
+use super::table::{count, micros, percent, table};
+
+const BEGIN: &str = "<!-- benchmarks: begin -->\n";
+const END: &str = "<!-- benchmarks: end -->";
+
+/// The rows of the table; others are on the page.
+const RATES: [&str; 6] = [XDP, SPILL, AF_XDP, NFTABLES, BARE, WIRE];
+const TCP: [&str; 4] = [XDP, SPILL, "exitmark-af_xdp-both", WIRE];
+
+/// The text with this block between its markers.
+pub(crate) fn with_block(readme: &str, block: &str) -> Result<String, String> {
+    let (before, after) = around(readme)?;
+    Ok(format!("{before}{BEGIN}{block}{END}{after}"))
+}
+
+/// What is between the markers.
+pub(crate) fn block_in(readme: &str) -> Result<&str, String> {
+    let (before, after) = around(readme)?;
+    Ok(&readme[before.len() + BEGIN.len()..readme.len() - after.len() - END.len()])
+}
+
+fn around(readme: &str) -> Result<(&str, &str), String> {
+    let once = |marker: &str| readme.matches(marker.trim_end()).count() == 1;
+    readme
+        .split_once(BEGIN)
+        .and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)))
+        .filter(|_| once(BEGIN) && once(END))
+        .ok_or_else(|| {
+            format!(
+                "README.md must have one line {} and one line {END} after it; put them around the \
+                 table",
+                BEGIN.trim_end()
+            )
+        })
+}
+
+/// Machine, rates, TCP, one decision: each where it was measured.
+pub(crate) fn block(sources: &Sources) -> String {
+    let parts = [
+        machine(sources),
+        rates(sources),
+        tcp(sources),
+        decision(sources),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
+}
+
+fn machine(sources: &Sources) -> Option<String> {
+    let (_, machine) = sources.machines.first()?;
+    let rounds = sources.rates.iter().map(|row| row.runs).min()?;
+    let kind = if machine.hypervisor.is_some() {
+        "virtual machine"
+    } else {
+        "machine"
+    };
+    Some(format!(
+        "One {kind} with {} cores ({}), Linux {},\nveth pairs in copy mode, the same generator and \
+         the same counters for all, medians of\n{rounds} alternating rounds.\n",
+        machine.cores, machine.cpu, machine.kernel
+    ))
+}
+
+fn rates(sources: &Sources) -> Option<String> {
+    let rates = &sources.rates;
+    let (small, large) = (Point::base(rates, 64)?, Point::base(rates, 1514)?);
+    let heading = format!("forwarder, {}", small.share());
+    let rows = RATES.into_iter().filter_map(|forwarder| {
+        let row = |point: &Point| point.row(rates, forwarder).cloned();
+        let (at_small, at_large) = (row(&small)?, row(&large)?);
+        Some(vec![
+            names::words(forwarder),
+            cell(&at_small, small.row(rates, NFTABLES)),
+            cell(&at_large, large.row(rates, NFTABLES)),
+            lost(&at_small, &at_large),
+        ])
+    });
+    Some(table(&[&heading, "64 B", "1514 B", "lost"], rows))
+}
+
+fn cell(row: &Rate, kernel: Option<&Rate>) -> String {
+    let ratio = kernel
+        .filter(|kernel| kernel.forwarder != row.forwarder)
+        .and_then(|kernel| ratio(&row.rounds, &kernel.rounds));
+    ratio.map_or_else(
+        || format!("{:.2} Mpps", row.mpps),
+        |ratio| format!("{:.2} Mpps, {ratio:.1} × nftables", row.mpps),
+    )
+}
+
+fn lost(small: &Rate, large: &Rate) -> String {
+    let (small, large) = (percent(small.loss), percent(large.loss));
+    if small == large {
+        small
+    } else {
+        format!("{small}; {large}")
+    }
+}
+
+fn tcp(sources: &Sources) -> Option<String> {
+    let figure = |forwarder: &str, direction: &str, told: fn(&Tcp) -> Option<String>| {
+        let mut rows = sources.tcp.iter();
+        // One stream stands first.
+        rows.find(|row| row.forwarder == forwarder && row.direction == direction)
+            .and_then(told)
+            .unwrap_or_else(|| "-".to_owned())
+    };
+    let rows: Vec<_> = TCP
+        .into_iter()
+        .filter(|name| sources.tcp.iter().any(|row| row.forwarder == *name))
+        .map(|forwarder| {
+            vec![
+                names::words(forwarder),
+                figure(forwarder, "upload", gbit),
+                figure(forwarder, "download", gbit),
+                figure(forwarder, "connect", |row| {
+                    Some(count(whole(row.connections_per_s?)))
+                }),
+                figure(forwarder, "round-trip", |row| {
+                    Some(format!("{} µs", micros(row.round_trip_us?)))
+                }),
+            ]
+        })
+        .collect();
+    let headings = [
+        "forwarder",
+        "upload",
+        "download",
+        "connections a second",
+        "round trip",
+    ];
+    (!rows.is_empty()).then(|| {
+        format!(
+            "TCP through the box, real stacks on both ends, one stream:\n\n{}",
+            table(&headings, rows)
+        )
+    })
+}
+
+fn gbit(row: &Tcp) -> Option<String> {
+    Some(format!("{:.1} Gbit/s", row.gbit_per_s?))
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` keeps it within the type's range"
+)]
+pub(crate) fn whole(number: f64) -> u64 {
+    number.round() as u64
+}
+
+fn decision(sources: &Sources) -> Option<String> {
+    let span = |set: &str| {
+        let rows = sources.decisions.iter().filter(|row| {
+            row.set == set && ["exit4", "exit6", "relay4", "relay6"].contains(&row.kind.as_str())
+        });
+        let ns: Vec<f64> = rows.map(|row| row.ns).collect();
+        let least = ns.iter().copied().reduce(f64::min)?;
+        let most = ns.iter().copied().reduce(f64::max)?;
+        Some(format!("{least:.1} to {most:.1} ns"))
+    };
+    Some(format!(
+        "One decision in user space (headers, look-up in a full relay set, rewrite, checksum) \
+         takes\n{} a TCP frame over a ring's worth of frames, {} where no frame is in\nthe cache, \
+         and allocates nothing.\n",
+        span("ring")?,
+        span("cold")?
+    ))
+}

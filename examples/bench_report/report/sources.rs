@@ -1,0 +1,261 @@
+//! The results that the benches have written, as they wrote them. A file that is missing is told
+//! by name; one that is not what it should be is an error.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// More than any bench writes.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// All that was measured.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    pub(crate) machines: Vec<(&'static str, Machine)>,
+    pub(crate) rates: Vec<Rate>,
+    pub(crate) growth: Vec<Growth>,
+    pub(crate) latency: Vec<Latency>,
+    pub(crate) tcp: Vec<Tcp>,
+    pub(crate) decisions: Vec<Decision>,
+    /// The files that are not there, of those that the report is made from.
+    pub(crate) missing: Vec<&'static str>,
+    /// The text of each file that is there, by its name.
+    pub(crate) texts: BTreeMap<&'static str, String>,
+}
+
+/// The benches that describe the machine when they run, and their descriptions.
+const MACHINES: [(&str, &str); 4] = [
+    ("rates", "machine.json"),
+    ("latency", "latency-machine.json"),
+    ("growth", "growth-machine.json"),
+    ("TCP", "tcp-machine.json"),
+];
+
+/// A machine, as a bench has described it; what a bench did not find is left out.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Machine {
+    pub(crate) kernel: String,
+    pub(crate) cpu: String,
+    pub(crate) cores: usize,
+    pub(crate) caches: Option<String>,
+    pub(crate) memory: Option<String>,
+    pub(crate) hypervisor: Option<String>,
+    pub(crate) mitigations: Option<String>,
+    pub(crate) governor: Option<String>,
+    pub(crate) rustc: Option<String>,
+    pub(crate) clang: Option<String>,
+    pub(crate) nft: Option<String>,
+    pub(crate) tc: Option<String>,
+    pub(crate) testpmd: Option<String>,
+    pub(crate) commit: Option<String>,
+    pub(crate) date: String,
+    pub(crate) busy: f64,
+}
+
+/// A row of `pps.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Rate {
+    pub(crate) forwarder: String,
+    pub(crate) frame_bytes: u32,
+    pub(crate) relay_share: f64,
+    pub(crate) queues: u32,
+    pub(crate) family: String,
+    pub(crate) flows: u64,
+    pub(crate) relays: u64,
+    pub(crate) mpps: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) loss: f64,
+    pub(crate) max_loss: f64,
+    pub(crate) runs: usize,
+    pub(crate) rounds: Vec<f64>,
+}
+
+/// A row of `growth.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Growth {
+    pub(crate) axis: String,
+    pub(crate) value: u64,
+    pub(crate) forwarder: String,
+    pub(crate) frame_bytes: u32,
+    pub(crate) family: String,
+    pub(crate) mpps: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) loss: f64,
+    pub(crate) rounds: Vec<f64>,
+}
+
+/// A row of `latency.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Latency {
+    pub(crate) forwarder: String,
+    pub(crate) frame_bytes: u32,
+    pub(crate) family: String,
+    pub(crate) lossless_mpps: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) latency: Vec<Percentiles>,
+    pub(crate) round_trip: Option<RoundTrip>,
+    #[serde(default)]
+    pub(crate) loss_curve: Vec<LossPoint>,
+    pub(crate) burst_frames: Option<f64>,
+    pub(crate) recovery_us: Option<f64>,
+}
+
+/// Times in the box and on the cables at a part of the lossless rate.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Percentiles {
+    pub(crate) load: f64,
+    pub(crate) offered_mpps: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p90_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p99_9_us: f64,
+    pub(crate) p99_99_us: f64,
+    pub(crate) max_us: f64,
+    pub(crate) samples: u64,
+}
+
+/// One frame to and fro.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct RoundTrip {
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) samples: u64,
+    pub(crate) rounds: Vec<f64>,
+}
+
+/// What part is lost of what is offered.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct LossPoint {
+    pub(crate) offered_mpps: f64,
+    pub(crate) loss: f64,
+}
+
+/// A row of `tcp.json`: one of the three figures is there, as its direction says.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Tcp {
+    pub(crate) forwarder: String,
+    pub(crate) direction: String,
+    pub(crate) gbit_per_s: Option<f64>,
+    pub(crate) retransmits: Option<u64>,
+    pub(crate) connections_per_s: Option<f64>,
+    pub(crate) round_trip_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) streams: u32,
+    pub(crate) rounds: Vec<f64>,
+}
+
+/// A row of `decision.json`: one decision in user space.
+#[derive(Clone, Debug, Deserialize, serde::Serialize)]
+pub(crate) struct Decision {
+    pub(crate) kind: String,
+    pub(crate) set: String,
+    pub(crate) ns: f64,
+}
+
+impl Sources {
+    /// Reads what is there.
+    pub(crate) fn read(directory: &Path) -> Result<Self, String> {
+        let mut sources = Self::default();
+        for (bench, name) in MACHINES {
+            // The first one is the machine; the others may be told by it.
+            let machine = sources.file(directory, name, name == MACHINES[0].1)?;
+            sources
+                .machines
+                .extend(machine.map(|machine| (bench, machine)));
+        }
+        sources.rates = sources.rows(directory, "pps.json")?;
+        sources.growth = sources.rows(directory, "growth.json")?;
+        sources.latency = sources.rows(directory, "latency.json")?;
+        sources.tcp = sources.rows(directory, "tcp.json")?;
+        sources.decisions = sources.rows(directory, "decision.json")?;
+        if sources.texts.is_empty() {
+            return Err(format!(
+                "there is no result in {}; measure first: `make bench`",
+                directory.display()
+            ));
+        }
+        sources.check()?;
+        Ok(sources)
+    }
+
+    fn rows<T: DeserializeOwned>(
+        &mut self,
+        directory: &Path,
+        name: &'static str,
+    ) -> Result<Vec<T>, String> {
+        Ok(self.file(directory, name, true)?.unwrap_or_default())
+    }
+
+    fn file<T: DeserializeOwned>(
+        &mut self,
+        directory: &Path,
+        name: &'static str,
+        wanted: bool,
+    ) -> Result<Option<T>, String> {
+        let path = directory.join(name);
+        let broken = |what: String| {
+            format!(
+                "{} {what}; it is written by `make bench`: remove it or measure again",
+                path.display()
+            )
+        };
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if wanted {
+                    self.missing.push(name);
+                }
+                return Ok(None);
+            }
+            Err(error) => return Err(broken(format!("cannot be read: {error}"))),
+            Ok(file) if file.len() > MOST_BYTES => {
+                return Err(broken(format!(
+                    "has {} bytes, and no bench writes more than {MOST_BYTES}",
+                    file.len()
+                )));
+            }
+            Ok(_) => (),
+        }
+        let text = fs::read_to_string(&path)
+            .map_err(|error| broken(format!("cannot be read: {error}")))?;
+        let content = serde_json::from_str(&text)
+            .map_err(|error| broken(format!("is not what the bench writes: {error}")))?;
+        self.texts.insert(name, text);
+        Ok(Some(content))
+    }
+
+    /// Rates without rounds cannot be compared, and such as are no numbers cannot be drawn.
+    fn check(&self) -> Result<(), String> {
+        let rates = self
+            .rates
+            .iter()
+            .map(|row| ("pps.json", &row.forwarder, &row.rounds));
+        let growth = self
+            .growth
+            .iter()
+            .map(|row| ("growth.json", &row.forwarder, &row.rounds));
+        let tcp = self
+            .tcp
+            .iter()
+            .map(|row| ("tcp.json", &row.forwarder, &row.rounds));
+        for (file, forwarder, rounds) in rates.chain(growth).chain(tcp) {
+            if rounds.is_empty()
+                || rounds
+                    .iter()
+                    .any(|value| !value.is_finite() || *value < 0.0)
+            {
+                return Err(format!(
+                    "{file}: a row of {forwarder} has rounds {rounds:?}; every row has at least one, and none is below 0"
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! Tables in Markdown, and numbers as they stand in them.
+
+use std::fmt::Write;
+
+/// A table; the first column is text, the others are numbers.
+pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    lines(headings, "---:", rows)
+}
+
+/// A table of texts.
+pub(crate) fn words(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    lines(headings, "---", rows)
+}
+
+fn lines(headings: &[&str], rule: &str, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut text = String::new();
+    line(&mut text, headings);
+    let rules = std::iter::once("---").chain(std::iter::repeat(rule));
+    let rules: Vec<_> = rules.take(headings.len()).collect();
+    let _ = writeln!(text, "|{}|", rules.join("|"));
+    for row in rows {
+        line(&mut text, &row);
+    }
+    text
+}
+
+fn line<T: AsRef<str>>(text: &mut String, cells: &[T]) {
+    for cell in cells {
+        // What comes from a file must not end a cell or a line.
+        let cell = cell.as_ref().replace('|', "\\|").replace(['\n', '\r'], " ");
+        let _ = write!(text, "| {cell} ");
+    }
+    text.push_str("|\n");
+}
+
+/// A ratio, with the digits that tell whether a goal is met.
+pub(crate) fn ratio(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}"))
+}
+
+/// A part that was lost, with digits enough to tell ten frames of a million from none.
+pub(crate) fn percent(part: f64) -> String {
+    if part == 0.0 {
+        "none".to_owned()
+    } else if part < 0.000_001 {
+        "< 0.0001 %".to_owned()
+    } else if part < 0.01 {
+        format!("{:.4} %", part * 100.0)
+    } else {
+        format!("{:.1} %", part * 100.0)
+    }
+}
+
+/// With separators for thousands.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Microseconds, with three digits that mean something.
+pub(crate) fn micros(us: f64) -> String {
+    if us < 10.0 {
+        format!("{us:.2}")
+    } else if us < 100.0 {
+        format!("{us:.1}")
+    } else {
+        format!("{us:.0}")
+    }
+}
+
+/// A family as people write it.
+pub(crate) fn family(name: &str) -> &str {
+    match name {
+        "ipv4" => "IPv4",
+        "ipv6" => "IPv6",
+        other => other,
+    }
+}

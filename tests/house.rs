@@ -241,6 +241,7 @@ fn the_example_configuration_is_valid_and_has_every_key() {
         "relays.user",
         "datapath.ring",
         "datapath.batch",
+        "datapath.spin",
         "datapath.zero_copy",
         "datapath.spill",
         "datapath.inbound",

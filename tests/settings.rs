@@ -27,7 +27,7 @@ ring = 2048
 ";
 
 /// (what is wrong, the good text, what takes its place, words that the refusal must have)
-const REFUSALS: [(&str, &str, &str, &[&str]); 47] = [
+const REFUSALS: [(&str, &str, &str, &[&str]); 48] = [
     (
         "unknown key",
         "ring = 2048",
@@ -313,6 +313,12 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 47] = [
         "ring = 2048",
         "ring = 64\nbatch = 128",
         &["datapath.batch", "datapath.ring"],
+    ),
+    (
+        "spin",
+        "ring = 2048",
+        "spin = 1001",
+        &["datapath.spin", "0 to 1000"],
     ),
 ];
 

@@ -8,7 +8,7 @@
 use exitmark::datapath::memory::{Fault, HeapMemory, MemoryPort};
 use exitmark::datapath::{
     Cells, Counter, DropReason, Forwarder, GUARD_NUMBERS, Guard, IncomingLink, Links, PerRole,
-    Role, Samples, Tally, Worker, WorkerLimits,
+    Role, Samples, Spin, Tally, Worker, WorkerLimits,
 };
 use exitmark::lab::cases::tables;
 use exitmark::lab::frames::{FROM, tcp};
@@ -40,7 +40,10 @@ fn worker_with(chunk_bytes: u16, links: Links) -> Worker<MemoryPort> {
         memory,
         pool,
         forwarder,
-        WorkerLimits { batch: BATCH },
+        WorkerLimits {
+            batch: BATCH,
+            spin: Duration::ZERO,
+        },
     )
 }
 
@@ -332,4 +335,22 @@ fn a_frame_that_was_noted_is_timed_when_it_has_been_sent() {
         assert_eq!(time.is_some(), number == 1);
         assert!(time.is_none_or(|time| time >= ago));
     }
+}
+
+#[test]
+fn it_looks_for_another_frame_for_a_while_and_then_sleeps() {
+    let at = Duration::from_micros;
+    let mut spin = Spin::new(at(50));
+    assert!(!spin.goes_on(at(0), false), "no frame has come yet");
+    assert!(spin.goes_on(at(100), true));
+    assert!(spin.goes_on(at(149), false));
+    assert!(!spin.goes_on(at(150), false), "its time is over");
+    assert!(spin.goes_on(at(151), true));
+    assert!(
+        spin.goes_on(at(200), false),
+        "it counts from the last frame"
+    );
+    let mut none = Spin::new(Duration::ZERO);
+    assert!(none.goes_on(at(300), true));
+    assert!(!none.goes_on(at(300), false));
 }

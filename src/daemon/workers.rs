@@ -63,7 +63,7 @@ impl Sockets {
             let umem = Umem::new(
                 XskSettings {
                     ring: settings.datapath.ring,
-                    in_hand: WorkerLimits::new(settings.datapath.batch).in_hand(),
+                    in_hand: limits(settings).in_hand(),
                     chunk_bytes,
                     multi_buffer: nics.common(|nic| nic.mtu) > ONE_BUFFER_MTU,
                     zero_copy,
@@ -119,6 +119,10 @@ struct Served {
     gauge: QueueGauge,
 }
 
+fn limits(settings: &Settings) -> WorkerLimits {
+    WorkerLimits::new(settings.datapath.batch, settings.datapath.spin)
+}
+
 /// All workers.
 pub(super) struct Workers {
     running: Vec<Running>,
@@ -147,7 +151,7 @@ impl Workers {
         counts: Cells,
         events: &Sender<Event>,
     ) -> Result<Self, DaemonError> {
-        let limits = WorkerLimits::new(settings.datapath.batch);
+        let limits = limits(settings);
         let guards = Arc::new(guards);
         let mut workers = Self {
             running: Vec::new(),

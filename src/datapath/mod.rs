@@ -31,7 +31,7 @@ pub use kernel::{
 };
 pub use links::{IncomingLink, Links, Spill};
 pub use sample::{DecidedBy, Excerpt, SAMPLE_BYTES, Sample, Samples};
-pub use worker::{Balance, BalanceGauge, Control, Worker, WorkerLimits, WorkerReport, clock};
+pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{Bound, QueueGauge, Troubles, Umem, XskError, XskMemory, XskPort, XskSettings};
 
 /// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.

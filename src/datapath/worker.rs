@@ -36,13 +36,17 @@ const DRAIN_QUIET_TURNS: u32 = 4;
 pub struct WorkerLimits {
     /// Frames that are received from one port in one turn.
     pub batch: usize,
+    /// How long it looks for the next frame before it sleeps. To be woken takes longer than most
+    /// frames are apart.
+    pub spin: Duration,
 }
 
 impl WorkerLimits {
     /// Limits for this batch size.
-    pub const fn new(batch: u32) -> Self {
+    pub const fn new(batch: u32, spin: Duration) -> Self {
         Self {
             batch: batch as usize,
+            spin,
         }
     }
 
@@ -341,6 +345,33 @@ impl<P: Port> Worker<P> {
     }
 }
 
+/// Whether a worker that found nothing looks once more instead of going to sleep.
+#[derive(Clone, Copy, Debug)]
+pub struct Spin {
+    limit: Duration,
+    last_active: Option<Duration>,
+}
+
+impl Spin {
+    /// Looks on for so long after a frame.
+    pub const fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            last_active: None,
+        }
+    }
+
+    /// After a turn that began at `now`.
+    pub fn goes_on(&mut self, now: Duration, was_active: bool) -> bool {
+        if was_active {
+            self.last_active = Some(now);
+            return true;
+        }
+        self.last_active
+            .is_some_and(|last| now.saturating_sub(last) < self.limit)
+    }
+}
+
 /// The time since boot on the clock that the XDP program reads too.
 pub fn clock() -> Duration {
     // Linux always has this clock.
@@ -358,19 +389,24 @@ impl<P: Port + AsFd> Worker<P> {
     /// Runs until told to stop, then drains what is under way and reports.
     pub fn run(mut self, control: &Control) -> WorkerReport {
         let mut retry = RETRY_FIRST;
+        let mut spin = Spin::new(self.limits.spin);
         let mut turns = 0_u64;
         while !control.stop.load(Ordering::Acquire) {
             if let Ok(snapshot) = control.snapshots.try_recv() {
                 let old = self.forwarder.follow(snapshot);
                 let _ = control.retired.send(old);
             }
-            let was_active = self.turn(clock());
+            let now = clock();
+            let was_active = self.turn(now);
             turns += 1;
-            if !was_active || turns.is_multiple_of(CHECK_EVERY) {
+            let goes_on = spin.goes_on(now, was_active);
+            if !goes_on || turns.is_multiple_of(CHECK_EVERY) {
                 control.gauge.publish(&self.balance());
             }
             if was_active {
                 retry = RETRY_FIRST;
+            }
+            if goes_on {
                 continue;
             }
             let sleep = if self.has_unsent() {

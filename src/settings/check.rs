@@ -22,6 +22,8 @@ const RING: std::ops::RangeInclusive<u32> = 64..=32_768;
 const MAX_RETAIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const SAMPLE: std::ops::RangeInclusive<u32> = 0..=65_536;
 const BATCH: std::ops::RangeInclusive<u32> = 1..=256;
+/// Microseconds: longer than this, a worker that is woken does as well.
+const SPIN: std::ops::RangeInclusive<u32> = 0..=1000;
 
 pub(super) fn parsed<T: FromStr<Err: Display>>(
     key: &'static str,
@@ -376,6 +378,7 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
         let reason = format!("is more than datapath.ring = {ring} holds");
         return Err(value("datapath.batch", batch, reason));
     }
+    let spin = within("datapath.spin", raw.spin, &SPIN)?;
     let sample = within("datapath.sample", raw.sample, &SAMPLE)?;
     if sample != 0 && !sample.is_power_of_two() {
         let reason = format!("is no power of two; {} is", sample.next_power_of_two());
@@ -385,6 +388,7 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
         sample,
         ring,
         batch,
+        spin: Duration::from_micros(spin.into()),
         zero_copy: match raw.zero_copy {
             raw::ZeroCopy::Auto => ZeroCopy::Auto,
             raw::ZeroCopy::Require => ZeroCopy::Require,

@@ -155,6 +155,8 @@ pub struct Datapath {
     pub ring: u32,
     /// Frames that are handled at a time.
     pub batch: u32,
+    /// How long a worker looks for the next frame before it sleeps.
+    pub spin: Duration,
     /// Whether the NIC's own buffers are used.
     pub zero_copy: ZeroCopy,
     /// Whether the kernel decides what workers cannot keep up with.

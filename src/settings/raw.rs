@@ -191,6 +191,7 @@ pub(super) enum WhenStale {
 pub(super) struct Datapath {
     pub(super) ring: i64,
     pub(super) batch: Option<i64>,
+    pub(super) spin: i64,
     pub(super) zero_copy: ZeroCopy,
     pub(super) spill: bool,
     pub(super) inbound: Inbound,
@@ -202,6 +203,7 @@ impl Default for Datapath {
         Self {
             ring: 2048,
             batch: None,
+            spin: 50,
             zero_copy: ZeroCopy::default(),
             spill: true,
             inbound: Inbound::default(),

@@ -55,7 +55,10 @@ fn every_case_by_a_worker() {
         for table in tables() {
             let (memory, pool) = HeapMemory::new(512, chunk_bytes);
             let ports = PerRole::from_fn(|_| Some(MemoryPort::new(64)));
-            let limits = WorkerLimits { batch: 16 };
+            let limits = WorkerLimits {
+                batch: 16,
+                spin: Duration::ZERO,
+            };
             let mut worker = Worker::new(ports, memory, pool, forwarder(&table), limits);
             let arriving = table.cases.iter().map(|case| case.before.clone());
             worker.port(Role::Host).unwrap().incoming.extend(arriving);

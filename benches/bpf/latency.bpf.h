@@ -227,29 +227,30 @@ static __always_inline int send_back(struct xdp_md *context)
 	return bpf_redirect(context->ingress_ifindex, 0);
 }
 
+// A frame is timed before it is counted: whoever sees it counted finds its time.
 static __always_inline int time_at_sink(struct xdp_md *context, __u32 sink, __u16 last)
 {
-	int verdict = count(context, sink, last);
-	__u8 *frame = (void *)(long)context->data;
-	__u32 bytes = header_bytes(context);
+	__u8 *frame = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+	__u32 bytes = header_bytes(context), stamp = 0;
+	int verdict;
 
-	if (bytes == IPV4_BYTES && read_clock(context, IPV4_BYTES, ONE_WAY) & PROBE) {
-		if (frame + IPV4_BYTES > (__u8 *)(long)context->data_end)
-			return verdict;
+	if (bytes == IPV4_BYTES)
+		stamp = read_clock(context, IPV4_BYTES, ONE_WAY);
+	else if (bytes == IPV6_BYTES)
+		stamp = read_clock(context, IPV6_BYTES, ONE_WAY);
+	verdict = count(context, sink, last);
+	if (!(stamp & PROBE))
+		return verdict;
+	if (bytes == IPV4_BYTES && frame + IPV4_BYTES <= end) {
 		swap_bytes(frame, frame + 6, 6);
 		swap_bytes(frame + 26, frame + 30, 4);
 		swap_bytes(frame + 34, frame + 36, 2);
-		return send_back(context);
-	}
-	if (bytes == IPV6_BYTES && read_clock(context, IPV6_BYTES, ONE_WAY) & PROBE) {
-		if (frame + IPV6_BYTES > (__u8 *)(long)context->data_end)
-			return verdict;
+	} else if (frame + IPV6_BYTES <= end) {
 		swap_bytes(frame, frame + 6, 6);
 		swap_bytes(frame + 22, frame + 38, 16);
 		swap_bytes(frame + 54, frame + 56, 2);
-		return send_back(context);
 	}
-	return verdict;
+	return send_back(context);
 }
 
 SEC("xdp")

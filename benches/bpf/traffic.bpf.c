@@ -206,4 +206,6 @@ int pass(struct xdp_md *context)
 	return XDP_PASS;
 }
 
+#include "latency.bpf.h"
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

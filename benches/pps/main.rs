@@ -8,6 +8,7 @@
 mod common;
 mod drops;
 mod growth;
+mod latency;
 mod load;
 mod measure;
 mod peers;
@@ -40,6 +41,9 @@ enum Command {
     Rates(rates::Rates),
     /// What becomes of a rate when there is more of something: growth.json.
     Growth(growth::Growth),
+    /// Highest load without loss, times under way, bursts, recovery: latency.json. A trial lasts a
+    /// twelfth of what `--seconds` says.
+    Latency(latency::Latency),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         None => rates::bench(&arguments.rates),
         Some(Command::Rates(arguments)) => rates::bench(arguments),
         Some(Command::Growth(arguments)) => growth::bench(arguments),
+        Some(Command::Latency(arguments)) => latency::bench(arguments),
     };
     common::rounds::exit("pps", outcome)
 }

@@ -111,7 +111,7 @@ fn steady_rate(site: &Site, traffic: &Traffic, frames: u32) -> Result<f64, LabEr
 }
 
 /// A forwarder that forwards but does not do what it is there for has no rate.
-fn check(job: Job, load: Load, counts: &Counts) -> Result<(), LabError> {
+pub(crate) fn check(job: Job, load: Load, counts: &Counts) -> Result<(), LabError> {
     let (uplink, incoming) = (&counts.uplink, &counts.incoming);
     let (some_exit, some_relay) = load.kinds();
     let fine = match job {

@@ -115,6 +115,16 @@ impl Traffic {
         })
     }
 
+    /// All programs and maps, for who runs others of them.
+    pub(crate) fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// What every frame is before a generator gives it the headers of its flow.
+    pub(crate) fn blank(&self) -> Arc<[u8]> {
+        Arc::clone(&self.frame)
+    }
+
     /// Makes the box a wire between the host and the uplink.
     pub(crate) fn attach_wire(&self, site: &Site) -> Result<(), LabError> {
         bpf::attach_wire(&self.programs, &site.middle, BOX_HOST, BOX_UPLINK)
@@ -201,7 +211,7 @@ impl Traffic {
     }
 
     /// The numbers of a per-CPU map's value, each added up over all CPUs.
-    fn sum<const N: usize>(&self, map: &str, key: u32) -> Result<[u64; N], LabError> {
+    pub(crate) fn sum<const N: usize>(&self, map: &str, key: u32) -> Result<[u64; N], LabError> {
         let mut sums = [0; N];
         let values = self
             .programs

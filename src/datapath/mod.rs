@@ -25,6 +25,7 @@ pub use forward::{Forwarder, Outbox, Outcome};
 pub use frame::{Frame, FramePool, Memory};
 
 pub use guard::{GUARD_NUMBERS, Guard};
+pub(crate) use kernel::run_live;
 pub use kernel::{
     AttachMode, Attachment, Kernel, KernelCounts, KernelError, KernelSamples, MAX_QUEUES, PinError,
     Pins, Ran, Undo, XdpAbilities, XdpState, kernel_version, xdp_state,

@@ -2,6 +2,7 @@
 //! and written.
 
 use super::{LabError, Netns};
+use crate::datapath;
 use libbpf_rs::{
     Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut, TC_INGRESS, TcHookBuilder, Xdp,
     XdpFlags,
@@ -170,6 +171,22 @@ impl Programs {
                     LabError(format!("cannot attach {program} to {interface}: {error}"))
                 })
         })
+    }
+
+    /// Runs a program on copies of a frame, which go where it sends them, until it ran so often
+    /// or a signal interrupts the thread. What it sends leaves after every `batch` runs, 1 to 256.
+    ///
+    /// # Errors
+    /// There is no such program, or the kernel does not run it so.
+    pub fn run_live(
+        &self,
+        program: &str,
+        frame: &[u8],
+        repeat: u32,
+        batch: u32,
+    ) -> Result<(), LabError> {
+        datapath::run_live(self.program(program)?.as_fd(), frame, repeat, batch)
+            .map_err(|error| LabError(format!("cannot run {program} live: {error}")))
     }
 
     /// Attaches a program to an interface, natively. It lasts as long as the interface.

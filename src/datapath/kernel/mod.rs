@@ -32,6 +32,7 @@ pub use pin_error::PinError;
 pub use pins::Pins;
 pub use samples::KernelSamples;
 pub(super) use sys::Mapped;
+pub(crate) use sys::run_live;
 pub use undo::Undo;
 
 /// How many queues of one NIC can be served. As in bpf/exitmark.h, like the other numbers here.

@@ -110,6 +110,38 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     result(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) }).map(|_| ())
 }
 
+/// Frames are forwarded for real; from the kernel's bpf.h.
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+
+/// Runs an XDP program on copies of a frame, which go where it sends them, until it ran so often
+/// or the thread gets a signal. What it sends leaves after every `batch` runs, 1 to 256.
+pub(crate) fn run_live(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    repeat: u32,
+    batch: u32,
+) -> io::Result<()> {
+    let mut options = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
+        data_in: frame.as_ptr().cast(),
+        data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,
+        repeat: i32::try_from(repeat).map_err(io::Error::other)?,
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size: batch,
+        ..Default::default()
+    };
+    // SAFETY: the options are a live local that says its own size, the frame outlives the call,
+    // and there is no room for results that the kernel could write beyond. libbpf-rs does not
+    // know batch sizes.
+    let ran = result(unsafe {
+        libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options)
+    });
+    match ran {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        ran => ran.map(|_| ()),
+    }
+}
+
 /// What a link attaches where.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LinkTarget {

@@ -1,0 +1,45 @@
+//! The longest burst at full speed of which everything arrives (RFC 2544, 26.4).
+
+use super::pace::Pacer;
+use exitmark::lab::LabError;
+
+/// A burst longer than this is a load.
+const LONGEST: u32 = 65_536;
+/// Where the search begins: about what a NIC's ring holds.
+const FIRST: u32 = 1024;
+/// It ends when the answer is known to a sixteenth.
+const PARTS: u32 = 16;
+
+/// Doubles until a burst loses frames, then halves what is between.
+pub(super) fn longest(pacer: &Pacer<'_>) -> Result<Result<u32, String>, LabError> {
+    let (mut fine, mut lossy) = (0, LONGEST + 1);
+    let mut frames = FIRST;
+    while fine < LONGEST && lossy - fine > 1.max(fine / PARTS) {
+        if arrives(pacer, frames)? {
+            fine = frames;
+        } else {
+            lossy = frames;
+        }
+        frames = match (fine, lossy) {
+            (_, lossy) if lossy > LONGEST => (fine * 2).min(LONGEST),
+            (fine, lossy) => u32::midpoint(fine, lossy),
+        };
+    }
+    Ok(match fine {
+        0 => Err("not even one frame arrived".to_owned()),
+        frames => Ok(frames),
+    })
+}
+
+/// As for loads, only the second failure counts.
+fn arrives(pacer: &Pacer<'_>, frames: u32) -> Result<bool, LabError> {
+    for _ in 0..2 {
+        let before = pacer.traffic.counts()?;
+        pacer.traffic.send(pacer.site, frames)?.finish()?;
+        let counts = pacer.settled(&before)?;
+        if counts.arrived() >= counts.sent {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

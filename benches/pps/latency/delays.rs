@@ -1,0 +1,86 @@
+//! How long frames were under way: the sinks' buckets, read into a histogram.
+
+use exitmark::lab::LabError;
+use exitmark::lab::bpf::Programs;
+use hdrhistogram::Histogram;
+use libbpf_rs::{MapCore, MapFlags};
+
+// Contract with latency.bpf.h.
+const DELAYS: &str = "delays";
+const BUCKETS: usize = 512;
+const NUMBERS: usize = BUCKETS + 1;
+pub(super) const ONE_WAY: u32 = 0;
+pub(super) const ROUND_TRIP: u32 = 1;
+
+/// Longer than any bucket.
+const LONGEST: u64 = 1 << 36;
+
+/// Times in nanoseconds, of which each is right to a thirtieth.
+pub(super) struct Delays {
+    times: Histogram<u64>,
+    longest: u64,
+}
+
+impl Delays {
+    /// Forgets all times.
+    pub(super) fn clear(programs: &Programs, way: u32) -> Result<(), LabError> {
+        let values = libbpf_rs::num_possible_cpus()
+            .map(|cpus| vec![vec![0; NUMBERS * size_of::<u64>()]; cpus]);
+        values
+            .and_then(|values| {
+                let map = programs.map(DELAYS).map_err(std::io::Error::other)?;
+                map.update_percpu(&way.to_ne_bytes(), &values, MapFlags::ANY)
+            })
+            .map_err(|error| LabError(format!("cannot clear the sinks' times: {error}")))
+    }
+
+    pub(super) fn read(programs: &Programs, way: u32) -> Result<Self, LabError> {
+        let failed =
+            |why: &dyn std::fmt::Display| LabError(format!("cannot read the sinks' times: {why}"));
+        let values = programs
+            .map(DELAYS)?
+            .lookup_percpu(&way.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|error| failed(&error))?;
+        let mut times = Histogram::new_with_bounds(1, LONGEST, 3).map_err(|e| failed(&e))?;
+        let mut longest = 0;
+        for value in values.iter().flatten() {
+            let (numbers, _) = value.as_chunks::<8>();
+            let mut numbers = numbers.iter().copied().map(u64::from_ne_bytes);
+            for (bucket, count) in (0..).zip(numbers.by_ref().take(BUCKETS)) {
+                let middle = middle(bucket);
+                times.record_n(middle, count).map_err(|e| failed(&e))?;
+            }
+            longest = longest.max(numbers.next().unwrap_or(0));
+        }
+        Ok(Self { times, longest })
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.times.len()
+    }
+
+    /// The time that this part of all frames did not exceed, in microseconds.
+    pub(super) fn quantile(&self, part: f64) -> f64 {
+        microseconds(self.times.value_at_quantile(part).min(self.longest))
+    }
+
+    /// The longest time, in microseconds, as it was measured.
+    pub(super) fn longest(&self) -> f64 {
+        microseconds(self.longest)
+    }
+}
+
+/// The middle of a bucket: sixteen of them share a power of two from 16 on.
+fn middle(bucket: u64) -> u64 {
+    match bucket / 16 {
+        0 => bucket,
+        power => {
+            let width = 1 << (power - 1);
+            (16 + bucket % 16) * width + width / 2
+        }
+    }
+}
+
+fn microseconds(nanoseconds: u64) -> f64 {
+    super::pace::number(nanoseconds) / 1e3
+}

@@ -1,0 +1,180 @@
+//! The command `latency`: what RFC 2544 asks of a forwarder besides its rate, in its spirit.
+//!
+//! For every forwarder and frame size: the highest load that loses nothing (26.1), the loss at
+//! loads around it (26.3), how long frames are under way at parts of it (26.2) and how long there
+//! and back, the longest burst that loses nothing (26.4), and how soon an overload is over (26.5).
+//! Trials are a hundred times shorter than the RFC's, so that forwarders can take turns.
+//!
+//! What the harness is, and what its numbers are therefore not: the generator is a BPF program on
+//! one core, and the kernel receives, forwards and counts on that same core, between two batches
+//! of frames. A forwarder that lives in the kernel thus slows its own load down instead of losing
+//! it: its highest load is what generator and forwarder do together, its bursts end where this
+//! bench ends them, and it can hardly be overloaded. One that is a process has a core of its own
+//! and loses what it does not take.
+//!
+//! A frame's time begins when the program writes it, not when it was due: a generator that comes
+//! late offers less, and what it offered is measured, never assumed. The time has in it what the
+//! harness adds, two cables and the rest of the generator's batch. The row of the wire tells how
+//! much that is: with batches of one, about a microsecond one way on a quiet machine.
+
+mod burst;
+mod delays;
+mod lossless;
+mod pace;
+mod recovery;
+mod report;
+mod trips;
+
+use crate::common::machine::Machine;
+use crate::common::{bpf, results, rounds};
+use crate::load::{Family, Load};
+use crate::measure::{Contestant, check};
+use crate::peers;
+use crate::site::Site;
+use crate::traffic::Traffic;
+use exitmark::lab::LabError;
+use lossless::Lossless;
+use pace::{Pacer, Trial};
+use recovery::Recovery;
+use std::fmt;
+use std::time::Duration;
+use trips::Percentiles;
+
+/// The loads at which frames are timed, as parts of the highest without loss.
+const TIMED: [f64; 3] = [0.1, 0.5, 0.9];
+/// A trial is so many times shorter than a run of the command `rates`.
+const TRIALS_A_RUN: u32 = 12;
+
+#[derive(clap::Args)]
+pub(crate) struct Latency {
+    #[command(flatten)]
+    options: rounds::Options,
+    /// Frame sizes in bytes, without the FCS. Every frame has room for a time behind its headers:
+    /// that makes 62 bytes for IPv4 and 82 for IPv6 at least.
+    #[arg(long, value_delimiter = ',', default_value = "64,1514",
+          value_parser = clap::value_parser!(u16).range(62..=1514))]
+    sizes: Vec<u16>,
+    /// Address families.
+    #[arg(long, value_delimiter = ',', default_value = "ipv4")]
+    families: Vec<Family>,
+}
+
+/// Runs everything; false when a forwarder failed.
+pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
+    let options = &arguments.options;
+    let forwarders = options.chosen(peers::all(), |one| one.name())?;
+    rounds::need_root()?;
+    let forwarders = peers::available(forwarders);
+    let compiled = bpf::compile(bpf::TRAFFIC)?;
+    pace::let_signals_interrupt()?;
+    let loads = arguments.families.iter().flat_map(|&family| {
+        arguments.sizes.iter().map(move |&size| Load {
+            family,
+            size: usize::from(size).max(family.header_bytes() + pace::STAMP_BYTES),
+            ..Load::BASE
+        })
+    });
+    let contestants = loads.flat_map(|load| {
+        forwarders.iter().map(move |forwarder| Contestant {
+            forwarder: forwarder.as_ref(),
+            load,
+        })
+    });
+    let mut machine = Machine::new();
+    let (contests, whole) = rounds::run(options, &mut machine, contestants, |one, length| {
+        run(&compiled, one, length / TRIALS_A_RUN)
+    })?;
+    let rows: Vec<_> = contests.iter().map(report::Row::new).collect();
+    report::print(&rows);
+    results::write("latency.json", &rows)?;
+    let directory = results::write("machine.json", &machine)?;
+    println!("\nwritten to {}", directory.display());
+    Ok(whole)
+}
+
+/// What one run found out. What is None could not be measured, and `reasons` say why.
+#[derive(Default)]
+pub(crate) struct Sample {
+    lossless: Option<Lossless>,
+    /// The loads of the ladder, in its order.
+    curve: Vec<Trial>,
+    /// One for each of [`TIMED`].
+    one_way: [Option<Percentiles>; TIMED.len()],
+    round_trip: Option<Percentiles>,
+    burst: Option<u32>,
+    recovery: Option<Recovery>,
+    reasons: Vec<String>,
+}
+
+/// One run: a fresh site, one forwarder, all steps, and the proof that it did its job meanwhile.
+fn run(compiled: &[u8], one: &Contestant<'_>, trial: Duration) -> Result<Sample, LabError> {
+    let Contestant { forwarder, load } = *one;
+    let site = Site::new(load.queues)?;
+    let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
+    let pacer = Pacer::new(&site, &traffic, load, trial)?;
+    let running = forwarder.start(&site, &traffic, &load)?;
+    let before = traffic.counts()?;
+    let sample = steps(&pacer)?;
+    let counts = traffic.drained()?.since(&before);
+    running.stop()?;
+    check(forwarder.job(), load, &counts)?;
+    Ok(sample)
+}
+
+fn steps(pacer: &Pacer<'_>) -> Result<Sample, LabError> {
+    let mut sample = Sample::default();
+    pacer.warm_up()?;
+    let found = lossless::search(pacer)?;
+    sample.lossless = sample.keep(found);
+    let found = burst::longest(pacer)?;
+    sample.burst = sample.keep(found);
+    let Some(rate) = sample.lossless.as_ref().map(|found| found.best.offered) else {
+        return Ok(sample);
+    };
+    sample.curve = lossless::ladder(pacer, rate)?;
+    for (number, part) in TIMED.into_iter().enumerate() {
+        let found = trips::one_way(pacer, rate * part)?;
+        sample.one_way[number] = sample.keep(found);
+    }
+    let found = recovery::after_overload(pacer, rate)?;
+    sample.recovery = sample.keep(found);
+    let found = trips::round_trip(pacer, rate * TIMED[0])?;
+    sample.round_trip = sample.keep(found);
+    Ok(sample)
+}
+
+impl Sample {
+    /// What was found, or the reason why not, for later.
+    fn keep<T>(&mut self, found: Result<T, String>) -> Option<T> {
+        found.map_err(|reason| self.reasons.push(reason)).ok()
+    }
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.lossless {
+            Some(found) => write!(f, "{:.3} Mpps without loss", found.best.offered / 1e6)?,
+            None => write!(f, "no load without loss")?,
+        }
+        if let Some(times) = &self.one_way[0] {
+            write!(f, ", {times} at a tenth of it")?;
+        }
+        if let Some(times) = &self.round_trip {
+            write!(f, ", there and back {times}")?;
+        }
+        if let Some(frames) = self.burst {
+            write!(f, ", bursts of {frames}")?;
+        }
+        if let Some(Recovery { overload, time }) = &self.recovery {
+            let (loss, rate) = (overload.loss() * 100.0, overload.offered / 1e6);
+            write!(
+                f,
+                ", {time:?} after {loss:.1} % were lost at {rate:.3} Mpps"
+            )?;
+        }
+        for reason in &self.reasons {
+            write!(f, "\n    not measured: {reason}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,10 +1,11 @@
 //! The short table that the README shows, between two markers.
 
+use super::goals::KINDS;
 use super::names::{self, AF_XDP, BARE, NFTABLES, SPILL, WIRE, XDP};
 use super::point::Point;
 use super::rounds::ratio;
 use super::sources::{Rate, Sources, Tcp};
-use super::table::{count, micros, percent, table};
+use super::table::{count, micros, percent, table, whole};
 
 const BEGIN: &str = "<!-- benchmarks: begin -->\n";
 const END: &str = "<!-- benchmarks: end -->";
@@ -146,20 +147,12 @@ fn gbit(row: &Tcp) -> Option<String> {
     Some(format!("{:.1} Gbit/s", row.gbit_per_s?))
 }
 
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "`as` keeps it within the type's range"
-)]
-pub(crate) fn whole(number: f64) -> u64 {
-    number.round() as u64
-}
-
 fn decision(sources: &Sources) -> Option<String> {
     let span = |set: &str| {
-        let rows = sources.decisions.iter().filter(|row| {
-            row.set == set && ["exit4", "exit6", "relay4", "relay6"].contains(&row.kind.as_str())
-        });
+        let rows = sources
+            .decisions
+            .iter()
+            .filter(|row| row.set == set && KINDS.contains(&row.kind.as_str()));
         let ns: Vec<f64> = rows.map(|row| row.ns).collect();
         let least = ns.iter().copied().reduce(f64::min)?;
         let most = ns.iter().copied().reduce(f64::max)?;

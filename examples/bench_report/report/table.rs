@@ -64,6 +64,16 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// A figure of which the digits behind the point say nothing.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` keeps it within the type's range"
+)]
+pub(crate) fn whole(number: f64) -> u64 {
+    number.round() as u64
+}
+
 /// Microseconds, with three digits that mean something.
 pub(crate) fn micros(us: f64) -> String {
     if us < 10.0 {

@@ -5,7 +5,7 @@ PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-d
             linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor \
             debhelper systemd
 
-.PHONY: setup demo test test-survive test-tor bench fuzz fuzz-engines check deb clean
+.PHONY: setup demo test test-survive test-tor bench bench-publish fuzz fuzz-engines check deb clean
 
 # No service of a package is started: the tests run a tor of their own.
 setup:
@@ -34,12 +34,20 @@ test-survive: setup
 test-tor: setup
 	cargo test --locked --test tor -- --show-output $(ARGS)
 
-# Packet rates and TCP goodput, side by side with what one would use instead; ns per decision.
-# ARGS is for pps and tcp, which share --runs, --seconds, --quick; PPS_ARGS and TCP_ARGS for one.
+# Everything that is measured, side by side with what one would use instead: packet rates, latency,
+# growth, TCP, ns per decision; then target/bench/report.md with its plots. ARGS is for pps and
+# tcp, which share --runs, --seconds, --quick; PPS_ARGS and TCP_ARGS for one.
 bench: setup
 	cargo bench --locked --bench pps -- $(ARGS) $(PPS_ARGS)
+	cargo bench --locked --bench pps -- latency $(ARGS) $(PPS_ARGS)
+	cargo bench --locked --bench pps -- growth $(ARGS) $(PPS_ARGS)
 	cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS)
 	cargo bench --locked --bench decision
+	cargo run --locked --quiet --example bench_report
+
+# What was measured, into docs/benchmarks.md and the README's table.
+bench-publish:
+	cargo run --locked --quiet --example bench_report -- --publish
 
 # Made-up frames through both engines, as root: fails, and stores the frame, where they disagree.
 FRAMES ?= 100000000

@@ -1,6 +1,6 @@
 //! The short table that the README shows, between two markers.
 
-use super::goals::KINDS;
+use super::goals::{self, KINDS};
 use super::names::{self, AF_XDP, BARE, NFTABLES, SPILL, WIRE, XDP};
 use super::point::Point;
 use super::rounds::ratio;
@@ -12,18 +12,17 @@ const END: &str = "<!-- benchmarks: end -->";
 
 /// The rows of the table; others are on the page.
 const RATES: [&str; 6] = [XDP, SPILL, AF_XDP, NFTABLES, BARE, WIRE];
-const TCP: [&str; 4] = [XDP, SPILL, "exitmark-af_xdp-both", WIRE];
+const TCP: [(&str, &str); 4] = [
+    (XDP, "exitmark, `xdp`"),
+    (SPILL, "exitmark, `af_xdp`, the way back in the kernel"),
+    ("exitmark-af_xdp-both", "exitmark, `af_xdp` both ways"),
+    (WIRE, "an XDP redirect both ways"),
+];
 
 /// The text with this block between its markers.
 pub(crate) fn with_block(readme: &str, block: &str) -> Result<String, String> {
     let (before, after) = around(readme)?;
     Ok(format!("{before}{BEGIN}{block}{END}{after}"))
-}
-
-/// What is between the markers.
-pub(crate) fn block_in(readme: &str) -> Result<&str, String> {
-    let (before, after) = around(readme)?;
-    Ok(&readme[before.len() + BEGIN.len()..readme.len() - after.len() - END.len()])
 }
 
 fn around(readme: &str) -> Result<(&str, &str), String> {
@@ -48,6 +47,7 @@ pub(crate) fn block(sources: &Sources) -> String {
         rates(sources),
         tcp(sources),
         decision(sources),
+        Some(goals(sources)),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
@@ -113,10 +113,10 @@ fn tcp(sources: &Sources) -> Option<String> {
     };
     let rows: Vec<_> = TCP
         .into_iter()
-        .filter(|name| sources.tcp.iter().any(|row| row.forwarder == *name))
-        .map(|forwarder| {
+        .filter(|(name, _)| sources.tcp.iter().any(|row| row.forwarder == *name))
+        .map(|(forwarder, words)| {
             vec![
-                names::words(forwarder),
+                words.to_owned(),
                 figure(forwarder, "upload", gbit),
                 figure(forwarder, "download", gbit),
                 figure(forwarder, "connect", |row| {
@@ -145,6 +145,20 @@ fn tcp(sources: &Sources) -> Option<String> {
 
 fn gbit(row: &Tcp) -> Option<String> {
     Some(format!("{:.1} Gbit/s", row.gbit_per_s?))
+}
+
+/// Where the rest is, and how much of what is wanted is not met.
+fn goals(sources: &Sources) -> String {
+    let all = goals::all(sources);
+    let met = all
+        .iter()
+        .filter(|goal| goal.is_met() == Some(true))
+        .count();
+    format!(
+        "[docs/benchmarks.md](docs/benchmarks.md) has latency, loss, growth and all other figures, \
+         and the goals,\nof which {met} of {} are met.\n",
+        all.len()
+    )
 }
 
 fn decision(sources: &Sources) -> Option<String> {

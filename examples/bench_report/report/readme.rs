@@ -155,8 +155,8 @@ fn goals(sources: &Sources) -> String {
         .filter(|goal| goal.is_met() == Some(true))
         .count();
     format!(
-        "[docs/benchmarks.md](docs/benchmarks.md) has latency, loss, growth and all other figures, \
-         and the goals,\nof which {met} of {} are met.\n",
+        "[docs/benchmarks.md](docs/benchmarks.md) has latency, loss, growth and every other \
+         figure, and the\ngoals, of which {met} of {} are met.\n",
         all.len()
     )
 }

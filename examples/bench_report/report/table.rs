@@ -2,21 +2,37 @@
 
 use std::fmt::Write;
 
-/// A table; the first column is text, the others are numbers.
+/// The headings of columns that are words; all others but the first are numbers.
+const WORDS: [&str; 3] = ["family", "direction", "set"];
+
+/// A table of numbers.
 pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    lines(headings, "---:", rows)
+    let rule = |(column, heading): (usize, &&str)| {
+        if column == 0 || WORDS.contains(heading) {
+            "---"
+        } else {
+            "---:"
+        }
+    };
+    lines(
+        headings,
+        headings.iter().enumerate().map(rule).collect(),
+        rows,
+    )
 }
 
-/// A table of texts.
+/// A table of words.
 pub(crate) fn words(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    lines(headings, "---", rows)
+    lines(headings, vec!["---"; headings.len()], rows)
 }
 
-fn lines(headings: &[&str], rule: &str, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+fn lines(
+    headings: &[&str],
+    rules: Vec<&str>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let mut text = String::new();
     line(&mut text, headings);
-    let rules = std::iter::once("---").chain(std::iter::repeat(rule));
-    let rules: Vec<_> = rules.take(headings.len()).collect();
     let _ = writeln!(text, "|{}|", rules.join("|"));
     for row in rows {
         line(&mut text, &row);

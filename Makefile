@@ -7,7 +7,7 @@ PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-d
 # What exitmark is compared with, beside what is above.
 BENCH_PACKAGES := dpdk-dev
 
-.PHONY: setup demo test test-survive test-tor bench fuzz fuzz-engines check deb clean
+.PHONY: setup demo test test-survive test-tor bench bench-publish fuzz fuzz-engines check deb clean
 
 # No service of a package is started: the tests run a tor of their own.
 setup:
@@ -36,13 +36,22 @@ test-survive: setup
 test-tor: setup
 	cargo test --locked --test tor -- --show-output $(ARGS)
 
-# Packet rates and TCP goodput, side by side with what one would use instead; ns per decision.
-# ARGS is for pps and tcp, which share --runs, --seconds, --quick; PPS_ARGS and TCP_ARGS for one.
+# Everything that is measured, side by side with what one would use instead: packet rates, latency,
+# growth, TCP, ns per decision; then target/bench/report.md with its plots. ARGS is for all of pps
+# and tcp, which share --runs, --seconds, --quick; PPS_ARGS, LATENCY_ARGS, GROWTH_ARGS and TCP_ARGS
+# are for one.
 bench: PACKAGES += $(BENCH_PACKAGES)
 bench: setup
 	cargo bench --locked --bench pps -- $(ARGS) $(PPS_ARGS)
+	cargo bench --locked --bench pps -- latency $(ARGS) $(LATENCY_ARGS)
+	cargo bench --locked --bench pps -- growth $(ARGS) $(GROWTH_ARGS)
 	cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS)
 	cargo bench --locked --bench decision
+	cargo run --locked --quiet --example bench_report
+
+# What was measured, into docs/benchmarks.md and the README's table.
+bench-publish:
+	cargo run --locked --quiet --example bench_report -- --publish
 
 # Made-up frames through both engines, as root: fails, and stores the frame, where they disagree.
 FRAMES ?= 100000000

@@ -1,8 +1,8 @@
 //! The machine that the numbers are from, and how busy it was with something else.
 
+use super::facts;
 use serde::Serialize;
 use std::fs;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -10,12 +10,23 @@ use std::time::Duration;
 /// core of their own suffer more than those that live in interrupts.
 const QUIET: f64 = 0.05;
 
-/// What `machine.json` says.
+/// What `machine.json` says; what is not found out is null.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     kernel: String,
     cpu: String,
     cores: usize,
+    caches: Option<String>,
+    memory: Option<String>,
+    hypervisor: Option<String>,
+    mitigations: Option<String>,
+    governor: Option<String>,
+    rustc: Option<String>,
+    clang: Option<String>,
+    nft: Option<String>,
+    tc: Option<String>,
+    testpmd: Option<String>,
+    commit: Option<String>,
     date: String,
     /// The part of all cores' time that others used, at worst, before a round.
     busy: f64,
@@ -23,22 +34,24 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new() -> Self {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let cpuinfo = read("/proc/cpuinfo");
-        let model = cpuinfo
-            .lines()
-            .find(|line| line.starts_with("model name"))
-            .and_then(|line| line.split_once(':'))
-            .map_or("unknown", |(_, model)| model.trim());
-        let date = Command::new("date").args(["-u", "+%FT%TZ"]).output();
+        let or_unknown = |fact: Option<String>| fact.unwrap_or_else(|| "unknown".to_owned());
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
         Self {
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            cpu: model.to_owned(),
+            kernel: or_unknown(kernel.map(|release| release.trim().to_owned())),
+            cpu: or_unknown(facts::processor("model name")),
             cores: thread::available_parallelism().map_or(0, usize::from),
-            date: date.map_or_else(
-                |_| "unknown".to_owned(),
-                |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-            ),
+            caches: facts::caches(),
+            memory: facts::memory(),
+            hypervisor: facts::hypervisor(),
+            mitigations: facts::mitigations(),
+            governor: facts::governor(),
+            rustc: facts::version("rustc", "--version"),
+            clang: facts::version("clang", "--version"),
+            nft: facts::version("nft", "--version"),
+            tc: facts::version("tc", "-V"),
+            testpmd: facts::testpmd(),
+            commit: facts::commit(),
+            date: or_unknown(facts::date()),
             busy: 0.0,
         }
     }

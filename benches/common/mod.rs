@@ -2,6 +2,7 @@
 
 pub(crate) mod bpf;
 pub(crate) mod exitmark;
+mod facts;
 pub(crate) mod machine;
 pub(crate) mod results;
 pub(crate) mod rounds;

@@ -7,7 +7,7 @@ use super::sources::{Growth, Latency, Sources, Tcp};
 use super::table;
 
 /// The kinds of frames whose decision is bounded.
-const KINDS: [&str; 4] = ["exit4", "exit6", "relay4", "relay6"];
+pub(crate) const KINDS: [&str; 4] = ["exit4", "exit6", "relay4", "relay6"];
 /// The part of the frames that may be lost where the ratio is of rates without loss.
 const LOSS: f64 = 0.000_1;
 

@@ -1,28 +1,28 @@
 //! The short table that the README shows, between two markers.
 
+use super::goals::{self, KINDS};
 use super::names::{self, AF_XDP, BARE, NFTABLES, SPILL, WIRE, XDP};
 use super::point::Point;
 use super::rounds::ratio;
 use super::sources::{Rate, Sources, Tcp};
-use super::table::{count, micros, percent, table};
+use super::table::{count, micros, percent, table, whole};
 
 const BEGIN: &str = "<!-- benchmarks: begin -->\n";
 const END: &str = "<!-- benchmarks: end -->";
 
 /// The rows of the table; others are on the page.
 const RATES: [&str; 6] = [XDP, SPILL, AF_XDP, NFTABLES, BARE, WIRE];
-const TCP: [&str; 4] = [XDP, SPILL, "exitmark-af_xdp-both", WIRE];
+const TCP: [(&str, &str); 4] = [
+    (XDP, "exitmark, `xdp`"),
+    (SPILL, "exitmark, `af_xdp`, the way back in the kernel"),
+    ("exitmark-af_xdp-both", "exitmark, `af_xdp` both ways"),
+    (WIRE, "an XDP redirect both ways"),
+];
 
 /// The text with this block between its markers.
 pub(crate) fn with_block(readme: &str, block: &str) -> Result<String, String> {
     let (before, after) = around(readme)?;
     Ok(format!("{before}{BEGIN}{block}{END}{after}"))
-}
-
-/// What is between the markers.
-pub(crate) fn block_in(readme: &str) -> Result<&str, String> {
-    let (before, after) = around(readme)?;
-    Ok(&readme[before.len() + BEGIN.len()..readme.len() - after.len() - END.len()])
 }
 
 fn around(readme: &str) -> Result<(&str, &str), String> {
@@ -47,6 +47,7 @@ pub(crate) fn block(sources: &Sources) -> String {
         rates(sources),
         tcp(sources),
         decision(sources),
+        Some(goals(sources)),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
@@ -112,10 +113,10 @@ fn tcp(sources: &Sources) -> Option<String> {
     };
     let rows: Vec<_> = TCP
         .into_iter()
-        .filter(|name| sources.tcp.iter().any(|row| row.forwarder == *name))
-        .map(|forwarder| {
+        .filter(|(name, _)| sources.tcp.iter().any(|row| row.forwarder == *name))
+        .map(|(forwarder, words)| {
             vec![
-                names::words(forwarder),
+                words.to_owned(),
                 figure(forwarder, "upload", gbit),
                 figure(forwarder, "download", gbit),
                 figure(forwarder, "connect", |row| {
@@ -146,20 +147,26 @@ fn gbit(row: &Tcp) -> Option<String> {
     Some(format!("{:.1} Gbit/s", row.gbit_per_s?))
 }
 
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "`as` keeps it within the type's range"
-)]
-pub(crate) fn whole(number: f64) -> u64 {
-    number.round() as u64
+/// Where the rest is, and how much of what is wanted is not met.
+fn goals(sources: &Sources) -> String {
+    let all = goals::all(sources);
+    let met = all
+        .iter()
+        .filter(|goal| goal.is_met() == Some(true))
+        .count();
+    format!(
+        "[docs/benchmarks.md](docs/benchmarks.md) has latency, loss, growth and every other \
+         figure, and the\ngoals, of which {met} of {} are met.\n",
+        all.len()
+    )
 }
 
 fn decision(sources: &Sources) -> Option<String> {
     let span = |set: &str| {
-        let rows = sources.decisions.iter().filter(|row| {
-            row.set == set && ["exit4", "exit6", "relay4", "relay6"].contains(&row.kind.as_str())
-        });
+        let rows = sources
+            .decisions
+            .iter()
+            .filter(|row| row.set == set && KINDS.contains(&row.kind.as_str()));
         let ns: Vec<f64> = rows.map(|row| row.ns).collect();
         let least = ns.iter().copied().reduce(f64::min)?;
         let most = ns.iter().copied().reduce(f64::max)?;

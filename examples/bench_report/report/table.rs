@@ -2,21 +2,37 @@
 
 use std::fmt::Write;
 
-/// A table; the first column is text, the others are numbers.
+/// The headings of columns that are words; all others but the first are numbers.
+const WORDS: [&str; 3] = ["family", "direction", "set"];
+
+/// A table of numbers.
 pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    lines(headings, "---:", rows)
+    let rule = |(column, heading): (usize, &&str)| {
+        if column == 0 || WORDS.contains(heading) {
+            "---"
+        } else {
+            "---:"
+        }
+    };
+    lines(
+        headings,
+        headings.iter().enumerate().map(rule).collect(),
+        rows,
+    )
 }
 
-/// A table of texts.
+/// A table of words.
 pub(crate) fn words(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    lines(headings, "---", rows)
+    lines(headings, vec!["---"; headings.len()], rows)
 }
 
-fn lines(headings: &[&str], rule: &str, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+fn lines(
+    headings: &[&str],
+    rules: Vec<&str>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let mut text = String::new();
     line(&mut text, headings);
-    let rules = std::iter::once("---").chain(std::iter::repeat(rule));
-    let rules: Vec<_> = rules.take(headings.len()).collect();
     let _ = writeln!(text, "|{}|", rules.join("|"));
     for row in rows {
         line(&mut text, &row);
@@ -62,6 +78,16 @@ pub(crate) fn count(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A figure of which the digits behind the point say nothing.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` keeps it within the type's range"
+)]
+pub(crate) fn whole(number: f64) -> u64 {
+    number.round() as u64
 }
 
 /// Microseconds, with three digits that mean something.

@@ -3,9 +3,8 @@
 
 use super::super::names::ordered;
 use super::super::plots::percentiles;
-use super::super::readme::whole;
 use super::super::sources::Latency;
-use super::super::table::{count, family, micros, table};
+use super::super::table::{count, family, micros, table, whole};
 use super::Page;
 
 fn rows<'p>(page: &'p Page<'_>) -> Option<Vec<&'p Latency>> {

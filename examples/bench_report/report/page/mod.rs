@@ -54,16 +54,16 @@ struct Page<'s> {
 
 impl Page<'_> {
     fn section(&self, heading: &str, content: Option<String>) -> Option<String> {
-        content.map(|content| format!("## {heading}\n\n{content}\n"))
+        content.map(|content| format!("## {heading}\n\n{}\n\n", content.trim_end()))
     }
 
-    /// The goals need more than one bench; without any figure they would only be a list.
+    /// What is not met, or not measured, is told as plainly as the rest.
     fn goals(&self) -> Option<String> {
         let all = goals::all(self.sources);
         let count = |verdict| all.iter().filter(|goal| goal.is_met() == verdict).count();
         let (met, missed, unknown) = (count(Some(true)), count(Some(false)), count(None));
         Some(format!(
-            "Of {} goals {met} are met, {missed} are not met, {unknown} were not measured.\n\n{}",
+            "Goals: {}; met: {met}; not met: {missed}; not measured: {unknown}.\n\n{}",
             all.len(),
             goals::table(self.sources)
         ))

@@ -1,10 +1,9 @@
 //! TCP: goodput, connections, round trips.
 
 use super::super::names::{WIRE, ordered};
-use super::super::readme::whole;
 use super::super::rounds::{difference, ratio};
 use super::super::sources::Tcp;
-use super::super::table::{self, count, micros};
+use super::super::table::{self, count, micros, whole};
 use super::Page;
 
 pub(super) fn section(page: &Page<'_>) -> Option<String> {

@@ -50,7 +50,11 @@ fn legend(area: &Area<'_>) -> Drawn<()> {
 }
 
 fn chart(area: &Area<'_>, rates: &[Rate], names: &[&str]) -> Drawn<()> {
-    let most = rates.iter().map(|row| row.max).fold(0.0, f64::max);
+    let points = SIZES
+        .iter()
+        .filter_map(|(bytes, _)| Point::base(rates, *bytes));
+    let rows = points.flat_map(|point| point.rows(rates).map(|row| row.max).collect::<Vec<_>>());
+    let most = rows.fold(0.0, f64::max);
     let x_ticks = ticks::linear(most);
     let last = x_ticks.last().map_or(1.0, |tick| tick.0);
     let rows = f64::from(u32::try_from(names.len())?);

@@ -44,14 +44,15 @@ pub(super) fn plots(rows: &[Growth]) -> Drawn<Vec<(String, String)>> {
             points.sort_by(|one, other| one.0.total_cmp(&other.0));
             (name.clone(), points)
         });
+        let x_ticks = values
+            .iter()
+            .map(|value| (position(*value, least), count(*value)))
+            .collect();
         let lines = Lines {
             title: format!("Rate against {words}, 64 B frames"),
             x_axis: words,
             y_axis: "Mpps",
-            x_ticks: values
-                .iter()
-                .map(|value| (position(*value, least), count(*value)))
-                .collect(),
+            x_ticks: ticks::thinned(x_ticks),
             y_ticks: ticks::linear(most),
             series: series.collect(),
         };

@@ -1,7 +1,31 @@
 //! Where an axis has its ticks, and what stands at them.
 
+use super::super::table::{count, whole};
+
 /// A position on an axis, and its label.
 pub(super) type Tick = (f64, String);
+
+/// What a letter takes of the axis, and what is between two labels, as parts of its length.
+const LETTER: f64 = 0.015;
+
+/// Without the labels that would run into the one to their right.
+pub(super) fn thinned(mut ticks: Vec<Tick>) -> Vec<Tick> {
+    let length = match (ticks.first(), ticks.last()) {
+        (Some(first), Some(last)) => last.0 - first.0,
+        _ => 0.0,
+    };
+    let mut free = f64::INFINITY;
+    for (position, label) in ticks.iter_mut().rev() {
+        let letters = u32::try_from(label.len()).unwrap_or(u32::MAX);
+        let half = f64::from(letters.saturating_add(2)) * LETTER * length / 2.0;
+        if *position + half > free {
+            label.clear();
+        } else {
+            free = *position - half;
+        }
+    }
+    ticks
+}
 
 /// From zero to at least this, in steps of 1, 2 or 5 times a power of ten.
 pub(super) fn linear(most: f64) -> Vec<Tick> {
@@ -37,8 +61,12 @@ pub(super) fn decades(least: f64, most: f64) -> Vec<Tick> {
         .take_while(|power| *power < most + 1.0 || *power < first + 1.5)
         .map(|power| {
             let value = 10_f64.powf(power);
-            let digits = if value >= 1.0 { 0 } else { 2 };
-            (power, format!("{value:.digits$}"))
+            let label = if value >= 1.0 {
+                count(whole(value))
+            } else {
+                format!("{value:.2}")
+            };
+            (power, label)
         })
         .collect()
 }

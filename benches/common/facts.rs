@@ -1,0 +1,129 @@
+//! What a machine and its tools tell of themselves. Nothing of it names the machine or a path.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+/// A field of the first processor.
+pub(crate) fn processor(field: &str) -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.find(|(name, _)| name.trim() == field)?;
+    Some(value.trim().to_owned())
+}
+
+/// The caches that the first processor has or shares, from the nearest one.
+pub(crate) fn caches() -> Option<String> {
+    let cache = |index: u8| {
+        let read = |what: &str| {
+            content(&format!(
+                "/sys/devices/system/cpu/cpu0/cache/index{index}/{what}"
+            ))
+        };
+        let kind = match read("type")?.as_str() {
+            "Data" => "d",
+            "Instruction" => "i",
+            _ => "",
+        };
+        Some(format!("L{}{kind} {}", read("level")?, read("size")?))
+    };
+    let all: Vec<_> = (0..8).map_while(cache).collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// The memory that the kernel has, in GiB.
+pub(crate) fn memory() -> Option<String> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(format!("{:.1} GiB", kib / f64::from(1 << 20)))
+}
+
+/// None on a machine that is no guest.
+pub(crate) fn hypervisor() -> Option<String> {
+    if !processor("flags")?
+        .split(' ')
+        .any(|flag| flag == "hypervisor")
+    {
+        return None;
+    }
+    let vendor = output("lscpu", &[]).and_then(|text| {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("Hypervisor vendor:"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    Some(vendor.unwrap_or_else(|| "of unknown make".to_owned()))
+}
+
+/// What the kernel does, or does not, against what the processor lets through; what the processor
+/// is safe from is left out.
+pub(crate) fn mitigations() -> Option<String> {
+    let directory = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").ok()?;
+    let all: BTreeMap<_, _> = directory
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let text = fs::read_to_string(entry.path()).ok()?;
+            Some((
+                entry.file_name().into_string().ok()?,
+                text.trim().to_owned(),
+            ))
+        })
+        .filter(|(_, state)| state != "Not affected")
+        .collect();
+    let told: Vec<_> = all
+        .iter()
+        .map(|(name, state)| {
+            let short = state.strip_prefix("Mitigation: ").unwrap_or(state);
+            let short = short.split(';').next().unwrap_or_default();
+            format!("{name}: {short}")
+        })
+        .collect();
+    Some(if told.is_empty() {
+        "none is needed".to_owned()
+    } else {
+        told.join("; ")
+    })
+}
+
+pub(crate) fn governor() -> Option<String> {
+    content("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+}
+
+/// The commit of these sources; it ends with `-dirty` where they are not what was committed.
+pub(crate) fn commit() -> Option<String> {
+    let sources = env!("CARGO_MANIFEST_DIR");
+    output("git", &["-C", sources, "describe", "--always", "--dirty"])
+}
+
+/// The version of DPDK that testpmd is of.
+pub(crate) fn testpmd() -> Option<String> {
+    let text = output("dpdk-testpmd", &["-v", "--help"])?;
+    let line = text.lines().find(|line| line.contains("RTE Version"))?;
+    line.split('\'').nth(1).map(str::to_owned)
+}
+
+/// The first line that a tool says of its version.
+pub(crate) fn version(program: &str, argument: &str) -> Option<String> {
+    let text = output(program, &[argument])?;
+    text.lines().next().map(|line| line.trim().to_owned())
+}
+
+pub(crate) fn date() -> Option<String> {
+    output("date", &["-u", "+%FT%TZ"])
+}
+
+/// What a command says on either channel, if it can be run and says something.
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    let (said, warned) = (output.stdout, output.stderr);
+    let text = [said, warned].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let fine = output.status.success();
+    let text = text.join("\n").trim().to_owned();
+    (fine && !text.is_empty()).then_some(text)
+}
+
+fn content(path: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned())
+}

@@ -1,0 +1,389 @@
+//! Tier: any machine. What is made of the benches' results: figures, goals, plots, the README's
+//! table; and that what the project has published is what its results say.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+#[path = "../examples/bench_report/decision.rs"]
+mod decision;
+#[path = "../examples/bench_report/report/mod.rs"]
+mod report;
+
+use report::{Report, publish, readme};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
+
+const README: &str =
+    "before\n<!-- benchmarks: begin -->\nby hand\n<!-- benchmarks: end -->\nafter\n";
+
+fn rate(forwarder: &str, bytes: u32, rounds: [f64; 3], loss: f64) -> Value {
+    json!({
+        "forwarder": forwarder, "frame_bytes": bytes, "relay_share": 0.5, "queues": 1,
+        "family": "ipv4", "flows": 1024, "relays": 10_000, "mpps": rounds[1], "min": 0.1,
+        "max": 9.0, "loss": loss, "max_loss": loss, "runs": 3, "sent": 1, "rounds": rounds,
+        "lost": {"before_box": 0, "in_box": 0, "after_box": 0},
+    })
+}
+
+fn rates() -> Value {
+    json!([
+        rate("wire", 64, [4.0, 4.0, 4.0], 0.0),
+        rate("nftables", 64, [0.5, 1.0, 0.25], 0.0),
+        // The ratios are 6, 2 and 12; the ratio of the medians would be 3.
+        rate("exitmark-xdp", 64, [3.0, 2.0, 3.0], 0.0),
+        rate("exitmark-af_xdp-spill", 64, [2.9, 1.9, 2.9], 0.001),
+        rate("bare-xdp", 64, [3.2, 2.2, 3.2], 0.0),
+        rate("exitmark-xdp", 1514, [2.0, 2.0, 2.0], 0.0),
+        rate("nftables", 1514, [0.5, 0.5, 0.5], 0.0),
+    ])
+}
+
+fn growth() -> Value {
+    let row = |axis: &str, value: u64, mpps: f64| {
+        json!({
+            "axis": axis, "value": value, "forwarder": "exitmark-xdp", "frame_bytes": 64,
+            "family": "ipv4", "mpps": mpps, "min": mpps, "max": mpps, "runs": 3, "loss": 0.0,
+            "rounds": [mpps, mpps, mpps],
+        })
+    };
+    json!([
+        row("relays", 1024, 3.0),
+        row("relays", 65_536, 2.0),
+        row("prefixes", 0, 3.0),
+        row("prefixes", 8, 2.9),
+        row("queues", 1, 3.0),
+        row("queues", 2, 5.7),
+    ])
+}
+
+fn latency() -> Value {
+    let row = |forwarder: &str, trips: [f64; 3]| {
+        json!({
+            "forwarder": forwarder, "frame_bytes": 64, "family": "ipv4", "lossless_mpps": 2.5,
+            "min": 2.4, "max": 2.6, "runs": 3, "rounds": [2.4, 2.5, 2.6],
+            "latency": [{
+                "load": 0.5, "offered_mpps": 1.25, "p50_us": 5.0, "p90_us": 6.0, "p99_us": 9.0,
+                "p99_9_us": 40.0, "p99_99_us": 400.0, "max_us": 0.0, "samples": 12_345, "loss": 0.0,
+            }],
+            "round_trip": {"p50_us": trips[1], "p99_us": 20.0, "samples": 1000, "rounds": trips},
+            "loss_curve": [{"offered_mpps": 2.0, "loss": 0.0}, {"offered_mpps": 5.0, "loss": 0.5}],
+            "burst_frames": 512, "recovery_us": 1500.0,
+        })
+    };
+    json!([
+        row("wire", [5.0, 6.0, 7.0]),
+        row("exitmark-xdp", [5.5, 6.5, 9.5])
+    ])
+}
+
+fn tcp() -> Value {
+    let row = |forwarder: &str, direction: &str, figure: &str, streams: u32, value: f64| {
+        json!({
+            "forwarder": forwarder, "direction": direction, figure: value, "min": value,
+            "max": value, "runs": 3, "streams": streams, "rounds": [value, value, value],
+            "retransmits": 3, "p99_us": 50.0,
+        })
+    };
+    json!([
+        row("wire", "upload", "gbit_per_s", 1, 4.0),
+        row("exitmark-xdp", "upload", "gbit_per_s", 1, 3.9),
+        // The worst of the numbers of streams counts.
+        row("wire", "upload", "gbit_per_s", 4, 4.0),
+        row("exitmark-xdp", "upload", "gbit_per_s", 4, 3.0),
+        row("exitmark-xdp", "connect", "connections_per_s", 8, 18_250.4),
+        row("exitmark-xdp", "round-trip", "round_trip_us", 1, 17.25),
+        row("wire", "round-trip", "round_trip_us", 1, 16.0),
+    ])
+}
+
+fn machine() -> Value {
+    json!({
+        "kernel": "6.18.1", "cpu": "Some | CPU", "cores": 2, "memory": "8.0 GiB",
+        "hypervisor": "KVM", "governor": null, "commit": "abc1234", "date": "2026-01-02T03:04:05Z",
+        "busy": 0.2,
+    })
+}
+
+fn decisions() -> Value {
+    let row = |kind: &str, set: &str, ns: f64| json!({"kind": kind, "set": set, "ns": ns});
+    json!([
+        row("exit4", "ring", 5.0),
+        row("exit6", "ring", 5.5),
+        row("relay4", "ring", 4.5),
+        row("relay6", "ring", 5.25),
+        row("host-udp", "ring", 9.0),
+        // One kind is missing: the worst is not known.
+        row("exit4", "cold", 15.0),
+    ])
+}
+
+/// A directory with these results; all of them, if nothing else is said.
+fn results() -> TempDir {
+    let directory = TempDir::new().unwrap();
+    for (name, content) in [
+        ("pps.json", rates()),
+        ("growth.json", growth()),
+        ("latency.json", latency()),
+        ("tcp.json", tcp()),
+        ("machine.json", machine()),
+        ("decision.json", decisions()),
+    ] {
+        fs::write(directory.path().join(name), content.to_string()).unwrap();
+    }
+    directory
+}
+
+/// The line of a table that begins so, without what pads it.
+fn line<'t>(text: &'t str, begin: &str) -> &'t str {
+    let begin = format!("| {begin} |");
+    text.lines()
+        .find(|line| line.starts_with(&begin))
+        .unwrap_or_else(|| panic!("no line begins with {begin} in\n{text}"))
+}
+
+#[test]
+fn a_goal_is_held_against_ratios_within_rounds() {
+    let report = Report::of(results().path()).unwrap();
+    for (what, measured, verdict) in [
+        ("exitmark-xdp / nftables, 64 B", "6.000", "met"),
+        ("exitmark-xdp / bare-xdp, 64 B", "0.938", "**not met**"),
+        (
+            "exitmark-af_xdp-spill / exitmark-xdp, 64 B",
+            "0.967, lost: 0.1000 %",
+            "**not met**",
+        ),
+        (
+            "exitmark-af_xdp-spill / exitmark-xdp, 1514 B",
+            "-",
+            "not measured",
+        ),
+        ("exitmark-xdp, 2 queues / 1 queue", "1.900", "met"),
+        (
+            "exitmark-xdp, 65,536 relay endpoints / 1,024",
+            "0.667",
+            "**not met**",
+        ),
+        ("one decision, a ring's worth of frames", "5.500 ns", "met"),
+        ("one decision, no frame in the cache", "-", "not measured"),
+        ("TCP upload, exitmark-xdp / wire", "0.750", "**not met**"),
+        ("TCP download, exitmark-xdp / wire", "-", "not measured"),
+        (
+            "round trip, exitmark-xdp more than wire",
+            "0.500 µs, over TCP 1.250 µs",
+            "met",
+        ),
+    ] {
+        let line = line(&report.page, what);
+        assert!(
+            line.ends_with(&format!("| {measured} | {verdict} |")),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn the_page_has_what_was_measured() {
+    let report = Report::of(results().path()).unwrap();
+    let page = &report.page;
+    assert_eq!(
+        line(page, "exitmark-xdp"),
+        "| exitmark-xdp | 2.000 | 0.100–9.000 | none | none | 6.000 | 0.750 |"
+    );
+    for part in [
+        "### 64 B, IPv4, half of the flows to relays, 1 queue, 1,024 flows, 10,000 relay endpoints",
+        "| CPU | Some \\| CPU |",
+        "Something else used this machine meanwhile",
+        "| exitmark-xdp | 64 | IPv4 | 1.250 | 5.00 | 6.00 | 9.00 | 40.0 | 400 | 0.00 | 12,345 |",
+        "| exitmark-xdp | 64 | IPv4 | 512 | 1,500 |",
+        "| exitmark-xdp | 8 | 18,250 | 18,250–18,250 | - |",
+        "| exitmark-xdp | 17.2 | 17.2–17.2 | 50.0 | +1.25 |",
+        "| exitmark-xdp | 64 | IPv4 | 65,536 | 2.000 | 2.000–2.000 | none | 0.667 |",
+    ] {
+        assert!(page.contains(part), "{part} is missing in\n{page}");
+    }
+}
+
+#[test]
+fn every_link_has_its_plot_and_every_plot_its_link() {
+    let report = Report::of(results().path()).unwrap();
+    let names: Vec<_> = report.plots.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "growth-prefixes.svg",
+            "growth-queues.svg",
+            "growth-relays.svg",
+            "latency-50.svg",
+            "loss.svg",
+            "throughput.svg"
+        ]
+    );
+    for (name, svg) in &report.plots {
+        assert_eq!(
+            report.page.matches(&format!("(benchmarks/{name})")).count(),
+            1
+        );
+        assert!(
+            svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"),
+            "{name}"
+        );
+        assert!(svg.contains(">\nexitmark-xdp\n<"), "{name}");
+    }
+}
+
+#[test]
+fn a_time_of_nothing_is_the_lowest_point_of_its_line() {
+    let report = Report::of(results().path()).unwrap();
+    let line = report.plots["latency-50.svg"]
+        .lines()
+        .find(|line| line.starts_with("<polyline") && line.contains("#0072B2"))
+        .unwrap();
+    let (_, points) = line.split_once("points=\"").unwrap();
+    let heights = points.split_whitespace().filter_map(|point| {
+        let (_, y) = point.split_once(',')?;
+        y.parse::<u32>().ok()
+    });
+    // SVG counts from above: five percentiles rise, and the greatest time is 0.
+    let heights: Vec<_> = heights.collect();
+    assert_eq!(heights.len(), 6, "{line}");
+    assert!(heights[..5].is_sorted_by(|one, next| one > next), "{line}");
+    assert!(heights[5] > heights[0], "{line}");
+}
+
+#[test]
+fn a_missing_file_is_named_and_a_broken_one_is_an_error() {
+    let directory = results();
+    let path = |name: &str| directory.path().join(name);
+    fs::remove_file(path("latency.json")).unwrap();
+    let report = Report::of(directory.path()).unwrap();
+    assert_eq!(report.missing, ["latency.json"]);
+    assert!(report.page.contains("is not there: latency.json."));
+    assert!(!report.page.contains("## Latency"));
+
+    for broken in [
+        "[{\"forwarder\": \"wire\"".to_owned(),
+        "[{}]".to_owned(),
+        json!([rate("wire", 64, [1.0, -1.0, 1.0], 0.0)]).to_string(),
+    ] {
+        fs::write(path("pps.json"), broken).unwrap();
+        let error = Report::of(directory.path()).err().unwrap();
+        assert!(error.contains("pps.json"), "{error}");
+    }
+    let nothing = Report::of(TempDir::new().unwrap().path()).err().unwrap();
+    assert!(nothing.contains("make bench"), "{nothing}");
+}
+
+#[test]
+fn the_decision_is_taken_from_criterion() {
+    let directory = TempDir::new().unwrap();
+    let (criterion, results) = (directory.path().join("c"), directory.path().join("r"));
+    decision::collect(&criterion, &results).unwrap();
+    assert!(!results.exists(), "nothing was measured");
+    for (set, kind, ns) in [("cold", "exit4", 15.5), ("ring", "exit4", 5.25)] {
+        let path = criterion.join(format!("decision_{set}/{kind}/new"));
+        fs::create_dir_all(&path).unwrap();
+        let estimates = json!({"median": {"point_estimate": ns}, "mean": {"point_estimate": 1.0}});
+        fs::write(path.join("estimates.json"), estimates.to_string()).unwrap();
+    }
+    fs::create_dir_all(criterion.join("decision_ring/report")).unwrap();
+    decision::collect(&criterion, &results).unwrap();
+    let text = fs::read_to_string(results.join("decision.json")).unwrap();
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        found,
+        json!([
+            {"kind": "exit4", "set": "ring", "ns": 5.25},
+            {"kind": "exit4", "set": "cold", "ns": 15.5},
+        ])
+    );
+}
+
+/// What differs between what a project has published and what its own results say.
+fn differences(project: &Path) -> Vec<String> {
+    let report = Report::of(&project.join(publish::DATA)).unwrap();
+    let read = |path: &str| fs::read_to_string(project.join(path)).unwrap_or_default();
+    let readme = read("README.md");
+    let mut expected = BTreeMap::from([
+        (
+            "README.md".to_owned(),
+            readme::with_block(&readme, &report.block).unwrap(),
+        ),
+        ("docs/benchmarks.md".to_owned(), report.page),
+    ]);
+    for (name, svg) in report.plots {
+        expected.insert(format!("docs/benchmarks/{name}"), svg);
+    }
+    let differ = |(path, text): (String, String)| (read(&path) != text).then_some(path);
+    expected.into_iter().filter_map(differ).collect()
+}
+
+#[test]
+fn what_is_published_is_made_from_what_is_published_with_it() {
+    let project = TempDir::new().unwrap();
+    let path = |name: &str| project.path().join(name);
+    fs::write(path("README.md"), README).unwrap();
+    let report = Report::of(results().path()).unwrap();
+    // Of an earlier time.
+    fs::create_dir_all(path("docs/benchmarks/data")).unwrap();
+    fs::write(path("docs/benchmarks/old.svg"), "").unwrap();
+    fs::write(path("docs/benchmarks/data/tcp-machine.json"), "{}").unwrap();
+    publish::publish(&report, project.path()).unwrap();
+    assert_eq!(differences(project.path()), [""; 0]);
+    assert!(!path("docs/benchmarks/old.svg").exists());
+
+    let readme = fs::read_to_string(path("README.md")).unwrap();
+    assert!(readme.starts_with("before\n<!--") && readme.ends_with("-->\nafter\n"));
+    assert!(!readme.contains("by hand"), "{readme}");
+    assert!(
+        readme.contains(
+            "| exitmark, `xdp` | 2.00 Mpps, 6.0 × nftables | 2.00 Mpps, 4.0 × nftables | none |"
+        ),
+        "{readme}"
+    );
+    assert!(
+        readme.contains("| exitmark, `xdp` | 3.9 Gbit/s | - | 18,250 | 17.2 µs |"),
+        "{readme}"
+    );
+
+    fs::write(path("README.md"), readme.replace("6.0 ×", "7.0 ×")).unwrap();
+    assert_eq!(differences(project.path()), ["README.md"]);
+}
+
+#[test]
+fn a_quick_run_or_a_readme_without_its_place_is_not_published() {
+    let project = TempDir::new().unwrap();
+    let readme = project.path().join("README.md");
+    let mut report = Report::of(results().path()).unwrap();
+    for wrong in ["no markers", &README.repeat(2)] {
+        fs::write(&readme, wrong).unwrap();
+        let error = publish::publish(&report, project.path()).unwrap_err();
+        assert!(error.contains("<!-- benchmarks: begin -->"), "{error}");
+    }
+    fs::write(&readme, README).unwrap();
+    report.fewest_rounds = 1;
+    let error = publish::publish(&report, project.path()).unwrap_err();
+    assert!(error.contains("--quick"), "{error}");
+    assert!(!project.path().join("docs").exists());
+}
+
+#[test]
+fn the_projects_figures_are_what_its_results_say() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(project.join("README.md")).unwrap();
+    readme::with_block(&readme, "").unwrap();
+    if project.join(publish::DATA).exists() {
+        assert_eq!(
+            differences(project),
+            [""; 0],
+            "change nothing by hand: `make bench-publish`"
+        );
+    } else {
+        // Until something is published, there is no page that could be wrong.
+        assert!(!project.join("docs/benchmarks.md").exists());
+    }
+}

@@ -297,7 +297,7 @@ int exitmark_host(struct xdp_md *ctx)
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
 	struct verdict verdict = {};
-	struct packet packet;
+	struct packet packet = {};
 	struct frame frame;
 	bool meant, odd;
 	__u64 share = 0, arrived;

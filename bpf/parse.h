@@ -54,6 +54,15 @@ static __always_inline struct frame frame_of(struct xdp_md *ctx)
 	return frame;
 }
 
+/* Where in the frame this is. All 64 bits of the pointers, or the verifier takes them for numbers. */
+static __always_inline __u64 offset_in(const struct frame *frame, const void *at)
+{
+	__u64 offset = at - frame->data;
+
+	barrier_var(offset);
+	return offset;
+}
+
 static __always_inline __u16 be16(const void *at)
 {
 	return bpf_ntohs(*(const __be16 *)at);
@@ -135,7 +144,7 @@ static __always_inline int read_v4(const struct frame *frame, void *at, struct p
 	total = be16(ip + 2);
 	if (header < 20 || total < header)
 		return RULE_BAD_LENGTH;
-	if ((at - frame->data) + total > frame->bytes)
+	if (offset_in(frame, at) + total > frame->bytes)
 		return RULE_BEYOND_FRAME;
 	packet->ip = ip;
 	packet->family = V4;
@@ -162,7 +171,7 @@ static __always_inline int read_v6(const struct frame *frame, void *at, struct p
 	if (ip[0] >> 4 != 6)
 		return RULE_WRONG_VERSION;
 	payload = be16(ip + 4);
-	if ((at - frame->data) + 40 + payload > frame->bytes)
+	if (offset_in(frame, at) + 40 + payload > frame->bytes)
 		return RULE_BEYOND_FRAME;
 	packet->ip = ip;
 	packet->family = V6;

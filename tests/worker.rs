@@ -338,19 +338,18 @@ fn a_frame_that_was_noted_is_timed_when_it_has_been_sent() {
 }
 
 #[test]
-fn it_looks_for_another_frame_for_a_while_and_then_sleeps() {
+fn it_sleeps_unless_frames_come_fast() {
     let at = Duration::from_micros;
     let mut spin = Spin::new(at(50));
     assert!(!spin.goes_on(at(0), false), "no frame has come yet");
     assert!(spin.goes_on(at(100), true));
-    assert!(spin.goes_on(at(149), false));
-    assert!(!spin.goes_on(at(150), false), "its time is over");
-    assert!(spin.goes_on(at(151), true));
-    assert!(
-        spin.goes_on(at(200), false),
-        "it counts from the last frame"
-    );
+    assert!(!spin.goes_on(at(101), false), "one frame alone");
+    assert!(spin.goes_on(at(149), true));
+    assert!(spin.goes_on(at(198), false), "49 us after the one before");
+    assert!(!spin.goes_on(at(199), false), "nothing came in time");
+    assert!(spin.goes_on(at(200), true));
+    assert!(!spin.goes_on(at(201), false), "51 us after the one before");
     let mut none = Spin::new(Duration::ZERO);
-    assert!(none.goes_on(at(300), true));
+    assert!(none.goes_on(at(300), true) && none.goes_on(at(300), true));
     assert!(!none.goes_on(at(300), false));
 }

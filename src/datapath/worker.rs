@@ -36,8 +36,7 @@ const DRAIN_QUIET_TURNS: u32 = 4;
 pub struct WorkerLimits {
     /// Frames that are received from one port in one turn.
     pub batch: usize,
-    /// How long it looks for the next frame before it sleeps. To be woken takes longer than most
-    /// frames are apart.
+    /// Between frames that are less than this apart it does not sleep: to be woken takes longer.
     pub spin: Duration,
 }
 
@@ -345,30 +344,36 @@ impl<P: Port> Worker<P> {
     }
 }
 
-/// Whether a worker that found nothing looks once more instead of going to sleep.
+/// Whether a worker that found nothing looks once more instead of going to sleep: only while frames
+/// come so close to each other that it would be woken before it slept well.
 #[derive(Clone, Copy, Debug)]
 pub struct Spin {
     limit: Duration,
     last_active: Option<Duration>,
+    /// The last two turns with frames were less than `limit` apart.
+    is_worth_it: bool,
 }
 
 impl Spin {
-    /// Looks on for so long after a frame.
+    /// For frames that are less than this apart.
     pub const fn new(limit: Duration) -> Self {
         Self {
             limit,
             last_active: None,
+            is_worth_it: false,
         }
     }
 
     /// After a turn that began at `now`.
     pub fn goes_on(&mut self, now: Duration, was_active: bool) -> bool {
+        let is_recent = self
+            .last_active
+            .is_some_and(|last| now.saturating_sub(last) < self.limit);
         if was_active {
+            self.is_worth_it = is_recent;
             self.last_active = Some(now);
-            return true;
         }
-        self.last_active
-            .is_some_and(|last| now.saturating_sub(last) < self.limit)
+        was_active || (is_recent && self.is_worth_it)
     }
 }
 

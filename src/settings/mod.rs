@@ -155,7 +155,7 @@ pub struct Datapath {
     pub ring: u32,
     /// Frames that are handled at a time.
     pub batch: u32,
-    /// How long a worker looks for the next frame before it sleeps.
+    /// Between frames that are less than this apart a worker does not sleep.
     pub spin: Duration,
     /// Whether the NIC's own buffers are used.
     pub zero_copy: ZeroCopy,

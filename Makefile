@@ -42,12 +42,13 @@ test-tor: setup
 # are for one.
 bench: PACKAGES += $(BENCH_PACKAGES)
 bench: setup
-	cargo bench --locked --bench pps -- $(ARGS) $(PPS_ARGS)
-	cargo bench --locked --bench pps -- latency $(ARGS) $(LATENCY_ARGS)
-	cargo bench --locked --bench pps -- growth $(ARGS) $(GROWTH_ARGS)
-	cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS)
-	cargo bench --locked --bench decision
-	cargo run --locked --quiet --example bench_report
+	@status=0; run() { echo "$$*"; "$$@" || status=1; }; \
+	run cargo bench --locked --bench pps -- $(ARGS) $(PPS_ARGS); \
+	run cargo bench --locked --bench pps -- latency $(ARGS) $(LATENCY_ARGS); \
+	run cargo bench --locked --bench pps -- growth $(ARGS) $(GROWTH_ARGS); \
+	run cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS); \
+	run cargo bench --locked --bench decision; \
+	run cargo run --locked --quiet --example bench_report; exit $$status
 
 # What was measured, into docs/benchmarks.md and the README's table.
 bench-publish:

@@ -79,6 +79,14 @@ struct {
 	__type(value, struct tally);
 } received SEC(".maps");
 
+// A device map, as every quick program has one.
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, TARGETS);
+	__type(key, __u32);
+	__type(value, __u32);
+} wires SEC(".maps");
+
 static __always_inline int redirect_to(__u32 target)
 {
 	__u32 *interface = bpf_map_lookup_elem(&targets, &target);
@@ -190,13 +198,13 @@ int count_incoming(struct xdp_md *context)
 SEC("xdp")
 int wire(struct xdp_md *context)
 {
-	return redirect_to(WIRE);
+	return bpf_redirect_map(&wires, WIRE, XDP_DROP);
 }
 
 SEC("xdp")
 int wire_back(struct xdp_md *context)
 {
-	return redirect_to(WIRE_BACK);
+	return bpf_redirect_map(&wires, WIRE_BACK, XDP_DROP);
 }
 
 // A veth takes redirected frames only with NAPI on; any program turns it on.

@@ -9,8 +9,8 @@ pub(crate) const TRAFFIC: &str = "traffic.bpf.c";
 // `enum target` of traffic.bpf.c.
 const TARGET_WIRE: u32 = 1;
 const TARGET_WIRE_BACK: u32 = 2;
-/// The map of interfaces to send to.
-pub(crate) const TARGETS: &str = "targets";
+/// The map of interfaces that they redirect to.
+const WIRES: &str = "wires";
 
 /// Compiles a file of `benches/bpf` and returns the object's bytes.
 pub(crate) fn compile(name: &str) -> Result<Vec<u8>, LabError> {
@@ -34,8 +34,8 @@ pub(crate) fn attach_wire(
     host: &'static str,
     uplink: &'static str,
 ) -> Result<(), LabError> {
-    programs.aim(TARGETS, TARGET_WIRE, netns, uplink)?;
-    programs.aim(TARGETS, TARGET_WIRE_BACK, netns, host)?;
+    programs.aim(WIRES, TARGET_WIRE, netns, uplink)?;
+    programs.aim(WIRES, TARGET_WIRE_BACK, netns, host)?;
     programs.attach("wire", netns, host)?;
     programs.attach("wire_back", netns, uplink)
 }

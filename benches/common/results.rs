@@ -1,7 +1,9 @@
 //! From the values of the rounds to what is printed and written.
 
+use super::rounds::Missing;
 use exitmark::lab::LabError;
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -62,13 +64,30 @@ pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
 
-/// Writes a file of JSON into the directory of results, which it returns.
-pub(crate) fn write(name: &str, content: &impl Serialize) -> Result<PathBuf, LabError> {
+/// Notes what a bench did not measure in `missing.json`, in place of what it noted there before.
+/// Says whether that is nothing.
+pub(crate) fn note_missing(bench: &str, missing: &[Missing]) -> Result<bool, LabError> {
+    const NAME: &str = "missing.json";
+    let before = fs::read(directory().join(NAME)).unwrap_or_default();
+    // A file that is none is written anew.
+    let mut all: Vec<Value> = serde_json::from_slice(&before).unwrap_or_default();
+    all.retain(|one| one["bench"] != bench);
+    all.extend(missing.iter().map(|one| json!(one)));
+    write(NAME, &all)?;
+    Ok(missing.is_empty())
+}
+
+fn directory() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
         PathBuf::from,
     );
-    let directory = target.join("bench");
+    target.join("bench")
+}
+
+/// Writes a file of JSON into the directory of results, which it returns.
+pub(crate) fn write(name: &str, content: &impl Serialize) -> Result<PathBuf, LabError> {
+    let directory = directory();
     let path = directory.join(name);
     let failed = |error| LabError(format!("cannot write {}: {error}", path.display()));
     fs::create_dir_all(&directory).map_err(failed)?;

@@ -3,6 +3,7 @@
 
 use super::machine::Machine;
 use exitmark::lab::LabError;
+use serde::Serialize;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -79,16 +80,26 @@ impl<K, S> Contest<K, S> {
     }
 }
 
+/// What was not measured, and why.
+#[derive(Debug, Serialize)]
+pub(crate) struct Missing {
+    pub(crate) bench: &'static str,
+    pub(crate) forwarder: String,
+    pub(crate) reason: String,
+}
+
 /// Measures all contestants in turn, round after round, and returns those that never failed,
-/// and whether these are all.
+/// and the others.
 pub(crate) fn run<K: Display, S: Display>(
+    bench: &'static str,
     options: &Options,
     machine: &mut Machine,
     contestants: impl Iterator<Item = K>,
     measure: impl Fn(&K, Duration) -> Result<S, LabError>,
-) -> Result<(Vec<Contest<K, S>>, bool), LabError> {
+) -> Result<(Vec<Contest<K, S>>, Vec<Missing>), LabError> {
     let mut contests: Vec<_> = contestants.map(Contest::new).collect();
-    let (all, rounds) = (contests.len(), options.rounds());
+    let mut missing = Vec::new();
+    let rounds = options.rounds();
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
         machine.listen();
@@ -106,6 +117,11 @@ pub(crate) fn run<K: Display, S: Display>(
                 Err(error) => {
                     eprintln!("  {}: FAILED: {error}", contest.contestant);
                     contest.failed = true;
+                    missing.push(Missing {
+                        bench,
+                        forwarder: contest.contestant.to_string(),
+                        reason: error.to_string(),
+                    });
                 }
             }
         }
@@ -114,8 +130,7 @@ pub(crate) fn run<K: Display, S: Display>(
     if contests.is_empty() {
         return Err(LabError("no forwarder could be measured".to_owned()));
     }
-    let whole = contests.len() == all;
-    Ok((contests, whole))
+    Ok((contests, missing))
 }
 
 /// Says how a bench ended.

@@ -29,8 +29,11 @@ impl Contestant<'_> {
         let site = Site::new(load.queues)?;
         let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
         let running = forwarder.start(&site, &traffic, &load)?;
+        // What is lost while a forwarder warms up, or changes over to another way of working, is
+        // lost too.
+        let before = (traffic.counts()?, Drops::read(&site)?);
         let frames = frames_for(&site, &traffic, length)?;
-        let before = (traffic.drained()?, Drops::read(&site)?);
+        traffic.drained()?;
         let rate = steady_rate(&site, &traffic, frames)?;
         let counts = traffic.drained()?.since(&before.0);
         let drops = Drops::read(&site)?.since(&before.1);

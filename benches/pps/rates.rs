@@ -10,6 +10,8 @@ use crate::report::{self, Row};
 use exitmark::lab::LabError;
 use std::thread;
 
+const BENCH: &str = "rates";
+
 #[derive(clap::Args)]
 pub(crate) struct Rates {
     #[command(flatten)]
@@ -23,7 +25,7 @@ pub(crate) fn bench(arguments: &Rates) -> Result<bool, LabError> {
     let options = &arguments.options;
     let forwarders = options.chosen(peers::all(), |one| one.name())?;
     rounds::need_root()?;
-    let forwarders = peers::available(forwarders);
+    let (forwarders, mut missing) = peers::available(BENCH, forwarders);
     let compiled = bpf::compile(bpf::TRAFFIC)?;
     let mut loads = arguments.axes.loads(options.quick);
     loads.retain(|(load, _)| is_possible(load));
@@ -37,14 +39,18 @@ pub(crate) fn bench(arguments: &Rates) -> Result<bool, LabError> {
             .filter(move |one| whom == Whom::All || peers::is_exitmark(one.forwarder))
     });
     let mut machine = Machine::new();
-    let (contests, whole) = rounds::run(options, &mut machine, contestants, |one, length| {
-        one.run(&compiled, length)
-    })?;
+    let (contests, failed) =
+        rounds::run(BENCH, options, &mut machine, contestants, |one, length| {
+            one.run(&compiled, length)
+        })?;
     let rows: Vec<_> = contests.iter().filter_map(Row::new).collect();
     report::print(&rows);
     results::write("pps.json", &rows)?;
     let directory = results::write("machine.json", &machine)?;
     println!("\nwritten to {}", directory.display());
+    let whole = failed.is_empty();
+    missing.extend(failed);
+    results::note_missing(BENCH, &missing)?;
     Ok(whole)
 }
 

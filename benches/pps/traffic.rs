@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of forwarders but the next hop that the host shall address.
 
-use crate::common::bpf::{self, TARGETS};
+use crate::common::bpf;
 use crate::load::{Family, Load};
 use crate::site::{BOX_HOST, BOX_UPLINK, FAR_END, Site, pin_to_generator_cpu};
 use exitmark::lab::LabError;
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 // Contract with traffic.bpf.c.
 const SLOT_BYTES: usize = 80;
 const TARGET_GENERATE: u32 = 0;
+/// The map of interfaces that generators send to.
+pub(crate) const TARGETS: &str = "targets";
 const SINK_UPLINK: u32 = 0;
 const SINK_INCOMING: u32 = 1;
 

@@ -28,6 +28,8 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+const BENCH: &str = "tcp";
+
 #[derive(Parser)]
 #[command(
     name = "tcp",
@@ -68,7 +70,8 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
         each.map(move |forwarder| Contestant { forwarder, trial })
     });
     let mut machine = Machine::new();
-    let (contests, whole) = rounds::run(
+    let (contests, failed) = rounds::run(
+        BENCH,
         &arguments.options,
         &mut machine,
         contestants,
@@ -79,7 +82,7 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     results::write("tcp.json", &rows)?;
     let directory = results::write("tcp-machine.json", &machine)?;
     println!("\nwritten to {}", directory.display());
-    Ok(whole)
+    results::note_missing(BENCH, &failed)
 }
 
 /// What is measured in one run.

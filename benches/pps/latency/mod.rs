@@ -45,6 +45,8 @@ const TIMED: [f64; 3] = [0.1, 0.5, 0.9];
 /// A trial is so many times shorter than a run of the command `rates`.
 const TRIALS_A_RUN: u32 = 12;
 
+const BENCH: &str = "latency";
+
 #[derive(clap::Args)]
 pub(crate) struct Latency {
     #[command(flatten)]
@@ -64,7 +66,7 @@ pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
     let options = &arguments.options;
     let forwarders = options.chosen(peers::all(), |one| one.name())?;
     rounds::need_root()?;
-    let forwarders = peers::available(forwarders);
+    let (forwarders, mut missing) = peers::available(BENCH, forwarders);
     let compiled = bpf::compile(bpf::TRAFFIC)?;
     pace::let_signals_interrupt()?;
     let loads = arguments.families.iter().flat_map(|&family| {
@@ -81,14 +83,18 @@ pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
         })
     });
     let mut machine = Machine::new();
-    let (contests, whole) = rounds::run(options, &mut machine, contestants, |one, length| {
-        run(&compiled, one, length / TRIALS_A_RUN)
-    })?;
+    let (contests, failed) =
+        rounds::run(BENCH, options, &mut machine, contestants, |one, length| {
+            run(&compiled, one, length / TRIALS_A_RUN)
+        })?;
     let rows: Vec<_> = contests.iter().map(report::Row::new).collect();
     report::print(&rows);
     results::write("latency.json", &rows)?;
     let directory = results::write("machine.json", &machine)?;
     println!("\nwritten to {}", directory.display());
+    let whole = failed.is_empty();
+    missing.extend(failed);
+    results::note_missing(BENCH, &missing)?;
     Ok(whole)
 }
 

@@ -11,6 +11,7 @@ mod rule;
 mod testpmd;
 mod wire;
 
+use crate::common::rounds::Missing;
 use crate::load::Load;
 use crate::site::Site;
 use crate::traffic::Traffic;
@@ -65,34 +66,44 @@ impl Running for InKernel {
     }
 }
 
-/// All forwarders, in the order of the table.
+/// All forwarders. Those that are compared with each other run after each other: what disturbs one
+/// of them, disturbs both.
 pub(crate) fn all() -> Vec<Box<dyn Forwarder>> {
     let [xdp, af_xdp, spill] = exitmark::VARIANTS.map(exitmark::Exitmark);
     vec![
-        Box::new(xdp),
-        Box::new(af_xdp),
-        Box::new(spill),
         Box::new(nftables::Nftables),
         Box::new(bridge::Bridge),
         Box::new(rule::Rule(rule::Place::Tc)),
+        Box::new(wire::Wire),
         Box::new(rule::Rule(rule::Place::Xdp)),
+        Box::new(xdp),
+        Box::new(spill),
+        Box::new(af_xdp),
         Box::new(testpmd::Testpmd::AfXdp),
         Box::new(testpmd::Testpmd::AfPacket),
-        Box::new(wire::Wire),
     ]
 }
 
-/// Without those for which something is missing here.
-pub(crate) fn available(mut forwarders: Vec<Box<dyn Forwarder>>) -> Vec<Box<dyn Forwarder>> {
+/// Without those for which something is missing here, and what that is.
+pub(crate) fn available(
+    bench: &'static str,
+    mut forwarders: Vec<Box<dyn Forwarder>>,
+) -> (Vec<Box<dyn Forwarder>>, Vec<Missing>) {
+    let mut all_missing = Vec::new();
     forwarders.retain(|forwarder| {
         let missing = forwarder.missing();
         if let Some(missing) = &missing {
             let name = forwarder.name();
             eprintln!("{name} is left out; this machine lacks {missing}");
+            all_missing.push(Missing {
+                bench,
+                forwarder: name.to_owned(),
+                reason: format!("this machine lacks {missing}"),
+            });
         }
         missing.is_none()
     });
-    forwarders
+    (forwarders, all_missing)
 }
 
 /// Whether it is one of exitmark's engines.

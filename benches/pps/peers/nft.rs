@@ -31,8 +31,11 @@ pub(super) fn relay_set(load: &Load) -> String {
     format!(
         "    set relays {{
         type {address} . inet_service
+        flags constant
+        size {}
         elements = {{ {} }}
     }}",
+        elements.len(),
         elements.join(", ")
     )
 }

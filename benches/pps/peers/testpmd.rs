@@ -112,6 +112,10 @@ impl Testpmd {
         arguments.push("--no-mlockall".to_owned());
         arguments.push(format!("--total-num-mbufs={buffers}"));
         arguments.push(format!("--nb-cores={queues}"));
+        // As much as exitmark takes at a time, and rings as long as its own.
+        for option in ["--burst=256", "--rxd=2048", "--txd=2048"] {
+            arguments.push(option.to_owned());
+        }
         if let Self::AfPacket = self {
             arguments.push(format!("--rxq={queues}"));
             arguments.push(format!("--txq={queues}"));

@@ -5,7 +5,7 @@ PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-d
             linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor \
             debhelper systemd
 
-.PHONY: setup demo test test-survive test-tor bench fuzz fuzz-engines check deb clean
+.PHONY: setup demo test test-survive test-tor bench bench-check bench-baseline fuzz fuzz-engines check deb clean
 
 # No service of a package is started: the tests run a tor of their own.
 setup:
@@ -40,6 +40,14 @@ bench: setup
 	cargo bench --locked --bench pps -- $(ARGS) $(PPS_ARGS)
 	cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS)
 	cargo bench --locked --bench decision
+
+# Instructions per decision, counted: fails where they differ from benches/instructions.json by more
+# than 2 %. bench-baseline writes that file anew; it goes into the commit that has the reason.
+bench-check bench-baseline: PACKAGES += valgrind
+bench-check: setup
+	cargo bench --locked --bench instructions
+bench-baseline: setup
+	cargo bench --locked --bench instructions -- --write-baseline
 
 # Made-up frames through both engines, as root: fails, and stores the frame, where they disagree.
 FRAMES ?= 100000000

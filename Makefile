@@ -7,7 +7,8 @@ PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-d
 # What exitmark is compared with, beside what is above.
 BENCH_PACKAGES := dpdk-dev
 
-.PHONY: setup demo test test-survive test-tor bench bench-publish fuzz fuzz-engines check deb clean
+.PHONY: setup demo test test-survive test-tor bench bench-publish bench-check bench-baseline fuzz \
+        fuzz-engines check deb clean
 
 # No service of a package is started: the tests run a tor of their own.
 setup:
@@ -53,6 +54,14 @@ bench: setup
 # What was measured, into docs/benchmarks.md and the README's table.
 bench-publish:
 	cargo run --locked --quiet --example bench_report -- --publish
+
+# Instructions per decision, counted: fails where they differ from benches/instructions.json by more
+# than 2 %. bench-baseline writes that file anew; it goes into the commit that has the reason.
+bench-check bench-baseline: PACKAGES += valgrind
+bench-check: setup
+	cargo bench --locked --bench instructions
+bench-baseline: setup
+	cargo bench --locked --bench instructions -- --write-baseline
 
 # Made-up frames through both engines, as root: fails, and stores the frame, where they disagree.
 FRAMES ?= 100000000

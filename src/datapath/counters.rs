@@ -6,7 +6,7 @@
 //! one set a CPU. Both are kept with the program, and go on when another process takes over.
 
 use super::{Cells, Role};
-use crate::packet::Malformed;
+use crate::packet::{Dscp, Malformed};
 use crate::policy::{Class, Rule};
 use std::fmt;
 use std::sync::Arc;
@@ -205,14 +205,14 @@ impl Tally {
         self.0[BYTES + rule as usize] += bytes;
     }
 
+    /// Counts a frame whose code point was changed to this one.
     #[inline]
-    pub(super) const fn marked(&mut self) {
-        self.0[SINGLE] += 1;
-    }
-
-    #[inline]
-    pub(super) const fn cleared(&mut self) {
-        self.0[SINGLE + 1] += 1;
+    pub(super) fn remarked(&mut self, dscp: Dscp) {
+        if dscp == Dscp::DEFAULT {
+            self.0[SINGLE + 1] += 1;
+        } else {
+            self.0[SINGLE] += 1;
+        }
     }
 
     #[inline]
@@ -381,7 +381,7 @@ mod tests {
     fn publishing_moves_counts_once() {
         let counters = Counters::default();
         let mut tally = Tally::default();
-        tally.marked();
+        tally.remarked(Dscp::AF11);
         counters.publish(&mut tally);
         counters.publish(&mut tally);
         assert_eq!(counters.read().of(Counter::Marked), 1);

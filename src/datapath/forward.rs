@@ -4,9 +4,12 @@
 
 use super::{
     DecidedBy, DropReason, Excerpt, Frame, Links, Memory, PerRole, Role, Sample, Samples, Tally,
+    links::Steering, sample::Part,
 };
-use crate::packet::{self, Dscp, MacAddr};
-use crate::policy::{Egress, FragmentTable, Rule, Snapshot, Verdict, judge};
+use crate::packet::{self, MacAddr};
+use crate::policy::{
+    Egress, FragmentTable, Rule, Snapshot, Verdict, judge, judge_whole_v4, judge_whole_v6,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,12 +43,14 @@ pub struct Forwarder {
     links: Arc<Links>,
     fragments: FragmentTable,
     tally: Tally,
+    /// How relay frames of this batch leave, if they can.
+    steering: Option<Steering>,
     /// Whether this batch has shown the host's MAC address.
     host_seen: bool,
     /// Who is told of some of the decisions.
     samples: Option<Arc<Samples>>,
-    /// How many there were, to choose by.
-    decisions: u64,
+    /// Where their choice has come to.
+    phase: u64,
 }
 
 impl Forwarder {
@@ -56,9 +61,10 @@ impl Forwarder {
             links,
             fragments: FragmentTable::default(),
             tally: Tally::default(),
+            steering: None,
             host_seen: false,
             samples: None,
-            decisions: 0,
+            phase: 0,
         }
     }
 
@@ -102,59 +108,112 @@ impl Forwarder {
         outbox: &mut Outbox,
         now: Duration,
     ) -> u64 {
+        // A loop for each port, so that no frame asks where it came from.
+        match ingress {
+            Role::Host => self.process(Role::Host, arrived, memory, outbox, now),
+            Role::Uplink => self.process(Role::Uplink, arrived, memory, outbox, now),
+            Role::Incoming => self.process(Role::Incoming, arrived, memory, outbox, now),
+        }
+    }
+
+    #[inline(always)]
+    fn process(
+        &mut self,
+        ingress: Role,
+        arrived: &mut Vec<Frame>,
+        memory: &mut impl Memory,
+        outbox: &mut Outbox,
+        now: Duration,
+    ) -> u64 {
         let whole = arrived
             .iter()
             .rposition(|frame| !frame.has_more())
             .map_or(0, |last| last + 1);
         let reads_headers = ingress != Role::Uplink;
-        self.host_seen = false;
+        self.begin();
         let sampled = self.links.sampled();
         if reads_headers {
             for frame in arrived.iter().take(PREFETCH_AHEAD) {
                 memory.prefetch(frame);
             }
         }
-        let mut packets = 0;
+        let mut phase = self.phase;
+        let mut packets = whole;
         let mut bytes = 0;
         let mut frames = arrived.drain(..whole);
         while let Some(first) = frames.as_slice().first() {
-            packets += 1;
             if reads_headers && let Some(ahead) = frames.as_slice().get(PREFETCH_AHEAD) {
                 memory.prefetch(ahead);
             }
-            let (parts, frame_bytes) = if first.has_more() {
-                extent(frames.as_slice())
-            } else {
-                (1, first.length())
-            };
-            bytes += frame_bytes;
-            let frame = memory.bytes(first);
-            self.decisions = self.decisions.wrapping_add(1);
-            let outcome = if sampled.has(self.decisions) {
-                self.decide_and_tell(ingress, frame, frame_bytes, now)
-            } else {
-                self.decide(ingress, frame, frame_bytes, now).0
-            };
-            let queue = match outcome {
-                Outcome::Forward(role) => &mut outbox.leaving[role],
-                Outcome::Stack => {
-                    self.tally.dropped(DropReason::NotForHost, 1);
-                    &mut outbox.dropped
-                }
-                Outcome::Drop(reason) => {
-                    self.tally.dropped(reason, 1);
-                    &mut outbox.dropped
-                }
-            };
-            for part in frames.by_ref().take(parts) {
-                queue.push(part);
+            phase = Part::next(phase);
+            let told = sampled.has(phase);
+            if told || first.has_more() {
+                let (parts, frame_bytes) = extent(frames.as_slice());
+                let frame = memory.bytes(first);
+                let outcome = self.decide_rarely(ingress, frame, frame_bytes, now, told);
+                packets -= parts - 1;
+                bytes += frame_bytes;
+                let queue = self.queue(outcome, outbox);
+                queue.extend(frames.by_ref().take(parts));
+                continue;
+            }
+            bytes += first.length();
+            let queue = self.decide_whole(ingress, memory.bytes(first), now, outbox);
+            if let Some(frame) = frames.next() {
+                queue.push(frame);
             }
         }
-        self.tally.received(ingress, packets);
+        drop(frames);
+        self.phase = phase;
+        self.tally.received(ingress, packets as u64);
         if ingress != Role::Host {
             self.tally.inbound(ingress, bytes as u64);
         }
-        packets
+        packets as u64
+    }
+
+    /// Looks once at what is the same for all frames of a batch.
+    fn begin(&mut self) {
+        self.steering = self.links.steering();
+        self.host_seen = false;
+    }
+
+    /// Where the frames of a packet go; counts it, if that is nowhere.
+    #[inline(always)]
+    fn queue<'outbox>(
+        &mut self,
+        outcome: Outcome,
+        outbox: &'outbox mut Outbox,
+    ) -> &'outbox mut Vec<Frame> {
+        let reason = match outcome {
+            Outcome::Forward(role) => return &mut outbox.leaving[role],
+            Outcome::Stack => DropReason::NotForHost,
+            Outcome::Drop(reason) => reason,
+        };
+        self.tally.dropped(reason, 1);
+        &mut outbox.dropped
+    }
+
+    /// Decides a packet that is in one frame, and tells nobody. Gives the queue for it.
+    #[inline(always)]
+    fn decide_whole<'outbox>(
+        &mut self,
+        ingress: Role,
+        frame: &mut [u8],
+        now: Duration,
+        outbox: &'outbox mut Outbox,
+    ) -> &'outbox mut Vec<Frame> {
+        let outcome = match ingress {
+            Role::Host => {
+                let frame_bytes = frame.len();
+                return self.outbound(frame, frame_bytes, now, |forwarder, outcome, _| {
+                    forwarder.queue(outcome, outbox)
+                });
+            }
+            Role::Uplink => self.inbound_by_uplink(frame),
+            Role::Incoming => self.inbound_by_incoming(frame),
+        };
+        self.queue(outcome, outbox)
     }
 
     /// Decides one frame and rewrites it. `frame` is the part with the headers, `frame_bytes`
@@ -168,11 +227,10 @@ impl Forwarder {
         now: Duration,
     ) -> (Outcome, Option<Verdict>) {
         // A batch of one.
-        self.host_seen = false;
+        self.begin();
         self.decide(ingress, frame, frame_bytes, now)
     }
 
-    #[inline]
     fn decide(
         &mut self,
         ingress: Role,
@@ -181,27 +239,28 @@ impl Forwarder {
         now: Duration,
     ) -> (Outcome, Option<Verdict>) {
         match ingress {
-            Role::Host => {
-                let (outcome, verdict) = self.outbound(frame, frame_bytes, now);
+            Role::Host => self.outbound(frame, frame_bytes, now, |_, outcome, verdict| {
                 (outcome, Some(verdict))
-            }
+            }),
             Role::Uplink => (self.inbound_by_uplink(frame), None),
             Role::Incoming => (self.inbound_by_incoming(frame), None),
         }
     }
 
+    /// Decides a packet that is in several frames, or one that is told of.
     #[cold]
     #[inline(never)]
-    fn decide_and_tell(
+    fn decide_rarely(
         &mut self,
         ingress: Role,
         frame: &mut [u8],
         frame_bytes: usize,
         now: Duration,
+        told: bool,
     ) -> Outcome {
-        let before = Excerpt::of(frame);
+        let before = told.then(|| Excerpt::of(frame));
         let (outcome, verdict) = self.decide(ingress, frame, frame_bytes, now);
-        if let Some(samples) = &self.samples {
+        if let (Some(before), Some(samples)) = (before, &self.samples) {
             samples.tell(Sample {
                 by: DecidedBy::Worker,
                 arrived: now,
@@ -218,35 +277,111 @@ impl Forwarder {
         outcome
     }
 
-    #[inline]
-    fn outbound(
+    /// Decides a frame of the host's, and ends with `end`. Each branch is compiled for its kind of
+    /// frame alone, up to there: offsets and family are constants.
+    #[inline(always)]
+    fn outbound<T>(
         &mut self,
         frame: &mut [u8],
         frame_bytes: usize,
         now: Duration,
-    ) -> (Outcome, Verdict) {
+        end: impl FnOnce(&mut Self, Outcome, Verdict) -> T,
+    ) -> T {
+        if let Some(packet) = packet::plain_v4(frame, 0, frame_bytes) {
+            let verdict = judge_whole_v4(packet, &self.snapshot);
+            self.carry_out(frame, frame_bytes, verdict, end)
+        } else if let Some(packet) = packet::plain_v6(frame, 0, frame_bytes) {
+            let verdict = judge_whole_v6(packet, &self.snapshot);
+            self.carry_out(frame, frame_bytes, verdict, end)
+        } else if packet::tag_bytes(frame) > 0 {
+            self.outbound_tagged(frame, frame_bytes, now, end)
+        } else {
+            self.outbound_any(frame, frame_bytes, now, end)
+        }
+    }
+
+    /// The same for a frame with tags. Apart, so that it takes no registers from those without.
+    #[cold]
+    #[inline(never)]
+    fn outbound_tagged<T>(
+        &mut self,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        now: Duration,
+        end: impl FnOnce(&mut Self, Outcome, Verdict) -> T,
+    ) -> T {
+        let tags = packet::tag_bytes(frame);
+        if let Some(packet) = packet::plain_v4(frame, tags, frame_bytes) {
+            let verdict = judge_whole_v4(packet, &self.snapshot);
+            self.carry_out(frame, frame_bytes, verdict, end)
+        } else if let Some(packet) = packet::plain_v6(frame, tags, frame_bytes) {
+            let verdict = judge_whole_v6(packet, &self.snapshot);
+            self.carry_out(frame, frame_bytes, verdict, end)
+        } else {
+            self.outbound_any(frame, frame_bytes, now, end)
+        }
+    }
+
+    /// The same for any frame, whatever it is.
+    #[cold]
+    #[inline(never)]
+    fn outbound_any<T>(
+        &mut self,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        now: Duration,
+        end: impl FnOnce(&mut Self, Outcome, Verdict) -> T,
+    ) -> T {
         let headers = packet::parse(frame, frame_bytes);
         let verdict = judge(&headers, &self.snapshot, &mut self.fragments, now);
-        self.count(&verdict, frame_bytes);
+        self.carry_out(frame, frame_bytes, verdict, end)
+    }
+
+    #[inline(always)]
+    fn carry_out<T>(
+        &mut self,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        verdict: Verdict,
+        end: impl FnOnce(&mut Self, Outcome, Verdict) -> T,
+    ) -> T {
+        if let Some(remark) = verdict.remark {
+            packet::set_dscp(frame, remark.l3, remark.version, remark.dscp);
+            self.tally.remarked(remark.dscp);
+        }
+        self.tally.met(verdict.rule, frame_bytes as u64);
+        if verdict.disagreement {
+            self.tally.disagreed();
+        }
         // One frame of a batch tells where the host is as well as all of them do.
-        if !self.host_seen && verdict.rule as usize > Rule::ForeignSource as usize {
+        if !self.host_seen {
+            self.see_host(frame, verdict.rule);
+        }
+        match verdict.egress {
+            Egress::Uplink => end(self, Outcome::Forward(Role::Uplink), verdict),
+            Egress::Incoming => match self.steering {
+                Some(steering) => {
+                    packet::set_macs(frame, steering.macs);
+                    match steering.port {
+                        Role::Uplink => end(self, Outcome::Forward(Role::Uplink), verdict),
+                        port => end(self, Outcome::Forward(port), verdict),
+                    }
+                }
+                None => {
+                    let outcome = self.unsteered();
+                    end(self, outcome, verdict)
+                }
+            },
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn see_host(&mut self, frame: &[u8], rule: Rule) {
+        if rule as usize > Rule::ForeignSource as usize {
             self.links.learn_host(frame);
             self.host_seen = true;
         }
-        if let Some(remark) = verdict.remark {
-            packet::set_dscp(frame, remark.l3, remark.version, remark.dscp);
-        }
-        let egress = match verdict.egress {
-            Egress::Uplink => Role::Uplink,
-            Egress::Incoming => match (self.links.incoming(), self.links.next_hop()) {
-                (Some(link), Some(next_hop)) => {
-                    packet::set_macs(frame, next_hop, link.own);
-                    link.port
-                }
-                _ => return (self.unsteered(), verdict),
-            },
-        };
-        (Outcome::Forward(egress), verdict)
     }
 
     /// What becomes of a relay frame while `incoming` cannot be used.
@@ -257,19 +392,6 @@ impl Forwarder {
         }
         self.tally.unsteered();
         Outcome::Forward(Role::Uplink)
-    }
-
-    #[inline]
-    fn count(&mut self, verdict: &Verdict, frame_bytes: usize) {
-        self.tally.met(verdict.rule, frame_bytes as u64);
-        match verdict.remark {
-            Some(remark) if remark.dscp == Dscp::DEFAULT => self.tally.cleared(),
-            Some(_) => self.tally.marked(),
-            None => {}
-        }
-        if verdict.disagreement {
-            self.tally.disagreed();
-        }
     }
 
     /// The wire's other direction. Nothing changes, but where this NIC is `incoming` too, what

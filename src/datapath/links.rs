@@ -3,7 +3,7 @@
 
 use super::sample::Part;
 use super::{Cells, PerRole, Role};
-use crate::packet::MacAddr;
+use crate::packet::{MacAddr, MacPair};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -48,6 +48,13 @@ pub struct IncomingLink {
     pub own: MacAddr,
     /// The router's there, as far as it is known at first.
     pub next_hop: Option<MacAddr>,
+}
+
+/// How steered frames leave.
+#[derive(Clone, Copy)]
+pub(super) struct Steering {
+    pub(super) port: Role,
+    pub(super) macs: MacPair,
 }
 
 /// When the XDP program decides frames by itself that are meant for user space.
@@ -145,8 +152,8 @@ impl Links {
         }
     }
 
-    /// Steers to this MAC address from the next frame on; or to none, because `incoming` has no
-    /// link or its next hop is not known.
+    /// Steers to this MAC address from the next batch of frames on; or to none, because `incoming`
+    /// has no link or its next hop is not known.
     pub fn steer_to(&self, next_hop: Option<MacAddr>) {
         self.set(NEXT_HOP, next_hop.map_or(0, MacAddr::to_u64));
     }
@@ -212,6 +219,15 @@ impl Links {
     #[inline]
     pub const fn incoming(&self) -> Option<&IncomingLink> {
         self.incoming.as_ref()
+    }
+
+    /// How steered frames leave now, if they can.
+    pub(super) fn steering(&self) -> Option<Steering> {
+        let link = self.incoming()?;
+        Some(Steering {
+            port: link.port,
+            macs: MacPair::new(self.next_hop()?, link.own),
+        })
     }
 
     /// Where steered frames are sent now.

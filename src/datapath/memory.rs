@@ -13,8 +13,6 @@ pub struct HeapMemory {
     /// Where the first chunk begins.
     start: usize,
     chunk_bytes: usize,
-    /// The chunk size as a power of two.
-    shift: u32,
 }
 
 impl HeapMemory {
@@ -27,14 +25,13 @@ impl HeapMemory {
             start: bytes.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE),
             bytes,
             chunk_bytes,
-            shift: chunk_bytes.trailing_zeros(),
         };
         (memory, FramePool::new(frames))
     }
 
     #[inline]
     const fn offset(&self, frame: &Frame) -> usize {
-        self.start + (frame.chunk() << self.shift)
+        self.start + frame.chunk() * self.chunk_bytes
     }
 
     /// Copies a packet into as many frames of the pool as it takes. Hands nothing out, and

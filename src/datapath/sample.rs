@@ -32,11 +32,17 @@ impl Part {
         u64::MAX.checked_div(self.0).unwrap_or(0)
     }
 
-    /// Whether the decision with this number, which is not 0, is one of them. bpf/sample.h says
-    /// why numbers are mixed.
+    /// The phase of the decision after the one of this phase; the first one comes after 0. A phase
+    /// is the decision's number times the golden ratio. bpf/sample.h says why numbers are mixed.
     #[inline(always)]
-    pub(super) const fn has(self, number: u64) -> bool {
-        number.wrapping_mul(GOLDEN) <= self.0
+    pub(super) const fn next(phase: u64) -> u64 {
+        phase.wrapping_add(GOLDEN)
+    }
+
+    /// Whether the decision of this phase is one of them.
+    #[inline(always)]
+    pub(super) const fn has(self, phase: u64) -> bool {
+        phase <= self.0
     }
 }
 
@@ -185,7 +191,13 @@ mod tests {
             let part = Part::one_in(one_in);
             assert_eq!(part.is_one_in(), u64::from(one_in));
             let all = 64 * u64::from(one_in);
-            let chosen: Vec<_> = (1..=all).filter(|&number| part.has(number)).collect();
+            let mut phase = 0;
+            let chosen: Vec<_> = (1..=all)
+                .filter(|_| {
+                    phase = Part::next(phase);
+                    part.has(phase)
+                })
+                .collect();
             assert!(
                 chosen.len().abs_diff(64) <= 3,
                 "{} of one in {one_in}",
@@ -197,7 +209,7 @@ mod tests {
             }
         }
         assert_eq!(Part::one_in(0).is_one_in(), 0);
-        assert!((1..100_000).all(|number| !Part::one_in(0).has(number)));
+        assert!((1..100_000).all(|phase| !Part::one_in(0).has(phase)));
     }
 
     #[test]

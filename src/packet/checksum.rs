@@ -2,19 +2,19 @@
 
 /// The checksum after one 16-bit word that it covers changed from `old` to `new`.
 ///
-/// RFC 1624 equation 3, HC' = ~(~HC + ~m + m'). Equation 2 of RFC 1141, which looks
+/// RFC 1624 equation 4, HC' = HC - ~m - m'. Equation 2 of RFC 1141, which looks
 /// simpler, turns a sum of zero into the wrong one of its two forms. A checksum that was bad
 /// before stays bad: nothing is repaired by the way.
 #[inline]
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "two folds leave a sum of three 16-bit words within 16 bits"
-)]
 pub const fn replace_word(checksum: u16, old: u16, new: u16) -> u16 {
-    let sum = (!checksum) as u32 + (!old) as u32 + new as u32;
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    !(sum as u16)
+    subtract(subtract(checksum, !old), new)
+}
+
+/// The difference in ones' complement: what is borrowed at the top is taken at the bottom.
+#[inline]
+const fn subtract(from: u16, number: u16) -> u16 {
+    let (difference, borrowed) = from.overflowing_sub(number);
+    difference - borrowed as u16
 }
 
 /// The checksum over `bytes`, computed from scratch; for tests and for frames that we build.
@@ -67,6 +67,22 @@ mod tests {
             let new = u16::from_be_bytes([header[0], header[1]]);
             header[10..12].copy_from_slice(&replace_word(sum, old, new).to_be_bytes());
             assert!(ipv4_header_checksum_is_good(&header), "ToS {tos:#04x}");
+        }
+    }
+
+    /// As equation 3 has it, HC' = ~(~HC + ~m + m'): to the bit, zero's two forms included.
+    #[test]
+    fn agrees_with_the_other_equation() {
+        let words = [0, 1, 0x28, 0x4500, 0x7fff, 0x8000, 0xffd7, 0xfffe, 0xffff];
+        for checksum in 0..=u16::MAX {
+            for (old, new) in words.iter().flat_map(|old| words.map(|new| (*old, new))) {
+                let mut sum = u32::from(!checksum) + u32::from(!old) + u32::from(new);
+                while sum > 0xffff {
+                    sum = (sum & 0xffff) + (sum >> 16);
+                }
+                let expected = !u16::try_from(sum).unwrap();
+                assert_eq!(replace_word(checksum, old, new), expected);
+            }
         }
     }
 

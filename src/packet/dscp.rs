@@ -68,6 +68,17 @@ impl Dscp {
     /// AF11, ToS byte 0x28: the value the scheme began with.
     pub const AF11: Self = Self(10);
 
+    /// Every code point; each stands at its own number.
+    pub const ALL: [Self; 64] = {
+        let mut all = [Self(0); 64];
+        let mut bits = 0;
+        while bits < 64 {
+            all[bits as usize] = Self(bits);
+            bits += 1;
+        }
+        all
+    };
+
     /// A code point from its number.
     ///
     /// # Errors

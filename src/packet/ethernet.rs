@@ -13,8 +13,8 @@ pub const MAX_VLAN_TAGS: usize = 4;
 const VLAN_TAG_BYTES: usize = 4;
 const ETHERTYPE: usize = 12;
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
+pub(super) const IPV4: u16 = 0x0800;
+pub(super) const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 /// What provider bridges used before 802.1ad.
@@ -43,9 +43,36 @@ pub(super) fn payload(frame: &[u8]) -> Payload {
     Payload::Other
 }
 
+/// How many bytes of tags are in front of an IP packet; 0 if there is none.
+#[inline]
+pub fn tag_bytes(frame: &[u8]) -> usize {
+    match payload(frame) {
+        Payload::Ipv4(l3) | Payload::Ipv6(l3) => l3 - ETHERNET_HEADER_BYTES,
+        Payload::Other => 0,
+    }
+}
+
 /// A 48-bit MAC address, held as a number: read with one load and compared as one word.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MacAddr(u64);
+
+/// A destination address and a source address, as a frame begins with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MacPair([u8; 12]);
+
+impl MacPair {
+    /// A pair from its two parts.
+    pub const fn new(destination: MacAddr, source: MacAddr) -> Self {
+        let [a, b, c, d, e, f] = destination.bytes();
+        let [g, h, i, j, k, l] = source.bytes();
+        Self([a, b, c, d, e, f, g, h, i, j, k, l])
+    }
+
+    #[inline]
+    pub(super) const fn bytes(self) -> [u8; 12] {
+        self.0
+    }
+}
 
 const MAC_BITS: u64 = 0xffff_ffff_ffff;
 

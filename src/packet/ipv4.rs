@@ -3,16 +3,16 @@
 use super::headers::{Fragment, Malformed, Packet, ports};
 use std::net::{IpAddr, Ipv4Addr};
 
-const MIN_BYTES: usize = 20;
-const TOTAL_LENGTH: usize = 2;
+pub(super) const MIN_BYTES: usize = 20;
+pub(super) const TOTAL_LENGTH: usize = 2;
 const IDENTIFICATION: usize = 4;
-const FLAGS_AND_OFFSET: usize = 6;
-const PROTOCOL: usize = 9;
-const SOURCE: usize = 12;
-const DESTINATION: usize = 16;
+pub(super) const FLAGS_AND_OFFSET: usize = 6;
+pub(super) const PROTOCOL: usize = 9;
+pub(super) const SOURCE: usize = 12;
+pub(super) const DESTINATION: usize = 16;
 
-const MORE_FRAGMENTS: u16 = 0x2000;
-const FRAGMENT_OFFSET: u16 = 0x1fff;
+pub(super) const MORE_FRAGMENTS: u16 = 0x2000;
+pub(super) const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// Reads the header at `l3`; `frame_bytes` is the length of the whole frame, of which `frame`
 /// may be only the first part. Options are skipped by IHL.

@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv6Addr};
 /// How many extension headers are walked; a chain longer than this is malformed to us.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
-const HEADER_BYTES: usize = 40;
-const PAYLOAD_LENGTH: usize = 4;
-const NEXT_HEADER: usize = 6;
-const SOURCE: usize = 8;
-const DESTINATION: usize = 24;
+pub(super) const HEADER_BYTES: usize = 40;
+pub(super) const PAYLOAD_LENGTH: usize = 4;
+pub(super) const NEXT_HEADER: usize = 6;
+pub(super) const SOURCE: usize = 8;
+pub(super) const DESTINATION: usize = 24;
 
 /// Reads the header at `l3` and walks what follows it to the transport header. The arguments
 /// are those of the IPv4 reader.

@@ -3,7 +3,7 @@
 
 use super::checksum::replace_word;
 use super::dscp::{Dscp, Ecn};
-use super::ethernet::MacAddr;
+use super::ethernet::{MacAddr, MacPair};
 use super::headers::Version;
 
 /// Sets the DSCP of the IP packet at `l3`; ECN stays, and so does all else but IPv4's header
@@ -16,13 +16,14 @@ pub fn set_dscp(frame: &mut [u8], l3: usize, version: Version, dscp: Dscp) {
     match version {
         Version::V4 => {
             let header = frame.get_mut(l3..).and_then(<[u8]>::first_chunk_mut);
-            let Some([first, tos, _, _, _, _, _, _, _, _, high, low]) = header else {
+            let Some([_, tos, _, _, _, _, _, _, _, _, high, low]) = header else {
                 return;
             };
             // The sum is the same in either byte order (RFC 1071 section 2), so in the machine's.
-            let old = u16::from_ne_bytes([*first, *tos]);
+            // The word's other byte stays, so it does not matter what it is.
+            let old = u16::from_ne_bytes([0, *tos]);
             *tos = dscp.with_ecn(Ecn::of(*tos));
-            let new = u16::from_ne_bytes([*first, *tos]);
+            let new = u16::from_ne_bytes([0, *tos]);
             if new != old {
                 let sum = replace_word(u16::from_ne_bytes([*high, *low]), old, new);
                 [*high, *low] = sum.to_ne_bytes();
@@ -42,12 +43,9 @@ pub fn set_dscp(frame: &mut [u8], l3: usize, version: Version, dscp: Dscp) {
 
 /// Sets both MAC addresses. A runt that has none does not change.
 #[inline]
-pub fn set_macs(frame: &mut [u8], destination: MacAddr, source: MacAddr) {
-    if let Some(header) = frame.first_chunk_mut::<12>() {
-        // As one number, written with two stores and not with twelve.
-        let both = u128::from(destination.to_u64()) << 48 | u128::from(source.to_u64());
-        let [_, _, _, _, bytes @ ..] = both.to_be_bytes();
-        *header = bytes;
+pub fn set_macs(frame: &mut [u8], macs: MacPair) {
+    if let Some(header) = frame.first_chunk_mut() {
+        *header = macs.bytes();
     }
 }
 
@@ -133,7 +131,8 @@ mod tests {
             }
         }
         let mut runt = [7; 5];
-        set_macs(&mut runt, MacAddr::new([2; 6]), MacAddr::new([4; 6]));
+        let [destination, source] = [2, 4].map(|byte| MacAddr::new([byte; 6]));
+        set_macs(&mut runt, MacPair::new(destination, source));
         set_destination_mac(&mut runt, MacAddr::new([2; 6]));
         assert_eq!(runt, [7; 5]);
     }

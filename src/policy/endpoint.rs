@@ -125,7 +125,7 @@ impl EndpointSet {
     }
 
     /// The same for an address of a family that is known already.
-    #[inline]
+    #[inline(always)]
     pub(super) fn lists<F: Family>(&self, address: F, port: u16) -> bool {
         F::table(self).contains(address.key(port))
     }
@@ -306,14 +306,14 @@ impl<K: Key> Table<K> {
         (key.hash(&self.multipliers) >> self.shift) as usize
     }
 
-    #[inline]
+    #[inline(always)]
     fn contains(&self, key: K) -> bool {
         let bit = self.bit(key);
         self.filter[bit / 64] >> (bit % 64) & 1 == 1 && self.holds(key, bit / BITS_PER_SLOT)
     }
 
     /// Searches for the key from this slot on.
-    #[inline]
+    #[inline(always)]
     fn holds(&self, key: K, mut slot: usize) -> bool {
         let mask = self.slots.len() - 1;
         loop {

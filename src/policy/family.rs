@@ -1,6 +1,7 @@
 //! Where each address family's part of a set is.
 
 use super::endpoint::{Key, Table};
+use super::prefix::Ranges;
 use super::{EndpointSet, PrefixSet};
 use crate::packet::Address;
 
@@ -11,7 +12,7 @@ pub(super) trait Family: Address {
 
     fn key(self, port: u16) -> Self::Key;
     fn table(set: &EndpointSet) -> &Table<Self::Key>;
-    fn ranges(set: &PrefixSet) -> &[(Self, Self)];
+    fn ranges(set: &PrefixSet) -> &Ranges<Self>;
 }
 
 impl Family for u32 {
@@ -28,7 +29,7 @@ impl Family for u32 {
     }
 
     #[inline]
-    fn ranges(set: &PrefixSet) -> &[(Self, Self)] {
+    fn ranges(set: &PrefixSet) -> &Ranges<Self> {
         set.v4()
     }
 }
@@ -47,7 +48,7 @@ impl Family for u128 {
     }
 
     #[inline]
-    fn ranges(set: &PrefixSet) -> &[(Self, Self)] {
+    fn ranges(set: &PrefixSet) -> &Ranges<Self> {
         set.v6()
     }
 }

@@ -137,7 +137,7 @@ fn push_ranges(fixed: &mut Vec<u64>, tables: &mut Vec<u64>, prefixes: &PrefixSet
         WORDS_BEFORE_TABLES + tables.len(),
         prefixes.v6().len(),
     ));
-    for &(first, last) in prefixes.v6() {
+    for &(first, last) in prefixes.v6().iter() {
         tables.extend(halves(first).into_iter().chain(halves(last)));
     }
 }

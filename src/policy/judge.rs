@@ -9,11 +9,10 @@
 //! - Only exit protocols can be marked. The kernel copies the ToS of a ping into its answer, so
 //!   whoever pings the host chooses what its answers bear.
 
-use super::rules::Marking;
 use super::{
     ClassifyBy, ExitProtocols, Family, FragmentTable, Remark, Rule, Rules, Snapshot, Verdict,
 };
-use crate::packet::{Dscp, Fragment, Headers, Packet, protocol};
+use crate::packet::{Dscp, Fragment, Headers, Packet, Ports, protocol};
 use std::time::Duration;
 
 const DNS: u16 = 53;
@@ -36,6 +35,18 @@ pub fn judge(
     }
 }
 
+/// What shall happen to an IPv4 packet that is no fragment; [`judge`] says the same.
+#[inline(always)]
+pub fn judge_whole_v4(packet: Packet<u32>, snapshot: &Snapshot) -> Verdict {
+    verdict(&packet, classify(&packet, snapshot), snapshot)
+}
+
+/// The same for an IPv6 packet.
+#[inline(always)]
+pub fn judge_whole_v6(packet: Packet<u128>, snapshot: &Snapshot) -> Verdict {
+    verdict(&packet, classify(&packet, snapshot), snapshot)
+}
+
 #[inline(always)]
 fn judge_packet<F: Family>(
     packet: &Packet<F>,
@@ -43,15 +54,30 @@ fn judge_packet<F: Family>(
     fragments: &mut FragmentTable,
     now: Duration,
 ) -> Verdict {
-    let (rule, disagreement) = match packet.fragment {
-        None => classify(packet, snapshot),
-        Some(fragment) => classify_fragment(*packet, fragment, snapshot, fragments, now),
+    let met = match packet.fragment {
+        None => classify_apart(packet, snapshot),
+        Some(fragment) => classify_fragment(packet, fragment, snapshot, fragments, now),
     };
-    let action = snapshot.rules.actions.of(rule);
+    verdict(packet, met, snapshot)
+}
+
+/// The verdict on a packet that met this rule, and whether the relay set contradicts it.
+#[inline(always)]
+fn verdict<F: Family>(
+    packet: &Packet<F>,
+    (rule, disagreement): (Rule, bool),
+    snapshot: &Snapshot,
+) -> Verdict {
+    let bears = Dscp::of(packet.tos);
+    let dscp = snapshot.leaves.dscp(rule, bears);
     Verdict {
         rule,
-        egress: action.egress,
-        remark: remark(packet, action.marking, &snapshot.rules),
+        egress: snapshot.leaves.egress(rule),
+        remark: (dscp != bears).then_some(Remark {
+            l3: packet.l3,
+            version: F::VERSION,
+            dscp,
+        }),
         disagreement,
     }
 }
@@ -61,121 +87,140 @@ fn judge_packet<F: Family>(
 fn unread(rule: Rule, snapshot: &Snapshot) -> Verdict {
     Verdict {
         rule,
-        egress: snapshot.rules.actions.of(rule).egress,
+        egress: snapshot.leaves.egress(rule),
         remark: None,
         disagreement: false,
     }
 }
 
-/// The DSCP to write: the mark on exit frames, 0 on every other frame that bears it. On the wire
-/// the mark means exit and nothing else. The host's own mark, where that tells what exit traffic
-/// is, has done its work here: it is cleared like the mark, on foreign frames too.
-#[inline]
-fn remark<F: Family>(packet: &Packet<F>, marking: Marking, rules: &Rules) -> Option<Remark> {
-    let (bears, mark) = (Dscp::of(packet.tos), rules.actions.mark());
-    let dscp = match marking {
-        Marking::Set if bears != mark => mark,
-        Marking::Clear if bears == mark || rules.classify_by == ClassifyBy::HostMark(bears) => {
-            Dscp::DEFAULT
-        }
-        _ => return None,
-    };
-    Some(Remark {
-        l3: packet.l3,
-        version: F::VERSION,
-        dscp,
-    })
-}
-
-/// A first fragment is classified by its ports, and later ones follow it. It takes a copy of the
-/// packet, so that the fields of all others can stay in registers.
+/// A first fragment is classified by its ports, and later ones follow it.
 #[cold]
 fn classify_fragment<F: Family>(
-    packet: Packet<F>,
+    packet: &Packet<F>,
     fragment: Fragment,
     snapshot: &Snapshot,
     fragments: &mut FragmentTable,
     now: Duration,
 ) -> (Rule, bool) {
-    if packet.ports_are_elsewhere() && is_from_host(&packet, snapshot) {
-        let rule = fragments.recall(&packet, fragment, now);
+    if packet.ports_are_elsewhere() && is_from_host(packet, snapshot) {
+        let rule = fragments.recall(packet, fragment, now);
         return (rule.unwrap_or(Rule::UnseenFragment), false);
     }
-    let (rule, disagreement) = classify(&packet, snapshot);
+    let (rule, disagreement) = classify_apart(packet, snapshot);
     if fragment.first && rule != Rule::ForeignSource {
-        fragments.remember(&packet, fragment, rule, now);
+        fragments.remember(packet, fragment, rule, now);
     }
     (rule, disagreement)
 }
 
-#[inline]
 fn is_from_host<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> bool {
     snapshot.rules.addresses.covers(packet.source)
         || snapshot.rules.relay_addresses.covers(packet.source)
 }
 
-/// The rule that a packet meets, and whether the relay set contradicts its source address.
-#[inline(always)]
-fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) {
-    let rules = &snapshot.rules;
-    let clearnet = rules.addresses.covers(packet.source);
-    if !clearnet && !rules.relay_addresses.covers(packet.source) {
-        return (Rule::ForeignSource, false);
-    }
-    if matches!(packet.ports.destination, DNS | DNS_OVER_TLS)
-        && rules.resolvers.covers(packet.destination)
-    {
-        return (Rule::ToResolver, false);
-    }
-    if packet.protocol == protocol::TCP
-        && let Some(decided) = classify_tcp(packet, clearnet, snapshot)
-    {
-        return decided;
-    }
-    if rules.exempt.covers(packet.destination) {
-        return (Rule::ToExemptPrefix, false);
-    }
-    let exit = match rules.exit_protocols {
-        ExitProtocols::Tcp => packet.protocol == protocol::TCP,
-        ExitProtocols::TcpUdp => matches!(packet.protocol, protocol::TCP | protocol::UDP),
-        ExitProtocols::All => true,
-    };
-    let rule = match rules.classify_by {
-        _ if !clearnet || !exit => Rule::OtherProtocol,
-        ClassifyBy::RelaySet => Rule::ExitProtocol,
-        ClassifyBy::HostMark(mark) if Dscp::of(packet.tos) == mark => Rule::HostMarked,
-        ClassifyBy::HostMark(_) if packet.protocol == protocol::TCP => Rule::NotHostMarked,
-        ClassifyBy::HostMark(_) => Rule::OtherProtocol,
-    };
-    (rule, false)
+/// For the few frames that are not plain: once, and not in each place.
+#[inline(never)]
+fn classify_apart<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) {
+    classify(packet, snapshot)
 }
 
-/// The rules that only TCP can meet. Where the host has addresses of both kinds, source
-/// address and relay set each tell the kind of a flow, and are checked against each other. By
-/// the host's mark the relay set is not asked: it need not be there.
+/// The rule that a packet meets, and whether the relay set contradicts its source address. What
+/// only other traffic meets than TCP from a clearnet address is apart, and takes no copy of the
+/// packet: so the fields of nearly all packets stay in registers.
 #[inline(always)]
-fn classify_tcp<F: Family>(
-    packet: &Packet<F>,
-    clearnet: bool,
+fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) {
+    let rules = &*snapshot.rules;
+    let (source, destination, ports) = (packet.source, packet.destination, packet.ports);
+    if !rules.addresses.covers(source) {
+        if rules.relay_addresses.covers(source) {
+            return from_relay_address(source, destination, ports, packet.protocol, snapshot);
+        }
+        return (Rule::ForeignSource, false);
+    }
+    if is_to_resolver(destination, ports, rules) {
+        return (Rule::ToResolver, false);
+    }
+    if packet.protocol != protocol::TCP {
+        return (classify_other(packet, rules), false);
+    }
+    if is_from_listener(source, ports, snapshot) {
+        return (Rule::FromListener, false);
+    }
+    // By the host's mark the relay set is not asked: it need not be there.
+    let left_over = match rules.classify_by {
+        ClassifyBy::RelaySet if is_to_relay(destination, ports, snapshot) => {
+            return (Rule::ToListedRelay, snapshot.both_kinds);
+        }
+        ClassifyBy::RelaySet => Rule::ExitProtocol,
+        ClassifyBy::HostMark(mark) if Dscp::of(packet.tos) == mark => Rule::HostMarked,
+        ClassifyBy::HostMark(_) => Rule::NotHostMarked,
+    };
+    if rules.exempt.covers(destination) {
+        return (Rule::ToExemptPrefix, false);
+    }
+    (left_over, false)
+}
+
+/// The rule for another protocol than TCP, from a clearnet address and not to a resolver.
+#[inline]
+fn classify_other<F: Family>(packet: &Packet<F>, rules: &Rules) -> Rule {
+    if rules.exempt.covers(packet.destination) {
+        return Rule::ToExemptPrefix;
+    }
+    let exit = match rules.exit_protocols {
+        ExitProtocols::Tcp => false,
+        ExitProtocols::TcpUdp => packet.protocol == protocol::UDP,
+        ExitProtocols::All => true,
+    };
+    match rules.classify_by {
+        _ if !exit => Rule::OtherProtocol,
+        ClassifyBy::RelaySet => Rule::ExitProtocol,
+        ClassifyBy::HostMark(mark) if Dscp::of(packet.tos) == mark => Rule::HostMarked,
+        ClassifyBy::HostMark(_) => Rule::OtherProtocol,
+    }
+}
+
+/// The rule for a packet from an address that carries Tor traffic only, and whether the relay set
+/// says otherwise.
+#[inline(never)]
+fn from_relay_address<F: Family>(
+    source: F,
+    destination: F,
+    ports: Ports,
+    protocol: u8,
     snapshot: &Snapshot,
-) -> Option<(Rule, bool)> {
-    let rules = &snapshot.rules;
-    if snapshot
-        .listeners
-        .contains(&snapshot.relays, packet.source, packet.ports.source)
-    {
-        return Some((Rule::FromListener, false));
+) -> (Rule, bool) {
+    let rules = &*snapshot.rules;
+    if is_to_resolver(destination, ports, rules) {
+        return (Rule::ToResolver, false);
     }
-    if matches!(rules.classify_by, ClassifyBy::HostMark(_)) {
-        return (!clearnet).then_some((Rule::FromRelayAddress, false));
+    if protocol == protocol::TCP {
+        if is_from_listener(source, ports, snapshot) {
+            return (Rule::FromListener, false);
+        }
+        let disagreement = rules.classify_by == ClassifyBy::RelaySet
+            && !is_to_relay(destination, ports, snapshot)
+            && snapshot.both_kinds;
+        return (Rule::FromRelayAddress, disagreement);
     }
-    let listed = snapshot
-        .relays
-        .lists(packet.destination, packet.ports.destination);
-    let both_kinds = || !rules.addresses.is_empty() && !rules.relay_addresses.is_empty();
-    match (clearnet, listed) {
-        (true, false) => None,
-        (true, true) => Some((Rule::ToListedRelay, both_kinds())),
-        (false, listed) => Some((Rule::FromRelayAddress, !listed && both_kinds())),
+    if rules.exempt.covers(destination) {
+        return (Rule::ToExemptPrefix, false);
     }
+    (Rule::OtherProtocol, false)
+}
+
+#[inline(always)]
+fn is_to_resolver<F: Family>(destination: F, ports: Ports, rules: &Rules) -> bool {
+    matches!(ports.destination, DNS | DNS_OVER_TLS) && rules.resolvers.covers(destination)
+}
+
+#[inline(always)]
+fn is_from_listener<F: Family>(source: F, ports: Ports, snapshot: &Snapshot) -> bool {
+    let (listeners, relays) = (&snapshot.listeners, &snapshot.relays);
+    listeners.contains(relays, source, ports.source)
+}
+
+#[inline(always)]
+fn is_to_relay<F: Family>(destination: F, ports: Ports, snapshot: &Snapshot) -> bool {
+    snapshot.relays.lists(destination, ports.destination)
 }

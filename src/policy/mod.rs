@@ -19,13 +19,13 @@ use std::sync::Arc;
 pub use endpoint::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};
 pub use fragments::{FRAGMENT_LIFETIME, FragmentTable};
 pub use image::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, image};
-pub use judge::judge;
+pub use judge::{judge, judge_whole_v4, judge_whole_v6};
 pub use prefix::{MAX_PREFIXES, PrefixSet};
-use rules::Listeners;
 pub use rules::{
     Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, Listener, MAX_LISTENERS, MAX_RESOLVERS,
     Mode, Rules,
 };
+use rules::{Leaves, Listeners};
 pub use verdict::{Class, Egress, Remark, Rule, Verdict};
 
 /// All that a verdict depends on besides the frame, published to the workers as one piece.
@@ -42,6 +42,11 @@ pub struct Snapshot {
     /// Where the host itself listens: what the rules say, and its own relay's ports where the
     /// relay set lists the host's addresses.
     listeners: Listeners,
+    /// Whether the host has addresses of both kinds: then source address and relay set each tell
+    /// the kind of a flow, and are checked against each other.
+    both_kinds: bool,
+    /// What is done with a frame, worked out from the rules.
+    leaves: Leaves,
 }
 
 impl Snapshot {
@@ -54,6 +59,8 @@ impl Snapshot {
         let listeners = Listeners::new(&rules.listeners, own.map(|endpoint| endpoint.port));
         Self {
             generation,
+            both_kinds: !rules.addresses.is_empty() && !rules.relay_addresses.is_empty(),
+            leaves: Leaves::new(&rules),
             rules,
             relays,
             listeners,

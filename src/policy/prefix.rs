@@ -3,6 +3,7 @@
 use super::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::ops::{Deref, Not};
 
 /// How many prefixes of one family a set may be made of: what the kernel's program has room for,
 /// and looks through.
@@ -12,8 +13,19 @@ pub const MAX_PREFIXES: usize = 1024;
 /// one prefix costs two comparisons and 256 cost eight steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrefixSet {
-    v4: Box<[(u32, u32)]>,
-    v6: Box<[(u128, u128)]>,
+    v4: Ranges<u32>,
+    v6: Ranges<u128>,
+}
+
+/// One family's. Most sets are empty or one address a family; for them, and for nearly all
+/// numbers that are far from every range, two comparisons with what is at hand are all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ranges<N> {
+    /// Where the first range begins; above `last` where there is none.
+    first: N,
+    /// Where the last one ends.
+    last: N,
+    all: Box<[(N, N)]>,
 }
 
 impl PrefixSet {
@@ -27,8 +39,8 @@ impl PrefixSet {
             }
         }
         Self {
-            v4: merged(v4),
-            v6: merged(v6),
+            v4: Ranges::new(v4),
+            v6: Ranges::new(v6),
         }
     }
 
@@ -44,50 +56,69 @@ impl PrefixSet {
     /// The same for an address of a family that is known already.
     #[inline]
     pub(super) fn covers<F: Family>(&self, address: F) -> bool {
-        covers(F::ranges(self), address)
+        F::ranges(self).cover(address)
     }
 
-    pub(super) const fn v4(&self) -> &[(u32, u32)] {
+    pub(super) const fn v4(&self) -> &Ranges<u32> {
         &self.v4
     }
 
-    pub(super) const fn v6(&self) -> &[(u128, u128)] {
+    pub(super) const fn v6(&self) -> &Ranges<u128> {
         &self.v6
     }
 
     /// Whether no address is covered.
     pub fn is_empty(&self) -> bool {
-        self.v4.is_empty() && self.v6.is_empty()
+        self.v4.all.is_empty() && self.v6.all.is_empty()
     }
 }
 
-/// Sorted, with overlapping ranges made one.
-fn merged<N: Copy + Ord>(mut ranges: Vec<(N, N)>) -> Box<[(N, N)]> {
-    ranges.sort_unstable();
-    ranges.dedup_by(|next, kept| {
-        let overlap = next.0 <= kept.1;
-        if overlap {
-            kept.1 = kept.1.max(next.1);
+impl<N: Copy + Ord + From<u8> + Not<Output = N>> Ranges<N> {
+    /// Sorts them, and makes one of those that overlap.
+    fn new(mut ranges: Vec<(N, N)>) -> Self {
+        ranges.sort_unstable();
+        ranges.dedup_by(|next, kept| {
+            let overlap = next.0 <= kept.1;
+            if overlap {
+                kept.1 = kept.1.max(next.1);
+            }
+            overlap
+        });
+        let zero = N::from(0);
+        Self {
+            first: ranges.first().map_or(!zero, |range| range.0),
+            last: ranges.last().map_or(zero, |range| range.1),
+            all: ranges.into_boxed_slice(),
         }
-        overlap
-    });
-    ranges.into_boxed_slice()
-}
-
-#[inline]
-fn covers<N: Copy + Ord>(ranges: &[(N, N)], number: N) -> bool {
-    // Most sets are empty or one address a family: no search then.
-    match ranges {
-        [] => false,
-        [(first, last)] => *first <= number && number <= *last,
-        _ => search(ranges, number),
     }
 }
 
-#[inline(never)]
-fn search<N: Copy + Ord>(ranges: &[(N, N)], number: N) -> bool {
-    let after = ranges.partition_point(|&(first, _)| first <= number);
-    after > 0 && number <= ranges[after - 1].1
+impl<N: Copy + Ord + From<u8> + Not<Output = N>> Default for Ranges<N> {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
+
+impl<N: Copy + Ord> Ranges<N> {
+    #[inline(always)]
+    fn cover(&self, number: N) -> bool {
+        self.first <= number && number <= self.last && (self.all.len() == 1 || self.search(number))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search(&self, number: N) -> bool {
+        let after = self.all.partition_point(|&(first, _)| first <= number);
+        after > 0 && number <= self.all[after - 1].1
+    }
+}
+
+impl<N> Deref for Ranges<N> {
+    type Target = [(N, N)];
+
+    fn deref(&self) -> &[(N, N)] {
+        &self.all
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,20 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// The code point with which a frame leaves that bears this one: the mark on exit frames, 0 on
+    /// every other frame that bears it. On the wire the mark means exit and nothing else. The
+    /// host's own mark, where that tells what exit traffic is, has done its work here: it is
+    /// cleared like the mark, on foreign frames too.
+    fn dscp(&self, marking: Marking, bears: Dscp) -> Dscp {
+        let mark = self.actions.mark();
+        match marking {
+            Marking::Set => mark,
+            Marking::Clear if bears == mark => Dscp::DEFAULT,
+            Marking::Clear if self.classify_by == ClassifyBy::HostMark(bears) => Dscp::DEFAULT,
+            Marking::Clear | Marking::Leave => bears,
+        }
+    }
+
     /// The same rules for a box that lets all pass.
     pub fn passing(&self) -> Self {
         Self {
@@ -181,6 +195,37 @@ impl Action {
                 marking: Marking::Clear,
             },
         }
+    }
+}
+
+/// How a frame leaves, by the rule that it met and the code point that it came with. Looked up
+/// for each frame.
+#[derive(Debug)]
+pub(super) struct Leaves {
+    egress: [Egress; Rule::ALL.len()],
+    dscp: [[Dscp; 64]; Rule::ALL.len()],
+}
+
+impl Leaves {
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self {
+            egress: Rule::ALL.map(|rule| rules.actions.of(rule).egress),
+            dscp: Rule::ALL.map(|rule| {
+                let marking = rules.actions.of(rule).marking;
+                Dscp::ALL.map(|bears| rules.dscp(marking, bears))
+            }),
+        }
+    }
+
+    #[inline]
+    pub(super) const fn egress(&self, rule: Rule) -> Egress {
+        self.egress[rule as usize]
+    }
+
+    /// The code point with which a frame leaves that came with this one.
+    #[inline]
+    pub(super) const fn dscp(&self, rule: Rule, bears: Dscp) -> Dscp {
+        self.dscp[rule as usize][bears.bits() as usize]
     }
 }
 

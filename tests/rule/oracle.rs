@@ -4,7 +4,10 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use exitmark::datapath::{Counter, Forwarder, Outcome, Role};
 use exitmark::lab::cases::tables;
 use exitmark::lab::frames::{extension, of_protocol};
-use exitmark::packet::{Address, Headers, Packet, ipv4_header_checksum_is_good, parse};
+use exitmark::packet::{
+    Address, Headers, Packet, ipv4_header_checksum_is_good, parse, plain_v4, plain_v6, tag_bytes,
+};
+use exitmark::policy::{FragmentTable, judge, judge_whole_v4, judge_whole_v6};
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -153,6 +156,42 @@ proptest! {
             prop_assert_eq!(marked, 1);
         }
         prop_assert_eq!(&after[macs..], &allowed[macs..]);
+    }
+
+    /// The readers of plain frames, and the judgement that goes with them, say what is said of all
+    /// frames; and they take every frame that is plain.
+    #[test]
+    fn plain_frames_are_read_and_judged_like_any(
+        frame in any_frame(),
+        choice in any::<prop::sample::Index>(),
+        other_length in proptest::option::weighted(0.2, 0usize..300),
+    ) {
+        let length = other_length.unwrap_or(frame.len());
+        let forwarder = forwarder(choice);
+        let snapshot = forwarder.snapshot();
+        let headers = parse(&frame, length);
+        let verdict = judge(&headers, snapshot, &mut FragmentTable::default(), Duration::ZERO);
+        let tags = tag_bytes(&frame);
+        match (plain_v4(&frame, tags, length), plain_v6(&frame, tags, length)) {
+            (Some(packet), None) => {
+                prop_assert_eq!(headers, Headers::V4(packet));
+                prop_assert_eq!(judge_whole_v4(packet, snapshot), verdict);
+            }
+            (None, Some(packet)) => {
+                prop_assert_eq!(headers, Headers::V6(packet));
+                prop_assert_eq!(judge_whole_v6(packet, snapshot), verdict);
+            }
+            (None, None) => {
+                let plain = match headers {
+                    Headers::V4(packet) => frame[packet.l3] == 0x45
+                        && packet.fragment.is_none() && matches!(packet.protocol, 6 | 17),
+                    Headers::V6(packet) => matches!(frame[packet.l3 + 6], 6 | 17),
+                    _ => false,
+                };
+                prop_assert!(!plain || length < frame.len(), "{headers:?}");
+            }
+            both => prop_assert!(false, "{both:?}"),
+        }
     }
 
     /// What etherparse reads out of a frame, we read too.

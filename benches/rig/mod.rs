@@ -1,0 +1,191 @@
+//! Frames of every kind, and a forwarder that they pass through batch by batch: what `decision`
+//! times, `instructions` counts.
+
+use exitmark::datapath::memory::HeapMemory;
+use exitmark::datapath::{Forwarder, Frame, IncomingLink, Links, Outbox, Role};
+use exitmark::lab::consensus::Order;
+use exitmark::lab::frames::{tcp, udp};
+use exitmark::lab::site::{INCOMING_MAC, TORNET_MAC, relay_endpoints};
+use exitmark::policy::Snapshot;
+use exitmark::relays::{Flavor, Validity};
+use exitmark::settings::Settings;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// As many frames as a ring holds.
+pub(crate) const RING: u32 = 2_048;
+
+const BATCH: usize = 64;
+const CHUNK_BYTES: u16 = 2048;
+
+/// A kind of frame from the host.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    /// Makes the frame of its flow of this number.
+    pub(crate) make: fn(u32) -> Vec<u8>,
+    /// Whether such a frame bears the right mark from its second pass on. For the others two rule
+    /// sets with different marks take turns, so that none ever does.
+    pub(crate) settled: bool,
+}
+
+/// Every kind; first those that nearly all frames are of.
+pub(crate) const KINDS: [Kind; 12] = [
+    changing("exit4", |n| tcp(&host4(n), &web4(n)).build()),
+    changing("exit6", |n| {
+        let web = format!("[2001:db8:51::{n:x}]:443");
+        tcp(&format!("[2001:db8:1::10]:{}", ephemeral(n)), &web).build()
+    }),
+    changing("relay4", |n| tcp(&host4(n), "198.18.0.1:9001").build()),
+    changing("relay6", |n| {
+        let host = format!("[2001:db8:1::10]:{}", ephemeral(n));
+        tcp(&host, "[2001:db8:18::1]:9001").build()
+    }),
+    // Of the four above and of UDP, in no order that a processor could learn.
+    changing("mixed", |n| {
+        let kind = n.wrapping_mul(0x9e37_79b9) >> 29;
+        (KINDS[[0, 0, 0, 1, 2, 2, 3, 6][kind as usize]].make)(n)
+    }),
+    changing("exit4-qinq", |n| {
+        let frame = tcp(&host4(n), &web4(n));
+        frame.tag(0x88a8, 7).tag(0x8100, 9).build()
+    }),
+    changing("host-udp", |n| udp(&host4(n), &web4(n)).build()),
+    Kind {
+        name: "exit4-marked",
+        make: |n| tcp(&host4(n), &web4(n)).build(),
+        settled: true,
+    },
+    // First and later fragment of one packet in turn.
+    changing("fragment4", |n| {
+        let (packet, later) = (n / 2, n % 2 == 1);
+        let offset = if later { 5 } else { 0 };
+        let frame = tcp(&host4(packet), &web4(packet));
+        frame.fragment(packet, offset, !later).build()
+    }),
+    changing("listener4", |n| tcp("192.0.2.10:9001", &web4(n)).build()),
+    changing("foreign4", |n| tcp("203.0.113.5:40000", &web4(n)).build()),
+    changing("arp", |_| {
+        let mut frame = vec![0xff; 6];
+        frame.extend([2, 0, 0, 0, 1, 1, 0x08, 0x06]);
+        frame.resize(60, 0);
+        frame
+    }),
+];
+
+const fn changing(name: &'static str, make: fn(u32) -> Vec<u8>) -> Kind {
+    Kind {
+        name,
+        make,
+        settled: false,
+    }
+}
+
+const fn ephemeral(number: u32) -> u32 {
+    10_000 + number % 50_000
+}
+
+fn host4(number: u32) -> String {
+    format!("192.0.2.10:{}", ephemeral(number))
+}
+
+fn web4(number: u32) -> String {
+    let [_, _, high, low] = number.to_be_bytes();
+    format!("198.51.{high}.{low}:443")
+}
+
+/// A full-size consensus in which the laboratory's relay is listed.
+pub(crate) fn order() -> Order {
+    let now = SystemTime::now();
+    let hours = |hours: u64| now + Duration::from_secs(hours * 3600);
+    let validity = Validity {
+        valid_after: now,
+        fresh_until: hours(1),
+        valid_until: hours(3),
+    };
+    let mut order = Order::full_size(Flavor::Microdesc, validity);
+    order.listed = relay_endpoints().into();
+    order
+}
+
+/// Two snapshots that differ in the mark.
+pub(crate) fn snapshots() -> [Arc<Snapshot>; 2] {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("consensus"), order().write()).unwrap();
+    ["af11", "ef"].map(|mark| {
+        let text = format!(
+            "[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\
+             [host]\naddresses = [\"192.0.2.10\", \"2001:db8:1::10\"]\nlisteners = [22, 9001]\n\
+             resolvers = [\"9.9.9.9\"]\n\
+             [steer]\nnext_hop = \"{TORNET_MAC}\"\n[relays]\nconsensus = [\"consensus\"]\nverify = false\n\
+             [mark]\ndscp = \"{mark}\""
+        );
+        let settings = Settings::parse(&text, directory.path()).unwrap();
+        let loaded = exitmark::relays::load(&settings.relays.sources).unwrap();
+        let relays = loaded.with(&[]).unwrap();
+        Arc::new(Snapshot::new(1, settings.rules, relays))
+    })
+}
+
+/// A forwarder, and the frames of one kind that pass through it again and again.
+pub(crate) struct Rig {
+    forwarder: Forwarder,
+    snapshots: [Arc<Snapshot>; 2],
+    memory: HeapMemory,
+    waiting: VecDeque<Frame>,
+    arrived: Vec<Frame>,
+    outbox: Outbox,
+}
+
+impl Rig {
+    pub(crate) fn new(snapshots: &[Arc<Snapshot>; 2], frames: u32, kind: &Kind) -> Self {
+        let links = Links::new(
+            None,
+            Some(IncomingLink {
+                port: Role::Incoming,
+                own: INCOMING_MAC.parse().unwrap(),
+                next_hop: Some(TORNET_MAC.parse().unwrap()),
+            }),
+        );
+        let (mut memory, mut pool) = HeapMemory::new(frames, CHUNK_BYTES);
+        let waiting = (0..frames)
+            .flat_map(|number| memory.load(&(kind.make)(number), &mut pool))
+            .collect();
+        let mut snapshots = snapshots.clone();
+        if kind.settled {
+            snapshots[1] = Arc::clone(&snapshots[0]);
+        }
+        Self {
+            forwarder: Forwarder::new(Arc::clone(&snapshots[0]), Arc::new(links)),
+            snapshots,
+            memory,
+            waiting,
+            arrived: Vec::with_capacity(BATCH),
+            outbox: Outbox::default(),
+        }
+    }
+
+    /// Forwards every frame once, a batch at a time, and puts it back. Returns how long the
+    /// forwarding took.
+    pub(crate) fn pass(&mut self) -> Duration {
+        self.snapshots.swap(0, 1);
+        self.forwarder.follow(Arc::clone(&self.snapshots[0]));
+        let mut spent = Duration::ZERO;
+        for _ in 0..self.waiting.len() / BATCH {
+            self.arrived.extend(self.waiting.drain(..BATCH));
+            let started = Instant::now();
+            self.forwarder.process_batch(
+                Role::Host,
+                &mut self.arrived,
+                &mut self.memory,
+                &mut self.outbox,
+                Duration::ZERO,
+            );
+            spent += started.elapsed();
+            for (_, leaving) in self.outbox.leaving.iter_mut() {
+                self.waiting.extend(leaving.drain(..));
+            }
+        }
+        spent
+    }
+}

@@ -6,7 +6,7 @@ use exitmark::datapath::{Forwarder, Frame, IncomingLink, Links, Outbox, Role};
 use exitmark::lab::consensus::Order;
 use exitmark::lab::frames::{tcp, udp};
 use exitmark::lab::site::{INCOMING_MAC, TORNET_MAC};
-use exitmark::policy::Snapshot;
+use exitmark::policy::{EndpointSet, Snapshot};
 use exitmark::relays::{Flavor, Validity};
 use exitmark::settings::Settings;
 use std::collections::VecDeque;
@@ -140,6 +140,13 @@ pub(crate) fn snapshots() -> [Arc<Snapshot>; 2] {
         let relays = loaded.with(&[]).unwrap();
         Arc::new(Snapshot::new(1, settings.rules, relays))
     })
+}
+
+/// The same snapshot with other random keys in its tables.
+#[allow(dead_code, reason = "time is not taken for more than one key")]
+pub(crate) fn with_other_keys(snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
+    let relays = EndpointSet::new(snapshot.relays.iter()).unwrap();
+    Arc::new(Snapshot::new(1, Arc::clone(&snapshot.rules), relays))
 }
 
 /// A forwarder, and the frames of one kind that pass through it again and again.

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
 /// How far a kind may be from the baseline, either way, in percent. The relay set's table has
-/// another random key in every run; that makes half a percent at most.
+/// another random key in every run; that makes half a percent.
 const MAY_DIFFER: f64 = 2.0;
 
 /// By what the counted code was compiled.

@@ -5,8 +5,8 @@ use exitmark::datapath::memory::HeapMemory;
 use exitmark::datapath::{Forwarder, Frame, IncomingLink, Links, Outbox, Role};
 use exitmark::lab::consensus::Order;
 use exitmark::lab::frames::{tcp, udp};
-use exitmark::lab::site::{INCOMING_MAC, TORNET_MAC, relay_endpoints};
-use exitmark::policy::Snapshot;
+use exitmark::lab::site::{INCOMING_MAC, TORNET_MAC};
+use exitmark::policy::{EndpointSet, Snapshot};
 use exitmark::relays::{Flavor, Validity};
 use exitmark::settings::Settings;
 use std::collections::VecDeque;
@@ -36,10 +36,10 @@ pub(crate) const KINDS: [Kind; 12] = [
         let web = format!("[2001:db8:51::{n:x}]:443");
         tcp(&format!("[2001:db8:1::10]:{}", ephemeral(n)), &web).build()
     }),
-    changing("relay4", |n| tcp(&host4(n), "198.18.0.1:9001").build()),
+    changing("relay4", |n| tcp(&host4(n), &relay4(n)).build()),
     changing("relay6", |n| {
         let host = format!("[2001:db8:1::10]:{}", ephemeral(n));
-        tcp(&host, "[2001:db8:18::1]:9001").build()
+        tcp(&host, &relay6(n)).build()
     }),
     // Of the four above and of UDP, in no order that a processor could learn.
     changing("mixed", |n| {
@@ -94,7 +94,19 @@ fn web4(number: u32) -> String {
     format!("198.51.{high}.{low}:443")
 }
 
-/// A full-size consensus in which the laboratory's relay is listed.
+/// Many relays take turns: where one is found in a table depends on the table's random key.
+const RELAYS: u32 = 1024;
+
+fn relay4(number: u32) -> String {
+    let [_, _, high, low] = (number % RELAYS).to_be_bytes();
+    format!("198.19.{high}.{low}:9001")
+}
+
+fn relay6(number: u32) -> String {
+    format!("[2001:db8:19::{:x}]:9001", number % RELAYS)
+}
+
+/// A full-size consensus in which the relays above are listed.
 pub(crate) fn order() -> Order {
     let now = SystemTime::now();
     let hours = |hours: u64| now + Duration::from_secs(hours * 3600);
@@ -104,7 +116,10 @@ pub(crate) fn order() -> Order {
         valid_until: hours(3),
     };
     let mut order = Order::full_size(Flavor::Microdesc, validity);
-    order.listed = relay_endpoints().into();
+    order.listed = (0..RELAYS)
+        .flat_map(|number| [relay4(number), relay6(number)])
+        .map(|relay| relay.parse().unwrap())
+        .collect();
     order
 }
 
@@ -125,6 +140,13 @@ pub(crate) fn snapshots() -> [Arc<Snapshot>; 2] {
         let relays = loaded.with(&[]).unwrap();
         Arc::new(Snapshot::new(1, settings.rules, relays))
     })
+}
+
+/// The same snapshot with other random keys in its tables.
+#[allow(dead_code, reason = "time is not taken for more than one key")]
+pub(crate) fn with_other_keys(snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
+    let relays = EndpointSet::new(snapshot.relays.iter()).unwrap();
+    Arc::new(Snapshot::new(1, Arc::clone(&snapshot.rules), relays))
 }
 
 /// A forwarder, and the frames of one kind that pass through it again and again.

@@ -255,7 +255,7 @@ static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_ro
  * The way to the host. `routed` frames were sent to the box and get the host's MAC address;
  * others cross as they are.
  */
-static __always_inline int inbound(struct xdp_md *ctx, const struct frame *frame,
+static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 				   enum exitmark_role role, bool routed,
 				   struct exitmark_links *links, struct exitmark_counts *counts)
 {
@@ -263,6 +263,8 @@ static __always_inline int inbound(struct xdp_md *ctx, const struct frame *frame
 	__u64 arrived;
 	__u32 outcome;
 
+	/* Nobody reads what it carries, so nothing tells how long it should be. */
+	measure(frame);
 	if (meant || frame->bytes > links->longest_redirect) {
 		struct packet packet;
 		__u64 share = meant ? share_kept(ctx, role, links) : 0;
@@ -297,7 +299,7 @@ int exitmark_host(struct xdp_md *ctx)
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
 	struct verdict verdict = {};
-	struct packet packet = {};
+	struct packet packet;
 	struct frame frame;
 	bool meant, odd;
 	__u64 share = 0, arrived;
@@ -320,10 +322,12 @@ int exitmark_host(struct xdp_md *ctx)
 	policy = &image->policy;
 	frame = frame_of(ctx);
 	shape = read_packet(&frame, &packet);
-	if (shape == SHAPE_PACKET)
+	if (shape == SHAPE_PACKET) {
 		verdict = judge(image, &packet);
-	else
+	} else {
 		verdict.rule = shape;
+		measure(&frame);
+	}
 	odd = shape == SHAPE_ODD || frame.bytes > links->longest_redirect;
 	/* Nobody else understands an odd frame: as long as there is room, the worker gets it. */
 	if ((odd && !meant) || (share && (odd || part_of(shape, &packet) >= share)))

@@ -171,7 +171,7 @@ static __always_inline bool lists(const struct exitmark_image *image,
 				  struct address address, __u16 port)
 {
 	__u64 key = address.low << 16 | port;
-	__u64 hash, bit;
+	__u64 hash, bit, slot, at, found;
 
 	if (family == V4)
 		hash = key * table->multipliers[0];
@@ -181,10 +181,21 @@ static __always_inline bool lists(const struct exitmark_image *image,
 	bit = hash >> (table->shift & 63);
 	if (!is_hinted(image, table, bit))
 		return false;
-	if (family == V4)
-		return find_v4(image, table->slots, table->mask, bit / BITS_PER_SLOT, key);
-	return find_v6(image, (__u64)table->slots << 32 | table->mask, bit / BITS_PER_SLOT,
-		       &address, port);
+	/* Most searches end at the first slot: a call would cost as much as all of the rest. */
+	slot = bit / BITS_PER_SLOT;
+	if (family == V4) {
+		found = word(image, table->slots + (slot & table->mask));
+		if (!found || found == key)
+			return found;
+		return find_v4(image, table->slots, table->mask, slot + 1, key);
+	}
+	at = table->slots + (slot & table->mask) * 3;
+	found = word(image, at + 2);
+	if (!found)
+		return false;
+	if (found == port && word(image, at) == address.high && word(image, at + 1) == address.low)
+		return true;
+	return find_v6(image, (__u64)table->slots << 32 | table->mask, slot + 1, &address, port);
 }
 
 static __always_inline bool has_bit(const __u64 *bits, __u16 port)

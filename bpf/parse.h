@@ -20,9 +20,13 @@
 #define SHAPE_ODD (-2)
 
 struct frame {
+	struct xdp_md *ctx;
 	void *data;
 	void *end;
-	/* All of it: a frame in several buffers is longer than what lies between data and end. */
+	/*
+	 * At least what lies between data and end, and all of the packet that it carries. What a
+	 * frame in several buffers has behind that counts once the frame was measured.
+	 */
 	__u64 bytes;
 };
 
@@ -44,23 +48,34 @@ struct packet {
 	enum exitmark_family family;
 };
 
+/*
+ * A frame, of which `bytes` is what is in reach. To ask for all of them is a call into the kernel,
+ * which takes as long as the look-up of a relay.
+ */
 static __always_inline struct frame frame_of(struct xdp_md *ctx)
 {
 	struct frame frame = {
+		.ctx = ctx,
 		.data = (void *)(long)ctx->data,
 		.end = (void *)(long)ctx->data_end,
-		.bytes = bpf_xdp_get_buff_len(ctx),
+		.bytes = ctx->data_end - ctx->data,
 	};
 	return frame;
 }
 
-/* Where in the frame this is. All 64 bits of the pointers, or the verifier takes them for numbers. */
-static __always_inline __u64 offset_in(const struct frame *frame, const void *at)
+/* From now on `bytes` is all of it. */
+static __always_inline void measure(struct frame *frame)
 {
-	__u64 offset = at - frame->data;
+	frame->bytes = bpf_xdp_get_buff_len(frame->ctx);
+}
 
-	barrier_var(offset);
-	return offset;
+/* Whether the frame has so many bytes; where they are in reach, nobody asks for more. */
+static __always_inline bool is_as_long_as(struct frame *frame, __u64 bytes)
+{
+	if (bytes <= frame->bytes)
+		return true;
+	measure(frame);
+	return bytes <= frame->bytes;
 }
 
 static __always_inline __u16 be16(const void *at)
@@ -87,8 +102,9 @@ static __always_inline bool is_tag(__u16 ethertype)
  * The rule for bytes that are not in reach: the frame is cut there, or it goes on in another
  * buffer, which only user space looks at.
  */
-static __always_inline int cut(const struct frame *frame, int rule)
+static __always_inline int cut(struct frame *frame, int rule)
 {
+	measure(frame);
 	return frame->bytes > (__u64)(frame->end - frame->data) ? SHAPE_ODD : rule;
 }
 
@@ -114,7 +130,7 @@ static __always_inline int payload_of(const struct frame *frame, int tags, void 
 }
 
 /* Reads TCP's and UDP's ports at `at`, `left` bytes before the packet's end. */
-static __always_inline int read_ports(const struct frame *frame, void *at, __u64 left,
+static __always_inline int read_ports(struct frame *frame, void *at, __u64 left,
 				      struct packet *packet)
 {
 	packet->source_port = 0;
@@ -131,7 +147,7 @@ static __always_inline int read_ports(const struct frame *frame, void *at, __u64
 }
 
 /* RFC 791. Options are skipped by IHL; fragments are for user space. */
-static __always_inline int read_v4(const struct frame *frame, void *at, struct packet *packet)
+static __always_inline int read_v4(struct frame *frame, void *at, struct packet *packet)
 {
 	__u8 *ip = at;
 	__u64 header, total;
@@ -144,7 +160,7 @@ static __always_inline int read_v4(const struct frame *frame, void *at, struct p
 	total = be16(ip + 2);
 	if (header < 20 || total < header)
 		return RULE_BAD_LENGTH;
-	if (offset_in(frame, at) + total > frame->bytes)
+	if (!is_as_long_as(frame, (at - frame->data) + total))
 		return RULE_BEYOND_FRAME;
 	packet->ip = ip;
 	packet->family = V4;
@@ -161,7 +177,7 @@ static __always_inline int read_v4(const struct frame *frame, void *at, struct p
 }
 
 /* RFC 8200. Extension headers, the fragment header among them, are for user space. */
-static __always_inline int read_v6(const struct frame *frame, void *at, struct packet *packet)
+static __always_inline int read_v6(struct frame *frame, void *at, struct packet *packet)
 {
 	__u8 *ip = at;
 	__u64 payload;
@@ -171,7 +187,7 @@ static __always_inline int read_v6(const struct frame *frame, void *at, struct p
 	if (ip[0] >> 4 != 6)
 		return RULE_WRONG_VERSION;
 	payload = be16(ip + 4);
-	if (offset_in(frame, at) + 40 + payload > frame->bytes)
+	if (!is_as_long_as(frame, (at - frame->data) + 40 + payload))
 		return RULE_BEYOND_FRAME;
 	packet->ip = ip;
 	packet->family = V6;
@@ -192,7 +208,7 @@ static __always_inline int read_v6(const struct frame *frame, void *at, struct p
 }
 
 /* Reads a frame: SHAPE_PACKET with `packet` filled, SHAPE_ODD, or a rule. */
-static __always_inline int read_packet(const struct frame *frame, struct packet *packet)
+static __always_inline int read_packet(struct frame *frame, struct packet *packet)
 {
 	void *payload = NULL;
 	int type = payload_of(frame, ORDINARY_TAGS, &payload);

@@ -51,12 +51,11 @@ pub(super) fn lossless(page: &Page<'_>) -> Option<String> {
 
 pub(super) fn section(page: &Page<'_>) -> Option<String> {
     let rows = rows(page)?;
-    let mut text =
-        "From when a frame is sent until it arrives, in µs, at parts of each forwarder's \
-                    own rate without loss.\n`batch`: how many times of departure the generator \
-                    serves at once; more than one makes frames\nleave late, which is not the \
-                    forwarder's time.\n\n"
-            .to_owned();
+    let mut text = "From when a frame is sent until it arrives, in µs, at parts of each \
+                    forwarder's own rate without loss.\n`batch`: how many looks at the clock a \
+                    batch of the generator's has; the fewer, the sooner a frame\nleaves it, but \
+                    the less it can send.\n\n"
+        .to_owned();
     for load in percentiles::loads(&page.sources.latency) {
         let percent = load * 100.0;
         text.push_str(&format!(

@@ -507,6 +507,10 @@ fn what_is_published_is_made_from_what_is_published_with_it() {
         "{readme}"
     );
     assert!(
+        readme.contains("| exitmark, `af_xdp` | 1.90 Mpps, 5.8 × nftables | - | 0.1000 % |"),
+        "{readme}"
+    );
+    assert!(
         readme.contains("| exitmark, `xdp` | 3.9 Gbit/s | - | 18,250 | 17.2 µs |"),
         "{readme}"
     );

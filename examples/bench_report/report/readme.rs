@@ -73,19 +73,23 @@ fn rates(sources: &Sources) -> Option<String> {
     let (small, large) = (Point::base(rates, 64)?, Point::base(rates, 1514)?);
     let heading = format!("forwarder, {}", small.share());
     let rows = RATES.into_iter().filter_map(|forwarder| {
-        let row = |point: &Point| point.row(rates, forwarder).cloned();
-        let (at_small, at_large) = (row(&small)?, row(&large)?);
-        Some(vec![
-            names::words(forwarder),
-            cell(&at_small, small.row(rates, NFTABLES)),
-            cell(&at_large, large.row(rates, NFTABLES)),
-            lost(&at_small, &at_large),
-        ])
+        let sizes = [&small, &large].map(|point| point.row(rates, forwarder));
+        sizes.iter().any(Option::is_some).then(|| {
+            vec![
+                names::words(forwarder),
+                cell(sizes[0], small.row(rates, NFTABLES)),
+                cell(sizes[1], large.row(rates, NFTABLES)),
+                lost(sizes.into_iter().flatten()),
+            ]
+        })
     });
     Some(table(&[&heading, "64 B", "1514 B", "lost at worst"], rows))
 }
 
-fn cell(row: &Rate, kernel: Option<&Rate>) -> String {
+fn cell(row: Option<&Rate>, kernel: Option<&Rate>) -> String {
+    let Some(row) = row else {
+        return "-".to_owned();
+    };
     let ratio = kernel
         .filter(|kernel| kernel.forwarder != row.forwarder)
         .and_then(|kernel| ratio(&row.rounds, &kernel.rounds));
@@ -95,13 +99,11 @@ fn cell(row: &Rate, kernel: Option<&Rate>) -> String {
     )
 }
 
-fn lost(small: &Rate, large: &Rate) -> String {
-    let (small, large) = (percent(small.max_loss), percent(large.max_loss));
-    if small == large {
-        small
-    } else {
-        format!("{small}; {large}")
-    }
+/// One figure where all sizes have the same.
+fn lost<'r>(rows: impl Iterator<Item = &'r Rate>) -> String {
+    let mut all: Vec<_> = rows.map(|row| percent(row.max_loss)).collect();
+    all.dedup();
+    all.join("; ")
 }
 
 fn tcp(sources: &Sources) -> Option<String> {

@@ -16,30 +16,54 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 const README: &str =
     "before\n<!-- benchmarks: begin -->\nby hand\n<!-- benchmarks: end -->\nafter\n";
 
-fn rate(forwarder: &str, bytes: u32, rounds: [f64; 3], loss: f64) -> Value {
+/// Five rounds, of which the last two are like the first and the second.
+fn rounds<T: Copy>([first, second, third]: [T; 3]) -> [T; 5] {
+    [first, second, third, first, second]
+}
+
+fn rate(forwarder: &str, bytes: u32, figures: [f64; 3], max_loss: f64) -> Value {
     json!({
         "forwarder": forwarder, "frame_bytes": bytes, "relay_share": 0.5, "queues": 1,
-        "family": "ipv4", "flows": 1024, "relays": 10_000, "mpps": rounds[1], "min": 0.1,
-        "max": 9.0, "loss": loss, "max_loss": loss, "runs": 3, "sent": 1, "rounds": rounds,
+        "family": "ipv4", "flows": 1024, "relays": 10_000, "mpps": figures[1], "min": 0.1,
+        "max": 9.0, "loss": 0.0, "max_loss": max_loss, "runs": 5, "sent": 1,
+        "rounds": rounds(figures),
         "lost": {"before_box": 0, "in_box": 0, "after_box": 0},
     })
+}
+
+/// A row with these fields instead, or in addition.
+fn with(mut row: Value, fields: Value) -> Value {
+    let fields = fields.as_object().unwrap().clone();
+    row.as_object_mut().unwrap().extend(fields);
+    row
 }
 
 fn rates() -> Value {
     json!([
         rate("wire", 64, [4.0, 4.0, 4.0], 0.0),
         rate("nftables", 64, [0.5, 1.0, 0.25], 0.0),
-        // The ratios are 6, 2 and 12; the ratio of the medians would be 3.
+        // The ratios are 6, 2, 12, 6 and 2; that of the figures shown is 2.
         rate("exitmark-xdp", 64, [3.0, 2.0, 3.0], 0.0),
         rate("exitmark-af_xdp-spill", 64, [2.9, 1.9, 2.9], 0.001),
         rate("bare-xdp", 64, [3.2, 2.2, 3.2], 0.0),
         rate("exitmark-xdp", 1514, [2.0, 2.0, 2.0], 0.0),
         rate("nftables", 1514, [0.5, 0.5, 0.5], 0.0),
+        rate("bridge-nft", 1514, [0.25, 0.25, 0.25], 0.0),
+        // No load that the goals speak of, though there is no other with this forwarder.
+        with(
+            rate("testpmd-af_xdp", 64, [9.0, 9.0, 9.0], 0.0),
+            json!({"relay_share": 0.25}),
+        ),
+        with(
+            rate("exitmark-af_xdp", 64, [9.9, 9.9, 9.9], 0.0),
+            json!({"queues": 2}),
+        ),
     ])
 }
 
@@ -47,8 +71,8 @@ fn growth() -> Value {
     let row = |axis: &str, value: u64, mpps: f64| {
         json!({
             "axis": axis, "value": value, "forwarder": "exitmark-xdp", "frame_bytes": 64,
-            "family": "ipv4", "mpps": mpps, "min": mpps, "max": mpps, "runs": 3, "loss": 0.0,
-            "rounds": [mpps, mpps, mpps],
+            "family": "ipv4", "mpps": mpps, "min": mpps, "max": mpps, "runs": 5, "loss": 0.0,
+            "rounds": vec![mpps; 5],
         })
     };
     json!([
@@ -65,12 +89,13 @@ fn latency() -> Value {
     let row = |forwarder: &str, trips: [f64; 3]| {
         json!({
             "forwarder": forwarder, "frame_bytes": 64, "family": "ipv4", "lossless_mpps": 2.5,
-            "min": 2.4, "max": 2.6, "runs": 3, "rounds": [2.4, 2.5, 2.6],
+            "min": 2.4, "max": 2.6, "runs": 5, "rounds": rounds([2.4, 2.5, 2.6]),
             "latency": [{
                 "load": 0.5, "offered_mpps": 1.25, "p50_us": 5.0, "p90_us": 6.0, "p99_us": 9.0,
                 "p99_9_us": 40.0, "p99_99_us": 400.0, "max_us": 0.0, "samples": 12_345, "loss": 0.0,
             }],
-            "round_trip": {"p50_us": trips[1], "p99_us": 20.0, "samples": 1000, "rounds": trips},
+            "round_trip": {"p50_us": trips[1], "p99_us": 20.0, "samples": 1000,
+                "rounds": rounds(trips)},
             "loss_curve": [{"offered_mpps": 2.0, "loss": 0.0}, {"offered_mpps": 5.0, "loss": 0.5}],
             "burst_frames": 512, "recovery_us": 1500.0,
         })
@@ -81,20 +106,56 @@ fn latency() -> Value {
     ])
 }
 
+/// What a bench writes that found out little: all that may be null is so in one row.
+fn latency_with_nulls() -> Value {
+    let nothing = json!({
+        "forwarder": "nftables", "frame_bytes": 64, "family": "ipv4", "lossless_mpps": null,
+        "min": null, "max": null, "runs": 5, "rounds": [null, null, null, null, null],
+        "latency": [{
+            "load": 0.1, "offered_mpps": null, "p50_us": null, "p90_us": null, "p99_us": null,
+            "p99_9_us": null, "p99_99_us": null, "max_us": null, "samples": 0, "loss": null,
+            "batch": null,
+        }],
+        "round_trip": null, "loss_curve": [], "burst_frames": null, "burst_is_bound": false,
+        "generator_bound": false, "overload": null, "recovery_us": null,
+    });
+    let mut rows = latency();
+    let row = |row: &Value, trips: Value| {
+        let at = json!({
+            "load": 0.1, "offered_mpps": 0.25, "p50_us": 5.0, "p90_us": null, "p99_us": 9.0,
+            "p99_9_us": 40.0, "p99_99_us": null, "max_us": 50.0, "samples": 3, "loss": 0.0,
+            "batch": 4.0,
+        });
+        let trip = json!({"p50_us": 6.0, "p99_us": null, "samples": 9, "offered_mpps": 0.005,
+            "batch": 1.0, "rounds": trips});
+        let fields = json!({
+            "latency": [at], "round_trip": trip, "burst_frames": 65_536.0, "burst_is_bound": true,
+            "generator_bound": true, "overload": {"offered_mpps": 5.0, "loss": 0.0},
+            "recovery_us": null,
+        });
+        with(row.clone(), fields)
+    };
+    // Within the second and the last round: 1 and 3. Without the nulls they would be other pairs.
+    rows[0] = row(&rows[0], json!([5.0, 6.0, null, 8.0, 9.0]));
+    rows[1] = row(&rows[1], json!([null, 7.0, 9.0, null, 12.0]));
+    rows.as_array_mut().unwrap().push(nothing);
+    rows
+}
+
 fn tcp() -> Value {
     let row = |forwarder: &str, direction: &str, figure: &str, streams: u32, value: f64| {
         json!({
             "forwarder": forwarder, "direction": direction, figure: value, "min": value,
-            "max": value, "runs": 3, "streams": streams, "rounds": [value, value, value],
+            "max": value, "runs": 5, "streams": streams, "rounds": vec![value; 5],
             "retransmits": 3, "p99_us": 50.0,
         })
     };
     json!([
-        row("wire", "upload", "gbit_per_s", 1, 4.0),
-        row("exitmark-xdp", "upload", "gbit_per_s", 1, 3.9),
         // The worst of the numbers of streams counts.
         row("wire", "upload", "gbit_per_s", 4, 4.0),
         row("exitmark-xdp", "upload", "gbit_per_s", 4, 3.0),
+        row("wire", "upload", "gbit_per_s", 1, 4.0),
+        row("exitmark-xdp", "upload", "gbit_per_s", 1, 3.9),
         row("exitmark-xdp", "connect", "connections_per_s", 8, 18_250.4),
         row("exitmark-xdp", "round-trip", "round_trip_us", 1, 17.25),
         row("wire", "round-trip", "round_trip_us", 1, 16.0),
@@ -149,38 +210,83 @@ fn line<'t>(text: &'t str, begin: &str) -> &'t str {
 #[test]
 fn a_goal_is_held_against_ratios_within_rounds() {
     let report = Report::of(results().path()).unwrap();
-    for (what, measured, verdict) in [
-        ("exitmark-xdp / nftables, 64 B", "6.000", "met"),
-        ("exitmark-xdp / bare-xdp, 64 B", "0.938", "**not met**"),
+    for (what, figures, measured, verdict) in [
+        (
+            "exitmark-xdp / nftables, 64 B",
+            "2.000 / 1.000 Mpps",
+            "6.000",
+            "met",
+        ),
+        (
+            "exitmark-xdp / bare-xdp, 64 B",
+            "2.000 / 2.200 Mpps",
+            "0.938",
+            "**not met**",
+        ),
+        (
+            "exitmark-af_xdp / testpmd-af_xdp, 64 B",
+            "-",
+            "-",
+            "not measured",
+        ),
         (
             "exitmark-af_xdp-spill / exitmark-xdp, 64 B",
-            "0.967, lost: 0.1000 %",
+            "1.900 / 2.000 Mpps",
+            "0.967, lost at worst: 0.1000 %",
             "**not met**",
         ),
         (
             "exitmark-af_xdp-spill / exitmark-xdp, 1514 B",
             "-",
+            "-",
             "not measured",
         ),
-        ("exitmark-xdp, 2 queues / 1 queue", "1.900", "met"),
+        (
+            "exitmark-xdp, 2 queues / 1 queue",
+            "5.700 / 3.000 Mpps",
+            "1.900",
+            "met",
+        ),
         (
             "exitmark-xdp, 65,536 relay endpoints / 1,024",
+            "2.000 / 3.000 Mpps",
             "0.667",
             "**not met**",
         ),
-        ("one decision, a ring's worth of frames", "5.500 ns", "met"),
-        ("one decision, no frame in the cache", "-", "not measured"),
-        ("TCP upload, exitmark-xdp / wire", "0.750", "**not met**"),
-        ("TCP download, exitmark-xdp / wire", "-", "not measured"),
+        (
+            "one decision, a ring's worth of frames",
+            "exit4 5.00, exit6 5.50, relay4 4.50, relay6 5.25",
+            "5.500 ns",
+            "met",
+        ),
+        (
+            "one decision, no frame in the cache",
+            "exit4 15.00",
+            "-",
+            "not measured",
+        ),
+        (
+            "TCP upload, exitmark-xdp / wire",
+            "3.00 / 4.00 Gbit/s, 4 streams",
+            "0.750",
+            "**not met**",
+        ),
+        (
+            "TCP download, exitmark-xdp / wire",
+            "-",
+            "-",
+            "not measured",
+        ),
         (
             "round trip, exitmark-xdp more than wire",
+            "6.50 − 6.00 µs",
             "0.500 µs, over TCP 1.250 µs",
             "met",
         ),
     ] {
         let line = line(&report.page, what);
         assert!(
-            line.ends_with(&format!("| {measured} | {verdict} |")),
+            line.ends_with(&format!("| {figures} | {measured} | {verdict} |")),
             "{line}"
         );
     }
@@ -192,20 +298,64 @@ fn the_page_has_what_was_measured() {
     let page = &report.page;
     assert_eq!(
         line(page, "exitmark-xdp"),
-        "| exitmark-xdp | 2.000 | 0.100–9.000 | none | none | 6.000 | 0.750 |"
+        "| exitmark-xdp | 2.000 | 0.100–9.000 | none | none | 6.000 | 0.750 | +83.3 |"
     );
     for part in [
         "### 64 B, IPv4, half of the flows to relays, 1 queue, 1,024 flows, 10,000 relay endpoints",
         "| CPU | Some \\| CPU |",
         "Something else used this machine meanwhile",
-        "| exitmark-xdp | 64 | IPv4 | 1.250 | 5.00 | 6.00 | 9.00 | 40.0 | 400 | 0.00 | 12,345 |",
-        "| exitmark-xdp | 64 | IPv4 | 512 | 1,500 |",
+        "| exitmark-xdp | 64 | IPv4 | 1.250 | - | 5.00 | 6.00 | 9.00 | 40.0 | 400 | 0.00 | 12,345 |",
+        "| exitmark-xdp | 64 | IPv4 | 512 | - | - | 1,500 |",
+        "| forwarder | B | family | prefixes of the host |",
+        "\n\nThe generators of so many queues take every core",
         "| exitmark-xdp | 8 | 18,250 | 18,250–18,250 | - |",
         "| exitmark-xdp | 17.2 | 17.2–17.2 | 50.0 | +1.25 |",
         "| exitmark-xdp | 64 | IPv4 | 65,536 | 2.000 | 2.000–2.000 | none | 0.667 |",
     ] {
         assert!(page.contains(part), "{part} is missing in\n{page}");
     }
+    // At two queues among the rates, and where queues grow.
+    assert_eq!(page.matches("of so many queues").count(), 2);
+    assert!(!page.contains("Not measured here"));
+}
+
+#[test]
+fn what_was_not_found_out_is_shown_as_such() {
+    let directory = results();
+    let write = |name: &str, content: Value| {
+        fs::write(directory.path().join(name), content.to_string()).unwrap();
+    };
+    write("latency.json", latency_with_nulls());
+    write(
+        "missing.json",
+        json!([{"bench": "rates", "forwarder": "testpmd-af_xdp", "reason": "no | tool\nis here"}]),
+    );
+    let report = Report::of(directory.path()).unwrap();
+    for part in [
+        "Not measured here:\n\n| bench |",
+        "| rates | testpmd-af_xdp | no \\| tool is here |",
+        "| nftables | 64 | IPv4 | - | - |",
+        "| exitmark-xdp | 64 | IPv4 | 2.500 † | 2.400–2.600 |",
+        "\n\n† The generator can do no more",
+        "| nftables | 64 | IPv4 | - | - | - | - | - | - | - | - | 0 |",
+        "| exitmark-xdp | 64 | IPv4 | 0.250 | 4 | 5.00 | - | 9.00 | 40.0 | - | 50.0 | 3 |",
+        "| exitmark-xdp | 64 | IPv4 | 0.0050 | 1 | 6.00 | - | 9 |",
+        "| exitmark-xdp | 64 | IPv4 | ≥ 65,536 | 5.000 | none | - |",
+    ] {
+        let page = &report.page;
+        assert!(page.contains(part), "{part} is missing in\n{page}");
+    }
+    let trip = line(&report.page, "round trip, exitmark-xdp more than wire");
+    assert!(trip.contains("| 2.000 µs, over TCP"), "{trip}");
+    let plot = &report.plots["latency-10.svg"];
+    assert!(plot.contains(">\nexitmark-xdp\n<") && !plot.contains("nftables"));
+    assert!(report.plots["throughput.svg"].contains(">\nbridge-nft\n<"));
+
+    // Nothing at all has no plot, and is no reason to fail.
+    let rows = latency_with_nulls();
+    write("latency.json", json!([rows[2]]));
+    let report = Report::of(directory.path()).unwrap();
+    assert!(!report.plots.contains_key("latency-10.svg"));
 }
 
 #[test]
@@ -292,7 +442,8 @@ fn the_decision_is_taken_from_criterion() {
     }
     fs::create_dir_all(criterion.join("decision_ring/report")).unwrap();
     decision::collect(&criterion, &results).unwrap();
-    let text = fs::read_to_string(results.join("decision.json")).unwrap();
+    let path = results.join("decision.json");
+    let text = fs::read_to_string(&path).unwrap();
     let found: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         found,
@@ -301,6 +452,16 @@ fn the_decision_is_taken_from_criterion() {
             {"kind": "exit4", "set": "cold", "ns": 15.5},
         ])
     );
+
+    // Of another time than the rates.
+    let rates = fs::File::create(results.join("machine.json")).unwrap();
+    decision::collect(&criterion, &results).unwrap();
+    let days = Duration::from_secs(2 * 24 * 60 * 60);
+    for other in [SystemTime::now() - days, SystemTime::now() + days] {
+        rates.set_modified(other).unwrap();
+        let error = decision::collect(&criterion, &results).unwrap_err();
+        assert!(error.contains("cargo bench --bench decision"), "{error}");
+    }
 }
 
 /// What differs between what a project has published and what its own results say.
@@ -346,10 +507,18 @@ fn what_is_published_is_made_from_what_is_published_with_it() {
         "{readme}"
     );
     assert!(
+        readme.contains("| exitmark, `af_xdp` | 1.90 Mpps, 5.8 × nftables | - | 0.1000 % |"),
+        "{readme}"
+    );
+    assert!(
         readme.contains("| exitmark, `xdp` | 3.9 Gbit/s | - | 18,250 | 17.2 µs |"),
         "{readme}"
     );
 
+    assert!(
+        readme.contains("one stream; connections 8 at a time:"),
+        "{readme}"
+    );
     fs::write(path("README.md"), readme.replace("6.0 ×", "7.0 ×")).unwrap();
     assert_eq!(differences(project.path()), ["README.md"]);
 }
@@ -365,9 +534,28 @@ fn a_quick_run_or_a_readme_without_its_place_is_not_published() {
         assert!(error.contains("<!-- benchmarks: begin -->"), "{error}");
     }
     fs::write(&readme, README).unwrap();
-    report.fewest_rounds = 1;
-    let error = publish::publish(&report, project.path()).unwrap_err();
-    assert!(error.contains("--quick"), "{error}");
+    for file in 0..report.fewest_rounds.len() {
+        let (name, enough) = report.fewest_rounds[file];
+        report.fewest_rounds[file].1 = 4;
+        let error = publish::publish(&report, project.path()).unwrap_err();
+        assert!(
+            error.contains("--quick") && error.contains(name),
+            "{name}: {error}"
+        );
+        report.fewest_rounds[file].1 = enough;
+    }
+    let commit = |commit: &str| Some(commit.to_owned());
+    for wrong in [
+        vec![],
+        vec![None],
+        vec![commit("abc1234-dirty")],
+        vec![commit("abc1234"), commit("abc1235")],
+        vec![commit("abc1234"), None],
+    ] {
+        report.commits = wrong;
+        let error = publish::publish(&report, project.path()).unwrap_err();
+        assert!(error.contains("one commit"), "{error}");
+    }
     assert!(!project.path().join("docs").exists());
 }
 

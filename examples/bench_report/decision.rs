@@ -1,11 +1,16 @@
 //! What criterion has measured of a decision, as one of the results: `decision.json`.
 
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 const SETS: [&str; 2] = ["ring", "cold"];
+/// More than criterion writes for one kind.
+const MOST_BYTES: u64 = 1 << 20;
+/// What lies further from the rates was not measured with them.
+const APART: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// One kind of frame.
 #[derive(Serialize)]
@@ -26,9 +31,15 @@ struct Estimate {
     point_estimate: f64,
 }
 
+fn apart(one: SystemTime, other: SystemTime) -> Duration {
+    let after = one.duration_since(other);
+    after.unwrap_or_else(|error| error.duration())
+}
+
 /// Reads what is in criterion's directory and writes it to the results; where nothing is there,
 /// nothing is written.
 pub(crate) fn collect(criterion: &Path, results: &Path) -> Result<(), String> {
+    let rates = fs::metadata(results.join("machine.json")).and_then(|file| file.modified());
     let mut decisions = Vec::new();
     for set in SETS {
         let group = criterion.join(format!("decision_{set}"));
@@ -51,8 +62,19 @@ pub(crate) fn collect(criterion: &Path, results: &Path) -> Result<(), String> {
                     path.display()
                 )
             };
-            let text = fs::read_to_string(&path)
-                .map_err(|error| broken(format!("cannot be read: {error}")))?;
+            let unread = |error| broken(format!("cannot be read: {error}"));
+            let file = File::open(&path).map_err(unread)?;
+            let written = file.metadata().and_then(|file| file.modified());
+            if let (Ok(rates), Ok(written)) = (&rates, written)
+                && apart(*rates, written) > APART
+            {
+                let what = "was not written within a day of the rates' machine.json";
+                return Err(broken(what.to_owned()));
+            }
+            let mut text = String::new();
+            file.take(MOST_BYTES)
+                .read_to_string(&mut text)
+                .map_err(unread)?;
             let estimates: Estimates = serde_json::from_str(&text)
                 .map_err(|error| broken(format!("is not what criterion writes: {error}")))?;
             decisions.push(Decision {

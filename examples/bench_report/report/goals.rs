@@ -2,7 +2,7 @@
 
 use super::names::{AF_XDP, BARE, NFTABLES, SPILL, TC, TESTPMD, WIRE, XDP};
 use super::point::Point;
-use super::rounds::{difference, ratio};
+use super::rounds::{difference, median, ratio};
 use super::sources::{Growth, Latency, Sources, Tcp};
 use super::table;
 
@@ -24,7 +24,9 @@ pub(crate) struct Goal {
     bound: Bound,
     unit: &'static str,
     measured: Option<f64>,
-    /// What was lost, where that counts too.
+    /// The figures that it is made from.
+    from: Option<String>,
+    /// What was lost in the worst round, where that counts too.
     loss: Option<f64>,
     /// What is worth seeing beside it.
     beside: Option<String>,
@@ -37,6 +39,7 @@ impl Goal {
             bound,
             unit: "",
             measured,
+            from: None,
             loss: None,
             beside: None,
         }
@@ -70,7 +73,7 @@ impl Goal {
         };
         let loss = self
             .loss
-            .map(|loss| format!("lost: {}", table::percent(loss)));
+            .map(|loss| format!("lost at worst: {}", table::percent(loss)));
         [
             Some(format!("{measured:.3}{}", self.unit)),
             loss,
@@ -97,11 +100,12 @@ pub(crate) fn table(sources: &Sources) -> String {
         vec![
             goal.what.clone(),
             goal.target(),
+            goal.from.clone().unwrap_or_else(|| "-".to_owned()),
             goal.found(),
             goal.verdict().to_owned(),
         ]
     });
-    table::words(&["what", "goal", "measured", "verdict"], rows)
+    table::words(&["what", "goal", "figures", "measured", "verdict"], rows)
 }
 
 /// Every goal, in the order of the table.
@@ -116,10 +120,18 @@ pub(crate) fn all(sources: &Sources) -> Vec<Goal> {
 
 fn rates(sources: &Sources) -> Vec<Goal> {
     let rates = &sources.rates;
-    let versus = |mine: &str, its: &str, bytes| {
-        let point = Point::base(rates, bytes)?;
-        let (mine, its) = (point.row(rates, mine)?, point.row(rates, its)?);
-        ratio(&mine.rounds, &its.rounds)
+    let goal = |mine: &str, its: &str, bytes, least| {
+        let point = Point::base(rates, bytes);
+        let row = |name| point.as_ref().and_then(|point| point.row(rates, name));
+        let both = row(mine).zip(row(its));
+        Goal {
+            from: both.map(|(mine, its)| format!("{:.3} / {:.3} Mpps", mine.mpps, its.mpps)),
+            ..Goal::new(
+                format!("{mine} / {its}, {bytes} B"),
+                Bound::AtLeast(least),
+                both.and_then(|(mine, its)| ratio(&mine.rounds, &its.rounds)),
+            )
+        }
     };
     let mut goals: Vec<_> = [
         (XDP, BARE, 0.97),
@@ -128,23 +140,14 @@ fn rates(sources: &Sources) -> Vec<Goal> {
         (AF_XDP, TESTPMD, 1.1),
     ]
     .into_iter()
-    .map(|(mine, its, least)| {
-        Goal::new(
-            format!("{mine} / {its}, 64 B"),
-            Bound::AtLeast(least),
-            versus(mine, its, 64),
-        )
-    })
+    .map(|(mine, its, least)| goal(mine, its, 64, least))
     .collect();
     for (bytes, least) in [(64, 0.9), (1514, 0.8)] {
         let spilling = Point::base(rates, bytes).and_then(|point| point.row(rates, SPILL));
-        let mut goal = Goal::new(
-            format!("{SPILL} / {XDP}, {bytes} B"),
-            Bound::AtLeast(least),
-            versus(SPILL, XDP, bytes),
-        );
-        goal.loss = spilling.map(|row| row.loss);
-        goals.push(goal);
+        goals.push(Goal {
+            loss: spilling.map(|row| row.max_loss),
+            ..goal(SPILL, XDP, bytes, least)
+        });
     }
     goals
 }
@@ -160,37 +163,48 @@ fn growth(sources: &Sources) -> [Goal; 2] {
         };
         sources.growth.iter().find(is_it)
     };
-    let versus = |axis: &str, more, less| {
-        let (more, less) = (row(axis, more)?, row(axis, less)?);
-        ratio(&more.rounds, &less.rounds)
+    let goal = |words: &str, least, axis: &str, more, less| {
+        let both = row(axis, more).zip(row(axis, less));
+        Goal {
+            from: both.map(|(more, less)| format!("{:.3} / {:.3} Mpps", more.mpps, less.mpps)),
+            ..Goal::new(
+                format!("{XDP}, {words}"),
+                Bound::AtLeast(least),
+                both.and_then(|(more, less)| ratio(&more.rounds, &less.rounds)),
+            )
+        }
     };
     [
-        Goal::new(
-            format!("{XDP}, 2 queues / 1 queue"),
-            Bound::AtLeast(1.85),
-            versus("queues", 2, 1),
-        ),
-        Goal::new(
-            format!("{XDP}, 65,536 relay endpoints / 1,024"),
-            Bound::AtLeast(0.9),
-            versus("relays", 65_536, 1_024),
+        goal("2 queues / 1 queue", 1.85, "queues", 2, 1),
+        goal(
+            "65,536 relay endpoints / 1,024",
+            0.9,
+            "relays",
+            65_536,
+            1_024,
         ),
     ]
 }
 
 fn decision(sources: &Sources) -> [Goal; 2] {
-    let worst = |set: &str| {
+    let within = |what: &str, most, set: &str| {
         let of = |kind: &str| {
             let mut rows = sources.decisions.iter();
             rows.find(|row| row.set == set && row.kind == kind)
                 .map(|row| row.ns)
         };
-        let all: Option<Vec<_>> = KINDS.into_iter().map(of).collect();
-        all?.into_iter().reduce(f64::max)
-    };
-    let within = |what: &str, most, set| Goal {
-        unit: " ns",
-        ..Goal::new(what, Bound::AtMost(most), worst(set))
+        let known = KINDS.map(|kind| Some((kind, of(kind)?)));
+        let figures = known.iter().flatten();
+        let figures: Vec<_> = figures
+            .map(|(kind, ns)| format!("{kind} {ns:.2}"))
+            .collect();
+        let all: Option<Vec<_>> = known.into_iter().collect();
+        let worst = all.and_then(|all| all.into_iter().map(|(_, ns)| ns).reduce(f64::max));
+        Goal {
+            unit: " ns",
+            from: (!figures.is_empty()).then(|| figures.join(", ")),
+            ..Goal::new(what, Bound::AtMost(most), worst)
+        }
     };
     [
         within("one decision, a ring's worth of frames", 6.0, "ring"),
@@ -208,13 +222,25 @@ fn goodput(sources: &Sources) -> Vec<Goal> {
             let ratios = sources.tcp.iter().filter(is_it).filter_map(|row| {
                 let like =
                     |wire: &&Tcp| wire.direction == row.direction && wire.streams == row.streams;
-                ratio(&row.rounds, &wires().find(like)?.rounds)
+                let wire = wires().find(like)?;
+                let figures = (row.gbit_per_s?, wire.gbit_per_s?, row.streams);
+                Some((ratio(&row.rounds, &wire.rounds)?, figures))
             });
-            goals.push(Goal::new(
-                format!("TCP {direction}, {forwarder} / {WIRE}"),
-                Bound::AtLeast(0.95),
-                ratios.reduce(f64::min),
-            ));
+            let worst = ratios.min_by(|one, other| one.0.total_cmp(&other.0));
+            goals.push(Goal {
+                from: worst.map(|(_, (mine, its, streams))| {
+                    let streams = match streams {
+                        1 => "1 stream".to_owned(),
+                        many => format!("{many} streams"),
+                    };
+                    format!("{mine:.2} / {its:.2} Gbit/s, {streams}")
+                }),
+                ..Goal::new(
+                    format!("TCP {direction}, {forwarder} / {WIRE}"),
+                    Bound::AtLeast(0.95),
+                    worst.map(|(ratio, _)| ratio),
+                )
+            });
         }
     }
     goals
@@ -232,8 +258,13 @@ fn round_trip(sources: &Sources) -> [Goal; 2] {
         let is_it = |row: &&Tcp| row.forwarder == forwarder && row.direction == "round-trip";
         sources.tcp.iter().find(is_it).map(|row| &row.rounds)
     };
+    let middle = |rounds: &[Option<f64>]| median(rounds.iter().copied().flatten());
     let added = |forwarder, most| Goal {
         unit: " µs",
+        from: frames(forwarder)
+            .zip(frames(WIRE))
+            .and_then(|(mine, its)| Some((middle(mine)?, middle(its)?)))
+            .map(|(mine, its)| format!("{mine:.2} − {its:.2} µs")),
         beside: tcp(forwarder)
             .zip(tcp(WIRE))
             .and_then(|(mine, its)| difference(mine, its))

@@ -29,8 +29,10 @@ pub(crate) struct Report {
     /// What the results are, byte for byte, by their file's name.
     pub(crate) data: BTreeMap<&'static str, String>,
     pub(crate) missing: Vec<&'static str>,
-    /// How many rounds the rates are from, at least.
-    pub(crate) fewest_rounds: usize,
+    /// How many rounds each file is from, at least.
+    pub(crate) fewest_rounds: [(&'static str, usize); 4],
+    /// Of which sources each bench is, as far as that is known.
+    pub(crate) commits: Vec<Option<String>>,
 }
 
 impl Report {
@@ -42,7 +44,12 @@ impl Report {
             page: page::of(&sources, &plots),
             block: readme::block(&sources),
             plots,
-            fewest_rounds: sources.rates.iter().map(|row| row.runs).min().unwrap_or(0),
+            fewest_rounds: sources.fewest_rounds(),
+            commits: sources
+                .machines
+                .iter()
+                .map(|(_, machine)| machine.commit.clone())
+                .collect(),
             missing: sources.missing,
             data: sources.texts,
         })

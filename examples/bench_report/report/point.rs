@@ -8,7 +8,7 @@ use super::table::{count, family};
 pub(crate) struct Point {
     frame_bytes: u32,
     relay_share: f64,
-    queues: u32,
+    pub(crate) queues: u32,
     family: String,
     flows: u64,
     relays: u64,
@@ -38,21 +38,20 @@ impl Point {
         points
     }
 
-    /// The one that the goals speak of: IPv4, one queue, as near to half of the flows to relays as
-    /// there is, and the most forwarders at it.
+    /// The one that the goals speak of, where it was measured.
     pub(crate) fn base(rates: &[Rate], frame_bytes: u32) -> Option<Self> {
-        let mut points = Self::all(rates);
-        points.retain(|one| {
-            one.frame_bytes == frame_bytes && one.queues == 1 && one.family == "ipv4"
-        });
-        let uneven = |one: &Self| (one.relay_share - 0.5).abs();
-        points.sort_by(|one, other| {
-            let rows = |point: &Self| point.rows(rates).count();
-            uneven(one)
-                .total_cmp(&uneven(other))
-                .then_with(|| rows(other).cmp(&rows(one)))
-        });
-        points.into_iter().next()
+        let base = Self {
+            frame_bytes,
+            relay_share: 0.5,
+            queues: 1,
+            family: "ipv4".to_owned(),
+            flows: 1024,
+            relays: 10_000,
+        };
+        rates
+            .iter()
+            .any(|row| Self::of(row) == base)
+            .then_some(base)
     }
 
     /// The rows at this point.

@@ -2,24 +2,26 @@
 //! was made from, and the README's block.
 
 use super::{PLOTS, Report, readme, renew, write};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 /// Fewer rounds have no median to speak of.
-const FEWEST_ROUNDS: usize = 3;
+const FEWEST_ROUNDS: usize = 5;
 
 /// Where the results are kept, seen from the project's directory.
 pub(crate) const DATA: &str = "docs/benchmarks/data";
 
 /// Writes all of it into the project's directory.
 pub(crate) fn publish(report: &Report, project: &Path) -> Result<(), String> {
-    if report.fewest_rounds < FEWEST_ROUNDS {
+    let few = |(_, rounds): &&(_, usize)| *rounds < FEWEST_ROUNDS;
+    if let Some((file, rounds)) = report.fewest_rounds.iter().find(few) {
         return Err(format!(
-            "the rates are from {} rounds, and what is published has {FEWEST_ROUNDS} at least; \
-             measure without --quick: `make bench`",
-            report.fewest_rounds
+            "{file} is from {rounds} rounds, and what is published has {FEWEST_ROUNDS} at least; \
+             measure without --quick: `make bench`"
         ));
     }
+    one_commit(&report.commits)?;
     // The README first: it alone may refuse.
     let path = project.join("README.md");
     let readme = fs::read_to_string(&path)
@@ -33,4 +35,20 @@ pub(crate) fn publish(report: &Report, project: &Path) -> Result<(), String> {
         write(&data.join(name), text)?;
     }
     Ok(())
+}
+
+/// What is published is of one source that can be looked up.
+fn one_commit(commits: &[Option<String>]) -> Result<(), String> {
+    let told = |commit: &Option<String>| commit.clone().unwrap_or_else(|| "none".to_owned());
+    let all: BTreeSet<_> = commits.iter().map(told).collect();
+    let is_whole = |commit: &&String| *commit != "none" && !commit.ends_with("-dirty");
+    if all.len() == 1 && all.first().filter(is_whole).is_some() {
+        return Ok(());
+    }
+    let all: Vec<_> = all.into_iter().collect();
+    Err(format!(
+        "the benches ran with the sources {}, and what is published is of one commit; commit, then \
+         measure all of it: `make bench`",
+        all.join(", ")
+    ))
 }

@@ -54,7 +54,7 @@ pub(crate) fn block(sources: &Sources) -> String {
 
 fn machine(sources: &Sources) -> Option<String> {
     let (_, machine) = sources.machines.first()?;
-    let rounds = sources.rates.iter().map(|row| row.runs).min()?;
+    let rounds = sources.rates.iter().map(|row| row.rounds.len()).min()?;
     let kind = if machine.hypervisor.is_some() {
         "virtual machine"
     } else {
@@ -62,7 +62,8 @@ fn machine(sources: &Sources) -> Option<String> {
     };
     Some(format!(
         "One {kind} with {} cores ({}), Linux {},\nveth pairs in copy mode, the same generator and \
-         the same counters for all, medians of\n{rounds} alternating rounds.\n",
+         the same counters for all, medians of\n{rounds} alternating rounds. Generator, forwarder in the kernel and sink \
+         share one core; the process\nof a forwarder, where it has one, has the other cores.\n",
         machine.cores, machine.cpu, machine.kernel
     ))
 }
@@ -72,19 +73,23 @@ fn rates(sources: &Sources) -> Option<String> {
     let (small, large) = (Point::base(rates, 64)?, Point::base(rates, 1514)?);
     let heading = format!("forwarder, {}", small.share());
     let rows = RATES.into_iter().filter_map(|forwarder| {
-        let row = |point: &Point| point.row(rates, forwarder).cloned();
-        let (at_small, at_large) = (row(&small)?, row(&large)?);
-        Some(vec![
-            names::words(forwarder),
-            cell(&at_small, small.row(rates, NFTABLES)),
-            cell(&at_large, large.row(rates, NFTABLES)),
-            lost(&at_small, &at_large),
-        ])
+        let sizes = [&small, &large].map(|point| point.row(rates, forwarder));
+        sizes.iter().any(Option::is_some).then(|| {
+            vec![
+                names::words(forwarder),
+                cell(sizes[0], small.row(rates, NFTABLES)),
+                cell(sizes[1], large.row(rates, NFTABLES)),
+                lost(sizes.into_iter().flatten()),
+            ]
+        })
     });
-    Some(table(&[&heading, "64 B", "1514 B", "lost"], rows))
+    Some(table(&[&heading, "64 B", "1514 B", "lost at worst"], rows))
 }
 
-fn cell(row: &Rate, kernel: Option<&Rate>) -> String {
+fn cell(row: Option<&Rate>, kernel: Option<&Rate>) -> String {
+    let Some(row) = row else {
+        return "-".to_owned();
+    };
     let ratio = kernel
         .filter(|kernel| kernel.forwarder != row.forwarder)
         .and_then(|kernel| ratio(&row.rounds, &kernel.rounds));
@@ -94,20 +99,22 @@ fn cell(row: &Rate, kernel: Option<&Rate>) -> String {
     )
 }
 
-fn lost(small: &Rate, large: &Rate) -> String {
-    let (small, large) = (percent(small.loss), percent(large.loss));
-    if small == large {
-        small
-    } else {
-        format!("{small}; {large}")
-    }
+/// One figure where all sizes have the same.
+fn lost<'r>(rows: impl Iterator<Item = &'r Rate>) -> String {
+    let mut all: Vec<_> = rows.map(|row| percent(row.max_loss)).collect();
+    all.dedup();
+    all.join("; ")
 }
 
 fn tcp(sources: &Sources) -> Option<String> {
     let figure = |forwarder: &str, direction: &str, told: fn(&Tcp) -> Option<String>| {
         let mut rows = sources.tcp.iter();
-        // One stream stands first.
-        rows.find(|row| row.forwarder == forwarder && row.direction == direction)
+        let is_it = |row: &&Tcp| {
+            // Connections are more than one at a time.
+            (row.forwarder == forwarder && row.direction == direction)
+                && (row.streams == 1 || direction == "connect")
+        };
+        rows.find(is_it)
             .and_then(told)
             .unwrap_or_else(|| "-".to_owned())
     };
@@ -135,9 +142,13 @@ fn tcp(sources: &Sources) -> Option<String> {
         "connections a second",
         "round trip",
     ];
+    let mut connects = sources.tcp.iter().filter(|row| row.direction == "connect");
+    let at_a_time = connects.next().map_or_else(String::new, |row| {
+        format!("; connections {} at a time", row.streams)
+    });
     (!rows.is_empty()).then(|| {
         format!(
-            "TCP through the box, real stacks on both ends, one stream:\n\n{}",
+            "TCP through the box, real stacks on both ends, one stream{at_a_time}:\n\n{}",
             table(&headings, rows)
         )
     })

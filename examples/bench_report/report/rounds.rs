@@ -10,11 +10,13 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 /// The median of the ratios; none where a divisor is 0.
 pub(crate) fn ratio(mine: &[f64], its: &[f64]) -> Option<f64> {
-    let ratios = mine.iter().zip(its).map(|(mine, its)| mine / its);
-    median(ratios).filter(|ratio| ratio.is_finite())
+    let ratio = |(mine, its): (&f64, &f64)| (*its > 0.0).then(|| mine / its);
+    let ratios: Option<Vec<_>> = mine.iter().zip(its).map(ratio).collect();
+    median(ratios?.into_iter())
 }
 
-/// The median of the differences.
-pub(crate) fn difference(mine: &[f64], its: &[f64]) -> Option<f64> {
-    median(mine.iter().zip(its).map(|(mine, its)| mine - its))
+/// The median of the differences; a round that only one of them has is left out.
+pub(crate) fn difference<T: Copy + Into<Option<f64>>>(mine: &[T], its: &[T]) -> Option<f64> {
+    let pairs = mine.iter().zip(its);
+    median(pairs.filter_map(|(&mine, &its)| Some(mine.into()? - its.into()?)))
 }

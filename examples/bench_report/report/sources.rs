@@ -20,6 +20,7 @@ pub(crate) struct Sources {
     pub(crate) latency: Vec<Latency>,
     pub(crate) tcp: Vec<Tcp>,
     pub(crate) decisions: Vec<Decision>,
+    pub(crate) unmeasured: Vec<Missing>,
     /// The files that are not there, of those that the report is made from.
     pub(crate) missing: Vec<&'static str>,
     /// The text of each file that is there, by its name.
@@ -70,7 +71,6 @@ pub(crate) struct Rate {
     pub(crate) max: f64,
     pub(crate) loss: f64,
     pub(crate) max_loss: f64,
-    pub(crate) runs: usize,
     pub(crate) rounds: Vec<f64>,
 }
 
@@ -89,20 +89,29 @@ pub(crate) struct Growth {
     pub(crate) rounds: Vec<f64>,
 }
 
-/// A row of `latency.json`.
+/// A row of `latency.json`. What no round has found out is null.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) forwarder: String,
     pub(crate) frame_bytes: u32,
     pub(crate) family: String,
-    pub(crate) lossless_mpps: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
+    pub(crate) lossless_mpps: Option<f64>,
+    pub(crate) min: Option<f64>,
+    pub(crate) max: Option<f64>,
+    pub(crate) rounds: Vec<Option<f64>>,
     pub(crate) latency: Vec<Percentiles>,
     pub(crate) round_trip: Option<RoundTrip>,
     #[serde(default)]
     pub(crate) loss_curve: Vec<LossPoint>,
     pub(crate) burst_frames: Option<f64>,
+    /// No longer burst was tried.
+    #[serde(default)]
+    pub(crate) burst_is_bound: bool,
+    /// The generator can do no more than the lossless rate.
+    #[serde(default)]
+    pub(crate) generator_bound: bool,
+    pub(crate) overload: Option<LossPoint>,
+    /// None where the overload lost nothing.
     pub(crate) recovery_us: Option<f64>,
 }
 
@@ -110,23 +119,41 @@ pub(crate) struct Latency {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Percentiles {
     pub(crate) load: f64,
-    pub(crate) offered_mpps: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p90_us: f64,
-    pub(crate) p99_us: f64,
-    pub(crate) p99_9_us: f64,
-    pub(crate) p99_99_us: f64,
-    pub(crate) max_us: f64,
+    pub(crate) offered_mpps: Option<f64>,
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p90_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
+    pub(crate) p99_9_us: Option<f64>,
+    pub(crate) p99_99_us: Option<f64>,
+    pub(crate) max_us: Option<f64>,
     pub(crate) samples: u64,
+    /// Looks at the clock in a batch of the generator.
+    pub(crate) batch: Option<f64>,
+}
+
+impl Percentiles {
+    /// From the middle to the greatest.
+    pub(crate) fn times(&self) -> [Option<f64>; 6] {
+        [
+            self.p50_us,
+            self.p90_us,
+            self.p99_us,
+            self.p99_9_us,
+            self.p99_99_us,
+            self.max_us,
+        ]
+    }
 }
 
 /// One frame to and fro.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct RoundTrip {
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
+    pub(crate) offered_mpps: Option<f64>,
+    pub(crate) batch: Option<f64>,
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
     pub(crate) samples: u64,
-    pub(crate) rounds: Vec<f64>,
+    pub(crate) rounds: Vec<Option<f64>>,
 }
 
 /// What part is lost of what is offered.
@@ -160,6 +187,14 @@ pub(crate) struct Decision {
     pub(crate) ns: f64,
 }
 
+/// A row of `missing.json`: what a bench wanted to measure and could not.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Missing {
+    pub(crate) bench: String,
+    pub(crate) forwarder: String,
+    pub(crate) reason: String,
+}
+
 impl Sources {
     /// Reads what is there.
     pub(crate) fn read(directory: &Path) -> Result<Self, String> {
@@ -176,6 +211,8 @@ impl Sources {
         sources.latency = sources.rows(directory, "latency.json")?;
         sources.tcp = sources.rows(directory, "tcp.json")?;
         sources.decisions = sources.rows(directory, "decision.json")?;
+        let unmeasured = sources.file(directory, "missing.json", false)?;
+        sources.unmeasured = unmeasured.unwrap_or_default();
         if sources.texts.is_empty() {
             return Err(format!(
                 "there is no result in {}; measure first: `make bench`",
@@ -229,6 +266,35 @@ impl Sources {
             .map_err(|error| broken(format!("is not what the bench writes: {error}")))?;
         self.texts.insert(name, text);
         Ok(Some(content))
+    }
+
+    /// The benches that are measured in rounds, and the fewest of any of their rows.
+    pub(crate) fn fewest_rounds(&self) -> [(&'static str, usize); 4] {
+        let fewest = |rounds: &mut dyn Iterator<Item = usize>| rounds.min().unwrap_or(0);
+        [
+            (
+                "pps.json",
+                fewest(&mut self.rates.iter().map(|row| row.rounds.len())),
+            ),
+            (
+                "latency.json",
+                fewest(&mut self.latency.iter().map(|row| row.rounds.len())),
+            ),
+            (
+                "growth.json",
+                fewest(&mut self.growth.iter().map(|row| row.rounds.len())),
+            ),
+            (
+                "tcp.json",
+                fewest(&mut self.tcp.iter().map(|row| row.rounds.len())),
+            ),
+        ]
+    }
+
+    /// Processes of forwarders have a core of their own only where the generators leave one.
+    pub(crate) fn cores_are_shared(&self, queues: u64) -> bool {
+        let mut machines = self.machines.iter();
+        machines.any(|(_, one)| u64::try_from(one.cores).is_ok_and(|cores| queues >= cores))
     }
 
     /// Rates without rounds cannot be compared, and such as are no numbers cannot be drawn.

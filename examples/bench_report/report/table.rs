@@ -49,9 +49,14 @@ fn line<T: AsRef<str>>(text: &mut String, cells: &[T]) {
     text.push_str("|\n");
 }
 
+/// A rate.
+pub(crate) fn mpps(mpps: Option<f64>) -> String {
+    known(mpps, |mpps| format!("{mpps:.3}"))
+}
+
 /// A ratio, with the digits that tell whether a goal is met.
 pub(crate) fn ratio(ratio: Option<f64>) -> String {
-    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}"))
+    known(ratio, |ratio| format!("{ratio:.3}"))
 }
 
 /// A part that was lost, with digits enough to tell ten frames of a million from none.
@@ -99,6 +104,11 @@ pub(crate) fn micros(us: f64) -> String {
     } else {
         format!("{us:.0}")
     }
+}
+
+/// A number that is not always known.
+pub(crate) fn known(number: Option<f64>, shown: impl Fn(f64) -> String) -> String {
+    number.map_or_else(|| "-".to_owned(), shown)
 }
 
 /// A family as people write it.

@@ -15,7 +15,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
         if rows.is_empty() {
             continue;
         }
-        text.push_str(&format!("### More {words}\n\n"));
+        text.push_str(&format!("### More {words}\n\n{}", note(axis)));
+        let most = rows.iter().map(|row| row.value).max().unwrap_or(0);
         text.push_str(&page.plot(&name(axis), &format!("Packet rate against {words}")));
         let rows = ordered(rows, |row| &row.forwarder);
         let rows = rows.into_iter().map(|row| {
@@ -42,8 +43,22 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
         ];
         text.push_str(&table::table(&headings, rows));
         text.push('\n');
+        if axis == "queues" {
+            text.push_str(page.shared_cores(most));
+        }
     }
     (!all.is_empty()).then_some(text)
+}
+
+/// What an axis is, where its name does not say it.
+fn note(axis: &str) -> &'static str {
+    match axis {
+        "relays" => {
+            "The axis begins with one endpoint, because exitmark refuses an empty relay set.\n\n"
+        }
+        "prefixes" => "The host's own prefixes, over which the flows are spread.\n\n",
+        _ => "",
+    }
 }
 
 /// The row of the same forwarder and frames with the least value, which may be this one.

@@ -4,7 +4,7 @@
 use super::super::names::ordered;
 use super::super::plots::percentiles;
 use super::super::sources::Latency;
-use super::super::table::{count, family, micros, table, whole};
+use super::super::table::{count, family, known, micros, mpps, percent, table, whole};
 use super::Page;
 
 fn rows<'p>(page: &'p Page<'_>) -> Option<Vec<&'p Latency>> {
@@ -22,16 +22,25 @@ fn named(row: &Latency) -> Vec<String> {
 }
 
 pub(super) fn lossless(page: &Page<'_>) -> Option<String> {
-    let rates = rows(page)?.into_iter().map(|row| {
+    let rows = rows(page)?;
+    let rates = rows.iter().map(|row| {
         let mut cells = named(row);
+        let mark = if row.generator_bound { " †" } else { "" };
         cells.extend([
-            format!("{:.3}", row.lossless_mpps),
-            format!("{:.3}–{:.3}", row.min, row.max),
+            format!("{}{mark}", mpps(row.lossless_mpps)),
+            row.min
+                .zip(row.max)
+                .map_or_else(|| "-".to_owned(), |(min, max)| format!("{min:.3}–{max:.3}")),
         ]);
         cells
     });
+    let note = if rows.iter().any(|row| row.generator_bound) {
+        "\n† The generator can do no more; the forwarder may.\n"
+    } else {
+        ""
+    };
     Some(format!(
-        "The highest rate at which no frame is lost.\n\n{}{}",
+        "The highest rate at which no frame is lost.\n\n{}{}{note}",
         page.plot(
             "loss.svg",
             "The part of the frames that is lost against what is offered"
@@ -42,10 +51,11 @@ pub(super) fn lossless(page: &Page<'_>) -> Option<String> {
 
 pub(super) fn section(page: &Page<'_>) -> Option<String> {
     let rows = rows(page)?;
-    let mut text =
-        "From when a frame is sent until it arrives, in µs, at parts of each forwarder's \
-                    own rate without loss.\n\n"
-            .to_owned();
+    let mut text = "From when a frame is sent until it arrives, in µs, at parts of each \
+                    forwarder's own rate without loss.\n`batch`: how many looks at the clock a \
+                    batch of the generator's has; the fewer, the sooner a frame\nleaves it, but \
+                    the less it can send.\n\n"
+        .to_owned();
     for load in percentiles::loads(&page.sources.latency) {
         let percent = load * 100.0;
         text.push_str(&format!(
@@ -58,16 +68,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
         let times = rows.iter().filter_map(|row| {
             let at = row.latency.iter().find(|one| one.load == load)?;
             let mut cells = named(row);
-            cells.push(format!("{:.3}", at.offered_mpps));
-            let times = [
-                at.p50_us,
-                at.p90_us,
-                at.p99_us,
-                at.p99_9_us,
-                at.p99_99_us,
-                at.max_us,
-            ];
-            cells.extend(times.map(micros));
+            cells.extend([mpps(at.offered_mpps), batch(at.batch)]);
+            cells.extend(at.times().map(|us| known(us, micros)));
             cells.push(count(at.samples));
             Some(cells)
         });
@@ -75,7 +77,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
             "forwarder",
             "B",
             "family",
-            "Mpps",
+            "offered, Mpps",
+            "batch",
             "p50",
             "p90",
             "p99",
@@ -91,41 +94,69 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
         let trip = row.round_trip.as_ref()?;
         let mut cells = named(row);
         cells.extend([
-            micros(trip.p50_us),
-            micros(trip.p99_us),
+            known(trip.offered_mpps, |mpps| format!("{mpps:.4}")),
+            batch(trip.batch),
+            known(trip.p50_us, micros),
+            known(trip.p99_us, micros),
             count(trip.samples),
         ]);
         Some(cells)
     });
-    text.push_str("### One frame to and fro\n\nThe round trip of a single frame, in µs, nothing else on the wire.\n\n");
-    text.push_str(&table(
-        &["forwarder", "B", "family", "p50", "p99", "samples"],
-        trips,
-    ));
+    text.push_str(
+        "### One frame to and fro\n\nThere and back, in µs: probes at a fixed low rate, in \
+         batches of one, with nothing else on the wire.\n\n",
+    );
+    let headings = [
+        "forwarder",
+        "B",
+        "family",
+        "offered, Mpps",
+        "batch",
+        "p50",
+        "p99",
+        "samples",
+    ];
+    text.push_str(&table(&headings, trips));
     Some(text)
 }
 
 pub(super) fn bursts(page: &Page<'_>) -> Option<String> {
     let rows = rows(page)?.into_iter().filter_map(|row| {
         let mut cells = named(row);
+        let bound = if row.burst_is_bound { "≥ " } else { "" };
         cells.extend([
-            row.burst_frames
-                .map_or("-".to_owned(), |frames| count(whole(frames))),
-            row.recovery_us
-                .map_or("-".to_owned(), |us| count(whole(us))),
+            known(row.burst_frames, |frames| {
+                format!("{bound}{}", count(whole(frames)))
+            }),
+            mpps(row.overload.map(|overload| overload.offered_mpps)),
+            known(row.overload.map(|overload| overload.loss), percent),
+            known(row.recovery_us, |us| count(whole(us))),
         ]);
-        (row.burst_frames.is_some() || row.recovery_us.is_some()).then_some(cells)
+        let any = row.burst_frames.is_some() || row.overload.is_some() || row.recovery_us.is_some();
+        any.then_some(cells)
     });
     let rows: Vec<_> = rows.collect();
+    let headings = [
+        "forwarder",
+        "B",
+        "family",
+        "burst, frames",
+        "overload, Mpps",
+        "lost of it",
+        "recovery, µs",
+    ];
     (!rows.is_empty()).then(|| {
         format!(
-            "The longest burst of frames back to back of which none is lost, and how long after \
-             the end of an\noverload (twice what it takes) a second of half the rate without loss \
-             begins in which none is lost.\n\n{}",
-            table(
-                &["forwarder", "B", "family", "burst, frames", "recovery, µs"],
-                rows
-            )
+            "Burst: the longest one, back to back, of which no frame is lost; `≥`: no longer one \
+             was tried.\nOverload: twice the rate without loss, or what the generator can do, and \
+             then at once half of that rate.\nRecovery: from the end of the overload to the \
+             departure of the first frame from which on nothing is\nlost; none where the overload \
+             lost nothing.\n\n{}",
+            table(&headings, rows)
         )
     })
+}
+
+fn batch(batch: Option<f64>) -> String {
+    known(batch, |batch| count(whole(batch)))
 }

@@ -16,7 +16,12 @@ const HEAD: &str = "# Benchmarks\n\n\
     forwarder gets the same frames from the same generator, on a fresh site, and must mark and\n\
     steer what it is there for, or it has no rate. They take turns within every round, every\n\
     second round in the reverse order. A figure is the median of the rounds; a ratio is taken\n\
-    within each round, and its median told. Trust the ratios, not the rates.\n\n";
+    within each round, and its median told. Trust the ratios, not the rates.\n\n\
+    Of packet rates and latency: with one queue, generator, forwarder in the kernel and sink share\n\
+    one core; the process of a forwarder, where it has one, has the other cores.\n\n";
+
+/// In characters.
+const LONGEST_REASON: usize = 300;
 
 /// The whole page, with links to these plots.
 pub(crate) fn of(sources: &Sources, plots: &BTreeMap<String, String>) -> String {
@@ -38,6 +43,11 @@ pub(crate) fn of(sources: &Sources, plots: &BTreeMap<String, String>) -> String 
         text.push_str("Not measured here, because the file is not there: ");
         text.push_str(&sources.missing.join(", "));
         text.push_str(".\n\n");
+    }
+    if !sources.unmeasured.is_empty() {
+        text.push_str("Not measured here:\n\n");
+        text.push_str(&unmeasured(sources));
+        text.push('\n');
     }
     text.extend(sections.into_iter().flatten());
     // One line break at the end.
@@ -69,6 +79,15 @@ impl Page<'_> {
         ))
     }
 
+    /// A footnote for so many queues.
+    fn shared_cores(&self, queues: u64) -> &'static str {
+        if queues > 1 && self.sources.cores_are_shared(queues) {
+            "The generators of so many queues take every core: processes of forwarders share them.\n\n"
+        } else {
+            ""
+        }
+    }
+
     /// A link to a plot, if it was drawn.
     fn plot(&self, name: &str, words: &str) -> String {
         if self.plots.contains_key(name) {
@@ -77,6 +96,15 @@ impl Page<'_> {
             String::new()
         }
     }
+}
+
+fn unmeasured(sources: &Sources) -> String {
+    let rows = sources.unmeasured.iter().map(|one| {
+        // An error may tell a whole log.
+        let reason = one.reason.chars().take(LONGEST_REASON).collect();
+        vec![one.bench.clone(), one.forwarder.clone(), reason]
+    });
+    table::words(&["bench", "forwarder", "why"], rows)
 }
 
 fn forwarders() -> String {

@@ -2,7 +2,7 @@
 
 use super::super::names::{NFTABLES, WIRE, ordered};
 use super::super::point::Point;
-use super::super::rounds::ratio;
+use super::super::rounds::{difference, ratio};
 use super::super::sources::Rate;
 use super::super::table;
 use super::Page;
@@ -15,6 +15,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
     );
     for point in Point::all(rates) {
         text.push_str(&format!("### {}\n\n{}\n", point.words(), at(&point, rates)));
+        text.push_str(page.shared_cores(u64::from(point.queues)));
     }
     (!rates.is_empty()).then_some(text)
 }
@@ -34,6 +35,12 @@ fn at(point: &Point, rates: &[Rate]) -> String {
             table::percent(row.max_loss),
             table::ratio(against(row, NFTABLES)),
             table::ratio(against(row, WIRE)),
+            table::known(
+                point
+                    .row(rates, WIRE)
+                    .and_then(|wire| difference(&nanoseconds(row), &nanoseconds(wire))),
+                |ns| format!("{ns:+.1}"),
+            ),
         ]
     });
     table::table(
@@ -45,7 +52,14 @@ fn at(point: &Point, rates: &[Rate]) -> String {
             "at worst",
             "× nftables",
             "× wire",
+            "ns more than wire",
         ],
         rows,
     )
+}
+
+/// What a frame takes in every round that has a rate.
+fn nanoseconds(row: &Rate) -> Vec<Option<f64>> {
+    let ns = |mpps: &f64| (*mpps > 0.0).then(|| 1e3 / mpps);
+    row.rounds.iter().map(ns).collect()
 }

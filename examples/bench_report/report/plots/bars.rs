@@ -22,14 +22,16 @@ const SIZES: [(u32, RGBColor); 2] = [
 ];
 
 pub(super) fn throughput(rates: &[Rate]) -> Drawn<Option<String>> {
-    let Some(point) = SIZES
-        .iter()
-        .find_map(|(bytes, _)| Point::base(rates, *bytes))
-    else {
+    let points = SIZES.map(|(bytes, _)| Point::base(rates, bytes));
+    let points: Vec<_> = points.into_iter().flatten().collect();
+    let Some(point) = points.first() else {
         return Ok(None);
     };
-    let rows = ordered(point.rows(rates).collect(), |row| &row.forwarder);
-    let names: Vec<&str> = rows.iter().map(|row| row.forwarder.as_str()).collect();
+    // A forwarder may be there with one size alone.
+    let rows = points.iter().flat_map(|point| point.rows(rates)).collect();
+    let rows = ordered(rows, |row| &row.forwarder);
+    let mut names: Vec<&str> = rows.iter().map(|row| row.forwarder.as_str()).collect();
+    names.dedup();
     let height = AROUND + FORWARDER * u32::try_from(names.len())?;
     let title = format!("Packet rate, IPv4, {}, one queue", point.share());
     plot(&title, height, |area| {

@@ -8,7 +8,7 @@ use super::{Drawn, ticks};
 /// The axes, and what grows along them.
 pub(crate) const AXES: [(&str, &str); 4] = [
     ("relays", "relay endpoints"),
-    ("prefixes", "exempt prefixes"),
+    ("prefixes", "prefixes of the host"),
     ("flows", "flows"),
     ("queues", "queues"),
 ];

@@ -29,6 +29,7 @@ pub(super) fn plots(rows: &[Latency]) -> Drawn<Vec<(String, String)>> {
             .iter()
             .filter(shown)
             .filter_map(|row| Some((row.forwarder.clone(), at(row)?)))
+            .filter(|(_, points)| !points.is_empty())
             .collect();
         let times = || {
             series
@@ -58,18 +59,11 @@ pub(super) fn plots(rows: &[Latency]) -> Drawn<Vec<(String, String)>> {
     Ok(plots)
 }
 
-/// Their positions; a time of nothing has no logarithm.
+/// The positions of those that are known; a time of nothing has no logarithm.
 fn points(at: &Percentiles) -> Vec<(f64, f64)> {
-    let times = [
-        at.p50_us,
-        at.p90_us,
-        at.p99_us,
-        at.p99_9_us,
-        at.p99_99_us,
-        at.max_us,
-    ];
     let positions = (0_u32..).map(f64::from);
     positions
-        .zip(times.map(|us| us.max(0.01).log10()))
+        .zip(at.times())
+        .filter_map(|(position, us)| Some((position, us?.max(0.01).log10())))
         .collect()
 }

@@ -8,7 +8,7 @@
 #define FRACTION_BITS 10 // intervals are in 1/1024 of a nanosecond
 #define LATE_NANOSECONDS 100000 // how much a generator that comes late makes up for, at most
 #define SEQUENCE_BACK 16 // where the sequence number is, back from the end of the TCP header
-#define BUCKETS 512
+#define BUCKETS 2048
 #define MOMENT_BITS 16 // a moment is 2^16 ns, a fifteenth of a millisecond
 #define MOMENTS 32768
 enum way { ONE_WAY, ROUND_TRIP, WAYS };
@@ -30,7 +30,7 @@ struct pace {
 	__u64 over; // whether it has ended
 };
 
-// How many frames took how long: sixteen buckets for each power of two of nanoseconds.
+// How many frames took how long: 64 buckets for each power of two of nanoseconds.
 struct delays {
 	__u64 buckets[BUCKETS];
 	__u64 longest;
@@ -136,13 +136,13 @@ int paced_ipv6(struct xdp_md *context)
 	return generate_paced(context, IPV6_BYTES);
 }
 
-// The sixteen buckets of a power of two begin with that number; smaller numbers than sixteen
-// have a bucket each.
+// The 64 buckets of a power of two begin with that number; smaller numbers than 64 have a bucket
+// each.
 static __always_inline __u32 bucket_of(__u32 value)
 {
 	__u32 power = 0, rest = value;
 
-	if (value < 16)
+	if (value < 64)
 		return value;
 	if (rest >> 16) {
 		rest >>= 16;
@@ -161,7 +161,7 @@ static __always_inline __u32 bucket_of(__u32 value)
 		power += 2;
 	}
 	power += rest >> 1;
-	return (power - 3) * 16 + (value >> (power - 4) & 15);
+	return (power - 5) * 64 + (value >> (power - 6) & 63);
 }
 
 // Counts a frame that has a stamp, and returns the stamp; 0 without one.

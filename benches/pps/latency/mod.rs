@@ -87,7 +87,7 @@ pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
     let rows: Vec<_> = contests.iter().map(report::Row::new).collect();
     report::print(&rows);
     results::write("latency.json", &rows)?;
-    let directory = results::write("machine.json", &machine)?;
+    let directory = results::write("latency-machine.json", &machine)?;
     println!("\nwritten to {}", directory.display());
     Ok(whole)
 }

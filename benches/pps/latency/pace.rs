@@ -34,6 +34,10 @@ const STOP: Signal = Signal::SIGUSR1;
 /// How much longer than it should a load may take: setting it up, and a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long nothing may have arrived before what is missing counts as lost. A worker of exitmark
+/// that finds its port full tries again after 64 ms at the latest.
+const QUIET: Duration = Duration::from_millis(100);
+
 /// Frames a second that no generator can do: as fast as it goes.
 pub(super) const FULL_SPEED: f64 = f64::INFINITY;
 
@@ -147,12 +151,12 @@ impl<'t> Pacer<'t> {
         let before = self.traffic.counts()?;
         self.traffic.programs().store(PACE, 0, &order.bytes()?)?;
         let (id, generator) = self.start(order.batch)?;
-        let in_time = self.wait(order.length, &generator)?;
+        let in_time = self.wait(order.length, &generator);
         stop(id, &generator)?;
         generator
             .join()
             .map_err(|_| LabError("the generator panicked".to_owned()))??;
-        if !in_time {
+        if !in_time? {
             return Err(LabError(format!(
                 "a load of {:?} was not over after {PATIENCE:?} more; is the machine busy?",
                 order.length
@@ -226,13 +230,14 @@ impl<'t> Pacer<'t> {
         Ok(numbers)
     }
 
-    /// Waits until all has arrived, or nothing has for a while, at most a second.
+    /// Waits until all has arrived, or nothing has for a while, at most a second: what comes later
+    /// would hide that the next load loses frames.
     pub(super) fn settled(&self, before: &Counts) -> Result<Counts, LabError> {
         let deadline = Instant::now() + Duration::from_secs(1);
         let mut counts = self.traffic.counts()?.since(before);
         let mut changed = Instant::now();
         while counts.arrived() < counts.sent
-            && changed.elapsed() < Duration::from_millis(50)
+            && changed.elapsed() < QUIET
             && Instant::now() < deadline
         {
             thread::sleep(Duration::from_millis(5));
@@ -241,6 +246,14 @@ impl<'t> Pacer<'t> {
                 changed = Instant::now();
             }
             counts = next;
+        }
+        if counts.arrived() > counts.sent {
+            return Err(LabError(format!(
+                "of {} frames that were sent {} arrived; frames of the load before came late, or \
+                 the forwarder doubles some",
+                counts.sent,
+                counts.arrived()
+            )));
         }
         Ok(counts)
     }

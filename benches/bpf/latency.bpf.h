@@ -19,14 +19,14 @@ struct pace {
 	__u64 change; // how old it is, in nanoseconds, when it changes
 	__u64 interval_then;
 	__u64 length; // how old it is, in nanoseconds, when it ends
-	__u64 probe_every; // of so many exit frames with a stamp one is a probe; none if 0
+	__u64 probe; // whether exit frames with a stamp are probes
 	__u64 stamp_every; // of so many frames one has a stamp; none if 0
 	__u64 keep_moments; // whether stamped frames are counted by the time of their departure
 	// What came of it.
 	__u64 begin; // the time of the first look
 	__u64 due; // how old the load is, in units of an interval, when the next frame is due
 	__u64 frames; // so far
-	__u64 exits; // those of them that have a stamp and are exit traffic
+	__u64 probes; // among them
 	__u64 over; // whether it has ended
 };
 
@@ -108,11 +108,10 @@ static __always_inline int generate_paced(struct xdp_md *context, __u32 bytes)
 		return verdict;
 	}
 	stamp = now;
-	if (order->probe_every &&
+	if (order->probe &&
 	    *(__u32 *)(frame + bytes - SEQUENCE_BACK) == bpf_htonl(SEQUENCE_EXIT)) {
-		order->exits += 1;
-		if (order->exits % order->probe_every == 0)
-			stamp |= PROBE;
+		order->probes += 1;
+		stamp |= PROBE;
 	}
 	*(__u32 *)(frame + bytes) = stamp;
 	*(__u32 *)(frame + bytes + 4) = ~stamp;

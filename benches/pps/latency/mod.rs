@@ -42,8 +42,6 @@ use trips::Percentiles;
 
 /// The loads at which frames are timed, as parts of the highest without loss.
 const TIMED: [f64; 3] = [0.1, 0.5, 0.9];
-/// A trial is so many times shorter than a run of the command `rates`.
-const TRIALS_A_RUN: u32 = 12;
 
 #[derive(clap::Args)]
 pub(crate) struct Latency {
@@ -82,7 +80,7 @@ pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
     });
     let mut machine = Machine::new();
     let (contests, whole) = rounds::run(options, &mut machine, contestants, |one, length| {
-        run(&compiled, one, length / TRIALS_A_RUN)
+        run(&compiled, one, length)
     })?;
     let rows: Vec<_> = contests.iter().map(report::Row::new).collect();
     report::print(&rows);
@@ -107,11 +105,11 @@ pub(crate) struct Sample {
 }
 
 /// One run: a fresh site, one forwarder, all steps, and the proof that it did its job meanwhile.
-fn run(compiled: &[u8], one: &Contestant<'_>, trial: Duration) -> Result<Sample, LabError> {
+fn run(compiled: &[u8], one: &Contestant<'_>, length: Duration) -> Result<Sample, LabError> {
     let Contestant { forwarder, load } = *one;
     let site = Site::new(load.queues)?;
     let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
-    let pacer = Pacer::new(&site, &traffic, load, trial)?;
+    let pacer = Pacer::new(&site, &traffic, one, length)?;
     let running = forwarder.start(&site, &traffic, &load)?;
     let before = traffic.counts()?;
     let sample = steps(&pacer)?;
@@ -123,27 +121,39 @@ fn run(compiled: &[u8], one: &Contestant<'_>, trial: Duration) -> Result<Sample,
 
 fn steps(pacer: &Pacer<'_>) -> Result<Sample, LabError> {
     let mut sample = Sample::default();
+    // Before anything overloads it.
+    let found = trips::round_trip(pacer)?;
+    sample.round_trip = sample.keep(found);
     pacer.warm_up()?;
-    let found = lossless::search(pacer)?;
-    sample.lossless = sample.keep(found);
-    let found = burst::longest(pacer)?;
-    sample.burst = sample.keep(found);
-    let Some(rate) = sample.lossless.as_ref().map(|found| found.best.offered) else {
+    let mut found = lossless::search(pacer)?;
+    let frames = burst::longest(pacer)?;
+    sample.burst = sample.keep(frames);
+    sample.curve = lossless::ladder(pacer, &mut found)?;
+    let best = found.best;
+    sample.lossless = Some(found);
+    let Some(rate) = best.map(|best| best.offered) else {
+        sample
+            .reasons
+            .push("it lost frames at every load".to_owned());
         return Ok(sample);
     };
-    sample.curve = lossless::ladder(pacer, rate)?;
+    pacer.rest();
     for (number, part) in TIMED.into_iter().enumerate() {
         let found = trips::one_way(pacer, rate * part)?;
         sample.one_way[number] = sample.keep(found);
     }
+    pacer.rest();
     let found = recovery::after_overload(pacer, rate)?;
     sample.recovery = sample.keep(found);
-    let found = trips::round_trip(pacer, rate * TIMED[0])?;
-    sample.round_trip = sample.keep(found);
     Ok(sample)
 }
 
 impl Sample {
+    /// The highest load without loss, in frames a second.
+    fn best(&self) -> Option<f64> {
+        Some(self.lossless.as_ref()?.best?.offered)
+    }
+
     /// What was found, or the reason why not, for later.
     fn keep<T>(&mut self, found: Result<T, String>) -> Option<T> {
         found.map_err(|reason| self.reasons.push(reason)).ok()
@@ -152,8 +162,8 @@ impl Sample {
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.lossless {
-            Some(found) => write!(f, "{:.3} Mpps without loss", found.best.offered / 1e6)?,
+        match self.best() {
+            Some(best) => write!(f, "{:.3} Mpps without loss", best / 1e6)?,
             None => write!(f, "no load without loss")?,
         }
         if let Some(times) = &self.one_way[0] {
@@ -167,10 +177,11 @@ impl fmt::Display for Sample {
         }
         if let Some(Recovery { overload, time }) = &self.recovery {
             let (loss, rate) = (overload.loss() * 100.0, overload.offered / 1e6);
-            write!(
-                f,
-                ", {time:?} after {loss:.1} % were lost at {rate:.3} Mpps"
-            )?;
+            match time {
+                Some(time) => write!(f, ", {time:?} after {loss:.1} % were lost")?,
+                None => write!(f, ", nothing lost")?,
+            }
+            write!(f, " at {rate:.3} Mpps")?;
         }
         for reason in &self.reasons {
             write!(f, "\n    not measured: {reason}")?;

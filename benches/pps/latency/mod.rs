@@ -1,15 +1,22 @@
 //! The command `latency`: what RFC 2544 asks of a forwarder besides its rate, in its spirit.
 //!
-//! For every forwarder and frame size: the highest load that loses nothing (26.1), the loss at
-//! loads around it (26.3), how long frames are under way at parts of it (26.2) and how long there
-//! and back, the longest burst that loses nothing (26.4), and how soon an overload is over (26.5).
-//! Trials are a hundred times shorter than the RFC's, so that forwarders can take turns.
+//! For every forwarder and frame size, in this order: how long frames take there and back at a low
+//! load that is the same for all, the highest load that loses nothing (26.1), the longest burst
+//! that loses nothing (26.4), the loss at loads around the highest (26.3), how long frames are
+//! under way at parts of it (26.2), and how soon an overload is over (26.5). Trials are a hundred
+//! times shorter than the RFC's, so that forwarders can take turns.
+//!
+//! Nothing overloads a forwarder before the round trip. One that forwards in another way for a
+//! while after an overload has a pause before the timed loads, after any of them that lost frames,
+//! and before the last overload. It has none within the search, the bursts and the ladder: there
+//! everything that the forwarder can do about a load counts.
 //!
 //! What the harness is, and what its numbers are therefore not: the generator is a BPF program on
 //! one core, and the kernel receives, forwards and counts on that same core, between two batches
 //! of frames. A forwarder that lives in the kernel thus slows its own load down instead of losing
 //! it: its highest load is what generator and forwarder do together, its bursts end where this
-//! bench ends them, and it can hardly be overloaded. One that is a process has a core of its own
+//! bench ends them, and it can hardly be overloaded. Rows say so: `generator_bound`,
+//! `burst_is_bound`, and no time of recovery where the overload lost nothing. One that is a process has a core of its own
 //! and loses what it does not take.
 //!
 //! A frame's time begins when the program writes it, not when it was due: a generator that comes

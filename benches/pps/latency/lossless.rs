@@ -87,7 +87,9 @@ pub(super) fn ladder(pacer: &Pacer<'_>, found: &mut Lossless) -> Result<Vec<Tria
     let foot = found.best.unwrap_or(found.full).offered;
     let mut curve = Vec::new();
     for part in LADDER {
-        let trial = pacer.trial(foot * part, pacer.length)?;
+        // One that may turn out to be the highest lasts as long as those of the search.
+        let length = pacer.length / if part < 1.0 { 2 } else { 1 };
+        let trial = pacer.trial(foot * part, length)?;
         curve.push(trial);
         found.raise(trial);
         if part > 1.0 && trial.offered < foot * part * REACHED {

@@ -7,8 +7,8 @@
 //! times shorter than the RFC's, so that forwarders can take turns.
 //!
 //! Nothing overloads a forwarder before the round trip. One that forwards in another way for a
-//! while after an overload has a pause before the timed loads, after any of them that lost frames,
-//! and before the last overload. It has none within the search, the bursts and the ladder: there
+//! while after an overload has a pause before the timed loads, and after any of them that lost
+//! frames. It has none within the search, the bursts and the ladder: there
 //! everything that the forwarder can do about a load counts.
 //!
 //! What the harness is, and what its numbers are therefore not: the generator is a BPF program on
@@ -149,7 +149,7 @@ fn steps(pacer: &Pacer<'_>) -> Result<Sample, LabError> {
         let found = trips::one_way(pacer, rate * part)?;
         sample.one_way[number] = sample.keep(found);
     }
-    pacer.rest();
+    pacer.rest_after_loss();
     let found = recovery::after_overload(pacer, rate)?;
     sample.recovery = sample.keep(found);
     Ok(sample)

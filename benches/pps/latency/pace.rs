@@ -35,7 +35,7 @@ const LOOKS: u32 = i32::MAX.unsigned_abs();
 pub(super) const FULL_BATCH: u32 = 64;
 const STOP: Signal = Signal::SIGUSR1;
 /// A trial is so many times shorter than a run of the command `rates`.
-const TRIALS_A_RUN: u32 = 12;
+const TRIALS_A_RUN: u32 = 16;
 /// A trial that times frames has more of them to time: it takes half of such a run, at least this.
 const TIMED_SHORTEST: Duration = Duration::from_millis(250);
 /// How much longer than it should a load may take: setting it up, and a busy machine.

@@ -15,7 +15,7 @@ const MOMENT_NANOSECONDS: u64 = 1 << 16;
 /// As long as a trial, but no longer than this: the moments are 32,768.
 const OVERLOAD: Duration = Duration::from_millis(250);
 /// For how long nothing may be lost any more: so many trials, but no longer than a second. With
-/// runs of two seconds that is five sixths of a second.
+/// runs of two seconds that is five eighths of a second.
 const CLEAN_TRIALS: u32 = 5;
 const CLEAN: Duration = Duration::from_secs(1);
 

@@ -23,7 +23,7 @@ const STAMPS_A_SECOND: f64 = 300_000.0;
 const TRIPS_A_SECOND: f64 = 5000.0;
 const TRIPS_BATCH: u32 = 1;
 /// Relay frames do not come back; in this time a thousand others do, on a busy machine too.
-const TRIPS_SHORTEST: Duration = Duration::from_secs(1);
+const TRIPS_LENGTH: Duration = Duration::from_millis(750);
 const TRIPS_WARM_UP: Duration = Duration::from_millis(100);
 /// If less than this part of the probes is back, their times are not those of all.
 const BACK: f64 = 0.99;
@@ -91,7 +91,7 @@ pub(super) fn round_trip(pacer: &Pacer<'_>) -> Result<Result<Percentiles, String
         batch: TRIPS_BATCH,
         stamp_every: Some(1),
         probe: true,
-        ..Order::steady(TRIPS_A_SECOND, TRIPS_SHORTEST.max(pacer.timed))
+        ..Order::steady(TRIPS_A_SECOND, TRIPS_LENGTH)
     };
     pacer.run(&Order {
         change: TRIPS_WARM_UP,

@@ -8,16 +8,16 @@
 //!
 //! Nothing overloads a forwarder before the round trip. One that forwards in another way for a
 //! while after an overload has a pause before the timed loads, and after any of them that lost
-//! frames. It has none within the search, the bursts and the ladder: there
-//! everything that the forwarder can do about a load counts.
+//! frames. It has none within the search, the bursts and the ladder: there everything that the
+//! forwarder can do about a load counts.
 //!
 //! What the harness is, and what its numbers are therefore not: the generator is a BPF program on
 //! one core, and the kernel receives, forwards and counts on that same core, between two batches
 //! of frames. A forwarder that lives in the kernel thus slows its own load down instead of losing
 //! it: its highest load is what generator and forwarder do together, its bursts end where this
 //! bench ends them, and it can hardly be overloaded. Rows say so: `generator_bound`,
-//! `burst_is_bound`, and no time of recovery where the overload lost nothing. One that is a process has a core of its own
-//! and loses what it does not take.
+//! `burst_is_bound`, and no time of recovery where the overload lost nothing. One that is a
+//! process has a core of its own and loses what it does not take.
 //!
 //! A frame's time begins when the program writes it, not when it was due: a generator that comes
 //! late offers less, and what it offered is measured, never assumed. The time has in it what the

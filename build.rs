@@ -12,9 +12,7 @@ fn main() {
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-changed={POLL}");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let mut arguments: Vec<String> = ["-O2", "-g", "-Wall", "-Werror"]
-        .map(String::from)
-        .into();
+    let mut arguments: Vec<String> = ["-O2", "-g", "-Wall", "-Werror"].map(String::from).into();
     // <asm/types.h> is in a directory of the architecture's, which clang does not search when it
     // compiles for BPF.
     if let Some(triple) = multiarch() {

@@ -8,7 +8,7 @@
 #define FRACTION_BITS 10 // intervals are in 1/1024 of a nanosecond
 #define LATE_NANOSECONDS 100000 // how much a generator that comes late makes up for, at most
 #define SEQUENCE_BACK 16 // where the sequence number is, back from the end of the TCP header
-#define BUCKETS 512
+#define BUCKETS 2048
 #define MOMENT_BITS 16 // a moment is 2^16 ns, a fifteenth of a millisecond
 #define MOMENTS 32768
 enum way { ONE_WAY, ROUND_TRIP, WAYS };
@@ -19,18 +19,18 @@ struct pace {
 	__u64 change; // how old it is, in nanoseconds, when it changes
 	__u64 interval_then;
 	__u64 length; // how old it is, in nanoseconds, when it ends
-	__u64 probe_every; // of so many exit frames with a stamp one is a probe; none if 0
+	__u64 probe; // whether exit frames with a stamp are probes
 	__u64 stamp_every; // of so many frames one has a stamp; none if 0
 	__u64 keep_moments; // whether stamped frames are counted by the time of their departure
 	// What came of it.
 	__u64 begin; // the time of the first look
 	__u64 due; // how old the load is, in units of an interval, when the next frame is due
 	__u64 frames; // so far
-	__u64 exits; // those of them that have a stamp and are exit traffic
+	__u64 probes; // among them
 	__u64 over; // whether it has ended
 };
 
-// How many frames took how long: sixteen buckets for each power of two of nanoseconds.
+// How many frames took how long: 64 buckets for each power of two of nanoseconds.
 struct delays {
 	__u64 buckets[BUCKETS];
 	__u64 longest;
@@ -108,11 +108,10 @@ static __always_inline int generate_paced(struct xdp_md *context, __u32 bytes)
 		return verdict;
 	}
 	stamp = now;
-	if (order->probe_every &&
+	if (order->probe &&
 	    *(__u32 *)(frame + bytes - SEQUENCE_BACK) == bpf_htonl(SEQUENCE_EXIT)) {
-		order->exits += 1;
-		if (order->exits % order->probe_every == 0)
-			stamp |= PROBE;
+		order->probes += 1;
+		stamp |= PROBE;
 	}
 	*(__u32 *)(frame + bytes) = stamp;
 	*(__u32 *)(frame + bytes + 4) = ~stamp;
@@ -136,13 +135,13 @@ int paced_ipv6(struct xdp_md *context)
 	return generate_paced(context, IPV6_BYTES);
 }
 
-// The sixteen buckets of a power of two begin with that number; smaller numbers than sixteen
-// have a bucket each.
+// The 64 buckets of a power of two begin with that number; smaller numbers than 64 have a bucket
+// each.
 static __always_inline __u32 bucket_of(__u32 value)
 {
 	__u32 power = 0, rest = value;
 
-	if (value < 16)
+	if (value < 64)
 		return value;
 	if (rest >> 16) {
 		rest >>= 16;
@@ -161,7 +160,7 @@ static __always_inline __u32 bucket_of(__u32 value)
 		power += 2;
 	}
 	power += rest >> 1;
-	return (power - 3) * 16 + (value >> (power - 4) & 15);
+	return (power - 5) * 64 + (value >> (power - 6) & 63);
 }
 
 // Counts a frame that has a stamp, and returns the stamp; 0 without one.

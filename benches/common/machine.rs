@@ -10,7 +10,7 @@ use std::time::Duration;
 /// core of their own suffer more than those that live in interrupts.
 const QUIET: f64 = 0.05;
 
-/// What `machine.json` says; what is not found out is null.
+/// What `machine.json` and its like say; what is not found out is null.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     kernel: String,

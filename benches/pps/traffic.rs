@@ -140,12 +140,14 @@ impl Traffic {
     /// Starts sending about `frames` frames as fast as the box's receive side takes them: one
     /// generator for each queue, on the CPU whose number the queue has, sends its part of them.
     pub(crate) fn send(&self, site: &Site, frames: u32) -> Result<Sending, LabError> {
-        let generators = 0..self.load.queues;
         let each = frames / self.load.queues;
-        let threads = generators.map(|number| self.generate(site, number, each));
-        Ok(Sending {
-            threads: threads.collect::<Result<_, _>>()?,
-        })
+        let mut sending = Sending {
+            threads: Vec::new(),
+        };
+        for number in 0..self.load.queues {
+            sending.threads.push(self.generate(site, number, each)?);
+        }
+        Ok(sending)
     }
 
     fn generate(&self, site: &Site, number: u32, frames: u32) -> Result<Generator, LabError> {
@@ -242,7 +244,8 @@ fn part(load: Load, generator: u32) -> [u8; 8] {
 
 type Generator = thread::JoinHandle<Result<(), LabError>>;
 
-/// A load that is being sent.
+/// A load that is being sent. Dropping it waits for its end too: what is sent into a site ends
+/// before the site does.
 pub(crate) struct Sending {
     threads: Vec<Generator>,
 }
@@ -254,11 +257,21 @@ impl Sending {
     }
 
     /// Waits for the last frame to be sent.
-    pub(crate) fn finish(self) -> Result<(), LabError> {
-        self.threads.into_iter().try_for_each(|thread| {
+    pub(crate) fn finish(mut self) -> Result<(), LabError> {
+        while let Some(thread) = self.threads.pop() {
             thread
                 .join()
-                .map_err(|_| LabError("a generator panicked".to_owned()))?
-        })
+                .map_err(|_| LabError("a generator panicked".to_owned()))??;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        for thread in self.threads.drain(..) {
+            // Whoever did not ask how it ended has an error to tell already.
+            let _ = thread.join();
+        }
     }
 }

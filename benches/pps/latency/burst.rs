@@ -3,8 +3,8 @@
 use super::pace::Pacer;
 use exitmark::lab::LabError;
 
-/// A burst longer than this is a load.
-const LONGEST: u32 = 65_536;
+/// A burst longer than this is a load. A forwarder that takes it all may take more.
+pub(super) const LONGEST: u32 = 65_536;
 /// Where the search begins: about what a NIC's ring holds.
 const FIRST: u32 = 1024;
 /// It ends when the answer is known to a sixteenth.

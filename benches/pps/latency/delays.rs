@@ -7,7 +7,7 @@ use libbpf_rs::{MapCore, MapFlags};
 
 // Contract with latency.bpf.h.
 const DELAYS: &str = "delays";
-const BUCKETS: usize = 512;
+const BUCKETS: usize = 2048;
 const NUMBERS: usize = BUCKETS + 1;
 pub(super) const ONE_WAY: u32 = 0;
 pub(super) const ROUND_TRIP: u32 = 1;
@@ -15,7 +15,7 @@ pub(super) const ROUND_TRIP: u32 = 1;
 /// Longer than any bucket.
 const LONGEST: u64 = 1 << 36;
 
-/// Times in nanoseconds, of which each is right to a thirtieth.
+/// Times in nanoseconds, of which each is right to a 128th.
 pub(super) struct Delays {
     times: Histogram<u64>,
     longest: u64,
@@ -70,13 +70,13 @@ impl Delays {
     }
 }
 
-/// The middle of a bucket: sixteen of them share a power of two from 16 on.
+/// The middle of a bucket: 64 of them share a power of two from 64 on.
 fn middle(bucket: u64) -> u64 {
-    match bucket / 16 {
+    match bucket / 64 {
         0 => bucket,
         power => {
             let width = 1 << (power - 1);
-            (16 + bucket % 16) * width + width / 2
+            (64 + bucket % 64) * width + width / 2
         }
     }
 }

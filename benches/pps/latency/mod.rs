@@ -1,16 +1,23 @@
 //! The command `latency`: what RFC 2544 asks of a forwarder besides its rate, in its spirit.
 //!
-//! For every forwarder and frame size: the highest load that loses nothing (26.1), the loss at
-//! loads around it (26.3), how long frames are under way at parts of it (26.2) and how long there
-//! and back, the longest burst that loses nothing (26.4), and how soon an overload is over (26.5).
-//! Trials are a hundred times shorter than the RFC's, so that forwarders can take turns.
+//! For every forwarder and frame size, in this order: how long frames take there and back at a low
+//! load that is the same for all, the highest load that loses nothing (26.1), the longest burst
+//! that loses nothing (26.4), the loss at loads around the highest (26.3), how long frames are
+//! under way at parts of it (26.2), and how soon an overload is over (26.5). Trials are a hundred
+//! times shorter than the RFC's, so that forwarders can take turns.
+//!
+//! Nothing overloads a forwarder before the round trip. One that forwards in another way for a
+//! while after an overload has a pause before the timed loads, and after any of them that lost
+//! frames. It has none within the search, the bursts and the ladder: there everything that the
+//! forwarder can do about a load counts.
 //!
 //! What the harness is, and what its numbers are therefore not: the generator is a BPF program on
 //! one core, and the kernel receives, forwards and counts on that same core, between two batches
 //! of frames. A forwarder that lives in the kernel thus slows its own load down instead of losing
 //! it: its highest load is what generator and forwarder do together, its bursts end where this
-//! bench ends them, and it can hardly be overloaded. One that is a process has a core of its own
-//! and loses what it does not take.
+//! bench ends them, and it can hardly be overloaded. Rows say so: `generator_bound`,
+//! `burst_is_bound`, and no time of recovery where the overload lost nothing. One that is a
+//! process has a core of its own and loses what it does not take.
 //!
 //! A frame's time begins when the program writes it, not when it was due: a generator that comes
 //! late offers less, and what it offered is measured, never assumed. The time has in it what the
@@ -42,8 +49,6 @@ use trips::Percentiles;
 
 /// The loads at which frames are timed, as parts of the highest without loss.
 const TIMED: [f64; 3] = [0.1, 0.5, 0.9];
-/// A trial is so many times shorter than a run of the command `rates`.
-const TRIALS_A_RUN: u32 = 12;
 
 const BENCH: &str = "latency";
 
@@ -85,12 +90,12 @@ pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
     let mut machine = Machine::new();
     let (contests, failed) =
         rounds::run(BENCH, options, &mut machine, contestants, |one, length| {
-            run(&compiled, one, length / TRIALS_A_RUN)
+            run(&compiled, one, length)
         })?;
     let rows: Vec<_> = contests.iter().map(report::Row::new).collect();
     report::print(&rows);
     results::write("latency.json", &rows)?;
-    let directory = results::write("machine.json", &machine)?;
+    let directory = results::write("latency-machine.json", &machine)?;
     println!("\nwritten to {}", directory.display());
     let whole = failed.is_empty();
     missing.extend(failed);
@@ -113,11 +118,11 @@ pub(crate) struct Sample {
 }
 
 /// One run: a fresh site, one forwarder, all steps, and the proof that it did its job meanwhile.
-fn run(compiled: &[u8], one: &Contestant<'_>, trial: Duration) -> Result<Sample, LabError> {
+fn run(compiled: &[u8], one: &Contestant<'_>, length: Duration) -> Result<Sample, LabError> {
     let Contestant { forwarder, load } = *one;
     let site = Site::new(load.queues)?;
     let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
-    let pacer = Pacer::new(&site, &traffic, load, trial)?;
+    let pacer = Pacer::new(&site, &traffic, one, length)?;
     let running = forwarder.start(&site, &traffic, &load)?;
     let before = traffic.counts()?;
     let sample = steps(&pacer)?;
@@ -129,27 +134,39 @@ fn run(compiled: &[u8], one: &Contestant<'_>, trial: Duration) -> Result<Sample,
 
 fn steps(pacer: &Pacer<'_>) -> Result<Sample, LabError> {
     let mut sample = Sample::default();
+    // Before anything overloads it.
+    let found = trips::round_trip(pacer)?;
+    sample.round_trip = sample.keep(found);
     pacer.warm_up()?;
-    let found = lossless::search(pacer)?;
-    sample.lossless = sample.keep(found);
-    let found = burst::longest(pacer)?;
-    sample.burst = sample.keep(found);
-    let Some(rate) = sample.lossless.as_ref().map(|found| found.best.offered) else {
+    let mut found = lossless::search(pacer)?;
+    let frames = burst::longest(pacer)?;
+    sample.burst = sample.keep(frames);
+    sample.curve = lossless::ladder(pacer, &mut found)?;
+    let best = found.best;
+    sample.lossless = Some(found);
+    let Some(rate) = best.map(|best| best.offered) else {
+        sample
+            .reasons
+            .push("it lost frames at every load".to_owned());
         return Ok(sample);
     };
-    sample.curve = lossless::ladder(pacer, rate)?;
+    pacer.rest();
     for (number, part) in TIMED.into_iter().enumerate() {
         let found = trips::one_way(pacer, rate * part)?;
         sample.one_way[number] = sample.keep(found);
     }
+    pacer.rest_after_loss();
     let found = recovery::after_overload(pacer, rate)?;
     sample.recovery = sample.keep(found);
-    let found = trips::round_trip(pacer, rate * TIMED[0])?;
-    sample.round_trip = sample.keep(found);
     Ok(sample)
 }
 
 impl Sample {
+    /// The highest load without loss, in frames a second.
+    fn best(&self) -> Option<f64> {
+        Some(self.lossless.as_ref()?.best?.offered)
+    }
+
     /// What was found, or the reason why not, for later.
     fn keep<T>(&mut self, found: Result<T, String>) -> Option<T> {
         found.map_err(|reason| self.reasons.push(reason)).ok()
@@ -158,8 +175,8 @@ impl Sample {
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.lossless {
-            Some(found) => write!(f, "{:.3} Mpps without loss", found.best.offered / 1e6)?,
+        match self.best() {
+            Some(best) => write!(f, "{:.3} Mpps without loss", best / 1e6)?,
             None => write!(f, "no load without loss")?,
         }
         if let Some(times) = &self.one_way[0] {
@@ -173,10 +190,11 @@ impl fmt::Display for Sample {
         }
         if let Some(Recovery { overload, time }) = &self.recovery {
             let (loss, rate) = (overload.loss() * 100.0, overload.offered / 1e6);
-            write!(
-                f,
-                ", {time:?} after {loss:.1} % were lost at {rate:.3} Mpps"
-            )?;
+            match time {
+                Some(time) => write!(f, ", {time:?} after {loss:.1} % were lost")?,
+                None => write!(f, ", nothing lost")?,
+            }
+            write!(f, " at {rate:.3} Mpps")?;
         }
         for reason in &self.reasons {
             write!(f, "\n    not measured: {reason}")?;

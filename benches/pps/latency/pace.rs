@@ -5,6 +5,7 @@
 //! what was asked for may be more than there is.
 
 use crate::load::{Family, Load};
+use crate::measure::Contestant;
 use crate::site::{FAR_END, Site, pin_to_generator_cpu};
 use crate::traffic::{Counts, Traffic};
 use exitmark::lab::LabError;
@@ -14,6 +15,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 use nix::unistd::{Pid, gettid};
+use std::cell::Cell;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -24,6 +26,7 @@ const FRACTIONS: f64 = 1024.0;
 const PACE: &str = "pace";
 const PACE_NUMBERS: usize = 12;
 const ORDERS: usize = 7;
+const PROBES: usize = 10;
 const OVER: usize = 11;
 
 /// A call's runs never end by themselves.
@@ -31,8 +34,16 @@ const LOOKS: u32 = i32::MAX.unsigned_abs();
 /// As many frames at a time as the kernel takes by itself: what gives the highest rates.
 pub(super) const FULL_BATCH: u32 = 64;
 const STOP: Signal = Signal::SIGUSR1;
+/// A trial is so many times shorter than a run of the command `rates`.
+const TRIALS_A_RUN: u32 = 16;
+/// A trial that times frames has more of them to time: it takes half of such a run, at least this.
+const TIMED_SHORTEST: Duration = Duration::from_millis(250);
 /// How much longer than it should a load may take: setting it up, and a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long nothing may have arrived before what is missing counts as lost. A worker of exitmark
+/// that finds its port full tries again after 64 ms at the latest.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// Frames a second that no generator can do: as fast as it goes.
 pub(super) const FULL_SPEED: f64 = f64::INFINITY;
@@ -46,8 +57,8 @@ pub(super) struct Order {
     pub(super) length: Duration,
     /// After so many looks at the clock, all that was due leaves.
     pub(super) batch: u32,
-    /// Of so many exit frames that are timed one asks to be sent back.
-    pub(super) probe_every: Option<u64>,
+    /// Whether exit frames that are timed ask to be sent back.
+    pub(super) probe: bool,
     /// Of so many frames one carries the time of its departure, and is timed: it takes the sink
     /// time too.
     pub(super) stamp_every: Option<u64>,
@@ -62,7 +73,7 @@ impl Order {
             change: length,
             length,
             batch: FULL_BATCH,
-            probe_every: None,
+            probe: false,
             stamp_every: None,
             keep_moments: false,
         }
@@ -76,7 +87,7 @@ impl Order {
             nanoseconds(self.change)?,
             interval(self.rates[1])?,
             nanoseconds(self.length)?,
-            self.probe_every.unwrap_or(0),
+            self.probe.into(),
             self.stamp_every.unwrap_or(0),
             self.keep_moments.into(),
         ]);
@@ -111,6 +122,12 @@ pub(super) struct Pacer<'t> {
     pub(super) load: Load,
     /// How long a trial lasts.
     pub(super) length: Duration,
+    /// How long one lasts that times frames.
+    pub(super) timed: Duration,
+    /// How long after an overload the forwarder is itself again.
+    recovers_in: Duration,
+    /// Whether anything was lost since the last rest.
+    lost: Cell<bool>,
 }
 
 impl<'t> Pacer<'t> {
@@ -118,8 +135,8 @@ impl<'t> Pacer<'t> {
     pub(super) fn new(
         site: &'t Site,
         traffic: &'t Traffic,
-        load: Load,
-        length: Duration,
+        one: &Contestant<'_>,
+        run: Duration,
     ) -> Result<Self, LabError> {
         let programs = traffic.programs();
         programs.attach("time_uplink", &site.uplink, FAR_END)?;
@@ -128,9 +145,24 @@ impl<'t> Pacer<'t> {
         Ok(Self {
             site,
             traffic,
-            load,
-            length,
+            load: one.load,
+            length: run / TRIALS_A_RUN,
+            timed: TIMED_SHORTEST.max(run / 2),
+            recovers_in: one.forwarder.recovers_in(),
+            lost: Cell::new(false),
         })
+    }
+
+    /// Waits until a forwarder that was overloaded is itself again.
+    pub(super) fn rest(&self) {
+        thread::sleep(self.recovers_in);
+        self.lost.set(false);
+    }
+
+    pub(super) fn rest_after_loss(&self) {
+        if self.lost.get() {
+            self.rest();
+        }
     }
 
     /// Fills caches and pages.
@@ -147,18 +179,21 @@ impl<'t> Pacer<'t> {
         let before = self.traffic.counts()?;
         self.traffic.programs().store(PACE, 0, &order.bytes()?)?;
         let (id, generator) = self.start(order.batch)?;
-        let in_time = self.wait(order.length, &generator)?;
+        let in_time = self.wait(order.length, &generator);
         stop(id, &generator)?;
         generator
             .join()
             .map_err(|_| LabError("the generator panicked".to_owned()))??;
-        if !in_time {
+        if !in_time? {
             return Err(LabError(format!(
                 "a load of {:?} was not over after {PATIENCE:?} more; is the machine busy?",
                 order.length
             )));
         }
         let counts = self.settled(&before)?;
+        if counts.arrived() < counts.sent {
+            self.lost.set(true);
+        }
         Ok(Trial {
             offered: number(counts.sent) / order.length.as_secs_f64(),
             sent: counts.sent,
@@ -206,6 +241,12 @@ impl<'t> Pacer<'t> {
         Ok(order[OVER] != 0)
     }
 
+    /// How many frames of the last load asked to be sent back.
+    pub(super) fn probes(&self) -> Result<u64, LabError> {
+        let order: [u64; PACE_NUMBERS] = self.numbers(PACE, 0)?;
+        Ok(order[PROBES])
+    }
+
     /// The numbers of an entry that all CPUs share.
     pub(super) fn numbers<const N: usize>(
         &self,
@@ -226,13 +267,14 @@ impl<'t> Pacer<'t> {
         Ok(numbers)
     }
 
-    /// Waits until all has arrived, or nothing has for a while, at most a second.
+    /// Waits until all has arrived, or nothing has for a while, at most a second: what comes later
+    /// would hide that the next load loses frames.
     pub(super) fn settled(&self, before: &Counts) -> Result<Counts, LabError> {
         let deadline = Instant::now() + Duration::from_secs(1);
         let mut counts = self.traffic.counts()?.since(before);
         let mut changed = Instant::now();
         while counts.arrived() < counts.sent
-            && changed.elapsed() < Duration::from_millis(50)
+            && changed.elapsed() < QUIET
             && Instant::now() < deadline
         {
             thread::sleep(Duration::from_millis(5));
@@ -241,6 +283,14 @@ impl<'t> Pacer<'t> {
                 changed = Instant::now();
             }
             counts = next;
+        }
+        if counts.arrived() > counts.sent {
+            return Err(LabError(format!(
+                "of {} frames that were sent {} arrived; frames of the load before came late, or \
+                 the forwarder doubles some",
+                counts.sent,
+                counts.arrived()
+            )));
         }
         Ok(counts)
     }

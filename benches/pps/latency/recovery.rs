@@ -14,14 +14,16 @@ const MOMENT_NANOSECONDS: u64 = 1 << 16;
 
 /// As long as a trial, but no longer than this: the moments are 32,768.
 const OVERLOAD: Duration = Duration::from_millis(250);
-/// For how long nothing may be lost any more: five trials, a second at most.
+/// For how long nothing may be lost any more: so many trials, but no longer than a second. With
+/// runs of two seconds that is five eighths of a second.
+const CLEAN_TRIALS: u32 = 5;
 const CLEAN: Duration = Duration::from_secs(1);
 
 pub(super) struct Recovery {
-    /// What there was before. A forwarder that lost nothing then has nothing to recover from.
     pub(super) overload: Trial,
-    /// From its end to the departure of the first frame from which on nothing is lost.
-    pub(super) time: Duration,
+    /// From its end to the departure of the first frame from which on nothing is lost. None when
+    /// the overload lost nothing: there is nothing to recover from.
+    pub(super) time: Option<Duration>,
 }
 
 /// Once for each site: the moments are not cleared.
@@ -30,7 +32,7 @@ pub(super) fn after_overload(
     lossless: f64,
 ) -> Result<Result<Recovery, String>, LabError> {
     let overload = moments_in(pacer.length.min(OVERLOAD));
-    let clean = moments_in((pacer.length * 5).min(CLEAN));
+    let clean = moments_in((pacer.length * CLEAN_TRIALS).min(CLEAN));
     // As long as the overload, once more, is the time to recover in.
     let all = overload * 2 + clean;
     pacer.run(&Order {
@@ -51,6 +53,12 @@ pub(super) fn after_overload(
         sent,
         arrived,
     };
+    if overloaded.is_lossless() {
+        return Ok(Ok(Recovery {
+            overload: overloaded,
+            time: None,
+        }));
+    }
     let mut recovered = overload;
     for at in overload..all {
         let [departed, taken] = pacer.numbers(MOMENTS, at)?;
@@ -59,7 +67,7 @@ pub(super) fn after_overload(
         } else if at + 1 - recovered >= clean {
             return Ok(Ok(Recovery {
                 overload: overloaded,
-                time: moment() * (recovered - overload),
+                time: Some(moment() * (recovered - overload)),
             }));
         }
     }

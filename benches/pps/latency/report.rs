@@ -2,9 +2,10 @@
 //!
 //! Every value is the median of the rounds that have it, null when none has.
 
+use super::lossless::Lossless;
 use super::pace::Trial;
 use super::trips::Percentiles;
-use super::{Sample, TIMED};
+use super::{Sample, TIMED, burst};
 use crate::common::results::{Series, rounded};
 use crate::common::rounds::Contest;
 use crate::measure::Contestant;
@@ -21,6 +22,8 @@ pub(super) struct Row {
     max: Option<f64>,
     runs: usize,
     rounds: Vec<Option<f64>>,
+    /// Whether, mostly, the generator's full speed lost nothing: the forwarder may take more.
+    generator_bound: bool,
     latency: Vec<OneWay>,
     round_trip: Option<RoundTrip>,
     /// By the ladder's loads.
@@ -28,6 +31,8 @@ pub(super) struct Row {
     /// Every load of every search.
     tried: Vec<Point>,
     burst_frames: Option<f64>,
+    /// Whether that is the longest burst that was tried: the forwarder may take more.
+    burst_is_bound: bool,
     recovery_us: Option<f64>,
     /// What the forwarder recovered from.
     overload: Option<Point>,
@@ -41,8 +46,9 @@ struct OneWay {
     p50_us: f64,
     p90_us: f64,
     p99_us: f64,
-    p99_9_us: f64,
-    p99_99_us: f64,
+    /// Null with too few samples to tell it, in every round.
+    p99_9_us: Option<f64>,
+    p99_99_us: Option<f64>,
     max_us: f64,
     /// Of all rounds.
     samples: u64,
@@ -53,6 +59,9 @@ struct OneWay {
 
 #[derive(Serialize)]
 struct RoundTrip {
+    /// The load, and how many frames of it left at a time: for every forwarder the same.
+    offered_mpps: f64,
+    batch: f64,
     p50_us: f64,
     p99_us: f64,
     /// Of all rounds.
@@ -69,8 +78,13 @@ struct Point {
 impl Row {
     pub(super) fn new(contest: &Contest<Contestant<'_>, Sample>) -> Self {
         let (samples, Contestant { forwarder, load }) = (&contest.samples, &contest.contestant);
-        let rates = |sample: &Sample| Some(sample.lossless.as_ref()?.best.offered / 1e6);
+        let rates = |sample: &Sample| Some(sample.best()? / 1e6);
         let rate = Series::new(samples.iter().filter_map(rates));
+        let bound = |sample: &&Sample| {
+            let found = sample.lossless.as_ref();
+            found.is_some_and(Lossless::is_generator_bound)
+        };
+        let burst = median(samples, |sample| sample.burst.map(f64::from));
         Self {
             forwarder: forwarder.name(),
             frame_bytes: load.frame_bytes(),
@@ -80,6 +94,7 @@ impl Row {
             max: rate.as_ref().map(|rate| rounded(rate.max())),
             runs: samples.len(),
             rounds: in_rounds(samples, rates),
+            generator_bound: samples.iter().filter(bound).count() * 2 > samples.len(),
             latency: (0..TIMED.len())
                 .filter_map(|number| OneWay::new(samples, number))
                 .collect(),
@@ -91,9 +106,10 @@ impl Row {
                 .flat_map(|found| &found.tried)
                 .filter_map(|trial| Point::of([trial].into_iter()))
                 .collect(),
-            burst_frames: median(samples, |sample| sample.burst.map(f64::from)),
+            burst_frames: burst,
+            burst_is_bound: burst.is_some_and(|frames| frames >= f64::from(burst::LONGEST)),
             recovery_us: median(samples, |one| {
-                Some(one.recovery.as_ref()?.time.as_secs_f64() * 1e6)
+                Some(one.recovery.as_ref()?.time?.as_secs_f64() * 1e6)
             }),
             overload: Point::of(
                 samples
@@ -111,15 +127,16 @@ impl OneWay {
             .filter_map(|one| one.one_way[number])
             .collect();
         let middle = |value: fn(&Percentiles) -> f64| median(&times, |one| Some(value(one)));
+        let time = |value: fn(&Percentiles) -> Option<f64>| median(&times, value).map(carried);
         Some(Self {
             load: TIMED[number],
             offered_mpps: rounded(middle(|one| one.trial.offered / 1e6)?),
-            p50_us: middle(|one| one.p50)?,
-            p90_us: middle(|one| one.p90)?,
-            p99_us: middle(|one| one.p99)?,
-            p99_9_us: middle(|one| one.p99_9)?,
-            p99_99_us: middle(|one| one.p99_99)?,
-            max_us: middle(|one| one.max)?,
+            p50_us: time(|one| Some(one.p50))?,
+            p90_us: time(|one| Some(one.p90))?,
+            p99_us: time(|one| Some(one.p99))?,
+            p99_9_us: time(|one| one.p99_9),
+            p99_99_us: time(|one| one.p99_99),
+            max_us: time(|one| Some(one.max))?,
             samples: times.iter().map(|one| one.samples).sum(),
             loss: middle(|one| one.trial.loss())?,
             batch: middle(|one| f64::from(one.batch))?,
@@ -130,11 +147,15 @@ impl OneWay {
 impl RoundTrip {
     fn new(samples: &[Sample]) -> Option<Self> {
         let trips = || samples.iter().filter_map(|one| one.round_trip);
+        let middle =
+            |value: fn(&Percentiles) -> f64| median(samples, |one| Some(value(&one.round_trip?)));
         Some(Self {
-            p50_us: median(samples, |one| Some(one.round_trip?.p50))?,
-            p99_us: median(samples, |one| Some(one.round_trip?.p99))?,
+            offered_mpps: rounded(middle(|trip| trip.trial.offered / 1e6)?),
+            batch: middle(|trip| f64::from(trip.batch))?,
+            p50_us: carried(middle(|trip| trip.p50)?),
+            p99_us: carried(middle(|trip| trip.p99)?),
             samples: trips().map(|trip| trip.samples).sum(),
-            rounds: in_rounds(samples, |one| Some(one.round_trip?.p50)),
+            rounds: in_rounds(samples, |one| Some(carried(one.round_trip?.p50))),
         })
     }
 }
@@ -162,6 +183,16 @@ fn median<T>(values: &[T], value: impl Fn(&T) -> Option<f64>) -> Option<f64> {
     Series::new(values.iter().filter_map(value)).map(|series| series.median())
 }
 
+/// A time with the three digits that the sinks' buckets carry.
+fn carried(time: f64) -> f64 {
+    let unit = match time {
+        time if time < 10.0 => 100.0,
+        time if time < 100.0 => 10.0,
+        _ => 1.0,
+    };
+    (time * unit).round() / unit
+}
+
 fn in_rounds(samples: &[Sample], value: impl Fn(&Sample) -> Option<f64>) -> Vec<Option<f64>> {
     let value = |sample| value(sample).map(rounded);
     samples.iter().map(value).collect()
@@ -181,10 +212,10 @@ pub(super) fn print(rows: &[Row]) {
             shown(row.lossless_mpps, 3),
             shown(row.min, 3),
             shown(row.max, 3),
-            shown(row.burst_frames, 0),
+            burst(row),
             shown(row.recovery_us, 0),
-            shown(trip.map(|trip| trip.p50_us), 1),
-            shown(trip.map(|trip| trip.p99_us), 1),
+            plain(trip.map(|trip| trip.p50_us)),
+            plain(trip.map(|trip| trip.p99_us)),
         );
     }
     println!(
@@ -194,7 +225,7 @@ pub(super) fn print(rows: &[Row]) {
     for row in rows {
         for times in &row.latency {
             println!(
-                "{:<22} {:>5}  {:>4.1}  {:>6.3}  {:>17.1} {:>7.1} {:>7.1} {:>7.1} {:>7.1} {:>7.1}  {:>5.0}  {:.4} %",
+                "{:<22} {:>5}  {:>4.1}  {:>6.3}  {:>17} {:>7} {:>7} {:>7} {:>7} {:>7}  {:>5.0}  {:.4} %",
                 row.forwarder,
                 row.frame_bytes,
                 times.load,
@@ -202,8 +233,8 @@ pub(super) fn print(rows: &[Row]) {
                 times.p50_us,
                 times.p90_us,
                 times.p99_us,
-                times.p99_9_us,
-                times.p99_99_us,
+                plain(times.p99_9_us),
+                plain(times.p99_99_us),
                 times.max_us,
                 times.batch,
                 times.loss * 100.0,
@@ -214,4 +245,14 @@ pub(super) fn print(rows: &[Row]) {
 
 fn shown(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
+}
+
+fn plain(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// A burst that this bench ended has a mark.
+fn burst(row: &Row) -> String {
+    let at_least = if row.burst_is_bound { ">=" } else { "" };
+    at_least.to_owned() + &shown(row.burst_frames, 0)
 }

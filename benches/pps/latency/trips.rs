@@ -2,7 +2,7 @@
 //! a sink (RFC 2544, 26.2), and there and back.
 
 use super::delays::{Delays, ONE_WAY, ROUND_TRIP};
-use super::pace::{FULL_BATCH, Order, Pacer, Trial};
+use super::pace::{FULL_BATCH, Order, Pacer, Trial, number};
 use crate::load::Family;
 use crate::site::{BOX_HOST, BOX_UPLINK, HOST_MAC};
 use exitmark::lab::LabError;
@@ -18,8 +18,17 @@ const CARRIED: f64 = 0.97;
 const SHORTEST: Duration = Duration::from_millis(20);
 /// Enough for a quantile of four nines, and too few to slow a fast forwarder down.
 const STAMPS_A_SECOND: f64 = 300_000.0;
-/// Few enough that one is back, mostly, before the next is sent.
-const PROBES_A_SECOND: f64 = 5000.0;
+/// The one load at which frames go there and back, the same for all forwarders: frames a second,
+/// so few that one is back before the next leaves. Each leaves when it is due, alone.
+const TRIPS_A_SECOND: f64 = 5000.0;
+const TRIPS_BATCH: u32 = 1;
+/// Relay frames do not come back; in this time a thousand others do, on a busy machine too.
+const TRIPS_LENGTH: Duration = Duration::from_millis(750);
+const TRIPS_WARM_UP: Duration = Duration::from_millis(100);
+/// If less than this part of the probes is back, their times are not those of all.
+const BACK: f64 = 0.99;
+/// Of so many frames beyond a quantile it can be told.
+const BEYOND: u64 = 10;
 
 /// Times of one load, in microseconds.
 #[derive(Clone, Copy, Debug)]
@@ -29,25 +38,30 @@ pub(super) struct Percentiles {
     pub(super) p50: f64,
     pub(super) p90: f64,
     pub(super) p99: f64,
-    pub(super) p99_9: f64,
-    pub(super) p99_99: f64,
+    pub(super) p99_9: Option<f64>,
+    pub(super) p99_99: Option<f64>,
     pub(super) max: f64,
     pub(super) samples: u64,
 }
 
 impl Percentiles {
-    /// None of no times.
+    /// None of too few times for a quantile of two nines.
     fn new(trial: Trial, batch: u32, delays: &Delays) -> Option<Self> {
-        (delays.count() > 0).then(|| Self {
+        let samples = delays.count();
+        let all_but_one_in = |frames: u32| {
+            let part = 1.0 - 1.0 / f64::from(frames);
+            (samples >= BEYOND * u64::from(frames)).then(|| delays.quantile(part))
+        };
+        Some(Self {
             trial,
             batch,
             p50: delays.quantile(0.5),
             p90: delays.quantile(0.9),
-            p99: delays.quantile(0.99),
-            p99_9: delays.quantile(0.999),
-            p99_99: delays.quantile(0.9999),
+            p99: all_but_one_in(100)?,
+            p99_9: all_but_one_in(1000),
+            p99_99: all_but_one_in(10_000),
             max: delays.longest(),
-            samples: delays.count(),
+            samples,
         })
     }
 }
@@ -65,23 +79,25 @@ pub(super) fn one_way(
     let order = Order {
         batch: batch_for(pacer, rate)?,
         stamp_every: stamp_every(rate),
-        ..Order::steady(rate, pacer.length)
+        ..Order::steady(rate, pacer.timed)
     };
     timed(pacer, &order, ONE_WAY)
 }
 
-pub(super) fn round_trip(
-    pacer: &Pacer<'_>,
-    rate: f64,
-) -> Result<Result<Percentiles, String>, LabError> {
+/// Every exit frame there and back.
+pub(super) fn round_trip(pacer: &Pacer<'_>) -> Result<Result<Percentiles, String>, LabError> {
     make_way_back(pacer)?;
-    let exits = f64::from(100 - pacer.load.relay_percent) / 100.0;
     let order = Order {
-        batch: batch_for(pacer, rate)?,
+        batch: TRIPS_BATCH,
         stamp_every: Some(1),
-        probe_every: Some(one_in(rate * exits, PROBES_A_SECOND)),
-        ..Order::steady(rate, pacer.length)
+        probe: true,
+        ..Order::steady(TRIPS_A_SECOND, TRIPS_LENGTH)
     };
+    pacer.run(&Order {
+        change: TRIPS_WARM_UP,
+        length: TRIPS_WARM_UP,
+        ..order
+    })?;
     timed(pacer, &order, ROUND_TRIP)
 }
 
@@ -91,6 +107,7 @@ fn timed(
     way: u32,
 ) -> Result<Result<Percentiles, String>, LabError> {
     let programs = pacer.traffic.programs();
+    pacer.rest_after_loss();
     Delays::clear(programs, way)?;
     let trial = pacer.run(order)?;
     let delays = Delays::read(programs, way)?;
@@ -101,11 +118,22 @@ fn timed(
             delays.count()
         )));
     }
-    let reason = match way {
-        ONE_WAY => "no frame arrived that could be timed",
-        _ => "no probe came back",
-    };
-    Ok(Percentiles::new(trial, order.batch, &delays).ok_or_else(|| reason.to_owned()))
+    let probes = pacer.probes()?;
+    if number(delays.count()) < number(probes) * BACK {
+        return Ok(Err(format!(
+            "of {probes} probes only {} came back",
+            delays.count()
+        )));
+    }
+    Ok(
+        Percentiles::new(trial, order.batch, &delays).ok_or_else(|| {
+            format!(
+                "at {:.0} frames a second only {} could be timed: too few to tell what 99 % are",
+                trial.offered,
+                delays.count()
+            )
+        }),
+    )
 }
 
 /// The smallest batch that carries a load, as far as any does.

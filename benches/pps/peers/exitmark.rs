@@ -9,6 +9,13 @@ use crate::site::{
 use crate::traffic::Traffic;
 use ::exitmark::lab::LabError;
 use ::exitmark::packet::MacAddr;
+use std::time::Duration;
+
+const SPILL: &str = "spill = true";
+
+/// After an overload that it spills, its XDP program decides by itself for about a second, and
+/// gives the worker the frames back within another second and a third.
+const SPILL_RECOVERS_IN: Duration = Duration::from_millis(2500);
 
 /// The rows that exitmark has.
 pub(super) const VARIANTS: [Variant; 3] = [
@@ -25,7 +32,7 @@ pub(super) const VARIANTS: [Variant; 3] = [
     Variant {
         name: "exitmark-af_xdp-spill",
         engine: "af_xdp",
-        datapath: "spill = true",
+        datapath: SPILL,
     },
 ];
 
@@ -42,6 +49,13 @@ impl Forwarder for Exitmark {
 
     fn next_hop(&self) -> MacAddr {
         UPLINK_MAC
+    }
+
+    fn recovers_in(&self) -> Duration {
+        match self.0.datapath {
+            SPILL => SPILL_RECOVERS_IN,
+            _ => Duration::ZERO,
+        }
     }
 
     fn start(&self, site: &Site, _: &Traffic, load: &Load) -> Result<Box<dyn Running>, LabError> {

@@ -17,6 +17,7 @@ use crate::site::Site;
 use crate::traffic::Traffic;
 use ::exitmark::lab::LabError;
 use ::exitmark::packet::MacAddr;
+use std::time::Duration;
 
 /// What a forwarder promises; the sinks hold it to that, frame by frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,12 @@ pub(crate) trait Forwarder {
     /// What this machine lacks for it, if anything.
     fn missing(&self) -> Option<String> {
         None
+    }
+
+    /// How long after an overload it may still forward in another way than before: what is timed
+    /// before that is not what it does under the load that it is given.
+    fn recovers_in(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// Starts it in the middle of the site; returns when it is ready for the first frame.

@@ -263,7 +263,7 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 	__u64 arrived;
 	__u32 outcome;
 
-	/* Nobody reads what it carries, so nothing tells how long it should be. */
+	/* Nobody reads its packet here, which could tell that there is more. */
 	measure(frame);
 	if (meant || frame->bytes > links->longest_redirect) {
 		struct packet packet;

@@ -15,6 +15,9 @@
 /* What is tagged deeper than this is no IP to anybody; MAX_VLAN_TAGS in user space. */
 #define MAX_TAGS 4
 
+/* No NIC puts less into the first of several buffers, unless that is for headers alone. */
+#define SMALLEST_BUFFER 1024
+
 /* What a frame turned out to be: one of these, or the rule that it met unread. */
 #define SHAPE_PACKET (-1)
 #define SHAPE_ODD (-2)
@@ -23,10 +26,7 @@ struct frame {
 	struct xdp_md *ctx;
 	void *data;
 	void *end;
-	/*
-	 * At least what lies between data and end, and all of the packet that it carries. What a
-	 * frame in several buffers has behind that counts once the frame was measured.
-	 */
+	/* All of it: a frame in several buffers is longer than what lies between data and end. */
 	__u64 bytes;
 };
 
@@ -48,9 +48,16 @@ struct packet {
 	enum exitmark_family family;
 };
 
+/* From now on `bytes` is all of it. */
+static __always_inline void measure(struct frame *frame)
+{
+	frame->bytes = bpf_xdp_get_buff_len(frame->ctx);
+}
+
 /*
- * A frame, of which `bytes` is what is in reach. To ask for all of them is a call into the kernel,
- * which takes as long as the look-up of a relay.
+ * To ask for a frame's length is a call into the kernel, which takes as long as the look-up of a
+ * relay. A short frame is all in one buffer, but where a NIC splits headers off: there the packet
+ * itself tells that there is more.
  */
 static __always_inline struct frame frame_of(struct xdp_md *ctx)
 {
@@ -58,15 +65,12 @@ static __always_inline struct frame frame_of(struct xdp_md *ctx)
 		.ctx = ctx,
 		.data = (void *)(long)ctx->data,
 		.end = (void *)(long)ctx->data_end,
-		.bytes = ctx->data_end - ctx->data,
+		.bytes = (void *)(long)ctx->data_end - (void *)(long)ctx->data,
 	};
-	return frame;
-}
 
-/* From now on `bytes` is all of it. */
-static __always_inline void measure(struct frame *frame)
-{
-	frame->bytes = bpf_xdp_get_buff_len(frame->ctx);
+	if (frame.bytes >= SMALLEST_BUFFER)
+		measure(&frame);
+	return frame;
 }
 
 /* Whether the frame has so many bytes; where they are in reach, nobody asks for more. */

@@ -88,6 +88,9 @@ pub(crate) struct Missing {
     pub(crate) reason: String,
 }
 
+/// What was measured, and what was not.
+pub(crate) type Results<K, S> = (Vec<Contest<K, S>>, Vec<Missing>);
+
 /// Measures all contestants in turn, round after round, and returns those that never failed,
 /// and the others.
 pub(crate) fn run<K: Display, S: Display>(
@@ -96,7 +99,7 @@ pub(crate) fn run<K: Display, S: Display>(
     machine: &mut Machine,
     contestants: impl Iterator<Item = K>,
     measure: impl Fn(&K, Duration) -> Result<S, LabError>,
-) -> Result<(Vec<Contest<K, S>>, Vec<Missing>), LabError> {
+) -> Result<Results<K, S>, LabError> {
     let mut contests: Vec<_> = contestants.map(Contest::new).collect();
     let mut missing = Vec::new();
     let rounds = options.rounds();

@@ -41,8 +41,8 @@ enum Command {
     Rates(rates::Rates),
     /// What becomes of a rate when there is more of something: growth.json.
     Growth(growth::Growth),
-    /// Highest load without loss, times under way, bursts, recovery: latency.json. A trial lasts a
-    /// twelfth of what `--seconds` says.
+    /// Highest load without loss, times under way, bursts, recovery: latency.json. A trial of the
+    /// search lasts a sixteenth of what `--seconds` says, a timed one half of it.
     Latency(latency::Latency),
 }
 

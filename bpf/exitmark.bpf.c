@@ -263,8 +263,7 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 	__u64 arrived;
 	__u32 outcome;
 
-	/* Nobody reads its packet here, which could tell that there is more. */
-	measure(frame);
+	measure_short(frame);
 	if (meant || frame->bytes > links->longest_redirect) {
 		struct packet packet;
 		__u64 share = meant ? share_kept(ctx, role, links) : 0;
@@ -326,7 +325,7 @@ int exitmark_host(struct xdp_md *ctx)
 		verdict = judge(image, &packet);
 	} else {
 		verdict.rule = shape;
-		measure(&frame);
+		measure_short(&frame);
 	}
 	odd = shape == SHAPE_ODD || frame.bytes > links->longest_redirect;
 	/* Nobody else understands an odd frame: as long as there is room, the worker gets it. */

@@ -57,7 +57,8 @@ static __always_inline void measure(struct frame *frame)
 /*
  * To ask for a frame's length is a call into the kernel, which takes as long as the look-up of a
  * relay. A short frame is all in one buffer, but where a NIC splits headers off: there the packet
- * itself tells that there is more.
+ * itself tells that there is more of it. What is behind the packet, in another buffer, would not
+ * be seen.
  */
 static __always_inline struct frame frame_of(struct xdp_md *ctx)
 {
@@ -71,6 +72,13 @@ static __always_inline struct frame frame_of(struct xdp_md *ctx)
 	if (frame.bytes >= SMALLEST_BUFFER)
 		measure(&frame);
 	return frame;
+}
+
+/* Where the packet is not read, and so does not tell. */
+static __always_inline void measure_short(struct frame *frame)
+{
+	if (frame->bytes < SMALLEST_BUFFER)
+		measure(frame);
 }
 
 /* Whether the frame has so many bytes; where they are in reach, nobody asks for more. */

@@ -341,15 +341,21 @@ fn a_frame_that_was_noted_is_timed_when_it_has_been_sent() {
 fn it_sleeps_unless_frames_come_fast() {
     let at = Duration::from_micros;
     let mut spin = Spin::new(at(50));
-    assert!(!spin.goes_on(at(0), false), "no frame has come yet");
-    assert!(spin.goes_on(at(100), true));
-    assert!(!spin.goes_on(at(101), false), "one frame alone");
-    assert!(spin.goes_on(at(149), true));
-    assert!(spin.goes_on(at(198), false), "49 us after the one before");
-    assert!(!spin.goes_on(at(199), false), "nothing came in time");
+    assert!(!spin.goes_on(at(100), false), "no frame has come yet");
     assert!(spin.goes_on(at(200), true));
-    assert!(!spin.goes_on(at(201), false), "51 us after the one before");
+    assert!(!spin.goes_on(at(210), false), "one frame alone");
+    assert!(spin.goes_on(at(259), true));
+    assert!(spin.goes_on(at(300), false), "it had waited for 49 us");
+    assert!(spin.goes_on(at(349), false));
+    assert!(!spin.goes_on(at(350), false), "nothing came in time");
+    assert!(spin.goes_on(at(351), true));
+    assert!(!spin.goes_on(at(352), false), "it had waited for 51 us");
+    // However long a turn takes: what counts is how long it waits.
+    for turn in [500, 600, 700] {
+        assert!(spin.goes_on(at(turn), true));
+    }
+    assert!(spin.goes_on(at(800), false));
     let mut none = Spin::new(Duration::ZERO);
-    assert!(none.goes_on(at(300), true) && none.goes_on(at(300), true));
-    assert!(!none.goes_on(at(300), false));
+    assert!(none.goes_on(at(900), true) && none.goes_on(at(900), true));
+    assert!(!none.goes_on(at(900), false));
 }

@@ -24,24 +24,25 @@ const RETRY_FIRST: Duration = Duration::from_millis(1);
 const RETRY_LAST: Duration = Duration::from_millis(64);
 /// How long a worker sleeps while frames are under way to it that the kernel has not delivered.
 const WAITING_SLEEP: Duration = Duration::from_millis(2);
-/// How often a worker that is never idle says where its frames are, in turns.
+/// How often a worker that never sleeps says where its frames are, in turns.
 const CHECK_EVERY: u64 = 1024;
 /// How long a stopping worker waits for frames that are still under way.
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// How many turns without a frame mean that nothing more arrives.
 const DRAIN_QUIET_TURNS: u32 = 4;
 
-/// What bounds a worker's turn.
+/// How much a worker does in a turn, and for how long it looks for the next frame.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerLimits {
     /// Frames that are received from one port in one turn.
     pub batch: usize,
-    /// Between frames that are less than this apart it does not sleep: to be woken takes longer.
+    /// How long it waits for the next frame awake, where frames come so fast: to be woken takes
+    /// longer.
     pub spin: Duration,
 }
 
 impl WorkerLimits {
-    /// Limits for this batch size.
+    /// Limits of this batch and this spin.
     pub const fn new(batch: u32, spin: Duration) -> Self {
         Self {
             batch: batch as usize,
@@ -349,31 +350,33 @@ impl<P: Port> Worker<P> {
 #[derive(Clone, Copy, Debug)]
 pub struct Spin {
     limit: Duration,
-    last_active: Option<Duration>,
-    /// The last two turns with frames were less than `limit` apart.
+    /// When it began to find nothing.
+    idle_since: Option<Duration>,
+    /// The last frames came less than `limit` after it had begun to wait for them.
     is_worth_it: bool,
 }
 
 impl Spin {
-    /// For frames that are less than this apart.
+    /// Waits for so long, awake.
     pub const fn new(limit: Duration) -> Self {
         Self {
             limit,
-            last_active: None,
+            idle_since: Some(Duration::ZERO),
             is_worth_it: false,
         }
     }
 
     /// After a turn that began at `now`.
     pub fn goes_on(&mut self, now: Duration, was_active: bool) -> bool {
-        let is_recent = self
-            .last_active
-            .is_some_and(|last| now.saturating_sub(last) < self.limit);
+        let in_time = |since| now.saturating_sub(since) < self.limit;
         if was_active {
-            self.is_worth_it = is_recent;
-            self.last_active = Some(now);
+            self.is_worth_it = self.idle_since.is_none_or(in_time);
+            self.idle_since = None;
+            return true;
         }
-        was_active || (is_recent && self.is_worth_it)
+        let since = self.idle_since.unwrap_or(now);
+        self.idle_since = Some(since);
+        self.is_worth_it && in_time(since)
     }
 }
 
@@ -404,7 +407,8 @@ impl<P: Port + AsFd> Worker<P> {
             let now = clock();
             let was_active = self.turn(now);
             turns += 1;
-            let goes_on = spin.goes_on(now, was_active);
+            // What cannot be sent is not tried again and again.
+            let goes_on = spin.goes_on(now, was_active) && (was_active || !self.has_unsent());
             if !goes_on || turns.is_multiple_of(CHECK_EVERY) {
                 control.gauge.publish(&self.balance());
             }

@@ -38,12 +38,14 @@ pub fn judge(
 /// What shall happen to an IPv4 packet that is no fragment; [`judge`] says the same.
 #[inline(always)]
 pub fn judge_whole_v4(packet: Packet<u32>, snapshot: &Snapshot) -> Verdict {
+    debug_assert!(packet.fragment.is_none(), "only whole packets");
     verdict(&packet, classify(&packet, snapshot), snapshot)
 }
 
 /// The same for an IPv6 packet.
 #[inline(always)]
 pub fn judge_whole_v6(packet: Packet<u128>, snapshot: &Snapshot) -> Verdict {
+    debug_assert!(packet.fragment.is_none(), "only whole packets");
     verdict(&packet, classify(&packet, snapshot), snapshot)
 }
 

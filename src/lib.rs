@@ -16,6 +16,8 @@
 //! - [`doctor`] says what on the machine is not as the box needs it, and what mends it.
 //! - [`explain`] runs the data path over captured frames, and [`demo`] runs the whole of it in a
 //!   [`lab`] of network namespaces and proves on the wire what it did.
+//!
+//! [`monitor`] is another program, for another machine: it counts what the box has marked.
 
 pub mod cli;
 pub mod control;
@@ -25,6 +27,7 @@ pub mod demo;
 pub mod doctor;
 pub mod explain;
 pub mod lab;
+pub mod monitor;
 pub mod nic;
 pub mod observe;
 pub mod packet;

@@ -84,11 +84,15 @@ impl Malformed {
 }
 
 /// The IP version of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum Version {
     /// IPv4.
+    #[serde(rename = "4")]
     V4,
     /// IPv6.
+    #[serde(rename = "6")]
     V6,
 }
 

@@ -1,0 +1,3 @@
+//! What the monitor costs.
+
+fn main() {}

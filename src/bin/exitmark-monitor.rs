@@ -1,0 +1,3 @@
+//! The `exitmark-monitor` command: parse, run, exit code.
+
+fn main() {}

@@ -20,18 +20,22 @@
 //! [`monitor`] is another program, for another machine: it counts what the box has marked.
 
 pub mod cli;
+pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod demo;
 pub mod doctor;
 pub mod explain;
+pub mod http;
 pub mod lab;
 pub mod monitor;
 pub mod nic;
 pub mod observe;
 pub mod packet;
 pub mod policy;
+pub mod process;
+pub mod prometheus;
 pub mod relays;
 pub mod settings;
 pub mod witness;

@@ -14,9 +14,9 @@ pub mod run;
 pub mod status;
 pub mod top;
 
+use crate::process;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::fmt::Display;
-use std::io::Write;
 use std::process::ExitCode;
 
 /// Mark Tor exit traffic on the wire, and steer relay traffic to another NIC
@@ -70,25 +70,22 @@ impl Invocation {
     }
 }
 
+/// As whom a command speaks.
+const PROGRAM: &str = "exitmark";
+
 /// Exit status 1: the world is not as required.
 fn unmet(error: impl Display) -> ExitCode {
-    eprintln!("exitmark: {error}");
-    ExitCode::FAILURE
+    process::unmet(PROGRAM, error)
 }
 
 /// Exit status 2: wrong usage or configuration.
 fn misused(error: impl Display) -> ExitCode {
-    eprintln!("exitmark: {error}");
-    ExitCode::from(2)
+    process::misused(PROGRAM, error)
 }
 
-/// Prints; `print!` would panic where the reader has gone away or the disk is full.
+/// Prints what was asked for.
 fn print(text: &str) -> ExitCode {
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match process::print(text) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => unmet(format_args!("cannot write the answer: {error}")),
     }

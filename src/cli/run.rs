@@ -2,10 +2,10 @@
 
 use super::{misused, unmet};
 use crate::daemon;
+use crate::process;
 use crate::settings::Settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// Run the box until SIGTERM; SIGUSR1 prints the counters, SIGHUP reloads
 #[derive(Debug, clap::Args)]
@@ -21,14 +21,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return misused(format_args!("{}: {error}", arguments.config.display())),
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+    process::log_to_stderr();
     match daemon::run(settings, &arguments.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => unmet(error),

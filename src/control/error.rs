@@ -1,7 +1,7 @@
 //! Why the control socket could not be opened or asked: what, where, and what to do.
 
+use crate::http::ListenError;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// What went wrong with the control socket.
@@ -62,23 +62,9 @@ pub enum ControlError {
         /// What the system said.
         reason: io::Error,
     },
-    /// Metrics would leave the machine.
-    #[error(
-        "metrics.listen: {0} is not a loopback address; give 127.0.0.1 or [::1], and let a \
-         reverse proxy or an agent carry the metrics further"
-    )]
-    NotLoopback(SocketAddr),
     /// The port for metrics cannot be had.
-    #[error(
-        "metrics.listen: cannot listen on {address}: {reason}; `ss -ltnp 'sport = :{}'` shows who \
-         has that port", address.port()
-    )]
-    Metrics {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        reason: io::Error,
-    },
+    #[error(transparent)]
+    Metrics(#[from] ListenError),
     /// There is nobody to ask.
     #[error(
         "no exitmark answers at {}: is it running? `control.socket` in its configuration names \

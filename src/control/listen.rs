@@ -1,6 +1,7 @@
 //! The sockets, opened while the process may still do so.
 
 use super::ControlError;
+use crate::http;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -70,7 +71,7 @@ impl Listeners {
     ///
     /// If the place cannot be used, or somebody else has it.
     pub fn open(settings: &ControlSettings) -> Result<Self, ControlError> {
-        let metrics = settings.metrics.map(open_metrics).transpose()?;
+        let metrics = settings.metrics.map(http::listen_for_metrics).transpose()?;
         let group = settings.group.as_deref().map(find_group).transpose()?;
         let (socket, control) = open_socket(&settings.socket, group)?;
         Ok(Self {
@@ -79,18 +80,6 @@ impl Listeners {
             metrics,
         })
     }
-}
-
-fn open_metrics(address: SocketAddr) -> Result<TcpListener, ControlError> {
-    if !address.ip().is_loopback() {
-        return Err(ControlError::NotLoopback(address));
-    }
-    let open = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    open().map_err(|reason| ControlError::Metrics { address, reason })
 }
 
 fn find_group(name: &str) -> Result<Gid, ControlError> {

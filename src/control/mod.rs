@@ -9,7 +9,6 @@ mod capture;
 mod client;
 mod error;
 mod listen;
-mod patience;
 mod routes;
 mod server;
 

@@ -2,7 +2,9 @@
 
 use super::capture::Captured;
 use super::{CaptureRequest, Operations};
-use crate::observe::{CONTENT_TYPE, Report, metrics};
+use crate::http::Answers;
+use crate::observe::{Report, metrics};
+use crate::prometheus::CONTENT_TYPE;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE as TYPE, HeaderValue};
@@ -34,6 +36,30 @@ pub(super) enum Door {
     Metrics,
 }
 
+/// Whoever came by one of them.
+#[derive(Clone)]
+pub(super) struct Caller {
+    door: Door,
+    routes: Arc<Routes>,
+}
+
+impl Caller {
+    pub(super) fn new(door: Door, routes: &Arc<Routes>) -> Self {
+        Self {
+            door,
+            routes: Arc::clone(routes),
+        }
+    }
+}
+
+impl Answers for Caller {
+    type Body = Either<Full<Bytes>, Captured>;
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        self.routes.answer(self.door, request).await
+    }
+}
+
 /// Answers requests.
 pub(super) struct Routes {
     operations: Arc<dyn Operations>,
@@ -50,7 +76,7 @@ impl Routes {
         }
     }
 
-    pub(super) async fn answer(&self, door: Door, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, door: Door, request: Request<Incoming>) -> Answer {
         let get = request.method() == Method::GET;
         let post = request.method() == Method::POST;
         match (door, request.uri().path()) {

@@ -1,39 +1,24 @@
-//! The thread that listens: every connection bounded in time, size and number.
+//! The thread that listens.
 
 use super::Operations;
 use super::listen::{Listeners, Owned};
-use super::patience::Patience;
-use super::routes::{Door, Routes};
+use super::routes::{Caller, Door, Routes};
+use crate::http;
 use futures_util::future::select;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::sleep;
+use tokio::sync::oneshot;
 
-/// Connections at a time at each listener; others wait to be accepted.
-const CONNECTIONS: usize = 16;
 /// Threads for what takes time: one a connection, and the captures whose readers have just gone.
-const THREADS: usize = 3 * CONNECTIONS;
-/// A request's head is at most so long,
-const MAX_HEAD: usize = 8 << 10;
-/// and is there so soon after the connection, or after the answer before.
-const HEAD_TIME: Duration = Duration::from_secs(5);
+const THREADS: usize = 3 * http::CONNECTIONS;
 /// What still runs when the server ends may take so long; then nobody waits for it.
 const END_TIME: Duration = Duration::from_secs(1);
-/// Where no connection can be accepted (no file descriptors, say), until the next attempt.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// A server at work. When it is dropped it ends and takes its socket away.
 #[derive(Debug)]
 pub struct Server {
@@ -106,16 +91,13 @@ fn run(
     stopped: oneshot::Receiver<()>,
 ) {
     runtime.block_on(async {
-        let control = listen(Door::Control, routes, async || {
-            Ok(control.accept().await?.0)
-        });
+        let by_control = Caller::new(Door::Control, routes);
+        let control = http::serve(by_control, async || Ok(control.accept().await?.0));
         let metrics = async {
             match metrics {
                 Some(metrics) => {
-                    listen(Door::Metrics, routes, async || {
-                        Ok(metrics.accept().await?.0)
-                    })
-                    .await;
+                    let by_metrics = Caller::new(Door::Metrics, routes);
+                    http::serve(by_metrics, async || Ok(metrics.accept().await?.0)).await;
                 }
                 None => pending().await,
             }
@@ -123,40 +105,4 @@ fn run(
         select(stopped, select(pin!(control), pin!(metrics))).await;
     });
     runtime.shutdown_timeout(END_TIME);
-}
-
-/// Accepts connections for ever, as many at a time as there may be.
-async fn listen<S>(door: Door, routes: &Arc<Routes>, accept: impl AsyncFn() -> io::Result<S>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    // Nobody closes it.
-    while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
-        match accept().await {
-            Ok(stream) => connect(stream, door, routes, permit),
-            Err(_) => sleep(PAUSE).await,
-        }
-    }
-}
-
-fn connect<S>(stream: S, door: Door, routes: &Arc<Routes>, permit: OwnedSemaphorePermit)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let routes = Arc::clone(routes);
-    tokio::spawn(async move {
-        let service = service_fn(|request| {
-            let routes = Arc::clone(&routes);
-            async move { Ok::<_, Infallible>(routes.answer(door, request).await) }
-        });
-        // Whoever talks rubbish or goes away is nobody's concern.
-        let _ = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(Patience::new(stream)), service)
-            .await;
-        drop(permit);
-    });
 }

@@ -3,6 +3,7 @@
 use crate::control::ControlError;
 use crate::datapath::{KernelError, MAX_QUEUES, PinError, Role, XskError};
 use crate::nic::NicError;
+use crate::process::ProcessError;
 use crate::relays::{LoadError, Refused};
 use std::io;
 use std::path::PathBuf;
@@ -52,12 +53,9 @@ pub enum DaemonError {
     /// Root may do everything, and is not to read documents.
     #[error("relays.user is root; documents from outside need a user who may do nothing")]
     LoaderIsRoot,
-    /// Root is to give itself up to nobody.
-    #[error("user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
-    NoUser(String),
-    /// Root is to give itself up to root.
-    #[error("user = \"{0}\" is root; name a user of exitmark's own")]
-    UserIsRoot(String),
+    /// Nothing can be given up.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     /// That user could not undo what shall be undone at the end.
     #[error(
         "pin.on_stop = \"detach\": the user of this process cannot get at {0}; mount a BPF file \

@@ -5,7 +5,7 @@
 //! of what another process left, if it did. Stop: take the sockets away, so that the kernel
 //! decides by itself, drain, join; the attachment stays, unless detaching was asked for.
 
-mod confine;
+mod capabilities;
 mod detach;
 mod error;
 mod nics;
@@ -15,7 +15,6 @@ mod relays;
 mod reload;
 mod report;
 mod requests;
-mod service;
 mod steering;
 mod witness;
 mod workers;
@@ -23,6 +22,7 @@ mod workers;
 use crate::control::{ControlSettings, Listeners, Server};
 use crate::datapath::{Kernel, KernelCounts, KernelError, Links, PerRole, Pins, Role};
 use crate::policy::{Rules, Snapshot};
+use crate::process::{self, Service};
 use crate::settings::{OnStop, Settings};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use nics::Nics;
@@ -32,7 +32,6 @@ use prompter::Prompter;
 use relays::{Keeper, Update};
 use reload::Reloading;
 use requests::{Request, Requests};
-use service::Service;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::io::{self, Write};
@@ -43,7 +42,6 @@ use steering::Steering;
 use witness::Watch;
 use workers::Workers;
 
-pub use confine::forbid_system_calls;
 pub use detach::detach;
 pub use error::DaemonError;
 
@@ -110,12 +108,10 @@ enum Event {
 /// The machine is not as the settings require, or a worker failed.
 pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     let service = Service::find();
-    if let (Some(user), true) = (&settings.user, confine::is_root()) {
-        confine::become_user(user)?;
+    if let (Some(user), true) = (&settings.user, process::is_root()) {
+        process::become_user(user)?;
     }
-    // A core dump would hold packets, and so destination addresses.
-    nix::sys::prctl::set_dumpable(false)
-        .map_err(|error| DaemonError::System("forbid core dumps", error.into()))?;
+    process::forbid_dumps()?;
     let (events, happening) = channel::unbounded();
     hear_signals(events.clone())?;
     let mut running = Daemon::start(settings, path, events, service)?;
@@ -144,7 +140,7 @@ fn hear_signals(events: Sender<Event>) -> Result<(), DaemonError> {
     let thread = std::thread::Builder::new().name("exitmark-signals".to_owned());
     thread
         .spawn(move || {
-            confine::keep_or_say(confine::OF_NOBODY);
+            process::keep_or_say(capabilities::OF_NOBODY);
             for signal in signals.forever() {
                 if events.send(Event::Signal(signal)).is_err() {
                     return;
@@ -227,9 +223,9 @@ impl Daemon {
             group: settings.control.group.clone(),
             metrics: settings.metrics,
         })?;
-        let (keeper, first) = match confine::is_root() {
+        let (keeper, first) = match process::is_root() {
             true => Keeper::begin(settings)?,
-            false => confine::by_own_right(|| Keeper::begin(settings))?,
+            false => process::by_own_right(|| Keeper::begin(settings))?,
         };
         Ok((listeners, keeper, first))
     }
@@ -241,22 +237,22 @@ impl Daemon {
         listeners: Listeners,
         events: Sender<Event>,
     ) -> Result<(), DaemonError> {
-        let of_keeper = match confine::is_root() && keeper.follows_files() {
-            true => confine::OF_ROOTS_KEEPER,
-            false => confine::OF_NOBODY,
+        let of_keeper = match process::is_root() && keeper.follows_files() {
+            true => capabilities::OF_ROOTS_KEEPER,
+            false => capabilities::OF_NOBODY,
         };
-        if !confine::is_root() {
+        if !process::is_root() {
             self.own_pins()?;
         }
         keeper.start(events.clone(), of_keeper)?;
         let started = listeners.serve(Arc::new(Requests::new(events)), || {
-            confine::keep_or_say(confine::OF_NOBODY);
+            process::keep_or_say(capabilities::OF_NOBODY);
         });
         let failed = |error| DaemonError::System("answer the control socket", error);
         self.control = Some(started.map_err(failed)?);
-        confine::keep(confine::OF_MAIN)
+        process::keep(capabilities::OF_MAIN)
             .map_err(|error| DaemonError::System("give up capabilities", error))?;
-        confine::forbid_system_calls()
+        process::forbid_system_calls()
             .map_err(|error| DaemonError::System("forbid system calls to itself", error))
     }
 
@@ -267,7 +263,7 @@ impl Daemon {
         }
         let directory = &self.settings.pin.directory;
         self.pins.give_to(Uid::effective(), Gid::effective())?;
-        confine::by_own_right(|| std::fs::read_dir(directory).map(drop))
+        process::by_own_right(|| std::fs::read_dir(directory).map(drop))
             .map_err(|_| DaemonError::UnreachablePins(directory.clone()))
     }
 

@@ -2,9 +2,10 @@
 //! read against what is in force, and tells the main thread what to publish.
 
 use super::prompter::{LOOK, Numbers, Order, Prompter, seconds};
-use super::{DaemonError, Event, confine};
+use super::{DaemonError, Event};
 use crate::observe::{RelaySetReport, RelaySource};
 use crate::policy::{Endpoint, EndpointSet};
+use crate::process;
 use crate::relays::{
     Age, Confinement, LiveSet, LoadError, Loader, REASONABLY_LIVE, Refused, StateFile, Watch, utc,
 };
@@ -153,7 +154,7 @@ impl Keeper {
             .spawn(move || {
                 // Signals are the main thread's.
                 let _ = nix::sys::signal::SigSet::all().thread_block();
-                confine::keep_or_say(capabilities);
+                process::keep_or_say(capabilities);
                 while let Some(event) = self.turn() {
                     if events.send(event).is_err() {
                         return;
@@ -225,7 +226,7 @@ impl Keeper {
         // What reading tor's files takes, and what makes another user of their reader, is given up
         // where there is nothing to read.
         let has_files = !order.settings.sources.files.is_empty();
-        if confine::is_root() && has_files && !self.follows_files() {
+        if process::is_root() && has_files && !self.follows_files() {
             return Err(
                 "relays.consensus: documents can only be read after a restart, because this \
                  process, which began without any, has given up the means to; a restart loses no \

@@ -2,11 +2,12 @@
 
 use super::nics::Nics;
 use super::witness::Watch;
-use super::{DaemonError, Event, confine};
+use super::{DaemonError, Event, capabilities};
 use crate::datapath::{Links, Role};
 use crate::nic::{NextHop, Way, WayWatch};
 use crate::observe::{SteeringReport, SteeringState};
 use crate::packet::MacAddr;
+use crate::process;
 use crate::settings::{Incoming, Settings};
 use crossbeam::channel::Sender;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ impl Steering {
         let mut is_confined = false;
         let watch = WayWatch::start(nic, incoming.next_hop, move |way| {
             if !std::mem::replace(&mut is_confined, true) {
-                confine::keep_or_say(confine::OF_WAY);
+                process::keep_or_say(capabilities::OF_WAY);
             }
             let is_asked = way.has_carrier && way.next_hop.is_none();
             if !(is_asked && is_first.load(Ordering::Acquire)) {

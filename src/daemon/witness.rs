@@ -4,11 +4,12 @@
 //! Nothing waits for it but who asks. What it is told of goes before what follows from it: a
 //! snapshot is sent here before it is published, and samples are fetched before the mail is read.
 
-use super::{DaemonError, confine};
+use super::{DaemonError, capabilities};
 use crate::datapath::{DecidedBy, KernelSamples, Links, Sample, Samples};
 use crate::observe::{AuditReport, CaptureRequest, Residence};
 use crate::packet::MacAddr;
 use crate::policy::Snapshot;
+use crate::process;
 use crate::witness::{Moment, Witness};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use nix::sys::signal::SigSet;
@@ -73,7 +74,7 @@ impl Watch {
             .spawn(move || {
                 // Signals are the main thread's.
                 let _ = SigSet::all().thread_block();
-                confine::keep_or_say(confine::OF_NOBODY);
+                process::keep_or_say(capabilities::OF_NOBODY);
                 desk.work(&mail)
             })
             .map_err(|error| DaemonError::System("start the witness", error))?;

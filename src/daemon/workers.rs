@@ -1,7 +1,7 @@
 //! The workers' threads: memory, sockets, start, new snapshots, end.
 
 use super::nics::Nics;
-use super::{DaemonError, Event, confine};
+use super::{DaemonError, Event, capabilities};
 use crate::datapath::ONE_BUFFER_MTU;
 use crate::datapath::{
     BalanceGauge, Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, MAX_QUEUES,
@@ -10,6 +10,7 @@ use crate::datapath::{
 };
 use crate::observe::WorkerReport as BalanceReport;
 use crate::policy::Snapshot;
+use crate::process;
 use crate::settings::{Settings, ZeroCopy};
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -331,7 +332,7 @@ fn start_worker(
             let _ended = OnDrop(events, number);
             // Signals are the main thread's; here they would interrupt the packet path.
             let _ = SigSet::all().thread_block();
-            confine::keep_or_say(confine::OF_NOBODY);
+            process::keep_or_say(capabilities::OF_NOBODY);
             worker.run(&control)
         })
         .map_err(|error| DaemonError::System("start a worker", error))?;

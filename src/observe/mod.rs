@@ -10,7 +10,7 @@ mod request;
 mod text;
 mod top;
 
-pub use metrics::{CONTENT_TYPE, metrics};
+pub use metrics::metrics;
 pub use report::{
     AuditReport, ClassCount, DropCount, EngineReport, FrameAudit, FrameCount, MalformedCount,
     PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport, SteeringState,

@@ -2,21 +2,18 @@
 
 use super::{
     Control, Datapath, Inbound, Incoming, OnStop, Pin, Ports, RelaySettings, SettingsError,
-    WhenStale, ZeroCopy, raw, value,
+    WhenStale, ZeroCopy, raw,
 };
+use crate::config::{RawDscp, code_point, interface, parsed, value};
 use crate::nic::NextHop;
 use crate::packet::Dscp;
 use crate::policy::{ClassifyBy, Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES};
 use crate::relays::{Authorities, Source, Sources, Trust};
 use ipnet::IpNet;
-use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
-use std::str::FromStr;
 use std::time::Duration;
 
-/// A NIC's name has at most 15 bytes (IFNAMSIZ with its NUL).
-const MAX_INTERFACE_NAME: usize = 15;
 const RING: std::ops::RangeInclusive<u32> = 64..=32_768;
 /// A connection between relays lasts a week at most.
 const MAX_RETAIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -25,24 +22,7 @@ const BATCH: std::ops::RangeInclusive<u32> = 1..=256;
 /// Microseconds: longer than this, a worker that is woken does as well.
 const SPIN: std::ops::RangeInclusive<u32> = 0..=1000;
 
-pub(super) fn parsed<T: FromStr<Err: Display>>(
-    key: &'static str,
-    text: &str,
-) -> Result<T, SettingsError> {
-    text.parse()
-        .map_err(|reason| value(key, format_args!("\"{text}\""), reason))
-}
-
 pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, SettingsError> {
-    let interface = |key: &'static str, name: &str| {
-        let legal = |c: char| !c.is_whitespace() && c != '/' && c != ':' && c != '\0';
-        if name.is_empty() || name.len() > MAX_INTERFACE_NAME || !name.chars().all(legal) {
-            let reason = "no NIC can have this name: 1 to 15 bytes, without spaces, `/` and `:` \
-                          (`ip link` lists the names)";
-            return Err(value(key, format_args!("\"{name}\""), reason));
-        }
-        Ok(name.to_owned())
-    };
     let host = interface("ports.host", &raw.host)?;
     let uplink = interface("ports.uplink", &raw.uplink)?;
     let quoted = format!("\"{host}\"");
@@ -230,50 +210,13 @@ pub(super) fn classify_by(
             Err(match (&host.dscp, host.tos) {
                 (None, None) => return Ok(ClassifyBy::RelaySet),
                 (None, Some(tos)) => value(KEYS[1], format_args!("{tos:#04x}"), reason),
-                (Some(raw::Dscp::Name(name)), _) => {
+                (Some(RawDscp::Name(name)), _) => {
                     value(KEYS[0], format_args!("\"{name}\""), reason)
                 }
-                (Some(raw::Dscp::Number(number)), _) => value(KEYS[0], number, reason),
+                (Some(RawDscp::Number(number)), _) => value(KEYS[0], number, reason),
             })
         }
     }
-}
-
-/// A mark, by name, number or ToS byte: the keys for either way, and what they are set to.
-fn code_point(
-    [dscp_key, tos_key]: [&'static str; 2],
-    dscp: Option<&raw::Dscp>,
-    tos: Option<i64>,
-) -> Result<Dscp, SettingsError> {
-    let mark = match (dscp, tos) {
-        (None, None) => Dscp::AF11,
-        (Some(_), Some(tos)) => {
-            let reason = format!("{dscp_key} says the same in another way; keep one of the two");
-            return Err(value(tos_key, format_args!("{tos:#04x}"), reason));
-        }
-        (Some(raw::Dscp::Name(name)), None) => parsed(dscp_key, name)?,
-        (Some(raw::Dscp::Number(number)), None) => {
-            let bits = u64::try_from(*number).unwrap_or(u64::MAX);
-            Dscp::new(bits).map_err(|_| {
-                let reason = format!(
-                    "is no DSCP: it has six bits, 0 to 63 (the whole ToS byte goes into {tos_key})"
-                );
-                value(dscp_key, number, reason)
-            })?
-        }
-        (None, Some(tos)) => {
-            let byte =
-                u8::try_from(tos).map_err(|_| value(tos_key, tos, "is no byte: 0x04 to 0xfc"))?;
-            Dscp::from_tos(byte)
-                .map_err(|reason| value(tos_key, format_args!("{tos:#04x}"), reason))?
-        }
-    };
-    if mark == Dscp::DEFAULT {
-        let key = if tos.is_some() { tos_key } else { dscp_key };
-        let reason = "is what unmarked traffic bears; a mark must differ from it";
-        return Err(value(key, "0", reason));
-    }
-    Ok(mark)
 }
 
 pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, SettingsError> {
@@ -423,19 +366,6 @@ pub(super) fn pin(raw: raw::Pin) -> Result<Pin, SettingsError> {
     })
 }
 
-/// Whom the process becomes. Whether there is such a user, the machine knows.
-pub(super) fn user(name: Option<String>) -> Result<Option<String>, SettingsError> {
-    match name {
-        Some(name) if name.is_empty() || name == "root" => Err(value(
-            "user",
-            format_args!("\"{name}\""),
-            "is no user to whom root could give itself up; leave the key out, or name one of \
-             exitmark's own",
-        )),
-        name => Ok(name),
-    }
-}
-
 pub(super) fn control(raw: raw::Control) -> Result<Control, SettingsError> {
     const KEY: &str = "control.socket";
     /// What an address of a Unix socket has room for (sun_path with its NUL).
@@ -454,23 +384,4 @@ pub(super) fn control(raw: raw::Control) -> Result<Control, SettingsError> {
         socket,
         group: raw.group,
     })
-}
-
-pub(super) fn metrics(listen: &str) -> Result<Option<SocketAddr>, SettingsError> {
-    const KEY: &str = "metrics.listen";
-    if listen == "off" {
-        return Ok(None);
-    }
-    let quoted = format!("\"{listen}\"");
-    let address: SocketAddr = listen.parse().map_err(|_| {
-        let reason = "is neither \"off\" nor an address with a port, such as 127.0.0.1:9787";
-        value(KEY, &quoted, reason)
-    })?;
-    if !address.ip().is_loopback() || address.port() == 0 {
-        let reason = "is no port of the loopback interface, such as 127.0.0.1:9787 or \
-                      [::1]:9787; who wants metrics elsewhere puts a proxy with a password before \
-                      it";
-        return Err(value(KEY, quoted, reason));
-    }
-    Ok(Some(address))
 }

@@ -7,6 +7,7 @@ mod change;
 mod check;
 mod raw;
 
+use crate::config::{self, value};
 use crate::nic::NextHop;
 use crate::packet::MacAddr;
 use crate::policy::{
@@ -15,12 +16,12 @@ use crate::policy::{
 };
 use crate::relays::Sources;
 use ipnet::IpNet;
-use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::config::ConfigError as SettingsError;
 pub use change::Change;
 
 /// A checked configuration.
@@ -189,50 +190,6 @@ pub enum ZeroCopy {
     Off,
 }
 
-/// What helps where the file cannot be read.
-fn remedy(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            "; exitmark.example.toml documents every key: copy it there, and set your NICs and \
-             addresses"
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            "; run this as root, or let this user read the file and enter its directory"
-        }
-        std::io::ErrorKind::InvalidData => "; a configuration is text in UTF-8",
-        _ => "",
-    }
-}
-
-/// What is wrong with a configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// The file cannot be read.
-    #[error("cannot be read: {0}{hint}", hint = remedy(.0))]
-    Read(#[source] std::io::Error),
-    /// Not TOML, an unknown key, a missing key, or a value of the wrong type.
-    #[error("the configuration cannot be understood: {0}")]
-    Syntax(#[from] toml::de::Error),
-    /// A value that cannot be.
-    #[error("{key} = {value}: {reason}")]
-    Value {
-        /// The key, with its table.
-        key: &'static str,
-        /// What it was set to.
-        value: String,
-        /// What is wrong with that, and what is accepted.
-        reason: String,
-    },
-}
-
-fn value(key: &'static str, value: impl Display, reason: impl Display) -> SettingsError {
-    SettingsError::Value {
-        key,
-        value: value.to_string(),
-        reason: reason.to_string(),
-    }
-}
-
 impl Settings {
     /// Reads and checks a file. Relative paths in it are relative to its directory.
     ///
@@ -336,14 +293,14 @@ impl Settings {
             host_mac: raw
                 .host
                 .mac
-                .map(|text| check::parsed("host.mac", &text))
+                .map(|text| config::parsed("host.mac", &text))
                 .transpose()?,
             relays,
             datapath: check::datapath(&raw.datapath)?,
             pin: check::pin(raw.pin)?,
-            user: check::user(raw.user)?,
+            user: config::user(raw.user)?,
             control: check::control(raw.control)?,
-            metrics: check::metrics(&raw.metrics.listen)?,
+            metrics: config::metrics(&raw.metrics.listen, "127.0.0.1:9787")?,
             keys,
         })
     }

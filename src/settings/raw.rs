@@ -1,5 +1,6 @@
 //! The configuration as it stands in the file: every key, nothing understood yet.
 
+use crate::config::RawDscp;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -78,7 +79,7 @@ pub(super) struct Host {
     #[serde(default)]
     pub(super) exempt: Vec<String>,
     pub(super) mac: Option<String>,
-    pub(super) dscp: Option<Dscp>,
+    pub(super) dscp: Option<RawDscp>,
     pub(super) tos: Option<i64>,
 }
 
@@ -95,22 +96,12 @@ pub(super) enum Listener {
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mark {
-    pub(super) dscp: Option<Dscp>,
+    pub(super) dscp: Option<RawDscp>,
     pub(super) tos: Option<i64>,
     #[serde(default)]
     pub(super) protocols: Protocols,
     #[serde(default)]
     pub(super) at_uplink: AtUplink,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(
-    untagged,
-    expecting = "a DSCP is a name such as \"af11\", or a number 0 to 63"
-)]
-pub(super) enum Dscp {
-    Number(i64),
-    Name(String),
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

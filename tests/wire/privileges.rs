@@ -3,9 +3,9 @@
 use crate::craft::{AF11, exit};
 use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
 use caps::Capability;
-use exitmark::daemon::forbid_system_calls;
 use exitmark::lab::LabError;
 use exitmark::lab::site::Plan;
+use exitmark::process::forbid_system_calls;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;

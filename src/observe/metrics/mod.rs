@@ -1,19 +1,13 @@
 //! The report as metrics, in the OpenMetrics text format. `docs/metrics.md` has them all; a test
 //! holds the two together.
 
-mod out;
-
 use super::{PortReport, Report, SteeringState};
-use out::{Metrics, labels, single};
+use crate::prometheus::{Metrics, expose, labels, single};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Unit;
 use std::fmt;
-
-/// The media type of [`metrics`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Every age that a relay set can have.
 const AGES: [&str; 5] = ["early", "fresh", "old", "expired", "stale"];
@@ -24,11 +18,7 @@ const AGES: [&str; 5] = ["early", "fresh", "old", "expired", "stale"];
 ///
 /// If they cannot be written as text.
 pub fn metrics(report: &Report) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("exitmark");
-    registry.register_collector(Box::new(Collected(report.clone())));
-    let mut text = String::new();
-    encode(&mut text, &registry)?;
-    Ok(text)
+    expose("exitmark", Collected(report.clone()))
 }
 
 /// A report that a registry asks for its metrics.

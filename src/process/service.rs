@@ -3,11 +3,11 @@
 use sd_notify::NotifyState;
 use std::time::{Duration, Instant};
 
-/// How soon a box that gives no sign of life is looked at again.
+/// How soon a program that gives no sign of life is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The service manager, or nobody.
-pub(super) struct Service {
+pub struct Service {
     /// How often it wants a sign of life.
     every: Option<Duration>,
     due: Instant,
@@ -15,7 +15,7 @@ pub(super) struct Service {
 
 impl Service {
     /// Whoever the environment names. To be called while there is one thread.
-    pub(super) fn find() -> Self {
+    pub fn find() -> Self {
         Self {
             // Twice in the time after which it gives this process up.
             every: sd_notify::watchdog_enabled().map(|limit| limit / 2),
@@ -29,22 +29,24 @@ impl Service {
         }
     }
 
-    pub(super) fn is_ready(&self, status: &str) {
+    /// The program does its work from now on.
+    pub fn is_ready(&self, status: &str) {
         Self::say(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    pub(super) fn is_stopping(&self) {
+    /// It is about to end.
+    pub fn is_stopping(&self) {
         Self::say(&[NotifyState::Stopping]);
     }
 
     /// How long may pass before it wants to hear something.
-    pub(super) fn patience(&self) -> Option<Duration> {
+    pub fn patience(&self) -> Option<Duration> {
         self.every
             .map(|_| self.due.saturating_duration_since(Instant::now()))
     }
 
-    /// Says that the box lives, if it does and if that is due.
-    pub(super) fn beat(&mut self, lives: impl FnOnce() -> bool) {
+    /// Says that the program lives, if it does and if that is due.
+    pub fn beat(&mut self, lives: impl FnOnce() -> bool) {
         if let Some(every) = self.every
             && Instant::now() >= self.due
         {

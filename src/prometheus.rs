@@ -1,29 +1,49 @@
-//! Families of metrics, written by the ways that prometheus-client has for constants.
+//! Families of metrics in the OpenMetrics text format, written by the ways that prometheus-client
+//! has for constants.
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Unit;
+use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 
-pub(super) type Labels = Vec<(&'static str, String)>;
+/// The media type of what [`expose`] writes.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
+/// All metrics of a collector, their names behind a prefix.
+///
+/// # Errors
+/// If they cannot be written as text.
+pub fn expose(prefix: &str, collected: impl Collector) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix(prefix);
+    registry.register_collector(Box::new(collected));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// Names and values.
+pub type Labels = Vec<(&'static str, String)>;
+
+/// Labels of a value.
+pub fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
     pairs.map(|(name, value)| (name, value.to_owned())).into()
 }
 
 /// One value without labels.
-pub(super) fn single<T>(value: T) -> [(Labels, T); 1] {
+pub fn single<T>(value: T) -> [(Labels, T); 1] {
     [(Vec::new(), value)]
 }
 
 /// What metrics are written to.
-pub(super) struct Metrics<'a>(pub(super) DescriptorEncoder<'a>);
+pub struct Metrics<'a>(pub DescriptorEncoder<'a>);
 
 impl Metrics<'_> {
     /// Something that only grows; its name gets `_total`.
-    pub(super) fn counter(
+    pub fn counter(
         &mut self,
         name: &str,
         help: &str,
@@ -33,7 +53,7 @@ impl Metrics<'_> {
     }
 
     /// A size that only grows; its name gets `_bytes_total`.
-    pub(super) fn bytes(
+    pub fn bytes(
         &mut self,
         name: &str,
         help: &str,
@@ -55,7 +75,7 @@ impl Metrics<'_> {
     }
 
     /// Something that is as it is.
-    pub(super) fn gauge(
+    pub fn gauge(
         &mut self,
         name: &str,
         help: &str,
@@ -67,7 +87,7 @@ impl Metrics<'_> {
     }
 
     /// A moment, in seconds since 1970; its name gets `_timestamp_seconds`.
-    pub(super) fn timestamp(
+    pub fn timestamp(
         &mut self,
         name: &str,
         help: &str,
@@ -99,7 +119,7 @@ impl Metrics<'_> {
     }
 
     /// Words, as labels of a 1; its name gets `_info`.
-    pub(super) fn info(
+    pub fn info(
         &mut self,
         name: &str,
         help: &str,

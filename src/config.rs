@@ -1,0 +1,175 @@
+//! What the configuration files of both programs have in common: how a fault is told, and the
+//! values that either has.
+//!
+//! Nothing here looks at the machine.
+
+use crate::packet::Dscp;
+use serde::{Deserialize, Serialize};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+/// A NIC's name has at most 15 bytes (IFNAMSIZ with its NUL).
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// What helps where the file cannot be read.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "; the example configuration documents every key: copy it there, and set your NICs and \
+             addresses"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "; run this as root, or let this user read the file and enter its directory"
+        }
+        std::io::ErrorKind::InvalidData => "; a configuration is text in UTF-8",
+        _ => "",
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}{hint}", hint = remedy(.0))]
+    Read(#[source] std::io::Error),
+    /// Not TOML, an unknown key, a missing key, or a value of the wrong type.
+    #[error("the configuration cannot be understood: {0}")]
+    Syntax(#[from] toml::de::Error),
+    /// A value that cannot be.
+    #[error("{key} = {value}: {reason}")]
+    Value {
+        /// The key, with its table.
+        key: &'static str,
+        /// What it was set to.
+        value: String,
+        /// What is wrong with that, and what is accepted.
+        reason: String,
+    },
+}
+
+/// A value that cannot be.
+pub fn value(key: &'static str, value: impl Display, reason: impl Display) -> ConfigError {
+    ConfigError::Value {
+        key,
+        value: value.to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+/// Any value that says itself how it is read.
+///
+/// # Errors
+/// What its own reading says, by key.
+pub fn parsed<T: FromStr<Err: Display>>(key: &'static str, text: &str) -> Result<T, ConfigError> {
+    text.parse()
+        .map_err(|reason| value(key, format_args!("\"{text}\""), reason))
+}
+
+/// The name of a NIC.
+///
+/// # Errors
+/// No NIC can have it.
+pub fn interface(key: &'static str, name: &str) -> Result<String, ConfigError> {
+    let legal = |c: char| !c.is_whitespace() && c != '/' && c != ':' && c != '\0';
+    if name.is_empty() || name.len() > MAX_INTERFACE_NAME || !name.chars().all(legal) {
+        let reason = "no NIC can have this name: 1 to 15 bytes, without spaces, `/` and `:` \
+                      (`ip link` lists the names)";
+        return Err(value(key, format_args!("\"{name}\""), reason));
+    }
+    Ok(name.to_owned())
+}
+
+/// A code point as it stands in a file.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(
+    untagged,
+    expecting = "a DSCP is a name such as \"af11\", or a number 0 to 63"
+)]
+pub enum RawDscp {
+    /// By number.
+    Number(i64),
+    /// By name.
+    Name(String),
+}
+
+/// A mark, by name, number or ToS byte: the keys for either way, and what they are set to.
+///
+/// # Errors
+/// No code point, or none that can mark.
+pub fn code_point(
+    [dscp_key, tos_key]: [&'static str; 2],
+    dscp: Option<&RawDscp>,
+    tos: Option<i64>,
+) -> Result<Dscp, ConfigError> {
+    let mark = match (dscp, tos) {
+        (None, None) => Dscp::AF11,
+        (Some(_), Some(tos)) => {
+            let reason = format!("{dscp_key} says the same in another way; keep one of the two");
+            return Err(value(tos_key, format_args!("{tos:#04x}"), reason));
+        }
+        (Some(RawDscp::Name(name)), None) => parsed(dscp_key, name)?,
+        (Some(RawDscp::Number(number)), None) => {
+            let bits = u64::try_from(*number).unwrap_or(u64::MAX);
+            Dscp::new(bits).map_err(|_| {
+                let reason = format!(
+                    "is no DSCP: it has six bits, 0 to 63 (the whole ToS byte goes into {tos_key})"
+                );
+                value(dscp_key, number, reason)
+            })?
+        }
+        (None, Some(tos)) => {
+            let byte =
+                u8::try_from(tos).map_err(|_| value(tos_key, tos, "is no byte: 0x04 to 0xfc"))?;
+            Dscp::from_tos(byte)
+                .map_err(|reason| value(tos_key, format_args!("{tos:#04x}"), reason))?
+        }
+    };
+    if mark == Dscp::DEFAULT {
+        let key = if tos.is_some() { tos_key } else { dscp_key };
+        let reason = "is what unmarked traffic bears; a mark must differ from it";
+        return Err(value(key, "0", reason));
+    }
+    Ok(mark)
+}
+
+/// Whom the process becomes. Whether there is such a user, the machine knows.
+///
+/// # Errors
+/// Root, or nobody.
+pub fn user(name: Option<String>) -> Result<Option<String>, ConfigError> {
+    match name {
+        Some(name) if name.is_empty() || name == "root" => Err(value(
+            "user",
+            format_args!("\"{name}\""),
+            "is no user to whom root could give itself up; leave the key out, or name one of \
+             exitmark's own",
+        )),
+        name => Ok(name),
+    }
+}
+
+/// Where metrics are served: a port of the loopback interface, such as `example`, or "off".
+///
+/// # Errors
+/// Neither.
+pub fn metrics(listen: &str, example: &str) -> Result<Option<SocketAddr>, ConfigError> {
+    const KEY: &str = "metrics.listen";
+    if listen == "off" {
+        return Ok(None);
+    }
+    let quoted = format!("\"{listen}\"");
+    let address: SocketAddr = listen.parse().map_err(|_| {
+        let reason = format!("is neither \"off\" nor an address with a port, such as {example}");
+        value(KEY, &quoted, reason)
+    })?;
+    if !address.ip().is_loopback() || address.port() == 0 {
+        let reason = format!(
+            "is no port of the loopback interface, such as {example} or [::1]:{}; who wants \
+             metrics elsewhere puts a proxy with a password before it",
+            address.port()
+        );
+        return Err(value(KEY, quoted, reason));
+    }
+    Ok(Some(address))
+}

@@ -1,0 +1,17 @@
+//! Which capabilities each thread of the box keeps.
+
+use caps::Capability;
+
+/// The thread that changes maps and NICs: CAP_BPF makes the map of the next policy, CAP_NET_ADMIN
+/// sets NICs back.
+pub(super) const OF_MAIN: &[Capability] = &[Capability::CAP_NET_ADMIN, Capability::CAP_BPF];
+/// The thread that has neighbours resolved.
+pub(super) const OF_WAY: &[Capability] = &[Capability::CAP_NET_ADMIN];
+/// The thread that reads tor's files as root, and makes the reader of documents another user.
+pub(super) const OF_ROOTS_KEEPER: &[Capability] = &[
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+];
+/// Any other.
+pub(super) const OF_NOBODY: &[Capability] = &[];

@@ -1,0 +1,104 @@
+//! What the process gives up once its work is set up: its user and its capabilities.
+//!
+//! Capabilities belong to threads. Each gives up what it does not need where it begins.
+//!
+//! Sources: capabilities(7), the kernel's Documentation/userspace-api/no_new_privs.rst.
+
+use super::ProcessError;
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::prctl;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::unistd::{Uid, User, initgroups, setresgid, setresuid};
+use std::ffi::CString;
+use std::io;
+
+/// Whether every thread needs a capability: all memory of this process is locked, also what is
+/// yet to come, and where there is a limit to that, only CAP_IPC_LOCK gets past it.
+fn is_everybodys(capability: Capability) -> bool {
+    capability == Capability::CAP_IPC_LOCK
+        && getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(limit, _)| limit != RLIM_INFINITY)
+}
+
+/// Leaves this thread, and what it runs, no capability but these, as far as it has them.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn keep(capabilities: &[Capability]) -> io::Result<()> {
+    let has = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    let kept: CapsHashSet = has
+        .into_iter()
+        .filter(|one| capabilities.contains(one) || is_everybodys(*one))
+        .collect();
+    let set = |which, these: &CapsHashSet| caps::set(None, which, these).map_err(io::Error::other);
+    for capability in caps::runtime::thread_all_supported() {
+        if !kept.contains(&capability) {
+            // Without CAP_SETPCAP the bounds are whoever's that started this process.
+            let _ = caps::drop(None, CapSet::Bounding, capability);
+        }
+    }
+    let nothing = CapsHashSet::new();
+    set(CapSet::Ambient, &nothing)?;
+    set(CapSet::Inheritable, &nothing)?;
+    set(CapSet::Effective, &kept)?;
+    set(CapSet::Permitted, &kept)
+}
+
+/// The same where failing means nothing worse than before; it is said.
+pub fn keep_or_say(capabilities: &[Capability]) {
+    if let Err(error) = keep(capabilities) {
+        tracing::warn!("a thread keeps more capabilities than it needs: {error}");
+    }
+}
+
+/// Becomes that user, and keeps every capability until the threads give them up. To be called
+/// while there is one thread: another one would have to become somebody else, too.
+///
+/// # Errors
+/// There is no such user, or no privilege.
+pub fn become_user(name: &str) -> Result<(), ProcessError> {
+    let user = match User::from_name(name) {
+        Ok(Some(user)) if user.uid.is_root() => {
+            return Err(ProcessError::UserIsRoot(name.to_owned()));
+        }
+        Ok(Some(user)) => user,
+        Ok(None) => return Err(ProcessError::NoUser(name.to_owned())),
+        Err(error) => return Err(ProcessError::System("look up `user`", error.into())),
+    };
+    let failed = |error: nix::Error| ProcessError::System("become `user`", error.into());
+    let name = CString::new(user.name.as_str())
+        .map_err(|error| ProcessError::System("become `user`", error.into()))?;
+    let before = caps::read(None, CapSet::Effective).unwrap_or_default();
+    prctl::set_keepcaps(true).map_err(failed)?;
+    initgroups(&name, user.gid).map_err(failed)?;
+    setresgid(user.gid, user.gid, user.gid).map_err(failed)?;
+    setresuid(user.uid, user.uid, user.uid).map_err(failed)?;
+    prctl::set_keepcaps(false).map_err(failed)?;
+    // The change takes them out of effect.
+    caps::set(None, CapSet::Effective, &before)
+        .map_err(|error| ProcessError::System("become `user`", io::Error::other(error)))
+}
+
+/// Does something with no more access to files than this user has: what will be done again later
+/// must not succeed now alone.
+pub fn by_own_right<T>(work: impl FnOnce() -> T) -> T {
+    let reach = [
+        Capability::CAP_DAC_OVERRIDE,
+        Capability::CAP_DAC_READ_SEARCH,
+    ];
+    let lowered = reach.map(|one| {
+        let had = caps::has_cap(None, CapSet::Effective, one).unwrap_or(false);
+        had && caps::drop(None, CapSet::Effective, one).is_ok()
+    });
+    let done = work();
+    for (one, _) in reach.into_iter().zip(lowered).filter(|&(_, had)| had) {
+        if let Err(error) = caps::raise(None, CapSet::Effective, one) {
+            tracing::warn!("a capability is lost too early: {error}");
+        }
+    }
+    done
+}
+
+/// Whether this process is root's.
+pub fn is_root() -> bool {
+    Uid::effective().is_root()
+}

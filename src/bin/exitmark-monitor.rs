@@ -1,3 +1,9 @@
 //! The `exitmark-monitor` command: parse, run, exit code.
 
-fn main() {}
+use clap::Parser;
+use exitmark::monitor::cli::Invocation;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    Invocation::parse().run()
+}

@@ -13,8 +13,12 @@
 //! - a [`ledger`]: exact counts of a period, by [`cell`], which nobody ever publishes.
 //! - [`period`] keeps it over restarts and closes it in time; [`publish`] makes [`row`]s of it
 //!   that may be shown; [`report`] makes a page of those.
+//!
+//! [`capture`] is the only wiring, [`cli`] how it is asked for, by its [`settings`].
 
+pub mod capture;
 pub mod cell;
+pub mod cli;
 pub mod filter;
 pub mod ledger;
 pub mod pcap;
@@ -24,5 +28,6 @@ pub mod publish;
 pub mod report;
 pub mod row;
 pub mod services;
+pub mod settings;
 pub mod tally;
 pub mod tap;

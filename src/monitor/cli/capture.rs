@@ -1,0 +1,62 @@
+//! `exitmark-monitor capture`: count.
+
+use super::{faulty, misused, print, unmet};
+use crate::monitor::capture::{self, Source};
+use crate::monitor::settings::{Overrides, Settings};
+use crate::process;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Count marked packets at a tap until SIGTERM, or in captured files, and write a file a period
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The configuration; without one, every key has its default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// The tap's NIC, in place of `interface`
+    #[arg(long, value_name = "NIC", conflicts_with = "pcap")]
+    interface: Option<String>,
+
+    /// Captured files, pcap or pcapng, in the order of their time
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pcap: Vec<PathBuf>,
+
+    /// A clearnet address of the Tor host, in place of `addresses`; may be given again
+    #[arg(long, value_name = "ADDRESS")]
+    address: Vec<IpAddr>,
+
+    /// Where the period files go, in place of `period.directory`
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Runs it.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let overrides = Overrides {
+        interface: arguments.interface.clone(),
+        addresses: arguments.address.clone(),
+        directory: arguments.out.clone(),
+    };
+    let settings = match Settings::load(arguments.config.as_deref(), &overrides) {
+        Ok(settings) => settings,
+        Err(error) => return faulty(arguments.config.as_deref(), &error),
+    };
+    let source = match (arguments.pcap.as_slice(), &settings.interface) {
+        ([], Some(interface)) => Source::Interface(interface.clone()),
+        ([], None) => {
+            return misused(
+                "name what to count: the tap's NIC with --interface or `interface` in the \
+                 configuration, or captured files with --pcap",
+            );
+        }
+        (files, _) => Source::Files(files.to_vec()),
+    };
+    process::log_to_stderr();
+    match capture::run(&settings, &source) {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(summary)) => print(&summary.to_string()),
+        Err(error) => unmet(error),
+    }
+}

@@ -1,0 +1,356 @@
+//! The monitor's configuration: one TOML file, checked whole, and what the command line says in
+//! place of it. Nothing here looks at the machine.
+
+mod raw;
+
+use crate::config::{self, ConfigError, code_point, value};
+use crate::monitor::row::Dimension;
+use crate::packet::Dscp;
+use raw::Raw;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where metrics are served unless the configuration says otherwise.
+pub const METRICS: &str = "127.0.0.1:9788";
+/// Where period files go.
+pub const DIRECTORY: &str = "/var/lib/exitmark-monitor";
+/// Where the running period's counts are kept for a restart.
+pub const STATE: &str = "/run/exitmark-monitor";
+/// How many clearnet addresses the filter in the kernel has room for.
+pub const MAX_ADDRESSES: usize = 16;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const SHORTEST: Duration = Duration::from_secs(60 * 60);
+const CELLS: std::ops::RangeInclusive<i64> = 1024..=4_194_304;
+const RING: std::ops::RangeInclusive<i64> = 64..=32_768;
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The exit's name in period files and on pages.
+    pub exit: String,
+    /// The tap's NIC.
+    pub interface: Option<String>,
+    /// The Tor host's clearnet addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The user that the process becomes when it is started by root.
+    pub user: Option<String>,
+    /// The mark.
+    pub mark: Dscp,
+    /// The database of countries; tor's own, which is compiled in, where there is none.
+    pub countries: Option<PathBuf>,
+    /// The database of autonomous systems.
+    pub systems: Option<PathBuf>,
+    /// How long a period is.
+    pub length: Duration,
+    /// Where period files go.
+    pub directory: PathBuf,
+    /// Where the running period's counts are kept for a restart.
+    pub state: PathBuf,
+    /// What may be published.
+    pub publish: Publish,
+    /// The noise, if any.
+    pub noise: Option<Noise>,
+    /// How many cells are counted apart at most.
+    pub cells: usize,
+    /// Entries of each receive ring; a power of two.
+    pub ring: u32,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// What may be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Rows of a dimension, at most.
+    pub top: u32,
+    /// Fewer flows have no row of their own.
+    pub threshold_flows: u64,
+    /// To multiples of what flows are rounded up,
+    pub bin_flows: NonZeroU64,
+    /// bytes,
+    pub bin_bytes: NonZeroU64,
+    /// and packets.
+    pub bin_packets: NonZeroU64,
+    /// Dimensions of two columns that are shown too.
+    pub cross: Vec<Dimension>,
+}
+
+/// How much noise hides how much.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Noise {
+    /// The privacy parameter.
+    pub epsilon: f64,
+    /// What one user adds to a period at most: flows,
+    pub flows: NonZeroU64,
+    /// bytes,
+    pub bytes: NonZeroU64,
+    /// and packets.
+    pub packets: NonZeroU64,
+}
+
+/// What the command line says in place of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// In place of `interface`.
+    pub interface: Option<String>,
+    /// In place of `addresses`.
+    pub addresses: Vec<IpAddr>,
+    /// In place of `period.directory`.
+    pub directory: Option<PathBuf>,
+}
+
+impl Settings {
+    /// What it comes to, in a few words.
+    pub fn summary(&self) -> String {
+        let interface = self.interface.as_deref().unwrap_or("no interface");
+        format!(
+            "counts {} from {} addresses at {interface}; a period is {}, with at most {} rows a \
+             statistic, none below {} connections; {}",
+            self.mark,
+            self.addresses.len(),
+            humantime::format_duration(self.length),
+            self.publish.top,
+            self.publish.threshold_flows,
+            match &self.noise {
+                Some(noise) => format!("noise with epsilon {}", noise.epsilon),
+                None => "no noise".to_owned(),
+            }
+        )
+    }
+
+    /// Reads and checks a file, or takes what is the default where there is none. Relative paths
+    /// in it are relative to its directory.
+    ///
+    /// # Errors
+    /// What is wrong with the file, by key.
+    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let Some(path) = path else {
+            return Self::parse("", Path::new(""), overrides);
+        };
+        let text = std::fs::read_to_string(path).map_err(ConfigError::Read)?;
+        Self::parse(&text, path.parent().unwrap_or(Path::new("")), overrides)
+    }
+
+    /// Checks a configuration's text; relative paths in it are relative to `base`.
+    ///
+    /// # Errors
+    /// What is wrong, by key.
+    pub fn parse(text: &str, base: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let raw: Raw = toml::from_str(text)?;
+        let under = |path: Option<PathBuf>| path.map(|path| base.join(path));
+        let interface = overrides.interface.clone().or(raw.interface);
+        let addresses = match overrides.addresses.as_slice() {
+            [] => parsed(&raw.addresses)?,
+            given => given.to_vec(),
+        };
+        Ok(Self {
+            exit: exit(raw.exit)?,
+            interface: interface
+                .map(|name| config::interface("interface", &name))
+                .transpose()?,
+            addresses: checked(addresses)?,
+            user: config::user(raw.user)?,
+            mark: code_point(
+                ["mark.dscp", "mark.tos"],
+                raw.mark.dscp.as_ref(),
+                raw.mark.tos,
+            )?,
+            countries: under(
+                raw.places
+                    .countries
+                    .filter(|path| path != Path::new("embedded")),
+            ),
+            systems: under(raw.places.systems),
+            length: length(raw.period.length.as_deref())?,
+            directory: overrides
+                .directory
+                .clone()
+                .or(under(raw.period.directory))
+                .unwrap_or_else(|| DIRECTORY.into()),
+            state: under(raw.period.state).unwrap_or_else(|| STATE.into()),
+            publish: publish(&raw.publish)?,
+            noise: noise(&raw.noise)?,
+            cells: within("memory.cells", raw.memory.cells, 262_144, CELLS)?,
+            ring: ring(raw.memory.ring)?,
+            metrics: config::metrics(raw.metrics.listen.as_deref().unwrap_or(METRICS), METRICS)?,
+        })
+    }
+}
+
+/// The exit's name goes into file names and tables of others.
+fn exit(name: Option<String>) -> Result<String, ConfigError> {
+    let name = name.unwrap_or_else(|| "exit".to_owned());
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty()
+        || name.len() > 63
+        || name.starts_with(['.', '-'])
+        || !name.chars().all(legal)
+    {
+        let reason = "is no name for an exit: 1 to 63 letters, digits, `-`, `_` and `.`, with a \
+                      letter or digit first";
+        return Err(value("exit", format_args!("\"{name}\""), reason));
+    }
+    Ok(name)
+}
+
+fn parsed(texts: &[String]) -> Result<Vec<IpAddr>, ConfigError> {
+    let address = |text: &String| {
+        let reason = "is no address such as 192.0.2.10 or 2001:db8::10; name each one";
+        text.parse()
+            .map_err(|_| value("addresses", format_args!("\"{text}\""), reason))
+    };
+    texts.iter().map(address).collect()
+}
+
+fn checked(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
+    const KEY: &str = "addresses";
+    if addresses.is_empty() {
+        let reason = "name the clearnet addresses of the Tor host, here or with --address: marked \
+                      packets from them are counted, and no others";
+        return Err(value(KEY, "[]", reason));
+    }
+    if addresses.len() > MAX_ADDRESSES {
+        let reason = format!("are more than the {MAX_ADDRESSES} that there is room for");
+        return Err(value(
+            KEY,
+            format_args!("{} entries", addresses.len()),
+            reason,
+        ));
+    }
+    for (index, address) in addresses.iter().enumerate() {
+        let quoted = format!("\"{address}\"");
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            return Err(value(KEY, quoted, "is no address that a host sends from"));
+        }
+        if addresses[..index].contains(address) {
+            return Err(value(KEY, quoted, "is named twice"));
+        }
+    }
+    Ok(addresses)
+}
+
+fn length(text: Option<&str>) -> Result<Duration, ConfigError> {
+    let Some(text) = text else {
+        return Ok(DAY);
+    };
+    let divides = |length: &Duration| {
+        length.subsec_nanos() == 0
+            && (DAY.as_secs().is_multiple_of(length.as_secs())
+                || length.as_secs().is_multiple_of(DAY.as_secs()))
+    };
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|length| (SHORTEST..=31 * DAY).contains(length) && divides(length))
+        .ok_or_else(|| {
+            let reason = "is no length of a period: hours that divide a day, such as \"1h\", \
+                          \"6h\", \"24h\", or up to 31 whole days";
+            value("period.length", format_args!("\"{text}\""), reason)
+        })
+}
+
+fn within<T: TryFrom<i64>>(
+    key: &'static str,
+    number: Option<i64>,
+    default: i64,
+    range: std::ops::RangeInclusive<i64>,
+) -> Result<T, ConfigError> {
+    let number = number.unwrap_or(default);
+    let refused = || {
+        let reason = format!("is not within {} to {}", range.start(), range.end());
+        value(key, number, reason)
+    };
+    if !range.contains(&number) {
+        return Err(refused());
+    }
+    T::try_from(number).map_err(|_| refused())
+}
+
+fn ring(number: Option<i64>) -> Result<u32, ConfigError> {
+    let ring: u32 = within("memory.ring", number, 4096, RING)?;
+    match ring.is_power_of_two() {
+        true => Ok(ring),
+        false => Err(value("memory.ring", ring, "is no power of two")),
+    }
+}
+
+fn positive(
+    key: &'static str,
+    number: Option<i64>,
+    default: NonZeroU64,
+) -> Result<NonZeroU64, ConfigError> {
+    let Some(number) = number else {
+        return Ok(default);
+    };
+    u64::try_from(number)
+        .ok()
+        .and_then(NonZeroU64::new)
+        .ok_or_else(|| value(key, number, "is less than 1"))
+}
+
+fn publish(raw: &raw::Publish) -> Result<Publish, ConfigError> {
+    let default = |number| NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN);
+    let cross = raw.cross.iter().enumerate().map(|(index, name)| {
+        let refused = |reason| {
+            let quoted = format!("\"{name}\"");
+            Err(value("publish.cross", quoted, reason))
+        };
+        let dimension = match name.as_str() {
+            "port_country" => Dimension::PortCountry,
+            "port_system" => Dimension::PortSystem,
+            "system_country" => Dimension::SystemCountry,
+            _ => {
+                return refused(
+                    "is no cross table; there are \"port_country\", \"port_system\" and \
+                     \"system_country\"",
+                );
+            }
+        };
+        if raw.cross[..index].contains(name) {
+            return refused("is named twice");
+        }
+        Ok(dimension)
+    });
+    let threshold: u32 = within(
+        "publish.threshold_flows",
+        raw.threshold_flows,
+        100,
+        2..=i64::from(u32::MAX),
+    )?;
+    Ok(Publish {
+        top: within("publish.top", raw.top, 50, 1..=10_000)?,
+        threshold_flows: threshold.into(),
+        bin_flows: positive("publish.bin_flows", raw.bin_flows, default(8))?,
+        bin_bytes: positive("publish.bin_bytes", raw.bin_bytes, default(1 << 20))?,
+        bin_packets: positive("publish.bin_packets", raw.bin_packets, default(1024))?,
+        cross: cross.collect::<Result<_, _>>()?,
+    })
+}
+
+fn noise(raw: &raw::Noise) -> Result<Option<Noise>, ConfigError> {
+    const KEYS: [&str; 3] = ["noise.flows", "noise.bytes", "noise.packets"];
+    let given = [raw.flows, raw.bytes, raw.packets];
+    let Some(epsilon) = raw.epsilon else {
+        return match KEYS.into_iter().zip(given).find(|(_, one)| one.is_some()) {
+            Some((key, one)) => Err(value(
+                key,
+                one.unwrap_or_default(),
+                "hides nothing without noise.epsilon",
+            )),
+            None => Ok(None),
+        };
+    };
+    if !(0.001..=100.0).contains(&epsilon) {
+        let reason = "is not within 0.001 (much noise) to 100 (hardly any)";
+        return Err(value("noise.epsilon", epsilon, reason));
+    }
+    let default = |number| NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN);
+    Ok(Some(Noise {
+        epsilon,
+        flows: positive(KEYS[0], raw.flows, default(100))?,
+        bytes: positive(KEYS[1], raw.bytes, default(100 << 20))?,
+        packets: positive(KEYS[2], raw.packets, default(100_000))?,
+    }))
+}

@@ -1,0 +1,86 @@
+//! The configuration as it stands in the file: every key, nothing understood yet.
+
+use crate::config::RawDscp;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    #[serde(default)]
+    pub(super) exit: Option<String>,
+    pub(super) interface: Option<String>,
+    #[serde(default)]
+    pub(super) addresses: Vec<String>,
+    pub(super) user: Option<String>,
+    #[serde(default)]
+    pub(super) mark: Mark,
+    #[serde(default)]
+    pub(super) places: Places,
+    #[serde(default)]
+    pub(super) period: Period,
+    #[serde(default)]
+    pub(super) publish: Publish,
+    #[serde(default)]
+    pub(super) noise: Noise,
+    #[serde(default)]
+    pub(super) memory: Memory,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mark {
+    pub(super) dscp: Option<RawDscp>,
+    pub(super) tos: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Places {
+    pub(super) countries: Option<PathBuf>,
+    pub(super) systems: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Period {
+    pub(super) length: Option<String>,
+    pub(super) directory: Option<PathBuf>,
+    pub(super) state: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Publish {
+    pub(super) top: Option<i64>,
+    pub(super) threshold_flows: Option<i64>,
+    pub(super) bin_flows: Option<i64>,
+    pub(super) bin_bytes: Option<i64>,
+    pub(super) bin_packets: Option<i64>,
+    #[serde(default)]
+    pub(super) cross: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Noise {
+    pub(super) epsilon: Option<f64>,
+    pub(super) flows: Option<i64>,
+    pub(super) bytes: Option<i64>,
+    pub(super) packets: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Memory {
+    pub(super) cells: Option<i64>,
+    pub(super) ring: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<String>,
+}

@@ -1,6 +1,8 @@
 //! The only wiring of the monitor: where packets come from, when the clock is asked, what is told
 //! to whom, and what the process gives up.
 
+mod metrics;
+
 use super::settings::Settings;
 use std::path::PathBuf;
 

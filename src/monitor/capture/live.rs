@@ -63,10 +63,7 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     process::forbid_dumps()?;
     let asked = Asked::listen()?;
     let places = Arc::new(Places::load(&settings.places)?);
-    let listener = settings
-        .metrics
-        .map(http::listen_for_metrics)
-        .transpose()?;
+    let listener = settings.metrics.map(http::listen_for_metrics).transpose()?;
     let started = Instant::now();
     let opened = open_periods(settings, &places, Some(&settings.state), now(started))?;
     let tap = Tap::open(&TapSettings {
@@ -99,8 +96,7 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
             books.keep(&deliveries, &give_back);
         })
         .map_err(|error| CaptureError::System("start to keep the books", error))?;
-    process::keep(OF_MAIN)
-        .map_err(|error| CaptureError::System("give up capabilities", error))?;
+    process::keep(OF_MAIN).map_err(|error| CaptureError::System("give up capabilities", error))?;
     process::forbid_system_calls()
         .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
     let mut listening = Listening {

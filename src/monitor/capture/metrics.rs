@@ -175,8 +175,7 @@ impl Collector for Totals {
         out.counter(
             "tap_frames",
             "Frames that the tap's filter saw, by what became of them",
-            fates
-                .map(|(fate, frames)| (labels([("fate", fate)]), frames)),
+            fates.map(|(fate, frames)| (labels([("fate", fate)]), frames)),
         )?;
         out.counter(
             "lost_packets",

@@ -103,8 +103,7 @@ fn open_periods(
         directory: settings.directory.clone(),
         state: state.map(Path::to_owned),
     };
-    let (periods, before, notices) =
-        Periods::open(period, settings.publish.clone(), origin, now)?;
+    let (periods, before, notices) = Periods::open(period, settings.publish.clone(), origin, now)?;
     Ok(Opened {
         periods,
         before,

@@ -5,7 +5,11 @@ use crate::ground::Ground;
 use crate::web::Web;
 use exitmark::lab::contained;
 use exitmark::lab::site::RunningBox;
+use exitmark::monitor::ledger::Ledger;
+use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use tempfile::TempDir;
 
 const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
@@ -51,7 +55,7 @@ impl Monitor {
         if last.counters["flows"] != marked {
             complain(format!("{marked} flows were marked: {:?}", last.counters));
         }
-        let ports = self.ports();
+        let ports = ports(&self.directory.path().join("state"));
         for (port, accepted) in web.accepted() {
             if accepted == 0 {
                 complain(format!("nobody asked at port {port}"));
@@ -63,9 +67,23 @@ impl Monitor {
             complain(format!("accepted {accepted:?}, counted {ports:?}"));
         }
     }
+}
 
-    /// The flows by port.
-    fn ports(&self) -> Vec<(u16, u64)> {
-        todo!()
+/// The flows by port, of what is kept for a restart: a line of JSON in the one file there is.
+fn ports(state: &Path) -> Vec<(u16, u64)> {
+    #[derive(Deserialize)]
+    struct Kept {
+        ledger: Ledger,
     }
+    let files = fs::read_dir(state).unwrap();
+    let mut files = files.map(|entry| entry.unwrap().path());
+    let file = files.find(|path| path.extension().is_some_and(|is| is == "state"));
+    let text = fs::read_to_string(file.unwrap()).unwrap();
+    let kept: Kept = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let mut ports = BTreeMap::new();
+    for (cell, counts) in kept.ledger.cells {
+        *ports.entry(cell.port).or_default() += counts.flows;
+    }
+    // What a box did not know yet for a relay's was marked: a probe, which begins no connection.
+    ports.into_iter().filter(|(_, flows)| *flows > 0).collect()
 }

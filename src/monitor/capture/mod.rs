@@ -8,7 +8,7 @@ mod metrics;
 
 use super::filter::Filter;
 use super::ledger::Ledger;
-use super::pcap::PcapError;
+use super::pcap::CaptureError as PcapError;
 use super::period::{Notice, Now, PeriodError, PeriodSettings, Periods};
 use super::places::{Places, PlacesError};
 use super::publish::Origin;

@@ -41,6 +41,7 @@ pub struct Capture {
     format: Format,
     packets: u64,
     late: u64,
+    last: Option<Timestamp>,
 }
 
 /// Why a batch is not longer.
@@ -75,6 +76,7 @@ impl Capture {
             format,
             packets: 0,
             late: 0,
+            last: None,
         })
     }
 
@@ -121,6 +123,11 @@ impl Capture {
         self.packets
     }
 
+    /// When the last of them that has a time was captured.
+    pub const fn last(&self) -> Option<Timestamp> {
+        self.last
+    }
+
     /// How many of them were older than the period that was running.
     pub const fn late(&self) -> u64 {
         self.late
@@ -144,6 +151,7 @@ impl Capture {
         let mut len = 0;
         let mut taken = 0;
         let (buffer, unread) = self.input.buffer();
+        let mut last = None;
         let pause = loop {
             if len == BATCH {
                 break Pause::Full;
@@ -159,6 +167,7 @@ impl Capture {
                         break Pause::Over(time);
                     }
                     self.late += u64::from(time < start);
+                    last = Some(time);
                 }
                 let record = Record {
                     start: at + packet.record.start,
@@ -173,6 +182,7 @@ impl Capture {
             std::array::from_fn(|index| records[index].arrived(buffer));
         counter.count(&batch[..len]);
         self.packets += len as u64;
+        self.last = last.map(timestamp).or(self.last);
         self.input.take(taken);
         pause
     }

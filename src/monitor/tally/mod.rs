@@ -35,7 +35,6 @@ pub const MAX_CELLS: usize = 1 << 24;
 /// The filter, the places, and the count.
 pub struct Counter {
     filter: Filter,
-    places: Arc<Places>,
     tally: Tally,
     refusals: Refusals,
     /// Packets of which the flags were cut off.
@@ -46,7 +45,8 @@ pub struct Counter {
 }
 
 /// What was added up.
-struct Tally {
+pub struct Tally {
+    places: Arc<Places>,
     cells: Cells,
     spill: Spill,
     totals: [Counts; 2],
@@ -72,20 +72,12 @@ impl Counter {
     pub fn new(filter: Filter, places: Arc<Places>, cells: usize) -> Self {
         let made_up = made_up(&filter);
         Self {
-            tally: Tally {
-                cells: Cells::new(cells.clamp(1, MAX_CELLS)),
-                spill: Spill::default(),
-                totals: [Counts::default(); 2],
-                foreign: Vec::new(),
-                lost: 0,
-                watched_seconds: 0,
-            },
+            tally: Tally::new(places, cells),
             refusals: Refusals::default(),
             flagless: 0,
             v4: Box::default(),
             v6: Box::default(),
             filter,
-            places,
             made_up,
         }
     }
@@ -95,9 +87,8 @@ impl Counter {
         for part in batch.chunks(STAGED) {
             self.read(part);
             self.look_up();
-            let places = self.places.all().len();
-            self.tally.add(&self.v4, Version::V4, places);
-            self.tally.add(&self.v6, Version::V6, places);
+            self.tally.add(&self.v4, Version::V4);
+            self.tally.add(&self.v6, Version::V6);
             self.v4.wipe();
             self.v6.wipe();
         }
@@ -148,91 +139,23 @@ impl Counter {
     /// The second stage: where it goes to.
     #[inline(never)]
     fn look_up(&mut self) {
-        self.v4.look_up(self.places.v4());
-        self.v6.look_up(self.places.v6());
+        self.v4.look_up(self.tally.places.v4());
+        self.v6.look_up(self.tally.places.v6());
     }
 
-    /// What was counted since the start or the last [`Counter::take`].
-    pub fn ledger(&self) -> Ledger {
-        let place = |number| self.tally.place(&self.places, number);
-        let mut cells: Vec<_> = self
-            .tally
-            .cells
-            .iter()
-            .map(|(key, counts)| (key.cell(place), counts))
-            .collect();
-        cells.sort_unstable_by_key(|(cell, _)| *cell);
-        Ledger {
-            cells,
-            spilled: self.tally.spill.told(place),
-            lost: self.tally.lost,
-            watched_seconds: self.tally.watched_seconds,
-        }
+    /// What was counted.
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
     }
 
-    /// As [`Counter::ledger`]; nothing is counted any more then. What was refused is: it belongs
-    /// to no period.
-    pub fn take(&mut self) -> Ledger {
-        let ledger = self.ledger();
-        let tally = &mut self.tally;
-        tally.cells.clear();
-        tally.spill = Spill::default();
-        tally.totals = Default::default();
-        tally.foreign.clear();
-        (tally.lost, tally.watched_seconds) = (0, 0);
-        ledger
+    /// The same, to be taken or added to.
+    pub const fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.tally
     }
 
-    /// Adds what was counted before. Where there are fewer cells than it has, the rest is spilled.
-    pub fn restore(&mut self, ledger: &Ledger) {
-        let known = self.places.all();
-        let number_of =
-            |(place, number): (&Place, usize)| Some((*place, u32::try_from(number).ok()?));
-        let foreign = known.len()..;
-        let all = known.iter().zip(0..);
-        let all = all.chain(self.tally.foreign.iter().zip(foreign));
-        let mut numbers: HashMap<Place, u32> = all.filter_map(number_of).collect();
-        for (cell, counts) in &ledger.cells {
-            let number = numbers.get(&cell.place).copied();
-            // There are no more of them than cells.
-            let number = number.or_else(|| {
-                let number = self.tally.adopt(cell.place, known.len())?;
-                numbers.insert(cell.place, number);
-                Some(number)
-            });
-            self.tally.restore(*cell, *counts, number);
-        }
-        self.tally.spill.carry(&ledger.spilled);
-        for (version, counts) in &ledger.spilled.versions {
-            self.tally.totals[index(*version)] += *counts;
-        }
-        self.note_lost(ledger.lost);
-        self.note_watched(ledger.watched_seconds);
-    }
-
-    /// Packets were lost before they came here.
-    pub const fn note_lost(&mut self, packets: u64) {
-        self.tally.lost = self.tally.lost.saturating_add(packets);
-    }
-
-    /// The tap was watched for so long.
-    pub const fn note_watched(&mut self, seconds: u64) {
-        self.tally.watched_seconds = self.tally.watched_seconds.saturating_add(seconds);
-    }
-
-    /// All that was counted, by IP version.
-    pub const fn totals(&self) -> [(Version, Counts); 2] {
-        let [v4, v6] = self.tally.totals;
-        [(Version::V4, v4), (Version::V6, v6)]
-    }
-
-    /// How full the table is.
-    pub fn occupancy(&self) -> Occupancy {
-        Occupancy {
-            used: self.tally.cells.used(),
-            capacity: self.tally.cells.capacity(),
-            spilled: self.tally.spill.packets(),
-        }
+    /// Goes on with another tally, of the same places; gives the one so far.
+    pub fn exchange(&mut self, tally: Tally) -> Tally {
+        std::mem::replace(&mut self.tally, tally)
     }
 
     /// What did not count, since the start.
@@ -245,17 +168,128 @@ impl Counter {
     pub const fn flagless(&self) -> u64 {
         self.flagless
     }
-
-    /// The databases.
-    pub fn places(&self) -> &Places {
-        &self.places
-    }
 }
 
 impl Tally {
+    /// Nothing counted yet; with so many cells, from 1 to [`MAX_CELLS`].
+    pub fn new(places: Arc<Places>, cells: usize) -> Self {
+        Self {
+            cells: Cells::new(cells.clamp(1, MAX_CELLS)),
+            spill: Spill::default(),
+            totals: [Counts::default(); 2],
+            foreign: Vec::new(),
+            lost: 0,
+            watched_seconds: 0,
+            places,
+        }
+    }
+
+    /// Adds what another tally of the same places has counted of packets, and empties that one.
+    pub fn absorb(&mut self, counted: &mut Self) {
+        let places = self.places.all().len();
+        for (key, counts) in counted.cells.iter() {
+            let slot = self.cells.slot(key);
+            if !self.cells.add(key, slot, counts) {
+                self.spill.add(key, counts, places);
+            }
+        }
+        self.spill.absorb(&counted.spill, places);
+        for (total, more) in self.totals.iter_mut().zip(counted.totals) {
+            *total += more;
+        }
+        counted.clear();
+    }
+
+    fn clear(&mut self) {
+        self.cells.clear();
+        self.spill = Spill::default();
+        self.totals = Default::default();
+        self.foreign.clear();
+        (self.lost, self.watched_seconds) = (0, 0);
+    }
+
+    /// What was counted since the start or the last [`Tally::take`].
+    pub fn ledger(&self) -> Ledger {
+        let place = |number| self.place(number);
+        let mut cells: Vec<_> = self
+            .cells
+            .iter()
+            .map(|(key, counts)| (key.cell(place), counts))
+            .collect();
+        cells.sort_unstable_by_key(|(cell, _)| *cell);
+        Ledger {
+            cells,
+            spilled: self.spill.told(place),
+            lost: self.lost,
+            watched_seconds: self.watched_seconds,
+        }
+    }
+
+    /// As [`Tally::ledger`]; nothing is counted any more then. What was refused is: it belongs
+    /// to no period.
+    pub fn take(&mut self) -> Ledger {
+        let ledger = self.ledger();
+        self.clear();
+        ledger
+    }
+
+    /// Adds what was counted before. Where there are fewer cells than it has, the rest is spilled.
+    pub fn restore(&mut self, ledger: &Ledger) {
+        let places = Arc::clone(&self.places);
+        let known = places.all();
+        let number_of =
+            |(place, number): (&Place, usize)| Some((*place, u32::try_from(number).ok()?));
+        let foreign = known.len()..;
+        let all = known.iter().zip(0..);
+        let all = all.chain(self.foreign.iter().zip(foreign));
+        let mut numbers: HashMap<Place, u32> = all.filter_map(number_of).collect();
+        for (cell, counts) in &ledger.cells {
+            let number = numbers.get(&cell.place).copied();
+            // There are no more of them than cells.
+            let number = number.or_else(|| {
+                let number = self.adopt(cell.place, known.len())?;
+                numbers.insert(cell.place, number);
+                Some(number)
+            });
+            self.restore_cell(*cell, *counts, number);
+        }
+        self.spill.carry(&ledger.spilled);
+        for (version, counts) in &ledger.spilled.versions {
+            self.totals[index(*version)] += *counts;
+        }
+        self.note_lost(ledger.lost);
+        self.note_watched(ledger.watched_seconds);
+    }
+
+    /// Packets were lost before they came here.
+    pub const fn note_lost(&mut self, packets: u64) {
+        self.lost = self.lost.saturating_add(packets);
+    }
+
+    /// The tap was watched for so long.
+    pub const fn note_watched(&mut self, seconds: u64) {
+        self.watched_seconds = self.watched_seconds.saturating_add(seconds);
+    }
+
+    /// All that was counted, by IP version.
+    pub const fn totals(&self) -> [(Version, Counts); 2] {
+        let [v4, v6] = self.totals;
+        [(Version::V4, v4), (Version::V6, v6)]
+    }
+
+    /// How full the table is.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            used: self.cells.used(),
+            capacity: self.cells.capacity(),
+            spilled: self.spill.packets(),
+        }
+    }
+
     /// The third stage: adds up what was found, of one IP version.
     #[inline(never)]
-    fn add<A: DefaultIsZeroes>(&mut self, lane: &Lane<A>, version: Version, places: usize) {
+    fn add<A: DefaultIsZeroes>(&mut self, lane: &Lane<A>, version: Version) {
+        let places = self.places.all().len();
         let (keys, slots) = self.cells.locate(lane, version);
         let mut total = Counts::default();
         for (index, (key, slot)) in keys.into_iter().zip(slots).take(lane.len()).enumerate() {
@@ -268,7 +302,8 @@ impl Tally {
         self.totals[index(version)] += total;
     }
 
-    fn place(&self, places: &Places, number: u32) -> Place {
+    fn place(&self, number: u32) -> Place {
+        let places = &self.places;
         let number = number as usize;
         let foreign = number.checked_sub(places.all().len());
         let place = match foreign {
@@ -287,7 +322,7 @@ impl Tally {
         Some(number)
     }
 
-    fn restore(&mut self, cell: Cell, counts: Counts, number: Option<u32>) {
+    fn restore_cell(&mut self, cell: Cell, counts: Counts, number: Option<u32>) {
         self.totals[index(cell.version)] += counts;
         let key = number.map(|number| Key::new(cell.port, cell.version, number));
         let is_in_table = key.is_some_and(|key| {

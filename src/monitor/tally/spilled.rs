@@ -38,6 +38,23 @@ impl Spill {
         self.versions[index(key.version())] += counts;
     }
 
+    /// Adds what another one has counted of packets; there are so many places.
+    pub(super) fn absorb(&mut self, counted: &Self, places: usize) {
+        if counted.places.is_empty() {
+            return;
+        }
+        self.places.resize(places, Counts::default());
+        self.ports.resize(PORTS, Counts::default());
+        let sum = |sums: &mut [Counts], counts: &[Counts]| {
+            for (sum, counts) in sums.iter_mut().zip(counts) {
+                *sum += *counts;
+            }
+        };
+        sum(&mut self.places, &counted.places);
+        sum(&mut self.ports, &counted.ports);
+        sum(&mut self.versions, &counted.versions);
+    }
+
     /// Counts what a cell had that was kept from before.
     pub(super) fn carry_cell(&mut self, cell: Cell, counts: Counts) {
         self.port(cell.port, counts);

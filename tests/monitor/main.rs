@@ -1,6 +1,14 @@
 //! Tiers: any machine, and root. The monitor: what it counts, keeps, publishes and shows.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
 mod count;
+mod live;
+#[path = "../wire/needles.rs"]
+mod needles;
 mod pages;
 mod places;
 mod published;

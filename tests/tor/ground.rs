@@ -1,8 +1,10 @@
 //! The namespaces, and who has which address: one world with everything beside the exit hosts,
 //! and three lots, each an exit host with a box of its own.
 
+use exitmark::lab::bpf::{Programs, compile};
 use exitmark::lab::{Netns, VethEnd, poll, veth};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 /// Where every relay of the network accepts connections.
 pub(crate) const OR_PORT: u16 = 9001;
@@ -115,15 +117,11 @@ fn tap(world: &Netns, uplinks: [&'static str; 3]) -> Netns {
         let key = format!("net/ipv6/conf/{name}/disable_ipv6");
         netns.sysctl(&key, "1").unwrap();
     }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tor/mirror.bpf.c");
+    let mirror = Programs::load("mirror", &compile(&source).unwrap()).unwrap();
+    mirror.aim("tap", 0, world, "tap0").unwrap();
     for uplink in uplinks {
-        let tc = |arguments: &str| {
-            let words: Vec<_> = arguments.split(' ').collect();
-            world.command("tc", &words).unwrap()
-        };
-        tc(&format!("qdisc add dev {uplink} clsact"));
-        tc(&format!(
-            "filter add dev {uplink} ingress matchall action mirred egress mirror dev tap0"
-        ));
+        mirror.attach_tc("mirror", world, uplink).unwrap();
     }
     listener
 }

@@ -1,0 +1,141 @@
+//! Nothing that the monitor has, says or writes holds the address of a destination, as soon as its
+//! packets are counted.
+
+use super::{
+    HOST_V4, HOST_V6, MARK, PATIENCE, Stage, connection, flagged, get, needs_root, wait_for,
+};
+use crate::needles::{Search, Who};
+use exitmark::lab::frames::{extension, tcp};
+use nix::sys::signal::Signal;
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+
+/// Marked frames of every shape to destinations that are nowhere else, and some that do not count.
+fn planted() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for who in [Who::Exit, Who::Client] {
+        for address in who.addresses() {
+            let (source, destination) = match address {
+                IpAddr::V4(_) => (format!("{HOST_V4}:40000"), format!("{address}:443")),
+                IpAddr::V6(_) => (format!("[{HOST_V6}]:40000"), format!("[{address}]:443")),
+            };
+            frames.extend(connection(&source, &destination));
+            let frame = || tcp(&source, &destination).tos(MARK).payload(20);
+            let odd = match address {
+                IpAddr::V4(_) => frame().options(8),
+                IpAddr::V6(_) => frame().extensions(&[extension::DESTINATION]),
+            };
+            frames.push(flagged(odd.build(), 0x10));
+            frames.push(flagged(frame().tag(0x8100, 7).build(), 0x10));
+            frames.push(frame().fragment(7, 10, false).build());
+            frames.push(flagged(frame().tos(0).build(), 0x02));
+        }
+    }
+    frames
+}
+
+/// All that a process has in memory and may be read.
+fn memory(pid: u32) -> Vec<u8> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut all = Vec::new();
+    for line in maps.lines().filter(|line| !line.contains("[v")) {
+        let range = line.split(' ').next().unwrap();
+        let ends = range
+            .split('-')
+            .map(|end| u64::from_str_radix(end, 16).unwrap());
+        let [start, end] = ends.collect::<Vec<_>>().try_into().unwrap();
+        // The tables of countries, and the program: the same in every process.
+        if line.contains(" r--p ") || line.contains(" r-xp ") {
+            continue;
+        }
+        let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+        // Rings of which the kernel gives no copy are not in memory that has packets.
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            all.extend(bytes);
+        }
+    }
+    all
+}
+
+fn files(directory: &Path, all: &mut Vec<u8>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        all.extend(path.display().to_string().bytes());
+        match path.is_dir() {
+            true => files(&path, all),
+            false => all.extend(fs::read(&path).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn a_destination_is_nowhere_when_its_packets_are_counted() {
+    needs_root!();
+    let stage = Stage::new();
+    let mut running = stage
+        .start("", "[metrics]\nlisten = \"127.0.0.1:9788\"\n")
+        .unwrap();
+    let frames = planted();
+    let search = Search::new();
+    let sent = frames.concat();
+    search.finds("what is sent", &sent, &[Who::Exit, Who::Client]);
+    stage.send(&frames);
+    let marked = frames.len() as u64 - 4;
+    let counters = wait_for(&running, marked);
+    assert_eq!(counters["packets"], marked);
+    // Whoever answers a second time has had nothing to receive in between.
+    running.counters().unwrap();
+
+    let memory = memory(running.pid());
+    assert!(
+        memory.len() > 8 << 20,
+        "{} bytes are no memory",
+        memory.len()
+    );
+    let clearnet: std::net::Ipv6Addr = HOST_V6.parse().unwrap();
+    let known = clearnet.octets();
+    assert!(
+        memory.windows(16).any(|bytes| bytes == known),
+        "what it is told is not found either"
+    );
+    search.finds("memory", &memory, &[]);
+    let metrics = get(&stage, 9788, "GET /metrics");
+    search.finds("metrics", metrics.as_bytes(), &[]);
+    let (log, printed) = (running.log(), running.printed());
+    let last = running.stop().unwrap();
+    assert!(last.status.success(), "{}", last.log);
+    search.finds("the log", format!("{log}{}", last.log).as_bytes(), &[]);
+    search.finds("what it prints", printed.as_bytes(), &[]);
+    let mut written = Vec::new();
+    files(stage.directory.path(), &mut written);
+    assert!(written.len() > 500);
+    search.finds("files", &written, &[]);
+}
+
+#[test]
+fn a_monitor_that_crashes_leaves_no_core() {
+    needs_root!();
+    for signal in [Signal::SIGABRT, Signal::SIGSEGV] {
+        let stage = Stage::new();
+        let mut running = stage.start("", "").unwrap();
+        stage.send(&planted());
+        wait_for(&running, 1);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        // The first SIGSEGV that is of no fault only takes Rust's look-out for overflowing stacks
+        // away.
+        while !running.has_ended() {
+            let _ = running.signal(signal);
+            assert!(std::time::Instant::now() < deadline, "it lives");
+        }
+        let ended = running.ended().unwrap();
+        assert_eq!(ended.signal(), Some(signal as i32), "{ended}");
+        assert!(!ended.core_dumped(), "{ended}");
+        let mut written = Vec::new();
+        files(stage.directory.path(), &mut written);
+        Search::new().finds("what it leaves", &written, &[]);
+    }
+}

@@ -1,0 +1,87 @@
+//! What a restart finds.
+
+use super::{HOST_V4, Stage, connection, needs_root, wait_for};
+use exitmark::monitor::cell::Counts;
+use nix::sys::signal::Signal;
+use std::fs;
+
+#[test]
+fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
+    needs_root!();
+    let stage = Stage::new();
+    let frames = connection(&format!("{HOST_V4}:40000"), "8.8.8.8:443");
+
+    let running = stage.start("", "").unwrap();
+    stage.send(&frames);
+    wait_for(&running, 2);
+    assert!(running.stop().unwrap().status.success());
+    let before = stage.kept();
+    assert_eq!(before.cells.len(), 1);
+
+    // Killed, it has what was kept before.
+    let mut running = stage.start("", "").unwrap();
+    assert!(running.log().contains("goes on"), "{}", running.log());
+    wait_for(&running, 2);
+    stage.send(&frames);
+    wait_for(&running, 4);
+    running.signal(Signal::SIGKILL).unwrap();
+    running.ended().unwrap();
+    assert_eq!(stage.kept().cells, before.cells);
+    let link = stage.listener.ip("-details link show mon0").unwrap();
+    assert!(
+        !link.contains("xdp"),
+        "a killed monitor leaves no program: {link}"
+    );
+
+    // Another database does not know what the first one did; what it said stays.
+    let csv = stage.directory.path().join("other.csv");
+    fs::write(&csv, "134744072,134744072,XX,64500\n").unwrap();
+    let running = stage
+        .start("", "[places]\ncountries = \"other.csv\"\n")
+        .unwrap();
+    wait_for(&running, 2);
+    stage.send(&frames);
+    wait_for(&running, 4);
+    assert!(running.stop().unwrap().status.success());
+    let after = stage.kept();
+    let places: Vec<_> = after
+        .cells
+        .iter()
+        .map(|(cell, counts)| (cell.place.country.to_string(), cell.place.asn, *counts))
+        .collect();
+    let two = Counts {
+        flows: 1,
+        bytes: 80,
+        packets: 2,
+    };
+    assert_eq!(
+        places,
+        [("US".to_owned(), 0, two), ("XX".to_owned(), 64500, two)]
+    );
+}
+
+#[test]
+fn a_damaged_state_is_set_aside_and_another_monitor_is_refused() {
+    needs_root!();
+    let stage = Stage::new();
+    let running = stage.start("", "").unwrap();
+    stage.send(&connection(&format!("{HOST_V4}:40000"), "8.8.8.8:443"));
+    wait_for(&running, 2);
+    let off = "[metrics]\nlisten = \"off\"\n";
+    let second = stage.start("", off).err().unwrap().to_string();
+    assert!(second.contains("another exitmark-monitor"), "{second}");
+    assert!(running.stop().unwrap().status.success());
+
+    let files = fs::read_dir(stage.state()).unwrap();
+    let mut files = files.map(|entry| entry.unwrap().path());
+    let file = files
+        .find(|path| path.extension().is_some_and(|is| is == "state"))
+        .unwrap();
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let running = stage.start("", "").unwrap();
+    assert!(running.log().contains("put aside"), "{}", running.log());
+    assert_eq!(running.counters().unwrap()["packets"], 0);
+    assert!(running.stop().unwrap().status.success());
+}

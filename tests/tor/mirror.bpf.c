@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// A passive tap: a copy of every frame goes out by another interface.
+
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} tap SEC(".maps");
+
+SEC("tc")
+int mirror(struct __sk_buff *frame)
+{
+	__u32 first = 0;
+	__u32 *interface = bpf_map_lookup_elem(&tap, &first);
+
+	if (interface)
+		bpf_clone_redirect(frame, *interface, 0);
+	return TC_ACT_OK;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

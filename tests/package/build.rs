@@ -1,8 +1,6 @@
 //! Packages of the program that the tests were built with.
 
-#[path = "../../examples/manual/configuration.rs"]
-mod configuration;
-#[path = "../../examples/manual/pages.rs"]
+#[path = "../../examples/manual/pages/mod.rs"]
 mod pages;
 
 use std::path::{Path, PathBuf};

@@ -15,15 +15,15 @@ pub(crate) struct Service<'a> {
 }
 
 /// A unit's `key=value` lines.
-struct Unit(String);
+pub(crate) struct Unit(String);
 
 impl Unit {
-    fn of(machine: &Machine, name: &str) -> Self {
+    pub(crate) fn of(machine: &Machine, name: &str) -> Self {
         Self(machine.read(&format!("/lib/systemd/system/{name}")))
     }
 
     #[track_caller]
-    fn value(&self, key: &str) -> &str {
+    pub(crate) fn value(&self, key: &str) -> &str {
         let line =
             |line: &'_ str| -> bool { line.split_once('=').is_some_and(|(name, _)| name == key) };
         let mut lines = self.0.lines().filter(|one| line(one));

@@ -1,4 +1,4 @@
-//! Compiles the XDP program and generates its Rust skeleton, in `OUT_DIR` only.
+//! Compiles the XDP programs and generates the box's Rust skeleton, in `OUT_DIR` only.
 
 use libbpf_cargo::SkeletonBuilder;
 use std::path::PathBuf;
@@ -7,6 +7,8 @@ use std::process::Command;
 const ENGINE: &str = "bpf/exitmark.bpf.c";
 /// What the laboratory's far ends run.
 const POLL: &str = "src/lab/poll.bpf.c";
+/// What the monitor's tap runs.
+const TAP: &str = "bpf/monitor.bpf.c";
 
 fn main() {
     println!("cargo:rerun-if-changed=bpf");
@@ -23,12 +25,14 @@ fn main() {
         .clang_args(&arguments)
         .build_and_generate(out.join("exitmark.skel.rs"))
         .unwrap_or_else(|error| give_up(ENGINE, &error));
-    SkeletonBuilder::new()
-        .source(POLL)
-        .clang_args(&arguments)
-        .obj(out.join("poll.bpf.o"))
-        .build()
-        .unwrap_or_else(|error| give_up(POLL, &error));
+    for (source, object) in [(POLL, "poll.bpf.o"), (TAP, "monitor.bpf.o")] {
+        SkeletonBuilder::new()
+            .source(source)
+            .clang_args(&arguments)
+            .obj(out.join(object))
+            .build()
+            .unwrap_or_else(|error| give_up(source, &error));
+    }
 }
 
 fn give_up(source: &str, error: &dyn std::fmt::Display) -> ! {

@@ -8,7 +8,7 @@ use crate::site::{BOX_HOST, BOX_UPLINK, FAR_END, Site, pin_to_generator_cpu};
 use exitmark::lab::LabError;
 use exitmark::lab::bpf::Programs;
 use exitmark::packet::MacAddr;
-use libbpf_rs::{MapCore, MapFlags, ProgramInput};
+use libbpf_rs::{MapCore, MapFlags};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ pub(crate) const TARGETS: &str = "targets";
 const SINK_UPLINK: u32 = 0;
 const SINK_INCOMING: u32 = 1;
 
-/// Frames are forwarded for real, 64 of them at a time; BPF_F_TEST_XDP_LIVE_FRAMES of linux/bpf.h.
-const LIVE_FRAMES: u32 = 1 << 1;
+/// So many frames are forwarded at a time.
+const BATCH: u32 = 64;
 
 /// What arrived at one sink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,17 +158,7 @@ impl Traffic {
         };
         site.host.spawn("generator", move || {
             pin_to_generator_cpu(number)?;
-            let input = ProgramInput {
-                data_in: Some(&frame),
-                flags: LIVE_FRAMES,
-                repeat: frames,
-                ..Default::default()
-            };
-            programs
-                .program(program)?
-                .test_run(input)
-                .map(|_| ())
-                .map_err(|error| LabError(format!("a generator failed: {error}")))
+            programs.run_live(program, &frame, frames, BATCH)
         })
     }
 

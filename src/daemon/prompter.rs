@@ -1,6 +1,7 @@
 //! What others have of the keeper of the relay set: a bell, orders, and what it says of itself.
 
 use crate::observe::RelaySetReport;
+use crate::policy::{Endpoint, EndpointSet};
 use crate::settings::RelaySettings;
 use crossbeam::channel::Sender;
 use nix::sys::eventfd::EventFd;
@@ -16,6 +17,24 @@ pub(super) struct Order {
     pub(super) number: u64,
     pub(super) settings: RelaySettings,
     pub(super) decides: bool,
+}
+
+/// What is to be published.
+pub(super) struct Update {
+    pub(super) endpoints: EndpointSet,
+    /// Nobody can tell any more what is a relay: all is let pass.
+    pub(super) passes: bool,
+    /// How long reading the documents took.
+    pub(super) loading: Duration,
+}
+
+impl Update {
+    /// What makes it differ from another one: the endpoints in their order, not their table's.
+    pub(super) fn content(&self) -> (Vec<Endpoint>, bool) {
+        let mut endpoints: Vec<_> = self.endpoints.iter().collect();
+        endpoints.sort_unstable();
+        (endpoints, self.passes)
+    }
 }
 
 /// Asks the keeper to load the files now, and knows what became of it.

@@ -1,10 +1,10 @@
 //! The keeper of the relay set: a thread that follows tor's files, has them read, holds what is
 //! read against what is in force, and tells the main thread what to publish.
 
-use super::prompter::{LOOK, Numbers, Order, Prompter, seconds};
+use super::prompter::{LOOK, Numbers, Order, Prompter, Update, seconds};
 use super::{DaemonError, Event};
 use crate::observe::{RelaySetReport, RelaySource};
-use crate::policy::{Endpoint, EndpointSet};
+use crate::policy::Endpoint;
 use crate::process;
 use crate::relays::{
     Age, Confinement, LiveSet, LoadError, Loader, REASONABLY_LIVE, Refused, StateFile, Watch, utc,
@@ -26,24 +26,6 @@ const RETRY: Duration = Duration::from_secs(300);
 const REMIND: Duration = Duration::from_secs(3600);
 /// A limit counts as passed when it is over, not when it is reached.
 const PAST: Duration = Duration::from_millis(20);
-
-/// What is to be published.
-pub(super) struct Update {
-    pub(super) endpoints: EndpointSet,
-    /// Nobody can tell any more what is a relay: all is let pass.
-    pub(super) passes: bool,
-    /// How long reading the documents took.
-    pub(super) loading: Duration,
-}
-
-impl Update {
-    /// What makes it differ from another one: the endpoints in their order, not their table's.
-    fn content(&self) -> (Vec<Endpoint>, bool) {
-        let mut endpoints: Vec<_> = self.endpoints.iter().collect();
-        endpoints.sort_unstable();
-        (endpoints, self.passes)
-    }
-}
 
 /// Follows the files.
 pub(super) struct Keeper {

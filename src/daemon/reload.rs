@@ -1,7 +1,7 @@
 //! Another configuration in the place of the one in force: all of it, or nothing.
 
 use super::Daemon;
-use super::relays::Update;
+use super::prompter::Update;
 use crate::control::Reloaded;
 use crate::settings::{Change, Settings};
 use crossbeam::channel::Sender;

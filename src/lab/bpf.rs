@@ -167,9 +167,7 @@ impl Programs {
                 .create()
                 .and_then(|mut hook| hook.attach())
                 .map(|_| ())
-                .map_err(|error| {
-                    LabError(format!("cannot attach {program} to {interface}: {error}"))
-                })
+                .map_err(|error| not_attached(program, interface, &error))
         })
     }
 
@@ -204,11 +202,13 @@ impl Programs {
             let index = interface_index(interface)?.cast_signed();
             Xdp::new(programs.program(program)?.as_fd())
                 .attach(index, XdpFlags::DRV_MODE)
-                .map_err(|error| {
-                    LabError(format!("cannot attach {program} to {interface}: {error}"))
-                })
+                .map_err(|error| not_attached(program, interface, &error))
         })
     }
+}
+
+fn not_attached(program: &str, interface: &str, error: &libbpf_rs::Error) -> LabError {
+    LabError(format!("cannot attach {program} to {interface}: {error}"))
 }
 
 /// Compiles a C file for BPF's third instruction set and returns the object file's bytes.

@@ -4,6 +4,7 @@
 use super::cell::{Cell, Country, Counts};
 use crate::packet::Version;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Exact counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,4 +31,36 @@ pub struct Spilled {
     pub countries: Vec<(Country, Counts)>,
     /// By IP version.
     pub versions: Vec<(Version, Counts)>,
+}
+
+impl Ledger {
+    /// The sums of the cells that agree in something, and of what of the spilled does.
+    pub fn sums<K: Ord, S: Copy>(
+        &self,
+        of: impl Fn(&Cell) -> K,
+        spilled: &[(S, Counts)],
+        of_spilled: impl Fn(S) -> K,
+    ) -> BTreeMap<K, Counts> {
+        let cells = self.cells.iter().map(|(cell, counts)| (of(cell), *counts));
+        let spilled = spilled
+            .iter()
+            .map(|&(key, counts)| (of_spilled(key), counts));
+        let mut sums = BTreeMap::<K, Counts>::new();
+        for (key, counts) in cells.chain(spilled) {
+            *sums.entry(key).or_default() += counts;
+        }
+        sums
+    }
+
+    /// Whether nobody watched, and nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Spilled {
+    /// Whether the table of cells never was full.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }

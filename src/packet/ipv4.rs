@@ -72,3 +72,10 @@ pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
     let address = header[DESTINATION..].first_chunk::<4>()?;
     (header[0] >> 4 == 4).then(|| Ipv4Addr::from(*address).into())
 }
+
+/// Where what follows the header at `l3` begins.
+#[inline]
+pub(super) fn transport(frame: &[u8], l3: usize) -> Option<usize> {
+    let words = frame.get(l3)? & 0x0f;
+    Some(l3 + usize::from(words) * 4)
+}

@@ -66,6 +66,20 @@ pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
     (header[0] >> 4 == 6).then(|| Ipv6Addr::from(*address).into())
 }
 
+/// Where what follows the header at `l3` and its extension headers begins.
+#[inline]
+pub(super) fn transport(frame: &[u8], l3: usize) -> Option<usize> {
+    let mut chain = Chain {
+        protocol: *frame.get(l3 + NEXT_HEADER)?,
+        fragment: None,
+        l4: l3 + HEADER_BYTES,
+    };
+    if is_extension(chain.protocol) {
+        chain.walk(frame, frame.len()).ok()?;
+    }
+    Some(chain.l4)
+}
+
 /// Where a walk along extension headers has come to.
 struct Chain {
     /// What the header at `l4` is.

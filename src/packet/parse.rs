@@ -1,7 +1,7 @@
 //! From a frame to its headers.
 
 use super::ethernet::{self, Payload};
-use super::{Headers, ipv4, ipv6};
+use super::{Address, Headers, Packet, Version, ipv4, ipv6};
 use std::net::IpAddr;
 
 /// Reads a frame's headers.
@@ -31,5 +31,18 @@ pub fn destination(frame: &[u8]) -> Option<IpAddr> {
         Payload::Ipv4(l3) => ipv4::destination(frame.get(l3..)?),
         Payload::Ipv6(l3) => ipv6::destination(frame.get(l3..)?),
         Payload::Other => None,
+    }
+}
+
+/// Where the transport header of a packet out of [`parse`] begins, from the frame's start. A later
+/// fragment has none.
+#[inline]
+pub fn transport<A: Address>(frame: &[u8], packet: &Packet<A>) -> Option<usize> {
+    if packet.fragment.is_some_and(|fragment| !fragment.first) {
+        return None;
+    }
+    match A::VERSION {
+        Version::V4 => ipv4::transport(frame, packet.l3),
+        Version::V6 => ipv6::transport(frame, packet.l3),
     }
 }

@@ -1,1 +1,4 @@
-//! (to be written)
+//! The report: what periods' files add up to, and the page that shows it.
+
+mod browser;
+mod made;

@@ -3,7 +3,7 @@
 
 use crate::network::{Network, PATIENCE, Tor, wait};
 use crate::socks;
-use crate::web::{Page, WEB_PORT};
+use crate::web::Page;
 use exitmark::lab::Netns;
 use std::collections::VecDeque;
 use std::fmt;
@@ -117,9 +117,9 @@ impl Client {
         let (socks, host) = (self.socks.clone(), place.clone());
         let download = thread::spawn(move || {
             socks::fetch(&socks, &host, page)
-                .map_err(|error| format!("{host}{}: {error}", page.path()))
+                .map_err(|error| format!("{host}:{}{}: {error}", page.port, page.path()))
         });
-        let target = format!("{place}:{WEB_PORT}");
+        let target = format!("{place}:{}", page.port);
         let event =
             self.event(|words| words[0] == "STREAM" && words[2] == "NEW" && words[4] == target);
         let stream = event.split(' ').nth(2).unwrap();

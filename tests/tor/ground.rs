@@ -66,6 +66,8 @@ pub(crate) struct Lot {
 
 pub(crate) struct Ground {
     pub(crate) world: Netns,
+    /// At the tap `mon0`, which hears what arrives by every uplink.
+    pub(crate) listener: Netns,
     pub(crate) lots: [Lot; 3],
 }
 
@@ -85,8 +87,45 @@ impl Ground {
             .unwrap();
         let lots = [(0, "up0", "in0"), (1, "up1", "in1"), (2, "up2", "in2")]
             .map(|(number, uplink, incoming)| Lot::build(&world, number, uplink, incoming));
-        Self { world, lots }
+        let listener = tap(&world, lots.each_ref().map(|lot| lot.uplink));
+        Self {
+            world,
+            listener,
+            lots,
+        }
     }
+}
+
+/// Copies what arrives by these links to somebody who only hears.
+fn tap(world: &Netns, uplinks: [&'static str; 3]) -> Netns {
+    let listener = Netns::new("listener").unwrap();
+    let end = |netns, name, mac| VethEnd {
+        netns,
+        name,
+        mac,
+        queues: 1,
+    };
+    veth(
+        &end(world, "tap0", "02:00:00:00:04:01"),
+        &end(&listener, "mon0", "02:00:00:00:04:02"),
+        1500,
+    )
+    .unwrap();
+    for (netns, name) in [(world, "tap0"), (&listener, "mon0")] {
+        let key = format!("net/ipv6/conf/{name}/disable_ipv6");
+        netns.sysctl(&key, "1").unwrap();
+    }
+    for uplink in uplinks {
+        let tc = |arguments: &str| {
+            let words: Vec<_> = arguments.split(' ').collect();
+            world.command("tc", &words).unwrap()
+        };
+        tc(&format!("qdisc add dev {uplink} clsact"));
+        tc(&format!(
+            "filter add dev {uplink} ingress matchall action mirred egress mirror dev tap0"
+        ));
+    }
+    listener
 }
 
 impl Lot {

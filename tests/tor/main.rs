@@ -29,6 +29,9 @@
 //! - Both sides are read when nothing moves: tor's counters are the same before and after a line
 //!   is drawn on both links, and frames are counted up to that line.
 //!
+//! A monitor listens to copies of all that arrives by the three uplinks. What it has counted must
+//! be what the web servers have accepted, port by port, and all that was marked.
+//!
 //! Rows are written to `tor.json` in the target directory, whether they hold or not.
 #![allow(
     clippy::unwrap_used,
@@ -40,6 +43,7 @@ mod exit;
 mod flows;
 mod ground;
 mod keys;
+mod monitor;
 mod network;
 mod report;
 mod socks;
@@ -50,10 +54,11 @@ mod web;
 use client::{Circuit, Client, Download, Place};
 use exit::{Binding, Exit};
 use ground::{Ground, OR_PORT, WEB};
+use monitor::Monitor;
 use network::{Network, Tor, wait};
 use std::sync::LazyLock;
 use std::time::Instant;
-use web::{Page, Web};
+use web::{Page, WEB_PORTS, Web};
 
 /// Bytes of the pages, each of which is fetched from every place.
 const SIZES: [usize; 7] = [0, 1, 1_000, 16_384, 100_000, 300_000, 1_000_000];
@@ -77,6 +82,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     LazyLock::force(&START);
     let ground = Ground::build();
     let web = Web::open(&ground.world);
+    let monitor = Monitor::start(&ground);
     let network = Network::start(&ground.world);
     let (door, relays) = network.relays();
     let listed = |names: &[String]| {
@@ -112,6 +118,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
         size: 2_000_000,
         seed: 1,
         slow: true,
+        port: WEB_PORTS[0],
     };
     let mut pages = Vec::new();
     let mut under_way = Vec::new();
@@ -145,7 +152,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     for (pages, slow) in pages.iter_mut().zip(under_way) {
         pages.push(slow);
     }
-    verdict::pronounce(exits, pages, &newcomer);
+    verdict::pronounce(exits, pages, &newcomer, &web, monitor);
     client.tor.stop();
     late.tor.stop();
 }
@@ -160,6 +167,7 @@ fn quick(number: usize, size: usize) -> Page {
         size,
         seed: u64::try_from(number * 1_000_003 + size).unwrap(),
         slow: false,
+        port: WEB_PORTS[number % WEB_PORTS.len()],
     }
 }
 

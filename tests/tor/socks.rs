@@ -2,7 +2,7 @@
 
 use crate::client::Place;
 use crate::network::PATIENCE;
-use crate::web::{Page, WEB_PORT};
+use crate::web::Page;
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -42,7 +42,7 @@ pub(crate) fn fetch(proxy: &Path, place: &Place, page: Page) -> Result<()> {
             request.extend(name.as_bytes());
         }
     }
-    request.extend(WEB_PORT.to_be_bytes());
+    request.extend(page.port.to_be_bytes());
     stream.write_all(&request)?;
     let mut reply = [0; 4];
     stream.read_exact(&mut reply)?;

@@ -3,17 +3,24 @@
 use crate::client::Download;
 use crate::exit::{Binding, Exit};
 use crate::flows::{Flow, Flows};
-use crate::ground::{OR_PORT, WEB};
+use crate::ground::OR_PORT;
+use crate::monitor::Monitor;
 use crate::network::{self, Tor, wait};
 use crate::report::{self, Row};
 use crate::truth::Dials;
-use crate::web::{self, WEB_PORT};
+use crate::web::{self, WEB_PORTS, Web};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// Waits for the pages, reads both sides when nothing moves, writes the rows, and fails with all
 /// that does not hold.
-pub(crate) fn pronounce(exits: Vec<Exit<'_>>, pages: Vec<Vec<Download>>, newcomer: &Tor) {
+pub(crate) fn pronounce(
+    exits: Vec<Exit<'_>>,
+    pages: Vec<Vec<Download>>,
+    newcomer: &Tor,
+    web: &Web,
+    monitor: Monitor,
+) {
     let mut complaints = Vec::new();
     let mut rows = Vec::new();
     let ours = exits.iter().flat_map(|exit| exit.lot.first.at(OR_PORT));
@@ -47,6 +54,10 @@ pub(crate) fn pronounce(exits: Vec<Exit<'_>>, pages: Vec<Vec<Download>>, newcome
         println!("{}", serde_json::to_string(&row).unwrap());
         rows.push(row);
     }
+    let marked = rows.iter().map(|row| row.marked).sum();
+    monitor.check(web, marked, &mut |words| {
+        complaints.push(format!("the monitor: {words}"))
+    });
     println!("{}", report::write(&rows).display());
     assert!(
         complaints.is_empty(),
@@ -95,8 +106,7 @@ fn settle(mut exit: Exit<'_>, complain: &mut impl FnMut(String)) -> (Dials, Flow
 
 /// What must hold of the flows by themselves: the test knows who is who.
 fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl FnMut(String)) {
-    let on_relay = SocketAddr::new(web::on_relay(), WEB_PORT);
-    let webs: BTreeSet<_> = WEB.at(WEB_PORT).into_iter().chain([on_relay]).collect();
+    let webs: BTreeSet<_> = WEB_PORTS.into_iter().flat_map(web::endpoints).collect();
     for (what, flows, known) in [
         ("marked, but to no web server", &flows.marked, &webs),
         ("steered, but to no relay", &flows.steered, relays),

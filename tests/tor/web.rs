@@ -6,11 +6,12 @@ use exitmark::lab::{Netns, Random};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-pub(crate) const WEB_PORT: u16 = 80;
+/// The ports of every web server.
+pub(crate) const WEB_PORTS: [u16; 2] = [80, 8080];
 pub(crate) const DNS_PORT: u16 = 53;
 
 /// A relay's address, at which there is a web server too.
@@ -32,6 +33,8 @@ pub(crate) struct Page {
     pub(crate) seed: u64,
     /// Comes in drops until [`Web::let_go`].
     pub(crate) slow: bool,
+    /// By which of its ports it is asked for; its bytes do not depend on that.
+    pub(crate) port: u16,
 }
 
 impl Page {
@@ -45,34 +48,46 @@ impl Page {
         (0..self.size).map(|_| random.byte()).collect()
     }
 
-    fn named(path: &str) -> Option<Self> {
+    fn named(path: &str, port: u16) -> Option<Self> {
         let mut words = path.strip_prefix('/')?.split('/');
         Some(Self {
             slow: words.next()? == "slow",
             size: words.next()?.parse().ok()?,
             seed: words.next()?.parse().ok()?,
+            port,
         })
     }
+}
+
+/// Where there is a web server at this port.
+pub(crate) fn endpoints(port: u16) -> [SocketAddr; 3] {
+    let [v4, v6] = WEB.at(port);
+    [v4, v6, SocketAddr::new(on_relay(), port)]
 }
 
 /// The running servers. Their threads end with the test.
 pub(crate) struct Web {
     released: Arc<AtomicBool>,
+    /// Connections that were accepted, by the ports in their order.
+    accepted: Arc<[AtomicU64; WEB_PORTS.len()]>,
 }
 
 impl Web {
     pub(crate) fn open(world: &Netns) -> Self {
         let released = Arc::new(AtomicBool::new(false));
-        let endpoints = WEB.at(WEB_PORT).into_iter();
-        for endpoint in endpoints.chain([SocketAddr::new(on_relay(), WEB_PORT)]) {
-            let released = Arc::clone(&released);
-            let listener = world.run(move || TcpListener::bind(endpoint)).unwrap();
-            thread::spawn(move || {
-                for stream in listener.incoming().flatten() {
-                    let released = Arc::clone(&released);
-                    thread::spawn(move || serve(stream, &released));
-                }
-            });
+        let accepted = Arc::<[AtomicU64; WEB_PORTS.len()]>::default();
+        for (number, port) in WEB_PORTS.into_iter().enumerate() {
+            for endpoint in endpoints(port) {
+                let (released, accepted) = (Arc::clone(&released), Arc::clone(&accepted));
+                let listener = world.run(move || TcpListener::bind(endpoint)).unwrap();
+                thread::spawn(move || {
+                    for stream in listener.incoming().flatten() {
+                        accepted[number].fetch_add(1, Ordering::Relaxed);
+                        let released = Arc::clone(&released);
+                        thread::spawn(move || serve(stream, port, &released));
+                    }
+                });
+            }
         }
         let socket = world.run(|| UdpSocket::bind((RESOLVER, DNS_PORT))).unwrap();
         thread::spawn(move || {
@@ -83,7 +98,16 @@ impl Web {
                 }
             }
         });
-        Self { released }
+        Self { released, accepted }
+    }
+
+    /// How many connections were accepted, by port.
+    pub(crate) fn accepted(&self) -> [(u16, u64); WEB_PORTS.len()] {
+        let mut counts = self
+            .accepted
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
+        WEB_PORTS.map(|port| (port, counts.next().unwrap_or_default()))
     }
 
     /// The rest of every slow page comes at once.
@@ -93,10 +117,10 @@ impl Web {
 }
 
 /// Answers one request. A client that goes away is noticed by who fetched the page.
-fn serve(mut stream: TcpStream, released: &AtomicBool) -> Option<()> {
+fn serve(mut stream: TcpStream, port: u16, released: &AtomicBool) -> Option<()> {
     let mut request = BufReader::new(stream.try_clone().ok()?).lines();
     let first = request.next()?.ok()?;
-    let page = Page::named(first.split(' ').nth(1)?)?;
+    let page = Page::named(first.split(' ').nth(1)?, port)?;
     while !request.next()?.ok()?.is_empty() {}
     let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", page.size);
     stream.write_all(head.as_bytes()).ok()?;

@@ -1,9 +1,9 @@
 //! `exitmark-monitor report`: show.
 
 use super::{misused, print, unmet};
-use crate::monitor::report;
+use crate::monitor::report::{self, Summary};
 use crate::monitor::settings::DIRECTORY;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Make a page of period files, or JSON
@@ -34,9 +34,22 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if let Some(directory) = &arguments.out {
         match report::write(&statistics, directory) {
             Ok(_) if arguments.json => {}
-            Ok(summary) => return print(&format!("{summary}\n")),
+            Ok(summary) => return print(&words(&summary, directory)),
             Err(error) => return unmet(error),
         }
     }
     print(&report::json(&statistics))
+}
+
+fn words(summary: &Summary, directory: &Path) -> String {
+    let Summary {
+        pages,
+        exits,
+        periods,
+        ..
+    } = summary;
+    format!(
+        "{periods} periods of {exits} exits: {pages} pages; look at {}\n",
+        directory.join("index.html").display()
+    )
 }

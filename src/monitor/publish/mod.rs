@@ -1,1 +1,238 @@
-//! (to be written)
+//! What of a period may be shown: exact counts in, rows out. Pure; asks no clock and writes no file.
+//!
+//! The method is that of Tor's own statistics (dir-spec, "Extra-info document": streams of an exit
+//! are rounded up to multiples of 4, its bytes to KiB, rare ports are one `other`; what is told of
+//! onion services is rounded up to bins and has Laplace noise), applied to every dimension:
+//!
+//! 1. The cells of a dimension are summed up, and noise is added if it is asked for ([`noise`]).
+//! 2. Only those with enough flows are shown, and of them the largest by bytes ([`select`]). The
+//!    rest is one row, `other`: what the total has beyond the rows that are shown.
+//! 3. What a row lacks for a coarser one must not be had by subtraction: it is nothing, or has
+//!    enough flows itself, or another row is withdrawn.
+//! 4. Flows, bytes and packets are rounded up to their bins, and rows are ordered by what they
+//!    show, never by what they were.
+//!
+//! A period that has fewer flows than the threshold altogether is one row of the total, and its
+//! counts are 0: that they were too few is all it tells.
+
+pub mod key;
+pub mod laplace;
+pub mod noise;
+mod select;
+
+pub use key::Key;
+pub use noise::{Epsilon, Noise, NoiseError, NoiseSettings};
+
+use super::ledger::Ledger;
+use super::period::Period;
+use super::row::{About, Dimension, Row};
+use select::Figures;
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+/// The dimensions that every period has beside the total.
+const SINGLE: [Dimension; 5] = [
+    Dimension::Port,
+    Dimension::System,
+    Dimension::Country,
+    Dimension::IpVersion,
+    Dimension::Encryption,
+];
+
+/// How much is shown.
+#[derive(Clone, Debug)]
+pub struct PublishSettings {
+    /// How many rows a dimension has at most, without `other`.
+    pub top: u32,
+    /// Fewer flows than this have no row of their own.
+    pub threshold_flows: u64,
+    /// Flows are rounded up to multiples of this,
+    pub bin_flows: NonZeroU64,
+    /// bytes of this,
+    pub bin_bytes: NonZeroU64,
+    /// and packets of this.
+    pub bin_packets: NonZeroU64,
+    /// Dimensions of two columns that are shown too.
+    pub cross: Vec<Dimension>,
+    /// Noise, if any.
+    pub noise: Option<NoiseSettings>,
+}
+
+impl Default for PublishSettings {
+    /// A page view makes some ten flows, so that fewer than 100 may be one person's evening; 8
+    /// flows and 1024 packets are the bins in which Tor counts onion services and their cells, and
+    /// a MiB hides whether one more page was fetched.
+    fn default() -> Self {
+        const fn bin(size: u64) -> NonZeroU64 {
+            match NonZeroU64::new(size) {
+                Some(bin) => bin,
+                None => NonZeroU64::MIN,
+            }
+        }
+        Self {
+            top: 50,
+            threshold_flows: 100,
+            bin_flows: bin(8),
+            bin_bytes: bin(1 << 20),
+            bin_packets: bin(1024),
+            cross: Vec::new(),
+            noise: None,
+        }
+    }
+}
+
+/// Why a period cannot be published like that.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// A single dimension among the crossed ones, or one twice.
+    #[error(
+        "the cross tables have {0:?}: name port_country, port_system and system_country, each at \
+         most once"
+    )]
+    Cross(Dimension),
+    /// A threshold that everybody passes.
+    #[error("a threshold of {0} flows hides nobody: set at least 2")]
+    Threshold(u64),
+    /// No generator of noise.
+    #[error(transparent)]
+    Noise(#[from] NoiseError),
+}
+
+impl PublishSettings {
+    /// Whether they make sense.
+    ///
+    /// # Errors
+    /// They do not; the error says which.
+    pub fn check(&self) -> Result<(), PublishError> {
+        if self.threshold_flows < 2 {
+            return Err(PublishError::Threshold(self.threshold_flows));
+        }
+        for (index, &dimension) in self.cross.iter().enumerate() {
+            let is_single = dimension == Dimension::Total || SINGLE.contains(&dimension);
+            if is_single || self.cross[..index].contains(&dimension) {
+                return Err(PublishError::Cross(dimension));
+            }
+        }
+        if let Some(noise) = &self.noise {
+            noise.check(self.threshold_flows, self.tables())?;
+        }
+        Ok(())
+    }
+
+    /// How many tables a period shows, the total among them.
+    pub fn tables(&self) -> u64 {
+        let dimensions = 1 + SINGLE.len() + self.cross.len();
+        u64::try_from(dimensions).unwrap_or(u64::MAX)
+    }
+}
+
+/// The name of an autonomous system, where a database has one.
+pub type Names = Arc<dyn Fn(u32) -> Option<String> + Send + Sync>;
+
+/// Whose numbers they are, and by which databases.
+#[derive(Clone)]
+pub struct Origin {
+    /// The name that the operator gave the exit.
+    pub exit: String,
+    /// The database of countries, with its version and date.
+    pub countries: String,
+    /// The database of autonomous systems; empty where there is none.
+    pub systems: String,
+    /// The names of autonomous systems.
+    pub names: Names,
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin")
+            .field("exit", &self.exit)
+            .field("countries", &self.countries)
+            .field("systems", &self.systems)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The rows of a period, the total first.
+pub fn publish(
+    ledger: &Ledger,
+    period: &Period,
+    origin: &Origin,
+    settings: &PublishSettings,
+    mut noise: Option<&mut Noise>,
+) -> Vec<Row> {
+    let mut figures = Figures::new(ledger, settings);
+    let blank = Row {
+        period_start: period.start,
+        period_end: period.end(),
+        exit: origin.exit.clone(),
+        dimension: Dimension::Total,
+        port: None,
+        asn: None,
+        as_name: None,
+        country: None,
+        ip_version: None,
+        encryption: None,
+        other: false,
+        flows: 0,
+        bytes: 0,
+        packets: 0,
+        about: None,
+    };
+    let total = figures.total(noise.as_deref_mut());
+    let mut rows = vec![Row {
+        about: Some(about(ledger, period, origin, settings)),
+        ..total.map_or(blank.clone(), |total| figures.rounded(&blank, total))
+    }];
+    let Some(total) = total else {
+        return rows;
+    };
+    for &dimension in SINGLE.iter().chain(&settings.cross) {
+        let table = figures.table(dimension, total, noise.as_deref_mut());
+        let blank = Row {
+            dimension,
+            ..blank.clone()
+        };
+        let mut shown: Vec<_> = table
+            .shown
+            .into_iter()
+            .map(|(key, amount)| (key, figures.rounded(&blank, amount)))
+            .collect();
+        shown.sort_by(|(key, row), (other_key, other)| {
+            other.bytes.cmp(&row.bytes).then(key.cmp(other_key))
+        });
+        rows.extend(shown.into_iter().map(|(key, mut row)| {
+            key.write(&mut row);
+            row.as_name = row.asn.and_then(|asn| (origin.names)(asn));
+            row
+        }));
+        rows.extend(table.other.map(|amount| Row {
+            other: true,
+            ..figures.rounded(&blank, amount)
+        }));
+    }
+    rows
+}
+
+fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSettings) -> About {
+    let bin = settings.bin_packets.get();
+    About {
+        monitor: env!("CARGO_PKG_VERSION").to_owned(),
+        part: period.part,
+        watched_seconds: ledger.watched_seconds,
+        // As other packets: how many somebody sent is not told to the last one.
+        lost_packets: ledger.lost.div_ceil(bin).saturating_mul(bin),
+        countries: origin.countries.clone(),
+        systems: origin.systems.clone(),
+        top: settings.top,
+        threshold_flows: settings.threshold_flows,
+        bin_flows: settings.bin_flows.get(),
+        bin_bytes: settings.bin_bytes.get(),
+        bin_packets: bin,
+        epsilon: settings
+            .noise
+            .as_ref()
+            .map_or(0.0, |noise| noise.epsilon.as_f64()),
+        spilled: !ledger.spilled.is_empty(),
+    }
+}

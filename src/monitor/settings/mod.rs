@@ -4,6 +4,10 @@
 mod raw;
 
 use crate::config::{self, ConfigError, code_point, value};
+use crate::monitor::cell::Counts;
+use crate::monitor::period::Length;
+use crate::monitor::places::{Countries, PlacesSettings};
+use crate::monitor::publish::{Epsilon, NoiseSettings, PublishError, PublishSettings};
 use crate::monitor::row::Dimension;
 use crate::packet::Dscp;
 use raw::Raw;
@@ -14,6 +18,8 @@ use std::time::Duration;
 
 /// Where metrics are served unless the configuration says otherwise.
 pub const METRICS: &str = "127.0.0.1:9788";
+/// What `places.countries` says for tor's own tables.
+const EMBEDDED: &str = "embedded";
 /// Where period files go.
 pub const DIRECTORY: &str = "/var/lib/exitmark-monitor";
 /// Where the running period's counts are kept for a restart.
@@ -21,13 +27,11 @@ pub const STATE: &str = "/run/exitmark-monitor";
 /// How many clearnet addresses the filter in the kernel has room for.
 pub const MAX_ADDRESSES: usize = 16;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const SHORTEST: Duration = Duration::from_secs(60 * 60);
 const CELLS: std::ops::RangeInclusive<i64> = 1024..=4_194_304;
 const RING: std::ops::RangeInclusive<i64> = 64..=32_768;
 
 /// A checked configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The exit's name in period files and on pages.
     pub exit: String,
@@ -39,56 +43,22 @@ pub struct Settings {
     pub user: Option<String>,
     /// The mark.
     pub mark: Dscp,
-    /// The database of countries; tor's own, which is compiled in, where there is none.
-    pub countries: Option<PathBuf>,
-    /// The database of autonomous systems.
-    pub systems: Option<PathBuf>,
+    /// The databases.
+    pub places: PlacesSettings,
     /// How long a period is.
-    pub length: Duration,
+    pub length: Length,
     /// Where period files go.
     pub directory: PathBuf,
     /// Where the running period's counts are kept for a restart.
     pub state: PathBuf,
     /// What may be published.
-    pub publish: Publish,
-    /// The noise, if any.
-    pub noise: Option<Noise>,
+    pub publish: PublishSettings,
     /// How many cells are counted apart at most.
     pub cells: usize,
     /// Entries of each receive ring; a power of two.
     pub ring: u32,
     /// Where metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
-}
-
-/// What may be published.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publish {
-    /// Rows of a dimension, at most.
-    pub top: u32,
-    /// Fewer flows have no row of their own.
-    pub threshold_flows: u64,
-    /// To multiples of what flows are rounded up,
-    pub bin_flows: NonZeroU64,
-    /// bytes,
-    pub bin_bytes: NonZeroU64,
-    /// and packets.
-    pub bin_packets: NonZeroU64,
-    /// Dimensions of two columns that are shown too.
-    pub cross: Vec<Dimension>,
-}
-
-/// How much noise hides how much.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Noise {
-    /// The privacy parameter.
-    pub epsilon: f64,
-    /// What one user adds to a period at most: flows,
-    pub flows: NonZeroU64,
-    /// bytes,
-    pub bytes: NonZeroU64,
-    /// and packets.
-    pub packets: NonZeroU64,
 }
 
 /// What the command line says in place of the file.
@@ -111,11 +81,11 @@ impl Settings {
              statistic, none below {} connections; {}",
             self.mark,
             self.addresses.len(),
-            humantime::format_duration(self.length),
+            humantime::format_duration(Duration::from_secs(self.length.seconds().unsigned_abs())),
             self.publish.top,
             self.publish.threshold_flows,
-            match &self.noise {
-                Some(noise) => format!("noise with epsilon {}", noise.epsilon),
+            match &self.publish.noise {
+                Some(noise) => format!("noise with epsilon {}", noise.epsilon.as_f64()),
                 None => "no noise".to_owned(),
             }
         )
@@ -158,12 +128,13 @@ impl Settings {
                 raw.mark.dscp.as_ref(),
                 raw.mark.tos,
             )?,
-            countries: under(
-                raw.places
-                    .countries
-                    .filter(|path| path != Path::new("embedded")),
-            ),
-            systems: under(raw.places.systems),
+            places: PlacesSettings {
+                countries: match under(raw.places.countries.filter(|path| path != EMBEDDED)) {
+                    Some(path) => Countries::At(path),
+                    None => Countries::Embedded,
+                },
+                systems: under(raw.places.systems),
+            },
             length: length(raw.period.length.as_deref())?,
             directory: overrides
                 .directory
@@ -171,8 +142,7 @@ impl Settings {
                 .or(under(raw.period.directory))
                 .unwrap_or_else(|| DIRECTORY.into()),
             state: under(raw.period.state).unwrap_or_else(|| STATE.into()),
-            publish: publish(&raw.publish)?,
-            noise: noise(&raw.noise)?,
+            publish: publish(&raw.publish, &raw.noise)?,
             cells: within("memory.cells", raw.memory.cells, 262_144, CELLS)?,
             ring: ring(raw.memory.ring)?,
             metrics: config::metrics(raw.metrics.listen.as_deref().unwrap_or(METRICS), METRICS)?,
@@ -232,23 +202,15 @@ fn checked(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
     Ok(addresses)
 }
 
-fn length(text: Option<&str>) -> Result<Duration, ConfigError> {
+fn length(text: Option<&str>) -> Result<Length, ConfigError> {
+    const KEY: &str = "period.length";
     let Some(text) = text else {
-        return Ok(DAY);
+        return Ok(Length::DAY);
     };
-    let divides = |length: &Duration| {
-        length.subsec_nanos() == 0
-            && (DAY.as_secs().is_multiple_of(length.as_secs())
-                || length.as_secs().is_multiple_of(DAY.as_secs()))
-    };
-    humantime::parse_duration(text)
-        .ok()
-        .filter(|length| (SHORTEST..=31 * DAY).contains(length) && divides(length))
-        .ok_or_else(|| {
-            let reason = "is no length of a period: hours that divide a day, such as \"1h\", \
-                          \"6h\", \"24h\", or up to 31 whole days";
-            value("period.length", format_args!("\"{text}\""), reason)
-        })
+    let quoted = format!("\"{text}\"");
+    let length = humantime::parse_duration(text)
+        .map_err(|_| value(KEY, &quoted, "is no length of time such as \"24h\""))?;
+    Length::new(length).map_err(|reason| value(KEY, &quoted, reason))
 }
 
 fn within<T: TryFrom<i64>>(
@@ -290,67 +252,69 @@ fn positive(
         .ok_or_else(|| value(key, number, "is less than 1"))
 }
 
-fn publish(raw: &raw::Publish) -> Result<Publish, ConfigError> {
-    let default = |number| NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN);
-    let cross = raw.cross.iter().enumerate().map(|(index, name)| {
-        let refused = |reason| {
-            let quoted = format!("\"{name}\"");
-            Err(value("publish.cross", quoted, reason))
-        };
-        let dimension = match name.as_str() {
-            "port_country" => Dimension::PortCountry,
-            "port_system" => Dimension::PortSystem,
-            "system_country" => Dimension::SystemCountry,
-            _ => {
-                return refused(
-                    "is no cross table; there are \"port_country\", \"port_system\" and \
-                     \"system_country\"",
-                );
-            }
-        };
-        if raw.cross[..index].contains(name) {
-            return refused("is named twice");
-        }
-        Ok(dimension)
+fn publish(raw: &raw::Publish, noise: &raw::Noise) -> Result<PublishSettings, ConfigError> {
+    let default = PublishSettings::default();
+    let cross = raw.cross.iter().map(|name| match name.as_str() {
+        "port_country" => Ok(Dimension::PortCountry),
+        "port_system" => Ok(Dimension::PortSystem),
+        "system_country" => Ok(Dimension::SystemCountry),
+        _ => Err(value(
+            "publish.cross",
+            format_args!("\"{name}\""),
+            "is no cross table; there are \"port_country\", \"port_system\" and \"system_country\"",
+        )),
     });
     let threshold: u32 = within(
         "publish.threshold_flows",
         raw.threshold_flows,
-        100,
+        i64::try_from(default.threshold_flows).unwrap_or(i64::MAX),
         2..=i64::from(u32::MAX),
     )?;
-    Ok(Publish {
-        top: within("publish.top", raw.top, 50, 1..=10_000)?,
+    let settings = PublishSettings {
+        top: within("publish.top", raw.top, default.top.into(), 1..=10_000)?,
         threshold_flows: threshold.into(),
-        bin_flows: positive("publish.bin_flows", raw.bin_flows, default(8))?,
-        bin_bytes: positive("publish.bin_bytes", raw.bin_bytes, default(1 << 20))?,
-        bin_packets: positive("publish.bin_packets", raw.bin_packets, default(1024))?,
+        bin_flows: positive("publish.bin_flows", raw.bin_flows, default.bin_flows)?,
+        bin_bytes: positive("publish.bin_bytes", raw.bin_bytes, default.bin_bytes)?,
+        bin_packets: positive("publish.bin_packets", raw.bin_packets, default.bin_packets)?,
         cross: cross.collect::<Result<_, _>>()?,
-    })
+        noise: self::noise(noise)?,
+    };
+    settings.check().map_err(|reason| match reason {
+        PublishError::Noise(reason) => {
+            let epsilon = noise.epsilon.unwrap_or_default();
+            value("noise.epsilon", epsilon, reason)
+        }
+        PublishError::Cross(_) => value("publish.cross", format_args!("{:?}", raw.cross), reason),
+        PublishError::Threshold(flows) => value("publish.threshold_flows", flows, reason),
+    })?;
+    Ok(settings)
 }
 
-fn noise(raw: &raw::Noise) -> Result<Option<Noise>, ConfigError> {
+fn noise(raw: &raw::Noise) -> Result<Option<NoiseSettings>, ConfigError> {
     const KEYS: [&str; 3] = ["noise.flows", "noise.bytes", "noise.packets"];
     let given = [raw.flows, raw.bytes, raw.packets];
     let Some(epsilon) = raw.epsilon else {
-        return match KEYS.into_iter().zip(given).find(|(_, one)| one.is_some()) {
-            Some((key, one)) => Err(value(
-                key,
-                one.unwrap_or_default(),
-                "hides nothing without noise.epsilon",
-            )),
+        return match KEYS
+            .into_iter()
+            .zip(given)
+            .find_map(|(key, one)| Some((key, one?)))
+        {
+            Some((key, one)) => Err(value(key, one, "hides nothing without noise.epsilon")),
             None => Ok(None),
         };
     };
-    if !(0.001..=100.0).contains(&epsilon) {
-        let reason = "is not within 0.001 (much noise) to 100 (hardly any)";
-        return Err(value("noise.epsilon", epsilon, reason));
-    }
-    let default = |number| NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN);
-    Ok(Some(Noise {
-        epsilon,
-        flows: positive(KEYS[0], raw.flows, default(100))?,
-        bytes: positive(KEYS[1], raw.bytes, default(100 << 20))?,
-        packets: positive(KEYS[2], raw.packets, default(100_000))?,
+    let bound = |index: usize, default| {
+        let default = NonZeroU64::new(default).unwrap_or(NonZeroU64::MIN);
+        positive(KEYS[index], given[index], default).map(NonZeroU64::get)
+    };
+    Ok(Some(NoiseSettings {
+        epsilon: Epsilon::try_from(epsilon)
+            .map_err(|reason| value("noise.epsilon", epsilon, reason))?,
+        user: Counts {
+            flows: bound(0, 50)?,
+            bytes: bound(1, 50 << 20)?,
+            packets: bound(2, 50_000)?,
+        },
+        seed: None,
     }))
 }

@@ -1,1 +1,379 @@
-//! (to be written)
+//! The count: from packets to a [`Ledger`], in bounded memory.
+//!
+//! Packets come in batches, and a batch goes through in stages: what counts is read out of all of
+//! them, then all are looked up, then all are added up, so that one packet's cache misses overlap
+//! with the next one's. Between the stages addresses lie in one array for each IP version, and
+//! nowhere else; it is wiped before [`Counter::count`] returns. What the processor's registers and
+//! the stack still hold of the last batch is gone after [`Counter::rinse`].
+//!
+//! There is a bounded number of cells. When they are used up, what has none is counted in every
+//! dimension alone ([`Spilled`](super::ledger::Spilled)): the sums of a dimension stay exact.
+
+mod cells;
+mod hash;
+mod lane;
+mod spilled;
+
+use super::cell::{Cell, Counts, Place};
+use super::filter::{Arrived, Filter, Refusal, Refusals, Seen};
+use super::ledger::Ledger;
+use super::places::Places;
+use crate::packet::{Ecn, Version};
+use cells::{Cells, Key};
+use lane::{Lane, STAGED};
+use spilled::Spill;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use zeroize::DefaultIsZeroes;
+
+/// How many cells there are unless somebody says so.
+pub const DEFAULT_CELLS: usize = 262_144;
+/// As many cells as there can be at most: they take a gigabyte.
+pub const MAX_CELLS: usize = 1 << 24;
+
+/// The filter, the places, and the count.
+pub struct Counter {
+    filter: Filter,
+    tally: Tally,
+    refusals: Refusals,
+    /// Packets of which the flags were cut off.
+    flagless: u64,
+    v4: Box<Lane<u32>>,
+    v6: Box<Lane<u128>>,
+    made_up: [Vec<u8>; 4],
+}
+
+/// What was added up.
+pub struct Tally {
+    places: Arc<Places>,
+    cells: Cells,
+    spill: Spill,
+    totals: [Counts; 2],
+    /// Places that the databases do not have and a ledger had, numbered from behind theirs.
+    foreign: Vec<Place>,
+    lost: u64,
+    watched_seconds: u64,
+}
+
+/// How full the table of cells is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Cells that are used.
+    pub used: usize,
+    /// Cells that there are.
+    pub capacity: usize,
+    /// Packets that found no cell any more.
+    pub spilled: u64,
+}
+
+impl Counter {
+    /// Nothing counted yet; with so many cells, from 1 to [`MAX_CELLS`].
+    pub fn new(filter: Filter, places: Arc<Places>, cells: usize) -> Self {
+        let made_up = made_up(&filter);
+        Self {
+            tally: Tally::new(places, cells),
+            refusals: Refusals::default(),
+            flagless: 0,
+            v4: Box::default(),
+            v6: Box::default(),
+            filter,
+            made_up,
+        }
+    }
+
+    /// Counts packets, however many; 64 and more at once cost the least for each.
+    pub fn count(&mut self, batch: &[Arrived<'_>]) {
+        for part in batch.chunks(STAGED) {
+            self.read(part);
+            self.look_up();
+            self.tally.add(&self.v4, Version::V4);
+            self.tally.add(&self.v6, Version::V6);
+            self.v4.wipe();
+            self.v6.wipe();
+        }
+    }
+
+    /// Leads made-up packets the way of the last batch, so that nothing of that is left in a
+    /// register or on the stack. They do not count.
+    pub fn rinse(&mut self) {
+        let (refusals, flagless) = (self.refusals, self.flagless);
+        let made_up = std::mem::take(&mut self.made_up);
+        for frame in &made_up {
+            let arrived = Arrived {
+                bytes: frame,
+                whole: frame.len(),
+            };
+            self.read(&[arrived; STAGED]);
+            self.look_up();
+            self.v4.wipe();
+            self.v6.wipe();
+        }
+        self.made_up = made_up;
+        (self.refusals, self.flagless) = (refusals, flagless);
+    }
+
+    /// The first stage: what counts.
+    #[inline(never)]
+    fn read(&mut self, part: &[Arrived<'_>]) {
+        for arrived in part {
+            match self.filter.judge(arrived) {
+                Ok(Seen::V4(seen)) => {
+                    self.flagless += u64::from(seen.flow.is_none());
+                    self.v4.put(seen);
+                }
+                Ok(Seen::V6(seen)) => {
+                    self.flagless += u64::from(seen.flow.is_none());
+                    self.v6.put(seen);
+                }
+                Err(refusal) => self.refuse(refusal),
+            }
+        }
+    }
+
+    #[inline]
+    fn refuse(&mut self, refusal: Refusal) {
+        self.refusals.add(refusal);
+    }
+
+    /// The second stage: where it goes to.
+    #[inline(never)]
+    fn look_up(&mut self) {
+        self.v4.look_up(self.tally.places.v4());
+        self.v6.look_up(self.tally.places.v6());
+    }
+
+    /// What was counted.
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The same, to be taken or added to.
+    pub const fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.tally
+    }
+
+    /// Goes on with another tally, of the same places; gives the one so far.
+    pub fn exchange(&mut self, tally: Tally) -> Tally {
+        std::mem::replace(&mut self.tally, tally)
+    }
+
+    /// What did not count, since the start.
+    pub const fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// Packets that counted, but were cut off before TCP's flags, since the start: if there are
+    /// any, flows are too few, and whoever captured them has to keep more of each packet.
+    pub const fn flagless(&self) -> u64 {
+        self.flagless
+    }
+}
+
+impl Tally {
+    /// Nothing counted yet; with so many cells, from 1 to [`MAX_CELLS`].
+    pub fn new(places: Arc<Places>, cells: usize) -> Self {
+        Self {
+            cells: Cells::new(cells.clamp(1, MAX_CELLS)),
+            spill: Spill::default(),
+            totals: [Counts::default(); 2],
+            foreign: Vec::new(),
+            lost: 0,
+            watched_seconds: 0,
+            places,
+        }
+    }
+
+    /// Adds what another tally of the same places has counted of packets, and empties that one.
+    pub fn absorb(&mut self, counted: &mut Self) {
+        let places = self.places.all().len();
+        for (key, counts) in counted.cells.iter() {
+            let slot = self.cells.slot(key);
+            if !self.cells.add(key, slot, counts) {
+                self.spill.add(key, counts, places);
+            }
+        }
+        self.spill.absorb(&counted.spill, places);
+        for (total, more) in self.totals.iter_mut().zip(counted.totals) {
+            *total += more;
+        }
+        counted.clear();
+    }
+
+    fn clear(&mut self) {
+        self.cells.clear();
+        self.spill = Spill::default();
+        self.totals = Default::default();
+        self.foreign.clear();
+        (self.lost, self.watched_seconds) = (0, 0);
+    }
+
+    /// What was counted since the start or the last [`Tally::take`].
+    pub fn ledger(&self) -> Ledger {
+        let place = |number| self.place(number);
+        let mut cells: Vec<_> = self
+            .cells
+            .iter()
+            .map(|(key, counts)| (key.cell(place), counts))
+            .collect();
+        cells.sort_unstable_by_key(|(cell, _)| *cell);
+        Ledger {
+            cells,
+            spilled: self.spill.told(place),
+            lost: self.lost,
+            watched_seconds: self.watched_seconds,
+        }
+    }
+
+    /// As [`Tally::ledger`]; nothing is counted any more then. What was refused is: it belongs
+    /// to no period.
+    pub fn take(&mut self) -> Ledger {
+        let ledger = self.ledger();
+        self.clear();
+        ledger
+    }
+
+    /// Adds what was counted before. Where there are fewer cells than it has, the rest is spilled.
+    pub fn restore(&mut self, ledger: &Ledger) {
+        let places = Arc::clone(&self.places);
+        let known = places.all();
+        let number_of =
+            |(place, number): (&Place, usize)| Some((*place, u32::try_from(number).ok()?));
+        let foreign = known.len()..;
+        let all = known.iter().zip(0..);
+        let all = all.chain(self.foreign.iter().zip(foreign));
+        let mut numbers: HashMap<Place, u32> = all.filter_map(number_of).collect();
+        for (cell, counts) in &ledger.cells {
+            let number = numbers.get(&cell.place).copied();
+            // There are no more of them than cells.
+            let number = number.or_else(|| {
+                let number = self.adopt(cell.place, known.len())?;
+                numbers.insert(cell.place, number);
+                Some(number)
+            });
+            self.restore_cell(*cell, *counts, number);
+        }
+        self.spill.carry(&ledger.spilled);
+        for (version, counts) in &ledger.spilled.versions {
+            self.totals[index(*version)] += *counts;
+        }
+        self.note_lost(ledger.lost);
+        self.note_watched(ledger.watched_seconds);
+    }
+
+    /// Packets were lost before they came here.
+    pub const fn note_lost(&mut self, packets: u64) {
+        self.lost = self.lost.saturating_add(packets);
+    }
+
+    /// The tap was watched for so long.
+    pub const fn note_watched(&mut self, seconds: u64) {
+        self.watched_seconds = self.watched_seconds.saturating_add(seconds);
+    }
+
+    /// All that was counted, by IP version.
+    pub const fn totals(&self) -> [(Version, Counts); 2] {
+        let [v4, v6] = self.totals;
+        [(Version::V4, v4), (Version::V6, v6)]
+    }
+
+    /// How full the table is.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            used: self.cells.used(),
+            capacity: self.cells.capacity(),
+            spilled: self.spill.packets(),
+        }
+    }
+
+    /// The third stage: adds up what was found, of one IP version.
+    #[inline(never)]
+    fn add<A: DefaultIsZeroes>(&mut self, lane: &Lane<A>, version: Version) {
+        let places = self.places.all().len();
+        let (keys, slots) = self.cells.locate(lane, version);
+        let mut total = Counts::default();
+        for (index, (key, slot)) in keys.into_iter().zip(slots).take(lane.len()).enumerate() {
+            let counts = lane.counts(index);
+            total += counts;
+            if !self.cells.add(key, slot, counts) {
+                self.spill.add(key, counts, places);
+            }
+        }
+        self.totals[index(version)] += total;
+    }
+
+    fn place(&self, number: u32) -> Place {
+        let places = &self.places;
+        let number = number as usize;
+        let foreign = number.checked_sub(places.all().len());
+        let place = match foreign {
+            None => places.all().get(number),
+            Some(index) => self.foreign.get(index),
+        };
+        place.copied().unwrap_or(Place::UNKNOWN)
+    }
+
+    fn adopt(&mut self, place: Place, known: usize) -> Option<u32> {
+        if self.foreign.len() >= self.cells.capacity() {
+            return None;
+        }
+        let number = u32::try_from(known + self.foreign.len()).ok()?;
+        self.foreign.push(place);
+        Some(number)
+    }
+
+    fn restore_cell(&mut self, cell: Cell, counts: Counts, number: Option<u32>) {
+        self.totals[index(cell.version)] += counts;
+        let key = number.map(|number| Key::new(cell.port, cell.version, number));
+        let is_in_table = key.is_some_and(|key| {
+            let slot = self.cells.slot(key);
+            self.cells.add(key, slot, counts)
+        });
+        if !is_in_table {
+            self.spill.carry_cell(cell, counts);
+        }
+    }
+}
+
+const fn index(version: Version) -> usize {
+    match version {
+        Version::V4 => 0,
+        Version::V6 => 1,
+    }
+}
+
+/// Packets of every shape that has a way of its own, to nowhere.
+fn made_up(filter: &Filter) -> [Vec<u8>; 4] {
+    let tos = filter.dscp.with_ecn(Ecn::of(0));
+    let from = |is_v4: bool| filter.clearnet.iter().find(|one| one.is_ipv4() == is_v4);
+    let source_v4 = match from(true) {
+        Some(IpAddr::V4(address)) => address.octets(),
+        _ => [0; 4],
+    };
+    let source_v6 = match from(false) {
+        Some(IpAddr::V6(address)) => address.octets(),
+        _ => [0; 16],
+    };
+    let v4 = |words: u8| {
+        let header = usize::from(words) * 4;
+        let mut frame = vec![0; 14 + header + 20];
+        frame[12] = 0x08;
+        frame[14..16].copy_from_slice(&[0x40 | words, tos]);
+        frame[17] = words * 4 + 20;
+        frame[23] = 6;
+        frame[26..30].copy_from_slice(&source_v4);
+        frame
+    };
+    let v6 = |extended: bool| {
+        let mut frame = vec![0; 14 + 40 + 28];
+        frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+        frame[14..16].copy_from_slice(&[0x60 | tos >> 4, tos << 4]);
+        frame[19] = 28;
+        frame[20] = if extended { 60 } else { 6 };
+        frame[22..38].copy_from_slice(&source_v6);
+        // The next header of the extension, or a part of the source port.
+        frame[54] = 6;
+        frame
+    };
+    [v4(5), v6(false), v4(6), v6(true)]
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A frame as far as its Ethernet header and tags, for whoever reads frames; it knows no rule.
+ */
+#ifndef EXITMARK_FRAME_H
+#define EXITMARK_FRAME_H
+
+#define DSCP_BITS 0xfc
+#define PROTOCOL_TCP 6
+#define PROTOCOL_UDP 17
+
+/* What is tagged deeper than this is no IP to anybody; MAX_VLAN_TAGS in user space. */
+#define MAX_TAGS 4
+
+/* No NIC puts less into the first of several buffers, unless that is for headers alone. */
+#define SMALLEST_BUFFER 1024
+
+struct frame {
+	struct xdp_md *ctx;
+	void *data;
+	void *end;
+	/* All of it: a frame in several buffers is longer than what lies between data and end. */
+	__u64 bytes;
+};
+
+/* An address of either family: IPv4's are in `low` alone. */
+struct address {
+	__u64 high;
+	__u64 low;
+};
+
+/* From now on `bytes` is all of it. */
+static __always_inline void measure(struct frame *frame)
+{
+	frame->bytes = bpf_xdp_get_buff_len(frame->ctx);
+}
+
+/*
+ * To ask for a frame's length is a call into the kernel, which takes as long as the look-up of a
+ * relay. A short frame is all in one buffer, but where a NIC splits headers off: there the packet
+ * itself tells that there is more of it. What is behind the packet, in another buffer, would not
+ * be seen.
+ */
+static __always_inline struct frame frame_of(struct xdp_md *ctx)
+{
+	struct frame frame = {
+		.ctx = ctx,
+		.data = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+		.bytes = (void *)(long)ctx->data_end - (void *)(long)ctx->data,
+	};
+
+	if (frame.bytes >= SMALLEST_BUFFER)
+		measure(&frame);
+	return frame;
+}
+
+/* Where the packet is not read, and so does not tell. */
+static __always_inline void measure_short(struct frame *frame)
+{
+	if (frame->bytes < SMALLEST_BUFFER)
+		measure(frame);
+}
+
+/* Whether the frame has so many bytes; where they are in reach, nobody asks for more. */
+static __always_inline bool is_as_long_as(struct frame *frame, __u64 bytes)
+{
+	if (bytes <= frame->bytes)
+		return true;
+	measure(frame);
+	return bytes <= frame->bytes;
+}
+
+static __always_inline __u16 be16(const void *at)
+{
+	return bpf_ntohs(*(const __be16 *)at);
+}
+
+static __always_inline __u64 be32(const void *at)
+{
+	return bpf_ntohl(*(const __be32 *)at);
+}
+
+static __always_inline __u64 be64(const void *at)
+{
+	return bpf_be64_to_cpu(*(const __be64 *)at);
+}
+
+static __always_inline bool is_tag(__u16 ethertype)
+{
+	return ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD || ethertype == 0x9100;
+}
+
+/* Steps over up to `tags` tags. The ethertype behind them, and what follows it in `payload`. */
+static __always_inline int payload_of(const struct frame *frame, int tags, void **payload)
+{
+	void *at = frame->data + 2 * ETH_ALEN;
+	__u16 type;
+
+	if (at + 2 > frame->end)
+		return 0;
+	type = be16(at);
+	for (int i = 0; i < tags; i++) {
+		if (!is_tag(type))
+			break;
+		at += 4;
+		if (at + 2 > frame->end)
+			return 0;
+		type = be16(at);
+	}
+	*payload = at + 2;
+	return type;
+}
+
+#endif

@@ -1,0 +1,172 @@
+//! The thread that keeps the books: adds up what was counted, keeps the running period for a
+//! restart, closes it in time, and tells everybody. It may wait for a disk; nobody waits for it.
+
+use super::metrics::Shared;
+use super::{Opened, now, tell};
+use crate::monitor::cell::Counts;
+use crate::monitor::period::Periods;
+use crate::monitor::tally::Tally;
+use crate::monitor::tap::TapCounters;
+use crate::process::{self, Service};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+/// After so long without a delivery the thread that counts is not believed to be alive.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// What was counted since the last delivery.
+pub(super) struct Delivery {
+    pub(super) counted: Tally,
+    /// For how long.
+    pub(super) watched: Duration,
+    /// What the tap counts, since it was opened.
+    pub(super) tap: TapCounters,
+    /// Somebody wants to see the counters.
+    pub(super) say: bool,
+    /// Nothing comes any more.
+    pub(super) is_last: bool,
+}
+
+/// The books.
+pub(super) struct Books {
+    periods: Periods,
+    /// The running period.
+    tally: Tally,
+    shared: Shared,
+    started: Instant,
+    service: Service,
+    /// What periods that are closed had.
+    earlier: Counts,
+    tap: TapCounters,
+    /// Part of a second that was watched and is not counted yet.
+    watched: Duration,
+    state_failures: u64,
+}
+
+impl Books {
+    pub(super) fn new(
+        opened: Opened,
+        mut tally: Tally,
+        shared: Shared,
+        started: Instant,
+        service: Service,
+    ) -> Self {
+        tell(&opened.notices);
+        if let Some(ledger) = &opened.before {
+            tally.restore(ledger);
+        }
+        Self {
+            periods: opened.periods,
+            tally,
+            shared,
+            started,
+            service,
+            earlier: Counts::default(),
+            tap: TapCounters::default(),
+            watched: Duration::ZERO,
+            state_failures: 0,
+        }
+    }
+
+    /// Until nobody can deliver any more.
+    pub(super) fn keep(mut self, deliveries: &Receiver<Delivery>, give_back: &Sender<Tally>) {
+        let running = self.periods.status().running;
+        self.service.is_ready(&format!("counting period {running}"));
+        loop {
+            let delivery = match deliveries.recv_timeout(SILENCE) {
+                Ok(delivery) => delivery,
+                Err(RecvTimeoutError::Timeout) => {
+                    // No sign of life to the service manager: there is none.
+                    tracing::warn!("nothing was counted for {SILENCE:?}, not even nothing");
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let (say, is_last) = (delivery.say, delivery.is_last);
+            let emptied = self.enter(delivery);
+            // Whoever counts may be gone already.
+            let _ = give_back.try_send(emptied);
+            self.look_at_the_clock(is_last);
+            self.show();
+            if say || is_last {
+                let _ = process::print(&format!("counters {}\n", self.words()));
+            }
+            self.service.beat(|| true);
+            if is_last {
+                self.service.is_stopping();
+                return;
+            }
+        }
+    }
+
+    /// Adds it up; returns the table, empty.
+    fn enter(&mut self, delivery: Delivery) -> Tally {
+        let Delivery {
+            mut counted,
+            watched,
+            tap,
+            ..
+        } = delivery;
+        self.tally.absorb(&mut counted);
+        self.tally
+            .note_lost(tap.lost().saturating_sub(self.tap.lost()));
+        self.tap = tap;
+        self.watched += watched;
+        self.tally.note_watched(self.watched.as_secs());
+        self.watched -= Duration::from_secs(self.watched.as_secs());
+        counted
+    }
+
+    fn look_at_the_clock(&mut self, is_last: bool) {
+        let now = now(self.started);
+        let mut notices = Vec::new();
+        if self.periods.is_over(now) {
+            self.earlier = self.counted();
+            notices = self.periods.close(self.tally.take(), now);
+        }
+        if self.periods.is_retry_due(now) {
+            notices.extend(self.periods.retry(now));
+        }
+        if is_last || self.periods.is_save_due(now) {
+            notices.extend(self.periods.save(&self.tally.ledger(), now));
+            let failed = !self.periods.status().is_saved;
+            self.state_failures += u64::from(failed);
+        }
+        tell(&notices);
+    }
+
+    /// All that was counted since the start, and in the running period before it.
+    fn counted(&self) -> Counts {
+        let mut counted = self.earlier;
+        for (_, counts) in self.tally.totals() {
+            counted += counts;
+        }
+        counted
+    }
+
+    fn show(&self) {
+        let status = self.periods.status();
+        let occupancy = self.tally.occupancy();
+        self.shared.change(|totals| {
+            totals.counted = self.counted();
+            totals.tap = self.tap;
+            totals.cells = (occupancy.used, occupancy.capacity);
+            totals.spilled = occupancy.spilled;
+            totals.period_start = status.running.start;
+            totals.published = status.last_published;
+            totals.unpublished = status.waiting;
+            totals.given_up = status.given_up;
+            totals.state_failures = self.state_failures;
+        });
+    }
+
+    fn words(&self) -> String {
+        let Counts {
+            flows,
+            bytes,
+            packets,
+        } = self.counted();
+        let lost = self.tap.lost();
+        format!("packets={packets} bytes={bytes} flows={flows} lost={lost}")
+    }
+}

@@ -1,0 +1,185 @@
+//! At a tap. The main thread receives and counts, and does nothing that takes time: every second
+//! it hands what it has counted over to the one that keeps the books, and goes on with an empty
+//! table.
+
+use super::books::{Books, Delivery};
+use super::metrics::Shared;
+use super::{CaptureError, filter, now, open_periods};
+use crate::http;
+use crate::monitor::places::Places;
+use crate::monitor::settings::Settings;
+use crate::monitor::tally::{Counter, Tally};
+use crate::monitor::tap::{Tap, TapSettings};
+use crate::process::{self, Service};
+use caps::Capability;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::flag;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often what was counted is handed over, which is also by how much a period may end too late;
+/// and how long a signal may have to wait.
+const TURN: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Cells of what is counted in a turn. It is handed over early where half of them are used.
+const CELLS: usize = 65_536;
+
+/// What the thread that counts keeps: to set the NIC back at the end.
+const OF_MAIN: &[Capability] = &[Capability::CAP_NET_ADMIN];
+pub(super) const OF_NOBODY: &[Capability] = &[];
+
+/// What somebody asked for by a signal.
+struct Asked {
+    stop: Arc<AtomicBool>,
+    counters: Arc<AtomicBool>,
+}
+
+impl Asked {
+    fn listen() -> Result<Self, CaptureError> {
+        let asked = Self {
+            stop: Arc::default(),
+            counters: Arc::default(),
+        };
+        for (signal, flag) in [
+            (SIGTERM, &asked.stop),
+            (SIGINT, &asked.stop),
+            (SIGUSR1, &asked.counters),
+        ] {
+            flag::register(signal, Arc::clone(flag))
+                .map_err(|error| CaptureError::System("wait for signals", error))?;
+        }
+        Ok(asked)
+    }
+}
+
+/// Counts until somebody says stop.
+pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureError> {
+    let service = Service::find();
+    if let (Some(user), true) = (&settings.user, process::is_root()) {
+        process::become_user(user)?;
+    }
+    process::forbid_dumps()?;
+    let asked = Asked::listen()?;
+    let places = Arc::new(Places::load(&settings.places)?);
+    let listener = settings.metrics.map(http::listen_for_metrics).transpose()?;
+    let started = Instant::now();
+    let opened = open_periods(settings, &places, Some(&settings.state), now(started))?;
+    let tap = Tap::open(&TapSettings {
+        interface: interface.to_owned(),
+        dscp: settings.mark,
+        clearnet: settings.addresses.clone(),
+        ring: settings.ring,
+    })?;
+    let shared = Shared::of(places.described());
+    if let Some(listener) = listener {
+        shared
+            .serve(listener, || process::keep_or_say(OF_NOBODY))
+            .map_err(|error| CaptureError::System("answer who asks for metrics", error))?;
+    }
+    let ready = format!(
+        "interface={interface} queues={} period={}",
+        tap.queues(),
+        opened.periods.status().running
+    );
+    let cells = settings.cells.min(CELLS);
+    let spare = Tally::new(Arc::clone(&places), cells);
+    let whole = Tally::new(Arc::clone(&places), settings.cells);
+    let (deliver, deliveries) = bounded(2);
+    let (give_back, emptied) = bounded(2);
+    let books = Books::new(opened, whole, shared, started, service);
+    let keeper = std::thread::Builder::new()
+        .name("monitor-books".to_owned())
+        .spawn(move || {
+            process::keep_or_say(OF_NOBODY);
+            books.keep(&deliveries, &give_back);
+        })
+        .map_err(|error| CaptureError::System("start to keep the books", error))?;
+    process::keep(OF_MAIN).map_err(|error| CaptureError::System("give up capabilities", error))?;
+    process::forbid_system_calls()
+        .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
+    let mut listening = Listening {
+        counter: Counter::new(filter(settings), places, cells),
+        tap,
+        spare: Some(spare),
+        deliver,
+        emptied,
+        handed_over: Instant::now(),
+    };
+    let _ = process::print(&format!("ready {ready}\n"));
+    let outcome = listening.listen(&asked);
+    let Listening { tap, deliver, .. } = listening;
+    // Who keeps the books ends when nobody can deliver any more.
+    drop(deliver);
+    let kept = keeper.join().map_err(|_| CaptureError::BooksAreGone);
+    let closed = tap.close().map_err(CaptureError::from);
+    outcome.and(kept).and(closed)
+}
+
+/// The thread that counts.
+struct Listening {
+    counter: Counter,
+    tap: Tap,
+    /// An empty table to go on with.
+    spare: Option<Tally>,
+    deliver: Sender<Delivery>,
+    emptied: Receiver<Tally>,
+    handed_over: Instant,
+}
+
+impl Listening {
+    fn listen(&mut self, asked: &Asked) -> Result<(), CaptureError> {
+        let outcome = self.listen_until(asked);
+        // Also what came before a fault was counted.
+        let handed_over = self.hand_over(false, true);
+        outcome.and(handed_over)
+    }
+
+    fn listen_until(&mut self, asked: &Asked) -> Result<(), CaptureError> {
+        while !asked.stop.load(Ordering::Relaxed) {
+            let counter = &mut self.counter;
+            let received = self.tap.receive(PATIENCE, |batch| counter.count(batch))?;
+            if received == 0 {
+                // Nothing of the last packet shall be left anywhere.
+                self.counter.rinse();
+            }
+            let is_asked = asked.counters.load(Ordering::Relaxed);
+            let is_due = self.handed_over.elapsed() >= TURN || is_asked;
+            let used = self.counter.tally().occupancy();
+            if is_due || used.used > used.capacity / 2 {
+                asked.counters.store(false, Ordering::Relaxed);
+                self.hand_over(is_asked, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what was counted, if there is a table to go on with. At the end there need not
+    /// be one.
+    fn hand_over(&mut self, say: bool, is_last: bool) -> Result<(), CaptureError> {
+        if self.spare.is_none() {
+            self.spare = match is_last {
+                true => self.emptied.recv().ok(),
+                false => self.emptied.try_recv().ok(),
+            };
+        }
+        let Some(spare) = self.spare.take() else {
+            return match is_last {
+                true => Err(CaptureError::BooksAreGone),
+                false => Ok(()),
+            };
+        };
+        let now = Instant::now();
+        let delivery = Delivery {
+            counted: self.counter.exchange(spare),
+            watched: now - std::mem::replace(&mut self.handed_over, now),
+            tap: self.tap.counters()?,
+            say,
+            is_last,
+        };
+        self.deliver
+            .send(delivery)
+            .map_err(|_| CaptureError::BooksAreGone)
+    }
+}

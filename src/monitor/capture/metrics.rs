@@ -1,0 +1,223 @@
+//! What a running monitor tells of itself: totals since it started, over everything that it
+//! counts. Nothing here knows a port, a country or a destination; those are for periods.
+
+use crate::http::{self, Answers};
+use crate::monitor::cell::Counts;
+use crate::monitor::places::Described;
+use crate::monitor::tap::TapCounters;
+use crate::prometheus::{CONTENT_TYPE, Metrics, expose, labels, single};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE as TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use jiff::Timestamp;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Builder;
+
+/// Totals, as of the last look at them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Totals {
+    /// What was counted.
+    pub(super) counted: Counts,
+    /// What the tap saw, and what became of it.
+    pub(super) tap: TapCounters,
+    /// Cells in use, and how many there are.
+    pub(super) cells: (usize, usize),
+    /// Packets of the running period for which there was no cell.
+    pub(super) spilled: u64,
+    /// When the running period began.
+    pub(super) period_start: Timestamp,
+    /// When a period was published last.
+    pub(super) published: Option<Timestamp>,
+    /// Closed periods that cannot be written,
+    pub(super) unpublished: usize,
+    /// and those that were given up.
+    pub(super) given_up: u64,
+    /// How often the running period could not be kept for a restart.
+    pub(super) state_failures: u64,
+    /// The databases.
+    pub(super) places: Described,
+}
+
+/// Totals that one thread writes and others read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shared(Arc<Mutex<Totals>>);
+
+impl Shared {
+    /// Nothing counted yet, with these databases.
+    pub(super) fn of(places: &Described) -> Self {
+        Self(Arc::new(Mutex::new(Totals {
+            places: places.clone(),
+            ..Totals::default()
+        })))
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut Totals)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn text(&self) -> Result<String, fmt::Error> {
+        let totals = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        expose("exitmark_monitor", totals)
+    }
+
+    /// Answers at this listener for as long as the process lives.
+    ///
+    /// # Errors
+    /// The system has no thread or no descriptors left.
+    pub(super) fn serve(
+        &self,
+        listener: TcpListener,
+        at_start: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let entered = runtime.enter();
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        drop(entered);
+        let answers = self.clone();
+        std::thread::Builder::new()
+            .name("monitor-metrics".to_owned())
+            .spawn(move || {
+                at_start();
+                let accept = async || Ok(listener.accept().await?.0);
+                runtime.block_on(http::serve(answers, accept));
+            })?;
+        Ok(())
+    }
+}
+
+impl Answers for Shared {
+    type Body = Full<Bytes>;
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        const PLAIN: &str = "text/plain; charset=utf-8";
+        let (status, kind, text) = match (request.uri().path(), request.method()) {
+            ("/metrics", &Method::GET) => match self.text() {
+                Ok(text) => (StatusCode::OK, CONTENT_TYPE, text),
+                Err(error) => (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    PLAIN,
+                    format!("the metrics cannot be written: {error}\n"),
+                ),
+            },
+            ("/metrics", _) => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                PLAIN,
+                "this takes GET\n".to_owned(),
+            ),
+            _ => (
+                StatusCode::NOT_FOUND,
+                PLAIN,
+                "there is: GET /metrics\n".to_owned(),
+            ),
+        };
+        let mut answer = Response::new(Full::new(text.into()));
+        *answer.status_mut() = status;
+        let headers = answer.headers_mut();
+        headers.insert(TYPE, HeaderValue::from_static(kind));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        }
+        answer
+    }
+}
+
+impl Collector for Totals {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Metrics(encoder);
+        let number = |size: usize| single(u64::try_from(size).unwrap_or(u64::MAX));
+        out.info(
+            "build",
+            "The program and its databases",
+            [labels([
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("countries", &self.places.countries),
+                ("systems", &self.places.systems),
+            ])],
+        )?;
+        out.counter(
+            "packets",
+            "Marked packets that were counted",
+            single(self.counted.packets),
+        )?;
+        out.bytes(
+            "counted",
+            "IP bytes of marked packets that were counted",
+            single(self.counted.bytes),
+        )?;
+        out.counter(
+            "flows",
+            "Marked TCP connections that were counted",
+            single(self.counted.flows),
+        )?;
+        let sorted = &self.tap.sorted;
+        let fates = [
+            ("passed", sorted.passed),
+            ("not_ip", sorted.not_ip),
+            ("malformed", sorted.malformed),
+            ("unmarked", sorted.unmarked),
+            ("other_source", sorted.other_source),
+            ("no_socket", sorted.no_socket),
+        ]
+        .into_iter();
+        out.counter(
+            "tap_frames",
+            "Frames that the tap's filter saw, by what became of them",
+            fates.map(|(fate, frames)| (labels([("fate", fate)]), frames)),
+        )?;
+        out.counter(
+            "lost_packets",
+            "Packets that passed the filter and were lost before they were counted",
+            single(self.tap.lost()),
+        )?;
+        out.gauge("cells", "Cells in use", number(self.cells.0))?;
+        out.gauge("cells_limit", "Cells that there are", number(self.cells.1))?;
+        out.gauge(
+            "spilled_packets",
+            "Packets of the running period that came when every cell was in use",
+            single(self.spilled),
+        )?;
+        out.timestamp(
+            "period_start",
+            "When the running period began",
+            single(seconds(self.period_start)),
+        )?;
+        out.timestamp(
+            "published",
+            "When a period was published last",
+            self.published.map(|at| (Vec::new(), seconds(at))),
+        )?;
+        out.gauge(
+            "unpublished_periods",
+            "Closed periods that could not be written yet",
+            number(self.unpublished),
+        )?;
+        out.counter(
+            "lost_periods",
+            "Closed periods that were given up because too many could not be written",
+            single(self.given_up),
+        )?;
+        out.counter(
+            "state_failures",
+            "How often the running period could not be kept for a restart",
+            single(self.state_failures),
+        )
+    }
+}
+
+/// A moment, in seconds since 1970.
+fn seconds(at: Timestamp) -> u64 {
+    at.as_second().try_into().unwrap_or_default()
+}

@@ -1,0 +1,96 @@
+//! What packets begin with in a capture.
+
+use super::super::filter::Arrived;
+use crate::packet::ETHERNET_HEADER_BYTES;
+
+/// A link type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    Ethernet,
+    /// IPv4 or IPv6, as the first byte says.
+    Ip,
+    /// Sixteen bytes, the last two an ethertype: Ethernet, with two bytes in front.
+    Cooked,
+    /// Twenty bytes, the first two an ethertype.
+    CookedV2,
+}
+
+/// A packet in the buffer. In front of it there is its record's header, which is longer than
+/// Ethernet's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Record {
+    pub(super) start: usize,
+    pub(super) kept: usize,
+    /// How long the packet was.
+    pub(super) whole: usize,
+}
+
+const COOKED_V2_BYTES: usize = 20;
+const COOKED_BYTES: usize = 16;
+
+impl Link {
+    pub(super) const fn of(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Ethernet),
+            101 | 228 | 229 => Some(Self::Ip),
+            113 => Some(Self::Cooked),
+            276 => Some(Self::CookedV2),
+            _ => None,
+        }
+    }
+
+    /// Makes of a packet a frame that begins as Ethernet's do, but for its addresses, which are
+    /// whatever lay there.
+    #[inline]
+    pub(super) fn dress(self, buffer: &mut [u8], record: Record) -> Record {
+        let Record { start, kept, whole } = record;
+        let (drop, shortest) = match self {
+            Self::Ethernet => return record,
+            Self::Cooked => (COOKED_BYTES - ETHERNET_HEADER_BYTES, COOKED_BYTES),
+            Self::CookedV2 => {
+                if let Some(&[high, low]) = buffer.get(start..start + 2) {
+                    put(buffer, start + COOKED_V2_BYTES, [high, low]);
+                }
+                (COOKED_V2_BYTES - ETHERNET_HEADER_BYTES, COOKED_V2_BYTES)
+            }
+            Self::Ip => {
+                let ethertype = match buffer.get(start).map(|first| first >> 4) {
+                    Some(4) => [0x08, 0x00],
+                    Some(6) => [0x86, 0xdd],
+                    _ => [0, 0],
+                };
+                put(buffer, start, ethertype);
+                return Record {
+                    start: start - ETHERNET_HEADER_BYTES,
+                    kept: kept + ETHERNET_HEADER_BYTES,
+                    whole: whole + ETHERNET_HEADER_BYTES,
+                };
+            }
+        };
+        if kept < shortest {
+            return Record::default();
+        }
+        Record {
+            start: start + drop,
+            kept: kept - drop,
+            whole: whole - drop,
+        }
+    }
+}
+
+/// Writes the ethertype of what begins at `at` in front of it.
+fn put(buffer: &mut [u8], at: usize, ethertype: [u8; 2]) {
+    if let Some(place) = buffer.get_mut(at - 2..at) {
+        place.copy_from_slice(&ethertype);
+    }
+}
+
+impl Record {
+    pub(super) fn arrived(self, buffer: &[u8]) -> Arrived<'_> {
+        let bytes = buffer.get(self.start..self.start + self.kept);
+        Arrived {
+            bytes: bytes.unwrap_or_default(),
+            whole: self.whole,
+        }
+    }
+}

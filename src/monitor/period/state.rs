@@ -1,0 +1,320 @@
+//! The state directory: counts that are not published yet, each period's in a file of its own.
+//!
+//! A file is called `START-PART.state` (START in seconds since 1970) while nobody has tried to
+//! publish it, and `START-PART-DIGEST.closed` from when somebody did: the digest is that of the
+//! file that was to be published. So whoever finds it after a crash knows whether that was done,
+//! and the mark is a rename, for which a full tmpfs has room.
+//!
+//! No address is in it. Still it holds exact counts: nobody but its owner may read it, and a file
+//! or directory that somebody else could have written is refused.
+
+use super::clock::{Length, Period};
+use super::disk::{Disk, UNFINISHED, hex};
+use crate::monitor::ledger::Ledger;
+use jiff::Timestamp;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::unistd::Uid;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const FORMAT: u32 = 1;
+/// Many times what a full table of cells takes.
+const MAX_BYTES: u64 = 64 << 20;
+/// Of what somebody may have put there not everything is looked at.
+const MAX_FILES: usize = 1000;
+const DIGEST_CHARACTERS: usize = 64;
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It can be neither opened nor made.
+    #[error(
+        "{}: {reason}; make it with `install -d -m 0700 {}`, owned by the monitor's user, or name \
+         another directory", path.display(), path.display()
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// Others can write or read it.
+    #[error(
+        "{} {what}: the state directory holds exact counts, and must be a directory that belongs \
+         to the monitor's user (uid {}) with mode 0700; remove it, and it is made anew",
+        path.display(), Uid::effective()
+    )]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Another monitor has it.
+    #[error(
+        "{} is used by another exitmark-monitor; stop that one, or give this one a state \
+         directory of its own", path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// A state directory, held for this process alone.
+#[derive(Debug)]
+pub(super) struct StateDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// What a file's name says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub(super) start: i64,
+    pub(super) part: u32,
+    /// Of the file that was to be published, if it came to that.
+    pub(super) digest: Option<String>,
+}
+
+impl Name {
+    pub(super) fn of(period: &Period, digest: Option<String>) -> Self {
+        Self {
+            start: period.start.as_second(),
+            part: period.part,
+            digest,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (stem, digest) = if let Some(stem) = text.strip_suffix(".state") {
+            (stem, None)
+        } else {
+            let (stem, digest) = text.strip_suffix(".closed")?.rsplit_once('-')?;
+            let is_digest = digest.len() == DIGEST_CHARACTERS;
+            (stem, Some(is_digest.then(|| digest.to_owned())?))
+        };
+        let (start, part) = stem.rsplit_once('-')?;
+        Some(Self {
+            start: start.parse().ok()?,
+            part: part.parse().ok()?,
+            digest,
+        })
+    }
+
+    fn text(&self) -> String {
+        let Self { start, part, .. } = self;
+        match &self.digest {
+            None => format!("{start}-{part}.state"),
+            Some(digest) => format!("{start}-{part}-{digest}.closed"),
+        }
+    }
+}
+
+/// What a file holds.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stored {
+    format: u32,
+    /// Of the program that wrote it; for people.
+    monitor: String,
+    start: Timestamp,
+    length_seconds: i64,
+    ran_seconds: u64,
+    ledger: Ledger,
+}
+
+impl Stored {
+    /// The period, for how long it ran, and its counts.
+    fn open(self, name: &Name) -> Result<(Period, Duration, Ledger), &'static str> {
+        let length = Length::stored(self.length_seconds).ok_or("has no length")?;
+        if self.start.as_second() != name.start || name.part == 0 {
+            return Err("is of another period than its name says");
+        }
+        let period = Period {
+            start: self.start,
+            length,
+            part: name.part,
+        };
+        Ok((period, Duration::from_secs(self.ran_seconds), self.ledger))
+    }
+}
+
+impl StateDirectory {
+    pub(super) fn open(path: &Path) -> Result<Self, StateError> {
+        let failed = |reason| StateError::Directory {
+            path: path.to_owned(),
+            reason,
+        };
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        let found =
+            fs::symlink_metadata(path).map_err(|error| failed(made.err().unwrap_or(error)))?;
+        if let Some(what) = exposed(&found, found.is_dir(), "is no directory") {
+            let path = path.to_owned();
+            return Err(StateError::Exposed { path, what });
+        }
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(O_NOFOLLOW | O_NONBLOCK)
+            .open(path.join("lock"))
+            .map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse {
+                path: path.to_owned(),
+            }),
+            Err(TryLockError::Error(reason)) => Err(failed(reason)),
+        }
+    }
+
+    /// Where a file is.
+    pub(super) fn place(&self, name: &Name) -> PathBuf {
+        self.path.join(name.text())
+    }
+
+    /// What is there, the oldest period first. What was never finished is removed.
+    pub(super) fn names(&self) -> io::Result<Vec<Name>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)?.take(MAX_FILES) {
+            let file = entry?.file_name();
+            let Some(text) = file.to_str() else {
+                continue;
+            };
+            if text.ends_with(UNFINISHED) {
+                let _ = fs::remove_file(self.path.join(text));
+            }
+            // What is not written as we write it is not ours.
+            names.extend(Name::parse(text).filter(|name| name.text() == text));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Reads a file; says why it cannot be used without a word of what it holds.
+    pub(super) fn load(&self, name: &Name) -> Result<(Period, Duration, Ledger), String> {
+        let bytes = read(&self.place(name)).map_err(|error| error.to_string())?;
+        let bytes = bytes.as_slice();
+        // A line of JSON, and a line with its digest.
+        let body = bytes.len().checked_sub(DIGEST_CHARACTERS + 2);
+        let (body, end) = body
+            .and_then(|length| bytes.split_at_checked(length))
+            .ok_or("is empty or cut off")?;
+        let digest = hex(Sha256::new_with_prefix(body));
+        if end != format!("\n{digest}\n").as_bytes() {
+            return Err("is damaged or cut off: its checksum is another".to_owned());
+        }
+        let stored: Stored = serde_json::from_slice(body)
+            .map_err(|_| "was written by another version of exitmark-monitor")?;
+        if stored.format != FORMAT {
+            return Err("was written by another version of exitmark-monitor".to_owned());
+        }
+        Ok(stored.open(name)?)
+    }
+
+    /// Writes a file, in the place of an older one.
+    pub(super) fn save(
+        &self,
+        disk: &Disk,
+        name: &Name,
+        period: &Period,
+        ran: Duration,
+        ledger: &Ledger,
+    ) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Storing<'a> {
+            format: u32,
+            monitor: &'a str,
+            start: Timestamp,
+            length_seconds: i64,
+            ran_seconds: u64,
+            ledger: &'a Ledger,
+        }
+        let storing = Storing {
+            format: FORMAT,
+            monitor: env!("CARGO_PKG_VERSION"),
+            start: period.start,
+            length_seconds: period.length.seconds(),
+            ran_seconds: ran.as_secs(),
+            ledger,
+        };
+        disk.replace(&self.place(name), |file| {
+            let mut file = Hashing {
+                file,
+                hash: Sha256::new(),
+            };
+            serde_json::to_writer(&mut file, &storing)?;
+            let digest = hex(file.hash);
+            write!(file.file, "\n{digest}\n")
+        })
+    }
+
+    /// Puts what cannot be used out of the way, for people to look at.
+    pub(super) fn set_aside(&self, name: &Name) -> io::Result<PathBuf> {
+        let aside = self.path.join(format!("{}.unusable", name.text()));
+        fs::rename(self.place(name), &aside)?;
+        Ok(aside)
+    }
+}
+
+/// What makes a file or directory one that others could have written or may read.
+fn exposed(
+    found: &Metadata,
+    is_right_kind: bool,
+    wrong_kind: &'static str,
+) -> Option<&'static str> {
+    if !is_right_kind {
+        Some(wrong_kind)
+    } else if found.uid() != Uid::effective().as_raw() {
+        Some("belongs to somebody else")
+    } else if found.mode() & 0o077 != 0 {
+        Some("is open to others than its owner")
+    } else {
+        None
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK)
+        .open(path)?;
+    let found = file.metadata()?;
+    if let Some(what) = exposed(&found, found.is_file(), "is no regular file") {
+        return Err(io::Error::other(what));
+    }
+    if found.len() > MAX_BYTES {
+        return Err(io::Error::other("is larger than any counts"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Writes and hashes: a state is never in memory as a whole.
+struct Hashing<'a> {
+    file: &'a mut dyn Write,
+    hash: Sha256,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}

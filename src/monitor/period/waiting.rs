@@ -1,0 +1,199 @@
+//! Periods that are over and not published yet.
+
+use super::clock::{Now, Period};
+use super::disk::{digest_of, hex};
+use super::state::Name;
+use super::{INTERVAL, MAX_WAITING, Notice, Periods, Status};
+use crate::monitor::ledger::Ledger;
+use crate::monitor::publish::publish;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A period that is over.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) period: Period,
+    pub(super) ran: Duration,
+    pub(super) ledger: Ledger,
+    /// Of the rows that were last tried to be published.
+    pub(super) digest: Option<String>,
+    /// Its state file, if there is one.
+    pub(super) state: Option<Name>,
+    /// Whether that has the last of its counts.
+    pub(super) is_saved: bool,
+}
+
+/// Those that wait.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    closed: VecDeque<Closed>,
+    tried_at: Duration,
+    given_up: u64,
+    published: u64,
+    last_published: Option<Timestamp>,
+}
+
+impl Waiting {
+    pub(super) const fn new(now: Now) -> Self {
+        Self {
+            closed: VecDeque::new(),
+            tried_at: now.monotonic,
+            given_up: 0,
+            published: 0,
+            last_published: None,
+        }
+    }
+
+    pub(super) fn push(&mut self, closed: Closed) {
+        self.closed.push_back(closed);
+    }
+
+    pub(super) fn has(&self, period: &Period) -> bool {
+        self.closed.iter().any(|closed| closed.period == *period)
+    }
+
+    /// Files have no clock that goes on while nothing is read: there every chance is taken.
+    pub(super) fn is_due(&self, now: Now) -> bool {
+        let since = now.monotonic.saturating_sub(self.tried_at);
+        !self.closed.is_empty() && (since >= INTERVAL || now.monotonic.is_zero())
+    }
+
+    pub(super) fn status(&self, running: Period) -> Status {
+        Status {
+            running,
+            waiting: self.closed.len(),
+            given_up: self.given_up,
+            published: self.published,
+            last_published: self.last_published,
+            is_saved: true,
+        }
+    }
+}
+
+impl Periods {
+    /// Publishes what waits, as far as that is possible, and gives up what is too much.
+    pub(super) fn settle(&mut self, now: Now, notices: &mut Vec<Notice>) {
+        self.waiting.tried_at = now.monotonic;
+        for mut closed in std::mem::take(&mut self.waiting.closed) {
+            match self.publish_one(&mut closed) {
+                Ok(path) => {
+                    self.waiting.published += 1;
+                    self.waiting.last_published = Some(now.wall);
+                    let period = closed.period;
+                    notices.push(Notice::Published { period, path });
+                    notices.extend(self.forget(&closed));
+                }
+                Err(reason) => {
+                    notices.push(Notice::Unpublished {
+                        period: closed.period,
+                        path: self.path(&closed.period),
+                        reason,
+                        waiting: self.waiting.closed.len() + 1,
+                    });
+                    self.keep_closed(&mut closed);
+                    self.waiting.closed.push_back(closed);
+                }
+            }
+        }
+        while self.waiting.closed.len() > MAX_WAITING
+            && let Some(oldest) = self.waiting.closed.pop_front()
+        {
+            self.waiting.given_up += 1;
+            notices.push(Notice::GivenUp(oldest.period));
+            notices.extend(self.forget(&oldest));
+        }
+    }
+
+    /// Publishes a period, unless that was done and only not noted.
+    fn publish_one(&mut self, closed: &mut Closed) -> io::Result<PathBuf> {
+        let path = self.path(&closed.period);
+        if closed.digest.is_some() && digest_of(&path)? == closed.digest {
+            self.disk.sync_directory(&path)?;
+            return Ok(path);
+        }
+        loop {
+            let bytes = self.lines(closed)?;
+            self.mark(closed, hex(Sha256::new_with_prefix(&bytes)))?;
+            let path = self.path(&closed.period);
+            match self.disk.publish(&path, &bytes) {
+                Ok(()) => {
+                    // If this fails the file is found next time, by its digest.
+                    self.disk.sync_directory(&path)?;
+                    return Ok(path);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    closed.period.part += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn lines(&mut self, closed: &Closed) -> io::Result<Vec<u8>> {
+        let noise = self.noise.as_mut();
+        let Closed { ledger, period, .. } = closed;
+        let mut bytes = Vec::new();
+        for row in publish(ledger, period, &self.origin, &self.publish, noise) {
+            serde_json::to_writer(&mut bytes, &row)?;
+            bytes.push(b'\n');
+        }
+        Ok(bytes)
+    }
+
+    /// Notes in the name of the state file what may be in the published one. Without that note
+    /// nothing is published, for a crash would make it be published twice.
+    fn mark(&self, closed: &mut Closed, digest: String) -> io::Result<()> {
+        closed.digest = Some(digest.clone());
+        let (Some(state), Some(name)) = (&self.state, &closed.state) else {
+            return Ok(());
+        };
+        let marked = Name::of(&closed.period, Some(digest));
+        let place = state.place(&marked);
+        match self.disk.rename(&state.place(name), &place) {
+            Ok(()) => {
+                closed.state = Some(marked);
+                self.disk.sync_directory(&place)
+            }
+            // Somebody has removed it, so nobody will find it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (closed.state, closed.is_saved) = (None, false);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps what is not published over a restart, if its last counts are not on disk already.
+    fn keep_closed(&self, closed: &mut Closed) {
+        let Some(state) = self.state.as_ref().filter(|_| !closed.is_saved) else {
+            return;
+        };
+        // Not as the running period's, which may be the next part.
+        let digest = closed.digest.clone();
+        let digest = digest.unwrap_or_else(|| hex(Sha256::new()));
+        let name = Name::of(&closed.period, Some(digest));
+        let name = closed.state.clone().unwrap_or(name);
+        let Closed {
+            period,
+            ran,
+            ledger,
+            ..
+        } = &*closed;
+        if state.save(&self.disk, &name, period, *ran, ledger).is_ok() {
+            (closed.state, closed.is_saved) = (Some(name), true);
+        }
+    }
+
+    /// Removes the state of what is published, or given up.
+    fn forget(&self, closed: &Closed) -> Option<Notice> {
+        let (state, name) = (self.state.as_ref()?, closed.state.as_ref()?);
+        let path = state.place(name);
+        let removed = self.disk.delete(&path);
+        let reason = removed.err()?;
+        Some(Notice::NotRemoved { path, reason })
+    }
+}

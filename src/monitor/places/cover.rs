@@ -1,0 +1,149 @@
+//! Ranges that cover all addresses of a family: what every database becomes first.
+
+use super::super::cell::{Country, Place};
+
+/// An address as a number.
+pub(in super::super) trait Address: Copy + Ord {
+    const MIN: Self;
+    const MAX: Self;
+
+    fn next(self) -> Option<Self>;
+    fn before(self) -> Option<Self>;
+}
+
+macro_rules! address {
+    ($($number:ty),*) => {$(
+        impl Address for $number {
+            const MIN: Self = <$number>::MIN;
+            const MAX: Self = <$number>::MAX;
+
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
+
+            fn before(self) -> Option<Self> {
+                self.checked_sub(1)
+            }
+        }
+    )*};
+}
+
+address!(u32, u128);
+
+/// What is said of addresses of which nobody says anything.
+pub(super) trait Value: Copy + PartialEq {
+    const UNKNOWN: Self;
+}
+
+impl Value for Country {
+    const UNKNOWN: Self = Self::UNKNOWN;
+}
+
+impl Value for u32 {
+    const UNKNOWN: Self = 0;
+}
+
+/// How many ranges a database may make, neighbours of one value being one: bounds the memory that
+/// a file can make us use. Those of today have half a million.
+pub(super) const MAX_RANGES: usize = 1 << 22;
+
+/// The last address of each range, in order, with its value; no two neighbours have the same one.
+/// What lies behind the last range is unknown.
+#[derive(Debug)]
+pub(super) struct Cover<A, V> {
+    ends: Vec<A>,
+    values: Vec<V>,
+}
+
+/// Why a range cannot follow those that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It begins within or before the last one, or behind its own end.
+    NotInOrder,
+    /// There are [`MAX_RANGES`].
+    TooMany,
+}
+
+impl<A: Address, V: Value> Cover<A, V> {
+    pub(super) const fn new() -> Self {
+        Self {
+            ends: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    pub(super) fn is_any_known(&self) -> bool {
+        self.values.iter().any(|value| *value != V::UNKNOWN)
+    }
+
+    /// Adds a range behind the last one.
+    pub(super) fn push(&mut self, start: A, end: A, value: V) -> Result<(), Refused> {
+        let free = match self.ends.last() {
+            Some(last) => last.next().ok_or(Refused::NotInOrder)?,
+            None => A::MIN,
+        };
+        if start < free || end < start {
+            return Err(Refused::NotInOrder);
+        }
+        if let Some(gap_end) = start.before().filter(|gap_end| *gap_end >= free) {
+            self.append(gap_end, V::UNKNOWN)?;
+        }
+        self.append(end, value)
+    }
+
+    fn append(&mut self, end: A, value: V) -> Result<(), Refused> {
+        let is_full = self.ends.len() >= MAX_RANGES;
+        match (self.ends.last_mut(), self.values.last()) {
+            (Some(last), Some(same)) if *same == value => *last = end,
+            _ if is_full => return Err(Refused::TooMany),
+            _ => {
+                self.ends.push(end);
+                self.values.push(value);
+            }
+        }
+        Ok(())
+    }
+
+    /// All ranges, to the last address there is.
+    fn into_ranges(self) -> impl Iterator<Item = (A, V)> {
+        let rest = self.ends.last() != Some(&A::MAX);
+        self.ends
+            .into_iter()
+            .zip(self.values)
+            .chain(rest.then_some((A::MAX, V::UNKNOWN)))
+    }
+}
+
+/// The ranges of both, with the number of the place that they are together. The last ends with the
+/// last address.
+pub(super) fn join<A: Address>(
+    countries: Cover<A, Country>,
+    systems: Cover<A, u32>,
+    mut number: impl FnMut(Place) -> u32,
+) -> (Vec<A>, Vec<u32>) {
+    let (mut ends, mut numbers) = (Vec::new(), Vec::<u32>::new());
+    let (mut countries, mut systems) = (countries.into_ranges(), systems.into_ranges());
+    let (mut one, mut other) = (countries.next(), systems.next());
+    while let (Some((country_end, country)), Some((system_end, asn))) = (one, other) {
+        let end = country_end.min(system_end);
+        let number = number(Place { country, asn });
+        match (ends.last_mut(), numbers.last()) {
+            (Some(last), Some(same)) if *same == number => *last = end,
+            _ => {
+                ends.push(end);
+                numbers.push(number);
+            }
+        }
+        if country_end == end {
+            one = countries.next();
+        }
+        if system_end == end {
+            other = systems.next();
+        }
+    }
+    (ends, numbers)
+}

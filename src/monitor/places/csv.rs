@@ -1,0 +1,144 @@
+//! Tor's CSV: `first,last,country[,asn]`, IPv4 addresses as numbers, IPv6 ones as text.
+
+use super::cover::{Address, MAX_RANGES, Refused};
+use super::file::Content;
+use super::{Database, Known, Names, PlacesError};
+use crate::monitor::cell::Country;
+use std::num::NonZeroU32;
+use std::path::Path;
+use tor_geoip::{CountryCode, GeoipDb};
+
+/// The files that Tor's package installs.
+const DIRECTORY: [&str; 2] = ["geoip", "geoip6"];
+
+/// What Tor's tables say: where a range begins, and what holds up to the next one.
+pub(super) fn known<A: Address>(
+    starts: &[A],
+    countries: &[Option<CountryCode>],
+    systems: Option<&[Option<NonZeroU32>]>,
+) -> Result<Known<A>, Refused> {
+    let mut known = Known::default();
+    for (index, &start) in starts.iter().enumerate() {
+        let next = starts.get(index + 1).and_then(|next| next.before());
+        let end = next.unwrap_or(A::MAX);
+        let country = countries.get(index).copied().flatten();
+        // Two characters that are no letters are no country.
+        let country = country.and_then(|code| code.as_ref().parse().ok());
+        known
+            .countries
+            .push(start, end, country.unwrap_or(Country::UNKNOWN))?;
+        if let Some(systems) = systems {
+            let asn = systems.get(index).copied().flatten();
+            known
+                .systems
+                .push(start, end, asn.map_or(0, NonZeroU32::get))?;
+        }
+    }
+    Ok(known)
+}
+
+/// One file, in which the lines of both families may be.
+pub(super) fn read(path: &Path, file: &Content) -> Result<Database, PlacesError> {
+    let (v4, v6) = tables(path, file)?;
+    if v4.countries.is_empty() && v6.countries.is_empty() {
+        return Err(PlacesError::is_empty(path));
+    }
+    Ok(Database {
+        v4,
+        v6,
+        names: Names::default(),
+        description: file.describe(path),
+    })
+}
+
+/// The two files of a directory, each with the lines of one family.
+pub(super) fn read_directory(directory: &Path) -> Result<Database, PlacesError> {
+    let paths = DIRECTORY.map(|name| directory.join(name));
+    let [v4_file, v6_file] = [Content::read(&paths[0])?, Content::read(&paths[1])?];
+    let (v4, _) = tables(&paths[0], &v4_file)?;
+    if v4.countries.is_empty() {
+        return Err(PlacesError::is_empty(&paths[0]));
+    }
+    let (_, v6) = tables(&paths[1], &v6_file)?;
+    if v6.countries.is_empty() {
+        return Err(PlacesError::is_empty(&paths[1]));
+    }
+    Ok(Database {
+        v4,
+        v6,
+        names: Names::default(),
+        description: format!(
+            "{}; {}",
+            v4_file.describe(&paths[0]),
+            v6_file.describe(&paths[1])
+        ),
+    })
+}
+
+fn tables(path: &Path, file: &Content) -> Result<(Known<u32>, Known<u128>), PlacesError> {
+    let text = std::str::from_utf8(&file.bytes).map_err(|_| PlacesError::is_binary(path))?;
+    if text.contains('\0') {
+        return Err(PlacesError::is_binary(path));
+    }
+    let (mut v4, mut v6) = (String::new(), String::new());
+    for line in text.lines() {
+        let family = if is_v6(line) { &mut v6 } else { &mut v4 };
+        family.push_str(line);
+        family.push('\n');
+    }
+    let database = GeoipDb::new_from_legacy_format(&v4, &v6, true).map_err(|error| {
+        let line = first_bad_line(text);
+        PlacesError::at_line(path, line, error.to_string())
+    })?;
+    drop((v4, v6));
+    let raw = database.export_raw();
+    let refused = |refused| match refused {
+        Refused::TooMany => PlacesError::too_many_ranges(path, MAX_RANGES),
+        Refused::NotInOrder => {
+            PlacesError::at_line(path, None, "its ranges are not in order".to_owned())
+        }
+    };
+    Ok((
+        known(raw.ipv4_starts, raw.ipv4_ccs, raw.ipv4_asns).map_err(refused)?,
+        known(raw.ipv6_starts, raw.ipv6_ccs, raw.ipv6_asns).map_err(refused)?,
+    ))
+}
+
+/// A comment may hold anything; only an address of IPv6 has a colon.
+fn is_v6(line: &str) -> bool {
+    line.split(',')
+        .next()
+        .is_some_and(|first| first.contains(':'))
+}
+
+/// Where the reader stumbled, which does not say so: at the first line that it does not take alone,
+/// or not behind the last one that said something.
+fn first_bad_line(text: &str) -> Option<usize> {
+    let (mut last_v4, mut last_v6) = ("", "");
+    for (index, line) in text.lines().enumerate() {
+        let last = if is_v6(line) {
+            &mut last_v6
+        } else {
+            &mut last_v4
+        };
+        let pair = format!("{last}\n{line}");
+        let read = |text: &str| {
+            if is_v6(line) {
+                GeoipDb::new_from_legacy_format("", text, true)
+            } else {
+                GeoipDb::new_from_legacy_format(text, "", true)
+            }
+        };
+        if read(&pair).is_err() {
+            return Some(index + 1);
+        }
+        let says_something = read(line).is_ok_and(|database| {
+            let raw = database.export_raw();
+            !raw.ipv4_starts.is_empty() || !raw.ipv6_starts.is_empty()
+        });
+        if says_something {
+            *last = line;
+        }
+    }
+    None
+}

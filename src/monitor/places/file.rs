@@ -1,0 +1,61 @@
+//! A database's file, read whole.
+
+use super::PlacesError;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// The largest file that is read: that of all cities of the world has a quarter of it.
+const MAX_BYTES: u64 = 256 << 20;
+
+pub(super) struct Content {
+    pub(super) bytes: Vec<u8>,
+    modified: Option<Timestamp>,
+}
+
+impl Content {
+    pub(super) fn read(path: &Path) -> Result<Self, PlacesError> {
+        let failed = |error| PlacesError::unreadable(path, &error);
+        // Before it is opened: to open a pipe would be to wait for whoever writes to it.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(PlacesError::no_file(path));
+        }
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.len() > MAX_BYTES {
+            return Err(PlacesError::too_large(path, MAX_BYTES));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        let modified = metadata.modified().ok();
+        Ok(Self {
+            bytes,
+            modified: modified.and_then(|time| Timestamp::try_from(time).ok()),
+        })
+    }
+
+    /// The file's name, but not where it lies; its date; and the beginning of its SHA-256.
+    pub(super) fn describe(&self, path: &Path) -> String {
+        describe(path, self.modified, "modified", &self.bytes)
+    }
+}
+
+/// As [`Content::describe`], of a date of another kind.
+pub(super) fn describe(path: &Path, date: Option<Timestamp>, kind: &str, bytes: &[u8]) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let date = date.map_or_else(
+        || "of unknown date".to_owned(),
+        |date| format!("{kind} {}", date.strftime("%F")),
+    );
+    let digest = Sha256::digest(bytes);
+    let digest: String = digest
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{name}, {date}, sha256 {digest}")
+}

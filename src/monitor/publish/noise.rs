@@ -1,0 +1,184 @@
+//! Noise: what the stated ε means, and how it is spent.
+//!
+//! Two periods that differ by what one user did, within the bound that is set for a user's
+//! activity in a period, give the same published counts with probabilities that differ by at most
+//! a factor of exp(ε) (Dwork and others, "Calibrating Noise to Sensitivity in Private Data
+//! Analysis", 2006). ε is for a whole period: it is divided evenly over the tables (total, port,
+//! system, country, IP version, encryption, and each cross table) and in each over flows, bytes
+//! and packets. However a user's activity lies over the rows of a table, it changes their sum of a
+//! measure by at most its bound, so that every row has noise of the scale
+//! bound · 3 · tables / ε. `other` is calculated from noisy counts, and costs nothing.
+//!
+//! What it does not protect:
+//!
+//! - That a row is there at all. Cells without a packet have no noise, so a rare row that appears
+//!   tells that somebody was there; what hides it is the threshold, to which the noisy count is
+//!   held. A cell that is one user's alone passes with a probability of at most
+//!   ½ · exp(−(threshold − bound) / scale) of flows: for a user who is below the threshold by ten
+//!   scales about one in 40,000. IP versions and encryption have all their rows drawn, always.
+//! - What a user does beyond the bound, or in more periods than one: each period spends its own ε.
+//! - The seconds watched, lost packets (rounded) and whether the table of cells was full.
+
+use super::laplace::Laplace;
+use super::select::Amount;
+use crate::monitor::cell::Counts;
+use rand::SeedableRng;
+use rand::rngs::SysRng;
+use rand_chacha::ChaCha20Rng;
+use serde::{Deserialize, Serialize};
+use std::num::{NonZeroU32, NonZeroU64};
+
+/// Flows, bytes and packets.
+const MEASURES: u64 = 3;
+/// What a user may add at most: a TiB. Scales stay far below what the sampler can have.
+const MAX_BOUND: u64 = 1 << 40;
+
+/// The privacy parameter, in thousandths: scales are fractions of integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Epsilon(NonZeroU32);
+
+impl Epsilon {
+    /// As a number.
+    pub fn as_f64(self) -> f64 {
+        f64::from(self.0.get()) / 1000.0
+    }
+}
+
+impl TryFrom<f64> for Epsilon {
+    type Error = NoiseError;
+
+    fn try_from(epsilon: f64) -> Result<Self, NoiseError> {
+        let thousandths = (epsilon * 1000.0).round();
+        let is_one = (1.0..=100_000.0).contains(&thousandths);
+        let is_exact = (thousandths / 1000.0 - epsilon).abs() < 1e-9;
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is whole, and was seen to lie between 1 and 100,000"
+        )]
+        let thousandths = if is_one && is_exact {
+            thousandths as u32
+        } else {
+            0
+        };
+        NonZeroU32::new(thousandths)
+            .map(Self)
+            .ok_or(NoiseError::Epsilon(epsilon))
+    }
+}
+
+impl From<Epsilon> for f64 {
+    fn from(epsilon: Epsilon) -> Self {
+        epsilon.as_f64()
+    }
+}
+
+/// How much noise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoiseSettings {
+    /// The privacy parameter of a whole period.
+    pub epsilon: Epsilon,
+    /// What one user's activity in a period may add at most.
+    pub user: Counts,
+    /// For tests: the same noise again. Whoever knows it can subtract the noise.
+    pub seed: Option<u64>,
+}
+
+/// Why there can be no such noise.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum NoiseError {
+    /// No ε.
+    #[error("an epsilon of {0}: it is a number from 0.001 to 100 with at most three decimals")]
+    Epsilon(f64),
+    /// No bound of a user's activity.
+    #[error(
+        "what one user may add in a period ({0}) is {1}: set at least 1 and at most {MAX_BOUND}"
+    )]
+    Bound(&'static str, u64),
+    /// A threshold that one user passes.
+    #[error(
+        "one user may add {user} flows in a period, and {threshold} are shown: a row would tell \
+         of a single user; set the threshold above {user}"
+    )]
+    Threshold {
+        /// What a user may add.
+        user: u64,
+        /// What is shown.
+        threshold: u64,
+    },
+    /// The kernel gives no random numbers.
+    #[error("the kernel gives no random numbers to seed the noise with: {0}")]
+    System(String),
+}
+
+impl Eq for NoiseError {}
+
+impl NoiseSettings {
+    /// Whether they make sense beside a threshold.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn check(&self, threshold: u64, tables: u64) -> Result<(), NoiseError> {
+        self.scales(tables)?;
+        let user = self.user.flows;
+        if threshold <= user {
+            return Err(NoiseError::Threshold { user, threshold });
+        }
+        Ok(())
+    }
+
+    /// The distributions of flows, bytes and packets where ε is divided over so many tables.
+    fn scales(&self, tables: u64) -> Result<[Laplace; 3], NoiseError> {
+        let scale = |what, bound: u64| {
+            let numerator = (bound <= MAX_BOUND)
+                .then(|| bound.saturating_mul(MEASURES * 1000).saturating_mul(tables))
+                .and_then(NonZeroU64::new)
+                .ok_or(NoiseError::Bound(what, bound))?;
+            Ok(Laplace::new(numerator, self.epsilon.0.into()))
+        };
+        let Counts {
+            flows,
+            bytes,
+            packets,
+        } = self.user;
+        Ok([
+            scale("flows", flows)?,
+            scale("bytes", bytes)?,
+            scale("packets", packets)?,
+        ])
+    }
+}
+
+/// Where noise comes from.
+#[derive(Debug)]
+pub struct Noise {
+    random: ChaCha20Rng,
+    scales: [Laplace; 3],
+}
+
+impl Noise {
+    /// For periods that show so many tables.
+    ///
+    /// # Errors
+    /// The settings make no sense, or the kernel gives no random numbers.
+    pub fn new(settings: &NoiseSettings, tables: u64) -> Result<Self, NoiseError> {
+        let random = match settings.seed {
+            Some(seed) => ChaCha20Rng::seed_from_u64(seed),
+            None => ChaCha20Rng::try_from_rng(&mut SysRng)
+                .map_err(|error| NoiseError::System(error.to_string()))?,
+        };
+        let scales = settings.scales(tables)?;
+        Ok(Self { random, scales })
+    }
+
+    /// A count with noise.
+    pub(super) fn blur(&mut self, amount: Amount) -> Amount {
+        let [flows, bytes, packets] = self.scales;
+        Amount {
+            flows: amount.flows + flows.sample(&mut self.random),
+            bytes: amount.bytes + bytes.sample(&mut self.random),
+            packets: amount.packets + packets.sample(&mut self.random),
+        }
+    }
+}

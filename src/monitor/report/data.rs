@@ -1,0 +1,261 @@
+//! The sums for machines: JSON and CSV, with the columns that docs/periods.md documents.
+
+use super::sums::{Day, Entry, Key, Span, Statistics, Sums, Table};
+use super::words;
+use crate::monitor::cell::{Country, Counts};
+use crate::monitor::row::Dimension;
+use jiff::civil::Date;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A sum, flat as a period's row is.
+#[derive(Serialize)]
+struct Line<'a> {
+    span: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit: Option<&'a str>,
+    dimension: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    day: Option<Date>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asn: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    country: Option<Country>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    country_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip_version: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption: Option<&'static str>,
+    other: bool,
+    lower_bound: bool,
+    flows: u64,
+    bytes: u64,
+    packets: u64,
+}
+
+/// What is said once of a span.
+#[derive(Serialize)]
+struct About<'a> {
+    span: String,
+    exit: Option<&'a str>,
+    periods: u64,
+    seconds: u64,
+    watched_seconds: u64,
+    lost_packets: u64,
+    spilled: bool,
+    monitors: Vec<&'a str>,
+    countries: Vec<&'a str>,
+    systems: Vec<&'a str>,
+    rows: Vec<Line<'a>>,
+}
+
+/// The dimension's name in files.
+fn name(dimension: Dimension) -> &'static str {
+    match dimension {
+        Dimension::Total => "total",
+        Dimension::Port => "port",
+        Dimension::System => "system",
+        Dimension::Country => "country",
+        Dimension::IpVersion => "ip_version",
+        Dimension::Encryption => "encryption",
+        Dimension::PortCountry => "port_country",
+        Dimension::PortSystem => "port_system",
+        Dimension::SystemCountry => "system_country",
+    }
+}
+
+/// Sums of a span, with what it takes to write them.
+pub(super) struct Data<'a> {
+    pub(super) exit: Option<&'a str>,
+    pub(super) span: String,
+    pub(super) sums: &'a Sums,
+    pub(super) names: &'a BTreeMap<u32, String>,
+}
+
+impl<'a> Data<'a> {
+    pub(super) fn new(
+        exit: Option<&'a str>,
+        span: Span,
+        sums: &'a Sums,
+        names: &'a BTreeMap<u32, String>,
+    ) -> Self {
+        let span = span.slug();
+        Self {
+            exit,
+            span,
+            sums,
+            names,
+        }
+    }
+
+    fn line(&'a self, dimension: &'static str, counts: Counts) -> Line<'a> {
+        Line {
+            span: &self.span,
+            exit: self.exit,
+            dimension,
+            day: None,
+            port: None,
+            service: None,
+            asn: None,
+            as_name: None,
+            country: None,
+            country_name: None,
+            ip_version: None,
+            encryption: None,
+            other: false,
+            lower_bound: false,
+            flows: counts.flows,
+            bytes: counts.bytes,
+            packets: counts.packets,
+        }
+    }
+
+    fn row(&'a self, dimension: Dimension, table: &Table, key: &Key, entry: &Entry) -> Line<'a> {
+        Line {
+            port: key.port,
+            service: key.port.and_then(words::service),
+            asn: key.asn,
+            as_name: key
+                .asn
+                .and_then(|asn| self.names.get(&asn))
+                .map(String::as_str),
+            country: key.country,
+            country_name: key.country.map(words::country),
+            ip_version: key.ip_version,
+            encryption: key.encryption.map(words::encryption),
+            lower_bound: table.is_lower_bound(entry),
+            ..self.line(name(dimension), entry.counts)
+        }
+    }
+
+    /// The total, days, and every dimension, the largest first and `other` last.
+    fn lines(&'a self) -> impl Iterator<Item = Line<'a>> {
+        let total = std::iter::once(self.line("total", self.sums.total));
+        let day = |(date, day): (&Date, &Day)| Line {
+            day: Some(*date),
+            ..self.line("day", day.total)
+        };
+        let tables = self.sums.tables.iter().flat_map(move |(dimension, table)| {
+            let rows = table.ranked().into_iter();
+            let rows = rows.map(move |(key, entry)| self.row(*dimension, table, key, entry));
+            let other = table.has_other().then(|| Line {
+                other: true,
+                ..self.line(name(*dimension), table.other)
+            });
+            rows.chain(other)
+        });
+        total.chain(self.sums.days.iter().map(day)).chain(tables)
+    }
+
+    /// As CSV (RFC 4180), with a line of names.
+    pub(super) fn csv(&'a self) -> String {
+        let mut text = COLUMNS.join(",");
+        text.push_str("\r\n");
+        for line in self.lines() {
+            let cells = [
+                line.span.to_owned(),
+                text_of(line.exit),
+                line.dimension.to_owned(),
+                cell(line.day),
+                cell(line.port),
+                text_of(line.service),
+                cell(line.asn),
+                text_of(line.as_name),
+                cell(line.country),
+                text_of(line.country_name.as_deref()),
+                cell(line.ip_version),
+                cell(line.encryption),
+                line.other.to_string(),
+                line.lower_bound.to_string(),
+                line.flows.to_string(),
+                line.bytes.to_string(),
+                line.packets.to_string(),
+            ];
+            text.push_str(&cells.join(","));
+            text.push_str("\r\n");
+        }
+        text
+    }
+
+    /// As one JSON object.
+    pub(super) fn json(&'a self) -> String {
+        let (seconds, watched_seconds) = self.sums.watched();
+        let method = &self.sums.method;
+        let values = |values: &'a super::Values| values.0.iter().map(String::as_str).collect();
+        let about = About {
+            span: self.span.clone(),
+            exit: self.exit,
+            periods: self.sums.periods,
+            seconds,
+            watched_seconds,
+            lost_packets: self.sums.lost,
+            spilled: method.spilled,
+            monitors: values(&method.monitors),
+            countries: values(&method.countries),
+            systems: values(&method.systems),
+            rows: self.lines().collect(),
+        };
+        // Numbers and text always are JSON.
+        serde_json::to_string(&about).unwrap_or_default()
+    }
+}
+
+/// The columns of CSV, in order.
+const COLUMNS: [&str; 17] = [
+    "span",
+    "exit",
+    "dimension",
+    "day",
+    "port",
+    "service",
+    "asn",
+    "as_name",
+    "country",
+    "country_name",
+    "ip_version",
+    "encryption",
+    "other",
+    "lower_bound",
+    "flows",
+    "bytes",
+    "packets",
+];
+
+fn cell(value: Option<impl ToString>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
+
+/// Text in CSV: in quotation marks, and never what a spreadsheet would take for a formula.
+fn text_of(text: Option<&str>) -> String {
+    let Some(text) = text else {
+        return String::new();
+    };
+    let is_formula = text.starts_with(['=', '+', '-', '@']);
+    let guard = if is_formula { "'" } else { "" };
+    format!("\"{guard}{}\"", text.replace('"', "\"\""))
+}
+
+/// Everything as one JSON document: each span of all exits together and, where there are several,
+/// of each.
+pub fn json(statistics: &Statistics) -> String {
+    let spans: Vec<String> = statistics
+        .scopes()
+        .into_iter()
+        .flat_map(|exit| {
+            let spans = statistics.spans(exit).into_iter();
+            spans.map(move |span| {
+                let sums = statistics.sum(exit, span);
+                Data::new(exit, span, &sums, &statistics.names).json()
+            })
+        })
+        .collect();
+    let exits = serde_json::to_string(&statistics.exits()).unwrap_or_default();
+    format!("{{\"exits\":{exits},\"spans\":[{}]}}\n", spans.join(",\n"))
+}

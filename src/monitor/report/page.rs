@@ -1,0 +1,578 @@
+//! A page: sums in words, tables and pictures.
+
+use super::plot::{self, Bar};
+use super::sums::{Day, Key, Month, Span, Statistics, Sums, Table, Values};
+use super::words;
+use crate::monitor::row::{Dimension, Encryption};
+use askama::Template;
+use jiff::civil::Date;
+use std::collections::BTreeMap;
+
+/// The style sheet, in every page, so that a page is whole by itself.
+pub(super) const STYLE: &str = include_str!("templates/style.css");
+
+/// Rows that are seen at once.
+const FIRST: usize = 12;
+/// Rows of a table at most; the files have all.
+const MOST: usize = 200;
+/// Bars of a picture at most.
+const BARS: usize = 60;
+
+/// A link to a page; `None` is the page itself.
+pub(super) struct Link {
+    text: String,
+    to: Option<String>,
+}
+
+impl Link {
+    pub(super) fn new(text: impl Into<String>, to: Option<String>) -> Self {
+        let text = text.into();
+        Self { text, to }
+    }
+}
+
+/// The ways to other pages.
+pub(super) struct Links {
+    pub(super) exits: Vec<Link>,
+    pub(super) years: Vec<Link>,
+    pub(super) months: Vec<Link>,
+}
+
+struct Tile {
+    label: &'static str,
+    value: String,
+    note: String,
+}
+
+struct Line {
+    name: String,
+    beside: Option<String>,
+    encryption: Option<&'static str>,
+    flows: String,
+    bytes: String,
+    share: String,
+    strip: String,
+    is_rest: bool,
+}
+
+struct Ranking {
+    id: &'static str,
+    title: &'static str,
+    column: &'static str,
+    text: &'static str,
+    lines: Vec<Line>,
+    more: Vec<Line>,
+    cut: usize,
+    has_lower_bounds: bool,
+}
+
+struct Piece {
+    class: &'static str,
+    name: &'static str,
+    share: String,
+    bytes: String,
+}
+
+struct Mix {
+    id: &'static str,
+    title: &'static str,
+    text: &'static str,
+    strip: String,
+    pieces: Vec<Piece>,
+}
+
+struct Fact {
+    name: &'static str,
+    value: String,
+}
+
+#[derive(Template)]
+#[template(path = "page.html")]
+pub(super) struct Page<'a> {
+    style: &'static str,
+    style_digest: &'a str,
+    title: String,
+    heading: String,
+    exit: String,
+    covered: String,
+    links: &'a Links,
+    tiles: Vec<Tile>,
+    plot_unit: &'static str,
+    plots: [String; 2],
+    bars: Vec<Bar>,
+    has_partial: bool,
+    mixes: Vec<Mix>,
+    rankings: Vec<Ranking>,
+    crosses: Vec<Ranking>,
+    facts: Vec<Fact>,
+    threshold: String,
+    noise: Option<String>,
+    is_summed: bool,
+    spilled: bool,
+    file: &'a str,
+}
+
+/// What a page is of.
+pub(super) struct Subject<'a> {
+    pub(super) statistics: &'a Statistics,
+    pub(super) exit: Option<&'a str>,
+    pub(super) span: Span,
+    pub(super) sums: &'a Sums,
+    pub(super) links: &'a Links,
+    /// The name of its files without what follows the dot.
+    pub(super) file: &'a str,
+    pub(super) style_digest: &'a str,
+}
+
+impl<'a> Page<'a> {
+    pub(super) fn new(subject: &Subject<'a>) -> Self {
+        let Subject {
+            statistics,
+            exit,
+            span,
+            sums,
+            ..
+        } = *subject;
+        let heading = words::span(span);
+        let exits = statistics.exits();
+        let exit = match (exit, exits.as_slice()) {
+            (Some(exit), _) => exit.to_owned(),
+            (None, [exit]) => (*exit).to_owned(),
+            _ => format!("all {} exits", exits.len()),
+        };
+        let (plot_unit, bars) = bars(span, sums);
+        let largest = bars.iter().max_by_key(|bar| bar.bytes);
+        let description = largest.map_or_else(String::new, |bar| {
+            format!(
+                "{} bars, one a {plot_unit}. The largest is {}, with {}. The table below has all.",
+                bars.len(),
+                bar.name,
+                words::bytes(bar.bytes)
+            )
+        });
+        let title = format!("Bytes a {plot_unit}, {heading}, {exit}");
+        let plots = [("wide", 960), ("narrow", 400)]
+            .map(|(id, width)| plot::svg(&bars, width, id, &title, &description));
+        let names = |asn: u32| statistics.names.get(&asn).cloned();
+        let ranked = |dimension, id, title, column, text| {
+            ranking(sums, dimension, &names, [id, title, column, text])
+        };
+        let method = &sums.method;
+        Self {
+            style: STYLE,
+            style_digest: subject.style_digest,
+            title: format!("Tor exit traffic, {heading}, {exit}"),
+            heading,
+            exit,
+            covered: covered(sums),
+            links: subject.links,
+            tiles: tiles(sums, statistics, span),
+            plot_unit,
+            plots,
+            has_partial: bars.iter().any(|bar| bar.is_partial),
+            bars,
+            mixes: vec![encryption(sums), versions(sums)],
+            rankings: vec![
+                ranked(
+                    Dimension::Port,
+                    "ports",
+                    "Ports",
+                    "Port",
+                    "What is asked for, by the destination port. The service is what usually is \
+                     behind it.",
+                ),
+                ranked(
+                    Dimension::System,
+                    "systems",
+                    "Networks",
+                    "Autonomous system",
+                    "Where it goes: the autonomous systems that announce the destinations.",
+                ),
+                ranked(
+                    Dimension::Country,
+                    "countries",
+                    "Countries",
+                    "Country",
+                    "Where the destinations are registered, which need not be where they stand.",
+                ),
+            ],
+            crosses: [
+                (
+                    Dimension::PortCountry,
+                    "ports-countries",
+                    "Ports and countries",
+                ),
+                (Dimension::PortSystem, "ports-systems", "Ports and networks"),
+                (
+                    Dimension::SystemCountry,
+                    "systems-countries",
+                    "Networks and countries",
+                ),
+            ]
+            .into_iter()
+            .filter(|(dimension, ..)| sums.tables.contains_key(dimension))
+            .map(|(dimension, id, title)| ranked(dimension, id, title, "Both", ""))
+            .collect(),
+            facts: facts(sums),
+            threshold: listed(&method.threshold_flows),
+            noise: noise(&method.epsilon),
+            is_summed: sums.periods > 1,
+            spilled: method.spilled,
+            file: subject.file,
+        }
+    }
+}
+
+/// Values as a sentence has them.
+fn listed(values: &Values) -> String {
+    let some = values.0.iter().filter(|value| !value.is_empty());
+    some.map(String::as_str).collect::<Vec<_>>().join(" or ")
+}
+
+/// The ε of the noise, if there is any.
+fn noise(epsilon: &Values) -> Option<String> {
+    let some = epsilon.0.iter().filter(|value| *value != "0");
+    let some: Vec<&str> = some.map(String::as_str).collect();
+    (!some.is_empty()).then(|| some.join(" or "))
+}
+
+/// From when to when.
+fn covered(sums: &Sums) -> String {
+    let ends = (sums.days.first_key_value(), sums.days.last_key_value());
+    match ends {
+        (Some((first, _)), Some((last, _))) if first == last => words::date(*first),
+        (Some((first, _)), Some((last, _))) => {
+            format!("{} to {}", words::date(*first), words::date(*last))
+        }
+        _ => String::new(),
+    }
+}
+
+fn tiles(sums: &Sums, statistics: &Statistics, span: Span) -> Vec<Tile> {
+    let (seconds, watched) = sums.watched();
+    let of = |dimension, is_part: fn(&Key) -> bool| {
+        let (part, whole) = sums.share(dimension, is_part);
+        words::share(part, whole)
+    };
+    let plural = |count: u64, one: &str| match count {
+        1 => format!("1 {one}"),
+        _ => format!("{} {one}s", words::grouped(count)),
+    };
+    let days = u64::try_from(sums.days.len()).unwrap_or(u64::MAX);
+    let of_days = match span {
+        Span::Month(Month { year, month }) => {
+            let length = Date::new(year, month, 1).map_or(0, jiff::civil::Date::days_in_month);
+            format!("{days} of {length}")
+        }
+        _ => words::grouped(days),
+    };
+    let exits = u64::try_from(statistics.exits.len()).unwrap_or(u64::MAX);
+    vec![
+        Tile {
+            label: "Volume",
+            value: words::bytes(sums.total.bytes),
+            note: format!("{}\u{a0}packets", words::count(sums.total.packets)),
+        },
+        Tile {
+            label: "Connections",
+            value: words::count(sums.total.flows),
+            note: "TCP connections begun".to_owned(),
+        },
+        Tile {
+            label: "Encrypted",
+            value: of(Dimension::Encryption, |key| {
+                key.encryption == Some(Encryption::Encrypted)
+            }),
+            note: "of bytes, by the port".to_owned(),
+        },
+        Tile {
+            label: "IPv6",
+            value: of(Dimension::IpVersion, |key| key.ip_version == Some(6)),
+            note: "of bytes".to_owned(),
+        },
+        Tile {
+            label: "Days",
+            value: of_days,
+            note: format!(
+                "watched {} of the time",
+                words::share(watched.min(seconds), seconds)
+            ),
+        },
+        Tile {
+            label: "Lost",
+            value: words::count(sums.lost),
+            note: match exits {
+                _ if sums.lost == 0 => "no packet was missed".to_owned(),
+                _ => format!(
+                    "packets, {} of all",
+                    words::share(sums.lost, sums.total.packets)
+                ),
+            },
+        },
+    ]
+    .into_iter()
+    .map(|tile| match tile.label {
+        "Days" => Tile {
+            note: format!("{}, {}", plural(sums.periods, "period"), tile.note),
+            ..tile
+        },
+        _ => tile,
+    })
+    .collect()
+}
+
+/// A bar for each day of a month; for longer spans a bar for each month, or each year.
+fn bars(span: Span, sums: &Sums) -> (&'static str, Vec<Bar>) {
+    if let Span::Month(_) = span {
+        let bars = sums
+            .days
+            .iter()
+            .map(|(date, day)| bar(date.day().to_string(), words::date(*date), day));
+        return ("day", bars.collect());
+    }
+    let mut months = BTreeMap::<Month, Day>::new();
+    for (date, day) in &sums.days {
+        months.entry(Month::from(*date)).or_default().add(day);
+    }
+    if months.len() <= BARS {
+        let bars = months.iter().map(|(&month, day)| {
+            let short: String = words::month(month.month).chars().take(3).collect();
+            let label = match month.month {
+                1 => month.year.to_string(),
+                _ => short,
+            };
+            bar(label, words::span(Span::Month(month)), day)
+        });
+        return ("month", bars.collect());
+    }
+    let mut years = BTreeMap::<i16, Day>::new();
+    for (month, day) in &months {
+        years.entry(month.year).or_default().add(day);
+    }
+    let bars = years
+        .iter()
+        .map(|(year, day)| bar(year.to_string(), year.to_string(), day));
+    ("year", bars.collect())
+}
+
+fn bar(label: String, name: String, day: &Day) -> Bar {
+    Bar {
+        label,
+        name,
+        bytes: day.total.bytes,
+        flows: day.total.flows,
+        encryption: day.encryption,
+        is_partial: day.watched < day.seconds / 20 * 19,
+    }
+}
+
+fn mix(
+    words: [&'static str; 3],
+    table: &Table,
+    kinds: &[(&'static str, &'static str, &dyn Fn(&Key) -> bool)],
+) -> Mix {
+    let [id, title, text] = words;
+    let whole = table.sum().bytes;
+    let mut strips = Vec::new();
+    let mut pieces = Vec::new();
+    let mut piece = |class, name, bytes: u64| {
+        strips.push((class, words::thousandths(bytes, whole)));
+        pieces.push(Piece {
+            class,
+            name,
+            share: words::share(bytes, whole),
+            bytes: words::bytes(bytes),
+        });
+    };
+    for (class, name, is_part) in kinds {
+        let entries = table.entries.iter().filter(|(key, _)| is_part(key));
+        let bytes = entries.fold(0_u64, |sum, (_, entry)| {
+            sum.saturating_add(entry.counts.bytes)
+        });
+        piece(class, name, bytes);
+    }
+    if table.has_other() {
+        piece("rest", "not told apart", table.other.bytes);
+    }
+    Mix {
+        id,
+        title,
+        text,
+        strip: plot::strip(&strips),
+        pieces,
+    }
+}
+
+fn encryption(sums: &Sums) -> Mix {
+    let is = |encryption| move |key: &Key| key.encryption == Some(encryption);
+    mix(
+        [
+            "encryption",
+            "Encryption",
+            "Whether what usually is behind the port encrypts from the first byte. What may change \
+             over to TLS later counts as plain.",
+        ],
+        sums.table(Dimension::Encryption),
+        &[
+            ("encrypted", "encrypted", &is(Encryption::Encrypted)),
+            ("plain", "plain", &is(Encryption::Plain)),
+            ("unknown", "unknown", &is(Encryption::Unknown)),
+        ],
+    )
+}
+
+fn versions(sums: &Sums) -> Mix {
+    let is = |version| move |key: &Key| key.ip_version == Some(version);
+    mix(
+        [
+            "versions",
+            "IP versions",
+            "By which version of the protocol destinations were reached.",
+        ],
+        sums.table(Dimension::IpVersion),
+        &[("four", "IPv4", &is(4)), ("six", "IPv6", &is(6))],
+    )
+}
+
+/// A row's name, and what is said beside it.
+fn name(
+    dimension: Dimension,
+    key: &Key,
+    names: &dyn Fn(u32) -> Option<String>,
+) -> (String, Option<String>) {
+    let port = |port: u16| match port {
+        0 => "none".to_owned(),
+        _ => port.to_string(),
+    };
+    let system = |asn: u32| match asn {
+        0 => "unknown".to_owned(),
+        _ => names(asn).unwrap_or_else(|| format!("AS{asn}")),
+    };
+    let (of_port, of_asn) = (key.port.unwrap_or(0), key.asn.unwrap_or(0));
+    let country = || key.country.map_or_else(String::new, words::country);
+    match dimension {
+        Dimension::Port => {
+            let beside = match of_port {
+                0 => Some("later fragments and the like".to_owned()),
+                _ => words::service(of_port).map(str::to_owned),
+            };
+            (port(of_port), beside)
+        }
+        Dimension::System => {
+            let number = (of_asn != 0).then(|| format!("AS{of_asn}"));
+            (system(of_asn), number)
+        }
+        Dimension::PortCountry => (format!("{}, {}", port(of_port), country()), None),
+        Dimension::PortSystem => (format!("{}, {}", port(of_port), system(of_asn)), None),
+        Dimension::SystemCountry => (format!("{}, {}", system(of_asn), country()), None),
+        _ => (country(), key.country.map(|country| country.to_string())),
+    }
+}
+
+fn ranking(
+    sums: &Sums,
+    dimension: Dimension,
+    names: &dyn Fn(u32) -> Option<String>,
+    words: [&'static str; 4],
+) -> Ranking {
+    let [id, title, column, text] = words;
+    let table = sums.table(dimension);
+    let sum = table.sum();
+    let ranked = table.ranked();
+    let largest = ranked.first().map_or(1, |(_, entry)| entry.counts.bytes);
+    let mut has_lower_bounds = false;
+    let mut line = |name,
+                    beside,
+                    class: Option<&'static str>,
+                    counts: crate::monitor::cell::Counts,
+                    is_lower| {
+        has_lower_bounds |= is_lower;
+        let least = if is_lower { "≥\u{a0}" } else { "" };
+        Line {
+            name,
+            beside,
+            encryption: class,
+            flows: format!("{least}{}", words::count(counts.flows)),
+            bytes: format!("{least}{}", words::bytes(counts.bytes)),
+            share: words::share(counts.bytes, sum.bytes),
+            strip: plot::strip(&[(
+                class.unwrap_or("bar"),
+                words::thousandths(counts.bytes.min(largest), largest),
+            )]),
+            is_rest: false,
+        }
+    };
+    let mut lines: Vec<Line> = Vec::new();
+    let mut first = crate::monitor::cell::Counts::default();
+    for (key, entry) in ranked.iter().take(MOST) {
+        let (name, beside) = name(dimension, key, names);
+        let class = key
+            .port
+            .map(|port| words::encryption(crate::monitor::services::encryption(port)));
+        if lines.len() < FIRST {
+            first += entry.counts;
+        }
+        lines.push(line(
+            name,
+            beside,
+            class,
+            entry.counts,
+            table.is_lower_bound(entry),
+        ));
+    }
+    let mut rest = |name: &str, counts| Line {
+        is_rest: true,
+        strip: String::new(),
+        ..line(name.to_owned(), None, None, counts, false)
+    };
+    let mut more = lines.split_off(lines.len().min(FIRST));
+    let beyond = crate::monitor::cell::Counts {
+        flows: sum.flows.saturating_sub(first.flows),
+        bytes: sum.bytes.saturating_sub(first.bytes),
+        packets: sum.packets.saturating_sub(first.packets),
+    };
+    if beyond.bytes > 0 {
+        lines.push(rest("everything else", beyond));
+    }
+    if !more.is_empty() && table.has_other() {
+        more.push(rest("not told apart", table.other));
+    }
+    Ranking {
+        id,
+        title,
+        column,
+        text,
+        lines,
+        more,
+        cut: ranked.len().saturating_sub(MOST),
+        has_lower_bounds,
+    }
+}
+
+fn facts(sums: &Sums) -> Vec<Fact> {
+    let method = &sums.method;
+    let fact = |name, values: &Values| Fact {
+        name,
+        value: match listed(values) {
+            value if value.is_empty() => "none".to_owned(),
+            value => value,
+        },
+    };
+    vec![
+        fact("Flows that a row has at least", &method.threshold_flows),
+        fact("Rows of a table and period at most", &method.top),
+        fact("Flows are rounded up to multiples of", &method.bin_flows),
+        fact("Bytes are rounded up to multiples of", &method.bin_bytes),
+        fact(
+            "Packets are rounded up to multiples of",
+            &method.bin_packets,
+        ),
+        Fact {
+            name: "Noise (ε)",
+            value: noise(&method.epsilon).unwrap_or_else(|| "none".to_owned()),
+        },
+        fact("Database of countries", &method.countries),
+        fact("Database of autonomous systems", &method.systems),
+        fact("Version of exitmark-monitor", &method.monitors),
+    ]
+}

@@ -1,0 +1,372 @@
+//! Reading periods' files, which anybody may have written: what is wrong is said with its file and
+//! line, and nothing of it is used. One part of a period is in memory at a time, beside the sums.
+
+use super::ReportError;
+use super::sums::{Key, Month, Part, Statistics, date};
+use crate::monitor::cell::Counts;
+use crate::monitor::row::{About, Dimension, Row};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a line.
+const LINE: u64 = 16 * 1024;
+/// Rows of a part.
+const ROWS: usize = 100_000;
+/// Rows of all months and exits that are kept: about 200 MiB.
+const KEPT: usize = 2_000_000;
+/// Exits.
+const EXITS: usize = 256;
+/// Files.
+const FILES: usize = 1_000_000;
+/// Directories in directories.
+const DEPTH: usize = 8;
+/// Characters of a name.
+const NAME: usize = 120;
+/// Seconds of a period: a leap year.
+const PERIOD: i64 = 366 * 86_400;
+/// Flows, bytes or packets of a row.
+const COUNT: u64 = 1 << 56;
+
+/// How periods' files end.
+const EXTENSION: &str = "jsonl";
+
+/// Reads files, and the files in directories whose names end in `.jsonl`.
+///
+/// # Errors
+/// One cannot be read or is no period's file, a period is there twice, or there is none.
+pub fn read(paths: &[PathBuf]) -> Result<Statistics, ReportError> {
+    let mut files = Vec::new();
+    for path in paths {
+        find(path, 0, &mut files)?;
+    }
+    let mut reader = Reader::default();
+    for file in files {
+        reader.file(&file)?;
+    }
+    if reader.statistics.exits.is_empty() {
+        let places: Vec<_> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        return Err(ReportError::NoPeriod(places.join(", ")));
+    }
+    Ok(reader.statistics)
+}
+
+/// The files to read, in the order of their names. Links to directories are not followed.
+fn find(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), ReportError> {
+    let refused = |what: String| ReportError::File(path.to_owned(), what);
+    let unread = |error: std::io::Error| refused(format!("cannot be read: {error}"));
+    if !path.metadata().map_err(unread)?.is_dir() {
+        files.push(path.to_owned());
+    } else if depth == DEPTH {
+        return Err(refused(format!("is more than {DEPTH} directories deep")));
+    } else {
+        let mut inside = BTreeSet::new();
+        for entry in path.read_dir().map_err(unread)? {
+            let entry = entry.map_err(unread)?;
+            let kind = entry.file_type().map_err(unread)?;
+            let is_period = entry.path().extension().is_some_and(|ext| ext == EXTENSION);
+            if kind.is_dir() || is_period && entry.path().is_file() {
+                inside.insert(entry.path());
+            }
+        }
+        for path in inside {
+            find(&path, depth + 1, files)?;
+        }
+    }
+    if files.len() > FILES {
+        return Err(refused(format!("is one of more than {FILES} files")));
+    }
+    Ok(())
+}
+
+/// What has been read so far.
+#[derive(Default)]
+struct Reader {
+    statistics: Statistics,
+    /// Exit, beginning and part of every part, and the number of its file.
+    seen: BTreeMap<(usize, i64, u32), usize>,
+    exits: BTreeMap<String, usize>,
+    files: Vec<PathBuf>,
+    /// The sum of all rows: as long as it is one, every sum of some of them is one.
+    everything: Counts,
+}
+
+impl Reader {
+    fn file(&mut self, path: &Path) -> Result<(), ReportError> {
+        let unread = |error| ReportError::File(path.to_owned(), format!("cannot be read: {error}"));
+        let mut lines = BufReader::new(File::open(path).map_err(unread)?);
+        self.files.push(path.to_owned());
+        let mut line = Vec::new();
+        let mut number = 0_u64;
+        let mut part: Option<Part> = None;
+        let mut keys = BTreeSet::new();
+        loop {
+            line.clear();
+            let length = (&mut lines).take(LINE + 1).read_until(b'\n', &mut line);
+            let length = u64::try_from(length.map_err(unread)?).unwrap_or(u64::MAX);
+            let wrong = |number, what| ReportError::Line(path.to_owned(), number, what);
+            if length == 0 {
+                break;
+            }
+            number += 1;
+            let row = parse(&line).map_err(|what| wrong(number, what))?;
+            self.sum(&row).map_err(|what| wrong(number, what))?;
+            if let Some(about) = row.about.clone() {
+                if let Some(part) = part.take() {
+                    self.part(&part).map_err(|what| wrong(number - 1, what))?;
+                }
+                self.meet(&row, &about)
+                    .map_err(|what| wrong(number, what))?;
+                keys.clear();
+                part = Some(Part {
+                    total: row,
+                    about,
+                    rows: Vec::new(),
+                });
+                continue;
+            }
+            let belongs = part.as_mut().filter(|part| {
+                let of = |row: &Row| (row.period_start, row.period_end, row.exit.clone());
+                of(&part.total) == of(&row)
+            });
+            let Some(part) = belongs else {
+                let what =
+                    "no row with the dimension `total` of the same exit and period is above it";
+                return Err(wrong(number, what.to_owned()));
+            };
+            if part.rows.len() == ROWS {
+                return Err(wrong(
+                    number,
+                    format!("the period has more than {ROWS} rows"),
+                ));
+            }
+            if !keys.insert((row.dimension, row.other, Key::of(&row))) {
+                return Err(wrong(number, "the same row is above it already".to_owned()));
+            }
+            part.rows.push(row);
+        }
+        let Some(part) = part else {
+            return Err(ReportError::File(path.to_owned(), "is empty".to_owned()));
+        };
+        self.part(&part)
+            .map_err(|what| ReportError::Line(path.to_owned(), number, what))
+    }
+
+    /// Refuses what no number of bytes can be added up to.
+    fn sum(&mut self, row: &Row) -> Result<(), String> {
+        for (sum, more) in [
+            (&mut self.everything.flows, row.flows),
+            (&mut self.everything.bytes, row.bytes),
+            (&mut self.everything.packets, row.packets),
+        ] {
+            *sum = sum
+                .checked_add(more)
+                .ok_or("the sum of all rows is beyond 64 bits".to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a part that was there already.
+    fn meet(&mut self, total: &Row, about: &About) -> Result<(), String> {
+        let next = self.exits.len();
+        let exit = *self.exits.entry(total.exit.clone()).or_insert(next);
+        if exit == EXITS {
+            return Err(format!("it is the exit after the first {EXITS}"));
+        }
+        let file = self.files.len() - 1;
+        let key = (exit, total.period_start.as_second(), about.part);
+        match self.seen.insert(key, file) {
+            None => Ok(()),
+            Some(first) => Err(format!(
+                "part {} of the period that begins {} for exit {:?} is in {} already",
+                about.part,
+                total.period_start,
+                total.exit,
+                self.files[first].display()
+            )),
+        }
+    }
+
+    /// Adds a part to its month.
+    fn part(&mut self, part: &Part) -> Result<(), String> {
+        is_whole(part)?;
+        let start = part.total.period_start.as_second();
+        let exit = self.exits[&part.total.exit];
+        let parts = self.seen.range((exit, start, 0)..=(exit, start, u32::MAX));
+        let is_first = parts.count() == 1;
+        let Statistics { exits, names, kept } = &mut self.statistics;
+        let months = exits.entry(part.total.exit.clone()).or_default();
+        let month = months.entry(Month::from(date(start))).or_default();
+        let before = month.len();
+        month.add_part(part, is_first);
+        *kept += month.len() - before;
+        for row in &part.rows {
+            if let (Some(asn), Some(name)) = (row.asn, &row.as_name) {
+                names.insert(asn, name.clone());
+            }
+        }
+        if *kept + names.len() > KEPT {
+            return Err(format!(
+                "these files come to more than {KEPT} different rows; give fewer at a time"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A row, if the line is one.
+fn parse(line: &[u8]) -> Result<Row, String> {
+    let Some(text) = line.strip_suffix(b"\n") else {
+        return Err(match u64::try_from(line.len()) {
+            Ok(length) if length <= LINE => {
+                "the file ends within it: it was cut, or is still being written".to_owned()
+            }
+            _ => format!("it has more than {LINE} bytes"),
+        });
+    };
+    // A parser's error may have words of the line in it: none of them reaches a terminal raw.
+    let said = |error: serde_json::Error| -> String {
+        let words: String = error.to_string().chars().take(200).collect();
+        format!("it is no row: {}", words.escape_debug())
+    };
+    let mut row: Row = serde_json::from_slice(text).map_err(said)?;
+    if row.dimension == Dimension::Total && row.about.is_none() {
+        // Which of its columns is wrong, only they can say.
+        row.about = Some(serde_json::from_slice(text).map_err(said)?);
+    } else if row.dimension != Dimension::Total {
+        row.about = None;
+    }
+    columns(&row)?;
+    values(&mut row)?;
+    Ok(row)
+}
+
+/// Whether the row has the columns of its dimension, and no other ones.
+fn columns(row: &Row) -> Result<(), String> {
+    let has = [
+        ("port", row.port.is_some()),
+        ("asn", row.asn.is_some()),
+        ("country", row.country.is_some()),
+        ("ip_version", row.ip_version.is_some()),
+        ("encryption", row.encryption.is_some()),
+    ];
+    let needs: &[&str] = match row.dimension {
+        _ if row.other => &[],
+        Dimension::Total => &[],
+        Dimension::Port => &["port"],
+        Dimension::System => &["asn"],
+        Dimension::Country => &["country"],
+        Dimension::IpVersion => &["ip_version"],
+        Dimension::Encryption => &["encryption"],
+        Dimension::PortCountry => &["port", "country"],
+        Dimension::PortSystem => &["port", "asn"],
+        Dimension::SystemCountry => &["asn", "country"],
+    };
+    for (column, is_there) in has {
+        let goes_with_port = column == "encryption" && row.port.is_some();
+        if needs.contains(&column) && !is_there {
+            return Err(format!("a row of its dimension has the column `{column}`"));
+        }
+        if !needs.contains(&column) && is_there && !goes_with_port {
+            return Err(format!("a row of its dimension has no column `{column}`"));
+        }
+    }
+    if row.as_name.is_some() && row.asn.is_none() {
+        return Err("it has the column `as_name` and no `asn`".to_owned());
+    }
+    if row.other && row.dimension == Dimension::Total {
+        return Err("a total is never `other`".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether the values can be true; names lose what no page can show.
+fn values(row: &mut Row) -> Result<(), String> {
+    let (start, end) = (row.period_start.as_second(), row.period_end.as_second());
+    if !(2000..2200).contains(&date(start).year()) {
+        return Err(format!("no period begins {}", row.period_start));
+    }
+    if end <= start || end - start > PERIOD {
+        return Err("the period ends before it begins, or is longer than a year".to_owned());
+    }
+    for (column, value) in [
+        ("flows", row.flows),
+        ("bytes", row.bytes),
+        ("packets", row.packets),
+    ] {
+        if value > COUNT {
+            return Err(format!("`{column}` is {value}, which no period comes to"));
+        }
+    }
+    if let Some(version) = row.ip_version.filter(|version| ![4, 6].contains(version)) {
+        return Err(format!("`ip_version` is {version}, and not 4 or 6"));
+    }
+    row.exit = shown(&row.exit);
+    if row.exit.is_empty() {
+        return Err("the exit has no name".to_owned());
+    }
+    row.as_name = row
+        .as_name
+        .as_deref()
+        .map(shown)
+        .filter(|name| !name.is_empty());
+    let Some(about) = &mut row.about else {
+        return Ok(());
+    };
+    for text in [&mut about.monitor, &mut about.countries, &mut about.systems] {
+        *text = shown(text);
+    }
+    if about.part == 0 {
+        return Err("`part` is 0; the first one is 1".to_owned());
+    }
+    if !about.epsilon.is_finite() || about.epsilon < 0.0 {
+        return Err("`epsilon` is no number from 0 on".to_owned());
+    }
+    // A clock that was set back makes a period longer than it seems, but not by that much.
+    let watched = i64::try_from(about.watched_seconds).unwrap_or(i64::MAX);
+    if watched / 2 > end - start {
+        return Err("`watched_seconds` is more than twice the period".to_owned());
+    }
+    Ok(())
+}
+
+/// A name as pages may show it: without what steers a terminal or turns text around, and not
+/// without end.
+fn shown(name: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let plain = name.chars().map(|c| match c {
+        c if c.is_control() || turns(c) => ' ',
+        c => c,
+    });
+    let plain: String = plain.take(NAME).collect();
+    plain.trim().to_owned()
+}
+
+/// Whether a part lacks rows, as far as its numbers tell: each dimension has everything that the
+/// total has. Where noise was added, only that there are any rows can be asked.
+fn is_whole(part: &Part) -> Result<(), String> {
+    let total = &part.total;
+    if (total.flows, total.bytes, total.packets) == (0, 0, 0) {
+        return Ok(());
+    }
+    let is_exact = part.about.epsilon == 0.0;
+    for dimension in [Dimension::Port, Dimension::Country, Dimension::IpVersion] {
+        let rows = || part.rows.iter().filter(|row| row.dimension == dimension);
+        let sum = |column: fn(&Row) -> u64| rows().map(column).fold(0_u64, u64::saturating_add);
+        let lacks = sum(|row| row.flows) < total.flows
+            || sum(|row| row.bytes) < total.bytes
+            || sum(|row| row.packets) < total.packets;
+        if rows().next().is_none() || is_exact && lacks {
+            return Err(format!(
+                "the period that begins {} ends here, but its rows of dimension {dimension:?} do \
+                 not come to its total: the file was cut, or lines are missing",
+                total.period_start
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! The table of cells: open addressing, one array, never resized.
+
+use super::super::cell::{Cell, Counts, Place};
+use super::hash::Hash;
+use super::lane::{Lane, STAGED};
+use crate::packet::Version;
+use zeroize::DefaultIsZeroes;
+
+/// A cell as a number: the place's number, the port, and the IP version. 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Key(u64);
+
+const USED: u64 = 1 << 63;
+const IS_V6: u64 = 1 << 48;
+const PORT: u32 = 32;
+
+impl Key {
+    #[inline]
+    pub(super) const fn new(port: u16, version: Version, place: u32) -> Self {
+        let version = match version {
+            Version::V4 => 0,
+            Version::V6 => IS_V6,
+        };
+        Self(USED | version | (port as u64) << PORT | place as u64)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the number is taken apart")]
+    pub(super) const fn port(self) -> u16 {
+        (self.0 >> PORT) as u16
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the number is taken apart")]
+    pub(super) const fn place(self) -> u32 {
+        self.0 as u32
+    }
+
+    pub(super) const fn version(self) -> Version {
+        if self.0 & IS_V6 == 0 {
+            Version::V4
+        } else {
+            Version::V6
+        }
+    }
+
+    pub(super) fn cell(self, place: impl Fn(u32) -> Place) -> Cell {
+        Cell {
+            port: self.port(),
+            place: place(self.place()),
+            version: self.version(),
+        }
+    }
+}
+
+/// Two of them are a cache line.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    key: Key,
+    counts: Counts,
+}
+
+/// No more than half of the slots are used, so a cell is near where it is looked for first.
+pub(super) struct Cells {
+    slots: Vec<Slot>,
+    hash: Hash,
+    used: usize,
+    capacity: usize,
+}
+
+impl Cells {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            slots: vec![Slot::default(); (capacity * 2).next_power_of_two()],
+            hash: Hash::new(),
+            used: 0,
+            capacity,
+        }
+    }
+
+    /// Where a key is looked for first.
+    #[inline]
+    pub(super) fn slot(&self, key: Key) -> usize {
+        self.hash.of(key.0) as usize & (self.slots.len() - 1)
+    }
+
+    /// The keys of packets, and where they are looked for first. All of those slots are touched,
+    /// none waiting for another: when they are needed, they are in the cache.
+    #[inline]
+    pub(super) fn locate<A: DefaultIsZeroes>(
+        &self,
+        lane: &Lane<A>,
+        version: Version,
+    ) -> ([Key; STAGED], [usize; STAGED]) {
+        let (mut keys, mut slots) = ([Key::default(); STAGED], [0; STAGED]);
+        let mut touched = 0;
+        for ((port, place), (key, slot)) in lane.found().zip(keys.iter_mut().zip(&mut slots)) {
+            *key = Key::new(port, version, place);
+            *slot = self.slot(*key);
+            touched |= self.slots[*slot].counts.packets;
+        }
+        std::hint::black_box(touched);
+        (keys, slots)
+    }
+
+    /// Adds to a cell, from where [`Cells::slot`] says on; false where it is new and there is no
+    /// room any more.
+    #[inline]
+    pub(super) fn add(&mut self, key: Key, slot: usize, counts: Counts) -> bool {
+        let mask = self.slots.len() - 1;
+        let mut at = slot & mask;
+        loop {
+            let slot = &mut self.slots[at];
+            if slot.key == key {
+                slot.counts += counts;
+                return true;
+            }
+            if slot.key == Key::default() {
+                if self.used == self.capacity {
+                    return false;
+                }
+                self.used += 1;
+                *slot = Slot { key, counts };
+                return true;
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, Counts)> {
+        let used = self.slots.iter().filter(|slot| slot.key != Key::default());
+        used.map(|slot| (slot.key, slot.counts))
+    }
+
+    pub(super) fn clear(&mut self) {
+        if self.used > 0 {
+            self.slots.fill(Slot::default());
+            self.used = 0;
+        }
+    }
+
+    pub(super) const fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(super) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+}

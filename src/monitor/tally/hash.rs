@@ -1,0 +1,35 @@
+//! Where in the table a cell is looked for first.
+//!
+//! Clients of Tor choose ports and destinations, and so the cells. Tabulation hashing (Zobrist
+//! 1970; Pătraşcu and Thorup, The Power of Simple Tabulation Hashing, 2011) takes one random word
+//! for each byte of the key: with linear probing it needs a constant number of probes for
+//! whatever keys somebody chooses who does not know the words.
+
+use std::hash::{BuildHasher, RandomState};
+
+/// A key has 49 bits.
+const BYTES: usize = 7;
+
+pub(super) struct Hash {
+    words: Box<[[u32; 256]; BYTES]>,
+}
+
+impl Hash {
+    /// With random words, from what the operating system gave for hash maps.
+    pub(super) fn new() -> Self {
+        let random = RandomState::new();
+        let mut words = Box::new([[0; 256]; BYTES]);
+        for (index, word) in words.as_flattened_mut().iter_mut().enumerate() {
+            let [a, b, c, d, ..] = random.hash_one(index).to_ne_bytes();
+            *word = u32::from_ne_bytes([a, b, c, d]);
+        }
+        Self { words }
+    }
+
+    #[inline]
+    pub(super) fn of(&self, key: u64) -> u32 {
+        let bytes = key.to_le_bytes();
+        let words = self.words.iter().zip(bytes);
+        words.fold(0, |hash, (words, byte)| hash ^ words[usize::from(byte)])
+    }
+}

@@ -1,0 +1,83 @@
+//! The packets of one IP version on their way through the stages of a batch.
+
+use super::super::cell::Counts;
+use super::super::filter::Part;
+use super::super::places::Address;
+use super::super::places::Tree;
+use zeroize::{DefaultIsZeroes, Zeroize};
+
+/// How many packets go through the stages together: their scratch stays in the first cache.
+pub(super) const STAGED: usize = 64;
+
+/// What was read of packets, and where they go to.
+pub(super) struct Lane<A> {
+    destinations: [A; STAGED],
+    /// First the ways through the tree, which tell as much as an address; then the numbers of
+    /// places.
+    places: [u32; STAGED],
+    bytes: [u32; STAGED],
+    ports: [u16; STAGED],
+    flows: [bool; STAGED],
+    len: usize,
+}
+
+impl<A: DefaultIsZeroes> Default for Lane<A> {
+    fn default() -> Self {
+        Self {
+            destinations: [A::default(); STAGED],
+            places: [0; STAGED],
+            bytes: [0; STAGED],
+            ports: [0; STAGED],
+            flows: [false; STAGED],
+            len: 0,
+        }
+    }
+}
+
+impl<A: DefaultIsZeroes> Lane<A> {
+    /// Takes a packet; there are never more than [`STAGED`].
+    #[inline(always)]
+    pub(super) fn put(&mut self, seen: Part<A>) {
+        let at = self.len % STAGED;
+        self.destinations[at] = seen.destination;
+        self.bytes[at] = seen.bytes;
+        self.ports[at] = seen.port;
+        self.flows[at] = seen.flow == Some(true);
+        self.len = at + 1;
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(super) fn counts(&self, index: usize) -> Counts {
+        Counts {
+            flows: self.flows[index].into(),
+            bytes: self.bytes[index].into(),
+            packets: 1,
+        }
+    }
+
+    /// Each packet's port and the number of its place.
+    #[inline]
+    pub(super) fn found(&self) -> impl Iterator<Item = (u16, u32)> {
+        let found = self.ports.iter().zip(&self.places);
+        found.take(self.len).map(|(port, place)| (*port, *place))
+    }
+
+    /// Forgets the packets.
+    #[inline]
+    pub(super) fn wipe(&mut self) {
+        self.destinations[..self.len].zeroize();
+        self.len = 0;
+    }
+}
+
+impl<A: Address + DefaultIsZeroes> Lane<A> {
+    #[inline]
+    pub(super) fn look_up<const FANOUT: usize>(&mut self, tree: &Tree<A, FANOUT>) {
+        let len = self.len;
+        tree.find(&self.destinations[..len], &mut self.places[..len]);
+    }
+}

@@ -1,0 +1,174 @@
+//! Why a NIC cannot be listened to, and what to do about it.
+
+use super::program::MAX_SOURCES;
+use super::{MAX_FRAMES, MIN_RING};
+use crate::nic::NicError;
+use std::io;
+
+/// Why a NIC cannot be listened to, or not any longer.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    /// It is not there, or cannot be looked at or changed.
+    #[error(transparent)]
+    Nic(#[from] NicError),
+    /// A ring that AF_XDP, or the memory's bound, does not allow.
+    #[error(
+        "a ring of {0} packets is not possible: it takes a power of two, {MIN_RING} to {MAX_FRAMES}"
+    )]
+    Ring(u32),
+    /// More clearnet addresses than the filter has room for.
+    #[error("{0} clearnet addresses of one IP version are too many: {MAX_SOURCES} are possible")]
+    Sources(usize),
+    /// No clearnet address: nothing would ever be counted.
+    #[error(
+        "there is no clearnet address to listen for: name the addresses of the Tor host that exit traffic comes from"
+    )]
+    NoSource,
+    /// More queues than there is memory for.
+    #[error(
+        "{interface} has {queues} receive queues, more than the monitor's memory is for; set fewer: `{command}`"
+    )]
+    Queues {
+        /// The NIC.
+        interface: String,
+        /// How many.
+        queues: u32,
+        /// What sets fewer.
+        command: String,
+    },
+    /// It has an address, so that somebody could speak to it, and be answered.
+    #[error(
+        "{interface} has the address {address}, and a tap must have none: run \
+         `ip addr flush dev {interface}` and \
+         `sysctl -w net.ipv6.conf.{sysctl}.disable_ipv6=1`"
+    )]
+    Address {
+        /// The NIC.
+        interface: String,
+        /// Its name as a part of a sysctl's.
+        sysctl: String,
+        /// One of its addresses.
+        address: String,
+    },
+    /// It would get an address as soon as its link comes back, and announce that.
+    #[error(
+        "IPv6 is on at {interface}, so that the kernel speaks there whenever the link comes up, \
+         and a tap must not: run `sysctl -w net.ipv6.conf.{sysctl}.disable_ipv6=1`"
+    )]
+    Ipv6 {
+        /// The NIC.
+        interface: String,
+        /// Its name as a part of a sysctl's.
+        sysctl: String,
+    },
+    /// It is not set up.
+    #[error("{0} is down: run `ip link set dev {0} up`")]
+    Down(String),
+    /// Another XDP program is there.
+    #[error(
+        "{0} has an XDP program already: end the program that put it there (`bpftool net` shows \
+         it), or run `ip link set dev {0} xdp off`"
+    )]
+    Attached(String),
+    /// Another AF_XDP socket is there.
+    #[error(
+        "queue {queue} of {interface} belongs to another AF_XDP socket: end the program that has \
+         it (`ss --xdp --all --processes` names it)"
+    )]
+    Busy {
+        /// The NIC.
+        interface: String,
+        /// The queue's number.
+        queue: u32,
+    },
+    /// The kernel refuses the filter.
+    #[error("cannot load the tap's filter: {0}; it takes Linux 6.1 with CAP_BPF and CAP_NET_ADMIN")]
+    Load(#[source] libbpf_rs::Error),
+    /// A map of the filter's does not work.
+    #[error("cannot use the tap's filter: {0}")]
+    Map(#[source] libbpf_rs::Error),
+    /// The NIC takes the filter neither natively nor generically.
+    #[error("cannot attach the tap's filter to {interface}: {source}{hint}")]
+    Attach {
+        /// The NIC.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// The packets' memory cannot be made or registered.
+    #[error(
+        "cannot register {bytes} bytes of packet memory: {source}; the memory lock limit may be \
+         too small (raise LimitMEMLOCK or grant CAP_IPC_LOCK), or ask for a smaller ring"
+    )]
+    Memory {
+        /// How large it would have been.
+        bytes: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A socket cannot be bound to a queue.
+    #[error("cannot bind an AF_XDP socket to queue {queue} of {interface}: {source}{hint}")]
+    Bind {
+        /// The NIC.
+        interface: String,
+        /// The queue's number.
+        queue: u32,
+        /// What the kernel said.
+        source: io::Error,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// Nobody can wait for packets.
+    #[error("cannot wait for packets: {0}")]
+    Wait(#[source] io::Error),
+    /// A socket does not say what it lost.
+    #[error("cannot read an AF_XDP socket's statistics: {0}")]
+    Statistics(#[source] io::Error),
+    /// The interface is not there any more.
+    #[error(
+        "{interface} is gone ({source}): once it is back (`ip link show dev {interface}`), start \
+         the monitor again"
+    )]
+    Gone {
+        /// The NIC that was.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl TapError {
+    pub(super) fn bind(interface: &str, queue: u32, source: io::Error) -> Self {
+        let interface = interface.to_owned();
+        if source.raw_os_error() == Some(libc::EBUSY) {
+            return Self::Busy { interface, queue };
+        }
+        Self::Bind {
+            hint: match source.raw_os_error() {
+                Some(libc::EPERM) => "; it takes CAP_NET_RAW",
+                Some(libc::EINVAL) => "; the NIC has no such queue, or is down",
+                _ => "",
+            },
+            interface,
+            queue,
+            source,
+        }
+    }
+
+    pub(super) fn attach(interface: &str, source: io::Error) -> Self {
+        let interface = interface.to_owned();
+        match source.raw_os_error() {
+            Some(libc::EBUSY | libc::EEXIST) => Self::Attached(interface),
+            code => Self::Attach {
+                interface,
+                hint: match code {
+                    Some(libc::EPERM) => "; it takes CAP_NET_ADMIN and CAP_BPF",
+                    _ => "",
+                },
+                source,
+            },
+        }
+    }
+}

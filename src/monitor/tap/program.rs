@@ -1,0 +1,218 @@
+//! The filter in the kernel: loaded with its rule, given its sockets, attached, counted.
+
+use super::TapError;
+use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, create_link};
+use crate::nic::Nic;
+use crate::packet::Dscp;
+use libbpf_rs::{Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+const COMPILED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor.bpf.o"));
+
+/// How many clearnet addresses of one IP version there may be. As in bpf/monitor.bpf.c, like the
+/// names and structures here.
+pub const MAX_SOURCES: usize = 64;
+
+/// The mark, two numbers of addresses, and room for the addresses.
+const RULE_WORDS: usize = 3 + MAX_SOURCES + 2 * MAX_SOURCES;
+const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
+
+/// What the filter did with what it saw: `received` is the sum of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sorted {
+    /// All frames.
+    pub received: u64,
+    /// Handed over.
+    pub passed: u64,
+    /// No IP packet, a runt included.
+    pub not_ip: u64,
+    /// An IP packet that cannot be read.
+    pub malformed: u64,
+    /// Without the mark.
+    pub unmarked: u64,
+    /// With the mark, and from no clearnet address.
+    pub other_source: u64,
+    /// To be handed over, and nobody there to take it.
+    pub no_socket: u64,
+}
+
+/// The loaded filter.
+pub struct Program {
+    object: Object,
+}
+
+impl Program {
+    /// Loads the filter, to be attached to a NIC of so many receive queues.
+    ///
+    /// # Errors
+    /// No address or too many, no privilege, or a kernel that refuses it.
+    pub fn load(dscp: Dscp, clearnet: &[IpAddr], queues: u32) -> Result<Self, TapError> {
+        let rule = rule(dscp, clearnet)?;
+        let load = || {
+            let mut object = ObjectBuilder::default().open_memory(COMPILED)?;
+            for mut map in object.maps_mut() {
+                if map.name() == "sockets" {
+                    map.set_max_entries(queues)?;
+                }
+                if map.name().to_string_lossy().ends_with(".rodata")
+                    && let Some(values) = map.initial_value_mut()
+                    && let Some(values) = values.get_mut(..rule.len())
+                {
+                    values.copy_from_slice(&rule);
+                }
+            }
+            object.load()
+        };
+        Ok(Self {
+            object: load().map_err(TapError::Load)?,
+        })
+    }
+
+    /// Hands over what comes by this queue to this socket.
+    pub(super) fn serve(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), TapError> {
+        let value = socket.as_raw_fd().to_ne_bytes();
+        self.map("sockets")?
+            .update(&queue.to_ne_bytes(), &value, MapFlags::ANY)
+            .map_err(TapError::Map)
+    }
+
+    /// Attaches it for as long as the result lives, and no longer than this process does: natively
+    /// where the driver can, else generically.
+    pub(super) fn attach(&self, nic: &Nic) -> Result<OwnedFd, TapError> {
+        let program = self.program()?;
+        let attach = |flags| create_link(program.as_fd(), nic.index, flags);
+        let native = match attach(XDP_FLAGS_DRV_MODE) {
+            Ok(link) => return Ok(link),
+            Err(error) => error,
+        };
+        // Taken by another program, or no right to: generic mode changes neither.
+        if matches!(
+            native.raw_os_error(),
+            Some(libc::EBUSY | libc::EEXIST | libc::EPERM)
+        ) {
+            return Err(TapError::attach(&nic.name, native));
+        }
+        let link = match attach(XDP_FLAGS_SKB_MODE) {
+            Ok(link) => link,
+            Err(generic) if generic.raw_os_error() == Some(libc::EBUSY) => {
+                return Err(TapError::attach(&nic.name, generic));
+            }
+            Err(_) => return Err(TapError::attach(&nic.name, native)),
+        };
+        tracing::warn!(
+            "the driver of {0} does not take the filter ({native}): the kernel's common receive \
+             path runs it, behind GRO, which makes one packet of several; run `ethtool -K {0} gro \
+             off`",
+            nic.name
+        );
+        Ok(link)
+    }
+
+    /// Runs one frame through it as if a NIC had received it (BPF_PROG_RUN). What is left of it.
+    ///
+    /// # Errors
+    /// The frame is shorter than an Ethernet header or longer than the kernel can make one.
+    pub fn run(&self, frame: &[u8]) -> Result<Vec<u8>, TapError> {
+        let mut after = vec![0; frame.len()];
+        let input = ProgramInput {
+            data_in: Some(frame),
+            data_out: Some(&mut after),
+            ..Default::default()
+        };
+        let output = self.program()?.test_run(input).map_err(TapError::Map)?;
+        let left = output.data.map_or(0, |data| data.len());
+        after.truncate(left);
+        Ok(after)
+    }
+
+    /// What it did so far.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn counters(&self) -> Result<Sorted, TapError> {
+        let values = self
+            .map("counters")?
+            .lookup_percpu(&ONLY, MapFlags::ANY)
+            .map_err(TapError::Map)?;
+        let mut sums = [0_u64; 7];
+        for value in values.iter().flatten() {
+            for (sum, number) in sums.iter_mut().zip(value.as_chunks().0) {
+                *sum += u64::from_ne_bytes(*number);
+            }
+        }
+        let [
+            received,
+            passed,
+            not_ip,
+            malformed,
+            unmarked,
+            other_source,
+            no_socket,
+        ] = sums;
+        Ok(Sorted {
+            received,
+            passed,
+            not_ip,
+            malformed,
+            unmarked,
+            other_source,
+            no_socket,
+        })
+    }
+
+    fn program(&self) -> Result<ProgramMut<'_>, TapError> {
+        let mut programs = self.object.progs_mut();
+        programs.next().ok_or_else(|| missing("program"))
+    }
+
+    fn map(&self, name: &'static str) -> Result<Map<'_>, TapError> {
+        let mut maps = self.object.maps();
+        maps.find(|map| map.name() == name)
+            .ok_or_else(|| missing(name))
+    }
+}
+
+fn missing(what: &str) -> TapError {
+    TapError::Map(io::Error::other(format!("it has no {what}")).into())
+}
+
+/// The rule as the filter has it.
+fn rule(dscp: Dscp, clearnet: &[IpAddr]) -> Result<Vec<u8>, TapError> {
+    if clearnet.is_empty() {
+        return Err(TapError::NoSource);
+    }
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for address in clearnet {
+        match address {
+            IpAddr::V4(address) => v4.push(u64::from(address.to_bits())),
+            IpAddr::V6(address) => {
+                let [high, low] = halves(address.to_bits());
+                v6.extend([high, low]);
+            }
+        }
+    }
+    let count = v4.len().max(v6.len() / 2);
+    if count > MAX_SOURCES {
+        return Err(TapError::Sources(count));
+    }
+    let mut words = vec![
+        u64::from(dscp.bits() << 2),
+        v4.len() as u64,
+        (v6.len() / 2) as u64,
+    ];
+    words.extend(v4);
+    words.resize(3 + MAX_SOURCES, 0);
+    words.extend(v6);
+    words.resize(RULE_WORDS, 0);
+    Ok(words.into_iter().flat_map(u64::to_ne_bytes).collect())
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "each half is what it is named for"
+)]
+const fn halves(number: u128) -> [u64; 2] {
+    [(number >> 64) as u64, number as u64]
+}

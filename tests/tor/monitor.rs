@@ -1,0 +1,89 @@
+//! The monitor at a tap on every uplink, and what it must have counted.
+
+use crate::exit::Binding;
+use crate::ground::Ground;
+use crate::web::Web;
+use exitmark::lab::contained;
+use exitmark::lab::site::RunningBox;
+use exitmark::monitor::ledger::Ledger;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
+
+const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
+
+/// It runs, and has since before anything was marked.
+pub(crate) struct Monitor {
+    running: RunningBox,
+    directory: TempDir,
+}
+
+impl Monitor {
+    pub(crate) fn start(ground: &Ground) -> Self {
+        let directory = TempDir::new().unwrap();
+        let clearnet = Binding::ALL
+            .into_iter()
+            .zip(&ground.lots)
+            .flat_map(|(binding, lot)| binding.clearnet(lot).both())
+            .map(|address| address.to_string());
+        // A period that ends at a moment when nobody tests.
+        let configuration = format!(
+            "interface = \"mon0\"\naddresses = {:?}\n[period]\nlength = \"30days\"\n\
+             directory = \"periods\"\nstate = \"state\"\n[metrics]\nlisten = \"off\"\n",
+            clearnet.collect::<Vec<_>>()
+        );
+        let file = directory.path().join("monitor.toml");
+        fs::write(&file, configuration).unwrap();
+        fs::create_dir(directory.path().join("periods")).unwrap();
+        let mut command = contained(MONITOR);
+        command.args(["capture", "--config"]).arg(&file);
+        Self {
+            running: RunningBox::start_by(&ground.listener, command).unwrap(),
+            directory,
+        }
+    }
+
+    /// Ends it, and holds what it keeps for a restart against what the web servers say, and the
+    /// number of all connections that were marked.
+    pub(crate) fn check(self, web: &Web, marked: u64, complain: &mut impl FnMut(String)) {
+        let last = self.running.stop().unwrap();
+        if !last.status.success() || last.counters["lost"] != 0 {
+            complain(format!("ended with {}: {:?}", last.status, last.counters));
+        }
+        if last.counters["flows"] != marked {
+            complain(format!("{marked} flows were marked: {:?}", last.counters));
+        }
+        let ports = ports(&self.directory.path().join("state"));
+        for (port, accepted) in web.accepted() {
+            if accepted == 0 {
+                complain(format!("nobody asked at port {port}"));
+            }
+        }
+        let accepted: Vec<_> = web.accepted().into();
+        println!("flows by port, as accepted and as counted: {accepted:?} {ports:?}");
+        if ports != accepted {
+            complain(format!("accepted {accepted:?}, counted {ports:?}"));
+        }
+    }
+}
+
+/// The flows by port, of what is kept for a restart: a line of JSON in the one file there is.
+fn ports(state: &Path) -> Vec<(u16, u64)> {
+    #[derive(Deserialize)]
+    struct Kept {
+        ledger: Ledger,
+    }
+    let files = fs::read_dir(state).unwrap();
+    let mut files = files.map(|entry| entry.unwrap().path());
+    let file = files.find(|path| path.extension().is_some_and(|is| is == "state"));
+    let text = fs::read_to_string(file.unwrap()).unwrap();
+    let kept: Kept = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let mut ports = BTreeMap::new();
+    for (cell, counts) in kept.ledger.cells {
+        *ports.entry(cell.port).or_default() += counts.flows;
+    }
+    // What a box did not know yet for a relay's was marked: a probe, which begins no connection.
+    ports.into_iter().filter(|(_, flows)| *flows > 0).collect()
+}

@@ -75,6 +75,7 @@ const MONITOR: Program = Program {
             heading: "SIGNALS",
             paragraphs: &[
                 "SIGTERM, SIGINT\tKeep the running period's counts for the next start, and end.",
+                "SIGUSR1\tPrint a line of counters.",
             ],
         },
         environment("capture"),

@@ -89,6 +89,7 @@ fn from_installation_to_purge() {
     assert_eq!(machine.run("sh", &["-c", &verified]), "");
 
     machine.name_nics();
+    monitor::runs(&machine, "eth1");
     configure(&machine);
     let service = Service::prepare(&machine);
     let running = service.start();

@@ -2,8 +2,9 @@
 //! a removal leaves. It is installed beside the box's here, and needs nothing of it.
 
 use crate::machine::Machine;
-use crate::service::Unit;
+use crate::service::{Service, Unit};
 use exitmark::monitor;
+use nix::sys::signal::Signal;
 use std::path::PathBuf;
 
 const CONFIGURATION: &str = "/etc/exitmark-monitor/exitmark-monitor.toml";
@@ -34,34 +35,6 @@ pub(crate) const INSTALLED: &[&str] = &[
     "644 root:root /usr/share/fish/vendor_completions.d/exitmark-monitor.fish",
 ];
 
-/// A directory of the service, and a file in it as the service leaves it.
-struct Kept {
-    directory: String,
-    mode: &'static str,
-    file: String,
-}
-
-impl Kept {
-    fn new(under: &str, unit: &Unit, key: &str, mode: &'static str, file: &str) -> Self {
-        let directory = format!("{under}/{}", unit.value(key));
-        assert_eq!(unit.value(&format!("{key}Mode")), mode, "{directory}");
-        let file = format!("{directory}/{file}");
-        Self {
-            directory,
-            mode,
-            file,
-        }
-    }
-
-    fn make(&self, machine: &Machine, unit: &Unit) {
-        let (user, group) = (unit.value("User"), unit.value("Group"));
-        let made = ["-d", "-m", self.mode, "-o", user, "-g", group];
-        machine.run("install", &[&made[..], &[&self.directory]].concat());
-        let as_user = ["-u", user, "--", "touch", &self.file];
-        machine.run("runuser", &as_user);
-    }
-}
-
 /// All that can be seen of it without systemd.
 pub(crate) fn is_as_its_units_say(machine: &Machine) {
     let version = concat!("exitmark-monitor ", env!("CARGO_PKG_VERSION"));
@@ -72,16 +45,16 @@ pub(crate) fn is_as_its_units_say(machine: &Machine) {
     assert!(user.trim().ends_with(home), "{user}");
 
     let (service, report) = (Unit::of(machine, SERVICE), Unit::of(machine, REPORT));
+    // Others read what is published; what is not, nobody else does.
+    assert_eq!(service.value("StateDirectoryMode"), "0755");
+    assert_eq!(service.value("RuntimeDirectoryMode"), "0700");
+    assert_eq!(service.value("RuntimeDirectoryPreserve"), "yes");
     for unit in [&service, &report] {
         assert_eq!(unit.value("User"), "exitmark-monitor");
         assert_eq!(unit.value("ProtectSystem"), "strict");
         assert_eq!(unit.value("NoNewPrivileges"), "yes");
         assert_eq!(unit.value("LimitCORE"), "0");
     }
-    assert_eq!(
-        service.value("AmbientCapabilities"),
-        service.value("CapabilityBoundingSet")
-    );
     assert_eq!(report.value("CapabilityBoundingSet"), "");
 
     let arguments = command_line(service.value("ExecStart"));
@@ -106,6 +79,7 @@ pub(crate) fn is_as_its_units_say(machine: &Machine) {
     };
     let cache = format!("/var/cache/{}", report.value("CacheDirectory"));
     let state = format!("/var/lib/{}", service.value("StateDirectory"));
+    assert_eq!(state, monitor::settings::DIRECTORY);
     assert_eq!([path("out"), path("periods")], [cache, state]);
     let hidden = report.value("InaccessiblePaths");
     assert_eq!(hidden, format!("-{}", monitor::settings::STATE));
@@ -136,40 +110,44 @@ fn command_line(line: &str) -> clap::ArgMatches {
     parsed.unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
+/// It counts with what its unit lets it have, and keeps what it has counted when it is stopped.
+pub(crate) fn runs(machine: &Machine, nic: &str) {
+    let interface = format!("interface = \"{nic}\"");
+    let changed = |line: &str| match line.starts_with("interface = ") {
+        true => interface.clone(),
+        false => line.to_owned(),
+    };
+    let lines: Vec<_> = machine.read(EXAMPLE).lines().map(changed).collect();
+    machine.write(CONFIGURATION, &lines.join("\n"));
+    let service = Service::prepare_monitor(machine);
+    let mut running = service.start();
+    let ready = format!("ready interface={nic} ");
+    assert!(running.ready.starts_with(&ready), "{}", running.ready);
+    assert!(machine.is_taken(nic));
+    running.signal(Signal::SIGTERM).unwrap();
+    let status = running.ended().unwrap();
+    assert!(status.success(), "{status}: {}", running.log());
+    assert!(!machine.is_taken(nic));
+}
+
 /// It is removed and purged.
 pub(crate) fn goes(machine: &Machine) {
-    let (service, report) = (Unit::of(machine, SERVICE), Unit::of(machine, REPORT));
-    // What was published stays there, for others to read; what was not is nobody else's.
-    let [periods, page, counts] = [
-        Kept::new(
-            "/var/lib",
-            &service,
-            "StateDirectory",
-            "0755",
-            "exit1.jsonl",
-        ),
-        Kept::new(
-            "/var/cache",
-            &report,
-            "CacheDirectory",
-            "0755",
-            "index.html",
-        ),
-        Kept::new("/run", &service, "RuntimeDirectory", "0700", "counts"),
-    ];
-    assert_eq!(periods.directory, monitor::settings::DIRECTORY);
-    assert_eq!(counts.directory, monitor::settings::STATE);
-    assert_eq!(service.value("RuntimeDirectoryPreserve"), "yes");
-    for one in [&periods, &page, &counts] {
-        one.make(machine, &service);
+    let published = "/var/lib/exitmark-monitor/exit1.jsonl";
+    let page = "/var/cache/exitmark-monitor/index.html";
+    for path in [published, page] {
+        machine.run("install", &["-D", "-m", "644", EXAMPLE, path]);
     }
+    let counts = monitor::settings::STATE;
+    let kept = machine.run("find", &[counts, "-type", "f", "-size", "+0"]);
+    assert!(!kept.is_empty(), "what was counted is kept for a restart");
+
     machine.remove("-r", "exitmark-monitor").unwrap();
     assert!(!machine.is_there("/usr/bin/exitmark-monitor"));
     assert!(machine.is_there("/usr/bin/exitmark"), "the box stays");
-    assert!(machine.is_there(&periods.file) && machine.is_there(&page.file));
     assert!(machine.is_there(CONFIGURATION), "it goes by a purge alone");
-    // Nobody is left who would close the period.
-    assert!(!machine.is_there(&counts.directory));
+    // What was published is the operator's; who would reduce and delete the rest is gone.
+    assert!(machine.is_there(published) && machine.is_there(page));
+    assert!(!machine.is_there(counts));
     machine.remove("-P", "exitmark-monitor").unwrap();
     let left = machine.changed_files_named("exitmark-monitor");
     assert!(left.is_empty(), "{left:?}");

@@ -81,14 +81,15 @@ fuzz: fuzz-engines
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
-# A Debian package for this machine's architecture, in target/deb. PROFILE=dev packs what the tests
-# use; DEBFULLNAME and DEBEMAIL say who made it, VERSION another version than Cargo.toml's.
+# Two Debian packages for this machine's architecture, in target/deb: exitmark for the box, and
+# exitmark-monitor. PROFILE=dev packs what the tests use; DEBFULLNAME and DEBEMAIL say who made
+# them, VERSION another version than Cargo.toml's.
 PROFILE ?= release
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 deb: setup
-	cargo build --locked --profile $(PROFILE) --bin exitmark
+	cargo build --locked --profile $(PROFILE) --bin exitmark --bin exitmark-monitor
 	cargo run --locked --quiet --example manual -- $(TARGET)/manual
-	dist/deb $(TARGET)/$(PROFILE:dev=debug)/exitmark $(TARGET)/manual $(TARGET)/deb $(VERSION)
+	dist/deb $(TARGET)/$(PROFILE:dev=debug) $(TARGET)/manual $(TARGET)/deb $(VERSION)
 
 check: setup
 	cargo fmt --check

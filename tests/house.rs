@@ -9,6 +9,7 @@
 use exitmark::datapath::memory::HeapMemory;
 use exitmark::datapath::{Forwarder, Outbox, Role, Samples};
 use exitmark::lab::cases::tables;
+use exitmark::monitor::settings as monitor;
 use exitmark::settings::Settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -326,19 +327,134 @@ fn uncommented(example: &str) -> String {
         .join("\n")
 }
 
+/// Every key of the box's configuration.
+const KEYS: &[&str] = &[
+    "engine",
+    "mode",
+    "classify_by",
+    "user",
+    "ports.host",
+    "ports.uplink",
+    "ports.incoming",
+    "host.addresses",
+    "host.relay_addresses",
+    "host.listeners",
+    "host.resolvers",
+    "host.exempt",
+    "host.mac",
+    "host.dscp",
+    "host.tos",
+    "mark.dscp",
+    "mark.tos",
+    "mark.protocols",
+    "mark.at_uplink",
+    "steer.next_hop",
+    "steer.on_unavailable",
+    "relays.consensus",
+    "relays.certificates",
+    "relays.authorities",
+    "relays.verify",
+    "relays.extra",
+    "relays.retain",
+    "relays.when_stale",
+    "relays.state",
+    "relays.user",
+    "datapath.ring",
+    "datapath.batch",
+    "datapath.spin",
+    "datapath.zero_copy",
+    "datapath.spill",
+    "datapath.inbound",
+    "datapath.sample",
+    "pin.directory",
+    "pin.on_stop",
+    "control.socket",
+    "control.group",
+    "metrics.listen",
+];
+
+/// Every key of the monitor's.
+const MONITOR_KEYS: &[&str] = &[
+    "exit",
+    "interface",
+    "addresses",
+    "user",
+    "mark.dscp",
+    "mark.tos",
+    "places.countries",
+    "places.systems",
+    "period.length",
+    "period.directory",
+    "period.state",
+    "publish.top",
+    "publish.threshold_flows",
+    "publish.bin_flows",
+    "publish.bin_bytes",
+    "publish.bin_packets",
+    "publish.cross",
+    "noise.epsilon",
+    "noise.flows",
+    "noise.bytes",
+    "noise.packets",
+    "memory.cells",
+    "memory.ring",
+    "metrics.listen",
+];
+
+fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");
+    fs::read_to_string(path.join(name)).unwrap()
+}
+
+/// Fails unless a configuration that has every key has these, and whoever parses it knows no other.
+fn has_every_key<T>(all: &str, known: &[&str], parse: impl Fn(&str) -> Result<T, String>) {
+    let documented = keys(&all.parse().unwrap(), "");
+    let known: BTreeSet<String> = known.iter().map(|&key| key.to_owned()).collect();
+    assert_eq!(documented, known);
+    // A table's parser names all the keys that it accepts when it meets another one: the list
+    // cannot fall behind.
+    let tables: BTreeSet<&str> = known
+        .iter()
+        .map(|key| key.split_once('.').map_or("", |(table, _)| table))
+        .collect();
+    for &table in &tables {
+        let text = match table {
+            "" => format!("zzz = 1\n{all}"),
+            _ => all.replace(&format!("[{table}]\n"), &format!("[{table}]\nzzz = 1\n")),
+        };
+        let Err(error) = parse(&text) else {
+            panic!("[{table}] takes zzz");
+        };
+        let (_, accepted) = error
+            .split_once("expected")
+            .unwrap_or_else(|| panic!("{error}"));
+        let accepted = accepted.lines().next().unwrap();
+        for key in accepted.split('`').skip(1).step_by(2) {
+            let name = match table {
+                "" => key.to_owned(),
+                _ => format!("{table}.{key}"),
+            };
+            assert!(
+                known.contains(&name) || table.is_empty() && tables.contains(key),
+                "{name} is not in the example"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_example_configuration_is_valid_and_has_every_key() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/exitmark.example.toml");
-    Settings::load(&path).unwrap();
+    let parse = |text: &str| {
+        let parsed = Settings::parse(text, Path::new(""));
+        parsed.map_err(|error| error.to_string())
+    };
+    let example = example("exitmark.example.toml");
+    parse(&example).unwrap();
 
     // With every key given: valid too, but for a host's mark that is not read, and the two ways
     // to say each mark.
-    let example = fs::read_to_string(&path).unwrap();
     let all = uncommented(&example);
-    let refusal = |text: &str| {
-        let error = Settings::parse(text, Path::new("")).unwrap_err();
-        error.to_string()
-    };
+    let refusal = |text: &str| parse(text).unwrap_err();
     assert!(refusal(&all).contains("host.dscp"), "{}", refusal(&all));
     let read = all.replace("classify_by = \"relay-set\"", "classify_by = \"host-mark\"");
     assert!(refusal(&read).contains("host.tos"), "{}", refusal(&read));
@@ -348,89 +464,32 @@ fn the_example_configuration_is_valid_and_has_every_key() {
         "{}",
         refusal(&of_host)
     );
-    let one_mark = of_host.replacen("dscp = \"af11\"\n", "", 1);
-    Settings::parse(&one_mark, Path::new("")).unwrap();
+    parse(&of_host.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
+    has_every_key(&all, KEYS, parse);
+}
 
-    let documented = keys(&all.parse().unwrap(), "");
-    let known: BTreeSet<String> = [
-        "engine",
-        "mode",
-        "classify_by",
-        "user",
-        "ports.host",
-        "ports.uplink",
-        "ports.incoming",
-        "host.addresses",
-        "host.relay_addresses",
-        "host.listeners",
-        "host.resolvers",
-        "host.exempt",
-        "host.mac",
-        "host.dscp",
-        "host.tos",
-        "mark.dscp",
-        "mark.tos",
-        "mark.protocols",
-        "mark.at_uplink",
-        "steer.next_hop",
-        "steer.on_unavailable",
-        "relays.consensus",
-        "relays.certificates",
-        "relays.authorities",
-        "relays.verify",
-        "relays.extra",
-        "relays.retain",
-        "relays.when_stale",
-        "relays.state",
-        "relays.user",
-        "datapath.ring",
-        "datapath.batch",
-        "datapath.spin",
-        "datapath.zero_copy",
-        "datapath.spill",
-        "datapath.inbound",
-        "datapath.sample",
-        "pin.directory",
-        "pin.on_stop",
-        "control.socket",
-        "control.group",
-        "metrics.listen",
-    ]
-    .map(String::from)
-    .into();
-    assert_eq!(documented, known);
-    // A table's parser names all the keys that it accepts when it meets another one: the list
-    // above cannot fall behind.
-    for table in [
-        "", "ports", "host", "mark", "steer", "relays", "datapath", "pin", "control", "metrics",
-    ] {
-        let text = if table.is_empty() {
-            format!("zzz = 1\n{one_mark}")
-        } else {
-            one_mark.replace(&format!("[{table}]\n"), &format!("[{table}]\nzzz = 1\n"))
-        };
-        let error = Settings::parse(&text, Path::new(""))
-            .unwrap_err()
-            .to_string();
-        let (_, accepted) = error
-            .split_once("expected")
-            .unwrap_or_else(|| panic!("{error}"));
-        let accepted = accepted.lines().next().unwrap();
-        for key in accepted.split('`').skip(1).step_by(2) {
-            let name = if table.is_empty() {
-                key.to_owned()
-            } else {
-                format!("{table}.{key}")
-            };
-            let is_table = known
-                .iter()
-                .any(|known| known.starts_with(&format!("{key}.")));
-            assert!(
-                known.contains(&name) || table.is_empty() && is_table,
-                "{name} is not in the example"
-            );
-        }
-    }
+#[test]
+fn the_monitors_example_configuration_is_valid_and_has_every_key() {
+    let parse = |text: &str| {
+        let nothing_else = monitor::Overrides::default();
+        let parsed = monitor::Settings::parse(text, Path::new(""), &nothing_else);
+        parsed.map_err(|error| error.to_string())
+    };
+    let example = example("exitmark-monitor.example.toml");
+    let settings = parse(&example).unwrap();
+
+    // With every key given: valid too, but for the two ways to say the mark.
+    let all = uncommented(&example);
+    let refused = parse(&all).unwrap_err();
+    assert!(refused.contains("mark.tos"), "{refused}");
+    let mut shown = parse(&all.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
+    has_every_key(&all, MONITOR_KEYS, parse);
+
+    // What is shown as a default is the default; these have none.
+    shown.user = None;
+    shown.places.systems = None;
+    shown.publish.noise = None;
+    assert_eq!(format!("{shown:?}"), format!("{settings:?}"));
 }
 
 #[test]

@@ -1,7 +1,6 @@
-//! Writes the man pages and the shells' completions into a directory:
+//! Writes the man pages and the shells' completions of both programs into a directory:
 //! `cargo run --example manual -- DIRECTORY`. `make deb` packs what it writes.
 
-mod configuration;
 mod pages;
 
 use std::path::PathBuf;

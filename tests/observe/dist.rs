@@ -1,7 +1,7 @@
 //! What is made of the metrics in dist/: alerts and a dashboard. They use what is documented, and
 //! nothing else.
 
-use crate::metrics::{Metric, documented};
+use crate::metrics::{Metric, documented, documented_in};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -81,7 +81,7 @@ fn check(documented: &BTreeMap<String, Metric>, query: &str) -> BTreeSet<String>
         let labels = match metric(documented, &name) {
             Some(metric) => metric.labels.clone(),
             None => {
-                assert_eq!(name, "up", "{query}: {name} is not in docs/metrics.md");
+                assert_eq!(name, "up", "{query}: {name} is not documented");
                 BTreeSet::new()
             }
         };
@@ -125,37 +125,57 @@ fn placeholders<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
 
 #[test]
 fn every_alert_uses_what_there_is_and_says_what_to_do() {
-    let documented = documented();
-    let files = YamlLoader::load_from_str(&read("dist/prometheus/exitmark.rules.yml")).unwrap();
-    let rules = files[0]["groups"][0]["rules"].as_vec().unwrap();
     let mut names = BTreeSet::new();
-    for rule in rules {
-        let text = |yaml: &Yaml| {
-            yaml.as_str()
-                .unwrap_or_else(|| panic!("{rule:?}"))
-                .to_owned()
+    for (program, page, at_least) in [
+        ("exitmark", "docs/metrics.md", 12),
+        ("exitmark-monitor", "docs/monitor.md", 5),
+    ] {
+        let Some(documented) = documented_in(page) else {
+            println!("SKIPPED the alerts of {program}: there is no {page}");
+            continue;
         };
-        let name = text(&rule["alert"]);
-        assert!(name.starts_with("Exitmark"), "{name}");
-        assert!(names.insert(name.clone()), "{name} is there twice");
-        let labels = check(&documented, &text(&rule["expr"]));
-        let severity = text(&rule["labels"]["severity"]);
-        assert!(
-            ["critical", "warning"].contains(&severity.as_str()),
-            "{name}"
-        );
-        let summary = text(&rule["annotations"]["summary"]);
-        let description = text(&rule["annotations"]["description"]);
-        assert!(
-            description.len() > 50 && description.ends_with('.'),
-            "{name}"
-        );
-        assert!(summary.contains("$labels.instance"), "{name}");
-        for label in placeholders(&format!("{summary}{description}"), "$labels.") {
-            assert!(labels.contains(label), "{name}: there is no label {label}");
+        let file = read(&format!("dist/prometheus/{program}.rules.yml"));
+        let files = YamlLoader::load_from_str(&file).unwrap();
+        let group = &files[0]["groups"][0];
+        assert_eq!(group["name"].as_str(), Some(program));
+        let rules = group["rules"].as_vec().unwrap();
+        for rule in rules {
+            let name = check_rule(&documented, program, rule);
+            assert!(names.insert(name.clone()), "{name} is there twice");
         }
+        assert!(rules.len() >= at_least, "{program}");
     }
-    assert!(rules.len() >= 12);
+}
+
+/// Fails unless an alert uses what is documented, and what it says is of use. Gives its name.
+fn check_rule(documented: &BTreeMap<String, Metric>, program: &str, rule: &Yaml) -> String {
+    let text = |yaml: &Yaml| {
+        yaml.as_str()
+            .unwrap_or_else(|| panic!("{rule:?}"))
+            .to_owned()
+    };
+    let name = text(&rule["alert"]);
+    assert!(name.starts_with("Exitmark"), "{name}");
+    let query = text(&rule["expr"]);
+    let labels = check(documented, &query);
+    let is_of_program = !query.contains("job=") || query.contains(&format!("job=\"{program}\""));
+    assert!(is_of_program, "{name} is about another program");
+    let severity = text(&rule["labels"]["severity"]);
+    assert!(
+        ["critical", "warning"].contains(&severity.as_str()),
+        "{name}"
+    );
+    let summary = text(&rule["annotations"]["summary"]);
+    let description = text(&rule["annotations"]["description"]);
+    assert!(
+        description.len() > 50 && description.ends_with('.'),
+        "{name}"
+    );
+    assert!(summary.contains("$labels.instance"), "{name}");
+    for label in placeholders(&format!("{summary}{description}"), "$labels.") {
+        assert!(labels.contains(label), "{name}: there is no label {label}");
+    }
+    name
 }
 
 #[test]

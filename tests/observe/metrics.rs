@@ -76,9 +76,15 @@ fn served(text: &str) -> BTreeMap<String, Metric> {
 
 /// The metrics of the table in docs/metrics.md.
 pub(crate) fn documented() -> BTreeMap<String, Metric> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    documented_in("docs/metrics.md").unwrap()
+}
+
+/// The metrics that this page documents, if it is there.
+pub(crate) fn documented_in(page: &str) -> Option<BTreeMap<String, Metric>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let text = fs::read_to_string(path).ok()?;
     let mut found = BTreeMap::new();
-    for line in fs::read_to_string(path).unwrap().lines() {
+    for line in text.lines() {
         let Some(row) = line.strip_prefix("| `exitmark_") else {
             continue;
         };
@@ -99,7 +105,7 @@ pub(crate) fn documented() -> BTreeMap<String, Metric> {
         let twice = found.insert(name.trim_matches('`').to_owned(), metric);
         assert!(twice.is_none(), "{name} is there twice");
     }
-    found
+    Some(found)
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Packages of the program that the tests were built with.
 
-#[path = "../../examples/manual/configuration.rs"]
-mod configuration;
-#[path = "../../examples/manual/pages.rs"]
+#[path = "../../examples/manual/pages/mod.rs"]
 mod pages;
 
 use std::path::{Path, PathBuf};
@@ -11,13 +9,14 @@ use std::thread;
 use tempfile::TempDir;
 
 const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
-/// The version of the second package.
+const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
+/// The version of the second packages.
 pub(crate) const SECOND: &str = concat!(env!("CARGO_PKG_VERSION"), "+1");
 
-/// A package and its successor.
+/// The packages of the two programs, and their successors.
 pub(crate) struct Packages {
-    pub(crate) first: PathBuf,
-    pub(crate) second: PathBuf,
+    pub(crate) first: Vec<PathBuf>,
+    pub(crate) second: Vec<PathBuf>,
     _directory: TempDir,
 }
 
@@ -42,10 +41,12 @@ impl Packages {
     }
 }
 
-fn pack(manual: &Path, out: &Path, version: &str) -> PathBuf {
+fn pack(manual: &Path, out: &Path, version: &str) -> Vec<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/deb");
+    let programs = Path::new(EXITMARK).parent().unwrap();
+    assert_eq!(Path::new(MONITOR).parent().unwrap(), programs);
     let output = Command::new(script)
-        .args([Path::new(EXITMARK), manual, out])
+        .args([programs, manual, out])
         .arg(version)
         // It is read once, from memory.
         .env("DPKG_DEB_COMPRESSOR_TYPE", "none")
@@ -53,5 +54,8 @@ fn pack(manual: &Path, out: &Path, version: &str) -> PathBuf {
         .unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{words}");
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    let paths = String::from_utf8(output.stdout).unwrap();
+    let paths: Vec<_> = paths.lines().map(PathBuf::from).collect();
+    assert_eq!(paths.len(), 2, "{paths:?}");
+    paths
 }

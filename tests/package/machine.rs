@@ -78,23 +78,24 @@ impl Machine {
         self.files(inside, |path| path.symlink_metadata().is_ok())
     }
 
-    pub(crate) fn install(&self, package: &Path) {
-        let package = package.to_owned();
-        self.files("/run/exitmark.deb", |to| fs::copy(package, to).unwrap());
-        let options = [
-            // Nothing here is to survive a power cut, and no index of man pages is needed.
-            "--force-unsafe-io",
-            "--no-triggers",
-            // Small installations leave the manual out.
-            "--path-include=/usr/share/*",
-        ];
-        let what = ["-i", "/run/exitmark.deb"];
-        self.run("dpkg", &[options.as_slice(), &what].concat());
+    pub(crate) fn install(&self, packages: &[PathBuf]) {
+        // Nothing here is to survive a power cut, and no index of man pages is needed.
+        let mut arguments = vec!["--force-unsafe-io", "--no-triggers"];
+        // Small installations leave the manual out.
+        arguments.extend(["--path-include=/usr/share/*", "-i"]);
+        let names: Vec<_> = (0..packages.len())
+            .map(|number| format!("/run/exitmark-{number}.deb"))
+            .collect();
+        for (package, name) in packages.iter().cloned().zip(&names) {
+            self.files(name, |to| fs::copy(package, to).unwrap());
+        }
+        arguments.extend(names.iter().map(String::as_str));
+        self.run("dpkg", &arguments);
     }
 
-    /// Removes the package, by this option of dpkg's.
-    pub(crate) fn remove(&self, option: &str) -> Result<String, LabError> {
-        self.command("dpkg", &["--no-triggers", option, "exitmark"])
+    /// Removes a package, by this option of dpkg's.
+    pub(crate) fn remove(&self, option: &str, package: &str) -> Result<String, LabError> {
+        self.command("dpkg", &["--no-triggers", option, package])
     }
 
     /// Gives the box' NICs the names that the example configuration has.

@@ -1,4 +1,4 @@
-//! Tier: root. The Debian package, from installation to purge, on a machine of its own: what is
+//! Tier: root. The Debian packages, from installation to purge, on a machine of its own: what is
 //! installed where, that the service's command line serves as its unit has it, that an upgrade
 //! loses no frame, and that nothing is left at the end.
 
@@ -10,6 +10,7 @@
 mod build;
 mod flow;
 mod machine;
+mod monitor;
 mod service;
 
 use build::Packages;
@@ -57,7 +58,7 @@ fn from_installation_to_purge() {
     });
 
     machine.install(&packages.first);
-    for expected in INSTALLED {
+    for expected in INSTALLED.iter().chain(monitor::INSTALLED) {
         let (_, path) = expected.rsplit_once(' ').unwrap();
         let stat = machine.command("stat", &["-c", "%a %U:%G %n", path]);
         assert_eq!(stat.unwrap().trim(), *expected);
@@ -73,11 +74,22 @@ fn from_installation_to_purge() {
     let script = machine.read("/var/lib/dpkg/info/exitmark.postinst");
     assert!(!script.contains("run-bpf"), "{script}");
 
+    for (package, mine) in [("exitmark", false), ("exitmark-monitor", true)] {
+        for path in machine.run("dpkg", &["-L", package]).lines() {
+            let of_monitor = path.contains("exitmark-monitor");
+            let is_mine = !path.contains("exitmark") || of_monitor == mine;
+            assert!(is_mine, "{package} has {path}");
+        }
+    }
+    monitor::is_as_its_units_say(&machine);
+
     let units = ["exitmark.service", "run-bpf-exitmark.mount"];
+    let units = [&units[..], &monitor::UNITS].concat();
     let verified = format!("systemd-analyze verify --man=no {} 2>&1", units.join(" "));
     assert_eq!(machine.run("sh", &["-c", &verified]), "");
 
     machine.name_nics();
+    monitor::runs(&machine, "eth1");
     configure(&machine);
     let service = Service::prepare(&machine);
     let running = service.start();
@@ -102,22 +114,24 @@ fn from_installation_to_purge() {
         build::SECOND
     );
 
+    monitor::goes(&machine);
+
     // Nobody takes the box from under a running process.
-    let refused = machine.remove("-r").unwrap_err().to_string();
+    let refused = machine.remove("-r", "exitmark").unwrap_err().to_string();
     assert!(refused.contains("another exitmark holds"), "{refused}");
     assert!(machine.is_taken("eth0") && machine.is_there("/usr/bin/exitmark"));
     running.stop().unwrap();
     assert!(machine.is_taken("eth0") && machine.is_taken("eth1"));
     // Where the pins are is known even so.
     machine.write(CONFIGURATION, "spoiled");
-    machine.remove("-r").unwrap();
+    machine.remove("-r", "exitmark").unwrap();
     for nic in ["eth0", "eth1", "eth2"] {
         assert!(!machine.is_taken(nic), "{nic}");
     }
     assert!(machine.is_there(CONFIGURATION), "it goes by a purge alone");
     assert!(!machine.is_there("/usr/bin/exitmark"));
     assert!(!machine.is_there(PINS));
-    machine.remove("-P").unwrap();
+    machine.remove("-P", "exitmark").unwrap();
     let left = machine.changed_files_named("exitmark");
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(machine.run("getent", &["passwd", "exitmark"]), user);

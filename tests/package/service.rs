@@ -3,43 +3,47 @@
 //! command line. Not: the seccomp filter, the device and kernel protections.
 
 use crate::machine::Machine;
+use exitmark::lab::contained;
 use exitmark::lab::site::RunningBox;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 pub(crate) struct Service<'a> {
     machine: &'a Machine,
     unit: Unit,
+    /// What drop-ins give it beside its own group.
+    groups: &'static [&'static str],
+    /// File systems beside the root's and /run.
+    mounts: Vec<String>,
     scripts: TempDir,
 }
 
 /// A unit's `key=value` lines.
-struct Unit(String);
+pub(crate) struct Unit(String);
 
 impl Unit {
-    fn of(machine: &Machine, name: &str) -> Self {
+    pub(crate) fn of(machine: &Machine, name: &str) -> Self {
         Self(machine.read(&format!("/lib/systemd/system/{name}")))
     }
 
-    #[track_caller]
-    fn value(&self, key: &str) -> &str {
-        let line =
-            |line: &'_ str| -> bool { line.split_once('=').is_some_and(|(name, _)| name == key) };
-        let mut lines = self.0.lines().filter(|one| line(one));
-        let (first, more) = (lines.next(), lines.next());
+    fn find(&self, key: &str) -> Option<&str> {
+        let lines = self.0.lines().filter_map(|line| line.split_once('='));
+        let mut values = lines.filter(|(name, _)| *name == key);
+        let (first, more) = (values.next(), values.next());
         assert!(more.is_none(), "{key} is there twice");
-        let (_, value) = first
-            .and_then(|one| one.split_once('='))
-            .unwrap_or_else(|| {
-                panic!("there is no {key} in\n{}", self.0);
-            });
-        value
+        first.map(|(_, value)| value)
+    }
+
+    #[track_caller]
+    pub(crate) fn value(&self, key: &str) -> &str {
+        self.find(key)
+            .unwrap_or_else(|| panic!("there is no {key} in\n{}", self.0))
     }
 }
 
 impl<'a> Service<'a> {
-    /// Everything before the first start.
+    /// Everything before the first start of the box.
     pub(crate) fn prepare(machine: &'a Machine) -> Self {
         let unit = Unit::of(machine, "exitmark.service");
         let mount = Unit::of(machine, "run-bpf-exitmark.mount");
@@ -63,9 +67,27 @@ impl<'a> Service<'a> {
         machine.run(words[0], &words[1..]);
         let owner = machine.run("stat", &["-c", "%a %U:%G", place]);
         assert!(owner.trim().ends_with("700 exitmark:exitmark"), "{owner}");
+        let mounts = vec![place.to_owned()];
+        Self::with_directories(machine, unit, &["debian-tor"], mounts)
+    }
+
+    /// The same for the monitor.
+    pub(crate) fn prepare_monitor(machine: &'a Machine) -> Self {
+        let unit = Unit::of(machine, "exitmark-monitor.service");
+        Self::with_directories(machine, unit, &[], vec![])
+    }
+
+    fn with_directories(
+        machine: &'a Machine,
+        unit: Unit,
+        groups: &'static [&'static str],
+        mounts: Vec<String>,
+    ) -> Self {
         let service = Self {
             machine,
             unit,
+            groups,
+            mounts,
             scripts: TempDir::new().unwrap(),
         };
         for (directory, mode) in service.directories() {
@@ -95,17 +117,11 @@ impl<'a> Service<'a> {
 
     /// Starts it and waits until it is ready.
     pub(crate) fn start(&self) -> RunningBox {
-        let command: Vec<_> = self.unit.value("ExecStart").split_whitespace().collect();
-        let [program, "run", "--config", configuration] = command[..] else {
-            panic!("another command line than RunningBox': {command:?}");
-        };
-        let launcher = self.launcher(program);
-        RunningBox::start(
-            &self.machine.site.middle,
-            &launcher,
-            Path::new(configuration),
-        )
-        .unwrap_or_else(|error| panic!("{error}"))
+        let mut words = self.unit.value("ExecStart").split_whitespace();
+        let mut command = contained(self.launcher(words.next().unwrap()));
+        command.args(words);
+        RunningBox::start_by(&self.machine.site.middle, command)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// A script that becomes the service.
@@ -124,11 +140,11 @@ impl<'a> Service<'a> {
             .replace("cap_", "+");
         let capabilities = format!("-all,{}", capabilities.replace(' ', ","));
         let become_user = format!(
-            "--reuid {} --regid {} --groups {},debian-tor --no-new-privs --inh-caps={capabilities} \
+            "--reuid {} --regid {} --groups {} --no-new-privs --inh-caps={capabilities} \
              --ambient-caps={capabilities} --bounding-set={capabilities}",
             value("User"),
             value("Group"),
-            value("Group"),
+            [&[value("Group")], self.groups].concat().join(","),
         );
         let text = format!(
             "#!/bin/sh\n\
@@ -137,7 +153,7 @@ impl<'a> Service<'a> {
                  IN_OWN_MOUNTS=1 exec unshare --mount --propagation private \"$0\" \"$@\"\n\
              fi\n\
              for each in {own}; do mount --bind {root}$each {root}$each; done\n\
-             for each in / /run /run/bpf/exitmark; do mount -o remount,bind,ro {root}$each; done\n\
+             for each in / /run {mounts}; do mount -o remount,bind,ro {root}$each; done\n\
              for each in {writable}; do mount -o remount,bind,rw {root}$each; done\n\
              umask {umask}\n\
              ulimit -c 0\n\
@@ -145,7 +161,8 @@ impl<'a> Service<'a> {
              ulimit -l unlimited 2>/dev/null || true\n\
              exec chroot {root} setpriv --pdeathsig KILL {become_user} -- {program} \"$@\"\n",
             own = own.join(" "),
-            writable = value("ReadWritePaths"),
+            mounts = self.mounts.join(" "),
+            writable = self.unit.find("ReadWritePaths").unwrap_or_default(),
             umask = value("UMask"),
         );
         let path = self.scripts.path().join("start");

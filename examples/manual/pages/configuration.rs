@@ -1,27 +1,29 @@
-//! exitmark.toml(5), read out of the example configuration: its comments are the text, its keys
-//! the tags.
+//! A configuration's page, read out of the example: its comments are the text, its keys the tags.
 //!
 //! A block is lines of comment and the keys under it. A comment that is indented further keeps
 //! its lines.
 
-use super::pages::source;
+use super::programs::Program;
 use clap_mangen::roff::{Roff, bold, roman};
 
-const EXAMPLE: &str = include_str!("../../dist/exitmark.example.toml");
-
-/// The page.
-pub(crate) fn page() -> Vec<u8> {
-    let mut roff = Roff::new();
-    roff.control("TH", ["EXITMARK.TOML", "5", "", &source(), "exitmark"]);
-    roff.control("SH", ["NAME"])
-        .text([roman("exitmark.toml - configuration of exitmark")]);
-    roff.control("SH", ["DESCRIPTION"]);
-    for block in blocks() {
-        block.render(&mut roff);
+impl Program {
+    /// The page.
+    pub(super) fn configuration(&self) -> Vec<u8> {
+        let name = self.name;
+        let title = format!("{}.TOML", name.to_uppercase());
+        let mut roff = Roff::new();
+        roff.control("TH", [&title, "5", "", &self.source(), name]);
+        roff.control("SH", ["NAME"])
+            .text([roman(format!("{name}.toml - configuration of {name}"))]);
+        roff.control("SH", ["DESCRIPTION"]);
+        for block in blocks(self.example) {
+            block.render(&mut roff);
+        }
+        let service = self.service;
+        roff.control("SH", ["SEE ALSO"])
+            .text([roman(format!("{name}(1), {name}-{service}(1)"))]);
+        roff.render().into_bytes()
     }
-    roff.control("SH", ["SEE ALSO"])
-        .text([roman("exitmark(1), exitmark-run(1)")]);
-    roff.render().into_bytes()
 }
 
 #[derive(Default)]
@@ -33,9 +35,9 @@ struct Block {
     keys: Vec<(&'static str, &'static str)>,
 }
 
-fn blocks() -> Vec<Block> {
+fn blocks(example: &'static str) -> Vec<Block> {
     let mut blocks = vec![Block::default()];
-    for line in EXAMPLE.lines() {
+    for line in example.lines() {
         let table = line
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'));

@@ -54,6 +54,8 @@ pub(super) struct Figures<'a> {
     ledger: &'a Ledger,
     settings: &'a PublishSettings,
     sums: BTreeMap<Dimension, BTreeMap<Key, Amount>>,
+    /// The ports shown, when they are.
+    ports: Vec<(Key, Amount)>,
 }
 
 impl<'a> Figures<'a> {
@@ -62,6 +64,7 @@ impl<'a> Figures<'a> {
             ledger,
             settings,
             sums: BTreeMap::new(),
+            ports: Vec::new(),
         }
     }
 
@@ -130,6 +133,11 @@ impl<'a> Figures<'a> {
                 shown.remove(row);
             }
         }
+        match dimension {
+            Dimension::Port => self.ports.clone_from(&shown),
+            Dimension::Encryption => self.hide_ports(&mut shown),
+            _ => {}
+        }
         let other = rest(total, &shown);
         Table {
             shown,
@@ -155,6 +163,35 @@ impl<'a> Figures<'a> {
             let coarse = key.within(coarser);
             coarse.is_some_and(|key| lacking.contains_key(&key))
         })
+    }
+
+    /// Withdraws rows of encryption by which something of the ports that are not shown could be
+    /// told: the ports shown leave nothing of a row, or enough.
+    fn hide_ports(&mut self, shown: &mut Vec<(Key, Amount)>) {
+        let mut left = self.sums(Dimension::Encryption).clone();
+        for (port, amount) in &self.ports {
+            if let Some(left) = port
+                .within(Dimension::Encryption)
+                .and_then(|key| left.get_mut(&key))
+            {
+                *left -= *amount;
+            }
+        }
+        let sums = self.sums(Dimension::Encryption).clone();
+        let is_hidden = |amount: Amount| amount == Amount::default() || self.is_enough(amount);
+        shown.retain(|(key, _)| left.get(key).is_none_or(|left| is_hidden(*left)));
+        let other = |shown: &[(Key, Amount)], of: &BTreeMap<Key, Amount>| {
+            let mut other = Amount::default();
+            let is_other = |key| shown.iter().all(|(row, _)| row != key);
+            of.iter()
+                .filter(|(key, _)| is_other(*key))
+                .for_each(|(_, amount)| other += *amount);
+            other
+        };
+        // The last step leaves nothing shown, and of the total enough ports are not.
+        while !(is_hidden(other(shown, &sums)) && is_hidden(other(shown, &left)))
+            && shown.pop().is_some()
+        {}
     }
 
     /// With noise every number can be subtracted from every other: only what it does not hide,

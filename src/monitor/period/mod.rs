@@ -173,7 +173,8 @@ impl Periods {
             saved_at: now.monotonic,
             is_saved: true,
         };
-        let restored = periods.adopt(now, &mut notices);
+        let names = periods.state.as_ref().map(StateDirectory::names);
+        let restored = periods.adopt(names.transpose()?.unwrap_or_default(), now, &mut notices);
         if restored.is_none() {
             periods.begin(now);
         }
@@ -250,9 +251,8 @@ impl Periods {
     }
 
     /// Takes over what an earlier process left.
-    fn adopt(&mut self, now: Now, notices: &mut Vec<Notice>) -> Option<Ledger> {
+    fn adopt(&mut self, names: Vec<Name>, now: Now, notices: &mut Vec<Notice>) -> Option<Ledger> {
         let mut restored = None;
-        let names = self.state.as_ref()?.names().unwrap_or_default();
         for name in names {
             let state = self.state.as_ref()?;
             match state.load(&name) {

@@ -184,7 +184,14 @@ impl StateDirectory {
     }
 
     /// What is there, the oldest period first. What was never finished is removed.
-    pub(super) fn names(&self) -> io::Result<Vec<Name>> {
+    pub(super) fn names(&self) -> Result<Vec<Name>, StateError> {
+        self.listed().map_err(|reason| StateError::Directory {
+            path: self.path.clone(),
+            reason,
+        })
+    }
+
+    fn listed(&self) -> io::Result<Vec<Name>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)?.take(MAX_FILES) {
             let file = entry?.file_name();

@@ -1,5 +1,10 @@
 //! Tier: any machine. What is published of exact counts.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
 mod noise;
 mod properties;
 

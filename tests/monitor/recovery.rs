@@ -1,6 +1,11 @@
 //! Tier: any machine, and root for a full disk. Periods over restarts, crashes, and clocks that
 //! are set: whatever happens, every flow is in one published file, and in no two.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
 mod clocks;
 mod crashes;
 mod disks;

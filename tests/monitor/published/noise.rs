@@ -1,5 +1,13 @@
 //! Noise has the distribution that is stated, and is drawn as it is stated.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "statistics are calculated in floating point; a misfit is not decided by the last bit"
+)]
+
 use super::{cell, counts, origin, period, plain};
 use exitmark::monitor::cell::Counts;
 use exitmark::monitor::ledger::Ledger;

@@ -53,7 +53,7 @@ fn only_so_many_periods_wait() {
             place.settings.state = None;
         }
         let (mut periods, ..) = place.open(at(0));
-        let days = MAX_WAITING as i64 + 3;
+        let days = i64::try_from(MAX_WAITING).unwrap() + 3;
         let mut given_up = Vec::new();
         for day in 1..=days {
             for notice in periods.close(ledger(1), at(day * DAY)) {

@@ -4,7 +4,7 @@
 //!
 //! The way of a period, of which a crash may happen anywhere:
 //!
-//! 1. While it runs its counts are saved every minute ([`state`]), so that is what a crash loses.
+//! 1. While it runs its counts are saved every minute (`state`), so that is what a crash loses.
 //! 2. When it is over they are saved a last time, and its rows are made. Its state file gets the
 //!    digest of those in its name: that, and only that, may now be in the published file.
 //! 3. The published file gets its name, which no file had before. A name that is taken (by an

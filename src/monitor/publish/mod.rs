@@ -5,7 +5,7 @@
 //! onion services is rounded up to bins and has Laplace noise), applied to every dimension:
 //!
 //! 1. The cells of a dimension are summed up, and noise is added if it is asked for ([`noise`]).
-//! 2. Only those with enough flows are shown, and of them the largest by bytes ([`select`]). The
+//! 2. Only those with enough flows are shown, and of them the largest by bytes (`select`). The
 //!    rest is one row, `other`: what the total has beyond the rows that are shown.
 //! 3. What is not shown must not be had by subtraction: what the rows shown leave of the total, or
 //!    of a row of a coarser table, is nothing or has enough flows itself, or else another row is

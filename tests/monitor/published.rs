@@ -1,1 +1,323 @@
-//! (to be written)
+//! Tier: any machine. What is published of exact counts.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+mod noise;
+mod properties;
+
+use exitmark::monitor::cell::{Cell, Counts, Place};
+use exitmark::monitor::ledger::{Ledger, Spilled};
+use exitmark::monitor::period::{Length, Period};
+use exitmark::monitor::publish::{Origin, PublishSettings, publish};
+use exitmark::monitor::row::{Dimension, Row};
+use exitmark::monitor::services;
+use exitmark::packet::Version;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+pub(super) fn origin() -> Origin {
+    Origin {
+        exit: "berlin-1".to_owned(),
+        countries: "made up".to_owned(),
+        systems: String::new(),
+        names: Arc::new(|asn| (asn == 1).then(|| "One".to_owned())),
+    }
+}
+
+pub(super) const fn counts(flows: u64, bytes: u64, packets: u64) -> Counts {
+    Counts {
+        flows,
+        bytes,
+        packets,
+    }
+}
+
+pub(super) fn cell(port: u16, asn: u32, country: &str, version: Version) -> Cell {
+    let country = country.parse().unwrap();
+    Cell {
+        port,
+        place: Place { country, asn },
+        version,
+    }
+}
+
+fn period() -> Period {
+    let start: Timestamp = "2026-11-22T00:00:00Z".parse().unwrap();
+    Period::at(start, Length::DAY)
+}
+
+/// Nothing is rounded.
+fn plain(threshold_flows: u64, top: u32) -> PublishSettings {
+    PublishSettings {
+        top,
+        threshold_flows,
+        bin_flows: NonZeroU64::MIN,
+        bin_bytes: NonZeroU64::MIN,
+        bin_packets: NonZeroU64::MIN,
+        cross: Vec::new(),
+        noise: None,
+    }
+}
+
+fn rows(ledger: &Ledger, settings: &PublishSettings) -> Vec<Row> {
+    settings.check().unwrap();
+    publish(ledger, &period(), &origin(), settings, None)
+}
+
+/// A row in a line: what it is of, and its numbers.
+fn told(row: &Row) -> String {
+    let columns = [
+        row.port.map(|port| port.to_string()),
+        row.asn.map(|asn| format!("AS{asn}")),
+        row.country.map(|country| country.to_string()),
+        row.ip_version.map(|version| format!("IPv{version}")),
+        row.encryption.map(|encryption| format!("{encryption:?}")),
+        row.other.then(|| "other".to_owned()),
+    ];
+    let columns: Vec<_> = columns.into_iter().flatten().collect();
+    let Row {
+        dimension,
+        flows,
+        bytes,
+        packets,
+        ..
+    } = row;
+    format!(
+        "{dimension:?} {} {flows} {bytes} {packets}",
+        columns.join(" ")
+    )
+}
+
+fn told_of(rows: &[Row], dimension: Dimension) -> Vec<String> {
+    let rows = rows.iter().filter(|row| row.dimension == dimension);
+    rows.map(told).collect()
+}
+
+fn day() -> Ledger {
+    use Version::{V4, V6};
+    Ledger {
+        cells: vec![
+            (cell(443, 1, "US", V4), counts(400, 3_000_000, 3000)),
+            (cell(443, 2, "DE", V6), counts(200, 1_500_000, 1500)),
+            (cell(80, 1, "US", V4), counts(150, 100_000, 200)),
+            (cell(22, 3, "FR", V4), counts(99, 50_000, 100)),
+            (cell(50_001, 3, "FR", V4), counts(5, 999, 7)),
+        ],
+        lost: 3,
+        watched_seconds: 86_000,
+        ..Ledger::default()
+    }
+}
+
+#[test]
+fn a_day_is_published_as_computed_by_hand() {
+    const MIB: u64 = 1 << 20;
+    let published = rows(&day(), &PublishSettings::default());
+    let expected = [
+        (Dimension::Total, "", 856, 5, 5),
+        (Dimension::Port, "443", 600, 5, 5),
+        (Dimension::Port, "80", 152, 1, 1),
+        (Dimension::Port, "other", 104, 1, 1),
+        (Dimension::System, "AS1", 552, 3, 4),
+        (Dimension::System, "AS2", 200, 2, 2),
+        (Dimension::System, "AS3", 104, 1, 1),
+        (Dimension::Country, "US", 552, 3, 4),
+        (Dimension::Country, "DE", 200, 2, 2),
+        (Dimension::Country, "FR", 104, 1, 1),
+        (Dimension::IpVersion, "IPv4", 656, 4, 4),
+        (Dimension::IpVersion, "IPv6", 200, 2, 2),
+    ];
+    let expected = expected.map(|(dimension, what, flows, mib, kilopackets)| {
+        let (bytes, packets) = (mib * MIB, kilopackets * 1024);
+        format!("{dimension:?} {what} {flows} {bytes} {packets}")
+    });
+    let mut singles = published.clone();
+    singles.retain(|row| row.dimension != Dimension::Encryption);
+    assert_eq!(singles.iter().map(told).collect::<Vec<_>>(), expected);
+
+    let total = &published[0];
+    let about = total.about.as_ref().unwrap();
+    assert_eq!(total.period_end.to_string(), "2026-11-23T00:00:00Z");
+    assert_eq!((about.lost_packets, about.watched_seconds), (1024, 86_000));
+    assert_eq!((about.part, about.epsilon, about.spilled), (1, 0.0, false));
+    assert!(published[1..].iter().all(|row| row.about.is_none()));
+    let named = published.iter().filter_map(|row| row.as_name.as_deref());
+    assert_eq!(named.collect::<Vec<_>>(), ["One"]);
+}
+
+#[test]
+fn encryption_is_summed_up_by_port() {
+    let mut expected = BTreeMap::<_, u64>::new();
+    for (cell, counts) in day().cells {
+        *expected.entry(services::encryption(cell.port)).or_default() += counts.bytes;
+    }
+    let published = rows(&day(), &plain(0, 50));
+    let encryption = published
+        .iter()
+        .filter_map(|row| Some((row.encryption?, row.bytes)));
+    assert_eq!(encryption.collect::<BTreeMap<_, _>>(), expected);
+}
+
+#[test]
+fn what_is_too_little_takes_another_row_with_it() {
+    use Version::V4;
+    let ledger = Ledger {
+        cells: vec![
+            (cell(443, 0, "??", V4), counts(500, 9000, 90)),
+            (cell(80, 0, "??", V4), counts(300, 1000, 10)),
+            (cell(81, 0, "??", V4), counts(200, 3000, 30)),
+            // A packet of an older connection: no flow, and still somebody's.
+            (cell(22, 0, "??", V4), counts(0, 40, 1)),
+        ],
+        ..Ledger::default()
+    };
+    let published = rows(&ledger, &plain(100, 50));
+    // The one with the fewest bytes, not the one with the fewest flows.
+    let expected = [
+        "Port 443 500 9000 90",
+        "Port 81 200 3000 30",
+        "Port other 300 1040 11",
+    ];
+    assert_eq!(told_of(&published, Dimension::Port), expected);
+    // What is one cell alone needs no other.
+    let countries = told_of(&published, Dimension::Country);
+    assert_eq!(countries, ["Country ?? 1000 13040 131"]);
+
+    let top = rows(&ledger, &plain(100, 1));
+    let expected = ["Port 443 500 9000 90", "Port other 500 4040 41"];
+    assert_eq!(told_of(&top, Dimension::Port), expected);
+}
+
+#[test]
+fn too_few_flows_altogether_are_a_row_without_a_number() {
+    let silent = Ledger {
+        watched_seconds: 5,
+        ..Ledger::default()
+    };
+    let mut few = silent.clone();
+    few.cells = vec![(
+        cell(443, 1, "US", Version::V4),
+        counts(99, 5_000_000_000, 9_000_000),
+    )];
+    let [silent, few] = [silent, few].map(|ledger| rows(&ledger, &PublishSettings::default()));
+    assert_eq!(told(&silent[0]), "Total  0 0 0");
+    assert_eq!(silent, few, "nobody is told from a few");
+    assert_eq!(few.len(), 1);
+
+    // All of a dimension below the threshold, but not the total.
+    let spread = Ledger {
+        cells: (1..=50)
+            .map(|port| {
+                (
+                    cell(port, u32::from(port), "US", Version::V4),
+                    counts(3, 100, 4),
+                )
+            })
+            .collect(),
+        ..Ledger::default()
+    };
+    let published = rows(&spread, &plain(100, 50));
+    let ports = told_of(&published, Dimension::Port);
+    assert_eq!(ports, ["Port other 150 5000 200"]);
+    let systems = told_of(&published, Dimension::System);
+    assert_eq!(systems, ["System other 150 5000 200"]);
+}
+
+#[test]
+fn what_spilled_is_in_every_single_table_and_in_no_cross_table() {
+    let mut ledger = day();
+    let spilled = counts(300, 7_000_000, 7000);
+    ledger.spilled = Spilled {
+        ports: vec![(443, spilled)],
+        systems: vec![(9, spilled)],
+        countries: vec![("DE".parse().unwrap(), spilled)],
+        versions: vec![(Version::V6, spilled)],
+    };
+    let settings = PublishSettings {
+        cross: vec![Dimension::PortCountry],
+        ..plain(100, 50)
+    };
+    let published = rows(&ledger, &settings);
+    assert_eq!(told(&published[0]), "Total  1154 11650999 11807");
+    assert!(published[0].about.as_ref().unwrap().spilled);
+    let ports = told_of(&published, Dimension::Port);
+    assert_eq!(ports[0], "Port 443 900 11500000 11500");
+    assert!(told_of(&published, Dimension::System).contains(&"System AS9 300 7000000 7000".into()));
+    let countries = told_of(&published, Dimension::Country);
+    assert_eq!(countries[0], "Country DE 500 8500000 8500");
+    let versions = told_of(&published, Dimension::IpVersion);
+    assert_eq!(versions[0], "IpVersion IPv6 500 8500000 8500");
+    assert_eq!(
+        told_of(&published, Dimension::PortCountry),
+        [
+            "PortCountry 443 US 400 3000000 3000",
+            "PortCountry 443 DE 200 1500000 1500",
+            "PortCountry 80 US 150 100000 200",
+            "PortCountry other 404 7050999 7107"
+        ]
+    );
+}
+
+#[test]
+fn a_cross_table_leaves_nothing_to_subtract_from_a_single_one() {
+    use Version::V4;
+    let ledger = Ledger {
+        cells: vec![
+            (cell(443, 1, "US", V4), counts(900, 9000, 90)),
+            (cell(443, 2, "DE", V4), counts(400, 4000, 40)),
+            // Port 443's total less the two above would tell of these three.
+            (cell(443, 3, "FR", V4), counts(3, 30, 3)),
+            (cell(80, 3, "FR", V4), counts(700, 7000, 70)),
+            (cell(22, 4, "FR", V4), counts(200, 200, 20)),
+        ],
+        ..Ledger::default()
+    };
+    let settings = PublishSettings {
+        cross: vec![Dimension::PortCountry],
+        ..plain(100, 50)
+    };
+    let crossed = told_of(&rows(&ledger, &settings), Dimension::PortCountry);
+    assert!(crossed.contains(&"PortCountry 443 US 900 9000 90".to_owned()));
+    assert!(
+        !crossed.iter().any(|row| row.contains("443 DE")),
+        "{crossed:?}"
+    );
+}
+
+#[test]
+fn rows_of_equal_numbers_are_ordered_by_their_keys() {
+    // 2 has more bytes than 1, and nobody shall see it.
+    let cells = [(1, 10), (2, 20), (3, 30)];
+    let ledger = Ledger {
+        cells: cells
+            .map(|(port, bytes)| (cell(port, 0, "??", Version::V4), counts(200, bytes, 1)))
+            .into(),
+        ..Ledger::default()
+    };
+    let ports: Vec<_> = rows(&ledger, &PublishSettings::default())
+        .iter()
+        .filter_map(|row| row.port)
+        .collect();
+    assert_eq!(ports, [1, 2, 3]);
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    for cross in [
+        vec![Dimension::Port],
+        vec![Dimension::Total],
+        vec![Dimension::PortSystem, Dimension::PortSystem],
+    ] {
+        let settings = PublishSettings {
+            cross,
+            ..PublishSettings::default()
+        };
+        let refusal = settings.check().unwrap_err().to_string();
+        assert!(refusal.contains("port_country"), "{refusal}");
+    }
+}

@@ -1,1 +1,280 @@
-//! (to be written)
+//! Tier: any machine, and root for a full disk. Periods over restarts, crashes, and clocks that
+//! are set: whatever happens, every flow is in one published file, and in no two.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+mod clocks;
+mod crashes;
+mod disks;
+mod states;
+
+use super::published::{cell, counts, origin};
+use exitmark::monitor::ledger::Ledger;
+use exitmark::monitor::period::{Disk, Length, Notice, Now, PeriodError, PeriodSettings, Periods};
+use exitmark::monitor::publish::PublishSettings;
+use exitmark::monitor::row::{Dimension, Row};
+use exitmark::packet::Version;
+use jiff::{SignedDuration, Timestamp};
+use std::fs;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where a monitor's files are, and with which settings.
+struct Place {
+    /// Removed with this.
+    _directory: Option<tempfile::TempDir>,
+    settings: PeriodSettings,
+    publish: PublishSettings,
+}
+
+impl Place {
+    fn new() -> Self {
+        // In memory where that can be had: a disk takes its time to have everything written.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let directory = directory.unwrap();
+        let mut place = Self::in_directory(directory.path());
+        place._directory = Some(directory);
+        place
+    }
+
+    fn in_directory(directory: &Path) -> Self {
+        let published = directory.join("published");
+        fs::create_dir_all(&published).unwrap();
+        Self {
+            _directory: None,
+            settings: PeriodSettings {
+                length: Length::DAY,
+                directory: published,
+                state: Some(directory.join("state")),
+            },
+            publish: PublishSettings {
+                threshold_flows: 0,
+                bin_flows: NonZeroU64::MIN,
+                ..PublishSettings::default()
+            },
+        }
+    }
+
+    fn try_open(&self, disk: Disk, now: Now) -> Result<Opened, PeriodError> {
+        let (settings, publish) = (self.settings.clone(), self.publish.clone());
+        Periods::open_on(disk, settings, publish, origin(), now)
+    }
+
+    fn open(&self, now: Now) -> Opened {
+        self.try_open(Disk::default(), now).unwrap()
+    }
+
+    fn state(&self) -> &Path {
+        self.settings.state.as_deref().unwrap()
+    }
+
+    /// The names of the files in the state directory, but for the lock.
+    fn states(&self) -> Vec<String> {
+        let mut names = names(self.state());
+        names.retain(|name| name != "lock");
+        names
+    }
+
+    fn published(&self) -> Vec<String> {
+        names(&self.settings.directory)
+    }
+
+    fn rows(&self, name: &str) -> Vec<Row> {
+        let text = fs::read_to_string(self.settings.directory.join(name)).unwrap();
+        let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        rows.collect()
+    }
+
+    /// The flows of a published file.
+    fn flows(&self, name: &str) -> u64 {
+        let total = &self.rows(name)[0];
+        assert_eq!(total.dimension, Dimension::Total);
+        total.flows
+    }
+
+    /// The flows of all published files.
+    fn all_flows(&self) -> u64 {
+        self.published().iter().map(|name| self.flows(name)).sum()
+    }
+}
+
+type Opened = (Periods, Option<Ledger>, Vec<Notice>);
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// What both clocks show so many seconds after midnight, if nobody sets one.
+fn at(seconds: i64) -> Now {
+    set(seconds, u64::try_from(seconds).unwrap())
+}
+
+/// What they show if somebody did.
+fn set(wall: i64, monotonic: u64) -> Now {
+    let midnight: Timestamp = "2026-11-22T00:00:00Z".parse().unwrap();
+    Now {
+        wall: midnight
+            .checked_add(SignedDuration::from_secs(wall))
+            .unwrap(),
+        monotonic: Duration::from_secs(1000 + monotonic),
+    }
+}
+
+const DAY: i64 = 24 * 3600;
+
+fn ledger(flows: u64) -> Ledger {
+    Ledger {
+        cells: vec![(
+            cell(443, 1, "US", Version::V4),
+            counts(flows, 1000 * flows, 10 * flows),
+        )],
+        watched_seconds: 60,
+        ..Ledger::default()
+    }
+}
+
+fn path_of(notice: &Notice) -> PathBuf {
+    match notice {
+        Notice::Published { path, .. } => path.clone(),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_restart_goes_on_with_what_was_saved() {
+    let place = Place::new();
+    let (mut periods, restored, notices) = place.open(at(100));
+    assert!(restored.is_none() && notices.is_empty(), "{notices:?}");
+    assert!(!periods.is_save_due(at(159)));
+    assert!(periods.is_save_due(at(160)));
+    assert!(periods.save(&ledger(5), at(160)).is_empty());
+    assert!(!periods.is_save_due(at(219)) && periods.is_save_due(at(220)));
+    assert!(place.published().is_empty());
+    // What comes now is lost: less than a minute.
+    drop(periods);
+
+    let (mut periods, restored, notices) = place.open(at(300));
+    assert_eq!(restored, Some(ledger(5)));
+    assert!(matches!(notices[..], [Notice::Restored(_)]), "{notices:?}");
+    assert!(!periods.is_over(at(DAY - 1)) && periods.is_over(at(DAY)));
+    let notices = periods.close(ledger(7), at(DAY));
+    let path = path_of(&notices[0]);
+    assert_eq!(notices.len(), 1);
+    assert!(path.ends_with("published/berlin-1-20261122T000000Z-1.jsonl"));
+    assert_eq!(place.all_flows(), 7);
+    assert!(place.states().is_empty(), "{:?}", place.states());
+    let status = periods.status();
+    assert_eq!(
+        (status.waiting, status.published, status.given_up),
+        (0, 1, 0)
+    );
+    assert_eq!(status.last_published, Some(at(DAY).wall));
+    assert_eq!(status.running.to_string(), "20261123T000000Z-1");
+}
+
+#[test]
+fn what_is_over_at_the_start_is_published_first() {
+    let place = Place::new();
+    let (mut periods, ..) = place.open(at(100));
+    periods.save(&ledger(5), at(160));
+    drop(periods);
+    let (periods, restored, notices) = place.open(at(DAY + 5));
+    assert!(restored.is_none());
+    path_of(&notices[0]);
+    assert_eq!(place.all_flows(), 5);
+    assert!(place.states().is_empty());
+    assert_eq!(periods.status().running.part, 1);
+}
+
+#[test]
+fn files_are_for_whom_they_are_for() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let (mut periods, ..) = place.open(at(0));
+    periods.save(&ledger(5), at(60));
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(place.state().to_owned()), 0o700);
+    assert_eq!(mode(place.state().join(&place.states()[0])), 0o600);
+    let notices = periods.close(ledger(5), at(DAY));
+    assert_eq!(mode(path_of(&notices[0])), 0o644);
+    let names = place.published();
+    assert_eq!(names.len(), 1, "no half of one is left: {names:?}");
+}
+
+#[test]
+fn two_monitors_do_not_share_a_state_directory() {
+    let place = Place::new();
+    let (periods, ..) = place.open(at(0));
+    let second = place
+        .try_open(Disk::default(), at(1))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        second.contains("another exitmark-monitor; stop that one"),
+        "{second}"
+    );
+    drop(periods);
+    place.open(at(2));
+}
+
+#[test]
+fn two_monitors_that_share_a_directory_and_a_name_lose_nothing() {
+    let (one, mut two) = (Place::new(), Place::new());
+    two.settings.directory.clone_from(&one.settings.directory);
+    let (mut first, ..) = one.open(at(0));
+    let (mut second, ..) = two.open(at(0));
+    first.close(ledger(3), at(DAY));
+    second.close(ledger(4), at(DAY));
+    let names = one.published();
+    let flows: Vec<_> = names.iter().map(|name| one.flows(name)).collect();
+    assert_eq!(flows, [3, 4], "{names:?}");
+    let part = one.rows(&names[1])[0].about.as_ref().unwrap().part;
+    assert_eq!(part, 2, "as its name says");
+}
+
+#[test]
+fn an_unwatched_period_has_no_file_and_a_silent_one_has() {
+    let place = Place::new();
+    let (mut periods, ..) = place.open(at(0));
+    assert!(periods.close(Ledger::default(), at(DAY)).is_empty());
+    assert!(place.published().is_empty() && place.states().is_empty());
+    let silent = Ledger {
+        watched_seconds: 1,
+        ..Ledger::default()
+    };
+    periods.close(silent, at(2 * DAY));
+    assert_eq!(place.published(), ["berlin-1-20261123T000000Z-1.jsonl"]);
+}
+
+#[test]
+fn a_name_that_leads_elsewhere_and_a_seed_on_a_tap_are_refused() {
+    let place = Place::new();
+    for exit in ["", "../x", ".x", "a/b", "a b", "ü"] {
+        let mut origin = origin();
+        origin.exit = exit.to_owned();
+        let (settings, publish) = (place.settings.clone(), place.publish.clone());
+        let refused = Periods::open(settings, publish, origin, at(0)).unwrap_err();
+        assert!(matches!(refused, PeriodError::Exit(_)), "{exit}: {refused}");
+    }
+    let mut seeded = Place::new();
+    seeded.publish.threshold_flows = 100;
+    seeded.publish.noise = Some(exitmark::monitor::publish::NoiseSettings {
+        epsilon: 1.0.try_into().unwrap(),
+        user: counts(1, 1, 1),
+        seed: Some(1),
+    });
+    let refused = seeded.try_open(Disk::default(), at(0)).unwrap_err();
+    assert!(matches!(refused, PeriodError::Seed), "{refused}");
+    seeded.settings.state = None;
+    let (.., notices) = seeded.open(at(0));
+    assert!(matches!(notices[..], [Notice::Seeded]), "{notices:?}");
+}

@@ -4,7 +4,7 @@
 //!
 //! The way of a period, of which a crash may happen anywhere:
 //!
-//! 1. While it runs its counts are saved every minute ([`state`]), so that is what a crash loses.
+//! 1. While it runs its counts are saved every minute (`state`), so that is what a crash loses.
 //! 2. When it is over they are saved a last time, and its rows are made. Its state file gets the
 //!    digest of those in its name: that, and only that, may now be in the published file.
 //! 3. The published file gets its name, which no file had before. A name that is taken (by an
@@ -173,7 +173,8 @@ impl Periods {
             saved_at: now.monotonic,
             is_saved: true,
         };
-        let restored = periods.adopt(now, &mut notices);
+        let names = periods.state.as_ref().map(StateDirectory::names);
+        let restored = periods.adopt(names.transpose()?.unwrap_or_default(), now, &mut notices);
         if restored.is_none() {
             periods.begin(now);
         }
@@ -250,9 +251,8 @@ impl Periods {
     }
 
     /// Takes over what an earlier process left.
-    fn adopt(&mut self, now: Now, notices: &mut Vec<Notice>) -> Option<Ledger> {
+    fn adopt(&mut self, names: Vec<Name>, now: Now, notices: &mut Vec<Notice>) -> Option<Ledger> {
         let mut restored = None;
-        let names = self.state.as_ref()?.names().unwrap_or_default();
         for name in names {
             let state = self.state.as_ref()?;
             match state.load(&name) {

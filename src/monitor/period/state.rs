@@ -70,7 +70,14 @@ pub enum StateError {
 #[derive(Debug)]
 pub(super) struct StateDirectory {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+/// Not by closing it alone: a process that is just being started may have it open, too.
+impl Drop for StateDirectory {
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
 }
 
 /// What a file's name says.
@@ -169,7 +176,7 @@ impl StateDirectory {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
-                _lock: lock,
+                lock,
             }),
             Err(TryLockError::WouldBlock) => Err(StateError::InUse {
                 path: path.to_owned(),
@@ -184,7 +191,14 @@ impl StateDirectory {
     }
 
     /// What is there, the oldest period first. What was never finished is removed.
-    pub(super) fn names(&self) -> io::Result<Vec<Name>> {
+    pub(super) fn names(&self) -> Result<Vec<Name>, StateError> {
+        self.listed().map_err(|reason| StateError::Directory {
+            path: self.path.clone(),
+            reason,
+        })
+    }
+
+    fn listed(&self) -> io::Result<Vec<Name>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)?.take(MAX_FILES) {
             let file = entry?.file_name();

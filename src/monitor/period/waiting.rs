@@ -163,7 +163,10 @@ impl Periods {
                 (closed.state, closed.is_saved) = (None, false);
                 Ok(())
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                let what = format!("its state file cannot be marked: {error}");
+                Err(io::Error::new(error.kind(), what))
+            }
         }
     }
 

@@ -91,8 +91,7 @@ impl Key {
         use Dimension::{Country, Encryption, Port, System, Total};
         match dimension {
             Dimension::Total => &[],
-            Port => &[Total, Encryption],
-            System | Country | Dimension::IpVersion | Encryption => &[Total],
+            Port | System | Country | Dimension::IpVersion | Encryption => &[Total],
             Dimension::PortCountry => &[Total, Encryption, Port, Country],
             Dimension::PortSystem => &[Total, Encryption, Port, System],
             Dimension::SystemCountry => &[Total, System, Country],

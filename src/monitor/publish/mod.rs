@@ -5,10 +5,13 @@
 //! onion services is rounded up to bins and has Laplace noise), applied to every dimension:
 //!
 //! 1. The cells of a dimension are summed up, and noise is added if it is asked for ([`noise`]).
-//! 2. Only those with enough flows are shown, and of them the largest by bytes ([`select`]). The
+//! 2. Only those with enough flows are shown, and of them the largest by bytes (`select`). The
 //!    rest is one row, `other`: what the total has beyond the rows that are shown.
-//! 3. What a row lacks for a coarser one must not be had by subtraction: it is nothing, or has
-//!    enough flows itself, or another row is withdrawn.
+//! 3. What is not shown must not be had by subtraction: what the rows shown leave of the total, or
+//!    of a row of a coarser table, is nothing or has enough flows itself, or else another row is
+//!    withdrawn. Between ports and encryption it is encryption's, between single and cross tables
+//!    the cross table's. (What can be learned from more than two tables together is not looked
+//!    for: who fears that takes noise.)
 //! 4. Flows, bytes and packets are rounded up to their bins, and rows are ordered by what they
 //!    show, never by what they were.
 //!
@@ -91,9 +94,6 @@ pub enum PublishError {
          most once"
     )]
     Cross(Dimension),
-    /// A threshold that everybody passes.
-    #[error("a threshold of {0} flows hides nobody: set at least 2")]
-    Threshold(u64),
     /// No generator of noise.
     #[error(transparent)]
     Noise(#[from] NoiseError),
@@ -105,9 +105,6 @@ impl PublishSettings {
     /// # Errors
     /// They do not; the error says which.
     pub fn check(&self) -> Result<(), PublishError> {
-        if self.threshold_flows < 2 {
-            return Err(PublishError::Threshold(self.threshold_flows));
-        }
         for (index, &dimension) in self.cross.iter().enumerate() {
             let is_single = dimension == Dimension::Total || SINGLE.contains(&dimension);
             if is_single || self.cross[..index].contains(&dimension) {

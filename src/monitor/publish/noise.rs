@@ -16,7 +16,8 @@
 //!   held. A cell that is one user's alone passes with a probability of at most
 //!   ½ · exp(−(threshold − bound) / scale) of flows: for a user who is below the threshold by ten
 //!   scales about one in 40,000. IP versions and encryption have all their rows drawn, always.
-//! - What a user does beyond the bound, or in more periods than one: each period spends its own ε.
+//! - What a user does beyond the bound, or in more periods than one (or more parts of one): each
+//!   file spends its own ε.
 //! - The seconds watched, lost packets (rounded) and whether the table of cells was full.
 
 use super::laplace::Laplace;

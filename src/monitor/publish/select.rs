@@ -49,11 +49,12 @@ pub(super) struct Table {
     pub(super) other: Option<Amount>,
 }
 
-/// A period's exact sums, each calculated once.
+/// A period, and how much of it may be shown.
 pub(super) struct Figures<'a> {
     ledger: &'a Ledger,
     settings: &'a PublishSettings,
-    sums: BTreeMap<Dimension, BTreeMap<Key, Amount>>,
+    /// The ports shown, when they are.
+    ports: Vec<(Key, Amount)>,
 }
 
 impl<'a> Figures<'a> {
@@ -61,14 +62,14 @@ impl<'a> Figures<'a> {
         Self {
             ledger,
             settings,
-            sums: BTreeMap::new(),
+            ports: Vec::new(),
         }
     }
 
     /// The total, if it may be shown.
-    pub(super) fn total(&mut self, noise: Option<&mut Noise>) -> Option<Amount> {
-        let exact = self.sums(Dimension::Total).get(&Key::Total).copied();
-        let exact = exact.unwrap_or_default();
+    pub(super) fn total(&self, noise: Option<&mut Noise>) -> Option<Amount> {
+        let exact = self.sums(Dimension::Total).next();
+        let exact = exact.map_or(Amount::default(), |(_, amount)| amount);
         let total = noise.map_or(exact, |noise| noise.blur(exact));
         self.is_enough(total).then_some(total)
     }
@@ -97,20 +98,24 @@ impl<'a> Figures<'a> {
         }
     }
 
-    fn sums(&mut self, dimension: Dimension) -> &BTreeMap<Key, Amount> {
-        self.sums.entry(dimension).or_insert_with(|| {
-            let sums = Key::sums(dimension, self.ledger).into_iter();
-            sums.map(|(key, counts)| (key, counts.into())).collect()
-        })
+    /// The exact sums of a dimension, by key. Made anew each time: most are large, and asked for
+    /// once.
+    fn sums(&self, dimension: Dimension) -> impl Iterator<Item = (Key, Amount)> {
+        let sums = Key::sums(dimension, self.ledger).into_iter();
+        sums.map(|(key, counts)| (key, counts.into()))
     }
 
     fn is_enough(&self, amount: Amount) -> bool {
         amount.flows >= self.settings.threshold_flows.into()
     }
 
+    /// Whether a rest tells of nobody.
+    fn is_hidden(&self, rest: Amount) -> bool {
+        rest == Amount::default() || self.is_enough(rest)
+    }
+
     /// The largest of those that have enough flows, the largest first.
-    fn largest(&self, cells: impl IntoIterator<Item = (Key, Amount)>) -> Vec<(Key, Amount)> {
-        let cells = cells.into_iter();
+    fn largest(&self, cells: impl Iterator<Item = (Key, Amount)>) -> Vec<(Key, Amount)> {
         let mut shown: Vec<_> = cells
             .filter(|(_, amount)| self.is_enough(*amount))
             .collect();
@@ -120,15 +125,14 @@ impl<'a> Figures<'a> {
     }
 
     fn exact(&mut self, dimension: Dimension, total: Amount) -> Table {
-        let cells = self.sums(dimension).clone();
-        let mut shown = self.largest(cells);
-        // Withdrawing a row adds enough flows to what it is a part of, so this comes to an end
-        // with nothing new exposed.
+        let mut shown = self.largest(self.sums(dimension));
         for &coarser in Key::coarser(dimension) {
-            let whole = self.sums(coarser).clone();
-            while let Some(row) = self.exposing(&shown, coarser, &whole) {
-                shown.remove(row);
-            }
+            self.withdraw(&mut shown, coarser);
+        }
+        match dimension {
+            Dimension::Port => self.ports.clone_from(&shown),
+            Dimension::Encryption => self.hide_ports(&mut shown),
+            _ => {}
         }
         let other = rest(total, &shown);
         Table {
@@ -137,39 +141,58 @@ impl<'a> Figures<'a> {
         }
     }
 
-    /// The smallest row of a coarser one, of which the rows shown leave something, but too little.
-    fn exposing(
-        &self,
-        shown: &[(Key, Amount)],
-        coarser: Dimension,
-        whole: &BTreeMap<Key, Amount>,
-    ) -> Option<usize> {
-        let mut lacking = whole.clone();
+    /// What some rows leave of each row of a coarser dimension.
+    fn left(&self, shown: &[(Key, Amount)], coarser: Dimension) -> BTreeMap<Key, Amount> {
+        let mut left: BTreeMap<_, _> = self.sums(coarser).collect();
         for (key, amount) in shown {
-            if let Some(lacking) = key.within(coarser).and_then(|key| lacking.get_mut(&key)) {
-                *lacking -= *amount;
+            if let Some(left) = key.within(coarser).and_then(|key| left.get_mut(&key)) {
+                *left -= *amount;
             }
         }
-        lacking.retain(|_, amount| *amount != Amount::default() && !self.is_enough(*amount));
-        shown.iter().rposition(|(key, _)| {
-            let coarse = key.within(coarser);
-            coarse.is_some_and(|key| lacking.contains_key(&key))
-        })
+        left
+    }
+
+    /// Withdraws the smallest row of each coarser one of which the rows shown leave something, but
+    /// too little. A row that is withdrawn has enough flows, so nothing new is exposed by it.
+    fn withdraw(&self, shown: &mut Vec<(Key, Amount)>, coarser: Dimension) {
+        let mut left = self.left(shown, coarser);
+        left.retain(|_, amount| !self.is_hidden(*amount));
+        for index in (0..shown.len()).rev() {
+            let coarse = shown[index].0.within(coarser);
+            if coarse.is_some_and(|coarse| left.remove(&coarse).is_some()) {
+                shown.remove(index);
+            }
+        }
+    }
+
+    /// Withdraws rows of encryption by which something of the ports that are not shown could be
+    /// told: the ports shown leave nothing of a row, or enough.
+    fn hide_ports(&self, shown: &mut Vec<(Key, Amount)>) {
+        let sums: BTreeMap<_, _> = self.sums(Dimension::Encryption).collect();
+        let left = self.left(&self.ports, Dimension::Encryption);
+        shown.retain(|(key, _)| left.get(key).is_none_or(|left| self.is_hidden(*left)));
+        let other = |shown: &[(Key, Amount)], of: &BTreeMap<Key, Amount>| {
+            let mut other = Amount::default();
+            let is_other = |key| shown.iter().all(|(row, _)| row != key);
+            of.iter()
+                .filter(|(key, _)| is_other(*key))
+                .for_each(|(_, amount)| other += *amount);
+            self.is_hidden(other)
+        };
+        // The last step leaves nothing shown, and of the total enough ports are not.
+        while !(other(shown, &sums) && other(shown, &left)) && shown.pop().is_some() {}
     }
 
     /// With noise every number can be subtracted from every other: only what it does not hide,
     /// that there is a row, is held to the threshold.
-    fn noisy(&mut self, dimension: Dimension, total: Amount, noise: &mut Noise) -> Table {
-        let mut cells = self.sums(dimension).clone();
-        let all = Key::all(dimension);
-        for key in all.iter().flatten() {
-            cells.entry(*key).or_default();
-        }
-        for amount in cells.values_mut() {
-            *amount = noise.blur(*amount);
-        }
-        let mut shown = self.largest(cells.clone());
-        if all.is_some() {
+    fn noisy(&self, dimension: Dimension, total: Amount, noise: &mut Noise) -> Table {
+        if let Some(all) = Key::all(dimension) {
+            let mut cells: BTreeMap<_, _> = self.sums(dimension).collect();
+            for key in all {
+                let amount = cells.entry(key).or_default();
+                *amount = noise.blur(*amount);
+            }
+            let shown = self.largest(cells.clone().into_iter());
             for (key, _) in &shown {
                 cells.remove(key);
             }
@@ -178,6 +201,8 @@ impl<'a> Figures<'a> {
             let other = self.is_enough(other).then_some(other);
             return Table { shown, other };
         }
+        let cells = self.sums(dimension);
+        let mut shown = self.largest(cells.map(|(key, amount)| (key, noise.blur(amount))));
         let mut other = rest(total, &shown);
         while !self.is_enough(other)
             && let Some((_, smallest)) = shown.pop()

@@ -1,0 +1,275 @@
+//! Noise has the distribution that is stated, and is drawn as it is stated.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "statistics are calculated in floating point; a misfit is not decided by the last bit"
+)]
+
+use super::{cell, counts, origin, period, plain};
+use exitmark::monitor::cell::Counts;
+use exitmark::monitor::ledger::Ledger;
+use exitmark::monitor::publish::laplace::Laplace;
+use exitmark::monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
+use exitmark::monitor::row::{Dimension, Row};
+use exitmark::packet::Version;
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
+use std::num::NonZeroU64;
+
+/// Pearson's chi-square of samples against the discrete Laplace distribution of a scale, in
+/// standard deviations beyond its mean: of what has that distribution it is below 5 but once in
+/// thousands of seeds, and the seeds here are fixed.
+fn misfit(samples: &[i128], scale: f64) -> f64 {
+    let number = samples.len() as f64;
+    let ratio = (-1.0 / scale).exp();
+    // A bucket holds numbers of this many in a row, so that large scales have a hundred, too.
+    let width = (scale / 8.0).ceil().max(1.0) as i128;
+    let below = |x: i128| {
+        // P(X < x)
+        if x <= 0 {
+            ratio.powf((1 - x) as f64) / (1.0 + ratio)
+        } else {
+            1.0 - ratio.powf(x as f64) / (1.0 + ratio)
+        }
+    };
+    let end = ((6.0 * scale) as i128 / width).max(1);
+    let mut sum = 0.0;
+    let mut buckets = 0.0;
+    let mut add = |expected: f64, observed: usize| {
+        // The usual demand of the test; what is rarer is left to the tails.
+        if expected >= 5.0 {
+            sum += (observed as f64 - expected).powi(2) / expected;
+            buckets += 1.0;
+        }
+    };
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    let less = |than: i128| sorted.partition_point(|x| *x < than);
+    let within = |from: i128, to: i128| less(to) - less(from);
+    for bucket in -end..end {
+        let (from, to) = (bucket * width, (bucket + 1) * width);
+        add(number * (below(to) - below(from)), within(from, to));
+    }
+    let (first, last) = (-end * width, end * width);
+    add(number * below(first), within(i128::MIN, first));
+    add(number * (1.0 - below(last)), within(last, i128::MAX));
+    let freedom: f64 = buckets - 1.0;
+    (sum - freedom) / (2.0 * freedom).sqrt()
+}
+
+fn samples(numerator: u64, denominator: u64, seed: u64) -> Vec<i128> {
+    let [numerator, denominator] = [numerator, denominator].map(|n| NonZeroU64::new(n).unwrap());
+    let laplace = Laplace::new(numerator, denominator);
+    let mut random = ChaCha20Rng::seed_from_u64(seed);
+    (0..20_000).map(|_| laplace.sample(&mut random)).collect()
+}
+
+#[test]
+fn noise_is_distributed_as_stated_and_the_test_would_see_if_not() {
+    for (seed, (numerator, denominator)) in [
+        (1, 3),
+        (1, 1),
+        (7, 2),
+        (40, 1),
+        (123_457, 1000),
+        (1 << 50, 3),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let scale = numerator as f64 / denominator as f64;
+        let drawn = samples(numerator, denominator, seed as u64);
+        let fit = misfit(&drawn, scale);
+        assert!(fit.abs() < 5.0, "scale {scale}: {fit}");
+        // A scale that is a tenth off,
+        for wrong in [scale * 1.1, scale / 1.1] {
+            let fit = misfit(&drawn, wrong);
+            assert!(fit > 5.0, "scale {scale} passes for {wrong}: {fit}");
+        }
+        // one side alone,
+        let one_sided: Vec<_> = drawn.iter().map(|x| x.abs()).collect();
+        assert!(misfit(&one_sided, scale) > 5.0, "scale {scale}");
+        // another shape of the same deviation,
+        let side = (scale * 1.5).ceil() as i128;
+        let uniform: Vec<_> = (0..20_000)
+            .map(|n| n * (2 * side + 1) / 20_000 - side)
+            .collect();
+        assert!(misfit(&uniform, scale) > 5.0, "scale {scale}");
+        // and two zeros in the place of one.
+        let mut two_zeros = drawn.clone();
+        two_zeros.extend(drawn.iter().filter(|x| **x == 0));
+        let has_zeros = two_zeros.len() > drawn.len() + 1000;
+        assert!(
+            !has_zeros || misfit(&two_zeros, scale) > 5.0,
+            "scale {scale}"
+        );
+    }
+}
+
+fn noisy(epsilon: f64, seed: u64) -> PublishSettings {
+    PublishSettings {
+        noise: Some(NoiseSettings {
+            epsilon: Epsilon::try_from(epsilon).unwrap(),
+            user: counts(20, 5000, 100),
+            seed: Some(seed),
+        }),
+        ..plain(100, 50)
+    }
+}
+
+fn large() -> Ledger {
+    Ledger {
+        cells: vec![
+            (
+                cell(443, 1, "US", Version::V4),
+                counts(1 << 40, 1 << 50, 1 << 45),
+            ),
+            (
+                cell(80, 2, "DE", Version::V4),
+                counts(1 << 30, 1 << 40, 1 << 35),
+            ),
+        ],
+        ..Ledger::default()
+    }
+}
+
+/// What noise was added to a row of the large ledger, over many periods.
+fn added(draws: usize, settings: &PublishSettings, of: impl Fn(&Row) -> Option<i128>) -> Vec<i128> {
+    let noise = settings.noise.as_ref().unwrap();
+    let mut noise = Noise::new(noise, settings.tables()).unwrap();
+    let ledger = large();
+    let mut draw = || {
+        let rows = publish(&ledger, &period(), &origin(), settings, Some(&mut noise));
+        rows.iter().find_map(&of).unwrap()
+    };
+    (0..draws).map(|_| draw()).collect()
+}
+
+#[test]
+fn epsilon_is_divided_over_all_that_a_period_shows() {
+    let total = |row: &Row| (row.dimension == Dimension::Total).then_some(i128::from(row.flows));
+    let exact = large()
+        .cells
+        .iter()
+        .map(|(_, c)| i128::from(c.flows))
+        .sum::<i128>();
+    let flows = |epsilon: f64, cross: &[Dimension]| -> Vec<i128> {
+        let settings = PublishSettings {
+            cross: cross.into(),
+            ..noisy(epsilon, 7)
+        };
+        added(if cross.is_empty() { 2000 } else { 6000 }, &settings, total)
+            .into_iter()
+            .map(|n| n - exact)
+            .collect()
+    };
+    // 20 flows of a user, three measures, six tables.
+    let at_one = flows(1.0, &[]);
+    assert!(
+        misfit(&at_one, 360.0).abs() < 5.0,
+        "{}",
+        misfit(&at_one, 360.0)
+    );
+    // Half the ε is twice the scale.
+    let at_half = flows(0.5, &[]);
+    assert!(
+        misfit(&at_half, 720.0).abs() < 5.0,
+        "{}",
+        misfit(&at_half, 720.0)
+    );
+    assert!(misfit(&at_half, 360.0) > 5.0 && misfit(&at_one, 720.0) > 5.0);
+    // A table more is a share more.
+    let crossed = flows(1.0, &[Dimension::PortCountry]);
+    assert!(misfit(&crossed, 420.0).abs() < 5.0 && misfit(&crossed, 360.0) > 5.0);
+
+    // The rows and measures below the total have their own.
+    let of_port = |row: &Row| (row.port == Some(443)).then_some(i128::from(row.bytes) - (1 << 50));
+    let bytes = added(2000, &noisy(1.0, 8), of_port);
+    assert!(misfit(&bytes, 90_000.0).abs() < 5.0);
+    let of_v4 = |row: &Row| {
+        let packets = i128::from(row.packets) - (1 << 45) - (1 << 35);
+        (row.ip_version == Some(4)).then_some(packets)
+    };
+    let packets = added(2000, &noisy(1.0, 9), of_v4);
+    assert!(misfit(&packets, 1800.0).abs() < 5.0);
+}
+
+#[test]
+fn other_is_what_the_noisy_total_has_beyond_the_rows() {
+    let settings = noisy(1.0, 3);
+    let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
+    let mut ledger = large();
+    let rare = (1..200).map(|port| {
+        (
+            cell(port + 1000, 3, "FR", Version::V6),
+            counts(30, 1 << 20, 90),
+        )
+    });
+    ledger.cells.extend(rare);
+    let rows = publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
+    let sum: u64 = rows
+        .iter()
+        .filter(|row| row.dimension == Dimension::Port)
+        .map(|row| row.flows)
+        .sum();
+    assert_eq!(sum, rows[0].flows);
+    let versions = rows.iter().filter(|row| row.ip_version.is_some());
+    assert_eq!(
+        versions.count(),
+        2,
+        "both are always drawn: neither is other"
+    );
+    let about = rows[0].about.as_ref().unwrap();
+    assert!((about.epsilon - 1.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn counts_that_noise_made_negative_are_none() {
+    let mut settings = noisy(0.01, 5);
+    settings.noise.as_mut().unwrap().user = counts(1, 1 << 30, 1);
+    let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
+    let ledger = Ledger {
+        cells: vec![(cell(443, 1, "US", Version::V4), counts(1_000_000, 10, 10))],
+        ..Ledger::default()
+    };
+    let draws = (0..200).map(|_| {
+        let rows = publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
+        rows[0].bytes
+    });
+    let draws: Vec<_> = draws.collect();
+    let none = draws.iter().filter(|bytes| **bytes == 0).count();
+    assert!((60..140).contains(&none), "half of them: {none}");
+    assert!(draws.iter().all(|bytes| *bytes < 1 << 50));
+}
+
+#[test]
+fn a_seed_gives_the_same_noise_and_the_system_never_does() {
+    let rows = |seed: Option<u64>| {
+        let mut settings = noisy(1.0, 0);
+        settings.noise.as_mut().unwrap().seed = seed;
+        let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
+        publish(&large(), &period(), &origin(), &settings, Some(&mut noise))
+    };
+    assert_eq!(rows(Some(1)), rows(Some(1)));
+    assert_ne!(rows(Some(1)), rows(Some(2)));
+    assert_ne!(rows(None), rows(None));
+}
+
+#[test]
+fn noise_that_makes_no_sense_is_refused() {
+    for epsilon in [0.0, -1.0, f64::NAN, f64::INFINITY, 0.0001, 100.1, 0.3333] {
+        assert!(Epsilon::try_from(epsilon).is_err(), "{epsilon}");
+    }
+    let refusal = |user: Counts| {
+        let mut settings = noisy(0.3, 1);
+        settings.noise.as_mut().unwrap().user = user;
+        settings.check().unwrap_err().to_string()
+    };
+    assert!(refusal(counts(0, 1, 1)).contains("flows"));
+    assert!(refusal(counts(1, u64::MAX, 1)).contains("bytes"));
+    assert!(refusal(counts(100, 1, 1)).contains("set the threshold above 100"));
+    assert!(noisy(0.3, 1).check().is_ok());
+}

@@ -1,0 +1,254 @@
+//! What holds of whatever was counted.
+
+use super::{cell, counts, plain, rows, told};
+use exitmark::monitor::cell::Counts;
+use exitmark::monitor::ledger::{Ledger, Spilled};
+use exitmark::monitor::publish::PublishSettings;
+use exitmark::monitor::row::{Dimension, Row};
+use exitmark::monitor::services;
+use exitmark::packet::Version;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
+
+const CROSS: [Dimension; 3] = [
+    Dimension::PortCountry,
+    Dimension::PortSystem,
+    Dimension::SystemCountry,
+];
+const SINGLE: [Dimension; 5] = [
+    Dimension::Port,
+    Dimension::System,
+    Dimension::Country,
+    Dimension::IpVersion,
+    Dimension::Encryption,
+];
+
+/// Columns by name: an oracle that knows nothing of how rows are made.
+type Columns = BTreeMap<&'static str, String>;
+
+#[derive(Clone, Debug)]
+struct Packet {
+    columns: Columns,
+    counts: Counts,
+    /// Whether what lies between the dimensions is known of it.
+    is_whole: bool,
+}
+
+fn amounts() -> impl Strategy<Value = Counts> {
+    let flows = prop_oneof![Just(0_u64), 1_u64..5, 5_u64..500];
+    (flows, 0_u64..100_000, 0_u64..300)
+        .prop_map(|(flows, bytes, packets)| counts(flows, bytes, packets))
+}
+
+prop_compose! {
+    fn ledgers()(
+        cells in prop::collection::btree_map((0_usize..7, 0_u32..4, 0_usize..3, any::<bool>()), amounts(), 0..40),
+        spilled in prop::collection::vec((0_usize..7, 0_u32..4, 0_usize..3, any::<bool>(), amounts()), 0..4),
+    ) -> (Ledger, Vec<Packet>) {
+        let ports = [443, 80, 22, 25, 993, 6667, 50_001];
+        let countries = ["US", "DE", "??"];
+        let version = |six| if six { Version::V6 } else { Version::V4 };
+        let packet = |port: usize, asn: u32, country: usize, six: bool, counts, is_whole| Packet {
+            columns: Columns::from([
+                ("port", ports[port].to_string()),
+                ("asn", asn.to_string()),
+                ("country", countries[country].to_owned()),
+                ("version", if six { "6" } else { "4" }.to_owned()),
+                ("encryption", format!("{:?}", services::encryption(ports[port]))),
+            ]),
+            counts,
+            is_whole,
+        };
+        let mut ledger = Ledger::default();
+        let mut packets = Vec::new();
+        for ((port, asn, country, six), counts) in cells {
+            ledger.cells.push((cell(ports[port], asn, countries[country], version(six)), counts));
+            packets.push(packet(port, asn, country, six, counts, true));
+        }
+        for (port, asn, country, six, counts) in spilled {
+            let Spilled { ports: by_port, systems, countries: by_country, versions } = &mut ledger.spilled;
+            by_port.push((ports[port], counts));
+            systems.push((asn, counts));
+            by_country.push((countries[country].parse().unwrap(), counts));
+            versions.push((version(six), counts));
+            packets.push(packet(port, asn, country, six, counts, false));
+        }
+        (ledger, packets)
+    }
+}
+
+const fn names(dimension: Dimension) -> &'static [&'static str] {
+    match dimension {
+        Dimension::Total => &[],
+        Dimension::Port => &["port"],
+        Dimension::System => &["asn"],
+        Dimension::Country => &["country"],
+        Dimension::IpVersion => &["version"],
+        Dimension::Encryption => &["encryption"],
+        Dimension::PortCountry => &["port", "country"],
+        Dimension::PortSystem => &["port", "asn"],
+        Dimension::SystemCountry => &["asn", "country"],
+    }
+}
+
+fn columns(row: &Row) -> Columns {
+    let columns = [
+        ("port", row.port.map(|port| port.to_string())),
+        ("asn", row.asn.map(|asn| asn.to_string())),
+        ("country", row.country.map(|country| country.to_string())),
+        ("version", row.ip_version.map(|version| version.to_string())),
+        ("encryption", row.encryption.map(|one| format!("{one:?}"))),
+    ];
+    let columns = columns.into_iter();
+    columns
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
+/// What was counted of the packets that have these columns.
+fn exact(packets: &[Packet], of: &Columns) -> Counts {
+    let mut sum = Counts::default();
+    for packet in packets {
+        if (packet.is_whole || of.len() < 2)
+            && of
+                .iter()
+                .all(|(name, value)| packet.columns[name] == *value)
+        {
+            sum += packet.counts;
+        }
+    }
+    sum
+}
+
+const fn numbers(row: &Row) -> Counts {
+    counts(row.flows, row.bytes, row.packets)
+}
+
+fn crossed(threshold: u64, top: u32) -> PublishSettings {
+    PublishSettings {
+        cross: CROSS.into(),
+        ..plain(threshold, top)
+    }
+}
+
+fn sum<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Counts {
+    let mut sum = Counts::default();
+    rows.into_iter().for_each(|row| sum += numbers(row));
+    sum
+}
+
+fn less(all: Counts, part: Counts) -> Counts {
+    let less = |all: u64, part: u64| all.checked_sub(part).expect("a part is no more than all");
+    counts(
+        less(all.flows, part.flows),
+        less(all.bytes, part.bytes),
+        less(all.packets, part.packets),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_row_is_below_the_threshold_and_none_can_be_had_by_subtraction(
+        (ledger, packets) in ledgers(),
+        threshold in 1_u64..400,
+        top in 1_u32..8,
+    ) {
+        let published = rows(&ledger, &crossed(threshold, top));
+        let total = exact(&packets, &Columns::new());
+        if total.flows < threshold {
+            prop_assert_eq!(published.len(), 1);
+            prop_assert_eq!(numbers(&published[0]), Counts::default());
+            return Ok(());
+        }
+        prop_assert_eq!(numbers(&published[0]), total);
+        let is_hidden = |rest: Counts| rest == Counts::default() || rest.flows >= threshold;
+        for dimension in SINGLE.into_iter().chain(CROSS) {
+            let of: Vec<_> = published.iter().filter(|row| row.dimension == dimension).collect();
+            let (other, shown): (Vec<_>, Vec<_>) = of.iter().copied().partition(|row| row.other);
+            prop_assert!(shown.len() <= top as usize && other.len() <= 1);
+            for row in &shown {
+                let keys: Vec<_> = columns(row).into_keys().collect();
+                let expected: BTreeSet<_> = names(dimension).iter().copied().collect();
+                prop_assert_eq!(keys.into_iter().collect::<BTreeSet<_>>(), expected);
+                prop_assert_eq!(numbers(row), exact(&packets, &columns(row)), "{}", told(row));
+                prop_assert!(row.flows >= threshold, "{}", told(row));
+            }
+            prop_assert_eq!(sum(of.iter().copied()), total);
+            // The largest that may be shown, in order.
+            prop_assert!(shown.is_sorted_by(|a, b| a.bytes >= b.bytes));
+            // What the rows leave of any row of another table that each of theirs is a part of.
+            let mut coarser: BTreeSet<Columns> = BTreeSet::from([Columns::new()]);
+            for packet in &packets {
+                for &name in names(dimension).iter().filter(|_| names(dimension).len() == 2) {
+                    coarser.insert(Columns::from([(name, packet.columns[name].clone())]));
+                }
+            }
+            for coarse in coarser {
+                let within = shown.iter().copied().filter(|row| coarse.iter().all(|(name, value)| columns(row).get(name) == Some(value)));
+                let within: Vec<_> = within.collect();
+                let rest = less(exact(&packets, &coarse), sum(within.iter().copied()));
+                prop_assert!(is_hidden(rest) || within.is_empty(), "{dimension:?} leaves {rest:?} of {coarse:?}");
+            }
+        }
+        // Ports within encryption.
+        let ports: Vec<_> = published.iter().filter(|row| row.port.is_some() && row.dimension == Dimension::Port).collect();
+        let class = |row: &Row| format!("{:?}", services::encryption(row.port.unwrap()));
+        let shown: Vec<_> = published.iter().filter(|row| row.dimension == Dimension::Encryption).collect();
+        let named: BTreeSet<_> = shown.iter().filter_map(|row| row.encryption).map(|one| format!("{one:?}")).collect();
+        for row in shown {
+            let is_within = |port: &&&Row| match row.encryption {
+                Some(one) => class(port) == format!("{one:?}"),
+                None => !named.contains(&class(port)),
+            };
+            let rest = less(numbers(row), sum(ports.iter().filter(is_within).copied()));
+            prop_assert!(is_hidden(rest), "{} leaves {rest:?}", told(row));
+        }
+    }
+
+    #[test]
+    fn the_order_in_which_cells_are_counted_says_nothing(
+        ((ledger, _), shuffled) in ledgers().prop_flat_map(|(ledger, packets)| {
+            let shuffled = Just(ledger.cells.clone()).prop_shuffle();
+            (Just((ledger, packets)), shuffled)
+        }),
+        threshold in 1_u64..100,
+    ) {
+        let settings = crossed(threshold, 3);
+        let mut other = ledger.clone();
+        other.cells = shuffled;
+        other.spilled.ports.reverse();
+        prop_assert_eq!(rows(&ledger, &settings), rows(&other, &settings));
+    }
+
+    #[test]
+    fn every_number_is_rounded_up_to_its_bin_and_no_further(
+        (ledger, _) in ledgers(),
+        threshold in 1_u64..100,
+        bins in prop::array::uniform3(1_u64..5000),
+    ) {
+        let exact = crossed(threshold, 5);
+        let [bin_flows, bin_bytes, bin_packets] = bins.map(|bin| NonZeroU64::new(bin).unwrap());
+        let rounding = PublishSettings { bin_flows, bin_bytes, bin_packets, ..exact.clone() };
+        let key = |row: &Row| (row.dimension, row.other, columns(row));
+        let exact: BTreeMap<_, _> = rows(&ledger, &exact).iter().map(|row| (key(row), numbers(row))).collect();
+        let rounded = rows(&ledger, &rounding);
+        prop_assert_eq!(rounded.len(), exact.len());
+        for row in &rounded {
+            let exact = exact[&key(row)];
+            let pairs = [(row.flows, exact.flows), (row.bytes, exact.bytes), (row.packets, exact.packets)];
+            for ((shown, exact), bin) in pairs.into_iter().zip(bins) {
+                prop_assert!(shown % bin == 0 && shown >= exact && shown - exact < bin);
+            }
+        }
+        for pair in rounded.windows(2) {
+            let [first, second] = pair else { unreachable!() };
+            if first.dimension == second.dimension && !second.other {
+                let order = second.bytes.cmp(&first.bytes);
+                prop_assert!(order.is_le(), "by the bytes shown");
+            }
+        }
+    }
+}

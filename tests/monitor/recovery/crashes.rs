@@ -1,0 +1,194 @@
+//! A crash before every single step: nothing is lost but a minute, and nothing is published twice.
+
+use super::{DAY, Place, at, ledger};
+use exitmark::monitor::period::Disk;
+use exitmark::monitor::period::disk::Step;
+use std::collections::BTreeSet;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What the interrupted process did.
+type Life = fn(&Place, Disk);
+
+/// A disk on which this step, counted from 0, does not happen any more.
+fn broken_at(
+    step: usize,
+    happen: impl Fn() -> io::Result<()> + Send + 'static,
+) -> (Disk, Arc<Mutex<Vec<Step>>>) {
+    let (done, seen) = (AtomicUsize::new(0), Arc::new(Mutex::new(Vec::new())));
+    let told = seen.clone();
+    let disk = Disk::asking(move |what, _| {
+        told.lock().unwrap().push(what);
+        if done.fetch_add(1, Ordering::Relaxed) == step {
+            happen()
+        } else {
+            Ok(())
+        }
+    });
+    (disk, seen)
+}
+
+/// Ends a life before each of its steps in turn, and lets another find what it left.
+fn crash_everywhere(life: Life, check: impl Fn(&Place, usize)) -> BTreeSet<Step> {
+    let mut steps = BTreeSet::new();
+    for step in 0.. {
+        let place = Place::new();
+        // Not a panic's message for each of them.
+        let (disk, seen) = broken_at(step, || std::panic::resume_unwind(Box::new("crash")));
+        let crashed = catch_unwind(AssertUnwindSafe(|| life(&place, disk)));
+        check(&place, step);
+        steps.extend(seen.lock().unwrap().iter().copied());
+        if crashed.is_ok() {
+            assert!(step > 5, "there are steps");
+            return steps;
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_crash_while_saving_leaves_the_last_or_the_new_counts() {
+    let life: Life = |place, disk| {
+        let (mut periods, ..) = place.try_open(disk, at(0)).unwrap();
+        periods.save(&ledger(5), at(60));
+        periods.save(&ledger(9), at(120));
+    };
+    crash_everywhere(life, |place, step| {
+        let (_, restored, _) = place.open(at(130));
+        let flows = restored.map(|ledger| ledger.cells[0].1.flows);
+        let may: &[_] = if step < 5 {
+            &[None, Some(5)]
+        } else {
+            &[Some(5), Some(9)]
+        };
+        assert!(may.contains(&flows), "step {step}: {flows:?}");
+        assert!(!place.states().iter().any(|name| name.ends_with(".new")));
+    });
+}
+
+#[test]
+fn a_crash_while_closing_publishes_once() {
+    let life: Life = |place, disk| {
+        let (mut periods, ..) = place.try_open(Disk::default(), at(0)).unwrap();
+        periods.save(&ledger(5), at(DAY - 10));
+        drop(periods);
+        let (mut periods, ..) = place.try_open(disk, at(DAY - 9)).unwrap();
+        periods.close(ledger(6), at(DAY));
+    };
+    let steps = crash_everywhere(life, |place, step| {
+        // However often it is started.
+        for _ in 0..2 {
+            let (_, restored, _) = place.open(at(DAY + 20));
+            assert!(restored.is_none(), "step {step}");
+        }
+        let flows = place.all_flows();
+        let saved = step < 4;
+        assert!(flows == 6 || saved && flows == 5, "step {step}: {flows}");
+        assert_eq!(
+            place
+                .published()
+                .iter()
+                .filter(|name| name.ends_with(".jsonl"))
+                .count(),
+            1,
+            "step {step}"
+        );
+        assert!(
+            place.states().is_empty(),
+            "step {step}: {:?}",
+            place.states()
+        );
+    });
+    assert_eq!(
+        steps.len(),
+        6,
+        "every kind of step was one of them: {steps:?}"
+    );
+}
+
+#[test]
+fn a_crash_while_an_old_period_is_published_at_the_start_publishes_once() {
+    let life: Life = |place, disk| {
+        let (mut periods, ..) = place.try_open(Disk::default(), at(0)).unwrap();
+        periods.save(&ledger(5), at(60));
+        drop(periods);
+        place.try_open(disk, at(DAY)).unwrap();
+    };
+    crash_everywhere(life, |place, step| {
+        place.open(at(DAY + 20));
+        assert_eq!(
+            (place.all_flows(), place.published().len()),
+            (5, 1),
+            "step {step}"
+        );
+    });
+}
+
+#[test]
+fn a_crash_after_a_name_was_taken_publishes_once() {
+    let life: Life = |place, disk| {
+        let (mut periods, ..) = place.try_open(disk, at(0)).unwrap();
+        // Somebody else, of the same name, is faster.
+        let mut other = Place::new();
+        other
+            .settings
+            .directory
+            .clone_from(&place.settings.directory);
+        let (mut faster, ..) = other.open(at(0));
+        faster.close(ledger(100), at(DAY));
+        periods.save(&ledger(5), at(DAY - 1));
+        periods.close(ledger(5), at(DAY));
+    };
+    crash_everywhere(life, |place, step| {
+        place.open(at(DAY + 20));
+        let flows = place.all_flows();
+        // In the first steps nothing was saved yet.
+        let expected: &[u64] = if step < 4 { &[100, 105] } else { &[105] };
+        assert!(expected.contains(&flows), "step {step}: {flows}");
+    });
+}
+
+/// Every step fails once, and no process ends.
+#[test]
+fn a_step_that_fails_once_loses_nothing_and_doubles_nothing() {
+    for step in 0.. {
+        let place = Place::new();
+        let (disk, seen) = broken_at(step, || Err(io::Error::other("made to fail")));
+        let (mut periods, ..) = place.try_open(disk, at(0)).unwrap();
+        let mut notices = periods.save(&ledger(5), at(60));
+        notices.extend(periods.close(ledger(6), at(DAY)));
+        let late = at(DAY + 60);
+        if periods.is_retry_due(late) {
+            notices.extend(periods.retry(late));
+        }
+        let steps = seen.lock().unwrap().len();
+        assert_eq!(
+            (place.all_flows(), place.published().len()),
+            (6, 1),
+            "step {step}"
+        );
+        assert_eq!(periods.status().waiting, 0);
+        let was_told = notices
+            .iter()
+            .any(exitmark::monitor::period::Notice::is_trouble);
+        assert_eq!(was_told, step < steps, "step {step}: {notices:?}");
+        drop(periods);
+        // What could not be removed is known for what it is.
+        place.open(at(DAY + 120));
+        assert_eq!(
+            (place.all_flows(), place.published().len()),
+            (6, 1),
+            "step {step}"
+        );
+        assert!(
+            place.states().is_empty(),
+            "step {step}: {:?}",
+            place.states()
+        );
+        if step >= steps {
+            break;
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! State files and directories that are not as we left them.
+
+use super::{Place, at, ledger};
+use exitmark::monitor::period::{Disk, Notice, PeriodError, StateError};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// A place with a saved state, and where that is.
+fn saved() -> (Place, PathBuf) {
+    let place = Place::new();
+    let (mut periods, ..) = place.open(at(0));
+    periods.save(&ledger(5), at(60));
+    let file = place.state().join(&place.states()[0]);
+    (place, file)
+}
+
+/// Whether a state is put aside, with a message, and its period begins anew.
+fn is_refused(place: &Place, file: &Path, reason: &str) {
+    let (periods, restored, notices) = place.open(at(70));
+    assert!(restored.is_none(), "{reason}");
+    let [notice @ Notice::SetAside { .. }] = &notices[..] else {
+        panic!("{reason}: {notices:?}");
+    };
+    let told = notice.to_string();
+    assert!(
+        told.contains(reason) && told.contains(".unusable"),
+        "{told}"
+    );
+    assert!(
+        !file.exists()
+            && file
+                .with_extension("state.unusable")
+                .symlink_metadata()
+                .is_ok()
+    );
+    assert_eq!(periods.status().running.part, 1);
+    drop(periods);
+    let (.., notices) = place.open(at(80));
+    assert!(notices.is_empty(), "it is put aside once: {notices:?}");
+}
+
+#[test]
+fn a_state_of_which_any_bit_is_another_is_put_aside() {
+    let (place, file) = saved();
+    let good = fs::read(&file).unwrap();
+    let aside = file.with_extension("state.unusable");
+    for byte in 0..good.len() {
+        let mut bad = good.clone();
+        bad[byte] ^= 1 << (byte % 8);
+        fs::write(&file, &bad).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        let (_, restored, notices) = place.open(at(70));
+        assert!(restored.is_none(), "byte {byte}");
+        assert!(
+            matches!(notices[..], [Notice::SetAside { .. }]),
+            "byte {byte}"
+        );
+        assert!(aside.exists());
+    }
+    fs::write(&file, &good).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let (_, restored, _) = place.open(at(70));
+    assert_eq!(restored, Some(ledger(5)), "and the good one is taken");
+}
+
+#[test]
+fn a_state_that_is_cut_off_anywhere_is_put_aside() {
+    let (place, file) = saved();
+    let good = fs::read(&file).unwrap();
+    for length in (0..good.len()).step_by(7).chain([good.len() - 1]) {
+        fs::write(&file, &good[..length]).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        is_refused(&place, &file, "cut off");
+        fs::remove_file(file.with_extension("state.unusable")).unwrap();
+    }
+}
+
+#[test]
+fn a_state_that_is_none_is_put_aside() {
+    let with_digest = |text: &str| {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(text);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{text}\n{digest}\n")
+    };
+    let (place, file) = saved();
+    let text = fs::read_to_string(&file).unwrap();
+    let body = text.lines().next().unwrap();
+    let foreign = with_digest(&body.replace("\"format\":1", "\"format\":2"));
+    let renamed = with_digest(&body.replace("2026-11-22T00:00:00Z", "2026-11-23T00:00:00Z"));
+    let endless = with_digest(&body.replace("\"length_seconds\":86400", "\"length_seconds\":0"));
+    let wordy = with_digest(&body.replace("\"format\":1", "\"format\":1,\"more\":1"));
+    for (content, reason) in [
+        (foreign, "another version"),
+        (wordy, "another version"),
+        (renamed, "another period"),
+        (endless, "no length"),
+        (String::new(), "empty"),
+    ] {
+        fs::write(&file, content).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        is_refused(&place, &file, reason);
+    }
+
+    let huge = fs::File::create(&file).unwrap();
+    huge.set_len(1 << 40).unwrap();
+    huge.set_permissions(Permissions::from_mode(0o600)).unwrap();
+    is_refused(&place, &file, "larger than any counts");
+
+    fs::write(&file, &text).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    is_refused(&place, &file, "open to others");
+
+    let elsewhere = place.settings.directory.join("elsewhere");
+    fs::write(&elsewhere, &text).unwrap();
+    fs::set_permissions(&elsewhere, Permissions::from_mode(0o600)).unwrap();
+    symlink(&elsewhere, &file).unwrap();
+    is_refused(&place, &file, "symbolic links");
+
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    is_refused(&place, &file, "no regular file");
+}
+
+#[test]
+fn files_of_others_are_let_alone() {
+    let (place, _) = saved();
+    let strange = [
+        "notes",
+        "1-2.closed",
+        "-1.state",
+        "01-1.state",
+        "9.state",
+        "5-1-xyz.closed",
+    ];
+    for name in strange {
+        fs::write(place.state().join(name), "").unwrap();
+    }
+    let (_, restored, notices) = place.open(at(70));
+    assert!(restored.is_some() && notices.len() == 1, "{notices:?}");
+    for name in strange {
+        assert!(place.state().join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn a_directory_that_others_can_reach_is_refused() {
+    let exposed = |place: &Place| {
+        let refused = place.try_open(Disk::default(), at(70)).unwrap_err();
+        let is_exposed = matches!(refused, PeriodError::State(StateError::Exposed { .. }));
+        let told = refused.to_string();
+        assert!(
+            is_exposed && told.contains("mode 0700; remove it"),
+            "{told}"
+        );
+        told
+    };
+    let (place, _) = saved();
+    for mode in [0o701, 0o710, 0o750, 0o777] {
+        fs::set_permissions(place.state(), Permissions::from_mode(mode)).unwrap();
+        assert!(exposed(&place).contains("open to others"));
+    }
+    fs::set_permissions(place.state(), Permissions::from_mode(0o700)).unwrap();
+
+    let mut linked = Place::new();
+    let link = linked.settings.directory.join("link");
+    symlink(place.state(), &link).unwrap();
+    linked.settings.state = Some(link);
+    assert!(exposed(&linked).contains("is no directory"));
+
+    let mut file = Place::new();
+    let path = file.settings.directory.join("file");
+    fs::write(&path, "").unwrap();
+    file.settings.state = Some(path);
+    assert!(exposed(&file).contains("is no directory"));
+
+    if nix::unistd::Uid::effective().is_root() {
+        std::os::unix::fs::chown(place.state(), Some(65_534), None).unwrap();
+        assert!(exposed(&place).contains("somebody else"));
+    }
+}

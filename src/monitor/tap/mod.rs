@@ -26,7 +26,6 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{getsockopt, sockopt::SocketError};
 use nix::sys::time::TimeSpec;
 use std::ffi::CString;
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
@@ -98,6 +97,8 @@ pub struct Tap {
     program: Program,
     queues: Vec<Queue>,
     listening: Listening,
+    /// What its sockets were told when the interface disappeared.
+    gone: Option<Errno>,
 }
 
 impl Tap {
@@ -138,6 +139,7 @@ impl Tap {
             program,
             queues,
             listening,
+            gone: None,
         })
     }
 
@@ -181,41 +183,35 @@ impl Tap {
     }
 
     /// Returns when there is something, when the time is over, or at a signal.
-    fn wait(&self, patience: Duration) -> Result<(), TapError> {
+    fn wait(&mut self, patience: Duration) -> Result<(), TapError> {
         let fds = self.queues.iter();
         let mut fds: Vec<_> = fds
             .map(|queue| PollFd::new(queue.as_fd(), PollFlags::POLLIN))
             .collect();
         match ppoll(&mut fds, Some(TimeSpec::from_duration(patience)), None) {
             Ok(0) => self.look_whether_it_is_gone(),
-            Ok(_) => {
-                let failed = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
-                let has_failed =
-                    |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.intersects(failed));
-                match fds.iter().any(has_failed) {
-                    true => self.look_whether_it_is_gone(),
-                    false => Ok(()),
-                }
-            }
-            Err(Errno::EINTR) => Ok(()),
+            Ok(_) if fds.iter().any(has_failed) => self.look_whether_it_is_gone(),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(TapError::Wait(error.into())),
         }
     }
 
-    /// A socket is told once that its NIC is gone; that one is told of a NIC that only went down
-    /// never.
-    fn look_whether_it_is_gone(&self) -> Result<(), TapError> {
+    /// A socket says once that its NIC is gone. That its NIC is down, it does not say.
+    fn look_whether_it_is_gone(&mut self) -> Result<(), TapError> {
         for queue in &self.queues {
-            let error =
-                getsockopt(queue, SocketError).map_err(|error| TapError::Wait(error.into()))?;
-            if error != 0 {
-                return Err(TapError::Gone {
-                    interface: self.interface().to_owned(),
-                    source: io::Error::from_raw_os_error(error),
-                });
+            match getsockopt(queue, SocketError) {
+                Ok(0) => {}
+                Ok(code) => self.gone = Some(Errno::from_raw(code)),
+                Err(error) => return Err(TapError::Wait(error.into())),
             }
         }
-        Ok(())
+        match self.gone {
+            None => Ok(()),
+            Some(code) => Err(TapError::Gone {
+                interface: self.interface().to_owned(),
+                source: code.into(),
+            }),
+        }
     }
 
     /// What became of all that was heard since it was opened.
@@ -256,12 +252,19 @@ impl Tap {
             program,
             queues,
             listening,
+            ..
         } = self;
         drop(link);
         drop(queues);
         drop(program);
         Ok(listening.end()?)
     }
+}
+
+fn has_failed(fd: &PollFd<'_>) -> bool {
+    let failures = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+    fd.revents()
+        .is_some_and(|events| events.intersects(failures))
 }
 
 fn open_queue(nic: &Nic, number: u32, ring: u32) -> Result<Queue, TapError> {

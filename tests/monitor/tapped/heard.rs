@@ -295,41 +295,6 @@ fn what_finds_no_room_is_counted() {
     assert_eq!(tap.counters().unwrap().lost(), 44);
 }
 
-#[test]
-fn what_comes_by_a_queue_without_a_socket_is_counted() {
-    needs_root!();
-    let rig = Rig::new(2, 1500);
-    let queues = |count: &str| {
-        let arguments = ["-L", "tap0", "rx", count];
-        rig.monitor.command("ethtool", &arguments).unwrap();
-    };
-    rig.network
-        .command("ethtool", &["-L", "span0", "tx", "1"])
-        .unwrap();
-    queues("1");
-    let mut tap = rig.open().unwrap();
-    queues("2");
-    rig.network
-        .command("ethtool", &["-L", "span0", "tx", "2"])
-        .unwrap();
-    let port = rig.port();
-    for flow in 0..200 {
-        let source = format!("{HOST_V4}:{}", 1000 + flow * 7);
-        port.send(&tcp(&source, "198.51.100.7:443").tos(MARK).build())
-            .unwrap();
-    }
-    let counters = wait_for(&tap, "200 frames", |counters| {
-        counters.sorted.received == 200
-    });
-    let Sorted {
-        passed, no_socket, ..
-    } = counters.sorted;
-    assert!(passed > 0 && no_socket > 0, "{counters:?}");
-    assert_eq!(passed + no_socket, 200);
-    assert_eq!(counters.lost(), no_socket);
-    receive(&mut tap, usize::try_from(passed).unwrap());
-}
-
 /// Where in this process' packet memory these bytes are: it is known by that no core dump has it.
 fn found_in_packet_memory(needle: &[u8]) -> usize {
     let memory = File::open("/proc/self/mem").unwrap();

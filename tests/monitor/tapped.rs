@@ -1,5 +1,9 @@
 //! Tier: root. The tap in namespaces of its own: what it hands over, what it refuses, that it
 //! sends nothing and leaves nothing behind, and its filter held against the parser.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
 
 mod filter;
 mod heard;

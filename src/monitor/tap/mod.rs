@@ -147,7 +147,7 @@ impl Tap {
     /// of at most 64. Afterwards their memory holds zeroes. Returns how many there were.
     ///
     /// # Errors
-    /// The interface is gone. That its link is down is none.
+    /// The interface is gone; it is known when a wait was in vain. That its link is down is none.
     pub fn receive(
         &mut self,
         patience: Duration,

@@ -109,7 +109,7 @@ impl Tap {
     /// # Errors
     /// The NIC is no passive tap, is in use, or cannot do this; or there is no privilege.
     pub fn open(settings: &TapSettings) -> Result<Self, TapError> {
-        let TapSettings { ring, .. } = *settings;
+        let ring = settings.ring;
         if !ring.is_power_of_two() || !(MIN_RING..=MAX_FRAMES).contains(&ring) {
             return Err(TapError::Ring(ring));
         }
@@ -272,7 +272,8 @@ fn open_queue(nic: &Nic, number: u32, ring: u32) -> Result<Queue, TapError> {
         bytes: u64::from(ring) * u64::from(CHUNK_BYTES),
         source,
     })?;
-    let name = CString::new(nic.name.as_str()).map_err(|error| TapError::Wait(error.into()))?;
+    let name = CString::new(nic.name.as_str())
+        .map_err(|error| TapError::bind(&nic.name, number, error.into()))?;
     let mut attempt = 0;
     while let Err(source) = queue.bind(&name, number) {
         attempt += 1;

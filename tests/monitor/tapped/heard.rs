@@ -1,8 +1,6 @@
 //! What arrives, as which bytes; and what can be seen of it from outside.
 
-use super::{
-    HOST_V4, HOST_V6, MARK, PATIENCE, Rig, SECOND_V4, needs_root, receive, settings, wait_for,
-};
+use super::{HOST_V4, HOST_V6, MARK, PATIENCE, Rig, SECOND_V4, needs_root, receive, wait_for};
 use exitmark::lab::RawPort;
 use exitmark::lab::frames::{Frame, extension, of_protocol, tcp, udp};
 use exitmark::monitor::tap::{Sorted, TapError};
@@ -69,6 +67,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Fate)> {
         extension::DESTINATION,
     ];
     let eight = [extension::DESTINATION; 8];
+    let long = v6(web6).extensions(&eight[..1]).payload(1400);
     let nine = [extension::DESTINATION; 9];
     vec![
         ("TCP", v4(web).build(), Cut(ETHERNET + V4 + TCP)),
@@ -114,6 +113,16 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Fate)> {
             "eight extension headers",
             v6(web6).extensions(&eight).build(),
             Cut(ETHERNET + V6 + 64 + TCP),
+        ),
+        (
+            "a long extension header",
+            damaged(&long, |frame| frame[ETHERNET + V6 + 1] = 100),
+            Cut(ETHERNET + V6 + 808 + TCP),
+        ),
+        (
+            "headers that are too long",
+            damaged(&long, |frame| frame[ETHERNET + V6 + 1] = 160),
+            MALFORMED,
         ),
         ("nine", v6(web6).extensions(&nine).build(), MALFORMED),
         (
@@ -455,15 +464,7 @@ fn once_open_it_takes_no_capability() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let port = rig.port();
-    let opened = rig.monitor.spawn("capture", || {
-        let tap = super::Tap::open(&settings()).unwrap();
-        for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
-            caps::clear(None, set).unwrap();
-        }
-        tap
-    });
-    // The thread that ends with the capabilities that it gave up is another one than this.
-    let mut tap = opened.unwrap().join().unwrap();
+    let mut tap = rig.open().unwrap();
     port.send(&v4("198.51.100.7:443").build()).unwrap();
     let powerless = rig.monitor.spawn("capture", move || {
         for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {

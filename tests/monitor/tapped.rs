@@ -1,1 +1,123 @@
-//! (to be written)
+//! Tier: root. The tap in namespaces of its own: what it hands over, what it refuses, that it
+//! sends nothing and leaves nothing behind, and its filter held against the parser.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
+mod filter;
+mod heard;
+mod refused;
+
+use exitmark::lab::{Capture, Netns, RawPort, VethEnd, contained, veth};
+use exitmark::monitor::tap::{Tap, TapCounters, TapError, TapSettings};
+use exitmark::packet::Dscp;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const MARK: u8 = 0x28;
+const HOST_V4: &str = "192.0.2.10";
+const HOST_V6: &str = "2001:db8:1::10";
+/// Another of its addresses.
+const SECOND_V4: &str = "192.0.2.11";
+
+/// Leaves the test where there is no root.
+macro_rules! needs_root {
+    () => {
+        if !exitmark::lab::is_root() {
+            return;
+        }
+    };
+}
+use needs_root;
+
+fn settings() -> TapSettings {
+    TapSettings {
+        interface: "tap0".to_owned(),
+        dscp: Dscp::AF11,
+        clearnet: [HOST_V4, SECOND_V4, HOST_V6]
+            .map(|address| address.parse().unwrap())
+            .into(),
+        ring: 256,
+    }
+}
+
+/// The monitor, and the network whose copy its NIC gets. Neither stack says a word by itself.
+struct Rig {
+    monitor: Netns,
+    network: Netns,
+}
+
+impl Rig {
+    fn new(queues: u32, mtu: u32) -> Self {
+        let rig = Self {
+            monitor: Netns::new("monitor").unwrap(),
+            network: Netns::new("network").unwrap(),
+        };
+        for netns in [&rig.monitor, &rig.network] {
+            netns
+                .sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+                .unwrap();
+        }
+        let end = |netns, name, mac| VethEnd {
+            netns,
+            name,
+            mac,
+            queues,
+        };
+        veth(
+            &end(&rig.monitor, "tap0", "02:00:00:00:09:01"),
+            &end(&rig.network, "span0", "02:00:00:00:09:02"),
+            mtu,
+        )
+        .unwrap();
+        rig
+    }
+
+    fn open(&self) -> Result<Tap, TapError> {
+        self.monitor.run(|| Tap::open(&settings()))
+    }
+
+    fn port(&self) -> RawPort {
+        RawPort::open(&self.network, "span0").unwrap()
+    }
+
+    /// Sees what the tap sends.
+    fn watch(&self) -> Capture {
+        Capture::start(&self.network, "span0", "in", "").unwrap()
+    }
+
+    fn link(&self) -> String {
+        self.monitor.ip("-details link show dev tap0").unwrap()
+    }
+}
+
+/// Receives until there are so many packets.
+fn receive(tap: &mut Tap, count: usize) -> Vec<Vec<u8>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut packets = Vec::new();
+    while packets.len() < count {
+        assert!(Instant::now() < deadline, "{} of {count}", packets.len());
+        tap.receive(Duration::from_millis(20), |batch| {
+            assert!((1..=64).contains(&batch.len()));
+            for packet in batch {
+                assert_eq!(packet.whole, usize::MAX);
+                packets.push(packet.bytes.to_vec());
+            }
+        })
+        .unwrap();
+    }
+    packets
+}
+
+/// Waits until the counters say so.
+fn wait_for(tap: &Tap, what: &str, enough: impl Fn(&TapCounters) -> bool) -> TapCounters {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let counters = tap.counters().unwrap();
+        if enough(&counters) {
+            return counters;
+        }
+        assert!(Instant::now() < deadline, "{what} never: {counters:?}");
+    }
+}

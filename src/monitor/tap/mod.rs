@@ -26,7 +26,6 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{getsockopt, sockopt::SocketError};
 use nix::sys::time::TimeSpec;
 use std::ffi::CString;
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
@@ -98,6 +97,8 @@ pub struct Tap {
     program: Program,
     queues: Vec<Queue>,
     listening: Listening,
+    /// What its sockets were told when the interface disappeared.
+    gone: Option<Errno>,
 }
 
 impl Tap {
@@ -108,7 +109,7 @@ impl Tap {
     /// # Errors
     /// The NIC is no passive tap, is in use, or cannot do this; or there is no privilege.
     pub fn open(settings: &TapSettings) -> Result<Self, TapError> {
-        let TapSettings { ring, .. } = *settings;
+        let ring = settings.ring;
         if !ring.is_power_of_two() || !(MIN_RING..=MAX_FRAMES).contains(&ring) {
             return Err(TapError::Ring(ring));
         }
@@ -138,6 +139,7 @@ impl Tap {
             program,
             queues,
             listening,
+            gone: None,
         })
     }
 
@@ -145,7 +147,7 @@ impl Tap {
     /// of at most 64. Afterwards their memory holds zeroes. Returns how many there were.
     ///
     /// # Errors
-    /// The interface is gone. That its link is down is none.
+    /// The interface is gone; it is known when a wait was in vain. That its link is down is none.
     pub fn receive(
         &mut self,
         patience: Duration,
@@ -181,41 +183,35 @@ impl Tap {
     }
 
     /// Returns when there is something, when the time is over, or at a signal.
-    fn wait(&self, patience: Duration) -> Result<(), TapError> {
+    fn wait(&mut self, patience: Duration) -> Result<(), TapError> {
         let fds = self.queues.iter();
         let mut fds: Vec<_> = fds
             .map(|queue| PollFd::new(queue.as_fd(), PollFlags::POLLIN))
             .collect();
         match ppoll(&mut fds, Some(TimeSpec::from_duration(patience)), None) {
             Ok(0) => self.look_whether_it_is_gone(),
-            Ok(_) => {
-                let failed = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
-                let has_failed =
-                    |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.intersects(failed));
-                match fds.iter().any(has_failed) {
-                    true => self.look_whether_it_is_gone(),
-                    false => Ok(()),
-                }
-            }
-            Err(Errno::EINTR) => Ok(()),
+            Ok(_) if fds.iter().any(has_failed) => self.look_whether_it_is_gone(),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(TapError::Wait(error.into())),
         }
     }
 
-    /// A socket is told once that its NIC is gone; that one is told of a NIC that only went down
-    /// never.
-    fn look_whether_it_is_gone(&self) -> Result<(), TapError> {
+    /// A socket says once that its NIC is gone. That its NIC is down, it does not say.
+    fn look_whether_it_is_gone(&mut self) -> Result<(), TapError> {
         for queue in &self.queues {
-            let error =
-                getsockopt(queue, SocketError).map_err(|error| TapError::Wait(error.into()))?;
-            if error != 0 {
-                return Err(TapError::Gone {
-                    interface: self.interface().to_owned(),
-                    source: io::Error::from_raw_os_error(error),
-                });
+            match getsockopt(queue, SocketError) {
+                Ok(0) => {}
+                Ok(code) => self.gone = Some(Errno::from_raw(code)),
+                Err(error) => return Err(TapError::Wait(error.into())),
             }
         }
-        Ok(())
+        match self.gone {
+            None => Ok(()),
+            Some(code) => Err(TapError::Gone {
+                interface: self.interface().to_owned(),
+                source: code.into(),
+            }),
+        }
     }
 
     /// What became of all that was heard since it was opened.
@@ -256,6 +252,7 @@ impl Tap {
             program,
             queues,
             listening,
+            ..
         } = self;
         drop(link);
         drop(queues);
@@ -264,12 +261,19 @@ impl Tap {
     }
 }
 
+fn has_failed(fd: &PollFd<'_>) -> bool {
+    let failures = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+    fd.revents()
+        .is_some_and(|events| events.intersects(failures))
+}
+
 fn open_queue(nic: &Nic, number: u32, ring: u32) -> Result<Queue, TapError> {
     let mut queue = Queue::new(ring).map_err(|source| TapError::Memory {
         bytes: u64::from(ring) * u64::from(CHUNK_BYTES),
         source,
     })?;
-    let name = CString::new(nic.name.as_str()).map_err(|error| TapError::Wait(error.into()))?;
+    let name = CString::new(nic.name.as_str())
+        .map_err(|error| TapError::bind(&nic.name, number, error.into()))?;
     let mut attempt = 0;
     while let Err(source) = queue.bind(&name, number) {
         attempt += 1;

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// What the monitor's bench sends into the tap's cable: frames of which every so many bears the
+// mark, at a given rate.
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+// Contract with benches/monitor/veth.rs.
+#define HEADER_BYTES 54 // Ethernet, IPv4 and TCP, all without options
+#define MARKED 0x28 // the ToS byte of AF11
+#define FRACTION_BITS 10 // intervals are in 1/1024 of a nanosecond
+#define LATE (100000ULL << FRACTION_BITS) // how much is made up for, at most: 0.1 ms
+#define PATIENCE 4096 // looks at the clock before a frame is sent in any case
+
+struct load {
+	// The order.
+	__u64 interval; // from one frame to the next; 0: as fast as it goes
+	__u64 every; // of so many frames one is marked
+	__u64 interface;
+	// What came of it.
+	__u64 due;
+	__u64 sent;
+	__u64 marked;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct load);
+} loads SEC(".maps");
+
+static __always_inline void wait(struct load *load)
+{
+	__u64 now = 0;
+
+	for (int i = 0; i < PATIENCE; i++) {
+		now = bpf_ktime_get_ns() << FRACTION_BITS;
+		if (now >= load->due)
+			break;
+	}
+	if (load->due + LATE < now)
+		load->due = now - LATE;
+	load->due += load->interval;
+}
+
+// Run live by BPF_PROG_RUN, once a frame.
+SEC("xdp")
+int generate(struct xdp_md *context)
+{
+	__u8 *frame = (void *)(long)context->data;
+	struct load *load;
+	__u32 only = 0;
+	__u16 flow;
+
+	load = bpf_map_lookup_elem(&loads, &only);
+	if (!load || frame + HEADER_BYTES > (__u8 *)(long)context->data_end)
+		return XDP_ABORTED;
+	if (load->interval)
+		wait(load);
+	load->sent += 1;
+	frame[15] = 0;
+	if (load->sent % load->every == 0) {
+		load->marked += 1;
+		frame[15] = MARKED;
+	}
+	// Many places, each often.
+	flow = load->sent;
+	*(__u16 *)(frame + 31) = flow;
+	*(__u16 *)(frame + 34) = flow;
+	return bpf_redirect(load->interface, 0);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

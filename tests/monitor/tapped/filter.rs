@@ -1,0 +1,165 @@
+//! The filter in the kernel held against the parser: the same packets, the same refusals.
+
+use super::needs_root;
+use exitmark::lab::differential::{Generator, Scenario};
+use exitmark::lab::{Netns, Random};
+use exitmark::monitor::tap::{Program, Sorted};
+use exitmark::packet::{Dscp, Headers, parse, protocol};
+use std::net::IpAddr;
+
+const SEED: u64 = 0x7a9;
+const SCENARIOS: usize = 4;
+const FRAMES: usize = 3000;
+/// Of a frame that BPF_PROG_RUN makes, what lies in the first buffer: a page without the room for
+/// what a driver and the stack put around it.
+const FIRST_BUFFER: usize = 4096 - 256 - 320;
+/// As in bpf/monitor.bpf.c.
+const LONGEST_HEADERS: usize = 1280;
+
+/// Where the transport header begins, of a packet that can be read.
+fn transport(frame: &[u8], l3: usize) -> usize {
+    if frame[l3] >> 4 == 4 {
+        return l3 + usize::from(frame[l3] & 0x0f) * 4;
+    }
+    let (mut kind, mut at) = (frame[l3 + 6], l3 + 40);
+    while matches!(kind, 0 | 43 | 44 | 60) {
+        let (fragment, later) = (kind == 44, frame[at + 2] != 0 || frame[at + 3] & 0xf8 != 0);
+        kind = frame[at];
+        at += match fragment {
+            true => 8,
+            false => 8 + usize::from(frame[at + 1]) * 8,
+        };
+        if fragment && later {
+            break;
+        }
+    }
+    at
+}
+
+/// What the filter must do: what is left of the frame, and where it is counted.
+fn expected(frame: &[u8], mark: Dscp, clearnet: &[IpAddr]) -> (Option<usize>, Sorted) {
+    let counted = |count: fn(&mut Sorted)| {
+        let mut sorted = Sorted {
+            received: 1,
+            ..Sorted::default()
+        };
+        count(&mut sorted);
+        sorted
+    };
+    let malformed = counted(|sorted| sorted.malformed = 1);
+    let reach = &frame[..frame.len().min(FIRST_BUFFER)];
+    let (source, l3, tos, carries, later) = match parse(reach, frame.len()) {
+        Headers::NotIp => return (None, counted(|sorted| sorted.not_ip = 1)),
+        Headers::Malformed(_) => return (None, malformed),
+        Headers::V4(packet) => (
+            IpAddr::V4(packet.source.into()),
+            packet.l3,
+            packet.tos,
+            packet.protocol,
+            packet.fragment.is_some_and(|fragment| !fragment.first),
+        ),
+        Headers::V6(packet) => (
+            IpAddr::V6(packet.source.into()),
+            packet.l3,
+            packet.tos,
+            packet.protocol,
+            packet.fragment.is_some_and(|fragment| !fragment.first),
+        ),
+    };
+    let length = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let end = match source {
+        IpAddr::V4(_) => l3 + length(l3 + 2),
+        IpAddr::V6(_) => l3 + 40 + length(l3 + 4),
+    };
+    let needed = match carries {
+        _ if later => 0,
+        protocol::TCP => 20,
+        protocol::UDP => 8,
+        _ => 0,
+    };
+    let bytes = (transport(reach, l3) + needed).min(end).min(reach.len());
+    if bytes > LONGEST_HEADERS {
+        return (None, malformed);
+    }
+    if Dscp::of(tos) != mark {
+        return (None, counted(|sorted| sorted.unmarked = 1));
+    }
+    if !clearnet.contains(&source) {
+        return (None, counted(|sorted| sorted.other_source = 1));
+    }
+    // Nobody has given it a socket.
+    (Some(bytes), counted(|sorted| sorted.no_socket = 1))
+}
+
+fn difference(after: Sorted, before: Sorted) -> Sorted {
+    Sorted {
+        received: after.received - before.received,
+        passed: after.passed - before.passed,
+        not_ip: after.not_ip - before.not_ip,
+        malformed: after.malformed - before.malformed,
+        unmarked: after.unmarked - before.unmarked,
+        other_source: after.other_source - before.other_source,
+        no_socket: after.no_socket - before.no_socket,
+    }
+}
+
+/// Runs random frames through the filter and the parser. What the filter made of all of them.
+fn compare() -> Sorted {
+    let mut random = Random::new(SEED);
+    let mut all = Sorted::default();
+    for _ in 0..SCENARIOS {
+        let scenario = Scenario::some(&mut random);
+        let ranges = scenario.addresses.iter().chain(&scenario.relay_addresses);
+        let mut clearnet: Vec<IpAddr> = ranges
+            .flat_map(|range| [range.network(), range.broadcast(), range.addr()])
+            .collect();
+        clearnet.truncate(64);
+        let program = Program::load(scenario.mark, &clearnet, 1).unwrap();
+        let mut generator = Generator::new(&scenario);
+        let mut frame = Vec::new();
+        let mut before = Sorted::default();
+        for _ in 0..FRAMES {
+            generator.next(&mut random, &mut frame);
+            let left = program.run(&frame).unwrap();
+            let after = program.counters().unwrap();
+            let (bytes, sorted) = expected(&frame, scenario.mark, &clearnet);
+            let was = difference(after, before);
+            assert_eq!(was, sorted, "{clearnet:?} {frame:02x?}");
+            let rest = bytes.map_or(&frame[..], |bytes| &frame[..bytes]);
+            assert_eq!(left.len(), rest.len(), "{frame:02x?}");
+            assert!(left == rest, "{frame:02x?}");
+            if bytes.is_some() {
+                // Whoever reads what is left reads the same.
+                let reach = &frame[..frame.len().min(FIRST_BUFFER)];
+                assert_eq!(parse(&left, usize::MAX), parse(reach, frame.len()));
+            }
+            before = after;
+        }
+        for (sum, number) in [
+            (&mut all.not_ip, before.not_ip),
+            (&mut all.malformed, before.malformed),
+            (&mut all.unmarked, before.unmarked),
+            (&mut all.other_source, before.other_source),
+            (&mut all.no_socket, before.no_socket),
+        ] {
+            *sum += number;
+        }
+    }
+    all
+}
+
+#[test]
+fn the_filter_and_the_parser_agree_on_random_frames() {
+    needs_root!();
+    let all = Netns::new("filter").unwrap().run(compare);
+    println!("{all:?}");
+    // Enough of each that a difference would have been seen.
+    let counts = [
+        all.not_ip,
+        all.malformed,
+        all.unmarked,
+        all.other_source,
+        all.no_socket,
+    ];
+    assert!(counts.iter().all(|&count| count > 200), "{all:?}");
+}

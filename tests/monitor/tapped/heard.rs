@@ -1,0 +1,489 @@
+//! What arrives, as which bytes; and what can be seen of it from outside.
+
+use super::{HOST_V4, HOST_V6, MARK, PATIENCE, Rig, SECOND_V4, needs_root, receive, wait_for};
+use exitmark::lab::RawPort;
+use exitmark::lab::frames::{Frame, extension, of_protocol, tcp, udp};
+use exitmark::monitor::tap::{Sorted, TapError};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send};
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+const ETHERNET: usize = 14;
+const TAG: usize = 4;
+const V4: usize = 20;
+const V6: usize = 40;
+const TCP: usize = 20;
+const UDP: usize = 8;
+
+/// What shall become of a frame.
+enum Fate {
+    /// It arrives, its first bytes alone.
+    Cut(usize),
+    /// It does not, and is counted here.
+    Dropped(fn(&Sorted) -> u64),
+}
+use Fate::{Cut, Dropped};
+
+const NOT_IP: Fate = Dropped(|sorted| sorted.not_ip);
+const MALFORMED: Fate = Dropped(|sorted| sorted.malformed);
+const UNMARKED: Fate = Dropped(|sorted| sorted.unmarked);
+const OTHER_SOURCE: Fate = Dropped(|sorted| sorted.other_source);
+
+fn v4(destination: &str) -> Frame {
+    tcp(&format!("{HOST_V4}:40000"), destination).tos(MARK)
+}
+
+fn v6(destination: &str) -> Frame {
+    tcp(&format!("[{HOST_V6}]:40000"), destination).tos(MARK)
+}
+
+/// A question for the monitor's own address.
+fn arp() -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend([2, 0, 0, 0, 9, 2, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend([2, 0, 0, 0, 9, 2, 203, 0, 113, 1]);
+    frame.extend([0, 0, 0, 0, 0, 0, 203, 0, 113, 9]);
+    frame
+}
+
+fn damaged(frame: &Frame, damage: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut frame = frame.build();
+    damage(&mut frame);
+    frame
+}
+
+fn cases() -> Vec<(&'static str, Vec<u8>, Fate)> {
+    let web = "198.51.100.7:443";
+    let web6 = "[2001:db8:9::7]:443";
+    let from = |source: &str| tcp(source, web).tos(MARK);
+    let udp4 = || udp(&format!("{HOST_V4}:5000"), "198.51.100.7:53").tos(MARK);
+    let icmp6 = of_protocol(58, &format!("[{HOST_V6}]:1"), web6).tos(MARK);
+    let any = &[
+        extension::HOP_BY_HOP,
+        extension::ROUTING,
+        extension::DESTINATION,
+    ];
+    let eight = [extension::DESTINATION; 8];
+    let long = v6(web6).extensions(&eight[..1]).payload(1400);
+    let nine = [extension::DESTINATION; 9];
+    vec![
+        ("TCP", v4(web).build(), Cut(ETHERNET + V4 + TCP)),
+        (
+            "TCP from another clearnet address",
+            from(&format!("{SECOND_V4}:40000")).build(),
+            Cut(ETHERNET + V4 + TCP),
+        ),
+        ("TCP6", v6(web6).build(), Cut(ETHERNET + V6 + TCP)),
+        ("UDP", udp4().build(), Cut(ETHERNET + V4 + UDP)),
+        ("ICMPv6", icmp6.build(), Cut(ETHERNET + V6)),
+        (
+            "ECN",
+            v4(web).tos(MARK | 0b11).build(),
+            Cut(ETHERNET + V4 + TCP),
+        ),
+        (
+            "ECN of IPv6",
+            v6(web6).tos(MARK | 0b01).build(),
+            Cut(ETHERNET + V6 + TCP),
+        ),
+        (
+            "a tag",
+            v4(web).tag(0x8100, 100).build(),
+            Cut(ETHERNET + TAG + V4 + TCP),
+        ),
+        (
+            "two tags",
+            v6(web6).tag(0x88a8, 7).tag(0x8100, 100).build(),
+            Cut(ETHERNET + 2 * TAG + V6 + TCP),
+        ),
+        (
+            "options",
+            v4(web).options(40).build(),
+            Cut(ETHERNET + V4 + 40 + TCP),
+        ),
+        (
+            "extension headers",
+            v6(web6).extensions(any).build(),
+            Cut(ETHERNET + V6 + 24 + TCP),
+        ),
+        (
+            "eight extension headers",
+            v6(web6).extensions(&eight).build(),
+            Cut(ETHERNET + V6 + 64 + TCP),
+        ),
+        (
+            "a long extension header",
+            damaged(&long, |frame| frame[ETHERNET + V6 + 1] = 100),
+            Cut(ETHERNET + V6 + 808 + TCP),
+        ),
+        (
+            "headers that are too long",
+            damaged(&long, |frame| frame[ETHERNET + V6 + 1] = 160),
+            MALFORMED,
+        ),
+        ("nine", v6(web6).extensions(&nine).build(), MALFORMED),
+        (
+            "a first fragment",
+            v4(web).fragment(7, 0, true).build(),
+            Cut(ETHERNET + V4 + TCP),
+        ),
+        (
+            "a later fragment",
+            v4(web).fragment(7, 5, true).build(),
+            Cut(ETHERNET + V4),
+        ),
+        (
+            "a first fragment of IPv6",
+            v6(web6).fragment(7, 0, true).build(),
+            Cut(ETHERNET + V6 + 8 + TCP),
+        ),
+        (
+            "a later fragment of IPv6",
+            v6(web6).fragment(7, 5, false).build(),
+            Cut(ETHERNET + V6 + 8),
+        ),
+        (
+            "little TCP",
+            v4(web).payload(16).build(),
+            Cut(ETHERNET + V4 + 16),
+        ),
+        (
+            "padding",
+            udp4().payload(4).padding(18).build(),
+            Cut(ETHERNET + V4 + 4),
+        ),
+        (
+            "a jumbo frame",
+            v4(web).payload(8_900).build(),
+            Cut(ETHERNET + V4 + TCP),
+        ),
+        (
+            "a jumbo frame of IPv6",
+            v6(web6).extensions(any).payload(8_900).build(),
+            Cut(ETHERNET + V6 + 24 + TCP),
+        ),
+        ("no mark", v4(web).tos(0).build(), UNMARKED),
+        ("another mark", v6(web6).tos(0x2c).build(), UNMARKED),
+        (
+            "an unmarked jumbo frame",
+            v4(web).tos(0).payload(8_900).build(),
+            UNMARKED,
+        ),
+        (
+            "another source",
+            from("192.0.2.12:40000").build(),
+            OTHER_SOURCE,
+        ),
+        ("the way back", from(web).build(), OTHER_SOURCE),
+        (
+            "another source of IPv6",
+            tcp("[2001:db8:1::11]:40000", web6).tos(MARK).build(),
+            OTHER_SOURCE,
+        ),
+        ("ARP", arp(), NOT_IP),
+        ("a runt", v4(web).build()[..14].to_vec(), MALFORMED),
+        (
+            "a header cut off",
+            v4(web).build()[..33].to_vec(),
+            MALFORMED,
+        ),
+        (
+            "longer than its frame",
+            damaged(&v4(web), |frame| frame[16] = 1),
+            MALFORMED,
+        ),
+        (
+            "another version",
+            damaged(&v4(web), |frame| frame[14] = 0x65),
+            MALFORMED,
+        ),
+        ("no ports", v4(web).payload(3).build(), MALFORMED),
+        (
+            "five tags",
+            (0..5)
+                .fold(v4(web), |frame, _| frame.tag(0x8100, 1))
+                .build(),
+            NOT_IP,
+        ),
+    ]
+}
+
+#[test]
+fn exactly_what_is_wanted_arrives_and_nothing_is_ever_sent() {
+    needs_root!();
+    let rig = Rig::new(1, 9000);
+    // An address that the stack would answer for, would it only be asked.
+    rig.monitor.ip("addr add 203.0.113.9/32 dev lo").unwrap();
+    let mut tap = rig.open().unwrap();
+    let mut watch = rig.watch();
+    let port = rig.port();
+    let cases = cases();
+    let mut before = tap.counters().unwrap();
+    assert_eq!(before.sorted, Sorted::default());
+    let mut wanted = 0;
+    for (number, (what, frame, fate)) in (1..).zip(&cases) {
+        port.send(frame).unwrap();
+        let after = wait_for(&tap, what, |counters| counters.sorted.received == number);
+        match fate {
+            Cut(bytes) => {
+                wanted += 1;
+                assert_eq!(after.sorted.passed, wanted, "{what}: {after:?}");
+                let packets = receive(&mut tap, 1);
+                assert_eq!(packets, [&frame[..*bytes]], "{what}");
+            }
+            Dropped(reason) => {
+                let moved = reason(&after.sorted) - reason(&before.sorted);
+                assert_eq!(moved, 1, "{what}: {after:?}");
+                assert_eq!(after.sorted.passed, wanted, "{what}: {after:?}");
+            }
+        }
+        before = after;
+    }
+    assert_eq!(tap.receive(Duration::ZERO, |_| ()).unwrap(), 0);
+    assert_eq!(before.lost(), 0, "{before:?}");
+    rig.monitor.run(move || tap.close()).unwrap();
+
+    // The eyes were open all the time: they see what is sent now, and saw nothing before.
+    let last = v4("198.51.100.9:1").build();
+    let sent = RawPort::open(&rig.monitor, "tap0").unwrap().send(&last);
+    sent.unwrap();
+    assert!(watch.wait_until(PATIENCE, |seen| !seen.is_empty()));
+    let seen = watch.finish().unwrap();
+    let seen: Vec<_> = seen.iter().map(|frame| &frame.bytes).collect();
+    assert_eq!(seen, [&last]);
+}
+
+#[test]
+fn bursts_arrive_whole_by_every_queue() {
+    needs_root!();
+    let rig = Rig::new(2, 1500);
+    let mut tap = rig.open().unwrap();
+    assert_eq!(tap.queues(), 2);
+    let port = rig.port();
+    let mut heard = Vec::new();
+    let mut sent = Vec::new();
+    // Several times as many as there is memory for.
+    for burst in 0..20_u16 {
+        for flow in 0..200 {
+            let source = format!("{HOST_V4}:{}", 1000 + flow * 7 + burst);
+            let frame = tcp(&source, "198.51.100.7:443").tos(MARK).build();
+            port.send(&frame).unwrap();
+            sent.push(frame[..ETHERNET + V4 + TCP].to_vec());
+        }
+        heard.extend(receive(&mut tap, 200));
+    }
+    heard.sort();
+    sent.sort();
+    assert!(heard == sent);
+    let counters = tap.counters().unwrap();
+    assert_eq!((counters.sorted.passed, counters.lost()), (4000, 0));
+}
+
+#[test]
+fn what_finds_no_room_is_counted() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let mut tap = rig.open().unwrap();
+    let port = rig.port();
+    let frame = v4("198.51.100.7:443").build();
+    for _ in 0..300 {
+        port.send(&frame).unwrap();
+    }
+    let counters = wait_for(&tap, "300 frames", |counters| counters.sorted.passed == 300);
+    assert_eq!(
+        (counters.overrun, counters.no_chunk, counters.lost()),
+        (44, 44, 44)
+    );
+    assert_eq!(receive(&mut tap, 256).len(), 256);
+    // There is room again.
+    port.send(&frame).unwrap();
+    receive(&mut tap, 1);
+    assert_eq!(tap.counters().unwrap().lost(), 44);
+}
+
+/// Where in this process' packet memory these bytes are: it is known by that no core dump has it.
+fn found_in_packet_memory(needle: &[u8]) -> usize {
+    let memory = File::open("/proc/self/mem").unwrap();
+    let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut range = (0, 0);
+    let mut found = 0;
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("VmFlags:") if words.any(|flag| flag == "dd") => {
+                let mut bytes = vec![0; usize::try_from(range.1 - range.0).unwrap()];
+                // Rings are such memory, too, and can be gone by now.
+                if memory.read_exact_at(&mut bytes, range.0).is_ok() {
+                    found += bytes
+                        .windows(needle.len())
+                        .filter(|at| *at == needle)
+                        .count();
+                }
+            }
+            Some(word) if !word.ends_with(':') => {
+                let number = |text| u64::from_str_radix(text, 16).ok();
+                if let Some((first, last)) = word.split_once('-') {
+                    range = number(first).zip(number(last)).unwrap_or(range);
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn no_address_is_left_in_the_packets_memory() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let mut tap = rig.open().unwrap();
+    let port = rig.port();
+    let needle = [
+        0x20, 0x01, 0x0d, 0xb8, 0xfe, 0xed, 0xfa, 0xce, 1, 2, 3, 4, 5, 6, 7, 8,
+    ];
+    let frame = v6("[2001:db8:feed:face:102:304:506:708]:443").build();
+    for _ in 0..100 {
+        port.send(&frame).unwrap();
+    }
+    wait_for(&tap, "100 frames", |counters| counters.sorted.passed == 100);
+    assert_eq!(
+        found_in_packet_memory(&needle),
+        100,
+        "it is looked for where it is"
+    );
+    let mut seen = 0;
+    while seen < 100 {
+        seen += tap
+            .receive(PATIENCE, |batch| {
+                assert!(found_in_packet_memory(&needle) >= batch.len());
+            })
+            .unwrap();
+    }
+    assert_eq!(found_in_packet_memory(&needle), 0);
+    drop(tap);
+}
+
+/// This process' sockets that have rings in its memory, and where in the socket these begin: as
+/// linux/if_xdp.h numbers them.
+fn rings() -> Vec<(String, u64)> {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines()
+        .filter_map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let name = words.last()?.strip_prefix("socket:")?;
+            Some((name.to_owned(), u64::from_str_radix(words[2], 16).ok()?))
+        })
+        .collect()
+}
+
+fn descriptor_of(socket: &str) -> Option<RawFd> {
+    let entries = fs::read_dir("/proc/self/fd").unwrap();
+    entries.flatten().find_map(|entry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        let is_it = target.to_str()?.strip_prefix("socket:")? == socket;
+        is_it.then(|| entry.file_name().to_str()?.parse().ok())?
+    })
+}
+
+#[test]
+fn there_is_no_ring_to_send_from() {
+    const FILL: u64 = 0x1_0000_0000;
+    const TRANSMIT: u64 = 0x8000_0000;
+    needs_root!();
+    let rig = Rig::new(2, 1500);
+    let tap = rig.open().unwrap();
+    let rings = rings();
+    // Of this tap, and of those of tests that run at the same time.
+    assert!(rings.iter().filter(|(_, at)| *at == FILL).count() >= tap.queues());
+    assert!(rings.iter().all(|(_, at)| *at != TRANSMIT), "{rings:x?}");
+    let mut tried = 0;
+    for (socket, _) in rings.iter().filter(|(_, at)| *at == FILL) {
+        if let Some(descriptor) = descriptor_of(socket) {
+            // What AF_XDP says to who has no such ring; to others it says 0.
+            let sent = send(descriptor.as_raw_fd(), &[], MsgFlags::MSG_DONTWAIT);
+            tried += usize::from(sent == Err(Errno::ENOBUFS));
+            assert_ne!(sent, Ok(0));
+        }
+    }
+    assert!(tried >= tap.queues(), "{tried}");
+    drop(tap);
+}
+
+#[test]
+fn it_goes_on_when_the_link_comes_back() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let mut tap = rig.open().unwrap();
+    let port = rig.port();
+    let frame = v4("198.51.100.7:443").build();
+    for (netns, name) in [(&rig.network, "span0"), (&rig.monitor, "tap0")] {
+        port.send(&frame).unwrap();
+        receive(&mut tap, 1);
+        netns.ip(&format!("link set {name} down")).unwrap();
+        assert_eq!(tap.receive(Duration::from_millis(1), |_| ()).unwrap(), 0);
+        netns.ip(&format!("link set {name} up")).unwrap();
+    }
+    port.send(&frame).unwrap();
+    receive(&mut tap, 1);
+    assert_eq!(tap.counters().unwrap().lost(), 0);
+}
+
+#[test]
+fn an_interface_that_disappears_is_an_error() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let mut tap = rig.open().unwrap();
+    rig.port().send(&v4("198.51.100.7:443").build()).unwrap();
+    receive(&mut tap, 1);
+    rig.monitor.ip("link del tap0").unwrap();
+    // It is looked for when a wait was in vain.
+    let error = loop {
+        if let Err(error) = tap.receive(Duration::from_millis(1), |_| ()) {
+            break error;
+        }
+    };
+    assert_eq!(
+        error.to_string(),
+        "tap0 is gone (Network is down (os error 100)): once it is back (`ip link show dev tap0`), \
+         start the monitor again"
+    );
+    // It says so again, and how much there was; and there is nothing to set back.
+    assert!(matches!(
+        tap.receive(Duration::ZERO, |_| ()),
+        Err(TapError::Gone { .. })
+    ));
+    assert_eq!(tap.counters().unwrap().sorted.passed, 1);
+    rig.monitor.run(move || tap.close()).unwrap();
+}
+
+#[test]
+fn once_open_it_takes_no_capability() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let port = rig.port();
+    let mut tap = rig.open().unwrap();
+    port.send(&v4("198.51.100.7:443").build()).unwrap();
+    let powerless = rig.monitor.spawn("capture", move || {
+        for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
+            caps::clear(None, set).unwrap();
+        }
+        assert!(
+            caps::read(None, caps::CapSet::Permitted)
+                .unwrap()
+                .is_empty()
+        );
+        receive(&mut tap, 1);
+        let counters = tap.counters().unwrap();
+        assert_eq!(counters.sorted.passed, 1);
+        tap.close().map_err(|error| error.to_string())
+    });
+    let closed = powerless.unwrap().join().unwrap();
+    assert!(
+        closed
+            .unwrap_err()
+            .starts_with("cannot turn promiscuous mode off on tap0")
+    );
+}

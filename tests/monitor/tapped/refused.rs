@@ -1,0 +1,200 @@
+//! Which NICs it refuses, with which words; and how it leaves them.
+
+use super::{PATIENCE, Rig, contained, needs_root, settings};
+use exitmark::lab::Netns;
+use exitmark::monitor::tap::{Tap, TapSettings};
+use nix::sys::signal::Signal;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Instant;
+
+const HOLDER: &str = "EXITMARK_TAP_HOLDER";
+
+/// How it refuses this interface, having left it alone.
+fn refusal(rig: &Rig, settings: TapSettings) -> String {
+    let error = rig.monitor.run(move || Tap::open(&settings).err());
+    let link = rig.link();
+    assert!(link.contains(" promiscuity 0 "), "{link}");
+    error.expect("it is refused").to_string()
+}
+
+#[test]
+fn a_nic_with_an_address_is_refused() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    rig.monitor.ip("addr add 192.0.2.77/24 dev tap0").unwrap();
+    assert_eq!(
+        refusal(&rig, settings()),
+        "tap0 has the address 192.0.2.77, and a tap must have none: run `ip addr flush dev tap0` \
+         and `sysctl -w net.ipv6.conf.tap0.disable_ipv6=1`"
+    );
+    rig.monitor.ip("addr flush dev tap0").unwrap();
+    let ipv6 = |value| {
+        rig.monitor
+            .sysctl("net/ipv6/conf/tap0/disable_ipv6", value)
+            .unwrap()
+    };
+    ipv6("0");
+    rig.monitor.ip("addr add fe80::77/64 dev tap0").unwrap();
+    let words = refusal(&rig, settings());
+    assert!(words.starts_with("tap0 has the address fe80::"), "{words}");
+    rig.monitor.ip("addr flush dev tap0").unwrap();
+    assert_eq!(
+        refusal(&rig, settings()),
+        "IPv6 is on at tap0, so that the kernel speaks there whenever the link comes up, and a tap \
+         must not: run `sysctl -w net.ipv6.conf.tap0.disable_ipv6=1`"
+    );
+    ipv6("1");
+    rig.open().unwrap();
+}
+
+#[test]
+fn a_nic_that_is_down_or_missing_is_refused() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    rig.monitor.ip("link set tap0 down").unwrap();
+    assert_eq!(
+        refusal(&rig, settings()),
+        "tap0 is down: run `ip link set dev tap0 up`"
+    );
+    let nowhere = TapSettings {
+        interface: "tap1".to_owned(),
+        ..settings()
+    };
+    assert_eq!(
+        refusal(&rig, nowhere),
+        "there is no network interface tap1 here; `ip link` lists those there are"
+    );
+    // A name with a dot is another one to sysctl.
+    rig.monitor.ip("link set tap0 name tap.0 up").unwrap();
+    rig.monitor.ip("addr add 192.0.2.77/24 dev tap.0").unwrap();
+    let dotted = TapSettings {
+        interface: "tap.0".to_owned(),
+        ..settings()
+    };
+    let error = rig.monitor.run(move || Tap::open(&dotted).err());
+    let words = error.unwrap().to_string();
+    assert!(
+        words.ends_with("`sysctl -w net.ipv6.conf.tap/0.disable_ipv6=1`"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_nic_that_somebody_has_is_refused() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let first = rig.open().unwrap();
+    let second = rig.open().err().expect("it is refused");
+    assert_eq!(
+        second.to_string(),
+        "queue 0 of tap0 belongs to another AF_XDP socket: end the program that has it \
+         (`ss --xdp --all --processes` names it)"
+    );
+    rig.monitor.run(move || first.close()).unwrap();
+    exitmark::lab::poll(&rig.monitor, "tap0").unwrap();
+    assert_eq!(
+        refusal(&rig, settings()),
+        "tap0 has an XDP program already: end the program that put it there (`bpftool net` shows \
+         it), or run `ip link set dev tap0 xdp off`"
+    );
+    rig.monitor.ip("link set dev tap0 xdp off").unwrap();
+    rig.open().unwrap();
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    for ring in [0, 32, 100, 16_384] {
+        let words = refusal(&rig, TapSettings { ring, ..settings() });
+        assert_eq!(
+            words,
+            format!(
+                "a ring of {ring} packets is not possible: it takes a power of two, 64 to 8192"
+            )
+        );
+    }
+    let of = |clearnet| TapSettings {
+        clearnet,
+        ..settings()
+    };
+    let addresses = |count: u32| (1..=count).map(|number| std::net::Ipv4Addr::from(number).into());
+    assert!(refusal(&rig, of(Vec::new())).starts_with("there is no clearnet address"));
+    assert_eq!(
+        refusal(&rig, of(addresses(65).collect())),
+        "65 clearnet addresses of one IP version are too many: 64 are possible"
+    );
+    let most = of(addresses(64).collect());
+    rig.monitor.run(move || Tap::open(&most)).unwrap();
+}
+
+#[test]
+fn closed_it_leaves_the_nic_as_it_was() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let tap = rig.open().unwrap();
+    let during = rig.link();
+    assert!(
+        during.contains(" promiscuity 1 ") && during.contains("prog/xdp"),
+        "{during}"
+    );
+    rig.monitor.run(move || tap.close()).unwrap();
+    let after = rig.link();
+    assert!(
+        after.contains(" promiscuity 0 ") && !after.contains("prog/xdp"),
+        "{after}"
+    );
+    // Also where it is only dropped.
+    let tap = rig.open().unwrap();
+    rig.monitor.run(move || drop(tap));
+    assert!(rig.link().contains(" promiscuity 0 "), "{}", rig.link());
+    // What another one set stays.
+    rig.monitor.ip("link set tap0 promisc on").unwrap();
+    let tap = rig.open().unwrap();
+    rig.monitor.run(move || tap.close()).unwrap();
+    assert!(rig.link().contains(" promiscuity 1 "), "{}", rig.link());
+}
+
+/// What happens in the other process; nothing where nobody asks for it.
+#[test]
+fn holds_a_tap() {
+    if std::env::var_os(HOLDER).is_none() {
+        return;
+    }
+    let mut tap = Tap::open(&settings()).unwrap();
+    println!("\nit listens");
+    loop {
+        tap.receive(PATIENCE, |_| ()).unwrap();
+    }
+}
+
+/// The number of the program on the tap's NIC, as the kernel tells others.
+fn attached(netns: &Netns) -> bool {
+    let link = netns.ip("-details link show dev tap0").unwrap();
+    link.contains("prog/xdp")
+}
+
+#[test]
+fn a_killed_monitor_leaves_no_program() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let mut command = contained(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "tapped::refused::holds_a_tap", "--nocapture"])
+        .env(HOLDER, "1")
+        .stdout(Stdio::piped());
+    let mut holder = rig.monitor.start(command).unwrap();
+    let stdout = holder.process().stdout.take().unwrap();
+    let mut lines = BufReader::new(stdout).lines();
+    assert!(lines.any(|line| line.unwrap() == "it listens"));
+    assert!(attached(&rig.monitor));
+    holder.signal(Signal::SIGKILL).unwrap();
+    holder.wait(PATIENCE).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while attached(&rig.monitor) {
+        assert!(Instant::now() < deadline, "the program is still there");
+    }
+    // Nor a socket: the queue can be had again.
+    rig.open().unwrap();
+}

@@ -44,6 +44,14 @@ struct Tile {
     note: String,
 }
 
+impl Tile {
+    /// The number and its unit.
+    fn parts(&self) -> (&str, &str) {
+        let parts = self.value.split_once('\u{a0}');
+        parts.unwrap_or((&self.value, ""))
+    }
+}
+
 struct Line {
     name: String,
     beside: Option<String>,

@@ -11,9 +11,11 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+/// Debian's package of the same name: Chromium without windows.
+const BROWSER: &str = "chromium-headless-shell";
+
 /// Everything that has it do nothing but show a page.
-const QUIET: [&str; 13] = [
-    "--headless",
+const QUIET: [&str; 11] = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-dev-shm-usage",
@@ -25,7 +27,6 @@ const QUIET: [&str; 13] = [
     "--disable-extensions",
     "--hide-scrollbars",
     "--enable-logging=stderr",
-    "--virtual-time-budget=2000",
 ];
 
 /// A browser that can reach nothing, with an empty profile.
@@ -36,7 +37,7 @@ struct Browser {
 
 impl Browser {
     fn new() -> Option<Self> {
-        if !is_root() || !is_installed("chromium") {
+        if !is_root() || !is_installed(BROWSER) {
             return None;
         }
         let netns = Netns::new("browser").unwrap();
@@ -46,7 +47,7 @@ impl Browser {
 
     /// Shows a page; what the browser printed, and what it complained of.
     fn show(&self, page: &Path, options: &[&str]) -> (String, String) {
-        let mut command = contained("chromium");
+        let mut command = contained(BROWSER);
         let profile = self.profile.path().display();
         command
             .args(QUIET)

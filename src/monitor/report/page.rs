@@ -258,8 +258,8 @@ fn covered(sums: &Sums) -> String {
 
 fn tiles(sums: &Sums, statistics: &Statistics, span: Span) -> Vec<Tile> {
     let (seconds, watched) = sums.watched();
-    let of = |dimension, is_part: fn(&Key) -> bool| {
-        let (part, whole) = sums.share(dimension, is_part);
+    let of = |dimension, key| {
+        let (part, whole) = sums.share(dimension, &key);
         words::share(part, whole)
     };
     let plural = |count: u64, one: &str| match count {
@@ -288,14 +288,15 @@ fn tiles(sums: &Sums, statistics: &Statistics, span: Span) -> Vec<Tile> {
         },
         Tile {
             label: "Encrypted",
-            value: of(Dimension::Encryption, |key| {
-                key.encryption == Some(Encryption::Encrypted)
-            }),
+            value: of(
+                Dimension::Encryption,
+                Key::encryption(Encryption::Encrypted),
+            ),
             note: "of bytes, by the port".to_owned(),
         },
         Tile {
             label: "IPv6",
-            value: of(Dimension::IpVersion, |key| key.ip_version == Some(6)),
+            value: of(Dimension::IpVersion, Key::ip_version(6)),
             note: "of bytes".to_owned(),
         },
         Tile {
@@ -377,7 +378,7 @@ fn bar(label: String, name: String, day: &Day) -> Bar {
 fn mix(
     words: [&'static str; 3],
     table: &Table,
-    kinds: &[(&'static str, &'static str, &dyn Fn(&Key) -> bool)],
+    kinds: &[(&'static str, &'static str, Key)],
 ) -> Mix {
     let [id, title, text] = words;
     let whole = table.sum().bytes;
@@ -392,12 +393,9 @@ fn mix(
             bytes: words::bytes(bytes),
         });
     };
-    for (class, name, is_part) in kinds {
-        let entries = table.entries.iter().filter(|(key, _)| is_part(key));
-        let bytes = entries.fold(0_u64, |sum, (_, entry)| {
-            sum.saturating_add(entry.counts.bytes)
-        });
-        piece(class, name, bytes);
+    for &(class, name, key) in kinds {
+        let entry = table.entries.get(&key);
+        piece(class, name, entry.map_or(0, |entry| entry.counts.bytes));
     }
     if table.has_other() {
         piece("rest", "not told apart", table.other.bytes);
@@ -412,7 +410,13 @@ fn mix(
 }
 
 fn encryption(sums: &Sums) -> Mix {
-    let is = |encryption| move |key: &Key| key.encryption == Some(encryption);
+    let kind = |kind| {
+        (
+            words::encryption(kind),
+            words::encryption(kind),
+            Key::encryption(kind),
+        )
+    };
     mix(
         [
             "encryption",
@@ -422,15 +426,15 @@ fn encryption(sums: &Sums) -> Mix {
         ],
         sums.table(Dimension::Encryption),
         &[
-            ("encrypted", "encrypted", &is(Encryption::Encrypted)),
-            ("plain", "plain", &is(Encryption::Plain)),
-            ("unknown", "unknown", &is(Encryption::Unknown)),
-        ],
+            Encryption::Encrypted,
+            Encryption::Plain,
+            Encryption::Unknown,
+        ]
+        .map(kind),
     )
 }
 
 fn versions(sums: &Sums) -> Mix {
-    let is = |version| move |key: &Key| key.ip_version == Some(version);
     mix(
         [
             "versions",
@@ -438,7 +442,10 @@ fn versions(sums: &Sums) -> Mix {
             "By which version of the protocol destinations were reached.",
         ],
         sums.table(Dimension::IpVersion),
-        &[("four", "IPv4", &is(4)), ("six", "IPv6", &is(6))],
+        &[
+            ("four", "IPv4", Key::ip_version(4)),
+            ("six", "IPv6", Key::ip_version(6)),
+        ],
     )
 }
 

@@ -1,6 +1,7 @@
 //! A page: sums in words, tables and pictures.
 
 use super::plot::{self, Bar};
+use super::ranking::{Ranking, ranking};
 use super::sums::{Day, Key, Month, Span, Statistics, Sums, Table, Values};
 use super::words;
 use crate::monitor::row::{Dimension, Encryption};
@@ -11,10 +12,6 @@ use std::collections::BTreeMap;
 /// The style sheet, in every page, so that a page is whole by itself.
 pub(super) const STYLE: &str = include_str!("templates/style.css");
 
-/// Rows that are seen at once.
-const FIRST: usize = 12;
-/// Rows of a table at most; the files have all.
-const MOST: usize = 200;
 /// Bars of a picture at most.
 const BARS: usize = 60;
 
@@ -50,28 +47,6 @@ impl Tile {
         let parts = self.value.split_once('\u{a0}');
         parts.unwrap_or((&self.value, ""))
     }
-}
-
-struct Line {
-    name: String,
-    beside: Option<String>,
-    encryption: Option<&'static str>,
-    flows: String,
-    bytes: String,
-    share: String,
-    strip: String,
-    is_rest: bool,
-}
-
-struct Ranking {
-    id: &'static str,
-    title: &'static str,
-    column: &'static str,
-    text: &'static str,
-    lines: Vec<Line>,
-    more: Vec<Line>,
-    cut: usize,
-    has_lower_bounds: bool,
 }
 
 struct Piece {
@@ -447,121 +422,6 @@ fn versions(sums: &Sums) -> Mix {
             ("six", "IPv6", Key::ip_version(6)),
         ],
     )
-}
-
-/// A row's name, and what is said beside it.
-fn name(
-    dimension: Dimension,
-    key: &Key,
-    names: &dyn Fn(u32) -> Option<String>,
-) -> (String, Option<String>) {
-    let port = |port: u16| match port {
-        0 => "none".to_owned(),
-        _ => port.to_string(),
-    };
-    let system = |asn: u32| match asn {
-        0 => "unknown".to_owned(),
-        _ => names(asn).unwrap_or_else(|| format!("AS{asn}")),
-    };
-    let (of_port, of_asn) = (key.port.unwrap_or(0), key.asn.unwrap_or(0));
-    let country = || key.country.map_or_else(String::new, words::country);
-    match dimension {
-        Dimension::Port => {
-            let beside = match of_port {
-                0 => Some("later fragments and the like".to_owned()),
-                _ => words::service(of_port).map(str::to_owned),
-            };
-            (port(of_port), beside)
-        }
-        Dimension::System => {
-            let number = (of_asn != 0).then(|| format!("AS{of_asn}"));
-            (system(of_asn), number)
-        }
-        Dimension::PortCountry => (format!("{}, {}", port(of_port), country()), None),
-        Dimension::PortSystem => (format!("{}, {}", port(of_port), system(of_asn)), None),
-        Dimension::SystemCountry => (format!("{}, {}", system(of_asn), country()), None),
-        _ => (country(), key.country.map(|country| country.to_string())),
-    }
-}
-
-fn ranking(
-    sums: &Sums,
-    dimension: Dimension,
-    names: &dyn Fn(u32) -> Option<String>,
-    words: [&'static str; 4],
-) -> Ranking {
-    let [id, title, column, text] = words;
-    let table = sums.table(dimension);
-    let sum = table.sum();
-    let ranked = table.ranked();
-    let largest = ranked.first().map_or(1, |(_, entry)| entry.counts.bytes);
-    let mut has_lower_bounds = false;
-    let mut line = |name,
-                    beside,
-                    class: Option<&'static str>,
-                    counts: crate::monitor::cell::Counts,
-                    is_lower| {
-        has_lower_bounds |= is_lower;
-        let least = if is_lower { "≥\u{a0}" } else { "" };
-        Line {
-            name,
-            beside,
-            encryption: class,
-            flows: format!("{least}{}", words::count(counts.flows)),
-            bytes: format!("{least}{}", words::bytes(counts.bytes)),
-            share: words::share(counts.bytes, sum.bytes),
-            strip: plot::strip(&[(
-                class.unwrap_or("bar"),
-                words::thousandths(counts.bytes.min(largest), largest),
-            )]),
-            is_rest: false,
-        }
-    };
-    let mut lines: Vec<Line> = Vec::new();
-    let mut first = crate::monitor::cell::Counts::default();
-    for (key, entry) in ranked.iter().take(MOST) {
-        let (name, beside) = name(dimension, key, names);
-        let class = key
-            .port
-            .map(|port| words::encryption(crate::monitor::services::encryption(port)));
-        if lines.len() < FIRST {
-            first += entry.counts;
-        }
-        lines.push(line(
-            name,
-            beside,
-            class,
-            entry.counts,
-            table.is_lower_bound(entry),
-        ));
-    }
-    let mut rest = |name: &str, counts| Line {
-        is_rest: true,
-        strip: String::new(),
-        ..line(name.to_owned(), None, None, counts, false)
-    };
-    let mut more = lines.split_off(lines.len().min(FIRST));
-    let beyond = crate::monitor::cell::Counts {
-        flows: sum.flows.saturating_sub(first.flows),
-        bytes: sum.bytes.saturating_sub(first.bytes),
-        packets: sum.packets.saturating_sub(first.packets),
-    };
-    if beyond.bytes > 0 {
-        lines.push(rest("everything else", beyond));
-    }
-    if !more.is_empty() && table.has_other() {
-        more.push(rest("not told apart", table.other));
-    }
-    Ranking {
-        id,
-        title,
-        column,
-        text,
-        lines,
-        more,
-        cut: ranked.len().saturating_sub(MOST),
-        has_lower_bounds,
-    }
 }
 
 fn facts(sums: &Sums) -> Vec<Fact> {

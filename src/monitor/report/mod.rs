@@ -7,6 +7,7 @@ mod countries;
 mod data;
 mod page;
 mod plot;
+mod ranking;
 mod read;
 mod site;
 mod sums;

@@ -1,6 +1,7 @@
 //! A page: sums in words, tables and pictures.
 
 use super::plot::{self, Bar};
+use super::ranking::{Ranking, ranking};
 use super::sums::{Day, Key, Month, Span, Statistics, Sums, Table, Values};
 use super::words;
 use crate::monitor::row::{Dimension, Encryption};
@@ -11,10 +12,6 @@ use std::collections::BTreeMap;
 /// The style sheet, in every page, so that a page is whole by itself.
 pub(super) const STYLE: &str = include_str!("templates/style.css");
 
-/// Rows that are seen at once.
-const FIRST: usize = 12;
-/// Rows of a table at most; the files have all.
-const MOST: usize = 200;
 /// Bars of a picture at most.
 const BARS: usize = 60;
 
@@ -44,26 +41,12 @@ struct Tile {
     note: String,
 }
 
-struct Line {
-    name: String,
-    beside: Option<String>,
-    encryption: Option<&'static str>,
-    flows: String,
-    bytes: String,
-    share: String,
-    strip: String,
-    is_rest: bool,
-}
-
-struct Ranking {
-    id: &'static str,
-    title: &'static str,
-    column: &'static str,
-    text: &'static str,
-    lines: Vec<Line>,
-    more: Vec<Line>,
-    cut: usize,
-    has_lower_bounds: bool,
+impl Tile {
+    /// The number and its unit.
+    fn parts(&self) -> (&str, &str) {
+        let parts = self.value.split_once('\u{a0}');
+        parts.unwrap_or((&self.value, ""))
+    }
 }
 
 struct Piece {
@@ -250,8 +233,8 @@ fn covered(sums: &Sums) -> String {
 
 fn tiles(sums: &Sums, statistics: &Statistics, span: Span) -> Vec<Tile> {
     let (seconds, watched) = sums.watched();
-    let of = |dimension, is_part: fn(&Key) -> bool| {
-        let (part, whole) = sums.share(dimension, is_part);
+    let of = |dimension, key| {
+        let (part, whole) = sums.share(dimension, &key);
         words::share(part, whole)
     };
     let plural = |count: u64, one: &str| match count {
@@ -280,14 +263,15 @@ fn tiles(sums: &Sums, statistics: &Statistics, span: Span) -> Vec<Tile> {
         },
         Tile {
             label: "Encrypted",
-            value: of(Dimension::Encryption, |key| {
-                key.encryption == Some(Encryption::Encrypted)
-            }),
+            value: of(
+                Dimension::Encryption,
+                Key::encryption(Encryption::Encrypted),
+            ),
             note: "of bytes, by the port".to_owned(),
         },
         Tile {
             label: "IPv6",
-            value: of(Dimension::IpVersion, |key| key.ip_version == Some(6)),
+            value: of(Dimension::IpVersion, Key::ip_version(6)),
             note: "of bytes".to_owned(),
         },
         Tile {
@@ -369,7 +353,7 @@ fn bar(label: String, name: String, day: &Day) -> Bar {
 fn mix(
     words: [&'static str; 3],
     table: &Table,
-    kinds: &[(&'static str, &'static str, &dyn Fn(&Key) -> bool)],
+    kinds: &[(&'static str, &'static str, Key)],
 ) -> Mix {
     let [id, title, text] = words;
     let whole = table.sum().bytes;
@@ -384,12 +368,9 @@ fn mix(
             bytes: words::bytes(bytes),
         });
     };
-    for (class, name, is_part) in kinds {
-        let entries = table.entries.iter().filter(|(key, _)| is_part(key));
-        let bytes = entries.fold(0_u64, |sum, (_, entry)| {
-            sum.saturating_add(entry.counts.bytes)
-        });
-        piece(class, name, bytes);
+    for &(class, name, key) in kinds {
+        let entry = table.entries.get(&key);
+        piece(class, name, entry.map_or(0, |entry| entry.counts.bytes));
     }
     if table.has_other() {
         piece("rest", "not told apart", table.other.bytes);
@@ -404,7 +385,13 @@ fn mix(
 }
 
 fn encryption(sums: &Sums) -> Mix {
-    let is = |encryption| move |key: &Key| key.encryption == Some(encryption);
+    let kind = |kind| {
+        (
+            words::encryption(kind),
+            words::encryption(kind),
+            Key::encryption(kind),
+        )
+    };
     mix(
         [
             "encryption",
@@ -414,15 +401,15 @@ fn encryption(sums: &Sums) -> Mix {
         ],
         sums.table(Dimension::Encryption),
         &[
-            ("encrypted", "encrypted", &is(Encryption::Encrypted)),
-            ("plain", "plain", &is(Encryption::Plain)),
-            ("unknown", "unknown", &is(Encryption::Unknown)),
-        ],
+            Encryption::Encrypted,
+            Encryption::Plain,
+            Encryption::Unknown,
+        ]
+        .map(kind),
     )
 }
 
 fn versions(sums: &Sums) -> Mix {
-    let is = |version| move |key: &Key| key.ip_version == Some(version);
     mix(
         [
             "versions",
@@ -430,123 +417,11 @@ fn versions(sums: &Sums) -> Mix {
             "By which version of the protocol destinations were reached.",
         ],
         sums.table(Dimension::IpVersion),
-        &[("four", "IPv4", &is(4)), ("six", "IPv6", &is(6))],
+        &[
+            ("four", "IPv4", Key::ip_version(4)),
+            ("six", "IPv6", Key::ip_version(6)),
+        ],
     )
-}
-
-/// A row's name, and what is said beside it.
-fn name(
-    dimension: Dimension,
-    key: &Key,
-    names: &dyn Fn(u32) -> Option<String>,
-) -> (String, Option<String>) {
-    let port = |port: u16| match port {
-        0 => "none".to_owned(),
-        _ => port.to_string(),
-    };
-    let system = |asn: u32| match asn {
-        0 => "unknown".to_owned(),
-        _ => names(asn).unwrap_or_else(|| format!("AS{asn}")),
-    };
-    let (of_port, of_asn) = (key.port.unwrap_or(0), key.asn.unwrap_or(0));
-    let country = || key.country.map_or_else(String::new, words::country);
-    match dimension {
-        Dimension::Port => {
-            let beside = match of_port {
-                0 => Some("later fragments and the like".to_owned()),
-                _ => words::service(of_port).map(str::to_owned),
-            };
-            (port(of_port), beside)
-        }
-        Dimension::System => {
-            let number = (of_asn != 0).then(|| format!("AS{of_asn}"));
-            (system(of_asn), number)
-        }
-        Dimension::PortCountry => (format!("{}, {}", port(of_port), country()), None),
-        Dimension::PortSystem => (format!("{}, {}", port(of_port), system(of_asn)), None),
-        Dimension::SystemCountry => (format!("{}, {}", system(of_asn), country()), None),
-        _ => (country(), key.country.map(|country| country.to_string())),
-    }
-}
-
-fn ranking(
-    sums: &Sums,
-    dimension: Dimension,
-    names: &dyn Fn(u32) -> Option<String>,
-    words: [&'static str; 4],
-) -> Ranking {
-    let [id, title, column, text] = words;
-    let table = sums.table(dimension);
-    let sum = table.sum();
-    let ranked = table.ranked();
-    let largest = ranked.first().map_or(1, |(_, entry)| entry.counts.bytes);
-    let mut has_lower_bounds = false;
-    let mut line = |name,
-                    beside,
-                    class: Option<&'static str>,
-                    counts: crate::monitor::cell::Counts,
-                    is_lower| {
-        has_lower_bounds |= is_lower;
-        let least = if is_lower { "≥\u{a0}" } else { "" };
-        Line {
-            name,
-            beside,
-            encryption: class,
-            flows: format!("{least}{}", words::count(counts.flows)),
-            bytes: format!("{least}{}", words::bytes(counts.bytes)),
-            share: words::share(counts.bytes, sum.bytes),
-            strip: plot::strip(&[(
-                class.unwrap_or("bar"),
-                words::thousandths(counts.bytes.min(largest), largest),
-            )]),
-            is_rest: false,
-        }
-    };
-    let mut lines: Vec<Line> = Vec::new();
-    let mut first = crate::monitor::cell::Counts::default();
-    for (key, entry) in ranked.iter().take(MOST) {
-        let (name, beside) = name(dimension, key, names);
-        let class = key
-            .port
-            .map(|port| words::encryption(crate::monitor::services::encryption(port)));
-        if lines.len() < FIRST {
-            first += entry.counts;
-        }
-        lines.push(line(
-            name,
-            beside,
-            class,
-            entry.counts,
-            table.is_lower_bound(entry),
-        ));
-    }
-    let mut rest = |name: &str, counts| Line {
-        is_rest: true,
-        strip: String::new(),
-        ..line(name.to_owned(), None, None, counts, false)
-    };
-    let mut more = lines.split_off(lines.len().min(FIRST));
-    let beyond = crate::monitor::cell::Counts {
-        flows: sum.flows.saturating_sub(first.flows),
-        bytes: sum.bytes.saturating_sub(first.bytes),
-        packets: sum.packets.saturating_sub(first.packets),
-    };
-    if beyond.bytes > 0 {
-        lines.push(rest("everything else", beyond));
-    }
-    if !more.is_empty() && table.has_other() {
-        more.push(rest("not told apart", table.other));
-    }
-    Ranking {
-        id,
-        title,
-        column,
-        text,
-        lines,
-        more,
-        cut: ranked.len().saturating_sub(MOST),
-        has_lower_bounds,
-    }
 }
 
 fn facts(sums: &Sums) -> Vec<Fact> {

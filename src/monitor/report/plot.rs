@@ -26,7 +26,7 @@ const TOP: u64 = 12;
 const LEFT: u64 = 62;
 const BOTTOM: u64 = 28;
 /// What a label needs.
-const LABEL: u64 = 36;
+const LABEL: u64 = 29;
 
 /// The classes of encrypted, plain and unknown.
 const CLASSES: [&str; 3] = ["encrypted", "plain", "unknown"];

@@ -116,12 +116,13 @@ fn names(statistics: &Statistics) -> BTreeMap<&str, String> {
     let mut taken = BTreeSet::new();
     let mut names = BTreeMap::new();
     for exit in statistics.exits() {
-        let plain = |c: char| match c.to_ascii_lowercase() {
-            c if c.is_ascii_alphanumeric() => c,
-            _ => '-',
-        };
-        let slug: String = exit.chars().map(plain).take(40).collect();
-        let slug = format!("exit-{}", slug.trim_matches('-'));
+        let name = exit.to_ascii_lowercase();
+        let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+        let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+        let slug: String = format!("exit-{}", words.join("-"))
+            .chars()
+            .take(48)
+            .collect();
         let mut name = slug.clone();
         let mut number = 2;
         while name == "exit-" || !taken.insert(name.clone()) {

@@ -54,7 +54,7 @@ impl Span {
 }
 
 /// What the packets of a row have in common, within its dimension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The destination port.
     pub port: Option<u16>,
@@ -69,6 +69,22 @@ pub struct Key {
 }
 
 impl Key {
+    /// Of [`Dimension::IpVersion`].
+    pub fn ip_version(version: u8) -> Self {
+        Self {
+            ip_version: Some(version),
+            ..Self::default()
+        }
+    }
+
+    /// Of [`Dimension::Encryption`].
+    pub fn encryption(encryption: Encryption) -> Self {
+        Self {
+            encryption: Some(encryption),
+            ..Self::default()
+        }
+    }
+
     /// A row's, by the columns that its dimension has.
     pub fn of(row: &Row) -> Self {
         Self {
@@ -379,13 +395,10 @@ impl Sums {
         self.tables.get(&dimension).unwrap_or(&NONE)
     }
 
-    /// Bytes of the rows with these keys, and of all rows of the dimension.
-    pub fn share(&self, dimension: Dimension, is_part: impl Fn(&Key) -> bool) -> (u64, u64) {
+    /// Bytes of the row with this key, and of all rows of the dimension.
+    pub fn share(&self, dimension: Dimension, key: &Key) -> (u64, u64) {
         let table = self.table(dimension);
-        let part = table.entries.iter().filter(|(key, _)| is_part(key));
-        let part = part.fold(0_u64, |sum, (_, entry)| {
-            sum.saturating_add(entry.counts.bytes)
-        });
+        let part = table.entries.get(key).map_or(0, |entry| entry.counts.bytes);
         (part, table.sum().bytes)
     }
 }

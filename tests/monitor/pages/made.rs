@@ -160,7 +160,8 @@ pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
         });
     };
     // Some weigh more on some days.
-    let sway = |index: usize| 90 + (date.day().unsigned_abs() as u64 * 7 + index as u64 * 11) % 21;
+    let today = usize::from(date.day().unsigned_abs());
+    let sway = |index: usize| u64::try_from(90 + (today * 7 + index * 11) % 21).unwrap();
     let ports = PORTS.iter().enumerate().map(|(index, &(port, weight))| {
         let row = Row {
             port: Some(port),

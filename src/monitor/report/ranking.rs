@@ -1,0 +1,149 @@
+//! A dimension as a table: the largest rows, more of them behind a click, and everything else.
+
+use super::plot;
+use super::sums::{Key, Sums};
+use super::words;
+use crate::monitor::cell::Counts;
+use crate::monitor::row::Dimension;
+use crate::monitor::services;
+
+/// Rows that are seen at once.
+const FIRST: usize = 12;
+/// Rows of a table at most; the files have all.
+const MOST: usize = 200;
+
+/// A row in words.
+pub(super) struct Line {
+    pub(super) name: String,
+    pub(super) beside: Option<String>,
+    pub(super) encryption: Option<&'static str>,
+    pub(super) flows: String,
+    pub(super) bytes: String,
+    pub(super) share: String,
+    pub(super) strip: String,
+    pub(super) is_rest: bool,
+}
+
+/// A dimension in words.
+pub(super) struct Ranking {
+    pub(super) id: &'static str,
+    pub(super) title: &'static str,
+    pub(super) column: &'static str,
+    pub(super) text: &'static str,
+    pub(super) lines: Vec<Line>,
+    pub(super) more: Vec<Line>,
+    pub(super) cut: usize,
+    pub(super) has_lower_bounds: bool,
+}
+
+/// A row's name, and what is said beside it.
+fn name(
+    dimension: Dimension,
+    key: &Key,
+    names: &dyn Fn(u32) -> Option<String>,
+) -> (String, Option<String>) {
+    let port = |port: u16| match port {
+        0 => "none".to_owned(),
+        _ => port.to_string(),
+    };
+    let system = |asn: u32| match asn {
+        0 => "unknown".to_owned(),
+        _ => names(asn).unwrap_or_else(|| format!("AS{asn}")),
+    };
+    let (of_port, of_asn) = (key.port.unwrap_or(0), key.asn.unwrap_or(0));
+    let country = || key.country.map_or_else(String::new, words::country);
+    match dimension {
+        Dimension::Port => {
+            let beside = match of_port {
+                0 => Some("later fragments and the like".to_owned()),
+                _ => words::service(of_port).map(str::to_owned),
+            };
+            (port(of_port), beside)
+        }
+        Dimension::System => {
+            let number = (of_asn != 0).then(|| format!("AS{of_asn}"));
+            (system(of_asn), number)
+        }
+        Dimension::PortCountry => (format!("{}, {}", port(of_port), country()), None),
+        Dimension::PortSystem => (format!("{}, {}", port(of_port), system(of_asn)), None),
+        Dimension::SystemCountry => (format!("{}, {}", system(of_asn), country()), None),
+        _ => (country(), key.country.map(|country| country.to_string())),
+    }
+}
+
+/// A dimension's rows, the largest first. `words` are its id, title, first column and text.
+pub(super) fn ranking(
+    sums: &Sums,
+    dimension: Dimension,
+    names: &dyn Fn(u32) -> Option<String>,
+    words: [&'static str; 4],
+) -> Ranking {
+    let [id, title, column, text] = words;
+    let table = sums.table(dimension);
+    let sum = table.sum();
+    let ranked = table.ranked();
+    let largest = ranked.first().map_or(1, |(_, entry)| entry.counts.bytes);
+    let mut has_lower_bounds = false;
+    let mut line = |name, beside, class: Option<&'static str>, counts: Counts, is_lower| {
+        has_lower_bounds |= is_lower;
+        let least = if is_lower { "≥\u{a0}" } else { "" };
+        Line {
+            name,
+            beside,
+            encryption: class,
+            flows: format!("{least}{}", words::count(counts.flows)),
+            bytes: format!("{least}{}", words::bytes(counts.bytes)),
+            share: words::share(counts.bytes, sum.bytes),
+            strip: plot::strip(&[(
+                class.unwrap_or("bar"),
+                words::thousandths(counts.bytes.min(largest), largest),
+            )]),
+            is_rest: false,
+        }
+    };
+    let mut lines: Vec<Line> = Vec::new();
+    let mut first = Counts::default();
+    for (key, entry) in ranked.iter().take(MOST) {
+        let (name, beside) = name(dimension, key, names);
+        let class = key
+            .port
+            .map(|port| words::encryption(services::encryption(port)));
+        if lines.len() < FIRST {
+            first += entry.counts;
+        }
+        lines.push(line(
+            name,
+            beside,
+            class,
+            entry.counts,
+            table.is_lower_bound(entry),
+        ));
+    }
+    let mut rest = |name: &str, counts| Line {
+        is_rest: true,
+        strip: String::new(),
+        ..line(name.to_owned(), None, None, counts, false)
+    };
+    let mut more = lines.split_off(lines.len().min(FIRST));
+    let beyond = Counts {
+        flows: sum.flows.saturating_sub(first.flows),
+        bytes: sum.bytes.saturating_sub(first.bytes),
+        packets: sum.packets.saturating_sub(first.packets),
+    };
+    if beyond.bytes > 0 {
+        lines.push(rest("everything else", beyond));
+    }
+    if !more.is_empty() && table.has_other() {
+        more.push(rest("not told apart", table.other));
+    }
+    Ranking {
+        id,
+        title,
+        column,
+        text,
+        lines,
+        more,
+        cut: ranked.len().saturating_sub(MOST),
+        has_lower_bounds,
+    }
+}

@@ -1,0 +1,335 @@
+//! Files and names that mean harm.
+
+use super::{day, made, read};
+use exitmark::monitor::report;
+use exitmark::monitor::row::Row;
+use jiff::civil::date;
+use std::fs;
+use std::path::Path;
+
+/// A good file's text.
+fn good() -> String {
+    made::text(&made::day("one", date(2026, 11, 5), 1 << 40))
+}
+
+/// What reading a directory with this file says, which names the file.
+fn refusal(name: &str, bytes: &[u8]) -> String {
+    let periods = tempfile::tempdir().unwrap();
+    fs::write(periods.path().join(name), bytes).unwrap();
+    let error = report::read(&[periods.path().to_owned()]).unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains(name) && said.contains("Nothing was written"),
+        "{said}"
+    );
+    said
+}
+
+#[test]
+fn a_line_that_is_wrong_is_named() {
+    let good = good();
+    let lines: Vec<&str> = good.lines().collect();
+    let port = lines
+        .iter()
+        .position(|line| line.contains("\"port\":80,"))
+        .unwrap();
+    let system = lines
+        .iter()
+        .position(|line| line.contains("\"asn\":64496,"))
+        .unwrap();
+    let country = lines
+        .iter()
+        .position(|line| line.contains("\"country\":\"DE\""))
+        .unwrap();
+    let version = lines
+        .iter()
+        .position(|line| line.contains("\"ip_version\":6"))
+        .unwrap();
+    // Line, what is replaced by what, and what is said of it.
+    let cases = [
+        (port, "\"port\":80", "\"port\":-1", "no row"),
+        (port, "\"port\":80", "\"port\":65536", "no row"),
+        (port, "\"port\":80", "\"port\":\"80\"", "no row"),
+        (port, "\"port\":80", "\"country\":\"DE\"", "column `port`"),
+        (
+            port,
+            "\"port\":80",
+            "\"port\":80,\"asn\":5",
+            "no column `asn`",
+        ),
+        (port, "\"port\":80", "\"port\":443", "already"),
+        (
+            port,
+            "\"port\":80",
+            "\"port\":80,\"as_name\":\"x\"",
+            "no `asn`",
+        ),
+        (
+            port,
+            "\"dimension\":\"port\"",
+            "\"dimension\":\"ports\"",
+            "no row",
+        ),
+        (
+            port,
+            "\"dimension\":\"port\"",
+            "\"dimension\":\"\\u001b[31m\"",
+            "\\u{1b}[31m",
+        ),
+        (port, "\"exit\":\"one\"", "\"exit\":\"two\"", "is above it"),
+        (port, "\"exit\":\"one\"", "\"exit\":\" \\u0007\"", "no name"),
+        (port, "2026-11-05T", "2026-11-04T", "is above it"),
+        (port, "2026-11-06T", "2026-11-05T", "ends before"),
+        (port, "2026-11-06T", "2028-11-05T", "longer than a year"),
+        (port, "2026-11-05T", "1926-11-05T", "no period begins"),
+        (port, "2026-11-05T", "2026-13-05T", "no row"),
+        (port, "\"flows\":", "\"flows\":9", "`flows` is"),
+        (port, "\"bytes\":", "\"bytes\":1.5e300,\"x\":", "no row"),
+        (port, "\"bytes\":", "\"bytes\":-", "no row"),
+        (port, "\"bytes\":", "\"byte\":", "no row"),
+        (
+            port,
+            "\"other\":false",
+            "\"other\":true",
+            "no column `port`",
+        ),
+        (port, "}", "", "no row"),
+        (port, "{", "", "no row"),
+        (system, "\"asn\":64496", "\"asn\":4294967296", "no row"),
+        (country, "\"country\":\"DE\"", "\"country\":\"D\"", "no row"),
+        (
+            country,
+            "\"country\":\"DE\"",
+            "\"country\":\"<b>\"",
+            "no row",
+        ),
+        (
+            version,
+            "\"ip_version\":6",
+            "\"ip_version\":5",
+            "not 4 or 6",
+        ),
+        (0, "\"part\":1,", "", "`part`"),
+        (0, "\"part\":1", "\"part\":0", "first one is 1"),
+        (0, "\"part\":1", "\"part\":\"1\"", "no row"),
+        (0, "\"epsilon\":0.0", "\"epsilon\":-1", "`epsilon`"),
+        (0, "\"epsilon\":0.0", "\"epsilon\":null", "no row"),
+        (0, "86400", "186400", "`watched_seconds`"),
+        (0, "\"other\":false", "\"other\":true", "never `other`"),
+        (
+            0,
+            "\"dimension\":\"total\"",
+            "\"dimension\":\"port\",\"port\":1",
+            "is above it",
+        ),
+    ];
+    for (at, from, to, expected) in cases {
+        let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        let to = match to {
+            // A number with so many digits that no count has them.
+            "\"flows\":9" => "\"flows\":999999999999",
+            to => to,
+        };
+        let changed = lines[at].replacen(from, to, 1);
+        assert_ne!(changed, lines[at], "{from} is not in line {at}");
+        lines[at] = changed;
+        let said = refusal("a.jsonl", (lines.join("\n") + "\n").as_bytes());
+        let place = format!("a.jsonl, line {}: ", at + 1);
+        assert!(
+            said.contains(&place) && said.contains(expected),
+            "{from} → {to}: {said}"
+        );
+        assert!(!said.contains('\u{1b}'), "{said}");
+    }
+}
+
+#[test]
+fn a_file_that_is_wrong_is_named() {
+    let good = good();
+    let lines: Vec<&str> = good.lines().collect();
+    let cut = |bytes: usize| good.as_bytes()[..bytes].to_vec();
+    let long = format!("{}\n", " ".repeat(20_000));
+    let endless = "[".repeat(16_000) + "\n";
+    let twice = good.repeat(2);
+    let rows = |count: usize| (lines[..count].join("\n") + "\n").into_bytes();
+    let cases: [(&str, Vec<u8>, &str); 11] = [
+        ("empty", vec![], "is empty"),
+        ("in the middle", cut(good.len() / 2), "was cut"),
+        ("at the last byte", cut(good.len() - 1), "was cut"),
+        ("after the total", rows(1), "missing"),
+        ("between lines", rows(40), "missing"),
+        (
+            "a line without end",
+            long.into_bytes(),
+            "more than 16384 bytes",
+        ),
+        ("zeroes", vec![0; 1 << 20], "more than 16384 bytes"),
+        ("deep", endless.into_bytes(), "no row"),
+        ("no text", b"\xff\xfe\n".to_vec(), "no row"),
+        ("twice", twice.into_bytes(), "is in"),
+        ("no rows", b"\n\n".to_vec(), "no row"),
+    ];
+    for (name, bytes, expected) in cases {
+        let said = refusal("b.jsonl", &bytes);
+        assert!(said.contains(expected), "{name}: {said}");
+    }
+}
+
+#[test]
+fn no_sum_is_beyond_its_bits() {
+    let periods = tempfile::tempdir().unwrap();
+    for (exit, day) in ["one", "two"]
+        .into_iter()
+        .flat_map(|exit| (1..=28).map(move |day| (exit, day)))
+    {
+        let rows = made::day(exit, date(2026, 2, day), 1 << 56);
+        made::put(periods.path(), &format!("{exit}-{day:02}.jsonl"), &rows);
+    }
+    let Err(error) = report::read(&[periods.path().to_owned()]) else {
+        panic!("it was added up");
+    };
+    assert!(error.to_string().contains("beyond 64 bits"), "{error}");
+}
+
+#[test]
+fn the_same_period_twice_is_refused_with_both_files() {
+    let periods = tempfile::tempdir().unwrap();
+    fs::write(periods.path().join("a.jsonl"), good()).unwrap();
+    fs::write(periods.path().join("copy.jsonl"), good()).unwrap();
+    let error = report::read(&[periods.path().to_owned()]).unwrap_err();
+    let said = error.to_string();
+    for words in [
+        "copy.jsonl, line 1",
+        "a.jsonl already",
+        "part 1",
+        "2026-11-05",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let nowhere = Path::new("/nonexistent/periods");
+    let said = report::read(&[nowhere.to_owned()]).unwrap_err().to_string();
+    assert!(said.contains("/nonexistent/periods"), "{said}");
+    let empty = tempfile::tempdir().unwrap();
+    let said = report::read(&[empty.path().to_owned()])
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains(".jsonl"), "{said}");
+}
+
+#[test]
+fn unknown_columns_are_read_over() {
+    let periods = tempfile::tempdir().unwrap();
+    let more = good().replace("\"other\":", "\"colour\":{\"deep\":[1,2]},\"other\":");
+    assert!(more.contains("colour"));
+    fs::write(periods.path().join("a.jsonl"), more).unwrap();
+    let sums = read(periods.path()).sum(None, super::november(2026));
+    assert_eq!(sums.total.bytes, 1 << 40);
+}
+
+const EVIL: &str = "<script>alert('1')</script> & \"<b>\" </title></style>\u{202e}\u{1b}[31m";
+
+#[test]
+fn names_are_text_and_nothing_else() {
+    let periods = tempfile::tempdir().unwrap();
+    let evil = |row: Row| Row {
+        exit: EVIL.to_owned(),
+        as_name: row.asn.map(|_| format!("={EVIL}")),
+        about: row.about.map(|mut about| {
+            about.countries = EVIL.to_owned();
+            about.systems = EVIL.to_owned();
+            about.monitor = EVIL.to_owned();
+            about
+        }),
+        ..row
+    };
+    let rows: Vec<_> = made::day("x", date(2026, 11, 5), 1 << 40)
+        .into_iter()
+        .map(evil)
+        .collect();
+    made::put(periods.path(), "a.jsonl", &rows);
+    made::put(
+        periods.path(),
+        "b.jsonl",
+        &day("../../etc", date(2026, 11, 5), &[(Some(1), 1)]),
+    );
+    let above = tempfile::tempdir().unwrap();
+    let out = above.path().join("out");
+    report::write(&read(periods.path()), &out).unwrap();
+    assert_eq!(fs::read_dir(above.path()).unwrap().count(), 1);
+    let mut pages = 0;
+    for entry in fs::read_dir(&out).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+        assert!(
+            name.chars().all(is_plain) && !name.starts_with('.'),
+            "{name}"
+        );
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            !text.contains('\u{202e}') && !text.contains('\u{1b}'),
+            "{name}"
+        );
+        if name.ends_with(".html") {
+            pages += 1;
+            for harm in ["<script", "<b>\"", "alert('"] {
+                assert!(!text.contains(harm), "{name} has {harm}");
+            }
+            assert_eq!(text.matches("</title></head>").count(), 0, "{name}");
+            assert_eq!(text.matches("</style>").count(), 1, "{name}");
+            assert!(
+                text.contains("&#60;script") || name.starts_with("exit-etc"),
+                "{name}"
+            );
+        }
+        if name.ends_with(".csv") {
+            assert!(!text.contains(",\"="), "{name} has a formula");
+        }
+    }
+    assert_eq!(pages, 3 * 3 + 1);
+}
+
+#[test]
+fn an_interrupted_run_leaves_the_page_whole() {
+    let periods = tempfile::tempdir().unwrap();
+    fs::write(periods.path().join("a.jsonl"), good()).unwrap();
+    let statistics = read(periods.path());
+    let out = tempfile::tempdir().unwrap();
+    report::write(&statistics, out.path()).unwrap();
+    let before = fs::read_to_string(out.path().join("index.html")).unwrap();
+
+    // What a killed run leaves goes with the next one; what is not ours stays.
+    let left = out.path().join(".exitmark-report-x1");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("index.html"), "half").unwrap();
+    fs::write(out.path().join("robots.txt"), "own").unwrap();
+    report::write(&statistics, out.path()).unwrap();
+    assert!(!left.exists() && out.path().join("robots.txt").exists());
+    assert_eq!(
+        fs::read_to_string(out.path().join("index.html")).unwrap(),
+        before
+    );
+
+    // The last page of all cannot be put in its place: the index is still the old one.
+    fs::remove_file(out.path().join("icon.svg")).unwrap();
+    fs::create_dir(out.path().join("icon.svg")).unwrap();
+    fs::write(out.path().join("icon.svg/x"), "").unwrap();
+    let said = report::write(&statistics, out.path())
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains("icon.svg"), "{said}");
+    assert_eq!(
+        fs::read_to_string(out.path().join("index.html")).unwrap(),
+        before
+    );
+    let hidden = fs::read_dir(out.path()).unwrap();
+    let hidden = hidden.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_str().unwrap().starts_with('.')
+    });
+    assert_eq!(hidden.count(), 0);
+}

@@ -18,7 +18,7 @@ const KEPT: u16 = 128;
 /// Where files lie in memory.
 const IN_MEMORY: &str = "/dev/shm";
 /// Packets that are made, and repeated.
-const DIFFERENT: usize = 65_536;
+const DIFFERENT: u32 = 65_536;
 
 #[derive(Clone, Copy)]
 enum Format {
@@ -90,7 +90,8 @@ fn write(databases: &Databases, format: Format, gigabytes: f64) -> (NamedTempFil
             Format::PcapNg => {
                 let total = 32 + u32::from(KEPT);
                 let micros = u64::from(time) * 1_000_000;
-                let (high, low) = ((micros >> 32) as u32, (micros & 0xffff_ffff) as u32);
+                let [high, low] =
+                    [micros >> 32, micros & 0xffff_ffff].map(|half| u32::try_from(half).unwrap());
                 records.extend([6, total, 0, high, low].map(le).as_flattened());
                 records.extend(lengths.map(le).as_flattened());
                 records.extend(&kept);
@@ -98,7 +99,10 @@ fn write(databases: &Databases, format: Format, gigabytes: f64) -> (NamedTempFil
             }
         }
     }
-    let repeated = (gigabytes * 1e9 / f64::from(KEPT) / DIFFERENT as f64).ceil() as u32;
+    let once = f64::from(KEPT) * f64::from(DIFFERENT) / 1e9;
+    let repeated = (1..u32::MAX)
+        .find(|times| f64::from(*times) * once >= gigabytes)
+        .unwrap_or(1);
     let directory = [PathBuf::from(IN_MEMORY), std::env::temp_dir()];
     let directory = directory.iter().find(|path| path.is_dir()).unwrap();
     let file = NamedTempFile::new_in(directory).unwrap();
@@ -126,5 +130,5 @@ fn write(databases: &Databases, format: Format, gigabytes: f64) -> (NamedTempFil
         writer.write_all(&records).unwrap();
     }
     writer.flush().unwrap();
-    (file, repeated * u32::try_from(DIFFERENT).unwrap())
+    (file, repeated * DIFFERENT)
 }

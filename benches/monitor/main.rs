@@ -1,16 +1,199 @@
-//! What the monitor costs.
+//! What the monitor costs: nanoseconds a packet from memory, captures a second out of a file, and
+//! the memory that all of it takes.
+//!
+//! Everything runs on one core. The rows take turns within every round, and what counts is the
+//! median of the rounds. The databases are the embedded one of countries and a made-up one of
+//! 100,000 prefixes of autonomous systems. `cargo bench --bench monitor -- --help` tells the
+//! options.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a benchmark whose inputs are wrong has nothing to say"
+)]
+
+mod capture;
+#[path = "../common/mod.rs"]
+#[allow(
+    dead_code,
+    reason = "it is made for benches between network namespaces"
+)]
+mod common;
+mod footprint;
+mod memory;
+mod systems;
+mod traffic;
 mod veth;
 
+use clap::Parser;
+use common::machine::Machine;
+use common::results::Series;
+use common::{results, rounds};
+use exitmark::lab::LabError;
+use serde_json::{Value, json};
+use std::fmt;
 use std::process::ExitCode;
+use std::time::Duration;
+use systems::Databases;
+
+const BENCH: &str = "monitor";
+/// A day of a terabyte, at 769 bytes a packet.
+const DAY: f64 = 1.3e9;
+
+#[derive(Parser)]
+#[command(name = "monitor", about = "What the monitor costs")]
+struct Arguments {
+    #[command(flatten)]
+    options: rounds::Options,
+    /// How many gigabytes of captured packets are in the file.
+    #[arg(long, default_value_t = 1.0)]
+    gigabytes: f64,
+    /// Loads everything, says how much memory it took, and ends.
+    #[arg(long, hide = true)]
+    footprint: bool,
+}
 
 fn main() -> ExitCode {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    match veth::run(quick) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("monitor: {error}");
-            ExitCode::FAILURE
+    let arguments = Arguments::parse();
+    if arguments.footprint {
+        footprint::tell();
+        return ExitCode::SUCCESS;
+    }
+    rounds::exit(BENCH, bench(&arguments))
+}
+
+fn bench(arguments: &Arguments) -> Result<bool, LabError> {
+    let mut machine = Machine::new();
+    let databases = Databases::load();
+    let gigabytes = if arguments.options.quick {
+        0.05
+    } else {
+        arguments.gigabytes
+    };
+    let rows = memory::rows(&databases)
+        .chain(capture::rows(&databases, gigabytes))
+        .chain(footprint::rows())
+        .chain(veth::rows(&databases))
+        .collect();
+    let rows = arguments.options.chosen(rows, |row: &Row| row.name)?;
+    let (contests, missing) = rounds::run(
+        BENCH,
+        &arguments.options,
+        &mut machine,
+        rows.into_iter(),
+        |row, length| (row.measure)(length),
+    )?;
+    let mut told = Vec::new();
+    println!(
+        "{:<28} {:>10} {:>10} {:>10}  unit",
+        "row", "median", "min", "max"
+    );
+    for contest in &contests {
+        let row = &contest.contestant;
+        let samples = contest.samples.iter().map(|sample| sample.value);
+        let Some(series) = Series::new(samples) else {
+            continue;
+        };
+        let unit = contest.samples[0].unit;
+        println!(
+            "{:<28} {:>10.3} {:>10.3} {:>10.3}  {unit}{}",
+            row.name,
+            series.median(),
+            series.min(),
+            series.max(),
+            unit.more(series.median())
+        );
+        told.push(unit.row(row.name, &series));
+    }
+    let directory = results::write(
+        "monitor.json",
+        &json!({ "machine": machine, "rows": told, "missing": missing }),
+    )?;
+    println!("\nwritten to {}", directory.join("monitor.json").display());
+    results::note_missing(BENCH, &missing)
+}
+
+/// What is measured, and how: for so long.
+struct Row {
+    name: &'static str,
+    measure: Box<dyn Fn(Duration) -> Result<Sample, LabError>>,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// What came out of one run.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    value: f64,
+    unit: Unit,
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.3} {}{}",
+            self.value,
+            self.unit,
+            self.unit.more(self.value)
+        )
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Unit {
+    /// Of one core.
+    NanosPerPacket,
+    /// Of captured bytes, with the time that one packet takes.
+    Gigabytes {
+        bytes_per_packet: f64,
+    },
+    Mebibytes,
+}
+
+impl Unit {
+    /// The same in other words.
+    fn more(self, value: f64) -> String {
+        match self {
+            Self::NanosPerPacket => {
+                let (mpps, day) = (1e3 / value, value * DAY / 1e9);
+                format!(", {mpps:.1} Mpps, 1.3e9 packets in {day:.0} s")
+            }
+            Self::Gigabytes { bytes_per_packet } => {
+                let nanos = bytes_per_packet / value;
+                format!("{}", Self::NanosPerPacket.more(nanos))
+            }
+            Self::Mebibytes => String::new(),
         }
+    }
+
+    fn row(self, name: &str, series: &Series) -> Value {
+        let median = results::rounded(series.median());
+        let mut row = json!({
+            "name": name, "unit": self.to_string(), "median": median,
+            "min": results::rounded(series.min()), "max": results::rounded(series.max()),
+            "rounds": series,
+        });
+        let nanos = match self {
+            Self::NanosPerPacket => series.median(),
+            Self::Gigabytes { bytes_per_packet } => bytes_per_packet / series.median(),
+            Self::Mebibytes => return row,
+        };
+        row["mpps"] = results::rounded(1e3 / nanos).into();
+        row["seconds_per_1300000000_packets"] = results::rounded(nanos * DAY / 1e9).into();
+        row
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NanosPerPacket => "ns/packet",
+            Self::Gigabytes { .. } => "GB/s",
+            Self::Mebibytes => "MiB",
+        })
     }
 }

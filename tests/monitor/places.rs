@@ -1,1 +1,488 @@
-//! (to be written)
+//! Where addresses are: every database against its own reader, and what is wrong with broken ones.
+
+use exitmark::lab::Random;
+use exitmark::monitor::cell::{Country, Place};
+use exitmark::monitor::places::{Countries, Places, PlacesSettings};
+use proptest::prelude::*;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::LazyLock;
+use tor_geoip::GeoipDb;
+
+/// Three ranges of IPv4 with holes around them, two of IPv6, with systems.
+pub(crate) const CSV: &str = "\
+# 1.2.3.0 to 1.2.3.255, 1.2.4.0 to 1.2.5.255, 198.51.100.0 to 198.51.100.127
+16909056,16909311,GB,64500
+16909312,16909823,DE,64501
+3325256704,3325256831,US,0
+2001:db8:1::,2001:db8:1:ffff:ffff:ffff:ffff:ffff,FR,64502
+2001:db8:2::,2001:db8:2::ff,??,64503
+";
+
+static EMBEDDED: LazyLock<Places> =
+    LazyLock::new(|| Places::load(&PlacesSettings::default()).unwrap());
+
+pub(crate) fn load(countries: &Path, systems: Option<&Path>) -> Result<Places, String> {
+    Places::load(&PlacesSettings {
+        countries: Countries::At(countries.to_owned()),
+        systems: systems.map(Path::to_owned),
+    })
+    .map_err(|error| error.to_string())
+}
+
+fn place(country: &str, asn: u32) -> Place {
+    Place {
+        country: country.parse().unwrap(),
+        asn,
+    }
+}
+
+fn at(places: &Places, address: &str) -> Place {
+    places.place(address.parse().unwrap())
+}
+
+fn same_as_tor(address: IpAddr) {
+    let tor = GeoipDb::new_embedded();
+    let country = tor
+        .lookup_country_code(address)
+        .map_or(Country::UNKNOWN, |code| code.as_ref().parse().unwrap());
+    assert_eq!(
+        EMBEDDED.place(address),
+        Place { country, asn: 0 },
+        "{address}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    #[test]
+    fn any_ipv4_address_is_where_tor_says(bits: u32) {
+        same_as_tor(Ipv4Addr::from(bits).into());
+    }
+
+    #[test]
+    fn any_ipv6_address_is_where_tor_says(bits: u128, global: bool) {
+        let bits = if global { bits >> 3 | 1 << 125 } else { bits };
+        same_as_tor(Ipv6Addr::from(bits).into());
+    }
+}
+
+#[test]
+fn the_first_and_last_addresses_of_ranges_are_where_tor_says() {
+    let tor = GeoipDb::new_embedded();
+    let raw = tor.export_raw();
+    let mut random = Random::new(3);
+    for _ in 0..20_000 {
+        let start = random.pick(raw.ipv4_starts).unwrap();
+        same_as_tor(Ipv4Addr::from(start).into());
+        same_as_tor(Ipv4Addr::from(start.saturating_sub(1)).into());
+        let start = random.pick(raw.ipv6_starts).unwrap();
+        same_as_tor(Ipv6Addr::from(start).into());
+        same_as_tor(Ipv6Addr::from(start.saturating_sub(1)).into());
+    }
+    for bits in [0, 1, u32::MAX - 1, u32::MAX] {
+        same_as_tor(Ipv4Addr::from(bits).into());
+    }
+    for bits in [0, 1, u128::MAX - 1, u128::MAX] {
+        same_as_tor(Ipv6Addr::from(bits).into());
+    }
+}
+
+#[test]
+fn nobody_knows_where_private_and_mapped_addresses_are() {
+    for unknown in [
+        "10.0.0.1",
+        "127.0.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "0.0.0.0",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "fe80::1",
+        "fd00::1",
+        "::ffff:8.8.8.8",
+        "2002:808:808::1",
+    ] {
+        assert_eq!(at(&EMBEDDED, unknown), Place::UNKNOWN, "{unknown}");
+    }
+    assert_eq!(at(&EMBEDDED, "8.8.8.8"), place("US", 0));
+}
+
+#[test]
+fn the_embedded_database_is_the_one_that_is_described() {
+    let lock = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+    let (_, rest) = lock
+        .split_once("name = \"tor-geoip-db\"\nversion = \"")
+        .unwrap();
+    let (version, _) = rest.split_once('"').unwrap();
+    let described = EMBEDDED.described();
+    let name = format!("tor-geoip-db {version} ");
+    assert!(described.countries.starts_with(&name), "{described:?}");
+    assert_eq!(described.systems, "");
+}
+
+#[test]
+fn a_csv_is_read_to_its_boundaries() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("own.csv");
+    fs::write(&file, CSV).unwrap();
+    let places = load(&file, None).unwrap();
+    for (address, expected) in [
+        ("1.2.2.255", Place::UNKNOWN),
+        ("1.2.3.0", place("GB", 64500)),
+        ("1.2.3.255", place("GB", 64500)),
+        ("1.2.4.0", place("DE", 64501)),
+        ("1.2.5.255", place("DE", 64501)),
+        ("1.2.6.0", Place::UNKNOWN),
+        ("198.51.100.127", place("US", 0)),
+        ("198.51.100.128", Place::UNKNOWN),
+        ("2001:db8:0:ffff:ffff:ffff:ffff:ffff", Place::UNKNOWN),
+        ("2001:db8:1::", place("FR", 64502)),
+        ("2001:db8:1:ffff:ffff:ffff:ffff:ffff", place("FR", 64502)),
+        ("2001:db8:2::ff", place("??", 64503)),
+        ("2001:db8:2::100", Place::UNKNOWN),
+    ] {
+        assert_eq!(at(&places, address), expected, "{address}");
+    }
+    let described = places.described();
+    assert!(
+        described.countries.starts_with("own.csv, modified 2"),
+        "{described:?}"
+    );
+    // The first four bytes of what sha256sum says of the text.
+    assert_eq!(
+        described.countries.len(),
+        "own.csv, modified 2026-01-01, sha256 01234567".len()
+    );
+    assert_eq!(described.countries, described.systems);
+    assert!(!described.countries.contains('/'), "{described:?}");
+}
+
+#[test]
+fn a_table_of_systems_is_laid_over_the_countries() {
+    let directory = tempfile::tempdir().unwrap();
+    let systems = directory.path().join("systems.csv");
+    // The second half of 8.8.8.0/24 and the first of 8.8.9.0/24.
+    fs::write(&systems, "134744192,134744447,??,64510\n").unwrap();
+    let places = Places::load(&PlacesSettings {
+        countries: Countries::Embedded,
+        systems: Some(systems),
+    })
+    .unwrap();
+    assert_eq!(at(&places, "8.8.8.127"), place("US", 0));
+    assert_eq!(at(&places, "8.8.8.128"), place("US", 64510));
+    assert_eq!(at(&places, "8.8.9.127"), place("US", 64510));
+    assert_eq!(at(&places, "8.8.9.128"), place("US", 0));
+    assert!(places.described().systems.starts_with("systems.csv, "));
+}
+
+#[test]
+fn a_directory_has_two_files() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("geoip"), "16909056,16909311,GB\n").unwrap();
+    let error = load(directory.path(), None).unwrap_err();
+    assert!(error.contains("geoip6 cannot be read"), "{error}");
+    fs::write(
+        directory.path().join("geoip6"),
+        "2001:db8::,2001:db8::ffff,FR\n",
+    )
+    .unwrap();
+    let places = load(directory.path(), None).unwrap();
+    assert_eq!(at(&places, "1.2.3.4"), place("GB", 0));
+    assert_eq!(at(&places, "2001:db8::ffff"), place("FR", 0));
+}
+
+#[test]
+fn a_broken_database_is_told_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let table: [(&str, &[u8], &str); 12] = [
+        ("empty", b"", "has no range"),
+        ("comments", b"# nothing\n\n", "has no range"),
+        ("binary", b"1,2,DE\n\0\0", "neither MMDB nor text"),
+        ("no-utf8", b"1,2,DE\n\xff\xfe", "neither MMDB nor text"),
+        ("cut", b"1,2,DE\n3,4,FR\n5", "line 3: "),
+        ("word", b"1,2,DE\n# x\nthree,4,FR\n", "line 3: "),
+        ("unsorted", b"10,20,DE\n1,2,FR\n", "line 2: "),
+        ("overlap", b"1,20,DE\n# x\n20,30,FR\n", "line 3: "),
+        ("backwards", b"1,2,DE\n9,5,FR\n", "line 2: "),
+        ("asn", b"1,2,DE,AS5\n", "line 1: "),
+        (
+            "unsorted6",
+            b"1,2,DE\n2001:db8::5,2001:db8::6,DE\n2001:db8::,2001:db8::1,FR\n",
+            "line 3: ",
+        ),
+        ("systems-alone", b"1,2,??,64500\n", "knows no country"),
+    ];
+    for (name, content, expected) in table {
+        let path = directory.path().join(name);
+        fs::write(&path, content).unwrap();
+        let error = load(&path, None).unwrap_err();
+        assert!(error.contains(expected), "{name}: {error}");
+        assert!(
+            error.contains(name) && error.contains("; "),
+            "{name}: {error}"
+        );
+    }
+    let error = load(&directory.path().join("missing"), None).unwrap_err();
+    assert!(error.contains("missing cannot be read"), "{error}");
+    let error = load(Path::new("/dev/zero"), None).unwrap_err();
+    assert!(error.contains("is no regular file"), "{error}");
+    let fine = directory.path().join("fine");
+    fs::write(&fine, "1,2,DE\n").unwrap();
+    let error = load(&fine, Some(&fine)).unwrap_err();
+    assert!(error.contains("knows no autonomous system"), "{error}");
+    let huge = directory.path().join("huge");
+    fs::File::create(&huge).unwrap().set_len(257 << 20).unwrap();
+    let error = load(&huge, None).unwrap_err();
+    assert!(error.contains("more than 256 MiB"), "{error}");
+}
+
+/// A value of MaxMind's format.
+enum Value {
+    Map(Vec<(&'static str, Value)>),
+    Text(&'static str),
+    Number(u32),
+}
+
+impl Value {
+    fn encode(&self, into: &mut Vec<u8>) {
+        // The type's number is in the upper three bits, the size in the lower five.
+        let control = |kind: u8, size: usize| kind << 5 | u8::try_from(size).unwrap();
+        match self {
+            Self::Text(text) => {
+                assert!(text.len() < 29);
+                into.push(control(2, text.len()));
+                into.extend(text.bytes());
+            }
+            Self::Number(number) => {
+                into.push(control(6, 4));
+                into.extend(number.to_be_bytes());
+            }
+            Self::Map(pairs) => {
+                into.push(control(7, pairs.len()));
+                for (key, value) in pairs {
+                    Self::Text(key).encode(into);
+                    value.encode(into);
+                }
+            }
+        }
+    }
+}
+
+/// A database of prefixes: a tree of nodes with two records of 32 bits each.
+fn mmdb(version: u32, prefixes: &[(u128, usize, Value)]) -> Vec<u8> {
+    const NOTHING: usize = usize::MAX;
+    let mut nodes: Vec<[usize; 2]> = vec![[NOTHING; 2]];
+    let mut data = Vec::new();
+    let mut leaves = Vec::new();
+    for (bits, length, value) in prefixes {
+        let mut node = 0;
+        for depth in 0..*length {
+            let side = usize::from(bits >> (127 - depth) & 1 == 1);
+            if depth + 1 == *length {
+                leaves.push((node, side, data.len()));
+            } else {
+                if nodes[node][side] == NOTHING {
+                    nodes[node][side] = nodes.len();
+                    nodes.push([NOTHING; 2]);
+                }
+                node = nodes[node][side];
+            }
+        }
+        value.encode(&mut data);
+    }
+    let count = nodes.len();
+    for (node, side, offset) in leaves {
+        nodes[node][side] = count + 16 + offset;
+    }
+    let mut file = Vec::new();
+    for record in nodes.as_flattened() {
+        let record = if *record == NOTHING { count } else { *record };
+        file.extend(u32::try_from(record).unwrap().to_be_bytes());
+    }
+    file.extend([0; 16]);
+    file.extend(data);
+    file.extend(b"\xab\xcd\xefMaxMind.com");
+    let number = |number: usize| Value::Number(u32::try_from(number).unwrap());
+    let mut about = Vec::new();
+    Value::Map(vec![
+        ("binary_format_major_version", number(2)),
+        ("binary_format_minor_version", number(0)),
+        // 2026-01-02
+        ("build_epoch", number(1_767_312_000)),
+        ("database_type", Value::Text("Made-up")),
+        ("description", Value::Map(vec![])),
+        ("ip_version", Value::Number(version)),
+        ("languages", Value::Map(vec![])),
+        ("node_count", number(count)),
+        ("record_size", number(32)),
+    ])
+    .encode(&mut about);
+    // The languages are an array, which is an extended type: 11 - 7.
+    let languages = about
+        .windows(9)
+        .position(|window| window == b"languages")
+        .unwrap();
+    about.splice(languages + 9..=languages + 9, [0, 4]);
+    file.extend(about);
+    file
+}
+
+fn v4(address: &str, length: usize, value: Value) -> (u128, usize, Value) {
+    let address: Ipv4Addr = address.parse().unwrap();
+    (u128::from(address.to_bits()), 96 + length, value)
+}
+
+fn v6(address: &str, length: usize, value: Value) -> (u128, usize, Value) {
+    (
+        address.parse::<Ipv6Addr>().unwrap().to_bits(),
+        length,
+        value,
+    )
+}
+
+fn maxmind(code: &'static str) -> Value {
+    Value::Map(vec![(
+        "country",
+        Value::Map(vec![("iso_code", Value::Text(code))]),
+    )])
+}
+
+#[test]
+fn mmdb_is_read_as_its_makers_fill_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let countries = directory.path().join("countries.mmdb");
+    let systems = directory.path().join("systems.mmdb");
+    let ipinfo = Value::Map(vec![
+        ("country", Value::Text("Germany")),
+        ("country_code", Value::Text("DE")),
+        ("asn", Value::Text("AS64501")),
+        ("as_name", Value::Text("Example GmbH")),
+    ]);
+    let older = Value::Map(vec![("country", Value::Text("FR"))]);
+    fs::write(
+        &countries,
+        mmdb(
+            6,
+            &[
+                v4("1.2.3.0", 24, maxmind("GB")),
+                v4("1.2.4.0", 23, ipinfo),
+                v6("2001:db8:1::", 48, older),
+                v6("2001:db8:2::", 47, maxmind("US")),
+            ],
+        ),
+    )
+    .unwrap();
+    let asn = |number, name| {
+        Value::Map(vec![
+            ("autonomous_system_number", Value::Number(number)),
+            ("autonomous_system_organization", Value::Text(name)),
+        ])
+    };
+    fs::write(
+        &systems,
+        mmdb(
+            6,
+            &[
+                v4("1.2.3.128", 25, asn(64500, "One\u{1b}[2J")),
+                v6("2001:db8::", 32, asn(64502, "Two")),
+            ],
+        ),
+    )
+    .unwrap();
+    let alone = load(&countries, None).unwrap();
+    for (address, expected) in [
+        ("1.2.2.255", Place::UNKNOWN),
+        ("1.2.3.0", place("GB", 0)),
+        ("1.2.3.255", place("GB", 0)),
+        ("1.2.5.255", place("DE", 64501)),
+        ("1.2.6.0", Place::UNKNOWN),
+        ("2001:db8:1::", place("FR", 0)),
+        ("2001:db8:3:ffff::", place("US", 0)),
+        ("::ffff:1.2.3.4", Place::UNKNOWN),
+        ("2002:102:304::", Place::UNKNOWN),
+    ] {
+        assert_eq!(at(&alone, address), expected, "{address}");
+    }
+    assert_eq!(alone.as_name(64501), Some("Example GmbH"));
+    assert!(
+        alone
+            .described()
+            .countries
+            .starts_with("countries.mmdb, built 2026-01-02, sha256 ")
+    );
+    let both = load(&countries, Some(&systems)).unwrap();
+    assert_eq!(at(&both, "1.2.3.127"), place("GB", 0));
+    assert_eq!(at(&both, "1.2.3.128"), place("GB", 64500));
+    assert_eq!(at(&both, "2001:db8:1::1"), place("FR", 64502));
+    assert_eq!(at(&both, "2001:db8:9::1"), place("??", 64502));
+    assert_eq!(both.as_name(64500), Some("One[2J"), "no control characters");
+    assert_eq!(both.as_name(64501), None, "the other database's names");
+}
+
+#[test]
+fn aliases_of_ipv4_networks_do_not_count_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("aliased.mmdb");
+    let mut file = mmdb(
+        6,
+        &[
+            v4("8.8.8.0", 24, maxmind("US")),
+            v6("2002::", 16, maxmind("FR")),
+        ],
+    );
+    // The record of 2002::/16 points to where ::/96 does.
+    let word = |file: &[u8], node: usize, side: usize| {
+        let at = node * 8 + side * 4;
+        u32::from_be_bytes(file[at..at + 4].try_into().unwrap())
+    };
+    let walk = |file: &[u8], bits: u128, length: usize| {
+        (0..length).fold((0, 0, 0), |(_, _, node), depth| {
+            let side = usize::from(bits >> (127 - depth) & 1 == 1);
+            (node, side, word(file, node, side) as usize)
+        })
+    };
+    let (_, _, v4_start) = walk(&file, 0, 96);
+    let (node, side, _) = walk(&file, 0x2002 << 112, 16);
+    let at_record = node * 8 + side * 4;
+    file[at_record..at_record + 4].copy_from_slice(&u32::try_from(v4_start).unwrap().to_be_bytes());
+    fs::write(&path, file).unwrap();
+    let places = load(&path, None).unwrap();
+    assert_eq!(at(&places, "8.8.8.8"), place("US", 0));
+    assert_eq!(at(&places, "2002:808:808::1"), Place::UNKNOWN);
+    assert_eq!(places.ranges().1, 1, "the alias made no ranges");
+}
+
+#[test]
+fn a_broken_mmdb_is_told_and_nothing_panics() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("broken.mmdb");
+    let whole = mmdb(
+        6,
+        &[
+            v4("8.8.8.0", 24, maxmind("US")),
+            v6("2001:db8::", 32, maxmind("FR")),
+        ],
+    );
+    let mut random = Random::new(5);
+    for _ in 0..2_000 {
+        let mut file = whole.clone();
+        for _ in 0..=random.below(4) {
+            let at = random.below(file.len());
+            file[at] = random.byte();
+        }
+        if random.percent(30) {
+            file.drain(..random.below(200));
+        }
+        fs::write(&path, &file).unwrap();
+        if let Err(error) = load(&path, None) {
+            assert!(error.contains("broken.mmdb"), "{error}");
+        }
+    }
+    fs::write(&path, &whole[whole.len() - 200..]).unwrap();
+    let error = load(&path, None).unwrap_err();
+    assert!(error.contains("is a broken MMDB"), "{error}");
+}

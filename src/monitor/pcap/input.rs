@@ -9,6 +9,9 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// What one record may have at most; the buffer grows up to that.
 pub(super) const MAX_RECORD_BYTES: usize = 16 << 20;
 
+/// In front of what is unread there is always room for an Ethernet header.
+const HEADROOM: usize = 16;
+
 #[derive(Debug)]
 pub(super) struct Input {
     file: File,
@@ -25,8 +28,8 @@ impl Input {
         Self {
             file,
             buffer: vec![0; BUFFER_BYTES],
-            start: 0,
-            end: 0,
+            start: HEADROOM,
+            end: HEADROOM,
             offset: 0,
         }
     }
@@ -52,8 +55,8 @@ impl Input {
 
     /// Reads more; false where there is no more.
     pub(super) fn fill(&mut self) -> io::Result<bool> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
+        self.buffer.copy_within(self.start..self.end, HEADROOM);
+        (self.start, self.end) = (HEADROOM, HEADROOM + self.end - self.start);
         if self.end == self.buffer.len() {
             if self.end >= MAX_RECORD_BYTES + BUFFER_BYTES {
                 return Ok(false);

@@ -15,8 +15,8 @@ pub(super) enum Link {
     CookedV2,
 }
 
-/// A packet in the buffer. In front of it there is its record's header, which is longer than
-/// Ethernet's.
+/// A packet in the buffer, in front of which there is room for an Ethernet header: what is there
+/// was read before.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Record {
     pub(super) start: usize,

@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("monitor/cell", &["packet"]),
     ("monitor/row", &["monitor/cell"]),
     ("monitor/services", &["monitor/row"]),
+    ("monitor/clock", &[]),
     ("monitor/ledger", &["monitor/cell", "packet"]),
     ("monitor/filter", &["packet"]),
     ("monitor/places", &["monitor/cell"]),

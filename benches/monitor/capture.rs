@@ -51,7 +51,7 @@ fn measure(databases: &Databases, path: &Path, packets: u32) -> Sample {
     let progress = capture.count_until(all, &mut counter).unwrap();
     let spent = start.elapsed().as_secs_f64();
     assert_eq!(progress, Progress::End);
-    let [(_, v4), (_, v6)] = counter.totals();
+    let [(_, v4), (_, v6)] = counter.tally().totals();
     assert_eq!(
         v4.packets + v6.packets,
         u64::from(packets),

@@ -49,7 +49,7 @@ pub(crate) fn tell() {
         worst: true,
     };
     let mut traffic = Traffic::new(&databases, kind);
-    while counter.occupancy().spilled < 100_000 {
+    while counter.tally().occupancy().spilled < 100_000 {
         let (bytes, whole) = traffic.next();
         let bytes = bytes.as_slice();
         counter.count(&[Arrived { bytes, whole }]);

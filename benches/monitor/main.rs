@@ -93,7 +93,10 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
         let Some(series) = Series::new(samples) else {
             continue;
         };
-        let unit = contest.samples[0].unit;
+        let units = contest.samples.iter().map(|sample| sample.unit);
+        let Some(unit) = units.reduce(Unit::and) else {
+            continue;
+        };
         println!(
             "{:<28} {:>10.3} {:>10.3} {:>10.3}  {unit}{}",
             row.name,
@@ -152,9 +155,39 @@ enum Unit {
         bytes_per_packet: f64,
     },
     Mebibytes,
+    /// Millions of marked packets a second, counted at a tap.
+    Tap {
+        /// Frames that were sent, in millions a second.
+        offered: f64,
+        marked: u64,
+        lost: u64,
+    },
 }
 
 impl Unit {
+    /// Of several runs.
+    fn and(self, next: Self) -> Self {
+        match (self, next) {
+            (
+                Self::Tap {
+                    offered,
+                    marked,
+                    lost,
+                },
+                Self::Tap {
+                    marked: more,
+                    lost: lost_more,
+                    ..
+                },
+            ) => Self::Tap {
+                offered,
+                marked: marked + more,
+                lost: lost + lost_more,
+            },
+            _ => self,
+        }
+    }
+
     /// The same in other words.
     fn more(self, value: f64) -> String {
         match self {
@@ -167,6 +200,11 @@ impl Unit {
                 format!("{}", Self::NanosPerPacket.more(nanos))
             }
             Self::Mebibytes => String::new(),
+            Self::Tap {
+                offered,
+                marked,
+                lost,
+            } => format!(" of {offered:.2} offered, {lost} of {marked} marked lost"),
         }
     }
 
@@ -181,6 +219,16 @@ impl Unit {
             Self::NanosPerPacket => series.median(),
             Self::Gigabytes { bytes_per_packet } => bytes_per_packet / series.median(),
             Self::Mebibytes => return row,
+            Self::Tap {
+                offered,
+                marked,
+                lost,
+            } => {
+                row["offered_mpps"] = results::rounded(offered).into();
+                row["marked_packets"] = marked.into();
+                row["lost_packets"] = lost.into();
+                return row;
+            }
         };
         row["mpps"] = results::rounded(1e3 / nanos).into();
         row["seconds_per_1300000000_packets"] = results::rounded(nanos * DAY / 1e9).into();
@@ -194,6 +242,7 @@ impl fmt::Display for Unit {
             Self::NanosPerPacket => "ns/packet",
             Self::Gigabytes { .. } => "GB/s",
             Self::Mebibytes => "MiB",
+            Self::Tap { .. } => "Mpps",
         })
     }
 }

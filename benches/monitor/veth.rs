@@ -1,29 +1,35 @@
-//! Whether the tap hears every marked packet: frames at a given rate into its cable, a veth, held
-//! against what was received.
+//! Whether every marked packet at a tap is counted: frames at a given rate into its cable, a veth,
+//! of which all or every second one bears the mark, held against the count.
 //!
 //! One core makes the frames, and the kernel receives and sorts them on that same core; another
 //! one counts.
 
+use crate::systems::Databases;
+use crate::{Row, Sample, Unit};
 use exitmark::lab::bpf::{Programs, compile, interface_index};
 use exitmark::lab::frames::tcp;
 use exitmark::lab::{LabError, Netns, VethEnd, veth};
+use exitmark::monitor::filter::Filter;
+use exitmark::monitor::tally::{Counter, DEFAULT_CELLS};
 use exitmark::monitor::tap::{Tap, TapCounters, TapError, TapSettings};
 use exitmark::packet::Dscp;
 use libbpf_rs::{MapCore, MapFlags};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const ROUNDS: usize = 5;
 const LOADS: &str = "loads";
 const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 const HOST: &str = "192.0.2.10";
 
-/// A load, in the order of the table.
+/// A load.
+#[derive(Clone, Copy)]
 struct Load {
+    name: &'static str,
     /// Of each frame, without the FCS.
     bytes: usize,
     /// Of so many frames one is marked.
@@ -32,70 +38,32 @@ struct Load {
     rate: Option<f64>,
 }
 
-const TABLE: [Load; 8] = [
-    load(60, 1, Some(0.5)),
-    load(60, 1, Some(1.0)),
-    load(60, 1, None),
-    load(60, 2, Some(0.5)),
-    load(60, 2, Some(1.0)),
-    load(60, 2, None),
-    load(1514, 1, Some(0.5)),
-    load(1514, 2, Some(1.0)),
+const TABLE: [Load; 6] = [
+    load("veth/64 B, all, 0.5 Mpps", 60, 1, Some(0.5)),
+    load("veth/64 B, all, 1 Mpps", 60, 1, Some(1.0)),
+    load("veth/64 B, half, 1 Mpps", 60, 2, Some(1.0)),
+    load("veth/64 B, half, flat out", 60, 2, None),
+    load("veth/1518 B, all, 0.5 Mpps", 1514, 1, Some(0.5)),
+    load("veth/1518 B, all, flat out", 1514, 1, None),
 ];
 
-const fn load(bytes: usize, every: u64, rate: Option<f64>) -> Load {
-    Load { bytes, every, rate }
-}
-
-/// What became of one load.
-#[derive(Clone, Copy)]
-struct Sample {
-    seconds: f64,
-    sent: u64,
-    marked: u64,
-    counted: u64,
-    tap: TapCounters,
-}
-
-/// Measures every load and prints the table.
-///
-/// # Errors
-/// No privilege, or a kernel that cannot do it.
-pub(crate) fn run(quick: bool) -> Result<(), LabError> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bpf/tapped.bpf.c");
-    let compiled = compile(&source)?;
-    println!("from a veth; medians of {ROUNDS} runs, lost in all of them\n");
-    println!("bytes  marked  offered Mpps  counted Mpps  marked frames  counted  lost  by the tap");
-    for load in &TABLE {
-        let rounds = if quick { 1 } else { ROUNDS };
-        let samples = (0..rounds)
-            .map(|_| measure(&compiled, load, quick))
-            .collect::<Result<Vec<_>, _>>()?;
-        print(load, &samples);
+const fn load(name: &'static str, bytes: usize, every: u64, rate: Option<f64>) -> Load {
+    Load {
+        name,
+        bytes,
+        every,
+        rate,
     }
-    Ok(())
 }
 
-fn print(load: &Load, samples: &[Sample]) {
-    let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum::<u64>();
-    let median = |of: fn(&Sample) -> u64| {
-        let mut rates: Vec<_> = samples
-            .iter()
-            .map(|sample| millions(of(sample)) / sample.seconds)
-            .collect();
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
-    };
-    let (marked, counted) = (sum(|sample| sample.marked), sum(|sample| sample.counted));
-    println!(
-        "{:5}  {:5}%  {:12.3}  {:12.3}  {marked:13}  {counted:7}  {:4}  {:10}",
-        load.bytes,
-        100 / load.every,
-        median(|sample| sample.sent),
-        median(|sample| sample.counted),
-        marked - counted,
-        sum(|sample| sample.tap.lost()),
-    );
+pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
+    TABLE.into_iter().map(|load| {
+        let databases = databases.clone();
+        Row {
+            name: load.name,
+            measure: Box::new(move |length| measure(&databases, &load, length)),
+        }
+    })
 }
 
 /// A million is 1.
@@ -104,7 +72,9 @@ fn millions(frames: u64) -> f64 {
     frames as f64 / 1e6
 }
 
-fn measure(compiled: &[u8], load: &Load, quick: bool) -> Result<Sample, LabError> {
+/// Sends for about so long, and counts.
+fn measure(databases: &Databases, load: &Load, length: Duration) -> Result<Sample, LabError> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bpf/tapped.bpf.c");
     let monitor = Netns::new("monitor")?;
     let network = Netns::new("network")?;
     for netns in [&monitor, &network] {
@@ -122,7 +92,7 @@ fn measure(compiled: &[u8], load: &Load, quick: bool) -> Result<Sample, LabError
         1500,
     )?;
     let tap = monitor.run(open).map_err(failed)?;
-    let programs = Programs::load("tapped.bpf.c", compiled)?;
+    let programs = Programs::load("tapped.bpf.c", &compile(&source)?)?;
     let interface = network.run(|| interface_index("span0"))?;
     let interval = load.rate.map_or(0.0, |rate| 1024.0 * 1e3 / rate);
     let order = [whole(interval), load.every, interface.into(), 0, 0, 0];
@@ -130,8 +100,14 @@ fn measure(compiled: &[u8], load: &Load, quick: bool) -> Result<Sample, LabError
 
     let is_over = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&is_over);
-    let counter = monitor.spawn("counter", move || count(tap, &stop))?;
-    let frames = whole(load.rate.unwrap_or(1.0) * if quick { 1e5 } else { 1e6 });
+    let filter = Filter {
+        dscp: Dscp::AF11,
+        clearnet: clearnet(),
+    };
+    let places = Arc::clone(&databases.places);
+    let counter = Counter::new(filter, places, DEFAULT_CELLS);
+    let counter = monitor.spawn("counter", move || count(tap, counter, &stop))?;
+    let frames = whole(load.rate.unwrap_or(1.0) * 1e6 * length.as_secs_f64());
     let frame = tcp(&format!("{HOST}:40000"), "198.51.100.7:443")
         .payload(load.bytes - 34)
         .build();
@@ -149,12 +125,20 @@ fn measure(compiled: &[u8], load: &Load, quick: bool) -> Result<Sample, LabError
     let (counted, tap) = counter.join().map_err(panicked)??;
     let elapsed = elapsed.map_err(panicked)??;
     let [_, _, _, _, sent, marked] = numbers(&programs)?;
+    if marked - counted != tap.lost() {
+        return Err(LabError(format!(
+            "{marked} frames were marked, {counted} counted, and the tap knows of {} lost ones",
+            tap.lost()
+        )));
+    }
+    let seconds = elapsed.as_secs_f64();
     Ok(Sample {
-        seconds: elapsed.as_secs_f64(),
-        sent,
-        marked,
-        counted,
-        tap,
+        value: millions(counted) / seconds,
+        unit: Unit::Tap {
+            offered: millions(sent) / seconds,
+            marked,
+            lost: tap.lost(),
+        },
     })
 }
 
@@ -162,30 +146,35 @@ fn open() -> Result<Tap, TapError> {
     Tap::open(&TapSettings {
         interface: "tap0".to_owned(),
         dscp: Dscp::AF11,
-        clearnet: vec![std::net::Ipv4Addr::new(192, 0, 2, 10).into()],
+        clearnet: clearnet(),
         ring: TapSettings::RING,
     })
 }
 
+fn clearnet() -> Vec<IpAddr> {
+    HOST.parse().into_iter().collect()
+}
+
 /// Counts until it is over and nothing is left.
-fn count(mut tap: Tap, is_over: &AtomicBool) -> Result<(u64, TapCounters), LabError> {
+fn count(
+    mut tap: Tap,
+    mut counter: Counter,
+    is_over: &AtomicBool,
+) -> Result<(u64, TapCounters), LabError> {
     pin(1)?;
-    let mut counted = 0;
     loop {
         let was_over = is_over.load(Ordering::Relaxed);
         let taken = tap
-            .receive(Duration::from_millis(10), |batch| {
-                std::hint::black_box(batch);
-            })
+            .receive(Duration::from_millis(10), |batch| counter.count(batch))
             .map_err(failed)?;
-        counted += taken as u64;
         if was_over && taken == 0 {
             break;
         }
     }
     let counters = tap.counters().map_err(failed)?;
     tap.close().map_err(failed)?;
-    Ok((counted, counters))
+    let [(_, v4), (_, v6)] = counter.tally().totals();
+    Ok((v4.packets + v6.packets, counters))
 }
 
 fn failed(error: TapError) -> LabError {

@@ -11,7 +11,7 @@
 //! - [`filter`] says what counts, [`places`] in which country and autonomous system its
 //!   destination is, and [`tally`] adds it up; from here on there is no address any more, only
 //! - a [`ledger`]: exact counts of a period, by [`cell`], which nobody ever publishes.
-//! - [`period`] keeps it over restarts and closes it in time; [`publish`] makes [`row`]s of it
+//! - [`period`] keeps it over restarts and closes it when the [`clock`] says so; [`publish`] makes [`row`]s of it
 //!   that may be shown; [`report`] makes a page of those.
 //!
 //! [`capture`] is the only wiring, [`cli`] how it is asked for, by its [`settings`].
@@ -19,6 +19,7 @@
 pub mod capture;
 pub mod cell;
 pub mod cli;
+pub mod clock;
 pub mod filter;
 pub mod ledger;
 pub mod pcap;

@@ -182,12 +182,21 @@ fn a_handful_of_packets_is_counted_as_by_hand() {
     };
     let mut expected = expected;
     expected.cells.sort_unstable_by_key(|(cell, _)| *cell);
-    assert_eq!(counter.ledger(), expected);
+    assert_eq!(counter.tally().ledger(), expected);
     assert_eq!(counter.refusals().total(), 0);
-    assert_eq!(counter.totals()[0], (Version::V4, counts(14, 1646, 5)));
-    assert_eq!(counter.totals()[1], (Version::V6, counts(4, 352, 3)));
     assert_eq!(
-        (counter.occupancy().used, counter.occupancy().capacity),
+        counter.tally().totals()[0],
+        (Version::V4, counts(14, 1646, 5))
+    );
+    assert_eq!(
+        counter.tally().totals()[1],
+        (Version::V6, counts(4, 352, 3))
+    );
+    assert_eq!(
+        (
+            counter.tally().occupancy().used,
+            counter.tally().occupancy().capacity
+        ),
         (8, 64)
     );
 }
@@ -235,7 +244,7 @@ fn what_does_not_count_is_told_by_its_reason() {
     }
     let named = counter.refusals().named().filter(|(_, number)| *number > 0);
     assert_eq!(named.collect::<BTreeMap<_, _>>(), expected);
-    assert_eq!(counter.ledger(), Ledger::default());
+    assert_eq!(counter.tally().ledger(), Ledger::default());
 }
 
 #[test]
@@ -277,7 +286,7 @@ fn packets_that_were_cut_off_count_as_long_as_their_ports_are_there() {
         whole: kinds[0].len(),
     }]);
     assert_eq!(counter.flagless(), 1);
-    assert_eq!(counter.totals()[0].1, counts(1, 520, 0));
+    assert_eq!(counter.tally().totals()[0].1, counts(1, 520, 0));
 }
 
 #[test]
@@ -435,7 +444,7 @@ proptest! {
         for whole in [frame.len(), longer, usize::MAX, 0] {
             counter.count(&[Arrived { bytes: &frame, whole }]);
         }
-        let [(_, v4), (_, v6)] = counter.totals();
+        let [(_, v4), (_, v6)] = counter.tally().totals();
         assert_eq!(v4.packets + v6.packets + counter.refusals().total(), 4);
     }
 }
@@ -510,16 +519,16 @@ fn a_full_table_costs_no_sum_of_one_dimension() {
     for counter in [&mut large, &mut small, &mut least] {
         count(counter, &frames);
     }
-    let exact = dimensions(&large.ledger());
-    assert_eq!(large.ledger().spilled, Spilled::default());
-    assert!(large.occupancy().used > 1000);
+    let exact = dimensions(&large.tally().ledger());
+    assert_eq!(large.tally().ledger().spilled, Spilled::default());
+    assert!(large.tally().occupancy().used > 1000);
     for (counter, cells) in [(&small, 37), (&least, 1)] {
-        let ledger = counter.ledger();
+        let ledger = counter.tally().ledger();
         assert_eq!(ledger.cells.len(), cells);
         assert_eq!(dimensions(&ledger), exact);
-        assert_eq!(counter.totals(), large.totals());
+        assert_eq!(counter.tally().totals(), large.tally().totals());
         let in_cells: u64 = ledger.cells.iter().map(|(_, counts)| counts.packets).sum();
-        assert_eq!(counter.occupancy().spilled, 4000 - in_cells);
+        assert_eq!(counter.tally().occupancy().spilled, 4000 - in_cells);
     }
 }
 
@@ -529,28 +538,31 @@ fn what_is_restored_is_what_was_there() {
     for cells in [DEFAULT_CELLS, 37] {
         let mut before = counter(cells);
         count(&mut before, &frames);
-        before.note_lost(3);
-        before.note_watched(60);
-        let ledger = before.ledger();
+        before.tally_mut().note_lost(3);
+        before.tally_mut().note_watched(60);
+        let ledger = before.tally().ledger();
         let mut after = counter(cells);
-        after.restore(&ledger);
-        assert_eq!(after.ledger(), ledger);
-        assert_eq!(after.totals(), before.totals());
+        after.tally_mut().restore(&ledger);
+        assert_eq!(after.tally().ledger(), ledger);
+        assert_eq!(after.tally().totals(), before.tally().totals());
         // And it goes on.
         count(&mut before, &frames);
         count(&mut after, &frames);
-        assert_eq!(dimensions(&after.ledger()), dimensions(&before.ledger()));
-        assert_eq!(after.take(), after_take(&mut after, &ledger));
+        assert_eq!(
+            dimensions(&after.tally().ledger()),
+            dimensions(&before.tally().ledger())
+        );
+        assert_eq!(after.tally_mut().take(), after_take(&mut after, &ledger));
     }
 }
 
 /// What a counter had: it is empty now, and takes another ledger.
 fn after_take(counter: &mut Counter, ledger: &Ledger) -> Ledger {
-    assert_eq!(counter.ledger(), Ledger::default());
-    assert_eq!(counter.occupancy().used, 0);
-    counter.restore(ledger);
+    assert_eq!(counter.tally().ledger(), Ledger::default());
+    assert_eq!(counter.tally().occupancy().used, 0);
+    counter.tally_mut().restore(ledger);
     count(counter, &many(300));
-    counter.ledger()
+    counter.tally().ledger()
 }
 
 #[test]
@@ -571,21 +583,24 @@ fn a_ledger_of_other_databases_and_of_a_larger_table_is_kept() {
         ..Ledger::default()
     };
     let mut large = counter(1000);
-    large.restore(&ledger);
-    assert_eq!(large.ledger(), ledger);
+    large.tally_mut().restore(&ledger);
+    assert_eq!(large.tally().ledger(), ledger);
     let mut small = counter(10);
-    small.restore(&ledger);
-    assert_eq!(small.ledger().cells.len(), 10);
-    assert_eq!(dimensions(&small.ledger()), dimensions(&ledger));
+    small.tally_mut().restore(&ledger);
+    assert_eq!(small.tally().ledger().cells.len(), 10);
+    assert_eq!(dimensions(&small.tally().ledger()), dimensions(&ledger));
 }
 
 #[test]
 fn a_rinse_counts_nothing() {
     let mut counter = counter(64);
     count(&mut counter, &many(10));
-    let (ledger, refusals) = (counter.ledger(), *counter.refusals());
+    let (ledger, refusals) = (counter.tally().ledger(), *counter.refusals());
     counter.rinse();
-    assert_eq!((counter.ledger(), *counter.refusals()), (ledger, refusals));
+    assert_eq!(
+        (counter.tally().ledger(), *counter.refusals()),
+        (ledger, refusals)
+    );
 }
 
 #[test]
@@ -641,13 +656,13 @@ fn counted(path: &Path) -> Ledger {
         capture.count_until(ever(), &mut counter).unwrap(),
         Progress::End
     );
-    counter.ledger()
+    counter.tally().ledger()
 }
 
 fn directly(frames: &[Vec<u8>]) -> Ledger {
     let mut counter = counter(DEFAULT_CELLS);
     count(&mut counter, frames);
-    counter.ledger()
+    counter.tally().ledger()
 }
 
 #[test]
@@ -843,7 +858,7 @@ fn a_capture_that_is_broken_counts_up_to_there() {
         let result =
             Capture::open(&path).and_then(|mut capture| capture.count_until(ever(), &mut counter));
         let error = result.unwrap_err();
-        let [(_, v4), (_, v6)] = counter.totals();
+        let [(_, v4), (_, v6)] = counter.tally().totals();
         (error.to_string(), v4.packets + v6.packets)
     };
     let (error, packets) = try_it(&whole[..whole.len() - 1]);

@@ -176,6 +176,42 @@ fn get(stage: &Stage, port: u16, request: &str) -> String {
     })
 }
 
+/// Kind and meaning of every family of metrics that is served.
+fn served(metrics: &str) -> BTreeMap<String, (String, String)> {
+    let lines = |what: &'static str| {
+        let lines = metrics
+            .lines()
+            .filter_map(move |line| line.strip_prefix(what));
+        lines.map(|line| line.split_once(' ').unwrap())
+    };
+    let kinds: BTreeMap<_, _> = lines("# TYPE ").collect();
+    let families = lines("# HELP ").map(|(name, help)| {
+        let kind = kinds[name].to_owned();
+        let meaning = help.trim_end_matches('.').to_owned();
+        (name.to_owned(), (kind, meaning))
+    });
+    families.collect()
+}
+
+/// The same as docs/monitor.md has it.
+fn documented() -> BTreeMap<String, (String, String)> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/monitor.md");
+    let text = fs::read_to_string(page).unwrap();
+    let rows = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `exitmark_"));
+    let rows = rows.map(|row| {
+        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+        let name = cells[0].trim_end_matches('`');
+        let name = name.trim_end_matches("_total").trim_end_matches("_info");
+        (
+            format!("exitmark_{name}"),
+            (cells[1].to_owned(), cells[3].to_owned()),
+        )
+    });
+    rows.collect()
+}
+
 #[test]
 fn what_is_marked_is_counted_and_told_and_nothing_else_is() {
     needs_root!();
@@ -240,6 +276,7 @@ fn what_is_marked_is_counted_and_told_and_nothing_else_is() {
             "{line}\n{metrics}"
         );
     }
+    assert_eq!(served(&metrics), documented());
     assert!(get(&stage, 9788, "POST /metrics").contains(" 405 "));
     assert!(get(&stage, 9788, "GET /").contains(" 404 "));
 

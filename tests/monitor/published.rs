@@ -9,8 +9,8 @@ mod noise;
 mod properties;
 
 use exitmark::monitor::cell::{Cell, Counts, Place};
+use exitmark::monitor::clock::{Length, Period};
 use exitmark::monitor::ledger::{Ledger, Spilled};
-use exitmark::monitor::period::{Length, Period};
 use exitmark::monitor::publish::{Origin, PublishSettings, publish};
 use exitmark::monitor::row::{Dimension, Row};
 use exitmark::monitor::services;

@@ -12,8 +12,9 @@ mod disks;
 mod states;
 
 use super::published::{cell, counts, origin};
+use exitmark::monitor::clock::{Length, Now};
 use exitmark::monitor::ledger::Ledger;
-use exitmark::monitor::period::{Disk, Length, Notice, Now, PeriodError, PeriodSettings, Periods};
+use exitmark::monitor::period::{Disk, Notice, PeriodError, PeriodSettings, Periods};
 use exitmark::monitor::publish::PublishSettings;
 use exitmark::monitor::row::{Dimension, Row};
 use exitmark::packet::Version;

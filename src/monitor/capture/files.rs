@@ -3,9 +3,10 @@
 
 use super::{CaptureError, filter, open_periods, tell};
 use crate::monitor::cell::Counts;
+use crate::monitor::clock::Now;
 use crate::monitor::filter::Refusals;
 use crate::monitor::pcap::{Capture, Progress};
-use crate::monitor::period::{Notice, Now, Periods};
+use crate::monitor::period::{Notice, Periods};
 use crate::monitor::places::Places;
 use crate::monitor::settings::Settings;
 use crate::monitor::tally::Counter;

@@ -6,10 +6,11 @@ mod files;
 mod live;
 mod metrics;
 
+use super::clock::Now;
 use super::filter::Filter;
 use super::ledger::Ledger;
 use super::pcap::CaptureError as PcapError;
-use super::period::{Notice, Now, PeriodError, PeriodSettings, Periods};
+use super::period::{Notice, PeriodError, PeriodSettings, Periods};
 use super::places::{Places, PlacesError};
 use super::publish::Origin;
 use super::settings::Settings;

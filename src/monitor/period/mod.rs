@@ -18,20 +18,18 @@
 //! the newest periods are worth most. A period in which nobody watched has no file, one in which
 //! somebody watched and saw nothing has.
 
-mod clock;
 pub mod disk;
 mod notice;
 mod state;
 mod waiting;
 
-pub use clock::{Length, LengthError, Now, Period};
 pub use disk::Disk;
 pub use notice::Notice;
 pub use state::StateError;
 
+use super::clock::{Length, Now, Period, Running};
 use super::ledger::Ledger;
 use super::publish::{Noise, Origin, PublishError, PublishSettings};
-use clock::Running;
 use jiff::Timestamp;
 use state::{Name, StateDirectory};
 use std::fs;

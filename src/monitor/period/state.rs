@@ -8,8 +8,8 @@
 //! No address is in it. Still it holds exact counts: nobody but its owner may read it, and a file
 //! or directory that somebody else could have written is refused.
 
-use super::clock::{Length, Period};
 use super::disk::{Disk, UNFINISHED, hex};
+use crate::monitor::clock::{Length, Period};
 use crate::monitor::ledger::Ledger;
 use jiff::Timestamp;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};

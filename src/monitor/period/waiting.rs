@@ -1,9 +1,9 @@
 //! Periods that are over and not published yet.
 
-use super::clock::{Now, Period};
 use super::disk::{digest_of, hex};
 use super::state::Name;
 use super::{INTERVAL, MAX_WAITING, Notice, Periods, Status};
+use crate::monitor::clock::{Now, Period};
 use crate::monitor::ledger::Ledger;
 use crate::monitor::publish::publish;
 use jiff::Timestamp;

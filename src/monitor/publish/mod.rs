@@ -26,8 +26,8 @@ mod select;
 pub use key::Key;
 pub use noise::{Epsilon, Noise, NoiseError, NoiseSettings};
 
+use super::clock::Period;
 use super::ledger::Ledger;
-use super::period::Period;
 use super::row::{About, Dimension, Row};
 use select::Figures;
 use std::fmt;

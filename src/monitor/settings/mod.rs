@@ -5,7 +5,7 @@ mod raw;
 
 use crate::config::{self, ConfigError, code_point, value};
 use crate::monitor::cell::Counts;
-use crate::monitor::period::Length;
+use crate::monitor::clock::Length;
 use crate::monitor::places::{Countries, PlacesSettings};
 use crate::monitor::publish::{Epsilon, NoiseSettings, PublishError, PublishSettings};
 use crate::monitor::row::Dimension;
@@ -285,7 +285,6 @@ fn publish(raw: &raw::Publish, noise: &raw::Noise) -> Result<PublishSettings, Co
             value("noise.epsilon", epsilon, reason)
         }
         PublishError::Cross(_) => value("publish.cross", format_args!("{:?}", raw.cross), reason),
-        PublishError::Threshold(flows) => value("publish.threshold_flows", flows, reason),
     })?;
     Ok(settings)
 }

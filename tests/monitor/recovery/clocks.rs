@@ -2,8 +2,8 @@
 
 use super::{DAY, Place, at, ledger, set};
 use exitmark::lab::Random;
+use exitmark::monitor::clock::{Length, Now, Period};
 use exitmark::monitor::ledger::Ledger;
-use exitmark::monitor::period::{Length, Now, Period};
 use std::time::Duration;
 
 #[test]

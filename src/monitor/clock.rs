@@ -73,7 +73,7 @@ impl Length {
     }
 
     /// As it was stored.
-    pub(super) fn stored(seconds: i64) -> Option<Self> {
+    pub(in crate::monitor) fn stored(seconds: i64) -> Option<Self> {
         (1..=366 * DAY).contains(&seconds).then_some(Self(seconds))
     }
 
@@ -127,8 +127,8 @@ impl fmt::Display for Period {
 
 /// The period that is being counted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Running {
-    pub(super) period: Period,
+pub(in crate::monitor) struct Running {
+    pub(in crate::monitor) period: Period,
     /// What the monotonic clock showed when it began, or went on.
     since: Duration,
     /// For how long it had run before it went on.
@@ -136,7 +136,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) const fn new(period: Period, before: Duration, now: Now) -> Self {
+    pub(in crate::monitor) const fn new(period: Period, before: Duration, now: Now) -> Self {
         Self {
             period,
             since: now.monotonic,
@@ -145,14 +145,14 @@ impl Running {
     }
 
     /// For how long it has run.
-    pub(super) const fn ran(&self, now: Now) -> Duration {
+    pub(in crate::monitor) const fn ran(&self, now: Now) -> Duration {
         let since = now.monotonic.saturating_sub(self.since);
         self.before.saturating_add(since)
     }
 
     /// Whether it is over. The two clocks never go at quite the same pace: only where they differ
     /// by more than a hundredth of the period was the wall clock set back.
-    pub(super) fn is_over(&self, now: Now) -> bool {
+    pub(in crate::monitor) fn is_over(&self, now: Now) -> bool {
         let length = self.period.length.duration();
         now.wall >= self.period.end() || self.ran(now) >= length + length / 100
     }

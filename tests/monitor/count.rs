@@ -823,6 +823,7 @@ fn a_period_ends_at_the_first_packet_behind_it() {
         (
             progress,
             counter
+                .tally_mut()
                 .take()
                 .cells
                 .first()

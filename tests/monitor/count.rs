@@ -184,7 +184,7 @@ fn a_handful_of_packets_is_counted_as_by_hand() {
     expected.cells.sort_unstable_by_key(|(cell, _)| *cell);
     assert_eq!(counter.ledger(), expected);
     assert_eq!(counter.refusals().total(), 0);
-    assert_eq!(counter.totals()[0], (Version::V4, counts(14, 1646, 5)));
+    assert_eq!(counter.totals()[0], (Version::V4, counts(14, 1826, 5)));
     assert_eq!(counter.totals()[1], (Version::V6, counts(4, 352, 3)));
     assert_eq!(
         (counter.occupancy().used, counter.occupancy().capacity),

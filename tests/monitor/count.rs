@@ -186,7 +186,7 @@ fn a_handful_of_packets_is_counted_as_by_hand() {
     assert_eq!(counter.refusals().total(), 0);
     assert_eq!(
         counter.tally().totals()[0],
-        (Version::V4, counts(14, 1646, 5))
+        (Version::V4, counts(14, 1826, 5))
     );
     assert_eq!(
         counter.tally().totals()[1],

@@ -3,7 +3,7 @@
 
 PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
             linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor \
-            debhelper systemd
+            debhelper systemd tshark postgresql chromium-headless-shell
 # What exitmark is compared with, beside what is above.
 BENCH_PACKAGES := dpdk-dev
 

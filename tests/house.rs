@@ -76,12 +76,16 @@ const ARROWS: &[(&str, &[&str])] = &[
             "packet",
         ],
     ),
-    ("monitor/pcap", &["monitor/filter", "monitor/tally"]),
+    (
+        "monitor/pcap",
+        &["monitor/filter", "monitor/tally", "packet"],
+    ),
     ("monitor/tap", &["monitor/filter", "nic", "packet"]),
     (
         "monitor/publish",
         &[
             "monitor/cell",
+            "monitor/clock",
             "monitor/ledger",
             "monitor/row",
             "monitor/services",
@@ -90,7 +94,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "monitor/period",
-        &["monitor/ledger", "monitor/publish", "monitor/row"],
+        &[
+            "monitor/clock",
+            "monitor/ledger",
+            "monitor/publish",
+            "monitor/row",
+        ],
     ),
     (
         "monitor/report",
@@ -100,11 +109,11 @@ const ARROWS: &[(&str, &[&str])] = &[
         "monitor/settings",
         &[
             "config",
-            "monitor/period",
+            "monitor/cell",
+            "monitor/clock",
             "monitor/places",
             "monitor/publish",
             "monitor/row",
-            "monitor/tap",
             "packet",
         ],
     ),
@@ -113,6 +122,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "http",
             "monitor/cell",
+            "monitor/clock",
             "monitor/filter",
             "monitor/ledger",
             "monitor/pcap",
@@ -131,6 +141,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "monitor/cli",
         &[
+            "config",
             "monitor/capture",
             "monitor/report",
             "monitor/settings",

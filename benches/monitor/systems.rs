@@ -50,7 +50,7 @@ fn csv() -> String {
     let mut random = Random::new(1);
     let mut text = String::new();
     let mut v4: Vec<u32> = (0..PREFIXES_V4)
-        .map(|_| 0x0100_0000 + random.wide() % 0xdf00_0000 & !0xff)
+        .map(|_| (0x0100_0000 + random.wide() % 0xdf00_0000) & !0xff)
         .collect();
     v4.sort_unstable();
     v4.dedup();

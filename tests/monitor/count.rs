@@ -1,5 +1,10 @@
 //! What is counted: against numbers written out by hand, against etherparse, and against tshark.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
 use super::places::{CSV, load};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use exitmark::lab::frames::{self, Frame, extension, tcp, udp};

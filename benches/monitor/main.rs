@@ -164,7 +164,7 @@ impl Unit {
             }
             Self::Gigabytes { bytes_per_packet } => {
                 let nanos = bytes_per_packet / value;
-                format!("{}", Self::NanosPerPacket.more(nanos))
+                Self::NanosPerPacket.more(nanos)
             }
             Self::Mebibytes => String::new(),
         }

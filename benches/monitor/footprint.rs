@@ -11,7 +11,7 @@ use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 
-const FIELDS: [(&str, &str); 2] = [("memory now", "VmRSS:"), ("memory at most", "VmHWM:")];
+const FIELDS: [(&str, &str); 2] = [("memory-now", "VmRSS:"), ("memory-at-most", "VmHWM:")];
 
 pub(crate) fn rows() -> impl Iterator<Item = Row> {
     FIELDS.into_iter().map(|(name, field)| Row {

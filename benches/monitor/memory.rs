@@ -16,12 +16,12 @@ const CACHED: (usize, usize) = (512, 128);
 const COLD: (usize, usize) = (65_536, 2048);
 
 const KINDS: [(&str, &str, usize, bool); 6] = [
-    ("v4, cached", "v4, cold", 0, false),
-    ("v6, cached", "v6, cold", 100, false),
-    ("mix, cached", "mix, cold", 30, false),
-    ("v4, worst, cached", "v4, worst, cold", 0, true),
-    ("v6, worst, cached", "v6, worst, cold", 100, true),
-    ("mix, worst, cached", "mix, worst, cold", 30, true),
+    ("v4-cached", "v4-cold", 0, false),
+    ("v6-cached", "v6-cold", 100, false),
+    ("mix-cached", "mix-cold", 30, false),
+    ("v4-worst-cached", "v4-worst-cold", 0, true),
+    ("v6-worst-cached", "v6-worst-cold", 100, true),
+    ("mix-worst-cached", "mix-worst-cold", 30, true),
 ];
 
 pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {

@@ -1,5 +1,10 @@
 //! What is counted: against numbers written out by hand, against etherparse, and against tshark.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
 use super::places::{CSV, load};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use exitmark::lab::frames::{self, Frame, extension, tcp, udp};
@@ -593,14 +598,20 @@ fn a_ledger_of_other_databases_and_of_a_larger_table_is_kept() {
 
 #[test]
 fn a_rinse_counts_nothing() {
-    let mut counter = counter(64);
-    count(&mut counter, &many(10));
-    let (ledger, refusals) = (counter.tally().ledger(), *counter.refusals());
-    counter.rinse();
-    assert_eq!(
-        (counter.tally().ledger(), *counter.refusals()),
-        (ledger, refusals)
-    );
+    let v4_alone = Filter {
+        clearnet: vec!["192.0.2.10".parse().unwrap()],
+        ..filter()
+    };
+    for filter in [filter(), v4_alone] {
+        let mut counter = Counter::new(filter, Arc::clone(&PLACES), 64);
+        count(&mut counter, &many(10));
+        let (ledger, refusals) = (counter.tally().ledger(), *counter.refusals());
+        counter.rinse();
+        assert_eq!(
+            (counter.tally().ledger(), *counter.refusals()),
+            (ledger, refusals)
+        );
+    }
 }
 
 #[test]

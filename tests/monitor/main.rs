@@ -5,6 +5,7 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
+mod command;
 mod count;
 mod live;
 #[path = "../wire/needles.rs"]

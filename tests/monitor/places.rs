@@ -1,5 +1,10 @@
 //! Where addresses are: every database against its own reader, and what is wrong with broken ones.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's exemption of tests ends at their #[test] functions"
+)]
+
 use exitmark::lab::Random;
 use exitmark::monitor::cell::{Country, Place};
 use exitmark::monitor::places::{Countries, Places, PlacesSettings};

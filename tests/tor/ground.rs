@@ -39,6 +39,14 @@ pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 /// Where the exit hosts are.
 pub(crate) const EXITS: &str = "192.0.2.0/24";
 
+/// Whether an address is an exit host's: of that network, or of the IPv6 one beside it.
+pub(crate) fn is_exit_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets().starts_with(&[192, 0, 2]),
+        IpAddr::V6(v6) => v6.segments().starts_with(&[0x2001, 0xdb8, 1]),
+    }
+}
+
 /// How many addresses for relays the world has.
 const RELAYS: u8 = 16;
 

@@ -1,7 +1,7 @@
 //! The clearnet that exit traffic goes to: a web server whose pages' bytes follow from their
 //! names, and a resolver for names of its two addresses.
 
-use crate::ground::{RESOLVER, WEB, relay};
+use crate::ground::{RESOLVER, WEB, is_exit_host, relay};
 use exitmark::lab::{Netns, Random};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -68,7 +68,8 @@ pub(crate) fn endpoints(port: u16) -> [SocketAddr; 3] {
 /// The running servers. Their threads end with the test.
 pub(crate) struct Web {
     released: Arc<AtomicBool>,
-    /// Connections that were accepted, by the ports in their order.
+    /// Connections of exit hosts that were accepted, by the ports in their order. The door, who is
+    /// an exit without a box, is none of them.
     accepted: Arc<[AtomicU64; WEB_PORTS.len()]>,
 }
 
@@ -81,8 +82,9 @@ impl Web {
                 let (released, accepted) = (Arc::clone(&released), Arc::clone(&accepted));
                 let listener = world.run(move || TcpListener::bind(endpoint)).unwrap();
                 thread::spawn(move || {
-                    for stream in listener.incoming().flatten() {
-                        accepted[number].fetch_add(1, Ordering::Relaxed);
+                    while let Ok((stream, peer)) = listener.accept() {
+                        let is_exit = u64::from(is_exit_host(peer.ip()));
+                        accepted[number].fetch_add(is_exit, Ordering::Relaxed);
                         let released = Arc::clone(&released);
                         thread::spawn(move || serve(stream, port, &released));
                     }
@@ -101,7 +103,7 @@ impl Web {
         Self { released, accepted }
     }
 
-    /// How many connections were accepted, by port.
+    /// How many connections of exit hosts were accepted, by port.
     pub(crate) fn accepted(&self) -> [(u16, u64); WEB_PORTS.len()] {
         let mut counts = self
             .accepted

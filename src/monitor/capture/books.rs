@@ -7,7 +7,7 @@ use crate::monitor::cell::Counts;
 use crate::monitor::period::Periods;
 use crate::monitor::tally::Tally;
 use crate::monitor::tap::TapCounters;
-use crate::process::{self, Service};
+use crate::process;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,6 @@ pub(super) struct Books {
     tally: Tally,
     shared: Shared,
     started: Instant,
-    service: Service,
     /// What periods that are closed had.
     earlier: Counts,
     tap: TapCounters,
@@ -44,13 +43,7 @@ pub(super) struct Books {
 }
 
 impl Books {
-    pub(super) fn new(
-        opened: Opened,
-        mut tally: Tally,
-        shared: Shared,
-        started: Instant,
-        service: Service,
-    ) -> Self {
+    pub(super) fn new(opened: Opened, mut tally: Tally, shared: Shared, started: Instant) -> Self {
         tell(&opened.notices);
         if let Some(ledger) = &opened.before {
             tally.restore(ledger);
@@ -60,7 +53,6 @@ impl Books {
             tally,
             shared,
             started,
-            service,
             earlier: Counts::default(),
             tap: TapCounters::default(),
             watched: Duration::ZERO,
@@ -70,13 +62,10 @@ impl Books {
 
     /// Until nobody can deliver any more.
     pub(super) fn keep(mut self, deliveries: &Receiver<Delivery>, give_back: &Sender<Tally>) {
-        let running = self.periods.status().running;
-        self.service.is_ready(&format!("counting period {running}"));
         loop {
             let delivery = match deliveries.recv_timeout(SILENCE) {
                 Ok(delivery) => delivery,
                 Err(RecvTimeoutError::Timeout) => {
-                    // No sign of life to the service manager: there is none.
                     tracing::warn!("nothing was counted for {SILENCE:?}, not even nothing");
                     continue;
                 }
@@ -91,9 +80,7 @@ impl Books {
             if say || is_last {
                 let _ = process::print(&format!("counters {}\n", self.words()));
             }
-            self.service.beat(|| true);
             if is_last {
-                self.service.is_stopping();
                 return;
             }
         }

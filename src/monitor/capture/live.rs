@@ -9,10 +9,10 @@ use crate::http;
 use crate::monitor::places::Places;
 use crate::monitor::settings::Settings;
 use crate::monitor::tally::{Counter, Tally};
-use crate::monitor::tap::{Tap, TapSettings};
+use crate::monitor::tap::{Tap, TapCounters, TapSettings};
 use crate::process::{self, Service};
 use caps::Capability;
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use std::sync::Arc;
@@ -88,7 +88,7 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let whole = Tally::new(Arc::clone(&places), settings.cells);
     let (deliver, deliveries) = bounded(2);
     let (give_back, emptied) = bounded(2);
-    let books = Books::new(opened, whole, shared, started, service);
+    let books = Books::new(opened, whole, shared, started);
     let keeper = std::thread::Builder::new()
         .name("monitor-books".to_owned())
         .spawn(move || {
@@ -106,9 +106,13 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
         deliver,
         emptied,
         handed_over: Instant::now(),
+        seen: TapCounters::default(),
+        service,
     };
     let _ = process::print(&format!("ready {ready}\n"));
+    listening.service.is_ready(&ready);
     let outcome = listening.listen(&asked);
+    listening.service.is_stopping();
     let Listening { tap, deliver, .. } = listening;
     // Who keeps the books ends when nobody can deliver any more.
     drop(deliver);
@@ -126,13 +130,16 @@ struct Listening {
     deliver: Sender<Delivery>,
     emptied: Receiver<Tally>,
     handed_over: Instant,
+    /// The tap's counters, when they were read last.
+    seen: TapCounters,
+    service: Service,
 }
 
 impl Listening {
     fn listen(&mut self, asked: &Asked) -> Result<(), CaptureError> {
         let outcome = self.listen_until(asked);
         // Also what came before a fault was counted.
-        let handed_over = self.hand_over(false, true);
+        let handed_over = self.hand_over(asked, true);
         outcome.and(handed_over)
     }
 
@@ -144,37 +151,43 @@ impl Listening {
                 // Nothing of the last packet shall be left anywhere.
                 self.counter.rinse();
             }
-            let is_asked = asked.counters.load(Ordering::Relaxed);
-            let is_due = self.handed_over.elapsed() >= TURN || is_asked;
+            let is_due =
+                self.handed_over.elapsed() >= TURN || asked.counters.load(Ordering::Relaxed);
             let used = self.counter.tally().occupancy();
             if is_due || used.used > used.capacity / 2 {
-                asked.counters.store(false, Ordering::Relaxed);
-                self.hand_over(is_asked, false)?;
+                self.hand_over(asked, false)?;
             }
         }
         Ok(())
     }
 
-    /// Hands over what was counted, if there is a table to go on with. At the end there need not
-    /// be one.
-    fn hand_over(&mut self, say: bool, is_last: bool) -> Result<(), CaptureError> {
+    /// Hands over what was counted, if there is a table to go on with. Where a disk holds up who
+    /// keeps the books there is none, and this one goes on filling. At the end it is waited for.
+    fn hand_over(&mut self, asked: &Asked, is_last: bool) -> Result<(), CaptureError> {
+        // A sign of life, also where no table comes back: a disk is not mended by a restart.
+        self.service.beat(|| true);
         if self.spare.is_none() {
-            self.spare = match is_last {
-                true => self.emptied.recv().ok(),
-                false => self.emptied.try_recv().ok(),
+            let emptied = match is_last {
+                true => self.emptied.recv().map_err(TryRecvError::from),
+                false => self.emptied.try_recv(),
+            };
+            self.spare = match emptied {
+                Ok(spare) => Some(spare),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => return Err(CaptureError::BooksAreGone),
             };
         }
         let Some(spare) = self.spare.take() else {
-            return match is_last {
-                true => Err(CaptureError::BooksAreGone),
-                false => Ok(()),
-            };
+            return Ok(());
         };
+        let say = asked.counters.swap(false, Ordering::Relaxed);
+        // A NIC that is gone takes nothing with it of what was counted before.
+        self.seen = self.tap.counters().unwrap_or(self.seen);
         let now = Instant::now();
         let delivery = Delivery {
             counted: self.counter.exchange(spare),
             watched: now - std::mem::replace(&mut self.handed_over, now),
-            tap: self.tap.counters()?,
+            tap: self.seen,
             say,
             is_last,
         };

@@ -1,0 +1,249 @@
+//! Tier: any machine. The command line, from captured files to a page, and its exit status.
+
+use exitmark::lab::frames::tcp;
+use exitmark::monitor::row::{Dimension, Row};
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+use tempfile::TempDir;
+
+const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
+/// 2026-11-21T00:00:00Z.
+const MIDNIGHT: u64 = 1_795_219_200;
+const DAY: u64 = 24 * 60 * 60;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+fn run(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(MONITOR);
+    command.args(arguments).current_dir(directory);
+    command.env_remove("RUST_LOG").output().unwrap()
+}
+
+fn words(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr].concat();
+    String::from_utf8(text).unwrap()
+}
+
+fn segment(port: u16, flags: u8, tos: u8) -> Vec<u8> {
+    let destination = format!("8.8.8.8:{port}");
+    let frame = tcp("192.0.2.10:40000", &destination).tos(tos).payload(20);
+    let mut frame = frame.build();
+    let header = frame.len() - 20;
+    frame[header + 12] = 0x50;
+    frame[header + 13] = flags;
+    frame
+}
+
+fn capture(path: &Path, frames: &[(u64, Vec<u8>)]) {
+    let mut writer = PcapWriter::new(File::create(path).unwrap()).unwrap();
+    for (at, frame) in frames {
+        let length = u32::try_from(frame.len()).unwrap();
+        let packet = PcapPacket::new(Duration::from_secs(*at), length, frame);
+        writer.write_packet(&packet).unwrap();
+    }
+}
+
+/// Two files: so many connections of three packets of 40 bytes to each port on the first day, and
+/// half of them on the second one; the second file begins on the first day.
+fn files(directory: &Path) {
+    let day = |start: u64, each: u64| -> Vec<(u64, Vec<u8>)> {
+        let mut frames = Vec::new();
+        for number in 0..each {
+            for port in [443, 80] {
+                let at = start + number;
+                frames.push((at, segment(port, SYN, 0x28)));
+                frames.push((at, segment(port, ACK, 0x28)));
+                frames.push((at, segment(port, ACK, 0x2a)));
+                // A relay's, say.
+                frames.push((at, segment(9001, SYN, 0)));
+            }
+        }
+        frames
+    };
+    let first = day(MIDNIGHT + 3600, 400);
+    let second = day(MIDNIGHT + DAY + 60, 200);
+    let (early, late) = first.split_at(1000);
+    capture(&directory.join("a.pcap"), early);
+    capture(&directory.join("b.pcap"), &[late, &second].concat());
+}
+
+fn rows(path: &Path) -> Vec<Row> {
+    let text = fs::read_to_string(path).unwrap();
+    let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    rows.collect()
+}
+
+#[test]
+fn captured_files_become_periods_and_a_page() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    files(here);
+    fs::create_dir(here.join("periods")).unwrap();
+    let arguments = [
+        "capture",
+        "--pcap",
+        "a.pcap",
+        "b.pcap",
+        "--address",
+        "192.0.2.10",
+        "--out",
+        "periods",
+    ];
+    let captured = run(here, &arguments);
+    assert!(captured.status.success(), "{}", words(&captured));
+    let said = words(&captured);
+    for expected in [
+        "4800 packets in 2 files; counted: 3600 packets, 144000 bytes, 1200 connections",
+        "unmarked: 1200",
+        "periods/exit-20261121T000000Z-1.jsonl",
+        "periods/exit-20261122T000000Z-1.jsonl",
+    ] {
+        assert!(said.contains(expected), "{expected}\n{said}");
+    }
+
+    let first = rows(&here.join("periods/exit-20261121T000000Z-1.jsonl"));
+    let total = &first[0];
+    assert_eq!(total.dimension, Dimension::Total);
+    // Rounded up to 8 flows, a MiB, 1024 packets.
+    let numbers = |row: &Row| (row.flows, row.bytes, row.packets);
+    assert_eq!(numbers(total), (800, 1 << 20, 3072));
+    let about = total.about.as_ref().unwrap();
+    assert_eq!((about.part, about.watched_seconds), (1, 399));
+    assert!(about.countries.contains("tor-geoip"), "{}", about.countries);
+    let of = |dimension: Dimension| -> Vec<&Row> {
+        let rows = first.iter().filter(|row| row.dimension == dimension);
+        rows.collect()
+    };
+    let ports: Vec<_> = of(Dimension::Port)
+        .into_iter()
+        .map(|row| (row.port, row.other, numbers(row)))
+        .collect();
+    let of_each = (400, 1 << 20, 2048);
+    assert_eq!(
+        ports,
+        [(Some(80), false, of_each), (Some(443), false, of_each)]
+    );
+    let country = of(Dimension::Country)[0].country.unwrap().to_string();
+    assert_eq!(country, "US");
+
+    // The same again is another part: nothing is overwritten.
+    let again = run(here, &arguments);
+    assert!(again.status.success(), "{}", words(&again));
+    assert!(words(&again).contains("exit-20261121T000000Z-2.jsonl"));
+    for part in [
+        "exit-20261121T000000Z-2.jsonl",
+        "exit-20261122T000000Z-2.jsonl",
+    ] {
+        fs::remove_file(here.join("periods").join(part)).unwrap();
+    }
+
+    let reported = run(here, &["report", "periods", "--out", "page", "--json"]);
+    assert!(reported.status.success(), "{}", words(&reported));
+    let json: Value = serde_json::from_slice(&reported.stdout).unwrap();
+    let text = json.to_string();
+    assert!(text.contains("\"flows\":1200"), "{text}");
+    let page = fs::read_to_string(here.join("page/index.html")).unwrap();
+    assert!(page.contains("443") && page.contains("AF11").eq(&false));
+    assert!(here.join("page/2026-11.html").exists());
+    assert!(here.join("page/2026-11.csv").exists());
+}
+
+#[test]
+fn what_is_broken_is_said_and_what_was_before_it_is_counted() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    files(here);
+    fs::create_dir(here.join("periods")).unwrap();
+    let whole = fs::read(here.join("a.pcap")).unwrap();
+    fs::write(here.join("cut.pcap"), &whole[..whole.len() - 7]).unwrap();
+    let cut = run(
+        here,
+        &[
+            "capture",
+            "--pcap",
+            "cut.pcap",
+            "--address",
+            "192.0.2.10",
+            "--out",
+            "periods",
+        ],
+    );
+    assert_eq!(cut.status.code(), Some(1), "{}", words(&cut));
+    assert!(words(&cut).contains("cut.pcap"), "{}", words(&cut));
+    let rows = rows(&here.join("periods/exit-20261121T000000Z-1.jsonl"));
+    assert_eq!(rows[0].flows, 256, "250 whole connections, rounded up");
+}
+
+#[test]
+fn wrong_usage_is_2_and_a_world_that_is_not_as_required_is_1() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    files(here);
+    fs::write(
+        here.join("bad.toml"),
+        "addresses = [\"192.0.2.10\"]\nport = 1\n",
+    )
+    .unwrap();
+    fs::write(here.join("good.toml"), "addresses = [\"192.0.2.10\"]\n").unwrap();
+    fs::write(here.join("rows.jsonl"), "{\"dimension\":\"total\"}\n").unwrap();
+    let table: [(&[&str], i32, &str); 12] = [
+        (&["capture"], 2, "addresses = []"),
+        (&["capture", "--address", "192.0.2.10"], 2, "--pcap"),
+        (&["capture", "--address", "example.org"], 2, "--address"),
+        (
+            &["capture", "--interface", "a", "--pcap", "a.pcap"],
+            2,
+            "cannot be used with",
+        ),
+        (
+            &["capture", "--config", "bad.toml"],
+            2,
+            "unknown field `port`",
+        ),
+        (
+            &["capture", "--config", "none.toml"],
+            2,
+            "none.toml: cannot be read",
+        ),
+        (&["check", "--config", "good.toml"], 0, "from 1 addresses"),
+        (
+            &[
+                "capture",
+                "--config",
+                "good.toml",
+                "--pcap",
+                "none.pcap",
+                "--out",
+                ".",
+            ],
+            1,
+            "none.pcap",
+        ),
+        (
+            &[
+                "capture",
+                "--config",
+                "good.toml",
+                "--pcap",
+                "a.pcap",
+                "--out",
+                "nowhere",
+            ],
+            1,
+            "nowhere",
+        ),
+        (&["report"], 2, "--out DIR"),
+        (&["report", "--json", "nowhere"], 1, "nowhere"),
+        (&["report", "--json", "rows.jsonl"], 1, "rows.jsonl"),
+    ];
+    for (arguments, status, expected) in table {
+        let output = run(here, arguments);
+        let said = words(&output);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {expected}\n{said}");
+    }
+}

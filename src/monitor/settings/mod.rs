@@ -77,10 +77,13 @@ impl Settings {
     pub fn summary(&self) -> String {
         let interface = self.interface.as_deref().unwrap_or("no interface");
         format!(
-            "counts {} from {} addresses at {interface}; a period is {}, with at most {} rows a \
+            "counts {} from {} at {interface}; a period is {}, with at most {} rows a \
              statistic, none below {} connections; {}",
             self.mark,
-            self.addresses.len(),
+            match self.addresses.len() {
+                1 => "1 address".to_owned(),
+                more => format!("{more} addresses"),
+            },
             humantime::format_duration(Duration::from_secs(self.length.seconds().unsigned_abs())),
             self.publish.top,
             self.publish.threshold_flows,

@@ -339,9 +339,22 @@ impl RunningBox {
     ///
     /// # Errors
     /// It does not stop.
-    pub fn stop(mut self) -> Result<LastWords, LabError> {
+    pub fn stop(self) -> Result<LastWords, LabError> {
         self.signal(Signal::SIGTERM)?;
         let counters = numbers(&self.line("counters")?);
+        self.last_words(counters)
+    }
+
+    /// The same of a program that prints no counters at its end.
+    ///
+    /// # Errors
+    /// It does not stop.
+    pub fn end(self) -> Result<LastWords, LabError> {
+        self.signal(Signal::SIGTERM)?;
+        self.last_words(BTreeMap::new())
+    }
+
+    fn last_words(mut self, counters: BTreeMap<String, u64>) -> Result<LastWords, LabError> {
         let status = self.child.wait(PATIENCE)?;
         let _ = self.words.take().map(thread::JoinHandle::join);
         Ok(LastWords {

@@ -48,12 +48,13 @@ impl Monitor {
     /// Ends it, and holds what it keeps for a restart against what the web servers say, and the
     /// number of all connections that were marked.
     pub(crate) fn check(self, web: &Web, marked: u64, complain: &mut impl FnMut(String)) {
-        let last = self.running.stop().unwrap();
-        if !last.status.success() || last.counters["lost"] != 0 {
-            complain(format!("ended with {}: {:?}", last.status, last.counters));
+        let counters = self.running.counters().unwrap();
+        let last = self.running.end().unwrap();
+        if !last.status.success() || counters["lost"] != 0 {
+            complain(format!("ended with {}: {counters:?}", last.status));
         }
-        if last.counters["flows"] != marked {
-            complain(format!("{marked} flows were marked: {:?}", last.counters));
+        if counters["flows"] != marked {
+            complain(format!("{marked} flows were marked: {counters:?}"));
         }
         let ports = ports(&self.directory.path().join("state"));
         for (port, accepted) in web.accepted() {

@@ -34,8 +34,10 @@ pub(super) struct Books {
     tally: Tally,
     shared: Shared,
     started: Instant,
-    /// What periods that are closed had.
+    /// What periods that are closed had,
     earlier: Counts,
+    /// and what the running one had before this process. That is not told: it was told before.
+    restored: Counts,
     tap: TapCounters,
     /// Part of a second that was watched and is not counted yet.
     watched: Duration,
@@ -45,8 +47,10 @@ pub(super) struct Books {
 impl Books {
     pub(super) fn new(opened: Opened, mut tally: Tally, shared: Shared, started: Instant) -> Self {
         tell(&opened.notices);
+        let mut restored = Counts::default();
         if let Some(ledger) = &opened.before {
             tally.restore(ledger);
+            restored = all(&tally);
         }
         Self {
             periods: opened.periods,
@@ -54,6 +58,7 @@ impl Books {
             shared,
             started,
             earlier: Counts::default(),
+            restored,
             tap: TapCounters::default(),
             watched: Duration::ZERO,
             state_failures: 0,
@@ -77,7 +82,7 @@ impl Books {
             let _ = give_back.try_send(emptied);
             self.look_at_the_clock(is_last);
             self.show();
-            if say || is_last {
+            if say {
                 let _ = process::print(&format!("counters {}\n", self.words()));
             }
             if is_last {
@@ -109,6 +114,7 @@ impl Books {
         let mut notices = Vec::new();
         if self.periods.is_over(now) {
             self.earlier = self.counted();
+            self.restored = Counts::default();
             notices = self.periods.close(self.tally.take(), now);
         }
         if self.periods.is_retry_due(now) {
@@ -122,13 +128,15 @@ impl Books {
         tell(&notices);
     }
 
-    /// All that was counted since the start, and in the running period before it.
+    /// All that was counted since the start.
     fn counted(&self) -> Counts {
         let mut counted = self.earlier;
-        for (_, counts) in self.tally.totals() {
-            counted += counts;
+        counted += all(&self.tally);
+        Counts {
+            flows: counted.flows.saturating_sub(self.restored.flows),
+            bytes: counted.bytes.saturating_sub(self.restored.bytes),
+            packets: counted.packets.saturating_sub(self.restored.packets),
         }
-        counted
     }
 
     fn show(&self) {
@@ -138,7 +146,7 @@ impl Books {
             totals.counted = self.counted();
             totals.tap = self.tap;
             totals.cells = (occupancy.used, occupancy.capacity);
-            totals.spilled = occupancy.spilled;
+            totals.spilled = occupancy.spilled > 0;
             totals.period_start = status.running.start;
             totals.published = status.last_published;
             totals.unpublished = status.waiting;
@@ -156,4 +164,12 @@ impl Books {
         let lost = self.tap.lost();
         format!("packets={packets} bytes={bytes} flows={flows} lost={lost}")
     }
+}
+
+fn all(tally: &Tally) -> Counts {
+    let mut all = Counts::default();
+    for (_, counts) in tally.totals() {
+        all += counts;
+    }
+    all
 }

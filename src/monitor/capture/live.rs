@@ -137,7 +137,7 @@ struct Listening {
 
 impl Listening {
     fn listen(&mut self, asked: &Asked) -> Result<(), CaptureError> {
-        let outcome = self.listen_until(asked);
+        let outcome = self.listen_until(asked).and_then(|()| self.drain());
         // Also what came before a fault was counted.
         let handed_over = self.hand_over(asked, true);
         outcome.and(handed_over)
@@ -158,6 +158,18 @@ impl Listening {
                 self.hand_over(asked, false)?;
             }
         }
+        Ok(())
+    }
+
+    /// Counts what waits. Nothing more is let in.
+    fn drain(&mut self) -> Result<(), CaptureError> {
+        self.tap.shut();
+        let counter = &mut self.counter;
+        while self
+            .tap
+            .receive(Duration::ZERO, |batch| counter.count(batch))?
+            > 0
+        {}
         Ok(())
     }
 

@@ -26,10 +26,10 @@ pub(super) struct Totals {
     pub(super) counted: Counts,
     /// What the tap saw, and what became of it.
     pub(super) tap: TapCounters,
-    /// Cells in use, and how many there are.
+    /// Cells in use, and how many there are. Told in steps: each new one is somebody's first visit.
     pub(super) cells: (usize, usize),
-    /// Packets of the running period for which there was no cell.
-    pub(super) spilled: u64,
+    /// In the running period there was no cell for some packet.
+    pub(super) spilled: bool,
     /// When the running period began.
     pub(super) period_start: Timestamp,
     /// When a period was published last.
@@ -182,12 +182,21 @@ impl Collector for Totals {
             "Packets that passed the filter and were lost before they were counted",
             single(self.tap.lost()),
         )?;
-        out.gauge("cells", "Cells in use", number(self.cells.0))?;
-        out.gauge("cells_limit", "Cells that there are", number(self.cells.1))?;
         out.gauge(
-            "spilled_packets",
-            "Packets of the running period that came when every cell was in use",
-            single(self.spilled),
+            "cells_percent",
+            "How much of the table of cells is in use, in tens, rounded up",
+            number(
+                self.cells
+                    .0
+                    .saturating_mul(10)
+                    .div_ceil(self.cells.1.max(1))
+                    * 10,
+            ),
+        )?;
+        out.gauge(
+            "spilling",
+            "1 if every cell was in use in the running period, so that statistics of two columns miss something",
+            single(u64::from(self.spilled)),
         )?;
         out.timestamp(
             "period_start",

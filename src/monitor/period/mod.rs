@@ -138,7 +138,7 @@ impl Periods {
         now: Now,
     ) -> Result<(Self, Option<Ledger>, Vec<Notice>), PeriodError> {
         publish.check()?;
-        if !is_file_name(&origin.exit) {
+        if !is_exit_name(&origin.exit) {
             return Err(PeriodError::Exit(origin.exit));
         }
         let mut notices = Vec::new();
@@ -326,7 +326,8 @@ fn published(directory: &Path, exit: &str, period: &Period) -> PathBuf {
     directory.join(format!("{exit}-{period}.jsonl"))
 }
 
-fn is_file_name(exit: &str) -> bool {
+/// Whether an exit may have this name: it is a part of files' names.
+pub fn is_exit_name(exit: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     (1..=64).contains(&exit.len())
         && exit.bytes().all(is_plain)

@@ -6,9 +6,11 @@ mod raw;
 use crate::config::{self, ConfigError, code_point, value};
 use crate::monitor::cell::Counts;
 use crate::monitor::clock::Length;
+use crate::monitor::period::{DEFAULT_STATE, is_exit_name};
 use crate::monitor::places::{Countries, PlacesSettings};
 use crate::monitor::publish::{Epsilon, NoiseSettings, PublishError, PublishSettings};
 use crate::monitor::row::Dimension;
+use crate::monitor::tap::{MAX_FRAMES, MAX_SOURCES, MIN_RING};
 use crate::packet::Dscp;
 use raw::Raw;
 use std::net::{IpAddr, SocketAddr};
@@ -22,13 +24,9 @@ pub const METRICS: &str = "127.0.0.1:9788";
 const EMBEDDED: &str = "embedded";
 /// Where period files go.
 pub const DIRECTORY: &str = "/var/lib/exitmark-monitor";
-/// Where the running period's counts are kept for a restart.
-pub const STATE: &str = "/run/exitmark-monitor";
-/// How many clearnet addresses the filter in the kernel has room for.
-pub const MAX_ADDRESSES: usize = 16;
 
 const CELLS: std::ops::RangeInclusive<i64> = 1024..=4_194_304;
-const RING: std::ops::RangeInclusive<i64> = 64..=32_768;
+const RING: std::ops::RangeInclusive<i64> = MIN_RING as i64..=MAX_FRAMES as i64;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -144,7 +142,7 @@ impl Settings {
                 .clone()
                 .or(under(raw.period.directory))
                 .unwrap_or_else(|| DIRECTORY.into()),
-            state: under(raw.period.state).unwrap_or_else(|| STATE.into()),
+            state: under(raw.period.state).unwrap_or_else(|| DEFAULT_STATE.into()),
             publish: publish(&raw.publish, &raw.noise)?,
             cells: within("memory.cells", raw.memory.cells, 262_144, CELLS)?,
             ring: ring(raw.memory.ring)?,
@@ -156,17 +154,14 @@ impl Settings {
 /// The exit's name goes into file names and tables of others.
 fn exit(name: Option<String>) -> Result<String, ConfigError> {
     let name = name.unwrap_or_else(|| "exit".to_owned());
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty()
-        || name.len() > 63
-        || name.starts_with(['.', '-'])
-        || !name.chars().all(legal)
-    {
-        let reason = "is no name for an exit: 1 to 63 letters, digits, `-`, `_` and `.`, with a \
-                      letter or digit first";
-        return Err(value("exit", format_args!("\"{name}\""), reason));
+    match is_exit_name(&name) {
+        true => Ok(name),
+        false => {
+            let reason = "is no name for an exit: 1 to 64 letters, digits, `-`, `_` and `.`, with a \
+                          letter or digit first";
+            Err(value("exit", format_args!("\"{name}\""), reason))
+        }
     }
-    Ok(name)
 }
 
 fn parsed(texts: &[String]) -> Result<Vec<IpAddr>, ConfigError> {
@@ -185,13 +180,11 @@ fn checked(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
                       packets from them are counted, and no others";
         return Err(value(KEY, "[]", reason));
     }
-    if addresses.len() > MAX_ADDRESSES {
-        let reason = format!("are more than the {MAX_ADDRESSES} that there is room for");
-        return Err(value(
-            KEY,
-            format_args!("{} entries", addresses.len()),
-            reason,
-        ));
+    let of_v4 = addresses.iter().filter(|one| one.is_ipv4()).count();
+    let count = of_v4.max(addresses.len() - of_v4);
+    if count > MAX_SOURCES {
+        let reason = format!("are more than {MAX_SOURCES} of one IP version");
+        return Err(value(KEY, format_args!("{count} entries"), reason));
     }
     for (index, address) in addresses.iter().enumerate() {
         let quoted = format!("\"{address}\"");

@@ -93,7 +93,7 @@ impl TapCounters {
 pub struct Tap {
     // In this order they end: the filter is taken off before the sockets that it hands over to
     // are gone, and the NIC is as it was when nothing listens any more.
-    _link: OwnedFd,
+    link: Option<OwnedFd>,
     program: Program,
     queues: Vec<Queue>,
     listening: Listening,
@@ -135,7 +135,7 @@ impl Tap {
         let link = program.attach(&nic)?;
         let listening = Listening::begin(nic)?;
         Ok(Self {
-            _link: link,
+            link: Some(link),
             program,
             queues,
             listening,
@@ -242,13 +242,18 @@ impl Tap {
         self.queues.len()
     }
 
+    /// Lets nothing more in. What was let in before is still to be received.
+    pub fn shut(&mut self) {
+        self.link = None;
+    }
+
     /// Ends listening, and sets the NIC back to how it was.
     ///
     /// # Errors
     /// It cannot be set back: that takes `CAP_NET_ADMIN`.
     pub fn close(self) -> Result<(), TapError> {
         let Self {
-            _link: link,
+            link,
             program,
             queues,
             listening,

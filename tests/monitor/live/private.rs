@@ -106,7 +106,7 @@ fn a_destination_is_nowhere_when_its_packets_are_counted() {
     let metrics = get(&stage, 9788, "GET /metrics");
     search.finds("metrics", metrics.as_bytes(), &[]);
     let (log, printed) = (running.log(), running.printed());
-    let last = running.stop().unwrap();
+    let last = running.end().unwrap();
     assert!(last.status.success(), "{}", last.log);
     search.finds("the log", format!("{log}{}", last.log).as_bytes(), &[]);
     search.finds("what it prints", printed.as_bytes(), &[]);

@@ -14,16 +14,17 @@ fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
     let running = stage.start("", "").unwrap();
     stage.send(&frames);
     wait_for(&running, 2);
-    assert!(running.stop().unwrap().status.success());
+    assert!(running.end().unwrap().status.success());
     let before = stage.kept();
     assert_eq!(before.cells.len(), 1);
 
     // Killed, it has what was kept before.
     let mut running = stage.start("", "").unwrap();
+    // What was told before is not told again.
+    assert_eq!(running.counters().unwrap()["packets"], 0);
     assert!(running.log().contains("goes on"), "{}", running.log());
-    wait_for(&running, 2);
     stage.send(&frames);
-    wait_for(&running, 4);
+    wait_for(&running, 2);
     running.signal(Signal::SIGKILL).unwrap();
     running.ended().unwrap();
     assert_eq!(stage.kept().cells, before.cells);
@@ -39,10 +40,9 @@ fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
     let running = stage
         .start("", "[places]\ncountries = \"other.csv\"\n")
         .unwrap();
-    wait_for(&running, 2);
     stage.send(&frames);
-    wait_for(&running, 4);
-    assert!(running.stop().unwrap().status.success());
+    wait_for(&running, 2);
+    assert!(running.end().unwrap().status.success());
     let after = stage.kept();
     let places: Vec<_> = after
         .cells
@@ -61,6 +61,23 @@ fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
 }
 
 #[test]
+fn what_waits_at_a_stop_is_counted() {
+    needs_root!();
+    let stage = Stage::new();
+    let running = stage.start("", "").unwrap();
+    running.signal(Signal::SIGSTOP).unwrap();
+    let frames = connection(&format!("{HOST_V4}:40000"), "8.8.8.8:443");
+    for _ in 0..500 {
+        stage.send(&frames);
+    }
+    running.signal(Signal::SIGTERM).unwrap();
+    running.signal(Signal::SIGCONT).unwrap();
+    assert!(running.end().unwrap().status.success());
+    let counted: u64 = stage.kept().cells.iter().map(|(_, one)| one.packets).sum();
+    assert_eq!(counted, 1000);
+}
+
+#[test]
 fn a_damaged_state_is_set_aside_and_another_monitor_is_refused() {
     needs_root!();
     let stage = Stage::new();
@@ -70,7 +87,7 @@ fn a_damaged_state_is_set_aside_and_another_monitor_is_refused() {
     let off = "[metrics]\nlisten = \"off\"\n";
     let second = stage.start("", off).err().unwrap().to_string();
     assert!(second.contains("another exitmark-monitor"), "{second}");
-    assert!(running.stop().unwrap().status.success());
+    assert!(running.end().unwrap().status.success());
 
     let files = fs::read_dir(stage.state()).unwrap();
     let mut files = files.map(|entry| entry.unwrap().path());
@@ -83,5 +100,5 @@ fn a_damaged_state_is_set_aside_and_another_monitor_is_refused() {
     let running = stage.start("", "").unwrap();
     assert!(running.log().contains("put aside"), "{}", running.log());
     assert_eq!(running.counters().unwrap()["packets"], 0);
-    assert!(running.stop().unwrap().status.success());
+    assert!(running.end().unwrap().status.success());
 }

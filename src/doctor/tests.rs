@@ -134,7 +134,7 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
         ),
         (
             |f| f.missing = vec![Capability::CAP_PERFMON],
-            (Warning, "rights", "CAP_PERFMON", None),
+            (Fault, "rights", "CAP_PERFMON", None),
         ),
         (
             |f| {

@@ -14,4 +14,5 @@ mod pages;
 mod places;
 mod published;
 mod recovery;
+mod settings;
 mod tapped;

@@ -6,13 +6,16 @@ use super::{Opened, now, tell};
 use crate::monitor::cell::Counts;
 use crate::monitor::period::Periods;
 use crate::monitor::tally::Tally;
-use crate::monitor::tap::TapCounters;
+use crate::monitor::tap::{self, TapCounters};
 use crate::process;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 /// After so long without a delivery the thread that counts is not believed to be alive.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// How often the NIC is looked at.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// What was counted since the last delivery.
 pub(super) struct Delivery {
@@ -39,13 +42,23 @@ pub(super) struct Books {
     /// and what the running one had before this process. That is not told: it was told before.
     restored: Counts,
     tap: TapCounters,
+    interface: String,
+    /// When the NIC is to be looked at next, and whether something was wrong with it.
+    look_at: Instant,
+    is_warned: bool,
     /// Part of a second that was watched and is not counted yet.
     watched: Duration,
     state_failures: u64,
 }
 
 impl Books {
-    pub(super) fn new(opened: Opened, mut tally: Tally, shared: Shared, started: Instant) -> Self {
+    pub(super) fn new(
+        opened: Opened,
+        mut tally: Tally,
+        shared: Shared,
+        started: Instant,
+        interface: &str,
+    ) -> Self {
         tell(&opened.notices);
         let mut restored = Counts::default();
         if let Some(ledger) = &opened.before {
@@ -59,6 +72,9 @@ impl Books {
             started,
             earlier: Counts::default(),
             restored,
+            interface: interface.to_owned(),
+            look_at: started,
+            is_warned: false,
             tap: TapCounters::default(),
             watched: Duration::ZERO,
             state_failures: 0,
@@ -81,6 +97,7 @@ impl Books {
             // Whoever counts may be gone already.
             let _ = give_back.try_send(emptied);
             self.look_at_the_clock(is_last);
+            self.look_at_the_nic();
             self.show();
             if say {
                 let _ = process::print(&format!("counters {}\n", self.words()));
@@ -107,6 +124,19 @@ impl Books {
         self.tally.note_watched(self.watched.as_secs());
         self.watched -= Duration::from_secs(self.watched.as_secs());
         counted
+    }
+
+    /// What speaks by the NIC is not ours; still somebody should know.
+    fn look_at_the_nic(&mut self) {
+        if Instant::now() < self.look_at {
+            return;
+        }
+        self.look_at = Instant::now() + LOOK;
+        let looked = tap::look(&self.interface);
+        if let (Err(error), false) = (&looked, self.is_warned) {
+            tracing::warn!("{error}");
+        }
+        self.is_warned = looked.is_err();
     }
 
     fn look_at_the_clock(&mut self, is_last: bool) {

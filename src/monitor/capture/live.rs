@@ -88,7 +88,7 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let whole = Tally::new(Arc::clone(&places), settings.cells);
     let (deliver, deliveries) = bounded(2);
     let (give_back, emptied) = bounded(2);
-    let books = Books::new(opened, whole, shared, started);
+    let books = Books::new(opened, whole, shared, started, interface);
     let keeper = std::thread::Builder::new()
         .name("monitor-books".to_owned())
         .spawn(move || {

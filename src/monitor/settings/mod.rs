@@ -111,7 +111,10 @@ impl Settings {
     /// What is wrong, by key.
     pub fn parse(text: &str, base: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text)?;
-        let under = |path: Option<PathBuf>| path.map(|path| base.join(path));
+        let under = |key: &'static str, path: Option<PathBuf>| match path {
+            Some(path) if path.as_os_str().is_empty() => Err(value(key, "\"\"", "is no path")),
+            path => Ok(path.map(|path| base.join(path))),
+        };
         let interface = overrides.interface.clone().or(raw.interface);
         let addresses = match overrides.addresses.as_slice() {
             [] => parsed(&raw.addresses)?,
@@ -130,19 +133,20 @@ impl Settings {
                 raw.mark.tos,
             )?,
             places: PlacesSettings {
-                countries: match under(raw.places.countries.filter(|path| path != EMBEDDED)) {
-                    Some(path) => Countries::At(path),
+                countries: match raw.places.countries.filter(|path| path != EMBEDDED) {
                     None => Countries::Embedded,
+                    path => under("places.countries", path)?
+                        .map_or_else(Countries::default, Countries::At),
                 },
-                systems: under(raw.places.systems),
+                systems: under("places.systems", raw.places.systems)?,
             },
             length: length(raw.period.length.as_deref())?,
             directory: overrides
                 .directory
                 .clone()
-                .or(under(raw.period.directory))
+                .or(under("period.directory", raw.period.directory)?)
                 .unwrap_or_else(|| DIRECTORY.into()),
-            state: under(raw.period.state).unwrap_or_else(|| DEFAULT_STATE.into()),
+            state: under("period.state", raw.period.state)?.unwrap_or_else(|| DEFAULT_STATE.into()),
             publish: publish(&raw.publish, &raw.noise)?,
             cells: within("memory.cells", raw.memory.cells, 262_144, CELLS)?,
             ring: ring(raw.memory.ring)?,

@@ -8,16 +8,10 @@ use std::fs;
 /// matter: nobody counts tags.
 const HARMFUL: [Offload; 2] = [Offload::Lro, Offload::GroHw];
 
-/// Refuses a NIC that is not up, or where the box's own stack takes part in the network.
+/// Refuses a NIC that is not up, or where this machine's own stack takes part in the network.
 pub(super) fn refuse_speakers(nic: &Nic) -> Result<(), TapError> {
+    refuse_addresses(nic)?;
     let (interface, sysctl) = (nic.name.clone(), nic.sysctl_name());
-    if let Some(address) = nic.addresses.first() {
-        return Err(TapError::Address {
-            interface,
-            sysctl,
-            address: address.addr().to_string(),
-        });
-    }
     // A directory's name has the dots that the name of a sysctl has not.
     let switch = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
     if fs::read_to_string(switch).is_ok_and(|value| value.trim() == "0") {
@@ -27,6 +21,18 @@ pub(super) fn refuse_speakers(nic: &Nic) -> Result<(), TapError> {
         return Err(TapError::Down(interface));
     }
     Ok(())
+}
+
+/// Refuses a NIC that has an address: somebody may speak by it.
+pub(super) fn refuse_addresses(nic: &Nic) -> Result<(), TapError> {
+    match nic.addresses.first() {
+        None => Ok(()),
+        Some(address) => Err(TapError::Address {
+            interface: nic.name.clone(),
+            sysctl: nic.sysctl_name(),
+            address: address.addr().to_string(),
+        }),
+    }
 }
 
 /// A NIC that hears what is for others, unchanged. Dropping it sets it back.

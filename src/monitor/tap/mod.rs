@@ -89,6 +89,15 @@ impl TapCounters {
     }
 }
 
+/// Looks whether a NIC that is listened to still has no address. Takes no capability, and some
+/// milliseconds.
+///
+/// # Errors
+/// It has one, or is gone.
+pub fn look(interface: &str) -> Result<(), TapError> {
+    listening::refuse_addresses(&Nic::look(interface)?)
+}
+
 /// A NIC that is listened to. Dropping it ends that, as [`Tap::close`] does.
 pub struct Tap {
     // In this order they end: the filter is taken off before the sockets that it hands over to

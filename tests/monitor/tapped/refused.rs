@@ -49,6 +49,22 @@ fn a_nic_with_an_address_is_refused() {
 }
 
 #[test]
+fn an_address_that_comes_later_is_seen() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let tap = rig.open().unwrap();
+    let look = || rig.monitor.run(|| exitmark::monitor::tap::look("tap0"));
+    look().unwrap();
+    rig.monitor.ip("addr add 192.0.2.77/24 dev tap0").unwrap();
+    let words = look().unwrap_err().to_string();
+    assert!(
+        words.starts_with("tap0 has the address 192.0.2.77"),
+        "{words}"
+    );
+    tap.close().unwrap();
+}
+
+#[test]
 fn a_nic_that_is_down_or_missing_is_refused() {
     needs_root!();
     let rig = Rig::new(1, 1500);

@@ -1,0 +1,188 @@
+//! Tier: any machine. The monitor's configuration: what it accepts, and how it refuses the rest.
+
+use exitmark::monitor::cell::Counts;
+use exitmark::monitor::clock::Length;
+use exitmark::monitor::places::Countries;
+use exitmark::monitor::row::Dimension;
+use exitmark::monitor::settings::{Overrides, Settings};
+use std::path::Path;
+use std::time::Duration;
+
+const ADDRESSES: &str = "addresses = [\"192.0.2.10\"]\n";
+
+fn parse(text: &str) -> Result<Settings, String> {
+    Settings::parse(text, Path::new("/base"), &Overrides::default())
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn every_key_has_its_effect() {
+    let text = r#"
+exit = "alder-2"
+interface = "tap0"
+addresses = ["192.0.2.10", "2001:db8::10"]
+user = "monitor"
+[mark]
+tos = 0x20
+[places]
+countries = "geo"
+systems = "/abs/asn.mmdb"
+[period]
+length = "6h"
+directory = "periods"
+state = "/run/m"
+[publish]
+top = 7
+threshold_flows = 1000
+bin_flows = 10
+bin_bytes = 1000
+bin_packets = 100
+cross = ["port_country", "system_country"]
+[noise]
+epsilon = 0.5
+flows = 20
+bytes = 30
+packets = 40
+[memory]
+cells = 2048
+ring = 256
+[metrics]
+listen = "[::1]:1234"
+"#;
+    let settings = parse(text).unwrap();
+    assert_eq!(settings.exit, "alder-2");
+    assert_eq!(settings.interface.as_deref(), Some("tap0"));
+    assert_eq!(settings.addresses.len(), 2);
+    assert_eq!(settings.user.as_deref(), Some("monitor"));
+    assert_eq!(settings.mark.bits(), 8);
+    assert_eq!(settings.places.countries, Countries::At("/base/geo".into()));
+    assert_eq!(settings.places.systems, Some("/abs/asn.mmdb".into()));
+    assert_eq!(
+        settings.length,
+        Length::new(Duration::from_secs(6 * 3600)).unwrap()
+    );
+    assert_eq!(settings.directory, Path::new("/base/periods"));
+    assert_eq!(settings.state, Path::new("/run/m"));
+    let publish = &settings.publish;
+    assert_eq!((publish.top, publish.threshold_flows), (7, 1000));
+    let bins = [publish.bin_flows, publish.bin_bytes, publish.bin_packets];
+    assert_eq!(bins.map(|bin| bin.get()), [10, 1000, 100]);
+    assert_eq!(
+        publish.cross,
+        [Dimension::PortCountry, Dimension::SystemCountry]
+    );
+    let noise = publish.noise.as_ref().unwrap();
+    assert!((noise.epsilon.as_f64() - 0.5).abs() < 1e-9);
+    let user = Counts {
+        flows: 20,
+        bytes: 30,
+        packets: 40,
+    };
+    assert_eq!((noise.user, noise.seed), (user, None));
+    assert_eq!((settings.cells, settings.ring), (2048, 256));
+    assert_eq!(settings.metrics, Some("[::1]:1234".parse().unwrap()));
+
+    let given = Overrides {
+        interface: Some("other0".to_owned()),
+        addresses: vec!["198.51.100.1".parse().unwrap()],
+        directory: Some("here".into()),
+    };
+    let settings = Settings::parse(text, Path::new("/base"), &given).unwrap();
+    assert_eq!(settings.interface, given.interface);
+    assert_eq!(settings.addresses, given.addresses);
+    assert_eq!(settings.directory, Path::new("here"));
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_key_and_value_and_says_what_is_accepted() {
+    for (text, expected) in [
+        ("", "addresses = []: name the clearnet addresses"),
+        (
+            "addresses = [\"192.0.2.0/24\"]",
+            "\"192.0.2.0/24\": is no address",
+        ),
+        (
+            "addresses = [\"0.0.0.0\"]",
+            "is no address that a host sends from",
+        ),
+        (
+            "addresses = [\"192.0.2.10\", \"192.0.2.10\"]",
+            "is named twice",
+        ),
+        ("user = \"root\"\n[x]", "unknown field `x`"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let many: Vec<_> = (0..65).map(|last| format!("192.0.2.{last}")).collect();
+    let error = parse(&format!("addresses = {many:?}")).unwrap_err();
+    assert!(error.contains("65 entries: are more than 64"), "{error}");
+    for (lines, expected) in [
+        ("exit = \"a/b\"", "exit = \"a/b\": is no name for an exit"),
+        ("exit = \"\"", "exit = \"\""),
+        ("interface = \"a b\"", "no NIC can have this name"),
+        ("user = \"root\"", "user = \"root\""),
+        ("[mark]\ndscp = 64", "mark.dscp = 64"),
+        ("[mark]\ntos = 0x29", "mark.tos = 0x29"),
+        ("[mark]\ndscp = 0", "a mark must differ"),
+        (
+            "[places]\nsystems = \"\"",
+            "places.systems = \"\": is no path",
+        ),
+        ("[places]\ncountries = \"\"", "places.countries = \"\""),
+        ("[period]\ndirectory = \"\"", "period.directory = \"\""),
+        ("[period]\nstate = \"\"", "period.state = \"\""),
+        ("[period]\nlength = \"5h\"", "period.length = \"5h\""),
+        ("[period]\nlength = \"10m\"", "at least an hour"),
+        (
+            "[period]\nlength = \"soon\"",
+            "is no length of time such as",
+        ),
+        (
+            "[publish]\ntop = 0",
+            "publish.top = 0: is not within 1 to 10000",
+        ),
+        (
+            "[publish]\nthreshold_flows = 1",
+            "publish.threshold_flows = 1",
+        ),
+        (
+            "[publish]\nbin_flows = 0",
+            "publish.bin_flows = 0: is less than 1",
+        ),
+        ("[publish]\nbin_bytes = -1", "publish.bin_bytes = -1"),
+        (
+            "[publish]\ncross = [\"port\"]",
+            "there are \"port_country\"",
+        ),
+        (
+            "[publish]\ncross = [\"port_system\", \"port_system\"]",
+            "publish.cross",
+        ),
+        (
+            "[noise]\nflows = 5",
+            "noise.flows = 5: hides nothing without noise.epsilon",
+        ),
+        ("[noise]\nepsilon = 0", "noise.epsilon = 0"),
+        ("[noise]\nepsilon = -1.0", "noise.epsilon = -1"),
+        ("[noise]\nepsilon = nan", "noise.epsilon = NaN"),
+        ("[noise]\nepsilon = 1.0\nflows = 100", "noise.epsilon"),
+        ("[memory]\ncells = 10", "memory.cells = 10: is not within"),
+        (
+            "[memory]\nring = 100",
+            "memory.ring = 100: is no power of two",
+        ),
+        (
+            "[memory]\nring = 16384",
+            "memory.ring = 16384: is not within 64 to 8192",
+        ),
+        (
+            "[metrics]\nlisten = \"0.0.0.0:1\"",
+            "metrics.listen = \"0.0.0.0:1\"",
+        ),
+        ("[metrics]\nlisten = \"9788\"", "such as 127.0.0.1:9788"),
+    ] {
+        let error = parse(&format!("{ADDRESSES}{lines}")).unwrap_err();
+        assert!(error.contains(expected), "{lines}: {error}");
+    }
+}

@@ -82,7 +82,7 @@ pub(crate) fn is_as_its_units_say(machine: &Machine) {
     assert_eq!(state, monitor::settings::DIRECTORY);
     assert_eq!([path("out"), path("periods")], [cache, state]);
     let hidden = report.value("InaccessiblePaths");
-    assert_eq!(hidden, format!("-{}", monitor::settings::STATE));
+    assert_eq!(hidden, format!("-{}", monitor::period::DEFAULT_STATE));
 
     // The service's user can read it where the service looks for it.
     let copied = [
@@ -137,7 +137,7 @@ pub(crate) fn goes(machine: &Machine) {
     for path in [published, page] {
         machine.run("install", &["-D", "-m", "644", EXAMPLE, path]);
     }
-    let counts = monitor::settings::STATE;
+    let counts = monitor::period::DEFAULT_STATE;
     let kept = machine.run("find", &[counts, "-type", "f", "-size", "+0"]);
     assert!(!kept.is_empty(), "what was counted is kept for a restart");
 

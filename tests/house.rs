@@ -260,6 +260,51 @@ fn rooms_import_one_way() {
     }
 }
 
+/// All that a room may know, and all that those may know.
+fn reachable(room: &'static str, found: &mut BTreeSet<&'static str>) {
+    let (_, may) = ARROWS.iter().find(|(name, _)| *name == room).unwrap();
+    for other in *may {
+        if found.insert(other) {
+            reachable(other, found);
+        }
+    }
+}
+
+#[test]
+fn neither_program_has_code_of_rooms_that_it_does_not_know() {
+    for (room, program) in [
+        ("main", env!("CARGO_BIN_EXE_exitmark")),
+        ("bin", env!("CARGO_BIN_EXE_exitmark-monitor")),
+    ] {
+        let mut known = BTreeSet::from([room]);
+        reachable(room, &mut known);
+        let bytes = fs::read(program).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        // As names of functions have it: each part behind its length.
+        let mut there: BTreeSet<String> = BTreeSet::new();
+        for (at, crate_name) in text.match_indices("8exitmark") {
+            let rest = &text[at + crate_name.len()..];
+            let name = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            let length: usize = rest[..rest.len() - name.len()].parse().unwrap_or_default();
+            there.extend(name.get(..length).map(str::to_owned));
+        }
+        for (name, _) in ARROWS {
+            let top = name.split('/').next().unwrap();
+            // As names of functions have it.
+            let mangled = format!("8exitmark{}{top}", top.len());
+            let is_there = bytes
+                .windows(mangled.len())
+                .any(|part| part == mangled.as_bytes());
+            let is_known = known
+                .iter()
+                .any(|known| known.split('/').next() == Some(top));
+            assert!(is_known || !is_there, "{program} has code of {top}");
+            there += usize::from(is_there);
+        }
+        assert!(there >= 5, "{program} has no names any more");
+    }
+}
+
 #[test]
 fn every_way_to_name_a_room_is_seen() {
     let text = "use super::super::cell::Cell;\nuse crate::{nic::Nic, packet::{Dscp, Version}};\n\

@@ -17,6 +17,12 @@ pub(super) struct Amount {
     pub(super) packets: i128,
 }
 
+impl Amount {
+    const fn is_part(&self, of: &Self) -> bool {
+        self.flows <= of.flows && self.bytes <= of.bytes && self.packets <= of.packets
+    }
+}
+
 impl From<Counts> for Amount {
     fn from(counts: Counts) -> Self {
         Self {
@@ -208,6 +214,12 @@ impl<'a> Figures<'a> {
             }
         }
         whole.insert(None, rest(self.total, around));
+        // What spilled may lie elsewhere, but a row is never in one that is less.
+        for (key, amount) in shown {
+            if let Some(alone) = lies.get_mut(key) {
+                *alone = alone.filter(|row| amount.is_part(&whole[row]));
+            }
+        }
         let mut kept = shown.clone();
         self.withdraw(&mut kept, whole, |key| lies.get(&key).copied().flatten());
         let is_less = kept.len() < shown.len();

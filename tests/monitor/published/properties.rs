@@ -258,7 +258,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_shows_nothing_that_is_without_noise_it(
+    fn noise_shows_nothing_that_is_hidden_without_it(
         (ledger, packets) in ledgers(),
         threshold in 2_u64..400,
         thousandths in 1_u32..=100_000,

@@ -136,8 +136,8 @@ impl<'a> Figures<'a> {
                 shown.push((key, amount));
             }
         }
-        // Whatever noise makes of it, it is there as long as something is not shown: a dimension
-        // without any row would be taken for one that was cut off.
+        // Whatever noise makes of it, it is there if something is not shown: a dimension without
+        // any row would be taken for one that was cut off.
         let other = (left != Amount::default()).then_some(other);
         Table { shown, other }
     }
@@ -204,7 +204,7 @@ impl<'a> Figures<'a> {
         };
         // The row of `other` has no key.
         let mut whole: BTreeMap<_, _> = around.iter().map(|&(key, of)| (Some(key), of)).collect();
-        // In which row each lies; in none if in several.
+        // In which row each lies; in none if in several, or if all of it spilled.
         let mut lies = BTreeMap::new();
         for (cell, _) in &self.ledger.cells {
             let row = Some(Key::of(outer, cell)).filter(|key| whole.contains_key(&Some(*key)));

@@ -7,6 +7,7 @@
 
 mod noise;
 mod properties;
+mod reread;
 
 use exitmark::monitor::cell::{Cell, Counts, Place};
 use exitmark::monitor::clock::{Length, Period};
@@ -286,6 +287,58 @@ fn a_cross_table_leaves_nothing_to_subtract_from_a_single_one() {
     assert!(
         !crossed.iter().any(|row| row.contains("443 DE")),
         "{crossed:?}"
+    );
+}
+
+#[test]
+fn systems_leave_nothing_to_subtract_from_their_countries_and_the_other_way_round() {
+    use Version::V4;
+    let mut ledger = Ledger {
+        cells: vec![
+            (cell(443, 1, "US", V4), counts(200, 2000, 20)),
+            // The country less the system above would tell of this one.
+            (cell(443, 2, "US", V4), counts(10, 100, 1)),
+            (cell(443, 3, "DE", V4), counts(200, 3000, 30)),
+            (cell(443, 4, "FR", V4), counts(200, 4000, 40)),
+        ],
+        ..Ledger::default()
+    };
+    let systems = |ledger: &Ledger| told_of(&rows(ledger, &plain(100, 50)), Dimension::System);
+    assert_eq!(
+        systems(&ledger),
+        [
+            "System AS4 200 4000 40",
+            "System AS3 200 3000 30",
+            "System other 210 2100 21"
+        ]
+    );
+    // Who lies in two countries cannot be subtracted from one.
+    ledger
+        .cells
+        .push((cell(443, 1, "DE", V4), counts(150, 1500, 15)));
+    assert_eq!(
+        systems(&ledger)[..3],
+        [
+            "System AS4 200 4000 40",
+            "System AS1 350 3500 35",
+            "System other 210 3100 31"
+        ]
+    );
+
+    // Italy is where one system alone is, which is elsewhere for one user.
+    let ledger = Ledger {
+        cells: vec![
+            (cell(443, 1, "IT", V4), counts(200, 2000, 20)),
+            (cell(443, 1, "US", V4), counts(10, 100, 1)),
+            (cell(443, 2, "US", V4), counts(900, 9000, 90)),
+            (cell(443, 3, "US", V4), counts(900, 8000, 80)),
+        ],
+        ..Ledger::default()
+    };
+    let countries = told_of(&rows(&ledger, &plain(100, 50)), Dimension::Country);
+    assert!(
+        !countries.iter().any(|row| row.contains("IT")),
+        "{countries:?}"
     );
 }
 

@@ -70,22 +70,6 @@ impl Key {
         }
     }
 
-    /// All that there can be in a dimension, where that is few: it tells nothing then.
-    pub fn all(dimension: Dimension) -> Option<Vec<Self>> {
-        match dimension {
-            Dimension::IpVersion => Some([Version::V4, Version::V6].map(Self::IpVersion).into()),
-            Dimension::Encryption => {
-                let all = [
-                    Encryption::Encrypted,
-                    Encryption::Plain,
-                    Encryption::Unknown,
-                ];
-                Some(all.map(Self::Encryption).into())
-            }
-            _ => None,
-        }
-    }
-
     /// The dimensions each of whose rows is a sum of this one's.
     pub const fn coarser(dimension: Dimension) -> &'static [Dimension] {
         use Dimension::{Country, Encryption, Port, System, Total};

@@ -4,14 +4,19 @@
 //! are rounded up to multiples of 4, its bytes to KiB, rare ports are one `other`; what is told of
 //! onion services is rounded up to bins and has Laplace noise), applied to every dimension:
 //!
-//! 1. The cells of a dimension are summed up, and noise is added if it is asked for ([`noise`]).
-//! 2. Only those with enough flows are shown, and of them the largest by bytes (`select`). The
-//!    rest is one row, `other`: what the total has beyond the rows that are shown.
-//! 3. What is not shown must not be had by subtraction: what the rows shown leave of the total, or
+//! 1. The cells of a dimension are summed up. Only those with enough flows are shown, and of them
+//!    the largest by bytes (`select`). The rest is one row, `other`: what the total has beyond the
+//!    rows that are shown.
+//! 2. What is not shown must not be had by subtraction: what the rows shown leave of the total, or
 //!    of a row of a coarser table, is nothing or has enough flows itself, or else another row is
 //!    withdrawn. Between ports and encryption it is encryption's, between single and cross tables
-//!    the cross table's. (What can be learned from more than two tables together is not looked
-//!    for: who fears that takes noise.)
+//!    the cross table's. Systems and countries are one in the other as well, and everybody can look
+//!    up where: what the systems that lie in one country alone leave of its row (or of `other`, and
+//!    the same with countries that are one system's alone) is nothing or enough, too. (That is for
+//!    one row less some of another table. What can be learned from sums of rows on both sides, or
+//!    from more than two tables together, is not looked for: who fears that takes noise.)
+//! 3. If it is asked for, noise is added to the rows that are left ([`noise`]). What falls below the
+//!    threshold by it joins `other`; nothing that is hidden without noise is shown with it.
 //! 4. Flows, bytes and packets are rounded up to their bins, and rows are ordered by what they
 //!    show, never by what they were.
 //!
@@ -119,8 +124,12 @@ impl PublishSettings {
 
     /// How many tables a period shows, the total among them.
     pub fn tables(&self) -> u64 {
-        let dimensions = 1 + SINGLE.len() + self.cross.len();
-        u64::try_from(dimensions).unwrap_or(u64::MAX)
+        u64::try_from(1 + self.dimensions().count()).unwrap_or(u64::MAX)
+    }
+
+    /// The tables beside the total.
+    fn dimensions(&self) -> impl Iterator<Item = Dimension> {
+        SINGLE.iter().chain(&self.cross).copied()
     }
 }
 
@@ -158,7 +167,7 @@ pub fn publish(
     settings: &PublishSettings,
     mut noise: Option<&mut Noise>,
 ) -> Vec<Row> {
-    let mut figures = Figures::new(ledger, settings);
+    let figures = Figures::new(ledger, settings);
     let blank = Row {
         period_start: period.start,
         period_end: period.end(),
@@ -184,7 +193,7 @@ pub fn publish(
     let Some(total) = total else {
         return rows;
     };
-    for &dimension in SINGLE.iter().chain(&settings.cross) {
+    for dimension in settings.dimensions() {
         let table = figures.table(dimension, total, noise.as_deref_mut());
         let blank = Row {
             dimension,

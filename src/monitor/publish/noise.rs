@@ -11,11 +11,13 @@
 //!
 //! What it does not protect:
 //!
-//! - That a row is there at all. Cells without a packet have no noise, so a rare row that appears
-//!   tells that somebody was there; what hides it is the threshold, to which the noisy count is
-//!   held. A cell that is one user's alone passes with a probability of at most
-//!   ½ · exp(−(threshold − bound) / scale) of flows: for a user who is below the threshold by ten
-//!   scales about one in 40,000. IP versions and encryption have all their rows drawn, always.
+//! - That a row is there at all. Rows are chosen by exact counts, as without noise, and none of
+//!   fewer flows than the threshold is there with any ε. So a row, or a total, that is there tells
+//!   without any doubt that so many flows were; that one user's alone are too few for it is the
+//!   threshold's doing, not that of ε: it has to be above the bound, and who knows that all others
+//!   come to just below the threshold learns of the one who is missing. The same holds of which
+//!   rows are the largest, and of whether there is an `other`. Noise takes rows away that it brings
+//!   below the threshold, and adds none.
 //! - What a user does beyond the bound, or in more periods than one (or more parts of one): each
 //!   file spends its own ε.
 //! - The seconds watched, lost packets (rounded) and whether the table of cells was full.
@@ -33,6 +35,8 @@ use std::num::{NonZeroU32, NonZeroU64};
 const MEASURES: u64 = 3;
 /// What a user may add at most: a TiB. Scales stay far below what the sampler can have.
 const MAX_BOUND: u64 = 1 << 40;
+/// The largest scale: 4 TiB on every number. Sums of years of such numbers are still numbers.
+const MAX_SCALE: u64 = 1 << 42;
 
 /// The privacy parameter, in thousandths: scales are fractions of integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -97,6 +101,19 @@ pub enum NoiseError {
         "what one user may add in a period ({0}) is {1}: set at least 1 and at most {MAX_BOUND}"
     )]
     Bound(&'static str, u64),
+    /// Noise in which everything drowns.
+    #[error(
+        "one user's {what} ({bound}) are hidden by noise of the scale {scale}, which is more than \
+         {MAX_SCALE}: raise epsilon, or set fewer {what}"
+    )]
+    Scale {
+        /// Which measure.
+        what: &'static str,
+        /// What a user may add.
+        bound: u64,
+        /// What would hide it.
+        scale: u64,
+    },
     /// A threshold that one user passes.
     #[error(
         "one user may add {user} flows in a period, and {threshold} are shown: a row would tell \
@@ -136,6 +153,10 @@ impl NoiseSettings {
                 .then(|| bound.saturating_mul(MEASURES * 1000).saturating_mul(tables))
                 .and_then(NonZeroU64::new)
                 .ok_or(NoiseError::Bound(what, bound))?;
+            let scale = numerator.get() / u64::from(self.epsilon.0.get());
+            if scale > MAX_SCALE {
+                return Err(NoiseError::Scale { what, bound, scale });
+            }
             Ok(Laplace::new(numerator, self.epsilon.0.into()))
         };
         let Counts {

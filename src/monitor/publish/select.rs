@@ -17,6 +17,12 @@ pub(super) struct Amount {
     pub(super) packets: i128,
 }
 
+impl Amount {
+    const fn is_part(&self, of: &Self) -> bool {
+        self.flows <= of.flows && self.bytes <= of.bytes && self.packets <= of.packets
+    }
+}
+
 impl From<Counts> for Amount {
     fn from(counts: Counts) -> Self {
         Self {
@@ -43,48 +49,97 @@ impl SubAssign for Amount {
     }
 }
 
+/// Which rows may lie in which of another dimension, as everybody can look up: an autonomous system
+/// in one country alone, and the other way round. What lies in a row of a column of its own
+/// ([`Key::coarser`]) needs no looking up.
+const PLACES: [(Dimension, Dimension); 6] = {
+    use Dimension::{Country, PortCountry, PortSystem, System};
+    [
+        (Country, System),
+        (System, Country),
+        (Country, PortSystem),
+        (System, PortCountry),
+        (PortCountry, PortSystem),
+        (PortSystem, PortCountry),
+    ]
+};
+
 /// A table as it is shown, but for the rounding.
 pub(super) struct Table {
     pub(super) shown: Vec<(Key, Amount)>,
     pub(super) other: Option<Amount>,
 }
 
-/// A period, and how much of it may be shown.
+/// A period, and what of it may be shown.
 pub(super) struct Figures<'a> {
     ledger: &'a Ledger,
     settings: &'a PublishSettings,
-    /// The ports shown, when they are.
-    ports: Vec<(Key, Amount)>,
+    total: Amount,
+    /// The rows of each dimension, the largest first. Exact: noise may take some away, and can add
+    /// none.
+    shown: BTreeMap<Dimension, Vec<(Key, Amount)>>,
 }
 
 impl<'a> Figures<'a> {
-    pub(super) const fn new(ledger: &'a Ledger, settings: &'a PublishSettings) -> Self {
-        Self {
+    pub(super) fn new(ledger: &'a Ledger, settings: &'a PublishSettings) -> Self {
+        let mut figures = Self {
             ledger,
             settings,
-            ports: Vec::new(),
+            total: Amount::default(),
+            shown: BTreeMap::new(),
+        };
+        let total = figures.sums(Dimension::Total).next();
+        figures.total = total.map_or(Amount::default(), |(_, amount)| amount);
+        if !figures.is_enough(figures.total) {
+            return figures;
         }
+        for dimension in settings.dimensions() {
+            let mut rows = figures.largest(figures.sums(dimension));
+            for &coarser in Key::coarser(dimension) {
+                let whole = figures.sums(coarser).collect();
+                figures.withdraw(&mut rows, whole, |key| key.within(coarser));
+            }
+            figures.shown.insert(dimension, rows);
+        }
+        figures.hide_ports();
+        // One that is withdrawn joins `other`, in which more may lie then.
+        while PLACES
+            .iter()
+            .any(|&(outer, inner)| figures.hide_places(outer, inner))
+        {}
+        figures
     }
 
     /// The total, if it may be shown.
     pub(super) fn total(&self, noise: Option<&mut Noise>) -> Option<Amount> {
-        let exact = self.sums(Dimension::Total).next();
-        let exact = exact.map_or(Amount::default(), |(_, amount)| amount);
-        let total = noise.map_or(exact, |noise| noise.blur(exact));
-        self.is_enough(total).then_some(total)
+        let total = noise.map_or(self.total, |noise| noise.blur(self.total));
+        let is_shown = self.is_enough(self.total) && self.is_enough(total);
+        is_shown.then_some(total)
     }
 
-    /// What a dimension shows of a total.
+    /// What a dimension shows of a total. A row that noise brings below the threshold joins
+    /// `other`.
     pub(super) fn table(
-        &mut self,
+        &self,
         dimension: Dimension,
         total: Amount,
-        noise: Option<&mut Noise>,
+        mut noise: Option<&mut Noise>,
     ) -> Table {
-        match noise {
-            None => self.exact(dimension, total),
-            Some(noise) => self.noisy(dimension, total, noise),
+        let mut shown = Vec::new();
+        let (mut left, mut other) = (self.total, total);
+        for &(key, exact) in self.shown.get(&dimension).into_iter().flatten() {
+            let noise = noise.as_deref_mut();
+            let amount = noise.map_or(exact, |noise| noise.blur(exact));
+            if self.is_enough(amount) {
+                left -= exact;
+                other -= amount;
+                shown.push((key, amount));
+            }
         }
+        // Whatever noise makes of it, it is there if something is not shown: a dimension without
+        // any row would be taken for one that was cut off.
+        let other = (left != Amount::default()).then_some(other);
+        Table { shown, other }
     }
 
     /// A row's counts, rounded up.
@@ -124,52 +179,68 @@ impl<'a> Figures<'a> {
         shown
     }
 
-    fn exact(&mut self, dimension: Dimension, total: Amount) -> Table {
-        let mut shown = self.largest(self.sums(dimension));
-        for &coarser in Key::coarser(dimension) {
-            self.withdraw(&mut shown, coarser);
-        }
-        match dimension {
-            Dimension::Port => self.ports.clone_from(&shown),
-            Dimension::Encryption => self.hide_ports(&mut shown),
-            _ => {}
-        }
-        let other = rest(total, &shown);
-        Table {
-            shown,
-            other: (other != Amount::default()).then_some(other),
-        }
-    }
-
-    /// What some rows leave of each row of a coarser dimension.
-    fn left(&self, shown: &[(Key, Amount)], coarser: Dimension) -> BTreeMap<Key, Amount> {
-        let mut left: BTreeMap<_, _> = self.sums(coarser).collect();
-        for (key, amount) in shown {
-            if let Some(left) = key.within(coarser).and_then(|key| left.get_mut(&key)) {
-                *left -= *amount;
-            }
-        }
-        left
-    }
-
-    /// Withdraws the smallest row of each coarser one of which the rows shown leave something, but
-    /// too little. A row that is withdrawn has enough flows, so nothing new is exposed by it.
-    fn withdraw(&self, shown: &mut Vec<(Key, Amount)>, coarser: Dimension) {
-        let mut left = self.left(shown, coarser);
+    /// Withdraws the smallest row of each whole of which the rows shown leave something, but too
+    /// little. A row that is withdrawn has enough flows, so nothing new is exposed by it.
+    fn withdraw<K: Ord>(
+        &self,
+        shown: &mut Vec<(Key, Amount)>,
+        whole: BTreeMap<K, Amount>,
+        within: impl Fn(Key) -> Option<K>,
+    ) {
+        let mut left = left(shown, whole, &within);
         left.retain(|_, amount| !self.is_hidden(*amount));
         for index in (0..shown.len()).rev() {
-            let coarse = shown[index].0.within(coarser);
-            if coarse.is_some_and(|coarse| left.remove(&coarse).is_some()) {
+            if within(shown[index].0).is_some_and(|whole| left.remove(&whole).is_some()) {
                 shown.remove(index);
             }
         }
     }
 
+    /// Withdraws rows of a dimension that lie in one row of another alone (its `other` is one, too)
+    /// and leave something of it, but too little. Tells whether there was one.
+    fn hide_places(&mut self, outer: Dimension, inner: Dimension) -> bool {
+        let (Some(around), Some(shown)) = (self.shown.get(&outer), self.shown.get(&inner)) else {
+            return false;
+        };
+        // The row of `other` has no key.
+        let mut whole: BTreeMap<_, _> = around.iter().map(|&(key, of)| (Some(key), of)).collect();
+        // In which row each lies; in none if in several, or if all of it spilled.
+        let mut lies = BTreeMap::new();
+        for (cell, _) in &self.ledger.cells {
+            let row = Some(Key::of(outer, cell)).filter(|key| whole.contains_key(&Some(*key)));
+            let alone = lies.entry(Key::of(inner, cell)).or_insert(Some(row));
+            if *alone != Some(row) {
+                *alone = None;
+            }
+        }
+        whole.insert(None, rest(self.total, around));
+        // What spilled may lie elsewhere, but a row is never in one that is less.
+        for (key, amount) in shown {
+            if let Some(alone) = lies.get_mut(key) {
+                *alone = alone.filter(|row| amount.is_part(&whole[row]));
+            }
+        }
+        let mut kept = shown.clone();
+        self.withdraw(&mut kept, whole, |key| lies.get(&key).copied().flatten());
+        let is_less = kept.len() < shown.len();
+        self.shown.insert(inner, kept);
+        is_less
+    }
+
     /// Withdraws rows of encryption by which something of the ports that are not shown could be
     /// told: the ports shown leave nothing of a row, or enough.
-    fn hide_ports(&self, shown: &mut Vec<(Key, Amount)>) {
+    fn hide_ports(&mut self) {
         let sums: BTreeMap<_, _> = self.sums(Dimension::Encryption).collect();
-        let left = self.left(&self.ports, Dimension::Encryption);
+        let ports = self.shown.get(&Dimension::Port);
+        let left = left(
+            ports.map_or(&[], Vec::as_slice),
+            sums.clone(),
+            |port: Key| port.within(Dimension::Encryption),
+        );
+        let mut shown = self
+            .shown
+            .remove(&Dimension::Encryption)
+            .unwrap_or_default();
         shown.retain(|(key, _)| left.get(key).is_none_or(|left| self.is_hidden(*left)));
         let other = |shown: &[(Key, Amount)], of: &BTreeMap<Key, Amount>| {
             let mut other = Amount::default();
@@ -180,40 +251,23 @@ impl<'a> Figures<'a> {
             self.is_hidden(other)
         };
         // The last step leaves nothing shown, and of the total enough ports are not.
-        while !(other(shown, &sums) && other(shown, &left)) && shown.pop().is_some() {}
+        while !(other(&shown, &sums) && other(&shown, &left)) && shown.pop().is_some() {}
+        self.shown.insert(Dimension::Encryption, shown);
     }
+}
 
-    /// With noise every number can be subtracted from every other: only what it does not hide,
-    /// that there is a row, is held to the threshold.
-    fn noisy(&self, dimension: Dimension, total: Amount, noise: &mut Noise) -> Table {
-        if let Some(all) = Key::all(dimension) {
-            let mut cells: BTreeMap<_, _> = self.sums(dimension).collect();
-            for key in all {
-                let amount = cells.entry(key).or_default();
-                *amount = noise.blur(*amount);
-            }
-            let shown = self.largest(cells.clone().into_iter());
-            for (key, _) in &shown {
-                cells.remove(key);
-            }
-            let mut other = Amount::default();
-            cells.values().for_each(|amount| other += *amount);
-            let other = self.is_enough(other).then_some(other);
-            return Table { shown, other };
-        }
-        let cells = self.sums(dimension);
-        let mut shown = self.largest(cells.map(|(key, amount)| (key, noise.blur(amount))));
-        let mut other = rest(total, &shown);
-        while !self.is_enough(other)
-            && let Some((_, smallest)) = shown.pop()
-        {
-            other += smallest;
-        }
-        Table {
-            shown,
-            other: self.is_enough(other).then_some(other),
+/// What some rows leave of each whole that they are in.
+fn left<K: Ord>(
+    shown: &[(Key, Amount)],
+    mut whole: BTreeMap<K, Amount>,
+    within: impl Fn(Key) -> Option<K>,
+) -> BTreeMap<K, Amount> {
+    for (key, amount) in shown {
+        if let Some(left) = within(*key).and_then(|key| whole.get_mut(&key)) {
+            *left -= *amount;
         }
     }
+    whole
 }
 
 /// What is not shown.

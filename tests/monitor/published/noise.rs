@@ -217,19 +217,39 @@ fn other_is_what_the_noisy_total_has_beyond_the_rows() {
         .sum();
     assert_eq!(sum, rows[0].flows);
     let versions = rows.iter().filter(|row| row.ip_version.is_some());
-    assert_eq!(
-        versions.count(),
-        2,
-        "both are always drawn: neither is other"
-    );
+    assert_eq!(versions.count(), 2, "both are shown: neither is other");
     let about = rows[0].about.as_ref().unwrap();
     assert!((about.epsilon - 1.0).abs() < f64::EPSILON);
 }
 
 #[test]
+fn a_row_that_noise_brings_below_the_threshold_joins_other() {
+    let settings = noisy(1.0, 4);
+    let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
+    let mut ledger = large();
+    let barely = counts(100, 1 << 20, 1 << 10);
+    ledger.cells.push((cell(22, 1, "US", Version::V4), barely));
+    let mut draw = || {
+        let rows = publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
+        let ports: Vec<_> = rows
+            .into_iter()
+            .filter(|row| row.dimension == Dimension::Port)
+            .collect();
+        let of = |port: Option<u16>| ports.iter().any(|row| row.port == port);
+        assert!(of(Some(443)) && of(Some(80)));
+        assert_ne!(of(Some(22)), of(None), "it is its own row, or the other");
+        assert!(ports.iter().all(|row| row.other || row.flows >= 100));
+        of(Some(22))
+    };
+    let own = (0..400).filter(|_| draw()).count();
+    // Half of the distribution, and the number in its middle.
+    assert!((150..250).contains(&own), "{own}");
+}
+
+#[test]
 fn counts_that_noise_made_negative_are_none() {
     let mut settings = noisy(0.01, 5);
-    settings.noise.as_mut().unwrap().user = counts(1, 1 << 30, 1);
+    settings.noise.as_mut().unwrap().user = counts(1, 1 << 29, 1);
     let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
     let ledger = Ledger {
         cells: vec![(cell(443, 1, "US", Version::V4), counts(1_000_000, 10, 10))],
@@ -270,6 +290,7 @@ fn noise_that_makes_no_sense_is_refused() {
     };
     assert!(refusal(counts(0, 1, 1)).contains("flows"));
     assert!(refusal(counts(1, u64::MAX, 1)).contains("bytes"));
+    assert!(refusal(counts(1, 1 << 40, 1)).contains("raise epsilon"));
     assert!(refusal(counts(100, 1, 1)).contains("set the threshold above 100"));
     assert!(noisy(0.3, 1).check().is_ok());
 }

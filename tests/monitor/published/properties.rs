@@ -1,9 +1,9 @@
 //! What holds of whatever was counted.
 
-use super::{cell, counts, plain, rows, told};
+use super::{cell, counts, origin, period, plain, rows, told};
 use exitmark::monitor::cell::Counts;
 use exitmark::monitor::ledger::{Ledger, Spilled};
-use exitmark::monitor::publish::PublishSettings;
+use exitmark::monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
 use exitmark::monitor::row::{Dimension, Row};
 use exitmark::monitor::services;
 use exitmark::packet::Version;
@@ -205,6 +205,82 @@ proptest! {
             };
             let rest = less(numbers(row), sum(ports.iter().filter(is_within).copied()));
             prop_assert!(is_hidden(rest), "{} leaves {rest:?}", told(row));
+        }
+    }
+
+    #[test]
+    fn systems_and_countries_tell_nothing_of_each_other_by_subtraction(
+        (ledger, packets) in ledgers(),
+        threshold in 1_u64..400,
+        top in 1_u32..8,
+        cross in prop::sample::subsequence(CROSS.to_vec(), 0..=3),
+    ) {
+        let settings = PublishSettings { cross, ..crossed(threshold, top) };
+        let published = rows(&ledger, &settings);
+        // The row of a dimension that packets with these columns are in.
+        let row_of = |dimension: Dimension, of: &Columns| {
+            let of: Columns = names(dimension).iter().map(|&name| (name, of[name].clone())).collect();
+            let mut of_dimension = published.iter().enumerate().filter(|(_, row)| row.dimension == dimension);
+            let own = of_dimension.clone().find(|(_, row)| !row.other && columns(row) == of);
+            own.or_else(|| of_dimension.find(|(_, row)| row.other)).map(|(index, _)| index)
+        };
+        for (outer, inner, place, elsewhere) in [
+            (Dimension::Country, Dimension::System, "asn", "country"),
+            (Dimension::System, Dimension::Country, "country", "asn"),
+            (Dimension::Country, Dimension::PortSystem, "asn", "country"),
+            (Dimension::System, Dimension::PortCountry, "country", "asn"),
+            (Dimension::PortCountry, Dimension::PortSystem, "asn", "country"),
+            (Dimension::PortSystem, Dimension::PortCountry, "country", "asn"),
+        ] {
+            let mut left: BTreeMap<usize, Counts> = BTreeMap::new();
+            for row in published.iter().filter(|row| row.dimension == inner && !row.other) {
+                let columns = columns(row);
+                // Where the place is by all packets, as if by the databases.
+                let there: Vec<_> = packets.iter().filter(|packet| packet.columns[place] == columns[place]).collect();
+                if !there.iter().any(|packet| packet.is_whole) {
+                    continue;
+                }
+                let around: BTreeSet<_> = there.iter().map(|packet| {
+                    let mut of = columns.clone();
+                    of.insert(elsewhere, packet.columns[elsewhere].clone());
+                    row_of(outer, &of)
+                }).collect();
+                if let [Some(alone)] = around.into_iter().collect::<Vec<_>>()[..] {
+                    let left = left.entry(alone).or_insert(numbers(&published[alone]));
+                    *left = less(*left, numbers(row));
+                }
+            }
+            for (row, rest) in left {
+                let is_hidden = rest == Counts::default() || rest.flows >= threshold;
+                prop_assert!(is_hidden, "{inner:?} leaves {rest:?} of {}", told(&published[row]));
+            }
+        }
+    }
+
+    #[test]
+    fn noise_shows_nothing_that_is_hidden_without_it(
+        (ledger, packets) in ledgers(),
+        threshold in 2_u64..400,
+        thousandths in 1_u32..=100_000,
+        seed in any::<u64>(),
+    ) {
+        let exact = crossed(threshold, 5);
+        let epsilon = Epsilon::try_from(f64::from(thousandths) / 1000.0).unwrap();
+        let user = counts(threshold - 1, 5000, 100);
+        let settings = PublishSettings {
+            noise: Some(NoiseSettings { epsilon, user, seed: Some(seed) }),
+            ..exact.clone()
+        };
+        let of = |row: &Row| (row.dimension, columns(row));
+        let without_noise: BTreeSet<_> = rows(&ledger, &exact).iter().map(of).collect();
+        settings.check().unwrap();
+        let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
+        let published = publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
+        for row in published.iter().filter(|row| !row.other) {
+            let is_enough = self::exact(&packets, &columns(row)).flows >= threshold;
+            prop_assert!(is_enough || published.len() == 1, "{}", told(row));
+            prop_assert!(without_noise.contains(&of(row)), "{}", told(row));
+            prop_assert!(row.flows >= threshold || published.len() == 1, "{}", told(row));
         }
     }
 

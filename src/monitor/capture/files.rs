@@ -181,7 +181,9 @@ impl Reader<'_> {
             outcome = self.read(capture);
             // Nothing of the last packet shall be left anywhere.
             self.counter.rinse();
-            self.summary.packets += capture.packets();
+            let (path, packets) = (capture.path().display(), capture.packets());
+            tracing::info!("{path} is counted: {packets} packets");
+            self.summary.packets += packets;
             self.summary.late += capture.late();
             if outcome.is_err() {
                 break;

@@ -5,6 +5,9 @@ use super::cell::Country;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// The years in which periods begin: what is of another one had a wrong clock.
+pub const YEARS: std::ops::Range<i16> = 2000..2200;
+
 /// What the packets of a row have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

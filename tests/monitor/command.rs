@@ -4,17 +4,19 @@ use exitmark::lab::frames::tcp;
 use exitmark::monitor::row::{Dimension, Row};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 use tempfile::TempDir;
 
-const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
-/// 2026-11-21T00:00:00Z.
-const MIDNIGHT: u64 = 1_795_219_200;
+pub(super) const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
+/// 2025-11-21T00:00:00Z.
+pub(super) const MIDNIGHT: u64 = 1_763_683_200;
 const DAY: u64 = 24 * 60 * 60;
-const SYN: u8 = 0x02;
+pub(super) const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
 fn run(directory: &Path, arguments: &[&str]) -> Output {
@@ -28,7 +30,7 @@ fn words(output: &Output) -> String {
     String::from_utf8(text).unwrap()
 }
 
-fn segment(port: u16, flags: u8, tos: u8) -> Vec<u8> {
+pub(super) fn segment(port: u16, flags: u8, tos: u8) -> Vec<u8> {
     let destination = format!("8.8.8.8:{port}");
     let frame = tcp("192.0.2.10:40000", &destination).tos(tos).payload(20);
     let mut frame = frame.build();
@@ -77,17 +79,63 @@ fn rows(path: &Path) -> Vec<Row> {
     rows.collect()
 }
 
+/// What is in a directory, with its bytes.
+fn listed(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
+}
+
+/// Captures that cannot be counted as they are.
+fn odd_files(directory: &Path) {
+    let write = |name: &str, times: &[u64]| {
+        let frame = |at: &u64| (*at, segment(443, SYN, 0x28));
+        let frames: Vec<_> = times.iter().map(frame).collect();
+        capture(&directory.join(name), &frames);
+    };
+    write("1970.pcap", &[0]);
+    write("1999.pcap", &[MIDNIGHT, 946_684_799]);
+    write("2106.pcap", &[MIDNIGHT, u32::MAX.into(), MIDNIGHT]);
+    // Two at once, both over midnight.
+    write("left.pcap", &[MIDNIGHT, MIDNIGHT + DAY]);
+    write("right.pcap", &[MIDNIGHT + 1, MIDNIGHT + 2]);
+    write("slow.pcap", &[MIDNIGHT + DAY, MIDNIGHT + DAY - 60]);
+    fs::write(directory.join("empty.pcap"), b"").unwrap();
+    // A section, an interface of Ethernet, and a Simple Packet Block.
+    let block = |kind: u32, body: &[u8]| -> Vec<u8> {
+        let total = u32::try_from(body.len() + 12).unwrap().to_le_bytes();
+        [&kind.to_le_bytes()[..], &total, body, &total].concat()
+    };
+    let section = [
+        &0x1a2b_3c4d_u32.to_le_bytes()[..],
+        &[1, 0, 0, 0],
+        &[0xff; 8],
+    ]
+    .concat();
+    let mut frame = segment(443, SYN, 0x28);
+    let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
+    frame.resize(frame.len().next_multiple_of(4), 0);
+    let blocks = [
+        block(0x0a0d_0d0a, &section),
+        block(1, &[1, 0, 0, 0, 0, 0, 0, 0]),
+        block(3, &[&length[..], &frame].concat()),
+    ];
+    fs::write(directory.join("timeless.pcapng"), blocks.concat()).unwrap();
+}
+
 #[test]
 fn captured_files_become_periods_and_a_page() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();
     files(here);
-    fs::create_dir(here.join("periods")).unwrap();
+    // The later one first; and the directory is made.
     let arguments = [
         "capture",
         "--pcap",
-        "a.pcap",
         "b.pcap",
+        "a.pcap",
         "--address",
         "192.0.2.10",
         "--out",
@@ -99,20 +147,21 @@ fn captured_files_become_periods_and_a_page() {
     for expected in [
         "4800 packets in 2 files; counted: 3600 packets, 144000 bytes, 1200 connections",
         "unmarked: 1200",
-        "periods/exit-20261121T000000Z-1.jsonl",
-        "periods/exit-20261122T000000Z-1.jsonl",
+        "periods/exit-20251121T000000Z-1.jsonl",
+        "periods/exit-20251122T000000Z-1.jsonl",
     ] {
         assert!(said.contains(expected), "{expected}\n{said}");
     }
 
-    let first = rows(&here.join("periods/exit-20261121T000000Z-1.jsonl"));
+    let first = rows(&here.join("periods/exit-20251121T000000Z-1.jsonl"));
     let total = &first[0];
     assert_eq!(total.dimension, Dimension::Total);
     // Rounded up to 8 flows, a MiB, 1024 packets.
     let numbers = |row: &Row| (row.flows, row.bytes, row.packets);
     assert_eq!(numbers(total), (800, 1 << 20, 3072));
     let about = total.about.as_ref().unwrap();
-    assert_eq!((about.part, about.watched_seconds), (1, 399));
+    // Whole hours: when the first packet came, and the last, is nobody's affair.
+    assert_eq!((about.part, about.watched_seconds), (1, 3600));
     assert!(about.countries.contains("tor-geoip"), "{}", about.countries);
     let of = |dimension: Dimension| -> Vec<&Row> {
         let rows = first.iter().filter(|row| row.dimension == dimension);
@@ -130,16 +179,21 @@ fn captured_files_become_periods_and_a_page() {
     let country = of(Dimension::Country)[0].country.unwrap().to_string();
     assert_eq!(country, "US");
 
-    // The same again is another part: nothing is overwritten.
+    // The same again would count twice, and so would its second day.
+    let before = listed(&here.join("periods"));
     let again = run(here, &arguments);
-    assert!(again.status.success(), "{}", words(&again));
-    assert!(words(&again).contains("exit-20261121T000000Z-2.jsonl"));
-    for part in [
-        "exit-20261121T000000Z-2.jsonl",
-        "exit-20261122T000000Z-2.jsonl",
-    ] {
-        fs::remove_file(here.join("periods").join(part)).unwrap();
-    }
+    assert_eq!(again.status.code(), Some(1), "{}", words(&again));
+    let there = "a.pcap, packet 1: its period is there already, in \
+                 periods/exit-20251121T000000Z-1.jsonl";
+    assert!(words(&again).contains(there), "{}", words(&again));
+    assert_eq!(listed(&here.join("periods")), before);
+    fs::remove_file(here.join("periods/exit-20251121T000000Z-1.jsonl")).unwrap();
+    let again = run(here, &arguments);
+    assert_eq!(again.status.code(), Some(1), "{}", words(&again));
+    let there = "b.pcap, packet 2201: its period is there already, in \
+                 periods/exit-20251122T000000Z-1.jsonl";
+    assert!(words(&again).contains(there), "{}", words(&again));
+    assert_eq!(listed(&here.join("periods")), before);
 
     let reported = run(here, &["report", "periods", "--out", "page", "--json"]);
     assert!(reported.status.success(), "{}", words(&reported));
@@ -151,8 +205,8 @@ fn captured_files_become_periods_and_a_page() {
         page.contains("443") && page.contains("United States"),
         "{page}"
     );
-    assert!(here.join("page/2026-11.html").exists());
-    assert!(here.join("page/2026-11.csv").exists());
+    assert!(here.join("page/2025-11.html").exists());
+    assert!(here.join("page/2025-11.csv").exists());
 }
 
 #[test]
@@ -177,7 +231,7 @@ fn what_is_broken_is_said_and_what_was_before_it_is_counted() {
     );
     assert_eq!(cut.status.code(), Some(1), "{}", words(&cut));
     assert!(words(&cut).contains("cut.pcap"), "{}", words(&cut));
-    let rows = rows(&here.join("periods/exit-20261121T000000Z-1.jsonl"));
+    let rows = rows(&here.join("periods/exit-20251121T000000Z-1.jsonl"));
     assert_eq!(rows[0].flows, 256, "250 whole connections, rounded up");
 }
 
@@ -186,6 +240,7 @@ fn wrong_usage_is_2_and_a_world_that_is_not_as_required_is_1() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();
     files(here);
+    odd_files(here);
     fs::write(
         here.join("bad.toml"),
         "addresses = [\"192.0.2.10\"]\nport = 1\n",
@@ -193,7 +248,7 @@ fn wrong_usage_is_2_and_a_world_that_is_not_as_required_is_1() {
     .unwrap();
     fs::write(here.join("good.toml"), "addresses = [\"192.0.2.10\"]\n").unwrap();
     fs::write(here.join("rows.jsonl"), "{\"dimension\":\"total\"}\n").unwrap();
-    let table: [(&[&str], i32, &str); 12] = [
+    let table: [(&[&str], i32, &str); 10] = [
         (&["capture"], 2, "addresses = []"),
         (&["capture", "--address", "192.0.2.10"], 2, "--pcap"),
         (&["capture", "--address", "example.org"], 2, "--address"),
@@ -213,32 +268,6 @@ fn wrong_usage_is_2_and_a_world_that_is_not_as_required_is_1() {
             "none.toml: cannot be read",
         ),
         (&["check", "--config", "good.toml"], 0, "from 1 address "),
-        (
-            &[
-                "capture",
-                "--config",
-                "good.toml",
-                "--pcap",
-                "none.pcap",
-                "--out",
-                ".",
-            ],
-            1,
-            "none.pcap",
-        ),
-        (
-            &[
-                "capture",
-                "--config",
-                "good.toml",
-                "--pcap",
-                "a.pcap",
-                "--out",
-                "nowhere",
-            ],
-            1,
-            "nowhere",
-        ),
         (&["report"], 2, "--out DIR"),
         (&["report", "--json", "nowhere"], 1, "nowhere"),
         (&["report", "--json", "rows.jsonl"], 1, "rows.jsonl"),
@@ -248,5 +277,76 @@ fn wrong_usage_is_2_and_a_world_that_is_not_as_required_is_1() {
         let said = words(&output);
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
         assert!(said.contains(expected), "{arguments:?}: {expected}\n{said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_counted_as_it_is_says_why() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    files(here);
+    odd_files(here);
+    // Not even for root, who has given up to get past that.
+    fs::create_dir(here.join("closed")).unwrap();
+    fs::set_permissions(here.join("closed"), PermissionsExt::from_mode(0o555)).unwrap();
+    // Files, the directory, what is said, and how many periods there are all the same.
+    let table: [(&[&str], &str, &str, usize); 11] = [
+        (&["a.pcap", "none.pcap"], "1", "none.pcap: No such file", 0),
+        (&["a.pcap", "empty.pcap"], "2", "empty.pcap is empty", 0),
+        (
+            &["a.pcap", "timeless.pcapng"],
+            "3",
+            "timeless.pcapng begins with a packet that has no time",
+            0,
+        ),
+        (
+            &["a.pcap", "1970.pcap"],
+            "4",
+            "1970.pcap, packet 1: it is of 1970-01-01",
+            0,
+        ),
+        (
+            &["1999.pcap"],
+            "5",
+            "1999.pcap, packet 2: it is of 1999-12-31",
+            1,
+        ),
+        (&["2106.pcap"], "6", "editcap 2106.pcap NEW.pcapng 2`", 1),
+        (
+            &["right.pcap", "left.pcap"],
+            "7",
+            "right.pcap, packet 1: it is of the period that began 2025-11-21T00:00:00Z, and \
+             2025-11-22T00:00:00Z is running already",
+            2,
+        ),
+        (
+            &["a.pcap"],
+            "a.pcap/periods",
+            "a.pcap/periods: periods cannot be written there",
+            0,
+        ),
+        (
+            &["a.pcap"],
+            "closed",
+            "closed: periods cannot be written there",
+            0,
+        ),
+        (&["a.pcap"], "9/of/them", "1000 packets in 1 files", 1),
+        (
+            &["slow.pcap"],
+            "10",
+            "1 packets are up to a minute older",
+            1,
+        ),
+    ];
+    for (number, (files, out, expected, periods)) in table.into_iter().enumerate() {
+        let start = ["capture", "--address", "192.0.2.10", "--out", out, "--pcap"];
+        let output = run(here, &[&start, files].concat());
+        let said = words(&output);
+        let status = if number < 9 { 1 } else { 0 };
+        assert_eq!(output.status.code(), Some(status), "{files:?}: {said}");
+        assert!(said.contains(expected), "{files:?}: {expected}\n{said}");
+        let written = fs::read_dir(here.join(out)).map_or(0, Iterator::count);
+        assert_eq!(written, periods, "{files:?}: {said}");
     }
 }

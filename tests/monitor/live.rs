@@ -1,7 +1,7 @@
 //! Tier: root. The program itself at a tap: what it counts and tells, that a restart goes on, what
 //! it gives up, and that nobody's destination is anywhere.
 
-mod private;
+pub(crate) mod private;
 mod restart;
 
 use exitmark::lab::frames::{Frame, tcp, udp};

@@ -7,6 +7,7 @@
 
 mod command;
 mod count;
+mod files;
 mod live;
 #[path = "../wire/needles.rs"]
 mod needles;

@@ -1,20 +1,108 @@
 //! Captured files: their packets' time is all the time there is, and nothing is kept for a
-//! restart, because they can be read again.
+//! restart, because they can be read again. Nothing is read before everything that it takes is
+//! open and every privilege is given up: whoever made a file may be anybody.
 
 use super::{CaptureError, filter, open_periods, tell};
 use crate::monitor::cell::Counts;
-use crate::monitor::clock::Now;
+use crate::monitor::clock::{Now, Period};
 use crate::monitor::filter::Refusals;
-use crate::monitor::pcap::{Capture, Progress};
+use crate::monitor::pcap::{Capture, CaptureError as PcapError, Progress};
 use crate::monitor::period::{Notice, Periods};
 use crate::monitor::places::Places;
+use crate::monitor::row::YEARS;
 use crate::monitor::settings::Settings;
 use crate::monitor::tally::Counter;
 use crate::process;
-use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use nix::unistd::{AccessFlags, access};
 use std::fmt;
+use std::fs::{self, File};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// By how much clocks may differ.
+const AHEAD: SignedDuration = SignedDuration::from_hours(24);
+/// What the time that a period was watched is a multiple of: the first packet and the last one
+/// shall not tell when they came.
+const WATCH: i64 = 3600;
+
+/// Why files are not counted, or not to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// There is nowhere to publish to.
+    #[error(
+        "{}: periods cannot be written there: {reason}; name a directory that this user may write \
+         to (--out)",
+        path.display()
+    )]
+    Out {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// A period could not be published, and nobody will try again.
+    #[error(
+        "{}: the period cannot be written: {reason}; make room, or name another directory (--out), \
+         and count the files again where none of their periods is yet",
+        path.display()
+    )]
+    Unpublished {
+        /// The period's file.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// It would be counted twice.
+    #[error(
+        "{}, packet {number}: its period is there already, in {}; remove that one or name another \
+         directory (--out), and give all captures of a period together: what is written is never \
+         added to",
+        path.display(), there.display()
+    )]
+    Again {
+        /// The captured file.
+        path: PathBuf,
+        /// The packet in it.
+        number: u64,
+        /// The period's file.
+        there: PathBuf,
+    },
+    /// A clock was wrong.
+    #[error(
+        "{0}, packet {number}: it is of {day}, which is before the year {first} or yet to come; a \
+         clock was wrong: leave the packet out (`editcap {0} NEW.pcapng {number}`), or move the \
+         time of all (`editcap -t SECONDS {0} NEW.pcapng`)",
+        path.display(), first = YEARS.start
+    )]
+    Clock {
+        /// The captured file.
+        path: PathBuf,
+        /// The packet in it.
+        number: u64,
+        /// When it seems to be of.
+        day: String,
+    },
+    /// Its period was closed already.
+    #[error(
+        "{0}, packet {number}: it is of the period that began {began}, and {running} is running \
+         already; put packets in order (`reordercap {0} NEW.pcapng`; captures of the same time: \
+         `mergecap -w NEW.pcapng FILES`), and count them again where none of their periods is yet",
+        path.display()
+    )]
+    Order {
+        /// The captured file.
+        path: PathBuf,
+        /// The packet in it.
+        number: u64,
+        /// When its period began.
+        began: Timestamp,
+        /// When the running one did.
+        running: Timestamp,
+    },
+}
 
 /// What was in files.
 #[derive(Clone, Debug, Default)]
@@ -35,12 +123,31 @@ pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
     }
     process::forbid_dumps()?;
     let places = Arc::new(Places::load(&settings.places)?);
-    // A fault in the last file shall be told before the first one is counted for an hour.
-    let mut captures = files
+    let opened = files
         .iter()
-        .map(|path| Capture::open(path))
+        .map(|path| match File::open(path) {
+            Ok(file) => Ok((path, file)),
+            Err(source) => Err(PcapError::File {
+                path: path.clone(),
+                source,
+            }),
+        })
         .collect::<Result<Vec<_>, _>>()?;
-    let mut reader = Reader {
+    let out = settings.directory.as_path();
+    let closed_off = |reason| FilesError::Out {
+        path: out.to_owned(),
+        reason,
+    };
+    fs::create_dir_all(out).map_err(closed_off)?;
+    process::keep(&[]).map_err(|error| CaptureError::System("give up capabilities", error))?;
+    process::forbid_system_calls()
+        .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
+    access(out, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| closed_off(error.into()))?;
+    let captures = opened
+        .into_iter()
+        .map(|(path, file)| Capture::of(path, file))
+        .collect::<Result<Vec<_>, _>>()?;
+    Reader {
         counter: Counter::new(filter(settings), Arc::clone(&places), settings.cells),
         places,
         settings,
@@ -50,23 +157,8 @@ pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
             files: files.len(),
             ..Summary::default()
         },
-    };
-    let mut outcome = Ok(());
-    for capture in &mut captures {
-        outcome = reader.read(capture);
-        reader.summary.packets += capture.packets();
-        reader.summary.late += capture.late();
-        if outcome.is_err() {
-            break;
-        }
     }
-    // What was read before a fault is counted.
-    let closed = reader.close();
-    outcome.and(closed)?;
-    let mut summary = reader.summary;
-    summary.refusals = *reader.counter.refusals();
-    summary.flagless = reader.counter.flagless();
-    Ok(summary)
+    .read_all(captures)
 }
 
 /// Counts one file after the other.
@@ -82,67 +174,150 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read(&mut self, capture: &mut Capture) -> Result<(), CaptureError> {
-        loop {
-            let range = match &self.periods {
-                Some(periods) => {
-                    let period = periods.status().running;
-                    period.start..period.end()
-                }
-                // Over before anything was captured: tells when the first packet was.
-                None => Timestamp::UNIX_EPOCH..Timestamp::UNIX_EPOCH,
-            };
-            let progress = capture.count_until(range, &mut self.counter);
-            if let Some(last) = capture.last() {
-                let first = self.seen.map_or(last, |(first, _)| first);
-                self.seen = Some((first, last));
-            }
-            match progress? {
-                Progress::End => return Ok(()),
-                Progress::Next(time) => self.turn_to(time)?,
+    fn read_all(mut self, captures: Vec<Capture>) -> Result<Summary, CaptureError> {
+        let mut captures = self.in_order(captures)?;
+        let mut outcome = Ok(());
+        for capture in &mut captures {
+            outcome = self.read(capture);
+            // Nothing of the last packet shall be left anywhere.
+            self.counter.rinse();
+            let (path, packets) = (capture.path().display(), capture.packets());
+            tracing::info!("{path} is counted: {packets} packets");
+            self.summary.packets += packets;
+            self.summary.late += capture.late();
+            if outcome.is_err() {
+                break;
             }
         }
+        // What was read before a fault is counted.
+        let closed = self.close(Timestamp::UNIX_EPOCH);
+        outcome.and(closed)?;
+        self.summary.refusals = *self.counter.refusals();
+        self.summary.flagless = self.counter.flagless();
+        Ok(self.summary)
     }
 
-    /// A packet of another period comes next.
-    fn turn_to(&mut self, time: Timestamp) -> Result<(), CaptureError> {
-        if self.periods.is_some() {
-            self.close_at(time)?;
-        } else {
-            let now = Now::of_packet(time);
+    /// In the order of their first packets, each of which is looked at: a fault in the last file
+    /// shall be told before the first one is counted for an hour.
+    fn in_order(&mut self, captures: Vec<Capture>) -> Result<Vec<Capture>, CaptureError> {
+        let long_ago = Timestamp::UNIX_EPOCH..Timestamp::UNIX_EPOCH;
+        let mut begun = Vec::new();
+        for mut capture in captures {
+            let first = match capture.count_until(long_ago.clone(), &mut self.counter)? {
+                Progress::Next(time) => Some(time),
+                Progress::End => None,
+            };
+            if let Some(time) = first {
+                self.refuse_clock(&capture, time)?;
+            }
+            begun.push((first, capture));
+        }
+        begun.sort_by_key(|(first, _)| *first);
+        let earliest = begun.iter().find_map(|(first, _)| *first);
+        if let Some(earliest) = earliest {
+            let now = Now::of_packet(earliest);
             let opened = open_periods(self.settings, &self.places, None, now)?;
             tell(&opened.notices);
+            for (first, capture) in &begun {
+                first.map_or(Ok(()), |first| again(&opened.periods, capture, first))?;
+            }
             self.periods = Some(opened.periods);
+            self.seen = Some((earliest, earliest));
         }
+        Ok(begun.into_iter().map(|(_, capture)| capture).collect())
+    }
+
+    fn read(&mut self, capture: &mut Capture) -> Result<(), CaptureError> {
+        // Without periods there is no packet in any file.
+        while let Some(periods) = &self.periods {
+            let Period { start, .. } = periods.status().running;
+            let end = periods.status().running.end();
+            let progress = capture.count_until(start..end, &mut self.counter);
+            if let Some(last) = capture.last() {
+                let (first, before) = self.seen.unwrap_or((last, last));
+                self.seen = Some((first, before.max(last)));
+            }
+            match progress? {
+                Progress::End => break,
+                Progress::Next(time) => {
+                    self.refuse_clock(capture, time)?;
+                    if time < start {
+                        let began = Period::at(time, self.settings.length).start;
+                        return Err(FilesError::Order {
+                            path: capture.path().to_owned(),
+                            number: capture.packets() + 1,
+                            began,
+                            running: start,
+                        }
+                        .into());
+                    }
+                    self.turn_to(capture, time)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A packet of a later period comes next.
+    fn turn_to(&mut self, capture: &Capture, time: Timestamp) -> Result<(), CaptureError> {
+        if let Some(periods) = &self.periods {
+            again(periods, capture, time)?;
+        }
+        self.close(time)?;
         self.seen = Some((time, time));
         Ok(())
     }
 
-    /// Nothing comes any more.
-    fn close(&mut self) -> Result<(), CaptureError> {
-        self.close_at(self.seen.map_or(Timestamp::UNIX_EPOCH, |(_, last)| last))
-    }
-
-    fn close_at(&mut self, next: Timestamp) -> Result<(), CaptureError> {
-        let (Some(periods), Some((first, last))) = (&mut self.periods, self.seen) else {
+    /// Ends the running period; the next one is of this time.
+    fn close(&mut self, next: Timestamp) -> Result<(), CaptureError> {
+        let (Some(periods), Some((first, last))) = (&mut self.periods, self.seen.take()) else {
             return Ok(());
         };
-        let seconds = last.duration_since(first).as_secs().max(0);
+        let seconds = last.duration_since(first).as_secs().max(1);
+        let hours = (seconds.saturating_add(WATCH - 1)) / WATCH;
+        let watched = (hours * WATCH).min(periods.status().running.length.seconds());
         let tally = self.counter.tally_mut();
-        tally.note_watched(u64::try_from(seconds).unwrap_or_default());
+        tally.note_watched(watched.unsigned_abs());
         for (_, counts) in tally.totals() {
             self.summary.counted += counts;
         }
-        let notices = periods.close(tally.take(), Now::of_packet(next));
-        tell(&notices);
-        for notice in notices {
-            match notice {
-                Notice::Published { path, .. } => self.summary.published.push(path),
-                Notice::Unpublished { .. } => return Err(CaptureError::Unpublished(notice)),
-                _ => {}
+        for notice in periods.close(tally.take(), Now::of_packet(next)) {
+            if let Notice::Unpublished { path, reason, .. } = notice {
+                return Err(FilesError::Unpublished { path, reason }.into());
+            }
+            tell(std::slice::from_ref(&notice));
+            if let Notice::Published { path, .. } = notice {
+                self.summary.published.push(path);
             }
         }
         Ok(())
+    }
+
+    /// Refuses the time of a capture's next packet if no period can be of it.
+    fn refuse_clock(&self, capture: &Capture, time: Timestamp) -> Result<(), FilesError> {
+        let began = Period::at(time, self.settings.length).start;
+        let year = |time: Timestamp| time.to_zoned(TimeZone::UTC).year();
+        let latest = Timestamp::now().saturating_add(AHEAD);
+        if YEARS.contains(&year(began)) && latest.is_ok_and(|latest| time <= latest) {
+            return Ok(());
+        }
+        Err(FilesError::Clock {
+            path: capture.path().to_owned(),
+            number: capture.packets() + 1,
+            day: time.strftime("%Y-%m-%d").to_string(),
+        })
+    }
+}
+
+/// Refuses a capture's next packet if a file of its period is there.
+fn again(periods: &Periods, capture: &Capture, time: Timestamp) -> Result<(), FilesError> {
+    match periods.published_at(time) {
+        None => Ok(()),
+        Some(there) => Err(FilesError::Again {
+            path: capture.path().to_owned(),
+            number: capture.packets() + 1,
+            there,
+        }),
     }
 }
 
@@ -172,8 +347,7 @@ impl fmt::Display for Summary {
         if self.late > 0 {
             writeln!(
                 f,
-                "{} packets are older than the period they are counted in: name the files in the \
-                 order of their time",
+                "{} packets are up to a minute older than the period that they are counted in",
                 self.late
             )?;
         }

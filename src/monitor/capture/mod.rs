@@ -23,14 +23,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use files::Summary;
+pub use files::{FilesError, Summary};
 
 /// Where packets come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The NIC at a tap.
     Interface(String),
-    /// Captured files, in the order of their time.
+    /// Captured files, in any order.
     Files(Vec<PathBuf>),
 }
 
@@ -49,9 +49,9 @@ pub enum CaptureError {
     /// A captured file cannot be read.
     #[error(transparent)]
     Pcap(#[from] PcapError),
-    /// A period could not be published, and nobody will try again.
-    #[error("{0}")]
-    Unpublished(Notice),
+    /// Captured files cannot be counted as they are.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// The metrics' port cannot be had.
     #[error(transparent)]
     Metrics(#[from] ListenError),

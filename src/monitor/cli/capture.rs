@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NIC", conflicts_with = "pcap")]
     interface: Option<String>,
 
-    /// Captured files, pcap or pcapng, in the order of their time
+    /// Captured files, pcap or pcapng: all of the periods that they are of
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pcap: Vec<PathBuf>,
 
@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<IpAddr>,
 
-    /// Where the period files go, in place of `period.directory`
+    /// Where the period files go, in place of `period.directory`; of captured files, it is made
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }

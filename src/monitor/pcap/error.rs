@@ -14,6 +14,20 @@ pub enum CaptureError {
         /// Why not.
         source: io::Error,
     },
+    /// There is nothing in it.
+    #[error(
+        "{0} is empty: whoever captures has written nothing yet, or had a full disk; leave it out, \
+         or fetch it again"
+    )]
+    Empty(PathBuf),
+    /// Its packets have no time.
+    #[error(
+        "{0} begins with a packet that has no time (pcapng's Simple Packet Block), so nobody knows \
+         which period it is of; capture with what writes times, as tcpdump and dumpcap do, or give \
+         all of it one that you know: `editcap -F pcap {0} OLD.pcap && editcap -t $(date -d \
+         2026-11-21T12:00Z +%s) OLD.pcap NEW.pcap`"
+    )]
+    Timeless(PathBuf),
     /// It begins as no capture does.
     #[error(
         "{0} is neither pcap nor pcapng; unpack it where it is compressed, or convert it \

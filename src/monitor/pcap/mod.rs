@@ -24,11 +24,15 @@ use std::path::{Path, PathBuf};
 
 /// Packets that are counted together.
 const BATCH: usize = 64;
+/// By how many nanoseconds a packet may come too late: a NIC with several queues, or a clock that
+/// is put right, does not keep packets quite in order.
+const GRACE: u64 = 60 * 1_000_000_000;
 
 /// How far a capture was counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The next packet is of this time: it does not belong to the period any more.
+    /// The next packet is of this time: it does not belong to the period, but behind it, or long
+    /// before it.
     Next(Timestamp),
     /// There are no more packets.
     End,
@@ -47,7 +51,8 @@ pub struct Capture {
 /// Why a batch is not longer.
 enum Pause {
     Full,
-    Over(u64),
+    Elsewhere(u64),
+    Timeless,
     Stuck(Stuck),
 }
 
@@ -57,8 +62,17 @@ impl Capture {
     /// # Errors
     /// It cannot be read, or is no capture of a network that is known here.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
+        let file = File::open(path).map_err(|source| CaptureError::file(path, source))?;
+        Self::of(path, file)
+    }
+
+    /// The same of a file that is open: all that is done here is to read it.
+    ///
+    /// # Errors
+    /// As [`Capture::open`].
+    pub fn of(path: &Path, file: File) -> Result<Self, CaptureError> {
         let in_file = |source| CaptureError::file(path, source);
-        let mut input = Input::new(File::open(path).map_err(in_file)?);
+        let mut input = Input::new(file);
         let format = loop {
             match Format::read(input.unread()) {
                 Ok((format, taken)) => {
@@ -67,6 +81,9 @@ impl Capture {
                 }
                 Err(Stuck::Link(link)) => return Err(CaptureError::link(path, link)),
                 Err(Stuck::Incomplete) if input.fill().map_err(in_file)? => {}
+                Err(_) if input.unread().is_empty() => {
+                    return Err(CaptureError::Empty(path.to_owned()));
+                }
                 Err(_) => return Err(CaptureError::Format(path.to_owned())),
             }
         };
@@ -80,23 +97,25 @@ impl Capture {
         })
     }
 
-    /// Counts up to the first packet whose time is at or after the period's end, which is left for
-    /// the next period. A packet of before the period's start counts all the same, and is late; one
-    /// that has no time is of any period. To learn the first packet's time, give an empty period
-    /// that is over long ago.
+    /// Counts up to the first packet whose time is at or after the period's end, or more than a
+    /// minute before its start, which is left. One that is less late counts all the same; one that
+    /// has no time is of the same period as what was before it. To learn the first packet's time,
+    /// give an empty period that is over long ago.
     ///
     /// # Errors
-    /// The file cannot be read any further; all before that is counted.
+    /// The file cannot be read any further, all before that being counted; or it begins without a
+    /// time.
     pub fn count_until(
         &mut self,
         period: Range<Timestamp>,
         counter: &mut Counter,
     ) -> Result<Progress, CaptureError> {
-        let (start, end) = (nanos(period.start), nanos(period.end));
+        let period = nanos(period.start)..nanos(period.end);
         loop {
-            match self.count_batch(start, end, counter) {
+            match self.count_batch(&period, counter) {
                 Pause::Full => {}
-                Pause::Over(time) => return Ok(Progress::Next(timestamp(time))),
+                Pause::Elsewhere(time) => return Ok(Progress::Next(timestamp(time))),
+                Pause::Timeless => return Err(CaptureError::Timeless(self.path.clone())),
                 Pause::Stuck(Stuck::Incomplete) => {
                     let filled = self.input.fill();
                     if !filled.map_err(|error| CaptureError::file(&self.path, error))? {
@@ -116,6 +135,11 @@ impl Capture {
                 }
             }
         }
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// How many packets were read, whether they counted or not.
@@ -146,7 +170,8 @@ impl Capture {
     }
 
     #[inline]
-    fn count_batch(&mut self, start: u64, end: u64, counter: &mut Counter) -> Pause {
+    fn count_batch(&mut self, period: &Range<u64>, counter: &mut Counter) -> Pause {
+        let accepted = period.start.saturating_sub(GRACE)..period.end;
         let mut records = [Record::default(); BATCH];
         let mut len = 0;
         let mut taken = 0;
@@ -163,11 +188,13 @@ impl Capture {
             };
             if let Some(packet) = step.packet {
                 if let Some(time) = packet.time {
-                    if time >= end {
-                        break Pause::Over(time);
+                    if !accepted.contains(&time) {
+                        break Pause::Elsewhere(time);
                     }
-                    self.late += u64::from(time < start);
+                    self.late += u64::from(time < period.start);
                     last = Some(time);
+                } else if last.is_none() && self.last.is_none() {
+                    break Pause::Timeless;
                 }
                 let record = Record {
                     start: at + packet.record.start,

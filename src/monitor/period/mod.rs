@@ -232,6 +232,12 @@ impl Periods {
         notices
     }
 
+    /// A file of the period at this time, where there is one already.
+    pub fn published_at(&self, wall: Timestamp) -> Option<PathBuf> {
+        let path = self.path(&Period::at(wall, self.settings.length));
+        path.exists().then_some(path)
+    }
+
     /// Other databases, for what is published from now on.
     pub fn set_origin(&mut self, countries: String, systems: String, names: super::publish::Names) {
         self.origin.countries = countries;

@@ -4,7 +4,7 @@
 use super::ReportError;
 use super::sums::{Key, Month, Part, Statistics, date};
 use crate::monitor::cell::Counts;
-use crate::monitor::row::{About, Dimension, Row};
+use crate::monitor::row::{About, Dimension, Row, YEARS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -287,7 +287,7 @@ fn columns(row: &Row) -> Result<(), String> {
 /// Whether the values can be true; names lose what no page can show.
 fn values(row: &mut Row) -> Result<(), String> {
     let (start, end) = (row.period_start.as_second(), row.period_end.as_second());
-    if !(2000..2200).contains(&date(start).year()) {
+    if !YEARS.contains(&date(start).year()) {
         return Err(format!("no period begins {}", row.period_start));
     }
     if end <= start || end - start > PERIOD {

@@ -14,7 +14,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 /// Marked frames of every shape to destinations that are nowhere else, and some that do not count.
-fn planted() -> Vec<Vec<u8>> {
+pub(crate) fn planted() -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     for who in [Who::Exit, Who::Client] {
         for address in who.addresses() {
@@ -38,7 +38,7 @@ fn planted() -> Vec<Vec<u8>> {
 }
 
 /// All that a process has in memory and may be read.
-fn memory(pid: u32) -> Vec<u8> {
+pub(crate) fn memory(pid: u32) -> Vec<u8> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
     let mut all = Vec::new();
@@ -61,7 +61,7 @@ fn memory(pid: u32) -> Vec<u8> {
     all
 }
 
-fn files(directory: &Path, all: &mut Vec<u8>) {
+pub(crate) fn files(directory: &Path, all: &mut Vec<u8>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         all.extend(path.display().to_string().bytes());

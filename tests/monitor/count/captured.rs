@@ -1,0 +1,370 @@
+//! Captured files: pcap and pcapng of every kind, what is broken in them, and their times.
+
+use super::{HOST, MARKED, count, counter, many};
+use exitmark::lab::Random;
+use exitmark::lab::frames::udp;
+use exitmark::monitor::ledger::Ledger;
+use exitmark::monitor::pcap::{Capture, CaptureError, Progress};
+use exitmark::monitor::tally::DEFAULT_CELLS;
+use jiff::Timestamp;
+use pcap_file::pcap::{PcapHeader, PcapWriter, RawPcapPacket};
+use pcap_file::{DataLink, Endianness, TsResolution};
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+
+/// 2023-11-14T22:13:20Z
+const NOW: u32 = 1_700_000_000;
+
+/// Packets at these seconds after [`NOW`], in a pcap file.
+pub(super) fn pcap(
+    path: &Path,
+    seconds: &[i32],
+    frames: &[Vec<u8>],
+    header: PcapHeader,
+    snaplen: usize,
+) {
+    let mut writer = PcapWriter::with_header(fs::File::create(path).unwrap(), header).unwrap();
+    for (index, frame) in frames.iter().enumerate() {
+        let second = seconds.get(index).copied().unwrap_or(0);
+        let kept = frame.len().min(snaplen);
+        let packet = RawPcapPacket {
+            ts_sec: NOW.saturating_add_signed(second),
+            ts_frac: 999_999,
+            incl_len: u32::try_from(kept).unwrap(),
+            orig_len: u32::try_from(frame.len()).unwrap(),
+            data: frame[..kept].into(),
+        };
+        writer.write_raw_packet(&packet).unwrap();
+    }
+}
+
+pub(super) fn of_link(number: u32) -> PcapHeader {
+    PcapHeader {
+        datalink: DataLink::from(number),
+        endianness: Endianness::Little,
+        ..PcapHeader::default()
+    }
+}
+
+fn ever() -> Range<Timestamp> {
+    Timestamp::UNIX_EPOCH..Timestamp::MAX
+}
+
+fn after(seconds: i64) -> Timestamp {
+    Timestamp::from_second(i64::from(NOW) + seconds).unwrap()
+}
+
+pub(super) fn counted(path: &Path) -> Ledger {
+    let mut counter = counter(DEFAULT_CELLS);
+    let mut capture = Capture::open(path).unwrap();
+    assert_eq!(
+        capture.count_until(ever(), &mut counter).unwrap(),
+        Progress::End
+    );
+    counter.tally().ledger()
+}
+
+fn directly(frames: &[Vec<u8>]) -> Ledger {
+    let mut counter = counter(DEFAULT_CELLS);
+    count(&mut counter, frames);
+    counter.tally().ledger()
+}
+
+#[test]
+fn pcap_of_every_order_resolution_and_link_type_counts_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("any.pcap");
+    let frames = many(50);
+    let expected = directly(&frames);
+    for endianness in [Endianness::Big, Endianness::Little] {
+        for ts_resolution in [TsResolution::MicroSecond, TsResolution::NanoSecond] {
+            let header = PcapHeader {
+                endianness,
+                ts_resolution,
+                ..of_link(1)
+            };
+            for snaplen in [usize::MAX, 68] {
+                pcap(&path, &[], &frames, header, snaplen);
+                assert_eq!(counted(&path), expected, "{endianness:?} {ts_resolution:?}");
+            }
+        }
+    }
+    // Destination, source and ethertype away, and what others have put in their place.
+    let dressed = |front: fn([u8; 2]) -> Vec<u8>| -> Vec<Vec<u8>> {
+        let dress =
+            |frame: &Vec<u8>| [front([frame[12], frame[13]]), frame[14..].to_vec()].concat();
+        frames.iter().map(dress).collect()
+    };
+    let raw = dressed(|_| Vec::new());
+    let cooked = dressed(|[a, b]| vec![0, 4, 0, 1, 0, 6, 1, 2, 3, 4, 5, 6, 0, 0, a, b]);
+    let cooked_v2 =
+        dressed(|[a, b]| [vec![a, b], vec![0, 0, 0, 0, 0, 2, 0, 1, 4, 6], vec![9; 8]].concat());
+    for (link, frames) in [(101, &raw), (228, &raw), (113, &cooked), (276, &cooked_v2)] {
+        pcap(&path, &[], frames, of_link(link), usize::MAX);
+        assert_eq!(counted(&path), expected, "link type {link}");
+        ng(&path, frames, true, u16::try_from(link).unwrap(), None);
+        assert_eq!(counted(&path), expected, "link type {link} in pcapng");
+    }
+    pcap(&path, &[], &frames, of_link(105), usize::MAX);
+    let error = Capture::open(&path).err().unwrap();
+    assert!(
+        matches!(error, CaptureError::LinkType { link: 105, .. }),
+        "{error}"
+    );
+}
+
+/// A pcapng file, written by hand; the packets are microseconds apart from [`NOW`] on, or as the
+/// interface's resolution makes of that.
+fn ng(path: &Path, frames: &[Vec<u8>], is_little: bool, link: u16, resolution: Option<u8>) {
+    let word = |number: u32| {
+        if is_little {
+            number.to_le_bytes()
+        } else {
+            number.to_be_bytes()
+        }
+    };
+    let half = |number: u16| {
+        if is_little {
+            number.to_le_bytes()
+        } else {
+            number.to_be_bytes()
+        }
+    };
+    let block = |kind: u32, body: &[u8]| {
+        let padding = vec![0; body.len().wrapping_neg() % 4];
+        let total = word(u32::try_from(12 + body.len() + padding.len()).unwrap());
+        [&word(kind)[..], &total, body, &padding, &total].concat()
+    };
+    let mut file = block(
+        0x0a0d_0d0a,
+        &[&word(0x1a2b_3c4d)[..], &half(1), &half(0), &[0xff; 8]].concat(),
+    );
+    let option = resolution.map_or(Vec::new(), |value| {
+        [&half(9)[..], &half(1), &[value, 0, 0, 0], &[0; 4]].concat()
+    });
+    file.extend(block(
+        1,
+        &[&half(link)[..], &half(0), &word(0), &option].concat(),
+    ));
+    // Something that no reader needs to know.
+    file.extend(block(0xbad, b"hello"));
+    for (index, frame) in frames.iter().enumerate() {
+        let length = word(u32::try_from(frame.len()).unwrap());
+        if index % 10 == 9 {
+            file.extend(block(3, &[&length[..], frame].concat()));
+            continue;
+        }
+        let ticks = u64::from(NOW) * 1_000_000;
+        let [high, low] = halves(ticks);
+        let time = [word(high), word(low)].concat();
+        let padding = vec![0; frame.len().wrapping_neg() % 4];
+        // A comment.
+        let options = [&half(1)[..], &half(4), b"text", &[0; 4]].concat();
+        let body = [
+            &word(0)[..],
+            &time,
+            &length,
+            &length,
+            frame,
+            &padding,
+            &options,
+        ]
+        .concat();
+        file.extend(block(6, &body));
+    }
+    fs::write(path, file).unwrap();
+}
+
+/// The upper and the lower half of a number.
+fn halves(number: u64) -> [u32; 2] {
+    [number >> 32, number & 0xffff_ffff].map(|half| u32::try_from(half).unwrap())
+}
+
+#[test]
+fn pcapng_of_both_orders_counts_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("any.pcapng");
+    let frames = many(50);
+    for is_little in [true, false] {
+        ng(&path, &frames, is_little, 1, None);
+        assert_eq!(counted(&path), directly(&frames), "little: {is_little}");
+    }
+    // The number of ticks is the same in all of these.
+    let ticks = i128::from(NOW) * 1_000_000;
+    for (resolution, nanos) in [
+        (None, ticks * 1000),
+        (Some(9), ticks),
+        (Some(7), ticks * 100),
+        (Some(0x80 | 20), ticks * 1_000_000_000 / 1_048_576),
+    ] {
+        ng(&path, &frames, true, 1, resolution);
+        let mut capture = Capture::open(&path).unwrap();
+        let long_ago = Timestamp::UNIX_EPOCH..Timestamp::UNIX_EPOCH;
+        let next = capture.count_until(long_ago, &mut counter(4)).unwrap();
+        let Progress::Next(time) = next else {
+            panic!("there are packets");
+        };
+        assert_eq!(
+            time,
+            Timestamp::from_nanosecond(nanos).unwrap(),
+            "{resolution:?}"
+        );
+    }
+}
+
+#[test]
+fn a_period_ends_at_the_first_packet_behind_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("time.pcap");
+    let frame = udp(HOST, "1.2.3.4:443").tos(MARKED).build();
+    let frames = vec![frame; 8];
+    // The last but one is late, by less than a minute.
+    let seconds = [0, 59, 60, 61, 150, 151, 60, 152];
+    pcap(&path, &seconds, &frames, of_link(1), usize::MAX);
+    let mut capture = Capture::open(&path).unwrap();
+    let mut counter = counter(4);
+    let mut taken = |capture: &mut Capture, period: Range<Timestamp>| {
+        let progress = capture.count_until(period, &mut counter).unwrap();
+        (
+            progress,
+            counter
+                .tally_mut()
+                .take()
+                .cells
+                .first()
+                .map_or(0, |(_, counts)| counts.packets),
+        )
+    };
+    let at = |seconds| Progress::Next(after(seconds) + jiff::SignedDuration::from_micros(999_999));
+    assert_eq!(taken(&mut capture, after(0)..after(0)), (at(0), 0));
+    assert_eq!(taken(&mut capture, after(0)..after(60)), (at(60), 2));
+    assert_eq!(taken(&mut capture, after(60)..after(120)), (at(150), 2));
+    assert_eq!(
+        taken(&mut capture, after(120)..after(180)),
+        (Progress::End, 4)
+    );
+    assert_eq!((capture.packets(), capture.late()), (8, 1));
+    // A packet of exactly the end is behind it.
+    let end = after(0) + jiff::SignedDuration::from_micros(999_999);
+    let mut capture = Capture::open(&path).unwrap();
+    assert_eq!(taken(&mut capture, after(0)..end), (at(0), 0));
+}
+
+#[test]
+fn what_is_too_late_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("late.pcap");
+    let frame = udp(HOST, "1.2.3.4:443").tos(MARKED).build();
+    let micros = jiff::SignedDuration::from_micros(999_999);
+    // Of a minute before the period's start, and of a moment before that.
+    for (seconds, packets, next) in [([0, -60, 1], 3, None), ([0, -61, 1], 1, Some(-61))] {
+        let frames = vec![frame.clone(); 3];
+        pcap(&path, &seconds, &frames, of_link(1), usize::MAX);
+        let mut capture = Capture::open(&path).unwrap();
+        let period = after(0)..after(60);
+        let progress = capture.count_until(period, &mut counter(4)).unwrap();
+        let expected = next.map_or(Progress::End, |next| Progress::Next(after(next) + micros));
+        assert_eq!((progress, capture.packets()), (expected, packets));
+    }
+}
+
+#[test]
+fn a_capture_that_begins_without_a_time_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("timeless.pcapng");
+    let frames: Vec<_> = many(50).into_iter().take(20).collect();
+    ng(&path, &frames, true, 1, None);
+    let whole = fs::read(&path).unwrap();
+    // The tenth packet is a Simple Packet Block; nine Enhanced ones are before it.
+    let at = |kind: &[u8]| whole.windows(4).position(|bytes| bytes == kind).unwrap();
+    let (first, simple) = (at(&[6, 0, 0, 0]), at(&[3, 0, 0, 0]));
+    fs::write(&path, [&whole[..first], &whole[simple..]].concat()).unwrap();
+    let mut counter = counter(1000);
+    let mut capture = Capture::open(&path).unwrap();
+    let error = capture.count_until(ever(), &mut counter).unwrap_err();
+    assert!(error.to_string().contains("has no time"), "{error}");
+    assert_eq!(counter.tally().ledger(), Ledger::default());
+}
+
+#[test]
+fn a_capture_that_is_broken_counts_up_to_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("broken");
+    let frames: Vec<_> = many(50).into_iter().take(100).collect();
+    pcap(&path, &[], &frames, of_link(1), usize::MAX);
+    let whole = fs::read(&path).unwrap();
+    let last = whole.len() - frames[99].len();
+    let try_it = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let mut counter = counter(1000);
+        let result =
+            Capture::open(&path).and_then(|mut capture| capture.count_until(ever(), &mut counter));
+        let error = result.unwrap_err();
+        let [(_, v4), (_, v6)] = counter.tally().totals();
+        (error.to_string(), v4.packets + v6.packets)
+    };
+    let (error, packets) = try_it(&whole[..whole.len() - 1]);
+    assert!(
+        error.contains(&format!("begins at byte {}, behind packet 99", last - 16)),
+        "{error}"
+    );
+    assert_eq!(packets, 99);
+    let (error, packets) = try_it(&whole[..last - 3]);
+    assert!(error.contains("ends within a record"), "{error}");
+    assert_eq!(packets, 99);
+    let mut absurd = whole.clone();
+    absurd[last - 5] = 0x7f;
+    // The length that was kept, in the upper byte: two gigabytes.
+    absurd[last - 8 + 3] = 0x7f;
+    let (error, packets) = try_it(&absurd);
+    assert!(
+        error.contains("longer than any that is captured"),
+        "{error}"
+    );
+    assert_eq!(packets, 99);
+    let (error, _) = try_it(b"");
+    assert!(error.contains("is empty"), "{error}");
+    for nothing in [&b"\xd4\xc3"[..], b"hello, this is no capture at all"] {
+        let (error, _) = try_it(nothing);
+        assert!(error.contains("neither pcap nor pcapng"), "{error}");
+    }
+    ng(&path, &frames, true, 1, None);
+    let whole = fs::read(&path).unwrap();
+    let (error, packets) = try_it(&whole[..whole.len() - 1]);
+    assert!(error.contains("ends within a record"), "{error}");
+    assert_eq!(packets, 99);
+    let error = Capture::open(Path::new("/nonexistent.pcap")).err().unwrap();
+    assert!(
+        error
+            .to_string()
+            .contains("/nonexistent.pcap: No such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn no_bytes_make_a_reader_of_captures_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("random");
+    let frames: Vec<_> = many(50).into_iter().take(10).collect();
+    let mut random = Random::new(17);
+    let mut counter = counter(1000);
+    for round in 0..2_000 {
+        if round % 2 == 0 {
+            ng(&path, &frames, round % 4 == 0, 276, Some(9));
+        } else {
+            pcap(&path, &[], &frames, of_link(101), usize::MAX);
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        for _ in 0..=random.below(5) {
+            let near = if random.percent(50) { 200 } else { bytes.len() };
+            let at = random.below(near);
+            bytes[at] = random.byte();
+        }
+        fs::write(&path, &bytes).unwrap();
+        if let Ok(mut capture) = Capture::open(&path) {
+            let _ = capture.count_until(ever(), &mut counter);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The table of cells: full, restored, and without a trace of the last packet.
+
+use super::{PLACES, count, counter, counts, filter, many, whole};
+use exitmark::monitor::cell::{Cell, Country, Counts, Place};
+use exitmark::monitor::filter::Filter;
+use exitmark::monitor::ledger::{Ledger, Spilled};
+use exitmark::monitor::tally::{Counter, DEFAULT_CELLS};
+use exitmark::packet::Version;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The sums of a dimension, of cells and of what was spilled.
+fn sums<K: Ord>(
+    ledger: &Ledger,
+    of: impl Fn(&Cell) -> K,
+    spilled: impl FnOnce(&Spilled) -> Vec<(K, Counts)>,
+) -> BTreeMap<K, Counts> {
+    let mut sums = BTreeMap::<K, Counts>::new();
+    let cells = ledger
+        .cells
+        .iter()
+        .map(|(cell, counts)| (of(cell), *counts));
+    for (key, counts) in cells.chain(spilled(&ledger.spilled)) {
+        *sums.entry(key).or_default() += counts;
+    }
+    sums
+}
+
+type Dimensions = (
+    BTreeMap<u16, Counts>,
+    BTreeMap<u32, Counts>,
+    BTreeMap<Country, Counts>,
+    BTreeMap<Version, Counts>,
+);
+
+fn dimensions(ledger: &Ledger) -> Dimensions {
+    (
+        sums(ledger, |cell| cell.port, |spilled| spilled.ports.clone()),
+        sums(
+            ledger,
+            |cell| cell.place.asn,
+            |spilled| spilled.systems.clone(),
+        ),
+        sums(
+            ledger,
+            |cell| cell.place.country,
+            |spilled| spilled.countries.clone(),
+        ),
+        sums(
+            ledger,
+            |cell| cell.version,
+            |spilled| spilled.versions.clone(),
+        ),
+    )
+}
+
+#[test]
+fn a_full_table_costs_no_sum_of_one_dimension() {
+    let frames = many(500);
+    let (mut large, mut small, mut least) = (counter(DEFAULT_CELLS), counter(37), counter(1));
+    for counter in [&mut large, &mut small, &mut least] {
+        count(counter, &frames);
+    }
+    let exact = dimensions(&large.tally().ledger());
+    assert_eq!(large.tally().ledger().spilled, Spilled::default());
+    assert!(large.tally().occupancy().used > 1000);
+    for (counter, cells) in [(&small, 37), (&least, 1)] {
+        let ledger = counter.tally().ledger();
+        assert_eq!(ledger.cells.len(), cells);
+        assert_eq!(dimensions(&ledger), exact);
+        assert_eq!(counter.tally().totals(), large.tally().totals());
+        let in_cells: u64 = ledger.cells.iter().map(|(_, counts)| counts.packets).sum();
+        assert_eq!(counter.tally().occupancy().spilled, 4000 - in_cells);
+    }
+}
+
+#[test]
+fn what_is_restored_is_what_was_there() {
+    let frames = many(300);
+    for cells in [DEFAULT_CELLS, 37] {
+        let mut before = counter(cells);
+        count(&mut before, &frames);
+        before.tally_mut().note_lost(3);
+        before.tally_mut().note_watched(60);
+        let ledger = before.tally().ledger();
+        let mut after = counter(cells);
+        after.tally_mut().restore(&ledger);
+        assert_eq!(after.tally().ledger(), ledger);
+        assert_eq!(after.tally().totals(), before.tally().totals());
+        // And it goes on.
+        count(&mut before, &frames);
+        count(&mut after, &frames);
+        assert_eq!(
+            dimensions(&after.tally().ledger()),
+            dimensions(&before.tally().ledger())
+        );
+        assert_eq!(after.tally_mut().take(), after_take(&mut after, &ledger));
+    }
+}
+
+/// What a counter had: it is empty now, and takes another ledger.
+fn after_take(counter: &mut Counter, ledger: &Ledger) -> Ledger {
+    assert_eq!(counter.tally().ledger(), Ledger::default());
+    assert_eq!(counter.tally().occupancy().used, 0);
+    counter.tally_mut().restore(ledger);
+    count(counter, &many(300));
+    counter.tally().ledger()
+}
+
+#[test]
+fn a_ledger_of_other_databases_and_of_a_larger_table_is_kept() {
+    let foreign = |number: u32| {
+        let cell = Cell {
+            port: 443,
+            place: Place {
+                country: "ZZ".parse().unwrap(),
+                asn: number,
+            },
+            version: Version::V4,
+        };
+        (cell, counts(1, 100, 1))
+    };
+    let ledger = Ledger {
+        cells: (1..=100).map(foreign).collect(),
+        ..Ledger::default()
+    };
+    let mut large = counter(1000);
+    large.tally_mut().restore(&ledger);
+    assert_eq!(large.tally().ledger(), ledger);
+    let mut small = counter(10);
+    small.tally_mut().restore(&ledger);
+    assert_eq!(small.tally().ledger().cells.len(), 10);
+    assert_eq!(dimensions(&small.tally().ledger()), dimensions(&ledger));
+}
+
+#[test]
+fn a_rinse_counts_nothing() {
+    let v4_alone = Filter {
+        clearnet: vec!["192.0.2.10".parse().unwrap()],
+        ..filter()
+    };
+    for filter in [filter(), v4_alone] {
+        let mut counter = Counter::new(filter, Arc::clone(&PLACES), 64);
+        count(&mut counter, &many(10));
+        let (ledger, refusals) = (counter.tally().ledger(), *counter.refusals());
+        counter.rinse();
+        assert_eq!(
+            (counter.tally().ledger(), *counter.refusals()),
+            (ledger, refusals)
+        );
+    }
+}
+
+#[test]
+fn no_packet_allocates() {
+    let frames = many(500);
+    let arrived: Vec<_> = frames.iter().map(|frame| whole(frame)).collect();
+    for cells in [DEFAULT_CELLS, 37] {
+        let mut counter = counter(cells);
+        // What spills needs its arrays once.
+        counter.count(&arrived);
+        let allocated = allocation_counter::measure(|| counter.count(&arrived));
+        assert_eq!(allocated.count_total, 0);
+    }
+}

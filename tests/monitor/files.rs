@@ -1,0 +1,216 @@
+//! Tier: any machine; memory, and becoming somebody else, needs root. The program at captured
+//! files that come through FIFOs, so that it can be looked at in the middle: what it has given up
+//! before it reads a byte, and that nobody's destination is anywhere.
+
+use super::command::{MIDNIGHT, MONITOR, SYN, segment};
+use super::live::private::{files, memory, planted};
+use super::needles::{Search, Who};
+use nix::sys::stat::Mode;
+use nix::unistd::{User, mkfifo};
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Child, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const CONFIGURATION: &str = "addresses = [\"192.0.2.10\", \"2001:db8:1::10\"]\n";
+
+/// The program, counting what comes through two FIFOs.
+struct Counting {
+    directory: TempDir,
+    process: Child,
+    /// The ends to write to.
+    fifos: Vec<File>,
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Counting {
+    /// Starts it, with these lines in its configuration, up to where it wants to read.
+    fn start(more: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        let here = directory.path();
+        // Whoever it becomes has to enter it.
+        fs::set_permissions(here, PermissionsExt::from_mode(0o755)).unwrap();
+        fs::write(here.join("monitor.toml"), format!("{more}{CONFIGURATION}")).unwrap();
+        let mut fifos = Vec::new();
+        for name in ["first", "second"] {
+            let path = here.join(name);
+            mkfifo(&path, Mode::S_IRWXU).unwrap();
+            // For both, so that nobody waits for the other one.
+            fifos.push(File::options().read(true).write(true).open(&path).unwrap());
+        }
+        let to = |name| Stdio::from(File::create(here.join(name)).unwrap());
+        let process = exitmark::lab::contained(MONITOR)
+            .args(["capture", "--config", "monitor.toml", "--out", "periods"])
+            .args(["--pcap", "first", "second"])
+            .current_dir(here)
+            .env("RUST_LOG", "trace")
+            .stdout(to("printed"))
+            .stderr(to("log"))
+            .spawn()
+            .unwrap();
+        let mut counting = Self {
+            directory,
+            process,
+            fifos,
+        };
+        // Whoever runs the tests may have a filter already.
+        let filters = |status: BTreeMap<String, String>| -> u32 {
+            status["Seccomp_filters"].parse().unwrap()
+        };
+        let ours = filters(status(std::process::id()));
+        counting.wait_until("it has given up nothing", |counting| {
+            filters(status(counting.process.id())) > ours
+        });
+        counting
+    }
+
+    fn wait_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            let ended = self.process.try_wait().unwrap();
+            let is_in_time = ended.is_none() && Instant::now() < deadline;
+            assert!(is_in_time, "{what}: {}", self.said("log"));
+            sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn said(&self, name: &str) -> String {
+        fs::read_to_string(self.directory.path().join(name)).unwrap()
+    }
+
+    /// Writes these packets of a time into a FIFO, the file's header before the first ones.
+    fn write(&self, fifo: usize, frames: &[(u64, Vec<u8>)]) {
+        let mut writer = PcapWriter::new(&self.fifos[fifo]).unwrap();
+        for (at, frame) in frames {
+            let length = u32::try_from(frame.len()).unwrap();
+            let packet = PcapPacket::new(Duration::from_secs(*at), length, frame);
+            writer.write_packet(&packet).unwrap();
+        }
+    }
+
+    /// Waits for the end, which comes with the end of what it reads.
+    fn end(&mut self) -> ExitStatus {
+        self.fifos.clear();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it runs: {}", self.said("log"));
+            sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn status(pid: u32) -> BTreeMap<String, String> {
+    let mut text = String::new();
+    let mut file = File::open(format!("/proc/{pid}/status")).unwrap();
+    file.read_to_string(&mut text).unwrap();
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect()
+}
+
+#[test]
+fn before_a_byte_is_read_every_privilege_is_given_up() {
+    let user = User::from_name("nobody").unwrap().unwrap();
+    let as_user = nix::unistd::geteuid().is_root();
+    for user in [None, Some(user).filter(|_| as_user)] {
+        let is_other = user.is_some();
+        let more = if is_other { "user = \"nobody\"\n" } else { "" };
+        let mut counting = Counting::start(more);
+        let status = status(counting.process.id());
+        assert_eq!(
+            (&*status["Seccomp"], &*status["NoNewPrivs"]),
+            ("2", "1"),
+            "{status:?}"
+        );
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            let kept = u64::from_str_radix(&status[set], 16).unwrap();
+            // Locked memory is every thread's, where there is a limit to it.
+            assert_eq!(kept & !(1 << 14), 0, "{set}");
+        }
+        let owner = user.map_or(nix::unistd::geteuid(), |user| user.uid);
+        let owner = owner.to_string();
+        assert!(status["Uid"].split('\t').all(|uid| uid == owner));
+        // And it does its work like that.
+        counting.write(0, &[(MIDNIGHT, segment(443, SYN, 0x28))]);
+        counting.write(1, &[(MIDNIGHT + 86_400, segment(443, SYN, 0x28))]);
+        let ended = counting.end();
+        assert!(ended.success(), "{}", counting.said("log"));
+        for day in ["20251121", "20251122"] {
+            let file = format!("periods/exit-{day}T000000Z-1.jsonl");
+            let file = counting.directory.path().join(file);
+            assert_eq!(file.metadata().unwrap().uid().to_string(), owner);
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_is_gone_is_said_as_it_is() {
+    let mut counting = Counting::start("");
+    fs::remove_dir(counting.directory.path().join("periods")).unwrap();
+    counting.write(0, &[(MIDNIGHT, segment(443, SYN, 0x28))]);
+    counting.write(1, &[(MIDNIGHT + 86_400, segment(443, SYN, 0x28))]);
+    let ended = counting.end();
+    let log = counting.said("log");
+    assert_eq!(ended.code(), Some(1), "{log}");
+    let expected = "periods/exit-20251121T000000Z-1.jsonl: the period cannot be written";
+    assert!(log.contains(expected), "{log}");
+    assert!(!log.contains("every minute"), "{log}");
+}
+
+#[test]
+fn a_destination_in_captured_files_is_nowhere() {
+    let mut counting = Counting::start("");
+    let frames = planted();
+    let search = Search::new();
+    search.finds(
+        "what is captured",
+        &frames.concat(),
+        &[Who::Exit, Who::Client],
+    );
+    let frames = frames.into_iter().map(|frame| (MIDNIGHT, frame));
+    counting.write(0, &frames.collect::<Vec<_>>());
+    // Of the next day, so that it is read last; and it is not at its end.
+    counting.write(1, &[(MIDNIGHT + 86_400, segment(443, SYN, 0x28))]);
+    counting.fifos.remove(0);
+    counting.wait_until("it counts", |counting| {
+        counting.said("log").contains("first is counted")
+    });
+    if exitmark::lab::is_root() {
+        let memory = memory(counting.process.id());
+        let clearnet: std::net::Ipv6Addr = "2001:db8:1::10".parse().unwrap();
+        let known = clearnet.octets();
+        assert!(memory.windows(16).any(|bytes| bytes == known));
+        search.finds("memory", &memory, &[]);
+    }
+    let ended = counting.end();
+    assert!(ended.success(), "{}", counting.said("log"));
+    let printed = counting.said("printed");
+    assert!(printed.contains("counted: 21 packets"), "{printed}");
+    for name in ["log", "printed"] {
+        search.finds(name, counting.said(name).as_bytes(), &[]);
+    }
+    let mut written = Vec::new();
+    files(
+        Path::new(&counting.directory.path().join("periods")),
+        &mut written,
+    );
+    assert!(written.len() > 500);
+    search.finds("files", &written, &[]);
+}

@@ -32,6 +32,9 @@ pub const DEFAULT_CELLS: usize = 262_144;
 /// As many cells as there can be at most: they take a gigabyte.
 pub const MAX_CELLS: usize = 1 << 24;
 
+/// Where a packet's first cache line is, and the one with TCP's flags of IPv6, if it is another.
+const TOUCHED: [usize; 2] = [14, 67];
+
 /// The filter, the places, and the count.
 pub struct Counter {
     filter: Filter,
@@ -116,6 +119,7 @@ impl Counter {
     /// The first stage: what counts.
     #[inline(never)]
     fn read(&mut self, part: &[Arrived<'_>]) {
+        fetch(part);
         for arrived in part {
             match self.filter.judge(arrived) {
                 Ok(Seen::V4(seen)) => {
@@ -333,6 +337,18 @@ impl Tally {
             self.spill.carry_cell(cell, counts);
         }
     }
+}
+
+/// Touches what will be read of packets, none waiting for another: nobody has read them on this
+/// core before.
+#[inline]
+fn fetch(part: &[Arrived<'_>]) {
+    let mut touched = 0;
+    for arrived in part {
+        let [first, second] = TOUCHED.map(|at| arrived.bytes.get(at).copied().unwrap_or(0));
+        touched |= first | second;
+    }
+    std::hint::black_box(touched);
 }
 
 const fn index(version: Version) -> usize {

@@ -4,7 +4,7 @@
 mod raw;
 
 use crate::config::{self, ConfigError, code_point, value};
-use crate::monitor::cell::Counts;
+use crate::monitor::cell::{Counts, DEFAULT_CELLS, MAX_CELLS};
 use crate::monitor::clock::Length;
 use crate::monitor::places::{Countries, PlacesSettings};
 use crate::monitor::publish::{Epsilon, NoiseSettings, PublishError, PublishSettings};
@@ -27,7 +27,10 @@ pub const STATE: &str = "/run/exitmark-monitor";
 /// How many clearnet addresses the filter in the kernel has room for.
 pub const MAX_ADDRESSES: usize = 16;
 
-const CELLS: std::ops::RangeInclusive<i64> = 1024..=4_194_304;
+#[allow(clippy::cast_possible_wrap, reason = "a million")]
+const CELLS: std::ops::RangeInclusive<i64> = 1024..=MAX_CELLS as i64;
+#[allow(clippy::cast_possible_wrap, reason = "less than that")]
+const CELLS_UNASKED: i64 = DEFAULT_CELLS as i64;
 const RING: std::ops::RangeInclusive<i64> = 64..=32_768;
 
 /// A checked configuration.
@@ -146,7 +149,7 @@ impl Settings {
                 .unwrap_or_else(|| DIRECTORY.into()),
             state: under(raw.period.state).unwrap_or_else(|| STATE.into()),
             publish: publish(&raw.publish, &raw.noise)?,
-            cells: within("memory.cells", raw.memory.cells, 262_144, CELLS)?,
+            cells: within("memory.cells", raw.memory.cells, CELLS_UNASKED, CELLS)?,
             ring: ring(raw.memory.ring)?,
             metrics: config::metrics(raw.metrics.listen.as_deref().unwrap_or(METRICS), METRICS)?,
         })

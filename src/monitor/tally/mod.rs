@@ -15,6 +15,7 @@ mod lane;
 mod spilled;
 
 use super::cell::{Cell, Counts, Place};
+pub use super::cell::{DEFAULT_CELLS, MAX_CELLS};
 use super::filter::{Arrived, Filter, Refusal, Refusals, Seen};
 use super::ledger::Ledger;
 use super::places::Places;
@@ -26,11 +27,6 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use zeroize::DefaultIsZeroes;
-
-/// How many cells there are unless somebody says so.
-pub const DEFAULT_CELLS: usize = 262_144;
-/// As many cells as there can be at most: they take a gigabyte.
-pub const MAX_CELLS: usize = 1 << 24;
 
 /// Where a packet's first cache line is, and the one with TCP's flags of IPv6, if it is another.
 const TOUCHED: [usize; 2] = [14, 67];
@@ -215,11 +211,13 @@ impl Tally {
     /// What was counted since the start or the last [`Tally::take`].
     pub fn ledger(&self) -> Ledger {
         let place = |number| self.place(number);
-        let mut cells: Vec<_> = self
-            .cells
-            .iter()
-            .map(|(key, counts)| (key.cell(place), counts))
-            .collect();
+        // Of the right size at once: what grows leaves its former places behind.
+        let mut cells = Vec::with_capacity(self.cells.used());
+        cells.extend(
+            self.cells
+                .iter()
+                .map(|(key, counts)| (key.cell(place), counts)),
+        );
         cells.sort_unstable_by_key(|(cell, _)| *cell);
         Ledger {
             cells,

@@ -6,6 +6,12 @@ use std::fmt;
 use std::ops::AddAssign;
 use std::str::FromStr;
 
+/// How many cells are counted apart unless somebody says so: full, and with all that has to be
+/// beside it, the monitor stays within 64 MiB.
+pub const DEFAULT_CELLS: usize = 1 << 17;
+/// How many there can be at most: their table takes 64 MiB.
+pub const MAX_CELLS: usize = 1 << 20;
+
 /// A country's two letters (ISO 3166-1 alpha-2, and what databases have beside it), or `??`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -58,7 +64,7 @@ impl fmt::Display for Country {
 }
 
 /// All that is kept of a destination's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The country.
     pub country: Country,
@@ -74,8 +80,10 @@ impl Place {
     };
 }
 
-/// What is counted apart.
+/// What is counted apart. Stored without the names of its fields: there are many of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "(u16, Country, u32, Version)")]
+#[serde(into = "(u16, Country, u32, Version)")]
 pub struct Cell {
     /// The destination port; 0 for what has none, such as a later fragment.
     pub port: u16,
@@ -85,8 +93,9 @@ pub struct Cell {
     pub version: Version,
 }
 
-/// What is counted of it.
+/// What is counted of it. Stored without the names of its fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, u64, u64)", into = "(u64, u64, u64)")]
 pub struct Counts {
     /// TCP connections begun: segments with SYN and without ACK.
     pub flows: u64,
@@ -94,6 +103,39 @@ pub struct Counts {
     pub bytes: u64,
     /// Packets.
     pub packets: u64,
+}
+
+impl From<(u16, Country, u32, Version)> for Cell {
+    fn from((port, country, asn, version): (u16, Country, u32, Version)) -> Self {
+        Self {
+            port,
+            place: Place { country, asn },
+            version,
+        }
+    }
+}
+
+impl From<Cell> for (u16, Country, u32, Version) {
+    fn from(cell: Cell) -> Self {
+        let Place { country, asn } = cell.place;
+        (cell.port, country, asn, cell.version)
+    }
+}
+
+impl From<(u64, u64, u64)> for Counts {
+    fn from((flows, bytes, packets): (u64, u64, u64)) -> Self {
+        Self {
+            flows,
+            bytes,
+            packets,
+        }
+    }
+}
+
+impl From<Counts> for (u64, u64, u64) {
+    fn from(counts: Counts) -> Self {
+        (counts.flows, counts.bytes, counts.packets)
+    }
 }
 
 impl AddAssign for Counts {

@@ -1,10 +1,14 @@
 //! Exact counts of a period or a part of one. No address is in them, and still they are nobody's
 //! affair: they are kept for a restart, and else only [`super::publish`] reads them.
 
-use super::cell::{Cell, Country, Counts};
+use super::cell::{Cell, Country, Counts, MAX_CELLS};
 use crate::packet::Version;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// How many bytes one takes as JSON at most: as many cells as there can be, and what spilled in every
+/// port and more systems than there are, all of the largest numbers.
+pub const MAX_JSON_BYTES: usize = (MAX_CELLS + (1 << 16) + (1 << 21)) * 96;
 
 /// Exact counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,24 +10,28 @@
 
 use super::disk::{Disk, UNFINISHED, hex};
 use crate::monitor::clock::{Length, Period};
-use crate::monitor::ledger::Ledger;
+use crate::monitor::ledger::{Ledger, MAX_JSON_BYTES};
 use jiff::Timestamp;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const FORMAT: u32 = 1;
-/// Many times what a full table of cells takes.
-const MAX_BYTES: u64 = 64 << 20;
+/// All that counts can be, and what is around them.
+const MAX_BYTES: u64 = MAX_JSON_BYTES as u64 + 4096;
+/// How much of a file is in memory at once.
+const BUFFER_BYTES: usize = 64 << 10;
 /// Of what somebody may have put there not everything is looked at.
 const MAX_FILES: usize = 1000;
 const DIGEST_CHARACTERS: usize = 64;
+/// The last line, and the end of the one before.
+const END_BYTES: u64 = DIGEST_CHARACTERS as u64 + 2;
 
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -217,18 +221,14 @@ impl StateDirectory {
 
     /// Reads a file; says why it cannot be used without a word of what it holds.
     pub(super) fn load(&self, name: &Name) -> Result<(Period, Duration, Ledger), String> {
-        let bytes = read(&self.place(name)).map_err(|error| error.to_string())?;
-        let bytes = bytes.as_slice();
+        let (mut file, length) = open(&self.place(name)).map_err(|error| error.to_string())?;
         // A line of JSON, and a line with its digest.
-        let body = bytes.len().checked_sub(DIGEST_CHARACTERS + 2);
-        let (body, end) = body
-            .and_then(|length| bytes.split_at_checked(length))
-            .ok_or("is empty or cut off")?;
-        let digest = hex(Sha256::new_with_prefix(body));
-        if end != format!("\n{digest}\n").as_bytes() {
+        let length = length.checked_sub(END_BYTES).ok_or("is empty or cut off")?;
+        if !is_whole(&mut file, length).map_err(|error| error.to_string())? {
             return Err("is damaged or cut off: its checksum is another".to_owned());
         }
-        let stored: Stored = serde_json::from_slice(body)
+        let body = BufReader::with_capacity(BUFFER_BYTES, file.take(length));
+        let stored: Stored = serde_json::from_reader(body)
             .map_err(|_| "was written by another version of exitmark-monitor")?;
         if stored.format != FORMAT {
             return Err("was written by another version of exitmark-monitor".to_owned());
@@ -298,7 +298,8 @@ fn exposed(
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// A file that nobody else could have written, and its length.
+fn open(path: &Path) -> io::Result<(File, u64)> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(O_NOFOLLOW | O_NONBLOCK)
@@ -310,9 +311,27 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     if found.len() > MAX_BYTES {
         return Err(io::Error::other("is larger than any counts"));
     }
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok((file, found.len()))
+}
+
+/// Whether the digest behind so many bytes is theirs. Leaves the file at its beginning: it is read
+/// twice, so that it is never in memory as a whole, and nothing is read out of a damaged one.
+fn is_whole(file: &mut File, length: u64) -> io::Result<bool> {
+    let mut body = file.take(length);
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut hash = Sha256::new();
+    loop {
+        match body.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(bytes) => hash.update(&buffer[..bytes]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut end = Vec::new();
+    file.take(END_BYTES + 1).read_to_end(&mut end)?;
+    file.rewind()?;
+    Ok(end == format!("\n{}\n", hex(hash)).as_bytes())
 }
 
 /// Writes and hashes: a state is never in memory as a whole.

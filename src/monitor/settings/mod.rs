@@ -4,7 +4,7 @@
 mod raw;
 
 use crate::config::{self, ConfigError, code_point, value};
-use crate::monitor::cell::Counts;
+use crate::monitor::cell::{Counts, DEFAULT_CELLS, MAX_CELLS};
 use crate::monitor::clock::Length;
 use crate::monitor::period::{DEFAULT_STATE, is_exit_name};
 use crate::monitor::places::{Countries, PlacesSettings};
@@ -25,7 +25,10 @@ const EMBEDDED: &str = "embedded";
 /// Where period files go.
 pub const DIRECTORY: &str = "/var/lib/exitmark-monitor";
 
-const CELLS: std::ops::RangeInclusive<i64> = 1024..=4_194_304;
+#[allow(clippy::cast_possible_wrap, reason = "a million")]
+const CELLS: std::ops::RangeInclusive<i64> = 1024..=MAX_CELLS as i64;
+#[allow(clippy::cast_possible_wrap, reason = "less than that")]
+const CELLS_UNASKED: i64 = DEFAULT_CELLS as i64;
 const RING: std::ops::RangeInclusive<i64> = MIN_RING as i64..=MAX_FRAMES as i64;
 
 /// A checked configuration.
@@ -148,7 +151,7 @@ impl Settings {
                 .unwrap_or_else(|| DIRECTORY.into()),
             state: under("period.state", raw.period.state)?.unwrap_or_else(|| DEFAULT_STATE.into()),
             publish: publish(&raw.publish, &raw.noise)?,
-            cells: within("memory.cells", raw.memory.cells, 262_144, CELLS)?,
+            cells: within("memory.cells", raw.memory.cells, CELLS_UNASKED, CELLS)?,
             ring: ring(raw.memory.ring)?,
             metrics: config::metrics(raw.metrics.listen.as_deref().unwrap_or(METRICS), METRICS)?,
         })

@@ -51,11 +51,21 @@ impl Key {
     }
 }
 
-/// Two of them are a cache line.
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    key: Key,
-    counts: Counts,
+/// A key and its counts; two of them are a cache line. Plain numbers, because a table of zeroes is
+/// what the operating system gives without a page of it being there.
+type Slot = [u64; 4];
+
+const fn slot_of(key: Key, counts: Counts) -> Slot {
+    [key.0, counts.flows, counts.bytes, counts.packets]
+}
+
+const fn counts_of(slot: &Slot) -> Counts {
+    let [_, flows, bytes, packets] = *slot;
+    Counts {
+        flows,
+        bytes,
+        packets,
+    }
 }
 
 /// No more than half of the slots are used, so a cell is near where it is looked for first.
@@ -69,7 +79,7 @@ pub(super) struct Cells {
 impl Cells {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            slots: vec![Slot::default(); (capacity * 2).next_power_of_two()],
+            slots: vec![[0; 4]; (capacity * 2).next_power_of_two()],
             hash: Hash::new(),
             used: 0,
             capacity,
@@ -95,7 +105,7 @@ impl Cells {
         for ((port, place), (key, slot)) in lane.found().zip(keys.iter_mut().zip(&mut slots)) {
             *key = Key::new(port, version, place);
             *slot = self.slot(*key);
-            touched |= self.slots[*slot].counts.packets;
+            touched |= self.slots[*slot][0];
         }
         std::hint::black_box(touched);
         (keys, slots)
@@ -108,17 +118,19 @@ impl Cells {
         let mask = self.slots.len() - 1;
         let mut at = slot & mask;
         loop {
-            let slot = &mut self.slots[at];
-            if slot.key == key {
-                slot.counts += counts;
+            let found = &mut self.slots[at];
+            if found[0] == key.0 {
+                let mut sum = counts_of(found);
+                sum += counts;
+                *found = slot_of(key, sum);
                 return true;
             }
-            if slot.key == Key::default() {
+            if found[0] == 0 {
                 if self.used == self.capacity {
                     return false;
                 }
                 self.used += 1;
-                *slot = Slot { key, counts };
+                *found = slot_of(key, counts);
                 return true;
             }
             at = (at + 1) & mask;
@@ -126,13 +138,13 @@ impl Cells {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, Counts)> {
-        let used = self.slots.iter().filter(|slot| slot.key != Key::default());
-        used.map(|slot| (slot.key, slot.counts))
+        let used = self.slots.iter().filter(|slot| slot[0] != 0);
+        used.map(|slot| (Key(slot[0]), counts_of(slot)))
     }
 
     pub(super) fn clear(&mut self) {
         if self.used > 0 {
-            self.slots.fill(Slot::default());
+            self.slots.fill([0; 4]);
             self.used = 0;
         }
     }

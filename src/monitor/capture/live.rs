@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 const TURN: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Cells of what is counted in a turn. It is handed over early where half of them are used.
-const CELLS: usize = 65_536;
+const CELLS: usize = 32_768;
 
 /// What the thread that counts keeps: to set the NIC back at the end.
 const OF_MAIN: &[Capability] = &[Capability::CAP_NET_ADMIN];

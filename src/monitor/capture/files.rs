@@ -140,9 +140,9 @@ pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
     };
     fs::create_dir_all(out).map_err(closed_off)?;
     process::keep(&[]).map_err(|error| CaptureError::System("give up capabilities", error))?;
+    access(out, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| closed_off(error.into()))?;
     process::forbid_system_calls()
         .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
-    access(out, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| closed_off(error.into()))?;
     let captures = opened
         .into_iter()
         .map(|(path, file)| Capture::of(path, file))

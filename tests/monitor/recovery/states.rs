@@ -250,7 +250,7 @@ fn the_largest_ledger_is_no_larger_than_a_state_may_be() {
 
 #[test]
 fn a_state_names_no_fields_of_cells() {
-    let (_, file) = saved();
+    let (_place, file) = saved();
     let text = fs::read_to_string(&file).unwrap();
     let cells = "\"cells\":[[[443,\"US\",1,\"4\"],[5,5000,50]]]";
     assert!(text.contains(cells), "{text}");

@@ -1,58 +1,186 @@
-//! The memory that all of it takes: in a process of its own, with both databases, a full table of
-//! cells, what spills out of it, and a buffer for captures.
+//! The memory that all of it takes: of the program itself at a tap, with both databases, a full
+//! table of cells out of a state that it goes on with, packets that come all the while, and a
+//! minute's save.
 
 use crate::systems::{self, Databases};
 use crate::traffic::{Kind, Traffic, filter};
 use crate::{Row, Sample, Unit};
-use exitmark::lab::LabError;
-use exitmark::monitor::filter::Arrived;
-use exitmark::monitor::tally::{Counter, DEFAULT_CELLS};
+use exitmark::lab::site::RunningBox;
+use exitmark::lab::{LabError, Netns, RawPort, VethEnd, contained, veth};
+use exitmark::monitor::ledger::Ledger;
+use exitmark::monitor::tally::DEFAULT_CELLS;
+use serde::Deserialize;
+use std::cell::OnceCell;
 use std::fs;
-use std::process::Command;
-use std::sync::Arc;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
+const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
 const FIELDS: [(&str, &str); 2] = [("memory-now", "VmRSS:"), ("memory-at-most", "VmHWM:")];
+/// As many packets to different places and ports fill the table, with thousands to spare.
+const PACKETS: u32 = 200_000;
+/// It saves once a minute.
+const PATIENCE: Duration = Duration::from_secs(90);
 
-pub(crate) fn rows() -> impl Iterator<Item = Row> {
-    FIELDS.into_iter().map(|(name, field)| Row {
-        name,
-        measure: Box::new(move |_| measure(field)),
+pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
+    // It takes a minute, and comes out the same.
+    let told = Rc::new(OnceCell::new());
+    FIELDS.into_iter().map(move |(name, field)| {
+        let (databases, told) = (databases.clone(), Rc::clone(&told));
+        Row {
+            name,
+            measure: Box::new(move |_| {
+                let status = match told.get() {
+                    Some(status) => status,
+                    None => {
+                        let status = status(&databases)?;
+                        told.get_or_init(|| status)
+                    }
+                };
+                mebibytes(status, field)
+            }),
+        }
     })
 }
 
-fn measure(field: &str) -> Result<Sample, LabError> {
-    let failed = |error| LabError(format!("cannot start another process: {error}"));
-    let program = std::env::current_exe().map_err(failed)?;
-    let output = Command::new(program).arg("--footprint").output();
-    let text = String::from_utf8(output.map_err(failed)?.stdout).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(field));
+fn mebibytes(status: &str, field: &str) -> Result<Sample, LabError> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-    let kib = kib.ok_or_else(|| LabError("the other process said nothing".to_owned()))?;
+    let kib = kib.ok_or_else(|| LabError(format!("the process tells no {field}")))?;
     Ok(Sample {
         value: kib / 1024.0,
         unit: Unit::Mebibytes,
     })
 }
 
-/// What the other process does.
-pub(crate) fn tell() {
-    let status = || fs::read_to_string("/proc/self/status").unwrap();
-    // Addresses for the packets, few of them, so that they do not count.
-    let databases = Databases {
-        places: Arc::new(systems::places()),
-        v4: Arc::new((1..224).map(|byte| byte << 24).collect()),
-        v6: Arc::new((0x2a00..0x2a20).map(|word| word << 112).collect()),
-    };
-    let mut counter = Counter::new(filter(), Arc::clone(&databases.places), DEFAULT_CELLS);
+/// What the kernel says of the program when all of that is there.
+fn status(databases: &Databases) -> Result<String, LabError> {
+    let stage = Stage::new()?;
     let kind = Kind {
         v6: 30,
         worst: true,
     };
-    let mut traffic = Traffic::new(&databases, kind);
-    while counter.tally().occupancy().spilled < 100_000 {
-        let (bytes, whole) = traffic.next();
-        let bytes = bytes.as_slice();
-        counter.count(&[Arrived { bytes, whole }]);
+    let mut traffic = Traffic::new(databases, kind);
+    let first = stage.start()?;
+    stage.send(&mut traffic, &first)?;
+    first.stop()?;
+    let state = stage.state()?;
+    let cells = cells(&state);
+    if cells != DEFAULT_CELLS {
+        return Err(LabError(format!("{cells} cells are no full table")));
     }
-    println!("{}", status());
+    let mut running = stage.start()?;
+    stage.send(&mut traffic, &running)?;
+    let saved = |path: &Path| fs::metadata(path).map(|file| file.ino()).ok();
+    let before = saved(&state);
+    let deadline = Instant::now() + PATIENCE;
+    while saved(&state).is_none_or(|now| Some(now) == before) {
+        if Instant::now() > deadline {
+            return Err(LabError(format!("nothing was saved: {}", running.log())));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    let status = format!("/proc/{}/status", running.pid());
+    let status = fs::read_to_string(status).map_err(|error| LabError(error.to_string()))?;
+    running.stop()?;
+    Ok(status)
+}
+
+/// How many cells a state has.
+fn cells(state: &Path) -> usize {
+    #[derive(Deserialize)]
+    struct Kept {
+        ledger: Ledger,
+    }
+    let text = fs::read_to_string(state).unwrap();
+    let kept: Kept = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    kept.ledger.cells.len()
+}
+
+/// The monitor's machine, and the network that its tap hears.
+struct Stage {
+    monitor: Netns,
+    network: Netns,
+    directory: TempDir,
+}
+
+impl Stage {
+    fn new() -> Result<Self, LabError> {
+        let stage = Self {
+            monitor: Netns::new("monitor")?,
+            network: Netns::new("network")?,
+            directory: TempDir::new().unwrap(),
+        };
+        for netns in [&stage.monitor, &stage.network] {
+            netns.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        }
+        let end = |netns, name, mac| VethEnd {
+            netns,
+            name,
+            mac,
+            queues: 1,
+        };
+        veth(
+            &end(&stage.monitor, "tap0", "02:00:00:00:09:01"),
+            &end(&stage.network, "span0", "02:00:00:00:09:02"),
+            1500,
+        )?;
+        let clearnet = filter().clearnet;
+        let clearnet: Vec<_> = clearnet.iter().map(ToString::to_string).collect();
+        let directory = stage.directory.path();
+        fs::create_dir(directory.join("periods")).unwrap();
+        fs::write(directory.join("systems.csv"), systems::csv()).unwrap();
+        let configuration = format!(
+            "interface = \"tap0\"\naddresses = {clearnet:?}\n\
+             [places]\nsystems = \"systems.csv\"\n\
+             [period]\nlength = \"30days\"\ndirectory = \"periods\"\nstate = \"state\"\n"
+        );
+        fs::write(directory.join("monitor.toml"), configuration).unwrap();
+        Ok(stage)
+    }
+
+    fn start(&self) -> Result<RunningBox, LabError> {
+        let mut command = contained(MONITOR);
+        command.args(["capture", "--config"]);
+        command.arg(self.directory.path().join("monitor.toml"));
+        RunningBox::start_by(&self.monitor, command)
+    }
+
+    /// Sends packets, slowly enough, and waits until they are counted.
+    fn send(&self, traffic: &mut Traffic<'_>, running: &RunningBox) -> Result<(), LabError> {
+        let before = running.counters()?["packets"];
+        let port = RawPort::open(&self.network, "span0")?;
+        for _ in 0..PACKETS {
+            let (mut frame, whole) = traffic.next();
+            frame.resize(whole, 0);
+            port.send(&frame)?;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let counters = running.counters()?;
+            if counters["packets"] + counters["lost"] >= before + u64::from(PACKETS) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(LabError(format!("not all were counted: {counters:?}")));
+            }
+        }
+    }
+
+    /// The one state file.
+    fn state(&self) -> Result<PathBuf, LabError> {
+        let entries = fs::read_dir(self.directory.path().join("state"));
+        let mut entries = entries.map_err(|error| LabError(error.to_string()))?;
+        let state = entries.find_map(|entry| {
+            let path = entry.ok()?.path();
+            path.extension()
+                .is_some_and(|is| is == "state")
+                .then_some(path)
+        });
+        state.ok_or_else(|| LabError("there is no state".to_owned()))
+    }
 }

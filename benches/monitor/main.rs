@@ -47,17 +47,10 @@ struct Arguments {
     /// How many gigabytes of captured packets are in the file.
     #[arg(long, default_value_t = 1.0)]
     gigabytes: f64,
-    /// Loads everything, says how much memory it took, and ends.
-    #[arg(long, hide = true)]
-    footprint: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.footprint {
-        footprint::tell();
-        return ExitCode::SUCCESS;
-    }
     rounds::exit(BENCH, bench(&arguments))
 }
 
@@ -71,7 +64,7 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     };
     let rows = memory::rows(&databases)
         .chain(capture::rows(&databases, gigabytes))
-        .chain(footprint::rows())
+        .chain(footprint::rows(&databases))
         .chain(veth::rows(&databases))
         .collect();
     let rows = arguments.options.chosen(rows, |row: &Row| row.name)?;

@@ -35,8 +35,8 @@ impl Databases {
     }
 }
 
-/// The embedded database and a made-up one, which goes through a file as a real one does.
-pub(crate) fn places() -> Places {
+/// The embedded database and the made-up one, which goes through a file as a real one does.
+fn places() -> Places {
     let file = tempfile::Builder::new().suffix(".csv").tempfile().unwrap();
     fs::write(file.path(), csv()).unwrap();
     Places::load(&PlacesSettings {
@@ -46,7 +46,8 @@ pub(crate) fn places() -> Places {
     .unwrap()
 }
 
-fn csv() -> String {
+/// The made-up one of autonomous systems.
+pub(crate) fn csv() -> String {
     let mut random = Random::new(1);
     let mut text = String::new();
     let mut v4: Vec<u32> = (0..PREFIXES_V4)

@@ -72,6 +72,15 @@ impl<A: Address, V: Value> Cover<A, V> {
         }
     }
 
+    /// One that has room for so many ranges: what grows leaves its former places behind.
+    pub(super) fn with_room(ranges: usize) -> Self {
+        let ranges = ranges.min(MAX_RANGES);
+        Self {
+            ends: Vec::with_capacity(ranges),
+            values: Vec::with_capacity(ranges),
+        }
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -125,7 +134,8 @@ pub(super) fn join<A: Address>(
     systems: Cover<A, u32>,
     mut number: impl FnMut(Place) -> u32,
 ) -> (Vec<A>, Vec<u32>) {
-    let (mut ends, mut numbers) = (Vec::new(), Vec::<u32>::new());
+    let most = countries.ends.len() + systems.ends.len() + 1;
+    let (mut ends, mut numbers) = (Vec::with_capacity(most), Vec::<u32>::with_capacity(most));
     let (mut countries, mut systems) = (countries.into_ranges(), systems.into_ranges());
     let (mut one, mut other) = (countries.next(), systems.next());
     while let (Some((country_end, country)), Some((system_end, asn))) = (one, other) {

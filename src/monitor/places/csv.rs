@@ -1,6 +1,6 @@
 //! Tor's CSV: `first,last,country[,asn]`, IPv4 addresses as numbers, IPv6 ones as text.
 
-use super::cover::{Address, MAX_RANGES, Refused};
+use super::cover::{Address, Cover, MAX_RANGES, Refused};
 use super::file::Content;
 use super::{Database, Known, Names, PlacesError};
 use crate::monitor::cell::Country;
@@ -17,7 +17,10 @@ pub(super) fn known<A: Address>(
     countries: &[Option<CountryCode>],
     systems: Option<&[Option<NonZeroU32>]>,
 ) -> Result<Known<A>, Refused> {
-    let mut known = Known::default();
+    let mut known = Known {
+        countries: Cover::with_room(starts.len()),
+        systems: systems.map_or_else(Cover::new, |systems| Cover::with_room(systems.len())),
+    };
     for (index, &start) in starts.iter().enumerate() {
         let next = starts.get(index + 1).and_then(|next| next.before());
         let end = next.unwrap_or(A::MAX);

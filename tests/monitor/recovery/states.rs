@@ -1,7 +1,10 @@
 //! State files and directories that are not as we left them.
 
 use super::{Place, at, ledger};
+use exitmark::monitor::cell::{Cell, Country, Counts, DEFAULT_CELLS, MAX_CELLS, Place as Where};
+use exitmark::monitor::ledger::{Ledger, MAX_JSON_BYTES};
 use exitmark::monitor::period::{Disk, Notice, PeriodError, StateError};
+use exitmark::packet::Version;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -178,4 +181,77 @@ fn a_directory_that_others_can_reach_is_refused() {
         std::os::unix::fs::chown(place.state(), Some(65_534), None).unwrap();
         assert!(exposed(&place).contains("somebody else"));
     }
+}
+
+#[test]
+fn a_full_table_is_the_same_after_a_restart() {
+    let cell = |number: u32| {
+        let cell = Cell {
+            port: u16::try_from(number % 65_536).unwrap(),
+            place: Where {
+                country: ["DE", "??", "A1"][number as usize % 3].parse().unwrap(),
+                asn: number,
+            },
+            version: [Version::V4, Version::V6][number as usize % 2],
+        };
+        let counts = Counts {
+            flows: number.into(),
+            bytes: u64::MAX - u64::from(number),
+            packets: 1 << (number % 64),
+        };
+        (cell, counts)
+    };
+    let mut full = Ledger {
+        cells: (0..u32::try_from(DEFAULT_CELLS).unwrap())
+            .map(cell)
+            .collect(),
+        lost: 7,
+        watched_seconds: 3600,
+        ..Ledger::default()
+    };
+    let (_, counts) = cell(5);
+    full.spilled.ports = (0..=u16::MAX).map(|port| (port, counts)).collect();
+    full.spilled.systems = vec![(64_500, counts)];
+    full.spilled.countries = vec![(Country::UNKNOWN, counts)];
+    full.spilled.versions = vec![(Version::V6, counts)];
+    let place = Place::new();
+    let (mut periods, ..) = place.open(at(0));
+    let notices = periods.save(&full, at(60));
+    assert!(notices.is_empty(), "{notices:?}");
+    drop(periods);
+    let (_, restored, _) = place.open(at(70));
+    assert!(restored == Some(full), "it is another one");
+}
+
+#[test]
+fn the_largest_ledger_is_no_larger_than_a_state_may_be() {
+    let counts = Counts {
+        flows: u64::MAX,
+        bytes: u64::MAX,
+        packets: u64::MAX,
+    };
+    let cell = Cell {
+        port: u16::MAX,
+        place: Where {
+            country: Country::UNKNOWN,
+            asn: u32::MAX,
+        },
+        version: Version::V6,
+    };
+    // Each with a comma.
+    let bytes = |text: String| text.len() + 1;
+    let json = bytes(serde_json::to_string(&(cell, counts)).unwrap());
+    let port = bytes(serde_json::to_string(&(u16::MAX, counts)).unwrap());
+    // There are far fewer systems than two million, with or without countries.
+    let system = bytes(serde_json::to_string(&(u32::MAX, counts)).unwrap());
+    let all = MAX_CELLS * json + 65_536 * port + 2_000_000 * system;
+    assert!(all < MAX_JSON_BYTES, "{all} {MAX_JSON_BYTES}");
+}
+
+#[test]
+fn a_state_names_no_fields_of_cells() {
+    let (_place, file) = saved();
+    let text = fs::read_to_string(&file).unwrap();
+    let cells = "\"cells\":[[[443,\"US\",1,\"4\"],[5,5000,50]]]";
+    assert!(text.contains(cells), "{text}");
 }

@@ -7,32 +7,47 @@ use crate::packet::Dscp;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::str::FromStr;
 
 /// A NIC's name has at most 15 bytes (IFNAMSIZ with its NUL).
 const MAX_INTERFACE_NAME: usize = 15;
 
 /// What helps where the file cannot be read.
-fn remedy(error: &std::io::Error) -> &'static str {
+fn remedy(error: &std::io::Error, example: &str) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => {
-            "; the example configuration documents every key: copy it there, and set your NICs and \
-             addresses"
+            format!(
+                "; {example} documents every key: copy it there, and set your NICs and addresses"
+            )
         }
         std::io::ErrorKind::PermissionDenied => {
-            "; run this as root, or let this user read the file and enter its directory"
+            "; run this as root, or let this user read the file and enter its directory".to_owned()
         }
-        std::io::ErrorKind::InvalidData => "; a configuration is text in UTF-8",
-        _ => "",
+        std::io::ErrorKind::InvalidData => "; a configuration is text in UTF-8".to_owned(),
+        _ => String::new(),
     }
+}
+
+/// The text of a configuration, whose keys the example of this name documents.
+///
+/// # Errors
+/// What hinders reading it, and what helps.
+pub fn read(path: &Path, example: &'static str) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { source, example })
 }
 
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot be read: {0}{hint}", hint = remedy(.0))]
-    Read(#[source] std::io::Error),
+    #[error("cannot be read: {source}{hint}", hint = remedy(source, example))]
+    Read {
+        /// What the system says.
+        source: std::io::Error,
+        /// The file that documents every key.
+        example: &'static str,
+    },
     /// Not TOML, an unknown key, a missing key, or a value of the wrong type.
     #[error("the configuration cannot be understood: {0}")]
     Syntax(#[from] toml::de::Error),

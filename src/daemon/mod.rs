@@ -252,7 +252,7 @@ impl Daemon {
         self.control = Some(started.map_err(failed)?);
         process::keep(capabilities::OF_MAIN)
             .map_err(|error| DaemonError::System("give up capabilities", error))?;
-        process::forbid_system_calls()
+        process::forbid_system_calls(&[])
             .map_err(|error| DaemonError::System("forbid system calls to itself", error))
     }
 

@@ -10,18 +10,21 @@ use seccompiler::{
 use std::io;
 
 /// Forbids every thread, from now on and for ever, all system calls but those that a running box
-/// and the reader of documents make. Others fail with EPERM.
+/// and the reader of documents make, and these `more`. Others fail with EPERM.
 ///
 /// # Errors
 /// The kernel has no seccomp, or a thread has a filter of its own.
-pub fn forbid_system_calls() -> io::Result<()> {
-    let filter = filter().map_err(io::Error::other)?;
+pub fn forbid_system_calls(more: &[i64]) -> io::Result<()> {
+    let filter = filter(more).map_err(io::Error::other)?;
     seccompiler::apply_filter_all_threads(&filter).map_err(io::Error::other)
 }
 
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
+fn filter(more: &[i64]) -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> = ALLOWED
+        .iter()
+        .chain(more)
+        .map(|&call| (call, Vec::new()))
+        .collect();
     let families = [
         libc::AF_UNIX,
         libc::AF_INET,
@@ -74,7 +77,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_unlinkat,
     libc::SYS_renameat,
     libc::SYS_renameat2,
-    libc::SYS_linkat,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
     libc::SYS_ftruncate,
@@ -102,8 +104,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_rmdir,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_unlink,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_link,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
     // The kernel's engine.

@@ -196,7 +196,7 @@ impl Settings {
     /// # Errors
     /// What is wrong with the file, by key.
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
-        let text = std::fs::read_to_string(path).map_err(SettingsError::Read)?;
+        let text = config::read(path, "exitmark.example.toml")?;
         Self::parse(&text, path.parent().unwrap_or(Path::new("")))
     }
 

@@ -265,7 +265,7 @@ fn wrong_usage_is_2_and_a_world_that_is_not_as_required_is_1() {
         (
             &["capture", "--config", "none.toml"],
             2,
-            "none.toml: cannot be read",
+            "exitmark-monitor.example.toml documents every key",
         ),
         (&["check", "--config", "good.toml"], 0, "from 1 address "),
         (&["report"], 2, "--out DIR"),

@@ -7,7 +7,7 @@ use crate::monitor::cell::Counts;
 use crate::monitor::clock::{Now, Period};
 use crate::monitor::filter::Refusals;
 use crate::monitor::pcap::{Capture, CaptureError as PcapError, Progress};
-use crate::monitor::period::{Notice, Periods};
+use crate::monitor::period::{Notice, Periods, SYSTEM_CALLS};
 use crate::monitor::places::Places;
 use crate::monitor::row::YEARS;
 use crate::monitor::settings::Settings;
@@ -141,7 +141,7 @@ pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
     fs::create_dir_all(out).map_err(closed_off)?;
     process::keep(&[]).map_err(|error| CaptureError::System("give up capabilities", error))?;
     access(out, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| closed_off(error.into()))?;
-    process::forbid_system_calls()
+    process::forbid_system_calls(&SYSTEM_CALLS)
         .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
     let captures = opened
         .into_iter()

@@ -6,6 +6,7 @@ use super::books::{Books, Delivery};
 use super::metrics::Shared;
 use super::{CaptureError, filter, now, open_periods};
 use crate::http;
+use crate::monitor::period::SYSTEM_CALLS;
 use crate::monitor::places::Places;
 use crate::monitor::settings::Settings;
 use crate::monitor::tally::{Counter, Tally};
@@ -97,7 +98,7 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
         })
         .map_err(|error| CaptureError::System("start to keep the books", error))?;
     process::keep(OF_MAIN).map_err(|error| CaptureError::System("give up capabilities", error))?;
-    process::forbid_system_calls()
+    process::forbid_system_calls(&SYSTEM_CALLS)
         .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
     let mut listening = Listening {
         counter: Counter::new(filter(settings), places, cells),

@@ -9,6 +9,10 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+/// What is done here and not by every running process: a second name for a file, where a file
+/// system cannot rename without replacing.
+pub const SYSTEM_CALLS: [i64; 1] = [libc::SYS_linkat];
+
 /// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {

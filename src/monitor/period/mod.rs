@@ -23,7 +23,7 @@ mod notice;
 mod state;
 mod waiting;
 
-pub use disk::Disk;
+pub use disk::{Disk, SYSTEM_CALLS};
 pub use notice::Notice;
 pub use state::StateError;
 

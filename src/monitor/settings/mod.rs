@@ -104,7 +104,7 @@ impl Settings {
         let Some(path) = path else {
             return Self::parse("", Path::new(""), overrides);
         };
-        let text = std::fs::read_to_string(path).map_err(ConfigError::Read)?;
+        let text = config::read(path, "exitmark-monitor.example.toml")?;
         Self::parse(&text, path.parent().unwrap_or(Path::new("")), overrides)
     }
 

@@ -67,7 +67,7 @@ fn status(databases: &Databases) -> Result<String, LabError> {
     let mut traffic = Traffic::new(databases, kind);
     let first = stage.start()?;
     stage.send(&mut traffic, &first)?;
-    first.stop()?;
+    first.end()?;
     let state = stage.state()?;
     let cells = cells(&state);
     if cells != DEFAULT_CELLS {
@@ -86,7 +86,7 @@ fn status(databases: &Databases) -> Result<String, LabError> {
     }
     let status = format!("/proc/{}/status", running.pid());
     let status = fs::read_to_string(status).map_err(|error| LabError(error.to_string()))?;
-    running.stop()?;
+    running.end()?;
     Ok(status)
 }
 

@@ -10,7 +10,7 @@ use crate::monitor::period::SYSTEM_CALLS;
 use crate::monitor::places::Places;
 use crate::monitor::settings::Settings;
 use crate::monitor::tally::{Counter, Tally};
-use crate::monitor::tap::{Tap, TapCounters, TapSettings};
+use crate::monitor::tap::{Tap, TapCounters, TapSettings, return_large_blocks};
 use crate::process::{self, Service};
 use caps::Capability;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
@@ -57,6 +57,7 @@ impl Asked {
 
 /// Counts until somebody says stop.
 pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureError> {
+    return_large_blocks();
     let service = Service::find();
     if let (Some(user), true) = (&settings.user, process::is_root()) {
         process::become_user(user)?;

@@ -34,6 +34,7 @@ use sys::{BATCH, CHUNK_BYTES, Queue};
 
 pub use error::TapError;
 pub use program::{MAX_SOURCES, Program, Sorted};
+pub(super) use sys::return_large_blocks;
 
 /// How many packets all queues together have room for: each has `ring`, or its share of this
 /// where there are too many queues for that.

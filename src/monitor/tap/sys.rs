@@ -1,4 +1,5 @@
-//! Unsafe room 3: the tap's AF_XDP sockets, their memory and rings, and the link of its filter.
+//! Unsafe room 3: the tap's AF_XDP sockets, their memory and rings, and the link of its filter; and
+//! what the C library does with memory that is given back.
 //!
 //! What makes it sound is one rule: a chunk of a queue's memory is either with the kernel (its
 //! address is in the fill ring, or came back in the receive ring and was not taken yet) or in the
@@ -30,6 +31,22 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use zeroize::Zeroize;
+
+/// From this size on a block of memory goes back to the system when it is freed.
+#[cfg(target_env = "gnu")]
+const LARGE_BLOCK_BYTES: libc::c_int = 128 << 10;
+
+/// Large blocks go back to the system when they are freed. glibc learns not to do that by the first
+/// ones that are, and what reading databases and a state leaves is as much as all that stays
+/// (mallopt(3), `M_MMAP_THRESHOLD`).
+pub(in super::super) fn return_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes two numbers and may come at any time; where it refuses them, nothing
+    // has changed.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES);
+    }
+}
 
 /// Flags of the XDP attach calls, from the kernel's if_link.h.
 pub(super) const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;

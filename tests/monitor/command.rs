@@ -350,3 +350,68 @@ fn what_cannot_be_counted_as_it_is_says_why() {
         assert_eq!(written, periods, "{files:?}: {said}");
     }
 }
+
+#[test]
+fn what_would_count_twice_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    capture(&here.join("a.pcap"), &[(MIDNIGHT, segment(443, SYN, 0x28))]);
+    capture(&here.join("b.pcap"), &[(MIDNIGHT, segment(443, SYN, 0x28))]);
+    fs::hard_link(here.join("b.pcap"), here.join("c.pcap")).unwrap();
+    fs::create_dir(here.join("periods")).unwrap();
+    let count = |files: &[&str]| {
+        let start = ["capture", "--address", "192.0.2.10", "--out", "periods"];
+        let output = run(here, &[&start[..], &["--pcap"], files].concat());
+        (output.status.code(), words(&output))
+    };
+    let refused = |files: &[&str], expected: &str| {
+        let (status, said) = count(files);
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains(expected), "{expected}: {said}");
+        assert_eq!(fs::read_dir(here.join("periods")).unwrap().count(), 0);
+    };
+    refused(
+        &["a.pcap", "b.pcap", "a.pcap"],
+        "a.pcap is the same file as a.pcap",
+    );
+    refused(
+        &["a.pcap", "b.pcap", "c.pcap"],
+        "c.pcap is the same file as b.pcap",
+    );
+    let other = File::open(here.join("periods")).unwrap();
+    other.lock().unwrap();
+    refused(&["a.pcap"], "periods: another exitmark-monitor counts");
+    drop(other);
+    let (status, said) = count(&["a.pcap", "b.pcap"]);
+    assert_eq!(status, Some(0), "{said}");
+}
+
+#[test]
+fn many_captures_are_counted_at_once() {
+    const FILES: u64 = 60;
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    let names: Vec<_> = (0..FILES).map(|number| format!("{number}.pcap")).collect();
+    for (name, number) in names.iter().zip(0..) {
+        capture(
+            &here.join(name),
+            &[(MIDNIGHT + number, segment(443, SYN, 0x28))],
+        );
+    }
+    // Fewer files than there are may be open at first.
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -n 24 && exec \"$@\"", "sh", MONITOR]);
+    command.args(["capture", "--address", "192.0.2.10", "--out", "periods"]);
+    let output = command
+        .arg("--pcap")
+        .args(&names)
+        .current_dir(here)
+        .output()
+        .unwrap();
+    let said = words(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("60 packets in 60 files; counted: 60"),
+        "{said}"
+    );
+}

@@ -15,15 +15,18 @@ use crate::monitor::tally::Counter;
 use crate::process;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{AccessFlags, access};
+use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// By how much clocks may differ.
-const AHEAD: SignedDuration = SignedDuration::from_hours(24);
+const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 /// What the time that a period was watched is a multiple of: the first packet and the last one
 /// shall not tell when they came.
 const WATCH: i64 = 3600;
@@ -55,7 +58,25 @@ pub enum FilesError {
         /// What the system said.
         reason: io::Error,
     },
+    /// Somebody else publishes there.
+    #[error(
+        "{}: another exitmark-monitor counts files into it; wait for that one, or name another \
+         directory (--out)",
+        .0.display()
+    )]
+    InUse(PathBuf),
     /// It would be counted twice.
+    #[error(
+        "{} is the same file as {}, which would be counted twice; name it once",
+        path.display(), same.display()
+    )]
+    Twice {
+        /// The captured file.
+        path: PathBuf,
+        /// Its other name, or the same one.
+        same: PathBuf,
+    },
+    /// Its period would be counted twice.
     #[error(
         "{}, packet {number}: its period is there already, in {}; remove that one or name another \
          directory (--out), and give all captures of a period together: what is written is never \
@@ -123,22 +144,19 @@ pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
     }
     process::forbid_dumps()?;
     let places = Arc::new(Places::load(&settings.places)?);
-    let opened = files
-        .iter()
-        .map(|path| match File::open(path) {
-            Ok(file) => Ok((path, file)),
-            Err(source) => Err(PcapError::File {
-                path: path.clone(),
-                source,
-            }),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let opened = open(files)?;
     let out = settings.directory.as_path();
     let closed_off = |reason| FilesError::Out {
         path: out.to_owned(),
         reason,
     };
     fs::create_dir_all(out).map_err(closed_off)?;
+    let held = File::open(out).map_err(closed_off)?;
+    match held.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(FilesError::InUse(out.to_owned()).into()),
+        Err(TryLockError::Error(reason)) => return Err(closed_off(reason).into()),
+    }
     process::keep(&[]).map_err(|error| CaptureError::System("give up capabilities", error))?;
     access(out, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| closed_off(error.into()))?;
     process::forbid_system_calls(&SYSTEM_CALLS)
@@ -147,7 +165,7 @@ pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
         .into_iter()
         .map(|(path, file)| Capture::of(path, file))
         .collect::<Result<Vec<_>, _>>()?;
-    Reader {
+    let summary = Reader {
         counter: Counter::new(filter(settings), Arc::clone(&places), settings.cells),
         places,
         settings,
@@ -158,7 +176,35 @@ pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
             ..Summary::default()
         },
     }
-    .read_all(captures)
+    .read_all(captures)?;
+    // Until now nobody else could publish there.
+    drop(held);
+    Ok(summary)
+}
+
+/// Opens all of them: once they are read, there is nothing left to open them with.
+fn open(files: &[PathBuf]) -> Result<Vec<(&PathBuf, File)>, CaptureError> {
+    // A file an hour, or a minute, of a month.
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+    let mut names = HashMap::new();
+    let mut opened = Vec::new();
+    for path in files {
+        let unreadable = |source| PcapError::file(path, source);
+        let file = File::open(path).map_err(unreadable)?;
+        let found = file.metadata().map_err(unreadable)?;
+        let before = names.insert((found.dev(), found.ino()), path);
+        if let Some(same) = before {
+            return Err(FilesError::Twice {
+                path: path.clone(),
+                same: same.clone(),
+            }
+            .into());
+        }
+        opened.push((path, file));
+    }
+    Ok(opened)
 }
 
 /// Counts one file after the other.
@@ -175,10 +221,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read_all(mut self, captures: Vec<Capture>) -> Result<Summary, CaptureError> {
-        let mut captures = self.in_order(captures)?;
+        let captures = self.in_order(captures)?;
         let mut outcome = Ok(());
-        for capture in &mut captures {
-            outcome = self.read(capture);
+        for mut capture in captures {
+            outcome = self.read(&mut capture);
             // Nothing of the last packet shall be left anywhere.
             self.counter.rinse();
             let (path, packets) = (capture.path().display(), capture.packets());
@@ -191,6 +237,10 @@ impl Reader<'_> {
         }
         // What was read before a fault is counted.
         let closed = self.close(Timestamp::UNIX_EPOCH);
+        if let (Err(_), Err(also)) = (&outcome, &closed) {
+            // The first one says that all before it is counted.
+            tracing::error!("{also}");
+        }
         outcome.and(closed)?;
         self.summary.refusals = *self.counter.refusals();
         self.summary.flagless = self.counter.flagless();

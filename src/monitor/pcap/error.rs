@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// It cannot be opened or read.
-    #[error("{path}: {source}; name a capture file that this user may read")]
+    #[error("{path}: {source}; {}", advice(.source))]
     File {
         /// The file.
         path: PathBuf,
@@ -76,8 +76,18 @@ pub enum CaptureError {
     },
 }
 
+/// What helps where a file cannot be read.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => {
+            "raise the limit of open files (`ulimit -n`), or join captures (`mergecap`)"
+        }
+        _ => "name a capture file that this user may read",
+    }
+}
+
 impl CaptureError {
-    pub(super) fn file(path: &Path, source: io::Error) -> Self {
+    pub(in super::super) fn file(path: &Path, source: io::Error) -> Self {
         Self::File {
             path: path.to_owned(),
             source,

@@ -19,8 +19,10 @@ const MAX_PACKET_BYTES: usize = 262_144;
 const PCAP_RECORD_HEADER: usize = 16;
 const BLOCK_HEADER: usize = 8;
 const NANOS: u64 = 1_000_000_000;
-/// How many interfaces a section of a pcapng file may describe.
+/// How many interfaces a section of a pcapng file may describe, and how long the block of one or of
+/// a section may be: their options are kept, each in many times its bytes.
 const MAX_INTERFACES: usize = 4096;
+const MAX_DESCRIPTION_BYTES: usize = 16 << 10;
 
 pub(super) enum Format {
     Pcap {
@@ -91,6 +93,7 @@ impl Format {
             return Err(Stuck::Incomplete);
         }
         if bytes.starts_with(&PCAPNG_MAGIC) {
+            refuse_long_description(bytes, Endianness::Big)?;
             let (rest, parser) = PcapNgParser::new(bytes)?;
             let parser = Box::new(parser);
             let interfaces = Vec::new();
@@ -176,6 +179,30 @@ fn word(bytes: &[u8], at: usize, order: Endianness) -> Option<usize> {
     Some(number as usize)
 }
 
+/// Refuses the block of a section or an interface that nobody needs so long, before it is read.
+#[inline]
+fn refuse_long_description(bytes: &[u8], order: Endianness) -> Result<(), Stuck> {
+    let order = if bytes.starts_with(&PCAPNG_MAGIC) {
+        // A section says its own.
+        match bytes.get(8..12) {
+            Some([0x1a, ..]) => Endianness::Big,
+            Some(_) => Endianness::Little,
+            None => return Err(Stuck::Incomplete),
+        }
+    } else if word(bytes, 0, order) == Some(INTERFACE_DESCRIPTION_BLOCK as usize) {
+        order
+    } else {
+        return Ok(());
+    };
+    match word(bytes, 4, order) {
+        Some(length) if length > MAX_DESCRIPTION_BYTES => Err(Stuck::Broken(format!(
+            "a section or an interface is described in {length} bytes, more than \
+             {MAX_DESCRIPTION_BYTES}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 #[inline]
 fn next_block(
     parser: &mut PcapNgParser,
@@ -183,6 +210,7 @@ fn next_block(
     bytes: &[u8],
 ) -> Result<Step, Stuck> {
     let order = parser.section().endianness;
+    refuse_long_description(bytes, order)?;
     let (rest, block) = match parser.next_raw_block(bytes) {
         Ok(next) => next,
         Err(error) => {

@@ -6,6 +6,8 @@ use zeroize::Zeroize;
 
 /// How much is read at once: it stays in the cache.
 const BUFFER_BYTES: usize = 256 << 10;
+/// The same until the first packet is known: of many files all are begun before one is read.
+const FIRST_BYTES: usize = 8 << 10;
 /// What one record may have at most; the buffer grows up to that.
 pub(super) const MAX_RECORD_BYTES: usize = 16 << 20;
 
@@ -27,7 +29,7 @@ impl Input {
     pub(super) fn new(file: File) -> Self {
         Self {
             file,
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: vec![0; FIRST_BYTES],
             start: HEADROOM,
             end: HEADROOM,
             offset: 0,
@@ -61,10 +63,7 @@ impl Input {
             if self.end >= MAX_RECORD_BYTES + BUFFER_BYTES {
                 return Ok(false);
             }
-            let mut larger = vec![0; self.end * 2];
-            larger[..self.end].copy_from_slice(&self.buffer);
-            self.buffer.zeroize();
-            self.buffer = larger;
+            self.enlarge(self.end * 2);
         }
         loop {
             match self.file.read(&mut self.buffer[self.end..]) {
@@ -76,6 +75,20 @@ impl Input {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// From now on much is read at once.
+    pub(super) fn read_ahead(&mut self) {
+        if self.buffer.len() < BUFFER_BYTES {
+            self.enlarge(BUFFER_BYTES);
+        }
+    }
+
+    fn enlarge(&mut self, bytes: usize) {
+        let mut larger = vec![0; bytes];
+        larger[..self.end].copy_from_slice(&self.buffer[..self.end]);
+        self.buffer.zeroize();
+        self.buffer = larger;
     }
 
     /// Overwrites all that was read and taken.

@@ -111,6 +111,9 @@ impl Capture {
         counter: &mut Counter,
     ) -> Result<Progress, CaptureError> {
         let period = nanos(period.start)..nanos(period.end);
+        if !period.is_empty() {
+            self.input.read_ahead();
+        }
         loop {
             match self.count_batch(&period, counter) {
                 Pause::Full => {}

@@ -125,7 +125,10 @@ impl Periods {
                     self.disk.sync_directory(&path)?;
                     return Ok(path);
                 }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Of files, which have no second part, somebody else has counted this one.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists && self.state.is_some() =>
+                {
                     closed.period.part += 1;
                 }
                 Err(error) => return Err(error),

@@ -49,12 +49,20 @@ impl SubAssign for Amount {
     }
 }
 
-/// Which rows may lie in which of another dimension, as everybody can look up: an autonomous system
-/// in one country alone, and the other way round. What lies in a row of a column of its own
-/// ([`Key::coarser`]) needs no looking up.
-const PLACES: [(Dimension, Dimension); 6] = {
-    use Dimension::{Country, PortCountry, PortSystem, System};
+/// Which rows may lie in which of another dimension: those of two columns in those of one of
+/// these, of which `other` is one, and, as everybody can look up, an autonomous system in one
+/// country alone, and the other way round.
+const LIES: [(Dimension, Dimension); 14] = {
+    use Dimension::{Country, Encryption, Port, PortCountry, PortSystem, System, SystemCountry};
     [
+        (Port, PortCountry),
+        (Country, PortCountry),
+        (Encryption, PortCountry),
+        (Port, PortSystem),
+        (System, PortSystem),
+        (Encryption, PortSystem),
+        (System, SystemCountry),
+        (Country, SystemCountry),
         (Country, System),
         (System, Country),
         (Country, PortSystem),
@@ -103,9 +111,9 @@ impl<'a> Figures<'a> {
         }
         figures.hide_ports();
         // One that is withdrawn joins `other`, in which more may lie then.
-        while PLACES
+        while LIES
             .iter()
-            .any(|&(outer, inner)| figures.hide_places(outer, inner))
+            .any(|&(outer, inner)| figures.hide_lying(outer, inner))
         {}
         figures
     }
@@ -198,7 +206,7 @@ impl<'a> Figures<'a> {
 
     /// Withdraws rows of a dimension that lie in one row of another alone (its `other` is one, too)
     /// and leave something of it, but too little. Tells whether there was one.
-    fn hide_places(&mut self, outer: Dimension, inner: Dimension) -> bool {
+    fn hide_lying(&mut self, outer: Dimension, inner: Dimension) -> bool {
         let (Some(around), Some(shown)) = (self.shown.get(&outer), self.shown.get(&inner)) else {
             return false;
         };

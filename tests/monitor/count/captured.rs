@@ -343,6 +343,46 @@ fn a_capture_that_is_broken_counts_up_to_there() {
     );
 }
 
+/// What is kept of an interface's options is many times as long as they are.
+#[test]
+fn a_description_that_nobody_needs_so_long_is_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    for (bytes, is_read) in [(16 << 10, true), ((16 << 10) + 4, false)] {
+        let little = (u32::to_le_bytes as fn(u32) -> [u8; 4], 1, [1, 0]);
+        let big = (u32::to_be_bytes as fn(u32) -> [u8; 4], 0x0001_0000, [0, 1]);
+        for (order, version, ethernet) in [little, big] {
+            let section = [
+                0x0a0d_0d0a,
+                28,
+                0x1a2b_3c4d,
+                version,
+                u32::MAX,
+                u32::MAX,
+                28,
+            ];
+            let mut file: Vec<u8> = section.into_iter().flat_map(order).collect();
+            file.extend(order(1));
+            file.extend(order(bytes));
+            file.extend(ethernet);
+            // The end of all options.
+            file.resize(file.len() + bytes as usize - 14, 0);
+            file.extend(order(bytes));
+            let path = directory.path().join("long.pcapng");
+            fs::write(&path, &file).unwrap();
+            let mut counter = counter(1000);
+            let read = Capture::open(&path)
+                .and_then(|mut capture| capture.count_until(ever(), &mut counter));
+            match read {
+                Ok(progress) => assert!(is_read && progress == Progress::End),
+                Err(error) => assert!(
+                    !is_read && error.to_string().contains("is described in"),
+                    "{error}"
+                ),
+            }
+        }
+    }
+}
+
 #[test]
 fn no_bytes_make_a_reader_of_captures_panic() {
     let directory = tempfile::tempdir().unwrap();

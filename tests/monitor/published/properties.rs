@@ -209,7 +209,7 @@ proptest! {
     }
 
     #[test]
-    fn systems_and_countries_tell_nothing_of_each_other_by_subtraction(
+    fn no_row_is_told_by_a_row_of_another_table_less_those_that_lie_in_it(
         (ledger, packets) in ledgers(),
         threshold in 1_u64..400,
         top in 1_u32..8,
@@ -249,6 +249,30 @@ proptest! {
                     let left = left.entry(alone).or_insert(numbers(&published[alone]));
                     *left = less(*left, numbers(row));
                 }
+            }
+            for (row, rest) in left {
+                let is_hidden = rest == Counts::default() || rest.flows >= threshold;
+                prop_assert!(is_hidden, "{inner:?} leaves {rest:?} of {}", told(&published[row]));
+            }
+        }
+        // By their own columns, `other` being a row as well.
+        for (outer, inner) in [
+            (Dimension::Port, Dimension::PortCountry),
+            (Dimension::Country, Dimension::PortCountry),
+            (Dimension::Encryption, Dimension::PortCountry),
+            (Dimension::Port, Dimension::PortSystem),
+            (Dimension::System, Dimension::PortSystem),
+            (Dimension::Encryption, Dimension::PortSystem),
+            (Dimension::System, Dimension::SystemCountry),
+            (Dimension::Country, Dimension::SystemCountry),
+        ] {
+            let mut left: BTreeMap<usize, Counts> = BTreeMap::new();
+            for row in published.iter().filter(|row| row.dimension == inner && !row.other) {
+                let of = columns(row);
+                let is_of = |packet: &&Packet| packet.is_whole && of.iter().all(|(name, value)| packet.columns[name] == *value);
+                let around = row_of(outer, &packets.iter().find(is_of).unwrap().columns).unwrap();
+                let left = left.entry(around).or_insert(numbers(&published[around]));
+                *left = less(*left, numbers(row));
             }
             for (row, rest) in left {
                 let is_hidden = rest == Counts::default() || rest.flows >= threshold;

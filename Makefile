@@ -25,8 +25,8 @@ demo: setup
 	cargo run --locked --release -- demo $(ARGS)
 
 # Every tier that this machine allows; what is skipped says so in a line with SKIPPED. The private
-# Tor network mostly waits, so it goes beside the others; but for those that judge what is lost
-# under load, which have the machine for themselves.
+# Tor network mostly waits, so it goes beside the others, and before them when it wakes; but for
+# those that judge what is lost under load, which have the machine for themselves.
 ALONE := survive wire
 BESIDE := tor
 SUITES := $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)) \
@@ -36,11 +36,12 @@ test: setup
 	cargo test --locked --no-run
 	@status=0; beside=$$(mktemp); \
 	cargo test --locked $(call named,$(BESIDE)) -- --show-output $(ARGS) > $$beside 2>&1 & tor=$$!; \
-	run() { echo "cargo test $$*"; cargo test --locked --no-fail-fast "$$@" -- --show-output $(ARGS) || status=1; }; \
+	run() { echo "cargo test $$*"; $$nice cargo test --locked --no-fail-fast "$$@" -- --show-output $(ARGS) || status=1; }; \
+	nice=nice; \
 	run --lib --bins $(call named,$(filter-out $(ALONE) $(BESIDE),$(SUITES))); \
 	run --doc; \
 	wait $$tor || status=1; cat $$beside; rm -f $$beside; \
-	run $(call named,$(ALONE)); exit $$status
+	nice=; run $(call named,$(ALONE)); exit $$status
 
 # What frames come to when the box is killed, stopped, replaced, starved: target/survive.json.
 test-survive: setup

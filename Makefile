@@ -53,9 +53,9 @@ test-tor: setup
 	cargo test --locked --test tor -- --show-output $(ARGS)
 
 # Everything that is measured, side by side with what one would use instead: packet rates, latency,
-# growth, TCP, ns per decision; then target/bench/report.md with its plots. ARGS is for all of pps
-# and tcp, which share --runs, --seconds, --quick; PPS_ARGS, LATENCY_ARGS, GROWTH_ARGS and TCP_ARGS
-# are for one.
+# growth, TCP, ns per decision, the monitor; then target/bench/report.md with its plots. ARGS is for
+# all but the decision, which share --runs, --seconds, --quick; PPS_ARGS, LATENCY_ARGS, GROWTH_ARGS,
+# TCP_ARGS and MONITOR_ARGS are for one.
 bench: PACKAGES += $(BENCH_PACKAGES)
 bench: setup
 	@status=0; run() { echo "$$*"; "$$@" || status=1; }; \
@@ -64,6 +64,7 @@ bench: setup
 	run cargo bench --locked --bench pps -- growth $(ARGS) $(GROWTH_ARGS); \
 	run cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS); \
 	run cargo bench --locked --bench decision; \
+	run cargo bench --locked --bench monitor -- $(ARGS) $(MONITOR_ARGS); \
 	run cargo run --locked --quiet --example bench_report; exit $$status
 
 # What was measured, into docs/benchmarks.md and the README's table.

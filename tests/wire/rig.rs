@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
 pub(crate) const UPLINK0_MAC: &str = "02:00:00:00:02:01";
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than anything takes that a box waits for, a loader that hangs among it (10 s).
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An end of a link, as the tests name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

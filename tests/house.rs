@@ -360,6 +360,15 @@ fn unsafe_code_stays_in_its_three_rooms() {
     assert_eq!(unsafe_rooms, three.map(String::from).into());
 }
 
+/// There are two programs, and `make demo` names none.
+#[test]
+fn cargo_runs_the_box() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let manifest: toml::Table = fs::read_to_string(manifest).unwrap().parse().unwrap();
+    let runs = manifest["package"].get("default-run");
+    assert_eq!(runs.and_then(toml::Value::as_str), Some("exitmark"));
+}
+
 /// The keys of a TOML table, `a.b` for `b` in table `a`.
 fn keys(table: &toml::Table, prefix: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();

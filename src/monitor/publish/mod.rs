@@ -8,8 +8,8 @@
 //!    the largest by bytes (`select`). The rest is one row, `other`: what the total has beyond the
 //!    rows that are shown.
 //! 2. What is not shown must not be had by subtraction: what the rows shown leave of the total, or
-//!    of a row of a coarser table, is nothing or has enough flows itself, or else another row is
-//!    withdrawn. Between ports and encryption it is encryption's, between single and cross tables
+//!    of a row of a coarser table (`other` is one), is nothing or has enough flows itself, or else
+//!    another row is withdrawn. Between ports and encryption it is encryption's, between single and cross tables
 //!    the cross table's. Systems and countries are one in the other as well, and everybody can look
 //!    up where: what the systems that lie in one country alone leave of its row (or of `other`, and
 //!    the same with countries that are one system's alone) is nothing or enough, too. (That is for

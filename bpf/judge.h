@@ -198,8 +198,14 @@ static __always_inline bool lists(const struct exitmark_image *image,
 	return find_v6(image, (__u64)table->slots << 32 | table->mask, slot + 1, &address, port);
 }
 
-static __always_inline bool has_bit(const __u64 *bits, __u16 port)
+static __always_inline bool has_bit(const __u64 *bits, __u64 port)
 {
+	/*
+	 * Verifiers before Linux 7 know no bounds of a byte-swapped number, and clang, which does,
+	 * removes the mask without the barrier.
+	 */
+	barrier_var(port);
+	port &= 0xffff;
 	return bits[port / 64] >> (port % 64) & 1;
 }
 

@@ -36,13 +36,16 @@ static __always_inline bool is_sampled(const struct exitmark_links *links, __u64
 
 static __always_inline void copy_beginning(struct xdp_md *ctx, __u64 bytes, __u8 *to)
 {
-	if (bytes > SAMPLE_BYTES)
-		bytes = SAMPLE_BYTES;
-	barrier_var(bytes);
-	/* Never so, but for the verifier to see. */
-	if (bytes < 1 || bytes > SAMPLE_BYTES)
+	/*
+	 * One unsigned comparison bounds `bytes` on both sides. Verifiers before Linux 6.8 learn
+	 * nothing from a comparison with zero, which is what clang makes of `bytes < 1`.
+	 */
+	__u64 last = (bytes > SAMPLE_BYTES ? SAMPLE_BYTES : bytes) - 1;
+
+	barrier_var(last);
+	if (last >= SAMPLE_BYTES)
 		return;
-	bpf_xdp_load_bytes(ctx, 0, to, bytes);
+	bpf_xdp_load_bytes(ctx, 0, to, last + 1);
 }
 
 /* A frame comes that is to be a sample. The time, which is not 0. */

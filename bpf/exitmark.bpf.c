@@ -99,6 +99,16 @@ struct {
 	__uint(value_size, __builtin_offsetof(struct exitmark_counts, stack));
 } worker_counters SEC(".maps");
 
+static __always_inline bool find_state(struct exitmark_links **found_links,
+				       struct exitmark_counts **found_counts)
+{
+	__u32 only = 0;
+
+	*found_links = bpf_map_lookup_elem(&links, &only);
+	*found_counts = bpf_map_lookup_elem(&counters, &only);
+	return *found_links && *found_counts;
+}
+
 #include "parse.h"
 #include "judge.h"
 #include "rewrite.h"
@@ -153,16 +163,48 @@ static __always_inline void learn_host(const struct frame *frame, struct exitmar
 		links->host_mac = mac;
 }
 
+/*
+ * What is known of a frame when it has been read and judged, in one number: the verifier is made
+ * to forget it at once, and then follows the code behind once for all frames.
+ */
+#define RULE_OF(known) ((known) & 0xff)
+#define IS_ODD 0x200
+#define PART_OF(known) ((known) >> 16 & 0xff)
+#define TOS_OF(known) ((known) >> 24 & 0xff)
+#define IP_OF(known) ((known) >> 32 & OFFSET_BITS)
+
+/* Reads the frame, and judges it if it is an ordinary packet. `share`: whether parts count. */
+static __always_inline __u64 know(struct frame *frame, const struct exitmark_image *image,
+				  __u64 share)
+{
+	struct packet packet;
+	int shape = read_packet(frame, &packet);
+	__u64 known, part = LAST_PART;
+
+	if (shape == SHAPE_PACKET) {
+		known = judge(image, &packet);
+		if (share)
+			part = part_of(&packet);
+	} else {
+		known = shape == SHAPE_ODD ? RULE_NO_USER_SPACE | IS_ODD : shape;
+		measure_short(frame);
+	}
+	known |= part << 16;
+	if (packet.ip)
+		known |= (__u64)packet.tos << 24 | packet.ip << 32;
+	return hidden(known, frame->bytes);
+}
+
 /* Carries a rule out: counts, marks, clears, steers. What became of the frame. */
-static __always_inline __u32 conclude(const struct frame *frame, struct packet *packet, __u32 rule,
+static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 				      const struct exitmark_policy *policy,
 				      struct exitmark_links *links,
 				      struct exitmark_counts *counts)
 {
-	__u64 egress = ROLE_UPLINK;
+	__u64 egress = ROLE_UPLINK, rule = RULE_OF(known);
 	__u8 action;
 
-	/* Never so, but for the verifier to see. */
+	/* Unreachable; bounds the index for the verifier. */
 	barrier_var(rule);
 	if (rule >= RULES)
 		return OUTCOME_NO_EGRESS;
@@ -173,15 +215,15 @@ static __always_inline __u32 conclude(const struct frame *frame, struct packet *
 	/* An odd frame's source address was not looked at. */
 	if (rule > RULE_FOREIGN_SOURCE && rule != RULE_NO_USER_SPACE)
 		learn_host(frame, links);
-	if (packet->ip) {
-		bool bears_it = (packet->tos & DSCP_BITS) == policy->mark;
+	if (IP_OF(known)) {
+		__u8 tos = TOS_OF(known);
+		bool bears_it = (tos & DSCP_BITS) == policy->mark;
 
 		if (action & ACTION_SET && !bears_it) {
-			set_dscp(packet, policy->mark);
+			set_tos(frame, IP_OF(known), policy->mark | (tos & ~DSCP_BITS));
 			counts->marked++;
-		} else if (action & ACTION_CLEAR &&
-			   (bears_it || bears_host_mark(policy, packet))) {
-			set_dscp(packet, 0);
+		} else if (action & ACTION_CLEAR && (bears_it || bears_host_mark(policy, tos))) {
+			set_tos(frame, IP_OF(known), tos & ~DSCP_BITS);
 			counts->cleared++;
 		}
 	}
@@ -268,8 +310,9 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 		struct packet packet;
 		__u64 share = meant ? share_kept(ctx, role, links) : 0;
 
-		if (!share || part_of(read_packet(frame, &packet), &packet) >= share)
-			if (hand_over(ctx, role, links, counts) == XDP_REDIRECT)
+		if (!share || (read_packet(frame, &packet) == SHAPE_PACKET ? part_of(&packet) :
+									     LAST_PART) >= share)
+			if (hand_over(ctx, role) == XDP_REDIRECT)
 				return XDP_REDIRECT;
 		counts->spilled[role]++;
 	}
@@ -280,59 +323,46 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 	return action_of(outcome);
 }
 
-static __always_inline bool find_state(struct exitmark_links **found_links,
-				       struct exitmark_counts **found_counts)
+/* Whether user space is to get all frames of this role as long as it keeps up. */
+static __always_inline bool is_meant(const struct exitmark_links *links, enum exitmark_role role)
 {
-	__u32 only = 0;
-
-	*found_links = bpf_map_lookup_elem(&links, &only);
-	*found_counts = bpf_map_lookup_elem(&counters, &only);
-	return *found_links && *found_counts;
+	return READ_ONCE(links->hand_over[role]) == HAND_OVER_ALL ||
+	       !READ_ONCE(links->decides[role]);
 }
 
 SEC("xdp.frags")
 int exitmark_host(struct xdp_md *ctx)
 {
-	const struct exitmark_policy *policy;
+	__u64 share = 0, number, arrived, known;
 	const struct exitmark_image *image;
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
-	struct verdict verdict = {};
-	struct packet packet;
 	struct frame frame;
-	bool meant, odd;
-	__u64 share = 0, arrived;
 	__u32 outcome;
-	int shape;
+	bool odd;
 
 	if (!find_state(&links, &counts))
 		return XDP_DROP;
-	meant = links->hand_over[ROLE_HOST] == HAND_OVER_ALL || !links->decides[ROLE_HOST];
-	if (meant) {
+	if (is_meant(links, ROLE_HOST)) {
 		share = share_kept(ctx, ROLE_HOST, links);
-		if (!share && hand_over(ctx, ROLE_HOST, links, counts) == XDP_REDIRECT)
+		if (!share && hand_over(ctx, ROLE_HOST) == XDP_REDIRECT)
 			return XDP_REDIRECT;
 	}
-	arrived = begin_sample(ctx, links, counts->received[ROLE_HOST] + 1);
-	/* Whoever hands a frame over needs to know nothing about it. */
+	number = counts->received[ROLE_HOST] + 1;
+	arrived = hidden(begin_sample(ctx, links, number), number);
+	share = hidden(share, number);
+	/* A frame that is handed over need not be known. */
 	image = current_image();
 	if (!image)
 		return XDP_DROP;
-	policy = &image->policy;
 	frame = frame_of(ctx);
-	shape = read_packet(&frame, &packet);
-	if (shape == SHAPE_PACKET) {
-		verdict = judge(image, &packet);
-	} else {
-		verdict.rule = shape;
-		measure_short(&frame);
-	}
-	odd = shape == SHAPE_ODD || frame.bytes > links->longest_redirect;
-	/* Nobody else understands an odd frame: as long as there is room, the worker gets it. */
-	if ((odd && !meant) || (share && (odd || part_of(shape, &packet) >= share)))
-		if (hand_over(ctx, ROLE_HOST, links, counts) == XDP_REDIRECT)
+	known = know(&frame, image, share);
+	odd = known & IS_ODD || frame.bytes > links->longest_redirect;
+	/* Only a worker understands an odd frame: as long as there is room, it gets it. */
+	if (is_meant(links, ROLE_HOST) ? share && (odd || PART_OF(known) >= share) : odd)
+		if (hand_over(ctx, ROLE_HOST) == XDP_REDIRECT)
 			return XDP_REDIRECT;
-	if (meant || odd)
+	if (odd || is_meant(links, ROLE_HOST))
 		counts->spilled[ROLE_HOST]++;
 	if (!links->decides[ROLE_HOST]) {
 		counts->received[ROLE_HOST]++;
@@ -340,15 +370,14 @@ int exitmark_host(struct xdp_md *ctx)
 		counts->bytes[RULE_NO_USER_SPACE] += frame.bytes;
 		counts->no_egress++;
 		end_sample(ctx, arrived, ROLE_HOST, OUTCOME_NO_EGRESS, RULE_NO_USER_SPACE,
-			   policy->generation);
+			   image->policy.generation);
 		return XDP_DROP;
 	}
-	if (shape == SHAPE_ODD)
-		verdict.rule = RULE_NO_USER_SPACE;
-	if (verdict.disagreement)
+	if (known & DISAGREES)
 		counts->disagreed++;
-	outcome = conclude(&frame, &packet, verdict.rule, policy, links, counts);
-	end_sample(ctx, arrived, ROLE_HOST, outcome, verdict.rule, policy->generation);
+	frame = frame_again(&frame);
+	outcome = conclude(&frame, known, &image->policy, links, counts);
+	end_sample(ctx, arrived, ROLE_HOST, outcome, RULE_OF(known), image->policy.generation);
 	return action_of(outcome);
 }
 

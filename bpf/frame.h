@@ -55,6 +55,20 @@ static __always_inline struct frame frame_of(struct xdp_md *ctx)
 	return frame;
 }
 
+/*
+ * The frame with its pointers read anew: what is known of the old ones differs by what was read
+ * through them, and the verifier would follow each case apart.
+ */
+static __always_inline struct frame frame_again(const struct frame *frame)
+{
+	return (struct frame){
+		.ctx = frame->ctx,
+		.data = (void *)(long)*(volatile __u32 *)&frame->ctx->data,
+		.end = (void *)(long)*(volatile __u32 *)&frame->ctx->data_end,
+		.bytes = frame->bytes,
+	};
+}
+
 /* Where the packet is not read, and so does not tell. */
 static __always_inline void measure_short(struct frame *frame)
 {
@@ -69,6 +83,17 @@ static __always_inline bool is_as_long_as(struct frame *frame, __u64 bytes)
 		return true;
 	measure(frame);
 	return bytes <= frame->bytes;
+}
+
+/*
+ * Hides a number from the verifier, which follows every constant that a number can be through all
+ * the code behind it, apart. `unknown` is a number of which it knows nothing.
+ */
+static __always_inline __u64 hidden(__u64 number, __u64 unknown)
+{
+	number ^= unknown;
+	barrier_var(number);
+	return number ^ unknown;
 }
 
 static __always_inline __u16 be16(const void *at)

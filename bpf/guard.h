@@ -29,7 +29,7 @@ struct post {
 };
 
 /* Where this queue's frames are handed over; false where there is no such place. */
-static __always_inline bool find_post(struct xdp_md *ctx, enum exitmark_role role,
+static __always_inline bool find_post(struct xdp_md *ctx, __u64 role,
 				      struct post *post)
 {
 	__u32 queue = ctx->rx_queue_index;
@@ -43,7 +43,7 @@ static __always_inline bool find_post(struct xdp_md *ctx, enum exitmark_role rol
 }
 
 /* Frames that were handed over and of which the worker has not said that they are done. */
-static __always_inline __u64 under_way(const struct post *post, enum exitmark_role role)
+static __always_inline __u64 under_way(const struct post *post, __u64 role)
 {
 	__s64 waiting = post->handed->sent - READ_ONCE(post->guard->processed[role]);
 
@@ -75,7 +75,7 @@ static __always_inline bool is_alive(struct post *post, const struct exitmark_li
  * Notes when a frame was handed over, for the worker to say how long it took. One frame at a
  * time: the next one after the worker is done with this one.
  */
-static __always_inline void stamp(const struct post *post, enum exitmark_role role,
+static __always_inline void stamp(const struct post *post, __u64 role,
 				  const struct exitmark_links *links, __u64 before)
 {
 	struct exitmark_handed *handed = post->handed;
@@ -89,14 +89,19 @@ static __always_inline void stamp(const struct post *post, enum exitmark_role ro
 	handed->stamped_at = bpf_ktime_get_ns();
 }
 
-/* Gives the frame to user space: XDP_REDIRECT, or something else if that cannot be. */
-static __noinline int hand_over(struct xdp_md *ctx, enum exitmark_role role,
-				const struct exitmark_links *links, struct exitmark_counts *counts)
+/*
+ * Gives the frame to user space: XDP_REDIRECT, or something else if that cannot be. A global
+ * function, which the verifier looks at once and not with every caller.
+ */
+__noinline int hand_over(struct xdp_md *ctx, __u64 role)
 {
+	struct exitmark_counts *counts;
+	struct exitmark_links *links;
 	struct post post;
 	__u64 waiting;
 
-	if (role >= ROLES || !links || !counts || !find_post(ctx, role, &post))
+	barrier_var(role);
+	if (role >= ROLES || !find_state(&links, &counts) || !find_post(ctx, role, &post))
 		return XDP_DROP;
 	waiting = under_way(&post, role);
 	if (links->decides[role] && waiting >= links->hard_credit)
@@ -143,13 +148,14 @@ static __always_inline __u64 share_kept(struct xdp_md *ctx, enum exitmark_role r
 	return share;
 }
 
-/* Which of the 256 parts a packet's flow is in. What has no flow changes over last. */
-static __always_inline __u64 part_of(int shape, const struct packet *packet)
+/* The part, of 256, of a frame that has no flow: it changes over last. */
+#define LAST_PART (SHARES - 1)
+
+/* Which of the 256 parts a packet's flow is in. */
+static __always_inline __u64 part_of(const struct packet *packet)
 {
 	__u64 mixed;
 
-	if (shape != SHAPE_PACKET)
-		return SHARES - 1;
 	mixed = packet->destination.low ^ packet->destination.high ^ packet->source.low;
 	mixed ^= (__u64)packet->destination_port << 48 | (__u64)packet->source_port << 32;
 	/* Fibonacci hashing: the top bits depend on all of them. */

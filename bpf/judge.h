@@ -225,11 +225,8 @@ static __always_inline bool is_listener(const struct exitmark_image *image, int 
 	       lists(image, &policy->relays[family], family, address, port);
 }
 
-struct verdict {
-	int rule;
-	/* The relay set and the source address tell different stories about this flow. */
-	bool disagreement;
-};
+/* With a rule: the relay set and the source address contradict each other about this flow. */
+#define DISAGREES 0x100
 
 static __always_inline bool is_exit_protocol(const struct exitmark_policy *policy, __u8 protocol)
 {
@@ -237,69 +234,51 @@ static __always_inline bool is_exit_protocol(const struct exitmark_policy *polic
 	       (policy->exit_protocols == EXIT_TCP_UDP && protocol == PROTOCOL_UDP);
 }
 
-static __always_inline bool bears_host_mark(const struct exitmark_policy *policy,
-					    const struct packet *packet)
+static __always_inline bool bears_host_mark(const struct exitmark_policy *policy, __u8 tos)
 {
-	return policy->host_mark && (packet->tos & DSCP_BITS) == policy->host_mark;
+	return policy->host_mark && (tos & DSCP_BITS) == policy->host_mark;
 }
 
-static __always_inline struct verdict judge_family(const struct exitmark_image *image,
-						   const struct packet *packet, int family)
+static __always_inline __u32 judge_family(const struct exitmark_image *image,
+					  const struct packet *packet, int family)
 {
 	const struct exitmark_policy *policy = &image->policy;
-	bool clearnet, listed;
 	bool tcp = packet->protocol == PROTOCOL_TCP;
-	struct verdict verdict = {};
+	bool clearnet, listed;
 
 	clearnet = covers(image, &policy->addresses[family], family, packet->source);
 	if (!clearnet &&
-	    !covers(image, &policy->relay_addresses[family], family, packet->source)) {
-		verdict.rule = RULE_FOREIGN_SOURCE;
-		return verdict;
-	}
+	    !covers(image, &policy->relay_addresses[family], family, packet->source))
+		return RULE_FOREIGN_SOURCE;
 	if ((packet->destination_port == DNS || packet->destination_port == DNS_OVER_TLS) &&
-	    covers(image, &policy->resolvers[family], family, packet->destination)) {
-		verdict.rule = RULE_TO_RESOLVER;
-		return verdict;
-	}
+	    covers(image, &policy->resolvers[family], family, packet->destination))
+		return RULE_TO_RESOLVER;
 	if (tcp) {
-		if (is_listener(image, family, packet->source, packet->source_port)) {
-			verdict.rule = RULE_FROM_LISTENER;
-			return verdict;
-		}
+		if (is_listener(image, family, packet->source, packet->source_port))
+			return RULE_FROM_LISTENER;
 		/* By the host's mark the relay set need not be there. */
 		listed = !policy->host_mark &&
 			 lists(image, &policy->relays[family], family, packet->destination,
 			       packet->destination_port);
-		if (!clearnet) {
-			verdict.rule = RULE_FROM_RELAY_ADDRESS;
-			verdict.disagreement = !listed && policy->both_kinds;
-			return verdict;
-		}
-		if (listed) {
-			verdict.rule = RULE_TO_LISTED_RELAY;
-			verdict.disagreement = policy->both_kinds;
-			return verdict;
-		}
+		if (!clearnet)
+			return RULE_FROM_RELAY_ADDRESS |
+			       (!listed && policy->both_kinds ? DISAGREES : 0);
+		if (listed)
+			return RULE_TO_LISTED_RELAY | (policy->both_kinds ? DISAGREES : 0);
 	}
-	if (covers(image, &policy->exempt[family], family, packet->destination)) {
-		verdict.rule = RULE_TO_EXEMPT_PREFIX;
-		return verdict;
-	}
+	if (covers(image, &policy->exempt[family], family, packet->destination))
+		return RULE_TO_EXEMPT_PREFIX;
 	if (!clearnet || !is_exit_protocol(policy, packet->protocol))
-		verdict.rule = RULE_OTHER_PROTOCOL;
-	else if (!policy->host_mark)
-		verdict.rule = RULE_EXIT_PROTOCOL;
-	else if (bears_host_mark(policy, packet))
-		verdict.rule = RULE_HOST_MARKED;
-	else
-		verdict.rule = tcp ? RULE_NOT_HOST_MARKED : RULE_OTHER_PROTOCOL;
-	return verdict;
+		return RULE_OTHER_PROTOCOL;
+	if (!policy->host_mark)
+		return RULE_EXIT_PROTOCOL;
+	if (bears_host_mark(policy, packet->tos))
+		return RULE_HOST_MARKED;
+	return tcp ? RULE_NOT_HOST_MARKED : RULE_OTHER_PROTOCOL;
 }
 
-/* The rule that a packet meets. */
-static __always_inline struct verdict judge(const struct exitmark_image *image,
-					    const struct packet *packet)
+/* The rule that a packet meets, perhaps with DISAGREES. */
+static __always_inline __u32 judge(const struct exitmark_image *image, const struct packet *packet)
 {
 	return packet->family == V4 ? judge_family(image, packet, V4) :
 				      judge_family(image, packet, V6);

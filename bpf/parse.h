@@ -11,6 +11,9 @@
 /* What is tagged deeper than this is for user space. */
 #define ORDINARY_TAGS 2
 
+/* An IP header behind that many tags begins within these bits: at 14, 18 or 22 bytes. */
+#define OFFSET_BITS 0x1f
+
 /* What a frame turned out to be: one of these, or the rule that it met unread. */
 #define SHAPE_PACKET (-1)
 #define SHAPE_ODD (-2)
@@ -22,9 +25,9 @@ struct packet {
 	__u16 destination_port;
 	__u8 protocol;
 	__u8 tos;
-	/* The IP header, or none where it was not found. */
-	__u8 *ip;
 	enum exitmark_family family;
+	/* Where the IP header begins, in bytes from the frame's beginning; 0 where it was not found. */
+	__u64 ip;
 };
 
 /*
@@ -41,22 +44,25 @@ static __always_inline int cut(struct frame *frame, int rule)
 static __always_inline int read_ports(struct frame *frame, void *at, __u64 left,
 				      struct packet *packet)
 {
-	packet->source_port = 0;
-	packet->destination_port = 0;
-	if (packet->protocol != PROTOCOL_TCP && packet->protocol != PROTOCOL_UDP)
-		return SHAPE_PACKET;
-	if (left < 4)
-		return RULE_SHORT_TRANSPORT;
-	if (at + 4 > frame->end)
-		return cut(frame, RULE_SHORT_TRANSPORT);
-	packet->source_port = be16(at);
-	packet->destination_port = be16(at + 2);
+	__u64 ports = 0;
+
+	if (packet->protocol == PROTOCOL_TCP || packet->protocol == PROTOCOL_UDP) {
+		if (left < 4)
+			return RULE_SHORT_TRANSPORT;
+		if (at + 4 > frame->end)
+			return cut(frame, RULE_SHORT_TRANSPORT);
+		ports = be32(at);
+	}
+	ports = hidden(ports, frame->bytes);
+	packet->source_port = ports >> 16;
+	packet->destination_port = ports;
 	return SHAPE_PACKET;
 }
 
 /* RFC 791. Options are skipped by IHL; fragments are for user space. */
-static __always_inline int read_v4(struct frame *frame, void *at, struct packet *packet)
+static __always_inline int read_v4(struct frame *frame, __u64 offset, struct packet *packet)
 {
+	void *at = frame->data + offset;
 	__u8 *ip = at;
 	__u64 header, total;
 
@@ -68,9 +74,9 @@ static __always_inline int read_v4(struct frame *frame, void *at, struct packet 
 	total = be16(ip + 2);
 	if (header < 20 || total < header)
 		return RULE_BAD_LENGTH;
-	if (!is_as_long_as(frame, (at - frame->data) + total))
+	if (!is_as_long_as(frame, offset + total))
 		return RULE_BEYOND_FRAME;
-	packet->ip = ip;
+	packet->ip = offset;
 	packet->family = V4;
 	packet->tos = ip[1];
 	packet->protocol = ip[9];
@@ -85,8 +91,9 @@ static __always_inline int read_v4(struct frame *frame, void *at, struct packet 
 }
 
 /* RFC 8200. Extension headers, the fragment header among them, are for user space. */
-static __always_inline int read_v6(struct frame *frame, void *at, struct packet *packet)
+static __always_inline int read_v6(struct frame *frame, __u64 offset, struct packet *packet)
 {
+	void *at = frame->data + offset;
 	__u8 *ip = at;
 	__u64 payload;
 
@@ -95,9 +102,9 @@ static __always_inline int read_v6(struct frame *frame, void *at, struct packet 
 	if (ip[0] >> 4 != 6)
 		return RULE_WRONG_VERSION;
 	payload = be16(ip + 4);
-	if (!is_as_long_as(frame, (at - frame->data) + 40 + payload))
+	if (!is_as_long_as(frame, offset + 40 + payload))
 		return RULE_BEYOND_FRAME;
-	packet->ip = ip;
+	packet->ip = offset;
 	packet->family = V6;
 	packet->tos = be16(ip) >> 4;
 	packet->protocol = ip[6];
@@ -119,15 +126,19 @@ static __always_inline int read_v6(struct frame *frame, void *at, struct packet 
 static __always_inline int read_packet(struct frame *frame, struct packet *packet)
 {
 	void *payload = NULL;
+	__u64 offset;
 	int type = payload_of(frame, ORDINARY_TAGS, &payload);
 
-	packet->ip = NULL;
+	packet->ip = 0;
 	if (!payload)
 		return cut(frame, RULE_NOT_IP);
+	/* However many tags there are, the verifier follows the code behind them once. */
+	barrier_var(payload);
+	offset = (payload - frame->data) & OFFSET_BITS;
 	if (type == ETH_P_IP)
-		return read_v4(frame, payload, packet);
+		return read_v4(frame, offset, packet);
 	if (type == ETH_P_IPV6)
-		return read_v6(frame, payload, packet);
+		return read_v6(frame, offset, packet);
 	return is_tag(type) ? SHAPE_ODD : RULE_NOT_IP;
 }
 

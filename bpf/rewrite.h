@@ -18,17 +18,20 @@ static __always_inline __u16 replace_word(__u16 checksum, __u16 old, __u16 new)
 	return ~sum;
 }
 
-/* Sets the DSCP of the packet; `dscp` is as in the ToS byte. The header is in bounds. */
-static __always_inline void set_dscp(struct packet *packet, __u8 dscp)
+/* Sets the code point of the IP header at `offset`; `tos` is the whole ToS byte. */
+static __always_inline void set_tos(const struct frame *frame, __u64 offset, __u8 tos)
 {
-	__u16 *first = (__u16 *)packet->ip;
-	__u8 tos = dscp | (packet->tos & ~DSCP_BITS);
-	__u16 old = *first;
+	__u8 *ip = frame->data + (offset & OFFSET_BITS);
+	__u16 *first = (__u16 *)ip;
+	__u16 old;
 
-	if (packet->family == V4) {
-		__u16 *checksum = (__u16 *)(packet->ip + 10);
+	if ((void *)ip + 20 > frame->end)
+		return;
+	old = *first;
+	if (ip[0] >> 4 == 4) {
+		__u16 *checksum = (__u16 *)(ip + 10);
 
-		packet->ip[1] = tos;
+		ip[1] = tos;
 		*checksum = replace_word(*checksum, old, *first);
 	} else {
 		/* Version (4 bits), traffic class (8), flow label (20). */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Frames that were redirected and that the NIC did not take: it is down, or its ring is full.
- * The kernel says so once a bulk of frames, after the XDP program has counted them as forwarded.
+ * Frames that were redirected and that the NIC did not take: it is down, its ring is full, or its
+ * driver refuses them. The kernel reports it once a bulk of frames, after the XDP program has
+ * counted them as forwarded.
  */
 #ifndef EXITMARK_DROPS_H
 #define EXITMARK_DROPS_H
@@ -41,10 +42,17 @@ static __always_inline bool came_by(const struct exitmark_links *links,
 	return links->netns == from->nd_net.net->ns.inum && is_ours(links, from->ifindex);
 }
 
-static __always_inline void take_back(struct exitmark_counts *counts, __u64 role, __u64 frames)
+/* `error` is 0, or a negative error number: of the driver, or of the kernel before it. */
+static __always_inline void take_back(struct exitmark_counts *counts, __u64 role, __u64 frames,
+				      int error)
 {
 	counts->forwarded[role] -= frames;
-	counts->tx_full[role] += frames;
+	if (!error || error == -ENOSPC || error == -ENOBUFS)
+		counts->tx_full[role] += frames;
+	else if (error == -ENETDOWN)
+		counts->tx_down[role] += frames;
+	else
+		counts->tx_refused[role] += frames;
 }
 
 /* A bulk of frames reached the driver, and some found no room. */
@@ -59,7 +67,7 @@ int BPF_PROG(exitmark_unsent, const struct net_device *from, const struct net_de
 		return 0;
 	for (int role = 0; role < ROLES; role++) {
 		if (links->nics[role] == to->ifindex) {
-			take_back(counts, role, drops);
+			take_back(counts, role, drops, error);
 			break;
 		}
 	}
@@ -78,7 +86,7 @@ int BPF_PROG(exitmark_unredirected, const struct net_device *from, const struct 
 	if (map_type != BPF_MAP_TYPE_DEVMAP || index >= ROLES || !find_state(&links, &counts) ||
 	    !came_by(links, from))
 		return 0;
-	take_back(counts, index, 1);
+	take_back(counts, index, 1, error);
 	return 0;
 }
 

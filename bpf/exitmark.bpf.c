@@ -12,6 +12,7 @@
  * sent to the NIC's own MAC, are ours, and all else is the stack's.
  */
 #include <linux/bpf.h>
+#include <linux/errno.h>
 #include <linux/if_ether.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,9 +22,6 @@
 
 #include "exitmark.h"
 
-#ifndef barrier_var
-#define barrier_var(var) asm volatile("" : "+r"(var))
-#endif
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 
 /* Read by user space before it loads this. */
@@ -179,17 +177,16 @@ static __always_inline __u64 know(struct frame *frame, const struct exitmark_ima
 {
 	struct packet packet;
 	int shape = read_packet(frame, &packet);
-	__u64 known, part = LAST_PART;
+	__u64 known;
 
 	if (shape == SHAPE_PACKET) {
-		known = judge(image, &packet);
-		if (share)
-			part = part_of(&packet);
+		known = hidden(judge(image, &packet), frame->bytes);
+		known |= (share ? part_of(&packet) : LAST_PART) << 16;
 	} else {
 		known = shape == SHAPE_ODD ? RULE_NO_USER_SPACE | IS_ODD : shape;
+		known |= LAST_PART << 16;
 		measure_short(frame);
 	}
-	known |= part << 16;
 	if (packet.ip)
 		known |= (__u64)packet.tos << 24 | packet.ip << 32;
 	return hidden(known, frame->bytes);
@@ -245,7 +242,7 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 }
 
 /* Whether the frame was sent to the box's own MAC address for an address of the host. */
-static __always_inline bool is_routed_to_host(const struct frame *frame,
+static __always_inline bool is_routed_to_host(struct frame *frame,
 					      const struct exitmark_links *links)
 {
 	const struct exitmark_policy *policy;
@@ -288,7 +285,7 @@ static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_ro
 			counts->host_mac_unknown++;
 			return OUTCOME_HOST_MAC_UNKNOWN;
 		}
-		set_destination_mac(frame, host);
+		set_macs(frame, host, 0);
 	}
 	return to_port(ROLE_HOST, counts);
 }
@@ -330,7 +327,7 @@ static __always_inline bool is_meant(const struct exitmark_links *links, enum ex
 	       !READ_ONCE(links->decides[role]);
 }
 
-SEC("xdp.frags")
+SEC("xdp")
 int exitmark_host(struct xdp_md *ctx)
 {
 	__u64 share = 0, number, arrived, known;
@@ -381,7 +378,7 @@ int exitmark_host(struct xdp_md *ctx)
 	return action_of(outcome);
 }
 
-SEC("xdp.frags")
+SEC("xdp")
 int exitmark_uplink(struct xdp_md *ctx)
 {
 	struct frame frame = frame_of(ctx);
@@ -396,7 +393,7 @@ int exitmark_uplink(struct xdp_md *ctx)
 	return inbound(ctx, &frame, ROLE_UPLINK, routed, links, counts);
 }
 
-SEC("xdp.frags")
+SEC("xdp")
 int exitmark_incoming(struct xdp_md *ctx)
 {
 	struct frame frame = frame_of(ctx);

@@ -11,7 +11,7 @@
 #define EXITMARK_H
 
 /* Changes with every change of what a pinned map means. */
-#define LAYOUT_VERSION 4
+#define LAYOUT_VERSION 5
 
 /* What a NIC is to the box; Role in user space. */
 enum exitmark_role {
@@ -199,6 +199,8 @@ struct exitmark_counts {
 	__u64 not_for_host;
 	__u64 no_egress;
 	__u64 steer_unavailable;
+	__u64 tx_down[ROLES];
+	__u64 tx_refused[ROLES];
 	__u64 stack[ROLES]; /* left to the box's own network stack */
 	__u64 handed[ROLES]; /* given to user space */
 	__u64 spilled[ROLES]; /* meant for user space, and decided here */

@@ -1,9 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A frame as far as its Ethernet header and tags, for whoever reads frames; it knows no rule.
+ * A frame as far as its Ethernet header and tags, without any rule: shared by the programs.
  */
 #ifndef EXITMARK_FRAME_H
 #define EXITMARK_FRAME_H
+
+#ifndef barrier_var
+#define barrier_var(var) asm volatile("" : "+r"(var))
+#endif
+
+#ifndef HEADER_BYTES
+#error "HEADER_BYTES: how many bytes of a frame the program reads at most"
+#endif
 
 #define DSCP_BITS 0xfc
 #define PROTOCOL_TCP 6
@@ -29,10 +37,17 @@ struct address {
 	__u64 low;
 };
 
+/*
+ * Whether frames can be in several buffers; set before the program is loaded. Where they cannot,
+ * what lies between data and end is the frame, and no code that asks for more is left.
+ */
+const volatile __u32 multi_buffer = 1;
+
 /* From now on `bytes` is all of it. */
 static __always_inline void measure(struct frame *frame)
 {
-	frame->bytes = bpf_xdp_get_buff_len(frame->ctx);
+	if (multi_buffer)
+		frame->bytes = bpf_xdp_get_buff_len(frame->ctx);
 }
 
 /*
@@ -96,6 +111,21 @@ static __always_inline __u64 hidden(__u64 number, __u64 unknown)
 	return number ^ unknown;
 }
 
+/* Copies what a frame of `bytes` bytes begins with, `room` bytes at most; how many bytes. */
+static __always_inline __u64 copy_beginning(struct xdp_md *ctx, __u64 bytes, void *to, __u64 room)
+{
+	/*
+	 * One unsigned comparison bounds `bytes` on both sides. Verifiers before Linux 6.8 learn
+	 * nothing from a comparison with zero, which is what clang makes of `bytes < 1`.
+	 */
+	__u64 last = (bytes > room ? room : bytes) - 1;
+
+	barrier_var(last);
+	if (last >= room || bpf_xdp_load_bytes(ctx, 0, to, last + 1))
+		return 0;
+	return last + 1;
+}
+
 static __always_inline __u16 be16(const void *at)
 {
 	return bpf_ntohs(*(const __be16 *)at);
@@ -114,6 +144,33 @@ static __always_inline __u64 be64(const void *at)
 static __always_inline bool is_tag(__u16 ethertype)
 {
 	return ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD || ethertype == 0x9100;
+}
+
+/*
+ * Some drivers leave the first buffer short or empty where frames can be in several. The headers of
+ * such a frame are read from a copy.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, HEADER_BYTES);
+} headers SEC(".maps");
+
+/* The beginning of a frame in one piece, in `whole`; false where it cannot be had. */
+static __always_inline bool gather(struct frame *frame, struct frame *whole)
+{
+	__u32 only = 0;
+	__u64 bytes;
+
+	whole->ctx = frame->ctx;
+	whole->data = bpf_map_lookup_elem(&headers, &only);
+	if (!whole->data)
+		return false;
+	bytes = copy_beginning(frame->ctx, frame->bytes, whole->data, HEADER_BYTES);
+	whole->end = whole->data + bytes;
+	whole->bytes = frame->bytes;
+	return bytes;
 }
 
 /* Steps over up to `tags` tags. The ethertype behind them, and what follows it in `payload`. */

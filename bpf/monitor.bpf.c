@@ -5,8 +5,8 @@
  * is counted by: no payload does. All else ends here. The monitor's own stack gets nothing, not
  * even ARP, and so answers nothing.
  *
- * What is a packet, and what is malformed, as src/packet has it; but that whoever has headers of
- * more than LONGEST_HEADERS, or such as do not all lie in a frame's first buffer, has none.
+ * What is a packet, and what is malformed, as src/packet has it; but a packet with headers of more
+ * than LONGEST_HEADERS is malformed.
  *
  * A tag that the NIC has taken off is not missed: nobody is told of tags, and behind one there is
  * the same packet as without it.
@@ -18,17 +18,14 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "frame.h"
-
-#ifndef barrier_var
-#define barrier_var(var) asm volatile("" : "+r"(var))
-#endif
-
 /* As in src/monitor/tap/program.rs, like the two structures below. */
 #define MAX_SOURCES 64
 
 /* What an AF_XDP chunk of 2,048 bytes has room for, with a margin: the smallest MTU of IPv6. */
 #define LONGEST_HEADERS 1280
+
+#define HEADER_BYTES LONGEST_HEADERS
+#include "frame.h"
 
 /* As in src/packet/ipv6.rs. */
 #define MAX_EXTENSION_HEADERS 8
@@ -72,19 +69,20 @@ struct {
 	__type(value, struct counts);
 } counters SEC(".maps");
 
-struct headers {
+struct fields {
 	struct address source;
 	__u8 tos;
 	__u8 protocol;
 	/* What follows is payload that a first fragment began. */
 	bool is_later_fragment;
+	enum { V4, V6 } family;
 	/* From the frame's beginning: where the transport header is, and where the packet ends. */
 	__u64 transport;
 	__u64 end;
 };
 
 /* RFC 791. Options are skipped by IHL. */
-static __always_inline bool read_v4(struct frame *frame, __u64 at, struct headers *headers)
+static __always_inline bool read_v4(struct frame *frame, __u64 at, struct fields *fields)
 {
 	__u8 *ip = frame->data + at;
 	__u64 header, total;
@@ -95,15 +93,15 @@ static __always_inline bool read_v4(struct frame *frame, __u64 at, struct header
 	total = be16(ip + 2);
 	if (header < 20 || total < header)
 		return false;
-	headers->end = at + total;
-	if (!is_as_long_as(frame, headers->end))
+	fields->end = at + total;
+	if (!is_as_long_as(frame, fields->end))
 		return false;
-	headers->source.high = 0;
-	headers->source.low = be32(ip + 12);
-	headers->tos = ip[1];
-	headers->protocol = ip[9];
-	headers->is_later_fragment = be16(ip + 6) & 0x1fff;
-	headers->transport = at + header;
+	fields->source.high = 0;
+	fields->source.low = be32(ip + 12);
+	fields->tos = ip[1];
+	fields->protocol = ip[9];
+	fields->is_later_fragment = be16(ip + 6) & 0x1fff;
+	fields->transport = at + header;
 	return true;
 }
 
@@ -120,64 +118,67 @@ static __always_inline bool is_extension(__u8 protocol)
 }
 
 /* Steps over IPv6's extension headers, up to a later fragment's payload. */
-static __always_inline bool skip_extensions(const struct frame *frame, struct headers *headers)
+static __always_inline bool skip_extensions(const struct frame *frame, struct fields *fields)
 {
-	for (int i = 0; i < MAX_EXTENSION_HEADERS && is_extension(headers->protocol); i++) {
-		__u8 *extension, kind = headers->protocol;
-		__u64 at = headers->transport;
+	for (int i = 0; i < MAX_EXTENSION_HEADERS && is_extension(fields->protocol); i++) {
+		__u8 *extension, kind = fields->protocol;
+		__u64 at = fields->transport;
 
 		/* Else the compiler compares in ways that the verifier cannot follow. */
 		barrier_var(at);
-		extension = frame->data + at;
-		if ((void *)extension + 8 > frame->end || at + 8 > headers->end)
+		/* Also bounds the offset for the verifier where the headers are a copy. */
+		if (at > HEADER_BYTES - 8)
 			return false;
-		headers->protocol = extension[0];
+		extension = frame->data + at;
+		if ((void *)extension + 8 > frame->end || at + 8 > fields->end)
+			return false;
+		fields->protocol = extension[0];
 		if (kind != 44) {
-			headers->transport += (extension[1] + 1) * 8;
+			fields->transport += (extension[1] + 1) * 8;
 			continue;
 		}
-		headers->transport += 8;
-		headers->is_later_fragment = be16(extension + 2) >> 3;
-		if (headers->is_later_fragment)
+		fields->transport += 8;
+		fields->is_later_fragment = be16(extension + 2) >> 3;
+		if (fields->is_later_fragment)
 			return true;
 	}
-	return !is_extension(headers->protocol);
+	return !is_extension(fields->protocol);
 }
 
 /* RFC 8200. */
-static __always_inline bool read_v6(struct frame *frame, __u64 at, struct headers *headers)
+static __always_inline bool read_v6(struct frame *frame, __u64 at, struct fields *fields)
 {
 	__u8 *ip = frame->data + at;
 
 	if ((void *)ip + 40 > frame->end || ip[0] >> 4 != 6)
 		return false;
-	headers->end = at + 40 + be16(ip + 4);
-	if (!is_as_long_as(frame, headers->end))
+	fields->end = at + 40 + be16(ip + 4);
+	if (!is_as_long_as(frame, fields->end))
 		return false;
-	headers->source.high = be64(ip + 8);
-	headers->source.low = be64(ip + 16);
-	headers->tos = be16(ip) >> 4;
-	headers->protocol = ip[6];
-	headers->is_later_fragment = false;
-	headers->transport = at + 40;
-	return skip_extensions(frame, headers);
+	fields->source.high = be64(ip + 8);
+	fields->source.low = be64(ip + 16);
+	fields->tos = be16(ip) >> 4;
+	fields->protocol = ip[6];
+	fields->is_later_fragment = false;
+	fields->transport = at + 40;
+	return skip_extensions(frame, fields);
 }
 
 /* How much of the frame is needed; 0 where TCP's or UDP's ports are missing, or it is too much. */
-static __always_inline __u64 needed(const struct frame *frame, const struct headers *headers)
+static __always_inline __u64 needed(const struct frame *frame, const struct fields *fields)
 {
 	__u64 reach = frame->end - frame->data;
-	__u64 bytes = headers->transport;
+	__u64 bytes = fields->transport;
 
-	if (!headers->is_later_fragment &&
-	    (headers->protocol == PROTOCOL_TCP || headers->protocol == PROTOCOL_UDP)) {
-		if (bytes + 4 > headers->end || bytes + 4 > reach)
+	if (!fields->is_later_fragment &&
+	    (fields->protocol == PROTOCOL_TCP || fields->protocol == PROTOCOL_UDP)) {
+		if (bytes + 4 > fields->end || bytes + 4 > reach)
 			return 0;
-		bytes += headers->protocol == PROTOCOL_TCP ? TCP_BYTES : UDP_BYTES;
+		bytes += fields->protocol == PROTOCOL_TCP ? TCP_BYTES : UDP_BYTES;
 	}
 	/* Neither the next packet's nor padding, nor what is in another buffer. */
-	if (bytes > headers->end)
-		bytes = headers->end;
+	if (bytes > fields->end)
+		bytes = fields->end;
 	if (bytes > reach)
 		bytes = reach;
 	return bytes <= LONGEST_HEADERS ? bytes : 0;
@@ -213,44 +214,73 @@ static __always_inline int hand_over(struct xdp_md *ctx, __u64 bytes, struct cou
 	return XDP_REDIRECT;
 }
 
-SEC("xdp.frags")
+/* What a frame turned out to be, if it is not a packet. */
+#define NOT_IP (-1)
+#define MALFORMED (-2)
+
+/* Reads a frame's headers: the number of bytes that are needed of it, NOT_IP or MALFORMED. */
+static __always_inline __s64 read_headers(struct frame *frame, struct fields *fields)
+{
+	void *payload = NULL;
+	__u64 ip = 0, bytes;
+	bool is_whole;
+	int type;
+
+	type = payload_of(frame, MAX_TAGS, &payload);
+	if (payload)
+		ip = payload - frame->data;
+	barrier_var(ip);
+	/* It is never behind more tags; bounds the offset for the verifier. */
+	if (!ip || ip > ETH_HLEN + 4 * MAX_TAGS || (type != ETH_P_IP && type != ETH_P_IPV6))
+		return NOT_IP;
+	fields->family = type == ETH_P_IP ? V4 : V6;
+	is_whole = type == ETH_P_IP ? read_v4(frame, ip, fields) : read_v6(frame, ip, fields);
+	bytes = is_whole ? needed(frame, fields) : 0;
+	return bytes ? bytes : MALFORMED;
+}
+
+/* The same where the first of several buffers does not hold them. */
+static __noinline __s64 read_scattered(struct frame *frame, struct fields *fields)
+{
+	struct frame whole;
+
+	return gather(frame, &whole) ? read_headers(&whole, fields) : MALFORMED;
+}
+
+SEC("xdp")
 int exitmark_tap(struct xdp_md *ctx)
 {
 	struct frame frame = frame_of(ctx);
-	struct headers headers = {};
-	bool is_whole, is_clearnet;
+	struct fields fields = {};
 	struct counts *counts;
-	void *payload = NULL;
-	__u64 ip = 0, bytes;
+	bool is_clearnet;
 	__u32 only = 0;
-	int type;
+	__s64 bytes;
 
 	counts = bpf_map_lookup_elem(&counters, &only);
 	if (!counts)
 		return XDP_DROP;
 	counts->received++;
-	type = payload_of(&frame, MAX_TAGS, &payload);
-	if (payload)
-		ip = payload - frame.data;
-	barrier_var(ip);
-	/* It is never behind more tags, but for the verifier to see. */
-	if (!ip || ip > ETH_HLEN + 4 * MAX_TAGS || (type != ETH_P_IP && type != ETH_P_IPV6)) {
+	bytes = read_headers(&frame, &fields);
+	if (bytes < 0 && frame.end - frame.data < LONGEST_HEADERS) {
+		measure(&frame);
+		if (frame.bytes > (__u64)(frame.end - frame.data))
+			bytes = read_scattered(&frame, &fields);
+	}
+	if (bytes == NOT_IP) {
 		counts->not_ip++;
 		return XDP_DROP;
 	}
-	is_whole = type == ETH_P_IP ? read_v4(&frame, ip, &headers)
-				    : read_v6(&frame, ip, &headers);
-	bytes = is_whole ? needed(&frame, &headers) : 0;
-	if (!bytes) {
+	if (bytes < 0) {
 		counts->malformed++;
 		return XDP_DROP;
 	}
-	if ((headers.tos & DSCP_BITS) != rule.mark) {
+	if ((fields.tos & DSCP_BITS) != rule.mark) {
 		counts->unmarked++;
 		return XDP_DROP;
 	}
-	is_clearnet = type == ETH_P_IP ? is_clearnet_v4(&headers.source)
-				       : is_clearnet_v6(&headers.source);
+	is_clearnet = fields.family == V4 ? is_clearnet_v4(&fields.source)
+					  : is_clearnet_v6(&fields.source);
 	if (!is_clearnet) {
 		counts->other_source++;
 		return XDP_DROP;

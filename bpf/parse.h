@@ -6,6 +6,12 @@
 #ifndef EXITMARK_PARSE_H
 #define EXITMARK_PARSE_H
 
+/*
+ * Enough for any ordinary frame: 22 bytes of Ethernet header and tags, 60 of IPv4, 4 of ports. An
+ * IPv6 destination behind four tags ends at 70.
+ */
+#define HEADER_BYTES 128
+
 #include "frame.h"
 
 /* What is tagged deeper than this is for user space. */
@@ -17,6 +23,8 @@
 /* What a frame turned out to be: one of these, or the rule that it met unread. */
 #define SHAPE_PACKET (-1)
 #define SHAPE_ODD (-2)
+/* Its headers are not all in the first buffer. */
+#define SHAPE_SCATTERED (-3)
 
 struct packet {
 	struct address source;
@@ -30,14 +38,13 @@ struct packet {
 	__u64 ip;
 };
 
-/*
- * The rule for bytes that are not in reach: the frame is cut there, or it goes on in another
- * buffer, which only user space looks at.
- */
+/* The rule for bytes that are not in reach, unless the frame goes on in another buffer. */
 static __always_inline int cut(struct frame *frame, int rule)
 {
+	if (!multi_buffer)
+		return rule;
 	measure(frame);
-	return frame->bytes > (__u64)(frame->end - frame->data) ? SHAPE_ODD : rule;
+	return frame->bytes > (__u64)(frame->end - frame->data) ? SHAPE_SCATTERED : rule;
 }
 
 /* Reads TCP's and UDP's ports at `at`, `left` bytes before the packet's end. */
@@ -53,7 +60,9 @@ static __always_inline int read_ports(struct frame *frame, void *at, __u64 left,
 			return cut(frame, RULE_SHORT_TRANSPORT);
 		ports = be32(at);
 	}
-	ports = hidden(ports, frame->bytes);
+	/* Ports that are there, and that are not, are the same to the verifier. */
+	ports = hidden(ports | (__u64)packet->protocol << 32, frame->bytes);
+	packet->protocol = ports >> 32;
 	packet->source_port = ports >> 16;
 	packet->destination_port = ports;
 	return SHAPE_PACKET;
@@ -122,8 +131,8 @@ static __always_inline int read_v6(struct frame *frame, __u64 offset, struct pac
 	return read_ports(frame, at + 40, payload, packet);
 }
 
-/* Reads a frame: SHAPE_PACKET with `packet` filled, SHAPE_ODD, or a rule. */
-static __always_inline int read_packet(struct frame *frame, struct packet *packet)
+/* Reads a frame: SHAPE_PACKET with `packet` filled, another shape, or a rule. */
+static __always_inline int read_reachable(struct frame *frame, struct packet *packet)
 {
 	void *payload = NULL;
 	__u64 offset;
@@ -142,29 +151,71 @@ static __always_inline int read_packet(struct frame *frame, struct packet *packe
 	return is_tag(type) ? SHAPE_ODD : RULE_NOT_IP;
 }
 
-/*
- * The destination address, whatever the rest of the packet says: to be delivered, a frame need
- * not make sense to us. Its family, or FAMILIES where it has none.
- */
-static __always_inline int read_destination(const struct frame *frame, struct address *address)
+static __noinline int read_scattered(struct frame *frame, struct packet *packet)
+{
+	struct frame whole;
+	int shape = SHAPE_SCATTERED;
+
+	if (gather(frame, &whole))
+		shape = read_reachable(&whole, packet);
+	return shape == SHAPE_SCATTERED ? SHAPE_ODD : shape;
+}
+
+/* Reads a frame: SHAPE_PACKET with `packet` filled, SHAPE_ODD, or a rule. */
+static __always_inline int read_packet(struct frame *frame, struct packet *packet)
+{
+	int shape = read_reachable(frame, packet);
+
+	return multi_buffer && shape == SHAPE_SCATTERED ? read_scattered(frame, packet) : shape;
+}
+
+static __always_inline int read_reachable_destination(const struct frame *frame,
+						      struct address *address)
 {
 	void *payload = NULL;
 	int type = payload_of(frame, MAX_TAGS, &payload);
 	__u8 *ip = payload;
 
 	if (!payload)
-		return FAMILIES;
-	if (type == ETH_P_IP && payload + 20 <= frame->end && ip[0] >> 4 == 4) {
+		return SHAPE_SCATTERED;
+	if (type == ETH_P_IP) {
+		if (payload + 20 > frame->end)
+			return SHAPE_SCATTERED;
 		address->high = 0;
 		address->low = be32(ip + 16);
-		return V4;
+		return ip[0] >> 4 == 4 ? V4 : FAMILIES;
 	}
-	if (type == ETH_P_IPV6 && payload + 40 <= frame->end && ip[0] >> 4 == 6) {
+	if (type == ETH_P_IPV6) {
+		if (payload + 40 > frame->end)
+			return SHAPE_SCATTERED;
 		address->high = be64(ip + 24);
 		address->low = be64(ip + 32);
-		return V6;
+		return ip[0] >> 4 == 6 ? V6 : FAMILIES;
 	}
 	return FAMILIES;
+}
+
+static __noinline int read_scattered_destination(struct frame *frame, struct address *address)
+{
+	struct frame whole;
+
+	measure(frame);
+	if (frame->bytes <= (__u64)(frame->end - frame->data) || !gather(frame, &whole))
+		return FAMILIES;
+	return read_reachable_destination(&whole, address);
+}
+
+/*
+ * The destination address, whatever the rest of the packet says: to be delivered, a frame need
+ * not make sense to us. Its family, or another number where it has none.
+ */
+static __always_inline int read_destination(struct frame *frame, struct address *address)
+{
+	int family = read_reachable_destination(frame, address);
+
+	if (multi_buffer && family == SHAPE_SCATTERED)
+		family = read_scattered_destination(frame, address);
+	return family;
 }
 
 #endif

@@ -18,16 +18,13 @@ static __always_inline __u16 replace_word(__u16 checksum, __u16 old, __u16 new)
 	return ~sum;
 }
 
-/* Sets the code point of the IP header at `offset`; `tos` is the whole ToS byte. */
-static __always_inline void set_tos(const struct frame *frame, __u64 offset, __u8 tos)
-{
-	__u8 *ip = frame->data + (offset & OFFSET_BITS);
-	__u16 *first = (__u16 *)ip;
-	__u16 old;
+#define TOS_REACH 12 /* from the beginning of an IP header to the end of IPv4's checksum */
 
-	if ((void *)ip + 20 > frame->end)
-		return;
-	old = *first;
+static __always_inline void write_tos(__u8 *ip, __u8 tos)
+{
+	__u16 *first = (__u16 *)ip;
+	__u16 old = *first;
+
 	if (ip[0] >> 4 == 4) {
 		__u16 *checksum = (__u16 *)(ip + 10);
 
@@ -39,31 +36,75 @@ static __always_inline void set_tos(const struct frame *frame, __u64 offset, __u
 	}
 }
 
-/* Both need a frame of at least an Ethernet header, which the kernel sees to. */
+/* Where the header is not in the first buffer. */
+__noinline int set_scattered_tos(struct xdp_md *ctx, __u64 offset, __u8 tos)
+{
+	__u64 ip[2] = {};
+
+	if (bpf_xdp_load_bytes(ctx, offset, ip, TOS_REACH))
+		return -1;
+	write_tos((__u8 *)ip, tos);
+	return bpf_xdp_store_bytes(ctx, offset, ip, TOS_REACH);
+}
+
+/* Sets the code point of the IP header at `offset`; `tos` is the whole ToS byte. */
+static __always_inline void set_tos(const struct frame *frame, __u64 offset, __u8 tos)
+{
+	void *ip = frame->data + (offset & OFFSET_BITS);
+
+	if (ip + TOS_REACH <= frame->end)
+		write_tos(ip, tos);
+	else if (multi_buffer)
+		set_scattered_tos(frame->ctx, offset, tos);
+}
+
+/* The MAC address at `offset`, 0 or ETH_ALEN, where the header is not in the first buffer. */
+__noinline __u64 scattered_mac(struct xdp_md *ctx, __u32 offset)
+{
+	__be64 bytes = 0;
+
+	return bpf_xdp_load_bytes(ctx, offset, &bytes, ETH_ALEN) ? 0 : bpf_be64_to_cpu(bytes) >> 16;
+}
+
 static __always_inline __u64 destination_mac(const struct frame *frame)
 {
-	return frame->data + ETH_HLEN > frame->end ? 0 : be64(frame->data) >> 16;
+	if (frame->data + ETH_HLEN <= frame->end)
+		return be64(frame->data) >> 16;
+	return multi_buffer ? scattered_mac(frame->ctx, 0) : 0;
 }
 
 static __always_inline __u64 source_mac(const struct frame *frame)
 {
-	return frame->data + ETH_HLEN > frame->end ? 0 : be64(frame->data + 4) & MAC_BITS;
+	if (frame->data + ETH_HLEN <= frame->end)
+		return be64(frame->data + 4) & MAC_BITS;
+	return multi_buffer ? scattered_mac(frame->ctx, ETH_ALEN) : 0;
 }
 
-static __always_inline void set_destination_mac(const struct frame *frame, __u64 mac)
+/* `source` is left as it is where it is 0. */
+static __always_inline void write_macs(void *header, __u64 destination, __u64 source)
 {
-	if (frame->data + ETH_HLEN > frame->end)
-		return;
-	*(__be32 *)frame->data = bpf_htonl(mac >> 16);
-	*(__be16 *)(frame->data + 4) = bpf_htons(mac);
+	*(__be32 *)header = bpf_htonl(destination >> 16);
+	*(__be16 *)(header + 4) = bpf_htons(destination);
+	if (source) {
+		*(__be16 *)(header + 6) = bpf_htons(source >> 32);
+		*(__be32 *)(header + 8) = bpf_htonl(source);
+	}
+}
+
+__noinline int set_scattered_macs(struct xdp_md *ctx, __u64 destination, __u64 source)
+{
+	__u64 header[2] = {};
+
+	write_macs(header, destination, source);
+	return bpf_xdp_store_bytes(ctx, 0, header, source ? 2 * ETH_ALEN : ETH_ALEN);
 }
 
 static __always_inline void set_macs(const struct frame *frame, __u64 destination, __u64 source)
 {
-	if (frame->data + ETH_HLEN > frame->end)
-		return;
-	*(__be64 *)frame->data = bpf_cpu_to_be64(destination << 16 | source >> 32);
-	*(__be32 *)(frame->data + 8) = bpf_htonl(source);
+	if (frame->data + ETH_HLEN <= frame->end)
+		write_macs(frame->data, destination, source);
+	else if (multi_buffer)
+		set_scattered_macs(frame->ctx, destination, source);
 }
 
 #endif

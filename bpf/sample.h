@@ -34,20 +34,6 @@ static __always_inline bool is_sampled(const struct exitmark_links *links, __u64
 	return __builtin_expect(number * GOLDEN <= links->sample, false);
 }
 
-static __always_inline void copy_beginning(struct xdp_md *ctx, __u64 bytes, __u8 *to)
-{
-	/*
-	 * One unsigned comparison bounds `bytes` on both sides. Verifiers before Linux 6.8 learn
-	 * nothing from a comparison with zero, which is what clang makes of `bytes < 1`.
-	 */
-	__u64 last = (bytes > SAMPLE_BYTES ? SAMPLE_BYTES : bytes) - 1;
-
-	barrier_var(last);
-	if (last >= SAMPLE_BYTES)
-		return;
-	bpf_xdp_load_bytes(ctx, 0, to, last + 1);
-}
-
 /* A frame comes that is to be a sample. The time, which is not 0. */
 __noinline __u64 sample_arrival(struct xdp_md *ctx, __u64 sample_until)
 {
@@ -60,7 +46,7 @@ __noinline __u64 sample_arrival(struct xdp_md *ctx, __u64 sample_until)
 	if (!sample || now > sample_until)
 		return 0;
 	sample->bytes = bpf_xdp_get_buff_len(ctx);
-	copy_beginning(ctx, sample->bytes, sample->before);
+	copy_beginning(ctx, sample->bytes, sample->before, SAMPLE_BYTES);
 	return now;
 }
 
@@ -82,7 +68,7 @@ __noinline int sample_departure(struct xdp_md *ctx, __u64 arrived, __u8 ingress,
 	sample->ingress = ingress;
 	sample->outcome = what;
 	sample->rule = what >> 8;
-	copy_beginning(ctx, sample->bytes, sample->after);
+	copy_beginning(ctx, sample->bytes, sample->after, SAMPLE_BYTES);
 	if (bpf_ringbuf_output(&samples, sample, sizeof(*sample), BPF_RB_NO_WAKEUP))
 		counts->samples_lost++;
 	return 0;

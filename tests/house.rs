@@ -436,6 +436,7 @@ const KEYS: &[&str] = &[
     "datapath.batch",
     "datapath.spin",
     "datapath.zero_copy",
+    "datapath.frags",
     "datapath.spill",
     "datapath.inbound",
     "datapath.sample",

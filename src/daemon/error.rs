@@ -29,6 +29,12 @@ pub enum DaemonError {
          `{4}`"
     )]
     Queues(String, u32, String, u32, String),
+    /// Multi-buffer is off, and a frame of the MTU takes several buffers.
+    #[error(
+        "{0} has MTU {1}, but with datapath.frags = \"off\" a frame must fit one buffer: \
+         `ip link set dev {0} mtu {2}` on every port, or datapath.frags = \"auto\""
+    )]
+    NeedsFrags(String, u32, u32),
     /// The box would be a host on the wire.
     #[error(
         "{0} ({1}) has the address {2}, but the box is a wire there: nothing that is sent to that \

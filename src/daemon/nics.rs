@@ -1,14 +1,16 @@
 //! The NICs that the settings name, checked against what a wire needs, and what is set on them.
 
 use super::DaemonError;
-use crate::datapath::{MAX_QUEUES, ONE_BUFFER_MTU, PerRole, Role};
+use crate::datapath::{Buffers, MAX_QUEUES, PerRole, Role};
 use crate::nic::{NextHop, Nic};
-use crate::settings::Settings;
+use crate::settings::{Frags, Settings};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
 const ETHERNET_HEADER: u32 = 14;
 const TAG: u32 = 4;
+/// Ethernet's own MTU, for which every driver has buffers that hold a frame.
+const STANDARD_MTU: u32 = 1500;
 
 /// The NICs in their roles. Where one plays `uplink` and `incoming`, `incoming` has no port of
 /// its own.
@@ -41,6 +43,17 @@ impl Nics {
             }
         }
         nics.check()?;
+        if settings.datapath.frags == Frags::Off
+            && let Some((_, nic)) = nics
+                .present()
+                .find(|(_, nic)| nic.mtu > nic.one_buffer_mtu())
+        {
+            return Err(DaemonError::NeedsFrags(
+                nic.name.clone(),
+                nic.mtu,
+                nic.one_buffer_mtu(),
+            ));
+        }
         Ok(nics)
     }
 
@@ -107,11 +120,35 @@ impl Nics {
         let limit = |nic: &Nic| {
             let mtu = match in_several_buffers {
                 true => nic.mtu,
-                false => nic.mtu.min(ONE_BUFFER_MTU),
+                false => nic.mtu.min(nic.one_buffer_mtu()),
             };
             mtu + ETHERNET_HEADER + if nic.is_veth { 0 } else { TAG }
         };
         self.present().map(|(_, nic)| limit(nic)).min().unwrap_or(0)
+    }
+
+    /// Whether a packet of some port's MTU takes several buffers.
+    pub(super) fn need_several_buffers(&self) -> bool {
+        self.present()
+            .any(|(_, nic)| nic.mtu > nic.one_buffer_mtu())
+    }
+
+    /// What frames the XDP program is to be loaded for. Not every driver says what it receives
+    /// into one buffer: beyond the standard MTU the program is loaded for several. A veth's peer
+    /// loses its segmentation offload to a program for one.
+    pub(super) fn buffers(&self, frags: Frags) -> Buffers {
+        let several = match frags {
+            Frags::On => true,
+            Frags::Off => false,
+            Frags::Auto => self
+                .present()
+                .any(|(_, nic)| nic.is_veth || nic.mtu > STANDARD_MTU),
+        };
+        if several {
+            Buffers::Several
+        } else {
+            Buffers::One
+        }
     }
 
     pub(super) fn names(&self) -> PerRole<Option<String>> {

@@ -62,7 +62,8 @@ impl Parts {
         pins: &Pins,
         events: &Sender<Event>,
     ) -> Result<Self, DaemonError> {
-        let (kernel, counters_were_there) = Kernel::load_pinned(pins)?;
+        let (kernel, counters_were_there) =
+            Kernel::load_pinned(pins, nics.buffers(settings.datapath.frags))?;
         kernel.publish(snapshot)?;
         for (role, nic) in nics.ports.iter() {
             kernel.set_port(role, nic.as_ref().map(|nic| nic.index))?;

@@ -3,7 +3,7 @@
 use super::parts::StandingPort;
 use super::workers::Sums;
 use super::{Daemon, detach};
-use crate::datapath::{AttachMode, Counter, DropReason, KernelCounts, Role, Tally};
+use crate::datapath::{AttachMode, Counter, KernelCounts, Role, Tally};
 use crate::nic::Nic;
 use crate::observe::{
     ClassCount, DropCount, EngineReport, FrameCount, MalformedCount, PortReport, RelaySetReport,
@@ -241,10 +241,7 @@ fn drops(tally: &Tally) -> Vec<DropCount> {
     reasons
         .map(|reason| DropCount {
             reason: reason.name().to_owned(),
-            port: match reason {
-                DropReason::TxFull(role) => Some(role.name().to_owned()),
-                _ => None,
-            },
+            port: reason.port().map(|role| role.name().to_owned()),
             frames: tally.of(Counter::Dropped(reason)),
         })
         .collect()

@@ -2,7 +2,6 @@
 
 use super::nics::Nics;
 use super::{DaemonError, Event, capabilities};
-use crate::datapath::ONE_BUFFER_MTU;
 use crate::datapath::{
     BalanceGauge, Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, MAX_QUEUES,
     PerRole, QueueGauge, Role, Samples, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError,
@@ -66,7 +65,7 @@ impl Sockets {
                     ring: settings.datapath.ring,
                     in_hand: limits(settings).in_hand(),
                     chunk_bytes,
-                    multi_buffer: nics.common(|nic| nic.mtu) > ONE_BUFFER_MTU,
+                    multi_buffer: nics.need_several_buffers(),
                     zero_copy,
                 },
                 workers,

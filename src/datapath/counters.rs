@@ -25,6 +25,11 @@ pub enum DropReason {
     NoEgress,
     /// Relay traffic could not be steered, and is not to leave by the uplink.
     SteerUnavailable,
+    /// The egress port is down, so the kernel did not redirect the frame to it.
+    TxDown(Role),
+    /// The egress port's driver refused a redirected frame for another reason than a full ring:
+    /// it has no ring for the CPU (ENXIO), no headroom (EOVERFLOW), or the frame is too long.
+    TxRefused(Role),
 }
 
 impl DropReason {
@@ -36,6 +41,8 @@ impl DropReason {
             Self::NotForHost => "not_for_host",
             Self::NoEgress => "no_egress",
             Self::SteerUnavailable => "steer_unavailable",
+            Self::TxDown(_) => "tx_down",
+            Self::TxRefused(_) => "tx_refused",
         }
     }
 
@@ -46,6 +53,16 @@ impl DropReason {
             Self::NotForHost => ROLES + 1,
             Self::NoEgress => ROLES + 2,
             Self::SteerUnavailable => ROLES + 3,
+            Self::TxDown(role) => ROLES + 4 + role.index(),
+            Self::TxRefused(role) => 2 * ROLES + 4 + role.index(),
+        }
+    }
+
+    /// The egress port, where the reason is one port's.
+    pub const fn port(self) -> Option<Role> {
+        match self {
+            Self::TxFull(role) | Self::TxDown(role) | Self::TxRefused(role) => Some(role),
+            _ => None,
         }
     }
 }
@@ -83,7 +100,7 @@ pub enum Counter {
 
 const ROLES: usize = Role::ALL.len();
 const RULES: usize = Rule::ALL.len();
-const DROPS: usize = ROLES + 4;
+const DROPS: usize = 3 * ROLES + 4;
 /// Where each kind of counter begins.
 const FORWARDED: usize = ROLES;
 const RULE: usize = FORWARDED + ROLES;
@@ -121,6 +138,8 @@ impl Counter {
                 DropReason::NoEgress,
                 DropReason::SteerUnavailable,
             ])
+            .chain(Role::ALL.map(DropReason::TxDown))
+            .chain(Role::ALL.map(DropReason::TxRefused))
             .map(Self::Dropped);
         (classes.into_iter().chain(singles).chain(malformed))
             .chain(received.into_iter().chain(forwarded))
@@ -181,8 +200,10 @@ impl fmt::Display for Counter {
             Self::Unsteered => f.write_str("unsteered"),
             Self::UnseenFragment => f.write_str("unseen_fragment"),
             Self::NoUserSpace => f.write_str("no_user_space"),
-            Self::Dropped(DropReason::TxFull(role)) => write!(f, "dropped_{role}_tx_full"),
-            Self::Dropped(reason) => write!(f, "dropped_{}", reason.name()),
+            Self::Dropped(reason) => match reason.port() {
+                Some(role) => write!(f, "dropped_{role}_{}", reason.name()),
+                None => write!(f, "dropped_{}", reason.name()),
+            },
         }
     }
 }

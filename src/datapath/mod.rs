@@ -27,16 +27,13 @@ pub use frame::{Frame, FramePool, Memory};
 pub use guard::{GUARD_NUMBERS, Guard};
 pub(crate) use kernel::run_live;
 pub use kernel::{
-    AttachMode, Attachment, Kernel, KernelCounts, KernelError, KernelSamples, MAX_QUEUES, PinError,
-    Pins, Ran, Undo, XdpAbilities, XdpState, kernel_version, xdp_state,
+    AttachMode, Attachment, Buffers, Kernel, KernelCounts, KernelError, KernelSamples, MAX_QUEUES,
+    PinError, Pins, Ran, Undo, XdpAbilities, XdpState, kernel_version, xdp_state,
 };
 pub use links::{IncomingLink, Links, Spill};
 pub use sample::{DecidedBy, Excerpt, SAMPLE_BYTES, Sample, Samples};
 pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{Bound, QueueGauge, Troubles, Umem, XskError, XskMemory, XskPort, XskSettings};
-
-/// The longest packet of which drivers make one buffer: a page less what the kernel keeps in it.
-pub const ONE_BUFFER_MTU: u32 = 3498;
 
 /// What a NIC is to the box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

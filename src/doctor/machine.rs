@@ -27,10 +27,10 @@ fn kernel(version: (u32, u32)) -> Finding {
             .because("the XDP program needs Linux 6.1; install a newer kernel"),
         old if old < (6, 3) => Finding::warning(subject, what).because(
             "it does not say before the start what drivers can do with XDP (6.3 does), and has \
-             no frames in several buffers for AF_XDP (6.6 does): no MTU beyond 3498",
+             no frames in several buffers for AF_XDP (6.6 does): no MTU beyond 3486",
         ),
         old if old < (6, 6) => Finding::warning(subject, what).because(
-            "it has no frames in several buffers for AF_XDP (6.6 does): no MTU beyond 3498",
+            "it has no frames in several buffers for AF_XDP (6.6 does): no MTU beyond 3486",
         ),
         _ => Finding::ok(subject, what),
     }

@@ -2,7 +2,7 @@
 
 use super::facts::{Facts, Port};
 use super::{Finding, Severity, word};
-use crate::datapath::{MAX_QUEUES, ONE_BUFFER_MTU, Role};
+use crate::datapath::{MAX_QUEUES, Role};
 use crate::nic::{NextHop, Nic, Offload, OffloadState};
 use std::net::IpAddr;
 
@@ -134,7 +134,11 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
             .is_none_or(|can| can.several_buffers || !can.native)
     };
     let takes_long = facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);
-    let most = if takes_long { u32::MAX } else { ONE_BUFFER_MTU };
+    let least = players(facts).map(Nic::one_buffer_mtu).min();
+    let most = match takes_long {
+        true => u32::MAX,
+        false => least.unwrap_or(u32::MAX).min(nic.one_buffer_mtu()),
+    };
     let wanted = match port.role {
         Some(_) => players(facts).next().map_or(nic.mtu, |first| first.mtu),
         None => nic.mtu,

@@ -254,6 +254,17 @@ impl Nic {
         })
     }
 
+    /// The longest packet, in bytes, that its driver receives into one buffer together with an
+    /// Ethernet header and two tags: a page less the headroom of XDP (256 bytes) and `struct
+    /// skb_shared_info` (320); virtio_net keeps its own header there, too (drivers/net/virtio_net.c,
+    /// `virtnet_xdp_set`).
+    pub fn one_buffer_mtu(&self) -> u32 {
+        match self.driver.as_deref() {
+            Some("virtio_net") => 3486,
+            _ => 3498,
+        }
+    }
+
     /// Its name as a part of a sysctl's, where a dot would divide it.
     pub fn sysctl_name(&self) -> String {
         self.name.replace('.', "/")

@@ -1,7 +1,7 @@
 //! Each part of the file, held against what it may be.
 
 use super::{
-    Control, Datapath, Inbound, Incoming, OnStop, Pin, Ports, RelaySettings, SettingsError,
+    Control, Datapath, Frags, Inbound, Incoming, OnStop, Pin, Ports, RelaySettings, SettingsError,
     WhenStale, ZeroCopy, raw,
 };
 use crate::config::{RawDscp, code_point, interface, parsed, value};
@@ -336,6 +336,11 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
             raw::ZeroCopy::Auto => ZeroCopy::Auto,
             raw::ZeroCopy::Require => ZeroCopy::Require,
             raw::ZeroCopy::Off => ZeroCopy::Off,
+        },
+        frags: match raw.frags {
+            raw::Frags::Auto => Frags::Auto,
+            raw::Frags::On => Frags::On,
+            raw::Frags::Off => Frags::Off,
         },
         spill: raw.spill,
         inbound: match raw.inbound {

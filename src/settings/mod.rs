@@ -160,12 +160,25 @@ pub struct Datapath {
     pub spin: Duration,
     /// Whether the NIC's own buffers are used.
     pub zero_copy: ZeroCopy,
+    /// Whether the XDP program is loaded for frames in several buffers.
+    pub frags: Frags,
     /// Whether the kernel decides what workers cannot keep up with.
     pub spill: bool,
     /// Where frames for the host are forwarded.
     pub inbound: Inbound,
     /// One decision in so many is held against the policy, a power of two; 0 is none.
     pub sample: u32,
+}
+
+/// Whether the XDP program is loaded for frames in several buffers (XDP multi-buffer).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frags {
+    /// Where the MTU or a veth pair needs it.
+    Auto,
+    /// Always.
+    On,
+    /// Never: a port whose MTU needs it is refused.
+    Off,
 }
 
 /// Where frames for the host are forwarded.

@@ -184,6 +184,7 @@ pub(super) struct Datapath {
     pub(super) batch: Option<i64>,
     pub(super) spin: i64,
     pub(super) zero_copy: ZeroCopy,
+    pub(super) frags: Frags,
     pub(super) spill: bool,
     pub(super) inbound: Inbound,
     pub(super) sample: i64,
@@ -196,6 +197,7 @@ impl Default for Datapath {
             batch: None,
             spin: 50,
             zero_copy: ZeroCopy::default(),
+            frags: Frags::default(),
             spill: true,
             inbound: Inbound::default(),
             sample: 4096,
@@ -209,6 +211,15 @@ pub(super) enum ZeroCopy {
     Auto,
     Require,
     #[default]
+    Off,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Frags {
+    #[default]
+    Auto,
+    On,
     Off,
 }
 

@@ -315,7 +315,8 @@ impl Auditor {
         let to = MacAddr::destination_of(after);
         match (way, sample.outcome) {
             // What the machine could not take left by no port.
-            (_, Outcome::Drop(DropReason::NoEgress | DropReason::TxFull(_))) => {}
+            (_, Outcome::Drop(DropReason::NoEgress)) => {}
+            (_, Outcome::Drop(reason)) if reason.port().is_some() => {}
             (Way::Across(port), Outcome::Forward(by)) => {
                 faults.unless(by == port, Fault::Egress);
                 faults.unless(macs_stay, Fault::Mac);

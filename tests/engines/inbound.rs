@@ -117,6 +117,30 @@ fn incoming_gives_the_host_what_is_sent_to_the_box_for_it() {
 }
 
 #[test]
+fn incoming_reads_headers_beyond_the_first_buffer() {
+    in_namespace(|| {
+        let mut rig = rig(Some(FROM), Role::Incoming);
+        for first in [14, 16, 20, 34, 40, 54] {
+            for (name, frame) in for_host() {
+                let name = format!("{name}, {first} bytes in reach");
+                let built = frame.build();
+                let split = first.min(built.len());
+                let (ran, counted) = rig.run_split(Role::Incoming, &built, split);
+                assert!(ran.redirected, "{name}");
+                assert!(ran.frame == frame.macs(FROM, NEXT_HOP).build(), "{name}");
+                counted.assert_forwarded(Role::Incoming, Role::Host, &name);
+            }
+            for (name, frame) in for_stack() {
+                let split = first.min(frame.len());
+                let (ran, counted) = rig.run_split(Role::Incoming, &frame, split);
+                assert!(ran.passed && ran.frame == frame, "{name}, {first}");
+                assert_eq!(counted.to_stack(Role::Incoming), 1, "{name}, {first}");
+            }
+        }
+    });
+}
+
+#[test]
 fn uplink_crosses_untouched() {
     in_namespace(|| {
         let mut rig = rig(Some(FROM), Role::Incoming);

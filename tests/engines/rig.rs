@@ -1,6 +1,8 @@
 //! The kernel's engine alone, with what a test expects of it.
 
-use exitmark::datapath::{Counter, IncomingLink, Kernel, KernelCounts, Links, PerRole, Ran, Role};
+use exitmark::datapath::{
+    Buffers, Counter, IncomingLink, Kernel, KernelCounts, Links, PerRole, Ran, Role,
+};
 use exitmark::lab::{Netns, is_root};
 use exitmark::packet::MacAddr;
 use exitmark::policy::Snapshot;
@@ -28,7 +30,16 @@ impl Rig {
         host: Option<MacAddr>,
         incoming: Option<IncomingLink>,
     ) -> Self {
-        let kernel = Kernel::load().unwrap();
+        Self::for_buffers(Buffers::Several, snapshot, host, incoming)
+    }
+
+    pub(crate) fn for_buffers(
+        buffers: Buffers,
+        snapshot: &Snapshot,
+        host: Option<MacAddr>,
+        incoming: Option<IncomingLink>,
+    ) -> Self {
+        let kernel = Kernel::load_for(buffers).unwrap();
         for role in Role::ALL {
             kernel.set_port(role, Some(LOOPBACK)).unwrap();
         }
@@ -44,7 +55,17 @@ impl Rig {
 
     /// Sends one frame through the program, and says how often it then counted `counter`.
     pub(crate) fn run(&mut self, ingress: Role, frame: &[u8]) -> (Ran, Counted) {
-        let ran = self.kernel.run(ingress, frame).unwrap();
+        self.run_split(ingress, frame, frame.len())
+    }
+
+    /// The same with `first` bytes of the frame in the first buffer.
+    pub(crate) fn run_split(
+        &mut self,
+        ingress: Role,
+        frame: &[u8],
+        first: usize,
+    ) -> (Ran, Counted) {
+        let ran = self.kernel.run_split(ingress, frame, first).unwrap();
         let after = self.kernel.counts().unwrap();
         let before = std::mem::replace(&mut self.counted, after.clone());
         (ran, Counted { before, after })

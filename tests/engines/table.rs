@@ -1,7 +1,7 @@
 //! The table of cases by the kernel's engine.
 
 use crate::rig::{Rig, in_namespace};
-use exitmark::datapath::{Counter, Role};
+use exitmark::datapath::{Buffers, Counter, Role};
 use exitmark::lab::cases::{Case, Table, tables};
 use exitmark::lab::differential::{Odd, odd};
 use exitmark::packet::{Dscp, Version, set_dscp};
@@ -26,7 +26,8 @@ fn expected(case: &Case, marks: &[Dscp]) -> (Class, Role, Vec<u8>) {
     (Class::Host, Role::Uplink, after)
 }
 
-fn try_table(table: &Table) {
+/// Runs every case of a table, with the frame in one buffer or with this many bytes in the first.
+fn try_table(table: &Table, buffers: Buffers, first: Option<usize>) {
     let settings = table.settings().unwrap();
     let mark = settings.rules.actions.mark();
     let marks = match settings.rules.classify_by {
@@ -34,16 +35,19 @@ fn try_table(table: &Table) {
         ClassifyBy::HostMark(of_host) => vec![mark, of_host],
     };
     let snapshot = table.snapshot(&settings);
-    let mut rig = Rig::new(&snapshot, settings.host_mac, table.incoming(&settings));
+    let incoming = table.incoming(&settings);
+    let mut rig = Rig::for_buffers(buffers, &snapshot, settings.host_mac, incoming);
     for case in &table.cases {
-        let title = format!("{}: {}", table.name, case.name);
-        if case.before.len() < 14 {
+        let length = case.before.len();
+        let first = first.map_or(length, |bytes| bytes.min(length));
+        let title = format!("{}: {}, {first} bytes in reach", table.name, case.name);
+        if length < 14 {
             // No NIC hands a runt to XDP, and the kernel does not run one.
             assert!(rig.kernel.run(Role::Host, &case.before).is_err(), "{title}");
             continue;
         }
         let (class, egress, after) = expected(case, &marks);
-        let (ran, counted) = rig.run(Role::Host, &case.before);
+        let (ran, counted) = rig.run_split(Role::Host, &case.before, first);
         assert!(ran.redirected, "{title}");
         assert!(ran.frame == after, "{title}");
         counted.assert_forwarded(Role::Host, egress, &title);
@@ -66,7 +70,29 @@ fn try_table(table: &Table) {
 fn every_case_by_the_kernel() {
     in_namespace(|| {
         for table in tables() {
-            try_table(&table);
+            try_table(&table, Buffers::Several, None);
+        }
+    });
+}
+
+#[test]
+fn every_case_by_the_program_for_single_buffers() {
+    in_namespace(|| {
+        for table in tables() {
+            try_table(&table, Buffers::One, None);
+        }
+    });
+}
+
+/// Some drivers leave less than the headers in the first of several buffers: mlx5 with a striding
+/// receive queue only the Ethernet header, or nothing. BPF_PROG_RUN wants an Ethernet header.
+#[test]
+fn every_case_with_headers_beyond_the_first_buffer() {
+    in_namespace(|| {
+        for table in tables() {
+            for first in [14, 15, 18, 22, 33, 34, 37, 40, 54, 60] {
+                try_table(&table, Buffers::Several, Some(first));
+            }
         }
     });
 }

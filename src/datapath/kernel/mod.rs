@@ -100,6 +100,16 @@ pub struct Kernel {
     counts_drops: bool,
 }
 
+/// What frames the program is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Buffers {
+    /// Every frame is in one buffer. The program asks the kernel for no frame's length, and some
+    /// drivers keep receive paths that they leave for multi-buffer programs.
+    One,
+    /// Frames may be in several buffers (BPF_F_XDP_HAS_FRAGS, Linux 5.18).
+    Several,
+}
+
 /// What the program did with a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
@@ -117,7 +127,15 @@ impl Kernel {
     /// # Errors
     /// No privilege, or a kernel that refuses it.
     pub fn load() -> Result<Self, KernelError> {
-        Self::load_with(layout()?, None, false)
+        Self::load_for(Buffers::Several)
+    }
+
+    /// The same, for frames in one buffer or in several.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
+    pub fn load_for(buffers: Buffers) -> Result<Self, KernelError> {
+        Self::load_with(layout()?, None, false, buffers)
     }
 
     /// Loads the program to be attached. It goes on with the pinned counters, if they have the
@@ -127,12 +145,12 @@ impl Kernel {
     ///
     /// # Errors
     /// No privilege, or a kernel that refuses it.
-    pub fn load_pinned(pins: &Pins) -> Result<(Self, bool), KernelError> {
+    pub fn load_pinned(pins: &Pins, buffers: Buffers) -> Result<(Self, bool), KernelError> {
         let layout = layout()?;
         let maps = pins.maps(layout);
         let load = |counters: Option<&Path>| {
-            Self::load_with(layout, counters, true).or_else(|error| {
-                let kernel = Self::load_with(layout, counters, false)?;
+            Self::load_with(layout, counters, true, buffers).or_else(|error| {
+                let kernel = Self::load_with(layout, counters, false, buffers)?;
                 tracing::warn!(
                     "redirected frames that a NIC does not take are not counted: {error}"
                 );
@@ -152,12 +170,24 @@ impl Kernel {
         layout: u32,
         counters: Option<&Path>,
         counts_drops: bool,
+        buffers: Buffers,
     ) -> Result<Self, KernelError> {
         // The skeleton borrows its object for as long as it lives; a daemon loads one, once.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = ExitmarkSkelBuilder::default()
             .open(storage)
             .map_err(KernelError::Load)?;
+        let constants = open.maps.rodata_data.as_mut().ok_or(KernelError::Layout)?;
+        constants.multi_buffer = u32::from(buffers == Buffers::Several);
+        if buffers == Buffers::Several {
+            for program in [
+                &mut open.progs.exitmark_host,
+                &mut open.progs.exitmark_uplink,
+                &mut open.progs.exitmark_incoming,
+            ] {
+                program.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
+            }
+        }
         // It takes CAP_PERFMON and a kernel that knows its own types.
         open.progs.exitmark_unsent.set_autoload(counts_drops);
         open.progs.exitmark_unredirected.set_autoload(counts_drops);
@@ -329,8 +359,22 @@ impl Kernel {
     /// # Errors
     /// The frame is shorter than an Ethernet header or longer than the kernel can make one.
     pub fn run(&self, role: Role, frame: &[u8]) -> Result<Ran, KernelError> {
+        self.run_split(role, frame, frame.len())
+    }
+
+    /// The same for a frame of which the first buffer has `first` bytes only, as some drivers
+    /// leave it.
+    ///
+    /// # Errors
+    /// As [`Kernel::run`]; `first` is less than an Ethernet header.
+    pub fn run_split(&self, role: Role, frame: &[u8], first: usize) -> Result<Ran, KernelError> {
         let mut after = vec![0; frame.len()];
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
+        // egress_ifindex.
+        let mut context = [0; 24];
+        context[4..8].copy_from_slice(&u32::try_from(first).unwrap_or(u32::MAX).to_ne_bytes());
         let input = ProgramInput {
+            context_in: (first != frame.len()).then_some(&mut context[..]),
             data_in: Some(frame),
             data_out: Some(&mut after),
             ..Default::default()

@@ -272,7 +272,7 @@ fn bind_hint(error: &io::Error, settings: XskSettings) -> &'static str {
         }
         Some(libc::EINVAL | libc::EOPNOTSUPP) if settings.multi_buffer => {
             "; packets that span several frames need Linux 6.6: lower the MTU of every port to \
-             3498 or less"
+             3486 or less"
         }
         Some(libc::EINVAL) => "; the NIC has no such queue, or is down",
         Some(libc::EPERM) => "; it takes CAP_NET_RAW",

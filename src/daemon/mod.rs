@@ -5,6 +5,7 @@
 //! of what another process left, if it did. Stop: take the sockets away, so that the kernel
 //! decides by itself, drain, join; the attachment stays, unless detaching was asked for.
 
+mod blind;
 mod capabilities;
 mod detach;
 mod error;
@@ -24,6 +25,7 @@ use crate::datapath::{Kernel, KernelCounts, KernelError, Links, PerRole, Pins, R
 use crate::policy::{Rules, Snapshot};
 use crate::process::{self, Service};
 use crate::settings::{OnStop, Settings};
+use blind::Sight;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use nics::Nics;
 use nix::unistd::{Gid, Uid};
@@ -74,6 +76,8 @@ struct Daemon {
     /// What it counted when it was read last, and the most that was seen to be forwarded.
     counts: KernelCounts,
     forwarded: PerRole<u64>,
+    /// Whether each port's program sees what its NIC receives.
+    sights: PerRole<Sight>,
     pins: Pins,
     workers: Workers,
     steering: Steering,
@@ -195,6 +199,7 @@ impl Daemon {
             kernel: parts.kernel,
             counts: KernelCounts::default(),
             forwarded: PerRole::default(),
+            sights: PerRole::default(),
             pins,
             workers: parts.workers,
             steering: parts.steering,
@@ -270,15 +275,22 @@ impl Daemon {
     /// Does what is asked for until the end; returns the worker that ended by itself, if one did.
     fn follow(&mut self, happening: &Receiver<Event>) -> Option<usize> {
         let mut looked = Instant::now();
+        let mut looked_at_ports = Instant::now();
         loop {
             let workers = &self.workers;
             self.service.beat(|| workers.are_alive());
-            let rest = TICK.saturating_sub(looked.elapsed());
+            let rest = TICK
+                .saturating_sub(looked.elapsed())
+                .min(blind::LOOK.saturating_sub(looked_at_ports.elapsed()));
             let patience = self.service.patience().map_or(rest, |due| due.min(rest));
             let event = happening.recv_timeout(patience);
             if looked.elapsed() >= TICK {
                 looked = Instant::now();
                 self.look_around();
+            }
+            if looked_at_ports.elapsed() >= blind::LOOK {
+                looked_at_ports = Instant::now();
+                self.look_at_ports();
             }
             match event {
                 Ok(Event::Signal(SIGUSR1)) => self.print_counters(),

@@ -144,6 +144,16 @@ impl Daemon {
             let text = "frames are in no known place; please report this";
             warn("unaccounted", true, text.to_owned());
         }
+        for port in &self.standing.ports {
+            if self.sights[port.role].is_blind() {
+                let text = format!(
+                    "{} ({}) receives packets that its XDP program does not see: nothing from \
+                     there is forwarded",
+                    port.nic.name, port.role
+                );
+                warn("blind", true, text);
+            }
+        }
         for port in report.ports.iter().filter(|port| !port.has_carrier) {
             let text = format!("{} ({}) has no link", port.interface, port.role);
             warn("no_carrier", true, text);

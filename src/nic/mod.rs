@@ -203,6 +203,30 @@ impl Nic {
         })
     }
 
+    /// How many packets it has received, or missed for want of buffers. Drivers differ in whether
+    /// the first includes the second.
+    ///
+    /// # Errors
+    /// The NIC is gone, or the kernel does not answer.
+    pub fn received(&self) -> Result<u64, NicError> {
+        converse(async {
+            let handle = connect()?;
+            let request = handle.link().get().match_index(self.index);
+            let message = Box::pin(request.execute()).try_next().await;
+            let attributes = message.map_err(unanswered)?.map(|link| link.attributes);
+            attributes
+                .into_iter()
+                .flatten()
+                .find_map(|attribute| match attribute {
+                    LinkAttribute::Stats64(counts) => {
+                        Some(counts.rx_packets.wrapping_add(counts.rx_missed_errors))
+                    }
+                    _ => None,
+                })
+                .ok_or_else(|| NicError::Missing(self.name.clone()))
+        })
+    }
+
     /// The MAC address that the box's own stack has for a neighbour on this NIC, if it has one.
     /// Nobody is asked for it.
     ///

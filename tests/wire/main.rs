@@ -16,6 +16,7 @@
 )]
 
 mod agreement;
+mod blind;
 mod craft;
 mod dumps;
 mod endurance;

@@ -125,6 +125,25 @@ impl Kernel {
         })
     }
 
+    /// Takes a role's program off its NIC and attaches it again, so that the driver sets itself
+    /// up anew. Frames that arrive in between are lost.
+    ///
+    /// # Errors
+    /// As [`Kernel::attach`]; then nothing is attached. Where the pins are another user's, nothing
+    /// has changed.
+    pub fn reattach(
+        &self,
+        pins: &Pins,
+        role: Role,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<AttachMode, KernelError> {
+        pins.remove_link(role)?;
+        let attachment = self.attach(pins, role, interface, ifindex)?;
+        pins.pin_program(role, self.program(role))?;
+        Ok(attachment.mode)
+    }
+
     /// Takes the programs off NICs that do not play these roles any more, so that no link is in
     /// the way of another one. Returns what was done, to be said.
     ///

@@ -185,7 +185,11 @@ impl Pins {
     /// The file system refuses.
     pub fn remove_link(&self, role: Role) -> Result<bool, PinError> {
         let path = self.link_path(role);
-        if let Some(link) = self.link(role)?
+        let link = self.link(role)?;
+        // First what can be refused, so that nothing is half done then.
+        remove(&self.program_path(role))?;
+        let was_pinned = remove(&path)?;
+        if let Some(link) = link
             && sys::link_target(link.as_fd())
                 .map_err(refused("look at", &path))?
                 .ifindex
@@ -194,8 +198,7 @@ impl Pins {
             // Without this the kernel does it some time after the last reference is gone.
             sys::detach_link(link.as_fd()).map_err(refused("detach", &path))?;
         }
-        remove(&self.program_path(role))?;
-        remove(&path)
+        Ok(was_pinned)
     }
 
     /// Removes what was pinned with other layouts than this; says which.

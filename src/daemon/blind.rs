@@ -1,0 +1,217 @@
+//! Ports whose NIC receives while their XDP program sees nothing.
+//!
+//! Some drivers lose the program when the NIC is set down and up again (observed with vmxnet3 on
+//! 6.12 and 7.3): the link says that it is attached, and no frame reaches it. The kernel reports
+//! nothing, so the NIC's own counters are compared with the program's, once a second. A blind
+//! port is an alarm; its program is attached anew once.
+
+use super::Daemon;
+use crate::datapath::{Counter, KernelCounts, PerRole, Role};
+use std::time::Duration;
+
+/// How often the ports are looked at.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// How many packets a NIC must receive between two looks to count as receiving. Less may be
+/// control frames that the NIC keeps to itself.
+const RECEIVING: u64 = 3;
+/// In so many looks in a row the NIC must receive, and the program see nothing.
+const LOOKS: u32 = 2;
+/// So many looks after the program was attached anew it is still blind: attaching can take the
+/// link down for seconds.
+const LOOKS_AFTER: u32 = 5;
+
+/// What was counted at a port up to one look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Look {
+    /// Packets that the NIC received, or missed for want of buffers.
+    pub(super) received: u64,
+    /// Frames that the port's XDP program counted, in whatever way.
+    pub(super) seen: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Raise the alarm, and attach the program anew.
+    Reattach,
+    /// That was of no use.
+    StillBlind,
+    /// The program sees frames again.
+    Recovered,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Sees,
+    Blind,
+    StillBlind,
+}
+
+/// What the looks at one port came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sight {
+    last: Option<Look>,
+    looks: u32,
+    state: State,
+}
+
+impl Sight {
+    /// Compares with the last look.
+    pub(super) fn look(&mut self, now: Look) -> Option<Step> {
+        let last = self.last.replace(now)?;
+        // Counters that fall were set back, by a driver or by another box.
+        let received = now.received.saturating_sub(last.received);
+        if now.seen != last.seen {
+            self.looks = 0;
+            let was = std::mem::take(&mut self.state);
+            return (was != State::Sees).then_some(Step::Recovered);
+        }
+        if received < RECEIVING {
+            // An idle second proves nothing of a port that was blind.
+            if self.state == State::Sees {
+                self.looks = 0;
+            }
+            return None;
+        }
+        self.looks += 1;
+        match self.state {
+            State::Sees if self.looks >= LOOKS => {
+                (self.state, self.looks) = (State::Blind, 0);
+                Some(Step::Reattach)
+            }
+            State::Blind if self.looks >= LOOKS_AFTER => {
+                self.state = State::StillBlind;
+                Some(Step::StillBlind)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether an alarm is due.
+    pub(super) fn is_blind(&self) -> bool {
+        self.state != State::Sees
+    }
+}
+
+/// Frames that each port's program has seen.
+pub(super) fn seen(counts: &KernelCounts) -> PerRole<u64> {
+    PerRole::from_fn(|role: Role| {
+        counts
+            .tally
+            .of(Counter::Received(role))
+            .wrapping_add(counts.handed[role])
+            .wrapping_add(counts.to_stack[role])
+    })
+}
+
+impl Daemon {
+    /// Compares what the NICs received with what their programs saw, and attaches a blind
+    /// port's program anew.
+    pub(super) fn look_at_ports(&mut self) {
+        // What cannot be read now is compared the next time.
+        let Ok(counts) = self.kernel.counts() else {
+            return;
+        };
+        let seen = seen(&counts);
+        for port in &mut self.standing.ports {
+            let (role, nic) = (port.role, &port.nic);
+            let Ok(received) = nic.received() else {
+                continue;
+            };
+            let look = Look {
+                received,
+                seen: seen[role],
+            };
+            match self.sights[role].look(look) {
+                Some(Step::Reattach) => {
+                    tracing::error!(
+                        "ALARM: {} ({role}) receives packets and its XDP program sees none: \
+                         nothing from there is forwarded; the program is attached anew",
+                        nic.name
+                    );
+                    match self.kernel.reattach(&self.pins, role, &nic.name, nic.index) {
+                        Ok(mode) => port.mode = mode,
+                        Err(error) => tracing::error!("that failed: {error}"),
+                    }
+                }
+                Some(Step::StillBlind) => tracing::error!(
+                    "ALARM: {} ({role}) still receives packets that its XDP program does not \
+                     see; stop exitmark, `exitmark detach`, set the NIC down and up, start",
+                    nic.name
+                ),
+                Some(Step::Recovered) => {
+                    tracing::info!("the XDP program on {} ({role}) sees frames again", nic.name);
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pairs of what the NIC received and what the program saw between two looks.
+    fn steps(seconds: &[(u64, u64)]) -> Vec<Option<Step>> {
+        let (mut sight, mut now) = (Sight::default(), Look::default());
+        assert_eq!(sight.look(now), None, "nothing to compare with");
+        let mut step = |&(received, seen): &(u64, u64)| {
+            now.received += received;
+            now.seen += seen;
+            sight.look(now)
+        };
+        seconds.iter().map(&mut step).collect()
+    }
+
+    #[test]
+    fn a_port_that_sees_or_is_idle_is_left_alone() {
+        for second in [(0, 0), (2, 0), (1000, 1), (3, 3), (0, 5)] {
+            let all = steps(&[second; 20]);
+            assert!(all.iter().all(Option::is_none), "{second:?}: {all:?}");
+        }
+        // Now and then a second in which frames were on their way.
+        let all = steps(&[(3, 0), (0, 0), (3, 0), (5, 5), (3, 0), (2, 0), (3, 0)]);
+        assert!(all.iter().all(Option::is_none), "{all:?}");
+    }
+
+    #[test]
+    fn a_blind_port_is_attached_anew_once_and_stays_an_alarm() {
+        let all = steps(&[(3, 0); 20]);
+        let mut expected = vec![None; 20];
+        expected[1] = Some(Step::Reattach);
+        expected[6] = Some(Step::StillBlind);
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn the_alarm_ends_with_the_first_frame_and_not_with_silence() {
+        let all = steps(&[
+            (9, 0),
+            (9, 0),
+            (0, 0),
+            (0, 0),
+            (9, 2),
+            (9, 9),
+            (9, 0),
+            (9, 0),
+        ]);
+        let mut expected = vec![None; 8];
+        expected[1] = Some(Step::Reattach);
+        expected[4] = Some(Step::Recovered);
+        // Another time it is attached anew again.
+        expected[7] = Some(Step::Reattach);
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn counters_that_are_set_back_are_no_traffic() {
+        let mut sight = Sight::default();
+        for received in [1000, 0, 1000, 0] {
+            assert_eq!(sight.look(Look { received, seen: 7 }), None);
+        }
+        assert!(!sight.is_blind());
+    }
+}

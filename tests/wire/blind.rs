@@ -1,0 +1,46 @@
+//! A NIC that receives while its program sees nothing.
+
+use crate::craft::{AF11, exit};
+use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
+use exitmark::lab::LabError;
+use exitmark::lab::bpf::{Programs, compile};
+use exitmark::lab::site::Plan;
+use libbpf_rs::Link;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Another program in the pinned link stands for a driver that has lost the box's: the link is
+/// there, the NIC receives, and nothing is counted.
+#[test]
+fn a_blind_port_is_attached_anew_and_forwards_again() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/pass.bpf.c");
+    let blindfold = Programs::load("pass.bpf.c", &compile(&source).unwrap()).unwrap();
+    rig.site.middle.run(move || {
+        let mut link = Link::open("/sys/fs/bpf/exitmark/link_host").unwrap();
+        link.update_prog(&blindfold.program("pass").unwrap())
+            .unwrap();
+    });
+
+    let port = rig.port(Side::Host);
+    let mut uplink = rig.watch(Side::Clearnet);
+    let (sent, marked) = (
+        exit(0, 60).outbound(&[]),
+        exit(0, 60).tos(AF11).outbound(&[]),
+    );
+    let deadline = Instant::now() + PATIENCE;
+    // More than a few packets a second, until one of them crosses.
+    while !uplink.wait_until(Duration::from_millis(50), |seen| !seen.is_empty()) {
+        assert!(Instant::now() < deadline, "{}", rig.running.log());
+        port.send(&sent).unwrap();
+    }
+    assert!(uplink.wait_until(PATIENCE, |seen| seen[0].bytes == marked));
+    for part in ["ALARM: host0 (host)", "sees frames again"] {
+        eventually(part, || {
+            let log = rig.running.log();
+            log.contains(part).then_some(()).ok_or(LabError(log))
+        });
+    }
+    moved(&rig.running.stop().unwrap());
+}

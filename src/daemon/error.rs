@@ -88,6 +88,12 @@ pub enum DaemonError {
          end polls: `ethtool -K PEER gro on`); engine = \"af_xdp\" does without"
     )]
     NoRedirect(Role),
+    /// The kernel engine and zero-copy would lose every frame.
+    #[error(
+        "engine = \"xdp\" with datapath.zero_copy = \"require\" would forward nothing: {0}; set \
+         datapath.zero_copy to \"auto\", or engine to \"af_xdp\""
+    )]
+    LossyZeroCopy(String),
     /// The operating system refuses something basic.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),

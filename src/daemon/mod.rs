@@ -19,6 +19,7 @@ mod requests;
 mod steering;
 mod witness;
 mod workers;
+mod zero_copy;
 
 use crate::control::{ControlSettings, Listeners, Server};
 use crate::datapath::{Kernel, KernelCounts, KernelError, Links, PerRole, Pins, Role};
@@ -427,6 +428,11 @@ impl Daemon {
             tracing::warn!("the last samples stay in the kernel's memory: {error}");
         }
         self.print_counters();
+        if let Some((unblocked, longest)) = self.standing.afterwards {
+            // A queue leaves zero-copy mode when its socket is closed.
+            self.workers.close();
+            self.links.allow_redirects(unblocked, longest);
+        }
         if self.settings.pin.on_stop == OnStop::Detach {
             detach::take_off(self.pins)?;
         }

@@ -1,6 +1,7 @@
 //! The NICs that the settings name, checked against what a wire needs, and what is set on them.
 
 use super::DaemonError;
+use super::zero_copy::Lossy;
 use crate::datapath::{Buffers, MAX_QUEUES, PerRole, Role};
 use crate::nic::{NextHop, Nic};
 use crate::settings::{Frags, Settings};
@@ -151,6 +152,32 @@ impl Nics {
         }
     }
 
+    /// The ports by which frames from a port leave.
+    pub(super) fn ways_out(&self, from: Role) -> impl Iterator<Item = Role> {
+        match from {
+            Role::Host => [Some(Role::Uplink), self.incoming_role],
+            Role::Uplink | Role::Incoming => [Some(Role::Host), None],
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    /// For each port, the NIC that would lose what the XDP program redirects from it, were the
+    /// port bound zero-copy.
+    pub(super) fn lossy(&self) -> PerRole<Option<Lossy>> {
+        PerRole::from_fn(|from| {
+            self.ports[from].as_ref()?;
+            self.ways_out(from).find_map(|to| {
+                let nic = self.ports[to].as_ref()?;
+                (!nic.takes_zero_copy_redirects()).then(|| Lossy {
+                    from,
+                    nic: nic.name.clone(),
+                    driver: nic.driver.clone().unwrap_or_default(),
+                })
+            })
+        })
+    }
+
     pub(super) fn names(&self) -> PerRole<Option<String>> {
         PerRole::from_fn(|role| self.ports[role].as_ref().map(|nic| nic.name.clone()))
     }
@@ -173,4 +200,66 @@ fn has_no_address(nic: &Nic, role: Role) -> Result<(), DaemonError> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nic::Offloads;
+
+    fn nic(name: &str, driver: &str) -> Nic {
+        Nic {
+            name: name.to_owned(),
+            index: 1,
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            mtu: 1500,
+            is_up: true,
+            has_carrier: true,
+            is_promiscuous: false,
+            queues: 1,
+            most_queues: 1,
+            has_combined_queues: true,
+            is_veth: false,
+            driver: Some(driver.to_owned()),
+            addresses: Vec::new(),
+            offloads: Offloads::default(),
+        }
+    }
+
+    #[test]
+    fn a_port_is_lossy_by_the_drivers_of_the_nics_that_its_frames_leave_by() {
+        for (host, uplink, incoming, expected) in [
+            ("igb", "igb", Some("igb"), [None, None, None]),
+            ("igb", "virtio_net", None, [Some("uplink0"), None, None]),
+            (
+                "igb",
+                "igb",
+                Some("virtio_net"),
+                [Some("incoming0"), None, None],
+            ),
+            (
+                "virtio_net",
+                "igb",
+                Some("igb"),
+                [None, Some("host0"), Some("host0")],
+            ),
+            (
+                "virtio_net",
+                "virtio_net",
+                Some("virtio_net"),
+                [Some("uplink0"), Some("host0"), Some("host0")],
+            ),
+        ] {
+            let mut nics = Nics {
+                ports: PerRole::from_fn(|_| None),
+                incoming_role: incoming.map(|_| Role::Incoming),
+            };
+            nics.ports[Role::Host] = Some(nic("host0", host));
+            nics.ports[Role::Uplink] = Some(nic("uplink0", uplink));
+            nics.ports[Role::Incoming] = incoming.map(|driver| nic("incoming0", driver));
+            let lossy = nics.lossy();
+            let found = Role::ALL.map(|role| lossy[role].as_ref().map(|lossy| lossy.nic.as_str()));
+            assert_eq!(found, expected, "{host} {uplink} {incoming:?}");
+        }
+    }
 }

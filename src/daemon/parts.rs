@@ -5,6 +5,7 @@ use super::nics::Nics;
 use super::steering::Steering;
 use super::witness::Watch;
 use super::workers::{Sockets, Workers};
+use super::zero_copy::Lossy;
 use super::{DaemonError, Event, detach};
 use crate::datapath::{
     AttachMode, Attachment, IncomingLink, Kernel, Links, PerRole, Pins, Role, Spill, XdpState,
@@ -39,6 +40,9 @@ pub(super) struct Standing {
     pub(super) engine: Engine,
     pub(super) reason: &'static str,
     pub(super) ports: Vec<StandingPort>,
+    /// From which ports, and up to which length, the program may decide frames once no socket
+    /// is bound any more: where zero-copy alone forbids it.
+    pub(super) afterwards: Option<(PerRole<bool>, u32)>,
 }
 
 /// A NIC in its role, likewise.
@@ -52,6 +56,26 @@ pub(super) struct StandingPort {
     pub(super) reason: &'static str,
     /// The program may not decide its frames, because they could not be redirected.
     pub(super) needs_process: bool,
+    /// They could not because the port is zero-copy, and this NIC loses such redirects.
+    pub(super) lossy: Option<Lossy>,
+}
+
+impl StandingPort {
+    /// What it means that it needs the process.
+    pub(super) fn alone(&self) -> String {
+        let role = self.role;
+        match &self.lossy {
+            Some(lossy) => format!(
+                "frames from {role} are forwarded by this process alone: they are lost while it \
+                 hangs or is behind, and from when it is killed until the next start, because \
+                 {lossy}; datapath.zero_copy = \"auto\" uses copy mode here"
+            ),
+            None => format!(
+                "frames from {role} are forwarded by this process alone, and by nothing when it \
+                 ends, because not every NIC by which they leave takes redirected ones"
+            ),
+        }
+    }
 }
 
 impl Parts {
@@ -77,6 +101,7 @@ impl Parts {
             chosen => (chosen, "the configuration says so"),
         };
         let is_zero_copy = sockets.are_zero_copy();
+        let lossy = PerRole::from_fn(|role| sockets.lossy[role].clone());
         let netns = detach::netns()?;
         let incoming = incoming_link(nics);
         let links = Links::over(kernel.links()?, settings.host_mac, incoming);
@@ -107,6 +132,7 @@ impl Parts {
                 _ => "the configuration says so",
             },
             needs_process: false,
+            lossy: lossy[role].clone(),
         });
         let mut parts = Self {
             standing: Standing {
@@ -114,6 +140,7 @@ impl Parts {
                 engine,
                 reason,
                 ports: ports.collect(),
+                afterwards: None,
             },
             kernel,
             workers,
@@ -122,8 +149,7 @@ impl Parts {
             watch,
             attachments: Vec::new(),
         };
-        let port = incoming.map(|link| link.port);
-        if let Err(error) = parts.attach(nics, pins, &links, port, settings.engine) {
+        if let Err(error) = parts.attach(nics, pins, &links, &lossy, settings.engine) {
             // The programs that were there are put back before their successors' workers end.
             for attachment in parts.attachments.drain(..).rev() {
                 if let Err(error) = attachment.revert(pins) {
@@ -149,12 +175,12 @@ impl Parts {
         nics: &Nics,
         pins: &Pins,
         links: &Links,
-        incoming: Option<Role>,
+        lossy: &PerRole<Option<Lossy>>,
         asked: Engine,
     ) -> Result<(), DaemonError> {
         self.workers.admit(&self.kernel)?;
         // As far as it can be told beforehand, the program knows from its first frame on.
-        let reach = Reach::look(nics, incoming)?;
+        let reach = Reach::look(nics, lossy)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
         // Before anything is taken off that was there: this may be refused.
         detach::prepare(pins, nics)?;
@@ -180,9 +206,14 @@ impl Parts {
             }
             self.attachments.push(attachment);
         }
-        let reach = Reach::look(nics, incoming)?;
+        let reach = Reach::look(nics, lossy)?;
         self.settle_engine(nics, asked, reach.unblocked)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
+        if lossy.iter().any(|(_, lossy)| lossy.is_some()) {
+            let reach = Reach::look(nics, &PerRole::from_fn(|_| None))?;
+            let longest = nics.longest_redirect(reach.long);
+            self.standing.afterwards = Some((reach.unblocked, longest));
+        }
         self.kernel.watch_drops(pins)?;
         self.kernel.pin_maps(pins)?;
         for layout in self.kernel.tidy(pins)? {
@@ -203,20 +234,16 @@ impl Parts {
             if asked == Engine::Xdp {
                 return Err(DaemonError::NoRedirect(role));
             }
-            const REASON: &str = "not every NIC takes redirected frames";
-            (self.standing.engine, self.standing.reason) = (Engine::AfXdp, REASON);
-            for port in self
-                .standing
-                .ports
-                .iter_mut()
-                .filter(|port| port.role == role)
-            {
-                (port.hands_over, port.reason, port.needs_process) = (true, REASON, true);
+            let ports = self.standing.ports.iter_mut();
+            for port in ports.filter(|port| port.role == role) {
+                let reason = match &port.lossy {
+                    Some(_) => "zero-copy frames cannot be redirected",
+                    None => "not every NIC takes redirected frames",
+                };
+                tracing::warn!("{}", port.alone());
+                (self.standing.engine, self.standing.reason) = (Engine::AfXdp, reason);
+                (port.hands_over, port.reason, port.needs_process) = (true, reason, true);
             }
-            tracing::warn!(
-                "not every NIC by which frames from {role} leave takes redirected ones: they are \
-                 forwarded by this process alone, and by nothing when it ends"
-            );
         }
         Ok(())
     }
@@ -251,28 +278,25 @@ fn incoming_link(nics: &Nics) -> Option<IncomingLink> {
 /// What XDP's redirects reach.
 struct Reach {
     /// From which ports the program may decide frames: every way out takes redirects, or the
-    /// port has the program in generic mode, which sends to any NIC.
+    /// port has the program in generic mode, which sends to any NIC. Never where a way out would
+    /// lose them, because the port is zero-copy.
     unblocked: PerRole<bool>,
     /// Whether frames in several buffers get as far.
     long: bool,
 }
 
 impl Reach {
-    fn look(nics: &Nics, incoming: Option<Role>) -> Result<Self, DaemonError> {
+    fn look(nics: &Nics, lossy: &PerRole<Option<Lossy>>) -> Result<Self, DaemonError> {
         let mut states = PerRole::<Option<XdpState>>::default();
         for (role, nic) in nics.present() {
             states[role] = Some(xdp_state(nic.index)?);
         }
         let unblocked = PerRole::from_fn(|from| {
-            let ways_out = match from {
-                Role::Host => [Some(Role::Uplink), incoming],
-                Role::Uplink | Role::Incoming => [Some(Role::Host), None],
-            };
-            states[from].is_some_and(|state| state.is_generic)
-                || ways_out
-                    .into_iter()
-                    .flatten()
-                    .all(|to| states[to].is_some_and(|state| state.takes_redirects))
+            lossy[from].is_none()
+                && (states[from].is_some_and(|state| state.is_generic)
+                    || nics
+                        .ways_out(from)
+                        .all(|to| states[to].is_some_and(|state| state.takes_redirects)))
         });
         let mut present = states.iter().filter_map(|(_, state)| *state);
         Ok(Self {

@@ -195,12 +195,11 @@ impl Daemon {
                 warn("generic_xdp", false, text);
             }
         }
-        if self.settings.pin.on_stop == OnStop::Keep
-            && self.standing.ports.iter().any(|port| port.needs_process)
-        {
-            let text = "frames are forwarded by this process alone, because not every NIC takes \
-                        redirected ones";
-            warn("needs_process", false, text.to_owned());
+        for port in self.standing.ports.iter().filter(|port| port.needs_process) {
+            // Without pins that stay, traffic ends with the process in any case.
+            if port.lossy.is_some() || self.settings.pin.on_stop == OnStop::Keep {
+                warn("needs_process", false, port.alone());
+            }
         }
         warnings
     }

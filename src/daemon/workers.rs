@@ -1,6 +1,7 @@
 //! The workers' threads: memory, sockets, start, new snapshots, end.
 
 use super::nics::Nics;
+use super::zero_copy::{self, Binding, Lossy};
 use super::{DaemonError, Event, capabilities};
 use crate::datapath::{
     BalanceGauge, Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, MAX_QUEUES,
@@ -10,7 +11,7 @@ use crate::datapath::{
 use crate::observe::WorkerReport as BalanceReport;
 use crate::policy::Snapshot;
 use crate::process;
-use crate::settings::{Settings, ZeroCopy};
+use crate::settings::Settings;
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::mman::{MlockAllFlags, mlockall};
@@ -40,11 +41,15 @@ pub(super) struct Sockets {
     bound: Vec<Bound>,
     /// How many buffers the longest packet takes.
     pub(super) buffers_per_packet: u32,
+    /// For each zero-copy port, the NIC that loses what the XDP program redirects from it.
+    pub(super) lossy: PerRole<Option<Lossy>>,
 }
 
 impl Sockets {
     /// Memory and sockets: zero-copy where asked for, and where every port can.
-    pub(super) fn bind(settings: &Settings, nics: &Nics) -> Result<Self, XskError> {
+    pub(super) fn bind(settings: &Settings, nics: &Nics) -> Result<Self, DaemonError> {
+        let lossy = nics.lossy();
+        let binding = zero_copy::choose(settings.datapath.zero_copy, settings.engine, &lossy)?;
         // Without the capability the limit stays what it is, and registering the memory says so.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         // A worker that waits for a page of its own is as good as hung.
@@ -59,7 +64,7 @@ impl Sockets {
         };
         let workers = nics.common(|nic| nic.queues);
         let ports = u32::try_from(nics.present().count()).unwrap_or(3);
-        let attempt = |zero_copy| {
+        let attempt = |zero_copy| -> Result<Self, XskError> {
             let umem = Umem::new(
                 XskSettings {
                     ring: settings.datapath.ring,
@@ -78,17 +83,23 @@ impl Sockets {
                 umem,
                 bound,
                 buffers_per_packet: frame_bytes.div_ceil(chunk_bytes - HEADROOM),
+                lossy: PerRole::from_fn(|role| lossy[role].clone().filter(|_| zero_copy)),
             })
         };
-        match settings.datapath.zero_copy {
-            ZeroCopy::Require => attempt(true),
-            ZeroCopy::Off => attempt(false),
+        Ok(match binding {
+            Binding::ZeroCopy => attempt(true)?,
+            Binding::Copy(reason) => {
+                if let Some(lossy) = reason {
+                    tracing::info!("copy mode, because {lossy}");
+                }
+                attempt(false)?
+            }
             // One memory has one mode: where the second port cannot, the first must not either.
-            ZeroCopy::Auto => attempt(true).or_else(|error| {
+            Binding::Either => attempt(true).or_else(|error| {
                 tracing::info!("copy mode, because not every port is zero-copy: {error}");
                 attempt(false)
-            }),
-        }
+            })?,
+        })
     }
 
     /// Whether every port shares its memory with the NIC.
@@ -268,6 +279,11 @@ impl Workers {
             let queue = u32::try_from(queue).unwrap_or(u32::MAX);
             Guard::age(&self.guards, queue, clock()) < SIGN_OF_LIFE
         })
+    }
+
+    /// Closes the sockets, after the end.
+    pub(super) fn close(&mut self) {
+        self.running.clear();
     }
 
     /// Lets all of them drain and waits for their reports.

@@ -3,6 +3,7 @@
 //! Everything here asks the network namespace of the calling thread. Nothing here knows what a
 //! packet is.
 
+mod driver;
 mod offloads;
 mod way;
 
@@ -279,14 +280,15 @@ impl Nic {
     }
 
     /// The longest packet, in bytes, that its driver receives into one buffer together with an
-    /// Ethernet header and two tags: a page less the headroom of XDP (256 bytes) and `struct
-    /// skb_shared_info` (320); virtio_net keeps its own header there, too (drivers/net/virtio_net.c,
-    /// `virtnet_xdp_set`).
+    /// Ethernet header and two tags.
     pub fn one_buffer_mtu(&self) -> u32 {
-        match self.driver.as_deref() {
-            Some("virtio_net") => 3486,
-            _ => 3498,
-        }
+        driver::one_buffer_mtu(self.driver.as_deref())
+    }
+
+    /// Whether it sends frames that the XDP program redirects to it from a port that is bound
+    /// zero-copy, as far as is known of its driver.
+    pub fn takes_zero_copy_redirects(&self) -> bool {
+        driver::takes_zero_copy_redirects(self.driver.as_deref())
     }
 
     /// Its name as a part of a sysctl's, where a dot would divide it.

@@ -1,0 +1,131 @@
+//! Whether the sockets are bound zero-copy, decided before the first one is bound.
+//!
+//! The kernel copies a frame that was received zero-copy when the XDP program redirects it, and
+//! leaves no room in front of it. Some drivers cannot send such a frame and drop it without a
+//! word. Out of such a NIC the kernel engine cannot take over from a worker: `auto` binds in copy
+//! mode there; where zero-copy is required, the program hands every frame of the port to the
+//! worker or drops it.
+
+use super::DaemonError;
+use crate::datapath::{PerRole, Role};
+use crate::settings::{Engine, ZeroCopy};
+use std::fmt;
+
+/// How the sockets are to be bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Binding {
+    /// In copy mode; and why, where zero-copy was asked for.
+    Copy(Option<Lossy>),
+    /// Zero-copy where every port can, otherwise in copy mode.
+    Either,
+    /// Zero-copy, or not at all.
+    ZeroCopy,
+}
+
+/// The first NIC that loses what a zero-copy port redirects to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lossy {
+    /// The port at which such frames arrive.
+    pub(super) from: Role,
+    /// The NIC by which they would leave.
+    pub(super) nic: String,
+    /// Its driver.
+    pub(super) driver: String,
+}
+
+impl fmt::Display for Lossy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({}) drops frames that the XDP program redirects to it from a zero-copy {}",
+            self.nic, self.driver, self.from
+        )
+    }
+}
+
+/// Chooses by the settings and by what the NICs' drivers can do.
+///
+/// # Errors
+/// `engine = "xdp"` and zero-copy are both demanded, and together they would lose every frame.
+pub(super) fn choose(
+    asked: ZeroCopy,
+    engine: Engine,
+    lossy: &PerRole<Option<Lossy>>,
+) -> Result<Binding, DaemonError> {
+    let first = lossy.iter().find_map(|(_, lossy)| lossy.clone());
+    match (asked, first) {
+        (ZeroCopy::Off, _) => Ok(Binding::Copy(None)),
+        (ZeroCopy::Auto, None) => Ok(Binding::Either),
+        (ZeroCopy::Auto, lossy) => Ok(Binding::Copy(lossy)),
+        (ZeroCopy::Require, Some(lossy)) if engine == Engine::Xdp => {
+            Err(DaemonError::LossyZeroCopy(lossy.to_string()))
+        }
+        (ZeroCopy::Require, _) => Ok(Binding::ZeroCopy),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lossy() -> Lossy {
+        Lossy {
+            from: Role::Host,
+            nic: "enp2s0".to_owned(),
+            driver: "virtio_net".to_owned(),
+        }
+    }
+
+    #[test]
+    fn zero_copy_is_bound_only_where_redirects_survive_or_it_is_required() {
+        use Engine::{AfXdp, Auto, Xdp};
+        let copy = Binding::Copy(None);
+        let spared = Binding::Copy(Some(lossy()));
+        for (asked, engine, sound, unsound) in [
+            (ZeroCopy::Off, Auto, &copy, Some(&copy)),
+            (ZeroCopy::Off, Xdp, &copy, Some(&copy)),
+            (ZeroCopy::Auto, Auto, &Binding::Either, Some(&spared)),
+            (ZeroCopy::Auto, AfXdp, &Binding::Either, Some(&spared)),
+            (ZeroCopy::Auto, Xdp, &Binding::Either, Some(&spared)),
+            (
+                ZeroCopy::Require,
+                Auto,
+                &Binding::ZeroCopy,
+                Some(&Binding::ZeroCopy),
+            ),
+            (
+                ZeroCopy::Require,
+                AfXdp,
+                &Binding::ZeroCopy,
+                Some(&Binding::ZeroCopy),
+            ),
+            (ZeroCopy::Require, Xdp, &Binding::ZeroCopy, None),
+        ] {
+            let none = PerRole::from_fn(|_| None);
+            assert_eq!(&choose(asked, engine, &none).unwrap(), sound);
+            let some = PerRole::from_fn(|role| (role == Role::Host).then(lossy));
+            assert_eq!(
+                choose(asked, engine, &some).ok().as_ref(),
+                unsound,
+                "{asked:?} {engine:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_refusal_names_port_nic_driver_and_what_to_set() {
+        let some = PerRole::from_fn(|role| (role == Role::Host).then(lossy));
+        let text = choose(ZeroCopy::Require, Engine::Xdp, &some)
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "host",
+            "enp2s0",
+            "virtio_net",
+            "datapath.zero_copy",
+            "\"auto\"",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}

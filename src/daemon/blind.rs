@@ -6,6 +6,7 @@
 //! port is an alarm; its program is attached anew once.
 
 use super::Daemon;
+use super::zero_copy::CUT;
 use crate::datapath::{Counter, KernelCounts, PerRole, Role};
 use std::time::Duration;
 
@@ -110,6 +111,13 @@ impl Daemon {
     /// Compares what the NICs received with what their programs saw, and attaches a blind
     /// port's program anew.
     pub(super) fn look_at_ports(&mut self) {
+        let cut = self.workers.cut();
+        for port in &self.standing.ports {
+            let (role, nic) = (port.role, &port.nic);
+            if cut[role] > 0 && !std::mem::replace(&mut self.cut_told[role], true) {
+                tracing::error!("ALARM: {} ({role}): {CUT}", nic.name);
+            }
+        }
         // What cannot be read now is compared the next time.
         let Ok(counts) = self.kernel.counts() else {
             return;

@@ -79,6 +79,8 @@ struct Daemon {
     forwarded: PerRole<u64>,
     /// Whether each port's program sees what its NIC receives.
     sights: PerRole<Sight>,
+    /// Of which ports it was said that frames arrive cut.
+    cut_told: PerRole<bool>,
     pins: Pins,
     workers: Workers,
     steering: Steering,
@@ -201,6 +203,7 @@ impl Daemon {
             counts: KernelCounts::default(),
             forwarded: PerRole::default(),
             sights: PerRole::default(),
+            cut_told: PerRole::default(),
             pins,
             workers: parts.workers,
             steering: parts.steering,
@@ -388,6 +391,7 @@ impl Daemon {
             let numbers = [
                 ("missed", sums.missed[role]),
                 ("tx_invalid", sums.invalid[role]),
+                ("cut", sums.cut[role]),
                 ("to_stack", kernel.to_stack[role]),
                 ("handed", kernel.handed[role]),
                 ("spilled", kernel.spilled[role]),

@@ -2,6 +2,7 @@
 
 use super::parts::StandingPort;
 use super::workers::Sums;
+use super::zero_copy::CUT;
 use super::{Daemon, detach};
 use crate::datapath::{AttachMode, Counter, KernelCounts, Role, Tally};
 use crate::nic::Nic;
@@ -125,6 +126,7 @@ impl Daemon {
                     spilled_frames: kernel.spilled[role],
                     missed_frames: sums.missed[role],
                     tx_invalid_frames: sums.invalid[role],
+                    cut_frames: sums.cut[role],
                 }
             })
             .collect()
@@ -172,6 +174,14 @@ impl Daemon {
                  this"
             );
             warn("audit", true, text);
+        }
+        for port in report.ports.iter().filter(|port| port.cut_frames > 0) {
+            let (nic, role, frames) = (&port.interface, &port.role, port.cut_frames);
+            warn(
+                "cut",
+                false,
+                format!("{nic} ({role}), {frames} frames: {CUT}"),
+            );
         }
         if self.unpublished.is_some() {
             let text = "the kernel has not taken the newest relay set; it is tried again";

@@ -4,9 +4,9 @@ use super::nics::Nics;
 use super::zero_copy::{self, Binding, Lossy};
 use super::{DaemonError, Event, capabilities};
 use crate::datapath::{
-    BalanceGauge, Bound, Cells, Control, Counters, Forwarder, Guard, Kernel, Links, MAX_QUEUES,
-    PerRole, QueueGauge, Role, Samples, Tally, Umem, Worker, WorkerLimits, WorkerReport, XskError,
-    XskMemory, XskPort, XskSettings, clock,
+    BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, Guard, Kernel, Links,
+    MAX_QUEUES, PerRole, QueueGauge, Rings, Role, Samples, SharedRings, Tally, Umem, Worker,
+    WorkerLimits, WorkerReport, XskError, XskPort, XskSettings, clock,
 };
 use crate::observe::WorkerReport as BalanceReport;
 use crate::policy::Snapshot;
@@ -30,15 +30,32 @@ const HEADROOM: u32 = 256;
 /// Buffers of one page are the largest that an aligned UMEM takes.
 const SMALL_CHUNK: u32 = 2048;
 const LARGE_CHUNK: u32 = 4096;
+
+/// Bytes of a buffer for frames of this length. Zero-copy NICs round what is left behind the
+/// headroom down to their own step: igb makes 1,024 bytes of a small chunk (igb_main.c,
+/// `igb_setup_srrctl`) and cuts what is longer.
+const fn chunk_bytes(frame_bytes: u32, zero_copy: bool) -> u32 {
+    if frame_bytes + HEADROOM <= SMALL_CHUNK && !zero_copy {
+        SMALL_CHUNK
+    } else {
+        LARGE_CHUNK
+    }
+}
 /// An idle worker wakes every second.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// How long a worker may take to give back a snapshot before its successor is published anyway.
 const RETIRE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Each worker's share.
+enum Queues {
+    Copy(Vec<Bound<SharedRings>>),
+    ZeroCopy(Vec<Bound<FilledRings>>),
+}
+
 /// The sockets of every queue, bound and not yet served.
 pub(super) struct Sockets {
     umem: Umem,
-    bound: Vec<Bound>,
+    queues: Queues,
     /// How many buffers the longest packet takes.
     pub(super) buffers_per_packet: u32,
     /// For each zero-copy port, the NIC that loses what the XDP program redirects from it.
@@ -57,14 +74,10 @@ impl Sockets {
             tracing::info!("this process' memory can be swapped out: {error}");
         }
         let frame_bytes = nics.common(|nic| nic.mtu) + LINK_OVERHEAD;
-        let chunk_bytes = if frame_bytes + HEADROOM <= SMALL_CHUNK {
-            SMALL_CHUNK
-        } else {
-            LARGE_CHUNK
-        };
         let workers = nics.common(|nic| nic.queues);
         let ports = u32::try_from(nics.present().count()).unwrap_or(3);
         let attempt = |zero_copy| -> Result<Self, XskError> {
+            let chunk_bytes = chunk_bytes(frame_bytes, zero_copy);
             let umem = Umem::new(
                 XskSettings {
                     ring: settings.datapath.ring,
@@ -76,12 +89,17 @@ impl Sockets {
                 workers,
                 ports,
             )?;
-            let bound = (0..workers)
-                .map(|worker| umem.bind(worker, &nics.names()))
-                .collect::<Result<Vec<_>, _>>()?;
+            let (each, names) = (0..workers, nics.names());
+            let queues = if zero_copy {
+                let bound = each.map(|worker| umem.bind_filled(worker, &names));
+                Queues::ZeroCopy(bound.collect::<Result<_, _>>()?)
+            } else {
+                let bound = each.map(|worker| umem.bind(worker, &names));
+                Queues::Copy(bound.collect::<Result<_, _>>()?)
+            };
             Ok(Self {
                 umem,
-                bound,
+                queues,
                 buffers_per_packet: frame_bytes.div_ceil(chunk_bytes - HEADROOM),
                 lossy: PerRole::from_fn(|role| lossy[role].clone().filter(|_| zero_copy)),
             })
@@ -104,10 +122,7 @@ impl Sockets {
 
     /// Whether every port shares its memory with the NIC.
     pub(super) fn are_zero_copy(&self) -> bool {
-        let ports = self.bound.iter().flat_map(|share| share.ports.iter());
-        ports
-            .filter_map(|(_, port)| port.as_ref())
-            .all(XskPort::is_zero_copy)
+        matches!(self.queues, Queues::ZeroCopy(_))
     }
 }
 
@@ -148,6 +163,7 @@ pub(super) struct Sums {
     pub(super) tally: Tally,
     pub(super) missed: PerRole<u64>,
     pub(super) invalid: PerRole<u64>,
+    pub(super) cut: PerRole<u64>,
     pub(super) unaccounted: u64,
 }
 
@@ -162,31 +178,24 @@ impl Workers {
         counts: Cells,
         events: &Sender<Event>,
     ) -> Result<Self, DaemonError> {
-        let limits = limits(settings);
-        let guards = Arc::new(guards);
         let mut workers = Self {
             running: Vec::new(),
-            guards: Arc::clone(&guards),
+            guards: Arc::new(guards),
             counts: Arc::new(counts),
             stop: Arc::default(),
         };
-        for (queue, share) in (0..).zip(sockets.bound) {
-            let mut served = Vec::new();
-            for (role, port) in share.ports.iter() {
-                if let Some(port) = port {
-                    served.push(serve(role, queue, port)?);
+        let forwarder = || Forwarder::new(Arc::clone(snapshot), Arc::clone(links));
+        match sockets.queues {
+            Queues::Copy(shares) => {
+                for share in shares {
+                    workers.add(share, forwarder(), limits(settings), events)?;
                 }
             }
-            let samples = Arc::<Samples>::default();
-            let forwarder = Forwarder::new(Arc::clone(snapshot), Arc::clone(links))
-                .witnessed(Arc::clone(&samples));
-            let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
-                .counting(Counters::over(Arc::clone(&workers.counts), queue as usize))
-                .guarded(Guard::new(Arc::clone(&guards), queue));
-            let stop = Arc::clone(&workers.stop);
-            let number = workers.running.len();
-            let running = start_worker(number, worker, served, samples, stop, events.clone())?;
-            workers.running.push(running);
+            Queues::ZeroCopy(shares) => {
+                for share in shares {
+                    workers.add(share, forwarder(), limits(settings), events)?;
+                }
+            }
         }
         tracing::info!(
             workers = workers.running.len(),
@@ -194,6 +203,33 @@ impl Workers {
             "packet memory is made"
         );
         Ok(workers)
+    }
+
+    /// Starts the worker of the next queue.
+    fn add<R: Rings>(
+        &mut self,
+        share: Bound<R>,
+        forwarder: Forwarder,
+        limits: WorkerLimits,
+        events: &Sender<Event>,
+    ) -> Result<(), DaemonError> {
+        let number = self.running.len();
+        let queue = u32::try_from(number).unwrap_or(u32::MAX);
+        let mut served = Vec::new();
+        for (role, port) in share.ports.iter() {
+            if let Some(port) = port {
+                served.push(serve(role, queue, port)?);
+            }
+        }
+        let samples = Arc::<Samples>::default();
+        let forwarder = forwarder.witnessed(Arc::clone(&samples));
+        let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
+            .counting(Counters::over(Arc::clone(&self.counts), number))
+            .guarded(Guard::new(Arc::clone(&self.guards), queue));
+        let stop = Arc::clone(&self.stop);
+        let running = start_worker(number, worker, served, samples, stop, events.clone())?;
+        self.running.push(running);
+        Ok(())
     }
 
     pub(super) const fn count(&self) -> usize {
@@ -249,9 +285,19 @@ impl Workers {
                 let troubles = served.gauge.troubles().unwrap_or_default();
                 sums.missed[served.role] += troubles.missed;
                 sums.invalid[served.role] += troubles.tx_invalid;
+                sums.cut[served.role] += served.gauge.cut();
             }
         }
         sums
+    }
+
+    /// Frames that each port seems to have cut. Cheaper than all sums.
+    pub(super) fn cut(&self) -> PerRole<u64> {
+        let mut cut = PerRole::default();
+        for served in self.running.iter().flat_map(|worker| &worker.sockets) {
+            cut[served.role] += served.gauge.cut();
+        }
+        cut
     }
 
     /// Where each one's frames are.
@@ -299,7 +345,7 @@ impl Workers {
     }
 }
 
-fn serve(role: Role, queue: u32, port: &XskPort) -> Result<Served, DaemonError> {
+fn serve<R: Rings>(role: Role, queue: u32, port: &XskPort<R>) -> Result<Served, DaemonError> {
     let watch = |error| DaemonError::System("watch a socket", error);
     tracing::info!(
         queue,
@@ -319,9 +365,9 @@ fn serve(role: Role, queue: u32, port: &XskPort) -> Result<Served, DaemonError> 
     })
 }
 
-fn start_worker(
+fn start_worker<R: Rings>(
     number: usize,
-    worker: Worker<XskPort>,
+    worker: Worker<XskPort<R>>,
     sockets: Vec<Served>,
     samples: Arc<Samples>,
     stop: Arc<AtomicBool>,
@@ -370,8 +416,23 @@ impl Drop for OnDrop {
     }
 }
 
-const _: () = {
-    const fn moves_to_another_thread<T: Send>() {}
-    moves_to_another_thread::<Worker<XskPort>>();
-    moves_to_another_thread::<XskMemory>();
-};
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_copy_always_has_large_chunks() {
+        for (mtu, copy, zero_copy) in [
+            (1500, SMALL_CHUNK, LARGE_CHUNK),
+            (1762, SMALL_CHUNK, LARGE_CHUNK),
+            (1763, LARGE_CHUNK, LARGE_CHUNK),
+            (9000, LARGE_CHUNK, LARGE_CHUNK),
+        ] {
+            assert_eq!(chunk_bytes(mtu + LINK_OVERHEAD, false), copy, "{mtu}");
+            assert_eq!(chunk_bytes(mtu + LINK_OVERHEAD, true), zero_copy, "{mtu}");
+        }
+        // What igb makes of a chunk holds a frame of full size with its tags.
+        let step = 1024;
+        assert!((LARGE_CHUNK - HEADROOM) / step * step >= 1500 + LINK_OVERHEAD);
+    }
+}

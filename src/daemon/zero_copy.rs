@@ -11,6 +11,11 @@ use crate::datapath::{PerRole, Role};
 use crate::settings::{Engine, ZeroCopy};
 use std::fmt;
 
+/// What it means that a port counts frames as cut.
+pub(super) const CUT: &str = "frames arrive shorter than their IP packet, and just as long as a \
+    receive buffer may be: either the driver cuts them in zero-copy mode, which datapath.zero_copy \
+    = \"off\" mends, or they are sent so";
+
 /// How the sockets are to be bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Binding {

@@ -7,6 +7,7 @@
 
 mod cells;
 mod counters;
+mod cut;
 mod forward;
 mod frame;
 mod guard;
@@ -33,7 +34,10 @@ pub use kernel::{
 pub use links::{IncomingLink, Links, Spill};
 pub use sample::{DecidedBy, Excerpt, SAMPLE_BYTES, Sample, Samples};
 pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
-pub use xsk::{Bound, QueueGauge, Troubles, Umem, XskError, XskMemory, XskPort, XskSettings};
+pub use xsk::{
+    Bound, FilledRings, QueueGauge, Rings, SharedRings, Troubles, Umem, XskError, XskMemory,
+    XskPort, XskSettings,
+};
 
 /// What a NIC is to the box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

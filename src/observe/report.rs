@@ -131,6 +131,9 @@ pub struct PortReport {
     pub missed_frames: u64,
     /// Frames to send that the kernel refused. Since this process began.
     pub tx_invalid_frames: u64,
+    /// Frames that arrived zero-copy, shorter than their IP packet and as long as a receive buffer
+    /// may be: cut by the NIC, or sent so. Since this process began.
+    pub cut_frames: u64,
 }
 
 /// Outbound frames of a class.

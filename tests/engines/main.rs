@@ -9,6 +9,7 @@
 )]
 
 mod corpus;
+mod filled;
 mod inbound;
 mod million;
 mod plants;

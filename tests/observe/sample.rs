@@ -131,6 +131,7 @@ fn ports() -> Vec<PortReport> {
         spilled_frames: 250_000,
         missed_frames: 1,
         tx_invalid_frames: 0,
+        cut_frames: 0,
     };
     vec![
         port("host", "eth0"),

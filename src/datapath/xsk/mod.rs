@@ -4,23 +4,30 @@
 //! room: outside, a buffer is a [`super::Frame`] token. What makes every call below sound is one rule,
 //! kept by the tokens' being neither `Copy` nor `Clone`: a chunk is either with the kernel (its
 //! descriptor is in a ring) or its one token is in somebody's hands, and each worker touches
-//! the chunks of its own part of the UMEM only.
+//! the chunks of its own part of the memory only.
+//!
+//! In copy mode the sockets are xsk-rs' and share one UMEM. Zero-copy ones are made here, over
+//! libxdp, because their fill rings must be full when they are bound: see [`filled`].
 //!
 //! Sources: the kernel's Documentation/networking/af_xdp.rst.
 #![allow(
     unsafe_code,
-    reason = "one of the two rooms that talk to the kernel's shared memory"
+    reason = "one of the rooms that talk to the kernel's shared memory"
 )]
 
+mod filled;
 mod options;
 mod port;
+mod rings;
 
-use super::{FramePool, Held, PerRole, Role};
+use super::{FramePool, PerRole, Port, Role};
+use filled::Part;
+use libxdp_sys::xdp_desc;
 use options::{XDP_MAX_TX_SKB_BUDGET, bound_zero_copy, set_option};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
 use std::thread;
 use std::time::Duration;
 use xsk_rs::Socket;
@@ -29,8 +36,10 @@ use xsk_rs::config::{
 };
 use xsk_rs::umem::frame::FrameDesc;
 
+pub use filled::FilledRings;
 pub(super) use port::prefetch;
 pub use port::{QueueGauge, Troubles, XskMemory, XskPort};
+pub use rings::{Rings, SharedRings};
 
 /// How often and how long apart a bind is tried while the queue's last owner goes away: the
 /// kernel frees it up to 32 ms after that process ended.
@@ -87,21 +96,23 @@ pub enum XskError {
     Size(u32, String),
 }
 
-/// The memory that every socket of the box shares.
+/// The memory of every socket of the box.
 pub struct Umem {
     umem: xsk_rs::Umem,
     descriptors: Vec<FrameDesc>,
+    /// Where it begins.
+    start: NonNull<u8>,
     settings: XskSettings,
     frames_per_worker: u32,
 }
 
-/// One worker's share of the box: a queue of each port, its part of the UMEM, its frames.
-pub struct Bound {
+/// One worker's share of the box: a queue of each port, its part of the memory, its frames.
+pub struct Bound<R: Rings> {
     /// The queue of each port.
-    pub ports: PerRole<Option<XskPort>>,
+    pub ports: PerRole<Option<XskPort<R>>>,
     /// The memory of their frames.
-    pub memory: XskMemory,
-    /// All of those frames, none of them in a ring yet.
+    pub memory: XskMemory<R::Descriptor>,
+    /// Those of the frames that are in no ring.
     pub pool: FramePool,
 }
 
@@ -130,12 +141,16 @@ impl Umem {
                 bytes: u64::from(frames.get()) * u64::from(settings.chunk_bytes),
                 source: io_error(&error),
             })?;
-        if let Err(error) = keep_out_of_dumps(&umem, &descriptors, settings.chunk_bytes) {
+        let start = beginning(&umem, &descriptors)
+            .ok_or_else(|| XskError::Size(0, "no frames".to_owned()))?;
+        let bytes = descriptors.len() * settings.chunk_bytes as usize;
+        if let Err(error) = keep_out_of_dumps(start, bytes) {
             tracing::warn!("a core dump of this process would hold packets: {error}");
         }
         Ok(Self {
             umem,
             descriptors,
+            start,
             settings,
             frames_per_worker,
         })
@@ -146,7 +161,8 @@ impl Umem {
         self.descriptors.len() as u64 * u64::from(self.settings.chunk_bytes)
     }
 
-    /// Binds queue `worker` of each of these NICs. To be called once for each worker.
+    /// Binds queue `worker` of each of these NICs, by sockets that share one UMEM and are filled
+    /// afterwards. To be called once for each worker.
     ///
     /// # Errors
     /// A queue cannot be bound as asked.
@@ -154,19 +170,20 @@ impl Umem {
         &self,
         worker: u32,
         interfaces: &PerRole<Option<String>>,
-    ) -> Result<Bound, XskError> {
+    ) -> Result<Bound<SharedRings>, XskError> {
         let first = (worker * self.frames_per_worker) as usize;
         let range = first..first + self.frames_per_worker as usize;
         let mut ports = PerRole::from_fn(|_| None);
         for role in Role::ALL {
             if let Some(interface) = &interfaces[role] {
-                ports[role] = Some(self.bind_port(interface, worker)?);
+                ports[role] = Some(self.bind_shared(interface, worker)?);
             }
         }
         Ok(Bound {
             ports,
             memory: XskMemory {
-                umem: self.umem.clone(),
+                _region: self.umem.clone(),
+                start: self.start,
                 descriptors: self.descriptors[range].into(),
                 first,
                 chunk_bytes: self.settings.chunk_bytes as usize,
@@ -175,40 +192,103 @@ impl Umem {
         })
     }
 
-    fn bind_port(&self, interface: &str, queue: u32) -> Result<XskPort, XskError> {
-        let (mode, flag) = if self.settings.zero_copy {
-            ("zero-copy", BindFlags::XDP_ZEROCOPY)
-        } else {
-            ("copy", BindFlags::XDP_COPY)
+    /// The same by sockets whose fill rings are full before they are bound, as zero-copy drivers
+    /// need it. Chunks must be whole pages.
+    ///
+    /// # Errors
+    /// A queue cannot be bound as asked.
+    pub fn bind_filled(
+        &self,
+        worker: u32,
+        interfaces: &PerRole<Option<String>>,
+    ) -> Result<Bound<FilledRings>, XskError> {
+        let frames = self.frames_per_worker as usize;
+        let bytes = frames * self.settings.chunk_bytes as usize;
+        // SAFETY: the memory has as many parts of this size as there are workers.
+        let start = unsafe { self.start.add(worker as usize * bytes) };
+        let part = Part {
+            _region: self.umem.clone(),
+            start,
+            bytes,
+            chunk_bytes: self.settings.chunk_bytes,
         };
-        let failed = |source: io::Error| XskError::Bind {
-            interface: interface.to_owned(),
-            queue,
-            mode,
-            hint: bind_hint(&source, self.settings),
-            source,
+        let chunk = |chunk: usize| xdp_desc {
+            addr: chunk as u64 * u64::from(self.settings.chunk_bytes),
+            len: 0,
+            options: 0,
         };
-        let mut flags = flag | BindFlags::XDP_USE_NEED_WAKEUP;
+        let mut memory = XskMemory {
+            _region: self.umem.clone(),
+            start,
+            descriptors: (0..frames).map(chunk).collect(),
+            first: 0,
+            chunk_bytes: self.settings.chunk_bytes as usize,
+        };
+        let mut pool = FramePool::new(self.frames_per_worker);
+        let mut ports = PerRole::from_fn(|_| None);
+        for role in Role::ALL {
+            let Some(interface) = &interfaces[role] else {
+                continue;
+            };
+            let rings = FilledRings::new(part.clone(), self.settings.ring);
+            let rings = rings.map_err(|source| XskError::Umem {
+                bytes: bytes as u64,
+                source,
+            })?;
+            let mut port = XskPort::new(rings, self.settings.ring);
+            port.fill(&mut memory, &mut pool);
+            let flags = self.flags().bits();
+            self.bind_to(interface, worker, |name| {
+                port.rings.bind(name, worker, flags)
+            })?;
+            ports[role] = Some(self.settle(port, interface, worker)?);
+        }
+        Ok(Bound {
+            ports,
+            memory,
+            pool,
+        })
+    }
+
+    fn flags(&self) -> BindFlags {
+        let mut flags = BindFlags::XDP_USE_NEED_WAKEUP;
+        flags |= match self.settings.zero_copy {
+            true => BindFlags::XDP_ZEROCOPY,
+            false => BindFlags::XDP_COPY,
+        };
         if self.settings.multi_buffer {
             flags |= BindFlags::XDP_USE_SG;
         }
-        let config = SocketConfig::builder()
-            .rx_queue_size(ring_size(self.settings.ring)?)
-            .tx_queue_size(ring_size(self.settings.ring)?)
-            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(flags)
-            .build();
+        flags
+    }
+
+    fn failed(&self, interface: &str, queue: u32, source: io::Error) -> XskError {
+        XskError::Bind {
+            interface: interface.to_owned(),
+            queue,
+            mode: match self.settings.zero_copy {
+                true => "zero-copy",
+                false => "copy",
+            },
+            hint: bind_hint(&source, self.settings),
+            source,
+        }
+    }
+
+    /// Tries to bind while the queue's last owner goes away.
+    fn bind_to<T>(
+        &self,
+        interface: &str,
+        queue: u32,
+        mut bind: impl FnMut(&CStr) -> io::Result<T>,
+    ) -> Result<T, XskError> {
+        let failed = |error| self.failed(interface, queue, error);
         let name = CString::new(interface).map_err(|error| failed(error.into()))?;
-        let name = Interface::new(name);
         let mut attempt = 0;
-        let (tx, rx, rings) = loop {
-            // SAFETY: the call is unsafe because a (device, queue) pair must not be given two
-            // pairs of fill and completion rings over one UMEM. Each pair is bound once: roles
-            // have different NICs, and each worker has its own queue number.
-            match unsafe { Socket::new(config, &self.umem, &name, queue) } {
-                Ok(bound) => break bound,
+        loop {
+            match bind(&name) {
+                Ok(bound) => return Ok(bound),
                 Err(error) => {
-                    let error = io_error(&error);
                     attempt += 1;
                     if error.raw_os_error() != Some(libc::EBUSY) || attempt >= BIND_ATTEMPTS {
                         return Err(failed(error));
@@ -216,43 +296,68 @@ impl Umem {
                     thread::sleep(BIND_PAUSE);
                 }
             }
-        };
-        let (fill, completion) =
-            rings.ok_or_else(|| failed(io::Error::other("its rings are in use already")))?;
-        let fd = tx.fd().as_raw_fd();
-        // A kernel before 6.17 does not know the option; kicks then take more calls.
-        let _ = set_option(fd, XDP_MAX_TX_SKB_BUDGET, self.settings.ring);
-        Ok(XskPort {
-            zero_copy: bound_zero_copy(fd).map_err(failed)?,
+        }
+    }
+
+    fn bind_shared(&self, interface: &str, queue: u32) -> Result<XskPort<SharedRings>, XskError> {
+        let config = SocketConfig::builder()
+            .rx_queue_size(ring_size(self.settings.ring)?)
+            .tx_queue_size(ring_size(self.settings.ring)?)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(self.flags())
+            .build();
+        let (tx, rx, rings) = self.bind_to(interface, queue, |name| {
+            let name = Interface::new(name.to_owned());
+            // SAFETY: the call is unsafe because a (device, queue) pair must not be given two
+            // pairs of fill and completion rings over one UMEM. Each pair is bound once: roles
+            // have different NICs, and each worker has its own queue number.
+            unsafe { Socket::new(config, &self.umem, &name, queue) }
+                .map_err(|error| io_error(&error))
+        })?;
+        let (fill, completion) = rings.ok_or_else(|| {
+            let error = io::Error::other("its rings are in use already");
+            self.failed(interface, queue, error)
+        })?;
+        let rings = SharedRings {
             tx,
             rx,
             fill,
             completion,
-            ring: self.settings.ring as usize,
-            held: Held::default(),
-            scratch: vec![FrameDesc::default(); self.settings.ring as usize].into(),
-        })
+        };
+        self.settle(XskPort::new(rings, self.settings.ring), interface, queue)
+    }
+
+    /// What comes after a socket is bound.
+    fn settle<R: Rings>(
+        &self,
+        mut port: XskPort<R>,
+        interface: &str,
+        queue: u32,
+    ) -> Result<XskPort<R>, XskError> {
+        let socket = port.rings.socket();
+        // A kernel before 6.17 does not know the option; kicks then take more calls.
+        let _ = set_option(socket, XDP_MAX_TX_SKB_BUDGET, self.settings.ring);
+        port.zero_copy =
+            bound_zero_copy(socket).map_err(|error| self.failed(interface, queue, error))?;
+        Ok(port)
     }
 }
 
-/// Packets are nobody's affair, also where somebody makes a core dump against this process' will.
-fn keep_out_of_dumps(
-    umem: &xsk_rs::Umem,
-    descriptors: &[FrameDesc],
-    chunk_bytes: u32,
-) -> io::Result<()> {
-    let Some(first) = descriptors.first() else {
-        return Ok(());
-    };
-    let bytes = descriptors.len() * chunk_bytes as usize;
+/// Where the memory begins.
+fn beginning(umem: &xsk_rs::Umem, descriptors: &[FrameDesc]) -> Option<NonNull<u8>> {
+    let first = descriptors.first()?;
     // SAFETY: the descriptor is of this UMEM, and no ring has any of its chunks yet. xsk-rs tells
     // of no other address than a chunk's.
     let chunk = unsafe { umem.data(first) }.contents().as_ptr();
     // A descriptor's address counts from the beginning of the memory.
-    let start = chunk.wrapping_sub(first.addr()).cast_mut().cast();
-    // SAFETY: the memory begins there and has a chunk for each descriptor; the advice changes
-    // what a dump has of it, and nothing else. No safe function gives advice on memory.
-    match unsafe { libc::madvise(start, bytes, libc::MADV_DONTDUMP) } {
+    NonNull::new(chunk.wrapping_sub(first.addr()).cast_mut())
+}
+
+/// Packets are nobody's affair, also where somebody makes a core dump against this process' will.
+fn keep_out_of_dumps(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
+    // SAFETY: the memory begins there and is this long; the advice changes what a dump has of it,
+    // and nothing else. No safe function gives advice on memory.
+    match unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTDUMP) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -1,65 +1,78 @@
 //! The rings of a bound queue, and the memory of its frames.
 
 use super::options::read_option;
-use crate::datapath::{Frame, FramePool, Held, Memory, Port};
+use super::rings::{Descriptor, Rings};
+use crate::datapath::{Frame, FramePool, Held, Memory, Port, cut};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use xsk_rs::umem::frame::FrameDesc;
-use xsk_rs::{CompQueue, FillQueue, RxQueue, TxQueue};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The most `sendto` calls in one kick. With the raised budget one is enough; a kernel without
 /// it sends 32 packets a call.
 const MAX_SENDS: u32 = 64;
 
-/// One worker's part of the UMEM.
-pub struct XskMemory {
-    pub(super) umem: xsk_rs::Umem,
+/// One worker's part of the packet memory.
+pub struct XskMemory<D> {
+    /// Keeps the memory mapped.
+    pub(super) _region: xsk_rs::Umem,
+    /// What descriptors' addresses count from.
+    pub(super) start: NonNull<u8>,
     /// The descriptor of each chunk, as it last came out of a ring.
-    pub(super) descriptors: Box<[FrameDesc]>,
-    /// The number of the first chunk in the whole UMEM.
+    pub(super) descriptors: Box<[D]>,
+    /// The number of the part's first chunk, counted from `start`.
     pub(super) first: usize,
     pub(super) chunk_bytes: usize,
 }
 
-impl XskMemory {
+// SAFETY: the memory behind `start` is mapped as long as `_region`, and no thread is tied to it.
+unsafe impl<D: Send> Send for XskMemory<D> {}
+
+impl<D: Descriptor> XskMemory<D> {
     /// The token of a descriptor that the kernel handed back, or none where it describes
-    /// nothing of ours: xsk-rs checks nothing, and a wrong one must not become a pointer.
-    fn token(&mut self, descriptor: FrameDesc) -> Option<Frame> {
-        let chunk = (descriptor.addr() / self.chunk_bytes).checked_sub(self.first)?;
-        let length = descriptor.lengths().data();
+    /// nothing of ours: a wrong one must not become a pointer.
+    fn token(&mut self, descriptor: D) -> Option<Frame> {
+        let chunk = (descriptor.address() / self.chunk_bytes).checked_sub(self.first)?;
+        let length = descriptor.length();
         let slot = self.descriptors.get_mut(chunk)?;
-        if descriptor.addr() % self.chunk_bytes + length > self.chunk_bytes {
+        if descriptor.address() % self.chunk_bytes + length > self.chunk_bytes {
             return None;
         }
         *slot = descriptor;
         Some(Frame::new(
             u32::try_from(chunk).ok()?,
             u16::try_from(length).ok()?,
-            descriptor.has_more_frames(),
+            descriptor.has_more(),
         ))
+    }
+
+    /// Where a frame's bytes begin, and how many there are.
+    #[inline]
+    fn place(&self, frame: &Frame) -> (*mut u8, usize) {
+        let descriptor = &self.descriptors[frame.chunk()];
+        // SAFETY: the descriptor is within one chunk of this memory (`token` checked it or
+        // `Umem` made it), and its chunk is not with the kernel, since its token is here.
+        let start = unsafe { self.start.as_ptr().add(descriptor.address()) };
+        (start, descriptor.length())
     }
 }
 
-impl Memory for XskMemory {
+impl<D: Descriptor> Memory for XskMemory<D> {
     #[inline]
     fn bytes(&mut self, frame: &Frame) -> &mut [u8] {
-        let descriptor = &mut self.descriptors[frame.chunk()];
-        // SAFETY: the descriptor is of this UMEM, within bounds (`token` checked it or
-        // `Umem::new` made it), and its chunk is not with the kernel, since its token is here.
-        let mut data = unsafe { self.umem.data_mut(descriptor) };
-        let bytes = data.contents_mut();
-        let (start, length) = (bytes.as_mut_ptr(), bytes.len());
-        // SAFETY: the same bytes as above, exclusively borrowed through `self` for as long as the
-        // result lives; xsk-rs' own view of them ends with this function.
+        let (start, length) = self.place(frame);
+        // SAFETY: those bytes are in a chunk of this memory, exclusively borrowed through `self`
+        // for as long as the result lives; its token is the only one.
         unsafe { std::slice::from_raw_parts_mut(start, length) }
     }
 
     #[inline]
     fn prefetch(&self, frame: &Frame) {
-        // SAFETY: as in `bytes`; nothing is written here.
-        let data = unsafe { self.umem.data(&self.descriptors[frame.chunk()]) };
-        if let Some(byte) = data.contents().first() {
-            prefetch(byte);
+        let (start, length) = self.place(frame);
+        if length > 0 {
+            // SAFETY: as in `bytes`; nothing is written here.
+            prefetch(unsafe { &*start });
         }
     }
 }
@@ -79,18 +92,29 @@ pub(in crate::datapath) fn prefetch(byte: &u8) {
 }
 
 /// One queue of a NIC.
-pub struct XskPort {
-    pub(super) tx: TxQueue,
-    pub(super) rx: RxQueue,
-    pub(super) fill: FillQueue,
-    pub(super) completion: CompQueue,
-    pub(super) ring: usize,
-    pub(super) held: Held,
-    pub(super) scratch: Box<[FrameDesc]>,
+pub struct XskPort<R: Rings> {
+    pub(super) rings: R,
+    ring: usize,
+    held: Held,
+    scratch: Box<[R::Descriptor]>,
     pub(super) zero_copy: bool,
+    /// Frames that the NIC seems to have cut.
+    cut: Arc<AtomicU64>,
 }
 
-impl XskPort {
+impl<R: Rings> XskPort<R> {
+    /// A port over rings of so many entries, in copy mode.
+    pub(super) fn new(rings: R, entries: u32) -> Self {
+        Self {
+            rings,
+            ring: entries as usize,
+            held: Held::default(),
+            scratch: vec![R::Descriptor::empty(); entries as usize].into(),
+            zero_copy: false,
+            cut: Arc::default(),
+        }
+    }
+
     /// Whether the kernel bound this queue zero-copy.
     pub const fn is_zero_copy(&self) -> bool {
         self.zero_copy
@@ -101,16 +125,22 @@ impl XskPort {
     /// # Errors
     /// No file descriptor is left.
     pub fn gauge(&self) -> io::Result<QueueGauge> {
-        Ok(QueueGauge(self.as_fd().try_clone_to_owned()?))
+        Ok(QueueGauge {
+            socket: self.as_fd().try_clone_to_owned()?,
+            cut: Arc::clone(&self.cut),
+        })
     }
 
     fn unsent(&mut self) -> usize {
-        self.ring - (self.tx.nb_free_exact() as usize).min(self.ring)
+        self.ring - (self.rings.exact_room_to_send() as usize).min(self.ring)
     }
 }
 
 /// What a queue could not take in.
-pub struct QueueGauge(OwnedFd);
+pub struct QueueGauge {
+    socket: OwnedFd,
+    cut: Arc<AtomicU64>,
+}
 
 impl QueueGauge {
     /// What went wrong at this queue so far.
@@ -126,11 +156,16 @@ impl QueueGauge {
             rx_fill_ring_empty_descs: 0,
             tx_ring_empty_descs: 0,
         };
-        read_option(&self.0, libc::XDP_STATISTICS, &mut statistics)?;
+        read_option(&self.socket, libc::XDP_STATISTICS, &mut statistics)?;
         Ok(Troubles {
             missed: statistics.rx_dropped + statistics.rx_ring_full,
             tx_invalid: statistics.tx_invalid_descs,
         })
+    }
+
+    /// Frames that arrived zero-copy and seem to have been cut at the end of a receive buffer.
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
     }
 }
 
@@ -144,52 +179,57 @@ pub struct Troubles {
     pub tx_invalid: u64,
 }
 
-impl AsFd for XskPort {
+impl<R: Rings> AsFd for XskPort<R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor stays open as long as the queue that is borrowed here.
-        unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
+        // SAFETY: the descriptor stays open as long as the rings that are borrowed here.
+        unsafe { BorrowedFd::borrow_raw(self.rings.socket()) }
     }
 }
 
-impl Port for XskPort {
-    type Memory = XskMemory;
+impl<R: Rings> Port for XskPort<R> {
+    type Memory = XskMemory<R::Descriptor>;
 
-    fn receive(&mut self, memory: &mut XskMemory, arrived: &mut Vec<Frame>, limit: usize) {
+    fn receive(&mut self, memory: &mut Self::Memory, arrived: &mut Vec<Frame>, limit: usize) {
         let room = limit.min(self.ring);
-        // SAFETY: the descriptors written are those that the kernel took from this UMEM's fill
-        // ring; they are used nowhere but in `token`.
-        let count = unsafe { self.rx.consume(&mut self.scratch[..room]) };
+        let count = self.rings.receive(&mut self.scratch[..room]);
+        let first = arrived.len();
         for &descriptor in &self.scratch[..count] {
             // A descriptor of nothing of ours leaves a frame unaccounted for, which is alarmed.
             arrived.extend(memory.token(descriptor));
         }
         self.held.receiving -= count.min(self.held.receiving);
+        // In copy mode the kernel reports what does not fit.
+        if self.zero_copy {
+            let cut = cut::count(arrived, first, memory);
+            if cut > 0 {
+                self.cut.fetch_add(cut, Ordering::Relaxed);
+            }
+        }
     }
 
-    fn transmit(&mut self, memory: &mut XskMemory, leaving: &mut Vec<Frame>) {
+    fn transmit(&mut self, memory: &mut Self::Memory, leaving: &mut Vec<Frame>) {
         let wanted = u32::try_from(leaving.len()).unwrap_or(u32::MAX);
-        let room = (self.tx.nb_free(wanted) as usize).min(self.ring - self.held.sending);
+        let room = (self.rings.room_to_send(wanted) as usize).min(self.ring - self.held.sending);
         let mut fitting = leaving.len().min(room);
         while fitting > 0 && leaving[fitting - 1].has_more() {
             fitting -= 1;
         }
         for (slot, frame) in self.scratch.iter_mut().zip(leaving.drain(..fitting)) {
             *slot = memory.descriptors[frame.chunk()];
-            slot.set_options(u32::from(frame.has_more()));
+            slot.set_more(frame.has_more());
         }
         // SAFETY: these chunks belong to this UMEM, and their tokens ended with the drain above:
         // nobody can touch them until they come back as completions.
-        let sent = unsafe { self.tx.produce(&self.scratch[..fitting]) };
+        let sent = unsafe { self.rings.send(&self.scratch[..fitting]) };
         debug_assert_eq!(sent, fitting, "the ring had room");
         self.held.sending += sent;
     }
 
-    fn complete(&mut self, memory: &mut XskMemory, pool: &mut FramePool) {
+    fn complete(&mut self, memory: &mut Self::Memory, pool: &mut FramePool) {
         if self.held.sending == 0 {
             return;
         }
-        // SAFETY: as in `receive`, for what was given to the tx ring.
-        let count = unsafe { self.completion.consume(&mut self.scratch) };
+        let count = self.rings.complete(&mut self.scratch);
         for &descriptor in &self.scratch[..count] {
             if let Some(frame) = memory.token(descriptor) {
                 pool.put(frame);
@@ -198,12 +238,14 @@ impl Port for XskPort {
         self.held.sending -= count.min(self.held.sending);
     }
 
-    fn fill(&mut self, memory: &mut XskMemory, pool: &mut FramePool) {
+    fn fill(&mut self, memory: &mut Self::Memory, pool: &mut FramePool) {
         let wanted = self.ring - self.held.receiving;
         if wanted == 0 {
             return;
         }
-        let room = self.fill.nb_free(u32::try_from(wanted).unwrap_or(u32::MAX)) as usize;
+        let room = self
+            .rings
+            .room_to_fill(u32::try_from(wanted).unwrap_or(u32::MAX)) as usize;
         let mut count = 0;
         while count < wanted.min(room)
             && let Some(frame) = pool.take()
@@ -213,16 +255,14 @@ impl Port for XskPort {
         }
         // SAFETY: these chunks belong to this UMEM, and their tokens ended in the loop above:
         // nobody can touch them until they come back as received frames.
-        let filled = unsafe { self.fill.produce(&self.scratch[..count]) };
+        let filled = unsafe { self.rings.fill(&self.scratch[..count]) };
         debug_assert_eq!(filled, count, "the ring had room");
         self.held.receiving += filled;
     }
 
     fn kick(&mut self) {
-        if self.fill.needs_wakeup() {
-            let _ = self.fill.wakeup(self.rx.fd_mut(), 0);
-        }
-        if self.held.sending == 0 || !self.tx.needs_wakeup() {
+        self.rings.wake_to_receive();
+        if self.held.sending == 0 || !self.rings.needs_wake_to_send() {
             return;
         }
         let mut unsent = self.unsent();
@@ -230,9 +270,9 @@ impl Port for XskPort {
             if unsent == 0 {
                 return;
             }
-            // An error is a link that is down or a queue that is full; the frames stay in the
-            // ring, and what does not fit behind them is dropped and counted.
-            let _ = self.tx.wakeup();
+            // Where that fails the frames stay in the ring, and what does not fit behind them is
+            // dropped and counted.
+            self.rings.wake_to_send();
             let before = std::mem::replace(&mut unsent, self.unsent());
             if unsent >= before {
                 return;

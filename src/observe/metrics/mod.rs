@@ -99,7 +99,7 @@ fn process(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
 type OfPort = (&'static str, &'static str, fn(&PortReport) -> u64);
 
 /// What only grows.
-const PORT_FRAMES: [OfPort; 7] = [
+const PORT_FRAMES: [OfPort; 8] = [
     (
         "port_received_frames",
         "Frames that arrived for the box to decide",
@@ -134,6 +134,11 @@ const PORT_FRAMES: [OfPort; 7] = [
         "port_tx_invalid_frames",
         "Frames to send that the kernel refused, in this process",
         |port| port.tx_invalid_frames,
+    ),
+    (
+        "port_cut_frames",
+        "Frames that arrived zero-copy and seem to have been cut by the NIC, in this process",
+        |port| port.cut_frames,
     ),
 ];
 

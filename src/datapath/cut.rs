@@ -1,0 +1,88 @@
+//! Frames that a NIC cut at the end of its receive buffer.
+//!
+//! In zero-copy mode a driver tells the NIC the size of a chunk, rounded down to the step in
+//! which the NIC counts: igb and ixgbe 1,024 bytes (`srrctl |= size >> E1000_SRRCTL_BSIZEPKT_SHIFT`
+//! in igb_main.c, `igb_setup_srrctl`), i40e and ice 128. A longer frame is cut there, and nothing
+//! reports it. Chunks are large enough for every driver that is known; this notices the others.
+//!
+//! A frame that claims more than it has can also be made by an outsider, so it is counted and
+//! no more.
+
+use super::{Frame, Memory};
+use crate::packet::{Headers, Malformed, parse};
+
+/// Sizes of receive buffers are multiples of this, in bytes.
+const STEP: usize = 128;
+
+/// How many of the frames from `first` on end where a receive buffer may end, while their IP
+/// packet goes on. Packets in several buffers are left out.
+pub(super) fn count(arrived: &[Frame], first: usize, memory: &mut impl Memory) -> u64 {
+    let (before, new) = arrived.split_at(first);
+    let mut goes_on = before.last().is_some_and(Frame::has_more);
+    let mut cut = 0;
+    for frame in new {
+        let is_whole = !goes_on && !frame.has_more();
+        goes_on = frame.has_more();
+        if is_whole && frame.length().is_multiple_of(STEP) && is_short(memory.bytes(frame)) {
+            cut += 1;
+        }
+    }
+    cut
+}
+
+fn is_short(frame: &[u8]) -> bool {
+    matches!(
+        parse(frame, frame.len()),
+        Headers::Malformed(Malformed::BeyondFrame)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::memory::HeapMemory;
+
+    /// An IPv4 packet of this length, of which this much has arrived; Ethernet header included
+    /// in both.
+    fn frame(length: u16, arrived: usize) -> Vec<u8> {
+        let mut frame = vec![0; usize::from(length)];
+        frame[12..14].copy_from_slice(&[0x08, 0x00]);
+        frame[14] = 0x45;
+        frame[16..18].copy_from_slice(&(length - 14).to_be_bytes());
+        frame.truncate(arrived);
+        frame
+    }
+
+    #[test]
+    fn a_frame_is_cut_where_it_ends_at_a_step_before_its_packet_does() {
+        for (length, arrived, expected) in [
+            (1514, 1024, 1),
+            (1514, 1280, 1),
+            (1514, 1514, 0),
+            // An outsider's lie that no buffer explains.
+            (1514, 1000, 0),
+            // Whole, and as long as a buffer.
+            (1024, 1024, 0),
+            (1152, 1152, 0),
+        ] {
+            let (mut memory, mut pool) = HeapMemory::new(1, 2048);
+            let frames = memory.load(&frame(length, arrived), &mut pool);
+            assert_eq!(
+                count(&frames, 0, &mut memory),
+                expected,
+                "{length} {arrived}"
+            );
+        }
+    }
+
+    #[test]
+    fn packets_in_several_buffers_and_frames_of_before_are_left_out() {
+        let (mut memory, mut pool) = HeapMemory::new(4, 1024);
+        let mut frames = memory.load(&frame(1514, 1514), &mut pool);
+        frames.extend(memory.load(&frame(1514, 1024), &mut pool));
+        assert_eq!(frames.len(), 3);
+        assert_eq!(count(&frames, 0, &mut memory), 1);
+        assert_eq!(count(&frames, 1, &mut memory), 1);
+        assert_eq!(count(&frames, 3, &mut memory), 0);
+    }
+}

@@ -1,0 +1,118 @@
+//! Sockets whose fill ring is full before they are bound, as zero-copy drivers need it; here in
+//! copy mode, which veth has.
+
+use exitmark::datapath::{
+    Frame, FramePool, Kernel, Links, Memory, PerRole, Pins, Port, Role, Spill, Umem, XskSettings,
+};
+use exitmark::lab::{Netns, RawPort, VethEnd, is_root, veth};
+use exitmark::nic::Nic;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const RING: u32 = 64;
+const IN_HAND: u32 = 8;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Turns a port until `enough`, or until time is up.
+fn wait(what: &str, mut enough: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !enough() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+fn mac(last: u8) -> String {
+    format!("02:00:00:00:00:{last:02x}")
+}
+
+/// A frame of the peer's is received by what is in the fill ring already, sent back and completed.
+fn there_and_back<P: Port>(
+    peer: &RawPort,
+    port: &mut P,
+    memory: &mut P::Memory,
+    pool: &mut FramePool,
+) {
+    let sent: Vec<u8> = (0..60).collect();
+    peer.send(&sent).unwrap();
+    let mut arrived: Vec<Frame> = Vec::new();
+    wait("the frame arrives", || {
+        port.receive(memory, &mut arrived, RING as usize);
+        // The peer's own stack may say something too.
+        arrived.iter().any(|frame| memory.bytes(frame) == sent)
+    });
+    port.transmit(memory, &mut arrived);
+    wait("it is sent back", || {
+        port.kick();
+        port.complete(memory, pool);
+        port.held().sending == 0
+    });
+}
+
+#[test]
+fn a_frame_arrives_in_what_was_filled_before_the_bind() {
+    if !is_root() {
+        return;
+    }
+    let (near, far) = (Netns::new("near").unwrap(), Netns::new("far").unwrap());
+    let macs = (mac(1), mac(2));
+    let end = |netns, name, mac| VethEnd {
+        netns,
+        name,
+        mac,
+        queues: 1,
+    };
+    veth(
+        &end(&near, "host0", &macs.0),
+        &end(&far, "eth0", &macs.1),
+        1500,
+    )
+    .unwrap();
+    let peer = RawPort::open(&far, "eth0").unwrap();
+    near.run(move || {
+        let index = Nic::look("host0").unwrap().index;
+        let umem = Umem::new(
+            XskSettings {
+                ring: RING,
+                in_hand: IN_HAND,
+                chunk_bytes: 4096,
+                multi_buffer: false,
+                zero_copy: false,
+            },
+            2,
+            1,
+        )
+        .unwrap();
+        // The second worker's part begins within the memory.
+        let mut names = PerRole::from_fn(|_| None);
+        assert!(umem.bind_filled(1, &names).unwrap().ports[Role::Host].is_none());
+        names[Role::Host] = Some("host0".to_owned());
+        let mut share = umem.bind_filled(0, &names).unwrap();
+        let total = (2 * RING + IN_HAND) as usize;
+        let port = share.ports[Role::Host].as_mut().unwrap();
+        assert_eq!(port.held().receiving, RING as usize);
+        assert_eq!(share.pool.len(), total - RING as usize);
+
+        let pins = Pins::open(Path::new("/sys/fs/bpf/filled")).unwrap();
+        let kernel = Kernel::load().unwrap();
+        let links = Links::over(kernel.links().unwrap(), None, None);
+        let spill = Spill {
+            patience: PATIENCE,
+            credit: u64::from(RING),
+            hard_credit: u64::from(RING),
+        };
+        links.hand_over(PerRole::from_fn(|_| true), spill);
+        kernel.admit(Role::Host, 0, port.as_fd()).unwrap();
+        kernel.attach(&pins, Role::Host, "host0", index).unwrap();
+
+        let (pool, memory) = (&mut share.pool, &mut share.memory);
+        there_and_back(&peer, port, memory, pool);
+        // The same after the program was taken off and attached again.
+        kernel.reattach(&pins, Role::Host, "host0", index).unwrap();
+        there_and_back(&peer, port, memory, pool);
+        assert_eq!(share.pool.len() + port.held().receiving, total);
+        pins.remove_links().unwrap();
+        pins.remove().unwrap();
+    });
+}

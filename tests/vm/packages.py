@@ -84,6 +84,7 @@ GROUPS = {
         "ethtool bpftool iproute2 libbpf1 libbsd0 libcap2 libelf1 libmd0 libmnl0 libselinux1 "
         "libpcre2-8-0 libzstd1 zlib1g"
     ),
+    "clang-14": _clang(14),
     "clang-16": _clang(16),
     "clang-19": _clang(19),
 }
@@ -403,13 +404,24 @@ def kernel(series, cloud=False):
 
 
 def clang(version):
-    """The command of a clang, and the environment that it takes. 14 is the machine's own."""
-    if version == "14":
-        return ["clang-14" if shutil.which("clang-14") else "clang"], dict(os.environ)
-    root = ensure([f"clang-{version}"])[f"clang-{version}"]
+    """A clang of this version ("16"), or the machine's own ("system"): its version, its command
+    and the environment that it takes.
+    """
+    own = shutil.which("clang")
+    if own:
+        said = subprocess.run([own, "--version"], capture_output=True, text=True, check=True)
+        number = re.search(r"version (\d+)", said.stdout)[1]
+        if version in ("system", number):
+            return number, [own], dict(os.environ)
+    if version == "system":
+        raise Unavailable("there is no clang")
+    group = f"clang-{version}"
+    if group not in GROUPS:
+        raise Unavailable(f"there is no clang {version} among the packages")
+    root = ensure([group])[group]
     libraries = f"{root}/usr/lib/x86_64-linux-gnu:{root}/usr/lib/llvm-{version}/lib"
     command = [f"{root}/usr/lib/llvm-{version}/bin/clang"]
-    return command, dict(os.environ, LD_LIBRARY_PATH=libraries)
+    return version, command, dict(os.environ, LD_LIBRARY_PATH=libraries)
 
 
 def renew():

@@ -1,0 +1,183 @@
+"""A guest: QEMU under emulation, without network access, gone when this process is.
+
+Commands go over a second serial line, so that a guest needs no network for them. KVM is not used:
+/dev/kvm may be there and still not boot a kernel.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import pathlib
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import packages
+
+# Seconds in which a guest must have booted; under emulation, on a machine that does other work.
+BOOT_TIMEOUT = 180
+# No addresses but the load's, no self-tests of ciphers, no console but errors.
+KERNEL_ARGUMENTS = (
+    "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr net.ifnames=0 cryptomgr.notests"
+)
+
+
+class Died(Exception):
+    """The guest ended: a kernel panic, mostly. The text has the console's end."""
+
+
+def stop_on_signals():
+    """Has SIGTERM end this process as an exception does, so that guests are taken down."""
+
+    def stop(number, _):
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, stop)
+
+
+class Guest:
+    """A running guest. Use it in a `with` block."""
+
+    def __init__(self, kernel, initramfs, devices=(), cpus=2, memory=1024):
+        self._scratch = tempfile.TemporaryDirectory(prefix="exitmark-vm-")
+        self.directory = pathlib.Path(self._scratch.name)
+        self._channel = None
+        self._received = b""
+        self._number = 0
+        command, environment = packages.qemu()
+        command += [
+            "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(cpus),
+            "-m", str(memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-serial", f"file:{self.directory}/console",
+            "-chardev", f"socket,id=shell,path={self.directory}/shell,server=on,wait=off",
+            "-serial", "chardev:shell",
+            "-qmp", f"unix:{self.directory}/qmp,server=on,wait=off",
+            "-kernel", str(kernel.image), "-initrd", str(initramfs), "-append", KERNEL_ARGUMENTS,
+            *devices,
+        ]  # fmt: skip
+        # The kernel kills it where this process is killed.
+        command = ["setpriv", "--pdeathsig", "KILL", *command]
+        self._output = open(self.directory / "qemu", "w+", encoding="utf-8", errors="replace")
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Ends the guest at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._channel:
+            self._channel.close()
+        self._output.close()
+        self._scratch.cleanup()
+
+    def console(self):
+        """What the kernel wrote to its console."""
+        with contextlib.suppress(OSError):
+            return (self.directory / "console").read_text(errors="replace")
+        return ""
+
+    def _ended(self):
+        """Raises Died if QEMU is not there any more."""
+        if self._process.poll() is None:
+            return
+        self._output.flush()
+        said = (self.directory / "qemu").read_text(errors="replace").strip()
+        raise Died("\n".join(filter(None, [said, *self.console().splitlines()[-30:]])))
+
+    def wait_ready(self, timeout=BOOT_TIMEOUT):
+        """Waits until the guest takes commands. Returns its kernel's release."""
+        deadline = time.monotonic() + timeout
+        while self._channel is None:
+            self._ended()
+            channel = socket.socket(socket.AF_UNIX)
+            try:
+                channel.connect(str(self.directory / "shell"))
+                self._channel = channel
+            except OSError:
+                channel.close()
+                if time.monotonic() > deadline:
+                    raise TimeoutError("QEMU opens no control socket") from None
+                time.sleep(0.02)
+        self._until(b"@@ready ", deadline)
+        return self._until(b"@@", deadline).decode()
+
+    def _until(self, mark, deadline):
+        """What the guest wrote up to a mark."""
+        while mark not in self._received:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(
+                    f"the guest does not answer; it wrote {self._received[-300:]!r}, and on its "
+                    f"console {self.console()[-600:]!r}"
+                )
+            readable, _, _ = select.select([self._channel], [], [], min(left, 0.5))
+            data = self._channel.recv(65536) if readable else b""
+            if readable and not data:
+                self._process.wait(10)
+            self._received += data
+            if not readable:
+                self._ended()
+        before, _, self._received = self._received.partition(mark)
+        return before
+
+    def run(self, script, timeout=60):
+        """Runs shell commands in the guest: (status, output)."""
+        self._number += 1
+        line = f"{self._number} {base64.b64encode(script.encode()).decode()}\n"
+        self._channel.sendall(line.encode())
+        deadline = time.monotonic() + timeout
+        output = self._until(b"@@%d " % self._number, deadline)
+        status = int(self._until(b"@@", deadline))
+        return status, output.decode(errors="replace").replace("\r", "").lstrip("\n")
+
+    def check(self, script, timeout=60):
+        """The same, for what must succeed: the output."""
+        status, output = self.run(script, timeout)
+        if status:
+            raise RuntimeError(f"in the guest, {script!r} failed ({status}): {output}")
+        return output
+
+    def put(self, path, text):
+        """Writes a file in the guest."""
+        self.check(f"cat > {path} << 'END OF FILE'\n{text}\nEND OF FILE\n")
+
+    def qmp(self, command, **arguments):
+        """Sends a command to QEMU's monitor: its answer."""
+        with socket.socket(socket.AF_UNIX) as monitor, monitor.makefile("rw") as lines:
+            monitor.settimeout(30)
+            monitor.connect(str(self.directory / "qmp"))
+            lines.readline()
+            for name, values in (("qmp_capabilities", {}), (command, arguments)):
+                lines.write(json.dumps({"execute": name, "arguments": values}) + "\n")
+                lines.flush()
+                answer = json.loads(lines.readline())
+                while "event" in answer:
+                    answer = json.loads(lines.readline())
+            if "error" in answer:
+                raise RuntimeError(f"QEMU refuses {command} {arguments}: {answer['error']}")
+            return answer["return"]
+
+    def complaints(self):
+        """Lines of the kernel's log that must not be there."""
+        return self.run(
+            "dmesg | grep -E 'WARNING|BUG|Oops|Call Trace|general protection|blocked for more|"
+            "lockup|NETDEV WATCHDOG|Unable to handle|refcount_t|Kernel panic' | head -20"
+        )[1].splitlines()

@@ -3,12 +3,12 @@
 
 PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
             linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor \
-            debhelper systemd tshark postgresql chromium-headless-shell
+            debhelper systemd tshark postgresql chromium-headless-shell python3
 # What exitmark is compared with, beside what is above.
 BENCH_PACKAGES := dpdk-dev
 
-.PHONY: setup demo test test-survive test-tor bench bench-publish bench-check bench-baseline fuzz \
-        fuzz-engines check deb clean
+.PHONY: setup demo test test-survive test-tor vm-test vm-publish bench bench-publish bench-check \
+        bench-baseline fuzz fuzz-engines check deb clean
 
 # No service of a package is started: the tests run a tor of their own.
 setup:
@@ -51,6 +51,17 @@ test-survive: setup
 # target/tor.json.
 test-tor: setup
 	cargo test --locked --test tor -- --show-output $(ARGS)
+
+# The box in guests, on Linux 6.1 to 7.3 and every NIC that QEMU emulates: target/vm.json. QEMU and
+# the kernels are fetched by apt and installed nowhere; CELLS is a regular expression of cells.
+CELLS ?= .
+vm-test: setup
+	cargo build --locked --release --bin exitmark
+	python3 tests/vm/run.py matrix --cells '$(CELLS)' $(ARGS)
+
+# What was found, into docs/kernels.md.
+vm-publish:
+	python3 tests/vm/run.py publish
 
 # Everything that is measured, side by side with what one would use instead: packet rates, latency,
 # growth, TCP, ns per decision, the monitor; then target/bench/report.md with its plots. ARGS is for

@@ -144,8 +144,11 @@ class Guest:
         line = f"{self._number} {base64.b64encode(script.encode()).decode()}\n"
         self._channel.sendall(line.encode())
         deadline = time.monotonic() + timeout
-        output = self._until(b"@@%d " % self._number, deadline)
-        status = int(self._until(b"@@", deadline))
+        try:
+            output = self._until(b"@@%d " % self._number, deadline)
+            status = int(self._until(b"@@", deadline))
+        except TimeoutError as error:
+            raise TimeoutError(f"{script.strip()[:200]!r}, {timeout} s: {error}") from None
         return status, output.decode(errors="replace").replace("\r", "").lstrip("\n")
 
     def check(self, script, timeout=60):

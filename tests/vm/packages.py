@@ -80,9 +80,9 @@ GROUPS = {
         closure=True,
     ),
     "busybox": _bookworm("busybox-static"),
-    "tools": _bookworm(
-        "ethtool bpftool iproute2 libbpf1 libbsd0 libcap2 libelf1 libmd0 libmnl0 libselinux1 "
-        "libpcre2-8-0 libzstd1 zlib1g"
+    "tools": Group(
+        tuple((name, "bookworm") for name in ("ethtool", "iproute2", "tcpdump", "util-linux")),
+        closure=True,
     ),
     "clang-14": _clang(14),
     "clang-16": _clang(16),

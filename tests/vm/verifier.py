@@ -118,28 +118,28 @@ def load(series, objects, loader, cloud, scratch):
     return rows
 
 
-def run(kernels, clangs, cloud, directory, jobs):
-    """Loads all objects in all kernels, and prints a line a program. Returns the rows."""
-    groups = [f"kernel-{series}{'-cloud' if cloud else ''}" for series in kernels]
-    packages.ensure(["qemu", "busybox", *groups])
-    with tempfile.TemporaryDirectory(prefix="exitmark-vm-") as name:
-        scratch = pathlib.Path(name)
-        objects = compile_objects(directory, clangs, scratch)
-        build_loader(scratch / "load")
+def show(rows):
+    """Prints a line a program."""
+    print(f"Linux {rows[0].release}")
+    for row in rows:
+        verdict = row.fault() and (row.result and "REFUSED" or "TOO LARGE") or "ok"
+        print(
+            f"  clang {row.clang:3} {row.object + '.' + row.program:32} "
+            f"{row.instructions:8,} instructions {row.milliseconds:8,.0f} ms  {verdict}"
+        )
+        if row.log:
+            print("    " + row.log.rstrip().replace("\n", "\n    "))
 
-        def one(series):
-            began = time.monotonic()
-            rows = load(series, objects, scratch / "load", cloud, scratch)
-            print(f"Linux {rows[0].release}, {time.monotonic() - began:.0f} s")
-            for row in rows:
-                verdict = row.fault() and (row.result and "REFUSED" or "TOO LARGE") or "ok"
-                print(
-                    f"  clang {row.clang:3} {row.object + '.' + row.program:32} "
-                    f"{row.instructions:8,} instructions {row.milliseconds:8,.0f} ms  {verdict}"
-                )
-                if row.log:
-                    print("    " + row.log.rstrip().replace("\n", "\n    "))
-            return rows
 
-        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            return [row for rows in pool.map(one, kernels) for row in rows]
+class Loads:
+    """What is to be loaded, compiled: one guest a kernel."""
+
+    def __init__(self, directory, clangs, scratch):
+        self.scratch = scratch
+        self.objects = compile_objects(directory, clangs, scratch)
+        self.loader = scratch / "load"
+        build_loader(self.loader)
+
+    def run(self, series, cloud=False):
+        """Loads all objects in a kernel: rows."""
+        return load(series, self.objects, self.loader, cloud, self.scratch)

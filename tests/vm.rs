@@ -1,0 +1,52 @@
+//! Tier: guests. Every BPF program is loaded by the kernels of Debian 12 and 13, in QEMU under
+//! emulation. tests/vm/ has how; `make vm-test` runs all of it.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's ground that is missing is the test's failure"
+)]
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+/// The exit status of tests/vm/run.py where the packages cannot be had.
+const SKIPPED: i32 = 77;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new("python3")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/run.py"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn every_kernel_loads_every_program_within_the_limit() {
+    let output = run(&[
+        "load", "--kernels", "6.1,6.12,6.18", "--cloud", "--clang", "system",
+    ]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+    if output.status.code() == Some(SKIPPED) {
+        // Not by a print macro: what a passing test prints is swallowed.
+        let _ = writeln!(std::io::stderr(), "{}", said.trim());
+        return;
+    }
+    assert!(output.status.success(), "{said}");
+    for release in ["6.1.", "6.12.", "6.18."] {
+        assert!(said.contains(&format!("Linux {release}")), "{release}: {said}");
+    }
+    assert!(said.contains("exitmark.exitmark_host"), "{said}");
+    assert!(said.contains("monitor.exitmark_tap"), "{said}");
+}
+
+#[test]
+fn the_published_tables_are_those_of_their_data() {
+    let output = run(&["publish", "--check"]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -1,0 +1,528 @@
+"""One cell of the matrix: a guest, the box in it, and frames on its three wires."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+
+import frames
+import guest
+import initramfs
+import matrix
+import packages
+import wires
+
+CONFIG = "/tmp/box.toml"
+# Frames a second of each kind of the load.
+RATE = 300
+# Frames that are sent back to back at most.
+BURST = 16
+KINDS = ("exit", "relay", "inbound")
+# Frames of one kind that may be lost where a worker is killed or stopped. A worker counts as dead
+# after 8 ms; under emulation its clock may stand still for as long again and more.
+LOST_WITH_WORKER = 30
+# Seconds until a port that has its link back carries frames again.
+LINK_TIMEOUT = 25
+READY_TIMEOUT = 150
+DEMO_TIMEOUT = 200
+# How often odd frames are tried again.
+LATE_WAKES = 6
+
+SETUP = """
+for nic in /sys/class/net/*; do
+    name=$(basename $nic)
+    case $(cat $nic/address) in
+    02:00:5e:20:00:01) new=h0 ;;
+    02:00:5e:20:00:02) new=u0 ;;
+    02:00:5e:20:00:03) new=i0 ;;
+    *) continue ;;
+    esac
+    /t/ip link set $name down && /t/ip link set $name name $new
+    sysctl -qw net.ipv6.conf.$new.disable_ipv6=1
+done
+/t/ip address add 203.0.113.2/24 dev i0
+for name in h0 u0 i0; do
+    ethtool -L $name combined QUEUES > /dev/null 2>&1
+    /t/ip link set $name up || exit 1
+done
+"""
+# Waits, for ten seconds at most, until all ports have a link.
+CARRIER = """
+for _ in $(seq 100); do
+    [ "$(cat /sys/class/net/[hui]0/carrier 2> /dev/null | tr -d '\\n')" = 111 ] && exit 0
+    usleep 100000
+done
+echo "no link: $(grep . /sys/class/net/[hui]0/carrier)"; exit 1
+"""
+# What the box may change on a NIC.
+NICS = """
+for name in h0 u0 i0; do
+    echo $name $(ethtool -k $name | grep -E \
+        '^(rx-vlan-offload|rx-vlan-stag-hw-parse|large-receive-offload|rx-gro-hw):')
+    /t/ip -d link show $name | grep -Eo 'promiscuity [0-9]+|prog/xdp.*'
+done
+"""
+START = f"""
+exitmark run --config {CONFIG} > /tmp/log 2>&1 &
+echo $! > /tmp/pid
+while kill -0 $(cat /tmp/pid) 2> /dev/null && ! grep -q ^ready /tmp/log; do usleep 50000; done
+cat /tmp/log
+kill -0 $(cat /tmp/pid) 2> /dev/null
+"""
+# Waits until the process is gone.
+GONE = "while kill -0 $(cat /tmp/pid) 2> /dev/null; do usleep 20000; done"
+
+
+class Wrong(Exception):
+    """The cell cannot go on."""
+
+
+@dataclasses.dataclass
+class Result:
+    """What came of a cell: a row of target/vm.json."""
+
+    name: str
+    kernel: str
+    nic: str
+    mode: str
+    engine: str
+    zero_copy: str
+    queues: int
+    steps: tuple
+    expected: str
+    release: str = ""
+    verdict: str = "wrong"
+    message: str = ""
+    checks: list = dataclasses.field(default_factory=list)
+    notes: dict = dataclasses.field(default_factory=dict)
+    seconds: float = 0
+    # How often odd frames were tried again, because the worker woke late.
+    late: int = 0
+
+    @classmethod
+    def of(cls, cell):
+        """An empty one."""
+        return cls(
+            cell.name, cell.kernel, cell.nic, cell.mode, cell.engine, cell.zero_copy, cell.queues,
+            cell.steps, cell.expect,
+        )  # fmt: skip
+
+    def check(self, name, fault):
+        """Records a check. `fault` is empty where it is passed."""
+        self.checks.append({"name": name, "ok": not fault, "detail": fault or ""})
+        return not fault
+
+    def faults(self):
+        """The checks that failed."""
+        return [check for check in self.checks if not check["ok"]]
+
+
+def build_initramfs(kernel, program, path):
+    """Writes the initramfs of a guest with the box in it."""
+    contents = initramfs.Initramfs()
+    contents.modules(kernel, matrix.MODULES)
+    tools = packages.ensure(["tools"])["tools"]
+    for name in ("sbin/ip", "sbin/ethtool", "usr/bin/tcpdump", "bin/setpriv", "usr/bin/setpriv"):
+        if (tools / name).exists():
+            contents.program(f"t/{name.rsplit('/', 1)[1]}", tools / name, [tools])
+    contents.program("t/exitmark", program)
+    contents.write(path)
+
+
+class Box:
+    """A guest with three wires, and what is done to it."""
+
+    def __init__(self, cell, program, result):
+        self.cell = cell
+        self.result = result
+        self.numbers = frames.Builder()
+        self._stack = contextlib.ExitStack()
+        scratch = pathlib.Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        kernel = packages.kernel(cell.kernel)
+        archive = scratch / "initramfs"
+        build_initramfs(kernel, program, archive)
+        self.wires = {}
+        devices = []
+        for number, name in enumerate("hui", 1):
+            answer = frames.answer_arp if name == "i" else None
+            if cell.tap:
+                wire = wires.Tap(name, cell.queues, answer)
+            else:
+                wire = wires.Datagrams(scratch, name, answer)
+            self.wires[name] = self._stack.enter_context(contextlib.closing(wire))
+            mac = frames.BOX[name].hex(":")
+            device = f"{matrix.DEVICES[cell.nic]},id=nic-{name},netdev={name},mac={mac}"
+            if cell.queues > 1:
+                device += f",mq=on,vectors={2 * cell.queues + 2}"
+            port = f"pcie-root-port,id=port-{name},chassis={number},slot={number}"
+            devices += ["-netdev", wire.backend, "-device", port]
+            devices += ["-device", f"{device},bus=port-{name}"]
+        self.guest = self._stack.enter_context(
+            guest.Guest(kernel, archive, devices, cpus=cell.cpus)
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    # The program.
+
+    def configure(self, mode="enforce"):
+        """Writes the configuration."""
+        values = {"engine": self.cell.engine, "mode": mode, "zero_copy": self.cell.zero_copy}
+        self.guest.put(CONFIG, frames.CONFIGURATION.format(**values))
+
+    def exitmark(self, command, timeout=90):
+        """Runs a command of the program: (status, output)."""
+        return self.guest.run(f"exitmark {command} --config {CONFIG}", timeout)
+
+    def start(self):
+        """Starts the box: (whether it is ready, what it said)."""
+        status, output = self.guest.run(START, READY_TIMEOUT)
+        return status == 0 and "ready" in output, output
+
+    def status(self):
+        """The report of the running box."""
+        status, output = self.exitmark("status --json")
+        with contextlib.suppress(ValueError):
+            return json.loads(output)
+        raise Wrong(f"exitmark status --json ({status}): {output[-500:]}")
+
+    def signal(self, name):
+        """Sends the process a signal."""
+        self.guest.check(f"kill -{name} $(cat /tmp/pid)")
+
+    # Frames.
+
+    def transfer(self, cases, wait=3):
+        """Sends frames, and says what became of those that did not arrive as they must."""
+        for wire in self.wires.values():
+            wire.take()
+        for case in cases:
+            self.wires[case.enters].send(case.before)
+            time.sleep(0.002)
+        missing = {frames.number_of(case.before) for case in cases if case.leaves}
+        arrived = {}
+        deadline = time.monotonic() + wait
+        # Those that must reach no wire have as long as the others take, and a little longer.
+        while missing - arrived.keys() and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._collect(arrived)
+        time.sleep(0.1)
+        self._collect(arrived)
+        return [
+            (case, fault)
+            for case in cases
+            for fault in [_fault(case, arrived.get(frames.number_of(case.before), []))]
+            if fault
+        ]
+
+    def _collect(self, arrived):
+        for name, wire in self.wires.items():
+            for frame in wire.take():
+                arrived.setdefault(frames.number_of(frame), []).append((name, frame))
+
+    def cross(self, name, change=lambda case: case, only=None):
+        """Checks every class of frames, or the named ones."""
+        cases = self.numbers.named(*only) if only else self.numbers.all()
+        bad = self.transfer([change(case) for case in cases])
+        late = {case.name for case, _ in bad if case.odd}
+        # A worker that wakes late, as under emulation, is passed by, and odd frames cross as they
+        # are: what is right once is right.
+        for _ in range(LATE_WAKES if late else 0):
+            odd = [change(case) for case in self.numbers.all() if case.odd]
+            late &= {case.name for case, _ in self.transfer(odd)}
+            self.result.late += 1
+            if not late:
+                break
+        detail = "; ".join(
+            f"{case.name}: {fault}" for case, fault in bad if not case.odd or case.name in late
+        )
+        return self.result.check(f"{name} ({len(cases)} frames)", detail)
+
+    def until(self, name, *kinds, change=lambda case: case):
+        """Waits until frames of these kinds arrive as they must."""
+        began = time.monotonic()
+        bad = True
+        while bad and time.monotonic() < began + LINK_TIMEOUT:
+            bad = self.transfer([change(self.numbers.stream(kind)) for kind in kinds], 0.5)
+        detail = "; ".join(f"{case.name}: {fault}" for case, fault in bad)
+        self.result.notes[name] = f"{time.monotonic() - began:.1f} s"
+        return self.result.check(name, detail)
+
+    def load(self, name, during=None, allowed=0, seconds=1.5, kinds=KINDS):
+        """Sends a steady load, meanwhile does something, and counts what is lost or wrong."""
+        for wire in self.wires.values():
+            wire.take()
+        done = threading.Event()
+        outcome = []
+
+        def work():
+            try:
+                time.sleep(0.5)
+                outcome.append(during())
+            except Exception as error:
+                outcome.append(error)
+            finally:
+                done.set()
+
+        thread = threading.Thread(target=work if during else done.set)
+        thread.start()
+        sent, arrived, skipped = [], {}, 0
+        began = time.monotonic()
+        end = began + seconds
+        while time.monotonic() < end or not done.is_set():
+            if not done.is_set():
+                end = max(end, time.monotonic() + 0.5)
+            # Where this process is late it does not catch up in one go: that would be a flood.
+            due = int((time.monotonic() - began) * RATE * len(kinds)) - skipped
+            skipped += max(0, due - len(sent) - BURST)
+            for _ in range(min(BURST, due - len(sent))):
+                case = self.numbers.stream(kinds[len(sent) % len(kinds)])
+                self.wires[case.enters].send(case.before)
+                sent.append(case)
+            self._collect(arrived)
+            time.sleep(0.002)
+        thread.join()
+        deadline = time.monotonic() + 3
+        while len(arrived) < len(sent) and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._collect(arrived)
+        lost, wrong = dict.fromkeys(kinds, 0), []
+        for case in sent:
+            got = arrived.get(frames.number_of(case.before), [])
+            lost[case.name] += not got
+            if got:
+                wrong += filter(None, [_fault(case, got)])
+        said = f"{len(sent)} sent, lost {lost}, wrong {len(wrong)}"
+        self.result.notes[name] = said
+        bad = max(lost.values()) > allowed or wrong
+        self.result.check(name, f"{said}: {wrong[:3]}" if bad else "")
+        if outcome and isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0] if outcome else None
+
+
+def _fault(case, got):
+    """What is wrong with what arrived of a frame."""
+    if case.leaves is None:
+        return f"left by {got[0][0]}" if got else None
+    if not got:
+        return "lost"
+    wire, frame = got[0]
+    if len(got) > 1:
+        return f"arrived {len(got)} times"
+    if wire != case.leaves:
+        return f"left by {wire}, not by {case.leaves}"
+    if frame != case.after:
+        pairs = zip(frame, case.after)
+        at = next((n for n, (one, other) in enumerate(pairs) if one != other), len(frame))
+        return (
+            f"{len(frame)} bytes for {len(case.after)}, other from byte {at} on: "
+            f"{frame[at : at + 4].hex()} for {case.after[at : at + 4].hex()}"
+        )
+    return None
+
+
+class Steps:
+    """The steps of a cell, by name. Each needs what is before it in matrix.FULL."""
+
+    def __init__(self, box):
+        self.box = box
+        self.cell = box.cell
+        self.result = box.result
+        self.worker = LOST_WITH_WORKER if box.cell.engine == "af_xdp" else 0
+        if box.cell.needs_process:
+            self.worker = 10**9
+
+    def cross(self):
+        """Every class, byte for byte."""
+        self.box.cross("every class")
+
+    def load(self):
+        """A steady load of which nothing may be lost, and what the box says of itself."""
+        self.box.load("load")
+        report = self.box.status()
+        mismatches = sum(one.get("frames", 0) for one in report["audit"]["mismatches"])
+        kinds = {warning["kind"] for warning in report["warnings"]}
+        self.result.notes["warnings"] = sorted(kinds)
+        self.result.check("audit", f"{mismatches} mismatches" if mismatches else "")
+        unaccounted = report["unaccounted_frames"]
+        self.result.check("frames accounted for", str(unaccounted) if unaccounted else "")
+        warned = "needs_process" in kinds
+        self.result.check(
+            "status tells whether the policy needs the process",
+            "" if warned == self.cell.needs_process else f"warnings: {sorted(kinds)}",
+        )
+        alarms = [warning["text"] for warning in report["warnings"] if warning["is_alarm"]]
+        self.result.check("no alarm", "; ".join(alarms))
+
+    def stop(self):
+        """The process is stopped (SIGSTOP) under load, and goes on."""
+        def during():
+            self.box.signal("STOP")
+            time.sleep(1)
+            self.box.signal("CONT")
+
+        self.box.load("stopped and continued under load", during, self.worker)
+        self.box.until("after it went on", *KINDS)
+
+    def kill(self):
+        """The process is killed under load."""
+        self.box.load("killed under load", lambda: self.box.signal("KILL"), self.worker)
+        if not self.cell.needs_process:
+            self.box.cross("every class without the process", frames.without_user_space)
+            self.box.load("load without the process")
+
+    def restart(self):
+        """Another process takes over under load."""
+        allowed = LOST_WITH_WORKER if self.cell.engine == "af_xdp" else 0
+        if self.cell.needs_process:
+            allowed = 10**9
+        started, output = self.box.load("take-over under load", self.box.start, allowed)
+        self.result.check("take-over", "" if started else output[-800:])
+        self.box.until("after the take-over", *KINDS)
+        self.box.cross("every class after the take-over")
+
+    def reload(self):
+        """Audit and back, under load."""
+        for mode, change in (("audit", frames.audited), ("enforce", lambda case: case)):
+            self.box.configure(mode)
+            status, output = self.box.exitmark("reload")
+            self.result.check(f"reload to {mode}", output if status else "")
+            names = ("exit", "exit IPv6", "relay", "relay IPv6", "foreign", "inbound", "incoming")
+            self.box.cross(f"in mode {mode}", change, names)
+
+    def link(self):
+        """Each port loses its link and gets it back: the cable's, and by ip-link(8)."""
+        self._set_link("i", False)
+        self.box.until("incoming without a link: relay frames leave by uplink", *KINDS,
+                       change=frames.unsteered)  # fmt: skip
+        self._set_link("i", True)
+        self.box.until("incoming has its link back", *KINDS)
+        for name in "uh":
+            self._set_link(name, False)
+            time.sleep(1)
+            self._set_link(name, True)
+            self.box.until(f"{name}0 has its link back", *KINDS)
+        for name in "hui":
+            self.box.guest.check(f"/t/ip link set {name}0 down && usleep 500000")
+            # An address of IPv4 stays; the route by it does not matter here.
+            self.box.guest.check(f"/t/ip link set {name}0 up")
+            self.box.until(f"{name}0 set down and up", *KINDS)
+        self.box.cross("every class after the changes of links")
+        status, _ = self.box.guest.run("kill -0 $(cat /tmp/pid)")
+        log = self.box.guest.run("tail -5 /tmp/log")[1] if status else ""
+        self.result.check("the process is there after the changes of links", log)
+
+    def _set_link(self, name, up):
+        self.box.guest.qmp("set_link", name=name, up=up)
+
+    def detach(self):
+        """The box is taken off: the NICs are as they were."""
+        self.box.guest.run(f"kill $(cat /tmp/pid) 2> /dev/null; {GONE}")
+        status, output = self.box.exitmark("detach")
+        self.result.check("detach", output if status else "")
+        after = self.box.guest.check(NICS)
+        same = after == self.result.notes["NICs before"]
+        self.result.check("offloads and promiscuity as before", "" if same else after)
+        left = self.box.guest.run("ls -A /sys/fs/bpf/exitmark 2> /dev/null")[1]
+        self.result.check("no pins left", left)
+
+
+def attempt(cell, box, result):
+    """Goes through a cell's steps."""
+    result.release = box.guest.wait_ready()
+    box.guest.check(SETUP.replace("QUEUES", str(cell.queues)))
+    box.guest.check(CARRIER)
+    result.notes["NICs before"] = box.guest.check(NICS)
+    box.configure()
+    doctor, advice = box.exitmark("doctor")
+    result.notes["doctor"] = advice
+    began = time.monotonic()
+    ready, output = box.start()
+    result.notes["ready"] = f"{time.monotonic() - began:.1f} s"
+    result.notes["log"] = output
+    if "doctor" in cell.steps:
+        fault = "" if (doctor == 0) == ready else f"exit status {doctor}: {advice}"
+        result.check("doctor foretells whether the box starts", fault)
+    if not ready:
+        result.message = output.strip().splitlines()[-1] if output.strip() else ""
+        same = box.guest.check(NICS) == result.notes["NICs before"]
+        result.check("a refused start leaves the NICs as they were", "" if same else "changed")
+        if cell.expect == "refused":
+            said = re.search(cell.says, output, re.I)
+            result.check("the refusal names the reason", "" if said else output)
+        return
+    line = next(line for line in output.splitlines() if line.startswith("ready"))
+    result.message = line
+    result.check("carrier", box.guest.run(CARRIER)[1])
+    modes = set(re.findall(r"xdp=(\S+)", line))
+    wanted = "generic" if cell.mode == "generic" else "native"
+    result.check("attached as expected", "" if modes == {wanted} else line)
+    box.until("first frames", *KINDS)
+    report = box.status()
+    sockets = {port["sockets"] for port in report["ports"]}
+    wanted = "zero-copy" if cell.mode == "zero-copy" else "copy"
+    result.check("sockets as expected", "" if sockets == {wanted} else str(sockets))
+    steps = Steps(box)
+    for step in cell.steps:
+        if step != "doctor":
+            getattr(steps, step)()
+
+
+def run(cell, program):
+    """Runs a cell. Never raises for what happens in the guest."""
+    result = Result.of(cell)
+    began = time.monotonic()
+    with Box(cell, program, result) as box:
+        try:
+            attempt(cell, box, result)
+            result.check("kernel log", "\n".join(box.guest.complaints()))
+        except (guest.Died, TimeoutError, RuntimeError, Wrong) as error:
+            result.check("the cell ran to its end", f"{type(error).__name__}: {error}")
+            result.notes["console"] = box.guest.console()[-3000:]
+    result.seconds = round(time.monotonic() - began, 1)
+    if not result.faults():
+        result.verdict = "right" if result.message.startswith("ready") else "refused"
+    return result
+
+
+def demo(series, program):
+    """Runs `exitmark demo` in a guest: a row of numbers."""
+    kernel = packages.kernel(series)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        archive = pathlib.Path(scratch, "initramfs")
+        build_initramfs(kernel, program, archive)
+        with guest.Guest(kernel, archive) as machine:
+            row = {"kernel": series, "release": machine.wait_ready()}
+            try:
+                status, output = machine.run("exitmark demo --json 2> /tmp/said", DEMO_TIMEOUT)
+                row["ok"] = status == 0
+                row["numbers"] = json.loads(output) if output.startswith("{") else None
+                row["said"] = machine.run("tail -20 /tmp/said")[1] if status else ""
+                row["complaints"] = machine.complaints()
+            except (guest.Died, TimeoutError, ValueError) as error:
+                row |= {"ok": False, "said": str(error)}
+    row["ok"] = row["ok"] and not row.get("complaints")
+    row["seconds"] = round(time.monotonic() - began, 1)
+    return row
+
+
+def strip(program, directory):
+    """A copy of the program without symbols, small enough for an initramfs."""
+    target = directory / "exitmark"
+    if shutil.which("strip"):
+        subprocess.run(["strip", "-o", target, program], check=True)
+    else:
+        shutil.copy(program, target)
+    return target

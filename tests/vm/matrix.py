@@ -1,0 +1,99 @@
+"""What is tried in guests: the cells of the matrix, as data."""
+
+import dataclasses
+
+KERNELS = ("6.1", "6.12", "6.18", "7.3")
+
+# What is done in a cell, in this order. `load` is counted frames; in `kill`, `stop` and `restart`
+# it goes on meanwhile.
+FULL = ("doctor", "cross", "load", "stop", "kill", "restart", "reload", "link", "detach")
+# Where another cell of the same kernel has the rest, or another kernel of the same driver.
+SHORT = ("doctor", "cross", "load", "kill", "detach")
+
+# NICs as QEMU has them. With an I/O MMU the kernel maps virtio's memory as it does a real NIC's,
+# and virtio-net can have zero-copy sockets.
+DEVICES = {
+    "virtio": "virtio-net-pci",
+    "virtio-iommu": "virtio-net-pci,disable-legacy=on,iommu_platform=on",
+    "igb": "igb",
+    "e1000e": "e1000e",
+    "vmxnet3": "vmxnet3",
+}
+MODULES = ("virtio_pci", "virtio_net", "igb", "e1000e", "vmxnet3", "veth", "af_packet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One guest, one configuration, and what is expected of it."""
+
+    kernel: str
+    nic: str
+    mode: str  # how frames reach the box: generic, native or zero-copy
+    engine: str
+    steps: tuple = FULL
+    # `right`, or `refused`: then what the message must say, and what to do.
+    expect: str = "right"
+    says: str = ""
+    # The configuration's datapath.zero_copy.
+    zero_copy: str = "off"
+    # The box warns that its policy ends with its process: what is lost without it is allowed.
+    needs_process: bool = False
+    # More than one queue, or offloads, takes a tap and root.
+    queues: int = 1
+    tap: bool = False
+    cpus: int = 2
+    note: str = ""
+
+    @property
+    def name(self):
+        """A name for it, for the command line and the results."""
+        extra = "" if self.queues == 1 else f"-{self.queues}q"
+        extra += f"-{self.zero_copy}" if self.zero_copy != "off" else ""
+        extra += "-tap" if self.tap else ""
+        return f"{self.kernel}-{self.nic}-{self.mode}-{self.engine}{extra}"
+
+
+def _cells():
+    for kernel in KERNELS:
+        has_zero_copy = kernel in ("6.18", "7.3")
+        ends = FULL if kernel in ("6.1", "7.3") else SHORT
+        yield Cell(kernel, "virtio", "native", "xdp")
+        yield Cell(kernel, "virtio", "native", "af_xdp")
+        yield Cell(kernel, "igb", "native", "xdp", ends)
+        yield Cell(kernel, "igb", "native", "af_xdp", SHORT)
+        yield Cell(kernel, "e1000e", "generic", "xdp", ends)
+        yield Cell(kernel, "e1000e", "generic", "af_xdp", SHORT)
+        mode = "generic" if kernel == "6.1" else "native"
+        yield Cell(kernel, "vmxnet3", mode, "xdp")
+        yield Cell(kernel, "vmxnet3", mode, "af_xdp", SHORT)
+        required = {"zero_copy": "require"}
+        if has_zero_copy:
+            yield Cell(
+                kernel, "virtio-iommu", "zero-copy", "af_xdp", needs_process=True, **required
+            )
+            yield Cell(kernel, "igb", "zero-copy", "af_xdp", **required)
+            yield Cell(
+                kernel, "virtio-iommu", "zero-copy", "xdp", ("doctor", "cross", "load", "detach"),
+                expect="refused", says="zero.copy", **required,
+            )  # fmt: skip
+            yield Cell(kernel, "virtio-iommu", "native", "auto", SHORT, zero_copy="auto")
+        else:
+            for nic in ("virtio-iommu", "igb"):
+                yield Cell(
+                    kernel, nic, "zero-copy", "af_xdp", SHORT,
+                    expect="refused", says="zero.copy", **required,
+                )  # fmt: skip
+        if kernel in ("6.1", "7.3"):
+            for nic in ("e1000e", "vmxnet3"):
+                yield Cell(
+                    kernel, nic, "zero-copy", "af_xdp", SHORT,
+                    expect="refused", says="zero.copy", **required,
+                )  # fmt: skip
+            yield Cell(kernel, "virtio", "native", "xdp", SHORT, queues=2, tap=True)
+        yield Cell(
+            kernel, "virtio", "native", "xdp", SHORT, queues=4, tap=True,
+            expect="refused", says="queue",
+        )  # fmt: skip
+
+
+CELLS = tuple(_cells())

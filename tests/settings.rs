@@ -27,7 +27,7 @@ ring = 2048
 ";
 
 /// (what is wrong, the good text, what takes its place, words that the refusal must have)
-const REFUSALS: [(&str, &str, &str, &[&str]); 48] = [
+const REFUSALS: [(&str, &str, &str, &[&str]); 49] = [
     (
         "unknown key",
         "ring = 2048",
@@ -75,6 +75,12 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 48] = [
         "[ports]",
         "pin.on_stop = \"halt\"\n[ports]",
         &["halt", "keep", "detach"],
+    ),
+    (
+        "unknown frags",
+        "ring = 2048",
+        "frags = \"some\"",
+        &["some", "auto", "on", "off"],
     ),
     (
         "unknown inbound",

@@ -24,7 +24,12 @@ fn run(arguments: &[&str]) -> Output {
 #[test]
 fn every_kernel_loads_every_program_within_the_limit() {
     let output = run(&[
-        "load", "--kernels", "6.1,6.12,6.18", "--cloud", "--clang", "system",
+        "load",
+        "--kernels",
+        "6.1,6.12,6.18",
+        "--cloud",
+        "--clang",
+        "system",
     ]);
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}{}", String::from_utf8_lossy(&output.stderr));
@@ -35,7 +40,10 @@ fn every_kernel_loads_every_program_within_the_limit() {
     }
     assert!(output.status.success(), "{said}");
     for release in ["6.1.", "6.12.", "6.18."] {
-        assert!(said.contains(&format!("Linux {release}")), "{release}: {said}");
+        assert!(
+            said.contains(&format!("Linux {release}")),
+            "{release}: {said}"
+        );
     }
     assert!(said.contains("exitmark.exitmark_host"), "{said}");
     assert!(said.contains("monitor.exitmark_tap"), "{said}");

@@ -134,22 +134,9 @@ impl Nics {
             .any(|(_, nic)| nic.mtu > nic.one_buffer_mtu())
     }
 
-    /// What frames the XDP program is to be loaded for. Not every driver says what it receives
-    /// into one buffer: beyond the standard MTU the program is loaded for several. A veth's peer
-    /// loses its segmentation offload to a program for one.
+    /// What frames the XDP program is to be loaded for.
     pub(super) fn buffers(&self, frags: Frags) -> Buffers {
-        let several = match frags {
-            Frags::On => true,
-            Frags::Off => false,
-            Frags::Auto => self
-                .present()
-                .any(|(_, nic)| nic.is_veth || nic.mtu > STANDARD_MTU),
-        };
-        if several {
-            Buffers::Several
-        } else {
-            Buffers::One
-        }
+        buffers_for(frags, self.present().map(|(_, nic)| (nic.mtu, nic.is_veth)))
     }
 
     /// The ports by which frames from a port leave.
@@ -180,6 +167,25 @@ impl Nics {
 
     pub(super) fn names(&self) -> PerRole<Option<String>> {
         PerRole::from_fn(|role| self.ports[role].as_ref().map(|nic| nic.name.clone()))
+    }
+}
+
+/// What frames the XDP program is to be loaded for, by the MTU of each port and whether it is a
+/// veth. Beyond the standard MTU drivers do not say what they receive into one buffer, so the
+/// program is loaded for several. A veth's peer loses its segmentation offload to a program for
+/// one.
+fn buffers_for(frags: Frags, ports: impl IntoIterator<Item = (u32, bool)>) -> Buffers {
+    let several = match frags {
+        Frags::On => true,
+        Frags::Off => false,
+        Frags::Auto => ports
+            .into_iter()
+            .any(|(mtu, is_veth)| is_veth || mtu > STANDARD_MTU),
+    };
+    if several {
+        Buffers::Several
+    } else {
+        Buffers::One
     }
 }
 
@@ -260,6 +266,20 @@ mod tests {
             let lossy = nics.lossy();
             let found = Role::ALL.map(|role| lossy[role].as_ref().map(|lossy| lossy.nic.as_str()));
             assert_eq!(found, expected, "{host} {uplink} {incoming:?}");
+        }
+    }
+
+    #[test]
+    fn the_program_is_for_single_buffers_where_mtu_and_driver_allow() {
+        let (nic, jumbo, veth) = ((1500, false), (1501, false), (1500, true));
+        for (frags, ports, buffers) in [
+            (Frags::Auto, [nic, nic, nic], Buffers::One),
+            (Frags::Auto, [nic, nic, jumbo], Buffers::Several),
+            (Frags::Auto, [veth, nic, nic], Buffers::Several),
+            (Frags::On, [nic, nic, nic], Buffers::Several),
+            (Frags::Off, [jumbo, veth, nic], Buffers::One),
+        ] {
+            assert_eq!(buffers_for(frags, ports), buffers, "{frags:?} {ports:?}");
         }
     }
 }

@@ -374,6 +374,17 @@ fn what_the_machine_is() {
             &["control.socket", "/run/a/b", "install -d"],
         )
     });
+    for port in ["host0", "uplink0", "incoming0"] {
+        ground.ip(&format!("link set {port} mtu 9000"));
+    }
+    let words = &["MTU 9000", "datapath.frags", "mtu 3498"];
+    ground.take(&Turn {
+        config: more("[datapath]\nfrags = \"off\"\n"),
+        ..turn("frames that do not fit one buffer", &["run"], words)
+    });
+    for port in ["host0", "uplink0", "incoming0"] {
+        ground.ip(&format!("link set {port} mtu 1500"));
+    }
     let taken = ground
         .site
         .middle

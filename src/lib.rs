@@ -8,7 +8,7 @@
 //! - [`policy`], which says what shall happen to it, by the operator's
 //! - [`settings`] and the relay set that
 //! - [`relays`] reads from Tor's consensus documents.
-//! - [`nic`] looks at the machine's interfaces,
+//! - [`nic`] looks at the machine's interfaces, [`bpf`] loads programs into the kernel,
 //! - [`daemon`] wires all of that together, and [`cli`] is how it is asked to.
 //! - [`observe`] shows what the running box tells of itself, and [`control`] is the socket by which
 //!   it is asked.
@@ -19,6 +19,7 @@
 //!
 //! [`monitor`] is another program, for another machine: it counts what the box has marked.
 
+pub mod bpf;
 pub mod cli;
 pub mod config;
 pub mod control;

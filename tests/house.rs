@@ -21,6 +21,7 @@ use std::time::Duration;
 /// stands above.
 const ARROWS: &[(&str, &[&str])] = &[
     ("packet", &[]),
+    ("bpf", &[]),
     ("config", &["packet"]),
     ("process", &[]),
     ("prometheus", &[]),
@@ -29,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("relays", &["policy"]),
     ("nic", &["packet"]),
     ("settings", &["config", "nic", "packet", "policy", "relays"]),
-    ("datapath", &["packet", "policy"]),
+    ("datapath", &["bpf", "packet", "policy"]),
     ("observe", &["prometheus"]),
     ("control", &["http", "observe", "prometheus"]),
     ("witness", &["datapath", "observe", "packet", "policy"]),
@@ -44,10 +45,12 @@ const ARROWS: &[(&str, &[&str])] = &[
         "explain",
         &["datapath", "nic", "packet", "policy", "relays", "settings"],
     ),
-    ("doctor", &["datapath", "nic", "packet", "settings"]),
+    ("doctor", &["bpf", "datapath", "nic", "packet", "settings"]),
     (
         "lab",
-        &["datapath", "nic", "packet", "policy", "relays", "settings"],
+        &[
+            "bpf", "datapath", "nic", "packet", "policy", "relays", "settings",
+        ],
     ),
     ("demo", &["lab", "packet", "policy", "relays"]),
     (
@@ -80,7 +83,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "monitor/pcap",
         &["monitor/filter", "monitor/tally", "packet"],
     ),
-    ("monitor/tap", &["monitor/filter", "nic", "packet"]),
+    ("monitor/tap", &["bpf", "monitor/filter", "nic", "packet"]),
     (
         "monitor/publish",
         &[

@@ -3,13 +3,15 @@
 use super::misused;
 use crate::datapath::Role;
 use crate::doctor::{Asked, Facts, Severity, findings, render};
+use crate::process;
 use crate::settings::Settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Look at the machine, and say what is not as the box needs it and which command mends it
 ///
-/// Changes nothing and sends nothing. The exit status is 1 if there is a fault. Without arguments
+/// Changes nothing and sends nothing; with CAP_BPF it loads the XDP programs for trial, and
+/// RUST_LOG=debug prints what the kernel's verifier says of them. The exit status is 1 if there is a fault. Without arguments
 /// it looks at every NIC there is.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -65,6 +67,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             asked
         }
     };
+    process::log_to_stderr();
     let findings = findings(&Facts::look(asked));
     let text = match arguments.json {
         true => serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n",

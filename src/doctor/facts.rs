@@ -1,6 +1,8 @@
-//! Looking at the machine: files and netlink, nothing that changes or sends.
+//! Looking at the machine: files, netlink, and loading programs for trial; nothing that changes or
+//! sends.
 
-use crate::datapath::{Pins, Role, XdpState, kernel_version, xdp_state};
+use crate::bpf::kernel_release;
+use crate::datapath::{Kernel, KernelError, Pins, Role, XdpState, kernel_version, xdp_state};
 use crate::nic::{NextHop, Nic};
 use crate::packet::MacAddr;
 use crate::settings::{Settings, ZeroCopy};
@@ -118,11 +120,26 @@ pub struct RelayFile {
     pub trouble: Option<io::ErrorKind>,
 }
 
+/// What came of loading the XDP programs for trial.
+#[derive(Clone, Debug)]
+pub enum Trial {
+    /// The user may not load programs.
+    NotTried,
+    /// They load. What NICs drop can be counted, or why it cannot.
+    Loads(Result<(), String>),
+    /// They do not, and why.
+    Refused(String),
+}
+
 /// What was seen.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The kernel's version.
     pub kernel: (u32, u32),
+    /// Its release, as `uname -r` prints it.
+    pub release: String,
+    /// Whether it loads the XDP programs.
+    pub trial: Trial,
     /// The kernel tells its own types.
     pub has_btf: bool,
     /// Where pins would be.
@@ -195,6 +212,8 @@ impl Facts {
         let has = caps::read(None, CapSet::Effective).unwrap_or_default();
         Self {
             kernel: kernel_version(),
+            release: kernel_release(),
+            trial: try_to_load(has.contains(&Capability::CAP_BPF)),
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             has_bpf_fs: Pins::can_be_in(&asked.pins),
             is_pinned: Pins::exist(&asked.pins),
@@ -221,6 +240,23 @@ impl Facts {
             needs_zero_copy: asked.needs_zero_copy,
         }
     }
+}
+
+/// Loads the programs and lets go of them. It takes half a second on a slow machine.
+fn try_to_load(may: bool) -> Trial {
+    if !may {
+        return Trial::NotTried;
+    }
+    match Kernel::try_to_load() {
+        Ok(uncounted) => Trial::Loads(uncounted.map_or(Ok(()), |error| Err(cause(&error)))),
+        Err(error) => Trial::Refused(cause(&error)),
+    }
+}
+
+/// What is behind "cannot load", which the finding says itself.
+fn cause(error: &KernelError) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn relay_file(path: PathBuf) -> RelayFile {

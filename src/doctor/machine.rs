@@ -1,6 +1,6 @@
 //! The kernel, the caller's rights, and tor's files.
 
-use super::facts::{Facts, RelayFile};
+use super::facts::{Facts, RelayFile, Trial};
 use super::{Finding, word};
 use caps::Capability;
 use std::io;
@@ -10,7 +10,9 @@ use std::path::Path;
 const ENOUGH_LOCKED: u64 = 1 << 30;
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![kernel(facts.kernel), types(facts.has_btf)];
+    let mut findings = vec![kernel(facts.kernel)];
+    findings.extend(programs(facts));
+    findings.push(types(facts.has_btf));
     findings.extend(facts.has_jit.map(compiler));
     findings.push(pins(facts));
     findings.extend(rights(facts));
@@ -33,6 +35,38 @@ fn kernel(version: (u32, u32)) -> Finding {
             "it has no frames in several buffers for AF_XDP (6.6 does): no MTU beyond 3486",
         ),
         _ => Finding::ok(subject, what),
+    }
+}
+
+/// Whether the XDP programs load, which only the kernel itself can say.
+fn programs(facts: &Facts) -> Vec<Finding> {
+    let subject = "kernel";
+    let release = &facts.release;
+    match &facts.trial {
+        Trial::NotTried => vec![
+            Finding::ok(
+                subject,
+                format!("whether the XDP programs load on Linux {release} was not tried"),
+            )
+            .because("that takes CAP_BPF: run this as root"),
+        ],
+        Trial::Refused(reason) => vec![
+            Finding::fault(
+                subject,
+                format!("the XDP programs do not load on Linux {release}"),
+            )
+            .because(reason.as_str()),
+        ],
+        Trial::Loads(counting) => {
+            let loads = format!("the XDP programs load on Linux {release}");
+            let mut findings = vec![Finding::ok(subject, loads)];
+            // Without BTF that is known already.
+            if let (Err(reason), true) = (counting, facts.has_btf) {
+                let what = "redirected frames that a NIC does not take cannot be counted";
+                findings.push(Finding::warning(subject, what).because(reason.as_str()));
+            }
+            findings
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is not as the box needs it, and the command that mends it.
 //!
 //! The machine is looked at first ([`Facts`]), and judged by what was seen ([`findings`]):
-//! judging asks the system nothing. Looking changes nothing and sends nothing.
+//! judging asks the system nothing. Looking changes nothing and sends nothing; the XDP programs are
+//! loaded for trial, and attached and pinned nowhere.
 
 mod facts;
 mod machine;
@@ -12,7 +13,7 @@ mod tests;
 use serde::Serialize;
 use std::fmt;
 
-pub use facts::{Asked, Facts, Hop, Port, RelayFile};
+pub use facts::{Asked, Facts, Hop, Port, RelayFile, Trial};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

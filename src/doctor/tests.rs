@@ -46,6 +46,8 @@ fn port(role: Option<Role>, name: &str, index: u32) -> Port {
 fn sound() -> Facts {
     Facts {
         kernel: (6, 12),
+        release: "6.12.0-amd64".to_owned(),
+        trial: Trial::Loads(Ok(())),
         has_btf: true,
         pins: "/sys/fs/bpf/exitmark".into(),
         has_bpf_fs: true,
@@ -101,6 +103,28 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
         (|f| f.kernel = (5, 10), (Fault, "kernel", "5.10", None)),
         (|f| f.kernel = (6, 1), (Warning, "kernel", "6.1", None)),
         (|f| f.kernel = (6, 5), (Warning, "kernel", "6.5", None)),
+        (
+            |f| {
+                f.trial = Trial::Refused(
+                    "cannot load the XDP programs: the verifier of Linux 6.12.0-amd64 refuses the \
+                     program exitmark_host: R2 unbounded memory access"
+                        .to_owned(),
+                );
+            },
+            (Fault, "kernel", "do not load on Linux 6.12.0-amd64", None),
+        ),
+        (
+            |f| f.trial = Trial::Loads(Err("no such tracepoint".to_owned())),
+            (Warning, "kernel", "cannot be counted", None),
+        ),
+        (
+            // One cause, one finding.
+            |f| {
+                f.trial = Trial::Loads(Err("no BTF".to_owned()));
+                f.has_btf = false;
+            },
+            (Warning, "btf", "vmlinux", None),
+        ),
         (|f| f.has_btf = false, (Warning, "btf", "vmlinux", None)),
         (
             |f| f.has_jit = Some(false),
@@ -370,6 +394,22 @@ fn what_run_sets_by_itself_is_no_fault() {
                 .any(|finding| finding.what.starts_with(offload.name()))
         );
     }
+}
+
+#[test]
+fn what_may_not_be_tried_is_said_not_to_be_tried() {
+    let mut facts = sound();
+    facts.trial = Trial::NotTried;
+    let said = render(&findings(&facts));
+    let line = "ok       kernel     whether the XDP programs load on Linux 6.12.0-amd64 was not \
+                tried: that takes CAP_BPF";
+    assert!(said.contains(line), "{said}");
+    facts.trial = Trial::Loads(Ok(()));
+    let said = render(&findings(&facts));
+    assert!(
+        said.contains("the XDP programs load on Linux 6.12.0-amd64\n"),
+        "{said}"
+    );
 }
 
 #[test]

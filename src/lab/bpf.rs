@@ -2,7 +2,7 @@
 //! and written.
 
 use super::{LabError, Netns};
-use crate::datapath;
+use crate::{bpf, datapath};
 use libbpf_rs::{
     Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut, TC_INGRESS, TcHookBuilder, Xdp,
     XdpFlags,
@@ -63,9 +63,8 @@ impl Programs {
             }
             object.load()
         };
-        let object = load().map_err(|error: libbpf_rs::Error| {
-            LabError(format!("cannot load the programs of {name}: {error}"))
-        })?;
+        let object = bpf::load(load)
+            .map_err(|error| LabError(format!("cannot load the programs of {name}: {error}")))?;
         Ok(Self {
             object: Arc::new(object),
             name,

@@ -17,6 +17,7 @@ use super::counters::SLOTS;
 use super::guard::GUARD_NUMBERS;
 use super::links::LINK_NUMBERS;
 use super::{Cells, Links, PerRole, Role, Tally};
+use crate::bpf::{self, BpfError, Refusal};
 use crate::packet::MacAddr;
 use crate::policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
@@ -48,9 +49,12 @@ const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 /// Why the program cannot be loaded, fed or attached.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// The kernel refuses the program or one of its maps.
-    #[error("cannot load the XDP program: {0}; it takes Linux 6.1 with CAP_BPF and CAP_NET_ADMIN")]
-    Load(#[source] libbpf_rs::Error),
+    /// The kernel does not load the programs and their maps.
+    #[error("cannot load the XDP programs: {0}")]
+    Load(#[source] BpfError),
+    /// The kernel's verifier refuses a program.
+    #[error("cannot load the XDP programs: {0}")]
+    Verifier(#[source] Refusal),
     /// The program and this code were built from different sources.
     #[error("the XDP program has other structures than this build knows; build it anew")]
     Layout,
@@ -82,6 +86,15 @@ pub enum KernelError {
     /// A frame could not be run through the program.
     #[error("cannot run a frame of {0} bytes through the XDP program: {1}")]
     Run(usize, #[source] libbpf_rs::Error),
+}
+
+impl From<BpfError> for KernelError {
+    fn from(error: BpfError) -> Self {
+        match error {
+            BpfError::Verifier(refusal) => Self::Verifier(refusal),
+            other => Self::Load(other),
+        }
+    }
 }
 
 fn map_error<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
@@ -122,6 +135,16 @@ pub struct Ran {
 }
 
 impl Kernel {
+    /// Loads the programs that a running box has, and lets go of them: attached and pinned
+    /// nowhere. Returns why what NICs drop could not be counted, if it could not.
+    ///
+    /// # Errors
+    /// No privilege, or a kernel that refuses one.
+    pub fn try_to_load() -> Result<Option<KernelError>, KernelError> {
+        let (_, uncounted) = Self::load_counting(layout()?, None, Buffers::Several)?;
+        Ok(uncounted)
+    }
+
     /// Loads the program with maps of its own: attached nowhere, for trying it out.
     ///
     /// # Errors
@@ -149,13 +172,13 @@ impl Kernel {
         let layout = layout()?;
         let maps = pins.maps(layout);
         let load = |counters: Option<&Path>| {
-            Self::load_with(layout, counters, true, buffers).or_else(|error| {
-                let kernel = Self::load_with(layout, counters, false, buffers)?;
+            let (kernel, uncounted) = Self::load_counting(layout, counters, buffers)?;
+            if let Some(error) = uncounted {
                 tracing::warn!(
                     "redirected frames that a NIC does not take are not counted: {error}"
                 );
-                Ok::<_, KernelError>(kernel)
-            })
+            }
+            Ok::<_, KernelError>(kernel)
         };
         if maps.join(COUNTERS).exists() && maps.join(WORKER_COUNTERS).exists() {
             match load(Some(&maps)) {
@@ -166,6 +189,21 @@ impl Kernel {
         Ok((load(None)?, false))
     }
 
+    /// With the programs that count what NICs drop, or without them and why.
+    fn load_counting(
+        layout: u32,
+        counters: Option<&Path>,
+        buffers: Buffers,
+    ) -> Result<(Self, Option<KernelError>), KernelError> {
+        match Self::load_with(layout, counters, true, buffers) {
+            Ok(kernel) => Ok((kernel, None)),
+            Err(error) => {
+                let kernel = Self::load_with(layout, counters, false, buffers)?;
+                Ok((kernel, Some(error)))
+            }
+        }
+    }
+
     fn load_with(
         layout: u32,
         counters: Option<&Path>,
@@ -174,9 +212,7 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         // The skeleton borrows its object for as long as it lives; a daemon loads one, once.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = ExitmarkSkelBuilder::default()
-            .open(storage)
-            .map_err(KernelError::Load)?;
+        let mut open = bpf::load(|| ExitmarkSkelBuilder::default().open(storage))?;
         let constants = open.maps.rodata_data.as_mut().ok_or(KernelError::Layout)?;
         constants.multi_buffer = u32::from(buffers == Buffers::Several);
         if buffers == Buffers::Several {
@@ -197,12 +233,11 @@ impl Kernel {
                 (&mut maps.counters, COUNTERS),
                 (&mut maps.worker_counters, WORKER_COUNTERS),
             ] {
-                map.set_pin_path(directory.join(name))
-                    .map_err(KernelError::Load)?;
+                bpf::load(|| map.set_pin_path(directory.join(name)))?;
             }
         }
         Ok(Self {
-            skeleton: open.load().map_err(KernelError::Load)?,
+            skeleton: bpf::load(|| open.load())?,
             layout,
             counts_drops,
         })
@@ -449,9 +484,7 @@ pub struct KernelCounts {
 /// The version of the program's structures, from the program itself.
 fn layout() -> Result<u32, KernelError> {
     let mut storage = MaybeUninit::uninit();
-    let open = ExitmarkSkelBuilder::default()
-        .open(&mut storage)
-        .map_err(KernelError::Load)?;
+    let open = bpf::load(|| ExitmarkSkelBuilder::default().open(&mut storage))?;
     let constants = open.maps.rodata_data.as_ref().ok_or(KernelError::Layout)?;
     let same = constants.policy_bytes as usize == POLICY_BYTES
         && constants.counts_bytes as usize == COUNTS * size_of::<u64>()

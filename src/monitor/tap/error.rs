@@ -2,6 +2,7 @@
 
 use super::program::MAX_SOURCES;
 use super::{MAX_FRAMES, MIN_RING};
+use crate::bpf::BpfError;
 use crate::nic::NicError;
 use std::io;
 
@@ -81,9 +82,9 @@ pub enum TapError {
         /// The queue's number.
         queue: u32,
     },
-    /// The kernel refuses the filter.
-    #[error("cannot load the tap's filter: {0}; it takes Linux 6.1 with CAP_BPF and CAP_NET_ADMIN")]
-    Load(#[source] libbpf_rs::Error),
+    /// The kernel does not load the filter.
+    #[error("cannot load the tap's filter: {0}")]
+    Load(#[from] BpfError),
     /// A map of the filter's does not work.
     #[error("cannot use the tap's filter: {0}")]
     Map(#[source] libbpf_rs::Error),

@@ -2,6 +2,7 @@
 
 use super::TapError;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, create_link};
+use crate::bpf;
 use crate::nic::Nic;
 use crate::packet::Dscp;
 use libbpf_rs::{Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut};
@@ -66,7 +67,7 @@ impl Program {
             object.load()
         };
         Ok(Self {
-            object: load().map_err(TapError::Load)?,
+            object: bpf::load(load)?,
         })
     }
 

@@ -57,7 +57,7 @@ test-tor: setup
 CELLS ?= .
 vm-test: setup
 	cargo build --locked --release --bin exitmark
-	python3 tests/vm/run.py matrix --cells '$(CELLS)' $(ARGS)
+	python3 tests/vm/run.py matrix --cells '$(CELLS)' --program $(TARGET)/release/exitmark $(ARGS)
 
 # What was found, into docs/kernels.md.
 vm-publish:

@@ -131,9 +131,10 @@ class Guest:
             readable, _, _ = select.select([self._channel], [], [], min(left, 0.5))
             data = self._channel.recv(65536) if readable else b""
             if readable and not data:
-                self._process.wait(10)
+                # QEMU closes the socket when it ends.
+                self._process.wait()
             self._received += data
-            if not readable:
+            if not data:
                 self._ended()
         before, _, self._received = self._received.partition(mark)
         return before

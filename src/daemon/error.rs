@@ -25,8 +25,8 @@ pub enum DaemonError {
     Mtu(String, u32, String, u32),
     /// The ports have different numbers of queues.
     #[error(
-        "{0} has {1} receive queues but {2} has {3}; every port needs the same number: \
-         `{4}`"
+        "{0} has {1} receive queues but {2} has {3}; engines af_xdp and auto need the same number \
+         on every port, engine = \"xdp\" does not: {4}"
     )]
     Queues(String, u32, String, u32, String),
     /// Multi-buffer is off, and a frame of the MTU takes several buffers.
@@ -35,6 +35,25 @@ pub enum DaemonError {
          `ip link set dev {0} mtu {2}` on every port, or datapath.frags = \"auto\""
     )]
     NeedsFrags(String, u32, u32),
+    /// The kernel would panic.
+    #[error(
+        "{name} has {queues} queue pairs, and its driver ({driver}) is safe with {most} on {cpus} \
+         CPUs: with more the kernel panics when XDP redirects a frame to it; {advice}"
+    )]
+    UnsafeQueues {
+        /// The NIC.
+        name: String,
+        /// Its driver.
+        driver: String,
+        /// How many queue pairs it has.
+        queues: u32,
+        /// How many it may have.
+        most: u32,
+        /// How many CPUs the kernel has room for.
+        cpus: u32,
+        /// The command that sets them.
+        advice: String,
+    },
     /// The box would be a host on the wire.
     #[error(
         "{0} ({1}) has the address {2}, but the box is a wire there: nothing that is sent to that \
@@ -42,7 +61,7 @@ pub enum DaemonError {
     )]
     Address(String, Role, ipnet::IpNet),
     /// More queues than can be served.
-    #[error("{0} has {1} receive queues, more than {MAX_QUEUES}: `{2}`")]
+    #[error("{0} has {1} receive queues, more than {MAX_QUEUES}: {2}")]
     TooManyQueues(String, u32, String),
     /// The next hop is the box itself.
     #[error("steer.next_hop is the MAC address of {0} itself; name the router on that network")]

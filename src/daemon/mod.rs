@@ -12,6 +12,7 @@ mod error;
 mod nics;
 mod parts;
 mod prompter;
+mod queues;
 mod relays;
 mod reload;
 mod report;

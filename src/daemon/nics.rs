@@ -2,8 +2,8 @@
 
 use super::DaemonError;
 use super::zero_copy::Lossy;
-use crate::datapath::{Buffers, MAX_QUEUES, PerRole, Role};
-use crate::nic::{NextHop, Nic};
+use crate::datapath::{Buffers, PerRole, Role, xdp_state};
+use crate::nic::{NextHop, Nic, possible_cpus};
 use crate::settings::{Frags, Settings};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -55,6 +55,10 @@ impl Nics {
                 nic.one_buffer_mtu(),
             ));
         }
+        nics.check_queues(settings.engine, possible_cpus(), |nic| {
+            let state = xdp_state(nic.index)?;
+            Ok(state.program != 0 && !state.is_generic)
+        })?;
         Ok(nics)
     }
 
@@ -69,27 +73,10 @@ impl Nics {
             if role != Role::Incoming && self.incoming_role != Some(role) {
                 has_no_address(nic, role)?;
             }
-            if nic.queues as usize > MAX_QUEUES {
-                let mend = nic.queues_command(u32::try_from(MAX_QUEUES).unwrap_or(u32::MAX));
-                return Err(DaemonError::TooManyQueues(
-                    nic.name.clone(),
-                    nic.queues,
-                    mend,
-                ));
-            }
             let first = *first.get_or_insert(nic);
             let names = (first.name.clone(), nic.name.clone());
             if nic.mtu != first.mtu {
                 return Err(DaemonError::Mtu(names.0, first.mtu, names.1, nic.mtu));
-            }
-            if nic.queues != first.queues {
-                return Err(DaemonError::Queues(
-                    names.0,
-                    first.queues,
-                    names.1,
-                    nic.queues,
-                    nic.queues_command(first.queues),
-                ));
             }
         }
         Ok(())
@@ -225,6 +212,7 @@ mod tests {
             queues: 1,
             most_queues: 1,
             has_combined_queues: true,
+            sets_queues: true,
             is_veth: false,
             driver: Some(driver.to_owned()),
             addresses: Vec::new(),

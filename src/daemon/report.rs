@@ -204,6 +204,15 @@ impl Daemon {
                 );
                 warn("generic_xdp", false, text);
             }
+            let workers = self.workers.count();
+            if port.nic.queues as usize > workers {
+                let text = format!(
+                    "{} ({}) has {} receive queues and {workers} of them have a worker: what needs \
+                     user space crosses unmarked from the others",
+                    port.nic.name, port.role, port.nic.queues
+                );
+                warn("queues", false, text);
+            }
         }
         for port in self.standing.ports.iter().filter(|port| port.needs_process) {
             // Without pins that stay, traffic ends with the process in any case.

@@ -74,7 +74,7 @@ impl Sockets {
             tracing::info!("this process' memory can be swapped out: {error}");
         }
         let frame_bytes = nics.common(|nic| nic.mtu) + LINK_OVERHEAD;
-        let workers = nics.common(|nic| nic.queues);
+        let workers = nics.workers();
         let ports = u32::try_from(nics.present().count()).unwrap_or(3);
         let attempt = |zero_copy| -> Result<Self, XskError> {
             let chunk_bytes = chunk_bytes(frame_bytes, zero_copy);

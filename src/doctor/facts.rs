@@ -3,9 +3,9 @@
 
 use crate::bpf::kernel_release;
 use crate::datapath::{Kernel, KernelError, Pins, Role, XdpState, kernel_version, xdp_state};
-use crate::nic::{NextHop, Nic};
+use crate::nic::{NextHop, Nic, possible_cpus};
 use crate::packet::MacAddr;
-use crate::settings::{Settings, ZeroCopy};
+use crate::settings::{Engine, Settings, ZeroCopy};
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit};
 use std::fs::{self, File};
@@ -38,6 +38,8 @@ pub struct Asked {
     pub user: Option<String>,
     /// A box without zero-copy would not start.
     pub needs_zero_copy: bool,
+    /// The engine that is asked for.
+    pub engine: Engine,
 }
 
 impl Default for Asked {
@@ -50,6 +52,7 @@ impl Default for Asked {
             files: Vec::new(),
             user: None,
             needs_zero_copy: false,
+            engine: Engine::Auto,
         }
     }
 }
@@ -85,6 +88,7 @@ impl Asked {
             files,
             user: settings.user.clone(),
             needs_zero_copy: settings.datapath.zero_copy == ZeroCopy::Require,
+            engine: settings.engine,
         }
     }
 }
@@ -170,6 +174,10 @@ pub struct Facts {
     pub hop: Option<Hop>,
     /// A box without zero-copy would not start.
     pub needs_zero_copy: bool,
+    /// The engine that is asked for.
+    pub engine: Engine,
+    /// How many CPUs the kernel has room for.
+    pub cpus: u32,
 }
 
 impl Facts {
@@ -238,6 +246,8 @@ impl Facts {
             shares_uplink: asked.shares_uplink,
             hop,
             needs_zero_copy: asked.needs_zero_copy,
+            engine: asked.engine,
+            cpus: possible_cpus(),
         }
     }
 }

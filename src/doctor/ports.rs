@@ -3,7 +3,8 @@
 use super::facts::{Facts, Port};
 use super::{Finding, Severity, word};
 use crate::datapath::{MAX_QUEUES, Role};
-use crate::nic::{NextHop, Nic, Offload, OffloadState};
+use crate::nic::{NextHop, Nic, Offload, OffloadState, common_queues};
+use crate::settings::Engine;
 use std::net::IpAddr;
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
@@ -163,39 +164,75 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     Some(Finding::ok(subject, format!("MTU {}", nic.mtu)))
 }
 
-/// The number of queues that all ports can have and one of them has, if there is one.
-fn common_queues(facts: &Facts) -> u32 {
-    let now = players(facts).map(|nic| nic.queues).max();
-    let most = players(facts).map(|nic| nic.most_queues).min();
-    let limit = u32::try_from(MAX_QUEUES).unwrap_or(u32::MAX);
-    now.unwrap_or(1).min(most.unwrap_or(1)).min(limit)
-}
-
-fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
+fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     let subject = &nic.name;
     let is_one = |count: u32| if count == 1 { "queue" } else { "queues" };
     let what = format!("{} receive {}", nic.queues, is_one(nic.queues));
-    let wanted = match port.role {
-        Some(_) => common_queues(facts),
-        None => nic
-            .queues
-            .min(u32::try_from(MAX_QUEUES).unwrap_or(u32::MAX)),
+    let set = |finding: Finding, queues: u32| match nic.sets_queues {
+        true => {
+            let kind = nic.queues_kind();
+            finding.mended_by(format!("ethtool -L {} {kind} {queues}", word(subject)))
+        }
+        false => finding,
     };
-    if nic.queues == wanted {
-        return Some(Finding::ok(subject, what));
+    let limit = u32::try_from(MAX_QUEUES).unwrap_or(u32::MAX);
+    let cpus = facts.cpus;
+    let players: Vec<&Nic> = match port.role {
+        Some(_) => players(facts).collect(),
+        None => vec![nic],
+    };
+    let common = common_queues(&players, cpus, limit);
+    // A driver with a program does not change its queues, and virtio_net counts those that it has
+    // added for XDP.
+    let has_program = port
+        .xdp
+        .is_some_and(|xdp| xdp.program != 0 && !xdp.is_generic);
+    if has_program && players.iter().all(|other| other.queues == nic.queues) {
+        return vec![Finding::ok(subject, what)];
     }
-    let kind = if nic.has_combined_queues {
-        "combined"
-    } else {
-        "rx"
+    let most = nic.most_queues_with_xdp(cpus);
+    if nic.queues > most && !has_program {
+        let finding = Finding::fault(subject, format!("{what}, more than {most}")).because(
+            format!("on {cpus} CPUs the kernel panics when XDP redirects a frame to this NIC"),
+        );
+        return vec![set(finding, common.unwrap_or(most))];
+    }
+    let Some(wanted) = common else {
+        let what = format!("{what}, and no number that every port can have");
+        return vec![match facts.engine {
+            Engine::Xdp => Finding::warning(subject, what)
+                .because("what needs user space crosses unmarked from queues that not all have"),
+            _ => Finding::fault(subject, what)
+                .because("every port needs the same number, except with engine = \"xdp\""),
+        }];
     };
-    Some(
-        Finding::fault(subject, format!("{what}, not {wanted}"))
-            .because(format!(
+    let lost = "its driver loses what XDP redirects to it on CPUs without a queue of their number";
+    let is_lossy = nic.loses_redirects(cpus);
+    if nic.queues != wanted {
+        let what = format!("{what}, not {wanted}");
+        let finding = if is_lossy {
+            Finding::fault(subject, what).because(lost)
+        } else if facts.engine == Engine::Xdp {
+            Finding::warning(subject, what).because(
+                "where a port has more queues than another one, what needs user space (fragments, \
+                 IPv6 extension headers) crosses unmarked from those beyond",
+            )
+        } else {
+            Finding::fault(subject, what).because(format!(
                 "every port needs the same number, {MAX_QUEUES} at most"
             ))
-            .mended_by(format!("ethtool -L {} {kind} {wanted}", word(subject))),
-    )
+        };
+        return vec![set(finding, wanted)];
+    }
+    let mut findings = vec![Finding::ok(subject, what)];
+    if is_lossy {
+        let what = format!("fewer queues than the {cpus} CPUs");
+        findings.push(Finding::warning(subject, what).because(format!(
+            "{lost}: let the interrupts of every port come to the first {wanted} CPUs only \
+             (/proc/irq/*/smp_affinity_list, without irqbalance)"
+        )));
+    }
+    findings
 }
 
 fn offloaded(nic: &Nic, offload: Offload) -> Option<Finding> {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::datapath::{Role, XdpAbilities, XdpState};
 use crate::nic::{NextHop, Nic, Offload, OffloadState, Offloads};
+use crate::settings::Engine;
 use caps::Capability;
 use std::io;
 
@@ -27,6 +28,7 @@ fn port(role: Option<Role>, name: &str, index: u32) -> Port {
             queues: 4,
             most_queues: 8,
             has_combined_queues: true,
+            sets_queues: true,
             is_veth: false,
             driver: Some("ice".to_owned()),
             addresses: Vec::new(),
@@ -73,6 +75,8 @@ fn sound() -> Facts {
             known: Some("02:00:00:00:00:99".parse().unwrap()),
         }),
         needs_zero_copy: false,
+        engine: Engine::Auto,
+        cpus: 4,
     }
 }
 
@@ -286,6 +290,98 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
             ),
         ),
         (
+            // More queue pairs than virtio_net can pair with CPUs.
+            |f| {
+                f.cpus = 2;
+                for port in [0, 1, 2] {
+                    nic(f, port).driver = Some("virtio_net".to_owned());
+                    nic(f, port).most_queues = 4;
+                }
+            },
+            (
+                Fault,
+                "host0",
+                "4 receive queues, more than 2",
+                Some("ethtool -L host0 combined 2"),
+            ),
+        ),
+        (
+            // A driver that is not known may be that one.
+            |f| {
+                f.cpus = 2;
+                for port in [0, 1, 2] {
+                    nic(f, port).driver = None;
+                    nic(f, port).most_queues = 4;
+                }
+            },
+            (
+                Fault,
+                "host0",
+                "4 receive queues, more than 2",
+                Some("ethtool -L host0 combined 2"),
+            ),
+        ),
+        (
+            // The others go up with the NIC that needs a queue for each CPU ...
+            |f| {
+                f.cpus = 8;
+                nic(f, 1).driver = Some("i40e".to_owned());
+            },
+            (
+                Fault,
+                "host0",
+                "4 receive queues, not 8",
+                Some("ethtool -L host0 combined 8"),
+            ),
+        ),
+        (
+            // ... or no command mends it.
+            |f| {
+                f.cpus = 8;
+                for port in [0, 1, 2] {
+                    nic(f, port).most_queues = 4;
+                }
+                nic(f, 1).driver = Some("mlx5_core".to_owned());
+            },
+            (Warning, "uplink0", "fewer queues than the 8 CPUs", None),
+        ),
+        (
+            // No advice to a driver that does not take it.
+            |f| {
+                let e1000e = nic(f, 0);
+                (e1000e.queues, e1000e.most_queues) = (1, 1);
+                e1000e.sets_queues = false;
+            },
+            (
+                Fault,
+                "uplink0",
+                "4 receive queues, not 1",
+                Some("ethtool -L uplink0 combined 1"),
+            ),
+        ),
+        (
+            |f| {
+                for (port, queues) in [(0, 1), (1, 4), (2, 4)] {
+                    let nic = nic(f, port);
+                    (nic.queues, nic.most_queues) = (queues, queues);
+                    nic.sets_queues = false;
+                }
+            },
+            (Fault, "host0", "no number that every port can have", None),
+        ),
+        (
+            |f| {
+                f.engine = Engine::Xdp;
+                nic(f, 1).queues = 8;
+            },
+            (
+                Warning,
+                "host0",
+                "4 receive queues, not 8",
+                Some("ethtool -L host0 combined 8"),
+            ),
+        ),
+        (
             |f| {
                 nic(f, 0).offloads =
                     Offloads::default().with(Offload::RxVlan, OffloadState::FixedOn);
@@ -424,6 +520,27 @@ fn exitmarks_own_program_is_no_other() {
         said.iter()
             .any(|finding| finding.what.contains("exitmark's XDP program"))
     );
+}
+
+#[test]
+fn queues_that_virtio_has_added_for_xdp_are_no_fault() {
+    let mut facts = sound();
+    facts.cpus = 2;
+    facts.is_pinned = true;
+    for port in [0, 1, 2] {
+        // Two for the traffic, and one for each CPU.
+        nic(&mut facts, port).driver = Some("virtio_net".to_owned());
+        nic(&mut facts, port).most_queues = 4;
+        xdp(&mut facts, port).program = 77;
+    }
+    facts.attached = vec![
+        (Role::Host, 1, 77),
+        (Role::Uplink, 2, 77),
+        (Role::Incoming, 3, 77),
+    ];
+    for finding in findings(&facts) {
+        assert_eq!(finding.severity, Severity::Ok, "{finding:?}");
+    }
 }
 
 #[test]

@@ -5,12 +5,13 @@
 
 mod driver;
 mod offloads;
+mod queues;
 mod way;
 
 use crate::packet::MacAddr;
-use ethtool::{EthtoolAttr, EthtoolChannelAttr};
-use futures_util::stream::{StreamExt, TryStreamExt};
+use futures_util::stream::TryStreamExt;
 use ipnet::IpNet;
+use queues::Queues;
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
@@ -24,6 +25,7 @@ use std::path::Path;
 use tokio::runtime::{Builder, Runtime};
 
 pub use offloads::{Offload, OffloadState, Offloads};
+pub use queues::{common_queues, possible_cpus};
 pub use way::{NextHop, NextHopError, Way, WayWatch};
 
 /// A NIC as it is now.
@@ -49,6 +51,8 @@ pub struct Nic {
     pub most_queues: u32,
     /// Its queues receive and send, and are set together.
     pub has_combined_queues: bool,
+    /// Its driver changes their number.
+    pub sets_queues: bool,
     /// It is one end of a veth pair.
     pub is_veth: bool,
     /// The name of its driver, where the kernel tells.
@@ -179,7 +183,11 @@ impl Nic {
             }
         }
         let flags = message.header.flags;
-        let queues = queues(name).await?;
+        let driver = bus
+            .zip(device)
+            .and_then(|(bus, device)| driver(bus, device))
+            .or_else(|| kind.map(ToString::to_string));
+        let queues = Queues::look(name, driver.as_deref()).await?;
         let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
         Ok(Self {
             name: name.to_owned(),
@@ -195,10 +203,8 @@ impl Nic {
             most_queues: queues.most,
             has_combined_queues: queues.are_combined,
             is_veth: kind == Some(&InfoKind::Veth),
-            driver: bus
-                .zip(device)
-                .and_then(|(bus, device)| driver(bus, device))
-                .or_else(|| kind.map(ToString::to_string)),
+            sets_queues: queues.can_be_set,
+            driver,
             addresses: addresses(handle, message.header.index).await?,
             offloads: Offloads::look(name).await?,
         })
@@ -296,16 +302,6 @@ impl Nic {
         self.name.replace('.', "/")
     }
 
-    /// The command that gives it this many receive queues.
-    pub fn queues_command(&self, queues: u32) -> String {
-        let kind = if self.has_combined_queues {
-            "combined"
-        } else {
-            "rx"
-        };
-        format!("ethtool -L {} {kind} {queues}", self.name)
-    }
-
     /// Looks at the NIC that the kernel has by this number, if there is one.
     pub fn of_index(index: u32) -> Option<Self> {
         let name = nix::net::if_::if_indextoname(index).ok()?;
@@ -379,42 +375,4 @@ fn connect_ethtool() -> Result<ethtool::EthtoolHandle, NicError> {
     let (connection, handle, _) = ethtool::new_connection().map_err(NicError::Netlink)?;
     tokio::spawn(connection);
     Ok(handle)
-}
-
-/// A NIC's receive queues.
-struct Queues {
-    now: u32,
-    most: u32,
-    are_combined: bool,
-}
-
-/// How many receive queues a NIC uses now: its combined channels and those that only receive.
-/// A driver that cannot say has one.
-async fn queues(name: &str) -> Result<Queues, NicError> {
-    let (mut now, mut most, mut combined) = (0, 0, 0);
-    // The conversation ends, whatever was asked, when the last handle is dropped.
-    let mut ethtool = connect_ethtool()?;
-    if let Ok(mut replies) = ethtool.channel().get(Some(name)).execute().await {
-        while let Some(Ok(reply)) = replies.next().await {
-            for attribute in &reply.payload.nlas {
-                match attribute {
-                    EthtoolAttr::Channel(
-                        EthtoolChannelAttr::CombinedCount(count)
-                        | EthtoolChannelAttr::RxCount(count),
-                    ) => now += count,
-                    EthtoolAttr::Channel(EthtoolChannelAttr::RxMax(count)) => most += count,
-                    EthtoolAttr::Channel(EthtoolChannelAttr::CombinedMax(count)) => {
-                        combined += count;
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-    let now = now.max(1);
-    Ok(Queues {
-        now,
-        most: if combined > 0 { combined } else { most }.max(now),
-        are_combined: combined > 0,
-    })
 }

@@ -227,6 +227,63 @@ fn without_privilege_it_says_what_it_takes() {
 }
 
 #[test]
+fn ports_of_different_queues_take_the_kernel_engine() {
+    needs_root!();
+    let plan = Plan {
+        queues: 2,
+        ..Plan::default()
+    };
+    let site = Site::build(plan).unwrap();
+    silence(&site);
+    let one = ["-L", "uplink0", "rx", "1"];
+    site.middle.command("ethtool", &one).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    for engine in ["", "engine = \"af_xdp\""] {
+        let config = Config {
+            top: engine,
+            ..Config::default()
+        };
+        let configuration = config.write(directory.path());
+        let output = run(&site.middle, Command::new(EXITMARK), &configuration);
+        let words = [
+            "host0 has 2 receive queues but uplink0 has 1",
+            "engine = \"xdp\" does not",
+            "`ethtool -L uplink0 rx 2`",
+        ];
+        assert_refused(&output, 1, &words);
+        assert_eq!(pins(&site), Vec::<String>::new());
+    }
+    let config = Config {
+        top: "engine = \"xdp\"",
+        ..Config::default()
+    };
+    let rig = Rig::on(site, &config);
+    assert!(
+        rig.running.ready.contains("workers=1"),
+        "{}",
+        rig.running.ready
+    );
+    let log = rig.running.log();
+    for nic in ["host0", "incoming0"] {
+        let words = format!("{nic} has 2 receive queues and 1 of them have a worker");
+        assert!(log.contains(&words), "{log}");
+    }
+    assert!(
+        log.contains("counted as no_user_space; `ethtool -L uplink0 rx 2`"),
+        "{log}"
+    );
+    let mut eye = rig.watch(Side::Clearnet);
+    let frame = exit(0, 10);
+    rig.port(Side::Host).send(&frame.outbound(&[])).unwrap();
+    assert!(eye.wait_until(PATIENCE, |seen| seen.len() == 1));
+    let status = rig.site.middle.command(EXITMARK, &["status", "--json"]);
+    let status = status.unwrap();
+    let words = "host0 (host) has 2 receive queues and 1 of them have a worker";
+    assert!(status.contains(words), "{status}");
+    moved(&rig.running.stop().unwrap());
+}
+
+#[test]
 fn a_second_box_on_the_same_nics_is_refused_and_the_first_goes_on() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());

@@ -27,7 +27,7 @@ pub enum TapError {
     NoSource,
     /// More queues than there is memory for.
     #[error(
-        "{interface} has {queues} receive queues, more than the monitor's memory is for; set fewer: `{command}`"
+        "{interface} has {queues} receive queues, more than the monitor's memory is for; set fewer: {advice}"
     )]
     Queues {
         /// The NIC.
@@ -35,7 +35,7 @@ pub enum TapError {
         /// How many.
         queues: u32,
         /// What sets fewer.
-        command: String,
+        advice: String,
     },
     /// It has an address, so that somebody could speak to it, and be answered.
     #[error(

@@ -18,7 +18,7 @@ mod program;
 mod sys;
 
 use super::filter::Arrived;
-use crate::nic::Nic;
+use crate::nic::{Nic, possible_cpus};
 use crate::packet::Dscp;
 use listening::Listening;
 use nix::errno::Errno;
@@ -130,7 +130,7 @@ impl Tap {
             return Err(TapError::Queues {
                 interface: nic.name.clone(),
                 queues: nic.queues,
-                command: nic.queues_command(most),
+                advice: nic.queues_advice(most.min(nic.most_queues_with_xdp(possible_cpus()))),
             });
         }
         let program = Program::load(settings.dscp, &settings.clearnet, nic.queues)?;

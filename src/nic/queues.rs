@@ -1,0 +1,275 @@
+//! A NIC's receive queues: how many there are and can be, and with how many of them XDP can
+//! redirect frames to it.
+//!
+//! Read over ethtool netlink (the kernel's Documentation/networking/ethtool-netlink.rst). What a
+//! driver's `ndo_xdp_xmit` does with the number of queues no interface tells: that is a table
+//! here, from the drivers' sources in Linux 6.1 to 7.0.
+
+use super::{Nic, NicError, connect_ethtool};
+use ethtool::{EthtoolAttr, EthtoolChannelAttr};
+use futures_util::stream::StreamExt;
+
+/// How a driver picks a transmit queue for a frame that XDP redirects to its NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RedirectQueue {
+    /// One that exists, on every CPU.
+    Any,
+    /// The one with the number of the CPU that received the frame. If there are not as many, the
+    /// frame is lost (-ENXIO).
+    OfCpu,
+    /// With more queue pairs than CPUs: one behind those in use, which is not there if that would
+    /// be beyond the last one, and the kernel panics. Otherwise one that CPUs share.
+    BehindThoseInUse,
+}
+
+impl RedirectQueue {
+    fn of(driver: Option<&str>) -> Self {
+        match driver {
+            // virtnet_xdp_set and virtnet_xdp_get_sq in drivers/net/virtio_net.c.
+            Some("virtio_net") => Self::BehindThoseInUse,
+            // i40e_xdp_xmit in drivers/net/ethernet/intel/i40e/i40e_txrx.c; mlx5e_xdp_xmit in
+            // drivers/net/ethernet/mellanox/mlx5/core/en/xdp.c; otx2_xdp_xmit in
+            // drivers/net/ethernet/marvell/octeontx2/nic/otx2_pf.c, which does not even look.
+            Some("i40e" | "mlx5_core" | "rvu_nicpf") => Self::OfCpu,
+            // Among them ice, ixgbe, igb, igc, ena, bnxt_en, vmxnet3, veth: a queue for every CPU,
+            // or modulo the queues with a lock.
+            Some(_) => Self::Any,
+            // It may be any of them.
+            None => Self::BehindThoseInUse,
+        }
+    }
+}
+
+/// Drivers that say how many queues there are, and refuse to change it: vmxnet3_ethtool.c.
+const FIXED: [&str; 1] = ["vmxnet3"];
+
+/// A NIC's receive queues.
+pub(super) struct Queues {
+    pub(super) now: u32,
+    pub(super) most: u32,
+    pub(super) are_combined: bool,
+    pub(super) can_be_set: bool,
+}
+
+impl Queues {
+    /// How many receive queues a NIC uses now: its combined channels and those that only receive.
+    /// A driver that cannot say has one.
+    pub(super) async fn look(name: &str, driver: Option<&str>) -> Result<Self, NicError> {
+        let (mut now, mut most, mut combined) = (0, 0, 0);
+        // The conversation ends, whatever was asked, when the last handle is dropped.
+        let mut ethtool = connect_ethtool()?;
+        if let Ok(mut replies) = ethtool.channel().get(Some(name)).execute().await {
+            while let Some(Ok(reply)) = replies.next().await {
+                for attribute in &reply.payload.nlas {
+                    match attribute {
+                        EthtoolAttr::Channel(
+                            EthtoolChannelAttr::CombinedCount(count)
+                            | EthtoolChannelAttr::RxCount(count),
+                        ) => now += count,
+                        EthtoolAttr::Channel(EthtoolChannelAttr::RxMax(count)) => most += count,
+                        EthtoolAttr::Channel(EthtoolChannelAttr::CombinedMax(count)) => {
+                            combined += count;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        let was_answered = most + combined > 0;
+        let now = now.max(1);
+        Ok(Self {
+            now,
+            most: if combined > 0 { combined } else { most }.max(now),
+            are_combined: combined > 0,
+            can_be_set: was_answered && !driver.is_some_and(|driver| FIXED.contains(&driver)),
+        })
+    }
+}
+
+impl Nic {
+    /// The command that gives it this many receive queues; none where its driver takes no such
+    /// command.
+    pub fn queues_command(&self, queues: u32) -> Option<String> {
+        let kind = self.queues_kind();
+        let command = || format!("ethtool -L {} {kind} {queues}", self.name);
+        self.sets_queues.then(command)
+    }
+
+    /// `ethtool -L`'s word for its receive queues.
+    pub const fn queues_kind(&self) -> &'static str {
+        match self.has_combined_queues {
+            true => "combined",
+            false => "rx",
+        }
+    }
+
+    /// That command in a message, or that there is none.
+    pub fn queues_advice(&self, queues: u32) -> String {
+        match self.queues_command(queues) {
+            Some(command) => format!("`{command}`"),
+            None => format!("the driver of {} does not change their number", self.name),
+        }
+    }
+
+    /// How many receive queues it can have so that XDP may redirect frames to it, on a machine of
+    /// `cpus` CPUs ([`possible_cpus`]).
+    pub fn most_queues_with_xdp(&self, cpus: u32) -> u32 {
+        match RedirectQueue::of(self.driver.as_deref()) {
+            RedirectQueue::BehindThoseInUse => {
+                // As many as CPUs are shared among them; more take a spare one for every CPU.
+                let with_spare = self.most_queues.saturating_sub(cpus);
+                self.most_queues.min(cpus.max(with_spare))
+            }
+            RedirectQueue::Any | RedirectQueue::OfCpu => self.most_queues,
+        }
+    }
+
+    /// Whether it loses what XDP redirects to it on some CPUs, because it has fewer queues.
+    pub fn loses_redirects(&self, cpus: u32) -> bool {
+        RedirectQueue::of(self.driver.as_deref()) == RedirectQueue::OfCpu && self.queues < cpus
+    }
+}
+
+/// The number of receive queues, up to `limit`, that each of these NICs can have or has, so that
+/// XDP may redirect frames to it; none where there is no such number.
+pub fn common_queues(nics: &[&Nic], cpus: u32, limit: u32) -> Option<u32> {
+    let most = nics.iter().map(|nic| nic.most_queues_with_xdp(cpus)).min();
+    let most = most?.min(limit);
+    let fixed = nics.iter().filter(|nic| !nic.sets_queues);
+    let mut fixed = fixed.map(|nic| nic.queues);
+    if let Some(first) = fixed.next() {
+        return (first <= most && fixed.all(|other| other == first)).then_some(first);
+    }
+    let wanted = nics.iter().map(|nic| match nic.loses_redirects(cpus) {
+        true => cpus,
+        false => nic.queues,
+    });
+    wanted.max().map(|wanted| wanted.min(most))
+}
+
+/// How many CPUs the kernel has room for: one more than the highest number of a CPU that can ever
+/// be there, which is what drivers reckon with.
+pub fn possible_cpus() -> u32 {
+    let listed = std::fs::read_to_string("/sys/devices/system/cpu/possible");
+    let highest = listed.ok().and_then(|text| highest_of(&text));
+    let counted = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    highest.map_or(u32::try_from(counted).unwrap_or(1), |cpu| cpu + 1)
+}
+
+/// The highest number of a list such as `0-3,8`.
+fn highest_of(list: &str) -> Option<u32> {
+    let numbers = list.trim().split([',', '-']);
+    numbers.filter_map(|number| number.parse().ok()).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nic::Offloads;
+
+    fn nic(driver: Option<&str>, queues: u32, most_queues: u32) -> Nic {
+        Nic {
+            name: "nic0".to_owned(),
+            index: 1,
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            mtu: 1500,
+            is_up: true,
+            has_carrier: true,
+            is_promiscuous: false,
+            queues,
+            most_queues,
+            has_combined_queues: true,
+            sets_queues: true,
+            is_veth: false,
+            driver: driver.map(str::to_owned),
+            addresses: Vec::new(),
+            offloads: Offloads::default(),
+        }
+    }
+
+    #[test]
+    fn virtio_has_a_queue_for_every_cpu_or_shares_them() {
+        // CPUs, most queue pairs, and how many of them are safe.
+        for (cpus, most, safe) in [
+            (2, 4, 2),
+            (2, 1, 1),
+            (4, 4, 4),
+            (2, 3, 2),
+            (2, 5, 3),
+            (2, 8, 6),
+            (8, 4, 4),
+            (8, 16, 8),
+        ] {
+            for driver in [Some("virtio_net"), None] {
+                let nic = nic(driver, 1, most);
+                assert_eq!(nic.most_queues_with_xdp(cpus), safe, "{cpus} CPUs, {most}");
+                // virtnet_xdp_set gives every CPU a queue only where that leaves it within the
+                // last one, and virtnet_xdp_get_sq takes such a queue if there are more pairs
+                // than CPUs.
+                let panics = |pairs: u32| pairs > cpus && pairs + cpus > most;
+                assert!(
+                    (1..=safe).all(|pairs| !panics(pairs)),
+                    "{cpus} CPUs, {most}"
+                );
+                assert!((safe + 1..=most).all(panics), "{cpus} CPUs, {most}");
+            }
+            assert_eq!(nic(Some("igb"), 1, most).most_queues_with_xdp(cpus), most);
+        }
+    }
+
+    #[test]
+    fn who_picks_the_queue_of_the_cpu_needs_one_for_each() {
+        for driver in ["i40e", "mlx5_core"] {
+            assert!(nic(Some(driver), 4, 8).loses_redirects(8));
+            assert!(!nic(Some(driver), 8, 8).loses_redirects(8));
+        }
+        for driver in ["ice", "ixgbe", "igb", "virtio_net", "veth"] {
+            assert!(!nic(Some(driver), 1, 8).loses_redirects(8));
+        }
+    }
+
+    #[test]
+    fn a_common_number_is_one_that_every_nic_can_have() {
+        let fixed = |driver, queues| Nic {
+            sets_queues: false,
+            ..nic(Some(driver), queues, queues)
+        };
+        let igb = |queues| nic(Some("igb"), queues, 8);
+        let of = |nics: &[Nic], cpus| {
+            let nics: Vec<&Nic> = nics.iter().collect();
+            common_queues(&nics, cpus, 64)
+        };
+        assert_eq!(of(&[igb(4), igb(8)], 2), Some(8));
+        // Raised to the largest, but for virtio not beyond the CPUs.
+        let virtio = nic(Some("virtio_net"), 1, 4);
+        assert_eq!(of(&[igb(4), virtio.clone()], 2), Some(2));
+        assert_eq!(of(&[virtio], 2), Some(1));
+        // One that cannot change decides; two of them may not agree.
+        assert_eq!(of(&[igb(4), fixed("e1000e", 1)], 2), Some(1));
+        assert_eq!(of(&[fixed("vmxnet3", 4), fixed("e1000e", 1)], 2), None);
+        assert_eq!(of(&[nic(Some("i40e"), 4, 64), igb(4)], 8), Some(8));
+        assert_eq!(of(&[nic(Some("i40e"), 4, 64), igb(4)], 16), Some(8));
+        assert_eq!(of(&[nic(Some("ice"), 96, 96)], 96), Some(64));
+        assert_eq!(of(&[], 2), None);
+    }
+
+    #[test]
+    fn a_command_is_named_only_where_the_driver_takes_it() {
+        let settable = nic(Some("igb"), 4, 8);
+        assert_eq!(settable.queues_advice(2), "`ethtool -L nic0 combined 2`");
+        let fixed = Nic {
+            sets_queues: false,
+            ..settable
+        };
+        assert_eq!(fixed.queues_command(2), None);
+        assert!(!fixed.queues_advice(2).contains("ethtool"));
+    }
+
+    #[test]
+    fn the_highest_cpu_of_a_list_is_found() {
+        assert_eq!(highest_of("0-3\n"), Some(3));
+        assert_eq!(highest_of("0\n"), Some(0));
+        assert_eq!(highest_of("0-3,8-11,16\n"), Some(16));
+        assert_eq!(highest_of(""), None);
+    }
+}

@@ -164,7 +164,7 @@ static __always_inline bool read_v6(struct frame *frame, __u64 at, struct fields
 	return skip_extensions(frame, fields);
 }
 
-/* How much of the frame is needed; 0 where TCP's or UDP's ports are missing, or it is too much. */
+/* How much of the frame is needed; 0 where ports are missing, or it is too much or out of reach. */
 static __always_inline __u64 needed(const struct frame *frame, const struct fields *fields)
 {
 	__u64 reach = frame->end - frame->data;
@@ -176,12 +176,10 @@ static __always_inline __u64 needed(const struct frame *frame, const struct fiel
 			return 0;
 		bytes += fields->protocol == PROTOCOL_TCP ? TCP_BYTES : UDP_BYTES;
 	}
-	/* Neither the next packet's nor padding, nor what is in another buffer. */
+	/* Neither the next packet's nor padding. */
 	if (bytes > fields->end)
 		bytes = fields->end;
-	if (bytes > reach)
-		bytes = reach;
-	return bytes <= LONGEST_HEADERS ? bytes : 0;
+	return bytes <= reach && bytes <= LONGEST_HEADERS ? bytes : 0;
 }
 
 static __always_inline bool is_clearnet_v4(const struct address *source)

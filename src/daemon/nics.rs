@@ -10,8 +10,6 @@ use std::net::IpAddr;
 
 const ETHERNET_HEADER: u32 = 14;
 const TAG: u32 = 4;
-/// Ethernet's own MTU, for which every driver has buffers that hold a frame.
-const STANDARD_MTU: u32 = 1500;
 
 /// The NICs in their roles. Where one plays `uplink` and `incoming`, `incoming` has no port of
 /// its own.
@@ -123,7 +121,17 @@ impl Nics {
 
     /// What frames the XDP program is to be loaded for.
     pub(super) fn buffers(&self, frags: Frags) -> Buffers {
-        buffers_for(frags, self.present().map(|(_, nic)| (nic.mtu, nic.is_veth)))
+        let mut ports = self.present().map(|(_, nic)| nic);
+        let several = match frags {
+            Frags::On => true,
+            Frags::Off => false,
+            Frags::Auto => ports.any(Nic::may_need_several_buffers),
+        };
+        if several {
+            Buffers::Several
+        } else {
+            Buffers::One
+        }
     }
 
     /// The ports by which frames from a port leave.
@@ -154,25 +162,6 @@ impl Nics {
 
     pub(super) fn names(&self) -> PerRole<Option<String>> {
         PerRole::from_fn(|role| self.ports[role].as_ref().map(|nic| nic.name.clone()))
-    }
-}
-
-/// What frames the XDP program is to be loaded for, by the MTU of each port and whether it is a
-/// veth. Beyond the standard MTU drivers do not say what they receive into one buffer, so the
-/// program is loaded for several. A veth's peer loses its segmentation offload to a program for
-/// one.
-fn buffers_for(frags: Frags, ports: impl IntoIterator<Item = (u32, bool)>) -> Buffers {
-    let several = match frags {
-        Frags::On => true,
-        Frags::Off => false,
-        Frags::Auto => ports
-            .into_iter()
-            .any(|(mtu, is_veth)| is_veth || mtu > STANDARD_MTU),
-    };
-    if several {
-        Buffers::Several
-    } else {
-        Buffers::One
     }
 }
 
@@ -259,15 +248,28 @@ mod tests {
 
     #[test]
     fn the_program_is_for_single_buffers_where_mtu_and_driver_allow() {
-        let (nic, jumbo, veth) = ((1500, false), (1501, false), (1500, true));
-        for (frags, ports, buffers) in [
-            (Frags::Auto, [nic, nic, nic], Buffers::One),
-            (Frags::Auto, [nic, nic, jumbo], Buffers::Several),
-            (Frags::Auto, [veth, nic, nic], Buffers::Several),
-            (Frags::On, [nic, nic, nic], Buffers::Several),
-            (Frags::Off, [jumbo, veth, nic], Buffers::One),
+        let igb = |mtu| Nic {
+            mtu,
+            ..nic("enp1s0", "igb")
+        };
+        let veth = Nic {
+            is_veth: true,
+            ..nic("host0", "veth")
+        };
+        for (frags, uplink, buffers) in [
+            (Frags::Auto, igb(1500), Buffers::One),
+            (Frags::Auto, igb(1501), Buffers::Several),
+            (Frags::Auto, veth.clone(), Buffers::Several),
+            (Frags::On, igb(1500), Buffers::Several),
+            (Frags::Off, veth, Buffers::One),
         ] {
-            assert_eq!(buffers_for(frags, ports), buffers, "{frags:?} {ports:?}");
+            let mut nics = Nics {
+                ports: PerRole::from_fn(|_| None),
+                incoming_role: None,
+            };
+            nics.ports[Role::Host] = Some(igb(1500));
+            nics.ports[Role::Uplink] = Some(uplink.clone());
+            assert_eq!(nics.buffers(frags), buffers, "{frags:?} {uplink:?}");
         }
     }
 }

@@ -28,6 +28,9 @@ pub use offloads::{Offload, OffloadState, Offloads};
 pub use queues::{common_queues, possible_cpus};
 pub use way::{NextHop, NextHopError, Way, WayWatch};
 
+/// Ethernet's own MTU, for which every driver has buffers that hold a frame.
+const STANDARD_MTU: u32 = 1500;
+
 /// A NIC as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
@@ -283,6 +286,13 @@ impl Nic {
             }
             Ok(names)
         })
+    }
+
+    /// Whether an XDP program on it is to be loaded for frames in several buffers. Beyond
+    /// Ethernet's own MTU drivers do not say what they receive into one. A veth's peer loses its
+    /// segmentation offload to a program for single buffers.
+    pub fn may_need_several_buffers(&self) -> bool {
+        self.is_veth || self.mtu > STANDARD_MTU
     }
 
     /// The longest packet, in bytes, that its driver receives into one buffer together with an

@@ -133,7 +133,12 @@ impl Tap {
                 advice: nic.queues_advice(most.min(nic.most_queues_with_xdp(possible_cpus()))),
             });
         }
-        let program = Program::load(settings.dscp, &settings.clearnet, nic.queues)?;
+        let program = Program::load(
+            settings.dscp,
+            &settings.clearnet,
+            nic.queues,
+            nic.may_need_several_buffers(),
+        )?;
         let ring = settings.ring_of(nic.queues);
         let queues = (0..nic.queues)
             .map(|number| open_queue(&nic, number, ring))

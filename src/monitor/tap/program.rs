@@ -45,12 +45,22 @@ pub struct Program {
 }
 
 impl Program {
-    /// Loads the filter, to be attached to a NIC of so many receive queues.
+    /// Loads the filter, to be attached to a NIC of so many receive queues, for frames in one
+    /// buffer or, with `multi_buffer`, in several (BPF_F_XDP_HAS_FRAGS, Linux 5.18).
     ///
     /// # Errors
     /// No address or too many, no privilege, or a kernel that refuses it.
-    pub fn load(dscp: Dscp, clearnet: &[IpAddr], queues: u32) -> Result<Self, TapError> {
-        let rule = rule(dscp, clearnet)?;
+    pub fn load(
+        dscp: Dscp,
+        clearnet: &[IpAddr],
+        queues: u32,
+        multi_buffer: bool,
+    ) -> Result<Self, TapError> {
+        // As the program's constants lie in its object: the number from bpf/frame.h, which takes
+        // eight bytes as the rule begins at a multiple of them, and the rule.
+        let mut constants = u32::from(multi_buffer).to_ne_bytes().to_vec();
+        constants.resize(size_of::<u64>(), 0);
+        constants.extend(rule(dscp, clearnet)?);
         let load = || {
             let mut object = ObjectBuilder::default().open_memory(COMPILED)?;
             for mut map in object.maps_mut() {
@@ -59,9 +69,14 @@ impl Program {
                 }
                 if map.name().to_string_lossy().ends_with(".rodata")
                     && let Some(values) = map.initial_value_mut()
-                    && let Some(values) = values.get_mut(..rule.len())
+                    && let Some(values) = values.get_mut(..constants.len())
                 {
-                    values.copy_from_slice(&rule);
+                    values.copy_from_slice(&constants);
+                }
+            }
+            if multi_buffer {
+                for mut program in object.progs_mut() {
+                    program.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
                 }
             }
             object.load()
@@ -116,8 +131,21 @@ impl Program {
     /// # Errors
     /// The frame is shorter than an Ethernet header or longer than the kernel can make one.
     pub fn run(&self, frame: &[u8]) -> Result<Vec<u8>, TapError> {
+        self.run_split(frame, frame.len())
+    }
+
+    /// The same for a frame of which the first buffer has `first` bytes only, an Ethernet header
+    /// at least, as some drivers leave it.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn run_split(&self, frame: &[u8], first: usize) -> Result<Vec<u8>, TapError> {
         let mut after = vec![0; frame.len()];
+        // `struct xdp_md`: data, data_end, and four numbers that may be 0.
+        let mut context = [0; 24];
+        context[4..8].copy_from_slice(&u32::try_from(first).unwrap_or(u32::MAX).to_ne_bytes());
         let input = ProgramInput {
+            context_in: (first != frame.len()).then_some(&mut context[..]),
             data_in: Some(frame),
             data_out: Some(&mut after),
             ..Default::default()

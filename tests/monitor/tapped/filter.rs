@@ -114,7 +114,9 @@ fn compare() -> Sorted {
             .flat_map(|range| [range.network(), range.broadcast(), range.addr()])
             .collect();
         clearnet.truncate(64);
-        let program = Program::load(scenario.mark, &clearnet, 1).unwrap();
+        let program = Program::load(scenario.mark, &clearnet, 1, true).unwrap();
+        // The same program where a driver leaves headers beyond the first buffer.
+        let split = Program::load(scenario.mark, &clearnet, 1, true).unwrap();
         let mut generator = Generator::new(&scenario);
         let mut frame = Vec::new();
         let mut before = Sorted::default();
@@ -125,6 +127,12 @@ fn compare() -> Sorted {
             let (bytes, sorted) = expected(&frame, scenario.mark, &clearnet);
             let was = difference(after, before);
             assert_eq!(was, sorted, "{clearnet:?} {frame:02x?}");
+            let first = random.below(100).saturating_add(14).min(frame.len());
+            assert_eq!(
+                split.run_split(&frame, first).unwrap(),
+                left,
+                "{frame:02x?}"
+            );
             let rest = bytes.map_or(&frame[..], |bytes| &frame[..bytes]);
             assert_eq!(left.len(), rest.len(), "{frame:02x?}");
             assert!(left == rest, "{frame:02x?}");

@@ -192,6 +192,9 @@ fn verdict(
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             format!("{error}; it takes CAP_NET_ADMIN")
         }
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            format!("{error}; the driver changes it only while no XDP program is attached")
+        }
         Err(error) => error.to_string(),
         Ok(()) if after.is_on() == on => return Ok(()),
         Ok(()) => "the kernel agreed, but the driver did not do it".to_owned(),
@@ -392,6 +395,9 @@ mod tests {
         assert!(denied.contains("CAP_NET_ADMIN"), "{denied}");
         let busy = io::Error::from_raw_os_error(libc::EBUSY);
         let busy = judge(Err(busy), false, OffloadState::Off).unwrap_err();
-        assert!(busy.contains("busy") && !busy.contains("CAP_"), "{busy}");
+        assert!(
+            busy.contains("no XDP program") && !busy.contains("CAP_"),
+            "{busy}"
+        );
     }
 }

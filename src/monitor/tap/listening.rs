@@ -35,24 +35,60 @@ pub(super) fn refuse_addresses(nic: &Nic) -> Result<(), TapError> {
     }
 }
 
+/// What listening changes of a NIC, so that a test can stand in for a driver.
+pub(super) trait Change {
+    fn nic(&self) -> &Nic;
+    fn set_offload(&self, offload: Offload, on: bool) -> Result<(), NicError>;
+    fn set_promiscuous(&self, on: bool) -> Result<(), NicError>;
+    fn is_there(&self) -> bool;
+}
+
+impl Change for Nic {
+    fn nic(&self) -> &Nic {
+        self
+    }
+
+    fn set_offload(&self, offload: Offload, on: bool) -> Result<(), NicError> {
+        self.set_offload(offload, on)
+    }
+
+    fn set_promiscuous(&self, on: bool) -> Result<(), NicError> {
+        self.set_promiscuous(on)
+    }
+
+    fn is_there(&self) -> bool {
+        Self::of_index(self.index).is_some()
+    }
+}
+
 /// A NIC that hears what is for others, unchanged. Dropping it sets it back.
-pub(super) struct Listening {
-    nic: Nic,
+pub(super) struct Listening<N: Change = Nic> {
+    nic: N,
     is_promiscuous: bool,
     turned_off: Vec<Offload>,
 }
 
-impl Listening {
-    pub(super) fn begin(nic: Nic) -> Result<Self, NicError> {
+/// Prepares a NIC, and then has the filter attached to it: while a program is attached,
+/// virtio_net does not change rx-gro-hw (EBUSY).
+pub(super) fn attach_prepared<N: Change, L>(
+    nic: N,
+    attach: impl FnOnce(&N) -> Result<L, TapError>,
+) -> Result<(L, Listening<N>), TapError> {
+    let listening = Listening::begin(nic)?;
+    Ok((attach(&listening.nic)?, listening))
+}
+
+impl<N: Change> Listening<N> {
+    fn begin(nic: N) -> Result<Self, NicError> {
         let mut listening = Self {
             nic,
             is_promiscuous: false,
             turned_off: Vec::new(),
         };
         for offload in HARMFUL {
-            match listening.nic.offloads.state(offload) {
+            match listening.nic.nic().offloads.state(offload) {
                 OffloadState::FixedOn => {
-                    let name = listening.nic.name.clone();
+                    let name = listening.interface().to_owned();
                     return Err(NicError::OffloadFixed { name, offload });
                 }
                 OffloadState::On => {
@@ -62,7 +98,7 @@ impl Listening {
                 _ => {}
             }
         }
-        if !listening.nic.is_promiscuous {
+        if !listening.nic.nic().is_promiscuous {
             listening.nic.set_promiscuous(true)?;
             listening.is_promiscuous = true;
         }
@@ -70,35 +106,163 @@ impl Listening {
     }
 
     pub(super) fn interface(&self) -> &str {
-        &self.nic.name
+        &self.nic.nic().name
     }
 
-    /// Sets back what was changed.
-    pub(super) fn end(mut self) -> Result<(), NicError> {
+    /// Takes the filter off, and then sets back what was changed.
+    pub(super) fn end<L>(mut self, link: Option<L>) -> Result<(), NicError> {
+        drop(link);
         self.set_back()
     }
 
     fn set_back(&mut self) -> Result<(), NicError> {
         let promiscuous = std::mem::take(&mut self.is_promiscuous);
         let turned_off = std::mem::take(&mut self.turned_off);
-        if !promiscuous && turned_off.is_empty() || Nic::of_index(self.nic.index).is_none() {
+        if !promiscuous && turned_off.is_empty() || !self.nic.is_there() {
             return Ok(());
         }
         let mut outcome = Ok(());
         if promiscuous {
             outcome = self.nic.set_promiscuous(false);
         }
-        for offload in turned_off {
+        for offload in turned_off.into_iter().rev() {
             outcome = outcome.and(self.nic.set_offload(offload, true));
         }
         outcome
     }
 }
 
-impl Drop for Listening {
+impl<N: Change> Drop for Listening<N> {
     fn drop(&mut self) {
         if let Err(error) = self.set_back() {
-            tracing::warn!("{}: {error}", self.nic.name);
+            tracing::warn!("{}: {error}", self.interface());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nic::Offloads;
+    use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
+
+    /// A virtio NIC as KVM guests have it: with guest offloads, which its driver does not change
+    /// while a program is attached.
+    #[derive(Clone)]
+    struct Virtio {
+        nic: Nic,
+        calls: Rc<RefCell<Vec<String>>>,
+        has_program: Rc<Cell<bool>>,
+    }
+
+    impl Virtio {
+        fn new() -> Self {
+            Self {
+                nic: Nic {
+                    name: "tap0".to_owned(),
+                    index: 1,
+                    mac: "02:00:00:00:00:01".parse().unwrap(),
+                    mtu: 1500,
+                    is_up: true,
+                    has_carrier: true,
+                    is_promiscuous: false,
+                    queues: 1,
+                    most_queues: 1,
+                    has_combined_queues: true,
+                    sets_queues: true,
+                    is_veth: false,
+                    driver: Some("virtio_net".to_owned()),
+                    addresses: Vec::new(),
+                    offloads: Offloads::default()
+                        .with(Offload::Lro, OffloadState::On)
+                        .with(Offload::GroHw, OffloadState::On),
+                },
+                calls: Rc::default(),
+                has_program: Rc::default(),
+            }
+        }
+
+        fn call(&self, what: String) {
+            self.calls.borrow_mut().push(what);
+        }
+    }
+
+    impl Change for Virtio {
+        fn nic(&self) -> &Nic {
+            &self.nic
+        }
+
+        fn set_offload(&self, offload: Offload, on: bool) -> Result<(), NicError> {
+            self.call(format!("{offload} {on}"));
+            match self.has_program.get() {
+                true => Err(NicError::Offload {
+                    name: self.nic.name.clone(),
+                    offload,
+                    wanted: if on { "on" } else { "off" },
+                    reason: "Device or resource busy".to_owned(),
+                }),
+                false => Ok(()),
+            }
+        }
+
+        fn set_promiscuous(&self, on: bool) -> Result<(), NicError> {
+            self.call(format!("promiscuous {on}"));
+            Ok(())
+        }
+
+        fn is_there(&self) -> bool {
+            true
+        }
+    }
+
+    /// The filter's link, which takes it off when it is dropped.
+    struct Link(Virtio);
+
+    impl Link {
+        fn new(nic: &Virtio) -> Self {
+            nic.call("attach".to_owned());
+            nic.has_program.set(true);
+            Self(nic.clone())
+        }
+    }
+
+    impl Drop for Link {
+        fn drop(&mut self) {
+            self.0.call("take off".to_owned());
+            self.0.has_program.set(false);
+        }
+    }
+
+    #[test]
+    fn offloads_are_changed_while_no_program_is_attached() {
+        let nic = Virtio::new();
+        let (link, listening) = attach_prepared(nic.clone(), |nic| Ok(Link::new(nic))).unwrap();
+        listening.end(Some(link)).unwrap();
+        let calls = [
+            "rx-lro false",
+            "rx-gro-hw false",
+            "promiscuous true",
+            "attach",
+            "take off",
+            "promiscuous false",
+            "rx-gro-hw true",
+            "rx-lro true",
+        ];
+        assert_eq!(*nic.calls.borrow(), calls);
+    }
+
+    #[test]
+    fn a_nic_that_takes_no_filter_is_as_it_was() {
+        let nic = Virtio::new();
+        let refused = attach_prepared(nic.clone(), |_| {
+            Err::<Link, _>(TapError::attach("tap0", std::io::Error::other("no")))
+        });
+        assert!(refused.is_err());
+        let calls = nic.calls.borrow();
+        assert_eq!(
+            calls[3..],
+            ["promiscuous false", "rx-gro-hw true", "rx-lro true"]
+        );
     }
 }

@@ -20,7 +20,7 @@ mod sys;
 use super::filter::Arrived;
 use crate::nic::{Nic, possible_cpus};
 use crate::packet::Dscp;
-use listening::Listening;
+use listening::{Listening, attach_prepared};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{getsockopt, sockopt::SocketError};
@@ -147,8 +147,7 @@ impl Tap {
             program.serve(number, queue.as_fd())?;
         }
         // Only now may packets come: none is without a socket at the beginning.
-        let link = program.attach(&nic)?;
-        let listening = Listening::begin(nic)?;
+        let (link, listening) = attach_prepared(nic, |nic| program.attach(nic))?;
         Ok(Self {
             link: Some(link),
             program,
@@ -274,10 +273,10 @@ impl Tap {
             listening,
             ..
         } = self;
-        drop(link);
+        let set_back = listening.end(link);
         drop(queues);
         drop(program);
-        Ok(listening.end()?)
+        Ok(set_back?)
     }
 }
 

@@ -139,7 +139,9 @@ impl Daemon {
                          nothing from there is forwarded; the program is attached anew",
                         nic.name
                     );
-                    match self.kernel.reattach(&self.pins, role, &nic.name, nic.index) {
+                    let mode = port.mode;
+                    let kernel = &self.kernel;
+                    match kernel.reattach(&self.pins, role, &nic.name, nic.index, mode) {
                         Ok(mode) => port.mode = mode,
                         Err(error) => tracing::error!("that failed: {error}"),
                     }

@@ -78,6 +78,12 @@ impl StandingPort {
     }
 }
 
+impl Standing {
+    fn port(&mut self, role: Role) -> Option<&mut StandingPort> {
+        self.ports.iter_mut().find(|port| port.role == role)
+    }
+}
+
 impl Parts {
     pub(super) fn assemble(
         settings: &Settings,
@@ -196,17 +202,12 @@ impl Parts {
                     nic.name
                 );
             }
-            for port in self
-                .standing
-                .ports
-                .iter_mut()
-                .filter(|port| port.role == role)
-            {
+            if let Some(port) = self.standing.port(role) {
                 port.mode = attachment.mode;
             }
             self.attachments.push(attachment);
         }
-        let reach = Reach::look(nics, lossy)?;
+        let reach = self.reach(nics, pins, lossy, asked)?;
         self.settle_engine(nics, asked, reach.unblocked)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
         if lossy.iter().any(|(_, lossy)| lossy.is_some()) {
@@ -220,6 +221,46 @@ impl Parts {
             tracing::info!("the maps that a build with layout {layout} left are removed");
         }
         Ok(())
+    }
+
+    /// What redirects reach. Where a way out takes none, the program of the port before it is
+    /// attached in generic mode, which sends to any NIC: the kernel can go on without this
+    /// process then. Not with engine af_xdp, nor where packet memory is shared with the NIC, nor
+    /// in the place of what was there: a start that is refused must leave that.
+    fn reach(
+        &mut self,
+        nics: &Nics,
+        pins: &Pins,
+        lossy: &PerRole<Option<Lossy>>,
+        asked: Engine,
+    ) -> Result<Reach, DaemonError> {
+        loop {
+            let reach = Reach::look(nics, lossy)?;
+            let standing = &mut self.standing;
+            let may =
+                asked != Engine::AfXdp && standing.ports.iter().all(|port| !port.is_zero_copy);
+            let mut blocked = self
+                .attachments
+                .iter_mut()
+                .filter(|one| may && !one.is_taken_over() && one.mode == AttachMode::Native);
+            let Some(attachment) = blocked.find(|one| !reach.unblocked[one.role]) else {
+                return Ok(reach);
+            };
+            let role = attachment.role;
+            let (Some(nic), Some(port)) = (&nics.ports[role], standing.port(role)) else {
+                return Ok(reach);
+            };
+            self.kernel
+                .make_generic(pins, attachment, &nic.name, nic.index)?;
+            port.mode = AttachMode::Generic;
+            // Its driver may take redirected frames only with a program of its own: others may
+            // have to follow, and in the end every port is generic.
+            tracing::warn!(
+                "not every NIC by which frames from {role} leave takes redirected ones: {} has XDP \
+                 in generic mode, which sends to any NIC, several times slower",
+                nic.name
+            );
+        }
     }
 
     /// Where the program may not decide, the box ends with this process; where it was asked to

@@ -199,7 +199,7 @@ impl Daemon {
             }
             if port.mode == AttachMode::Generic {
                 let text = format!(
-                    "{} ({}) takes XDP in generic mode only, several times slower",
+                    "{} ({}) has XDP in generic mode, several times slower",
                     port.nic.name, port.role
                 );
                 warn("generic_xdp", false, text);

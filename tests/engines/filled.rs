@@ -2,7 +2,8 @@
 //! copy mode, which veth has.
 
 use exitmark::datapath::{
-    Frame, FramePool, Kernel, Links, Memory, PerRole, Pins, Port, Role, Spill, Umem, XskSettings,
+    AttachMode, Frame, FramePool, Kernel, Links, Memory, PerRole, Pins, Port, Role, Spill, Umem,
+    XskSettings,
 };
 use exitmark::lab::{Netns, RawPort, VethEnd, is_root, veth};
 use exitmark::nic::Nic;
@@ -109,7 +110,9 @@ fn a_frame_arrives_in_what_was_filled_before_the_bind() {
         let (pool, memory) = (&mut share.pool, &mut share.memory);
         there_and_back(&peer, port, memory, pool);
         // The same after the program was taken off and attached again.
-        kernel.reattach(&pins, Role::Host, "host0", index).unwrap();
+        kernel
+            .reattach(&pins, Role::Host, "host0", index, AttachMode::Native)
+            .unwrap();
         there_and_back(&peer, port, memory, pool);
         assert_eq!(share.pool.len() + port.held().receiving, total);
         pins.remove_links().unwrap();

@@ -7,6 +7,7 @@ use exitmark::lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
 use exitmark::lab::{Capture, RawPort, VethEnd, poll, veth};
 use exitmark::nic::Nic;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use nix::sys::signal::Signal;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
@@ -279,47 +280,90 @@ fn maps_of_another_shape_are_replaced_and_the_links_taken_over() {
     });
 }
 
+/// A box whose uplink takes nothing that XDP redirects: a veth end whose other end does not poll.
+fn without_redirects(engine: &'static str) -> Rig {
+    let site = Site::build(Plan::default()).unwrap();
+    silence(&site);
+    site.clearnet.ip("link set eth0 xdp off").unwrap();
+    let config = Config {
+        top: engine,
+        ..Config::default()
+    };
+    Rig::on(site, &config)
+}
+
 #[test]
-fn where_nothing_can_be_redirected_the_process_does_it_alone() {
+fn where_nothing_can_be_redirected_the_ingress_has_xdp_in_generic_mode() {
     needs_root!();
-    let start = |engine| {
-        let site = Site::build(Plan::default()).unwrap();
-        silence(&site);
-        // A veth end that does not poll takes nothing that XDP redirects.
-        site.clearnet.ip("link set eth0 xdp off").unwrap();
-        let directory = tempfile::tempdir().unwrap();
+    for engine in ["engine = \"auto\"", "engine = \"xdp\""] {
+        let mut rig = without_redirects(engine);
+        let (ready, log) = (rig.running.ready.clone(), rig.running.log());
+        for words in [
+            "engine=xdp",
+            "host=host0 xdp=generic",
+            "uplink=uplink0 xdp=native",
+        ] {
+            assert!(ready.contains(words), "{ready}");
+        }
+        assert!(log.contains("host0 has XDP in generic mode"), "{log}");
+        assert!(!log.contains("by this process alone"), "{log}");
+        crosses(&rig);
+        // The policy outlives the process.
+        rig.running.signal(Signal::SIGKILL).unwrap();
+        rig.running.ended().unwrap();
+        crosses(&rig);
+        // A successor keeps the mode, and need not be asked for it again.
         let config = Config {
             top: engine,
             ..Config::default()
         };
-        let configuration = config.write(directory.path());
-        let box_run = site.run(std::path::Path::new(EXITMARK), &configuration);
-        (site, box_run.map_err(|error| error.to_string()), directory)
-    };
-    let (site, refused, _directory) = start("engine = \"xdp\"");
-    let refused = refused.err().unwrap();
-    for words in ["ndo_xdp_xmit", "gro on", "engine = \"af_xdp\""] {
-        assert!(refused.contains(words), "{refused}");
-    }
-    assert_eq!(pins(&site), Vec::<String>::new());
-    for engine in ["engine = \"auto\"", "engine = \"af_xdp\""] {
-        let (site, running, directory) = start(engine);
-        let running = running.unwrap();
-        assert!(running.ready.contains("engine=af_xdp"), "{}", running.ready);
-        assert!(
-            running.log().contains("by this process alone"),
-            "{}",
-            running.log()
-        );
-        let rig = Rig {
-            site,
-            running,
-            configuration: directory.path().join("exitmark.toml"),
-            directory,
-        };
+        let rig = Rig::on(rig.site, &config);
+        assert!(rig.running.ready.contains("host=host0 xdp=generic"));
         crosses(&rig);
         moved(&rig.running.stop().unwrap());
+        rig.site.middle.command(EXITMARK, &["detach"]).unwrap();
     }
+}
+
+#[test]
+fn where_nothing_can_be_redirected_af_xdp_forwards_by_its_process_alone() {
+    needs_root!();
+    let rig = without_redirects("engine = \"af_xdp\"");
+    let (ready, log) = (&rig.running.ready, rig.running.log());
+    assert!(ready.contains("engine=af_xdp"), "{ready}");
+    assert!(ready.contains("host=host0 xdp=native"), "{ready}");
+    assert!(log.contains("by this process alone"), "{log}");
+    crosses(&rig);
+    moved(&rig.running.stop().unwrap());
+}
+
+#[test]
+fn a_native_program_is_not_taken_off_to_make_it_generic() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    moved(&rig.running.stop().unwrap());
+    // What was there goes on: made generic, its NIC would have no program for a moment.
+    rig.site.clearnet.ip("link set eth0 xdp off").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        top: "engine = \"xdp\"",
+        ..Config::default()
+    };
+    let configuration = config.write(directory.path());
+    let refused = rig.site.run(std::path::Path::new(EXITMARK), &configuration);
+    let refused = refused.err().unwrap().to_string();
+    for words in [
+        "ndo_xdp_xmit",
+        "gro on",
+        "`exitmark detach`",
+        "engine = \"af_xdp\"",
+    ] {
+        assert!(refused.contains(words), "{refused}");
+    }
+    assert_eq!(pins(&rig.site), ["exitmark"]);
+    let links = rig.site.middle.ip("-details link show").unwrap();
+    assert_eq!(links.matches("prog/xdp ").count(), 3, "{links}");
+    assert!(!links.contains("xdpgeneric"), "{links}");
 }
 
 #[test]

@@ -38,7 +38,8 @@ pub fn xdp_state(ifindex: u32) -> Result<XdpState, KernelError> {
 /// A program on a NIC, for as long as its link is pinned.
 #[derive(Debug)]
 pub struct Attachment {
-    role: Role,
+    /// The port's role.
+    pub role: Role,
     /// How it is attached.
     pub mode: AttachMode,
     /// The link and the program that was there before.
@@ -125,8 +126,8 @@ impl Kernel {
         })
     }
 
-    /// Takes a role's program off its NIC and attaches it again, so that the driver sets itself
-    /// up anew. Frames that arrive in between are lost.
+    /// Takes a role's program off its NIC and attaches it again in the same mode, so that the
+    /// driver sets itself up anew. Frames that arrive in between are lost.
     ///
     /// # Errors
     /// As [`Kernel::attach`]; then nothing is attached. Where the pins are another user's, nothing
@@ -137,11 +138,53 @@ impl Kernel {
         role: Role,
         interface: &str,
         ifindex: u32,
+        mode: AttachMode,
     ) -> Result<AttachMode, KernelError> {
         pins.remove_link(role)?;
-        let attachment = self.attach(pins, role, interface, ifindex)?;
+        let mode = match mode {
+            AttachMode::Native => self.attach(pins, role, interface, ifindex)?.mode,
+            AttachMode::Generic => self.attach_generic(pins, role, interface, ifindex)?,
+        };
         pins.pin_program(role, self.program(role))?;
-        Ok(attachment.mode)
+        Ok(mode)
+    }
+
+    /// Attaches a program again, in generic mode. It must be the first one there: in between the
+    /// NIC has none.
+    ///
+    /// # Errors
+    /// The NIC does not take it, or it cannot be pinned; then it is attached no more.
+    pub fn make_generic(
+        &self,
+        pins: &Pins,
+        attachment: &mut Attachment,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<(), KernelError> {
+        debug_assert!(
+            !attachment.is_taken_over(),
+            "the frames of a box would be lost"
+        );
+        pins.remove_link(attachment.role)?;
+        attachment.mode = self.attach_generic(pins, attachment.role, interface, ifindex)?;
+        Ok(())
+    }
+
+    fn attach_generic(
+        &self,
+        pins: &Pins,
+        role: Role,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<AttachMode, KernelError> {
+        let link = sys::create_link(self.program(role), ifindex, XDP_FLAGS_SKB_MODE);
+        let link = link.map_err(|source| KernelError::Attach {
+            interface: interface.to_owned(),
+            hint: attach_hint(&source, interface),
+            source,
+        })?;
+        pins.pin_link(role, link)?;
+        Ok(AttachMode::Generic)
     }
 
     /// Takes the programs off NICs that do not play these roles any more, so that no link is in

@@ -78,12 +78,22 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
                 .because("it works, several times slower; a NIC whose driver runs XDP does better")
         }
         Some(can) => {
+            // A socket shows whether it is so, and to bind one resets queues of a NIC in use.
             let zero_copy = if can.zero_copy {
-                "zero-copy"
+                "claims zero-copy"
             } else {
                 "no zero-copy"
             };
-            Finding::ok(subject, format!("{driver}: native XDP, {zero_copy}"))
+            let finding = Finding::ok(subject, format!("{driver}: native XDP, {zero_copy}"));
+            match (can.zero_copy, nic.driver.as_deref()) {
+                (true, Some("virtio_net")) => finding.because(
+                    "it binds only where the virtual machine gives the NIC an IOMMU and queue \
+                     reset (QEMU: iommu_platform=on,queue_reset=on); `exitmark status` shows what \
+                     came of it",
+                ),
+                (true, _) => finding.because("`exitmark status` shows whether it binds"),
+                (false, _) => finding,
+            }
         }
     });
     if facts.needs_zero_copy && state.abilities.is_some_and(|can| !can.zero_copy) {

@@ -544,6 +544,29 @@ fn queues_that_virtio_has_added_for_xdp_are_no_fault() {
 }
 
 #[test]
+fn zero_copy_is_claimed_by_a_driver_until_a_socket_is_bound() {
+    let mut facts = sound();
+    nic(&mut facts, 0).driver = Some("virtio_net".to_owned());
+    let said = render(&findings(&facts));
+    assert!(
+        said.contains("driver virtio_net: native XDP, claims zero-copy"),
+        "{said}"
+    );
+    for words in ["iommu_platform=on,queue_reset=on", "`exitmark status`"] {
+        assert!(said.contains(words), "{said}");
+    }
+    xdp(&mut facts, 0).abilities = Some(XdpAbilities {
+        zero_copy: false,
+        ..ABLE
+    });
+    let said = render(&findings(&facts));
+    assert!(
+        said.contains("driver virtio_net: native XDP, no zero-copy\n"),
+        "{said}"
+    );
+}
+
+#[test]
 fn long_packets_take_a_kernel_and_drivers() {
     let jumbo = |change: fn(&mut Facts)| {
         let mut facts = sound();

@@ -372,14 +372,28 @@ fn bind_hint(error: &io::Error, settings: XskSettings) -> &'static str {
         Some(libc::EBUSY) => {
             "; another program has this queue: end it first (`ss --xdp --all --processes` names it)"
         }
-        Some(libc::EOPNOTSUPP | libc::EINVAL) if settings.zero_copy => {
+        Some(libc::EOPNOTSUPP) if settings.zero_copy => {
             "; this driver has no zero-copy: set `datapath.zero_copy` to \"auto\" or \"off\""
+        }
+        Some(libc::EINVAL) if settings.zero_copy => {
+            "; the driver claims zero-copy and refuses it for this NIC (virtio_net without an \
+             IOMMU: QEMU's iommu_platform=on; else the MTU, or the number of queues): set \
+             `datapath.zero_copy` to \"auto\" or \"off\""
+        }
+        Some(libc::ENOENT) if settings.zero_copy => {
+            "; the NIC cannot reset a queue, which zero-copy takes (virtio_net: QEMU's \
+             queue_reset=on): set `datapath.zero_copy` to \"auto\" or \"off\""
         }
         Some(libc::EINVAL | libc::EOPNOTSUPP) if settings.multi_buffer => {
             "; packets that span several frames need Linux 6.6: lower the MTU of every port to \
              3486 or less"
         }
         Some(libc::EINVAL) => "; the NIC has no such queue, or is down",
+        Some(libc::ENETDOWN) => "; the NIC is down: `ip link set dev NIC up`",
+        Some(libc::ENOBUFS | libc::ENOMEM) => {
+            "; there is no memory for it: raise LimitMEMLOCK or grant CAP_IPC_LOCK, or make \
+             `datapath.ring` smaller"
+        }
         Some(libc::EPERM) => "; it takes CAP_NET_RAW",
         _ => "",
     }
@@ -395,4 +409,45 @@ fn io_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
             || io::Error::other(error.to_string()),
             io::Error::from_raw_os_error,
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_a_bind_has_its_own_hint() {
+        let copy = XskSettings {
+            ring: 2048,
+            in_hand: 64,
+            chunk_bytes: 2048,
+            multi_buffer: false,
+            zero_copy: false,
+        };
+        let zero_copy = XskSettings {
+            zero_copy: true,
+            ..copy
+        };
+        let several = XskSettings {
+            multi_buffer: true,
+            ..copy
+        };
+        for (code, settings, words) in [
+            (libc::EBUSY, copy, "another program has this queue"),
+            (libc::EOPNOTSUPP, zero_copy, "has no zero-copy"),
+            (libc::EINVAL, zero_copy, "iommu_platform=on"),
+            (libc::ENOENT, zero_copy, "queue_reset=on"),
+            (libc::EINVAL, several, "Linux 6.6"),
+            (libc::EINVAL, copy, "no such queue"),
+            (libc::ENETDOWN, copy, "ip link set dev NIC up"),
+            (libc::ENOBUFS, copy, "LimitMEMLOCK"),
+            (libc::EPERM, zero_copy, "CAP_NET_RAW"),
+        ] {
+            let hint = bind_hint(&io::Error::from_raw_os_error(code), settings);
+            assert!(
+                hint.starts_with("; ") && hint.contains(words),
+                "{code}: {hint}"
+            );
+        }
+    }
 }

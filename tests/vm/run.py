@@ -12,13 +12,13 @@ import json
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 
 import box
+import cells
 import guest
 import matrix
 import packages
@@ -28,12 +28,27 @@ import verifier
 RESULTS = verifier.ROOT / "target/vm.json"
 JOBS = max(1, min(2, os.cpu_count() or 1))
 # Seconds after which a cell is taken down.
-CELL_TIMEOUT = 400
+CELL_TIMEOUT = 600
 
 
 def words(text):
     """A list of an argument's parts."""
     return text.split(",")
+
+
+@contextlib.contextmanager
+def workers(count):
+    """Threads, each with a guest. What goes wrong here ends all guests."""
+    pool = concurrent.futures.ThreadPoolExecutor(count)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(guest.RUNNING):
+            guest.end(process)
+        raise
+    finally:
+        pool.shutdown()
 
 
 def load(arguments):
@@ -44,7 +59,7 @@ def load(arguments):
     rows = []
     with tempfile.TemporaryDirectory(prefix="exitmark-vm-") as scratch:
         loads = verifier.Loads(arguments.bpf, arguments.clang, pathlib.Path(scratch))
-        with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        with workers(arguments.jobs) as pool:
             for done in pool.map(lambda s: loads.run(s, arguments.cloud), arguments.kernels):
                 verifier.show(done)
                 rows += done
@@ -57,42 +72,44 @@ def load(arguments):
     return 1 if faults else 0
 
 
-def cell(arguments):
-    """The command `cell`."""
-    chosen = next((one for one in matrix.CELLS if one.name == arguments.name), None)
-    if chosen is None:
-        print("\n".join(one.name for one in matrix.CELLS))
+def run_cells(arguments):
+    """The command `cells`: a line of JSON for each, as it is done."""
+    chosen = [one for one in matrix.CELLS if one.name in arguments.names]
+    if not chosen or len({one.group for one in chosen}) != 1:
+        print("Name cells of one kernel and NIC:", *(one.name for one in matrix.CELLS), sep="\n")
         return 2
-    result = dataclasses.asdict(box.run(chosen, arguments.program.absolute()))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result))
-    else:
-        print(json.dumps(result, indent=1))
-    return 0 if result["verdict"] == chosen.expect else 1
+    good = True
+    with open(arguments.json or "/dev/stdout", "w", encoding="ascii", buffering=1) as lines:
+        for result in cells.run(chosen, arguments.program.absolute()):
+            good &= result.verdict == result.expected
+            lines.write(json.dumps(dataclasses.asdict(result)) + "\n")
+    return 0 if good else 1
 
 
-def run_cell(chosen, program, scratch):
-    """Runs a cell in a process of its own; one that needs taps, in a network namespace as well."""
-    file = scratch / f"{chosen.name}.json"
-    command = [sys.executable, __file__, "cell", chosen.name]
+def run_group(group, program, scratch):
+    """Runs a group of cells in a process of its own: results.
+
+    One that needs taps has a network namespace of its own as well.
+    """
+    file = scratch / f"{group[0].name}.json"
+    command = [sys.executable, __file__, "cells", *(one.name for one in group)]
     command += ["--program", program, "--json", file]
-    if chosen.tap:
+    if group[0].tap:
         command = ["unshare", "--net", "--kill-child", "--fork", *command]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    said = ""
-    try:
-        said = process.communicate(timeout=CELL_TIMEOUT)[1]
-    except subprocess.TimeoutExpired:
-        said = f"taken down after {CELL_TIMEOUT} s"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if file.exists():
-        return json.loads(file.read_text())
-    failed = box.Result.of(chosen)
-    failed.check("the cell ran to its end", said[-2000:])
-    return dataclasses.asdict(failed)
+    timeout = CELL_TIMEOUT * len(group)
+    with guest.started(command, stderr=subprocess.PIPE, text=True,
+                       env=dict(os.environ, TMPDIR=str(scratch))) as process:  # fmt: skip
+        try:
+            said = process.communicate(timeout=timeout)[1]
+        except subprocess.TimeoutExpired:
+            said = f"taken down after {timeout} s"
+    lines = file.read_text().splitlines() if file.exists() else []
+    results = [json.loads(line) for line in lines]
+    for one in group[len(results) :]:
+        missing = box.Result.of(one)
+        missing.check("the cell ran to its end", said[-2000:])
+        results.append(dataclasses.asdict(missing))
+    return results
 
 
 def describe(result):
@@ -113,55 +130,65 @@ def commit():
     return shown.stdout.strip() + ("+" if changed.stdout else "")
 
 
+def show(kind, outcome):
+    """Prints what came of a job. Whether it is as expected."""
+    if kind == "cells":
+        for result in outcome:
+            print(describe(result), flush=True)
+        return all(result["verdict"] == result["expected"] for result in outcome)
+    if kind == "demo":
+        print(f"{'right   ' if outcome['ok'] else 'FAILED  '} demo on Linux {outcome['kernel']}, "
+              f"{outcome['seconds']:.0f} s: {outcome.get('numbers')} {outcome.get('said', '')}",
+              flush=True)  # fmt: skip
+        return outcome["ok"]
+    faults = [row.fault() for row in outcome if row.fault()]
+    print(f"{'FAILED  ' if faults else 'right   '} load on Linux {outcome[0].release}",
+          *faults, sep="\n    ", flush=True)  # fmt: skip
+    return not faults
+
+
+def groups_of(chosen):
+    """Cells that share a guest, the longest groups first."""
+    groups = {}
+    for one in chosen:
+        groups.setdefault(one.group, []).append(one)
+    return sorted(groups.values(), key=lambda group: -sum(len(one.steps) for one in group))
+
+
 def run_matrix(arguments):
     """The command `matrix`."""
-    cells = [one for one in matrix.CELLS if re.search(arguments.cells, one.name)]
+    chosen = [one for one in matrix.CELLS if re.search(arguments.cells, one.name)]
     everything = arguments.cells == "."
     if os.geteuid():
-        for one in [one for one in cells if one.tap]:
+        for one in [one for one in chosen if one.tap]:
             print(f"SKIPPED {one.name}: it takes root for a tap device")
-            cells.remove(one)
-    kernels = sorted({one.kernel for one in cells}, key=matrix.KERNELS.index)
-    groups = ["qemu", "busybox", "tools", *(f"kernel-{series}" for series in kernels)]
-    if everything:
-        groups += [f"clang-{version}" for version in verifier.CLANGS if version != "14"]
-    packages.ensure(groups)
+            chosen.remove(one)
+    kernels = sorted({one.kernel for one in chosen}, key=matrix.KERNELS.index)
+    packages.ensure(["qemu", "busybox", "tools", *(f"kernel-{series}" for series in kernels)])
     began = time.monotonic()
     report = {"commit": commit(), "cells": [], "demo": [], "verifier": []}
     good = True
     with tempfile.TemporaryDirectory(prefix="exitmark-vm-") as name:
         scratch = pathlib.Path(name)
-        program = box.strip(arguments.program, scratch)
+        program = cells.strip(arguments.program, scratch)
         loads = verifier.Loads(arguments.bpf, verifier.CLANGS, scratch) if everything else None
 
-        def do(job):
-            kind, subject = job
-            if kind == "cell":
-                return job, run_cell(subject, program, scratch)
-            return job, box.demo(subject, program) if kind == "demo" else loads.run(subject)
+        def do(kind, subject):
+            if kind == "cells":
+                return kind, run_group(subject, program, scratch)
+            return kind, cells.demo(subject, program) if kind == "demo" else loads.run(subject)
 
-        jobs = [("cell", one) for one in sorted(cells, key=lambda one: -len(one.steps))]
+        jobs = [("cells", group) for group in groups_of(chosen)]
         if everything:
-            jobs = [(kind, one) for kind in ("load", "demo") for one in kernels] + jobs
-        with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-            for done in concurrent.futures.as_completed([pool.submit(do, job) for job in jobs]):
-                (kind, subject), outcome = done.result()
-                if kind == "cell":
-                    report["cells"].append(outcome)
-                    good &= outcome["verdict"] == subject.expect
-                    print(describe(outcome), flush=True)
-                elif kind == "demo":
-                    report["demo"].append(outcome)
-                    good &= outcome["ok"]
-                    verdict = "right   " if outcome["ok"] else "FAILED  "
-                    print(f"{verdict} demo on {outcome['release']}: {outcome.get('numbers')} "
-                          f"{outcome.get('said', '')}", flush=True)  # fmt: skip
-                else:
+            jobs += [(kind, one) for kind in ("load", "demo") for one in kernels]
+        with workers(arguments.jobs) as pool:
+            for done in concurrent.futures.as_completed([pool.submit(do, *job) for job in jobs]):
+                kind, outcome = done.result()
+                good &= show(kind, outcome)
+                if kind == "load":
                     report["verifier"] += [dataclasses.asdict(row) for row in outcome]
-                    faults = [row.fault() for row in outcome if row.fault()]
-                    good &= not faults
-                    print(f"{'FAILED  ' if faults else 'right   '} load on {outcome[0].release}",
-                          *faults, sep="\n    ", flush=True)  # fmt: skip
+                else:
+                    report[kind] += outcome if kind == "cells" else [outcome]
     order = [one.name for one in matrix.CELLS]
     report["cells"].sort(key=lambda row: order.index(row["name"]))
     for part in ("demo", "verifier"):
@@ -169,7 +196,7 @@ def run_matrix(arguments):
     report["seconds"] = round(time.monotonic() - began)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{len(cells)} cells in {report['seconds']} s: {RESULTS}")
+    print(f"{len(chosen)} cells in {report['seconds']} s: {RESULTS}")
     return 0 if good else 1
 
 
@@ -200,10 +227,10 @@ def main():
         one.add_argument("--bpf", type=path, default=verifier.ROOT / "bpf", help="*.bpf.c")
         one.add_argument("--jobs", type=int, default=JOBS, help="guests at a time")
 
-    command = commands.add_parser("cell", help="run one cell, and print its result")
-    command.add_argument("name")
-    command.add_argument("--json", type=path, help="write the result to a file")
-    command.set_defaults(run=cell)
+    command = commands.add_parser("cells", help="run cells of one kernel and NIC")
+    command.add_argument("names", nargs="*")
+    command.add_argument("--json", type=path, help="write the results to a file, one a line")
+    command.set_defaults(run=run_cells)
     for one in (command, everything):
         built = verifier.ROOT / "target/release/exitmark"
         one.add_argument("--program", type=path, default=built, help="the box")

@@ -1,12 +1,9 @@
 """Loads every BPF program in guests: does each kernel take what each compiler makes of it?"""
 
-import concurrent.futures
 import dataclasses
 import pathlib
 import re
 import subprocess
-import tempfile
-import time
 
 import guest
 import initramfs

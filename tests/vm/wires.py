@@ -81,8 +81,8 @@ class Datagrams(Wire):
         return self._socket.recv(LONGEST_FRAME)
 
     def send(self, frame):
-        """Sends a frame to the guest. It is lost if the NIC takes none for 50 ms."""
-        for _ in range(25):
+        """Sends a frame to the guest. It is lost if the NIC takes none for a second."""
+        for _ in range(500):
             try:
                 self._socket.sendto(frame, self._far)
                 return

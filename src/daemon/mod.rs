@@ -294,8 +294,8 @@ impl Daemon {
                 self.look_around();
             }
             if looked_at_ports.elapsed() >= blind::LOOK {
-                looked_at_ports = Instant::now();
                 self.look_at_ports();
+                looked_at_ports = Instant::now();
             }
             match event {
                 Ok(Event::Signal(SIGUSR1)) => self.print_counters(),

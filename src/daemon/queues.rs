@@ -193,7 +193,11 @@ mod tests {
                             .find(|(_, nic)| nic.name == words[2])
                             .unwrap();
                         let number: u32 = words[4].parse().unwrap();
-                        assert!(number <= nic.most_queues_with_xdp(cpus), "{refused}");
+                        let may_be_virtio = [None, Some("virtio_net")];
+                        let panics = may_be_virtio.contains(&nic.driver.as_deref())
+                            && number > cpus
+                            && number + cpus > 4;
+                        assert!(!panics, "{refused}");
                         assert!(nic.sets_queues, "{refused}");
                     }
                 }

@@ -193,10 +193,11 @@ class Box:
         return status == 0 and "ready" in output, output
 
     def status(self):
-        """The report of the running box."""
-        status, output = self.exitmark("status --json")
-        with contextlib.suppress(ValueError):
-            return json.loads(output)
+        """The report of the running box. On a busy machine its answer may come too late."""
+        for _ in range(5):
+            status, output = self.exitmark("status --json")
+            with contextlib.suppress(ValueError):
+                return json.loads(output)
         raise Wrong(f"exitmark status --json ({status}): {output[-500:]}")
 
     def signal(self, name):

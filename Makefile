@@ -56,7 +56,7 @@ test-tor: setup
 # the kernels are fetched by apt and installed nowhere; CELLS is a regular expression of cells.
 CELLS ?= .
 vm-test: setup
-	cargo build --locked --release --bin exitmark
+	cargo build --locked --release --bin exitmark --bin exitmark-monitor
 	python3 tests/vm/run.py matrix --cells '$(CELLS)' --program $(TARGET)/release/exitmark $(ARGS)
 
 # What was found, into docs/kernels.md.

@@ -73,6 +73,15 @@ while kill -0 $(cat /tmp/pid) 2> /dev/null && ! grep -q ^ready /tmp/log; do usle
 cat /tmp/log
 kill -0 $(cat /tmp/pid) 2> /dev/null
 """
+MONITOR = f"""
+mkdir -p /tmp/periods
+exitmark-monitor capture --interface u0 --address {frames.HOST_4} \\
+    --out /tmp/periods > /tmp/log 2>&1 &
+echo $! > /tmp/pid
+while kill -0 $(cat /tmp/pid) 2> /dev/null && ! grep -q ^ready /tmp/log; do usleep 50000; done
+cat /tmp/log
+kill -0 $(cat /tmp/pid) 2> /dev/null
+"""
 # Waits until the process is gone.
 GONE = "while kill -0 $(cat /tmp/pid) 2> /dev/null; do usleep 20000; done"
 
@@ -129,7 +138,9 @@ def build_initramfs(kernel, program, path):
     for name in ("sbin/ip", "sbin/ethtool", "usr/bin/tcpdump", "bin/setpriv", "usr/bin/setpriv"):
         if (tools / name).exists():
             contents.program(f"t/{name.rsplit('/', 1)[1]}", tools / name, [tools])
-    contents.program("t/exitmark", program)
+    for name in ("exitmark", "exitmark-monitor"):
+        if (file := program.with_name(name)).exists():
+            contents.program(f"t/{name}", file)
     contents.write(path)
 
 

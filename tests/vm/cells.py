@@ -122,6 +122,15 @@ class Steps:
         left = self.box.guest.run("ls -A /sys/fs/bpf/exitmark 2> /dev/null")[1]
         self.result.check("no pins left", left)
 
+    def monitor(self):
+        """The monitor takes the box's place on uplink, and leaves the NIC as it was."""
+        status, output = self.box.guest.run(box.MONITOR, box.READY_TIMEOUT)
+        self.result.check("the monitor starts", output if status else "")
+        status, output = self.box.guest.run(f"kill $(cat /tmp/pid); {box.GONE}; cat /tmp/log")
+        after = self.box.guest.check(box.NICS)
+        same = after == self.result.notes["NICs before"]
+        self.result.check("the monitor leaves the NIC as it was", "" if same else after + output)
+
 
 def attempt(cell, machine, result):
     """Goes through a cell's steps."""
@@ -219,10 +228,10 @@ def demo(series, program):
 
 
 def strip(program, directory):
-    """A copy of the program without symbols, small enough for an initramfs."""
-    target = directory / "exitmark"
-    if shutil.which("strip"):
-        subprocess.run(["strip", "-o", target, program], check=True)
-    else:
-        shutil.copy(program, target)
-    return target
+    """Copies of both programs without symbols, small enough for an initramfs: the box's path."""
+    for file in (program, program.with_name("exitmark-monitor")):
+        if file.exists() and shutil.which("strip"):
+            subprocess.run(["strip", "-o", directory / file.name, file], check=True)
+        elif file.exists():
+            shutil.copy(file, directory / file.name)
+    return directory / program.name

@@ -4,8 +4,8 @@ import dataclasses
 
 KERNELS = ("6.1", "6.12", "6.18", "7.3")
 
-# What is done in a cell, in this order. `load` is counted frames; in `kill`, `stop` and `restart`
-# it goes on meanwhile.
+# What is done in a cell, in this order; `monitor` in some, after that. `load` is counted frames; in
+# `kill`, `stop` and `restart` it goes on meanwhile.
 FULL = ("doctor", "cross", "load", "stop", "kill", "restart", "reload", "link", "detach")
 # Where another cell of the same kernel has the rest, or the same one on another kernel.
 WITHOUT_LINK = ("doctor", "cross", "load", "stop", "kill", "restart", "detach")
@@ -86,7 +86,8 @@ def _cells():
             yield Cell(kernel, "vmxnet3", mode, "af_xdp", SHORT)
             for nic in ("e1000e", "vmxnet3"):
                 yield refused(nic, "af_xdp", "zero.copy")
-            yield Cell(kernel, "virtio", "native", "xdp", SHORT, queues=2, tap=True)
+            with_monitor = (*SHORT, "monitor")
+            yield Cell(kernel, "virtio", "native", "xdp", with_monitor, queues=2, tap=True)
         if kernel in ("6.18", "7.3"):
             required = {"zero_copy": "require"}
             yield Cell(

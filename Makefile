@@ -7,8 +7,8 @@ PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-d
 # What exitmark is compared with, beside what is above.
 BENCH_PACKAGES := dpdk-dev
 
-.PHONY: setup demo test test-survive test-tor vm-test vm-publish bench bench-publish bench-check \
-        bench-baseline fuzz fuzz-engines check deb clean
+.PHONY: setup demo test test-survive test-tor vm-test vm-install-test vm-publish bench bench-publish \
+        bench-check bench-baseline fuzz fuzz-engines check deb clean
 
 # No service of a package is started: the tests run a tor of their own.
 setup:
@@ -117,6 +117,18 @@ deb: setup
 	cargo build --locked --profile $(PROFILE) --bin exitmark --bin exitmark-monitor
 	cargo run --locked --quiet --example manual -- $(TARGET)/manual
 	dist/deb $(TARGET)/$(PROFILE:dev=debug) $(TARGET)/manual $(TARGET)/deb $(VERSION)
+
+# The README's steps, and the monitor's, read out of the pages and run on a Debian 12 and a Debian 13
+# machine in guests, with reboot, watchdog, kill, upgrade and purge: target/vm-install.json. Images
+# are made once, in EXITMARK_VM_CACHE; RELEASES=bookworm takes one release alone. Root.
+RELEASES ?=
+vm-install-test: PACKAGES += mmdebstrap dpkg-dev e2fsprogs
+vm-install-test: deb
+	rm -rf $(TARGET)/vm-install && mkdir -p $(TARGET)/vm-install/first
+	cp $(TARGET)/deb/*_$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)_*.deb $(TARGET)/vm-install/first
+	dist/deb $(TARGET)/$(PROFILE:dev=debug) $(TARGET)/manual $(TARGET)/vm-install/second 9999 >/dev/null
+	python3 tests/vm/install.py $(TARGET)/vm-install/first $(TARGET)/vm-install/second \
+		$(TARGET)/vm-install.json $(RELEASES)
 
 check: setup
 	cargo fmt --check

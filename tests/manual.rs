@@ -10,6 +10,7 @@
 #[path = "../examples/manual/pages/mod.rs"]
 mod pages;
 
+use exitmark::lab::is_installed;
 use pages::PROGRAMS;
 use std::collections::BTreeSet;
 use std::fs;
@@ -186,4 +187,20 @@ fn groff_and_bash_are_content() {
             }
         }
     }
+}
+
+/// The README and docs/monitor.md are followed on machines by `make vm-install-test`, which takes
+/// root and a quarter of an hour. That it knows each of their steps is known sooner.
+#[test]
+fn every_step_of_the_pages_is_known_to_the_installation_test() {
+    if !is_installed("python3") {
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/install.py");
+    let mut python = Command::new("python3");
+    let output = python.args(["-B", script, "--plan"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}{failed}");
+    assert!(told.lines().count() > 10, "{told}");
 }

@@ -1,0 +1,36 @@
+//! Writes a made-up consensus as tor keeps it, valid from the hour that has begun, and signed by
+//! the lab's authorities: `consensus DIRECTORY`. Prints their identities, a line each.
+//!
+//! For guests that follow the README where there is no real document; see tests/vm/install.py.
+
+use exitmark::lab::authorities::Authorities;
+use exitmark::lab::consensus::Order;
+use exitmark::relays::{Flavor, Validity};
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{env, fs};
+
+const HOUR: u64 = 3600;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let directory = env::args_os().nth(1).map(PathBuf::from);
+    let directory = directory.ok_or("usage: consensus DIRECTORY")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let valid_after = UNIX_EPOCH + Duration::from_secs(now - now % HOUR);
+    let validity = Validity {
+        valid_after,
+        fresh_until: valid_after + Duration::from_secs(HOUR),
+        valid_until: valid_after + Duration::from_secs(3 * HOUR),
+    };
+    let order = Order::full_size(Flavor::Microdesc, validity);
+    let authorities = Authorities::new(order.authorities);
+    fs::create_dir_all(&directory)?;
+    let write = |name, text| fs::write(directory.join(name), text);
+    write("cached-microdesc-consensus", order.sign(&authorities))?;
+    write("cached-certs", authorities.certificates_for(validity))?;
+    for identity in authorities.identities() {
+        println!("{identity}");
+    }
+    Ok(())
+}

@@ -1,0 +1,218 @@
+"""Root file systems of Debian releases for guests, made by mmdebstrap and cached.
+
+An image is a plain server: systemd, ifupdown, the release's own kernel, no tor, no exitmark. What
+an operator installs later lies in a `file:` repository in the image, because a guest has no
+Internet. The mirror is the one that this machine's own apt sources name.
+
+    python3 tests/vm/image.py bookworm trixie
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from packages import Unavailable, cache
+
+RELEASES = {"bookworm": "Debian 12", "trixie": "Debian 13"}
+
+# What a server has before its operator reads the README. ifupdown, because the README's example
+# uses it; the rest is what `apt install` and a shell need.
+INSTALLED = (
+    "systemd-sysv", "dbus", "udev", "kmod", "linux-image-amd64", "initramfs-tools", "zstd",
+    "ifupdown", "iproute2", "procps", "apparmor", "ca-certificates", "curl", "less", "xz-utils",
+    "bsdutils", "bsdextrautils",
+)
+# What the README has its operator install, and what our packages recommend.
+LATER = ("tor", "tcpdump", "ethtool")
+
+SIZE = "4G"
+REPOSITORY = "srv/repository"
+
+# The guest's side of the runner's channel: a shell that reads `NUMBER BASE64-OF-A-SCRIPT` lines
+# from a virtio port and answers `NUMBER STATUS BASE64-OF-ITS-OUTPUT`.
+AGENT = r"""#!/bin/bash
+until [ -e /dev/virtio-ports/exitmark ]; do sleep 0.2; done
+exec 3<>/dev/virtio-ports/exitmark
+cd /root
+while read -r number script <&3; do
+    base64 -d <<< "$script" > /run/exitmark-agent.sh
+    HOME=/root bash -l /run/exitmark-agent.sh > /run/exitmark-agent.out 2>&1 < /dev/null 3>&-
+    status=$?
+    printf '%s %s %s\n' "$number" "$status" "$(base64 -w0 /run/exitmark-agent.out)" >&3
+done
+"""
+AGENT_UNIT = r"""[Unit]
+Description=Shell of the installation test
+[Service]
+ExecStart=/usr/local/sbin/exitmark-agent
+Restart=always
+[Install]
+WantedBy=multi-user.target
+"""
+
+FILES = {
+    "etc/hostname": "box\n",
+    "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 box\n",
+    "etc/fstab": "/dev/vda / ext4 errors=remount-ro 0 0\n",
+    "etc/apt/sources.list": f"deb [trusted=yes] file:/{REPOSITORY} ./\n",
+    # `incoming` is configured as any NIC of a server, before exitmark comes.
+    "etc/network/interfaces": """source /etc/network/interfaces.d/*
+
+auto lo
+iface lo inet loopback
+
+auto enp3s0
+iface enp3s0 inet static
+    address 203.0.113.2/24
+    gateway 203.0.113.1
+""",
+    "usr/local/sbin/exitmark-agent": AGENT,
+    "etc/systemd/system/exitmark-agent.service": AGENT_UNIT,
+}
+# The initial RAM disk holds what the root file system needs, so that it boots sooner.
+INITRD = {
+    "etc/initramfs-tools/conf.d/modules": "MODULES=list\n",
+    "etc/initramfs-tools/modules": "virtio_pci\nvirtio_blk\next4\n",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """Files of an image: its root file system (raw ext4), kernel and initial RAM disk."""
+
+    release: str
+    root: pathlib.Path
+    kernel: pathlib.Path
+    initrd: pathlib.Path
+
+
+def mirrors():
+    """The archive's URI and the security archive's (or None), as apt's sources have them."""
+    listed = subprocess.run(
+        ["apt-get", "--print-uris", "update"], capture_output=True, text=True, check=False
+    ).stdout
+    found = {}
+    for uri, suite in re.findall(r"^'(\S+?)/dists/(\S+)/InRelease'", listed, re.M):
+        if uri.rstrip("/").endswith(("/debian", "/debian-security")):
+            found.setdefault(suite.endswith("-security"), uri)
+    if False not in found:
+        raise Unavailable("apt's sources name no archive of Debian")
+    return found[False], found.get(True)
+
+
+def recipe(release, archive, security):
+    """mmdebstrap's arguments, without its target, and what is written afterwards."""
+    later = " ".join(LATER)
+    arguments = [
+        "--mode=root", "--variant=important", "--format=directory",
+        "--aptopt=Acquire::Languages \"none\"",
+        "--aptopt=APT::Install-Recommends \"false\"",
+        f"--include={','.join(INSTALLED)}",
+    ]
+    for path, text in INITRD.items():
+        arguments.append(
+            f'--essential-hook=mkdir -p "$1/{os.path.dirname(path)}" '
+            f"&& printf '{text.encode('unicode_escape').decode()}' > \"$1/{path}\""
+        )
+    arguments += [
+        '--customize-hook=chroot "$1" apt-get clean',
+        "--customize-hook=chroot \"$1\" apt-get install -qy --download-only -o "
+        f"APT::Install-Recommends=true {later} </dev/null",
+        f"--customize-hook=mkdir -p \"$1/{REPOSITORY}\" "
+        f"&& mv \"$1\"/var/cache/apt/archives/*.deb \"$1/{REPOSITORY}/\"",
+        release, "TARGET", archive,
+    ]
+    if security:
+        arguments.append(f"deb {security} {release}-security main")
+    return arguments
+
+
+def make(release: str) -> Image:
+    """The release's image, from the cache or made now (root; some minutes)."""
+    arguments = recipe(release, *mirrors())
+    key = hashlib.sha256(repr((arguments, FILES, SIZE)).encode()).hexdigest()[:16]
+    target = cache() / f"{release}-{key}"
+    image = Image(release, target / "root.ext4", target / "vmlinuz", target / "initrd")
+    if target.is_dir():
+        return image
+    if os.geteuid() != 0:
+        raise Unavailable(f"no image of {release} is in {cache()}, and only root can make one")
+    for tool in ("mmdebstrap", "dpkg-scanpackages", "mkfs.ext4"):
+        if not shutil.which(tool):
+            raise Unavailable(f"{tool} is not installed")
+    cache().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache(), prefix=f".{release}-") as work:
+        tree, out = pathlib.Path(work, "tree"), pathlib.Path(work, "out")
+        out.mkdir()
+        arguments[arguments.index("TARGET")] = str(tree)
+        log = cache() / f"{release}.log"
+        with log.open("w") as output:
+            # What it mounts, and all that it runs, goes with it, also where it is killed.
+            apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+            status = subprocess.run(
+                [*apart, "mmdebstrap", *arguments],
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL, check=False,
+            ).returncode  # fmt: skip
+        if status != 0:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
+            raise Unavailable(f"mmdebstrap {release} failed: {last[0]} (all of it: {log})")
+        finish(tree)
+        for name, pattern in (("vmlinuz", "vmlinuz-*"), ("initrd", "initrd.img-*")):
+            [found] = tree.glob(f"boot/{pattern}")
+            shutil.copyfile(found, out / name)
+        with open(out / "root.ext4", "wb") as raw:
+            raw.truncate(int(SIZE[:-1]) << 30)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-d", tree, out / "root.ext4"], check=True)
+        out.rename(target)
+    return image
+
+
+def finish(tree: pathlib.Path):
+    """Makes a bootable server of what mmdebstrap has installed."""
+    repository = tree / REPOSITORY
+    with open(repository / "Packages", "w") as index:
+        subprocess.run(
+            ["dpkg-scanpackages", "-m", "."],
+            cwd=repository, stdout=index, stderr=subprocess.DEVNULL, check=True,
+        )
+    for path in (tree / "etc/apt").glob("sources.list*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (tree / "etc/apt/sources.list.d").mkdir()
+    # mmdebstrap's own settings of apt: recommended packages are installed on a server.
+    for path in (tree / "etc/apt/apt.conf.d").glob("99mmdebstrap"):
+        path.unlink()
+    for path, text in FILES.items():
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_text(text)
+    (tree / "usr/local/sbin/exitmark-agent").chmod(0o755)
+    (tree / "var/log/journal").mkdir(exist_ok=True)
+    wanted = tree / "etc/systemd/system/multi-user.target.wants"
+    wanted.mkdir(parents=True, exist_ok=True)
+    (wanted / "exitmark-agent.service").symlink_to("/etc/systemd/system/exitmark-agent.service")
+    # Rebuilding the manual's index takes an emulated machine minutes.
+    (tree / "var/lib/man-db/auto-update").unlink(missing_ok=True)
+    # Real documents are of a day in the past; systemd does not let the clock be before this file.
+    epoch = tree / "usr/lib/clock-epoch"
+    epoch.touch()
+    os.utime(epoch, (1_600_000_000, 1_600_000_000))
+    for timer in ("apt-daily.timer", "apt-daily-upgrade.timer", "man-db.timer"):
+        (tree / "etc/systemd/system" / timer).symlink_to("/dev/null")
+    subprocess.run(
+        ["chroot", tree, "apt-get", "update", "-q"],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+    )
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or RELEASES:
+        try:
+            made = make(name)
+        except Unavailable as error:
+            sys.exit(f"image: {error}")
+        print(f"{name}: {made.root} ({made.root.stat().st_blocks // 2048} MiB)")

@@ -102,6 +102,23 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
                 .because("datapath.zero_copy = \"require\"; \"auto\" does without where it must"),
         );
     }
+    // With workers the box runs, and its start says what that means.
+    if facts.needs_zero_copy
+        && facts.engine == Engine::Xdp
+        && port.role.is_some()
+        && !nic.takes_zero_copy_redirects()
+    {
+        findings.push(
+            Finding::fault(
+                subject,
+                "the driver drops frames that are redirected to it from a zero-copy port",
+            )
+            .because(
+                "engine = \"xdp\" redirects every frame; datapath.zero_copy = \"auto\" keeps copy \
+                 mode here",
+            ),
+        );
+    }
     let is_ours = |&(_, ifindex, program): &(Role, u32, u32)| {
         ifindex == nic.index && program == state.program
     };

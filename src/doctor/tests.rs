@@ -371,6 +371,13 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
         ),
         (
             |f| {
+                (f.engine, f.needs_zero_copy) = (Engine::Xdp, true);
+                nic(f, 1).driver = Some("virtio_net".to_owned());
+            },
+            (Fault, "uplink0", "from a zero-copy port", None),
+        ),
+        (
+            |f| {
                 f.engine = Engine::Xdp;
                 nic(f, 1).queues = 8;
             },

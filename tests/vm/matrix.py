@@ -45,8 +45,12 @@ class Cell:
     # More than one queue, or offloads, takes a tap and root.
     queues: int = 1
     tap: bool = False
-    cpus: int = 2
     note: str = ""
+
+    @property
+    def cpus(self):
+        """CPUs of the guest. QEMU's vmxnet3 stalls a guest with two while its link is set up."""
+        return 1 if self.nic == "vmxnet3" else 2
 
     @property
     def name(self):

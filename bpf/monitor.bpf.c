@@ -227,9 +227,13 @@ static __always_inline __s64 read_headers(struct frame *frame, struct fields *fi
 	type = payload_of(frame, MAX_TAGS, &payload);
 	if (payload)
 		ip = payload - frame->data;
+	/*
+	 * It is at 14 to 30 bytes. The mask bounds it for the verifier also where it is spilled at once:
+	 * Linux 6.1 forgets what a comparison tells of a number that is on the stack already.
+	 */
 	barrier_var(ip);
-	/* It is never behind more tags; bounds the offset for the verifier. */
-	if (!ip || ip > ETH_HLEN + 4 * MAX_TAGS || (type != ETH_P_IP && type != ETH_P_IPV6))
+	ip &= 0x1f;
+	if (!ip || (type != ETH_P_IP && type != ETH_P_IPV6))
 		return NOT_IP;
 	fields->family = type == ETH_P_IP ? V4 : V6;
 	is_whole = type == ETH_P_IP ? read_v4(frame, ip, fields) : read_v6(frame, ip, fields);

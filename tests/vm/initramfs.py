@@ -39,7 +39,7 @@ poweroff -f
 """
 
 FILES = {
-    "etc/passwd": "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+    "etc/passwd": "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\ntcpdump:x:100:100::/:/bin/false\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
 }
 

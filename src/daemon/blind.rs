@@ -13,13 +13,14 @@ use std::time::Duration;
 /// How often the ports are looked at.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
-/// How many packets a NIC must receive between two looks to count as receiving. Less may be
-/// control frames that the NIC keeps to itself.
+/// How many packets a NIC must receive, while its program sees none, for the port to count as
+/// blind: in [`WINDOW`] looks at most. Fewer may be control frames that the NIC keeps to itself,
+/// such as LLDP, one in 30 seconds.
 const RECEIVING: u64 = 3;
-/// In so many looks in a row the NIC must receive, and the program see nothing.
+const WINDOW: u32 = 10;
+/// So many looks pass at least from the first such packet on: it may be on its way.
 const LOOKS: u32 = 2;
-/// So many looks after the program was attached anew it is still blind: attaching can take the
-/// link down for seconds.
+/// The same after the program was attached anew: attaching can take the link down for seconds.
 const LOOKS_AFTER: u32 = 5;
 
 /// What was counted at a port up to one look.
@@ -54,6 +55,8 @@ enum State {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sight {
     last: Option<Look>,
+    /// Packets that the NIC received and the program did not see, and looks since the first one.
+    unseen: u64,
     looks: u32,
     state: State,
 }
@@ -65,29 +68,31 @@ impl Sight {
         // Counters that fall were set back, by a driver or by another box.
         let received = now.received.saturating_sub(last.received);
         if now.seen != last.seen {
-            self.looks = 0;
+            (self.unseen, self.looks) = (0, 0);
             let was = std::mem::take(&mut self.state);
             return (was != State::Sees).then_some(Step::Recovered);
         }
-        if received < RECEIVING {
-            // An idle second proves nothing of a port that was blind.
-            if self.state == State::Sees {
-                self.looks = 0;
-            }
+        self.unseen += received;
+        if self.unseen == 0 {
             return None;
         }
         self.looks += 1;
-        match self.state {
-            State::Sees if self.looks >= LOOKS => {
-                (self.state, self.looks) = (State::Blind, 0);
-                Some(Step::Reattach)
+        let is_blind = self.unseen >= RECEIVING;
+        let (step, state) = match self.state {
+            State::Sees if is_blind && self.looks >= LOOKS => (Step::Reattach, State::Blind),
+            State::Blind if is_blind && self.looks >= LOOKS_AFTER => {
+                (Step::StillBlind, State::StillBlind)
             }
-            State::Blind if self.looks >= LOOKS_AFTER => {
-                self.state = State::StillBlind;
-                Some(Step::StillBlind)
+            _ => {
+                if self.looks >= WINDOW {
+                    (self.unseen, self.looks) = (0, 0);
+                }
+                return None;
             }
-            _ => None,
-        }
+        };
+        self.state = state;
+        (self.unseen, self.looks) = (0, 0);
+        Some(step)
     }
 
     /// Whether an alarm is due.
@@ -178,13 +183,30 @@ mod tests {
 
     #[test]
     fn a_port_that_sees_or_is_idle_is_left_alone() {
-        for second in [(0, 0), (2, 0), (1000, 1), (3, 3), (0, 5)] {
+        for second in [(0, 0), (1000, 1), (3, 3), (0, 5)] {
             let all = steps(&[second; 20]);
             assert!(all.iter().all(Option::is_none), "{second:?}: {all:?}");
         }
         // Now and then a second in which frames were on their way.
-        let all = steps(&[(3, 0), (0, 0), (3, 0), (5, 5), (3, 0), (2, 0), (3, 0)]);
+        let all = steps(&[(3, 0), (5, 5), (3, 0), (0, 3), (2, 0), (0, 0), (3, 1)]);
         assert!(all.iter().all(Option::is_none), "{all:?}");
+        // Control frames that the NIC keeps to itself.
+        let mut seconds = [(0, 0); 60];
+        for second in [0, 5, 30, 59] {
+            seconds[second] = (1, 0);
+        }
+        assert!(steps(&seconds).iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn a_port_with_little_traffic_is_found_blind_too() {
+        let mut seconds = [(0, 0); 12];
+        for second in [1, 4, 7] {
+            seconds[second] = (1, 0);
+        }
+        let mut expected = vec![None; 12];
+        expected[7] = Some(Step::Reattach);
+        assert_eq!(steps(&seconds), expected);
     }
 
     #[test]

@@ -187,26 +187,9 @@ fn has_no_address(nic: &Nic, role: Role) -> Result<(), DaemonError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nic::Offloads;
 
     fn nic(name: &str, driver: &str) -> Nic {
-        Nic {
-            name: name.to_owned(),
-            index: 1,
-            mac: "02:00:00:00:00:01".parse().unwrap(),
-            mtu: 1500,
-            is_up: true,
-            has_carrier: true,
-            is_promiscuous: false,
-            queues: 1,
-            most_queues: 1,
-            has_combined_queues: true,
-            sets_queues: true,
-            is_veth: false,
-            driver: Some(driver.to_owned()),
-            addresses: Vec::new(),
-            offloads: Offloads::default(),
-        }
+        Nic::example(name, Some(driver))
     }
 
     #[test]

@@ -117,26 +117,14 @@ fn set_queues(nics: &[&Nic], queues: Option<u32>) -> String {
 mod tests {
     use super::*;
     use crate::datapath::{PerRole, Role};
-    use crate::nic::Offloads;
 
     /// Two ports of these drivers, with queues in use and at most.
     fn ports(host: (&str, u32, u32), uplink: (&str, u32, u32)) -> Nics {
         let nic = |name: &str, (driver, queues, most_queues): (&str, u32, u32)| Nic {
-            name: name.to_owned(),
-            index: 1,
-            mac: "02:00:00:00:00:01".parse().unwrap(),
-            mtu: 1500,
-            is_up: true,
-            has_carrier: true,
-            is_promiscuous: false,
             queues,
             most_queues,
-            has_combined_queues: true,
             sets_queues: !["e1000e", "vmxnet3"].contains(&driver),
-            is_veth: false,
-            driver: Some(driver.to_owned()).filter(|driver| !driver.is_empty()),
-            addresses: Vec::new(),
-            offloads: Offloads::default(),
+            ..Nic::example(name, Some(driver).filter(|driver| !driver.is_empty()))
         };
         let mut nics = Nics {
             ports: PerRole::from_fn(|_| None),

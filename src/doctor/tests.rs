@@ -18,21 +18,11 @@ fn port(role: Option<Role>, name: &str, index: u32) -> Port {
         role,
         name: name.to_owned(),
         nic: Ok(Nic {
-            name: name.to_owned(),
             index,
             mac: format!("02:00:00:00:00:{index:02x}").parse().unwrap(),
-            mtu: 1500,
-            is_up: true,
-            has_carrier: true,
-            is_promiscuous: false,
             queues: 4,
             most_queues: 8,
-            has_combined_queues: true,
-            sets_queues: true,
-            is_veth: false,
-            driver: Some("ice".to_owned()),
-            addresses: Vec::new(),
-            offloads: Offloads::default(),
+            ..Nic::example(name, Some("ice"))
         }),
         xdp: Some(XdpState {
             program: 0,

@@ -338,6 +338,30 @@ impl Nic {
     }
 }
 
+#[cfg(test)]
+impl Nic {
+    /// A NIC for tests: up, with carrier and one queue, and without addresses.
+    pub(crate) fn example(name: &str, driver: Option<&str>) -> Self {
+        Self {
+            name: name.to_owned(),
+            index: 1,
+            mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            is_up: true,
+            has_carrier: true,
+            is_promiscuous: false,
+            queues: 1,
+            most_queues: 1,
+            has_combined_queues: true,
+            sets_queues: true,
+            is_veth: false,
+            driver: driver.map(str::to_owned),
+            addresses: Vec::new(),
+            offloads: Offloads::default(),
+        }
+    }
+}
+
 fn unanswered(error: rtnetlink::Error) -> NicError {
     NicError::Netlink(io::Error::other(error))
 }

@@ -165,25 +165,12 @@ fn highest_of(list: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nic::Offloads;
 
     fn nic(driver: Option<&str>, queues: u32, most_queues: u32) -> Nic {
         Nic {
-            name: "nic0".to_owned(),
-            index: 1,
-            mac: "02:00:00:00:00:01".parse().unwrap(),
-            mtu: 1500,
-            is_up: true,
-            has_carrier: true,
-            is_promiscuous: false,
             queues,
             most_queues,
-            has_combined_queues: true,
-            sets_queues: true,
-            is_veth: false,
-            driver: driver.map(str::to_owned),
-            addresses: Vec::new(),
-            offloads: Offloads::default(),
+            ..Nic::example("nic0", driver)
         }
     }
 

@@ -9,6 +9,7 @@
 mod attach;
 mod pin_error;
 mod pins;
+mod run;
 mod samples;
 mod sys;
 mod undo;
@@ -21,7 +22,7 @@ use crate::bpf::{self, BpfError, Refusal};
 use crate::packet::MacAddr;
 use crate::policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, ProgramInput};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -31,6 +32,7 @@ use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 pub use attach::{AttachMode, Attachment, XdpAbilities, XdpState, kernel_version, xdp_state};
 pub use pin_error::PinError;
 pub use pins::Pins;
+pub use run::Ran;
 pub use samples::KernelSamples;
 pub(super) use sys::Mapped;
 pub(crate) use sys::run_live;
@@ -121,17 +123,6 @@ pub enum Buffers {
     One,
     /// Frames may be in several buffers (BPF_F_XDP_HAS_FRAGS, Linux 5.18).
     Several,
-}
-
-/// What the program did with a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ran {
-    /// It was sent on, to a port or a socket; otherwise dropped or left to the stack.
-    pub redirected: bool,
-    /// It was left to the box's own network stack.
-    pub passed: bool,
-    /// The frame as it was then.
-    pub frame: Vec<u8>,
 }
 
 impl Kernel {
@@ -386,48 +377,6 @@ impl Kernel {
     /// The file system refuses.
     pub fn tidy(&self, pins: &Pins) -> Result<Vec<String>, KernelError> {
         Ok(pins.remove_other_maps(self.layout)?)
-    }
-
-    /// Runs one frame through a role's program, as if its NIC had received it on queue 0
-    /// (BPF_PROG_RUN). Nothing is sent.
-    ///
-    /// # Errors
-    /// The frame is shorter than an Ethernet header or longer than the kernel can make one.
-    pub fn run(&self, role: Role, frame: &[u8]) -> Result<Ran, KernelError> {
-        self.run_split(role, frame, frame.len())
-    }
-
-    /// The same for a frame of which the first buffer has `first` bytes only, as some drivers
-    /// leave it.
-    ///
-    /// # Errors
-    /// As [`Kernel::run`]; `first` is less than an Ethernet header.
-    pub fn run_split(&self, role: Role, frame: &[u8], first: usize) -> Result<Ran, KernelError> {
-        let mut after = vec![0; frame.len()];
-        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
-        // egress_ifindex.
-        let mut context = [0; 24];
-        context[4..8].copy_from_slice(&u32::try_from(first).unwrap_or(u32::MAX).to_ne_bytes());
-        let input = ProgramInput {
-            context_in: (first != frame.len()).then_some(&mut context[..]),
-            data_in: Some(frame),
-            data_out: Some(&mut after),
-            ..Default::default()
-        };
-        let programs = &self.skeleton.progs;
-        let program = match role {
-            Role::Host => &programs.exitmark_host,
-            Role::Uplink => &programs.exitmark_uplink,
-            Role::Incoming => &programs.exitmark_incoming,
-        };
-        let output = program
-            .test_run(input)
-            .map_err(|error| KernelError::Run(frame.len(), error))?;
-        Ok(Ran {
-            redirected: output.return_value == libbpf_sys::XDP_REDIRECT,
-            passed: output.return_value == libbpf_sys::XDP_PASS,
-            frame: after,
-        })
     }
 
     /// What the program counted.

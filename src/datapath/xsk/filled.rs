@@ -116,7 +116,7 @@ impl Views {
 }
 
 /// The rings of a queue with a UMEM of its own. Receive and transmit ring are there from
-/// [`FilledRings::bind`] on; before, nothing but [`Rings::fill`] may be called.
+/// `bind` on; before, nothing but [`Rings::fill`] may be called.
 pub struct FilledRings {
     /// Null until it is bound.
     socket: *mut xsk_socket,

@@ -160,23 +160,10 @@ mod tests {
         fn new() -> Self {
             Self {
                 nic: Nic {
-                    name: "tap0".to_owned(),
-                    index: 1,
-                    mac: "02:00:00:00:00:01".parse().unwrap(),
-                    mtu: 1500,
-                    is_up: true,
-                    has_carrier: true,
-                    is_promiscuous: false,
-                    queues: 1,
-                    most_queues: 1,
-                    has_combined_queues: true,
-                    sets_queues: true,
-                    is_veth: false,
-                    driver: Some("virtio_net".to_owned()),
-                    addresses: Vec::new(),
                     offloads: Offloads::default()
                         .with(Offload::Lro, OffloadState::On)
                         .with(Offload::GroHw, OffloadState::On),
+                    ..Nic::example("tap0", Some("virtio_net"))
                 },
                 calls: Rc::default(),
                 has_program: Rc::default(),

@@ -5,7 +5,7 @@ use crate::bpf::kernel_release;
 use crate::datapath::{Kernel, KernelError, Pins, Role, XdpState, kernel_version, xdp_state};
 use crate::nic::{NextHop, Nic, possible_cpus};
 use crate::packet::MacAddr;
-use crate::settings::{Engine, Settings, ZeroCopy};
+use crate::settings::{Engine, Frags, Settings, ZeroCopy};
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit};
 use std::fs::{self, File};
@@ -38,6 +38,8 @@ pub struct Asked {
     pub user: Option<String>,
     /// A box without zero-copy would not start.
     pub needs_zero_copy: bool,
+    /// A frame must fit one buffer.
+    pub forbids_frags: bool,
     /// The engine that is asked for.
     pub engine: Engine,
 }
@@ -52,6 +54,7 @@ impl Default for Asked {
             files: Vec::new(),
             user: None,
             needs_zero_copy: false,
+            forbids_frags: false,
             engine: Engine::Auto,
         }
     }
@@ -88,6 +91,7 @@ impl Asked {
             files,
             user: settings.user.clone(),
             needs_zero_copy: settings.datapath.zero_copy == ZeroCopy::Require,
+            forbids_frags: settings.datapath.frags == Frags::Off,
             engine: settings.engine,
         }
     }
@@ -174,6 +178,8 @@ pub struct Facts {
     pub hop: Option<Hop>,
     /// A box without zero-copy would not start.
     pub needs_zero_copy: bool,
+    /// A frame must fit one buffer.
+    pub forbids_frags: bool,
     /// The engine that is asked for.
     pub engine: Engine,
     /// How many CPUs the kernel has room for.
@@ -246,6 +252,7 @@ impl Facts {
             shares_uplink: asked.shares_uplink,
             hop,
             needs_zero_copy: asked.needs_zero_copy,
+            forbids_frags: asked.forbids_frags,
             engine: asked.engine,
             cpus: possible_cpus(),
         }

@@ -161,7 +161,8 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
             .and_then(|xdp| xdp.abilities)
             .is_none_or(|can| can.several_buffers || !can.native)
     };
-    let takes_long = facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);
+    let takes_long =
+        !facts.forbids_frags && facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);
     let least = players(facts).map(Nic::one_buffer_mtu).min();
     let most = match takes_long {
         true => u32::MAX,
@@ -174,8 +175,8 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     let wanted = wanted.min(most);
     if nic.mtu > most {
         let why = format!(
-            "a longer packet than {most} bytes lies in several buffers, which takes Linux 6.6 and \
-             a driver that can, on every port"
+            "a longer packet than {most} bytes lies in several buffers, which takes Linux 6.6, a \
+             driver that can, on every port, and datapath.frags other than \"off\""
         );
         let finding = Finding::fault(subject, format!("MTU {}", nic.mtu));
         return Some(finding.because(why).mended_by(set(wanted)));

@@ -65,6 +65,7 @@ fn sound() -> Facts {
             known: Some("02:00:00:00:00:99".parse().unwrap()),
         }),
         needs_zero_copy: false,
+        forbids_frags: false,
         engine: Engine::Auto,
         cpus: 4,
     }
@@ -587,6 +588,7 @@ fn long_packets_take_a_kernel_and_drivers() {
         });
     };
     assert_eq!(jumbo(one), all);
+    assert_eq!(jumbo(|facts| facts.forbids_frags = true), all);
 }
 
 #[test]

@@ -18,9 +18,10 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// such as LLDP, one in 30 seconds.
 const RECEIVING: u64 = 3;
 const WINDOW: u32 = 10;
-/// So many looks pass at least from the first such packet on: it may be on its way.
-const LOOKS: u32 = 2;
-/// The same after the program was attached anew: attaching can take the link down for seconds.
+/// How many looks must find such packets: one may find some that are on their way.
+const RECEIPTS: u32 = 2;
+/// How many looks pass at least after the program was attached anew: attaching can take the link
+/// down for seconds.
 const LOOKS_AFTER: u32 = 5;
 
 /// What was counted at a port up to one look.
@@ -55,10 +56,14 @@ enum State {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sight {
     last: Option<Look>,
-    /// Packets that the NIC received and the program did not see, and looks since the first one.
+    /// Packets that the NIC received and the program did not see, the looks that found some, and
+    /// all looks since the first one.
     unseen: u64,
+    receipts: u32,
     looks: u32,
     state: State,
+    /// The program could not be attached anew.
+    has_failed: bool,
 }
 
 impl Sight {
@@ -68,31 +73,45 @@ impl Sight {
         // Counters that fall were set back, by a driver or by another box.
         let received = now.received.saturating_sub(last.received);
         if now.seen != last.seen {
-            (self.unseen, self.looks) = (0, 0);
-            let was = std::mem::take(&mut self.state);
+            let was = self.state;
+            *self = Self {
+                last: self.last,
+                ..Self::default()
+            };
             return (was != State::Sees).then_some(Step::Recovered);
         }
         self.unseen += received;
         if self.unseen == 0 {
             return None;
         }
+        self.receipts += u32::from(received > 0);
         self.looks += 1;
-        let is_blind = self.unseen >= RECEIVING;
+        // A NIC may refresh its counters late: one look alone proves nothing.
+        let is_blind = self.unseen >= RECEIVING && self.receipts >= RECEIPTS;
+        let is_due = is_blind && self.looks >= LOOKS_AFTER;
         let (step, state) = match self.state {
-            State::Sees if is_blind && self.looks >= LOOKS => (Step::Reattach, State::Blind),
-            State::Blind if is_blind && self.looks >= LOOKS_AFTER => {
-                (Step::StillBlind, State::StillBlind)
-            }
+            State::Sees if is_blind => (Step::Reattach, State::Blind),
+            State::Blind if is_due && self.has_failed => (Step::Reattach, State::Blind),
+            State::Blind if is_due => (Step::StillBlind, State::StillBlind),
             _ => {
                 if self.looks >= WINDOW {
-                    (self.unseen, self.looks) = (0, 0);
+                    self.begin_window();
                 }
                 return None;
             }
         };
         self.state = state;
-        (self.unseen, self.looks) = (0, 0);
+        self.begin_window();
         Some(step)
+    }
+
+    fn begin_window(&mut self) {
+        (self.unseen, self.receipts, self.looks) = (0, 0, 0);
+    }
+
+    /// Takes note whether the program was attached anew: where it was not, it is tried again.
+    pub(super) fn attached(&mut self, done: bool) {
+        self.has_failed = !done;
     }
 
     /// Whether an alarm is due.
@@ -120,7 +139,7 @@ impl Daemon {
         for port in &self.standing.ports {
             let (role, nic) = (port.role, &port.nic);
             if cut[role] > 0 && !std::mem::replace(&mut self.cut_told[role], true) {
-                tracing::error!("ALARM: {} ({role}): {CUT}", nic.name);
+                tracing::warn!("{} ({role}): {CUT}", nic.name);
             }
         }
         // What cannot be read now is compared the next time.
@@ -147,8 +166,18 @@ impl Daemon {
                     let mode = port.mode;
                     let kernel = &self.kernel;
                     match kernel.reattach(&self.pins, role, &nic.name, nic.index, mode) {
-                        Ok(mode) => port.mode = mode,
-                        Err(error) => tracing::error!("that failed: {error}"),
+                        Ok(mode) => {
+                            port.mode = mode;
+                            self.sights[role].attached(true);
+                        }
+                        Err(error) => {
+                            self.sights[role].attached(false);
+                            tracing::error!(
+                                "ALARM: cannot attach the XDP program to {} ({role}) again, which \
+                                 is tried further: {error}",
+                                nic.name
+                            );
+                        }
                     }
                 }
                 Some(Step::StillBlind) => tracing::error!(
@@ -190,6 +219,9 @@ mod tests {
         // Now and then a second in which frames were on their way.
         let all = steps(&[(3, 0), (5, 5), (3, 0), (0, 3), (2, 0), (0, 0), (3, 1)]);
         assert!(all.iter().all(Option::is_none), "{all:?}");
+        // A NIC whose counters are refreshed after the program has counted.
+        let all = steps(&[(0, 9), (9, 0), (0, 0), (0, 0), (0, 9), (9, 0), (0, 0)]);
+        assert!(all.iter().all(Option::is_none), "{all:?}");
         // Control frames that the NIC keeps to itself.
         let mut seconds = [(0, 0); 60];
         for second in [0, 5, 30, 59] {
@@ -216,6 +248,26 @@ mod tests {
         expected[1] = Some(Step::Reattach);
         expected[6] = Some(Step::StillBlind);
         assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn a_program_that_could_not_be_attached_is_attached_again_later() {
+        let (mut sight, mut now) = (Sight::default(), Look::default());
+        let mut steps = Vec::new();
+        for _ in 0..20 {
+            let step = sight.look(now);
+            if step == Some(Step::Reattach) {
+                sight.attached(steps.iter().flatten().count() == 2);
+            }
+            steps.push(step);
+            now.received += 3;
+        }
+        let mut expected = vec![None; 20];
+        for look in [2, 7, 12] {
+            expected[look] = Some(Step::Reattach);
+        }
+        expected[17] = Some(Step::StillBlind);
+        assert_eq!(steps, expected);
     }
 
     #[test]

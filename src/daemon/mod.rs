@@ -218,6 +218,7 @@ impl Daemon {
             Err(error) => {
                 let _ = daemon.workers.dismiss(&daemon.kernel);
                 daemon.workers.end();
+                daemon.leave_to_kernel();
                 return Err(abandon(error, daemon.pins, was_attached));
             }
         }
@@ -378,6 +379,15 @@ impl Daemon {
         Ok(())
     }
 
+    /// Lets the program decide where it could not beside zero-copy sockets: when a socket is closed
+    /// its queue leaves that mode.
+    fn leave_to_kernel(&mut self) {
+        if let Some((unblocked, longest)) = self.standing.afterwards {
+            self.workers.close();
+            self.links.allow_redirects(unblocked, longest);
+        }
+    }
+
     fn print_counters(&self) {
         let sums = self.workers.sums();
         let kernel = self.kernel.counts().unwrap_or_default();
@@ -433,11 +443,7 @@ impl Daemon {
             tracing::warn!("the last samples stay in the kernel's memory: {error}");
         }
         self.print_counters();
-        if let Some((unblocked, longest)) = self.standing.afterwards {
-            // A queue leaves zero-copy mode when its socket is closed.
-            self.workers.close();
-            self.links.allow_redirects(unblocked, longest);
-        }
+        self.leave_to_kernel();
         if self.settings.pin.on_stop == OnStop::Detach {
             detach::take_off(self.pins)?;
         }

@@ -114,7 +114,7 @@ impl Sockets {
             }
             // One memory has one mode: where the second port cannot, the first must not either.
             Binding::Either => attempt(true).or_else(|error| {
-                tracing::info!("copy mode, because not every port is zero-copy: {error}");
+                tracing::info!("copy mode, because zero-copy sockets cannot be bound: {error}");
                 attempt(false)
             })?,
         })

@@ -1,8 +1,9 @@
 //! Loads BPF objects, and makes errors of what libbpf and the kernel's verifier print.
 //!
 //! libbpf prints a refused program's whole verifier log, tens of KB, to standard error. Here the
-//! thread that loads captures it; `RUST_LOG=debug` logs each of its lines. The log has no packet
-//! and no address in it: it is about instructions.
+//! thread that loads captures it; `RUST_LOG=debug` logs each of its lines. The log is
+//! about instructions and has no packet in it; constants that are set before the load, as the
+//! monitor's clearnet addresses, may be in it as numbers.
 //!
 //! Sources: libbpf's libbpf.c, the kernel's Documentation/bpf/verifier.rst.
 

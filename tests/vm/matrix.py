@@ -45,7 +45,7 @@ class Cell:
     # More than one queue, or offloads, takes a tap and root.
     queues: int = 1
     tap: bool = False
-    note: str = ""
+    mtu: int = 1500
 
     @property
     def cpus(self):
@@ -58,12 +58,13 @@ class Cell:
         extra = "" if self.queues == 1 else f"-{self.queues}q"
         extra += f"-{self.zero_copy}" if self.zero_copy != "off" else ""
         extra += "-tap" if self.tap else ""
+        extra += f"-mtu{self.mtu}" if self.mtu != 1500 else ""
         return f"{self.kernel}-{self.nic}-{self.mode}-{self.engine}{extra}"
 
     @property
     def group(self):
         """Cells of the same group can share a guest."""
-        return (self.kernel, self.nic, self.queues, self.tap, self.cpus)
+        return (self.kernel, self.nic, self.queues, self.tap, self.cpus, self.mtu)
 
 
 def _cells():
@@ -100,10 +101,16 @@ def _cells():
             yield refused("virtio-iommu", "xdp", "zero.copy")
             yield Cell(kernel, "virtio-iommu", "native", "auto", SHORT, zero_copy="auto")
             yield Cell(kernel, "igb", "zero-copy", "af_xdp", **required)
+            yield Cell(kernel, "igb", "zero-copy", "auto", SHORT, zero_copy="auto")
         else:
             for nic in ("virtio-iommu", "igb"):
                 yield refused(nic, "af_xdp", "zero.copy")
         yield refused("virtio", "xdp", "queue", 4, "off")
+    # Where one buffer ends, and frames in several.
+    yield Cell("6.1", "virtio", "native", "xdp", SHORT, mtu=3486)
+    yield Cell("6.1", "virtio", "native", "xdp", SHORT, "refused", "MTU", mtu=3487)
+    for kernel in ("6.12", "7.3"):
+        yield Cell(kernel, "virtio", "native", "xdp", SHORT, mtu=9000)
 
 
 CELLS = tuple(_cells())

@@ -13,7 +13,7 @@ BEGIN, END = "<!-- guests: begin -->\n", "<!-- guests: end -->\n"
 
 def condense(report):
     """What of a report is published."""
-    keys = ("name", "kernel", "nic", "mode", "engine", "zero_copy", "queues", "verdict", "expected")
+    keys = ("name", "kernel", "nic", "mode", "engine", "zero_copy", "queues", "mtu", "verdict", "expected")
     cells = []
     for row in report["cells"]:
         cell = {key: row[key] for key in keys}
@@ -51,6 +51,8 @@ def _cells(data):
             settings += f", zero_copy `{cell['zero_copy']}`"
         if cell["queues"] > 1:
             settings += f", {cell['queues']} queues"
+        if cell["mtu"] != 1500:
+            settings += f", MTU {cell['mtu']}"
         text = cell["verdict"]
         if text == "right":
             text += f", {cell['checks']}"

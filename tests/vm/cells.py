@@ -24,7 +24,7 @@ class Steps:
         self.box = machine
         self.cell = machine.cell
         self.result = machine.result
-        self.worker = box.LOST_WITH_WORKER if self.cell.engine == "af_xdp" else 0
+        self.worker = box.LOST_WITH_WORKER if self.cell.has_workers else 0
         if self.cell.needs_process:
             self.worker = 10**9
 
@@ -69,7 +69,7 @@ class Steps:
 
     def restart(self):
         """Another process takes over under load."""
-        allowed = box.LOST_WITH_WORKER if self.cell.engine == "af_xdp" else 0
+        allowed = box.LOST_WITH_WORKER if self.cell.has_workers else 0
         if self.cell.needs_process:
             allowed = 10**9
         started, output = self.box.load("take-over under load", self.box.start, allowed)

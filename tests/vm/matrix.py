@@ -53,6 +53,11 @@ class Cell:
         return 1 if self.nic == "vmxnet3" else 2
 
     @property
+    def has_workers(self):
+        """Whether workers decide: engine auto chooses them where every port is zero-copy."""
+        return self.engine == "af_xdp" or (self.engine, self.mode) == ("auto", "zero-copy")
+
+    @property
     def name(self):
         """A name for it, for the command line and the results."""
         extra = "" if self.queues == 1 else f"-{self.queues}q"

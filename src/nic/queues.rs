@@ -103,7 +103,7 @@ impl Nic {
         }
     }
 
-    /// That command in a message, or that there is none.
+    /// The command for a message, or the reason why the driver takes no such command.
     pub fn queues_advice(&self, queues: u32) -> String {
         match self.queues_command(queues) {
             Some(command) => format!("`{command}`"),
@@ -131,7 +131,7 @@ impl Nic {
 }
 
 /// The number of receive queues, up to `limit`, that each of these NICs can have or has, so that
-/// XDP may redirect frames to it; none where there is no such number.
+/// XDP may redirect frames to it; `None` if the NICs have no such number in common.
 pub fn common_queues(nics: &[&Nic], cpus: u32, limit: u32) -> Option<u32> {
     let most = nics.iter().map(|nic| nic.most_queues_with_xdp(cpus)).min();
     let most = most?.min(limit);

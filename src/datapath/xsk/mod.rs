@@ -353,7 +353,7 @@ fn beginning(umem: &xsk_rs::Umem, descriptors: &[FrameDesc]) -> Option<NonNull<u
     NonNull::new(chunk.wrapping_sub(first.addr()).cast_mut())
 }
 
-/// Packets are nobody's affair, also where somebody makes a core dump against this process' will.
+/// Keeps packet memory out of core dumps, also of those that are made by force.
 fn keep_out_of_dumps(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the memory begins there and is this long; the advice changes what a dump has of it,
     // and nothing else. No safe function gives advice on memory.

@@ -165,15 +165,16 @@ class Box:
         devices = []
         for number, name in enumerate("hui", 1):
             answer = frames.answer_arp if name == "i" else None
+            pairs = cell.queues + cell.spare
             if cell.tap:
-                wire = wires.Tap(name, cell.queues, answer)
+                wire = wires.Tap(name, pairs, answer)
             else:
                 wire = wires.Datagrams(scratch, name, answer)
             self.wires[name] = self._stack.enter_context(contextlib.closing(wire))
             mac = frames.BOX[name].hex(":")
-            device = f"{matrix.DEVICES[cell.nic]},id=nic-{name},netdev={name},mac={mac}"
-            if cell.queues > 1:
-                device += f",mq=on,vectors={2 * cell.queues + 2}"
+            device = f"{cell.device(name)},id=nic-{name},netdev={name},mac={mac}"
+            if pairs > 1:
+                device += f",mq=on,vectors={2 * pairs + 2}"
             port = f"pcie-root-port,id=port-{name},chassis={number},slot={number}"
             devices += ["-netdev", wire.backend, "-device", port]
             devices += ["-device", f"{device},bus=port-{name}"]
@@ -252,9 +253,8 @@ class Box:
 
     def cross(self, name, change=lambda case: case, only=None):
         """Checks every class of frames, or the named ones."""
-        unsendable = matrix.UNSENDABLE.get(self.cell.nic, ())
         cases = self.numbers.named(*only) if only else self.numbers.all()
-        cases = [case for case in cases if case.name not in unsendable]
+        cases = [case for case in cases if case.name not in self.cell.unsendable]
         bad = self.transfer([change(case) for case in cases])
         late = {case.name for case, fault in bad if fault == LATE}
         bad = [(case, fault) for case, fault in bad if fault != LATE]

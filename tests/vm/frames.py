@@ -326,11 +326,14 @@ class Builder:
         return [case for case in self.all() if case.name in names]
 
     def stream(self, kind):
-        """One case of a kind of the load: "exit", "relay" or "inbound"."""
+        """One case of a kind of the load: "exit", "relay", "inbound" or "incoming"."""
         if kind == "exit":
             return self.exit(kind)
         if kind == "relay":
             return self.steer(kind)
+        if kind == "incoming":
+            return self.arrive(kind, IPV4, lambda p: ipv4(
+                RELAY_4, HOST_4, TCP, tcp(RELAY_PORT, 40000, p)))  # fmt: skip
         return self.down(kind, IPV4, lambda p: ipv4(WEB_4, HOST_4, TCP, tcp(443, 40000, p)))
 
 

@@ -37,20 +37,20 @@ REPOSITORY = "srv/repository"
 # The guest's side of the runner's channel: a shell that reads `NUMBER BASE64-OF-A-SCRIPT` lines
 # from a virtio port and answers `NUMBER STATUS BASE64-OF-ITS-OUTPUT`.
 AGENT = r"""#!/bin/bash
-until [ -e /dev/virtio-ports/exitmark ]; do sleep 0.2; done
-exec 3<>/dev/virtio-ports/exitmark
+until [ -e /dev/virtio-ports/runner ]; do sleep 0.2; done
+exec 3<>/dev/virtio-ports/runner
 cd /root
 while read -r number script <&3; do
-    base64 -d <<< "$script" > /run/exitmark-agent.sh
-    HOME=/root bash -l /run/exitmark-agent.sh > /run/exitmark-agent.out 2>&1 < /dev/null 3>&-
+    base64 -d <<< "$script" > /run/runner-agent.sh
+    HOME=/root bash -l /run/runner-agent.sh > /run/runner-agent.out 2>&1 < /dev/null 3>&-
     status=$?
-    printf '%s %s %s\n' "$number" "$status" "$(base64 -w0 /run/exitmark-agent.out)" >&3
+    printf '%s %s %s\n' "$number" "$status" "$(base64 -w0 /run/runner-agent.out)" >&3
 done
 """
 AGENT_UNIT = r"""[Unit]
 Description=Shell of the installation test
 [Service]
-ExecStart=/usr/local/sbin/exitmark-agent
+ExecStart=/usr/local/sbin/runner-agent
 Restart=always
 [Install]
 WantedBy=multi-user.target
@@ -72,8 +72,8 @@ iface enp3s0 inet static
     address 203.0.113.2/24
     gateway 203.0.113.1
 """,
-    "usr/local/sbin/exitmark-agent": AGENT,
-    "etc/systemd/system/exitmark-agent.service": AGENT_UNIT,
+    "usr/local/sbin/runner-agent": AGENT,
+    "etc/systemd/system/runner-agent.service": AGENT_UNIT,
 }
 # The initial RAM disk holds what the root file system needs, so that it boots sooner.
 INITRD = {
@@ -190,11 +190,11 @@ def finish(tree: pathlib.Path):
     for path, text in FILES.items():
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_text(text)
-    (tree / "usr/local/sbin/exitmark-agent").chmod(0o755)
+    (tree / "usr/local/sbin/runner-agent").chmod(0o755)
     (tree / "var/log/journal").mkdir(exist_ok=True)
     wanted = tree / "etc/systemd/system/multi-user.target.wants"
     wanted.mkdir(parents=True, exist_ok=True)
-    (wanted / "exitmark-agent.service").symlink_to("/etc/systemd/system/exitmark-agent.service")
+    (wanted / "runner-agent.service").symlink_to("/etc/systemd/system/runner-agent.service")
     # Rebuilding the manual's index takes an emulated machine minutes.
     (tree / "var/lib/man-db/auto-update").unlink(missing_ok=True)
     # Real documents are of a day in the past; systemd does not let the clock be before this file.

@@ -49,7 +49,7 @@ class Machine:
             "-chardev", f"file,id=console,path={work}/console.log", "-serial", "chardev:console",
             "-device", "virtio-serial-pci,addr=0x12",
             "-chardev", f"socket,id=agent,path={work}/agent,server=on,wait=off",
-            "-device", "virtserialport,chardev=agent,name=exitmark",
+            "-device", "virtserialport,chardev=agent,name=runner",
         ]  # fmt: skip
         passed = []
         for slot, (descriptors, (_, _, mac)) in enumerate(zip(net.taps, network.TAPS), 1):

@@ -6,9 +6,13 @@ KERNELS = ("6.1", "6.12", "6.18", "7.3")
 
 # What is done in a cell, in this order; `monitor` in some, after that. `load` is counted frames; in
 # `kill`, `stop` and `restart` it goes on meanwhile.
-FULL = ("doctor", "cross", "load", "stop", "kill", "restart", "reload", "link", "detach")
+FULL = (
+    "doctor", "cross", "load", "stop", "kill", "restart", "terminate", "reload", "link", "detach",
+)  # fmt: skip
+# A NIC whose driver adds queues for XDP: the process that comes next has workers for all of them.
+GROWING = ("doctor", "load", "kill", "restart", "detach")
 # Where another cell of the same kernel has the rest, or the same one on another kernel.
-WITHOUT_LINK = ("doctor", "cross", "load", "stop", "kill", "restart", "detach")
+WITHOUT_LINK = ("doctor", "cross", "load", "stop", "kill", "restart", "terminate", "detach")
 SHORT = ("doctor", "cross", "load", "kill", "detach")
 
 # NICs as QEMU has them. With an I/O MMU the kernel maps virtio's memory as it does a real NIC's,
@@ -44,6 +48,8 @@ class Cell:
     needs_process: bool = False
     # More than one queue, or offloads, takes a tap and root.
     queues: int = 1
+    # Queues of the NIC that are not in use before XDP is.
+    spare: int = 0
     tap: bool = False
     mtu: int = 1500
 
@@ -51,6 +57,16 @@ class Cell:
     def cpus(self):
         """CPUs of the guest. QEMU's vmxnet3 stalls a guest with two while its link is set up."""
         return 1 if self.nic == "vmxnet3" else 2
+
+    def device(self, wire):
+        """QEMU's device on a wire: `+` stands between the host's and the others'."""
+        first, _, others = self.nic.partition("+")
+        return DEVICES[first if wire == "h" or not others else others]
+
+    @property
+    def unsendable(self):
+        """Names of the frames that no NIC of QEMU's sends."""
+        return set().union(*(UNSENDABLE.get(nic, ()) for nic in self.nic.split("+")))
 
     @property
     def has_workers(self):
@@ -61,6 +77,7 @@ class Cell:
     def name(self):
         """A name for it, for the command line and the results."""
         extra = "" if self.queues == 1 else f"-{self.queues}q"
+        extra += f"-{self.spare}spare" if self.spare else ""
         extra += f"-{self.zero_copy}" if self.zero_copy != "off" else ""
         extra += "-tap" if self.tap else ""
         extra += f"-mtu{self.mtu}" if self.mtu != 1500 else ""
@@ -69,7 +86,7 @@ class Cell:
     @property
     def group(self):
         """Cells of the same group can share a guest."""
-        return (self.kernel, self.nic, self.queues, self.tap, self.cpus, self.mtu)
+        return (self.kernel, self.nic, self.queues, self.spare, self.tap, self.cpus, self.mtu)
 
 
 def _cells():
@@ -111,6 +128,11 @@ def _cells():
             for nic in ("virtio-iommu", "igb"):
                 yield refused(nic, "af_xdp", "zero.copy")
         yield refused("virtio", "xdp", "queue", 4, "off")
+    # An egress that takes no redirects, beside a NIC that does.
+    for kernel in ("6.1", "6.18"):
+        yield Cell(kernel, "igb+e1000e", "generic", "xdp", SHORT)
+    for kernel in ("6.12", "7.3"):
+        yield Cell(kernel, "virtio", "native", "xdp", GROWING, queues=2, spare=2, tap=True)
     # Where one buffer ends, and frames in several.
     yield Cell("6.1", "virtio", "native", "xdp", SHORT, mtu=3486)
     yield Cell("6.1", "virtio", "native", "xdp", SHORT, "refused", "MTU", mtu=3487)

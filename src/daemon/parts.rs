@@ -204,6 +204,10 @@ impl Parts {
             }
             if let Some(port) = self.standing.port(role) {
                 port.mode = attachment.mode;
+                port.nic.queues = nic.queues_now()?;
+                if port.nic.queues > nic.queues {
+                    tracing::warn!("{}", unserved(nic, port.nic.queues));
+                }
             }
             self.attachments.push(attachment);
         }
@@ -304,6 +308,16 @@ impl Parts {
             self.workers.count(),
         )
     }
+}
+
+/// What is wrong where a driver has added receive queues for the program.
+fn unserved(nic: &Nic, now: u32) -> String {
+    format!(
+        "{} had {} receive queues, and its driver made {now} of them for XDP: what needs user space \
+         (fragments, IPv6 extension headers) crosses unmarked from those without a worker, counted \
+         as no_user_space; a restart gives them workers, where every port has as many",
+        nic.name, nic.queues
+    )
 }
 
 fn incoming_link(nics: &Nics) -> Option<IncomingLink> {

@@ -240,7 +240,7 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         let what = format!("{what}, not {wanted}");
         let finding = if is_lossy {
             Finding::fault(subject, what).because(lost)
-        } else if facts.engine == Engine::Xdp {
+        } else if facts.engine == Engine::Xdp || has_program {
             Finding::warning(subject, what).because(
                 "where a port has more queues than another one, what needs user space (fragments, \
                  IPv6 extension headers) crosses unmarked from those beyond",

@@ -5,7 +5,7 @@
 //! driver's `ndo_xdp_xmit` does with the number of queues no interface tells: that is a table
 //! here, from the drivers' sources in Linux 6.1 to 7.0.
 
-use super::{Nic, NicError, connect_ethtool};
+use super::{Nic, NicError, connect_ethtool, converse};
 use ethtool::{EthtoolAttr, EthtoolChannelAttr};
 use futures_util::stream::StreamExt;
 
@@ -87,6 +87,16 @@ impl Queues {
 }
 
 impl Nic {
+    /// Looks again at how many receive queues it has. virtio_net adds some when it is given an XDP
+    /// program, one for each CPU, where there are as many to spare.
+    ///
+    /// # Errors
+    /// Netlink cannot be spoken to.
+    pub fn queues_now(&self) -> Result<u32, NicError> {
+        let driver = self.driver.as_deref();
+        converse(async { Ok(Queues::look(&self.name, driver).await?.now) })
+    }
+
     /// The command that gives it this many receive queues; none where its driver takes no such
     /// command.
     pub fn queues_command(&self, queues: u32) -> Option<String> {

@@ -53,10 +53,17 @@ impl Nics {
                 nic.one_buffer_mtu(),
             ));
         }
-        nics.check_queues(settings.engine, possible_cpus(), |nic| {
+        let cpus = possible_cpus();
+        let has_program = |nic: &Nic| {
             let state = xdp_state(nic.index)?;
             Ok(state.program != 0 && !state.is_generic)
-        })?;
+        };
+        for nic in nics.ports.iter_mut().filter_map(|(_, nic)| nic.as_mut()) {
+            if has_program(nic)? {
+                nic.queues = nic.own_queues(cpus);
+            }
+        }
+        nics.check_queues(settings.engine, cpus, has_program)?;
         Ok(nics)
     }
 

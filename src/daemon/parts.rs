@@ -313,9 +313,9 @@ impl Parts {
 /// What is wrong where a driver has added receive queues for the program.
 fn unserved(nic: &Nic, now: u32) -> String {
     format!(
-        "{} had {} receive queues, and its driver made {now} of them for XDP: what needs user space \
-         (fragments, IPv6 extension headers) crosses unmarked from those without a worker, counted \
-         as no_user_space; a restart gives them workers, where every port has as many",
+        "{} has {} receive queues, and its driver made {now} of them for XDP: what needs user space \
+         (fragments, IPv6 extension headers) crosses unmarked from the added ones, counted as \
+         no_user_space; a virtual machine's NIC with as many queues as CPUs has none to add",
         nic.name, nic.queues
     )
 }

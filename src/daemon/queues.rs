@@ -21,14 +21,10 @@ impl Nics {
     ) -> Result<(), DaemonError> {
         let all: Vec<&Nic> = self.present().map(|(_, nic)| nic).collect();
         let common = common_queues(&all, cpus, LIMIT);
-        let mut any_has_program = false;
         for nic in &all {
             let most = nic.most_queues_with_xdp(cpus);
-            // A driver with a program does not change its queues, and virtio_net then counts those
-            // that it has added for XDP.
-            let has_program = has_program(nic)?;
-            any_has_program |= has_program;
-            if nic.queues > most && !has_program {
+            // A driver with a program does not change its queues.
+            if nic.queues > most && !has_program(nic)? {
                 let unknown = || "which the kernel does not name".to_owned();
                 return Err(DaemonError::UnsafeQueues {
                     name: nic.name.clone(),
@@ -53,8 +49,6 @@ impl Nics {
         let other = others.iter().find(|nic| nic.queues != first.queues);
         match (engine, other) {
             (Engine::Xdp, _) => {}
-            // A box that is there already was started with numbers that were equal then.
-            (_, Some(_)) if any_has_program => {}
             (_, Some(other)) => {
                 return Err(DaemonError::Queues(
                     first.name.clone(),
@@ -158,12 +152,8 @@ mod tests {
                 );
                 assert!(check(&nics, engine, 4).is_ok());
             }
-            // What virtio_net has added for XDP itself.
+            // What has a program cannot be changed.
             assert!(nics.check_queues(Engine::Auto, 2, |_| Ok(true)).is_ok());
-            // Another NIC had fewer to spare: a restart must not fail by that.
-            let nics = ports((driver, 4, 4), (driver, 2, 2));
-            assert!(nics.check_queues(Engine::AfXdp, 2, |_| Ok(true)).is_ok());
-            assert_eq!(nics.workers(), 2);
         }
         // With a pair to spare for each CPU.
         let nics = ports(("virtio_net", 4, 6), ("virtio_net", 4, 6));

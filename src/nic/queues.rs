@@ -97,6 +97,16 @@ impl Nic {
         converse(async { Ok(Queues::look(&self.name, driver).await?.now) })
     }
 
+    /// How many of its receive queues it has without those that virtio_net added for the XDP program
+    /// that it runs, one for each of `cpus` CPUs. A socket bound to one of those sends nothing: it
+    /// has no transmit queue of its number (`__xsk_generic_xmit` in the kernel's net/xdp/xsk.c).
+    pub fn own_queues(&self, cpus: u32) -> u32 {
+        match self.driver.as_deref() {
+            Some("virtio_net") if self.queues > cpus => self.queues - cpus,
+            _ => self.queues,
+        }
+    }
+
     /// The command that gives it this many receive queues; none where its driver takes no such
     /// command.
     pub fn queues_command(&self, queues: u32) -> Option<String> {
@@ -211,6 +221,23 @@ mod tests {
                 assert!((safe + 1..=most).all(panics), "{cpus} CPUs, {most}");
             }
             assert_eq!(nic(Some("igb"), 1, most).most_queues_with_xdp(cpus), most);
+        }
+    }
+
+    #[test]
+    fn queues_that_virtio_net_added_are_none_of_its_own() {
+        // CPUs, most queue pairs, how many of them were in use: what the kernel made of them.
+        for (cpus, most, own) in [
+            (2, 4, 2),
+            (2, 4, 1),
+            (2, 2, 2),
+            (1, 1, 1),
+            (4, 8, 4),
+            (8, 8, 8),
+        ] {
+            let now = if own + cpus <= most { own + cpus } else { own };
+            assert_eq!(nic(Some("virtio_net"), now, most).own_queues(cpus), own);
+            assert_eq!(nic(Some("igb"), now, most).own_queues(cpus), now);
         }
     }
 

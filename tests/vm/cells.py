@@ -69,7 +69,9 @@ class Steps:
 
     def restart(self):
         """Another process takes over under load."""
-        started, output = self.box.load("take-over under load", self.box.start, self.worker)
+        started, output = self.box.load(
+            "take-over under load", self.box.start, self.worker, box.START_RATE
+        )
         self.result.check("take-over", "" if started else output[-800:])
         self.box.until("after the take-over", *box.KINDS)
         queues = {port["queues"] for port in self.box.status()["ports"]}
@@ -84,7 +86,7 @@ class Steps:
             self.box.guest.check(f"kill $(cat /tmp/pid); {box.GONE}")
             return self.box.start()
 
-        started, output = self.box.load("restart under load", during, self.worker)
+        started, output = self.box.load("restart under load", during, self.worker, box.START_RATE)
         self.result.check("restart", "" if started else output[-800:])
         self.box.until("after the restart", *box.KINDS)
 
@@ -137,7 +139,9 @@ class Steps:
     def monitor(self):
         """The monitor takes the box's place on uplink, and leaves the NIC as it was."""
         status, output = self.box.guest.run(box.MONITOR, box.READY_TIMEOUT)
-        self.result.check("the monitor starts", output if status else "")
+        pairs = self.cell.queues + self.cell.spare
+        listens = not status and f"queues={pairs} " in output
+        self.result.check("the monitor listens to every queue", "" if listens else output)
         status, output = self.box.guest.run(f"kill $(cat /tmp/pid); {box.GONE}; cat /tmp/log")
         after = self.box.guest.check(box.NICS)
         same = after == self.result.notes["NICs before"]

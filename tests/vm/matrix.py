@@ -9,10 +9,10 @@ KERNELS = ("6.1", "6.12", "6.18", "7.3")
 FULL = (
     "doctor", "cross", "load", "stop", "kill", "restart", "terminate", "reload", "link", "detach",
 )  # fmt: skip
-# A NIC whose driver adds queues for XDP: the process that comes next has workers for all of them.
-GROWING = ("doctor", "load", "kill", "restart", "detach")
-# Where another cell of the same kernel has the rest, or the same one on another kernel.
-WITHOUT_LINK = ("doctor", "cross", "load", "stop", "kill", "restart", "terminate", "detach")
+# A NIC whose driver adds queues for XDP: from those, odd frames cross as they are.
+GROWING = ("doctor", "load", "kill", "restart", "detach", "monitor")
+# Where another cell of the same kernel, NIC or engine has the rest.
+LESS = ("doctor", "cross", "load", "stop", "kill", "restart", "detach")
 SHORT = ("doctor", "cross", "load", "kill", "detach")
 
 # NICs as QEMU has them. With an I/O MMU the kernel maps virtio's memory as it does a real NIC's,
@@ -92,8 +92,7 @@ class Cell:
 def _cells():
     for kernel in KERNELS:
         at_an_end = kernel in (KERNELS[0], KERNELS[-1])
-        most = FULL if at_an_end else WITHOUT_LINK
-        less = FULL if at_an_end else SHORT
+        is_newest = kernel == KERNELS[-1]
 
         def refused(nic, engine, says, queues=1, zero_copy="require"):
             return Cell(
@@ -101,13 +100,13 @@ def _cells():
                 "refused", says, zero_copy, queues=queues, tap=queues > 1,
             )  # fmt: skip
 
-        yield Cell(kernel, "virtio", "native", "xdp")
-        yield Cell(kernel, "virtio", "native", "af_xdp", most)
-        yield Cell(kernel, "igb", "native", "xdp", less)
+        yield Cell(kernel, "virtio", "native", "xdp", FULL if at_an_end else LESS)
+        yield Cell(kernel, "virtio", "native", "af_xdp", FULL if is_newest else LESS)
+        yield Cell(kernel, "igb", "native", "xdp", FULL if is_newest else SHORT)
         yield Cell(kernel, "igb", "native", "af_xdp", SHORT)
-        yield Cell(kernel, "e1000e", "generic", "xdp", less)
+        yield Cell(kernel, "e1000e", "generic", "xdp", FULL if kernel == "6.1" else SHORT)
         mode = "generic" if kernel == "6.1" else "native"
-        yield Cell(kernel, "vmxnet3", mode, "xdp", less)
+        yield Cell(kernel, "vmxnet3", mode, "xdp", FULL if is_newest else SHORT)
         if at_an_end:
             yield Cell(kernel, "e1000e", "generic", "af_xdp", SHORT)
             yield Cell(kernel, "vmxnet3", mode, "af_xdp", SHORT)
@@ -116,7 +115,7 @@ def _cells():
             with_monitor = (*SHORT, "monitor")
             yield Cell(kernel, "virtio", "native", "xdp", with_monitor, queues=2, tap=True)
         if kernel in ("6.18", "7.3"):
-            required = {"zero_copy": "require"}
+            required = {"zero_copy": "require", "steps": FULL if is_newest else LESS}
             yield Cell(
                 kernel, "virtio-iommu", "zero-copy", "af_xdp", needs_process=True, **required
             )
@@ -127,7 +126,8 @@ def _cells():
         else:
             for nic in ("virtio-iommu", "igb"):
                 yield refused(nic, "af_xdp", "zero.copy")
-        yield refused("virtio", "xdp", "queue", 4, "off")
+        if at_an_end:
+            yield refused("virtio", "xdp", "queue", 4, "off")
     # An egress that takes no redirects, beside a NIC that does.
     for kernel in ("6.1", "6.18"):
         yield Cell(kernel, "igb+e1000e", "generic", "xdp", SHORT)

@@ -14,9 +14,10 @@ BEGIN, END = "<!-- guests: begin -->\n", "<!-- guests: end -->\n"
 def condense(report):
     """What of a report is published."""
     keys = ("name", "kernel", "nic", "mode", "engine", "zero_copy", "queues", "mtu", "verdict", "expected")
+    spare = {cell.name: cell.spare for cell in matrix.CELLS}
     cells = []
     for row in report["cells"]:
-        cell = {key: row[key] for key in keys}
+        cell = {key: row[key] for key in keys} | {"spare": spare[row["name"]]}
         cell["checks"] = len(row["checks"])
         if row["verdict"] == "refused":
             cell["message"] = row["message"]
@@ -51,6 +52,8 @@ def _cells(data):
             settings += f", zero_copy `{cell['zero_copy']}`"
         if cell["queues"] > 1:
             settings += f", {cell['queues']} queues"
+        if cell["spare"]:
+            settings += f" and {cell['spare']} to spare"
         if cell["mtu"] != 1500:
             settings += f", MTU {cell['mtu']}"
         text = cell["verdict"]

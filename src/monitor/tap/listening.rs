@@ -105,6 +105,11 @@ impl<N: Change> Listening<N> {
         Ok(listening)
     }
 
+    /// The NIC, as it was before.
+    pub(super) fn nic(&self) -> &Nic {
+        self.nic.nic()
+    }
+
     pub(super) fn interface(&self) -> &str {
         &self.nic.nic().name
     }

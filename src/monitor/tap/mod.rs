@@ -136,25 +136,39 @@ impl Tap {
         let program = Program::load(
             settings.dscp,
             &settings.clearnet,
-            nic.queues,
+            // Some drivers add receive queues for a program.
+            (nic.queues + possible_cpus()).max(nic.most_queues),
             nic.may_need_several_buffers(),
         )?;
         let ring = settings.ring_of(nic.queues);
-        let queues = (0..nic.queues)
-            .map(|number| open_queue(&nic, number, ring))
-            .collect::<Result<Vec<_>, _>>()?;
+        let opened = (0..nic.queues).map(|number| open_queue(&nic, number, ring));
+        let queues = opened.collect::<Result<Vec<_>, _>>()?;
         for (number, queue) in (0..).zip(&queues) {
             program.serve(number, queue.as_fd())?;
         }
         // Only now may packets come: none is without a socket at the beginning.
         let (link, listening) = attach_prepared(nic, |nic| program.attach(nic))?;
-        Ok(Self {
+        let mut tap = Self {
             link: Some(link),
             program,
             queues,
             listening,
             gone: None,
-        })
+        };
+        tap.listen_to_added(ring)?;
+        Ok(tap)
+    }
+
+    /// Opens sockets for the receive queues that the driver has added for the filter, as virtio_net
+    /// does where it has any to spare.
+    fn listen_to_added(&mut self, ring: u32) -> Result<(), TapError> {
+        let nic = self.listening.nic();
+        for number in nic.queues..nic.queues_now()? {
+            let queue = open_queue(nic, number, ring)?;
+            self.program.serve(number, queue.as_fd())?;
+            self.queues.push(queue);
+        }
+        Ok(())
     }
 
     /// Waits for packets, at most so long, and hands over what is there: of each queue one batch

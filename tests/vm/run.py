@@ -26,7 +26,7 @@ import publish
 import verifier
 
 RESULTS = verifier.ROOT / "target/vm.json"
-JOBS = max(1, min(2, os.cpu_count() or 1))
+JOBS = max(1, min(4, (os.cpu_count() or 1) * 3 // 2))
 # Seconds after which a cell is taken down.
 CELL_TIMEOUT = 600
 

@@ -54,10 +54,7 @@ impl Nics {
             ));
         }
         let cpus = possible_cpus();
-        let has_program = |nic: &Nic| {
-            let state = xdp_state(nic.index)?;
-            Ok(state.program != 0 && !state.is_generic)
-        };
+        let has_program = |nic: &Nic| Ok(xdp_state(nic.index)?.is_native());
         for nic in nics.ports.iter_mut().filter_map(|(_, nic)| nic.as_mut()) {
             if has_program(nic)? {
                 nic.queues = nic.own_queues(cpus);

@@ -204,14 +204,17 @@ impl Parts {
             }
             if let Some(port) = self.standing.port(role) {
                 port.mode = attachment.mode;
-                port.nic.queues = nic.queues_now()?;
-                if port.nic.queues > nic.queues {
-                    tracing::warn!("{}", unserved(nic, port.nic.queues));
-                }
             }
             self.attachments.push(attachment);
         }
         let reach = self.reach(nics, pins, lossy, asked)?;
+        for port in &mut self.standing.ports {
+            let now = port.nic.queues_now()?;
+            if now > port.nic.queues {
+                tracing::warn!("{}", unserved(&port.nic, now));
+            }
+            port.nic.queues = now;
+        }
         self.settle_engine(nics, asked, reach.unblocked)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
         if lossy.iter().any(|(_, lossy)| lossy.is_some()) {

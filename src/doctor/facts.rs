@@ -194,11 +194,18 @@ impl Facts {
             let all = Nic::names().unwrap_or_default();
             names = all.into_iter().map(|name| (None, name)).collect();
         }
+        let cpus = possible_cpus();
         let ports: Vec<Port> = names
             .into_iter()
             .map(|(role, name)| {
-                let nic = Nic::look(&name).map_err(|error| error.to_string());
+                let mut nic = Nic::look(&name).map_err(|error| error.to_string());
                 let xdp = nic.as_ref().ok().and_then(|nic| xdp_state(nic.index).ok());
+                // As `exitmark run` counts them.
+                if let Ok(nic) = &mut nic
+                    && xdp.as_ref().is_some_and(XdpState::is_native)
+                {
+                    nic.queues = nic.own_queues(cpus);
+                }
                 Port {
                     role,
                     name,
@@ -254,7 +261,7 @@ impl Facts {
             needs_zero_copy: asked.needs_zero_copy,
             forbids_frags: asked.forbids_frags,
             engine: asked.engine,
-            cpus: possible_cpus(),
+            cpus,
         }
     }
 }

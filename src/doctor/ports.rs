@@ -212,9 +212,7 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     let common = common_queues(&players, cpus, limit);
     // A driver with a program does not change its queues, and virtio_net counts those that it has
     // added for XDP.
-    let has_program = port
-        .xdp
-        .is_some_and(|xdp| xdp.program != 0 && !xdp.is_generic);
+    let has_program = port.xdp.is_some_and(|xdp| xdp.is_native());
     if has_program && players.iter().all(|other| other.queues == nic.queues) {
         return vec![Finding::ok(subject, what)];
     }
@@ -240,7 +238,7 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         let what = format!("{what}, not {wanted}");
         let finding = if is_lossy {
             Finding::fault(subject, what).because(lost)
-        } else if facts.engine == Engine::Xdp || has_program {
+        } else if facts.engine == Engine::Xdp {
             Finding::warning(subject, what).because(
                 "where a port has more queues than another one, what needs user space (fragments, \
                  IPv6 extension headers) crosses unmarked from those beyond",

@@ -105,6 +105,7 @@ class Result:
     engine: str
     zero_copy: str
     queues: int
+    spare: int
     mtu: int
     steps: tuple
     expected: str
@@ -122,7 +123,7 @@ class Result:
         """An empty one."""
         return cls(
             cell.name, cell.kernel, cell.nic, cell.mode, cell.engine, cell.zero_copy, cell.queues,
-            cell.mtu, cell.steps, cell.expect,
+            cell.spare, cell.mtu, cell.steps, cell.expect,
         )  # fmt: skip
 
     def check(self, name, fault):

@@ -9,7 +9,7 @@ import pathlib
 import re
 import subprocess
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from verifier import ROOT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Documents:
     source: str
 
     @staticmethod
-    def find(programs):
-        """Real ones where EXITMARK_REAL_DATA is set, else made-up ones."""
+    def find(out):
+        """Real ones where EXITMARK_REAL_DATA is set, else ones that are made up in `out`."""
         real = os.environ.get("EXITMARK_REAL_DATA")
         if not real:
-            return Documents.make(programs)
+            return Documents.make(out)
         directory = pathlib.Path(real, "consensus")
         newest = max(directory.glob("*-consensus-microdesc.xz"), default=None)
         certificates = max(directory.glob("*-cached-certs.xz"), default=None)

@@ -310,15 +310,12 @@ class Builder:
         yield self.down("inbound multicast", 0x88CC, lambda p: p, bytes.fromhex("0180c200000e"))
 
     def _arriving(self):
-        def packet(payload):
-            return ipv4(RELAY_4, HOST_4, TCP, tcp(RELAY_PORT, 40000, payload))
-
-        yield self.arrive("incoming", IPV4, packet)
+        yield self.arrive("incoming", IPV4, from_relay)
         yield self.arrive("incoming IPv6", IPV6, lambda p: ipv6(
             RELAY_6, HOST_6, TCP, tcp(RELAY_PORT, 40000, p)))  # fmt: skip
         yield self.arrive("incoming, not the host's", IPV4, lambda p: ipv4(
             RELAY_4, "203.0.113.99", TCP, tcp(RELAY_PORT, 40000, p)), False)  # fmt: skip
-        yield self.arrive("incoming, another MAC", IPV4, packet, False, HOST)
+        yield self.arrive("incoming, another MAC", IPV4, from_relay, False, HOST)
         yield self.arrive("incoming broadcast", 0x88B5, lambda p: p, False, BROADCAST)
 
     def named(self, *names):
@@ -332,9 +329,13 @@ class Builder:
         if kind == "relay":
             return self.steer(kind)
         if kind == "incoming":
-            return self.arrive(kind, IPV4, lambda p: ipv4(
-                RELAY_4, HOST_4, TCP, tcp(RELAY_PORT, 40000, p)))  # fmt: skip
+            return self.arrive(kind, IPV4, from_relay)
         return self.down(kind, IPV4, lambda p: ipv4(WEB_4, HOST_4, TCP, tcp(443, 40000, p)))
+
+
+def from_relay(payload):
+    """A packet of the relay to the host."""
+    return ipv4(RELAY_4, HOST_4, TCP, tcp(RELAY_PORT, 40000, payload))
 
 
 def without_user_space(case):

@@ -35,8 +35,7 @@ import packages
 import readme
 from documents import Documents
 from trial import CONFIG, FAILURES, Trial, Wrong, require
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from verifier import ROOT
 
 # The blocks of the pages in their order, by how each begins: how it is run and judged, or why not.
 README_BLOCKS = (

@@ -65,7 +65,7 @@ class Cell:
 
     @property
     def unsendable(self):
-        """Names of the frames that no NIC of QEMU's sends."""
+        """Names of the frames that QEMU's model of one of its NICs drops."""
         return set().union(*(UNSENDABLE.get(nic, ()) for nic in self.nic.split("+")))
 
     @property

@@ -24,6 +24,7 @@ import matrix
 import packages
 import publish
 import verifier
+import wires
 
 RESULTS = verifier.ROOT / "target/vm.json"
 JOBS = max(1, min(4, (os.cpu_count() or 1) * 3 // 2))
@@ -73,11 +74,16 @@ def load(arguments):
 
 
 def run_cells(arguments):
-    """The command `cells`: a line of JSON for each, as it is done."""
+    """The command `cells`: a line of JSON for each, as it is done.
+
+    Cells that need taps have a network namespace of their own.
+    """
     chosen = [one for one in matrix.CELLS if one.name in arguments.names]
     if not chosen or len({one.group for one in chosen}) != 1:
         print("Name cells of one kernel and NIC:", *(one.name for one in matrix.CELLS), sep="\n")
         return 2
+    if chosen[0].tap:
+        wires.enter_own_namespace()
     good = True
     with open(arguments.json or "/dev/stdout", "w", encoding="ascii", buffering=1) as lines:
         for result in cells.run(chosen, arguments.program.absolute()):
@@ -87,15 +93,10 @@ def run_cells(arguments):
 
 
 def run_group(group, program, scratch):
-    """Runs a group of cells in a process of its own: results.
-
-    One that needs taps has a network namespace of its own as well.
-    """
+    """Runs a group of cells in a process of its own: results."""
     file = scratch / f"{group[0].name}.json"
     command = [sys.executable, __file__, "cells", *(one.name for one in group)]
     command += ["--program", program, "--json", file]
-    if group[0].tap:
-        command = ["unshare", "--net", "--kill-child", "--fork", *command]
     timeout = CELL_TIMEOUT * len(group)
     with guest.started(command, stderr=subprocess.PIPE, text=True,
                        env=dict(os.environ, TMPDIR=str(scratch))) as process:  # fmt: skip

@@ -348,19 +348,17 @@ class Trial:
 
     def watchdog(self):
         """A stopped process is replaced by systemd; the kernel marks meanwhile."""
-        pid = self.pid()
-        with self.nothing_lost():
-            self.guest.run(f"kill -STOP {pid}")
-            self.active("exitmark", pid)
+        self._replaced("STOP")
         self.guest.run("journalctl -b -u exitmark | grep -i 'watchdog timeout'")
-        self.settled()
-        self.marks()
 
     def kill(self):
         """A killed process is replaced by systemd; the kernel marks meanwhile."""
+        self._replaced("KILL")
+
+    def _replaced(self, signal):
         pid = self.pid()
         with self.nothing_lost():
-            self.guest.run(f"kill -KILL {pid}")
+            self.guest.run(f"kill -{signal} {pid}")
             self.active("exitmark", pid)
         self.settled()
         self.marks()

@@ -1,5 +1,7 @@
 """The cables of a guest's NICs, whose other ends are here."""
 
+import ctypes
+import os
 import select
 import socket
 import struct
@@ -14,6 +16,18 @@ _PACKET_AUXDATA = 8
 _PACKET_OUTGOING = 4
 _TP_STATUS_VLAN_VALID = 1 << 4
 _TP_STATUS_VLAN_TPID_VALID = 1 << 6
+# <linux/sched.h>
+_CLONE_NEWNET = 0x40000000
+
+
+def enter_own_namespace():
+    """Moves the calling thread into a new network namespace, which ends with it and what it starts.
+
+    Raises OSError without root.
+    """
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
+        error = ctypes.get_errno()
+        raise OSError(error, f"no network namespace for taps: {os.strerror(error)}")
 
 
 class Wire:
@@ -93,7 +107,7 @@ class Datagrams(Wire):
 class Tap(Wire):
     """A cable over a tap device, which offers a guest offloads and several queues.
 
-    The device is in this process' network namespace, which must be one of its own: `unshare -n`.
+    The device is in the calling thread's network namespace: see `enter_own_namespace`.
     """
 
     def __init__(self, name, queues=1, answer=None):

@@ -231,6 +231,13 @@ pub struct XdpState {
     pub abilities: Option<XdpAbilities>,
 }
 
+impl XdpState {
+    /// Whether the driver runs the program that is on it.
+    pub fn is_native(&self) -> bool {
+        self.program != 0 && !self.is_generic
+    }
+}
+
 /// What a driver can do with XDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct XdpAbilities {

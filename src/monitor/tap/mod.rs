@@ -137,7 +137,7 @@ impl Tap {
             settings.dscp,
             &settings.clearnet,
             // Some drivers add receive queues for a program.
-            (nic.queues + possible_cpus()).max(nic.most_queues),
+            nic.most_queues,
             nic.may_need_several_buffers(),
         )?;
         let ring = settings.ring_of(nic.queues);
@@ -146,7 +146,7 @@ impl Tap {
         for (number, queue) in (0..).zip(&queues) {
             program.serve(number, queue.as_fd())?;
         }
-        // Only now may packets come: none is without a socket at the beginning.
+        // Only now may packets come: no queue that is there is without a socket.
         let (link, listening) = attach_prepared(nic, |nic| program.attach(nic))?;
         let mut tap = Self {
             link: Some(link),

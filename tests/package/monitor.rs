@@ -23,6 +23,8 @@ pub(crate) const INSTALLED: &[&str] = &[
     "644 root:root /usr/lib/sysusers.d/exitmark-monitor.conf",
     "644 root:root /usr/share/exitmark-monitor/exitmark-monitor.example.toml",
     "644 root:root /usr/share/exitmark-monitor/prometheus/exitmark-monitor.rules.yml",
+    "644 root:root /usr/share/doc/exitmark-monitor/README.md",
+    "644 root:root /usr/share/doc/exitmark-monitor/docs/monitor.md",
     "644 root:root /usr/share/doc/exitmark-monitor/changelog.gz",
     "644 root:root /usr/share/doc/exitmark-monitor/copyright",
     "644 root:root /usr/share/man/man1/exitmark-monitor.1.gz",

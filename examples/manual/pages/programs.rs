@@ -59,6 +59,8 @@ const BOX: Program = Program {
                 "/var/lib/exitmark/relays.state\tThe relay set in force, with who has left it.",
                 "/run/bpf/exitmark/box\tWhat the service has pinned: as long as it is there, \
                  frames are marked and steered.",
+                "/usr/share/doc/exitmark\tREADME.md; docs/install.md, docs/operating.md, \
+                 docs/troubleshooting.md and further pages.",
             ],
         },
     ],
@@ -94,6 +96,8 @@ const MONITOR: Program = Program {
                  service alone.",
                 "/var/cache/exitmark-monitor\tThe page that exitmark-monitor-report.timer has \
                  made, once that is enabled.",
+                "/usr/share/doc/exitmark-monitor\tREADME.md; docs/monitor.md, docs/periods.md, \
+                 docs/troubleshooting.md and further pages.",
             ],
         },
     ],

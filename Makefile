@@ -25,23 +25,29 @@ demo: setup
 	cargo run --locked --release -- demo $(ARGS)
 
 # Every tier that this machine allows; what is skipped says so in a line with SKIPPED. The private
-# Tor network mostly waits, so it goes beside the others, and before them when it wakes; but for
-# those that judge what is lost under load, which have the machine for themselves.
+# Tor network mostly waits and goes beside the others, and so do suites that compute and need no
+# namespace. Suites that judge what is lost under load have the machine for themselves, at the end;
+# the tests of wire wait for processes more than they compute, so more run at a time than there are
+# cores.
+BESIDE := tor relays rule
 ALONE := survive wire
-BESIDE := tor
+WIRE_THREADS ?= 4
 SUITES := $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)) \
           $(patsubst tests/%.rs,%,$(wildcard tests/*.rs))
 named = $(addprefix --test ,$(1))
 test: setup
 	cargo test --locked --no-run
-	@status=0; beside=$$(mktemp); \
-	cargo test --locked $(call named,$(BESIDE)) -- --show-output $(ARGS) > $$beside 2>&1 & tor=$$!; \
-	run() { echo "cargo test $$*"; $$nice cargo test --locked --no-fail-fast "$$@" -- --show-output $(ARGS) || status=1; }; \
+	@status=0; outputs=$$(mktemp -d); \
+	run() { echo "cargo test $$*"; $$nice cargo test --locked --no-fail-fast "$$@" -- --show-output $$threads $(ARGS); }; \
+	for suite in $(BESIDE); do \
+		run --test $$suite > $$outputs/$$suite 2>&1 & besides="$$besides $$suite=$$!"; done; \
 	nice=nice; \
-	run --lib --bins $(call named,$(filter-out $(ALONE) $(BESIDE),$(SUITES))); \
-	run --doc; \
-	wait $$tor || status=1; cat $$beside; rm -f $$beside; \
-	nice=; run $(call named,$(ALONE)); exit $$status
+	run --lib --bins $(call named,$(filter-out $(ALONE) $(BESIDE),$(SUITES))) || status=1; \
+	run --doc || status=1; \
+	for each in $$besides; do \
+		wait $${each#*=} || status=1; cat $$outputs/$${each%=*}; done; rm -r $$outputs; nice=; \
+	run --test survive || status=1; \
+	threads=--test-threads=$(WIRE_THREADS); run --test wire || status=1; exit $$status
 
 # What frames come to when the box is killed, stopped, replaced, starved: target/survive.json.
 test-survive: setup

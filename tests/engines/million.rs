@@ -18,7 +18,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Three million of them, each judged by the programs for one buffer and for several; FRAMES and
+/// Two million of them, each judged by the programs for one buffer and for several; FRAMES and
 /// SEED say otherwise. `make fuzz-engines` tries a hundred million.
 #[test]
 fn both_engines_agree_about_every_frame() {
@@ -28,7 +28,7 @@ fn both_engines_agree_about_every_frame() {
     let threads = std::thread::available_parallelism().map_or(1, |number| number.get() as u64);
     let plan = Plan {
         seed: number("SEED").unwrap_or(1),
-        frames: number("FRAMES").unwrap_or(3_000_000),
+        frames: number("FRAMES").unwrap_or(2_000_000),
         threads,
     };
     let start = std::time::Instant::now();

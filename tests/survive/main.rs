@@ -44,10 +44,13 @@ mod sinks;
 mod stage;
 
 use cgroup::MemoryCgroup;
-use expect::{ENGINES, Event, TABLE};
+use expect::{ENGINES, Event, Expected, TABLE};
+use load::Rhythm;
+use report::Row;
 use sets::Sets;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 /// Held by each test that measures: beside another one it would measure that one.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -61,6 +64,26 @@ macro_rules! needs_root {
     };
 }
 pub(crate) use needs_root;
+
+/// The rows of one line of the table. A paced load leaves room for the other engine's site beside
+/// it; at saturation each has the machine for itself.
+fn play(
+    program: &[u8],
+    sets: &Sets,
+    expected: &'static Expected,
+    engines: impl Iterator<Item = &'static str>,
+) -> Vec<(Row, Option<String>)> {
+    let play = move |engine| stage::play(program, sets, expected, engine);
+    if expected.rhythm == Rhythm::Saturation {
+        return engines.map(play).collect();
+    }
+    thread::scope(|scope| {
+        let rows: Vec<_> = engines
+            .map(|engine| scope.spawn(move || play(engine)))
+            .collect();
+        rows.into_iter().map(|row| row.join().unwrap()).collect()
+    })
+}
 
 #[test]
 fn frames_go_on_whatever_happens_to_the_box() {
@@ -86,17 +109,16 @@ fn frames_go_on_whatever_happens_to_the_box() {
         if expected.event == Event::OutOfMemory && no_cgroup.is_some() {
             continue;
         }
-        for engine in ENGINES {
-            if !selected(expected.name, engine, expected.rhythm.name()) {
-                continue;
-            }
-            let (row, complaint) = stage::play(&program, &sets, expected, engine);
+        let engines = ENGINES
+            .into_iter()
+            .filter(|engine| selected(expected.name, engine, expected.rhythm.name()));
+        for (row, complaint) in play(&program, &sets, expected, engines) {
             println!("{}", row.line());
             if let Some(complaint) = complaint {
                 println!("    DOES NOT HOLD: {complaint}");
                 complaints.push(format!(
-                    "{} {engine} {}: {complaint}",
-                    expected.name, row.load
+                    "{} {} {}: {complaint}",
+                    row.event, row.engine, row.load
                 ));
             }
             rows.push(row);

@@ -11,7 +11,7 @@
 #define EXITMARK_H
 
 /* Changes with every change of what a pinned map means. */
-#define LAYOUT_VERSION 5
+#define LAYOUT_VERSION 6
 
 /* What a NIC is to the box; Role in user space. */
 enum exitmark_role {
@@ -44,6 +44,8 @@ enum exitmark_rule {
 	RULE_FOREIGN_SOURCE,
 	RULE_TO_RESOLVER,
 	RULE_FROM_LISTENER,
+	RULE_ACCEPTS,
+	RULE_REFUSES,
 	RULE_FROM_RELAY_ADDRESS,
 	RULE_TO_LISTED_RELAY,
 	RULE_TO_EXEMPT_PREFIX,

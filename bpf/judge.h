@@ -256,6 +256,8 @@ static __always_inline __u32 judge_family(const struct exitmark_image *image,
 	if (tcp) {
 		if (is_listener(image, family, packet->source, packet->source_port))
 			return RULE_FROM_LISTENER;
+		if (packet->answer)
+			return packet->answer == ACCEPTS ? RULE_ACCEPTS : RULE_REFUSES;
 		/* By the host's mark the relay set need not be there. */
 		listed = !policy->host_mark &&
 			 lists(image, &policy->relays[family], family, packet->destination,

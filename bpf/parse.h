@@ -26,6 +26,19 @@
 /* Its headers are not all in the first buffer. */
 #define SHAPE_SCATTERED (-3)
 
+/* What TCP's control bits make of a segment. */
+enum answer {
+	ANSWERS_NOTHING,
+	ACCEPTS, /* SYN and ACK */
+	REFUSES, /* RST, and no ACK or sequence number 0 */
+};
+
+/* From a TCP header's beginning to the end of its control bits. */
+#define TCP_BYTES 14
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
 struct packet {
 	struct address source;
 	struct address destination;
@@ -33,6 +46,7 @@ struct packet {
 	__u16 destination_port;
 	__u8 protocol;
 	__u8 tos;
+	__u8 answer; /* enum answer */
 	enum exitmark_family family;
 	/* Where the IP header begins, in bytes from the frame's beginning; 0 where it was not found. */
 	__u64 ip;
@@ -47,11 +61,24 @@ static __always_inline int cut(struct frame *frame, int rule)
 	return frame->bytes > (__u64)(frame->end - frame->data) ? SHAPE_SCATTERED : rule;
 }
 
-/* Reads TCP's and UDP's ports at `at`, `left` bytes before the packet's end. */
+static __always_inline enum answer answer_of(const __u8 *tcp)
+{
+	__u8 control = tcp[13];
+
+	if (!(control & (TCP_SYN | TCP_RST)))
+		return ANSWERS_NOTHING;
+	if ((control & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+		return ACCEPTS;
+	if (control & TCP_RST && (!(control & TCP_ACK) || !be32(tcp + 4)))
+		return REFUSES;
+	return ANSWERS_NOTHING;
+}
+
+/* Reads TCP's and UDP's ports and TCP's control bits at `at`, `left` bytes before the packet's end. */
 static __always_inline int read_ports(struct frame *frame, void *at, __u64 left,
 				      struct packet *packet)
 {
-	__u64 ports = 0;
+	__u64 ports = 0, answer = ANSWERS_NOTHING;
 
 	if (packet->protocol == PROTOCOL_TCP || packet->protocol == PROTOCOL_UDP) {
 		if (left < 4)
@@ -60,9 +87,15 @@ static __always_inline int read_ports(struct frame *frame, void *at, __u64 left,
 			return cut(frame, RULE_SHORT_TRANSPORT);
 		ports = be32(at);
 	}
-	/* Ports that are there, and that are not, are the same to the verifier. */
-	ports = hidden(ports | (__u64)packet->protocol << 32, frame->bytes);
+	if (packet->protocol == PROTOCOL_TCP && left >= TCP_BYTES) {
+		if (at + TCP_BYTES > frame->end)
+			return cut(frame, RULE_SHORT_TRANSPORT);
+		answer = answer_of(at);
+	}
+	/* What is there, and what is not, is the same to the verifier. */
+	ports = hidden(ports | (__u64)packet->protocol << 32 | answer << 40, frame->bytes);
 	packet->protocol = ports >> 32;
+	packet->answer = ports >> 40;
 	packet->source_port = ports >> 16;
 	packet->destination_port = ports;
 	return SHAPE_PACKET;

@@ -3,6 +3,7 @@
 //! One table for every place where the rule is written or measured. What a frame becomes is
 //! built anew with the other DSCP and MAC addresses, never computed by the code under test.
 
+mod answers;
 mod host_mark;
 
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};
@@ -156,6 +157,7 @@ const ADDRESSES: &str = "addresses = [\"192.0.2.10\", \"192.0.2.64/28\", \"2001:
 /// Every table.
 pub fn tables() -> Vec<Table> {
     let mut tables = by_relay_set();
+    tables.extend(answers::tables());
     tables.extend(host_mark::tables());
     tables
 }

@@ -3,7 +3,7 @@
 //! Checksums are computed from scratch, never updated: what is built here with another DSCP is
 //! what a rewritten frame must equal.
 
-use crate::packet::{MacAddr, internet_checksum, protocol};
+use crate::packet::{MacAddr, Tcp, internet_checksum, protocol};
 use std::net::{IpAddr, SocketAddr};
 
 /// The MAC address that built frames are sent from: the Tor host's.
@@ -33,6 +33,8 @@ pub struct Frame {
     destination: SocketAddr,
     protocol: u8,
     tos: u8,
+    control: u8,
+    sequence: u32,
     options: usize,
     extensions: Vec<u8>,
     fragment: Option<(u32, u16, bool)>,
@@ -73,6 +75,8 @@ pub fn of_protocol(protocol: u8, source: &str, destination: &str) -> Frame {
         destination: endpoint(destination),
         protocol,
         tos: 0,
+        control: Tcp::ACK,
+        sequence: 0x0506_0708,
         options: 0,
         extensions: Vec::new(),
         fragment: None,
@@ -93,6 +97,20 @@ impl Frame {
     #[must_use]
     pub const fn tos(mut self, tos: u8) -> Self {
         self.tos = tos;
+        self
+    }
+
+    /// With these TCP control bits; a segment has ACK alone if they are not set.
+    #[must_use]
+    pub const fn control(mut self, bits: u8) -> Self {
+        self.control = bits;
+        self
+    }
+
+    /// With this TCP sequence number; it is not 0 if it is not set.
+    #[must_use]
+    pub const fn sequence(mut self, number: u32) -> Self {
+        self.sequence = number;
         self
     }
 
@@ -176,9 +194,17 @@ impl Frame {
             for (byte, port) in bytes.iter_mut().zip(ports.as_flattened()) {
                 *byte = *port;
             }
-            // A data offset that other parsers accept as well.
-            if let (protocol::TCP, Some(byte)) = (self.protocol, bytes.get_mut(12)) {
-                *byte = 0x50;
+            if self.protocol == protocol::TCP {
+                // A data offset that other parsers accept as well.
+                let fields = [
+                    (4, &self.sequence.to_be_bytes()[..]),
+                    (12, &[0x50, self.control]),
+                ];
+                for (at, field) in fields {
+                    for (byte, new) in bytes.iter_mut().skip(at).zip(field) {
+                        *byte = *new;
+                    }
+                }
             }
             if let (protocol::UDP, Some(length)) = (self.protocol, bytes.get_mut(4..6)) {
                 length.copy_from_slice(&be16(self.payload));

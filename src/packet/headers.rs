@@ -133,6 +133,9 @@ pub struct Packet<A> {
     pub l3: usize,
     /// TCP's or UDP's ports; both are 0 for another protocol and for a later fragment.
     pub ports: Ports,
+    /// TCP's sequence number and control bits; 0 for another protocol, for a later fragment, and
+    /// where the packet ends before them.
+    pub tcp: Tcp,
     /// Set where the packet is one part of a larger one.
     pub fragment: Option<Fragment>,
     /// The ToS or traffic-class byte.
@@ -150,6 +153,35 @@ pub struct Ports {
     pub destination: u16,
 }
 
+/// What a TCP header says besides its ports (RFC 9293, section 3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tcp {
+    /// The sequence number.
+    pub sequence: u32,
+    /// The control bits: CWR, ECE, URG, ACK, PSH, RST, SYN, FIN from the highest to the lowest.
+    pub control: u8,
+}
+
+impl Tcp {
+    /// Opens a connection; with [`Tcp::ACK`], accepts one.
+    pub const SYN: u8 = 0x02;
+    /// Ends or refuses a connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgment number counts.
+    pub const ACK: u8 = 0x10;
+    /// From the header's beginning to the end of the control bits.
+    pub(super) const BYTES: usize = 14;
+
+    /// Reads the beginning of a TCP header.
+    #[inline(always)]
+    pub(super) const fn read(header: &[u8; Self::BYTES]) -> Self {
+        Self {
+            sequence: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+            control: header[13],
+        }
+    }
+}
+
 /// Which part of which larger packet this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
@@ -162,27 +194,30 @@ pub struct Fragment {
 }
 
 /// The ports of a packet whose transport header begins at `l4` and which ends at `end`, both
-/// from the frame's start. A later fragment and another protocol have none.
+/// from the frame's start, and what else its TCP header says. A later fragment and another
+/// protocol have neither.
 #[inline(always)]
-pub(super) fn ports(
+pub(super) fn transport(
     frame: &[u8],
     l4: usize,
     end: usize,
     protocol: u8,
     later_fragment: bool,
-) -> Result<Ports, Malformed> {
+) -> Result<(Ports, Tcp), Malformed> {
     if later_fragment || !matches!(protocol, protocol::TCP | protocol::UDP) {
-        return Ok(Ports::default());
+        return Ok((Ports::default(), Tcp::default()));
     }
-    let bytes = frame
-        .get(l4..l4 + 4)
-        .filter(|_| l4 + 4 <= end)
-        .and_then(|bytes| bytes.first_chunk::<4>())
-        .ok_or(Malformed::ShortTransport)?;
-    Ok(Ports {
+    let header = frame.get(l4..end.min(frame.len())).unwrap_or_default();
+    let bytes = header.first_chunk::<4>().ok_or(Malformed::ShortTransport)?;
+    let ports = Ports {
         source: u16::from_be_bytes([bytes[0], bytes[1]]),
         destination: u16::from_be_bytes([bytes[2], bytes[3]]),
-    })
+    };
+    let tcp = match header.first_chunk() {
+        Some(header) if protocol == protocol::TCP => Tcp::read(header),
+        _ => Tcp::default(),
+    };
+    Ok((ports, tcp))
 }
 
 impl<A: Address> Packet<A> {

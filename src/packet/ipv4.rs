@@ -1,6 +1,6 @@
 //! The IPv4 header (RFC 791).
 
-use super::headers::{Fragment, Malformed, Packet, ports};
+use super::headers::{self, Fragment, Malformed, Packet};
 use std::net::{IpAddr, Ipv4Addr};
 
 pub(super) const MIN_BYTES: usize = 20;
@@ -48,17 +48,19 @@ pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet
     let address = |at: usize| {
         u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
+    let (ports, tcp) = headers::transport(
+        frame,
+        l3 + header_bytes,
+        l3 + total,
+        protocol,
+        flags & FRAGMENT_OFFSET != 0,
+    )?;
     Ok(Packet {
         source: address(SOURCE),
         destination: address(DESTINATION),
         l3,
-        ports: ports(
-            frame,
-            l3 + header_bytes,
-            l3 + total,
-            protocol,
-            flags & FRAGMENT_OFFSET != 0,
-        )?,
+        ports,
+        tcp,
         fragment,
         tos: header[1],
         protocol,

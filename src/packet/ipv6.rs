@@ -1,6 +1,6 @@
 //! The IPv6 header and its extension headers (RFC 8200).
 
-use super::headers::{FRAGMENT, Fragment, Malformed, Packet, is_extension, ports};
+use super::headers::{self, FRAGMENT, Fragment, Malformed, Packet, is_extension};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// How many extension headers are walked; a chain longer than this is malformed to us.
@@ -41,17 +41,19 @@ pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet
         bytes.copy_from_slice(&header[at..at + 16]);
         u128::from_be_bytes(bytes)
     };
+    let (ports, tcp) = headers::transport(
+        frame,
+        chain.l4,
+        end,
+        chain.protocol,
+        chain.fragment.is_some_and(|fragment| !fragment.first),
+    )?;
     Ok(Packet {
         source: address(SOURCE),
         destination: address(DESTINATION),
         l3,
-        ports: ports(
-            frame,
-            chain.l4,
-            end,
-            chain.protocol,
-            chain.fragment.is_some_and(|fragment| !fragment.first),
-        )?,
+        ports,
+        tcp,
         fragment: chain.fragment,
         tos: header[0] << 4 | header[1] >> 4,
         protocol: chain.protocol,

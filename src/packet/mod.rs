@@ -19,7 +19,7 @@ pub use dscp::{Dscp, DscpError, Ecn};
 pub use ethernet::{
     ETHERNET_HEADER_BYTES, MAX_VLAN_TAGS, MacAddr, MacAddrError, MacPair, tag_bytes,
 };
-pub use headers::{Address, Fragment, Headers, Malformed, Packet, Ports, Version, protocol};
+pub use headers::{Address, Fragment, Headers, Malformed, Packet, Ports, Tcp, Version, protocol};
 pub use ipv6::MAX_EXTENSION_HEADERS;
 pub use parse::{destination, parse, transport};
 pub use plain::{plain_v4, plain_v6};

@@ -1,12 +1,12 @@
 //! The frames that nearly all are: IPv4 without options or IPv6 without extension headers, in one
-//! piece, TCP or UDP.
+//! piece, TCP or UDP, and long enough for TCP's control bits.
 //!
 //! In such a frame every field is at a fixed place behind the tags, so one look at the length pays
 //! for all of them. What these readers make of a frame is what [`super::parse`] makes of it, or
 //! nothing.
 
 use super::ethernet::{ETHERNET_HEADER_BYTES, IPV4, IPV6};
-use super::headers::{Packet, Ports, protocol};
+use super::headers::{Packet, Ports, Tcp, protocol};
 use super::{ipv4, ipv6};
 
 /// Ethertype, version, and IPv4's header length.
@@ -19,9 +19,8 @@ const WHOLE_TCP: u32 = u32::from_ne_bytes([0, 0, 0, protocol::TCP]);
 const WHOLE_UDP: u32 = u32::from_ne_bytes([0, 0, 0, protocol::UDP]);
 
 const L3: usize = ETHERNET_HEADER_BYTES;
-const PORTS_BYTES: usize = 4;
-const BYTES_V4: usize = L3 + ipv4::MIN_BYTES + PORTS_BYTES;
-const BYTES_V6: usize = L3 + ipv6::HEADER_BYTES + PORTS_BYTES;
+const BYTES_V4: usize = L3 + ipv4::MIN_BYTES + Tcp::BYTES;
+const BYTES_V6: usize = L3 + ipv6::HEADER_BYTES + Tcp::BYTES;
 
 /// The headers of a plain IPv4 frame with so many bytes of tags, as [`super::tag_bytes`] says. The
 /// other arguments are those of [`super::parse`].
@@ -30,7 +29,7 @@ pub fn plain_v4(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<
     let head = frame.get(tags..)?.first_chunk::<BYTES_V4>()?;
     // Ethertype, version and header length are next to each other, and the ToS follows.
     let start = u32::from_be_bytes(*at(head, L3 - 2));
-    // Beyond the ports: in the packet, and in the frame. Wrapped, a number is too large.
+    // Beyond the control bits: in the packet, and in the frame. Wrapped, a number is too large.
     let total = usize::from(u16::from_be_bytes(*at(head, L3 + ipv4::TOTAL_LENGTH)));
     let payload = total.wrapping_sub(BYTES_V4 - L3);
     let room = frame_bytes.checked_sub(tags + BYTES_V4)?;
@@ -43,6 +42,7 @@ pub fn plain_v4(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<
         destination: u32::from_be_bytes(*at(head, L3 + ipv4::DESTINATION)),
         l3: tags + L3,
         ports: ports(head),
+        tcp: tcp(head, head[L3 + ipv4::PROTOCOL]),
         fragment: None,
         tos: head[L3 + 1],
         protocol: head[L3 + ipv4::PROTOCOL],
@@ -55,7 +55,7 @@ pub fn plain_v6(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<
     let head = frame.get(tags..)?.first_chunk::<BYTES_V6>()?;
     let start = u32::from_be_bytes(*at(head, L3 - 2));
     let total = usize::from(u16::from_be_bytes(*at(head, L3 + ipv6::PAYLOAD_LENGTH)));
-    let payload = total.wrapping_sub(PORTS_BYTES);
+    let payload = total.wrapping_sub(Tcp::BYTES);
     let room = frame_bytes.checked_sub(tags + BYTES_V6)?;
     let protocol = head[L3 + ipv6::NEXT_HEADER];
     let plain = start & 0xffff_f000 == START_V6
@@ -66,18 +66,28 @@ pub fn plain_v6(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<
         destination: u128::from_be_bytes(*at(head, L3 + ipv6::DESTINATION)),
         l3: tags + L3,
         ports: ports(head),
+        tcp: tcp(head, protocol),
         fragment: None,
         tos: head[L3] << 4 | head[L3 + 1] >> 4,
         protocol,
     })
 }
 
-/// The ports at the end of a plain frame's headers.
+/// The ports of a plain frame.
 #[inline(always)]
 fn ports<const N: usize>(head: &[u8; N]) -> Ports {
     Ports {
-        source: u16::from_be_bytes(*at(head, N - PORTS_BYTES)),
-        destination: u16::from_be_bytes(*at(head, N - PORTS_BYTES + 2)),
+        source: u16::from_be_bytes(*at(head, N - Tcp::BYTES)),
+        destination: u16::from_be_bytes(*at(head, N - Tcp::BYTES + 2)),
+    }
+}
+
+/// What else TCP's header says, at the end of a plain frame's headers.
+#[inline(always)]
+fn tcp<const N: usize>(head: &[u8; N], protocol: u8) -> Tcp {
+    match protocol {
+        protocol::TCP => Tcp::read(at(head, N - Tcp::BYTES)),
+        _ => Tcp::default(),
     }
 }
 
@@ -87,6 +97,6 @@ fn ports<const N: usize>(head: &[u8; N]) -> Ports {
 fn at<const FIELD: usize, const N: usize>(head: &[u8; N], offset: usize) -> &[u8; FIELD] {
     match head[offset..].first_chunk() {
         Some(field) => field,
-        None => &[0; FIELD],
+        None => const { &[0; FIELD] },
     }
 }

@@ -99,7 +99,7 @@ const fn set_of(key: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::{Ports, protocol};
+    use crate::packet::{Ports, Tcp, protocol};
 
     fn packet(id: u32) -> (Packet<u32>, Fragment) {
         let fragment = Fragment {
@@ -114,6 +114,7 @@ mod tests {
             destination: 0xc633_6407,
             protocol: protocol::TCP,
             ports: Ports::default(),
+            tcp: Tcp::default(),
             fragment: Some(fragment),
         };
         (packet, fragment)

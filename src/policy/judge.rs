@@ -8,11 +8,23 @@
 //!   come first; what is left over may not, or nothing would ever be exempt.
 //! - Only exit protocols can be marked. The kernel copies the ToS of a ping into its answer, so
 //!   whoever pings the host chooses what its answers bear.
+//!
+//! Any outsider can make the host send TCP segments from a clearnet address to any address and
+//! port, by a SYN with a forged source. Two kinds of such answers are told by their control bits,
+//! before the relay set and the host's mark are asked:
+//!
+//! - SYN with ACK accepts a connection that came in. The host opens its own connections with SYN
+//!   alone.
+//! - RST without ACK, or with sequence number 0, answers a segment of no connection (RFC 9293,
+//!   section 3.5.2). A stack that aborts a connection of its own sends its next sequence number, and
+//!   ACK.
+//!
+//! A segment with neither bit belongs to a connection, or looks as if: it has its flow's class.
 
 use super::{
     ClassifyBy, ExitProtocols, Family, FragmentTable, Remark, Rule, Rules, Snapshot, Verdict,
 };
-use crate::packet::{Dscp, Fragment, Headers, Packet, Ports, protocol};
+use crate::packet::{Dscp, Fragment, Headers, Packet, Ports, Tcp, protocol};
 use std::time::Duration;
 
 const DNS: u16 = 53;
@@ -135,7 +147,8 @@ fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) 
     let (source, destination, ports) = (packet.source, packet.destination, packet.ports);
     if !rules.addresses.covers(source) {
         if rules.relay_addresses.covers(source) {
-            return from_relay_address(source, destination, ports, packet.protocol, snapshot);
+            let tcp = packet.tcp;
+            return from_relay_address(source, destination, ports, packet.protocol, tcp, snapshot);
         }
         return (Rule::ForeignSource, false);
     }
@@ -147,6 +160,9 @@ fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) 
     }
     if is_from_listener(source, ports, snapshot) {
         return (Rule::FromListener, false);
+    }
+    if let Some(rule) = answer(packet.tcp) {
+        return (rule, false);
     }
     // By the host's mark the relay set is not asked: it need not be there.
     let left_over = match rules.classify_by {
@@ -190,6 +206,7 @@ fn from_relay_address<F: Family>(
     destination: F,
     ports: Ports,
     protocol: u8,
+    tcp: Tcp,
     snapshot: &Snapshot,
 ) -> (Rule, bool) {
     let rules = &*snapshot.rules;
@@ -200,6 +217,9 @@ fn from_relay_address<F: Family>(
         if is_from_listener(source, ports, snapshot) {
             return (Rule::FromListener, false);
         }
+        if let Some(rule) = answer(tcp) {
+            return (rule, false);
+        }
         let disagreement = rules.classify_by == ClassifyBy::RelaySet
             && !is_to_relay(destination, ports, snapshot)
             && snapshot.both_kinds;
@@ -209,6 +229,19 @@ fn from_relay_address<F: Family>(
         return (Rule::ToExemptPrefix, false);
     }
     (Rule::OtherProtocol, false)
+}
+
+/// The rule for a segment that an outsider can provoke, if it is one by its control bits.
+#[inline(always)]
+fn answer(tcp: Tcp) -> Option<Rule> {
+    if tcp.control & (Tcp::SYN | Tcp::RST) == 0 {
+        return None;
+    }
+    if tcp.control & (Tcp::SYN | Tcp::ACK) == Tcp::SYN | Tcp::ACK {
+        return Some(Rule::Accepts);
+    }
+    let refuses = tcp.control & Tcp::ACK == 0 || tcp.sequence == 0;
+    (tcp.control & Tcp::RST != 0 && refuses).then_some(Rule::Refuses)
 }
 
 #[inline(always)]

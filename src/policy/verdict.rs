@@ -13,7 +13,7 @@ pub enum Class {
     Foreign,
     /// To one of the host's resolvers.
     Resolver,
-    /// From one of the host's own listeners.
+    /// From one of the host's own listeners, or accepting a connection.
     Reply,
     /// To another relay.
     Relay,
@@ -81,6 +81,11 @@ pub enum Rule {
     ToResolver,
     /// The source address and port are a listener of the host.
     FromListener,
+    /// TCP with SYN and ACK: it accepts a connection that came in.
+    Accepts,
+    /// TCP with RST, and without ACK or with sequence number 0: it answers a segment of no
+    /// connection.
+    Refuses,
     /// The source is one of the host's relay addresses.
     FromRelayAddress,
     /// The destination address and port are in the relay set.
@@ -119,7 +124,7 @@ impl From<Malformed> for Rule {
 
 impl Rule {
     /// Every rule; each stands at its own number.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::NotIp,
         Self::ShortHeader,
         Self::WrongVersion,
@@ -131,6 +136,8 @@ impl Rule {
         Self::ForeignSource,
         Self::ToResolver,
         Self::FromListener,
+        Self::Accepts,
+        Self::Refuses,
         Self::FromRelayAddress,
         Self::ToListedRelay,
         Self::ToExemptPrefix,
@@ -155,11 +162,13 @@ impl Rule {
             | Self::ShortTransport => Class::Malformed,
             Self::ForeignSource => Class::Foreign,
             Self::ToResolver => Class::Resolver,
-            Self::FromListener => Class::Reply,
+            Self::FromListener | Self::Accepts => Class::Reply,
             Self::FromRelayAddress | Self::ToListedRelay | Self::NotHostMarked => Class::Relay,
             Self::ToExemptPrefix => Class::Exempt,
             Self::ExitProtocol | Self::HostMarked => Class::Exit,
-            Self::OtherProtocol | Self::UnseenFragment | Self::NoUserSpace => Class::Host,
+            Self::Refuses | Self::OtherProtocol | Self::UnseenFragment | Self::NoUserSpace => {
+                Class::Host
+            }
         }
     }
 
@@ -177,6 +186,8 @@ impl Rule {
             Self::ForeignSource => "the source is no address of the host",
             Self::ToResolver => "to a configured resolver",
             Self::FromListener => "from a port where the host itself listens",
+            Self::Accepts => "accepts a connection that came in (SYN and ACK)",
+            Self::Refuses => "answers a segment of no connection (RST)",
             Self::FromRelayAddress => "from an address that carries Tor traffic only",
             Self::ToListedRelay => "to a listed relay's address and port",
             Self::ToExemptPrefix => "to an exempt prefix",

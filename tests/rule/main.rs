@@ -5,6 +5,7 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
+mod answers;
 mod host_mark;
 mod oracle;
 mod table;

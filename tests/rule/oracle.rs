@@ -182,10 +182,16 @@ proptest! {
                 prop_assert_eq!(judge_whole_v6(packet, snapshot), verdict);
             }
             (None, None) => {
+                // Long enough for TCP's control bits, whatever the protocol.
+                let word = |at: usize| usize::from(frame[at]) << 8 | usize::from(frame[at + 1]);
                 let plain = match headers {
                     Headers::V4(packet) => frame[packet.l3] == 0x45
-                        && packet.fragment.is_none() && matches!(packet.protocol, 6 | 17),
-                    Headers::V6(packet) => matches!(frame[packet.l3 + 6], 6 | 17),
+                        && packet.fragment.is_none() && matches!(packet.protocol, 6 | 17)
+                        && word(packet.l3 + 2) >= 20 + 14
+                        && frame.len() >= packet.l3 + 20 + 14,
+                    Headers::V6(packet) => matches!(frame[packet.l3 + 6], 6 | 17)
+                        && word(packet.l3 + 4) >= 14
+                        && frame.len() >= packet.l3 + 40 + 14,
                     _ => false,
                 };
                 prop_assert!(!plain || length < frame.len(), "{headers:?}");
@@ -221,8 +227,8 @@ proptest! {
             }
         };
         let packet = match ours {
-            Headers::V4(packet) => Packet { source: packet.source.to_ip(), destination: packet.destination.to_ip(), l3: packet.l3, ports: packet.ports, fragment: packet.fragment, tos: packet.tos, protocol: packet.protocol },
-            Headers::V6(packet) => Packet { source: packet.source.to_ip(), destination: packet.destination.to_ip(), l3: packet.l3, ports: packet.ports, fragment: packet.fragment, tos: packet.tos, protocol: packet.protocol },
+            Headers::V4(packet) => Packet { source: packet.source.to_ip(), destination: packet.destination.to_ip(), l3: packet.l3, ports: packet.ports, tcp: packet.tcp, fragment: packet.fragment, tos: packet.tos, protocol: packet.protocol },
+            Headers::V6(packet) => Packet { source: packet.source.to_ip(), destination: packet.destination.to_ip(), l3: packet.l3, ports: packet.ports, tcp: packet.tcp, fragment: packet.fragment, tos: packet.tos, protocol: packet.protocol },
             _ => {
                 // We want the ports of TCP and UDP; etherparse stops where it knows no protocol.
                 prop_assert!(sliced.transport.is_none(), "{:?}", ours);
@@ -236,6 +242,8 @@ proptest! {
                 prop_assert_eq!(packet.protocol, 6);
                 let ports = packet.ports;
                 prop_assert_eq!((ports.source, ports.destination), (tcp.source_port(), tcp.destination_port()));
+                let bits = tcp.slice()[13];
+                prop_assert_eq!((packet.tcp.sequence, packet.tcp.control), (tcp.sequence_number(), bits));
             }
             Some(TransportSlice::Udp(udp)) => {
                 prop_assert_eq!(packet.protocol, 17);

@@ -29,7 +29,12 @@ pub(crate) struct Flow {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Tcp { is_first: bool, sequence: u32 },
+    Tcp {
+        is_first: bool,
+        /// Accepts, or refuses what is no connection.
+        is_answer: bool,
+        sequence: u32,
+    },
     Udp,
 }
 
@@ -71,6 +76,8 @@ impl Seen {
                 (tcp.source_port(), tcp.destination_port()),
                 Kind::Tcp {
                     is_first: tcp.syn() && !tcp.ack(),
+                    is_answer: tcp.syn() && tcp.ack()
+                        || tcp.rst() && (!tcp.ack() || tcp.sequence_number() == 0),
                     sequence: tcp.sequence_number(),
                 },
                 Some(tcp.sequence_number()),
@@ -117,7 +124,7 @@ pub(crate) struct Flows {
     pub(crate) wrong_queries: u64,
     /// Frames that were marked and steered.
     pub(crate) marked_incoming: u64,
-    /// TCP on the uplink without the mark that is no answer of the host's relay.
+    /// TCP on the uplink without the mark that answers nothing from outside.
     pub(crate) unmarked_uplink: Vec<(SocketAddr, SocketAddr)>,
 }
 
@@ -236,7 +243,11 @@ impl Flows {
         match kind {
             _ if is_query && (marked || !is_uplink) => self.wrong_queries += 1,
             Kind::Udp if is_query => self.queries += 1,
-            Kind::Tcp { is_first, sequence } => {
+            Kind::Tcp {
+                is_first,
+                is_answer,
+                sequence,
+            } => {
                 let flow = Flow {
                     source,
                     destination,
@@ -247,7 +258,7 @@ impl Flows {
                         self.steered.insert(flow);
                     }
                 } else if !marked {
-                    if source.port() != OR_PORT {
+                    if source.port() != OR_PORT && !is_answer {
                         self.unmarked_uplink.push((source, destination));
                     }
                 } else if is_first {

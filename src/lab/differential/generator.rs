@@ -5,7 +5,7 @@ use super::Scenario;
 use super::scenario::some_address;
 use crate::datapath::Role;
 use crate::lab::Random;
-use crate::packet::{MacAddr, internet_checksum, protocol};
+use crate::packet::{MacAddr, Tcp, internet_checksum, protocol};
 use crate::policy::{Endpoint, Listener};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -264,6 +264,9 @@ impl Generator {
         frame.extend(draft.source.1.to_be_bytes());
         frame.extend(draft.destination.1.to_be_bytes());
         frame.resize(start + payload, random.byte());
+        if draft.protocol == protocol::TCP {
+            control(random, &mut frame[start..]);
+        }
         if random.percent(15) {
             frame.resize(frame.len() + random.below(30), random.byte());
         }
@@ -303,6 +306,29 @@ impl Generator {
         if frame.is_empty() {
             frame.push(0);
         }
+    }
+}
+
+/// Sequence number and control bits, as far as this TCP header has them: mostly the few that change
+/// a verdict.
+fn control(random: &mut Random, header: &mut [u8]) {
+    let sequence = match random.percent(30) {
+        true => 0,
+        false => random.wide(),
+    };
+    let bits = match random.below(10) {
+        0..3 => Tcp::ACK,
+        3 => Tcp::SYN,
+        4 => Tcp::SYN | Tcp::ACK,
+        5 => Tcp::RST,
+        6 | 7 => Tcp::RST | Tcp::ACK,
+        _ => random.byte(),
+    };
+    for (byte, new) in header.iter_mut().skip(4).zip(sequence.to_be_bytes()) {
+        *byte = new;
+    }
+    if let Some(byte) = header.get_mut(13) {
+        *byte = bits;
     }
 }
 

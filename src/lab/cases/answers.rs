@@ -1,0 +1,207 @@
+//! The tables for TCP segments that an outsider can make the host send.
+
+use super::{
+    ADDRESSES, Case, HOST4, HOST6, MARK, RELAY4, RELAY6, RESOLVER, Table, WEB4, WEB6,
+    configuration, exit, passed, remarked, steered,
+};
+use crate::lab::frames::{extension, tcp};
+use crate::packet::Tcp;
+use crate::policy::Class;
+
+const SYN: u8 = Tcp::SYN;
+const RST: u8 = Tcp::RST;
+const ACK: u8 = Tcp::ACK;
+const FIN: u8 = 0x01;
+const PSH: u8 = 0x08;
+const ECE_CWR: u8 = 0xc0;
+const OR4: &str = "192.0.2.11:40000";
+
+/// Every table.
+pub(super) fn tables() -> Vec<Table> {
+    vec![by_relay_set(), by_host_mark(), relay_addresses()]
+}
+
+fn refused(name: &'static str, source: &str, destination: &str) -> Case {
+    let segment = tcp(source, destination).control(RST | ACK).sequence(0);
+    passed(name, Class::Host, &segment)
+}
+
+fn reset(name: &'static str, source: &str, destination: &str) -> Case {
+    passed(name, Class::Host, &tcp(source, destination).control(RST))
+}
+
+fn accepted(name: &'static str, source: &str, destination: &str) -> Case {
+    let segment = tcp(source, destination).control(SYN | ACK);
+    passed(name, Class::Reply, &segment)
+}
+
+fn by_relay_set() -> Table {
+    let host = format!(
+        "{ADDRESSES}\nlisteners = [22]\nresolvers = [\"{RESOLVER}\"]\nexempt = [\"203.0.113.0/24\"]"
+    );
+    Table {
+        name: "answers to outsiders are not exit or relay traffic",
+        configuration: configuration("", &host, ""),
+        cases: vec![
+            // A scan of closed ports, and a SYN with the source address of a relay.
+            refused("closed port", "192.0.2.10:8080", WEB4),
+            refused("closed port, IPv6", "[2001:db8:1::10]:8080", WEB6),
+            refused("closed port, to a relay", "192.0.2.10:8080", RELAY4),
+            refused("the same, IPv6", "[2001:db8:1::10]:8080", RELAY6),
+            // An ACK, or SYN and ACK, that belongs to no connection.
+            reset("stray ACK", HOST4, WEB4),
+            reset("stray ACK, IPv6", HOST6, WEB6),
+            reset("stray ACK of a relay", HOST4, RELAY4),
+            passed(
+                "stray ACK with acknowledgment 0",
+                Class::Host,
+                &tcp(HOST4, WEB4).control(RST).sequence(0),
+            ),
+            // A port that accepts connections and is not in host.listeners.
+            accepted("unnamed listener", "192.0.2.10:8080", WEB4),
+            accepted("unnamed listener, IPv6", "[2001:db8:1::10]:8080", WEB6),
+            accepted("unnamed listener, to a relay", "192.0.2.10:8080", RELAY4),
+            accepted("the same, IPv6", "[2001:db8:1::10]:8080", RELAY6),
+            passed(
+                "SYN and ACK with ECN",
+                Class::Reply,
+                &tcp(HOST4, WEB4).control(SYN | ACK | ECE_CWR).sequence(0),
+            ),
+            passed(
+                "SYN, ACK and RST",
+                Class::Reply,
+                &tcp(HOST4, WEB4).control(SYN | ACK | RST),
+            ),
+            passed(
+                "named listener that refuses",
+                Class::Reply,
+                &tcp("192.0.2.10:22", WEB4).control(RST | ACK).sequence(0),
+            ),
+            passed(
+                "refusal by a resolver's client",
+                Class::Resolver,
+                &tcp(HOST4, "9.9.9.9:53").control(RST),
+            ),
+            passed(
+                "refusal to an exempt prefix",
+                Class::Host,
+                &tcp(HOST4, "203.0.113.99:80").control(RST),
+            ),
+            passed(
+                "RST and SYN without ACK",
+                Class::Host,
+                &tcp(HOST4, WEB4).control(RST | SYN),
+            ),
+            remarked(
+                "marked refusal",
+                Class::Host,
+                tcp(HOST4, WEB4).control(RST).tos(MARK | 0b10),
+                0,
+            ),
+            remarked(
+                "marked SYN and ACK",
+                Class::Reply,
+                tcp(HOST6, WEB6).control(SYN | ACK).tos(MARK),
+                0,
+            ),
+            passed(
+                "refusal under tags",
+                Class::Host,
+                &tcp(HOST4, WEB4).control(RST).tag(0x8100, 0x64),
+            ),
+            passed(
+                "refusal behind IPv4 options",
+                Class::Host,
+                &tcp(HOST4, WEB4).options(40).control(RST),
+            ),
+            passed(
+                "refusal behind extension headers",
+                Class::Host,
+                &tcp(HOST6, WEB6)
+                    .extensions(&[extension::HOP_BY_HOP])
+                    .control(RST),
+            ),
+            passed(
+                "first fragment of SYN and ACK",
+                Class::Reply,
+                &tcp(HOST4, WEB4).control(SYN | ACK).fragment(7, 0, true),
+            ),
+            passed(
+                "last fragment of SYN and ACK",
+                Class::Reply,
+                &tcp(HOST4, WEB4).fragment(7, 100, false),
+            ),
+            // Segments of the host's own connections.
+            exit("SYN", tcp(HOST4, WEB4).control(SYN).sequence(0)),
+            exit("SYN with ECN", tcp(HOST6, WEB6).control(SYN | ECE_CWR)),
+            steered("SYN to a relay", tcp(HOST4, RELAY4).control(SYN)),
+            exit("data", tcp(HOST4, WEB4).control(PSH | ACK).sequence(0)),
+            exit("end", tcp(HOST4, WEB4).control(FIN | ACK)),
+            exit("no control bits", tcp(HOST4, WEB4).control(0)),
+            exit("aborted", tcp(HOST4, WEB4).control(RST | ACK)),
+            exit("aborted, IPv6", tcp(HOST6, WEB6).control(RST | ACK)),
+            steered("aborted to a relay", tcp(HOST4, RELAY4).control(RST | ACK)),
+            exit(
+                "control bits cut off",
+                tcp(HOST4, WEB4).control(RST).payload(13).padding(20),
+            ),
+            passed(
+                "nothing behind the control bits",
+                Class::Host,
+                &tcp(HOST4, WEB4).control(RST).payload(14),
+            ),
+        ],
+    }
+}
+
+/// The kernel copies the ToS of a segment into the RST that answers it.
+fn by_host_mark() -> Table {
+    Table {
+        name: "answers to outsiders with the host's mark",
+        configuration: configuration("classify_by = \"host-mark\"", ADDRESSES, ""),
+        cases: vec![
+            remarked(
+                "marked refusal",
+                Class::Host,
+                tcp(HOST4, WEB4).control(RST | ACK).sequence(0).tos(MARK),
+                0,
+            ),
+            remarked(
+                "marked RST",
+                Class::Host,
+                tcp(HOST6, WEB6).control(RST).tos(MARK),
+                0,
+            ),
+            remarked(
+                "marked SYN and ACK",
+                Class::Reply,
+                tcp(HOST4, WEB4).control(SYN | ACK).tos(MARK),
+                0,
+            ),
+            refused("unmarked refusal", HOST4, WEB4),
+            reset("unmarked RST", HOST6, WEB6),
+            accepted("unmarked SYN and ACK", HOST4, WEB4),
+            passed(
+                "marked abort",
+                Class::Exit,
+                &tcp(HOST4, WEB4).control(RST | ACK).tos(MARK),
+            ),
+            steered("unmarked abort", tcp(HOST6, WEB6).control(RST | ACK)),
+        ],
+    }
+}
+
+fn relay_addresses() -> Table {
+    let host = "addresses = [\"192.0.2.10\"]\nrelay_addresses = [\"192.0.2.11\"]";
+    Table {
+        name: "answers to outsiders from addresses that carry Tor traffic only",
+        configuration: configuration("", host, ""),
+        cases: vec![
+            refused("closed port", OR4, WEB4),
+            reset("stray ACK of a relay", OR4, RELAY4),
+            accepted("unnamed listener", OR4, RELAY4),
+            steered("aborted", tcp(OR4, RELAY4).control(RST | ACK)),
+            steered("SYN", tcp(OR4, RELAY4).control(SYN)),
+        ],
+    }
+}

@@ -235,38 +235,35 @@ fn answers_to_marked_pings_leave_unmarked() {
     });
 }
 
-/// It refuses a connection with the ToS of the SYN too. That is TCP: whoever asks chooses what the
-/// refusal counts as.
+/// It refuses a connection with the ToS of the SYN too, whoever asks.
 #[test]
-fn refusals_of_the_hosts_kernel_bear_what_the_question_bore() {
+fn refusals_of_the_hosts_kernel_leave_unmarked_by_the_uplink() {
     needs_root!();
     both_engines(|| {
         let rig = Rig::lively(Plan::default(), &config("", ""));
-        let (clearnet, tornet) = (&rig.site.clearnet, &rig.site.tornet);
-        let mut exits = Capture::start(clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
-        let mut relays = Capture::start(tornet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        let (host, clearnet, tornet) = (&rig.site.host, &rig.site.clearnet, &rig.site.tornet);
+        let filter = "tcp or ip6 proto 6";
+        let before = Capture::start(host, "eth0", "out", filter).unwrap();
+        let after = Capture::start(clearnet, "eth0", "in", filter).unwrap();
+        let steered = Capture::start(tornet, "eth0", "in", filter).unwrap();
         for address in [IpAddr::from(HOST_V4), HOST_V6.into()] {
-            let closed = SocketAddr::new(address, 81);
-            let refused = clearnet.run(move || connect(closed, AF11).err());
-            assert_eq!(refused, Some(Errno::ECONNREFUSED));
-            clearnet
-                .spawn("unmarked", move || drop(connect(closed, 0)))
-                .unwrap();
+            for tos in [AF11, 0] {
+                let closed = SocketAddr::new(address, 81);
+                let refused = clearnet.run(move || connect(closed, tos).err());
+                assert_eq!(refused, Some(Errno::ECONNREFUSED));
+            }
         }
-        let marked = |seen: &[exitmark::lab::CapturedFrame]| {
-            seen.iter()
-                .map(|frame| tos(&frame.bytes))
-                .collect::<Vec<_>>()
-        };
-        for capture in [&mut exits, &mut relays] {
-            assert!(capture.wait_until(PATIENCE, |seen| seen.len() >= 2));
+        for (mut capture, dscp) in [(before, AF11), (after, 0)] {
+            assert!(capture.wait_until(PATIENCE, |seen| seen.len() >= 4));
+            let frames = capture.finish().unwrap();
+            let marked = frames.iter().filter(|one| tos(&one.bytes) & 0xfc == AF11);
+            assert_eq!(marked.count(), if dscp == AF11 { 2 } else { 0 });
         }
-        assert_eq!(marked(&exits.finish().unwrap()), [AF11; 2]);
-        assert!(
-            marked(&relays.finish().unwrap())
-                .iter()
-                .all(|tos| *tos == 0)
-        );
-        assert_eq!(count(&counters(rig), "exit"), 2);
+        let counters = counters(rig);
+        assert!(steered.finish().unwrap().is_empty());
+        assert_eq!(count(&counters, "cleared"), 2);
+        for name in ["exit", "relay", "marked"] {
+            assert_eq!(count(&counters, name), 0, "{name}");
+        }
     });
 }

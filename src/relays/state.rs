@@ -17,7 +17,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const FORMAT: u32 = 1;
+/// 1 listed the DirPorts of all relays.
+const FORMAT: u32 = 2;
 
 /// Where a live set is kept.
 #[derive(Clone, Debug)]

@@ -67,7 +67,6 @@ pub(super) fn source_json(source: &SourceReport, now: SystemTime) -> Value {
         "signatures_needed": signatures.map(|signatures| signatures.needed),
         "orports": counts.orports,
         "further_orports": counts.further,
-        "dirports": counts.dirports,
         "authority_ports": counts.authorities,
         "distinct": distinct,
         "parse_ms": parse_time.as_secs_f64() * 1e3,
@@ -110,7 +109,6 @@ pub(super) fn write_source(
         "  further ORPorts     {:>6}  (`a` lines)",
         counts.further
     )?;
-    writeln!(f, "  relay DirPorts      {:>6}", counts.dirports)?;
     writeln!(f, "  authority ports     {:>6}", counts.authorities)?;
     writeln!(f, "  distinct endpoints  {distinct:>6}")?;
     writeln!(

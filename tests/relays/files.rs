@@ -85,7 +85,7 @@ fn holds_64_000_endpoints_and_refuses_70_000() {
     let large = file(
         &directory,
         "large",
-        order(Flavor::Microdesc, 33_000).write(),
+        order(Flavor::Microdesc, 48_500).write(),
     );
     let loaded = load(&unchecked([&large])).unwrap();
     let count = loaded.with(&[]).unwrap().len();
@@ -95,7 +95,7 @@ fn holds_64_000_endpoints_and_refuses_70_000() {
     );
     assert!((64_000..=MAX_ENDPOINTS).contains(&count), "{count}");
 
-    let huge = file(&directory, "huge", order(Flavor::Microdesc, 36_000).write());
+    let huge = file(&directory, "huge", order(Flavor::Microdesc, 53_200).write());
     match load_refusal(&huge) {
         LoadError::Document {
             problem: DocumentError::TooMany { count },
@@ -111,7 +111,7 @@ fn a_union_beyond_the_limit_is_refused_as_a_union() {
     let sources = [1, 2].map(|seed| {
         let order = Order {
             seed,
-            ..order(Flavor::Microdesc, 20_000)
+            ..order(Flavor::Microdesc, 26_000)
         };
         file(&directory, &seed.to_string(), order.write())
     });

@@ -192,7 +192,6 @@ fn a_set_that_no_document_makes_is_nonsense() {
         }),
         ("fewer counted", |set, _| {
             set["sources"][0]["counts"]["orports"] = 0.into();
-            set["sources"][0]["counts"]["dirports"] = 0.into();
         }),
         ("counts that overflow", |set, _| {
             set["sources"][0]["counts"]["orports"] = u64::MAX.into();

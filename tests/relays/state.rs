@@ -152,7 +152,7 @@ fn what_no_box_writes_is_refused() {
     let good: Value = serde_json::from_slice(&fs::read(state.path()).unwrap()).unwrap();
     type Change = fn(&mut Value);
     let changes: [(&str, Change); 9] = [
-        ("another version", |state| state["format"] = 2.into()),
+        ("another version", |state| state["format"] = 1.into()),
         ("port 0", |state| state["listed"][0] = "0.0.0.1:0".into()),
         ("port 0", |state| {
             state["departed"][0][0] = "0.0.0.1:0".into()

@@ -4,8 +4,8 @@
 //! no clock, and believes nothing: what it returns is an [`UncheckedDocument`], because bytes
 //! with the right shape are not yet what the authorities signed.
 //!
-//! Of tor-netdoc's two parsers this takes the newer one, `parse2`. The older one drops DirPorts
-//! and the authorities' address, names no line for many errors, and does not read the ORPort of
+//! Of tor-netdoc's two parsers this takes the newer one, `parse2`. The older one drops the
+//! authorities' DirPort and address, names no line for many errors, and does not read the ORPort of
 //! `dir-source`.
 
 mod certificates;
@@ -64,9 +64,8 @@ pub struct ConsensusDocument {
     pub orports: Vec<Endpoint>,
     /// Every `a` line: further ORPorts of relays, with ports of their own.
     pub further: Vec<Endpoint>,
-    /// Every relay's address and DirPort, from its `r` line, where it has one.
-    pub dirports: Vec<Endpoint>,
-    /// Every authority's DirPort and ORPort, from its `dir-source` line.
+    /// Every authority's DirPort and ORPort, from its `dir-source` line. Other relays' DirPorts are
+    /// not relay traffic: no relay dials them, and an exit may open streams to them.
     pub authorities: Vec<Endpoint>,
 }
 
@@ -78,8 +77,6 @@ pub struct Counts {
     pub orports: usize,
     /// `a` lines.
     pub further: usize,
-    /// DirPorts on `r` lines.
-    pub dirports: usize,
     /// DirPorts and ORPorts on `dir-source` lines.
     pub authorities: usize,
 }
@@ -90,22 +87,16 @@ impl ConsensusDocument {
         Counts {
             orports: self.orports.len(),
             further: self.further.len(),
-            dirports: self.dirports.len(),
             authorities: self.authorities.len(),
         }
     }
 
     /// The endpoints of every kind, one kind after the other.
     pub fn endpoints(&self) -> impl Iterator<Item = Endpoint> + '_ {
-        [
-            &self.orports,
-            &self.further,
-            &self.dirports,
-            &self.authorities,
-        ]
-        .into_iter()
-        .flatten()
-        .copied()
+        [&self.orports, &self.further, &self.authorities]
+            .into_iter()
+            .flatten()
+            .copied()
     }
 }
 
@@ -161,7 +152,6 @@ impl UncheckedDocument {
                 let entries = body.routers.iter().map(|router| Entry {
                     address: router.r.ip,
                     orport: router.r.or_port,
-                    dirport: router.r.dir_port,
                     further: &router.a,
                 });
                 let validity = validity(&body.preamble.lifetime)?;
@@ -206,7 +196,6 @@ impl UncheckedDocument {
 struct Entry<'a> {
     address: Ipv4Addr,
     orport: u16,
-    dirport: u16,
     further: &'a [SocketAddr],
 }
 
@@ -310,7 +299,6 @@ fn gather<'a>(
         validity,
         orports: Vec::new(),
         further: Vec::new(),
-        dirports: Vec::new(),
         authorities,
     };
     for (index, entry) in entries.enumerate() {
@@ -322,11 +310,6 @@ fn gather<'a>(
         }
         let address = entry.address.into();
         document.orports.push(Endpoint::new(address, entry.orport));
-        if entry.dirport != 0 {
-            document
-                .dirports
-                .push(Endpoint::new(address, entry.dirport));
-        }
         for (position, socket) in entry.further.iter().enumerate() {
             if socket.port() == 0 {
                 return Err(DocumentError::PortZero {

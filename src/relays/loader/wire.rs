@@ -151,10 +151,9 @@ fn is_plausible(report: &SourceReport, trust: &Trust, listed: usize) -> bool {
     let Counts {
         orports,
         further,
-        dirports,
         authorities,
     } = report.counts;
-    let counted = [orports, further, dirports, authorities]
+    let counted = [orports, further, authorities]
         .into_iter()
         .try_fold(0_usize, usize::checked_add);
     let signed = match (trust, report.signatures) {

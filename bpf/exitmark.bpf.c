@@ -241,19 +241,15 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 	return to_port(egress, counts);
 }
 
-/* Whether the frame was sent to the box's own MAC address for an address of the host. */
-static __always_inline bool is_routed_to_host(struct frame *frame,
-					      const struct exitmark_links *links)
+/* Whether a packet's source or destination is an address of the host. */
+static __always_inline bool is_of_host(struct frame *frame, enum end end)
 {
 	const struct exitmark_policy *policy;
 	const struct exitmark_image *image;
 	struct address address;
 	int family;
 
-	/* Without a way out for relay traffic there is none back, and no MAC address to compare. */
-	if (links->incoming_port >= ROLES || destination_mac(frame) != links->incoming_mac)
-		return false;
-	family = read_destination(frame, &address);
+	family = read_address(frame, end, &address);
 	image = current_image();
 	if (!image)
 		return false;
@@ -267,12 +263,23 @@ static __always_inline bool is_routed_to_host(struct frame *frame,
 	return false;
 }
 
+/* Whether the frame was sent to the box's own MAC address for an address of the host. */
+static __always_inline bool is_routed_to_host(struct frame *frame,
+					      const struct exitmark_links *links)
+{
+	/* Without a way out for relay traffic there is none back, and no MAC address to compare. */
+	return links->incoming_port < ROLES && destination_mac(frame) == links->incoming_mac &&
+	       is_of_host(frame, DESTINATION);
+}
+
 /* The way to the host for a frame that is decided here. What became of it. */
-static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_role role, bool routed,
+static __always_inline __u32 deliver(struct frame *frame, enum exitmark_role role, bool routed,
 				     struct exitmark_links *links, struct exitmark_counts *counts)
 {
 	counts->received[role]++;
 	counts->inbound_bytes[role] += frame->bytes;
+	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host) && is_of_host(frame, SOURCE))
+		counts->host_by_uplink++;
 	if (!links->decides[role]) {
 		counts->no_egress++;
 		return OUTCOME_NO_EGRESS;

@@ -163,7 +163,8 @@ struct exitmark_links {
 	__u64 drops_unsteered; /* relay frames that cannot be steered are dropped, not sent by uplink */
 	__u64 sample; /* what part of the decisions is told to user space, of 1 << 64; 0: none */
 	__u64 sample_until; /* CLOCK_MONOTONIC, ns: whoever reads the samples is there until then */
-	__u64 unused[2];
+	__u64 seeks_host; /* frames from uplink with the host's source address are counted */
+	__u64 unused[1];
 };
 
 /* What a worker and this program tell each other about one queue. A line each: one writer. */
@@ -196,6 +197,7 @@ struct exitmark_counts {
 	__u64 cleared;
 	__u64 disagreed;
 	__u64 unsteered; /* left by uplink, because nothing could be steered */
+	__u64 host_by_uplink; /* arrived by uplink from an address of the host, while sought */
 	__u64 tx_full[ROLES];
 	__u64 host_mac_unknown;
 	__u64 not_for_host;

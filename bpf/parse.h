@@ -202,8 +202,14 @@ static __always_inline int read_packet(struct frame *frame, struct packet *packe
 	return multi_buffer && shape == SHAPE_SCATTERED ? read_scattered(frame, packet) : shape;
 }
 
-static __always_inline int read_reachable_destination(const struct frame *frame,
-						      struct address *address)
+/* The two addresses of a packet. */
+enum end {
+	SOURCE,
+	DESTINATION,
+};
+
+static __always_inline int read_reachable_address(const struct frame *frame, enum end end,
+						  struct address *address)
 {
 	void *payload = NULL;
 	int type = payload_of(frame, MAX_TAGS, &payload);
@@ -215,39 +221,40 @@ static __always_inline int read_reachable_destination(const struct frame *frame,
 		if (payload + 20 > frame->end)
 			return SHAPE_SCATTERED;
 		address->high = 0;
-		address->low = be32(ip + 16);
+		address->low = end == SOURCE ? be32(ip + 12) : be32(ip + 16);
 		return ip[0] >> 4 == 4 ? V4 : FAMILIES;
 	}
 	if (type == ETH_P_IPV6) {
 		if (payload + 40 > frame->end)
 			return SHAPE_SCATTERED;
-		address->high = be64(ip + 24);
-		address->low = be64(ip + 32);
+		address->high = end == SOURCE ? be64(ip + 8) : be64(ip + 24);
+		address->low = end == SOURCE ? be64(ip + 16) : be64(ip + 32);
 		return ip[0] >> 4 == 6 ? V6 : FAMILIES;
 	}
 	return FAMILIES;
 }
 
-static __noinline int read_scattered_destination(struct frame *frame, struct address *address)
+static __noinline int read_scattered_address(struct frame *frame, enum end end,
+					     struct address *address)
 {
 	struct frame whole;
 
 	measure(frame);
 	if (frame->bytes <= (__u64)(frame->end - frame->data) || !gather(frame, &whole))
 		return FAMILIES;
-	return read_reachable_destination(&whole, address);
+	return read_reachable_address(&whole, end, address);
 }
 
 /*
- * The destination address, whatever the rest of the packet says: to be delivered, a frame need
- * not make sense to us. Its family, or another number where it has none.
+ * An address, whatever the rest of the packet says: to be delivered, a frame need not make sense
+ * to us. Its family, or another number where it has none.
  */
-static __always_inline int read_destination(struct frame *frame, struct address *address)
+static __always_inline int read_address(struct frame *frame, enum end end, struct address *address)
 {
-	int family = read_reachable_destination(frame, address);
+	int family = read_reachable_address(frame, end, address);
 
 	if (multi_buffer && family == SHAPE_SCATTERED)
-		family = read_scattered_destination(frame, address);
+		family = read_scattered_address(frame, end, address);
 	return family;
 }
 

@@ -17,6 +17,7 @@ mod relays;
 mod reload;
 mod report;
 mod requests;
+mod sides;
 mod steering;
 mod witness;
 mod workers;
@@ -36,6 +37,7 @@ use prompter::{Prompter, Update};
 use relays::Keeper;
 use reload::Reloading;
 use requests::{Request, Requests};
+use sides::Sides;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::io::{self, Write};
@@ -80,6 +82,8 @@ struct Daemon {
     forwarded: PerRole<u64>,
     /// Whether each port's program sees what its NIC receives.
     sights: PerRole<Sight>,
+    /// Whether the host is behind `host`.
+    sides: Sides,
     /// Of which ports it was said that frames arrive cut.
     cut_told: PerRole<bool>,
     pins: Pins,
@@ -204,6 +208,7 @@ impl Daemon {
             counts: KernelCounts::default(),
             forwarded: PerRole::default(),
             sights: PerRole::default(),
+            sides: Sides::default(),
             cut_told: PerRole::default(),
             pins,
             workers: parts.workers,
@@ -213,6 +218,8 @@ impl Daemon {
             watch: parts.watch,
             control: None,
         };
+        // What was counted before this process is no finding of its own.
+        daemon.look_at_sides();
         match daemon.settle(keeper, listeners, events) {
             Ok(()) => {}
             Err(error) => {
@@ -296,6 +303,7 @@ impl Daemon {
             }
             if looked_at_ports.elapsed() >= blind::LOOK {
                 self.look_at_ports();
+                self.look_at_sides();
                 looked_at_ports = Instant::now();
             }
             match event {

@@ -71,6 +71,7 @@ impl Daemon {
                 marked: tally.of(Counter::Marked),
                 cleared: tally.of(Counter::Cleared),
                 unsteered: tally.of(Counter::Unsteered),
+                host_by_uplink: tally.of(Counter::HostByUplink),
                 disagreement: tally.of(Counter::Disagreement),
                 unseen_fragment: tally.of(Counter::UnseenFragment),
                 no_user_space: tally.of(Counter::NoUserSpace),
@@ -155,6 +156,9 @@ impl Daemon {
                 );
                 warn("blind", true, text);
             }
+        }
+        if let Some(finding) = self.sides.finding() {
+            warn("wrong_side", true, self.wrong_side(finding));
         }
         for port in report.ports.iter().filter(|port| !port.has_carrier) {
             let text = format!("{} ({}) has no link", port.interface, port.role);

@@ -90,6 +90,8 @@ pub enum Counter {
     Disagreement,
     /// Relay frames that left by the uplink, because they could not be steered.
     Unsteered,
+    /// Frames that arrived by `uplink` from an address of the host, while they were counted.
+    HostByUplink,
     /// Later fragments whose first one was not seen.
     UnseenFragment,
     /// Frames that only user space understands, decided in the kernel without it.
@@ -107,7 +109,7 @@ const RULE: usize = FORWARDED + ROLES;
 const BYTES: usize = RULE + RULES;
 const INBOUND_BYTES: usize = BYTES + RULES;
 const SINGLE: usize = INBOUND_BYTES + ROLES;
-const DROP: usize = SINGLE + 4;
+const DROP: usize = SINGLE + 5;
 pub(super) const SLOTS: usize = DROP + DROPS;
 
 impl Counter {
@@ -122,6 +124,7 @@ impl Counter {
             Self::Cleared,
             Self::Disagreement,
             Self::Unsteered,
+            Self::HostByUplink,
             Self::UnseenFragment,
             Self::NoUserSpace,
         ];
@@ -171,6 +174,7 @@ impl Counter {
             Self::Cleared => Some(SINGLE + 1),
             Self::Disagreement => Some(SINGLE + 2),
             Self::Unsteered => Some(SINGLE + 3),
+            Self::HostByUplink => Some(SINGLE + 4),
             Self::Dropped(reason) => Some(DROP + reason.index()),
             Self::Class(_)
             | Self::ClassBytes(_)
@@ -198,6 +202,7 @@ impl fmt::Display for Counter {
             Self::Cleared => f.write_str("cleared"),
             Self::Disagreement => f.write_str("disagreement"),
             Self::Unsteered => f.write_str("unsteered"),
+            Self::HostByUplink => f.write_str("host_by_uplink"),
             Self::UnseenFragment => f.write_str("unseen_fragment"),
             Self::NoUserSpace => f.write_str("no_user_space"),
             Self::Dropped(reason) => match reason.port() {
@@ -244,6 +249,11 @@ impl Tally {
     #[inline]
     pub(super) const fn unsteered(&mut self) {
         self.0[SINGLE + 3] += 1;
+    }
+
+    #[inline]
+    pub(super) const fn host_by_uplink(&mut self) {
+        self.0[SINGLE + 4] += 1;
     }
 
     pub(super) const fn received(&mut self, role: Role, frames: u64) {

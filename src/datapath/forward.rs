@@ -47,6 +47,8 @@ pub struct Forwarder {
     steering: Option<Steering>,
     /// Whether this batch has shown the host's MAC address.
     host_seen: bool,
+    /// Whether the host may be behind `uplink`.
+    seeks_host: bool,
     /// Who is told of some of the decisions.
     samples: Option<Arc<Samples>>,
     /// Where their choice has come to.
@@ -63,6 +65,7 @@ impl Forwarder {
             tally: Tally::default(),
             steering: None,
             host_seen: false,
+            seeks_host: false,
             samples: None,
             phase: 0,
         }
@@ -176,6 +179,7 @@ impl Forwarder {
     fn begin(&mut self) {
         self.steering = self.links.steering();
         self.host_seen = false;
+        self.seeks_host = self.links.seeks_host();
     }
 
     /// Where the frames of a packet go; counts it, if that is nowhere.
@@ -397,13 +401,25 @@ impl Forwarder {
     /// The wire's other direction. Nothing changes, but where this NIC is `incoming` too, what
     /// was sent to its own address for the host goes to the host's.
     #[inline]
-    fn inbound_by_uplink(&self, frame: &mut [u8]) -> Outcome {
+    fn inbound_by_uplink(&mut self, frame: &mut [u8]) -> Outcome {
+        if self.seeks_host {
+            self.seek_host(frame);
+        }
         match self.links.incoming() {
             Some(link) if link.port == Role::Uplink => match self.routed_to_host(frame, link.own) {
                 Some(outcome) => outcome,
                 None => Outcome::Forward(Role::Host),
             },
             _ => Outcome::Forward(Role::Host),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn seek_host(&mut self, frame: &[u8]) {
+        let rules = &self.snapshot.rules;
+        if packet::source(frame).is_some_and(|source| rules.is_host(source)) {
+            self.tally.host_by_uplink();
         }
     }
 
@@ -422,10 +438,7 @@ impl Forwarder {
     fn routed_to_host(&self, frame: &mut [u8], own: MacAddr) -> Option<Outcome> {
         let rules = &self.snapshot.rules;
         let destination = packet::destination(frame)?;
-        if MacAddr::destination_of(frame) != Some(own)
-            || !rules.addresses.contains(destination)
-                && !rules.relay_addresses.contains(destination)
-        {
+        if MacAddr::destination_of(frame) != Some(own) || !rules.is_host(destination) {
             return None;
         }
         Some(match self.links.host() {

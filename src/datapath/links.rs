@@ -24,6 +24,7 @@ const NICS: usize = 16;
 const DROPS_UNSTEERED: usize = 19;
 const SAMPLE: usize = 20;
 const SAMPLE_UNTIL: usize = 21;
+const SEEKS_HOST: usize = 22;
 /// How many numbers there are.
 pub(super) const LINK_NUMBERS: usize = 24;
 
@@ -167,6 +168,17 @@ impl Links {
     #[inline]
     pub(super) fn drops_unsteered(&self) -> bool {
         self.get(DROPS_UNSTEERED) != 0
+    }
+
+    /// Whether frames that arrive by `uplink` from an address of the host are counted: while none
+    /// arrives by `host`, the two may be swapped.
+    pub fn seek_host(&self, seeks: bool) {
+        self.set(SEEKS_HOST, u64::from(seeks));
+    }
+
+    #[inline]
+    pub(super) fn seeks_host(&self) -> bool {
+        self.get(SEEKS_HOST) != 0
     }
 
     /// Tells of one decision in so many; 0 is none.

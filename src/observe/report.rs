@@ -168,6 +168,9 @@ pub struct FrameCount {
     pub cleared: u64,
     /// Relay frames that left by the uplink, because `incoming` could not be used.
     pub unsteered: u64,
+    /// Frames that arrived by `uplink` from an address of the host; counted while none arrives by
+    /// `host`.
+    pub host_by_uplink: u64,
     /// Relay set and source address tell different stories.
     pub disagreement: u64,
     /// Later fragments whose first one was not seen.

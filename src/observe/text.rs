@@ -159,6 +159,7 @@ impl Text<'_> {
             ("marked", frames.marked),
             ("cleared", frames.cleared),
             ("unsteered", frames.unsteered),
+            ("host by uplink", frames.host_by_uplink),
             ("disagreement", frames.disagreement),
             ("unseen fragment", frames.unseen_fragment),
             ("no user space", frames.no_user_space),

@@ -67,11 +67,11 @@ pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet
     })
 }
 
-/// The destination address, whatever the rest of the header says.
+/// The address at this offset, whatever the rest of the header says.
 #[inline]
-pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(packet: &[u8], offset: usize) -> Option<IpAddr> {
     let header = packet.first_chunk::<MIN_BYTES>()?;
-    let address = header[DESTINATION..].first_chunk::<4>()?;
+    let address = header[offset..].first_chunk::<4>()?;
     (header[0] >> 4 == 4).then(|| Ipv4Addr::from(*address).into())
 }
 

@@ -21,7 +21,7 @@ pub use ethernet::{
 };
 pub use headers::{Address, Fragment, Headers, Malformed, Packet, Ports, Tcp, Version, protocol};
 pub use ipv6::MAX_EXTENSION_HEADERS;
-pub use parse::{destination, parse, transport};
+pub use parse::{destination, parse, source, transport};
 pub use plain::{plain_v4, plain_v6};
 pub use rewrite::{set_destination_mac, set_dscp, set_macs};
 

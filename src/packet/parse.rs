@@ -28,8 +28,18 @@ pub fn parse(frame: &[u8], frame_bytes: usize) -> Headers {
 #[inline]
 pub fn destination(frame: &[u8]) -> Option<IpAddr> {
     match ethernet::payload(frame) {
-        Payload::Ipv4(l3) => ipv4::destination(frame.get(l3..)?),
-        Payload::Ipv6(l3) => ipv6::destination(frame.get(l3..)?),
+        Payload::Ipv4(l3) => ipv4::address(frame.get(l3..)?, ipv4::DESTINATION),
+        Payload::Ipv6(l3) => ipv6::address(frame.get(l3..)?, ipv6::DESTINATION),
+        Payload::Other => None,
+    }
+}
+
+/// The source address, likewise.
+#[inline]
+pub fn source(frame: &[u8]) -> Option<IpAddr> {
+    match ethernet::payload(frame) {
+        Payload::Ipv4(l3) => ipv4::address(frame.get(l3..)?, ipv4::SOURCE),
+        Payload::Ipv6(l3) => ipv6::address(frame.get(l3..)?, ipv6::SOURCE),
         Payload::Other => None,
     }
 }

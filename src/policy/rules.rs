@@ -2,6 +2,7 @@
 
 use super::{Class, Egress, Endpoint, EndpointSet, Family, PrefixSet, Rule};
 use crate::packet::Dscp;
+use std::net::IpAddr;
 
 /// How many listeners with an address can be named: what the kernel's program has room for.
 pub const MAX_LISTENERS: usize = 256;
@@ -42,6 +43,11 @@ impl Rules {
             Marking::Clear if self.classify_by == ClassifyBy::HostMark(bears) => Dscp::DEFAULT,
             Marking::Clear | Marking::Leave => bears,
         }
+    }
+
+    /// Whether this is an address of the host, of either kind.
+    pub fn is_host(&self, address: IpAddr) -> bool {
+        self.addresses.contains(address) || self.relay_addresses.contains(address)
     }
 
     /// The same rules for a box that lets all pass.

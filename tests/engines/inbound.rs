@@ -23,7 +23,7 @@ fn rig(host: Option<MacAddr>, port: Role) -> Rig {
         "mode=Enforce host_mark=none mark=10 at_uplink=Keep steer=true protocols=Tcp \
          addresses=192.0.2.10/32,2001:db8:1::10/128 relay_addresses=192.0.2.11/32 resolvers= \
          exempt= listeners= relays={RELAY4} host_mac=none \
-         incoming={port},{OWN},{NEXT_HOP} drops_unsteered=false longest=9014 hand_over="
+         incoming={port},{OWN},{NEXT_HOP} drops_unsteered=false seeks_host=false longest=9014 hand_over="
     )
     .parse()
     .unwrap();

@@ -41,6 +41,7 @@ pub(crate) fn report() -> Report {
             marked: EXACT,
             cleared: 2,
             unsteered: 3,
+            host_by_uplink: 7,
             disagreement: 4,
             unseen_fragment: 5,
             no_user_space: 6,

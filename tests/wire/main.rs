@@ -34,6 +34,7 @@ mod rig;
 mod service;
 mod stacks;
 mod steering;
+mod swapped;
 mod takeover;
 mod witness;
 mod wrong_turns;

@@ -171,6 +171,7 @@ impl Engines {
         self.kernel_links = Arc::new(links);
         self.rust_links = Arc::new(Links::new(scenario.host_mac, scenario.incoming));
         self.rust_links.drop_unsteered(scenario.drops_unsteered);
+        self.rust_links.seek_host(scenario.seeks_host);
         self.rust = Forwarder::new(Arc::new(snapshot), Arc::clone(&self.rust_links));
         self.scenario = Rules {
             clears: match scenario.mode {

@@ -50,6 +50,8 @@ pub struct Scenario {
     pub incoming: Option<IncomingLink>,
     /// Relay frames that cannot be steered are dropped.
     pub drops_unsteered: bool,
+    /// Frames from `uplink` with the host's source address are counted.
+    pub seeks_host: bool,
     /// The longest frame that every port takes.
     pub longest: u32,
     /// From which ports every frame is meant for user space, where nobody is.
@@ -237,6 +239,7 @@ impl Scenario {
                 next_hop: random.percent(85).then(|| some_mac(random, 2)),
             }),
             drops_unsteered: random.percent(30),
+            seeks_host: random.percent(30),
             longest: random.one_of([1514, 9014, 9014, 16_000]),
             hand_over: PerRole::from_fn(|_| random.percent(20)),
         }
@@ -278,6 +281,7 @@ impl Scenario {
         };
         links.hand_over(self.hand_over, spill);
         links.drop_unsteered(self.drops_unsteered);
+        links.seek_host(self.seeks_host);
         links.allow_redirects(PerRole::from_fn(|_| true), self.longest);
     }
 }
@@ -321,7 +325,7 @@ impl Display for Scenario {
             f,
             "mode={:?} host_mark={} mark={} at_uplink={:?} steer={} protocols={:?} addresses={} \
              relay_addresses={} resolvers={} exempt={} listeners={} relays={} host_mac={} \
-             incoming={} drops_unsteered={} longest={} hand_over={}",
+             incoming={} drops_unsteered={} seeks_host={} longest={} hand_over={}",
             self.mode,
             optional(self.host_mark.map(Dscp::bits)),
             self.mark.bits(),
@@ -337,6 +341,7 @@ impl Display for Scenario {
             optional(self.host_mac),
             optional(incoming),
             self.drops_unsteered,
+            self.seeks_host,
             self.longest,
             list(&handed),
         )
@@ -433,6 +438,7 @@ impl FromStr for Scenario {
                 },
             },
             drops_unsteered: read(next("drops_unsteered")?)?,
+            seeks_host: read(next("seeks_host")?)?,
             longest: read(next("longest")?)?,
             hand_over: {
                 let mut all = PerRole::default();

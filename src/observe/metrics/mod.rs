@@ -224,6 +224,11 @@ fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
             frames.unsteered,
         ),
         (
+            "host_by_uplink_frames",
+            "Frames that arrived by uplink from an address of the host, while none arrives by host",
+            frames.host_by_uplink,
+        ),
+        (
             "disagreement_frames",
             "Frames of which relay set and source address tell different stories",
             frames.disagreement,

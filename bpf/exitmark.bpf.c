@@ -167,6 +167,7 @@ static __always_inline void learn_host(const struct frame *frame, struct exitmar
  */
 #define RULE_OF(known) ((known) & 0xff)
 #define IS_ODD 0x200
+#define IS_V6 0x400
 #define PART_OF(known) ((known) >> 16 & 0xff)
 #define TOS_OF(known) ((known) >> 24 & 0xff)
 #define IP_OF(known) ((known) >> 32 & OFFSET_BITS)
@@ -188,8 +189,27 @@ static __always_inline __u64 know(struct frame *frame, const struct exitmark_ima
 		measure_short(frame);
 	}
 	if (packet.ip)
-		known |= (__u64)packet.tos << 24 | packet.ip << 32;
+		known |= (__u64)packet.tos << 24 | packet.ip << 32 |
+			 (packet.family == V6 ? IS_V6 : 0);
 	return hidden(known, frame->bytes);
+}
+
+/*
+ * Whether the next hop routes a relay frame: it is known in the untagged network of incoming, and
+ * perhaps by an address of one IP version.
+ */
+static __always_inline bool is_routed(__u64 known, const struct exitmark_policy *policy,
+				      struct exitmark_counts *counts)
+{
+	if (IP_OF(known) != ETH_HLEN) {
+		counts->unrouted_vlan++;
+		return false;
+	}
+	if (!(policy->routed >> (known & IS_V6 ? V6 : V4) & 1)) {
+		counts->unrouted_family++;
+		return false;
+	}
+	return true;
 }
 
 /* Carries a rule out: counts, marks, clears, steers. What became of the frame. */
@@ -228,7 +248,8 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 		/* Once: user space follows the next hop. */
 		__u64 next_hop = READ_ONCE(links->next_hop);
 
-		if (next_hop && links->incoming_port < ROLES) {
+		if (is_routed(known, policy, counts) && next_hop &&
+		    links->incoming_port < ROLES) {
 			set_macs(frame, next_hop, links->incoming_mac);
 			egress = links->incoming_port;
 		} else if (links->drops_unsteered) {

@@ -110,7 +110,8 @@ struct exitmark_policy {
 	__u8 exit_protocols;
 	__u8 both_kinds; /* clearnet and relay addresses: the relay set is checked against them */
 	__u8 host_mark; /* as `mark`: tells what exit traffic is; 0: the relay set does */
-	__u8 unused[4];
+	__u8 routed; /* a bit an IP version: does the next hop route it */
+	__u8 unused[3];
 	__u8 actions[24];
 	struct exitmark_ranges addresses[FAMILIES];
 	struct exitmark_ranges relay_addresses[FAMILIES];
@@ -197,6 +198,8 @@ struct exitmark_counts {
 	__u64 cleared;
 	__u64 disagreed;
 	__u64 unsteered; /* left by uplink, because nothing could be steered */
+	__u64 unrouted_vlan; /* not steered: tagged, and the next hop is known untagged */
+	__u64 unrouted_family; /* not steered: the next hop routes the other IP version alone */
 	__u64 host_by_uplink; /* arrived by uplink from an address of the host, while sought */
 	__u64 tx_full[ROLES];
 	__u64 host_mac_unknown;

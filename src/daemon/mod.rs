@@ -19,6 +19,7 @@ mod report;
 mod requests;
 mod sides;
 mod steering;
+mod topology;
 mod witness;
 mod workers;
 mod zero_copy;
@@ -45,6 +46,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use steering::Steering;
+use topology::Topology;
 use witness::Watch;
 use workers::Workers;
 
@@ -84,6 +86,8 @@ struct Daemon {
     sights: PerRole<Sight>,
     /// Whether the host is behind `host`.
     sides: Sides,
+    /// What of the site the box does not serve.
+    topology: Topology,
     /// Of which ports it was said that frames arrive cut.
     cut_told: PerRole<bool>,
     pins: Pins,
@@ -209,6 +213,7 @@ impl Daemon {
             forwarded: PerRole::default(),
             sights: PerRole::default(),
             sides: Sides::default(),
+            topology: Topology::default(),
             cut_told: PerRole::default(),
             pins,
             workers: parts.workers,
@@ -219,7 +224,7 @@ impl Daemon {
             control: None,
         };
         // What was counted before this process is no finding of its own.
-        daemon.look_at_sides();
+        daemon.look_at_traffic();
         match daemon.settle(keeper, listeners, events) {
             Ok(()) => {}
             Err(error) => {
@@ -303,7 +308,7 @@ impl Daemon {
             }
             if looked_at_ports.elapsed() >= blind::LOOK {
                 self.look_at_ports();
-                self.look_at_sides();
+                self.look_at_traffic();
                 looked_at_ports = Instant::now();
             }
             match event {
@@ -319,6 +324,18 @@ impl Daemon {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
+    }
+
+    /// Looks whether the traffic is what the site is configured for.
+    fn look_at_traffic(&mut self) {
+        // What cannot be read now is compared the next time.
+        let Ok(counts) = self.kernel.counts() else {
+            return;
+        };
+        let mut tally = counts.tally;
+        tally.add(&self.workers.sums().tally);
+        self.look_at_sides(&tally);
+        self.look_at_topology(&tally);
     }
 
     /// Does again what failed, and what nobody else does any more.

@@ -71,6 +71,8 @@ impl Daemon {
                 marked: tally.of(Counter::Marked),
                 cleared: tally.of(Counter::Cleared),
                 unsteered: tally.of(Counter::Unsteered),
+                unrouted_vlan: tally.of(Counter::UnroutedVlan),
+                unrouted_family: tally.of(Counter::UnroutedFamily),
                 host_by_uplink: tally.of(Counter::HostByUplink),
                 disagreement: tally.of(Counter::Disagreement),
                 unseen_fragment: tally.of(Counter::UnseenFragment),
@@ -166,6 +168,11 @@ impl Daemon {
         }
         if let Some(text) = unsteered(&report.steering) {
             warn("steering", true, text);
+        }
+        if let Some(incoming) = &self.settings.ports.incoming {
+            for misfit in self.topology.misfits() {
+                warn(misfit.kind(), true, misfit.text(incoming));
+            }
         }
         let decides = self.settings.decides_by_relays();
         if let Some((is_alarm, text)) = aged(&report.relay_set, decides, self.is_orphaned) {

@@ -124,14 +124,8 @@ impl Finding {
 
 impl Daemon {
     /// Looks whether the host's frames arrive by `host`, and says what has changed.
-    pub(super) fn look_at_sides(&mut self) {
-        // What cannot be read now is compared the next time.
-        let Ok(counts) = self.kernel.counts() else {
-            return;
-        };
-        let mut tally = counts.tally;
-        tally.add(&self.workers.sums().tally);
-        let has_changed = self.sides.look(Counted::of(&tally));
+    pub(super) fn look_at_sides(&mut self, tally: &Tally) {
+        let has_changed = self.sides.look(Counted::of(tally));
         seek(&self.links, &self.sides);
         if !has_changed {
             return;

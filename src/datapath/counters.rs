@@ -90,6 +90,12 @@ pub enum Counter {
     Disagreement,
     /// Relay frames that left by the uplink, because they could not be steered.
     Unsteered,
+    /// Relay frames that were not steered, because they have a VLAN tag and the next hop is known
+    /// in the untagged network alone.
+    UnroutedVlan,
+    /// Relay frames that were not steered, because the next hop is resolved by an address of the
+    /// other IP version.
+    UnroutedFamily,
     /// Frames that arrived by `uplink` from an address of the host, while they were counted.
     HostByUplink,
     /// Later fragments whose first one was not seen.
@@ -109,7 +115,7 @@ const RULE: usize = FORWARDED + ROLES;
 const BYTES: usize = RULE + RULES;
 const INBOUND_BYTES: usize = BYTES + RULES;
 const SINGLE: usize = INBOUND_BYTES + ROLES;
-const DROP: usize = SINGLE + 5;
+const DROP: usize = SINGLE + 7;
 pub(super) const SLOTS: usize = DROP + DROPS;
 
 impl Counter {
@@ -124,6 +130,8 @@ impl Counter {
             Self::Cleared,
             Self::Disagreement,
             Self::Unsteered,
+            Self::UnroutedVlan,
+            Self::UnroutedFamily,
             Self::HostByUplink,
             Self::UnseenFragment,
             Self::NoUserSpace,
@@ -174,7 +182,9 @@ impl Counter {
             Self::Cleared => Some(SINGLE + 1),
             Self::Disagreement => Some(SINGLE + 2),
             Self::Unsteered => Some(SINGLE + 3),
-            Self::HostByUplink => Some(SINGLE + 4),
+            Self::UnroutedVlan => Some(SINGLE + 4),
+            Self::UnroutedFamily => Some(SINGLE + 5),
+            Self::HostByUplink => Some(SINGLE + 6),
             Self::Dropped(reason) => Some(DROP + reason.index()),
             Self::Class(_)
             | Self::ClassBytes(_)
@@ -202,6 +212,8 @@ impl fmt::Display for Counter {
             Self::Cleared => f.write_str("cleared"),
             Self::Disagreement => f.write_str("disagreement"),
             Self::Unsteered => f.write_str("unsteered"),
+            Self::UnroutedVlan => f.write_str("unrouted_vlan"),
+            Self::UnroutedFamily => f.write_str("unrouted_family"),
             Self::HostByUplink => f.write_str("host_by_uplink"),
             Self::UnseenFragment => f.write_str("unseen_fragment"),
             Self::NoUserSpace => f.write_str("no_user_space"),
@@ -251,9 +263,14 @@ impl Tally {
         self.0[SINGLE + 3] += 1;
     }
 
+    /// Counts a relay frame that the next hop does not route.
+    pub(super) fn unrouted(&mut self, is_tagged: bool) {
+        self.0[if is_tagged { SINGLE + 4 } else { SINGLE + 5 }] += 1;
+    }
+
     #[inline]
     pub(super) const fn host_by_uplink(&mut self) {
-        self.0[SINGLE + 4] += 1;
+        self.0[SINGLE + 6] += 1;
     }
 
     pub(super) const fn received(&mut self, role: Role, frames: u64) {

@@ -376,6 +376,10 @@ impl Forwarder {
                     end(self, outcome, verdict)
                 }
             },
+            Egress::Unrouted => {
+                let outcome = self.unrouted(frame);
+                end(self, outcome, verdict)
+            }
         }
     }
 
@@ -388,7 +392,15 @@ impl Forwarder {
         }
     }
 
-    /// What becomes of a relay frame while `incoming` cannot be used.
+    /// What becomes of a relay frame that the next hop does not route.
+    #[cold]
+    #[inline(never)]
+    fn unrouted(&mut self, frame: &[u8]) -> Outcome {
+        self.tally.unrouted(packet::tag_bytes(frame) > 0);
+        self.unsteered()
+    }
+
+    /// What becomes of a relay frame that cannot be steered.
     #[cold]
     fn unsteered(&mut self) -> Outcome {
         if self.links.drops_unsteered() {

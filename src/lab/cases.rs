@@ -5,6 +5,7 @@
 
 mod answers;
 mod host_mark;
+mod unrouted;
 
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};
 use super::site::{INCOMING_MAC, TORNET_MAC};
@@ -82,7 +83,8 @@ impl Table {
             own: mac(INCOMING_MAC),
             next_hop: match incoming.next_hop {
                 NextHop::Mac(mac) => Some(mac),
-                NextHop::Address(_) => None,
+                // As if it had answered.
+                NextHop::Address(_) => Some(mac(TORNET_MAC)),
             },
         })
     }
@@ -158,6 +160,7 @@ const ADDRESSES: &str = "addresses = [\"192.0.2.10\", \"192.0.2.64/28\", \"2001:
 pub fn tables() -> Vec<Table> {
     let mut tables = by_relay_set();
     tables.extend(answers::tables());
+    tables.extend(unrouted::tables());
     tables.extend(host_mark::tables());
     tables
 }
@@ -404,10 +407,6 @@ fn shapes() -> Table {
             exit(
                 "two tags",
                 tcp(HOST6, WEB6).tag(0x88a8, 0x3007).tag(0x8100, 0xe064),
-            ),
-            steered(
-                "tags stay on steered frames",
-                tcp(HOST4, RELAY4).tag(0x88a8, 0x3007).tag(0x8100, 0x1064),
             ),
             exit("IPv4 options", tcp(HOST4, WEB4).options(40)),
             steered("IPv4 options to a relay", tcp(HOST4, RELAY4).options(4)),

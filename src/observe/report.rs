@@ -168,6 +168,10 @@ pub struct FrameCount {
     pub cleared: u64,
     /// Relay frames that left by the uplink, because `incoming` could not be used.
     pub unsteered: u64,
+    /// Relay frames that were not steered, because they have a VLAN tag.
+    pub unrouted_vlan: u64,
+    /// Relay frames that were not steered, because the next hop is of the other IP version.
+    pub unrouted_family: u64,
     /// Frames that arrived by `uplink` from an address of the host; counted while none arrives by
     /// `host`.
     pub host_by_uplink: u64,

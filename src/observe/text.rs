@@ -159,6 +159,8 @@ impl Text<'_> {
             ("marked", frames.marked),
             ("cleared", frames.cleared),
             ("unsteered", frames.unsteered),
+            ("unrouted vlan", frames.unrouted_vlan),
+            ("unrouted family", frames.unrouted_family),
             ("host by uplink", frames.host_by_uplink),
             ("disagreement", frames.disagreement),
             ("unseen fragment", frames.unseen_fragment),

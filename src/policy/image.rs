@@ -6,7 +6,7 @@
 use super::endpoint::{BITS_PER_SLOT, Key, MAX_PROBES, Table, halves};
 use super::rules::Marking;
 use super::{ClassifyBy, Egress, EndpointSet, ExitProtocols, PrefixSet, Rule, Snapshot};
-use crate::packet::{Dscp, Ecn};
+use crate::packet::{Dscp, Ecn, Version};
 
 /// The size of every image.
 pub const IMAGE_BYTES: usize = 1 << 22;
@@ -50,6 +50,8 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     };
     let both_kinds =
         by_relay_set && !rules.addresses.is_empty() && !rules.relay_addresses.is_empty();
+    let steer = rules.actions.intent().steer;
+    let routed = |version, family: u8| u8::from(steer.routes(version)) << family;
     let no_ecn = Ecn::of(0);
     fixed.push(u64::from_ne_bytes([
         rules.actions.mark().with_ecn(no_ecn),
@@ -60,7 +62,7 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
         },
         u8::from(both_kinds),
         host_mark.with_ecn(no_ecn),
-        0,
+        routed(Version::V4, 0) | routed(Version::V6, 1),
         0,
         0,
         0,
@@ -101,7 +103,7 @@ fn action(snapshot: &Snapshot, rule: Rule) -> u8 {
     let action = snapshot.rules.actions.of(rule);
     let steer = match action.egress {
         Egress::Incoming => ACTION_STEER,
-        Egress::Uplink => 0,
+        Egress::Uplink | Egress::Unrouted => 0,
     };
     let marking = match action.marking {
         Marking::Leave => 0,
@@ -164,7 +166,7 @@ mod tests {
         Actions, Endpoint, Intent, Listener, MAX_ENDPOINTS, MAX_LISTENERS, MAX_PREFIXES,
         MAX_RESOLVERS, Rules,
     };
-    use crate::policy::{AtUplink, Mode};
+    use crate::policy::{AtUplink, Mode, Steer};
     use ipnet::IpNet;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use std::sync::Arc;
@@ -199,7 +201,7 @@ mod tests {
                 mode: Mode::Enforce,
                 mark: Dscp::AF11,
                 at_uplink: AtUplink::Keep,
-                steer: true,
+                steer: Steer::Both,
             }),
         };
         let relays = (0..MAX_ENDPOINTS).map(|number| {

@@ -22,9 +22,12 @@
 //! A segment with neither bit belongs to a connection, or looks as if: it has its flow's class.
 
 use super::{
-    ClassifyBy, ExitProtocols, Family, FragmentTable, Remark, Rule, Rules, Snapshot, Verdict,
+    ClassifyBy, Egress, ExitProtocols, Family, FragmentTable, Remark, Rule, Rules, Snapshot,
+    Verdict,
 };
-use crate::packet::{Dscp, Fragment, Headers, Packet, Ports, Tcp, protocol};
+use crate::packet::{
+    Dscp, ETHERNET_HEADER_BYTES, Fragment, Headers, Packet, Ports, Tcp, Version, protocol,
+};
 use std::time::Duration;
 
 const DNS: u16 = 53;
@@ -84,9 +87,14 @@ fn verdict<F: Family>(
 ) -> Verdict {
     let bears = Dscp::of(packet.tos);
     let dscp = snapshot.leaves.dscp(rule, bears);
+    // Without tags the offset is a constant in each caller that is often called.
+    let egress = match snapshot.leaves.egress(rule, F::VERSION) {
+        Egress::Incoming if packet.l3 != ETHERNET_HEADER_BYTES => Egress::Unrouted,
+        egress => egress,
+    };
     Verdict {
         rule,
-        egress: snapshot.leaves.egress(rule),
+        egress,
         remark: (dscp != bears).then_some(Remark {
             l3: packet.l3,
             version: F::VERSION,
@@ -101,7 +109,8 @@ fn verdict<F: Family>(
 fn unread(rule: Rule, snapshot: &Snapshot) -> Verdict {
     Verdict {
         rule,
-        egress: snapshot.leaves.egress(rule),
+        // No such rule is relay traffic's.
+        egress: snapshot.leaves.egress(rule, Version::V4),
         remark: None,
         disagreement: false,
     }

@@ -23,7 +23,7 @@ pub use judge::{judge, judge_whole_v4, judge_whole_v6};
 pub use prefix::{MAX_PREFIXES, PrefixSet};
 pub use rules::{
     Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, Listener, MAX_LISTENERS, MAX_RESOLVERS,
-    Mode, Rules,
+    Mode, Rules, Steer,
 };
 use rules::{Leaves, Listeners};
 pub use verdict::{Class, Egress, Remark, Rule, Verdict};

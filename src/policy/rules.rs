@@ -1,7 +1,7 @@
 //! The operator's rules, compiled to what the packet path asks.
 
 use super::{Class, Egress, Endpoint, EndpointSet, Family, PrefixSet, Rule};
-use crate::packet::Dscp;
+use crate::packet::{Dscp, Version};
 use std::net::IpAddr;
 
 /// How many listeners with an address can be named: what the kernel's program has room for.
@@ -108,8 +108,33 @@ pub struct Intent {
     pub mark: Dscp,
     /// Whether the uplink shows the mark.
     pub at_uplink: AtUplink,
-    /// Whether relay frames go to `incoming`; otherwise they go, unmarked, to `uplink`.
-    pub steer: bool,
+    /// Which relay frames go to `incoming`; the others go, unmarked, to `uplink`.
+    pub steer: Steer,
+}
+
+/// Which relay frames are steered.
+///
+/// The next hop is known in the untagged network of `incoming`, so no frame with a VLAN tag is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Steer {
+    /// None: there is no `incoming`.
+    #[default]
+    Off,
+    /// Both IP versions: the next hop is a MAC address, of which no IP version is known.
+    Both,
+    /// Those of the IP version by whose address the next hop is resolved.
+    Only(Version),
+}
+
+impl Steer {
+    /// Whether packets of this IP version are steered.
+    pub fn routes(self, version: Version) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Both => true,
+            Self::Only(only) => only == version,
+        }
+    }
 }
 
 /// What is done with a frame, by the rule that it met: worked out once, looked up for each frame.
@@ -166,7 +191,7 @@ impl Actions {
     pub fn passing(&self) -> Self {
         Self::new(Intent {
             at_uplink: AtUplink::Strip,
-            steer: false,
+            steer: Steer::Off,
             ..self.intent
         })
     }
@@ -192,7 +217,7 @@ impl Action {
                 egress: Egress::Uplink,
                 marking: Marking::Set,
             },
-            Class::Relay if intent.steer => Self {
+            Class::Relay if !matches!(intent.steer, Steer::Off) => Self {
                 egress: Egress::Incoming,
                 marking: Marking::Clear,
             },
@@ -204,18 +229,27 @@ impl Action {
     }
 }
 
-/// How a frame leaves, by the rule that it met and the code point that it came with. Looked up
-/// for each frame.
+/// How a frame leaves, by the rule that it met, its IP version, and the code point that it came
+/// with. Looked up for each frame.
 #[derive(Debug)]
 pub(super) struct Leaves {
-    egress: [Egress; Rule::ALL.len()],
+    v4: [Egress; Rule::ALL.len()],
+    v6: [Egress; Rule::ALL.len()],
     dscp: [[Dscp; 64]; Rule::ALL.len()],
 }
 
 impl Leaves {
     pub(super) fn new(rules: &Rules) -> Self {
+        let steer = rules.actions.intent.steer;
+        let egress = |version| {
+            Rule::ALL.map(|rule| match rules.actions.of(rule).egress {
+                Egress::Incoming if !steer.routes(version) => Egress::Unrouted,
+                egress => egress,
+            })
+        };
         Self {
-            egress: Rule::ALL.map(|rule| rules.actions.of(rule).egress),
+            v4: egress(Version::V4),
+            v6: egress(Version::V6),
             dscp: Rule::ALL.map(|rule| {
                 let marking = rules.actions.of(rule).marking;
                 Dscp::ALL.map(|bears| rules.dscp(marking, bears))
@@ -223,9 +257,13 @@ impl Leaves {
         }
     }
 
+    /// Where an untagged frame of this IP version leaves.
     #[inline]
-    pub(super) const fn egress(&self, rule: Rule) -> Egress {
-        self.egress[rule as usize]
+    pub(super) const fn egress(&self, rule: Rule, version: Version) -> Egress {
+        match version {
+            Version::V4 => self.v4[rule as usize],
+            Version::V6 => self.v6[rule as usize],
+        }
     }
 
     /// The code point with which a frame leaves that came with this one.

@@ -208,6 +208,9 @@ pub enum Egress {
     Uplink,
     /// The network that carries Tor traffic.
     Incoming,
+    /// Relay traffic that the next hop there does not route, because it is of another IP version or
+    /// has a VLAN tag: the uplink, or none.
+    Unrouted,
 }
 
 /// A DSCP to be written.

@@ -9,14 +9,14 @@ mod raw;
 
 use crate::config::{self, value};
 use crate::nic::NextHop;
-use crate::packet::MacAddr;
+use crate::packet::{MacAddr, Version};
 use crate::policy::{
     Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, MAX_PREFIXES, MAX_RESOLVERS, Mode,
-    PrefixSet, Rules,
+    PrefixSet, Rules, Steer,
 };
 use crate::relays::Sources;
 use ipnet::IpNet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +96,17 @@ pub struct Incoming {
     pub next_hop: NextHop,
     /// Relay traffic that cannot be steered is dropped; otherwise it leaves by the uplink.
     pub drops_unsteered: bool,
+}
+
+impl Incoming {
+    /// Which relay frames the router there routes.
+    fn routes(&self) -> Steer {
+        match self.next_hop {
+            NextHop::Mac(_) => Steer::Both,
+            NextHop::Address(IpAddr::V4(_)) => Steer::Only(Version::V4),
+            NextHop::Address(IpAddr::V6(_)) => Steer::Only(Version::V6),
+        }
+    }
 }
 
 /// How the running box is asked and told.
@@ -291,7 +302,7 @@ impl Settings {
                     raw::AtUplink::Keep => AtUplink::Keep,
                     raw::AtUplink::Strip => AtUplink::Strip,
                 },
-                steer: ports.incoming.is_some(),
+                steer: ports.incoming.as_ref().map_or(Steer::Off, Incoming::routes),
             }),
         };
         Ok(Self {

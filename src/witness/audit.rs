@@ -107,6 +107,8 @@ enum Way {
     Across(Role),
     /// By `incoming`, to the next hop.
     Steered,
+    /// Across the wire, or nowhere: relay traffic that the next hop does not route.
+    Unrouted,
     /// From a router to the host.
     Delivered,
     /// To the box's own stack.
@@ -257,6 +259,7 @@ impl Auditor {
                 match verdict.egress {
                     Egress::Uplink => Way::Across(Role::Uplink),
                     Egress::Incoming => Way::Steered,
+                    Egress::Unrouted => Way::Unrouted,
                 }
             }
             (Role::Uplink, _) if !self.is_incoming_too() => Way::Across(Role::Host),
@@ -317,6 +320,11 @@ impl Auditor {
             // What the machine could not take left by no port.
             (_, Outcome::Drop(DropReason::NoEgress)) => {}
             (_, Outcome::Drop(reason)) if reason.port().is_some() => {}
+            (Way::Unrouted, Outcome::Drop(DropReason::SteerUnavailable)) => {}
+            (Way::Unrouted, Outcome::Forward(by)) => {
+                faults.unless(by == Role::Uplink, Fault::Egress);
+                faults.unless(macs_stay, Fault::Mac);
+            }
             (Way::Across(port), Outcome::Forward(by)) => {
                 faults.unless(by == port, Fault::Egress);
                 faults.unless(macs_stay, Fault::Mac);
@@ -389,7 +397,9 @@ fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
     }
     let (mut before, mut after) = (sample.before.to_vec(), sample.after.to_vec());
     let class = sample.rule.map(Rule::class);
-    if class != Some(Class::Relay) {
+    // No tag is of the network of `incoming`.
+    let is_tagged = Wire::of(&before).is_some_and(|wire| wire.tags > 0);
+    if class != Some(Class::Relay) || is_tagged {
         let by_incoming = sample.outcome == Outcome::Forward(Role::Incoming);
         faults.unless(!by_incoming, Fault::Egress);
     }

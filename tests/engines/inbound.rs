@@ -20,7 +20,7 @@ const RELAY4: &str = "198.18.0.1:9001";
 /// A host with addresses of both kinds and a way out for relay traffic.
 fn rig(host: Option<MacAddr>, port: Role) -> Rig {
     let scenario: Scenario = format!(
-        "mode=Enforce host_mark=none mark=10 at_uplink=Keep steer=true protocols=Tcp \
+        "mode=Enforce host_mark=none mark=10 at_uplink=Keep steer=Both protocols=Tcp \
          addresses=192.0.2.10/32,2001:db8:1::10/128 relay_addresses=192.0.2.11/32 resolvers= \
          exempt= listeners= relays={RELAY4} host_mac=none \
          incoming={port},{OWN},{NEXT_HOP} drops_unsteered=false seeks_host=false longest=9014 hand_over="

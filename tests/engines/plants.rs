@@ -4,7 +4,8 @@
 use crate::rig::in_namespace;
 use exitmark::lab::LabError;
 use exitmark::lab::differential::{Plant, Scenario, Session};
-use exitmark::policy::{AtUplink, Endpoint, Listener, Snapshot, image};
+use exitmark::packet::Version;
+use exitmark::policy::{AtUplink, Endpoint, Listener, Snapshot, Steer, image};
 use ipnet::IpNet;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ const MARK: usize = 8;
 const EXIT_PROTOCOLS: usize = 9;
 const BOTH_KINDS: usize = 10;
 const HOST_MARK: usize = 11;
+const ROUTED: usize = 12;
 const ACTIONS: usize = 16;
 const ADDRESSES: usize = 40;
 const RELAY_ADDRESSES: usize = 56;
@@ -124,6 +126,7 @@ fn a_bit_in_the_kernel_is_found() {
         ("exit protocols", Flip::Bit(EXIT_PROTOCOLS, 1)),
         ("both kinds of address", Flip::Bit(BOTH_KINDS, 1)),
         ("a bit of the host's mark", Flip::Bit(HOST_MARK, 4)),
+        ("the next hop routes another version", Flip::Bit(ROUTED, 2)),
         ("relays are not steered", action(Rule::ToListedRelay, 1)),
         ("exit frames are not marked", action(Rule::ExitProtocol, 2)),
         (
@@ -202,7 +205,7 @@ fn a_bit_in_rust_is_found() {
         };
     }
     type Change = fn(&mut Scenario);
-    let plants: [(&str, Change); 11] = [
+    let plants: [(&str, Change); 12] = [
         ("the mark", |it| {
             let other = u64::from(it.mark.bits() ^ 1);
             it.mark = exitmark::packet::Dscp::new(other.max(1)).unwrap();
@@ -239,7 +242,20 @@ fn a_bit_in_rust_is_found() {
                 AtUplink::Strip => AtUplink::Keep,
             };
         }),
-        ("relay frames are steered", |it| it.steer = !it.steer),
+        ("the version that the next hop routes", |it| {
+            if let Steer::Only(version) = it.steer {
+                it.steer = Steer::Only(match version {
+                    Version::V4 => Version::V6,
+                    Version::V6 => Version::V4,
+                });
+            }
+        }),
+        ("relay frames are steered", |it| {
+            it.steer = match it.steer {
+                Steer::Off => Steer::Both,
+                _ => Steer::Off,
+            };
+        }),
     ];
     in_namespace(move || {
         for (name, change) in plants {

@@ -41,6 +41,8 @@ pub(crate) fn report() -> Report {
             marked: EXACT,
             cleared: 2,
             unsteered: 3,
+            unrouted_vlan: 8,
+            unrouted_family: 9,
             host_by_uplink: 7,
             disagreement: 4,
             unseen_fragment: 5,

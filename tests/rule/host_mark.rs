@@ -231,7 +231,10 @@ proptest! {
         prop_assert_eq!(verdict.class(), class);
         prop_assert!(!verdict.disagreement);
         let left = choice.leaves(class, tos);
-        let steered = class == Class::Relay && choice.steer && !choice.audit;
+        let may_steer = class == Class::Relay && choice.steer && !choice.audit;
+        // The next hop is known in the untagged network alone.
+        let is_tagged = before[12..14] == [0x81, 0x00];
+        let steered = may_steer && !is_tagged;
         let expected = match steered {
             true => frame.macs(TO, FROM).tos(left).build(),
             false => frame.tos(left).build(),
@@ -240,6 +243,9 @@ proptest! {
         let egress = if steered { Role::Incoming } else { Role::Uplink };
         prop_assert_eq!(outcome, Outcome::Forward(egress));
         let tally = forwarder.tally();
+        let unrouted = u64::from(may_steer && is_tagged);
+        prop_assert_eq!(tally.of(Counter::UnroutedVlan), unrouted);
+        prop_assert_eq!(tally.of(Counter::Unsteered), unrouted);
         let sets = class == Class::Exit && !choice.strip;
         prop_assert_eq!(tally.of(Counter::Marked), u64::from(left != tos && sets));
         prop_assert_eq!(tally.of(Counter::Cleared), u64::from(left != tos && !sets));

@@ -258,7 +258,8 @@ class Builder:
         yield self.exit("exit, full size", size=full)
         yield self.exit("exit IPv6, full size", to(WEB_6, 443), size=full - 20)
         yield self.steer("relay")
-        yield self.steer("relay IPv6", to(RELAY_6, RELAY_PORT))
+        # The next hop is named by an IPv4 address.
+        yield self.up("relay IPv6", to(RELAY_6, RELAY_PORT))
         yield self.steer("relay, mark cleared", tos=cleared)
         yield self.steer("relay, full size", size=full)
 
@@ -268,8 +269,9 @@ class Builder:
         yield self.exit("exit IPv6, QinQ", to(WEB_6, 443), tags=both)
         yield self.exit("exit, tag, full size", size=full, tags=(TAG,))
         yield self.exit("exit, three tags", tags=(OUTER_TAG, TAG, TAG), odd=True)
-        yield self.steer("relay, tag", tags=(TAG,))
-        yield self.steer("relay, QinQ", tags=both)
+        relay = to(RELAY_4, RELAY_PORT)
+        yield self.up("relay, tag: not routed", relay, tags=(TAG,))
+        yield self.up("relay, QinQ: not routed", relay, tags=both)
         yield self.up("resolver, tag", to(RESOLVER, 53, protocol=UDP), tags=(TAG,))
 
     def _odd(self):
@@ -284,7 +286,7 @@ class Builder:
             make = self.extended(WEB_6, 443, kind, header)
             yield self.exit(f"exit IPv6, {name} options", make, odd=True)
             make = self.extended(RELAY_6, RELAY_PORT, kind, header)
-            yield self.steer(f"relay IPv6, {name} options", make, odd=True)
+            yield self.up(f"relay IPv6, {name} options", make, odd=True)
         first, rest = (struct.pack("!BHI", 0, offset, number) for offset in (1, 48))
         make = self.extended(WEB_6, 443, 44, first)
         yield self.exit("exit IPv6, first fragment", make, size=28, odd=True)

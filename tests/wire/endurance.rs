@@ -92,8 +92,8 @@ fn outbound_kinds() -> Vec<(Vec<u8>, usize, Vec<u8>)> {
         let marked = packet.clone().tos(AF11);
         kinds.push((packet.outbound(tags), 0, marked.outbound(tags)));
         let packet = relay(family, bytes);
-        let steered = packet.framed(TORNET_MAC, INCOMING_MAC, tags);
-        kinds.push((packet.outbound(tags), 1, steered));
+        let steered = packet.framed(TORNET_MAC, INCOMING_MAC, &[]);
+        kinds.push((packet.outbound(&[]), 1, steered));
     }
     let (host, server, _) = families()[0];
     let udp = Packet::new(host, server, UDP, noise(4, 64)).outbound(&[]);

@@ -83,7 +83,7 @@ fn what_is_no_ip_crosses_both_ways_byte_for_byte() {
 }
 
 #[test]
-fn exit_frames_are_marked_and_relay_frames_steered_under_any_tags() {
+fn exit_frames_are_marked_under_any_tags_and_relay_frames_steered_under_none() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -100,11 +100,15 @@ fn exit_frames_are_marked_and_relay_frames_steered_under_any_tags() {
                     ));
                     // Whatever DSCP it had: it keeps it, unless it is the mark.
                     let packet = relay(family, 100).tos(0xb8 | ecn);
+                    let frame = packet.outbound(tags);
                     cases.push(Case::new(
                         format!("relay, {what}"),
                         Side::Host,
-                        packet.outbound(tags),
-                        Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags))),
+                        frame.clone(),
+                        Some(match tags {
+                            [] => (Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags)),
+                            _ => (Side::Clearnet, frame),
+                        }),
                     ));
                 }
             }
@@ -117,8 +121,10 @@ fn exit_frames_are_marked_and_relay_frames_steered_under_any_tags() {
                 ("exit", 40),
                 ("marked", 40),
                 ("relay", 40),
-                ("uplink_forwarded", 40),
-                ("incoming_forwarded", 40),
+                ("unsteered", 32),
+                ("unrouted_vlan", 32),
+                ("uplink_forwarded", 72),
+                ("incoming_forwarded", 8),
             ],
         );
     });

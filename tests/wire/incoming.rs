@@ -239,7 +239,11 @@ fn one_nic_can_be_uplink_and_incoming() {
                     "relay",
                     Side::Host,
                     packet.outbound(tags),
-                    Some((Side::Clearnet, packet.framed(TORNET_MAC, UPLINK0_MAC, tags))),
+                    Some(match tags {
+                        [] => (Side::Clearnet, packet.framed(TORNET_MAC, UPLINK0_MAC, tags)),
+                        // The next hop is known in the untagged network alone.
+                        _ => (Side::Clearnet, packet.outbound(tags)),
+                    }),
                 ));
                 let packet = exit(family, 99);
                 cases.push(Case::new(
@@ -280,6 +284,8 @@ fn one_nic_can_be_uplink_and_incoming() {
             &[
                 ("host_received", 8),
                 ("relay", 4),
+                ("unsteered", 2),
+                ("unrouted_vlan", 2),
                 ("exit", 4),
                 ("marked", 4),
                 ("uplink_forwarded", 8),

@@ -36,5 +36,6 @@ mod stacks;
 mod steering;
 mod swapped;
 mod takeover;
+mod unrouted;
 mod witness;
 mod wrong_turns;

@@ -53,7 +53,11 @@ fn what_bears_the_hosts_mark_is_exit_and_all_other_tcp_is_relay() {
                     let marked = packet.clone().tos(AF11 | ecn);
                     cases.push(to_uplink("exit", &marked, AF11 | ecn, tags));
                     let other = packet.tos(0xb8 | ecn);
-                    cases.push(to_tornet("relay", &other, 0xb8 | ecn, tags));
+                    cases.push(match tags {
+                        [] => to_tornet("relay", &other, 0xb8 | ecn, tags),
+                        // The next hop is known in the untagged network alone.
+                        _ => to_uplink("tagged relay", &other, 0xb8 | ecn, tags),
+                    });
                 }
             }
             let (host, server, _) = families()[family];
@@ -84,8 +88,10 @@ fn what_bears_the_hosts_mark_is_exit_and_all_other_tcp_is_relay() {
                 ("reply", 2),
                 ("host", 2),
                 ("cleared", 4),
-                ("uplink_forwarded", 22),
-                ("incoming_forwarded", 16),
+                ("unsteered", 8),
+                ("unrouted_vlan", 8),
+                ("uplink_forwarded", 30),
+                ("incoming_forwarded", 8),
             ],
         );
     });
@@ -152,7 +158,7 @@ fn stripped_at_the_uplink_neither_mark_leaves() {
                     ecn,
                     &[VLAN],
                 ));
-                cases.push(to_tornet("relay", &packet.tos(ecn), ecn, &[VLAN]));
+                cases.push(to_tornet("relay", &packet.tos(ecn), ecn, &[]));
                 for mark in [CS1, AF11] {
                     let udp = Packet::new(host, server, UDP, noise(1, 60));
                     cases.push(to_uplink("udp", &udp.tos(mark | ecn), ecn, &[]));

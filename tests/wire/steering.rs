@@ -35,10 +35,10 @@ struct Load {
 }
 
 impl Load {
-    fn start(rig: &Rig) -> Self {
+    fn start(rig: &Rig, family: usize) -> Self {
         let until = Arc::new(AtomicBool::new(false));
         let (stop, port) = (Arc::clone(&until), rig.port(Side::Host));
-        let thread = std::thread::spawn(move || pace(&port, &stop));
+        let thread = std::thread::spawn(move || pace(&port, family, &stop));
         Self {
             until,
             thread: Some(thread),
@@ -51,8 +51,8 @@ impl Load {
     }
 }
 
-fn pace(port: &RawPort, stop: &AtomicBool) -> u32 {
-    let frame = relay(0, 60).outbound(&[]);
+fn pace(port: &RawPort, family: usize, stop: &AtomicBool) -> u32 {
+    let frame = relay(family, 60).outbound(&[]);
     let begin = Instant::now();
     let mut sent = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -75,7 +75,7 @@ fn seen(eye: &mut Capture, what: &str, enough: impl Fn(MacAddr) -> bool) {
 #[test]
 fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
     needs_root!();
-    for (engine, address) in [("xdp", ROUTER_V4), ("af_xdp", ROUTER_V6)] {
+    for (engine, family, address) in [("xdp", 0, ROUTER_V4), ("af_xdp", 1, ROUTER_V6)] {
         let config = Config {
             top: match engine {
                 "xdp" => "engine = \"xdp\"",
@@ -85,7 +85,7 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
         };
         let rig = Rig::lively(Plan::default(), &config);
         let mut eye = rig.watch(Side::Tornet);
-        let load = Load::start(&rig);
+        let load = Load::start(&rig, family);
         seen(&mut eye, "steered to the router", |to| {
             to == mac(TORNET_MAC)
         });
@@ -104,7 +104,7 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
         let steered: Vec<_> = frames
             .iter()
             .filter(|frame| MacAddr::source_of(&frame.bytes) == Some(mac(INCOMING_MAC)))
-            .filter(|frame| frame.bytes.len() == relay(0, 60).outbound(&[]).len())
+            .filter(|frame| frame.bytes.len() == relay(family, 60).outbound(&[]).len())
             .map(|frame| (frame.time, MacAddr::destination_of(&frame.bytes).unwrap()))
             .collect();
         let wrong = steered

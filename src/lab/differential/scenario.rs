@@ -5,10 +5,11 @@
 
 use crate::datapath::{IncomingLink, Links, PerRole, Role, Spill};
 use crate::lab::{LabError, Random};
-use crate::packet::{Dscp, MacAddr};
+use crate::packet::{Dscp, MacAddr, Version};
 use crate::policy::{
     Actions, AtUplink, ClassifyBy, Endpoint, EndpointSet, ExitProtocols, Intent, Listener,
     MAX_ENDPOINTS, MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Rules, Snapshot,
+    Steer,
 };
 use ipnet::IpNet;
 use std::fmt::{self, Display};
@@ -28,8 +29,8 @@ pub struct Scenario {
     pub mark: Dscp,
     /// Whether the uplink shows it.
     pub at_uplink: AtUplink,
-    /// Whether relay frames go to `incoming`.
-    pub steer: bool,
+    /// Which relay frames go to `incoming`.
+    pub steer: Steer,
     /// What counts as exit traffic.
     pub exit_protocols: ExitProtocols,
     /// The host's clearnet addresses.
@@ -217,7 +218,12 @@ impl Scenario {
                 true => AtUplink::Strip,
                 false => AtUplink::Keep,
             },
-            steer: random.percent(75),
+            steer: match random.below(8) {
+                0 | 1 => Steer::Off,
+                2 => Steer::Only(Version::V4),
+                3 => Steer::Only(Version::V6),
+                _ => Steer::Both,
+            },
             exit_protocols: match random.below(4) {
                 0 => ExitProtocols::TcpUdp,
                 1 => ExitProtocols::All,
@@ -323,7 +329,7 @@ impl Display for Scenario {
             .map(|link| format!("{},{},{}", link.port, link.own, optional(link.next_hop)));
         write!(
             f,
-            "mode={:?} host_mark={} mark={} at_uplink={:?} steer={} protocols={:?} addresses={} \
+            "mode={:?} host_mark={} mark={} at_uplink={:?} steer={:?} protocols={:?} addresses={} \
              relay_addresses={} resolvers={} exempt={} listeners={} relays={} host_mac={} \
              incoming={} drops_unsteered={} seeks_host={} longest={} hand_over={}",
             self.mode,
@@ -401,7 +407,15 @@ impl FromStr for Scenario {
             },
             mark: read_mark(next("mark")?)?,
             at_uplink: read_variant(next("at_uplink")?, &[AtUplink::Keep, AtUplink::Strip])?,
-            steer: read(next("steer")?)?,
+            steer: read_variant(
+                next("steer")?,
+                &[
+                    Steer::Off,
+                    Steer::Both,
+                    Steer::Only(Version::V4),
+                    Steer::Only(Version::V6),
+                ],
+            )?,
             exit_protocols: read_variant(
                 next("protocols")?,
                 &[

@@ -224,6 +224,16 @@ fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
             frames.unsteered,
         ),
         (
+            "unrouted_vlan_frames",
+            "Relay frames that were not steered, because they have a VLAN tag",
+            frames.unrouted_vlan,
+        ),
+        (
+            "unrouted_family_frames",
+            "Relay frames that were not steered, because the next hop is of the other IP version",
+            frames.unrouted_family,
+        ),
+        (
             "host_by_uplink_frames",
             "Frames that arrived by uplink from an address of the host, while none arrives by host",
             frames.host_by_uplink,

@@ -1,0 +1,154 @@
+//! Sites that the box does not serve: it says so, and names what becomes of the frames.
+//!
+//! The counters of such frames are looked at once a second. What has been counted lately is an
+//! alarm, which ends after a minute without another frame.
+
+use super::Daemon;
+use crate::datapath::{Counter, Tally};
+use crate::settings::Incoming;
+
+/// How many looks without such a frame end an alarm.
+const QUIET: u32 = 60;
+
+/// What has been counted lately of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lately {
+    last: Option<u64>,
+    frames: u64,
+    quiet: u32,
+}
+
+impl Lately {
+    fn look(&mut self, now: u64) {
+        // What was counted before the first look, and counters that fall, are another process'.
+        let last = self.last.replace(now).unwrap_or(now);
+        match now.saturating_sub(last) {
+            0 => self.quiet = self.quiet.saturating_add(1),
+            more => {
+                self.frames = self.frames.saturating_add(more);
+                self.quiet = 0;
+            }
+        }
+        if self.quiet >= QUIET {
+            self.frames = 0;
+        }
+    }
+}
+
+/// What is amiss with a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// Relay traffic has a VLAN tag.
+    Vlan,
+    /// Relay traffic is of another IP version than the next hop's address.
+    Family,
+}
+
+impl Misfit {
+    const ALL: [Self; 2] = [Self::Vlan, Self::Family];
+
+    /// Its name among the warnings; that of the counter.
+    pub(super) const fn kind(self) -> &'static str {
+        match self {
+            Self::Vlan => "unrouted_vlan",
+            Self::Family => "unrouted_family",
+        }
+    }
+
+    /// The fact and its mend, for the log and the status.
+    pub(super) fn text(self, incoming: &Incoming) -> String {
+        let Incoming {
+            interface,
+            next_hop,
+            drops_unsteered,
+        } = incoming;
+        let consequence = match drops_unsteered {
+            true => "it is dropped",
+            false => "it leaves by the uplink, unmarked",
+        };
+        match self {
+            Self::Vlan => format!(
+                "relay traffic with a VLAN tag is not steered, because the next hop is known in \
+                 the untagged network of {interface}: {consequence}; have the host send untagged \
+                 frames, or put the box where they have no tag"
+            ),
+            Self::Family => format!(
+                "relay traffic of the other IP version than steer.next_hop = \"{next_hop}\" is not \
+                 steered: {consequence}; if that router routes both, give its MAC address, which \
+                 `ip neighbour show dev {interface}` shows"
+            ),
+        }
+    }
+}
+
+/// What the looks came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Topology {
+    vlan: Lately,
+    family: Lately,
+}
+
+impl Topology {
+    fn look(&mut self, tally: &Tally) {
+        self.vlan.look(tally.of(Counter::UnroutedVlan));
+        self.family.look(tally.of(Counter::UnroutedFamily));
+    }
+
+    const fn has(&self, misfit: Misfit) -> bool {
+        match misfit {
+            Misfit::Vlan => self.vlan.frames > 0,
+            Misfit::Family => self.family.frames > 0,
+        }
+    }
+
+    /// What is amiss now.
+    pub(super) fn misfits(self) -> impl Iterator<Item = Misfit> {
+        Misfit::ALL
+            .into_iter()
+            .filter(move |&misfit| self.has(misfit))
+    }
+}
+
+impl Daemon {
+    /// Looks at the counters, and says what has changed.
+    pub(super) fn look_at_topology(&mut self, tally: &Tally) {
+        let before = self.topology;
+        self.topology.look(tally);
+        let Some(incoming) = &self.settings.ports.incoming else {
+            return;
+        };
+        for misfit in Misfit::ALL {
+            match (before.has(misfit), self.topology.has(misfit)) {
+                (false, true) => tracing::error!("ALARM: {}", misfit.text(incoming)),
+                (true, false) => tracing::info!("{}: none for a minute", misfit.kind()),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_frame_is_an_alarm_for_a_minute() {
+        let mut lately = Lately::default();
+        // What another process counted is no alarm of this one.
+        lately.look(1000);
+        assert_eq!(lately.frames, 0);
+        lately.look(1001);
+        for _ in 1..QUIET {
+            lately.look(1001);
+            assert_eq!(lately.frames, 1);
+        }
+        lately.look(1001);
+        assert_eq!(lately.frames, 0);
+        lately.look(1003);
+        lately.look(1004);
+        assert_eq!(lately.frames, 3);
+        // Counters of another build.
+        lately.look(0);
+        assert_eq!(lately.frames, 3);
+    }
+}

@@ -111,6 +111,7 @@ static __always_inline bool find_state(struct exitmark_links **found_links,
 #include "judge.h"
 #include "rewrite.h"
 #include "sample.h"
+#include "hosts.h"
 #include "guard.h"
 
 static __always_inline const struct exitmark_image *current_image(void)
@@ -149,18 +150,6 @@ static __always_inline int action_of(__u32 outcome)
 	return outcome < ROLES ? XDP_REDIRECT : XDP_DROP;
 }
 
-/* A frame of the host's own tells where the host is. */
-static __always_inline void learn_host(const struct frame *frame, struct exitmark_links *links)
-{
-	__u64 mac = source_mac(frame);
-
-	if (mac == links->host_mac || !links->learns_host)
-		return;
-	/* Not zero, and of one NIC. */
-	if (mac && !(mac >> 40 & 1))
-		links->host_mac = mac;
-}
-
 /*
  * What is known of a frame when it has been read and judged, in one number: the verifier is made
  * to forget it at once, and then follows the code behind once for all frames.
@@ -171,6 +160,8 @@ static __always_inline void learn_host(const struct frame *frame, struct exitmar
 #define PART_OF(known) ((known) >> 16 & 0xff)
 #define TOS_OF(known) ((known) >> 24 & 0xff)
 #define IP_OF(known) ((known) >> 32 & OFFSET_BITS)
+#define HOST_KEY_AT 40
+#define HOST_KEY_OF(known) ((known) >> HOST_KEY_AT & ((1 << HOST_KEY_BITS) - 1))
 
 /* Reads the frame, and judges it if it is an ordinary packet. `share`: whether parts count. */
 static __always_inline __u64 know(struct frame *frame, const struct exitmark_image *image,
@@ -190,7 +181,8 @@ static __always_inline __u64 know(struct frame *frame, const struct exitmark_ima
 	}
 	if (packet.ip)
 		known |= (__u64)packet.tos << 24 | packet.ip << 32 |
-			 (packet.family == V6 ? IS_V6 : 0);
+			 (packet.family == V6 ? IS_V6 : 0) |
+			 host_key(packet.family, packet.source) << HOST_KEY_AT;
 	return hidden(known, frame->bytes);
 }
 
@@ -231,7 +223,7 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 	counts->bytes[rule] += frame->bytes;
 	/* An odd frame's source address was not looked at. */
 	if (rule > RULE_FOREIGN_SOURCE && rule != RULE_NO_USER_SPACE)
-		learn_host(frame, links);
+		learn_host(frame, HOST_KEY_OF(known), links);
 	if (IP_OF(known)) {
 		__u8 tos = TOS_OF(known);
 		bool bears_it = (tos & DSCP_BITS) == policy->mark;
@@ -262,15 +254,16 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 	return to_port(egress, counts);
 }
 
-/* Whether a packet's source or destination is an address of the host. */
-static __always_inline bool is_of_host(struct frame *frame, enum end end)
+/* Whether a packet's source or destination is an address of the host, and the key of that. */
+static __always_inline bool is_of_host(struct frame *frame, enum end end, __u64 *key)
 {
 	const struct exitmark_policy *policy;
 	const struct exitmark_image *image;
-	struct address address;
+	struct address address = {};
 	int family;
 
 	family = read_address(frame, end, &address);
+	*key = host_key(family, address);
 	image = current_image();
 	if (!image)
 		return false;
@@ -284,30 +277,38 @@ static __always_inline bool is_of_host(struct frame *frame, enum end end)
 	return false;
 }
 
-/* Whether the frame was sent to the box's own MAC address for an address of the host. */
-static __always_inline bool is_routed_to_host(struct frame *frame,
-					      const struct exitmark_links *links)
+/* What is known of a frame that was sent to the box's own MAC address for an address of the host. */
+#define ROUTED (1 << HOST_KEY_BITS)
+
+/* With the key of the host's address; 0 where it is no such frame. */
+static __always_inline __u64 routed_to_host(struct frame *frame,
+					    const struct exitmark_links *links)
 {
+	__u64 key;
+
 	/* Without a way out for relay traffic there is none back, and no MAC address to compare. */
-	return links->incoming_port < ROLES && destination_mac(frame) == links->incoming_mac &&
-	       is_of_host(frame, DESTINATION);
+	if (links->incoming_port >= ROLES || destination_mac(frame) != links->incoming_mac ||
+	    !is_of_host(frame, DESTINATION, &key))
+		return 0;
+	return key | ROUTED;
 }
 
 /* The way to the host for a frame that is decided here. What became of it. */
-static __always_inline __u32 deliver(struct frame *frame, enum exitmark_role role, bool routed,
+static __always_inline __u32 deliver(struct frame *frame, enum exitmark_role role, __u64 routed,
 				     struct exitmark_links *links, struct exitmark_counts *counts)
 {
+	__u64 key;
+
 	counts->received[role]++;
 	counts->inbound_bytes[role] += frame->bytes;
-	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host) && is_of_host(frame, SOURCE))
+	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host) && is_of_host(frame, SOURCE, &key))
 		counts->host_by_uplink++;
 	if (!links->decides[role]) {
 		counts->no_egress++;
 		return OUTCOME_NO_EGRESS;
 	}
 	if (routed) {
-		/* Once: another CPU may be learning it. */
-		__u64 host = READ_ONCE(links->host_mac);
+		__u64 host = host_of(links, routed & (ROUTED - 1));
 
 		if (!host) {
 			counts->host_mac_unknown++;
@@ -323,7 +324,7 @@ static __always_inline __u32 deliver(struct frame *frame, enum exitmark_role rol
  * others cross as they are.
  */
 static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
-				   enum exitmark_role role, bool routed,
+				   enum exitmark_role role, __u64 routed,
 				   struct exitmark_links *links, struct exitmark_counts *counts)
 {
 	bool meant = links->hand_over[role] == HAND_OVER_ALL || !links->decides[role];
@@ -412,12 +413,13 @@ int exitmark_uplink(struct xdp_md *ctx)
 	struct frame frame = frame_of(ctx);
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
-	bool routed;
+	__u64 routed = 0;
 
 	if (!find_state(&links, &counts))
 		return XDP_DROP;
 	/* Where one NIC plays both. */
-	routed = links->incoming_port == ROLE_UPLINK && is_routed_to_host(&frame, links);
+	if (links->incoming_port == ROLE_UPLINK)
+		routed = routed_to_host(&frame, links);
 	return inbound(ctx, &frame, ROLE_UPLINK, routed, links, counts);
 }
 
@@ -427,12 +429,13 @@ int exitmark_incoming(struct xdp_md *ctx)
 	struct frame frame = frame_of(ctx);
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
-	__u64 arrived;
+	__u64 arrived, routed;
 
 	if (!find_state(&links, &counts))
 		return XDP_PASS;
-	if (is_routed_to_host(&frame, links))
-		return inbound(ctx, &frame, ROLE_INCOMING, true, links, counts);
+	routed = routed_to_host(&frame, links);
+	if (routed)
+		return inbound(ctx, &frame, ROLE_INCOMING, routed, links, counts);
 	arrived = begin_sample(ctx, links, ++counts->stack[ROLE_INCOMING]);
 	if (arrived)
 		end_sample(ctx, arrived, ROLE_INCOMING, OUTCOME_STACK, RULES, generation());

@@ -143,6 +143,11 @@ enum exitmark_handover {
 	HAND_OVER_ALL = 1,
 };
 
+/* How many entries there are for the MAC addresses of the host's addresses, half an IP version. */
+#define HOST_SLOTS 128
+/* So many changes from one MAC address to another mean several hosts. */
+#define SEVERAL_CHANGES 3
+
 /*
  * What the box knows of its links, shared with the workers: any of them, and this program,
  * may learn the host's MAC address.
@@ -165,7 +170,9 @@ struct exitmark_links {
 	__u64 sample; /* what part of the decisions is told to user space, of 1 << 64; 0: none */
 	__u64 sample_until; /* CLOCK_MONOTONIC, ns: whoever reads the samples is there until then */
 	__u64 seeks_host; /* frames from uplink with the host's source address are counted */
-	__u64 unused[1];
+	__u64 host_changes; /* frames from an address of the host by another MAC address than the last */
+	__u64 hosts_settled; /* what `host_changes` was when they had ended for a while */
+	__u64 hosts[HOST_SLOTS]; /* a tag of an address of the host (16 bits), its MAC address (48) */
 };
 
 /* What a worker and this program tell each other about one queue. A line each: one writer. */

@@ -111,7 +111,7 @@ impl Parts {
         let netns = detach::netns()?;
         let incoming = incoming_link(nics);
         let links = Links::over(kernel.links()?, settings.host_mac, incoming);
-        links.remember_host(kernel.learnt_host(pins, netns));
+        links.remember_hosts(kernel.learnt_hosts(pins, netns));
         let (all, spill) = handover(settings, engine, &sockets);
         links.hand_over(all, spill);
         links.name_nics(netns, nics.numbers());

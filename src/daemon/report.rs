@@ -171,7 +171,11 @@ impl Daemon {
         }
         if let Some(incoming) = &self.settings.ports.incoming {
             for misfit in self.topology.misfits() {
-                warn(misfit.kind(), true, misfit.text(incoming));
+                warn(
+                    misfit.kind(),
+                    true,
+                    misfit.text(incoming, self.settings.host_mac),
+                );
             }
         }
         let decides = self.settings.decides_by_relays();

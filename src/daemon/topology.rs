@@ -4,7 +4,8 @@
 //! alarm, which ends after a minute without another frame.
 
 use super::Daemon;
-use crate::datapath::{Counter, Tally};
+use crate::datapath::{Counter, Links, SEVERAL_CHANGES, Tally};
+use crate::packet::MacAddr;
 use crate::settings::Incoming;
 
 /// How many looks without such a frame end an alarm.
@@ -42,21 +43,24 @@ pub(super) enum Misfit {
     Vlan,
     /// Relay traffic is of another IP version than the next hop's address.
     Family,
+    /// The host's addresses have several MAC addresses, in turn.
+    Hosts,
 }
 
 impl Misfit {
-    const ALL: [Self; 2] = [Self::Vlan, Self::Family];
+    const ALL: [Self; 3] = [Self::Vlan, Self::Family, Self::Hosts];
 
-    /// Its name among the warnings; that of the counter.
+    /// Its name among the warnings; where frames are counted, that of the counter.
     pub(super) const fn kind(self) -> &'static str {
         match self {
             Self::Vlan => "unrouted_vlan",
             Self::Family => "unrouted_family",
+            Self::Hosts => "several_hosts",
         }
     }
 
     /// The fact and its mend, for the log and the status.
-    pub(super) fn text(self, incoming: &Incoming) -> String {
+    pub(super) fn text(self, incoming: &Incoming, host_mac: Option<MacAddr>) -> String {
         let Incoming {
             interface,
             next_hop,
@@ -67,6 +71,14 @@ impl Misfit {
             false => "it leaves by the uplink, unmarked",
         };
         match self {
+            Self::Hosts => match host_mac {
+                None => format!(
+                    "frames from host.addresses have several MAC addresses in turn: several hosts                      behind one box are not served; what arrives by {interface} for an address                      goes to the MAC address that it was sent from last, and is dropped                      (host_mac_unknown) if there is none; give each host a box of its own"
+                ),
+                Some(mac) => format!(
+                    "frames from host.addresses have other MAC addresses than host.mac =                      \"{mac}\": what arrives by {interface} goes to that one alone; set host.mac                      to the host's MAC address, and give each host a box of its own"
+                ),
+            },
             Self::Vlan => format!(
                 "relay traffic with a VLAN tag is not steered, because the next hop is known in \
                  the untagged network of {interface}: {consequence}; have the host send untagged \
@@ -86,10 +98,15 @@ impl Misfit {
 pub(super) struct Topology {
     vlan: Lately,
     family: Lately,
+    hosts: Lately,
 }
 
 impl Topology {
-    fn look(&mut self, tally: &Tally) {
+    fn look(&mut self, tally: &Tally, links: &Links) {
+        self.hosts.look(links.host_changes());
+        if self.hosts.frames == 0 {
+            links.settle_hosts();
+        }
         self.vlan.look(tally.of(Counter::UnroutedVlan));
         self.family.look(tally.of(Counter::UnroutedFamily));
     }
@@ -98,6 +115,7 @@ impl Topology {
         match misfit {
             Misfit::Vlan => self.vlan.frames > 0,
             Misfit::Family => self.family.frames > 0,
+            Misfit::Hosts => self.hosts.frames >= SEVERAL_CHANGES,
         }
     }
 
@@ -113,14 +131,17 @@ impl Daemon {
     /// Looks at the counters, and says what has changed.
     pub(super) fn look_at_topology(&mut self, tally: &Tally) {
         let before = self.topology;
-        self.topology.look(tally);
+        self.topology.look(tally, &self.links);
         let Some(incoming) = &self.settings.ports.incoming else {
             return;
         };
         for misfit in Misfit::ALL {
             match (before.has(misfit), self.topology.has(misfit)) {
-                (false, true) => tracing::error!("ALARM: {}", misfit.text(incoming)),
-                (true, false) => tracing::info!("{}: none for a minute", misfit.kind()),
+                (false, true) => {
+                    let text = misfit.text(incoming, self.settings.host_mac);
+                    tracing::error!("ALARM: {text}");
+                }
+                (true, false) => tracing::info!("{}: no more for a minute", misfit.kind()),
                 _ => {}
             }
         }

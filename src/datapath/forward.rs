@@ -45,8 +45,9 @@ pub struct Forwarder {
     tally: Tally,
     /// How relay frames of this batch leave, if they can.
     steering: Option<Steering>,
-    /// Whether this batch has shown the host's MAC address.
-    host_seen: bool,
+    /// What this batch has shown of the host's MAC address: the bytes of the last frame that was
+    /// looked at, from [`SOURCE_END`] on.
+    host_seen: u64,
     /// Whether the host may be behind `uplink`.
     seeks_host: bool,
     /// Who is told of some of the decisions.
@@ -64,7 +65,7 @@ impl Forwarder {
             fragments: FragmentTable::default(),
             tally: Tally::default(),
             steering: None,
-            host_seen: false,
+            host_seen: NO_HOST,
             seeks_host: false,
             samples: None,
             phase: 0,
@@ -178,7 +179,7 @@ impl Forwarder {
     /// Looks once at what is the same for all frames of a batch.
     fn begin(&mut self) {
         self.steering = self.links.steering();
-        self.host_seen = false;
+        self.host_seen = NO_HOST;
         self.seeks_host = self.links.seeks_host();
     }
 
@@ -357,8 +358,8 @@ impl Forwarder {
         if verdict.disagreement {
             self.tally.disagreed();
         }
-        // One frame of a batch tells where the host is as well as all of them do.
-        if !self.host_seen {
+        // Of frames from one MAC address, one of a batch tells where the host is as well as all do.
+        if source_end(frame) != self.host_seen {
             self.see_host(frame, verdict.rule);
         }
         match verdict.egress {
@@ -388,7 +389,7 @@ impl Forwarder {
     fn see_host(&mut self, frame: &[u8], rule: Rule) {
         if rule as usize > Rule::ForeignSource as usize {
             self.links.learn_host(frame);
-            self.host_seen = true;
+            self.host_seen = source_end(frame);
         }
     }
 
@@ -453,7 +454,7 @@ impl Forwarder {
         if MacAddr::destination_of(frame) != Some(own) || !rules.is_host(destination) {
             return None;
         }
-        Some(match self.links.host() {
+        Some(match self.links.host_of(destination) {
             Some(host) => {
                 packet::set_destination_mac(frame, host);
                 Outcome::Forward(Role::Host)
@@ -461,6 +462,18 @@ impl Forwarder {
             None => Outcome::Drop(DropReason::HostMacUnknown),
         })
     }
+}
+
+/// Where the eight bytes begin that end with the source MAC address.
+const SOURCE_END: usize = 4;
+/// Those of no host: the source would be multicast.
+const NO_HOST: u64 = u64::MAX;
+
+/// The eight bytes of a frame that end with its source MAC address: one load, one comparison.
+#[inline(always)]
+fn source_end(frame: &[u8]) -> u64 {
+    let bytes = frame.get(SOURCE_END..).and_then(<[u8]>::first_chunk);
+    bytes.map_or(NO_HOST, |bytes| u64::from_ne_bytes(*bytes))
 }
 
 /// How many frames, and bytes, the first packet of these takes.

@@ -1,9 +1,11 @@
 //! What the box knows of its neighbours on the link layer, shared by all workers and the XDP
 //! program.
 
+use super::hosts::{HOST_SLOTS, HostKey, SEVERAL_CHANGES, mac_in};
 use super::sample::Part;
 use super::{Cells, PerRole, Role};
-use crate::packet::{MacAddr, MacPair};
+use crate::packet::{self, MacAddr, MacPair};
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -25,8 +27,11 @@ const DROPS_UNSTEERED: usize = 19;
 const SAMPLE: usize = 20;
 const SAMPLE_UNTIL: usize = 21;
 const SEEKS_HOST: usize = 22;
+const HOST_CHANGES: usize = 23;
+const HOSTS_SETTLED: usize = 24;
+const HOSTS: usize = 25;
 /// How many numbers there are.
-pub(super) const LINK_NUMBERS: usize = 24;
+pub(super) const LINK_NUMBERS: usize = HOSTS + HOST_SLOTS;
 
 const NO_PORT: u64 = 3;
 
@@ -49,6 +54,22 @@ pub struct IncomingLink {
     pub own: MacAddr,
     /// The router's there, as far as it is known at first.
     pub next_hop: Option<MacAddr>,
+}
+
+/// What was learnt of the host's MAC addresses.
+#[derive(Clone, Debug)]
+pub struct LearntHosts {
+    /// The one that was seen last.
+    last: MacAddr,
+    /// Those of its addresses, as in the cells.
+    hosts: Vec<u64>,
+}
+
+impl From<MacAddr> for LearntHosts {
+    fn from(last: MacAddr) -> Self {
+        let hosts = Vec::new();
+        Self { last, hosts }
+    }
 }
 
 /// How steered frames leave.
@@ -92,11 +113,17 @@ impl Links {
         links
     }
 
-    /// The host's MAC address in a map's value, if it is of this network namespace.
-    pub(super) fn learnt_host(value: &[u8], netns: u64) -> Option<MacAddr> {
+    /// The host's MAC addresses in a map's value, if it is of this network namespace.
+    pub(super) fn learnt_hosts(value: &[u8], netns: u64) -> Option<LearntHosts> {
         let (numbers, _) = value.as_chunks::<8>();
         let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
-        (number(NETNS)? == netns).then(|| MacAddr::from_u64(number(HOST_MAC)?))?
+        if number(NETNS)? != netns {
+            return None;
+        }
+        Some(LearntHosts {
+            last: MacAddr::from_u64(number(HOST_MAC)?)?,
+            hosts: (HOSTS..LINK_NUMBERS).filter_map(number).collect(),
+        })
     }
 
     /// Takes this for the host's MAC address from now on; or learns it, beginning with what is
@@ -108,10 +135,13 @@ impl Links {
         }
     }
 
-    /// Takes note of the host's MAC address, unless it is known.
-    pub fn remember_host(&self, host: Option<MacAddr>) {
-        if let (None, Some(host)) = (self.host(), host) {
-            self.set(HOST_MAC, host.to_u64());
+    /// Takes note of the host's MAC addresses, unless one is known.
+    pub fn remember_hosts(&self, learnt: Option<LearntHosts>) {
+        if let (None, Some(learnt)) = (self.host(), learnt) {
+            self.set(HOST_MAC, learnt.last.to_u64());
+            for (cell, entry) in (HOSTS..LINK_NUMBERS).zip(learnt.hosts) {
+                self.set(cell, entry);
+            }
         }
     }
 
@@ -211,20 +241,72 @@ impl Links {
 
     /// Takes note of the source MAC address of a frame that the host sent from an address of its
     /// own. A configured address is never replaced.
-    #[inline]
     pub(super) fn learn_host(&self, frame: &[u8]) {
-        if let Some(source) = MacAddr::source_of(frame)
-            && self.get(HOST_MAC) != source.to_u64()
-        {
-            self.learn_new_host(source);
+        let (Some(mac), Some(address)) = (MacAddr::source_of(frame), packet::source(frame)) else {
+            return;
+        };
+        let key = HostKey::of(address);
+        let (cell, entry) = (HOSTS + key.slot(), key.entry(mac));
+        let last = self.get(HOST_MAC);
+        if last == mac.to_u64() && self.get(cell) == entry || !mac.is_unicast() {
+            return;
+        }
+        self.set(cell, entry);
+        if last == mac.to_u64() {
+            return;
+        }
+        if last != 0 {
+            self.set(HOST_CHANGES, self.host_changes() + 1);
+        }
+        if self.get(LEARNS_HOST) != 0 {
+            self.set(HOST_MAC, mac.to_u64());
         }
     }
 
-    #[cold]
-    fn learn_new_host(&self, source: MacAddr) {
-        if self.get(LEARNS_HOST) != 0 && source.is_unicast() {
-            self.set(HOST_MAC, source.to_u64());
+    /// The MAC address to which a frame for this address of the host goes, if it is known. One
+    /// that is configured is every address'. An address of which no frame was seen has the MAC
+    /// address that was seen last, unless that is one of several.
+    pub(super) fn host_of(&self, address: IpAddr) -> Option<MacAddr> {
+        let last = self.host();
+        if self.get(LEARNS_HOST) == 0 {
+            return last;
         }
+        let key = HostKey::of(address);
+        match key.read(self.get(HOSTS + key.slot())) {
+            Some(mac) => last.and(Some(mac)),
+            None => last.filter(|_| !self.has_several_hosts()),
+        }
+    }
+
+    /// How often a frame of the host's came from another MAC address than the one before; or than
+    /// the configured one, where there is one.
+    pub fn host_changes(&self) -> u64 {
+        self.get(HOST_CHANGES)
+    }
+
+    /// Takes the changes so far for those of one host.
+    pub fn settle_hosts(&self) {
+        self.set(HOSTS_SETTLED, self.host_changes());
+    }
+
+    /// Whether the MAC address has changed too often for one host.
+    pub fn has_several_hosts(&self) -> bool {
+        let settled = self.get(HOSTS_SETTLED);
+        self.host_changes().wrapping_sub(settled) >= SEVERAL_CHANGES
+    }
+
+    /// Whether an address of the host has this MAC address.
+    pub fn has_learnt(&self, mac: MacAddr) -> bool {
+        let entries = self.cells[HOSTS..LINK_NUMBERS].iter();
+        let mut macs = entries.map(|cell| mac_in(cell.load(Ordering::Relaxed)));
+        macs.any(|known| known == Some(mac))
+    }
+
+    /// All that was learnt of the host, to be compared.
+    pub fn learnt(&self) -> Vec<u64> {
+        let cells = [HOST_MAC, HOST_CHANGES].into_iter();
+        let cells = cells.chain(HOSTS..LINK_NUMBERS);
+        cells.map(|cell| self.get(cell)).collect()
     }
 
     /// The way out for relay traffic, if there is one.

@@ -11,6 +11,7 @@ mod cut;
 mod forward;
 mod frame;
 mod guard;
+mod hosts;
 mod kernel;
 mod links;
 pub mod memory;
@@ -26,12 +27,13 @@ pub use forward::{Forwarder, Outbox, Outcome};
 pub use frame::{Frame, FramePool, Memory};
 
 pub use guard::{GUARD_NUMBERS, Guard};
+pub use hosts::SEVERAL_CHANGES;
 pub(crate) use kernel::run_live;
 pub use kernel::{
     AttachMode, Attachment, Buffers, Kernel, KernelCounts, KernelError, KernelSamples, MAX_QUEUES,
     PinError, Pins, Ran, Undo, XdpAbilities, XdpState, kernel_version, xdp_state,
 };
-pub use links::{IncomingLink, Links, Spill};
+pub use links::{IncomingLink, LearntHosts, Links, Spill};
 pub use sample::{DecidedBy, Excerpt, SAMPLE_BYTES, Sample, Samples};
 pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{

@@ -347,12 +347,14 @@ impl Auditor {
                 faults.unless(self.may_not_steer(), Fault::Egress);
             }
             (Way::Delivered, Outcome::Forward(Role::Host)) => {
-                let is_delivered = to.is_some() && self.hosts.was(to);
+                let is_delivered =
+                    to.is_some_and(|mac| self.hosts.was(Some(mac)) || self.links.has_learnt(mac));
                 let source_stays = before.get(6..MACS) == after.get(6..MACS);
                 faults.unless(is_delivered && source_stays, Fault::Mac);
             }
             (Way::Delivered, Outcome::Drop(DropReason::HostMacUnknown)) => {
-                faults.unless(self.hosts.was(None), Fault::Egress);
+                let may_be_unknown = self.hosts.was(None) || self.links.has_several_hosts();
+                faults.unless(may_be_unknown, Fault::Egress);
             }
             (Way::Stack, Outcome::Stack | Outcome::Drop(DropReason::NotForHost)) => {
                 faults.unless(macs_stay, Fault::Mac);

@@ -21,7 +21,7 @@ const RELAY4: &str = "198.18.0.1:9001";
 fn rig(host: Option<MacAddr>, port: Role) -> Rig {
     let scenario: Scenario = format!(
         "mode=Enforce host_mark=none mark=10 at_uplink=Keep steer=Both protocols=Tcp \
-         addresses=192.0.2.10/32,2001:db8:1::10/128 relay_addresses=192.0.2.11/32 resolvers= \
+         addresses=192.0.2.10/32,192.0.2.77/32,2001:db8:1::10/128 relay_addresses=192.0.2.11/32 resolvers= \
          exempt= listeners= relays={RELAY4} host_mac=none \
          incoming={port},{OWN},{NEXT_HOP} drops_unsteered=false seeks_host=false longest=9014 hand_over="
     )
@@ -216,12 +216,48 @@ fn the_host_is_learnt_from_its_own_frames_and_from_no_others() {
         ] {
             rig.run(Role::Host, &tcp(source, WEB4).macs(TO, from).build());
             assert_eq!(rig.links.host(), Some(from), "{why}");
+            // To the address that was seen: another one may be another host's.
+            let inbound = to_box(tcp(WEB4, source));
             let (ran, _) = rig.run(Role::Incoming, &inbound.build());
             assert!(
                 ran.frame == inbound.clone().macs(from, NEXT_HOP).build(),
                 "{why}"
             );
         }
+    });
+}
+
+#[test]
+fn several_hosts_get_their_own_frames_and_no_other_hosts() {
+    in_namespace(|| {
+        let mut rig = rig(None, Role::Incoming);
+        let [one, other] = [1, 2].map(|last| MacAddr::new([2, 0, 0, 0, 1, last]));
+        let hosts = [(HOST4, one, WEB4), (OR4, other, WEB4), (HOST6, other, WEB6)];
+        for round in 0..2 {
+            for (host, mac, web) in hosts {
+                rig.run(Role::Host, &tcp(host, web).macs(TO, mac).build());
+                assert_eq!(rig.links.host(), Some(mac));
+                // What is known of the others stays; what is not goes to the one host that is.
+                let known = if round == 0 { 0 } else { hosts.len() };
+                for (host, mac, web) in &hosts[..known] {
+                    let inbound = to_box(tcp(web, host));
+                    let (ran, _) = rig.run(Role::Incoming, &inbound.build());
+                    let expected = inbound.macs(*mac, NEXT_HOP).build();
+                    assert!(ran.frame == expected, "{host} in round {round}");
+                }
+            }
+        }
+        assert!(rig.links.has_several_hosts());
+        // An address of which nothing was seen is one of several hosts'.
+        let unseen = to_box(tcp(WEB4, "192.0.2.77:40000")).build();
+        let (ran, counted) = rig.run(Role::Incoming, &unseen);
+        assert!(!ran.redirected && !ran.passed);
+        let unknown = Counter::Dropped(DropReason::HostMacUnknown);
+        assert_eq!(counted.of(unknown), 1);
+        // Until the changes have ended for a while.
+        rig.links.settle_hosts();
+        let (ran, _) = rig.run(Role::Incoming, &unseen);
+        assert!(ran.redirected);
     });
 }
 

@@ -32,6 +32,7 @@ mod refusals;
 mod reload;
 mod rig;
 mod service;
+mod several;
 mod stacks;
 mod steering;
 mod swapped;

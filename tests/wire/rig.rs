@@ -60,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) incoming: Option<(&'static str, &'static str)>,
     /// More lines in `[steer]`.
     pub(crate) steer: &'static str,
+    /// More of the host's addresses, each behind a comma.
+    pub(crate) addresses: &'static str,
     /// More lines in `[host]`.
     pub(crate) host: &'static str,
     /// Lines in `[relays]`.
@@ -74,6 +76,7 @@ impl Default for Config {
             top: "",
             incoming: Some(("incoming0", TORNET_MAC)),
             steer: "",
+            addresses: "",
             host: "",
             relays: format!("extra = [\"{RELAY_V4}:9001\", \"[{RELAY_V6}]:9001\"]"),
             more: "",
@@ -96,8 +99,8 @@ impl Config {
         };
         let text = format!(
             "{engine}{}\n[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}{steer}\
-             [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\n{}\n[relays]\n{}\n{}\n",
-            self.top, self.host, self.relays, self.more
+             [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"{}]\n{}\n[relays]\n{}\n{}\n",
+            self.top, self.addresses, self.host, self.relays, self.more
         );
         let path = directory.join("exitmark.toml");
         std::fs::write(&path, text).unwrap();

@@ -205,7 +205,7 @@ fn holds(bytes: &[u8], address: &str) -> bool {
 fn witness(ground: &Ground) -> Witness {
     let links = Arc::new(ground.links());
     // The engines have learnt it from the frames before.
-    links.remember_host(Some(FROM));
+    links.remember_hosts(Some(FROM.into()));
     Witness::new(links, Arc::clone(&ground.snapshot), 4096)
 }
 

@@ -17,9 +17,8 @@ mod undo;
 use super::counters::SLOTS;
 use super::guard::GUARD_NUMBERS;
 use super::links::LINK_NUMBERS;
-use super::{Cells, Links, PerRole, Role, Tally};
+use super::{Cells, LearntHosts, Links, PerRole, Role, Tally};
 use crate::bpf::{self, BpfError, Refusal};
-use crate::packet::MacAddr;
 use crate::policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
@@ -257,12 +256,12 @@ impl Kernel {
         Ok(())
     }
 
-    /// What the last process' program had learnt of the host's MAC address in this network
+    /// What the last process' program had learnt of the host's MAC addresses in this network
     /// namespace, if it can be read.
-    pub fn learnt_host(&self, pins: &Pins, netns: u64) -> Option<MacAddr> {
+    pub fn learnt_hosts(&self, pins: &Pins, netns: u64) -> Option<LearntHosts> {
         let links = MapHandle::from_pinned_path(pins.maps(self.layout).join(LINKS)).ok()?;
         let value = links.lookup(&ONLY, MapFlags::ANY).ok()??;
-        Links::learnt_host(&value, netns)
+        Links::learnt_hosts(&value, netns)
     }
 
     /// The cells of the links, in the program's map.

@@ -231,6 +231,7 @@ impl Engines {
             Outcome::Drop(_) => "drops",
         };
         let (learnt, known) = (self.kernel_links.host(), self.rust_links.host());
+        let same = self.kernel_links.learnt() == self.rust_links.learnt();
         let difference = if kernel != rust {
             Some(format!("Rust {rust} ({outcome:?}), the kernel {kernel}"))
         } else if ran.frame != after {
@@ -248,6 +249,8 @@ impl Engines {
             })
         } else if learnt != known {
             Some(format!("host MAC: Rust {known:?}, the kernel {learnt:?}"))
+        } else if !same {
+            Some("the MAC addresses of the host's addresses".to_owned())
         } else {
             None
         };

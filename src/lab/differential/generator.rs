@@ -14,6 +14,7 @@ use std::net::IpAddr;
 const ETHERNET: usize = 14;
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 const HOST: MacAddr = MacAddr::new([2, 0, 0, 0, 1, 1]);
+const OTHER_HOST: MacAddr = MacAddr::new([2, 0, 0, 0, 1, 2]);
 const ROUTER: MacAddr = MacAddr::new([2, 0, 0, 0, 2, 2]);
 
 /// What a scenario knows of one address family, addresses as numbers.
@@ -163,6 +164,7 @@ impl Generator {
     fn link_layer(&self, random: &mut Random, ingress: Role, frame: &mut Vec<u8>) {
         let own = self.own.unwrap_or(ROUTER);
         let (to, from) = match ingress {
+            Role::Host if random.percent(5) => (ROUTER, OTHER_HOST),
             Role::Host => (ROUTER, HOST),
             _ if random.percent(75) => (own, ROUTER),
             _ => (HOST, ROUTER),

@@ -1,0 +1,119 @@
+//! Two hosts behind one box: an alarm, and no frame of one goes to the other.
+
+use crate::craft::{Packet, TCP, families, segment};
+use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
+use exitmark::control::{Client, DEFAULT_SOCKET};
+use exitmark::lab::LabError;
+use exitmark::lab::site::{CLEARNET_MAC, INCOMING_MAC, Plan, RELAY_V4, TORNET_MAC};
+use exitmark::observe::Warning;
+use std::net::IpAddr;
+
+const MACS: [&str; 2] = ["02:00:00:00:01:01", "02:00:00:00:01:77"];
+const HOSTS: [&str; 2] = ["192.0.2.10", "192.0.2.20"];
+/// An address of one of the two, from which no frame is sent.
+const SILENT: &str = "192.0.2.30";
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn config(host: &'static str) -> Config {
+    Config {
+        addresses: ", \"192.0.2.20\", \"192.0.2.30\"",
+        host,
+        ..Config::default()
+    }
+}
+
+/// A frame that a host sends.
+fn outbound(source: &str, mac: &str) -> Vec<u8> {
+    let (_, server, _) = families()[0];
+    let packet = Packet::new(address(source), server, TCP, segment(40_000, 443, 20));
+    packet.framed(CLEARNET_MAC, mac, &[])
+}
+
+/// What a relay answers to a steered segment, as the router on `incoming` sends it.
+fn answer(host: &str) -> Packet {
+    let relay = RELAY_V4.into();
+    Packet::new(relay, address(host), TCP, segment(9001, 40_000, 30))
+}
+
+fn answered(rig: &Rig, host: &str, mac: &str) {
+    let mut eye = rig.watch(Side::Host);
+    let packet = answer(host);
+    let frame = packet.framed(INCOMING_MAC, TORNET_MAC, &[]);
+    rig.port(Side::Tornet).send(&frame).unwrap();
+    let expected = packet.framed(mac, TORNET_MAC, &[]);
+    let found = eye.wait_until(PATIENCE, |seen| !seen.is_empty());
+    assert!(found, "no answer to {host}");
+    let seen = eye.finish().unwrap();
+    assert!(seen[0].bytes == expected, "{host}: {seen:02x?}");
+}
+
+fn alarm(rig: &Rig) -> Warning {
+    eventually("several hosts", || {
+        let client = || Client::new(DEFAULT_SOCKET).status().unwrap();
+        let warnings = rig.site.middle.run(client).warnings;
+        let found = warnings.iter().find(|one| one.kind == "several_hosts");
+        found.cloned().ok_or(LabError(format!("{warnings:?}")))
+    })
+}
+
+/// Both hosts send in turn, one frame after the other.
+fn alternate(rig: &Rig) {
+    let mut eye = rig.watch(Side::Clearnet);
+    let port = rig.port(Side::Host);
+    for number in 0..8 {
+        let frame = outbound(HOSTS[number % 2], MACS[number % 2]);
+        port.send(&frame).unwrap();
+        // One batch each.
+        assert!(eye.wait_until(PATIENCE, |seen| seen.len() > number));
+    }
+}
+
+#[test]
+fn answers_go_to_the_host_whose_address_it_is() {
+    needs_root!();
+    both_engines(|| {
+        let rig = Rig::silent(Plan::default(), &config(""));
+        alternate(&rig);
+        for (host, mac) in HOSTS.into_iter().zip(MACS) {
+            answered(&rig, host, mac);
+        }
+        let found = alarm(&rig);
+        assert!(found.is_alarm);
+        for word in ["several hosts", "host_mac_unknown", "a box of its own"] {
+            assert!(found.text.contains(word), "{word}: {}", found.text);
+        }
+        for text in HOSTS.into_iter().chain(MACS) {
+            assert!(!found.text.contains(text), "{}", found.text);
+        }
+        // Of whom is it?
+        let frame = answer(SILENT).framed(INCOMING_MAC, TORNET_MAC, &[]);
+        rig.port(Side::Tornet).send(&frame).unwrap();
+        rig.wait_for("dropped by name", |counters| {
+            counters.get("dropped_host_mac_unknown") == Some(&1)
+        });
+        moved(&rig.running.stop().unwrap());
+    });
+}
+
+/// Who configures one MAC address gets all there, and hears that there is another.
+#[test]
+fn a_configured_address_has_all_answers_and_the_alarm() {
+    needs_root!();
+    both_engines(|| {
+        let rig = Rig::silent(Plan::default(), &config("mac = \"02:00:00:00:01:01\""));
+        alternate(&rig);
+        for host in HOSTS {
+            answered(&rig, host, MACS[0]);
+        }
+        let found = alarm(&rig);
+        assert!(
+            found.is_alarm && found.text.contains("host.mac"),
+            "{}",
+            found.text
+        );
+        moved(&rig.running.stop().unwrap());
+    });
+}

@@ -1,8 +1,10 @@
 //! `exitmark doctor`: what is not as it should be, and what mends it.
 
 use super::misused;
+use crate::control::Client;
 use crate::datapath::Role;
 use crate::doctor::{Asked, Facts, Severity, findings, render};
+use crate::observe::OWN_RESOLVER;
 use crate::process;
 use crate::settings::Settings;
 use std::path::PathBuf;
@@ -40,11 +42,23 @@ fn port(text: &str) -> Result<(Role, String), String> {
     }
 }
 
+/// What a running box says of the host's resolver, if one runs.
+fn own_resolver(socket: PathBuf) -> Option<String> {
+    let report = Client::new(socket).status().ok()?;
+    let mut warnings = report.warnings.into_iter();
+    let warning = warnings.find(|warning| warning.kind == OWN_RESOLVER)?;
+    Some(warning.text)
+}
+
 /// Looks, and says.
 pub fn run(arguments: &Arguments) -> ExitCode {
+    let mut socket = None;
     let asked = match &arguments.config {
         Some(path) => match Settings::load(path) {
-            Ok(settings) => Asked::by(&settings),
+            Ok(settings) => {
+                socket = Some(settings.control.socket.clone());
+                Asked::by(&settings)
+            }
             Err(error) => return misused(format_args!("{}: {error}", path.display())),
         },
         None => {
@@ -68,7 +82,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     process::log_to_stderr();
-    let findings = findings(&Facts::look(asked));
+    let mut facts = Facts::look(asked);
+    facts.own_resolver = socket.and_then(own_resolver);
+    let findings = findings(&facts);
     let text = match arguments.json {
         true => serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n",
         false => render(&findings),

@@ -7,13 +7,18 @@ use super::{Daemon, detach};
 use crate::datapath::{AttachMode, Counter, KernelCounts, Role, Tally};
 use crate::nic::Nic;
 use crate::observe::{
-    ClassCount, DropCount, EngineReport, FrameCount, MalformedCount, PortReport, RelaySetReport,
-    Report, SteeringReport, SteeringState, Warning,
+    ClassCount, DropCount, EngineReport, FrameCount, MalformedCount, OWN_RESOLVER, PortReport,
+    RelaySetReport, Report, SteeringReport, SteeringState, Warning,
 };
 use crate::packet::Malformed;
 use crate::policy::Class;
 use crate::settings::OnStop;
 use std::time::UNIX_EPOCH;
+
+const RECURSION: &str = "most DNS queries of the host go to many servers that host.resolvers does \
+                         not name: a recursive resolver on the host, whose TCP queries are marked \
+                         as exit traffic; host.resolvers = \"any\", or a source address of its own \
+                         for the resolver";
 
 impl Daemon {
     pub(super) fn report(&mut self) -> Report {
@@ -91,6 +96,13 @@ impl Daemon {
         };
         report.relay_set.is_passing |= self.is_passing;
         report.warnings = self.warnings(&report);
+        if told.sees_recursion {
+            report.warnings.push(Warning {
+                kind: OWN_RESOLVER.to_owned(),
+                is_alarm: false,
+                text: RECURSION.to_owned(),
+            });
+        }
         report
     }
 

@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Told {
     pub(super) audit: AuditReport,
     pub(super) residences: Vec<Residence>,
+    /// The host seems to have a recursive resolver of its own.
+    pub(super) sees_recursion: bool,
 }
 
 enum Ask {
@@ -112,6 +114,7 @@ impl Watch {
             return Told {
                 audit: self.last.audit.clone(),
                 residences: self.last.residences.clone(),
+                sees_recursion: self.last.sees_recursion,
             };
         }
         let (answer, told) = channel::bounded(1);
@@ -256,6 +259,7 @@ impl Desk {
         Told {
             audit: self.witness.audit(),
             residences: self.witness.residences(),
+            sees_recursion: self.witness.sees_recursion(),
         }
     }
 }

@@ -184,6 +184,8 @@ pub struct Facts {
     pub engine: Engine,
     /// How many CPUs the kernel has room for.
     pub cpus: u32,
+    /// The host has a recursive resolver of its own: the words of the running box, if one says so.
+    pub own_resolver: Option<String>,
 }
 
 impl Facts {
@@ -262,6 +264,7 @@ impl Facts {
             forbids_frags: asked.forbids_frags,
             engine: asked.engine,
             cpus,
+            own_resolver: None,
         }
     }
 }

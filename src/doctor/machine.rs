@@ -18,6 +18,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings.extend(rights(facts));
     findings.extend(memory(facts));
     findings.extend(facts.files.iter().map(|file| relay_file(file, facts)));
+    let told = facts.own_resolver.as_deref();
+    findings.extend(told.map(|text| Finding::warning("host.resolvers", text)));
     findings
 }
 

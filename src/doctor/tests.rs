@@ -68,6 +68,7 @@ fn sound() -> Facts {
         forbids_frags: false,
         engine: Engine::Auto,
         cpus: 4,
+        own_resolver: None,
     }
 }
 
@@ -644,4 +645,19 @@ fn findings_are_aligned_with_their_commands_below() {
                 fault    uplink0  is down: nothing crosses\n\
                 \u{20}                 fix: ip link set dev uplink0 up\n";
     assert_eq!(render(&findings), text);
+}
+
+#[test]
+fn a_resolver_of_the_host_is_told_as_the_running_box_tells_it() {
+    let facts = Facts {
+        own_resolver: Some("a recursive resolver on the host".to_owned()),
+        ..sound()
+    };
+    let found = findings(&facts);
+    let found = found.iter().find(|one| one.subject == "host.resolvers");
+    let found = found.expect("a finding");
+    assert_eq!(found.severity, Severity::Warning);
+    assert!(found.what.contains("recursive resolver"));
+    let none = findings(&sound());
+    assert!(none.iter().all(|one| one.subject != "host.resolvers"));
 }

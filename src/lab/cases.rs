@@ -5,6 +5,7 @@
 
 mod answers;
 mod host_mark;
+mod own;
 mod unrouted;
 
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};
@@ -173,7 +174,8 @@ fn by_relay_set() -> Vec<Table> {
         ipv4_fragments(),
         ipv6_fragments(),
         relay_addresses(),
-        own_relay(),
+        own::relay(),
+        own::resolver(),
         Table {
             name: "audit changes nothing",
             configuration: configuration("mode = \"audit\"", ADDRESSES, ""),
@@ -547,37 +549,6 @@ fn ipv6_fragments() -> Table {
                 Class::Host,
                 &tcp(HOST6, WEB6).fragment(4, 50, false),
             ),
-        ],
-    }
-}
-
-fn own_relay() -> Table {
-    let host =
-        "addresses = [\"192.0.2.10\", \"2001:db8:1::10\"]\nrelay_addresses = [\"192.0.2.11\"]";
-    Table {
-        name: "the host's own relay needs no listener where the relay set lists it",
-        configuration: configuration("", host, "").replace(
-            "extra = [",
-            "extra = [\"192.0.2.10:9001\", \"[2001:db8:1::10]:9001\", \"192.0.2.11:443\", ",
-        ),
-        cases: vec![
-            passed(
-                "answer of the ORPort",
-                Class::Reply,
-                &tcp("192.0.2.10:9001", WEB4),
-            ),
-            passed(
-                "the same, IPv6",
-                Class::Reply,
-                &tcp("[2001:db8:1::10]:9001", WEB6),
-            ),
-            passed(
-                "answer from a relay address",
-                Class::Reply,
-                &tcp("192.0.2.11:443", WEB4),
-            ),
-            exit("another port", tcp("192.0.2.10:9002", WEB4)),
-            exit("the other address' port", tcp("192.0.2.10:443", WEB4)),
         ],
     }
 }

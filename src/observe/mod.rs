@@ -13,8 +13,8 @@ mod top;
 pub use metrics::metrics;
 pub use report::{
     AuditReport, ClassCount, DropCount, EngineReport, FrameAudit, FrameCount, MalformedCount,
-    PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport, SteeringState,
-    Warning, WorkerReport,
+    OWN_RESOLVER, PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport,
+    SteeringState, Warning, WorkerReport,
 };
 pub use request::CaptureRequest;
 pub use text::Text;

@@ -345,6 +345,9 @@ pub struct FrameAudit {
     pub frames: u64,
 }
 
+/// The kind of the warning that the host has a recursive resolver of its own.
+pub const OWN_RESOLVER: &str = "own_resolver";
+
 /// What somebody should look at.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

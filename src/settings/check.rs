@@ -7,7 +7,7 @@ use super::{
 use crate::config::{RawDscp, code_point, interface, parsed, value};
 use crate::nic::NextHop;
 use crate::packet::Dscp;
-use crate::policy::{ClassifyBy, Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES};
+use crate::policy::{ClassifyBy, Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS};
 use crate::relays::{Authorities, Source, Sources, Trust};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -100,6 +100,22 @@ pub(super) fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>
             Ok(net)
         })
         .collect()
+}
+
+/// The host's resolvers: every server there is, where it has a recursive one of its own.
+pub(super) fn resolvers(raw: &raw::Resolvers) -> Result<Vec<IpNet>, SettingsError> {
+    const KEY: &str = "host.resolvers";
+    match raw {
+        raw::Resolvers::Named(texts) => at_most(MAX_RESOLVERS, KEY, prefixes(KEY, texts)?),
+        raw::Resolvers::Word(word) if word == "any" => {
+            prefixes(KEY, &["0.0.0.0/0", "::/0"].map(str::to_owned))
+        }
+        raw::Resolvers::Word(word) => Err(value(
+            KEY,
+            format_args!("\"{word}\""),
+            "is neither \"any\" nor a list such as [\"9.9.9.9\"]",
+        )),
+    }
 }
 
 /// No more of one family than the kernel's program has room for.
@@ -389,4 +405,48 @@ pub(super) fn control(raw: raw::Control) -> Result<Control, SettingsError> {
         socket,
         group: raw.group,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PrefixSet;
+
+    fn read(text: &str) -> Result<PrefixSet, String> {
+        #[derive(serde::Deserialize)]
+        struct Host {
+            resolvers: raw::Resolvers,
+        }
+        let host: Host = toml::from_str(text).map_err(|error| error.to_string())?;
+        let nets = resolvers(&host.resolvers).map_err(|error| error.to_string())?;
+        Ok(PrefixSet::new(nets))
+    }
+
+    /// A recursive resolver asks every server there is.
+    #[test]
+    fn any_resolver_is_every_address() {
+        let any = read("resolvers = \"any\"").unwrap();
+        for address in [
+            "0.0.0.0",
+            "198.51.100.53",
+            "255.255.255.255",
+            "::",
+            "2001:db8::53",
+        ] {
+            assert!(any.contains(address.parse().unwrap()), "{address}");
+        }
+        let one = read("resolvers = [\"9.9.9.9\"]").unwrap();
+        assert!(!one.contains("9.9.9.10".parse().unwrap()));
+        for (wrong, words) in [
+            ("\"all\"", &["host.resolvers", "\"all\"", "any"][..]),
+            ("\"9.9.9.9\"", &["host.resolvers", "9.9.9.9", "any"]),
+            ("[\"any\"]", &["host.resolvers", "any", "192.0.2.10"]),
+            ("53", &["any", "list of addresses"]),
+        ] {
+            let error = read(&format!("resolvers = {wrong}")).unwrap_err();
+            for word in words {
+                assert!(error.contains(word), "{wrong}: no `{word}` in: {error}");
+            }
+        }
+    }
 }

@@ -11,8 +11,8 @@ use crate::config::{self, value};
 use crate::nic::NextHop;
 use crate::packet::{MacAddr, Version};
 use crate::policy::{
-    Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, MAX_PREFIXES, MAX_RESOLVERS, Mode,
-    PrefixSet, Rules, Steer,
+    Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, MAX_PREFIXES, Mode, PrefixSet, Rules,
+    Steer,
 };
 use crate::relays::Sources;
 use ipnet::IpNet;
@@ -277,11 +277,7 @@ impl Settings {
             addresses: PrefixSet::new(addresses.iter().copied()),
             relay_addresses: PrefixSet::new(relay_addresses.iter().copied()),
             listeners: check::listeners(&raw.host.listeners)?,
-            resolvers: PrefixSet::new(check::at_most(
-                MAX_RESOLVERS,
-                "host.resolvers",
-                check::prefixes("host.resolvers", &raw.host.resolvers)?,
-            )?),
+            resolvers: PrefixSet::new(check::resolvers(&raw.host.resolvers)?),
             exempt: PrefixSet::new(check::at_most(
                 MAX_PREFIXES,
                 "host.exempt",

@@ -75,12 +75,25 @@ pub(super) struct Host {
     #[serde(default)]
     pub(super) listeners: Vec<Listener>,
     #[serde(default)]
-    pub(super) resolvers: Vec<String>,
+    pub(super) resolvers: Resolvers,
     #[serde(default)]
     pub(super) exempt: Vec<String>,
     pub(super) mac: Option<String>,
     pub(super) dscp: Option<RawDscp>,
     pub(super) tos: Option<i64>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged, expecting = "\"any\", or a list of addresses and prefixes")]
+pub(super) enum Resolvers {
+    Word(String),
+    Named(Vec<String>),
+}
+
+impl Default for Resolvers {
+    fn default() -> Self {
+        Self::Named(Vec::new())
+    }
 }
 
 #[derive(Debug, Deserialize, Serialize)]

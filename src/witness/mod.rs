@@ -7,6 +7,7 @@
 
 mod audit;
 mod capture;
+mod queries;
 mod redact;
 mod residence;
 mod wire;
@@ -15,6 +16,7 @@ use crate::datapath::{DecidedBy, Links, Sample};
 use crate::observe::{AuditReport, CaptureRequest, Residence};
 use crate::policy::Snapshot;
 use crossbeam::channel::Receiver;
+use queries::Queries;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ pub struct Witness {
     links: Arc<Links>,
     one_in: u32,
     auditor: Auditor,
+    queries: Queries,
     kernel: Residences,
     worker: Residences,
     capture: Option<Capture>,
@@ -43,6 +46,7 @@ impl Witness {
             links,
             one_in,
             auditor,
+            queries: Queries::default(),
             kernel: Residences::new(DecidedBy::Kernel),
             worker: Residences::new(DecidedBy::Worker),
             capture: None,
@@ -64,6 +68,7 @@ impl Witness {
     /// One sample.
     pub fn see(&mut self, sample: &Sample) {
         self.auditor.check(sample);
+        self.queries.see(sample);
         if let Some(time) = sample.residence {
             self.resided(sample.by, time);
         }
@@ -141,6 +146,11 @@ impl Witness {
             lost: self.lost,
             ..self.auditor.report()
         }
+    }
+
+    /// Whether most DNS queries go to many servers that are not named.
+    pub const fn sees_recursion(&self) -> bool {
+        self.queries.are_recursive()
     }
 
     /// How long frames are in the box, by engine.

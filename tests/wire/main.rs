@@ -30,6 +30,7 @@ mod private;
 mod privileges;
 mod refusals;
 mod reload;
+mod resolver;
 mod rig;
 mod service;
 mod several;

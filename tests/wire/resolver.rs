@@ -1,0 +1,77 @@
+//! A recursive resolver on the host: found by its queries, and told by status and doctor.
+
+use crate::craft::{Packet, UDP, families};
+use crate::rig::{
+    Config, EXITMARK, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root,
+};
+use exitmark::control::{Client, DEFAULT_SOCKET};
+use exitmark::lab::LabError;
+use exitmark::lab::site::Plan;
+use exitmark::observe::OWN_RESOLVER;
+
+const SAMPLED: &str = "[datapath]\nsample = 1";
+
+/// Queries to so many servers, one each.
+fn ask(rig: &Rig, servers: u8) {
+    let mut eye = rig.watch(Side::Clearnet);
+    let port = rig.port(Side::Host);
+    let (host, _, _) = families()[0];
+    for number in 1..=servers {
+        let server = format!("198.51.100.{number}").parse().unwrap();
+        // Ports 40000 and 53, length 28, no checksum.
+        let mut query = vec![0x9c, 0x40, 0, 53, 0, 28, 0, 0];
+        query.resize(28, number);
+        let packet = Packet::new(host, server, UDP, query);
+        port.send(&packet.outbound(&[])).unwrap();
+    }
+    assert!(eye.wait_until(PATIENCE, |seen| seen.len() == usize::from(servers)));
+}
+
+#[test]
+fn a_recursive_resolver_is_a_warning_and_a_finding() {
+    needs_root!();
+    both_engines(|| {
+        let config = Config {
+            more: SAMPLED,
+            ..Config::default()
+        };
+        let rig = Rig::silent(Plan::default(), &config);
+        ask(&rig, 100);
+        let warning = eventually(OWN_RESOLVER, || {
+            let client = || Client::new(DEFAULT_SOCKET).status().unwrap();
+            let warnings = rig.site.middle.run(client).warnings;
+            let found = warnings.iter().find(|one| one.kind == OWN_RESOLVER);
+            found.cloned().ok_or(LabError(format!("{warnings:?}")))
+        });
+        assert!(!warning.is_alarm);
+        assert!(warning.text.contains("host.resolvers = \"any\""));
+        assert!(!warning.text.contains("198.51.100"), "{}", warning.text);
+        let path = rig.configuration.to_str().unwrap().to_owned();
+        let doctor = rig.site.middle.run(move || {
+            let output = std::process::Command::new(EXITMARK)
+                .args(["doctor", "--config", &path])
+                .output();
+            String::from_utf8(output.unwrap().stdout).unwrap()
+        });
+        assert!(doctor.contains("recursive resolver"), "{doctor}");
+        moved(&rig.running.stop().unwrap());
+    });
+}
+
+#[test]
+fn one_that_may_ask_every_server_is_not() {
+    needs_root!();
+    let config = Config {
+        host: "resolvers = \"any\"",
+        more: SAMPLED,
+        ..Config::default()
+    };
+    let rig = Rig::silent(Plan::default(), &config);
+    ask(&rig, 100);
+    let client = || Client::new(DEFAULT_SOCKET).status().unwrap();
+    let report = rig.site.middle.run(client);
+    assert!(report.warnings.iter().all(|one| one.kind != OWN_RESOLVER));
+    let count = report.classes.iter().find(|one| one.class == "resolver");
+    assert_eq!(count.unwrap().frames, 100);
+    moved(&rig.running.stop().unwrap());
+}

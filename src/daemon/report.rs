@@ -3,7 +3,7 @@
 use super::parts::StandingPort;
 use super::workers::Sums;
 use super::zero_copy::CUT;
-use super::{Daemon, detach};
+use super::{Daemon, detach, topology};
 use crate::datapath::{AttachMode, Counter, KernelCounts, Role, Tally};
 use crate::nic::Nic;
 use crate::observe::{
@@ -15,6 +15,7 @@ use crate::policy::Class;
 use crate::settings::OnStop;
 use std::time::UNIX_EPOCH;
 
+const UNNAMED_LISTENER: &str = "unnamed_listener";
 const RECURSION: &str = "most DNS queries of the host go to many servers that host.resolvers does \
                          not name: a recursive resolver on the host, whose TCP queries are marked \
                          as exit traffic; host.resolvers = \"any\", or a source address of its own \
@@ -79,6 +80,7 @@ impl Daemon {
                 unrouted_vlan: tally.of(Counter::UnroutedVlan),
                 unrouted_family: tally.of(Counter::UnroutedFamily),
                 host_by_uplink: tally.of(Counter::HostByUplink),
+                unnamed_listener: tally.of(Counter::UnnamedListener),
                 disagreement: tally.of(Counter::Disagreement),
                 unseen_fragment: tally.of(Counter::UnseenFragment),
                 no_user_space: tally.of(Counter::NoUserSpace),
@@ -180,6 +182,9 @@ impl Daemon {
         }
         if let Some(text) = unsteered(&report.steering) {
             warn("steering", true, text);
+        }
+        if self.topology.has_unnamed_listener() {
+            warn(UNNAMED_LISTENER, false, topology::UNNAMED.to_owned());
         }
         if let Some(incoming) = &self.settings.ports.incoming {
             for misfit in self.topology.misfits() {

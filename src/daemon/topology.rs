@@ -36,6 +36,11 @@ impl Lately {
     }
 }
 
+/// The warning that the host accepts connections where no listener is named.
+pub(super) const UNNAMED: &str = "the host accepts connections at a port that host.listeners does not name: what it sends by \
+     them counts as exit traffic; on the Tor host `ss -ltn` lists its ports: add them to \
+     host.listeners, or close them";
+
 /// What is amiss with a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Misfit {
@@ -99,6 +104,7 @@ pub(super) struct Topology {
     vlan: Lately,
     family: Lately,
     hosts: Lately,
+    listener: Lately,
 }
 
 impl Topology {
@@ -107,6 +113,7 @@ impl Topology {
         if self.hosts.frames == 0 {
             links.settle_hosts();
         }
+        self.listener.look(tally.of(Counter::UnnamedListener));
         self.vlan.look(tally.of(Counter::UnroutedVlan));
         self.family.look(tally.of(Counter::UnroutedFamily));
     }
@@ -117,6 +124,11 @@ impl Topology {
             Misfit::Family => self.family.frames > 0,
             Misfit::Hosts => self.hosts.frames >= SEVERAL_CHANGES,
         }
+    }
+
+    /// Whether the host has accepted connections at a port that no listener names.
+    pub(super) const fn has_unnamed_listener(self) -> bool {
+        self.listener.frames > 0
     }
 
     /// What is amiss now.

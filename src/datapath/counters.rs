@@ -98,6 +98,8 @@ pub enum Counter {
     UnroutedFamily,
     /// Frames that arrived by `uplink` from an address of the host, while they were counted.
     HostByUplink,
+    /// Frames that accept a connection at a port that no listener names.
+    UnnamedListener,
     /// Later fragments whose first one was not seen.
     UnseenFragment,
     /// Frames that only user space understands, decided in the kernel without it.
@@ -133,6 +135,7 @@ impl Counter {
             Self::UnroutedVlan,
             Self::UnroutedFamily,
             Self::HostByUplink,
+            Self::UnnamedListener,
             Self::UnseenFragment,
             Self::NoUserSpace,
         ];
@@ -163,6 +166,7 @@ impl Counter {
         let rules = Rule::ALL.into_iter().filter(move |&rule| match self {
             Self::Class(class) => rule.class() == class,
             Self::Malformed(reason) => rule == Rule::from(reason),
+            Self::UnnamedListener => rule == Rule::Accepts,
             Self::UnseenFragment => rule == Rule::UnseenFragment,
             Self::NoUserSpace => rule == Rule::NoUserSpace,
             _ => false,
@@ -189,6 +193,7 @@ impl Counter {
             Self::Class(_)
             | Self::ClassBytes(_)
             | Self::Malformed(_)
+            | Self::UnnamedListener
             | Self::UnseenFragment
             | Self::NoUserSpace => None,
         };
@@ -215,6 +220,7 @@ impl fmt::Display for Counter {
             Self::UnroutedVlan => f.write_str("unrouted_vlan"),
             Self::UnroutedFamily => f.write_str("unrouted_family"),
             Self::HostByUplink => f.write_str("host_by_uplink"),
+            Self::UnnamedListener => f.write_str("unnamed_listener"),
             Self::UnseenFragment => f.write_str("unseen_fragment"),
             Self::NoUserSpace => f.write_str("no_user_space"),
             Self::Dropped(reason) => match reason.port() {

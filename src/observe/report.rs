@@ -177,6 +177,8 @@ pub struct FrameCount {
     pub host_by_uplink: u64,
     /// Relay set and source address tell different stories.
     pub disagreement: u64,
+    /// Frames that accept a connection (SYN and ACK) at a port that `host.listeners` does not name.
+    pub unnamed_listener: u64,
     /// Later fragments whose first one was not seen.
     pub unseen_fragment: u64,
     /// Frames that only user space understands, decided without it.

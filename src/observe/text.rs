@@ -163,6 +163,7 @@ impl Text<'_> {
             ("unrouted family", frames.unrouted_family),
             ("host by uplink", frames.host_by_uplink),
             ("disagreement", frames.disagreement),
+            ("unnamed listener", frames.unnamed_listener),
             ("unseen fragment", frames.unseen_fragment),
             ("no user space", frames.no_user_space),
         ];

@@ -44,6 +44,7 @@ pub(crate) fn report() -> Report {
             unrouted_vlan: 8,
             unrouted_family: 9,
             host_by_uplink: 7,
+            unnamed_listener: 10,
             disagreement: 4,
             unseen_fragment: 5,
             no_user_space: 6,

@@ -38,6 +38,7 @@ mod stacks;
 mod steering;
 mod swapped;
 mod takeover;
+mod unnamed;
 mod unrouted;
 mod witness;
 mod wrong_turns;

@@ -244,6 +244,11 @@ fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
             frames.disagreement,
         ),
         (
+            "unnamed_listener_frames",
+            "Frames that accept a connection at a port that host.listeners does not name",
+            frames.unnamed_listener,
+        ),
+        (
             "unseen_fragment_frames",
             "Later fragments whose first one was not seen",
             frames.unseen_fragment,

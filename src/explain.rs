@@ -4,8 +4,8 @@
 
 use crate::datapath::{Forwarder, IncomingLink, Links, Outcome, Role};
 use crate::nic::{NextHop, Nic};
-use crate::packet::{Dscp, MacAddr};
-use crate::policy::{Snapshot, Verdict};
+use crate::packet::{self, Dscp, MacAddr};
+use crate::policy::{Egress, Snapshot, Verdict};
 use crate::relays::{self, LoadError};
 use crate::settings::Settings;
 use pcap_file::pcap::{PcapHeader, PcapReader, PcapWriter, RawPcapPacket};
@@ -349,6 +349,15 @@ impl fmt::Display for Explanation {
             Outcome::Forward(role) => write!(f, " → {role}")?,
             Outcome::Stack => f.write_str(" → the box's own network stack")?,
             Outcome::Drop(reason) => write!(f, " → dropped: {reason:?}")?,
+        }
+        if self
+            .verdict
+            .is_some_and(|verdict| verdict.egress == Egress::Unrouted)
+        {
+            f.write_str(match packet::tag_bytes(&self.before) {
+                0 => ", not steered: the next hop is of the other IP version",
+                _ => ", not steered: it has a VLAN tag",
+            })?;
         }
         match self.verdict.and_then(|verdict| verdict.remark) {
             Some(remark) if remark.dscp == Dscp::DEFAULT => f.write_str(", mark cleared")?,

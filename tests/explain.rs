@@ -196,3 +196,28 @@ fn what_cannot_be_explained_or_written_is_said() {
     let output = explain(directory.path(), &[&digits, "--write", "/dev/full"]);
     assert_eq!(output.status.code(), Some(1), "a full disk is an error");
 }
+
+#[test]
+fn relay_traffic_that_is_not_steered_is_told_with_the_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let hexadecimal =
+        |frame: Vec<u8>| -> String { frame.iter().map(|byte| format!("{byte:02x}")).collect() };
+    let tagged = tcp("192.0.2.10:5000", "198.18.0.1:9001").tag(0x8100, 100);
+    let told = words(&explain(directory.path(), &[&hexadecimal(tagged.build())]));
+    assert!(
+        told.contains("→ uplink, not steered: it has a VLAN tag"),
+        "{told}"
+    );
+    let text = CONFIGURATION
+        .replace("02:00:00:00:03:02", "2001:db8:3::1")
+        .replace("[host]", "[host]\nresolvers = \"any\"");
+    let plain = tcp("192.0.2.10:5000", "198.18.0.1:9001").build();
+    let told = words(&explain_by(&text, directory.path(), &[&hexadecimal(plain)]));
+    assert!(
+        told.contains("→ uplink, not steered: the next hop is of the other"),
+        "{told}"
+    );
+    let query = tcp("192.0.2.10:5000", "198.51.100.53:53").build();
+    let told = words(&explain_by(&text, directory.path(), &[&hexadecimal(query)]));
+    assert!(told.contains("resolver"), "{told}");
+}

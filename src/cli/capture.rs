@@ -89,7 +89,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             } else {
                 out.display().to_string()
             };
-            eprintln!("exitmark: {bytes} bytes of pcapng to {place}");
+            // Where that cannot be said, the frames are there all the same.
+            let _ = writeln!(io::stderr(), "exitmark: {bytes} bytes of pcapng to {place}");
             ExitCode::SUCCESS
         }
         Err(error) => unmet(error),

@@ -1,6 +1,6 @@
 //! `exitmark check`: whether a configuration can be used, by itself.
 
-use super::unmet;
+use super::{print, unmet};
 use crate::settings::Settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,10 +19,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> ExitCode {
     let path = arguments.config.display();
     match Settings::load(&arguments.config) {
-        Ok(settings) => {
-            println!("{path}: fine ({})", settings.summary());
-            ExitCode::SUCCESS
-        }
+        Ok(settings) => print(&format!("{path}: fine ({})\n", settings.summary())),
         Err(error) => unmet(format_args!("{path}: {error}")),
     }
 }

@@ -1,6 +1,6 @@
 //! `exitmark detach`: the NICs as they were.
 
-use super::{misused, unmet};
+use super::{misused, print, unmet};
 use crate::daemon;
 use crate::settings::Settings;
 use std::path::PathBuf;
@@ -27,9 +27,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         },
     };
     match daemon::detach(&directory) {
-        Ok(true) => println!("detached: the NICs are what they were"),
-        Ok(false) => println!("nothing to detach: there is no {}", directory.display()),
-        Err(error) => return unmet(error),
+        Ok(true) => print("detached: the NICs are what they were\n"),
+        Ok(false) => print(&format!(
+            "nothing to detach: there is no {}\n",
+            directory.display()
+        )),
+        Err(error) => unmet(error),
     }
-    ExitCode::SUCCESS
 }

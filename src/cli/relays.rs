@@ -109,8 +109,8 @@ impl Arguments {
             None => {
                 let path = file.path().display();
                 return Err(format!(
-                    "{path}: is not there; the box with this configuration has never run, or may \
-                     not write there"
+                    "{path}: is not there; the box with this configuration has had no relay set yet, \
+                     or may not write there: `exitmark status` says why"
                 ));
             }
         };

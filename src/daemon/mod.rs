@@ -74,6 +74,10 @@ struct Daemon {
     is_orphaned: bool,
     /// A configuration of which the relay set is being read.
     reloading: Option<Reloading>,
+    /// Why the last reload was refused, if it was.
+    refused_reload: Option<String>,
+    /// Nobody keeps the relay set any more.
+    is_unkept: bool,
     /// How many relay sets were ordered for other configurations.
     orders: u64,
     /// How many configurations came into force after the first, and how many were refused.
@@ -206,6 +210,8 @@ impl Daemon {
             unpublished: None,
             is_orphaned: false,
             reloading: None,
+            refused_reload: None,
+            is_unkept: false,
             orders: 0,
             reloads: (0, 0),
             kernel: parts.kernel,

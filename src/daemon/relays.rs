@@ -1,13 +1,15 @@
 //! The keeper of the relay set: a thread that follows tor's files, has them read, holds what is
 //! read against what is in force, and tells the main thread what to publish.
 
+mod telling;
+
 use super::prompter::{LOOK, Numbers, Order, Prompter, Update, seconds};
 use super::{DaemonError, Event};
-use crate::observe::{RelaySetReport, RelaySource};
+use crate::observe::RelaySetReport;
 use crate::policy::Endpoint;
 use crate::process;
 use crate::relays::{
-    Age, Confinement, LiveSet, LoadError, Loader, REASONABLY_LIVE, Refused, StateFile, Watch, utc,
+    Age, Confinement, LiveSet, LoadError, Loader, REASONABLY_LIVE, Refused, StateFile, Watch,
 };
 use crate::settings::{RelaySettings, Settings, WhenStale};
 use caps::Capability;
@@ -16,14 +18,15 @@ use nix::unistd::{Uid, User};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+use telling::Said;
 
 /// After how long a load that failed is tried again, though no file has changed.
 const RETRY: Duration = Duration::from_secs(300);
-/// How often it is said again that the set is stale.
-const REMIND: Duration = Duration::from_secs(3600);
+/// The same while there is no set at all.
+const RETRY_MISSING: Duration = Duration::from_secs(10);
 /// A limit counts as passed when it is over, not when it is reached.
 const PAST: Duration = Duration::from_millis(20);
 
@@ -38,15 +41,15 @@ pub(super) struct Keeper {
     watch: Watch,
     asked: Arc<AtomicBool>,
     numbers: Arc<Numbers>,
-    /// When the last load failed for a reason that may pass by itself.
-    failed_at: Option<Instant>,
-    /// The last load failed.
-    failed: bool,
+    /// Why the files as they are now are not in force.
+    failure: Option<Failure>,
     /// A file is another one than when it was loaded last.
     has_news: bool,
     /// No load before this moment but on demand.
     rests_until: Instant,
     saved: Option<LiveSet>,
+    /// Why what is in force is not in the state file.
+    unsaved: Option<String>,
     said: Said,
     published: (Vec<Endpoint>, bool),
     /// Settings to go on with, if they can be used.
@@ -54,16 +57,40 @@ pub(super) struct Keeper {
     ordering: Sender<Order>,
 }
 
-/// What has been said already, and when.
-#[derive(Default)]
-struct Said {
-    age: Option<Age>,
-    stale_at: Option<Instant>,
-    unwritable: bool,
+/// The last load failed.
+struct Failure {
+    reason: String,
+    at: Instant,
+    /// It may come right without another file.
+    may_pass: bool,
+}
+
+impl Failure {
+    fn of(error: &DaemonError) -> Self {
+        // What a document lacks, it will lack; what this machine lacks, it may get.
+        let may_pass = matches!(
+            error,
+            DaemonError::Relays(
+                LoadError::Loader(_)
+                    | LoadError::Read { .. }
+                    | LoadError::Certificates { .. }
+                    | LoadError::Changed { .. }
+            ) | DaemonError::Refused(Refused::Future { .. })
+        );
+        Self {
+            reason: error.to_string(),
+            at: Instant::now(),
+            may_pass,
+        }
+    }
 }
 
 impl Keeper {
-    /// Loads the set for the first time: from the documents, or else what was in force before.
+    /// Loads the set for the first time: from the documents, or else what was in force before, or
+    /// else none. The wire does not wait for a relay set: without one all is let pass.
+    ///
+    /// # Errors
+    /// The configuration itself is wrong: its reader of documents, or its extra endpoints.
     pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
         let decides = settings.decides_by_relays();
         let settings = settings.relays.clone();
@@ -79,12 +106,12 @@ impl Keeper {
             live: LiveSet::default(),
             asked: Arc::default(),
             numbers: Arc::default(),
-            failed_at: None,
-            failed: false,
+            failure: None,
             has_news: false,
             rests_until: Instant::now(),
             saved: None,
             said: Said::default(),
+            unsaved: None,
             published: (Vec::new(), false),
             settings,
             decides,
@@ -92,19 +119,28 @@ impl Keeper {
             orders,
             ordering,
         };
-        keeper.recall();
         let started = Instant::now();
         let now = SystemTime::now();
+        keeper.recall(now);
         if let Err(error) = keeper.load(now) {
-            if keeper.live.is_empty() {
-                return Err(error);
+            match keeper.live.is_empty() {
+                false => tracing::error!("going on with the relay set of the last time: {error}"),
+                // Otherwise an alarm says so.
+                true if !decides => tracing::error!("there is no relay set yet: {error}"),
+                true => {}
             }
-            tracing::error!("going on with the relay set of the last time: {error}");
-            keeper.live.refuse(error.to_string(), now);
-            keeper.failed_at = Some(Instant::now());
+            keeper.fail(&error, now);
         }
+        let update = match keeper.update(now, started.elapsed()) {
+            // There is no room for what the documents list: that is no fault of the extras.
+            Err(error) if !keeper.live.is_empty() => {
+                keeper.live = LiveSet::default();
+                keeper.fail(&error, now);
+                keeper.update(now, started.elapsed())?
+            }
+            update => update?,
+        };
         keeper.tell_age(now);
-        let update = keeper.update(now, started.elapsed())?;
         keeper.published = update.content();
         Ok((keeper, update))
     }
@@ -112,6 +148,11 @@ impl Keeper {
     /// Whether there is anything to read.
     pub(super) fn follows_files(&self) -> bool {
         !self.settings.sources.files.is_empty()
+    }
+
+    /// Whether documents are to be followed, and none has been accepted yet.
+    fn is_missing(&self) -> bool {
+        self.follows_files() && self.live.is_empty()
     }
 
     pub(super) fn prompter(&self) -> Prompter {
@@ -170,7 +211,7 @@ impl Keeper {
             let was_asked = self.asked.swap(false, Ordering::AcqRel);
             self.has_news |= self.watch.has_changed();
             let may_load = Instant::now() >= self.rests_until;
-            let is_due = self.failed_at.is_some_and(|at| at.elapsed() >= RETRY);
+            let is_due = self.retry_at().is_some_and(|at| Instant::now() >= at);
             let started = Instant::now();
             if was_asked || may_load && (self.has_news || is_due) {
                 self.attempt(was_asked);
@@ -178,6 +219,9 @@ impl Keeper {
                 self.rests_until = Instant::now() + started.elapsed() * 4;
             } else if limit.is_none_or(|limit| SystemTime::now() <= limit) {
                 self.tell_age(SystemTime::now());
+                if self.unsaved.is_some() {
+                    self.save();
+                }
                 self.beat();
                 continue;
             }
@@ -191,7 +235,7 @@ impl Keeper {
                         self.published = content;
                         return Some(Event::Relays(update));
                     }
-                    if was_asked && !self.failed {
+                    if was_asked && self.failure.is_none() {
                         tracing::info!("relay set confirmed: nothing in it has changed");
                     }
                 }
@@ -204,7 +248,10 @@ impl Keeper {
     fn follow(&mut self, order: Order) -> Result<Update, String> {
         let now = SystemTime::now();
         let started = Instant::now();
-        let has_other_sources = order.settings.sources != self.settings.sources;
+        let (new, old) = (&order.settings.sources, &self.settings.sources);
+        // Other extras need no document.
+        let has_other_files = (&new.files, &new.trust) != (&old.files, &old.trust);
+        let was_missing = self.is_missing();
         // What reading tor's files takes, and what makes another user of their reader, is given up
         // where there is nothing to read.
         let has_files = !order.settings.sources.files.is_empty();
@@ -221,14 +268,23 @@ impl Keeper {
         let before = (self.settings.clone(), self.decides, self.live.clone());
         self.settings = order.settings;
         self.decides = order.decides;
-        if has_other_sources {
+        if has_other_files {
             let known = self.live.clone().for_sources(&self.settings.sources, now);
             self.live = known.unwrap_or_default();
         }
-        let loads = has_other_sources && self.follows_files();
+        let loads = has_other_files && self.follows_files();
+        let failed_before = has_other_files.then(|| self.failure.take());
         let outcome = match loads {
             true => self.load(now),
             false => Ok(()),
+        };
+        let outcome = match outcome {
+            // All is let pass for want of a document: another place for one changes nothing.
+            Err(error) if was_missing => {
+                self.fail(&error, now);
+                Ok(())
+            }
+            outcome => outcome,
         };
         self.live.forget(now, self.settings.retain);
         let update = outcome.and_then(|()| self.update(now, started.elapsed()));
@@ -245,6 +301,9 @@ impl Keeper {
             }
             Err(error) => {
                 (self.settings, self.decides, self.live) = before;
+                if let Some(failure) = failed_before {
+                    self.failure = failure;
+                }
                 Err(error.to_string())
             }
         }
@@ -263,8 +322,21 @@ impl Keeper {
         let until = |moment: SystemTime| moment.duration_since(now).unwrap_or_default() + PAST;
         let rest = self.rests_until.saturating_duration_since(Instant::now()) + PAST;
         let rest = self.has_news.then_some(rest);
-        let waits = limit.map(until).into_iter().chain(rest);
+        let retry = self.retry_at();
+        let retry = retry.map(|at| at.saturating_duration_since(Instant::now()));
+        let waits = limit.map(until).into_iter().chain(rest).chain(retry);
         waits.fold(LOOK, Ord::min)
+    }
+
+    /// When a load that failed is tried again though no file has changed.
+    fn retry_at(&self) -> Option<Instant> {
+        let failure = self.failure.as_ref()?;
+        let pause = match self.is_missing() {
+            true => RETRY_MISSING,
+            false => RETRY,
+        };
+        let is_of_use = failure.may_pass || self.is_missing();
+        is_of_use.then(|| failure.at + pause)
     }
 
     /// A sign of life, and when the set gets stale if there is none any more.
@@ -291,23 +363,15 @@ impl Keeper {
     fn attempt(&mut self, was_asked: bool) {
         let now = SystemTime::now();
         self.has_news = false;
-        match self.load(now) {
-            Ok(()) => (self.failed, self.failed_at) = (false, None),
-            Err(error) => {
-                // What a document lacks, it will lack; what this machine lacks, it may get.
-                let may_pass = matches!(
-                    error,
-                    DaemonError::Relays(
-                        LoadError::Loader(_)
-                            | LoadError::Read { .. }
-                            | LoadError::Certificates { .. }
-                            | LoadError::Changed { .. }
-                    ) | DaemonError::Refused(Refused::Future { .. })
-                );
-                self.failed_at = may_pass.then(Instant::now);
-                self.failed = true;
-                if self.live.refuse(error.to_string(), now) || was_asked {
-                    tracing::error!("the relay set stays as it was: {error}");
+        if self.is_missing() {
+            self.recall(now);
+        }
+        if let Err(error) = self.load(now) {
+            let is_news = self.fail(&error, now);
+            if is_news || was_asked {
+                match self.is_missing() {
+                    true => tracing::error!("there is no relay set yet: {error}"),
+                    false => tracing::error!("the relay set stays as it was: {error}"),
                 }
             }
         }
@@ -319,42 +383,50 @@ impl Keeper {
         self.live.offer(loaded, now)?;
         self.live.believe(&self.settings.sources.trust);
         self.live.forget(now, self.settings.retain);
+        self.failure = None;
         Ok(())
     }
 
-    /// What was in force when the box ran last.
-    fn recall(&mut self) {
+    /// Notes why there was no load; whether that is another reason than the last time.
+    fn fail(&mut self, error: &DaemonError, now: SystemTime) -> bool {
+        self.failure = Some(Failure::of(error));
+        self.live.refuse(error.to_string(), now)
+    }
+
+    /// What was in force when the box ran last, as far as it is of use now.
+    fn recall(&mut self, now: SystemTime) {
         if self.settings.sources.files.is_empty() {
             return;
         }
         match self.file.load() {
-            Ok(Some(live)) => match live.for_sources(&self.settings.sources, SystemTime::now()) {
+            Ok(Some(live)) => match live.for_sources(&self.settings.sources, now) {
                 Some(live) => self.live = live,
+                None if std::mem::replace(&mut self.said.unknown, true) => {}
                 None => tracing::info!(
                     "the relay set of the last time is not for these sources, authorities and clock"
                 ),
             },
             Ok(None) => {}
+            Err(_) if std::mem::replace(&mut self.said.unknown, true) => {}
             Err(error) => tracing::warn!("nothing is known of the last time: {error}"),
         }
     }
 
     fn save(&mut self) {
         let is_saved = self.saved.as_ref() == Some(&self.live);
-        if self.settings.sources.files.is_empty() || is_saved {
+        // Without a set, what is there may still be of use: when the clock is right.
+        if self.settings.sources.files.is_empty() || self.live.is_empty() || is_saved {
             return;
         }
-        match self.file.save(&self.live) {
-            Ok(()) => {
-                self.said.unwritable = false;
-                self.saved = Some(self.live.clone());
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.said.unwritable, true) {
-                    tracing::warn!("the relay set will not outlive this process: {error}");
-                }
-            }
+        let outcome = self.file.save(&self.live);
+        if let (Err(error), None) = (&outcome, &self.unsaved) {
+            tracing::warn!("the relay set will not outlive this process: {error}");
         }
+        match outcome {
+            Ok(()) => (self.unsaved, self.saved) = (None, Some(self.live.clone())),
+            Err(error) => self.unsaved = Some(error.to_string()),
+        }
+        self.reported().unsaved.clone_from(&self.unsaved);
     }
 
     /// What is to be published now; a sign of life, too.
@@ -371,91 +443,20 @@ impl Keeper {
         for (shown, number) in [(a, accepted), (r, refused), (s, is_stale.into())] {
             shown.store(number, Ordering::Relaxed);
         }
+        let passes_stale = self.settings.when_stale == WhenStale::Pass;
         let update = Update {
             endpoints: self.live.endpoints(&self.settings.sources.extra)?,
-            passes: is_stale && self.decides && self.settings.when_stale == WhenStale::Pass,
+            passes: self.decides && (self.is_missing() || is_stale && passes_stale),
             loading,
         };
-        let report = self.report(now, &update);
-        *self
-            .numbers
-            .report
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = report;
+        *self.reported() = self.report(now, &update);
         Ok(update)
     }
 
-    fn report(&self, now: SystemTime, update: &Update) -> RelaySetReport {
-        let (listed, departed) = self.live.counts();
-        let (accepted, refused) = self.live.decisions();
-        let sources = self.live.sources().iter().map(|source| RelaySource {
-            path: source.path.display().to_string(),
-            valid_after: seconds(source.validity.valid_after),
-            fresh_until: seconds(source.validity.fresh_until),
-            valid_until: seconds(source.validity.valid_until),
-        });
-        RelaySetReport {
-            endpoints: update.endpoints.len() as u64,
-            listed: listed as u64,
-            departed: departed as u64,
-            extra: self.settings.sources.extra.len() as u64,
-            age: self.live.age(now).map(|age| age.name().to_owned()),
-            is_passing: update.passes,
-            sources: sources.collect(),
-            accepted_at: self.live.accepted_at().map(seconds),
-            accepted,
-            refused,
-            last_refusal: self.live.last_refusal().map(|one| one.reason.clone()),
-        }
-    }
-
-    /// Where to look for why it is old.
-    fn why(&self) -> String {
-        match self.live.last_refusal() {
-            Some(refusal) if self.live.accepted_at().is_none_or(|at| refusal.at >= at) => {
-                format!("the newest was refused: {}", refusal.reason)
-            }
-            _ => "find out why tor fetches none".to_owned(),
-        }
-    }
-
-    /// Says so when the set gets old, once for each age; that it is stale, every hour.
-    fn tell_age(&mut self, now: SystemTime) {
-        let age = self.live.age(now);
-        let is_news = std::mem::replace(&mut self.said.age, age) != age;
-        let newest = self
-            .live
-            .sources()
-            .iter()
-            .map(|one| one.validity.valid_after);
-        let of = newest.max().map_or_else(String::new, utc);
-        match age {
-            Some(Age::Stale) if self.decides => {
-                let reminded = self.said.stale_at.is_some_and(|at| at.elapsed() < REMIND);
-                if is_news || !reminded {
-                    self.said.stale_at = Some(Instant::now());
-                    let consequence = match self.settings.when_stale {
-                        WhenStale::Pass => "nothing is marked or steered any more",
-                        WhenStale::Keep => {
-                            "marking and steering go on by it, more wrongly each hour"
-                        }
-                    };
-                    tracing::error!(
-                        "ALARM: the relay set is stale, its newest consensus is of {of} UTC: \
-                         {consequence}; {}",
-                        self.why()
-                    );
-                }
-            }
-            Some(Age::Old | Age::Expired | Age::Stale) if is_news => tracing::warn!(
-                "the relay set is getting old, its newest consensus is of {of} UTC; {}",
-                self.why()
-            ),
-            Some(Age::Early) if is_news => tracing::warn!(
-                "the newest consensus begins to hold at {of} UTC only; compare this machine's clock"
-            ),
-            _ => {}
-        }
+    /// What others see of the set.
+    fn reported(&self) -> MutexGuard<'_, RelaySetReport> {
+        let report = self.numbers.report.lock();
+        report.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -96,6 +96,7 @@ impl Daemon {
 
     /// Nobody keeps the relay set any more.
     pub(super) fn without_keeper(&mut self) {
+        self.is_unkept = true;
         if let Some(reloading) = self.reloading.take() {
             self.refuse(reloading.answer, NO_KEEPER.to_owned());
         }
@@ -166,6 +167,7 @@ impl Daemon {
     }
 
     fn accept(&mut self, answer: Answer, change: Change) {
+        self.refused_reload = None;
         self.reloads.0 += u64::from(!change.keys.is_empty());
         let reloaded = Reloaded {
             generation: self.snapshot.generation,
@@ -179,6 +181,7 @@ impl Daemon {
     fn refuse(&mut self, answer: Answer, reason: String) {
         self.reloads.1 += 1;
         tracing::error!("the configuration stays as it was: {reason}");
+        self.refused_reload = Some(reason.clone());
         if let Some(answer) = answer {
             let _ = answer.send(Err(reason));
         }

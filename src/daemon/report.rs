@@ -199,6 +199,25 @@ impl Daemon {
         if let Some((is_alarm, text)) = aged(&report.relay_set, decides, self.is_orphaned) {
             warn("relay_set", is_alarm, text);
         }
+        let set = &report.relay_set;
+        if let (Some(reason), false) = (&set.failure, set.is_missing) {
+            let text = format!("the relay files as they are now are not in force: {reason}");
+            warn("relay_set_refused", false, text);
+        }
+        if let Some(reason) = &set.unsaved {
+            let text = format!("the relay set will not outlive this process: {reason}");
+            warn("state", false, text);
+        }
+        if self.is_unkept {
+            let text = "the relay files are not followed any more; restart exitmark".to_owned();
+            warn("relay_files", false, text);
+        }
+        if let Some(reason) = &self.refused_reload {
+            let text = format!(
+                "the configuration in force is not the one in the file, which was refused: {reason}"
+            );
+            warn("reload", false, text);
+        }
         let mismatches: u64 = report.audit.mismatches.iter().map(|one| one.frames).sum();
         if mismatches > 0 {
             let text = format!(
@@ -270,6 +289,14 @@ fn unsteered(steering: &SteeringReport) -> Option<String> {
 
 /// `decides`: the set tells exit from relay traffic, and not only the host's own listeners.
 fn aged(set: &RelaySetReport, decides: bool, is_orphaned: bool) -> Option<(bool, String)> {
+    if set.is_missing {
+        let text = match decides {
+            true => "there is no relay set: everything leaves by the uplink, unmarked",
+            false => "there is no relay set: the host's own listeners are not known from it",
+        };
+        let reason = set.failure.as_deref().unwrap_or("not read yet");
+        return Some((decides, format!("{text}: {reason}")));
+    }
     if set.is_passing || is_orphaned {
         let text = "the relay set is stale: nothing is marked or steered";
         return Some((true, text.to_owned()));

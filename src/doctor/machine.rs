@@ -168,7 +168,8 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
             let user = word(facts.user.as_deref().unwrap_or("exitmark"));
             Finding::fault("relays", format!("{path} may not be read"))
                 .because(
-                    "without tor's files there is no relay set; they can be readable by tor's group",
+                    "without tor's files there is no relay set, and the box forwards everything \
+                     unmarked; they can be readable by tor's group",
                 )
                 .mended_by(format!(
                     "printf '\\nDataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
@@ -177,10 +178,12 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
         }
         Some(io::ErrorKind::NotFound) => Finding::fault("relays", format!("there is no {path}"))
             .because(
-                "without tor's files there is no relay set; a running tor writes them into its \
-                 CacheDirectory, mostly /var/lib/tor",
+                "until it is there the box has no relay set and forwards everything unmarked; a \
+                 running tor writes it into its CacheDirectory, mostly /var/lib/tor",
             ),
         Some(other) => Finding::fault("relays", format!("{path} cannot be opened: {other}"))
-            .because("without tor's files there is no relay set"),
+            .because(
+                "without tor's files there is no relay set, and the box forwards everything unmarked",
+            ),
     }
 }

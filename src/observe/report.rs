@@ -257,8 +257,10 @@ pub struct RelaySetReport {
     pub extra: u64,
     /// `early`, `fresh`, `old`, `expired` or `stale`; none where there is nothing to follow.
     pub age: Option<String>,
-    /// All is let pass, because the set is stale.
+    /// All is let pass, because the set is stale or missing.
     pub is_passing: bool,
+    /// There are documents to follow, and none has been accepted yet.
+    pub is_missing: bool,
     /// The documents in force.
     pub sources: Vec<RelaySource>,
     /// When the set in force was accepted, in seconds since 1970.
@@ -269,6 +271,10 @@ pub struct RelaySetReport {
     pub refused: u64,
     /// Why, the last time.
     pub last_refusal: Option<String>,
+    /// Why the files as they are now are not in force; none where they are.
+    pub failure: Option<String>,
+    /// Why the set in force is not in the state file; none where it is.
+    pub unsaved: Option<String>,
 }
 
 /// A document in force.

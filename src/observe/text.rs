@@ -217,6 +217,9 @@ impl Text<'_> {
             line.push_str("; ");
             line.push_str(age);
         }
+        if set.is_missing {
+            line.push_str("; no document is in force yet");
+        }
         if set.is_passing {
             line.push_str(", so all is let pass");
         }

@@ -7,14 +7,19 @@ use tracing_subscriber::EnvFilter;
 
 /// Exit status 1: the world is not as required.
 pub fn unmet(program: &str, error: impl Display) -> ExitCode {
-    eprintln!("{program}: {error}");
+    complain(program, error);
     ExitCode::FAILURE
 }
 
 /// Exit status 2: wrong usage or configuration.
 pub fn misused(program: &str, error: impl Display) -> ExitCode {
-    eprintln!("{program}: {error}");
+    complain(program, error);
     ExitCode::from(2)
+}
+
+/// `eprintln!` would panic where standard error is closed, or a file on a full disk.
+fn complain(program: &str, error: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{program}: {error}");
 }
 
 /// Prints; `print!` would panic where the reader has gone away or the disk is full.
@@ -33,6 +38,8 @@ pub fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A line that cannot be written is lost: to say so would panic for the same reason.
+        .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())

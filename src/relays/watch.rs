@@ -16,7 +16,8 @@ use std::time::Duration;
 
 /// A watch over some files.
 pub struct Watch {
-    inotify: Inotify,
+    /// None where the system has no instance left: then what is there is looked at.
+    inotify: Option<Inotify>,
     wake: Arc<EventFd>,
     files: Vec<PathBuf>,
     seen: Vec<Option<Version>>,
@@ -26,7 +27,7 @@ impl Watch {
     /// Watches these. All of them count as new at first.
     ///
     /// # Errors
-    /// The system has no inotify instance left.
+    /// The process has no descriptor left.
     pub fn new(files: Vec<PathBuf>) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Self::with(files, Arc::new(wake))
@@ -41,8 +42,12 @@ impl Watch {
     }
 
     fn with(files: Vec<PathBuf>, wake: Arc<EventFd>) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC);
+        if let Err(error) = &inotify {
+            tracing::warn!("changes of files are noticed late, without inotify: {error}");
+        }
         let watch = Self {
-            inotify: Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?,
+            inotify: inotify.ok(),
             wake,
             seen: Vec::new(),
             files,
@@ -64,21 +69,19 @@ impl Watch {
         // A directory that was replaced is another one; to ask twice for the same costs nothing.
         self.look_at_directories();
         let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        let mut waiting = [
-            PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut waiting = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        let inotify = self.inotify.as_ref();
+        waiting.extend(inotify.map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
         match poll(&mut waiting, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let _ = self.wake.read();
         // What has happened is looked up; that something has is enough.
-        while self
-            .inotify
-            .read_events()
-            .is_ok_and(|events| !events.is_empty())
-        {}
+        while inotify
+            .is_some_and(|inotify| inotify.read_events().is_ok_and(|events| !events.is_empty()))
+        {
+        }
         Ok(())
     }
 
@@ -90,6 +93,9 @@ impl Watch {
     }
 
     fn look_at_directories(&self) {
+        let Some(inotify) = &self.inotify else {
+            return;
+        };
         let what = AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_CLOSE_WRITE
@@ -108,7 +114,7 @@ impl Watch {
                     _ => Path::new("."),
                 };
                 // A directory that is not there now is looked for the next time.
-                let _ = self.inotify.add_watch(directory, what);
+                let _ = inotify.add_watch(directory, what);
             }
         }
     }

@@ -183,6 +183,7 @@ fn relay_set() -> RelaySetReport {
         extra: 3,
         age: Some("stale".to_owned()),
         is_passing: true,
+        is_missing: false,
         sources: vec![RelaySource {
             path: "/var/lib/tor/cached-microdesc-consensus".to_owned(),
             valid_after: 1_700_000_000,
@@ -193,5 +194,7 @@ fn relay_set() -> RelaySetReport {
         accepted: 12,
         refused: 1,
         last_refusal: Some("older than the document in force".to_owned()),
+        failure: Some("older than the document in force".to_owned()),
+        unsaved: None,
     }
 }

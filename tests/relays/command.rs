@@ -233,7 +233,7 @@ fn the_command_shows_the_live_set_of_a_box() {
     let output = exitmark(&["--config", config]);
     assert_eq!(code(&output), 1, "{output:?}");
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("has never run"), "{error}");
+    assert!(error.contains("has had no relay set yet"), "{error}");
 
     let loaded = load(&checked([&site.consensus])).unwrap();
     let (count, relay) = (loaded.listed.len(), loaded.listed[0].to_string());

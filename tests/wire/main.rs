@@ -41,4 +41,5 @@ mod takeover;
 mod unnamed;
 mod unrouted;
 mod witness;
+mod without_relays;
 mod wrong_turns;

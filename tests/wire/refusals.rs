@@ -48,7 +48,7 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
         incoming: Some((nic, hop)),
         ..Config::default()
     };
-    let table: [(&str, Config, &str, &str, &[&str]); 10] = [
+    let table: [(&str, Config, &str, &str, &[&str]); 9] = [
         (
             "no such NIC",
             incoming("nosuch0", TORNET_MAC),
@@ -117,16 +117,6 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
             "addr add 192.0.2.77/24 dev host0",
             "addr del 192.0.2.77/24 dev host0",
             &["`ip addr del 192.0.2.77/24 dev host0`"],
-        ),
-        (
-            "no relay file",
-            Config {
-                relays: "consensus = [\"nosuch-consensus\"]".to_owned(),
-                ..Config::default()
-            },
-            "",
-            "",
-            &["nosuch-consensus"],
         ),
     ];
     for (what, config, before, after, words) in table {

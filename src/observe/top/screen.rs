@@ -231,7 +231,10 @@ fn drops(report: &Report, rates: Option<&Rates>) -> Line<'static> {
 
 fn relay_set(report: &Report) -> Line<'static> {
     let set = &report.relay_set;
-    let age = set.age.as_deref().unwrap_or("nothing to follow");
+    let age = match set.age.as_deref() {
+        None if set.is_missing => "no document in force yet",
+        age => age.unwrap_or("nothing to follow"),
+    };
     let mut text = format!("{} endpoints, {}", count(set.endpoints), clean(age));
     if let Some(at) = set.accepted_at {
         text.push_str(&format!(", in force for {}", span(report.since(at))));

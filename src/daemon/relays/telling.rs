@@ -1,0 +1,109 @@
+//! What the keeper of the relay set says of it: to the log, and to those who ask the box.
+
+use super::super::prompter::{Update, seconds};
+use super::Keeper;
+use crate::observe::{RelaySetReport, RelaySource};
+use crate::relays::{Age, utc};
+use crate::settings::WhenStale;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often it is said again that there is no set, or a stale one.
+const REMIND: Duration = Duration::from_secs(3600);
+
+/// What has been said already, and when.
+#[derive(Default)]
+pub(super) struct Said {
+    age: Option<Age>,
+    alarm_at: Option<Instant>,
+    /// That the set of the last time is of no use.
+    pub(super) unknown: bool,
+}
+
+impl Keeper {
+    pub(super) fn report(&self, now: SystemTime, update: &Update) -> RelaySetReport {
+        let (listed, departed) = self.live.counts();
+        let (accepted, refused) = self.live.decisions();
+        let sources = self.live.sources().iter().map(|source| RelaySource {
+            path: source.path.display().to_string(),
+            valid_after: seconds(source.validity.valid_after),
+            fresh_until: seconds(source.validity.fresh_until),
+            valid_until: seconds(source.validity.valid_until),
+        });
+        RelaySetReport {
+            endpoints: update.endpoints.len() as u64,
+            listed: listed as u64,
+            departed: departed as u64,
+            extra: self.settings.sources.extra.len() as u64,
+            age: self.live.age(now).map(|age| age.name().to_owned()),
+            is_passing: update.passes,
+            is_missing: self.is_missing(),
+            sources: sources.collect(),
+            accepted_at: self.live.accepted_at().map(seconds),
+            accepted,
+            refused,
+            last_refusal: self.live.last_refusal().map(|one| one.reason.clone()),
+            failure: self.failure.as_ref().map(|failure| failure.reason.clone()),
+            unsaved: self.unsaved.clone(),
+        }
+    }
+
+    /// Where to look for why it is old.
+    fn why(&self) -> String {
+        match &self.failure {
+            Some(failure) => format!("the newest was refused: {}", failure.reason),
+            None => "find out why tor fetches none".to_owned(),
+        }
+    }
+
+    /// Says so when the set gets old, once for each age; that it is stale or missing, every hour.
+    pub(super) fn tell_age(&mut self, now: SystemTime) {
+        let age = self.live.age(now);
+        let is_news = std::mem::replace(&mut self.said.age, age) != age;
+        let newest = self
+            .live
+            .sources()
+            .iter()
+            .map(|one| one.validity.valid_after);
+        let of = newest.max().map_or_else(String::new, utc);
+        let alarm = match age {
+            _ if !self.decides => None,
+            None if self.is_missing() => {
+                let reason = self.failure.as_ref().map(|failure| failure.reason.as_str());
+                Some(format!(
+                    "there is no relay set: everything leaves by the uplink, unmarked, until there \
+                     is one; it is tried again: {}",
+                    reason.unwrap_or_default()
+                ))
+            }
+            Some(Age::Stale) => {
+                let consequence = match self.settings.when_stale {
+                    WhenStale::Pass => "nothing is marked or steered any more",
+                    WhenStale::Keep => "marking and steering go on by it, more wrongly each hour",
+                };
+                Some(format!(
+                    "the relay set is stale, its newest consensus is of {of} UTC: {consequence}; {}",
+                    self.why()
+                ))
+            }
+            _ => None,
+        };
+        if let Some(alarm) = alarm {
+            let reminded = self.said.alarm_at.is_some_and(|at| at.elapsed() < REMIND);
+            if is_news || !reminded {
+                self.said.alarm_at = Some(Instant::now());
+                tracing::error!("ALARM: {alarm}");
+            }
+            return;
+        }
+        match age {
+            Some(Age::Old | Age::Expired | Age::Stale) if is_news => tracing::warn!(
+                "the relay set is getting old, its newest consensus is of {of} UTC; {}",
+                self.why()
+            ),
+            Some(Age::Early) if is_news => tracing::warn!(
+                "the newest consensus begins to hold at {of} UTC only; compare this machine's clock"
+            ),
+            _ => {}
+        }
+    }
+}

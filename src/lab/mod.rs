@@ -12,6 +12,8 @@ pub mod cases;
 pub mod consensus;
 pub mod differential;
 pub mod frames;
+#[cfg(target_arch = "x86_64")]
+mod killed;
 mod netdoc;
 mod netns;
 mod poll;
@@ -22,6 +24,8 @@ pub mod site;
 mod tier;
 
 pub use capture::{Capture, CapturedFrame};
+#[cfg(target_arch = "x86_64")]
+pub use killed::{Ending, killed_at};
 pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
 pub use poll::poll;
 pub use publish::{CERTIFICATES, publish, replace};

@@ -6,6 +6,8 @@ use crate::sets::publish;
 use crate::stage::{EXITMARK, Stage};
 use exitmark::lab::LabError;
 use exitmark::lab::site::RunningBox;
+#[cfg(target_arch = "x86_64")]
+use exitmark::lab::{Ending, killed_at};
 use nix::sys::signal::Signal;
 use std::path::Path;
 use std::thread;
@@ -41,6 +43,7 @@ pub(crate) fn happen(stage: &mut Stage<'_>, event: Event) -> Result<Option<u64>,
             kill(stage)?;
             start(stage, Path::new(EXITMARK))?;
         }
+        Event::KillAtEveryStep => kill_at_every_step(stage)?,
         Event::Upgrade => upgrade(stage)?,
         Event::Swap => swap(stage, &stage.sets.large, SWAPS)?,
         Event::ManySwaps => swap(stage, &stage.sets.small, MANY_SWAPS)?,
@@ -88,6 +91,31 @@ fn clean_end(running: RunningBox) -> Result<(), LabError> {
             last.status, last.log
         ))),
     }
+}
+
+/// Each start goes on with what the one before left that was killed.
+#[cfg(target_arch = "x86_64")]
+fn kill_at_every_step(stage: &mut Stage<'_>) -> Result<(), LabError> {
+    let configuration = stage.configuration.to_string_lossy().into_owned();
+    let words = [EXITMARK, "run", "--config", &configuration];
+    for step in 1.. {
+        terminate(stage)?;
+        let ending = killed_at(&stage.site.middle, &words, step)?;
+        start(stage, Path::new(EXITMARK))?;
+        match ending {
+            Ending::Killed(_) => {}
+            Ending::Itself(0, _) => break,
+            Ending::Itself(status, said) => {
+                return Err(LabError(format!("step {step}: {status}: {said}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn kill_at_every_step(_: &Stage<'_>) -> Result<(), LabError> {
+    Err(LabError("it takes the registers of x86_64".to_owned()))
 }
 
 /// The next version, which is the same under another name, starts while the old one ends.

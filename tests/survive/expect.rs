@@ -16,6 +16,9 @@ pub(crate) enum Event {
     Terminate,
     Restart,
     RestartAfterKill,
+    /// Before each step of a start that takes over, one after the other, with a plain start behind
+    /// each.
+    KillAtEveryStep,
     Upgrade,
     Swap,
     ManySwaps,
@@ -42,6 +45,8 @@ pub(crate) enum Lost {
     /// What is sent in less than 10 ms: at most 200 frames, or more where the load was late and
     /// caught up just then.
     TenMs,
+    /// The same, each time that something happens.
+    TenMsEach,
     /// At most this many beside those that found a cable full: at saturation the load and the far
     /// ends are no better than their queues.
     Beside(u64),
@@ -109,6 +114,8 @@ pub(crate) const TABLE: &[Expected] = &[
     line(Event::Terminate,                  "SIGTERM",                 Steady,     NONE,            NONE),
     line(Event::Restart,                    "restart",                 Steady,     NONE,            NONE),
     line(Event::RestartAfterKill,           "restart after kill -9",   Steady,     NONE,            TEN_MS),
+    #[cfg(target_arch = "x86_64")]
+    line(Event::KillAtEveryStep,            "kill at every step",      Steady,     NONE,            Lost::TenMsEach),
     line(Event::Upgrade,                    "upgrade",                 Steady,     NONE,            NONE),
     line(Event::Swap,                       "relay set swap",          Steady,     NONE,            NONE),
     line(Event::ManySwaps,                  "250 relay set swaps",     Steady,     NONE,            NONE),
@@ -170,6 +177,12 @@ impl Row {
                 if self.lost > IN_TEN_MS && self.outage_ms.is_none_or(|length| length >= 10) =>
             {
                 wrong.push(format!("{} lost, at most 10 ms may be", self.lost));
+            }
+            Lost::TenMsEach if self.longest_outage_ms.is_some_and(|length| length >= 10) => {
+                wrong.push(format!(
+                    "an outage of {:?} ms, at most 10 ms may be",
+                    self.longest_outage_ms
+                ));
             }
             Lost::Beside(limit)
                 if self.lost > limit + self.dropped_before_box + self.dropped_behind_box =>

@@ -28,6 +28,8 @@ pub(crate) struct Row {
     pub(crate) lost_after: Option<u64>,
     /// From the sending of the first lost frame to that of the last one.
     pub(crate) outage_ms: Option<u64>,
+    /// The same of the longest time of which the lost frames follow each other by less than 50 ms.
+    pub(crate) longest_outage_ms: Option<u64>,
     /// Of the lost, those that found the cable before the box full: the load's own fault.
     pub(crate) dropped_before_box: u64,
     /// Of the lost, those that found the cables behind the box full or down.
@@ -48,7 +50,7 @@ pub(crate) struct Row {
 impl Row {
     /// One line for people.
     pub(crate) fn line(&self) -> String {
-        let outage = self.outage_ms.map(|ms| format!(", outage {ms} ms"));
+        let outage = self.longest_outage_ms.map(|ms| format!(", outage {ms} ms"));
         format!(
             "{:21} {:7} {:10} {:>8} pps: sent {}, lost {} (before box {}, in {}, behind {}), duplicated {}, \
              reordered {}, mismarked {}, missteered {}{}",

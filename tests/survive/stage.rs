@@ -55,7 +55,7 @@ pub(crate) fn play(
         allowed: match lost {
             Lost::AtMost(limit) | Lost::Beside(limit) => Some(limit),
             Lost::TenMs => Some(IN_TEN_MS),
-            Lost::Any | Lost::NoneAfter => None,
+            Lost::TenMsEach | Lost::Any | Lost::NoneAfter => None,
         },
         ..Row::default()
     };
@@ -246,6 +246,7 @@ pub(crate) fn fill(
         if let (Some(first), Some(last)) = (time(lost.first()), time(lost.last())) {
             row.outage_ms = u64::try_from((last - first).as_millis()).ok();
         }
+        row.longest_outage_ms = longest(lost.iter().filter_map(|&number| sent.time(number)));
         row.lost_after = back.map(|from| {
             lost.iter()
                 .filter(|&&number| number >= from)
@@ -262,6 +263,22 @@ pub(crate) fn fill(
     row.missteered = total.missteered;
     row.garbled = total.garbled;
     Ok(())
+}
+
+/// The longest time, in milliseconds, of which moments follow each other by less than a pause.
+fn longest(moments: impl Iterator<Item = Duration>) -> Option<u64> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut longest = None;
+    let mut since: Option<(Duration, Duration)> = None;
+    for moment in moments {
+        let begin = match since {
+            Some((begin, last)) if moment < last + PAUSE => begin,
+            _ => moment,
+        };
+        since = Some((begin, moment));
+        longest = longest.max(Some(moment - begin));
+    }
+    longest.and_then(|length| u64::try_from(length.as_millis()).ok())
 }
 
 fn count(numbers: &[u64]) -> u64 {

@@ -23,6 +23,8 @@ mod endurance;
 mod frames;
 mod guarded;
 mod incoming;
+#[cfg(target_arch = "x86_64")]
+mod killed;
 mod leaks;
 mod marked;
 mod needles;

@@ -42,8 +42,8 @@ pub struct Attachment {
     pub role: Role,
     /// How it is attached.
     pub mode: AttachMode,
-    /// The link and the program that was there before.
-    before: Option<(OwnedFd, OwnedFd)>,
+    /// The link, and the program that was there before if it could be opened.
+    before: Option<(OwnedFd, Option<OwnedFd>)>,
 }
 
 impl Attachment {
@@ -63,9 +63,12 @@ impl Attachment {
     /// The kernel refuses.
     pub fn revert(self, pins: &Pins) -> Result<(), KernelError> {
         match self.before {
-            Some((link, program)) => {
-                sys::update_link(link.as_fd(), program.as_fd()).map_err(map_error("ports"))
+            Some((link, Some(program))) => {
+                sys::update_link(link.as_fd(), program.as_fd()).map_err(map_error("ports"))?;
+                Ok(pins.pin_program(self.role, program.as_fd())?)
             }
+            // The new one forwards on without this process.
+            Some((_, None)) => Ok(()),
             None => Ok(pins.remove_link(self.role).map(drop)?),
         }
     }
@@ -94,21 +97,46 @@ impl Kernel {
         let before = match pins.link(role)? {
             Some(link) => {
                 let target = sys::link_target(link.as_fd()).map_err(failed)?;
-                let old = pins.open_program(role, target.program).map_err(failed)?;
-                sys::update_link(link.as_fd(), program).map_err(failed)?;
+                // A process that was killed, or another build, may have left it without a pin.
+                let old = pins.open_program(role, target.program);
+                let old = old.inspect_err(|error| {
+                    tracing::warn!(
+                        "the program on {interface} is replaced for good: it cannot be opened, to \
+                         be put back if this start fails: {error}"
+                    );
+                });
+                let old = old.ok();
+                pins.pin_program(role, program)?;
+                if let Err(error) = sys::update_link(link.as_fd(), program) {
+                    match &old {
+                        Some(old) => pins.pin_program(role, old.as_fd())?,
+                        None => pins.remove_program(role)?,
+                    }
+                    return Err(failed(error));
+                }
                 Some((link, old))
             }
             None => {
+                pins.pin_program(role, program)?;
                 let link = match sys::create_link(program, ifindex, XDP_FLAGS_DRV_MODE) {
-                    Ok(link) => link,
+                    Ok(link) => Ok(link),
                     // Taken by another program, or no right to: generic mode changes neither.
                     Err(error)
                         if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EPERM)) =>
                     {
+                        Err(error)
+                    }
+                    Err(native) => {
+                        let generic = sys::create_link(program, ifindex, XDP_FLAGS_SKB_MODE);
+                        generic.map_err(|_| native)
+                    }
+                };
+                let link = match link {
+                    Ok(link) => link,
+                    Err(error) => {
+                        pins.remove_program(role)?;
                         return Err(failed(error));
                     }
-                    Err(native) => sys::create_link(program, ifindex, XDP_FLAGS_SKB_MODE)
-                        .map_err(|_| failed(native))?,
                 };
                 pins.pin_link(role, link)?;
                 None
@@ -141,12 +169,10 @@ impl Kernel {
         mode: AttachMode,
     ) -> Result<AttachMode, KernelError> {
         pins.remove_link(role)?;
-        let mode = match mode {
-            AttachMode::Native => self.attach(pins, role, interface, ifindex)?.mode,
-            AttachMode::Generic => self.attach_generic(pins, role, interface, ifindex)?,
-        };
-        pins.pin_program(role, self.program(role))?;
-        Ok(mode)
+        match mode {
+            AttachMode::Native => Ok(self.attach(pins, role, interface, ifindex)?.mode),
+            AttachMode::Generic => self.attach_generic(pins, role, interface, ifindex),
+        }
     }
 
     /// Attaches a program again, in generic mode. It must be the first one there: in between the
@@ -177,6 +203,7 @@ impl Kernel {
         interface: &str,
         ifindex: u32,
     ) -> Result<AttachMode, KernelError> {
+        pins.pin_program(role, self.program(role))?;
         let link = sys::create_link(self.program(role), ifindex, XDP_FLAGS_SKB_MODE);
         let link = link.map_err(|source| KernelError::Attach {
             interface: interface.to_owned(),
@@ -232,7 +259,6 @@ impl Kernel {
     pub fn watch_drops(&self, pins: &Pins) -> Result<(), KernelError> {
         if self.counts_drops {
             let programs = &self.skeleton.progs;
-            pins.remove_watches()?;
             for (watch, program) in [
                 (Watch::Unsent, programs.exitmark_unsent.as_fd()),
                 (Watch::Unredirected, programs.exitmark_unredirected.as_fd()),

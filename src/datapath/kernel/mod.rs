@@ -238,11 +238,6 @@ impl Kernel {
     /// # Errors
     /// The file system refuses.
     pub fn pin_maps(&self, pins: &Pins) -> Result<(), KernelError> {
-        for role in Role::ALL {
-            if pins.link(role)?.is_some() {
-                pins.pin_program(role, self.program(role))?;
-            }
-        }
         let maps = &self.skeleton.maps;
         for (name, map) in [
             ("policies", maps.policies.as_fd()),

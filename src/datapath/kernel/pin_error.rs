@@ -1,8 +1,13 @@
-//! What the BPF file system refuses, and what to do about it.
+//! Names in the BPF file system: given, taken away, and what to do where that is refused.
 
+use super::sys;
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+
+/// What a name begins with that is about to become another one.
+pub(super) const NEXT: &str = "next_";
 
 /// Why nothing can be pinned, or what is pinned cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,4 +71,22 @@ pub(super) fn remove(path: &Path) -> Result<bool, PinError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(refused("remove", path)(error)),
     }
+}
+
+/// Gives an object this name, in the place of what has it now: whatever happens to this process,
+/// one of the two has it.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), PinError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let next = path.with_file_name(format!("{NEXT}{name}"));
+    let mut pinned = sys::pin(object, &next);
+    if pinned
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+    {
+        // A process that was killed has left it.
+        remove(&next)?;
+        pinned = sys::pin(object, &next);
+    }
+    pinned.map_err(refused("pin", &next))?;
+    fs::rename(&next, path).map_err(refused("pin", path))
 }

@@ -10,15 +10,19 @@
 //!
 //! The links are the box: as long as they are there, frames flow. A build with another layout
 //! of its maps brings maps of its own and takes the links over all the same.
+//!
+//! A process may be killed between any two of its system calls, and what it leaves must be enough
+//! for the next one: a name goes from one object to the next in one step, and a program has its name
+//! before a link attaches it.
 
 use super::super::Role;
-use super::pin_error::{PinError, as_io, refused, remove};
+use super::pin_error::{NEXT, PinError, as_io, pin, refused, remove};
 use super::sys;
 use super::undo::{Undo, read_undo, undo_map, write_undo};
 use libbpf_rs::MapHandle;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use nix::unistd::{Gid, Uid, chown};
+use nix::unistd::{AccessFlags, Gid, Uid, chown, faccessat};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -71,6 +75,7 @@ impl Pins {
         }
         let was_there = directory.is_dir();
         let lock = lock(directory)?;
+        remove_half_made(directory)?;
         let undo = undo_map(&directory.join(UNDO)).inspect_err(|_| {
             if !was_there {
                 let _ = fs::remove_dir(directory);
@@ -141,20 +146,21 @@ impl Pins {
     }
 
     pub(super) fn pin_link(&self, role: Role, link: impl AsFd) -> Result<(), PinError> {
-        let path = self.link_path(role);
-        sys::pin(link.as_fd(), &path).map_err(refused("pin", &path))
+        pin(link.as_fd(), &self.link_path(role))
     }
 
     fn program_path(&self, role: Role) -> PathBuf {
         self.directory.join(format!("program_{role}"))
     }
 
-    /// Pins a role's program beside its link: to open it by its number takes CAP_SYS_ADMIN, which
-    /// no box needs for anything else.
+    /// Pins the program that a role's link is about to attach: to open it by its number takes
+    /// CAP_SYS_ADMIN, which no box needs for anything else.
     pub(super) fn pin_program(&self, role: Role, program: BorrowedFd<'_>) -> Result<(), PinError> {
-        let path = self.program_path(role);
-        remove(&path)?;
-        sys::pin(program, &path).map_err(refused("pin", &path))
+        pin(program, &self.program_path(role))
+    }
+
+    pub(super) fn remove_program(&self, role: Role) -> Result<(), PinError> {
+        remove(&self.program_path(role)).map(drop)
     }
 
     /// The program with this number, which a role's link attaches.
@@ -168,8 +174,7 @@ impl Pins {
     }
 
     pub(super) fn pin_watch(&self, watch: Watch, link: impl AsFd) -> Result<(), PinError> {
-        let path = self.directory.join(watch.name());
-        sys::pin(link.as_fd(), &path).map_err(refused("pin", &path))
+        pin(link.as_fd(), &self.directory.join(watch.name()))
     }
 
     pub(super) fn remove_watches(&self) -> Result<(), PinError> {
@@ -185,19 +190,20 @@ impl Pins {
     /// The file system refuses.
     pub fn remove_link(&self, role: Role) -> Result<bool, PinError> {
         let path = self.link_path(role);
-        let link = self.link(role)?;
         // First what can be refused, so that nothing is half done then.
-        remove(&self.program_path(role))?;
-        let was_pinned = remove(&path)?;
-        if let Some(link) = link
+        can_be_changed(&self.directory)?;
+        if let Some(link) = self.link(role)?
             && sys::link_target(link.as_fd())
                 .map_err(refused("look at", &path))?
                 .ifindex
                 != 0
         {
-            // Without this the kernel does it some time after the last reference is gone.
+            // Without this the kernel does it some time after the last reference is gone. What is
+            // left if this process ends here is the name of a link that attaches nothing.
             sys::detach_link(link.as_fd()).map_err(refused("detach", &path))?;
         }
+        let was_pinned = remove(&path)?;
+        self.remove_program(role)?;
         Ok(was_pinned)
     }
 
@@ -222,9 +228,7 @@ impl Pins {
     ) -> Result<(), PinError> {
         let directory = self.maps(layout);
         make_directory(&directory)?;
-        let path = directory.join(name);
-        remove(&path)?;
-        sys::pin(map, &path).map_err(refused("pin", &path))
+        pin(map, &directory.join(name))
     }
 
     fn map_directories(&self) -> Result<Vec<(String, PathBuf)>, PinError> {
@@ -311,6 +315,25 @@ fn is_bpf_fs(directory: &Path) -> Result<bool, PinError> {
         .map_err(io::Error::from)
         .map_err(refused("look at", existing))?;
     Ok(kind.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Whether this user may give and take away names in a directory.
+fn can_be_changed(directory: &Path) -> Result<(), PinError> {
+    let how = AccessFlags::W_OK | AccessFlags::X_OK;
+    faccessat(AT_FDCWD, directory, how, AtFlags::AT_EACCESS)
+        .map_err(io::Error::from)
+        .map_err(refused("change", directory))
+}
+
+/// Removes names that a process which was killed had not put into their places.
+fn remove_half_made(directory: &Path) -> Result<(), PinError> {
+    let entries = fs::read_dir(directory).map_err(refused("list", directory))?;
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(NEXT) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Nobody else may hold, or unpin, what is in it.

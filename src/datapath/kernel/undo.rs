@@ -1,8 +1,9 @@
 //! What the box has changed on NICs, in a map that lasts as long as its links do.
 
 use super::super::Role;
-use super::pin_error::{PinError, as_io, refused, remove};
+use super::pin_error::{PinError, as_io, pin, refused};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// What was changed on a NIC, to be set back when the box is taken off it.
@@ -61,7 +62,7 @@ pub(super) fn undo_map(path: &Path) -> Result<MapHandle, PinError> {
         ..Default::default()
     };
     let entries = u32::try_from(Role::ALL.len()).unwrap_or(3);
-    let mut map = MapHandle::create(
+    let map = MapHandle::create(
         MapType::Array,
         Some("exitmark_undo"),
         4,
@@ -73,8 +74,7 @@ pub(super) fn undo_map(path: &Path) -> Result<MapHandle, PinError> {
     for (role, undo) in kept {
         write_undo(&map, role, undo).map_err(failed("write to"))?;
     }
-    remove(path)?;
-    map.pin(path).map_err(failed("pin"))?;
+    pin(map.as_fd(), path)?;
     Ok(map)
 }
 

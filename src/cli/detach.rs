@@ -1,6 +1,7 @@
 //! `exitmark detach`: the NICs as they were.
 
 use super::{misused, print, unmet};
+use crate::control::DEFAULT_SOCKET;
 use crate::daemon;
 use crate::settings::Settings;
 use std::path::PathBuf;
@@ -19,14 +20,14 @@ pub struct Arguments {
 
 /// Detaches.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let directory = match &arguments.config {
-        None => arguments.pins.clone(),
+    let (directory, socket) = match &arguments.config {
+        None => (arguments.pins.clone(), PathBuf::from(DEFAULT_SOCKET)),
         Some(path) => match Settings::load(path) {
-            Ok(settings) => settings.pin.directory,
+            Ok(settings) => (settings.pin.directory, settings.control.socket),
             Err(error) => return misused(format_args!("{}: {error}", path.display())),
         },
     };
-    match daemon::detach(&directory) {
+    match daemon::detach(&directory, &socket) {
         Ok(true) => print("detached: the NICs are what they were\n"),
         Ok(false) => print(&format!(
             "nothing to detach: there is no {}\n",

@@ -15,7 +15,7 @@ mod server;
 pub use crate::observe::CaptureRequest;
 pub use client::Client;
 pub use error::ControlError;
-pub use listen::{ControlSettings, Listeners};
+pub use listen::{ControlSettings, Listeners, answers};
 pub use server::Server;
 
 use crate::observe::Report;

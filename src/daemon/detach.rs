@@ -2,38 +2,58 @@
 
 use super::DaemonError;
 use super::nics::Nics;
-use crate::datapath::{Pins, Role, Undo};
+use super::record::{Record, united};
+use crate::control;
+use crate::datapath::{PerRole, Pins, Role, Undo};
 use crate::nic::{Nic, NicError, Offload};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Takes a box off its NICs; false where there is none. The process that ran it has ended.
+/// Takes a box off its NICs; false where there is none. The process that ran it has ended. Where
+/// its pins are gone, what it has changed on the NICs is set back all the same: it is on record
+/// beside its control socket.
 ///
 /// # Errors
 /// It still runs, or there is no privilege.
-pub fn detach(directory: &Path) -> Result<bool, DaemonError> {
-    if !Pins::exist(directory) {
+pub fn detach(pins: &Path, socket: &Path) -> Result<bool, DaemonError> {
+    let record = Record::of(socket, pins);
+    if Pins::exist(pins) {
+        take_off(Pins::open(pins)?, &record)?;
+        return Ok(true);
+    }
+    let changes = record.read();
+    if changes.is_empty() {
         return Ok(false);
     }
-    take_off(Pins::open(directory)?)?;
+    if control::answers(socket) {
+        return Err(DaemonError::Runs(socket.to_owned()));
+    }
+    set_all_back(changes, netns()?)?;
+    record.write(&[]);
     Ok(true)
 }
 
 /// Takes the programs off, sets the NICs back, and removes every pin.
-pub(super) fn take_off(pins: Pins) -> Result<(), DaemonError> {
+pub(super) fn take_off(pins: Pins, record: &Record) -> Result<(), DaemonError> {
     let netns = netns()?;
     pins.remove_links()?;
-    let undos: Vec<_> = Role::ALL
-        .into_iter()
-        .filter_map(|role| pins.undo(role))
-        .collect();
-    // One that cannot be set back keeps no other from it, and nobody from another start.
-    let set_back = undos
-        .into_iter()
-        .map(|undo| set_back(undo, undo.changed, netns))
-        .fold(Ok(()), Result::and);
+    let set_back = set_all_back(earlier(&pins, record), netns);
     pins.remove()?;
-    Ok(set_back?)
+    set_back?;
+    record.write(&[]);
+    Ok(())
+}
+
+/// What was changed before, as the pins or the record have it.
+fn earlier(pins: &Pins, record: &Record) -> Vec<Undo> {
+    let pinned = Role::ALL.into_iter().filter_map(|role| pins.undo(role));
+    united(pinned.chain(record.read()))
+}
+
+/// One that cannot be set back keeps no other from it, and no process from another start.
+fn set_all_back(changes: Vec<Undo>, netns: u64) -> Result<(), NicError> {
+    let set_back = |undo: Undo| set_back(undo, undo.changed, netns);
+    changes.into_iter().map(set_back).fold(Ok(()), Result::and)
 }
 
 /// The number of this thread's network namespace.
@@ -130,51 +150,48 @@ fn set_back(undo: Undo, changes: u64, netns: u64) -> Result<(), NicError> {
 
 /// Sets on each NIC what a wire needs. What is changed is remembered before, for whoever
 /// detaches the box; what an earlier box changed and is needed no more is set back.
-pub(super) fn prepare(pins: &Pins, nics: &Nics) -> Result<(), DaemonError> {
+pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<(), DaemonError> {
     let netns = netns()?;
-    let earlier: Vec<Undo> = Role::ALL
-        .into_iter()
-        .filter_map(|role| pins.undo(role))
-        .collect();
-    let needed = |role: Role| -> u64 {
+    let earlier = earlier(pins, record);
+    let needed = |role: Role| {
         let settings = Setting::ALL.into_iter();
-        settings
-            .filter(|setting| setting.is_needed(role))
-            .map(Setting::bit)
-            .sum()
+        settings.filter(move |setting| setting.is_needed(role))
     };
-    for role in Role::ALL {
-        let Some(nic) = &nics.ports[role] else {
-            pins.remember(role, None)?;
-            continue;
-        };
-        let missing: Vec<Setting> = Setting::ALL
-            .into_iter()
-            .filter(|setting| setting.is_needed(role) && setting.is_missing(nic))
-            .collect();
-        let ours = earlier
-            .iter()
-            .filter(|undo| undo.netns == netns && undo.ifindex == nic.index)
-            .fold(0, |ours, undo| ours | undo.changed & needed(role));
-        let undo = Undo {
+    let bits = |role: Role| needed(role).fold(0, |all, setting| all | setting.bit());
+    let is_on = |undo: &Undo, nic: &Nic| undo.netns == netns && undo.ifindex == nic.index;
+    let missing = |role: Role, nic: &Nic| -> Vec<Setting> {
+        needed(role)
+            .filter(|setting| setting.is_missing(nic))
+            .collect()
+    };
+    let undos = PerRole::from_fn(|role| {
+        let nic = nics.ports[role].as_ref()?;
+        let ours = earlier.iter().filter(|undo| is_on(undo, nic));
+        let ours = ours.fold(0, |ours, undo| ours | undo.changed & bits(role));
+        let missing = missing(role, nic).into_iter();
+        let changed = missing.fold(ours, |all, setting| all | setting.bit());
+        (changed != 0).then_some(Undo {
             ifindex: nic.index,
             netns,
-            changed: missing
-                .iter()
-                .fold(ours, |all, setting| all | setting.bit()),
-        };
-        pins.remember(role, (undo.changed != 0).then_some(undo))?;
-        for setting in missing {
-            setting.set(nic, true)?;
+            changed,
+        })
+    });
+    let now = || undos.iter().filter_map(|(_, undo)| *undo);
+    record.write(&united(earlier.iter().copied().chain(now())));
+    for role in Role::ALL {
+        pins.remember(role, undos[role])?;
+        if let Some(nic) = &nics.ports[role] {
+            for setting in missing(role, nic) {
+                setting.set(nic, true)?;
+            }
         }
     }
     // At last what is needed no more: until here a start can still fail.
     for &undo in &earlier {
-        let role = nics
-            .present()
-            .find(|(_, nic)| undo.netns == netns && undo.ifindex == nic.index)
-            .map(|(role, _)| role);
-        set_back(undo, undo.changed & !role.map_or(0, needed), netns)?;
+        let role = nics.present().find(|(_, nic)| is_on(&undo, nic));
+        let needed = role.map_or(0, |(role, _)| bits(role));
+        set_back(undo, undo.changed & !needed, netns)?;
     }
+    record.write(&now().collect::<Vec<_>>());
     Ok(())
 }

@@ -91,6 +91,9 @@ pub enum DaemonError {
     /// The control socket or the metrics' port cannot be had.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// A box answers whose pins are gone.
+    #[error("an exitmark answers at {0}: stop it first")]
+    Runs(PathBuf),
     /// Sockets cannot be had.
     #[error(transparent)]
     Xsk(#[from] XskError),

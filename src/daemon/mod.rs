@@ -13,6 +13,7 @@ mod nics;
 mod parts;
 mod prompter;
 mod queues;
+mod record;
 mod relays;
 mod reload;
 mod report;
@@ -35,6 +36,7 @@ use nics::Nics;
 use nix::unistd::{Gid, Uid};
 use parts::{Parts, Standing};
 use prompter::{Prompter, Update};
+use record::Record;
 use relays::Keeper;
 use reload::Reloading;
 use requests::{Request, Requests};
@@ -95,6 +97,7 @@ struct Daemon {
     /// Of which ports it was said that frames arrive cut.
     cut_told: PerRole<bool>,
     pins: Pins,
+    record: Record,
     workers: Workers,
     steering: Steering,
     links: Arc<Links>,
@@ -146,8 +149,8 @@ pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
 }
 
 /// What was there before goes on by itself; what was not shall not stay.
-fn abandon(error: DaemonError, pins: Pins, was_attached: bool) -> DaemonError {
-    if !was_attached && let Err(failed) = detach::take_off(pins) {
+fn abandon(error: DaemonError, pins: Pins, record: &Record, was_attached: bool) -> DaemonError {
+    if !was_attached && let Err(failed) = detach::take_off(pins, record) {
         tracing::error!("the NICs cannot be set back: {failed}");
     }
     error
@@ -180,10 +183,11 @@ impl Daemon {
     ) -> Result<Self, DaemonError> {
         let nics = Nics::look(&settings)?;
         let pins = Pins::open(&settings.pin.directory)?;
+        let record = Record::of(&settings.control.socket, &settings.pin.directory);
         let was_attached = pins.are_attached()?;
         let (listeners, keeper, first) = match Self::begin(&settings) {
             Ok(begun) => begun,
-            Err(error) => return Err(abandon(error, pins, was_attached)),
+            Err(error) => return Err(abandon(error, pins, &record, was_attached)),
         };
         let passing = Arc::new(settings.rules.passing());
         let rules = if first.passes {
@@ -193,9 +197,9 @@ impl Daemon {
         };
         let is_passing = first.passes;
         let snapshot = Arc::new(Snapshot::new(1, Arc::clone(rules), first.endpoints));
-        let parts = match Parts::assemble(&settings, &nics, &snapshot, &pins, &events) {
+        let parts = match Parts::assemble(&settings, &nics, &snapshot, (&pins, &record), &events) {
             Ok(parts) => parts,
-            Err(error) => return Err(abandon(error, pins, was_attached)),
+            Err(error) => return Err(abandon(error, pins, &record, was_attached)),
         };
         let ready = parts.describe(snapshot.relays.len());
         let mut daemon = Self {
@@ -222,6 +226,7 @@ impl Daemon {
             topology: Topology::default(),
             cut_told: PerRole::default(),
             pins,
+            record,
             workers: parts.workers,
             steering: parts.steering,
             links: parts.links,
@@ -237,7 +242,7 @@ impl Daemon {
                 let _ = daemon.workers.dismiss(&daemon.kernel);
                 daemon.workers.end();
                 daemon.leave_to_kernel();
-                return Err(abandon(error, daemon.pins, was_attached));
+                return Err(abandon(error, daemon.pins, &daemon.record, was_attached));
             }
         }
         print_line(&ready);
@@ -476,7 +481,7 @@ impl Daemon {
         self.print_counters();
         self.leave_to_kernel();
         if self.settings.pin.on_stop == OnStop::Detach {
-            detach::take_off(self.pins)?;
+            detach::take_off(self.pins, &self.record)?;
         }
         dismissed?;
         reports

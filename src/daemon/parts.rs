@@ -2,6 +2,7 @@
 //! another process left. What cannot be finished is put back.
 
 use super::nics::Nics;
+use super::record::Record;
 use super::steering::Steering;
 use super::witness::Watch;
 use super::workers::{Sockets, Workers};
@@ -89,9 +90,10 @@ impl Parts {
         settings: &Settings,
         nics: &Nics,
         snapshot: &Arc<Snapshot>,
-        pins: &Pins,
+        kept: (&Pins, &Record),
         events: &Sender<Event>,
     ) -> Result<Self, DaemonError> {
+        let (pins, _) = kept;
         let (kernel, counters_were_there) =
             Kernel::load_pinned(pins, nics.buffers(settings.datapath.frags))?;
         kernel.publish(snapshot)?;
@@ -155,7 +157,7 @@ impl Parts {
             watch,
             attachments: Vec::new(),
         };
-        if let Err(error) = parts.attach(nics, pins, &links, &lossy, settings.engine) {
+        if let Err(error) = parts.attach(nics, kept, &links, &lossy, settings.engine) {
             // The programs that were there are put back before their successors' workers end.
             for attachment in parts.attachments.drain(..).rev() {
                 if let Err(error) = attachment.revert(pins) {
@@ -179,7 +181,7 @@ impl Parts {
     fn attach(
         &mut self,
         nics: &Nics,
-        pins: &Pins,
+        (pins, record): (&Pins, &Record),
         links: &Links,
         lossy: &PerRole<Option<Lossy>>,
         asked: Engine,
@@ -189,7 +191,7 @@ impl Parts {
         let reach = Reach::look(nics, lossy)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
         // Before anything is taken off that was there: this may be refused.
-        detach::prepare(pins, nics)?;
+        detach::prepare(pins, record, nics)?;
         for remark in self.kernel.clear(pins, nics.numbers())? {
             tracing::warn!("{remark}");
         }

@@ -35,7 +35,6 @@ const INSTALLED: &[&str] = &[
     "644 root:root /lib/systemd/system/run-bpf-exitmark.mount",
     "644 root:root /usr/lib/sysusers.d/exitmark.conf",
     "644 root:root /usr/share/exitmark/exitmark.example.toml",
-    "644 root:root /usr/share/doc/exitmark/examples/tor.conf",
     "644 root:root /usr/share/doc/exitmark/README.md",
     "644 root:root /usr/share/doc/exitmark/docs/install.md",
     "644 root:root /usr/share/doc/exitmark/docs/troubleshooting.md",
@@ -135,6 +134,7 @@ fn from_installation_to_purge() {
     assert!(!machine.is_there("/usr/bin/exitmark"));
     assert!(!machine.is_there(PINS));
     machine.remove("-P", "exitmark").unwrap();
+    assert!(!machine.run("id", &["exitmark"]).contains("debian-tor"));
     let left = machine.changed_files_named("exitmark");
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(machine.run("getent", &["passwd", "exitmark"]), user);

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 pub(crate) struct Service<'a> {
     machine: &'a Machine,
     unit: Unit,
-    /// What drop-ins give it beside its own group.
+    /// Its user's groups beside its own.
     groups: &'static [&'static str],
     /// File systems beside the root's and /run.
     mounts: Vec<String>,
@@ -68,6 +68,8 @@ impl<'a> Service<'a> {
         let owner = machine.run("stat", &["-c", "%a %U:%G", place]);
         assert!(owner.trim().ends_with("700 exitmark:exitmark"), "{owner}");
         let mounts = vec![place.to_owned()];
+        // As the install page has it.
+        machine.run("adduser", &["exitmark", "debian-tor"]);
         Self::with_directories(machine, unit, &["debian-tor"], mounts)
     }
 

@@ -44,7 +44,7 @@ README_BLOCKS = (
     ("cat > /etc/network/interfaces.d/exitmark", Trial.configure_nics),
     ("apt install -y tor tcpdump", Trial.tor),
     ("exitmark relays /var/lib/tor/", Trial.relays),
-    ("install -D -m 644 /usr/share/doc/exitmark/examples/tor.conf", Trial.run_only),
+    ("adduser exitmark debian-tor", Trial.run_only),
     ("cp /usr/share/exitmark/exitmark.example.toml", Trial.run_only),
     ("systemctl start run-bpf-exitmark.mount", Trial.look),
     ("runuser -u exitmark", Trial.run_only),

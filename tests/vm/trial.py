@@ -393,8 +393,8 @@ class Trial:
             "pgrep -a exitmark || true\n"
             "mount | grep exitmark || true\n"
             "find /run /etc /usr /var/lib /var/cache -xdev -name '*exitmark*' "
-            "| grep -v -e '^/etc/systemd/system/exitmark.service.d' "
-            "-e '^/etc/network' -e '^/var/lib/systemd/' || true"
+            "| grep -v -e '^/etc/network' -e '^/var/lib/systemd/' || true\n"
+            "getent group debian-tor | grep exitmark || true"
         )
         require(not left, f"left: {left}")
 

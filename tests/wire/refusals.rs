@@ -2,9 +2,9 @@
 
 use crate::craft::exit;
 use crate::leaks::pins;
-use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, moved, needs_root, silence};
-use exitmark::lab::Netns;
+use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, eventually, moved, needs_root, silence};
 use exitmark::lab::site::{CLEARNET_MAC, INCOMING_MAC, Plan, Site, TORNET_MAC};
+use exitmark::lab::{LabError, Netns};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -369,6 +369,68 @@ fn what_is_set_on_nics_is_put_back_as_it_was() {
     };
     let rig = Rig::on(rig.site, &config);
     moved(&rig.running.stop().unwrap());
+    assert_eq!(state(&rig.site.middle), before);
+}
+
+/// The BPF file system is unmounted, and all pins with it.
+#[test]
+fn what_is_set_on_nics_is_put_back_where_the_pins_are_gone() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    silence(&site);
+    let before = state(&site.middle);
+    let config = Config {
+        more: "[pin]\ndirectory = \"/run/bpf/box\"",
+        ..Config::default()
+    };
+    let mount = |site: &Site| {
+        site.middle.command("mkdir", &["-p", "/run/bpf"]).unwrap();
+        let words = ["-t", "bpf", "bpf", "/run/bpf"];
+        site.middle.command("mount", &words).unwrap();
+    };
+    let programs_are_off = |site: &Site| {
+        eventually("the programs are off", || {
+            match site.middle.ip("-details link show")?.contains("prog/xdp") {
+                true => Err(LabError("not yet".to_owned())),
+                false => Ok(()),
+            }
+        });
+    };
+    let unmount = |site: &Site| {
+        site.middle
+            .command("umount", &["--lazy", "/run/bpf"])
+            .unwrap();
+    };
+    mount(&site);
+    let rig = Rig::on(site, &config);
+    let file = rig.configuration.to_str().unwrap().to_owned();
+    let detach = |site: &Site| {
+        let words = ["detach", "--config", &file];
+        site.middle.command(EXITMARK, &words)
+    };
+    // A box that still runs is left alone.
+    unmount(&rig.site);
+    let refused = detach(&rig.site).unwrap_err().to_string();
+    assert!(refused.contains("an exitmark answers"), "{refused}");
+    moved(&rig.running.stop().unwrap());
+    programs_are_off(&rig.site);
+    assert_ne!(state(&rig.site.middle), before);
+    let said = detach(&rig.site).unwrap();
+    assert_eq!(said, "detached: the NICs are what they were\n");
+    assert_eq!(state(&rig.site.middle), before);
+    assert!(detach(&rig.site).unwrap().starts_with("nothing to detach"));
+
+    // The same with a box in between, which finds the NICs as the first one has set them.
+    mount(&rig.site);
+    let rig = Rig::on(rig.site, &config);
+    moved(&rig.running.stop().unwrap());
+    unmount(&rig.site);
+    programs_are_off(&rig.site);
+    mount(&rig.site);
+    let rig = Rig::on(rig.site, &config);
+    moved(&rig.running.stop().unwrap());
+    let words = ["detach", "--pins", "/run/bpf/box"];
+    rig.site.middle.command(EXITMARK, &words).unwrap();
     assert_eq!(state(&rig.site.middle), before);
 }
 

@@ -3,9 +3,11 @@
 use super::{misused, print, unmet};
 use crate::control::DEFAULT_SOCKET;
 use crate::daemon;
+use crate::process;
 use crate::settings::Settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Take the box off its NICs, after `run` has ended: nothing is forwarded any more
 #[derive(Debug, clap::Args)]
@@ -16,6 +18,9 @@ pub struct Arguments {
     /// The directory of the pins, where there is no configuration
     #[arg(long, value_name = "DIRECTORY", default_value = "/sys/fs/bpf/exitmark")]
     pins: PathBuf,
+    /// Leave host and uplink a plain wire: everything is forwarded, unmarked
+    #[arg(long, requires = "config")]
+    keep_wire: bool,
 }
 
 /// Detaches.
@@ -23,6 +28,15 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let (directory, socket) = match &arguments.config {
         None => (arguments.pins.clone(), PathBuf::from(DEFAULT_SOCKET)),
         Some(path) => match Settings::load(path) {
+            Ok(settings) if arguments.keep_wire => {
+                process::log_to_stderr();
+                return match daemon::wire(settings, Duration::ZERO) {
+                    Ok([host, uplink]) => {
+                        print(&format!("detached: {host} and {uplink} are a plain wire\n"))
+                    }
+                    Err(error) => unmet(error),
+                };
+            }
             Ok(settings) => (settings.pin.directory, settings.control.socket),
             Err(error) => return misused(format_args!("{}: {error}", path.display())),
         },

@@ -13,6 +13,7 @@ pub mod reload;
 pub mod run;
 pub mod status;
 pub mod top;
+pub mod wire;
 
 use crate::process;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -31,6 +32,7 @@ pub struct Invocation {
 enum Command {
     Check(check::Arguments),
     Run(run::Arguments),
+    Wire(wire::Arguments),
     Detach(detach::Arguments),
     Status(status::Arguments),
     Top(top::Arguments),
@@ -56,6 +58,7 @@ impl Invocation {
         match self.command {
             Command::Check(arguments) => check::run(&arguments),
             Command::Run(arguments) => run::run(&arguments),
+            Command::Wire(arguments) => wire::run(&arguments),
             Command::Detach(arguments) => detach::run(&arguments),
             Command::Status(arguments) => status::run(&arguments),
             Command::Top(arguments) => top::run(&arguments),

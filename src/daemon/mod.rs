@@ -21,6 +21,7 @@ mod requests;
 mod sides;
 mod steering;
 mod topology;
+mod wire;
 mod witness;
 mod workers;
 mod zero_copy;
@@ -54,6 +55,7 @@ use workers::Workers;
 
 pub use detach::detach;
 pub use error::DaemonError;
+pub use wire::wire;
 
 /// How often the main thread looks around while nothing happens.
 const TICK: Duration = Duration::from_secs(60);

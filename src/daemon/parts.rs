@@ -298,6 +298,15 @@ impl Parts {
         Ok(())
     }
 
+    /// Leaves every frame to the kernel.
+    pub(super) fn leave(mut self) -> Result<(), DaemonError> {
+        let dismissed = self.workers.dismiss(&self.kernel);
+        self.workers.end();
+        self.steering.end();
+        self.watch.end();
+        dismissed
+    }
+
     /// One line for whoever waits for the box to be there.
     pub(super) fn describe(&self, relays: usize) -> String {
         let mut ports = String::new();

@@ -16,7 +16,8 @@ use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage,
 };
 use std::future::Future;
 use std::io;
@@ -105,6 +106,14 @@ pub enum NicError {
         /// `on` or `off`.
         wanted: &'static str,
         /// What the kernel said, or did.
+        reason: String,
+    },
+    /// It does not go up.
+    #[error("cannot set {name} up: {reason}")]
+    Up {
+        /// The NIC.
+        name: String,
+        /// What the kernel said.
         reason: String,
     },
     /// A change was refused.
@@ -332,6 +341,27 @@ impl Nic {
             done.map_err(|error| NicError::Promiscuous {
                 name: self.name.clone(),
                 wanted: if on { "on" } else { "off" },
+                reason: error.to_string(),
+            })
+        })
+    }
+
+    /// Sets the NIC up without an IPv6 link-local address: a wire says nothing by itself.
+    ///
+    /// # Errors
+    /// No privilege, or the driver refuses.
+    pub fn set_up(&self) -> Result<(), NicError> {
+        converse(async {
+            let handle = connect()?;
+            let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+            let silent = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![silent])]);
+            let change = LinkUnspec::new_with_index(self.index).append_extra_attribute(silent);
+            // A kernel without IPv6 makes no address either.
+            let _ = handle.link().set(change.build()).execute().await;
+            let change = LinkUnspec::new_with_index(self.index).up();
+            let done = handle.link().set(change.build()).execute().await;
+            done.map_err(|error| NicError::Up {
+                name: self.name.clone(),
                 reason: error.to_string(),
             })
         })

@@ -32,6 +32,7 @@ const INSTALLED: &[&str] = &[
     "755 root:root /usr/bin/exitmark",
     "755 root:root /etc/exitmark",
     "644 root:root /lib/systemd/system/exitmark.service",
+    "644 root:root /lib/systemd/system/exitmark-wire.service",
     "644 root:root /lib/systemd/system/run-bpf-exitmark.mount",
     "644 root:root /usr/lib/sysusers.d/exitmark.conf",
     "644 root:root /usr/share/exitmark/exitmark.example.toml",
@@ -42,6 +43,7 @@ const INSTALLED: &[&str] = &[
     "644 root:root /usr/share/doc/exitmark/copyright",
     "644 root:root /usr/share/man/man1/exitmark.1.gz",
     "644 root:root /usr/share/man/man1/exitmark-run.1.gz",
+    "644 root:root /usr/share/man/man1/exitmark-wire.1.gz",
     "644 root:root /usr/share/man/man5/exitmark.toml.5.gz",
     "644 root:root /usr/share/bash-completion/completions/exitmark",
     "644 root:root /usr/share/zsh/vendor-completions/_exitmark",
@@ -85,7 +87,11 @@ fn from_installation_to_purge() {
     }
     monitor::is_as_its_units_say(&machine);
 
-    let units = ["exitmark.service", "run-bpf-exitmark.mount"];
+    let units = [
+        "exitmark.service",
+        "exitmark-wire.service",
+        "run-bpf-exitmark.mount",
+    ];
     let units = [&units[..], &monitor::UNITS].concat();
     let verified = format!("systemd-analyze verify --man=no {} 2>&1", units.join(" "));
     assert_eq!(machine.run("sh", &["-c", &verified]), "");

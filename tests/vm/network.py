@@ -301,7 +301,8 @@ class Network:
 class Pings:
     """Pings from the Tor host to its router through the box, twenty a second, each counted.
 
-    A context; `lost` and `sent` afterwards. An answer may take `timeout` seconds.
+    A context; `lost`, `sent` and `silence`, the longest time in seconds without an answer, are known
+    afterwards. An answer may take `timeout` seconds.
     """
 
     INTERVAL = 0.05
@@ -314,6 +315,7 @@ class Pings:
         self._missing, self._ended = set(), threading.Event()
         self._threads = []
         self.sent = 0
+        self.silence = 0.0
 
     def __enter__(self):
         self._threads = [threading.Thread(target=each) for each in (self._send, self._receive)]
@@ -344,6 +346,7 @@ class Pings:
 
     def _receive(self):
         deadline = None
+        answered = time.monotonic()
         while True:
             if self._ended.is_set():
                 deadline = deadline or time.monotonic() + self._timeout
@@ -356,6 +359,8 @@ class Pings:
             kind, _, _, identifier, number = struct.unpack_from("!BBHHH", packet, at)
             if kind == 0 and identifier == 0x4558:
                 self._missing.discard(number)
+                now = time.monotonic()
+                self.silence, answered = max(self.silence, now - answered), now
 
 
 class Stream:

@@ -331,9 +331,21 @@ class Trial:
     # What else happens to a machine
 
     def reboot(self):
-        """The service comes by itself, and marks and steers."""
-        self.guest.reboot()
-        self.active("exitmark")
+        """The wire comes by itself before networking, and the service, which marks and steers."""
+        with network.Pings(self.net) as pings:
+            self.guest.reboot()
+            self.active("exitmark")
+        # Both in seconds: without an answer, and from the kernel's start to the plain wire.
+        self.facts["silence"] = round(pings.silence, 1)
+        wired, network_up = (
+            int(self.guest.run(f"systemctl show -P {what}"))
+            for what in (
+                "ExecMainExitTimestampMonotonic exitmark-wire",
+                "ExecMainStartTimestampMonotonic networking",
+            )
+        )
+        self.facts["wire after"] = round(wired / 1e6, 1)
+        require(0 < wired < network_up, f"a wire after {wired}, networking after {network_up} us")
         self.settled()
         self.marks()
 

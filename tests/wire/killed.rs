@@ -177,6 +177,19 @@ fn a_detachment() {
     assert_eq!(pins(&ground.site), Vec::<String>::new());
 }
 
+#[test]
+fn a_plain_wire_that_takes_a_box_over() {
+    needs_root!();
+    let ground = Ground::new();
+    let configuration = ground.configure("");
+    let file = configuration.to_str().unwrap().to_owned();
+    moved(&ground.start(&configuration, "nothing").stop().unwrap());
+    let wire = ["wire", "--config", &file];
+    let steps = ground.at_every_step(&wire, &configuration, || ());
+    println!("{steps} steps");
+    assert!(steps > 20, "{steps}");
+}
+
 /// The program that a link attaches has no name any more, and nobody without CAP_SYS_ADMIN can open
 /// it by its number.
 #[test]

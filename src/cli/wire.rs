@@ -1,0 +1,35 @@
+//! `exitmark wire`: a plain wire, before there is a policy.
+
+use super::{misused, print, unmet};
+use crate::daemon;
+use crate::process;
+use crate::settings::Settings;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Forward everything between host and uplink, unmarked, until `run` takes over; ends at once
+///
+/// For the beginning of a boot. It needs neither a relay set nor a process that runs.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration, of which the NICs and pins are used
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How long to wait for NICs that are not there yet
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=3600))]
+    wait: u16,
+}
+
+/// Makes it.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let settings = match Settings::load(&arguments.config) {
+        Ok(settings) => settings,
+        Err(error) => return misused(format_args!("{}: {error}", arguments.config.display())),
+    };
+    process::log_to_stderr();
+    match daemon::wire(settings, Duration::from_secs(arguments.wait.into())) {
+        Ok([host, uplink]) => print(&format!("{host} and {uplink} are a plain wire\n")),
+        Err(error) => unmet(error),
+    }
+}

@@ -1,0 +1,161 @@
+//! The wire alone, before a box and after one.
+
+use crate::craft::{AF11, Packet, TCP, exit, families, relay, segment};
+use crate::leaks::pins;
+use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, eventually, moved, needs_root, silence};
+use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, Plan, Site};
+use exitmark::lab::{Capture, LabError, RawPort, contained};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+fn wire(site: &Site, file: &str, more: &[&str]) -> Result<String, LabError> {
+    let words = [&["wire", "--config", file], more].concat();
+    site.middle.command(EXITMARK, &words)
+}
+
+/// Exit traffic, relay traffic and answers cross, as they came.
+#[track_caller]
+fn is_plain(site: &Site) {
+    let ends = [&site.host, &site.clearnet];
+    let mut eyes = ends.map(|end| Capture::start(end, "eth0", "in", "").unwrap());
+    let ports = ends.map(|end| RawPort::open(end, "eth0").unwrap());
+    let [outbound, steered] = [exit(0, 50), relay(1, 50)].map(|packet| packet.outbound(&[]));
+    let (host, server, _) = families()[0];
+    let inbound = Packet::new(server, host, TCP, segment(443, 40_000, 50));
+    let inbound = inbound.framed(HOST_MAC, CLEARNET_MAC, &[]);
+    ports[0].send(&outbound).unwrap();
+    ports[0].send(&steered).unwrap();
+    ports[1].send(&inbound).unwrap();
+    let [host, clearnet] = &mut eyes;
+    let arrived = clearnet.wait_until(PATIENCE, |seen| {
+        seen.iter().map(|one| &one.bytes).eq([&outbound, &steered])
+    });
+    assert!(arrived, "to the clearnet");
+    let arrived = host.wait_until(PATIENCE, |seen| {
+        seen.iter().map(|one| &one.bytes).eq([&inbound])
+    });
+    assert!(arrived, "to the host");
+}
+
+/// Exit frames from the host without a pause, for as long as something is done; none may be lost.
+#[track_caller]
+fn nothing_is_lost(site: &Site, work: impl FnOnce()) {
+    let mut eye = Capture::start(&site.clearnet, "eth0", "in", "").unwrap();
+    let port = RawPort::open(&site.host, "eth0").unwrap();
+    let ends = Arc::new(AtomicBool::new(false));
+    let ending = Arc::clone(&ends);
+    let sender = thread::spawn(move || {
+        let mut sent = 0;
+        while !ending.load(Ordering::Relaxed) {
+            port.send(&exit(0, sent % 1000).outbound(&[])).unwrap();
+            sent += 1;
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+        sent
+    });
+    work();
+    ends.store(true, Ordering::Relaxed);
+    let sent = sender.join().unwrap();
+    eye.wait_until(PATIENCE, |seen| seen.len() >= sent);
+    let seen = eye.finish().unwrap().len();
+    println!("{sent} frames sent, {} lost", sent - seen);
+    assert!(seen == sent && sent > 50, "{seen} of {sent}");
+}
+
+#[test]
+fn a_plain_wire_needs_nothing_but_two_nics_and_a_box_takes_it_over() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    silence(&site);
+    // As early in a boot: the NICs are down, and one has not its name yet.
+    for nic in ["host0", "uplink0"] {
+        site.middle.ip(&format!("link set {nic} down")).unwrap();
+        let key = format!("net/ipv6/conf/{nic}/disable_ipv6");
+        site.middle.sysctl(&key, "0").unwrap();
+    }
+    site.middle.ip("link set uplink0 name eth9").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        relays: "consensus = [\"/nosuch/cached-consensus\"]\nstate = \"/run/relays.state\""
+            .to_owned(),
+        ..Config::default()
+    };
+    let configuration = config.write(directory.path());
+    let file = configuration.to_str().unwrap();
+    let refused = wire(&site, file, &[]).unwrap_err().to_string();
+    assert!(
+        refused.contains("no network interface uplink0"),
+        "{refused}"
+    );
+    assert_eq!(pins(&site), Vec::<String>::new());
+    let mut command = contained(EXITMARK);
+    command.args(["wire", "--wait", "20", "--config", file]);
+    let mut waiting = site.middle.start(command).unwrap();
+    eventually("the first NIC is up", || {
+        match site.middle.ip("link show host0")?.contains(",UP") {
+            true => Ok(()),
+            false => Err(LabError("not yet".to_owned())),
+        }
+    });
+    site.middle.ip("link set eth9 name uplink0").unwrap();
+    assert!(waiting.wait(PATIENCE).unwrap().success());
+    for nic in ["host0", "uplink0"] {
+        let addresses = site.middle.ip(&format!("-6 addr show dev {nic}")).unwrap();
+        assert_eq!(addresses, "", "a wire says nothing by itself");
+    }
+    is_plain(&site);
+    let mut rig = None;
+    let text = std::fs::read_to_string(&configuration).unwrap();
+    let listed = Config::default().relays;
+    std::fs::write(&configuration, text.replace(&config.relays, &listed)).unwrap();
+    nothing_is_lost(&site, || {
+        rig = Some(site.run(EXITMARK.as_ref(), &configuration).unwrap());
+    });
+    let running = rig.unwrap();
+    assert!(running.log().contains("taken over"), "{}", running.log());
+    let mut eye = Capture::start(&site.clearnet, "eth0", "in", "").unwrap();
+    let port = RawPort::open(&site.host, "eth0").unwrap();
+    port.send(&exit(0, 50).outbound(&[])).unwrap();
+    let marked = exit(0, 50).tos(AF11).outbound(&[]);
+    assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == marked)));
+    // What runs is left alone.
+    let refused = wire(&site, file, &[]).unwrap_err().to_string();
+    assert!(refused.contains("another exitmark holds"), "{refused}");
+    moved(&running.stop().unwrap());
+}
+
+#[test]
+fn a_box_that_is_taken_off_may_leave_a_wire() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let file = rig.configuration.to_str().unwrap().to_owned();
+    let detach = |rig: &Rig, more: &[&str]| {
+        let words = [&["detach", "--config", &file], more].concat();
+        rig.site.middle.command(EXITMARK, &words)
+    };
+    let refused = detach(&rig, &["--keep-wire"]).unwrap_err().to_string();
+    assert!(refused.contains("another exitmark holds"), "{refused}");
+    let mut eye = rig.watch(Side::Tornet);
+    rig.port(Side::Host)
+        .send(&relay(1, 50).outbound(&[]))
+        .unwrap();
+    assert!(eye.wait_until(PATIENCE, |seen| seen.len() == 1));
+    let site = &rig.site;
+    nothing_is_lost(site, || {
+        rig.running
+            .signal(nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
+        let said = eventually("the box has ended", || detach(&rig, &["--keep-wire"]));
+        assert_eq!(said, "detached: host0 and uplink0 are a plain wire\n");
+    });
+    is_plain(site);
+    let incoming = site.middle.ip("-details link show incoming0").unwrap();
+    assert!(!incoming.contains("prog/xdp"), "{incoming}");
+    detach(&rig, &[]).unwrap();
+    let links = site.middle.ip("-details link show").unwrap();
+    assert!(
+        !links.contains("prog/xdp") && !links.contains("PROMISC"),
+        "{links}"
+    );
+}

@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Capture frames of a running box to a pcapng file; Ctrl-C ends it and keeps what there is
 ///
 /// Without --payload and --addresses the file tells how the box decided, and not who talked to
-/// whom about what: addresses are replaced and all that follows the headers is cut off. What the
-/// two add is the traffic of people; do not keep it, and do not hand it on.
+/// whom about what: addresses, and all that can be computed from them such as checksums, are 0, and
+/// what follows the headers is cut off. What the two add is the traffic of people; do not keep it,
+/// and do not hand it on.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -33,7 +34,8 @@ pub struct Arguments {
     /// Take one frame in so many: a power of two, at most 65536
     #[arg(long, value_name = "N", default_value_t = 1)]
     one_in: u32,
-    /// Keep what follows the headers. EXPOSES what users of the Tor network send and receive
+    /// Keep what follows the headers. EXPOSES what users of the Tor network send and receive, which
+    /// may name the other side
     #[arg(long)]
     payload: bool,
     /// Keep the addresses. EXPOSES whom users of the Tor network talk to

@@ -12,11 +12,11 @@ pub struct CaptureRequest {
     pub seconds: u64,
     /// One frame in so many, a power of two.
     pub one_in: u32,
-    /// With what follows the headers: what users of the Tor network send. Without addresses that
-    /// is for TCP and UDP: what else there is may quote packets.
+    /// With what follows the headers: what users of the Tor network send. Without addresses only
+    /// the payload of TCP and UDP is shown, because other protocols quote packets.
     pub with_payload: bool,
-    /// With the addresses of both ends: whom users of the Tor network talk to. The ports are always
-    /// there.
+    /// With the addresses of both ends and every field that is computed from them: whom users of
+    /// the Tor network talk to. The ports are always there.
     pub with_addresses: bool,
 }
 

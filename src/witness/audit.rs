@@ -158,6 +158,11 @@ impl Auditor {
         self.snapshots.push_back(snapshot);
     }
 
+    /// The rules in force.
+    pub(super) fn rules(&self) -> Option<&Rules> {
+        self.snapshots.back().map(|snapshot| &*snapshot.rules)
+    }
+
     /// Learns of a next hop, before any frame is sent there. One that comes and goes between two
     /// looks would be missed otherwise.
     pub fn expect_next_hop(&mut self, next_hop: Option<MacAddr>, now: Duration) {

@@ -1,12 +1,11 @@
-//! Samples as a pcapng file, for an operator's eyes: headers, without the other side's address,
-//! unless more was asked for by name.
+//! Samples as a pcapng file, for an operator's eyes: named fields of the headers, unless more was
+//! asked for by name.
 
-use super::redact::{Blank, View};
+use super::redact::{Site, View};
 use super::wire::Wire;
 use crate::datapath::{Counter, Outcome, Role, SAMPLE_BYTES, Sample};
 use crate::observe::CaptureRequest;
 use crate::packet::Dscp;
-use crate::policy::Class;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
@@ -39,7 +38,7 @@ pub struct Moment {
 }
 
 /// A capture under way.
-pub struct Capture {
+pub(super) struct Capture {
     request: CaptureRequest,
     begun: Moment,
     pieces: Sender<Vec<u8>>,
@@ -57,7 +56,7 @@ impl Capture {
     ///
     /// # Errors
     /// The request makes no sense; says why, and what is accepted.
-    pub fn begin(
+    pub(super) fn begin(
         request: CaptureRequest,
         begun: Moment,
         lost: u64,
@@ -80,7 +79,7 @@ impl Capture {
     }
 
     /// Takes a sample in, as long as there is room for it.
-    pub fn see(&mut self, sample: &Sample) {
+    pub(super) fn see(&mut self, sample: &Sample, site: &Site<'_>) {
         if self.written >= self.request.frames || self.is_deserted {
             return;
         }
@@ -102,7 +101,7 @@ impl Capture {
             interface_id: interface(port),
             timestamp: self.begun.wall + since,
             original_len: u32::try_from(sample.frame_bytes).unwrap_or(u32::MAX),
-            data: Cow::Owned(view.of(frame, blank(sample))),
+            data: Cow::Owned(view.of(frame, site)),
             options: vec![
                 EnhancedPacketOption::Comment(comment(sample).into()),
                 EnhancedPacketOption::Flags(way),
@@ -123,13 +122,13 @@ impl Capture {
     }
 
     /// Whether there is nothing more to do.
-    pub fn is_over(&self, now: Duration) -> bool {
+    pub(super) fn is_over(&self, now: Duration) -> bool {
         let end = self.begun.monotonic + Duration::from_secs(self.request.seconds);
         self.is_deserted || self.written >= self.request.frames || now >= end
     }
 
     /// Says what is missing, and ends. `lost` samples have been lost by now.
-    pub fn end(mut self, lost: u64) {
+    pub(super) fn end(mut self, lost: u64) {
         let missed = self.missed + lost.saturating_sub(self.lost_before);
         let comment = format!(
             "{} frames, one in {}; {missed} more were sampled and are missing here, because there \
@@ -184,18 +183,6 @@ fn stamp(time: Duration) -> u64 {
         nanos.rotate_left(32)
     } else {
         nanos
-    }
-}
-
-/// Whose address is the other side's. What is not from the host may be anybody's at both ends.
-fn blank(sample: &Sample) -> Blank {
-    let is_outbound = sample.ingress == Role::Host;
-    let is_foreign = sample
-        .rule
-        .is_some_and(|rule| rule.class() == Class::Foreign);
-    Blank {
-        source: !is_outbound || is_foreign,
-        destination: is_outbound,
     }
 }
 

@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use audit::{Auditor, Fault};
-pub use capture::{Capture, Moment};
+use capture::Capture;
+pub use capture::Moment;
+use redact::Site;
 pub use residence::Residences;
 
 /// Auditor, histograms and, at times, a capture: what becomes of each sample.
@@ -72,8 +74,12 @@ impl Witness {
         if let Some(time) = sample.residence {
             self.resided(sample.by, time);
         }
-        if let Some(capture) = &mut self.capture {
-            capture.see(sample);
+        if let Some(capture) = &mut self.capture
+            && let Some(rules) = self.auditor.rules()
+        {
+            let own = self.links.incoming().map(|link| link.own);
+            let macs = [self.links.host(), own, self.links.next_hop()];
+            capture.see(sample, &Site { rules, macs });
         }
     }
 

@@ -1,33 +1,61 @@
-//! What of a frame may be shown: its headers, without what tells who the other side is.
+//! Redaction of captured frames: which bytes of a frame an operator may see.
 //!
-//! An address can stand where one does not look for it: in options, in routing headers, in the
-//! MAC address of a multicast group, in what an ICMP error quotes. All that is blanked or cut.
+//! The shown frame starts as zeros, and named fields are copied into it, so a field that this
+//! module does not know is hidden. What is computed from a hidden field is hidden with it:
+//! checksums narrow an address down to one in 2^16, identifications, sequence numbers, timestamps
+//! and flow labels are the same wherever the packet is captured, and a hop count tells a distance.
 
 use super::wire::Wire;
-use crate::packet::Version;
+use crate::packet::{MacAddr, Version};
+use crate::policy::Rules;
+use std::net::IpAddr;
+use std::ops::Range;
 
-const ICMPV6: u8 = 58;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// Neighbour discovery: router solicitation to redirect.
+const ICMPV6: u8 = 58;
+/// ICMPv6 types of neighbour discovery (RFC 4861): router solicitation to redirect.
 const DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
-/// More are malformed to everybody here.
+/// Extension headers that are followed; the engines count more of them as malformed.
 const MAX_EXTENSIONS: usize = 8;
-/// A TCP option that can bear addresses (RFC 8684).
-const MULTIPATH: u8 = 30;
+/// TCP options that are named, by kind and length: the largest segment (RFC 9293 section 3.7.1),
+/// the window's scale (RFC 7323 section 2.2), leave to acknowledge selectively (RFC 2018) and
+/// timestamps (RFC 7323 section 3.2).
+const NAMED_OPTIONS: [(u8, usize); 4] = [(2, 4), (3, 3), (4, 2), (8, 10)];
+/// Those of which the host's own value is shown.
+const SHOWN_OPTIONS: [u8; 2] = [2, 3];
 
-/// Whose IP addresses are blanked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Blank {
-    pub(super) source: bool,
-    pub(super) destination: bool,
+/// The addresses that a capture shows without being asked for: those of the site itself.
+pub(super) struct Site<'a> {
+    /// Has the host's IP addresses.
+    pub(super) rules: &'a Rules,
+    /// The host's MAC address, that of `incoming`, and the next hop's, as far as they are known.
+    pub(super) macs: [Option<MacAddr>; 3],
 }
 
-/// What is shown of frames.
+impl Site<'_> {
+    fn has_ip(&self, octets: &[u8]) -> bool {
+        let address: IpAddr = if let Ok(v4) = <[u8; 4]>::try_from(octets) {
+            v4.into()
+        } else if let Ok(v6) = <[u8; 16]>::try_from(octets) {
+            v6.into()
+        } else {
+            return false;
+        };
+        self.rules.addresses.contains(address) || self.rules.relay_addresses.contains(address)
+    }
+
+    fn has_mac(&self, octets: &[u8]) -> bool {
+        let known = |mac: &MacAddr| mac.bytes() == octets;
+        self.macs.iter().flatten().any(known)
+    }
+}
+
+/// What is shown of frames besides the fields that always are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) with_payload: bool,
@@ -35,106 +63,191 @@ pub(super) struct View {
 }
 
 impl View {
-    /// What is shown of a frame.
-    pub(super) fn of(self, frame: &[u8], blank: Blank) -> Vec<u8> {
-        let mut shown = frame.to_vec();
+    /// The bytes of a frame that may be shown, at their places; hidden ones are 0.
+    pub(super) fn of(self, frame: &[u8], site: &Site<'_>) -> Vec<u8> {
         if self.with_payload && self.with_addresses {
-            return shown;
+            return frame.to_vec();
         }
+        // A runt has no ethertype by which it could be read.
         let Some(wire) = Wire::of(frame) else {
-            // A runt, without so much as an ethertype.
-            shown.truncate(0);
-            return shown;
+            return Vec::new();
         };
-        let headers = Headers::of(frame, wire);
-        let shows_payload = self.with_payload && headers.is_stream;
-        if !shows_payload {
-            shown.truncate(headers.end);
+        let mut reader = Reader::new(frame, wire);
+        reader.ethernet(site);
+        reader.packet(site);
+        if self.with_addresses {
+            // The transport checksum covers the payload.
+            let checksum = reader.checksum.clone();
+            reader.keep(0..reader.end);
+            reader.hide(checksum);
         }
-        if !self.with_addresses {
-            headers.blank(&mut shown, blank);
+        if self.with_payload && reader.is_stream {
+            // Behind the packet there may be padding, with whatever the sender's memory had.
+            let packet_end = reader.packet_end;
+            reader.keep(reader.end..packet_end);
+            reader.end = packet_end;
         }
-        shown
+        reader.shown.truncate(reader.end);
+        reader.shown
     }
 }
 
-/// Where the headers of a frame are.
-struct Headers {
+/// Reads a frame's headers, and copies what may be shown of them.
+struct Reader<'a> {
+    frame: &'a [u8],
     wire: Wire,
-    /// Where the last one that is shown ends.
+    shown: Vec<u8>,
+    /// End of the last header of which something is shown.
     end: usize,
-    /// IPv4 options, the insides of extension headers.
-    hidden: Vec<(usize, usize)>,
-    /// TCP's options.
-    options: (usize, usize),
-    /// TCP or UDP: behind its header there is no header of another packet.
+    /// End of the IP packet, or of the frame where that is cut.
+    packet_end: usize,
+    /// The transport checksum, where there is one.
+    checksum: Range<usize>,
+    /// TCP or UDP: its payload is not another packet's header by definition.
     is_stream: bool,
 }
 
-impl Headers {
-    fn of(frame: &[u8], wire: Wire) -> Self {
-        let mut headers = Self {
+impl<'a> Reader<'a> {
+    fn new(frame: &'a [u8], wire: Wire) -> Self {
+        let end = wire.payload.min(frame.len());
+        Self {
+            frame,
             wire,
-            end: wire.payload.min(frame.len()),
-            hidden: Vec::new(),
-            options: (0, 0),
+            shown: vec![0; frame.len()],
+            end,
+            packet_end: end,
+            checksum: 0..0,
             is_stream: false,
-        };
-        let found = match wire.ip {
-            Some(Version::V4) => headers.v4(frame),
-            Some(Version::V6) => headers.v6(frame),
+        }
+    }
+
+    fn keep(&mut self, range: Range<usize>) {
+        if let (Some(to), Some(from)) = (self.shown.get_mut(range.clone()), self.frame.get(range)) {
+            to.copy_from_slice(from);
+        }
+    }
+
+    fn hide(&mut self, range: Range<usize>) {
+        if let Some(bytes) = self.shown.get_mut(range) {
+            bytes.fill(0);
+        }
+    }
+
+    /// Addresses, tags and ethertype. A station's MAC address tells who is talked to on the link,
+    /// and a group's ends with a part of its IP address.
+    fn ethernet(&mut self, site: &Site<'_>) {
+        for at in [0, 6] {
+            let Some(mac) = self.frame.get(at..at + 6) else {
+                return;
+            };
+            let shown = match mac {
+                [0x33, 0x33, ..] => 2,
+                [0x01, 0x00, 0x5e, ..] => 3,
+                [first, ..] if first & 1 == 1 => 6,
+                mac if site.has_mac(mac) => 6,
+                _ => 0,
+            };
+            self.keep(at..at + shown);
+        }
+        self.keep(12..self.end);
+    }
+
+    /// The IP header and what follows. A packet that cannot be read is shown as one that is not
+    /// IP: by its ethertype.
+    fn packet(&mut self, site: &Site<'_>) {
+        let read = match self.wire.ip {
+            Some(Version::V4) => self.ipv4(site),
+            Some(Version::V6) => self.ipv6(site),
             None => None,
         };
-        // What cannot be read is shown as what is no IP.
-        if let Some((protocol, at, end)) = found {
-            headers.end = at;
-            headers.transport(frame, protocol, at, end.min(frame.len()));
-        } else {
-            headers.wire.ip = None;
+        let Some((protocol, at, is_own)) = read else {
+            return;
+        };
+        let header = self.frame.get(at..self.packet_end).unwrap_or_default();
+        match (protocol, header) {
+            (Some(TCP), [_, _, _, _, _, _, _, _, _, _, _, _, offset, _, ..])
+                if header.len() >= 20 =>
+            {
+                let length = usize::from(offset >> 4) * 4;
+                self.end = at + length.clamp(20, header.len());
+                self.checksum = at + 16..at + 18;
+                self.is_stream = true;
+                self.keep(at..at + 4);
+                self.keep(at + 12..at + 14);
+                self.options(at + 20..self.end, is_own);
+            }
+            (Some(UDP), _) if header.len() >= 8 => {
+                self.end = at + 8;
+                self.checksum = at + 6..at + 8;
+                self.is_stream = true;
+                self.keep(at..at + 6);
+            }
+            // Between neighbours, and full of their addresses.
+            (Some(ICMPV6), [kind, ..]) if DISCOVERY.contains(kind) => {
+                self.end = self.wire.payload;
+            }
+            // What follows may quote other packets.
+            _ => self.end = at,
         }
-        headers
     }
 
-    /// The protocol, where its header begins (none for a later fragment's) and where the packet
-    /// ends.
-    fn v4(&mut self, frame: &[u8]) -> Option<(Option<u8>, usize, usize)> {
+    /// The protocol (a later fragment has none here), where its header begins, and whether the
+    /// host sent it.
+    fn ipv4(&mut self, site: &Site<'_>) -> Option<(Option<u8>, usize, bool)> {
         let at = self.wire.payload;
-        let header = frame.get(at..)?.first_chunk::<20>()?;
+        let header = self.frame.get(at..)?.first_chunk::<20>()?;
         let length = usize::from(header[0] & 0x0f) * 4;
         let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if length < 20 || total < length || at + length > frame.len() {
+        if length < 20 || total < length || at + length > self.frame.len() {
             return None;
         }
-        self.hidden.push((at + 20, at + length));
+        self.packet_end = (at + total).min(self.frame.len());
+        self.keep(at..at + 4);
+        self.keep(at + 6..at + 8);
+        self.keep(at + 9..at + 10);
+        let is_own = self.addresses(at + 12, 4, site);
+        if is_own {
+            self.keep(at + 8..at + 9);
+        }
         let is_first = u16::from_be_bytes([header[6], header[7]]) & 0x1fff == 0;
-        Some((is_first.then_some(header[9]), at + length, at + total))
+        Some((is_first.then_some(header[9]), at + length, is_own))
     }
 
-    fn v6(&mut self, frame: &[u8]) -> Option<(Option<u8>, usize, usize)> {
+    fn ipv6(&mut self, site: &Site<'_>) -> Option<(Option<u8>, usize, bool)> {
         let start = self.wire.payload;
-        let header = frame.get(start..)?.first_chunk::<40>()?;
-        let end = start + 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        let header = self.frame.get(start..)?.first_chunk::<40>()?;
+        let total = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        self.packet_end = (start + total).min(self.frame.len());
+        self.keep(start..start + 2);
+        if let Some(byte) = self.shown.get_mut(start + 1) {
+            // The rest of it begins the flow label.
+            *byte &= 0xf0;
+        }
+        self.keep(start + 4..start + 7);
+        let is_own = self.addresses(start + 8, 16, site);
+        if is_own {
+            self.keep(start + 7..start + 8);
+        }
         let mut kind = header[6];
         let mut at = start + 40;
         for _ in 0..MAX_EXTENSIONS {
-            let keeps = match kind {
+            let shown = match kind {
                 HOP_BY_HOP | DESTINATION_OPTIONS => 2,
-                ROUTING => 4,
-                FRAGMENT => 8,
-                _ => return Some((Some(kind), at, end)),
+                // And whether it is one that still routes.
+                ROUTING | FRAGMENT => 4,
+                _ => return Some((Some(kind), at, is_own)),
             };
-            // One that is cut off is not shown.
-            let Some(extension) = frame.get(at..).and_then(<[u8]>::first_chunk::<8>) else {
+            let Some(extension) = self.frame.get(at..).and_then(<[u8]>::first_chunk::<8>) else {
                 break;
             };
             let length = match kind {
                 FRAGMENT => 8,
                 _ => (usize::from(extension[1]) + 1) * 8,
             };
-            if at + length > frame.len().min(end) {
+            if at + length > self.packet_end {
                 break;
             }
-            self.hidden.push((at + keeps, at + length));
+            self.keep(at..at + shown);
             let offset = u16::from_be_bytes([extension[2], extension[3]]) >> 3;
             let is_later = kind == FRAGMENT && offset != 0;
             kind = extension[0];
@@ -143,84 +256,46 @@ impl Headers {
                 break;
             }
         }
-        Some((None, at, end))
+        Some((None, at, is_own))
     }
 
-    fn transport(&mut self, frame: &[u8], protocol: Option<u8>, at: usize, end: usize) {
-        let Some(header) = frame.get(at..end) else {
-            return;
+    /// Source and destination, as far as they are the site's. Whether the source is.
+    fn addresses(&mut self, at: usize, bytes: usize, site: &Site<'_>) -> bool {
+        let is_of_site = |at: usize| {
+            let octets = self.frame.get(at..at + bytes);
+            octets.is_some_and(|octets| site.has_ip(octets))
         };
-        match protocol {
-            Some(TCP) if header.len() >= 20 => {
-                let length = usize::from(header[12] >> 4) * 4;
-                self.end = at + length.clamp(20, header.len());
-                self.options = (at + 20, self.end);
-                self.is_stream = true;
-            }
-            Some(UDP) if header.len() >= 8 => {
-                self.end = at + 8;
-                self.is_stream = true;
-            }
-            // It is to neighbours, and full of their addresses.
-            Some(ICMPV6) if header.first().is_some_and(|kind| DISCOVERY.contains(kind)) => {
-                self.end = self.wire.payload;
-                self.wire.ip = None;
-            }
-            _ => {}
+        let (source, destination) = (is_of_site(at), is_of_site(at + bytes));
+        if source {
+            self.keep(at..at + bytes);
         }
+        if destination {
+            self.keep(at + bytes..at + 2 * bytes);
+        }
+        source
     }
 
-    fn blank(&self, shown: &mut [u8], blank: Blank) {
-        // A group's MAC address has the end of its IP address.
-        if shown.starts_with(&[0x33, 0x33]) || shown.starts_with(&[0x01, 0x00, 0x5e]) {
-            fill(shown, (3, 6));
-            if shown.starts_with(&[0x33]) {
-                fill(shown, (2, 6));
+    /// TCP options: kinds and lengths, and of the host's own some values. What is no list of
+    /// options is hidden from there on.
+    fn options(&mut self, range: Range<usize>, is_own: bool) {
+        let mut at = range.start;
+        while let Some(&[kind, length]) = self.frame.get(at..at + 2)
+            && at + 2 <= range.end
+        {
+            let length = usize::from(length);
+            if kind == 1 {
+                self.keep(at..at + 1);
+                at += 1;
+                continue;
             }
-        }
-        let at = self.wire.payload;
-        let (source, destination) = match self.wire.ip {
-            Some(Version::V4) => ((at + 12, at + 16), (at + 16, at + 20)),
-            Some(Version::V6) => ((at + 8, at + 24), (at + 24, at + 40)),
-            None => return,
-        };
-        if blank.source {
-            fill(shown, source);
-        }
-        if blank.destination {
-            fill(shown, destination);
-        }
-        for &range in &self.hidden {
-            fill(shown, range);
-        }
-        self.blank_options(shown);
-    }
-
-    /// Blanks what multipath TCP says in its options, and whatever is no list of options.
-    fn blank_options(&self, shown: &mut [u8]) {
-        let (mut at, end) = self.options;
-        let end = end.min(shown.len());
-        while at < end {
-            let length = match (shown[at], shown.get(at + 1)) {
-                (0, _) => break,
-                (1, _) => 1,
-                (kind, Some(&length)) if length >= 2 && at + usize::from(length) <= end => {
-                    if kind == MULTIPATH {
-                        fill(shown, (at + 2, at + usize::from(length)));
-                    }
-                    usize::from(length)
-                }
-                _ => break,
-            };
+            if kind == 0 || length < 2 || at + length > range.end {
+                return;
+            }
+            if NAMED_OPTIONS.contains(&(kind, length)) {
+                let shows_value = is_own && SHOWN_OPTIONS.contains(&kind);
+                self.keep(at..at + if shows_value { length } else { 2 });
+            }
             at += length;
         }
-        fill(shown, (at, end));
-    }
-}
-
-fn fill(bytes: &mut [u8], (from, to): (usize, usize)) {
-    let to = to.min(bytes.len());
-    if let Some(range) = bytes.get_mut(from..to) {
-        range.fill(0);
     }
 }

@@ -7,6 +7,7 @@ use crate::craft::{Packet, QINQ, TCP, UDP, VLAN, ethernet, noise, segment};
 use crate::needles::{Search, Who};
 use crate::reload::{AUTHORITIES, KEPT, REPLACED, Tor, listing, replace, said};
 use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, eventually, needs_root, silence};
+use etherparse::Ipv4Header;
 use exitmark::control::{Client, DEFAULT_SOCKET};
 use exitmark::lab::consensus::Order;
 use exitmark::lab::site::{
@@ -16,6 +17,7 @@ use exitmark::lab::{LabError, Netns, RawPort, contained};
 use exitmark::policy::Endpoint;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::sys::signal::Signal;
+use pcap_file::pcapng::{Block, PcapNgReader};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
@@ -179,6 +181,44 @@ fn captured(rig: &Rig, load: &Load, arguments: &[&str]) -> Vec<u8> {
     fs::read(out).unwrap()
 }
 
+/// In how many frames of a capture the IPv4 header's checksum is right once an address that is
+/// blanked is guessed: with its checksum, a header tells one address in 2^16 from all others.
+fn confirmed(capture: &[u8]) -> usize {
+    let mut reader = PcapNgReader::new(capture).unwrap();
+    let mut confirmed = 0;
+    while let Some(block) = reader.next_block() {
+        let Block::EnhancedPacket(packet) = block.unwrap() else {
+            continue;
+        };
+        let mut at = 14;
+        while packet
+            .data
+            .get(at - 2..at)
+            .is_some_and(|kind| kind != [8, 0])
+        {
+            at += 4;
+        }
+        let Some(header) = packet.data.get(at..at + 20) else {
+            continue;
+        };
+        let guesses = Who::ALL.map(|who| who.addresses()[0]);
+        confirmed += usize::from(guesses.into_iter().any(|guess| {
+            let IpAddr::V4(guess) = guess else {
+                return false;
+            };
+            let mut header = header.to_vec();
+            for address in [12, 16] {
+                if header[address..address + 4] == [0; 4] {
+                    header[address..address + 4].copy_from_slice(&guess.octets());
+                }
+            }
+            let header = Ipv4Header::from_slice(&header).map(|(header, _)| header);
+            header.is_ok_and(|header| header.header_checksum == header.calc_header_checksum())
+        }));
+    }
+    confirmed
+}
+
 /// What a map holds.
 fn content(map: &MapHandle) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -323,8 +363,10 @@ fn nothing_holds_the_address_of_whom_somebody_talks_to() {
 
         let plain = captured(&rig, &load, &[]);
         search.finds("a capture", &plain, &[]);
+        assert_eq!(confirmed(&plain), 0, "checksums that confirm an address");
         let exposing = captured(&rig, &load, &["--addresses"]);
         search.finds("a capture with addresses", &exposing, &Who::ALL);
+        assert!(confirmed(&exposing) > 0, "the attack is one");
 
         // Frames that left otherwise than they should have.
         falsify(middle);

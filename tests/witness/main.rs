@@ -5,7 +5,9 @@
     reason = "a test's ground that is missing is the test's failure"
 )]
 
+mod attack;
 mod audit;
 mod capture;
+mod forged;
 mod hidden;
 mod rig;

@@ -1,0 +1,162 @@
+//! Attack on a capture without addresses: all of a frame is known but 16 bits of the other
+//! address, and every value of them is tried. Each gives the same capture, so none is told
+//! from the others.
+//!
+//! The frames are the worst that can be: whatever a sender may derive from an address, it derives
+//! here: checksums, identifications, sequence numbers, timestamps, flow labels, MAC addresses.
+
+use crate::forged::{Direction, Forger, frames};
+use crate::rig::{NOON, ground};
+use exitmark::datapath::{DecidedBy, Excerpt, Outcome, Role, Sample};
+use exitmark::lab::frames::FROM;
+use exitmark::observe::CaptureRequest;
+use exitmark::policy::Rule;
+use exitmark::witness::{Moment, Witness};
+use std::sync::Arc;
+use std::time::Duration;
+
+const CANDIDATES: usize = 1 << 16;
+const TRUE: u16 = 0x9c07;
+/// Not a policy that the auditor knows: it has nothing to say here.
+const UNKNOWN: u64 = 99;
+
+/// What a capture makes of frames, one after the other.
+struct Eyes {
+    witness: Witness,
+    pieces: crossbeam::channel::Receiver<Vec<u8>>,
+}
+
+impl Eyes {
+    fn new(with_payload: bool, with_addresses: bool) -> Self {
+        let ground = ground();
+        let links = Arc::new(ground.links());
+        links.remember_hosts(Some(FROM.into()));
+        let mut witness = Witness::new(links, Arc::clone(&ground.snapshot), 4096);
+        let request = CaptureRequest {
+            frames: 1_000_000,
+            seconds: 60,
+            one_in: 1,
+            with_payload,
+            with_addresses,
+        };
+        let moment = Moment {
+            monotonic: NOON,
+            wall: Duration::ZERO,
+        };
+        let pieces = witness.capture(request, moment).unwrap();
+        pieces.try_iter().for_each(drop);
+        Self { witness, pieces }
+    }
+
+    /// The frame's block in the file.
+    fn see(&mut self, direction: Direction, frame: &[u8]) -> Vec<u8> {
+        let (ingress, egress, rule) = match direction {
+            Direction::Outbound => (Role::Host, Role::Uplink, Some(Rule::ExitProtocol)),
+            Direction::Inbound => (Role::Uplink, Role::Host, None),
+        };
+        self.witness.see(&Sample {
+            by: DecidedBy::Kernel,
+            arrived: NOON,
+            residence: None,
+            ingress,
+            outcome: Outcome::Forward(egress),
+            rule,
+            generation: UNKNOWN,
+            frame_bytes: frame.len(),
+            before: Excerpt::of(frame),
+            after: Excerpt::of(frame),
+        });
+        let blocks: Vec<_> = self.pieces.try_iter().collect();
+        assert_eq!(blocks.len(), 1, "one block a frame");
+        blocks.concat()
+    }
+}
+
+/// How many candidates give the same block as the true one.
+fn fitting(
+    eyes: &mut Eyes,
+    direction: Direction,
+    candidates: usize,
+    frame: impl Fn(u16) -> Vec<u8>,
+) -> usize {
+    let captured = eyes.see(direction, &frame(TRUE));
+    (0..=u16::MAX)
+        .cycle()
+        .skip(TRUE.into())
+        .take(candidates)
+        .filter(|&candidate| eyes.see(direction, &frame(candidate)) == captured)
+        .count()
+}
+
+fn report(told: &[String]) {
+    assert!(told.is_empty(), "\n{}\n", told.join("\n"));
+}
+
+#[test]
+fn every_candidate_fits_every_kind_of_frame() {
+    let mut told = Vec::new();
+    for with_payload in [false, true] {
+        for kind in frames() {
+            let mut eyes = Eyes::new(with_payload, false);
+            // Content that was asked for may name the other side by itself.
+            if with_payload && kind.has_telling_payload {
+                continue;
+            }
+            let fit = fitting(&mut eyes, kind.direction, CANDIDATES, |address| {
+                (kind.build)(Forger::with(address))
+            });
+            if fit != CANDIDATES {
+                told.push(format!(
+                    "{}, payload {with_payload}: {fit} of {CANDIDATES} candidates fit",
+                    kind.name
+                ));
+            }
+        }
+    }
+    report(&told);
+}
+
+#[test]
+fn every_candidate_fits_a_frame_cut_anywhere() {
+    let mut told = Vec::new();
+    for kind in frames() {
+        let mut eyes = Eyes::new(false, false);
+        for length in 1..(kind.build)(Forger::with(TRUE)).len() {
+            let fit = fitting(&mut eyes, kind.direction, 16, |address| {
+                (kind.build)(Forger::with(address))[..length].to_vec()
+            });
+            if fit != 16 {
+                told.push(format!("{} cut to {length}: {fit} of 16", kind.name));
+            }
+        }
+    }
+    report(&told);
+}
+
+/// A checksum covers payload too: two bytes of it, in a frame whose addresses are shown.
+#[test]
+fn payload_that_was_not_asked_for_is_told_by_no_checksum() {
+    let mut told = Vec::new();
+    for kind in frames().into_iter().filter(|kind| kind.is_stream) {
+        let mut eyes = Eyes::new(false, true);
+        let fit = fitting(&mut eyes, kind.direction, CANDIDATES, |payload| {
+            (kind.build)(Forger::with(TRUE).saying(payload))
+        });
+        if fit != CANDIDATES {
+            told.push(format!("{}: {fit} of {CANDIDATES} payloads fit", kind.name));
+        }
+    }
+    report(&told);
+}
+
+/// The attack would find what is there to be found.
+#[test]
+fn a_capture_with_addresses_tells_one_candidate_from_all_others() {
+    for kind in frames() {
+        let mut eyes = Eyes::new(true, true);
+        let fit = fitting(&mut eyes, kind.direction, 4096, |address| {
+            (kind.build)(Forger::with(address))
+        });
+        assert_eq!(fit, 1, "{}", kind.name);
+    }
+}

@@ -8,6 +8,7 @@
 use super::Daemon;
 use super::zero_copy::CUT;
 use crate::datapath::{Counter, KernelCounts, PerRole, Role};
+use crate::nic::LinkState;
 use std::time::Duration;
 
 /// How often the ports are looked at.
@@ -135,25 +136,29 @@ impl Daemon {
     /// Compares what the NICs received with what their programs saw, and attaches a blind
     /// port's program anew.
     pub(super) fn look_at_ports(&mut self) {
-        let cut = self.workers.cut();
-        for port in &self.standing.ports {
-            let (role, nic) = (port.role, &port.nic);
-            if cut[role] > 0 && !std::mem::replace(&mut self.cut_told[role], true) {
-                tracing::warn!("{} ({role}): {CUT}", nic.name);
-            }
-        }
+        self.look_at_pins();
         // What cannot be read now is compared the next time.
         let Ok(counts) = self.kernel.counts() else {
             return;
         };
+        let sums = self.workers.sums();
+        for port in &self.standing.ports {
+            let (role, nic) = (port.role, &port.nic);
+            if sums.cut[role] > 0 && !std::mem::replace(&mut self.cut_told[role], true) {
+                tracing::warn!("{} ({role}): {CUT}", nic.name);
+            }
+        }
+        let mut tally = sums.tally.clone();
+        tally.add(&counts.tally);
+        self.rising.look(&tally, &sums, &self.standing);
         let seen = seen(&counts);
         for port in &mut self.standing.ports {
             let (role, nic) = (port.role, &port.nic);
-            let Ok(received) = nic.received() else {
+            let Ok(Some(now)) = LinkState::of_index(nic.index) else {
                 continue;
             };
             let look = Look {
-                received,
+                received: now.received,
                 seen: seen[role],
             };
             match self.sights[role].look(look) {
@@ -166,8 +171,10 @@ impl Daemon {
                     let mode = port.mode;
                     let kernel = &self.kernel;
                     match kernel.reattach(&self.pins, role, &nic.name, nic.index, mode) {
-                        Ok(mode) => {
-                            port.mode = mode;
+                        Ok(attachment) => {
+                            port.mode = attachment.mode;
+                            self.attachments.retain(|before| before.role != role);
+                            self.attachments.push(attachment);
                             self.sights[role].attached(true);
                         }
                         Err(error) => {

@@ -3,8 +3,13 @@
 use caps::Capability;
 
 /// The thread that changes maps and NICs: CAP_BPF makes the map of the next policy, CAP_NET_ADMIN
-/// sets NICs back.
-pub(super) const OF_MAIN: &[Capability] = &[Capability::CAP_NET_ADMIN, Capability::CAP_BPF];
+/// attaches programs to NICs and sets these back, CAP_NET_RAW opens the sockets of a port that was
+/// removed and is back.
+pub(super) const OF_MAIN: &[Capability] = &[
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_NET_RAW,
+    Capability::CAP_BPF,
+];
 /// The thread that has neighbours resolved.
 pub(super) const OF_WAY: &[Capability] = &[Capability::CAP_NET_ADMIN];
 /// The thread that reads tor's files as root, and makes the reader of documents another user.

@@ -117,6 +117,28 @@ impl Setting {
     }
 }
 
+/// Whether a NIC in this role must take frames for any address.
+pub(super) fn must_be_promiscuous(role: Role) -> bool {
+    Setting::Promiscuous.is_needed(role)
+}
+
+/// Turns promiscuous mode on again after somebody turned it off. That is remembered like what a
+/// start changes.
+pub(super) fn set_promiscuous(pins: &Pins, role: Role, nic: &Nic) -> Result<(), DaemonError> {
+    let netns = netns()?;
+    let ours = pins
+        .undo(role)
+        .filter(|undo| undo.netns == netns && undo.ifindex == nic.index)
+        .map_or(0, |undo| undo.changed);
+    let undo = Undo {
+        ifindex: nic.index,
+        netns,
+        changed: ours | Setting::Promiscuous.bit(),
+    };
+    pins.remember(role, Some(undo))?;
+    Ok(nic.set_promiscuous(true)?)
+}
+
 /// Something that a wire cannot do with, and that somebody has turned on since.
 pub(super) fn misplaced_offload(nic: &Nic) -> Option<Offload> {
     Setting::ALL.into_iter().find_map(|setting| match setting {

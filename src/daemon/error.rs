@@ -120,6 +120,18 @@ pub enum DaemonError {
     /// The operating system refuses something basic.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
+    /// A port was lost, is back, and cannot be used.
+    #[error(
+        "a port was lost and could not be set up again in {0} tries: {1}; the program decides for \
+         the other ports until the next start"
+    )]
+    PortLost(u32, #[source] Box<Self>),
+    /// The program that is attached was loaded for shorter frames.
+    #[error(
+        "the ports have an MTU of {0} bytes now, and the XDP program is for frames in one buffer: it \
+         must be loaded anew, by a restart"
+    )]
+    OtherBuffers(u32),
     /// A worker ended by itself.
     #[error("worker {0} ended without being told to; frames were not forwarded any more")]
     WorkerDied(usize),

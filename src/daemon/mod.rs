@@ -9,8 +9,10 @@ mod blind;
 mod capabilities;
 mod detach;
 mod error;
+mod faults;
 mod nics;
 mod parts;
+mod ports;
 mod prompter;
 mod queues;
 mod record;
@@ -18,7 +20,9 @@ mod relays;
 mod reload;
 mod report;
 mod requests;
+mod rising;
 mod sides;
+mod signals;
 mod steering;
 mod topology;
 mod wire;
@@ -27,7 +31,10 @@ mod workers;
 mod zero_copy;
 
 use crate::control::{ControlSettings, Listeners, Server};
-use crate::datapath::{Kernel, KernelCounts, KernelError, Links, PerRole, Pins, Role};
+use crate::datapath::{
+    Attachment, Kernel, KernelCounts, KernelError, Links, PerRole, Pins, Role, Watches,
+};
+use crate::nic::LinkWatch;
 use crate::policy::{Rules, Snapshot};
 use crate::process::{self, Service};
 use crate::settings::{OnStop, Settings};
@@ -36,17 +43,19 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use nics::Nics;
 use nix::unistd::{Gid, Uid};
 use parts::{Parts, Standing};
+use ports::Following;
 use prompter::{Prompter, Update};
 use record::Record;
 use relays::Keeper;
 use reload::Reloading;
 use requests::{Request, Requests};
+use rising::Rising;
 use sides::Sides;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use steering::Steering;
 use topology::Topology;
@@ -98,13 +107,25 @@ struct Daemon {
     topology: Topology,
     /// Of which ports it was said that frames arrive cut.
     cut_told: PerRole<bool>,
+    following: Following,
+    rising: Rising,
+    /// Follows the links; what it has told of and nobody has looked at yet.
+    link_watch: Option<LinkWatch>,
+    links_changed: Arc<AtomicBool>,
     pins: Pins,
     record: Record,
+    /// Why pins that were removed cannot be made again.
+    unpinned: Option<String>,
+    /// Keep the programs where they are, also without pins.
+    attachments: Vec<Attachment>,
+    watches: Watches,
     workers: Workers,
     steering: Steering,
     links: Arc<Links>,
     service: Service,
     watch: Watch,
+    /// For workers that are started later.
+    events: Sender<Event>,
     /// Answers whoever asks; dropped before all else ends.
     control: Option<Server>,
 }
@@ -120,6 +141,8 @@ enum Event {
     KeeperEnded,
     /// Whether, and to whom, frames can be steered has changed.
     Way,
+    /// A link of this machine has changed.
+    Links,
     /// Somebody asks something by the control socket.
     Request(Request),
     /// A worker has ended by itself.
@@ -138,16 +161,13 @@ pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     }
     process::forbid_dumps()?;
     let (events, happening) = channel::unbounded();
-    hear_signals(events.clone())?;
+    signals::hear(events.clone())?;
     let mut running = Daemon::start(settings, path, events, service)?;
-    let dead = running.follow(&happening);
+    let end = running.follow(&happening);
     // Whoever still waits for an answer hears that there is none.
     drop(happening);
-    running.stop()?;
-    match dead {
-        Some(worker) => Err(DaemonError::WorkerDied(worker)),
-        None => Ok(()),
-    }
+    let stopped = running.stop();
+    end.and(stopped)
 }
 
 /// What was there before goes on by itself; what was not shall not stay.
@@ -158,24 +178,6 @@ fn abandon(error: DaemonError, pins: Pins, record: &Record, was_attached: bool) 
     error
 }
 
-/// Makes events of signals, for as long as the process lives.
-fn hear_signals(events: Sender<Event>) -> Result<(), DaemonError> {
-    let failed = |error| DaemonError::System("wait for signals", error);
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).map_err(failed)?;
-    let thread = std::thread::Builder::new().name("exitmark-signals".to_owned());
-    thread
-        .spawn(move || {
-            process::keep_or_say(capabilities::OF_NOBODY);
-            for signal in signals.forever() {
-                if events.send(Event::Signal(signal)).is_err() {
-                    return;
-                }
-            }
-        })
-        .map_err(failed)?;
-    Ok(())
-}
-
 impl Daemon {
     fn start(
         settings: Settings,
@@ -184,6 +186,7 @@ impl Daemon {
         service: Service,
     ) -> Result<Self, DaemonError> {
         let nics = Nics::look(&settings)?;
+        nics.remark(&settings);
         let pins = Pins::open(&settings.pin.directory)?;
         let record = Record::of(&settings.control.socket, &settings.pin.directory);
         let was_attached = pins.are_attached()?;
@@ -207,7 +210,7 @@ impl Daemon {
         let mut daemon = Self {
             settings,
             path: path.to_owned(),
-            standing: parts.standing,
+            standing: parts.assembly.standing,
             started: (SystemTime::now(), Instant::now()),
             snapshot,
             passing,
@@ -227,13 +230,21 @@ impl Daemon {
             sides: Sides::default(),
             topology: Topology::default(),
             cut_told: PerRole::default(),
+            following: Following::default(),
+            rising: Rising::default(),
+            link_watch: None,
+            links_changed: Arc::default(),
             pins,
             record,
-            workers: parts.workers,
+            unpinned: None,
+            attachments: parts.assembly.attachments,
+            watches: parts.watches,
+            workers: parts.assembly.workers,
             steering: parts.steering,
             links: parts.links,
             service,
             watch: parts.watch,
+            events: events.clone(),
             control: None,
         };
         // What was counted before this process is no finding of its own.
@@ -281,6 +292,8 @@ impl Daemon {
             self.own_pins()?;
         }
         keeper.start(events.clone(), of_keeper)?;
+        let changed = Arc::clone(&self.links_changed);
+        self.link_watch = Some(ports::watch(events.clone(), changed)?);
         let started = listeners.serve(Arc::new(Requests::new(events)), || {
             process::keep_or_say(capabilities::OF_NOBODY);
         });
@@ -288,7 +301,8 @@ impl Daemon {
         self.control = Some(started.map_err(failed)?);
         process::keep(capabilities::OF_MAIN)
             .map_err(|error| DaemonError::System("give up capabilities", error))?;
-        process::forbid_system_calls(&[])
+        // The sockets of a port that is back are opened later.
+        process::forbid_system_calls(&[], &[nix::libc::AF_XDP])
             .map_err(|error| DaemonError::System("forbid system calls to itself", error))
     }
 
@@ -303,8 +317,8 @@ impl Daemon {
             .map_err(|_| DaemonError::UnreachablePins(directory.clone()))
     }
 
-    /// Does what is asked for until the end; returns the worker that ended by itself, if one did.
-    fn follow(&mut self, happening: &Receiver<Event>) -> Option<usize> {
+    /// Does what is asked for until the end.
+    fn follow(&mut self, happening: &Receiver<Event>) -> Result<(), DaemonError> {
         let mut looked = Instant::now();
         let mut looked_at_ports = Instant::now();
         loop {
@@ -320,6 +334,7 @@ impl Daemon {
                 self.look_around();
             }
             if looked_at_ports.elapsed() >= blind::LOOK {
+                self.look_at_links()?;
                 self.look_at_ports();
                 self.look_at_traffic();
                 looked_at_ports = Instant::now();
@@ -327,13 +342,18 @@ impl Daemon {
             match event {
                 Ok(Event::Signal(SIGUSR1)) => self.print_counters(),
                 Ok(Event::Signal(SIGHUP)) => self.reload(None),
-                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return None,
+                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Ok(Event::Relays(update)) => self.publish_relays(update),
                 Ok(Event::Reconfigured(number, outcome)) => self.reconfigured(number, outcome),
                 Ok(Event::KeeperEnded) => self.without_keeper(),
                 Ok(Event::Way) => self.steering.tell(),
+                Ok(Event::Links) => {
+                    // Before the look: what changes during it is told of again.
+                    self.links_changed.store(false, Ordering::Release);
+                    self.look_at_links()?;
+                }
                 Ok(Event::Request(request)) => self.answer(request),
-                Ok(Event::WorkerEnded(worker)) => return Some(worker),
+                Ok(Event::WorkerEnded(worker)) => return Err(DaemonError::WorkerDied(worker)),
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
@@ -473,6 +493,7 @@ impl Daemon {
         self.service.is_stopping();
         self.reloading = None;
         self.control = None;
+        self.link_watch = None;
         self.steering.end();
         let dismissed = self.workers.dismiss(&self.kernel);
         let reports = self.workers.end();

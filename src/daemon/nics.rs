@@ -19,20 +19,28 @@ pub(super) struct Nics {
 }
 
 impl Nics {
+    /// Looks at the NICs by their names in the configuration.
     pub(super) fn look(settings: &Settings) -> Result<Self, DaemonError> {
-        let ports = &settings.ports;
+        Self::look_by(&configured(settings), settings)
+    }
+
+    /// Looks at the NICs by these names.
+    pub(super) fn look_by(
+        names: &PerRole<Option<String>>,
+        settings: &Settings,
+    ) -> Result<Self, DaemonError> {
+        let look = |name: &String| Nic::look(name);
         let mut nics = Self {
             ports: PerRole::from_fn(|_| None),
             incoming_role: None,
         };
-        nics.ports[Role::Host] = Some(Nic::look(&ports.host)?);
-        nics.ports[Role::Uplink] = Some(Nic::look(&ports.uplink)?);
-        if let Some(incoming) = &ports.incoming {
-            let role = if incoming.interface == ports.uplink {
-                Role::Uplink
-            } else {
-                nics.ports[Role::Incoming] = Some(Nic::look(&incoming.interface)?);
-                Role::Incoming
+        for (role, name) in names.iter() {
+            nics.ports[role] = name.as_ref().map(look).transpose()?;
+        }
+        if let Some(incoming) = &settings.ports.incoming {
+            let role = match nics.ports[Role::Incoming] {
+                Some(_) => Role::Incoming,
+                None => Role::Uplink,
             };
             nics.incoming_role = Some(role);
             if let Some(nic) = &nics.ports[role]
@@ -62,6 +70,24 @@ impl Nics {
         }
         nics.check_queues(settings.engine, cpus, has_program)?;
         Ok(nics)
+    }
+
+    /// Says what is not as it should be, where the box does with it.
+    pub(super) fn remark(&self, settings: &Settings) {
+        for (role, nic) in self.present() {
+            let is_wire = role != Role::Incoming && self.incoming_role != Some(role);
+            if is_wire && !nic.addresses.is_empty() {
+                tracing::warn!(
+                    "{} ({role}) has an IPv6 link-local address: the box announces itself on the \
+                     wire; `sysctl -w net.ipv6.conf.{}.disable_ipv6=1` takes it away",
+                    nic.name,
+                    nic.sysctl_name(),
+                );
+            }
+        }
+        for remark in self.remarks_on_queues(settings.engine, possible_cpus()) {
+            tracing::warn!("{remark}");
+        }
     }
 
     fn check(&self) -> Result<(), DaemonError> {
@@ -169,6 +195,18 @@ impl Nics {
     }
 }
 
+/// The name of each role's NIC in the configuration. Where `incoming` has the uplink's, it has no
+/// port of its own.
+pub(super) fn configured(settings: &Settings) -> PerRole<Option<String>> {
+    let ports = &settings.ports;
+    let incoming = ports.incoming.as_ref().map(|incoming| &incoming.interface);
+    PerRole::new([
+        Some(ports.host.clone()),
+        Some(ports.uplink.clone()),
+        incoming.filter(|name| **name != ports.uplink).cloned(),
+    ])
+}
+
 /// The box is no host on a wire: what is sent to an address of its own there crosses.
 fn has_no_address(nic: &Nic, role: Role) -> Result<(), DaemonError> {
     let is_link_local =
@@ -176,14 +214,6 @@ fn has_no_address(nic: &Nic, role: Role) -> Result<(), DaemonError> {
     let mut addresses = nic.addresses.iter();
     if let Some(address) = addresses.find(|address| !is_link_local(address)) {
         return Err(DaemonError::Address(nic.name.clone(), role, *address));
-    }
-    if !nic.addresses.is_empty() {
-        tracing::warn!(
-            "{} ({role}) has an IPv6 link-local address: the box announces itself on the wire; \
-             `sysctl -w net.ipv6.conf.{}.disable_ipv6=1` takes it away",
-            nic.name,
-            nic.sysctl_name(),
-        );
     }
     Ok(())
 }

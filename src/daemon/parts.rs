@@ -1,16 +1,16 @@
 //! Assembles a box: maps, sockets, workers, and at the end the attachment, in the place of what
 //! another process left. What cannot be finished is put back.
 
-use super::nics::Nics;
+use super::nics::{Nics, configured};
 use super::record::Record;
 use super::steering::Steering;
 use super::witness::Watch;
-use super::workers::{Sockets, Workers};
+use super::workers::{self, Sockets, Workers};
 use super::zero_copy::Lossy;
 use super::{DaemonError, Event, detach};
 use crate::datapath::{
-    AttachMode, Attachment, IncomingLink, Kernel, Links, PerRole, Pins, Role, Spill, XdpState,
-    xdp_state,
+    AttachMode, Attachment, IncomingLink, Kernel, Links, PerRole, Pins, Role, Spill, Watches,
+    XdpState, xdp_state,
 };
 use crate::nic::Nic;
 use crate::policy::Snapshot;
@@ -25,16 +25,34 @@ const PATIENCE: Duration = Duration::from_millis(8);
 
 /// What a box is made of, assembled and attached.
 pub(super) struct Parts {
-    pub(super) standing: Standing,
+    pub(super) assembly: Assembly,
     pub(super) kernel: Kernel,
-    pub(super) workers: Workers,
     pub(super) steering: Steering,
     pub(super) links: Arc<Links>,
     pub(super) watch: Watch,
-    attachments: Vec<Attachment>,
+    /// Counts what the NICs drop.
+    pub(super) watches: Watches,
 }
 
-/// What was found out, and decided, at the start.
+/// What depends on the NICs, and is made again when one of them was removed and is back.
+pub(super) struct Assembly {
+    pub(super) standing: Standing,
+    pub(super) workers: Workers,
+    pub(super) attachments: Vec<Attachment>,
+    lossy: PerRole<Option<Lossy>>,
+}
+
+/// What an assembly is made on, and outlives it.
+#[derive(Clone, Copy)]
+pub(super) struct Base<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) kernel: &'a Kernel,
+    pub(super) links: &'a Arc<Links>,
+    pub(super) snapshot: &'a Arc<Snapshot>,
+    pub(super) events: &'a Sender<Event>,
+}
+
+/// What was found out, and decided, when the sockets were bound.
 pub(super) struct Standing {
     pub(super) asked: Engine,
     /// `AfXdp` or `Xdp`.
@@ -49,6 +67,8 @@ pub(super) struct Standing {
 /// A NIC in its role, likewise.
 pub(super) struct StandingPort {
     pub(super) role: Role,
+    /// The NIC's name in the configuration.
+    pub(super) configured: String,
     pub(super) nic: Nic,
     pub(super) mode: AttachMode,
     pub(super) is_zero_copy: bool,
@@ -80,6 +100,12 @@ impl StandingPort {
 }
 
 impl Standing {
+    /// The MTU of all ports, in bytes.
+    pub(super) fn mtu(&self) -> u32 {
+        let mtus = self.ports.iter().map(|port| port.nic.mtu);
+        mtus.max().unwrap_or(0)
+    }
+
     fn port(&mut self, role: Role) -> Option<&mut StandingPort> {
         self.ports.iter_mut().find(|port| port.role == role)
     }
@@ -97,6 +123,95 @@ impl Parts {
         let (kernel, counters_were_there) =
             Kernel::load_pinned(pins, nics.buffers(settings.datapath.frags))?;
         kernel.publish(snapshot)?;
+        let links = Links::over(kernel.links()?, settings.host_mac, incoming_link(nics));
+        links.remember_hosts(kernel.learnt_hosts(pins, detach::netns()?));
+        let links = Arc::new(links);
+        workers::keep_memory_in_place();
+        let base = Base {
+            settings,
+            kernel: &kernel,
+            links: &links,
+            snapshot,
+            events,
+        };
+        let mut assembly = Assembly::prepare(base, nics)?;
+        let told = assembly.workers.samples();
+        let (samples, one_in) = (kernel.samples()?, settings.datapath.sample);
+        let watch = Watch::start(Arc::clone(&links), snapshot, samples, told, one_in)?;
+        let steering = Steering::start(settings, nics, &links, &watch, events)?;
+        assembly.attach(base, nics, kept)?;
+        let watches = match count_drops(&kernel, pins) {
+            Ok(watches) => watches,
+            Err(error) => {
+                assembly.put_back(pins);
+                return Err(error);
+            }
+        };
+        let attachments = &mut assembly.attachments;
+        let taken_over = attachments.iter().any(Attachment::is_taken_over);
+        attachments.iter_mut().for_each(Attachment::keep);
+        if taken_over && !counters_were_there {
+            tracing::info!("what another build left is taken over; the counters start anew");
+        } else if taken_over {
+            tracing::info!("the box that was there is taken over");
+        }
+        Ok(Self {
+            assembly,
+            kernel,
+            steering,
+            links,
+            watch,
+            watches,
+        })
+    }
+
+    /// Leaves every frame to the kernel.
+    pub(super) fn leave(mut self) -> Result<(), DaemonError> {
+        let dismissed = self.assembly.workers.dismiss(&self.kernel);
+        self.assembly.workers.end();
+        self.steering.end();
+        self.watch.end();
+        dismissed
+    }
+
+    /// One line for whoever waits for the box to be there.
+    pub(super) fn describe(&self, relays: usize) -> String {
+        let standing = &self.assembly.standing;
+        let mut ports = String::new();
+        for StandingPort {
+            role, nic, mode, ..
+        } in &standing.ports
+        {
+            ports += &format!(" {role}={} xdp={mode}", nic.name);
+        }
+        format!(
+            "ready: engine={} workers={} relays={relays}{ports}",
+            standing.engine.name(),
+            self.assembly.workers.count(),
+        )
+    }
+}
+
+/// Counts what the NICs drop, and removes the maps that other builds left.
+fn count_drops(kernel: &Kernel, pins: &Pins) -> Result<Watches, DaemonError> {
+    let watches = kernel.watch_drops(pins)?;
+    for layout in kernel.tidy(pins)? {
+        tracing::info!("the maps that a build with layout {layout} left are removed");
+    }
+    Ok(watches)
+}
+
+impl Assembly {
+    /// Names the NICs to the XDP program, binds their sockets and starts the workers. No frame
+    /// reaches these yet.
+    pub(super) fn prepare(base: Base<'_>, nics: &Nics) -> Result<Self, DaemonError> {
+        let Base {
+            settings,
+            kernel,
+            links,
+            snapshot,
+            events,
+        } = base;
         for (role, nic) in nics.ports.iter() {
             kernel.set_port(role, nic.as_ref().map(|nic| nic.index))?;
         }
@@ -110,24 +225,15 @@ impl Parts {
         };
         let is_zero_copy = sockets.are_zero_copy();
         let lossy = PerRole::from_fn(|role| sockets.lossy[role].clone());
-        let netns = detach::netns()?;
-        let incoming = incoming_link(nics);
-        let links = Links::over(kernel.links()?, settings.host_mac, incoming);
-        links.remember_hosts(kernel.learnt_hosts(pins, netns));
         let (all, spill) = handover(settings, engine, &sockets);
         links.hand_over(all, spill);
-        links.name_nics(netns, nics.numbers());
-        let links = Arc::new(links);
-        let guards = kernel.guards()?;
-        let samples = kernel.samples()?;
-        let counts = kernel.worker_counters()?;
-        let workers = Workers::start(settings, sockets, snapshot, &links, guards, counts, events)?;
-        let told = workers.samples();
-        let one_in = settings.datapath.sample;
-        let watch = Watch::start(Arc::clone(&links), snapshot, samples, told, one_in)?;
-        let steering = Steering::start(settings, nics, &links, &watch, events)?;
+        links.name_nics(detach::netns()?, nics.numbers());
+        let (guards, counts) = (kernel.guards()?, kernel.worker_counters()?);
+        let workers = Workers::start(settings, sockets, snapshot, links, guards, counts, events)?;
+        let names = configured(settings);
         let ports = nics.present().map(|(role, nic)| StandingPort {
             role,
+            configured: names[role].as_ref().unwrap_or(&nic.name).clone(),
             nic: nic.clone(),
             // Until it is attached.
             mode: AttachMode::Native,
@@ -142,7 +248,7 @@ impl Parts {
             needs_process: false,
             lossy: lossy[role].clone(),
         });
-        let mut parts = Self {
+        Ok(Self {
             standing: Standing {
                 asked: settings.engine,
                 engine,
@@ -150,53 +256,55 @@ impl Parts {
                 ports: ports.collect(),
                 afterwards: None,
             },
-            kernel,
             workers,
-            steering,
-            links: Arc::clone(&links),
-            watch,
             attachments: Vec::new(),
-        };
-        if let Err(error) = parts.attach(nics, kept, &links, &lossy, settings.engine) {
-            // The programs that were there are put back before their successors' workers end.
-            for attachment in parts.attachments.drain(..).rev() {
-                if let Err(error) = attachment.revert(pins) {
-                    tracing::error!("what was there before cannot be put back: {error}");
-                }
+            lossy,
+        })
+    }
+
+    /// Lets frames come; or leaves the NICs as they were, and ends the workers.
+    pub(super) fn attach(
+        &mut self,
+        base: Base<'_>,
+        nics: &Nics,
+        kept: (&Pins, &Record),
+    ) -> Result<(), DaemonError> {
+        let attached = self.try_to_attach(base, nics, kept);
+        if attached.is_err() {
+            self.put_back(kept.0);
+        }
+        attached
+    }
+
+    /// Puts the programs back that were there, before their successors' workers end.
+    fn put_back(&mut self, pins: &Pins) {
+        for attachment in self.attachments.drain(..).rev() {
+            if let Err(error) = attachment.revert(pins) {
+                tracing::error!("what was there before cannot be put back: {error}");
             }
-            parts.workers.end();
-            return Err(error);
         }
-        let taken_over = parts.attachments.iter().any(Attachment::is_taken_over);
-        parts.attachments.iter_mut().for_each(Attachment::keep);
-        if taken_over && !counters_were_there {
-            tracing::info!("what another build left is taken over; the counters start anew");
-        } else if taken_over {
-            tracing::info!("the box that was there is taken over");
-        }
-        Ok(parts)
+        self.workers.end();
     }
 
     /// Lets frames come: from here on the box is there, with or without this process.
-    fn attach(
+    fn try_to_attach(
         &mut self,
+        base: Base<'_>,
         nics: &Nics,
         (pins, record): (&Pins, &Record),
-        links: &Links,
-        lossy: &PerRole<Option<Lossy>>,
-        asked: Engine,
     ) -> Result<(), DaemonError> {
-        self.workers.admit(&self.kernel)?;
+        let (kernel, links) = (base.kernel, base.links);
+        self.workers.admit(kernel)?;
         // As far as it can be told beforehand, the program knows from its first frame on.
-        let reach = Reach::look(nics, lossy)?;
+        let reach = Reach::look(nics, &self.lossy)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
         // Before anything is taken off that was there: this may be refused.
         detach::prepare(pins, record, nics)?;
-        for remark in self.kernel.clear(pins, nics.numbers())? {
+        for remark in kernel.clear(pins, nics.numbers())? {
             tracing::warn!("{remark}");
         }
         for (role, nic) in nics.present() {
-            let attachment = self.kernel.attach(pins, role, &nic.name, nic.index)?;
+            let attachment = kernel.attach(pins, role, &nic.name, nic.index)?;
             if attachment.mode == AttachMode::Generic {
                 tracing::warn!(
                     "{} ({role}) takes XDP in generic mode only: it works, several times slower; \
@@ -209,7 +317,7 @@ impl Parts {
             }
             self.attachments.push(attachment);
         }
-        let reach = self.reach(nics, pins, lossy, asked)?;
+        let reach = self.reach(kernel, nics, pins)?;
         for port in &mut self.standing.ports {
             let now = port.nic.queues_now()?;
             if now > port.nic.queues {
@@ -217,37 +325,26 @@ impl Parts {
             }
             port.nic.queues = now;
         }
-        self.settle_engine(nics, asked, reach.unblocked)?;
+        self.settle_engine(nics, reach.unblocked)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
-        if lossy.iter().any(|(_, lossy)| lossy.is_some()) {
+        if self.lossy.iter().any(|(_, lossy)| lossy.is_some()) {
             let reach = Reach::look(nics, &PerRole::from_fn(|_| None))?;
             let longest = nics.longest_redirect(reach.long);
             self.standing.afterwards = Some((reach.unblocked, longest));
         }
-        self.kernel.watch_drops(pins)?;
-        self.kernel.pin_maps(pins)?;
-        for layout in self.kernel.tidy(pins)? {
-            tracing::info!("the maps that a build with layout {layout} left are removed");
-        }
-        Ok(())
+        Ok(kernel.pin_maps(pins)?)
     }
 
     /// What redirects reach. Where a way out takes none, the program of the port before it is
     /// attached in generic mode, which sends to any NIC: the kernel can go on without this
     /// process then. Not with engine af_xdp, nor where packet memory is shared with the NIC, nor
     /// in the place of what was there: a start that is refused must leave that.
-    fn reach(
-        &mut self,
-        nics: &Nics,
-        pins: &Pins,
-        lossy: &PerRole<Option<Lossy>>,
-        asked: Engine,
-    ) -> Result<Reach, DaemonError> {
+    fn reach(&mut self, kernel: &Kernel, nics: &Nics, pins: &Pins) -> Result<Reach, DaemonError> {
         loop {
-            let reach = Reach::look(nics, lossy)?;
+            let reach = Reach::look(nics, &self.lossy)?;
             let standing = &mut self.standing;
-            let may =
-                asked != Engine::AfXdp && standing.ports.iter().all(|port| !port.is_zero_copy);
+            let may = standing.asked != Engine::AfXdp
+                && standing.ports.iter().all(|port| !port.is_zero_copy);
             let mut blocked = self
                 .attachments
                 .iter_mut()
@@ -259,8 +356,7 @@ impl Parts {
             let (Some(nic), Some(port)) = (&nics.ports[role], standing.port(role)) else {
                 return Ok(reach);
             };
-            self.kernel
-                .make_generic(pins, attachment, &nic.name, nic.index)?;
+            kernel.make_generic(pins, attachment, &nic.name, nic.index)?;
             port.mode = AttachMode::Generic;
             // Its driver may take redirected frames only with a program of its own: others may
             // have to follow, and in the end every port is generic.
@@ -274,14 +370,9 @@ impl Parts {
 
     /// Where the program may not decide, the box ends with this process; where it was asked to
     /// decide, there is none at all.
-    fn settle_engine(
-        &mut self,
-        nics: &Nics,
-        asked: Engine,
-        unblocked: PerRole<bool>,
-    ) -> Result<(), DaemonError> {
+    fn settle_engine(&mut self, nics: &Nics, unblocked: PerRole<bool>) -> Result<(), DaemonError> {
         for (role, _) in nics.present().filter(|&(role, _)| !unblocked[role]) {
-            if asked == Engine::Xdp {
+            if self.standing.asked == Engine::Xdp {
                 return Err(DaemonError::NoRedirect(role));
             }
             let ports = self.standing.ports.iter_mut();
@@ -296,31 +387,6 @@ impl Parts {
             }
         }
         Ok(())
-    }
-
-    /// Leaves every frame to the kernel.
-    pub(super) fn leave(mut self) -> Result<(), DaemonError> {
-        let dismissed = self.workers.dismiss(&self.kernel);
-        self.workers.end();
-        self.steering.end();
-        self.watch.end();
-        dismissed
-    }
-
-    /// One line for whoever waits for the box to be there.
-    pub(super) fn describe(&self, relays: usize) -> String {
-        let mut ports = String::new();
-        for StandingPort {
-            role, nic, mode, ..
-        } in &self.standing.ports
-        {
-            ports += &format!(" {role}={} xdp={mode}", nic.name);
-        }
-        format!(
-            "ready: engine={} workers={} relays={relays}{ports}",
-            self.standing.engine.name(),
-            self.workers.count(),
-        )
     }
 }
 

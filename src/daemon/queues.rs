@@ -35,13 +35,6 @@ impl Nics {
                     advice: nic.queues_advice(common.unwrap_or(most)),
                 });
             }
-            if nic.loses_redirects(cpus) {
-                let possible = match engine {
-                    Engine::Xdp => cpus.min(nic.most_queues),
-                    Engine::Auto | Engine::AfXdp => common.unwrap_or(nic.queues),
-                };
-                tracing::warn!("{}", lossy(nic, cpus, possible));
-            }
         }
         let Some((first, others)) = all.split_first() else {
             return Ok(());
@@ -67,18 +60,35 @@ impl Nics {
             }
             (_, None) => {}
         }
+        Ok(())
+    }
+
+    /// What is worth a warning on a machine of `cpus` CPUs.
+    pub(super) fn remarks_on_queues(&self, engine: Engine, cpus: u32) -> Vec<String> {
+        let all: Vec<&Nic> = self.present().map(|(_, nic)| nic).collect();
+        let common = common_queues(&all, cpus, LIMIT);
+        let losing = all.iter().filter(|nic| nic.loses_redirects(cpus));
+        let mut remarks: Vec<_> = losing
+            .map(|nic| {
+                let possible = match engine {
+                    Engine::Xdp => cpus.min(nic.most_queues),
+                    Engine::Auto | Engine::AfXdp => common.unwrap_or(nic.queues),
+                };
+                lossy(nic, cpus, possible)
+            })
+            .collect();
         let workers = self.workers();
-        for nic in all.iter().filter(|nic| nic.queues > workers) {
-            tracing::warn!(
+        remarks.extend(all.iter().filter(|nic| nic.queues > workers).map(|nic| {
+            format!(
                 "{} has {} receive queues and {workers} of them have a worker: what needs user \
                  space (fragments, IPv6 extension headers) crosses unmarked from the others, \
                  counted as no_user_space; {}",
                 nic.name,
                 nic.queues,
                 set_queues(&all, common),
-            );
-        }
-        Ok(())
+            )
+        }));
+        remarks
     }
 
     /// How many workers there are: one for each queue that every port has.

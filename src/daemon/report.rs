@@ -176,9 +176,26 @@ impl Daemon {
         if let Some(finding) = self.sides.finding() {
             warn("wrong_side", true, self.wrong_side(finding));
         }
+        for port in &self.standing.ports {
+            for fault in self.following.faults(port.role) {
+                if fault.kind() != "no_carrier" {
+                    warn(fault.kind(), true, fault.text(port));
+                }
+            }
+        }
+        if let Some(reason) = self.following.reason() {
+            let text = format!("the ports are not set up again yet: {reason}");
+            warn("port_lost", true, text);
+        }
+        if let Some(reason) = &self.unpinned {
+            warn("unpinned", true, reason.clone());
+        }
         for port in report.ports.iter().filter(|port| !port.has_carrier) {
             let text = format!("{} ({}) has no link", port.interface, port.role);
             warn("no_carrier", true, text);
+        }
+        for (is_alarm, text) in self.rising.now(&self.standing).into_values() {
+            warn("drops", is_alarm, text);
         }
         if let Some(text) = unsteered(&report.steering) {
             warn("steering", true, text);

@@ -134,6 +134,25 @@ impl Steering {
         }
     }
 
+    /// Follows the way by the NIC that plays `incoming` now, where that is another one.
+    pub(super) fn move_to(&mut self, settings: &Settings, nics: &Nics) -> Result<(), DaemonError> {
+        let nic = nics
+            .incoming_role
+            .and_then(|role| nics.ports[role].as_ref());
+        match (&settings.ports.incoming, nic, &self.out) {
+            (Some(_), Some(nic), Some(out)) if (out.nic, out.own) == (nic.index, nic.mac) => Ok(()),
+            (Some(incoming), Some(nic), _) => self.follow(incoming, nic.index, nic.mac),
+            _ => Ok(()),
+        }
+    }
+
+    /// The NIC has another MAC address.
+    pub(super) fn set_own(&mut self, own: MacAddr) {
+        if let Some(out) = &mut self.out {
+            out.own = own;
+        }
+    }
+
     /// Says what has changed, if it has: the event may be older than what was said already.
     pub(super) fn tell(&mut self) {
         let Some(out) = &mut self.out else {

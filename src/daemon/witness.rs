@@ -41,6 +41,7 @@ pub(super) struct Told {
 enum Ask {
     Follow(Arc<Snapshot>),
     NextHop(Option<MacAddr>),
+    Workers(Vec<Arc<Samples>>),
     Report(Sender<Told>),
     Capture(CaptureRequest, Sender<Result<Receiver<Vec<u8>>, String>>),
 }
@@ -69,6 +70,7 @@ impl Watch {
             kernel,
             workers,
             lost_before,
+            lost_by_workers: 0,
             samples: Vec::with_capacity(BATCH),
         };
         let thread = thread::Builder::new()
@@ -96,6 +98,11 @@ impl Watch {
     /// Tells of a snapshot that is about to be published.
     pub(super) fn follow(&self, snapshot: &Arc<Snapshot>) {
         self.ask(Ask::Follow(Arc::clone(snapshot)));
+    }
+
+    /// Fetches the samples of other workers from now on.
+    pub(super) fn fetch_from(&self, workers: Vec<Arc<Samples>>) {
+        self.ask(Ask::Workers(workers));
     }
 
     /// For whoever changes where steered frames are sent, to tell of it before.
@@ -177,7 +184,14 @@ struct Desk {
     workers: Vec<Arc<Samples>>,
     /// Of the kernel's, which counts on when processes end.
     lost_before: u64,
+    /// Of workers that have ended.
+    lost_by_workers: u64,
     samples: Vec<Sample>,
+}
+
+/// Samples of these for which there was no room.
+fn lost(workers: &[Arc<Samples>]) -> u64 {
+    workers.iter().map(|worker| worker.lost()).sum()
 }
 
 impl Desk {
@@ -207,6 +221,10 @@ impl Desk {
             match ask {
                 Ask::Follow(snapshot) => self.witness.auditor().follow(snapshot),
                 Ask::NextHop(mac) => self.witness.auditor().expect_next_hop(mac, monotonic()),
+                Ask::Workers(workers) => {
+                    self.lost_by_workers += lost(&self.workers);
+                    self.workers = workers;
+                }
                 question => questions.push(question),
             }
         }
@@ -221,7 +239,7 @@ impl Desk {
                 self.witness.resided(DecidedBy::Worker, time);
             }
         }
-        let of_workers = self.workers.iter().map(|worker| worker.lost()).sum::<u64>();
+        let of_workers = self.lost_by_workers + lost(&self.workers);
         let of_kernel = self.kernel.lost().saturating_sub(self.lost_before);
         self.witness.tick(now, of_kernel + of_workers);
         for question in questions {
@@ -251,7 +269,7 @@ impl Desk {
                 };
                 let _ = answer.send(self.witness.capture(request, moment));
             }
-            Ask::Follow(_) | Ask::NextHop(_) => {}
+            Ask::Follow(_) | Ask::NextHop(_) | Ask::Workers(_) => {}
         }
     }
 

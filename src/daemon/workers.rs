@@ -46,6 +46,16 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// How long a worker may take to give back a snapshot before its successor is published anyway.
 const RETIRE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Locks this process' memory, now and for ever.
+pub(super) fn keep_memory_in_place() {
+    // Without the capability the limit stays what it is, and registering the memory says so.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    // A worker that waits for a page of its own is as good as hung.
+    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
+        tracing::info!("this process' memory can be swapped out: {error}");
+    }
+}
+
 /// Each worker's share.
 enum Queues {
     Copy(Vec<Bound<SharedRings>>),
@@ -67,12 +77,6 @@ impl Sockets {
     pub(super) fn bind(settings: &Settings, nics: &Nics) -> Result<Self, DaemonError> {
         let lossy = nics.lossy();
         let binding = zero_copy::choose(settings.datapath.zero_copy, settings.engine, &lossy)?;
-        // Without the capability the limit stays what it is, and registering the memory says so.
-        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-        // A worker that waits for a page of its own is as good as hung.
-        if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
-            tracing::info!("this process' memory can be swapped out: {error}");
-        }
         let frame_bytes = nics.common(|nic| nic.mtu) + LINK_OVERHEAD;
         let workers = nics.workers();
         let ports = u32::try_from(nics.present().count()).unwrap_or(3);
@@ -155,6 +159,16 @@ pub(super) struct Workers {
     guards: Arc<Cells>,
     counts: Arc<Cells>,
     stop: Arc<AtomicBool>,
+    /// What the sockets had counted that are closed.
+    closed: Troubled,
+}
+
+/// What sockets counted for themselves.
+#[derive(Clone, Copy, Default)]
+struct Troubled {
+    missed: PerRole<u64>,
+    invalid: PerRole<u64>,
+    cut: PerRole<u64>,
 }
 
 /// What the workers and their sockets counted.
@@ -183,6 +197,7 @@ impl Workers {
             guards: Arc::new(guards),
             counts: Arc::new(counts),
             stop: Arc::default(),
+            closed: Troubled::default(),
         };
         let forwarder = || Forwarder::new(Arc::clone(snapshot), Arc::clone(links));
         match sockets.queues {
@@ -281,23 +296,25 @@ impl Workers {
         }
         for worker in &self.running {
             sums.unaccounted += worker.gauge.read().1;
-            for served in &worker.sockets {
-                let troubles = served.gauge.troubles().unwrap_or_default();
-                sums.missed[served.role] += troubles.missed;
-                sums.invalid[served.role] += troubles.tx_invalid;
-                sums.cut[served.role] += served.gauge.cut();
-            }
         }
+        let Troubled {
+            missed,
+            invalid,
+            cut,
+        } = self.troubled();
+        (sums.missed, sums.invalid, sums.cut) = (missed, invalid, cut);
         sums
     }
 
-    /// Frames that each port seems to have cut. Cheaper than all sums.
-    pub(super) fn cut(&self) -> PerRole<u64> {
-        let mut cut = PerRole::default();
+    fn troubled(&self) -> Troubled {
+        let mut all = self.closed;
         for served in self.running.iter().flat_map(|worker| &worker.sockets) {
-            cut[served.role] += served.gauge.cut();
+            let troubles = served.gauge.troubles().unwrap_or_default();
+            all.missed[served.role] += troubles.missed;
+            all.invalid[served.role] += troubles.tx_invalid;
+            all.cut[served.role] += served.gauge.cut();
         }
-        cut
+        all
     }
 
     /// Where each one's frames are.
@@ -329,7 +346,13 @@ impl Workers {
 
     /// Closes the sockets, after the end.
     pub(super) fn close(&mut self) {
+        self.closed = self.troubled();
         self.running.clear();
+    }
+
+    /// Goes on with what the sockets of others had counted.
+    pub(super) const fn succeed(&mut self, others: &Self) {
+        self.closed = others.closed;
     }
 
     /// Lets all of them drain and waits for their reports.
@@ -379,6 +402,7 @@ fn start_worker<R: Rings>(
         .map_err(|error| DaemonError::System("make an event descriptor", error.into()))?;
     let wake = Arc::new(wake);
     let gauge = Arc::<BalanceGauge>::default();
+    let told = Arc::clone(&stop);
     let control = Control {
         snapshots: snapshots_in,
         retired: retired_out,
@@ -389,8 +413,8 @@ fn start_worker<R: Rings>(
     let thread = thread::Builder::new()
         .name("exitmark-worker".to_owned())
         .spawn(move || {
-            // Wakes the main thread however this one ends.
-            let _ended = OnDrop(events, number);
+            // Wakes the main thread however this one ends, unless it was told to.
+            let _ended = OnDrop(events, number, told);
             // Signals are the main thread's; here they would interrupt the packet path.
             let _ = SigSet::all().thread_block();
             process::keep_or_say(capabilities::OF_NOBODY);
@@ -408,11 +432,13 @@ fn start_worker<R: Rings>(
     })
 }
 
-struct OnDrop(Sender<Event>, usize);
+struct OnDrop(Sender<Event>, usize, Arc<AtomicBool>);
 
 impl Drop for OnDrop {
     fn drop(&mut self) {
-        let _ = self.0.send(Event::WorkerEnded(self.1));
+        if !self.2.load(Ordering::Acquire) {
+            let _ = self.0.send(Event::WorkerEnded(self.1));
+        }
     }
 }
 

@@ -418,8 +418,8 @@ impl Forwarder {
         if self.seeks_host {
             self.seek_host(frame);
         }
-        match self.links.incoming() {
-            Some(link) if link.port == Role::Uplink => match self.routed_to_host(frame, link.own) {
+        match self.links.incoming_port() {
+            Some(Role::Uplink) => match self.routed_to_host(frame) {
                 Some(outcome) => outcome,
                 None => Outcome::Forward(Role::Host),
             },
@@ -440,15 +440,14 @@ impl Forwarder {
     /// for the host's IP addresses goes on.
     #[inline]
     fn inbound_by_incoming(&self, frame: &mut [u8]) -> Outcome {
-        self.links
-            .incoming()
-            .and_then(|link| self.routed_to_host(frame, link.own))
-            .unwrap_or(Outcome::Stack)
+        self.routed_to_host(frame).unwrap_or(Outcome::Stack)
     }
 
     /// What becomes of a frame that a router sent to the box for the host; none if it is not
     /// such a frame.
-    fn routed_to_host(&self, frame: &mut [u8], own: MacAddr) -> Option<Outcome> {
+    fn routed_to_host(&self, frame: &mut [u8]) -> Option<Outcome> {
+        self.links.incoming_port()?;
+        let own = self.links.incoming_mac()?;
         let rules = &self.snapshot.rules;
         let destination = packet::destination(frame)?;
         if MacAddr::destination_of(frame) != Some(own) || !rules.is_host(destination) {

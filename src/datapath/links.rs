@@ -42,7 +42,8 @@ const NO_PORT: u64 = 3;
 #[derive(Debug)]
 pub struct Links {
     cells: Cells,
-    incoming: Option<IncomingLink>,
+    /// Which port plays `incoming`.
+    incoming: Option<Role>,
 }
 
 /// The way out for relay traffic.
@@ -99,12 +100,15 @@ impl Links {
 
     /// Links in cells that others see.
     pub fn over(cells: Cells, host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
-        let links = Self { cells, incoming };
+        let links = Self {
+            cells,
+            incoming: incoming.map(|link| link.port),
+        };
         links.expect_host(host);
         links.sample_until(Duration::MAX);
         match incoming {
             Some(link) => {
-                links.set(INCOMING_MAC, link.own.to_u64());
+                links.set_incoming_mac(link.own);
                 links.steer_to(link.next_hop);
                 links.set(INCOMING_PORT, link.port.index() as u64);
             }
@@ -309,18 +313,28 @@ impl Links {
         cells.map(|cell| self.get(cell)).collect()
     }
 
-    /// The way out for relay traffic, if there is one.
+    /// The port that plays `incoming`, if one does.
     #[inline]
-    pub const fn incoming(&self) -> Option<&IncomingLink> {
-        self.incoming.as_ref()
+    pub const fn incoming_port(&self) -> Option<Role> {
+        self.incoming
+    }
+
+    /// That NIC's own MAC address, as it is now.
+    #[inline]
+    pub fn incoming_mac(&self) -> Option<MacAddr> {
+        MacAddr::from_u64(self.get(INCOMING_MAC))
+    }
+
+    /// Takes another MAC address for that NIC's own, because it has changed.
+    pub fn set_incoming_mac(&self, own: MacAddr) {
+        self.set(INCOMING_MAC, own.to_u64());
     }
 
     /// How steered frames leave now, if they can.
     pub(super) fn steering(&self) -> Option<Steering> {
-        let link = self.incoming()?;
         Some(Steering {
-            port: link.port,
-            macs: MacPair::new(self.next_hop()?, link.own),
+            port: self.incoming?,
+            macs: MacPair::new(self.next_hop()?, self.incoming_mac()?),
         })
     }
 

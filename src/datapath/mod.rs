@@ -31,7 +31,7 @@ pub use hosts::SEVERAL_CHANGES;
 pub(crate) use kernel::run_live;
 pub use kernel::{
     AttachMode, Attachment, Buffers, Kernel, KernelCounts, KernelError, KernelSamples, MAX_QUEUES,
-    PinError, Pins, Ran, Undo, XdpAbilities, XdpState, kernel_version, xdp_state,
+    PinError, Pins, Ran, Undo, Watches, XdpAbilities, XdpState, kernel_version, xdp_state,
 };
 pub use links::{IncomingLink, LearntHosts, Links, Spill};
 pub use sample::{DecidedBy, Excerpt, SAMPLE_BYTES, Sample, Samples};

@@ -208,7 +208,7 @@ impl Netns {
     }
 
     /// A path by which `ip … netns PATH` finds this namespace while the process lives.
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
     }
 }

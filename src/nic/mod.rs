@@ -4,6 +4,7 @@
 //! packet is.
 
 mod driver;
+mod link;
 mod offloads;
 mod queues;
 mod way;
@@ -25,6 +26,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use tokio::runtime::{Builder, Runtime};
 
+pub use link::{LinkState, LinkWatch, index_of};
 pub use offloads::{Offload, OffloadState, Offloads};
 pub use queues::{common_queues, possible_cpus};
 pub use way::{NextHop, NextHopError, Way, WayWatch};
@@ -155,16 +157,11 @@ impl Nic {
         converse(async {
             // The conversation ends when its last handle is dropped.
             let handle = connect()?;
-            let request = handle.link().get().match_name(name.to_owned());
-            let message = match Box::pin(request.execute()).try_next().await {
-                Ok(Some(message)) => message,
-                Ok(None) => return Err(NicError::Missing(name.to_owned())),
-                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => {
-                    return Err(NicError::Missing(name.to_owned()));
-                }
-                Err(error) => return Err(unanswered(error)),
-            };
-            Self::of_message(&handle, name, &message).await
+            let message = link::by_name(&handle, name).await?;
+            let message = message.ok_or_else(|| NicError::Missing(name.to_owned()))?;
+            // It may have been asked for by an alternative name.
+            let own_name = link::name_of(&message).unwrap_or(name);
+            Self::of_message(&handle, own_name, &message).await
         })
     }
 
@@ -219,30 +216,6 @@ impl Nic {
             driver,
             addresses: addresses(handle, message.header.index).await?,
             offloads: Offloads::look(name).await?,
-        })
-    }
-
-    /// How many packets it has received, or missed for want of buffers. Drivers differ in whether
-    /// the first includes the second.
-    ///
-    /// # Errors
-    /// The NIC is gone, or the kernel does not answer.
-    pub fn received(&self) -> Result<u64, NicError> {
-        converse(async {
-            let handle = connect()?;
-            let request = handle.link().get().match_index(self.index);
-            let message = Box::pin(request.execute()).try_next().await;
-            let attributes = message.map_err(unanswered)?.map(|link| link.attributes);
-            attributes
-                .into_iter()
-                .flatten()
-                .find_map(|attribute| match attribute {
-                    LinkAttribute::Stats64(counts) => {
-                        Some(counts.rx_packets.wrapping_add(counts.rx_missed_errors))
-                    }
-                    _ => None,
-                })
-                .ok_or_else(|| NicError::Missing(self.name.clone()))
         })
     }
 

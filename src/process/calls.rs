@@ -10,16 +10,17 @@ use seccompiler::{
 use std::io;
 
 /// Forbids every thread, from now on and for ever, all system calls but those that a running box
-/// and the reader of documents make, and these `more`. Others fail with EPERM.
+/// and the reader of documents make, and these `more`. Others fail with EPERM, and so do sockets of
+/// other address families than those of both and `more_families`.
 ///
 /// # Errors
 /// The kernel has no seccomp, or a thread has a filter of its own.
-pub fn forbid_system_calls(more: &[i64]) -> io::Result<()> {
-    let filter = filter(more).map_err(io::Error::other)?;
+pub fn forbid_system_calls(more: &[i64], more_families: &[i32]) -> io::Result<()> {
+    let filter = filter(more, more_families).map_err(io::Error::other)?;
     seccompiler::apply_filter_all_threads(&filter).map_err(io::Error::other)
 }
 
-fn filter(more: &[i64]) -> Result<BpfProgram, seccompiler::BackendError> {
+fn filter(more: &[i64], more_families: &[i32]) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> = ALLOWED
         .iter()
         .chain(more)
@@ -32,7 +33,7 @@ fn filter(more: &[i64]) -> Result<BpfProgram, seccompiler::BackendError> {
         libc::AF_NETLINK,
     ];
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
-        let rules_of_call = families.iter().map(|&family| {
+        let rules_of_call = families.iter().chain(more_families).map(|&family| {
             let family = u64::from(family.unsigned_abs());
             SeccompRule::new(vec![SeccompCondition::new(
                 0,

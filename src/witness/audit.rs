@@ -121,6 +121,8 @@ pub struct Auditor {
     snapshots: VecDeque<Arc<Snapshot>>,
     hosts: Lately,
     next_hops: Lately,
+    /// What the MAC address of `incoming` was.
+    owns: Lately,
     /// The judge wants one; nothing that needs it is judged.
     fragments: FragmentTable,
     checked: u64,
@@ -137,6 +139,7 @@ impl Auditor {
             snapshots: VecDeque::new(),
             hosts: Lately::default(),
             next_hops: Lately::default(),
+            owns: Lately::default(),
             fragments: FragmentTable::default(),
             checked: 0,
             skipped: 0,
@@ -173,6 +176,7 @@ impl Auditor {
     pub fn look(&mut self, now: Duration) {
         self.hosts.see(self.links.host(), now);
         self.next_hops.see(self.links.next_hop(), now);
+        self.owns.see(self.links.incoming_mac(), now);
     }
 
     /// Judges one sample. The faults that were found; none too where it could not be judged.
@@ -303,15 +307,15 @@ impl Auditor {
 
     /// Whether one NIC plays `uplink` and `incoming`.
     fn is_incoming_too(&self) -> bool {
-        let link = self.links.incoming();
-        link.is_some_and(|link| link.port == Role::Uplink)
+        self.links.incoming_port() == Some(Role::Uplink)
     }
 
     /// Whether a frame was sent to the box for the host.
     fn is_routed(&self, sample: &Sample, rules: &Rules) -> bool {
-        let own = self.links.incoming().map(|link| link.own);
-        own.is_some()
-            && MacAddr::destination_of(&sample.before) == own
+        let to = MacAddr::destination_of(&sample.before);
+        self.links.incoming_port().is_some()
+            && to.is_some()
+            && self.owns.was(to)
             && packet::destination(&sample.before).is_some_and(|address| {
                 rules.addresses.contains(address) || rules.relay_addresses.contains(address)
             })
@@ -335,16 +339,18 @@ impl Auditor {
                 faults.unless(macs_stay, Fault::Mac);
             }
             (Way::Steered, Outcome::Forward(by)) => {
-                let link = self.links.incoming().filter(|link| link.port == by);
+                let by_incoming = self.links.incoming_port() == Some(by);
                 let from = MacAddr::source_of(after);
-                let is_steered = to.is_some()
+                let is_steered = by_incoming
+                    && to.is_some()
                     && self.next_hops.was(to)
-                    && link.is_some_and(|link| from == Some(link.own));
+                    && from.is_some()
+                    && self.owns.was(from);
                 let is_spared = by == Role::Uplink && macs_stay && self.may_not_steer();
                 if !is_steered && !is_spared {
-                    faults.found(match link {
-                        Some(_) => Fault::Mac,
-                        None => Fault::Egress,
+                    faults.found(match by_incoming {
+                        true => Fault::Mac,
+                        false => Fault::Egress,
                     });
                 }
             }
@@ -370,7 +376,7 @@ impl Auditor {
 
     /// Whether there was no way to steer, lately.
     fn may_not_steer(&self) -> bool {
-        self.links.incoming().is_none() || self.next_hops.was(None)
+        self.links.incoming_port().is_none() || self.next_hops.was(None)
     }
 }
 

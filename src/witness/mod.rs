@@ -77,7 +77,7 @@ impl Witness {
         if let Some(capture) = &mut self.capture
             && let Some(rules) = self.auditor.rules()
         {
-            let own = self.links.incoming().map(|link| link.own);
+            let own = self.links.incoming_mac();
             let macs = [self.links.host(), own, self.links.next_hop()];
             capture.see(sample, &Site { rules, macs });
         }

@@ -4,10 +4,10 @@ use crate::expect::{Event, Link};
 use crate::flows::place;
 use crate::sets::publish;
 use crate::stage::{EXITMARK, Stage};
-use exitmark::lab::LabError;
 use exitmark::lab::site::RunningBox;
 #[cfg(target_arch = "x86_64")]
 use exitmark::lab::{Ending, killed_at};
+use exitmark::lab::{LabError, Netns};
 use nix::sys::signal::Signal;
 use std::path::Path;
 use std::thread;
@@ -49,6 +49,8 @@ pub(crate) fn happen(stage: &mut Stage<'_>, event: Event) -> Result<Option<u64>,
         Event::ManySwaps => swap(stage, &stage.sets.small, MANY_SWAPS)?,
         Event::Reloads => reload(stage)?,
         Event::LinkDown(link) => return flap(stage, link).map(Some),
+        Event::PortBack(port) => return away(stage, port).map(Some),
+        Event::Renamed => rename(stage)?,
     }
     Ok(None)
 }
@@ -206,7 +208,7 @@ fn reload(stage: &Stage<'_>) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Sets a link down and up, and waits until a frame of each flow that was sent since has arrived.
+/// Sets a link down and up, and waits until every flow arrives again.
 fn flap(stage: &Stage<'_>, link: Link) -> Result<u64, LabError> {
     let (netns, interface) = match link {
         Link::IncomingAtBox => (&stage.site.middle, "incoming0"),
@@ -217,6 +219,43 @@ fn flap(stage: &Stage<'_>, link: Link) -> Result<u64, LabError> {
     netns.ip(&format!("link set {interface} down"))?;
     stage.load.go_on(DOWN)?;
     netns.ip(&format!("link set {interface} up"))?;
+    arrived_again(stage)
+}
+
+/// Moves a NIC of the box's to another network namespace and back, which removes it from the box's
+/// as far as the kernel's maps and sockets are concerned, and leaves its far end with the sink.
+fn away(stage: &Stage<'_>, port: &str) -> Result<u64, LabError> {
+    let (here, there) = (&stage.site.middle, Netns::new("away")?);
+    here.ip(&format!("link set {port} netns {}", there.path()))?;
+    stage.load.go_on(DOWN)?;
+    // Without an address, as it was: a stack that has one speaks.
+    here.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+    there.ip(&format!("link set {port} netns {}", here.path()))?;
+    here.ip(&format!("link set {port} up"))?;
+    let number = arrived_again(stage)?;
+    let log = running(stage)?.log();
+    match log.contains("the ports are set up again") {
+        true => Ok(number),
+        false => Err(LabError(format!("the port is not set up again: {log}"))),
+    }
+}
+
+/// Renames the uplink while it forwards, and gives it its name again.
+fn rename(stage: &Stage<'_>) -> Result<(), LabError> {
+    let netns = &stage.site.middle;
+    netns.ip("link set uplink0 name wan0")?;
+    stage.load.go_on(DOWN)?;
+    let log = running(stage)?.log();
+    netns.ip("link set wan0 name uplink0")?;
+    match log.contains("ALARM: uplink0 (uplink) is called wan0 now") {
+        true => Ok(()),
+        false => Err(LabError(format!("no alarm: {log}"))),
+    }
+}
+
+/// Waits until a frame of each flow that was sent from now on has arrived; returns the number of a
+/// frame that was sent then.
+fn arrived_again(stage: &Stage<'_>) -> Result<u64, LabError> {
     let flows = stage.rhythm.flows();
     let up = place(stage.load.number(), flows).1;
     let begin = Instant::now();

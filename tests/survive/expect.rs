@@ -25,6 +25,10 @@ pub(crate) enum Event {
     /// Of the configuration.
     Reloads,
     LinkDown(Link),
+    /// The box's NIC of this name is removed from its network namespace, and is back after a while.
+    PortBack(&'static str),
+    /// The uplink.
+    Renamed,
     FullRings,
 }
 
@@ -124,6 +128,9 @@ pub(crate) const TABLE: &[Expected] = &[
     line(Event::LinkDown(Link::IncomingAtFarEnd), "incoming peer down", Steady,    Lost::NoneAfter, Lost::NoneAfter),
     line(Event::LinkDown(Link::UplinkAtBox),      "uplink down",       Steady,     Lost::NoneAfter, Lost::NoneAfter),
     line(Event::LinkDown(Link::UplinkAtFarEnd),   "uplink peer down",  Steady,     Lost::NoneAfter, Lost::NoneAfter),
+    line(Event::PortBack("uplink0"),        "port removed and back",   Steady,     Lost::NoneAfter, Lost::NoneAfter),
+    line(Event::PortBack("incoming0"),      "incoming removed and back", Steady,   Lost::NoneAfter, Lost::NoneAfter),
+    line(Event::Renamed,                    "port renamed",            Steady,     NONE,            NONE),
     line(Event::FullRings,                  "full rings",              Bursts,     NONE,            NONE),
 
     line(Event::Nothing,                    "none",                    Saturation, CABLES,          CABLES),
@@ -142,6 +149,8 @@ pub(crate) const TABLE: &[Expected] = &[
     line(Event::LinkDown(Link::IncomingAtFarEnd), "incoming peer down", Saturation, Lost::Any,      Lost::Any),
     line(Event::LinkDown(Link::UplinkAtBox),      "uplink down",       Saturation, Lost::Any,       Lost::Any),
     line(Event::LinkDown(Link::UplinkAtFarEnd),   "uplink peer down",  Saturation, Lost::Any,       Lost::Any),
+    line(Event::PortBack("uplink0"),        "port removed and back",   Saturation, Lost::Any,       Lost::Any),
+    line(Event::Renamed,                    "port renamed",            Saturation, CABLES,          CABLES),
     line(Event::FullRings,                  "full rings",              Saturation, CABLES,          CABLES),
 ];
 

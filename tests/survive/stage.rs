@@ -185,7 +185,7 @@ fn configure(
     };
     // By the uplink is where the sinks do not expect relay frames.
     let without_way = match event {
-        Event::LinkDown(_) => "on_unavailable = \"drop\"\n",
+        Event::LinkDown(_) | Event::PortBack(_) => "on_unavailable = \"drop\"\n",
         _ => "",
     };
     let text = format!(

@@ -29,6 +29,7 @@ mod leaks;
 mod marked;
 mod needles;
 mod plain_wire;
+mod ports;
 mod private;
 mod privileges;
 mod refusals;

@@ -40,7 +40,11 @@ fn bits(capabilities: &[Capability]) -> u64 {
 /// keeps what gets past it.
 fn allowed(pid: u32, thread: &str, keeper: &[Capability]) -> u64 {
     let of_thread = match thread {
-        "exitmark" => &[Capability::CAP_NET_ADMIN, Capability::CAP_BPF][..],
+        "exitmark" => &[
+            Capability::CAP_NET_ADMIN,
+            Capability::CAP_NET_RAW,
+            Capability::CAP_BPF,
+        ][..],
         "exitmark-way" => &[Capability::CAP_NET_ADMIN],
         "exitmark-relays" => keeper,
         _ => &[],
@@ -231,7 +235,7 @@ fn inside() {
     if std::env::var_os(INSIDE).is_none() {
         return;
     }
-    forbid_system_calls(&[]).unwrap();
+    forbid_system_calls(&[], &[]).unwrap();
     let tries = tries();
     for (what, outcome) in &tries {
         let error = outcome.as_ref().map_err(io::Error::raw_os_error);

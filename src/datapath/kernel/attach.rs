@@ -35,16 +35,22 @@ pub fn xdp_state(ifindex: u32) -> Result<XdpState, KernelError> {
     sys::xdp_state(ifindex).map_err(map_error("ports"))
 }
 
-/// A program on a NIC, for as long as its link is pinned.
+/// A program on a NIC, for as long as its link is pinned or this is there.
 #[derive(Debug)]
 pub struct Attachment {
     /// The port's role.
     pub role: Role,
     /// How it is attached.
     pub mode: AttachMode,
+    /// Keeps the program on the NIC when the pin is removed.
+    link: OwnedFd,
     /// The link, and the program that was there before if it could be opened.
     before: Option<(OwnedFd, Option<OwnedFd>)>,
 }
+
+/// The programs that count what NICs drop, for as long as their links are pinned or this is there.
+#[derive(Debug, Default)]
+pub struct Watches(Vec<(Watch, OwnedFd)>);
 
 impl Attachment {
     /// Whether another process' program was there and has been replaced.
@@ -94,7 +100,7 @@ impl Kernel {
             hint: attach_hint(&source, interface),
             source,
         };
-        let before = match pins.link(role)? {
+        let (link, before) = match pins.link(role)? {
             Some(link) => {
                 let target = sys::link_target(link.as_fd()).map_err(failed)?;
                 // A process that was killed, or another build, may have left it without a pin.
@@ -114,7 +120,8 @@ impl Kernel {
                     }
                     return Err(failed(error));
                 }
-                Some((link, old))
+                let kept = link.try_clone().map_err(failed)?;
+                (kept, Some((link, old)))
             }
             None => {
                 pins.pin_program(role, program)?;
@@ -138,13 +145,14 @@ impl Kernel {
                         return Err(failed(error));
                     }
                 };
-                pins.pin_link(role, link)?;
-                None
+                pins.pin_link(role, &link)?;
+                (link, None)
             }
         };
         let state = sys::xdp_state(ifindex).map_err(failed)?;
         Ok(Attachment {
             role,
+            link,
             mode: if state.is_generic {
                 AttachMode::Generic
             } else {
@@ -167,10 +175,10 @@ impl Kernel {
         interface: &str,
         ifindex: u32,
         mode: AttachMode,
-    ) -> Result<AttachMode, KernelError> {
+    ) -> Result<Attachment, KernelError> {
         pins.remove_link(role)?;
         match mode {
-            AttachMode::Native => Ok(self.attach(pins, role, interface, ifindex)?.mode),
+            AttachMode::Native => self.attach(pins, role, interface, ifindex),
             AttachMode::Generic => self.attach_generic(pins, role, interface, ifindex),
         }
     }
@@ -192,7 +200,7 @@ impl Kernel {
             "the frames of a box would be lost"
         );
         pins.remove_link(attachment.role)?;
-        attachment.mode = self.attach_generic(pins, attachment.role, interface, ifindex)?;
+        *attachment = self.attach_generic(pins, attachment.role, interface, ifindex)?;
         Ok(())
     }
 
@@ -202,7 +210,7 @@ impl Kernel {
         role: Role,
         interface: &str,
         ifindex: u32,
-    ) -> Result<AttachMode, KernelError> {
+    ) -> Result<Attachment, KernelError> {
         pins.pin_program(role, self.program(role))?;
         let link = sys::create_link(self.program(role), ifindex, XDP_FLAGS_SKB_MODE);
         let link = link.map_err(|source| KernelError::Attach {
@@ -210,8 +218,43 @@ impl Kernel {
             hint: attach_hint(&source, interface),
             source,
         })?;
-        pins.pin_link(role, link)?;
-        Ok(AttachMode::Generic)
+        pins.pin_link(role, &link)?;
+        Ok(Attachment {
+            role,
+            mode: AttachMode::Generic,
+            link,
+            before: None,
+        })
+    }
+
+    /// Whether anything of what this box has pinned is gone: removed by hand, or with its file
+    /// system.
+    pub fn is_unpinned(&self, pins: &Pins, attachments: &[Attachment]) -> bool {
+        pins.are_wiped(self.layout, attachments.iter().map(|one| one.role))
+    }
+
+    /// Pins again what was unpinned. The programs are on their NICs all the while.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn pin_again(
+        &self,
+        pins: &mut Pins,
+        attachments: &[Attachment],
+        watches: &Watches,
+    ) -> Result<(), KernelError> {
+        pins.renew()?;
+        for attachment in attachments {
+            if pins.link(attachment.role)?.is_none() {
+                pins.pin_program(attachment.role, self.program(attachment.role))?;
+                pins.pin_link(attachment.role, &attachment.link)?;
+            }
+        }
+        pins.remove_watches()?;
+        for (watch, link) in &watches.0 {
+            pins.pin_watch(*watch, link)?;
+        }
+        self.pin_maps(pins)
     }
 
     /// Takes the programs off NICs that do not play these roles any more, so that no link is in
@@ -256,7 +299,8 @@ impl Kernel {
     ///
     /// # Errors
     /// It cannot be attached or pinned.
-    pub fn watch_drops(&self, pins: &Pins) -> Result<(), KernelError> {
+    pub fn watch_drops(&self, pins: &Pins) -> Result<Watches, KernelError> {
+        let mut watches = Watches::default();
         if self.counts_drops {
             let programs = &self.skeleton.progs;
             for (watch, program) in [
@@ -264,10 +308,11 @@ impl Kernel {
                 (Watch::Unredirected, programs.exitmark_unredirected.as_fd()),
             ] {
                 let link = sys::create_tracing_link(program).map_err(map_error("counters"))?;
-                pins.pin_watch(watch, link)?;
+                pins.pin_watch(watch, &link)?;
+                watches.0.push((watch, link));
             }
         }
-        Ok(())
+        Ok(watches)
     }
 }
 

@@ -28,7 +28,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
-pub use attach::{AttachMode, Attachment, XdpAbilities, XdpState, kernel_version, xdp_state};
+pub use attach::{
+    AttachMode, Attachment, Watches, XdpAbilities, XdpState, kernel_version, xdp_state,
+};
 pub use pin_error::PinError;
 pub use pins::Pins;
 pub use run::Ran;
@@ -112,6 +114,7 @@ pub struct Kernel {
     skeleton: ExitmarkSkel<'static>,
     layout: u32,
     counts_drops: bool,
+    buffers: Buffers,
 }
 
 /// What frames the program is loaded for.
@@ -230,7 +233,13 @@ impl Kernel {
             skeleton: bpf::load(|| open.load())?,
             layout,
             counts_drops,
+            buffers,
         })
+    }
+
+    /// What frames the program was loaded for.
+    pub const fn buffers(&self) -> Buffers {
+        self.buffers
     }
 
     /// Pins the maps of the program that is attached now, in the place of its predecessor's.
@@ -240,7 +249,7 @@ impl Kernel {
     pub fn pin_maps(&self, pins: &Pins) -> Result<(), KernelError> {
         let maps = &self.skeleton.maps;
         for (name, map) in [
-            ("policies", maps.policies.as_fd()),
+            (pins::POLICIES, maps.policies.as_fd()),
             (LINKS, maps.links.as_fd()),
             ("guards", maps.guards.as_fd()),
             (COUNTERS, maps.counters.as_fd()),
@@ -341,6 +350,20 @@ impl Kernel {
                 .map_err(map_error("ports")),
             None => absent(ports.delete(&key)).map_err(map_error("ports")),
         }
+    }
+
+    /// The number of the NIC to which a role's frames are redirected. The kernel forgets it when
+    /// that NIC is removed or moved to another network namespace, for good: also where the same NIC
+    /// is back.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn port(&self, role: Role) -> Result<Option<u32>, KernelError> {
+        let key = slot(role.index());
+        let value = (self.skeleton.maps.ports)
+            .lookup(&key, MapFlags::ANY)
+            .map_err(map_error("ports"))?;
+        Ok(value.and_then(|value| Some(u32::from_ne_bytes(*value.first_chunk()?))))
     }
 
     /// Lets a port's socket receive what its queue gets.

@@ -33,6 +33,8 @@ use std::time::{Duration, Instant};
 
 const UNDO: &str = "undo";
 const MAPS: &str = "maps-";
+/// The map that is pinned first of all.
+pub(super) const POLICIES: &str = "policies";
 /// How long the last owner may take to end: it drains its rings.
 const OWNER_PATIENCE: Duration = Duration::from_secs(3);
 const OWNER_PAUSE: Duration = Duration::from_millis(2);
@@ -60,7 +62,7 @@ impl Watch {
 pub struct Pins {
     directory: PathBuf,
     undo: MapHandle,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Pins {
@@ -84,8 +86,46 @@ impl Pins {
         Ok(Self {
             undo,
             directory: directory.to_owned(),
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// Whether the directory is the one that was opened, as far as this user may look.
+    fn is_in_place(&self) -> bool {
+        let identity = |data: fs::Metadata| (data.dev(), data.ino());
+        match fs::metadata(&self.directory) {
+            Ok(now) => self.lock.metadata().map(identity).ok() == Some(identity(now)),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Makes the directory again after it was removed, or its file system unmounted, and pins in it
+    /// what to set back on the NICs.
+    ///
+    /// # Errors
+    /// As [`Pins::open`].
+    pub(super) fn renew(&mut self) -> Result<(), PinError> {
+        if !is_bpf_fs(&self.directory)? {
+            return Err(PinError::NoBpfFs(self.directory.clone()));
+        }
+        if !self.is_in_place() {
+            self.lock = lock(&self.directory)?;
+        }
+        let path = self.directory.join(UNDO);
+        if path.exists() {
+            return Ok(());
+        }
+        sys::pin(self.undo.as_fd(), &path).map_err(refused("pin", &path))
+    }
+
+    /// Whether anything is missing of what a box with programs on the NICs of these roles has
+    /// pinned, with this layout of its maps.
+    pub(super) fn are_wiped(&self, layout: u32, roles: impl Iterator<Item = Role>) -> bool {
+        let mut of_roles = roles.flat_map(|role| [self.link_path(role), self.program_path(role)]);
+        let beside = [self.directory.join(UNDO), self.maps(layout).join(POLICIES)];
+        !self.is_in_place()
+            || of_roles.any(|path| is_missing(&path))
+            || beside.iter().any(|path| is_missing(path))
     }
 
     /// Whether there is anything at this place.
@@ -143,6 +183,20 @@ impl Pins {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(refused("open", &path)(error)),
         }
+    }
+
+    /// The number of the NIC on which a role's pinned link has its program: 0 where that NIC is gone,
+    /// none where there is no such pin.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn attached_to(&self, role: Role) -> Result<Option<u32>, PinError> {
+        let path = self.link_path(role);
+        let target = |link: OwnedFd| sys::link_target(link.as_fd());
+        let target = self.link(role)?.map(target).transpose();
+        Ok(target
+            .map_err(refused("look at", &path))?
+            .map(|target| target.ifindex))
     }
 
     pub(super) fn pin_link(&self, role: Role, link: impl AsFd) -> Result<(), PinError> {
@@ -303,6 +357,11 @@ impl Pins {
             done => done.map_err(refused("remove", &self.directory)),
         }
     }
+}
+
+/// Whether there is nothing at this path, as far as this user may look.
+fn is_missing(path: &Path) -> bool {
+    fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Whether what exists of a path is in a BPF file system.

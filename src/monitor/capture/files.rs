@@ -159,7 +159,7 @@ pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
     }
     process::keep(&[]).map_err(|error| CaptureError::System("give up capabilities", error))?;
     access(out, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| closed_off(error.into()))?;
-    process::forbid_system_calls(&SYSTEM_CALLS)
+    process::forbid_system_calls(&SYSTEM_CALLS, &[])
         .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
     let captures = opened
         .into_iter()

@@ -99,7 +99,7 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
         })
         .map_err(|error| CaptureError::System("start to keep the books", error))?;
     process::keep(OF_MAIN).map_err(|error| CaptureError::System("give up capabilities", error))?;
-    process::forbid_system_calls(&SYSTEM_CALLS)
+    process::forbid_system_calls(&SYSTEM_CALLS, &[])
         .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
     let mut listening = Listening {
         counter: Counter::new(filter(settings), places, cells),

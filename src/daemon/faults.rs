@@ -1,0 +1,238 @@
+//! What can be amiss with a port under the running box, told from what the kernel says of it now and
+//! what its sockets and the program were set up for.
+
+use super::detach;
+use super::parts::StandingPort;
+use crate::datapath::{PerRole, Role};
+use crate::nic::LinkState;
+
+/// What is amiss with one port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No NIC has its number any more.
+    Gone,
+    /// It was removed or moved, and is back: the kernel does not redirect frames to it.
+    Forgotten,
+    /// The configuration has another name for it.
+    Renamed(String),
+    /// Its link is down, or it is set down.
+    NoLink { is_up: bool },
+    /// Its MTU, where the other ports have another one.
+    Mtu { is: u32, others: u32 },
+    /// It has another number of receive queues than when the sockets were bound.
+    Queues { is: u32, was: u32 },
+    /// Frames for other addresses than its own are not taken.
+    NotPromiscuous,
+}
+
+impl Fault {
+    /// A word for it, for alerts.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Gone | Self::Forgotten => "port_lost",
+            Self::Renamed(_) => "renamed",
+            Self::NoLink { .. } => "no_carrier",
+            Self::Mtu { .. } => "mtu",
+            Self::Queues { .. } => "queues_changed",
+            Self::NotPromiscuous => "promiscuous",
+        }
+    }
+
+    pub(super) const fn is_loss(&self) -> bool {
+        matches!(self, Self::Gone | Self::Forgotten)
+    }
+
+    /// What is amiss, what it means, and what mends it.
+    pub(super) fn text(&self, port: &StandingPort) -> String {
+        let (nic, role) = (&port.nic.name, port.role);
+        let loss = match role {
+            Role::Host | Role::Uplink => "nothing crosses the wire",
+            Role::Incoming => "relay traffic is not steered",
+        };
+        match self {
+            Self::Gone => format!(
+                "{nic} ({role}) is gone: {loss} until a NIC named {} is back, which is attached \
+                 by itself then",
+                port.configured
+            ),
+            Self::Forgotten => format!(
+                "{nic} ({role}) was removed or moved and is back: {loss} until it is attached \
+                 again, which is tried by itself"
+            ),
+            Self::Renamed(name) => format!(
+                "{nic} ({role}) is called {name} now: frames are forwarded, but the next start \
+                 will not find {}; `ip link set dev {name} name {}`, or set ports.{role} to {name}",
+                port.configured, port.configured
+            ),
+            Self::NoLink { is_up: false } => {
+                format!("{nic} ({role}) is set down: {loss} until `ip link set dev {nic} up`")
+            }
+            Self::NoLink { is_up: true } => format!("{nic} ({role}) has no link: {loss}"),
+            Self::Mtu { is, others } => format!(
+                "{nic} ({role}) has an MTU of {is} and another port one of {others}: longer \
+                 packets are lost; `ip link set dev {nic} mtu {others}`"
+            ),
+            Self::Queues { is, was } => format!(
+                "{nic} ({role}) has {is} receive queues, and had {was} when its sockets were bound"
+            ),
+            Self::NotPromiscuous => format!(
+                "promiscuous mode was turned off at {nic} ({role}), and is turned on again: without \
+                 it frames for other MAC addresses are lost"
+            ),
+        }
+    }
+}
+
+/// What the kernel says of a port beside its state.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// Frames are redirected to it.
+    pub(super) is_redirected_to: bool,
+    /// The number of the NIC that has the name in the configuration.
+    pub(super) named: Option<u32>,
+    pub(super) queues: u32,
+}
+
+/// What is amiss with a port by itself.
+pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, seen: Seen) -> Vec<Fault> {
+    let Some(now) = now else {
+        return vec![Fault::Gone];
+    };
+    let mut faults = Vec::new();
+    if !seen.is_redirected_to {
+        faults.push(Fault::Forgotten);
+    }
+    if seen.named != Some(now.index) {
+        faults.push(Fault::Renamed(now.name.clone()));
+    }
+    if !now.is_up || !now.has_carrier {
+        faults.push(Fault::NoLink { is_up: now.is_up });
+    }
+    if seen.queues != port.nic.queues {
+        faults.push(Fault::Queues {
+            is: seen.queues,
+            was: port.nic.queues,
+        });
+    }
+    if detach::must_be_promiscuous(port.role) && !now.is_promiscuous {
+        faults.push(Fault::NotPromiscuous);
+    }
+    faults
+}
+
+/// The MTU that all ports have, if they have the same; otherwise the fault of each.
+pub(super) fn compare_mtus(
+    mtus: &PerRole<Option<u32>>,
+    standing: u32,
+) -> Result<Option<u32>, PerRole<Option<Fault>>> {
+    let mut present = mtus.iter().filter_map(|(_, mtu)| *mtu);
+    let Some(first) = present.next() else {
+        return Ok(None);
+    };
+    if present.all(|mtu| mtu == first) {
+        return Ok(Some(first));
+    }
+    // Told of those that were changed; the others have what they had.
+    Err(PerRole::from_fn(|role| {
+        let is = mtus[role].filter(|&mtu| mtu != standing)?;
+        let others = mtus.iter().filter(|&(other, _)| other != role);
+        let others = others.filter_map(|(_, mtu)| *mtu).max().unwrap_or(is);
+        Some(Fault::Mtu { is, others })
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::AttachMode;
+    use crate::nic::Nic;
+
+    fn port(role: Role) -> StandingPort {
+        StandingPort {
+            role,
+            configured: "up0".to_owned(),
+            nic: Nic::example("up0", Some("igb")),
+            mode: AttachMode::Native,
+            is_zero_copy: false,
+            hands_over: false,
+            reason: "",
+            needs_process: false,
+            lossy: None,
+        }
+    }
+
+    fn state() -> LinkState {
+        LinkState {
+            index: 1,
+            name: "up0".to_owned(),
+            mac: None,
+            mtu: 1500,
+            is_up: true,
+            has_carrier: true,
+            is_promiscuous: true,
+            received: 0,
+        }
+    }
+
+    const SEEN: Seen = Seen {
+        is_redirected_to: true,
+        named: Some(1),
+        queues: 1,
+    };
+
+    #[test]
+    fn each_change_of_a_port_is_a_fault_of_its_own() {
+        let port = port(Role::Uplink);
+        let all = |state: LinkState, seen| faults(&port, Some(&state), seen);
+        assert_eq!(all(state(), SEEN), []);
+        assert_eq!(faults(&port, None, SEEN), [Fault::Gone]);
+        let forgotten = Seen {
+            is_redirected_to: false,
+            ..SEEN
+        };
+        assert_eq!(all(state(), forgotten), [Fault::Forgotten]);
+        let renamed = LinkState {
+            name: "eth7".to_owned(),
+            ..state()
+        };
+        // An alternative name finds it.
+        assert_eq!(all(renamed.clone(), SEEN), []);
+        for named in [None, Some(2)] {
+            let seen = Seen { named, ..SEEN };
+            let expected = [Fault::Renamed("eth7".to_owned())];
+            assert_eq!(all(renamed.clone(), seen), expected);
+        }
+        for (is_up, has_carrier) in [(false, false), (true, false)] {
+            let state = LinkState {
+                is_up,
+                has_carrier,
+                ..state()
+            };
+            assert_eq!(all(state, SEEN), [Fault::NoLink { is_up }]);
+        }
+        let queues = Seen { queues: 2, ..SEEN };
+        assert_eq!(all(state(), queues), [Fault::Queues { is: 2, was: 1 }]);
+        let deaf = LinkState {
+            is_promiscuous: false,
+            ..state()
+        };
+        assert_eq!(all(deaf.clone(), SEEN), [Fault::NotPromiscuous]);
+        // `incoming` takes only what is sent to it.
+        let incoming = self::port(Role::Incoming);
+        assert_eq!(faults(&incoming, Some(&deaf), SEEN), []);
+    }
+
+    #[test]
+    fn an_mtu_is_a_fault_only_beside_another_one() {
+        let mtus = |mtus: [Option<u32>; 3]| compare_mtus(&PerRole::new(mtus), 1500);
+        assert_eq!(mtus([Some(1500), Some(1500), None]), Ok(Some(1500)));
+        assert_eq!(mtus([Some(9000), Some(9000), Some(9000)]), Ok(Some(9000)));
+        assert_eq!(mtus([None, None, None]), Ok(None));
+        let lowered = mtus([Some(1500), Some(1400), Some(1500)]).unwrap_err();
+        let fault = Fault::Mtu {
+            is: 1400,
+            others: 1500,
+        };
+        assert_eq!(lowered, PerRole::new([None, Some(fault), None]));
+    }
+}

@@ -1,0 +1,387 @@
+//! Ports that change under the running box: removed and created again, renamed, moved to another
+//! network namespace, with another MAC address, MTU or number of queues.
+//!
+//! The kernel announces every change of a link; once a second the ports are looked at in any case.
+//! A look compares what each port is with what the sockets and the program were set up for: which
+//! announcement led to it does not matter. While a port is lost, the workers end and the program
+//! decides by itself for the others. When it is back, it is set up as by a start that takes a box
+//! over.
+
+use super::faults::{Fault, Seen, compare_mtus, faults};
+use super::nics::{Nics, configured};
+use super::parts::{Assembly, Base, StandingPort};
+use super::{Daemon, DaemonError, Event, capabilities, detach};
+use crate::datapath::{Attachment, Buffers, PerRole, Role};
+use crate::nic::{LinkState, LinkWatch, NicError, index_of};
+use crate::process;
+use crossbeam::channel::Sender;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often a port that is there is set up again before the box ends, for the service manager to
+/// start it anew; and how long apart.
+const TRIES: u32 = 30;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is known of the ports besides their state.
+#[derive(Default)]
+pub(super) struct Following {
+    /// What is amiss with each port.
+    faults: PerRole<Vec<Fault>>,
+    /// The workers have ended, because a port is lost.
+    is_suspended: bool,
+    retry: Retry,
+}
+
+impl Following {
+    pub(super) fn faults(&self, role: Role) -> &[Fault] {
+        &self.faults[role]
+    }
+
+    /// Why the ports were not set up again the last time.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.retry.reason.as_deref()
+    }
+}
+
+/// When the ports are set up again.
+#[derive(Default)]
+struct Retry {
+    tries: u32,
+    next: Option<Instant>,
+    reason: Option<String>,
+}
+
+impl Retry {
+    fn is_due(&self, now: Instant) -> bool {
+        self.next.is_none_or(|next| now >= next)
+    }
+
+    /// Takes note of why the ports could not be set up; whether that is news. What is only waited
+    /// for is no try.
+    fn failed(&mut self, reason: String, is_waiting: bool, now: Instant) -> bool {
+        if is_waiting {
+            self.next = None;
+        } else {
+            self.tries += 1;
+            self.next = Some(now + PAUSE);
+        }
+        let is_news = self.reason.as_ref() != Some(&reason);
+        self.reason = Some(reason);
+        is_news
+    }
+
+    const fn is_over(&self) -> bool {
+        self.tries >= TRIES
+    }
+}
+
+/// Has the main thread look at the ports whenever a link changes.
+pub(super) fn watch(
+    events: Sender<Event>,
+    is_told: Arc<AtomicBool>,
+) -> Result<LinkWatch, NicError> {
+    LinkWatch::start(
+        || process::keep_or_say(capabilities::OF_NOBODY),
+        move || {
+            if !is_told.swap(true, Ordering::AcqRel) {
+                let _ = events.send(Event::Links);
+            }
+        },
+    )
+}
+
+impl Daemon {
+    /// Looks at every port, says what has changed, and mends what can be mended.
+    ///
+    /// # Errors
+    /// A port is back and cannot be set up: the box must be started anew.
+    pub(super) fn look_at_links(&mut self) -> Result<(), DaemonError> {
+        let mut states = PerRole::<Option<LinkState>>::default();
+        let mut found = PerRole::<Vec<Fault>>::default();
+        for port in &self.standing.ports {
+            // What the kernel does not say now is asked again in a second.
+            let Ok((now, seen)) = self.ask(port) else {
+                return Ok(());
+            };
+            found[port.role] = faults(port, now.as_ref(), seen);
+            states[port.role] = now;
+        }
+        let standing = self.standing.mtu();
+        let mtus = PerRole::from_fn(|role| states[role].as_ref().map(|state| state.mtu));
+        let mut has_changed = false;
+        match compare_mtus(&mtus, standing) {
+            Ok(mtu) => has_changed = mtu.is_some_and(|mtu| mtu != standing),
+            Err(of_ports) => {
+                for (role, fault) in of_ports.iter() {
+                    found[role].extend(fault.clone());
+                }
+            }
+        }
+        let all = || found.iter().flat_map(|(_, faults)| faults);
+        let is_lost = all().any(Fault::is_loss);
+        has_changed |= all().any(|fault| matches!(fault, Fault::Queues { .. }));
+        self.tell(found);
+        self.let_go_of_lost();
+        self.follow_addresses(&states);
+        self.keep_promiscuous();
+        self.mend(is_lost, has_changed)
+    }
+
+    fn ask(&self, port: &StandingPort) -> Result<(Option<LinkState>, Seen), DaemonError> {
+        let index = port.nic.index;
+        let now = LinkState::of_index(index)?;
+        let mut seen = Seen {
+            is_redirected_to: self.kernel.port(port.role)? == Some(index),
+            named: Some(index),
+            queues: port.nic.queues,
+        };
+        if let Some(now) = &now {
+            if now.name != port.configured {
+                seen.named = index_of(&port.configured)?;
+            }
+            seen.queues = port.nic.queues_now()?;
+        }
+        Ok((now, seen))
+    }
+
+    /// Says what is new and what is over, once.
+    fn tell(&mut self, found: PerRole<Vec<Fault>>) {
+        for port in &self.standing.ports {
+            let (nic, role) = (&port.nic.name, port.role);
+            let before = &self.following.faults[role];
+            for fault in found[role].iter().filter(|fault| !before.contains(fault)) {
+                // Whoever follows the next hop says so for the port that plays `incoming`.
+                let is_told = matches!(fault, Fault::NoLink { .. })
+                    && self.links.incoming_port() == Some(role);
+                if !is_told {
+                    tracing::error!("ALARM: {}", fault.text(port));
+                }
+            }
+            let is_over = |fault: &&Fault| {
+                let same = |now: &Fault| now.kind() == fault.kind();
+                !fault.is_loss() && !found[role].iter().any(same)
+            };
+            let is_there = found[role] != [Fault::Gone];
+            for fault in before.iter().filter(is_over).filter(|_| is_there) {
+                tracing::info!("{nic} ({role}): over: {}", fault.kind());
+            }
+        }
+        self.following.faults = found;
+    }
+
+    /// Takes the programs off NICs that have left: one in another network namespace is another
+    /// machine's, so to speak, and brings no frames in here.
+    fn let_go_of_lost(&mut self) {
+        let faults = &self.following.faults;
+        let is_gone = |one: &Attachment| faults[one.role] == [Fault::Gone];
+        for attachment in self.attachments.extract_if(.., |one| is_gone(one)) {
+            if let Err(error) = self.pins.remove_link(attachment.role) {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+
+    /// Takes over the names and MAC addresses that the NICs have now.
+    fn follow_addresses(&mut self, states: &PerRole<Option<LinkState>>) {
+        for port in &mut self.standing.ports {
+            let Some(now) = &states[port.role] else {
+                continue;
+            };
+            // Drivers are asked by name.
+            port.nic.name.clone_from(&now.name);
+            let Some(mac) = now
+                .mac
+                .filter(|mac| mac.is_unicast() && *mac != port.nic.mac)
+            else {
+                continue;
+            };
+            port.nic.mac = mac;
+            if self.links.incoming_port() == Some(port.role) {
+                self.links.set_incoming_mac(mac);
+                self.steering.set_own(mac);
+                tracing::warn!(
+                    "{} ({}) has the MAC address {mac} now: steered frames leave with it, and \
+                     frames sent to it for the host are delivered",
+                    now.name,
+                    port.role
+                );
+            }
+        }
+    }
+
+    fn keep_promiscuous(&self) {
+        for port in &self.standing.ports {
+            if self.following.faults[port.role].contains(&Fault::NotPromiscuous)
+                && let Err(error) = detach::set_promiscuous(&self.pins, port.role, &port.nic)
+            {
+                tracing::error!("ALARM: {error}");
+            }
+        }
+    }
+
+    /// Sets the ports up again where one was lost, or has changed in what its sockets depend on.
+    fn mend(&mut self, is_lost: bool, has_changed: bool) -> Result<(), DaemonError> {
+        if is_lost {
+            self.suspend();
+        }
+        if !self.following.is_suspended && !has_changed {
+            self.following.retry = Retry::default();
+            return Ok(());
+        }
+        let now = Instant::now();
+        if !self.following.retry.is_due(now) {
+            return Ok(());
+        }
+        let Err(error) = self.set_up_again() else {
+            self.following.retry = Retry::default();
+            return Ok(());
+        };
+        if matches!(error, DaemonError::OtherBuffers(_)) {
+            return Err(error);
+        }
+        let is_waiting = matches!(
+            error,
+            DaemonError::Nic(NicError::Missing(_)) | DaemonError::Down(..)
+        );
+        let retry = &mut self.following.retry;
+        let reason = error.to_string();
+        if retry.failed(reason, is_waiting, now)
+            && !matches!(error, DaemonError::Nic(NicError::Missing(_)))
+        {
+            tracing::error!("ALARM: the ports are not set up again yet: {error}");
+        }
+        match self.following.is_suspended && retry.is_over() {
+            true => Err(DaemonError::PortLost(TRIES, Box::new(error))),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends the workers: the program decides by itself, and drops by name what would leave by a
+    /// port that is lost.
+    fn suspend(&mut self) {
+        if std::mem::replace(&mut self.following.is_suspended, true) {
+            return;
+        }
+        if let Err(error) = self.workers.dismiss(&self.kernel) {
+            tracing::warn!("{error}");
+        }
+        for (worker, report) in self.workers.end().into_iter().enumerate() {
+            let missing = report.map(|report| report.balance.unaccounted());
+            if missing != Some(0) {
+                tracing::error!("worker {worker} did not account for all of its frames");
+            }
+        }
+        self.workers.close();
+        self.leave_to_kernel();
+    }
+
+    /// Binds sockets, starts workers and attaches programs as a start does. What is attached
+    /// already is taken over, and loses no frame.
+    fn set_up_again(&mut self) -> Result<(), DaemonError> {
+        let began = Instant::now();
+        let mut names = configured(&self.settings);
+        for port in &self.standing.ports {
+            // One that is still there may have been renamed.
+            if !self.following.faults[port.role].iter().any(Fault::is_loss) {
+                names[port.role] = Some(port.nic.name.clone());
+            }
+        }
+        let nics = Nics::look_by(&names, &self.settings)?;
+        let needed = nics.buffers(self.settings.datapath.frags);
+        if needed == Buffers::Several && self.kernel.buffers() == Buffers::One {
+            return Err(DaemonError::OtherBuffers(nics.common(|nic| nic.mtu)));
+        }
+        self.suspend();
+        let base = Base {
+            settings: &self.settings,
+            kernel: &self.kernel,
+            links: &self.links,
+            snapshot: &self.snapshot,
+            events: &self.events,
+        };
+        let mut assembly = Assembly::prepare(base, &nics)?;
+        let incoming = nics
+            .incoming_role
+            .and_then(|role| nics.ports[role].as_ref());
+        if let Some(nic) = incoming {
+            self.links.set_incoming_mac(nic.mac);
+        }
+        nics.remark(&self.settings);
+        self.watch.fetch_from(assembly.workers.samples());
+        assembly.attach(base, &nics, (&self.pins, &self.record))?;
+        assembly.attachments.iter_mut().for_each(Attachment::keep);
+        assembly.workers.succeed(&self.workers);
+        self.workers = assembly.workers;
+        self.standing = assembly.standing;
+        self.attachments = assembly.attachments;
+        self.sights = PerRole::default();
+        self.following.is_suspended = false;
+        self.following.faults = PerRole::default();
+        let ports = self.standing.ports.iter();
+        let ports: Vec<_> = ports
+            .map(|port| format!("{} ({}, {})", port.nic.name, port.role, port.nic.mac))
+            .collect();
+        tracing::warn!(
+            milliseconds = began.elapsed().as_millis(),
+            engine = self.standing.engine.name(),
+            workers = self.workers.count(),
+            "the ports are set up again: {}",
+            ports.join(", ")
+        );
+        self.steering.move_to(&self.settings, &nics)
+    }
+
+    /// Pins again what was unpinned while the box runs.
+    pub(super) fn look_at_pins(&mut self) {
+        if !self.kernel.is_unpinned(&self.pins, &self.attachments) {
+            self.unpinned = None;
+            return;
+        }
+        let directory = self.settings.pin.directory.display();
+        let again = self
+            .kernel
+            .pin_again(&mut self.pins, &self.attachments, &self.watches);
+        let reason = match again {
+            Ok(()) => {
+                tracing::error!(
+                    "ALARM: pins in {directory} were removed under the running box; everything is \
+                     pinned again, and no frame was lost"
+                );
+                return;
+            }
+            Err(error) => format!(
+                "the pins in {directory} are gone and cannot be made again, so the box ends with \
+                 this process: {error}"
+            ),
+        };
+        if self.unpinned.as_ref() != Some(&reason) {
+            tracing::error!("ALARM: {reason}");
+        }
+        self.unpinned = Some(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_port_that_is_there_uses_up_the_tries() {
+        let now = Instant::now();
+        let mut retry = Retry::default();
+        for _ in 0..2 * TRIES {
+            assert!(retry.is_due(now));
+            retry.failed("there is no up0".to_owned(), true, now);
+        }
+        assert!(!retry.is_over());
+        assert!(retry.failed("up0 is busy".to_owned(), false, now));
+        assert!(!retry.is_due(now) && retry.is_due(now + PAUSE));
+        for _ in 1..TRIES {
+            assert!(!retry.is_over());
+            assert!(!retry.failed("up0 is busy".to_owned(), false, now));
+        }
+        assert!(retry.is_over());
+    }
+}

@@ -1,0 +1,240 @@
+//! Frames that are lost second after second for the same reason, which is a warning with what
+//! mends it.
+
+use super::parts::Standing;
+use super::workers::Sums;
+use crate::datapath::{Counter, DropReason, Role, Tally};
+use std::collections::BTreeMap;
+
+/// A reason rises when it did in so many of the last [`RECENT`] looks, one a second; it is over
+/// after as many as there are bits without a loss.
+const RISES: u32 = 3;
+const RECENT: u16 = 0b1_1111;
+
+/// Where frames are lost, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    Dropped(DropReason),
+    /// A socket of this port had no room.
+    Missed(Role),
+    /// The kernel refused what a worker sent by this port.
+    Invalid(Role),
+}
+
+impl Loss {
+    fn all() -> impl Iterator<Item = Self> {
+        let dropped = Counter::all().filter_map(|counter| match counter {
+            Counter::Dropped(reason) => Some(Self::Dropped(reason)),
+            _ => None,
+        });
+        let sockets = Role::ALL.into_iter();
+        dropped.chain(sockets.flat_map(|role| [Self::Missed(role), Self::Invalid(role)]))
+    }
+
+    fn count(self, tally: &Tally, sums: &Sums) -> u64 {
+        match self {
+            Self::Dropped(reason) => tally.of(Counter::Dropped(reason)),
+            Self::Missed(role) => sums.missed[role],
+            Self::Invalid(role) => sums.invalid[role],
+        }
+    }
+
+    /// As `status` and the metrics call it.
+    fn name(self) -> String {
+        let (name, port) = match self {
+            Self::Dropped(reason) => (reason.name(), reason.port()),
+            Self::Missed(role) => ("missed", Some(role)),
+            Self::Invalid(role) => ("tx_invalid", Some(role)),
+        };
+        match port {
+            Some(role) => format!("{name} at {role}"),
+            None => name.to_owned(),
+        }
+    }
+
+    /// Whether a whole direction of the wire may be dead.
+    pub(super) const fn is_alarm(self) -> bool {
+        matches!(
+            self,
+            Self::Dropped(DropReason::NoEgress | DropReason::TxDown(_))
+        )
+    }
+
+    fn mend(self, standing: &Standing) -> String {
+        let nic = |role: Role| {
+            let port = standing.ports.iter().find(|port| port.role == role);
+            port.map_or(role.name(), |port| port.nic.name.as_str())
+        };
+        match self {
+            Self::Dropped(DropReason::TxFull(role)) => format!(
+                "{} does not send as fast as frames arrive: compare its link speed (`ethtool {0}`) \
+                 with the other ports', and give it a longer ring (`ethtool -G {0} tx N`)",
+                nic(role)
+            ),
+            Self::Dropped(DropReason::TxDown(role)) => {
+                format!("{0} is down: `ip link set dev {0} up`", nic(role))
+            }
+            Self::Dropped(DropReason::TxRefused(role)) => format!(
+                "the driver of {0} refuses them: are packets longer than its MTU (`ip link show \
+                 dev {0}`; TSO and GSO off at the sender), or has it fewer queues than there are \
+                 CPUs (`exitmark doctor`)?",
+                nic(role)
+            ),
+            Self::Dropped(DropReason::HostMacUnknown) => {
+                "the host has sent nothing yet from an address in host.addresses; `host.mac` gives \
+                 its MAC address"
+                    .to_owned()
+            }
+            Self::Dropped(DropReason::NotForHost) => {
+                "frames on incoming that only this machine's own network stack takes reached user \
+                 space; please report this"
+                    .to_owned()
+            }
+            Self::Dropped(DropReason::NoEgress) => {
+                "the port by which they would leave is gone, or takes no redirected frames: \
+                 `ip link`, `exitmark doctor`, and restart exitmark where neither names a reason"
+                    .to_owned()
+            }
+            Self::Dropped(DropReason::SteerUnavailable) => {
+                "relay traffic cannot be steered, and steer.on_unavailable is \"drop\"".to_owned()
+            }
+            Self::Missed(role) => format!(
+                "the worker behind {} is slower than frames arrive: a larger datapath.ring, more \
+                 queues, or engine = \"xdp\"",
+                nic(role)
+            ),
+            Self::Invalid(role) => format!(
+                "the kernel does not send by {} what a worker gives it: packets in too many pieces; \
+                 TSO and GSO off at the sender",
+                nic(role)
+            ),
+        }
+    }
+}
+
+/// One reason's last count, and in which of the last looks it had risen, a bit each.
+#[derive(Clone, Copy, Debug)]
+struct History {
+    loss: Loss,
+    last: Option<u64>,
+    looks: u16,
+    is_rising: bool,
+}
+
+/// All reasons.
+pub(super) struct Rising(Vec<History>);
+
+impl Default for Rising {
+    fn default() -> Self {
+        let history = |loss| History {
+            loss,
+            last: None,
+            looks: 0,
+            is_rising: false,
+        };
+        Self(Loss::all().map(history).collect())
+    }
+}
+
+impl History {
+    /// Whether it begins or ends to rise with this count.
+    fn look(&mut self, count: u64) -> Option<bool> {
+        let last = self.last.replace(count)?;
+        self.looks = self.looks << 1 | u16::from(count > last);
+        let rises = (self.looks & RECENT).count_ones() >= RISES;
+        let is_rising = rises || self.is_rising && self.looks != 0;
+        (std::mem::replace(&mut self.is_rising, is_rising) != is_rising).then_some(is_rising)
+    }
+}
+
+impl Rising {
+    /// Compares with the last look, and says what begins and what is over.
+    pub(super) fn look(&mut self, tally: &Tally, sums: &Sums, standing: &Standing) {
+        for history in &mut self.0 {
+            let loss = history.loss;
+            match history.look(loss.count(tally, sums)) {
+                Some(true) => tracing::warn!("{}", text(loss, standing)),
+                Some(false) => tracing::info!("{}: no frame is lost any more", loss.name()),
+                None => {}
+            }
+        }
+    }
+
+    /// What rises, and what to do about it.
+    pub(super) fn now(&self, standing: &Standing) -> BTreeMap<String, (bool, String)> {
+        let rising = self.0.iter().filter(|history| history.is_rising);
+        rising
+            .map(|history| {
+                let loss = history.loss;
+                (loss.name(), (loss.is_alarm(), text(loss, standing)))
+            })
+            .collect()
+    }
+}
+
+fn text(loss: Loss, standing: &Standing) -> String {
+    format!(
+        "frames are dropped all the time ({}): {}",
+        loss.name(),
+        loss.mend(standing)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Engine;
+
+    fn changes(seconds: &[u64]) -> Vec<Option<bool>> {
+        let mut history = History {
+            loss: Loss::Missed(Role::Host),
+            last: None,
+            looks: 0,
+            is_rising: false,
+        };
+        let mut count = 7;
+        assert_eq!(history.look(count), None, "nothing to compare with");
+        let mut look = |&more: &u64| {
+            count += more;
+            history.look(count)
+        };
+        seconds.iter().map(&mut look).collect()
+    }
+
+    #[test]
+    fn a_burst_is_no_warning() {
+        for seconds in [
+            &[0; 40][..],
+            &[900, 900, 0, 0, 0, 0],
+            &[5, 0, 0, 0, 5, 0, 0, 0, 5],
+        ] {
+            assert!(changes(seconds).iter().all(Option::is_none), "{seconds:?}");
+        }
+    }
+
+    #[test]
+    fn what_rises_for_seconds_is_a_warning_until_it_has_been_quiet() {
+        let mut seconds = vec![1, 0, 1, 1];
+        seconds.extend([0; 20]);
+        let mut expected = vec![None; 24];
+        expected[3] = Some(true);
+        expected[3 + 16] = Some(false);
+        assert_eq!(changes(&seconds), expected);
+    }
+
+    #[test]
+    fn every_reason_has_a_mend() {
+        let standing = Standing {
+            asked: Engine::Auto,
+            engine: Engine::Xdp,
+            reason: "",
+            ports: Vec::new(),
+            afterwards: None,
+        };
+        for loss in Loss::all() {
+            let text = text(loss, &standing);
+            assert!(text.contains(&loss.name()) && text.len() > 60, "{text}");
+        }
+        assert_eq!(Loss::all().count(), Rising::default().0.len());
+    }
+}

@@ -1,0 +1,25 @@
+//! Signals, as events for the main thread.
+
+use super::{DaemonError, Event, capabilities};
+use crate::process;
+use crossbeam::channel::Sender;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+/// Makes events of signals, for as long as the process lives.
+pub(super) fn hear(events: Sender<Event>) -> Result<(), DaemonError> {
+    let failed = |error| DaemonError::System("wait for signals", error);
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).map_err(failed)?;
+    let thread = std::thread::Builder::new().name("exitmark-signals".to_owned());
+    thread
+        .spawn(move || {
+            process::keep_or_say(capabilities::OF_NOBODY);
+            for signal in signals.forever() {
+                if events.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(failed)?;
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! What changes at a NIC while it is in use, and word of it.
+//!
+//! A [`LinkState`] is one answer of the kernel's. A [`LinkWatch`] says that it is time to ask
+//! again: what was announced is not read, so an announcement that was lost costs no more than
+//! the wait until the next question.
+
+use super::{NicError, converse, unanswered};
+use crate::packet::MacAddr;
+use futures_util::stream::TryStreamExt;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::DefaultNla;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+/// The longest name that an `IFLA_IFNAME` holds, in bytes (IFNAMSIZ less the final zero).
+const NAME_BYTES: usize = 15;
+/// `IFLA_ALT_IFNAME` in the kernel's include/uapi/linux/if_link.h.
+const ALTERNATIVE_NAME: u16 = 53;
+/// How long the watch rests after a change was announced: on a machine whose links change all the
+/// time, this bounds how often its reader looks.
+const REST: Duration = Duration::from_millis(5);
+/// How long to rest when the kernel cannot be listened to.
+const FAULT_REST: Duration = Duration::from_secs(1);
+
+/// A NIC at one moment, as far as it can change while it is in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// The kernel's number for it.
+    pub index: u32,
+    /// The kernel's own name for it, whatever it was asked for by.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: Option<MacAddr>,
+    /// The longest packet it takes, in bytes without the Ethernet header.
+    pub mtu: u32,
+    /// Whether it is set up.
+    pub is_up: bool,
+    /// Whether its link is up.
+    pub has_carrier: bool,
+    /// Whether it was asked to take frames for any address.
+    pub is_promiscuous: bool,
+    /// Packets that it has received, or missed for want of buffers. Drivers differ in whether the
+    /// first includes the second.
+    pub received: u64,
+}
+
+impl LinkState {
+    /// The NIC with this number; none where there is none.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn of_index(index: u32) -> Result<Option<Self>, NicError> {
+        converse(async {
+            let handle = super::connect()?;
+            let message = get(handle.link().get().match_index(index)).await?;
+            Ok(message.map(|message| Self::of_message(&message)))
+        })
+    }
+
+    fn of_message(message: &LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let mut state = Self {
+            index: message.header.index,
+            name: name_of(message).unwrap_or_default().to_owned(),
+            mac: None,
+            mtu: 0,
+            is_up: flags.contains(LinkFlags::Up),
+            has_carrier: flags.contains(LinkFlags::LowerUp),
+            is_promiscuous: flags.contains(LinkFlags::Promisc),
+            received: 0,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::Address(bytes) => {
+                    state.mac = bytes.as_slice().try_into().ok().map(MacAddr::new);
+                }
+                LinkAttribute::Mtu(mtu) => state.mtu = *mtu,
+                LinkAttribute::Stats64(counts) => {
+                    state.received = counts.rx_packets.wrapping_add(counts.rx_missed_errors);
+                }
+                _ => {}
+            }
+        }
+        state
+    }
+}
+
+/// The kernel's number of the NIC that has this name or alternative name; none where there is
+/// none.
+///
+/// # Errors
+/// The kernel does not answer.
+pub fn index_of(name: &str) -> Result<Option<u32>, NicError> {
+    converse(async {
+        let handle = super::connect()?;
+        let message = by_name(&handle, name).await?;
+        Ok(message.map(|message| message.header.index))
+    })
+}
+
+/// The kernel's own name in a message.
+pub(super) fn name_of(message: &LinkMessage) -> Option<&str> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.as_str()),
+            _ => None,
+        })
+}
+
+/// The NIC that has this name or alternative name.
+pub(super) async fn by_name(
+    handle: &rtnetlink::Handle,
+    name: &str,
+) -> Result<Option<LinkMessage>, NicError> {
+    let mut request = handle.link().get().match_name(name.to_owned());
+    if name.len() > NAME_BYTES {
+        let mut bytes = name.as_bytes().to_vec();
+        bytes.push(0);
+        let attribute = LinkAttribute::Other(DefaultNla::new(ALTERNATIVE_NAME, bytes));
+        request.message_mut().attributes = vec![attribute];
+    }
+    get(request).await
+}
+
+async fn get(request: rtnetlink::LinkGetRequest) -> Result<Option<LinkMessage>, NicError> {
+    match Box::pin(request.execute()).try_next().await {
+        Ok(message) => Ok(message),
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
+        Err(error) => Err(unanswered(error)),
+    }
+}
+
+/// Says, in a thread of its own until dropped, that a link has changed.
+pub struct LinkWatch {
+    /// The thread ends when this is closed.
+    stop: Option<PipeWriter>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl LinkWatch {
+    /// Begins in the calling thread's network namespace. `begin` is called once, in the new
+    /// thread, and `changed` after every change of any link there: once for those that come
+    /// together.
+    ///
+    /// # Errors
+    /// There is no netlink.
+    pub fn start(
+        begin: impl FnOnce() + Send + 'static,
+        mut changed: impl FnMut() + Send + 'static,
+    ) -> Result<Self, NicError> {
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(NicError::Netlink)?;
+        socket.bind_auto().map_err(NicError::Netlink)?;
+        socket.set_non_blocking(true).map_err(NicError::Netlink)?;
+        socket
+            .add_membership(MulticastGroup::Link as u32)
+            .map_err(NicError::Netlink)?;
+        let (stopping, stop) = io::pipe().map_err(NicError::Netlink)?;
+        let thread = thread::Builder::new()
+            .name("exitmark-links".to_owned())
+            .spawn(move || {
+                begin();
+                while wait(&socket, &stopping) {
+                    drain(&socket);
+                    changed();
+                }
+            })
+            .map_err(NicError::Netlink)?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for LinkWatch {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits until something is announced; false: the watch is to end.
+fn wait(socket: &Socket, stopping: &PipeReader) -> bool {
+    let is_stopped = |patience: Duration| {
+        let mut fds = [PollFd::new(stopping.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        matches!(poll(&mut fds, timeout), Ok(1..))
+    };
+    if is_stopped(REST) {
+        return false;
+    }
+    let mut fds = [
+        PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+        PollFd::new(stopping.as_fd(), PollFlags::POLLIN),
+    ];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) => fds[1].any() != Some(true),
+        Err(nix::errno::Errno::EINTR) => true,
+        Err(_) => !is_stopped(FAULT_REST),
+    }
+}
+
+/// Takes what was announced, unread.
+fn drain(socket: &Socket) {
+    let mut buffer = Vec::new();
+    loop {
+        buffer.clear();
+        match socket.recv_from(&mut buffer, 0) {
+            Ok(_) => {}
+            Err(error) => match error.raw_os_error() {
+                // What overran the socket's buffer is a change as well.
+                Some(libc::EINTR | libc::ENOBUFS) => {}
+                _ => return,
+            },
+        }
+    }
+}

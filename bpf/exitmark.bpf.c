@@ -254,8 +254,10 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 	return to_port(egress, counts);
 }
 
-/* Whether a packet's source or destination is an address of the host, and the key of that. */
-static __always_inline bool is_of_host(struct frame *frame, enum end end, __u64 *key)
+/* Set beside the key of an address that is the host's. */
+#define OF_HOST (1 << HOST_KEY_BITS)
+
+static __always_inline __u64 key_of(struct frame *frame, enum end end)
 {
 	const struct exitmark_policy *policy;
 	const struct exitmark_image *image;
@@ -263,52 +265,56 @@ static __always_inline bool is_of_host(struct frame *frame, enum end end, __u64 
 	int family;
 
 	family = read_address(frame, end, &address);
-	*key = host_key(family, address);
+	if (family != V4 && family != V6)
+		return 0;
 	image = current_image();
 	if (!image)
-		return false;
+		return 0;
 	policy = &image->policy;
-	if (family == V4)
-		return covers(image, &policy->addresses[V4], V4, address) ||
-		       covers(image, &policy->relay_addresses[V4], V4, address);
-	if (family == V6)
-		return covers(image, &policy->addresses[V6], V6, address) ||
-		       covers(image, &policy->relay_addresses[V6], V6, address);
-	return false;
+	if (family == V4 ? !covers(image, &policy->addresses[V4], V4, address) &&
+				   !covers(image, &policy->relay_addresses[V4], V4, address) :
+			   !covers(image, &policy->addresses[V6], V6, address) &&
+				   !covers(image, &policy->relay_addresses[V6], V6, address))
+		return 0;
+	return host_key(family, address) | OF_HOST;
 }
 
-/* What is known of a frame that was sent to the box's own MAC address for an address of the host. */
-#define ROUTED (1 << HOST_KEY_BITS)
+/*
+ * The key of a packet's source or destination, and OF_HOST, if it is an address of the host;
+ * otherwise 0. A global function, because it is verified once then, not for every state in which
+ * its callers may be.
+ */
+__noinline __u64 host_at(struct xdp_md *ctx, __u32 end)
+{
+	struct frame frame = frame_of(ctx);
 
-/* With the key of the host's address; 0 where it is no such frame. */
+	return end == SOURCE ? key_of(&frame, SOURCE) : key_of(&frame, DESTINATION);
+}
+
+/* host_at() of a frame that was sent to the box's own MAC address for an address of the host. */
 static __always_inline __u64 routed_to_host(struct frame *frame,
 					    const struct exitmark_links *links)
 {
-	__u64 key;
-
 	/* Without a way out for relay traffic there is none back, and no MAC address to compare. */
-	if (links->incoming_port >= ROLES || destination_mac(frame) != links->incoming_mac ||
-	    !is_of_host(frame, DESTINATION, &key))
+	if (links->incoming_port >= ROLES || destination_mac(frame) != links->incoming_mac)
 		return 0;
-	return key | ROUTED;
+	return host_at(frame->ctx, DESTINATION);
 }
 
 /* The way to the host for a frame that is decided here. What became of it. */
 static __always_inline __u32 deliver(struct frame *frame, enum exitmark_role role, __u64 routed,
 				     struct exitmark_links *links, struct exitmark_counts *counts)
 {
-	__u64 key;
-
 	counts->received[role]++;
 	counts->inbound_bytes[role] += frame->bytes;
-	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host) && is_of_host(frame, SOURCE, &key))
+	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host) && host_at(frame->ctx, SOURCE))
 		counts->host_by_uplink++;
 	if (!links->decides[role]) {
 		counts->no_egress++;
 		return OUTCOME_NO_EGRESS;
 	}
 	if (routed) {
-		__u64 host = host_of(links, routed & (ROUTED - 1));
+		__u64 host = host_of(links, routed & (OF_HOST - 1));
 
 		if (!host) {
 			counts->host_mac_unknown++;

@@ -3,7 +3,7 @@
 use super::Operations;
 use super::listen::{Listeners, Owned};
 use super::routes::{Caller, Door, Routes};
-use crate::http;
+use crate::http::{self, AtLimit};
 use futures_util::future::select;
 use std::future::pending;
 use std::io;
@@ -92,12 +92,15 @@ fn run(
 ) {
     runtime.block_on(async {
         let by_control = Caller::new(Door::Control, routes);
-        let control = http::serve(by_control, async || Ok(control.accept().await?.0));
+        let control = http::serve(by_control, AtLimit::Waits, async || {
+            Ok(control.accept().await?.0)
+        });
         let metrics = async {
             match metrics {
                 Some(metrics) => {
                     let by_metrics = Caller::new(Door::Metrics, routes);
-                    http::serve(by_metrics, async || Ok(metrics.accept().await?.0)).await;
+                    let accept = async || Ok(metrics.accept().await?.0);
+                    http::serve(by_metrics, AtLimit::OldestCloses, accept).await;
                 }
                 None => pending().await,
             }

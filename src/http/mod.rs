@@ -3,8 +3,10 @@
 //!
 //! Whoever connects may be slow, dead or hostile, and must never hold up another one who asks.
 
+mod connections;
 mod patience;
 
+use connections::Connections;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -15,13 +17,12 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// Connections at a time at each listener; others wait to be accepted.
+/// Connections at a time at each listener.
 pub const CONNECTIONS: usize = 16;
 /// A request's head is at most so long,
 const MAX_HEAD: usize = 8 << 10;
@@ -80,37 +81,55 @@ pub trait Answers: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
+/// What becomes of a connection when there are [`CONNECTIONS`] already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtLimit {
+    /// It waits until another one ends: for listeners of few who are trusted.
+    Waits,
+    /// The oldest one is closed that has no answer being made: for listeners that anybody on the
+    /// machine can connect to. A connection that asks at once has its answer before its turn comes;
+    /// one that is held open keeps nobody out.
+    OldestCloses,
+}
+
 /// Accepts connections for ever, as many at a time as there may be.
-pub async fn serve<S>(answers: impl Answers, accept: impl AsyncFn() -> io::Result<S>)
-where
+pub async fn serve<S>(
+    answers: impl Answers,
+    at_limit: AtLimit,
+    accept: impl AsyncFn() -> io::Result<S>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    // Nobody closes it.
-    while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
+    let mut connections = Connections::new(at_limit);
+    loop {
+        if at_limit == AtLimit::Waits {
+            connections.make_room().await;
+        }
         match accept().await {
-            Ok(stream) => connect(stream, answers.clone(), permit),
+            Ok(stream) => {
+                connections.make_room().await;
+                let answers = answers.clone();
+                connections.open(move |busy| async move {
+                    let service = service_fn(|request| {
+                        let answers = answers.clone();
+                        let busy = busy.clone();
+                        async move {
+                            let _busy = busy.begin();
+                            Ok::<_, Infallible>(answers.answer(request).await)
+                        }
+                    });
+                    // Whoever talks rubbish or goes away is nobody's concern.
+                    let _ = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(HEAD_TIME)
+                        .max_buf_size(MAX_HEAD)
+                        .serve_connection(TokioIo::new(Patience::new(stream)), service)
+                        .await;
+                });
+                // It is read before another one is accepted.
+                yield_now().await;
+            }
             Err(_) => sleep(PAUSE).await,
         }
     }
-}
-
-fn connect<S>(stream: S, answers: impl Answers, permit: OwnedSemaphorePermit)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    tokio::spawn(async move {
-        let service = service_fn(|request| {
-            let answers = answers.clone();
-            async move { Ok::<_, Infallible>(answers.answer(request).await) }
-        });
-        // Whoever talks rubbish or goes away is nobody's concern.
-        let _ = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(Patience::new(stream)), service)
-            .await;
-        drop(permit);
-    });
 }

@@ -166,10 +166,7 @@ fn a_capture_is_refused_with_the_reason() {
 
 #[test]
 fn the_loopback_port_has_metrics_and_nothing_else() {
-    // A port that nobody has: taken, and let go.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = free_address();
     let rig = Rig::with_metrics(Puppet::default(), Some(address));
     for (line, status) in [
         ("GET /metrics", "200"),

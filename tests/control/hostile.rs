@@ -2,6 +2,7 @@
 
 use super::*;
 use crossbeam::channel::TrySendError;
+use std::net::TcpStream;
 use std::thread;
 use std::time::Instant;
 
@@ -181,4 +182,70 @@ fn a_server_ends_though_somebody_reads_a_capture() {
     assert!(!rig.socket.exists());
     until_dropped(&part, 10);
     rest(&mut reading);
+}
+
+/// A connection to the metrics' port.
+fn at_metrics(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+/// Whatever is held open there, silent, half a question, or answered and kept: the next one that
+/// asks is answered, and no request's head has to run out of time first.
+#[test]
+fn metrics_that_are_held_by_one_are_there_for_others() {
+    let address = free_address();
+    let rig = Rig::with_metrics(Puppet::default(), Some(address));
+    let whole = &b"GET /metrics HTTP/1.1\r\nhost: box\r\n\r\n"[..];
+    for held in [&b""[..], b"GET /met", whole] {
+        let mut holding = Vec::new();
+        for _ in 0..200 {
+            let mut stream = at_metrics(address);
+            stream.write_all(held).unwrap();
+            holding.push(stream);
+        }
+        let mut asking = at_metrics(address);
+        asking.write_all(whole).unwrap();
+        let mut begun = [0; 12];
+        asking.read_exact(&mut begun).unwrap();
+        assert_eq!(&begun, b"HTTP/1.1 200");
+        // The first one had to go for it, and was told before its five seconds were over.
+        let mut first = Vec::new();
+        let _ = holding[0].read_to_end(&mut first);
+        assert_eq!(first.starts_with(b"HTTP/1.1 200"), held == whole);
+        assert!(
+            !first.starts_with(b"HTTP/1.1 4"),
+            "its time did not run out"
+        );
+    }
+    drop(rig);
+}
+
+/// An answer that is being made is not given up for somebody who is silent.
+#[test]
+fn metrics_in_the_making_are_not_interrupted() {
+    let address = free_address();
+    let (calls, called) = unbounded();
+    let (say, reports) = unbounded();
+    let rig = Rig::with_metrics(
+        Puppet {
+            calls: Some(calls),
+            reports: Some(reports),
+            ..Puppet::default()
+        },
+        Some(address),
+    );
+    let mut asking = at_metrics(address);
+    asking
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: box\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    called.recv_timeout(LONG).unwrap();
+    let silent: Vec<_> = (0..100).map(|_| at_metrics(address)).collect();
+    // They have come so far that the oldest of them had to go.
+    let mut first = &silent[0];
+    assert!(matches!(first.read(&mut [0]), Ok(0) | Err(_)));
+    say.send(()).unwrap();
+    assert!(rest(&mut asking).starts_with("HTTP/1.1 200"));
+    drop(rig);
 }

@@ -17,7 +17,7 @@ use exitmark::control::{
 };
 use exitmark::observe::{Report, Warning};
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -135,6 +135,12 @@ impl Rig {
             .as_bytes(),
         )
     }
+}
+
+/// A port that nobody has: taken, and let go.
+fn free_address() -> SocketAddr {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap()
 }
 
 /// All that is still to be read; a connection that was reset ends too.

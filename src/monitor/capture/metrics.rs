@@ -1,7 +1,7 @@
 //! What a running monitor tells of itself: totals since it started, over everything that it
 //! counts. Nothing here knows a port, a country or a destination; those are for periods.
 
-use crate::http::{self, Answers};
+use crate::http::{self, Answers, AtLimit};
 use crate::monitor::cell::Counts;
 use crate::monitor::places::Described;
 use crate::monitor::tap::TapCounters;
@@ -92,7 +92,7 @@ impl Shared {
             .spawn(move || {
                 at_start();
                 let accept = async || Ok(listener.accept().await?.0);
-                runtime.block_on(http::serve(answers, accept));
+                runtime.block_on(http::serve(answers, AtLimit::OldestCloses, accept));
             })?;
         Ok(())
     }

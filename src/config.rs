@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 
-/// A NIC's name has at most 15 bytes (IFNAMSIZ with its NUL).
-const MAX_INTERFACE_NAME: usize = 15;
+/// A NIC has one name of at most 15 bytes, and alternative ones of at most 127 (ALTIFNAMSIZ with its
+/// NUL).
+const MAX_ALTERNATIVE_NAME: usize = 127;
 
 /// What helps where the file cannot be read.
 fn remedy(error: &std::io::Error, example: &str) -> String {
@@ -81,18 +82,25 @@ pub fn parsed<T: FromStr<Err: Display>>(key: &'static str, text: &str) -> Result
         .map_err(|reason| value(key, format_args!("\"{text}\""), reason))
 }
 
-/// The name of a NIC.
+/// The name of a NIC, as Linux allows it (`dev_valid_name` in net/core/dev.c).
 ///
 /// # Errors
-/// No NIC can have it.
+/// No NIC can have it; the error says what is wrong with it.
 pub fn interface(key: &'static str, name: &str) -> Result<String, ConfigError> {
     let legal = |c: char| !c.is_whitespace() && c != '/' && c != ':' && c != '\0';
-    if name.is_empty() || name.len() > MAX_INTERFACE_NAME || !name.chars().all(legal) {
-        let reason = "no NIC can have this name: 1 to 15 bytes, without spaces, `/` and `:` \
-                      (`ip link` lists the names)";
-        return Err(value(key, format_args!("\"{name}\""), reason));
-    }
-    Ok(name.to_owned())
+    let reason = if name.is_empty() {
+        "the name of a NIC is missing"
+    } else if name == "." || name == ".." {
+        "this is a directory, not the name of a NIC"
+    } else if !name.chars().all(legal) {
+        "the name of a NIC has no spaces, `/` and `:`"
+    } else if name.len() > MAX_ALTERNATIVE_NAME {
+        "the name of a NIC has at most 15 bytes, and an alternative one at most 127"
+    } else {
+        return Ok(name.to_owned());
+    };
+    let reason = format!("{reason} (`ip link` lists the names)");
+    Err(value(key, format_args!("\"{name}\""), reason))
 }
 
 /// A code point as it stands in a file.

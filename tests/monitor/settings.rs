@@ -120,7 +120,10 @@ fn what_cannot_be_is_refused_by_key_and_value_and_says_what_is_accepted() {
     for (lines, expected) in [
         ("exit = \"a/b\"", "exit = \"a/b\": is no name for an exit"),
         ("exit = \"\"", "exit = \"\""),
-        ("interface = \"a b\"", "no NIC can have this name"),
+        ("interface = \"\"", "the name of a NIC is missing"),
+        ("interface = \"..\"", "this is a directory"),
+        ("interface = \"a b\"", "has no spaces, `/` and `:`"),
+        ("interface = \"a:b\"", "has no spaces, `/` and `:`"),
         ("user = \"root\"", "user = \"root\""),
         ("[mark]\ndscp = 64", "mark.dscp = 64"),
         ("[mark]\ntos = 0x29", "mark.tos = 0x29"),
@@ -185,4 +188,9 @@ fn what_cannot_be_is_refused_by_key_and_value_and_says_what_is_accepted() {
         let error = parse(&format!("{ADDRESSES}{lines}")).unwrap_err();
         assert!(error.contains(expected), "{lines}: {error}");
     }
+    // An alternative name is longer than the kernel's own one may be.
+    let named = |bytes| format!("{ADDRESSES}interface = \"{}\"", "n".repeat(bytes));
+    assert!(parse(&named(127)).is_ok());
+    let error = parse(&named(128)).unwrap_err();
+    assert!(error.contains("an alternative one at most 127"), "{error}");
 }

@@ -6,6 +6,7 @@
 )]
 
 mod filter;
+mod generic;
 mod heard;
 mod refused;
 

@@ -388,7 +388,11 @@ fn bind_hint(error: &io::Error, settings: XskSettings) -> &'static str {
             "; packets that span several frames need Linux 6.6: lower the MTU of every port to \
              3486 or less"
         }
-        Some(libc::EINVAL) => "; the NIC has no such queue, or is down",
+        Some(libc::EINVAL) => {
+            "; the kernel says so of a queue that the NIC does not have (any more): `ethtool -l NIC` \
+             tells how many it has"
+        }
+        Some(libc::ENODEV) => "; the NIC is gone: `ip link` lists those that are there",
         Some(libc::ENETDOWN) => "; the NIC is down: `ip link set dev NIC up`",
         Some(libc::ENOBUFS | libc::ENOMEM) => {
             "; there is no memory for it: raise LimitMEMLOCK or grant CAP_IPC_LOCK, or make \
@@ -438,7 +442,8 @@ mod tests {
             (libc::EINVAL, zero_copy, "iommu_platform=on"),
             (libc::ENOENT, zero_copy, "queue_reset=on"),
             (libc::EINVAL, several, "Linux 6.6"),
-            (libc::EINVAL, copy, "no such queue"),
+            (libc::EINVAL, copy, "ethtool -l NIC"),
+            (libc::ENODEV, copy, "is gone"),
             (libc::ENETDOWN, copy, "ip link set dev NIC up"),
             (libc::ENOBUFS, copy, "LimitMEMLOCK"),
             (libc::EPERM, zero_copy, "CAP_NET_RAW"),

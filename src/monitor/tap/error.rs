@@ -149,7 +149,16 @@ impl TapError {
         Self::Bind {
             hint: match source.raw_os_error() {
                 Some(libc::EPERM) => "; it takes CAP_NET_RAW",
-                Some(libc::EINVAL) => "; the NIC has no such queue, or is down",
+                Some(libc::EINVAL) => {
+                    "; the kernel says so of a queue that the NIC does not have (any more): `ethtool \
+                     -l NIC` tells how many it has; start again once that stays as it is"
+                }
+                Some(libc::ENETDOWN) => "; the NIC is down: `ip link set dev NIC up`",
+                Some(libc::ENODEV) => "; the NIC is gone: `ip link` lists those that are there",
+                Some(libc::ENOBUFS | libc::ENOMEM) => {
+                    "; there is no memory for it: raise LimitMEMLOCK, grant CAP_IPC_LOCK, or make \
+                     `memory.ring` smaller"
+                }
                 _ => "",
             },
             interface,

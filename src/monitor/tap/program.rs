@@ -118,9 +118,8 @@ impl Program {
             Err(_) => return Err(TapError::attach(&nic.name, native)),
         };
         tracing::warn!(
-            "the driver of {0} does not take the filter ({native}): the kernel's common receive \
-             path runs it, behind GRO, which makes one packet of several; run `ethtool -K {0} gro \
-             off`",
+            "the driver of {} does not take the filter ({native}): the kernel's common receive path \
+             runs it (generic XDP, which turns GRO off there), and takes more time for each packet",
             nic.name
         );
         Ok(link)

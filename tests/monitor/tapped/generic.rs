@@ -1,0 +1,51 @@
+//! A NIC whose driver does not take the filter: generic XDP.
+
+use super::{HOST_V4, MARK, Rig, needs_root, receive, wait_for};
+use exitmark::lab::frames::tcp;
+use exitmark::packet::replace_word;
+
+/// One connection's segments in order are what GRO joins. Generic XDP turns it off, so each is a
+/// packet, with nothing set on the NIC.
+#[test]
+fn in_generic_mode_every_segment_is_a_packet() {
+    needs_root!();
+    let rig = Rig::new(2, 1500);
+    // A veth whose peer sends by more queues than it receives by refuses native XDP.
+    rig.monitor
+        .command("ethtool", &["-L", "tap0", "rx", "1"])
+        .unwrap();
+    rig.monitor
+        .command("ethtool", &["-K", "tap0", "gro", "on"])
+        .unwrap();
+    let mut tap = rig.open().unwrap();
+    assert!(rig.link().contains("xdpgeneric"), "{}", rig.link());
+    let port = rig.port();
+    let segment = tcp(&format!("{HOST_V4}:40000"), "198.51.100.7:443")
+        .tos(MARK)
+        .payload(1000);
+    for number in 0..40 {
+        port.send(&moved_on(segment.build(), 1000 * number))
+            .unwrap();
+    }
+    assert_eq!(receive(&mut tap, 40).len(), 40);
+    wait_for(&tap, "all of them", |counters| counters.sorted.passed == 40);
+    tap.close().unwrap();
+    let features = rig.monitor.command("ethtool", &["-k", "tap0"]).unwrap();
+    assert!(
+        features.contains("generic-receive-offload: on"),
+        "{features}"
+    );
+}
+
+/// The segment so many bytes later in its stream, with the checksum that goes with it.
+fn moved_on(mut frame: Vec<u8>, bytes: u16) -> Vec<u8> {
+    const SEQUENCE: usize = 14 + 20 + 6;
+    const CHECKSUM: usize = 14 + 20 + 16;
+    let half = |frame: &[u8], at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let before = half(&frame, SEQUENCE);
+    let after = before.wrapping_add(bytes);
+    let checksum = replace_word(half(&frame, CHECKSUM), before, after);
+    frame[SEQUENCE..SEQUENCE + 2].copy_from_slice(&after.to_be_bytes());
+    frame[CHECKSUM..CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}

@@ -85,7 +85,7 @@ impl Place {
 #[serde(from = "(u16, Country, u32, Version)")]
 #[serde(into = "(u16, Country, u32, Version)")]
 pub struct Cell {
-    /// The destination port; 0 for what has none, such as a later fragment.
+    /// The destination port.
     pub port: u16,
     /// Where the destination is.
     pub place: Place,

@@ -1,5 +1,8 @@
 //! Exact counts of a period or a part of one. No address is in them, and still they are nobody's
 //! affair: they are kept for a restart, and else only [`super::publish`] reads them.
+//!
+//! A cell is there from the first connection on that begins in it. Packets of a cell in which no
+//! connection has begun are unattributed: they are in the total, and in nothing else.
 
 use super::cell::{Cell, Country, Counts, MAX_CELLS};
 use crate::packet::Version;
@@ -17,6 +20,9 @@ pub struct Ledger {
     pub cells: Vec<(Cell, Counts)>,
     /// What came when the table of cells was full.
     pub spilled: Spilled,
+    /// Packets of cells in which no connection had begun, by IP version.
+    #[serde(default)]
+    pub unattributed: Vec<(Version, Counts)>,
     /// Packets that the kernel let through and that were lost on the way, as far as it knows.
     pub lost: u64,
     /// For how many seconds the tap was watched.
@@ -38,6 +44,22 @@ pub struct Spilled {
 }
 
 impl Ledger {
+    /// The cells in which a connection began; nothing else is counted by what it is of.
+    pub fn opened(&self) -> impl Iterator<Item = &(Cell, Counts)> {
+        self.cells.iter().filter(|(_, counts)| counts.flows > 0)
+    }
+
+    /// What is in the total alone.
+    pub fn all_unattributed(&self) -> Counts {
+        let unopened = self.cells.iter().filter(|(_, counts)| counts.flows == 0);
+        let unattributed = self.unattributed.iter().map(|(_, counts)| *counts);
+        let mut sum = Counts::default();
+        for counts in unopened.map(|(_, counts)| *counts).chain(unattributed) {
+            sum += counts;
+        }
+        sum
+    }
+
     /// The sums of the cells that agree in something, and of what of the spilled does.
     pub fn sums<K: Ord, S: Copy>(
         &self,
@@ -45,7 +67,7 @@ impl Ledger {
         spilled: &[(S, Counts)],
         of_spilled: impl Fn(S) -> K,
     ) -> BTreeMap<K, Counts> {
-        let cells = self.cells.iter().map(|(cell, counts)| (of(cell), *counts));
+        let cells = self.opened().map(|(cell, counts)| (of(cell), *counts));
         let spilled = spilled
             .iter()
             .map(|&(key, counts)| (of_spilled(key), counts));

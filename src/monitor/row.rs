@@ -55,7 +55,7 @@ pub struct Row {
     pub exit: String,
     /// Which statistic the row belongs to.
     pub dimension: Dimension,
-    /// The destination port; 0 for what has none.
+    /// The destination port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The autonomous system's number; 0 where it is unknown.
@@ -96,6 +96,13 @@ pub struct About {
     pub part: u32,
     /// Seconds of the period during which the tap was watched.
     pub watched_seconds: u64,
+    /// Bytes of the total, rounded up, that are in no other row: of packets to where no connection
+    /// had begun in the period.
+    #[serde(default)]
+    pub unattributed_bytes: u64,
+    /// Packets, likewise.
+    #[serde(default)]
+    pub unattributed_packets: u64,
     /// Packets that were lost between the kernel's filter and the count.
     pub lost_packets: u64,
     /// The database of countries, with its version and date.

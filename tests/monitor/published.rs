@@ -172,26 +172,50 @@ fn what_is_too_little_takes_another_row_with_it() {
             (cell(443, 0, "??", V4), counts(500, 9000, 90)),
             (cell(80, 0, "??", V4), counts(300, 1000, 10)),
             (cell(81, 0, "??", V4), counts(200, 3000, 30)),
-            // A packet of an older connection: no flow, and still somebody's.
-            (cell(22, 0, "??", V4), counts(0, 40, 1)),
+            (cell(22, 0, "??", V4), counts(1, 40, 1)),
         ],
         ..Ledger::default()
     };
     let published = rows(&ledger, &plain(100, 50));
-    // The one with the fewest bytes, not the one with the fewest flows.
+    // The one with the fewest flows, not the one with the fewest bytes.
     let expected = [
         "Port 443 500 9000 90",
-        "Port 81 200 3000 30",
-        "Port other 300 1040 11",
+        "Port 80 300 1000 10",
+        "Port other 201 3040 31",
     ];
     assert_eq!(told_of(&published, Dimension::Port), expected);
     // What is one cell alone needs no other.
     let countries = told_of(&published, Dimension::Country);
-    assert_eq!(countries, ["Country ?? 1000 13040 131"]);
+    assert_eq!(countries, ["Country ?? 1001 13040 131"]);
 
     let top = rows(&ledger, &plain(100, 1));
-    let expected = ["Port 443 500 9000 90", "Port other 500 4040 41"];
+    let expected = ["Port 443 500 9000 90", "Port other 501 4040 41"];
     assert_eq!(told_of(&top, Dimension::Port), expected);
+}
+
+#[test]
+fn packets_without_a_connection_are_in_the_total_alone() {
+    use Version::{V4, V6};
+    let mut ledger = day();
+    let before = rows(&ledger, &PublishSettings::default());
+    // As an older state file has them, and as they are counted.
+    ledger
+        .cells
+        .push((cell(50_000, 9, "SE", V6), counts(0, 40, 1)));
+    ledger.unattributed = vec![(V4, counts(0, 2 << 20, 2000)), (V6, counts(0, 80, 2))];
+    let after = rows(&ledger, &PublishSettings::default());
+    assert_eq!(after[1..], before[1..]);
+    assert_eq!(
+        told(&after[0]),
+        format!("Total  856 {} {}", 7 << 20, 7 << 10)
+    );
+    let about = after[0].about.as_ref().unwrap();
+    assert_eq!(about.unattributed_bytes, 3 << 20);
+    assert_eq!(about.unattributed_packets, 2 << 10);
+    // Where the total is not shown, neither is what is missing in it.
+    ledger.cells.clear();
+    let about = rows(&ledger, &PublishSettings::default())[0].about.clone();
+    assert_eq!(about.unwrap().unattributed_packets, 0);
 }
 
 #[test]
@@ -298,8 +322,8 @@ fn systems_leave_nothing_to_subtract_from_their_countries_and_the_other_way_roun
             (cell(443, 1, "US", V4), counts(200, 2000, 20)),
             // The country less the system above would tell of this one.
             (cell(443, 2, "US", V4), counts(10, 100, 1)),
-            (cell(443, 3, "DE", V4), counts(200, 3000, 30)),
-            (cell(443, 4, "FR", V4), counts(200, 4000, 40)),
+            (cell(443, 3, "DE", V4), counts(300, 3000, 30)),
+            (cell(443, 4, "FR", V4), counts(400, 4000, 40)),
         ],
         ..Ledger::default()
     };
@@ -307,8 +331,8 @@ fn systems_leave_nothing_to_subtract_from_their_countries_and_the_other_way_roun
     assert_eq!(
         systems(&ledger),
         [
-            "System AS4 200 4000 40",
-            "System AS3 200 3000 30",
+            "System AS4 400 4000 40",
+            "System AS3 300 3000 30",
             "System other 210 2100 21"
         ]
     );
@@ -319,9 +343,9 @@ fn systems_leave_nothing_to_subtract_from_their_countries_and_the_other_way_roun
     assert_eq!(
         systems(&ledger)[..3],
         [
-            "System AS4 200 4000 40",
+            "System AS4 400 4000 40",
             "System AS1 350 3500 35",
-            "System other 210 3100 31"
+            "System other 310 3100 31"
         ]
     );
 

@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 /// and how long a signal may have to wait.
 const TURN: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(200);
-/// Cells of what is counted in a turn. It is handed over early where half of them are used.
+/// Cells of what is counted in a turn. It is handed over early where a quarter of them are used:
+/// half of them are for connections alone.
 const CELLS: usize = 32_768;
 
 /// What the thread that counts keeps: to set the NIC back at the end.
@@ -86,7 +87,7 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
         opened.periods.status().running
     );
     let cells = settings.cells.min(CELLS);
-    let spare = Tally::new(Arc::clone(&places), cells);
+    let [first, spare] = [(); 2].map(|()| Tally::of_a_turn(Arc::clone(&places), cells));
     let whole = Tally::new(Arc::clone(&places), settings.cells);
     let (deliver, deliveries) = bounded(2);
     let (give_back, emptied) = bounded(2);
@@ -102,7 +103,7 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     process::forbid_system_calls(&SYSTEM_CALLS, &[])
         .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
     let mut listening = Listening {
-        counter: Counter::new(filter(settings), places, cells),
+        counter: Counter::of(filter(settings), first),
         tap,
         spare: Some(spare),
         deliver,
@@ -156,7 +157,7 @@ impl Listening {
             let is_due =
                 self.handed_over.elapsed() >= TURN || asked.counters.load(Ordering::Relaxed);
             let used = self.counter.tally().occupancy();
-            if is_due || used.used > used.capacity / 2 {
+            if is_due || used.used > used.capacity / 4 {
                 self.hand_over(asked, false)?;
             }
         }

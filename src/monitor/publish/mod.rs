@@ -4,9 +4,9 @@
 //! are rounded up to multiples of 4, its bytes to KiB, rare ports are one `other`; what is told of
 //! onion services is rounded up to bins and has Laplace noise), applied to every dimension:
 //!
-//! 1. The cells of a dimension are summed up. Only those with enough flows are shown, and of them
-//!    the largest by bytes (`select`). The rest is one row, `other`: what the total has beyond the
-//!    rows that are shown.
+//! 1. The cells of a dimension in which connections began are summed up. Only those with enough
+//!    flows are shown, and of them those with the most (`select`). The rest is one row, `other`.
+//!    Packets of cells in which no connection began are unattributed: in the total alone.
 //! 2. What is not shown must not be had by subtraction: what the rows shown leave of the total, or
 //!    of a row of a coarser table (`other` is one), is nothing or has enough flows itself, or else
 //!    another row is withdrawn. Between ports and encryption it is encryption's, between single and cross tables
@@ -19,6 +19,10 @@
 //!    threshold by it joins `other`; nothing that is hidden without noise is shown with it.
 //! 4. Flows, bytes and packets are rounded up to their bins, and rows are ordered by what they
 //!    show, never by what they were.
+//!
+//! Which rows there are is decided by flows alone. Packets without a connection can be provoked
+//! from outside (a refusal, an answer), and must not make a row disappear: wherever they are
+//! counted, they change numbers of that row and of the total.
 //!
 //! A period that has fewer flows than the threshold altogether is one row of the total, and its
 //! counts are 0: that they were too few is all it tells.
@@ -34,7 +38,7 @@ pub use noise::{Epsilon, Noise, NoiseError, NoiseSettings};
 use super::clock::Period;
 use super::ledger::Ledger;
 use super::row::{About, Dimension, Row};
-use select::Figures;
+use select::{Figures, Total};
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -186,15 +190,22 @@ pub fn publish(
         about: None,
     };
     let total = figures.total(noise.as_deref_mut());
-    let mut rows = vec![Row {
-        about: Some(about(ledger, period, origin, settings)),
-        ..total.map_or(blank.clone(), |total| figures.rounded(&blank, total))
-    }];
-    let Some(total) = total else {
-        return rows;
+    let mut about = about(ledger, period, origin, settings);
+    let Some(Total { attributed, rest }) = total else {
+        return vec![Row {
+            about: Some(about),
+            ..blank
+        }];
     };
+    let unattributed = figures.rounded(&blank, rest);
+    about.unattributed_bytes = unattributed.bytes;
+    about.unattributed_packets = unattributed.packets;
+    let mut rows = vec![Row {
+        about: Some(about),
+        ..figures.rounded(&blank, attributed + rest)
+    }];
     for dimension in settings.dimensions() {
-        let table = figures.table(dimension, total, noise.as_deref_mut());
+        let table = figures.table(dimension, attributed, noise.as_deref_mut());
         let blank = Row {
             dimension,
             ..blank.clone()
@@ -226,6 +237,8 @@ fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSe
         monitor: env!("CARGO_PKG_VERSION").to_owned(),
         part: period.part,
         watched_seconds: ledger.watched_seconds,
+        unattributed_bytes: 0,
+        unattributed_packets: 0,
         // As other packets: how many somebody sent is not told to the last one.
         lost_packets: ledger.lost.div_ceil(bin).saturating_mul(bin),
         countries: origin.countries.clone(),

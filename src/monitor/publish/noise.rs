@@ -7,7 +7,8 @@
 //! system, country, IP version, encryption, and each cross table) and in each over flows, bytes
 //! and packets. However a user's activity lies over the rows of a table, it changes their sum of a
 //! measure by at most its bound, so that every row has noise of the scale
-//! bound · 3 · tables / ε. `other` is calculated from noisy counts, and costs nothing.
+//! bound · 3 · tables / ε. `other` is calculated from noisy counts, and costs nothing. The total is
+//! the sum of two rows, what is in the tables and what is unattributed, each with its own noise.
 //!
 //! What it does not protect:
 //!

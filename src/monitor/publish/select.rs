@@ -7,7 +7,7 @@ use crate::monitor::row::{Dimension, Row};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
-use std::ops::{AddAssign, SubAssign};
+use std::ops::{Add, AddAssign, SubAssign};
 
 /// Counts that noise may have made negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,12 +15,6 @@ pub(super) struct Amount {
     pub(super) flows: i128,
     pub(super) bytes: i128,
     pub(super) packets: i128,
-}
-
-impl Amount {
-    const fn is_part(&self, of: &Self) -> bool {
-        self.flows <= of.flows && self.bytes <= of.bytes && self.packets <= of.packets
-    }
 }
 
 impl From<Counts> for Amount {
@@ -38,6 +32,15 @@ impl AddAssign for Amount {
         self.flows += more.flows;
         self.bytes += more.bytes;
         self.packets += more.packets;
+    }
+}
+
+impl Add for Amount {
+    type Output = Self;
+
+    fn add(mut self, more: Self) -> Self {
+        self += more;
+        self
     }
 }
 
@@ -72,6 +75,14 @@ const LIES: [(Dimension, Dimension); 14] = {
     ]
 };
 
+/// The total as it is shown, but for the rounding.
+pub(super) struct Total {
+    /// What each table comes to,
+    pub(super) attributed: Amount,
+    /// and what is in none.
+    pub(super) rest: Amount,
+}
+
 /// A table as it is shown, but for the rounding.
 pub(super) struct Table {
     pub(super) shown: Vec<(Key, Amount)>,
@@ -82,8 +93,9 @@ pub(super) struct Table {
 pub(super) struct Figures<'a> {
     ledger: &'a Ledger,
     settings: &'a PublishSettings,
+    /// Of what belongs to cells in which connections began.
     total: Amount,
-    /// The rows of each dimension, the largest first. Exact: noise may take some away, and can add
+    /// The rows of each dimension, those with the most flows first. Exact: noise may take some away, and can add
     /// none.
     shown: BTreeMap<Dimension, Vec<(Key, Amount)>>,
 }
@@ -118,11 +130,23 @@ impl<'a> Figures<'a> {
         figures
     }
 
-    /// The total, if it may be shown.
-    pub(super) fn total(&self, noise: Option<&mut Noise>) -> Option<Amount> {
-        let total = noise.map_or(self.total, |noise| noise.blur(self.total));
-        let is_shown = self.is_enough(self.total) && self.is_enough(total);
-        is_shown.then_some(total)
+    /// The total, if it may be shown. A packet is in one of its parts, so that noise on both costs
+    /// no more of ε than noise on one.
+    pub(super) fn total(&self, mut noise: Option<&mut Noise>) -> Option<Total> {
+        let mut blurred = |exact: Amount| {
+            let noise = noise.as_deref_mut();
+            noise.map_or(exact, |noise| noise.blur(exact))
+        };
+        let attributed = blurred(self.total);
+        let is_shown = self.is_enough(self.total) && self.is_enough(attributed);
+        is_shown.then(|| Total {
+            attributed,
+            rest: Amount {
+                // There are none, whatever was counted.
+                flows: 0,
+                ..blurred(self.ledger.all_unattributed().into())
+            },
+        })
     }
 
     /// What a dimension shows of a total. A row that noise brings below the threshold joins
@@ -172,17 +196,17 @@ impl<'a> Figures<'a> {
         amount.flows >= self.settings.threshold_flows.into()
     }
 
-    /// Whether a rest tells of nobody.
+    /// Whether a rest tells of nobody: what has no flow is nothing, because every cell has one.
     fn is_hidden(&self, rest: Amount) -> bool {
-        rest == Amount::default() || self.is_enough(rest)
+        rest.flows == 0 || self.is_enough(rest)
     }
 
-    /// The largest of those that have enough flows, the largest first.
+    /// Of those that have enough flows those with the most, which come first.
     fn largest(&self, cells: impl Iterator<Item = (Key, Amount)>) -> Vec<(Key, Amount)> {
         let mut shown: Vec<_> = cells
             .filter(|(_, amount)| self.is_enough(*amount))
             .collect();
-        shown.sort_by_key(|&(key, amount)| (Reverse(amount.bytes), key));
+        shown.sort_by_key(|&(key, amount)| (Reverse(amount.flows), key));
         shown.truncate(usize::try_from(self.settings.top).unwrap_or(usize::MAX));
         shown
     }
@@ -214,7 +238,7 @@ impl<'a> Figures<'a> {
         let mut whole: BTreeMap<_, _> = around.iter().map(|&(key, of)| (Some(key), of)).collect();
         // In which row each lies; in none if in several, or if all of it spilled.
         let mut lies = BTreeMap::new();
-        for (cell, _) in &self.ledger.cells {
+        for (cell, _) in self.ledger.opened() {
             let row = Some(Key::of(outer, cell)).filter(|key| whole.contains_key(&Some(*key)));
             let alone = lies.entry(Key::of(inner, cell)).or_insert(Some(row));
             if *alone != Some(row) {
@@ -225,7 +249,7 @@ impl<'a> Figures<'a> {
         // What spilled may lie elsewhere, but a row is never in one that is less.
         for (key, amount) in shown {
             if let Some(alone) = lies.get_mut(key) {
-                *alone = alone.filter(|row| amount.is_part(&whole[row]));
+                *alone = alone.filter(|row| amount.flows <= whole[row].flows);
             }
         }
         let mut kept = shown.clone();

@@ -347,19 +347,20 @@ fn shown(name: &str) -> String {
 }
 
 /// Whether a part lacks rows, as far as its numbers tell: each dimension has everything that the
-/// total has. Where noise was added, only that there are any rows can be asked.
+/// total has but what is unattributed. Where noise was added, only that there are any rows can be asked.
 fn is_whole(part: &Part) -> Result<(), String> {
     let total = &part.total;
     if (total.flows, total.bytes, total.packets) == (0, 0, 0) {
         return Ok(());
     }
-    let is_exact = part.about.epsilon == 0.0;
+    let about = &part.about;
+    let is_exact = about.epsilon == 0.0;
     for dimension in [Dimension::Port, Dimension::Country, Dimension::IpVersion] {
         let rows = || part.rows.iter().filter(|row| row.dimension == dimension);
         let sum = |column: fn(&Row) -> u64| rows().map(column).fold(0_u64, u64::saturating_add);
         let lacks = sum(|row| row.flows) < total.flows
-            || sum(|row| row.bytes) < total.bytes
-            || sum(|row| row.packets) < total.packets;
+            || sum(|row| row.bytes) < total.bytes.saturating_sub(about.unattributed_bytes)
+            || sum(|row| row.packets) < total.packets.saturating_sub(about.unattributed_packets);
         if rows().next().is_none() || is_exact && lacks {
             return Err(format!(
                 "the period that begins {} ends here, but its rows of dimension {dimension:?} do \

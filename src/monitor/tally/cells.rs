@@ -74,15 +74,21 @@ pub(super) struct Cells {
     hash: Hash,
     used: usize,
     capacity: usize,
+    /// How many of the used ones no connection has opened,
+    unopened: usize,
+    /// and how many there may be.
+    max_unopened: usize,
 }
 
 impl Cells {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, max_unopened: usize) -> Self {
         Self {
             slots: vec![[0; 4]; (capacity * 2).next_power_of_two()],
             hash: Hash::new(),
             used: 0,
             capacity,
+            unopened: 0,
+            max_unopened,
         }
     }
 
@@ -112,7 +118,7 @@ impl Cells {
     }
 
     /// Adds to a cell, from where [`Cells::slot`] says on; false where it is new and there is no
-    /// room any more.
+    /// room for it. The room that cells without a connection have is less.
     #[inline]
     pub(super) fn add(&mut self, key: Key, slot: usize, counts: Counts) -> bool {
         let mask = self.slots.len() - 1;
@@ -121,15 +127,18 @@ impl Cells {
             let found = &mut self.slots[at];
             if found[0] == key.0 {
                 let mut sum = counts_of(found);
+                self.unopened -= usize::from(sum.flows == 0 && counts.flows > 0);
                 sum += counts;
                 *found = slot_of(key, sum);
                 return true;
             }
             if found[0] == 0 {
-                if self.used == self.capacity {
+                let is_unopened = counts.flows == 0;
+                if self.used == self.capacity || is_unopened && self.unopened == self.max_unopened {
                     return false;
                 }
                 self.used += 1;
+                self.unopened += usize::from(is_unopened);
                 *found = slot_of(key, counts);
                 return true;
             }
@@ -145,7 +154,7 @@ impl Cells {
     pub(super) fn clear(&mut self) {
         if self.used > 0 {
             self.slots.fill([0; 4]);
-            self.used = 0;
+            (self.used, self.unopened) = (0, 0);
         }
     }
 

@@ -6,8 +6,12 @@
 //! nowhere else; it is wiped before [`Counter::count`] returns. What the processor's registers and
 //! the stack still hold of the last batch is gone after [`Counter::rinse`].
 //!
-//! There is a bounded number of cells. When they are used up, what has none is counted in every
-//! dimension alone ([`Spilled`](super::ledger::Spilled)): the sums of a dimension stay exact.
+//! A connection opens a cell, by its first SYN; what comes in no open cell is unattributed. So
+//! packets that are provoked from outside (refusals, answers) cannot fill the table. There is a
+//! bounded number of cells. When they are used up, a connection that has none is counted in every
+//! dimension alone ([`Spilled`](super::ledger::Spilled)), and so is every packet after it that
+//! agrees with such ones in port, place and IP version: flows stay exact in every dimension, and
+//! bytes and packets are never too few.
 
 mod cells;
 mod hash;
@@ -48,6 +52,8 @@ pub struct Tally {
     places: Arc<Places>,
     cells: Cells,
     spill: Spill,
+    /// What came in no open cell.
+    unattributed: [Counts; 2],
     totals: [Counts; 2],
     /// Places that the databases do not have and a ledger had, numbered from behind theirs.
     foreign: Vec<Place>,
@@ -69,9 +75,14 @@ pub struct Occupancy {
 impl Counter {
     /// Nothing counted yet; with so many cells, from 1 to [`MAX_CELLS`].
     pub fn new(filter: Filter, places: Arc<Places>, cells: usize) -> Self {
+        Self::of(filter, Tally::new(places, cells))
+    }
+
+    /// Goes on with a tally.
+    pub fn of(filter: Filter, tally: Tally) -> Self {
         let made_up = made_up(&filter);
         Self {
-            tally: Tally::new(places, cells),
+            tally,
             refusals: Refusals::default(),
             flagless: 0,
             v4: Box::default(),
@@ -173,9 +184,20 @@ impl Counter {
 impl Tally {
     /// Nothing counted yet; with so many cells, from 1 to [`MAX_CELLS`].
     pub fn new(places: Arc<Places>, cells: usize) -> Self {
+        Self::with(places, cells, 0)
+    }
+
+    /// The same, to be absorbed by another one soon. Which cells are open that one knows: here up
+    /// to half of them are kept for packets without a connection.
+    pub fn of_a_turn(places: Arc<Places>, cells: usize) -> Self {
+        Self::with(places, cells, cells.clamp(1, MAX_CELLS) / 2)
+    }
+
+    fn with(places: Arc<Places>, cells: usize, unopened: usize) -> Self {
         Self {
-            cells: Cells::new(cells.clamp(1, MAX_CELLS)),
+            cells: Cells::new(cells.clamp(1, MAX_CELLS), unopened),
             spill: Spill::default(),
+            unattributed: [Counts::default(); 2],
             totals: [Counts::default(); 2],
             foreign: Vec::new(),
             lost: 0,
@@ -186,16 +208,20 @@ impl Tally {
 
     /// Adds what another tally of the same places has counted of packets, and empties that one.
     pub fn absorb(&mut self, counted: &mut Self) {
-        let places = self.places.all().len();
         for (key, counts) in counted.cells.iter() {
             let slot = self.cells.slot(key);
             if !self.cells.add(key, slot, counts) {
-                self.spill.add(key, counts, places);
+                self.add_without_cell(key, counts);
             }
         }
-        self.spill.absorb(&counted.spill, places);
-        for (total, more) in self.totals.iter_mut().zip(counted.totals) {
-            *total += more;
+        self.spill.absorb(&counted.spill, self.places.all().len());
+        for (sum, more) in [
+            (&mut self.totals, counted.totals),
+            (&mut self.unattributed, counted.unattributed),
+        ] {
+            sum.iter_mut()
+                .zip(more)
+                .for_each(|(sum, more)| *sum += more);
         }
         counted.clear();
     }
@@ -203,6 +229,7 @@ impl Tally {
     fn clear(&mut self) {
         self.cells.clear();
         self.spill = Spill::default();
+        self.unattributed = Default::default();
         self.totals = Default::default();
         self.foreign.clear();
         (self.lost, self.watched_seconds) = (0, 0);
@@ -222,6 +249,10 @@ impl Tally {
         Ledger {
             cells,
             spilled: self.spill.told(place),
+            unattributed: by_version(self.unattributed)
+                .into_iter()
+                .filter(|(_, counts)| *counts != Counts::default())
+                .collect(),
             lost: self.lost,
             watched_seconds: self.watched_seconds,
         }
@@ -259,6 +290,10 @@ impl Tally {
         for (version, counts) in &ledger.spilled.versions {
             self.totals[index(*version)] += *counts;
         }
+        for (version, counts) in &ledger.unattributed {
+            self.totals[index(*version)] += *counts;
+            self.unattributed[index(*version)] += *counts;
+        }
         self.note_lost(ledger.lost);
         self.note_watched(ledger.watched_seconds);
     }
@@ -275,8 +310,7 @@ impl Tally {
 
     /// All that was counted, by IP version.
     pub const fn totals(&self) -> [(Version, Counts); 2] {
-        let [v4, v6] = self.totals;
-        [(Version::V4, v4), (Version::V6, v6)]
+        by_version(self.totals)
     }
 
     /// How full the table is.
@@ -291,17 +325,25 @@ impl Tally {
     /// The third stage: adds up what was found, of one IP version.
     #[inline(never)]
     fn add<A: DefaultIsZeroes>(&mut self, lane: &Lane<A>, version: Version) {
-        let places = self.places.all().len();
         let (keys, slots) = self.cells.locate(lane, version);
         let mut total = Counts::default();
         for (index, (key, slot)) in keys.into_iter().zip(slots).take(lane.len()).enumerate() {
             let counts = lane.counts(index);
             total += counts;
             if !self.cells.add(key, slot, counts) {
-                self.spill.add(key, counts, places);
+                self.add_without_cell(key, counts);
             }
         }
         self.totals[index(version)] += total;
+    }
+
+    #[cold]
+    fn add_without_cell(&mut self, key: Key, counts: Counts) {
+        if counts.flows > 0 || self.spill.has(key, self.place(key.place())) {
+            self.spill.add(key, counts, self.places.all().len());
+        } else {
+            self.unattributed[index(key.version())] += counts;
+        }
     }
 
     fn place(&self, number: u32) -> Place {
@@ -326,6 +368,10 @@ impl Tally {
 
     fn restore_cell(&mut self, cell: Cell, counts: Counts, number: Option<u32>) {
         self.totals[index(cell.version)] += counts;
+        if counts.flows == 0 {
+            self.unattributed[index(cell.version)] += counts;
+            return;
+        }
         let key = number.map(|number| Key::new(cell.port, cell.version, number));
         let is_in_table = key.is_some_and(|key| {
             let slot = self.cells.slot(key);
@@ -347,6 +393,11 @@ fn fetch(part: &[Arrived<'_>]) {
         touched |= first | second;
     }
     std::hint::black_box(touched);
+}
+
+const fn by_version(counts: [Counts; 2]) -> [(Version, Counts); 2] {
+    let [v4, v6] = counts;
+    [(Version::V4, v4), (Version::V6, v6)]
 }
 
 const fn index(version: Version) -> usize {

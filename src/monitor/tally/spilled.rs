@@ -38,6 +38,16 @@ impl Spill {
         self.versions[index(key.version())] += counts;
     }
 
+    /// Whether connections that found no cell began to the port, the place and the IP version of a
+    /// packet: all that can be known of whether its connection did.
+    pub(super) fn has(&self, key: Key, place: Place) -> bool {
+        let began = |counts: Option<&Counts>| counts.is_some_and(|counts| counts.flows > 0);
+        began(self.ports.get(usize::from(key.port())))
+            && self.versions[index(key.version())].flows > 0
+            && (began(self.places.get(key.place() as usize))
+                || began(self.systems.get(&place.asn)) && began(self.countries.get(&place.country)))
+    }
+
     /// Adds what another one has counted of packets; there are so many places.
     pub(super) fn absorb(&mut self, counted: &Self, places: usize) {
         if counted.places.is_empty() {

@@ -228,12 +228,7 @@ fn a_period_ends_at_the_first_packet_behind_it() {
         let progress = capture.count_until(period, &mut counter).unwrap();
         (
             progress,
-            counter
-                .tally_mut()
-                .take()
-                .cells
-                .first()
-                .map_or(0, |(_, counts)| counts.packets),
+            counter.tally_mut().take().all_unattributed().packets,
         )
     };
     let at = |seconds| Progress::Next(after(seconds) + jiff::SignedDuration::from_micros(999_999));

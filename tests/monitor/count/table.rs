@@ -1,10 +1,13 @@
 //! The table of cells: full, restored, and without a trace of the last packet.
 
-use super::{PLACES, count, counter, counts, filter, many, whole};
+use super::{
+    ACK, HOST, MARKED, PLACES, SYN, cell, count, counter, counts, filter, flagged, many, whole,
+};
+use exitmark::lab::frames::tcp;
 use exitmark::monitor::cell::{Cell, Country, Counts, Place};
 use exitmark::monitor::filter::Filter;
 use exitmark::monitor::ledger::{Ledger, Spilled};
-use exitmark::monitor::tally::{Counter, DEFAULT_CELLS};
+use exitmark::monitor::tally::{Counter, DEFAULT_CELLS, Tally};
 use exitmark::packet::Version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,6 +57,18 @@ fn dimensions(ledger: &Ledger) -> Dimensions {
     )
 }
 
+/// Whether one has the same keys and flows as the other, and no fewer bytes and packets.
+fn has_all_of<K: Ord + std::fmt::Debug>(some: &BTreeMap<K, Counts>, all: &BTreeMap<K, Counts>) {
+    assert!(some.keys().eq(all.keys()));
+    for (some, (key, all)) in some.values().zip(all) {
+        assert_eq!(some.flows, all.flows, "{key:?}");
+        assert!(
+            some.bytes >= all.bytes && some.packets >= all.packets,
+            "{key:?}"
+        );
+    }
+}
+
 #[test]
 fn a_full_table_costs_no_sum_of_one_dimension() {
     let frames = many(500);
@@ -63,15 +78,50 @@ fn a_full_table_costs_no_sum_of_one_dimension() {
     }
     let exact = dimensions(&large.tally().ledger());
     assert_eq!(large.tally().ledger().spilled, Spilled::default());
-    assert!(large.tally().occupancy().used > 1000);
+    assert!(large.tally().occupancy().used > 500);
     for (counter, cells) in [(&small, 37), (&least, 1)] {
         let ledger = counter.tally().ledger();
         assert_eq!(ledger.cells.len(), cells);
-        assert_eq!(dimensions(&ledger), exact);
+        let (ports, systems, countries, versions) = dimensions(&ledger);
+        has_all_of(&ports, &exact.0);
+        has_all_of(&systems, &exact.1);
+        has_all_of(&countries, &exact.2);
+        has_all_of(&versions, &exact.3);
         assert_eq!(counter.tally().totals(), large.tally().totals());
         let in_cells: u64 = ledger.cells.iter().map(|(_, counts)| counts.packets).sum();
-        assert_eq!(counter.tally().occupancy().spilled, 4000 - in_cells);
+        let unattributed = ledger.all_unattributed().packets;
+        let spilled = counter.tally().occupancy().spilled;
+        assert_eq!(in_cells + spilled + unattributed, 4000);
     }
+}
+
+/// A packet without a connection has no cell, before one begins where it goes to.
+#[test]
+fn connections_open_cells_and_nothing_else_does() {
+    let ack = flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED), 40, ACK);
+    let syn = flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED), 40, SYN);
+    let mut all = counter(64);
+    count(&mut all, &[ack.clone(), ack.clone()]);
+    assert_eq!(all.tally().occupancy().used, 0);
+    count(&mut all, &[syn, ack.clone()]);
+    let ledger = all.tally().ledger();
+    assert_eq!(ledger.unattributed, [(Version::V4, counts(2, 120, 0))]);
+    let cell = cell(443, "GB", 64500, Version::V4);
+    assert_eq!(ledger.cells, [(cell, counts(2, 120, 1))]);
+    // As many others as there are, and more.
+    let others: Vec<_> = (1..200)
+        .map(|port| flagged(&tcp(HOST, &format!("1.2.3.4:{port}")).tos(MARKED), 40, ACK))
+        .collect();
+    count(&mut all, &others);
+    assert_eq!(all.tally().occupancy().used, 1);
+    assert_eq!(all.tally().occupancy().spilled, 0);
+    // In a table that is handed over soon, half of the cells stay free for connections.
+    let mut turn = Counter::of(filter(), Tally::of_a_turn(Arc::clone(&PLACES), 64));
+    count(&mut turn, &others);
+    assert_eq!(turn.tally().occupancy().used, 32);
+    all.tally_mut().absorb(turn.tally_mut());
+    assert_eq!(all.tally().occupancy().used, 1);
+    assert_eq!(all.tally().totals()[0].1.packets, 4 + 2 * 199);
 }
 
 #[test]

@@ -52,7 +52,15 @@ fn tshark_counts_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("traffic.pcap");
     let mut random = Random::new(23);
-    let frames: Vec<_> = many(20)
+    // A connection to wherever packets go to, so that all of them count there.
+    let openings = (0..20).chain([80, 443, 53]).flat_map(|port| {
+        let v4 = ["1.2.3.4", "1.2.4.4", "198.51.100.9", "10.0.0.1"].map(|to| (HOST, to));
+        let v6 = ["[2001:db8:1::5]", "[2001:db8:2::9]"].map(|to| (HOST_V6, to));
+        v4.into_iter().chain(v6).map(move |(host, to)| {
+            flagged(&tcp(host, &format!("{to}:{port}")).tos(MARKED), 40, SYN)
+        })
+    });
+    let mixed = many(20)
         .into_iter()
         .enumerate()
         .map(|(index, frame)| match index % 8 {
@@ -69,10 +77,11 @@ fn tshark_counts_the_same() {
                 .build(),
             5 => flagged(&tcp(HOST, "1.2.3.4:80").tos(MARKED).tag(0x8100, 5), 40, SYN),
             _ => frame,
-        })
-        .collect();
+        });
+    let frames: Vec<_> = openings.chain(mixed).collect();
     pcap(&path, &[], &frames, of_link(1), usize::MAX);
     let ledger = counted(&path);
+    assert_eq!(ledger.unattributed, []);
     let mut ours = BTreeMap::<_, Counts>::new();
     for (cell, counts) in &ledger.cells {
         *ours.entry((cell.version, cell.port)).or_default() += *counts;

@@ -83,6 +83,8 @@ pub(super) fn about() -> About {
         monitor: "0.1.0".to_owned(),
         part: 1,
         watched_seconds: 86_400,
+        unattributed_bytes: 0,
+        unattributed_packets: 0,
         lost_packets: 0,
         countries: "tor-geoip 2026-10-20".to_owned(),
         systems: "asn.mmdb 2026-10-28".to_owned(),

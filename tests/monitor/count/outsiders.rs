@@ -1,0 +1,282 @@
+//! Packets that are provoked from outside, without a connection through the host, and what they
+//! change of the published rows.
+
+use super::{ACK, HOST, HOST_V6, MARKED, PLACES, SYN, SYN_ACK, count, filter, flagged, whole};
+use exitmark::lab::Random;
+use exitmark::lab::frames::{of_protocol, tcp, udp};
+use exitmark::monitor::clock::{Length, Period};
+use exitmark::monitor::ledger::Ledger;
+use exitmark::monitor::publish::{Origin, PublishSettings, publish};
+use exitmark::monitor::row::{Dimension, Row};
+use exitmark::monitor::tally::{Counter, Tally};
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+const RST: u8 = 0x04;
+const PORTS: [u16; 6] = [443, 80, 22, 8080, 25, 50_001];
+/// In places that differ, the last one IPv6's.
+const PLACES_OF: [&str; 5] = [
+    "1.2.3.4",
+    "1.2.4.4",
+    "198.51.100.9",
+    "10.0.0.1",
+    "[2001:db8:1::5]",
+];
+const THRESHOLD: u64 = 20;
+
+/// A port, and an index of [`PLACES_OF`].
+type At = (u16, usize);
+
+fn segment((port, place): At, flags: u8, payload: usize) -> Vec<u8> {
+    let destination = PLACES_OF[place];
+    let host = if destination.starts_with('[') {
+        HOST_V6
+    } else {
+        HOST
+    };
+    let frame = tcp(host, &format!("{destination}:{port}"));
+    flagged(
+        &frame.tos(MARKED).payload(20 + payload),
+        20 + payload,
+        flags,
+    )
+}
+
+/// Connections, each cell's first one at the beginning, and what belongs to them.
+fn honest(random: &mut Random) -> (Vec<Vec<u8>>, BTreeSet<At>) {
+    let cells: BTreeSet<At> = (0..14)
+        .map(|_| (random.one_of(PORTS), random.below(PLACES_OF.len())))
+        .collect();
+    let all: Vec<_> = cells.iter().copied().collect();
+    let mut frames: Vec<_> = all.iter().map(|at| segment(*at, SYN, 0)).collect();
+    for _ in 0..200 {
+        let at = all[random.below(all.len())];
+        let flags = if random.percent(70) { SYN } else { ACK };
+        frames.push(segment(at, flags, random.below(1000)));
+    }
+    (frames, cells)
+}
+
+/// A packet that opens nothing.
+fn provoked(at: At, random: &mut Random) -> Vec<u8> {
+    let (port, place) = at;
+    let destination = PLACES_OF[place];
+    let to = format!("{destination}:{port}");
+    let host = if destination.starts_with('[') {
+        HOST_V6
+    } else {
+        HOST
+    };
+    match random.below(6) {
+        0 => udp(host, &to)
+            .tos(MARKED)
+            .payload(8 + random.below(900))
+            .build(),
+        1 => of_protocol(1, host, &to).tos(MARKED).build(),
+        2 => tcp(host, &to).tos(MARKED).fragment(7, 5, false).build(),
+        _ => {
+            let flags = random.one_of([RST, RST | ACK, SYN_ACK, ACK, 0, 0xff]);
+            segment(at, flags, random.below(1400))
+        }
+    }
+}
+
+/// How packets get into a ledger.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Into one table of so many cells, as out of a file.
+    File(usize),
+    /// Into small tables, which are handed over at a quarter of their cells, as at a tap.
+    Tap(usize),
+}
+
+fn counted(way: Way, frames: &[Vec<u8>]) -> Ledger {
+    let cells = match way {
+        Way::File(cells) => {
+            let mut counter = Counter::new(filter(), Arc::clone(&PLACES), cells);
+            count(&mut counter, frames);
+            return counter.tally().ledger();
+        }
+        Way::Tap(cells) => cells,
+    };
+    let turn = || Tally::of_a_turn(Arc::clone(&PLACES), 16);
+    let mut whole_period = Tally::new(Arc::clone(&PLACES), cells);
+    let mut counter = Counter::of(filter(), turn());
+    let mut spare = turn();
+    for frame in frames {
+        counter.count(&[whole(frame)]);
+        if counter.tally().occupancy().used > 4 {
+            spare = counter.exchange(spare);
+            whole_period.absorb(&mut spare);
+        }
+    }
+    whole_period.absorb(counter.tally_mut());
+    whole_period.ledger()
+}
+
+fn rows(ledger: &Ledger) -> Vec<Row> {
+    let settings = PublishSettings {
+        top: 3,
+        threshold_flows: THRESHOLD,
+        bin_flows: NonZeroU64::MIN,
+        bin_bytes: NonZeroU64::MIN,
+        bin_packets: NonZeroU64::MIN,
+        cross: vec![
+            Dimension::PortCountry,
+            Dimension::PortSystem,
+            Dimension::SystemCountry,
+        ],
+        noise: None,
+    };
+    let origin = Origin {
+        exit: "exit".to_owned(),
+        countries: String::new(),
+        systems: String::new(),
+        names: Arc::new(|_| None),
+    };
+    let start: Timestamp = "2026-11-22T00:00:00Z".parse().unwrap();
+    publish(
+        ledger,
+        &Period::at(start, Length::DAY),
+        &origin,
+        &settings,
+        None,
+    )
+}
+
+/// Which row it is, and its flows, as text; bytes and packets apart.
+fn keyed(rows: &[Row]) -> BTreeMap<String, (u64, u64)> {
+    let key = |row: &Row| {
+        let bare = Row {
+            bytes: 0,
+            packets: 0,
+            about: None,
+            ..row.clone()
+        };
+        (
+            serde_json::to_string(&bare).unwrap(),
+            (row.bytes, row.packets),
+        )
+    };
+    rows.iter().map(key).collect()
+}
+
+fn anywhere(random: &mut Random) -> At {
+    let port = if random.percent(50) {
+        random.one_of(PORTS)
+    } else {
+        random.half()
+    };
+    (port, random.below(PLACES_OF.len()))
+}
+
+/// The honest packets with provoked ones among them; none of the cells to avoid.
+fn with_provoked(
+    honest: &[Vec<u8>],
+    avoid: Option<&BTreeSet<At>>,
+    random: &mut Random,
+) -> (Vec<Vec<u8>>, u64) {
+    let mut frames = honest.to_vec();
+    let mut added = 0;
+    for _ in 0..=random.below(60) {
+        let at = anywhere(random);
+        if avoid.is_some_and(|cells| cells.contains(&at)) {
+            continue;
+        }
+        let frame = provoked(at, random);
+        added += 1;
+        frames.insert(random.below(frames.len() + 1), frame);
+    }
+    (frames, added)
+}
+
+/// 10,000 adversaries: packets in cells in which no connection began change the total alone.
+#[test]
+fn packets_without_a_connection_change_the_total_alone() {
+    let mut random = Random::new(31);
+    let (mut changed, mut shown) = (0, BTreeSet::new());
+    for _ in 0..100 {
+        let (honest, cells) = honest(&mut random);
+        // Room for the honest alone, and for many more.
+        for way in [
+            Way::File(cells.len()),
+            Way::File(4096),
+            Way::Tap(cells.len()),
+            Way::Tap(4096),
+        ] {
+            let before = rows(&counted(way, &honest));
+            shown.extend(
+                before
+                    .iter()
+                    .filter(|row| !row.other)
+                    .map(|row| row.dimension),
+            );
+            for _ in 0..25 {
+                let (frames, added) = with_provoked(&honest, Some(&cells), &mut random);
+                let after = rows(&counted(way, &frames));
+                assert_eq!(after[1..], before[1..], "{way:?}, {added} provoked");
+                assert_eq!(after[0].flows, before[0].flows);
+                assert_eq!(after[0].packets, before[0].packets + added);
+                let about = after[0].about.as_ref().unwrap();
+                assert_eq!(about.unattributed_packets, added);
+                assert!(!about.spilled, "{way:?}");
+                changed += u64::from(added > 0);
+            }
+        }
+    }
+    assert!(changed > 9_000, "{changed}");
+    assert!(
+        shown.len() == 9,
+        "every statistic is shown by some: {shown:?}"
+    );
+}
+
+/// In a cell with connections a provoked packet looks like data: it counts there, and removes no
+/// row. That holds where the table is full, too.
+#[test]
+fn packets_without_a_connection_remove_no_row() {
+    let mut random = Random::new(32);
+    let mut spilled = 0;
+    for _ in 0..100 {
+        let (honest, _) = honest(&mut random);
+        for way in [Way::File(4096), Way::Tap(4096), Way::File(5)] {
+            let before = rows(&counted(way, &honest));
+            let keys = keyed(&before[1..]);
+            for _ in 0..5 {
+                let (frames, added) = with_provoked(&honest, None, &mut random);
+                let after = rows(&counted(way, &frames));
+                let about = after[0].about.as_ref().unwrap();
+                spilled += u64::from(about.spilled);
+                let changed = keyed(&after[1..]);
+                let names = |keys: &BTreeMap<String, _>| keys.keys().cloned().collect::<Vec<_>>();
+                assert_eq!(names(&changed), names(&keys), "{way:?}, {added} provoked");
+                for (key, (bytes, packets)) in &keys {
+                    let (more_bytes, more_packets) = changed[key];
+                    assert!(
+                        more_bytes >= *bytes && more_packets >= *packets,
+                        "{way:?}: {key}"
+                    );
+                    assert!(more_packets - packets <= added, "{way:?}: {key}");
+                }
+            }
+        }
+    }
+    assert!(spilled == 500, "{spilled}");
+}
+
+/// One refused connection by IPv6 among connections by IPv4.
+#[test]
+fn a_refusal_by_another_ip_version_withdraws_no_row() {
+    let mut frames = Vec::new();
+    for (port, connections) in [(443, 70), (80, 20), (22, 10)] {
+        frames.extend((0..connections).map(|_| segment((port, 0), SYN, 0)));
+    }
+    let quiet = rows(&counted(Way::File(64), &frames));
+    frames.push(segment((50_000, 4), RST, 0));
+    let refused = rows(&counted(Way::File(64), &frames));
+    assert_eq!(refused[1..], quiet[1..]);
+    assert_eq!(refused[0].packets, quiet[0].packets + 1);
+    assert!(refused.iter().any(|row| row.ip_version == Some(4)));
+}

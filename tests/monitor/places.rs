@@ -251,6 +251,13 @@ enum Value {
     Short(u16),
     Number(u32),
     Long(u64),
+    Longer(u128),
+    Signed(i32),
+    Double(f64),
+    List(Vec<Value>),
+    Truth,
+    /// Maps in maps, of which each has these keys, and by all of them the same next one.
+    Braid(&'static [&'static str], usize),
 }
 
 impl Value {
@@ -280,6 +287,37 @@ impl Value {
             Self::Number(number) => {
                 into.push(control(6, 4));
                 into.extend(number.to_be_bytes());
+            }
+            Self::Longer(number) => {
+                into.extend([control(0, 16), 10 - 7]);
+                into.extend(number.to_be_bytes());
+            }
+            Self::Signed(number) => {
+                into.extend([control(0, 4), 8 - 7]);
+                into.extend(number.to_be_bytes());
+            }
+            Self::Double(number) => {
+                into.push(control(3, 8));
+                into.extend(number.to_be_bytes());
+            }
+            Self::List(values) => {
+                into.extend([control(0, values.len()), 11 - 7]);
+                values.iter().for_each(|value| value.encode(into));
+            }
+            Self::Truth => into.extend([control(0, 1), 14 - 7]),
+            Self::Braid(keys, levels) => {
+                let pointed: usize = keys.iter().map(|key| 1 + key.len() + 5).sum();
+                for _ in 0..*levels {
+                    into.push(control(7, keys.len()));
+                    let next = into.len() + pointed;
+                    for key in *keys {
+                        Self::Text(key).encode(into);
+                        // A pointer of four bytes, from where the data begin.
+                        into.push(1 << 5 | 3 << 3);
+                        into.extend(u32::try_from(next).unwrap().to_be_bytes());
+                    }
+                }
+                Self::Text("AS1").encode(into);
             }
             Self::Map(pairs) => {
                 into.push(control(7, pairs.len()));
@@ -335,17 +373,11 @@ fn mmdb(version: u16, prefixes: &[(u128, usize, Value)]) -> Vec<u8> {
         ("database_type", Value::Text("Made-up")),
         ("description", Value::Map(vec![])),
         ("ip_version", Value::Short(version)),
-        ("languages", Value::Map(vec![])),
+        ("languages", Value::List(vec![])),
         ("node_count", Value::Number(u32::try_from(count).unwrap())),
         ("record_size", Value::Short(32)),
     ])
     .encode(&mut about);
-    // The languages are an array, which is an extended type: 11 - 7.
-    let languages = about
-        .windows(9)
-        .position(|window| window == b"languages")
-        .unwrap();
-    about.splice(languages + 9..=languages + 9, [0, 4]);
     file.extend(about);
     file
 }
@@ -440,6 +472,98 @@ fn mmdb_is_read_as_its_makers_fill_it() {
     assert_eq!(at(&both, "2001:db8:9::1"), place("??", 64502));
     assert_eq!(both.as_name(64500), Some("One[2J"), "no control characters");
     assert_eq!(both.as_name(64501), None, "the other database's names");
+}
+
+/// Each maker has a type of its own for the number, and some have more than one.
+#[test]
+fn the_number_of_a_system_is_read_whatever_its_type_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("systems.mmdb");
+    let text = |text| Value::Text(text);
+    let inner = |key, value| Value::Map(vec![(key, value), ("name", Value::Text("Inner"))]);
+    let number = "autonomous_system_number";
+    let cases = vec![
+        (number, Value::Short(13_335), 13_335),
+        (number, Value::Number(4_200_000_000), 4_200_000_000),
+        (number, Value::Long(13_335), 13_335),
+        (number, Value::Long(1 << 40), 0),
+        (number, Value::Longer(4_200_000_000), 4_200_000_000),
+        (number, Value::Longer(1 << 100), 0),
+        (number, Value::Signed(13_335), 13_335),
+        (number, Value::Signed(-13_335), 0),
+        (number, Value::Double(13_335.0), 13_335),
+        (number, Value::Double(0.5), 0),
+        (number, text("13335"), 13_335),
+        (number, text("AS13335"), 13_335),
+        ("asn", text("as4200000000"), 4_200_000_000),
+        ("asn", text("AS13335 Example Inc."), 13_335),
+        ("asn", Value::Long(13_335), 13_335),
+        ("as_number", text("13335"), 13_335),
+        ("asn", text("unknown"), 0),
+        ("asn", text(""), 0),
+        ("asn", text("\u{e9}"), 0),
+        ("asn", inner("number", Value::Long(13_335)), 13_335),
+        ("asn", inner("asn", text("AS13335")), 13_335),
+        ("as", inner("number", text("13335")), 13_335),
+        (
+            "autonomous_system",
+            inner("asn", Value::Number(13_335)),
+            13_335,
+        ),
+        ("traits", inner(number, Value::Long(13_335)), 13_335),
+        ("asn", Value::Map(vec![]), 0),
+        ("asn", Value::List(vec![Value::Number(13_335)]), 0),
+        ("asn", Value::Truth, 0),
+    ];
+    for (index, (key, value, expected)) in cases.into_iter().enumerate() {
+        let is_inner = matches!(value, Value::Map(_)) && expected > 0;
+        let record = Value::Map(vec![
+            (key, value),
+            // Of a type that nobody expects; none of it makes the file a broken one.
+            ("country", Value::List(vec![text("US")])),
+            ("organization", Value::Number(1)),
+        ]);
+        let known = Value::Map(vec![(number, Value::Short(1))]);
+        let file = mmdb(
+            6,
+            &[
+                v4("1.2.3.0", 24, record),
+                v4("1.2.4.0", 24, maxmind("GB")),
+                v4("1.2.5.0", 24, known),
+            ],
+        );
+        fs::write(&path, file).unwrap();
+        let places = load(&path, Some(&path)).unwrap();
+        assert_eq!(
+            at(&places, "1.2.3.4"),
+            place("??", expected),
+            "case {index}: {key}"
+        );
+        assert_eq!(at(&places, "1.2.4.4"), place("GB", 0), "case {index}");
+        let name = is_inner.then_some("Inner");
+        assert_eq!(places.as_name(expected), name, "case {index}: {key}");
+    }
+    // A record may be the number itself.
+    for (value, expected) in [(Value::Long(13_335), 13_335), (text("AS13335"), 13_335)] {
+        fs::write(&path, mmdb(4, &[(0x0102_0300 << 96, 24, value)])).unwrap();
+        let places = load(&path, Some(&path)).unwrap();
+        assert_eq!(at(&places, "1.2.3.4"), place("??", expected));
+    }
+}
+
+/// Maps in maps, of which each level has all keys, and the same value by each.
+#[test]
+fn maps_that_lead_to_each_other_are_not_followed_for_ever() {
+    const KEYS: [&str; 6] = ["asn", "as", "number", "traits", "country", "code"];
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("deep.mmdb");
+    let braid = Value::Braid(&KEYS, 60);
+    let known = v4("1.2.4.0", 24, maxmind("GB"));
+    let file = mmdb(6, &[v4("1.2.3.0", 24, braid), known]);
+    fs::write(&path, file).unwrap();
+    let places = load(&path, None).unwrap();
+    assert_eq!(at(&places, "1.2.3.4"), Place::UNKNOWN);
+    assert_eq!(at(&places, "1.2.4.4"), place("GB", 0));
 }
 
 #[test]

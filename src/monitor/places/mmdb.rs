@@ -2,11 +2,11 @@
 
 use super::cover::{Address, MAX_RANGES, Refused};
 use super::file::{Content, describe};
+use super::record::Record;
 use super::{Database, Known, Names, PlacesError};
 use crate::monitor::cell::Country;
 use jiff::Timestamp;
 use maxminddb::{Reader, WithinOptions};
-use serde::Deserialize;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -19,73 +19,6 @@ const LAST_BYTES: usize = 128 << 10;
 const MAX_NETWORKS: usize = 1 << 26;
 /// How many different records are remembered.
 const MAX_RECORDS: usize = 1 << 22;
-
-/// What there is to know in a record, whoever made it.
-#[derive(Deserialize)]
-struct Record<'a> {
-    #[serde(borrow, default)]
-    country: Option<InCountry<'a>>,
-    #[serde(default)]
-    country_code: Option<&'a str>,
-    #[serde(default)]
-    autonomous_system_number: Option<u32>,
-    #[serde(default)]
-    autonomous_system_organization: Option<&'a str>,
-    #[serde(borrow, default)]
-    asn: Option<Number<'a>>,
-    #[serde(default)]
-    as_name: Option<&'a str>,
-    #[serde(default)]
-    name: Option<&'a str>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum InCountry<'a> {
-    /// MaxMind and DB-IP.
-    Map {
-        #[serde(borrow)]
-        iso_code: Option<&'a str>,
-    },
-    /// IPinfo.
-    Text(&'a str),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Number<'a> {
-    Number(u32),
-    /// `AS64496`
-    Text(&'a str),
-}
-
-impl Record<'_> {
-    fn country(&self) -> Country {
-        let within = match &self.country {
-            Some(InCountry::Map { iso_code }) => *iso_code,
-            Some(InCountry::Text(text)) => Some(*text),
-            None => None,
-        };
-        let mut codes = self.country_code.into_iter().chain(within);
-        let code = codes.find_map(|code| code.parse().ok());
-        code.unwrap_or(Country::UNKNOWN)
-    }
-
-    fn asn(&self) -> u32 {
-        let number = match &self.asn {
-            Some(Number::Number(number)) => Some(*number),
-            Some(Number::Text(text)) => text.strip_prefix("AS").unwrap_or(text).parse().ok(),
-            None => None,
-        };
-        self.autonomous_system_number.or(number).unwrap_or(0)
-    }
-
-    fn as_name(&self) -> Option<&str> {
-        self.autonomous_system_organization
-            .or(self.as_name)
-            .or(self.name)
-    }
-}
 
 pub(super) fn is_one(bytes: &[u8]) -> bool {
     let last = &bytes[bytes.len().saturating_sub(LAST_BYTES)..];

@@ -14,6 +14,7 @@ mod error;
 mod file;
 mod mmdb;
 mod names;
+mod record;
 mod tree;
 
 pub use error::PlacesError;

@@ -1,0 +1,201 @@
+//! What there is to know in a record of an MMDB, whoever made it.
+//!
+//! Makers agree neither on names nor on types: an autonomous system's number is a number of any
+//! width, or text with `AS` before it, or in a map beside the system's name. So every value is read
+//! as whatever it is, and what says nothing here is no fault of the file.
+
+use crate::monitor::cell::Country;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+
+/// How deep maps lie that are looked into: each may lead to others by pointers, so that a small
+/// file could hold more of them than anybody could read.
+const MAX_DEPTH: u8 = 3;
+
+/// A record.
+pub(super) struct Record<'a>(Value<'a>);
+
+/// A value.
+enum Value<'a> {
+    /// Of a type, or deeper, than is looked at.
+    Nothing,
+    Number(u64),
+    Text(&'a str),
+    Map(Box<Fields<'a>>),
+}
+
+/// What of a map is looked at. Several keys mean the same; the first that says something counts.
+#[derive(Default)]
+struct Fields<'a> {
+    /// `country_code`, `iso_code`, `code`
+    code: Option<Country>,
+    /// `country`: text, or a map with a code.
+    country: Option<Country>,
+    /// `autonomous_system_number`, `asn`, `as_number`, `number`, or in a map by these names.
+    asn: Option<u32>,
+    /// `autonomous_system_organization`, `as_name`, `name`, `organization`
+    name: Option<&'a str>,
+    /// The name in the map that had the number.
+    inner_name: Option<&'a str>,
+}
+
+impl<'a> Record<'a> {
+    pub(super) fn country(&self) -> Country {
+        self.0.country().unwrap_or(Country::UNKNOWN)
+    }
+
+    /// 0 where there is none.
+    pub(super) fn asn(&self) -> u32 {
+        self.0.asn().unwrap_or(0)
+    }
+
+    pub(super) fn as_name(&self) -> Option<&'a str> {
+        self.0.name()
+    }
+}
+
+impl<'a> Value<'a> {
+    fn country(&self) -> Option<Country> {
+        match self {
+            Self::Text(text) => text.parse().ok(),
+            Self::Map(fields) => fields.code.or(fields.country),
+            Self::Nothing | Self::Number(_) => None,
+        }
+    }
+
+    fn asn(&self) -> Option<u32> {
+        match self {
+            Self::Number(number) => u32::try_from(*number).ok(),
+            Self::Text(text) => in_text(text),
+            Self::Map(fields) => fields.asn,
+            Self::Nothing => None,
+        }
+    }
+
+    fn name(&self) -> Option<&'a str> {
+        match self {
+            Self::Map(fields) => fields.name.or(fields.inner_name),
+            _ => None,
+        }
+    }
+}
+
+/// `AS64496`, `64496`, and either with a name behind it.
+fn in_text(text: &str) -> Option<u32> {
+    let number = text.split_ascii_whitespace().next()?;
+    let (prefix, digits) = number.split_at_checked(2).unwrap_or(("", number));
+    let digits = if prefix.eq_ignore_ascii_case("as") {
+        digits
+    } else {
+        number
+    };
+    digits.parse().ok()
+}
+
+impl<'a> Fields<'a> {
+    fn read<A: MapAccess<'a>>(mut map: A, depth: u8) -> Result<Self, A::Error> {
+        let mut fields = Self::default();
+        while let Some(key) = map.next_key::<&str>()? {
+            let mut value = || map.next_value_seed(Reading { depth });
+            match key {
+                "country_code" | "iso_code" | "code" => {
+                    fields.code = fields.code.or(value()?.country());
+                }
+                "country" => fields.country = fields.country.or(value()?.country()),
+                "autonomous_system_number"
+                | "asn"
+                | "as_number"
+                | "number"
+                | "as"
+                | "autonomous_system"
+                | "traits" => {
+                    let value = value()?;
+                    fields.asn = fields.asn.or(value.asn());
+                    fields.inner_name = fields.inner_name.or(value.name());
+                }
+                "autonomous_system_organization" | "as_name" | "name" | "organization" => {
+                    if let Value::Text(name) = value()? {
+                        fields.name = fields.name.or(Some(name));
+                    }
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(fields)
+    }
+}
+
+impl<'a> Deserialize<'a> for Record<'a> {
+    fn deserialize<D: Deserializer<'a>>(deserializer: D) -> Result<Self, D::Error> {
+        Reading { depth: 0 }.deserialize(deserializer).map(Self)
+    }
+}
+
+/// Reads a value, which lies in so many maps.
+#[derive(Clone, Copy)]
+struct Reading {
+    depth: u8,
+}
+
+impl<'a> DeserializeSeed<'a> for Reading {
+    type Value = Value<'a>;
+
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Value<'a>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'a> Visitor<'a> for Reading {
+    type Value = Value<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value<'a>, E> {
+        Ok(Value::Number(number))
+    }
+
+    fn visit_u128<E>(self, number: u128) -> Result<Value<'a>, E> {
+        Ok(u64::try_from(number).map_or(Value::Nothing, Value::Number))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value<'a>, E> {
+        Ok(u64::try_from(number).map_or(Value::Nothing, Value::Number))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value<'a>, E> {
+        // A whole one as digits, which are read without a loss.
+        Ok(format!("{number}")
+            .parse()
+            .map_or(Value::Nothing, Value::Number))
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'a str) -> Result<Value<'a>, E> {
+        Ok(Value::Text(text))
+    }
+
+    fn visit_borrowed_bytes<E>(self, _: &'a [u8]) -> Result<Value<'a>, E> {
+        Ok(Value::Nothing)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Value<'a>, E> {
+        Ok(Value::Nothing)
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<Value<'a>, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Nothing)
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Value<'a>, A::Error> {
+        if self.depth < MAX_DEPTH {
+            return Ok(Value::Map(Box::new(Fields::read(map, self.depth + 1)?)));
+        }
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Value::Nothing)
+    }
+}

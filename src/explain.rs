@@ -5,24 +5,19 @@
 use crate::datapath::{Forwarder, IncomingLink, Links, Outcome, Role};
 use crate::nic::{NextHop, Nic};
 use crate::packet::{self, Dscp, MacAddr};
+use crate::pcap::{Link, ReadError, Reader};
 use crate::policy::{Egress, Snapshot, Verdict};
 use crate::relays::{self, LoadError};
 use crate::settings::Settings;
-use pcap_file::pcap::{PcapHeader, PcapReader, PcapWriter, RawPcapPacket};
-use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
-use pcap_file::pcapng::{Block, PcapNgReader};
+use pcap_file::pcap::{PcapHeader, PcapWriter, RawPcapPacket};
 use pcap_file::{DataLink, PcapError, TsResolution};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The first bytes of a pcapng file, in any byte order.
-const PCAPNG_MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
-const MICROS: u128 = 1_000_000;
-const NANOS: u128 = 1_000_000_000;
 /// The longest frame that a written capture may hold.
 const SNAPLEN: u32 = 262_144;
 /// What stands in for a NIC that is not in this machine.
@@ -37,7 +32,10 @@ pub enum ExplainError {
          hexadecimal digits, of which white space and colons may be part"
     )]
     Input(usize),
-    /// The capture cannot be opened or written.
+    /// The capture cannot be read, or not to its end.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The capture cannot be opened for writing.
     #[error("{path}: {source}")]
     File {
         /// The file.
@@ -45,7 +43,7 @@ pub enum ExplainError {
         /// Why not.
         source: std::io::Error,
     },
-    /// The capture cannot be read or written.
+    /// The capture cannot be written.
     #[error("{path}, frame {frame}: {source}")]
     Capture {
         /// The file.
@@ -55,9 +53,19 @@ pub enum ExplainError {
         /// Why not.
         source: PcapError,
     },
-    /// The capture is of another kind of network.
-    #[error("{0}: its frames are {1:?}, not Ethernet")]
-    LinkType(PathBuf, DataLink),
+    /// Some of the capture is of another kind of network.
+    #[error(
+        "{path}: {frames} packets are of link type {link}, not Ethernet (1), and left out; capture \
+         at the port itself"
+    )]
+    LinkType {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        frames: u64,
+        /// Its number.
+        link: u32,
+    },
     /// The relay set cannot be loaded.
     #[error(transparent)]
     Relays(#[from] LoadError),
@@ -89,23 +97,35 @@ pub struct Explanation {
     pub verdict: Option<Verdict>,
 }
 
+/// Frames that were explained.
+#[derive(Debug)]
+pub struct Explained {
+    /// One by one, in order.
+    pub frames: Vec<Explanation>,
+    /// Why others that are in the capture are not among them.
+    pub fault: Option<ExplainError>,
+}
+
 /// Explains a frame in hexadecimal digits, or every frame of a capture file, as received on
 /// `port`. `incoming_mac` is asked of the NIC where it is not given.
 ///
 /// # Errors
-/// The input or the relay set cannot be read.
+/// The input is no frame and no capture, or the relay set cannot be read.
 pub fn explain(
     input: &str,
     settings: &Settings,
     port: Role,
     incoming_mac: Option<MacAddr>,
-) -> Result<Vec<Explanation>, ExplainError> {
-    let frames = match hexadecimal(input) {
-        Some(bytes) => vec![Captured {
-            time: Duration::ZERO,
-            frame_bytes: bytes.len(),
-            bytes,
-        }],
+) -> Result<Explained, ExplainError> {
+    let (frames, fault) = match hexadecimal(input) {
+        Some(bytes) => {
+            let frame = Captured {
+                time: Duration::ZERO,
+                frame_bytes: bytes.len(),
+                bytes,
+            };
+            (vec![frame], None)
+        }
         None if Path::new(input).exists() => read_capture(Path::new(input))?,
         None => return Err(ExplainError::Input(input.chars().count())),
     };
@@ -113,7 +133,7 @@ pub fn explain(
     let relays = relays::load(sources)?.with(&sources.extra)?;
     let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), relays);
     let mut forwarder = Forwarder::new(Arc::new(snapshot), Arc::new(links(settings, incoming_mac)));
-    Ok(frames
+    let frames = frames
         .into_iter()
         .enumerate()
         .map(|(index, captured)| {
@@ -134,7 +154,8 @@ pub fn explain(
                 verdict,
             }
         })
-        .collect())
+        .collect();
+    Ok(Explained { frames, fault })
 }
 
 fn links(settings: &Settings, incoming_mac: Option<MacAddr>) -> Links {
@@ -176,98 +197,34 @@ fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     Some(pairs.map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
-fn read_capture(path: &Path) -> Result<Vec<Captured>, ExplainError> {
-    let in_file = |source| ExplainError::File {
-        path: path.to_owned(),
-        source,
-    };
-    let at_frame = |frame| {
-        move |source| ExplainError::Capture {
-            path: path.to_owned(),
-            frame,
-            source,
-        }
-    };
-    let mut file = File::open(path).map_err(in_file)?;
-    let mut magic = [0; 4];
-    file.read_exact(&mut magic).map_err(in_file)?;
-    file.rewind().map_err(in_file)?;
-    let file = BufReader::new(file);
+/// All frames of a capture up to where it cannot be read any further, and why not.
+fn read_capture(path: &Path) -> Result<(Vec<Captured>, Option<ExplainError>), ReadError> {
+    let mut capture = Reader::open(path)?;
     let mut frames = Vec::new();
-    if magic == PCAPNG_MAGIC {
-        let mut reader = PcapNgReader::new(file).map_err(at_frame(0))?;
-        let mut ticks_per_second = Vec::new();
-        while let Some(block) = reader.next_block() {
-            match block.map_err(at_frame(frames.len() + 1))?.into_owned() {
-                Block::SectionHeader(_) => ticks_per_second.clear(),
-                Block::InterfaceDescription(interface) => {
-                    if interface.linktype != DataLink::ETHERNET {
-                        return Err(ExplainError::LinkType(path.to_owned(), interface.linktype));
-                    }
-                    ticks_per_second.push(resolution(&interface.options));
-                }
-                Block::EnhancedPacket(packet) => {
-                    let interface = usize::try_from(packet.interface_id).unwrap_or(usize::MAX);
-                    let per_second = ticks_per_second.get(interface).copied();
-                    frames.push(Captured {
-                        // The reader takes every tick for a nanosecond.
-                        time: ticks(packet.timestamp.as_nanos(), per_second.unwrap_or(MICROS)),
-                        frame_bytes: packet.original_len as usize,
-                        bytes: packet.data.into_owned(),
-                    });
-                }
-                Block::SimplePacket(packet) => frames.push(Captured {
-                    time: Duration::ZERO,
-                    frame_bytes: packet.original_len as usize,
-                    bytes: packet.data.into_owned(),
-                }),
-                _ => {}
-            }
-        }
-    } else {
-        let mut reader = PcapReader::new(file).map_err(at_frame(0))?;
-        let link_type = reader.header().datalink;
-        if link_type != DataLink::ETHERNET {
-            return Err(ExplainError::LinkType(path.to_owned(), link_type));
-        }
-        let per_second = match reader.header().ts_resolution {
-            TsResolution::MicroSecond => MICROS,
-            TsResolution::NanoSecond => NANOS,
+    let mut others = None;
+    loop {
+        let packet = match capture.read_packet() {
+            Ok(Some(packet)) => packet,
+            Ok(None) => break,
+            Err(error) => return Ok((frames, Some(error.into()))),
         };
-        // Raw, because the reader refuses frames that the capture cut off.
-        while let Some(packet) = reader.next_raw_packet() {
-            let packet = packet.map_err(at_frame(frames.len() + 1))?;
-            let seconds = Duration::from_secs(packet.ts_sec.into());
-            frames.push(Captured {
-                time: seconds + ticks(packet.ts_frac.into(), per_second),
-                frame_bytes: packet.orig_len as usize,
-                bytes: packet.data.into_owned(),
-            });
+        if packet.link != Link::Ethernet {
+            let (packets, _) = others.unwrap_or((0_u64, packet.link));
+            others = Some((packets + 1, packet.link));
+            continue;
         }
+        frames.push(Captured {
+            time: Duration::from_nanos(packet.time.unwrap_or(0)),
+            frame_bytes: packet.whole,
+            bytes: packet.bytes.to_vec(),
+        });
     }
-    // No frame was shorter on the wire than what was kept of it.
-    for frame in &mut frames {
-        frame.frame_bytes = frame.frame_bytes.max(frame.bytes.len());
-    }
-    Ok(frames)
-}
-
-/// How many ticks a second has on a pcapng interface (its option if_tsresol, else 10^6).
-fn resolution(options: &[InterfaceDescriptionOption<'_>]) -> u128 {
-    let option = options.iter().find_map(|option| match option {
-        InterfaceDescriptionOption::IfTsResol(value) => Some(*value),
-        _ => None,
+    let fault = others.map(|(frames, link)| ExplainError::LinkType {
+        path: path.to_owned(),
+        frames,
+        link: link.number(),
     });
-    match option {
-        Some(value) if value & 0x80 != 0 => 1 << (value & 0x7f).min(64),
-        Some(value) => 10_u128.pow(u32::from(value.min(19))),
-        None => MICROS,
-    }
-}
-
-fn ticks(number: u128, per_second: u128) -> Duration {
-    let nanos = number * NANOS / per_second;
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    Ok((frames, fault))
 }
 
 impl Explanation {

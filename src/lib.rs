@@ -14,7 +14,7 @@
 //!   it is asked.
 //! - [`witness`] holds some of the frames that left against the policy, and captures them.
 //! - [`doctor`] says what on the machine is not as the box needs it, and what mends it.
-//! - [`explain`] runs the data path over captured frames, and [`demo`] runs the whole of it in a
+//! - [`explain`] runs the data path over frames that [`pcap`] reads from files, and [`demo`] runs the whole of it in a
 //!   [`lab`] of network namespaces and proves on the wire what it did.
 //!
 //! [`monitor`] is another program, for another machine: it counts what the box has marked.
@@ -34,6 +34,7 @@ pub mod monitor;
 pub mod nic;
 pub mod observe;
 pub mod packet;
+pub mod pcap;
 pub mod policy;
 pub mod process;
 pub mod prometheus;

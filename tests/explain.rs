@@ -221,3 +221,65 @@ fn relay_traffic_that_is_not_steered_is_told_with_the_reason() {
     let told = words(&explain_by(&text, directory.path(), &[&hexadecimal(query)]));
     assert!(told.contains("resolver"), "{told}");
 }
+
+/// A capture that is cut in its last frame, one of another link type beside Ethernet, and one whose
+/// frames have checksums at their end: what can be read is explained.
+#[test]
+fn what_can_be_read_is_explained_before_what_cannot_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    let out = directory.path().join("out.pcap");
+    let arguments = [path.to_str().unwrap(), "--write", out.to_str().unwrap()];
+    let frames = fragments(1);
+    let told = |file: &[u8]| {
+        fs::write(&path, file).unwrap();
+        let output = explain(directory.path(), &arguments);
+        let story = String::from_utf8(output.stdout).unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), story, error)
+    };
+    let (code, whole, error) = told(&pcap(&frames));
+    assert_eq!((code, whole.lines().count(), &*error), (Some(0), 2, ""));
+    let first = whole.lines().next().unwrap();
+    let last = frames[1].1.len();
+    for file in [pcap(&frames), pcapng(&frames)] {
+        let end = file.len();
+        for cut in [1, last, last + 10] {
+            let (code, story, error) = told(&file[..end - cut]);
+            assert_eq!((code, story.trim_end()), (Some(1), first));
+            assert!(error.contains("ends within a record"), "{error}");
+            let mut written = PcapReader::new(fs::File::open(&out).unwrap()).unwrap();
+            assert!(written.next_raw_packet().unwrap().is_ok());
+            assert!(written.next_raw_packet().is_none());
+        }
+    }
+    // A frame's checksum is of four bytes, as the upper bits of the link type say.
+    let mut with_checksums = pcap(&frames);
+    with_checksums[20..24].copy_from_slice(&0x4400_0001_u32.to_le_bytes());
+    assert_eq!(
+        told(&with_checksums),
+        (Some(0), whole.clone(), String::new())
+    );
+    // The interface of another link type has a packet, or none.
+    let described = pcapng(&[]);
+    let other = |number: u8| {
+        let mut file = described.clone();
+        file.extend([
+            1, 0, 0, 0, 20, 0, 0, 0, 220, 0, 0, 0, 96, 0, 0, 0, 20, 0, 0, 0,
+        ]);
+        file.extend(&pcapng(&frames)[described.len()..]);
+        if number > 0 {
+            let length = u32::to_le_bytes(36);
+            file.extend([&[6, 0, 0, 0][..], &length, &[number, 0, 0, 0], &[0; 8]].concat());
+            file.extend([&[4, 0, 0, 0][..], &[4, 0, 0, 0], b"usb!", &length].concat());
+        }
+        file
+    };
+    assert_eq!(told(&other(0)), (Some(0), whole.clone(), String::new()));
+    let (code, story, error) = told(&other(1));
+    assert_eq!((code, story), (Some(1), whole));
+    assert!(
+        error.contains("1 packets are of link type 220, not Ethernet"),
+        "{error}"
+    );
+}

@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("process", &[]),
     ("prometheus", &[]),
     ("http", &[]),
+    ("pcap", &["packet"]),
     ("policy", &["packet"]),
     ("relays", &["policy"]),
     ("nic", &["packet"]),
@@ -43,7 +44,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "explain",
-        &["datapath", "nic", "packet", "policy", "relays", "settings"],
+        &[
+            "datapath", "nic", "packet", "pcap", "policy", "relays", "settings",
+        ],
     ),
     ("doctor", &["bpf", "datapath", "nic", "packet", "settings"]),
     (
@@ -81,7 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "monitor/pcap",
-        &["monitor/filter", "monitor/tally", "packet"],
+        &["monitor/filter", "monitor/tally", "packet", "pcap"],
     ),
     ("monitor/tap", &["bpf", "monitor/filter", "nic", "packet"]),
     (
@@ -139,6 +142,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "monitor/tally",
             "monitor/tap",
             "packet",
+            "pcap",
             "process",
             "prometheus",
         ],

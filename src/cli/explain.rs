@@ -2,7 +2,7 @@
 
 use super::{misused, unmet};
 use crate::datapath::Role;
-use crate::explain::{self, ExplainError, Explanation};
+use crate::explain::{self, ExplainError, Explained, Explanation};
 use crate::packet::MacAddr;
 use crate::settings::Settings;
 use std::io::Write;
@@ -52,22 +52,21 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         arguments.port,
         arguments.incoming_mac,
     );
-    let explanations = match explained {
-        Ok(explanations) => explanations,
+    let Explained { frames, fault } = match explained {
+        Ok(explained) => explained,
         Err(error @ ExplainError::Input(_)) => return misused(error),
         Err(error) => return unmet(error),
     };
     let mut stdout = std::io::stdout().lock();
-    for explanation in &explanations {
+    for explanation in &frames {
         if writeln!(stdout, "{explanation}").is_err() {
             return ExitCode::FAILURE;
         }
     }
-    match &arguments.write {
-        Some(path) => match Explanation::write(&explanations, path) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => unmet(error),
-        },
-        None => ExitCode::SUCCESS,
+    if let Some(path) = &arguments.write
+        && let Err(error) = Explanation::write(&frames, path)
+    {
+        return unmet(error);
     }
+    fault.map_or(ExitCode::SUCCESS, unmet)
 }

@@ -7,7 +7,7 @@
 //!
 //! A packet's way, and what becomes of it:
 //!
-//! - [`tap`] receives what the filter in the kernel lets through, [`pcap`] reads it from files;
+//! - [`tap`] receives what the filter in the kernel lets through, [`pcap`] counts it out of files;
 //! - [`filter`] says what counts, [`places`] in which country and autonomous system its
 //!   destination is, and [`tally`] adds it up; from here on there is no address any more, only
 //! - a [`ledger`]: exact counts of a period, by [`cell`], which nobody ever publishes.

@@ -6,10 +6,12 @@
 )]
 
 mod captured;
+mod foreign;
 mod outsiders;
 mod parsed;
 mod table;
 mod tshark;
+mod written;
 
 use super::places::{CSV, load};
 use exitmark::lab::Random;

@@ -6,12 +6,13 @@ use super::{CaptureError, filter, open_periods, tell};
 use crate::monitor::cell::Counts;
 use crate::monitor::clock::{Now, Period};
 use crate::monitor::filter::Refusals;
-use crate::monitor::pcap::{Capture, CaptureError as PcapError, Progress};
+use crate::monitor::pcap::{Capture, CaptureError as PcapError, Progress, Remarks};
 use crate::monitor::period::{Notice, Periods, SYSTEM_CALLS};
 use crate::monitor::places::Places;
 use crate::monitor::row::YEARS;
 use crate::monitor::settings::Settings;
 use crate::monitor::tally::Counter;
+use crate::pcap::ReadError;
 use crate::process;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -133,7 +134,7 @@ pub struct Summary {
     counted: Counts,
     refusals: Refusals,
     flagless: u64,
-    late: u64,
+    remarks: Remarks,
     published: Vec<PathBuf>,
 }
 
@@ -191,7 +192,7 @@ fn open(files: &[PathBuf]) -> Result<Vec<(&PathBuf, File)>, CaptureError> {
     let mut names = HashMap::new();
     let mut opened = Vec::new();
     for path in files {
-        let unreadable = |source| PcapError::file(path, source);
+        let unreadable = |source| PcapError::from(ReadError::file(path, source));
         let file = File::open(path).map_err(unreadable)?;
         let found = file.metadata().map_err(unreadable)?;
         let before = names.insert((found.dev(), found.ino()), path);
@@ -230,7 +231,7 @@ impl Reader<'_> {
             let (path, packets) = (capture.path().display(), capture.packets());
             tracing::info!("{path} is counted: {packets} packets");
             self.summary.packets += packets;
-            self.summary.late += capture.late();
+            self.summary.remarks.add(capture.remarks());
             if outcome.is_err() {
                 break;
             }
@@ -394,13 +395,7 @@ impl fmt::Display for Summary {
                 self.flagless
             )?;
         }
-        if self.late > 0 {
-            writeln!(
-                f,
-                "{} packets are up to a minute older than the period that they are counted in",
-                self.late
-            )?;
-        }
+        write!(f, "{}", self.remarks)?;
         self.published
             .iter()
             .try_for_each(|path| writeln!(f, "{}", path.display()))

@@ -104,6 +104,11 @@ impl Counter {
         }
     }
 
+    /// Whether a packet would count.
+    pub fn counts(&self, packet: &Arrived<'_>) -> bool {
+        self.filter.judge(packet).is_ok()
+    }
+
     /// Leads made-up packets the way of the last batch, so that nothing of that is left in a
     /// register or on the stack. They do not count.
     pub fn rinse(&mut self) {

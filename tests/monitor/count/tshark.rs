@@ -1,12 +1,15 @@
 //! Against tshark, where it is installed.
 
 use super::captured::{counted, of_link, pcap};
+use super::written::anything;
 use super::{HOST, HOST_V6, MARKED, SYN, counts, flagged, many};
 use exitmark::lab::frames::{tcp, udp};
 use exitmark::lab::{Random, is_installed};
 use exitmark::monitor::cell::Counts;
 use exitmark::packet::Version;
+use exitmark::pcap::{ReadError, Reader};
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -88,4 +91,79 @@ fn tshark_counts_the_same() {
     }
     assert!(ours.len() > 20);
     assert_eq!(ours, by_tshark(&path));
+}
+
+/// What a reader says of a packet: bytes kept, its length, and when it was captured, where it says.
+type Said = (usize, usize, Option<u64>);
+
+/// Every packet as tshark reads it, and whether it read the file to its end.
+fn packets_by_tshark(path: &Path) -> (Vec<Said>, bool) {
+    let output = Command::new("tshark")
+        .args(["-n", "-r"])
+        .arg(path)
+        .args(["-T", "fields", "-E", "separator=,"])
+        .args([
+            "-e",
+            "frame.cap_len",
+            "-e",
+            "frame.len",
+            "-e",
+            "frame.time_epoch",
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said = text.lines().map(|line| {
+        let fields: Vec<_> = line.split(',').collect();
+        let time = fields[2].split_once('.').map(|(seconds, nanos)| {
+            assert_eq!(nanos.len(), 9, "{line}");
+            seconds.parse::<u64>().unwrap() * 1_000_000_000 + nanos.parse::<u64>().unwrap()
+        });
+        (fields[0].parse().unwrap(), fields[1].parse().unwrap(), time)
+    });
+    (said.collect(), output.status.success())
+}
+
+fn packets_by_us(path: &Path) -> (Vec<Said>, bool) {
+    let mut said = Vec::new();
+    let mut capture = match Reader::open(path) {
+        Ok(capture) => capture,
+        Err(ReadError::LinkType { .. }) => panic!("of no known link type"),
+        Err(_) => return (said, false),
+    };
+    loop {
+        match capture.read_packet() {
+            Ok(Some(packet)) => said.push((packet.bytes.len(), packet.whole, packet.time)),
+            // There was nothing wrong but the link type.
+            Ok(None) | Err(ReadError::LinkType { .. }) => return (said, true),
+            Err(_) => return (said, false),
+        }
+    }
+}
+
+/// Files with everything that the formats have, as any program may write them; some are cut.
+#[test]
+fn tshark_finds_the_same_packets_in_whatever_is_written() {
+    if !is_installed("tshark") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("generated");
+    let frames: Vec<_> = many(50).into_iter().take(40).collect();
+    let mut packets = 0;
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let mut file = anything(&mut random, &frames);
+        let is_cut = random.percent(15);
+        if is_cut {
+            file.truncate(file.len() - 1 - random.below(200));
+        }
+        fs::write(&path, &file).unwrap();
+        let (theirs, they_finished) = packets_by_tshark(&path);
+        let (ours, we_finished) = packets_by_us(&path);
+        assert_eq!(ours, theirs, "seed {seed}");
+        assert_eq!(we_finished, they_finished, "seed {seed}, cut: {is_cut}");
+        packets += ours.len();
+    }
+    assert!(packets > 1_500, "{packets}");
 }

@@ -1,11 +1,11 @@
 //! What packets begin with in a capture.
 
-use super::super::filter::Arrived;
 use crate::packet::ETHERNET_HEADER_BYTES;
 
-/// A link type.
+/// A link type (<https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Link {
+pub enum Link {
+    /// Ethernet, and nothing in front of it.
     Ethernet,
     /// IPv4 or IPv6, as the first byte says.
     Ip,
@@ -13,42 +13,59 @@ pub(super) enum Link {
     Cooked,
     /// Twenty bytes, the first two an ethertype.
     CookedV2,
+    /// Any other one, which is not read here.
+    Other(u32),
 }
 
 /// A packet in the buffer, in front of which there is room for an Ethernet header: what is there
 /// was read before.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Record {
-    pub(super) start: usize,
-    pub(super) kept: usize,
+pub(crate) struct Record {
+    pub(crate) start: usize,
+    pub(crate) kept: usize,
     /// How long the packet was.
-    pub(super) whole: usize,
+    pub(crate) whole: usize,
 }
 
 const COOKED_V2_BYTES: usize = 20;
 const COOKED_BYTES: usize = 16;
 
 impl Link {
-    pub(super) const fn of(number: u32) -> Option<Self> {
+    /// By its number.
+    pub const fn of(number: u32) -> Self {
         match number {
-            1 => Some(Self::Ethernet),
-            101 | 228 | 229 => Some(Self::Ip),
-            113 => Some(Self::Cooked),
-            276 => Some(Self::CookedV2),
-            _ => None,
+            1 => Self::Ethernet,
+            101 | 228 | 229 => Self::Ip,
+            113 => Self::Cooked,
+            276 => Self::CookedV2,
+            other => Self::Other(other),
+        }
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Ethernet => 1,
+            Self::Ip => 101,
+            Self::Cooked => 113,
+            Self::CookedV2 => 276,
+            Self::Other(number) => number,
         }
     }
 
     /// Makes of a packet a frame that begins as Ethernet's do, but for its addresses, which are
     /// whatever lay there.
     #[inline]
-    pub(super) fn dress(self, buffer: &mut [u8], record: Record) -> Record {
+    pub(crate) fn dress(self, buffer: &mut [u8], record: Record) -> Record {
         let Record { start, kept, whole } = record;
         let (drop, shortest) = match self {
-            Self::Ethernet => return record,
+            Self::Ethernet | Self::Other(_) => return record,
             Self::Cooked => (COOKED_BYTES - ETHERNET_HEADER_BYTES, COOKED_BYTES),
             Self::CookedV2 => {
-                if let Some(&[high, low]) = buffer.get(start..start + 2) {
+                // What is behind a shorter one is the next record.
+                if let (COOKED_V2_BYTES.., Some(&[high, low])) =
+                    (kept, buffer.get(start..start + 2))
+                {
                     put(buffer, start + COOKED_V2_BYTES, [high, low]);
                 }
                 (COOKED_V2_BYTES - ETHERNET_HEADER_BYTES, COOKED_V2_BYTES)
@@ -86,11 +103,9 @@ fn put(buffer: &mut [u8], at: usize, ethertype: [u8; 2]) {
 }
 
 impl Record {
-    pub(super) fn arrived(self, buffer: &[u8]) -> Arrived<'_> {
+    /// Its bytes.
+    pub(crate) fn bytes(self, buffer: &[u8]) -> &[u8] {
         let bytes = buffer.get(self.start..self.start + self.kept);
-        Arrived {
-            bytes: bytes.unwrap_or_default(),
-            whole: self.whole,
-        }
+        bytes.unwrap_or_default()
     }
 }

@@ -1,11 +1,11 @@
-//! Why a capture cannot be counted, or not to its end.
+//! Why a capture cannot be read, or not to its end.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Which file, where in it, what, and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
+pub enum ReadError {
     /// It cannot be opened or read.
     #[error("{path}: {source}; {}", advice(.source))]
     File {
@@ -20,24 +20,16 @@ pub enum CaptureError {
          or fetch it again"
     )]
     Empty(PathBuf),
-    /// Its packets have no time.
-    #[error(
-        "{0} begins with a packet that has no time (pcapng's Simple Packet Block), so nobody knows \
-         which period it is of; capture with what writes times, as tcpdump and dumpcap do, or give \
-         all of it one that you know: `editcap -F pcap {0} OLD.pcap && editcap -t $(date -d \
-         2026-11-21T12:00Z +%s) OLD.pcap NEW.pcap`"
-    )]
-    Timeless(PathBuf),
     /// It begins as no capture does.
     #[error(
         "{0} is neither pcap nor pcapng; unpack it where it is compressed, or convert it \
          (`tshark -r FILE -w NEW.pcapng`)"
     )]
     Format(PathBuf),
-    /// Packets of a network that nobody here can read.
+    /// All its packets are of networks that nobody here can read.
     #[error(
-        "{path}: link type {link} cannot be counted; Ethernet (1), raw IP (101, 228, 229) and \
-         Linux cooked (113, 276) can, so capture at such an interface"
+        "{path}: link type {link} cannot be read; Ethernet (1), raw IP (101, 228, 229) and Linux \
+         cooked (113, 276) can, so capture at such an interface"
     )]
     LinkType {
         /// The file.
@@ -48,8 +40,8 @@ pub enum CaptureError {
     /// It ends within a record.
     #[error(
         "{path} ends within a record, which begins at byte {offset}, behind packet {packets}; all \
-         before it is counted. Whoever wrote the file was interrupted or had a full disk: if it is \
-         only being copied, count it again when that is done"
+         before it was read. Whoever wrote the file was interrupted or had a full disk: if it is \
+         only being copied, read it again when that is done"
     )]
     Truncated {
         /// The file.
@@ -61,8 +53,8 @@ pub enum CaptureError {
     },
     /// A record is none.
     #[error(
-        "{path}, byte {offset}, behind packet {packets}: {what}; all before it is counted, and the \
-         rest cannot be read: fetch the file again, or capture anew"
+        "{path}, byte {offset}, behind packet {packets}: {what}; all before it was read, and the \
+         rest cannot be: fetch the file again, or capture anew"
     )]
     Broken {
         /// The file.
@@ -86,18 +78,12 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-impl CaptureError {
-    pub(in super::super) fn file(path: &Path, source: io::Error) -> Self {
+impl ReadError {
+    /// A file that cannot be opened or read.
+    pub fn file(path: &Path, source: io::Error) -> Self {
         Self::File {
             path: path.to_owned(),
             source,
-        }
-    }
-
-    pub(super) fn link(path: &Path, link: u32) -> Self {
-        Self::LinkType {
-            path: path.to_owned(),
-            link,
         }
     }
 }

@@ -1,0 +1,107 @@
+//! Packets that were captured more than once: on its way out of a host a packet passes a bridge
+//! and its port, a bond and its NIC, a VLAN and what is below it, and a capture of the interface
+//! "any", or of several ones, has it of each.
+//!
+//! A copy has the same headers and the same beginning, is of another interface, and is there within
+//! a second. What a hop changes (TTL, checksums) is not compared. Only keyed hashes are remembered,
+//! of the last packets; where more than those lie between two copies, both count.
+
+use crate::monitor::filter::Arrived;
+use crate::packet::{Headers, parse, protocol, transport};
+use crate::pcap::{Link, Timed};
+use std::hash::{BuildHasher, RandomState};
+use zeroize::Zeroize;
+
+/// How many packets are remembered: a power of two.
+const REMEMBERED: usize = 1 << 14;
+/// Nanoseconds between copies at most: what is queued at a NIC is captured there behind the queue.
+const APART: u64 = 1_000_000_000;
+/// How much of a packet is compared.
+const COMPARED: usize = 96;
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    hash: u64,
+    interface: u64,
+    time: u64,
+}
+
+/// What was seen last. Empty until there is something to compare.
+#[derive(Default)]
+pub(super) struct Copies {
+    key: RandomState,
+    seen: Vec<Seen>,
+}
+
+impl Copies {
+    /// Whether a packet is a copy of one from another interface. One without a time is not.
+    pub(super) fn has(&mut self, packet: &Arrived<'_>, interface: u64, time: Option<u64>) -> bool {
+        let (Some(time), Some(hash)) = (time, self.hash(packet)) else {
+            return false;
+        };
+        if self.seen.is_empty() {
+            self.seen.resize(REMEMBERED, Seen::default());
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "the lower bits are meant")]
+        let place = &mut self.seen[hash as usize % REMEMBERED];
+        let is_same = place.hash == hash && place.time.abs_diff(time) < APART;
+        if is_same && place.interface != interface {
+            return true;
+        }
+        *place = Seen {
+            hash,
+            interface,
+            time,
+        };
+        false
+    }
+
+    /// Of what copies have in common, which is overwritten then.
+    fn hash(&self, packet: &Arrived<'_>) -> Option<u64> {
+        let bytes = packet.bytes;
+        let (ttl, checksum, l3, protocol, l4) = match parse(bytes, packet.whole) {
+            Headers::V4(ip) => (8, Some(10), ip.l3, ip.protocol, transport(bytes, &ip)),
+            Headers::V6(ip) => (7, None, ip.l3, ip.protocol, transport(bytes, &ip)),
+            Headers::NotIp | Headers::Malformed(_) => return None,
+        };
+        let ip = bytes.get(l3..)?;
+        // A NIC fills it in, behind where a packet is captured that leaves.
+        let l4_checksum = l4.and_then(|l4| match protocol {
+            protocol::TCP => Some(l4 - l3 + 16),
+            protocol::UDP => Some(l4 - l3 + 6),
+            _ => None,
+        });
+        let mut compared = [0; COMPARED];
+        let kept = ip.len().min(COMPARED);
+        compared[..kept].copy_from_slice(&ip[..kept]);
+        compared[ttl] = 0;
+        for at in checksum.into_iter().chain(l4_checksum) {
+            if let Some(bytes) = compared.get_mut(at..at + 2) {
+                bytes.fill(0);
+            }
+        }
+        let hash = self.key.hash_one(&compared[..]);
+        compared.zeroize();
+        Some(hash)
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        for seen in &mut self.seen {
+            seen.hash.zeroize();
+        }
+    }
+}
+
+/// At which interface a packet was captured, where a file has those of several.
+#[inline]
+pub(super) fn interface(packet: &Timed, bytes: &[u8]) -> Option<u64> {
+    let number = u64::from(packet.interface);
+    if packet.link == Link::CookedV2 {
+        // LINUX_SLL2 has it in the packet.
+        let index = bytes.get(4..8)?.first_chunk()?;
+        return Some(number << 32 | u64::from(u32::from_be_bytes(*index)));
+    }
+    packet.is_one_of_several.then_some(number << 32)
+}

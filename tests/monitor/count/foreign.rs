@@ -1,0 +1,325 @@
+//! Captures that are as the format allows, but not as most programs write them.
+
+use super::captured::{counted, directly, ever};
+use super::written::{
+    END, IF_FCSLEN, IF_NAME, IF_TSOFFSET, IF_TSRESOL, IF_TZONE, Written, micros, pcap,
+};
+use super::{HOST, HOST_V6, MARKED, SYN, counter, flagged, many};
+use exitmark::lab::frames::{Frame, tcp};
+use exitmark::monitor::pcap::{Capture, CaptureError, Remarks};
+use exitmark::monitor::tally::DEFAULT_CELLS;
+use exitmark::pcap::ReadError;
+use std::fs;
+use std::path::Path;
+
+type Options<'a> = &'a [(u16, &'a [u8])];
+
+fn some() -> Vec<Vec<u8>> {
+    many(50).into_iter().take(100).collect()
+}
+
+/// Frames at one interface with these options, after a section with those.
+fn described(section: Options<'_>, interface: Options<'_>, packet: Options<'_>) -> Vec<u8> {
+    let mut file = Written::new(true, section);
+    file.interface(1, 0, interface);
+    for (frame, at) in some().iter().zip(0..) {
+        file.enhanced(0, micros(at), frame, 0, packet);
+    }
+    file.bytes
+}
+
+#[test]
+fn options_that_are_not_needed_make_no_file_unreadable() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("foreign.pcapng");
+    let expected = directly(&some());
+    let name: Options<'_> = &[(IF_NAME, b"eth0")];
+    let latin: Options<'_> = &[(IF_NAME, b"Ger\xe4t"), (1, b"\xff\xfe"), END];
+    let named_end: Options<'_> = &[(0, b"abcd"), (IF_TSRESOL, &[9])];
+    for (what, bytes) in [
+        (
+            "a section's options have no end",
+            described(&[(2, b"x")], &[], &[]),
+        ),
+        (
+            "an interface's options have no end",
+            described(&[], name, &[]),
+        ),
+        (
+            "a packet's options have no end",
+            described(&[], &[], &[(1, b"a comment")]),
+        ),
+        (
+            "the time zone has four bytes",
+            described(&[], &[(IF_TZONE, &[0, 0, 0, 1])], &[]),
+        ),
+        (
+            "the time zone has none",
+            described(&[], &[(IF_TZONE, b"")], &[]),
+        ),
+        ("names are Latin-1", described(latin, latin, latin)),
+        ("the end has a value", described(&[], named_end, &[])),
+        (
+            "a resolution has two bytes",
+            described(&[], &[(IF_TSRESOL, &[6, 6]), END], &[]),
+        ),
+        (
+            "an offset has four bytes",
+            described(&[], &[(IF_TSOFFSET, &[0; 4]), END], &[]),
+        ),
+        (
+            "an option is of nobody",
+            described(&[], &[(0x7fff, b"12345")], &[]),
+        ),
+        (
+            "there are many",
+            described(
+                &[],
+                &[(1, &b"comment"[..]); 400],
+                &[(1, &b"comment"[..]); 9],
+            ),
+        ),
+        (
+            "frames have checksums",
+            described(&[], &[(IF_FCSLEN, &[4]), END], &[]),
+        ),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(counted(&path), expected, "{what}");
+    }
+    // An option that is longer than its list.
+    let mut file = Written::new(false, &[]);
+    let mut body = vec![0, 1, 0, 0, 0, 0, 0, 0];
+    body.extend([0, 2, 0, 200, b'x', 0, 0, 0]);
+    file.block(1, &body);
+    for frame in &some() {
+        file.enhanced(0, micros(0), frame, 0, &[]);
+    }
+    fs::write(&path, file.bytes).unwrap();
+    assert_eq!(counted(&path), expected);
+}
+
+#[test]
+fn a_file_may_have_sections_of_any_order_and_blocks_of_any_kind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("foreign.pcapng");
+    let frames = some();
+    let mut file = Written::new(true, &[]);
+    file.interface(1, 0, &[]);
+    for (index, frame) in frames.iter().enumerate() {
+        match index % 20 {
+            // In the next section there are other interfaces.
+            7 => {
+                file.section(index % 40 == 7, &[]).interface(1, 96, &[]);
+            }
+            8 => {
+                // Name resolution, statistics, secrets: as no reader could read them.
+                for kind in [4, 5, 10, 0xbad, 0x4000_0bad, 0x8000_0bad] {
+                    file.block(kind, &[0xff; 50]);
+                }
+            }
+            9 => {
+                file.block(0xbad, &[]);
+            }
+            _ => {}
+        }
+        match index % 3 {
+            0 => file.obsolete(0, micros(0), frame),
+            _ => file.enhanced(0, micros(0), frame, 0, &[]),
+        };
+    }
+    fs::write(&path, &file.bytes).unwrap();
+    assert_eq!(counted(&path), directly(&frames));
+}
+
+#[test]
+fn interfaces_of_other_link_types_are_passed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("several.pcapng");
+    let frames = some();
+    let (usb, ethernet) = (220, 1);
+    for others in [0, 3] {
+        let mut file = Written::new(true, &[]);
+        file.interface(usb, 0, &[]).interface(ethernet, 0, &[]);
+        for frame in &frames {
+            file.enhanced(1, micros(0), frame, 0, &[]);
+        }
+        for _ in 0..others {
+            file.enhanced(0, micros(0), b"no frame", 0, &[]);
+        }
+        fs::write(&path, &file.bytes).unwrap();
+        let (ledger, remarks) = remarked(&path);
+        assert_eq!(ledger, directly(&frames));
+        assert_eq!(remarks.other_links, others);
+        assert_eq!(
+            remarks
+                .to_string()
+                .contains("3 packets are of interfaces with"),
+            others == 3
+        );
+    }
+    // Where there is nothing else, it is the wrong file.
+    let mut file = Written::new(true, &[]);
+    file.interface(usb, 0, &[]);
+    file.enhanced(0, micros(0), b"no frame", 0, &[]);
+    fs::write(&path, &file.bytes).unwrap();
+    let mut capture = Capture::open(&path).unwrap();
+    let error = capture.count_until(ever(), &mut counter(4)).unwrap_err();
+    let expected = matches!(
+        error,
+        CaptureError::Read(ReadError::LinkType { link: 220, .. })
+    );
+    assert!(expected, "{error}");
+}
+
+fn remarked(path: &Path) -> (exitmark::monitor::ledger::Ledger, Remarks) {
+    let mut counter = counter(DEFAULT_CELLS);
+    let mut capture = Capture::open(path).unwrap();
+    capture.count_until(ever(), &mut counter).unwrap();
+    (counter.tally().ledger(), capture.remarks())
+}
+
+#[test]
+fn pcap_of_every_maker_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("any.pcap");
+    let frames = some();
+    let expected = directly(&frames);
+    for is_little in [true, false] {
+        for (magic, more) in [(0xa1b2_c3d4, 0), (0xa1b2_3c4d, 0), (0xa1b2_cd34, 8)] {
+            // The upper bits: frames with a checksum of four bytes at their end.
+            for link in [1, 0x4400_0001, 0x2400_0001] {
+                fs::write(&path, pcap(magic, is_little, link, &frames, more)).unwrap();
+                assert_eq!(counted(&path), expected, "{magic:x} {is_little} {link:x}");
+            }
+        }
+    }
+}
+
+/// A frame as the interface "any" has it: at which of the host's interfaces.
+fn cooked(frame: &[u8], interface: u32) -> Vec<u8> {
+    let mut packet = vec![frame[12], frame[13], 0, 0];
+    packet.extend(interface.to_be_bytes());
+    packet.extend([0, 1, 4, 6, 9, 9, 9, 9, 9, 9, 0, 0]);
+    packet.extend(&frame[14..]);
+    packet
+}
+
+fn syn(frame: &Frame) -> Vec<u8> {
+    flagged(&frame.clone().tos(MARKED), 40, SYN)
+}
+
+#[test]
+fn what_passes_several_interfaces_is_counted_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("any.pcapng");
+    let one = syn(&tcp(HOST, "1.2.3.4:443"));
+    let six = syn(&tcp(HOST_V6, "[2001:db8:1::5]:443"));
+    let other = syn(&tcp(HOST, "1.2.3.4:80"));
+    // Behind a router, and with another checksum of TCP, as a NIC fills it in.
+    let mut routed = one.clone();
+    routed[22] -= 1;
+    routed[24..26].fill(0x11);
+    routed[50..52].fill(0x22);
+    let second = 1_000_000;
+    // At which interface and when each is seen, and how many of them are others.
+    let cases: [(&str, Vec<(&[u8], u32, u64)>, u64); 8] = [
+        (
+            "a bridge, its port, and what is below",
+            vec![(&one, 2, 0), (&one, 3, 1), (&one, 7, 90)],
+            1,
+        ),
+        (
+            "another TTL, other checksums",
+            vec![(&one, 2, 0), (&routed, 3, 5)],
+            1,
+        ),
+        ("IPv6", vec![(&six, 2, 0), (&six, 3, 5)], 1),
+        (
+            "the same interface: sent again",
+            vec![(&one, 2, 0), (&one, 2, 5)],
+            2,
+        ),
+        ("a second later", vec![(&one, 2, 0), (&one, 3, second)], 2),
+        (
+            "other packets",
+            vec![(&one, 2, 0), (&other, 3, 0), (&six, 4, 0)],
+            3,
+        ),
+        (
+            "two ways out",
+            vec![(&one, 2, 0), (&other, 3, 1), (&one, 2, 2), (&other, 3, 3)],
+            4,
+        ),
+        (
+            "each twice",
+            vec![(&one, 2, 0), (&other, 2, 1), (&one, 3, 2), (&other, 3, 3)],
+            2,
+        ),
+    ];
+    for (what, packets, expected) in cases {
+        let mut any = Written::new(true, &[]);
+        any.interface(276, 0, &[]);
+        // The same, of interfaces that have packets of their own.
+        let mut several = Written::new(false, &[]);
+        (0..8).for_each(|_| {
+            several.interface(1, 0, &[]);
+        });
+        for &(frame, interface, at) in &packets {
+            any.enhanced(0, micros(at), &cooked(frame, interface), 0, &[]);
+            several.enhanced(interface, micros(at), frame, 0, &[]);
+        }
+        for file in [any, several] {
+            fs::write(&path, &file.bytes).unwrap();
+            let (ledger, remarks) = remarked(&path);
+            let flows: u64 = ledger.cells.iter().map(|(_, counts)| counts.flows).sum();
+            let copies = packets.len() as u64 - expected;
+            assert_eq!((flows, remarks.copies), (expected, copies), "{what}");
+            let words = format!("{copies} packets were captured at one interface more");
+            assert_eq!(
+                remarks.to_string().contains(&words),
+                copies > 0,
+                "{remarks}"
+            );
+        }
+    }
+}
+
+/// The older way of "any" does not have the interface.
+#[test]
+fn a_capture_that_hides_interfaces_is_told_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("any.pcap");
+    let frame = syn(&tcp(HOST, "1.2.3.4:443"));
+    let unmarked = tcp(HOST, "1.2.3.4:443").build();
+    let cooked = |frame: &[u8]| [&[0; 14][..], &frame[12..]].concat();
+    fs::write(
+        &path,
+        pcap(
+            0xa1b2_c3d4,
+            true,
+            113,
+            &[cooked(&frame), cooked(&unmarked)],
+            0,
+        ),
+    )
+    .unwrap();
+    let (_, remarks) = remarked(&path);
+    assert_eq!(remarks.anywhere, 1);
+    assert!(remarks.to_string().contains("LINUX_SLL2"), "{remarks}");
+}
+
+/// A packet that was cut off within its link's header, and the record behind it.
+#[test]
+fn a_packet_without_its_headers_spoils_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("short.pcap");
+    let whole = cooked(&syn(&tcp(HOST, "1.2.3.4:443")), 2);
+    for kept in 0..40 {
+        let frames = [whole[..kept].to_vec(), whole.clone()];
+        fs::write(&path, pcap(0xa1b2_c3d4, true, 276, &frames, 0)).unwrap();
+        let (ledger, _) = remarked(&path);
+        let flows: u64 = ledger.cells.iter().map(|(_, counts)| counts.flows).sum();
+        assert_eq!(flows, 1, "{kept} bytes were kept");
+    }
+}

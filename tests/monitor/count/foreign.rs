@@ -223,7 +223,9 @@ fn what_passes_several_interfaces_is_counted_once() {
     routed[50..52].fill(0x22);
     let second = 1_000_000;
     // At which interface and when each is seen, and how many of them are others.
-    let cases: [(&str, Vec<(&[u8], u32, u64)>, u64); 8] = [
+    /// Bytes, interface, and time in ns.
+    type Packets<'a> = Vec<(&'a [u8], u32, u64)>;
+    let cases: [(&str, Packets<'_>, u64); 8] = [
         (
             "a bridge, its port, and what is below",
             vec![(&one, 2, 0), (&one, 3, 1), (&one, 7, 90)],

@@ -82,6 +82,17 @@ fn what_is_no_ip_crosses_both_ways_byte_for_byte() {
     });
 }
 
+/// A relay frame that does not bear the mark: steered without tags, and else left on the wire,
+/// because the next hop is known in the untagged network alone.
+fn relayed(what: String, packet: &Packet, tags: &[(u16, u16)]) -> Case {
+    let frame = packet.outbound(tags);
+    let arrives = match tags {
+        [] => (Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, &[])),
+        _ => (Side::Clearnet, frame.clone()),
+    };
+    Case::new(what, Side::Host, frame, Some(arrives))
+}
+
 #[test]
 fn exit_frames_are_marked_under_any_tags_and_relay_frames_steered_under_none() {
     needs_root!();
@@ -100,16 +111,7 @@ fn exit_frames_are_marked_under_any_tags_and_relay_frames_steered_under_none() {
                     ));
                     // Whatever DSCP it had: it keeps it, unless it is the mark.
                     let packet = relay(family, 100).tos(0xb8 | ecn);
-                    let frame = packet.outbound(tags);
-                    cases.push(Case::new(
-                        format!("relay, {what}"),
-                        Side::Host,
-                        frame.clone(),
-                        Some(match tags {
-                            [] => (Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags)),
-                            _ => (Side::Clearnet, frame),
-                        }),
-                    ));
+                    cases.push(relayed(format!("relay, {what}"), &packet, tags));
                 }
             }
         }
@@ -234,15 +236,10 @@ fn later_fragments_follow_the_first() {
                     Some((Side::Clearnet, fragment.tos(AF11).outbound(&[]))),
                 ));
                 let fragment = part(&relay, 2, offset, more);
-                cases.push(Case::new(
-                    format!("relay's fragment at {offset}, family {family}"),
-                    Side::Host,
-                    fragment.outbound(&[VLAN]),
-                    Some((
-                        Side::Tornet,
-                        fragment.framed(TORNET_MAC, INCOMING_MAC, &[VLAN]),
-                    )),
-                ));
+                for tags in [&[][..], &[VLAN]] {
+                    let what = format!("relay's fragment at {offset}, family {family}");
+                    cases.push(relayed(what, &fragment, tags));
+                }
             }
             let stray = part(&exit, 3, 10, false);
             cases.push(Case::untouched(
@@ -255,13 +252,15 @@ fn later_fragments_follow_the_first() {
         assert_moved(
             &moved,
             &[
-                ("host_received", 14),
+                ("host_received", 20),
                 ("exit", 6),
                 ("marked", 6),
-                ("relay", 6),
+                ("relay", 12),
+                ("unsteered", 6),
+                ("unrouted_vlan", 6),
                 ("host", 2),
                 ("unseen_fragment", 2),
-                ("uplink_forwarded", 8),
+                ("uplink_forwarded", 14),
                 ("incoming_forwarded", 6),
             ],
         );
@@ -294,12 +293,7 @@ fn jumbo_frames_cross_in_several_buffers() {
                         Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
                     ));
                     let packet = relay(family, bytes);
-                    cases.push(Case::new(
-                        format!("relay, {what}"),
-                        Side::Host,
-                        packet.outbound(tags),
-                        Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags))),
-                    ));
+                    cases.push(relayed(format!("relay, {what}"), &packet, tags));
                     let frame = packet.framed(HOST_MAC, CLEARNET_MAC, tags);
                     cases.push(Case::untouched(what, Side::Clearnet, frame));
                 }
@@ -318,8 +312,10 @@ fn jumbo_frames_cross_in_several_buffers() {
                 ("exit", 54),
                 ("marked", 54),
                 ("relay", 54),
-                ("uplink_forwarded", 54),
-                ("incoming_forwarded", 54),
+                ("unsteered", 36),
+                ("unrouted_vlan", 36),
+                ("uplink_forwarded", 90),
+                ("incoming_forwarded", 18),
                 ("uplink_received", 54),
                 ("host_forwarded", 54),
             ],
@@ -404,12 +400,7 @@ fn full_frames_cross_at_every_size_where_buffers_change() {
                     Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
                 ));
                 let packet = relay(1, mtu - 60);
-                cases.push(Case::new(
-                    format!("relay, MTU {mtu}"),
-                    Side::Host,
-                    packet.outbound(tags),
-                    Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, tags))),
-                ));
+                cases.push(relayed(format!("relay, MTU {mtu}"), &packet, tags));
             }
             let plan = Plan {
                 mtu: u32::try_from(mtu).unwrap(),
@@ -423,8 +414,10 @@ fn full_frames_cross_at_every_size_where_buffers_change() {
                     ("exit", 2),
                     ("marked", 2),
                     ("relay", 2),
-                    ("uplink_forwarded", 2),
-                    ("incoming_forwarded", 2),
+                    ("unsteered", 1),
+                    ("unrouted_vlan", 1),
+                    ("uplink_forwarded", 3),
+                    ("incoming_forwarded", 1),
                 ],
             );
         }

@@ -84,7 +84,7 @@ fn tshark_counts_the_same() {
     let frames: Vec<_> = openings.chain(mixed).collect();
     pcap(&path, &[], &frames, of_link(1), usize::MAX);
     let ledger = counted(&path);
-    assert_eq!(ledger.unattributed, []);
+    assert!(ledger.unattributed.is_empty());
     let mut ours = BTreeMap::<_, Counts>::new();
     for (cell, counts) in &ledger.cells {
         *ours.entry((cell.version, cell.port)).or_default() += *counts;

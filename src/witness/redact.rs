@@ -275,27 +275,32 @@ impl<'a> Reader<'a> {
         source
     }
 
-    /// TCP options: kinds and lengths, and of the host's own some values. What is no list of
-    /// options is hidden from there on.
+    /// TCP options: kinds and lengths, and of the host's own some values. A list with any other
+    /// option is hidden: what is no list of options would be shown in parts.
     fn options(&mut self, range: Range<usize>, is_own: bool) {
-        let mut at = range.start;
-        while let Some(&[kind, length]) = self.frame.get(at..at + 2)
-            && at + 2 <= range.end
-        {
-            let length = usize::from(length);
-            if kind == 1 {
-                self.keep(at..at + 1);
-                at += 1;
-                continue;
-            }
-            if kind == 0 || length < 2 || at + length > range.end {
+        let Some(options) = self.frame.get(range.clone()) else {
+            return;
+        };
+        let mut shown = Vec::new();
+        let mut at = 0;
+        while let Some(&kind) = options.get(at) {
+            let length = match (kind, options.get(at + 1)) {
+                (0, _) => break,
+                (1, _) => 1,
+                (_, Some(&length)) => usize::from(length),
+                _ => return,
+            };
+            if kind != 1 && !NAMED_OPTIONS.contains(&(kind, length)) || at + length > options.len()
+            {
                 return;
             }
-            if NAMED_OPTIONS.contains(&(kind, length)) {
-                let shows_value = is_own && SHOWN_OPTIONS.contains(&kind);
-                self.keep(at..at + if shows_value { length } else { 2 });
-            }
+            let has_value = is_own && SHOWN_OPTIONS.contains(&kind);
+            let end = at + if has_value { length } else { length.min(2) };
+            shown.push(range.start + at..range.start + end);
             at += length;
+        }
+        for range in shown {
+            self.keep(range);
         }
     }
 }

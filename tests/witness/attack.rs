@@ -95,19 +95,20 @@ fn report(told: &[String]) {
 #[test]
 fn every_candidate_fits_every_kind_of_frame() {
     let mut told = Vec::new();
-    for with_payload in [false, true] {
+    // With payload the headers are shown by the same rules: fewer candidates do.
+    for (with_payload, candidates) in [(false, CANDIDATES), (true, CANDIDATES / 16)] {
         for kind in frames() {
             let mut eyes = Eyes::new(with_payload, false);
             // Content that was asked for may name the other side by itself.
             if with_payload && kind.has_telling_payload {
                 continue;
             }
-            let fit = fitting(&mut eyes, kind.direction, CANDIDATES, |address| {
+            let fit = fitting(&mut eyes, kind.direction, candidates, |address| {
                 (kind.build)(Forger::with(address))
             });
-            if fit != CANDIDATES {
+            if fit != candidates {
                 told.push(format!(
-                    "{}, payload {with_payload}: {fit} of {CANDIDATES} candidates fit",
+                    "{}, payload {with_payload}: {fit} of {candidates} candidates fit",
                     kind.name
                 ));
             }

@@ -129,9 +129,6 @@ impl Forger {
         bytes.extend([self.half(7), [0, 0], self.half(8)].concat());
         bytes.extend([[2, 4], mss, [4, 2], [8, 10]].concat());
         bytes.extend([self.word(9), self.word(10)].concat());
-        // Fast open's cookie, selective acknowledgements, and a scale that the other side chooses.
-        bytes.extend([[34, 6], self.half(11), self.half(12), [5, 10]].concat());
-        bytes.extend([self.word(13), self.word(14)].concat());
         let scale = if direction == Outbound {
             7
         } else {
@@ -550,6 +547,20 @@ fn odd() -> Vec<Kind> {
                 out(IP4, &f.packet4(Outbound, TCP, segment))
             },
         ),
+        kind("fast open's cookie", Outbound, |f| {
+            let mut segment = f.segment(Outbound, b"");
+            segment[40..42].copy_from_slice(&[34, 10]);
+            segment[42..50].copy_from_slice(&[f.word(11), f.word(12)].concat());
+            out(IP4, &f.packet4(Outbound, TCP, segment))
+        }),
+        kind("selective acknowledgements", Inbound, |f| {
+            let mut segment = f.segment(Inbound, b"");
+            segment[20..22].copy_from_slice(&[5, 10]);
+            segment[22..30].copy_from_slice(&[f.word(13), f.word(14)].concat());
+            segment[30..32].copy_from_slice(&[8, 10]);
+            segment[40..].fill(0);
+            into(IP4, &f.packet4(Inbound, TCP, segment))
+        }),
         kind("a signed segment", Outbound, |f| {
             let mut segment = f.segment(Outbound, b"");
             segment[20..22].copy_from_slice(&[19, 18]);

@@ -48,7 +48,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "datapath", "nic", "packet", "pcap", "policy", "relays", "settings",
         ],
     ),
-    ("doctor", &["bpf", "datapath", "nic", "packet", "settings"]),
+    (
+        "doctor",
+        &["bpf", "datapath", "nic", "packet", "relays", "settings"],
+    ),
     (
         "lab",
         &[
@@ -59,8 +62,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "control", "daemon", "datapath", "demo", "doctor", "explain", "observe", "packet",
-            "policy", "process", "relays", "settings",
+            "control", "daemon", "datapath", "demo", "doctor", "explain", "nic", "observe",
+            "packet", "policy", "process", "relays", "settings",
         ],
     ),
     ("main", &["cli"]),

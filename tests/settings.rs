@@ -1,6 +1,9 @@
 //! Tier: any machine. A configuration that cannot be is refused with the key, the value, and
 //! what is accepted.
 
+#[path = "settings/together.rs"]
+mod together;
+
 use exitmark::packet::Dscp;
 use exitmark::policy::ClassifyBy;
 use exitmark::relays::{Authorities, Trust};

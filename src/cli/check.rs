@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 /// Check a configuration: exit status 0 if it can be used, 1 if not; nothing else happens
 ///
-/// What the machine has to do with it, `exitmark doctor --config FILE` tells.
+/// Values that can hardly be meant together are warned of. What the machine has to do with it,
+/// `exitmark doctor --config FILE` tells.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The configuration
@@ -19,7 +20,12 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> ExitCode {
     let path = arguments.config.display();
     match Settings::load(&arguments.config) {
-        Ok(settings) => print(&format!("{path}: fine ({})\n", settings.summary())),
+        Ok(settings) => {
+            for doubt in settings.doubts() {
+                eprintln!("exitmark: {path}: warning: {}", doubt.what);
+            }
+            print(&format!("{path}: fine ({})\n", settings.summary()))
+        }
         Err(error) => unmet(format_args!("{path}: {error}")),
     }
 }

@@ -3,7 +3,8 @@
 use super::misused;
 use crate::control::Client;
 use crate::datapath::Role;
-use crate::doctor::{Asked, Facts, Severity, findings, render};
+use crate::doctor::{Asked, Facts, Severity, configuration, findings, render};
+use crate::nic::Own;
 use crate::observe::OWN_RESOLVER;
 use crate::process;
 use crate::settings::Settings;
@@ -52,15 +53,16 @@ fn own_resolver(socket: PathBuf) -> Option<String> {
 
 /// Looks, and says.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let mut socket = None;
-    let asked = match &arguments.config {
-        Some(path) => match Settings::load(path) {
-            Ok(settings) => {
-                socket = Some(settings.control.socket.clone());
-                Asked::by(&settings)
-            }
-            Err(error) => return misused(format_args!("{}: {error}", path.display())),
-        },
+    let settings = arguments
+        .config
+        .as_ref()
+        .map(|path| Settings::load(path).map_err(|error| format!("{}: {error}", path.display())));
+    let settings = match settings.transpose() {
+        Ok(settings) => settings,
+        Err(error) => return misused(error),
+    };
+    let asked = match &settings {
+        Some(settings) => Asked::by(settings),
         None => {
             let of = |role| arguments.ports.iter().filter(move |(one, _)| *one == role);
             if let Some(role) = Role::ALL.into_iter().find(|&role| of(role).count() > 1) {
@@ -83,8 +85,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     };
     process::log_to_stderr();
     let mut facts = Facts::look(asked);
+    let socket = settings.as_ref().map(|settings| settings.control.socket.clone());
     facts.own_resolver = socket.and_then(own_resolver);
-    let findings = findings(&facts);
+    let mut findings = findings(&facts);
+    if let Some(settings) = &settings {
+        // Where the kernel does not answer, the ports say so.
+        let nics = Own::all().unwrap_or_default();
+        findings.extend(configuration(settings, &nics));
+    }
     let text = match arguments.json {
         true => serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n",
         false => render(&findings),

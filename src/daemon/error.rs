@@ -5,6 +5,7 @@ use crate::datapath::{KernelError, MAX_QUEUES, PinError, Role, XskError};
 use crate::nic::NicError;
 use crate::process::ProcessError;
 use crate::relays::{LoadError, Refused};
+use crate::settings::SettingsError;
 use std::io;
 use std::path::PathBuf;
 
@@ -66,12 +67,26 @@ pub enum DaemonError {
     /// The next hop is the box itself.
     #[error("steer.next_hop is the MAC address of {0} itself; name the router on that network")]
     NextHopIsSelf(String),
+    /// The configuration cannot be meant for this machine.
+    #[error(transparent)]
+    Configuration(SettingsError),
     /// The relay set cannot be loaded.
     #[error(transparent)]
     Relays(#[from] LoadError),
     /// It can, and makes no sense.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// Another configuration would take most relays out of the set.
+    #[error(
+        "relays: {now} endpoints would be listed instead of {before}, and connections to all other \
+         relays be marked as exit traffic; if that is meant, restart exitmark"
+    )]
+    Shrunk {
+        /// How many endpoints are listed.
+        before: usize,
+        /// How many would be.
+        now: usize,
+    },
     /// There is nobody to read documents.
     #[error("relays.user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
     NoSuchUser(String),

@@ -3,7 +3,7 @@
 use super::DaemonError;
 use super::zero_copy::Lossy;
 use crate::datapath::{Buffers, PerRole, Role, xdp_state};
-use crate::nic::{NextHop, Nic, possible_cpus};
+use crate::nic::{NextHop, Nic, Own, possible_cpus};
 use crate::settings::{Frags, Settings};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -50,6 +50,7 @@ impl Nics {
             }
         }
         nics.check()?;
+        object(settings)?;
         if settings.datapath.frags == Frags::Off
             && let Some((_, nic)) = nics
                 .present()
@@ -205,6 +206,20 @@ pub(super) fn configured(settings: &Settings) -> PerRole<Option<String>> {
         Some(ports.uplink.clone()),
         incoming.filter(|name| **name != ports.uplink).cloned(),
     ])
+}
+
+/// Says what stands against a configuration on this machine.
+///
+/// # Errors
+/// The first reason for which it cannot be used.
+pub(super) fn object(settings: &Settings) -> Result<(), DaemonError> {
+    for objection in settings.objections(&Own::all()?) {
+        if objection.is_fatal {
+            return Err(DaemonError::Configuration(objection.what));
+        }
+        tracing::warn!("{}", objection.what);
+    }
+    Ok(())
 }
 
 /// The box is no host on a wire: what is sent to an address of its own there crosses.

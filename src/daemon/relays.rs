@@ -271,6 +271,7 @@ impl Keeper {
         if has_other_files {
             let known = self.live.clone().for_sources(&self.settings.sources, now);
             self.live = known.unwrap_or_default();
+        let (was_judged, was_listed) = (self.decides, self.listed());
         }
         let loads = has_other_files && self.follows_files();
         let failed_before = has_other_files.then(|| self.failure.take());
@@ -292,6 +293,14 @@ impl Keeper {
             Ok(update) => {
                 self.watch = watch;
                 // Another watch does not tell what the last one was about to.
+        let outcome = outcome.and_then(|()| {
+            let (now, before) = (self.listed(), was_listed);
+            // A document may not shrink the set so much either.
+            match was_judged && self.decides && now < before.div_ceil(2) {
+                true => Err(DaemonError::Shrunk { before, now }),
+                false => Ok(()),
+            }
+        });
                 self.has_news = !loads;
                 self.said = Said::default();
                 self.tell_age(now);
@@ -314,6 +323,11 @@ impl Keeper {
         let next_age = self.live.next_age(SystemTime::now());
         let next_to_forget = self.live.next_to_forget(self.settings.retain);
         next_age.into_iter().chain(next_to_forget).min()
+    /// How many endpoints the documents in force and the extras list.
+    fn listed(&self) -> usize {
+        self.live.counts().0 + self.settings.sources.extra.len()
+    }
+
     }
 
     /// How long to wait at most: until the next look, until then, or until the rest is over.

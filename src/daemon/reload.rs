@@ -1,7 +1,7 @@
 //! Another configuration in the place of the one in force: all of it, or nothing.
 
-use super::Daemon;
 use super::prompter::Update;
+use super::{Daemon, nics};
 use crate::control::Reloaded;
 use crate::settings::{Change, Settings};
 use crossbeam::channel::Sender;
@@ -66,15 +66,17 @@ impl Daemon {
         let path = self.path.display();
         let settings = Settings::load(&self.path).map_err(|error| format!("{path}: {error}"))?;
         let change = self.settings.change_to(&settings);
-        if change.fixed.is_empty() {
-            Ok((settings, change))
-        } else {
-            Err(format!(
+        if !change.fixed.is_empty() {
+            return Err(format!(
                 "{path}: {} only change with a restart, which loses no frame: \
                  `systemctl restart exitmark`, or stop and start it",
                 change.fixed.join(", ")
-            ))
+            ));
         }
+        if !change.keys.is_empty() {
+            nics::object(&settings).map_err(|error| format!("{path}: {error}"))?;
+        }
+        Ok((settings, change))
     }
 
     /// The relay set of a configuration that waits for it, or why there is none.

@@ -258,6 +258,9 @@ impl Daemon {
         for port in &self.standing.ports {
             let now = Nic::of_index(port.nic.index);
             if let Some(offload) = now.as_ref().and_then(detach::misplaced_offload) {
+        for doubt in self.settings.doubts() {
+            warn("configuration", false, doubt.what.to_string());
+        }
                 let text = format!(
                     "{} ({}) has {offload} on again, which alters frames: \
                      `ethtool -K {} {offload} off`",

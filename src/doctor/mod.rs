@@ -4,6 +4,7 @@
 //! judging asks the system nothing. Looking changes nothing and sends nothing; the XDP programs are
 //! loaded for trial, and attached and pinned nowhere.
 
+mod configuration;
 mod facts;
 mod machine;
 mod ports;
@@ -13,6 +14,7 @@ mod tests;
 use serde::Serialize;
 use std::fmt;
 
+pub use configuration::configuration;
 pub use facts::{Asked, Facts, Hop, Port, RelayFile, Trial};
 
 /// How bad it is.

@@ -6,6 +6,7 @@
 mod driver;
 mod link;
 mod offloads;
+mod own;
 mod queues;
 mod way;
 
@@ -28,6 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use link::{LinkState, LinkWatch, index_of};
 pub use offloads::{Offload, OffloadState, Offloads};
+pub use own::Own;
 pub use queues::{common_queues, possible_cpus};
 pub use way::{NextHop, NextHopError, Way, WayWatch};
 

@@ -7,7 +7,7 @@ use super::{
 use crate::config::{RawDscp, code_point, interface, parsed, value};
 use crate::nic::NextHop;
 use crate::packet::Dscp;
-use crate::policy::{ClassifyBy, Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS};
+use crate::policy::{ClassifyBy, Endpoint};
 use crate::relays::{Authorities, Source, Sources, Trust};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -31,6 +31,11 @@ pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, Setti
         return Err(value("ports.uplink", quoted, reason));
     }
     let incoming = match (&raw.incoming, &steer.next_hop) {
+        (None, None) if matches!(steer.on_unavailable, raw::OnUnavailable::Drop) => {
+            let reason = "drops relay traffic that cannot be steered, but without ports.incoming \
+                          none is to be steered; leave the key out, or name the port";
+            return Err(value("steer.on_unavailable", "\"drop\"", reason));
+        }
         (None, None) => None,
         (Some(name), Some(next_hop)) => {
             let interface = interface("ports.incoming", name)?;
@@ -102,22 +107,6 @@ pub(super) fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>
         .collect()
 }
 
-/// The host's resolvers: every server there is, where it has a recursive one of its own.
-pub(super) fn resolvers(raw: &raw::Resolvers) -> Result<Vec<IpNet>, SettingsError> {
-    const KEY: &str = "host.resolvers";
-    match raw {
-        raw::Resolvers::Named(texts) => at_most(MAX_RESOLVERS, KEY, prefixes(KEY, texts)?),
-        raw::Resolvers::Word(word) if word == "any" => {
-            prefixes(KEY, &["0.0.0.0/0", "::/0"].map(str::to_owned))
-        }
-        raw::Resolvers::Word(word) => Err(value(
-            KEY,
-            format_args!("\"{word}\""),
-            "is neither \"any\" nor a list such as [\"9.9.9.9\"]",
-        )),
-    }
-}
-
 /// No more of one family than the kernel's program has room for.
 pub(super) fn at_most(
     limit: usize,
@@ -136,68 +125,7 @@ pub(super) fn at_most(
     Ok(nets)
 }
 
-pub(super) fn host_addresses(
-    addresses: &[IpNet],
-    relay_addresses: &[IpNet],
-) -> Result<(), SettingsError> {
-    if addresses.is_empty() && relay_addresses.is_empty() {
-        let reason = "name the address from which the Tor host reaches the clearnet";
-        return Err(value("host.addresses", "[]", reason));
-    }
-    let both = [
-        ("host.addresses", addresses),
-        ("host.relay_addresses", relay_addresses),
-    ];
-    for (key, nets) in both {
-        for net in nets {
-            let address = net.addr();
-            if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-                return Err(value(
-                    key,
-                    format_args!("\"{net}\""),
-                    "is no address that a host sends from",
-                ));
-            }
-        }
-    }
-    let all = addresses.iter().chain(relay_addresses).copied();
-    at_most(MAX_PREFIXES, "host.addresses", all.collect())?;
-    for net in relay_addresses {
-        let overlap = |other: &&IpNet| other.contains(net) || net.contains(*other);
-        if addresses.iter().any(|other| overlap(&other)) {
-            return Err(value(
-                "host.relay_addresses",
-                format_args!("\"{net}\""),
-                "is in host.addresses too; an address carries Tor traffic only, or it does not",
-            ));
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn listeners(raw: &[raw::Listener]) -> Result<Box<[Listener]>, SettingsError> {
-    const KEY: &str = "host.listeners";
-    let named = |listener: &&raw::Listener| matches!(listener, raw::Listener::Endpoint(_));
-    let count = raw.iter().filter(named).count();
-    if count > MAX_LISTENERS {
-        let reason = format!(
-            "are more than {MAX_LISTENERS} with an address; a bare port counts on every address"
-        );
-        return Err(value(KEY, format_args!("{count} entries"), reason));
-    }
-    raw.iter()
-        .map(|listener| match listener {
-            raw::Listener::Port(number) => u16::try_from(*number)
-                .ok()
-                .filter(|port| *port != 0)
-                .map(Listener::Port)
-                .ok_or_else(|| value(KEY, number, "is no port: 1 to 65535")),
-            raw::Listener::Endpoint(text) => endpoint(KEY, text).map(Listener::Endpoint),
-        })
-        .collect()
-}
-
-fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, SettingsError> {
+pub(super) fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, SettingsError> {
     let endpoint: Option<Endpoint> = text.parse().ok();
     endpoint
         .filter(|endpoint| endpoint.port != 0)
@@ -238,6 +166,11 @@ pub(super) fn classify_by(
 pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, SettingsError> {
     let extra = raw.extra.iter().map(|text| endpoint("relays.extra", text));
     let certificates = raw.certificates.map(|path| base.join(path));
+    if let (Some(path), true) = (&certificates, raw.consensus.is_empty()) {
+        let reason = "belongs to documents, and relays.consensus names none";
+        let quoted = format!("\"{}\"", path.display());
+        return Err(value("relays.certificates", quoted, reason));
+    }
     let mut files: Vec<Source> = Vec::with_capacity(raw.consensus.len());
     for path in raw.consensus {
         const KEY: &str = "relays.consensus";
@@ -407,46 +340,26 @@ pub(super) fn control(raw: raw::Control) -> Result<Control, SettingsError> {
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::PrefixSet;
-
-    fn read(text: &str) -> Result<PrefixSet, String> {
-        #[derive(serde::Deserialize)]
-        struct Host {
-            resolvers: raw::Resolvers,
-        }
-        let host: Host = toml::from_str(text).map_err(|error| error.to_string())?;
-        let nets = resolvers(&host.resolvers).map_err(|error| error.to_string())?;
-        Ok(PrefixSet::new(nets))
+/// Files of different kinds have different places.
+pub(super) fn places(state: &Path, control: &Control, pin: &Pin) -> Result<(), SettingsError> {
+    let quoted = |path: &Path| format!("\"{}\"", path.display());
+    if state == control.socket {
+        let reason = "is control.socket as well; give the file a place of its own";
+        return Err(value("relays.state", quoted(state), reason));
     }
-
-    /// A recursive resolver asks every server there is.
-    #[test]
-    fn any_resolver_is_every_address() {
-        let any = read("resolvers = \"any\"").unwrap();
-        for address in [
-            "0.0.0.0",
-            "198.51.100.53",
-            "255.255.255.255",
-            "::",
-            "2001:db8::53",
-        ] {
-            assert!(any.contains(address.parse().unwrap()), "{address}");
-        }
-        let one = read("resolvers = [\"9.9.9.9\"]").unwrap();
-        assert!(!one.contains("9.9.9.10".parse().unwrap()));
-        for (wrong, words) in [
-            ("\"all\"", &["host.resolvers", "\"all\"", "any"][..]),
-            ("\"9.9.9.9\"", &["host.resolvers", "9.9.9.9", "any"]),
-            ("[\"any\"]", &["host.resolvers", "any", "192.0.2.10"]),
-            ("53", &["any", "list of addresses"]),
-        ] {
-            let error = read(&format!("resolvers = {wrong}")).unwrap_err();
-            for word in words {
-                assert!(error.contains(word), "{wrong}: no `{word}` in: {error}");
-            }
-        }
+    let files = [
+        ("relays.state", state),
+        ("control.socket", control.socket.as_path()),
+    ];
+    let pinned = files
+        .into_iter()
+        .find(|(_, path)| path.starts_with(&pin.directory));
+    match pinned {
+        Some((key, path)) => Err(value(
+            key,
+            quoted(path),
+            "is in pin.directory, where a BPF file system holds nothing but pins",
+        )),
+        None => Ok(()),
     }
 }

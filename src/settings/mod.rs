@@ -5,6 +5,8 @@
 
 mod change;
 mod check;
+mod host;
+mod objections;
 mod raw;
 
 use crate::config::{self, value};
@@ -23,6 +25,7 @@ use std::time::Duration;
 
 pub use crate::config::ConfigError as SettingsError;
 pub use change::Change;
+pub use objections::Objection;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -249,6 +252,12 @@ impl Settings {
         self.rules.classify_by == ClassifyBy::RelaySet
     }
 
+    /// Whether frames are judged by the relay set: the host's clearnet addresses carry traffic of
+    /// both kinds.
+    fn needs_relays(&self) -> bool {
+        self.decides_by_relays() && !self.rules.addresses.is_empty()
+    }
+
     /// Checks a configuration's text. `base` is what relative paths in it start from.
     ///
     /// # Errors
@@ -260,7 +269,12 @@ impl Settings {
         let relays = check::relays(raw.relays, base)?;
         let addresses = check::prefixes("host.addresses", &raw.host.addresses)?;
         let relay_addresses = check::prefixes("host.relay_addresses", &raw.host.relay_addresses)?;
-        check::host_addresses(&addresses, &relay_addresses)?;
+        host::addresses(&addresses, &relay_addresses)?;
+        let host_prefixes: Vec<_> = addresses.iter().chain(&relay_addresses).copied().collect();
+        let host_mac = raw.host.mac.as_deref();
+        let host_mac = host_mac.map(|text| config::parsed("host.mac", text));
+        let host_mac = host_mac.transpose()?;
+        host::leads_away(ports.incoming.as_ref(), &host_prefixes, host_mac)?;
         let classify_by = check::classify_by(&raw.classify_by, &raw.host)?;
         let needs_relays = classify_by == ClassifyBy::RelaySet && !addresses.is_empty();
         let sources = &relays.sources;
@@ -276,12 +290,12 @@ impl Settings {
             classify_by,
             addresses: PrefixSet::new(addresses.iter().copied()),
             relay_addresses: PrefixSet::new(relay_addresses.iter().copied()),
-            listeners: check::listeners(&raw.host.listeners)?,
-            resolvers: PrefixSet::new(check::resolvers(&raw.host.resolvers)?),
+            listeners: host::listeners(&raw.host.listeners, &host_prefixes)?,
+            resolvers: PrefixSet::new(host::resolvers(&raw.host.resolvers, &host_prefixes)?),
             exempt: PrefixSet::new(check::at_most(
                 MAX_PREFIXES,
                 "host.exempt",
-                check::prefixes("host.exempt", &raw.host.exempt)?,
+                host::exempt(&raw.host.exempt)?,
             )?),
             exit_protocols: match raw.mark.protocols {
                 raw::Protocols::Tcp => ExitProtocols::Tcp,
@@ -301,6 +315,9 @@ impl Settings {
                 steer: ports.incoming.as_ref().map_or(Steer::Off, Incoming::routes),
             }),
         };
+        let pin = check::pin(raw.pin)?;
+        let control = check::control(raw.control)?;
+        check::places(&relays.state, &control, &pin)?;
         Ok(Self {
             engine: match raw.engine {
                 raw::Engine::Auto => Engine::Auto,
@@ -309,17 +326,13 @@ impl Settings {
             },
             ports,
             rules: Arc::new(rules),
-            host_prefixes: addresses.into_iter().chain(relay_addresses).collect(),
-            host_mac: raw
-                .host
-                .mac
-                .map(|text| config::parsed("host.mac", &text))
-                .transpose()?,
+            host_prefixes,
+            host_mac,
             relays,
             datapath: check::datapath(&raw.datapath)?,
-            pin: check::pin(raw.pin)?,
+            pin,
             user: config::user(raw.user)?,
-            control: check::control(raw.control)?,
+            control,
             metrics: config::metrics(&raw.metrics.listen, "127.0.0.1:9787")?,
             keys,
         })

@@ -18,6 +18,7 @@
 mod agreement;
 mod blind;
 mod craft;
+mod doubtful;
 mod dumps;
 mod endurance;
 mod frames;

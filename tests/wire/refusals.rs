@@ -48,7 +48,7 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
         incoming: Some((nic, hop)),
         ..Config::default()
     };
-    let table: [(&str, Config, &str, &str, &[&str]); 9] = [
+    let table: [(&str, Config, &str, &str, &[&str]); 12] = [
         (
             "no such NIC",
             incoming("nosuch0", TORNET_MAC),
@@ -69,6 +69,23 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
             "",
             "",
             &["steer.next_hop is the MAC address of incoming0 itself"],
+        ),
+        (
+            "the next hop is the box, by its address",
+            incoming("incoming0", "203.0.113.77"),
+            "addr add 203.0.113.77/24 dev incoming0",
+            "addr del 203.0.113.77/24 dev incoming0",
+            &["steer.next_hop = \"203.0.113.77\": is the box itself, on incoming0"],
+        ),
+        (
+            "the host's address is the box's",
+            Config::default(),
+            "addr add 192.0.2.10/32 dev incoming0",
+            "addr del 192.0.2.10/32 dev incoming0",
+            &[
+                "host.addresses = \"192.0.2.10\": has 192.0.2.10",
+                "on incoming0",
+            ],
         ),
         (
             "a NIC that is down",

@@ -88,17 +88,17 @@ pub(crate) fn said(rig: &Rig, words: &str, times: usize) {
     });
 }
 
-fn relay(address: IpAddr) -> Endpoint {
+pub(crate) fn relay(address: IpAddr) -> Endpoint {
     Endpoint::new(address, 9001)
 }
 
-fn servers() -> [IpAddr; 2] {
+pub(crate) fn servers() -> [IpAddr; 2] {
     [[198, 51, 100, 1], [198, 51, 100, 2]].map(IpAddr::from)
 }
 
 /// How the box treats a flow.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Treatment {
+pub(crate) enum Treatment {
     Marked,
     Steered,
     /// By the uplink, unmarked.
@@ -106,7 +106,7 @@ enum Treatment {
 }
 
 /// Sends frames, and knows what must have come of each.
-struct Prober<'a> {
+pub(crate) struct Prober<'a> {
     rig: &'a Rig,
     uplink: Capture,
     incoming: Capture,
@@ -116,7 +116,7 @@ struct Prober<'a> {
 }
 
 impl<'a> Prober<'a> {
-    fn new(rig: &'a Rig) -> Self {
+    pub(crate) fn new(rig: &'a Rig) -> Self {
         Self {
             uplink: rig.watch(Side::Clearnet),
             incoming: rig.watch(Side::Tornet),
@@ -128,7 +128,7 @@ impl<'a> Prober<'a> {
     }
 
     /// Sends a frame to this server's ORPort, and waits until it is where it must be.
-    fn expect(&mut self, server: IpAddr, treatment: Treatment, when: &str) {
+    pub(crate) fn expect(&mut self, server: IpAddr, treatment: Treatment, when: &str) {
         self.sent += 1;
         let text = segment(40_000 + self.sent, 9001, 20);
         let packet = Packet::new(families()[0].0, server, TCP, text);
@@ -156,7 +156,7 @@ impl<'a> Prober<'a> {
     }
 
     /// Every frame was where it had to be, as it had to be.
-    fn check(self) {
+    pub(crate) fn check(self) {
         for (capture, expected) in [(self.uplink, self.exits), (self.incoming, self.relays)] {
             let seen = capture.finish().unwrap();
             let seen: Vec<_> = seen.into_iter().map(|one| one.bytes).collect();

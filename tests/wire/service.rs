@@ -292,7 +292,9 @@ fn status_tells_the_truth_to_people_and_to_programs() {
             .frames
     };
     assert_eq!((of("exit"), of("relay"), report.frames.marked), (1, 0, 1));
-    assert_eq!(report.warnings, []);
+    // The rig's relays are extras, which is doubted.
+    let kinds: Vec<_> = report.warnings.iter().map(|one| &one.kind).collect();
+    assert_eq!(kinds, ["configuration"]);
     // Nothing that was told got lost on the way.
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(serde_json::to_value(&report).unwrap(), told);

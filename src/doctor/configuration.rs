@@ -1,0 +1,31 @@
+//! What stands against a configuration, by itself and on this machine.
+
+use super::{Finding, Severity};
+use crate::nic::Own;
+use crate::settings::{Settings, SettingsError};
+
+const SUBJECT: &str = "config";
+
+/// Judges a configuration on a machine with these NICs.
+pub fn configuration(settings: &Settings, nics: &[Own]) -> Vec<Finding> {
+    let objections = settings.objections(nics);
+    if objections.is_empty() {
+        let what = "no value contradicts another one, or this machine's addresses";
+        return vec![Finding::ok(SUBJECT, what)];
+    }
+    objections
+        .into_iter()
+        .map(|objection| {
+            let severity = match objection.is_fatal {
+                true => Severity::Fault,
+                false => Severity::Warning,
+            };
+            match objection.what {
+                SettingsError::Value { key, value, reason } => {
+                    Finding::new(severity, SUBJECT, format!("{key} = {value}")).because(reason)
+                }
+                other => Finding::new(severity, SUBJECT, other.to_string()),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,286 @@
+//! Values that are valid alone, and together impossible or hardly meant.
+//!
+//! Pure: what the machine has to do with it arrives as its NICs.
+
+use super::{Incoming, Settings, SettingsError};
+use crate::config::value;
+use crate::nic::{NextHop, Own};
+use crate::policy::{AtUplink, Endpoint, ExitProtocols, Listener, Mode};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The shortest prefixes that can hold one site's hosts and no others, in bits: IPv4, IPv6.
+const SITE: (u8, u8) = (16, 29);
+/// `host.exempt` may cover one part in so many of all unicast addresses. The private and shared
+/// ranges of IPv4 (RFC 6890) are one in 90.
+const EXEMPT_PART: u128 = 32;
+
+/// Something that stands against a configuration.
+#[derive(Debug)]
+pub struct Objection {
+    /// It cannot be so: a box does not start with it.
+    pub is_fatal: bool,
+    /// The key, the value, and why.
+    pub what: SettingsError,
+}
+
+impl Objection {
+    const fn fatal(what: SettingsError) -> Self {
+        Self {
+            is_fatal: true,
+            what,
+        }
+    }
+
+    const fn doubt(what: SettingsError) -> Self {
+        Self {
+            is_fatal: false,
+            what,
+        }
+    }
+}
+
+impl Settings {
+    /// What stands against this configuration, on any machine.
+    pub fn doubts(&self) -> Vec<Objection> {
+        let mut doubts = Vec::new();
+        let rules = &self.rules;
+        let sources = &self.relays.sources;
+        if self.needs_relays() && sources.files.is_empty() {
+            doubts.push(value(
+                "relays.consensus",
+                "[]",
+                format_args!(
+                    "only the {} endpoints of relays.extra count as relays, so nearly all relay \
+                     traffic is marked as exit traffic and not steered; name tor's \
+                     cached-microdesc-consensus or cached-consensus",
+                    sources.extra.len()
+                ),
+            ));
+        }
+        let intent = rules.actions.intent();
+        if intent.mode == Mode::Enforce && intent.at_uplink == AtUplink::Strip && intent.steer == Steer::Off {
+            doubts.push(value(
+                "mark.at_uplink",
+                "\"strip\"",
+                "no frame leaves marked, and without ports.incoming none is steered: the box \
+                 only counts, as with mode = \"audit\"",
+            ));
+        }
+        if rules.exit_protocols != ExitProtocols::Tcp && rules.resolvers.is_empty() {
+            let protocols = match rules.exit_protocols {
+                ExitProtocols::All => "\"all\"",
+                _ => "\"tcp+udp\"",
+            };
+            doubts.push(value(
+                "mark.protocols",
+                protocols,
+                "the host's own DNS queries are marked as exit traffic unless host.resolvers \
+                 names the servers",
+            ));
+        }
+        doubts.into_iter().map(Objection::doubt).collect()
+    }
+
+    /// What stands against it on a machine with these NICs.
+    pub fn objections(&self, nics: &[Own]) -> Vec<Objection> {
+        let mut objections = self.doubts();
+        for nic in nics {
+            objections.extend(self.host_address_of(nic));
+            if self.host_mac.is_some() && self.host_mac == nic.mac {
+                let mac = self
+                    .host_mac
+                    .map_or_else(String::new, |mac| mac.to_string());
+                objections.push(Objection::fatal(value(
+                    "host.mac",
+                    format_args!("\"{mac}\""),
+                    format_args!(
+                        "is the MAC address of {}, a NIC of the box; give the Tor host's",
+                        nic.name
+                    ),
+                )));
+            }
+        }
+        let incoming = self.ports.incoming.as_ref();
+        objections.extend(incoming.and_then(|incoming| next_hop(incoming, nics)));
+        objections
+    }
+
+    /// The box's own address among the host's: it would answer for the host, and not get what is
+    /// its own.
+    fn host_address_of(&self, nic: &Own) -> Option<Objection> {
+        let (net, own) = self.host_prefixes.iter().find_map(|net| {
+            let addresses = nic.networks.iter().map(IpNet::addr);
+            let own = addresses.filter(|own| net.contains(own)).min()?;
+            Some((net, own))
+        })?;
+        let name = &nic.name;
+        let reason = format!(
+            "has {own}, an address of the box itself on {name}: what `incoming` receives for it \
+             goes to the Tor host; name the Tor host's addresses only"
+        );
+        let is_one = net.prefix_len() == net.max_prefix_len();
+        let what = value(
+            "host.addresses",
+            format_args!("\"{}\"", shown(*net)),
+            reason,
+        );
+        Some(match is_one {
+            true => Objection::fatal(what),
+            false => Objection::doubt(what),
+        })
+    }
+}
+
+/// A next hop that is the box, or that the box cannot ask for.
+fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
+    const KEY: &str = "steer.next_hop";
+    let quoted = format!("\"{}\"", incoming.next_hop);
+    let is_own = |nic: &&Own| match incoming.next_hop {
+        NextHop::Mac(mac) => nic.mac == Some(mac),
+        NextHop::Address(address) => nic.networks.iter().any(|own| own.addr() == address),
+    };
+    if let Some(own) = nics.iter().find(is_own) {
+        let reason = format!(
+            "is the box itself, on {}; name the router on the network of ports.incoming",
+            own.name
+        );
+        return Some(Objection::fatal(value(KEY, quoted, reason)));
+    }
+    let NextHop::Address(address) = incoming.next_hop else {
+        return None;
+    };
+    let nic = nics.iter().find(|nic| nic.name == incoming.interface)?;
+    let of_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4();
+    let networks: Vec<_> = nic.networks.iter().filter(of_family).collect();
+    let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if is_link_local || networks.iter().any(|net| net.contains(&address)) {
+        return None;
+    }
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let name = &incoming.interface;
+    let reason = match networks.as_slice() {
+        [] => format!(
+            "{name} has no {family} address from which the box could ask for it; `ip addr add \
+             ADDRESS/LENGTH dev {name}`"
+        ),
+        [net, ..] => format!(
+            "is not on the network of {name}, {}: unless the router answers there all the same, \
+             relay traffic is not steered",
+            net.trunc()
+        ),
+    };
+    Some(Objection::doubt(value(KEY, quoted, reason)))
+}
+
+/// A prefix as the file has it: a whole address without its length.
+fn shown(net: IpNet) -> String {
+    match net.prefix_len() == net.max_prefix_len() {
+        true => net.addr().to_string(),
+        false => net.to_string(),
+    }
+}
+
+/// A prefix that holds more than one site's addresses.
+pub(super) fn is_wider_than_a_site(net: &IpNet) -> bool {
+    let (v4, v6) = SITE;
+    net.prefix_len() < if net.addr().is_ipv4() { v4 } else { v6 }
+}
+
+/// What of a family's unicast addresses these prefixes cover, if that is more than can be meant:
+/// in percent.
+pub(super) fn covers_too_much(prefixes: &[IpNet]) -> Option<u128> {
+    let nets = |families: &[(IpAddr, u8)]| -> Vec<IpNet> {
+        let net = |&(address, bits)| IpNet::new(address, bits).ok();
+        families.iter().filter_map(net).collect()
+    };
+    // All but multicast and reserved addresses; global unicast (RFC 4291 section 2.4).
+    let v4 = [(0, 1), (128, 2), (192, 3)].map(|(first, bits)| {
+        let address = Ipv4Addr::new(first, 0, 0, 0);
+        (address.into(), bits)
+    });
+    let v6 = [(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0).into(), 3)];
+    [nets(&v4), nets(&v6)].iter().find_map(|unicast| {
+        let all: u128 = unicast.iter().map(size).sum();
+        let covered: u128 = IpNet::aggregate(&prefixes.to_vec())
+            .iter()
+            .flat_map(|net| unicast.iter().map(move |part| overlap(net, part)))
+            .sum();
+        (covered > all / EXEMPT_PART).then(|| covered / (all / 100))
+    })
+}
+
+/// How many addresses a prefix has; of IPv6, networks of 64 bits.
+fn size(net: &IpNet) -> u128 {
+    let bits = net.max_prefix_len() - net.prefix_len();
+    1 << match net {
+        IpNet::V4(_) => bits,
+        IpNet::V6(_) => bits.saturating_sub(64),
+    }
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> u128 {
+    if one.contains(other) {
+        size(other)
+    } else if other.contains(one) {
+        size(one)
+    } else {
+        0
+    }
+}
+
+/// Why the host does not listen there.
+pub(super) fn listens_nowhere(listener: &Listener, host: &[IpNet]) -> Option<(Endpoint, String)> {
+    let Listener::Endpoint(endpoint) = *listener else {
+        return None;
+    };
+    let address = endpoint.address;
+    if address.is_unspecified() {
+        let reason = format!(
+            "is every address; the port alone says so: {}",
+            endpoint.port
+        );
+        return Some((endpoint, reason));
+    }
+    let is_host = host.iter().any(|net| net.contains(&address));
+    let reason = "is at an address that is neither in host.addresses nor in \
+                  host.relay_addresses, so no packet from there is the host's";
+    (!is_host).then(|| (endpoint, reason.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn special_ranges_are_little_and_parts_of_the_internet_are_much() {
+        for few in [
+            &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"][..],
+            &["100.64.0.0/10", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4"],
+            &["fc00::/7", "fe80::/10", "ff00::/8", "2001:db8::/32"],
+            &["203.0.113.0/24"],
+            &[],
+        ] {
+            assert_eq!(covers_too_much(&nets(few)), None, "{few:?}");
+        }
+        for (much, percent) in [
+            (&["0.0.0.0/0"][..], 100),
+            (&["0.0.0.0/1", "128.0.0.0/1"], 100),
+            (&["::/0"], 100),
+            (&["2000::/3"], 100),
+            (&["10.0.0.0/8", "2400::/6"], 12),
+            (&["16.0.0.0/5", "16.0.0.0/5"], 3),
+        ] {
+            assert_eq!(covers_too_much(&nets(much)), Some(percent), "{much:?}");
+        }
+        // In many pieces.
+        let pieces: Vec<IpNet> = (1..=9)
+            .map(|first| format!("{first}.0.0.0/8").parse().unwrap())
+            .collect();
+        assert_eq!(covers_too_much(&pieces), Some(4));
+    }
+}

@@ -1,0 +1,363 @@
+//! Values that are valid alone, and impossible or hardly meant together.
+
+use super::GOOD;
+use exitmark::nic::Own;
+use exitmark::settings::{Settings, SettingsError};
+use std::path::Path;
+use std::process::Command;
+
+fn parse(text: &str) -> Result<Settings, SettingsError> {
+    Settings::parse(text, Path::new(""))
+}
+
+/// The good configuration with one text in the place of another.
+fn with(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "the table is out of date: {from}");
+    GOOD.replacen(from, to, 1)
+}
+
+#[test]
+fn what_can_never_be_is_refused() {
+    let listeners = "listeners = [22]";
+    let no_port = "incoming = \"eth2\"\n";
+    let table: [(&str, &str, &[&str]); 25] = [
+        (
+            listeners,
+            "listeners = [\"0.0.0.0:9001\"]",
+            &["host.listeners", "0.0.0.0:9001", ": 9001"],
+        ),
+        (
+            listeners,
+            "listeners = [\"[::]:9001\"]",
+            &["host.listeners", "[::]:9001", ": 9001"],
+        ),
+        (
+            listeners,
+            "listeners = [22, \"192.0.2.11:22\"]",
+            &["192.0.2.11:22", "host.addresses"],
+        ),
+        (
+            listeners,
+            "listeners = [\"[2001:db8::1]:22\"]",
+            &["[2001:db8::1]:22", "host.addresses"],
+        ),
+        (
+            listeners,
+            "listeners = [\"127.0.0.1:22\"]",
+            &["127.0.0.1:22", "host.addresses"],
+        ),
+        (
+            listeners,
+            "exempt = [\"0.0.0.0/0\"]",
+            &["host.exempt", "0.0.0.0/0", "100 %", "audit"],
+        ),
+        (
+            listeners,
+            "exempt = [\"::/0\"]",
+            &["host.exempt", "::/0", "100 %"],
+        ),
+        (
+            listeners,
+            "exempt = [\"0.0.0.0/1\", \"128.0.0.0/1\"]",
+            &["host.exempt", "100 %"],
+        ),
+        (
+            listeners,
+            "exempt = [\"2000::/3\", \"192.0.2.1\"]",
+            &["host.exempt", "2000::/3"],
+        ),
+        (
+            listeners,
+            "exempt = [\"64.0.0.0/4\"]",
+            &["host.exempt", "64.0.0.0/4", "7 %"],
+        ),
+        (
+            "\"192.0.2.10\"",
+            "\"192.0.0.0/8\"",
+            &["host.addresses", "192.0.0.0/8", "many sites"],
+        ),
+        (
+            "\"192.0.2.10\"",
+            "\"128.0.0.0/1\"",
+            &["host.addresses", "128.0.0.0/1"],
+        ),
+        (
+            "\"192.0.2.10\"",
+            "\"2001::/16\"",
+            &["host.addresses", "2001::/16"],
+        ),
+        (
+            listeners,
+            "relay_addresses = [\"198.0.0.0/8\"]",
+            &["host.relay_addresses", "198.0.0.0/8"],
+        ),
+        (
+            listeners,
+            "resolvers = [\"127.0.0.53\"]",
+            &["host.resolvers", "127.0.0.53", "servers"],
+        ),
+        (
+            listeners,
+            "resolvers = [\"::1\"]",
+            &["host.resolvers", "::1"],
+        ),
+        (
+            listeners,
+            "resolvers = [\"9.9.9.9\", \"192.0.2.10\"]",
+            &["host.resolvers", "192.0.2.10"],
+        ),
+        (
+            "\"02:00:5e:10:00:02\"",
+            "\"192.0.2.10\"",
+            &["steer.next_hop", "192.0.2.10", "router"],
+        ),
+        (
+            listeners,
+            "mac = \"02:00:5e:10:00:02\"",
+            &["steer.next_hop", "02:00:5e:10:00:02", "router"],
+        ),
+        (
+            "extra = ",
+            "certificates = \"certs\"\nextra = ",
+            &["relays.certificates", "relays.consensus"],
+        ),
+        (
+            "extra = ",
+            "state = \"/run/exitmark/control.sock\"\nextra = ",
+            &["relays.state", "control.socket"],
+        ),
+        (
+            "[mark]",
+            "[control]\nsocket = \"/sys/fs/bpf/exitmark/socket\"\n[mark]",
+            &["control.socket", "pin.directory"],
+        ),
+        (
+            "extra = ",
+            "state = \"/sys/fs/bpf/exitmark/state\"\nextra = ",
+            &["relays.state", "pin.directory"],
+        ),
+        (no_port, "", &["steer.next_hop", "ports.incoming"]),
+        (
+            "next_hop = \"02:00:5e:10:00:02\"",
+            "",
+            &["ports.incoming", "steer.next_hop"],
+        ),
+    ];
+    for (from, to, words) in table {
+        let error = match parse(&with(from, to)) {
+            Ok(_) => panic!("{to} was accepted"),
+            Err(error) => error.to_string(),
+        };
+        for word in words {
+            assert!(error.contains(word), "{to}: no `{word}` in: {error}");
+        }
+    }
+    let dropping = with(no_port, "").replace(
+        "next_hop = \"02:00:5e:10:00:02\"",
+        "on_unavailable = \"drop\"",
+    );
+    let error = parse(&dropping).unwrap_err().to_string();
+    assert!(error.contains("steer.on_unavailable = \"drop\""), "{error}");
+}
+
+#[test]
+fn what_can_be_is_accepted() {
+    for (from, to) in [
+        ("listeners = [22]", "listeners = [22, \"192.0.2.10:9001\"]"),
+        (
+            "listeners = [22]",
+            "relay_addresses = [\"192.0.2.11\"]\nlisteners = [\"192.0.2.11:9001\"]",
+        ),
+        (
+            "listeners = [22]",
+            "exempt = [\"10.0.0.0/8\", \"172.16.0.0/12\", \"192.168.0.0/16\", \"fc00::/7\"]",
+        ),
+        ("\"192.0.2.10\"", "\"192.0.0.0/16\", \"2001:db8::/29\""),
+        ("listeners = [22]", "resolvers = [\"192.0.2.53\"]"),
+    ] {
+        parse(&with(from, to)).unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
+}
+
+fn doubts(text: &str) -> Vec<String> {
+    let doubts = parse(text).unwrap().doubts();
+    assert!(doubts.iter().all(|doubt| !doubt.is_fatal));
+    doubts.iter().map(|doubt| doubt.what.to_string()).collect()
+}
+
+/// Text, and what is said of it, if anything.
+fn doubted() -> Vec<(String, Option<[&'static str; 3]>)> {
+    let listed = with("extra = ", "consensus = [\"cached-consensus\"]\nextra = ");
+    let wire = listed
+        .replace("incoming = \"eth2\"\n", "")
+        .replace("next_hop = \"02:00:5e:10:00:02\"\n", "");
+    let mark = |text: &str, line: &str| text.replace("at_uplink = \"keep\"", line);
+    vec![
+        (listed.clone(), None),
+        (wire.clone(), None),
+        (
+            GOOD.to_owned(),
+            Some(["relays.consensus = []", "1 endpoints", "marked as exit"]),
+        ),
+        (format!("classify_by = \"host-mark\"\n{GOOD}"), None),
+        (GOOD.replace("addresses = ", "relay_addresses = "), None),
+        (mark(&listed, "at_uplink = \"strip\""), None),
+        (
+            mark(&wire, "at_uplink = \"strip\""),
+            Some(["mark.at_uplink = \"strip\"", "ports.incoming", "audit"]),
+        ),
+        (
+            format!("mode = \"audit\"\n{}", mark(&wire, "at_uplink = \"strip\"")),
+            None,
+        ),
+        (
+            mark(&listed, "protocols = \"tcp+udp\""),
+            Some(["mark.protocols = \"tcp+udp\"", "DNS", "host.resolvers"]),
+        ),
+        (
+            mark(&listed, "protocols = \"all\""),
+            Some(["mark.protocols = \"all\"", "DNS", "host.resolvers"]),
+        ),
+        (
+            mark(&listed, "protocols = \"all\"")
+                .replace("listeners", "resolvers = [\"9.9.9.9\"]\nlisteners"),
+            None,
+        ),
+    ]
+}
+
+#[test]
+fn what_is_hardly_meant_is_doubted() {
+    for (text, words) in doubted() {
+        let told = doubts(&text);
+        match words {
+            None => assert_eq!(told, [""; 0], "{text}"),
+            Some(words) => {
+                assert_eq!(told.len(), 1, "{text}: {told:?}");
+                for word in words {
+                    assert!(told[0].contains(word), "no `{word}` in: {told:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn check_warns_and_accepts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("exitmark.toml");
+    for (text, words) in doubted() {
+        std::fs::write(&path, &text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_exitmark"));
+        let output = command
+            .args(["check", "--config"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        let warned = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{warned}");
+        match words {
+            None => assert_eq!(warned, ""),
+            Some(words) => assert!(
+                warned.contains("warning: ") && warned.contains(words[0]),
+                "{warned}"
+            ),
+        }
+    }
+}
+
+fn nic(name: &str, mac: u8, networks: &[&str]) -> Own {
+    Own {
+        name: name.to_owned(),
+        mac: Some(exitmark::packet::MacAddr::new([2, 0, 0, 0, 9, mac])),
+        networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
+    }
+}
+
+/// What stands against it on this machine: whether a box starts all the same, and words.
+#[test]
+fn a_machine_can_make_nonsense_of_a_configuration() {
+    let nics = [
+        nic("lo", 0, &["127.0.0.1/8", "::1/128"]),
+        nic(
+            "eth2",
+            2,
+            &["203.0.113.2/24", "2001:db8:113::2/64", "fe80::2/64"],
+        ),
+        nic("eth3", 3, &["10.0.0.5/24"]),
+    ];
+    let listed = with("extra = ", "consensus = [\"cached-consensus\"]\nextra = ");
+    let hop = |to: &str| listed.replace("02:00:5e:10:00:02", to);
+    let host = |to: &str| listed.replace("192.0.2.10", to);
+    for (text, expected) in [
+        (listed.clone(), None),
+        (hop("203.0.113.1"), None),
+        (hop("2001:db8:113::1"), None),
+        (hop("fe80::1"), None),
+        (
+            hop("203.0.113.2"),
+            Some((true, ["steer.next_hop", "203.0.113.2", "eth2"])),
+        ),
+        (
+            hop("10.0.0.5"),
+            Some((true, ["steer.next_hop", "the box itself", "eth3"])),
+        ),
+        (
+            hop("02:00:00:00:09:02"),
+            Some((true, ["steer.next_hop", "the box itself", "eth2"])),
+        ),
+        (
+            hop("02:00:00:00:09:03"),
+            Some((true, ["steer.next_hop", "the box itself", "eth3"])),
+        ),
+        (
+            hop("198.51.100.1"),
+            Some((false, ["steer.next_hop", "198.51.100.1", "203.0.113.0/24"])),
+        ),
+        (
+            hop("2001:db8:114::1"),
+            Some((
+                false,
+                ["steer.next_hop", "network of eth2", "2001:db8:113::/64"],
+            )),
+        ),
+        (
+            host("10.0.0.5"),
+            Some((
+                true,
+                ["host.addresses = \"10.0.0.5\"", "box itself", "eth3"],
+            )),
+        ),
+        (
+            host("10.0.0.0/28"),
+            Some((
+                false,
+                ["host.addresses = \"10.0.0.0/28\"", "10.0.0.5", "eth3"],
+            )),
+        ),
+        (
+            listed.replace("listeners", "mac = \"02:00:00:00:09:03\"\nlisteners"),
+            Some((true, ["host.mac", "02:00:00:00:09:03", "eth3"])),
+        ),
+    ] {
+        let objections = parse(&text).unwrap().objections(&nics);
+        match expected {
+            None => assert!(objections.is_empty(), "{text}: {objections:?}"),
+            Some((is_fatal, words)) => {
+                assert_eq!(objections.len(), 1, "{text}: {objections:?}");
+                assert_eq!(objections[0].is_fatal, is_fatal, "{objections:?}");
+                let told = objections[0].what.to_string();
+                for word in words {
+                    assert!(told.contains(word), "no `{word}` in: {told}");
+                }
+            }
+        }
+    }
+    let unaddressed = [nic("eth2", 2, &["fe80::2/64"])];
+    let objections = parse(&hop("203.0.113.1")).unwrap().objections(&unaddressed);
+    let told = objections[0].what.to_string();
+    assert!(
+        !objections[0].is_fatal && told.contains("eth2 has no IPv4 address"),
+        "{told}"
+    );
+}

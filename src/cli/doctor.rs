@@ -85,7 +85,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     };
     process::log_to_stderr();
     let mut facts = Facts::look(asked);
-    let socket = settings.as_ref().map(|settings| settings.control.socket.clone());
+    let socket = settings
+        .as_ref()
+        .map(|settings| settings.control.socket.clone());
     facts.own_resolver = socket.and_then(own_resolver);
     let mut findings = findings(&facts);
     if let Some(settings) = &settings {

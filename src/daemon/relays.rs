@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+pub(super) use telling::FEW_SIGNATURES;
 use telling::Said;
 
 /// After how long a load that failed is tried again, though no file has changed.
@@ -266,12 +267,12 @@ impl Keeper {
         let watch = watch(self.watch.over(watched(&order.settings)));
         let watch = watch.map_err(|error| error.to_string())?;
         let before = (self.settings.clone(), self.decides, self.live.clone());
+        let (was_judged, was_listed) = (self.decides, self.listed());
         self.settings = order.settings;
         self.decides = order.decides;
         if has_other_files {
             let known = self.live.clone().for_sources(&self.settings.sources, now);
             self.live = known.unwrap_or_default();
-        let (was_judged, was_listed) = (self.decides, self.listed());
         }
         let loads = has_other_files && self.follows_files();
         let failed_before = has_other_files.then(|| self.failure.take());
@@ -288,11 +289,6 @@ impl Keeper {
             outcome => outcome,
         };
         self.live.forget(now, self.settings.retain);
-        let update = outcome.and_then(|()| self.update(now, started.elapsed()));
-        match update {
-            Ok(update) => {
-                self.watch = watch;
-                // Another watch does not tell what the last one was about to.
         let outcome = outcome.and_then(|()| {
             let (now, before) = (self.listed(), was_listed);
             // A document may not shrink the set so much either.
@@ -301,6 +297,11 @@ impl Keeper {
                 false => Ok(()),
             }
         });
+        let update = outcome.and_then(|()| self.update(now, started.elapsed()));
+        match update {
+            Ok(update) => {
+                self.watch = watch;
+                // Another watch does not tell what the last one was about to.
                 self.has_news = !loads;
                 self.said = Said::default();
                 self.tell_age(now);
@@ -318,16 +319,16 @@ impl Keeper {
         }
     }
 
-    /// When time alone changes something.
-    fn next_limit(&self) -> Option<SystemTime> {
-        let next_age = self.live.next_age(SystemTime::now());
-        let next_to_forget = self.live.next_to_forget(self.settings.retain);
-        next_age.into_iter().chain(next_to_forget).min()
     /// How many endpoints the documents in force and the extras list.
     fn listed(&self) -> usize {
         self.live.counts().0 + self.settings.sources.extra.len()
     }
 
+    /// When time alone changes something.
+    fn next_limit(&self) -> Option<SystemTime> {
+        let next_age = self.live.next_age(SystemTime::now());
+        let next_to_forget = self.live.next_to_forget(self.settings.retain);
+        next_age.into_iter().chain(next_to_forget).min()
     }
 
     /// How long to wait at most: until the next look, until then, or until the rest is over.
@@ -444,7 +445,7 @@ impl Keeper {
     }
 
     /// What is to be published now; a sign of life, too.
-    fn update(&self, now: SystemTime, loading: Duration) -> Result<Update, DaemonError> {
+    fn update(&mut self, now: SystemTime, loading: Duration) -> Result<Update, DaemonError> {
         self.beat();
         let is_stale = self.live.age(now) == Some(Age::Stale);
         let (accepted, refused) = self.live.decisions();
@@ -458,6 +459,7 @@ impl Keeper {
             shown.store(number, Ordering::Relaxed);
         }
         let passes_stale = self.settings.when_stale == WhenStale::Pass;
+        self.tell_signatures();
         let update = Update {
             endpoints: self.live.endpoints(&self.settings.sources.extra)?,
             passes: self.decides && (self.is_missing() || is_stale && passes_stale),

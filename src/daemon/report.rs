@@ -1,14 +1,15 @@
 //! The running box as one report: what every part of it knows, put together.
 
 use super::parts::StandingPort;
+use super::relays::FEW_SIGNATURES;
 use super::workers::Sums;
 use super::zero_copy::CUT;
 use super::{Daemon, detach, topology};
 use crate::datapath::{AttachMode, Counter, KernelCounts, Role, Tally};
 use crate::nic::Nic;
 use crate::observe::{
-    ClassCount, DropCount, EngineReport, FrameCount, MalformedCount, OWN_RESOLVER, PortReport,
-    RelaySetReport, Report, SteeringReport, SteeringState, Warning,
+    ClassCount, DocumentSignatures, DropCount, EngineReport, FrameCount, MalformedCount,
+    OWN_RESOLVER, PortReport, RelaySetReport, Report, SteeringReport, SteeringState, Warning,
 };
 use crate::packet::Malformed;
 use crate::policy::Class;
@@ -235,6 +236,12 @@ impl Daemon {
             );
             warn("reload", false, text);
         }
+        for source in &report.relay_set.sources {
+            if let Some(signed) = source.signatures.filter(DocumentSignatures::is_scarce) {
+                let text = format!("{} is {signed}; {FEW_SIGNATURES}", source.path);
+                warn("authorities", false, text);
+            }
+        }
         let mismatches: u64 = report.audit.mismatches.iter().map(|one| one.frames).sum();
         if mismatches > 0 {
             let text = format!(
@@ -258,9 +265,9 @@ impl Daemon {
         for port in &self.standing.ports {
             let now = Nic::of_index(port.nic.index);
             if let Some(offload) = now.as_ref().and_then(detach::misplaced_offload) {
-        for doubt in self.settings.doubts() {
-            warn("configuration", false, doubt.what.to_string());
-        }
+                for doubt in self.settings.doubts() {
+                    warn("configuration", false, doubt.what.to_string());
+                }
                 let text = format!(
                     "{} ({}) has {offload} on again, which alters frames: \
                      `ethtool -K {} {offload} off`",

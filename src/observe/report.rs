@@ -5,6 +5,7 @@
 //! packet, without the frame check sequence.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::time::Duration;
 
 /// Everything that can be asked of a running box.
@@ -289,6 +290,49 @@ pub struct RelaySource {
     pub fresh_until: u64,
     /// Until when it holds.
     pub valid_until: u64,
+    /// Who signed it, where that was checked.
+    pub signatures: Option<DocumentSignatures>,
+}
+
+/// How many authorities signed a document.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DocumentSignatures {
+    /// Good signatures of authorities that are known here.
+    pub good: u64,
+    /// As many of these are needed.
+    pub needed: u64,
+    /// Good signatures of other authorities.
+    pub unknown: u64,
+    /// How many authorities are known here.
+    pub known: u64,
+}
+
+impl DocumentSignatures {
+    /// Whether one signature less is one too few, or nearly, and known authorities are missing: the
+    /// list of authorities gets old. Where all have signed, there are no more to be had.
+    pub const fn is_scarce(&self) -> bool {
+        self.good < self.known && self.good <= self.needed + 1
+    }
+}
+
+impl fmt::Display for DocumentSignatures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            good,
+            needed,
+            unknown,
+            known,
+        } = self;
+        write!(
+            f,
+            "signed by {good} of {known} known authorities, {needed} are needed"
+        )?;
+        match unknown {
+            0 => Ok(()),
+            _ => write!(f, ", and by {unknown} that are not known here"),
+        }
+    }
 }
 
 /// Where one worker's frames are: the five places sum up to all that there are.

@@ -242,7 +242,12 @@ impl Text<'_> {
                 Some(left) => format!("valid for {}", span(Duration::from_secs(left))),
                 None => format!("expired {} ago", span(self.0.since(source.valid_until))),
             };
+            let signed = match source.signatures {
+                Some(signatures) => signatures.to_string(),
+                None => "signatures not checked".to_owned(),
+            };
             item(f, "", &format!("{}: {until}", source.path))?;
+            item(f, "", &signed)?;
         }
         match &set.last_refusal {
             Some(reason) => item(f, "", &format!("last refusal: {reason}")),

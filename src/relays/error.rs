@@ -3,7 +3,7 @@
 //! Never repeats the text of a document, because its lines name relays' addresses and errors
 //! end up in logs: a line number, a field name and a reason are all that is told.
 
-use super::{Flavor, Identity};
+use super::{Flavor, Identity, Signatures};
 use crate::policy::MAX_ENDPOINTS;
 use std::io;
 use std::path::PathBuf;
@@ -213,6 +213,14 @@ pub enum SignatureError {
         /// How many would do.
         needed: usize,
     },
+    /// Not a majority, and others have signed.
+    #[error(
+        "{} authorities that are known have signed it, {} are needed, and {} good signatures are of \
+         authorities that are not known here; for the Tor network that means: upgrade exitmark, \
+         whose list of authorities is older than this document; a consensus of another network \
+         needs relays.authorities, or --authority", .0.good, .0.needed, .0.unknown
+    )]
+    Unknown(Signatures),
 }
 
 /// What is wrong with a document.

@@ -65,6 +65,7 @@ pub(super) fn source_json(source: &SourceReport, now: SystemTime) -> Value {
         "signatures_checked": signatures.is_some(),
         "signatures_good": signatures.map(|signatures| signatures.good),
         "signatures_needed": signatures.map(|signatures| signatures.needed),
+        "signatures_unknown": signatures.map(|signatures| signatures.unknown),
         "orports": counts.orports,
         "further_orports": counts.further,
         "authority_ports": counts.authorities,
@@ -92,11 +93,7 @@ pub(super) fn write_source(
     let age = validity.age(now);
     writeln!(f, "  flavour             {flavor}")?;
     match signatures {
-        Some(signatures) => writeln!(
-            f,
-            "  signatures          {} good, {} needed",
-            signatures.good, signatures.needed
-        )?,
+        Some(signatures) => writeln!(f, "  signatures          {signatures}")?,
         None => writeln!(f, "  signatures          not checked")?,
     }
     writeln!(f, "  valid-after         {} UTC", utc(validity.valid_after))?;

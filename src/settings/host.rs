@@ -59,10 +59,7 @@ pub(super) fn addresses(
 
 /// Resolvers, which the host reaches through the box: every server there is, where it has a
 /// recursive one of its own.
-pub(super) fn resolvers(
-    raw: &raw::Resolvers,
-    host: &[IpNet],
-) -> Result<Vec<IpNet>, SettingsError> {
+pub(super) fn resolvers(raw: &raw::Resolvers, host: &[IpNet]) -> Result<Vec<IpNet>, SettingsError> {
     const KEY: &str = "host.resolvers";
     let nets = match raw {
         raw::Resolvers::Named(texts) => at_most(MAX_RESOLVERS, KEY, prefixes(KEY, texts)?)?,

@@ -5,7 +5,7 @@
 use super::{Incoming, Settings, SettingsError};
 use crate::config::value;
 use crate::nic::{NextHop, Own};
-use crate::policy::{AtUplink, Endpoint, ExitProtocols, Listener, Mode};
+use crate::policy::{AtUplink, Endpoint, ExitProtocols, Listener, Mode, Steer};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -59,7 +59,10 @@ impl Settings {
             ));
         }
         let intent = rules.actions.intent();
-        if intent.mode == Mode::Enforce && intent.at_uplink == AtUplink::Strip && intent.steer == Steer::Off {
+        if intent.mode == Mode::Enforce
+            && intent.at_uplink == AtUplink::Strip
+            && intent.steer == Steer::Off
+        {
             doubts.push(value(
                 "mark.at_uplink",
                 "\"strip\"",

@@ -1,9 +1,9 @@
 //! A box with something of everything.
 
 use exitmark::observe::{
-    AuditReport, ClassCount, DropCount, EngineReport, FrameAudit, FrameCount, MalformedCount,
-    PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport, SteeringState,
-    Warning, WorkerReport,
+    AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameAudit, FrameCount,
+    MalformedCount, PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport,
+    SteeringState, Warning, WorkerReport,
 };
 
 /// More than a floating-point number can tell from its neighbours.
@@ -189,6 +189,12 @@ fn relay_set() -> RelaySetReport {
             valid_after: 1_700_000_000,
             fresh_until: 1_700_003_600,
             valid_until: 1_700_010_800,
+            signatures: Some(DocumentSignatures {
+                good: 6,
+                needed: 5,
+                unknown: 3,
+                known: 9,
+            }),
         }],
         accepted_at: Some(1_700_000_300),
         accepted: 12,

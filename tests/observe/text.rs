@@ -1,7 +1,7 @@
 //! `exitmark status` for a person.
 
 use crate::sample;
-use exitmark::observe::{Report, SteeringState};
+use exitmark::observe::{DocumentSignatures, Report, SteeringState};
 
 #[test]
 fn all_of_it_fits_eighty_columns() {
@@ -65,6 +65,7 @@ fn every_part_is_there() {
         "8123 endpoints: 8000 listed, 120 departed, 3 extra; stale, so",
         "in force for 3 d 1 h; 12 accepted, 1 refused",
         "/var/lib/tor/cached-microdesc-consensus: expired 2 d 23 h ago",
+        "signed by 6 of 9 known authorities, 5 are needed, and by 3 that",
         "last refusal: older than the document in force",
         "0             4096 =      2000 +         0 +      2048 +        48",
         "unaccounted none: every frame is in a known place",
@@ -73,6 +74,29 @@ fn every_part_is_there() {
         "reloads     2, and 1 refused",
     ] {
         assert!(text.contains(part), "{part}:\n{text}");
+    }
+}
+
+/// One signature less would be too few, or nearly, and not all who are known have signed.
+#[test]
+fn signatures_are_scarce_at_a_margin_of_one() {
+    for (good, needed, known, is_scarce) in [
+        (9, 5, 9, false),
+        (7, 5, 9, false),
+        (6, 5, 9, true),
+        (5, 5, 9, true),
+        // Small networks have no more.
+        (3, 2, 3, false),
+        (2, 2, 3, true),
+        (1, 1, 1, false),
+    ] {
+        let signatures = DocumentSignatures {
+            good,
+            needed,
+            unknown: 0,
+            known,
+        };
+        assert_eq!(signatures.is_scarce(), is_scarce, "{signatures}");
     }
 }
 

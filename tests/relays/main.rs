@@ -18,6 +18,7 @@ mod files;
 mod flipped;
 mod forbidden;
 mod hostile;
+mod lean;
 mod live;
 mod loader;
 mod odd;

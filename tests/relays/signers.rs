@@ -5,6 +5,14 @@ use crate::{FLAVORS, listed};
 use exitmark::lab::authorities::Authorities;
 use exitmark::relays::{Flavor, LoadError, SignatureError, Signatures, Trust, load};
 
+fn signatures_of(good: usize, needed: usize, unknown: usize) -> Signatures {
+    Signatures {
+        good,
+        needed,
+        unknown,
+    }
+}
+
 /// Loads what these of the authorities signed, where most of `trusted` are needed.
 fn by(
     flavor: Flavor,
@@ -31,7 +39,7 @@ fn more_than_half_of_the_pinned_must_sign_each_once() {
     let nine = Authorities::new(9);
     for flavor in FLAVORS {
         let by = |signers: &[u8]| by(flavor, &nine, signers, &nine);
-        let good = |good| Ok(Signatures { good, needed: 5 });
+        let good = |good| Ok(signatures_of(good, 5, 0));
         let few = |good| Err(SignatureError::TooFew { good, needed: 5 });
         assert_eq!(by(&[0, 1, 2, 3, 4, 5, 6, 7, 8]), good(9));
         assert_eq!(by(&[8, 6, 4, 2, 0]), good(5));
@@ -62,16 +70,12 @@ fn authors_that_are_not_pinned_sign_in_vain() {
     let (five, three) = (Authorities::new(5), authorities());
     for flavor in FLAVORS {
         let by = |signers: &[u8]| by(flavor, &five, signers, &three);
-        assert_eq!(by(&[0, 1, 2, 3, 4]), Ok(Signatures { good: 3, needed: 2 }));
-        assert_eq!(by(&[3, 4, 2, 1]), Ok(Signatures { good: 2, needed: 2 }));
-        assert_eq!(
-            by(&[0, 3, 4]),
-            Err(SignatureError::TooFew { good: 1, needed: 2 })
-        );
-        assert_eq!(
-            by(&[3, 4]),
-            Err(SignatureError::TooFew { good: 0, needed: 2 })
-        );
+        assert_eq!(by(&[0, 1, 2, 3, 4]), Ok(signatures_of(3, 2, 2)));
+        assert_eq!(by(&[3, 4, 2, 1]), Ok(signatures_of(2, 2, 2)));
+        let unknown = |good, unknown| Err(SignatureError::Unknown(signatures_of(good, 2, unknown)));
+        assert_eq!(by(&[0, 3, 4]), unknown(1, 2));
+        assert_eq!(by(&[3, 4]), unknown(0, 2));
+        assert_eq!(by(&[0]), Err(SignatureError::TooFew { good: 1, needed: 2 }));
     }
 }
 
@@ -79,7 +83,7 @@ fn authors_that_are_not_pinned_sign_in_vain() {
 fn another_network_is_another_network_whatever_it_signs() {
     let strangers = Authorities::family(1, 3);
     for flavor in FLAVORS {
-        let few = SignatureError::TooFew { good: 0, needed: 2 };
+        let few = SignatureError::Unknown(signatures_of(0, 2, 3));
         assert_eq!(by(flavor, &strangers, &[0, 1, 2], &authorities()), Err(few));
         // Tor's own authorities are no authors of a made-up one either.
         let site = Site::new(flavor);
@@ -88,6 +92,38 @@ fn another_network_is_another_network_whatever_it_signs() {
         let error = both(&sources).unwrap_err().to_string();
         assert!(error.contains("5 are needed"), "{error}");
         assert!(error.contains("relays.authorities"), "{error}");
+        assert!(error.contains("upgrade exitmark"), "{error}");
+    }
+}
+
+/// Without certificates of theirs nothing says that others have signed: some are missing.
+#[test]
+fn an_upgrade_is_advised_where_certificates_of_others_are_there() {
+    let (five, three) = (Authorities::new(5), authorities());
+    for flavor in FLAVORS {
+        let text = plan(flavor).sign_by(&five, [0, 3, 4]);
+        let told = |certificates: String| {
+            let site = Site::holding(&text, certificates);
+            let mut sources = site.sources();
+            sources.trust = Trust::MostOf(pinned(&three));
+            both(&sources).unwrap_err().to_string()
+        };
+        let with = told(five.certificates_for(plan(flavor).validity));
+        let words = [
+            "1 authorities that are known",
+            "2 are needed",
+            "2 good",
+            "upgrade exitmark",
+        ];
+        for word in words {
+            assert!(with.contains(word), "{with}");
+        }
+        let without = told(certificates());
+        assert!(!without.contains("upgrade"), "{without}");
+        assert!(
+            without.contains("certificates of authorities are missing"),
+            "{without}"
+        );
     }
 }
 

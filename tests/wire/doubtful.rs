@@ -1,7 +1,11 @@
-//! Relay sets that an operator should look at: one that a reload would nearly empty.
+//! Relay sets that an operator should look at: one that a reload would nearly empty, and one that
+//! hardly enough authorities have signed.
 
-use crate::reload::{Prober, REPLACED, Tor, Treatment, listing, relay, said, servers};
+use crate::reload::{
+    AUTHORITIES, Prober, REPLACED, Tor, Treatment, listing, relay, replace, said, servers,
+};
 use crate::rig::{Config, Rig, needs_root};
+use exitmark::control::{Client, DEFAULT_SOCKET};
 use exitmark::lab::site::Plan;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -49,4 +53,49 @@ fn a_reload_that_empties_the_relay_set_is_refused() {
     let mut prober = Prober::new(&rig);
     prober.expect(first, Treatment::Marked, "with the extras alone");
     prober.check();
+}
+
+#[test]
+fn hardly_enough_signatures_are_a_warning() {
+    needs_root!();
+    let [first, _] = servers();
+    let order = listing(relay(first));
+    let tor = Tor::with(&order);
+    // Two of three, and two are needed.
+    let text = order.sign_by(&AUTHORITIES, [0, 2]);
+    replace(&tor.consensus(), text.as_bytes());
+    let rig = Rig::silent(Plan::default(), &tor.config(""));
+    let signed = "signed by 2 of 3 known authorities, 2 are needed";
+    said(&rig, signed, 1);
+    let ask = || {
+        let client = Client::new(DEFAULT_SOCKET);
+        (client.status().unwrap(), client.metrics().unwrap())
+    };
+    let (report, metrics) = rig.site.middle.run(ask);
+    let warning = report.warnings.iter().find(|one| one.kind == "authorities");
+    let warning = warning.unwrap_or_else(|| panic!("{:?}", report.warnings));
+    assert!(!warning.is_alarm);
+    for words in [signed, "upgrade exitmark", "cached-microdesc-consensus"] {
+        assert!(warning.text.contains(words), "{}", warning.text);
+    }
+    for (count, value) in [("good", 2), ("needed", 2), ("unknown", 0), ("known", 3)] {
+        let is_it = |line: &&str| {
+            line.starts_with("exitmark_relay_document_signatures{")
+                && line.contains(&format!("count=\"{count}\""))
+                && line.ends_with(&format!(" {value}"))
+        };
+        assert_eq!(
+            metrics.lines().filter(is_it).count(),
+            1,
+            "{count}:\n{metrics}"
+        );
+    }
+
+    // All three again.
+    replace(&tor.consensus(), order.sign(&AUTHORITIES).as_bytes());
+    rig.running.signal(Signal::SIGHUP).unwrap();
+    said(&rig, "relay set confirmed", 1);
+    let (report, _) = rig.site.middle.run(ask);
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    assert_eq!(rig.running.log().matches(signed).count(), 1);
 }

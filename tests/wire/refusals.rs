@@ -48,7 +48,7 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
         incoming: Some((nic, hop)),
         ..Config::default()
     };
-    let table: [(&str, Config, &str, &str, &[&str]); 12] = [
+    let table: [(&str, Config, &str, &str, &[&str]); 11] = [
         (
             "no such NIC",
             incoming("nosuch0", TORNET_MAC),

@@ -2,13 +2,17 @@
 
 use super::super::prompter::{Update, seconds};
 use super::Keeper;
-use crate::observe::{RelaySetReport, RelaySource};
-use crate::relays::{Age, utc};
+use crate::observe::{DocumentSignatures, RelaySetReport, RelaySource};
+use crate::relays::{Age, Signatures, Trust, utc};
 use crate::settings::WhenStale;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often it is said again that there is no set, or a stale one.
 const REMIND: Duration = Duration::from_secs(3600);
+/// What it means that a document has hardly more signatures than it needs.
+pub(in crate::daemon) const FEW_SIGNATURES: &str = "when one more authority is replaced by one \
+    that is not known, no consensus is accepted any more: upgrade exitmark, or correct \
+    relays.authorities";
 
 /// What has been said already, and when.
 #[derive(Default)]
@@ -17,6 +21,7 @@ pub(super) struct Said {
     alarm_at: Option<Instant>,
     /// That the set of the last time is of no use.
     pub(super) unknown: bool,
+    are_few: bool,
 }
 
 impl Keeper {
@@ -28,6 +33,9 @@ impl Keeper {
             valid_after: seconds(source.validity.valid_after),
             fresh_until: seconds(source.validity.fresh_until),
             valid_until: seconds(source.validity.valid_until),
+            signatures: source
+                .signatures
+                .and_then(|signatures| self.signed(signatures)),
         });
         RelaySetReport {
             endpoints: update.endpoints.len() as u64,
@@ -44,6 +52,30 @@ impl Keeper {
             last_refusal: self.live.last_refusal().map(|one| one.reason.clone()),
             failure: self.failure.as_ref().map(|failure| failure.reason.clone()),
             unsaved: self.unsaved.clone(),
+        }
+    }
+
+    /// Who signed a document, beside how many could have.
+    fn signed(&self, signatures: Signatures) -> Option<DocumentSignatures> {
+        let Trust::MostOf(authorities) = &self.settings.sources.trust else {
+            return None;
+        };
+        Some(DocumentSignatures {
+            good: signatures.good as u64,
+            needed: signatures.needed as u64,
+            unknown: signatures.unknown as u64,
+            known: authorities.iter().count() as u64,
+        })
+    }
+
+    /// Warns once when the list of authorities gets old.
+    pub(super) fn tell_signatures(&mut self) {
+        let mut signed = self.live.sources().iter().filter_map(|one| one.signatures);
+        let scarce = signed.find_map(|one| self.signed(one).filter(DocumentSignatures::is_scarce));
+        let is_news =
+            std::mem::replace(&mut self.said.are_few, scarce.is_some()) != scarce.is_some();
+        if let (Some(signed), true) = (scarce, is_news) {
+            tracing::warn!("the consensus is {signed}; {FEW_SIGNATURES}");
         }
     }
 

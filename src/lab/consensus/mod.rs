@@ -31,6 +31,8 @@ pub struct Order {
     pub relays: u32,
     /// How many authorities [`write`](Self::write) invents; each signs.
     pub authorities: u8,
+    /// Whether there is a `params` line; tor writes none where no authority votes for a parameter.
+    pub has_params: bool,
     /// Endpoints to be listed beside the invented ones: IPv4 on an `r` line, IPv6 on an `a`
     /// line, each of a relay of its own.
     pub listed: Vec<Endpoint>,
@@ -45,6 +47,7 @@ impl Order {
             seed: 1,
             relays: 7_000,
             authorities: 9,
+            has_params: true,
             listed: Vec::new(),
         }
     }
@@ -153,13 +156,15 @@ impl Order {
              recommended-client-protocols Cons=2 Desc=2 DirCache=2 Link=4-5 Microdesc=2 Relay=2\n\
              recommended-relay-protocols Cons=2 Desc=2 DirCache=2 Link=4-5 Microdesc=2 Relay=2\n\
              required-client-protocols Cons=2 Desc=2 Link=4 Microdesc=2 Relay=2\n\
-             required-relay-protocols Cons=2 Desc=2 DirCache=2 Link=4-5 Microdesc=2 Relay=2\n\
-             params circwindow=1000",
+             required-relay-protocols Cons=2 Desc=2 DirCache=2 Link=4-5 Microdesc=2 Relay=2",
                 utc(valid_after),
                 utc(fresh_until),
                 utc(valid_until),
             ),
         );
+        if self.has_params {
+            line(out, format_args!("params circwindow=1000"));
+        }
     }
 
     fn entries(&self, out: &mut String, draw: &mut Draw) {

@@ -362,7 +362,23 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     out.timestamp(
         "relay_document_valid_until",
         "Until when a document in force holds",
-        sources.map(|of| (path(&of.path), of.valid_until)),
+        sources.clone().map(|of| (path(&of.path), of.valid_until)),
+    )?;
+    out.gauge(
+        "relay_document_signatures",
+        "Signatures of a document in force that are good, of known and of unknown authorities; how \
+         many good ones are needed, and how many authorities are known",
+        sources
+            .filter_map(|of| Some((&of.path, of.signatures?)))
+            .flat_map(|(path, signed)| {
+                [
+                    ("good", signed.good),
+                    ("needed", signed.needed),
+                    ("unknown", signed.unknown),
+                    ("known", signed.known),
+                ]
+                .map(|(count, value)| (labels([("path", path), ("count", count)]), value))
+            }),
     )
 }
 

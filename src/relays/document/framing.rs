@@ -6,6 +6,7 @@
 
 use super::Flavor;
 use crate::relays::DocumentError;
+use std::borrow::Cow;
 
 /// Checks the frame and returns the text with the flavour that its header announces.
 pub(super) fn check(bytes: &[u8]) -> Result<(&str, Flavor), DocumentError> {
@@ -13,6 +14,44 @@ pub(super) fn check(bytes: &[u8]) -> Result<(&str, Flavor), DocumentError> {
     let flavor = announced_flavor(text)?;
     check_end(text)?;
     Ok((text, flavor))
+}
+
+/// A document with a `params` line, and how many bytes and lines were put into it for that.
+pub(super) struct Complete<'a> {
+    pub(super) text: Cow<'a, str>,
+    pub(super) added_bytes: usize,
+    added_lines: usize,
+}
+
+impl Complete<'_> {
+    /// The document's own number of a line of the text.
+    pub(super) const fn line(&self, line: usize) -> usize {
+        // What was added is the second line.
+        line.saturating_sub(if line > 1 { self.added_lines } else { 0 })
+    }
+}
+
+/// Puts an empty `params` line into a document that has none: tor writes none where no authority
+/// votes for a parameter, as in a network of one's own, and the parser wants one.
+pub(super) fn complete(text: &str) -> Complete<'_> {
+    const LINE: &str = "params\n";
+    let mut preamble = text
+        .lines()
+        .take_while(|line| keyword(line) != "dir-source");
+    let header_end = text.find('\n').map_or(text.len(), |end| end + 1);
+    if preamble.any(|line| keyword(line) == "params") {
+        return Complete {
+            text: text.into(),
+            added_bytes: 0,
+            added_lines: 0,
+        };
+    }
+    let (header, rest) = text.split_at(header_end);
+    Complete {
+        text: [header, LINE, rest].concat().into(),
+        added_bytes: LINE.len(),
+        added_lines: 1,
+    }
 }
 
 /// The bytes as text, such as the directory writes it.
@@ -186,6 +225,19 @@ mod tests {
             check(b"one\ntwo\r\nthree\r\n"),
             Err(DocumentError::CrLf { line: 2 })
         );
+    }
+
+    #[test]
+    fn puts_in_what_a_network_of_ones_own_leaves_out() {
+        let without = "network-status-version 3\nvote-status consensus\ndir-source x\nparams y\n";
+        let complete = super::complete(without);
+        assert_eq!(complete.added_bytes, complete.text.len() - without.len());
+        assert_eq!(complete.text.lines().nth(1), Some("params"));
+        assert_eq!([1, 2, 3, 9].map(|line| complete.line(line)), [1, 1, 2, 8]);
+        let with = without.replacen("dir-source", "params a=1\ndir-source", 1);
+        let complete = super::complete(&with);
+        assert_eq!((&*complete.text, complete.added_bytes), (&*with, 0));
+        assert_eq!(complete.line(9), 9);
     }
 
     #[test]

@@ -14,12 +14,12 @@ mod signatures;
 
 use super::{Authorities, DocumentError, Identity, SignatureError, Validity};
 use crate::policy::Endpoint;
+use framing::Complete;
 use signatures::{Claims, Signature};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use tor_netdoc::doc::netstatus::{
-    ConsensusAuthoritySection, DirectorySignatureHashAlgo, DirectorySignaturesHashesAccu, Lifetime,
-    md, plain,
+    ConsensusAuthoritySection, DirectorySignatureHashAlgo, Lifetime, md, plain,
 };
 use tor_netdoc::parse2::{NetdocParseable, NetdocParseableUnverified, ParseInput, parse_netdoc};
 use tor_netdoc::types::KeywordOrString;
@@ -131,21 +131,24 @@ impl UncheckedDocument {
     /// What is wrong and at which line or field, without any of the document's text.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         let (text, flavor) = framing::check(bytes)?;
+        let complete = framing::complete(text);
 
         // The entries of the two flavours are two types with the same fields.
         macro_rules! read {
             ($netstatus:ty) => {{
-                let netstatus = parse_as::<$netstatus>(text, flavor)?;
+                let netstatus = parse_as::<$netstatus>(&complete, flavor)?;
                 let (body, data) = netstatus.unwrap_unverified();
+                let end = data.unsigned_body_len - complete.added_bytes;
+                let digest = signatures::digest(text.get(..end).unwrap_or_default(), flavor);
                 let signatures = data
                     .sigs
                     .directory_signature
                     .into_iter()
-                    .map(|signature| claim(signature, flavor, &data.hashes))
+                    .map(|signature| claim(signature, flavor, &digest))
                     .collect::<Vec<_>>();
                 let written = signatures::as_tor_writes(&signatures, flavor);
                 let claims = Claims {
-                    as_tor_writes: text.get(data.unsigned_body_len..) == Some(&written),
+                    as_tor_writes: text.get(end..) == Some(&written),
                     authors: authors(&body.authority),
                     signatures,
                 };
@@ -202,22 +205,23 @@ struct Entry<'a> {
 fn claim(
     signature: tor_netdoc::doc::netstatus::Signature,
     flavor: Flavor,
-    hashes: &DirectorySignaturesHashesAccu,
+    digest: &[u8],
 ) -> Signature {
     use KeywordOrString::Known;
     // Each flavour has one algorithm; whoever signs with another one signs for nobody.
-    let digest = match (flavor, &signature.digest_algo.0) {
-        (Flavor::Ns, None) => hashes.sha1_unnamed.map(Vec::from),
-        (Flavor::Microdesc, Some(Known(DirectorySignatureHashAlgo::Sha256))) => {
-            hashes.sha256.map(Vec::from)
-        }
-        _ => None,
-    };
+    let is_of_flavor = matches!(
+        (flavor, &signature.digest_algo.0),
+        (Flavor::Ns, None)
+            | (
+                Flavor::Microdesc,
+                Some(Known(DirectorySignatureHashAlgo::Sha256))
+            )
+    );
     let keys = signature.key_ids;
     Signature {
         identity: Identity::new(keys.id_fingerprint.to_bytes()),
         signing_key: Identity::new(keys.sk_fingerprint.to_bytes()),
-        digest,
+        digest: is_of_flavor.then(|| digest.to_vec()),
         signature: signature.signature,
     }
 }
@@ -235,17 +239,22 @@ fn authors(section: &ConsensusAuthoritySection) -> Vec<Identity> {
         .collect()
 }
 
-fn parse_as<D: NetdocParseable>(text: &str, announced: Flavor) -> Result<D, DocumentError> {
+fn parse_as<D: NetdocParseable>(
+    complete: &Complete<'_>,
+    announced: Flavor,
+) -> Result<D, DocumentError> {
+    let text = &*complete.text;
     // The loader puts the file's name in front of every error; the parser need not know it.
     parse_netdoc(&ParseInput::new(text, "")).map_err(|error| {
+        let line = complete.line(error.lno);
         match framing::entry_flavor(text, error.lno) {
             Some(found) if found != announced => DocumentError::WrongFlavor {
-                line: error.lno,
+                line,
                 announced,
                 found,
             },
             _ => DocumentError::Unparsable {
-                line: error.lno,
+                line,
                 column: error.column,
                 reason: error.problem.to_string(),
             },

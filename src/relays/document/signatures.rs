@@ -8,8 +8,10 @@
 use super::certificates::Certificates;
 use super::{Flavor, SignatureError};
 use crate::relays::{Authorities, Identity};
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::time::SystemTime;
 
 /// How many of the authorities that count have signed, and how many would do.
@@ -19,6 +21,20 @@ pub struct Signatures {
     pub good: usize,
     /// As many are needed.
     pub needed: usize,
+    /// Good ones of authorities that are not pinned. tor keeps certificates of those that it knows,
+    /// so a tor of another age, or of another network, knows these.
+    #[serde(default)]
+    pub unknown: usize,
+}
+
+impl fmt::Display for Signatures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} good, {} needed", self.good, self.needed)?;
+        match self.unknown {
+            0 => Ok(()),
+            unknown => write!(f, ", {unknown} more of authorities that are not known here"),
+        }
+    }
 }
 
 /// One signature, and what it signs.
@@ -55,7 +71,7 @@ impl Claims {
             return Err(SignatureError::Form);
         }
         let mut seen = BTreeSet::new();
-        let mut good = 0;
+        let (mut good, mut unknown) = (0, 0);
         for (number, signature) in (1..).zip(&self.signatures) {
             let identity = signature.identity;
             if !self.authors.contains(&identity) {
@@ -79,12 +95,35 @@ impl Claims {
                 return Err(SignatureError::Bad { number, identity });
             }
             good += usize::from(counts);
+            unknown += usize::from(!counts);
         }
         let needed = authorities.majority();
-        if good < needed {
-            return Err(SignatureError::TooFew { good, needed });
+        let signatures = Signatures {
+            good,
+            needed,
+            unknown,
+        };
+        match (good < needed, unknown) {
+            (false, _) => Ok(signatures),
+            (true, 0) => Err(SignatureError::TooFew { good, needed }),
+            (true, _) => Err(SignatureError::Unknown(signatures)),
         }
-        Ok(Signatures { good, needed })
+    }
+}
+
+/// The digest of the part that is signed: all before the first signature, its first word and a
+/// space (dir-spec, "Signature formats").
+pub(super) fn digest(body: &str, flavor: Flavor) -> Vec<u8> {
+    fn of<D: Digest>(body: &str) -> Vec<u8> {
+        let digest = D::new().chain_update(body);
+        digest
+            .chain_update("directory-signature ")
+            .finalize()
+            .to_vec()
+    }
+    match flavor {
+        Flavor::Ns => of::<Sha1>(body),
+        Flavor::Microdesc => of::<Sha256>(body),
     }
 }
 

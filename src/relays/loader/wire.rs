@@ -12,6 +12,8 @@ use std::net::SocketAddr;
 
 /// A request is a line of less than this.
 const MAX_REQUEST: u64 = 1 << 20;
+/// More than any network has of them.
+const MAX_AUTHORITIES: usize = 64;
 /// What is said of a document is a sentence.
 const MAX_REASON: usize = 500;
 
@@ -160,6 +162,7 @@ fn is_plausible(report: &SourceReport, trust: &Trust, listed: usize) -> bool {
         (Trust::MostOf(authorities), Some(signatures)) => {
             signatures.needed == authorities.majority()
                 && (signatures.needed..=authorities.iter().count()).contains(&signatures.good)
+                && signatures.unknown <= MAX_AUTHORITIES
         }
         (Trust::Anybody, None) => true,
         _ => false,
@@ -198,6 +201,14 @@ mod tests {
         }
     }
 
+    fn signatures(good: usize, needed: usize) -> Signatures {
+        Signatures {
+            good,
+            needed,
+            unknown: 0,
+        }
+    }
+
     fn report() -> SourceReport {
         let at = |hours: u64| UNIX_EPOCH + Duration::from_secs(3600 * hours);
         SourceReport {
@@ -208,7 +219,7 @@ mod tests {
                 fresh_until: at(2),
                 valid_until: at(4),
             },
-            signatures: Some(Signatures { good: 3, needed: 2 }),
+            signatures: Some(signatures(3, 2)),
             counts: Counts {
                 orports: 2,
                 ..Counts::default()
@@ -251,16 +262,23 @@ mod tests {
     #[test]
     fn nonsense_is_none() {
         type Change = fn(&mut SourceReport, &mut Vec<SocketAddr>);
-        let changes: [(&str, Change); 11] = [
+        let changes: [(&str, Change); 12] = [
+            ("countless others", |report, _| {
+                let unknown = MAX_AUTHORITIES + 1;
+                report.signatures = Some(Signatures {
+                    unknown,
+                    ..signatures(3, 2)
+                });
+            }),
             ("unsigned", |report, _| report.signatures = None),
             ("too few good", |report, _| {
-                report.signatures = Some(Signatures { good: 1, needed: 2 });
+                report.signatures = Some(signatures(1, 2));
             }),
             ("fewer needed", |report, _| {
-                report.signatures = Some(Signatures { good: 1, needed: 1 });
+                report.signatures = Some(signatures(1, 1));
             }),
             ("more than there are", |report, _| {
-                report.signatures = Some(Signatures { good: 4, needed: 2 });
+                report.signatures = Some(signatures(4, 2));
             }),
             ("times", |report, _| {
                 report.validity.valid_until = report.validity.valid_after;

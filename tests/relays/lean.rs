@@ -1,0 +1,76 @@
+//! Documents without a `params` line, as tor writes them where no authority votes for a parameter:
+//! in networks of one's own.
+
+use crate::FLAVORS;
+use crate::site::{Site, certificates, plan};
+use exitmark::lab::consensus::Order;
+use exitmark::relays::{Flavor, load};
+
+fn lean(flavor: Flavor) -> Order {
+    Order {
+        has_params: false,
+        ..plan(flavor)
+    }
+}
+
+#[test]
+fn a_document_without_parameters_is_as_good_as_one_with_some() {
+    for flavor in FLAVORS {
+        let site = Site::of(&lean(flavor));
+        let text = std::fs::read_to_string(&site.consensus).unwrap();
+        assert!(!text.contains("\nparams"));
+        let loaded = site.load().unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(loaded.listed, Site::new(flavor).load().unwrap().listed);
+        assert_eq!(loaded.sources[0].flavor, flavor);
+        assert_eq!(loaded.sources[0].signatures.unwrap().good, 3);
+    }
+}
+
+/// What the parser is given is not what was signed, and every byte is still held against that.
+#[test]
+fn every_byte_of_it_is_signed() {
+    for flavor in FLAVORS {
+        let site = Site::of(&lean(flavor));
+        let good = std::fs::read(&site.consensus).unwrap();
+        let end = good.len();
+        for at in (0..end).step_by(7).chain(0..120).chain(end - 120..end) {
+            let mut flipped = good.clone();
+            flipped[at] ^= 1;
+            site.write(&flipped);
+            assert!(load(&site.sources()).is_err(), "{flavor}: byte {at}");
+        }
+        // An empty line that nobody signed is none of the document's.
+        let text = String::from_utf8(good).unwrap();
+        site.write(text.replacen("\nvote-status", "\nparams\nvote-status", 1));
+        let error = site.refusal().to_string();
+        assert!(error.contains("not what the authority signed"), "{error}");
+    }
+}
+
+#[test]
+fn its_lines_keep_their_numbers() {
+    for flavor in FLAVORS {
+        let text = lean(flavor).write();
+        for (wrong, line) in [("consensus-method", 3), ("fresh-until", 5)] {
+            let text = text.replacen(wrong, &format!("{wrong} ?"), 1);
+            let error = Site::holding(text, certificates()).refusal().to_string();
+            assert!(error.contains(&format!("line {line}")), "{error}");
+        }
+        let other = match flavor {
+            Flavor::Ns => Flavor::Microdesc,
+            Flavor::Microdesc => Flavor::Ns,
+        };
+        let first = |text: &str, keyword: &str| {
+            let line = text.lines().position(|line| line.starts_with(keyword));
+            line.unwrap() + 1
+        };
+        let entry = |text: &str| text.lines().nth(first(text, "r ") - 1).unwrap().to_owned();
+        let mixed = text.replacen(&entry(&text), &entry(&lean(other).write()), 1);
+        let line = first(&mixed, "r ");
+        let error = Site::holding(mixed, certificates()).refusal().to_string();
+        assert!(
+            error.contains(&format!("line {line}: the header")),
+            "{error}"
+        );
+    }
+}

@@ -14,19 +14,50 @@
 
 #define GOLDEN 0x9e3779b97f4a7c15ULL
 #define SAMPLES_ROOM (1 << 20)
+/*
+ * A CPU makes no more samples than this from one look of user space to the next, which also is what
+ * the ring buffer has room for. A capture of every frame costs two copies of each otherwise.
+ */
+#define SAMPLES_A_LOOK 2048
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, SAMPLES_ROOM);
 } samples SEC(".maps");
 
-/* The sample that a CPU is making. */
+/* The sample that a CPU is making, and how many it has made since user space looked last. */
+struct sketch {
+	struct exitmark_sample sample;
+	__u64 look; /* `sample_until` then: each look sets another one */
+	__u64 made;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct exitmark_sample);
+	__type(value, struct sketch);
 } sketch SEC(".maps");
+
+/* Whether this CPU may make one more; counts what is left out. Asks no clock. */
+static __always_inline bool may_sample(struct sketch *sketch, __u64 sample_until)
+{
+	struct exitmark_counts *counts;
+	__u32 only = 0;
+
+	if (sketch->look != sample_until) {
+		sketch->look = sample_until;
+		sketch->made = 0;
+	}
+	if (sketch->made < SAMPLES_A_LOOK) {
+		sketch->made++;
+		return true;
+	}
+	counts = bpf_map_lookup_elem(&counters, &only);
+	if (counts)
+		counts->samples_lost++;
+	return false;
+}
 
 /* Whether the decision with this number, which is not 0, is told of. */
 static __always_inline bool is_sampled(const struct exitmark_links *links, __u64 number)
@@ -37,14 +68,19 @@ static __always_inline bool is_sampled(const struct exitmark_links *links, __u64
 /* A frame comes that is to be a sample. The time, which is not 0. */
 __noinline __u64 sample_arrival(struct xdp_md *ctx, __u64 sample_until)
 {
-	__u64 now = bpf_ktime_get_ns();
 	struct exitmark_sample *sample;
+	struct sketch *made;
 	__u32 only = 0;
+	__u64 now;
 
-	sample = bpf_map_lookup_elem(&sketch, &only);
-	/* Where nobody will read it, none is made: it would stay here. */
-	if (!sample || now > sample_until)
+	made = bpf_map_lookup_elem(&sketch, &only);
+	if (!made || !may_sample(made, sample_until))
 		return 0;
+	now = bpf_ktime_get_ns();
+	/* Where nobody will read it, none is made: it would stay here. */
+	if (now > sample_until)
+		return 0;
+	sample = &made->sample;
 	sample->bytes = bpf_xdp_get_buff_len(ctx);
 	copy_beginning(ctx, sample->bytes, sample->before, SAMPLE_BYTES);
 	return now;
@@ -56,12 +92,14 @@ __noinline int sample_departure(struct xdp_md *ctx, __u64 arrived, __u8 ingress,
 {
 	struct exitmark_sample *sample;
 	struct exitmark_counts *counts;
+	struct sketch *made;
 	__u32 only = 0;
 
-	sample = bpf_map_lookup_elem(&sketch, &only);
+	made = bpf_map_lookup_elem(&sketch, &only);
 	counts = bpf_map_lookup_elem(&counters, &only);
-	if (!sample || !counts)
+	if (!made || !counts)
 		return 0;
+	sample = &made->sample;
 	sample->arrived = arrived;
 	sample->residence = bpf_ktime_get_ns() - arrived;
 	sample->generation = generation;

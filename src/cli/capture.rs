@@ -31,7 +31,8 @@ pub struct Arguments {
     /// End after so many seconds, at most 3600
     #[arg(long, value_name = "S", default_value_t = 60)]
     seconds: u64,
-    /// Take one frame in so many: a power of two, at most 65536
+    /// Take one frame in so many: a power of two, at most 65536. No more than about 100000 frames a
+    /// second and CPU are taken, and what is left out is counted
     #[arg(long, value_name = "N", default_value_t = 1)]
     one_in: u32,
     /// Keep what follows the headers. EXPOSES what users of the Tor network send and receive, which
@@ -74,9 +75,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(stopped) => stopped,
         Err(error) => return unmet(format_args!("cannot wait for signals: {error}")),
     };
-    let capture = |out: &mut dyn Write| {
+    let mut end = Vec::new();
+    let mut capture = |out: &mut dyn Write| {
+        let mut out = Tail {
+            out,
+            last: &mut end,
+        };
         client
-            .capture_until(&request, &mut { out }, || stopped.load(Ordering::Relaxed))
+            .capture_until(&request, &mut out, || stopped.load(Ordering::Relaxed))
             .map_err(|error| error.to_string())
     };
     let written = if to_stdout {
@@ -93,9 +99,60 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             };
             // Where that cannot be said, the frames are there all the same.
             let _ = writeln!(io::stderr(), "exitmark: {bytes} bytes of pcapng to {place}");
+            if let Some(comment) = comment_of_last(&end) {
+                let _ = writeln!(io::stderr(), "exitmark: {comment}");
+            }
             ExitCode::SUCCESS
         }
         Err(error) => unmet(error),
+    }
+}
+
+/// Passes everything on and keeps the end of it.
+struct Tail<'a> {
+    out: &'a mut dyn Write,
+    last: &'a mut Vec<u8>,
+}
+
+/// Bytes of the end that are kept: more than the last block has.
+const TAIL: usize = 1024;
+
+impl Write for Tail<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.last.extend_from_slice(&bytes[..written]);
+        let excess = self.last.len().saturating_sub(TAIL);
+        self.last.drain(..excess);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// The comment of the last block, if that is the interface statistics with which a whole capture
+/// ends (draft-ietf-opsawg-pcapng, section 4.6). A block repeats its length at its end.
+fn comment_of_last(bytes: &[u8]) -> Option<String> {
+    const STATISTICS: u32 = 5;
+    /// Type, length, interface and time.
+    const FIXED: usize = 20;
+    const COMMENT: u16 = 1;
+    let word = |bytes: &[u8]| Some(u32::from_ne_bytes(*bytes.first_chunk()?));
+    let half = |bytes: &[u8]| Some(u16::from_ne_bytes(*bytes.first_chunk()?));
+    let length = usize::try_from(word(bytes.last_chunk::<4>()?)?).ok()?;
+    let block = bytes.get(bytes.len().checked_sub(length)?..bytes.len() - 4)?;
+    if word(block)? != STATISTICS {
+        return None;
+    }
+    let mut options = block.get(FIXED..)?;
+    loop {
+        let size = usize::from(half(options.get(2..)?)?);
+        let value = options.get(4..)?.get(..size)?;
+        if half(options)? == COMMENT {
+            return Some(String::from_utf8_lossy(value).into_owned());
+        }
+        options = options.get(4 + size.next_multiple_of(4)..)?;
     }
 }
 

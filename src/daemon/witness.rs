@@ -18,9 +18,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
-/// How often samples are fetched, and how often while somebody looks at them.
+/// How often samples are fetched, and how often during a capture. From one fetch to the next each
+/// engine makes a bounded number of samples, so this bounds what a capture costs.
 const PAUSE: Duration = Duration::from_millis(100);
-const CAPTURE_PAUSE: Duration = Duration::from_millis(2);
+const CAPTURE_PAUSE: Duration = Duration::from_millis(20);
 /// For how long after a look somebody counts as there to look again: samples hold what no frame is
 /// to leave behind.
 const PRESENCE: Duration = Duration::from_secs(2);

@@ -263,6 +263,7 @@ impl Forwarder {
         now: Duration,
         told: bool,
     ) -> Outcome {
+        let told = told && self.samples().is_some_and(Samples::have_room);
         let before = told.then(|| Excerpt::of(frame));
         let (outcome, verdict) = self.decide(ingress, frame, frame_bytes, now);
         if let (Some(before), Some(samples)) = (before, &self.samples) {

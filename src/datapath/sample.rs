@@ -134,6 +134,16 @@ impl Default for Samples {
 }
 
 impl Samples {
+    /// Whether there is room for one more; counts the one that is left out. To be asked before a
+    /// sample is made, which costs two copies.
+    pub(super) fn have_room(&self) -> bool {
+        let have_room = !self.decisions.is_full();
+        if !have_room {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        have_room
+    }
+
     pub(super) fn tell(&self, sample: Sample) {
         if self.decisions.push(sample).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -227,9 +237,14 @@ mod tests {
             before: Excerpt::of(&[1; 60]),
             after: Excerpt::of(&[2; 600]),
         };
-        for _ in 0..ROOM + 3 {
+        for _ in 0..ROOM {
+            assert!(samples.have_room());
             samples.tell(sample);
         }
+        assert_eq!(samples.lost(), 0);
+        assert!(!samples.have_room());
+        samples.tell(sample);
+        samples.tell(sample);
         assert_eq!(samples.lost(), 3);
         let first = samples.next().unwrap();
         assert_eq!((first.before.len(), first.after.len()), (60, SAMPLE_BYTES));

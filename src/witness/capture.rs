@@ -131,8 +131,8 @@ impl Capture {
     pub(super) fn end(mut self, lost: u64) {
         let missed = self.missed + lost.saturating_sub(self.lost_before);
         let comment = format!(
-            "{} frames, one in {}; {missed} more were sampled and are missing here, because there \
-             was no room for them",
+            "{} frames, one in {}; {missed} more are left out, because a capture takes a bounded \
+             number of frames a second, or because its reader is too slow",
             self.written, self.request.one_in
         );
         let statistics = InterfaceStatisticsBlock {

@@ -98,6 +98,7 @@ fn sampled_frames_differ_in_nothing_and_raise_no_alarm() {
                 if number % BATCH == 0 || engines.host_mac() != known {
                     assert_eq!(engines.compare_counters().unwrap(), None);
                     told += audit(&mut auditor, &engines, &mut samples);
+                    look(engines.links(), told);
                 }
             }
             let faults: u64 = auditor.report().mismatches.iter().map(|it| it.frames).sum();
@@ -108,6 +109,12 @@ fn sampled_frames_differ_in_nothing_and_raise_no_alarm() {
         assert!(skipped < 50, "{skipped} of {told} could not be judged");
         assert_eq!(samples.lost(), 0);
     });
+}
+
+/// Looks again, the `number`th time: a CPU may make samples anew.
+fn look(links: &Links, number: usize) {
+    let later = Duration::from_secs(10_000_000_000);
+    links.sample_until(later + Duration::from_nanos(number as u64));
 }
 
 fn auditor(engines: &Engines, scenario: &Scenario) -> Auditor {
@@ -167,6 +174,39 @@ fn another_policy_in_the_kernel_is_noticed() {
         unmarked[16 + Rule::ExitProtocol as usize] = 0;
         rig.kernel.publish_image(&unmarked).unwrap();
         assert_eq!(found(&mut rig, &mut auditor), [Fault::Mark]);
+    });
+}
+
+/// A capture of every frame costs no more than so many samples a look: the others are counted, and
+/// are the same frames as ever.
+#[test]
+fn a_look_gives_a_bounded_number_of_samples() {
+    const MOST: usize = 2048;
+    in_namespace(|| {
+        let table = &tables()[0];
+        let settings = table.settings().unwrap();
+        let snapshot = table.snapshot(&settings);
+        let rig = Rig::new(&snapshot, settings.host_mac, table.incoming(&settings));
+        rig.links.sample(1);
+        let mut samples = rig.kernel.samples().unwrap();
+        let case = &table.cases[0];
+        // One CPU, as far as the scheduler lets it be one.
+        let cpu = nix::sched::sched_getcpu().unwrap();
+        let mut only = nix::sched::CpuSet::new();
+        only.set(cpu).unwrap();
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &only).unwrap();
+        for number in 1..=3 {
+            look(&rig.links, number);
+            let mut told = 0;
+            for _ in 0..MOST + 100 {
+                let ran = rig.kernel.run(Role::Host, &case.before).unwrap();
+                assert!(ran.frame == case.after);
+                // There is always room for them.
+                told += samples.take(10).count();
+            }
+            assert_eq!(told, MOST, "look {number}");
+            assert_eq!(samples.lost(), 100 * number as u64);
+        }
     });
 }
 

@@ -271,7 +271,10 @@ fn every_frame_has_its_headers_and_its_story_and_no_address_of_the_other_side() 
         // The payload counts up from its thirteenth byte.
         let payload: Vec<u8> = (30..60).collect();
         assert!(!file.bytes.windows(30).any(|window| window == payload));
-        assert!(file.last_words.contains("15 frames, one in 1; 0 more"));
+        assert!(
+            file.last_words
+                .contains("15 frames, one in 1; 0 more are left out")
+        );
         assert_eq!(file.dropped, 0);
     });
 }

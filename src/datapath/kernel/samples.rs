@@ -61,10 +61,10 @@ impl Kernel {
     /// The map cannot be written.
     pub fn forget_samples(&self) -> Result<(), KernelError> {
         let cpus = libbpf_rs::num_possible_cpus().map_err(map_error("sketch"))?;
-        let nothing = vec![vec![0; RECORD_BYTES]; cpus];
-        self.skeleton
-            .maps
-            .sketch
+        let sketch = &self.skeleton.maps.sketch;
+        let size = usize::try_from(sketch.value_size()).unwrap_or(RECORD_BYTES);
+        let nothing = vec![vec![0; size]; cpus];
+        sketch
             .update_percpu(&ONLY, &nothing, MapFlags::ANY)
             .map_err(map_error("sketch"))
     }
@@ -78,7 +78,10 @@ impl KernelSamples {
         self.read.try_iter()
     }
 
-    /// How many there was no room for, by the program's counters.
+    /// How many were left out, by the program's counters: there was no room for them, or a CPU had
+    /// made as many as it may from one look of user space to the next ([`Links::sample_until`]).
+    ///
+    /// [`Links::sample_until`]: crate::datapath::Links::sample_until
     pub fn lost(&self) -> u64 {
         sums(&self.counters).map_or(0, |sums| sums[COUNTS - 1])
     }

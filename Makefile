@@ -116,12 +116,12 @@ fuzz: fuzz-engines
 
 # Two Debian packages for this machine's architecture, in target/deb: exitmark for the box, and
 # exitmark-monitor. PROFILE=dev packs what the tests use; DEBFULLNAME and DEBEMAIL say who made
-# them, VERSION another version than Cargo.toml's.
+# them, VERSION another version than Cargo.toml's, of the packages and of the programs.
 PROFILE ?= release
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 deb: setup
-	cargo build --locked --profile $(PROFILE) --bin exitmark --bin exitmark-monitor
-	cargo run --locked --quiet --example manual -- $(TARGET)/manual
+	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo build --locked --profile $(PROFILE) --bin exitmark --bin exitmark-monitor
+	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo run --locked --quiet --example manual -- $(TARGET)/manual
 	dist/deb $(TARGET)/$(PROFILE:dev=debug) $(TARGET)/manual $(TARGET)/deb $(VERSION)
 
 # The README's steps, and the monitor's, read out of the pages and run on a Debian 12 and a Debian 13

@@ -11,6 +11,12 @@ const POLL: &str = "src/lab/poll.bpf.c";
 const TAP: &str = "bpf/monitor.bpf.c";
 
 fn main() {
+    // What the programs call themselves: a package may have a version of its own.
+    println!("cargo:rerun-if-env-changed=EXITMARK_VERSION");
+    let own = std::env::var("CARGO_PKG_VERSION").expect("cargo sets CARGO_PKG_VERSION");
+    let given = std::env::var("EXITMARK_VERSION").ok();
+    let version = given.filter(|version| !version.is_empty()).unwrap_or(own);
+    println!("cargo:rustc-env=EXITMARK_VERSION={version}");
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-changed={POLL}");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

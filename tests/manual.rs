@@ -204,3 +204,38 @@ fn every_step_of_the_pages_is_known_to_the_installation_test() {
     assert!(output.status.success(), "{told}{failed}");
     assert!(told.lines().count() > 10, "{told}");
 }
+
+/// The version of packages is the programs' own.
+#[test]
+fn a_packages_version_is_built_into_its_programs() {
+    let recipe = |arguments: &[&str]| {
+        let mut make = Command::new("make");
+        make.args(["-n", "deb"]).args(arguments);
+        make.current_dir(env!("CARGO_MANIFEST_DIR"));
+        // Those of a make around the tests are not for this one.
+        make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+        let output = make.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let cargo = text
+            .lines()
+            .filter(|line| line.contains("cargo build --locked"));
+        cargo.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for line in recipe(&["VERSION=9.8+x"]) {
+        assert!(line.contains("EXITMARK_VERSION=9.8+x cargo"), "{line}");
+    }
+    let plain = recipe(&[]);
+    assert!(!plain.is_empty() && !plain.concat().contains("EXITMARK_VERSION"));
+    for program in [
+        env!("CARGO_BIN_EXE_exitmark"),
+        env!("CARGO_BIN_EXE_exitmark-monitor"),
+    ] {
+        let output = Command::new(program).arg("--version").output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            said.trim_end().ends_with(env!("EXITMARK_VERSION")),
+            "{said}"
+        );
+    }
+}

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 /// Mark Tor exit traffic on the wire, and steer relay traffic to another NIC
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version = env!("EXITMARK_VERSION"), about)]
 pub struct Invocation {
     #[command(subcommand)]
     command: Command,

@@ -43,7 +43,7 @@ impl Daemon {
         let settings = &self.settings;
         let told = self.watch.report();
         let mut report = Report {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: env!("EXITMARK_VERSION").to_owned(),
             started_at: since
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default()
@@ -258,6 +258,9 @@ impl Daemon {
                 format!("{nic} ({role}), {frames} frames: {CUT}"),
             );
         }
+        for doubt in self.settings.doubts() {
+            warn("configuration", false, doubt.what.to_string());
+        }
         if self.unpublished.is_some() {
             let text = "the kernel has not taken the newest relay set; it is tried again";
             warn("unpublished", false, text.to_owned());
@@ -265,9 +268,6 @@ impl Daemon {
         for port in &self.standing.ports {
             let now = Nic::of_index(port.nic.index);
             if let Some(offload) = now.as_ref().and_then(detach::misplaced_offload) {
-                for doubt in self.settings.doubts() {
-                    warn("configuration", false, doubt.what.to_string());
-                }
                 let text = format!(
                     "{} ({}) has {offload} on again, which alters frames: \
                      `ethtool -K {} {offload} off`",

@@ -5,12 +5,14 @@ use crate::bpf::kernel_release;
 use crate::datapath::{Kernel, KernelError, Pins, Role, XdpState, kernel_version, xdp_state};
 use crate::nic::{NextHop, Nic, possible_cpus};
 use crate::packet::MacAddr;
+use crate::relays::Validity;
 use crate::settings::{Engine, Frags, Settings, ZeroCopy};
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// What the box would do without which capability.
 pub(super) const CAPABILITIES: [Capability; 5] = [
@@ -20,6 +22,9 @@ pub(super) const CAPABILITIES: [Capability; 5] = [
     Capability::CAP_PERFMON,
     Capability::CAP_IPC_LOCK,
 ];
+
+/// Bytes of a document in which its times are: they come after four short lines.
+const BEGINNING: u64 = 4096;
 
 /// What is to be looked at.
 #[derive(Clone, Debug)]
@@ -126,6 +131,8 @@ pub struct RelayFile {
     pub path: PathBuf,
     /// Why it cannot be opened, if it cannot.
     pub trouble: Option<io::ErrorKind>,
+    /// When it holds, if it is a consensus. Nothing has checked who says so.
+    pub validity: Option<Validity>,
 }
 
 /// What came of loading the XDP programs for trial.
@@ -168,6 +175,8 @@ pub struct Facts {
     pub has_jit: Option<bool>,
     /// tor's files.
     pub files: Vec<RelayFile>,
+    /// This machine's clock.
+    pub now: SystemTime,
     /// As whom the box runs.
     pub user: Option<String>,
     /// The NICs.
@@ -256,6 +265,7 @@ impl Facts {
                 .ok()
                 .map(|text| text.trim() != "0"),
             files: asked.files.into_iter().map(relay_file).collect(),
+            now: SystemTime::now(),
             user: asked.user,
             ports,
             shares_uplink: asked.shares_uplink,
@@ -287,9 +297,11 @@ fn cause(error: &KernelError) -> String {
 }
 
 fn relay_file(path: PathBuf) -> RelayFile {
-    let opened = File::open(&path);
+    let mut beginning = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(BEGINNING).read_to_end(&mut beginning));
     RelayFile {
         path,
-        trouble: opened.err().map(|error| error.kind()),
+        trouble: read.err().map(|error| error.kind()),
+        validity: Validity::of_beginning(&String::from_utf8_lossy(&beginning)),
     }
 }

@@ -2,12 +2,18 @@
 
 use super::facts::{Facts, RelayFile, Trial};
 use super::{Finding, word};
+use crate::relays::{Age, CLOCK_SLACK, Validity, utc};
 use caps::Capability;
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 /// What a box of four queues and three ports with the default rings locks, with room to spare.
 const ENOUGH_LOCKED: u64 = 1 << 30;
+
+/// Where the package mounts a BPF file system, and its unit (dist/systemd).
+const PACKAGED_PINS: &str = "/run/bpf/exitmark";
+const PINS_UNIT: &str = "run-bpf-exitmark.mount";
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![kernel(facts.kernel)];
@@ -97,9 +103,14 @@ fn pins(facts: &Facts) -> Finding {
     if !facts.has_bpf_fs {
         let above = directory.parent().unwrap_or(Path::new("/sys/fs/bpf"));
         let above = word(&above.to_string_lossy());
+        // The package's place has a mount unit, which sets who may enter.
+        let command = match directory.starts_with(PACKAGED_PINS) {
+            true => format!("systemctl start {PINS_UNIT}"),
+            false => format!("mkdir -p {above} && mount -t bpf bpf {above}"),
+        };
         return Finding::fault("pins", format!("{shown} is in no BPF file system"))
             .because("the policy outlives the process there")
-            .mended_by(format!("mkdir -p {above} && mount -t bpf bpf {above}"));
+            .mended_by(command);
     }
     if facts.is_pinned {
         let attached = match facts.attached.len() {
@@ -162,8 +173,11 @@ fn memory(facts: &Facts) -> Option<Finding> {
 fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
     let path = file.path.display();
     match file.trouble {
-        None => Finding::ok("relays", format!("{path} can be read"))
-            .because("`exitmark relays` tells what it holds"),
+        None => match file.validity {
+            Some(validity) => consensus(file, validity, facts.now),
+            None => Finding::ok("relays", format!("{path} can be read"))
+                .because("`exitmark relays` tells what it holds"),
+        },
         Some(io::ErrorKind::PermissionDenied) => {
             let user = word(facts.user.as_deref().unwrap_or("exitmark"));
             Finding::fault("relays", format!("{path} may not be read"))
@@ -185,5 +199,48 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
             .because(
                 "without tor's files there is no relay set, and the box forwards everything unmarked",
             ),
+    }
+}
+
+/// The age of a consensus by this machine's clock: either may be wrong.
+fn consensus(file: &RelayFile, validity: Validity, now: SystemTime) -> Finding {
+    let path = file.path.display();
+    let clock = utc(now);
+    let until = utc(validity.valid_until);
+    let why = "compare the clock (`timedatectl`), and find out in tor's log why it fetches none";
+    match validity.age(now) {
+        Age::Early => {
+            let from = utc(validity.valid_after);
+            let what = format!("{path} holds from {from} UTC on, and the clock is at {clock} UTC");
+            let is_refused = now
+                .checked_add(CLOCK_SLACK)
+                .is_some_and(|limit| validity.valid_after > limit);
+            let finding = match is_refused {
+                true => Finding::fault("clock", what),
+                false => Finding::warning("clock", what),
+            };
+            finding
+                .because("a consensus of more than an hour ahead is refused: the clock is behind")
+                .mended_by("timedatectl set-ntp true")
+        }
+        Age::Fresh => Finding::ok("relays", format!("{path} holds until {until} UTC"))
+            .because(format!("the clock is at {clock} UTC")),
+        Age::Old => Finding::warning(
+            "relays",
+            format!("{path} has no successor yet and holds until {until} UTC, the clock is at {clock} UTC"),
+        )
+        .because(why),
+        Age::Expired => Finding::warning(
+            "relays",
+            format!("{path} held until {until} UTC, the clock is at {clock} UTC"),
+        )
+        .because(why),
+        Age::Stale => Finding::fault(
+            "relays",
+            format!("{path} is stale: it held until {until} UTC, the clock is at {clock} UTC"),
+        )
+        .because(format!(
+            "relays cannot be told from other destinations any more; {why}"
+        )),
     }
 }

@@ -136,12 +136,15 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             "xdpdrv"
         };
         findings.push(
-            Finding::fault(subject, "another XDP program is attached")
-                .because(
-                    "a NIC runs one at a time; where the command is refused, whoever attached it by \
+            Finding::fault(
+                subject,
+                format!("another XDP program is attached, number {}", state.program),
+            )
+            .because(
+                "a NIC runs one at a time; where the command is refused, whoever attached it by \
                      a BPF link must take it off, an exitmark by `exitmark detach`",
-                )
-                .mended_by(format!("ip link set dev {} {mode} off", word(subject))),
+            )
+            .mended_by(format!("ip link set dev {} {mode} off", word(subject))),
         );
     }
     findings

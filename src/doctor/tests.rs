@@ -3,9 +3,11 @@
 use super::*;
 use crate::datapath::{Role, XdpAbilities, XdpState};
 use crate::nic::{NextHop, Nic, Offload, OffloadState, Offloads};
+use crate::relays::Validity;
 use crate::settings::Engine;
 use caps::Capability;
 use std::io;
+use std::time::SystemTime;
 
 const ABLE: XdpAbilities = XdpAbilities {
     native: true,
@@ -34,6 +36,31 @@ fn port(role: Option<Role>, name: &str, index: u32) -> Port {
     }
 }
 
+/// How a consensus begins.
+const CONSENSUS: &str = "network-status-version 3 microdesc\nvote-status consensus\n\
+                         valid-after 2026-11-28 22:00:00\nfresh-until 2026-11-28 23:00:00\n\
+                         valid-until 2026-11-29 01:00:00\n";
+
+fn at(time: &str) -> SystemTime {
+    humantime::parse_rfc3339_weak(time).unwrap()
+}
+
+#[test]
+fn only_the_beginning_of_a_consensus_has_times() {
+    let validity = Validity::of_beginning(CONSENSUS).unwrap();
+    assert_eq!(validity.valid_after, at("2026-11-28 22:00:00"));
+    assert_eq!(validity.valid_until, at("2026-11-29 01:00:00"));
+    for other in [
+        "",
+        "dir-key-certificate-version 3\n",
+        &CONSENSUS.replace("valid-until", "valid-under"),
+        &CONSENSUS.replace("22:00:00", "25:00:00"),
+        &CONSENSUS.replace("fresh-until 2026", "fresh-until 2036"),
+    ] {
+        assert_eq!(Validity::of_beginning(other), None, "{other}");
+    }
+}
+
 /// A machine on which nothing is amiss.
 fn sound() -> Facts {
     Facts {
@@ -52,7 +79,9 @@ fn sound() -> Facts {
         files: vec![RelayFile {
             path: "/var/lib/tor/cached-consensus".into(),
             trouble: None,
+            validity: Validity::of_beginning(CONSENSUS),
         }],
+        now: at("2026-11-28 22:30:00"),
         user: None,
         ports: vec![
             port(Some(Role::Host), "host0", 1),
@@ -139,6 +168,48 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
                 "no BPF file system",
                 Some("mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf"),
             ),
+        ),
+        (
+            |f| {
+                f.has_bpf_fs = false;
+                f.pins = "/run/bpf/exitmark/box".into();
+            },
+            (
+                Fault,
+                "pins",
+                "no BPF file system",
+                Some("systemctl start run-bpf-exitmark.mount"),
+            ),
+        ),
+        (
+            |f| f.now = at("2026-11-28 21:30:00"),
+            (
+                Warning,
+                "clock",
+                "holds from 2026-11-28 22:00:00 UTC on, and the clock is at 2026-11-28 21:30:00",
+                Some("timedatectl set-ntp true"),
+            ),
+        ),
+        (
+            |f| f.now = at("1970-01-01 00:10:00"),
+            (
+                Fault,
+                "clock",
+                "the clock is at 1970-01-01 00:10:00",
+                Some("timedatectl set-ntp true"),
+            ),
+        ),
+        (
+            |f| f.now = at("2026-11-29 00:30:00"),
+            (Warning, "relays", "has no successor yet", None),
+        ),
+        (
+            |f| f.now = at("2026-11-29 02:00:00"),
+            (Warning, "relays", "held until 2026-11-29 01:00:00", None),
+        ),
+        (
+            |f| f.now = at("2026-12-24 02:00:00"),
+            (Fault, "relays", "is stale", None),
         ),
         (
             |f| f.missing = vec![Capability::CAP_NET_ADMIN],

@@ -186,6 +186,20 @@ impl Programs {
             .map_err(|error| LabError(format!("cannot run {program} live: {error}")))
     }
 
+    /// Attaches a program to an interface in the kernel's common receive path. It lasts as long as
+    /// the interface.
+    ///
+    /// # Errors
+    /// There is no such program or interface, or no privilege.
+    pub fn attach_generic(
+        &self,
+        program: &'static str,
+        netns: &Netns,
+        interface: &'static str,
+    ) -> Result<(), LabError> {
+        self.attach_by(program, netns, interface, XdpFlags::SKB_MODE)
+    }
+
     /// Attaches a program to an interface, natively. It lasts as long as the interface.
     ///
     /// # Errors
@@ -196,11 +210,21 @@ impl Programs {
         netns: &Netns,
         interface: &'static str,
     ) -> Result<(), LabError> {
+        self.attach_by(program, netns, interface, XdpFlags::DRV_MODE)
+    }
+
+    fn attach_by(
+        &self,
+        program: &'static str,
+        netns: &Netns,
+        interface: &'static str,
+        mode: XdpFlags,
+    ) -> Result<(), LabError> {
         let programs = self.clone();
         netns.run(move || {
             let index = interface_index(interface)?.cast_signed();
             Xdp::new(programs.program(program)?.as_fd())
-                .attach(index, XdpFlags::DRV_MODE)
+                .attach(index, mode)
                 .map_err(|error| not_attached(program, interface, &error))
         })
     }

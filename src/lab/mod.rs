@@ -27,7 +27,7 @@ pub use capture::{Capture, CapturedFrame};
 #[cfg(target_arch = "x86_64")]
 pub use killed::{Ending, killed_at};
 pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
-pub use poll::poll;
+pub use poll::{occupy, poll};
 pub use publish::{CERTIFICATES, publish, replace};
 pub use random::Random;
 pub use raw::RawPort;

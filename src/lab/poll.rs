@@ -13,3 +13,11 @@ const COMPILED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/poll.bpf.o"));
 pub fn poll(netns: &Netns, interface: &'static str) -> Result<(), LabError> {
     Programs::load("poll.bpf.c", COMPILED)?.attach("poll", netns, interface)
 }
+
+/// The same in generic mode, in which the end does not poll: a program that is in another's way.
+///
+/// # Errors
+/// As [`poll`].
+pub fn occupy(netns: &Netns, interface: &'static str) -> Result<(), LabError> {
+    Programs::load("poll.bpf.c", COMPILED)?.attach_generic("poll", netns, interface)
+}

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 /// How far a document's `valid-after` may be ahead of this machine's clock.
-const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
+pub const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
 
 /// The relay set in force and its history, as far as it matters.
 #[derive(Clone, Debug, Default, PartialEq)]

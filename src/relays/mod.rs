@@ -33,7 +33,7 @@ pub use document::{
 };
 pub use error::{DocumentError, LoadError, LoaderFailure, MAX_DOCUMENT, SignatureError};
 pub use files::Version;
-pub use live::{LiveSet, Refusal, Refused};
+pub use live::{CLOCK_SLACK, LiveSet, Refusal, Refused};
 pub use load::{Loaded, Source, SourceReport, Sources, Trust, load};
 pub use loader::{COMMAND as LOADER_COMMAND, Confinement, Loader, confine, serve};
 pub use state::{StateError, StateFile};

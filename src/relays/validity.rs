@@ -47,6 +47,29 @@ pub enum Age {
 }
 
 impl Validity {
+    /// The times in the beginning of a consensus, by its lines alone: nothing else of it is read or
+    /// checked. None where they are not there.
+    pub fn of_beginning(text: &str) -> Option<Self> {
+        if !text.starts_with("network-status-version 3") {
+            return None;
+        }
+        let time = |keyword: &str| {
+            let value = |line: &str| {
+                line.strip_prefix(keyword)?
+                    .strip_prefix(' ')
+                    .map(str::to_owned)
+            };
+            let value = text.lines().find_map(value)?;
+            humantime::parse_rfc3339_weak(&value).ok()
+        };
+        let validity = Self {
+            valid_after: time("valid-after")?,
+            fresh_until: time("fresh-until")?,
+            valid_until: time("valid-until")?,
+        };
+        validity.is_ordered().then_some(validity)
+    }
+
     /// Whether the three follow each other, as they must.
     pub fn is_ordered(&self) -> bool {
         self.valid_after < self.fresh_until && self.fresh_until < self.valid_until

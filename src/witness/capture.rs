@@ -151,7 +151,7 @@ impl Capture {
 
 /// The section and its interfaces: the box's ports, by role.
 fn header() -> Result<PcapNgWriter<Vec<u8>>, PcapError> {
-    let application = concat!("exitmark ", env!("CARGO_PKG_VERSION"));
+    let application = concat!("exitmark ", env!("EXITMARK_VERSION"));
     let section = SectionHeaderBlock {
         endianness: Endianness::native(),
         options: vec![SectionHeaderOption::UserApplication(application.into())],

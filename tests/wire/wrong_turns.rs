@@ -4,8 +4,8 @@
 use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, Rig, moved, needs_root, silence};
 use exitmark::control::DEFAULT_SOCKET;
-use exitmark::lab::poll;
 use exitmark::lab::site::{Plan, Site, TORNET_MAC};
+use exitmark::lab::{occupy, poll};
 use std::cell::RefCell;
 use std::fs;
 use std::net::TcpListener;
@@ -453,6 +453,11 @@ fn who_is_there_already() {
         "exitmark detach",
     ];
     ground.take(&turn("another XDP program", words));
+    assert_eq!(pins(&ground.site), Vec::<String>::new());
+    ground.ip("link set dev uplink0 xdp off");
+    // The kernel has another word for a program in another mode.
+    occupy(&ground.site.middle, "uplink0").unwrap();
+    ground.take(&turn("another XDP program in generic mode", words));
     assert_eq!(pins(&ground.site), Vec::<String>::new());
     ground.ip("link set dev uplink0 xdp off");
 

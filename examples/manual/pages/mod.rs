@@ -42,7 +42,7 @@ impl Program {
     pub(crate) fn visible(&self) -> Command {
         let whole = (self.command)();
         let mut command = Command::new(self.name)
-            .version(env!("CARGO_PKG_VERSION"))
+            .version(env!("EXITMARK_VERSION"))
             .about(whole.get_about().cloned().unwrap_or_default())
             .subcommand_required(true)
             .disable_help_subcommand(true)
@@ -99,7 +99,7 @@ impl Program {
 
     /// Of which program, in the foot of a page.
     fn source(&self) -> String {
-        format!("{} {}", self.name, env!("CARGO_PKG_VERSION"))
+        format!("{} {}", self.name, env!("EXITMARK_VERSION"))
     }
 }
 

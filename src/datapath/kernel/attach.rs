@@ -97,7 +97,7 @@ impl Kernel {
         let program = self.program(role);
         let failed = |source: io::Error| KernelError::Attach {
             interface: interface.to_owned(),
-            hint: attach_hint(&source, interface),
+            hint: attach_hint(&source, interface, ifindex),
             source,
         };
         let (link, before) = match pins.link(role)? {
@@ -127,9 +127,13 @@ impl Kernel {
                 pins.pin_program(role, program)?;
                 let link = match sys::create_link(program, ifindex, XDP_FLAGS_DRV_MODE) {
                     Ok(link) => Ok(link),
-                    // Taken by another program, or no right to: generic mode changes neither.
+                    // Taken by another program, which may be in generic mode itself, or no right
+                    // to: generic mode changes neither.
                     Err(error)
-                        if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EPERM)) =>
+                        if matches!(
+                            error.raw_os_error(),
+                            Some(libc::EBUSY | libc::EEXIST | libc::EPERM)
+                        ) =>
                     {
                         Err(error)
                     }
@@ -215,7 +219,7 @@ impl Kernel {
         let link = sys::create_link(self.program(role), ifindex, XDP_FLAGS_SKB_MODE);
         let link = link.map_err(|source| KernelError::Attach {
             interface: interface.to_owned(),
-            hint: attach_hint(&source, interface),
+            hint: attach_hint(&source, interface, ifindex),
             source,
         })?;
         pins.pin_link(role, &link)?;
@@ -245,8 +249,8 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         pins.renew()?;
         for attachment in attachments {
+            pins.pin_program(attachment.role, self.program(attachment.role))?;
             if pins.link(attachment.role)?.is_none() {
-                pins.pin_program(attachment.role, self.program(attachment.role))?;
                 pins.pin_link(attachment.role, &attachment.link)?;
             }
         }
@@ -316,12 +320,20 @@ impl Kernel {
     }
 }
 
-fn attach_hint(error: &io::Error, interface: &str) -> String {
+fn attach_hint(error: &io::Error, interface: &str, ifindex: u32) -> String {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => format!(
-            "; another XDP program is attached: `exitmark detach` takes an exitmark's off, \
-             `ip link set dev {interface} xdp off` another one's"
-        ),
+        // EEXIST: the other one is in another mode.
+        Some(libc::EBUSY | libc::EEXIST) => {
+            let state = xdp_state(ifindex).ok().filter(|state| state.program != 0);
+            let number = state.map_or_else(String::new, |state| {
+                let number = state.program;
+                format!(" (number {number}; `bpftool prog show id {number}` says what it is)")
+            });
+            format!(
+                "; another XDP program is attached{number}: `exitmark detach` takes an exitmark's \
+                 off, `ip link set dev {interface} xdp off` another one's"
+            )
+        }
         Some(libc::EPERM) => "; it takes CAP_NET_ADMIN and CAP_BPF".to_owned(),
         Some(libc::ERANGE | libc::EINVAL | libc::EOPNOTSUPP) => {
             "; the driver may not take this MTU or number of queues with XDP".to_owned()

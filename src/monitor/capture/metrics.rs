@@ -142,7 +142,7 @@ impl Collector for Totals {
             "build",
             "The program and its databases",
             [labels([
-                ("version", env!("CARGO_PKG_VERSION")),
+                ("version", env!("EXITMARK_VERSION")),
                 ("countries", &self.places.countries),
                 ("systems", &self.places.systems),
             ])],

@@ -16,7 +16,7 @@ const PROGRAM: &str = "exitmark-monitor";
 
 /// Count what exitmark has marked, and publish statistics that name nobody
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version)]
+#[command(name = PROGRAM, version = env!("EXITMARK_VERSION"))]
 pub struct Invocation {
     #[command(subcommand)]
     command: Command,

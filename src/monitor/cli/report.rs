@@ -48,8 +48,41 @@ fn words(summary: &Summary, directory: &Path) -> String {
         periods,
         ..
     } = summary;
+    let count = |number: u64, name: &str| match number {
+        1 => format!("1 {name}"),
+        _ => format!("{number} {name}s"),
+    };
     format!(
-        "{periods} periods of {exits} exits: {pages} pages; look at {}\n",
+        "{} of {}: {}; look at {}\n",
+        count(*periods, "period"),
+        count(*exits as u64, "exit"),
+        count(*pages as u64, "page"),
         directory.join("index.html").display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_one() {
+        let told = |pages, exits, periods| {
+            let summary = Summary {
+                pages,
+                exits,
+                periods,
+                files: 3,
+            };
+            words(&summary, Path::new("out"))
+        };
+        assert_eq!(
+            told(1, 1, 1),
+            "1 period of 1 exit: 1 page; look at out/index.html\n"
+        );
+        assert_eq!(
+            told(7, 2, 30),
+            "30 periods of 2 exits: 7 pages; look at out/index.html\n"
+        );
+    }
 }

@@ -256,7 +256,7 @@ impl StateDirectory {
         }
         let storing = Storing {
             format: FORMAT,
-            monitor: env!("CARGO_PKG_VERSION"),
+            monitor: env!("EXITMARK_VERSION"),
             start: period.start,
             length_seconds: period.length.seconds(),
             ran_seconds: ran.as_secs(),

@@ -24,7 +24,7 @@ fn a_reload_that_empties_the_relay_set_is_refused() {
         .lines()
         .find(|line| line.starts_with("consensus = "))
         .unwrap();
-    let extra = "extra = [\"198.51.100.1:9001\", \"198.51.100.2:9001\"]";
+    let extra = "extra = [\"203.0.113.201:9001\", \"203.0.113.202:9001\"]";
     fs::write(&rig.configuration, text.replace(consensus, extra)).unwrap();
     rig.running.signal(Signal::SIGHUP).unwrap();
     said(

@@ -457,9 +457,11 @@ fn who_is_there_already() {
     ground.ip("link set dev uplink0 xdp off");
     // The kernel has another word for a program in another mode.
     occupy(&ground.site.middle, "uplink0").unwrap();
+    let off = "link set dev uplink0 xdpgeneric off";
+    let words = &["another XDP program is attached", off, "exitmark detach"];
     ground.take(&turn("another XDP program in generic mode", words));
     assert_eq!(pins(&ground.site), Vec::<String>::new());
-    ground.ip("link set dev uplink0 xdp off");
+    ground.ip(off);
 
     let Ground {
         site,

@@ -329,9 +329,14 @@ fn attach_hint(error: &io::Error, interface: &str, ifindex: u32) -> String {
                 let number = state.program;
                 format!(" (number {number}; `bpftool prog show id {number}` says what it is)")
             });
+            // Without its mode, `xdp off` leaves a generic program where it is.
+            let mode = match state {
+                Some(state) if state.is_generic => "xdpgeneric",
+                _ => "xdp",
+            };
             format!(
                 "; another XDP program is attached{number}: `exitmark detach` takes an exitmark's \
-                 off, `ip link set dev {interface} xdp off` another one's"
+                 off, `ip link set dev {interface} {mode} off` another one's"
             )
         }
         Some(libc::EPERM) => "; it takes CAP_NET_ADMIN and CAP_BPF".to_owned(),

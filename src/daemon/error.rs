@@ -135,6 +135,24 @@ pub enum DaemonError {
     /// The operating system refuses something basic.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
+    /// One NIC is to play two roles that it cannot play together.
+    #[error(
+        "ports.{first_role} = \"{first}\" and ports.{second_role} = \"{second}\" are two names of \
+         one NIC, {nic}: name another one; uplink and incoming alone can be one NIC, and then both \
+         keys have the same name"
+    )]
+    SameNic {
+        /// One key's name.
+        first: String,
+        /// That key.
+        first_role: Role,
+        /// The other key's name.
+        second: String,
+        /// That key.
+        second_role: Role,
+        /// The kernel's own name.
+        nic: String,
+    },
     /// A port was lost, is back, and cannot be used.
     #[error(
         "a port was lost and could not be set up again in {0} tries: {1}; the program decides for \

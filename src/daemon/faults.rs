@@ -23,6 +23,8 @@ pub(super) enum Fault {
     Queues { is: u32, was: u32 },
     /// Frames for other addresses than its own are not taken.
     NotPromiscuous,
+    /// It was made a port of the interface with this number, such as a bridge.
+    Member(u32),
 }
 
 impl Fault {
@@ -35,6 +37,7 @@ impl Fault {
             Self::Mtu { .. } => "mtu",
             Self::Queues { .. } => "queues_changed",
             Self::NotPromiscuous => "promiscuous",
+            Self::Member(_) => "member",
         }
     }
 
@@ -75,6 +78,10 @@ impl Fault {
             Self::Queues { is, was } => format!(
                 "{nic} ({role}) has {is} receive queues, and had {was} when its sockets were bound"
             ),
+            Self::Member(_) => format!(
+                "{nic} ({role}) was made a port of a bridge, bond or the like, which sends and \
+                 receives by it: `ip link set dev {nic} nomaster`"
+            ),
             Self::NotPromiscuous => format!(
                 "promiscuous mode was turned off at {nic} ({role}), and is turned on again: without \
                  it frames for other MAC addresses are lost"
@@ -113,6 +120,11 @@ pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, seen: Seen) -
             is: seen.queues,
             was: port.nic.queues,
         });
+    }
+    if let Some(master) = now.master
+        && port.nic.relatives.master.is_none()
+    {
+        faults.push(Fault::Member(master));
     }
     if detach::must_be_promiscuous(port.role) && !now.is_promiscuous {
         faults.push(Fault::NotPromiscuous);
@@ -170,6 +182,7 @@ mod tests {
             is_up: true,
             has_carrier: true,
             is_promiscuous: true,
+            master: None,
             received: 0,
         }
     }
@@ -217,6 +230,11 @@ mod tests {
             ..state()
         };
         assert_eq!(all(deaf.clone(), SEEN), [Fault::NotPromiscuous]);
+        let enslaved = LinkState {
+            master: Some(9),
+            ..state()
+        };
+        assert_eq!(all(enslaved, SEEN), [Fault::Member(9)]);
         // `incoming` takes only what is sent to it.
         let incoming = self::port(Role::Incoming);
         assert_eq!(faults(&incoming, Some(&deaf), SEEN), []);

@@ -37,6 +37,7 @@ impl Nics {
         for (role, name) in names.iter() {
             nics.ports[role] = name.as_ref().map(look).transpose()?;
         }
+        nics.tell_apart(names)?;
         if let Some(incoming) = &settings.ports.incoming {
             let role = match nics.ports[Role::Incoming] {
                 Some(_) => Role::Incoming,
@@ -91,9 +92,33 @@ impl Nics {
         }
     }
 
+    /// A NIC can have several names, and be named twice by them.
+    fn tell_apart(&self, names: &PerRole<Option<String>>) -> Result<(), DaemonError> {
+        let mut seen: Vec<(Role, &Nic)> = Vec::new();
+        for (role, nic) in self.present() {
+            if let Some(&(other, _)) = seen.iter().find(|(_, one)| one.index == nic.index) {
+                let name = |role: Role| names[role].clone().unwrap_or_default();
+                return Err(DaemonError::SameNic {
+                    first: name(other),
+                    first_role: other,
+                    second: name(role),
+                    second_role: role,
+                    nic: nic.name.clone(),
+                });
+            }
+            seen.push((role, nic));
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), DaemonError> {
         let mut first: Option<&Nic> = None;
         for (role, nic) in self.present() {
+            nic.refuse_bundles()?;
+            // On the network of the next hop the box may have interfaces of its own.
+            if role != Role::Incoming && self.incoming_role != Some(role) {
+                nic.refuse_uppers()?;
+            }
             if !nic.is_up {
                 return Err(DaemonError::Down(nic.name.clone(), role));
             }

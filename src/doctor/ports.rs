@@ -3,7 +3,7 @@
 use super::facts::{Facts, Port};
 use super::{Finding, Severity, word};
 use crate::datapath::{MAX_QUEUES, Role};
-use crate::nic::{NextHop, Nic, Offload, OffloadState, common_queues};
+use crate::nic::{NextHop, Nic, NicError, Offload, OffloadState, common_queues};
 use crate::settings::Engine;
 use std::net::IpAddr;
 
@@ -27,6 +27,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 
 fn of_nic(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     let mut findings = vec![presence(nic, port.role)];
+    findings.extend(company(facts, port, nic));
     findings.extend(xdp(facts, port, nic));
     findings.extend(length(facts, port, nic));
     findings.extend(queues(facts, port, nic));
@@ -54,6 +55,32 @@ fn presence(nic: &Nic, role: Option<Role>) -> Finding {
             .because("nobody is at the other end, or the cable is not in");
     }
     Finding::ok(subject, format!("{role}, up, with carrier, {}", nic.mac))
+}
+
+/// Other interfaces that send or receive by it.
+fn company(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
+    let may_have_uppers = match port.role {
+        Some(Role::Incoming) => true,
+        Some(Role::Uplink) => facts.shares_uplink,
+        _ => false,
+    };
+    let refused = nic
+        .refuse_bundles()
+        .err()
+        .or_else(|| match may_have_uppers {
+            true => None,
+            false => nic.refuse_uppers().err(),
+        })?;
+    let finding = Finding::fault(&port.name, refused.to_string());
+    Some(match refused {
+        NicError::Member { name, .. } => {
+            finding.mended_by(format!("ip link set dev {} nomaster", word(&name)))
+        }
+        NicError::Upper { upper, .. } => {
+            finding.mended_by(format!("ip link set dev {} down", word(&upper)))
+        }
+        _ => finding,
+    })
 }
 
 fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {

@@ -44,6 +44,8 @@ pub struct LinkState {
     pub has_carrier: bool,
     /// Whether it was asked to take frames for any address.
     pub is_promiscuous: bool,
+    /// The number of the interface of which it is a port.
+    pub master: Option<u32>,
     /// Packets that it has received, or missed for want of buffers. Drivers differ in whether the
     /// first includes the second.
     pub received: u64,
@@ -72,6 +74,7 @@ impl LinkState {
             is_up: flags.contains(LinkFlags::Up),
             has_carrier: flags.contains(LinkFlags::LowerUp),
             is_promiscuous: flags.contains(LinkFlags::Promisc),
+            master: super::relatives::master_of(message),
             received: 0,
         };
         for attribute in &message.attributes {

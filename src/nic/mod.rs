@@ -8,6 +8,7 @@ mod link;
 mod offloads;
 mod own;
 mod queues;
+mod relatives;
 mod way;
 
 use crate::packet::MacAddr;
@@ -31,6 +32,7 @@ pub use link::{LinkState, LinkWatch, index_of};
 pub use offloads::{Offload, OffloadState, Offloads};
 pub use own::Own;
 pub use queues::{common_queues, possible_cpus};
+pub use relatives::{Relative, Relatives};
 pub use way::{NextHop, NextHopError, Way, WayWatch};
 
 /// Ethernet's own MTU, for which every driver has buffers that hold a frame.
@@ -69,6 +71,8 @@ pub struct Nic {
     pub addresses: Vec<IpNet>,
     /// What it does to frames before anybody sees them.
     pub offloads: Offloads,
+    /// What it is beside a NIC.
+    pub relatives: Relatives,
 }
 
 /// Why a NIC cannot be used.
@@ -83,6 +87,56 @@ pub enum NicError {
     /// Not an Ethernet NIC.
     #[error("{0} has no MAC address: exitmark needs Ethernet interfaces")]
     NotEthernet(String),
+    /// It bundles other interfaces.
+    #[error(
+        "{name} is a {kind}, whose frames leave by other interfaces: name one of the NICs in it \
+         (`ip link show master {name}` lists them), taken out of it by `ip link set dev NIC \
+         nomaster`{}",
+        aggregation(.kind)
+    )]
+    Bundle {
+        /// The interface.
+        name: String,
+        /// Its kind.
+        kind: String,
+    },
+    /// It shares a NIC with others.
+    #[error(
+        "{name} is a {kind}, which shares the NIC below it with others: name that NIC (`ip link show \
+         dev {name}` has it behind the `@`)"
+    )]
+    Share {
+        /// The interface.
+        name: String,
+        /// Its kind.
+        kind: String,
+    },
+    /// It is a port of another interface.
+    #[error(
+        "{name} is a port of the {kind} {master}, which sends and receives by it: `ip link set dev \
+         {name} nomaster` takes it out{}",
+        aggregation(.kind)
+    )]
+    Member {
+        /// The NIC.
+        name: String,
+        /// What it is a port of.
+        master: String,
+        /// Its kind.
+        kind: String,
+    },
+    /// Another interface sends by it.
+    #[error(
+        "{name} has the {kind} {upper} on top of it, which sends by it: `ip link set dev {upper} down`"
+    )]
+    Upper {
+        /// The NIC.
+        name: String,
+        /// What is on top of it.
+        upper: String,
+        /// Its kind.
+        kind: String,
+    },
     /// Nobody may be resolved.
     #[error("cannot have the kernel resolve a next hop on {0}: it takes CAP_NET_ADMIN")]
     Resolve(String),
@@ -132,6 +186,17 @@ pub enum NicError {
     },
 }
 
+/// What to do where links are aggregated.
+fn aggregation(kind: &str) -> &'static str {
+    match kind {
+        "bond" | "team" => {
+            "; aggregated links do not pass through exitmark: end the aggregation in front of the \
+             box and give it one link"
+        }
+        _ => "",
+    }
+}
+
 fn runtime() -> Result<Runtime, NicError> {
     Builder::new_current_thread()
         .enable_io()
@@ -151,11 +216,15 @@ fn connect() -> Result<rtnetlink::Handle, NicError> {
 }
 
 impl Nic {
-    /// Looks at the NIC of this name.
+    /// Looks at the NIC of this name, which may be an alternative one.
     ///
     /// # Errors
     /// It is not there, or is no Ethernet NIC.
     pub fn look(name: &str) -> Result<Self, NicError> {
+        Self::look_at(name, true)
+    }
+
+    fn look_at(name: &str, with_uppers: bool) -> Result<Self, NicError> {
         converse(async {
             // The conversation ends when its last handle is dropped.
             let handle = connect()?;
@@ -163,7 +232,9 @@ impl Nic {
             let message = message.ok_or_else(|| NicError::Missing(name.to_owned()))?;
             // It may have been asked for by an alternative name.
             let own_name = link::name_of(&message).unwrap_or(name);
-            Self::of_message(&handle, own_name, &message).await
+            let mut nic = Self::of_message(&handle, own_name, &message).await?;
+            nic.relatives = Relatives::look(&handle, &message, with_uppers).await?;
+            Ok(nic)
         })
     }
 
@@ -218,6 +289,7 @@ impl Nic {
             driver,
             addresses: addresses(handle, message.header.index).await?,
             offloads: Offloads::look(name).await?,
+            relatives: Relatives::default(),
         })
     }
 
@@ -296,10 +368,11 @@ impl Nic {
         self.name.replace('.', "/")
     }
 
-    /// Looks at the NIC that the kernel has by this number, if there is one.
+    /// Looks at the NIC that the kernel has by this number, if there is one; not at what is on top of
+    /// it.
     pub fn of_index(index: u32) -> Option<Self> {
         let name = nix::net::if_::if_indextoname(index).ok()?;
-        Self::look(name.to_str().ok()?).ok()
+        Self::look_at(name.to_str().ok()?, false).ok()
     }
 
     /// Turns promiscuous mode on or off: a wire must take frames for any address.
@@ -363,6 +436,7 @@ impl Nic {
             driver: driver.map(str::to_owned),
             addresses: Vec::new(),
             offloads: Offloads::default(),
+            relatives: Relatives::default(),
         }
     }
 }

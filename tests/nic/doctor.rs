@@ -63,6 +63,9 @@ fn what_is_broken_is_found_and_each_command_mends_it() {
         "addr add 192.0.2.78/24 dev host0",
         "link set host0 down",
         "link set uplink0 mtu 1400",
+        "link add br0 type bridge",
+        "link set incoming0 master br0",
+        "link add link host0 name mv0 type macvlan",
     ] {
         middle.ip(line).unwrap();
     }
@@ -85,6 +88,7 @@ fn what_is_broken_is_found_and_each_command_mends_it() {
     for (severity, subject, words) in [
         ("fault", "pins", "no BPF file system"),
         ("fault", "host0", "is down"),
+        ("fault", "incoming0", "is a port of the bridge br0"),
         ("fault", "host0", "192.0.2.77/24"),
         ("fault", "host0", "192.0.2.78/24"),
         ("fault", "uplink0", "MTU 1400, not 1500"),

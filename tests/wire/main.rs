@@ -17,6 +17,7 @@
 
 mod agreement;
 mod blind;
+mod bundles;
 mod craft;
 mod doubtful;
 mod dumps;

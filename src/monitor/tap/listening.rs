@@ -10,7 +10,7 @@ const HARMFUL: [Offload; 2] = [Offload::Lro, Offload::GroHw];
 
 /// Refuses a NIC that is not up, or where this machine's own stack takes part in the network.
 pub(super) fn refuse_speakers(nic: &Nic) -> Result<(), TapError> {
-    refuse_addresses(nic)?;
+    refuse_senders(nic)?;
     let (interface, sysctl) = (nic.name.clone(), nic.sysctl_name());
     // A directory's name has the dots that the name of a sysctl has not.
     let switch = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
@@ -23,8 +23,10 @@ pub(super) fn refuse_speakers(nic: &Nic) -> Result<(), TapError> {
     Ok(())
 }
 
-/// Refuses a NIC that has an address: somebody may speak by it.
-pub(super) fn refuse_addresses(nic: &Nic) -> Result<(), TapError> {
+/// Refuses a NIC by which this machine may send: it has an address, or another interface has it.
+pub(super) fn refuse_senders(nic: &Nic) -> Result<(), TapError> {
+    nic.refuse_bundles()?;
+    nic.refuse_uppers()?;
     match nic.addresses.first() {
         None => Ok(()),
         Some(address) => Err(TapError::Address {

@@ -90,13 +90,13 @@ impl TapCounters {
     }
 }
 
-/// Looks whether a NIC that is listened to still has no address. Takes no capability, and some
-/// milliseconds.
+/// Looks whether a NIC that is listened to still has no address, and no other interface sends by it.
+/// Takes no capability, and some milliseconds.
 ///
 /// # Errors
-/// It has one, or is gone.
+/// Either, or it is gone.
 pub fn look(interface: &str) -> Result<(), TapError> {
-    listening::refuse_addresses(&Nic::look(interface)?)
+    listening::refuse_senders(&Nic::look(interface)?)
 }
 
 /// A NIC that is listened to. Dropping it ends that, as [`Tap::close`] does.

@@ -65,6 +65,72 @@ fn an_address_that_comes_later_is_seen() {
 }
 
 #[test]
+fn a_nic_by_which_another_interface_sends_is_refused() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let ip = |line: &str| rig.monitor.ip(line).unwrap();
+    let look = || rig.monitor.run(|| exitmark::monitor::tap::look("tap0"));
+    let named = |interface: &str| TapSettings {
+        interface: interface.to_owned(),
+        ..settings()
+    };
+    // Both make the NIC promiscuous by themselves.
+    let refused = |settings: TapSettings| {
+        let open = move || Tap::open(&settings).err().unwrap().to_string();
+        rig.monitor.run(open)
+    };
+    let tap = rig.open().unwrap();
+    ip("link add br0 type bridge");
+    ip("link set br0 up");
+    ip("link set tap0 master br0");
+    let expected = "tap0 is a port of the bridge br0, which sends and receives by it: `ip link set \
+                    dev tap0 nomaster` takes it out";
+    // It comes later, and is there from the start.
+    assert_eq!(look().unwrap_err().to_string(), expected);
+    tap.close().unwrap();
+    assert_eq!(refused(settings()), expected);
+    ip("link set tap0 nomaster");
+    let words = refused(named("br0"));
+    assert!(words.starts_with("br0 is a bridge"), "{words}");
+    ip("link add link tap0 name mv0 type macvlan");
+    look().unwrap();
+    ip("link set mv0 up");
+    let words = refused(settings());
+    let mend = "tap0 has the macvlan mv0 on top of it";
+    assert!(words.starts_with(mend), "{words}");
+    assert_eq!(look().unwrap_err().to_string(), words);
+    ip("link del mv0");
+    look().unwrap();
+}
+
+#[test]
+fn a_nic_is_looked_at_by_its_own_name_whatever_it_is_called() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let names = ["enp4s0tap", "the-port-at-the-tap"];
+    for name in names {
+        let line = format!("link property add dev tap0 altname {name}");
+        rig.monitor.ip(&line).unwrap();
+    }
+    let ipv6 = "net/ipv6/conf/tap0/disable_ipv6";
+    for name in names {
+        let named = || TapSettings {
+            interface: name.to_owned(),
+            ..settings()
+        };
+        rig.monitor.sysctl(ipv6, "0").unwrap();
+        rig.monitor.ip("addr flush dev tap0").unwrap();
+        let words = refusal(&rig, named());
+        assert!(words.starts_with("IPv6 is on at tap0"), "{words}");
+        rig.monitor.sysctl(ipv6, "1").unwrap();
+        let settings = named();
+        let tap = rig.monitor.run(move || Tap::open(&settings)).unwrap();
+        assert_eq!(tap.interface(), "tap0");
+        tap.close().unwrap();
+    }
+}
+
+#[test]
 fn a_nic_that_is_down_or_missing_is_refused() {
     needs_root!();
     let rig = Rig::new(1, 1500);

@@ -1,0 +1,215 @@
+//! Interfaces that belong together: bridges, bonds and teams with their ports, macvlans on top of a
+//! NIC. None of them is a port of a box or a tap by itself: another one sends or receives by it.
+//!
+//! Sources: the kernel's include/uapi/linux/if_link.h (IFLA_LINKINFO, IFLA_MASTER, IFLA_LINK).
+
+use super::link::name_of;
+use super::{Nic, NicError, unanswered};
+use futures_util::stream::TryStreamExt;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+
+/// Another interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relative {
+    /// Its name.
+    pub name: String,
+    /// Its kind, as `ip -d link` shows it; empty where it has none.
+    pub kind: String,
+}
+
+/// What an interface is beside a NIC.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Relatives {
+    /// Its kind, as `ip -d link` shows it; none for a piece of hardware.
+    pub kind: Option<String>,
+    /// What it is a port of.
+    pub master: Option<Relative>,
+    /// What sends by it: interfaces on top of it that are set up.
+    pub uppers: Vec<Relative>,
+}
+
+/// Kinds whose frames leave by other interfaces, which are what can be a port.
+const BUNDLES: [&str; 5] = ["bridge", "bond", "team", "openvswitch", "hsr"];
+/// Kinds that share the NIC below them with its other users.
+const SHARES: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
+/// Kinds of interfaces on top of a NIC that send by it.
+const UPPERS: [&str; 6] = ["macvlan", "macvtap", "ipvlan", "ipvtap", "vlan", "macsec"];
+/// The kind of master that neither sends nor receives by its ports: a routing table of their own.
+const ROUTING_TABLE: &str = "vrf";
+
+impl Relatives {
+    /// Reads what the interface says of itself; names are asked for, and so is what is on top of it
+    /// where that is wanted.
+    pub(super) async fn look(
+        handle: &rtnetlink::Handle,
+        message: &LinkMessage,
+        with_uppers: bool,
+    ) -> Result<Self, NicError> {
+        let mut relatives = Self {
+            kind: kind_of(message),
+            ..Self::default()
+        };
+        if let Some(master) = master_of(message) {
+            let by_index = handle.link().get().match_index(master);
+            let found = Box::pin(by_index.execute()).try_next().await;
+            // It may have gone just now.
+            let found = found.ok().flatten();
+            relatives.master = Some(Relative {
+                name: found
+                    .as_ref()
+                    .and_then(name_of)
+                    .map_or_else(|| format!("interface {master}"), ToOwned::to_owned),
+                kind: found.as_ref().and_then(kind_of).unwrap_or_default(),
+            });
+        }
+        if with_uppers {
+            relatives.uppers = uppers(handle, message.header.index).await?;
+        }
+        Ok(relatives)
+    }
+}
+
+/// The interfaces that are set up on top of this one, in this network namespace.
+async fn uppers(handle: &rtnetlink::Handle, index: u32) -> Result<Vec<Relative>, NicError> {
+    let mut links = handle.link().get().execute();
+    let mut uppers = Vec::new();
+    while let Some(link) = links.try_next().await.map_err(unanswered)? {
+        let is_on_it = link.attributes.contains(&LinkAttribute::Link(index));
+        // The number is another namespace's.
+        let is_elsewhere = |one: &LinkAttribute| matches!(one, LinkAttribute::LinkNetNsId(_));
+        if let Some(kind) = kind_of(&link)
+            && is_on_it
+            && !link.attributes.iter().any(is_elsewhere)
+            && link.header.flags.contains(LinkFlags::Up)
+            && UPPERS.contains(&kind.as_str())
+        {
+            let name = name_of(&link).unwrap_or_default().to_owned();
+            uppers.push(Relative { name, kind });
+        }
+    }
+    Ok(uppers)
+}
+
+fn kind_of(message: &LinkMessage) -> Option<String> {
+    let infos = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        })?;
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    })
+}
+
+/// The number of the interface of which this one is a port.
+pub(super) fn master_of(message: &LinkMessage) -> Option<u32> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Controller(master) if *master != 0 => Some(*master),
+            _ => None,
+        })
+}
+
+impl Nic {
+    /// Refuses an interface that is no NIC by itself: bridges, bonds, teams, what shares a NIC with
+    /// others, and the ports of any of these.
+    ///
+    /// # Errors
+    /// It is one; the message says what to name instead.
+    pub fn refuse_bundles(&self) -> Result<(), NicError> {
+        let name = self.name.clone();
+        if let Some(kind) = &self.relatives.kind {
+            let kind = kind.clone();
+            if BUNDLES.contains(&kind.as_str()) {
+                return Err(NicError::Bundle { name, kind });
+            }
+            if SHARES.contains(&kind.as_str()) {
+                return Err(NicError::Share { name, kind });
+            }
+        }
+        match &self.relatives.master {
+            Some(master) if master.kind != ROUTING_TABLE => Err(NicError::Member {
+                name,
+                master: master.name.clone(),
+                kind: master.kind.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a NIC by which an interface on top of it sends.
+    ///
+    /// # Errors
+    /// There is such an interface, and it is set up.
+    pub fn refuse_uppers(&self) -> Result<(), NicError> {
+        match self.relatives.uppers.first() {
+            Some(upper) => Err(NicError::Upper {
+                name: self.name.clone(),
+                upper: upper.name.clone(),
+                kind: upper.kind.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nic(kind: Option<&str>, master: Option<&str>) -> Nic {
+        let mut nic = Nic::example("eth0", None);
+        nic.relatives.kind = kind.map(str::to_owned);
+        nic.relatives.master = master.map(|kind| Relative {
+            name: "over0".to_owned(),
+            kind: kind.to_owned(),
+        });
+        nic
+    }
+
+    #[test]
+    fn only_a_nic_by_itself_is_taken() {
+        for kind in [None, Some("veth"), Some("dummy"), Some("tun"), Some("vlan")] {
+            for master in [None, Some("vrf")] {
+                assert!(nic(kind, master).refuse_bundles().is_ok(), "{kind:?}");
+            }
+        }
+        for kind in BUNDLES.into_iter().chain(SHARES) {
+            let refused = nic(Some(kind), None).refuse_bundles().unwrap_err();
+            let refused = refused.to_string();
+            assert!(
+                refused.contains(kind) && refused.contains("name "),
+                "{refused}"
+            );
+        }
+        // Of a master that says nothing of itself, too.
+        for master in BUNDLES.into_iter().chain([""]) {
+            let refused = nic(Some("veth"), Some(master)).refuse_bundles();
+            let refused = refused.unwrap_err().to_string();
+            let mend = "`ip link set dev eth0 nomaster`";
+            assert!(
+                refused.contains(mend) && refused.contains("over0"),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_sends_by_a_nic_is_named() {
+        let mut nic = nic(None, None);
+        assert!(nic.refuse_uppers().is_ok());
+        nic.relatives.uppers.push(Relative {
+            name: "mv0".to_owned(),
+            kind: "macvlan".to_owned(),
+        });
+        let refused = nic.refuse_uppers().unwrap_err().to_string();
+        for words in ["eth0", "macvlan mv0", "`ip link set dev mv0 down`"] {
+            assert!(refused.contains(words), "{refused}");
+        }
+    }
+}

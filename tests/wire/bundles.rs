@@ -1,0 +1,170 @@
+//! Interfaces that are no port by themselves, NICs by which others send, and NICs with several
+//! names.
+
+use crate::craft::{AF11, exit};
+use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, eventually, moved, needs_root, silence};
+use exitmark::control::{Client, DEFAULT_SOCKET};
+use exitmark::lab::LabError;
+use exitmark::lab::site::{Plan, Site};
+use std::path::{Path, PathBuf};
+
+/// Longer than a NIC's own name may be.
+const LONG_NAME: &str = "the-uplink-of-the-box";
+
+/// Writes the configuration with another name in the place of one.
+fn write(directory: &Path, name: &str, by: &str) -> PathBuf {
+    let path = Config::default().write(directory);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(name), "{text}");
+    std::fs::write(&path, text.replace(name, by)).unwrap();
+    path
+}
+
+#[test]
+fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    silence(&site);
+    let directory = tempfile::tempdir().unwrap();
+    let ip = |line: &str| site.middle.ip(line).unwrap();
+    ip("link add br0 type bridge");
+    ip("link set br0 up");
+    ip(&format!(
+        "link property add dev uplink0 altname {LONG_NAME} altname wan"
+    ));
+    let table: [(&[&str], &[&str], &str, &str, &[&str]); 8] = [
+        (
+            &[],
+            &[],
+            "host0",
+            "br0",
+            &["br0 is a bridge", "`ip link show master br0`", "nomaster"],
+        ),
+        (
+            &["link set uplink0 master br0"],
+            &["link set uplink0 nomaster"],
+            "uplink0",
+            "uplink0",
+            &[
+                "uplink0 is a port of the bridge br0",
+                "`ip link set dev uplink0 nomaster`",
+            ],
+        ),
+        (
+            &["link set uplink0 master br0"],
+            &["link set uplink0 nomaster"],
+            "uplink0",
+            LONG_NAME,
+            &["uplink0 is a port of the bridge br0"],
+        ),
+        (
+            &["link set incoming0 master br0"],
+            &["link set incoming0 nomaster"],
+            "incoming0",
+            "incoming0",
+            &["incoming0 is a port of the bridge br0"],
+        ),
+        (
+            &[
+                "link add link incoming0 name mv0 type macvlan",
+                "link set mv0 up",
+            ],
+            &["link del mv0"],
+            "incoming0",
+            "mv0",
+            &["mv0 is a macvlan", "`ip link show dev mv0`"],
+        ),
+        (
+            &[
+                "link add link uplink0 name mv0 type macvlan",
+                "link set mv0 up",
+            ],
+            &["link del mv0"],
+            "uplink0",
+            "uplink0",
+            &[
+                "uplink0 has the macvlan mv0 on top of it",
+                "`ip link set dev mv0 down`",
+            ],
+        ),
+        (
+            &[],
+            &[],
+            "\"host0\"",
+            "\"wan\"",
+            &[
+                "ports.host = \"wan\" and ports.uplink = \"uplink0\" are two names of one NIC, uplink0",
+            ],
+        ),
+        (
+            &[],
+            &[],
+            "\"incoming0\"",
+            "\"wan\"",
+            &[
+                "are two names of one NIC, uplink0",
+                "both keys have the same name",
+            ],
+        ),
+    ];
+    for (before, after, name, by, words) in table {
+        let path = write(directory.path(), name, by);
+        before.iter().for_each(|line| drop(ip(line)));
+        let refused = site.run(Path::new(EXITMARK), &path).err().unwrap();
+        let refused = refused.to_string();
+        for words in words {
+            assert!(refused.contains(words), "{words}: {refused}");
+        }
+        after.iter().for_each(|line| drop(ip(line)));
+    }
+    // On the network of the next hop the box may have interfaces of its own.
+    ip("link add link incoming0 name mv0 type macvlan");
+    ip("link set mv0 up");
+    let path = write(directory.path(), "uplink0", LONG_NAME);
+    let running = site.run(Path::new(EXITMARK), &path).unwrap();
+    assert!(
+        running.ready.contains(" uplink=uplink0 "),
+        "{}",
+        running.ready
+    );
+    let report = site
+        .middle
+        .run(|| Client::new(DEFAULT_SOCKET).status().unwrap());
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    moved(&running.stop().unwrap());
+}
+
+#[test]
+fn a_port_that_joins_a_bridge_later_is_an_alarm() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let ip = |line: &str| rig.site.middle.ip(line).unwrap();
+    ip("link add br0 type bridge");
+    ip("link set uplink0 master br0");
+    let warned = |is_wanted: bool| {
+        eventually("the warning", || {
+            let status = || Client::new(DEFAULT_SOCKET).status().unwrap();
+            let warnings = rig.site.middle.run(status).warnings;
+            let found = warnings.iter().any(|one| {
+                one.kind == "member" && one.text.contains("`ip link set dev uplink0 nomaster`")
+            });
+            (found == is_wanted)
+                .then_some(())
+                .ok_or_else(|| LabError(format!("{warnings:?}")))
+        });
+    };
+    warned(true);
+    assert!(
+        rig.running
+            .log()
+            .contains("ALARM: uplink0 (uplink) was made a port")
+    );
+    ip("link set uplink0 nomaster");
+    warned(false);
+    let mut eye = rig.watch(Side::Clearnet);
+    let frame = exit(0, 60);
+    rig.port(Side::Host).send(&frame.outbound(&[])).unwrap();
+    let marked = frame.tos(AF11).outbound(&[]);
+    assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == marked)));
+    moved(&rig.running.stop().unwrap());
+}

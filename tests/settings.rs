@@ -1,6 +1,11 @@
 //! Tier: any machine. A configuration that cannot be is refused with the key, the value, and
 //! what is accepted.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's ground that is missing is the test's failure"
+)]
+
 #[path = "settings/together.rs"]
 mod together;
 

@@ -2,7 +2,7 @@
 
 use super::{misused, print, unmet};
 use crate::control::DEFAULT_SOCKET;
-use crate::daemon;
+use crate::daemon::{self, Attached};
 use crate::process;
 use crate::settings::Settings;
 use std::path::PathBuf;
@@ -30,8 +30,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Some(path) => match Settings::load(path) {
             Ok(settings) if arguments.keep_wire => {
                 process::log_to_stderr();
-                return match daemon::wire(settings, Duration::ZERO) {
-                    Ok([host, uplink]) => {
+                return match daemon::wire(settings, Duration::ZERO, Attached::Goes) {
+                    Ok(names) => {
+                        let [host, uplink] = names.unwrap_or_default();
                         print(&format!("detached: {host} and {uplink} are a plain wire\n"))
                     }
                     Err(error) => unmet(error),

@@ -1,7 +1,7 @@
 //! `exitmark wire`: a plain wire, before there is a policy.
 
 use super::{misused, print, unmet};
-use crate::daemon;
+use crate::daemon::{self, Attached};
 use crate::process;
 use crate::settings::Settings;
 use std::path::PathBuf;
@@ -10,7 +10,8 @@ use std::time::Duration;
 
 /// Forward everything between host and uplink, unmarked, until `run` takes over; ends at once
 ///
-/// For the beginning of a boot. It needs neither a relay set nor a process that runs.
+/// For the beginning of a boot. It needs neither a relay set nor a process that runs. Where a box is
+/// attached already it changes nothing; `detach --keep-wire` takes one off.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The configuration, of which the NICs and pins are used
@@ -28,8 +29,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return misused(format_args!("{}: {error}", arguments.config.display())),
     };
     process::log_to_stderr();
-    match daemon::wire(settings, Duration::from_secs(arguments.wait.into())) {
-        Ok([host, uplink]) => print(&format!("{host} and {uplink} are a plain wire\n")),
+    let patience = Duration::from_secs(arguments.wait.into());
+    match daemon::wire(settings, patience, Attached::Stays) {
+        Ok(Some([host, uplink])) => print(&format!("{host} and {uplink} are a plain wire\n")),
+        Ok(None) => print("a box is attached, and stays as it is\n"),
         Err(error) => unmet(error),
     }
 }

@@ -124,7 +124,11 @@ pub(super) fn must_be_promiscuous(role: Role) -> bool {
 
 /// Turns promiscuous mode on again after somebody turned it off. That is remembered like what a
 /// start changes.
-pub(super) fn set_promiscuous(pins: &Pins, role: Role, nic: &Nic) -> Result<(), DaemonError> {
+pub(super) fn set_promiscuous(
+    (pins, record): (&Pins, &Record),
+    role: Role,
+    nic: &Nic,
+) -> Result<(), DaemonError> {
     let netns = netns()?;
     let ours = pins
         .undo(role)
@@ -136,6 +140,7 @@ pub(super) fn set_promiscuous(pins: &Pins, role: Role, nic: &Nic) -> Result<(), 
         changed: ours | Setting::Promiscuous.bit(),
     };
     pins.remember(role, Some(undo))?;
+    record.write(&united(record.read().into_iter().chain([undo])));
     Ok(nic.set_promiscuous(true)?)
 }
 

@@ -64,7 +64,7 @@ use workers::Workers;
 
 pub use detach::detach;
 pub use error::DaemonError;
-pub use wire::wire;
+pub use wire::{Attached, wire};
 
 /// How often the main thread looks around while nothing happens.
 const TICK: Duration = Duration::from_secs(60);

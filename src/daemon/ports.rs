@@ -12,7 +12,7 @@ use super::nics::{Nics, configured};
 use super::parts::{Assembly, Base, StandingPort};
 use super::{Daemon, DaemonError, Event, capabilities, detach};
 use crate::datapath::{Attachment, Buffers, PerRole, Role};
-use crate::nic::{LinkState, LinkWatch, NicError, index_of};
+use crate::nic::{LinkState, LinkWatch, Nic, NicError, index_of};
 use crate::process;
 use crossbeam::channel::Sender;
 use std::sync::Arc;
@@ -214,7 +214,7 @@ impl Daemon {
     fn keep_promiscuous(&self) {
         for port in &self.standing.ports {
             if self.following.faults[port.role].contains(&Fault::NotPromiscuous)
-                && let Err(error) = detach::set_promiscuous(&self.pins, port.role, &port.nic)
+                && let Err(error) = detach::set_promiscuous((&self.pins, &self.record), port.role, &port.nic)
             {
                 tracing::error!("ALARM: {error}");
             }
@@ -264,6 +264,8 @@ impl Daemon {
         if std::mem::replace(&mut self.following.is_suspended, true) {
             return;
         }
+        // Tries from before the loss do not count.
+        self.following.retry = Retry::default();
         if let Err(error) = self.workers.dismiss(&self.kernel) {
             tracing::warn!("{error}");
         }
@@ -286,6 +288,16 @@ impl Daemon {
             // One that is still there may have been renamed.
             if !self.following.faults[port.role].iter().any(Fault::is_loss) {
                 names[port.role] = Some(port.nic.name.clone());
+            }
+        }
+        for port in &self.standing.ports {
+            // A NIC that was created anew is down, and no network configuration may know of it.
+            if self.following.faults[port.role].iter().any(Fault::is_loss)
+                && let Some(name) = &names[port.role]
+                && let Ok(nic) = Nic::look(name)
+                && !nic.is_up
+            {
+                nic.set_up()?;
             }
         }
         let nics = Nics::look_by(&names, &self.settings)?;

@@ -218,7 +218,7 @@ impl Keeper {
                 self.attempt(was_asked);
                 // Whoever keeps replacing files does not keep this machine busy with them.
                 self.rests_until = Instant::now() + started.elapsed() * 4;
-            } else if limit.is_none_or(|limit| SystemTime::now() <= limit) {
+            } else if limit.is_none_or(|limit| SystemTime::now() <= limit) && !self.has_aged() {
                 self.tell_age(SystemTime::now());
                 if self.unsaved.is_some() {
                     self.save();

@@ -78,10 +78,15 @@ impl Misfit {
         match self {
             Self::Hosts => match host_mac {
                 None => format!(
-                    "frames from host.addresses have several MAC addresses in turn: several hosts                      behind one box are not served; what arrives by {interface} for an address                      goes to the MAC address that it was sent from last, and is dropped                      (host_mac_unknown) if there is none; give each host a box of its own"
+                    "frames from host.addresses have several MAC addresses in turn: several hosts \
+                     behind one box are not served; what arrives by {interface} for an address \
+                     goes to the MAC address that it was sent from last, and is dropped \
+                     (host_mac_unknown) if there is none; give each host a box of its own"
                 ),
                 Some(mac) => format!(
-                    "frames from host.addresses have other MAC addresses than host.mac =                      \"{mac}\": what arrives by {interface} goes to that one alone; set host.mac                      to the host's MAC address, and give each host a box of its own"
+                    "frames from host.addresses have other MAC addresses than host.mac = \
+                     \"{mac}\": what arrives by {interface} goes to that one alone; set host.mac \
+                     to the host's MAC address, and give each host a box of its own"
                 ),
             },
             Self::Vlan => format!(

@@ -19,17 +19,33 @@ use std::time::{Duration, Instant};
 /// How long a NIC that is missing is waited for between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Makes a plain wire, in the place of what is pinned, and leaves it to the kernel. Waits for as
-/// long as `patience` for NICs that are not there yet, and sets those up that are down. Returns the
-/// names of the two.
+/// What becomes of programs that a box has left on its NICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// They mark and steer without a process, and stay.
+    Stays,
+    /// The wire takes their place.
+    Goes,
+}
+
+/// Makes a plain wire and leaves it to the kernel. Waits for as long as `patience` for NICs that are
+/// not there yet, and sets those up that are down. Returns the names of the two; none where a box's
+/// programs are attached that stay: then nothing has changed.
 ///
 /// # Errors
 /// The machine is not as the settings require, or a box runs.
-pub fn wire(mut settings: Settings, patience: Duration) -> Result<[String; 2], DaemonError> {
+pub fn wire(
+    mut settings: Settings,
+    patience: Duration,
+    attached: Attached,
+) -> Result<Option<[String; 2]>, DaemonError> {
     if let (Some(user), true) = (&settings.user, process::is_root()) {
         process::become_user(user)?;
     }
     process::forbid_dumps()?;
+    if attached == Attached::Stays && !Pins::peek(&settings.pin.directory).is_empty() {
+        return Ok(None);
+    }
     let names = [&settings.ports.host, &settings.ports.uplink].map(String::clone);
     for name in &names {
         let nic = appears(name, patience)?;
@@ -52,7 +68,7 @@ pub fn wire(mut settings: Settings, patience: Duration) -> Result<[String; 2], D
     let (events, _happening) = channel::unbounded();
     let assembled = Parts::assemble(&settings, &nics, &snapshot, (&pins, &record), &events);
     match assembled.and_then(Parts::leave) {
-        Ok(()) => Ok(names),
+        Ok(()) => Ok(Some(names)),
         Err(error) => Err(abandon(error, pins, &record, was_attached)),
     }
 }

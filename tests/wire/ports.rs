@@ -383,9 +383,20 @@ fn promiscuous_mode_is_turned_on_again() {
 fn pins_that_are_removed_are_made_again_and_the_box_outlives_its_process() {
     needs_root!();
     let mut rig = Rig::silent(Plan::default(), &Config::default());
-    for (times, removed) in [(1, "link_uplink"), (2, "maps-5"), (3, "")] {
+    for (times, removed) in [(1, "link_uplink"), (2, "program_host"), (3, "maps-"), (4, "")] {
         rig.site.middle.run(move || {
-            let pins = std::path::Path::new("/sys/fs/bpf/exitmark").join(removed);
+            let pins = std::path::Path::new("/sys/fs/bpf/exitmark");
+            let entries = std::fs::read_dir(pins).unwrap();
+            let mut entries = entries.map(|entry| entry.unwrap().path());
+            // The maps' directory has the layout's number.
+            let begins = |path: &std::path::PathBuf| {
+                let name = path.file_name().unwrap().to_string_lossy();
+                name.starts_with(removed)
+            };
+            let pins = match removed {
+                "" => pins.to_owned(),
+                _ => entries.find(begins).unwrap(),
+            };
             match pins.is_dir() {
                 true => std::fs::remove_dir_all(pins).unwrap(),
                 false => std::fs::remove_file(pins).unwrap(),

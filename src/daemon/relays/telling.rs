@@ -79,6 +79,11 @@ impl Keeper {
         }
     }
 
+    /// Whether the set has another age than was said last: the clock may have been set back.
+    pub(super) fn has_aged(&self) -> bool {
+        self.live.age(SystemTime::now()) != self.said.age
+    }
+
     /// Where to look for why it is old.
     fn why(&self) -> String {
         match &self.failure {

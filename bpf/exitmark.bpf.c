@@ -348,7 +348,10 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 				return XDP_REDIRECT;
 		counts->spilled[role]++;
 	}
+	/* However the frame was read, the verifier follows the code behind once. */
+	*frame = frame_again(frame);
 	arrived = begin_sample(ctx, links, counts->received[role] + 1);
+	arrived = hidden(arrived, counts->received[role]);
 	outcome = deliver(frame, role, routed, links, counts);
 	if (arrived)
 		end_sample(ctx, arrived, role, outcome, RULES, generation());

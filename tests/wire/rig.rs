@@ -323,7 +323,9 @@ pub(crate) fn moved(last: &LastWords) -> Moved {
         .iter()
         .filter(|&(name, &number)| number != 0 && !by_engine(name))
         // Of no frame.
-        .filter(|(name, _)| !name.starts_with("relay_set") && !name.starts_with("audit_"));
+        .filter(|(name, _)| !name.starts_with("relay_set") && !name.starts_with("audit_"))
+        // Counted only while the host is silent, which is a matter of seconds.
+        .filter(|(name, _)| *name != "host_by_uplink");
     nonzero.map(|(name, &n)| (name.clone(), n)).collect()
 }
 

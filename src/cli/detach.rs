@@ -2,7 +2,7 @@
 
 use super::{misused, print, unmet};
 use crate::control::DEFAULT_SOCKET;
-use crate::daemon::{self, Attached};
+use crate::daemon::{self, Attached, Detached};
 use crate::process;
 use crate::settings::Settings;
 use std::path::PathBuf;
@@ -43,8 +43,13 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         },
     };
     match daemon::detach(&directory, &socket) {
-        Ok(true) => print("detached: the NICs are what they were\n"),
-        Ok(false) => print(&format!(
+        Ok(Detached::All) => print("detached: the NICs are what they were\n"),
+        Ok(Detached::Partly) => unmet(
+            "detached, but NICs in another network namespace than this one stay in promiscuous mode \
+             and with offloads off: `ip link set dev NIC promisc off` there, and `ethtool -K NIC \
+             rxvlan on` if it was on",
+        ),
+        Ok(Detached::Nothing) => print(&format!(
             "nothing to detach: there is no {}\n",
             directory.display()
         )),

@@ -9,39 +9,53 @@ use crate::nic::{Nic, NicError, Offload};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Takes a box off its NICs; false where there is none. The process that ran it has ended. Where
-/// its pins are gone, what it has changed on the NICs is set back all the same: it is on record
-/// beside its control socket.
+/// What a detachment has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detached {
+    /// There was no box.
+    Nothing,
+    /// The NICs are what they were.
+    All,
+    /// The box is off, and NICs in another network namespace stay as it has set them.
+    Partly,
+}
+
+/// Takes a box off its NICs. The process that ran it has ended. Where its pins are gone, what it has
+/// changed on the NICs is set back all the same: it is on record beside its control socket.
 ///
 /// # Errors
 /// It still runs, or there is no privilege.
-pub fn detach(pins: &Path, socket: &Path) -> Result<bool, DaemonError> {
+pub fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
     let record = Record::of(socket, pins);
+    let done = |all| match all {
+        true => Detached::All,
+        false => Detached::Partly,
+    };
     if Pins::exist(pins) {
-        take_off(Pins::open(pins)?, &record)?;
-        return Ok(true);
+        return take_off(Pins::open(pins)?, &record).map(done);
     }
     let changes = record.read();
     if changes.is_empty() {
-        return Ok(false);
+        return Ok(Detached::Nothing);
     }
     if control::answers(socket) {
         return Err(DaemonError::Runs(socket.to_owned()));
     }
-    set_all_back(changes, netns()?)?;
+    let all = set_all_back(changes, netns()?)?;
     record.write(&[]);
-    Ok(true)
+    Ok(done(all))
 }
 
-/// Takes the programs off, sets the NICs back, and removes every pin.
-pub(super) fn take_off(pins: Pins, record: &Record) -> Result<(), DaemonError> {
+/// Takes the programs off, sets the NICs back, and removes every pin; false where a NIC is not set
+/// back, because it is in another network namespace.
+pub(super) fn take_off(pins: Pins, record: &Record) -> Result<bool, DaemonError> {
     let netns = netns()?;
     pins.remove_links()?;
     let set_back = set_all_back(earlier(&pins, record), netns);
     pins.remove()?;
-    set_back?;
+    let all = set_back?;
     record.write(&[]);
-    Ok(())
+    Ok(all)
 }
 
 /// What was changed before, as the pins or the record have it.
@@ -51,9 +65,10 @@ fn earlier(pins: &Pins, record: &Record) -> Vec<Undo> {
 }
 
 /// One that cannot be set back keeps no other from it, and no process from another start.
-fn set_all_back(changes: Vec<Undo>, netns: u64) -> Result<(), NicError> {
+fn set_all_back(changes: Vec<Undo>, netns: u64) -> Result<bool, NicError> {
     let set_back = |undo: Undo| set_back(undo, undo.changed, netns);
-    changes.into_iter().map(set_back).fold(Ok(()), Result::and)
+    let both = |all: Result<bool, NicError>, one: Result<bool, NicError>| Ok(all? & one?);
+    changes.into_iter().map(set_back).fold(Ok(true), both)
 }
 
 /// The number of this thread's network namespace.
@@ -152,27 +167,28 @@ pub(super) fn misplaced_offload(nic: &Nic) -> Option<Offload> {
     })
 }
 
-/// Sets these changes back on a NIC, if that is still there, and here: all that can be, whatever
-/// cannot.
-fn set_back(undo: Undo, changes: u64, netns: u64) -> Result<(), NicError> {
+/// Sets these changes back on a NIC, if that is still there: all that can be, whatever cannot. False
+/// where it may be in another network namespace.
+fn set_back(undo: Undo, changes: u64, netns: u64) -> Result<bool, NicError> {
     if changes == 0 {
-        return Ok(());
+        return Ok(true);
     }
     if undo.netns != netns {
         tracing::warn!(
             "a NIC in another network namespace stays as the box has set it: `ip link set dev NIC \
              promisc off` there, and `ethtool -K NIC rxvlan on` if it was on"
         );
-        return Ok(());
+        return Ok(false);
     }
     let Some(nic) = Nic::of_index(undo.ifindex) else {
-        return Ok(());
+        return Ok(true);
     };
     Setting::ALL
         .into_iter()
         .filter(|setting| changes & setting.bit() != 0)
         .map(|setting| setting.set(&nic, false))
         .fold(Ok(()), Result::and)
+        .map(|()| true)
 }
 
 /// Sets on each NIC what a wire needs. What is changed is remembered before, for whoever

@@ -62,7 +62,7 @@ use topology::Topology;
 use witness::Watch;
 use workers::Workers;
 
-pub use detach::detach;
+pub use detach::{Detached, detach};
 pub use error::DaemonError;
 pub use wire::{Attached, wire};
 

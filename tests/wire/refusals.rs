@@ -452,6 +452,20 @@ fn what_is_set_on_nics_is_put_back_where_the_pins_are_gone() {
 }
 
 #[test]
+fn a_detachment_from_another_network_namespace_says_what_stays() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    moved(&rig.running.stop().unwrap());
+    let elsewhere = ["--net", EXITMARK, "detach"];
+    let said = rig.site.middle.command("unshare", &elsewhere).unwrap_err();
+    let said = said.to_string();
+    assert!(said.contains("another network namespace"), "{said}");
+    let links = rig.site.middle.ip("-details link show").unwrap();
+    assert!(!links.contains("prog/xdp"), "{links}");
+    assert!(links.contains("promiscuity 1"), "{links}");
+}
+
+#[test]
 fn a_nic_that_plays_a_role_no_more_is_set_back() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();

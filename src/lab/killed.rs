@@ -1,8 +1,9 @@
 //! A program that is ended by SIGKILL between two of its steps, whichever these are.
 //!
-//! A step is a system call that changes what outlives the process: names, BPF objects, sockets,
-//! NICs. They are found from outside (ptrace(2)), so nothing in the program is made for this, and
-//! none is forgotten.
+//! A step is a system call that changes what outlives the process: names in file systems, BPF links
+//! and pins, NICs. Maps that are not pinned yet go with the process, and what is written to one that
+//! is pinned is followed by such a call. Steps are found from outside (ptrace(2)), so nothing in the
+//! program is made for this, and none is forgotten.
 
 use super::{LabError, Netns};
 use nix::errno::Errno;
@@ -164,7 +165,6 @@ fn name(thread: Pid, [number, first, second, third]: [u64; 4]) -> Option<&'stati
     Some(match i64::try_from(number).ok()? {
         // The numbers are those of the kernel's bpf.h.
         libc::SYS_bpf => match first {
-            2 => "bpf(MAP_UPDATE_ELEM)",
             6 => "bpf(OBJ_PIN)",
             28 => "bpf(LINK_CREATE)",
             29 => "bpf(LINK_UPDATE)",
@@ -176,8 +176,6 @@ fn name(thread: Pid, [number, first, second, third]: [u64; 4]) -> Option<&'stati
         libc::SYS_rmdir => "rmdir",
         libc::SYS_unlink | libc::SYS_unlinkat => "unlink",
         libc::SYS_rename | libc::SYS_renameat | libc::SYS_renameat2 => "rename",
-        libc::SYS_chown | libc::SYS_fchownat => "chown",
-        libc::SYS_chmod | libc::SYS_fchmod | libc::SYS_fchmodat => "chmod",
         libc::SYS_open if second & CREATE != 0 => "open(O_CREAT)",
         libc::SYS_openat if third & CREATE != 0 => "open(O_CREAT)",
         _ => return None,

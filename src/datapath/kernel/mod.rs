@@ -248,6 +248,7 @@ impl Kernel {
     /// The file system refuses.
     pub fn pin_maps(&self, pins: &Pins) -> Result<(), KernelError> {
         let maps = &self.skeleton.maps;
+        pins.make_maps(self.layout)?;
         for (name, map) in [
             (pins::POLICIES, maps.policies.as_fd()),
             (LINKS, maps.links.as_fd()),

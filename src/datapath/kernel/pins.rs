@@ -273,6 +273,11 @@ impl Pins {
         Ok(removed)
     }
 
+    /// Makes the place of this layout's maps.
+    pub(super) fn make_maps(&self, layout: u32) -> Result<(), PinError> {
+        make_directory(&self.maps(layout))
+    }
+
     /// Pins a map in the place of the one that has its name.
     pub(super) fn pin_map(
         &self,
@@ -280,9 +285,7 @@ impl Pins {
         name: &str,
         map: BorrowedFd<'_>,
     ) -> Result<(), PinError> {
-        let directory = self.maps(layout);
-        make_directory(&directory)?;
-        pin(map, &directory.join(name))
+        pin(map, &self.maps(layout).join(name))
     }
 
     fn map_directories(&self) -> Result<Vec<(String, PathBuf)>, PinError> {

@@ -3,9 +3,7 @@
 
 use crate::craft::{AF11, exit, relay};
 use crate::reload::{Tor, listing, replace};
-use crate::rig::{
-    Config, EXITMARK, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root, silence,
-};
+use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, eventually, moved, needs_root, silence};
 use exitmark::lab::authorities::Authorities;
 use exitmark::lab::site::{INCOMING_MAC, Plan, RELAY_V4, RunningBox, Site, TORNET_MAC};
 use exitmark::lab::{LabError, contained};
@@ -80,114 +78,117 @@ fn relays() -> exitmark::lab::consensus::Order {
 #[test]
 fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
     needs_root!();
-    both_engines(|| {
-        let tor = Tor::with(&relays());
-        let good = fs::read(tor.consensus()).unwrap();
-        let certificates = tor.directory.path().join("cached-certs");
-        let [tor_directory, state] = [
-            tor.directory.path().to_owned(),
-            tor.directory.path().join("relays.state"),
-        ];
-        let write = |bytes: &[u8]| replace(&tor.consensus(), bytes);
-        // What is done to the files, and what is said of it.
-        let spoil: [(&str, &dyn Fn(), &str); 9] = [
-            (
-                "no file",
-                &|| fs::remove_file(tor.consensus()).unwrap(),
-                "No such file",
-            ),
-            (
-                "no directory",
-                &|| fs::remove_dir_all(&tor_directory).unwrap(),
-                "No such file",
-            ),
-            (
-                "no certificates",
-                &|| fs::remove_file(&certificates).unwrap(),
-                "cached-certs",
-            ),
-            (
-                "not to be read",
-                &|| mode(&tor_directory, PRIVATE),
-                "Permission denied",
-            ),
-            ("empty", &|| write(b""), "the file is empty"),
-            ("cut", &|| write(&good[..good.len() / 2]), "cut off"),
-            (
-                "no regular file",
-                &|| {
-                    fs::remove_file(tor.consensus()).unwrap();
-                    fs::create_dir(tor.consensus()).unwrap();
-                },
-                "a directory",
-            ),
-            (
-                "signed by others",
-                &|| {
-                    write(relays().sign(&Authorities::family(1, 3)).as_bytes());
-                },
-                "authorities that are known",
-            ),
-            (
-                "the clock is a day behind",
-                &|| {
-                    let mut order = relays();
-                    for time in [
-                        &mut order.validity.valid_after,
-                        &mut order.validity.fresh_until,
-                        &mut order.validity.valid_until,
-                    ] {
-                        *time += DAY;
-                    }
-                    tor.publish(&order);
-                },
-                "set the clock",
-            ),
-        ];
-        let mut site = Site::build(Plan::default()).unwrap();
-        silence(&site);
-        for (what, spoil, words) in spoil {
-            mode(&tor_directory, 0o777);
-            spoil();
-            let config = Config {
-                top: "user = \"nobody\"",
-                ..tor.config("")
-            };
-            let rig = Rig::on(site, &config);
-            crosses(&rig, false, what);
-            let (report, code) = status(&rig.site);
-            let alarm = warning(&report, "relay_set").unwrap_or_else(|| panic!("{report:?}"));
-            println!("{what}: {}", alarm.text);
-            assert!(
-                alarm.is_alarm && code == Some(1),
-                "{what}: {alarm:?}, {code:?}"
-            );
-            assert!(alarm.text.contains(words), "{what}: {}", alarm.text);
-            assert!(alarm.text.contains("unmarked"), "{what}: {}", alarm.text);
-            assert!(report.relay_set.is_passing && report.relay_set.is_missing);
-            let log = rig.running.log();
-            assert!(
-                log.contains("ALARM: there is no relay set"),
-                "{what}: {log}"
-            );
-            assert!(!state.exists(), "{what}: nothing is worth to be kept");
-            if tor.consensus().is_dir() {
-                fs::remove_dir(tor.consensus()).unwrap();
-            }
-            fs::create_dir_all(&tor_directory).unwrap();
-            mode(&tor_directory, 0o777);
-            tor.publish(&relays());
-            eventually("a set", || match status(&rig.site) {
-                (report, Some(0)) if report.warnings.is_empty() => Ok(()),
-                (report, code) => Err(LabError(format!("{what}: {code:?} {report:?}"))),
-            });
-            crosses(&rig, true, what);
-            moved(&rig.running.stop().unwrap());
-            rig.site.middle.command(EXITMARK, &["detach"]).unwrap();
-            fs::remove_file(&state).unwrap();
-            site = rig.site;
+    let tor = Tor::with(&relays());
+    let good = fs::read(tor.consensus()).unwrap();
+    let certificates = tor.directory.path().join("cached-certs");
+    let [tor_directory, state] = [
+        tor.directory.path().to_owned(),
+        tor.directory.path().join("relays.state"),
+    ];
+    let write = |bytes: &[u8]| replace(&tor.consensus(), bytes);
+    // What is done to the files, and what is said of it.
+    let spoil: [(&str, &dyn Fn(), &str); 9] = [
+        (
+            "no file",
+            &|| fs::remove_file(tor.consensus()).unwrap(),
+            "No such file",
+        ),
+        (
+            "no directory",
+            &|| fs::remove_dir_all(&tor_directory).unwrap(),
+            "No such file",
+        ),
+        (
+            "no certificates",
+            &|| fs::remove_file(&certificates).unwrap(),
+            "cached-certs",
+        ),
+        (
+            "not to be read",
+            &|| mode(&tor_directory, PRIVATE),
+            "Permission denied",
+        ),
+        ("empty", &|| write(b""), "the file is empty"),
+        ("cut", &|| write(&good[..good.len() / 2]), "cut off"),
+        (
+            "no regular file",
+            &|| {
+                fs::remove_file(tor.consensus()).unwrap();
+                fs::create_dir(tor.consensus()).unwrap();
+            },
+            "a directory",
+        ),
+        (
+            "signed by others",
+            &|| {
+                write(relays().sign(&Authorities::family(1, 3)).as_bytes());
+            },
+            "authorities that are known",
+        ),
+        (
+            "the clock is a day behind",
+            &|| {
+                let mut order = relays();
+                for time in [
+                    &mut order.validity.valid_after,
+                    &mut order.validity.fresh_until,
+                    &mut order.validity.valid_until,
+                ] {
+                    *time += DAY;
+                }
+                tor.publish(&order);
+            },
+            "set the clock",
+        ),
+    ];
+    let mut site = Site::build(Plan::default()).unwrap();
+    silence(&site);
+    // Either engine has half of them.
+    let engines = [
+        "user = \"nobody\"\nengine = \"xdp\"",
+        "user = \"nobody\"\nengine = \"af_xdp\"",
+    ];
+    for ((what, spoil, words), top) in spoil.into_iter().zip(engines.into_iter().cycle()) {
+        mode(&tor_directory, 0o777);
+        spoil();
+        let config = Config {
+            top,
+            ..tor.config("")
+        };
+        let rig = Rig::on(site, &config);
+        crosses(&rig, false, what);
+        let (report, code) = status(&rig.site);
+        let alarm = warning(&report, "relay_set").unwrap_or_else(|| panic!("{report:?}"));
+        println!("{what}: {}", alarm.text);
+        assert!(
+            alarm.is_alarm && code == Some(1),
+            "{what}: {alarm:?}, {code:?}"
+        );
+        assert!(alarm.text.contains(words), "{what}: {}", alarm.text);
+        assert!(alarm.text.contains("unmarked"), "{what}: {}", alarm.text);
+        assert!(report.relay_set.is_passing && report.relay_set.is_missing);
+        let log = rig.running.log();
+        assert!(
+            log.contains("ALARM: there is no relay set"),
+            "{what}: {log}"
+        );
+        assert!(!state.exists(), "{what}: nothing is worth to be kept");
+        if tor.consensus().is_dir() {
+            fs::remove_dir(tor.consensus()).unwrap();
         }
-    });
+        fs::create_dir_all(&tor_directory).unwrap();
+        mode(&tor_directory, 0o777);
+        tor.publish(&relays());
+        eventually("a set", || match status(&rig.site) {
+            (report, Some(0)) if report.warnings.is_empty() => Ok(()),
+            (report, code) => Err(LabError(format!("{what}: {code:?} {report:?}"))),
+        });
+        crosses(&rig, true, what);
+        moved(&rig.running.stop().unwrap());
+        rig.site.middle.command(EXITMARK, &["detach"]).unwrap();
+        fs::remove_file(&state).unwrap();
+        site = rig.site;
+    }
 }
 
 /// A state file of which the clock is a day behind is of use when the clock is right again.

@@ -214,7 +214,8 @@ impl Daemon {
     fn keep_promiscuous(&self) {
         for port in &self.standing.ports {
             if self.following.faults[port.role].contains(&Fault::NotPromiscuous)
-                && let Err(error) = detach::set_promiscuous((&self.pins, &self.record), port.role, &port.nic)
+                && let Err(error) =
+                    detach::set_promiscuous((&self.pins, &self.record), port.role, &port.nic)
             {
                 tracing::error!("ALARM: {error}");
             }

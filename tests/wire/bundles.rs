@@ -32,7 +32,8 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
     ip(&format!(
         "link property add dev uplink0 altname {LONG_NAME} altname wan"
     ));
-    let table: [(&[&str], &[&str], &str, &str, &[&str]); 8] = [
+    type Words<'a> = &'a [&'a str];
+    let table: [(Words<'_>, Words<'_>, &str, &str, Words<'_>); 8] = [
         (
             &[],
             &[],

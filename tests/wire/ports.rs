@@ -383,7 +383,12 @@ fn promiscuous_mode_is_turned_on_again() {
 fn pins_that_are_removed_are_made_again_and_the_box_outlives_its_process() {
     needs_root!();
     let mut rig = Rig::silent(Plan::default(), &Config::default());
-    for (times, removed) in [(1, "link_uplink"), (2, "program_host"), (3, "maps-"), (4, "")] {
+    for (times, removed) in [
+        (1, "link_uplink"),
+        (2, "program_host"),
+        (3, "maps-"),
+        (4, ""),
+    ] {
         rig.site.middle.run(move || {
             let pins = std::path::Path::new("/sys/fs/bpf/exitmark");
             let entries = std::fs::read_dir(pins).unwrap();

@@ -51,7 +51,8 @@ test: setup
 
 # What frames come to when the box is killed, stopped, replaced, starved: target/survive.json.
 test-survive: setup
-	cargo test --locked --test survive -- --show-output $(ARGS)
+	EXITMARK_EVERY_STEP=1 cargo test --locked --test survive -- --show-output $(ARGS)
+	EXITMARK_EVERY_STEP=1 cargo test --locked --test wire killed -- --show-output
 
 # A private Tor network, with a box behind each of three exits, against tor's own counts:
 # target/tor.json.

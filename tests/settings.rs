@@ -130,13 +130,18 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 49] = [
         "no name",
         "host = \"eth0\"",
         "host = \"\"",
-        &["ports.host", "1 to 15"],
+        &["ports.host", "missing"],
     ),
     (
         "long name",
         "host = \"eth0\"",
-        "host = \"abcdefghijklmnop\"",
-        &["ports.host", "1 to 15"],
+        concat!(
+            "host = \"",
+            "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+            "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+            "\""
+        ),
+        &["ports.host", "at most 15 bytes", "127"],
     ),
     (
         "host is uplink",

@@ -25,7 +25,7 @@ mod tier;
 
 pub use capture::{Capture, CapturedFrame};
 #[cfg(target_arch = "x86_64")]
-pub use killed::{Ending, killed_at};
+pub use killed::{Ending, killed_at, steps};
 pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
 pub use poll::{occupy, poll};
 pub use publish::{CERTIFICATES, publish, replace};

@@ -545,7 +545,8 @@ fn the_number_of_a_system_is_read_whatever_its_type_is() {
     }
     // A record may be the number itself.
     for (value, expected) in [(Value::Long(13_335), 13_335), (text("AS13335"), 13_335)] {
-        fs::write(&path, mmdb(4, &[(0x0102_0300 << 96, 24, value)])).unwrap();
+        let known = (0x0102_0400 << 96, 24, maxmind("GB"));
+        fs::write(&path, mmdb(4, &[(0x0102_0300 << 96, 24, value), known])).unwrap();
         let places = load(&path, Some(&path)).unwrap();
         assert_eq!(at(&places, "1.2.3.4"), place("??", expected));
     }

@@ -94,7 +94,7 @@ fn what_can_never_be_is_refused() {
         (
             listeners,
             "resolvers = [\"127.0.0.53\"]",
-            &["host.resolvers", "127.0.0.53", "servers"],
+            &["host.resolvers", "127.0.0.53", "\"any\""],
         ),
         (
             listeners,

@@ -6,7 +6,7 @@ use crate::sets::publish;
 use crate::stage::{EXITMARK, Stage};
 use exitmark::lab::site::RunningBox;
 #[cfg(target_arch = "x86_64")]
-use exitmark::lab::{Ending, killed_at};
+use exitmark::lab::{Ending, killed_at, steps};
 use exitmark::lab::{LabError, Netns};
 use nix::sys::signal::Signal;
 use std::path::Path;
@@ -100,7 +100,7 @@ fn clean_end(running: RunningBox) -> Result<(), LabError> {
 fn kill_at_every_step(stage: &mut Stage<'_>) -> Result<(), LabError> {
     let configuration = stage.configuration.to_string_lossy().into_owned();
     let words = [EXITMARK, "run", "--config", &configuration];
-    for step in 1.. {
+    for step in steps() {
         terminate(stage)?;
         let ending = killed_at(&stage.site.middle, &words, step)?;
         start(stage, Path::new(EXITMARK))?;

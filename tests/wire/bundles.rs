@@ -131,7 +131,13 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
     let report = site
         .middle
         .run(|| Client::new(DEFAULT_SOCKET).status().unwrap());
-    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    // The rig lists its relays by hand.
+    let mut kinds = report.warnings.iter().map(|warning| &warning.kind);
+    assert!(
+        kinds.all(|kind| kind == "configuration"),
+        "{:?}",
+        report.warnings
+    );
     moved(&running.stop().unwrap());
 }
 

@@ -120,9 +120,21 @@ fn a_plain_wire_needs_nothing_but_two_nics_and_a_box_takes_it_over() {
     let marked = exit(0, 50).tos(AF11).outbound(&[]);
     assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == marked)));
     // What runs is left alone.
-    let refused = wire(&site, file, &[]).unwrap_err().to_string();
+    let told = wire(&site, file, &[]).unwrap();
+    assert!(told.contains("stays as it is"), "{told}");
+    let words = ["detach", "--config", file, "--keep-wire"];
+    let refused = site.middle.command(EXITMARK, &words).unwrap_err();
+    let refused = refused.to_string();
     assert!(refused.contains("another exitmark holds"), "{refused}");
     moved(&running.stop().unwrap());
+    // So is what it has left: systemd may run the wire's unit at any time.
+    let told = wire(&site, file, &[]).unwrap();
+    assert!(told.contains("stays as it is"), "{told}");
+    let seen = eye.finish().unwrap().len();
+    let mut eye = Capture::start(&site.clearnet, "eth0", "in", "").unwrap();
+    port.send(&exit(0, 50).outbound(&[])).unwrap();
+    assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == marked)));
+    assert!(seen > 0);
 }
 
 #[test]

@@ -372,14 +372,14 @@ fn without_a_bpf_file_system_it_says_how_to_get_one() {
     let site = Site::build(Plan::default()).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let config = Config {
-        more: "[pin]\ndirectory = \"/run/exitmark\"",
+        more: "[pin]\ndirectory = \"/run/exitmark-pins\"",
         ..Config::default()
     };
     let configuration = config.write(directory.path());
     let error = site.run(std::path::Path::new(EXITMARK), &configuration);
     let error = error.err().unwrap().to_string();
     assert!(error.contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
-    assert!(!std::path::Path::new("/run/exitmark").exists());
+    assert!(!std::path::Path::new("/run/exitmark-pins").exists());
 }
 
 #[test]

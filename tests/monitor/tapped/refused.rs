@@ -80,14 +80,15 @@ fn a_nic_by_which_another_interface_sends_is_refused() {
         rig.monitor.run(open)
     };
     let tap = rig.open().unwrap();
-    ip("link add br0 type bridge");
+    // With an address of its own, which it keeps when its last port is taken out.
+    ip("link add br0 address 02:00:00:00:09:99 type bridge");
     ip("link set br0 up");
     ip("link set tap0 master br0");
     let expected = "tap0 is a port of the bridge br0, which sends and receives by it: `ip link set \
                     dev tap0 nomaster` takes it out";
     // It comes later, and is there from the start.
     assert_eq!(look().unwrap_err().to_string(), expected);
-    tap.close().unwrap();
+    rig.monitor.run(move || tap.close()).unwrap();
     assert_eq!(refused(settings()), expected);
     ip("link set tap0 nomaster");
     let words = refused(named("br0"));
@@ -126,7 +127,7 @@ fn a_nic_is_looked_at_by_its_own_name_whatever_it_is_called() {
         let settings = named();
         let tap = rig.monitor.run(move || Tap::open(&settings)).unwrap();
         assert_eq!(tap.interface(), "tap0");
-        tap.close().unwrap();
+        rig.monitor.run(move || tap.close()).unwrap();
     }
 }
 

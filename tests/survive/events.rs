@@ -233,11 +233,16 @@ fn away(stage: &Stage<'_>, port: &str) -> Result<u64, LabError> {
     there.ip(&format!("link set {port} netns {}", here.path()))?;
     here.ip(&format!("link set {port} up"))?;
     let number = arrived_again(stage)?;
-    let log = running(stage)?.log();
-    match log.contains("the ports are set up again") {
-        true => Ok(number),
-        false => Err(LabError(format!("the port is not set up again: {log}"))),
+    // It is said when the last port is attached, and frames may cross before.
+    let begin = Instant::now();
+    while !running(stage)?.log().contains("the ports are set up again") {
+        if begin.elapsed() > PATIENCE {
+            let log = running(stage)?.log();
+            return Err(LabError(format!("the port is not set up again: {log}")));
+        }
+        thread::sleep(Duration::from_millis(1));
     }
+    Ok(number)
 }
 
 /// Renames the uplink while it forwards, and gives it its name again.

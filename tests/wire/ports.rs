@@ -232,7 +232,6 @@ fn a_port_that_comes_back_down_is_set_up_and_one_with_another_mac_is_taken() {
         is_up.then_some(()).ok_or(LabError(rig.running.log()))
     });
     rig.site.middle.ip("link del uplink0").unwrap();
-    said(&rig, "ALARM: uplink0", 2);
     create(&rig.site, "uplink0", UPLINK0_MAC, Plan::default());
     warned(&rig, "port_lost", false);
     forwards(&rig, OTHER_MAC);

@@ -319,7 +319,8 @@ impl Assembly {
         }
         let reach = self.reach(kernel, nics, pins)?;
         for port in &mut self.standing.ports {
-            let now = port.nic.queues_now()?;
+            let now = port.nic.queues_now(&port.nic.name)?;
+            let now = now.unwrap_or(port.nic.queues);
             if now > port.nic.queues {
                 tracing::warn!("{}", unserved(&port.nic, now));
             }

@@ -31,6 +31,8 @@ pub(super) struct Following {
     faults: PerRole<Vec<Fault>>,
     /// The workers have ended, because a port is lost.
     is_suspended: bool,
+    /// The next hop is not followed by the NIC that plays `incoming` now.
+    must_move: bool,
     retry: Retry,
 }
 
@@ -101,9 +103,11 @@ impl Daemon {
         let mut states = PerRole::<Option<LinkState>>::default();
         let mut found = PerRole::<Vec<Fault>>::default();
         for port in &self.standing.ports {
-            // What the kernel does not say now is asked again in a second.
+            // What the kernel does not say now is asked again in a second; until then it is as it
+            // was.
             let Ok((now, seen)) = self.ask(port) else {
-                return Ok(());
+                found[port.role].clone_from(&self.following.faults[port.role]);
+                continue;
             };
             found[port.role] = faults(port, now.as_ref(), seen);
             states[port.role] = now;
@@ -141,7 +145,8 @@ impl Daemon {
             if now.name != port.configured {
                 seen.named = index_of(&port.configured)?;
             }
-            seen.queues = port.nic.queues_now()?;
+            let queues = port.nic.queues_now(&now.name)?;
+            seen.queues = queues.unwrap_or(port.nic.queues);
         }
         Ok((now, seen))
     }
@@ -227,7 +232,7 @@ impl Daemon {
         if is_lost {
             self.suspend();
         }
-        if !self.following.is_suspended && !has_changed {
+        if !self.following.is_suspended && !self.following.must_move && !has_changed {
             self.following.retry = Retry::default();
             return Ok(());
         }
@@ -253,7 +258,8 @@ impl Daemon {
         {
             tracing::error!("ALARM: the ports are not set up again yet: {error}");
         }
-        match self.following.is_suspended && retry.is_over() {
+        let is_broken = self.following.is_suspended || self.following.must_move;
+        match is_broken && self.following.retry.is_over() {
             true => Err(DaemonError::PortLost(TRIES, Box::new(error))),
             false => Ok(()),
         }
@@ -343,7 +349,12 @@ impl Daemon {
             "the ports are set up again: {}",
             ports.join(", ")
         );
-        self.steering.move_to(&self.settings, &nics)
+        let moved = self.steering.move_to(&self.settings, &nics);
+        self.following.must_move = moved.is_err();
+        if moved.is_err() {
+            self.links.steer_to(None);
+        }
+        moved
     }
 
     /// Pins again what was unpinned while the box runs.

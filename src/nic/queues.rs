@@ -49,6 +49,8 @@ pub(super) struct Queues {
     pub(super) most: u32,
     pub(super) are_combined: bool,
     pub(super) can_be_set: bool,
+    /// Whether the driver said so.
+    was_answered: bool,
 }
 
 impl Queues {
@@ -82,19 +84,23 @@ impl Queues {
             most: if combined > 0 { combined } else { most }.max(now),
             are_combined: combined > 0,
             can_be_set: was_answered && !driver.is_some_and(|driver| FIXED.contains(&driver)),
+            was_answered,
         })
     }
 }
 
 impl Nic {
     /// Looks again at how many receive queues it has. virtio_net adds some when it is given an XDP
-    /// program, one for each CPU, where there are as many to spare.
+    /// program, one for each CPU, where there are as many to spare. None where the driver does not
+    /// say, because it cannot or because it sets the NIC up anew just now. The NIC is asked by
+    /// `name`, which it may have got since.
     ///
     /// # Errors
     /// Netlink cannot be spoken to.
-    pub fn queues_now(&self) -> Result<u32, NicError> {
+    pub fn queues_now(&self, name: &str) -> Result<Option<u32>, NicError> {
         let driver = self.driver.as_deref();
-        converse(async { Ok(Queues::look(&self.name, driver).await?.now) })
+        let found = converse(async { Queues::look(name, driver).await })?;
+        Ok(found.was_answered.then_some(found.now))
     }
 
     /// How many of its receive queues it has without those that virtio_net added for the XDP program

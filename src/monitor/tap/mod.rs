@@ -163,7 +163,8 @@ impl Tap {
     /// does where it has any to spare.
     fn listen_to_added(&mut self, ring: u32) -> Result<(), TapError> {
         let nic = self.listening.nic();
-        for number in nic.queues..nic.queues_now()? {
+        let now = nic.queues_now(&nic.name)?.unwrap_or(nic.queues);
+        for number in nic.queues..now {
             let queue = open_queue(nic, number, ring)?;
             self.program.serve(number, queue.as_fd())?;
             self.queues.push(queue);

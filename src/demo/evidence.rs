@@ -356,6 +356,12 @@ mod tests {
             builder.udp(5, DNS).write(&mut frame, b"?").unwrap();
             frame
         };
+        let refusal = |mut frame: Vec<u8>| {
+            let builder = link().ipv4(HOST_V4.octets(), RELAY_V4.octets(), 64);
+            let builder = builder.tcp(40_000, OR_PORT, 7, 0).rst();
+            builder.write(&mut frame, b"").unwrap();
+            frame
+        };
         let ping = |mut frame: Vec<u8>| {
             let builder = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
             let builder = builder.icmpv4_echo_request(1, 1);
@@ -379,6 +385,7 @@ mod tests {
             v4(SERVER_V4, (SSH, 40_000)),
             ping(Vec::new()),
             no_ip([8, 6], &arp),
+            refusal(Vec::new()),
             no_ip([0x88, 0xb5], b"nothing known"),
         ]
     }

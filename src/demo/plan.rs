@@ -46,6 +46,8 @@ impl Kind {
 enum Pattern {
     TcpTo(IpAddr, u16),
     TcpFrom(u16),
+    /// RST without ACK: the host's kernel answers what is no connection of it, as the markers.
+    Refusal,
     UdpTo(u16),
     Ping,
     /// ARP, and ICMPv6 that is no ping.
@@ -70,7 +72,7 @@ const fn flow(title: &'static str, kind: Kind, pattern: Pattern) -> Flow {
 }
 
 /// Every flow; the first that fits a frame is its own.
-pub(super) const FLOWS: [Flow; 11] = [
+pub(super) const FLOWS: [Flow; 12] = [
     flow(
         "web page, IPv4",
         Kind::Exit,
@@ -109,6 +111,7 @@ pub(super) const FLOWS: [Flow; 11] = [
     ),
     flow("ping, 4 and 6", Kind::Other, Pattern::Ping),
     flow("ARP and ND", Kind::Other, Pattern::Neighbours),
+    flow("refusals, RST", Kind::Other, Pattern::Refusal),
     flow("no IP at all", Kind::Other, Pattern::Rest),
 ];
 
@@ -127,6 +130,12 @@ impl Pattern {
             return matches!(self, Self::Rest);
         };
         match (self, &packet.transport) {
+            (Self::TcpTo(..) | Self::TcpFrom(_), Some(TransportSlice::Tcp(tcp)))
+                if tcp.rst() && !tcp.ack() =>
+            {
+                false
+            }
+            (Self::Refusal, Some(TransportSlice::Tcp(tcp))) => tcp.rst() && !tcp.ack(),
             (Self::TcpTo(address, port), Some(TransportSlice::Tcp(tcp))) => {
                 destination(packet) == Some(address) && tcp.destination_port() == port
             }

@@ -25,10 +25,10 @@ demo: setup
 	cargo run --locked --release -- demo $(ARGS)
 
 # Every tier that this machine allows; what is skipped says so in a line with SKIPPED. The private
-# Tor network mostly waits and goes beside the others, and so do suites that compute and need no
-# namespace. Suites that judge what is lost under load have the machine for themselves, at the end;
-# the tests of wire wait for processes more than they compute, so more run at a time than there are
-# cores.
+# Tor network mostly waits: it goes beside the others, and before them when it wakes. Suites that
+# compute and need no namespace go beside them, too. Suites that judge what is lost under load have
+# the machine for themselves, at the end; the tests of wire wait for processes more than they compute,
+# so more run at a time than there are cores.
 BESIDE := tor relays rule
 ALONE := survive wire
 WIRE_THREADS ?= 4
@@ -40,6 +40,7 @@ test: setup
 	@status=0; outputs=$$(mktemp -d); \
 	run() { echo "cargo test $$*"; $$nice cargo test --locked --no-fail-fast "$$@" -- --show-output $$threads $(ARGS); }; \
 	for suite in $(BESIDE); do \
+		nice=nice; [ $$suite != tor ] || nice=; \
 		run --test $$suite > $$outputs/$$suite 2>&1 & besides="$$besides $$suite=$$!"; done; \
 	nice=nice; \
 	run --lib --bins $(call named,$(filter-out $(ALONE) $(BESIDE),$(SUITES))) || status=1; \

@@ -262,6 +262,7 @@ static __always_inline __u64 key_of(struct frame *frame, enum end end)
 	const struct exitmark_policy *policy;
 	const struct exitmark_image *image;
 	struct address address = {};
+	bool is_host;
 	int family;
 
 	family = read_address(frame, end, &address);
@@ -271,12 +272,13 @@ static __always_inline __u64 key_of(struct frame *frame, enum end end)
 	if (!image)
 		return 0;
 	policy = &image->policy;
-	if (family == V4 ? !covers(image, &policy->addresses[V4], V4, address) &&
-				   !covers(image, &policy->relay_addresses[V4], V4, address) :
-			   !covers(image, &policy->addresses[V6], V6, address) &&
-				   !covers(image, &policy->relay_addresses[V6], V6, address))
-		return 0;
-	return host_key(family, address) | OF_HOST;
+	if (family == V4)
+		is_host = covers(image, &policy->addresses[V4], V4, address) ||
+			  covers(image, &policy->relay_addresses[V4], V4, address);
+	else
+		is_host = covers(image, &policy->addresses[V6], V6, address) ||
+			  covers(image, &policy->relay_addresses[V6], V6, address);
+	return is_host ? host_key(family, address) | OF_HOST : 0;
 }
 
 /*
@@ -295,14 +297,14 @@ __noinline __u64 host_at(struct xdp_md *ctx, __u32 end)
 static __always_inline __u64 routed_to_host(struct frame *frame,
 					    const struct exitmark_links *links)
 {
-	/* Without a way out for relay traffic there is none back, and no MAC address to compare. */
+	/* Without a port for relay traffic the box has no MAC address to which a router could send. */
 	if (links->incoming_port >= ROLES || destination_mac(frame) != links->incoming_mac)
 		return 0;
 	return host_at(frame->ctx, DESTINATION);
 }
 
 /* The way to the host for a frame that is decided here. What became of it. */
-static __always_inline __u32 deliver(struct frame *frame, enum exitmark_role role, __u64 routed,
+static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_role role, __u64 routed,
 				     struct exitmark_links *links, struct exitmark_counts *counts)
 {
 	counts->received[role]++;

@@ -6,6 +6,7 @@
 //! port is an alarm; its program is attached anew once.
 
 use super::Daemon;
+use super::workers::Sums;
 use super::zero_copy::CUT;
 use crate::datapath::{Counter, KernelCounts, PerRole, Role};
 use crate::nic::LinkState;
@@ -135,23 +136,14 @@ pub(super) fn seen(counts: &KernelCounts) -> PerRole<u64> {
 impl Daemon {
     /// Compares what the NICs received with what their programs saw, and attaches a blind
     /// port's program anew.
-    pub(super) fn look_at_ports(&mut self) {
-        self.look_at_pins();
-        // What cannot be read now is compared the next time.
-        let Ok(counts) = self.kernel.counts() else {
-            return;
-        };
-        let sums = self.workers.sums();
+    pub(super) fn look_at_ports(&mut self, counts: &KernelCounts, sums: &Sums) {
         for port in &self.standing.ports {
             let (role, nic) = (port.role, &port.nic);
             if sums.cut[role] > 0 && !std::mem::replace(&mut self.cut_told[role], true) {
                 tracing::warn!("{} ({role}): {CUT}", nic.name);
             }
         }
-        let mut tally = sums.tally.clone();
-        tally.add(&counts.tally);
-        self.rising.look(&tally, &sums, &self.standing);
-        let seen = seen(&counts);
+        let seen = seen(counts);
         for port in &mut self.standing.ports {
             let (role, nic) = (port.role, &port.nic);
             let Ok(Some(now)) = LinkState::of_index(nic.index) else {

@@ -7,6 +7,7 @@
 
 mod blind;
 mod capabilities;
+mod counters;
 mod detach;
 mod error;
 mod faults;
@@ -32,13 +33,14 @@ mod zero_copy;
 
 use crate::control::{ControlSettings, Listeners, Server};
 use crate::datapath::{
-    Attachment, Kernel, KernelCounts, KernelError, Links, PerRole, Pins, Role, Watches,
+    Attachment, Kernel, KernelCounts, KernelError, Links, PerRole, Pins, Watches,
 };
 use crate::nic::LinkWatch;
 use crate::policy::{Rules, Snapshot};
 use crate::process::{self, Service};
 use crate::settings::{OnStop, Settings};
 use blind::Sight;
+use counters::print_line;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use nics::Nics;
 use nix::unistd::{Gid, Uid};
@@ -52,7 +54,6 @@ use requests::{Request, Requests};
 use rising::Rising;
 use sides::Sides;
 use signal_hook::consts::{SIGHUP, SIGUSR1};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -248,7 +249,7 @@ impl Daemon {
             control: None,
         };
         // What was counted before this process is no finding of its own.
-        daemon.look_at_traffic();
+        daemon.look_at_counters();
         match daemon.settle(keeper, listeners, events) {
             Ok(()) => {}
             Err(error) => {
@@ -335,8 +336,8 @@ impl Daemon {
             }
             if looked_at_ports.elapsed() >= blind::LOOK {
                 self.look_at_links()?;
-                self.look_at_ports();
-                self.look_at_traffic();
+                self.look_at_pins();
+                self.look_at_counters();
                 looked_at_ports = Instant::now();
             }
             match event {
@@ -357,18 +358,6 @@ impl Daemon {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-    }
-
-    /// Looks whether the traffic is what the site is configured for.
-    fn look_at_traffic(&mut self) {
-        // What cannot be read now is compared the next time.
-        let Ok(counts) = self.kernel.counts() else {
-            return;
-        };
-        let mut tally = counts.tally;
-        tally.add(&self.workers.sums().tally);
-        self.look_at_sides(&tally);
-        self.look_at_topology(&tally);
     }
 
     /// Does again what failed, and what nobody else does any more.
@@ -446,47 +435,6 @@ impl Daemon {
         }
     }
 
-    fn print_counters(&self) {
-        let sums = self.workers.sums();
-        let kernel = self.kernel.counts().unwrap_or_default();
-        let engines = [
-            ("af_xdp_decided", sums.tally.decided()),
-            ("xdp_decided", kernel.tally.decided()),
-        ];
-        let mut tally = sums.tally;
-        tally.add(&kernel.tally);
-        let mut line = format!("counters: {tally}");
-        for role in Role::ALL {
-            let numbers = [
-                ("missed", sums.missed[role]),
-                ("tx_invalid", sums.invalid[role]),
-                ("cut", sums.cut[role]),
-                ("to_stack", kernel.to_stack[role]),
-                ("handed", kernel.handed[role]),
-                ("spilled", kernel.spilled[role]),
-            ];
-            for (name, number) in numbers.into_iter().filter(|&(_, number)| number != 0) {
-                line += &format!(" {role}_{name}={number}");
-            }
-        }
-        for (name, number) in engines {
-            line += &format!(" {name}={number}");
-        }
-        for (name, number) in self.prompter.numbers() {
-            line += &format!(" {name}={number}");
-        }
-        for (name, number) in self.watch.numbers() {
-            line += &format!(" {name}={number}");
-        }
-        if sums.unaccounted > 0 {
-            tracing::error!(
-                unaccounted = sums.unaccounted,
-                "frames are in no known place; please report this"
-            );
-        }
-        print_line(&format!("{line} unaccounted={}", sums.unaccounted));
-    }
-
     /// Takes the sockets away, drains, joins and checks that every frame is accounted for. The
     /// kernel decides by itself from then on, or the NICs are set back.
     fn stop(mut self) -> Result<(), DaemonError> {
@@ -519,10 +467,4 @@ impl Daemon {
             })
             .map_or(Ok(()), Err)
     }
-}
-
-/// Prints a line at once; nobody listening is no reason to stop.
-fn print_line(line: &str) {
-    let mut stdout = io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }

@@ -1,6 +1,7 @@
 //! The keeper of the relay set: a thread that follows tor's files, has them read, holds what is
 //! read against what is in force, and tells the main thread what to publish.
 
+mod reading;
 mod telling;
 
 use super::prompter::{LOOK, Numbers, Order, Prompter, Update, seconds};
@@ -14,9 +15,7 @@ use crate::relays::{
 use crate::settings::{RelaySettings, Settings, WhenStale};
 use caps::Capability;
 use crossbeam::channel::{self, Receiver, Sender};
-use nix::unistd::{Uid, User};
-use std::io;
-use std::path::PathBuf;
+use reading::{confinement, watch, watched};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::thread;
@@ -473,37 +472,5 @@ impl Keeper {
     fn reported(&self) -> MutexGuard<'_, RelaySetReport> {
         let report = self.numbers.report.lock();
         report.unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Watches the files of these settings; whatever is there now is looked at now.
-fn watched(settings: &RelaySettings) -> Vec<PathBuf> {
-    let files = settings.sources.files.iter();
-    let paths = files.flat_map(|source| [&source.consensus, &source.certificates]);
-    paths.cloned().collect()
-}
-
-/// Takes what is there now for known.
-fn watch(made: io::Result<Watch>) -> Result<Watch, DaemonError> {
-    let mut watch = made.map_err(|error| DaemonError::System("watch the relay files", error))?;
-    watch.has_changed();
-    Ok(watch)
-}
-
-/// As whom documents are read.
-fn confinement(user: &str) -> Result<Confinement, DaemonError> {
-    if !Uid::effective().is_root() {
-        tracing::info!("documents are read as the user of this process, which is not root");
-        return Ok(Confinement { user: None });
-    }
-    match User::from_name(user) {
-        Ok(Some(found)) if found.uid.is_root() || found.gid.as_raw() == 0 => {
-            Err(DaemonError::LoaderIsRoot)
-        }
-        Ok(Some(found)) => Ok(Confinement {
-            user: Some((found.uid.as_raw(), found.gid.as_raw())),
-        }),
-        Ok(None) => Err(DaemonError::NoSuchUser(user.to_owned())),
-        Err(error) => Err(DaemonError::System("look up relays.user", error.into())),
     }
 }

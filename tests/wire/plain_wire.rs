@@ -130,11 +130,10 @@ fn a_plain_wire_needs_nothing_but_two_nics_and_a_box_takes_it_over() {
     // So is what it has left: systemd may run the wire's unit at any time.
     let told = wire(&site, file, &[]).unwrap();
     assert!(told.contains("stays as it is"), "{told}");
-    let seen = eye.finish().unwrap().len();
+    eye.finish().unwrap();
     let mut eye = Capture::start(&site.clearnet, "eth0", "in", "").unwrap();
     port.send(&exit(0, 50).outbound(&[])).unwrap();
     assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == marked)));
-    assert!(seen > 0);
 }
 
 #[test]

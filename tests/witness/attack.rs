@@ -11,9 +11,8 @@ use exitmark::datapath::{DecidedBy, Excerpt, Outcome, Role, Sample};
 use exitmark::lab::frames::FROM;
 use exitmark::observe::CaptureRequest;
 use exitmark::policy::Rule;
-use exitmark::witness::{Moment, Witness};
+use exitmark::witness::Witness;
 use std::sync::Arc;
-use std::time::Duration;
 
 const CANDIDATES: usize = 1 << 16;
 const TRUE: u16 = 0x9c07;
@@ -31,7 +30,6 @@ impl Eyes {
         let ground = ground();
         let links = Arc::new(ground.links());
         links.remember_hosts(Some(FROM.into()));
-        let mut witness = Witness::new(links, Arc::clone(&ground.snapshot), 4096);
         let request = CaptureRequest {
             frames: 1_000_000,
             seconds: 60,
@@ -39,11 +37,7 @@ impl Eyes {
             with_payload,
             with_addresses,
         };
-        let moment = Moment {
-            monotonic: NOON,
-            wall: Duration::ZERO,
-        };
-        let pieces = witness.capture(request, moment).unwrap();
+        let (witness, pieces) = ground.capturing(links, request);
         pieces.try_iter().for_each(drop);
         Self { witness, pieces }
     }

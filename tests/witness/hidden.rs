@@ -1,14 +1,12 @@
 //! Addresses where one does not look for them: none of them is in a capture that was not asked
 //! for addresses.
 
-use crate::rig::{NOON, ground};
+use crate::rig::ground;
 use exitmark::datapath::Role;
 use exitmark::lab::frames::{extension, of_protocol, tcp, udp};
 use exitmark::observe::CaptureRequest;
 use exitmark::packet::MacAddr;
-use exitmark::witness::{Moment, Witness};
 use std::sync::Arc;
-use std::time::Duration;
 
 const HOST4: &str = "192.0.2.10:40000";
 const HOST6: &str = "[2001:db8:1::10]:40000";
@@ -88,12 +86,7 @@ fn captured(frame: &[u8], with_payload: bool, with_addresses: bool) -> Vec<u8> {
         with_payload,
         with_addresses,
     };
-    let moment = Moment {
-        monotonic: NOON,
-        wall: Duration::ZERO,
-    };
-    let mut witness = Witness::new(links, Arc::clone(&ground.snapshot), 4096);
-    let pieces = witness.capture(request, moment).unwrap();
+    let (mut witness, pieces) = ground.capturing(links, request);
     witness.see(&sample);
     witness.end();
     pieces.iter().flatten().collect()

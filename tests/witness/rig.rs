@@ -1,13 +1,16 @@
 //! Frames through an engine that tells of every one of them.
 
+use crossbeam::channel::Receiver;
 use exitmark::datapath::memory::HeapMemory;
 use exitmark::datapath::{
     Forwarder, Kernel, Links, Outbox, PerRole, Role, SAMPLE_BYTES, Sample, Samples,
 };
 use exitmark::lab::cases::{Table, tables};
 use exitmark::lab::{Netns, is_root};
+use exitmark::observe::CaptureRequest;
 use exitmark::policy::Snapshot;
 use exitmark::settings::Settings;
+use exitmark::witness::{Moment, Witness};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +41,21 @@ pub(crate) fn on(table: Table) -> Ground {
 }
 
 impl Ground {
+    /// A sampler that captures, and the pieces of its file.
+    pub(crate) fn capturing(
+        &self,
+        links: Arc<Links>,
+        request: CaptureRequest,
+    ) -> (Witness, Receiver<Vec<u8>>) {
+        let moment = Moment {
+            monotonic: NOON,
+            wall: Duration::ZERO,
+        };
+        let mut witness = Witness::new(links, Arc::clone(&self.snapshot), 4096);
+        let pieces = witness.capture(request, moment).unwrap();
+        (witness, pieces)
+    }
+
     pub(crate) fn links(&self) -> Links {
         self.table.links(&self.settings)
     }

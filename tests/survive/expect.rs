@@ -187,10 +187,10 @@ impl Row {
             {
                 wrong.push(format!("{} lost, at most 10 ms may be", self.lost));
             }
-            Lost::TenMsEach if self.longest_outage_ms.is_some_and(|length| length >= 10) => {
+            Lost::TenMsEach if self.outages_over_10_ms > 0 => {
                 wrong.push(format!(
-                    "an outage of {:?} ms, at most 10 ms may be",
-                    self.longest_outage_ms
+                    "{} outages of 10 ms and more, the longest of {:?} ms",
+                    self.outages_over_10_ms, self.longest_outage_ms
                 ));
             }
             Lost::Beside(limit)

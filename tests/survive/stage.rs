@@ -246,7 +246,10 @@ pub(crate) fn fill(
         if let (Some(first), Some(last)) = (time(lost.first()), time(lost.last())) {
             row.outage_ms = u64::try_from((last - first).as_millis()).ok();
         }
-        row.longest_outage_ms = longest(lost.iter().filter_map(|&number| sent.time(number)));
+        let outages = outages(lost.iter().filter_map(|&number| sent.time(number)));
+        row.longest_outage_ms = outages.iter().map(Outage::ms).max();
+        let over = |outage: &&Outage| outage.lost > IN_TEN_MS && outage.ms() >= 10;
+        row.outages_over_10_ms = count_all(outages.iter().filter(over));
         row.lost_after = back.map(|from| {
             lost.iter()
                 .filter(|&&number| number >= from)
@@ -265,24 +268,46 @@ pub(crate) fn fill(
     Ok(())
 }
 
-/// The longest time, in milliseconds, of which moments follow each other by less than a pause.
-fn longest(moments: impl Iterator<Item = Duration>) -> Option<u64> {
-    const PAUSE: Duration = Duration::from_millis(50);
-    let mut longest = None;
-    let mut since: Option<(Duration, Duration)> = None;
-    for moment in moments {
-        let begin = match since {
-            Some((begin, last)) if moment < last + PAUSE => begin,
-            _ => moment,
-        };
-        since = Some((begin, moment));
-        longest = longest.max(Some(moment - begin));
+/// Lost frames that follow each other by less than a pause.
+#[derive(Debug, PartialEq, Eq)]
+struct Outage {
+    begin: Duration,
+    end: Duration,
+    lost: u64,
+}
+
+impl Outage {
+    fn ms(&self) -> u64 {
+        u64::try_from((self.end - self.begin).as_millis()).unwrap_or(u64::MAX)
     }
-    longest.and_then(|length| u64::try_from(length.as_millis()).ok())
+}
+
+/// The outages that lost frames make, from when each was sent, in that order.
+fn outages(sent: impl Iterator<Item = Duration>) -> Vec<Outage> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut outages: Vec<Outage> = Vec::new();
+    for moment in sent {
+        match outages.last_mut() {
+            Some(last) if moment < last.end + PAUSE => {
+                last.end = moment;
+                last.lost += 1;
+            }
+            _ => outages.push(Outage {
+                begin: moment,
+                end: moment,
+                lost: 1,
+            }),
+        }
+    }
+    outages
+}
+
+fn count_all<T>(items: impl Iterator<Item = T>) -> u64 {
+    items.map(|_| 1).sum()
 }
 
 fn count(numbers: &[u64]) -> u64 {
-    numbers.iter().map(|_| 1).sum()
+    count_all(numbers.iter())
 }
 
 /// Frames that a cable was too full, or not there, to take.
@@ -327,4 +352,12 @@ fn dropped_by(netns: &Netns, interface: &str) -> Result<u64, LabError> {
         .find(|(name, _)| *name == interface)
         .and_then(|(_, numbers)| numbers.split_whitespace().nth(11)?.parse().ok())
         .ok_or_else(|| LabError(format!("{interface} has no counters")))
+}
+
+#[test]
+fn an_outage_ends_where_nothing_is_lost_for_50_ms() {
+    let sent = [10, 12, 61, 111, 300].map(Duration::from_millis);
+    let outages = outages(sent.into_iter());
+    let found: Vec<_> = outages.iter().map(|one| (one.ms(), one.lost)).collect();
+    assert_eq!(found, [(51, 3), (0, 1), (0, 1)]);
 }

@@ -161,9 +161,9 @@ impl Auditor {
         self.snapshots.push_back(snapshot);
     }
 
-    /// The rules in force.
-    pub(super) fn rules(&self) -> Option<&Rules> {
-        self.snapshots.back().map(|snapshot| &*snapshot.rules)
+    /// The snapshot in force.
+    pub(super) fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshots.back().map(|snapshot| &**snapshot)
     }
 
     /// Learns of a next hop, before any frame is sent there. One that comes and goes between two

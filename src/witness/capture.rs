@@ -101,7 +101,7 @@ impl Capture {
             interface_id: interface(port),
             timestamp: self.begun.wall + since,
             original_len: u32::try_from(sample.frame_bytes).unwrap_or(u32::MAX),
-            data: Cow::Owned(view.of(frame, site)),
+            data: Cow::Owned(view.of(frame, sample.rule, site)),
             options: vec![
                 EnhancedPacketOption::Comment(comment(sample).into()),
                 EnhancedPacketOption::Flags(way),

@@ -75,11 +75,11 @@ impl Witness {
             self.resided(sample.by, time);
         }
         if let Some(capture) = &mut self.capture
-            && let Some(rules) = self.auditor.rules()
+            && let Some(snapshot) = self.auditor.snapshot()
         {
             let own = self.links.incoming_mac();
             let macs = [self.links.host(), own, self.links.next_hop()];
-            capture.see(sample, &Site { rules, macs });
+            capture.see(sample, &Site { snapshot, macs });
         }
     }
 

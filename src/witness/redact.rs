@@ -7,7 +7,7 @@
 
 use super::wire::Wire;
 use crate::packet::{MacAddr, Version};
-use crate::policy::Rules;
+use crate::policy::{Class, Rule, Snapshot};
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -31,22 +31,29 @@ const SHOWN_OPTIONS: [u8; 2] = [2, 3];
 
 /// The addresses that a capture shows without being asked for: those of the site itself.
 pub(super) struct Site<'a> {
-    /// Has the host's IP addresses.
-    pub(super) rules: &'a Rules,
+    /// Has the host's IP addresses, and the relays.
+    pub(super) snapshot: &'a Snapshot,
     /// The host's MAC address, that of `incoming`, and the next hop's, as far as they are known.
     pub(super) macs: [Option<MacAddr>; 3],
 }
 
 impl Site<'_> {
-    fn has_ip(&self, octets: &[u8]) -> bool {
-        let address: IpAddr = if let Ok(v4) = <[u8; 4]>::try_from(octets) {
-            v4.into()
-        } else if let Ok(v6) = <[u8; 16]>::try_from(octets) {
-            v6.into()
-        } else {
-            return false;
+    fn has_ip(&self, address: IpAddr) -> bool {
+        let rules = &self.snapshot.rules;
+        rules.addresses.contains(address) || rules.relay_addresses.contains(address)
+    }
+
+    /// Whether the other side's port may be seen. Which relays there are is public, and many have
+    /// a port of their own. What arrives has no class, so it does not say whether it is a relay's;
+    /// without a relay set nothing does.
+    fn shows_port(&self, rule: Option<Rule>, other: (IpAddr, u16)) -> bool {
+        let relays = &self.snapshot.relays;
+        let is_no_relay = match rule.map(Rule::class) {
+            Some(Class::Exit) => rule == Some(Rule::HostMarked) || !relays.is_empty(),
+            Some(Class::Resolver | Class::Exempt | Class::Reply) => true,
+            _ => false,
         };
-        self.rules.addresses.contains(address) || self.rules.relay_addresses.contains(address)
+        is_no_relay && !relays.contains(other.0, other.1)
     }
 
     fn has_mac(&self, octets: &[u8]) -> bool {
@@ -64,7 +71,7 @@ pub(super) struct View {
 
 impl View {
     /// The bytes of a frame that may be shown, at their places; hidden ones are 0.
-    pub(super) fn of(self, frame: &[u8], site: &Site<'_>) -> Vec<u8> {
+    pub(super) fn of(self, frame: &[u8], rule: Option<Rule>, site: &Site<'_>) -> Vec<u8> {
         if self.with_payload && self.with_addresses {
             return frame.to_vec();
         }
@@ -74,7 +81,7 @@ impl View {
         };
         let mut reader = Reader::new(frame, wire);
         reader.ethernet(site);
-        reader.packet(site);
+        reader.packet(rule, site);
         if self.with_addresses {
             // The transport checksum covers the payload.
             let checksum = reader.checksum.clone();
@@ -105,6 +112,8 @@ struct Reader<'a> {
     checksum: Range<usize>,
     /// TCP or UDP: its payload is not another packet's header by definition.
     is_stream: bool,
+    /// Source and destination, and whether they are the site's.
+    sides: Option<[(IpAddr, bool); 2]>,
 }
 
 impl<'a> Reader<'a> {
@@ -118,6 +127,7 @@ impl<'a> Reader<'a> {
             packet_end: end,
             checksum: 0..0,
             is_stream: false,
+            sides: None,
         }
     }
 
@@ -154,7 +164,7 @@ impl<'a> Reader<'a> {
 
     /// The IP header and what follows. A packet that cannot be read is shown as one that is not
     /// IP: by its ethertype.
-    fn packet(&mut self, site: &Site<'_>) {
+    fn packet(&mut self, rule: Option<Rule>, site: &Site<'_>) {
         let read = match self.wire.ip {
             Some(Version::V4) => self.ipv4(site),
             Some(Version::V6) => self.ipv6(site),
@@ -172,7 +182,7 @@ impl<'a> Reader<'a> {
                 self.end = at + length.clamp(20, header.len());
                 self.checksum = at + 16..at + 18;
                 self.is_stream = true;
-                self.keep(at..at + 4);
+                self.ports(at, rule, site);
                 self.keep(at + 12..at + 14);
                 self.options(at + 20..self.end, is_own);
             }
@@ -180,7 +190,8 @@ impl<'a> Reader<'a> {
                 self.end = at + 8;
                 self.checksum = at + 6..at + 8;
                 self.is_stream = true;
-                self.keep(at..at + 6);
+                self.ports(at, rule, site);
+                self.keep(at + 4..at + 6);
             }
             // Between neighbours, and full of their addresses.
             (Some(ICMPV6), [kind, ..]) if DISCOVERY.contains(kind) => {
@@ -261,18 +272,31 @@ impl<'a> Reader<'a> {
 
     /// Source and destination, as far as they are the site's. Whether the source is.
     fn addresses(&mut self, at: usize, bytes: usize, site: &Site<'_>) -> bool {
-        let is_of_site = |at: usize| {
-            let octets = self.frame.get(at..at + bytes);
-            octets.is_some_and(|octets| site.has_ip(octets))
+        let side = |at: usize| {
+            let address = address(self.frame.get(at..at + bytes)?)?;
+            Some((address, site.has_ip(address)))
         };
-        let (source, destination) = (is_of_site(at), is_of_site(at + bytes));
-        if source {
-            self.keep(at..at + bytes);
+        let (Some(source), Some(destination)) = (side(at), side(at + bytes)) else {
+            return false;
+        };
+        for (place, (_, is_of_site)) in [(at, source), (at + bytes, destination)] {
+            if is_of_site {
+                self.keep(place..place + bytes);
+            }
         }
-        if destination {
-            self.keep(at + bytes..at + 2 * bytes);
+        self.sides = Some([source, destination]);
+        source.1
+    }
+
+    /// The ports of a TCP or UDP header: the site's, and the other side's where it names no relay.
+    fn ports(&mut self, at: usize, rule: Option<Rule>, site: &Site<'_>) {
+        for ((address, is_of_site), at) in self.sides.into_iter().flatten().zip([at, at + 2]) {
+            let port = self.frame.get(at..).and_then(<[u8]>::first_chunk::<2>);
+            let port = port.map(|port| u16::from_be_bytes(*port));
+            if is_of_site || port.is_some_and(|port| site.shows_port(rule, (address, port))) {
+                self.keep(at..at + 2);
+            }
         }
-        source
     }
 
     /// TCP options: kinds and lengths, and of the host's own some values. A list with any other
@@ -302,5 +326,12 @@ impl<'a> Reader<'a> {
         for range in shown {
             self.keep(range);
         }
+    }
+}
+
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    match octets.len() {
+        4 => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
     }
 }

@@ -8,7 +8,7 @@
 use crate::forged::{Direction, Forger, frames};
 use crate::rig::{NOON, ground};
 use exitmark::datapath::{DecidedBy, Excerpt, Outcome, Role, Sample};
-use exitmark::lab::frames::FROM;
+use exitmark::lab::frames::{FROM, tcp, udp};
 use exitmark::observe::CaptureRequest;
 use exitmark::policy::Rule;
 use exitmark::witness::Witness;
@@ -43,10 +43,10 @@ impl Eyes {
     }
 
     /// The frame's block in the file.
-    fn see(&mut self, direction: Direction, frame: &[u8]) -> Vec<u8> {
-        let (ingress, egress, rule) = match direction {
-            Direction::Outbound => (Role::Host, Role::Uplink, Some(Rule::ExitProtocol)),
-            Direction::Inbound => (Role::Uplink, Role::Host, None),
+    fn see(&mut self, direction: Direction, rule: Option<Rule>, frame: &[u8]) -> Vec<u8> {
+        let (ingress, egress) = match direction {
+            Direction::Outbound => (Role::Host, Role::Uplink),
+            Direction::Inbound => (Role::Uplink, Role::Host),
         };
         self.witness.see(&Sample {
             by: DecidedBy::Kernel,
@@ -73,12 +73,27 @@ fn fitting(
     candidates: usize,
     frame: impl Fn(u16) -> Vec<u8>,
 ) -> usize {
-    let captured = eyes.see(direction, &frame(TRUE));
+    let rule = match direction {
+        Direction::Outbound => Some(Rule::ExitProtocol),
+        Direction::Inbound => None,
+    };
+    fitting_by(eyes, direction, rule, candidates, frame)
+}
+
+/// The same of frames that this rule has decided.
+fn fitting_by(
+    eyes: &mut Eyes,
+    direction: Direction,
+    rule: Option<Rule>,
+    candidates: usize,
+    frame: impl Fn(u16) -> Vec<u8>,
+) -> usize {
+    let captured = eyes.see(direction, rule, &frame(TRUE));
     (0..=u16::MAX)
         .cycle()
         .skip(TRUE.into())
         .take(candidates)
-        .filter(|&candidate| eyes.see(direction, &frame(candidate)) == captured)
+        .filter(|&candidate| eyes.see(direction, rule, &frame(candidate)) == captured)
         .count()
 }
 
@@ -126,6 +141,64 @@ fn every_candidate_fits_a_frame_cut_anywhere() {
         }
     }
     report(&told);
+}
+
+/// Relays are listed publicly, and many have a port of their own.
+#[test]
+fn every_port_fits_a_frame_to_or_from_a_relay() {
+    let mut told = Vec::new();
+    let mut eyes = Eyes::new(false, false);
+    for (host, other) in [
+        ("192.0.2.10:40000", "198.51.100.7:0"),
+        ("[2001:db8:1::10]:40000", "[2001:db8:51::7]:0"),
+    ] {
+        for (direction, rule) in [
+            (Direction::Outbound, Some(Rule::ToListedRelay)),
+            (Direction::Outbound, Some(Rule::FromRelayAddress)),
+            (Direction::Outbound, Some(Rule::NotHostMarked)),
+            (Direction::Outbound, Some(Rule::Refuses)),
+            (Direction::Outbound, Some(Rule::NoUserSpace)),
+            (Direction::Inbound, None),
+        ] {
+            for build in [tcp, udp] {
+                let fit = fitting_by(&mut eyes, direction, rule, CANDIDATES / 16, |port| {
+                    let other = other.replace(":0", &format!(":{port}"));
+                    match direction {
+                        Direction::Outbound => build(host, &other).build(),
+                        Direction::Inbound => build(&other, host).build(),
+                    }
+                });
+                if fit != CANDIDATES / 16 {
+                    told.push(format!("{host} {direction:?} {rule:?}: {fit} ports fit"));
+                }
+            }
+        }
+    }
+    report(&told);
+}
+
+/// Exit traffic to a listed relay, as a host with a mark of its own may have it.
+#[test]
+fn the_port_of_a_listed_relay_is_hidden_whatever_the_class() {
+    let mut eyes = Eyes::new(false, false);
+    let relay = ground().snapshot.relays.iter().next().unwrap();
+    let shows = |eyes: &mut Eyes, to: &str| {
+        let frame = tcp("192.0.2.10:40000", to).build();
+        let port = frame[36..38].to_vec();
+        let block = eyes.see(Direction::Outbound, Some(Rule::HostMarked), &frame);
+        block
+            .windows(4)
+            .any(|ports| ports == [&[0x9c, 0x40], &port[..]].concat())
+    };
+    assert!(relay.address.is_ipv4());
+    assert!(!shows(
+        &mut eyes,
+        &format!("{}:{}", relay.address, relay.port)
+    ));
+    assert!(shows(
+        &mut eyes,
+        &format!("{}:{}", relay.address, relay.port - 1)
+    ));
 }
 
 /// A checksum covers payload too: two bytes of it, in a frame whose addresses are shown.

@@ -5,6 +5,7 @@ use exitmark::datapath::{Role, Sample};
 use exitmark::lab::frames::{FROM, TO, tcp, udp};
 use exitmark::observe::CaptureRequest;
 use exitmark::packet::MacAddr;
+use exitmark::policy::{Class, Rule};
 use exitmark::witness::{Moment, Witness};
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
@@ -280,7 +281,8 @@ fn every_frame_has_its_headers_and_its_story_and_no_address_of_the_other_side() 
 }
 
 /// Offsets of the bytes that are hidden, of frames with at most one tag.
-fn hidden(frame: &[u8], is_outbound: bool) -> Vec<usize> {
+fn hidden(frame: &[u8], rule: Option<Rule>) -> Vec<usize> {
+    let is_outbound = rule.is_some();
     let mut hidden: Vec<usize> = Vec::new();
     // The router's MAC address is not among those that the box works with.
     hidden.extend((0..12).filter(|at| {
@@ -312,6 +314,14 @@ fn hidden(frame: &[u8], is_outbound: bool) -> Vec<usize> {
         6 => hidden.extend((l4 + 4..l4 + 12).chain(l4 + 14..l4 + 20)),
         _ => hidden.extend(l4 + 6..l4 + 8),
     }
+    // The other side's port; of foreign frames no side is the site's.
+    use Class::{Exempt, Exit, Foreign, Reply, Resolver};
+    match rule.map(Rule::class) {
+        Some(Exit | Resolver | Exempt | Reply) => {}
+        Some(Foreign) => hidden.extend(l4..l4 + 4),
+        Some(_) => hidden.extend(l4 + 2..l4 + 4),
+        None => hidden.extend(l4..l4 + 2),
+    }
     hidden
 }
 
@@ -323,7 +333,7 @@ fn the_headers_are_those_that_left() {
         for (sample, packet) in samples.iter().zip(&file.packets) {
             let class = sample.rule.map(|rule| rule.class().name());
             let mut expected = sample.after[..packet.data.len()].to_vec();
-            for at in hidden(&sample.after, sample.ingress == Role::Host) {
+            for at in hidden(&sample.after, sample.rule) {
                 if let Some(byte) = expected.get_mut(at) {
                     *byte = 0;
                 }

@@ -359,7 +359,11 @@ impl Daemon {
 
     /// Pins again what was unpinned while the box runs.
     pub(super) fn look_at_pins(&mut self) {
-        if !self.kernel.is_unpinned(&self.pins, &self.attachments) {
+        let attachments = &self.attachments;
+        if !self
+            .kernel
+            .is_unpinned(&self.pins, attachments, &self.watches)
+        {
             self.unpinned = None;
             return;
         }

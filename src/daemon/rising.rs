@@ -6,10 +6,14 @@ use super::workers::Sums;
 use crate::datapath::{Counter, DropReason, Role, Tally};
 use std::collections::BTreeMap;
 
-/// A reason rises when it did in so many of the last [`RECENT`] looks, one a second; it is over
-/// after as many as there are bits without a loss.
+/// A reason rises when it did in so many of the last looks, one a second; it is over after as many
+/// as there are bits without a loss.
 const RISES: u32 = 3;
+/// The looks that count: the last five.
 const RECENT: u16 = 0b1_1111;
+/// Those that count where a whole direction of the wire may be dead: a quiet host sends a frame now
+/// and then.
+const RECENT_OF_ALARM: u16 = u16::MAX;
 
 /// Where frames are lost, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +145,11 @@ impl History {
     fn look(&mut self, count: u64) -> Option<bool> {
         let last = self.last.replace(count)?;
         self.looks = self.looks << 1 | u16::from(count > last);
-        let rises = (self.looks & RECENT).count_ones() >= RISES;
+        let recent = match self.loss.is_alarm() {
+            true => RECENT_OF_ALARM,
+            false => RECENT,
+        };
+        let rises = (self.looks & recent).count_ones() >= RISES;
         let is_rising = rises || self.is_rising && self.looks != 0;
         (std::mem::replace(&mut self.is_rising, is_rising) != is_rising).then_some(is_rising)
     }
@@ -186,8 +194,12 @@ mod tests {
     use crate::settings::Engine;
 
     fn changes(seconds: &[u64]) -> Vec<Option<bool>> {
+        changes_of(Loss::Missed(Role::Host), seconds)
+    }
+
+    fn changes_of(loss: Loss, seconds: &[u64]) -> Vec<Option<bool>> {
         let mut history = History {
-            loss: Loss::Missed(Role::Host),
+            loss,
             last: None,
             looks: 0,
             is_rising: false,
@@ -220,6 +232,16 @@ mod tests {
         expected[3] = Some(true);
         expected[3 + 16] = Some(false);
         assert_eq!(changes(&seconds), expected);
+    }
+
+    #[test]
+    fn a_frame_now_and_then_that_no_way_out_takes_is_an_alarm() {
+        let seconds = [1, 0, 0, 0, 1, 0, 0, 0, 1, 0];
+        let begins = |loss| changes_of(loss, &seconds).contains(&Some(true));
+        for reason in [DropReason::NoEgress, DropReason::TxDown(Role::Uplink)] {
+            assert!(begins(Loss::Dropped(reason)), "{reason:?}");
+        }
+        assert!(!begins(Loss::Dropped(DropReason::HostMacUnknown)));
     }
 
     #[test]

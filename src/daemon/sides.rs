@@ -14,6 +14,9 @@ use crate::policy::Class;
 
 /// How many of the host's frames must arrive by `uplink`.
 const BY_UPLINK: u64 = 3;
+/// In how many looks such frames must arrive after the host was heard by `host`: it may be starting
+/// anew, and whoever forges its address needs to go on for as long.
+const LOOKS_BY_UPLINK: u32 = 10;
 /// How many frames of others must arrive by `host`, and in how many looks at least, where none of
 /// the host's arrives by either port. A host that is quiet still sends some from link-local
 /// addresses.
@@ -70,6 +73,8 @@ pub(super) struct Sides {
     since: Counted,
     /// Looks since then.
     looks: u32,
+    /// Those of them in which frames from the host's addresses had arrived by `uplink`.
+    looks_by_uplink: u32,
     /// Whether there was such a frame.
     is_heard: bool,
     finding: Option<Finding>,
@@ -82,13 +87,20 @@ impl Sides {
         self.is_heard |= last.is_some_and(|last| now.own > last.own);
         // Counters that fall are those of another build.
         if last.is_none_or(|last| now.own != last.own || now.foreign < last.foreign) {
-            (self.since, self.looks) = (now, 0);
+            (self.since, self.looks, self.looks_by_uplink) = (now, 0, 0);
         } else {
             self.looks = self.looks.saturating_add(1);
+            if last.is_some_and(|last| now.by_uplink > last.by_uplink) {
+                self.looks_by_uplink = self.looks_by_uplink.saturating_add(1);
+            }
         }
         let foreign = now.foreign - self.since.foreign;
         let by_uplink = now.by_uplink.saturating_sub(self.since.by_uplink);
-        let finding = if foreign > 0 && by_uplink >= BY_UPLINK {
+        let is_behind_uplink = match self.is_heard {
+            true => self.looks_by_uplink >= LOOKS_BY_UPLINK,
+            false => by_uplink >= BY_UPLINK,
+        };
+        let finding = if foreign > 0 && is_behind_uplink {
             Some(Finding::Swapped)
         } else if foreign >= FOREIGN && self.looks >= LOOKS {
             Some(Finding::Absent)
@@ -200,8 +212,19 @@ mod tests {
 
     #[test]
     fn cables_that_are_swapped_later_are_found() {
-        let all = findings(&[(9, 0, 0), (9, 0, 0), (0, 9, 0), (0, 9, 9)]);
-        assert_eq!(all, [None, None, None, Some(Finding::Swapped)]);
+        let mut seconds = vec![(9, 0, 0); 2];
+        seconds.extend([(0, 9, 9); 10]);
+        let all = findings(&seconds);
+        assert_eq!(all[..11], [None; 11]);
+        assert_eq!(all[11], Some(Finding::Swapped));
+    }
+
+    #[test]
+    fn forged_frames_while_the_host_starts_anew_are_no_alarm() {
+        let mut seconds = vec![(9, 0, 0)];
+        seconds.extend([(0, 1, 900); 9]);
+        seconds.extend([(9, 0, 0); 3]);
+        assert!(findings(&seconds).iter().all(Option::is_none));
     }
 
     #[test]

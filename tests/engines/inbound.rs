@@ -254,8 +254,28 @@ fn several_hosts_get_their_own_frames_and_no_other_hosts() {
         assert!(!ran.redirected && !ran.passed);
         let unknown = Counter::Dropped(DropReason::HostMacUnknown);
         assert_eq!(counted.of(unknown), 1);
-        // Until the changes have ended for a while.
+        // Also while one of them alone is heard.
         rig.links.settle_hosts();
+        let (ran, _) = rig.run(Role::Incoming, &unseen);
+        assert!(!ran.redirected && !ran.passed);
+    });
+}
+
+#[test]
+fn a_host_that_changes_its_mac_address_now_and_then_is_one_host() {
+    in_namespace(|| {
+        let mut rig = rig(None, Role::Incoming);
+        for last in 1..9 {
+            let mac = MacAddr::new([2, 0, 0, 0, 1, last]);
+            rig.run(Role::Host, &tcp(HOST4, WEB4).macs(TO, mac).build());
+            if last % 2 == 0 {
+                // Nothing has changed for a while.
+                rig.links.settle_hosts();
+            }
+            assert!(!rig.links.has_several_hosts());
+        }
+        assert_eq!(rig.links.host_changes(), 7);
+        let unseen = to_box(tcp(WEB4, "192.0.2.77:40000")).build();
         let (ran, _) = rig.run(Role::Incoming, &unseen);
         assert!(ran.redirected);
     });

@@ -391,21 +391,31 @@ fn pins_that_are_removed_are_made_again_and_the_box_outlives_its_process() {
     for (times, removed) in [
         (1, "link_uplink"),
         (2, "program_host"),
-        (3, "maps-"),
-        (4, ""),
+        (3, "watch_unsent"),
+        (4, "maps-/links"),
+        (5, "maps-"),
+        (6, ""),
     ] {
         rig.site.middle.run(move || {
             let pins = std::path::Path::new("/sys/fs/bpf/exitmark");
+            let (of_pins, of_maps) = match removed.split_once('/') {
+                Some((of_pins, of_maps)) => (of_pins, of_maps),
+                None => (removed, ""),
+            };
             let entries = std::fs::read_dir(pins).unwrap();
             let mut entries = entries.map(|entry| entry.unwrap().path());
             // The maps' directory has the layout's number.
             let begins = |path: &std::path::PathBuf| {
                 let name = path.file_name().unwrap().to_string_lossy();
-                name.starts_with(removed)
+                name.starts_with(of_pins)
             };
-            let pins = match removed {
+            let pins = match of_pins {
                 "" => pins.to_owned(),
                 _ => entries.find(begins).unwrap(),
+            };
+            let pins = match of_maps {
+                "" => pins,
+                _ => pins.join(of_maps),
             };
             match pins.is_dir() {
                 true => std::fs::remove_dir_all(pins).unwrap(),

@@ -3,7 +3,7 @@
 use super::pins::Watch;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 pub use super::sys::{XdpAbilities, XdpState, kernel_version};
-use super::{Kernel, KernelError, Pins, map_error, sys};
+use super::{Kernel, KernelError, PINNED_MAPS, Pins, map_error, sys};
 use crate::datapath::{PerRole, Role};
 use std::fmt;
 use std::io;
@@ -233,8 +233,12 @@ impl Kernel {
 
     /// Whether anything of what this box has pinned is gone: removed by hand, or with its file
     /// system.
-    pub fn is_unpinned(&self, pins: &Pins, attachments: &[Attachment]) -> bool {
-        pins.are_wiped(self.layout, attachments.iter().map(|one| one.role))
+    pub fn is_unpinned(&self, pins: &Pins, attachments: &[Attachment], watches: &Watches) -> bool {
+        pins.are_wiped(
+            attachments.iter().map(|one| one.role),
+            watches.0.iter().map(|&(watch, _)| watch),
+            (self.layout, &PINNED_MAPS),
+        )
     }
 
     /// Pins again what was unpinned. The programs are on their NICs all the while.

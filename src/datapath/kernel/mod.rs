@@ -47,6 +47,8 @@ const COUNTS: usize = SLOTS + 3 * ROLES + 1;
 const COUNTERS: &str = "counters";
 const WORKER_COUNTERS: &str = "worker_counters";
 const LINKS: &str = "links";
+/// The maps that outlive the process, in the order in which they are pinned.
+const PINNED_MAPS: [&str; 5] = [pins::POLICIES, LINKS, "guards", COUNTERS, WORKER_COUNTERS];
 const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 
 /// Why the program cannot be loaded, fed or attached.
@@ -249,13 +251,14 @@ impl Kernel {
     pub fn pin_maps(&self, pins: &Pins) -> Result<(), KernelError> {
         let maps = &self.skeleton.maps;
         pins.make_maps(self.layout)?;
-        for (name, map) in [
-            (pins::POLICIES, maps.policies.as_fd()),
-            (LINKS, maps.links.as_fd()),
-            ("guards", maps.guards.as_fd()),
-            (COUNTERS, maps.counters.as_fd()),
-            (WORKER_COUNTERS, maps.worker_counters.as_fd()),
-        ] {
+        let pinned = [
+            maps.policies.as_fd(),
+            maps.links.as_fd(),
+            maps.guards.as_fd(),
+            maps.counters.as_fd(),
+            maps.worker_counters.as_fd(),
+        ];
+        for (name, map) in PINNED_MAPS.into_iter().zip(pinned) {
             pins.pin_map(self.layout, name, map)?;
         }
         Ok(())

@@ -118,14 +118,20 @@ impl Pins {
         sys::pin(self.undo.as_fd(), &path).map_err(refused("pin", &path))
     }
 
-    /// Whether anything is missing of what a box with programs on the NICs of these roles has
-    /// pinned, with this layout of its maps.
-    pub(super) fn are_wiped(&self, layout: u32, roles: impl Iterator<Item = Role>) -> bool {
-        let mut of_roles = roles.flat_map(|role| [self.link_path(role), self.program_path(role)]);
-        let beside = [self.directory.join(UNDO), self.maps(layout).join(POLICIES)];
-        !self.is_in_place()
-            || of_roles.any(|path| is_missing(&path))
-            || beside.iter().any(|path| is_missing(path))
+    /// Whether anything is missing of what a box has pinned: programs on the NICs of these roles,
+    /// these watches, and these maps of this layout.
+    pub(super) fn are_wiped(
+        &self,
+        roles: impl Iterator<Item = Role>,
+        watches: impl Iterator<Item = Watch>,
+        (layout, maps): (u32, &[&str]),
+    ) -> bool {
+        let of_roles = roles.flat_map(|role| [self.link_path(role), self.program_path(role)]);
+        let of_watches = watches.map(|watch| self.directory.join(watch.name()));
+        let of_maps = maps.iter().map(|map| self.maps(layout).join(map));
+        let undo = std::iter::once(self.directory.join(UNDO));
+        let mut all = undo.chain(of_roles).chain(of_watches).chain(of_maps);
+        !self.is_in_place() || all.any(|path| is_missing(&path))
     }
 
     /// Whether there is anything at this place.

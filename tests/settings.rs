@@ -496,3 +496,21 @@ fn relay_sets_are_checked_unless_asked_otherwise() {
     assert_eq!(otherwise.retain, Duration::from_secs(90 * 60));
     assert_eq!(otherwise.when_stale, WhenStale::Keep);
 }
+
+#[test]
+fn rings_are_small_where_few_frames_go_through_them_unless_they_are_given() {
+    for (given, serves_all, expected) in [
+        ("", true, (2048, 256)),
+        ("", false, (512, 64)),
+        ("ring = 64", true, (64, 64)),
+        ("ring = 64", false, (64, 64)),
+        ("ring = 4096", false, (4096, 64)),
+        ("batch = 200", false, (512, 200)),
+        ("ring = 128\nbatch = 1", true, (128, 1)),
+    ] {
+        let text = GOOD.replace("ring = 2048", given);
+        let settings = Settings::parse(&text, Path::new("")).unwrap();
+        let sizes = settings.datapath.rings(serves_all);
+        assert_eq!((sizes.ring, sizes.batch), expected, "{given} {serves_all}");
+    }
+}

@@ -455,7 +455,7 @@ fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<
         Role::Uplink | Role::Incoming => inbound,
     });
     // Room in the ring for packets of the longest kind.
-    let packets = u64::from(settings.datapath.ring / sockets.buffers_per_packet);
+    let packets = u64::from(sockets.rings.ring / sockets.buffers_per_packet);
     let (credit, hard_credit) = if settings.datapath.spill {
         (packets / 2, packets * 3 / 4)
     } else {

@@ -11,7 +11,7 @@ use crate::datapath::{
 use crate::observe::WorkerReport as BalanceReport;
 use crate::policy::Snapshot;
 use crate::process;
-use crate::settings::Settings;
+use crate::settings::{Engine, Inbound, RingSizes, Settings};
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::mman::{MlockAllFlags, mlockall};
@@ -66,6 +66,7 @@ enum Queues {
 pub(super) struct Sockets {
     umem: Umem,
     queues: Queues,
+    pub(super) rings: RingSizes,
     /// How many buffers the longest packet takes.
     pub(super) buffers_per_packet: u32,
     /// For each zero-copy port, the NIC that loses what the XDP program redirects from it.
@@ -81,11 +82,12 @@ impl Sockets {
         let workers = nics.workers();
         let ports = u32::try_from(nics.present().count()).unwrap_or(3);
         let attempt = |zero_copy| -> Result<Self, XskError> {
+            let rings = settings.datapath.rings(serves_all(settings, zero_copy));
             let chunk_bytes = chunk_bytes(frame_bytes, zero_copy);
             let umem = Umem::new(
                 XskSettings {
-                    ring: settings.datapath.ring,
-                    in_hand: limits(settings).in_hand(),
+                    ring: rings.ring,
+                    in_hand: limits(settings, rings).in_hand(),
                     chunk_bytes,
                     multi_buffer: nics.need_several_buffers(),
                     zero_copy,
@@ -104,6 +106,7 @@ impl Sockets {
             Ok(Self {
                 umem,
                 queues,
+                rings,
                 buffers_per_packet: frame_bytes.div_ceil(chunk_bytes - HEADROOM),
                 lossy: PerRole::from_fn(|role| lossy[role].clone().filter(|_| zero_copy)),
             })
@@ -149,8 +152,15 @@ struct Served {
     gauge: QueueGauge,
 }
 
-fn limits(settings: &Settings) -> WorkerLimits {
-    WorkerLimits::new(settings.datapath.batch, settings.datapath.spin)
+fn limits(settings: &Settings, rings: RingSizes) -> WorkerLimits {
+    WorkerLimits::new(rings.batch, settings.datapath.spin)
+}
+
+/// Whether all frames of a port go through its sockets. A zero-copy NIC fills its own receive ring
+/// from theirs.
+fn serves_all(settings: &Settings, zero_copy: bool) -> bool {
+    let is_asked = settings.engine == Engine::AfXdp || settings.datapath.inbound == Inbound::AfXdp;
+    is_asked || zero_copy
 }
 
 /// All workers.
@@ -200,15 +210,16 @@ impl Workers {
             closed: Troubled::default(),
         };
         let forwarder = || Forwarder::new(Arc::clone(snapshot), Arc::clone(links));
+        let limits = limits(settings, sockets.rings);
         match sockets.queues {
             Queues::Copy(shares) => {
                 for share in shares {
-                    workers.add(share, forwarder(), limits(settings), events)?;
+                    workers.add(share, forwarder(), limits, events)?;
                 }
             }
             Queues::ZeroCopy(shares) => {
                 for share in shares {
-                    workers.add(share, forwarder(), limits(settings), events)?;
+                    workers.add(share, forwarder(), limits, events)?;
                 }
             }
         }

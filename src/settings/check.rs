@@ -256,17 +256,19 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
                 value(key, number, reason)
             })
     };
-    let ring = within("datapath.ring", raw.ring, &RING)?;
-    if !ring.is_power_of_two() {
+    let given = |key, number: Option<i64>, range| {
+        let number = number.map(|number| within(key, number, range));
+        number.transpose()
+    };
+    let ring = given("datapath.ring", raw.ring, &RING)?;
+    if let Some(ring) = ring.filter(|ring| !ring.is_power_of_two()) {
         let reason = format!("is no power of two; {} is", ring.next_power_of_two());
         return Err(value("datapath.ring", ring, reason));
     }
-    // Large batches spread the cost of a system call; they only form under load.
-    let batch = match raw.batch {
-        Some(batch) => within("datapath.batch", batch, &BATCH)?,
-        None => ring.min(*BATCH.end()),
-    };
-    if batch > ring {
+    let batch = given("datapath.batch", raw.batch, &BATCH)?;
+    if let (Some(ring), Some(batch)) = (ring, batch)
+        && batch > ring
+    {
         let reason = format!("is more than datapath.ring = {ring} holds");
         return Err(value("datapath.batch", batch, reason));
     }

@@ -166,10 +166,10 @@ pub enum OnStop {
 /// Sizes and ways of the packet path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datapath {
-    /// Entries of each ring, a power of two.
-    pub ring: u32,
-    /// Frames that are handled at a time.
-    pub batch: u32,
+    /// Entries of each ring, a power of two, where it is given; see [`Datapath::rings`].
+    pub ring: Option<u32>,
+    /// Frames that are handled at a time, where it is given.
+    pub batch: Option<u32>,
     /// Between frames that are less than this apart a worker does not sleep.
     pub spin: Duration,
     /// Whether the NIC's own buffers are used.
@@ -182,6 +182,30 @@ pub struct Datapath {
     pub inbound: Inbound,
     /// One decision in so many is held against the policy, a power of two; 0 is none.
     pub sample: u32,
+}
+
+/// The size of the sockets' rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingSizes {
+    /// Entries of each ring, a power of two.
+    pub ring: u32,
+    /// Frames that are handled at a time, at most as many as a ring has entries.
+    pub batch: u32,
+}
+
+impl Datapath {
+    /// How large the rings are: as the configuration says, or for all frames of a port, or for
+    /// those that the XDP program leaves to user space (fragments, IPv6 extension headers), which
+    /// takes a quarter of the locked memory.
+    pub fn rings(&self, serves_all: bool) -> RingSizes {
+        let (ring, batch) = match serves_all {
+            true => (2048, 256),
+            false => (512, 64),
+        };
+        let ring = self.ring.unwrap_or(ring);
+        let batch = self.batch.unwrap_or_else(|| ring.min(batch));
+        RingSizes { ring, batch }
+    }
 }
 
 /// Whether the XDP program is loaded for frames in several buffers (XDP multi-buffer).

@@ -193,7 +193,7 @@ pub(super) enum WhenStale {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Datapath {
-    pub(super) ring: i64,
+    pub(super) ring: Option<i64>,
     pub(super) batch: Option<i64>,
     pub(super) spin: i64,
     pub(super) zero_copy: ZeroCopy,
@@ -206,7 +206,7 @@ pub(super) struct Datapath {
 impl Default for Datapath {
     fn default() -> Self {
         Self {
-            ring: 2048,
+            ring: None,
             batch: None,
             spin: 50,
             zero_copy: ZeroCopy::default(),

@@ -156,21 +156,9 @@ pub(super) fn compare_mtus(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::AttachMode;
-    use crate::nic::Nic;
 
     fn port(role: Role) -> StandingPort {
-        StandingPort {
-            role,
-            configured: "up0".to_owned(),
-            nic: Nic::example("up0", Some("igb")),
-            mode: AttachMode::Native,
-            is_zero_copy: false,
-            hands_over: false,
-            reason: "",
-            needs_process: false,
-            lossy: None,
-        }
+        StandingPort::example(role, "up0")
     }
 
     fn state() -> LinkState {

@@ -65,6 +65,7 @@ pub(super) struct Standing {
 }
 
 /// A NIC in its role, likewise.
+#[derive(Clone)]
 pub(super) struct StandingPort {
     pub(super) role: Role,
     /// The NIC's name in the configuration.
@@ -82,6 +83,22 @@ pub(super) struct StandingPort {
 }
 
 impl StandingPort {
+    /// For tests: a NIC of this name in native mode that nothing is amiss with.
+    #[cfg(test)]
+    pub(super) fn example(role: Role, name: &str) -> Self {
+        Self {
+            role,
+            configured: name.to_owned(),
+            nic: Nic::example(name, Some("igb")),
+            mode: AttachMode::Native,
+            is_zero_copy: false,
+            hands_over: false,
+            reason: "",
+            needs_process: false,
+            lossy: None,
+        }
+    }
+
     /// What it means that it needs the process.
     pub(super) fn alone(&self) -> String {
         let role = self.role;

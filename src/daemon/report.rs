@@ -277,7 +277,8 @@ impl Daemon {
             }
             if port.mode == AttachMode::Generic {
                 let text = format!(
-                    "{} ({}) has XDP in generic mode, several times slower",
+                    "{} ({}) has XDP in generic mode, several times slower, and longer frames than \
+                     its MTU are lost: none come where TSO and GSO are off at the sender",
                     port.nic.name, port.role
                 );
                 warn("generic_xdp", false, text);

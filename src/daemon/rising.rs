@@ -3,7 +3,7 @@
 
 use super::parts::Standing;
 use super::workers::Sums;
-use crate::datapath::{Counter, DropReason, Role, Tally};
+use crate::datapath::{AttachMode, Counter, DropReason, Role, Tally};
 use std::collections::BTreeMap;
 
 /// A reason rises when it did in so many of the last looks, one a second; it is over after as many
@@ -102,6 +102,11 @@ impl Loss {
             Self::Dropped(DropReason::SteerUnavailable) => {
                 "relay traffic cannot be steered, and steer.on_unavailable is \"drop\"".to_owned()
             }
+            Self::Missed(role) if is_generic(role, standing) => format!(
+                "{} has XDP in generic mode, in which the kernel hands over no frame longer than a \
+                 receive buffer: TSO and GSO off at the sender (`ethtool -K NIC tso off gso off`)",
+                nic(role)
+            ),
             Self::Missed(role) => format!(
                 "the worker behind {} is slower than frames arrive: a larger datapath.ring, more \
                  queues, or engine = \"xdp\"",
@@ -114,6 +119,11 @@ impl Loss {
             ),
         }
     }
+}
+
+fn is_generic(role: Role, standing: &Standing) -> bool {
+    let mut ports = standing.ports.iter();
+    ports.any(|port| port.role == role && port.mode == AttachMode::Generic)
 }
 
 /// One reason's last count, and in which of the last looks it had risen, a bit each.
@@ -190,6 +200,7 @@ fn text(loss: Loss, standing: &Standing) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parts::StandingPort;
     use super::*;
     use crate::settings::Engine;
 
@@ -244,15 +255,30 @@ mod tests {
         assert!(!begins(Loss::Dropped(DropReason::HostMacUnknown)));
     }
 
-    #[test]
-    fn every_reason_has_a_mend() {
-        let standing = Standing {
+    fn standing(ports: Vec<StandingPort>) -> Standing {
+        Standing {
             asked: Engine::Auto,
             engine: Engine::Xdp,
             reason: "",
-            ports: Vec::new(),
+            ports,
             afterwards: None,
-        };
+        }
+    }
+
+    /// A veth's peer sends frames of 64 KiB with TSO.
+    #[test]
+    fn long_frames_in_generic_mode_are_told_as_the_senders_offload() {
+        let mut port = StandingPort::example(Role::Host, "host0");
+        for (mode, is_told) in [(AttachMode::Native, false), (AttachMode::Generic, true)] {
+            port.mode = mode;
+            let text = text(Loss::Missed(Role::Host), &standing(vec![port.clone()]));
+            assert_eq!(text.contains("tso off gso off"), is_told, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_reason_has_a_mend() {
+        let standing = standing(Vec::new());
         for loss in Loss::all() {
             let text = text(loss, &standing);
             assert!(text.contains(&loss.name()) && text.len() > 60, "{text}");

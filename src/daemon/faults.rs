@@ -2,7 +2,7 @@
 //! what its sockets and the program were set up for.
 
 use super::detach;
-use super::parts::StandingPort;
+use super::parts::{Standing, StandingPort};
 use crate::datapath::{PerRole, Role};
 use crate::nic::LinkState;
 
@@ -45,12 +45,15 @@ impl Fault {
         matches!(self, Self::Gone | Self::Forgotten)
     }
 
-    /// What is amiss, what it means, and what mends it.
-    pub(super) fn text(&self, port: &StandingPort) -> String {
+    /// What is amiss, what it means, and what mends it. While a port is lost there is no worker: a
+    /// wire that needs one is dead with any of its ports.
+    pub(super) fn text(&self, port: &StandingPort, standing: &Standing) -> String {
         let (nic, role) = (&port.nic.name, port.role);
         let loss = match role {
-            Role::Host | Role::Uplink => "nothing crosses the wire",
-            Role::Incoming => "relay traffic is not steered",
+            Role::Incoming if !self.is_loss() || !standing.is_dead_without_workers() => {
+                "relay traffic is not steered"
+            }
+            _ => "nothing crosses the wire",
         };
         match self {
             Self::Gone => format!(
@@ -226,6 +229,20 @@ mod tests {
         // `incoming` takes only what is sent to it.
         let incoming = self::port(Role::Incoming);
         assert_eq!(faults(&incoming, Some(&deaf), SEEN), []);
+    }
+
+    #[test]
+    fn without_incoming_the_wire_is_dead_only_where_it_needs_a_worker() {
+        let text = |needs_process, fault: Fault| {
+            let mut host = port(Role::Host);
+            host.needs_process = needs_process;
+            let standing = Standing::example(vec![host]);
+            fault.text(&port(Role::Incoming), &standing)
+        };
+        let steered = "relay traffic is not steered";
+        assert!(text(false, Fault::Gone).contains(steered));
+        assert!(text(true, Fault::Gone).contains("nothing crosses the wire"));
+        assert!(text(true, Fault::NoLink { is_up: false }).contains(steered));
     }
 
     #[test]

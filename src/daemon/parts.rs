@@ -117,6 +117,25 @@ impl StandingPort {
 }
 
 impl Standing {
+    /// For tests: the kernel engine with these ports.
+    #[cfg(test)]
+    pub(super) fn example(ports: Vec<StandingPort>) -> Self {
+        Self {
+            asked: Engine::Auto,
+            engine: Engine::Xdp,
+            reason: "",
+            ports,
+            afterwards: None,
+        }
+    }
+
+    /// Whether a port's frames reach no other port without a worker. Zero-copy ports leave that mode
+    /// with their sockets.
+    pub(super) fn is_dead_without_workers(&self) -> bool {
+        let mut ports = self.ports.iter();
+        ports.any(|port| port.needs_process && port.lossy.is_none())
+    }
+
     /// The MTU of all ports, in bytes.
     pub(super) fn mtu(&self) -> u32 {
         let mtus = self.ports.iter().map(|port| port.nic.mtu);

@@ -161,7 +161,7 @@ impl Daemon {
                 let is_told = matches!(fault, Fault::NoLink { .. })
                     && self.links.incoming_port() == Some(role);
                 if !is_told {
-                    tracing::error!("ALARM: {}", fault.text(port));
+                    tracing::error!("ALARM: {}", fault.text(port, &self.standing));
                 }
             }
             let is_over = |fault: &&Fault| {

@@ -180,7 +180,7 @@ impl Daemon {
         for port in &self.standing.ports {
             for fault in self.following.faults(port.role) {
                 if fault.kind() != "no_carrier" {
-                    warn(fault.kind(), true, fault.text(port));
+                    warn(fault.kind(), true, fault.text(port, &self.standing));
                 }
             }
         }

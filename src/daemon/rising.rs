@@ -202,7 +202,6 @@ fn text(loss: Loss, standing: &Standing) -> String {
 mod tests {
     use super::super::parts::StandingPort;
     use super::*;
-    use crate::settings::Engine;
 
     fn changes(seconds: &[u64]) -> Vec<Option<bool>> {
         changes_of(Loss::Missed(Role::Host), seconds)
@@ -255,30 +254,23 @@ mod tests {
         assert!(!begins(Loss::Dropped(DropReason::HostMacUnknown)));
     }
 
-    fn standing(ports: Vec<StandingPort>) -> Standing {
-        Standing {
-            asked: Engine::Auto,
-            engine: Engine::Xdp,
-            reason: "",
-            ports,
-            afterwards: None,
-        }
-    }
-
     /// A veth's peer sends frames of 64 KiB with TSO.
     #[test]
     fn long_frames_in_generic_mode_are_told_as_the_senders_offload() {
         let mut port = StandingPort::example(Role::Host, "host0");
         for (mode, is_told) in [(AttachMode::Native, false), (AttachMode::Generic, true)] {
             port.mode = mode;
-            let text = text(Loss::Missed(Role::Host), &standing(vec![port.clone()]));
+            let text = text(
+                Loss::Missed(Role::Host),
+                &Standing::example(vec![port.clone()]),
+            );
             assert_eq!(text.contains("tso off gso off"), is_told, "{text}");
         }
     }
 
     #[test]
     fn every_reason_has_a_mend() {
-        let standing = standing(Vec::new());
+        let standing = Standing::example(Vec::new());
         for loss in Loss::all() {
             let text = text(loss, &standing);
             assert!(text.contains(&loss.name()) && text.len() > 60, "{text}");

@@ -36,22 +36,37 @@ LATE = "no worker woke in time"
 # Frames of a kind that a load must have had to prove anything.
 LEAST = 50
 
-SETUP = """
+# A guest has the NICs of several cells, and their MAC addresses say which. Those that are not in use
+# are down, and have the names h1, u1, i1, h2 and so on.
+NAME_NICS = """
 for nic in /sys/class/net/*; do
-    name=$(basename $nic)
-    case $(cat $nic/address) in
-    02:00:5e:20:00:01) new=h0 ;;
-    02:00:5e:20:00:02) new=u0 ;;
-    02:00:5e:20:00:03) new=i0 ;;
-    *) continue ;;
-    esac
-    /t/ip link set $name down && /t/ip link set $name name $new mtu MTU || exit 1
-    sysctl -qw net.ipv6.conf.$new.disable_ipv6=1
+    mac=$(cat $nic/address)
+    case $mac in 02:00:5e:20:*) ;; *) continue ;; esac
+    set -- $(echo $mac | tr : ' ')
+    case $6 in 01) wire=h ;; 02) wire=u ;; 03) wire=i ;; esac
+    /t/ip link set $(basename $nic) down || exit 1
+    /t/ip link set $(basename $nic) name $wire$((0x$5)) || exit 1
+done
+"""
+# Three NICs come into use: h0, u0 and i0, with the MAC addresses that frames have.
+SETUP = """
+for wire in h u i; do
+    case $wire in h) end=01 ;; u) end=02 ;; i) end=03 ;; esac
+    /t/ip link set ${wire}NUMBER name ${wire}0 || exit 1
+    /t/ip link set ${wire}0 address 02:00:5e:20:00:$end mtu MTU || exit 1
+    sysctl -qw net.ipv6.conf.${wire}0.disable_ipv6=1
 done
 /t/ip address add 203.0.113.2/24 dev i0
 for name in h0 u0 i0; do
     ethtool -L $name combined QUEUES > /dev/null 2>&1
     /t/ip link set $name up || exit 1
+done
+"""
+# They go out of use.
+PUT_AWAY = """
+for wire in h u i; do
+    /t/ip address flush dev ${wire}0
+    /t/ip link set ${wire}0 down && /t/ip link set ${wire}0 name ${wire}NUMBER || exit 1
 done
 """
 # Waits, for ten seconds at most, until all ports have a link.
@@ -151,49 +166,80 @@ def build_initramfs(kernel, program, path):
 
 
 class Box:
-    """A guest with three wires, and what is done to it."""
+    """A guest with three wires of each kind of NIC, and what is done to it.
 
-    def __init__(self, cell, program):
-        self.cell = cell
-        self.result = None
+    One kind is in use, that of the cell whose turn it is.
+    """
+
+    def __init__(self, cells, program):
+        self.cell = self.result = self.numbers = None
         self.release = ""
-        self.numbers = frames.Builder(mtu=cell.mtu)
+        self._kinds = list(dict.fromkeys(cell.nic for cell in cells))
         self._stack = contextlib.ExitStack()
         scratch = pathlib.Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        kernel = packages.kernel(cell.kernel)
+        kernel = packages.kernel(cells[0].kernel)
         archive = scratch / "initramfs"
         build_initramfs(kernel, program, archive)
-        self.wires = {}
-        devices = []
-        for number, name in enumerate("hui", 1):
-            answer = frames.answer_arp if name == "i" else None
-            pairs = cell.queues + cell.spare
-            if cell.tap:
-                wire = wires.Tap(name, pairs, answer)
-            else:
-                wire = wires.Datagrams(scratch, name, answer)
-            self.wires[name] = self._stack.enter_context(contextlib.closing(wire))
-            mac = frames.BOX[name].hex(":")
-            device = f"{cell.device(name)},id=nic-{name},netdev={name},mac={mac}"
-            if pairs > 1:
-                device += f",mq=on,vectors={2 * pairs + 2}"
-            port = f"pcie-root-port,id=port-{name},chassis={number},slot={number}"
-            devices += ["-netdev", wire.backend, "-device", port]
-            devices += ["-device", f"{device},bus=port-{name}"]
+        self._wires, devices = {}, []
+        for number, kind in enumerate(self._kinds, 1):
+            cell = next(cell for cell in cells if cell.nic == kind)
+            for end, name in enumerate("hui", 1):
+                self._wires[kind, name], parts = self._wire(cell, name, f"{name}{number}", scratch)
+                port = f"pcie-root-port,id=port-{name}{number}"
+                port += f",chassis={3 * number + end},slot={3 * number + end}"
+                mac = f"02:00:5e:20:{number:02x}:{end:02x}"
+                devices += ["-netdev", parts[0], "-device", port]
+                devices += ["-device", f"{parts[1]},bus=port-{name}{number},mac={mac}"]
         self.guest = self._stack.enter_context(
-            guest.Guest(kernel, archive, devices, cpus=cell.cpus)
+            guest.Guest(kernel, archive, devices, cpus=cells[0].cpus)
         )
+
+    def _wire(self, cell, name, id_, scratch):
+        """A wire of a cell, and QEMU's words for its backend and its NIC."""
+        answer = frames.answer_arp if name == "i" else None
+        pairs = cell.queues + cell.spare
+        if cell.tap:
+            wire = wires.Tap(id_, pairs, answer)
+        else:
+            wire = wires.Datagrams(scratch, id_, answer)
+        self._stack.enter_context(contextlib.closing(wire))
+        device = f"{cell.device(name)},id=nic-{id_},netdev={id_}"
+        if pairs > 1:
+            device += f",mq=on,vectors={2 * pairs + 2}"
+        return wire, (wire.backend, device)
 
     def close(self):
         """Ends the guest."""
         self._stack.close()
 
     def boot(self):
-        """Waits until the guest is there, with its NICs up."""
+        """Waits until the guest is there."""
         self.release = self.guest.wait_ready()
-        setup = SETUP.replace("QUEUES", str(self.cell.queues))
-        self.guest.check(setup.replace("MTU", str(self.cell.mtu)))
+        self.guest.check(NAME_NICS)
+
+    def turn_to(self, cell, result):
+        """Has the NICs of a cell in use, up."""
+        before, self.cell, self.result = self.cell, cell, result
+        self.numbers = frames.Builder(mtu=cell.mtu)
+        if before and (before.nic, before.mtu) == (cell.nic, cell.mtu):
+            return
+        if before:
+            self.guest.check(PUT_AWAY.replace("NUMBER", self._number(before)))
+        setup = SETUP.replace("QUEUES", str(cell.queues)).replace("MTU", str(cell.mtu))
+        self.guest.check(setup.replace("NUMBER", self._number(cell)))
         self.guest.check(CARRIER)
+
+    def _number(self, cell):
+        return str(self._kinds.index(cell.nic) + 1)
+
+    @property
+    def wires(self):
+        """The wires in use, by their names."""
+        return {name: self._wires[self.cell.nic, name] for name in "hui"}
+
+    def set_link(self, name, up):
+        """Takes a wire's link away, or gives it back."""
+        self.guest.qmp("set_link", name=f"{name}{self._number(self.cell)}", up=up)
 
     # The program.
 

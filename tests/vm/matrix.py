@@ -85,8 +85,8 @@ class Cell:
 
     @property
     def group(self):
-        """Cells of the same group can share a guest."""
-        return (self.kernel, self.nic, self.queues, self.spare, self.tap, self.cpus, self.mtu)
+        """Cells of the same group can share a guest, which has the NICs of all of them."""
+        return (self.kernel, self.queues, self.spare, self.tap, self.cpus)
 
 
 def _cells():

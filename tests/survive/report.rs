@@ -30,9 +30,8 @@ pub(crate) struct Row {
     pub(crate) outage_ms: Option<u64>,
     /// The same of the longest time of which the lost frames follow each other by less than 50 ms.
     pub(crate) longest_outage_ms: Option<u64>,
-    /// Of such times, those of 10 ms and more in which more frames were lost than are sent in 10 ms
-    /// by a load that is not late.
-    pub(crate) outages_over_10_ms: u64,
+    /// The most that were lost in such a time.
+    pub(crate) most_lost_at_once: Option<u64>,
     /// Of the lost, those that found the cable before the box full: the load's own fault.
     pub(crate) dropped_before_box: u64,
     /// Of the lost, those that found the cables behind the box full or down.

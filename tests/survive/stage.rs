@@ -53,9 +53,9 @@ pub(crate) fn play(
             Rhythm::Saturation => 0,
         },
         allowed: match lost {
-            Lost::AtMost(limit) | Lost::Beside(limit) => Some(limit),
+            Lost::AtMost(limit) | Lost::AtMostEach(limit) | Lost::Beside(limit) => Some(limit),
             Lost::TenMs => Some(IN_TEN_MS),
-            Lost::TenMsEach | Lost::Any | Lost::NoneAfter => None,
+            Lost::Any | Lost::NoneAfter => None,
         },
         ..Row::default()
     };
@@ -248,8 +248,7 @@ pub(crate) fn fill(
         }
         let outages = outages(lost.iter().filter_map(|&number| sent.time(number)));
         row.longest_outage_ms = outages.iter().map(Outage::ms).max();
-        let over = |outage: &&Outage| outage.lost > IN_TEN_MS && outage.ms() >= 10;
-        row.outages_over_10_ms = count_all(outages.iter().filter(over));
+        row.most_lost_at_once = outages.iter().map(|outage| outage.lost).max();
         row.lost_after = back.map(|from| {
             lost.iter()
                 .filter(|&&number| number >= from)

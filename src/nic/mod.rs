@@ -89,9 +89,10 @@ pub enum NicError {
     NotEthernet(String),
     /// It bundles other interfaces.
     #[error(
-        "{name} is a {kind}, whose frames leave by other interfaces: name one of the NICs in it \
+        "{name} is {} {kind}, whose frames leave by other interfaces: name one of the NICs in it \
          (`ip link show master {name}` lists them), taken out of it by `ip link set dev NIC \
          nomaster`{}",
+        article(.kind),
         aggregation(.kind)
     )]
     Bundle {
@@ -102,8 +103,9 @@ pub enum NicError {
     },
     /// It shares a NIC with others.
     #[error(
-        "{name} is a {kind}, which shares the NIC below it with others: name that NIC (`ip link show \
-         dev {name}` has it behind the `@`)"
+        "{name} is {} {kind}, which shares the NIC below it with others: name that NIC (`ip link \
+         show dev {name}` has it behind the `@`)",
+        article(.kind)
     )]
     Share {
         /// The interface.
@@ -186,6 +188,15 @@ pub enum NicError {
     },
 }
 
+/// The indefinite article before a kind of interface.
+fn article(kind: &str) -> &'static str {
+    match kind {
+        "hsr" => "an",
+        _ if kind.starts_with(['a', 'e', 'i', 'o']) => "an",
+        _ => "a",
+    }
+}
+
 /// What to do where links are aggregated.
 fn aggregation(kind: &str) -> &'static str {
     match kind {
@@ -232,9 +243,8 @@ impl Nic {
             let message = message.ok_or_else(|| NicError::Missing(name.to_owned()))?;
             // It may have been asked for by an alternative name.
             let own_name = link::name_of(&message).unwrap_or(name);
-            let mut nic = Self::of_message(&handle, own_name, &message).await?;
-            nic.relatives = Relatives::look(&handle, &message, with_uppers).await?;
-            Ok(nic)
+            let relatives = Relatives::look(&handle, &message, with_uppers).await?;
+            Self::of_message(&handle, own_name, &message, relatives).await
         })
     }
 
@@ -242,6 +252,7 @@ impl Nic {
         handle: &rtnetlink::Handle,
         name: &str,
         message: &LinkMessage,
+        relatives: Relatives,
     ) -> Result<Self, NicError> {
         let mut mac = None;
         let mut mtu = 0;
@@ -264,19 +275,22 @@ impl Nic {
                 _ => {}
             }
         }
+        let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+        let Some(mac) = mac.filter(|mac: &MacAddr| mac.is_unicast() && is_ethernet) else {
+            // A bridge or a bond that has lost its last port has no MAC address either.
+            relatives.refuse_bundles(name)?;
+            return Err(NicError::NotEthernet(name.to_owned()));
+        };
         let flags = message.header.flags;
         let driver = bus
             .zip(device)
             .and_then(|(bus, device)| driver(bus, device))
             .or_else(|| kind.map(ToString::to_string));
         let queues = Queues::look(name, driver.as_deref()).await?;
-        let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
         Ok(Self {
             name: name.to_owned(),
             index: message.header.index,
-            mac: mac
-                .filter(|mac| mac.is_unicast() && is_ethernet)
-                .ok_or_else(|| NicError::NotEthernet(name.to_owned()))?,
+            mac,
             mtu,
             is_up: flags.contains(LinkFlags::Up),
             has_carrier: flags.contains(LinkFlags::LowerUp),
@@ -289,7 +303,7 @@ impl Nic {
             driver,
             addresses: addresses(handle, message.header.index).await?,
             offloads: Offloads::look(name).await?,
-            relatives: Relatives::default(),
+            relatives,
         })
     }
 

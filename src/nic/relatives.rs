@@ -115,15 +115,12 @@ pub(super) fn master_of(message: &LinkMessage) -> Option<u32> {
         })
 }
 
-impl Nic {
-    /// Refuses an interface that is no NIC by itself: bridges, bonds, teams, what shares a NIC with
-    /// others, and the ports of any of these.
-    ///
-    /// # Errors
-    /// It is one; the message says what to name instead.
-    pub fn refuse_bundles(&self) -> Result<(), NicError> {
-        let name = self.name.clone();
-        if let Some(kind) = &self.relatives.kind {
+impl Relatives {
+    /// Refuses the interface of this name where it is a bridge or the like, shares a NIC, or is a
+    /// port of one of these.
+    pub(super) fn refuse_bundles(&self, name: &str) -> Result<(), NicError> {
+        let name = name.to_owned();
+        if let Some(kind) = &self.kind {
             let kind = kind.clone();
             if BUNDLES.contains(&kind.as_str()) {
                 return Err(NicError::Bundle { name, kind });
@@ -132,7 +129,7 @@ impl Nic {
                 return Err(NicError::Share { name, kind });
             }
         }
-        match &self.relatives.master {
+        match &self.master {
             Some(master) if master.kind != ROUTING_TABLE => Err(NicError::Member {
                 name,
                 master: master.name.clone(),
@@ -171,6 +168,17 @@ mod tests {
         });
         nic
     }
+}
+
+impl Nic {
+    /// Refuses an interface that is no NIC by itself: bridges, bonds, teams, what shares a NIC with
+    /// others, and the ports of any of these.
+    ///
+    /// # Errors
+    /// It is one; the message says what to name instead.
+    pub fn refuse_bundles(&self) -> Result<(), NicError> {
+        self.relatives.refuse_bundles(&self.name)
+    }
 
     #[test]
     fn only_a_nic_by_itself_is_taken() {
@@ -182,8 +190,13 @@ mod tests {
         for kind in BUNDLES.into_iter().chain(SHARES) {
             let refused = nic(Some(kind), None).refuse_bundles().unwrap_err();
             let refused = refused.to_string();
+            let article = match kind {
+                "openvswitch" | "hsr" | "ipvlan" | "ipvtap" => "an",
+                _ => "a",
+            };
+            let words = format!("eth0 is {article} {kind}, ");
             assert!(
-                refused.contains(kind) && refused.contains("name "),
+                refused.contains(&words) && refused.contains("name "),
                 "{refused}"
             );
         }

@@ -33,13 +33,24 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
         "link property add dev uplink0 altname {LONG_NAME} altname wan"
     ));
     type Words<'a> = &'a [&'a str];
-    let table: [(Words<'_>, Words<'_>, &str, &str, Words<'_>); 8] = [
+    let table: [(Words<'_>, Words<'_>, &str, &str, Words<'_>); 9] = [
         (
             &[],
             &[],
             "host0",
             "br0",
             &["br0 is a bridge", "`ip link show master br0`", "nomaster"],
+        ),
+        // With its last port a bridge loses its MAC address.
+        (
+            &[
+                "link set incoming0 master br0",
+                "link set incoming0 nomaster",
+            ],
+            &[],
+            "host0",
+            "br0",
+            &["br0 is a bridge"],
         ),
         (
             &["link set uplink0 master br0"],

@@ -84,6 +84,12 @@ impl Prompter {
         report.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether documents are to be followed, and none has been accepted yet.
+    pub(super) fn lacks_relays(&self) -> bool {
+        let report = self.numbers.report.lock();
+        report.unwrap_or_else(PoisonError::into_inner).is_missing
+    }
+
     /// How many sets were accepted and refused, and whether the one in force is stale.
     pub(super) fn numbers(&self) -> [(&'static str, u64); 3] {
         let Numbers {

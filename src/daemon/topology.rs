@@ -110,17 +110,28 @@ pub(super) struct Topology {
     family: Lately,
     hosts: Lately,
     listener: Lately,
+    lacked_relays: bool,
 }
 
 impl Topology {
-    fn look(&mut self, tally: &Tally, links: &Links) {
+    fn look(&mut self, tally: &Tally, links: &Links, lacks_relays: bool) {
         self.hosts.look(links.host_changes());
         if self.hosts.frames == 0 {
             links.settle_hosts();
         }
-        self.listener.look(tally.of(Counter::UnnamedListener));
+        self.look_at_listener(tally.of(Counter::UnnamedListener), lacks_relays);
         self.vlan.look(tally.of(Counter::UnroutedVlan));
         self.family.look(tally.of(Counter::UnroutedFamily));
+    }
+
+    /// Without a relay set, the host's own ORPort is not known as a listener: what is counted then
+    /// is not a warning. The set may have come since the last look.
+    fn look_at_listener(&mut self, counted: u64, lacks_relays: bool) {
+        let lacked_relays = std::mem::replace(&mut self.lacked_relays, lacks_relays);
+        if lacks_relays || lacked_relays {
+            self.listener = Lately::default();
+        }
+        self.listener.look(counted);
     }
 
     const fn has(&self, misfit: Misfit) -> bool {
@@ -148,7 +159,8 @@ impl Daemon {
     /// Looks at the counters, and says what has changed.
     pub(super) fn look_at_topology(&mut self, tally: &Tally) {
         let before = self.topology;
-        self.topology.look(tally, &self.links);
+        let lacks_relays = self.prompter.lacks_relays();
+        self.topology.look(tally, &self.links, lacks_relays);
         let Some(incoming) = &self.settings.ports.incoming else {
             return;
         };
@@ -188,5 +200,26 @@ mod tests {
         // Counters of another build.
         lately.look(0);
         assert_eq!(lately.frames, 3);
+    }
+
+    #[test]
+    fn a_listener_is_unnamed_only_beside_a_relay_set() {
+        let mut topology = Topology::default();
+        // What has been counted by then, whether there is no relay set, and the outcome.
+        for (counted, lacks_relays, expected) in [
+            (0, true, false),
+            (1, true, false),
+            // The set came between two looks: which of the frames were before is not known.
+            (2, false, false),
+            (2, false, false),
+            (3, false, true),
+            // It is gone, with all that was read: by a reload with other files.
+            (4, true, false),
+            (5, false, false),
+            (6, false, true),
+        ] {
+            topology.look_at_listener(counted, lacks_relays);
+            assert_eq!(topology.has_unnamed_listener(), expected, "{counted}");
+        }
     }
 }

@@ -1,14 +1,21 @@
 //! A port that accepts connections and that no listener names.
 
 use crate::craft::{Packet, TCP, families, segment};
+use crate::reload::{Tor, listing, said};
 use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
 use exitmark::control::{Client, DEFAULT_SOCKET};
 use exitmark::lab::LabError;
-use exitmark::lab::site::Plan;
+use exitmark::lab::site::{HOST_V4, Plan};
+use exitmark::observe::{Report, Warning};
+use exitmark::policy::Endpoint;
+use std::fs;
+use std::time::Duration;
 
 /// Where a TCP header has its control bits, and SYN with ACK.
 const CONTROL: usize = 13;
 const SYN_ACK: u8 = 0x12;
+/// How far apart the box is asked.
+const PACE: Duration = Duration::from_millis(100);
 
 #[test]
 fn a_listener_that_is_not_named_is_a_warning() {
@@ -43,4 +50,70 @@ fn a_listener_that_is_not_named_is_a_warning() {
         assert_eq!(last.counters.get("unnamed_listener"), Some(&1));
         moved(&last);
     });
+}
+
+/// Seconds in which a warning would have come: the counters are looked at once a second.
+const LOOKS: f64 = 3.0;
+const ORPORT: u16 = 9001;
+
+fn status(rig: &Rig) -> Report {
+    let client = || Client::new(DEFAULT_SOCKET).status().unwrap();
+    rig.site.middle.run(client)
+}
+
+fn unnamed(report: &Report) -> Option<&Warning> {
+    let mut warnings = report.warnings.iter();
+    warnings.find(|one| one.kind == "unnamed_listener")
+}
+
+/// The host accepts a connection at this port.
+#[track_caller]
+fn accept(rig: &Rig, port: u16) {
+    let mut eye = rig.watch(Side::Clearnet);
+    let mut bytes = segment(port, 50_000, 20);
+    bytes[CONTROL] = SYN_ACK;
+    let (host, server, _) = families()[0];
+    let frame = Packet::new(host, server, TCP, bytes).outbound(&[]);
+    rig.port(Side::Host).send(&frame).unwrap();
+    assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == frame)));
+}
+
+/// Frames that have been counted for seconds are no warning.
+#[track_caller]
+fn stays_silent(rig: &Rig, counted: u64) {
+    rig.wait_for("unnamed_listener", |now| {
+        now.get("unnamed_listener") == Some(&counted)
+    });
+    let until = status(rig).uptime_seconds + LOOKS;
+    loop {
+        let report = status(rig);
+        assert!(unnamed(&report).is_none(), "{:?}", report.warnings);
+        if report.uptime_seconds > until {
+            return;
+        }
+        std::thread::sleep(PACE);
+    }
+}
+
+/// Only the relay set names the host's own ORPort.
+#[test]
+fn while_there_is_no_relay_set_no_listener_is_unnamed() {
+    needs_root!();
+    let relays = listing(Endpoint::new(HOST_V4.into(), ORPORT));
+    let tor = Tor::with(&relays);
+    fs::remove_file(tor.consensus()).unwrap();
+    let rig = Rig::silent(Plan::default(), &tor.config(""));
+    accept(&rig, ORPORT);
+    stays_silent(&rig, 1);
+    tor.publish(&relays);
+    said(&rig, "relay set replaced", 1);
+    accept(&rig, ORPORT);
+    stays_silent(&rig, 1);
+    accept(&rig, 8080);
+    eventually("a warning", || {
+        let report = status(&rig);
+        let found = unnamed(&report).map(drop);
+        found.ok_or(LabError(format!("{:?}", report.warnings)))
+    });
+    moved(&rig.running.stop().unwrap());
 }

@@ -14,6 +14,7 @@ const SITE: (u8, u8) = (16, 29);
 /// `host.exempt` may cover one part in so many of all unicast addresses. The private and shared
 /// ranges of IPv4 (RFC 6890) are one in 90.
 const EXEMPT_PART: u128 = 32;
+const NEXT_HOP: &str = "steer.next_hop";
 
 /// Something that stands against a configuration.
 #[derive(Debug)]
@@ -106,7 +107,43 @@ impl Settings {
         }
         let incoming = self.ports.incoming.as_ref();
         objections.extend(incoming.and_then(|incoming| next_hop(incoming, nics)));
+        objections.extend(incoming.and_then(|incoming| self.unrouted(incoming)));
         objections
+    }
+
+    /// Relay traffic that is not steered, because the address of the next hop is of the other IP
+    /// version.
+    fn unrouted(&self, incoming: &Incoming) -> Option<Objection> {
+        let NextHop::Address(next_hop) = incoming.next_hop else {
+            return None;
+        };
+        let is_other = |address: IpAddr| address.is_ipv4() != next_hop.is_ipv4();
+        let relays = &self.relays.sources;
+        // Tor's consensus has relays of both IP versions, and what is not told by it may be any.
+        let dials_others = !self.decides_by_relays()
+            || !self.rules.relay_addresses.is_empty()
+            || !relays.files.is_empty()
+            || relays.extra.iter().any(|relay| is_other(relay.address));
+        let mut addresses = self.host_prefixes.iter().map(IpNet::addr);
+        if !dials_others || !addresses.any(is_other) {
+            return None;
+        }
+        let (is, other) = match next_hop.is_ipv4() {
+            true => ("IPv4", "IPv6"),
+            false => ("IPv6", "IPv4"),
+        };
+        let consequence = match incoming.drops_unsteered {
+            true => "is dropped",
+            false => "leaves by the uplink, unmarked",
+        };
+        let reason = format!(
+            "is an {is} address, and the host has {other} addresses too: relay traffic over {other} \
+             is not steered and {consequence}; if that router routes both, give its MAC address, \
+             which `ip neighbour show dev {}` shows",
+            incoming.interface
+        );
+        let quoted = format!("\"{next_hop}\"");
+        Some(Objection::doubt(value(NEXT_HOP, quoted, reason)))
     }
 
     /// The box's own address among the host's: it would answer for the host, and not get what is
@@ -137,7 +174,6 @@ impl Settings {
 
 /// A next hop that is the box, or that the box cannot ask for.
 fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
-    const KEY: &str = "steer.next_hop";
     let quoted = format!("\"{}\"", incoming.next_hop);
     let is_own = |nic: &&Own| match incoming.next_hop {
         NextHop::Mac(mac) => nic.mac == Some(mac),
@@ -148,7 +184,7 @@ fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
             "is the box itself, on {}; name the router on the network of ports.incoming",
             own.name
         );
-        return Some(Objection::fatal(value(KEY, quoted, reason)));
+        return Some(Objection::fatal(value(NEXT_HOP, quoted, reason)));
     }
     let NextHop::Address(address) = incoming.next_hop else {
         return None;
@@ -173,7 +209,7 @@ fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
             net.trunc()
         ),
     };
-    Some(Objection::doubt(value(KEY, quoted, reason)))
+    Some(Objection::doubt(value(NEXT_HOP, quoted, reason)))
 }
 
 /// A prefix as the file has it: a whole address without its length.

@@ -289,11 +289,28 @@ fn a_machine_can_make_nonsense_of_a_configuration() {
     let listed = with("extra = ", "consensus = [\"cached-consensus\"]\nextra = ");
     let hop = |to: &str| listed.replace("02:00:5e:10:00:02", to);
     let host = |to: &str| listed.replace("192.0.2.10", to);
+    let v6 = |to: &str| hop(to).replace("192.0.2.10", "2001:db8:1::10");
+    let both = |text: &str| text.replace("\"192.0.2.10\"", "\"192.0.2.10\", \"2001:db8:1::10\"");
+    let unlisted = |to: &str| with("02:00:5e:10:00:02", to);
     for (text, expected) in [
         (listed.clone(), None),
         (hop("203.0.113.1"), None),
-        (hop("2001:db8:113::1"), None),
-        (hop("fe80::1"), None),
+        (v6("2001:db8:113::1"), None),
+        (v6("fe80::1"), None),
+        // Relay traffic of the other IP version.
+        (both(&listed), None),
+        (
+            both(&hop("203.0.113.1")),
+            Some((false, ["is an IPv4 address", "over IPv6", "dev eth2`"])),
+        ),
+        (
+            both(&hop("fe80::1")),
+            Some((false, ["is an IPv6 address", "over IPv4", "dev eth2`"])),
+        ),
+        (
+            hop("fe80::1").replace("[relays]", "on_unavailable = \"drop\"\n[relays]"),
+            Some((false, ["over IPv4", "is not steered", "is dropped"])),
+        ),
         (
             hop("203.0.113.2"),
             Some((true, ["steer.next_hop", "203.0.113.2", "eth2"])),
@@ -315,7 +332,7 @@ fn a_machine_can_make_nonsense_of_a_configuration() {
             Some((false, ["steer.next_hop", "198.51.100.1", "203.0.113.0/24"])),
         ),
         (
-            hop("2001:db8:114::1"),
+            v6("2001:db8:114::1"),
             Some((
                 false,
                 ["steer.next_hop", "network of eth2", "2001:db8:113::/64"],
@@ -352,6 +369,20 @@ fn a_machine_can_make_nonsense_of_a_configuration() {
                 }
             }
         }
+    }
+    // Relays that are given by hand, without a consensus, are all that are dialled.
+    for (text, expected) in [
+        (both(&unlisted("203.0.113.1")), false),
+        (both(&unlisted("fe80::1")), true),
+        (
+            unlisted("fe80::1").replace("addresses = ", "relay_addresses = "),
+            true,
+        ),
+    ] {
+        let objections = parse(&text).unwrap().objections(&nics);
+        let told: Vec<_> = objections.iter().map(|one| one.what.to_string()).collect();
+        let found = told.iter().any(|text| text.contains("is not steered"));
+        assert_eq!(found, expected, "{text}: {told:?}");
     }
     let unaddressed = [nic("eth2", 2, &["fe80::2/64"])];
     let objections = parse(&hop("203.0.113.1")).unwrap().objections(&unaddressed);

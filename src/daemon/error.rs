@@ -122,7 +122,7 @@ pub enum DaemonError {
     #[error(
         "engine = \"xdp\" must redirect what arrives at {0}, but a NIC by which it leaves takes no \
          redirected frames: its driver has no ndo_xdp_xmit (a veth pair has it while its other \
-         end polls: `ethtool -K PEER gro on`); after `exitmark detach` the program can be attached \
+         end polls: `ethtool -K PEER gro on`, and set this end down and up again); after `exitmark detach` the program can be attached \
          in generic mode, which sends to any NIC; engine = \"af_xdp\" does without"
     )]
     NoRedirect(Role),

@@ -34,6 +34,10 @@ pub(super) struct Following {
     /// The next hop is not followed by the NIC that plays `incoming` now.
     must_move: bool,
     retry: Retry,
+    /// The numbers of the NICs that this process set up after their return, and whether one of the
+    /// ports took no redirected frames the last time.
+    set_up: PerRole<Option<u32>>,
+    is_blocked: bool,
 }
 
 impl Following {
@@ -244,6 +248,7 @@ impl Daemon {
             self.following.retry = Retry::default();
             return Ok(());
         };
+        self.following.is_blocked = matches!(error, DaemonError::NoRedirect(_));
         if matches!(error, DaemonError::OtherBuffers(_)) {
             return Err(error);
         }
@@ -302,9 +307,15 @@ impl Daemon {
             if self.following.faults[port.role].iter().any(Fault::is_loss)
                 && let Some(name) = &names[port.role]
                 && let Ok(nic) = Nic::look(name)
-                && !nic.is_up
             {
-                nic.set_up()?;
+                let is_own = self.following.set_up[port.role] == Some(nic.index);
+                if !nic.is_up {
+                    nic.set_up()?;
+                    self.following.set_up[port.role] = Some(nic.index);
+                } else if is_own && nic.is_veth && self.following.is_blocked {
+                    // Its other end was not ready when it was set up.
+                    nic.set_up_anew()?;
+                }
             }
         }
         let nics = Nics::look_by(&names, &self.settings)?;
@@ -337,6 +348,8 @@ impl Daemon {
         self.attachments = assembly.attachments;
         self.sights = PerRole::default();
         self.following.is_suspended = false;
+        self.following.is_blocked = false;
+        self.following.set_up = PerRole::default();
         self.following.faults = PerRole::default();
         let ports = self.standing.ports.iter();
         let ports: Vec<_> = ports

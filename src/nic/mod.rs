@@ -408,6 +408,24 @@ impl Nic {
         })
     }
 
+    /// Sets the NIC down and up again. A veth driver works out only then whether it takes redirected
+    /// frames, which depends on its other end.
+    ///
+    /// # Errors
+    /// As [`Nic::set_up`].
+    pub fn set_up_anew(&self) -> Result<(), NicError> {
+        converse(async {
+            let change = LinkUnspec::new_with_index(self.index).down().build();
+            let handle = connect()?;
+            let done = handle.link().set(change).execute().await;
+            done.map_err(|error| NicError::Up {
+                name: self.name.clone(),
+                reason: error.to_string(),
+            })
+        })?;
+        self.set_up()
+    }
+
     /// Sets the NIC up without an IPv6 link-local address: a wire says nothing by itself.
     ///
     /// # Errors

@@ -238,6 +238,39 @@ fn a_port_that_comes_back_down_is_set_up_and_one_with_another_mac_is_taken() {
     moved(&rig.running.stop().unwrap());
 }
 
+/// The driver of a veth pair works out whether one end takes redirected frames when that end is set
+/// up, which the box does as soon as it is there.
+#[test]
+fn a_port_whose_far_end_polls_later_forwards_again() {
+    needs_root!();
+    let config = Config {
+        top: "engine = \"xdp\"",
+        ..Config::default()
+    };
+    let rig = Rig::silent(Plan::default(), &config);
+    let (middle, clearnet) = (&rig.site.middle, &rig.site.clearnet);
+    middle.ip("link del uplink0").unwrap();
+    said(&rig, "ALARM: uplink0", 1);
+    for netns in [middle, clearnet] {
+        let ipv6 = "net/ipv6/conf/default/disable_ipv6";
+        netns.sysctl(ipv6, "1").unwrap();
+    }
+    middle
+        .ip(&format!(
+            "link add uplink0 address {UPLINK0_MAC} type veth peer name eth0 address \
+             {CLEARNET_MAC} netns {}",
+            clearnet.path()
+        ))
+        .unwrap();
+    said(&rig, "the ports are not set up again yet", 1);
+    let offloads = ["-K", "eth0", "tx", "off", "gro", "on"];
+    clearnet.command("ethtool", &offloads).unwrap();
+    clearnet.ip("link set eth0 up").unwrap();
+    said(&rig, SET_UP_AGAIN, 1);
+    forwards(&rig, INCOMING_MAC);
+    moved(&rig.running.stop().unwrap());
+}
+
 #[test]
 fn a_renamed_port_forwards_and_is_an_alarm_until_it_has_its_name_again() {
     needs_root!();

@@ -4,7 +4,7 @@
 use super::detach;
 use super::parts::{Standing, StandingPort};
 use crate::datapath::{PerRole, Role};
-use crate::nic::LinkState;
+use crate::nic::{LinkState, Relative};
 
 /// What is amiss with one port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(super) enum Fault {
     NotPromiscuous,
     /// It was made a port of the interface with this number, such as a bridge.
     Member(u32),
+    /// An interface on top of it was set up.
+    Upper(Box<Relative>),
 }
 
 impl Fault {
@@ -38,6 +40,7 @@ impl Fault {
             Self::Queues { .. } => "queues_changed",
             Self::NotPromiscuous => "promiscuous",
             Self::Member(_) => "member",
+            Self::Upper(_) => "upper",
         }
     }
 
@@ -85,6 +88,13 @@ impl Fault {
                 "{nic} ({role}) was made a port of a bridge, bond or the like, which sends and \
                  receives by it: `ip link set dev {nic} nomaster`"
             ),
+            Self::Upper(upper) => {
+                let Relative { name, kind } = &**upper;
+                format!(
+                    "{nic} ({role}) has the {kind} {name} on top of it now, which sends by it: `ip \
+                     link set dev {name} down`"
+                )
+            }
             Self::NotPromiscuous => format!(
                 "promiscuous mode was turned off at {nic} ({role}), and is turned on again: without \
                  it frames for other MAC addresses are lost"
@@ -94,13 +104,15 @@ impl Fault {
 }
 
 /// What the kernel says of a port beside its state.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Seen {
     /// Frames are redirected to it.
     pub(super) is_redirected_to: bool,
     /// The number of the NIC that has the name in the configuration.
     pub(super) named: Option<u32>,
     pub(super) queues: u32,
+    /// What sends by it, where nothing but the wire may.
+    pub(super) upper: Option<Relative>,
 }
 
 /// What is amiss with a port by itself.
@@ -129,6 +141,7 @@ pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, seen: Seen) -
     {
         faults.push(Fault::Member(master));
     }
+    faults.extend(seen.upper.map(|upper| Fault::Upper(Box::new(upper))));
     if detach::must_be_promiscuous(port.role) && !now.is_promiscuous {
         faults.push(Fault::NotPromiscuous);
     }
@@ -182,6 +195,7 @@ mod tests {
         is_redirected_to: true,
         named: Some(1),
         queues: 1,
+        upper: None,
     };
 
     #[test]
@@ -226,6 +240,15 @@ mod tests {
             ..state()
         };
         assert_eq!(all(enslaved, SEEN), [Fault::Member(9)]);
+        let upper = Relative {
+            name: "mv0".to_owned(),
+            kind: "macvlan".to_owned(),
+        };
+        let topped = Seen {
+            upper: Some(upper.clone()),
+            ..SEEN
+        };
+        assert_eq!(all(state(), topped), [Fault::Upper(Box::new(upper))]);
         // `incoming` takes only what is sent to it.
         let incoming = self::port(Role::Incoming);
         assert_eq!(faults(&incoming, Some(&deaf), SEEN), []);

@@ -12,7 +12,7 @@ use super::nics::{Nics, configured};
 use super::parts::{Assembly, Base, StandingPort};
 use super::{Daemon, DaemonError, Event, capabilities, detach};
 use crate::datapath::{Attachment, Buffers, PerRole, Role};
-use crate::nic::{LinkState, LinkWatch, Nic, NicError, index_of};
+use crate::nic::{LinkState, LinkWatch, Nic, NicError, Relative, all_uppers, index_of};
 use crate::process;
 use crossbeam::channel::Sender;
 use std::sync::Arc;
@@ -106,10 +106,12 @@ impl Daemon {
     pub(super) fn look_at_links(&mut self) -> Result<(), DaemonError> {
         let mut states = PerRole::<Option<LinkState>>::default();
         let mut found = PerRole::<Vec<Fault>>::default();
+        let uppers = all_uppers();
         for port in &self.standing.ports {
             // What the kernel does not say now is asked again in a second; until then it is as it
             // was.
-            let Ok((now, seen)) = self.ask(port) else {
+            let asked = uppers.as_ref().ok().map(|uppers| self.ask(port, uppers));
+            let Some(Ok((now, seen))) = asked else {
                 found[port.role].clone_from(&self.following.faults[port.role]);
                 continue;
             };
@@ -137,13 +139,21 @@ impl Daemon {
         self.mend(is_lost, has_changed)
     }
 
-    fn ask(&self, port: &StandingPort) -> Result<(Option<LinkState>, Seen), DaemonError> {
+    fn ask(
+        &self,
+        port: &StandingPort,
+        uppers: &[(u32, Relative)],
+    ) -> Result<(Option<LinkState>, Seen), DaemonError> {
         let index = port.nic.index;
         let now = LinkState::of_index(index)?;
+        // On the network of the next hop the box may have interfaces of its own.
+        let is_wire = self.links.incoming_port() != Some(port.role);
+        let upper = uppers.iter().find(|(on, _)| is_wire && *on == index);
         let mut seen = Seen {
             is_redirected_to: self.kernel.port(port.role)? == Some(index),
             named: Some(index),
             queues: port.nic.queues,
+            upper: upper.map(|(_, upper)| upper.clone()),
         };
         if let Some(now) = &now {
             if now.name != port.configured {

@@ -4,7 +4,7 @@
 //! Sources: the kernel's include/uapi/linux/if_link.h (IFLA_LINKINFO, IFLA_MASTER, IFLA_LINK).
 
 use super::link::name_of;
-use super::{Nic, NicError, unanswered};
+use super::{Nic, NicError, connect, converse, unanswered};
 use futures_util::stream::TryStreamExt;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
@@ -74,20 +74,43 @@ async fn uppers(handle: &rtnetlink::Handle, index: u32) -> Result<Vec<Relative>,
     let mut links = handle.link().get().execute();
     let mut uppers = Vec::new();
     while let Some(link) = links.try_next().await.map_err(unanswered)? {
-        let is_on_it = link.attributes.contains(&LinkAttribute::Link(index));
-        // The number is another namespace's.
-        let is_elsewhere = |one: &LinkAttribute| matches!(one, LinkAttribute::LinkNetNsId(_));
-        if let Some(kind) = kind_of(&link)
-            && is_on_it
-            && !link.attributes.iter().any(is_elsewhere)
-            && link.header.flags.contains(LinkFlags::Up)
-            && UPPERS.contains(&kind.as_str())
-        {
-            let name = name_of(&link).unwrap_or_default().to_owned();
-            uppers.push(Relative { name, kind });
-        }
+        uppers.extend(upper(&link).filter(|(on, _)| *on == index));
     }
-    Ok(uppers)
+    Ok(uppers.into_iter().map(|(_, upper)| upper).collect())
+}
+
+/// The number of the NIC by which this interface sends, and the interface; none where it is down, or
+/// sends by no other one of this network namespace.
+fn upper(link: &LinkMessage) -> Option<(u32, Relative)> {
+    let on = link.attributes.iter().find_map(|one| match one {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    })?;
+    // The number is another namespace's.
+    let is_elsewhere = |one: &LinkAttribute| matches!(one, LinkAttribute::LinkNetNsId(_));
+    let kind = kind_of(link)?;
+    let sends = !link.attributes.iter().any(is_elsewhere)
+        && link.header.flags.contains(LinkFlags::Up)
+        && UPPERS.contains(&kind.as_str());
+    let name = name_of(link).unwrap_or_default().to_owned();
+    sends.then_some((on, Relative { name, kind }))
+}
+
+/// All interfaces of this network namespace that send by another one, each with the number of that
+/// one.
+///
+/// # Errors
+/// The kernel does not answer.
+pub fn all_uppers() -> Result<Vec<(u32, Relative)>, NicError> {
+    converse(async {
+        let handle = connect()?;
+        let mut links = handle.link().get().execute();
+        let mut uppers = Vec::new();
+        while let Some(link) = links.try_next().await.map_err(unanswered)? {
+            uppers.extend(upper(&link));
+        }
+        Ok(uppers)
+    })
 }
 
 fn kind_of(message: &LinkMessage) -> Option<String> {
@@ -138,6 +161,17 @@ impl Relatives {
             _ => Ok(()),
         }
     }
+}
+
+impl Nic {
+    /// Refuses an interface that is no NIC by itself: bridges, bonds, teams, what shares a NIC with
+    /// others, and the ports of any of these.
+    ///
+    /// # Errors
+    /// It is one; the message says what to name instead.
+    pub fn refuse_bundles(&self) -> Result<(), NicError> {
+        self.relatives.refuse_bundles(&self.name)
+    }
 
     /// Refuses a NIC by which an interface on top of it sends.
     ///
@@ -158,6 +192,7 @@ impl Relatives {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rtnetlink::packet_route::link::InfoKind;
 
     fn nic(kind: Option<&str>, master: Option<&str>) -> Nic {
         let mut nic = Nic::example("eth0", None);
@@ -167,17 +202,6 @@ mod tests {
             kind: kind.to_owned(),
         });
         nic
-    }
-}
-
-impl Nic {
-    /// Refuses an interface that is no NIC by itself: bridges, bonds, teams, what shares a NIC with
-    /// others, and the ports of any of these.
-    ///
-    /// # Errors
-    /// It is one; the message says what to name instead.
-    pub fn refuse_bundles(&self) -> Result<(), NicError> {
-        self.relatives.refuse_bundles(&self.name)
     }
 
     #[test]
@@ -210,6 +234,43 @@ impl Nic {
                 "{refused}"
             );
         }
+    }
+
+    /// An interface of this kind on top of the NIC with the number 7, as the kernel tells of it.
+    fn on_top(kind: InfoKind, flags: LinkFlags, more: Option<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.flags = flags;
+        message.attributes = vec![
+            LinkAttribute::IfName("top0".to_owned()),
+            LinkAttribute::Link(7),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
+        ];
+        message.attributes.extend(more);
+        message
+    }
+
+    #[test]
+    fn what_is_set_up_on_top_of_a_nic_sends_by_it() {
+        for kind in [
+            InfoKind::Vlan,
+            InfoKind::MacVlan,
+            InfoKind::MacVtap,
+            InfoKind::IpVlan,
+            InfoKind::IpVtap,
+            InfoKind::MacSec,
+        ] {
+            let found = upper(&on_top(kind.clone(), LinkFlags::Up, None));
+            let expected = Relative {
+                name: "top0".to_owned(),
+                kind: kind.to_string(),
+            };
+            assert_eq!(found, Some((7, expected)));
+            assert_eq!(upper(&on_top(kind.clone(), LinkFlags::empty(), None)), None);
+            let elsewhere = Some(LinkAttribute::LinkNetNsId(0));
+            assert_eq!(upper(&on_top(kind, LinkFlags::Up, elsewhere)), None);
+        }
+        // The other end of the pair.
+        assert_eq!(upper(&on_top(InfoKind::Veth, LinkFlags::Up, None)), None);
     }
 
     #[test]

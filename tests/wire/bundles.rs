@@ -153,32 +153,54 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
 }
 
 #[test]
-fn a_port_that_joins_a_bridge_later_is_an_alarm() {
+fn a_port_that_joins_a_bridge_or_is_sent_by_later_is_an_alarm() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     let ip = |line: &str| rig.site.middle.ip(line).unwrap();
-    ip("link add br0 type bridge");
-    ip("link set uplink0 master br0");
-    let warned = |is_wanted: bool| {
+    let warned = |kind: &str, mend: &str, is_wanted: bool| {
         eventually("the warning", || {
             let status = || Client::new(DEFAULT_SOCKET).status().unwrap();
             let warnings = rig.site.middle.run(status).warnings;
-            let found = warnings.iter().any(|one| {
-                one.kind == "member" && one.text.contains("`ip link set dev uplink0 nomaster`")
-            });
+            let found = warnings
+                .iter()
+                .any(|one| one.kind == kind && one.text.contains(mend));
             (found == is_wanted)
                 .then_some(())
                 .ok_or_else(|| LabError(format!("{warnings:?}")))
         });
     };
-    warned(true);
-    assert!(
-        rig.running
-            .log()
-            .contains("ALARM: uplink0 (uplink) was made a port")
-    );
-    ip("link set uplink0 nomaster");
-    warned(false);
+    ip("link add br0 type bridge");
+    for (kind, begin, alarm, mend) in [
+        (
+            "member",
+            &["link set uplink0 master br0"][..],
+            "ALARM: uplink0 (uplink) was made a port",
+            "link set dev uplink0 nomaster",
+        ),
+        (
+            "upper",
+            &[
+                "link add link uplink0 name mv0 type macvlan",
+                "addr add 198.18.0.1/24 dev mv0",
+                "link set mv0 up",
+            ],
+            "ALARM: uplink0 (uplink) has the macvlan mv0 on top of it",
+            "link set dev mv0 down",
+        ),
+    ] {
+        begin.iter().for_each(|line| drop(ip(line)));
+        warned(kind, &format!("`ip {mend}`"), true);
+        assert!(rig.running.log().contains(alarm), "{}", rig.running.log());
+        ip(mend);
+        warned(kind, mend, false);
+    }
+    // On the network of the next hop the box may have interfaces of its own.
+    ip("link add link incoming0 name mv1 type macvlan");
+    ip("link set mv1 up");
+    ip("link set mv0 up");
+    warned("upper", "mv0", true);
+    ip("link del mv0");
+    warned("upper", "", false);
     let mut eye = rig.watch(Side::Clearnet);
     let frame = exit(0, 60);
     rig.port(Side::Host).send(&frame.outbound(&[])).unwrap();

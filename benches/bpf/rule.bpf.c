@@ -15,6 +15,9 @@
 
 // Contract with benches/pps/peers/rule.rs.
 #define MARK 0x28 // AF11 in the ToS byte
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
 #define MAX_RELAYS 131072
 #define MAX_TAGS 2
 enum port { UPLINK, INCOMING, PORTS };
@@ -71,7 +74,7 @@ static __always_inline __sum16 replace_word(__sum16 checksum, __u16 old, __u16 n
 	return ~sum;
 }
 
-// To a relay: unmarked. Anything else over TCP: marked.
+// To a relay, or an answer: unmarked. Anything else over TCP: marked.
 static __always_inline void set_dscp4(struct iphdr *ip, __u8 dscp)
 {
 	__u16 *first = (__u16 *)ip, old = *first;
@@ -95,13 +98,35 @@ static __always_inline bool is_host(const struct in6_addr *address)
 	       address->s6_addr32[2] == site.host6[2] && address->s6_addr32[3] == site.host6[3];
 }
 
+// From a TCP header's beginning to the end of its control bits.
+struct tcp {
+	__be16 source;
+	__be16 destination;
+	__be32 sequence;
+	__be32 acknowledgement;
+	__u8 offset;
+	__u8 control;
+};
+
+// Whether the segment answers another one of an outsider's, as bpf/parse.h tells it: SYN and ACK, or
+// RST without ACK or with sequence number 0. Neither exit nor relay traffic.
+static __always_inline bool answers(const struct tcp *tcp)
+{
+	__u8 control = tcp->control;
+
+	if ((control & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+		return true;
+	return control & TCP_RST && (!(control & TCP_ACK) || !tcp->sequence);
+}
+
 // Marks or clears the frame's DSCP, and tells the port by which it is to leave.
 static __always_inline enum port apply(void *data, void *end)
 {
 	struct ethhdr *ethernet = data;
 	void *at = ethernet + 1;
-	__be16 type, *port;
-	bool relay = false;
+	struct tcp *tcp;
+	bool relay = false, exit;
+	__be16 type;
 
 	if (at > end)
 		return UPLINK;
@@ -121,24 +146,32 @@ static __always_inline enum port apply(void *data, void *end)
 		if ((void *)(ip + 1) > end || ip->saddr != site.host4 || ip->protocol != IPPROTO_TCP ||
 		    ip->frag_off & bpf_htons(0x3fff))
 			return UPLINK;
-		port = at + ip->ihl * 4;
-		if ((void *)(port + 2) > end)
+		tcp = at + ip->ihl * 4;
+		if ((void *)(tcp + 1) > end)
 			return UPLINK;
-		to.address = ip->daddr;
-		to.port = port[1];
-		relay = bpf_map_lookup_elem(&relays4, &to);
-		set_dscp4(ip, relay ? 0 : MARK);
+		exit = !answers(tcp);
+		if (exit) {
+			to.address = ip->daddr;
+			to.port = tcp->destination;
+			relay = bpf_map_lookup_elem(&relays4, &to);
+			exit = !relay;
+		}
+		set_dscp4(ip, exit ? MARK : 0);
 	} else if (type == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = at;
 		struct endpoint6 to = {};
 
-		port = (void *)(ip + 1);
-		if ((void *)(port + 2) > end || !is_host(&ip->saddr) || ip->nexthdr != IPPROTO_TCP)
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > end || !is_host(&ip->saddr) || ip->nexthdr != IPPROTO_TCP)
 			return UPLINK;
-		to.address = ip->daddr;
-		to.port = port[1];
-		relay = bpf_map_lookup_elem(&relays6, &to);
-		set_dscp6(ip, relay ? 0 : MARK);
+		exit = !answers(tcp);
+		if (exit) {
+			to.address = ip->daddr;
+			to.port = tcp->destination;
+			relay = bpf_map_lookup_elem(&relays6, &to);
+			exit = !relay;
+		}
+		set_dscp6(ip, exit ? MARK : 0);
 	}
 	if (!relay)
 		return UPLINK;

@@ -8,6 +8,7 @@
     reason = "a test's ground that is missing is the test's failure"
 )]
 
+mod bench_rule;
 mod corpus;
 mod filled;
 mod inbound;

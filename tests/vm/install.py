@@ -62,7 +62,10 @@ MONITOR_BLOCKS = (
     ("exitmark-monitor capture --pcap", "captured files take no service; tests/monitor has them"),
 )
 DETACH_BLOCKS = (("systemctl stop exitmark", Trial.detach),)
-BEFORE_DETACH = (Trial.restart, Trial.watchdog, Trial.kill, Trial.upgrade, Trial.reboot)
+BEFORE_DETACH = (
+    Trial.restart, Trial.watchdog, Trial.kill, Trial.upgrade, Trial.reboot, Trial.stop,
+    Trial.keep_the_wire,
+)  # fmt: skip
 AFTER_DETACH = (Trial.start_again, Trial.purge, Trial.healthy)
 
 

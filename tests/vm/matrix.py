@@ -32,7 +32,7 @@ MODULES = ("virtio_pci", "virtio_net", "igb", "e1000e", "vmxnet3", "veth", "af_p
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One guest, one configuration, and what is expected of it."""
+    """One kind of NIC, one configuration, and what is expected of it."""
 
     kernel: str
     nic: str

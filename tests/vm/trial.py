@@ -358,6 +358,30 @@ class Trial:
         self.settled()
         self.marks()
 
+    def stop(self):
+        """systemctl stop loses nothing: the kernel marks by the last policy until a start."""
+        with self.nothing_lost():
+            self.guest.run("systemctl stop exitmark")
+            self.guest.run("systemctl start exitmark")
+            self.active("exitmark")
+        self.settled()
+        self.marks()
+
+    def keep_the_wire(self):
+        """detach --keep-wire leaves a plain wire, and the service takes it over again."""
+        with network.Pings(self.net) as pings:
+            self.guest.run("systemctl stop exitmark && exitmark detach --keep-wire")
+            seen = self.net.observed(self.net.exchange)
+            self.guest.run("systemctl start exitmark")
+            self.active("exitmark")
+        self.facts |= {"pings": pings.sent, "lost": pings.lost, "silence": round(pings.silence, 1)}
+        require(pings.lost == 0, f"{pings.lost} of {pings.sent} pings lost")
+        marked = [what for what in seen if what.endswith(" marked")]
+        require(not marked, f"a plain wire marks: {seen}")
+        require("up exit unmarked" in seen and "up relay unmarked" in seen, f"seen: {seen}")
+        self.settled()
+        self.marks()
+
     def watchdog(self):
         """A stopped process is replaced by systemd; the kernel marks meanwhile."""
         self._replaced("STOP")
@@ -397,8 +421,13 @@ class Trial:
         self.marks()
 
     def purge(self):
-        """Nothing is left: no program, pin, process, file; the NICs are what they were."""
-        self.guest.run("apt purge -y exitmark exitmark-monitor", 1800)
+        """Nothing is left: no program, pin, process, file; the NICs are what they were.
+
+        The wire is dead from when the programs are taken off: `lost` has the pings until the end.
+        """
+        with network.Pings(self.net, timeout=2) as pings:
+            self.guest.run("apt purge -y exitmark exitmark-monitor", 1800)
+        self.facts |= {"pings": pings.sent, "lost": pings.lost}
         self.nics_are_as_before(NICS)
         self.wire_is_dark()
         left = self.guest.run(

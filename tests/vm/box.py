@@ -37,7 +37,8 @@ LATE = "no worker woke in time"
 LEAST = 50
 
 # A guest has the NICs of several cells, and their MAC addresses say which. Those that are not in use
-# are down, and have the names h1, u1, i1, h2 and so on.
+# are down, and have the names h1, u1, i1, h2 and so on. The first kind has the MAC addresses that
+# frames have from the beginning: QEMU's vmxnet3 knows no others.
 NAME_NICS = """
 for nic in /sys/class/net/*; do
     mac=$(cat $nic/address)
@@ -45,15 +46,17 @@ for nic in /sys/class/net/*; do
     set -- $(echo $mac | tr : ' ')
     case $6 in 01) wire=h ;; 02) wire=u ;; 03) wire=i ;; esac
     /t/ip link set $(basename $nic) down || exit 1
-    /t/ip link set $(basename $nic) name $wire$((0x$5)) || exit 1
+    /t/ip link set $(basename $nic) name $wire$((0x$5 + 1)) || exit 1
 done
 """
-# Three NICs come into use: h0, u0 and i0, with the MAC addresses that frames have.
+# Three NICs come into use: h0, u0 and i0.
 SETUP = """
 for wire in h u i; do
     case $wire in h) end=01 ;; u) end=02 ;; i) end=03 ;; esac
-    /t/ip link set ${wire}NUMBER name ${wire}0 || exit 1
-    /t/ip link set ${wire}0 address 02:00:5e:20:00:$end mtu MTU || exit 1
+    mac=02:00:5e:20:00:$end
+    /t/ip link set ${wire}NUMBER name ${wire}0 && /t/ip link set ${wire}0 mtu MTU || exit 1
+    [ $(cat /sys/class/net/${wire}0/address) = $mac ] ||
+        /t/ip link set ${wire}0 address $mac || exit 1
     sysctl -qw net.ipv6.conf.${wire}0.disable_ipv6=1
 done
 /t/ip address add 203.0.113.2/24 dev i0
@@ -187,7 +190,7 @@ class Box:
                 self._wires[kind, name], parts = self._wire(cell, name, f"{name}{number}", scratch)
                 port = f"pcie-root-port,id=port-{name}{number}"
                 port += f",chassis={3 * number + end},slot={3 * number + end}"
-                mac = f"02:00:5e:20:{number:02x}:{end:02x}"
+                mac = f"02:00:5e:20:{number - 1:02x}:{end:02x}"
                 devices += ["-netdev", parts[0], "-device", port]
                 devices += ["-device", f"{parts[1]},bus=port-{name}{number},mac={mac}"]
         self.guest = self._stack.enter_context(

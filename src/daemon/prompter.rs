@@ -90,6 +90,13 @@ impl Prompter {
         report.unwrap_or_else(PoisonError::into_inner).is_missing
     }
 
+    /// Whether the set has what a document lists, and that is not stale.
+    pub(super) fn knows_relays(&self) -> bool {
+        let report = self.report();
+        let age = report.age.as_deref();
+        !report.is_missing && age.is_some_and(|age| age != "stale")
+    }
+
     /// How many sets were accepted and refused, and whether the one in force is stale.
     pub(super) fn numbers(&self) -> [(&'static str, u64); 3] {
         let Numbers {

@@ -55,7 +55,7 @@ impl Daemon {
             }
             Request::Reload(answer) => self.reload(Some(answer)),
             Request::Capture(request, answer) => {
-                let _ = answer.send(self.watch.capture(request));
+                let _ = answer.send(self.watch.capture(request, self.prompter.knows_relays()));
             }
         }
     }

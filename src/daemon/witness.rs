@@ -44,7 +44,11 @@ enum Ask {
     NextHop(Option<MacAddr>),
     Workers(Vec<Arc<Samples>>),
     Report(Sender<Told>),
-    Capture(CaptureRequest, Sender<Result<Receiver<Vec<u8>>, String>>),
+    Capture(
+        CaptureRequest,
+        bool,
+        Sender<Result<Receiver<Vec<u8>>, String>>,
+    ),
 }
 
 /// The thread, from outside.
@@ -131,9 +135,13 @@ impl Watch {
     }
 
     /// Begins a capture; see [`Witness::capture`].
-    pub(super) fn capture(&self, request: CaptureRequest) -> Result<Receiver<Vec<u8>>, String> {
+    pub(super) fn capture(
+        &self,
+        request: CaptureRequest,
+        knows_relays: bool,
+    ) -> Result<Receiver<Vec<u8>>, String> {
         let (answer, told) = channel::bounded(1);
-        self.ask(Ask::Capture(request, answer));
+        self.ask(Ask::Capture(request, knows_relays, answer));
         told.recv_timeout(PATIENCE)
             .unwrap_or_else(|_| Err("nobody captures any more; restart exitmark".to_owned()))
     }
@@ -263,12 +271,12 @@ impl Desk {
             Ask::Report(answer) => {
                 let _ = answer.send(self.told());
             }
-            Ask::Capture(request, answer) => {
+            Ask::Capture(request, knows_relays, answer) => {
                 let moment = Moment {
                     monotonic: monotonic(),
                     wall: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
                 };
-                let _ = answer.send(self.witness.capture(request, moment));
+                let _ = answer.send(self.witness.capture(request, moment, knows_relays));
             }
             Ask::Follow(_) | Ask::NextHop(_) | Ask::Workers(_) => {}
         }

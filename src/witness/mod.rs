@@ -35,6 +35,7 @@ pub struct Witness {
     kernel: Residences,
     worker: Residences,
     capture: Option<Capture>,
+    knows_relays: bool,
     lost: u64,
 }
 
@@ -52,6 +53,7 @@ impl Witness {
             kernel: Residences::new(DecidedBy::Kernel),
             worker: Residences::new(DecidedBy::Worker),
             capture: None,
+            knows_relays: false,
             lost: 0,
         }
     }
@@ -79,7 +81,12 @@ impl Witness {
         {
             let own = self.links.incoming_mac();
             let macs = [self.links.host(), own, self.links.next_hop()];
-            capture.see(sample, &Site { snapshot, macs });
+            let site = Site {
+                snapshot,
+                knows_relays: self.knows_relays,
+                macs,
+            };
+            capture.see(sample, &site);
         }
     }
 
@@ -92,7 +99,8 @@ impl Witness {
     }
 
     /// Begins a capture. What is received is a pcapng file, piece by piece; it ends where the
-    /// capture does.
+    /// capture does. `knows_relays` tells that the relay set has what a document lists that is not
+    /// stale.
     ///
     /// # Errors
     /// There is one already, or the request makes no sense; says why, and what to do.
@@ -100,6 +108,7 @@ impl Witness {
         &mut self,
         request: CaptureRequest,
         moment: Moment,
+        knows_relays: bool,
     ) -> Result<Receiver<Vec<u8>>, String> {
         if self.is_capturing() {
             return Err(
@@ -110,6 +119,7 @@ impl Witness {
         }
         let (capture, pieces) = Capture::begin(request, moment, self.lost)?;
         self.capture = Some(capture);
+        self.knows_relays = knows_relays;
         self.links.sample(request.one_in);
         Ok(pieces)
     }

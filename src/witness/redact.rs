@@ -33,6 +33,8 @@ const SHOWN_OPTIONS: [u8; 2] = [2, 3];
 pub(super) struct Site<'a> {
     /// Has the host's IP addresses, and the relays.
     pub(super) snapshot: &'a Snapshot,
+    /// The relay set has what a document lists that is not stale.
+    pub(super) knows_relays: bool,
     /// The host's MAC address, that of `incoming`, and the next hop's, as far as they are known.
     pub(super) macs: [Option<MacAddr>; 3],
 }
@@ -44,16 +46,15 @@ impl Site<'_> {
     }
 
     /// Whether the other side's port may be seen. Which relays there are is public, and many have
-    /// a port of their own. What arrives has no class, so it does not say whether it is a relay's;
-    /// without a relay set nothing does.
+    /// a port of their own. What arrives has no class, so nothing says whether it is a relay's, and
+    /// neither does a class without the relays that are listed.
     fn shows_port(&self, rule: Option<Rule>, other: (IpAddr, u16)) -> bool {
-        let relays = &self.snapshot.relays;
-        let is_no_relay = match rule.map(Rule::class) {
-            Some(Class::Exit) => rule == Some(Rule::HostMarked) || !relays.is_empty(),
-            Some(Class::Resolver | Class::Exempt | Class::Reply) => true,
+        let may_be_shown = match rule.map(Rule::class) {
+            Some(Class::Resolver) => true,
+            Some(Class::Exit | Class::Exempt | Class::Reply) => self.knows_relays,
             _ => false,
         };
-        is_no_relay && !relays.contains(other.0, other.1)
+        may_be_shown && !self.snapshot.relays.contains(other.0, other.1)
     }
 
     fn has_mac(&self, octets: &[u8]) -> bool {

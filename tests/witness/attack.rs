@@ -27,6 +27,11 @@ struct Eyes {
 
 impl Eyes {
     fn new(with_payload: bool, with_addresses: bool) -> Self {
+        Self::knowing(true, with_payload, with_addresses)
+    }
+
+    /// With a document's relays in the set, or without.
+    fn knowing(knows_relays: bool, with_payload: bool, with_addresses: bool) -> Self {
         let ground = ground();
         let links = Arc::new(ground.links());
         links.remember_hosts(Some(FROM.into()));
@@ -37,7 +42,7 @@ impl Eyes {
             with_payload,
             with_addresses,
         };
-        let (witness, pieces) = ground.capturing(links, request);
+        let (witness, pieces) = ground.capturing_knowing(links, request, knows_relays);
         pieces.try_iter().for_each(drop);
         Self { witness, pieces }
     }
@@ -147,19 +152,25 @@ fn every_candidate_fits_a_frame_cut_anywhere() {
 #[test]
 fn every_port_fits_a_frame_to_or_from_a_relay() {
     let mut told = Vec::new();
-    let mut eyes = Eyes::new(false, false);
     for (host, other) in [
         ("192.0.2.10:40000", "198.51.100.7:0"),
         ("[2001:db8:1::10]:40000", "[2001:db8:51::7]:0"),
     ] {
-        for (direction, rule) in [
-            (Direction::Outbound, Some(Rule::ToListedRelay)),
-            (Direction::Outbound, Some(Rule::FromRelayAddress)),
-            (Direction::Outbound, Some(Rule::NotHostMarked)),
-            (Direction::Outbound, Some(Rule::Refuses)),
-            (Direction::Outbound, Some(Rule::NoUserSpace)),
-            (Direction::Inbound, None),
+        for (direction, rule, knows_relays) in [
+            (Direction::Outbound, Some(Rule::ToListedRelay), true),
+            (Direction::Outbound, Some(Rule::FromRelayAddress), true),
+            (Direction::Outbound, Some(Rule::NotHostMarked), true),
+            (Direction::Outbound, Some(Rule::Refuses), true),
+            (Direction::Outbound, Some(Rule::NoUserSpace), true),
+            (Direction::Inbound, None, true),
+            // Which of these go to relays is not known.
+            (Direction::Outbound, Some(Rule::ExitProtocol), false),
+            (Direction::Outbound, Some(Rule::HostMarked), false),
+            (Direction::Outbound, Some(Rule::ToExemptPrefix), false),
+            (Direction::Outbound, Some(Rule::FromListener), false),
+            (Direction::Outbound, Some(Rule::Accepts), false),
         ] {
+            let mut eyes = Eyes::knowing(knows_relays, false, false);
             for build in [tcp, udp] {
                 let fit = fitting_by(&mut eyes, direction, rule, CANDIDATES / 16, |port| {
                     let other = other.replace(":0", &format!(":{port}"));

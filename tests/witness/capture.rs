@@ -213,7 +213,7 @@ fn witness(ground: &Ground) -> Witness {
 /// The file of a capture of these samples.
 fn capture(ground: &Ground, request: CaptureRequest, samples: &[Sample]) -> File {
     let mut witness = witness(ground);
-    let pieces = witness.capture(request, MOMENT).unwrap();
+    let pieces = witness.capture(request, MOMENT, true).unwrap();
     witness.look(NOON);
     for sample in samples {
         // A kernel's sample is of another time than this test's.
@@ -416,9 +416,9 @@ fn it_ends_with_its_frames_its_time_or_its_reader() {
         ..PLAIN
     };
 
-    let pieces = witness.capture(few, MOMENT).unwrap();
+    let pieces = witness.capture(few, MOMENT, true).unwrap();
     assert_eq!((links.one_in(), witness.is_capturing()), (2, true));
-    let refusal = witness.capture(few, MOMENT).unwrap_err();
+    let refusal = witness.capture(few, MOMENT, true).unwrap_err();
     assert!(refusal.contains("one at a time"), "{refusal}");
     for _ in 0..5 {
         witness.see(&sample);
@@ -427,7 +427,7 @@ fn it_ends_with_its_frames_its_time_or_its_reader() {
     assert_eq!((links.one_in(), witness.is_capturing()), (4096, false));
     assert_eq!(read(pieces.iter().flatten().collect()).packets.len(), 3);
 
-    let pieces = witness.capture(few, MOMENT).unwrap();
+    let pieces = witness.capture(few, MOMENT, true).unwrap();
     witness.tick(NOON + Duration::from_secs(59), 0);
     assert!(witness.is_capturing());
     // What the engines had no room for is missing in the file.
@@ -436,7 +436,7 @@ fn it_ends_with_its_frames_its_time_or_its_reader() {
     let file = read(pieces.iter().flatten().collect());
     assert_eq!((file.packets.len(), file.dropped), (0, 17));
 
-    drop(witness.capture(few, MOMENT).unwrap());
+    drop(witness.capture(few, MOMENT, true).unwrap());
     witness.see(&sample);
     witness.tick(NOON, 17);
     assert_eq!((links.one_in(), witness.is_capturing()), (4096, false));
@@ -450,7 +450,7 @@ fn a_reader_that_is_slow_misses_frames_and_is_told_how_many() {
         frames: 100_000,
         ..PLAIN
     };
-    let pieces = witness.capture(many, MOMENT).unwrap();
+    let pieces = witness.capture(many, MOMENT, true).unwrap();
     for _ in 0..10_000 {
         witness.see(&sample);
     }
@@ -489,7 +489,7 @@ fn what_makes_no_sense_is_refused_with_what_is_accepted() {
         ),
         (CaptureRequest { one_in: 0, ..PLAIN }, "one_in is 0"),
     ] {
-        let refusal = witness.capture(request, MOMENT).unwrap_err();
+        let refusal = witness.capture(request, MOMENT, true).unwrap_err();
         assert!(refusal.contains(name), "{refusal}");
         assert!(!witness.is_capturing());
     }

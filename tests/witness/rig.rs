@@ -47,12 +47,22 @@ impl Ground {
         links: Arc<Links>,
         request: CaptureRequest,
     ) -> (Witness, Receiver<Vec<u8>>) {
+        self.capturing_knowing(links, request, true)
+    }
+
+    /// The same, with or without a document's relays.
+    pub(crate) fn capturing_knowing(
+        &self,
+        links: Arc<Links>,
+        request: CaptureRequest,
+        knows_relays: bool,
+    ) -> (Witness, Receiver<Vec<u8>>) {
         let moment = Moment {
             monotonic: NOON,
             wall: Duration::ZERO,
         };
         let mut witness = Witness::new(links, Arc::clone(&self.snapshot), 4096);
-        let pieces = witness.capture(request, moment).unwrap();
+        let pieces = witness.capture(request, moment, knows_relays).unwrap();
         (witness, pieces)
     }
 

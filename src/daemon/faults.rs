@@ -5,6 +5,7 @@ use super::detach;
 use super::parts::{Standing, StandingPort};
 use crate::datapath::{PerRole, Role};
 use crate::nic::{LinkState, Relative};
+use ipnet::IpNet;
 
 /// What is amiss with one port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +24,12 @@ pub(super) enum Fault {
     Queues { is: u32, was: u32 },
     /// Frames for other addresses than its own are not taken.
     NotPromiscuous,
-    /// It was made a port of the interface with this number, such as a bridge.
-    Member(u32),
+    /// It was made a port of this interface, such as a bridge.
+    Member(Box<Relative>),
     /// An interface on top of it was set up.
     Upper(Box<Relative>),
+    /// This machine was given an address on it.
+    Address(IpNet),
 }
 
 impl Fault {
@@ -41,11 +44,17 @@ impl Fault {
             Self::NotPromiscuous => "promiscuous",
             Self::Member(_) => "member",
             Self::Upper(_) => "upper",
+            Self::Address(_) => "address",
         }
     }
 
     pub(super) const fn is_loss(&self) -> bool {
         matches!(self, Self::Gone | Self::Forgotten)
+    }
+
+    /// Whether it is told by what else there is on the machine.
+    pub(super) const fn is_by_others(&self) -> bool {
+        matches!(self, Self::Member(_) | Self::Upper(_) | Self::Address(_))
     }
 
     /// What is amiss, what it means, and what mends it. While a port is lost there is no worker: a
@@ -84,17 +93,20 @@ impl Fault {
             Self::Queues { is, was } => format!(
                 "{nic} ({role}) has {is} receive queues, and had {was} when its sockets were bound"
             ),
-            Self::Member(_) => format!(
-                "{nic} ({role}) was made a port of a bridge, bond or the like, which sends and \
-                 receives by it: `ip link set dev {nic} nomaster`"
+            Self::Member(bundle) => format!(
+                "{nic} ({role}) was made a port of {} ({}), which sends and receives by it, and the \
+                 next start is refused: `ip link set dev {nic} nomaster`",
+                bundle.name, bundle.kind
             ),
-            Self::Upper(upper) => {
-                let Relative { name, kind } = &**upper;
-                format!(
-                    "{nic} ({role}) has the {kind} {name} on top of it now, which sends by it: `ip \
-                     link set dev {name} down`"
-                )
-            }
+            Self::Upper(upper) => format!(
+                "{nic} ({role}) has {} ({}) on top of it now, which sends by it, and the next start \
+                 is refused: `ip link set dev {0} down`",
+                upper.name, upper.kind
+            ),
+            Self::Address(address) => format!(
+                "{nic} ({role}) was given the address {address}, so this machine speaks on the wire, \
+                 and the next start is refused: `ip address del {address} dev {nic}`"
+            ),
             Self::NotPromiscuous => format!(
                 "promiscuous mode was turned off at {nic} ({role}), and is turned on again: without \
                  it frames for other MAC addresses are lost"
@@ -111,8 +123,11 @@ pub(super) struct Seen {
     /// The number of the NIC that has the name in the configuration.
     pub(super) named: Option<u32>,
     pub(super) queues: u32,
-    /// What sends by it, where nothing but the wire may.
+    /// What it is a port of.
+    pub(super) bundle: Option<Relative>,
+    /// What sends by it, and with which address, where nothing but the wire may.
     pub(super) upper: Option<Relative>,
+    pub(super) address: Option<IpNet>,
 }
 
 /// What is amiss with a port by itself.
@@ -136,12 +151,10 @@ pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, seen: Seen) -
             was: port.nic.queues,
         });
     }
-    if let Some(master) = now.master
-        && port.nic.relatives.master.is_none()
-    {
-        faults.push(Fault::Member(master));
-    }
-    faults.extend(seen.upper.map(|upper| Fault::Upper(Box::new(upper))));
+    let boxed = |relative: Option<Relative>| relative.map(Box::new);
+    faults.extend(boxed(seen.bundle).map(Fault::Member));
+    faults.extend(boxed(seen.upper).map(Fault::Upper));
+    faults.extend(seen.address.map(Fault::Address));
     if detach::must_be_promiscuous(port.role) && !now.is_promiscuous {
         faults.push(Fault::NotPromiscuous);
     }
@@ -195,7 +208,9 @@ mod tests {
         is_redirected_to: true,
         named: Some(1),
         queues: 1,
+        bundle: None,
         upper: None,
+        address: None,
     };
 
     #[test]
@@ -235,20 +250,25 @@ mod tests {
             ..state()
         };
         assert_eq!(all(deaf.clone(), SEEN), [Fault::NotPromiscuous]);
-        let enslaved = LinkState {
-            master: Some(9),
-            ..state()
+        let relative = |name: &str, kind: &str| Relative {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
         };
-        assert_eq!(all(enslaved, SEEN), [Fault::Member(9)]);
-        let upper = Relative {
-            name: "mv0".to_owned(),
-            kind: "macvlan".to_owned(),
-        };
-        let topped = Seen {
+        let (bridge, upper) = (relative("br0", "bridge"), relative("mv0", "macvlan"));
+        let address: IpNet = "192.0.2.1/24".parse().unwrap();
+        let by_others = Seen {
+            bundle: Some(bridge.clone()),
             upper: Some(upper.clone()),
+            address: Some(address),
             ..SEEN
         };
-        assert_eq!(all(state(), topped), [Fault::Upper(Box::new(upper))]);
+        let expected = [
+            Fault::Member(Box::new(bridge)),
+            Fault::Upper(Box::new(upper)),
+            Fault::Address(address),
+        ];
+        assert_eq!(all(state(), by_others), expected);
+        assert!(expected.iter().all(Fault::is_by_others));
         // `incoming` takes only what is sent to it.
         let incoming = self::port(Role::Incoming);
         assert_eq!(faults(&incoming, Some(&deaf), SEEN), []);

@@ -3,10 +3,8 @@
 use super::DaemonError;
 use super::zero_copy::Lossy;
 use crate::datapath::{Buffers, PerRole, Role, xdp_state};
-use crate::nic::{NextHop, Nic, Own, possible_cpus};
+use crate::nic::{NextHop, Nic, Own, is_link_local, possible_cpus};
 use crate::settings::{Frags, Settings};
-use ipnet::IpNet;
-use std::net::IpAddr;
 
 const ETHERNET_HEADER: u32 = 14;
 const TAG: u32 = 4;
@@ -249,8 +247,6 @@ pub(super) fn object(settings: &Settings) -> Result<(), DaemonError> {
 
 /// The box is no host on a wire: what is sent to an address of its own there crosses.
 fn has_no_address(nic: &Nic, role: Role) -> Result<(), DaemonError> {
-    let is_link_local =
-        |address: &IpNet| matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
     let mut addresses = nic.addresses.iter();
     if let Some(address) = addresses.find(|address| !is_link_local(address)) {
         return Err(DaemonError::Address(nic.name.clone(), role, *address));

@@ -251,7 +251,8 @@ impl Assembly {
         for (role, nic) in nics.ports.iter() {
             kernel.set_port(role, nic.as_ref().map(|nic| nic.index))?;
         }
-        let sockets = Sockets::bind(settings, nics)?;
+        let needs_process = Reach::look(nics, &nics.lossy())?.needs_process;
+        let sockets = Sockets::bind(settings, nics, needs_process)?;
         let (engine, reason) = match settings.engine {
             Engine::Auto if sockets.are_zero_copy() => {
                 (Engine::AfXdp, "every port is bound zero-copy")
@@ -455,6 +456,9 @@ struct Reach {
     unblocked: PerRole<bool>,
     /// Whether frames in several buffers get as far.
     long: bool,
+    /// Whether a port from which the program may not decide has a program in native mode already,
+    /// which stays.
+    needs_process: bool,
 }
 
 impl Reach {
@@ -470,8 +474,16 @@ impl Reach {
                         .ways_out(from)
                         .all(|to| states[to].is_some_and(|state| state.takes_redirects)))
         });
+        let is_native = |role: Role| {
+            let state = states[role].filter(|state| !state.is_generic);
+            state.is_some_and(|state| state.program != 0)
+        };
+        let needs_process = nics
+            .present()
+            .any(|(role, _)| !unblocked[role] && is_native(role));
         let mut present = states.iter().filter_map(|(_, state)| *state);
         Ok(Self {
+            needs_process,
             unblocked,
             long: present.all(|state| state.takes_long_redirects),
         })

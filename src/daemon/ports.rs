@@ -12,7 +12,7 @@ use super::nics::{Nics, configured};
 use super::parts::{Assembly, Base, StandingPort};
 use super::{Daemon, DaemonError, Event, capabilities, detach};
 use crate::datapath::{Attachment, Buffers, PerRole, Role};
-use crate::nic::{LinkState, LinkWatch, Nic, NicError, Relative, all_uppers, index_of};
+use crate::nic::{LinkState, LinkWatch, Nic, NicError, Overview, index_of};
 use crate::process;
 use crossbeam::channel::Sender;
 use std::sync::Arc;
@@ -106,16 +106,21 @@ impl Daemon {
     pub(super) fn look_at_links(&mut self) -> Result<(), DaemonError> {
         let mut states = PerRole::<Option<LinkState>>::default();
         let mut found = PerRole::<Vec<Fault>>::default();
-        let uppers = all_uppers();
+        let overview = Overview::look();
         for port in &self.standing.ports {
             // What the kernel does not say now is asked again in a second; until then it is as it
             // was.
-            let asked = uppers.as_ref().ok().map(|uppers| self.ask(port, uppers));
-            let Some(Ok((now, seen))) = asked else {
-                found[port.role].clone_from(&self.following.faults[port.role]);
+            let before = &self.following.faults[port.role];
+            let Ok((now, seen)) = self.ask(port, overview.as_ref().unwrap_or(&Overview::default()))
+            else {
+                found[port.role].clone_from(before);
                 continue;
             };
             found[port.role] = faults(port, now.as_ref(), seen);
+            if overview.is_err() {
+                let by_others = before.iter().filter(|fault| fault.is_by_others());
+                found[port.role].extend(by_others.cloned());
+            }
             states[port.role] = now;
         }
         let standing = self.standing.mtu();
@@ -142,18 +147,20 @@ impl Daemon {
     fn ask(
         &self,
         port: &StandingPort,
-        uppers: &[(u32, Relative)],
+        overview: &Overview,
     ) -> Result<(Option<LinkState>, Seen), DaemonError> {
         let index = port.nic.index;
         let now = LinkState::of_index(index)?;
         // On the network of the next hop the box may have interfaces of its own.
         let is_wire = self.links.incoming_port() != Some(port.role);
-        let upper = uppers.iter().find(|(on, _)| is_wire && *on == index);
+        let master = now.as_ref().and_then(|now| now.master);
         let mut seen = Seen {
             is_redirected_to: self.kernel.port(port.role)? == Some(index),
             named: Some(index),
             queues: port.nic.queues,
-            upper: upper.map(|(_, upper)| upper.clone()),
+            bundle: master.and_then(|master| overview.bundle(master)).cloned(),
+            upper: overview.upper_of(index).filter(|_| is_wire).cloned(),
+            address: overview.address_of(index).filter(|_| is_wire),
         };
         if let Some(now) = &now {
             if now.name != port.configured {
@@ -313,16 +320,17 @@ impl Daemon {
             }
         }
         for port in &self.standing.ports {
-            // A NIC that was created anew is down, and no network configuration may know of it.
-            if self.following.faults[port.role].iter().any(Fault::is_loss)
+            let is_lost = self.following.faults[port.role].iter().any(Fault::is_loss);
+            let own = self.following.set_up[port.role];
+            if (is_lost || own.is_some())
                 && let Some(name) = &names[port.role]
                 && let Ok(nic) = Nic::look(name)
             {
-                let is_own = self.following.set_up[port.role] == Some(nic.index);
-                if !nic.is_up {
+                // A NIC that was created anew is down, and no network configuration may know of it.
+                if is_lost && !nic.is_up {
                     nic.set_up()?;
                     self.following.set_up[port.role] = Some(nic.index);
-                } else if is_own && nic.is_veth && self.following.is_blocked {
+                } else if own == Some(nic.index) && nic.is_veth && self.following.is_blocked {
                     // Its other end was not ready when it was set up.
                     nic.set_up_anew()?;
                 }

@@ -202,7 +202,11 @@ impl Daemon {
             warn("steering", true, text);
         }
         if self.topology.has_unnamed_listener() {
-            warn(UNNAMED_LISTENER, false, topology::UNNAMED.to_owned());
+            warn(
+                UNNAMED_LISTENER,
+                false,
+                topology::unnamed(self.settings.rules.classify_by),
+            );
         }
         if let Some(incoming) = &self.settings.ports.incoming {
             for misfit in self.topology.misfits() {

@@ -6,14 +6,12 @@ use super::workers::Sums;
 use crate::datapath::{AttachMode, Counter, DropReason, Role, Tally};
 use std::collections::BTreeMap;
 
-/// A reason rises when it did in so many of the last looks, one a second; it is over after as many
-/// as there are bits without a loss.
+/// A reason rises when it did in so many of the last looks, one a second.
 const RISES: u32 = 3;
-/// The looks that count: the last five.
-const RECENT: u16 = 0b1_1111;
-/// Those that count where a whole direction of the wire may be dead: a quiet host sends a frame now
-/// and then.
-const RECENT_OF_ALARM: u16 = u16::MAX;
+/// The looks that count, a bit each: the last five. It is over after sixteen without a loss.
+const RECENT: (u64, u64) = (0x1f, 0xffff);
+/// The same where a whole direction of the wire may be dead: a quiet host sends a frame now and then.
+const RECENT_OF_ALARM: (u64, u64) = (u64::MAX, u64::MAX);
 
 /// Where frames are lost, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +83,9 @@ impl Loss {
                 nic(role)
             ),
             Self::Dropped(DropReason::HostMacUnknown) => {
-                "the host has sent nothing yet from an address in host.addresses; `host.mac` gives \
-                 its MAC address"
+                "the host has sent nothing yet from an address in host.addresses, or several hosts \
+                 are behind the box and none has sent from this one; `host.mac` gives a single \
+                 host's MAC address"
                     .to_owned()
             }
             Self::Dropped(DropReason::NotForHost) => {
@@ -104,7 +103,9 @@ impl Loss {
             }
             Self::Missed(role) if is_generic(role, standing) => format!(
                 "{} has XDP in generic mode, in which the kernel hands over no frame longer than a \
-                 receive buffer: TSO and GSO off at the sender (`ethtool -K NIC tso off gso off`)",
+                 receive buffer: TSO and GSO off at the sender (`ethtool -K NIC tso off gso off`); \
+                 where none is longer than the MTU, the worker is slower than frames arrive: a larger \
+                 datapath.ring",
                 nic(role)
             ),
             Self::Missed(role) => format!(
@@ -131,7 +132,7 @@ fn is_generic(role: Role, standing: &Standing) -> bool {
 struct History {
     loss: Loss,
     last: Option<u64>,
-    looks: u16,
+    looks: u64,
     is_rising: bool,
 }
 
@@ -154,13 +155,13 @@ impl History {
     /// Whether it begins or ends to rise with this count.
     fn look(&mut self, count: u64) -> Option<bool> {
         let last = self.last.replace(count)?;
-        self.looks = self.looks << 1 | u16::from(count > last);
-        let recent = match self.loss.is_alarm() {
+        self.looks = self.looks << 1 | u64::from(count > last);
+        let (recent, memory) = match self.loss.is_alarm() {
             true => RECENT_OF_ALARM,
             false => RECENT,
         };
         let rises = (self.looks & recent).count_ones() >= RISES;
-        let is_rising = rises || self.is_rising && self.looks != 0;
+        let is_rising = rises || self.is_rising && self.looks & memory != 0;
         (std::mem::replace(&mut self.is_rising, is_rising) != is_rising).then_some(is_rising)
     }
 }
@@ -246,7 +247,8 @@ mod tests {
 
     #[test]
     fn a_frame_now_and_then_that_no_way_out_takes_is_an_alarm() {
-        let seconds = [1, 0, 0, 0, 1, 0, 0, 0, 1, 0];
+        // Every eight seconds.
+        let seconds = [1, 0, 0, 0, 0, 0, 0, 0].repeat(4);
         let begins = |loss| changes_of(loss, &seconds).contains(&Some(true));
         for reason in [DropReason::NoEgress, DropReason::TxDown(Role::Uplink)] {
             assert!(begins(Loss::Dropped(reason)), "{reason:?}");

@@ -14,8 +14,9 @@ use crate::policy::Class;
 
 /// How many of the host's frames must arrive by `uplink`.
 const BY_UPLINK: u64 = 3;
-/// In how many looks such frames must arrive after the host was heard by `host`: it may be starting
-/// anew, and whoever forges its address needs to go on for as long.
+/// In how many looks such frames must arrive after the host was heard by `host`, beside as many frames
+/// of others by `host` as a router sends: the host may be starting anew, while a forger uses its
+/// address.
 const LOOKS_BY_UPLINK: u32 = 10;
 /// How many frames of others must arrive by `host`, and in how many looks at least, where none of
 /// the host's arrives by either port. A host that is quiet still sends some from link-local
@@ -97,10 +98,10 @@ impl Sides {
         let foreign = now.foreign - self.since.foreign;
         let by_uplink = now.by_uplink.saturating_sub(self.since.by_uplink);
         let is_behind_uplink = match self.is_heard {
-            true => self.looks_by_uplink >= LOOKS_BY_UPLINK,
-            false => by_uplink >= BY_UPLINK,
+            true => self.looks_by_uplink >= LOOKS_BY_UPLINK && foreign >= FOREIGN,
+            false => foreign > 0 && by_uplink >= BY_UPLINK,
         };
-        let finding = if foreign > 0 && is_behind_uplink {
+        let finding = if is_behind_uplink {
             Some(Finding::Swapped)
         } else if foreign >= FOREIGN && self.looks >= LOOKS {
             Some(Finding::Absent)
@@ -213,16 +214,17 @@ mod tests {
     #[test]
     fn cables_that_are_swapped_later_are_found() {
         let mut seconds = vec![(9, 0, 0); 2];
-        seconds.extend([(0, 9, 9); 10]);
+        seconds.extend([(0, 9, 9); 12]);
         let all = findings(&seconds);
-        assert_eq!(all[..11], [None; 11]);
-        assert_eq!(all[11], Some(Finding::Swapped));
+        assert_eq!(all[..13], [None; 13]);
+        assert_eq!(all[13], Some(Finding::Swapped));
     }
 
     #[test]
     fn forged_frames_while_the_host_starts_anew_are_no_alarm() {
         let mut seconds = vec![(9, 0, 0)];
-        seconds.extend([(0, 1, 900); 9]);
+        // Five minutes, in which it asks for an address now and then.
+        seconds.extend([(0, 1, 900), (0, 0, 900), (0, 0, 900), (0, 0, 900)].repeat(75));
         seconds.extend([(9, 0, 0); 3]);
         assert!(findings(&seconds).iter().all(Option::is_none));
     }

@@ -6,10 +6,13 @@
 use super::Daemon;
 use crate::datapath::{Counter, Links, SEVERAL_CHANGES, Tally};
 use crate::packet::MacAddr;
+use crate::policy::ClassifyBy;
 use crate::settings::Incoming;
 
 /// How many looks without such a frame end an alarm.
 const QUIET: u32 = 60;
+/// The same of several hosts: all but one of them may be quiet for long.
+const QUIET_HOSTS: u32 = 3600;
 
 /// What has been counted lately of one kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +24,10 @@ struct Lately {
 
 impl Lately {
     fn look(&mut self, now: u64) {
+        self.look_for(now, QUIET);
+    }
+
+    fn look_for(&mut self, now: u64, quiet: u32) {
         // What was counted before the first look, and counters that fall, are another process'.
         let last = self.last.replace(now).unwrap_or(now);
         match now.saturating_sub(last) {
@@ -30,16 +37,24 @@ impl Lately {
                 self.quiet = 0;
             }
         }
-        if self.quiet >= QUIET {
+        if self.quiet >= quiet {
             self.frames = 0;
         }
     }
 }
 
 /// The warning that the host accepts connections where no listener is named.
-pub(super) const UNNAMED: &str = "the host accepts connections at a port that host.listeners does not name: what it sends by \
-     them counts as exit traffic; on the Tor host `ss -ltn` lists its ports: add them to \
-     host.listeners, or close them";
+pub(super) fn unnamed(by: ClassifyBy) -> String {
+    let class = match by {
+        ClassifyBy::RelaySet => "exit",
+        ClassifyBy::HostMark(_) => "relay",
+    };
+    format!(
+        "the host accepts connections at a port that host.listeners does not name: what it sends by \
+         them counts as {class} traffic; on the Tor host `ss -ltn` lists its ports: add them to \
+         host.listeners, or close them"
+    )
+}
 
 /// What is amiss with a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +130,11 @@ pub(super) struct Topology {
 
 impl Topology {
     fn look(&mut self, tally: &Tally, links: &Links, lacks_relays: bool) {
-        self.hosts.look(links.host_changes());
+        let quiet = match self.has(Misfit::Hosts) {
+            true => QUIET_HOSTS,
+            false => QUIET,
+        };
+        self.hosts.look_for(links.host_changes(), quiet);
         if self.hosts.frames == 0 {
             links.settle_hosts();
         }
@@ -170,7 +189,7 @@ impl Daemon {
                     let text = misfit.text(incoming, self.settings.host_mac);
                     tracing::error!("ALARM: {text}");
                 }
-                (true, false) => tracing::info!("{}: no more for a minute", misfit.kind()),
+                (true, false) => tracing::info!("{}: no more for a while", misfit.kind()),
                 _ => {}
             }
         }
@@ -200,6 +219,30 @@ mod tests {
         // Counters of another build.
         lately.look(0);
         assert_eq!(lately.frames, 3);
+    }
+
+    #[test]
+    fn several_hosts_are_an_alarm_for_as_long_as_all_but_one_may_be_quiet() {
+        let mut topology = Topology::default();
+        let mut changes = 0;
+        let mut look = |topology: &mut Topology, more: u64, looks: u32| {
+            changes += more;
+            for _ in 0..looks {
+                let quiet = match topology.has(Misfit::Hosts) {
+                    true => QUIET_HOSTS,
+                    false => QUIET,
+                };
+                topology.hosts.look_for(changes, quiet);
+            }
+            topology.has(Misfit::Hosts)
+        };
+        assert!(!look(&mut topology, 0, 1));
+        // A host whose NIC was replaced is one host.
+        assert!(!look(&mut topology, 2, QUIET + 1));
+        assert!(!look(&mut topology, 2, 1));
+        assert!(look(&mut topology, 1, 1));
+        assert!(look(&mut topology, 0, QUIET_HOSTS - 1));
+        assert!(!look(&mut topology, 0, 1));
     }
 
     #[test]

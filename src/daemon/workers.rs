@@ -74,15 +74,22 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Memory and sockets: zero-copy where asked for, and where every port can.
-    pub(super) fn bind(settings: &Settings, nics: &Nics) -> Result<Self, DaemonError> {
+    /// Memory and sockets: zero-copy where asked for, and where every port can. Rings are large where
+    /// all frames of a port go through them: of zero-copy NICs, which fill their own receive rings
+    /// from them, too, and where a port needs the process.
+    pub(super) fn bind(
+        settings: &Settings,
+        nics: &Nics,
+        needs_process: bool,
+    ) -> Result<Self, DaemonError> {
         let lossy = nics.lossy();
         let binding = zero_copy::choose(settings.datapath.zero_copy, settings.engine, &lossy)?;
         let frame_bytes = nics.common(|nic| nic.mtu) + LINK_OVERHEAD;
         let workers = nics.workers();
         let ports = u32::try_from(nics.present().count()).unwrap_or(3);
         let attempt = |zero_copy| -> Result<Self, XskError> {
-            let rings = settings.datapath.rings(serves_all(settings, zero_copy));
+            let serves_all = zero_copy || needs_process || is_asked(settings);
+            let rings = settings.datapath.rings(serves_all);
             let chunk_bytes = chunk_bytes(frame_bytes, zero_copy);
             let umem = Umem::new(
                 XskSettings {
@@ -156,11 +163,9 @@ fn limits(settings: &Settings, rings: RingSizes) -> WorkerLimits {
     WorkerLimits::new(rings.batch, settings.datapath.spin)
 }
 
-/// Whether all frames of a port go through its sockets. A zero-copy NIC fills its own receive ring
-/// from theirs.
-fn serves_all(settings: &Settings, zero_copy: bool) -> bool {
-    let is_asked = settings.engine == Engine::AfXdp || settings.datapath.inbound == Inbound::AfXdp;
-    is_asked || zero_copy
+/// Whether all frames of a port go through its sockets, because the configuration says so.
+fn is_asked(settings: &Settings) -> bool {
+    settings.engine == Engine::AfXdp || settings.datapath.inbound == Inbound::AfXdp
 }
 
 /// All workers.

@@ -288,12 +288,9 @@ impl Links {
         self.get(HOST_CHANGES)
     }
 
-    /// Takes the changes so far for those of one host, unless they are too many for that: several
-    /// hosts stay several while all but one are quiet.
+    /// Takes the changes so far for those of one host.
     pub fn settle_hosts(&self) {
-        if !self.has_several_hosts() {
-            self.set(HOSTS_SETTLED, self.host_changes());
-        }
+        self.set(HOSTS_SETTLED, self.host_changes());
     }
 
     /// Whether the MAC address has changed too often for one host.

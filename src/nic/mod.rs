@@ -32,7 +32,7 @@ pub use link::{LinkState, LinkWatch, index_of};
 pub use offloads::{Offload, OffloadState, Offloads};
 pub use own::Own;
 pub use queues::{common_queues, possible_cpus};
-pub use relatives::{Relative, Relatives, all_uppers};
+pub use relatives::{Overview, Relative, Relatives, is_link_local};
 pub use way::{NextHop, NextHopError, Way, WayWatch};
 
 /// Ethernet's own MTU, for which every driver has buffers that hold a frame.

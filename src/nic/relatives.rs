@@ -4,9 +4,11 @@
 //! Sources: the kernel's include/uapi/linux/if_link.h (IFLA_LINKINFO, IFLA_MASTER, IFLA_LINK).
 
 use super::link::name_of;
-use super::{Nic, NicError, connect, converse, unanswered};
+use super::{Nic, NicError, address, connect, converse, unanswered};
 use futures_util::stream::TryStreamExt;
+use ipnet::IpNet;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use std::net::IpAddr;
 
 /// Another interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,21 +98,71 @@ fn upper(link: &LinkMessage) -> Option<(u32, Relative)> {
     sends.then_some((on, Relative { name, kind }))
 }
 
-/// All interfaces of this network namespace that send by another one, each with the number of that
-/// one.
-///
-/// # Errors
-/// The kernel does not answer.
-pub fn all_uppers() -> Result<Vec<(u32, Relative)>, NicError> {
-    converse(async {
-        let handle = connect()?;
-        let mut links = handle.link().get().execute();
-        let mut uppers = Vec::new();
-        while let Some(link) = links.try_next().await.map_err(unanswered)? {
-            uppers.extend(upper(&link));
-        }
-        Ok(uppers)
-    })
+/// The interfaces of this network namespace at one moment, as far as they have to do with a wire.
+#[derive(Debug, Default)]
+pub struct Overview {
+    links: Vec<(u32, Relative)>,
+    uppers: Vec<(u32, Relative)>,
+    addresses: Vec<(u32, IpNet)>,
+}
+
+impl Overview {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn look() -> Result<Self, NicError> {
+        converse(async {
+            let handle = connect()?;
+            let mut overview = Self::default();
+            let mut links = handle.link().get().execute();
+            while let Some(link) = links.try_next().await.map_err(unanswered)? {
+                overview.uppers.extend(upper(&link));
+                let relative = Relative {
+                    name: name_of(&link).unwrap_or_default().to_owned(),
+                    kind: kind_of(&link).unwrap_or_default(),
+                };
+                overview.links.push((link.header.index, relative));
+            }
+            let mut addresses = handle.address().get().execute();
+            while let Some(message) = addresses.try_next().await.map_err(unanswered)? {
+                let index = message.header.index;
+                overview
+                    .addresses
+                    .extend(address(&message).map(|one| (index, one)));
+            }
+            Ok(overview)
+        })
+    }
+
+    /// An interface on top of the one with this number that is set up.
+    pub fn upper_of(&self, index: u32) -> Option<&Relative> {
+        of(&self.uppers, index)
+    }
+
+    /// What an interface of which this one is the master sends and receives by: none where it is a
+    /// routing table (VRF).
+    pub fn bundle(&self, master: u32) -> Option<&Relative> {
+        of(&self.links, master).filter(|link| link.kind != ROUTING_TABLE)
+    }
+
+    /// An address of this machine on the interface with this number, but for IPv6 link-local ones.
+    pub fn address_of(&self, index: u32) -> Option<IpNet> {
+        let mut addresses = self.addresses.iter();
+        let found = addresses.find(|(on, address)| *on == index && !is_link_local(address));
+        found.map(|&(_, address)| address)
+    }
+}
+
+fn of(all: &[(u32, Relative)], index: u32) -> Option<&Relative> {
+    all.iter()
+        .find(|(on, _)| *on == index)
+        .map(|(_, found)| found)
+}
+
+/// Whether the kernel gives it to an interface by itself.
+pub fn is_link_local(address: &IpNet) -> bool {
+    matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 fn kind_of(message: &LinkMessage) -> Option<String> {

@@ -174,7 +174,7 @@ fn a_port_that_joins_a_bridge_or_is_sent_by_later_is_an_alarm() {
         (
             "member",
             &["link set uplink0 master br0"][..],
-            "ALARM: uplink0 (uplink) was made a port",
+            "ALARM: uplink0 (uplink) was made a port of br0 (bridge)",
             "link set dev uplink0 nomaster",
         ),
         (
@@ -184,8 +184,14 @@ fn a_port_that_joins_a_bridge_or_is_sent_by_later_is_an_alarm() {
                 "addr add 198.18.0.1/24 dev mv0",
                 "link set mv0 up",
             ],
-            "ALARM: uplink0 (uplink) has the macvlan mv0 on top of it",
+            "ALARM: uplink0 (uplink) has mv0 (macvlan) on top of it",
             "link set dev mv0 down",
+        ),
+        (
+            "address",
+            &["address add 198.18.0.2/24 dev uplink0"],
+            "ALARM: uplink0 (uplink) was given the address 198.18.0.2/24",
+            "address del 198.18.0.2/24 dev uplink0",
         ),
     ] {
         begin.iter().for_each(|line| drop(ip(line)));
@@ -195,12 +201,14 @@ fn a_port_that_joins_a_bridge_or_is_sent_by_later_is_an_alarm() {
         warned(kind, mend, false);
     }
     // On the network of the next hop the box may have interfaces of its own.
+    ip("address add 198.18.1.2/24 dev incoming0");
     ip("link add link incoming0 name mv1 type macvlan");
     ip("link set mv1 up");
     ip("link set mv0 up");
     warned("upper", "mv0", true);
     ip("link del mv0");
     warned("upper", "", false);
+    warned("address", "", false);
     let mut eye = rig.watch(Side::Clearnet);
     let frame = exit(0, 60);
     rig.port(Side::Host).send(&frame.outbound(&[])).unwrap();

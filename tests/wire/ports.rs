@@ -515,9 +515,11 @@ fn a_port_that_is_back_and_cannot_be_set_up_ends_the_box_with_status_1() {
     rig.site.middle.ip("link del uplink0").unwrap();
     said(&rig, "ALARM: uplink0", 1);
     for line in [
-        "link add uplink0 type veth peer name nobody0",
-        "addr add 192.0.2.77/24 dev uplink0",
+        // With another name, until it is as it is to be found.
+        "link add spare0 type veth peer name nobody0",
+        "addr add 192.0.2.77/24 dev spare0",
         "link set nobody0 up",
+        "link set spare0 name uplink0",
         "link set uplink0 up",
     ] {
         rig.site.middle.ip(line).unwrap();

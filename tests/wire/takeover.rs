@@ -394,3 +394,27 @@ fn a_running_box_is_not_detached() {
     assert!(words.contains("another exitmark holds"), "{words}");
     crosses(&rig);
 }
+
+/// MiB of packet memory, as the log has it.
+fn packet_memory(rig: &Rig) -> u64 {
+    let log = rig.running.log();
+    let (_, after) = log.split_once("umem_mib=").unwrap();
+    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
+
+#[test]
+fn rings_are_small_where_the_kernel_decides_and_large_where_it_may_not() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let small = packet_memory(&rig);
+    moved(&rig.running.stop().unwrap());
+    // A program that is there in native mode stays, and what it may not redirect needs a worker.
+    rig.site.clearnet.ip("link set eth0 xdp off").unwrap();
+    let rig = Rig::on(rig.site, &Config::default());
+    let log = rig.running.log();
+    assert!(log.contains("by this process alone"), "{log}");
+    assert!(packet_memory(&rig) > 3 * small, "{small}: {log}");
+    crosses(&rig);
+    moved(&rig.running.stop().unwrap());
+}

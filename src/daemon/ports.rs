@@ -9,11 +9,12 @@
 
 use super::faults::{Fault, Seen, compare_mtus, faults};
 use super::nics::{Nics, configured};
-use super::parts::{Assembly, Base, StandingPort};
+use super::parts::{Assembly, Base, Standing, StandingPort};
 use super::{Daemon, DaemonError, Event, capabilities, detach};
 use crate::datapath::{Attachment, Buffers, PerRole, Role};
 use crate::nic::{LinkState, LinkWatch, Nic, NicError, Overview, index_of};
 use crate::process;
+use crate::settings::Engine;
 use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,23 @@ pub(super) struct Following {
 impl Following {
     pub(super) fn faults(&self, role: Role) -> &[Fault] {
         &self.faults[role]
+    }
+
+    /// Takes note that the ports are set up again. A NIC that this process set up may take no
+    /// redirected frames because its other end was not ready: it gets as many tries as any other
+    /// port, a second apart, while a worker forwards.
+    fn settle(&mut self, standing: &Standing, now: Instant) {
+        let is_own = self.set_up.iter().any(|(_, own)| own.is_some());
+        let needs_worker = standing.asked != Engine::AfXdp && standing.is_dead_without_workers();
+        let tries = self.retry.tries + 1;
+        self.is_blocked = is_own && needs_worker && tries < TRIES;
+        self.retry = Retry::default();
+        if self.is_blocked {
+            self.retry.tries = tries;
+            self.retry.next = Some(now + PAUSE);
+        } else {
+            self.set_up = PerRole::default();
+        }
     }
 
     /// Why the ports were not set up again the last time.
@@ -253,7 +271,9 @@ impl Daemon {
         if is_lost {
             self.suspend();
         }
-        if !self.following.is_suspended && !self.following.must_move && !has_changed {
+        let is_settled =
+            !self.following.is_suspended && !self.following.must_move && !self.following.is_blocked;
+        if is_settled && !has_changed {
             self.following.retry = Retry::default();
             return Ok(());
         }
@@ -262,7 +282,7 @@ impl Daemon {
             return Ok(());
         }
         let Err(error) = self.set_up_again() else {
-            self.following.retry = Retry::default();
+            self.following.settle(&self.standing, now);
             return Ok(());
         };
         self.following.is_blocked = matches!(error, DaemonError::NoRedirect(_));
@@ -366,8 +386,6 @@ impl Daemon {
         self.attachments = assembly.attachments;
         self.sights = PerRole::default();
         self.following.is_suspended = false;
-        self.following.is_blocked = false;
-        self.following.set_up = PerRole::default();
         self.following.faults = PerRole::default();
         let ports = self.standing.ports.iter();
         let ports: Vec<_> = ports

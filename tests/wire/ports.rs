@@ -243,8 +243,18 @@ fn a_port_that_comes_back_down_is_set_up_and_one_with_another_mac_is_taken() {
 #[test]
 fn a_port_whose_far_end_polls_later_forwards_again() {
     needs_root!();
+    // With auto a worker forwards meanwhile.
+    for (engine, said_before) in [
+        ("engine = \"xdp\"", "the ports are not set up again yet"),
+        ("engine = \"auto\"", "by this process alone"),
+    ] {
+        polls_later(engine, said_before);
+    }
+}
+
+fn polls_later(engine: &'static str, said_before: &str) {
     let config = Config {
-        top: "engine = \"xdp\"",
+        top: engine,
         ..Config::default()
     };
     let rig = Rig::silent(Plan::default(), &config);
@@ -262,11 +272,12 @@ fn a_port_whose_far_end_polls_later_forwards_again() {
             clearnet.path()
         ))
         .unwrap();
-    said(&rig, "the ports are not set up again yet", 1);
+    said(&rig, said_before, 1);
     let offloads = ["-K", "eth0", "tx", "off", "gro", "on"];
     clearnet.command("ethtool", &offloads).unwrap();
     clearnet.ip("link set eth0 up").unwrap();
     said(&rig, SET_UP_AGAIN, 1);
+    warned(&rig, "needs_process", false);
     forwards(&rig, INCOMING_MAC);
     moved(&rig.running.stop().unwrap());
 }

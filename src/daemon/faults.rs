@@ -2,7 +2,7 @@
 //! what its sockets and the program were set up for.
 
 use super::detach;
-use super::parts::{Standing, StandingPort};
+use super::standing::{Standing, StandingPort};
 use crate::datapath::{PerRole, Role};
 use crate::nic::{LinkState, Relative};
 use ipnet::IpNet;

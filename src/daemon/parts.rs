@@ -3,6 +3,7 @@
 
 use super::nics::{Nics, configured};
 use super::record::Record;
+use super::standing::{Standing, StandingPort};
 use super::steering::Steering;
 use super::witness::Watch;
 use super::workers::{self, Sockets, Workers};
@@ -50,101 +51,6 @@ pub(super) struct Base<'a> {
     pub(super) links: &'a Arc<Links>,
     pub(super) snapshot: &'a Arc<Snapshot>,
     pub(super) events: &'a Sender<Event>,
-}
-
-/// What was found out, and decided, when the sockets were bound.
-pub(super) struct Standing {
-    pub(super) asked: Engine,
-    /// `AfXdp` or `Xdp`.
-    pub(super) engine: Engine,
-    pub(super) reason: &'static str,
-    pub(super) ports: Vec<StandingPort>,
-    /// From which ports, and up to which length, the program may decide frames once no socket
-    /// is bound any more: where zero-copy alone forbids it.
-    pub(super) afterwards: Option<(PerRole<bool>, u32)>,
-}
-
-/// A NIC in its role, likewise.
-#[derive(Clone)]
-pub(super) struct StandingPort {
-    pub(super) role: Role,
-    /// The NIC's name in the configuration.
-    pub(super) configured: String,
-    pub(super) nic: Nic,
-    pub(super) mode: AttachMode,
-    pub(super) is_zero_copy: bool,
-    /// All of its frames are meant for user space, and why or why not.
-    pub(super) hands_over: bool,
-    pub(super) reason: &'static str,
-    /// The program may not decide its frames, because they could not be redirected.
-    pub(super) needs_process: bool,
-    /// They could not because the port is zero-copy, and this NIC loses such redirects.
-    pub(super) lossy: Option<Lossy>,
-}
-
-impl StandingPort {
-    /// For tests: a NIC of this name in native mode that nothing is amiss with.
-    #[cfg(test)]
-    pub(super) fn example(role: Role, name: &str) -> Self {
-        Self {
-            role,
-            configured: name.to_owned(),
-            nic: Nic::example(name, Some("igb")),
-            mode: AttachMode::Native,
-            is_zero_copy: false,
-            hands_over: false,
-            reason: "",
-            needs_process: false,
-            lossy: None,
-        }
-    }
-
-    /// What it means that it needs the process.
-    pub(super) fn alone(&self) -> String {
-        let role = self.role;
-        match &self.lossy {
-            Some(lossy) => format!(
-                "frames from {role} are forwarded by this process alone: they are lost while it \
-                 hangs or is behind, and from when it is killed until the next start, because \
-                 {lossy}; datapath.zero_copy = \"auto\" uses copy mode here"
-            ),
-            None => format!(
-                "frames from {role} are forwarded by this process alone, and by nothing when it \
-                 ends, because not every NIC by which they leave takes redirected ones"
-            ),
-        }
-    }
-}
-
-impl Standing {
-    /// For tests: the kernel engine with these ports.
-    #[cfg(test)]
-    pub(super) fn example(ports: Vec<StandingPort>) -> Self {
-        Self {
-            asked: Engine::Auto,
-            engine: Engine::Xdp,
-            reason: "",
-            ports,
-            afterwards: None,
-        }
-    }
-
-    /// Whether a port's frames reach no other port without a worker. Zero-copy ports leave that mode
-    /// with their sockets.
-    pub(super) fn is_dead_without_workers(&self) -> bool {
-        let mut ports = self.ports.iter();
-        ports.any(|port| port.needs_process && port.lossy.is_none())
-    }
-
-    /// The MTU of all ports, in bytes.
-    pub(super) fn mtu(&self) -> u32 {
-        let mtus = self.ports.iter().map(|port| port.nic.mtu);
-        mtus.max().unwrap_or(0)
-    }
-
-    fn port(&mut self, role: Role) -> Option<&mut StandingPort> {
-        self.ports.iter_mut().find(|port| port.role == role)
-    }
 }
 
 impl Parts {

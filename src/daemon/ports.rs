@@ -9,7 +9,8 @@
 
 use super::faults::{Fault, Seen, compare_mtus, faults};
 use super::nics::{Nics, configured};
-use super::parts::{Assembly, Base, Standing, StandingPort};
+use super::parts::{Assembly, Base};
+use super::standing::{Standing, StandingPort};
 use super::{Daemon, DaemonError, Event, capabilities, detach};
 use crate::datapath::{Attachment, Buffers, PerRole, Role};
 use crate::nic::{LinkState, LinkWatch, Nic, NicError, Overview, index_of};

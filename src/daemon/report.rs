@@ -1,7 +1,7 @@
 //! The running box as one report: what every part of it knows, put together.
 
-use super::parts::StandingPort;
 use super::relays::FEW_SIGNATURES;
+use super::standing::StandingPort;
 use super::workers::Sums;
 use super::zero_copy::CUT;
 use super::{Daemon, detach, topology};

@@ -1,7 +1,7 @@
 //! Frames that are lost second after second for the same reason, which is a warning with what
 //! mends it.
 
-use super::parts::Standing;
+use super::standing::Standing;
 use super::workers::Sums;
 use crate::datapath::{AttachMode, Counter, DropReason, Role, Tally};
 use std::collections::BTreeMap;
@@ -201,7 +201,7 @@ fn text(loss: Loss, standing: &Standing) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parts::StandingPort;
+    use super::super::standing::StandingPort;
     use super::*;
 
     fn changes(seconds: &[u64]) -> Vec<Option<bool>> {

@@ -74,7 +74,7 @@ impl LinkState {
             is_up: flags.contains(LinkFlags::Up),
             has_carrier: flags.contains(LinkFlags::LowerUp),
             is_promiscuous: flags.contains(LinkFlags::Promisc),
-            master: super::relatives::master_of(message),
+            master: master_of(message),
             received: 0,
         };
         for attribute in &message.attributes {
@@ -104,6 +104,17 @@ pub fn index_of(name: &str) -> Result<Option<u32>, NicError> {
         let message = by_name(&handle, name).await?;
         Ok(message.map(|message| message.header.index))
     })
+}
+
+/// The number of the interface of which this one is a port.
+pub(super) fn master_of(message: &LinkMessage) -> Option<u32> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Controller(master) if *master != 0 => Some(*master),
+            _ => None,
+        })
 }
 
 /// The kernel's own name in a message.

@@ -3,7 +3,7 @@
 //!
 //! Sources: the kernel's include/uapi/linux/if_link.h (IFLA_LINKINFO, IFLA_MASTER, IFLA_LINK).
 
-use super::link::name_of;
+use super::link::{master_of, name_of};
 use super::{Nic, NicError, address, connect, converse, unanswered};
 use futures_util::stream::TryStreamExt;
 use ipnet::IpNet;
@@ -177,17 +177,6 @@ fn kind_of(message: &LinkMessage) -> Option<String> {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
     })
-}
-
-/// The number of the interface of which this one is a port.
-pub(super) fn master_of(message: &LinkMessage) -> Option<u32> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::Controller(master) if *master != 0 => Some(*master),
-            _ => None,
-        })
 }
 
 impl Relatives {

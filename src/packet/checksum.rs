@@ -91,4 +91,28 @@ mod tests {
         let wrong = replace_word(0x1234, 0x4500, 0x4528);
         assert_eq!(replace_word(wrong, 0x4528, 0x4500), 0x1234);
     }
+
+    #[test]
+    fn sums_every_byte_and_folds_every_carry() {
+        // RFC 1071, section 3: these sum up to 0xddf2.
+        let example = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(internet_checksum(&example), !0xddf2);
+        // An odd byte counts as the upper half of a word.
+        assert_eq!(internet_checksum(&[1, 2, 3]), !0x0402);
+        // 0x1ffff folds to 0x10000, which folds to 1.
+        let carries_twice = [0xff, 0xff, 0xff, 0xff, 0x00, 0x01];
+        assert_eq!(internet_checksum(&carries_twice), !1);
+    }
+
+    #[test]
+    fn a_header_with_one_wrong_bit_is_not_good() {
+        let mut header = [
+            0x45, 0, 0, 20, 0, 0, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 0, 0, 0, 0,
+        ];
+        let sum = internet_checksum(&header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        assert!(ipv4_header_checksum_is_good(&header));
+        header[8] ^= 1;
+        assert!(!ipv4_header_checksum_is_good(&header));
+    }
 }

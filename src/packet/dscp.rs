@@ -189,4 +189,16 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn shows_the_name_where_there_is_one() {
+        assert_eq!(Dscp::AF11.to_string(), "af11 (10)");
+        assert_eq!(Dscp(11).to_string(), "11");
+    }
+
+    #[test]
+    fn every_code_point_stands_at_its_number() {
+        let numbers = Dscp::ALL.map(Dscp::bits);
+        assert!((0..64).eq(numbers), "{numbers:?}");
+    }
 }

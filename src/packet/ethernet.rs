@@ -236,4 +236,38 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn a_frame_begins_with_destination_and_source() {
+        let frame = [2, 1, 1, 1, 1, 0xfe, 2, 0xaa, 3, 4, 5, 6, 8];
+        let destination = MacAddr::new([2, 1, 1, 1, 1, 0xfe]);
+        let source = MacAddr::new([2, 0xaa, 3, 4, 5, 6]);
+        assert_eq!(MacAddr::destination_of(&frame), Some(destination));
+        assert_eq!(MacAddr::source_of(&frame), Some(source));
+        assert_eq!(MacAddr::destination_of(&frame[..5]), None);
+        assert_eq!(MacAddr::source_of(&frame[..11]), None);
+        assert_eq!(MacPair::new(destination, source).bytes(), frame[..12]);
+    }
+
+    #[test]
+    fn a_number_has_48_bits_of_an_address_and_0_is_none() {
+        let number = 0xffff_0200_5e10_0001;
+        let mac = MacAddr::new([2, 0, 0x5e, 0x10, 0, 1]);
+        assert_eq!(MacAddr::from_u64(number), Some(mac));
+        assert_eq!(mac.to_u64(), number & MAC_BITS);
+        assert_eq!(MacAddr::from_u64(0), None);
+    }
+
+    #[test]
+    fn debug_shows_a_mac_address_as_printed() {
+        let mac = MacAddr::new([2, 0, 0x5e, 0x10, 0, 1]);
+        assert_eq!(format!("{mac:?}"), "02:00:5e:10:00:01");
+    }
+
+    #[test]
+    fn counts_the_bytes_of_tags_before_ip_alone() {
+        assert_eq!(tag_bytes(&tagged(&[], IPV6)), 0);
+        assert_eq!(tag_bytes(&tagged(&[QINQ, VLAN], IPV4)), 8);
+        assert_eq!(tag_bytes(&tagged(&[VLAN], 0x0806)), 0);
+    }
 }

@@ -230,3 +230,15 @@ impl<A: Address> Packet<A> {
                 || A::VERSION == Version::V6 && is_extension(self.protocol))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_reason_has_a_name_of_its_own() {
+        let names = BTreeSet::from(Malformed::ALL.map(Malformed::name));
+        assert_eq!(names.len(), Malformed::ALL.len());
+    }
+}

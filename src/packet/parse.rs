@@ -56,3 +56,110 @@ pub fn transport<A: Address>(frame: &[u8], packet: &Packet<A>) -> Option<usize> 
         Version::V6 => ipv6::transport(frame, packet.l3),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAG: [u8; 4] = [0x81, 0x00, 0x20, 0x64];
+
+    /// A frame with so many tags, up to the end of this packet.
+    fn frame(tags: usize, ethertype: [u8; 2], packet: &[u8]) -> Vec<u8> {
+        [&[2; 12], &TAG.repeat(tags)[..], &ethertype, packet].concat()
+    }
+
+    /// An IPv4 packet of TCP with so many words of options.
+    fn v4(options: u8) -> Vec<u8> {
+        let length = 20 + 4 * options + 20;
+        let mut packet = vec![0x45 + options, 0, 0, length, 0, 0, 0, 0, 64, 6, 0, 0];
+        packet.extend_from_slice(&[192, 0, 2, 10, 198, 51, 100, 7]);
+        packet.resize(usize::from(length), 1);
+        packet
+    }
+
+    /// An IPv6 packet of TCP behind these extension headers.
+    fn v6(extensions: &[&[u8]]) -> Vec<u8> {
+        let extensions = extensions.concat();
+        let next_header = if extensions.is_empty() { 6 } else { 60 };
+        let length = u8::try_from(extensions.len() + 20).unwrap();
+        let mut packet = vec![0x60, 0, 0, 0, 0, length, next_header, 64];
+        packet.extend_from_slice(&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]);
+        packet.extend_from_slice(&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x07]);
+        packet.extend(extensions);
+        packet.resize(40 + usize::from(length), 1);
+        packet
+    }
+
+    /// Where the transport header of a readable packet is.
+    fn transport_of(frame: &[u8]) -> Option<usize> {
+        match parse(frame, frame.len()) {
+            Headers::V4(packet) => transport(frame, &packet),
+            Headers::V6(packet) => transport(frame, &packet),
+            other => panic!("no packet: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn addresses_are_found_behind_tags_whatever_follows_them() {
+        for tags in [0, 2] {
+            for (ethertype, packet, from, to) in [
+                ([0x08, 0x00], v4(0), "192.0.2.10", "198.51.100.7"),
+                ([0x86, 0xdd], v6(&[]), "2001:db8::10", "2001:db8::7"),
+            ] {
+                let header = if ethertype == [0x08, 0x00] { 20 } else { 40 };
+                let cut = frame(tags, ethertype, &packet[..header]);
+                assert_eq!(source(&cut), Some(from.parse().unwrap()));
+                assert_eq!(destination(&cut), Some(to.parse().unwrap()));
+                let shorter = &cut[..cut.len() - 1];
+                assert_eq!((source(shorter), destination(shorter)), (None, None));
+                // Another version than the ethertype's.
+                let mut wrong = packet.clone();
+                wrong[0] ^= 0x20;
+                let wrong = frame(tags, ethertype, &wrong);
+                assert_eq!((source(&wrong), destination(&wrong)), (None, None));
+                let no_ip = frame(tags, [0x08, 0x06], &packet);
+                assert_eq!((source(&no_ip), destination(&no_ip)), (None, None));
+            }
+        }
+    }
+
+    #[test]
+    fn the_transport_header_is_behind_tags_options_and_extension_headers() {
+        for tags in [0, 3] {
+            let l3 = 14 + 4 * tags;
+            for options in [0, 1, 10] {
+                let frame = frame(tags, [0x08, 0x00], &v4(options));
+                assert_eq!(
+                    transport_of(&frame),
+                    Some(l3 + 20 + 4 * usize::from(options))
+                );
+            }
+            let plain = frame(tags, [0x86, 0xdd], &v6(&[]));
+            assert_eq!(transport_of(&plain), Some(l3 + 40));
+            // 8 bytes, then 24.
+            let chain: [&[u8]; 2] = [
+                &[60, 0, 1, 4, 0, 0, 0, 0],
+                &[
+                    6, 2, 1, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                ],
+            ];
+            let behind = frame(tags, [0x86, 0xdd], &v6(&chain));
+            assert_eq!(transport_of(&behind), Some(l3 + 40 + 8 + 24));
+        }
+    }
+
+    #[test]
+    fn only_the_first_fragment_has_a_transport_header() {
+        for (offset, is_first) in [(0, true), (8, false)] {
+            // More fragments follow, and the offset in units of 8 bytes.
+            let mut packet = v4(0);
+            packet[6..8].copy_from_slice(&[0x20, offset / 8]);
+            let v4 = frame(0, [0x08, 0x00], &packet);
+            assert_eq!(transport_of(&v4), is_first.then_some(34));
+            let header = [6, 0, 0, offset | 1, 0, 0, 0, 9];
+            let chain: [&[u8]; 2] = [&[44, 0, 1, 4, 0, 0, 0, 0], &header];
+            let v6 = frame(0, [0x86, 0xdd], &v6(&chain));
+            assert_eq!(transport_of(&v6), is_first.then_some(14 + 40 + 16));
+        }
+    }
+}

@@ -399,4 +399,67 @@ mod tests {
         let set = EndpointSet::new(["192.0.2.1:9001".parse().unwrap()]).unwrap();
         assert!(!format!("{set:?}").contains("192"));
     }
+
+    #[test]
+    fn debug_shows_how_many_of_each_family() {
+        let endpoints = ["192.0.2.1:1", "192.0.2.1:2", "[2001:db8::1]:1"];
+        let set = EndpointSet::new(endpoints.map(|text| text.parse().unwrap())).unwrap();
+        assert_eq!(format!("{set:?}"), "EndpointSet { v4: 2, v6: 1 }");
+        assert!(!set.is_empty());
+    }
+
+    #[test]
+    fn an_endpoint_reads_back_as_printed() {
+        for text in ["192.0.2.1:9001", "[2001:db8::1]:9001"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn keys_that_collide_are_found_and_a_long_run_is_refused() {
+        // With this multiplier the upper bits of the key are its place.
+        let table = |len| Table::<u64> {
+            multipliers: [1; 3],
+            ..Table::with_room_for(len)
+        };
+        let shift = table(MAX_PROBES).shift;
+        let keys: Vec<u64> = (1..=MAX_PROBES as u64).collect();
+        assert!(keys.iter().all(|key| key >> shift == 0), "all in one place");
+        assert!(table(MAX_PROBES).filled(&keys).is_none());
+        let most = &keys[..MAX_PROBES - 1];
+        let filled = table(MAX_PROBES).filled(most).unwrap();
+        assert_eq!(filled.longest_run(), MAX_PROBES - 1);
+        assert!(most.iter().all(|key| filled.contains(*key)));
+        assert!(!filled.contains(MAX_PROBES as u64));
+    }
+
+    #[test]
+    fn a_run_goes_on_from_the_end_to_the_start() {
+        let table = Table::<u64> {
+            multipliers: [1; 3],
+            ..Table::with_room_for(4)
+        };
+        // All at the last of eight slots: the others wrap around.
+        let keys = [1, 2, 3, 4].map(|low| u64::MAX << table.shift | low);
+        let filled = table.filled(&keys).unwrap();
+        let taken: Vec<_> = filled.slots.iter().map(|key| *key != 0).collect();
+        assert_eq!(taken, [true, true, true, false, false, false, false, true]);
+        assert_eq!(filled.longest_run(), 4);
+        assert!(keys.iter().all(|key| filled.contains(*key)));
+    }
+
+    #[test]
+    fn a_table_is_at_most_half_full() {
+        for (keys, slots) in [(0, 8), (4, 8), (5, 16), (8, 16), (9, 32), (65_536, 131_072)] {
+            let table = Table::<u64>::with_room_for(keys);
+            assert_eq!(table.slots.len(), slots, "{keys} keys");
+            assert_eq!(table.filter.len() * 64, slots * BITS_PER_SLOT);
+            assert_eq!(u64::MAX >> table.shift, (slots * BITS_PER_SLOT) as u64 - 1);
+        }
+        let [a, b, c] = Table::<u64>::with_room_for(1).multipliers;
+        assert!(
+            a & b & c & 1 == 1 && a != b && b != c,
+            "odd, and each its own"
+        );
+    }
 }

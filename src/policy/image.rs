@@ -232,4 +232,239 @@ mod tests {
             assert_eq!(word_of(&image), 7);
         }
     }
+
+    /// An image, read by nothing but its layout in bpf/exitmark.h.
+    struct Read(Vec<u8>);
+
+    impl Read {
+        fn bytes(&self, word: usize) -> [u8; 8] {
+            self.0[8 * word..8 * word + 8].try_into().unwrap()
+        }
+
+        fn word(&self, word: usize) -> u64 {
+            u64::from_ne_bytes(self.bytes(word))
+        }
+
+        /// Two numbers of 32 bits in one word.
+        fn numbers(&self, word: usize) -> [usize; 2] {
+            let [a, b, c, d, e, f, g, h] = self.bytes(word);
+            [[a, b, c, d], [e, f, g, h]].map(|half| u32::from_ne_bytes(half) as usize)
+        }
+
+        /// The ranges that are described in a word, of so many words each.
+        fn ranges<const WORDS: usize>(&self, word: usize) -> Vec<[u64; WORDS]> {
+            let [at, count] = self.numbers(word);
+            let range = |index| std::array::from_fn(|part| self.word(at + index * WORDS + part));
+            (0..count).map(range).collect()
+        }
+
+        /// Whether the table that is described from a word on has this key.
+        fn holds(&self, word: usize, key: &[u64]) -> bool {
+            let hash = key.iter().zip(word..).fold(0_u64, |sum, (part, at)| {
+                sum.wrapping_add(part.wrapping_mul(self.word(at)))
+            });
+            let [shift, mask] = self.numbers(word + 3);
+            let [filter, slots] = self.numbers(word + 4);
+            let bit = usize::try_from(hash >> shift).unwrap();
+            let is_filled = self.word(filter + bit / 64) >> (bit % 64) & 1 == 1;
+            let slot = |number: usize| -> Vec<u64> {
+                let at = slots + (number & mask) * key.len();
+                (at..at + key.len()).map(|at| self.word(at)).collect()
+            };
+            is_filled
+                && (bit / 16..)
+                    .map(slot)
+                    .take_while(|slot| slot.iter().any(|part| *part != 0))
+                    .any(|slot| slot == key)
+        }
+
+        /// The ports of a bit map.
+        fn ports(&self, word: usize) -> Vec<usize> {
+            let is_set = |port: &usize| self.word(word + port / 64) >> (port % 64) & 1 == 1;
+            (0..1 << 16).filter(is_set).collect()
+        }
+    }
+
+    // In words.
+    const ACTIONS_AT: usize = 2;
+    const RANGES_AT: usize = 5;
+    const TABLES_AT: usize = RANGES_AT + 8;
+    const PORTS_AT: usize = TABLES_AT + 4 * 5;
+
+    fn small(classify_by: ClassifyBy, exit_protocols: ExitProtocols, steer: Steer) -> Read {
+        let net = |texts: &[&str]| PrefixSet::new(texts.iter().map(|text| text.parse().unwrap()));
+        let rules = Rules {
+            classify_by,
+            addresses: net(&["192.0.2.0/30", "192.0.2.9/32", "2001:db8::/127"]),
+            relay_addresses: net(&["2001:db8:1::5/128"]),
+            listeners: [
+                Listener::Port(22),
+                Listener::Endpoint("192.0.2.1:9001".parse().unwrap()),
+                Listener::Endpoint("[2001:db8::1]:65535".parse().unwrap()),
+            ]
+            .into(),
+            resolvers: net(&["198.51.100.53/32"]),
+            exempt: net(&["203.0.113.0/24"]),
+            exit_protocols,
+            actions: Actions::new(Intent {
+                mode: Mode::Enforce,
+                mark: Dscp::AF11,
+                at_uplink: AtUplink::Keep,
+                steer,
+            }),
+        };
+        let relays = ["198.51.100.7:443", "[2001:db8:2::7]:9001"];
+        let relays = relays.map(|text| text.parse::<Endpoint>().unwrap());
+        let relays = EndpointSet::new(relays).unwrap();
+        Read(image(&Snapshot::new(3, Arc::new(rules), relays)).unwrap())
+    }
+
+    #[test]
+    fn the_layout_is_that_of_the_header_file() {
+        let image = small(ClassifyBy::RelaySet, ExitProtocols::Tcp, Steer::Both);
+        assert_eq!(POLICY_BYTES, 8 * (PORTS_AT + 2048));
+        assert_eq!(image.word(0), 3);
+
+        let v4 = |first: u64, last: u64| [first << 32 | last];
+        let host = v4(0xc000_0200, 0xc000_0203);
+        assert_eq!(
+            image.ranges(RANGES_AT),
+            [host, v4(0xc000_0209, 0xc000_0209)]
+        );
+        let high = 0x2001_0db8_0000_0000_u64;
+        assert_eq!(image.ranges(RANGES_AT + 1), [[high, 0, high, 1]]);
+        assert!(image.ranges::<1>(RANGES_AT + 2).is_empty());
+        assert_eq!(
+            image.ranges(RANGES_AT + 3),
+            [[high + 0x1_0000, 5, high + 0x1_0000, 5]]
+        );
+        assert_eq!(image.ranges(RANGES_AT + 4), [v4(0xc633_6435, 0xc633_6435)]);
+        assert!(image.ranges::<4>(RANGES_AT + 5).is_empty());
+        assert_eq!(image.ranges(RANGES_AT + 6), [v4(0xcb00_7100, 0xcb00_71ff)]);
+        assert!(image.ranges::<4>(RANGES_AT + 7).is_empty());
+
+        // Relays of IPv4 and IPv6, then listeners: each key is in one table alone.
+        let keys: [&[u64]; 4] = [
+            &[0xc633_6407 << 16 | 443],
+            &[0x2001_0db8_0002_0000, 7, 9001],
+            &[0xc000_0201 << 16 | 9001],
+            &[high, 1, 65535],
+        ];
+        for (table, _) in keys.iter().enumerate() {
+            for (number, key) in keys.iter().enumerate() {
+                if key.len() == keys[table].len() {
+                    let holds = image.holds(TABLES_AT + 5 * table, key);
+                    assert_eq!(holds, number == table, "{key:?} in table {table}");
+                }
+            }
+        }
+        assert_eq!(image.ports(PORTS_AT), [22, 9001, 65535]);
+        assert_eq!(image.ports(PORTS_AT + 1024), [22]);
+    }
+
+    #[test]
+    fn the_choices_are_one_word() {
+        use crate::packet::Version::{V4, V6};
+        let relay_set = ClassifyBy::RelaySet;
+        let host_mark = ClassifyBy::HostMark(Dscp::of(0x20));
+        for (classify_by, protocols, steer, expected) in [
+            (
+                relay_set,
+                ExitProtocols::Tcp,
+                Steer::Both,
+                [0x28, 0, 1, 0, 3],
+            ),
+            (
+                relay_set,
+                ExitProtocols::TcpUdp,
+                Steer::Only(V4),
+                [0x28, 1, 1, 0, 1],
+            ),
+            (
+                host_mark,
+                ExitProtocols::All,
+                Steer::Only(V6),
+                [0x28, 2, 0, 0x20, 2],
+            ),
+            (
+                host_mark,
+                ExitProtocols::Tcp,
+                Steer::Off,
+                [0x28, 0, 0, 0x20, 0],
+            ),
+        ] {
+            let image = small(classify_by, protocols, steer);
+            let [
+                mark,
+                exit_protocols,
+                both_kinds,
+                host_mark,
+                routed,
+                unused @ ..,
+            ] = image.bytes(1);
+            let choices = [mark, exit_protocols, both_kinds, host_mark, routed];
+            assert_eq!(
+                choices, expected,
+                "{classify_by:?}, {protocols:?}, {steer:?}"
+            );
+            assert_eq!(unused, [0; 3]);
+        }
+    }
+
+    #[test]
+    fn both_kinds_of_address_are_needed_for_the_cross_check() {
+        let mut snapshot = largest(0);
+        assert_eq!(Read(image(&snapshot).unwrap()).bytes(1)[2], 0);
+        let rules = Arc::get_mut(&mut snapshot.rules).unwrap();
+        std::mem::swap(&mut rules.addresses, &mut rules.relay_addresses);
+        assert_eq!(Read(image(&snapshot).unwrap()).bytes(1)[2], 0);
+    }
+
+    #[test]
+    fn each_rule_has_its_action() {
+        use crate::policy::Class;
+        for steer in [Steer::Off, Steer::Both] {
+            let image = small(ClassifyBy::RelaySet, ExitProtocols::Tcp, steer);
+            let actions: Vec<_> = (ACTIONS_AT..RANGES_AT)
+                .flat_map(|word| image.bytes(word))
+                .collect();
+            for rule in Rule::ALL {
+                let expected = match rule.class() {
+                    Class::NonIp | Class::Malformed => 0,
+                    Class::Exit => 2,
+                    Class::Relay if steer == Steer::Both => 4 | 1,
+                    _ => 4,
+                };
+                assert_eq!(actions[rule as usize], expected, "{rule:?}, {steer:?}");
+            }
+            assert!(actions[Rule::ALL.len()..].iter().all(|unused| *unused == 0));
+        }
+    }
+
+    #[test]
+    fn a_snapshot_beyond_the_image_is_refused() {
+        let mut snapshot = largest(MAX_ENDPOINTS);
+        let rules = Arc::get_mut(&mut snapshot.rules).unwrap();
+        let words = |snapshot: &Snapshot| image(snapshot).map(|_| ()).map_err(|error| error.words);
+        // As many prefixes as fill the image to its last word, of four words each.
+        rules.exempt = PrefixSet::default();
+        let mut count = 1;
+        loop {
+            let rules = Arc::get_mut(&mut snapshot.rules).unwrap();
+            rules.exempt = PrefixSet::new((0..count).map(|number| v6(number).into()));
+            match words(&snapshot) {
+                Ok(()) => count *= 2,
+                Err(words) => {
+                    assert!(words > IMAGE_BYTES / 8);
+                    count -= (words - IMAGE_BYTES / 8).div_ceil(4);
+                    break;
+                }
+            }
+        }
+        for (more, fits) in [(0, true), (1, false)] {
+            let rules = Arc::get_mut(&mut snapshot.rules).unwrap();
+            rules.exempt = PrefixSet::new((0..count + more).map(|number| v6(number).into()));
+            assert_eq!(words(&snapshot).is_ok(), fits, "{count} and {more}");
+        }
+    }
 }

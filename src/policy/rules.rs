@@ -362,3 +362,105 @@ fn set(bits: &mut [u64; 1024], port: u16) {
 fn is_set(bits: &[u64; 1024], port: u16) -> bool {
     bits[usize::from(port / 64)] >> (port % 64) & 1 == 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENFORCED: Intent = Intent {
+        mode: Mode::Enforce,
+        mark: Dscp::AF11,
+        at_uplink: AtUplink::Keep,
+        steer: Steer::Both,
+    };
+
+    fn rules(intent: Intent) -> Rules {
+        let net = |text: &str| PrefixSet::new([text.parse().unwrap()]);
+        Rules {
+            classify_by: ClassifyBy::RelaySet,
+            addresses: net("192.0.2.10/32"),
+            relay_addresses: net("2001:db8::10/128"),
+            listeners: [].into(),
+            resolvers: PrefixSet::default(),
+            exempt: PrefixSet::default(),
+            exit_protocols: ExitProtocols::Tcp,
+            actions: Actions::new(intent),
+        }
+    }
+
+    #[test]
+    fn the_host_has_addresses_of_either_kind() {
+        let rules = rules(ENFORCED);
+        assert!(rules.is_host("192.0.2.10".parse().unwrap()));
+        assert!(rules.is_host("2001:db8::10".parse().unwrap()));
+        assert!(!rules.is_host("192.0.2.11".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_passing_box_steers_nothing_and_marks_nothing() {
+        for mode in [Mode::Enforce, Mode::Audit] {
+            let passing = rules(Intent { mode, ..ENFORCED }).passing();
+            assert_eq!(passing.actions.mode(), mode);
+            assert_eq!(passing.actions.mark(), Dscp::AF11);
+            for rule in Rule::ALL {
+                let action = passing.actions.of(rule);
+                assert_eq!(action.egress, Egress::Uplink, "{rule:?}");
+                assert_ne!(action.marking, Marking::Set, "{rule:?}");
+            }
+            let intent = passing.actions.intent();
+            assert_eq!(
+                (intent.at_uplink, intent.steer),
+                (AtUplink::Strip, Steer::Off)
+            );
+        }
+        let active = rules(ENFORCED).actions;
+        assert_eq!(active.of(Rule::ToListedRelay).egress, Egress::Incoming);
+        assert_eq!(active.of(Rule::ExitProtocol).marking, Marking::Set);
+    }
+
+    #[test]
+    fn a_next_hop_of_one_ip_version_routes_that_one() {
+        use Version::{V4, V6};
+        let routes = |steer: Steer| [V4, V6].map(|version| steer.routes(version));
+        assert_eq!(routes(Steer::Off), [false, false]);
+        assert_eq!(routes(Steer::Both), [true, true]);
+        assert_eq!(routes(Steer::Only(V4)), [true, false]);
+        assert_eq!(routes(Steer::Only(V6)), [false, true]);
+    }
+
+    #[test]
+    fn choices_are_named_as_in_the_configuration() {
+        assert_eq!(Mode::Enforce.name(), "enforce");
+        assert_eq!(Mode::Audit.name(), "audit");
+        assert_eq!(ClassifyBy::RelaySet.name(), "relay-set");
+        assert_eq!(ClassifyBy::HostMark(Dscp::AF11).name(), "host-mark");
+    }
+
+    #[test]
+    fn a_listener_is_a_port_everywhere_or_at_its_address() {
+        let named = [
+            Listener::Port(443),
+            Listener::Endpoint("192.0.2.10:22".parse().unwrap()),
+        ];
+        let relays = EndpointSet::new(["192.0.2.10:9001".parse().unwrap()]).unwrap();
+        let listeners = Listeners::new(&named, [9001]);
+        let [here, elsewhere] = [0xc000_020a_u32, 0xc000_020b];
+        for (port, at_here, at_elsewhere) in [
+            (443, true, true),
+            (22, true, false),
+            (9001, true, false),
+            (444, false, false),
+            // As far from 443 as the bits of a word, and as the words.
+            (443 - 64, false, false),
+            (443 % 64, false, false),
+            (0, false, false),
+        ] {
+            assert_eq!(listeners.contains(&relays, here, port), at_here, "{port}");
+            assert_eq!(
+                listeners.contains(&relays, elsewhere, port),
+                at_elsewhere,
+                "{port}"
+            );
+        }
+    }
+}

@@ -244,3 +244,17 @@ impl Verdict {
         self.rule.class()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_class_and_every_rule_is_told_apart() {
+        let names = BTreeSet::from(Class::ALL.map(Class::name));
+        assert_eq!(names.len(), Class::ALL.len());
+        let described = BTreeSet::from(Rule::ALL.map(Rule::describe));
+        assert_eq!(described.len(), Rule::ALL.len());
+    }
+}

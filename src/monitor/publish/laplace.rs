@@ -85,3 +85,116 @@ fn below(bound: u128, random: &mut impl Rng) -> u128 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::TryRng;
+    use std::convert::Infallible;
+
+    /// Gives these words one after the other, and no more.
+    struct Words(Vec<u64>);
+
+    impl Words {
+        fn new(words: &[u64]) -> Self {
+            Self(words.iter().rev().copied().collect())
+        }
+    }
+
+    impl TryRng for Words {
+        type Error = Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+            unreachable!("whole words are asked for")
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+            Ok(self
+                .0
+                .pop()
+                .expect("more words were asked for than are needed"))
+        }
+
+        fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Infallible> {
+            unreachable!("whole words are asked for")
+        }
+    }
+
+    /// What comes of exactly these words.
+    fn made_of<T>(words: &[u64], make: impl FnOnce(&mut Words) -> T) -> T {
+        let mut random = Words::new(words);
+        let made = make(&mut random);
+        assert_eq!(random.0, [0; 0], "not all words were asked for");
+        made
+    }
+
+    #[test]
+    fn a_number_below_a_bound_takes_as_many_bits_and_tries_again() {
+        const WORD: u128 = 1 << 64;
+        for (bound, words, expected) in [
+            (1, &[u64::MAX][..], 0),
+            (2, &[0xf1], 1),
+            (6, &[0xf6, 0xf7, 0xf5], 5),
+            (8, &[0xff], 7),
+            (9, &[0xf9, 0xf8], 8),
+            (WORD, &[u64::MAX], WORD - 1),
+            (WORD + 1, &[5, 2], 5),
+            (WORD + 1, &[1, 1, 0, 1], WORD),
+            (u128::MAX, &[u64::MAX, u64::MAX, 7, 9], 9 << 64 | 7),
+        ] {
+            let number = made_of(words, |random| below(bound, random));
+            assert_eq!(number, expected, "below {bound}");
+        }
+    }
+
+    #[test]
+    fn a_run_of_events_ends_odd_or_even() {
+        for (part, whole, words, expected) in [
+            // Not below the part at once: a run of one.
+            (2, 3, &[2][..], true),
+            // Below it, and then of 0 to 5 not.
+            (2, 3, &[1, 2], false),
+            (2, 3, &[1, 1, 2], true),
+            // Of 0 to 0, of 0 to 1, of 0 to 2 (a 3 is none), of 0 to 3.
+            (1, 1, &[9, 1], false),
+            (1, 1, &[9, 0, 3, 1], true),
+            (1, 1, &[9, 0, 0, 3], false),
+            (0, 3, &[0], true),
+        ] {
+            let decays = made_of(words, |random| decays(part, whole, random));
+            assert_eq!(decays, expected, "{part} of {whole} by {words:?}");
+        }
+    }
+
+    #[test]
+    fn a_sample_is_made_of_a_fine_part_a_coarse_part_and_a_sign() {
+        let laplace = |numerator, denominator| {
+            let [numerator, denominator] =
+                [numerator, denominator].map(|number| NonZeroU64::new(number).unwrap());
+            Laplace::new(numerator, denominator)
+        };
+        // Accepted by a run of one; a unit more by a run of three, no unit by one of two.
+        const ACCEPTED: u64 = 2;
+        const MORE: [u64; 3] = [9, 0, 1];
+        const ENOUGH: [u64; 2] = [9, 1];
+        for (words, expected) in [
+            ([&[2, ACCEPTED][..], &ENOUGH, &[0]].concat(), 1),
+            ([&[2, ACCEPTED][..], &ENOUGH, &[1]].concat(), -1),
+            ([&[2, ACCEPTED][..], &MORE, &ENOUGH, &[1]].concat(), -2),
+            (
+                [&[2, ACCEPTED][..], &MORE, &MORE, &ENOUGH, &[0]].concat(),
+                4,
+            ),
+            // A fine part of 1 that a run of two refuses.
+            ([&[1, 0, 5, 2, ACCEPTED][..], &ENOUGH, &[0]].concat(), 1),
+            // A zero with a sign.
+            (
+                [&[0, 0][..], &ENOUGH, &[1, 0, 0], &ENOUGH, &[0]].concat(),
+                0,
+            ),
+        ] {
+            let sample = made_of(&words, |random| laplace(3, 2).sample(random));
+            assert_eq!(sample, expected, "by {words:?}");
+        }
+    }
+}

@@ -255,3 +255,30 @@ fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSe
         spilled: !ledger.spilled.is_empty(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_is_a_table_too() {
+        let settings = PublishSettings::default();
+        assert_eq!(settings.tables(), 6);
+        let cross = vec![Dimension::PortCountry, Dimension::SystemCountry];
+        let crossed = PublishSettings { cross, ..settings };
+        assert_eq!(crossed.tables(), 8);
+        assert_eq!(crossed.check(), Ok(()));
+    }
+
+    #[test]
+    fn an_origin_shows_what_it_is_made_of() {
+        let origin = Origin {
+            exit: "berlin-1".to_owned(),
+            countries: "geoip".to_owned(),
+            systems: String::new(),
+            names: Arc::new(|_| None),
+        };
+        let shown = r#"Origin { exit: "berlin-1", countries: "geoip", systems: "", .. }"#;
+        assert_eq!(format!("{origin:?}"), shown);
+    }
+}

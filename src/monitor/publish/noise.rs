@@ -205,3 +205,104 @@ impl Noise {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(epsilon: f64, flows: u64) -> NoiseSettings {
+        NoiseSettings {
+            epsilon: epsilon.try_into().unwrap(),
+            user: Counts {
+                flows,
+                bytes: 1,
+                packets: 1,
+            },
+            seed: Some(7),
+        }
+    }
+
+    #[test]
+    fn epsilon_is_the_number_that_it_was_made_of() {
+        for number in [0.001, 0.5, 1.234, 100.0] {
+            let epsilon = Epsilon::try_from(number).unwrap();
+            assert_eq!((epsilon.as_f64(), f64::from(epsilon)), (number, number));
+        }
+        for number in [0.0, -1.0, 0.0004, 0.0015, 100.001, f64::NAN, f64::INFINITY] {
+            assert!(Epsilon::try_from(number).is_err(), "{number}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_as_large_as_they_may_be_and_no_larger() {
+        let check = |flows| settings(100.0, flows).check(u64::MAX, 1);
+        assert_eq!(check(1), Ok(()));
+        assert_eq!(check(MAX_BOUND), Ok(()));
+        assert_eq!(MAX_BOUND, 1_099_511_627_776);
+        for flows in [0, MAX_BOUND + 1] {
+            assert_eq!(check(flows), Err(NoiseError::Bound("flows", flows)));
+        }
+    }
+
+    #[test]
+    fn a_scale_is_bound_by_3_measures_by_tables_by_epsilon() {
+        // 2^40 · 3 · 8 / 6 is the largest.
+        assert_eq!(settings(6.0, MAX_BOUND).check(u64::MAX, 8), Ok(()));
+        assert_eq!(MAX_SCALE, 4_398_046_511_104);
+        let too_large = NoiseError::Scale {
+            what: "flows",
+            bound: MAX_BOUND,
+            scale: (MAX_BOUND * 24_000) / 5999,
+        };
+        assert_eq!(
+            settings(5.999, MAX_BOUND).check(u64::MAX, 8),
+            Err(too_large)
+        );
+        let [flows, bytes, packets] = settings(0.5, 10).scales(6).unwrap();
+        let of = |bound: u64| {
+            let numerator = NonZeroU64::new(bound * 3 * 6 * 1000).unwrap();
+            Laplace::new(numerator, NonZeroU64::new(500).unwrap())
+        };
+        assert_eq!([flows, bytes, packets], [of(10), of(1), of(1)]);
+    }
+
+    #[test]
+    fn the_threshold_is_more_than_one_user_may_add() {
+        let refused = NoiseError::Threshold {
+            user: 10,
+            threshold: 10,
+        };
+        assert_eq!(settings(1.0, 10).check(10, 6), Err(refused));
+        assert_eq!(settings(1.0, 10).check(11, 6), Ok(()));
+    }
+
+    #[test]
+    fn each_measure_has_its_own_noise() {
+        let settings = NoiseSettings {
+            user: Counts {
+                flows: 1000,
+                bytes: 1_000_000,
+                packets: 10_000,
+            },
+            ..settings(1.0, 1)
+        };
+        let mut noise = Noise::new(&settings, 6).unwrap();
+        let mut random = ChaCha20Rng::seed_from_u64(7);
+        let [flows, bytes, packets] = settings
+            .scales(6)
+            .unwrap()
+            .map(|scale| scale.sample(&mut random));
+        let exact = Amount {
+            flows: 1 << 50,
+            bytes: 1 << 60,
+            packets: 1 << 55,
+        };
+        let expected = Amount {
+            flows: exact.flows + flows,
+            bytes: exact.bytes + bytes,
+            packets: exact.packets + packets,
+        };
+        assert!(flows != 0 && bytes != 0 && packets != 0);
+        assert_eq!(noise.blur(exact), expected);
+    }
+}

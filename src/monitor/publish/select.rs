@@ -313,3 +313,66 @@ fn round_up(amount: i128, bin: NonZeroU64) -> u64 {
     let amount = u64::try_from(amount.max(0)).unwrap_or(u64::MAX);
     amount.div_ceil(bin.get()).saturating_mul(bin.get())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn amount(flows: i128, bytes: i128, packets: i128) -> Amount {
+        Amount {
+            flows,
+            bytes,
+            packets,
+        }
+    }
+
+    #[test]
+    fn amounts_are_added_and_subtracted_by_measure() {
+        let (one, other) = (amount(7, 50, 400), amount(2, 10, 100));
+        assert_eq!(one + other, amount(9, 60, 500));
+        let mut sum = one;
+        sum += other;
+        assert_eq!(sum, amount(9, 60, 500));
+        sum -= other;
+        assert_eq!(sum, one);
+        sum -= amount(8, 51, 401);
+        assert_eq!(sum, amount(-1, -1, -1));
+    }
+
+    #[test]
+    fn rows_leave_what_is_not_theirs() {
+        let rows = [
+            (Key::Port(80), amount(1, 2, 3)),
+            (Key::Port(443), amount(10, 20, 30)),
+            (Key::Port(22), amount(4, 4, 4)),
+        ];
+        assert_eq!(rest(amount(15, 26, 40), &rows), amount(0, 0, 3));
+        let whole = BTreeMap::from([("web", amount(20, 30, 40)), ("mail", amount(5, 5, 5))]);
+        let within = |key| match key {
+            Key::Port(80 | 443) => Some("web"),
+            Key::Port(22) => Some("no whole"),
+            _ => None,
+        };
+        let expected = BTreeMap::from([("web", amount(9, 8, 7)), ("mail", amount(5, 5, 5))]);
+        assert_eq!(left(&rows, whole, within), expected);
+    }
+
+    #[test]
+    fn numbers_are_rounded_up_to_their_bin_and_are_never_negative() {
+        for (number, rounded) in [
+            (-9, 0),
+            (0, 0),
+            (1, 8),
+            (8, 8),
+            (9, 16),
+            (i128::from(u64::MAX), u64::MAX),
+            (i128::MAX, u64::MAX),
+        ] {
+            assert_eq!(
+                round_up(number, NonZeroU64::new(8).unwrap()),
+                rounded,
+                "{number}"
+            );
+        }
+    }
+}

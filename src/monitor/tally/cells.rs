@@ -166,3 +166,120 @@ impl Cells {
         self.capacity
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(port: u16) -> Key {
+        Key::new(port, Version::V4, 7)
+    }
+
+    fn counts(flows: u64) -> Counts {
+        Counts {
+            flows,
+            bytes: 100 + flows,
+            packets: 10 + flows,
+        }
+    }
+
+    #[test]
+    fn a_key_keeps_its_parts_apart_and_is_never_none() {
+        for version in [Version::V4, Version::V6] {
+            for port in [0, 1, 443, u16::MAX] {
+                for place in [0, 1, 1 << 20, u32::MAX] {
+                    let key = Key::new(port, version, place);
+                    let parts = (key.port(), key.version(), key.place());
+                    assert_eq!(parts, (port, version, place));
+                    assert_ne!(key, Key::default());
+                    let cell = key.cell(|number| Place {
+                        asn: number,
+                        ..Place::UNKNOWN
+                    });
+                    assert_eq!((cell.port, cell.version, cell.place.asn), parts);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_cell_needs_room_and_one_without_a_connection_room_of_its_own() {
+        let mut cells = Cells::new(3, 1);
+        assert_eq!((cells.used(), cells.capacity()), (0, 3));
+        let mut add = |port, flows| {
+            let slot = cells.slot(key(port));
+            cells.add(key(port), slot, counts(flows))
+        };
+        assert!(add(1, 0));
+        assert!(!add(2, 0), "one without a connection is all");
+        assert!(add(1, 1), "it is opened");
+        assert!(add(1, 1), "and open");
+        assert!(add(2, 0), "so there is room again");
+        assert!(!add(3, 0));
+        assert!(add(3, 1));
+        assert!(!add(4, 1), "three are all");
+        assert!(add(3, 0), "what is there is counted");
+        assert_eq!(cells.used(), 3);
+
+        let mut found: Vec<_> = cells
+            .iter()
+            .map(|(key, counts)| (key.port(), counts))
+            .collect();
+        found.sort_unstable_by_key(|(port, _)| *port);
+        let mut first = counts(0);
+        first += counts(1);
+        first += counts(1);
+        let mut third = counts(1);
+        third += counts(0);
+        assert_eq!(found, [(1, first), (2, counts(0)), (3, third)]);
+
+        cells.clear();
+        assert_eq!((cells.used(), cells.iter().count()), (0, 0));
+        let slot = cells.slot(key(9));
+        assert!(
+            cells.add(key(9), slot, counts(0)),
+            "none is without a connection any more"
+        );
+    }
+
+    #[test]
+    fn cells_that_are_looked_for_at_the_last_slot_go_on_at_the_first() {
+        let mut cells = Cells::new(4, 4);
+        assert_eq!(cells.slots.len(), 8);
+        for port in 1..=3 {
+            for _ in 0..2 {
+                // Whatever is beyond the mask does not count.
+                assert!(cells.add(key(port), 8 + 7, counts(1)));
+            }
+        }
+        let at = |slot: usize| Key(cells.slots[slot][0]).port();
+        assert_eq!([at(7), at(0), at(1)], [1, 2, 3]);
+        assert_eq!(cells.used(), 3);
+    }
+
+    #[test]
+    fn no_more_than_half_of_the_slots_are_used() {
+        for (capacity, slots) in [(1, 2), (2, 4), (3, 8), (4, 8), (5, 16)] {
+            assert_eq!(Cells::new(capacity, 0).slots.len(), slots, "{capacity}");
+        }
+    }
+
+    #[test]
+    fn packets_are_located_where_their_cells_are_looked_for() {
+        let cells = Cells::new(1000, 0);
+        let mut lane = Lane::<u32>::default();
+        for port in [443, 80] {
+            lane.put(crate::monitor::filter::Part {
+                destination: 1,
+                port,
+                bytes: 40,
+                flow: None,
+            });
+        }
+        let (keys, slots) = cells.locate(&lane, Version::V6);
+        let expected = [443, 80].map(|port| Key::new(port, Version::V6, 0));
+        assert_eq!(keys[..2], expected);
+        assert_eq!(slots[..2], expected.map(|key| cells.slot(key)));
+        assert!(keys[2..].iter().all(|key| *key == Key::default()));
+    }
+}

@@ -33,3 +33,29 @@ impl Hash {
         words.fold(0, |hash, (words, byte)| hash ^ words[usize::from(byte)])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With one word for each byte, what a byte adds does not depend on the others.
+    #[test]
+    fn each_byte_of_a_key_adds_a_random_word() {
+        let hash = Hash::new();
+        let others = [0, 0x1234_5678_9abc, 0xffff_ffff_ffff];
+        for byte in 0..BYTES {
+            let change = |other: u64, to: u64| {
+                let other = other & !(0xff << (8 * byte));
+                hash.of(other) ^ hash.of(other | to << (8 * byte))
+            };
+            let [first, rest @ ..] = others.map(|other| change(other, 0x5a));
+            assert_eq!(rest, [first; 2], "byte {byte}");
+            assert_ne!(first, 0, "byte {byte}, but for one chance in 2^32");
+            assert_ne!(
+                first,
+                change(0, 0xa5),
+                "byte {byte}, but for one chance in 2^32"
+            );
+        }
+    }
+}

@@ -81,3 +81,49 @@ impl<A: Address + DefaultIsZeroes> Lane<A> {
         tree.find(&self.destinations[..len], &mut self.places[..len]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(number: u16) -> Part<u32> {
+        Part {
+            destination: u32::from(number),
+            port: number,
+            bytes: 2 * u32::from(number),
+            flow: Some(number % 2 == 1),
+        }
+    }
+
+    #[test]
+    fn packets_are_kept_in_order_until_they_are_wiped() {
+        let mut lane = Lane::<u32>::default();
+        let all = u16::try_from(STAGED).unwrap();
+        for number in 1..=all {
+            lane.put(part(number));
+            assert_eq!(lane.len(), usize::from(number));
+        }
+        for (index, number) in (1..=all).enumerate() {
+            let expected = Counts {
+                flows: u64::from(number % 2),
+                bytes: 2 * u64::from(number),
+                packets: 1,
+            };
+            assert_eq!(lane.counts(index), expected);
+        }
+        assert!(lane.found().map(|(port, _)| port).eq(1..=all));
+        lane.wipe();
+        assert_eq!((lane.len(), lane.found().count()), (0, 0));
+        assert_eq!(lane.destinations, [0; STAGED]);
+    }
+
+    #[test]
+    fn a_packet_without_flags_begins_no_flow() {
+        let mut lane = Lane::<u32>::default();
+        lane.put(Part {
+            flow: None,
+            ..part(1)
+        });
+        assert_eq!(lane.counts(0).flows, 0);
+    }
+}

@@ -447,3 +447,62 @@ fn made_up(filter: &Filter) -> [Vec<u8>; 4] {
     };
     [v4(5), v6(false), v4(6), v6(true)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::filter::Part;
+    use super::*;
+    use crate::packet::Dscp;
+
+    #[test]
+    fn made_up_packets_count_as_those_of_the_last_batch() {
+        let clearnet = ["2001:db8::10", "192.0.2.10"].map(|text| text.parse().unwrap());
+        for dscp in [Dscp::AF11, Dscp::of(0xff)] {
+            let filter = Filter {
+                dscp,
+                clearnet: clearnet.into(),
+            };
+            let seen = made_up(&filter).map(|frame| {
+                filter.judge(&Arrived {
+                    bytes: &frame,
+                    whole: frame.len(),
+                })
+            });
+            // TCP without SYN, from port 0 to port 0 of nowhere: plain, then with an option or an
+            // extension header.
+            let of = |bytes| Part {
+                destination: 0,
+                port: 0,
+                bytes,
+                flow: Some(false),
+            };
+            let of_v6 = Part {
+                destination: 0,
+                port: 0,
+                bytes: 40 + 28,
+                flow: Some(false),
+            };
+            let expected = [
+                Ok(Seen::V4(of(40))),
+                Ok(Seen::V6(of_v6)),
+                Ok(Seen::V4(of(44))),
+                Ok(Seen::V6(of_v6)),
+            ];
+            assert_eq!(seen, expected);
+        }
+    }
+
+    #[test]
+    fn one_made_up_packet_of_each_ip_version_takes_the_long_way() {
+        let filter = Filter {
+            dscp: Dscp::AF11,
+            clearnet: Vec::new(),
+        };
+        let [plain_v4, plain_v6, options, extension] = made_up(&filter);
+        // The length of the header, and the next header.
+        assert_eq!([plain_v4[14], options[14]], [0x45, 0x46]);
+        assert_eq!([plain_v6[20], extension[20]], [6, 60]);
+        assert_eq!([plain_v4.len(), options.len()], [54, 58]);
+        assert_eq!([plain_v6.len(), extension.len()], [82, 82]);
+    }
+}

@@ -139,3 +139,165 @@ impl Spill {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACES: usize = 3;
+
+    /// Place `number` is system 10 + `number`; two of three are in one country.
+    fn place(number: u32) -> Place {
+        let country = if number == 2 { "FR" } else { "DE" };
+        Place {
+            country: country.parse().unwrap(),
+            asn: 10 + number,
+        }
+    }
+
+    fn counts(flows: u64) -> Counts {
+        Counts {
+            flows,
+            bytes: 1000 * flows,
+            packets: 10 + flows,
+        }
+    }
+
+    fn sum<const N: usize>(parts: [u64; N]) -> Counts {
+        let mut sum = Counts::default();
+        parts.into_iter().for_each(|flows| sum += counts(flows));
+        sum
+    }
+
+    fn country(text: &str) -> Country {
+        text.parse().unwrap()
+    }
+
+    fn spilled() -> Spill {
+        let mut spill = Spill::default();
+        spill.add(Key::new(443, Version::V4, 0), counts(1), PLACES);
+        spill.add(Key::new(443, Version::V6, 1), counts(2), PLACES);
+        spill.add(Key::new(u16::MAX, Version::V6, 2), counts(4), PLACES);
+        spill
+    }
+
+    #[test]
+    fn a_packet_is_counted_once_in_every_dimension() {
+        let mut spill = spilled();
+        // A place beyond the known ones has no sum of its own.
+        spill.add(Key::new(0, Version::V4, 3), counts(8), PLACES);
+        let expected = Spilled {
+            ports: vec![(0, sum([8])), (443, sum([1, 2])), (u16::MAX, sum([4]))],
+            systems: vec![(10, sum([1])), (11, sum([2])), (12, sum([4]))],
+            countries: vec![(country("DE"), sum([1, 2])), (country("FR"), sum([4]))],
+            versions: vec![(Version::V4, sum([1, 8])), (Version::V6, sum([2, 4]))],
+        };
+        assert_eq!(spill.told(place), expected);
+        assert_eq!(spill.packets(), sum([1, 2, 4, 8]).packets);
+        assert_eq!(Spill::default().told(place), Spilled::default());
+    }
+
+    #[test]
+    fn what_another_one_has_is_added() {
+        let mut spill = Spill::default();
+        spill.absorb(&Spill::default(), PLACES);
+        assert!(spill.places.is_empty() && spill.ports.is_empty());
+        spill.absorb(&spilled(), PLACES);
+        assert_eq!(spill.told(place), spilled().told(place));
+        spill.absorb(&spilled(), PLACES);
+        let twice = spill.told(place);
+        assert_eq!(
+            twice.ports,
+            [(443, sum([1, 2, 1, 2])), (u16::MAX, sum([4, 4]))]
+        );
+        assert_eq!(twice.systems[2], (12, sum([4, 4])));
+        assert_eq!(twice.versions[0], (Version::V4, sum([1, 1])));
+    }
+
+    #[test]
+    fn what_is_carried_is_told_again() {
+        let told = spilled().told(place);
+        let mut spill = Spill::default();
+        spill.carry(&told);
+        assert_eq!(spill.told(place), told);
+        spill.carry(&told);
+        let cell = Cell {
+            port: 443,
+            place: place(2),
+            version: Version::V4,
+        };
+        spill.carry_cell(cell, counts(16));
+        let expected = Spilled {
+            ports: vec![(443, sum([1, 2, 1, 2, 16])), (u16::MAX, sum([4, 4]))],
+            systems: vec![(10, sum([1, 1])), (11, sum([2, 2])), (12, sum([4, 4, 16]))],
+            countries: vec![
+                (country("DE"), sum([1, 2, 1, 2])),
+                (country("FR"), sum([4, 4, 16])),
+            ],
+            versions: vec![
+                (Version::V4, sum([1, 1, 16])),
+                (Version::V6, sum([2, 4, 2, 4])),
+            ],
+        };
+        assert_eq!(spill.told(place), expected);
+    }
+
+    #[test]
+    fn connections_began_where_port_place_and_version_had_some() {
+        let has = |spill: &Spill, port, version, number| {
+            spill.has(Key::new(port, version, number), place(number))
+        };
+        let mut spill = Spill::default();
+        spill.add(Key::new(443, Version::V4, 0), counts(1), PLACES);
+        // Packets of a connection, and none that begins one.
+        spill.add(Key::new(80, Version::V6, 1), counts(0), PLACES);
+        assert!(has(&spill, 443, Version::V4, 0));
+        assert!(!has(&spill, 80, Version::V4, 0), "another port");
+        assert!(!has(&spill, 443, Version::V6, 0), "another version");
+        assert!(!has(&spill, 443, Version::V4, 1), "another place");
+        assert!(!has(&Spill::default(), 443, Version::V4, 0));
+
+        // Of a ledger, system and country are known, and not which belong together.
+        let mut carried = Spill::default();
+        for (number, flows) in [(0, 1), (1, 0), (2, 0)] {
+            let cell = Cell {
+                port: 443,
+                place: place(number),
+                version: Version::V4,
+            };
+            carried.carry_cell(cell, counts(flows));
+        }
+        assert!(has(&carried, 443, Version::V4, 0));
+        assert!(
+            !has(&carried, 443, Version::V4, 1),
+            "another system of the country"
+        );
+        assert!(
+            !has(&carried, 443, Version::V4, 2),
+            "another system and country"
+        );
+        let elsewhere = Place {
+            asn: place(0).asn,
+            ..place(2)
+        };
+        let key = Key::new(443, Version::V4, 0);
+        assert!(
+            !carried.has(key, elsewhere),
+            "another country of the system"
+        );
+    }
+
+    #[test]
+    fn systems_beyond_the_bound_are_one() {
+        let mut spill = Spill::default();
+        let most = u32::try_from(MAX_CARRIED).unwrap();
+        (1..most).for_each(|asn| spill.system(asn, counts(1)));
+        spill.system(most, counts(1));
+        spill.system(most + 1, counts(2));
+        spill.system(most, counts(4));
+        let of = |asn| spill.systems.get(&asn).copied();
+        assert_eq!(of(most), Some(sum([1, 4])));
+        assert_eq!((of(most + 1), of(0)), (None, Some(sum([2]))));
+        assert_eq!(MAX_CARRIED, 262_144);
+    }
+}

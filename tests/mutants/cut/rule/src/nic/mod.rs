@@ -1,0 +1,14 @@
+//! What the settings need of `src/nic`.
+
+#[path = "way/next_hop.rs"]
+mod next_hop;
+
+pub use next_hop::{NextHop, NextHopError};
+
+/// As in `src/nic/own.rs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    pub name: String,
+    pub mac: Option<crate::packet::MacAddr>,
+    pub networks: Vec<ipnet::IpNet>,
+}

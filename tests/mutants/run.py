@@ -1,0 +1,408 @@
+#!/usr/bin/env python3
+"""Mutants of the pure parts: cargo-mutants over a cut of the tree.
+
+The whole package takes minutes to build, and a mutant needs a build. So the pure parts and the
+tests of them are copied into a small package of the same name, in target/mutants/NAME/tree: the
+same files at the same paths, tests/mutants/cut/NAME for what they need of the rest.
+
+Tests run in stages, the fastest first; a mutant that a stage catches is not built for the next one.
+Tests are limited in CPU time, not in wall-clock time, so that a run may be stopped (SIGSTOP) and
+continued. Property tests have fewer cases than in `make test`, and always the same ones.
+
+Exit status: 0 each survivor is in accepted.toml and each entry there survives, 1 otherwise.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+ACCEPTED = HERE / "accepted.toml"
+# CPU seconds and KiB of address space of one test program: some mutants never end.
+CPU_SECONDS = 10
+ADDRESS_SPACE = 8 << 20
+# A backstop only: wall-clock time passes while a run is stopped.
+WALL_SECONDS = 4 * 3600
+# How many mutants cargo-mutants is given at once.
+PORTION = 40
+DEPENDENCIES = """
+allocation-counter crossbeam etherparse humantime ipnet jiff libc maxminddb nix proptest rand
+rand_chacha serde serde_json sha2 tempfile thiserror toml tor-geoip zeroize
+""".split()
+PROFILE = """
+[lints.rust]
+dead_code = "allow"
+unused_imports = "allow"
+
+[profile.dev]
+opt-level = 1
+debug = false
+incremental = true
+
+[profile.dev.package."*"]
+opt-level = 2
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A part of the tree that is built and mutated by itself."""
+
+    name: str
+    # Whose code is mutated.
+    mutated: list
+    # What else is copied: a file, or a directory with all that is in it.
+    copied: list
+    # Modules that a copied file declares and that are left out; with `::` behind it, what the file
+    # takes from one is left out alone.
+    without: dict
+    # Top modules that the unit tests need; the others are not built for these.
+    unit: list
+    # The test program of each stage, and the tests of it that are run: all where none is named.
+    stages: list
+    # Cases of each property test.
+    cases: int
+
+
+CUTS = [
+    Cut(
+        name="rule",
+        mutated=["src/packet", "src/policy"],
+        copied="""src/lib.rs src/config.rs src/settings src/nic/way/next_hop.rs
+            src/relays/authorities.rs src/lab/mod.rs src/lab/cases.rs src/lab/cases
+            src/lab/frames.rs src/datapath/mod.rs src/datapath/cells.rs src/datapath/counters.rs
+            src/datapath/cut.rs src/datapath/forward.rs src/datapath/frame.rs
+            src/datapath/guard.rs src/datapath/hosts.rs src/datapath/links.rs
+            src/datapath/memory.rs src/datapath/sample.rs src/datapath/worker.rs tests/rule""".split(),
+        without={
+            "src/lib.rs": """bpf cli control daemon demo doctor explain http monitor observe pcap
+                process prometheus witness""".split(),
+            "src/lab/mod.rs": """authorities bpf capture consensus differential killed netdoc netns
+                poll publish random raw tier""".split(),
+            "src/datapath/mod.rs": "kernel:: xsk::".split(),
+        },
+        unit=["packet", "policy"],
+        stages=[("--lib", []), ("--test=rule", [])],
+        cases=2000,
+    ),
+    Cut(
+        name="monitor",
+        mutated=["src/monitor/publish", "src/monitor/tally"],
+        copied="""src/lib.rs src/packet src/lab/mod.rs src/lab/frames.rs src/lab/random.rs
+            src/monitor/mod.rs src/monitor/cell.rs src/monitor/clock.rs src/monitor/filter.rs
+            src/monitor/ledger.rs src/monitor/places src/monitor/row.rs src/monitor/services.rs
+            tests/monitor/main.rs tests/monitor/count.rs tests/monitor/count/outsiders.rs
+            tests/monitor/count/parsed.rs tests/monitor/count/table.rs tests/monitor/places.rs
+            tests/monitor/published.rs tests/monitor/published/noise.rs
+            tests/monitor/published/properties.rs""".split(),
+        without={
+            "src/lib.rs": """bpf cli config control daemon datapath demo doctor explain http nic
+                observe pcap policy process prometheus relays settings witness""".split(),
+            "src/lab/mod.rs": """authorities bpf capture cases consensus differential killed netdoc
+                netns poll publish raw site tier""".split(),
+            "src/monitor/mod.rs": "capture cli pcap period report settings tap".split(),
+            "tests/monitor/main.rs": """command files live needles pages recovery settings
+                tapped""".split(),
+            "tests/monitor/count.rs": "captured foreign tshark written".split(),
+            "tests/monitor/published.rs": "reread".split(),
+        },
+        unit=["packet", "monitor"],
+        stages=[
+            ("--lib", []),
+            ("--test=monitor", ["count::", "published::", "--skip=count::outsiders::"]),
+            ("--test=monitor", ["count::outsiders::"]),
+        ],
+        cases=400,
+    ),
+]
+
+
+def leave_out(text, modules):
+    """A file without the declarations of some modules, and what it takes from them."""
+    attributes = r"(?:^#\[[^\n]*\]\n)*"
+    for module in modules:
+        name, only_uses = module.removesuffix("::"), module.endswith("::")
+        if not only_uses:
+            text = re.sub(rf"(?m){attributes}^(pub )?mod {name};\n", "", text)
+        text = re.sub(rf"(?m){attributes}^(pub(\(crate\))? )?use {name}::[^;]*;\n", "", text)
+    return text
+
+
+def without_tests(text):
+    """A file without its unit tests, which are at its end."""
+    return re.split(r"(?m)^#\[cfg\(test\)\]\nmod tests \{", text)[0]
+
+
+def manifest():
+    """The package's, with the dependencies' versions of the whole one."""
+    whole = tomllib.loads((ROOT / "Cargo.toml").read_text())
+    known = {**whole["dependencies"], **whole["dev-dependencies"]}
+    lines = ['[package]', 'name = "exitmark"', 'version = "0.0.0"', 'edition = "2024"', "",
+             "[features]", "unit = []", "", "[dependencies]"]
+    for name in DEPENDENCIES:
+        lines.append(f"{name} = {inline(known[name])}")
+    return "\n".join(lines) + "\n" + PROFILE + "\n[workspace]\n"
+
+
+def inline(value):
+    """A value as TOML has it on one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {inline(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value)
+
+
+def files(cut):
+    """What the cut consists of: paths, each with its text."""
+    found = {}
+    for path in [*cut.copied, *cut.mutated]:
+        start = ROOT / path
+        for file in [start] if start.is_file() else sorted(start.rglob("*")):
+            if file.is_file():
+                name = str(file.relative_to(ROOT))
+                text = leave_out(file.read_text(), cut.without.get(name, []))
+                is_mutated = any(name.startswith(f"{part}/") for part in cut.mutated)
+                is_test = name.startswith("tests/")
+                if is_test:
+                    text = re.sub(r"(cases: |with_cases\()[\d_]+", rf"\g<1>{cut.cases}", text)
+                found[name] = text if is_mutated or is_test else without_tests(text)
+    own = HERE / "cut" / cut.name
+    for file in sorted(own.rglob("*")) if own.is_dir() else []:
+        if file.is_file():
+            found[str(file.relative_to(own))] = file.read_text()
+    found["src/lib.rs"] = re.sub(
+        rf"(?m)^(pub mod (?!(?:{'|'.join(cut.unit)});))", r'#[cfg(not(feature = "unit"))]\n\1',
+        found["src/lib.rs"])
+    found["Cargo.toml"] = manifest()
+    found[".cargo/config.toml"] = (
+        '[env]\nEXITMARK_VERSION = "0.0.0"\n\n'
+        "[target.'cfg(unix)']\n"
+        f'runner = ["sh", "-c", "ulimit -S -t {CPU_SECONDS}; ulimit -v {ADDRESS_SPACE}; '
+        'exec \\"$0\\" \\"$@\\""]\n'
+    )
+    return found
+
+
+def lay_out(cut, tree):
+    """Writes the cut; files that are right already stay as they are."""
+    wanted = files(cut)
+    for file in sorted(tree.rglob("*")):
+        name = str(file.relative_to(tree))
+        if file.is_file() and name not in wanted and not re.match(r"target/|Cargo\.lock$", name):
+            file.unlink()
+    for name, text in wanted.items():
+        file = tree / name
+        if not file.is_file() or file.read_text() != text:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    shutil.copy(ROOT / "Cargo.lock", tree / "Cargo.lock")
+
+
+@dataclasses.dataclass
+class Mutant:
+    """One change of the code, and what became of it."""
+
+    # As cargo-mutants names it, without its place.
+    name: str
+    file: str
+    # The line that is changed, and its number.
+    number: int
+    line: str
+    # missed, caught, timeout or unviable; None while it is not known.
+    status: str | None = None
+
+
+def environment():
+    """The same cases in every run, and no search for smaller ones."""
+    return {
+        **os.environ,
+        "PROPTEST_RNG_SEED": "1",
+        "PROPTEST_MAX_SHRINK_ITERS": "0",
+    }
+
+
+def cargo(arguments, **options):
+    """Runs cargo; returns its exit status."""
+    return subprocess.run(["cargo", *arguments], env=environment(), check=False, **options)
+
+
+def listed(cut, tree):
+    """All mutants of a cut, by their full names."""
+    globs = [f"--file={part}/**" for part in cut.mutated]
+    output = cargo(["mutants", "--list", "--json", "--dir", tree, *globs],
+                   stdout=subprocess.PIPE, text=True).stdout
+    found = {}
+    for mutant in json.loads(output):
+        start = mutant["span"]["start"]["line"]
+        line = (tree / mutant["file"]).read_text().splitlines()[start - 1].strip()
+        name = re.sub(r"^(\S+?):\d+:\d+:", r"\1:", mutant["name"])
+        found[mutant["name"]] = Mutant(name, mutant["file"], start, line)
+    return found
+
+
+def outcomes(out):
+    """What a stage found: full names, each with a status."""
+    found = {}
+    file = out / "mutants.out/outcomes.json"
+    for outcome in json.loads(file.read_text())["outcomes"] if file.is_file() else []:
+        if outcome["scenario"] == "Baseline":
+            continue
+        status = {"CaughtMutant": "caught", "MissedMutant": "missed", "Unviable": "unviable",
+                  "Timeout": "timeout"}[outcome["summary"]]
+        log = out / "mutants.out" / outcome["log_path"]
+        if status == "caught" and "SIGXCPU" in log.read_text(errors="replace"):
+            status = "timeout"
+        found[outcome["scenario"]["Mutant"]["name"]] = status
+    return found
+
+
+def prepare(cut, tree):
+    """Lays out a cut and builds it, so that the next builds are short."""
+    tree.mkdir(parents=True, exist_ok=True)
+    lay_out(cut, tree)
+    for program, tests in dict(cut.stages).items():
+        features = ["--features=unit"] if program == "--lib" else []
+        if cargo(["test", "--quiet", program, *features, "--", *tests], cwd=tree).returncode != 0:
+            sys.exit(f"the cut {cut.name} fails in {tree}; what it has is in CUTS in {__file__}")
+
+
+def stage(program, tests, names, directory):
+    """Tries mutants in one tree; returns the status of each."""
+    tree, out, config = directory / "tree", directory / "out", directory / "mutants.toml"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    exact = [f"^{re.escape(name)}$" for name in names]
+    # By file too: cargo-mutants asks no expression about fields that it deletes.
+    files_of = sorted({name.split(":")[0] for name in names})
+    config.write_text(f"examine_re = {json.dumps(exact)}\n")
+    with (directory / "log").open("w") as log:
+        status = cargo([
+            "mutants", "--in-place", "--dir", tree, "--config", config, "--output", out,
+            "--no-shuffle", "--timeout", str(WALL_SECONDS), "--colors=never",
+            "--annotations=none", *(f"--file={file}" for file in files_of),
+            *(["--features=unit"] if program == "--lib" else []),
+            f"--cargo-arg={program}", "--", "--", *tests,
+        ], stdout=log, stderr=subprocess.STDOUT).returncode
+    # 2 and 3: something was missed, or took too long.
+    if status not in (0, 2, 3):
+        sys.exit(f"cargo mutants ended with {status}: see {directory / 'log'}")
+    return outcomes(out)
+
+
+def run(cut, jobs, goes_on):
+    """Lays out a cut and runs its stages, in as many trees as there are jobs."""
+    directory = ROOT / "target/mutants" / cut.name
+    known = directory / "known.json"
+    trees = [directory / str(job) / "tree" for job in range(jobs)]
+    for tree in trees:
+        if not tree.is_dir() and tree != trees[0]:
+            # What the dependencies were built to is the same.
+            shutil.copytree(trees[0], tree)
+        prepare(cut, tree)
+    mutants = listed(cut, trees[0])
+    statuses = {}
+    if goes_on:
+        statuses = json.loads(known.read_text()) if known.is_file() else {}
+        for tree in trees:
+            # What was found before the run was ended.
+            found = outcomes(tree.parent / "out").items()
+            statuses.update((name, status) for name, status in found if status != "missed")
+    for program, tests in cut.stages:
+        names = [name for name in mutants if statuses.get(name, "missed") == "missed"]
+        print(f"{cut.name}: {len(names)} mutants by cargo test {program}", flush=True)
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            # Portions, so that little is lost when a run is ended.
+            free = queue.SimpleQueue()
+            for tree in trees:
+                free.put(tree.parent)
+
+            def portion(part, program=program, tests=tests, free=free):
+                place = free.get()
+                try:
+                    return stage(program, tests, part, place)
+                finally:
+                    free.put(place)
+
+            parts = [names[start:start + PORTION] for start in range(0, len(names), PORTION)]
+            for done in concurrent.futures.as_completed([pool.submit(portion, part) for part in parts]):
+                statuses.update(done.result())
+                known.write_text(json.dumps(statuses, indent=1))
+                left = sum(status == "missed" for status in statuses.values())
+                print(f"{cut.name}: {len(statuses)} tried, {left} of them survive", flush=True)
+    for name, mutant in mutants.items():
+        mutant.status = statuses.get(name)
+    return list(mutants.values())
+
+
+def figures(mutants):
+    """How many there are of each status."""
+    order = ["caught", "timeout", "missed", "unviable"]
+    return {"total": len(mutants),
+            **{status: sum(one.status == status for one in mutants) for status in order}}
+
+
+def unexplained(mutants):
+    """What is wrong with the survivors or with their reasons, in words."""
+    accepted = tomllib.loads(ACCEPTED.read_text()).get("survivor", [])
+    wrong = []
+    survivors = [one for one in mutants if one.status == "missed"]
+    for one in mutants:
+        if one.status is None:
+            wrong.append(f"not tried: {one.file}:{one.number}: {one.name}")
+    for one in survivors:
+        if not any((entry["mutant"], entry["line"]) == (one.name, one.line) for entry in accepted):
+            wrong.append(f"survives without a reason, line {one.number}; as an entry:\n"
+                         f"[[survivor]]\nmutant = {inline(one.name)}\nline = {inline(one.line)}\n"
+                         'reason = ""\n')
+    tried = {part for one in mutants for part in pathlib.Path(one.file).parents}
+    for entry in accepted:
+        name, line = entry["mutant"], entry["line"]
+        if not entry["reason"].strip():
+            wrong.append(f"has no reason: {name}")
+        if pathlib.Path(name.split(":")[0]).parent not in tried:
+            continue
+        if not any((name, line) == (one.name, one.line) for one in survivors):
+            wrong.append(f"does not survive any more: {name}, at `{line}`")
+    return wrong
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cuts", nargs="*", metavar="CUT",
+                        help="which: " + ", ".join(cut.name for cut in CUTS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--continue", dest="goes_on", action="store_true",
+                        help="only what no earlier run caught, such as after tests were added")
+    options = parser.parse_args()
+    chosen = [cut for cut in CUTS if not options.cuts or cut.name in options.cuts]
+    start = time.monotonic()
+    mutants, report = [], {}
+    for cut in chosen:
+        of_cut = run(cut, options.jobs, options.goes_on)
+        for part in cut.mutated:
+            report[part] = figures([one for one in of_cut if one.file.startswith(f"{part}/")])
+        mutants += of_cut
+    report["all"] = figures(mutants)
+    report["seconds"] = round(time.monotonic() - start)
+    (ROOT / "target/mutants.json").write_text(json.dumps(report, indent=1) + "\n")
+    for part, numbers in report.items():
+        print(f"{part}: {numbers}")
+    wrong = unexplained(mutants)
+    for line in wrong:
+        print(line)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ Exit status: 0 each survivor is in accepted.toml and each entry there survives, 
 """
 
 import argparse
+import collections
 import concurrent.futures
 import dataclasses
 import json
@@ -84,7 +85,8 @@ CUTS = [
             src/lab/frames.rs src/datapath/mod.rs src/datapath/cells.rs src/datapath/counters.rs
             src/datapath/cut.rs src/datapath/forward.rs src/datapath/frame.rs
             src/datapath/guard.rs src/datapath/hosts.rs src/datapath/links.rs
-            src/datapath/memory.rs src/datapath/sample.rs src/datapath/worker.rs tests/rule""".split(),
+            src/datapath/memory.rs src/datapath/sample.rs src/datapath/worker.rs
+            tests/rule""".split(),
         without={
             "src/lib.rs": """bpf cli control daemon demo doctor explain http monitor observe pcap
                 process prometheus witness""".split(),
@@ -270,10 +272,14 @@ def prepare(cut, tree):
     """Lays out a cut and builds it, so that the next builds are short."""
     tree.mkdir(parents=True, exist_ok=True)
     lay_out(cut, tree)
-    for program, tests in dict(cut.stages).items():
-        features = ["--features=unit"] if program == "--lib" else []
-        if cargo(["test", "--quiet", program, *features, "--", *tests], cwd=tree).returncode != 0:
-            sys.exit(f"the cut {cut.name} fails in {tree}; what it has is in CUTS in {__file__}")
+    for program in dict(cut.stages):
+        if cargo(["test", "--quiet", "--no-run", *build(program)], cwd=tree).returncode != 0:
+            sys.exit(f"the cut {cut.name} does not build: see CUTS in {__file__}")
+
+
+def build(program):
+    """Arguments of cargo by which a test program is built."""
+    return [program, "--features=unit"] if program == "--lib" else [program]
 
 
 def stage(program, tests, names, directory):
@@ -290,8 +296,7 @@ def stage(program, tests, names, directory):
             "mutants", "--in-place", "--dir", tree, "--config", config, "--output", out,
             "--no-shuffle", "--timeout", str(WALL_SECONDS), "--colors=never",
             "--annotations=none", *(f"--file={file}" for file in files_of),
-            *(["--features=unit"] if program == "--lib" else []),
-            f"--cargo-arg={program}", "--", "--", *tests,
+            *(f"--cargo-arg={one}" for one in build(program)), "--", "--", *tests,
         ], stdout=log, stderr=subprocess.STDOUT).returncode
     # 2 and 3: something was missed, or took too long.
     if status not in (0, 2, 3):
@@ -320,25 +325,27 @@ def run(cut, jobs, goes_on):
     for program, tests in cut.stages:
         names = [name for name in mutants if statuses.get(name, "missed") == "missed"]
         print(f"{cut.name}: {len(names)} mutants by cargo test {program}", flush=True)
-        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            # Portions, so that little is lost when a run is ended.
-            free = queue.SimpleQueue()
-            for tree in trees:
-                free.put(tree.parent)
+        free = queue.SimpleQueue()
+        for tree in trees:
+            free.put(tree.parent)
 
-            def portion(part, program=program, tests=tests, free=free):
-                place = free.get()
-                try:
-                    return stage(program, tests, part, place)
-                finally:
-                    free.put(place)
+        def portion(part, program=program, tests=tests, free=free):
+            place = free.get()
+            try:
+                return stage(program, tests, part, place)
+            finally:
+                free.put(place)
 
-            parts = [names[start:start + PORTION] for start in range(0, len(names), PORTION)]
-            for done in concurrent.futures.as_completed([pool.submit(portion, part) for part in parts]):
+        pool = concurrent.futures.ThreadPoolExecutor(jobs)
+        parts = [names[start:start + PORTION] for start in range(0, len(names), PORTION)]
+        try:
+            for done in concurrent.futures.as_completed(pool.submit(portion, one) for one in parts):
                 statuses.update(done.result())
                 known.write_text(json.dumps(statuses, indent=1))
                 left = sum(status == "missed" for status in statuses.values())
                 print(f"{cut.name}: {len(statuses)} tried, {left} of them survive", flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
     for name, mutant in mutants.items():
         mutant.status = statuses.get(name)
     return list(mutants.values())
@@ -353,25 +360,25 @@ def figures(mutants):
 
 def unexplained(mutants):
     """What is wrong with the survivors or with their reasons, in words."""
-    accepted = tomllib.loads(ACCEPTED.read_text()).get("survivor", [])
-    wrong = []
-    survivors = [one for one in mutants if one.status == "missed"]
-    for one in mutants:
-        if one.status is None:
-            wrong.append(f"not tried: {one.file}:{one.number}: {one.name}")
-    for one in survivors:
-        if not any((entry["mutant"], entry["line"]) == (one.name, one.line) for entry in accepted):
-            wrong.append(f"survives without a reason, line {one.number}; as an entry:\n"
-                         f"[[survivor]]\nmutant = {inline(one.name)}\nline = {inline(one.line)}\n"
-                         'reason = ""\n')
-    tried = {part for one in mutants for part in pathlib.Path(one.file).parents}
-    for entry in accepted:
-        name, line = entry["mutant"], entry["line"]
-        if not entry["reason"].strip():
-            wrong.append(f"has no reason: {name}")
-        if pathlib.Path(name.split(":")[0]).parent not in tried:
-            continue
-        if not any((name, line) == (one.name, one.line) for one in survivors):
+    wrong = [f"not tried: {one.file}:{one.number}: {one.name}" for one in mutants
+             if one.status is None]
+    # Of one name there may be several in a line.
+    survivors = collections.Counter((one.name, one.line) for one in mutants
+                                    if one.status == "missed")
+    accepted = {}
+    for entry in tomllib.loads(ACCEPTED.read_text()).get("survivor", []):
+        key = entry["mutant"], entry["line"]
+        if key in accepted or not entry["reason"].strip():
+            wrong.append(f"is there twice, or has no reason: {key[0]}")
+        accepted[key] = entry.get("count", 1)
+    for (name, line), count in survivors.items():
+        if accepted.get((name, line)) != count:
+            wrong.append(f"survives without a reason; as an entry:\n[[survivor]]\n"
+                         f"mutant = {inline(name)}\nline = {inline(line)}\n"
+                         + (f"count = {count}\n" if count > 1 else "") + 'reason = ""\n')
+    tried = {one.file for one in mutants}
+    for name, line in accepted:
+        if name.split(":")[0] in tried and (name, line) not in survivors:
             wrong.append(f"does not survive any more: {name}, at `{line}`")
     return wrong
 

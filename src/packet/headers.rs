@@ -241,4 +241,40 @@ mod tests {
         let names = BTreeSet::from(Malformed::ALL.map(Malformed::name));
         assert_eq!(names.len(), Malformed::ALL.len());
     }
+
+    #[test]
+    fn ports_are_elsewhere_where_a_later_fragment_would_need_them() {
+        fn elsewhere<A: Address>(address: A, protocol: u8, first: Option<bool>) -> bool {
+            let packet = Packet {
+                source: address,
+                destination: address,
+                l3: 14,
+                ports: Ports::default(),
+                tcp: Tcp::default(),
+                fragment: first.map(|first| Fragment {
+                    id: 7,
+                    protocol,
+                    first,
+                }),
+                tos: 0,
+                protocol,
+            };
+            packet.ports_are_elsewhere()
+        }
+        const ICMP: u8 = 1;
+        for (protocol, v4, v6) in [
+            (protocol::TCP, true, true),
+            (protocol::UDP, true, true),
+            (ICMP, false, false),
+            // The chain goes on in IPv6; to IPv4 it is a protocol like others.
+            (DESTINATION_OPTIONS, false, true),
+        ] {
+            assert_eq!(elsewhere(0_u32, protocol, Some(false)), v4, "{protocol}");
+            assert_eq!(elsewhere(0_u128, protocol, Some(false)), v6, "{protocol}");
+            for first in [Some(true), None] {
+                assert!(!elsewhere(0_u32, protocol, first), "{protocol}");
+                assert!(!elsewhere(0_u128, protocol, first), "{protocol}");
+            }
+        }
+    }
 }

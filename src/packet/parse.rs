@@ -59,6 +59,7 @@ pub fn transport<A: Address>(frame: &[u8], packet: &Packet<A>) -> Option<usize> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::Malformed;
     use super::*;
 
     const TAG: [u8; 4] = [0x81, 0x00, 0x20, 0x64];
@@ -160,6 +161,119 @@ mod tests {
             let chain: [&[u8]; 2] = [&[44, 0, 1, 4, 0, 0, 0, 0], &header];
             let v6 = frame(0, [0x86, 0xdd], &v6(&chain));
             assert_eq!(transport_of(&v6), is_first.then_some(14 + 40 + 16));
+        }
+    }
+
+    /// Why it cannot be read, if so.
+    fn refused(frame: &[u8], frame_bytes: usize) -> Option<Malformed> {
+        match parse(frame, frame_bytes) {
+            Headers::Malformed(reason) => Some(reason),
+            Headers::V4(_) | Headers::V6(_) => None,
+            Headers::NotIp => panic!("not IP"),
+        }
+    }
+
+    #[test]
+    fn an_ipv4_packet_is_refused_at_each_edge_and_not_before() {
+        use Malformed::{BadLength, BeyondFrame, ShortHeader, ShortTransport, WrongVersion};
+        // ICMP, so that no ports are needed, with one word of options.
+        let changed = |at: usize, byte: u8| {
+            let mut packet = v4(1);
+            packet[9] = 1;
+            packet[at] = byte;
+            frame(1, [0x08, 0x00], &packet)
+        };
+        let whole = changed(9, 1);
+        let bytes = whole.len();
+        assert_eq!(refused(&whole, bytes), None);
+        assert_eq!(refused(&whole, bytes - 1), Some(BeyondFrame));
+        assert_eq!(
+            refused(&whole[..18 + 20], bytes),
+            None,
+            "the rest is in another buffer"
+        );
+        assert_eq!(refused(&whole[..18 + 19], bytes), Some(ShortHeader));
+        assert_eq!(refused(&changed(0, 0x56), bytes), Some(WrongVersion));
+        assert_eq!(refused(&changed(0, 0x45), bytes), None);
+        assert_eq!(refused(&changed(0, 0x44), bytes), Some(BadLength));
+        assert_eq!(
+            refused(&changed(3, 24), bytes),
+            None,
+            "a header and nothing more"
+        );
+        assert_eq!(refused(&changed(3, 23), bytes), Some(BadLength));
+        let mut tcp = v4(0);
+        tcp[3] = 20 + 4;
+        assert_eq!(refused(&frame(0, [0x08, 0x00], &tcp), 14 + 40), None);
+        tcp[3] = 20 + 3;
+        assert_eq!(
+            refused(&frame(0, [0x08, 0x00], &tcp), 14 + 40),
+            Some(ShortTransport)
+        );
+    }
+
+    #[test]
+    fn an_ipv6_packet_is_refused_at_each_edge_and_not_before() {
+        use Malformed::{
+            BeyondFrame, ShortExtension, ShortHeader, TooManyExtensions, WrongVersion,
+        };
+        let of = |packet: &[u8]| frame(1, [0x86, 0xdd], packet);
+        let whole = of(&v6(&[]));
+        let bytes = whole.len();
+        assert_eq!(refused(&whole, bytes), None);
+        assert_eq!(refused(&whole, bytes - 1), Some(BeyondFrame));
+        assert_eq!(refused(&whole[..18 + 39], bytes), Some(ShortHeader));
+        let mut wrong = v6(&[]);
+        wrong[0] = 0x40;
+        assert_eq!(refused(&of(&wrong), bytes), Some(WrongVersion));
+        let chain = |count: usize| -> Vec<u8> {
+            let mut chain = vec![[60, 0, 1, 4, 0, 0, 0, 0]; count];
+            chain[count - 1][0] = 6;
+            v6(&[&chain.concat()])
+        };
+        let longest = of(&chain(8));
+        assert_eq!(refused(&longest, longest.len()), None);
+        let longer = of(&chain(9));
+        assert_eq!(refused(&longer, longer.len()), Some(TooManyExtensions));
+        // The packet ends within the header, then the readable part of the frame does.
+        let mut cut = chain(1);
+        cut[5] = 7;
+        assert_eq!(refused(&of(&cut), bytes + 8), Some(ShortExtension));
+        let one = of(&chain(1));
+        assert_eq!(
+            refused(&one[..18 + 40 + 7], one.len()),
+            Some(ShortExtension)
+        );
+    }
+
+    #[test]
+    fn flags_and_offset_tell_fragments() {
+        for (flags, expected) in [
+            (0x0000_u16, None),
+            (0x4000, None),
+            (0x8000, None),
+            (0x2000, Some(true)),
+            (0x2001, Some(false)),
+            (0x0001, Some(false)),
+            (0x1000, Some(false)),
+        ] {
+            let mut packet = v4(0);
+            packet[4..6].copy_from_slice(&[0x12, 0x34]);
+            packet[6..8].copy_from_slice(&flags.to_be_bytes());
+            let frame = frame(0, [0x08, 0x00], &packet);
+            let Headers::V4(packet) = parse(&frame, frame.len()) else {
+                panic!("{flags:#06x} is not read");
+            };
+            let first = packet.fragment.map(|fragment| fragment.first);
+            assert_eq!(first, expected, "{flags:#06x}");
+            assert!(packet.fragment.is_none_or(|fragment| fragment.id == 0x1234));
+            // Ports of 1 and 1, and none in a later fragment.
+            let ports = if expected == Some(false) { 0 } else { 0x0101 };
+            assert_eq!(packet.ports.destination, ports, "{flags:#06x}");
+            assert_eq!(
+                (packet.source, packet.destination),
+                (0xc000_020a, 0xc633_6407)
+            );
         }
     }
 }

@@ -18,9 +18,10 @@ const ACTION_STEER: u8 = 1;
 const ACTION_SET: u8 = 2;
 const ACTION_CLEAR: u8 = 4;
 const ACTIONS: usize = 24;
-const RANGE_SETS: usize = 4;
-const TABLES: usize = 2;
-const WORDS_BEFORE_TABLES: usize = 1 + 1 + ACTIONS / 8 + RANGE_SETS * 2 + TABLES * 2 * 5 + 2 * 1024;
+// Of both families.
+const RANGE_SETS: usize = 8;
+const TABLES: usize = 4;
+const WORDS_BEFORE_TABLES: usize = 1 + 1 + ACTIONS / 8 + RANGE_SETS + TABLES * 5 + 2 * 1024;
 
 const _: () = assert!(BITS_PER_SLOT == 16 && MAX_PROBES == 128 && Rule::ALL.len() <= ACTIONS);
 
@@ -442,29 +443,20 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_beyond_the_image_is_refused() {
+    fn a_snapshot_fills_the_image_to_its_last_word_and_no_further() {
         let mut snapshot = largest(MAX_ENDPOINTS);
-        let rules = Arc::get_mut(&mut snapshot.rules).unwrap();
-        let words = |snapshot: &Snapshot| image(snapshot).map(|_| ()).map_err(|error| error.words);
-        // As many prefixes as fill the image to its last word, of four words each.
-        rules.exempt = PrefixSet::default();
-        let mut count = 1;
-        loop {
+        let mut refused = |count| {
             let rules = Arc::get_mut(&mut snapshot.rules).unwrap();
-            rules.exempt = PrefixSet::new((0..count).map(|number| v6(number).into()));
-            match words(&snapshot) {
-                Ok(()) => count *= 2,
-                Err(words) => {
-                    assert!(words > IMAGE_BYTES / 8);
-                    count -= (words - IMAGE_BYTES / 8).div_ceil(4);
-                    break;
-                }
-            }
-        }
-        for (more, fits) in [(0, true), (1, false)] {
-            let rules = Arc::get_mut(&mut snapshot.rules).unwrap();
-            rules.exempt = PrefixSet::new((0..count + more).map(|number| v6(number).into()));
-            assert_eq!(words(&snapshot).is_ok(), fits, "{count} and {more}");
-        }
+            // Three words for these, and four for each of the others.
+            let few = (0..3).map(v4);
+            let nets = few.chain((0..count).map(v6)).map(IpNet::from);
+            rules.exempt = PrefixSet::new(nets);
+            image(&snapshot).err().map(|error| error.words)
+        };
+        const WORDS: usize = IMAGE_BYTES / 8;
+        let too_many = WORDS / 4;
+        let most = too_many - (refused(too_many).unwrap() - WORDS) / 4;
+        assert_eq!(refused(most), None);
+        assert_eq!(refused(most + 1), Some(WORDS + 4));
     }
 }

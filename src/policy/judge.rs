@@ -268,3 +268,70 @@ fn is_from_listener<F: Family>(source: F, ports: Ports, snapshot: &Snapshot) -> 
 fn is_to_relay<F: Family>(destination: F, ports: Ports, snapshot: &Snapshot) -> bool {
     snapshot.relays.lists(destination, ports.destination)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Actions, AtUplink, EndpointSet, Intent, Mode, PrefixSet, Steer};
+    use std::sync::Arc;
+
+    const HOST: u32 = 0xc000_020a;
+
+    fn snapshot() -> Snapshot {
+        let rules = Rules {
+            classify_by: ClassifyBy::RelaySet,
+            addresses: PrefixSet::new(["192.0.2.10/32".parse().unwrap()]),
+            relay_addresses: PrefixSet::default(),
+            listeners: [].into(),
+            resolvers: PrefixSet::default(),
+            exempt: PrefixSet::default(),
+            exit_protocols: ExitProtocols::Tcp,
+            actions: Actions::new(Intent {
+                mode: Mode::Enforce,
+                mark: Dscp::AF11,
+                at_uplink: AtUplink::Keep,
+                steer: Steer::Off,
+            }),
+        };
+        Snapshot::new(1, Arc::new(rules), EndpointSet::empty())
+    }
+
+    /// A fragment of a packet to the same destination.
+    fn fragment(source: u32, protocol: u8, id: u32, first: bool) -> Headers {
+        Headers::V4(Packet {
+            source,
+            destination: 0xc633_6407,
+            l3: ETHERNET_HEADER_BYTES,
+            ports: Ports::default(),
+            tcp: Tcp::default(),
+            fragment: Some(Fragment {
+                id,
+                protocol,
+                first,
+            }),
+            tos: 0,
+            protocol,
+        })
+    }
+
+    /// The memory of fragments is bounded: what needs no place in it takes none.
+    #[test]
+    fn only_first_fragments_of_the_host_take_a_place() {
+        const ICMP: u8 = 1;
+        let snapshot = snapshot();
+        let mut fragments = FragmentTable::default();
+        let mut rule = |headers| judge(&headers, &snapshot, &mut fragments, Duration::ZERO).rule;
+        let later = || fragment(HOST, protocol::TCP, 7, false);
+        assert_eq!(rule(later()), Rule::UnseenFragment);
+        assert_eq!(
+            rule(fragment(HOST, protocol::TCP, 7, true)),
+            Rule::ExitProtocol
+        );
+        for id in 0..100_000 {
+            assert_eq!(rule(fragment(HOST, ICMP, id, false)), Rule::OtherProtocol);
+            let foreign = rule(fragment(HOST + 1, protocol::TCP, id, true));
+            assert_eq!(foreign, Rule::ForeignSource);
+        }
+        assert_eq!(rule(later()), Rule::ExitProtocol);
+    }
+}

@@ -276,4 +276,50 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn only_tcp_has_a_sequence_number_and_control_bits() {
+        for (protocol, ports, control) in [(6, 0x0101, 0x01), (17, 0x0101, 0), (1, 0, 0)] {
+            let mut packet = v4(1);
+            packet[9] = protocol;
+            let frame = frame(0, [0x08, 0x00], &packet);
+            let Headers::V4(packet) = parse(&frame, frame.len()) else {
+                panic!("protocol {protocol} is not read");
+            };
+            assert_eq!(packet.ports.source, ports, "protocol {protocol}");
+            assert_eq!(packet.tcp.control, control, "protocol {protocol}");
+        }
+    }
+
+    #[test]
+    fn a_fragment_header_tells_fragments_but_for_an_atomic_one() {
+        for (offset_and_more, expected) in [
+            (0x0000_u16, None),
+            (0x0006, None),
+            (0x0001, Some(true)),
+            (0x0008, Some(false)),
+            (0x0009, Some(false)),
+            (0x8000, Some(false)),
+        ] {
+            let [high, low] = offset_and_more.to_be_bytes();
+            // A later fragment ends the walk, whatever its next header: here a chain without end.
+            let next_header = if expected == Some(false) { 60 } else { 6 };
+            let header = [next_header, 0, high, low, 0x12, 0x34, 0x56, 0x78];
+            let chain: [&[u8]; 2] = [&[44, 0, 1, 4, 0, 0, 0, 0], &header];
+            let frame = frame(0, [0x86, 0xdd], &v6(&chain));
+            let Headers::V6(packet) = parse(&frame, frame.len()) else {
+                panic!("{offset_and_more:#06x} is not read");
+            };
+            let first = packet.fragment.map(|fragment| fragment.first);
+            assert_eq!(first, expected, "{offset_and_more:#06x}");
+            assert!(
+                packet
+                    .fragment
+                    .is_none_or(|fragment| fragment.id == 0x1234_5678)
+            );
+            let ports = if expected == Some(false) { 0 } else { 0x0101 };
+            assert_eq!(packet.ports.source, ports, "{offset_and_more:#06x}");
+            assert_eq!(packet.protocol, next_header);
+        }
+    }
 }

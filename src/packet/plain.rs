@@ -100,3 +100,180 @@ fn at<const FIELD: usize, const N: usize>(head: &[u8; N], offset: usize) -> &[u8
         None => const { &[0; FIELD] },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Headers;
+    use super::*;
+
+    /// The beginning of a TCP header: ports 0x1122 and 0x3344, sequence number 0x55667788, ACK and
+    /// SYN.
+    const TRANSPORT: [u8; 14] = [
+        0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0x50, 0x12,
+    ];
+    const TCP: Tcp = Tcp {
+        sequence: 0x5566_7788,
+        control: 0x12,
+    };
+    const PORTS: Ports = Ports {
+        source: 0x1122,
+        destination: 0x3344,
+    };
+
+    /// A frame of so many tags and a packet with two bytes behind its control bits.
+    fn frame(tags: usize, ethertype: u16, header: &[u8]) -> Vec<u8> {
+        let tag = [0x81, 0x00, 0x20, 0x64].repeat(tags / 4);
+        [
+            &[2; 12],
+            &tag[..],
+            &ethertype.to_be_bytes(),
+            header,
+            &TRANSPORT,
+            &[0xdd, 0xee],
+        ]
+        .concat()
+    }
+
+    fn v4(tags: usize) -> Vec<u8> {
+        let header = [
+            0x45, 0xab, 0, 36, 0x12, 0x34, 0x40, 0, 63, 6, 0xcd, 0xef, 192, 0, 2, 10, 198, 51, 100,
+            7,
+        ];
+        frame(tags, IPV4, &header)
+    }
+
+    fn v6(tags: usize) -> Vec<u8> {
+        let mut header = vec![0x6a, 0xbc, 0xde, 0xf0, 0, 16, 6, 63];
+        header.extend(0x10..0x30);
+        frame(tags, IPV6, &header)
+    }
+
+    /// What both readers make of frames with one byte changed.
+    fn changed(whole: &[u8], changes: &[(usize, u8)]) -> [bool; 2] {
+        let mut frame = whole.to_vec();
+        for (at, byte) in changes {
+            frame[*at] = *byte;
+        }
+        let (v4, v6) = (
+            plain_v4(&frame, 0, frame.len()),
+            plain_v6(&frame, 0, frame.len()),
+        );
+        // What they read is what is read of any frame.
+        match super::super::parse(&frame, frame.len()) {
+            Headers::V4(packet) => assert!(v4.is_none_or(|plain| plain == packet)),
+            Headers::V6(packet) => assert!(v6.is_none_or(|plain| plain == packet)),
+            Headers::NotIp | Headers::Malformed(_) => assert!(v4.is_none() && v6.is_none()),
+        }
+        [v4.is_some(), v6.is_some()]
+    }
+
+    #[test]
+    fn every_field_is_read_behind_tags() {
+        for tags in [0, 4, 8] {
+            let frame = v4(tags);
+            let expected = Packet {
+                source: 0xc000_020a,
+                destination: 0xc633_6407,
+                l3: tags + 14,
+                ports: PORTS,
+                tcp: TCP,
+                fragment: None,
+                tos: 0xab,
+                protocol: 6,
+            };
+            assert_eq!(plain_v4(&frame, tags, frame.len()), Some(expected));
+            assert_eq!(plain_v6(&frame, tags, frame.len()), None);
+            let frame = v6(tags);
+            let expected = Packet {
+                source: 0x1011_1213_1415_1617_1819_1a1b_1c1d_1e1f_u128,
+                destination: 0x2021_2223_2425_2627_2829_2a2b_2c2d_2e2f,
+                l3: tags + 14,
+                ports: PORTS,
+                tcp: TCP,
+                fragment: None,
+                tos: 0xab,
+                protocol: 6,
+            };
+            assert_eq!(plain_v6(&frame, tags, frame.len()), Some(expected));
+            assert_eq!(plain_v4(&frame, tags, frame.len()), None);
+        }
+    }
+
+    #[test]
+    fn udp_has_no_sequence_number_and_no_control_bits() {
+        let (mut v4, mut v6) = (v4(0), v6(0));
+        (v4[23], v6[20]) = (17, 17);
+        let v4 = plain_v4(&v4, 0, v4.len()).unwrap();
+        assert_eq!((v4.protocol, v4.ports, v4.tcp), (17, PORTS, Tcp::default()));
+        let v6 = plain_v6(&v6, 0, v6.len()).unwrap();
+        assert_eq!((v6.protocol, v6.ports, v6.tcp), (17, PORTS, Tcp::default()));
+    }
+
+    #[test]
+    fn what_is_not_plain_ipv4_is_left_to_the_parser() {
+        const READ: [bool; 2] = [true, false];
+        const LEFT: [bool; 2] = [false, false];
+        for (changes, expected) in [
+            (&[(13, 0x06)][..], LEFT),
+            (&[(12, 0x09)], LEFT),
+            (&[(14, 0x55)], LEFT),
+            (&[(14, 0x46)], LEFT),
+            (&[(15, 0xff)], READ),
+            // More fragments; each half of the offset; don't fragment.
+            (&[(20, 0x20)], LEFT),
+            (&[(20, 0x01)], LEFT),
+            (&[(21, 0x01)], LEFT),
+            (&[(20, 0xc0)], READ),
+            (&[(22, 0xff)], READ),
+            (&[(23, 1)], LEFT),
+            // 34 bytes end with the control bits, 36 with the frame.
+            (&[(17, 33)], LEFT),
+            (&[(17, 34)], READ),
+            (&[(17, 37)], LEFT),
+            (&[(16, 1)], LEFT),
+        ] {
+            assert_eq!(changed(&v4(0), changes), expected, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_plain_ipv6_is_left_to_the_parser() {
+        const READ: [bool; 2] = [false, true];
+        const LEFT: [bool; 2] = [false, false];
+        for (changes, expected) in [
+            (&[(13, 0xdc)][..], LEFT),
+            (&[(14, 0x7a)], LEFT),
+            (&[(14, 0x60)], READ),
+            (&[(15, 0x00)], READ),
+            (&[(20, 60)], LEFT),
+            (&[(20, 1)], LEFT),
+            // 14 bytes end with the control bits, 16 with the frame.
+            (&[(19, 13)], LEFT),
+            (&[(19, 14)], READ),
+            (&[(19, 17)], LEFT),
+            (&[(18, 1)], LEFT),
+        ] {
+            assert_eq!(changed(&v6(0), changes), expected, "{changes:?}");
+        }
+    }
+
+    /// A frame may be longer than its readable part, and the packet shorter than its frame.
+    #[test]
+    fn the_packet_is_within_the_frame_and_the_headers_are_readable() {
+        for tags in [0, 4] {
+            for (whole, headers) in [(v4(tags), 48), (v6(tags), 68)] {
+                let is_read = |readable: usize, frame_bytes: usize| {
+                    let frame = &whole[..readable];
+                    plain_v4(frame, tags, frame_bytes).is_some()
+                        || plain_v6(frame, tags, frame_bytes).is_some()
+                };
+                let (headers, length) = (tags + headers, whole.len());
+                assert!(is_read(headers, length));
+                assert!(!is_read(headers - 1, length));
+                assert!(is_read(length, length + 100));
+                assert!(!is_read(length, length - 1));
+                assert!(!is_read(length, headers - 1));
+            }
+        }
+    }
+}

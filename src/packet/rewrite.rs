@@ -136,4 +136,15 @@ mod tests {
         set_destination_mac(&mut runt, MacAddr::new([2; 6]));
         assert_eq!(runt, [7; 5]);
     }
+
+    #[test]
+    fn mac_addresses_are_set_and_nothing_behind_them() {
+        let [destination, source] = [2, 4].map(|byte| MacAddr::new([byte; 6]));
+        let mut frame = [7; 14];
+        set_macs(&mut frame, MacPair::new(destination, source));
+        assert_eq!(frame, [2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 7, 7]);
+        let mut frame = [7; 14];
+        set_destination_mac(&mut frame, destination);
+        assert_eq!(frame, [2, 2, 2, 2, 2, 2, 7, 7, 7, 7, 7, 7, 7, 7]);
+    }
 }

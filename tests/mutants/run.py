@@ -95,7 +95,11 @@ CUTS = [
             "src/datapath/mod.rs": "kernel:: xsk::".split(),
         },
         unit=["packet", "policy"],
-        stages=[("--lib", []), ("--test=rule", [])],
+        stages=[
+            ("--lib", []),
+            ("--test=rule", ["answers::", "table::"]),
+            ("--test=rule", ["host_mark::", "oracle::"]),
+        ],
         cases=2000,
     ),
     Cut(

@@ -22,6 +22,7 @@ import pathlib
 import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ ACCEPTED = HERE / "accepted.toml"
 # CPU seconds and KiB of address space of one test program: some mutants never end.
 CPU_SECONDS = 10
 ADDRESS_SPACE = 8 << 20
+# As cargo says what ended a test program.
+OUT_OF_TIME = re.compile(rf"\(signal: {int(signal.SIGXCPU)}\b")
 # A backstop only: wall-clock time passes while a run is stopped.
 WALL_SECONDS = 4 * 3600
 # How many mutants cargo-mutants is given at once.
@@ -266,7 +269,7 @@ def outcomes(out):
         status = {"CaughtMutant": "caught", "MissedMutant": "missed", "Unviable": "unviable",
                   "Timeout": "timeout"}[outcome["summary"]]
         log = out / "mutants.out" / outcome["log_path"]
-        if status == "caught" and "SIGXCPU" in log.read_text(errors="replace"):
+        if status == "caught" and OUT_OF_TIME.search(log.read_text(errors="replace")):
             status = "timeout"
         found[outcome["scenario"]["Mutant"]["name"]] = status
     return found

@@ -8,9 +8,9 @@ use exitmark::packet::Version;
 use exitmark::policy::{AtUplink, Endpoint, Listener, Snapshot, Steer, image};
 use ipnet::IpNet;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// A minute's worth for one thread, and more than any plant has needed.
+/// More than any plant has needed.
 const FRAMES: u64 = 5_000_000;
 
 // Where things are in an image, in bytes: `struct exitmark_policy` in bpf/exitmark.h.
@@ -106,7 +106,6 @@ fn find(name: &str, plant: Plant<'_>) {
     let outcome = session.run(FRAMES, Some(plant)).unwrap();
     let took = start.elapsed();
     assert_eq!(outcome.differences.len(), 1, "{name} was not found");
-    assert!(took < Duration::from_secs(60), "{name}: {took:?}");
     let _ = writeln!(
         std::io::stderr(),
         "{name}: found after {} frames, {took:.1?}: {}",

@@ -370,7 +370,9 @@ class Trial:
     def keep_the_wire(self):
         """detach --keep-wire leaves a plain wire, and the service takes it over again."""
         with network.Pings(self.net) as pings:
-            self.guest.run("systemctl stop exitmark && exitmark detach --keep-wire")
+            self.guest.run(
+                f"systemctl stop exitmark && exitmark detach --keep-wire --config {CONFIG}"
+            )
             seen = self.net.observed(self.net.exchange)
             self.guest.run("systemctl start exitmark")
             self.active("exitmark")

@@ -57,8 +57,8 @@ impl Fault {
         matches!(self, Self::Member(_) | Self::Upper(_) | Self::Address(_))
     }
 
-    /// What is amiss, what it means, and what mends it. While a port is lost there is no worker: a
-    /// wire that needs one is dead with any of its ports.
+    /// The fault, its consequence and its mend. Workers end while a port is lost, so a wire that
+    /// needs one carries nothing without any of its ports.
     pub(super) fn text(&self, port: &StandingPort, standing: &Standing) -> String {
         let (nic, role) = (&port.nic.name, port.role);
         let loss = match role {

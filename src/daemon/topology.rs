@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_listener_is_unnamed_only_beside_a_relay_set() {
         let mut topology = Topology::default();
-        // What has been counted by then, whether there is no relay set, and the outcome.
+        // Frames counted so far, whether the relay set is missing, whether the warning is on.
         for (counted, lacks_relays, expected) in [
             (0, true, false),
             (1, true, false),

@@ -205,7 +205,7 @@ impl Relatives {
 }
 
 impl Nic {
-    /// Refuses an interface that is no NIC by itself: bridges, bonds, teams, what shares a NIC with
+    /// Refuses an interface that depends on others: bridges, bonds, teams, what shares a NIC with
     /// others, and the ports of any of these.
     ///
     /// # Errors

@@ -12,9 +12,11 @@ pub(super) const OF_MAIN: &[Capability] = &[
 ];
 /// The thread that has neighbours resolved.
 pub(super) const OF_WAY: &[Capability] = &[Capability::CAP_NET_ADMIN];
-/// The thread that reads tor's files as root, and makes the reader of documents another user.
+/// The thread that reads tor's files as root, makes the reader of documents another user, and ends a
+/// reader that hangs: one that is another user cannot be ended without CAP_KILL.
 pub(super) const OF_ROOTS_KEEPER: &[Capability] = &[
     Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_KILL,
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
 ];

@@ -1,6 +1,7 @@
 //! What a running box may still do: in the kernel's words, and by trying what it may not.
 
 use crate::craft::{AF11, exit};
+use crate::reload::{Tor, listing, relay, servers};
 use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
 use caps::Capability;
 use exitmark::lab::LabError;
@@ -102,6 +103,21 @@ fn every_thread_has_given_up_what_it_does_not_need() {
     let mut rig = Rig::silent(Plan::default(), &Config::default());
     check_threads(rig.running.pid(), &[]);
     check_marking(&rig);
+    moved(&rig.running.stop().unwrap());
+}
+
+#[test]
+fn roots_reader_of_relay_files_keeps_what_that_takes() {
+    needs_root!();
+    let tor = Tor::with(&listing(relay(servers()[0])));
+    let mut rig = Rig::silent(Plan::default(), &tor.config(""));
+    let kept = [
+        Capability::CAP_DAC_READ_SEARCH,
+        Capability::CAP_KILL,
+        Capability::CAP_SETUID,
+        Capability::CAP_SETGID,
+    ];
+    check_threads(rig.running.pid(), &kept);
     moved(&rig.running.stop().unwrap());
 }
 

@@ -18,6 +18,8 @@ use tempfile::TempDir;
 
 const NAME: &str = "cached-microdesc-consensus";
 const HOUR: Duration = Duration::from_secs(3600);
+/// As whom a box that is root's has documents read.
+const NOBODY: u32 = 65534;
 /// What the box says when it has taken a set on, and when it has not.
 pub(crate) const REPLACED: &str = "relay set replaced";
 pub(crate) const KEPT: &str = "stays as it was";
@@ -431,7 +433,12 @@ fn no_frame_is_lost_while_sets_change() {
 fn a_loader_that_dies_or_hangs_costs_a_refresh() {
     needs_root!();
     let [first, second] = servers();
-    for signal in [Signal::SIGKILL, Signal::SIGILL, Signal::SIGSTOP] {
+    for (signal, user) in [
+        (Signal::SIGKILL, 0),
+        (Signal::SIGILL, NOBODY),
+        (Signal::SIGSTOP, 0),
+        (Signal::SIGSTOP, NOBODY),
+    ] {
         // One of full size takes long enough to be caught.
         let mut large = listing(relay(second));
         large.relays = 20_000;
@@ -440,7 +447,7 @@ fn a_loader_that_dies_or_hangs_costs_a_refresh() {
         let pid = rig.running.pid();
         // The document alone, so that it is the only one that is read.
         replace(&tor.consensus(), large.sign(&AUTHORITIES).as_bytes());
-        let caught = catch(pid);
+        let caught = catch(pid, user);
         nix::sys::signal::kill(caught, signal).unwrap();
         let mut prober = Prober::new(&rig);
         prober.expect(first, Treatment::Steered, "meanwhile");
@@ -456,14 +463,16 @@ fn a_loader_that_dies_or_hangs_costs_a_refresh() {
     }
 }
 
-/// The first child that this process has, when it has one.
-fn catch(pid: u32) -> nix::unistd::Pid {
+/// The first loader that this process has as its child, when it has become this user.
+fn catch(pid: u32, user: u32) -> nix::unistd::Pid {
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
         for child in children(pid) {
             // Before it is a loader it is a part of the box itself.
             let command = std::fs::read_to_string(format!("/proc/{child}/cmdline"));
-            if command.is_ok_and(|words| words.contains("load-relays")) {
+            let status = std::fs::read_to_string(format!("/proc/{child}/status"));
+            let is_user = status.is_ok_and(|text| text.contains(&format!("\nUid:\t{user}\t")));
+            if is_user && command.is_ok_and(|words| words.contains("load-relays")) {
                 return nix::unistd::Pid::from_raw(child);
             }
         }

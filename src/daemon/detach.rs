@@ -191,9 +191,10 @@ fn set_back(undo: Undo, changes: u64, netns: u64) -> Result<bool, NicError> {
         .map(|()| true)
 }
 
-/// Sets on each NIC what a wire needs. What is changed is remembered before, for whoever
-/// detaches the box; what an earlier box changed and is needed no more is set back.
-pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<(), DaemonError> {
+/// Sets on each NIC what a wire needs. What is changed is remembered before, for a later detach. What
+/// an earlier box changed and is needed no more is returned, to be set back when no program of that
+/// box is left on the NIC.
+pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<Leftover, DaemonError> {
     let netns = netns()?;
     let earlier = earlier(pins, record);
     let needed = |role: Role| {
@@ -219,8 +220,8 @@ pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<(), D
             changed,
         })
     });
-    let now = || undos.iter().filter_map(|(_, undo)| *undo);
-    record.write(&united(earlier.iter().copied().chain(now())));
+    let now: Vec<Undo> = undos.iter().filter_map(|(_, undo)| *undo).collect();
+    record.write(&united(earlier.iter().chain(&now).copied()));
     for role in Role::ALL {
         pins.remember(role, undos[role])?;
         if let Some(nic) = &nics.ports[role] {
@@ -229,12 +230,41 @@ pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<(), D
             }
         }
     }
-    // At last what is needed no more: until here a start can still fail.
-    for &undo in &earlier {
+    let unneeded = earlier.into_iter().map(|undo| {
         let role = nics.present().find(|(_, nic)| is_on(&undo, nic));
         let needed = role.map_or(0, |(role, _)| bits(role));
-        set_back(undo, undo.changed & !needed, netns)?;
+        Undo {
+            changed: undo.changed & !needed,
+            ..undo
+        }
+    });
+    Ok(Leftover {
+        changes: united(unneeded),
+        now,
+        netns,
+    })
+}
+
+/// What an earlier box changed on NICs and this one does not need.
+#[must_use = "the NICs stay as the earlier box set them"]
+pub(super) struct Leftover {
+    changes: Vec<Undo>,
+    /// What this box has changed.
+    now: Vec<Undo>,
+    netns: u64,
+}
+
+impl Leftover {
+    /// Sets it back. A driver may refuse an offload while a program is attached (virtio_net does), so
+    /// the earlier box's programs must be off. What is refused stays on record for a detach.
+    pub(super) fn set_back(self, record: &Record) {
+        let mut on_record = self.now;
+        for undo in self.changes {
+            if let Err(error) = set_back(undo, undo.changed, self.netns) {
+                tracing::warn!("{error}; `exitmark detach` tries it again");
+                on_record.push(undo);
+            }
+        }
+        record.write(&united(on_record));
     }
-    record.write(&now().collect::<Vec<_>>());
-    Ok(())
 }

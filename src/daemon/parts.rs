@@ -242,10 +242,11 @@ impl Assembly {
         let reach = Reach::look(nics, &self.lossy)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
         // Before anything is taken off that was there: this may be refused.
-        detach::prepare(pins, record, nics)?;
+        let leftover = detach::prepare(pins, record, nics)?;
         for remark in kernel.clear(pins, nics.numbers())? {
             tracing::warn!("{remark}");
         }
+        leftover.set_back(record);
         for (role, nic) in nics.present() {
             let attachment = kernel.attach(pins, role, &nic.name, nic.index)?;
             if attachment.mode == AttachMode::Generic {

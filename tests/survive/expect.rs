@@ -215,11 +215,58 @@ impl Row {
         (!wrong.is_empty()).then(|| wrong.join("; "))
     }
 
+    /// Whether a machine that stands still for some milliseconds, as a virtual one does, explains all
+    /// that is wrong: a limit in milliseconds is passed then, and a paced load overruns the cable
+    /// before the box. What the box does wrong it does each time that the row is played.
+    pub(crate) fn may_be_of_machine(&self, lost: Lost) -> bool {
+        let is_timed = match lost {
+            Lost::TenMs | Lost::AtMostEach(_) | Lost::Beside(_) => true,
+            Lost::AtMost(limit) => self.lost <= limit + self.dropped_before_box,
+            Lost::Any | Lost::NoneAfter => false,
+        };
+        is_timed && self.complaint(lost).is_some() && self.complaint(Lost::Any).is_none()
+    }
+
     /// One in a hundred, where there are two ways.
     fn may_be_reordered(&self) -> u64 {
         match self.engine {
             "xdp" => 0,
             _ => self.sent / 100,
         }
+    }
+}
+
+#[test]
+fn only_what_a_machine_that_stands_still_explains_is_played_again() {
+    let row = |change: fn(&mut Row)| {
+        let mut row = Row {
+            sent: 10_000,
+            ..Row::default()
+        };
+        change(&mut row);
+        row
+    };
+    let late = row(|row| (row.lost, row.outage_ms) = (201, Some(10)));
+    let overrun = row(|row| (row.lost, row.dropped_before_box) = (300, 300));
+    assert!(late.may_be_of_machine(TEN_MS));
+    assert!(overrun.may_be_of_machine(NONE));
+    for (row, lost) in [
+        (row(|_| {}), NONE),
+        (
+            row(|row| (row.lost, row.outage_ms) = (201, Some(9))),
+            TEN_MS,
+        ),
+        (late, NONE),
+        (
+            row(|row| (row.lost, row.dropped_before_box) = (301, 300)),
+            NONE,
+        ),
+        (
+            row(|row| (row.lost, row.outage_ms, row.mismarked) = (201, Some(10), 1)),
+            TEN_MS,
+        ),
+        (row(|row| row.lost_after = Some(1)), Lost::NoneAfter),
+    ] {
+        assert!(!row.may_be_of_machine(lost), "{}", row.line());
     }
 }

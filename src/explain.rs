@@ -1,4 +1,5 @@
-//! What would happen to frames that lie in a file, by the very code that forwards live ones.
+//! Reports what the data path would do to captured frames, using the forwarder that handles live
+//! ones.
 //!
 //! Shows offsets and changed bytes, never an address.
 
@@ -18,15 +19,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The longest frame that a written capture may hold.
+/// The longest frame that a written capture may hold, in bytes.
 const SNAPLEN: u32 = 262_144;
-/// What stands in for a NIC that is not in this machine.
+/// Stands in for the MAC address of a NIC that this machine does not have.
 const UNKNOWN_MAC: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 0]);
 
 /// Why frames cannot be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
-    /// Neither a file nor hexadecimal digits. It is not repeated: it may hold addresses.
+    /// Neither a file nor hexadecimal digits. The input is not repeated: it may hold addresses.
     #[error(
         "the {0} characters given are neither the name of a file nor a frame: an even number of \
          hexadecimal digits, of which white space and colons may be part"
@@ -38,32 +39,32 @@ pub enum ExplainError {
     /// The capture cannot be opened for writing.
     #[error("{path}: {source}")]
     File {
-        /// The file.
+        /// The capture file.
         path: PathBuf,
-        /// Why not.
+        /// What the system said.
         source: std::io::Error,
     },
     /// The capture cannot be written.
     #[error("{path}, frame {frame}: {source}")]
     Capture {
-        /// The file.
+        /// The capture file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Number of the frame, from 1; 0 is the file header.
         frame: usize,
-        /// Why not.
+        /// What the writer said.
         source: PcapError,
     },
-    /// Some of the capture is of another kind of network.
+    /// Some packets of the capture are not Ethernet frames.
     #[error(
         "{path}: {frames} packets are of link type {link}, not Ethernet (1), and left out; capture \
          at the port itself"
     )]
     LinkType {
-        /// The file.
+        /// The capture file.
         path: PathBuf,
-        /// How many.
+        /// How many packets were left out.
         frames: u64,
-        /// Its number.
+        /// Link type of the last one.
         link: u32,
     },
     /// The relay set cannot be loaded.
@@ -71,46 +72,46 @@ pub enum ExplainError {
     Relays(#[from] LoadError),
 }
 
-/// A frame out of a capture, which may have kept its beginning only.
+/// A captured frame; the capture may have truncated it.
 struct Captured {
     time: Duration,
     frame_bytes: usize,
     bytes: Vec<u8>,
 }
 
-/// One frame's story.
+/// What would happen to one frame.
 #[derive(Debug)]
 pub struct Explanation {
-    /// Counted from 1.
+    /// Number of the frame, from 1.
     pub number: usize,
     /// When it was captured, since the Unix epoch.
     pub time: Duration,
-    /// How long it was on the wire, in bytes; a capture may have kept less.
+    /// Length on the wire, in bytes; a capture may have kept less.
     pub frame_bytes: usize,
-    /// The frame as it came.
+    /// The frame as received.
     pub before: Vec<u8>,
     /// The frame as it would leave.
     pub after: Vec<u8>,
     /// Where it would go.
     pub outcome: Outcome,
-    /// Why; outbound frames have a verdict, inbound ones only a direction.
+    /// The verdict on an outbound frame; `None` for inbound frames, which only have a direction.
     pub verdict: Option<Verdict>,
 }
 
-/// Frames that were explained.
+/// The explained frames of one input.
 #[derive(Debug)]
 pub struct Explained {
-    /// One by one, in order.
+    /// The frames, in capture order.
     pub frames: Vec<Explanation>,
-    /// Why others that are in the capture are not among them.
+    /// Why the other frames of the capture are missing, if there are any.
     pub fault: Option<ExplainError>,
 }
 
-/// Explains a frame in hexadecimal digits, or every frame of a capture file, as received on
-/// `port`. `incoming_mac` is asked of the NIC where it is not given.
+/// Explains a frame given in hexadecimal digits, or every frame of a capture file, as received on
+/// `port`. Without `incoming_mac`, the MAC address is read from the NIC.
 ///
 /// # Errors
-/// The input is no frame and no capture, or the relay set cannot be read.
+/// The input is neither a frame nor a capture, or the relay set cannot be read.
 pub fn explain(
     input: &str,
     settings: &Settings,
@@ -173,7 +174,7 @@ fn links(settings: &Settings, incoming_mac: Option<MacAddr>) -> Links {
     let link = IncomingLink {
         port,
         own,
-        // Who has that address is not asked: a frame shows it as unknown.
+        // The address is not resolved: its MAC shows as unknown.
         next_hop: Some(match incoming.next_hop {
             NextHop::Mac(mac) => mac,
             NextHop::Address(_) => UNKNOWN_MAC,
@@ -182,7 +183,7 @@ fn links(settings: &Settings, incoming_mac: Option<MacAddr>) -> Links {
     Links::new(settings.host_mac, Some(link))
 }
 
-/// Hexadecimal digits, with white space, colons or a leading 0x as people paste them.
+/// Parses hexadecimal digits; skips white space, colons and a leading `0x`.
 fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     let text = text.strip_prefix("0x").unwrap_or(text);
     let digits: Vec<u8> = text
@@ -197,7 +198,7 @@ fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     Some(pairs.map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
-/// All frames of a capture up to where it cannot be read any further, and why not.
+/// Reads the frames of a capture up to its end or its first error, and returns that error.
 fn read_capture(path: &Path) -> Result<(Vec<Captured>, Option<ExplainError>), ReadError> {
     let mut capture = Reader::open(path)?;
     let mut frames = Vec::new();
@@ -228,7 +229,7 @@ fn read_capture(path: &Path) -> Result<(Vec<Captured>, Option<ExplainError>), Re
 }
 
 impl Explanation {
-    /// The port by which the frame would leave, if by any.
+    /// The port by which the frame would leave, or `None`.
     pub const fn egress(&self) -> Option<Role> {
         match self.outcome {
             Outcome::Forward(role) => Some(role),
@@ -275,7 +276,7 @@ impl Explanation {
                 .write_raw_packet(&packet)
                 .map_err(at_frame(explanation.number))?;
         }
-        // Dropping it would swallow the error of a full disk.
+        // Dropping the writer would hide a write error.
         writer.into_writer().flush().map_err(in_file)
     }
 

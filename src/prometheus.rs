@@ -1,5 +1,5 @@
-//! Families of metrics in the OpenMetrics text format, written by the ways that prometheus-client
-//! has for constants.
+//! Writes metric families in the OpenMetrics text format, with prometheus-client's encoders for
+//! constant metrics.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -13,10 +13,10 @@ use std::fmt;
 /// The media type of what [`expose`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics of a collector, their names behind a prefix.
+/// All metrics of a collector, their names prefixed with `prefix` and `_`.
 ///
 /// # Errors
-/// If they cannot be written as text.
+/// The metrics cannot be written as text.
 pub fn expose(prefix: &str, collected: impl Collector) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(prefix);
     registry.register_collector(Box::new(collected));
@@ -25,10 +25,10 @@ pub fn expose(prefix: &str, collected: impl Collector) -> Result<String, fmt::Er
     Ok(text)
 }
 
-/// Names and values.
+/// Label names and values of one metric.
 pub type Labels = Vec<(&'static str, String)>;
 
-/// Labels of a value.
+/// Builds the labels of a value.
 pub fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
     pairs.map(|(name, value)| (name, value.to_owned())).into()
 }
@@ -38,11 +38,11 @@ pub fn single<T>(value: T) -> [(Labels, T); 1] {
     [(Vec::new(), value)]
 }
 
-/// What metrics are written to.
+/// Encoder that the metric families are written to.
 pub struct Metrics<'a>(pub DescriptorEncoder<'a>);
 
 impl Metrics<'_> {
-    /// Something that only grows; its name gets `_total`.
+    /// A counter; its name gets `_total`.
     pub fn counter(
         &mut self,
         name: &str,
@@ -52,7 +52,7 @@ impl Metrics<'_> {
         self.counts(name, None, help, values)
     }
 
-    /// A size that only grows; its name gets `_bytes_total`.
+    /// A counter of bytes; its name gets `_bytes_total`.
     pub fn bytes(
         &mut self,
         name: &str,
@@ -74,7 +74,7 @@ impl Metrics<'_> {
         self.family(name, unit, help, MetricType::Counter, values)
     }
 
-    /// Something that is as it is.
+    /// A gauge.
     pub fn gauge(
         &mut self,
         name: &str,
@@ -86,7 +86,7 @@ impl Metrics<'_> {
         self.family(name, None, help, MetricType::Gauge, values)
     }
 
-    /// A moment, in seconds since 1970; its name gets `_timestamp_seconds`.
+    /// A time in seconds since the Unix epoch; its name gets `_timestamp_seconds`.
     pub fn timestamp(
         &mut self,
         name: &str,
@@ -109,7 +109,7 @@ impl Metrics<'_> {
     ) -> fmt::Result {
         let mut encoder = self.0.encode_descriptor(name, help, unit, kind)?;
         for (labels, value) in values {
-            // A family of no labels would be written with empty braces.
+            // A family without labels would be written with empty braces.
             if labels.is_empty() {
                 return value.encode(encoder);
             }
@@ -118,7 +118,7 @@ impl Metrics<'_> {
         Ok(())
     }
 
-    /// Words, as labels of a 1; its name gets `_info`.
+    /// Text values, as labels of a metric whose value is 1; its name gets `_info`.
     pub fn info(
         &mut self,
         name: &str,

@@ -1,4 +1,4 @@
-//! The connections of a listener: how many there are, and which one makes room.
+//! The connections of a listener: their number, and which one is closed at the limit.
 
 use super::{AtLimit, CONNECTIONS};
 use std::collections::VecDeque;
@@ -7,24 +7,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// All of them. Dropping it closes them.
+/// The open connections. Dropping this closes them.
 pub(super) struct Connections {
     at_limit: AtLimit,
     tasks: JoinSet<()>,
-    /// The oldest first.
+    /// Oldest first.
     open: VecDeque<(AbortHandle, Busy)>,
-    /// Told whenever an answer is made.
+    /// Notified after each answer.
     answered: Arc<Notify>,
 }
 
-/// Whether an answer of one connection is being made.
+/// Whether a connection's answer is being made.
 #[derive(Clone)]
 pub(super) struct Busy {
     is_busy: Arc<AtomicBool>,
     answered: Arc<Notify>,
 }
 
-/// An answer that is being made. What is left of it then is to send it.
+/// An answer that is being made. Dropping this marks it as made; sending it is all that remains.
 pub(super) struct Answering(Busy);
 
 impl Busy {
@@ -51,7 +51,7 @@ impl Connections {
         }
     }
 
-    /// One more.
+    /// Starts a connection's task.
     pub(super) fn open<F>(&mut self, connection: impl FnOnce(Busy) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -64,7 +64,7 @@ impl Connections {
         self.open.push_back((task, busy));
     }
 
-    /// Waits until there may be one more.
+    /// Waits until another connection may be opened.
     pub(super) async fn make_room(&mut self) {
         while self.tasks.try_join_next().is_some() {}
         while self.tasks.len() >= CONNECTIONS {

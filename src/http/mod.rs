@@ -1,7 +1,7 @@
-//! A server for few who ask: every connection bounded in time, size and number. What is answered
-//! is somebody else's.
+//! An HTTP server for few clients. Every connection is bounded in time, size and number; the
+//! answers come from an [`Answers`] implementation.
 //!
-//! Whoever connects may be slow, dead or hostile, and must never hold up another one who asks.
+//! A client may be slow, dead or hostile, and must not hold up the others.
 
 mod connections;
 mod patience;
@@ -22,31 +22,31 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// Connections at a time at each listener.
+/// Concurrent connections at each listener.
 pub const CONNECTIONS: usize = 16;
-/// A request's head is at most so long,
+/// The longest request head, in bytes.
 const MAX_HEAD: usize = 8 << 10;
-/// and is there so soon after the connection, or after the answer before.
+/// Time for a request head to arrive, after the connection or the previous answer.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// Where no connection can be accepted (no file descriptors, say), until the next attempt.
+/// Pause after a failed accept, for example when file descriptors run out.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Why metrics cannot be served there.
+/// Why metrics cannot be served at this address.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// They would leave the machine.
+    /// The address is not a loopback address: metrics must not leave the machine.
     #[error(
         "metrics.listen: {0} is not a loopback address; give 127.0.0.1 or [::1], and let a \
          reverse proxy or an agent carry the metrics further"
     )]
     NotLoopback(SocketAddr),
-    /// The port cannot be had.
+    /// The port cannot be opened.
     #[error(
-        "metrics.listen: cannot listen on {address}: {reason}; `ss -ltnp 'sport = :{}'` shows who \
-         has that port", address.port()
+        "metrics.listen: cannot listen on {address}: {reason}; `ss -ltnp 'sport = :{}'` shows what \
+         uses that port", address.port()
     )]
     Port {
-        /// The address.
+        /// The address from `metrics.listen`.
         address: SocketAddr,
         /// What the system said.
         reason: io::Error,
@@ -56,7 +56,7 @@ pub enum ListenError {
 /// Listens on a port of the loopback interface.
 ///
 /// # Errors
-/// It is none, or somebody has it.
+/// The address is not a loopback address, or the port is in use.
 pub fn listen_for_metrics(address: SocketAddr) -> Result<TcpListener, ListenError> {
     if !address.ip().is_loopback() {
         return Err(ListenError::NotLoopback(address));
@@ -69,30 +69,30 @@ pub fn listen_for_metrics(address: SocketAddr) -> Result<TcpListener, ListenErro
     open().map_err(|reason| ListenError::Port { address, reason })
 }
 
-/// Who answers.
+/// Answers the requests of a server.
 pub trait Answers: Clone + Send + Sync + 'static {
-    /// What an answer consists of.
+    /// The body of an answer.
     type Body: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
-    /// The answer to a request.
+    /// Answers a request.
     fn answer(
         &self,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
-/// What becomes of a connection when there are [`CONNECTIONS`] already.
+/// What happens to a connection when [`CONNECTIONS`] are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtLimit {
-    /// It waits until another one ends: for listeners of few who are trusted.
+    /// It waits until another one ends. For listeners with few, trusted clients.
     Waits,
-    /// The oldest one is closed that has no answer being made: for listeners that anybody on the
-    /// machine can connect to. A connection that asks at once has its answer before its turn comes;
-    /// one that is held open keeps nobody out.
+    /// The oldest connection without a pending answer is closed. For listeners that any process on
+    /// the machine can connect to: a client that sends its request at once gets its answer before
+    /// its connection is the oldest, and an idle connection cannot keep others out.
     OldestCloses,
 }
 
-/// Accepts connections for ever, as many at a time as there may be.
+/// Accepts connections for ever; `at_limit` decides what happens at [`CONNECTIONS`].
 pub async fn serve<S>(
     answers: impl Answers,
     at_limit: AtLimit,
@@ -118,7 +118,7 @@ pub async fn serve<S>(
                             Ok::<_, Infallible>(answers.answer(request).await)
                         }
                     });
-                    // Whoever talks rubbish or goes away is nobody's concern.
+                    // Malformed requests and disconnects are not reported.
                     let _ = http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(HEAD_TIME)
@@ -126,7 +126,7 @@ pub async fn serve<S>(
                         .serve_connection(TokioIo::new(Patience::new(stream)), service)
                         .await;
                 });
-                // It is read before another one is accepted.
+                // Lets the request be read before the next connection is accepted.
                 yield_now().await;
             }
             Err(_) => sleep(PAUSE).await,

@@ -1,4 +1,4 @@
-//! A stream whose reader may be slow, but not dead: a write that cannot go on for too long fails.
+//! A stream whose writes time out: a slow reader is served, a dead one is not.
 
 use std::future::Future;
 use std::io;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// For so long may a reader take nothing.
+/// How long a write may make no progress.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The stream.
+/// A stream with a write timeout.
 pub(super) struct Patience<S> {
     stream: S,
-    /// Runs while a write waits.
+    /// Runs while a write is pending.
     limit: Option<Pin<Box<Sleep>>>,
 }
 

@@ -1,38 +1,37 @@
-//! pcapng: sections of blocks (draft-ietf-opsawg-pcapng). Sections, interfaces and packets are
-//! read; of all other blocks, only how long they are.
+//! The block structure of pcapng (draft-ietf-opsawg-pcapng). Sections, interfaces and packets are
+//! read; other blocks are skipped by their length.
 //!
-//! A list of options ends with opt_endofopt, or where its block ends. An option that is too short
-//! for what it stands for, or longer than what is left, says nothing: none that is needed here is
-//! worth a file.
+//! An option list ends with opt_endofopt or at the end of its block. An option that is too short
+//! for its value, or longer than the rest of its block, is ignored: the file stays readable.
 
 use super::format::{MAX_PACKET_BYTES, NANOS, Order, Step, Stuck, Timed, absurd};
 use super::input::MAX_RECORD_BYTES;
 use super::link::{Link, Record};
 
-/// The types of blocks.
+/// Block types.
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
 const OBSOLETE_PACKET: u32 = 2;
 const SIMPLE_PACKET: u32 = 3;
 const ENHANCED_PACKET: u32 = 6;
 
-/// In front of a block's body are its type and its length,
+/// Block type and block length, in front of a block's body.
 const BLOCK_HEADER: usize = 8;
-/// and behind it is its length once more.
+/// The header, and the length again behind the body.
 const LEAST_BLOCK: usize = 12;
-/// A section's header up to its options.
+/// A section header block without options.
 const LEAST_SECTION: usize = 28;
 const BYTE_ORDER: u32 = 0x1a2b_3c4d;
-/// An enhanced or an obsolete packet's fields before the packet.
+/// The fields of an enhanced or obsolete packet block in front of the packet data.
 const PACKET_FIELDS: usize = 20;
 
-/// The options of an interface that count.
+/// The interface options that are used.
 const IF_TSRESOL: u16 = 9;
 const IF_TSOFFSET: u16 = 14;
-/// How many interfaces a section may describe.
+/// Interfaces in one section at most.
 const MAX_INTERFACES: usize = 1 << 16;
 
-/// A section of a file, so far.
+/// State of the current section.
 #[derive(Default)]
 pub(crate) struct Blocks {
     order: Option<Order>,
@@ -44,7 +43,7 @@ struct Interface {
     link: Link,
     snaplen: usize,
     ticks: Ticks,
-    /// Seconds that every time is off.
+    /// Seconds to add to every time; two's complement, since the option is signed.
     offset: u64,
 }
 
@@ -56,7 +55,7 @@ enum Ticks {
 }
 
 impl Blocks {
-    /// Whether a file that begins so, in any byte order, is one of pcapng.
+    /// Whether a file that begins with this word, in either byte order, is pcapng.
     pub(super) const fn is_magic(word: u32) -> bool {
         word == SECTION
     }
@@ -64,7 +63,7 @@ impl Blocks {
     #[inline]
     pub(super) fn step(&mut self, bytes: &[u8]) -> Result<Step, Stuck> {
         let begins = Order::Little.word(bytes, 0).ok_or(Stuck::Incomplete)?;
-        // The same number in any order.
+        // A palindrome: the same number in either byte order.
         if begins == SECTION {
             return self.section(bytes);
         }
@@ -81,7 +80,7 @@ impl Blocks {
             }
             SIMPLE_PACKET => Some(self.simple(body, order)?),
             OBSOLETE_PACKET => {
-                // Behind it there is a half that counts losses.
+                // The obsolete block has a 16-bit interface number, and a drop count behind it.
                 let interface = order.half(body, 0).map(u32::from);
                 Some(self.packet(body, interface, order)?)
             }
@@ -157,8 +156,8 @@ impl Blocks {
         interface.ok_or_else(|| Stuck::Broken(format!("there is no interface {number}")))
     }
 
-    /// An enhanced packet, or an obsolete one, which differs in how it names its interface. Its
-    /// options are not read: they cost more than all the rest.
+    /// Reads an enhanced or obsolete packet block; they differ in where the interface number is.
+    /// Options are not read: parsing them costs more than everything else.
     #[inline]
     fn packet(&self, body: &[u8], number: Option<u32>, order: Order) -> Result<Timed, Stuck> {
         let field = |at| order.word(body, at).ok_or_else(|| broken(SHORT));
@@ -185,7 +184,7 @@ impl Blocks {
         })
     }
 
-    /// A packet without a time, of the first interface.
+    /// Reads a simple packet block: no time, interface 0.
     fn simple(&self, body: &[u8], order: Order) -> Result<Timed, Stuck> {
         let interface = self.interface(0)?;
         let whole = order.word(body, 0).ok_or_else(|| broken(SHORT))? as usize;
@@ -219,8 +218,8 @@ fn broken(what: &str) -> Stuck {
     Stuck::Broken(what.to_owned())
 }
 
-/// How long a block is, if all of it is there. Some programs do not count the padding at its end:
-/// the length behind it shows where that is.
+/// Length of a block, if all of it is in `bytes`. Some writers do not count the padding in the
+/// block length; the copy of the length behind the padding shows it.
 #[inline]
 fn block_bytes(bytes: &[u8], order: Order, least: usize) -> Result<usize, Stuck> {
     let length = order.word(bytes, 4).ok_or(Stuck::Incomplete)?;
@@ -242,7 +241,7 @@ fn absurd_block(bytes: usize) -> Stuck {
     Stuck::Broken(format!("a block of {bytes} bytes is too short or too long"))
 }
 
-/// The options of a block, each with its value.
+/// Iterates over the options of a block as code and value.
 fn options(mut list: &[u8], order: Order) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (code, bytes) = (order.half(list, 0)?, order.half(list, 2)?.into());
@@ -254,7 +253,7 @@ fn options(mut list: &[u8], order: Order) -> impl Iterator<Item = (u16, &[u8])> 
 }
 
 impl Ticks {
-    /// As the option if_tsresol says: a power of ten, or of two.
+    /// Decodes if_tsresol: a power of ten, or a power of two if the top bit is set.
     const fn of(value: u8) -> Self {
         match value {
             0..=9 => Self::OfNanos(10_u64.pow(9 - value as u32)),
@@ -277,7 +276,7 @@ impl Interface {
                 u64::try_from(nanos).unwrap_or(u64::MAX)
             }
         };
-        // It is signed: what is added may be negative.
+        // The offset is signed: the sum may go down.
         nanos.wrapping_add(self.offset.wrapping_mul(NANOS))
     }
 }

@@ -1,74 +1,74 @@
-//! Why a capture cannot be read, or not to its end.
+//! Errors of reading a capture, or of not reading it to its end.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Which file, where in it, what, and what to do.
+/// Names the file, the position, the fault and a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// It cannot be opened or read.
+    /// The file cannot be opened or read.
     #[error("{path}: {source}; {}", advice(.source))]
     File {
-        /// The file.
+        /// The capture file.
         path: PathBuf,
-        /// Why not.
+        /// What the system said.
         source: io::Error,
     },
-    /// There is nothing in it.
+    /// The file is empty.
     #[error(
-        "{0} is empty: whoever captures has written nothing yet, or had a full disk; leave it out, \
+        "{0} is empty: its writer has not written to it yet, or had a full disk; leave it out, \
          or fetch it again"
     )]
     Empty(PathBuf),
-    /// It begins as no capture does.
+    /// The file begins with no known magic number.
     #[error(
         "{0} is neither pcap nor pcapng; unpack it where it is compressed, or convert it \
          (`tshark -r FILE -w NEW.pcapng`)"
     )]
     Format(PathBuf),
-    /// All its packets are of networks that nobody here can read.
+    /// All packets have a link type that is not supported.
     #[error(
         "{path}: link type {link} cannot be read; Ethernet (1), raw IP (101, 228, 229) and Linux \
          cooked (113, 276) can, so capture at such an interface"
     )]
     LinkType {
-        /// The file.
+        /// The capture file.
         path: PathBuf,
-        /// Its number.
+        /// The link type (<https://www.tcpdump.org/linktypes.html>).
         link: u32,
     },
-    /// It ends within a record.
+    /// The file ends within a record.
     #[error(
         "{path} ends within a record, which begins at byte {offset}, behind packet {packets}; all \
-         before it was read. Whoever wrote the file was interrupted or had a full disk: if it is \
+         before it was read. The writer of the file was interrupted or had a full disk: if it is \
          only being copied, read it again when that is done"
     )]
     Truncated {
-        /// The file.
+        /// The capture file.
         path: PathBuf,
-        /// How many packets there are before.
+        /// How many packets precede the record.
         packets: u64,
-        /// From the file's beginning.
+        /// Byte offset of the record in the file.
         offset: u64,
     },
-    /// A record is none.
+    /// A record cannot be parsed.
     #[error(
         "{path}, byte {offset}, behind packet {packets}: {what}; all before it was read, and the \
          rest cannot be: fetch the file again, or capture anew"
     )]
     Broken {
-        /// The file.
+        /// The capture file.
         path: PathBuf,
-        /// How many packets there are before.
+        /// How many packets precede the record.
         packets: u64,
-        /// From the file's beginning.
+        /// Byte offset of the record in the file.
         offset: u64,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
 }
 
-/// What helps where a file cannot be read.
+/// The remedy for an I/O error.
 fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => {
@@ -79,7 +79,7 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 impl ReadError {
-    /// A file that cannot be opened or read.
+    /// An error of opening or reading `path`.
     pub fn file(path: &Path, source: io::Error) -> Self {
         Self::File {
             path: path.to_owned(),

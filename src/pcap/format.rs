@@ -1,41 +1,41 @@
-//! Where the packets are in a capture file, and of what time: pcap here, pcapng in `blocks`.
+//! Finds packets and their times in a capture file: pcap here, pcapng in `blocks`.
 //!
-//! Nothing is read that nobody needs: names, comments, statistics and unknown blocks are stepped
-//! over by their length, whatever they hold.
+//! Only what is needed is parsed: names, comments, statistics and unknown blocks are skipped by
+//! their length, whatever they contain.
 
 use super::blocks::Blocks;
 use super::link::{Link, Record};
 
-/// The longest packet that libpcap writes.
+/// The longest packet that libpcap writes, in bytes.
 pub(super) const MAX_PACKET_BYTES: usize = 262_144;
 pub(super) const NANOS: u64 = 1_000_000_000;
 
-/// The first four bytes of a pcap file as a number, in the byte order of whoever wrote it
-/// (pcap-savefile(5)): times in microseconds, in nanoseconds,
+/// Magic numbers of pcap files, in the writer's byte order (pcap-savefile(5)): times in
+/// microseconds or in nanoseconds.
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
 const NANOSECONDS: u32 = 0xa1b2_3c4d;
-/// and with records of 24 bytes in front of packets, as an old libpcap on Linux had them.
+/// With 24-byte record headers, as an old libpcap on Linux wrote them.
 const LONG_RECORDS: u32 = 0xa1b2_cd34;
 const HEADER_BYTES: usize = 24;
 const RECORD_BYTES: usize = 16;
 const LONG_RECORD_BYTES: usize = 24;
 
-/// The order of a number's bytes.
+/// Byte order of a file or section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Little,
     Big,
 }
 
-/// An open file's format, and what is known of it so far.
+/// Format of an open file, and the parser's state.
 pub(crate) enum Format {
-    /// The older one.
+    /// pcap (pcap-savefile(5)).
     Pcap(Records),
-    /// The newer one.
+    /// pcapng (draft-ietf-opsawg-pcapng).
     PcapNg(Blocks),
 }
 
-/// A pcap file.
+/// The header of a pcap file.
 pub(crate) struct Records {
     order: Order,
     link: Link,
@@ -43,33 +43,33 @@ pub(crate) struct Records {
     record_bytes: usize,
 }
 
-/// What comes next.
+/// The next record.
 pub(crate) struct Step {
-    /// A packet, its place counted from where the step began.
+    /// The packet, its start counted from the beginning of the record; `None` for other records.
     pub(crate) packet: Option<Timed>,
-    /// How long the record is.
+    /// Length of the record, in bytes.
     pub(crate) taken: usize,
 }
 
-/// A packet, and of what time.
+/// A packet and its time.
 #[derive(Clone, Copy)]
 pub(crate) struct Timed {
     pub(crate) record: Record,
     pub(crate) link: Link,
-    /// Nanoseconds since 1970; none where the file does not say it.
+    /// Nanoseconds since the Unix epoch; `None` if the file does not give it.
     pub(crate) time: Option<u64>,
-    /// The number of the interface in its section of the file,
+    /// Number of the interface in its section of the file.
     pub(crate) interface: u32,
-    /// which has others beside it.
+    /// Whether the section has described more than one interface so far.
     pub(crate) is_one_of_several: bool,
 }
 
-/// Why there is no next step.
+/// Why there is no next record.
 #[derive(Debug)]
 pub(crate) enum Stuck {
-    /// More is to be read first.
+    /// More bytes are needed.
     Incomplete,
-    /// It cannot be read.
+    /// The record cannot be parsed.
     Broken(String),
 }
 
@@ -94,11 +94,12 @@ impl Order {
 }
 
 impl Format {
-    /// Reads a file's header; gives its length too. None where no capture begins so.
+    /// Reads a file header and returns the format and the header's length; `None` for an unknown
+    /// magic number.
     pub(super) fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, Stuck> {
         let magic = Order::Little.word(bytes, 0).ok_or(Stuck::Incomplete)?;
         if Blocks::is_magic(magic) {
-            // Its header is a block as all others are.
+            // The section header is read as a block.
             return Ok(Some((Self::PcapNg(Blocks::default()), 0)));
         }
         let (order, magic) = match magic {
@@ -111,7 +112,7 @@ impl Format {
             LONG_RECORDS => (1000, LONG_RECORD_BYTES),
             _ => return Ok(None),
         };
-        // The upper half may say that frames have a checksum at their end, and how long it is.
+        // The upper half may hold the length of the frame check sequence.
         let link = order.word(bytes, 20).ok_or(Stuck::Incomplete)? & 0xffff;
         let records = Records {
             order,
@@ -122,7 +123,7 @@ impl Format {
         Ok(Some((Self::Pcap(records), HEADER_BYTES)))
     }
 
-    /// The next packet, or whatever else is there.
+    /// Reads the next record.
     #[inline]
     pub(crate) fn step(&mut self, bytes: &[u8]) -> Result<Step, Stuck> {
         match self {
@@ -131,7 +132,7 @@ impl Format {
         }
     }
 
-    /// Whether a pcap file's packets are all of a link type that cannot be read.
+    /// The link type of a pcap file, if it is not supported.
     pub(super) const fn unreadable_link(&self) -> Option<u32> {
         match self {
             Self::Pcap(Records {

@@ -1,27 +1,27 @@
-//! The buffer through which a file is read. It is wiped when it is given up.
+//! The read buffer of a capture file. It is wiped when it is dropped.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use zeroize::Zeroize;
 
-/// How much is read at once: it stays in the cache.
+/// Size of the buffer, in bytes; fits into the cache.
 const BUFFER_BYTES: usize = 256 << 10;
-/// The same until the first packet is known: of many files all are begun before one is read.
+/// Size until the first packet is known: all files are opened before one is read.
 const FIRST_BYTES: usize = 8 << 10;
-/// What one record may have at most; the buffer grows up to that.
+/// The longest record, in bytes; the buffer grows for it.
 pub(super) const MAX_RECORD_BYTES: usize = 16 << 20;
 
-/// In front of what is unread there is always room for an Ethernet header.
+/// Room for an Ethernet header in front of the unread bytes.
 const HEADROOM: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Input {
     file: File,
     buffer: Vec<u8>,
-    /// What was read and is not taken yet.
+    /// Range of the bytes that were read and not taken.
     start: usize,
     end: usize,
-    /// Of `start` in the file.
+    /// Position of `start` in the file.
     offset: u64,
 }
 
@@ -44,8 +44,8 @@ impl Input {
         self.offset
     }
 
-    /// The whole buffer, and where in it the unread part begins; what is before that stays until
-    /// the next [`Input::fill`].
+    /// The whole buffer, and where its unread part begins. Bytes in front of that stay until the
+    /// next [`Input::fill`].
     pub(super) fn buffer(&mut self) -> (&mut [u8], usize) {
         (&mut self.buffer[..self.end], self.start)
     }
@@ -55,7 +55,7 @@ impl Input {
         self.offset += bytes as u64;
     }
 
-    /// Reads more; false where there is no more.
+    /// Reads more bytes; false at the end of the file, or if the longest record does not fit.
     pub(super) fn fill(&mut self) -> io::Result<bool> {
         self.buffer.copy_within(self.start..self.end, HEADROOM);
         (self.start, self.end) = (HEADROOM, HEADROOM + self.end - self.start);
@@ -77,7 +77,7 @@ impl Input {
         }
     }
 
-    /// From now on much is read at once.
+    /// Grows the buffer to its full size.
     pub(super) fn read_ahead(&mut self) {
         if self.buffer.len() < BUFFER_BYTES {
             self.enlarge(BUFFER_BYTES);
@@ -91,7 +91,7 @@ impl Input {
         self.buffer = larger;
     }
 
-    /// Overwrites all that was read and taken.
+    /// Wipes all bytes that were taken, and the unused end of the buffer.
     pub(super) fn wipe(&mut self) {
         let (start, end) = (self.start, self.end);
         self.buffer[..start].zeroize();

@@ -1,29 +1,29 @@
-//! What packets begin with in a capture.
+//! Link types, and how packets of each become Ethernet frames.
 
 use crate::packet::ETHERNET_HEADER_BYTES;
 
 /// A link type (<https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// Ethernet, and nothing in front of it.
+    /// Ethernet.
     Ethernet,
-    /// IPv4 or IPv6, as the first byte says.
+    /// Raw IPv4 or IPv6, told by the first four bits.
     Ip,
-    /// Sixteen bytes, the last two an ethertype: Ethernet, with two bytes in front.
+    /// LINUX_SLL: 16 bytes, the last two an ethertype, as in Ethernet.
     Cooked,
-    /// Twenty bytes, the first two an ethertype.
+    /// LINUX_SLL2: 20 bytes, the first two an ethertype.
     CookedV2,
-    /// Any other one, which is not read here.
+    /// Any other link type; its packets are not parsed.
     Other(u32),
 }
 
-/// A packet in the buffer, in front of which there is room for an Ethernet header: what is there
-/// was read before.
+/// A packet in the buffer. The bytes in front of it were read before, and are free for an Ethernet
+/// header.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Record {
     pub(crate) start: usize,
     pub(crate) kept: usize,
-    /// How long the packet was.
+    /// Length of the packet on the wire, in bytes.
     pub(crate) whole: usize,
 }
 
@@ -31,7 +31,7 @@ const COOKED_V2_BYTES: usize = 20;
 const COOKED_BYTES: usize = 16;
 
 impl Link {
-    /// By its number.
+    /// From the link type number.
     pub const fn of(number: u32) -> Self {
         match number {
             1 => Self::Ethernet,
@@ -42,7 +42,7 @@ impl Link {
         }
     }
 
-    /// Its number.
+    /// The link type number.
     pub const fn number(self) -> u32 {
         match self {
             Self::Ethernet => 1,
@@ -53,8 +53,8 @@ impl Link {
         }
     }
 
-    /// Makes of a packet a frame that begins as Ethernet's do, but for its addresses, which are
-    /// whatever lay there.
+    /// Rewrites a packet in place so that it begins with an Ethernet header. The MAC addresses of
+    /// that header are undefined.
     #[inline]
     pub(crate) fn dress(self, buffer: &mut [u8], record: Record) -> Record {
         let Record { start, kept, whole } = record;
@@ -62,7 +62,7 @@ impl Link {
             Self::Ethernet | Self::Other(_) => return record,
             Self::Cooked => (COOKED_BYTES - ETHERNET_HEADER_BYTES, COOKED_BYTES),
             Self::CookedV2 => {
-                // What is behind a shorter one is the next record.
+                // A shorter packet ends before this: the next record follows.
                 if let (COOKED_V2_BYTES.., Some(&[high, low])) =
                     (kept, buffer.get(start..start + 2))
                 {
@@ -95,7 +95,7 @@ impl Link {
     }
 }
 
-/// Writes the ethertype of what begins at `at` in front of it.
+/// Writes `ethertype` in front of the payload at `at`.
 fn put(buffer: &mut [u8], at: usize, ethertype: [u8; 2]) {
     if let Some(place) = buffer.get_mut(at - 2..at) {
         place.copy_from_slice(&ethertype);
@@ -103,7 +103,7 @@ fn put(buffer: &mut [u8], at: usize, ethertype: [u8; 2]) {
 }
 
 impl Record {
-    /// Its bytes.
+    /// The captured bytes.
     pub(crate) fn bytes(self, buffer: &[u8]) -> &[u8] {
         let bytes = buffer.get(self.start..self.start + self.kept);
         bytes.unwrap_or_default()

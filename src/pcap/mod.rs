@@ -1,10 +1,10 @@
-//! Packets out of capture files, for both programs: pcap and pcapng, of Ethernet, of IP alone, and
-//! of Linux's interface "any".
+//! Reads packets from pcap and pcapng files, for both programs. Ethernet, raw IP and Linux's
+//! interface "any" are supported.
 //!
-//! A file is read through one buffer, in which the packets stay: nothing of them is copied, and
-//! the buffer is wiped when it is not needed any more. A file that is broken somewhere is read up
-//! to there. Written by hand, because what is not needed must not make a file unreadable, and
-//! because a packet's options cost more than all the rest where they are read.
+//! A file is read through one buffer; packets are used in place and not copied, and the buffer is
+//! wiped when it is dropped. A broken file is read up to the fault. The parser is hand-written so
+//! that unneeded parts cannot make a file unreadable, and because parsing a packet's options costs
+//! more than everything else.
 
 mod blocks;
 mod error;
@@ -29,30 +29,30 @@ pub struct Reader {
     passed: Passed,
 }
 
-/// Packets of link types that are not read.
+/// Packets that were skipped because of their link type.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Passed {
-    /// How many there were.
+    /// How many packets were skipped.
     pub(crate) packets: u64,
-    /// The type of the last one.
+    /// Link type of the last one.
     pub(crate) link: u32,
 }
 
-/// A packet.
+/// A captured packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
-    /// What was kept of it.
+    /// The captured bytes.
     pub bytes: &'a [u8],
-    /// How long it was, in bytes; no less than what was kept.
+    /// Length on the wire, in bytes; at least the captured length.
     pub whole: usize,
-    /// What it begins with.
+    /// The link type of its interface.
     pub link: Link,
-    /// When it was captured, in nanoseconds since 1970; none where the file does not say it.
+    /// Capture time, in nanoseconds since the Unix epoch; `None` if the file does not give it.
     pub time: Option<u64>,
 }
 
 impl Passed {
-    /// One more.
+    /// Counts one more packet.
     pub(crate) const fn and(self, link: u32) -> Self {
         Self {
             packets: self.packets + 1,
@@ -65,13 +65,13 @@ impl Reader {
     /// Opens a capture and reads its header.
     ///
     /// # Errors
-    /// It cannot be read, or is no capture.
+    /// The file cannot be read, or is not a capture.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let file = File::open(path).map_err(|source| ReadError::file(path, source))?;
         Self::of(path, file)
     }
 
-    /// The same of a file that is open: all that is done here is to read it.
+    /// Like [`Reader::open`] for an open file, which is only read.
     ///
     /// # Errors
     /// As [`Reader::open`].
@@ -88,7 +88,7 @@ impl Reader {
             if !filled.map_err(|error| ReadError::file(&path, error))? {
                 return Err(match input.unread().len() {
                     0 => ReadError::Empty(path),
-                    // What is shorter than any magic number.
+                    // Shorter than a magic number.
                     1..4 => ReadError::Format(path),
                     _ => ReadError::Truncated {
                         path,
@@ -111,10 +111,10 @@ impl Reader {
         })
     }
 
-    /// The next packet, of whatever link type; none at the end.
+    /// Reads the next packet, of any link type; `None` at the end.
     ///
     /// # Errors
-    /// The file cannot be read any further.
+    /// The rest of the file cannot be read.
     pub fn read_packet(&mut self) -> Result<Option<Packet<'_>>, ReadError> {
         let (timed, taken) = loop {
             match self.format.step(self.input.unread()) {
@@ -145,33 +145,33 @@ impl Reader {
         }))
     }
 
-    /// Where it lies.
+    /// The capture file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many packets were read.
+    /// How many packets were read so far.
     pub const fn packets(&self) -> u64 {
         self.packets
     }
 
-    /// How many of them were passed over, because of their link type.
+    /// How many of these were skipped because of their link type.
     pub(crate) const fn passed(&self) -> Passed {
         self.passed
     }
 
-    /// From now on much is read at once.
+    /// Grows the buffer to its full size.
     pub(crate) fn read_ahead(&mut self) {
         self.input.read_ahead();
     }
 
-    /// The format, the whole buffer, and where in it the unread part begins.
+    /// The format, the whole buffer, and where its unread part begins.
     pub(crate) fn parts(&mut self) -> (&mut Format, &mut [u8], usize) {
         let (buffer, start) = self.input.buffer();
         (&mut self.format, buffer, start)
     }
 
-    /// Goes on behind some bytes of the unread part, in which there were packets.
+    /// Skips unread bytes, which held `packets` packets.
     pub(crate) fn take(&mut self, bytes: usize, packets: u64, passed: Passed) {
         self.input.take(bytes);
         self.packets += packets;
@@ -181,10 +181,10 @@ impl Reader {
         }
     }
 
-    /// Reads more, if that is all that was missing; false at the end.
+    /// Reads more bytes if the record was incomplete; false at the end.
     ///
     /// # Errors
-    /// The file cannot be read any further.
+    /// The rest of the file cannot be read.
     pub(crate) fn read_on(&mut self, stuck: Stuck) -> Result<bool, ReadError> {
         let path = || self.path.clone();
         let (packets, offset) = (self.packets, self.input.offset());

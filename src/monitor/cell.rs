@@ -1,4 +1,4 @@
-//! What packets are counted by. None of it names a destination.
+//! The keys that packets are counted by. A key never identifies a single destination.
 
 use crate::packet::Version;
 use serde::{Deserialize, Serialize};
@@ -6,24 +6,23 @@ use std::fmt;
 use std::ops::AddAssign;
 use std::str::FromStr;
 
-/// How many cells are counted apart unless somebody says so: full, and with all that has to be
-/// beside it, the monitor stays within 64 MiB.
+/// The default for `memory.cells`. With a full table the whole monitor stays within 64 MiB.
 pub const DEFAULT_CELLS: usize = 1 << 17;
-/// How many there can be at most: their table takes 64 MiB.
+/// The largest table of cells; takes 64 MiB.
 pub const MAX_CELLS: usize = 1 << 20;
 
-/// A country's two letters (ISO 3166-1 alpha-2, and what databases have beside it), or `??`.
+/// Two letters of ISO 3166-1 alpha-2 or of a database's own code, or `??` for unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Country([u8; 2]);
 
-/// Not two letters, digits or question marks.
+/// The text is neither two letters or digits nor `??`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no country: two letters or digits, or `??` for an unknown one")]
+#[error("`{0}` is not a country: two letters or digits, or `??` for an unknown one")]
 pub struct CountryError(String);
 
 impl Country {
-    /// Where nobody knows.
+    /// `??`: no database knows the country.
     pub const UNKNOWN: Self = Self(*b"??");
 }
 
@@ -63,37 +62,37 @@ impl fmt::Display for Country {
     }
 }
 
-/// All that is kept of a destination's address.
+/// Country and autonomous system of a destination: all that is kept of its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The country.
     pub country: Country,
-    /// The autonomous system's number; 0, which nobody can have (RFC 7607), where it is unknown.
+    /// The autonomous system's number; 0, which is reserved (RFC 7607), means unknown.
     pub asn: u32,
 }
 
 impl Place {
-    /// Nobody knows where.
+    /// Country and autonomous system unknown.
     pub const UNKNOWN: Self = Self {
         country: Country::UNKNOWN,
         asn: 0,
     };
 }
 
-/// What is counted apart. Stored without the names of its fields: there are many of them.
+/// The key of a counter. Serialised without field names to keep files small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "(u16, Country, u32, Version)")]
 #[serde(into = "(u16, Country, u32, Version)")]
 pub struct Cell {
-    /// The destination port.
+    /// The destination port; 0 for packets without ports.
     pub port: u16,
-    /// Where the destination is.
+    /// Country and autonomous system of the destination.
     pub place: Place,
     /// The IP version.
     pub version: Version,
 }
 
-/// What is counted of it. Stored without the names of its fields.
+/// What is counted in a cell. Serialised without field names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u64, u64)", into = "(u64, u64, u64)")]
 pub struct Counts {

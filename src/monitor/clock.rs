@@ -1,9 +1,9 @@
-//! When periods begin and end. Pure: what the clocks show is an argument.
+//! When periods begin and end. Pure: clock readings are arguments.
 //!
-//! A period is a stretch of UTC, and ends when the wall clock shows its end. A clock that is set
-//! back is believed later: what runs goes on, within its period or before it, until its length has
-//! gone by on the monotonic clock. What comes next is aligned to the wall clock again; where that
-//! period has been counted before, in part, it is the next part of it.
+//! A period is a stretch of UTC that ends when the wall clock reaches its end. If the clock is set
+//! back, the running period goes on until its length has passed on the monotonic clock. The next
+//! period is aligned to the wall clock again; if that period was counted in part before, this is
+//! its next part.
 
 use jiff::{SignedDuration, Timestamp};
 use std::fmt;
@@ -12,17 +12,17 @@ use std::time::Duration;
 const DAY: i64 = 24 * 3600;
 const HOUR: i64 = 3600;
 
-/// What the clocks show.
+/// One reading of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// The time of day, which somebody may set.
+    /// Wall-clock time; it may be set at any time.
     pub wall: Timestamp,
-    /// Since any moment of the past, and never backwards.
+    /// Monotonic time since an arbitrary start.
     pub monotonic: Duration,
 }
 
 impl Now {
-    /// For packets from a file, whose time is all the time there is.
+    /// For packets from a file: only their own time counts.
     pub const fn of_packet(wall: Timestamp) -> Self {
         Self {
             wall,
@@ -31,26 +31,26 @@ impl Now {
     }
 }
 
-/// How long periods are, in seconds.
+/// Length of periods, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Length(i64);
 
-/// Not a length of periods.
+/// The duration cannot be a period's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "periods of {0:?}: they last whole days, or so many hours, minutes or seconds that a day is \
-     whole periods, and at least an hour, so that many people are in each"
+    "periods of {0:?}: they last whole days, or a length that divides a day evenly, and at least \
+     an hour, so that each has many users"
 )]
 pub struct LengthError(Duration);
 
 impl Length {
-    /// A day, as Tor's own statistics have it.
+    /// A day, as in Tor's own statistics.
     pub const DAY: Self = Self(DAY);
 
-    /// Of this length.
+    /// Checks a length.
     ///
     /// # Errors
-    /// Days cannot be divided into such, or it is shorter than an hour.
+    /// It neither divides a day nor is a multiple of one, or it is not within an hour to 366 days.
     pub fn new(length: Duration) -> Result<Self, LengthError> {
         let seconds = i64::try_from(length.as_secs()).map_err(|_| LengthError(length))?;
         let is_aligned = seconds > 0 && (DAY % seconds == 0 || seconds % DAY == 0);
@@ -62,17 +62,17 @@ impl Length {
         }
     }
 
-    /// Of so many seconds, for tests that cannot wait; at least one.
+    /// Any number of seconds, at least 1; for tests.
     pub const fn brief(seconds: u32) -> Self {
         Self(if seconds == 0 { 1 } else { seconds as i64 })
     }
 
-    /// In seconds.
+    /// The length in seconds.
     pub const fn seconds(self) -> i64 {
         self.0
     }
 
-    /// As it was stored.
+    /// A length from a state file, within 1 second to 366 days.
     pub(in crate::monitor) fn stored(seconds: i64) -> Option<Self> {
         (1..=366 * DAY).contains(&seconds).then_some(Self(seconds))
     }
@@ -82,19 +82,19 @@ impl Length {
     }
 }
 
-/// A stretch of time that is counted as one.
+/// A period, or one part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period {
-    /// When it began, inclusive.
+    /// When the period begins, inclusive.
     pub start: Timestamp,
-    /// How long it is.
+    /// How long the period is.
     pub length: Length,
-    /// Which part of it this is, from 1.
+    /// The number of the part, from 1.
     pub part: u32,
 }
 
 impl Period {
-    /// The first part of the period at this time.
+    /// The first part of the period that contains `wall`.
     pub fn at(wall: Timestamp, length: Length) -> Self {
         let seconds = wall.as_second();
         let start = seconds.div_euclid(length.0).saturating_mul(length.0);
@@ -105,19 +105,19 @@ impl Period {
         }
     }
 
-    /// When it ends, exclusive.
+    /// When the period ends, exclusive.
     pub fn end(&self) -> Timestamp {
         let length = SignedDuration::from_secs(self.length.0);
         self.start.checked_add(length).unwrap_or(Timestamp::MAX)
     }
 
-    /// Whether a time lies within it.
+    /// Whether `wall` lies within the period.
     pub fn contains(&self, wall: Timestamp) -> bool {
         self.start <= wall && wall < self.end()
     }
 }
 
-/// As in the names of files: `20261122T000000Z-1`.
+/// As in file names: `20261122T000000Z-1`.
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let start = self.start.strftime("%Y%m%dT%H%M%SZ");
@@ -129,9 +129,9 @@ impl fmt::Display for Period {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::monitor) struct Running {
     pub(in crate::monitor) period: Period,
-    /// What the monotonic clock showed when it began, or went on.
+    /// Monotonic time when it began or was restored.
     since: Duration,
-    /// For how long it had run before it went on.
+    /// How long it had run before that.
     before: Duration,
 }
 
@@ -144,14 +144,14 @@ impl Running {
         }
     }
 
-    /// For how long it has run.
+    /// How long the period has run.
     pub(in crate::monitor) const fn ran(&self, now: Now) -> Duration {
         let since = now.monotonic.saturating_sub(self.since);
         self.before.saturating_add(since)
     }
 
-    /// Whether it is over. The two clocks never go at quite the same pace: only where they differ
-    /// by more than a hundredth of the period was the wall clock set back.
+    /// Whether the period is over. The two clocks drift apart: the wall clock counts as set back
+    /// only if they differ by more than a hundredth of the period.
     pub(in crate::monitor) fn is_over(&self, now: Now) -> bool {
         let length = self.period.length.duration();
         now.wall >= self.period.end() || self.ran(now) >= length + length / 100

@@ -1,10 +1,9 @@
-//! Which packets count: those that bear the mark and come from a clearnet address of the Tor host.
-//! The same rule as bpf/monitor.bpf.c has, for what comes from files, and to be held against it.
+//! Selects the packets that count: those with the mark and a clearnet source address of the Tor
+//! host. Implements the rule of bpf/monitor.bpf.c for packets from files; tests compare the two.
 //!
-//! ECN, which the hosts change as they please, is no part of the mark. A packet may be cut off
-//! anywhere behind its ports. One that is cut off before TCP's flags counts as a packet with all
-//! its bytes, and begins no flow that anybody could see; how many did so is told apart, because
-//! then the flows are too few.
+//! ECN is not part of the mark, because hosts change it. A packet may be truncated anywhere behind
+//! its ports. One that is truncated before the TCP flags counts with all its bytes but begins no
+//! flow; such packets are counted separately, because the flows are then too few.
 
 use crate::packet::{
     Address, Dscp, Headers, Malformed, Packet, Version, parse, plain_v4, plain_v6, protocol,
@@ -12,61 +11,61 @@ use crate::packet::{
 };
 use std::net::IpAddr;
 
-/// A packet as it arrived.
+/// A received packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrived<'a> {
-    /// Its bytes from the Ethernet header on, at least up to the ports and TCP's flags.
+    /// The bytes from the Ethernet header on, at least up to the ports and the TCP flags.
     pub bytes: &'a [u8],
-    /// How long the whole frame was; what the bytes lack of that was cut off. `usize::MAX` where
-    /// nobody knows, because the kernel, which cut it, has checked it.
+    /// Length of the whole frame; bytes beyond the slice were truncated. `usize::MAX` if it is
+    /// unknown because the kernel has checked the length and truncated the frame.
     pub whole: usize,
 }
 
-/// The rule.
+/// The mark and the source addresses to accept.
 #[derive(Clone, Debug)]
 pub struct Filter {
-    /// The mark.
+    /// The DSCP value that marks exit traffic.
     pub dscp: Dscp,
-    /// The host's clearnet addresses.
+    /// Clearnet addresses of the Tor host.
     pub clearnet: Vec<IpAddr>,
 }
 
 /// A packet that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// Of IPv4.
+    /// An IPv4 packet.
     V4(Part<u32>),
-    /// Of IPv6.
+    /// An IPv6 packet.
     V6(Part<u128>),
 }
 
-/// What counts of a packet, and the address that decides by which country and system.
+/// The counted properties of a packet, and its destination address for the look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part<A> {
-    /// Where it goes to.
+    /// The destination address.
     pub destination: A,
-    /// To which port; 0 for what has none, such as a later fragment.
+    /// The destination port; 0 for packets without ports, such as later fragments.
     pub port: u16,
-    /// The length of the IP packet, its header included.
+    /// Length of the IP packet with its header, in bytes.
     pub bytes: u32,
-    /// Whether it begins a TCP connection; none where the flags were cut off.
+    /// Whether the packet begins a TCP connection; `None` if the flags were truncated.
     pub flow: Option<bool>,
 }
 
 /// Why a packet does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
-    /// Neither IPv4 nor IPv6.
+    /// The frame is neither IPv4 nor IPv6.
     NotIp,
-    /// Said to be IP, and cannot be read.
+    /// The ethertype is IP, but the headers cannot be parsed.
     Malformed(Malformed),
-    /// It has another DSCP value.
+    /// The DSCP value is not the mark.
     Unmarked,
-    /// It comes from somewhere else.
+    /// The source is not a clearnet address of the host.
     OtherSource,
 }
 
-/// How many packets did not count, by reason.
+/// Packets that did not count, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
     not_ip: u64,
@@ -76,7 +75,7 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Counts one.
+    /// Counts a packet.
     #[inline]
     pub fn add(&mut self, refusal: Refusal) {
         *match refusal {
@@ -87,7 +86,7 @@ impl Refusals {
         } += 1;
     }
 
-    /// Every reason's name with its number.
+    /// The name and the count of each reason.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let policy = [
             ("not_ip", self.not_ip),
@@ -100,7 +99,7 @@ impl Refusals {
             .chain(names.into_iter().zip(self.malformed))
     }
 
-    /// All of them.
+    /// The sum over all reasons.
     pub fn total(&self) -> u64 {
         self.named().map(|(_, number)| number).sum()
     }
@@ -108,13 +107,13 @@ impl Refusals {
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
-/// From the beginning of TCP's header.
+/// Offset in the TCP header.
 const FLAGS: usize = 13;
 const IPV4_HEADER_BYTES: usize = 20;
 const IPV6_HEADER_BYTES: usize = 40;
 
 impl Filter {
-    /// What there is to count of a packet. No bytes make it panic.
+    /// Parses a packet and applies the rule. No input makes it panic.
     ///
     /// # Errors
     /// The packet does not count.
@@ -133,7 +132,7 @@ impl Filter {
         self.judge_others(bytes, whole)
     }
 
-    /// The rest: options, extension headers, fragments, other protocols, and what is broken.
+    /// The slow path: options, extension headers, fragments, other protocols, malformed packets.
     #[inline(never)]
     fn judge_others(&self, bytes: &[u8], whole: usize) -> Result<Seen, Refusal> {
         match parse(bytes, whole) {
@@ -174,7 +173,7 @@ impl Filter {
             port: packet.ports.destination,
             bytes: total,
             flow: match l4 {
-                // What lies behind the packet's end is padding.
+                // Bytes behind the end of the packet are padding.
                 Some(l4) if packet.protocol == protocol::TCP && l4 + FLAGS < end => bytes
                     .get(l4 + FLAGS)
                     .map(|flags| flags & (SYN | ACK) == SYN),
@@ -184,7 +183,7 @@ impl Filter {
     }
 }
 
-/// Two bytes of a header that was read before, so they are there.
+/// Reads two bytes of a header that the parser has validated.
 #[inline(always)]
 fn be16(bytes: &[u8], at: usize) -> u32 {
     match bytes.get(at..at + 2) {

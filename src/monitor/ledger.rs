@@ -1,7 +1,8 @@
-//! Exact counts of a period or a part of one. No address is in them, and still they are nobody's
-//! affair: they are kept for a restart, and else only [`super::publish`] reads them.
+//! Exact counts of a period or of a part of one. They hold no address but are confidential: they
+//! are kept for a restart, and only [`super::publish`] reads them otherwise.
 //!
-//! A cell is there from the first connection on that begins in it. Packets of a cell in which no
+//! A cell exists from the first connection that begins in it. Packets of cells without a connection
+//! are unattributed: they are in the total only.
 //! connection has begun are unattributed: they are in the total, and in nothing else.
 
 use super::cell::{Cell, Country, Counts, MAX_CELLS};
@@ -9,28 +10,28 @@ use crate::packet::Version;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// How many bytes one takes as JSON at most: as many cells as there can be, and what spilled in every
-/// port and more systems than there are, all of the largest numbers.
+/// Upper bound of a ledger's size as JSON: all cells, and spilled counts for every port and for
+/// more systems than exist, each with the largest numbers.
 pub const MAX_JSON_BYTES: usize = (MAX_CELLS + (1 << 16) + (1 << 21)) * 96;
 
 /// Exact counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// What was counted by everything at once; no cell is there twice.
+    /// The counts by cell; each cell occurs once.
     pub cells: Vec<(Cell, Counts)>,
-    /// What came when the table of cells was full.
+    /// Counts of packets that found the table of cells full.
     pub spilled: Spilled,
-    /// Packets of cells in which no connection had begun, by IP version.
+    /// Packets of cells without a connection, by IP version.
     #[serde(default)]
     pub unattributed: Vec<(Version, Counts)>,
-    /// Packets that the kernel let through and that were lost on the way, as far as it knows.
+    /// Packets that passed the kernel's filter and were lost, as far as the kernel reports it.
     pub lost: u64,
-    /// For how many seconds the tap was watched.
+    /// Seconds during which the tap was watched.
     pub watched_seconds: u64,
 }
 
-/// Packets for which there was no cell any more, each counted once in every dimension: what a full
-/// table costs is what lies between the dimensions, never a number of one.
+/// Packets that found no free cell, counted once in every dimension. So a full table costs only the
+/// tables of two columns; the numbers of single dimensions stay complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spilled {
     /// By destination port.
@@ -44,12 +45,12 @@ pub struct Spilled {
 }
 
 impl Ledger {
-    /// The cells in which a connection began; nothing else is counted by what it is of.
+    /// The cells in which a connection began. Only these appear in dimensions.
     pub fn opened(&self) -> impl Iterator<Item = &(Cell, Counts)> {
         self.cells.iter().filter(|(_, counts)| counts.flows > 0)
     }
 
-    /// What is in the total alone.
+    /// Counts that are in the total only.
     pub fn all_unattributed(&self) -> Counts {
         let unopened = self.cells.iter().filter(|(_, counts)| counts.flows == 0);
         let unattributed = self.unattributed.iter().map(|(_, counts)| *counts);
@@ -60,7 +61,7 @@ impl Ledger {
         sum
     }
 
-    /// The sums of the cells that agree in something, and of what of the spilled does.
+    /// Sums over the cells, and over `spilled`, by a common key.
     pub fn sums<K: Ord, S: Copy>(
         &self,
         of: impl Fn(&Cell) -> K,
@@ -78,14 +79,14 @@ impl Ledger {
         sums
     }
 
-    /// Whether nobody watched, and nothing was counted.
+    /// Whether the tap was not watched and nothing was counted.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
 impl Spilled {
-    /// Whether the table of cells never was full.
+    /// Whether no packet was spilled.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -1,20 +1,19 @@
-//! The monitor: what a passive tap on the uplink shows of the marked packets, as statistics that
-//! name nobody.
+//! The monitor: turns the marked packets at a passive tap on the uplink into anonymised statistics.
 //!
-//! The other program of this package, `exitmark-monitor`, is all in this room. It knows how a
-//! packet is read ([`crate::packet`]) and what a NIC is ([`crate::nic`]), and nothing of the box;
-//! the box knows nothing of it.
+//! This module is the whole second program of the package, `exitmark-monitor`. It uses the packet
+//! parser ([`crate::packet`]) and the NIC code ([`crate::nic`]), and nothing of the box; the box
+//! does not use the monitor.
 //!
-//! A packet's way, and what becomes of it:
+//! The path of a packet:
 //!
-//! - [`tap`] receives what the filter in the kernel lets through, [`pcap`] counts it out of files;
-//! - [`filter`] says what counts, [`places`] in which country and autonomous system its
-//!   destination is, and [`tally`] adds it up; from here on there is no address any more, only
-//! - a [`ledger`]: exact counts of a period, by [`cell`], which nobody ever publishes.
-//! - [`period`] keeps it over restarts and closes it when the [`clock`] says so; [`publish`] makes [`row`]s of it
-//!   that may be shown; [`report`] makes a page of those.
+//! - [`tap`] receives what the kernel's filter passes; [`pcap`] reads packets from files;
+//! - [`filter`] selects the packets that count, [`places`] maps the destination to a country and an
+//!   autonomous system, and [`tally`] adds up. Addresses end here;
+//! - a [`ledger`] holds the exact counts of a period by [`cell`]. It is never published;
+//! - [`period`] keeps the ledger over restarts and closes it by the [`clock`], [`publish`] makes
+//!   [`row`]s of it that may be shown, and [`report`] makes a page of rows.
 //!
-//! [`capture`] is the only wiring, [`cli`] how it is asked for, by its [`settings`].
+//! [`capture`] wires all of this; [`cli`] and [`settings`] are its interface.
 
 pub mod capture;
 pub mod cell;

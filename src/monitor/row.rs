@@ -1,18 +1,18 @@
-//! A line of a period's file: the format that docs/periods.md documents, and that databases load
-//! as it is. Every line has the same flat columns; those that say nothing are left out.
+//! A row of a period file, in the format of docs/periods.md. Databases load it directly: every row
+//! has the same flat columns, and columns without a value are omitted.
 
 use super::cell::Country;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The years in which periods begin: what is of another one had a wrong clock.
+/// Years in which periods may begin; another year means a wrong clock.
 pub const YEARS: std::ops::Range<i16> = 2000..2200;
 
-/// What the packets of a row have in common.
+/// A statistic: what its rows are keyed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
-    /// That they were counted at all: one row, which has the columns of [`About`] too.
+    /// All packets: one row, which also has the columns of [`About`].
     Total,
     /// The destination port.
     Port,
@@ -22,38 +22,38 @@ pub enum Dimension {
     Country,
     /// The IP version.
     IpVersion,
-    /// Whether the port is one of a protocol that encrypts.
+    /// Whether the protocol that is usual at the port encrypts.
     Encryption,
-    /// Port and country.
+    /// Destination port and country.
     PortCountry,
-    /// Port and autonomous system.
+    /// Destination port and autonomous system.
     PortSystem,
     /// Autonomous system and country.
     SystemCountry,
 }
 
-/// Whether a protocol encrypts, as far as the port tells.
+/// Whether the protocol that is usual at a port encrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Encryption {
-    /// From the first byte (HTTPS, SSH).
+    /// Encrypts from the first byte (HTTPS, SSH).
     Encrypted,
-    /// Not, or not always (HTTP, and what may change over to TLS).
+    /// Does not encrypt, or only after STARTTLS or the like (HTTP, SMTP).
     Plain,
-    /// Nobody can tell by the port.
+    /// The port does not tell.
     Unknown,
 }
 
-/// A row.
+/// A row of a period file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// When the period began, inclusive (RFC 3339, UTC).
     pub period_start: Timestamp,
-    /// When it ended, exclusive.
+    /// When the period ended, exclusive.
     pub period_end: Timestamp,
-    /// The name that the operator gave the exit.
+    /// The exit's name, as configured.
     pub exit: String,
-    /// Which statistic the row belongs to.
+    /// The statistic that the row belongs to.
     pub dimension: Dimension,
     /// The destination port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,19 +61,19 @@ pub struct Row {
     /// The autonomous system's number; 0 where it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asn: Option<u32>,
-    /// Its name, where a database has one.
+    /// The autonomous system's name, if a database has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_name: Option<String>,
-    /// The country's two letters, `??` where it is unknown.
+    /// The country's two letters; `??` if it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub country: Option<Country>,
-    /// 4 or 6.
+    /// The IP version, 4 or 6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_version: Option<u8>,
-    /// Whether the port's protocol encrypts.
+    /// Whether the port's usual protocol encrypts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
-    /// Everything of this dimension that has no row of its own.
+    /// Whether the row is the sum of everything in this dimension without a row of its own.
     pub other: bool,
     /// TCP connections begun, rounded up.
     pub flows: u64,
@@ -81,37 +81,36 @@ pub struct Row {
     pub bytes: u64,
     /// Packets, rounded up.
     pub packets: u64,
-    /// In the row of the total alone.
+    /// Only in the row of the total.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub about: Option<About>,
 }
 
-/// How the numbers of a period came about.
+/// How the numbers of a period were made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// The program's version.
     pub monitor: String,
-    /// Which part of the period this file is, from 1: a second one is there where the clock was
-    /// set back.
+    /// The part of the period, from 1. A second part exists if the clock was set back.
     pub part: u32,
     /// Seconds of the period during which the tap was watched.
     pub watched_seconds: u64,
-    /// Bytes of the total, rounded up, that are in no other row: of packets to where no connection
-    /// had begun in the period.
+    /// Bytes of the total, rounded up, that are in no other row: packets to where no connection had
+    /// begun in the period.
     #[serde(default)]
     pub unattributed_bytes: u64,
-    /// Packets, likewise.
+    /// The same in packets.
     #[serde(default)]
     pub unattributed_packets: u64,
-    /// Packets that were lost between the kernel's filter and the count.
+    /// Packets lost between the kernel's filter and the count.
     pub lost_packets: u64,
     /// The database of countries, with its version and date.
     pub countries: String,
-    /// The database of autonomous systems; empty where there is none.
+    /// The database of autonomous systems; empty if there is none.
     pub systems: String,
-    /// How many rows a dimension has at most, without `other`.
+    /// Rows of a dimension at most, without `other`.
     pub top: u32,
-    /// Fewer flows than this have no row of their own.
+    /// Flows that a row needs at least.
     pub threshold_flows: u64,
     /// Flows are rounded up to multiples of this,
     pub bin_flows: u64,
@@ -121,6 +120,6 @@ pub struct About {
     pub bin_packets: u64,
     /// The privacy parameter of the noise, 0 where none was added.
     pub epsilon: f64,
-    /// Whether the table of cells was full: then dimensions of two columns miss something.
+    /// Whether the table of cells was full; dimensions of two columns are then incomplete.
     pub spilled: bool,
 }

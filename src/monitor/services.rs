@@ -1,12 +1,12 @@
-//! What is usually behind a port.
+//! The usual service of a port.
 //!
 //! Names are those of IANA's Service Name and Transport Protocol Port Number Registry
-//! (<https://www.iana.org/assignments/service-names-port-numbers>), as people write them, or of
-//! common use where the two differ. A port is a habit and no proof: anything may be behind any.
+//! (<https://www.iana.org/assignments/service-names-port-numbers>) in their usual spelling, or of
+//! common use where that differs. A port does not prove a service.
 
 use super::row::Encryption::{self, Encrypted, Plain, Unknown};
 
-/// Port, usual name, whether what has that name encrypts from the first byte. By port.
+/// Port, usual service, whether that service encrypts from the first byte; sorted by port.
 const SERVICES: [(u16, &str, Encryption); 107] = [
     (7, "Echo", Plain),
     (9, "Discard", Plain),
@@ -117,19 +117,19 @@ const SERVICES: [(u16, &str, Encryption); 107] = [
     (64738, "Mumble", Encrypted),
 ];
 
-/// The row of a port.
+/// The entry of a port.
 fn row(port: u16) -> Option<&'static (u16, &'static str, Encryption)> {
     let at = SERVICES.binary_search_by_key(&port, |&(port, ..)| port);
     SERVICES.get(at.ok()?)
 }
 
-/// The usual name of what is behind a port.
+/// The name of the usual service of a port.
 pub fn name(port: u16) -> Option<&'static str> {
     row(port).map(|&(_, name, _)| name)
 }
 
-/// Whether what is usually behind a port encrypts from the first byte. What may change over to
-/// TLS later, as mail servers do, counts as plain: nobody can tell by the port whether it did.
+/// Whether the usual service of a port encrypts from the first byte. A service that may upgrade to
+/// TLS, such as SMTP, counts as plain: the port does not tell whether it did.
 pub fn encryption(port: u16) -> Encryption {
     row(port).map_or(Unknown, |&(.., encryption)| encryption)
 }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_anybody_knows() {
+    fn well_known_ports_have_the_expected_encryption() {
         for port in [22, 443, 465, 636, 853, 989, 990, 993, 995, 5223, 6697, 8443] {
             assert_eq!(encryption(port), Encrypted, "{port}");
         }

@@ -233,7 +233,7 @@ fn a_broken_database_is_told_with_its_line() {
     let error = load(&directory.path().join("missing"), None).unwrap_err();
     assert!(error.contains("missing cannot be read"), "{error}");
     let error = load(Path::new("/dev/zero"), None).unwrap_err();
-    assert!(error.contains("is no regular file"), "{error}");
+    assert!(error.contains("is not a regular file"), "{error}");
     let fine = directory.path().join("fine");
     fs::write(&fine, "1,2,DE\n").unwrap();
     let error = load(&fine, Some(&fine)).unwrap_err();

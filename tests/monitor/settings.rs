@@ -99,11 +99,11 @@ fn what_cannot_be_is_refused_by_key_and_value_and_says_what_is_accepted() {
         ("", "addresses = []: name the clearnet addresses"),
         (
             "addresses = [\"192.0.2.0/24\"]",
-            "\"192.0.2.0/24\": is no address",
+            "\"192.0.2.0/24\": is not an address",
         ),
         (
             "addresses = [\"0.0.0.0\"]",
-            "is no address that a host sends from",
+            "is not an address that a host sends from",
         ),
         (
             "addresses = [\"192.0.2.10\", \"192.0.2.10\"]",
@@ -118,7 +118,7 @@ fn what_cannot_be_is_refused_by_key_and_value_and_says_what_is_accepted() {
     let error = parse(&format!("addresses = {many:?}")).unwrap_err();
     assert!(error.contains("65 entries: are more than 64"), "{error}");
     for (lines, expected) in [
-        ("exit = \"a/b\"", "exit = \"a/b\": is no name for an exit"),
+        ("exit = \"a/b\"", "exit = \"a/b\": is not a valid exit name"),
         ("exit = \"\"", "exit = \"\""),
         ("interface = \"\"", "the name of a NIC is missing"),
         ("interface = \"..\"", "this is a directory"),
@@ -130,7 +130,7 @@ fn what_cannot_be_is_refused_by_key_and_value_and_says_what_is_accepted() {
         ("[mark]\ndscp = 0", "a mark must differ"),
         (
             "[places]\nsystems = \"\"",
-            "places.systems = \"\": is no path",
+            "places.systems = \"\": is not a path",
         ),
         ("[places]\ncountries = \"\"", "places.countries = \"\""),
         ("[period]\ndirectory = \"\"", "period.directory = \"\""),
@@ -139,7 +139,7 @@ fn what_cannot_be_is_refused_by_key_and_value_and_says_what_is_accepted() {
         ("[period]\nlength = \"10m\"", "at least an hour"),
         (
             "[period]\nlength = \"soon\"",
-            "is no length of time such as",
+            "is not a length of time such as",
         ),
         (
             "[publish]\ntop = 0",
@@ -173,7 +173,7 @@ fn what_cannot_be_is_refused_by_key_and_value_and_says_what_is_accepted() {
         ("[memory]\ncells = 10", "memory.cells = 10: is not within"),
         (
             "[memory]\nring = 100",
-            "memory.ring = 100: is no power of two",
+            "memory.ring = 100: is not a power of two",
         ),
         (
             "[memory]\nring = 16384",

@@ -1,5 +1,5 @@
-//! The thread that keeps the books: adds up what was counted, keeps the running period for a
-//! restart, closes it in time, and tells everybody. It may wait for a disk; nobody waits for it.
+//! The aggregation thread: adds up batches, saves the running period for a restart, closes it in
+//! time, and updates the metrics. It may block on a disk; the counting thread never waits for it.
 
 use super::metrics::Shared;
 use super::{Opened, now, tell};
@@ -11,42 +11,43 @@ use crate::process;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-/// After so long without a delivery the thread that counts is not believed to be alive.
+/// Time without a batch after which the counting thread is reported.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How often the NIC is looked at.
+/// How often the NIC is checked.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// What was counted since the last delivery.
+/// A batch: what was counted since the previous one.
 pub(super) struct Delivery {
     pub(super) counted: Tally,
-    /// For how long.
+    /// Time that the batch covers.
     pub(super) watched: Duration,
-    /// What the tap counts, since it was opened.
+    /// The tap's counters since it was opened.
     pub(super) tap: TapCounters,
-    /// Somebody wants to see the counters.
+    /// Print the counters: SIGUSR1 was received.
     pub(super) say: bool,
-    /// Nothing comes any more.
+    /// No batch follows.
     pub(super) is_last: bool,
 }
 
-/// The books.
+/// State of the aggregation thread.
 pub(super) struct Books {
     periods: Periods,
-    /// The running period.
+    /// Counts of the running period.
     tally: Tally,
     shared: Shared,
     started: Instant,
-    /// What periods that are closed had,
+    /// Counts of closed periods,
     earlier: Counts,
-    /// and what the running one had before this process. That is not told: it was told before.
+    /// and counts that the running period had before this process started, which an earlier process
+    /// has reported.
     restored: Counts,
     tap: TapCounters,
     interface: String,
-    /// When the NIC is to be looked at next, and whether something was wrong with it.
+    /// When the NIC is checked next, and whether its last check failed.
     look_at: Instant,
     is_warned: bool,
-    /// Part of a second that was watched and is not counted yet.
+    /// The fraction of a second that was watched and is not in the tally yet.
     watched: Duration,
     state_failures: u64,
 }
@@ -81,20 +82,20 @@ impl Books {
         }
     }
 
-    /// Until nobody can deliver any more.
+    /// Runs until the counting thread is gone.
     pub(super) fn keep(mut self, deliveries: &Receiver<Delivery>, give_back: &Sender<Tally>) {
         loop {
             let delivery = match deliveries.recv_timeout(SILENCE) {
                 Ok(delivery) => delivery,
                 Err(RecvTimeoutError::Timeout) => {
-                    tracing::warn!("nothing was counted for {SILENCE:?}, not even nothing");
+                    tracing::warn!("no batch from the counting thread for {SILENCE:?}");
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let (say, is_last) = (delivery.say, delivery.is_last);
             let emptied = self.enter(delivery);
-            // Whoever counts may be gone already.
+            // The counting thread may have exited.
             let _ = give_back.try_send(emptied);
             self.look_at_the_clock(is_last);
             self.look_at_the_nic();
@@ -108,7 +109,7 @@ impl Books {
         }
     }
 
-    /// Adds it up; returns the table, empty.
+    /// Adds up a batch; returns its table, emptied.
     fn enter(&mut self, delivery: Delivery) -> Tally {
         let Delivery {
             mut counted,
@@ -126,7 +127,7 @@ impl Books {
         counted
     }
 
-    /// What speaks by the NIC is not ours; still somebody should know.
+    /// Warns if the NIC has got an address, or another interface that sends through it.
     fn look_at_the_nic(&mut self) {
         if Instant::now() < self.look_at {
             return;
@@ -158,7 +159,7 @@ impl Books {
         tell(&notices);
     }
 
-    /// All that was counted since the start.
+    /// Everything counted since the start of the process.
     fn counted(&self) -> Counts {
         let mut counted = self.earlier;
         counted += all(&self.tally);

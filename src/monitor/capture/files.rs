@@ -1,6 +1,6 @@
-//! Captured files: their packets' time is all the time there is, and nothing is kept for a
-//! restart, because they can be read again. Nothing is read before everything that it takes is
-//! open and every privilege is given up: whoever made a file may be anybody.
+//! Counts captured files. Periods follow the packets' own times, and no state is kept for a
+//! restart: the files can be read again. All files are opened and all privileges dropped before the
+//! first byte is read, because a capture is untrusted input.
 
 use super::{CaptureError, filter, open_periods, tell};
 use crate::monitor::cell::Counts;
@@ -26,47 +26,46 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// By how much clocks may differ.
+/// How far a packet's time may be ahead of this machine's clock.
 const AHEAD: SignedDuration = SignedDuration::from_hours(1);
-/// What the time that a period was watched is a multiple of: the first packet and the last one
-/// shall not tell when they came.
+/// Unit of the watched time, in seconds: it hides when the first and the last packet came.
 const WATCH: i64 = 3600;
 
 /// Why files are not counted, or not to the end.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// There is nowhere to publish to.
+    /// Periods cannot be written to the directory.
     #[error(
         "{}: periods cannot be written there: {reason}; name a directory that this user may write \
          to (--out)",
         path.display()
     )]
     Out {
-        /// The directory.
+        /// The period directory.
         path: PathBuf,
         /// What the system said.
         reason: io::Error,
     },
-    /// A period could not be published, and nobody will try again.
+    /// A period cannot be written; it is not tried again.
     #[error(
         "{}: the period cannot be written: {reason}; make room, or name another directory (--out), \
          and count the files again where none of their periods is yet",
         path.display()
     )]
     Unpublished {
-        /// The period's file.
+        /// The period file.
         path: PathBuf,
         /// What the system said.
         reason: io::Error,
     },
-    /// Somebody else publishes there.
+    /// Another process publishes into the directory.
     #[error(
         "{}: another exitmark-monitor counts files into it; wait for that one, or name another \
          directory (--out)",
         .0.display()
     )]
     InUse(PathBuf),
-    /// It would be counted twice.
+    /// The same file is given twice.
     #[error(
         "{} is the same file as {}, which would be counted twice; name it once",
         path.display(), same.display()
@@ -74,10 +73,10 @@ pub enum FilesError {
     Twice {
         /// The captured file.
         path: PathBuf,
-        /// Its other name, or the same one.
+        /// The name under which it was given before; may be the same.
         same: PathBuf,
     },
-    /// Its period would be counted twice.
+    /// The packet's period is published already and would be counted twice.
     #[error(
         "{}, packet {number}: its period is there already, in {}; remove that one or name another \
          directory (--out), and give all captures of a period together: what is written is never \
@@ -87,12 +86,12 @@ pub enum FilesError {
     Again {
         /// The captured file.
         path: PathBuf,
-        /// The packet in it.
+        /// The packet's number in the file, from 1.
         number: u64,
-        /// The period's file.
+        /// The published period file.
         there: PathBuf,
     },
-    /// A clock was wrong.
+    /// The packet's time is before 2000 or in the future.
     #[error(
         "{0}, packet {number}: it is of {day}, which is before the year {first} or yet to come; a \
          clock was wrong: leave the packet out (`editcap {0} NEW.pcapng {number}`), or move the \
@@ -102,12 +101,12 @@ pub enum FilesError {
     Clock {
         /// The captured file.
         path: PathBuf,
-        /// The packet in it.
+        /// The packet's number in the file, from 1.
         number: u64,
-        /// When it seems to be of.
+        /// The packet's date, in UTC.
         day: String,
     },
-    /// Its period was closed already.
+    /// The packet's period was closed already.
     #[error(
         "{0}, packet {number}: it is of the period that began {began}, and {running} is running \
          already; put packets in order (`reordercap {0} NEW.pcapng`; captures of the same time: \
@@ -117,16 +116,16 @@ pub enum FilesError {
     Order {
         /// The captured file.
         path: PathBuf,
-        /// The packet in it.
+        /// The packet's number in the file, from 1.
         number: u64,
-        /// When its period began.
+        /// When the packet's period began.
         began: Timestamp,
-        /// When the running one did.
+        /// When the running period began.
         running: Timestamp,
     },
 }
 
-/// What was in files.
+/// Result of counting files.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     files: usize,
@@ -138,7 +137,7 @@ pub struct Summary {
     published: Vec<PathBuf>,
 }
 
-/// Counts all of them.
+/// Counts all files.
 pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, CaptureError> {
     if let (Some(user), true) = (&settings.user, process::is_root()) {
         process::become_user(user)?;
@@ -178,14 +177,14 @@ pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
         },
     }
     .read_all(captures)?;
-    // Until now nobody else could publish there.
+    // The lock is held until everything is published.
     drop(held);
     Ok(summary)
 }
 
-/// Opens all of them: once they are read, there is nothing left to open them with.
+/// Opens all files: later the process cannot open any.
 fn open(files: &[PathBuf]) -> Result<Vec<(&PathBuf, File)>, CaptureError> {
-    // A file an hour, or a minute, of a month.
+    // There may be a file for each hour or minute of a month.
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
@@ -208,14 +207,14 @@ fn open(files: &[PathBuf]) -> Result<Vec<(&PathBuf, File)>, CaptureError> {
     Ok(opened)
 }
 
-/// Counts one file after the other.
+/// Counts the files one after another.
 struct Reader<'a> {
     settings: &'a Settings,
     places: Arc<Places>,
     counter: Counter,
-    /// From the first packet on.
+    /// `None` until the first packet is known.
     periods: Option<Periods>,
-    /// The running period's first packet, and the last one so far.
+    /// Times of the running period's first and latest packet.
     seen: Option<(Timestamp, Timestamp)>,
     summary: Summary,
 }
@@ -226,7 +225,7 @@ impl Reader<'_> {
         let mut outcome = Ok(());
         for mut capture in captures {
             outcome = self.read(&mut capture);
-            // Nothing of the last packet shall be left anywhere.
+            // Nothing of the last packet may remain in memory.
             self.counter.rinse();
             let (path, packets) = (capture.path().display(), capture.packets());
             tracing::info!("{path} is counted: {packets} packets");
@@ -236,10 +235,10 @@ impl Reader<'_> {
                 break;
             }
         }
-        // What was read before a fault is counted.
+        // Packets before a fault are counted.
         let closed = self.close(Timestamp::UNIX_EPOCH);
         if let (Err(_), Err(also)) = (&outcome, &closed) {
-            // The first one says that all before it is counted.
+            // The first error says that everything before it was counted.
             tracing::error!("{also}");
         }
         outcome.and(closed)?;
@@ -248,8 +247,8 @@ impl Reader<'_> {
         Ok(self.summary)
     }
 
-    /// In the order of their first packets, each of which is looked at: a fault in the last file
-    /// shall be told before the first one is counted for an hour.
+    /// Sorts the files by their first packet. Looking at each first packet also reports a bad file
+    /// before the others are counted, which may take an hour.
     fn in_order(&mut self, captures: Vec<Capture>) -> Result<Vec<Capture>, CaptureError> {
         let long_ago = Timestamp::UNIX_EPOCH..Timestamp::UNIX_EPOCH;
         let mut begun = Vec::new();
@@ -279,7 +278,7 @@ impl Reader<'_> {
     }
 
     fn read(&mut self, capture: &mut Capture) -> Result<(), CaptureError> {
-        // Without periods there is no packet in any file.
+        // Without periods no file has a packet.
         while let Some(periods) = &self.periods {
             let Period { start, .. } = periods.status().running;
             let end = periods.status().running.end();
@@ -309,7 +308,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A packet of a later period comes next.
+    /// Switches to the period of a capture's next packet.
     fn turn_to(&mut self, capture: &Capture, time: Timestamp) -> Result<(), CaptureError> {
         if let Some(periods) = &self.periods {
             again(periods, capture, time)?;
@@ -319,7 +318,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Ends the running period; the next one is of this time.
+    /// Closes the running period and begins that of `next`.
     fn close(&mut self, next: Timestamp) -> Result<(), CaptureError> {
         let (Some(periods), Some((first, last))) = (&mut self.periods, self.seen.take()) else {
             return Ok(());
@@ -344,7 +343,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Refuses the time of a capture's next packet if no period can be of it.
+    /// Refuses a capture's next packet if its time is before 2000 or in the future.
     fn refuse_clock(&self, capture: &Capture, time: Timestamp) -> Result<(), FilesError> {
         let began = Period::at(time, self.settings.length).start;
         let year = |time: Timestamp| time.to_zoned(TimeZone::UTC).year();
@@ -360,7 +359,7 @@ impl Reader<'_> {
     }
 }
 
-/// Refuses a capture's next packet if a file of its period is there.
+/// Refuses a capture's next packet if its period is published already.
 fn again(periods: &Periods, capture: &Capture, time: Timestamp) -> Result<(), FilesError> {
     match periods.published_at(time) {
         None => Ok(()),

@@ -1,6 +1,5 @@
-//! At a tap. The main thread receives and counts, and does nothing that takes time: every second
-//! it hands what it has counted over to the one that keeps the books, and goes on with an empty
-//! table.
+//! Counts at a tap. The main thread receives and counts, and never blocks: every second it passes
+//! its table to the aggregation thread and goes on with an empty one.
 
 use super::books::{Books, Delivery};
 use super::metrics::Shared;
@@ -20,19 +19,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often what was counted is handed over, which is also by how much a period may end too late;
-/// and how long a signal may have to wait.
+/// How often a table is passed on, which is also how much too late a period may end; and how long a
+/// signal may wait.
 const TURN: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(200);
-/// Cells of what is counted in a turn. It is handed over early where a quarter of them are used:
-/// half of them are for connections alone.
+/// Cells of the counting thread's table. It is passed on early when a quarter of them are used:
+/// half of the cells are reserved for connections.
 const CELLS: usize = 32_768;
 
-/// What the thread that counts keeps: to set the NIC back at the end.
+/// Capabilities of the counting thread: it restores the NIC's settings at the end.
 const OF_MAIN: &[Capability] = &[Capability::CAP_NET_ADMIN];
-pub(super) const OF_NOBODY: &[Capability] = &[];
+pub(super) const NO_CAPABILITIES: &[Capability] = &[];
 
-/// What somebody asked for by a signal.
+/// Requests by signal.
 struct Asked {
     stop: Arc<AtomicBool>,
     counters: Arc<AtomicBool>,
@@ -56,7 +55,7 @@ impl Asked {
     }
 }
 
-/// Counts until somebody says stop.
+/// Counts until SIGTERM or SIGINT.
 pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureError> {
     return_large_blocks();
     let service = Service::find();
@@ -78,8 +77,8 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let shared = Shared::of(places.described());
     if let Some(listener) = listener {
         shared
-            .serve(listener, || process::keep_or_say(OF_NOBODY))
-            .map_err(|error| CaptureError::System("answer who asks for metrics", error))?;
+            .serve(listener, || process::keep_or_say(NO_CAPABILITIES))
+            .map_err(|error| CaptureError::System("serve metrics", error))?;
     }
     let ready = format!(
         "interface={interface} queues={} period={}",
@@ -95,10 +94,10 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let keeper = std::thread::Builder::new()
         .name("monitor-books".to_owned())
         .spawn(move || {
-            process::keep_or_say(OF_NOBODY);
+            process::keep_or_say(NO_CAPABILITIES);
             books.keep(&deliveries, &give_back);
         })
-        .map_err(|error| CaptureError::System("start to keep the books", error))?;
+        .map_err(|error| CaptureError::System("start the aggregation thread", error))?;
     process::keep(OF_MAIN).map_err(|error| CaptureError::System("give up capabilities", error))?;
     process::forbid_system_calls(&SYSTEM_CALLS, &[])
         .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
@@ -117,14 +116,14 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let outcome = listening.listen(&asked);
     listening.service.is_stopping();
     let Listening { tap, deliver, .. } = listening;
-    // Who keeps the books ends when nobody can deliver any more.
+    // The aggregation thread ends when its channel is closed.
     drop(deliver);
     let kept = keeper.join().map_err(|_| CaptureError::BooksAreGone);
     let closed = tap.close().map_err(CaptureError::from);
     outcome.and(kept).and(closed)
 }
 
-/// The thread that counts.
+/// State of the counting thread.
 struct Listening {
     counter: Counter,
     tap: Tap,
@@ -133,7 +132,7 @@ struct Listening {
     deliver: Sender<Delivery>,
     emptied: Receiver<Tally>,
     handed_over: Instant,
-    /// The tap's counters, when they were read last.
+    /// The tap's counters, as last read.
     seen: TapCounters,
     service: Service,
 }
@@ -141,7 +140,7 @@ struct Listening {
 impl Listening {
     fn listen(&mut self, asked: &Asked) -> Result<(), CaptureError> {
         let outcome = self.listen_until(asked).and_then(|()| self.drain());
-        // Also what came before a fault was counted.
+        // What was counted before a fault is passed on, too.
         let handed_over = self.hand_over(asked, true);
         outcome.and(handed_over)
     }
@@ -151,7 +150,7 @@ impl Listening {
             let counter = &mut self.counter;
             let received = self.tap.receive(PATIENCE, |batch| counter.count(batch))?;
             if received == 0 {
-                // Nothing of the last packet shall be left anywhere.
+                // Nothing of the last packet may remain in memory.
                 self.counter.rinse();
             }
             let is_due =
@@ -164,7 +163,7 @@ impl Listening {
         Ok(())
     }
 
-    /// Counts what waits. Nothing more is let in.
+    /// Counts what the queues still hold; the filter lets nothing more in.
     fn drain(&mut self) -> Result<(), CaptureError> {
         self.tap.shut();
         let counter = &mut self.counter;
@@ -176,10 +175,10 @@ impl Listening {
         Ok(())
     }
 
-    /// Hands over what was counted, if there is a table to go on with. Where a disk holds up who
-    /// keeps the books there is none, and this one goes on filling. At the end it is waited for.
+    /// Passes the table to the aggregation thread if an empty one is available. While that thread
+    /// blocks on a disk none is, and the current table keeps filling. The last call waits.
     fn hand_over(&mut self, asked: &Asked, is_last: bool) -> Result<(), CaptureError> {
-        // A sign of life, also where no table comes back: a disk is not mended by a restart.
+        // The watchdog is fed even then: a restart does not repair a disk.
         self.service.beat(|| true);
         if self.spare.is_none() {
             let emptied = match is_last {
@@ -196,7 +195,7 @@ impl Listening {
             return Ok(());
         };
         let say = asked.counters.swap(false, Ordering::Relaxed);
-        // A NIC that is gone takes nothing with it of what was counted before.
+        // If the NIC is gone, its last known counters are kept.
         self.seen = self.tap.counters().unwrap_or(self.seen);
         let now = Instant::now();
         let delivery = Delivery {

@@ -1,5 +1,5 @@
-//! What a running monitor tells of itself: totals since it started, over everything that it
-//! counts. Nothing here knows a port, a country or a destination; those are for periods.
+//! Metrics of a running monitor: totals over everything that it has counted since it started. They
+//! have no port, country or destination; only periods have those.
 
 use crate::http::{self, Answers, AtLimit};
 use crate::monitor::cell::Counts;
@@ -19,37 +19,37 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Builder;
 
-/// Totals, as of the last look at them.
+/// Totals, as of the last batch.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Totals {
-    /// What was counted.
+    /// What was counted since the start.
     pub(super) counted: Counts,
-    /// What the tap saw, and what became of it.
+    /// Frames at the tap, by fate.
     pub(super) tap: TapCounters,
-    /// Cells in use, and how many there are. Told in steps: each new one is somebody's first visit.
+    /// Used and available cells. Exposed in steps: each new cell is a first connection to a place.
     pub(super) cells: (usize, usize),
-    /// In the running period there was no cell for some packet.
+    /// Whether a packet of the running period found no free cell.
     pub(super) spilled: bool,
     /// When the running period began.
     pub(super) period_start: Timestamp,
-    /// When a period was published last.
+    /// When a period was last published.
     pub(super) published: Option<Timestamp>,
-    /// Closed periods that cannot be written,
+    /// Closed periods that cannot be written yet.
     pub(super) unpublished: usize,
-    /// and those that were given up.
+    /// Closed periods that were given up.
     pub(super) given_up: u64,
-    /// How often the running period could not be kept for a restart.
+    /// How often saving the running period failed.
     pub(super) state_failures: u64,
-    /// The databases.
+    /// Descriptions of the databases.
     pub(super) places: Described,
 }
 
-/// Totals that one thread writes and others read.
+/// Totals that the aggregation thread writes and the metrics thread reads.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shared(Arc<Mutex<Totals>>);
 
 impl Shared {
-    /// Nothing counted yet, with these databases.
+    /// Zero totals, with these databases.
     pub(super) fn of(places: &Described) -> Self {
         Self(Arc::new(Mutex::new(Totals {
             places: places.clone(),
@@ -70,10 +70,10 @@ impl Shared {
         expose("exitmark_monitor", totals)
     }
 
-    /// Answers at this listener for as long as the process lives.
+    /// Serves metrics at this listener until the process ends.
     ///
     /// # Errors
-    /// The system has no thread or no descriptors left.
+    /// No thread or descriptor is available.
     pub(super) fn serve(
         &self,
         listener: TcpListener,
@@ -226,7 +226,7 @@ impl Collector for Totals {
     }
 }
 
-/// A moment, in seconds since 1970.
+/// Seconds since the Unix epoch.
 fn seconds(at: Timestamp) -> u64 {
     at.as_second().try_into().unwrap_or_default()
 }

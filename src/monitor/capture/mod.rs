@@ -1,5 +1,4 @@
-//! The only wiring of the monitor: where packets come from, when the clock is asked, what is told
-//! to whom, and what the process gives up.
+//! Wires the monitor: packet source, clock, notices, metrics, and the privileges that are dropped.
 
 mod books;
 mod files;
@@ -34,16 +33,16 @@ pub enum Source {
     Files(Vec<PathBuf>),
 }
 
-/// Why nothing is counted, or not any more.
+/// Why counting could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// The databases are of no use.
+    /// A database cannot be used.
     #[error(transparent)]
     Places(#[from] PlacesError),
-    /// There can be no periods.
+    /// Periods cannot be opened.
     #[error(transparent)]
     Period(#[from] PeriodError),
-    /// The tap is none, or gone.
+    /// The NIC is not a usable tap, or is gone.
     #[error(transparent)]
     Tap(#[from] TapError),
     /// A captured file cannot be read.
@@ -52,25 +51,25 @@ pub enum CaptureError {
     /// Captured files cannot be counted as they are.
     #[error(transparent)]
     Files(#[from] FilesError),
-    /// The metrics' port cannot be had.
+    /// The metrics port cannot be opened.
     #[error(transparent)]
     Metrics(#[from] ListenError),
-    /// Nothing can be given up.
+    /// Privileges cannot be dropped.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// The operating system refuses something basic.
+    /// A system call failed.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
-    /// The thread with the periods has ended.
-    #[error("nobody keeps the books any more; the log says why, and what is lost is a minute")]
+    /// The aggregation thread has exited.
+    #[error("the aggregation thread has exited; the log says why, and up to a minute is lost")]
     BooksAreGone,
 }
 
-/// Counts: at a tap until SIGTERM or SIGINT, where SIGUSR1 prints the counters; or all that is in
-/// files, and then says what.
+/// Counts at a tap until SIGTERM or SIGINT, with SIGUSR1 printing the counters; or counts files and
+/// returns a summary.
 ///
 /// # Errors
-/// What is wrong with where packets come from, or where counts go.
+/// The packet source or the period directory is not usable.
 pub fn run(settings: &Settings, source: &Source) -> Result<Option<Summary>, CaptureError> {
     match source {
         Source::Interface(interface) => live::run(settings, interface).map(|()| None),
@@ -78,7 +77,7 @@ pub fn run(settings: &Settings, source: &Source) -> Result<Option<Summary>, Capt
     }
 }
 
-/// Periods, and what the running one had before.
+/// The periods, and the running one's saved counts.
 struct Opened {
     periods: Periods,
     before: Option<Ledger>,
@@ -119,7 +118,7 @@ fn filter(settings: &Settings) -> Filter {
     }
 }
 
-/// What the clocks show, of a process that started then.
+/// Reads both clocks; monotonic time counts from `started`.
 fn now(started: Instant) -> Now {
     Now {
         wall: Timestamp::now(),
@@ -127,7 +126,7 @@ fn now(started: Instant) -> Now {
     }
 }
 
-/// Logs what happened.
+/// Logs notices.
 fn tell(notices: &[Notice]) {
     for notice in notices {
         match notice {

@@ -1,4 +1,4 @@
-//! `exitmark-monitor capture`: count.
+//! `exitmark-monitor capture`.
 
 use super::{faulty, misused, print, unmet};
 use crate::monitor::capture::{self, Source};
@@ -19,20 +19,21 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NIC", conflicts_with = "pcap")]
     interface: Option<String>,
 
-    /// Captured files, pcap or pcapng: all of the periods that they are of
+    /// Captured files, pcap or pcapng: all files of each period at once
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pcap: Vec<PathBuf>,
 
-    /// A clearnet address of the Tor host, in place of `addresses`; may be given again
+    /// A clearnet address of the Tor host, in place of `addresses`; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<IpAddr>,
 
-    /// Where the period files go, in place of `period.directory`; of captured files, it is made
+    /// Directory for period files, in place of `period.directory`; created when counting captured
+    /// files
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-/// Runs it.
+/// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let overrides = Overrides {
         interface: arguments.interface.clone(),

@@ -1,4 +1,4 @@
-//! The monitor's command line: arguments only, no work.
+//! The monitor's command line: arguments only.
 
 mod capture;
 mod report;
@@ -11,10 +11,10 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// As whom a command speaks.
+/// Name of the program in messages.
 const PROGRAM: &str = "exitmark-monitor";
 
-/// Count what exitmark has marked, and publish statistics that name nobody
+/// Count what exitmark has marked, and publish anonymised statistics
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM, version = env!("EXITMARK_VERSION"))]
 pub struct Invocation {
@@ -29,7 +29,7 @@ enum Command {
     Report(report::Arguments),
 }
 
-/// Say whether a configuration can be used; looks at nothing else
+/// Check a configuration; nothing else is looked at
 #[derive(Debug, clap::Args)]
 struct Check {
     /// The configuration
@@ -37,14 +37,14 @@ struct Check {
     config: PathBuf,
 }
 
-/// What the command line accepts, for whoever writes its manual.
+/// The command-line definition, for generating the manual.
 pub fn command() -> clap::Command {
     Invocation::command()
 }
 
 impl Invocation {
-    /// Does it. The status is 0 if all is fine, 1 if the world is not as required, 2 for wrong
-    /// usage or configuration.
+    /// Runs the command. The exit status is 0 for success, 1 if a precondition is not met, 2 for
+    /// wrong usage or configuration.
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Check(arguments) => check(&arguments),
@@ -61,7 +61,7 @@ fn check(arguments: &Check) -> ExitCode {
     }
 }
 
-/// Exit status 1: the world is not as required.
+/// Exit status 1: a precondition is not met.
 fn unmet(error: impl Display) -> ExitCode {
     process::unmet(PROGRAM, error)
 }
@@ -71,7 +71,7 @@ fn misused(error: impl Display) -> ExitCode {
     process::misused(PROGRAM, error)
 }
 
-/// The same, where the configuration is at fault, or what the command line says in its place.
+/// Exit status 2 for a fault in the configuration or in the options that replace it.
 fn faulty(path: Option<&Path>, error: &ConfigError) -> ExitCode {
     match path {
         Some(path) => misused(format_args!("{}: {error}", path.display())),
@@ -79,7 +79,7 @@ fn faulty(path: Option<&Path>, error: &ConfigError) -> ExitCode {
     }
 }
 
-/// Prints what was asked for.
+/// Prints a command's output.
 fn print(text: &str) -> ExitCode {
     match process::print(text) {
         Ok(()) => ExitCode::SUCCESS,

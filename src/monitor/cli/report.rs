@@ -1,4 +1,4 @@
-//! `exitmark-monitor report`: show.
+//! `exitmark-monitor report`.
 
 use super::{misused, print, unmet};
 use crate::monitor::report::{self, Summary};
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 /// Make a page of period files, or JSON
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Period files, and directories of them; of as many exits as there are
+    /// Period files and directories of them, of any number of exits
     #[arg(value_name = "PERIODS", default_value = DIRECTORY)]
     periods: Vec<PathBuf>,
 
@@ -22,7 +22,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Runs it.
+/// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if arguments.out.is_none() && !arguments.json {
         return misused("say what to make: a page with --out DIR, or JSON with --json");
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_is_one() {
+    fn counts_are_singular_or_plural() {
         let told = |pages, exits, periods| {
             let summary = Summary {
                 pages,

@@ -1,10 +1,10 @@
-//! Packets that were captured more than once: on its way out of a host a packet passes a bridge
-//! and its port, a bond and its NIC, a VLAN and what is below it, and a capture of the interface
-//! "any", or of several ones, has it of each.
+//! Detects packets that were captured more than once. On its way out of a host a packet passes
+//! several interfaces (a bridge and its port, a bond and its NIC, a VLAN and its parent), and a
+//! capture of the interface "any", or of several interfaces, has a copy from each.
 //!
-//! A copy has the same headers and the same beginning, is of another interface, and is there within
-//! a second. What a hop changes (TTL, checksums) is not compared. Only keyed hashes are remembered,
-//! of the last packets; where more than those lie between two copies, both count.
+//! A copy has the same headers and the same beginning, comes from another interface, and follows
+//! within a second. Fields that a hop changes (TTL, checksums) are not compared. Only keyed hashes
+//! of the last packets are kept; if more packets than that lie between two copies, both count.
 
 use crate::monitor::filter::Arrived;
 use crate::packet::{Headers, parse, protocol, transport};
@@ -12,11 +12,11 @@ use crate::pcap::{Link, Timed};
 use std::hash::{BuildHasher, RandomState};
 use zeroize::Zeroize;
 
-/// How many packets are remembered: a power of two.
+/// Entries of the hash table: a power of two.
 const REMEMBERED: usize = 1 << 14;
-/// Nanoseconds between copies at most: what is queued at a NIC is captured there behind the queue.
+/// Longest time between copies, in nanoseconds: a NIC's copy is captured behind its queue.
 const APART: u64 = 1_000_000_000;
-/// How much of a packet is compared.
+/// Bytes of the IP packet that are compared.
 const COMPARED: usize = 96;
 
 #[derive(Clone, Copy, Default)]
@@ -26,7 +26,7 @@ struct Seen {
     time: u64,
 }
 
-/// What was seen last. Empty until there is something to compare.
+/// The packets seen last. Allocated when the first packet is compared.
 #[derive(Default)]
 pub(super) struct Copies {
     key: RandomState,
@@ -34,7 +34,7 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// Whether a packet is a copy of one from another interface. One without a time is not.
+    /// Whether a packet is a copy of one from another interface; false without a time.
     pub(super) fn has(&mut self, packet: &Arrived<'_>, interface: u64, time: Option<u64>) -> bool {
         let (Some(time), Some(hash)) = (time, self.hash(packet)) else {
             return false;
@@ -56,7 +56,7 @@ impl Copies {
         false
     }
 
-    /// Of what copies have in common, which is overwritten then.
+    /// Hashes the fields that copies share, and wipes them.
     fn hash(&self, packet: &Arrived<'_>) -> Option<u64> {
         let bytes = packet.bytes;
         let (ttl, checksum, l3, protocol, l4) = match parse(bytes, packet.whole) {
@@ -65,7 +65,7 @@ impl Copies {
             Headers::NotIp | Headers::Malformed(_) => return None,
         };
         let ip = bytes.get(l3..)?;
-        // A NIC fills it in, behind where a packet is captured that leaves.
+        // The NIC fills in the checksum of a packet that leaves, behind the capture.
         let l4_checksum = l4.and_then(|l4| match protocol {
             protocol::TCP => Some(l4 - l3 + 16),
             protocol::UDP => Some(l4 - l3 + 6),
@@ -94,12 +94,12 @@ impl Drop for Copies {
     }
 }
 
-/// At which interface a packet was captured, where a file has those of several.
+/// The interface that a packet was captured at, if the file has several.
 #[inline]
 pub(super) fn interface(packet: &Timed, bytes: &[u8]) -> Option<u64> {
     let number = u64::from(packet.interface);
     if packet.link == Link::CookedV2 {
-        // LINUX_SLL2 has it in the packet.
+        // LINUX_SLL2 has the interface index in the packet.
         let index = bytes.get(4..8)?.first_chunk()?;
         return Some(number << 32 | u64::from(u32::from_be_bytes(*index)));
     }

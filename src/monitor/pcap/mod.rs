@@ -1,8 +1,8 @@
-//! Packets out of capture files, counted by the periods that they are of.
+//! Counts the packets of capture files by period.
 //!
-//! A file that is broken somewhere is counted up to there. Packets of a link type that is not read
-//! are passed over, if there are others, and told of. What was captured at several interfaces is
-//! counted once (`copies`).
+//! A broken file is counted up to the fault. Packets of an unsupported link type are skipped and
+//! reported, if the file has others. A packet that was captured at several interfaces counts once
+//! (`copies`).
 
 mod copies;
 
@@ -18,20 +18,20 @@ use std::path::{Path, PathBuf};
 
 /// Packets that are counted together.
 const BATCH: usize = 64;
-/// By how many nanoseconds a packet may come too late: a NIC with several queues, or a clock that
-/// is put right, does not keep packets quite in order.
+/// How late a packet may be, in nanoseconds: several queues or a clock adjustment can reorder
+/// packets.
 const GRACE: u64 = 60 * 1_000_000_000;
 
 /// Why a capture cannot be counted, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Its packets have no time.
+    /// The first packet has no time.
     #[error(
-        "{0} begins with a packet that has no time (pcapng's Simple Packet Block), so nobody knows \
-         which period it is of; capture with what writes times, as tcpdump and dumpcap do, or give \
+        "{0} begins with a packet that has no time (pcapng's Simple Packet Block), so its \
+         period is unknown; capture with what writes times, as tcpdump and dumpcap do, or give \
          all of it one that you know: `editcap -F pcap {0} OLD.pcap && editcap -t $(date -d \
          2026-11-21T12:00Z +%s) OLD.pcap NEW.pcap`"
     )]
@@ -41,29 +41,27 @@ pub enum CaptureError {
 /// How far a capture was counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The next packet is of this time: it does not belong to the period, but behind it, or long
-    /// before it.
+    /// The next packet has this time: after the period, or long before it.
     Next(Timestamp),
-    /// There are no more packets.
+    /// The end of the file.
     End,
 }
 
-/// What of a capture was not counted as it lies there.
+/// Irregularities in counting a capture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remarks {
-    /// Packets that were older than the period that was running.
+    /// Packets that were older than the running period and counted in it.
     pub late: u64,
-    /// Packets of link types that are not read.
+    /// Packets of unsupported link types; not counted.
     pub other_links: u64,
-    /// Copies of a packet from further interfaces, which were left out.
+    /// Copies of a packet from further interfaces; not counted.
     pub copies: u64,
-    /// Packets of which nobody knows at which interface they were captured (LINUX_SLL), so that
-    /// copies count.
+    /// Packets without an interface (LINUX_SLL), whose copies cannot be detected and count.
     pub anywhere: u64,
 }
 
 impl Remarks {
-    /// Adds those of another file.
+    /// Adds the remarks of another file.
     pub const fn add(&mut self, more: Self) {
         self.late += more.late;
         self.other_links += more.other_links;
@@ -73,7 +71,7 @@ impl Remarks {
 }
 
 impl fmt::Display for Remarks {
-    /// A line for each that there is.
+    /// One line for each nonzero number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (packets, what) in [
             (
@@ -110,7 +108,7 @@ pub struct Capture {
     last: Option<Timestamp>,
 }
 
-/// Why a batch is not longer.
+/// Why a batch ended.
 enum Pause {
     Full,
     Elsewhere(u64),
@@ -122,12 +120,12 @@ impl Capture {
     /// Opens a capture and reads its header.
     ///
     /// # Errors
-    /// It cannot be read, or is no capture of a network that is known here.
+    /// The file cannot be read, or is not a capture of a supported link type.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         Ok(Self::from(Reader::open(path)?))
     }
 
-    /// The same of a file that is open: all that is done here is to read it.
+    /// Like [`Capture::open`] for an open file, which is only read.
     ///
     /// # Errors
     /// As [`Capture::open`].
@@ -136,13 +134,13 @@ impl Capture {
     }
 
     /// Counts up to the first packet whose time is at or after the period's end, or more than a
-    /// minute before its start, which is left. One that is less late counts all the same; one that
-    /// has no time is of the same period as what was before it. To learn the first packet's time,
-    /// give an empty period that is over long ago.
+    /// minute before its start; that packet is not consumed. A packet that is late by less counts,
+    /// and one without a time belongs to the period of the packet before it. An empty period in the
+    /// far past returns the first packet's time.
     ///
     /// # Errors
-    /// The file cannot be read any further, all before that being counted; or it begins without a
-    /// time.
+    /// The rest of the file cannot be read (everything before was counted), or the first packet has
+    /// no time.
     pub fn count_until(
         &mut self,
         period: Range<Timestamp>,
@@ -166,7 +164,7 @@ impl Capture {
         }
     }
 
-    /// Where it lies.
+    /// The capture file.
     pub fn path(&self) -> &Path {
         self.reader.path()
     }
@@ -176,12 +174,12 @@ impl Capture {
         self.reader.packets()
     }
 
-    /// When the last of them that has a time was captured.
+    /// Capture time of the last packet that has one.
     pub const fn last(&self) -> Option<Timestamp> {
         self.last
     }
 
-    /// What was not counted as it lies there, so far.
+    /// Irregularities so far.
     pub fn remarks(&self) -> Remarks {
         Remarks {
             other_links: self.reader.passed().packets,
@@ -273,7 +271,7 @@ fn arrived(record: Record, buffer: &[u8]) -> Arrived<'_> {
     }
 }
 
-/// Since 1970; what is before that is as if it were then.
+/// Nanoseconds since the Unix epoch; 0 for earlier times.
 fn nanos(time: Timestamp) -> u64 {
     let nanos = time.as_nanosecond().max(0);
     u64::try_from(nanos).unwrap_or(u64::MAX)

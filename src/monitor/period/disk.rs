@@ -1,4 +1,4 @@
-//! What is done to files, one step at a time, so that a test can stop before each.
+//! File operations in single steps, so that a test can stop before each.
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -9,30 +9,30 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// What is done here and not by every running process: a second name for a file, where a file
-/// system cannot rename without replacing.
+/// System calls only this module needs: a hard link, for file systems that cannot rename without
+/// replacing.
 pub const SYSTEM_CALLS: [i64; 1] = [libc::SYS_linkat];
 
-/// A step.
+/// A step of a file operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    /// A new file under a name that nobody reads.
+    /// Create a file under a temporary name.
     Create,
-    /// What it holds.
+    /// Write its content.
     Write,
-    /// That it lies on the disk.
+    /// fsync the file.
     Sync,
-    /// Its name.
+    /// Rename the file.
     Rename,
-    /// That the directory lies on the disk.
+    /// fsync the directory.
     SyncDirectory,
-    /// The end of a file.
+    /// Remove a file.
     Delete,
 }
 
 type Before = Box<dyn Fn(Step, &Path) -> io::Result<()> + Send>;
 
-/// The disk.
+/// Access to files, with a hook for tests.
 #[derive(Default)]
 pub struct Disk {
     before: Option<Before>,
@@ -45,8 +45,8 @@ impl fmt::Debug for Disk {
 }
 
 impl Disk {
-    /// One that asks before every step: an error is the step's, and a panic leaves the files as
-    /// the end of the process would.
+    /// Calls `before` ahead of every step. An error fails the step; a panic leaves the files as a
+    /// killed process would.
     pub fn asking(before: impl Fn(Step, &Path) -> io::Result<()> + Send + 'static) -> Self {
         Self {
             before: Some(Box::new(before)),
@@ -57,7 +57,7 @@ impl Disk {
         self.before.as_ref().map_or(Ok(()), |ask| ask(step, path))
     }
 
-    /// Puts a file in the place of one that may be there. Only its owner may read it.
+    /// Replaces a file, or creates it. Only its owner can read it.
     pub(super) fn replace(
         &self,
         path: &Path,
@@ -71,7 +71,7 @@ impl Disk {
         self.tidied(&new, written)
     }
 
-    /// Puts a file that all may read where there is none.
+    /// Creates a file that all users can read; fails if it exists.
     pub(super) fn publish(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let new = temporary(path);
         let written = self
@@ -82,19 +82,19 @@ impl Disk {
         self.tidied(&new, written)
     }
 
-    /// Gives a file another name in its directory.
+    /// Renames a file within its directory.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step(Step::Rename, to)?;
         fs::rename(from, to)
     }
 
-    /// Removes a file, which may be gone.
+    /// Removes a file; succeeds if it does not exist.
     pub(super) fn delete(&self, path: &Path) -> io::Result<()> {
         self.step(Step::Delete, path)?;
         gone(path)
     }
 
-    /// Waits until what was renamed in a file's directory lies on the disk.
+    /// Syncs the directory of a file.
     pub(super) fn sync_directory(&self, path: &Path) -> io::Result<()> {
         self.step(Step::SyncDirectory, path)?;
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
@@ -105,8 +105,8 @@ impl Disk {
         new: &Path,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<File> {
-        // What an earlier process left half done, or somebody has put there: a link would lead
-        // elsewhere, a FIFO would wait.
+        // Removes a leftover of an earlier process or a planted file: a symbolic link would lead
+        // elsewhere, a FIFO would block.
         gone(new)?;
         self.step(Step::Create, new)?;
         let file = OpenOptions::new()
@@ -125,7 +125,7 @@ impl Disk {
         Ok(file)
     }
 
-    /// A full disk is not filled further by what could not be finished.
+    /// Removes an unfinished file: it must not fill the disk further.
     fn tidied(&self, new: &Path, written: io::Result<()>) -> io::Result<()> {
         if written.is_err() {
             let _ = self.delete(new);
@@ -134,7 +134,7 @@ impl Disk {
     }
 }
 
-/// The SHA-256 of a file, if there is one.
+/// The SHA-256 of a file in hexadecimal; `None` if the file does not exist.
 pub(super) fn digest_of(path: &Path) -> io::Result<Option<String>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -146,7 +146,7 @@ pub(super) fn digest_of(path: &Path) -> io::Result<Option<String>> {
     Ok(Some(hex(hash)))
 }
 
-/// A hash in hexadecimal digits.
+/// A hash in hexadecimal.
 pub(super) fn hex(hash: Sha256) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
@@ -156,7 +156,7 @@ pub(super) fn hex(hash: Sha256) -> String {
     text
 }
 
-/// What ends with this was never finished.
+/// Suffix of unfinished files.
 pub(super) const UNFINISHED: &str = ".new";
 
 fn temporary(path: &Path) -> PathBuf {
@@ -175,7 +175,7 @@ fn gone(path: &Path) -> io::Result<()> {
 
 fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
-        // A file system that does not know how: a second name takes no other's place either.
+        // The file system lacks RENAME_NOREPLACE; a hard link does not replace a file either.
         Err(Errno::EINVAL) => {
             fs::hard_link(from, to)?;
             gone(from)

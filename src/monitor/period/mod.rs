@@ -1,22 +1,22 @@
-//! Periods: which one is counted now, that a restart goes on with it, and that each is published
-//! once. Owns the state directory and the files that are published; decides nothing of what they
-//! show, and never removes one.
+//! The periods: which one is counted, how it survives a restart, and how each is published once.
+//! Owns the state directory and the published files; does not decide their content and never
+//! removes a published file.
 //!
-//! The way of a period, of which a crash may happen anywhere:
+//! A period goes through these steps, and a crash may happen at any point:
 //!
-//! 1. While it runs its counts are saved every minute (`state`), so that is what a crash loses.
-//! 2. When it is over they are saved a last time, and its rows are made. Its state file gets the
-//!    digest of those in its name: that, and only that, may now be in the published file.
-//! 3. The published file gets its name, which no file had before. A name that is taken (by an
-//!    earlier part, or by somebody) is no loss: this is the next part then.
-//! 4. The state file is removed. Whoever finds one with a digest, and a published file that has
-//!    it, knows that only this was left to be done; else the period is published as if nothing had
-//!    been. With noise that is drawn anew, nobody having seen the other.
+//! 1. While it runs, its counts are saved every minute (`state`); a crash loses at most that.
+//! 2. When it ends, they are saved a last time, and its rows are made. The state file gets the
+//!    digest of the rows into its name: only those rows may be in the published file from now on.
+//! 3. The published file is renamed to its final name, which must not exist. If it does (an earlier
+//!    part, or a foreign file), this becomes the next part.
+//! 4. The state file is removed. If a restart finds a state file with a digest and a published file
+//!    with the same digest, only this step was missing. Otherwise the period is published anew,
+//!    with new noise; the earlier noise was never visible.
 //!
-//! Where the file cannot be written the period waits, and the next one goes on meanwhile. At most
-//! [`MAX_WAITING`] wait; then the oldest is given up, and loudly: memory and tmpfs are bounded, and
-//! the newest periods are worth most. A period in which nobody watched has no file, one in which
-//! somebody watched and saw nothing has.
+//! If the file cannot be written, the period waits, and the next one is counted meanwhile. At most
+//! [`MAX_WAITING`] periods wait; then the oldest is given up and logged as an error, because memory
+//! and tmpfs are bounded and newer periods are worth more. A period in which the tap was not
+//! watched has no file; one in which it was watched and nothing was seen has one.
 
 pub mod disk;
 mod notice;
@@ -37,41 +37,39 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use waiting::Waiting;
 
-/// Where counts are kept for a restart, if nothing else is said: on a tmpfs.
+/// Default of `period.state`; on a tmpfs.
 pub const DEFAULT_STATE: &str = "/run/exitmark-monitor";
-/// How many periods that cannot be published are kept: a week of days.
+/// Closed periods that are kept at most while they cannot be published: a week of days.
 pub const MAX_WAITING: usize = 7;
-/// How much a crash may lose, and how often a full disk is tried.
+/// How often counts are saved and publishing is retried.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Which periods, and where.
+/// Length and directories of periods.
 #[derive(Clone, Debug)]
 pub struct PeriodSettings {
-    /// How long they are.
+    /// How long a period is.
     pub length: Length,
-    /// Where they are published. It must be there: made here, it could hide a disk that is not
-    /// mounted yet.
+    /// Directory of the published files. It must exist: creating it could hide an unmounted disk.
     pub directory: PathBuf,
-    /// Where counts are kept for a restart; nowhere for packets from files, which can be read
-    /// again.
+    /// State directory; `None` for packets from files, which can be read again.
     pub state: Option<PathBuf>,
 }
 
-/// Why there can be no periods.
+/// Why periods cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum PeriodError {
-    /// The exit's name is part of a file's.
+    /// The exit's name cannot be part of a file name.
     #[error(
-        "`{0}` is no name for an exit: 1 to 64 letters, digits, dots, hyphens and underscores, \
+        "`{0}` is not a valid exit name: 1 to 64 letters, digits, dots, hyphens and underscores, \
          the first a letter or digit"
     )]
     Exit(String),
-    /// Somebody could know the noise.
+    /// A seed would make the noise predictable.
     #[error(
-        "noise from a seed protects nobody: remove the seed; it is for tests, from files alone"
+        "noise from a seed gives no protection: remove the seed; it is for tests with files only"
     )]
     Seed,
-    /// They cannot be published like that.
+    /// The settings for publishing are invalid.
     #[error(transparent)]
     Publish(#[from] PublishError),
     /// The state directory cannot be used.
@@ -79,20 +77,20 @@ pub enum PeriodError {
     State(#[from] StateError),
 }
 
-/// How it stands.
+/// State of the periods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// What is counted now.
+    /// The running period.
     pub running: Period,
-    /// How many closed periods are not published yet.
+    /// Closed periods that are not published yet.
     pub waiting: usize,
-    /// How many were given up since the start.
+    /// Periods given up since the start.
     pub given_up: u64,
-    /// How many were published since the start,
+    /// Periods published since the start.
     pub published: u64,
-    /// and when the last one was.
+    /// When a period was last published.
     pub last_published: Option<Timestamp>,
-    /// Whether the running counts were kept when that was last tried.
+    /// Whether the last attempt to save the running counts succeeded.
     pub is_saved: bool,
 }
 
@@ -112,11 +110,11 @@ pub struct Periods {
 }
 
 impl Periods {
-    /// Goes on where an earlier process was: what it left is published if it is over, and handed
-    /// back if it still runs.
+    /// Continues from the state directory: publishes what is over and returns the running period's
+    /// counts.
     ///
     /// # Errors
-    /// Settings that make no sense, or a state directory that cannot be used.
+    /// The settings are invalid, or the state directory cannot be used.
     pub fn open(
         settings: PeriodSettings,
         publish: PublishSettings,
@@ -126,7 +124,7 @@ impl Periods {
         Self::open_on(Disk::default(), settings, publish, origin, now)
     }
 
-    /// The same, on a disk that a test may break.
+    /// Like [`Periods::open`], on a [`Disk`] with a test's hook.
     ///
     /// # Errors
     /// As [`Periods::open`].
@@ -179,19 +177,19 @@ impl Periods {
         Ok((periods, restored, notices))
     }
 
-    /// Whether the running period is over, and to be closed.
+    /// Whether the running period is over and must be closed.
     pub fn is_over(&self, now: Now) -> bool {
         self.running.is_over(now)
     }
 
-    /// Closes the running period with these counts, over or not, publishes it, and begins the one
-    /// of this time.
+    /// Closes the running period with these counts, even before its end, publishes it, and begins
+    /// the period of `now`.
     pub fn close(&mut self, ledger: Ledger, now: Now) -> Vec<Notice> {
         let mut notices = Vec::new();
         if !ledger.is_empty() {
             let is_saved = self.keep(&ledger, now, &mut notices);
             let name = Name::of(&self.running.period, None);
-            // A file that is older than these counts still is the one to be marked.
+            // An existing state file is renamed even if it is older than these counts.
             let state = self.state.as_ref().map(|state| state.place(&name));
             let name = state.is_some_and(|path| path.exists()).then_some(name);
             self.waiting.push(waiting::Closed {
@@ -208,44 +206,44 @@ impl Periods {
         notices
     }
 
-    /// Whether the running counts should be kept for a restart.
+    /// Whether the running counts must be saved.
     pub fn is_save_due(&self, now: Now) -> bool {
         self.state.is_some() && now.monotonic.saturating_sub(self.saved_at) >= INTERVAL
     }
 
-    /// Keeps the running counts for a restart.
+    /// Saves the running counts for a restart.
     pub fn save(&mut self, ledger: &Ledger, now: Now) -> Vec<Notice> {
         let mut notices = Vec::new();
         self.keep(ledger, now, &mut notices);
         notices
     }
 
-    /// Whether what waits should be tried again.
+    /// Whether publishing must be retried.
     pub fn is_retry_due(&self, now: Now) -> bool {
         self.waiting.is_due(now)
     }
 
-    /// Tries again to publish what waits.
+    /// Tries again to publish the waiting periods.
     pub fn retry(&mut self, now: Now) -> Vec<Notice> {
         let mut notices = Vec::new();
         self.settle(now, &mut notices);
         notices
     }
 
-    /// A file of the period at this time, where there is one already.
+    /// The published file of the period at `wall`, if it exists.
     pub fn published_at(&self, wall: Timestamp) -> Option<PathBuf> {
         let path = self.path(&Period::at(wall, self.settings.length));
         path.exists().then_some(path)
     }
 
-    /// Other databases, for what is published from now on.
+    /// Replaces the databases' descriptions and names, for rows published from now on.
     pub fn set_origin(&mut self, countries: String, systems: String, names: super::publish::Names) {
         self.origin.countries = countries;
         self.origin.systems = systems;
         self.origin.names = names;
     }
 
-    /// How it stands.
+    /// The current state.
     pub fn status(&self) -> Status {
         Status {
             running: self.running.period,
@@ -254,7 +252,7 @@ impl Periods {
         }
     }
 
-    /// Takes over what an earlier process left.
+    /// Takes over the state files of an earlier process.
     fn adopt(&mut self, names: Vec<Name>, now: Now, notices: &mut Vec<Notice>) -> Option<Ledger> {
         let mut restored = None;
         for name in names {
@@ -277,7 +275,7 @@ impl Periods {
                             state: Some(name),
                             is_saved: true,
                         });
-                        // One by one: however many there are, few are in memory.
+                        // One by one: so only a few are in memory at a time.
                         self.settle(now, notices);
                     }
                 }
@@ -294,7 +292,7 @@ impl Periods {
         restored
     }
 
-    /// Begins the period of this time, or its next part.
+    /// Begins the period of `now`, or its next part.
     fn begin(&mut self, now: Now) {
         let mut period = Period::at(now.wall, self.settings.length);
         while self.waiting.has(&period) || self.path(&period).exists() {
@@ -304,7 +302,7 @@ impl Periods {
         self.saved_at = now.monotonic;
     }
 
-    /// Saves the running counts; false where that failed, or there is no place for it.
+    /// Saves the running counts; false if that failed or there is no state directory.
     fn keep(&mut self, ledger: &Ledger, now: Now, notices: &mut Vec<Notice>) -> bool {
         let Some(state) = &self.state else {
             return false;
@@ -322,7 +320,7 @@ impl Periods {
         self.is_saved
     }
 
-    /// A period's published file.
+    /// Path of a period's published file.
     fn path(&self, period: &Period) -> PathBuf {
         published(&self.settings.directory, &self.origin.exit, period)
     }
@@ -332,7 +330,7 @@ fn published(directory: &Path, exit: &str, period: &Period) -> PathBuf {
     directory.join(format!("{exit}-{period}.jsonl"))
 }
 
-/// Whether an exit may have this name: it is a part of files' names.
+/// Whether an exit may have this name, which becomes part of file names.
 pub fn is_exit_name(exit: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     (1..=64).contains(&exit.len())

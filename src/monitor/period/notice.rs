@@ -1,68 +1,68 @@
-//! What becomes of periods, told to whoever logs and measures it. None of it names an address.
+//! Events of periods, for logs and metrics. They contain no address.
 
 use super::Period;
 use std::io;
 use std::path::PathBuf;
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, thiserror::Error)]
 pub enum Notice {
-    /// A period goes on where an earlier process left it.
+    /// A period continues with an earlier process's counts.
     #[error("period {0} goes on with the counts of an earlier process")]
     Restored(Period),
-    /// A period's file is there.
+    /// A period was published.
     #[error("period {period} is published in {}", path.display())]
     Published {
-        /// The period.
+        /// The published period.
         period: Period,
-        /// Its file.
+        /// Its published file.
         path: PathBuf,
     },
-    /// There is nowhere to publish to.
+    /// The period directory cannot be read.
     #[error(
         "{}: {reason}; periods wait until it is there: make it, writable for the monitor's user",
         path.display()
     )]
     NoDirectory {
-        /// The directory.
+        /// The period directory.
         path: PathBuf,
         /// What the system said.
         reason: io::Error,
     },
-    /// A period's file could not be written. Nothing is lost: it is tried again.
+    /// A period's file could not be written; it will be retried.
     #[error(
         "{}: period {period} cannot be published: {reason}; it is kept and tried again every \
          minute, and {waiting} wait: make room, or let the monitor's user write there",
         path.display()
     )]
     Unpublished {
-        /// The period.
+        /// The waiting period.
         period: Period,
-        /// Its file.
+        /// Its published file.
         path: PathBuf,
         /// What the system said.
         reason: io::Error,
-        /// How many periods are kept.
+        /// How many periods wait.
         waiting: usize,
     },
-    /// More periods wait than are kept.
+    /// The oldest waiting period was dropped because too many wait.
     #[error("period {0} is lost: too many wait to be published, and it was the oldest of them")]
     GivenUp(Period),
-    /// The running counts could not be kept for a restart.
+    /// The running counts could not be saved.
     #[error(
         "{}: the counts of period {period} cannot be kept for a restart: {reason}; counting goes \
          on, and a restart would lose what came since they last were: make room there",
         path.display()
     )]
     NotSaved {
-        /// The period.
+        /// The running period.
         period: Period,
         /// The state file.
         path: PathBuf,
         /// What the system said.
         reason: io::Error,
     },
-    /// A state file is of no use.
+    /// A state file cannot be used.
     #[error(
         "{}: {reason}; it is put aside under the name {aside}, its counts are not in any period, \
          and it may be removed",
@@ -71,12 +71,12 @@ pub enum Notice {
     SetAside {
         /// The state file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why it cannot be used.
         reason: String,
-        /// What became of it.
+        /// Its new name.
         aside: String,
     },
-    /// The state of a published period is still there.
+    /// The state file of a published period could not be removed.
     #[error(
         "{}: cannot be removed though its period is published: {reason}; remove it before its \
          published file is moved elsewhere, or it would be published again",
@@ -88,13 +88,13 @@ pub enum Notice {
         /// What the system said.
         reason: io::Error,
     },
-    /// The noise can be subtracted by whoever knows the seed.
-    #[error("noise is drawn from a seed: it protects nobody, and is for tests alone")]
+    /// The noise comes from a seed, and can be subtracted with it.
+    #[error("noise is drawn from a seed: it gives no protection, and is for tests only")]
     Seeded,
 }
 
 impl Notice {
-    /// Whether somebody should do something.
+    /// Whether the operator should act.
     pub const fn is_trouble(&self) -> bool {
         !matches!(self, Self::Restored(_) | Self::Published { .. })
     }

@@ -1,12 +1,12 @@
-//! The state directory: counts that are not published yet, each period's in a file of its own.
+//! The state directory: counts that are not published yet, one file for each period.
 //!
-//! A file is called `START-PART.state` (START in seconds since 1970) while nobody has tried to
-//! publish it, and `START-PART-DIGEST.closed` from when somebody did: the digest is that of the
-//! file that was to be published. So whoever finds it after a crash knows whether that was done,
-//! and the mark is a rename, for which a full tmpfs has room.
+//! A file is named `START-PART.state` (START in seconds since the Unix epoch) until its period is
+//! first to be published, then `START-PART-DIGEST.closed`, where DIGEST is that of the rows to
+//! publish. After a crash it tells whether they were published. Marking is a rename, which a full
+//! tmpfs allows.
 //!
-//! No address is in it. Still it holds exact counts: nobody but its owner may read it, and a file
-//! or directory that somebody else could have written is refused.
+//! The files contain no address, but exact counts: only their owner may read them, and a file or
+//! directory that other users could have written is refused.
 
 use super::disk::{Disk, UNFINISHED, hex};
 use crate::monitor::clock::{Length, Period};
@@ -23,73 +23,73 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const FORMAT: u32 = 1;
-/// All that counts can be, and what is around them.
+/// Largest possible counts, and the fields around them.
 const MAX_BYTES: u64 = MAX_JSON_BYTES as u64 + 4096;
-/// How much of a file is in memory at once.
+/// Size of the read buffer, in bytes.
 const BUFFER_BYTES: usize = 64 << 10;
-/// Of what somebody may have put there not everything is looked at.
+/// Entries of the directory that are read at most: it may hold foreign files.
 const MAX_FILES: usize = 1000;
 const DIGEST_CHARACTERS: usize = 64;
-/// The last line, and the end of the one before.
+/// The digest line, and the newline in front of it.
 const END_BYTES: u64 = DIGEST_CHARACTERS as u64 + 2;
 
-/// Why a directory cannot be used.
+/// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// It can be neither opened nor made.
+    /// The directory can be neither opened nor created.
     #[error(
         "{}: {reason}; make it with `install -d -m 0700 {}`, owned by the monitor's user, or name \
          another directory", path.display(), path.display()
     )]
     Directory {
-        /// The directory.
+        /// The state directory.
         path: PathBuf,
         /// What the system said.
         reason: io::Error,
     },
-    /// Others can write or read it.
+    /// Other users can read or write the directory.
     #[error(
         "{} {what}: the state directory holds exact counts, and must be a directory that belongs \
          to the monitor's user (uid {}) with mode 0700; remove it, and it is made anew",
         path.display(), Uid::effective()
     )]
     Exposed {
-        /// The directory.
+        /// The state directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         what: &'static str,
     },
-    /// Another monitor has it.
+    /// Another process holds the lock.
     #[error(
         "{} is used by another exitmark-monitor; stop that one, or give this one a state \
          directory of its own", path.display()
     )]
     InUse {
-        /// The directory.
+        /// The state directory.
         path: PathBuf,
     },
 }
 
-/// A state directory, held for this process alone.
+/// A state directory, locked by this process.
 #[derive(Debug)]
 pub(super) struct StateDirectory {
     path: PathBuf,
     lock: File,
 }
 
-/// Not by closing it alone: a process that is just being started may have it open, too.
+/// Unlocks explicitly: a child process that is just starting may share the descriptor.
 impl Drop for StateDirectory {
     fn drop(&mut self) {
         let _ = self.lock.unlock();
     }
 }
 
-/// What a file's name says.
+/// A file's name, parsed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Name {
     pub(super) start: i64,
     pub(super) part: u32,
-    /// Of the file that was to be published, if it came to that.
+    /// Digest of the rows to publish, once publishing was tried.
     pub(super) digest: Option<String>,
 }
 
@@ -127,12 +127,12 @@ impl Name {
     }
 }
 
-/// What a file holds.
+/// Content of a state file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stored {
     format: u32,
-    /// Of the program that wrote it; for people.
+    /// Version of the program that wrote the file; informative.
     monitor: String,
     start: Timestamp,
     length_seconds: i64,
@@ -141,7 +141,7 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// The period, for how long it ran, and its counts.
+    /// Returns the period, how long it ran, and its counts.
     fn open(self, name: &Name) -> Result<(Period, Duration, Ledger), &'static str> {
         let length = Length::stored(self.length_seconds).ok_or("has no length")?;
         if self.start.as_second() != name.start || name.part == 0 {
@@ -165,7 +165,7 @@ impl StateDirectory {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         let found =
             fs::symlink_metadata(path).map_err(|error| failed(made.err().unwrap_or(error)))?;
-        if let Some(what) = exposed(&found, found.is_dir(), "is no directory") {
+        if let Some(what) = exposed(&found, found.is_dir(), "is not a directory") {
             let path = path.to_owned();
             return Err(StateError::Exposed { path, what });
         }
@@ -189,12 +189,12 @@ impl StateDirectory {
         }
     }
 
-    /// Where a file is.
+    /// Path of a state file.
     pub(super) fn place(&self, name: &Name) -> PathBuf {
         self.path.join(name.text())
     }
 
-    /// What is there, the oldest period first. What was never finished is removed.
+    /// The state files, oldest period first. Removes unfinished files.
     pub(super) fn names(&self) -> Result<Vec<Name>, StateError> {
         self.listed().map_err(|reason| StateError::Directory {
             path: self.path.clone(),
@@ -212,17 +212,17 @@ impl StateDirectory {
             if text.ends_with(UNFINISHED) {
                 let _ = fs::remove_file(self.path.join(text));
             }
-            // What is not written as we write it is not ours.
+            // A name that this program would not write is foreign.
             names.extend(Name::parse(text).filter(|name| name.text() == text));
         }
         names.sort();
         Ok(names)
     }
 
-    /// Reads a file; says why it cannot be used without a word of what it holds.
+    /// Reads a state file. An error says why it cannot be used, without any of its content.
     pub(super) fn load(&self, name: &Name) -> Result<(Period, Duration, Ledger), String> {
         let (mut file, length) = open(&self.place(name)).map_err(|error| error.to_string())?;
-        // A line of JSON, and a line with its digest.
+        // One line of JSON, and one line with its digest.
         let length = length.checked_sub(END_BYTES).ok_or("is empty or cut off")?;
         if !is_whole(&mut file, length).map_err(|error| error.to_string())? {
             return Err("is damaged or cut off: its checksum is another".to_owned());
@@ -236,7 +236,7 @@ impl StateDirectory {
         Ok(stored.open(name)?)
     }
 
-    /// Writes a file, in the place of an older one.
+    /// Writes a state file, replacing an older one.
     pub(super) fn save(
         &self,
         disk: &Disk,
@@ -273,7 +273,7 @@ impl StateDirectory {
         })
     }
 
-    /// Puts what cannot be used out of the way, for people to look at.
+    /// Renames an unusable file, for inspection.
     pub(super) fn set_aside(&self, name: &Name) -> io::Result<PathBuf> {
         let aside = self.path.join(format!("{}.unusable", name.text()));
         fs::rename(self.place(name), &aside)?;
@@ -281,7 +281,7 @@ impl StateDirectory {
     }
 }
 
-/// What makes a file or directory one that others could have written or may read.
+/// Says why other users could have read or written a file or directory, if they could.
 fn exposed(
     found: &Metadata,
     is_right_kind: bool,
@@ -290,22 +290,22 @@ fn exposed(
     if !is_right_kind {
         Some(wrong_kind)
     } else if found.uid() != Uid::effective().as_raw() {
-        Some("belongs to somebody else")
+        Some("belongs to another user")
     } else if found.mode() & 0o077 != 0 {
-        Some("is open to others than its owner")
+        Some("is accessible to users other than its owner")
     } else {
         None
     }
 }
 
-/// A file that nobody else could have written, and its length.
+/// Opens a file that only its owner could have written; returns its length, too.
 fn open(path: &Path) -> io::Result<(File, u64)> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(O_NOFOLLOW | O_NONBLOCK)
         .open(path)?;
     let found = file.metadata()?;
-    if let Some(what) = exposed(&found, found.is_file(), "is no regular file") {
+    if let Some(what) = exposed(&found, found.is_file(), "is not a regular file") {
         return Err(io::Error::other(what));
     }
     if found.len() > MAX_BYTES {
@@ -314,8 +314,8 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, found.len()))
 }
 
-/// Whether the digest behind so many bytes is theirs. Leaves the file at its beginning: it is read
-/// twice, so that it is never in memory as a whole, and nothing is read out of a damaged one.
+/// Whether the first `length` bytes match the digest behind them. Rewinds the file. It is read
+/// twice so that it is never whole in memory and a damaged one is never parsed.
 fn is_whole(file: &mut File, length: u64) -> io::Result<bool> {
     let mut body = file.take(length);
     let mut buffer = vec![0; BUFFER_BYTES];
@@ -334,7 +334,7 @@ fn is_whole(file: &mut File, length: u64) -> io::Result<bool> {
     Ok(end == format!("\n{}\n", hex(hash)).as_bytes())
 }
 
-/// Writes and hashes: a state is never in memory as a whole.
+/// Hashes what it writes, so that a state is never whole in memory.
 struct Hashing<'a> {
     file: &'a mut dyn Write,
     hash: Sha256,

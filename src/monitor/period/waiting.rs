@@ -1,4 +1,4 @@
-//! Periods that are over and not published yet.
+//! Closed periods that are not published yet.
 
 use super::disk::{digest_of, hex};
 use super::state::Name;
@@ -13,21 +13,21 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A period that is over.
+/// A closed period.
 #[derive(Debug)]
 pub(super) struct Closed {
     pub(super) period: Period,
     pub(super) ran: Duration,
     pub(super) ledger: Ledger,
-    /// Of the rows that were last tried to be published.
+    /// Digest of the rows that were last to be published.
     pub(super) digest: Option<String>,
     /// Its state file, if there is one.
     pub(super) state: Option<Name>,
-    /// Whether that has the last of its counts.
+    /// Whether the state file has its final counts.
     pub(super) is_saved: bool,
 }
 
-/// Those that wait.
+/// The closed periods that wait.
 #[derive(Debug)]
 pub(super) struct Waiting {
     closed: VecDeque<Closed>,
@@ -56,7 +56,7 @@ impl Waiting {
         self.closed.iter().any(|closed| closed.period == *period)
     }
 
-    /// Files have no clock that goes on while nothing is read: there every chance is taken.
+    /// With captured files the monotonic clock stands still: every call is a retry.
     pub(super) fn is_due(&self, now: Now) -> bool {
         let since = now.monotonic.saturating_sub(self.tried_at);
         !self.closed.is_empty() && (since >= INTERVAL || now.monotonic.is_zero())
@@ -75,7 +75,7 @@ impl Waiting {
 }
 
 impl Periods {
-    /// Publishes what waits, as far as that is possible, and gives up what is too much.
+    /// Publishes the waiting periods where possible, and drops the oldest beyond [`MAX_WAITING`].
     pub(super) fn settle(&mut self, now: Now, notices: &mut Vec<Notice>) {
         self.waiting.tried_at = now.monotonic;
         for mut closed in std::mem::take(&mut self.waiting.closed) {
@@ -108,7 +108,7 @@ impl Periods {
         }
     }
 
-    /// Publishes a period, unless that was done and only not noted.
+    /// Publishes a period, unless its published file has the recorded digest already.
     fn publish_one(&mut self, closed: &mut Closed) -> io::Result<PathBuf> {
         let path = self.path(&closed.period);
         if closed.digest.is_some() && digest_of(&path)? == closed.digest {
@@ -121,11 +121,11 @@ impl Periods {
             let path = self.path(&closed.period);
             match self.disk.publish(&path, &bytes) {
                 Ok(()) => {
-                    // If this fails the file is found next time, by its digest.
+                    // If this fails, the next attempt recognises the file by its digest.
                     self.disk.sync_directory(&path)?;
                     return Ok(path);
                 }
-                // Of files, which have no second part, somebody else has counted this one.
+                // Periods from files have no second part: another process has counted this one.
                 Err(error)
                     if error.kind() == io::ErrorKind::AlreadyExists && self.state.is_some() =>
                 {
@@ -147,8 +147,8 @@ impl Periods {
         Ok(bytes)
     }
 
-    /// Notes in the name of the state file what may be in the published one. Without that note
-    /// nothing is published, for a crash would make it be published twice.
+    /// Records the digest of the rows in the name of the state file. Publishing requires it:
+    /// without it, a crash would publish the period twice.
     fn mark(&self, closed: &mut Closed, digest: String) -> io::Result<()> {
         closed.digest = Some(digest.clone());
         let (Some(state), Some(name)) = (&self.state, &closed.state) else {
@@ -161,7 +161,7 @@ impl Periods {
                 closed.state = Some(marked);
                 self.disk.sync_directory(&place)
             }
-            // Somebody has removed it, so nobody will find it.
+            // The file was removed, so no restart will find it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 (closed.state, closed.is_saved) = (None, false);
                 Ok(())
@@ -173,12 +173,12 @@ impl Periods {
         }
     }
 
-    /// Keeps what is not published over a restart, if its last counts are not on disk already.
+    /// Saves an unpublished period for a restart, unless its final counts are on disk.
     fn keep_closed(&self, closed: &mut Closed) {
         let Some(state) = self.state.as_ref().filter(|_| !closed.is_saved) else {
             return;
         };
-        // Not as the running period's, which may be the next part.
+        // Not under the running period's name, which may belong to the next part.
         let digest = closed.digest.clone();
         let digest = digest.unwrap_or_else(|| hex(Sha256::new()));
         let name = Name::of(&closed.period, Some(digest));
@@ -194,7 +194,7 @@ impl Periods {
         }
     }
 
-    /// Removes the state of what is published, or given up.
+    /// Removes the state file of a published or dropped period.
     fn forget(&self, closed: &Closed) -> Option<Notice> {
         let (state, name) = (self.state.as_ref()?, closed.state.as_ref()?);
         let path = state.place(name);

@@ -33,7 +33,7 @@ impl PlacesError {
     }
 
     pub(super) fn no_file(path: &Path) -> Self {
-        Self::new(path, "is no regular file".to_owned(), NAME_ANOTHER)
+        Self::new(path, "is not a regular file".to_owned(), NAME_ANOTHER)
     }
 
     pub(super) fn too_large(path: &Path, bound: u64) -> Self {

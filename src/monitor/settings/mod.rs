@@ -115,7 +115,7 @@ impl Settings {
     pub fn parse(text: &str, base: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text)?;
         let under = |key: &'static str, path: Option<PathBuf>| match path {
-            Some(path) if path.as_os_str().is_empty() => Err(value(key, "\"\"", "is no path")),
+            Some(path) if path.as_os_str().is_empty() => Err(value(key, "\"\"", "is not a path")),
             path => Ok(path.map(|path| base.join(path))),
         };
         let interface = overrides.interface.clone().or(raw.interface);
@@ -164,7 +164,7 @@ fn exit(name: Option<String>) -> Result<String, ConfigError> {
     match is_exit_name(&name) {
         true => Ok(name),
         false => {
-            let reason = "is no name for an exit: 1 to 64 letters, digits, `-`, `_` and `.`, with a \
+            let reason = "is not a valid exit name: 1 to 64 letters, digits, `-`, `_` and `.`, with a \
                           letter or digit first";
             Err(value("exit", format_args!("\"{name}\""), reason))
         }
@@ -173,7 +173,7 @@ fn exit(name: Option<String>) -> Result<String, ConfigError> {
 
 fn parsed(texts: &[String]) -> Result<Vec<IpAddr>, ConfigError> {
     let address = |text: &String| {
-        let reason = "is no address such as 192.0.2.10 or 2001:db8::10; name each one";
+        let reason = "is not an address such as 192.0.2.10 or 2001:db8::10; name each one";
         text.parse()
             .map_err(|_| value("addresses", format_args!("\"{text}\""), reason))
     };
@@ -196,7 +196,11 @@ fn checked(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
     for (index, address) in addresses.iter().enumerate() {
         let quoted = format!("\"{address}\"");
         if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-            return Err(value(KEY, quoted, "is no address that a host sends from"));
+            return Err(value(
+                KEY,
+                quoted,
+                "is not an address that a host sends from",
+            ));
         }
         if addresses[..index].contains(address) {
             return Err(value(KEY, quoted, "is named twice"));
@@ -212,7 +216,7 @@ fn length(text: Option<&str>) -> Result<Length, ConfigError> {
     };
     let quoted = format!("\"{text}\"");
     let length = humantime::parse_duration(text)
-        .map_err(|_| value(KEY, &quoted, "is no length of time such as \"24h\""))?;
+        .map_err(|_| value(KEY, &quoted, "is not a length of time such as \"24h\""))?;
     Length::new(length).map_err(|reason| value(KEY, &quoted, reason))
 }
 
@@ -237,7 +241,7 @@ fn ring(number: Option<i64>) -> Result<u32, ConfigError> {
     let ring: u32 = within("memory.ring", number, 4096, RING)?;
     match ring.is_power_of_two() {
         true => Ok(ring),
-        false => Err(value("memory.ring", ring, "is no power of two")),
+        false => Err(value("memory.ring", ring, "is not a power of two")),
     }
 }
 
@@ -264,7 +268,7 @@ fn publish(raw: &raw::Publish, noise: &raw::Noise) -> Result<PublishSettings, Co
         _ => Err(value(
             "publish.cross",
             format_args!("\"{name}\""),
-            "is no cross table; there are \"port_country\", \"port_system\" and \"system_country\"",
+            "is not a cross table; there are \"port_country\", \"port_system\" and \"system_country\"",
         )),
     });
     let threshold: u32 = within(

@@ -122,7 +122,7 @@ fn a_state_that_is_none_is_put_aside() {
     is_refused(&place, &file, "symbolic links");
 
     nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    is_refused(&place, &file, "no regular file");
+    is_refused(&place, &file, "not a regular file");
 }
 
 #[test]
@@ -169,17 +169,17 @@ fn a_directory_that_others_can_reach_is_refused() {
     let link = linked.settings.directory.join("link");
     symlink(place.state(), &link).unwrap();
     linked.settings.state = Some(link);
-    assert!(exposed(&linked).contains("is no directory"));
+    assert!(exposed(&linked).contains("is not a directory"));
 
     let mut file = Place::new();
     let path = file.settings.directory.join("file");
     fs::write(&path, "").unwrap();
     file.settings.state = Some(path);
-    assert!(exposed(&file).contains("is no directory"));
+    assert!(exposed(&file).contains("is not a directory"));
 
     if nix::unistd::Uid::effective().is_root() {
         std::os::unix::fs::chown(place.state(), Some(65_534), None).unwrap();
-        assert!(exposed(&place).contains("somebody else"));
+        assert!(exposed(&place).contains("another user"));
     }
 }
 

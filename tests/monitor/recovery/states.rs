@@ -113,7 +113,7 @@ fn a_state_that_is_none_is_put_aside() {
 
     fs::write(&file, &text).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-    is_refused(&place, &file, "open to others");
+    is_refused(&place, &file, "accessible to users other");
 
     let elsewhere = place.settings.directory.join("elsewhere");
     fs::write(&elsewhere, &text).unwrap();
@@ -161,7 +161,7 @@ fn a_directory_that_others_can_reach_is_refused() {
     let (place, _) = saved();
     for mode in [0o701, 0o710, 0o750, 0o777] {
         fs::set_permissions(place.state(), Permissions::from_mode(mode)).unwrap();
-        assert!(exposed(&place).contains("open to others"));
+        assert!(exposed(&place).contains("accessible to users other"));
     }
     fs::set_permissions(place.state(), Permissions::from_mode(0o700)).unwrap();
 

@@ -1,8 +1,8 @@
-//! Ranges that cover all addresses of a family: what every database becomes first.
+//! Ranges that cover all addresses of an IP version. Every database is first converted to them.
 
 use super::super::cell::{Country, Place};
 
-/// An address as a number.
+/// An IPv4 or IPv6 address as a number.
 pub(in super::super) trait Address: Copy + Ord {
     const MIN: Self;
     const MAX: Self;
@@ -30,7 +30,7 @@ macro_rules! address {
 
 address!(u32, u128);
 
-/// What is said of addresses of which nobody says anything.
+/// The value of a range; `UNKNOWN` fills gaps.
 pub(super) trait Value: Copy + PartialEq {
     const UNKNOWN: Self;
 }
@@ -43,24 +43,24 @@ impl Value for u32 {
     const UNKNOWN: Self = 0;
 }
 
-/// How many ranges a database may make, neighbours of one value being one: bounds the memory that
-/// a file can make us use. Those of today have half a million.
+/// Ranges of a database at most, after merging neighbours of equal value. Bounds the memory that a
+/// file can consume; current databases have half a million.
 pub(super) const MAX_RANGES: usize = 1 << 22;
 
-/// The last address of each range, in order, with its value; no two neighbours have the same one.
-/// What lies behind the last range is unknown.
+/// The last address of each range, in order, with its value. Neighbours have different values.
+/// Addresses behind the last range are unknown.
 #[derive(Debug)]
 pub(super) struct Cover<A, V> {
     ends: Vec<A>,
     values: Vec<V>,
 }
 
-/// Why a range cannot follow those that are there.
+/// Why a range cannot be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// It begins within or before the last one, or behind its own end.
+    /// It begins within or before the last range, or ends before it begins.
     NotInOrder,
-    /// There are [`MAX_RANGES`].
+    /// [`MAX_RANGES`] is reached.
     TooMany,
 }
 
@@ -72,7 +72,7 @@ impl<A: Address, V: Value> Cover<A, V> {
         }
     }
 
-    /// One that has room for so many ranges: what grows leaves its former places behind.
+    /// Reserves room for this many ranges, so that growing leaves no freed memory behind.
     pub(super) fn with_room(ranges: usize) -> Self {
         let ranges = ranges.min(MAX_RANGES);
         Self {
@@ -117,7 +117,7 @@ impl<A: Address, V: Value> Cover<A, V> {
         Ok(())
     }
 
-    /// All ranges, to the last address there is.
+    /// All ranges, up to the last address.
     fn into_ranges(self) -> impl Iterator<Item = (A, V)> {
         let rest = self.ends.last() != Some(&A::MAX);
         self.ends
@@ -127,7 +127,7 @@ impl<A: Address, V: Value> Cover<A, V> {
     }
 }
 
-/// The ranges of both, with the number of the place that they are together. The last ends with the
+/// Intersects both covers; each range gets the number of its place. The last range ends with the
 /// last address.
 pub(super) fn join<A: Address>(
     countries: Cover<A, Country>,

@@ -8,10 +8,10 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use tor_geoip::{CountryCode, GeoipDb};
 
-/// The files that Tor's package installs.
+/// File names in a directory, as Tor's Debian package installs them.
 const DIRECTORY: [&str; 2] = ["geoip", "geoip6"];
 
-/// What Tor's tables say: where a range begins, and what holds up to the next one.
+/// Converts Tor's tables, which give the start of each range and the value up to the next start.
 pub(super) fn known<A: Address>(
     starts: &[A],
     countries: &[Option<CountryCode>],
@@ -25,7 +25,7 @@ pub(super) fn known<A: Address>(
         let next = starts.get(index + 1).and_then(|next| next.before());
         let end = next.unwrap_or(A::MAX);
         let country = countries.get(index).copied().flatten();
-        // Two characters that are no letters are no country.
+        // Two characters that are not a country code are unknown.
         let country = country.and_then(|code| code.as_ref().parse().ok());
         known
             .countries
@@ -40,7 +40,7 @@ pub(super) fn known<A: Address>(
     Ok(known)
 }
 
-/// One file, in which the lines of both families may be.
+/// Reads one file, which may have lines of both IP versions.
 pub(super) fn read(path: &Path, file: &Content) -> Result<Database, PlacesError> {
     let (v4, v6) = tables(path, file)?;
     if v4.countries.is_empty() && v6.countries.is_empty() {
@@ -54,7 +54,7 @@ pub(super) fn read(path: &Path, file: &Content) -> Result<Database, PlacesError>
     })
 }
 
-/// The two files of a directory, each with the lines of one family.
+/// Reads the two files of a directory, one for each IP version.
 pub(super) fn read_directory(directory: &Path) -> Result<Database, PlacesError> {
     let paths = DIRECTORY.map(|name| directory.join(name));
     let [v4_file, v6_file] = [Content::read(&paths[0])?, Content::read(&paths[1])?];
@@ -107,15 +107,15 @@ fn tables(path: &Path, file: &Content) -> Result<(Known<u32>, Known<u128>), Plac
     ))
 }
 
-/// A comment may hold anything; only an address of IPv6 has a colon.
+/// Comments may contain anything; of addresses, only IPv6 ones have a colon.
 fn is_v6(line: &str) -> bool {
     line.split(',')
         .next()
         .is_some_and(|first| first.contains(':'))
 }
 
-/// Where the reader stumbled, which does not say so: at the first line that it does not take alone,
-/// or not behind the last one that said something.
+/// Finds the faulty line, which the parser does not report: the first line that fails on its own or
+/// behind the previous range.
 fn first_bad_line(text: &str) -> Option<usize> {
     let (mut last_v4, mut last_v6) = ("", "");
     for (index, line) in text.lines().enumerate() {

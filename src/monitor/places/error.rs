@@ -1,10 +1,10 @@
-//! Why a database cannot be used.
+//! Errors of reading a database.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Which file, where in it, what, and what to do.
+/// Names the file, the position, the fault and a remedy.
 #[derive(Debug)]
 pub struct PlacesError {
     path: PathBuf,
@@ -13,7 +13,7 @@ pub struct PlacesError {
     remedy: &'static str,
 }
 
-/// For what was cut or changed on its way.
+/// Remedy for a truncated or altered file.
 const FETCH_AGAIN: &str = "fetch it again, or use another database";
 const NAME_ANOTHER: &str = "name another database in the configuration";
 const LOOK_AT_LINE: &str =

@@ -1,4 +1,4 @@
-//! A database's file, read whole.
+//! Reads a database file into memory.
 
 use super::PlacesError;
 use jiff::Timestamp;
@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// The largest file that is read: that of all cities of the world has a quarter of it.
+/// The largest file that is read, in bytes; a database of all cities is a quarter of that.
 const MAX_BYTES: u64 = 256 << 20;
 
 pub(super) struct Content {
@@ -18,7 +18,7 @@ pub(super) struct Content {
 impl Content {
     pub(super) fn read(path: &Path) -> Result<Self, PlacesError> {
         let failed = |error| PlacesError::unreadable(path, &error);
-        // Before it is opened: to open a pipe would be to wait for whoever writes to it.
+        // Checked before opening: opening a FIFO would block.
         if !std::fs::metadata(path).map_err(failed)?.is_file() {
             return Err(PlacesError::no_file(path));
         }
@@ -38,13 +38,13 @@ impl Content {
         })
     }
 
-    /// The file's name, but not where it lies; its date; and the beginning of its SHA-256.
+    /// File name without directory, modification date, and the first bytes of the SHA-256.
     pub(super) fn describe(&self, path: &Path) -> String {
         describe(path, self.modified, "modified", &self.bytes)
     }
 }
 
-/// As [`Content::describe`], of a date of another kind.
+/// Like [`Content::describe`], with another kind of date.
 pub(super) fn describe(path: &Path, date: Option<Timestamp>, kind: &str, bytes: &[u8]) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let date = date.map_or_else(

@@ -1,4 +1,4 @@
-//! MaxMind's format, as MaxMind, DB-IP and IPinfo fill it.
+//! Reads MMDB files (MaxMind's format) of MaxMind, DB-IP and IPinfo.
 
 use super::cover::{Address, MAX_RANGES, Refused};
 use super::file::{Content, describe};
@@ -11,13 +11,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-/// What the description of an MMDB begins with; it lies in the last bytes of the file.
+/// Marks the metadata, which is in the last 128 KiB of an MMDB file.
 const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 const LAST_BYTES: usize = 128 << 10;
-/// How many networks are walked. A file can make a small tree with more of them than anybody
-/// could wait for; the largest there are have twenty million.
+/// Networks that are read at most: a small file can describe far more than could be read in useful
+/// time. The largest databases have twenty million.
 const MAX_NETWORKS: usize = 1 << 26;
-/// How many different records are remembered.
+/// Distinct records at most.
 const MAX_RECORDS: usize = 1 << 22;
 
 pub(super) fn is_one(bytes: &[u8]) -> bool {
@@ -31,7 +31,7 @@ pub(super) fn read(path: &Path, file: &Content) -> Result<Database, PlacesError>
     let (mut v4, mut v6) = (Known::default(), Known::default());
     let mut records = HashMap::new();
     let mut names = HashMap::new();
-    // Without the aliases of the IPv4 networks.
+    // Skips the IPv6 aliases of IPv4 networks.
     let networks = reader.networks(WithinOptions::default()).map_err(broken)?;
     for (index, found) in networks.enumerate() {
         let found = found.map_err(broken)?;

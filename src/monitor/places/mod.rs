@@ -1,11 +1,10 @@
-//! In which country and autonomous system an address is, out of databases that lie on this
-//! machine.
+//! Maps an address to its country and autonomous system, with local databases.
 //!
-//! Whatever a database looks like, it is read once, and made into two tables, one for each IP
-//! version, in which a look-up touches a handful of cache lines. It asks nobody. What no database
-//! knows is [`Place::UNKNOWN`]; so are private addresses, and the IPv6 addresses that stand for
-//! IPv4 ones (mapped, 6to4), which no packet on an uplink goes to: they are what the database says
-//! of their own range, mostly nothing, and never the place of the IPv4 address within.
+//! A database of any format is read once and converted to two tables, one for each IP version, in
+//! which a look-up touches a few cache lines. No server is queried. Addresses that no database has
+//! are [`Place::UNKNOWN`], as are private ones. IPv6 addresses that embed IPv4 ones (mapped, 6to4)
+//! have the value of their own range, usually unknown, and not that of the embedded address;
+//! packets on an uplink do not go to them.
 
 mod cover;
 mod csv;
@@ -28,48 +27,48 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 pub(super) use tree::Tree;
 
-/// Where the country of an address is looked up.
+/// The database of countries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Countries {
-    /// In Tor's database, as it was when this program was built.
+    /// Tor's database, as of the build of this program.
     #[default]
     Embedded,
-    /// In a file: Tor's CSV (which may have a fourth column with the number of the autonomous
-    /// system) or MMDB. Or in the files `geoip` and `geoip6` of a directory.
+    /// A file in Tor's CSV format, with an optional fourth column for the AS number, or in MMDB
+    /// format; or a directory with the files `geoip` and `geoip6`.
     At(PathBuf),
 }
 
-/// Which databases are to be read.
+/// Paths of the databases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlacesSettings {
-    /// That of countries.
+    /// The database of countries.
     pub countries: Countries,
-    /// That of autonomous systems, in the formats that the other has; without it, the other is
-    /// asked.
+    /// The database of autonomous systems, in the same formats; `None` uses the AS numbers of the
+    /// other database, if it has any.
     pub systems: Option<PathBuf>,
 }
 
-/// The names of the databases, with their versions and dates.
+/// Descriptions of the databases: name, version, date.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Described {
-    /// Of that of countries.
+    /// The database of countries.
     pub countries: String,
-    /// Of that of autonomous systems; empty where there is none.
+    /// The database of autonomous systems; empty if there is none.
     pub systems: String,
 }
 
-/// Both databases, as tables.
+/// The look-up tables.
 #[derive(Debug)]
 pub struct Places {
     v4: Tree<u32, 16>,
     v6: Tree<u128, 8>,
-    /// By their numbers; [`Place::UNKNOWN`] is the first.
+    /// Places by number; number 0 is [`Place::UNKNOWN`].
     places: Vec<Place>,
     names: Names,
     described: Described,
 }
 
-/// What a database has told, before it is made into tables.
+/// A database that was read.
 struct Database {
     v4: Known<u32>,
     v6: Known<u128>,
@@ -77,7 +76,7 @@ struct Database {
     description: String,
 }
 
-/// What it knows of the addresses of one family.
+/// The values of one IP version's addresses.
 struct Known<A> {
     countries: Cover<A, Country>,
     systems: Cover<A, u32>,
@@ -92,7 +91,7 @@ impl<A: Address> Default for Known<A> {
     }
 }
 
-/// How many different places there may be; the whole internet has about a hundred thousand.
+/// Distinct places at most; the Internet has about a hundred thousand.
 const MAX_PLACES: usize = 1 << 21;
 
 impl Database {
@@ -124,7 +123,7 @@ impl Places {
     /// Reads the databases.
     ///
     /// # Errors
-    /// One of them is missing, or not as it must be; the error says where and what to do.
+    /// A database is missing or invalid; the error says where and what to do.
     pub fn load(settings: &PlacesSettings) -> Result<Self, PlacesError> {
         let mut countries = match &settings.countries {
             Countries::Embedded => embedded::read(),
@@ -167,7 +166,7 @@ impl Places {
         })
     }
 
-    /// Where an address is.
+    /// Looks up an address.
     pub fn place(&self, address: IpAddr) -> Place {
         let mut number = [0];
         match address {
@@ -177,17 +176,17 @@ impl Places {
         self.numbered(number[0])
     }
 
-    /// What the databases are.
+    /// The databases' descriptions.
     pub const fn described(&self) -> &Described {
         &self.described
     }
 
-    /// The name of an autonomous system, where a database has it.
+    /// The name of an autonomous system, if the database has one.
     pub fn as_name(&self, asn: u32) -> Option<&str> {
         self.names.find(asn)
     }
 
-    /// How many ranges of addresses the tables have, of IPv4 and of IPv6.
+    /// Number of address ranges in the IPv4 and in the IPv6 table.
     pub const fn ranges(&self) -> (usize, usize) {
         (self.v4.len(), self.v6.len())
     }
@@ -198,7 +197,7 @@ impl Places {
         place.copied().unwrap_or(Place::UNKNOWN)
     }
 
-    /// All places, each at its number.
+    /// All places, indexed by number.
     pub(super) fn all(&self) -> &[Place] {
         &self.places
     }
@@ -212,7 +211,7 @@ impl Places {
     }
 }
 
-/// Gives each place a number.
+/// Assigns numbers to places.
 struct Numbers {
     places: Vec<Place>,
     numbers: HashMap<Place, u32>,
@@ -226,7 +225,7 @@ impl Numbers {
         }
     }
 
-    /// Past the bound every new place is the unknown one.
+    /// Beyond [`MAX_PLACES`], new places count as unknown.
     fn of(&mut self, place: Place) -> u32 {
         let next = self.places.len();
         if let Some(&number) = self.numbers.get(&place) {

@@ -1,21 +1,20 @@
-//! The names of autonomous systems, all in one text.
+//! The names of autonomous systems, in one string.
 
-/// By number.
+/// Names by AS number.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     text: String,
-    /// Numbers in order, and where in the text their names end.
+    /// AS numbers in order, and where their names end in `text`.
     ends: Vec<(u32, usize)>,
 }
 
-/// A name is cut after this many characters.
+/// Longer names are truncated.
 const MAX_CHARACTERS: usize = 96;
 /// There are about 120,000 autonomous systems.
 const MAX_NAMES: usize = 1 << 18;
 
 impl Names {
-    /// Takes the names, which nobody checked: what a page or a terminal could take for something
-    /// else than a character is left out.
+    /// Takes names from an untrusted file: control characters are removed.
     pub(super) fn new(mut names: Vec<(u32, String)>) -> Self {
         names.sort_unstable();
         names.dedup_by_key(|(asn, _)| *asn);

@@ -1,42 +1,43 @@
-//! What there is to know in a record of an MMDB, whoever made it.
+//! Reads country, AS number and AS name from an MMDB record of any vendor.
 //!
-//! Makers agree neither on names nor on types: an autonomous system's number is a number of any
-//! width, or text with `AS` before it, or in a map beside the system's name. So every value is read
-//! as whatever it is, and what says nothing here is no fault of the file.
+//! Vendors differ in names and types: an AS number is a number of any width, or text with an `AS`
+//! prefix, or is in a map beside the system's name. So values of any type are accepted, and unknown
+//! ones are ignored.
 
 use crate::monitor::cell::Country;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 
-/// How deep maps lie that are looked into: each may lead to others by pointers, so that a small
-/// file could hold more of them than anybody could read.
+/// Depth of nested maps that are read. Maps can point to shared maps, so a small file could
+/// otherwise expand without bound.
 const MAX_DEPTH: u8 = 3;
 
 /// A record.
 pub(super) struct Record<'a>(Value<'a>);
 
-/// A value.
+/// A value of a record.
 enum Value<'a> {
-    /// Of a type, or deeper, than is looked at.
+    /// A value of another type, or nested too deeply.
     Nothing,
     Number(u64),
     Text(&'a str),
     Map(Box<Fields<'a>>),
 }
 
-/// What of a map is looked at. Several keys mean the same; the first that says something counts.
+/// The fields of a map that are read. Several keys have the same meaning; the first usable one
+/// counts.
 #[derive(Default)]
 struct Fields<'a> {
     /// `country_code`, `iso_code`, `code`
     code: Option<Country>,
-    /// `country`: text, or a map with a code.
+    /// `country`: text, or a map with a code
     country: Option<Country>,
-    /// `autonomous_system_number`, `asn`, `as_number`, `number`, or in a map by these names.
+    /// `autonomous_system_number`, `asn`, `as_number`, `number`, or a map under these names
     asn: Option<u32>,
     /// `autonomous_system_organization`, `as_name`, `name`, `organization`
     name: Option<&'a str>,
-    /// The name in the map that had the number.
+    /// The name in the map that had the AS number
     inner_name: Option<&'a str>,
 }
 
@@ -45,7 +46,7 @@ impl<'a> Record<'a> {
         self.0.country().unwrap_or(Country::UNKNOWN)
     }
 
-    /// 0 where there is none.
+    /// The AS number; 0 if there is none.
     pub(super) fn asn(&self) -> u32 {
         self.0.asn().unwrap_or(0)
     }
@@ -81,7 +82,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// `AS64496`, `64496`, and either with a name behind it.
+/// Parses `AS64496` or `64496`, optionally followed by a name.
 fn in_text(text: &str) -> Option<u32> {
     let number = text.split_ascii_whitespace().next()?;
     let (prefix, digits) = number.split_at_checked(2).unwrap_or(("", number));
@@ -134,7 +135,7 @@ impl<'a> Deserialize<'a> for Record<'a> {
     }
 }
 
-/// Reads a value, which lies in so many maps.
+/// Reads a value at this depth of nested maps.
 #[derive(Clone, Copy)]
 struct Reading {
     depth: u8,
@@ -168,7 +169,7 @@ impl<'a> Visitor<'a> for Reading {
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Value<'a>, E> {
-        // A whole one as digits, which are read without a loss.
+        // A whole number's digits parse exactly.
         Ok(format!("{number}")
             .parse()
             .map_or(Value::Nothing, Value::Number))

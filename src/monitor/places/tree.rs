@@ -1,26 +1,25 @@
-//! From an address to the number of its range's value: a tree without pointers.
+//! Look-up of an address's range: a search tree without pointers.
 //!
-//! Every node is one or two cache lines of range ends; how many of them are below the address says
-//! which node of the next level is the one, without a branch that could be mispredicted. All
-//! levels but the last are so small that they stay in the cache. A batch goes down level by level,
-//! so that its misses overlap.
+//! A node is one or two cache lines of range ends; the number of ends below the address selects the
+//! node of the next level, without branches. All levels but the last stay in the cache. A batch
+//! descends level by level, so that its cache misses overlap.
 
 use super::cover::Address;
 
-/// A level with no more nodes than this stays in the cache by itself.
+/// Levels of at most this many nodes are not prefetched: they stay in the cache.
 const IN_CACHE: usize = 4096;
 
-/// Ranges that cover all addresses, with `FANOUT` ends in a node.
+/// A search tree over ranges that cover all addresses, with `FANOUT` ends in a node.
 #[derive(Debug)]
 pub(in super::super) struct Tree<A, const FANOUT: usize> {
-    /// From the top, which is one node, to all range ends. A node is filled up with the last
-    /// address there is, which is below no address, and so never counted.
+    /// From the root to all range ends. Nodes are padded with the last address, which is below no
+    /// address and so never counted.
     levels: Vec<Vec<[A; FANOUT]>>,
     values: Vec<u32>,
 }
 
 impl<A: Address, const FANOUT: usize> Tree<A, FANOUT> {
-    /// Of range ends in order, the last of which is the last address, and their values.
+    /// Takes the range ends, in order up to the last address, and their values.
     pub(super) fn new((ends, values): (Vec<A>, Vec<u32>)) -> Self {
         let mut level = nodes(&ends);
         drop(ends);
@@ -41,7 +40,7 @@ impl<A: Address, const FANOUT: usize> Tree<A, FANOUT> {
         self.values.len()
     }
 
-    /// Finds the values of as many addresses as there is room for.
+    /// Finds the values of a batch of addresses.
     #[inline]
     pub(in super::super) fn find(&self, addresses: &[A], values: &mut [u32]) {
         values.fill(0);
@@ -62,8 +61,7 @@ impl<A: Address, const FANOUT: usize> Tree<A, FANOUT> {
     }
 }
 
-/// Touches the nodes that come next, none waiting for another: when they are compared, they are in
-/// the cache.
+/// Loads the next nodes into the cache; the loads are independent of each other.
 #[inline]
 fn fetch<A: Address, const FANOUT: usize>(level: &[[A; FANOUT]], nodes: &[u32]) {
     let first = |node: &u32| level[*node as usize][0];

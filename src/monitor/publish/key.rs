@@ -1,4 +1,4 @@
-//! What the packets of one row have in common, and which coarser rows they are in as well.
+//! The key of a row, and which coarser rows contain it.
 
 use crate::monitor::cell::{Cell, Country, Counts};
 use crate::monitor::ledger::Ledger;
@@ -7,10 +7,10 @@ use crate::monitor::services;
 use crate::packet::Version;
 use std::collections::BTreeMap;
 
-/// A row's place in its dimension.
+/// The key of a row within its dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// The only one of [`Dimension::Total`].
+    /// Of [`Dimension::Total`], which has one row.
     Total,
     /// Of [`Dimension::Port`].
     Port(u16),
@@ -31,7 +31,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// Where a cell belongs in a dimension.
+    /// The row of a dimension that counts a cell.
     pub fn of(dimension: Dimension, cell: &Cell) -> Self {
         let Cell {
             port,
@@ -51,7 +51,7 @@ impl Key {
         }
     }
 
-    /// The exact sums of a dimension. One of two columns lacks what spilled.
+    /// The exact sums of a dimension. Dimensions of two columns lack what was spilled.
     pub fn sums(dimension: Dimension, ledger: &Ledger) -> BTreeMap<Self, Counts> {
         let of = |cell: &Cell| Self::of(dimension, cell);
         let spilled = &ledger.spilled;
@@ -70,7 +70,7 @@ impl Key {
         }
     }
 
-    /// The dimensions each of whose rows is a sum of this one's.
+    /// The dimensions whose rows are sums of rows of `dimension`.
     pub const fn coarser(dimension: Dimension) -> &'static [Dimension] {
         use Dimension::{Country, Encryption, Port, System, Total};
         match dimension {
@@ -82,7 +82,7 @@ impl Key {
         }
     }
 
-    /// The row of a coarser dimension that this one's packets are in, if it is coarser.
+    /// The row of a coarser dimension that contains this row; `None` if `dimension` is not coarser.
     pub fn within(self, dimension: Dimension) -> Option<Self> {
         match (dimension, self) {
             (Dimension::Total, _) => Some(Self::Total),
@@ -104,7 +104,7 @@ impl Key {
         }
     }
 
-    /// Writes the columns that it stands for.
+    /// Writes the key's columns into a row.
     pub fn write(self, row: &mut Row) {
         match self {
             Self::Total => {}

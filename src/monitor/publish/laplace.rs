@@ -1,15 +1,15 @@
-//! The discrete Laplace distribution (two-sided geometric), sampled exactly.
+//! Exact sampling of the discrete Laplace distribution (two-sided geometric).
 //!
-//! A sampler that works with floating point has gaps among its results, and by those the exact
-//! number can be told (Mironov, "On Significance of the Least Significant Bits for Differential
-//! Privacy", 2012). This one knows integers alone: it is the second algorithm of Canonne, Kamath
-//! and Steinke, "The Discrete Gaussian for Differential Privacy", 2020.
+//! A floating-point sampler has gaps in its output, which reveal the exact number (Mironov, "On
+//! Significance of the Least Significant Bits for Differential Privacy", 2012). This one uses
+//! integers only: algorithm 2 of Canonne, Kamath and Steinke, "The Discrete Gaussian for
+//! Differential Privacy", 2020.
 
 use rand::Rng;
 use std::num::NonZeroU64;
 
-/// A distribution: the probability of a number `x` is proportional to
-/// exp(−|x| · `denominator` / `numerator`).
+/// A distribution: the probability of `x` is proportional to exp(−|x| · `denominator` /
+/// `numerator`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Laplace {
     numerator: NonZeroU64,
@@ -17,7 +17,7 @@ pub struct Laplace {
 }
 
 impl Laplace {
-    /// Of the scale `numerator` / `denominator`.
+    /// The distribution with scale `numerator` / `denominator`.
     pub const fn new(numerator: NonZeroU64, denominator: NonZeroU64) -> Self {
         Self {
             numerator,
@@ -25,7 +25,7 @@ impl Laplace {
         }
     }
 
-    /// A number of it.
+    /// Draws a sample.
     pub fn sample(&self, random: &mut impl Rng) -> i128 {
         let numerator = u128::from(self.numerator.get());
         loop {
@@ -33,7 +33,7 @@ impl Laplace {
             if !decays(fine, numerator, random) {
                 continue;
             }
-            // How many whole units of the numerator: geometric, by e to one.
+            // The number of whole numerators: geometric with ratio 1/e.
             let mut coarse = 0_u32;
             while decays(1, 1, random) {
                 coarse += 1;
@@ -43,7 +43,7 @@ impl Laplace {
             let magnitude = i128::try_from(magnitude).unwrap_or(i128::MAX);
             let is_negative = below(2, random) == 1;
             match (is_negative, magnitude) {
-                // There is one zero, not two.
+                // Zero has no sign: counting −0 as well would make it twice as likely.
                 (true, 0) => {}
                 (true, _) => return -magnitude,
                 (false, _) => return magnitude,
@@ -52,8 +52,8 @@ impl Laplace {
     }
 }
 
-/// True with a probability of exp(−`part` / `whole`), for a part that is no more than the whole
-/// (von Neumann's: how long a run of ever less likely events lasts, odd or even).
+/// True with probability exp(−`part` / `whole`), for `part` ≤ `whole` (von Neumann: whether a run
+/// of ever less likely events has odd length).
 fn decays(part: u128, whole: u128, random: &mut impl Rng) -> bool {
     let mut length = 1_u32;
     while below(whole * u128::from(length), random) < part {
@@ -62,9 +62,9 @@ fn decays(part: u128, whole: u128, random: &mut impl Rng) -> bool {
     length % 2 == 1
 }
 
-/// A number below `bound`, which is at least 1; each as likely as the others.
+/// A uniformly random number below `bound`, which is at least 1.
 fn below(bound: u128, random: &mut impl Rng) -> u128 {
-    // As many bits as the bound has, and again where they are not below it.
+    // Rejection sampling with as many bits as the bound has.
     let bits = u128::BITS - (bound - 1).leading_zeros();
     let mask = if bits == 0 {
         0
@@ -73,7 +73,7 @@ fn below(bound: u128, random: &mut impl Rng) -> u128 {
     };
     loop {
         let low = u128::from(random.next_u64());
-        // The upper half only where it counts: the generator is the costly part.
+        // The upper half is drawn only if needed: the generator is the expensive part.
         let high = if bits > u64::BITS {
             u128::from(random.next_u64())
         } else {
@@ -92,7 +92,7 @@ mod tests {
     use rand::TryRng;
     use std::convert::Infallible;
 
-    /// Gives these words one after the other, and no more.
+    /// Yields these words one after the other, and no more.
     struct Words(Vec<u64>);
 
     impl Words {
@@ -120,7 +120,7 @@ mod tests {
         }
     }
 
-    /// What comes of exactly these words.
+    /// Runs `make` on these words, and checks that it uses all of them.
     fn made_of<T>(words: &[u64], make: impl FnOnce(&mut Words) -> T) -> T {
         let mut random = Words::new(words);
         let made = make(&mut random);
@@ -152,10 +152,10 @@ mod tests {
         for (part, whole, words, expected) in [
             // Not below the part at once: a run of one.
             (2, 3, &[2][..], true),
-            // Below it, and then of 0 to 5 not.
+            // Below it, then not below it of 0 to 5.
             (2, 3, &[1, 2], false),
             (2, 3, &[1, 1, 2], true),
-            // Of 0 to 0, of 0 to 1, of 0 to 2 (a 3 is none), of 0 to 3.
+            // Of 0 to 0, of 0 to 1, of 0 to 2 (a 3 is rejected), of 0 to 3.
             (1, 1, &[9, 1], false),
             (1, 1, &[9, 0, 3, 1], true),
             (1, 1, &[9, 0, 0, 3], false),
@@ -173,7 +173,7 @@ mod tests {
                 [numerator, denominator].map(|number| NonZeroU64::new(number).unwrap());
             Laplace::new(numerator, denominator)
         };
-        // Accepted by a run of one; a unit more by a run of three, no unit by one of two.
+        // Accepted by a run of one; a run of three adds a unit, a run of two ends.
         const ACCEPTED: u64 = 2;
         const MORE: [u64; 3] = [9, 0, 1];
         const ENOUGH: [u64; 2] = [9, 1];
@@ -185,7 +185,7 @@ mod tests {
                 [&[2, ACCEPTED][..], &MORE, &MORE, &ENOUGH, &[0]].concat(),
                 4,
             ),
-            // A fine part of 1 that a run of two refuses.
+            // A fine part of 1, which a run of two rejects.
             ([&[1, 0, 5, 2, ACCEPTED][..], &ENOUGH, &[0]].concat(), 1),
             // A zero with a sign.
             (

@@ -1,31 +1,32 @@
-//! What of a period may be shown: exact counts in, rows out. Pure; asks no clock and writes no file.
+//! What of a period may be published: exact counts in, rows out. Pure: reads no clock and writes no
+//! file.
 //!
-//! The method is that of Tor's own statistics (dir-spec, "Extra-info document": streams of an exit
-//! are rounded up to multiples of 4, its bytes to KiB, rare ports are one `other`; what is told of
-//! onion services is rounded up to bins and has Laplace noise), applied to every dimension:
+//! The method is that of Tor's own statistics (dir-spec, "Extra-info document": an exit's streams
+//! are rounded up to multiples of 4, its bytes to KiB, and rare ports are one `other`; onion
+//! service statistics are rounded up to bins and have Laplace noise), applied to every dimension:
 //!
-//! 1. The cells of a dimension in which connections began are summed up. Only those with enough
-//!    flows are shown, and of them those with the most (`select`). The rest is one row, `other`.
-//!    Packets of cells in which no connection began are unattributed: in the total alone.
-//! 2. What is not shown must not be had by subtraction: what the rows shown leave of the total, or
-//!    of a row of a coarser table (`other` is one), is nothing or has enough flows itself, or else
-//!    another row is withdrawn. Between ports and encryption it is encryption's, between single and cross tables
-//!    the cross table's. Systems and countries are one in the other as well, and everybody can look
-//!    up where: what the systems that lie in one country alone leave of its row (or of `other`, and
-//!    the same with countries that are one system's alone) is nothing or enough, too. (That is for
-//!    one row less some of another table. What can be learned from sums of rows on both sides, or
-//!    from more than two tables together, is not looked for: who fears that takes noise.)
-//! 3. If it is asked for, noise is added to the rows that are left ([`noise`]). What falls below the
-//!    threshold by it joins `other`; nothing that is hidden without noise is shown with it.
-//! 4. Flows, bytes and packets are rounded up to their bins, and rows are ordered by what they
-//!    show, never by what they were.
+//! 1. The cells of a dimension in which connections began are summed up. Only sums with enough
+//!    flows are shown, and of them the largest (`select`). The rest is one row, `other`. Packets of
+//!    cells without a connection are unattributed: in the total only.
+//! 2. Subtraction must not reveal what is not shown: what the shown rows leave of the total, or of
+//!    a row of a coarser table (`other` is one), is nothing or has enough flows itself; otherwise
+//!    another row is withdrawn. Between ports and encryption that is a row of encryption, between
+//!    single and cross tables one of the cross table. Systems and countries contain each other as
+//!    well, as public databases tell: what the systems that lie in one country only leave of its
+//!    row (or of `other`), and the same with countries of one system only, is nothing or enough,
+//!    too. This covers one row less rows of one other table. Sums of several rows on both sides, or
+//!    over more than two tables, are not checked; noise covers them.
+//! 3. If configured, noise is added to the remaining rows ([`noise`]). Rows that it brings below
+//!    the threshold join `other`; it shows no row that is hidden without noise.
+//! 4. Flows, bytes and packets are rounded up to their bins, and rows are ordered by the shown
+//!    numbers, never by the exact ones.
 //!
-//! Which rows there are is decided by flows alone. Packets without a connection can be provoked
-//! from outside (a refusal, an answer), and must not make a row disappear: wherever they are
-//! counted, they change numbers of that row and of the total.
+//! Flows alone decide which rows exist. Packets without a connection can be provoked from outside
+//! (a refusal, an answer) and must not make a row disappear: they only change numbers of their row
+//! and of the total.
 //!
-//! A period that has fewer flows than the threshold altogether is one row of the total, and its
-//! counts are 0: that they were too few is all it tells.
+//! A period with fewer flows than the threshold is one row of the total with zero counts: it
+//! reveals only that they were too few.
 
 pub mod key;
 pub mod laplace;
@@ -43,7 +44,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-/// The dimensions that every period has beside the total.
+/// The dimensions of every period, besides the total.
 const SINGLE: [Dimension; 5] = [
     Dimension::Port,
     Dimension::System,
@@ -52,12 +53,12 @@ const SINGLE: [Dimension; 5] = [
     Dimension::Encryption,
 ];
 
-/// How much is shown.
+/// What may be shown.
 #[derive(Clone, Debug)]
 pub struct PublishSettings {
-    /// How many rows a dimension has at most, without `other`.
+    /// Rows of a dimension at most, without `other`.
     pub top: u32,
-    /// Fewer flows than this have no row of their own.
+    /// Flows that a row needs at least.
     pub threshold_flows: u64,
     /// Flows are rounded up to multiples of this,
     pub bin_flows: NonZeroU64,
@@ -65,16 +66,16 @@ pub struct PublishSettings {
     pub bin_bytes: NonZeroU64,
     /// and packets of this.
     pub bin_packets: NonZeroU64,
-    /// Dimensions of two columns that are shown too.
+    /// Dimensions of two columns to publish.
     pub cross: Vec<Dimension>,
-    /// Noise, if any.
+    /// Noise; `None` adds none.
     pub noise: Option<NoiseSettings>,
 }
 
 impl Default for PublishSettings {
-    /// A page view makes some ten flows, so that fewer than 100 may be one person's evening; 8
-    /// flows and 1024 packets are the bins in which Tor counts onion services and their cells, and
-    /// a MiB hides whether one more page was fetched.
+    /// A page view makes about ten flows, so fewer than 100 may be one person's evening. 8 flows
+    /// and 1024 packets are the bins in which Tor counts onion services and their cells; 1 MiB
+    /// hides whether one more page was fetched.
     fn default() -> Self {
         const fn bin(size: u64) -> NonZeroU64 {
             match NonZeroU64::new(size) {
@@ -94,25 +95,25 @@ impl Default for PublishSettings {
     }
 }
 
-/// Why a period cannot be published like that.
+/// Why the settings for publishing are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// A single dimension among the crossed ones, or one twice.
+    /// A single dimension among the cross tables, or a cross table twice.
     #[error(
         "the cross tables have {0:?}: name port_country, port_system and system_country, each at \
          most once"
     )]
     Cross(Dimension),
-    /// No generator of noise.
+    /// The noise cannot be configured.
     #[error(transparent)]
     Noise(#[from] NoiseError),
 }
 
 impl PublishSettings {
-    /// Whether they make sense.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// They do not; the error says which.
+    /// A setting is invalid; the error says which.
     pub fn check(&self) -> Result<(), PublishError> {
         for (index, &dimension) in self.cross.iter().enumerate() {
             let is_single = dimension == Dimension::Total || SINGLE.contains(&dimension);
@@ -126,12 +127,12 @@ impl PublishSettings {
         Ok(())
     }
 
-    /// How many tables a period shows, the total among them.
+    /// Number of tables of a period, with the total.
     pub fn tables(&self) -> u64 {
         u64::try_from(1 + self.dimensions().count()).unwrap_or(u64::MAX)
     }
 
-    /// The tables beside the total.
+    /// The tables besides the total.
     fn dimensions(&self) -> impl Iterator<Item = Dimension> {
         SINGLE.iter().chain(&self.cross).copied()
     }
@@ -140,16 +141,16 @@ impl PublishSettings {
 /// The name of an autonomous system, where a database has one.
 pub type Names = Arc<dyn Fn(u32) -> Option<String> + Send + Sync>;
 
-/// Whose numbers they are, and by which databases.
+/// The exit and the databases that rows are published under.
 #[derive(Clone)]
 pub struct Origin {
-    /// The name that the operator gave the exit.
+    /// The exit's name, as configured.
     pub exit: String,
     /// The database of countries, with its version and date.
     pub countries: String,
-    /// The database of autonomous systems; empty where there is none.
+    /// The database of autonomous systems; empty if there is none.
     pub systems: String,
-    /// The names of autonomous systems.
+    /// Returns the name of an autonomous system.
     pub names: Names,
 }
 
@@ -163,7 +164,7 @@ impl fmt::Debug for Origin {
     }
 }
 
-/// The rows of a period, the total first.
+/// Makes the rows of a period, the total first.
 pub fn publish(
     ledger: &Ledger,
     period: &Period,
@@ -239,7 +240,7 @@ fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSe
         watched_seconds: ledger.watched_seconds,
         unattributed_bytes: 0,
         unattributed_packets: 0,
-        // As other packets: how many somebody sent is not told to the last one.
+        // Rounded like other packets: an exact number would reveal single packets.
         lost_packets: ledger.lost.div_ceil(bin).saturating_mul(bin),
         countries: origin.countries.clone(),
         systems: origin.systems.clone(),

@@ -1,27 +1,26 @@
-//! Noise: what the stated ε means, and how it is spent.
+//! Noise: the meaning of the stated ε, and how it is divided.
 //!
-//! Two periods that differ by what one user did, within the bound that is set for a user's
-//! activity in a period, give the same published counts with probabilities that differ by at most
-//! a factor of exp(ε) (Dwork and others, "Calibrating Noise to Sensitivity in Private Data
-//! Analysis", 2006). ε is for a whole period: it is divided evenly over the tables (total, port,
-//! system, country, IP version, encryption, and each cross table) and in each over flows, bytes
-//! and packets. However a user's activity lies over the rows of a table, it changes their sum of a
-//! measure by at most its bound, so that every row has noise of the scale
-//! bound · 3 · tables / ε. `other` is calculated from noisy counts, and costs nothing. The total is
-//! the sum of two rows, what is in the tables and what is unattributed, each with its own noise.
+//! Take two periods that differ in what one user did, within the configured bound on a user's
+//! activity in a period. They yield the same published counts with probabilities that differ by at
+//! most a factor of exp(ε) (Dwork and others, "Calibrating Noise to Sensitivity in Private Data
+//! Analysis", 2006). ε covers a whole period: it is divided evenly over the tables (total, port,
+//! system, country, IP version, encryption, and each cross table), and in each over flows, bytes
+//! and packets. However a user's activity is spread over the rows of a table, it changes the sum of
+//! a measure by at most its bound, so every row has noise of the scale bound · 3 · tables / ε.
+//! `other` is computed from noisy counts and costs nothing. The total is the sum of two rows,
+//! attributed and unattributed, each with its own noise.
 //!
-//! What it does not protect:
+//! The noise does not protect:
 //!
-//! - That a row is there at all. Rows are chosen by exact counts, as without noise, and none of
-//!   fewer flows than the threshold is there with any ε. So a row, or a total, that is there tells
-//!   without any doubt that so many flows were; that one user's alone are too few for it is the
-//!   threshold's doing, not that of ε: it has to be above the bound, and who knows that all others
-//!   come to just below the threshold learns of the one who is missing. The same holds of which
-//!   rows are the largest, and of whether there is an `other`. Noise takes rows away that it brings
-//!   below the threshold, and adds none.
-//! - What a user does beyond the bound, or in more periods than one (or more parts of one): each
-//!   file spends its own ε.
-//! - The seconds watched, lost packets (rounded) and whether the table of cells was full.
+//! - the existence of a row. Rows are selected by exact counts, as without noise, and none has
+//!   fewer flows than the threshold with any ε. So a row, or a total, proves that at least so many
+//!   flows existed. That one user cannot reach it alone is due to the threshold, which must exceed
+//!   the user's bound, and not to ε: an observer who knows that all others come to just below the
+//!   threshold learns about the missing one. The same holds for which rows are the largest, and for
+//!   whether `other` exists. Noise removes rows that it brings below the threshold, and adds none;
+//! - activity beyond the bound, or in more than one period or part of one: each file spends its own
+//!   ε;
+//! - the watched seconds, lost packets (rounded), and whether the table of cells was full.
 
 use super::laplace::Laplace;
 use super::select::Amount;
@@ -34,18 +33,18 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 /// Flows, bytes and packets.
 const MEASURES: u64 = 3;
-/// What a user may add at most: a TiB. Scales stay far below what the sampler can have.
+/// The largest bound on a user: 1 TiB. Keeps scales within the sampler's range.
 const MAX_BOUND: u64 = 1 << 40;
-/// The largest scale: 4 TiB on every number. Sums of years of such numbers are still numbers.
+/// The largest scale: 4 TiB on every number, so that sums over years stay meaningful.
 const MAX_SCALE: u64 = 1 << 42;
 
-/// The privacy parameter, in thousandths: scales are fractions of integers.
+/// The privacy parameter, in thousandths, so that scales are fractions of integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Epsilon(NonZeroU32);
 
 impl Epsilon {
-    /// As a number.
+    /// ε as a floating-point number.
     pub fn as_f64(self) -> f64 {
         f64::from(self.0.get()) / 1000.0
     }
@@ -80,53 +79,53 @@ impl From<Epsilon> for f64 {
     }
 }
 
-/// How much noise.
+/// Parameters of the noise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoiseSettings {
     /// The privacy parameter of a whole period.
     pub epsilon: Epsilon,
-    /// What one user's activity in a period may add at most.
+    /// Upper bound of one user's activity in a period.
     pub user: Counts,
-    /// For tests: the same noise again. Whoever knows it can subtract the noise.
+    /// Seed, for tests: makes the noise reproducible, and so removable.
     pub seed: Option<u64>,
 }
 
-/// Why there can be no such noise.
+/// Why the noise cannot be configured.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NoiseError {
-    /// No ε.
+    /// ε is out of range.
     #[error("an epsilon of {0}: it is a number from 0.001 to 100 with at most three decimals")]
     Epsilon(f64),
-    /// No bound of a user's activity.
+    /// A bound on a user's activity is out of range.
     #[error(
         "what one user may add in a period ({0}) is {1}: set at least 1 and at most {MAX_BOUND}"
     )]
     Bound(&'static str, u64),
-    /// Noise in which everything drowns.
+    /// The scale of the noise is too large to be useful.
     #[error(
         "one user's {what} ({bound}) are hidden by noise of the scale {scale}, which is more than \
          {MAX_SCALE}: raise epsilon, or set fewer {what}"
     )]
     Scale {
-        /// Which measure.
+        /// The measure.
         what: &'static str,
-        /// What a user may add.
+        /// The bound on a user.
         bound: u64,
-        /// What would hide it.
+        /// The scale of the noise that hides it.
         scale: u64,
     },
-    /// A threshold that one user passes.
+    /// One user alone can reach the threshold.
     #[error(
-        "one user may add {user} flows in a period, and {threshold} are shown: a row would tell \
+        "one user may add {user} flows in a period, and {threshold} are shown: a row could be \
          of a single user; set the threshold above {user}"
     )]
     Threshold {
-        /// What a user may add.
+        /// The bound on a user's flows.
         user: u64,
-        /// What is shown.
+        /// The threshold of a row.
         threshold: u64,
     },
-    /// The kernel gives no random numbers.
+    /// The kernel provides no random numbers.
     #[error("the kernel gives no random numbers to seed the noise with: {0}")]
     System(String),
 }
@@ -134,10 +133,10 @@ pub enum NoiseError {
 impl Eq for NoiseError {}
 
 impl NoiseSettings {
-    /// Whether they make sense beside a threshold.
+    /// Checks the parameters against the threshold.
     ///
     /// # Errors
-    /// They do not.
+    /// A bound, a scale or the threshold is out of range.
     pub fn check(&self, threshold: u64, tables: u64) -> Result<(), NoiseError> {
         self.scales(tables)?;
         let user = self.user.flows;
@@ -147,7 +146,7 @@ impl NoiseSettings {
         Ok(())
     }
 
-    /// The distributions of flows, bytes and packets where ε is divided over so many tables.
+    /// The distributions for flows, bytes and packets, with ε divided over this many tables.
     fn scales(&self, tables: u64) -> Result<[Laplace; 3], NoiseError> {
         let scale = |what, bound: u64| {
             let numerator = (bound <= MAX_BOUND)
@@ -173,7 +172,7 @@ impl NoiseSettings {
     }
 }
 
-/// Where noise comes from.
+/// The source of noise.
 #[derive(Debug)]
 pub struct Noise {
     random: ChaCha20Rng,
@@ -181,10 +180,10 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// For periods that show so many tables.
+    /// Prepares noise for periods with this many tables.
     ///
     /// # Errors
-    /// The settings make no sense, or the kernel gives no random numbers.
+    /// A parameter is out of range, or the kernel provides no random numbers.
     pub fn new(settings: &NoiseSettings, tables: u64) -> Result<Self, NoiseError> {
         let random = match settings.seed {
             Some(seed) => ChaCha20Rng::seed_from_u64(seed),
@@ -195,7 +194,7 @@ impl Noise {
         Ok(Self { random, scales })
     }
 
-    /// A count with noise.
+    /// Adds noise to counts.
     pub(super) fn blur(&mut self, amount: Amount) -> Amount {
         let [flows, bytes, packets] = self.scales;
         Amount {

@@ -1,4 +1,4 @@
-//! Which cells of a table are shown, and what `other` is.
+//! Selects the rows of a table that are shown; the rest is `other`.
 
 use super::{Key, Noise, PublishSettings};
 use crate::monitor::cell::Counts;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::ops::{Add, AddAssign, SubAssign};
 
-/// Counts that noise may have made negative.
+/// Counts, negative where noise made them so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Amount {
     pub(super) flows: i128,
@@ -52,9 +52,9 @@ impl SubAssign for Amount {
     }
 }
 
-/// Which rows may lie in which of another dimension: those of two columns in those of one of
-/// these, of which `other` is one, and, as everybody can look up, an autonomous system in one
-/// country alone, and the other way round.
+/// Pairs (outer, inner): rows of the inner dimension may lie within one row of the outer one. A row
+/// of two columns lies in rows of one column, of which `other` is one; public databases also tell
+/// which autonomous systems lie in one country only, and the reverse.
 const LIES: [(Dimension, Dimension); 14] = {
     use Dimension::{Country, Encryption, Port, PortCountry, PortSystem, System, SystemCountry};
     [
@@ -75,28 +75,27 @@ const LIES: [(Dimension, Dimension); 14] = {
     ]
 };
 
-/// The total as it is shown, but for the rounding.
+/// The total to be shown, before rounding.
 pub(super) struct Total {
-    /// What each table comes to,
+    /// The sum of each table,
     pub(super) attributed: Amount,
-    /// and what is in none.
+    /// and what is in no table.
     pub(super) rest: Amount,
 }
 
-/// A table as it is shown, but for the rounding.
+/// A table to be shown, before rounding.
 pub(super) struct Table {
     pub(super) shown: Vec<(Key, Amount)>,
     pub(super) other: Option<Amount>,
 }
 
-/// A period, and what of it may be shown.
+/// A period's sums, and the rows that may be shown.
 pub(super) struct Figures<'a> {
     ledger: &'a Ledger,
     settings: &'a PublishSettings,
-    /// Of what belongs to cells in which connections began.
+    /// Sum of all cells in which connections began.
     total: Amount,
-    /// The rows of each dimension, those with the most flows first. Exact: noise may take some away, and can add
-    /// none.
+    /// The rows of each dimension, most flows first. Exact: noise may remove rows, but adds none.
     shown: BTreeMap<Dimension, Vec<(Key, Amount)>>,
 }
 
@@ -122,7 +121,7 @@ impl<'a> Figures<'a> {
             figures.shown.insert(dimension, rows);
         }
         figures.hide_ports();
-        // One that is withdrawn joins `other`, in which more may lie then.
+        // A withdrawn row joins `other`, which may then contain more rows.
         while LIES
             .iter()
             .any(|&(outer, inner)| figures.hide_lying(outer, inner))
@@ -130,8 +129,8 @@ impl<'a> Figures<'a> {
         figures
     }
 
-    /// The total, if it may be shown. A packet is in one of its parts, so that noise on both costs
-    /// no more of ε than noise on one.
+    /// The total, if it may be shown. Each packet is in one of its two parts, so noise on both
+    /// costs no more of ε than noise on one.
     pub(super) fn total(&self, mut noise: Option<&mut Noise>) -> Option<Total> {
         let mut blurred = |exact: Amount| {
             let noise = noise.as_deref_mut();
@@ -142,15 +141,14 @@ impl<'a> Figures<'a> {
         is_shown.then(|| Total {
             attributed,
             rest: Amount {
-                // There are none, whatever was counted.
+                // Unattributed packets begin no flow.
                 flows: 0,
                 ..blurred(self.ledger.all_unattributed().into())
             },
         })
     }
 
-    /// What a dimension shows of a total. A row that noise brings below the threshold joins
-    /// `other`.
+    /// The shown rows of a dimension. A row that noise brings below the threshold joins `other`.
     pub(super) fn table(
         &self,
         dimension: Dimension,
@@ -168,13 +166,13 @@ impl<'a> Figures<'a> {
                 shown.push((key, amount));
             }
         }
-        // Whatever noise makes of it, it is there if something is not shown: a dimension without
-        // any row would be taken for one that was cut off.
+        // With or without noise, `other` exists if something is not shown: readers take a dimension
+        // without any row for a truncated file.
         let other = (left != Amount::default()).then_some(other);
         Table { shown, other }
     }
 
-    /// A row's counts, rounded up.
+    /// Rounds counts up into a row.
     pub(super) fn rounded(&self, blank: &Row, amount: Amount) -> Row {
         let settings = self.settings;
         Row {
@@ -185,8 +183,7 @@ impl<'a> Figures<'a> {
         }
     }
 
-    /// The exact sums of a dimension, by key. Made anew each time: most are large, and asked for
-    /// once.
+    /// The exact sums of a dimension, by key. Computed on demand: most are large and used once.
     fn sums(&self, dimension: Dimension) -> impl Iterator<Item = (Key, Amount)> {
         let sums = Key::sums(dimension, self.ledger).into_iter();
         sums.map(|(key, counts)| (key, counts.into()))
@@ -196,12 +193,12 @@ impl<'a> Figures<'a> {
         amount.flows >= self.settings.threshold_flows.into()
     }
 
-    /// Whether a rest tells of nobody: what has no flow is nothing, because every cell has one.
+    /// Whether a rest may be derived by subtraction: it has no flow at all, or enough.
     fn is_hidden(&self, rest: Amount) -> bool {
         rest.flows == 0 || self.is_enough(rest)
     }
 
-    /// Of those that have enough flows those with the most, which come first.
+    /// The rows with enough flows, most flows first, limited to `top`.
     fn largest(&self, cells: impl Iterator<Item = (Key, Amount)>) -> Vec<(Key, Amount)> {
         let mut shown: Vec<_> = cells
             .filter(|(_, amount)| self.is_enough(*amount))
@@ -211,8 +208,8 @@ impl<'a> Figures<'a> {
         shown
     }
 
-    /// Withdraws the smallest row of each whole of which the rows shown leave something, but too
-    /// little. A row that is withdrawn has enough flows, so nothing new is exposed by it.
+    /// Withdraws the smallest shown row of each whole whose rest is too small. A withdrawn row has
+    /// enough flows, so its withdrawal exposes nothing new.
     fn withdraw<K: Ord>(
         &self,
         shown: &mut Vec<(Key, Amount)>,
@@ -228,15 +225,15 @@ impl<'a> Figures<'a> {
         }
     }
 
-    /// Withdraws rows of a dimension that lie in one row of another alone (its `other` is one, too)
-    /// and leave something of it, but too little. Tells whether there was one.
+    /// Withdraws rows of `inner` that lie in a single row of `outer` (or in its `other`) and leave
+    /// too small a rest. Returns whether any was withdrawn.
     fn hide_lying(&mut self, outer: Dimension, inner: Dimension) -> bool {
         let (Some(around), Some(shown)) = (self.shown.get(&outer), self.shown.get(&inner)) else {
             return false;
         };
-        // The row of `other` has no key.
+        // `other` has the key `None`.
         let mut whole: BTreeMap<_, _> = around.iter().map(|&(key, of)| (Some(key), of)).collect();
-        // In which row each lies; in none if in several, or if all of it spilled.
+        // The row that contains each inner key; `None` for several rows or if all of it spilled.
         let mut lies = BTreeMap::new();
         for (cell, _) in self.ledger.opened() {
             let row = Some(Key::of(outer, cell)).filter(|key| whole.contains_key(&Some(*key)));
@@ -246,7 +243,7 @@ impl<'a> Figures<'a> {
             }
         }
         whole.insert(None, rest(self.total, around));
-        // What spilled may lie elsewhere, but a row is never in one that is less.
+        // Spilled counts may lie elsewhere, but a row is never within a smaller one.
         for (key, amount) in shown {
             if let Some(alone) = lies.get_mut(key) {
                 *alone = alone.filter(|row| amount.flows <= whole[row].flows);
@@ -259,8 +256,8 @@ impl<'a> Figures<'a> {
         is_less
     }
 
-    /// Withdraws rows of encryption by which something of the ports that are not shown could be
-    /// told: the ports shown leave nothing of a row, or enough.
+    /// Withdraws rows of encryption from which hidden ports could be derived: the shown ports must
+    /// leave nothing of such a row, or enough.
     fn hide_ports(&mut self) {
         let sums: BTreeMap<_, _> = self.sums(Dimension::Encryption).collect();
         let ports = self.shown.get(&Dimension::Port);
@@ -282,13 +279,14 @@ impl<'a> Figures<'a> {
                 .for_each(|(_, amount)| other += *amount);
             self.is_hidden(other)
         };
-        // The last step leaves nothing shown, and of the total enough ports are not.
+        // Ends with no row shown at the latest: the total has enough flows, and its hidden ports
+        // have none or enough.
         while !(other(&shown, &sums) && other(&shown, &left)) && shown.pop().is_some() {}
         self.shown.insert(Dimension::Encryption, shown);
     }
 }
 
-/// What some rows leave of each whole that they are in.
+/// The rest of each whole after subtracting the shown rows.
 fn left<K: Ord>(
     shown: &[(Key, Amount)],
     mut whole: BTreeMap<K, Amount>,
@@ -302,7 +300,7 @@ fn left<K: Ord>(
     whole
 }
 
-/// What is not shown.
+/// What is not shown of the total.
 fn rest(total: Amount, shown: &[(Key, Amount)]) -> Amount {
     let mut rest = total;
     shown.iter().for_each(|(_, amount)| rest -= *amount);

@@ -1,5 +1,5 @@
-//! The monitor's configuration: one TOML file, checked whole, and what the command line says in
-//! place of it. Nothing here looks at the machine.
+//! The monitor's configuration: one TOML file, checked as a whole, and its overrides on the command
+//! line. Does not look at the machine.
 
 mod raw;
 
@@ -18,11 +18,11 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where metrics are served unless the configuration says otherwise.
+/// Default of `metrics.listen`.
 pub const METRICS: &str = "127.0.0.1:9788";
-/// What `places.countries` says for tor's own tables.
+/// Value of `places.countries` for Tor's compiled-in tables.
 const EMBEDDED: &str = "embedded";
-/// Where period files go.
+/// Default of `period.directory`.
 pub const DIRECTORY: &str = "/var/lib/exitmark-monitor";
 
 #[allow(clippy::cast_possible_wrap, reason = "a million")]
@@ -42,39 +42,39 @@ pub struct Settings {
     pub addresses: Vec<IpAddr>,
     /// The user that the process becomes when it is started by root.
     pub user: Option<String>,
-    /// The mark.
+    /// The DSCP value that marks exit traffic.
     pub mark: Dscp,
-    /// The databases.
+    /// Paths of the databases.
     pub places: PlacesSettings,
     /// How long a period is.
     pub length: Length,
     /// Where period files go.
     pub directory: PathBuf,
-    /// Where the running period's counts are kept for a restart.
+    /// State directory: the running period's counts, kept for a restart.
     pub state: PathBuf,
     /// What may be published.
     pub publish: PublishSettings,
-    /// How many cells are counted apart at most.
+    /// Size of the table of cells.
     pub cells: usize,
     /// Entries of each receive ring; a power of two.
     pub ring: u32,
-    /// Where metrics are served, if anywhere.
+    /// Where metrics are served; `None` turns them off.
     pub metrics: Option<SocketAddr>,
 }
 
-/// What the command line says in place of the file.
+/// Values from the command line that replace keys of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// In place of `interface`.
+    /// Replaces `interface`.
     pub interface: Option<String>,
-    /// In place of `addresses`.
+    /// Replaces `addresses`, unless empty.
     pub addresses: Vec<IpAddr>,
-    /// In place of `period.directory`.
+    /// Replaces `period.directory`.
     pub directory: Option<PathBuf>,
 }
 
 impl Settings {
-    /// What it comes to, in a few words.
+    /// A one-line summary.
     pub fn summary(&self) -> String {
         let interface = self.interface.as_deref().unwrap_or("no interface");
         format!(
@@ -95,11 +95,11 @@ impl Settings {
         )
     }
 
-    /// Reads and checks a file, or takes what is the default where there is none. Relative paths
-    /// in it are relative to its directory.
+    /// Reads and checks a file; without a path, takes the defaults. Relative paths in the file are
+    /// relative to its directory.
     ///
     /// # Errors
-    /// What is wrong with the file, by key.
+    /// A value is invalid; the error names the key.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
         let Some(path) = path else {
             return Self::parse("", Path::new(""), overrides);
@@ -108,10 +108,10 @@ impl Settings {
         Self::parse(&text, path.parent().unwrap_or(Path::new("")), overrides)
     }
 
-    /// Checks a configuration's text; relative paths in it are relative to `base`.
+    /// Checks the text of a configuration; relative paths in it are relative to `base`.
     ///
     /// # Errors
-    /// What is wrong, by key.
+    /// A value is invalid; the error names the key.
     pub fn parse(text: &str, base: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text)?;
         let under = |key: &'static str, path: Option<PathBuf>| match path {
@@ -158,7 +158,7 @@ impl Settings {
     }
 }
 
-/// The exit's name goes into file names and tables of others.
+/// The exit's name becomes part of file names and of other programs' tables.
 fn exit(name: Option<String>) -> Result<String, ConfigError> {
     let name = name.unwrap_or_else(|| "exit".to_owned());
     match is_exit_name(&name) {

@@ -1,4 +1,4 @@
-//! The configuration as it stands in the file: every key, nothing understood yet.
+//! The configuration as written in the file, unchecked.
 
 use crate::config::RawDscp;
 use serde::Deserialize;

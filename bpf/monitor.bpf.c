@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The monitor's filter, on the NIC of a passive tap. What bears the mark and comes from a clearnet
- * address of the host goes to user space, cut right behind the part of its transport header that
- * is counted by: no payload does. All else ends here. The monitor's own stack gets nothing, not
- * even ARP, and so answers nothing.
+ * The monitor's filter, on the NIC of a passive tap. Packets with the mark and a clearnet source
+ * address of the host are redirected to user space, truncated behind the part of the transport
+ * header that is needed: payload is not passed on. All other frames are dropped. The monitor's own
+ * network stack receives nothing, not even ARP, and so answers nothing.
  *
- * What is a packet, and what is malformed, as src/packet has it; but a packet with headers of more
- * than LONGEST_HEADERS is malformed.
+ * Packets are parsed, and refused as malformed, as in src/packet; in addition, a packet with
+ * headers of more than LONGEST_HEADERS is malformed.
  *
- * A tag that the NIC has taken off is not missed: nobody is told of tags, and behind one there is
- * the same packet as without it.
+ * VLAN tags are not reported, so a tag that the NIC has stripped makes no difference.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -18,32 +17,32 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* As in src/monitor/tap/program.rs, like the two structures below. */
+/* Must match src/monitor/tap/program.rs, like the two structures below. */
 #define MAX_SOURCES 64
 
-/* What an AF_XDP chunk of 2,048 bytes has room for, with a margin: the smallest MTU of IPv6. */
+/* Fits into an AF_XDP chunk of 2,048 bytes: the smallest MTU of IPv6. */
 #define LONGEST_HEADERS 1280
 
 #define HEADER_BYTES LONGEST_HEADERS
 #include "frame.h"
 
-/* As in src/packet/ipv6.rs. */
+/* Must match src/packet/ipv6.rs. */
 #define MAX_EXTENSION_HEADERS 8
 
-/* Up to the flags, and the rest of the fixed header. */
+/* The fixed headers; TCP's has the flags. */
 #define TCP_BYTES 20
 #define UDP_BYTES 8
 
-/* Set before this is loaded. */
+/* Set before the program is loaded. */
 const volatile struct {
-	__u64 mark; /* as in the ToS byte: the code point shifted left by two */
+	__u64 mark; /* the code point shifted left by two, as in the ToS byte */
 	__u64 v4_count;
 	__u64 v6_count;
 	__u64 v4[MAX_SOURCES];
 	struct address v6[MAX_SOURCES];
 } rule;
 
-/* Per CPU: all, and then what became of each. */
+/* Per CPU: all frames, then frames by fate. */
 struct counts {
 	__u64 received;
 	__u64 passed;
@@ -54,7 +53,7 @@ struct counts {
 	__u64 no_socket;
 };
 
-/* By receive queue; as many as the NIC has. */
+/* Sockets by receive queue; resized to the NIC's queues. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, 1);
@@ -73,10 +72,10 @@ struct fields {
 	struct address source;
 	__u8 tos;
 	__u8 protocol;
-	/* What follows is payload that a first fragment began. */
+	/* The payload continues an earlier fragment and has no ports. */
 	bool is_later_fragment;
 	enum { V4, V6 } family;
-	/* From the frame's beginning: where the transport header is, and where the packet ends. */
+	/* Offsets in the frame: of the transport header, and of the end of the packet. */
 	__u64 transport;
 	__u64 end;
 };
@@ -117,16 +116,16 @@ static __always_inline bool is_extension(__u8 protocol)
 	return false;
 }
 
-/* Steps over IPv6's extension headers, up to a later fragment's payload. */
+/* Skips IPv6 extension headers, up to the payload of a later fragment. */
 static __always_inline bool skip_extensions(const struct frame *frame, struct fields *fields)
 {
 	for (int i = 0; i < MAX_EXTENSION_HEADERS && is_extension(fields->protocol); i++) {
 		__u8 *extension, kind = fields->protocol;
 		__u64 at = fields->transport;
 
-		/* Else the compiler compares in ways that the verifier cannot follow. */
+		/* Otherwise the compiler emits comparisons that the verifier cannot follow. */
 		barrier_var(at);
-		/* Also bounds the offset for the verifier where the headers are a copy. */
+		/* Also bounds the offset for the verifier if the headers are a copy. */
 		if (at > HEADER_BYTES - 8)
 			return false;
 		extension = frame->data + at;
@@ -164,7 +163,7 @@ static __always_inline bool read_v6(struct frame *frame, __u64 at, struct fields
 	return skip_extensions(frame, fields);
 }
 
-/* How much of the frame is needed; 0 where ports are missing, or it is too much or out of reach. */
+/* Bytes of the frame to pass on; 0 if ports are missing, or headers are too long or unreadable. */
 static __always_inline __u64 needed(const struct frame *frame, const struct fields *fields)
 {
 	__u64 reach = frame->end - frame->data;
@@ -176,7 +175,7 @@ static __always_inline __u64 needed(const struct frame *frame, const struct fiel
 			return 0;
 		bytes += fields->protocol == PROTOCOL_TCP ? TCP_BYTES : UDP_BYTES;
 	}
-	/* Neither the next packet's nor padding. */
+	/* Excludes padding. */
 	if (bytes > fields->end)
 		bytes = fields->end;
 	return bytes <= reach && bytes <= LONGEST_HEADERS ? bytes : 0;
@@ -198,7 +197,7 @@ static __always_inline bool is_clearnet_v6(const struct address *source)
 	return false;
 }
 
-/* Hands a frame over without what follows its first `bytes`. */
+/* Truncates a frame to `bytes` and redirects it to its queue's socket. */
 static __always_inline int hand_over(struct xdp_md *ctx, __u64 bytes, struct counts *counts)
 {
 	__s64 whole = bpf_xdp_get_buff_len(ctx);
@@ -212,11 +211,11 @@ static __always_inline int hand_over(struct xdp_md *ctx, __u64 bytes, struct cou
 	return XDP_REDIRECT;
 }
 
-/* What a frame turned out to be, if it is not a packet. */
+/* Why a frame is not counted as a packet. */
 #define NOT_IP (-1)
 #define MALFORMED (-2)
 
-/* Reads a frame's headers: the number of bytes that are needed of it, NOT_IP or MALFORMED. */
+/* Parses a frame's headers; returns the bytes to pass on, NOT_IP or MALFORMED. */
 static __always_inline __s64 read_headers(struct frame *frame, struct fields *fields)
 {
 	void *payload = NULL;
@@ -228,8 +227,8 @@ static __always_inline __s64 read_headers(struct frame *frame, struct fields *fi
 	if (payload)
 		ip = payload - frame->data;
 	/*
-	 * It is at 14 to 30 bytes. The mask bounds it for the verifier also where it is spilled at once:
-	 * Linux 6.1 forgets what a comparison tells of a number that is on the stack already.
+	 * The offset is 14 to 30. The mask bounds it for the verifier even if it is spilled at once:
+	 * Linux 6.1 does not narrow a number that is on the stack already by a comparison.
 	 */
 	barrier_var(ip);
 	ip &= 0x1f;
@@ -241,7 +240,7 @@ static __always_inline __s64 read_headers(struct frame *frame, struct fields *fi
 	return bytes ? bytes : MALFORMED;
 }
 
-/* The same where the first of several buffers does not hold them. */
+/* Like read_headers, for headers that are not all in the first of several buffers. */
 static __noinline __s64 read_scattered(struct frame *frame, struct fields *fields)
 {
 	struct frame whole;

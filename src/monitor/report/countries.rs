@@ -1,9 +1,9 @@
-//! Names of countries, short and in English, by ISO 3166-1's letters, and of what databases have
-//! beside them. An own table, because it is nothing but one: there is no code to get wrong.
+//! English short names of countries by ISO 3166-1 alpha-2 code, and of the other codes that
+//! databases use.
 
 use crate::monitor::cell::Country;
 
-/// Letters and name, by letters.
+/// Code and name, sorted by code.
 const COUNTRIES: [(&str, &str); 255] = [
     ("??", "unknown"),
     ("A1", "anonymous proxies"),
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(name("QX".parse().unwrap()), None);
     }
 
-    /// The time zone database has a table of the same letters.
+    /// Compares the table with that of the time zone database.
     #[test]
     fn the_countries_are_those_that_there_are() {
         let Ok(table) = fs::read_to_string("/usr/share/zoneinfo/iso3166.tab") else {

@@ -1,4 +1,4 @@
-//! The sums for machines: JSON and CSV, with the columns that docs/periods.md documents.
+//! The sums as JSON and CSV, with the columns that docs/periods.md documents.
 
 use super::sums::{Day, Entry, Key, Span, Statistics, Sums, Table};
 use super::words;
@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// A sum, flat as a period's row is.
+/// A row of the output, flat like a row of a period file.
 #[derive(Serialize)]
 struct Line<'a> {
     span: &'a str,
@@ -40,7 +40,7 @@ struct Line<'a> {
     packets: u64,
 }
 
-/// What is said once of a span.
+/// The JSON object of a span.
 #[derive(Serialize)]
 struct About<'a> {
     span: String,
@@ -71,7 +71,7 @@ fn name(dimension: Dimension) -> &'static str {
     }
 }
 
-/// Sums of a span, with what it takes to write them.
+/// Sums of a span, ready to be written.
 pub(super) struct Data<'a> {
     pub(super) exit: Option<&'a str>,
     pub(super) span: String,
@@ -135,7 +135,7 @@ impl<'a> Data<'a> {
         }
     }
 
-    /// The total, days, and every dimension, the largest first and `other` last.
+    /// The total, the days, and the rows of every dimension, largest first and `other` last.
     fn lines(&'a self) -> impl Iterator<Item = Line<'a>> {
         let total = std::iter::once(self.line("total", self.sums.total));
         let day = |(date, day): (&Date, &Day)| Line {
@@ -154,7 +154,7 @@ impl<'a> Data<'a> {
         total.chain(self.sums.days.iter().map(day)).chain(tables)
     }
 
-    /// As CSV (RFC 4180), with a line of names.
+    /// CSV (RFC 4180), with a header line.
     pub(super) fn csv(&'a self) -> String {
         let mut text = COLUMNS.join(",");
         text.push_str("\r\n");
@@ -184,7 +184,7 @@ impl<'a> Data<'a> {
         text
     }
 
-    /// As one JSON object.
+    /// One JSON object.
     pub(super) fn json(&'a self) -> String {
         let (seconds, watched_seconds) = self.sums.watched();
         let method = &self.sums.method;
@@ -202,12 +202,12 @@ impl<'a> Data<'a> {
             systems: values(&method.systems),
             rows: self.lines().collect(),
         };
-        // Numbers and text always are JSON.
+        // Numbers and text always serialise.
         serde_json::to_string(&about).unwrap_or_default()
     }
 }
 
-/// The columns of CSV, in order.
+/// The columns of the CSV, in order.
 const COLUMNS: [&str; 17] = [
     "span",
     "exit",
@@ -232,7 +232,8 @@ fn cell(value: Option<impl ToString>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
 
-/// Text in CSV: in quotation marks, and never what a spreadsheet would take for a formula.
+/// A quoted CSV field; text that a spreadsheet would take for a formula gets an apostrophe in
+/// front.
 fn text_of(text: Option<&str>) -> String {
     let Some(text) = text else {
         return String::new();
@@ -242,8 +243,8 @@ fn text_of(text: Option<&str>) -> String {
     format!("\"{guard}{}\"", text.replace('"', "\"\""))
 }
 
-/// Everything as one JSON document: each span of all exits together and, where there are several,
-/// of each.
+/// All sums as one JSON document: each span over all exits and, if there are several, for each
+/// exit.
 pub fn json(statistics: &Statistics) -> String {
     let spans: Vec<String> = statistics
         .scopes()

@@ -1,7 +1,7 @@
-//! What is published, as a page: periods' files in, sums, and a static site out.
+//! The report: reads period files, sums them, and writes a static site.
 //!
-//! It reads [`super::row`]s only, never a ledger, and takes them for what strangers wrote. A page
-//! runs no script, asks nobody for anything, and works from a directory.
+//! It uses [`super::row`]s only, never a ledger, and treats them as untrusted input. Pages run no
+//! script, load nothing from elsewhere, and can be opened from a directory.
 
 mod countries;
 mod data;
@@ -20,27 +20,27 @@ pub use sums::{Day, Entry, Key, Method, Month, Part, Span, Statistics, Sums, Tab
 
 use std::path::PathBuf;
 
-/// Why there is no report.
+/// Why a report cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// A line is not what a period's file has there.
+    /// A line is not a valid row at its place: file, line number, fault.
     #[error(
         "{}, line {_1}: {_2}. Nothing was written. Move the file away, or put the one in its place that the monitor wrote",
         _0.display()
     )]
     Line(PathBuf, u64, String),
-    /// A file is no period's file.
+    /// A file is not a period file: file, fault.
     #[error(
         "{}: {_1}. Nothing was written. Move it away, or name the files and directories to read",
         _0.display()
     )]
     File(PathBuf, String),
-    /// There was nothing to read.
+    /// No period was found in the given paths.
     #[error(
         "there is no period in {0}: give files, or directories with files whose names end in .jsonl"
     )]
     NoPeriod(String),
-    /// The site could not be written.
+    /// The site could not be written: path, fault.
     #[error("{}: {_1}. The pages there are what they were; see that the directory can be written to", _0.display())]
     Out(PathBuf, String),
 }

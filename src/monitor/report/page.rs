@@ -1,4 +1,4 @@
-//! A page: sums in words, tables and pictures.
+//! A page: tiles, tables and plots of a span.
 
 use super::plot::{self, Bar};
 use super::ranking::{Ranking, ranking};
@@ -9,13 +9,13 @@ use askama::Template;
 use jiff::civil::Date;
 use std::collections::BTreeMap;
 
-/// The style sheet, in every page, so that a page is whole by itself.
+/// The style sheet, embedded in every page, so that a page needs no other file.
 pub(super) const STYLE: &str = include_str!("templates/style.css");
 
-/// Bars of a picture at most.
+/// Bars of a plot at most.
 const BARS: usize = 60;
 
-/// A link to a page; `None` is the page itself.
+/// A link to a page; without a target it stands for the page itself.
 pub(super) struct Link {
     text: String,
     to: Option<String>,
@@ -28,7 +28,7 @@ impl Link {
     }
 }
 
-/// The ways to other pages.
+/// Navigation links.
 pub(super) struct Links {
     pub(super) exits: Vec<Link>,
     pub(super) years: Vec<Link>,
@@ -95,14 +95,14 @@ pub(super) struct Page<'a> {
     file: &'a str,
 }
 
-/// What a page is of.
+/// What a page shows.
 pub(super) struct Subject<'a> {
     pub(super) statistics: &'a Statistics,
     pub(super) exit: Option<&'a str>,
     pub(super) span: Span,
     pub(super) sums: &'a Sums,
     pub(super) links: &'a Links,
-    /// The name of its files without what follows the dot.
+    /// Base name of the page's files.
     pub(super) file: &'a str,
     pub(super) style_digest: &'a str,
 }
@@ -127,13 +127,13 @@ impl<'a> Page<'a> {
         let largest = bars.iter().max_by_key(|bar| bar.bytes);
         let description = largest.map_or_else(String::new, |bar| {
             format!(
-                "{} bars, one a {plot_unit}. The largest is {}, with {}. The table below has all.",
+                "{} bars, one per {plot_unit}. The largest is {}, with {}. A table follows.",
                 bars.len(),
                 bar.name,
                 words::bytes(bar.bytes)
             )
         });
-        let title = format!("Bytes a {plot_unit}, {heading}, {exit}");
+        let title = format!("Bytes per {plot_unit}, {heading}, {exit}");
         let plots = [("wide", 960), ("narrow", 400)]
             .map(|(id, width)| plot::svg(&bars, width, id, &title, &description));
         let names = |asn: u32| statistics.names.get(&asn).cloned();
@@ -161,22 +161,22 @@ impl<'a> Page<'a> {
                     "ports",
                     "Ports",
                     "Port",
-                    "What is asked for, by the destination port. The service is what usually is \
-                     behind it.",
+                    "By destination port. The service is the usual one of the port.",
                 ),
                 ranked(
                     Dimension::System,
                     "systems",
                     "Networks",
                     "Autonomous system",
-                    "Where it goes: the autonomous systems that announce the destinations.",
+                    "By the autonomous system that announces the destination.",
                 ),
                 ranked(
                     Dimension::Country,
                     "countries",
                     "Countries",
                     "Country",
-                    "Where the destinations are registered, which need not be where they stand.",
+                    "By the country in which the destination is registered. It may be hosted \
+                     elsewhere.",
                 ),
             ],
             crosses: [
@@ -194,7 +194,7 @@ impl<'a> Page<'a> {
             ]
             .into_iter()
             .filter(|(dimension, ..)| sums.tables.contains_key(dimension))
-            .map(|(dimension, id, title)| ranked(dimension, id, title, "Both", ""))
+            .map(|(dimension, id, title)| ranked(dimension, id, title, "Pair", ""))
             .collect(),
             facts: facts(sums),
             threshold: listed(&method.threshold_flows),
@@ -206,20 +206,20 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Values as a sentence has them.
+/// Joins values for a sentence.
 fn listed(values: &Values) -> String {
     let some = values.0.iter().filter(|value| !value.is_empty());
     some.map(String::as_str).collect::<Vec<_>>().join(" or ")
 }
 
-/// The ε of the noise, if there is any.
+/// The ε of the noise; `None` without noise.
 fn noise(epsilon: &Values) -> Option<String> {
     let some = epsilon.0.iter().filter(|value| *value != "0");
     let some: Vec<&str> = some.map(String::as_str).collect();
     (!some.is_empty()).then(|| some.join(" or "))
 }
 
-/// From when to when.
+/// First to last day.
 fn covered(sums: &Sums) -> String {
     let ends = (sums.days.first_key_value(), sums.days.last_key_value());
     match ends {
@@ -286,7 +286,7 @@ fn tiles(sums: &Sums, statistics: &Statistics, span: Span) -> Vec<Tile> {
             label: "Lost",
             value: words::count(sums.lost),
             note: match exits {
-                _ if sums.lost == 0 => "no packet was missed".to_owned(),
+                _ if sums.lost == 0 => "no packet was lost".to_owned(),
                 _ => format!(
                     "packets, {} of all",
                     words::share(sums.lost, sums.total.packets)
@@ -305,7 +305,7 @@ fn tiles(sums: &Sums, statistics: &Statistics, span: Span) -> Vec<Tile> {
     .collect()
 }
 
-/// A bar for each day of a month; for longer spans a bar for each month, or each year.
+/// One bar for each day of a month; for longer spans one for each month or year.
 fn bars(span: Span, sums: &Sums) -> (&'static str, Vec<Bar>) {
     if let Span::Month(_) = span {
         let bars = sums
@@ -373,7 +373,7 @@ fn mix(
         piece(class, name, entry.map_or(0, |entry| entry.counts.bytes));
     }
     if table.has_other() {
-        piece("rest", "not told apart", table.other.bytes);
+        piece("rest", "suppressed", table.other.bytes);
     }
     Mix {
         id,
@@ -396,8 +396,8 @@ fn encryption(sums: &Sums) -> Mix {
         [
             "encryption",
             "Encryption",
-            "Whether what usually is behind the port encrypts from the first byte. What may change \
-             over to TLS later counts as plain.",
+            "Whether the usual service of the port encrypts from the first byte. A service that \
+             may upgrade to TLS later counts as plain.",
         ],
         sums.table(Dimension::Encryption),
         &[
@@ -414,7 +414,7 @@ fn versions(sums: &Sums) -> Mix {
         [
             "versions",
             "IP versions",
-            "By which version of the protocol destinations were reached.",
+            "By the IP version of the packets.",
         ],
         sums.table(Dimension::IpVersion),
         &[
@@ -434,8 +434,8 @@ fn facts(sums: &Sums) -> Vec<Fact> {
         },
     };
     vec![
-        fact("Flows that a row has at least", &method.threshold_flows),
-        fact("Rows of a table and period at most", &method.top),
+        fact("Minimum flows of a row", &method.threshold_flows),
+        fact("Maximum rows of a table and period", &method.top),
         fact("Flows are rounded up to multiples of", &method.bin_flows),
         fact("Bytes are rounded up to multiples of", &method.bin_bytes),
         fact(

@@ -1,4 +1,4 @@
-//! Volume over time as inline SVG: bars with an axis, in whole tenths of a pixel.
+//! Bar charts as inline SVG, with coordinates in tenths of a pixel.
 
 use super::words;
 use std::fmt::Write;
@@ -6,32 +6,33 @@ use std::fmt::Write;
 /// A bar: a day, a month or a year.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bar {
-    /// Below the axis.
+    /// Label below the axis.
     pub(super) label: String,
-    /// What a pointer on it tells, and the table's row.
+    /// Name in the tooltip and in the table.
     pub(super) name: String,
-    /// Its height.
+    /// Bytes, which set the height.
     pub(super) bytes: u64,
     /// TCP connections.
     pub(super) flows: u64,
-    /// How much of it is encrypted, plain and unknown, in bytes of another sum.
+    /// Bytes that are encrypted, plain and unknown; proportions only, as they are rounded by
+    /// themselves.
     pub(super) encryption: [u64; 3],
-    /// Whether the tap was watched for less than 95 % of it.
+    /// Whether the tap was watched for less than 95 % of the time.
     pub(super) is_partial: bool,
 }
 
-/// Pixels above the axis, and what is around.
+/// Pixels of the plot area, and of its margins.
 const HEIGHT: u64 = 220;
 const TOP: u64 = 12;
 const LEFT: u64 = 62;
 const BOTTOM: u64 = 28;
-/// What a label needs.
+/// Width of a label, in pixels.
 const LABEL: u64 = 29;
 
-/// The classes of encrypted, plain and unknown.
+/// The classes of `Bar::encryption`.
 const CLASSES: [&str; 3] = ["encrypted", "plain", "unknown"];
 
-/// The distance of lines that makes 3 to 6 of them: 1, 2 or 5 times a power of ten.
+/// Distance of grid lines, for 3 to 6 of them: 1, 2 or 5 times a power of ten.
 fn step(most: u64) -> u64 {
     let mut power = 1_u64;
     loop {
@@ -45,7 +46,7 @@ fn step(most: u64) -> u64 {
     }
 }
 
-/// `200 GB` and not `200.00 GB`.
+/// Writes `200 GB`, not `200.00 GB`.
 fn tick(value: u64) -> String {
     let text = words::bytes(value);
     let Some((number, unit)) = text.split_once('\u{a0}') else {
@@ -58,19 +59,19 @@ fn tick(value: u64) -> String {
     format!("{number}\u{a0}{unit}")
 }
 
-/// Tenths as SVG has numbers.
+/// Writes tenths of a pixel as a decimal.
 fn px(tenths: u64) -> String {
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
-/// `part` of `whole` on a length.
+/// Scales `part` of `whole` to `length`.
 fn on(length: u64, part: u64, whole: u64) -> u64 {
     let scaled = (u128::from(length) * u128::from(part)).checked_div(u128::from(whole));
     u64::try_from(scaled.unwrap_or(0)).map_or(length, |scaled| scaled.min(length))
 }
 
-/// The picture, `width` pixels wide. `id` makes its ids its own; `title` and `description` are
-/// plain text.
+/// Draws a chart, `width` pixels wide. `id` prefixes its ids; `title` and `description` are plain
+/// text and are escaped.
 pub(super) fn svg(bars: &[Bar], width: u64, id: &str, title: &str, description: &str) -> String {
     let most = bars.iter().map(|bar| bar.bytes).max().unwrap_or(0).max(1);
     let step = step(most);
@@ -93,7 +94,7 @@ pub(super) fn svg(bars: &[Bar], width: u64, id: &str, title: &str, description: 
     let mut value = 0_u64;
     loop {
         let y = px(base * 10 - on(HEIGHT * 10, value, top));
-        // A String takes whatever is written.
+        // Writing to a String cannot fail.
         let _ = write!(
             svg,
             "<line class=\"{}\" x1=\"{LEFT}\" x2=\"{width}\" y1=\"{y}\" y2=\"{y}\"/>\
@@ -159,7 +160,7 @@ pub(super) fn svg(bars: &[Bar], width: u64, id: &str, title: &str, description: 
     svg
 }
 
-/// A bar from left to right, of parts of thousand.
+/// A horizontal bar of parts, in thousandths.
 pub(super) fn strip(parts: &[(&str, u64)]) -> String {
     let mut svg = "<svg class=\"strip\" viewBox=\"0 0 1000 10\" preserveAspectRatio=\"none\" \
                    aria-hidden=\"true\">"
@@ -176,7 +177,7 @@ pub(super) fn strip(parts: &[(&str, u64)]) -> String {
     svg
 }
 
-/// Text between tags and in attributes.
+/// Escapes text for content and attributes.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")

@@ -1,4 +1,4 @@
-//! A dimension as a table: the largest rows, more of them behind a click, and everything else.
+//! A dimension as a table: the largest rows, more rows on demand, and the rest.
 
 use super::plot;
 use super::sums::{Key, Sums};
@@ -7,12 +7,12 @@ use crate::monitor::cell::Counts;
 use crate::monitor::row::Dimension;
 use crate::monitor::services;
 
-/// Rows that are seen at once.
+/// Rows shown at first.
 const FIRST: usize = 12;
-/// Rows of a table at most; the files have all.
+/// Rows of a table at most; the data files have all.
 const MOST: usize = 200;
 
-/// A row in words.
+/// A formatted row.
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) beside: Option<String>,
@@ -24,7 +24,7 @@ pub(super) struct Line {
     pub(super) is_rest: bool,
 }
 
-/// A dimension in words.
+/// A formatted table.
 pub(super) struct Ranking {
     pub(super) id: &'static str,
     pub(super) title: &'static str,
@@ -36,7 +36,7 @@ pub(super) struct Ranking {
     pub(super) has_lower_bounds: bool,
 }
 
-/// A row's name, and what is said beside it.
+/// A row's name, and the text beside it.
 fn name(
     dimension: Dimension,
     key: &Key,
@@ -55,7 +55,7 @@ fn name(
     match dimension {
         Dimension::Port => {
             let beside = match of_port {
-                0 => Some("later fragments and the like".to_owned()),
+                0 => Some("fragments and protocols without ports".to_owned()),
                 _ => words::service(of_port).map(str::to_owned),
             };
             (port(of_port), beside)
@@ -71,7 +71,8 @@ fn name(
     }
 }
 
-/// A dimension's rows, the largest first. `words` are its id, title, first column and text.
+/// Formats a dimension's rows, largest first. `words` are the table's id, title, first column and
+/// text.
 pub(super) fn ranking(
     sums: &Sums,
     dimension: Dimension,
@@ -134,7 +135,7 @@ pub(super) fn ranking(
         lines.push(rest("everything else", beyond));
     }
     if !more.is_empty() && table.has_other() {
-        more.push(rest("not told apart", table.other));
+        more.push(rest("suppressed", table.other));
     }
     Ranking {
         id,

@@ -1,5 +1,5 @@
-//! Reading periods' files, which anybody may have written: what is wrong is said with its file and
-//! line, and nothing of it is used. One part of a period is in memory at a time, beside the sums.
+//! Reads period files, which are untrusted. An error names file and line, and ends the report. One
+//! part of a period is in memory at a time, besides the sums.
 
 use super::ReportError;
 use super::sums::{Key, Month, Part, Statistics, date};
@@ -10,32 +10,32 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Bytes of a line.
+/// Longest line, in bytes.
 const LINE: u64 = 16 * 1024;
-/// Rows of a part.
+/// Rows of a part at most.
 const ROWS: usize = 100_000;
-/// Rows of all months and exits that are kept: about 200 MiB.
+/// Rows kept over all months and exits at most: about 200 MiB.
 const KEPT: usize = 2_000_000;
-/// Exits.
+/// Exits at most.
 const EXITS: usize = 256;
-/// Files.
+/// Files at most.
 const FILES: usize = 1_000_000;
-/// Directories in directories.
+/// Depth of directories at most.
 const DEPTH: usize = 8;
-/// Characters of a name.
+/// Longest name, in characters.
 const NAME: usize = 120;
-/// Seconds of a period: a leap year.
+/// Longest period, in seconds: a leap year.
 const PERIOD: i64 = 366 * 86_400;
-/// Flows, bytes or packets of a row.
+/// Largest value of flows, bytes or packets in a row.
 const COUNT: u64 = 1 << 56;
 
-/// How periods' files end.
+/// Extension of period files.
 const EXTENSION: &str = "jsonl";
 
-/// Reads files, and the files in directories whose names end in `.jsonl`.
+/// Reads files, and the `.jsonl` files in directories.
 ///
 /// # Errors
-/// One cannot be read or is no period's file, a period is there twice, or there is none.
+/// A file cannot be read or is not a period file, a period occurs twice, or there is none.
 pub fn read(paths: &[PathBuf]) -> Result<Statistics, ReportError> {
     let mut files = Vec::new();
     for path in paths {
@@ -55,7 +55,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Statistics, ReportError> {
     Ok(reader.statistics)
 }
 
-/// The files to read, in the order of their names. Links to directories are not followed.
+/// Finds the files to read, sorted by name. Symbolic links to directories are not followed.
 fn find(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), ReportError> {
     let refused = |what: String| ReportError::File(path.to_owned(), what);
     let unread = |error: std::io::Error| refused(format!("cannot be read: {error}"));
@@ -83,15 +83,15 @@ fn find(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Repor
     Ok(())
 }
 
-/// What has been read so far.
+/// What was read so far.
 #[derive(Default)]
 struct Reader {
     statistics: Statistics,
-    /// Exit, beginning and part of every part, and the number of its file.
+    /// Exit, start and part of every part, and the index of its file.
     seen: BTreeMap<(usize, i64, u32), usize>,
     exits: BTreeMap<String, usize>,
     files: Vec<PathBuf>,
-    /// The sum of all rows: as long as it is one, every sum of some of them is one.
+    /// The sum of all rows. While it fits, every partial sum fits.
     everything: Counts,
 }
 
@@ -156,7 +156,7 @@ impl Reader {
             .map_err(|what| ReportError::Line(path.to_owned(), number, what))
     }
 
-    /// Refuses what no number of bytes can be added up to.
+    /// Refuses counts whose sum exceeds 64 bits.
     fn sum(&mut self, row: &Row) -> Result<(), String> {
         for (sum, more) in [
             (&mut self.everything.flows, row.flows),
@@ -170,7 +170,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Refuses a part that was there already.
+    /// Refuses a part that was read already.
     fn meet(&mut self, total: &Row, about: &About) -> Result<(), String> {
         let next = self.exits.len();
         let exit = *self.exits.entry(total.exit.clone()).or_insert(next);
@@ -218,7 +218,7 @@ impl Reader {
     }
 }
 
-/// A row, if the line is one.
+/// Parses and checks a line.
 fn parse(line: &[u8]) -> Result<Row, String> {
     let Some(text) = line.strip_suffix(b"\n") else {
         return Err(match u64::try_from(line.len()) {
@@ -228,14 +228,14 @@ fn parse(line: &[u8]) -> Result<Row, String> {
             _ => format!("it has more than {LINE} bytes"),
         });
     };
-    // A parser's error may have words of the line in it: none of them reaches a terminal raw.
+    // A parser error may quote the line: it is escaped before it reaches a terminal.
     let said = |error: serde_json::Error| -> String {
         let words: String = error.to_string().chars().take(200).collect();
-        format!("it is no row: {}", words.escape_debug())
+        format!("it is not a row: {}", words.escape_debug())
     };
     let mut row: Row = serde_json::from_slice(text).map_err(said)?;
     if row.dimension == Dimension::Total && row.about.is_none() {
-        // Which of its columns is wrong, only they can say.
+        // Parsed again for an error that names the faulty column.
         row.about = Some(serde_json::from_slice(text).map_err(said)?);
     } else if row.dimension != Dimension::Total {
         row.about = None;
@@ -245,7 +245,7 @@ fn parse(line: &[u8]) -> Result<Row, String> {
     Ok(row)
 }
 
-/// Whether the row has the columns of its dimension, and no other ones.
+/// Checks that the row has exactly the columns of its dimension.
 fn columns(row: &Row) -> Result<(), String> {
     let has = [
         ("port", row.port.is_some()),
@@ -284,7 +284,7 @@ fn columns(row: &Row) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the values can be true; names lose what no page can show.
+/// Checks the values, and sanitises names.
 fn values(row: &mut Row) -> Result<(), String> {
     let (start, end) = (row.period_start.as_second(), row.period_end.as_second());
     if !YEARS.contains(&date(start).year()) {
@@ -324,9 +324,9 @@ fn values(row: &mut Row) -> Result<(), String> {
         return Err("`part` is 0; the first one is 1".to_owned());
     }
     if !about.epsilon.is_finite() || about.epsilon < 0.0 {
-        return Err("`epsilon` is no number from 0 on".to_owned());
+        return Err("`epsilon` is not a number from 0 on".to_owned());
     }
-    // A clock that was set back makes a period longer than it seems, but not by that much.
+    // A clock that was set back lengthens a period, but not that much.
     let watched = i64::try_from(about.watched_seconds).unwrap_or(i64::MAX);
     if watched / 2 > end - start {
         return Err("`watched_seconds` is more than twice the period".to_owned());
@@ -334,8 +334,7 @@ fn values(row: &mut Row) -> Result<(), String> {
     Ok(())
 }
 
-/// A name as pages may show it: without what steers a terminal or turns text around, and not
-/// without end.
+/// Sanitises a name: removes control and bidirectional formatting characters, and truncates it.
 fn shown(name: &str) -> String {
     let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let plain = name.chars().map(|c| match c {
@@ -346,8 +345,8 @@ fn shown(name: &str) -> String {
     plain.trim().to_owned()
 }
 
-/// Whether a part lacks rows, as far as its numbers tell: each dimension has everything that the
-/// total has but what is unattributed. Where noise was added, only that there are any rows can be asked.
+/// Checks that a part is complete: each dimension must have the total's counts, except unattributed
+/// ones. With noise only the presence of rows can be checked.
 fn is_whole(part: &Part) -> Result<(), String> {
     let total = &part.total;
     if (total.flows, total.bytes, total.packets) == (0, 0, 0) {

@@ -1,6 +1,6 @@
-//! Writing the pages into a directory. Each file is whole at every moment, and no page needs
-//! another one to be read; `index.html` changes last. What is made anew from periods at any time
-//! needs no disk to be waited for.
+//! Writes the pages into a directory. Every file is replaced atomically, no page depends on
+//! another, and `index.html` is replaced last. Nothing is synced to disk: the site can be made
+//! again at any time.
 
 use super::ReportError;
 use super::data::Data;
@@ -16,26 +16,26 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// What directories of unfinished pages begin with.
+/// Prefix of temporary directories.
 const UNFINISHED: &str = ".exitmark-report-";
 
-/// The page that is there first.
+/// The start page.
 const INDEX: &str = "index.html";
 
-/// What was written.
+/// Result of writing a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// How many pages.
+    /// Number of pages.
     pub pages: usize,
-    /// How many files altogether.
+    /// Number of files, pages included.
     pub files: usize,
-    /// How many exits.
+    /// Number of exits.
     pub exits: usize,
-    /// How many periods.
+    /// Number of periods.
     pub periods: u64,
 }
 
-/// Writes all pages into `out`, which is made if it is not there. Other files in it stay.
+/// Writes all pages into `out`, which is created if necessary. Other files in it stay.
 ///
 /// # Errors
 /// The directory cannot be written to, or another report is being written to it.
@@ -55,7 +55,7 @@ pub fn write(statistics: &Statistics, out: &Path) -> Result<Summary, ReportError
         .map_err(|_| refused(out, &"another report is being written here; wait for it"))?;
     remove_unfinished(out).map_err(failed)?;
 
-    // In it, and not beside it: that may be another file system.
+    // Within `out`: its parent may be another file system.
     let unfinished = tempfile::Builder::new()
         .prefix(UNFINISHED)
         .tempdir_in(out)
@@ -98,7 +98,7 @@ pub fn write(statistics: &Statistics, out: &Path) -> Result<Summary, ReportError
     })
 }
 
-/// Removes what an interrupted run has left.
+/// Removes temporary directories of interrupted runs.
 fn remove_unfinished(out: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(out)? {
         let entry = entry?;
@@ -110,8 +110,8 @@ fn remove_unfinished(out: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// How files of each exit begin: letters and digits of its name, and a number where that is
-/// nothing or another one's.
+/// File name prefix of each exit: letters and digits of its name, with a number if that is empty or
+/// taken.
 fn names(statistics: &Statistics) -> BTreeMap<&str, String> {
     let mut taken = BTreeSet::new();
     let mut names = BTreeMap::new();
@@ -141,7 +141,7 @@ struct Site<'a> {
 }
 
 impl Site<'_> {
-    /// What the files of a page are called, without what follows the dot.
+    /// Base name of a page's files.
     fn file(&self, exit: Option<&str>, span: Span) -> String {
         let span = span.slug();
         match exit.and_then(|exit| self.files.get(exit)) {
@@ -150,7 +150,7 @@ impl Site<'_> {
         }
     }
 
-    /// A page and its files.
+    /// Writes a page and its data files.
     fn span(
         &self,
         exit: Option<&str>,
@@ -178,13 +178,12 @@ impl Site<'_> {
         put(format!("{file}.html"), &html)
     }
 
-    /// The ways from a page: to the same span of other exits, to years, and to the months of the
-    /// year.
+    /// Links from a page: the same span of other exits, the years, and the months of the year.
     fn links(&self, exit: Option<&str>, span: Span) -> Links {
         let to = |exit: Option<&str>, to: Span| format!("{}.html", self.file(exit, to));
         let months = self.statistics.months(exit);
         let exits = self.statistics.scopes().into_iter().map(|other| {
-            // An exit need not have periods in the span of another one.
+            // An exit may have no period in the span.
             let has = self
                 .statistics
                 .months(other)

@@ -1,5 +1,4 @@
-//! What periods add up to: months of each exit are kept, and days, years and everything are made
-//! of them by addition alone.
+//! Sums of periods. Months of each exit are kept; longer spans are sums of months.
 
 use crate::monitor::cell::{Country, Counts};
 use crate::monitor::row::{About, Dimension, Encryption, Row};
@@ -9,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A month of the calendar, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Month {
-    /// The year.
+    /// The year, in UTC.
     pub year: i16,
-    /// 1 to 12.
+    /// The month, 1 to 12.
     pub month: i8,
 }
 
@@ -22,19 +21,19 @@ impl From<Date> for Month {
     }
 }
 
-/// What a page tells of.
+/// The time that a page covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Span {
-    /// All periods there are.
+    /// All periods.
     Everything,
-    /// Those that began in a year.
+    /// Periods that began in this year.
     Year(i16),
-    /// Those that began in a month.
+    /// Periods that began in this month.
     Month(Month),
 }
 
 impl Span {
-    /// Whether a month belongs to it.
+    /// Whether the span contains a month.
     pub fn has(self, month: Month) -> bool {
         match self {
             Self::Everything => true,
@@ -43,7 +42,7 @@ impl Span {
         }
     }
 
-    /// `all`, `2026`, `2026-11`: how files call it.
+    /// Name in files: `all`, `2026`, `2026-11`.
     pub fn slug(self) -> String {
         match self {
             Self::Everything => "all".to_owned(),
@@ -53,23 +52,23 @@ impl Span {
     }
 }
 
-/// What the packets of a row have in common, within its dimension.
+/// The key of a row within its dimension.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The destination port.
     pub port: Option<u16>,
-    /// The autonomous system's number.
+    /// The autonomous system's number; 0 if it is unknown.
     pub asn: Option<u32>,
-    /// The country.
+    /// The country's two letters.
     pub country: Option<Country>,
-    /// 4 or 6.
+    /// The IP version, 4 or 6.
     pub ip_version: Option<u8>,
-    /// Whether the port's protocol encrypts.
+    /// Whether the port's usual protocol encrypts.
     pub encryption: Option<Encryption>,
 }
 
 impl Key {
-    /// Of [`Dimension::IpVersion`].
+    /// The key of [`Dimension::IpVersion`].
     pub fn ip_version(version: u8) -> Self {
         Self {
             ip_version: Some(version),
@@ -77,7 +76,7 @@ impl Key {
         }
     }
 
-    /// Of [`Dimension::Encryption`].
+    /// The key of [`Dimension::Encryption`].
     pub fn encryption(encryption: Encryption) -> Self {
         Self {
             encryption: Some(encryption),
@@ -85,61 +84,61 @@ impl Key {
         }
     }
 
-    /// A row's, by the columns that its dimension has.
+    /// The key of a row, from the columns of its dimension.
     pub fn of(row: &Row) -> Self {
         Self {
             port: row.port,
             asn: row.asn,
             country: row.country,
             ip_version: row.ip_version,
-            // A port's row may have this column too, and is none the more for it.
+            // A port's row may have this column too, but is not keyed by it.
             encryption: row.encryption.filter(|_| row.port.is_none()),
         }
     }
 }
 
-/// A row of a table.
+/// A sum of rows with the same key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
-    /// The sum of its rows.
+    /// The sum of the counts.
     pub counts: Counts,
-    /// Of the parts that have a row for `other`, how many have one for this too.
+    /// How many of the parts with a row `other` also have a row with this key.
     beside_other: u64,
 }
 
-/// A dimension's rows.
+/// The sums of a dimension.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Those with a key.
+    /// The rows with a key.
     pub entries: BTreeMap<Key, Entry>,
-    /// What has no row of its own.
+    /// The sum of the rows `other`.
     pub other: Counts,
-    /// How many parts have such a row.
+    /// How many parts have a row `other`.
     others: u64,
 }
 
 impl Table {
-    /// Whether the sum may lack something that went into `other` in some period.
+    /// Whether the sum is a lower bound: in some part its row may be in `other`.
     pub fn is_lower_bound(&self, entry: &Entry) -> bool {
         entry.beside_other < self.others
     }
 
-    /// Whether anything is in `other`.
+    /// Whether any part has a row `other`.
     pub fn has_other(&self) -> bool {
         self.others > 0
     }
 
-    /// The sum of all rows.
+    /// The sum over all rows.
     pub fn sum(&self) -> Counts {
         let mut sum = self.other;
         self.entries.values().for_each(|entry| sum += entry.counts);
         sum
     }
 
-    /// The rows with a key, those with the most bytes first.
+    /// The rows with a key, most bytes first.
     pub fn ranked(&self) -> Vec<(&Key, &Entry)> {
         let mut rows: Vec<_> = self.entries.iter().collect();
-        // Stable, so that equals stay in the order of their keys.
+        // A stable sort: equal rows stay in the order of their keys.
         rows.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.counts.bytes));
         rows
     }
@@ -155,21 +154,21 @@ impl Table {
     }
 }
 
-/// What is known of a day.
+/// The sums of a day, in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Day {
     /// The sum of its totals.
     pub total: Counts,
-    /// Bytes to ports whose protocols encrypt, do not, and may or may not.
+    /// Bytes to ports whose protocols encrypt, do not, or are unknown.
     pub encryption: [u64; 3],
-    /// How long its periods are.
+    /// Length of the periods that began on the day, in seconds.
     pub seconds: u64,
-    /// For how much of that the tap was watched.
+    /// Seconds of these during which the tap was watched.
     pub watched: u64,
 }
 
 impl Day {
-    /// Adds another one.
+    /// Adds another day.
     pub fn add(&mut self, more: &Self) {
         self.total += more.total;
         for (mine, more) in self.encryption.iter_mut().zip(more.encryption) {
@@ -180,12 +179,12 @@ impl Day {
     }
 }
 
-/// Different values of a setting, as far as a reader wants to know.
+/// Distinct values of a setting, a few at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Values(pub BTreeSet<String>);
 
 impl Values {
-    /// More than that are of no use to a reader.
+    /// More values are not shown.
     const MOST: usize = 24;
 
     fn add(&mut self, value: String) {
@@ -199,10 +198,10 @@ impl Values {
     }
 }
 
-/// How the numbers came about.
+/// How the numbers were made: distinct values over the periods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Method {
-    /// Versions of the program.
+    /// Versions of exitmark-monitor.
     pub monitors: Values,
     /// Databases of countries.
     pub countries: Values,
@@ -210,17 +209,17 @@ pub struct Method {
     pub systems: Values,
     /// Rows of a dimension at most.
     pub top: Values,
-    /// Flows that a row has at least.
+    /// Flows that a row needs at least.
     pub threshold_flows: Values,
-    /// What flows are rounded to,
+    /// Bin sizes of flows,
     pub bin_flows: Values,
-    /// bytes,
+    /// of bytes,
     pub bin_bytes: Values,
-    /// and packets.
+    /// and of packets.
     pub bin_packets: Values,
-    /// The privacy parameters of the noise.
+    /// Values of ε; 0 without noise.
     pub epsilon: Values,
-    /// Whether a table of cells was ever full.
+    /// Whether a table of cells was full in any period.
     pub spilled: bool,
 }
 
@@ -265,24 +264,24 @@ impl Method {
 pub struct Sums {
     /// The sum of the totals.
     pub total: Counts,
-    /// Packets that were lost.
+    /// Packets lost before they were counted.
     pub lost: u64,
-    /// How many periods there are, of all exits.
+    /// Number of periods, over all exits.
     pub periods: u64,
-    /// By the day on which a period began; days that a period reaches are there too.
+    /// By the day on which a period began; the other days that a period covers have zeroes.
     pub days: BTreeMap<Date, Day>,
-    /// By everything else.
+    /// By dimension.
     pub tables: BTreeMap<Dimension, Table>,
-    /// How it was counted.
+    /// How the numbers were made.
     pub method: Method,
 }
 
-/// A part of a period: the row of its total, and all others.
+/// A part of a period: its total and its other rows.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// The total's row.
+    /// The row of the total.
     pub total: Row,
-    /// What it has beside the counts.
+    /// The further columns of the total.
     pub about: About,
     /// The other rows.
     pub rows: Vec<Row>,
@@ -297,7 +296,7 @@ fn counts(row: &Row) -> Counts {
 }
 
 impl Sums {
-    /// Adds a part of a period, the first one of that period or another one.
+    /// Adds a part; `is_first` if it is the first one of its period that was read.
     pub fn add_part(&mut self, part: &Part, is_first: bool) {
         let seconds = part.total.period_end.as_second() - part.total.period_start.as_second();
         let mut day = Day {
@@ -341,7 +340,7 @@ impl Sums {
 
         let first = date(part.total.period_start.as_second());
         self.days.entry(first).or_default().add(&day);
-        // A period of several days is counted on its first; the others are covered all the same.
+        // A period of several days counts on its first; the others get an entry.
         let last = date(part.total.period_end.as_second() - 1);
         for date in first.series(jiff::Span::new().days(1)) {
             if date > last || Month::from(date) != Month::from(first) {
@@ -365,13 +364,13 @@ impl Sums {
         self.method.add(&more.method);
     }
 
-    /// How many rows and days are kept.
+    /// Number of rows and days kept.
     pub(super) fn len(&self) -> usize {
         let rows = self.tables.values().map(|table| table.entries.len());
         rows.sum::<usize>() + self.days.len()
     }
 
-    /// How long the periods are, and for how much of that the tap was watched.
+    /// Length of the periods, and how much of it was watched, in seconds.
     pub fn watched(&self) -> (u64, u64) {
         self.days.values().fold((0, 0), |(seconds, watched), day| {
             (
@@ -381,7 +380,7 @@ impl Sums {
         })
     }
 
-    /// A dimension's table, empty where there is none.
+    /// The table of a dimension; empty if there is none.
     pub fn table(&self, dimension: Dimension) -> &Table {
         static NONE: Table = Table {
             entries: BTreeMap::new(),
@@ -403,45 +402,45 @@ impl Sums {
     }
 }
 
-/// The day of a moment that was found to be in the calendar's range.
+/// The date of a time that was checked to be in range.
 pub(super) fn date(second: i64) -> Date {
     jiff::Timestamp::from_second(second)
         .map(|moment| moment.to_zoned(jiff::tz::TimeZone::UTC).date())
         .unwrap_or_default()
 }
 
-/// All that was read.
+/// Everything that was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// By the exit's name, then by month.
+    /// Sums by exit name and month.
     pub(super) exits: BTreeMap<String, BTreeMap<Month, Sums>>,
-    /// Names of autonomous systems, the last that was read.
+    /// Names of autonomous systems; the last one read wins.
     pub(super) names: BTreeMap<u32, String>,
-    /// How many rows and days are kept in all.
+    /// Number of rows and days kept.
     pub(super) kept: usize,
 }
 
 impl Statistics {
-    /// The exits' names, in order.
+    /// The exits' names, sorted.
     pub fn exits(&self) -> Vec<&str> {
         self.exits.keys().map(String::as_str).collect()
     }
 
-    /// All exits together, and each one where there are several.
+    /// `None` for all exits together, and each exit if there are several.
     pub fn scopes(&self) -> Vec<Option<&str>> {
         let each = self.exits().into_iter().map(Some);
         let each = each.filter(|_| self.exits.len() > 1);
         std::iter::once(None).chain(each).collect()
     }
 
-    /// The months of an exit, or of all.
+    /// The months of an exit; of all exits for `None`.
     pub fn months(&self, exit: Option<&str>) -> BTreeSet<Month> {
         self.of(exit)
             .flat_map(|months| months.keys().copied())
             .collect()
     }
 
-    /// Everything, every year and every month that an exit, or all together, has periods of.
+    /// All time, and every year and month with periods of the exit (of any exit for `None`).
     pub fn spans(&self, exit: Option<&str>) -> Vec<Span> {
         let months = self.months(exit);
         let years: BTreeSet<i16> = months.iter().map(|month| month.year).collect();
@@ -451,7 +450,7 @@ impl Statistics {
         everything.chain(years).chain(months).collect()
     }
 
-    /// The sums of a span, of an exit or of all together.
+    /// The sums of a span for an exit (over all exits for `None`).
     pub fn sum(&self, exit: Option<&str>, span: Span) -> Sums {
         let mut sum = Sums::default();
         for (_, sums) in self

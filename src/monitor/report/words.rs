@@ -1,4 +1,4 @@
-//! Numbers, dates and names as people read them.
+//! Formats numbers, dates and names.
 
 use super::countries;
 use super::sums::{Month, Span};
@@ -22,7 +22,7 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 
-/// What joins a number and its unit.
+/// Joins a number and its unit: a no-break space.
 const JOIN: char = '\u{a0}';
 
 /// A month's name.
@@ -31,7 +31,7 @@ pub(super) fn month(month: i8) -> &'static str {
     MONTHS.get(index).copied().unwrap_or("?")
 }
 
-/// `November 2026`, `2026`, `All time`.
+/// A span: `November 2026`, `2026`, `All time`.
 pub(super) fn span(span: Span) -> String {
     match span {
         Span::Everything => "All time".to_owned(),
@@ -40,12 +40,12 @@ pub(super) fn span(span: Span) -> String {
     }
 }
 
-/// `3 November 2026`.
+/// A date: `3 November 2026`.
 pub(super) fn date(date: Date) -> String {
     format!("{} {} {}", date.day(), month(date.month()), date.year())
 }
 
-/// Three digits of `value` in units of `unit`, a power of ten.
+/// Formats `value` with three digits in units of `unit`, a power of ten.
 fn three(value: u64, unit: u64) -> String {
     let thousandths = u128::from(value) * 1000 / u128::from(unit);
     let (whole, rest) = (thousandths / 1000, thousandths % 1000);
@@ -67,12 +67,12 @@ fn scaled(value: u64, units: [&str; 6], last: &str) -> String {
     format!("{value}{last}")
 }
 
-/// `3.42 TB`.
+/// A size: `3.42 TB`.
 pub(super) fn bytes(value: u64) -> String {
     scaled(value, ["EB", "PB", "TB", "GB", "MB", "kB"], "\u{a0}B")
 }
 
-/// `3.42 million`.
+/// A count: `3.42 million`.
 pub(super) fn count(value: u64) -> String {
     if value < 1_000_000 {
         return grouped(value);
@@ -91,7 +91,7 @@ pub(super) fn count(value: u64) -> String {
     )
 }
 
-/// `1,234,567`.
+/// A number with separators: `1,234,567`.
 pub(super) fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
@@ -104,13 +104,13 @@ pub(super) fn grouped(value: u64) -> String {
     text
 }
 
-/// Thousandths of `whole` that `part` is.
+/// `part` of `whole` in thousandths.
 pub(super) fn thousandths(part: u64, whole: u64) -> u64 {
     let share = (u128::from(part) * 1000 + u128::from(whole / 2)).checked_div(u128::from(whole));
     u64::try_from(share.unwrap_or(0)).unwrap_or(1000).min(1000)
 }
 
-/// `12.3 %`, and a dash of nothing.
+/// A percentage, `12.3 %`; a dash if `whole` is 0.
 pub(super) fn share(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "–".to_owned();
@@ -122,12 +122,12 @@ pub(super) fn share(part: u64, whole: u64) -> String {
     }
 }
 
-/// A country's name; its letters where they are nobody's.
+/// A country's name, or its code if it is unknown.
 pub(super) fn country(country: Country) -> String {
     countries::name(country).map_or_else(|| country.to_string(), str::to_owned)
 }
 
-/// What is behind a port.
+/// The name of the usual service of a port.
 pub(super) fn service(port: u16) -> Option<&'static str> {
     match port {
         0 => Some("no port"),
@@ -135,7 +135,7 @@ pub(super) fn service(port: u16) -> Option<&'static str> {
     }
 }
 
-/// `encrypted`, as files have it.
+/// The value in files and in CSS classes, such as `encrypted`.
 pub(super) fn encryption(encryption: Encryption) -> &'static str {
     match encryption {
         Encryption::Encrypted => "encrypted",

@@ -1,4 +1,4 @@
-//! The table of cells: open addressing, one array, never resized.
+//! The table of cells: open addressing in one array, never resized.
 
 use super::super::cell::{Cell, Counts, Place};
 use super::hash::Hash;
@@ -6,7 +6,7 @@ use super::lane::{Lane, STAGED};
 use crate::packet::Version;
 use zeroize::DefaultIsZeroes;
 
-/// A cell as a number: the place's number, the port, and the IP version. 0 is none.
+/// A cell's key packed into a number: place number, port, IP version. 0 is an empty slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Key(u64);
 
@@ -51,8 +51,8 @@ impl Key {
     }
 }
 
-/// A key and its counts; two of them are a cache line. Plain numbers, because a table of zeroes is
-/// what the operating system gives without a page of it being there.
+/// A key and its counts; half a cache line. Plain integers: a zeroed table is allocated without
+/// touching its pages.
 type Slot = [u64; 4];
 
 const fn slot_of(key: Key, counts: Counts) -> Slot {
@@ -68,13 +68,13 @@ const fn counts_of(slot: &Slot) -> Counts {
     }
 }
 
-/// No more than half of the slots are used, so a cell is near where it is looked for first.
+/// The table. At most half of the slots are used, which keeps probe sequences short.
 pub(super) struct Cells {
     slots: Vec<Slot>,
     hash: Hash,
     used: usize,
     capacity: usize,
-    /// How many of the used ones no connection has opened,
+    /// Used cells without a connection,
     unopened: usize,
     /// and how many there may be.
     max_unopened: usize,
@@ -92,14 +92,14 @@ impl Cells {
         }
     }
 
-    /// Where a key is looked for first.
+    /// The first slot to probe for a key.
     #[inline]
     pub(super) fn slot(&self, key: Key) -> usize {
         self.hash.of(key.0) as usize & (self.slots.len() - 1)
     }
 
-    /// The keys of packets, and where they are looked for first. All of those slots are touched,
-    /// none waiting for another: when they are needed, they are in the cache.
+    /// The keys of packets and their first slots. Loads all of these slots into the cache; the
+    /// loads are independent of each other.
     #[inline]
     pub(super) fn locate<A: DefaultIsZeroes>(
         &self,
@@ -117,8 +117,8 @@ impl Cells {
         (keys, slots)
     }
 
-    /// Adds to a cell, from where [`Cells::slot`] says on; false where it is new and there is no
-    /// room for it. The room that cells without a connection have is less.
+    /// Adds to a cell, probing from `slot` on; false if the cell is new and there is no room. Cells
+    /// without a connection have their own, smaller limit.
     #[inline]
     pub(super) fn add(&mut self, key: Key, slot: usize, counts: Counts) -> bool {
         let mask = self.slots.len() - 1;
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(cells.slots.len(), 8);
         for port in 1..=3 {
             for _ in 0..2 {
-                // Whatever is beyond the mask does not count.
+                // Bits beyond the mask are ignored.
                 assert!(cells.add(key(port), 8 + 7, counts(1)));
             }
         }

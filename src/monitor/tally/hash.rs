@@ -1,13 +1,13 @@
-//! Where in the table a cell is looked for first.
+//! The hash of a cell's key.
 //!
-//! Clients of Tor choose ports and destinations, and so the cells. Tabulation hashing (Zobrist
-//! 1970; Pătraşcu and Thorup, The Power of Simple Tabulation Hashing, 2011) takes one random word
-//! for each byte of the key: with linear probing it needs a constant number of probes for
-//! whatever keys somebody chooses who does not know the words.
+//! Clients of Tor choose ports and destinations, and so the keys. Tabulation hashing (Zobrist 1970;
+//! Pătraşcu and Thorup, The Power of Simple Tabulation Hashing, 2011) takes one random word for
+//! each byte of the key. With linear probing it needs a constant expected number of probes for any
+//! keys chosen without knowing the words.
 
 use std::hash::{BuildHasher, RandomState};
 
-/// A key has 49 bits.
+/// Bytes of a key that are hashed: a key has 49 bits.
 const BYTES: usize = 7;
 
 pub(super) struct Hash {
@@ -15,7 +15,7 @@ pub(super) struct Hash {
 }
 
 impl Hash {
-    /// With random words, from what the operating system gave for hash maps.
+    /// Takes random words from the standard library's seed for hash maps.
     pub(super) fn new() -> Self {
         let random = RandomState::new();
         let mut words = Box::new([[0; 256]; BYTES]);
@@ -38,7 +38,7 @@ impl Hash {
 mod tests {
     use super::*;
 
-    /// With one word for each byte, what a byte adds does not depend on the others.
+    /// With one word for each byte, a byte's contribution does not depend on the others.
     #[test]
     fn each_byte_of_a_key_adds_a_random_word() {
         let hash = Hash::new();

@@ -1,4 +1,4 @@
-//! The packets of one IP version on their way through the stages of a batch.
+//! The packets of one IP version in a batch, between the stages.
 
 use super::super::cell::Counts;
 use super::super::filter::Part;
@@ -6,14 +6,14 @@ use super::super::places::Address;
 use super::super::places::Tree;
 use zeroize::{DefaultIsZeroes, Zeroize};
 
-/// How many packets go through the stages together: their scratch stays in the first cache.
+/// Packets that are staged together: their scratch fits into the L1 cache.
 pub(super) const STAGED: usize = 64;
 
-/// What was read of packets, and where they go to.
+/// Parsed properties of packets, and their destinations.
 pub(super) struct Lane<A> {
     destinations: [A; STAGED],
-    /// First the ways through the tree, which tell as much as an address; then the numbers of
-    /// places.
+    /// During a look-up the node numbers in the tree, which reveal as much as an address; then the
+    /// numbers of places.
     places: [u32; STAGED],
     bytes: [u32; STAGED],
     ports: [u16; STAGED],
@@ -35,7 +35,7 @@ impl<A: DefaultIsZeroes> Default for Lane<A> {
 }
 
 impl<A: DefaultIsZeroes> Lane<A> {
-    /// Takes a packet; there are never more than [`STAGED`].
+    /// Adds a packet; there are at most [`STAGED`].
     #[inline(always)]
     pub(super) fn put(&mut self, seen: Part<A>) {
         let at = self.len % STAGED;
@@ -59,14 +59,14 @@ impl<A: DefaultIsZeroes> Lane<A> {
         }
     }
 
-    /// Each packet's port and the number of its place.
+    /// Each packet's port and place number.
     #[inline]
     pub(super) fn found(&self) -> impl Iterator<Item = (u16, u32)> {
         let found = self.ports.iter().zip(&self.places);
         found.take(self.len).map(|(port, place)| (*port, *place))
     }
 
-    /// Forgets the packets.
+    /// Removes the packets and wipes their addresses.
     #[inline]
     pub(super) fn wipe(&mut self) {
         self.destinations[..self.len].zeroize();

@@ -1,17 +1,16 @@
-//! The count: from packets to a [`Ledger`], in bounded memory.
+//! Counts packets into a [`Ledger`], in bounded memory.
 //!
-//! Packets come in batches, and a batch goes through in stages: what counts is read out of all of
-//! them, then all are looked up, then all are added up, so that one packet's cache misses overlap
-//! with the next one's. Between the stages addresses lie in one array for each IP version, and
-//! nowhere else; it is wiped before [`Counter::count`] returns. What the processor's registers and
-//! the stack still hold of the last batch is gone after [`Counter::rinse`].
+//! A batch goes through in stages: all packets are parsed, then looked up, then added up, so that
+//! the cache misses of different packets overlap. Between the stages, addresses are in one array
+//! for each IP version and nowhere else; it is wiped before [`Counter::count`] returns.
+//! [`Counter::rinse`] clears what registers and the stack still hold of the last batch.
 //!
-//! A connection opens a cell, by its first SYN; what comes in no open cell is unattributed. So
-//! packets that are provoked from outside (refusals, answers) cannot fill the table. There is a
-//! bounded number of cells. When they are used up, a connection that has none is counted in every
-//! dimension alone ([`Spilled`](super::ledger::Spilled)), and so is every packet after it that
-//! agrees with such ones in port, place and IP version: flows stay exact in every dimension, and
-//! bytes and packets are never too few.
+//! A connection opens a cell with its first SYN; packets without an open cell are unattributed. So
+//! packets that can be provoked from outside (refusals, answers) cannot fill the table. The number
+//! of cells is bounded. When all are used, a connection without a cell is counted in every single
+//! dimension ([`Spilled`](super::ledger::Spilled)), and so is every later packet with the port,
+//! place and IP version of such connections: flows stay exact in every dimension, and bytes and
+//! packets are never too low.
 
 mod cells;
 mod hash;
@@ -32,30 +31,31 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use zeroize::DefaultIsZeroes;
 
-/// Where a packet's first cache line is, and the one with TCP's flags of IPv6, if it is another.
+/// Offsets of a packet's first cache line, and of the one with the TCP flags of IPv6.
 const TOUCHED: [usize; 2] = [14, 67];
 
-/// The filter, the places, and the count.
+/// Filter, look-up and count.
 pub struct Counter {
     filter: Filter,
     tally: Tally,
     refusals: Refusals,
-    /// Packets of which the flags were cut off.
+    /// Packets whose TCP flags were truncated.
     flagless: u64,
     v4: Box<Lane<u32>>,
     v6: Box<Lane<u128>>,
     made_up: [Vec<u8>; 4],
 }
 
-/// What was added up.
+/// The counts of a period or of a batch.
 pub struct Tally {
     places: Arc<Places>,
     cells: Cells,
     spill: Spill,
-    /// What came in no open cell.
+    /// Counts of packets without an open cell, by IP version.
     unattributed: [Counts; 2],
     totals: [Counts; 2],
-    /// Places that the databases do not have and a ledger had, numbered from behind theirs.
+    /// Places of a restored ledger that the databases do not have; their numbers follow the
+    /// databases'.
     foreign: Vec<Place>,
     lost: u64,
     watched_seconds: u64,
@@ -64,21 +64,21 @@ pub struct Tally {
 /// How full the table of cells is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occupancy {
-    /// Cells that are used.
+    /// Used cells.
     pub used: usize,
-    /// Cells that there are.
+    /// Available cells.
     pub capacity: usize,
-    /// Packets that found no cell any more.
+    /// Packets that were spilled.
     pub spilled: u64,
 }
 
 impl Counter {
-    /// Nothing counted yet; with so many cells, from 1 to [`MAX_CELLS`].
+    /// An empty counter with this many cells, clamped to 1 to [`MAX_CELLS`].
     pub fn new(filter: Filter, places: Arc<Places>, cells: usize) -> Self {
         Self::of(filter, Tally::new(places, cells))
     }
 
-    /// Goes on with a tally.
+    /// Continues with a tally.
     pub fn of(filter: Filter, tally: Tally) -> Self {
         let made_up = made_up(&filter);
         Self {
@@ -92,7 +92,7 @@ impl Counter {
         }
     }
 
-    /// Counts packets, however many; 64 and more at once cost the least for each.
+    /// Counts packets, any number of them; batches of 64 or more are the most efficient.
     pub fn count(&mut self, batch: &[Arrived<'_>]) {
         for part in batch.chunks(STAGED) {
             self.read(part);
@@ -109,8 +109,8 @@ impl Counter {
         self.filter.judge(packet).is_ok()
     }
 
-    /// Leads made-up packets the way of the last batch, so that nothing of that is left in a
-    /// register or on the stack. They do not count.
+    /// Sends made-up packets through the stages, so that registers and the stack hold nothing of
+    /// the last batch. They are not counted.
     pub fn rinse(&mut self) {
         let (refusals, flagless) = (self.refusals, self.flagless);
         let made_up = std::mem::take(&mut self.made_up);
@@ -128,7 +128,7 @@ impl Counter {
         (self.refusals, self.flagless) = (refusals, flagless);
     }
 
-    /// The first stage: what counts.
+    /// Stage 1: parse and filter.
     #[inline(never)]
     fn read(&mut self, part: &[Arrived<'_>]) {
         fetch(part);
@@ -152,7 +152,7 @@ impl Counter {
         self.refusals.add(refusal);
     }
 
-    /// The second stage: where it goes to.
+    /// Stage 2: look up destinations.
     #[inline(never)]
     fn look_up(&mut self) {
         self.v4.look_up(self.tally.places.v4());
@@ -164,36 +164,36 @@ impl Counter {
         &self.tally
     }
 
-    /// The same, to be taken or added to.
+    /// What was counted, mutable.
     pub const fn tally_mut(&mut self) -> &mut Tally {
         &mut self.tally
     }
 
-    /// Goes on with another tally, of the same places; gives the one so far.
+    /// Continues with another tally of the same places; returns the current one.
     pub fn exchange(&mut self, tally: Tally) -> Tally {
         std::mem::replace(&mut self.tally, tally)
     }
 
-    /// What did not count, since the start.
+    /// Packets that did not count, since the start.
     pub const fn refusals(&self) -> &Refusals {
         &self.refusals
     }
 
-    /// Packets that counted, but were cut off before TCP's flags, since the start: if there are
-    /// any, flows are too few, and whoever captured them has to keep more of each packet.
+    /// Packets that counted but were truncated before the TCP flags, since the start. If there are
+    /// any, flows are too few, and the capture needs a larger snapshot length.
     pub const fn flagless(&self) -> u64 {
         self.flagless
     }
 }
 
 impl Tally {
-    /// Nothing counted yet; with so many cells, from 1 to [`MAX_CELLS`].
+    /// An empty tally with this many cells, clamped to 1 to [`MAX_CELLS`].
     pub fn new(places: Arc<Places>, cells: usize) -> Self {
         Self::with(places, cells, 0)
     }
 
-    /// The same, to be absorbed by another one soon. Which cells are open that one knows: here up
-    /// to half of them are kept for packets without a connection.
+    /// A tally that another one will absorb. Only the other one knows which cells are open, so here
+    /// up to half of the cells may have no connection.
     pub fn of_a_turn(places: Arc<Places>, cells: usize) -> Self {
         Self::with(places, cells, cells.clamp(1, MAX_CELLS) / 2)
     }
@@ -211,7 +211,7 @@ impl Tally {
         }
     }
 
-    /// Adds what another tally of the same places has counted of packets, and empties that one.
+    /// Adds the packet counts of another tally of the same places, and empties it.
     pub fn absorb(&mut self, counted: &mut Self) {
         for (key, counts) in counted.cells.iter() {
             let slot = self.cells.slot(key);
@@ -240,10 +240,10 @@ impl Tally {
         (self.lost, self.watched_seconds) = (0, 0);
     }
 
-    /// What was counted since the start or the last [`Tally::take`].
+    /// The counts since the start or the last [`Tally::take`].
     pub fn ledger(&self) -> Ledger {
         let place = |number| self.place(number);
-        // Of the right size at once: what grows leaves its former places behind.
+        // Allocated at its final size: growing leaves freed memory behind.
         let mut cells = Vec::with_capacity(self.cells.used());
         cells.extend(
             self.cells
@@ -263,15 +263,14 @@ impl Tally {
         }
     }
 
-    /// As [`Tally::ledger`]; nothing is counted any more then. What was refused is: it belongs
-    /// to no period.
+    /// Like [`Tally::ledger`], and resets the tally.
     pub fn take(&mut self) -> Ledger {
         let ledger = self.ledger();
         self.clear();
         ledger
     }
 
-    /// Adds what was counted before. Where there are fewer cells than it has, the rest is spilled.
+    /// Adds the counts of a ledger. Cells that do not fit are spilled.
     pub fn restore(&mut self, ledger: &Ledger) {
         let places = Arc::clone(&self.places);
         let known = places.all();
@@ -283,7 +282,7 @@ impl Tally {
         let mut numbers: HashMap<Place, u32> = all.filter_map(number_of).collect();
         for (cell, counts) in &ledger.cells {
             let number = numbers.get(&cell.place).copied();
-            // There are no more of them than cells.
+            // At most one new place for each cell.
             let number = number.or_else(|| {
                 let number = self.adopt(cell.place, known.len())?;
                 numbers.insert(cell.place, number);
@@ -303,22 +302,22 @@ impl Tally {
         self.note_watched(ledger.watched_seconds);
     }
 
-    /// Packets were lost before they came here.
+    /// Adds packets that were lost before they could be counted.
     pub const fn note_lost(&mut self, packets: u64) {
         self.lost = self.lost.saturating_add(packets);
     }
 
-    /// The tap was watched for so long.
+    /// Adds seconds during which the tap was watched.
     pub const fn note_watched(&mut self, seconds: u64) {
         self.watched_seconds = self.watched_seconds.saturating_add(seconds);
     }
 
-    /// All that was counted, by IP version.
+    /// The sum of all counts, by IP version.
     pub const fn totals(&self) -> [(Version, Counts); 2] {
         by_version(self.totals)
     }
 
-    /// How full the table is.
+    /// How full the table of cells is.
     pub fn occupancy(&self) -> Occupancy {
         Occupancy {
             used: self.cells.used(),
@@ -327,7 +326,7 @@ impl Tally {
         }
     }
 
-    /// The third stage: adds up what was found, of one IP version.
+    /// Stage 3: adds up the packets of one IP version.
     #[inline(never)]
     fn add<A: DefaultIsZeroes>(&mut self, lane: &Lane<A>, version: Version) {
         let (keys, slots) = self.cells.locate(lane, version);
@@ -388,8 +387,8 @@ impl Tally {
     }
 }
 
-/// Touches what will be read of packets, none waiting for another: nobody has read them on this
-/// core before.
+/// Loads what will be read of the packets into the cache; the loads are independent of each other,
+/// and this core has not read the packets before.
 #[inline]
 fn fetch(part: &[Arrived<'_>]) {
     let mut touched = 0;
@@ -412,7 +411,7 @@ const fn index(version: Version) -> usize {
     }
 }
 
-/// Packets of every shape that has a way of its own, to nowhere.
+/// Packets that take each code path, with zeroed addresses of destinations.
 fn made_up(filter: &Filter) -> [Vec<u8>; 4] {
     let tos = filter.dscp.with_ecn(Ecn::of(0));
     let from = |is_v4: bool| filter.clearnet.iter().find(|one| one.is_ipv4() == is_v4);
@@ -441,7 +440,7 @@ fn made_up(filter: &Filter) -> [Vec<u8>; 4] {
         frame[19] = 28;
         frame[20] = if extended { 60 } else { 6 };
         frame[22..38].copy_from_slice(&source_v6);
-        // The next header of the extension, or a part of the source port.
+        // The next header of the extension header, or a part of the source port.
         frame[54] = 6;
         frame
     };
@@ -468,8 +467,8 @@ mod tests {
                     whole: frame.len(),
                 })
             });
-            // TCP without SYN, from port 0 to port 0 of nowhere: plain, then with an option or an
-            // extension header.
+            // TCP without SYN, ports 0, destination 0: plain, then with an option or extension
+            // header.
             let of = |bytes| Part {
                 destination: 0,
                 port: 0,
@@ -493,13 +492,13 @@ mod tests {
     }
 
     #[test]
-    fn one_made_up_packet_of_each_ip_version_takes_the_long_way() {
+    fn one_made_up_packet_of_each_ip_version_takes_the_slow_path() {
         let filter = Filter {
             dscp: Dscp::AF11,
             clearnet: Vec::new(),
         };
         let [plain_v4, plain_v6, options, extension] = made_up(&filter);
-        // The length of the header, and the next header.
+        // The header length, and the next header.
         assert_eq!([plain_v4[14], options[14]], [0x45, 0x46]);
         assert_eq!([plain_v6[20], extension[20]], [6, 60]);
         assert_eq!([plain_v4.len(), options.len()], [54, 58]);

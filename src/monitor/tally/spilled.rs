@@ -1,4 +1,4 @@
-//! What found no cell any more: counted in every dimension alone.
+//! Packets that found no free cell: counted in every single dimension.
 
 use super::super::cell::{Cell, Country, Counts, Place};
 use super::super::ledger::Spilled;
@@ -8,24 +8,23 @@ use crate::packet::Version;
 use std::collections::BTreeMap;
 
 const PORTS: usize = 1 << 16;
-/// How many autonomous systems a ledger may bring along; there are about 120,000.
+/// Autonomous systems of a restored ledger at most; there are about 120,000.
 const MAX_CARRIED: usize = 1 << 18;
 
-/// Nothing is allocated before something spills; then it is arrays, of which no packet makes
-/// more.
+/// Nothing is allocated before the first spill; then arrays of fixed size.
 #[derive(Default)]
 pub(super) struct Spill {
     ports: Vec<Counts>,
-    /// By the number of the place, of which system and country are made when they are asked for.
+    /// By place number; converted to systems and countries for the ledger.
     places: Vec<Counts>,
     versions: [Counts; 2],
-    /// Out of a ledger, where system and country do not belong together any more.
+    /// From a restored ledger, which no longer tells which system and country belong together.
     systems: BTreeMap<u32, Counts>,
     countries: BTreeMap<Country, Counts>,
 }
 
 impl Spill {
-    /// Counts a packet; there are so many places.
+    /// Counts a packet; `places` is the number of places.
     #[cold]
     pub(super) fn add(&mut self, key: Key, counts: Counts, places: usize) {
         if self.places.is_empty() {
@@ -38,8 +37,8 @@ impl Spill {
         self.versions[index(key.version())] += counts;
     }
 
-    /// Whether connections that found no cell began to the port, the place and the IP version of a
-    /// packet: all that can be known of whether its connection did.
+    /// Whether connections without a cell began to the port, place and IP version of a packet: the
+    /// best available answer to whether its own connection did.
     pub(super) fn has(&self, key: Key, place: Place) -> bool {
         let began = |counts: Option<&Counts>| counts.is_some_and(|counts| counts.flows > 0);
         began(self.ports.get(usize::from(key.port())))
@@ -48,7 +47,7 @@ impl Spill {
                 || began(self.systems.get(&place.asn)) && began(self.countries.get(&place.country)))
     }
 
-    /// Adds what another one has counted of packets; there are so many places.
+    /// Adds the packet counts of another one; `places` is the number of places.
     pub(super) fn absorb(&mut self, counted: &Self, places: usize) {
         if counted.places.is_empty() {
             return;
@@ -65,7 +64,7 @@ impl Spill {
         sum(&mut self.versions, &counted.versions);
     }
 
-    /// Counts what a cell had that was kept from before.
+    /// Adds a restored cell that does not fit into the table.
     pub(super) fn carry_cell(&mut self, cell: Cell, counts: Counts) {
         self.port(cell.port, counts);
         self.system(cell.place.asn, counts);
@@ -73,7 +72,7 @@ impl Spill {
         self.versions[index(cell.version)] += counts;
     }
 
-    /// Counts what had been spilled before.
+    /// Adds the spilled counts of a restored ledger.
     pub(super) fn carry(&mut self, spilled: &Spilled) {
         for (port, counts) in &spilled.ports {
             self.port(*port, *counts);
@@ -96,7 +95,7 @@ impl Spill {
         self.ports[usize::from(port)] += counts;
     }
 
-    /// Past the bound a system is an unknown one.
+    /// Beyond [`MAX_CARRIED`], new systems count as unknown.
     fn system(&mut self, asn: u32, counts: Counts) {
         let is_full = self.systems.len() >= MAX_CARRIED;
         let asn = if is_full && !self.systems.contains_key(&asn) {
@@ -113,7 +112,7 @@ impl Spill {
             .saturating_add(self.versions[1].packets)
     }
 
-    /// In every dimension what there is, in order.
+    /// The spilled counts by dimension, sorted.
     pub(super) fn told(&self, place: impl Fn(u32) -> Place) -> Spilled {
         let some = |counts: &Counts| *counts != Counts::default();
         let mut systems = self.systems.clone();
@@ -146,7 +145,7 @@ mod tests {
 
     const PLACES: usize = 3;
 
-    /// Place `number` is system 10 + `number`; two of three are in one country.
+    /// Place `number` is system 10 + `number`; two of the three are in one country.
     fn place(number: u32) -> Place {
         let country = if number == 2 { "FR" } else { "DE" };
         Place {
@@ -184,7 +183,7 @@ mod tests {
     #[test]
     fn a_packet_is_counted_once_in_every_dimension() {
         let mut spill = spilled();
-        // A place beyond the known ones has no sum of its own.
+        // A place with an unknown number has no sum of its own.
         spill.add(Key::new(0, Version::V4, 3), counts(8), PLACES);
         let expected = Spilled {
             ports: vec![(0, sum([8])), (443, sum([1, 2])), (u16::MAX, sum([4]))],
@@ -249,7 +248,7 @@ mod tests {
         };
         let mut spill = Spill::default();
         spill.add(Key::new(443, Version::V4, 0), counts(1), PLACES);
-        // Packets of a connection, and none that begins one.
+        // Packets of a connection, none of which begins it.
         spill.add(Key::new(80, Version::V6, 1), counts(0), PLACES);
         assert!(has(&spill, 443, Version::V4, 0));
         assert!(!has(&spill, 80, Version::V4, 0), "another port");
@@ -257,7 +256,7 @@ mod tests {
         assert!(!has(&spill, 443, Version::V4, 1), "another place");
         assert!(!has(&Spill::default(), 443, Version::V4, 0));
 
-        // Of a ledger, system and country are known, and not which belong together.
+        // A ledger has systems and countries, but not which belong together.
         let mut carried = Spill::default();
         for (number, flows) in [(0, 1), (1, 0), (2, 0)] {
             let cell = Cell {

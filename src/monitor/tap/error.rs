@@ -1,4 +1,4 @@
-//! Why a NIC cannot be listened to, and what to do about it.
+//! Errors of opening and reading a tap, each with its remedy.
 
 use super::program::MAX_SOURCES;
 use super::{MAX_FRAMES, MIN_RING};
@@ -6,105 +6,105 @@ use crate::bpf::BpfError;
 use crate::nic::NicError;
 use std::io;
 
-/// Why a NIC cannot be listened to, or not any longer.
+/// Why a NIC cannot be used as a tap, or not any longer.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// It is not there, or cannot be looked at or changed.
+    /// The NIC does not exist, or cannot be queried or changed.
     #[error(transparent)]
     Nic(#[from] NicError),
-    /// A ring that AF_XDP, or the memory's bound, does not allow.
+    /// The ring size is not possible for AF_XDP, or exceeds the memory bound.
     #[error(
         "a ring of {0} packets is not possible: it takes a power of two, {MIN_RING} to {MAX_FRAMES}"
     )]
     Ring(u32),
-    /// More clearnet addresses than the filter has room for.
+    /// More clearnet addresses than the filter's table holds.
     #[error("{0} clearnet addresses of one IP version are too many: {MAX_SOURCES} are possible")]
     Sources(usize),
-    /// No clearnet address: nothing would ever be counted.
+    /// No clearnet address is configured; nothing would be counted.
     #[error(
         "there is no clearnet address to listen for: name the addresses of the Tor host that exit traffic comes from"
     )]
     NoSource,
-    /// More queues than there is memory for.
+    /// The NIC has more receive queues than the memory bound allows.
     #[error(
         "{interface} has {queues} receive queues, more than the monitor's memory is for; set fewer: {advice}"
     )]
     Queues {
-        /// The NIC.
+        /// The NIC's name.
         interface: String,
-        /// How many.
+        /// Its number of receive queues.
         queues: u32,
-        /// What sets fewer.
+        /// The command that reduces them.
         advice: String,
     },
-    /// It has an address, so that somebody could speak to it, and be answered.
+    /// The NIC has an address, so this machine could send and answer through it.
     #[error(
         "{interface} has the address {address}, and a tap must have none: run \
          `ip addr flush dev {interface}` and \
          `sysctl -w net.ipv6.conf.{sysctl}.disable_ipv6=1`"
     )]
     Address {
-        /// The NIC.
+        /// The NIC's name.
         interface: String,
-        /// Its name as a part of a sysctl's.
+        /// The NIC's name as written in a sysctl key.
         sysctl: String,
         /// One of its addresses.
         address: String,
     },
-    /// It would get an address as soon as its link comes back, and announce that.
+    /// IPv6 is enabled: the kernel would add an address on link-up and announce it.
     #[error(
         "IPv6 is on at {interface}, so that the kernel speaks there whenever the link comes up, \
          and a tap must not: run `sysctl -w net.ipv6.conf.{sysctl}.disable_ipv6=1`"
     )]
     Ipv6 {
-        /// The NIC.
+        /// The NIC's name.
         interface: String,
-        /// Its name as a part of a sysctl's.
+        /// The NIC's name as written in a sysctl key.
         sysctl: String,
     },
-    /// It is not set up.
+    /// The NIC is not up.
     #[error("{0} is down: run `ip link set dev {0} up`")]
     Down(String),
-    /// Another XDP program is there.
+    /// The NIC has another XDP program.
     #[error(
         "{0} has an XDP program already: end the program that put it there (`bpftool net` shows \
          it), or run `ip link set dev {0} xdp off`"
     )]
     Attached(String),
-    /// Another AF_XDP socket is there.
+    /// Another AF_XDP socket is bound to a queue.
     #[error(
         "queue {queue} of {interface} belongs to another AF_XDP socket: end the program that has \
          it (`ss --xdp --all --processes` names it)"
     )]
     Busy {
-        /// The NIC.
+        /// The NIC's name.
         interface: String,
-        /// The queue's number.
+        /// The queue's index.
         queue: u32,
     },
-    /// The kernel does not load the filter.
+    /// The kernel rejects the filter.
     #[error("cannot load the tap's filter: {0}")]
     Load(#[from] BpfError),
-    /// A map of the filter's does not work.
+    /// A map of the filter cannot be accessed.
     #[error("cannot use the tap's filter: {0}")]
     Map(#[source] libbpf_rs::Error),
-    /// The NIC takes the filter neither natively nor generically.
+    /// The filter cannot be attached, neither in native nor in generic mode.
     #[error("cannot attach the tap's filter to {interface}: {source}{hint}")]
     Attach {
-        /// The NIC.
+        /// The NIC's name.
         interface: String,
         /// What the kernel said.
         source: io::Error,
-        /// What to do about it.
+        /// The remedy, or empty.
         hint: &'static str,
     },
-    /// The packets' memory cannot be made or registered.
+    /// The packet memory cannot be allocated or registered.
     #[error(
         "cannot register {bytes} bytes of packet memory: {source}; the memory lock limit may be \
          too small (raise LimitMEMLOCK or grant CAP_IPC_LOCK), or ask for a smaller ring"
     )]
     Memory {
-        /// How large it would have been.
+        /// Its size, in bytes.
         bytes: u64,
         /// What the kernel said.
         source: io::Error,
@@ -112,28 +112,28 @@ pub enum TapError {
     /// A socket cannot be bound to a queue.
     #[error("cannot bind an AF_XDP socket to queue {queue} of {interface}: {source}{hint}")]
     Bind {
-        /// The NIC.
+        /// The NIC's name.
         interface: String,
-        /// The queue's number.
+        /// The queue's index.
         queue: u32,
         /// What the kernel said.
         source: io::Error,
-        /// What to do about it.
+        /// The remedy, or empty.
         hint: &'static str,
     },
-    /// Nobody can wait for packets.
+    /// Waiting for packets failed.
     #[error("cannot wait for packets: {0}")]
     Wait(#[source] io::Error),
-    /// A socket does not say what it lost.
+    /// A socket's statistics cannot be read.
     #[error("cannot read an AF_XDP socket's statistics: {0}")]
     Statistics(#[source] io::Error),
-    /// The interface is not there any more.
+    /// The interface has disappeared.
     #[error(
         "{interface} is gone ({source}): once it is back (`ip link show dev {interface}`), start \
          the monitor again"
     )]
     Gone {
-        /// The NIC that was.
+        /// The name that it had.
         interface: String,
         /// What the kernel said.
         source: io::Error,

@@ -1,18 +1,18 @@
-//! The NIC at the tap: whether it may be one, and what of it is changed while it is listened to.
+//! Checks a NIC at the tap, and sets what listening needs.
 
 use super::TapError;
 use crate::nic::{Nic, NicError, Offload, OffloadState};
 use std::fs;
 
-/// What a NIC must not do to packets before they are counted. That it takes tags off does not
-/// matter: nobody counts tags.
+/// Offloads that would merge packets before they are counted. VLAN offload is harmless: tags are
+/// not counted.
 const HARMFUL: [Offload; 2] = [Offload::Lro, Offload::GroHw];
 
-/// Refuses a NIC that is not up, or where this machine's own stack takes part in the network.
+/// Refuses a NIC that is down or through which this machine's network stack could send.
 pub(super) fn refuse_speakers(nic: &Nic) -> Result<(), TapError> {
     refuse_senders(nic)?;
     let (interface, sysctl) = (nic.name.clone(), nic.sysctl_name());
-    // A directory's name has the dots that the name of a sysctl has not.
+    // The path needs the name with dots, which the sysctl key does not have.
     let switch = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
     if fs::read_to_string(switch).is_ok_and(|value| value.trim() == "0") {
         return Err(TapError::Ipv6 { interface, sysctl });
@@ -23,7 +23,7 @@ pub(super) fn refuse_speakers(nic: &Nic) -> Result<(), TapError> {
     Ok(())
 }
 
-/// Refuses a NIC by which this machine may send: it has an address, or another interface has it.
+/// Refuses a NIC with an address, or one that another interface sends through.
 pub(super) fn refuse_senders(nic: &Nic) -> Result<(), TapError> {
     nic.refuse_bundles()?;
     nic.refuse_uppers()?;
@@ -37,7 +37,7 @@ pub(super) fn refuse_senders(nic: &Nic) -> Result<(), TapError> {
     }
 }
 
-/// What listening changes of a NIC, so that a test can stand in for a driver.
+/// The settings of a NIC that listening changes; a trait, so that a test can replace a driver.
 pub(super) trait Change {
     fn nic(&self) -> &Nic;
     fn set_offload(&self, offload: Offload, on: bool) -> Result<(), NicError>;
@@ -63,15 +63,15 @@ impl Change for Nic {
     }
 }
 
-/// A NIC that hears what is for others, unchanged. Dropping it sets it back.
+/// A NIC in promiscuous mode without merging offloads. Dropping it restores its settings.
 pub(super) struct Listening<N: Change = Nic> {
     nic: N,
     is_promiscuous: bool,
     turned_off: Vec<Offload>,
 }
 
-/// Prepares a NIC, and then has the filter attached to it: while a program is attached,
-/// virtio_net does not change rx-gro-hw (EBUSY).
+/// Prepares a NIC, then attaches the filter: virtio_net does not change rx-gro-hw (EBUSY) while a
+/// program is attached.
 pub(super) fn attach_prepared<N: Change, L>(
     nic: N,
     attach: impl FnOnce(&N) -> Result<L, TapError>,
@@ -107,7 +107,7 @@ impl<N: Change> Listening<N> {
         Ok(listening)
     }
 
-    /// The NIC, as it was before.
+    /// The NIC, as before the changes.
     pub(super) fn nic(&self) -> &Nic {
         self.nic.nic()
     }
@@ -116,7 +116,7 @@ impl<N: Change> Listening<N> {
         &self.nic.nic().name
     }
 
-    /// Takes the filter off, and then sets back what was changed.
+    /// Detaches the filter, then restores the settings.
     pub(super) fn end<L>(mut self, link: Option<L>) -> Result<(), NicError> {
         drop(link);
         self.set_back()
@@ -154,8 +154,8 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
-    /// A virtio NIC as KVM guests have it: with guest offloads, which its driver does not change
-    /// while a program is attached.
+    /// A virtio NIC of a KVM guest: its driver does not change guest offloads while a program is
+    /// attached.
     #[derive(Clone)]
     struct Virtio {
         nic: Nic,
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// The filter's link, which takes it off when it is dropped.
+    /// The filter's link; dropping it detaches the filter.
     struct Link(Virtio);
 
     impl Link {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nic_that_takes_no_filter_is_as_it_was() {
+    fn a_nic_that_rejects_the_filter_is_restored() {
         let nic = Virtio::new();
         let refused = attach_prepared(nic.clone(), |_| {
             Err::<Link, _>(TapError::attach("tap0", std::io::Error::other("no")))

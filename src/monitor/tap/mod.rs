@@ -1,16 +1,16 @@
-//! The tap: packets from a NIC that hears the uplink and says nothing.
+//! The tap: receives packets from a NIC at the uplink without sending anything.
 //!
-//! A filter in the kernel (bpf/monitor.bpf.c) drops all but what bears the mark and comes from a
-//! clearnet address, cuts that right behind its transport header, and hands it over by AF_XDP
-//! sockets, one for each receive queue. They are bound in copy mode, so that only the part that
-//! was cut off for us ever lies in our memory: in zero-copy mode the NIC would write whole frames
-//! there. They have no ring to send from.
+//! A filter in the kernel (bpf/monitor.bpf.c) drops all packets but those with the mark and a
+//! clearnet source address, truncates these behind the transport header, and redirects them to
+//! AF_XDP sockets, one for each receive queue. The sockets are bound in copy mode, so that only
+//! truncated packets are ever in the process's memory; in zero-copy mode the NIC would write whole
+//! frames there. The sockets have no transmit ring.
 //!
-//! A frame in several buffers (a jumbo frame) is one packet here: the filter takes such frames,
-//! and what it leaves of them lies in the first buffer.
+//! A frame in several buffers (a jumbo frame) is one packet: the filter accepts such frames, and
+//! what remains of them is in the first buffer.
 //!
-//! Nothing here may send, or keep a packet's bytes longer than its batch; `sys` is the unsafe
-//! room.
+//! Nothing here may send, or keep a packet's bytes longer than its batch. Unsafe code is in `sys`
+//! only.
 
 mod error;
 mod listening;
@@ -36,88 +36,88 @@ pub use error::TapError;
 pub use program::{MAX_SOURCES, Program, Sorted};
 pub(super) use sys::return_large_blocks;
 
-/// How many packets all queues together have room for: each has `ring`, or its share of this
-/// where there are too many queues for that.
+/// Packets that all queues together can hold. With many queues, each gets an equal share of this
+/// instead of `ring`.
 pub const MAX_FRAMES: u32 = 8192;
-/// The smallest ring, and so the end of sharing.
+/// The smallest ring, in packets; it limits the number of queues.
 pub const MIN_RING: u32 = 64;
 
-/// How often and how long apart a bind is tried while the queue's last owner goes away: the
-/// kernel frees it up to 32 ms after that process ended.
+/// Attempts to bind, and the pause between them: the kernel releases a queue up to 32 ms after the
+/// previous owner has exited.
 const BIND_ATTEMPTS: u32 = 200;
 const BIND_PAUSE: Duration = Duration::from_millis(1);
 
-/// What to listen to.
+/// Settings of a tap.
 #[derive(Clone, Debug)]
 pub struct TapSettings {
-    /// The NIC at the tap.
+    /// The name of the NIC.
     pub interface: String,
-    /// The mark.
+    /// The DSCP value that marks exit traffic.
     pub dscp: Dscp,
-    /// The host's clearnet addresses, at most [`MAX_SOURCES`] of each IP version.
+    /// Clearnet addresses of the host, at most [`MAX_SOURCES`] of each IP version.
     pub clearnet: Vec<IpAddr>,
-    /// How many packets of a queue may wait: a power of two, [`MIN_RING`] to [`MAX_FRAMES`]. Each
-    /// takes 2 KiB.
+    /// Ring size of each queue, in packets: a power of two, [`MIN_RING`] to [`MAX_FRAMES`]. A
+    /// packet takes 2 KiB.
     pub ring: u32,
 }
 
 impl TapSettings {
-    /// How many packets of a queue may wait unless told otherwise: 8 ms at 0.5 Mpps.
+    /// The default ring size, in packets: 8 ms at 0.5 Mpps.
     pub const RING: u32 = 4096;
 
-    /// The size of each queue's ring where there are so many.
+    /// Ring size of each queue for this number of queues.
     fn ring_of(&self, queues: u32) -> u32 {
         let share = MAX_FRAMES / queues.max(1).next_power_of_two();
         self.ring.min(share)
     }
 }
 
-/// What became of all that was heard.
+/// Frames at the tap, by fate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TapCounters {
-    /// What the filter decided.
+    /// Decisions of the filter.
     pub sorted: Sorted,
-    /// Packets that passed and found no room in their queue.
+    /// Packets that passed the filter and were dropped at their queue.
     pub overrun: u64,
-    /// Those of them that came when no empty chunk was left.
+    /// Those of them for which the fill ring was empty.
     pub no_chunk: u64,
 }
 
 impl TapCounters {
-    /// Packets that should have been counted and cannot be.
+    /// Packets that passed the filter and were not received.
     pub const fn lost(&self) -> u64 {
         self.overrun + self.sorted.no_socket
     }
 }
 
-/// Looks whether a NIC that is listened to still has no address, and no other interface sends by it.
-/// Takes no capability, and some milliseconds.
+/// Checks that a NIC in use still has no address and that no other interface sends through it.
+/// Needs no capability; takes some milliseconds.
 ///
 /// # Errors
-/// Either, or it is gone.
+/// The NIC has one of these, or is gone.
 pub fn look(interface: &str) -> Result<(), TapError> {
     listening::refuse_senders(&Nic::look(interface)?)
 }
 
-/// A NIC that is listened to. Dropping it ends that, as [`Tap::close`] does.
+/// An open tap. Dropping it ends listening, as [`Tap::close`] does.
 pub struct Tap {
-    // In this order they end: the filter is taken off before the sockets that it hands over to
-    // are gone, and the NIC is as it was when nothing listens any more.
+    // Fields are dropped in this order: the filter is detached before its sockets close, and the
+    // NIC is restored last.
     link: Option<OwnedFd>,
     program: Program,
     queues: Vec<Queue>,
     listening: Listening,
-    /// What its sockets were told when the interface disappeared.
+    /// The error that the sockets returned when the interface disappeared.
     gone: Option<Errno>,
 }
 
 impl Tap {
-    /// Listens to a NIC of the calling thread's network namespace. It takes `CAP_NET_ADMIN`,
-    /// `CAP_NET_RAW`, `CAP_BPF` and, where the memory lock limit is small, `CAP_IPC_LOCK`; what
-    /// comes later, up to [`Tap::close`], takes none.
+    /// Opens a NIC of the calling thread's network namespace. Needs `CAP_NET_ADMIN`, `CAP_NET_RAW`,
+    /// `CAP_BPF` and, with a small memory lock limit, `CAP_IPC_LOCK`; later calls up to
+    /// [`Tap::close`] need none.
     ///
     /// # Errors
-    /// The NIC is no passive tap, is in use, or cannot do this; or there is no privilege.
+    /// The NIC is not a passive tap, is in use, or lacks support; or a capability is missing.
     pub fn open(settings: &TapSettings) -> Result<Self, TapError> {
         let ring = settings.ring;
         if !ring.is_power_of_two() || !(MIN_RING..=MAX_FRAMES).contains(&ring) {
@@ -136,7 +136,7 @@ impl Tap {
         let program = Program::load(
             settings.dscp,
             &settings.clearnet,
-            // Some drivers add receive queues for a program.
+            // Some drivers add receive queues for an XDP program.
             nic.most_queues,
             nic.may_need_several_buffers(),
         )?;
@@ -146,7 +146,7 @@ impl Tap {
         for (number, queue) in (0..).zip(&queues) {
             program.serve(number, queue.as_fd())?;
         }
-        // Only now may packets come: no queue that is there is without a socket.
+        // Attached last: every queue has its socket before packets arrive.
         let (link, listening) = attach_prepared(nic, |nic| program.attach(nic))?;
         let mut tap = Self {
             link: Some(link),
@@ -159,8 +159,8 @@ impl Tap {
         Ok(tap)
     }
 
-    /// Opens sockets for the receive queues that the driver has added for the filter, as virtio_net
-    /// does where it has any to spare.
+    /// Opens sockets for receive queues that the driver added for the filter, as virtio_net does if
+    /// it has spare ones.
     fn listen_to_added(&mut self, ring: u32) -> Result<(), TapError> {
         let nic = self.listening.nic();
         let now = nic.queues_now(&nic.name)?.unwrap_or(nic.queues);
@@ -172,11 +172,12 @@ impl Tap {
         Ok(())
     }
 
-    /// Waits for packets, at most so long, and hands over what is there: of each queue one batch
-    /// of at most 64. Afterwards their memory holds zeroes. Returns how many there were.
+    /// Waits for packets for at most `patience` and passes on what is there: one batch of at most
+    /// 64 from each queue. Afterwards the batch's memory is zeroed. Returns the number of packets.
     ///
     /// # Errors
-    /// The interface is gone; it is known when a wait was in vain. That its link is down is none.
+    /// The interface is gone, which is detected when a wait returns nothing. A link that is down is
+    /// not an error.
     pub fn receive(
         &mut self,
         patience: Duration,
@@ -211,7 +212,7 @@ impl Tap {
         taken
     }
 
-    /// Returns when there is something, when the time is over, or at a signal.
+    /// Returns when packets are there, after `patience`, or at a signal.
     fn wait(&mut self, patience: Duration) -> Result<(), TapError> {
         let fds = self.queues.iter();
         let mut fds: Vec<_> = fds
@@ -225,7 +226,7 @@ impl Tap {
         }
     }
 
-    /// A socket says once that its NIC is gone. That its NIC is down, it does not say.
+    /// A socket reports once that its NIC is gone, and does not report that it is down.
     fn look_whether_it_is_gone(&mut self) -> Result<(), TapError> {
         for queue in &self.queues {
             match getsockopt(queue, SocketError) {
@@ -243,10 +244,10 @@ impl Tap {
         }
     }
 
-    /// What became of all that was heard since it was opened.
+    /// Frames since the tap was opened, by fate.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The kernel's counters cannot be read.
     pub fn counters(&self) -> Result<TapCounters, TapError> {
         let mut counters = TapCounters {
             sorted: self.program.counters()?,
@@ -254,7 +255,7 @@ impl Tap {
         };
         for queue in &self.queues {
             let missed = queue.statistics().map_err(TapError::Statistics)?;
-            // A packet for which there is no empty chunk is among the dropped ones.
+            // rx_dropped includes packets that found the fill ring empty.
             counters.overrun += missed.rx_dropped + missed.rx_ring_full;
             counters.no_chunk += missed.rx_fill_ring_empty_descs;
         }
@@ -266,20 +267,20 @@ impl Tap {
         self.listening.interface()
     }
 
-    /// How many receive queues are listened to.
+    /// Number of receive queues.
     pub fn queues(&self) -> usize {
         self.queues.len()
     }
 
-    /// Lets nothing more in. What was let in before is still to be received.
+    /// Detaches the filter. Packets that have passed it can still be received.
     pub fn shut(&mut self) {
         self.link = None;
     }
 
-    /// Ends listening, and sets the NIC back to how it was.
+    /// Ends listening and restores the NIC's settings.
     ///
     /// # Errors
-    /// It cannot be set back: that takes `CAP_NET_ADMIN`.
+    /// The settings cannot be restored: that needs `CAP_NET_ADMIN`.
     pub fn close(self) -> Result<(), TapError> {
         let Self {
             link,

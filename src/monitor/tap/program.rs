@@ -1,4 +1,4 @@
-//! The filter in the kernel: loaded with its rule, given its sockets, attached, counted.
+//! The kernel filter: loads, configures and attaches it, and reads its counters.
 
 use super::TapError;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, create_link};
@@ -12,30 +12,30 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 const COMPILED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor.bpf.o"));
 
-/// How many clearnet addresses of one IP version there may be. As in bpf/monitor.bpf.c, like the
-/// names and structures here.
+/// Clearnet addresses of one IP version at most. Must match bpf/monitor.bpf.c, like the names and
+/// structures here.
 pub const MAX_SOURCES: usize = 64;
 
-/// The mark, two numbers of addresses, and room for the addresses.
+/// 64-bit words of the rule: the mark, the two address counts, and the addresses.
 const RULE_WORDS: usize = 3 + MAX_SOURCES + 2 * MAX_SOURCES;
 const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 
-/// What the filter did with what it saw: `received` is the sum of the others.
+/// Frames by decision of the filter; `received` is the sum of the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sorted {
     /// All frames.
     pub received: u64,
-    /// Handed over.
+    /// Redirected to a socket.
     pub passed: u64,
-    /// No IP packet, a runt included.
+    /// Not IP, or a runt.
     pub not_ip: u64,
-    /// An IP packet that cannot be read.
+    /// IP, but the headers cannot be parsed.
     pub malformed: u64,
     /// Without the mark.
     pub unmarked: u64,
-    /// With the mark, and from no clearnet address.
+    /// With the mark, but without a clearnet source address.
     pub other_source: u64,
-    /// To be handed over, and nobody there to take it.
+    /// To be redirected, but the queue has no socket.
     pub no_socket: u64,
 }
 
@@ -45,19 +45,20 @@ pub struct Program {
 }
 
 impl Program {
-    /// Loads the filter, to be attached to a NIC of so many receive queues, for frames in one
-    /// buffer or, with `multi_buffer`, in several (BPF_F_XDP_HAS_FRAGS, Linux 5.18).
+    /// Loads the filter for a NIC with this many receive queues, and for frames in one buffer or,
+    /// with `multi_buffer`, in several (BPF_F_XDP_HAS_FRAGS, Linux 5.18).
     ///
     /// # Errors
-    /// No address or too many, no privilege, or a kernel that refuses it.
+    /// There are no addresses or too many, a capability is missing, or the kernel rejects the
+    /// filter.
     pub fn load(
         dscp: Dscp,
         clearnet: &[IpAddr],
         queues: u32,
         multi_buffer: bool,
     ) -> Result<Self, TapError> {
-        // As the program's constants lie in its object: the number from bpf/frame.h, which takes
-        // eight bytes as the rule begins at a multiple of them, and the rule.
+        // The layout of the object's constants: the number of bpf/frame.h, padded to the alignment
+        // of the rule (8 bytes), and the rule.
         let mut constants = u32::from(multi_buffer).to_ne_bytes().to_vec();
         constants.resize(size_of::<u64>(), 0);
         constants.extend(rule(dscp, clearnet)?);
@@ -86,7 +87,7 @@ impl Program {
         })
     }
 
-    /// Hands over what comes by this queue to this socket.
+    /// Redirects the packets of a queue to a socket.
     pub(super) fn serve(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), TapError> {
         let value = socket.as_raw_fd().to_ne_bytes();
         self.map("sockets")?
@@ -94,8 +95,8 @@ impl Program {
             .map_err(TapError::Map)
     }
 
-    /// Attaches it for as long as the result lives, and no longer than this process does: natively
-    /// where the driver can, else generically.
+    /// Attaches the filter for as long as the result lives, at most until the process exits: in
+    /// native mode if the driver supports it, else in generic mode.
     pub(super) fn attach(&self, nic: &Nic) -> Result<OwnedFd, TapError> {
         let program = self.program()?;
         let attach = |flags| create_link(program.as_fd(), nic.index, flags);
@@ -103,7 +104,7 @@ impl Program {
             Ok(link) => return Ok(link),
             Err(error) => error,
         };
-        // Taken by another program, or no right to: generic mode changes neither.
+        // Generic mode does not help if another program is attached or a capability is missing.
         if matches!(
             native.raw_os_error(),
             Some(libc::EBUSY | libc::EEXIST | libc::EPERM)
@@ -125,22 +126,23 @@ impl Program {
         Ok(link)
     }
 
-    /// Runs one frame through it as if a NIC had received it (BPF_PROG_RUN). What is left of it.
+    /// Runs the filter on a frame (BPF_PROG_RUN); returns what remains of the frame.
     ///
     /// # Errors
-    /// The frame is shorter than an Ethernet header or longer than the kernel can make one.
+    /// The frame is shorter than an Ethernet header, or longer than the kernel can build.
     pub fn run(&self, frame: &[u8]) -> Result<Vec<u8>, TapError> {
         self.run_split(frame, frame.len())
     }
 
-    /// The same for a frame of which the first buffer has `first` bytes only, an Ethernet header
-    /// at least, as some drivers leave it.
+    /// Like [`Program::run`], with only `first` bytes (at least an Ethernet header) in the first
+    /// buffer, as some drivers leave it.
     ///
     /// # Errors
     /// As [`Program::run`].
+    /// As [`Program::run`].
     pub fn run_split(&self, frame: &[u8], first: usize) -> Result<Vec<u8>, TapError> {
         let mut after = vec![0; frame.len()];
-        // `struct xdp_md`: data, data_end, and four numbers that may be 0.
+        // `struct xdp_md`: data, data_end, and four fields that may be 0.
         let mut context = [0; 24];
         context[4..8].copy_from_slice(&u32::try_from(first).unwrap_or(u32::MAX).to_ne_bytes());
         let input = ProgramInput {
@@ -155,10 +157,10 @@ impl Program {
         Ok(after)
     }
 
-    /// What it did so far.
+    /// The filter's counters.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The kernel's map cannot be read.
     pub fn counters(&self) -> Result<Sorted, TapError> {
         let values = self
             .map("counters")?
@@ -206,7 +208,7 @@ fn missing(what: &str) -> TapError {
     TapError::Map(io::Error::other(format!("it has no {what}")).into())
 }
 
-/// The rule as the filter has it.
+/// The rule in the filter's layout.
 fn rule(dscp: Dscp, clearnet: &[IpAddr]) -> Result<Vec<u8>, TapError> {
     if clearnet.is_empty() {
         return Err(TapError::NoSource);

@@ -1,19 +1,16 @@
-//! Unsafe room 3: the tap's AF_XDP sockets, their memory and rings, and the link of its filter; and
-//! what the C library does with memory that is given back.
+//! Unsafe code of the tap: its AF_XDP sockets with their memory and rings, the filter's BPF link,
+//! and a setting of the C library's allocator.
 //!
-//! What makes it sound is one rule: a chunk of a queue's memory is either with the kernel (its
-//! address is in the fill ring, or came back in the receive ring and was not taken yet) or in the
-//! one [`Batch`] that can exist, because that borrows the queue. A batch that is dropped wipes its
-//! chunks, and then they are the kernel's again.
+//! One rule makes it sound: a chunk of a queue's memory is either owned by the kernel (its address
+//! is in the fill ring, or is in the receive ring and was not taken yet) or is in the one [`Batch`]
+//! that can exist, because a batch borrows its queue. Dropping a batch wipes its chunks and returns
+//! them to the kernel.
 //!
-//! libxdp is called as it is: xsk-rs makes a transmit ring for every socket, and a tap must have
-//! none.
+//! libxdp is called directly: xsk-rs creates a transmit ring for every socket, and a tap must not
+//! have one.
 //!
 //! Sources: the kernel's Documentation/networking/af_xdp.rst, libxdp's xsk.h.
-#![allow(
-    unsafe_code,
-    reason = "one of the rooms that talk to the kernel's shared memory"
-)]
+#![allow(unsafe_code, reason = "accesses memory that is shared with the kernel")]
 
 use libxdp_sys::{
     XDP_COPY, XDP_USE_NEED_WAKEUP, XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD, xsk_ring_cons,
@@ -32,32 +29,33 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use zeroize::Zeroize;
 
-/// From this size on a block of memory goes back to the system when it is freed.
+/// Allocations from this size on are returned to the system when they are freed, in bytes.
 #[cfg(target_env = "gnu")]
 const LARGE_BLOCK_BYTES: libc::c_int = 128 << 10;
 
-/// Large blocks go back to the system when they are freed. glibc learns not to do that by the first
-/// ones that are, and what reading databases and a state leaves is as much as all that stays
-/// (mallopt(3), `M_MMAP_THRESHOLD`).
+/// Makes glibc return large blocks to the system when they are freed. By default glibc raises its
+/// threshold after the first such free, and what reading databases and a state leaves behind is as
+/// much as all that stays (mallopt(3), `M_MMAP_THRESHOLD`).
 pub(in super::super) fn return_large_blocks() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: the call takes two numbers and may come at any time; where it refuses them, nothing
+    // SAFETY: the call takes two integers and is allowed at any time; if it rejects them, nothing
     // has changed.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES);
     }
 }
 
-/// Flags of the XDP attach calls, from the kernel's if_link.h.
+/// XDP attach flags, from the kernel's if_link.h.
 pub(super) const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 pub(super) const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// What one packet has room in: the kernel's least. It keeps 256 bytes of that.
+/// Size of a chunk, which holds one packet: the kernel's minimum. The kernel reserves 256 bytes of
+/// it.
 pub(super) const CHUNK_BYTES: u32 = 2048;
 const CHUNK: usize = CHUNK_BYTES as usize;
-/// How many packets are in hand at once, at most.
+/// Packets of a batch at most.
 pub(super) const BATCH: usize = 64;
-/// The kernel demands a ring for what was sent, also where nothing ever is.
+/// The kernel requires a completion ring even if nothing is sent.
 const COMPLETIONS: u32 = 1;
 
 #[allow(clippy::cast_possible_truncation, reason = "two low bits")]
@@ -67,7 +65,7 @@ const BATCH_ENTRIES: u32 = BATCH as u32;
 #[allow(clippy::cast_possible_truncation, reason = "a small structure")]
 const STATISTICS_BYTES: libc::socklen_t = size_of::<libc::xdp_statistics>() as libc::socklen_t;
 
-/// Attaches a program to a NIC, for as long as the result is open.
+/// Attaches a program to a NIC for as long as the result is open.
 pub(super) fn create_link(
     program: BorrowedFd<'_>,
     ifindex: u32,
@@ -79,8 +77,8 @@ pub(super) fn create_link(
         flags,
         ..Default::default()
     };
-    // SAFETY: the options are a live local that says its own size, and the program's descriptor
-    // is open. libbpf-rs attaches without flags only, and native must be told from generic.
+    // SAFETY: the options are a live local with its own size in it, and the program's descriptor is
+    // open. libbpf-rs cannot pass flags, which select native or generic mode.
     let fd = result(unsafe {
         libbpf_sys::bpf_link_create(
             program.as_raw_fd(),
@@ -89,7 +87,7 @@ pub(super) fn create_link(
             &raw const options,
         )
     })?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -100,7 +98,7 @@ fn result(returned: i32) -> io::Result<i32> {
     Ok(returned)
 }
 
-/// Memory for packets, in no core dump.
+/// Memory for packets, excluded from core dumps.
 struct Area {
     start: NonNull<u8>,
     bytes: NonZeroUsize,
@@ -115,8 +113,7 @@ impl Area {
             start: start.cast(),
             bytes,
         };
-        // SAFETY: the mapping was made above, this long; the advice changes what a dump has of it,
-        // and nothing else.
+        // SAFETY: the mapping was made above with this length; the advice only affects core dumps.
         unsafe { madvise(start, bytes.get(), MmapAdvise::MADV_DONTDUMP) }?;
         Ok(area)
     }
@@ -129,8 +126,8 @@ impl Drop for Area {
     }
 }
 
-/// Where libxdp keeps its view of the rings. It holds pointers to these as long as there is a
-/// socket, so they stay where they are, and are only ever touched by pointer.
+/// libxdp's view of the rings. libxdp keeps pointers to these while the socket exists, so they must
+/// not move, and are accessed by pointer only.
 struct Rings {
     fill: UnsafeCell<xsk_ring_prod>,
     completions: UnsafeCell<xsk_ring_cons>,
@@ -166,9 +163,9 @@ impl Rings {
     }
 }
 
-/// A socket with memory of its own, for one receive queue.
+/// A socket with its own memory, for one receive queue.
 pub(super) struct Queue {
-    /// Null until it is bound.
+    /// Null until the socket is bound.
     socket: *mut xsk_socket,
     umem: NonNull<xsk_umem>,
     rings: Box<Rings>,
@@ -176,19 +173,20 @@ pub(super) struct Queue {
     frames: u32,
 }
 
-// SAFETY: all that it points to is its own, and no thread is tied to it.
+// SAFETY: everything it points to is its own, and is not tied to a thread.
 unsafe impl Send for Queue {}
 
 impl Queue {
-    /// Makes a socket with room for so many packets, a power of two. The kernel has all of it.
+    /// Creates a socket with memory for `frames` packets, a power of two, and gives it to the
+    /// kernel.
     pub(super) fn new(frames: u32) -> io::Result<Self> {
         let bytes = NonZeroUsize::new(frames as usize * CHUNK)
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let area = Area::new(bytes)?;
         let rings = Rings::new();
         let config = xsk_umem_config {
-            // Twice what there is: the kernel tells that it took chunks out of the ring after it
-            // tells that packets are in them, and they can be back before.
+            // Twice the number of chunks: the kernel publishes that it took chunks from the fill
+            // ring after it publishes the packets in them, so chunks can be returned before that.
             fill_size: frames * 2,
             comp_size: COMPLETIONS,
             frame_size: CHUNK_BYTES,
@@ -218,7 +216,7 @@ impl Queue {
             frames,
         };
         fcntl(&queue, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-        // Before it is bound: some drivers look at the ring then, and never again.
+        // Filled before binding: some drivers read the ring only then.
         queue.give(
             (0..frames).map(|chunk| u64::from(chunk) * u64::from(CHUNK_BYTES)),
             frames,
@@ -226,11 +224,11 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Binds it to a NIC's queue, in copy mode. To be tried again where it fails.
+    /// Binds the socket to a NIC's queue, in copy mode. May be retried after a failure.
     pub(super) fn bind(&mut self, interface: &CStr, number: u32) -> io::Result<()> {
         debug_assert!(self.socket.is_null(), "it is bound once");
         let config = xsk_socket_config {
-            // As many as there are packets: it is never full.
+            // One entry for each chunk: the ring never overflows.
             rx_size: self.frames,
             tx_size: 0,
             __bindgen_anon_1: libxdp_sys::xsk_socket_config__bindgen_ty_1 {
@@ -239,8 +237,8 @@ impl Queue {
             xdp_flags: 0,
             bind_flags: BIND_FLAGS,
         };
-        // SAFETY: the UMEM is alive and these are its rings, which it has no other socket for; the
-        // name is a C string; a null transmit ring means none. All of it stays until `drop`.
+        // SAFETY: the UMEM is alive, these are its rings, and it has no other socket; the name is a
+        // C string; a null transmit ring is allowed. All of them stay until `drop`.
         result(unsafe {
             xsk_socket__create_shared(
                 &raw mut self.socket,
@@ -257,7 +255,7 @@ impl Queue {
         .map(|_| ())
     }
 
-    /// Takes what has arrived, up to [`BATCH`] packets.
+    /// Takes up to [`BATCH`] received packets.
     pub(super) fn take(&mut self) -> Batch<'_> {
         let mut batch = Batch {
             queue: self,
@@ -269,13 +267,13 @@ impl Queue {
         }
         let received = batch.queue.rings.received.get();
         let mut first = 0;
-        // SAFETY: the ring was set up when the socket was bound, and nobody else touches it while
-        // `self` is borrowed.
+        // SAFETY: the ring was set up when the socket was bound, and is not accessed elsewhere
+        // while `self` is borrowed.
         let count = unsafe { xsk_ring_cons__peek(received, BATCH_ENTRIES, &raw mut first) };
         for index in 0..count {
             // SAFETY: `peek` found this many entries from `first` on.
             let descriptor = unsafe { xsk_ring_cons__rx_desc(received, first.wrapping_add(index)) };
-            // SAFETY: the entry is in the ring, and the kernel leaves it alone until it is
+            // SAFETY: the entry is in the ring, and the kernel does not write to it until it is
             // released.
             let descriptor = unsafe { *descriptor };
             let chunk = Chunk::of(
@@ -296,31 +294,31 @@ impl Queue {
         batch
     }
 
-    /// Gives `count` chunks to the kernel, by their addresses. Nobody may touch them from now on.
+    /// Returns `count` chunks to the kernel, by address. They must not be accessed afterwards.
     fn give(&mut self, addresses: impl Iterator<Item = u64>, count: u32) {
         if count == 0 {
             return;
         }
         let fill = self.rings.fill.get();
         let mut first = 0;
-        // SAFETY: the ring was set up with the UMEM, and nobody else touches it while `self` is
+        // SAFETY: the ring was set up with the UMEM, and is not accessed elsewhere while `self` is
         // borrowed.
         let room = unsafe { xsk_ring_prod__reserve(fill, count, &raw mut first) };
         debug_assert_eq!(room, count, "the ring has room for twice what there is");
         let mut given = 0;
         for address in addresses.take(room as usize) {
-            // SAFETY: `reserve` gave us this many entries from `first` on.
+            // SAFETY: `reserve` returned this many entries from `first` on.
             let entry = unsafe { xsk_ring_prod__fill_addr(fill, first.wrapping_add(given)) };
-            // SAFETY: the entry is in the ring, aligned, and ours until it is submitted.
+            // SAFETY: the entry is in the ring, aligned, and owned by us until it is submitted.
             unsafe { *entry = address };
             given += 1;
         }
-        // SAFETY: as for `reserve`; so many entries were written. The chunks are the UMEM's, and
-        // whoever calls this does not touch them any more.
+        // SAFETY: as for `reserve`; this many entries were written. The chunks are in the UMEM, and
+        // callers do not access them any more.
         unsafe { xsk_ring_prod__submit(fill, given) };
     }
 
-    /// What the kernel could not put here.
+    /// The socket's drop counters.
     pub(super) fn statistics(&self) -> io::Result<libc::xdp_statistics> {
         let mut statistics = libc::xdp_statistics {
             rx_dropped: 0,
@@ -331,8 +329,8 @@ impl Queue {
             tx_ring_empty_descs: 0,
         };
         let mut length = STATISTICS_BYTES;
-        // SAFETY: both pointers are to live, writable places, and `length` says how large the first
-        // one is; it is made of integers. No safe function knows AF_XDP's options.
+        // SAFETY: both pointers are to live, writable variables, and `length` is the size of the
+        // first, which consists of integers. nix has no safe wrapper for AF_XDP's options.
         let returned = unsafe {
             libc::getsockopt(
                 self.as_fd().as_raw_fd(),
@@ -368,7 +366,7 @@ impl Drop for Queue {
     }
 }
 
-/// Where a packet lies in its queue's memory: within one chunk.
+/// A packet's place in its queue's memory, within one chunk.
 #[derive(Clone, Copy, Default)]
 struct Chunk {
     at: usize,
@@ -376,7 +374,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// None where the memory has no such place.
+    /// `None` if the place is not within one chunk of the memory.
     fn of(address: u64, length: u32, bytes: usize) -> Option<Self> {
         let (at, length) = (usize::try_from(address).ok()?, length as usize);
         (at < bytes && at % CHUNK + length <= CHUNK).then_some(Self { at, length })
@@ -387,7 +385,7 @@ impl Chunk {
     }
 }
 
-/// Packets in hand. Dropped, their memory is wiped and the kernel's again.
+/// Received packets. Dropping the batch wipes them and returns their chunks to the kernel.
 pub(super) struct Batch<'q> {
     queue: &'q mut Queue,
     chunks: [Chunk; BATCH],
@@ -399,13 +397,13 @@ impl Batch<'_> {
         &self.chunks[..self.count as usize]
     }
 
-    /// The packets' bytes, as far as the filter left them.
+    /// The packets' bytes, as truncated by the filter.
     pub(super) fn packets(&self) -> impl Iterator<Item = &[u8]> {
         self.chunks().iter().map(|chunk| {
-            // SAFETY: `Chunk::of` has checked that this lies within the memory.
+            // SAFETY: `Chunk::of` has checked that this is within the memory.
             let start = unsafe { self.queue.area.start.add(chunk.at) };
-            // SAFETY: so does all of it. The chunk came out of the receive ring and is not in the
-            // fill ring yet, so the kernel leaves it alone, and in here only `drop` writes to it.
+            // SAFETY: the whole chunk is. It came from the receive ring and is not in the fill ring
+            // yet, so the kernel does not write to it; here only `drop` does.
             unsafe { std::slice::from_raw_parts(start.as_ptr(), chunk.length) }
         })
     }
@@ -416,8 +414,8 @@ impl Drop for Batch<'_> {
         for chunk in self.chunks() {
             // SAFETY: as in `packets`.
             let start = unsafe { self.queue.area.start.add(chunk.at) };
-            // SAFETY: as in `packets`, whose slices ended with the borrow of this batch; no two
-            // chunks of a batch are the same.
+            // SAFETY: as in `packets`, whose slices ended with the borrow of this batch; the chunks
+            // of a batch are distinct.
             let bytes = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), chunk.length) };
             bytes.zeroize();
         }

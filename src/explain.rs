@@ -39,15 +39,15 @@ pub enum ExplainError {
     /// The capture cannot be opened for writing.
     #[error("{path}: {source}")]
     File {
-        /// The capture file.
+        /// Path of the capture file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the operating system returned.
         source: std::io::Error,
     },
     /// The capture cannot be written.
     #[error("{path}, frame {frame}: {source}")]
     Capture {
-        /// The capture file.
+        /// Path of the capture file.
         path: PathBuf,
         /// Number of the frame, from 1; 0 is the file header.
         frame: usize,
@@ -60,7 +60,7 @@ pub enum ExplainError {
          at the port itself"
     )]
     LinkType {
-        /// The capture file.
+        /// Path of the capture file.
         path: PathBuf,
         /// How many packets were left out.
         frames: u64,

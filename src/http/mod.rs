@@ -48,7 +48,7 @@ pub enum ListenError {
     Port {
         /// The address from `metrics.listen`.
         address: SocketAddr,
-        /// What the system said.
+        /// The error that the operating system returned.
         reason: io::Error,
     },
 }

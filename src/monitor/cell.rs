@@ -65,7 +65,7 @@ impl fmt::Display for Country {
 /// Country and autonomous system of a destination: all that is kept of its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
-    /// The country.
+    /// The country; `??` if it is unknown.
     pub country: Country,
     /// The autonomous system's number; 0, which is reserved (RFC 7607), means unknown.
     pub asn: u32,
@@ -88,7 +88,7 @@ pub struct Cell {
     pub port: u16,
     /// Country and autonomous system of the destination.
     pub place: Place,
-    /// The IP version.
+    /// IP version of the packets.
     pub version: Version,
 }
 
@@ -100,7 +100,7 @@ pub struct Counts {
     pub flows: u64,
     /// Bytes of the IP packets, headers included.
     pub bytes: u64,
-    /// Packets.
+    /// Number of packets, each fragment counting as one.
     pub packets: u64,
 }
 

@@ -87,7 +87,7 @@ impl Length {
 pub struct Period {
     /// When the period begins, inclusive.
     pub start: Timestamp,
-    /// How long the period is.
+    /// Length of the whole period.
     pub length: Length,
     /// The number of the part, from 1.
     pub part: u32,

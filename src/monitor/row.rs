@@ -14,21 +14,21 @@ pub const YEARS: std::ops::Range<i16> = 2000..2200;
 pub enum Dimension {
     /// All packets: one row, which also has the columns of [`About`].
     Total,
-    /// The destination port.
+    /// By destination port.
     Port,
-    /// The autonomous system.
+    /// By autonomous system.
     System,
-    /// The country.
+    /// By country.
     Country,
-    /// The IP version.
+    /// By IP version.
     IpVersion,
-    /// Whether the protocol that is usual at the port encrypts.
+    /// By whether the usual protocol of the port encrypts.
     Encryption,
-    /// Destination port and country.
+    /// By destination port and country.
     PortCountry,
-    /// Destination port and autonomous system.
+    /// By destination port and autonomous system.
     PortSystem,
-    /// Autonomous system and country.
+    /// By autonomous system and country.
     SystemCountry,
 }
 
@@ -89,7 +89,7 @@ pub struct Row {
 /// How the numbers of a period were made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct About {
-    /// The program's version.
+    /// Version of exitmark-monitor.
     pub monitor: String,
     /// The part of the period, from 1. A second part exists if the clock was set back.
     pub part: u32,
@@ -99,7 +99,7 @@ pub struct About {
     /// begun in the period.
     #[serde(default)]
     pub unattributed_bytes: u64,
-    /// The same in packets.
+    /// Packets of the total, rounded up, that are in no other row.
     #[serde(default)]
     pub unattributed_packets: u64,
     /// Packets lost between the kernel's filter and the count.
@@ -112,11 +112,11 @@ pub struct About {
     pub top: u32,
     /// Flows that a row needs at least.
     pub threshold_flows: u64,
-    /// Flows are rounded up to multiples of this,
+    /// Flows are rounded up to multiples of this.
     pub bin_flows: u64,
-    /// bytes of this,
+    /// Bytes are rounded up to multiples of this.
     pub bin_bytes: u64,
-    /// and packets of this.
+    /// Packets are rounded up to multiples of this.
     pub bin_packets: u64,
     /// The privacy parameter of the noise, 0 where none was added.
     pub epsilon: f64,

@@ -9,9 +9,9 @@ pub enum ReadError {
     /// The file cannot be opened or read.
     #[error("{path}: {source}; {}", advice(.source))]
     File {
-        /// The capture file.
+        /// Path of the capture file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the operating system returned.
         source: io::Error,
     },
     /// The file is empty.
@@ -32,7 +32,7 @@ pub enum ReadError {
          cooked (113, 276) can, so capture at such an interface"
     )]
     LinkType {
-        /// The capture file.
+        /// Path of the capture file.
         path: PathBuf,
         /// The link type (<https://www.tcpdump.org/linktypes.html>).
         link: u32,
@@ -44,7 +44,7 @@ pub enum ReadError {
          only being copied, read it again when that is done"
     )]
     Truncated {
-        /// The capture file.
+        /// Path of the capture file.
         path: PathBuf,
         /// How many packets precede the record.
         packets: u64,
@@ -57,7 +57,7 @@ pub enum ReadError {
          rest cannot be: fetch the file again, or capture anew"
     )]
     Broken {
-        /// The capture file.
+        /// Path of the capture file.
         path: PathBuf,
         /// How many packets precede the record.
         packets: u64,

@@ -41,9 +41,9 @@ pub enum FilesError {
         path.display()
     )]
     Out {
-        /// The period directory.
+        /// Path of the period directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the operating system returned.
         reason: io::Error,
     },
     /// A period cannot be written; it is not tried again.
@@ -53,9 +53,9 @@ pub enum FilesError {
         path.display()
     )]
     Unpublished {
-        /// The period file.
+        /// Path of the period file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the operating system returned.
         reason: io::Error,
     },
     /// Another process publishes into the directory.
@@ -71,7 +71,7 @@ pub enum FilesError {
         path.display(), same.display()
     )]
     Twice {
-        /// The captured file.
+        /// Path of the captured file.
         path: PathBuf,
         /// The name under which it was given before; may be the same.
         same: PathBuf,
@@ -84,7 +84,7 @@ pub enum FilesError {
         path.display(), there.display()
     )]
     Again {
-        /// The captured file.
+        /// Path of the captured file.
         path: PathBuf,
         /// The packet's number in the file, from 1.
         number: u64,
@@ -99,7 +99,7 @@ pub enum FilesError {
         path.display(), first = YEARS.start
     )]
     Clock {
-        /// The captured file.
+        /// Path of the captured file.
         path: PathBuf,
         /// The packet's number in the file, from 1.
         number: u64,
@@ -114,7 +114,7 @@ pub enum FilesError {
         path.display()
     )]
     Order {
-        /// The captured file.
+        /// Path of the captured file.
         path: PathBuf,
         /// The packet's number in the file, from 1.
         number: u64,

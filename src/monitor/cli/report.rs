@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn counts_are_singular_or_plural() {
-        let told = |pages, exits, periods| {
+        let text = |pages, exits, periods| {
             let summary = Summary {
                 pages,
                 exits,
@@ -77,11 +77,11 @@ mod tests {
             words(&summary, Path::new("out"))
         };
         assert_eq!(
-            told(1, 1, 1),
+            text(1, 1, 1),
             "1 period of 1 exit: 1 page; look at out/index.html\n"
         );
         assert_eq!(
-            told(7, 2, 30),
+            text(7, 2, 30),
             "30 periods of 2 exits: 7 pages; look at out/index.html\n"
         );
     }

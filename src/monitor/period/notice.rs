@@ -24,9 +24,9 @@ pub enum Notice {
         path.display()
     )]
     NoDirectory {
-        /// The period directory.
+        /// Path of the period directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the operating system returned.
         reason: io::Error,
     },
     /// A period's file could not be written; it will be retried.
@@ -40,7 +40,7 @@ pub enum Notice {
         period: Period,
         /// Its published file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the operating system returned.
         reason: io::Error,
         /// How many periods wait.
         waiting: usize,
@@ -57,9 +57,9 @@ pub enum Notice {
     NotSaved {
         /// The running period.
         period: Period,
-        /// The state file.
+        /// Path of the state file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the operating system returned.
         reason: io::Error,
     },
     /// A state file cannot be used.
@@ -69,7 +69,7 @@ pub enum Notice {
         path.display()
     )]
     SetAside {
-        /// The state file.
+        /// Path of the state file.
         path: PathBuf,
         /// Why it cannot be used.
         reason: String,
@@ -83,9 +83,9 @@ pub enum Notice {
         path.display()
     )]
     NotRemoved {
-        /// The state file.
+        /// Path of the state file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the operating system returned.
         reason: io::Error,
     },
     /// The noise comes from a seed, and can be subtracted with it.

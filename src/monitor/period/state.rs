@@ -42,9 +42,9 @@ pub enum StateError {
          another directory", path.display(), path.display()
     )]
     Directory {
-        /// The state directory.
+        /// Path of the state directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the operating system returned.
         reason: io::Error,
     },
     /// Other users can read or write the directory.
@@ -54,7 +54,7 @@ pub enum StateError {
         path.display(), Uid::effective()
     )]
     Exposed {
-        /// The state directory.
+        /// Path of the state directory.
         path: PathBuf,
         /// The fault.
         what: &'static str,
@@ -65,7 +65,7 @@ pub enum StateError {
          directory of its own", path.display()
     )]
     InUse {
-        /// The state directory.
+        /// Path of the state directory.
         path: PathBuf,
     },
 }

@@ -60,11 +60,11 @@ pub struct PublishSettings {
     pub top: u32,
     /// Flows that a row needs at least.
     pub threshold_flows: u64,
-    /// Flows are rounded up to multiples of this,
+    /// Flows are rounded up to multiples of this.
     pub bin_flows: NonZeroU64,
-    /// bytes of this,
+    /// Bytes are rounded up to multiples of this.
     pub bin_bytes: NonZeroU64,
-    /// and packets of this.
+    /// Packets are rounded up to multiples of this.
     pub bin_packets: NonZeroU64,
     /// Dimensions of two columns to publish.
     pub cross: Vec<Dimension>,

@@ -211,11 +211,11 @@ pub struct Method {
     pub top: Values,
     /// Flows that a row needs at least.
     pub threshold_flows: Values,
-    /// Bin sizes of flows,
+    /// Bin sizes of flows.
     pub bin_flows: Values,
-    /// of bytes,
+    /// Bin sizes of bytes.
     pub bin_bytes: Values,
-    /// and of packets.
+    /// Bin sizes of packets.
     pub bin_packets: Values,
     /// Values of ε; 0 without noise.
     pub epsilon: Values,

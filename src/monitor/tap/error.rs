@@ -93,7 +93,7 @@ pub enum TapError {
     Attach {
         /// The NIC's name.
         interface: String,
-        /// What the kernel said.
+        /// The error that the kernel returned.
         source: io::Error,
         /// The remedy, or empty.
         hint: &'static str,
@@ -106,7 +106,7 @@ pub enum TapError {
     Memory {
         /// Its size, in bytes.
         bytes: u64,
-        /// What the kernel said.
+        /// The error that the kernel returned.
         source: io::Error,
     },
     /// A socket cannot be bound to a queue.
@@ -116,7 +116,7 @@ pub enum TapError {
         interface: String,
         /// The queue's index.
         queue: u32,
-        /// What the kernel said.
+        /// The error that the kernel returned.
         source: io::Error,
         /// The remedy, or empty.
         hint: &'static str,
@@ -135,7 +135,7 @@ pub enum TapError {
     Gone {
         /// The name that it had.
         interface: String,
-        /// What the kernel said.
+        /// The error that the kernel returned.
         source: io::Error,
     },
 }

@@ -47,9 +47,9 @@ fn a_line_that_is_wrong_is_named() {
         .unwrap();
     // Line, what is replaced by what, and what is said of it.
     let cases = [
-        (port, "\"port\":80", "\"port\":-1", "no row"),
-        (port, "\"port\":80", "\"port\":65536", "no row"),
-        (port, "\"port\":80", "\"port\":\"80\"", "no row"),
+        (port, "\"port\":80", "\"port\":-1", "not a row"),
+        (port, "\"port\":80", "\"port\":65536", "not a row"),
+        (port, "\"port\":80", "\"port\":\"80\"", "not a row"),
         (port, "\"port\":80", "\"country\":\"DE\"", "column `port`"),
         (
             port,
@@ -68,7 +68,7 @@ fn a_line_that_is_wrong_is_named() {
             port,
             "\"dimension\":\"port\"",
             "\"dimension\":\"ports\"",
-            "no row",
+            "not a row",
         ),
         (
             port,
@@ -82,26 +82,31 @@ fn a_line_that_is_wrong_is_named() {
         (port, "2026-11-06T", "2026-11-05T", "ends before"),
         (port, "2026-11-06T", "2028-11-05T", "longer than a year"),
         (port, "2026-11-05T", "1926-11-05T", "no period begins"),
-        (port, "2026-11-05T", "2026-13-05T", "no row"),
+        (port, "2026-11-05T", "2026-13-05T", "not a row"),
         (port, "\"flows\":", "\"flows\":9", "`flows` is"),
-        (port, "\"bytes\":", "\"bytes\":1.5e300,\"x\":", "no row"),
-        (port, "\"bytes\":", "\"bytes\":-", "no row"),
-        (port, "\"bytes\":", "\"byte\":", "no row"),
+        (port, "\"bytes\":", "\"bytes\":1.5e300,\"x\":", "not a row"),
+        (port, "\"bytes\":", "\"bytes\":-", "not a row"),
+        (port, "\"bytes\":", "\"byte\":", "not a row"),
         (
             port,
             "\"other\":false",
             "\"other\":true",
             "no column `port`",
         ),
-        (port, "}", "", "no row"),
-        (port, "{", "", "no row"),
-        (system, "\"asn\":64496", "\"asn\":4294967296", "no row"),
-        (country, "\"country\":\"DE\"", "\"country\":\"D\"", "no row"),
+        (port, "}", "", "not a row"),
+        (port, "{", "", "not a row"),
+        (system, "\"asn\":64496", "\"asn\":4294967296", "not a row"),
+        (
+            country,
+            "\"country\":\"DE\"",
+            "\"country\":\"D\"",
+            "not a row",
+        ),
         (
             country,
             "\"country\":\"DE\"",
             "\"country\":\"<b>\"",
-            "no row",
+            "not a row",
         ),
         (
             version,
@@ -111,9 +116,9 @@ fn a_line_that_is_wrong_is_named() {
         ),
         (0, "\"part\":1,", "", "`part`"),
         (0, "\"part\":1", "\"part\":0", "first one is 1"),
-        (0, "\"part\":1", "\"part\":\"1\"", "no row"),
+        (0, "\"part\":1", "\"part\":\"1\"", "not a row"),
         (0, "\"epsilon\":0.0", "\"epsilon\":-1", "`epsilon`"),
-        (0, "\"epsilon\":0.0", "\"epsilon\":null", "no row"),
+        (0, "\"epsilon\":0.0", "\"epsilon\":null", "not a row"),
         (0, "86400", "186400", "`watched_seconds`"),
         (0, "\"other\":false", "\"other\":true", "never `other`"),
         (
@@ -164,10 +169,10 @@ fn a_file_that_is_wrong_is_named() {
             "more than 16384 bytes",
         ),
         ("zeroes", vec![0; 1 << 20], "more than 16384 bytes"),
-        ("deep", endless.into_bytes(), "no row"),
-        ("no text", b"\xff\xfe\n".to_vec(), "no row"),
+        ("deep", endless.into_bytes(), "not a row"),
+        ("no text", b"\xff\xfe\n".to_vec(), "not a row"),
         ("twice", twice.into_bytes(), "is in"),
-        ("no rows", b"\n\n".to_vec(), "no row"),
+        ("no rows", b"\n\n".to_vec(), "not a row"),
     ];
     for (name, bytes, expected) in cases {
         let said = refusal("b.jsonl", &bytes);

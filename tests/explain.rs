@@ -107,7 +107,7 @@ fn pcapng(frames: &[(u32, Vec<u8>)]) -> Vec<u8> {
 }
 
 #[test]
-fn both_formats_tell_the_same_story_of_cut_frames_and_of_time() {
+fn explains_truncated_frames_and_times_alike_in_both_formats() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
     for (seconds, follows) in [(29, true), (31, false)] {
@@ -153,7 +153,7 @@ fn a_frame_in_hexadecimal_shows_the_bytes_that_change() {
 }
 
 #[test]
-fn by_the_hosts_mark_the_story_says_so() {
+fn explains_frames_by_the_hosts_mark() {
     let directory = tempfile::tempdir().unwrap();
     let text = CONFIGURATION.replace("[ports]", "classify_by = \"host-mark\"\n[ports]");
     let text = text.replace("[host]", "[mark]\ndscp = \"ef\"\n[host]");
@@ -175,7 +175,7 @@ fn by_the_hosts_mark_the_story_says_so() {
 }
 
 #[test]
-fn what_cannot_be_explained_or_written_is_said() {
+fn reports_what_cannot_be_explained_or_written() {
     let directory = tempfile::tempdir().unwrap();
     // An odd digit: wrong usage, and what was typed is not repeated.
     let output = explain(directory.path(), &["c6336407c"]);
@@ -198,7 +198,7 @@ fn what_cannot_be_explained_or_written_is_said() {
 }
 
 #[test]
-fn relay_traffic_that_is_not_steered_is_told_with_the_reason() {
+fn reports_why_relay_traffic_is_not_steered() {
     let directory = tempfile::tempdir().unwrap();
     let hexadecimal =
         |frame: Vec<u8>| -> String { frame.iter().map(|byte| format!("{byte:02x}")).collect() };
@@ -225,7 +225,7 @@ fn relay_traffic_that_is_not_steered_is_told_with_the_reason() {
 /// A capture that is cut in its last frame, one of another link type beside Ethernet, and one whose
 /// frames have checksums at their end: what can be read is explained.
 #[test]
-fn what_can_be_read_is_explained_before_what_cannot_is_said() {
+fn explains_readable_frames_before_reporting_a_fault() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
     let out = directory.path().join("out.pcap");

@@ -126,7 +126,7 @@ fn odd_files(directory: &Path) {
 }
 
 #[test]
-fn captured_files_become_periods_and_a_page() {
+fn counts_captured_files_into_periods_and_a_page() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();
     files(here);
@@ -210,7 +210,7 @@ fn captured_files_become_periods_and_a_page() {
 }
 
 #[test]
-fn what_is_broken_is_said_and_what_was_before_it_is_counted() {
+fn counts_a_broken_capture_up_to_its_fault() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();
     files(here);
@@ -236,7 +236,7 @@ fn what_is_broken_is_said_and_what_was_before_it_is_counted() {
 }
 
 #[test]
-fn wrong_usage_is_2_and_a_world_that_is_not_as_required_is_1() {
+fn exits_with_2_for_wrong_usage_and_1_for_unmet_preconditions() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();
     files(here);
@@ -281,7 +281,7 @@ fn wrong_usage_is_2_and_a_world_that_is_not_as_required_is_1() {
 }
 
 #[test]
-fn what_cannot_be_counted_as_it_is_says_why() {
+fn reports_why_captures_cannot_be_counted() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();
     files(here);
@@ -352,7 +352,7 @@ fn what_cannot_be_counted_as_it_is_says_why() {
 }
 
 #[test]
-fn what_would_count_twice_is_refused() {
+fn refuses_captures_that_would_count_twice() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();
     capture(&here.join("a.pcap"), &[(MIDNIGHT, segment(443, SYN, 0x28))]);
@@ -387,7 +387,7 @@ fn what_would_count_twice_is_refused() {
 }
 
 #[test]
-fn many_captures_are_counted_at_once() {
+fn counts_many_captures_at_once() {
     const FILES: u64 = 60;
     let directory = TempDir::new().unwrap();
     let here = directory.path();

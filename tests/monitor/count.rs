@@ -117,7 +117,7 @@ fn many(ports: u16) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_handful_of_packets_is_counted_as_by_hand() {
+fn counts_a_few_packets_as_computed_by_hand() {
     let syn = flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED), 40, SYN);
     let data = flagged(
         &tcp(HOST, "1.2.3.4:443").tos(MARKED).payload(1000),
@@ -220,7 +220,7 @@ fn a_handful_of_packets_is_counted_as_by_hand() {
 }
 
 #[test]
-fn what_does_not_count_is_told_by_its_reason() {
+fn reports_uncounted_packets_by_reason() {
     let to = "1.2.3.4:443";
     let refused = [
         ("unmarked", tcp(HOST, to).build()),
@@ -266,7 +266,7 @@ fn what_does_not_count_is_told_by_its_reason() {
 }
 
 #[test]
-fn packets_that_were_cut_off_count_as_long_as_their_ports_are_there() {
+fn counts_truncated_packets_that_have_their_ports() {
     let kinds = [
         flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED).payload(500), 500, SYN),
         flagged(
@@ -308,7 +308,7 @@ fn packets_that_were_cut_off_count_as_long_as_their_ports_are_there() {
 }
 
 #[test]
-fn a_segment_that_ends_before_its_flags_begins_nothing() {
+fn a_segment_without_flags_begins_no_flow() {
     // Eight bytes of TCP, and padding that looks like SYN.
     let mut frame = tcp(HOST, "1.2.3.4:443")
         .tos(MARKED)

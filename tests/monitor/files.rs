@@ -126,7 +126,7 @@ fn status(pid: u32) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn before_a_byte_is_read_every_privilege_is_given_up() {
+fn drops_every_privilege_before_reading() {
     let user = User::from_name("nobody").unwrap().unwrap();
     let as_user = nix::unistd::geteuid().is_root();
     for user in [None, Some(user).filter(|_| as_user)] {
@@ -161,7 +161,7 @@ fn before_a_byte_is_read_every_privilege_is_given_up() {
 }
 
 #[test]
-fn a_directory_that_is_gone_is_said_as_it_is() {
+fn reports_a_directory_that_has_disappeared() {
     let mut counting = Counting::start("");
     fs::remove_dir(counting.directory.path().join("periods")).unwrap();
     counting.write(0, &[(MIDNIGHT, segment(443, SYN, 0x28))]);
@@ -175,7 +175,7 @@ fn a_directory_that_is_gone_is_said_as_it_is() {
 }
 
 #[test]
-fn a_destination_in_captured_files_is_nowhere() {
+fn no_trace_of_a_destination_in_captured_files() {
     let mut counting = Counting::start("");
     let frames = planted();
     let search = Search::new();

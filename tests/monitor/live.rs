@@ -213,7 +213,7 @@ fn documented() -> BTreeMap<String, (String, String)> {
 }
 
 #[test]
-fn what_is_marked_is_counted_and_told_and_nothing_else_is() {
+fn counts_and_reports_only_marked_packets() {
     needs_root!();
     let stage = Stage::new();
     let running = stage
@@ -301,7 +301,7 @@ fn what_is_marked_is_counted_and_told_and_nothing_else_is() {
 }
 
 #[test]
-fn a_refused_start_says_why_and_leaves_nothing() {
+fn a_refused_start_says_why_and_cleans_up() {
     needs_root!();
     let stage = Stage::new();
     stage
@@ -348,7 +348,7 @@ fn a_refused_start_says_why_and_leaves_nothing() {
 }
 
 #[test]
-fn it_gives_up_what_it_does_not_need() {
+fn drops_privileges_that_it_does_not_need() {
     needs_root!();
     for user in ["", "user = \"nobody\""] {
         let stage = Stage::new();

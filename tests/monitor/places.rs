@@ -96,7 +96,7 @@ fn the_first_and_last_addresses_of_ranges_are_where_tor_says() {
 }
 
 #[test]
-fn nobody_knows_where_private_and_mapped_addresses_are() {
+fn private_and_mapped_addresses_are_unknown() {
     for unknown in [
         "10.0.0.1",
         "127.0.0.1",
@@ -166,7 +166,7 @@ fn a_csv_is_read_to_its_boundaries() {
 }
 
 #[test]
-fn a_table_of_systems_is_laid_over_the_countries() {
+fn combines_tables_of_systems_and_countries() {
     let directory = tempfile::tempdir().unwrap();
     let systems = directory.path().join("systems.csv");
     // The second half of 8.8.8.0/24 and the first of 8.8.9.0/24.
@@ -200,7 +200,7 @@ fn a_directory_has_two_files() {
 }
 
 #[test]
-fn a_broken_database_is_told_with_its_line() {
+fn reports_the_line_of_a_broken_database() {
     let directory = tempfile::tempdir().unwrap();
     let table: [(&str, &[u8], &str); 12] = [
         ("empty", b"", "has no range"),
@@ -403,7 +403,7 @@ fn maxmind(code: &'static str) -> Value {
 }
 
 #[test]
-fn mmdb_is_read_as_its_makers_fill_it() {
+fn reads_mmdb_of_each_vendor() {
     let directory = tempfile::tempdir().unwrap();
     let countries = directory.path().join("countries.mmdb");
     let systems = directory.path().join("systems.mmdb");
@@ -476,7 +476,7 @@ fn mmdb_is_read_as_its_makers_fill_it() {
 
 /// Each maker has a type of its own for the number, and some have more than one.
 #[test]
-fn the_number_of_a_system_is_read_whatever_its_type_is() {
+fn reads_a_system_number_of_any_type() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("systems.mmdb");
     let text = |text| Value::Text(text);
@@ -554,7 +554,7 @@ fn the_number_of_a_system_is_read_whatever_its_type_is() {
 
 /// Maps in maps, of which each level has all keys, and the same value by each.
 #[test]
-fn maps_that_lead_to_each_other_are_not_followed_for_ever() {
+fn does_not_follow_nested_maps_without_bound() {
     const KEYS: [&str; 6] = ["asn", "as", "number", "traits", "country", "code"];
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("deep.mmdb");
@@ -601,7 +601,7 @@ fn aliases_of_ipv4_networks_do_not_count_twice() {
 }
 
 #[test]
-fn a_broken_mmdb_is_told_and_nothing_panics() {
+fn reports_a_broken_mmdb_without_panic() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("broken.mmdb");
     let whole = mmdb(

@@ -165,7 +165,7 @@ fn encryption_is_summed_up_by_port() {
 }
 
 #[test]
-fn what_is_too_little_takes_another_row_with_it() {
+fn too_small_a_rest_withdraws_another_row() {
     use Version::V4;
     let ledger = Ledger {
         cells: vec![
@@ -194,7 +194,7 @@ fn what_is_too_little_takes_another_row_with_it() {
 }
 
 #[test]
-fn packets_without_a_connection_are_in_the_total_alone() {
+fn packets_without_a_connection_are_only_in_the_total() {
     use Version::{V4, V6};
     let mut ledger = day();
     let before = rows(&ledger, &PublishSettings::default());
@@ -219,7 +219,7 @@ fn packets_without_a_connection_are_in_the_total_alone() {
 }
 
 #[test]
-fn too_few_flows_altogether_are_a_row_without_a_number() {
+fn too_few_flows_in_a_period_publish_a_zero_total() {
     let silent = Ledger {
         watched_seconds: 5,
         ..Ledger::default()
@@ -384,7 +384,7 @@ fn rows_of_equal_numbers_are_ordered_by_their_keys() {
 }
 
 #[test]
-fn settings_that_make_no_sense_are_refused() {
+fn refuses_invalid_settings() {
     for cross in [
         vec![Dimension::Port],
         vec![Dimension::Total],

@@ -183,7 +183,7 @@ fn a_restart_goes_on_with_what_was_saved() {
 }
 
 #[test]
-fn what_is_over_at_the_start_is_published_first() {
+fn publishes_a_finished_period_at_the_start() {
     let place = Place::new();
     let (mut periods, ..) = place.open(at(100));
     periods.save(&ledger(5), at(160));
@@ -197,7 +197,7 @@ fn what_is_over_at_the_start_is_published_first() {
 }
 
 #[test]
-fn files_are_for_whom_they_are_for() {
+fn files_have_the_right_permissions() {
     use std::os::unix::fs::PermissionsExt;
     let place = Place::new();
     let (mut periods, ..) = place.open(at(0));
@@ -228,7 +228,7 @@ fn two_monitors_do_not_share_a_state_directory() {
 }
 
 #[test]
-fn two_monitors_that_share_a_directory_and_a_name_lose_nothing() {
+fn two_monitors_with_the_same_name_lose_nothing() {
     let (one, mut two) = (Place::new(), Place::new());
     two.settings.directory.clone_from(&one.settings.directory);
     let (mut first, ..) = one.open(at(0));
@@ -243,7 +243,7 @@ fn two_monitors_that_share_a_directory_and_a_name_lose_nothing() {
 }
 
 #[test]
-fn an_unwatched_period_has_no_file_and_a_silent_one_has() {
+fn only_a_watched_period_has_a_file() {
     let place = Place::new();
     let (mut periods, ..) = place.open(at(0));
     assert!(periods.close(Ledger::default(), at(DAY)).is_empty());
@@ -257,7 +257,7 @@ fn an_unwatched_period_has_no_file_and_a_silent_one_has() {
 }
 
 #[test]
-fn a_name_that_leads_elsewhere_and_a_seed_on_a_tap_are_refused() {
+fn refuses_a_name_with_a_path_and_a_seed_at_a_tap() {
     let place = Place::new();
     for exit in ["", "../x", ".x", "a/b", "a b", "ü"] {
         let mut origin = origin();

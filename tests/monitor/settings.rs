@@ -94,7 +94,7 @@ listen = "[::1]:1234"
 }
 
 #[test]
-fn what_cannot_be_is_refused_by_key_and_value_and_says_what_is_accepted() {
+fn refuses_invalid_values_by_key_and_says_what_is_accepted() {
     for (text, expected) in [
         ("", "addresses = []: name the clearnet addresses"),
         (

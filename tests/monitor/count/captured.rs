@@ -73,7 +73,7 @@ pub(super) fn directly(frames: &[Vec<u8>]) -> Ledger {
 }
 
 #[test]
-fn pcap_of_every_order_resolution_and_link_type_counts_the_same() {
+fn counts_pcap_of_every_byte_order_resolution_and_link_type_alike() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("any.pcap");
     let frames = many(50);
@@ -186,7 +186,7 @@ fn halves(number: u64) -> [u32; 2] {
 }
 
 #[test]
-fn pcapng_of_both_orders_counts_the_same() {
+fn counts_pcapng_of_both_byte_orders_alike() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("any.pcapng");
     let frames = many(50);
@@ -251,7 +251,7 @@ fn a_period_ends_at_the_first_packet_behind_it() {
 }
 
 #[test]
-fn what_is_too_late_is_left() {
+fn leaves_packets_that_are_too_late() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("late.pcap");
     let frame = udp(HOST, "1.2.3.4:443").tos(MARKED).build();
@@ -287,7 +287,7 @@ fn a_capture_that_begins_without_a_time_is_refused() {
 }
 
 #[test]
-fn a_capture_that_is_broken_counts_up_to_there() {
+fn counts_a_broken_capture_up_to_the_fault() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("broken");
     let frames: Vec<_> = many(50).into_iter().take(100).collect();
@@ -344,7 +344,7 @@ fn a_capture_that_is_broken_counts_up_to_there() {
 
 /// Nothing is kept of it, so that it may be as long as any block.
 #[test]
-fn a_long_description_is_read_and_one_without_end_is_not() {
+fn reads_a_long_block_and_refuses_an_endless_one() {
     let directory = tempfile::tempdir().unwrap();
     for (bytes, is_read) in [(1 << 20, true), (16 << 20, true), ((16 << 20) + 4, false)] {
         let little = (u32::to_le_bytes as fn(u32) -> [u8; 4], 1, [1, 0]);
@@ -383,7 +383,7 @@ fn a_long_description_is_read_and_one_without_end_is_not() {
 }
 
 #[test]
-fn no_bytes_make_a_reader_of_captures_panic() {
+fn capture_readers_never_panic() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("random");
     let frames: Vec<_> = many(50).into_iter().take(10).collect();

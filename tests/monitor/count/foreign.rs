@@ -29,7 +29,7 @@ fn described(section: Options<'_>, interface: Options<'_>, packet: Options<'_>) 
 }
 
 #[test]
-fn options_that_are_not_needed_make_no_file_unreadable() {
+fn ignores_options_that_are_not_needed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("foreign.pcapng");
     let expected = directly(&some());
@@ -100,7 +100,7 @@ fn options_that_are_not_needed_make_no_file_unreadable() {
 }
 
 #[test]
-fn a_file_may_have_sections_of_any_order_and_blocks_of_any_kind() {
+fn reads_sections_of_any_byte_order_and_blocks_of_any_kind() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("foreign.pcapng");
     let frames = some();
@@ -133,7 +133,7 @@ fn a_file_may_have_sections_of_any_order_and_blocks_of_any_kind() {
 }
 
 #[test]
-fn interfaces_of_other_link_types_are_passed_over() {
+fn skips_interfaces_of_other_link_types() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("several.pcapng");
     let frames = some();
@@ -180,7 +180,7 @@ fn remarked(path: &Path) -> (exitmark::monitor::ledger::Ledger, Remarks) {
 }
 
 #[test]
-fn pcap_of_every_maker_is_read() {
+fn reads_pcap_of_every_writer() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("any.pcap");
     let frames = some();
@@ -210,7 +210,7 @@ fn syn(frame: &Frame) -> Vec<u8> {
 }
 
 #[test]
-fn what_passes_several_interfaces_is_counted_once() {
+fn counts_a_packet_of_several_interfaces_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("any.pcapng");
     let one = syn(&tcp(HOST, "1.2.3.4:443"));
@@ -289,7 +289,7 @@ fn what_passes_several_interfaces_is_counted_once() {
 
 /// The older way of "any" does not have the interface.
 #[test]
-fn a_capture_that_hides_interfaces_is_told_of() {
+fn reports_a_capture_without_interface_numbers() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("any.pcap");
     let frame = syn(&tcp(HOST, "1.2.3.4:443"));
@@ -313,7 +313,7 @@ fn a_capture_that_hides_interfaces_is_told_of() {
 
 /// A packet that was cut off within its link's header, and the record behind it.
 #[test]
-fn a_packet_without_its_headers_spoils_no_other() {
+fn a_packet_without_headers_does_not_affect_others() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("short.pcap");
     let whole = cooked(&syn(&tcp(HOST, "1.2.3.4:443")), 2);

@@ -194,7 +194,7 @@ fn with_provoked(
 
 /// 10,000 adversaries: packets in cells in which no connection began change the total alone.
 #[test]
-fn packets_without_a_connection_change_the_total_alone() {
+fn packets_without_a_connection_change_only_the_total() {
     let mut random = Random::new(31);
     let (mut changed, mut shown) = (0, BTreeSet::new());
     for _ in 0..100 {

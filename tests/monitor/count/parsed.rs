@@ -131,7 +131,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_panics(
+    fn the_filter_never_panics(
         frame in any_frame(),
         changes in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6),
         cut: usize,

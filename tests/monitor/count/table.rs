@@ -70,7 +70,7 @@ fn has_all_of<K: Ord + std::fmt::Debug>(some: &BTreeMap<K, Counts>, all: &BTreeM
 }
 
 #[test]
-fn a_full_table_costs_no_sum_of_one_dimension() {
+fn a_full_table_keeps_sums_of_single_dimensions() {
     let frames = many(500);
     let (mut large, mut small, mut least) = (counter(DEFAULT_CELLS), counter(37), counter(1));
     for counter in [&mut large, &mut small, &mut least] {
@@ -97,7 +97,7 @@ fn a_full_table_costs_no_sum_of_one_dimension() {
 
 /// A packet without a connection has no cell, before one begins where it goes to.
 #[test]
-fn connections_open_cells_and_nothing_else_does() {
+fn only_connections_open_cells() {
     let ack = flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED), 40, ACK);
     let syn = flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED), 40, SYN);
     let mut all = counter(64);
@@ -125,7 +125,7 @@ fn connections_open_cells_and_nothing_else_does() {
 }
 
 #[test]
-fn what_is_restored_is_what_was_there() {
+fn restores_the_same_counts() {
     let frames = many(300);
     for cells in [DEFAULT_CELLS, 37] {
         let mut before = counter(cells);
@@ -202,7 +202,7 @@ fn a_rinse_counts_nothing() {
 }
 
 #[test]
-fn no_packet_allocates() {
+fn counting_packets_does_not_allocate() {
     let frames = many(500);
     let arrived: Vec<_> = frames.iter().map(|frame| whole(frame)).collect();
     for cells in [DEFAULT_CELLS, 37] {

@@ -48,7 +48,7 @@ fn by_tshark(path: &Path) -> BTreeMap<(Version, u16), Counts> {
 }
 
 #[test]
-fn tshark_counts_the_same() {
+fn counts_the_same_as_tshark() {
     if !is_installed("tshark") {
         return;
     }
@@ -143,7 +143,7 @@ fn packets_by_us(path: &Path) -> (Vec<Said>, bool) {
 
 /// Files with everything that the formats have, as any program may write them; some are cut.
 #[test]
-fn tshark_finds_the_same_packets_in_whatever_is_written() {
+fn finds_the_same_packets_as_tshark() {
     if !is_installed("tshark") {
         return;
     }

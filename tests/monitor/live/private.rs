@@ -73,7 +73,7 @@ pub(crate) fn files(directory: &Path, all: &mut Vec<u8>) {
 }
 
 #[test]
-fn a_destination_is_nowhere_when_its_packets_are_counted() {
+fn no_trace_of_a_destination_once_counted() {
     needs_root!();
     let stage = Stage::new();
     let mut running = stage

@@ -61,7 +61,7 @@ fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
 }
 
 #[test]
-fn what_waits_at_a_stop_is_counted() {
+fn counts_waiting_packets_at_a_stop() {
     needs_root!();
     let stage = Stage::new();
     let running = stage.start("", "").unwrap();

@@ -157,7 +157,7 @@ impl Picture {
 }
 
 #[test]
-fn every_page_is_whole_for_everybody() {
+fn every_page_is_accessible() {
     let Some(browser) = Browser::new() else {
         return;
     };
@@ -286,7 +286,7 @@ fn palettes(page: &Path) -> [BTreeMap<String, [u8; 3]>; 2] {
 }
 
 #[test]
-fn every_colour_can_be_told_from_its_ground() {
+fn every_colour_contrasts_with_its_background() {
     let out = tempfile::tempdir().unwrap();
     let periods = tempfile::tempdir().unwrap();
     made::put(

@@ -181,7 +181,7 @@ fn a_file_that_is_wrong_is_named() {
 }
 
 #[test]
-fn no_sum_is_beyond_its_bits() {
+fn refuses_sums_beyond_64_bits() {
     let periods = tempfile::tempdir().unwrap();
     for (exit, day) in ["one", "two"]
         .into_iter()
@@ -214,7 +214,7 @@ fn the_same_period_twice_is_refused_with_both_files() {
 }
 
 #[test]
-fn what_is_not_there_is_said() {
+fn reports_missing_files() {
     let nowhere = Path::new("/nonexistent/periods");
     let said = report::read(&[nowhere.to_owned()]).unwrap_err().to_string();
     assert!(said.contains("/nonexistent/periods"), "{said}");
@@ -226,7 +226,7 @@ fn what_is_not_there_is_said() {
 }
 
 #[test]
-fn unknown_columns_are_read_over() {
+fn ignores_unknown_columns() {
     let periods = tempfile::tempdir().unwrap();
     let more = good().replace("\"other\":", "\"colour\":{\"deep\":[1,2]},\"other\":");
     assert!(more.contains("colour"));
@@ -238,7 +238,7 @@ fn unknown_columns_are_read_over() {
 const EVIL: &str = "<script>alert('1')</script> & \"<b>\" </title></style>\u{202e}\u{1b}[31m";
 
 #[test]
-fn names_are_text_and_nothing_else() {
+fn names_are_escaped() {
     let periods = tempfile::tempdir().unwrap();
     let evil = |row: Row| Row {
         exit: EVIL.to_owned(),
@@ -299,7 +299,7 @@ fn names_are_text_and_nothing_else() {
 }
 
 #[test]
-fn an_interrupted_run_leaves_the_page_whole() {
+fn an_interrupted_run_leaves_the_page_complete() {
     let periods = tempfile::tempdir().unwrap();
     fs::write(periods.path().join("a.jsonl"), good()).unwrap();
     let statistics = read(periods.path());

@@ -68,7 +68,7 @@ fn samples(numerator: u64, denominator: u64, seed: u64) -> Vec<i128> {
 }
 
 #[test]
-fn noise_is_distributed_as_stated_and_the_test_would_see_if_not() {
+fn noise_has_the_stated_distribution() {
     for (seed, (numerator, denominator)) in [
         (1, 3),
         (1, 1),
@@ -149,7 +149,7 @@ fn added(draws: usize, settings: &PublishSettings, of: impl Fn(&Row) -> Option<i
 }
 
 #[test]
-fn epsilon_is_divided_over_all_that_a_period_shows() {
+fn epsilon_is_divided_over_all_tables_and_measures() {
     let total = |row: &Row| (row.dimension == Dimension::Total).then_some(i128::from(row.flows));
     let exact = large()
         .cells
@@ -198,7 +198,7 @@ fn epsilon_is_divided_over_all_that_a_period_shows() {
 }
 
 #[test]
-fn other_is_what_the_noisy_total_has_beyond_the_rows() {
+fn other_is_the_noisy_total_minus_the_rows() {
     let settings = noisy(1.0, 3);
     let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
     let mut ledger = large();
@@ -247,7 +247,7 @@ fn a_row_that_noise_brings_below_the_threshold_joins_other() {
 }
 
 #[test]
-fn counts_that_noise_made_negative_are_none() {
+fn negative_noisy_counts_become_zero() {
     let mut settings = noisy(0.01, 5);
     settings.noise.as_mut().unwrap().user = counts(1, 1 << 29, 1);
     let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
@@ -266,7 +266,7 @@ fn counts_that_noise_made_negative_are_none() {
 }
 
 #[test]
-fn a_seed_gives_the_same_noise_and_the_system_never_does() {
+fn only_a_seed_gives_the_same_noise() {
     let rows = |seed: Option<u64>| {
         let mut settings = noisy(1.0, 0);
         settings.noise.as_mut().unwrap().seed = seed;
@@ -279,7 +279,7 @@ fn a_seed_gives_the_same_noise_and_the_system_never_does() {
 }
 
 #[test]
-fn noise_that_makes_no_sense_is_refused() {
+fn refuses_invalid_noise() {
     for epsilon in [0.0, -1.0, f64::NAN, f64::INFINITY, 0.0001, 100.1, 0.3333] {
         assert!(Epsilon::try_from(epsilon).is_err(), "{epsilon}");
     }

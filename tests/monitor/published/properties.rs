@@ -159,7 +159,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn no_row_is_below_the_threshold_and_none_can_be_had_by_subtraction(
+    fn no_row_is_below_the_threshold_or_derivable_by_subtraction(
         (ledger, packets) in ledgers(),
         threshold in 1_u64..400,
         top in 1_u32..8,
@@ -219,7 +219,7 @@ proptest! {
     }
 
     #[test]
-    fn no_row_is_told_by_a_row_of_another_table_less_those_that_lie_in_it(
+    fn no_row_is_derivable_from_a_row_of_another_table(
         (ledger, packets) in ledgers(),
         threshold in 1_u64..400,
         top in 1_u32..8,
@@ -292,7 +292,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_shows_nothing_that_is_hidden_without_it(
+    fn noise_shows_no_row_that_is_hidden_without_it(
         (ledger, packets) in ledgers(),
         threshold in 2_u64..400,
         thousandths in 1_u32..=100_000,
@@ -319,7 +319,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_in_which_cells_are_counted_says_nothing(
+    fn rows_do_not_depend_on_the_order_of_cells(
         ((ledger, _), shuffled) in ledgers().prop_flat_map(|(ledger, packets)| {
             let shuffled = Just(ledger.cells.clone()).prop_shuffle();
             (Just((ledger, packets)), shuffled)

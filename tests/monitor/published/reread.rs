@@ -51,7 +51,7 @@ fn file(parts: u32, flows: u64, settings: &PublishSettings) -> Vec<u8> {
 }
 
 #[test]
-fn the_report_reads_whatever_is_published() {
+fn the_report_reads_all_published_files() {
     const USER: Counts = counts(50, 50 << 20, 50_000);
     // As much noise as settings may ask for, too.
     let noises = [

@@ -79,7 +79,7 @@ fn a_restart_does_not_make_a_set_back_period_longer() {
 }
 
 #[test]
-fn a_clock_set_back_while_nobody_watched_loses_nothing() {
+fn a_clock_set_back_between_runs_loses_nothing() {
     let place = Place::new();
     let (mut periods, ..) = place.open(at(DAY));
     periods.save(&ledger(5), at(DAY + 60));
@@ -93,7 +93,7 @@ fn a_clock_set_back_while_nobody_watched_loses_nothing() {
 }
 
 #[test]
-fn whatever_the_clock_does_each_flow_is_counted_once() {
+fn each_flow_counts_once_however_the_clock_is_set() {
     for seed in 0..40 {
         let mut random = Random::new(seed);
         let mut place = Place::new();

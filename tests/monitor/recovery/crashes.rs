@@ -152,7 +152,7 @@ fn a_crash_after_a_name_was_taken_publishes_once() {
 
 /// Every step fails once, and no process ends.
 #[test]
-fn a_step_that_fails_once_loses_nothing_and_doubles_nothing() {
+fn a_step_that_fails_once_neither_loses_nor_doubles() {
     for step in 0.. {
         let place = Place::new();
         let (disk, seen) = broken_at(step, || Err(io::Error::other("made to fail")));

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 
 #[test]
-fn a_missing_directory_is_waited_for() {
+fn waits_for_a_missing_directory() {
     let mut place = Place::new();
     let there = place.settings.directory.clone();
     place.settings.directory = there.join("mounted-later");
@@ -44,7 +44,7 @@ fn a_missing_directory_is_waited_for() {
 }
 
 #[test]
-fn only_so_many_periods_wait() {
+fn bounds_the_number_of_waiting_periods() {
     for with_state in [true, false] {
         let mut place = Place::new();
         let there = place.settings.directory.clone();
@@ -120,7 +120,7 @@ fn a_full_disk_loses_nothing() {
 }
 
 #[test]
-fn a_full_state_directory_is_told_and_counting_goes_on() {
+fn reports_a_full_state_directory_and_counts_on() {
     on_tmpfs("size=64k,mode=0700", |small| {
         let mut place = Place::new();
         place.settings.state = Some(small.join("state"));
@@ -148,7 +148,7 @@ fn a_full_state_directory_is_told_and_counting_goes_on() {
 }
 
 #[test]
-fn a_read_only_directory_is_waited_for() {
+fn waits_for_a_writable_directory() {
     on_tmpfs("size=64k", |small| {
         let remount = |flags| {
             let none = None::<&str>;

@@ -44,7 +44,7 @@ fn is_refused(place: &Place, file: &Path, reason: &str) {
 }
 
 #[test]
-fn a_state_of_which_any_bit_is_another_is_put_aside() {
+fn sets_aside_a_state_with_any_bit_flipped() {
     let (place, file) = saved();
     let good = fs::read(&file).unwrap();
     let aside = file.with_extension("state.unusable");
@@ -68,7 +68,7 @@ fn a_state_of_which_any_bit_is_another_is_put_aside() {
 }
 
 #[test]
-fn a_state_that_is_cut_off_anywhere_is_put_aside() {
+fn sets_aside_a_truncated_state() {
     let (place, file) = saved();
     let good = fs::read(&file).unwrap();
     for length in (0..good.len()).step_by(7).chain([good.len() - 1]) {
@@ -80,7 +80,7 @@ fn a_state_that_is_cut_off_anywhere_is_put_aside() {
 }
 
 #[test]
-fn a_state_that_is_none_is_put_aside() {
+fn sets_aside_an_invalid_state() {
     let with_digest = |text: &str| {
         use sha2::{Digest, Sha256};
         let digest = Sha256::digest(text);
@@ -126,7 +126,7 @@ fn a_state_that_is_none_is_put_aside() {
 }
 
 #[test]
-fn files_of_others_are_let_alone() {
+fn leaves_foreign_files_alone() {
     let (place, _) = saved();
     let strange = [
         "notes",
@@ -147,7 +147,7 @@ fn files_of_others_are_let_alone() {
 }
 
 #[test]
-fn a_directory_that_others_can_reach_is_refused() {
+fn refuses_a_directory_that_other_users_can_access() {
     let exposed = |place: &Place| {
         let refused = place.try_open(Disk::default(), at(70)).unwrap_err();
         let is_exposed = matches!(refused, PeriodError::State(StateError::Exposed { .. }));

@@ -212,7 +212,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Fate)> {
 }
 
 #[test]
-fn exactly_what_is_wanted_arrives_and_nothing_is_ever_sent() {
+fn receives_exactly_the_wanted_packets_and_sends_nothing() {
     needs_root!();
     let rig = Rig::new(1, 9000);
     // An address that the stack would answer for, would it only be asked.
@@ -257,7 +257,7 @@ fn exactly_what_is_wanted_arrives_and_nothing_is_ever_sent() {
 }
 
 #[test]
-fn bursts_arrive_whole_by_every_queue() {
+fn receives_bursts_completely_on_every_queue() {
     needs_root!();
     let rig = Rig::new(2, 1500);
     let mut tap = rig.open().unwrap();
@@ -283,7 +283,7 @@ fn bursts_arrive_whole_by_every_queue() {
 }
 
 #[test]
-fn what_finds_no_room_is_counted() {
+fn counts_packets_that_found_no_room() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let mut tap = rig.open().unwrap();
@@ -336,7 +336,7 @@ fn found_in_packet_memory(needle: &[u8]) -> usize {
 }
 
 #[test]
-fn no_address_is_left_in_the_packets_memory() {
+fn packet_memory_holds_no_address_afterwards() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let mut tap = rig.open().unwrap();
@@ -389,7 +389,7 @@ fn descriptor_of(socket: &str) -> Option<RawFd> {
 }
 
 #[test]
-fn there_is_no_ring_to_send_from() {
+fn the_tap_has_no_transmit_ring() {
     const FILL: u64 = 0x1_0000_0000;
     const TRANSMIT: u64 = 0x8000_0000;
     needs_root!();
@@ -413,7 +413,7 @@ fn there_is_no_ring_to_send_from() {
 }
 
 #[test]
-fn it_goes_on_when_the_link_comes_back() {
+fn receives_again_when_the_link_comes_back() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let mut tap = rig.open().unwrap();
@@ -460,7 +460,7 @@ fn an_interface_that_disappears_is_an_error() {
 }
 
 #[test]
-fn once_open_it_takes_no_capability() {
+fn an_open_tap_needs_no_capability() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let port = rig.port();

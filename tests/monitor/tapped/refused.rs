@@ -49,7 +49,7 @@ fn a_nic_with_an_address_is_refused() {
 }
 
 #[test]
-fn an_address_that_comes_later_is_seen() {
+fn detects_a_later_address() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let tap = rig.open().unwrap();
@@ -65,7 +65,7 @@ fn an_address_that_comes_later_is_seen() {
 }
 
 #[test]
-fn a_nic_by_which_another_interface_sends_is_refused() {
+fn refuses_a_nic_that_another_interface_sends_through() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let ip = |line: &str| rig.monitor.ip(line).unwrap();
@@ -105,7 +105,7 @@ fn a_nic_by_which_another_interface_sends_is_refused() {
 }
 
 #[test]
-fn a_nic_is_looked_at_by_its_own_name_whatever_it_is_called() {
+fn resolves_alternative_names_of_a_nic() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let names = ["enp4s0tap", "the-port-at-the-tap"];
@@ -164,7 +164,7 @@ fn a_nic_that_is_down_or_missing_is_refused() {
 }
 
 #[test]
-fn a_nic_that_somebody_has_is_refused() {
+fn refuses_a_nic_in_use() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let first = rig.open().unwrap();
@@ -186,7 +186,7 @@ fn a_nic_that_somebody_has_is_refused() {
 }
 
 #[test]
-fn settings_that_make_no_sense_are_refused() {
+fn refuses_invalid_settings() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     for ring in [0, 32, 100, 16_384] {
@@ -213,7 +213,7 @@ fn settings_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn closed_it_leaves_the_nic_as_it_was() {
+fn closing_restores_the_nic() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let tap = rig.open().unwrap();

@@ -1,4 +1,4 @@
-//! Tier: any machine. `exitmark explain` over captures of every kind.
+//! Tier: any machine. `exitmark explain` on captures of all kinds.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,8 +44,8 @@ fn words(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// The first and a later fragment of a packet to a relay, `seconds` apart, each with 20 bytes
-/// more on the wire than were captured.
+/// The first and a later fragment of a packet to a relay, `seconds` apart, each with 20 bytes more
+/// on the wire than captured.
 fn fragments(seconds: u32) -> [(u32, Vec<u8>); 2] {
     let frame = tcp("192.0.2.10:5000", "198.18.0.1:9001").payload(80);
     let kept = |frame: Vec<u8>| frame[..frame.len() - 20].to_vec();
@@ -70,7 +70,7 @@ fn pcap(frames: &[(u32, Vec<u8>)]) -> Vec<u8> {
     file
 }
 
-/// A pcapng file whose interface says nothing of its clock: microseconds then.
+/// A pcapng file whose interface gives no time resolution, which means microseconds.
 fn pcapng(frames: &[(u32, Vec<u8>)]) -> Vec<u8> {
     fn block(file: &mut Vec<u8>, kind: u32, body: &[u8]) {
         let mut body = body.to_vec();
@@ -177,7 +177,7 @@ fn explains_frames_by_the_hosts_mark() {
 #[test]
 fn reports_what_cannot_be_explained_or_written() {
     let directory = tempfile::tempdir().unwrap();
-    // An odd digit: wrong usage, and what was typed is not repeated.
+    // An odd number of digits is wrong usage; the input is not repeated.
     let output = explain(directory.path(), &["c6336407c"]);
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8(output.stderr).unwrap();
@@ -222,8 +222,8 @@ fn reports_why_relay_traffic_is_not_steered() {
     assert!(told.contains("resolver"), "{told}");
 }
 
-/// A capture that is cut in its last frame, one of another link type beside Ethernet, and one whose
-/// frames have checksums at their end: what can be read is explained.
+/// A capture truncated in its last frame, one with another link type beside Ethernet, and one whose
+/// frames have an FCS: what can be read is explained.
 #[test]
 fn explains_readable_frames_before_reporting_a_fault() {
     let directory = tempfile::tempdir().unwrap();
@@ -253,7 +253,7 @@ fn explains_readable_frames_before_reporting_a_fault() {
             assert!(written.next_raw_packet().is_none());
         }
     }
-    // A frame's checksum is of four bytes, as the upper bits of the link type say.
+    // The upper bits of the link type say that frames have an FCS of four bytes.
     let mut with_checksums = pcap(&frames);
     with_checksums[20..24].copy_from_slice(&0x4400_0001_u32.to_le_bytes());
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A capture file in memory: a realistic mix, 128 bytes kept of every packet.
+//! A capture file in memory: a realistic mix, with 128 captured bytes per packet.
 
 use crate::systems::Databases;
 use crate::traffic::{Kind, Traffic, filter};
@@ -15,9 +15,9 @@ use std::time::Instant;
 use tempfile::NamedTempFile;
 
 const KEPT: u16 = 128;
-/// Where files lie in memory.
+/// Directory of a tmpfs.
 const IN_MEMORY: &str = "/dev/shm";
-/// Packets that are made, and repeated.
+/// Distinct packets, which are repeated.
 const DIFFERENT: u32 = 65_536;
 
 #[derive(Clone, Copy)]
@@ -64,7 +64,7 @@ fn measure(databases: &Databases, path: &Path, packets: u32) -> Sample {
     }
 }
 
-/// The file of as many gigabytes of captured bytes, and how many packets it has.
+/// Writes a file with this many gigabytes of captured bytes; returns its number of packets.
 fn write(databases: &Databases, format: Format, gigabytes: f64) -> (NamedTempFile, u32) {
     let kind = Kind {
         v6: 30,

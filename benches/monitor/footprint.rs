@@ -1,6 +1,5 @@
-//! The memory that all of it takes: of the program itself at a tap, with both databases, a full
-//! table of cells out of a state that it goes on with, packets that come all the while, and a
-//! minute's save.
+//! Memory of the whole program: at a tap, with both databases, a full table of cells restored from
+//! a state, continuous traffic, and a save.
 
 use crate::systems::{self, Databases};
 use crate::traffic::{Kind, Traffic, filter};
@@ -21,13 +20,13 @@ use tempfile::TempDir;
 
 const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
 const FIELDS: [(&str, &str); 2] = [("memory-now", "VmRSS:"), ("memory-at-most", "VmHWM:")];
-/// As many packets to different places and ports fill the table, with thousands to spare.
+/// Each packet has another port and place: enough to fill the table, with thousands to spare.
 const PACKETS: u32 = 200_000;
-/// It saves once a minute.
+/// The program saves once a minute.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
-    // It takes a minute, and comes out the same.
+    // Takes a minute, and gives the same result every time.
     let told = Rc::new(OnceCell::new());
     FIELDS.into_iter().map(move |(name, field)| {
         let (databases, told) = (databases.clone(), Rc::clone(&told));
@@ -57,7 +56,7 @@ fn mebibytes(status: &str, field: &str) -> Result<Sample, LabError> {
     })
 }
 
-/// What the kernel says of the program when all of that is there.
+/// The kernel's status of the program in that state.
 fn status(databases: &Databases) -> Result<String, LabError> {
     let stage = Stage::new()?;
     let kind = Kind {
@@ -90,7 +89,7 @@ fn status(databases: &Databases) -> Result<String, LabError> {
     Ok(status)
 }
 
-/// How many cells a state has.
+/// Number of cells in a state file.
 fn cells(state: &Path) -> usize {
     #[derive(Deserialize)]
     struct Kept {
@@ -101,7 +100,7 @@ fn cells(state: &Path) -> usize {
     kept.ledger.cells.len()
 }
 
-/// The monitor's machine, and the network that its tap hears.
+/// The monitor's machine, and the network at its tap.
 struct Stage {
     monitor: Netns,
     network: Netns,
@@ -150,7 +149,7 @@ impl Stage {
         RunningBox::start_by(&self.monitor, command)
     }
 
-    /// Sends packets, slowly enough, and waits until they are counted.
+    /// Sends packets, slowly enough to lose none, and waits until they are counted.
     fn send(&self, traffic: &mut Traffic<'_>, running: &RunningBox) -> Result<(), LabError> {
         let before = running.counters()?["packets"];
         let port = RawPort::open(&self.network, "span0")?;
@@ -171,7 +170,7 @@ impl Stage {
         }
     }
 
-    /// The one state file.
+    /// Path of the only state file.
     fn state(&self) -> Result<PathBuf, LabError> {
         let entries = fs::read_dir(self.directory.path().join("state"));
         let mut entries = entries.map_err(|error| LabError(error.to_string()))?;

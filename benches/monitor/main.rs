@@ -1,9 +1,9 @@
-//! What the monitor costs: nanoseconds a packet from memory, captures a second out of a file, and
-//! the memory that all of it takes.
+//! The cost of the monitor: nanoseconds per packet from memory, captures per second from a file,
+//! and memory.
 //!
-//! Everything runs on one core. The rows take turns within every round, and what counts is the
-//! median of the rounds. The databases are the embedded one of countries and a made-up one of
-//! 100,000 prefixes of autonomous systems. `cargo bench --bench monitor -- --help` tells the
+//! Everything runs on one core. The rows take turns within every round, and the median of the
+//! rounds is reported. The databases are the embedded one of countries and a generated one of
+//! 100,000 prefixes of autonomous systems. `cargo bench --bench monitor -- --help` lists the
 //! options.
 
 #![allow(
@@ -36,7 +36,7 @@ use std::time::Duration;
 use systems::Databases;
 
 const BENCH: &str = "monitor";
-/// A day of a terabyte, at 769 bytes a packet.
+/// Packets of a terabyte per day, at 769 bytes per packet.
 const DAY: f64 = 1.3e9;
 
 #[derive(Parser)]
@@ -44,7 +44,7 @@ const DAY: f64 = 1.3e9;
 struct Arguments {
     #[command(flatten)]
     options: rounds::Options,
-    /// How many gigabytes of captured packets are in the file.
+    /// Gigabytes of captured packets in the file
     #[arg(long, default_value_t = 1.0)]
     gigabytes: f64,
 }
@@ -108,7 +108,7 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     results::note_missing(BENCH, &missing)
 }
 
-/// What is measured, and how: for so long.
+/// A measurement, run for the given time.
 struct Row {
     name: &'static str,
     measure: Box<dyn Fn(Duration) -> Result<Sample, LabError>>,
@@ -120,7 +120,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// What came out of one run.
+/// Result of one run.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     value: f64,
@@ -141,16 +141,16 @@ impl fmt::Display for Sample {
 
 #[derive(Clone, Copy, Debug)]
 enum Unit {
-    /// Of one core.
+    /// Nanoseconds per packet, on one core.
     NanosPerPacket,
-    /// Of captured bytes, with the time that one packet takes.
+    /// Gigabytes of captured bytes per second, and the mean packet size.
     Gigabytes {
         bytes_per_packet: f64,
     },
     Mebibytes,
-    /// Millions of marked packets a second, counted at a tap.
+    /// Marked packets counted at a tap, in millions per second.
     Tap {
-        /// Frames that were sent, in millions a second.
+        /// Frames sent, in millions per second.
         offered: f64,
         marked: u64,
         lost: u64,
@@ -158,7 +158,7 @@ enum Unit {
 }
 
 impl Unit {
-    /// Of several runs.
+    /// Combines two runs.
     fn and(self, next: Self) -> Self {
         match (self, next) {
             (
@@ -181,7 +181,7 @@ impl Unit {
         }
     }
 
-    /// The same in other words.
+    /// The same value in other units.
     fn more(self, value: f64) -> String {
         match self {
             Self::NanosPerPacket => {

@@ -1,4 +1,4 @@
-//! Packets that lie in memory as they do in a socket's.
+//! Packets in memory, laid out as in a socket's memory.
 
 use crate::systems::Databases;
 use crate::traffic::{Kind, Traffic, filter};
@@ -9,9 +9,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a socket gives at once.
+/// Packets that a socket returns at once.
 const BATCH: usize = 64;
-/// Frames that stay in the cache, and as many as no cache holds, each in a buffer of its own.
+/// Number and stride of frames: ones that stay in the cache, and ones that exceed every cache.
 const CACHED: (usize, usize) = (512, 128);
 const COLD: (usize, usize) = (65_536, 2048);
 
@@ -47,7 +47,7 @@ pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
 
 struct Set {
     bytes: Vec<u8>,
-    /// Where each begins, how much of it is there, and how long it was.
+    /// Offset, captured length and full length of each frame.
     frames: Vec<(usize, usize, usize)>,
     counter: Counter,
 }

@@ -1,4 +1,4 @@
-//! The databases that are looked up.
+//! The databases for look-ups.
 
 use exitmark::lab::Random;
 use exitmark::monitor::places::{Countries, Places, PlacesSettings};
@@ -7,16 +7,16 @@ use std::fs;
 use std::sync::Arc;
 use tor_geoip::GeoipDb;
 
-/// As many prefixes as a table of autonomous systems shall have, and as many systems.
+/// Prefixes of the table of autonomous systems, each with its own system.
 const PREFIXES_V4: usize = 80_000;
 const PREFIXES_V6: usize = 20_000;
 const SYSTEMS: usize = 70_000;
 
-/// The embedded database of countries and the made-up one, and addresses that are apart in them.
+/// The embedded database of countries, the generated one, and addresses in distinct ranges.
 #[derive(Clone)]
 pub(crate) struct Databases {
     pub(crate) places: Arc<Places>,
-    /// Where ranges begin: addresses of which no two are in one.
+    /// Starts of ranges: each address is in another range.
     pub(crate) v4: Arc<Vec<u32>>,
     pub(crate) v6: Arc<Vec<u128>>,
 }
@@ -35,7 +35,7 @@ impl Databases {
     }
 }
 
-/// The embedded database and the made-up one, which goes through a file as a real one does.
+/// Loads the embedded database, and the generated one from a file, as a real one would be.
 fn places() -> Places {
     let file = tempfile::Builder::new().suffix(".csv").tempfile().unwrap();
     fs::write(file.path(), csv()).unwrap();
@@ -46,7 +46,7 @@ fn places() -> Places {
     .unwrap()
 }
 
-/// The made-up one of autonomous systems.
+/// The generated database of autonomous systems.
 pub(crate) fn csv() -> String {
     let mut random = Random::new(1);
     let mut text = String::new();

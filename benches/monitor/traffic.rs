@@ -1,4 +1,4 @@
-//! The packets that are counted.
+//! The packets to count.
 
 use crate::systems::Databases;
 use exitmark::lab::Random;
@@ -10,7 +10,7 @@ const SOURCE_V4: [u8; 4] = [192, 0, 2, 10];
 const SOURCE_V6: [u8; 16] = [
     0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
-/// How many destinations realistic traffic goes to.
+/// Destinations of realistic traffic.
 const POPULAR: usize = 20_000;
 const PORTS: [u16; 8] = [22, 25, 853, 993, 5222, 6667, 8080, 8443];
 
@@ -24,17 +24,17 @@ pub(crate) fn filter() -> Filter {
     }
 }
 
-/// What packets are like.
+/// Properties of the packets.
 #[derive(Clone, Copy)]
 pub(crate) struct Kind {
-    /// So many of a hundred are of IPv6.
+    /// Percentage of IPv6.
     pub(crate) v6: usize,
-    /// Every packet goes to another range of the databases and to another port; else few places
-    /// and few ports have most of it.
+    /// Whether every packet goes to another range and port; otherwise a few places and ports get
+    /// most packets.
     pub(crate) worst: bool,
 }
 
-/// Packets of a kind, the same ones at every start.
+/// Packets of a kind, the same at every start.
 pub(crate) struct Traffic<'d> {
     databases: &'d Databases,
     random: Random,
@@ -81,14 +81,14 @@ impl<'d> Traffic<'d> {
         (frame, whole)
     }
 
-    /// Realistic: a quarter of the popular ones has more than half of the packets.
+    /// Realistic: a quarter of the popular places gets more than half of the packets.
     fn place(&mut self, ranges: usize) -> usize {
         if self.kind.worst {
             return self.random.below(ranges);
         }
         let rank = self.random.below(POPULAR);
         let rank = rank * self.random.below(POPULAR) / POPULAR;
-        // Not in a row.
+        // Spreads consecutive ranks.
         rank.wrapping_mul(2_654_435_761) % ranges
     }
 

@@ -1,8 +1,8 @@
-//! Whether every marked packet at a tap is counted: frames at a given rate into its cable, a veth,
-//! of which all or every second one bears the mark, held against the count.
+//! Checks that every marked packet at a tap is counted: sends frames at a given rate into its
+//! cable, a veth, with all or every second one marked, and compares the count.
 //!
-//! One core makes the frames, and the kernel receives and sorts them on that same core; another
-//! one counts.
+//! One core makes the frames, and the kernel receives and filters them on the same core; another
+//! core counts.
 
 use crate::systems::Databases;
 use crate::{Row, Sample, Unit};
@@ -30,12 +30,13 @@ const HOST: &str = "192.0.2.10";
 #[derive(Clone, Copy)]
 struct Load {
     name: &'static str,
-    /// Of each frame, without the FCS.
+    /// Frame size in bytes, without the FCS.
     bytes: usize,
-    /// Of so many frames one is marked.
+    /// One of this many frames is marked.
     every: u64,
-    /// Frames a second, in millions; none: as fast as it goes. More than the name says, because who
-    /// sends is late at times, and makes up for little of that: at least so many are offered.
+    /// Millions of frames per second; `None` is the maximum rate. Higher than the rate in the name,
+    /// because the sender is late at times and catches up little: the named rate is the least that
+    /// is offered.
     rate: Option<f64>,
 }
 
@@ -67,13 +68,13 @@ pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
     })
 }
 
-/// A million is 1.
+/// In millions.
 #[allow(clippy::cast_precision_loss, reason = "far fewer than 2^52 frames")]
 fn millions(frames: u64) -> f64 {
     frames as f64 / 1e6
 }
 
-/// Sends for about so long, and counts.
+/// Sends for about `length`, and counts.
 fn measure(databases: &Databases, load: &Load, length: Duration) -> Result<Sample, LabError> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bpf/tapped.bpf.c");
     let monitor = Netns::new("monitor")?;
@@ -156,7 +157,7 @@ fn clearnet() -> Vec<IpAddr> {
     HOST.parse().into_iter().collect()
 }
 
-/// Counts until it is over and nothing is left.
+/// Counts until the sender is done and nothing is left.
 fn count(
     mut tap: Tap,
     mut counter: Counter,
@@ -182,7 +183,7 @@ fn failed(error: TapError) -> LabError {
     LabError(error.to_string())
 }
 
-/// Keeps the calling thread on this core, where there is such a one.
+/// Pins the calling thread to this core, if it exists.
 fn pin(core: usize) -> Result<(), LabError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut set = CpuSet::new();
@@ -191,7 +192,7 @@ fn pin(core: usize) -> Result<(), LabError> {
         .map_err(|error| LabError(format!("cannot keep a thread on core {core}: {error}")))
 }
 
-/// The numbers of a load, as its program has them.
+/// The counters of a load's BPF program.
 fn numbers(programs: &Programs) -> Result<[u64; 6], LabError> {
     let value = programs
         .map(LOADS)?

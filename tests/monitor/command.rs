@@ -49,8 +49,8 @@ fn capture(path: &Path, frames: &[(u64, Vec<u8>)]) {
     }
 }
 
-/// Two files: so many connections of three packets of 40 bytes to each port on the first day, and
-/// half of them on the second one; the second file begins on the first day.
+/// Two files: `each` connections of three 40-byte packets to each port on the first day, and half
+/// of them on the second. The second file begins on the first day.
 fn files(directory: &Path) {
     let day = |start: u64, each: u64| -> Vec<(u64, Vec<u8>)> {
         let mut frames = Vec::new();
@@ -60,7 +60,7 @@ fn files(directory: &Path) {
                 frames.push((at, segment(port, SYN, 0x28)));
                 frames.push((at, segment(port, ACK, 0x28)));
                 frames.push((at, segment(port, ACK, 0x2a)));
-                // A relay's, say.
+                // For example traffic to a relay.
                 frames.push((at, segment(9001, SYN, 0)));
             }
         }
@@ -79,7 +79,7 @@ fn rows(path: &Path) -> Vec<Row> {
     rows.collect()
 }
 
-/// What is in a directory, with its bytes.
+/// The files of a directory with their content.
 fn listed(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(directory).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -98,12 +98,12 @@ fn odd_files(directory: &Path) {
     write("1970.pcap", &[0]);
     write("1999.pcap", &[MIDNIGHT, 946_684_799]);
     write("2106.pcap", &[MIDNIGHT, u32::MAX.into(), MIDNIGHT]);
-    // Two at once, both over midnight.
+    // Two files that overlap, both across midnight.
     write("left.pcap", &[MIDNIGHT, MIDNIGHT + DAY]);
     write("right.pcap", &[MIDNIGHT + 1, MIDNIGHT + 2]);
     write("slow.pcap", &[MIDNIGHT + DAY, MIDNIGHT + DAY - 60]);
     fs::write(directory.join("empty.pcap"), b"").unwrap();
-    // A section, an interface of Ethernet, and a Simple Packet Block.
+    // A section, an Ethernet interface, and a Simple Packet Block.
     let block = |kind: u32, body: &[u8]| -> Vec<u8> {
         let total = u32::try_from(body.len() + 12).unwrap().to_le_bytes();
         [&kind.to_le_bytes()[..], &total, body, &total].concat()
@@ -130,7 +130,7 @@ fn counts_captured_files_into_periods_and_a_page() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();
     files(here);
-    // The later one first; and the directory is made.
+    // The later file first; the directory is created.
     let arguments = [
         "capture",
         "--pcap",
@@ -156,11 +156,11 @@ fn counts_captured_files_into_periods_and_a_page() {
     let first = rows(&here.join("periods/exit-20251121T000000Z-1.jsonl"));
     let total = &first[0];
     assert_eq!(total.dimension, Dimension::Total);
-    // Rounded up to 8 flows, a MiB, 1024 packets.
+    // Rounded up to 8 flows, 1 MiB, 1024 packets.
     let numbers = |row: &Row| (row.flows, row.bytes, row.packets);
     assert_eq!(numbers(total), (800, 1 << 20, 3072));
     let about = total.about.as_ref().unwrap();
-    // Whole hours: when the first packet came, and the last, is nobody's affair.
+    // Whole hours: the times of the first and last packet are not revealed.
     assert_eq!((about.part, about.watched_seconds), (1, 3600));
     assert!(about.countries.contains("tor-geoip"), "{}", about.countries);
     let of = |dimension: Dimension| -> Vec<&Row> {
@@ -179,7 +179,7 @@ fn counts_captured_files_into_periods_and_a_page() {
     let country = of(Dimension::Country)[0].country.unwrap().to_string();
     assert_eq!(country, "US");
 
-    // The same again would count twice, and so would its second day.
+    // The same files again would count twice, and so would the second day.
     let before = listed(&here.join("periods"));
     let again = run(here, &arguments);
     assert_eq!(again.status.code(), Some(1), "{}", words(&again));
@@ -286,10 +286,10 @@ fn reports_why_captures_cannot_be_counted() {
     let here = directory.path();
     files(here);
     odd_files(here);
-    // Not even for root, who has given up to get past that.
+    // Even for root, which has dropped CAP_DAC_OVERRIDE.
     fs::create_dir(here.join("closed")).unwrap();
     fs::set_permissions(here.join("closed"), PermissionsExt::from_mode(0o555)).unwrap();
-    // Files, the directory, what is said, and how many periods there are all the same.
+    // Files, directory, expected message, number of periods that are written nevertheless.
     let table: [(&[&str], &str, &str, usize); 11] = [
         (&["a.pcap", "none.pcap"], "1", "none.pcap: No such file", 0),
         (&["a.pcap", "empty.pcap"], "2", "empty.pcap is empty", 0),
@@ -398,7 +398,7 @@ fn counts_many_captures_at_once() {
             &[(MIDNIGHT + number, segment(443, SYN, 0x28))],
         );
     }
-    // Fewer files than there are may be open at first.
+    // The soft limit of open files is lower than the number of files.
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -S -n 24 && exec \"$@\"", "sh", MONITOR]);
     command.args(["capture", "--address", "192.0.2.10", "--out", "periods"]);

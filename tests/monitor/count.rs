@@ -1,4 +1,4 @@
-//! What is counted: against numbers written out by hand, against etherparse, and against tshark.
+//! Counting, compared with numbers computed by hand, with etherparse, and with tshark.
 
 #![allow(
     clippy::unwrap_used,
@@ -66,7 +66,7 @@ fn whole(bytes: &[u8]) -> Arrived<'_> {
     }
 }
 
-/// A frame whose TCP header, this many bytes before the frame's end, has these flags.
+/// Builds a frame and sets the flags of its TCP header, which begins `tcp_bytes` before its end.
 fn flagged(frame: &Frame, tcp_bytes: usize, flags: u8) -> Vec<u8> {
     let mut bytes = frame.build();
     let at = bytes.len() - tcp_bytes + 13;
@@ -93,12 +93,12 @@ const fn counts(packets: u64, bytes: u64, flows: u64) -> Counts {
     }
 }
 
-/// What a frame is refused for, or what it counts as.
+/// Why a frame is refused, or what it counts as.
 fn judged(frame: &[u8]) -> Result<Seen, Refusal> {
     filter().judge(&whole(frame))
 }
 
-/// Packets to `ports` ports at three places, and one to nowhere.
+/// Packets to `ports` ports at three places, and one to an unknown place.
 fn many(ports: u16) -> Vec<Vec<u8>> {
     let mut random = Random::new(11);
     (0..4000)
@@ -124,7 +124,7 @@ fn counts_a_few_packets_as_computed_by_hand() {
         1000,
         ACK,
     );
-    // Both ECN bits, as a congested sender sets them.
+    // Both ECN bits, as set on congestion.
     let ecn = flagged(&tcp(HOST, "1.2.3.200:443").tos(MARKED | 3), 40, ACK);
     let tagged = tcp(HOST, "1.2.4.1:22").tos(MARKED).tag(0x8100, 7);
     let twice = tagged.clone().tag(0x8100, 8);
@@ -139,14 +139,14 @@ fn counts_a_few_packets_as_computed_by_hand() {
         ecn,
         flagged(&tcp(HOST, "1.2.3.4:80").tos(MARKED), 40, SYN_ACK),
         udp(HOST, "1.2.3.4:443").tos(MARKED).payload(100).build(),
-        // To nobody knows where.
+        // To an unknown place.
         udp(HOST, "10.1.2.3:53").tos(MARKED).payload(30).build(),
         flagged(&tagged, 40, SYN),
         flagged(&twice, 40, ACK),
         flagged(&tcp(HOST, "1.2.4.1:22").tos(MARKED).options(8), 40, SYN),
         flagged(&v6, 40, SYN),
         flagged(&extended, 40, SYN),
-        // The first fragment has the ports; the later one has something else there.
+        // The first fragment has the ports; the later one has other data there.
         flagged(
             &tcp(HOST, "1.2.3.4:443").tos(MARKED).fragment(7, 0, true),
             40,
@@ -163,7 +163,7 @@ fn counts_a_few_packets_as_computed_by_hand() {
         frames::of_protocol(1, HOST, "1.2.3.4:443")
             .tos(MARKED)
             .build(),
-        // Padding up to Ethernet's least length is no part of the packet.
+        // Padding to Ethernet's minimum length does not belong to the packet.
         udp(HOST, "1.2.4.1:9")
             .tos(MARKED)
             .payload(8)

@@ -1,6 +1,6 @@
-//! Tier: any machine; memory, and becoming somebody else, needs root. The program at captured
-//! files that come through FIFOs, so that it can be looked at in the middle: what it has given up
-//! before it reads a byte, and that nobody's destination is anywhere.
+//! Tier: any machine; root to read memory and to change the user. Runs the program on captured
+//! files that come through FIFOs, and inspects it in between: the privileges dropped before it
+//! reads a byte, and that no destination is left anywhere.
 
 use super::command::{MIDNIGHT, MONITOR, SYN, segment};
 use super::live::private::{files, memory, planted};
@@ -21,11 +21,11 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(20);
 const CONFIGURATION: &str = "addresses = [\"192.0.2.10\", \"2001:db8:1::10\"]\n";
 
-/// The program, counting what comes through two FIFOs.
+/// The program, reading two FIFOs.
 struct Counting {
     directory: TempDir,
     process: Child,
-    /// The ends to write to.
+    /// The write ends.
     fifos: Vec<File>,
 }
 
@@ -37,18 +37,18 @@ impl Drop for Counting {
 }
 
 impl Counting {
-    /// Starts it, with these lines in its configuration, up to where it wants to read.
+    /// Starts the program with these lines in its configuration, up to its first read.
     fn start(more: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let here = directory.path();
-        // Whoever it becomes has to enter it.
+        // The user that it changes to must be able to enter.
         fs::set_permissions(here, PermissionsExt::from_mode(0o755)).unwrap();
         fs::write(here.join("monitor.toml"), format!("{more}{CONFIGURATION}")).unwrap();
         let mut fifos = Vec::new();
         for name in ["first", "second"] {
             let path = here.join(name);
             mkfifo(&path, Mode::S_IRWXU).unwrap();
-            // For both, so that nobody waits for the other one.
+            // Opened for reading and writing, so that no open blocks.
             fifos.push(File::options().read(true).write(true).open(&path).unwrap());
         }
         let to = |name| Stdio::from(File::create(here.join(name)).unwrap());
@@ -66,7 +66,7 @@ impl Counting {
             process,
             fifos,
         };
-        // Whoever runs the tests may have a filter already.
+        // The test process may have a seccomp filter already.
         let filters = |status: BTreeMap<String, String>| -> u32 {
             status["Seccomp_filters"].parse().unwrap()
         };
@@ -91,7 +91,7 @@ impl Counting {
         fs::read_to_string(self.directory.path().join(name)).unwrap()
     }
 
-    /// Writes these packets of a time into a FIFO, the file's header before the first ones.
+    /// Writes packets of a time into a FIFO, with a file header before the first.
     fn write(&self, fifo: usize, frames: &[(u64, Vec<u8>)]) {
         let mut writer = PcapWriter::new(&self.fifos[fifo]).unwrap();
         for (at, frame) in frames {
@@ -101,7 +101,7 @@ impl Counting {
         }
     }
 
-    /// Waits for the end, which comes with the end of what it reads.
+    /// Closes the FIFOs and waits for the program to exit.
     fn end(&mut self) -> ExitStatus {
         self.fifos.clear();
         let deadline = Instant::now() + PATIENCE;
@@ -141,13 +141,13 @@ fn drops_every_privilege_before_reading() {
         );
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
             let kept = u64::from_str_radix(&status[set], 16).unwrap();
-            // Locked memory is every thread's, where there is a limit to it.
+            // CAP_IPC_LOCK is kept by every thread if locked memory is limited.
             assert_eq!(kept & !(1 << 14), 0, "{set}");
         }
         let owner = user.map_or(nix::unistd::geteuid(), |user| user.uid);
         let owner = owner.to_string();
         assert!(status["Uid"].split('\t').all(|uid| uid == owner));
-        // And it does its work like that.
+        // The program still works with that.
         counting.write(0, &[(MIDNIGHT, segment(443, SYN, 0x28))]);
         counting.write(1, &[(MIDNIGHT + 86_400, segment(443, SYN, 0x28))]);
         let ended = counting.end();
@@ -186,7 +186,7 @@ fn no_trace_of_a_destination_in_captured_files() {
     );
     let frames = frames.into_iter().map(|frame| (MIDNIGHT, frame));
     counting.write(0, &frames.collect::<Vec<_>>());
-    // Of the next day, so that it is read last; and it is not at its end.
+    // From the next day, so that it is read last; its end is not reached.
     counting.write(1, &[(MIDNIGHT + 86_400, segment(443, SYN, 0x28))]);
     counting.fifos.remove(0);
     counting.wait_until("it counts", |counting| {

@@ -1,5 +1,5 @@
-//! Tier: root. The program itself at a tap: what it counts and tells, that a restart goes on, what
-//! it gives up, and that nobody's destination is anywhere.
+//! Tier: root. The program at a tap: what it counts and reports, that a restart continues, the
+//! privileges that it drops, and that no destination is left anywhere.
 
 pub(crate) mod private;
 mod restart;
@@ -25,7 +25,7 @@ const MARK: u8 = 0x28;
 const HOST_V4: &str = "192.0.2.10";
 const HOST_V6: &str = "2001:db8:1::10";
 
-/// Leaves the test where there is no root.
+/// Returns from the test without root.
 macro_rules! needs_root {
     () => {
         if !exitmark::lab::is_root() {
@@ -35,7 +35,7 @@ macro_rules! needs_root {
 }
 use needs_root;
 
-/// The monitor's machine and the network that its tap hears; neither says a word by itself.
+/// The monitor's machine, and the network at its tap; neither sends by itself.
 struct Stage {
     listener: Netns,
     network: Netns,
@@ -66,7 +66,7 @@ impl Stage {
             1500,
         )
         .unwrap();
-        // Whoever the monitor becomes has to enter it.
+        // The user that the monitor changes to must be able to enter.
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         fs::set_permissions(stage.directory.path(), everybody).unwrap();
         fs::create_dir(stage.periods()).unwrap();
@@ -83,7 +83,7 @@ impl Stage {
         self.directory.path().join("state")
     }
 
-    /// Starts it with these lines before the first table and these tables.
+    /// Starts the monitor with these top-level lines and these tables.
     fn start(&self, top: &str, tables: &str) -> Result<RunningBox, LabError> {
         let configuration = format!(
             "interface = \"mon0\"\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\n{top}\n\
@@ -112,7 +112,7 @@ impl Stage {
         }
     }
 
-    /// What is kept for a restart.
+    /// The state that is kept for a restart.
     fn kept(&self) -> Ledger {
         kept(&self.state())
     }
@@ -131,7 +131,7 @@ fn kept(state: &Path) -> Ledger {
     kept.ledger
 }
 
-/// Waits until its counters are so.
+/// Waits until this many packets are counted.
 fn wait_for(running: &RunningBox, packets: u64) -> BTreeMap<String, u64> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -156,7 +156,7 @@ fn connection(source: &str, destination: &str) -> [Vec<u8>; 2] {
     [with(0x02), with(0x10)]
 }
 
-/// The same frame with these flags, behind a TCP header of 20 bytes at its end.
+/// Sets the flags of a frame that ends with a TCP header of 20 bytes.
 fn flagged(mut frame: Vec<u8>, flags: u8) -> Vec<u8> {
     let tcp = frame.len() - 20;
     frame[tcp + 12] = 0x50;
@@ -164,7 +164,7 @@ fn flagged(mut frame: Vec<u8>, flags: u8) -> Vec<u8> {
     frame
 }
 
-/// What an HTTP server on this port of the listener's loopback answers.
+/// The answer of an HTTP server on a loopback port of the monitor's machine.
 fn get(stage: &Stage, port: u16, request: &str) -> String {
     let request = format!("{request} HTTP/1.0\r\n\r\n");
     stage.listener.run(move || {
@@ -176,7 +176,7 @@ fn get(stage: &Stage, port: u16, request: &str) -> String {
     })
 }
 
-/// Kind and meaning of every family of metrics that is served.
+/// Type and help text of every metric family that is served.
 fn served(metrics: &str) -> BTreeMap<String, (String, String)> {
     let lines = |what: &'static str| {
         let lines = metrics
@@ -193,7 +193,7 @@ fn served(metrics: &str) -> BTreeMap<String, (String, String)> {
     families.collect()
 }
 
-/// The same as docs/monitor.md has it.
+/// The same, as docs/monitor.md documents it.
 fn documented() -> BTreeMap<String, (String, String)> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/monitor.md");
     let text = fs::read_to_string(page).unwrap();
@@ -237,7 +237,7 @@ fn counts_and_reports_only_marked_packets() {
     }
     let web = connection(&v4.0, "198.51.100.7:80");
     frames.extend(web);
-    // None of these counts: unmarked, another mark, from somebody else, to the host, no IP.
+    // None of these counts: unmarked, another mark, another source, to the host, not IP.
     let plain = |frame: Frame| flagged(frame.payload(20).build(), 0x02);
     let others = [
         plain(tcp(&v4.0, v4.1)),
@@ -255,7 +255,7 @@ fn counts_and_reports_only_marked_packets() {
         (8, 3, 0),
         "{counters:?}"
     );
-    // Five IPv4 packets of 40 bytes, three IPv6 ones of 60.
+    // Five IPv4 packets of 40 bytes, three IPv6 packets of 60.
     assert_eq!(counters["bytes"], 5 * 40 + 3 * 60);
 
     let metrics = get(&stage, 9788, "GET /metrics");
@@ -296,7 +296,7 @@ fn counts_and_reports_only_marked_packets() {
     assert_eq!(of(80), [counts(1, 80, 2)]);
     assert_eq!(of(443), [counts(1, 120, 3), counts(1, 180, 3)]);
     assert_eq!(cells.len(), 3);
-    // Nobody is told of a period that still runs.
+    // A running period is not published.
     assert_eq!(fs::read_dir(stage.periods()).unwrap().count(), 0);
 }
 
@@ -383,8 +383,7 @@ fn drops_privileges_that_it_does_not_need() {
             ("monitor-books".to_owned(), 0),
             ("monitor-metrics".to_owned(), 0),
         ];
-        // A thread gives up its capabilities, and takes its name, first of all: but not before it
-        // runs.
+        // A thread drops its capabilities and takes its name first, but only once it runs.
         let deadline = Instant::now() + PATIENCE;
         while threads(&tasks) != expected {
             assert!(Instant::now() < deadline, "{:?}", threads(&tasks));

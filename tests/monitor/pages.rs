@@ -1,4 +1,4 @@
-//! The report: what periods' files add up to, and the page that shows it.
+//! The report: sums of period files, and the page.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +29,7 @@ fn november(year: i16) -> Span {
     Span::Month(Month { year, month: 11 })
 }
 
-/// A day with these bytes by port, in MiB, and by country and version the least that there is.
+/// A day with these bytes by port, in MiB, and minimal rows by country and version.
 fn day(exit: &str, date: Date, ports: &[(Option<u16>, u64)]) -> Vec<Row> {
     let blank = made::blank(exit, date);
     let total = ports.iter().map(|(_, mib)| mib * MIB).sum();
@@ -60,7 +60,7 @@ fn day(exit: &str, date: Date, ports: &[(Option<u16>, u64)]) -> Vec<Row> {
     rows
 }
 
-/// Bytes by port in MiB, whether each may be more, and `other`.
+/// Bytes by port in MiB, whether each is a lower bound, and `other`.
 fn ports(statistics: &Statistics, exit: Option<&str>, span: Span) -> (Vec<(u16, u64, bool)>, u64) {
     let sums = statistics.sum(exit, span);
     let table = sums.table(Dimension::Port);
@@ -75,7 +75,7 @@ fn ports(statistics: &Statistics, exit: Option<&str>, span: Span) -> (Vec<(u16, 
 fn months_and_years_are_sums_of_days() {
     let periods = tempfile::tempdir().unwrap();
     let put = |name: &str, rows: &[Row]| made::put(periods.path(), name, rows);
-    // The year's end, and a leap day.
+    // The end of a year, and a leap day.
     put(
         "a.jsonl",
         &day("one", date(2027, 12, 31), &[(Some(443), 7), (None, 2)]),
@@ -129,7 +129,8 @@ fn months_and_years_are_sums_of_days() {
     assert_eq!(february.periods, 3);
     assert_eq!(february.watched(), (3 * 86_400, 3 * 86_400));
 
-    // On the first day 80 may have been in `other`: the sum is at least what it is. 443 was there.
+    // On the first day port 80 may have been in `other`, so its sum is a lower bound; 443 was
+    // shown.
     assert_eq!(
         ports(&statistics, Some("one"), Span::Everything),
         (vec![(80, 21, true), (443, 18, false)], 2)
@@ -151,7 +152,7 @@ fn parts_of_a_period_are_one_period() {
         about.lost_packets = 1024;
         rows
     };
-    // In a file of its own, and together.
+    // In a file of its own, and together in one.
     made::put(periods.path(), "1.jsonl", &of_part(1, 3, 40_000));
     let both = [of_part(2, 4, 30_000), of_part(3, 5, 3_200)].concat();
     made::put(periods.path(), "2.jsonl", &both);
@@ -177,7 +178,7 @@ fn a_period_of_days_covers_them() {
     assert_eq!(bytes, [9, 0, 0]);
 }
 
-/// Everything that a month's JSON and CSV say, by what it is of.
+/// The numbers of a month's JSON or CSV, by their keys.
 type Numbers = BTreeMap<Vec<String>, (u64, bool)>;
 
 const KEYS: [&str; 7] = [
@@ -205,7 +206,7 @@ fn of_json(rows: &serde_json::Value) -> Numbers {
     rows.collect()
 }
 
-/// The cells of a line of CSV.
+/// The fields of a CSV line.
 fn cells(line: &str) -> Vec<String> {
     let (mut cells, mut is_quoted) = (vec![String::new()], false);
     for c in line.chars() {
@@ -241,7 +242,7 @@ fn files_beside_the_page_and_the_document_say_the_same() {
     let summary = report::write(&statistics, out.path()).unwrap();
     let files = fs::read_dir(out.path()).unwrap().count();
     assert_eq!((summary.files, summary.exits), (files, 3));
-    // All together and each exit: everything, two years, five months; and the index.
+    // For all exits and each of three: all time, two years, five months; plus the index.
     assert_eq!((summary.pages, files), (4 * 8 + 1, 4 * 8 * 3 + 2));
 
     let document: serde_json::Value = serde_json::from_str(&report::json(&statistics)).unwrap();
@@ -258,7 +259,7 @@ fn files_beside_the_page_and_the_document_say_the_same() {
     assert_eq!(beside["watched_seconds"], 3 * (29 * 86_400 + 61_000));
     assert_eq!(beside["lost_packets"], 3 * 2048);
 
-    // Against the files themselves, added up in the simplest way.
+    // Compared with a simple sum over the files.
     let mut plain = Numbers::new();
     for exit in ["alder", "birch", "cedar \"south\""] {
         for day in 1..=30 {
@@ -303,7 +304,7 @@ fn years_of_files_take_little_memory() {
                 .replace("FROM", &day.to_string())
                 .replace("TO", &day.tomorrow().unwrap().to_string());
             bytes += text.len();
-            // Days of a month stand together: thousands of files are slow to make.
+            // Days of a month share a file: creating thousands of files is slow.
             let name = format!("{exit}-{}-{}.jsonl", day.year(), day.month());
             let mut file = File::options();
             let file = file.append(true).create(true);

@@ -1,4 +1,4 @@
-//! Where addresses are: every database against its own reader, and what is wrong with broken ones.
+//! Look-ups in every database format, compared with other readers, and errors of broken databases.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use tor_geoip::GeoipDb;
 
-/// Three ranges of IPv4 with holes around them, two of IPv6, with systems.
+/// Three IPv4 ranges with gaps around them, and two IPv6 ranges, with systems.
 pub(crate) const CSV: &str = "\
 # 1.2.3.0 to 1.2.3.255, 1.2.4.0 to 1.2.5.255, 198.51.100.0 to 198.51.100.127
 16909056,16909311,GB,64500
@@ -156,7 +156,7 @@ fn a_csv_is_read_to_its_boundaries() {
         described.countries.starts_with("own.csv, modified 2"),
         "{described:?}"
     );
-    // The first four bytes of what sha256sum says of the text.
+    // The first four bytes of the text's SHA-256.
     assert_eq!(
         described.countries.len(),
         "own.csv, modified 2026-01-01, sha256 01234567".len()
@@ -169,7 +169,7 @@ fn a_csv_is_read_to_its_boundaries() {
 fn combines_tables_of_systems_and_countries() {
     let directory = tempfile::tempdir().unwrap();
     let systems = directory.path().join("systems.csv");
-    // The second half of 8.8.8.0/24 and the first of 8.8.9.0/24.
+    // The second half of 8.8.8.0/24 and the first half of 8.8.9.0/24.
     fs::write(&systems, "134744192,134744447,??,64510\n").unwrap();
     let places = Places::load(&PlacesSettings {
         countries: Countries::Embedded,
@@ -244,7 +244,7 @@ fn reports_the_line_of_a_broken_database() {
     assert!(error.contains("more than 256 MiB"), "{error}");
 }
 
-/// A value of MaxMind's format.
+/// A value in MaxMind's format.
 enum Value {
     Map(Vec<(&'static str, Value)>),
     Text(&'static str),
@@ -256,17 +256,17 @@ enum Value {
     Double(f64),
     List(Vec<Value>),
     Truth,
-    /// Maps in maps, of which each has these keys, and by all of them the same next one.
+    /// Nested maps: each has these keys, and all of them point to the same next map.
     Braid(&'static [&'static str], usize),
 }
 
 impl Value {
     fn encode(&self, into: &mut Vec<u8>) {
-        // The type's number is in the upper three bits, the size in the lower five.
+        // The type is in the upper three bits, the size in the lower five.
         let control = |kind: u8, size: usize| kind << 5 | u8::try_from(size).unwrap();
         match self {
             Self::Text(text) => {
-                // From 29 on the size is in the next byte.
+                // From 29 on, the size is in the next byte.
                 into.push(control(2, text.len().min(29)));
                 into.extend(
                     text.len()
@@ -280,7 +280,7 @@ impl Value {
                 into.extend(number.to_be_bytes());
             }
             Self::Long(number) => {
-                // A type above 7 has its number, less 7, in the next byte.
+                // A type above 7 is encoded as 0, with its number minus 7 in the next byte.
                 into.extend([control(0, 8), 9 - 7]);
                 into.extend(number.to_be_bytes());
             }
@@ -312,7 +312,7 @@ impl Value {
                     let next = into.len() + pointed;
                     for key in *keys {
                         Self::Text(key).encode(into);
-                        // A pointer of four bytes, from where the data begin.
+                        // A four-byte pointer, relative to the start of the data.
                         into.push(1 << 5 | 3 << 3);
                         into.extend(u32::try_from(next).unwrap().to_be_bytes());
                     }
@@ -330,7 +330,7 @@ impl Value {
     }
 }
 
-/// A database of prefixes: a tree of nodes with two records of 32 bits each.
+/// A database of prefixes: a tree of nodes with two 32-bit records each.
 fn mmdb(version: u16, prefixes: &[(u128, usize, Value)]) -> Vec<u8> {
     const NOTHING: usize = usize::MAX;
     let mut nodes: Vec<[usize; 2]> = vec![[NOTHING; 2]];
@@ -474,7 +474,7 @@ fn reads_mmdb_of_each_vendor() {
     assert_eq!(both.as_name(64501), None, "the other database's names");
 }
 
-/// Each maker has a type of its own for the number, and some have more than one.
+/// Each vendor has its own type for the number, and some have several.
 #[test]
 fn reads_a_system_number_of_any_type() {
     let directory = tempfile::tempdir().unwrap();
@@ -519,7 +519,7 @@ fn reads_a_system_number_of_any_type() {
         let is_inner = matches!(value, Value::Map(_)) && expected > 0;
         let record = Value::Map(vec![
             (key, value),
-            // Of a type that nobody expects; none of it makes the file a broken one.
+            // Of unexpected types, which do not make the file invalid.
             ("country", Value::List(vec![text("US")])),
             ("organization", Value::Number(1)),
         ]);
@@ -552,7 +552,7 @@ fn reads_a_system_number_of_any_type() {
     }
 }
 
-/// Maps in maps, of which each level has all keys, and the same value by each.
+/// Nested maps: each level has all keys, which point to the same value.
 #[test]
 fn does_not_follow_nested_maps_without_bound() {
     const KEYS: [&str; 6] = ["asn", "as", "number", "traits", "country", "code"];
@@ -578,7 +578,7 @@ fn aliases_of_ipv4_networks_do_not_count_twice() {
             v6("2002::", 16, maxmind("FR")),
         ],
     );
-    // The record of 2002::/16 points to where ::/96 does.
+    // The record of 2002::/16 points to the same node as that of ::/96.
     let word = |file: &[u8], node: usize, side: usize| {
         let at = node * 8 + side * 4;
         u32::from_be_bytes(file[at..at + 4].try_into().unwrap())

@@ -52,7 +52,7 @@ fn period() -> Period {
     Period::at(start, Length::DAY)
 }
 
-/// Nothing is rounded.
+/// Settings without rounding.
 fn plain(threshold_flows: u64, top: u32) -> PublishSettings {
     PublishSettings {
         top,
@@ -70,7 +70,7 @@ fn rows(ledger: &Ledger, settings: &PublishSettings) -> Vec<Row> {
     publish(ledger, &period(), &origin(), settings, None)
 }
 
-/// A row in a line: what it is of, and its numbers.
+/// A row's key and numbers on one line.
 fn told(row: &Row) -> String {
     let columns = [
         row.port.map(|port| port.to_string()),
@@ -177,14 +177,14 @@ fn too_small_a_rest_withdraws_another_row() {
         ..Ledger::default()
     };
     let published = rows(&ledger, &plain(100, 50));
-    // The one with the fewest flows, not the one with the fewest bytes.
+    // The row with the fewest flows is withdrawn, not the one with the fewest bytes.
     let expected = [
         "Port 443 500 9000 90",
         "Port 80 300 1000 10",
         "Port other 201 3040 31",
     ];
     assert_eq!(told_of(&published, Dimension::Port), expected);
-    // What is one cell alone needs no other.
+    // A dimension with a single cell has no `other`.
     let countries = told_of(&published, Dimension::Country);
     assert_eq!(countries, ["Country ?? 1001 13040 131"]);
 
@@ -198,7 +198,7 @@ fn packets_without_a_connection_are_only_in_the_total() {
     use Version::{V4, V6};
     let mut ledger = day();
     let before = rows(&ledger, &PublishSettings::default());
-    // As an older state file has them, and as they are counted.
+    // As in an older state file, and as they are counted now.
     ledger
         .cells
         .push((cell(50_000, 9, "SE", V6), counts(0, 40, 1)));
@@ -212,7 +212,7 @@ fn packets_without_a_connection_are_only_in_the_total() {
     let about = after[0].about.as_ref().unwrap();
     assert_eq!(about.unattributed_bytes, 3 << 20);
     assert_eq!(about.unattributed_packets, 2 << 10);
-    // Where the total is not shown, neither is what is missing in it.
+    // If the total is not shown, neither is what is unattributed.
     ledger.cells.clear();
     let about = rows(&ledger, &PublishSettings::default())[0].about.clone();
     assert_eq!(about.unwrap().unattributed_packets, 0);
@@ -234,7 +234,7 @@ fn too_few_flows_in_a_period_publish_a_zero_total() {
     assert_eq!(silent, few, "nobody is told from a few");
     assert_eq!(few.len(), 1);
 
-    // All of a dimension below the threshold, but not the total.
+    // Every row of a dimension is below the threshold, but the total is not.
     let spread = Ledger {
         cells: (1..=50)
             .map(|port| {
@@ -295,7 +295,7 @@ fn a_cross_table_leaves_nothing_to_subtract_from_a_single_one() {
         cells: vec![
             (cell(443, 1, "US", V4), counts(900, 9000, 90)),
             (cell(443, 2, "DE", V4), counts(400, 4000, 40)),
-            // Port 443's total less the two above would tell of these three.
+            // Port 443's total minus the two rows above would reveal these three flows.
             (cell(443, 3, "FR", V4), counts(3, 30, 3)),
             (cell(80, 3, "FR", V4), counts(700, 7000, 70)),
             (cell(22, 4, "FR", V4), counts(200, 200, 20)),
@@ -320,7 +320,7 @@ fn systems_leave_nothing_to_subtract_from_their_countries_and_the_other_way_roun
     let mut ledger = Ledger {
         cells: vec![
             (cell(443, 1, "US", V4), counts(200, 2000, 20)),
-            // The country less the system above would tell of this one.
+            // The country minus the system above would reveal this one.
             (cell(443, 2, "US", V4), counts(10, 100, 1)),
             (cell(443, 3, "DE", V4), counts(300, 3000, 30)),
             (cell(443, 4, "FR", V4), counts(400, 4000, 40)),
@@ -336,7 +336,7 @@ fn systems_leave_nothing_to_subtract_from_their_countries_and_the_other_way_roun
             "System other 210 2100 21"
         ]
     );
-    // Who lies in two countries cannot be subtracted from one.
+    // A system in two countries cannot be subtracted from one.
     ledger
         .cells
         .push((cell(443, 1, "DE", V4), counts(150, 1500, 15)));
@@ -349,7 +349,7 @@ fn systems_leave_nothing_to_subtract_from_their_countries_and_the_other_way_roun
         ]
     );
 
-    // Italy is where one system alone is, which is elsewhere for one user.
+    // Italy has one system only, which has one user's flows elsewhere.
     let ledger = Ledger {
         cells: vec![
             (cell(443, 1, "IT", V4), counts(200, 2000, 20)),
@@ -368,7 +368,7 @@ fn systems_leave_nothing_to_subtract_from_their_countries_and_the_other_way_roun
 
 #[test]
 fn rows_of_equal_numbers_are_ordered_by_their_keys() {
-    // 2 has more bytes than 1, and nobody shall see it.
+    // Port 2 has more exact bytes than port 1, which the order must not reveal.
     let cells = [(1, 10), (2, 20), (3, 30)];
     let ledger = Ledger {
         cells: cells

@@ -1,5 +1,5 @@
-//! Tier: any machine, and root for a full disk. Periods over restarts, crashes, and clocks that
-//! are set: whatever happens, every flow is in one published file, and in no two.
+//! Tier: any machine; root for a full disk. Periods across restarts, crashes and clock changes:
+//! every flow is in exactly one published file.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,9 +24,9 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where a monitor's files are, and with which settings.
+/// A monitor's files and settings.
 struct Place {
-    /// Removed with this.
+    /// Removed together with this.
     _directory: Option<tempfile::TempDir>,
     settings: PeriodSettings,
     publish: PublishSettings,
@@ -34,7 +34,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        // In memory where that can be had: a disk takes its time to have everything written.
+        // On a tmpfs if possible: syncing to a disk takes time.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let directory = directory.unwrap();
         let mut place = Self::in_directory(directory.path());
@@ -73,7 +73,7 @@ impl Place {
         self.settings.state.as_deref().unwrap()
     }
 
-    /// The names of the files in the state directory, but for the lock.
+    /// The names of the files in the state directory, except the lock.
     fn states(&self) -> Vec<String> {
         let mut names = names(self.state());
         names.retain(|name| name != "lock");
@@ -114,12 +114,12 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// What both clocks show so many seconds after midnight, if nobody sets one.
+/// Both clocks this many seconds after midnight, if the clock was not set.
 fn at(seconds: i64) -> Now {
     set(seconds, u64::try_from(seconds).unwrap())
 }
 
-/// What they show if somebody did.
+/// Both clocks after the wall clock was set.
 fn set(wall: i64, monotonic: u64) -> Now {
     let midnight: Timestamp = "2026-11-22T00:00:00Z".parse().unwrap();
     Now {
@@ -160,7 +160,7 @@ fn a_restart_goes_on_with_what_was_saved() {
     assert!(periods.save(&ledger(5), at(160)).is_empty());
     assert!(!periods.is_save_due(at(219)) && periods.is_save_due(at(220)));
     assert!(place.published().is_empty());
-    // What comes now is lost: less than a minute.
+    // Counts from now on are lost: less than a minute.
     drop(periods);
 
     let (mut periods, restored, notices) = place.open(at(300));

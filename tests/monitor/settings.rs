@@ -1,4 +1,4 @@
-//! Tier: any machine. The monitor's configuration: what it accepts, and how it refuses the rest.
+//! Tier: any machine. The monitor's configuration: accepted values, and errors for others.
 
 use exitmark::monitor::cell::Counts;
 use exitmark::monitor::clock::Length;
@@ -188,7 +188,7 @@ fn refuses_invalid_values_by_key_and_says_what_is_accepted() {
         let error = parse(&format!("{ADDRESSES}{lines}")).unwrap_err();
         assert!(error.contains(expected), "{lines}: {error}");
     }
-    // An alternative name is longer than the kernel's own one may be.
+    // Alternative interface names may be longer than the kernel's own names.
     let named = |bytes| format!("{ADDRESSES}interface = \"{}\"", "n".repeat(bytes));
     assert!(parse(&named(127)).is_ok());
     let error = parse(&named(128)).unwrap_err();

@@ -1,5 +1,5 @@
-//! Tier: root. The tap in namespaces of its own: what it hands over, what it refuses, that it
-//! sends nothing and leaves nothing behind, and its filter held against the parser.
+//! Tier: root. The tap in its own namespaces: what it receives and refuses, that it sends nothing
+//! and leaves nothing behind, and its filter compared with the parser.
 #![allow(
     clippy::unwrap_used,
     reason = "clippy's exemption of tests ends at their #[test] functions"
@@ -19,10 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MARK: u8 = 0x28;
 const HOST_V4: &str = "192.0.2.10";
 const HOST_V6: &str = "2001:db8:1::10";
-/// Another of its addresses.
+/// Another clearnet address of the host.
 const SECOND_V4: &str = "192.0.2.11";
 
-/// Leaves the test where there is no root.
+/// Returns from the test without root.
 macro_rules! needs_root {
     () => {
         if !exitmark::lab::is_root() {
@@ -43,7 +43,7 @@ fn settings() -> TapSettings {
     }
 }
 
-/// The monitor, and the network whose copy its NIC gets. Neither stack says a word by itself.
+/// The monitor, and the network whose copy its NIC receives. Neither stack sends by itself.
 struct Rig {
     monitor: Netns,
     network: Netns,
@@ -83,7 +83,7 @@ impl Rig {
         RawPort::open(&self.network, "span0").unwrap()
     }
 
-    /// Sees what the tap sends.
+    /// Captures what the tap sends.
     fn watch(&self) -> Capture {
         Capture::start(&self.network, "span0", "in", "").unwrap()
     }
@@ -93,7 +93,7 @@ impl Rig {
     }
 }
 
-/// Receives until there are so many packets.
+/// Receives this many packets.
 fn receive(tap: &mut Tap, count: usize) -> Vec<Vec<u8>> {
     let deadline = Instant::now() + PATIENCE;
     let mut packets = Vec::new();
@@ -111,7 +111,7 @@ fn receive(tap: &mut Tap, count: usize) -> Vec<Vec<u8>> {
     packets
 }
 
-/// Waits until the counters say so.
+/// Waits until the counters satisfy a condition.
 fn wait_for(tap: &Tap, what: &str, enough: impl Fn(&TapCounters) -> bool) -> TapCounters {
     let deadline = Instant::now() + PATIENCE;
     loop {

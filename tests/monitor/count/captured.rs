@@ -1,4 +1,4 @@
-//! Captured files: pcap and pcapng of every kind, what is broken in them, and their times.
+//! Captured files: pcap and pcapng of all kinds, their faults, and their times.
 
 use super::{HOST, MARKED, count, counter, many};
 use exitmark::lab::Random;
@@ -17,7 +17,7 @@ use std::path::Path;
 /// 2023-11-14T22:13:20Z
 const NOW: u32 = 1_700_000_000;
 
-/// Packets at these seconds after [`NOW`], in a pcap file.
+/// Writes packets, at these seconds after [`NOW`], to a pcap file.
 pub(super) fn pcap(
     path: &Path,
     seconds: &[i32],
@@ -91,7 +91,7 @@ fn counts_pcap_of_every_byte_order_resolution_and_link_type_alike() {
             }
         }
     }
-    // Destination, source and ethertype away, and what others have put in their place.
+    // Replaces MAC addresses and ethertype by the header of another link type.
     let dressed = |front: fn([u8; 2]) -> Vec<u8>| -> Vec<Vec<u8>> {
         let dress =
             |frame: &Vec<u8>| [front([frame[12], frame[13]]), frame[14..].to_vec()].concat();
@@ -118,8 +118,8 @@ fn counts_pcap_of_every_byte_order_resolution_and_link_type_alike() {
     );
 }
 
-/// A pcapng file, written by hand; the packets are microseconds apart from [`NOW`] on, or as the
-/// interface's resolution makes of that.
+/// Writes a pcapng file by hand. Packets are microseconds apart from [`NOW`] on, or other ticks
+/// with another resolution of the interface.
 fn ng(path: &Path, frames: &[Vec<u8>], is_little: bool, link: u16, resolution: Option<u8>) {
     let word = |number: u32| {
         if is_little {
@@ -151,7 +151,7 @@ fn ng(path: &Path, frames: &[Vec<u8>], is_little: bool, link: u16, resolution: O
         1,
         &[&half(link)[..], &half(0), &word(0), &option].concat(),
     ));
-    // Something that no reader needs to know.
+    // A block that readers skip.
     file.extend(block(0xbad, b"hello"));
     for (index, frame) in frames.iter().enumerate() {
         let length = word(u32::try_from(frame.len()).unwrap());
@@ -180,7 +180,7 @@ fn ng(path: &Path, frames: &[Vec<u8>], is_little: bool, link: u16, resolution: O
     fs::write(path, file).unwrap();
 }
 
-/// The upper and the lower half of a number.
+/// The upper and lower half of a number.
 fn halves(number: u64) -> [u32; 2] {
     [number >> 32, number & 0xffff_ffff].map(|half| u32::try_from(half).unwrap())
 }
@@ -194,7 +194,7 @@ fn counts_pcapng_of_both_byte_orders_alike() {
         ng(&path, &frames, is_little, 1, None);
         assert_eq!(counted(&path), directly(&frames), "little: {is_little}");
     }
-    // The number of ticks is the same in all of these.
+    // The number of ticks is the same in all cases.
     let ticks = i128::from(NOW) * 1_000_000;
     for (resolution, nanos) in [
         (None, ticks * 1000),
@@ -223,7 +223,7 @@ fn a_period_ends_at_the_first_packet_behind_it() {
     let path = directory.path().join("time.pcap");
     let frame = udp(HOST, "1.2.3.4:443").tos(MARKED).build();
     let frames = vec![frame; 8];
-    // The last but one is late, by less than a minute.
+    // The last packet but one is late by less than a minute.
     let seconds = [0, 59, 60, 61, 150, 151, 60, 152];
     pcap(&path, &seconds, &frames, of_link(1), usize::MAX);
     let mut capture = Capture::open(&path).unwrap();
@@ -244,7 +244,7 @@ fn a_period_ends_at_the_first_packet_behind_it() {
         (Progress::End, 4)
     );
     assert_eq!((capture.packets(), capture.remarks().late), (8, 1));
-    // A packet of exactly the end is behind it.
+    // A packet exactly at the end is after the period.
     let end = after(0) + jiff::SignedDuration::from_micros(999_999);
     let mut capture = Capture::open(&path).unwrap();
     assert_eq!(taken(&mut capture, after(0)..end), (at(0), 0));
@@ -256,7 +256,7 @@ fn leaves_packets_that_are_too_late() {
     let path = directory.path().join("late.pcap");
     let frame = udp(HOST, "1.2.3.4:443").tos(MARKED).build();
     let micros = jiff::SignedDuration::from_micros(999_999);
-    // Of a minute before the period's start, and of a moment before that.
+    // A minute before the period's start, and just before that.
     for (seconds, packets, next) in [([0, -60, 1], 3, None), ([0, -61, 1], 1, Some(-61))] {
         let frames = vec![frame.clone(); 3];
         pcap(&path, &seconds, &frames, of_link(1), usize::MAX);
@@ -275,7 +275,7 @@ fn a_capture_that_begins_without_a_time_is_refused() {
     let frames: Vec<_> = many(50).into_iter().take(20).collect();
     ng(&path, &frames, true, 1, None);
     let whole = fs::read(&path).unwrap();
-    // The tenth packet is a Simple Packet Block; nine Enhanced ones are before it.
+    // The tenth packet is a Simple Packet Block, after nine Enhanced ones.
     let at = |kind: &[u8]| whole.windows(4).position(|bytes| bytes == kind).unwrap();
     let (first, simple) = (at(&[6, 0, 0, 0]), at(&[3, 0, 0, 0]));
     fs::write(&path, [&whole[..first], &whole[simple..]].concat()).unwrap();
@@ -314,7 +314,7 @@ fn counts_a_broken_capture_up_to_the_fault() {
     assert_eq!(packets, 99);
     let mut absurd = whole.clone();
     absurd[last - 5] = 0x7f;
-    // The length that was kept, in the upper byte: two gigabytes.
+    // The upper byte of the captured length: two gigabytes.
     absurd[last - 8 + 3] = 0x7f;
     let (error, packets) = try_it(&absurd);
     assert!(
@@ -342,7 +342,7 @@ fn counts_a_broken_capture_up_to_the_fault() {
     );
 }
 
-/// Nothing is kept of it, so that it may be as long as any block.
+/// Nothing of the block is kept, so it may be as long as any block.
 #[test]
 fn reads_a_long_block_and_refuses_an_endless_one() {
     let directory = tempfile::tempdir().unwrap();
@@ -363,7 +363,7 @@ fn reads_a_long_block_and_refuses_an_endless_one() {
             file.extend(order(1));
             file.extend(order(bytes));
             file.extend(ethernet);
-            // The end of all options.
+            // opt_endofopt.
             file.resize(file.len() + bytes as usize - 14, 0);
             file.extend(order(bytes));
             let path = directory.path().join("long.pcapng");

@@ -1,4 +1,4 @@
-//! Captures that are as the format allows, but not as most programs write them.
+//! Captures that the format allows, but most programs do not write.
 
 use super::captured::{counted, directly, ever};
 use super::written::{
@@ -18,7 +18,7 @@ fn some() -> Vec<Vec<u8>> {
     many(50).into_iter().take(100).collect()
 }
 
-/// Frames at one interface with these options, after a section with those.
+/// Frames at one interface, with these options of section, interface and packets.
 fn described(section: Options<'_>, interface: Options<'_>, packet: Options<'_>) -> Vec<u8> {
     let mut file = Written::new(true, section);
     file.interface(1, 0, interface);
@@ -68,7 +68,7 @@ fn ignores_options_that_are_not_needed() {
             described(&[], &[(IF_TSOFFSET, &[0; 4]), END], &[]),
         ),
         (
-            "an option is of nobody",
+            "an option is unknown",
             described(&[], &[(0x7fff, b"12345")], &[]),
         ),
         (
@@ -108,12 +108,12 @@ fn reads_sections_of_any_byte_order_and_blocks_of_any_kind() {
     file.interface(1, 0, &[]);
     for (index, frame) in frames.iter().enumerate() {
         match index % 20 {
-            // In the next section there are other interfaces.
+            // The next section has other interfaces.
             7 => {
                 file.section(index % 40 == 7, &[]).interface(1, 96, &[]);
             }
             8 => {
-                // Name resolution, statistics, secrets: as no reader could read them.
+                // Name resolution, statistics, secrets: with content that no reader could parse.
                 for kind in [4, 5, 10, 0xbad, 0x4000_0bad, 0x8000_0bad] {
                     file.block(kind, &[0xff; 50]);
                 }
@@ -158,7 +158,7 @@ fn skips_interfaces_of_other_link_types() {
             others == 3
         );
     }
-    // Where there is nothing else, it is the wrong file.
+    // Without other packets, the file is refused.
     let mut file = Written::new(true, &[]);
     file.interface(usb, 0, &[]);
     file.enhanced(0, micros(0), b"no frame", 0, &[]);
@@ -187,7 +187,7 @@ fn reads_pcap_of_every_writer() {
     let expected = directly(&frames);
     for is_little in [true, false] {
         for (magic, more) in [(0xa1b2_c3d4, 0), (0xa1b2_3c4d, 0), (0xa1b2_cd34, 8)] {
-            // The upper bits: frames with a checksum of four bytes at their end.
+            // The upper bits: frames with an FCS of four bytes.
             for link in [1, 0x4400_0001, 0x2400_0001] {
                 fs::write(&path, pcap(magic, is_little, link, &frames, more)).unwrap();
                 assert_eq!(counted(&path), expected, "{magic:x} {is_little} {link:x}");
@@ -196,7 +196,7 @@ fn reads_pcap_of_every_writer() {
     }
 }
 
-/// A frame as the interface "any" has it: at which of the host's interfaces.
+/// A frame as captured on "any", at this interface of the host.
 fn cooked(frame: &[u8], interface: u32) -> Vec<u8> {
     let mut packet = vec![frame[12], frame[13], 0, 0];
     packet.extend(interface.to_be_bytes());
@@ -216,13 +216,13 @@ fn counts_a_packet_of_several_interfaces_once() {
     let one = syn(&tcp(HOST, "1.2.3.4:443"));
     let six = syn(&tcp(HOST_V6, "[2001:db8:1::5]:443"));
     let other = syn(&tcp(HOST, "1.2.3.4:80"));
-    // Behind a router, and with another checksum of TCP, as a NIC fills it in.
+    // Behind a router, and with another TCP checksum, as a NIC fills it in.
     let mut routed = one.clone();
     routed[22] -= 1;
     routed[24..26].fill(0x11);
     routed[50..52].fill(0x22);
     let second = 1_000_000;
-    // At which interface and when each is seen, and how many of them are others.
+    // Interface and time of each packet, and how many of them are distinct.
     /// Bytes, interface, and time in ns.
     type Packets<'a> = Vec<(&'a [u8], u32, u64)>;
     let cases: [(&str, Packets<'_>, u64); 8] = [
@@ -262,7 +262,7 @@ fn counts_a_packet_of_several_interfaces_once() {
     for (what, packets, expected) in cases {
         let mut any = Written::new(true, &[]);
         any.interface(276, 0, &[]);
-        // The same, of interfaces that have packets of their own.
+        // The same for interfaces that have packets of their own.
         let mut several = Written::new(false, &[]);
         (0..8).for_each(|_| {
             several.interface(1, 0, &[]);
@@ -287,7 +287,7 @@ fn counts_a_packet_of_several_interfaces_once() {
     }
 }
 
-/// The older way of "any" does not have the interface.
+/// The older format of "any" does not record the interface.
 #[test]
 fn reports_a_capture_without_interface_numbers() {
     let directory = tempfile::tempdir().unwrap();
@@ -311,7 +311,7 @@ fn reports_a_capture_without_interface_numbers() {
     assert!(remarks.to_string().contains("LINUX_SLL2"), "{remarks}");
 }
 
-/// A packet that was cut off within its link's header, and the record behind it.
+/// A packet truncated within its link header, and the record behind it.
 #[test]
 fn a_packet_without_headers_does_not_affect_others() {
     let directory = tempfile::tempdir().unwrap();

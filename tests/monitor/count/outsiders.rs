@@ -1,5 +1,5 @@
-//! Packets that are provoked from outside, without a connection through the host, and what they
-//! change of the published rows.
+//! Packets that outsiders provoke, without a connection through the host, and their effect on
+//! published rows.
 
 use super::{ACK, HOST, HOST_V6, MARKED, PLACES, SYN, SYN_ACK, count, filter, flagged, whole};
 use exitmark::lab::Random;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 const RST: u8 = 0x04;
 const PORTS: [u16; 6] = [443, 80, 22, 8080, 25, 50_001];
-/// In places that differ, the last one IPv6's.
+/// Destinations in distinct places, the last one IPv6.
 const PLACES_OF: [&str; 5] = [
     "1.2.3.4",
     "1.2.4.4",
@@ -44,7 +44,7 @@ fn segment((port, place): At, flags: u8, payload: usize) -> Vec<u8> {
     )
 }
 
-/// Connections, each cell's first one at the beginning, and what belongs to them.
+/// Connections, each cell's first one at the beginning, and their packets.
 fn honest(random: &mut Random) -> (Vec<Vec<u8>>, BTreeSet<At>) {
     let cells: BTreeSet<At> = (0..14)
         .map(|_| (random.one_of(PORTS), random.below(PLACES_OF.len())))
@@ -59,7 +59,7 @@ fn honest(random: &mut Random) -> (Vec<Vec<u8>>, BTreeSet<At>) {
     (frames, cells)
 }
 
-/// A packet that opens nothing.
+/// A packet that opens no cell.
 fn provoked(at: At, random: &mut Random) -> Vec<u8> {
     let (port, place) = at;
     let destination = PLACES_OF[place];
@@ -83,12 +83,12 @@ fn provoked(at: At, random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// How packets get into a ledger.
+/// How packets are counted into a ledger.
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    /// Into one table of so many cells, as out of a file.
+    /// Into one table of this many cells, as from a file.
     File(usize),
-    /// Into small tables, which are handed over at a quarter of their cells, as at a tap.
+    /// Into small tables, passed on at a quarter of their cells, as at a tap.
     Tap(usize),
 }
 
@@ -146,7 +146,7 @@ fn rows(ledger: &Ledger) -> Vec<Row> {
     )
 }
 
-/// Which row it is, and its flows, as text; bytes and packets apart.
+/// A row's key and flows as text, and its bytes and packets.
 fn keyed(rows: &[Row]) -> BTreeMap<String, (u64, u64)> {
     let key = |row: &Row| {
         let bare = Row {
@@ -172,7 +172,7 @@ fn anywhere(random: &mut Random) -> At {
     (port, random.below(PLACES_OF.len()))
 }
 
-/// The honest packets with provoked ones among them; none of the cells to avoid.
+/// Mixes provoked packets into the honest ones, none in the cells to avoid.
 fn with_provoked(
     honest: &[Vec<u8>],
     avoid: Option<&BTreeSet<At>>,
@@ -192,14 +192,14 @@ fn with_provoked(
     (frames, added)
 }
 
-/// 10,000 adversaries: packets in cells in which no connection began change the total alone.
+/// 10,000 adversaries: packets in cells without a connection change only the total.
 #[test]
 fn packets_without_a_connection_change_only_the_total() {
     let mut random = Random::new(31);
     let (mut changed, mut shown) = (0, BTreeSet::new());
     for _ in 0..100 {
         let (honest, cells) = honest(&mut random);
-        // Room for the honest alone, and for many more.
+        // Room for the honest cells only, and for many more.
         for way in [
             Way::File(cells.len()),
             Way::File(4096),
@@ -233,8 +233,8 @@ fn packets_without_a_connection_change_only_the_total() {
     );
 }
 
-/// In a cell with connections a provoked packet looks like data: it counts there, and removes no
-/// row. That holds where the table is full, too.
+/// In a cell with connections, a provoked packet looks like data: it counts there and removes no
+/// row, even if the table is full.
 #[test]
 fn packets_without_a_connection_remove_no_row() {
     let mut random = Random::new(32);
@@ -266,7 +266,7 @@ fn packets_without_a_connection_remove_no_row() {
     assert!(spilled == 500, "{spilled}");
 }
 
-/// One refused connection by IPv6 among connections by IPv4.
+/// One refused IPv6 connection among IPv4 connections.
 #[test]
 fn a_refusal_by_another_ip_version_withdraws_no_row() {
     let mut frames = Vec::new();

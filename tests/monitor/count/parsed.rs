@@ -1,4 +1,4 @@
-//! What a packet is: as etherparse reads it, and without a panic.
+//! Packet parsing, compared with etherparse, and without a panic.
 
 use super::{HOST, HOST_V6, MARKED, counter, flagged, judged};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -42,7 +42,7 @@ prop_compose! {
     }
 }
 
-/// What etherparse makes of a frame: marked, IP length, destination, port, SYN without ACK.
+/// A frame as etherparse parses it: ToS, IP length, destination, port, SYN without ACK.
 fn independent(frame: &[u8]) -> Option<(u8, u32, IpAddr, u16, bool)> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let (tos, length, destination) = match packet.net.as_ref()? {
@@ -71,7 +71,7 @@ fn independent(frame: &[u8]) -> Option<(u8, u32, IpAddr, u16, bool)> {
     Some((tos, length, destination, port, begins))
 }
 
-/// `fragmented` packets have no transport header for etherparse, even the first one.
+/// etherparse finds no transport header in fragments, not even in the first.
 fn agree(frame: &[u8]) {
     let Some((tos, length, destination, port, begins)) = independent(frame) else {
         return;

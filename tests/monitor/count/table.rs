@@ -1,4 +1,4 @@
-//! The table of cells: full, restored, and without a trace of the last packet.
+//! The table of cells: full, restored, and without traces of the last packet.
 
 use super::{
     ACK, HOST, MARKED, PLACES, SYN, cell, count, counter, counts, filter, flagged, many, whole,
@@ -12,7 +12,7 @@ use exitmark::packet::Version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The sums of a dimension, of cells and of what was spilled.
+/// The sums of a dimension, over cells and spilled counts.
 fn sums<K: Ord>(
     ledger: &Ledger,
     of: impl Fn(&Cell) -> K,
@@ -57,7 +57,7 @@ fn dimensions(ledger: &Ledger) -> Dimensions {
     )
 }
 
-/// Whether one has the same keys and flows as the other, and no fewer bytes and packets.
+/// Asserts the same keys and flows, and no fewer bytes and packets in `some` than in `all`.
 fn has_all_of<K: Ord + std::fmt::Debug>(some: &BTreeMap<K, Counts>, all: &BTreeMap<K, Counts>) {
     assert!(some.keys().eq(all.keys()));
     for (some, (key, all)) in some.values().zip(all) {
@@ -95,7 +95,7 @@ fn a_full_table_keeps_sums_of_single_dimensions() {
     }
 }
 
-/// A packet without a connection has no cell, before one begins where it goes to.
+/// A packet without a connection has no cell until a connection with its values begins.
 #[test]
 fn only_connections_open_cells() {
     let ack = flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED), 40, ACK);
@@ -108,14 +108,14 @@ fn only_connections_open_cells() {
     assert_eq!(ledger.unattributed, [(Version::V4, counts(2, 120, 0))]);
     let cell = cell(443, "GB", 64500, Version::V4);
     assert_eq!(ledger.cells, [(cell, counts(2, 120, 1))]);
-    // As many others as there are, and more.
+    // More others than the table has cells.
     let others: Vec<_> = (1..200)
         .map(|port| flagged(&tcp(HOST, &format!("1.2.3.4:{port}")).tos(MARKED), 40, ACK))
         .collect();
     count(&mut all, &others);
     assert_eq!(all.tally().occupancy().used, 1);
     assert_eq!(all.tally().occupancy().spilled, 0);
-    // In a table that is handed over soon, half of the cells stay free for connections.
+    // A table that is passed on soon keeps half of its cells for connections.
     let mut turn = Counter::of(filter(), Tally::of_a_turn(Arc::clone(&PLACES), 64));
     count(&mut turn, &others);
     assert_eq!(turn.tally().occupancy().used, 32);
@@ -137,7 +137,7 @@ fn restores_the_same_counts() {
         after.tally_mut().restore(&ledger);
         assert_eq!(after.tally().ledger(), ledger);
         assert_eq!(after.tally().totals(), before.tally().totals());
-        // And it goes on.
+        // Counting continues.
         count(&mut before, &frames);
         count(&mut after, &frames);
         assert_eq!(
@@ -148,7 +148,7 @@ fn restores_the_same_counts() {
     }
 }
 
-/// What a counter had: it is empty now, and takes another ledger.
+/// Checks that a counter is empty, restores a ledger, counts packets, and returns the new ledger.
 fn after_take(counter: &mut Counter, ledger: &Ledger) -> Ledger {
     assert_eq!(counter.tally().ledger(), Ledger::default());
     assert_eq!(counter.tally().occupancy().used, 0);
@@ -207,7 +207,7 @@ fn counting_packets_does_not_allocate() {
     let arrived: Vec<_> = frames.iter().map(|frame| whole(frame)).collect();
     for cells in [DEFAULT_CELLS, 37] {
         let mut counter = counter(cells);
-        // What spills needs its arrays once.
+        // The first spill allocates its arrays.
         counter.count(&arrived);
         let allocated = allocation_counter::measure(|| counter.count(&arrived));
         assert_eq!(allocated.count_total, 0);

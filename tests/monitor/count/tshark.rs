@@ -1,4 +1,4 @@
-//! Against tshark, where it is installed.
+//! Compares with tshark, if it is installed.
 
 use super::captured::{counted, of_link, pcap};
 use super::written::anything;
@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Sums by port and IP version, as tshark reads the same file.
+/// Sums by port and IP version, as tshark reads the file.
 fn by_tshark(path: &Path) -> BTreeMap<(Version, u16), Counts> {
     let output = Command::new("tshark")
         .args(["-n", "-r"])
@@ -55,7 +55,7 @@ fn counts_the_same_as_tshark() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("traffic.pcap");
     let mut random = Random::new(23);
-    // A connection to wherever packets go to, so that all of them count there.
+    // A connection to every destination of the packets, so that all of them count.
     let openings = (0..20).chain([80, 443, 53]).flat_map(|port| {
         let v4 = ["1.2.3.4", "1.2.4.4", "198.51.100.9", "10.0.0.1"].map(|to| (HOST, to));
         let v6 = ["[2001:db8:1::5]", "[2001:db8:2::9]"].map(|to| (HOST_V6, to));
@@ -93,7 +93,7 @@ fn counts_the_same_as_tshark() {
     assert_eq!(ours, by_tshark(&path));
 }
 
-/// What a reader says of a packet: bytes kept, its length, and when it was captured, where it says.
+/// A packet as read: captured bytes, length, and time if there is one.
 type Said = (usize, usize, Option<u64>);
 
 /// Every packet as tshark reads it, and whether it read the file to its end.
@@ -134,14 +134,14 @@ fn packets_by_us(path: &Path) -> (Vec<Said>, bool) {
     loop {
         match capture.read_packet() {
             Ok(Some(packet)) => said.push((packet.bytes.len(), packet.whole, packet.time)),
-            // There was nothing wrong but the link type.
+            // Only the link type was unsupported.
             Ok(None) | Err(ReadError::LinkType { .. }) => return (said, true),
             Err(_) => return (said, false),
         }
     }
 }
 
-/// Files with everything that the formats have, as any program may write them; some are cut.
+/// Files with every feature of the formats, some truncated.
 #[test]
 fn finds_the_same_packets_as_tshark() {
     if !is_installed("tshark") {

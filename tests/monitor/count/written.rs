@@ -1,11 +1,11 @@
-//! Captures as programs may write them: pcap and pcapng, byte by byte.
+//! Writes pcap and pcapng captures byte by byte.
 
 use exitmark::lab::Random;
 
 /// 2023-11-14T22:13:20Z
 pub(super) const NOW: u32 = 1_700_000_000;
 
-/// The code of the option that ends a list, and of what an interface may have.
+/// Option codes: the end of a list, and options of an interface.
 pub(super) const END: (u16, &[u8]) = (0, b"");
 pub(super) const IF_NAME: u16 = 2;
 pub(super) const IF_TSRESOL: u16 = 9;
@@ -13,14 +13,14 @@ pub(super) const IF_TZONE: u16 = 10;
 pub(super) const IF_FCSLEN: u16 = 13;
 pub(super) const IF_TSOFFSET: u16 = 14;
 
-/// A pcapng file in the making.
+/// A pcapng file that is being written.
 pub(super) struct Written {
     is_little: bool,
     pub(super) bytes: Vec<u8>,
 }
 
 impl Written {
-    /// With a section, of these options.
+    /// A file with a section with these options.
     pub(super) fn new(is_little: bool, options: &[(u16, &[u8])]) -> Self {
         let mut file = Self {
             is_little,
@@ -46,7 +46,7 @@ impl Written {
         }
     }
 
-    /// One as long as it says, but for what is padding.
+    /// A block with a correct length, including padding.
     pub(super) fn block(&mut self, kind: u32, body: &[u8]) -> &mut Self {
         let padding = vec![0; body.len().wrapping_neg() % 4];
         let total = self.word(u32::try_from(12 + body.len() + padding.len()).unwrap());
@@ -110,7 +110,7 @@ impl Written {
         self.block(6, &body)
     }
 
-    /// The block that packets had before: of an interface below 65,536, and how many were lost.
+    /// The obsolete Packet Block: a 16-bit interface number, and a drop count.
     pub(super) fn obsolete(&mut self, interface: u16, ticks: u64, frame: &[u8]) -> &mut Self {
         let mut body = [self.half(interface), self.half(0xffff)].concat();
         self.packet(&mut body, ticks, frame, 0);
@@ -134,12 +134,12 @@ impl Written {
     }
 }
 
-/// The time of a packet as most interfaces have it, in microseconds, so many after [`NOW`].
+/// A time in microseconds, the usual resolution, `after` microseconds after [`NOW`].
 pub(super) fn micros(after: u64) -> u64 {
     u64::from(NOW) * 1_000_000 + after
 }
 
-/// A pcap file by its magic number; records with so many bytes more than they have in common.
+/// A pcap file by its magic number; record headers are longer by `more` bytes.
 pub(super) fn pcap(
     magic: u32,
     is_little: bool,
@@ -175,9 +175,9 @@ pub(super) fn pcap(
     file
 }
 
-/// A file with something of everything that may be in one, in any order, and whatever options.
+/// A file with every block type, in random order and with random options.
 pub(super) fn anything(random: &mut Random, frames: &[Vec<u8>]) -> Vec<u8> {
-    // Comments, what a section and an interface say in words, and what no program knows.
+    // Comments, texts of sections and interfaces, and unknown options.
     const TEXTS: [u16; 4] = [1, 2, 3, 77];
     const COMMENTS: [u16; 4] = [1, 1, 77, 0x8001];
     if random.percent(20) {
@@ -202,7 +202,7 @@ pub(super) fn anything(random: &mut Random, frames: &[Vec<u8>]) -> Vec<u8> {
         list
     };
     let mut file = Written::new(random.percent(50), &options(random, TEXTS));
-    // Of each interface, how many ticks a second has.
+    // Ticks per second of each interface.
     let mut interfaces = Vec::new();
     let mut rest = frames;
     while let [frame, others @ ..] = rest {
@@ -248,7 +248,7 @@ pub(super) fn anything(random: &mut Random, frames: &[Vec<u8>]) -> Vec<u8> {
                 interfaces.push(if is_said { ticks } else { 1_000_000 });
             }
             2 => {
-                // Secrets, and what no program knows. (tshark shows custom blocks as packets.)
+                // Secrets and unknown blocks. (tshark shows custom blocks as packets.)
                 let kind = random.one_of([10, 0x8000_0bad, 77]);
                 let body: Vec<u8> = (0..8 + random.below(60)).map(|_| random.byte()).collect();
                 let body = if kind == 10 {
@@ -280,7 +280,7 @@ pub(super) fn anything(random: &mut Random, frames: &[Vec<u8>]) -> Vec<u8> {
     file.bytes
 }
 
-/// The body of a block of TLS secrets.
+/// The body of a Decryption Secrets Block.
 fn secrets(file: &Written, body: &[u8]) -> Vec<u8> {
     let length = file.word(u32::try_from(body.len()).unwrap());
     [&file.word(0x544c_534b)[..], &length, body].concat()

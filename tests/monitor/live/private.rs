@@ -1,5 +1,5 @@
-//! Nothing that the monitor has, says or writes holds the address of a destination, as soon as its
-//! packets are counted.
+//! After its packets are counted, no address of a destination is in the monitor's memory, output or
+//! files.
 
 use super::{
     HOST_V4, HOST_V6, MARK, PATIENCE, Stage, connection, flagged, get, needs_root, wait_for,
@@ -13,7 +13,8 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
-/// Marked frames of every shape to destinations that are nowhere else, and some that do not count.
+/// Marked frames of every shape to destinations that occur nowhere else, and some that do not
+/// count.
 pub(crate) fn planted() -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     for who in [Who::Exit, Who::Client] {
@@ -37,7 +38,7 @@ pub(crate) fn planted() -> Vec<Vec<u8>> {
     frames
 }
 
-/// All that a process has in memory and may be read.
+/// All readable memory of a process.
 pub(crate) fn memory(pid: u32) -> Vec<u8> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
@@ -48,12 +49,12 @@ pub(crate) fn memory(pid: u32) -> Vec<u8> {
             .split('-')
             .map(|end| u64::from_str_radix(end, 16).unwrap());
         let [start, end] = ends.collect::<Vec<_>>().try_into().unwrap();
-        // The tables of countries, and the program: the same in every process.
+        // Read-only mappings: the program and the tables of countries.
         if line.contains(" r--p ") || line.contains(" r-xp ") {
             continue;
         }
         let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
-        // Rings of which the kernel gives no copy are not in memory that has packets.
+        // Rings that the kernel does not let be read hold no packets.
         if memory.read_exact_at(&mut bytes, start).is_ok() {
             all.extend(bytes);
         }
@@ -87,7 +88,7 @@ fn no_trace_of_a_destination_once_counted() {
     let marked = frames.len() as u64 - 4;
     let counters = wait_for(&running, marked);
     assert_eq!(counters["packets"], marked);
-    // Whoever answers a second time has had nothing to receive in between.
+    // Between two answers the monitor had nothing to receive.
     running.counters().unwrap();
 
     let memory = memory(running.pid());
@@ -125,8 +126,7 @@ fn a_monitor_that_crashes_leaves_no_core() {
         stage.send(&planted());
         wait_for(&running, 1);
         let deadline = std::time::Instant::now() + PATIENCE;
-        // The first SIGSEGV that is of no fault only takes Rust's look-out for overflowing stacks
-        // away.
+        // The first SIGSEGV sent from outside only removes Rust's stack overflow handler.
         while !running.has_ended() {
             let _ = running.signal(signal);
             assert!(std::time::Instant::now() < deadline, "it lives");

@@ -1,4 +1,4 @@
-//! What a restart finds.
+//! What a restart restores.
 
 use super::{HOST_V4, Stage, connection, needs_root, wait_for};
 use exitmark::monitor::cell::Counts;
@@ -18,9 +18,9 @@ fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
     let before = stage.kept();
     assert_eq!(before.cells.len(), 1);
 
-    // Killed, it has what was kept before.
+    // Killed, it has the counts of the last save.
     let mut running = stage.start("", "").unwrap();
-    // What was told before is not told again.
+    // Counts of an earlier process are not reported again.
     assert_eq!(running.counters().unwrap()["packets"], 0);
     assert!(running.log().contains("goes on"), "{}", running.log());
     stage.send(&frames);
@@ -34,7 +34,7 @@ fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
         "a killed monitor leaves no program: {link}"
     );
 
-    // Another database does not know what the first one did; what it said stays.
+    // Another database lacks the first one's places; their names are kept.
     let csv = stage.directory.path().join("other.csv");
     fs::write(&csv, "134744072,134744072,XX,64500\n").unwrap();
     let running = stage

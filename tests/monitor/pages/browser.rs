@@ -1,5 +1,5 @@
-//! The pages in a real browser, in a namespace without a network: how they look, what they
-//! consist of, and that they ask nobody for anything. Pictures stay in the target directory.
+//! Shows the pages in a real browser, in a network namespace without a network: rendering, document
+//! structure, and no requests. Screenshots stay in the target directory.
 
 use super::document::faults;
 use super::made;
@@ -12,10 +12,10 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Debian's package of the same name: Chromium without windows.
+/// Debian's package of the same name: headless Chromium.
 const BROWSER: &str = "chromium-headless-shell";
 
-/// Everything that has it do nothing but show a page.
+/// Turns off everything except showing a page.
 const QUIET: [&str; 11] = [
     "--no-sandbox",
     "--disable-gpu",
@@ -30,7 +30,7 @@ const QUIET: [&str; 11] = [
     "--enable-logging=stderr",
 ];
 
-/// A browser that can reach nothing, with an empty profile.
+/// A browser without a network, with an empty profile.
 struct Browser {
     netns: Netns,
     profile: tempfile::TempDir,
@@ -46,7 +46,7 @@ impl Browser {
         Some(Self { netns, profile })
     }
 
-    /// Shows a page; what the browser printed, and what it complained of.
+    /// Shows a page; returns the browser's output and its errors.
     fn show(&self, page: &Path, options: &[&str]) -> (String, String) {
         let mut command = contained(BROWSER);
         let profile = self.profile.path().display();
@@ -57,7 +57,7 @@ impl Browser {
             .arg(format!("file://{}", page.display()))
             .env("HOME", self.profile.path())
             .stdin(Stdio::null());
-        // Into files: a pipe that nobody empties would have it wait.
+        // Into files: an unread pipe would block the browser.
         let file = |name: &str| self.profile.path().join(name);
         let (out, err) = (file("stdout"), file("stderr"));
         command.stdout(fs::File::create(&out).unwrap());
@@ -70,7 +70,7 @@ impl Browser {
         (out, err)
     }
 
-    /// A picture of a page.
+    /// Takes a screenshot of a page.
     fn picture(&self, page: &Path, name: &str, size: [u32; 2], scheme: &str) -> Picture {
         let path = pictures().join(format!("{name}.png"));
         let [width, height] = size;
@@ -88,7 +88,7 @@ impl Browser {
     }
 }
 
-/// The setting's values.
+/// Values of the colour scheme setting.
 const DARK: &str = "0";
 const LIGHT: &str = "1";
 
@@ -98,7 +98,7 @@ fn pictures() -> PathBuf {
     path
 }
 
-/// A site in the target directory, so that it can be looked at.
+/// The site, in the target directory for inspection.
 fn site() -> &'static Path {
     static SITE: OnceLock<PathBuf> = OnceLock::new();
     SITE.get_or_init(|| {
@@ -112,11 +112,11 @@ fn site() -> &'static Path {
     })
 }
 
-/// What a PNG file shows, by its pixels' bytes.
+/// A decoded PNG file.
 struct Picture {
     width: u32,
     height: u32,
-    /// How often each colour is there.
+    /// Number of pixels of each colour.
     colours: BTreeMap<[u8; 3], usize>,
 }
 
@@ -140,7 +140,7 @@ impl Picture {
         }
     }
 
-    /// The colour of most pixels.
+    /// The most frequent colour.
     fn ground(&self) -> [u8; 3] {
         *self
             .colours
@@ -150,7 +150,7 @@ impl Picture {
             .0
     }
 
-    /// How many pixels have this colour.
+    /// Number of pixels of a colour.
     fn of(&self, colour: [u8; 3]) -> usize {
         self.colours.get(&colour).copied().unwrap_or(0)
     }
@@ -178,7 +178,7 @@ fn every_page_is_accessible() {
             page.display()
         );
     }
-    // They are seen where they are.
+    // Faults are found where they are.
     let text = fs::read_to_string(site.join("index.html")).unwrap();
     let bad = text
         .replace("body { margin: 0;", "body { margin: 1px;")
@@ -201,7 +201,7 @@ fn every_page_is_accessible() {
     }
 }
 
-/// Measures pages in frames: how wide they are, their ground, and what they asked for.
+/// Measures pages in frames: their width, background and requests.
 const PROBE: &str = "<!doctype html><pre id=out></pre><script>
 let left = PAGES.length * 2, lines = [];
 for (const page of PAGES) for (const width of [360, 1280]) {
@@ -244,7 +244,7 @@ fn pages_fit_and_ask_for_nothing() {
     assert_eq!(count, pages.len() * 2);
 }
 
-/// The colours of one scheme by name, and what they have to be told from.
+/// The colours of a scheme by name, and the text that precedes it.
 fn palette(style: &str, from: &str) -> BTreeMap<String, [u8; 3]> {
     let (_, block) = style.split_once(from).unwrap();
     let (block, _) = block.split_once('}').unwrap();
@@ -263,7 +263,7 @@ fn colour(hex: &str) -> [u8; 3] {
     [0, 2, 4].map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
 }
 
-/// WCAG's contrast.
+/// The contrast ratio of WCAG.
 fn contrast(one: [u8; 3], other: [u8; 3]) -> f64 {
     let luminance = |colour: [u8; 3]| {
         let [r, g, b] = colour.map(|value| match f64::from(value) / 255.0 {
@@ -276,7 +276,7 @@ fn contrast(one: [u8; 3], other: [u8; 3]) -> f64 {
     one.max(other) / one.min(other)
 }
 
-/// The light and the dark palette of a page.
+/// The light and dark palette of a page.
 fn palettes(page: &Path) -> [BTreeMap<String, [u8; 3]>; 2] {
     let text = fs::read_to_string(page).unwrap();
     let (_, style) = text.split_once("<style>").unwrap();
@@ -304,7 +304,7 @@ fn every_colour_contrasts_with_its_background() {
         for ground in ["paper", "surface", "track"] {
             for (least, names) in [
                 (4.5, &["ink", "muted", "accent"][..]),
-                // What is drawn needs less than what is read; on its track it has its length.
+                // Graphics need less contrast than text; they have a track of their own length.
                 (3.0, &["encrypted", "plain", "unknown", "six", "rest"][..]),
             ] {
                 for name in names.iter().filter(|_| ground != "track" || least > 4.0) {
@@ -328,7 +328,7 @@ fn pictures_show_both_schemes_and_widths() {
         for (scheme, setting, palette) in [("light", LIGHT, &light), ("dark", DARK, &dark)] {
             let picture = browser.picture(&page, &format!("{name}-{scheme}"), size, setting);
             assert_eq!(picture.ground(), palette["paper"], "{name} {scheme}");
-            // Text has been set, and bars are drawn.
+            // Text is rendered and bars are drawn.
             for (colour, least) in [
                 ("encrypted", 5_000),
                 ("plain", 500),

@@ -1,4 +1,4 @@
-//! What docs/periods.md says to PostgreSQL, said to one: a cluster of its own, on a socket alone.
+//! Runs the PostgreSQL commands of docs/periods.md, on a private cluster with a local socket.
 
 use super::made;
 use exitmark::lab::is_installed;
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// PostgreSQL refuses to run as root; this user is on every machine and owns nothing.
+/// PostgreSQL refuses to run as root; this user exists on every machine and owns nothing.
 const NOBODY: &str = "nobody";
 
-/// A private cluster, stopped in good order when it is dropped: a killed one leaves its shared
+/// A private cluster. It is shut down cleanly when dropped: a killed server leaves its shared
 /// memory behind.
 struct Cluster {
     programs: PathBuf,
@@ -23,7 +23,7 @@ struct Cluster {
     server: Child,
 }
 
-/// The newest release's programs, which Debian has beside the path.
+/// The newest release's programs; Debian installs them outside PATH.
 fn programs() -> Option<PathBuf> {
     let releases = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
     let releases = releases.filter_map(|release| {
@@ -36,7 +36,7 @@ fn programs() -> Option<PathBuf> {
     releases.max().map(|(_, path)| path)
 }
 
-/// A command that runs as nobody where this is root, and ends with this process.
+/// A command that runs as `nobody` if the test is root, and ends with this process.
 fn command(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     if Uid::effective().is_root() {
@@ -104,7 +104,7 @@ impl Cluster {
         Some(cluster)
     }
 
-    /// What a shell makes of a line, in a directory.
+    /// Runs a shell line in a directory.
     fn sh(&self, line: &str, directory: &Path) -> Output {
         Command::new("sh")
             .args(["-ec", line])
@@ -119,7 +119,7 @@ impl Cluster {
             .unwrap()
     }
 
-    /// The rows that a statement gives, columns with a bar between.
+    /// The rows of a statement, columns separated by a bar.
     fn sql(&self, statement: &str) -> Vec<String> {
         let output = Command::new("psql")
             .args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-c", statement])
@@ -138,7 +138,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let pid = Pid::from_raw(i32::try_from(self.server.id()).unwrap());
-        // Fast shutdown: it ends sessions and removes what it has.
+        // Fast shutdown: ends sessions and removes shared memory.
         let _ = kill(pid, Signal::SIGINT);
         let deadline = Instant::now() + Duration::from_secs(20);
         while matches!(self.server.try_wait(), Ok(None)) && Instant::now() < deadline {
@@ -149,7 +149,7 @@ impl Drop for Cluster {
     }
 }
 
-/// The blocks of a language under PostgreSQL's heading.
+/// The blocks of a language under the heading PostgreSQL.
 fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     let (_, section) = page.split_once("\n## PostgreSQL\n").unwrap();
     let (section, _) = section.split_once("\n## ").unwrap();
@@ -188,7 +188,7 @@ fn version_six(statistics: &Statistics) -> Vec<String> {
     shares.collect()
 }
 
-/// Exit, beginning in the server's zone, seconds watched, packets lost.
+/// Exit, start in the server's time zone, seconds watched, packets lost.
 fn amiss(periods: &Path) -> Vec<String> {
     let mut found = BTreeMap::<(String, String), (u64, u64)>::new();
     for file in fs::read_dir(periods).unwrap() {
@@ -219,7 +219,7 @@ fn postgresql_loads_periods_as_they_are() {
     let directory = tempfile::tempdir().unwrap();
     let periods = directory.path().join("periods");
     made::some_weeks(&periods);
-    // What JSON may have in a text is no matter for COPY.
+    // COPY must load every text that JSON allows.
     let name = "Tab\t, \"quotes\", back\\slash, 東京";
     let mut rows = made::day(name, jiff::civil::date(2026, 11, 5), 1 << 40);
     rows.iter_mut()
@@ -244,7 +244,7 @@ fn postgresql_loads_periods_as_they_are() {
         rows.sort();
         rows
     };
-    // A tab is a blank on the page, and nothing else of the name is another one.
+    // A tab is shown as a blank; the rest of the name is unchanged.
     let shown = |rows: Vec<String>| -> Vec<String> {
         sorted(rows.iter().map(|row| row.replace('\t', " ")).collect())
     };
@@ -259,7 +259,7 @@ fn postgresql_loads_periods_as_they_are() {
     assert_eq!(sorted(answers[3].clone()), sorted(amiss(&periods)));
     assert!(answers.iter().all(|rows| rows.len() > 2), "{answers:?}");
 
-    // Months are UTC's, whatever the server's zone is.
+    // Months are in UTC, whatever the server's time zone is.
     let elsewhere = cluster.sql(&format!("SET timezone = 'Asia/Tokyo'; {}", queries[0]));
     assert_eq!(elsewhere, answers[0]);
 }

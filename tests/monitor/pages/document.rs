@@ -1,9 +1,9 @@
-//! What makes a document one that everybody can read, and that does nothing.
+//! Checks that a document is accessible and has no active content.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A tag of a document as the browser writes it, with its attributes, and the text after it.
+/// A tag as the browser serialises it, with its attributes and the text behind it.
 struct Tag<'a> {
     name: &'a str,
     attributes: BTreeMap<&'a str, &'a str>,
@@ -18,10 +18,10 @@ impl Tag<'_> {
     }
 }
 
-/// All tags but for what is in `style`.
+/// All tags, except those within `style`.
 fn tags(document: &str) -> Vec<Tag<'_>> {
     let pieces = document.split('<').skip(1).map(|piece| {
-        // The browser writes > within an attribute as it is.
+        // The browser does not escape > within attributes.
         let mut is_quoted = false;
         let end = piece.find(|c| {
             is_quoted ^= c == '"';
@@ -44,7 +44,7 @@ fn tags(document: &str) -> Vec<Tag<'_>> {
     pieces.collect()
 }
 
-/// What is wrong with a page for somebody who does not see it, or does not trust it.
+/// The faults of a page, for users who cannot see it or do not trust it.
 pub(super) fn faults(document: &str, beside: &Path) -> Vec<String> {
     let tags = tags(document);
     let mut faults = Vec::new();
@@ -64,7 +64,7 @@ pub(super) fn faults(document: &str, beside: &Path) -> Vec<String> {
         ("title", 1),
     ] {
         let of = match name {
-            // Pictures have titles too.
+            // SVG pictures have titles, too.
             "title" => tags
                 .iter()
                 .position(|tag| tag.name == "/head")

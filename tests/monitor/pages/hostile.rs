@@ -1,4 +1,4 @@
-//! Files and names that mean harm.
+//! Malicious files and names.
 
 use super::{day, made, read};
 use exitmark::monitor::report;
@@ -7,12 +7,12 @@ use jiff::civil::date;
 use std::fs;
 use std::path::Path;
 
-/// A good file's text.
+/// The text of a valid file.
 fn good() -> String {
     made::text(&made::day("one", date(2026, 11, 5), 1 << 40))
 }
 
-/// What reading a directory with this file says, which names the file.
+/// The error from reading a directory with this file; it names the file.
 fn refusal(name: &str, bytes: &[u8]) -> String {
     let periods = tempfile::tempdir().unwrap();
     fs::write(periods.path().join(name), bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Made-up periods, of which everything is known.
+//! Generated periods with known content.
 
 use exitmark::monitor::row::{About, Dimension, Encryption, Row};
 use exitmark::monitor::services;
@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What ports are made of, with weights.
+/// Ports, with weights.
 const PORTS: [(u16, u64); 24] = [
     (443, 8120),
     (80, 705),
@@ -77,7 +77,7 @@ const COUNTRIES: [(&str, u64); 16] = [
 
 const MIB: u64 = 1 << 20;
 
-/// What is said of a period.
+/// The further columns of a total.
 pub(super) fn about() -> About {
     About {
         monitor: "0.1.0".to_owned(),
@@ -98,7 +98,7 @@ pub(super) fn about() -> About {
     }
 }
 
-/// A row of a day with nothing in it.
+/// An empty row of a day.
 pub(super) fn blank(exit: &str, day: Date) -> Row {
     let at = |date: Date| date.to_zoned(TimeZone::UTC).unwrap().timestamp();
     Row {
@@ -120,7 +120,7 @@ pub(super) fn blank(exit: &str, day: Date) -> Row {
     }
 }
 
-/// The counts of a row: flows and packets follow from bytes.
+/// Sets a row's bytes; flows and packets follow from them.
 pub(super) fn counted(row: Row, bytes: u64) -> Row {
     Row {
         flows: bytes / MIB * 2,
@@ -130,12 +130,12 @@ pub(super) fn counted(row: Row, bytes: u64) -> Row {
     }
 }
 
-/// A share in whole bins.
+/// A share, in whole bins.
 fn part(bytes: u64, weight: u64, weights: u64) -> u64 {
     bytes / MIB * weight / weights * MIB
 }
 
-/// A whole day: every dimension comes to the total.
+/// A complete day: every dimension adds up to the total.
 pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
     let bytes = bytes / MIB * MIB;
     let blank = blank(exit, date);
@@ -161,7 +161,7 @@ pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
             ..other
         });
     };
-    // Some weigh more on some days.
+    // The weights vary over the days.
     let today = usize::from(date.day().unsigned_abs());
     let sway = |index: usize| u64::try_from(90 + (today * 7 + index * 11) % 21).unwrap();
     let ports = PORTS.iter().enumerate().map(|(index, &(port, weight))| {
@@ -227,7 +227,7 @@ pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
     rows
 }
 
-/// Rows as a file has them.
+/// Rows as text of a file.
 pub(super) fn text(rows: &[Row]) -> String {
     let lines = rows
         .iter()
@@ -235,7 +235,7 @@ pub(super) fn text(rows: &[Row]) -> String {
     lines.collect()
 }
 
-/// Writes a period's file.
+/// Writes a period file.
 pub(super) fn put(directory: &Path, name: &str, rows: &[Row]) -> PathBuf {
     let path = directory.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -243,7 +243,7 @@ pub(super) fn put(directory: &Path, name: &str, rows: &[Row]) -> PathBuf {
     path
 }
 
-/// Days of three exits, a few weeks around a year's end.
+/// Days of three exits, a few weeks around the end of a year.
 pub(super) fn some_weeks(directory: &Path) {
     for (exit, base) in [("alder", 1_310), ("birch", 940), ("cedar \"south\"", 420)] {
         let mut date = Date::constant(2026, 9, 12);

@@ -1,4 +1,4 @@
-//! Noise has the distribution that is stated, and is drawn as it is stated.
+//! The noise has the stated distribution and scale.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -20,12 +20,13 @@ use rand_chacha::ChaCha20Rng;
 use std::num::NonZeroU64;
 
 /// Pearson's chi-square of samples against the discrete Laplace distribution of a scale, in
-/// standard deviations beyond its mean: of what has that distribution it is below 5 but once in
-/// thousands of seeds, and the seeds here are fixed.
+/// standard deviations beyond its mean. Samples of that distribution are below 5 except for one in
+/// thousands of seeds; the seeds here are fixed.
 fn misfit(samples: &[i128], scale: f64) -> f64 {
     let number = samples.len() as f64;
     let ratio = (-1.0 / scale).exp();
-    // A bucket holds numbers of this many in a row, so that large scales have a hundred, too.
+    // Each bucket holds this many consecutive numbers, so that large scales also have about a
+    // hundred.
     let width = (scale / 8.0).ceil().max(1.0) as i128;
     let below = |x: i128| {
         // P(X < x)
@@ -39,7 +40,7 @@ fn misfit(samples: &[i128], scale: f64) -> f64 {
     let mut sum = 0.0;
     let mut buckets = 0.0;
     let mut add = |expected: f64, observed: usize| {
-        // The usual demand of the test; what is rarer is left to the tails.
+        // The usual condition of the test; rarer numbers count in the tails.
         if expected >= 5.0 {
             sum += (observed as f64 - expected).powi(2) / expected;
             buckets += 1.0;
@@ -89,16 +90,16 @@ fn noise_has_the_stated_distribution() {
             let fit = misfit(&drawn, wrong);
             assert!(fit > 5.0, "scale {scale} passes for {wrong}: {fit}");
         }
-        // one side alone,
+        // a single side,
         let one_sided: Vec<_> = drawn.iter().map(|x| x.abs()).collect();
         assert!(misfit(&one_sided, scale) > 5.0, "scale {scale}");
-        // another shape of the same deviation,
+        // another shape with the same deviation,
         let side = (scale * 1.5).ceil() as i128;
         let uniform: Vec<_> = (0..20_000)
             .map(|n| n * (2 * side + 1) / 20_000 - side)
             .collect();
         assert!(misfit(&uniform, scale) > 5.0, "scale {scale}");
-        // and two zeros in the place of one.
+        // and a doubled zero are detected.
         let mut two_zeros = drawn.clone();
         two_zeros.extend(drawn.iter().filter(|x| **x == 0));
         let has_zeros = two_zeros.len() > drawn.len() + 1000;
@@ -136,7 +137,7 @@ fn large() -> Ledger {
     }
 }
 
-/// What noise was added to a row of the large ledger, over many periods.
+/// The noise that was added to a row of the large ledger, over many periods.
 fn added(draws: usize, settings: &PublishSettings, of: impl Fn(&Row) -> Option<i128>) -> Vec<i128> {
     let noise = settings.noise.as_ref().unwrap();
     let mut noise = Noise::new(noise, settings.tables()).unwrap();
@@ -173,7 +174,7 @@ fn epsilon_is_divided_over_all_tables_and_measures() {
         "{}",
         misfit(&at_one, 360.0)
     );
-    // Half the ε is twice the scale.
+    // Half the ε doubles the scale.
     let at_half = flows(0.5, &[]);
     assert!(
         misfit(&at_half, 720.0).abs() < 5.0,
@@ -181,11 +182,11 @@ fn epsilon_is_divided_over_all_tables_and_measures() {
         misfit(&at_half, 720.0)
     );
     assert!(misfit(&at_half, 360.0) > 5.0 && misfit(&at_one, 720.0) > 5.0);
-    // A table more is a share more.
+    // Another table takes its share.
     let crossed = flows(1.0, &[Dimension::PortCountry]);
     assert!(misfit(&crossed, 420.0).abs() < 5.0 && misfit(&crossed, 360.0) > 5.0);
 
-    // The rows and measures below the total have their own.
+    // Rows and measures below the total have their own scale.
     let of_port = |row: &Row| (row.port == Some(443)).then_some(i128::from(row.bytes) - (1 << 50));
     let bytes = added(2000, &noisy(1.0, 8), of_port);
     assert!(misfit(&bytes, 90_000.0).abs() < 5.0);
@@ -242,7 +243,7 @@ fn a_row_that_noise_brings_below_the_threshold_joins_other() {
         of(Some(22))
     };
     let own = (0..400).filter(|_| draw()).count();
-    // Half of the distribution, and the number in its middle.
+    // Half of the distribution, plus the probability of its middle.
     assert!((150..250).contains(&own), "{own}");
 }
 

@@ -1,4 +1,4 @@
-//! What holds of whatever was counted.
+//! Properties of published rows, for any counts.
 
 use super::{cell, counts, origin, period, plain, rows, told};
 use exitmark::monitor::cell::Counts;
@@ -24,14 +24,14 @@ const SINGLE: [Dimension; 5] = [
     Dimension::Encryption,
 ];
 
-/// Columns by name: an oracle that knows nothing of how rows are made.
+/// Columns by name: an oracle that is independent of the publishing code.
 type Columns = BTreeMap<&'static str, String>;
 
 #[derive(Clone, Debug)]
 struct Packet {
     columns: Columns,
     counts: Counts,
-    /// Whether what lies between the dimensions is known of it.
+    /// Whether the pairs of its columns are known, as they are unless it spilled.
     is_whole: bool,
 }
 
@@ -41,7 +41,7 @@ fn amounts() -> impl Strategy<Value = Counts> {
         .prop_map(|(flows, bytes, packets)| counts(flows, bytes, packets))
 }
 
-/// What finds no cell has a connection, or is of one.
+/// Spilled counts have a connection, or belong to one.
 fn spilled_amounts() -> impl Strategy<Value = Counts> {
     (amounts(), 1_u64..500).prop_map(|(amount, flows)| Counts { flows, ..amount })
 }
@@ -69,7 +69,7 @@ prop_compose! {
         let mut packets = Vec::new();
         for ((port, asn, country, six), counts) in cells {
             ledger.cells.push((cell(ports[port], asn, countries[country], version(six)), counts));
-            // What no connection has opened is in no row but the total.
+            // Cells without a connection are only in the total.
             if counts.flows > 0 {
                 packets.push(packet(port, asn, country, six, counts, true));
             }
@@ -114,7 +114,7 @@ fn columns(row: &Row) -> Columns {
         .collect()
 }
 
-/// What was counted of the packets that have these columns.
+/// The counts of packets that have these columns.
 fn exact(packets: &[Packet], of: &Columns) -> Counts {
     let mut sum = Counts::default();
     for packet in packets {
@@ -187,9 +187,9 @@ proptest! {
                 prop_assert!(row.flows >= threshold, "{}", told(row));
             }
             prop_assert_eq!(sum(of.iter().copied()), total);
-            // The largest that may be shown, in order.
+            // The largest rows that may be shown, in order.
             prop_assert!(shown.is_sorted_by(|a, b| a.bytes >= b.bytes));
-            // What the rows leave of any row of another table that each of theirs is a part of.
+            // What the rows leave of any row of another table that contains them.
             let mut coarser: BTreeSet<Columns> = BTreeSet::from([Columns::new()]);
             for packet in &packets {
                 for &name in names(dimension).iter().filter(|_| names(dimension).len() == 2) {
@@ -227,7 +227,7 @@ proptest! {
     ) {
         let settings = PublishSettings { cross, ..crossed(threshold, top) };
         let published = rows(&ledger, &settings);
-        // The row of a dimension that packets with these columns are in.
+        // The row of a dimension that contains packets with these columns.
         let row_of = |dimension: Dimension, of: &Columns| {
             let of: Columns = names(dimension).iter().map(|&name| (name, of[name].clone())).collect();
             let mut of_dimension = published.iter().enumerate().filter(|(_, row)| row.dimension == dimension);
@@ -245,7 +245,7 @@ proptest! {
             let mut left: BTreeMap<usize, Counts> = BTreeMap::new();
             for row in published.iter().filter(|row| row.dimension == inner && !row.other) {
                 let columns = columns(row);
-                // Where the place is by all packets, as if by the databases.
+                // The places of a value over all packets, as databases would tell.
                 let there: Vec<_> = packets.iter().filter(|packet| packet.columns[place] == columns[place]).collect();
                 if !there.iter().any(|packet| packet.is_whole) {
                     continue;
@@ -265,7 +265,7 @@ proptest! {
                 prop_assert!(is_hidden, "{inner:?} leaves {rest:?} of {}", told(&published[row]));
             }
         }
-        // By their own columns, `other` being a row as well.
+        // By their own columns; `other` is a row as well.
         for (outer, inner) in [
             (Dimension::Port, Dimension::PortCountry),
             (Dimension::Country, Dimension::PortCountry),

@@ -1,4 +1,4 @@
-//! What is published can be read: the report refuses none of the monitor's own files.
+//! The report accepts every file that the monitor publishes.
 
 use super::{cell, counts, origin, period};
 use exitmark::monitor::cell::Counts;
@@ -8,7 +8,7 @@ use exitmark::monitor::report;
 use exitmark::monitor::row::Dimension;
 use exitmark::packet::Version;
 
-/// Flows of so many over some ports and places.
+/// This many flows, over some ports and places.
 fn ledger(flows: u64) -> Ledger {
     use Version::{V4, V6};
     let of = |part: u64| counts(flows / part, flows / part * 7000, flows / part * 9);
@@ -31,7 +31,7 @@ fn ledger(flows: u64) -> Ledger {
     }
 }
 
-/// A file with as many parts of a period.
+/// A file with this many parts of a period.
 fn file(parts: u32, flows: u64, settings: &PublishSettings) -> Vec<u8> {
     settings.check().unwrap();
     let mut noise = settings
@@ -53,7 +53,7 @@ fn file(parts: u32, flows: u64, settings: &PublishSettings) -> Vec<u8> {
 #[test]
 fn the_report_reads_all_published_files() {
     const USER: Counts = counts(50, 50 << 20, 50_000);
-    // As much noise as settings may ask for, too.
+    // Includes the largest noise that settings allow.
     let noises = [
         None,
         Some((100.0, USER)),

@@ -1,4 +1,4 @@
-//! Clocks that are set, and packets whose time is all there is.
+//! Clock changes, and packets from files with their own times.
 
 use super::{DAY, Place, at, ledger, set};
 use exitmark::lab::Random;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 #[test]
 fn a_period_ends_when_the_clock_shows_it_or_its_length_has_gone_by() {
-    // (what happens, wall, monotonic, is it over)
+    // What happens, wall clock, monotonic clock, whether the period is over.
     let table = [
         ("nothing", 12 * 3600, 12 * 3600, false),
         ("the last second", DAY - 1, DAY - 1, false),
@@ -45,7 +45,7 @@ fn a_period_ends_when_the_clock_shows_it_or_its_length_has_gone_by() {
 fn after_a_step_back_the_same_period_has_another_part() {
     let place = Place::new();
     let (mut periods, ..) = place.open(at(0));
-    // An hour before the end the clock is set back by two hours, and an hour later it is over.
+    // An hour before the end the clock is set back by two hours; an hour later the period is over.
     let now = set(DAY - 2 * 3600, (DAY + 900).try_into().unwrap());
     assert!(periods.is_over(now));
     periods.close(ledger(10), now);
@@ -69,7 +69,7 @@ fn after_a_step_back_the_same_period_has_another_part() {
 fn a_restart_does_not_make_a_set_back_period_longer() {
     let place = Place::new();
     let (mut periods, ..) = place.open(at(0));
-    // The clock is set back every hour: only the other one goes on.
+    // The wall clock is set back every hour; only the monotonic one goes on.
     periods.save(&ledger(1), set(3600, 20 * 3600));
     drop(periods);
     let (periods, restored, _) = place.open(set(3600, 0));
@@ -137,12 +137,12 @@ fn packets_from_files_have_their_own_time() {
     let packet = |seconds| Now::of_packet(at(seconds).wall);
     let (mut periods, restored, notices) = place.open(packet(3 * DAY + 50));
     assert!(restored.is_none() && notices.is_empty());
-    // A packet that comes too late is of the period that runs.
+    // A late packet belongs to the running period.
     assert!(!periods.is_over(packet(3 * DAY - 1)) && !periods.is_save_due(packet(4 * DAY - 1)));
     assert!(periods.is_over(packet(9 * DAY + 7)));
     periods.close(ledger(2), packet(9 * DAY + 7));
     periods.close(ledger(3), packet(9 * DAY + 8));
-    // Between them were days without a packet, and after them nothing came.
+    // Days without a packet lie between them; none comes afterwards.
     periods.close(Ledger::default(), packet(9 * DAY + 8));
     assert_eq!(
         place.published(),

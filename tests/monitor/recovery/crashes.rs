@@ -1,4 +1,4 @@
-//! A crash before every single step: nothing is lost but a minute, and nothing is published twice.
+//! A crash before every single step loses at most a minute, and publishes nothing twice.
 
 use super::{DAY, Place, at, ledger};
 use exitmark::monitor::period::Disk;
@@ -9,10 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What the interrupted process did.
+/// The interrupted process.
 type Life = fn(&Place, Disk);
 
-/// A disk on which this step, counted from 0, does not happen any more.
+/// A disk that fails at this step, counted from 0.
 fn broken_at(
     step: usize,
     happen: impl Fn() -> io::Result<()> + Send + 'static,
@@ -30,12 +30,13 @@ fn broken_at(
     (disk, seen)
 }
 
-/// Ends a life before each of its steps in turn, and lets another find what it left.
+/// Interrupts `life` before each of its steps in turn, and checks what a restart makes of the
+/// files.
 fn crash_everywhere(life: Life, check: impl Fn(&Place, usize)) -> BTreeSet<Step> {
     let mut steps = BTreeSet::new();
     for step in 0.. {
         let place = Place::new();
-        // Not a panic's message for each of them.
+        // Without printing a panic message for each step.
         let (disk, seen) = broken_at(step, || std::panic::resume_unwind(Box::new("crash")));
         let crashed = catch_unwind(AssertUnwindSafe(|| life(&place, disk)));
         check(&place, step);
@@ -130,7 +131,7 @@ fn a_crash_while_an_old_period_is_published_at_the_start_publishes_once() {
 fn a_crash_after_a_name_was_taken_publishes_once() {
     let life: Life = |place, disk| {
         let (mut periods, ..) = place.try_open(disk, at(0)).unwrap();
-        // Somebody else, of the same name, is faster.
+        // Another process with the same name is faster.
         let mut other = Place::new();
         other
             .settings
@@ -150,7 +151,7 @@ fn a_crash_after_a_name_was_taken_publishes_once() {
     });
 }
 
-/// Every step fails once, and no process ends.
+/// Every step fails once; no process ends.
 #[test]
 fn a_step_that_fails_once_neither_loses_nor_doubles() {
     for step in 0.. {
@@ -175,7 +176,7 @@ fn a_step_that_fails_once_neither_loses_nor_doubles() {
             .any(exitmark::monitor::period::Notice::is_trouble);
         assert_eq!(was_told, step < steps, "step {step}: {notices:?}");
         drop(periods);
-        // What could not be removed is known for what it is.
+        // The file that could not be removed is recognised as published.
         place.open(at(DAY + 120));
         assert_eq!(
             (place.all_flows(), place.published().len()),

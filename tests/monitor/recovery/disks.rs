@@ -1,4 +1,4 @@
-//! Disks that are full, missing or read-only.
+//! Full, missing and read-only disks.
 
 use super::{DAY, Place, at, ledger};
 use exitmark::lab::Netns;
@@ -25,7 +25,7 @@ fn waits_for_a_missing_directory() {
         "{told}"
     );
     assert_eq!(periods.status().waiting, 1);
-    // The next one goes on, and a restart forgets neither.
+    // The next period is counted, and a restart keeps both.
     periods.save(&ledger(4), at(DAY + 60));
     drop(periods);
     let (mut periods, restored, _) = place.open(at(DAY + 70));
@@ -75,14 +75,14 @@ fn bounds_the_number_of_waiting_periods() {
     }
 }
 
-/// Runs a test in a mount namespace with a small tmpfs, and says so where there can be none.
+/// Runs a test in a mount namespace with a small tmpfs; prints a note if that is not possible.
 fn on_tmpfs(options: &'static str, test: impl FnOnce(&Path) + Send + 'static) {
     if !exitmark::lab::is_root() {
         return;
     }
     let namespace = Netns::new("disk").unwrap();
     namespace.run(move || {
-        // The namespace has a /run of its own.
+        // The namespace has its own /run.
         let small = Path::new("/run/small");
         fs::create_dir(small).unwrap();
         let none = Some("tmpfs");
@@ -91,7 +91,7 @@ fn on_tmpfs(options: &'static str, test: impl FnOnce(&Path) + Send + 'static) {
     });
 }
 
-/// Fills a file system to its last byte.
+/// Fills a file system completely.
 fn fill(directory: &Path) -> std::path::PathBuf {
     let path = directory.join("filler");
     let mut file = fs::File::create(&path).unwrap();
@@ -125,7 +125,7 @@ fn reports_a_full_state_directory_and_counts_on() {
         let mut place = Place::new();
         place.settings.state = Some(small.join("state"));
         let (mut periods, ..) = place.open(at(0));
-        // The last counts that had room.
+        // The last counts that fitted.
         periods.save(&ledger(3), at(60));
         let filler = fill(small);
         let notices = periods.save(&ledger(4), at(120));
@@ -139,7 +139,7 @@ fn reports_a_full_state_directory_and_counts_on() {
         let notices = periods.close(ledger(9), at(DAY));
         let published = |notice: &Notice| matches!(notice, Notice::Published { .. });
         assert!(notices.iter().any(published), "{notices:?}");
-        // The old state is not published beside it.
+        // The old state is not published in addition.
         drop(periods);
         place.open(at(DAY + 1));
         assert_eq!((place.published().len(), place.all_flows()), (1, 9));

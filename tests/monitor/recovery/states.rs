@@ -1,4 +1,4 @@
-//! State files and directories that are not as we left them.
+//! State files and directories that were altered.
 
 use super::{Place, at, ledger};
 use exitmark::monitor::cell::{Cell, Country, Counts, DEFAULT_CELLS, MAX_CELLS, Place as Where};
@@ -9,7 +9,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-/// A place with a saved state, and where that is.
+/// A place with a saved state, and the path of that.
 fn saved() -> (Place, PathBuf) {
     let place = Place::new();
     let (mut periods, ..) = place.open(at(0));
@@ -18,7 +18,7 @@ fn saved() -> (Place, PathBuf) {
     (place, file)
 }
 
-/// Whether a state is put aside, with a message, and its period begins anew.
+/// Checks that a state is set aside with this message, and its period begins anew.
 fn is_refused(place: &Place, file: &Path, reason: &str) {
     let (periods, restored, notices) = place.open(at(70));
     assert!(restored.is_none(), "{reason}");
@@ -242,7 +242,7 @@ fn the_largest_ledger_is_no_larger_than_a_state_may_be() {
     let bytes = |text: String| text.len() + 1;
     let json = bytes(serde_json::to_string(&(cell, counts)).unwrap());
     let port = bytes(serde_json::to_string(&(u16::MAX, counts)).unwrap());
-    // There are far fewer systems than two million, with or without countries.
+    // There are far fewer than two million systems, with or without countries.
     let system = bytes(serde_json::to_string(&(u32::MAX, counts)).unwrap());
     let all = MAX_CELLS * json + 65_536 * port + 2_000_000 * system;
     assert!(all < MAX_JSON_BYTES, "{all} {MAX_JSON_BYTES}");

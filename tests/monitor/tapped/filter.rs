@@ -1,4 +1,4 @@
-//! The filter in the kernel held against the parser: the same packets, the same refusals.
+//! Compares the kernel's filter with the parser: the same packets, the same refusals.
 
 use super::needs_root;
 use exitmark::lab::differential::{Generator, Scenario};
@@ -10,13 +10,13 @@ use std::net::IpAddr;
 const SEED: u64 = 0x7a9;
 const SCENARIOS: usize = 4;
 const FRAMES: usize = 3000;
-/// Of a frame that BPF_PROG_RUN makes, what lies in the first buffer: a page without the room for
-/// what a driver and the stack put around it.
+/// Bytes of a frame that BPF_PROG_RUN puts into the first buffer: a page minus headroom and
+/// skb_shared_info.
 const FIRST_BUFFER: usize = 4096 - 256 - 320;
-/// As in bpf/monitor.bpf.c.
+/// Must match bpf/monitor.bpf.c.
 const LONGEST_HEADERS: usize = 1280;
 
-/// Where the transport header begins, of a packet that can be read.
+/// Offset of the transport header of a valid packet.
 fn transport(frame: &[u8], l3: usize) -> usize {
     if frame[l3] >> 4 == 4 {
         return l3 + usize::from(frame[l3] & 0x0f) * 4;
@@ -36,7 +36,7 @@ fn transport(frame: &[u8], l3: usize) -> usize {
     at
 }
 
-/// What the filter must do: what is left of the frame, and where it is counted.
+/// What the filter must do: bytes that remain of the frame, and the counter.
 fn expected(frame: &[u8], mark: Dscp, clearnet: &[IpAddr]) -> (Option<usize>, Sorted) {
     let counted = |count: fn(&mut Sorted)| {
         let mut sorted = Sorted {
@@ -87,7 +87,7 @@ fn expected(frame: &[u8], mark: Dscp, clearnet: &[IpAddr]) -> (Option<usize>, So
     if !clearnet.contains(&source) {
         return (None, counted(|sorted| sorted.other_source = 1));
     }
-    // Nobody has given it a socket.
+    // The filter has no socket.
     (Some(bytes), counted(|sorted| sorted.no_socket = 1))
 }
 
@@ -103,7 +103,7 @@ fn difference(after: Sorted, before: Sorted) -> Sorted {
     }
 }
 
-/// Runs random frames through the filter and the parser. What the filter made of all of them.
+/// Runs random frames through filter and parser; returns the filter's counters.
 fn compare() -> Sorted {
     let mut random = Random::new(SEED);
     let mut all = Sorted::default();
@@ -115,7 +115,7 @@ fn compare() -> Sorted {
             .collect();
         clearnet.truncate(64);
         let program = Program::load(scenario.mark, &clearnet, 1, true).unwrap();
-        // The same program where a driver leaves headers beyond the first buffer.
+        // The same program, where a driver leaves headers beyond the first buffer.
         let split = Program::load(scenario.mark, &clearnet, 1, true).unwrap();
         let mut generator = Generator::new(&scenario);
         let mut frame = Vec::new();
@@ -137,7 +137,7 @@ fn compare() -> Sorted {
             assert_eq!(left.len(), rest.len(), "{frame:02x?}");
             assert!(left == rest, "{frame:02x?}");
             if bytes.is_some() {
-                // Whoever reads what is left reads the same.
+                // The remaining bytes parse alike.
                 let reach = &frame[..frame.len().min(FIRST_BUFFER)];
                 assert_eq!(parse(&left, usize::MAX), parse(reach, frame.len()));
             }
@@ -161,7 +161,7 @@ fn the_filter_and_the_parser_agree_on_random_frames() {
     needs_root!();
     let all = Netns::new("filter").unwrap().run(compare);
     println!("{all:?}");
-    // Enough of each that a difference would have been seen.
+    // Enough of each kind to detect a difference.
     let counts = [
         all.not_ip,
         all.malformed,

@@ -1,16 +1,16 @@
-//! A NIC whose driver does not take the filter: generic XDP.
+//! A NIC whose driver does not support the filter: generic XDP.
 
 use super::{HOST_V4, MARK, Rig, needs_root, receive, wait_for};
 use exitmark::lab::frames::tcp;
 use exitmark::packet::replace_word;
 
-/// One connection's segments in order are what GRO joins. Generic XDP turns it off, so each is a
-/// packet, with nothing set on the NIC.
+/// GRO would merge a connection's consecutive segments. Generic XDP turns GRO off, so each segment
+/// is a packet, without changing the NIC's settings.
 #[test]
 fn in_generic_mode_every_segment_is_a_packet() {
     needs_root!();
     let rig = Rig::new(2, 1500);
-    // A veth whose peer sends by more queues than it receives by refuses native XDP.
+    // A veth refuses native XDP if its peer has more transmit queues than it has receive queues.
     rig.monitor
         .command("ethtool", &["-L", "tap0", "rx", "1"])
         .unwrap();
@@ -37,7 +37,7 @@ fn in_generic_mode_every_segment_is_a_packet() {
     );
 }
 
-/// The segment so many bytes later in its stream, with the checksum that goes with it.
+/// The segment this many bytes later in its stream, with a matching checksum.
 fn moved_on(mut frame: Vec<u8>, bytes: u16) -> Vec<u8> {
     const SEQUENCE: usize = 14 + 20 + 6;
     const CHECKSUM: usize = 14 + 20 + 16;

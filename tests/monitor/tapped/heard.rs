@@ -1,4 +1,4 @@
-//! What arrives, as which bytes; and what can be seen of it from outside.
+//! What arrives and with which bytes, and what is visible from outside.
 
 use super::{HOST_V4, HOST_V6, MARK, PATIENCE, Rig, SECOND_V4, needs_root, receive, wait_for};
 use exitmark::lab::RawPort;
@@ -18,11 +18,11 @@ const V6: usize = 40;
 const TCP: usize = 20;
 const UDP: usize = 8;
 
-/// What shall become of a frame.
+/// The expected fate of a frame.
 enum Fate {
-    /// It arrives, its first bytes alone.
+    /// Arrives, truncated to these bytes.
     Cut(usize),
-    /// It does not, and is counted here.
+    /// Is dropped, and counted here.
     Dropped(fn(&Sorted) -> u64),
 }
 use Fate::{Cut, Dropped};
@@ -40,7 +40,7 @@ fn v6(destination: &str) -> Frame {
     tcp(&format!("[{HOST_V6}]:40000"), destination).tos(MARK)
 }
 
-/// A question for the monitor's own address.
+/// A request for the monitor's own address.
 fn arp() -> Vec<u8> {
     let mut frame = vec![0xff; 6];
     frame.extend([2, 0, 0, 0, 9, 2, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
@@ -215,7 +215,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Fate)> {
 fn receives_exactly_the_wanted_packets_and_sends_nothing() {
     needs_root!();
     let rig = Rig::new(1, 9000);
-    // An address that the stack would answer for, would it only be asked.
+    // An address that the stack would answer for, if it were asked.
     rig.monitor.ip("addr add 203.0.113.9/32 dev lo").unwrap();
     let mut tap = rig.open().unwrap();
     let mut watch = rig.watch();
@@ -246,7 +246,7 @@ fn receives_exactly_the_wanted_packets_and_sends_nothing() {
     assert_eq!(before.lost(), 0, "{before:?}");
     rig.monitor.run(move || tap.close()).unwrap();
 
-    // The eyes were open all the time: they see what is sent now, and saw nothing before.
+    // The capture worked all the time: it sees what is sent now, and saw nothing before.
     let last = v4("198.51.100.9:1").build();
     let sent = RawPort::open(&rig.monitor, "tap0").unwrap().send(&last);
     sent.unwrap();
@@ -265,7 +265,7 @@ fn receives_bursts_completely_on_every_queue() {
     let port = rig.port();
     let mut heard = Vec::new();
     let mut sent = Vec::new();
-    // Several times as many as there is memory for.
+    // Several times as many packets as the memory holds.
     for burst in 0..20_u16 {
         for flow in 0..200 {
             let source = format!("{HOST_V4}:{}", 1000 + flow * 7 + burst);
@@ -304,7 +304,8 @@ fn counts_packets_that_found_no_room() {
     assert_eq!(tap.counters().unwrap().lost(), 44);
 }
 
-/// Where in this process' packet memory these bytes are: it is known by that no core dump has it.
+/// Where these bytes are in this process's packet memory, which is the memory excluded from core
+/// dumps.
 fn found_in_packet_memory(needle: &[u8]) -> usize {
     let memory = File::open("/proc/self/mem").unwrap();
     let maps = fs::read_to_string("/proc/self/smaps").unwrap();
@@ -315,7 +316,7 @@ fn found_in_packet_memory(needle: &[u8]) -> usize {
         match words.next() {
             Some("VmFlags:") if words.any(|flag| flag == "dd") => {
                 let mut bytes = vec![0; usize::try_from(range.1 - range.0).unwrap()];
-                // Rings are such memory, too, and can be gone by now.
+                // Rings are such memory, too, and may be unmapped by now.
                 if memory.read_exact_at(&mut bytes, range.0).is_ok() {
                     found += bytes
                         .windows(needle.len())
@@ -366,8 +367,7 @@ fn packet_memory_holds_no_address_afterwards() {
     drop(tap);
 }
 
-/// This process' sockets that have rings in its memory, and where in the socket these begin: as
-/// linux/if_xdp.h numbers them.
+/// Sockets with rings in this process's memory, and the ring's page offset as in linux/if_xdp.h.
 fn rings() -> Vec<(String, u64)> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     maps.lines()
@@ -396,13 +396,13 @@ fn the_tap_has_no_transmit_ring() {
     let rig = Rig::new(2, 1500);
     let tap = rig.open().unwrap();
     let rings = rings();
-    // Of this tap, and of those of tests that run at the same time.
+    // Includes rings of tests that run at the same time.
     assert!(rings.iter().filter(|(_, at)| *at == FILL).count() >= tap.queues());
     assert!(rings.iter().all(|(_, at)| *at != TRANSMIT), "{rings:x?}");
     let mut tried = 0;
     for (socket, _) in rings.iter().filter(|(_, at)| *at == FILL) {
         if let Some(descriptor) = descriptor_of(socket) {
-            // What AF_XDP says to who has no such ring; to others it says 0.
+            // The error of AF_XDP without a transmit ring; with one, send returns 0.
             let sent = send(descriptor.as_raw_fd(), &[], MsgFlags::MSG_DONTWAIT);
             tried += usize::from(sent == Err(Errno::ENOBUFS));
             assert_ne!(sent, Ok(0));
@@ -439,7 +439,7 @@ fn an_interface_that_disappears_is_an_error() {
     rig.port().send(&v4("198.51.100.7:443").build()).unwrap();
     receive(&mut tap, 1);
     rig.monitor.ip("link del tap0").unwrap();
-    // It is looked for when a wait was in vain.
+    // Detected when a wait returns nothing.
     let error = loop {
         if let Err(error) = tap.receive(Duration::from_millis(1), |_| ()) {
             break error;
@@ -450,7 +450,7 @@ fn an_interface_that_disappears_is_an_error() {
         "tap0 is gone (Network is down (os error 100)): once it is back (`ip link show dev tap0`), \
          start the monitor again"
     );
-    // It says so again, and how much there was; and there is nothing to set back.
+    // The error is returned again, counters stay readable, and there is nothing to restore.
     assert!(matches!(
         tap.receive(Duration::ZERO, |_| ()),
         Err(TapError::Gone { .. })

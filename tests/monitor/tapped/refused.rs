@@ -1,4 +1,4 @@
-//! Which NICs it refuses, with which words; and how it leaves them.
+//! Which NICs the tap refuses, with which messages, and how it leaves them.
 
 use super::{PATIENCE, Rig, contained, needs_root, settings};
 use exitmark::lab::Netns;
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 const HOLDER: &str = "EXITMARK_TAP_HOLDER";
 
-/// How it refuses this interface, having left it alone.
+/// The error for this interface; also checks that its settings are unchanged.
 fn refusal(rig: &Rig, settings: TapSettings) -> String {
     let error = rig.monitor.run(move || Tap::open(&settings).err());
     let link = rig.link();
@@ -80,13 +80,13 @@ fn refuses_a_nic_that_another_interface_sends_through() {
         rig.monitor.run(open)
     };
     let tap = rig.open().unwrap();
-    // With an address of its own, which it keeps when its last port is taken out.
+    // With its own MAC address, which it keeps without ports.
     ip("link add br0 address 02:00:00:00:09:99 type bridge");
     ip("link set br0 up");
     ip("link set tap0 master br0");
     let expected = "tap0 is a port of the bridge br0, which sends and receives by it: `ip link set \
                     dev tap0 nomaster` takes it out";
-    // It comes later, and is there from the start.
+    // The bridge is added while the tap is open, and is there before it is opened.
     assert_eq!(look().unwrap_err().to_string(), expected);
     rig.monitor.run(move || tap.close()).unwrap();
     assert_eq!(refused(settings()), expected);
@@ -148,7 +148,7 @@ fn a_nic_that_is_down_or_missing_is_refused() {
         refusal(&rig, nowhere),
         "there is no network interface tap1 here; `ip link` lists those there are"
     );
-    // A name with a dot is another one to sysctl.
+    // A dot in a name is escaped in sysctl keys.
     rig.monitor.ip("link set tap0 name tap.0 up").unwrap();
     rig.monitor.ip("addr add 192.0.2.77/24 dev tap.0").unwrap();
     let dotted = TapSettings {
@@ -228,18 +228,18 @@ fn closing_restores_the_nic() {
         after.contains(" promiscuity 0 ") && !after.contains("prog/xdp"),
         "{after}"
     );
-    // Also where it is only dropped.
+    // The same if the tap is only dropped.
     let tap = rig.open().unwrap();
     rig.monitor.run(move || drop(tap));
     assert!(rig.link().contains(" promiscuity 0 "), "{}", rig.link());
-    // What another one set stays.
+    // Settings of others stay.
     rig.monitor.ip("link set tap0 promisc on").unwrap();
     let tap = rig.open().unwrap();
     rig.monitor.run(move || tap.close()).unwrap();
     assert!(rig.link().contains(" promiscuity 1 "), "{}", rig.link());
 }
 
-/// What happens in the other process; nothing where nobody asks for it.
+/// Runs in the other process; does nothing unless asked to.
 #[test]
 fn holds_a_tap() {
     if std::env::var_os(HOLDER).is_none() {
@@ -252,7 +252,7 @@ fn holds_a_tap() {
     }
 }
 
-/// The number of the program on the tap's NIC, as the kernel tells others.
+/// The id of the program on the tap's NIC, as the kernel shows it to others.
 fn attached(netns: &Netns) -> bool {
     let link = netns.ip("-details link show dev tap0").unwrap();
     link.contains("prog/xdp")
@@ -278,6 +278,6 @@ fn a_killed_monitor_leaves_no_program() {
     while attached(&rig.monitor) {
         assert!(Instant::now() < deadline, "the program is still there");
     }
-    // Nor a socket: the queue can be had again.
+    // The socket is gone, too: the queue can be bound again.
     rig.open().unwrap();
 }

@@ -183,14 +183,14 @@ fn counts_captured_files_into_periods_and_a_page() {
     let before = listed(&here.join("periods"));
     let again = run(here, &arguments);
     assert_eq!(again.status.code(), Some(1), "{}", words(&again));
-    let there = "a.pcap, packet 1: its period is there already, in \
+    let there = "a.pcap, packet 1: its period is published already, in \
                  periods/exit-20251121T000000Z-1.jsonl";
     assert!(words(&again).contains(there), "{}", words(&again));
     assert_eq!(listed(&here.join("periods")), before);
     fs::remove_file(here.join("periods/exit-20251121T000000Z-1.jsonl")).unwrap();
     let again = run(here, &arguments);
     assert_eq!(again.status.code(), Some(1), "{}", words(&again));
-    let there = "b.pcap, packet 2201: its period is there already, in \
+    let there = "b.pcap, packet 2201: its period is published already, in \
                  periods/exit-20251122T000000Z-1.jsonl";
     assert!(words(&again).contains(there), "{}", words(&again));
     assert_eq!(listed(&here.join("periods")), before);
@@ -302,13 +302,13 @@ fn reports_why_captures_cannot_be_counted() {
         (
             &["a.pcap", "1970.pcap"],
             "4",
-            "1970.pcap, packet 1: it is of 1970-01-01",
+            "1970.pcap, packet 1: it is dated 1970-01-01",
             0,
         ),
         (
             &["1999.pcap"],
             "5",
-            "1999.pcap, packet 2: it is of 1999-12-31",
+            "1999.pcap, packet 2: it is dated 1999-12-31",
             1,
         ),
         (&["2106.pcap"], "6", "editcap 2106.pcap NEW.pcapng 2`", 1),

@@ -67,11 +67,11 @@ impl Stage {
         )
         .unwrap();
         // The user that the monitor changes to must be able to enter.
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        fs::set_permissions(stage.directory.path(), everybody).unwrap();
+        let all_users = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(stage.directory.path(), all_users).unwrap();
         fs::create_dir(stage.periods()).unwrap();
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        fs::set_permissions(stage.periods(), everybody).unwrap();
+        let all_users = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(stage.periods(), all_users).unwrap();
         stage
     }
 

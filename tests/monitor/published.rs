@@ -231,7 +231,7 @@ fn too_few_flows_in_a_period_publish_a_zero_total() {
     )];
     let [silent, few] = [silent, few].map(|ledger| rows(&ledger, &PublishSettings::default()));
     assert_eq!(told(&silent[0]), "Total  0 0 0");
-    assert_eq!(silent, few, "nobody is told from a few");
+    assert_eq!(silent, few, "no flows look like a few");
     assert_eq!(few.len(), 1);
 
     // Every row of a dimension is below the threshold, but the total is not.

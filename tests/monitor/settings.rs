@@ -164,7 +164,7 @@ fn refuses_invalid_values_by_key_and_says_what_is_accepted() {
         ),
         (
             "[noise]\nflows = 5",
-            "noise.flows = 5: hides nothing without noise.epsilon",
+            "noise.flows = 5: has no effect without noise.epsilon",
         ),
         ("[noise]\nepsilon = 0", "noise.epsilon = 0"),
         ("[noise]\nepsilon = -1.0", "noise.epsilon = -1"),

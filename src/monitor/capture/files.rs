@@ -49,7 +49,7 @@ pub enum FilesError {
     /// A period cannot be written; it is not tried again.
     #[error(
         "{}: the period cannot be written: {reason}; make room, or name another directory (--out), \
-         and count the files again where none of their periods is yet",
+         and count the files again into a directory without their periods",
         path.display()
     )]
     Unpublished {
@@ -78,9 +78,9 @@ pub enum FilesError {
     },
     /// The packet's period is published already and would be counted twice.
     #[error(
-        "{}, packet {number}: its period is there already, in {}; remove that one or name another \
-         directory (--out), and give all captures of a period together: what is written is never \
-         added to",
+        "{}, packet {number}: its period is published already, in {}; remove that file or name \
+         another directory (--out), and give all captures of a period together: published files \
+         are never extended",
         path.display(), there.display()
     )]
     Again {
@@ -93,7 +93,7 @@ pub enum FilesError {
     },
     /// The packet's time is before 2000 or in the future.
     #[error(
-        "{0}, packet {number}: it is of {day}, which is before the year {first} or yet to come; a \
+        "{0}, packet {number}: it is dated {day}, before the year {first} or in the future; a \
          clock was wrong: leave the packet out (`editcap {0} NEW.pcapng {number}`), or move the \
          time of all (`editcap -t SECONDS {0} NEW.pcapng`)",
         path.display(), first = YEARS.start
@@ -109,8 +109,9 @@ pub enum FilesError {
     /// The packet's period was closed already.
     #[error(
         "{0}, packet {number}: it is of the period that began {began}, and {running} is running \
-         already; put packets in order (`reordercap {0} NEW.pcapng`; captures of the same time: \
-         `mergecap -w NEW.pcapng FILES`), and count them again where none of their periods is yet",
+         already; sort the packets (`reordercap {0} NEW.pcapng`; captures of the same time: \
+         `mergecap -w NEW.pcapng FILES`), and count them again into a directory without their \
+         periods",
         path.display()
     )]
     Order {
@@ -389,8 +390,8 @@ impl fmt::Display for Summary {
         if self.flagless > 0 {
             writeln!(
                 f,
-                "{} packets were cut off before TCP's flags: connections are too few; capture at \
-                 least 96 bytes of each packet",
+                "{} packets were truncated before the TCP flags: connections are too few; capture \
+                 at least 96 bytes of each packet",
                 self.flagless
             )?;
         }

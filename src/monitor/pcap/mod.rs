@@ -84,12 +84,12 @@ impl fmt::Display for Remarks {
             ),
             (
                 self.copies,
-                "were captured at one interface more, and are counted once",
+                "were also captured at another interface, and are counted once",
             ),
             (
                 self.anywhere,
                 "may have been captured at several interfaces, and are counted at each: link type \
-                 113 does not tell; capture at one interface, or with `tcpdump -y LINUX_SLL2`",
+                 113 does not record it; capture at one interface, or with `tcpdump -y LINUX_SLL2`",
             ),
         ] {
             if packets > 0 {

@@ -51,7 +51,7 @@ pub enum Notice {
     /// The running counts could not be saved.
     #[error(
         "{}: the counts of period {period} cannot be kept for a restart: {reason}; counting goes \
-         on, and a restart would lose what came since they last were: make room there",
+         on, but a restart would lose the counts since the last save: make room there",
         path.display()
     )]
     NotSaved {
@@ -78,7 +78,7 @@ pub enum Notice {
     },
     /// The state file of a published period could not be removed.
     #[error(
-        "{}: cannot be removed though its period is published: {reason}; remove it before its \
+        "{}: cannot be removed although its period is published: {reason}; remove it before its \
          published file is moved elsewhere, or it would be published again",
         path.display()
     )]

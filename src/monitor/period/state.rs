@@ -145,7 +145,7 @@ impl Stored {
     fn open(self, name: &Name) -> Result<(Period, Duration, Ledger), &'static str> {
         let length = Length::stored(self.length_seconds).ok_or("has no length")?;
         if self.start.as_second() != name.start || name.part == 0 {
-            return Err("is of another period than its name says");
+            return Err("has another period than its name");
         }
         let period = Period {
             start: self.start,
@@ -225,7 +225,7 @@ impl StateDirectory {
         // One line of JSON, and one line with its digest.
         let length = length.checked_sub(END_BYTES).ok_or("is empty or cut off")?;
         if !is_whole(&mut file, length).map_err(|error| error.to_string())? {
-            return Err("is damaged or cut off: its checksum is another".to_owned());
+            return Err("is damaged or cut off: its checksum does not match".to_owned());
         }
         let body = BufReader::with_capacity(BUFFER_BYTES, file.take(length));
         let stored: Stored = serde_json::from_reader(body)

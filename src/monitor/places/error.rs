@@ -17,7 +17,7 @@ pub struct PlacesError {
 const FETCH_AGAIN: &str = "fetch it again, or use another database";
 const NAME_ANOTHER: &str = "name another database in the configuration";
 const LOOK_AT_LINE: &str =
-    "mend that line, or fetch the file again (`apt-get install --reinstall tor-geoipdb` for Tor's)";
+    "fix that line, or fetch the file again (`apt-get install --reinstall tor-geoipdb` for Tor's)";
 
 impl PlacesError {
     pub(super) fn unreadable(path: &Path, error: &io::Error) -> Self {
@@ -38,12 +38,12 @@ impl PlacesError {
 
     pub(super) fn too_large(path: &Path, bound: u64) -> Self {
         let what = format!("has more than {} MiB", bound >> 20);
-        Self::new(path, what, "use a database of countries or systems alone")
+        Self::new(path, what, "use a database of countries or systems only")
     }
 
     pub(super) fn too_many_ranges(path: &Path, bound: usize) -> Self {
         let what = format!("has more than {bound} ranges of addresses");
-        Self::new(path, what, "use a database of countries or systems alone")
+        Self::new(path, what, "use a database of countries or systems only")
     }
 
     pub(super) fn is_binary(path: &Path) -> Self {

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 pub enum ReportError {
     /// A line is not a valid row at its place: file, line number, fault.
     #[error(
-        "{}, line {_1}: {_2}. Nothing was written. Move the file away, or put the one in its place that the monitor wrote",
+        "{}, line {_1}: {_2}. Nothing was written. Move the file away, or replace it by the one that the monitor wrote",
         _0.display()
     )]
     Line(PathBuf, u64, String),
@@ -41,6 +41,6 @@ pub enum ReportError {
     )]
     NoPeriod(String),
     /// The site could not be written: path, fault.
-    #[error("{}: {_1}. The pages there are what they were; see that the directory can be written to", _0.display())]
+    #[error("{}: {_1}. The existing pages are unchanged; check that the directory can be written to", _0.display())]
     Out(PathBuf, String),
 }

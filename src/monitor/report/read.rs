@@ -175,7 +175,7 @@ impl Reader {
         let next = self.exits.len();
         let exit = *self.exits.entry(total.exit.clone()).or_insert(next);
         if exit == EXITS {
-            return Err(format!("it is the exit after the first {EXITS}"));
+            return Err(format!("there are more than {EXITS} exits"));
         }
         let file = self.files.len() - 1;
         let key = (exit, total.period_start.as_second(), about.part);
@@ -299,7 +299,7 @@ fn values(row: &mut Row) -> Result<(), String> {
         ("packets", row.packets),
     ] {
         if value > COUNT {
-            return Err(format!("`{column}` is {value}, which no period comes to"));
+            return Err(format!("`{column}` is {value}, more than a period can have"));
         }
     }
     if let Some(version) = row.ip_version.filter(|version| ![4, 6].contains(version)) {

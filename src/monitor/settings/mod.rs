@@ -305,7 +305,7 @@ fn noise(raw: &raw::Noise) -> Result<Option<NoiseSettings>, ConfigError> {
             .zip(given)
             .find_map(|(key, one)| Some((key, one?)))
         {
-            Some((key, one)) => Err(value(key, one, "hides nothing without noise.epsilon")),
+            Some((key, one)) => Err(value(key, one, "has no effect without noise.epsilon")),
             None => Ok(None),
         };
     };

@@ -53,7 +53,7 @@ pub enum TapError {
     },
     /// IPv6 is enabled: the kernel would add an address on link-up and announce it.
     #[error(
-        "IPv6 is on at {interface}, so that the kernel speaks there whenever the link comes up, \
+        "IPv6 is on at {interface}, so that the kernel sends there whenever the link comes up, \
          and a tap must not: run `sysctl -w net.ipv6.conf.{sysctl}.disable_ipv6=1`"
     )]
     Ipv6 {
@@ -150,8 +150,8 @@ impl TapError {
             hint: match source.raw_os_error() {
                 Some(libc::EPERM) => "; it takes CAP_NET_RAW",
                 Some(libc::EINVAL) => {
-                    "; the kernel says so of a queue that the NIC does not have (any more): `ethtool \
-                     -l NIC` tells how many it has; start again once that stays as it is"
+                    "; the NIC may not have this queue (any more): `ethtool -l NIC` shows how many \
+                     it has; start again once that number is stable"
                 }
                 Some(libc::ENETDOWN) => "; the NIC is down: `ip link set dev NIC up`",
                 Some(libc::ENODEV) => "; the NIC is gone: `ip link` lists those that are there",

@@ -119,8 +119,9 @@ impl Program {
             Err(_) => return Err(TapError::attach(&nic.name, native)),
         };
         tracing::warn!(
-            "the driver of {} does not take the filter ({native}): the kernel's common receive path \
-             runs it (generic XDP, which turns GRO off there), and takes more time for each packet",
+            "the driver of {} does not support the filter ({native}): the kernel's common receive \
+             path runs it (generic XDP, which turns GRO off there), and takes more time for each \
+             packet",
             nic.name
         );
         Ok(link)

@@ -277,7 +277,7 @@ fn counts_a_packet_of_several_interfaces_once() {
             let flows: u64 = ledger.cells.iter().map(|(_, counts)| counts.flows).sum();
             let copies = packets.len() as u64 - expected;
             assert_eq!((flows, remarks.copies), (expected, copies), "{what}");
-            let words = format!("{copies} packets were captured at one interface more");
+            let words = format!("{copies} packets were also captured at another interface");
             assert_eq!(
                 remarks.to_string().contains(&words),
                 copies > 0,

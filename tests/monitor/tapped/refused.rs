@@ -41,7 +41,7 @@ fn a_nic_with_an_address_is_refused() {
     rig.monitor.ip("addr flush dev tap0").unwrap();
     assert_eq!(
         refusal(&rig, settings()),
-        "IPv6 is on at tap0, so that the kernel speaks there whenever the link comes up, and a tap \
+        "IPv6 is on at tap0, so that the kernel sends there whenever the link comes up, and a tap \
          must not: run `sysctl -w net.ipv6.conf.tap0.disable_ipv6=1`"
     );
     ipv6("1");

@@ -299,7 +299,7 @@ fn values(row: &mut Row) -> Result<(), String> {
         ("packets", row.packets),
     ] {
         if value > COUNT {
-            return Err(format!("`{column}` is {value}, more than a period can have"));
+            return Err(format!("`{column}` is {value}, too large for a period"));
         }
     }
     if let Some(version) = row.ip_version.filter(|version| ![4, 6].contains(version)) {

@@ -71,7 +71,7 @@ impl Counting {
             status["Seccomp_filters"].parse().unwrap()
         };
         let ours = filters(status(std::process::id()));
-        counting.wait_until("it has given up nothing", |counting| {
+        counting.wait_until("no privilege is dropped", |counting| {
             filters(status(counting.process.id())) > ours
         });
         counting

@@ -234,7 +234,7 @@ fn of_csv(text: &str) -> Numbers {
 }
 
 #[test]
-fn files_beside_the_page_and_the_document_say_the_same() {
+fn data_files_and_document_have_the_same_numbers() {
     let periods = tempfile::tempdir().unwrap();
     made::some_weeks(periods.path());
     let statistics = read(periods.path());

@@ -116,7 +116,7 @@ fn private_and_mapped_addresses_are_unknown() {
 }
 
 #[test]
-fn the_embedded_database_is_the_one_that_is_described() {
+fn describes_the_embedded_database() {
     let lock = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
     let (_, rest) = lock
         .split_once("name = \"tor-geoip-db\"\nversion = \"")

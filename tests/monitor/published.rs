@@ -254,7 +254,7 @@ fn too_few_flows_in_a_period_publish_a_zero_total() {
 }
 
 #[test]
-fn what_spilled_is_in_every_single_table_and_in_no_cross_table() {
+fn spilled_counts_are_only_in_single_tables() {
     let mut ledger = day();
     let spilled = counts(300, 7_000_000, 7000);
     ledger.spilled = Spilled {
@@ -315,7 +315,7 @@ fn a_cross_table_leaves_nothing_to_subtract_from_a_single_one() {
 }
 
 #[test]
-fn systems_leave_nothing_to_subtract_from_their_countries_and_the_other_way_round() {
+fn systems_and_countries_leave_nothing_to_subtract_from_each_other() {
     use Version::V4;
     let mut ledger = Ledger {
         cells: vec![

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_shows_what_it_is_made_of() {
+    fn an_origin_formats_without_its_names() {
         let origin = Origin {
             exit: "berlin-1".to_owned(),
             countries: "geoip".to_owned(),

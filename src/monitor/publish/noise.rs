@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn epsilon_is_the_number_that_it_was_made_of() {
+    fn epsilon_converts_back_to_its_number() {
         for number in [0.001, 0.5, 1.234, 100.0] {
             let epsilon = Epsilon::try_from(number).unwrap();
             assert_eq!((epsilon.as_f64(), f64::from(epsilon)), (number, number));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_as_large_as_they_may_be_and_no_larger() {
+    fn bounds_are_checked_at_their_limits() {
         let check = |flows| settings(100.0, flows).check(u64::MAX, 1);
         assert_eq!(check(1), Ok(()));
         assert_eq!(check(MAX_BOUND), Ok(()));

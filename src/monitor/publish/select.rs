@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_leave_what_is_not_theirs() {
+    fn left_subtracts_shown_rows() {
         let rows = [
             (Key::Port(80), amount(1, 2, 3)),
             (Key::Port(443), amount(10, 20, 30)),

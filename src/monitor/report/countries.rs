@@ -289,7 +289,7 @@ mod tests {
 
     /// Compares the table with that of the time zone database.
     #[test]
-    fn the_countries_are_those_that_there_are() {
+    fn countries_match_the_time_zone_database() {
         let Ok(table) = fs::read_to_string("/usr/share/zoneinfo/iso3166.tab") else {
             return;
         };

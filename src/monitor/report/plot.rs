@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_few_and_round() {
+    fn grid_lines_are_few_and_round() {
         for (most, expected) in [
             (1, 1),
             (5, 1),

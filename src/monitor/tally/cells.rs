@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_cell_needs_room_and_one_without_a_connection_room_of_its_own() {
+    fn cells_without_a_connection_have_their_own_limit() {
         let mut cells = Cells::new(3, 1);
         assert_eq!((cells.used(), cells.capacity()), (0, 3));
         let mut add = |port, flows| {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_that_are_looked_for_at_the_last_slot_go_on_at_the_first() {
+    fn probing_wraps_around_after_the_last_slot() {
         let mut cells = Cells::new(4, 4);
         assert_eq!(cells.slots.len(), 8);
         for port in 1..=3 {
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_located_where_their_cells_are_looked_for() {
+    fn locate_finds_the_first_slots_of_packets() {
         let cells = Cells::new(1000, 0);
         let mut lane = Lane::<u32>::default();
         for port in [443, 80] {

@@ -454,7 +454,7 @@ mod tests {
     use crate::packet::Dscp;
 
     #[test]
-    fn made_up_packets_count_as_those_of_the_last_batch() {
+    fn made_up_packets_pass_the_filter() {
         let clearnet = ["2001:db8::10", "192.0.2.10"].map(|text| text.parse().unwrap());
         for dscp in [Dscp::AF11, Dscp::of(0xff)] {
             let filter = Filter {

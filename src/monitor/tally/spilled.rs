@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_one_has_is_added() {
+    fn absorbs_the_counts_of_another_spill() {
         let mut spill = Spill::default();
         spill.absorb(&Spill::default(), PLACES);
         assert!(spill.places.is_empty() && spill.ports.is_empty());
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_carried_is_told_again() {
+    fn carried_counts_are_reported_again() {
         let told = spilled().told(place);
         let mut spill = Spill::default();
         spill.carry(&told);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_began_where_port_place_and_version_had_some() {
+    fn has_compares_port_place_and_version() {
         let has = |spill: &Spill, port, version, number| {
             spill.has(Key::new(port, version, number), place(number))
         };

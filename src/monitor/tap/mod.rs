@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_queues_share_what_memory_there_is() {
+    fn many_queues_share_the_memory_bound() {
         let settings = TapSettings {
             interface: "tap0".to_owned(),
             dscp: Dscp::AF11,

@@ -88,20 +88,20 @@ fn no_trace_of_a_destination_once_counted() {
     let marked = frames.len() as u64 - 4;
     let counters = wait_for(&running, marked);
     assert_eq!(counters["packets"], marked);
-    // Between two answers the monitor had nothing to receive.
+    // After a second answer, a receive has returned nothing in between.
     running.counters().unwrap();
 
     let memory = memory(running.pid());
     assert!(
         memory.len() > 8 << 20,
-        "{} bytes are no memory",
+        "only {} bytes of memory were read",
         memory.len()
     );
     let clearnet: std::net::Ipv6Addr = HOST_V6.parse().unwrap();
     let known = clearnet.octets();
     assert!(
         memory.windows(16).any(|bytes| bytes == known),
-        "what it is told is not found either"
+        "the configured address is in memory"
     );
     search.finds("memory", &memory, &[]);
     let metrics = get(&stage, 9788, "GET /metrics");

@@ -218,7 +218,7 @@ for (const page of PAGES) for (const width of [360, 1280]) {
 }</script>";
 
 #[test]
-fn pages_fit_and_ask_for_nothing() {
+fn pages_fit_and_request_nothing() {
     let Some(browser) = Browser::new() else {
         return;
     };

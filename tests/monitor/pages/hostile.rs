@@ -26,7 +26,7 @@ fn refusal(name: &str, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_line_that_is_wrong_is_named() {
+fn reports_the_line_of_a_fault() {
     let good = good();
     let lines: Vec<&str> = good.lines().collect();
     let port = lines
@@ -149,7 +149,7 @@ fn a_line_that_is_wrong_is_named() {
 }
 
 #[test]
-fn a_file_that_is_wrong_is_named() {
+fn reports_the_file_of_a_fault() {
     let good = good();
     let lines: Vec<&str> = good.lines().collect();
     let cut = |bytes: usize| good.as_bytes()[..bytes].to_vec();

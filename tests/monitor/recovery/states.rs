@@ -220,7 +220,7 @@ fn a_full_table_is_the_same_after_a_restart() {
     assert!(notices.is_empty(), "{notices:?}");
     drop(periods);
     let (_, restored, _) = place.open(at(70));
-    assert!(restored == Some(full), "it is another one");
+    assert!(restored == Some(full), "the ledgers differ");
 }
 
 #[test]

@@ -353,7 +353,7 @@ fn packet_memory_holds_no_address_afterwards() {
     assert_eq!(
         found_in_packet_memory(&needle),
         100,
-        "it is looked for where it is"
+        "the search covers packet memory"
     );
     let mut seen = 0;
     while seen < 100 {

@@ -1,9 +1,9 @@
-//! Ports whose NIC receives while their XDP program sees nothing.
+//! Detects blind ports: the NIC receives packets, but its XDP program sees none.
 //!
 //! Some drivers lose the program when the NIC is set down and up again (observed with vmxnet3 on
-//! 6.12 and 7.3): the link says that it is attached, and no frame reaches it. The kernel reports
-//! nothing, so the NIC's own counters are compared with the program's, once a second. A blind
-//! port is an alarm; its program is attached anew once.
+//! 6.12 and 7.3): the link reports it as attached, but no frame reaches it. The kernel does not
+//! report that, so the NIC's counters are compared with the program's once a second. A blind port
+//! raises an alarm, and its program is reattached once.
 
 use super::Daemon;
 use super::workers::Sums;
@@ -12,35 +12,34 @@ use crate::datapath::{Counter, KernelCounts, PerRole, Role};
 use crate::nic::LinkState;
 use std::time::Duration;
 
-/// How often the ports are looked at.
+/// The interval of the port checks.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
-/// How many packets a NIC must receive, while its program sees none, for the port to count as
-/// blind: in [`WINDOW`] looks at most. Fewer may be control frames that the NIC keeps to itself,
-/// such as LLDP, one in 30 seconds.
+/// How many packets a NIC must receive within [`WINDOW`] checks, while its program sees none, for
+/// the port to count as blind. Fewer may be control frames that the NIC consumes itself, such as
+/// LLDP, one in 30 seconds.
 const RECEIVING: u64 = 3;
 const WINDOW: u32 = 10;
-/// How many looks must find such packets: one may find some that are on their way.
+/// How many checks must find such packets: in one of them they may still be in flight.
 const RECEIPTS: u32 = 2;
-/// How many looks pass at least after the program was attached anew: attaching can take the link
-/// down for seconds.
+/// The minimum number of checks after a reattachment, which can take the link down for seconds.
 const LOOKS_AFTER: u32 = 5;
 
-/// What was counted at a port up to one look.
+/// A port's counters at one check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Look {
-    /// Packets that the NIC received, or missed for want of buffers.
+    /// Packets that the NIC received, or missed for lack of buffers.
     pub(super) received: u64,
-    /// Frames that the port's XDP program counted, in whatever way.
+    /// Frames that the port's XDP program counted, in any of its counters.
     pub(super) seen: u64,
 }
 
-/// What is to be done.
+/// The action after a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Raise the alarm, and attach the program anew.
+    /// Raise the alarm, and reattach the program.
     Reattach,
-    /// That was of no use.
+    /// The port is still blind after the reattachment.
     StillBlind,
     /// The program sees frames again.
     Recovered,
@@ -54,25 +53,25 @@ enum State {
     StillBlind,
 }
 
-/// What the looks at one port came to.
+/// The state of one port's checks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sight {
     last: Option<Look>,
-    /// Packets that the NIC received and the program did not see, the looks that found some, and
-    /// all looks since the first one.
+    /// In the current window: packets that the NIC received and the program did not see, the checks
+    /// that found some, and all checks.
     unseen: u64,
     receipts: u32,
     looks: u32,
     state: State,
-    /// The program could not be attached anew.
+    /// The program could not be reattached.
     has_failed: bool,
 }
 
 impl Sight {
-    /// Compares with the last look.
+    /// Compares with the last check.
     pub(super) fn look(&mut self, now: Look) -> Option<Step> {
         let last = self.last.replace(now)?;
-        // Counters that fall were set back, by a driver or by another box.
+        // A counter that decreases was reset, by a driver or by another box.
         let received = now.received.saturating_sub(last.received);
         if now.seen != last.seen {
             let was = self.state;
@@ -88,7 +87,7 @@ impl Sight {
         }
         self.receipts += u32::from(received > 0);
         self.looks += 1;
-        // A NIC may refresh its counters late: one look alone proves nothing.
+        // A NIC may refresh its counters late, so one check is not enough.
         let is_blind = self.unseen >= RECEIVING && self.receipts >= RECEIPTS;
         let is_due = is_blind && self.looks >= LOOKS_AFTER;
         let (step, state) = match self.state {
@@ -111,18 +110,18 @@ impl Sight {
         (self.unseen, self.receipts, self.looks) = (0, 0, 0);
     }
 
-    /// Takes note whether the program was attached anew: where it was not, it is tried again.
+    /// Records whether the program was reattached; if not, it is tried again.
     pub(super) fn attached(&mut self, done: bool) {
         self.has_failed = !done;
     }
 
-    /// Whether an alarm is due.
+    /// Whether the port is blind.
     pub(super) fn is_blind(&self) -> bool {
         self.state != State::Sees
     }
 }
 
-/// Frames that each port's program has seen.
+/// How many frames each port's program has seen.
 pub(super) fn seen(counts: &KernelCounts) -> PerRole<u64> {
     PerRole::from_fn(|role: Role| {
         counts
@@ -134,8 +133,7 @@ pub(super) fn seen(counts: &KernelCounts) -> PerRole<u64> {
 }
 
 impl Daemon {
-    /// Compares what the NICs received with what their programs saw, and attaches a blind
-    /// port's program anew.
+    /// Compares the NICs' counters with their programs', and reattaches a blind port's program.
     pub(super) fn look_at_ports(&mut self, counts: &KernelCounts, sums: &Sums) {
         for port in &self.standing.ports {
             let (role, nic) = (port.role, &port.nic);
@@ -172,8 +170,8 @@ impl Daemon {
                         Err(error) => {
                             self.sights[role].attached(false);
                             tracing::error!(
-                                "ALARM: cannot attach the XDP program to {} ({role}) again, which \
-                                 is tried further: {error}",
+                                "ALARM: cannot reattach the XDP program to {} ({role}), will \
+                                 retry: {error}",
                                 nic.name
                             );
                         }

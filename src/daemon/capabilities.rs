@@ -1,4 +1,4 @@
-//! Which capabilities each thread of the box keeps.
+//! The capabilities that each thread of the box keeps.
 
 use caps::Capability;
 
@@ -10,15 +10,15 @@ pub(super) const OF_MAIN: &[Capability] = &[
     Capability::CAP_NET_RAW,
     Capability::CAP_BPF,
 ];
-/// The thread that has neighbours resolved.
+/// The next-hop monitor: CAP_NET_ADMIN lets it make the kernel resolve a neighbour.
 pub(super) const OF_WAY: &[Capability] = &[Capability::CAP_NET_ADMIN];
-/// The thread that reads tor's files as root, makes the reader of documents another user, and ends a
-/// reader that hangs: one that is another user cannot be ended without CAP_KILL.
+/// The relay service of root: reads tor's files, runs the document loader as another user, and kills
+/// a loader that hangs, which takes CAP_KILL once the loader has changed its user.
 pub(super) const OF_ROOTS_KEEPER: &[Capability] = &[
     Capability::CAP_DAC_READ_SEARCH,
     Capability::CAP_KILL,
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
 ];
-/// Any other.
+/// Any other thread.
 pub(super) const OF_NOBODY: &[Capability] = &[];

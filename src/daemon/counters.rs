@@ -1,15 +1,15 @@
-//! The counters of both engines: read once a second for everything that is judged by them, and
-//! printed where asked for.
+//! Reads the counters of both engines once a second for the checks that need them, and prints them
+//! on SIGUSR1 and at the end.
 
 use super::Daemon;
 use crate::datapath::Role;
 use std::io::{self, Write};
 
 impl Daemon {
-    /// Judges what was counted since the last look: frames that are lost, programs that see nothing,
-    /// and traffic that is not what the site is configured for.
+    /// Checks the counts since the last call for lost frames, blind programs, and traffic that does
+    /// not fit the configuration.
     pub(super) fn look_at_counters(&mut self) {
-        // Counters that cannot be read now are compared the next time.
+        // If reading fails, the next call compares.
         let Ok(kernel) = self.kernel.counts() else {
             return;
         };
@@ -65,7 +65,7 @@ impl Daemon {
     }
 }
 
-/// Prints a line at once. A closed standard output does not stop the box.
+/// Prints and flushes a line. A closed standard output does not stop the box.
 pub(super) fn print_line(line: &str) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());

@@ -1,4 +1,4 @@
-//! What lasts beyond the process, and how it is taken off again.
+//! The state that outlives the process (pins, NIC settings), and its removal.
 
 use super::DaemonError;
 use super::nics::Nics;
@@ -9,22 +9,22 @@ use crate::nic::{Nic, NicError, Offload};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What a detachment has done.
+/// The outcome of a detachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detached {
-    /// There was no box.
+    /// No box was attached.
     Nothing,
-    /// The NICs are what they were.
+    /// The box is detached and every NIC setting restored.
     All,
-    /// The box is off, and NICs in another network namespace stay as it has set them.
+    /// The box is detached; NICs in another network namespace keep the settings it made.
     Partly,
 }
 
-/// Takes a box off its NICs. The process that ran it has ended. Where its pins are gone, what it has
-/// changed on the NICs is set back all the same: it is on record beside its control socket.
+/// Detaches a box whose process has ended. Without its pins, the NIC settings are restored from the
+/// record beside its control socket.
 ///
 /// # Errors
-/// It still runs, or there is no privilege.
+/// The box still runs, or a privilege is missing.
 pub fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
     let record = Record::of(socket, pins);
     let done = |all| match all {
@@ -46,8 +46,8 @@ pub fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
     Ok(done(all))
 }
 
-/// Takes the programs off, sets the NICs back, and removes every pin; false where a NIC is not set
-/// back, because it is in another network namespace.
+/// Detaches the programs, restores the NIC settings, and removes every pin. False if a NIC is not
+/// restored because it is in another network namespace.
 pub(super) fn take_off(pins: Pins, record: &Record) -> Result<bool, DaemonError> {
     let netns = netns()?;
     pins.remove_links()?;
@@ -58,13 +58,13 @@ pub(super) fn take_off(pins: Pins, record: &Record) -> Result<bool, DaemonError>
     Ok(all)
 }
 
-/// What was changed before, as the pins or the record have it.
+/// The earlier changes to NICs, from the pins and the record.
 fn earlier(pins: &Pins, record: &Record) -> Vec<Undo> {
     let pinned = Role::ALL.into_iter().filter_map(|role| pins.undo(role));
     united(pinned.chain(record.read()))
 }
 
-/// One that cannot be set back keeps no other from it, and no process from another start.
+/// Restores every NIC; one that fails does not stop the others.
 fn set_all_back(changes: Vec<Undo>, netns: u64) -> Result<bool, NicError> {
     let set_back = |undo: Undo| set_back(undo, undo.changed, netns);
     let both = |all: Result<bool, NicError>, one: Result<bool, NicError>| Ok(all? & one?);
@@ -78,12 +78,12 @@ pub(super) fn netns() -> Result<u64, DaemonError> {
         .map_err(|error| DaemonError::System("look at the network namespace", error))
 }
 
-/// Something that the box sets on a NIC.
+/// A setting that the box changes on a NIC.
 #[derive(Clone, Copy)]
 enum Setting {
-    /// Turned on: a wire takes frames for any address.
+    /// Turned on: a wire receives frames for any MAC address.
     Promiscuous,
-    /// Turned off: a wire leaves frames as they are.
+    /// Turned off: a wire must not alter frames.
     Offload(Offload),
 }
 
@@ -115,7 +115,7 @@ impl Setting {
         }
     }
 
-    /// Whether it is not yet as a wire needs it.
+    /// Whether the NIC does not yet have the setting that a wire needs.
     fn is_missing(self, nic: &Nic) -> bool {
         match self {
             Self::Promiscuous => !nic.is_promiscuous,
@@ -123,7 +123,7 @@ impl Setting {
         }
     }
 
-    /// Sets it as a wire needs it, or back.
+    /// Applies the setting that a wire needs, or reverts it.
     fn set(self, nic: &Nic, needed: bool) -> Result<(), NicError> {
         match self {
             Self::Promiscuous => nic.set_promiscuous(needed),
@@ -132,13 +132,12 @@ impl Setting {
     }
 }
 
-/// Whether a NIC in this role must take frames for any address.
+/// Whether a NIC in this role must be in promiscuous mode.
 pub(super) fn must_be_promiscuous(role: Role) -> bool {
     Setting::Promiscuous.is_needed(role)
 }
 
-/// Turns promiscuous mode on again after somebody turned it off. That is remembered like what a
-/// start changes.
+/// Turns promiscuous mode on again after it was turned off, and records that for a detachment.
 pub(super) fn set_promiscuous(
     (pins, record): (&Pins, &Record),
     role: Role,
@@ -159,7 +158,7 @@ pub(super) fn set_promiscuous(
     Ok(nic.set_promiscuous(true)?)
 }
 
-/// Something that a wire cannot do with, and that somebody has turned on since.
+/// An offload that alters frames and was turned on again.
 pub(super) fn misplaced_offload(nic: &Nic) -> Option<Offload> {
     Setting::ALL.into_iter().find_map(|setting| match setting {
         Setting::Offload(offload) if setting.is_missing(nic) => Some(offload),
@@ -167,8 +166,8 @@ pub(super) fn misplaced_offload(nic: &Nic) -> Option<Offload> {
     })
 }
 
-/// Sets these changes back on a NIC, if that is still there: all that can be, whatever cannot. False
-/// where it may be in another network namespace.
+/// Reverts these changes on a NIC that still exists; one that fails does not stop the others. False
+/// if the NIC is in another network namespace.
 fn set_back(undo: Undo, changes: u64, netns: u64) -> Result<bool, NicError> {
     if changes == 0 {
         return Ok(true);
@@ -191,9 +190,8 @@ fn set_back(undo: Undo, changes: u64, netns: u64) -> Result<bool, NicError> {
         .map(|()| true)
 }
 
-/// Sets on each NIC what a wire needs. What is changed is remembered before, for a later detach. What
-/// an earlier box changed and is needed no more is returned, to be set back when no program of that
-/// box is left on the NIC.
+/// Sets on each NIC what a wire needs. Changes are recorded first, for a detachment. Earlier changes
+/// that are not needed any more are returned, to be reverted once the earlier programs are off.
 pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<Leftover, DaemonError> {
     let netns = netns()?;
     let earlier = earlier(pins, record);
@@ -245,18 +243,18 @@ pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<Lefto
     })
 }
 
-/// What an earlier box changed on NICs and this one does not need.
+/// NIC settings that an earlier box changed and that this one does not need.
 #[must_use = "the NICs stay as the earlier box set them"]
 pub(super) struct Leftover {
     changes: Vec<Undo>,
-    /// What this box has changed.
+    /// Changes of this box.
     now: Vec<Undo>,
     netns: u64,
 }
 
 impl Leftover {
-    /// Sets it back. A driver may refuse an offload while a program is attached (virtio_net does), so
-    /// the earlier box's programs must be off. What is refused stays on record for a detach.
+    /// Reverts them. Some drivers (virtio_net) refuse an offload while a program is attached, so the
+    /// earlier programs must be off. A refused change stays on record for a detachment.
     pub(super) fn set_back(self, record: &Record) {
         let mut on_record = self.now;
         for undo in self.changes {

@@ -1,4 +1,4 @@
-//! Why the box cannot run: what failed, where, and what to do about it.
+//! The errors of the box: what failed, where, and the remedy.
 
 use crate::control::ControlError;
 use crate::datapath::{KernelError, MAX_QUEUES, PinError, Role, XskError};
@@ -12,13 +12,13 @@ use std::path::PathBuf;
 /// Why the box cannot run, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// A NIC is not as required.
+    /// A NIC cannot be read or set, or does not meet a requirement.
     #[error(transparent)]
     Nic(#[from] NicError),
     /// A NIC is down.
     #[error("{0} ({1}) is down; `ip link set dev {0} up` sets it up")]
     Down(String, Role),
-    /// The ports do not take packets of the same length.
+    /// The ports differ in their MTU.
     #[error(
         "{0} has MTU {1} but {2} has MTU {3}; a wire needs the same on every port: \
          `ip link set dev {2} mtu {1}`"
@@ -36,89 +36,89 @@ pub enum DaemonError {
          `ip link set dev {0} mtu {2}` on every port, or datapath.frags = \"auto\""
     )]
     NeedsFrags(String, u32, u32),
-    /// The kernel would panic.
+    /// The kernel would panic on a redirect to a NIC with this number of queues.
     #[error(
         "{name} has {queues} queue pairs, and its driver ({driver}) is safe with {most} on {cpus} \
          CPUs: with more the kernel panics when XDP redirects a frame to it; {advice}"
     )]
     UnsafeQueues {
-        /// The NIC.
+        /// The NIC's name.
         name: String,
-        /// Its driver.
+        /// The NIC's driver.
         driver: String,
-        /// How many queue pairs it has.
+        /// The number of queue pairs in use.
         queues: u32,
-        /// How many it may have.
+        /// The largest safe number of queue pairs.
         most: u32,
-        /// How many CPUs the kernel has room for.
+        /// The number of possible CPUs.
         cpus: u32,
-        /// The command that sets them.
+        /// The command that sets a safe number.
         advice: String,
     },
-    /// The box would be a host on the wire.
+    /// This machine has an address on a wire port.
     #[error(
         "{0} ({1}) has the address {2}, but the box is a wire there: nothing that is sent to that \
          address would reach it; `ip addr del {2} dev {0}` takes it away"
     )]
     Address(String, Role, ipnet::IpNet),
-    /// More queues than can be served.
+    /// A NIC has more queues than workers are supported.
     #[error("{0} has {1} receive queues, more than {MAX_QUEUES}: {2}")]
     TooManyQueues(String, u32, String),
     /// The next hop is the box itself.
     #[error("steer.next_hop is the MAC address of {0} itself; name the router on that network")]
     NextHopIsSelf(String),
-    /// The configuration cannot be meant for this machine.
+    /// The configuration does not fit this machine.
     #[error(transparent)]
     Configuration(SettingsError),
     /// The relay set cannot be loaded.
     #[error(transparent)]
     Relays(#[from] LoadError),
-    /// It can, and makes no sense.
+    /// The relay set was loaded but failed the plausibility checks.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// Another configuration would take most relays out of the set.
+    /// A reload would remove more than half of the relay endpoints.
     #[error(
         "relays: {now} endpoints would be listed instead of {before}, and connections to all other \
          relays be marked as exit traffic; if that is meant, restart exitmark"
     )]
     Shrunk {
-        /// How many endpoints are listed.
+        /// The number of endpoints listed now.
         before: usize,
-        /// How many would be.
+        /// The number of endpoints after the reload.
         now: usize,
     },
-    /// There is nobody to read documents.
+    /// The user for reading documents does not exist.
     #[error("relays.user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
     NoSuchUser(String),
-    /// Root may do everything, and is not to read documents.
-    #[error("relays.user is root; documents from outside need a user who may do nothing")]
+    /// Untrusted documents must not be read as root.
+    #[error("relays.user is root; documents from outside need a user without privileges")]
     LoaderIsRoot,
-    /// Nothing can be given up.
+    /// Privileges cannot be dropped.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// That user could not undo what shall be undone at the end.
+    /// This process could not remove its pins at the end.
     #[error(
         "pin.on_stop = \"detach\": the user of this process cannot get at {0}; mount a BPF file \
          system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a directory in it in \
          pin.directory, or use \"keep\""
     )]
     UnreachablePins(PathBuf),
-    /// The control socket or the metrics' port cannot be had.
+    /// The control socket or the metrics port cannot be opened.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// A box answers whose pins are gone.
+    /// A box whose pins are gone still answers on its control socket.
     #[error("an exitmark answers at {0}: stop it first")]
     Runs(PathBuf),
-    /// Sockets cannot be had.
+    /// The AF_XDP sockets cannot be created.
     #[error(transparent)]
     Xsk(#[from] XskError),
-    /// The XDP program cannot be used.
+    /// The XDP program or a map cannot be used.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// Nothing can be pinned.
+    /// Pinning failed.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// The kernel engine needs what the NIC cannot do.
+    /// Engine xdp needs redirects that an egress NIC does not take.
     #[error(
         "engine = \"xdp\" must redirect what arrives at {0}, but a NIC by which it leaves takes no \
          redirected frames: its driver has no ndo_xdp_xmit (a veth pair has it while its other \
@@ -126,40 +126,40 @@ pub enum DaemonError {
          in generic mode, which sends to any NIC; engine = \"af_xdp\" does without"
     )]
     NoRedirect(Role),
-    /// The kernel engine and zero-copy would lose every frame.
+    /// Engine xdp with zero-copy would lose every frame.
     #[error(
         "engine = \"xdp\" with datapath.zero_copy = \"require\" would forward nothing: {0}; set \
          datapath.zero_copy to \"auto\", or engine to \"af_xdp\""
     )]
     LossyZeroCopy(String),
-    /// The operating system refuses something basic.
+    /// A system call failed.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
-    /// One NIC is to play two roles that it cannot play together.
+    /// One NIC is configured for two roles that it cannot have together.
     #[error(
         "ports.{first_role} = \"{first}\" and ports.{second_role} = \"{second}\" are two names of \
          one NIC, {nic}: name another one; uplink and incoming alone can be one NIC, and then both \
          keys have the same name"
     )]
     SameNic {
-        /// One key's name.
+        /// The name under the first key.
         first: String,
-        /// That key.
+        /// The role of the first key.
         first_role: Role,
-        /// The other key's name.
+        /// The name under the second key.
         second: String,
-        /// That key.
+        /// The role of the second key.
         second_role: Role,
-        /// The kernel's own name.
+        /// The NIC's name in the kernel.
         nic: String,
     },
-    /// A port was lost, is back, and cannot be used.
+    /// A lost port is back and cannot be set up again.
     #[error(
         "a port was lost and could not be set up again in {0} tries: {1}; the program decides for \
          the other ports until the next start"
     )]
     PortLost(u32, #[source] Box<Self>),
-    /// The program that is attached was loaded for shorter frames.
+    /// The MTU now needs multi-buffer frames, but the loaded program is for a single buffer.
     #[error(
         "the ports have an MTU of {0} bytes now, and the XDP program is for frames in one buffer: it \
          must be loaded anew, by a restart"
@@ -168,7 +168,7 @@ pub enum DaemonError {
     /// A worker ended by itself.
     #[error("worker {0} ended without being told to; frames were not forwarded any more")]
     WorkerDied(usize),
-    /// Frames are missing at the end.
+    /// A worker's buffers do not add up at the end.
     #[error("worker {0} cannot account for {1} frames; please report this")]
     FramesLost(usize, usize),
 }

@@ -1,5 +1,5 @@
-//! What can be amiss with a port under the running box, told from what the kernel says of it now and
-//! what its sockets and the program were set up for.
+//! The faults of a port while the box runs, found by comparing its current state with what its
+//! sockets and the program were set up for.
 
 use super::detach;
 use super::standing::{Standing, StandingPort};
@@ -7,33 +7,33 @@ use crate::datapath::{PerRole, Role};
 use crate::nic::{LinkState, Relative};
 use ipnet::IpNet;
 
-/// What is amiss with one port.
+/// A fault of one port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// No NIC has its number any more.
+    /// No NIC in this namespace has the port's interface index.
     Gone,
-    /// It was removed or moved, and is back: the kernel does not redirect frames to it.
+    /// The NIC was removed or moved, and is back: the kernel does not redirect frames to it.
     Forgotten,
-    /// The configuration has another name for it.
+    /// The NIC has this name, which is not the configured one.
     Renamed(String),
-    /// Its link is down, or it is set down.
+    /// The NIC has no carrier, or is set down.
     NoLink { is_up: bool },
-    /// Its MTU, where the other ports have another one.
+    /// The NIC's MTU differs from the other ports'.
     Mtu { is: u32, others: u32 },
-    /// It has another number of receive queues than when the sockets were bound.
+    /// The number of receive queues differs from when the sockets were bound.
     Queues { is: u32, was: u32 },
-    /// Frames for other addresses than its own are not taken.
+    /// Promiscuous mode is off.
     NotPromiscuous,
-    /// It was made a port of this interface, such as a bridge.
+    /// The NIC was made a port of this interface, such as a bridge.
     Member(Box<Relative>),
-    /// An interface on top of it was set up.
+    /// This interface was created on top of the NIC.
     Upper(Box<Relative>),
-    /// This machine was given an address on it.
+    /// This machine has an address on the NIC.
     Address(IpNet),
 }
 
 impl Fault {
-    /// A word for it, for alerts.
+    /// The warning's kind, for alerts.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
             Self::Gone | Self::Forgotten => "port_lost",
@@ -52,13 +52,13 @@ impl Fault {
         matches!(self, Self::Gone | Self::Forgotten)
     }
 
-    /// Whether it is told by what else there is on the machine.
+    /// Whether the fault is found in the machine's other interfaces and addresses.
     pub(super) const fn is_by_others(&self) -> bool {
         matches!(self, Self::Member(_) | Self::Upper(_) | Self::Address(_))
     }
 
-    /// The fault, its consequence and its mend. Workers end while a port is lost, so a wire that
-    /// needs one carries nothing without any of its ports.
+    /// The fault, its consequence and its remedy. Workers are stopped while a port is lost, so a
+    /// wire that needs one then forwards nothing.
     pub(super) fn text(&self, port: &StandingPort, standing: &Standing) -> String {
         let (nic, role) = (&port.nic.name, port.role);
         let loss = match role {
@@ -115,22 +115,22 @@ impl Fault {
     }
 }
 
-/// What the kernel says of a port beside its state.
+/// The kernel's data on a port besides its [`LinkState`].
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    /// Frames are redirected to it.
+    /// The port is in the devmap.
     pub(super) is_redirected_to: bool,
-    /// The number of the NIC that has the name in the configuration.
+    /// The interface index of the NIC that has the configured name.
     pub(super) named: Option<u32>,
     pub(super) queues: u32,
-    /// What it is a port of.
+    /// The interface that it is a port of.
     pub(super) bundle: Option<Relative>,
-    /// What sends by it, and with which address, where nothing but the wire may.
+    /// The interface on top of a wire port, and this machine's address on it: neither is allowed.
     pub(super) upper: Option<Relative>,
     pub(super) address: Option<IpNet>,
 }
 
-/// What is amiss with a port by itself.
+/// The faults of a port by itself.
 pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, seen: Seen) -> Vec<Fault> {
     let Some(now) = now else {
         return vec![Fault::Gone];
@@ -161,7 +161,7 @@ pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, seen: Seen) -
     faults
 }
 
-/// The MTU that all ports have, if they have the same; otherwise the fault of each.
+/// The common MTU of all ports; otherwise the fault of each port.
 pub(super) fn compare_mtus(
     mtus: &PerRole<Option<u32>>,
     standing: u32,
@@ -173,7 +173,7 @@ pub(super) fn compare_mtus(
     if present.all(|mtu| mtu == first) {
         return Ok(Some(first));
     }
-    // Told of those that were changed; the others have what they had.
+    // Only ports whose MTU has changed get the fault.
     Err(PerRole::from_fn(|role| {
         let is = mtus[role].filter(|&mtu| mtu != standing)?;
         let others = mtus.iter().filter(|&(other, _)| other != role);
@@ -269,7 +269,7 @@ mod tests {
         ];
         assert_eq!(all(state(), by_others), expected);
         assert!(expected.iter().all(Fault::is_by_others));
-        // `incoming` takes only what is sent to it.
+        // `incoming` needs only frames for its own MAC address.
         let incoming = self::port(Role::Incoming);
         assert_eq!(faults(&incoming, Some(&deaf), SEEN), []);
     }

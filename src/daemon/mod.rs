@@ -1,9 +1,9 @@
-//! The only place that sees every room: start order, signals, stop order.
+//! The only module that knows every other one: start order, signals, stop order.
 //!
-//! Start: look at the NICs, load the relay set, take hold of the pins, load the XDP program, give
-//! it the policy, bind the sockets, fill, start the workers, and only then attach: in the place
-//! of what another process left, if it did. Stop: take the sockets away, so that the kernel
-//! decides by itself, drain, join; the attachment stays, unless detaching was asked for.
+//! Start: read the NICs, load the relay set, open the pins, load the XDP program, publish the
+//! policy to it, bind the sockets, fill, start the workers, and only then attach, replacing what
+//! another process left attached. Stop: remove the sockets from the XSKMAP, so that the kernel
+//! decides by itself, drain, join; the programs stay attached unless `pin.on_stop` is `detach`.
 
 mod blind;
 mod capabilities;
@@ -69,7 +69,7 @@ pub use detach::{Detached, detach};
 pub use error::DaemonError;
 pub use wire::{Attached, wire};
 
-/// How often the main thread looks around while nothing happens.
+/// How often the main thread retries what failed and checks the relay service.
 const TICK: Duration = Duration::from_secs(60);
 
 /// A running box.
@@ -80,46 +80,46 @@ struct Daemon {
     standing: Standing,
     started: (SystemTime, Instant),
     snapshot: Arc<Snapshot>,
-    /// The rules while the relay set is stale, if nothing is to be marked and steered then.
+    /// The rules while the relay set is missing or stale: nothing is marked or steered.
     passing: Arc<Rules>,
     is_passing: bool,
     prompter: Prompter,
-    /// What the kernel would not take.
+    /// The update that the kernel refused; published again at the next tick.
     unpublished: Option<Update>,
-    /// Nobody keeps the relay set any more, and it is stale.
+    /// The relay service gives no sign of life, and the relay set is stale.
     is_orphaned: bool,
-    /// A configuration of which the relay set is being read.
+    /// A configuration whose relay set is being read.
     reloading: Option<Reloading>,
     /// Why the last reload was refused, if it was.
     refused_reload: Option<String>,
-    /// Nobody keeps the relay set any more.
+    /// The relay service has ended.
     is_unkept: bool,
     /// How many relay sets were ordered for other configurations.
     orders: u64,
     /// How many configurations came into force after the first, and how many were refused.
     reloads: (u64, u64),
     kernel: Kernel,
-    /// What it counted when it was read last, and the most that was seen to be forwarded.
+    /// The kernel's counters when they were last read, and the most frames reported as forwarded.
     counts: KernelCounts,
     forwarded: PerRole<u64>,
     /// Whether each port's program sees what its NIC receives.
     sights: PerRole<Sight>,
-    /// Whether the host is behind `host`.
+    /// Detects swapped `host` and `uplink` ports.
     sides: Sides,
-    /// What of the site the box does not serve.
+    /// Detects site topologies that are not supported.
     topology: Topology,
-    /// Of which ports it was said that frames arrive cut.
+    /// Ports for which truncated frames were already logged.
     cut_told: PerRole<bool>,
     following: Following,
     rising: Rising,
-    /// Follows the links; what it has told of and nobody has looked at yet.
+    /// Follows rtnetlink link messages; the flag is set while an [`Event::Links`] is pending.
     link_watch: Option<LinkWatch>,
     links_changed: Arc<AtomicBool>,
     pins: Pins,
     record: Record,
     /// Why pins that were removed cannot be made again.
     unpinned: Option<String>,
-    /// Keep the programs where they are, also without pins.
+    /// The open XDP links: they keep the programs attached, also without pins.
     attachments: Vec<Attachment>,
     watches: Watches,
     workers: Workers,
@@ -129,7 +129,7 @@ struct Daemon {
     watch: Watch,
     /// For workers that are started later.
     events: Sender<Event>,
-    /// Answers whoever asks; dropped before all else ends.
+    /// The control server; dropped before everything else stops.
     control: Option<Server>,
 }
 
@@ -138,15 +138,15 @@ enum Event {
     Signal(i32),
     /// Another relay set is to be published.
     Relays(Update),
-    /// The relay set of a configuration that was ordered by this number, or why there is none.
+    /// The relay set of the configuration ordered under this number, or why it could not be read.
     Reconfigured(u64, Result<Update, String>),
-    /// Nobody keeps the relay set any more.
+    /// The relay service has ended.
     KeeperEnded,
-    /// Whether, and to whom, frames can be steered has changed.
+    /// The next hop, its MAC address or its carrier has changed.
     Way,
     /// A link of this machine has changed.
     Links,
-    /// Somebody asks something by the control socket.
+    /// A request on the control socket.
     Request(Request),
     /// A worker has ended by itself.
     WorkerEnded(usize),
@@ -156,7 +156,7 @@ enum Event {
 /// prints the counters.
 ///
 /// # Errors
-/// The machine is not as the settings require, or a worker failed.
+/// A precondition of the settings is not met on this machine, or a worker failed.
 pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     let service = Service::find();
     if let (Some(user), true) = (&settings.user, process::is_root()) {
@@ -167,13 +167,13 @@ pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     signals::hear(events.clone())?;
     let mut running = Daemon::start(settings, path, events, service)?;
     let end = running.follow(&happening);
-    // Whoever still waits for an answer hears that there is none.
+    // Pending control requests fail at once instead of waiting.
     drop(happening);
     let stopped = running.stop();
     end.and(stopped)
 }
 
-/// What was there before goes on by itself; what was not shall not stay.
+/// Undoes a failed start: detaches, unless the box was attached before and goes on by itself.
 fn abandon(error: DaemonError, pins: Pins, record: &Record, was_attached: bool) -> DaemonError {
     if !was_attached && let Err(failed) = detach::take_off(pins, record) {
         tracing::error!("the NICs cannot be set back: {failed}");
@@ -250,7 +250,7 @@ impl Daemon {
             events: events.clone(),
             control: None,
         };
-        // What was counted before this process is no finding of its own.
+        // The baseline: earlier counts must not raise alarms.
         daemon.look_at_counters();
         match daemon.settle(keeper, listeners, events) {
             Ok(()) => {}
@@ -266,7 +266,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// What there is before the first map: sockets to be asked by, and a relay set.
+    /// Opens the control and metrics sockets and loads the relay set, before any map is created.
     fn begin(settings: &Settings) -> Result<(Listeners, Keeper, Update), DaemonError> {
         let listeners = Listeners::open(&ControlSettings {
             socket: settings.control.socket.clone(),
@@ -280,7 +280,7 @@ impl Daemon {
         Ok((listeners, keeper, first))
     }
 
-    /// Gives up what is not needed any more, and lets others ask.
+    /// Starts the relay service, the link watch and the control server, and drops capabilities.
     fn settle(
         &mut self,
         keeper: Keeper,
@@ -304,12 +304,13 @@ impl Daemon {
         self.control = Some(started.map_err(failed)?);
         process::keep(capabilities::OF_MAIN)
             .map_err(|error| DaemonError::System("give up capabilities", error))?;
-        // The sockets of a port that is back are opened later.
+        // AF_XDP stays allowed: the sockets of a port that comes back are opened later.
         process::forbid_system_calls(&[], &[nix::libc::AF_XDP])
             .map_err(|error| DaemonError::System("forbid system calls to itself", error))
     }
 
-    /// Sees to it that this process will be able to undo what it shall undo, whoever pinned it.
+    /// With `on_stop = "detach"`, makes sure that this process can remove its pins: chowns them and
+    /// checks that the directory is accessible.
     fn own_pins(&self) -> Result<(), DaemonError> {
         if self.settings.pin.on_stop == OnStop::Keep {
             return Ok(());
@@ -320,7 +321,7 @@ impl Daemon {
             .map_err(|_| DaemonError::UnreachablePins(directory.clone()))
     }
 
-    /// Does what is asked for until the end.
+    /// The event loop; returns when the box is to stop.
     fn follow(&mut self, happening: &Receiver<Event>) -> Result<(), DaemonError> {
         let mut looked = Instant::now();
         let mut looked_at_ports = Instant::now();
@@ -351,7 +352,7 @@ impl Daemon {
                 Ok(Event::KeeperEnded) => self.without_keeper(),
                 Ok(Event::Way) => self.steering.tell(),
                 Ok(Event::Links) => {
-                    // Before the look: what changes during it is told of again.
+                    // Before the check: a change during it sends another event.
                     self.links_changed.store(false, Ordering::Release);
                     self.look_at_links()?;
                 }
@@ -362,7 +363,8 @@ impl Daemon {
         }
     }
 
-    /// Does again what failed, and what nobody else does any more.
+    /// Retries a failed publication, and lets all traffic pass once the set is stale and the relay
+    /// service gives no sign of life.
     fn look_around(&mut self) {
         if let Some(update) = self.unpublished.take() {
             self.publish_relays(update);
@@ -370,7 +372,7 @@ impl Daemon {
         let is_overdue = self.prompter.is_overdue();
         if is_overdue && !self.is_orphaned {
             tracing::error!(
-                "ALARM: nobody follows the relay files any more, and the relay set is stale: \
+                "ALARM: the relay-file watcher has stopped, and the relay set is stale: \
                  nothing is marked or steered any more; restart exitmark"
             );
         }
@@ -384,7 +386,7 @@ impl Daemon {
         }
     }
 
-    /// Lets another relay set come into force.
+    /// Publishes another relay set and logs the outcome.
     fn publish_relays(&mut self, update: Update) {
         let started = Instant::now();
         let loading = update.loading;
@@ -402,8 +404,8 @@ impl Daemon {
         }
     }
 
-    /// Lets the rules in force and a relay set come into force, in the kernel and in every
-    /// worker: what the kernel does not take is kept to be tried again.
+    /// Publishes the current rules with a relay set to the kernel and to every worker. An update
+    /// that the kernel refuses is kept for a retry.
     fn publish(&mut self, update: Update) -> Result<(), KernelError> {
         let rules = if update.passes {
             &self.passing
@@ -428,8 +430,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Lets the program decide where it could not beside zero-copy sockets: when a socket is closed
-    /// its queue leaves that mode.
+    /// Closes the sockets where zero-copy kept the program from redirecting, and allows redirects:
+    /// a queue leaves zero-copy mode when its socket is closed.
     fn leave_to_kernel(&mut self) {
         if let Some((unblocked, longest)) = self.standing.afterwards {
             self.workers.close();
@@ -437,8 +439,8 @@ impl Daemon {
         }
     }
 
-    /// Takes the sockets away, drains, joins and checks that every frame is accounted for. The
-    /// kernel decides by itself from then on, or the NICs are set back.
+    /// Removes the sockets from the XSKMAP, drains, joins and checks that every frame is accounted
+    /// for. Then the kernel decides by itself, or with `on_stop = "detach"` the box is detached.
     fn stop(mut self) -> Result<(), DaemonError> {
         self.service.is_stopping();
         self.reloading = None;

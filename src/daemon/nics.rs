@@ -9,20 +9,20 @@ use crate::settings::{Frags, Settings};
 const ETHERNET_HEADER: u32 = 14;
 const TAG: u32 = 4;
 
-/// The NICs in their roles. Where one plays `uplink` and `incoming`, `incoming` has no port of
-/// its own.
+/// The NICs in their roles. Where one NIC is both `uplink` and `incoming`, `incoming` has no port
+/// of its own.
 pub(super) struct Nics {
     pub(super) ports: PerRole<Option<Nic>>,
     pub(super) incoming_role: Option<Role>,
 }
 
 impl Nics {
-    /// Looks at the NICs by their names in the configuration.
+    /// Reads and checks the NICs that the configuration names.
     pub(super) fn look(settings: &Settings) -> Result<Self, DaemonError> {
         Self::look_by(&configured(settings), settings)
     }
 
-    /// Looks at the NICs by these names.
+    /// Reads and checks the NICs of these names.
     pub(super) fn look_by(
         names: &PerRole<Option<String>>,
         settings: &Settings,
@@ -72,7 +72,7 @@ impl Nics {
         Ok(nics)
     }
 
-    /// Says what is not as it should be, where the box does with it.
+    /// Logs a warning for each deviation that the box tolerates.
     pub(super) fn remark(&self, settings: &Settings) {
         for (role, nic) in self.present() {
             let is_wire = role != Role::Incoming && self.incoming_role != Some(role);
@@ -90,7 +90,7 @@ impl Nics {
         }
     }
 
-    /// A NIC can have several names, and be named twice by them.
+    /// Refuses one NIC in two roles: alternative names can name it twice.
     fn tell_apart(&self, names: &PerRole<Option<String>>) -> Result<(), DaemonError> {
         let mut seen: Vec<(Role, &Nic)> = Vec::new();
         for (role, nic) in self.present() {
@@ -140,7 +140,7 @@ impl Nics {
             .filter_map(|(role, nic)| Some((role, nic.as_ref()?)))
     }
 
-    /// The largest of a number over all ports. After the checks they are all the same.
+    /// The maximum of a number over all ports.
     pub(super) fn common(&self, number: impl Fn(&Nic) -> u32) -> u32 {
         self.present()
             .map(|(_, nic)| number(nic))
@@ -148,14 +148,13 @@ impl Nics {
             .unwrap_or(0)
     }
 
-    /// The kernel's number for each; 0 for a port that is not there.
+    /// Each port's interface index; 0 for a port that is missing.
     pub(super) fn numbers(&self) -> PerRole<u32> {
         PerRole::from_fn(|role| self.ports[role].as_ref().map_or(0, |nic| nic.index))
     }
 
-    /// The longest frame, in bytes, that XDP can redirect to every port: the kernel allows for
-    /// one tag on top of the MTU, and veth for none. Not every driver takes frames in several
-    /// buffers.
+    /// The longest frame, in bytes, that XDP can redirect to every port: the kernel allows one VLAN
+    /// tag on top of the MTU, veth none. Not every driver takes multi-buffer frames.
     pub(super) fn longest_redirect(&self, in_several_buffers: bool) -> u32 {
         let limit = |nic: &Nic| {
             let mtu = match in_several_buffers {
@@ -173,7 +172,7 @@ impl Nics {
             .any(|(_, nic)| nic.mtu > nic.one_buffer_mtu())
     }
 
-    /// What frames the XDP program is to be loaded for.
+    /// Whether the XDP program is loaded for multi-buffer frames.
     pub(super) fn buffers(&self, frags: Frags) -> Buffers {
         let mut ports = self.present().map(|(_, nic)| nic);
         let several = match frags {
@@ -198,8 +197,8 @@ impl Nics {
         .flatten()
     }
 
-    /// For each port, the NIC that would lose what the XDP program redirects from it, were the
-    /// port bound zero-copy.
+    /// For each port, the NIC that would lose the frames redirected from it if the port were bound
+    /// zero-copy.
     pub(super) fn lossy(&self) -> PerRole<Option<Lossy>> {
         PerRole::from_fn(|from| {
             self.ports[from].as_ref()?;
@@ -219,8 +218,7 @@ impl Nics {
     }
 }
 
-/// The name of each role's NIC in the configuration. Where `incoming` has the uplink's, it has no
-/// port of its own.
+/// The name of each role's NIC in the configuration; none for an `incoming` that is the uplink.
 pub(super) fn configured(settings: &Settings) -> PerRole<Option<String>> {
     let ports = &settings.ports;
     let incoming = ports.incoming.as_ref().map(|incoming| &incoming.interface);
@@ -231,10 +229,10 @@ pub(super) fn configured(settings: &Settings) -> PerRole<Option<String>> {
     ])
 }
 
-/// Says what stands against a configuration on this machine.
+/// Logs the objections to a configuration on this machine.
 ///
 /// # Errors
-/// The first reason for which it cannot be used.
+/// The first fatal objection.
 pub(super) fn object(settings: &Settings) -> Result<(), DaemonError> {
     for objection in settings.objections(&Own::all()?) {
         if objection.is_fatal {
@@ -245,7 +243,7 @@ pub(super) fn object(settings: &Settings) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// The box is no host on a wire: what is sent to an address of its own there crosses.
+/// Refuses an address of this machine on a wire port: packets to it would be forwarded.
 fn has_no_address(nic: &Nic, role: Role) -> Result<(), DaemonError> {
     let mut addresses = nic.addresses.iter();
     if let Some(address) = addresses.find(|address| !is_link_local(address)) {
@@ -263,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_lossy_by_the_drivers_of_the_nics_that_its_frames_leave_by() {
+    fn a_port_is_lossy_by_the_drivers_of_its_egress_nics() {
         for (host, uplink, incoming, expected) in [
             ("igb", "igb", Some("igb"), [None, None, None]),
             ("igb", "virtio_net", None, [Some("uplink0"), None, None]),

@@ -1,5 +1,5 @@
-//! Assembles a box: maps, sockets, workers, and at the end the attachment, in the place of what
-//! another process left. What cannot be finished is put back.
+//! Assembles a box: maps, sockets, workers, and at the end the attachment, which replaces what
+//! another process left attached. A failed attachment is reverted.
 
 use super::nics::{Nics, configured};
 use super::record::Record;
@@ -20,11 +20,11 @@ use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a worker may give no sign of life: with what is on its way to it by then, less than
-/// 10 ms of frames are lost. Much less gives false alarms on a busy machine.
+/// Timeout for a worker's sign of life. With the frames then in flight to it, less than 10 ms of
+/// traffic is lost. A much shorter timeout gives false alarms on a busy machine.
 const PATIENCE: Duration = Duration::from_millis(8);
 
-/// What a box is made of, assembled and attached.
+/// The parts of a box, assembled and attached.
 pub(super) struct Parts {
     pub(super) assembly: Assembly,
     pub(super) kernel: Kernel,
@@ -35,7 +35,7 @@ pub(super) struct Parts {
     pub(super) watches: Watches,
 }
 
-/// What depends on the NICs, and is made again when one of them was removed and is back.
+/// The parts that depend on the NICs; made again when a removed NIC is back.
 pub(super) struct Assembly {
     pub(super) standing: Standing,
     pub(super) workers: Workers,
@@ -43,7 +43,7 @@ pub(super) struct Assembly {
     lossy: PerRole<Option<Lossy>>,
 }
 
-/// What an assembly is made on, and outlives it.
+/// The parts that outlive an [`Assembly`].
 #[derive(Clone, Copy)]
 pub(super) struct Base<'a> {
     pub(super) settings: &'a Settings,
@@ -107,7 +107,7 @@ impl Parts {
         })
     }
 
-    /// Leaves every frame to the kernel.
+    /// Stops the workers and leaves forwarding to the XDP program.
     pub(super) fn leave(mut self) -> Result<(), DaemonError> {
         let dismissed = self.assembly.workers.dismiss(&self.kernel);
         self.assembly.workers.end();
@@ -116,7 +116,7 @@ impl Parts {
         dismissed
     }
 
-    /// One line for whoever waits for the box to be there.
+    /// The line that announces readiness, on stdout and to the service manager.
     pub(super) fn describe(&self, relays: usize) -> String {
         let standing = &self.assembly.standing;
         let mut ports = String::new();
@@ -144,8 +144,8 @@ fn count_drops(kernel: &Kernel, pins: &Pins) -> Result<Watches, DaemonError> {
 }
 
 impl Assembly {
-    /// Names the NICs to the XDP program, binds their sockets and starts the workers. No frame
-    /// reaches these yet.
+    /// Writes the NICs' indexes to the port map, binds their sockets and starts the workers. No
+    /// frame reaches the workers yet.
     pub(super) fn prepare(base: Base<'_>, nics: &Nics) -> Result<Self, DaemonError> {
         let Base {
             settings,
@@ -205,7 +205,8 @@ impl Assembly {
         })
     }
 
-    /// Lets frames come; or leaves the NICs as they were, and ends the workers.
+    /// Attaches the programs. On failure, reverts the NICs to their earlier programs and stops the
+    /// workers.
     pub(super) fn attach(
         &mut self,
         base: Base<'_>,
@@ -219,7 +220,7 @@ impl Assembly {
         attached
     }
 
-    /// Puts the programs back that were there, before their successors' workers end.
+    /// Reattaches the earlier programs, then stops the workers.
     fn put_back(&mut self, pins: &Pins) {
         for attachment in self.attachments.drain(..).rev() {
             if let Err(error) = attachment.revert(pins) {
@@ -229,7 +230,7 @@ impl Assembly {
         self.workers.end();
     }
 
-    /// Lets frames come: from here on the box is there, with or without this process.
+    /// Attaches the programs: from here on the box forwards, with or without this process.
     fn try_to_attach(
         &mut self,
         base: Base<'_>,
@@ -238,10 +239,10 @@ impl Assembly {
     ) -> Result<(), DaemonError> {
         let (kernel, links) = (base.kernel, base.links);
         self.workers.admit(kernel)?;
-        // As far as it can be told beforehand, the program knows from its first frame on.
+        // Set before attaching, as far as it is known, so that it holds from the first frame on.
         let reach = Reach::look(nics, &self.lossy)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
-        // Before anything is taken off that was there: this may be refused.
+        // Before any earlier program is removed, because this can fail.
         let leftover = detach::prepare(pins, record, nics)?;
         for remark in kernel.clear(pins, nics.numbers())? {
             tracing::warn!("{remark}");
@@ -280,10 +281,10 @@ impl Assembly {
         Ok(kernel.pin_maps(pins)?)
     }
 
-    /// What redirects reach. Where a way out takes none, the program of the port before it is
-    /// attached in generic mode, which sends to any NIC: the kernel can go on without this
-    /// process then. Not with engine af_xdp, nor where packet memory is shared with the NIC, nor
-    /// in the place of what was there: a start that is refused must leave that.
+    /// Finds which ports can redirect. Where an egress NIC takes no redirects, the program of the
+    /// ingress port is attached in generic mode, which sends to any NIC, so that the kernel can
+    /// forward without this process. Not with engine af_xdp, not with zero-copy sockets, and not
+    /// for an attachment that was taken over: a refused start must leave that as it was.
     fn reach(&mut self, kernel: &Kernel, nics: &Nics, pins: &Pins) -> Result<Reach, DaemonError> {
         loop {
             let reach = Reach::look(nics, &self.lossy)?;
@@ -303,8 +304,8 @@ impl Assembly {
             };
             kernel.make_generic(pins, attachment, &nic.name, nic.index)?;
             port.mode = AttachMode::Generic;
-            // Its driver may take redirected frames only with a program of its own: others may
-            // have to follow, and in the end every port is generic.
+            // A driver may take redirects only while it has a native program itself: the loop may
+            // make further ports generic, in the end all of them.
             tracing::warn!(
                 "not every NIC by which frames from {role} leave takes redirected ones: {} has XDP \
                  in generic mode, which sends to any NIC, several times slower",
@@ -313,8 +314,8 @@ impl Assembly {
         }
     }
 
-    /// Where the program may not decide, the box ends with this process; where it was asked to
-    /// decide, there is none at all.
+    /// Hands all frames of ports that cannot redirect to the workers; the box then depends on this
+    /// process. Fails with engine xdp.
     fn settle_engine(&mut self, nics: &Nics, unblocked: PerRole<bool>) -> Result<(), DaemonError> {
         for (role, _) in nics.present().filter(|&(role, _)| !unblocked[role]) {
             if self.standing.asked == Engine::Xdp {
@@ -335,7 +336,7 @@ impl Assembly {
     }
 }
 
-/// What is wrong where a driver has added receive queues for the program.
+/// The warning for a driver that has added receive queues for the program.
 fn unserved(nic: &Nic, now: u32) -> String {
     format!(
         "{} has {} receive queues, and its driver made {now} of them for XDP: what needs user space \
@@ -350,21 +351,20 @@ fn incoming_link(nics: &Nics) -> Option<IncomingLink> {
     Some(IncomingLink {
         port,
         own: nics.ports[port].as_ref()?.mac,
-        // Whoever follows it tells.
+        // Set when the next hop has been resolved.
         next_hop: None,
     })
 }
 
-/// What XDP's redirects reach.
+/// Which ports XDP redirects reach.
 struct Reach {
-    /// From which ports the program may decide frames: every way out takes redirects, or the
-    /// port has the program in generic mode, which sends to any NIC. Never where a way out would
-    /// lose them, because the port is zero-copy.
+    /// From which ports the program may redirect: every egress NIC takes redirects, or the port has
+    /// the program in generic mode, which sends to any NIC. False where a zero-copy port's
+    /// redirects would be lost.
     unblocked: PerRole<bool>,
-    /// Whether frames in several buffers get as far.
+    /// Whether every port takes redirected multi-buffer frames.
     long: bool,
-    /// Whether a port from which the program may not decide has a program in native mode already,
-    /// which stays.
+    /// Whether a port that cannot redirect has a native program already, which stays.
     needs_process: bool,
 }
 
@@ -397,10 +397,10 @@ impl Reach {
     }
 }
 
-/// Which ports' frames are all for user space, and when the XDP program takes them on itself.
+/// Which ports hand all frames to user space, and at which backlog the XDP program takes over.
 fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<bool>, Spill) {
     let inbound = match settings.datapath.inbound {
-        // A copy costs more than what the kernel does with such a frame.
+        // Copying a frame costs more than forwarding it in the kernel.
         Inbound::Auto => engine == Engine::AfXdp && sockets.are_zero_copy(),
         Inbound::AfXdp => true,
         Inbound::Xdp => false,
@@ -409,7 +409,7 @@ fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<
         Role::Host => engine == Engine::AfXdp,
         Role::Uplink | Role::Incoming => inbound,
     });
-    // Room in the ring for packets of the longest kind.
+    // The ring's capacity in packets of the greatest length.
     let packets = u64::from(sockets.rings.ring / sockets.buffers_per_packet);
     let (credit, hard_credit) = if settings.datapath.spill {
         (packets / 2, packets * 3 / 4)

@@ -1,11 +1,10 @@
-//! Ports that change under the running box: removed and created again, renamed, moved to another
-//! network namespace, with another MAC address, MTU or number of queues.
+//! Port changes while the box runs: a port is removed and created again, renamed, moved to another
+//! network namespace, or gets another MAC address, MTU or number of queues.
 //!
-//! The kernel announces every change of a link; once a second the ports are looked at in any case.
-//! A look compares what each port is with what the sockets and the program were set up for: which
-//! announcement led to it does not matter. While a port is lost, the workers end and the program
-//! decides by itself for the others. When it is back, it is set up as by a start that takes a box
-//! over.
+//! The ports are checked on every rtnetlink link message, and once a second in any case. A check
+//! compares each port with what the sockets and the program were set up for, whatever triggered
+//! it. While a port is lost, the workers are stopped and the program decides by itself for the
+//! other ports. When the port is back, it is set up as by a start that takes a box over.
 
 use super::faults::{Fault, Seen, compare_mtus, faults};
 use super::nics::{Nics, configured};
@@ -21,23 +20,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often a port that is there is set up again before the box ends, for the service manager to
-/// start it anew; and how long apart.
+/// How many times a port that is back is set up before the box exits, for the service manager to
+/// restart it; and the pause between two tries.
 const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What is known of the ports besides their state.
+/// The ports' faults, and how their repair stands.
 #[derive(Default)]
 pub(super) struct Following {
-    /// What is amiss with each port.
+    /// The current faults of each port.
     faults: PerRole<Vec<Fault>>,
-    /// The workers have ended, because a port is lost.
+    /// The workers are stopped, because a port is lost.
     is_suspended: bool,
-    /// The next hop is not followed by the NIC that plays `incoming` now.
+    /// The next hop is not yet monitored on the NIC that is `incoming` now.
     must_move: bool,
     retry: Retry,
-    /// The numbers of the NICs that this process set up after their return, and whether one of the
-    /// ports took no redirected frames the last time.
+    /// The interface indexes of the NICs that this process set up after their return, and whether
+    /// one of the ports took no redirected frames the last time.
     set_up: PerRole<Option<u32>>,
     is_blocked: bool,
 }
@@ -47,8 +46,8 @@ impl Following {
         &self.faults[role]
     }
 
-    /// Takes note that the ports are set up again. A NIC that this process set up may take no
-    /// redirected frames because its other end was not ready: it gets as many tries as any other
+    /// Records that the ports are set up again. A NIC that this process set up may take no
+    /// redirected frames because its other end was not ready: it is retried as often as any other
     /// port, a second apart, while a worker forwards.
     fn settle(&mut self, standing: &Standing, now: Instant) {
         let is_own = self.set_up.iter().any(|(_, own)| own.is_some());
@@ -83,8 +82,8 @@ impl Retry {
         self.next.is_none_or(|next| now >= next)
     }
 
-    /// Takes note of why the ports could not be set up; whether that is news. What is only waited
-    /// for is no try.
+    /// Records why the ports could not be set up; returns whether the reason is new. Waiting for a
+    /// NIC does not count as a try.
     fn failed(&mut self, reason: String, is_waiting: bool, now: Instant) -> bool {
         if is_waiting {
             self.next = None;
@@ -102,7 +101,7 @@ impl Retry {
     }
 }
 
-/// Has the main thread look at the ports whenever a link changes.
+/// Makes the main thread check the ports whenever a link changes.
 pub(super) fn watch(
     events: Sender<Event>,
     is_told: Arc<AtomicBool>,
@@ -118,17 +117,16 @@ pub(super) fn watch(
 }
 
 impl Daemon {
-    /// Looks at every port, says what has changed, and mends what can be mended.
+    /// Checks every port, logs what has changed, and repairs what can be repaired.
     ///
     /// # Errors
-    /// A port is back and cannot be set up: the box must be started anew.
+    /// A port is back and cannot be set up: the box must be restarted.
     pub(super) fn look_at_links(&mut self) -> Result<(), DaemonError> {
         let mut states = PerRole::<Option<LinkState>>::default();
         let mut found = PerRole::<Vec<Fault>>::default();
         let overview = Overview::look();
         for port in &self.standing.ports {
-            // What the kernel does not say now is asked again in a second; until then it is as it
-            // was.
+            // A failed query is repeated in a second; until then the earlier faults stay.
             let before = &self.following.faults[port.role];
             let Ok((now, seen)) = self.ask(port, overview.as_ref().unwrap_or(&Overview::default()))
             else {
@@ -191,13 +189,13 @@ impl Daemon {
         Ok((now, seen))
     }
 
-    /// Says what is new and what is over, once.
+    /// Logs each new fault and each fault that is over, once.
     fn tell(&mut self, found: PerRole<Vec<Fault>>) {
         for port in &self.standing.ports {
             let (nic, role) = (&port.nic.name, port.role);
             let before = &self.following.faults[role];
             for fault in found[role].iter().filter(|fault| !before.contains(fault)) {
-                // Whoever follows the next hop says so for the port that plays `incoming`.
+                // For the port that is `incoming`, the next-hop monitor logs it.
                 let is_told = matches!(fault, Fault::NoLink { .. })
                     && self.links.incoming_port() == Some(role);
                 if !is_told {
@@ -216,8 +214,8 @@ impl Daemon {
         self.following.faults = found;
     }
 
-    /// Takes the programs off NICs that have left: one in another network namespace is another
-    /// machine's, so to speak, and brings no frames in here.
+    /// Detaches the programs from NICs that are gone. One that was moved to another network
+    /// namespace would keep its program.
     fn let_go_of_lost(&mut self) {
         let faults = &self.following.faults;
         let is_gone = |one: &Attachment| faults[one.role] == [Fault::Gone];
@@ -234,7 +232,7 @@ impl Daemon {
             let Some(now) = &states[port.role] else {
                 continue;
             };
-            // Drivers are asked by name.
+            // Ethtool requests go by name.
             port.nic.name.clone_from(&now.name);
             let Some(mac) = now
                 .mac
@@ -267,7 +265,7 @@ impl Daemon {
         }
     }
 
-    /// Sets the ports up again where one was lost, or has changed in what its sockets depend on.
+    /// Sets the ports up again if one was lost, or if its MTU or number of queues has changed.
     fn mend(&mut self, is_lost: bool, has_changed: bool) -> Result<(), DaemonError> {
         if is_lost {
             self.suspend();
@@ -308,8 +306,8 @@ impl Daemon {
         }
     }
 
-    /// Ends the workers: the program decides by itself, and drops by name what would leave by a
-    /// port that is lost.
+    /// Stops the workers: the program decides by itself, and drops and counts what would leave by
+    /// a lost port.
     fn suspend(&mut self) {
         if std::mem::replace(&mut self.following.is_suspended, true) {
             return;
@@ -329,13 +327,13 @@ impl Daemon {
         self.leave_to_kernel();
     }
 
-    /// Binds sockets, starts workers and attaches programs as a start does. What is attached
-    /// already is taken over, and loses no frame.
+    /// Binds sockets, starts workers and attaches programs as a start does. Attached programs are
+    /// taken over without losing a frame.
     fn set_up_again(&mut self) -> Result<(), DaemonError> {
         let began = Instant::now();
         let mut names = configured(&self.settings);
         for port in &self.standing.ports {
-            // One that is still there may have been renamed.
+            // A port that is still there may have been renamed.
             if !self.following.faults[port.role].iter().any(Fault::is_loss) {
                 names[port.role] = Some(port.nic.name.clone());
             }
@@ -407,7 +405,7 @@ impl Daemon {
         moved
     }
 
-    /// Pins again what was unpinned while the box runs.
+    /// Restores pins that were removed while the box runs.
     pub(super) fn look_at_pins(&mut self) {
         let attachments = &self.attachments;
         if !self

@@ -1,4 +1,4 @@
-//! What others have of the keeper of the relay set: a bell, orders, and what it says of itself.
+//! The handle of the relay service: wake-up, orders, and its report.
 
 use crate::observe::RelaySetReport;
 use crate::policy::{Endpoint, EndpointSet};
@@ -9,27 +9,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How often the files are looked at where nothing tells that they changed.
+/// The interval of checking the relay files where no inotify event arrives.
 pub(super) const LOOK: Duration = Duration::from_secs(60);
 
-/// Other settings to follow, and whether the set decides by them.
+/// Other relay settings to apply.
 pub(super) struct Order {
     pub(super) number: u64,
     pub(super) settings: RelaySettings,
     pub(super) decides: bool,
 }
 
-/// What is to be published.
+/// A relay set to publish.
 pub(super) struct Update {
     pub(super) endpoints: EndpointSet,
-    /// Nobody can tell any more what is a relay: all is let pass.
+    /// The set is missing or stale: forward everything unmarked.
     pub(super) passes: bool,
     /// How long reading the documents took.
     pub(super) loading: Duration,
 }
 
 impl Update {
-    /// What makes it differ from another one: the endpoints in their order, not their table's.
+    /// The content, to compare two updates by: the sorted endpoints, not the table's layout.
     pub(super) fn content(&self) -> (Vec<Endpoint>, bool) {
         let mut endpoints: Vec<_> = self.endpoints.iter().collect();
         endpoints.sort_unstable();
@@ -37,7 +37,7 @@ impl Update {
     }
 }
 
-/// Asks the keeper to load the files now, and knows what became of it.
+/// The handle of the relay service.
 pub(super) struct Prompter {
     pub(super) ordering: Sender<Order>,
     pub(super) asked: Arc<AtomicBool>,
@@ -45,7 +45,7 @@ pub(super) struct Prompter {
     pub(super) numbers: Arc<Numbers>,
 }
 
-/// What the keeper counts.
+/// The relay service's shared counters and report.
 #[derive(Default)]
 pub(super) struct Numbers {
     pub(super) accepted: AtomicU64,
@@ -53,20 +53,21 @@ pub(super) struct Numbers {
     pub(super) stale: AtomicU64,
     /// The last sign of life, in seconds since 1970.
     pub(super) beat: AtomicU64,
-    /// From when on all is to be let pass if nothing newer comes, likewise.
+    /// When the set gets stale and everything passes unmarked, in seconds since 1970.
     pub(super) stale_at: AtomicU64,
-    /// What there is to say of the set.
+    /// The report on the set.
     pub(super) report: Mutex<RelaySetReport>,
 }
 
 impl Prompter {
+    /// Makes the service load the files now.
     pub(super) fn prompt(&self) {
         self.asked.store(true, Ordering::Release);
         let _ = self.wake.write(1);
     }
 
-    /// Lets the keeper follow other settings, if it can; false if nobody keeps the set any more.
-    /// The outcome comes as an event with this number.
+    /// Orders other settings; false if the service has ended. The outcome arrives as an
+    /// [`super::Event::Reconfigured`] with this number.
     pub(super) fn order(&self, number: u64, settings: RelaySettings, decides: bool) -> bool {
         let order = Order {
             number,
@@ -78,19 +79,19 @@ impl Prompter {
         sent
     }
 
-    /// What there is to say of the set.
+    /// The report on the set.
     pub(super) fn report(&self) -> RelaySetReport {
         let report = self.numbers.report.lock();
         report.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether documents are to be followed, and none has been accepted yet.
+    /// Whether documents are configured, and none has been accepted yet.
     pub(super) fn lacks_relays(&self) -> bool {
         let report = self.numbers.report.lock();
         report.unwrap_or_else(PoisonError::into_inner).is_missing
     }
 
-    /// Whether the set has what a document lists, and that is not stale.
+    /// Whether the set comes from a document that is not stale.
     pub(super) fn knows_relays(&self) -> bool {
         let report = self.report();
         let age = report.age.as_deref();
@@ -113,12 +114,12 @@ impl Prompter {
         .map(|(name, number)| (name, number.load(Ordering::Relaxed)))
     }
 
-    /// Whether by now all is to be let pass if nothing newer has come.
+    /// Whether the set is stale by now and everything must pass unmarked.
     pub(super) fn is_past_its_end(&self) -> bool {
         Self::is_past(&self.numbers.stale_at, Duration::ZERO)
     }
 
-    /// Whether that is so, and the keeper has given no sign of life for long.
+    /// The same, and the service has given no sign of life for three check intervals.
     pub(super) fn is_overdue(&self) -> bool {
         Self::is_past(&self.numbers.beat, 3 * LOOK) && self.is_past_its_end()
     }
@@ -132,7 +133,7 @@ impl Prompter {
     }
 }
 
-/// Since 1970.
+/// Seconds since 1970; 0 for an earlier time.
 pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .unwrap_or_default()

@@ -1,5 +1,5 @@
-//! The ports' numbers of receive queues: with which of them the kernel would panic, which workers
-//! cannot serve, and which are worth a warning.
+//! Checks the ports' numbers of receive queues: refuses those with which the kernel would panic or
+//! that workers cannot serve, and warns of others.
 
 use super::DaemonError;
 use super::nics::Nics;
@@ -11,8 +11,8 @@ use crate::settings::Engine;
 const LIMIT: u32 = MAX_QUEUES as u32;
 
 impl Nics {
-    /// Checks them on a machine of `cpus` CPUs. `has_program` says whether the driver of a NIC
-    /// runs an XDP program already.
+    /// Checks the numbers on a machine of `cpus` CPUs. `has_program` tells whether a NIC's driver
+    /// already runs an XDP program.
     pub(super) fn check_queues(
         &self,
         engine: Engine,
@@ -63,7 +63,7 @@ impl Nics {
         Ok(())
     }
 
-    /// What is worth a warning on a machine of `cpus` CPUs.
+    /// The warnings on a machine of `cpus` CPUs.
     pub(super) fn remarks_on_queues(&self, engine: Engine, cpus: u32) -> Vec<String> {
         let all: Vec<&Nic> = self.present().map(|(_, nic)| nic).collect();
         let common = common_queues(&all, cpus, LIMIT);
@@ -91,14 +91,14 @@ impl Nics {
         remarks
     }
 
-    /// How many workers there are: one for each queue that every port has.
+    /// The number of workers: one for each queue that every port has.
     pub(super) fn workers(&self) -> u32 {
         let fewest = self.present().map(|(_, nic)| nic.queues).min();
         fewest.unwrap_or(0).min(LIMIT)
     }
 }
 
-/// What a NIC loses that has fewer queues than there are CPUs, and could have `possible`.
+/// The warning for a NIC with fewer queues than CPUs, which could have `possible`.
 fn lossy(nic: &Nic, cpus: u32, possible: u32) -> String {
     let advice = match possible > nic.queues {
         true => format!("{}, or ", nic.queues_advice(possible)),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn queues_of_which_the_kernel_panics_are_refused_by_every_engine() {
+    fn queues_with_which_the_kernel_panics_are_refused_by_every_engine() {
         for driver in ["virtio_net", ""] {
             let nics = ports((driver, 4, 4), (driver, 4, 4));
             for engine in [Engine::Auto, Engine::AfXdp, Engine::Xdp] {
@@ -162,7 +162,7 @@ mod tests {
                 );
                 assert!(check(&nics, engine, 4).is_ok());
             }
-            // What has a program cannot be changed.
+            // With a program attached the number cannot be changed.
             assert!(nics.check_queues(Engine::Auto, 2, |_| Ok(true)).is_ok());
         }
         // With a pair to spare for each CPU.
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn no_advice_leads_to_queues_of_which_the_kernel_panics() {
+    fn no_advice_leads_to_queues_with_which_the_kernel_panics() {
         let drivers = ["virtio_net", "igb", "i40e", "e1000e", ""];
         for (host, uplink) in drivers.iter().flat_map(|&a| drivers.map(|b| (a, b))) {
             for cpus in 1..=4 {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_different_numbers_have_the_workers_of_the_least() {
+    fn ports_with_different_numbers_have_the_workers_of_the_fewest() {
         let nics = ports(("e1000e", 1, 1), ("igb", 4, 8));
         for engine in [Engine::Auto, Engine::AfXdp] {
             let refused = check(&nics, engine, 2).unwrap_err();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_loses_frames_is_given_what_it_can_have() {
+    fn the_advice_for_a_lossy_driver_is_a_number_that_it_supports() {
         let nics = ports(("i40e", 4, 64), ("i40e", 4, 64));
         let (_, nic) = nics.present().next().unwrap();
         let said = lossy(nic, 8, 8);

@@ -1,7 +1,7 @@
-//! What the box has changed on NICs, in a file beside the control socket.
+//! Records the box's changes to NICs in a file beside the control socket.
 //!
-//! The pins have it too, and go when their file system is unmounted; the NICs stay as they are set.
-//! The file is of one boot: a machine that is booted has its NICs as they were.
+//! The pins hold them too, but are lost when their file system is unmounted, while the NICs keep
+//! their settings. The file is valid for one boot only: a reboot resets the NICs.
 
 use crate::datapath::Undo;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where changes are recorded.
+/// The record file of one box.
 pub(super) struct Record {
     path: PathBuf,
     pins: PathBuf,
@@ -17,14 +17,14 @@ pub(super) struct Record {
 
 #[derive(Deserialize, Serialize)]
 struct Stored {
-    /// The kernel's number for the time since it was booted.
+    /// The kernel's boot_id (random(4)).
     boot: String,
-    /// The pins of the box, which tell it from others of this machine.
+    /// The pin directory, which identifies the box among others on this machine.
     pins: PathBuf,
     changes: Vec<Change>,
 }
 
-/// As [`Undo`].
+/// An [`Undo`] as stored.
 #[derive(Deserialize, Serialize)]
 struct Change {
     ifindex: u32,
@@ -42,7 +42,7 @@ impl Record {
         }
     }
 
-    /// What was changed since the machine was booted. What cannot be read counts as nothing.
+    /// The changes recorded since the last boot; empty if the file is missing or unreadable.
     pub(super) fn read(&self) -> Vec<Undo> {
         let stored = fs::read(&self.path).ok();
         let stored = stored.and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
@@ -57,7 +57,7 @@ impl Record {
         changes.into_iter().map(undo).collect()
     }
 
-    /// Replaces it; nothing changed is no file. Where it cannot be written, the pins alone have it.
+    /// Replaces the record; without changes, removes the file. On failure only the pins have it.
     pub(super) fn write(&self, changes: &[Undo]) {
         if let Err(error) = self.try_to_write(changes) {
             tracing::warn!(
@@ -90,13 +90,13 @@ impl Record {
     }
 }
 
-/// The kernel's number for the time since it was booted (random(4)).
+/// The kernel's boot_id (random(4)).
 fn boot() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
 }
 
-/// All that was changed, a NIC a line.
+/// Merges the changes into one per NIC.
 pub(super) fn united(changes: impl IntoIterator<Item = Undo>) -> Vec<Undo> {
     let mut united: Vec<Undo> = Vec::new();
     for change in changes.into_iter().filter(|change| change.changed != 0) {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_on_one_nic_is_one_change() {
+    fn changes_to_one_nic_are_merged() {
         let more = Undo {
             changed: 0b10,
             ..ONE

@@ -1,5 +1,5 @@
-//! The keeper of the relay set: a thread that follows tor's files, has them read, holds what is
-//! read against what is in force, and tells the main thread what to publish.
+//! The relay service: a thread that watches tor's files, has them loaded, checks the result against
+//! the set in force, and sends updates to the main thread to publish.
 
 mod reading;
 mod telling;
@@ -23,17 +23,17 @@ use std::time::{Duration, Instant, SystemTime};
 pub(super) use telling::FEW_SIGNATURES;
 use telling::Said;
 
-/// After how long a load that failed is tried again, though no file has changed.
+/// The delay before a failed load is retried while no file changes.
 const RETRY: Duration = Duration::from_secs(300);
 /// The same while there is no set at all.
 const RETRY_MISSING: Duration = Duration::from_secs(10);
-/// A limit counts as passed when it is over, not when it is reached.
+/// Added to each wait, because a limit must be exceeded, not only reached.
 const PAST: Duration = Duration::from_millis(20);
 
-/// Follows the files.
+/// The relay service.
 pub(super) struct Keeper {
     settings: RelaySettings,
-    /// The set tells exit traffic from relay traffic; otherwise only the host's own listeners.
+    /// Exit and relay traffic are classified by the set; otherwise only the host's own listeners.
     decides: bool,
     loader: Loader,
     file: StateFile,
@@ -43,16 +43,16 @@ pub(super) struct Keeper {
     numbers: Arc<Numbers>,
     /// Why the files as they are now are not in force.
     failure: Option<Failure>,
-    /// A file is another one than when it was loaded last.
+    /// A file has changed since the last load.
     has_news: bool,
-    /// No load before this moment but on demand.
+    /// No load before this moment, except on demand.
     rests_until: Instant,
     saved: Option<LiveSet>,
-    /// Why what is in force is not in the state file.
+    /// Why the set in force could not be written to the state file.
     unsaved: Option<String>,
     said: Said,
     published: (Vec<Endpoint>, bool),
-    /// Settings to go on with, if they can be used.
+    /// Orders to apply other settings.
     orders: Receiver<Order>,
     ordering: Sender<Order>,
 }
@@ -61,13 +61,13 @@ pub(super) struct Keeper {
 struct Failure {
     reason: String,
     at: Instant,
-    /// It may come right without another file.
+    /// A retry may succeed although no file changes.
     may_pass: bool,
 }
 
 impl Failure {
     fn of(error: &DaemonError) -> Self {
-        // What a document lacks, it will lack; what this machine lacks, it may get.
+        // A faulty document stays faulty; errors of this machine may pass.
         let may_pass = matches!(
             error,
             DaemonError::Relays(
@@ -86,11 +86,11 @@ impl Failure {
 }
 
 impl Keeper {
-    /// Loads the set for the first time: from the documents, or else what was in force before, or
-    /// else none. The wire does not wait for a relay set: without one all is let pass.
+    /// Loads the first set: from the documents, else from the state file, else an empty one. The
+    /// wire does not wait for a relay set: without one everything passes unmarked.
     ///
     /// # Errors
-    /// The configuration itself is wrong: its reader of documents, or its extra endpoints.
+    /// The configured user or the extra endpoints cannot be used, or the files cannot be watched.
     pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
         let decides = settings.decides_by_relays();
         let settings = settings.relays.clone();
@@ -98,7 +98,7 @@ impl Keeper {
         let (ordering, orders) = channel::unbounded();
         let mut keeper = Self {
             loader: Loader::new(match settings.sources.files.as_slice() {
-                // Nobody is needed to read nothing.
+                // Without files, `relays.user` is not needed and need not exist.
                 [] => Confinement::default(),
                 _ => confinement(&settings.user)?,
             }),
@@ -125,14 +125,14 @@ impl Keeper {
         if let Err(error) = keeper.load(now) {
             match keeper.live.is_empty() {
                 false => tracing::error!("going on with the relay set of the last time: {error}"),
-                // Otherwise an alarm says so.
+                // Otherwise `tell_age` raises the alarm.
                 true if !decides => tracing::error!("there is no relay set yet: {error}"),
                 true => {}
             }
             keeper.fail(&error, now);
         }
         let update = match keeper.update(now, started.elapsed()) {
-            // There is no room for what the documents list: that is no fault of the extras.
+            // The documents list too many endpoints: go on with the extras alone.
             Err(error) if !keeper.live.is_empty() => {
                 keeper.live = LiveSet::default();
                 keeper.fail(&error, now);
@@ -145,12 +145,12 @@ impl Keeper {
         Ok((keeper, update))
     }
 
-    /// Whether there is anything to read.
+    /// Whether documents are configured.
     pub(super) fn follows_files(&self) -> bool {
         !self.settings.sources.files.is_empty()
     }
 
-    /// Whether documents are to be followed, and none has been accepted yet.
+    /// Whether documents are configured, and none has been accepted yet.
     fn is_missing(&self) -> bool {
         self.follows_files() && self.live.is_empty()
     }
@@ -164,13 +164,13 @@ impl Keeper {
         }
     }
 
-    /// Follows the files on a thread of its own, until nobody listens.
+    /// Starts the service's thread, which runs until the receiver of `events` is dropped.
     pub(super) fn start(
         mut self,
         events: Sender<Event>,
         capabilities: &'static [Capability],
     ) -> Result<(), DaemonError> {
-        // Not before the box is there: a start that is refused changes nothing.
+        // Only now, because a start that fails must not change the state file.
         self.save();
         let thread = thread::Builder::new().name("exitmark-relays".to_owned());
         thread
@@ -183,19 +183,19 @@ impl Keeper {
                         return;
                     }
                 }
-                // Before it is told, so that nothing is ordered of nobody.
+                // Before the event, so that sending an order fails from then on.
                 drop(self);
                 let _ = events.send(Event::KeeperEnded);
             })
-            .map_err(|error| DaemonError::System("start the keeper of the relay set", error))?;
+            .map_err(|error| DaemonError::System("start the relay service", error))?;
         Ok(())
     }
 
-    /// Waits for the next thing that is to be done, and does it. None if it cannot wait.
+    /// Waits for work and does it; returns the next event, or `None` if waiting fails.
     fn turn(&mut self) -> Option<Event> {
         loop {
             let limit = self.next_limit();
-            // One wait takes every wake-up away, and one turn does one thing.
+            // One wait consumes all wake-ups, but one turn does one task.
             let has_mail = !self.orders.is_empty() || self.asked.load(Ordering::Acquire);
             let patience = match has_mail {
                 true => Duration::ZERO,
@@ -215,7 +215,7 @@ impl Keeper {
             let started = Instant::now();
             if was_asked || may_load && (self.has_news || is_due) {
                 self.attempt(was_asked);
-                // Whoever keeps replacing files does not keep this machine busy with them.
+                // Loading takes at most a fifth of the time, however often files are replaced.
                 self.rests_until = Instant::now() + started.elapsed() * 4;
             } else if limit.is_none_or(|limit| SystemTime::now() <= limit) && !self.has_aged() {
                 self.tell_age(SystemTime::now());
@@ -244,7 +244,7 @@ impl Keeper {
         }
     }
 
-    /// Follows other settings, if a relay set can be had by them.
+    /// Applies other settings, if a relay set can be loaded with them.
     fn follow(&mut self, order: Order) -> Result<Update, String> {
         let now = SystemTime::now();
         let started = Instant::now();
@@ -252,8 +252,8 @@ impl Keeper {
         // Other extras need no document.
         let has_other_files = (&new.files, &new.trust) != (&old.files, &old.trust);
         let was_missing = self.is_missing();
-        // What reading tor's files takes, and what makes another user of their reader, is given up
-        // where there is nothing to read.
+        // A service that began without files has dropped the capabilities to read tor's files and
+        // to run the loader as another user.
         let has_files = !order.settings.sources.files.is_empty();
         if process::is_root() && has_files && !self.follows_files() {
             return Err(
@@ -280,7 +280,7 @@ impl Keeper {
             false => Ok(()),
         };
         let outcome = match outcome {
-            // All is let pass for want of a document: another place for one changes nothing.
+            // Everything passes already for lack of a document: other paths cannot make it worse.
             Err(error) if was_missing => {
                 self.fail(&error, now);
                 Ok(())
@@ -290,7 +290,7 @@ impl Keeper {
         self.live.forget(now, self.settings.retain);
         let outcome = outcome.and_then(|()| {
             let (now, before) = (self.listed(), was_listed);
-            // A document may not shrink the set so much either.
+            // The same limit as for a new document.
             match was_judged && self.decides && now < before.div_ceil(2) {
                 true => Err(DaemonError::Shrunk { before, now }),
                 false => Ok(()),
@@ -300,7 +300,7 @@ impl Keeper {
         match update {
             Ok(update) => {
                 self.watch = watch;
-                // Another watch does not tell what the last one was about to.
+                // The new watch does not report changes that the old one had pending.
                 self.has_news = !loads;
                 self.said = Said::default();
                 self.tell_age(now);
@@ -318,19 +318,19 @@ impl Keeper {
         }
     }
 
-    /// How many endpoints the documents in force and the extras list.
+    /// The number of endpoints in the documents in force and in the extras.
     fn listed(&self) -> usize {
         self.live.counts().0 + self.settings.sources.extra.len()
     }
 
-    /// When time alone changes something.
+    /// When the set next ages, or an endpoint is next forgotten.
     fn next_limit(&self) -> Option<SystemTime> {
         let next_age = self.live.next_age(SystemTime::now());
         let next_to_forget = self.live.next_to_forget(self.settings.retain);
         next_age.into_iter().chain(next_to_forget).min()
     }
 
-    /// How long to wait at most: until the next look, until then, or until the rest is over.
+    /// The longest wait: until the next check, `limit`, the end of the rest, or the retry.
     fn patience(&self, limit: Option<SystemTime>) -> Duration {
         let now = SystemTime::now();
         let until = |moment: SystemTime| moment.duration_since(now).unwrap_or_default() + PAST;
@@ -342,7 +342,7 @@ impl Keeper {
         waits.fold(LOOK, Ord::min)
     }
 
-    /// When a load that failed is tried again though no file has changed.
+    /// When a failed load is retried while no file changes.
     fn retry_at(&self) -> Option<Instant> {
         let failure = self.failure.as_ref()?;
         let pause = match self.is_missing() {
@@ -353,7 +353,7 @@ impl Keeper {
         is_of_use.then(|| failure.at + pause)
     }
 
-    /// A sign of life, and when the set gets stale if there is none any more.
+    /// Gives a sign of life, and stores when the set gets stale without a further one.
     fn beat(&self) {
         let numbers = &self.numbers;
         let ends = self
@@ -373,7 +373,7 @@ impl Keeper {
             .store(seconds(SystemTime::now()), Ordering::Relaxed);
     }
 
-    /// Loads the files, and says why not if it fails: once for each reason, or when asked for.
+    /// Loads the files. Logs a failure once for each reason, and always on demand.
     fn attempt(&mut self, was_asked: bool) {
         let now = SystemTime::now();
         self.has_news = false;
@@ -401,13 +401,13 @@ impl Keeper {
         Ok(())
     }
 
-    /// Notes why there was no load; whether that is another reason than the last time.
+    /// Records why a load failed; returns whether the reason is new.
     fn fail(&mut self, error: &DaemonError, now: SystemTime) -> bool {
         self.failure = Some(Failure::of(error));
         self.live.refuse(error.to_string(), now)
     }
 
-    /// What was in force when the box ran last, as far as it is of use now.
+    /// Restores the set from the state file, as far as it is still usable.
     fn recall(&mut self, now: SystemTime) {
         if self.settings.sources.files.is_empty() {
             return;
@@ -422,13 +422,13 @@ impl Keeper {
             },
             Ok(None) => {}
             Err(_) if std::mem::replace(&mut self.said.unknown, true) => {}
-            Err(error) => tracing::warn!("nothing is known of the last time: {error}"),
+            Err(error) => tracing::warn!("the last relay set cannot be restored: {error}"),
         }
     }
 
     fn save(&mut self) {
         let is_saved = self.saved.as_ref() == Some(&self.live);
-        // Without a set, what is there may still be of use: when the clock is right.
+        // An empty set does not replace the file, which may be usable once the clock is right.
         if self.settings.sources.files.is_empty() || self.live.is_empty() || is_saved {
             return;
         }
@@ -443,7 +443,7 @@ impl Keeper {
         self.reported().unsaved.clone_from(&self.unsaved);
     }
 
-    /// What is to be published now; a sign of life, too.
+    /// The update to publish now; also gives a sign of life.
     fn update(&mut self, now: SystemTime, loading: Duration) -> Result<Update, DaemonError> {
         self.beat();
         let is_stale = self.live.age(now) == Some(Age::Stale);
@@ -468,7 +468,7 @@ impl Keeper {
         Ok(update)
     }
 
-    /// What others see of the set.
+    /// The shared report.
     fn reported(&self) -> MutexGuard<'_, RelaySetReport> {
         let report = self.numbers.report.lock();
         report.unwrap_or_else(PoisonError::into_inner)

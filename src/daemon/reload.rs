@@ -1,4 +1,4 @@
-//! Another configuration in the place of the one in force: all of it, or nothing.
+//! Replaces the configuration in force with another one: completely, or not at all.
 
 use super::prompter::Update;
 use super::{Daemon, nics};
@@ -8,14 +8,14 @@ use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::time::Duration;
 
-const NO_KEEPER: &str = "nobody keeps the relay set any more; restart exitmark";
+const NO_KEEPER: &str = "the relay service has stopped; restart exitmark";
 
-/// Where the outcome of a reload goes, besides the log.
+/// The channel for the outcome of a reload, besides the log.
 pub(super) type Answer = Option<Sender<Result<Reloaded, String>>>;
 
-/// A configuration on its way into force.
+/// A reload in progress.
 pub(super) struct Reloading {
-    /// The number by which its relay set was ordered, if it has another one.
+    /// The order number of its relay set, if that differs from the one in force.
     number: Option<u64>,
     settings: Settings,
     change: Change,
@@ -23,11 +23,11 @@ pub(super) struct Reloading {
 }
 
 impl Daemon {
-    /// Reads the configuration again. Where its relay set must be had first, the end comes with
-    /// an event. The relay files are looked at in any case.
+    /// Reads the configuration again. If it needs another relay set, an event completes the reload.
+    /// The relay files are checked in any case.
     pub(super) fn reload(&mut self, answer: Answer) {
         if self.reloading.is_some() {
-            // Nothing of the configuration is refused: it has not been looked at.
+            // Not recorded as a refusal, because the configuration has not been read.
             let reason = "another reload is under way; try again when it has ended";
             if let Some(answer) = answer {
                 let _ = answer.send(Err(reason.to_owned()));
@@ -79,7 +79,7 @@ impl Daemon {
         Ok((settings, change))
     }
 
-    /// The relay set of a configuration that waits for it, or why there is none.
+    /// Completes a reload with the relay set ordered for it, or refuses it.
     pub(super) fn reconfigured(&mut self, number: u64, outcome: Result<Update, String>) {
         let reloading = self
             .reloading
@@ -87,7 +87,7 @@ impl Daemon {
         match (reloading, outcome) {
             (Some(reloading), Ok(update)) => self.take_on(reloading, Some(update)),
             (Some(reloading), Err(reason)) => self.refuse(reloading.answer, reason),
-            // What followed a configuration that could not be taken on.
+            // The relay set after going back to the earlier configuration.
             (None, Ok(update)) => self.publish_relays(update),
             (None, Err(reason)) => tracing::error!(
                 "the relay set cannot be followed by the configuration in force any more: {reason}; \
@@ -96,7 +96,7 @@ impl Daemon {
         }
     }
 
-    /// Nobody keeps the relay set any more.
+    /// Records that the relay service has ended.
     pub(super) fn without_keeper(&mut self) {
         self.is_unkept = true;
         if let Some(reloading) = self.reloading.take() {
@@ -109,8 +109,8 @@ impl Daemon {
         self.orders
     }
 
-    /// Lets a configuration come into force, with another relay set if it has one, or goes back to
-    /// the one before.
+    /// Puts a configuration into force, with its relay set if it has another one, or goes back to
+    /// the earlier one.
     fn take_on(&mut self, reloading: Reloading, update: Option<Update>) {
         let Reloading {
             number,
@@ -131,7 +131,7 @@ impl Daemon {
             Arc::clone(&self.passing),
         );
         self.passing = Arc::new(self.settings.rules.passing());
-        // What the kernel has not taken yet is newer than what is in force.
+        // An update that the kernel has not taken yet is newer than the one in force.
         let update = update.or_else(|| self.unpublished.take());
         let update = update.unwrap_or_else(|| Update {
             endpoints: self.snapshot.relays.clone(),
@@ -139,8 +139,7 @@ impl Daemon {
             loading: Duration::ZERO,
         });
         if let Err(error) = self.publish(update) {
-            // A relay set of these settings is not to be tried again; another one is, by the rules
-            // before.
+            // Do not retry a relay set of these settings; retry another one with the earlier rules.
             if number.is_some() {
                 self.unpublished = None;
             }
@@ -160,7 +159,7 @@ impl Daemon {
         self.accept(answer, change);
     }
 
-    /// Lets the keeper of the relay set follow what is in force.
+    /// Orders the relay settings in force again.
     fn go_back(&mut self) {
         let number = self.next_order();
         let relays = self.settings.relays.clone();

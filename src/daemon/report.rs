@@ -1,4 +1,4 @@
-//! The running box as one report: what every part of it knows, put together.
+//! Builds the report on the running box from all of its parts.
 
 use super::relays::FEW_SIGNATURES;
 use super::standing::StandingPort;
@@ -25,7 +25,7 @@ const RECURSION: &str = "most DNS queries of the host go to many servers that ho
 impl Daemon {
     pub(super) fn report(&mut self) -> Report {
         let sums = self.workers.sums();
-        // No count may fall because it could not be read.
+        // If reading fails, the earlier counts stay: no counter may decrease.
         match self.kernel.counts() {
             Ok(counts) => self.counts = counts,
             Err(error) => tracing::error!("the kernel's counters are those of before: {error}"),
@@ -33,8 +33,8 @@ impl Daemon {
         let kernel = self.counts.clone();
         let mut tally = sums.tally.clone();
         tally.add(&kernel.tally);
-        // The program counts a frame as forwarded, and takes that back if the NIC refuses it: what
-        // was seen in between must not be seen to fall.
+        // The program counts a frame as forwarded, and takes that back if the NIC refuses it: the
+        // reported count must not decrease.
         for role in Role::ALL {
             let most = &mut self.forwarded[role];
             *most = tally.of(Counter::Forwarded(role)).max(*most);
@@ -123,7 +123,7 @@ impl Daemon {
                     ..
                 } = port;
                 let role = *role;
-                // As it is now; as it was, where it is gone.
+                // The current state; if the NIC is gone, the last known one is reported.
                 let now = Nic::of_index(nic.index);
                 PortReport {
                     role: role.name().to_owned(),
@@ -150,7 +150,7 @@ impl Daemon {
             .collect()
     }
 
-    /// What somebody should look at, the gravest first.
+    /// The warnings, the most severe first.
     fn warnings(&self, report: &Report) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut warn = |kind: &str, is_alarm: bool, text: String| {
@@ -298,7 +298,7 @@ impl Daemon {
             }
         }
         for port in self.standing.ports.iter().filter(|port| port.needs_process) {
-            // Without pins that stay, traffic ends with the process in any case.
+            // With on_stop = "detach", traffic ends with the process in any case.
             if port.lossy.is_some() || self.settings.pin.on_stop == OnStop::Keep {
                 warn("needs_process", false, port.alone());
             }
@@ -319,7 +319,8 @@ fn unsteered(steering: &SteeringReport) -> Option<String> {
     }
 }
 
-/// `decides`: the set tells exit from relay traffic, and not only the host's own listeners.
+/// The warning on the set's age. `decides`: exit and relay traffic are classified by the set, not
+/// only the host's own listeners.
 fn aged(set: &RelaySetReport, decides: bool, is_orphaned: bool) -> Option<(bool, String)> {
     if set.is_missing {
         let text = match decides {
@@ -345,13 +346,13 @@ fn aged(set: &RelaySetReport, decides: bool, is_orphaned: bool) -> Option<(bool,
         )),
         Some("early") => Some((
             false,
-            "the newest consensus is of the future; compare this machine's clock".to_owned(),
+            "the newest consensus is not valid yet; compare this machine's clock".to_owned(),
         )),
         _ => None,
     }
 }
 
-/// Every reason there is, also those that never were.
+/// The count of every drop reason, also of those at 0.
 fn drops(tally: &Tally) -> Vec<DropCount> {
     let reasons = Counter::all().filter_map(|counter| match counter {
         Counter::Dropped(reason) => Some(reason),

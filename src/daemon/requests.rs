@@ -1,18 +1,18 @@
-//! What comes by the control socket, on its way to the main thread, which alone can do it.
+//! Passes requests on the control socket to the main thread, which answers them.
 
 use super::{Daemon, Event};
 use crate::control::{CaptureRequest, Operations, Reloaded};
 use crate::observe::Report;
 use crossbeam::channel::{self, Receiver, Sender};
 
-/// Something asked of the main thread, and where the answer goes.
+/// A request to the main thread, and the channel for its answer.
 pub(super) enum Request {
     Report(Sender<Report>),
     Reload(Sender<Result<Reloaded, String>>),
     Capture(CaptureRequest, Sender<Result<Receiver<Vec<u8>>, String>>),
 }
 
-/// The control socket's way to the main thread.
+/// Sends the control server's requests to the main thread.
 pub(super) struct Requests(Sender<Event>);
 
 impl Requests {
@@ -20,7 +20,7 @@ impl Requests {
         Self(events)
     }
 
-    /// None where the box is about to end.
+    /// Sends a request and waits for its answer; `None` if the box is about to end.
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Option<T> {
         let (answer, answered) = channel::bounded(1);
         self.0.send(Event::Request(request(answer))).ok()?;
@@ -47,7 +47,7 @@ impl Operations for Requests {
 }
 
 impl Daemon {
-    /// Whoever asked and went away needs no answer.
+    /// Answers a request; the answer is dropped if the client has disconnected.
     pub(super) fn answer(&mut self, request: Request) {
         match request {
             Request::Report(answer) => {

@@ -1,25 +1,26 @@
-//! Frames that are lost second after second for the same reason, which is a warning with what
-//! mends it.
+//! Warns of frames that are lost for seconds on end for the same reason, and names the remedy.
 
 use super::standing::Standing;
 use super::workers::Sums;
 use crate::datapath::{AttachMode, Counter, DropReason, Role, Tally};
 use std::collections::BTreeMap;
 
-/// A reason rises when it did in so many of the last looks, one a second.
+/// A warning begins when a count has risen in this many of the recent checks, one a second.
 const RISES: u32 = 3;
-/// The looks that count, a bit each: the last five. It is over after sixteen without a loss.
+/// Masks over the last checks, one bit each: the recent five for a warning to begin, and the
+/// sixteen without a loss for it to end.
 const RECENT: (u64, u64) = (0x1f, 0xffff);
-/// The same where a whole direction of the wire may be dead: a quiet host sends a frame now and then.
+/// The same for alarms: where a whole direction of the wire may be down, a quiet host sends few
+/// frames.
 const RECENT_OF_ALARM: (u64, u64) = (u64::MAX, u64::MAX);
 
-/// Where frames are lost, and why.
+/// A reason for which frames are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
     Dropped(DropReason),
-    /// A socket of this port had no room.
+    /// The RX ring of a socket of this port was full.
     Missed(Role),
-    /// The kernel refused what a worker sent by this port.
+    /// The kernel refused TX descriptors of a worker for this port.
     Invalid(Role),
 }
 
@@ -41,7 +42,7 @@ impl Loss {
         }
     }
 
-    /// As `status` and the metrics call it.
+    /// Its name in `status` and the metrics.
     fn name(self) -> String {
         let (name, port) = match self {
             Self::Dropped(reason) => (reason.name(), reason.port()),
@@ -54,7 +55,7 @@ impl Loss {
         }
     }
 
-    /// Whether a whole direction of the wire may be dead.
+    /// Whether a whole direction of the wire may be down.
     pub(super) const fn is_alarm(self) -> bool {
         matches!(
             self,
@@ -127,7 +128,7 @@ fn is_generic(role: Role, standing: &Standing) -> bool {
     ports.any(|port| port.role == role && port.mode == AttachMode::Generic)
 }
 
-/// One reason's last count, and in which of the last looks it had risen, a bit each.
+/// One reason's last count, and a bit for each of the last checks in which it had risen.
 #[derive(Clone, Copy, Debug)]
 struct History {
     loss: Loss,
@@ -136,7 +137,7 @@ struct History {
     is_rising: bool,
 }
 
-/// All reasons.
+/// The history of every reason.
 pub(super) struct Rising(Vec<History>);
 
 impl Default for Rising {
@@ -152,7 +153,7 @@ impl Default for Rising {
 }
 
 impl History {
-    /// Whether it begins or ends to rise with this count.
+    /// Records a count; returns whether the warning begins (true) or ends (false) with it.
     fn look(&mut self, count: u64) -> Option<bool> {
         let last = self.last.replace(count)?;
         self.looks = self.looks << 1 | u64::from(count > last);
@@ -167,7 +168,7 @@ impl History {
 }
 
 impl Rising {
-    /// Compares with the last look, and says what begins and what is over.
+    /// Compares with the last check, and logs each warning that begins or ends.
     pub(super) fn look(&mut self, tally: &Tally, sums: &Sums, standing: &Standing) {
         for history in &mut self.0 {
             let loss = history.loss;
@@ -179,7 +180,7 @@ impl Rising {
         }
     }
 
-    /// What rises, and what to do about it.
+    /// The current warnings: name, whether an alarm, and text.
     pub(super) fn now(&self, standing: &Standing) -> BTreeMap<String, (bool, String)> {
         let rising = self.0.iter().filter(|history| history.is_rising);
         rising
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_no_warning() {
+    fn a_burst_raises_no_warning() {
         for seconds in [
             &[0; 40][..],
             &[900, 900, 0, 0, 0, 0],
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rises_for_seconds_is_a_warning_until_it_has_been_quiet() {
+    fn losses_for_seconds_are_a_warning_until_sixteen_seconds_without_one() {
         let mut seconds = vec![1, 0, 1, 1];
         seconds.extend([0; 20]);
         let mut expected = vec![None; 24];
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_now_and_then_that_no_way_out_takes_is_an_alarm() {
+    fn a_frame_every_eight_seconds_without_an_egress_is_an_alarm() {
         // Every eight seconds.
         let seconds = [1, 0, 0, 0, 0, 0, 0, 0].repeat(4);
         let begins = |loss| changes_of(loss, &seconds).contains(&Some(true));

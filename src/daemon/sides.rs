@@ -1,12 +1,12 @@
-//! Whether the Tor host is behind `host`.
+//! Detects swapped `host` and `uplink` ports.
 //!
-//! With `host` and `uplink` swapped the wire carries everything, and every frame from `host` is of
-//! class `foreign`: nothing is marked or steered. So the classes are looked at once a second. While
-//! none of the host's own frames arrives by `host`, both engines count those that arrive by
-//! `uplink` ([`Links::seek_host`]); in the usual case that costs a frame nothing.
+//! With the two swapped the wire carries everything, but every frame from `host` is of class
+//! `foreign`: nothing is marked or steered. The class counters are checked once a second. While no
+//! frame of the host's own arrives by `host`, both engines count those that arrive by `uplink`
+//! ([`Links::seek_host`]); otherwise this costs nothing per frame.
 //!
-//! A frame with a forged source address must not raise the alarm: it takes several, while frames of
-//! others arrive by `host`, and none of the host's own.
+//! One frame with a forged source address must not raise the alarm. It takes several of them, while
+//! foreign frames and none of the host's own arrive by `host`.
 
 use super::Daemon;
 use crate::datapath::{Counter, Links, Role, Tally};
@@ -14,17 +14,16 @@ use crate::policy::Class;
 
 /// How many of the host's frames must arrive by `uplink`.
 const BY_UPLINK: u64 = 3;
-/// In how many looks such frames must arrive after the host was heard by `host`, beside as many frames
-/// of others by `host` as a router sends: the host may be starting anew, while a forger uses its
-/// address.
+/// In how many checks such frames must arrive once the host has sent by `host`, with [`FOREIGN`]
+/// foreign frames by `host`, as many as a router sends: the host may be rebooting while its address
+/// is forged.
 const LOOKS_BY_UPLINK: u32 = 10;
-/// How many frames of others must arrive by `host`, and in how many looks at least, where none of
-/// the host's arrives by either port. A host that is quiet still sends some from link-local
-/// addresses.
+/// How many foreign frames must arrive by `host`, over at least [`LOOKS`] checks, if the host's own
+/// arrive by neither port. A quiet host still sends some from link-local addresses.
 const FOREIGN: u64 = 100;
 const LOOKS: u32 = 10;
 
-/// What has been counted up to one look.
+/// The counters at one check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
     /// Frames by `host` from an address of the host.
@@ -48,7 +47,7 @@ impl Counted {
         ];
         let own: u64 = own.into_iter().map(of).sum();
         Self {
-            // The source address of what had no user space was not looked at.
+            // For frames counted as no_user_space, the source address was not checked.
             own: own.saturating_sub(tally.of(Counter::NoUserSpace)),
             foreign: of(Class::Foreign),
             by_uplink: tally.of(Counter::HostByUplink),
@@ -56,37 +55,37 @@ impl Counted {
     }
 }
 
-/// What is wrong.
+/// A misplaced host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// The host's frames arrive by `uplink`.
     Swapped,
-    /// They arrive by neither port, and others do by `host`.
+    /// The host's frames arrive by neither port, and foreign ones by `host`.
     Absent,
 }
 
-/// What the looks came to.
+/// The state of the checks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sides {
-    /// At the last look.
+    /// The counters at the last check.
     last: Option<Counted>,
-    /// When a frame of the host's own arrived by `host` last, or at the first look.
+    /// The counters when a frame of the host's own last arrived by `host`, or at the first check.
     since: Counted,
-    /// Looks since then.
+    /// Checks since then.
     looks: u32,
     /// Those of them in which frames from the host's addresses had arrived by `uplink`.
     looks_by_uplink: u32,
-    /// Whether there was such a frame.
+    /// Whether a frame of the host's own has arrived by `host` at all.
     is_heard: bool,
     finding: Option<Finding>,
 }
 
 impl Sides {
-    /// Compares with the last look. Whether what was found has changed.
+    /// Compares with the last check; returns whether the finding has changed.
     fn look(&mut self, now: Counted) -> bool {
         let last = self.last.replace(now);
         self.is_heard |= last.is_some_and(|last| now.own > last.own);
-        // Counters that fall are those of another build.
+        // A counter that decreases was started anew by another build.
         if last.is_none_or(|last| now.own != last.own || now.foreign < last.foreign) {
             (self.since, self.looks, self.looks_by_uplink) = (now, 0, 0);
         } else {
@@ -111,14 +110,14 @@ impl Sides {
         std::mem::replace(&mut self.finding, finding) != finding
     }
 
-    /// What is wrong, if anything.
+    /// The current finding.
     pub(super) const fn finding(&self) -> Option<Finding> {
         self.finding
     }
 }
 
 impl Finding {
-    /// The finding and its mend, for the log and the status.
+    /// The finding and its remedy, for the log and the status.
     pub(super) fn text(self, host: &str, uplink: &str) -> String {
         match self {
             Self::Swapped => format!(
@@ -136,7 +135,7 @@ impl Finding {
 }
 
 impl Daemon {
-    /// Looks whether the host's frames arrive by `host`, and says what has changed.
+    /// Checks that the host's frames arrive by `host`, and logs a change of the finding.
     pub(super) fn look_at_sides(&mut self, tally: &Tally) {
         let has_changed = self.sides.look(Counted::of(tally));
         seek(&self.links, &self.sides);
@@ -149,7 +148,7 @@ impl Daemon {
         }
     }
 
-    /// What is wrong, with the NICs' names.
+    /// The finding's text with the NICs' names.
     pub(super) fn wrong_side(&self, finding: Finding) -> String {
         let name = |role: Role| {
             let mut ports = self.standing.ports.iter();
@@ -160,7 +159,7 @@ impl Daemon {
     }
 }
 
-/// Has the engines count the host's frames by `uplink` while none arrives by `host`.
+/// Makes the engines count the host's frames by `uplink` while none arrives by `host`.
 fn seek(links: &Links, sides: &Sides) {
     links.seek_host(!sides.is_heard || sides.looks > 0);
 }
@@ -169,7 +168,7 @@ fn seek(links: &Links, sides: &Sides) {
 mod tests {
     use super::*;
 
-    /// What arrives between two looks: own, foreign, by uplink. What is found after each.
+    /// The finding after each check, given the frames since the last: own, foreign, by uplink.
     fn findings(seconds: &[(u64, u64, u64)]) -> Vec<Option<Finding>> {
         let (mut sides, mut now) = (Sides::default(), Counted::default());
         assert!(!sides.look(now), "nothing to compare with");
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_behind_host_is_not_found_amiss() {
+    fn a_host_behind_host_gives_no_finding() {
         for second in [
             (1, 0, 0),
             (1000, 1000, 0),
@@ -195,7 +194,7 @@ mod tests {
             let all = findings(&[second; 20]);
             assert!(all.iter().all(Option::is_none), "{second:?}: {all:?}");
         }
-        // A quiet host with an IPv6 link-local address, and one that says something now and then.
+        // A quiet host with an IPv6 link-local address, and one that sends a frame now and then.
         assert!(findings(&[(0, 3, 0); 30]).iter().all(Option::is_none));
         let now_and_then = [(0, 99, 0), (0, 0, 0), (1, 0, 0)].repeat(10);
         assert!(findings(&now_and_then).iter().all(Option::is_none));
@@ -206,7 +205,7 @@ mod tests {
         let all = findings(&[(0, 1, 1), (0, 0, 1), (0, 1, 1), (0, 0, 0)]);
         let swapped = Some(Finding::Swapped);
         assert_eq!(all, [None, None, swapped, swapped]);
-        // At once, and over as soon as the host is heard where it should be.
+        // Found at once, and over with the first frame of the host by `host`.
         let all = findings(&[(0, 9, 9), (1, 9, 9), (0, 0, 0)]);
         assert_eq!(all, [swapped, None, None]);
     }
@@ -221,16 +220,16 @@ mod tests {
     }
 
     #[test]
-    fn forged_frames_while_the_host_starts_anew_are_no_alarm() {
+    fn forged_frames_during_a_reboot_of_the_host_raise_no_alarm() {
         let mut seconds = vec![(9, 0, 0)];
-        // Five minutes, in which it asks for an address now and then.
+        // Five minutes with a DHCP request now and then.
         seconds.extend([(0, 1, 900), (0, 0, 900), (0, 0, 900), (0, 0, 900)].repeat(75));
         seconds.extend([(9, 0, 0); 3]);
         assert!(findings(&seconds).iter().all(Option::is_none));
     }
 
     #[test]
-    fn a_host_whose_address_is_not_named_is_found() {
+    fn a_host_whose_address_is_not_configured_is_found() {
         let all = findings(&[(0, 50, 0); 12]);
         let absent = Some(Finding::Absent);
         assert_eq!(all[..9], [None; 9]);
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_of_another_build_are_no_traffic() {
+    fn counters_that_start_anew_do_not_count_as_traffic() {
         let mut sides = Sides::default();
         for foreign in [1000, 0, 1000, 0] {
             let counted = Counted {

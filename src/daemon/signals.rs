@@ -1,4 +1,4 @@
-//! Signals, as events for the main thread.
+//! Turns signals into events for the main thread.
 
 use super::{DaemonError, Event, capabilities};
 use crate::process;
@@ -6,7 +6,7 @@ use crossbeam::channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-/// Makes events of signals, for as long as the process lives.
+/// Starts the thread that sends an event for each signal.
 pub(super) fn hear(events: Sender<Event>) -> Result<(), DaemonError> {
     let failed = |error| DaemonError::System("wait for signals", error);
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).map_err(failed)?;

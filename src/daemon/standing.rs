@@ -1,24 +1,24 @@
-//! What was found out of the ports, and decided, when the sockets were bound: what the running box
-//! compares with, and tells.
+//! The ports' state and the decisions taken when the sockets were bound. The running box compares
+//! the ports with it and reports it.
 
 use super::zero_copy::Lossy;
 use crate::datapath::{AttachMode, PerRole, Role};
 use crate::nic::Nic;
 use crate::settings::Engine;
 
-/// What was found out, and decided, when the sockets were bound.
+/// The state and the decisions of when the sockets were bound.
 pub(super) struct Standing {
     pub(super) asked: Engine,
     /// `AfXdp` or `Xdp`.
     pub(super) engine: Engine,
     pub(super) reason: &'static str,
     pub(super) ports: Vec<StandingPort>,
-    /// From which ports, and up to which length, the program may decide frames once no socket
-    /// is bound any more: where zero-copy alone forbids it.
+    /// Where only zero-copy keeps the program from redirecting: from which ports, and up to which
+    /// length in bytes, it may redirect once every socket is closed.
     pub(super) afterwards: Option<(PerRole<bool>, u32)>,
 }
 
-/// A NIC in its role, likewise.
+/// One port of a [`Standing`].
 #[derive(Clone)]
 pub(super) struct StandingPort {
     pub(super) role: Role,
@@ -27,17 +27,17 @@ pub(super) struct StandingPort {
     pub(super) nic: Nic,
     pub(super) mode: AttachMode,
     pub(super) is_zero_copy: bool,
-    /// All of its frames are meant for user space, and why or why not.
+    /// Whether all of its frames go to user space, and why or why not.
     pub(super) hands_over: bool,
     pub(super) reason: &'static str,
-    /// The program may not decide its frames, because they could not be redirected.
+    /// Its frames cannot be redirected, so a worker must forward them.
     pub(super) needs_process: bool,
-    /// They could not because the port is zero-copy, and this NIC loses such redirects.
+    /// The NIC that would lose the redirects, if they fail because the port is zero-copy.
     pub(super) lossy: Option<Lossy>,
 }
 
 impl StandingPort {
-    /// For tests: a NIC of this name in native mode that nothing is amiss with.
+    /// For tests: a NIC of this name in native mode, without a fault.
     #[cfg(test)]
     pub(super) fn example(role: Role, name: &str) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl StandingPort {
         }
     }
 
-    /// What it means that it needs the process.
+    /// The consequence of [`Self::needs_process`].
     pub(super) fn alone(&self) -> String {
         let role = self.role;
         match &self.lossy {
@@ -83,8 +83,8 @@ impl Standing {
         }
     }
 
-    /// Whether a port's frames reach no other port without a worker. Zero-copy ports leave that mode
-    /// with their sockets.
+    /// Whether some port cannot forward without a worker. Ports that are blocked by zero-copy alone
+    /// do not count: they leave that mode when their sockets are closed.
     pub(super) fn is_dead_without_workers(&self) -> bool {
         let mut ports = self.ports.iter();
         ports.any(|port| port.needs_process && port.lossy.is_none())

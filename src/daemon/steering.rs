@@ -1,4 +1,4 @@
-//! The way out for relay traffic: followed, and told to both engines the moment it changes.
+//! Monitors the next hop for relay traffic, and publishes its MAC address to both engines at once.
 
 use super::nics::Nics;
 use super::witness::Watch;
@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How long a start waits for the next hop to answer.
+/// Timeout of a start for the next hop's first answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Follows the way out, if there is one.
+/// The next hop's monitor, if steering is configured.
 pub(super) struct Steering {
     links: Arc<Links>,
     out: Option<Out>,
@@ -26,7 +26,7 @@ pub(super) struct Steering {
     changes: u64,
 }
 
-/// The way out that is followed.
+/// The monitored next hop.
 struct Out {
     incoming: Incoming,
     nic: u32,
@@ -36,7 +36,7 @@ struct Out {
 }
 
 impl Steering {
-    /// Follows the way that the settings name. Where it cannot be used yet, the box does without.
+    /// Monitors the configured next hop. While it is unusable, nothing is steered.
     pub(super) fn start(
         settings: &Settings,
         nics: &Nics,
@@ -60,14 +60,14 @@ impl Steering {
         Ok(steering)
     }
 
-    /// Follows another next hop. Until it has answered, for as long as a start waits for it, the
-    /// MAC address that is in use stays.
+    /// Monitors another next hop. Until it answers, at most for [`PATIENCE`], the earlier MAC
+    /// address stays in use.
     fn follow(&mut self, incoming: &Incoming, nic: u32, own: MacAddr) -> Result<(), DaemonError> {
         if incoming.next_hop == NextHop::Mac(own) {
             return Err(DaemonError::NextHopIsSelf(incoming.interface.clone()));
         }
         self.links.drop_unsteered(incoming.drops_unsteered);
-        // The one before ends first: two must not write to the same place.
+        // The earlier monitor ends first: two must not write to the same cell.
         self.out = None;
         let (links, events) = (Arc::clone(&self.links), self.events.clone());
         let witness = Arc::clone(&self.witness);
@@ -89,7 +89,7 @@ impl Steering {
         let said = watch.first(PATIENCE);
         if waits.swap(false, Ordering::AcqRel) {
             self.links.steer_to(None);
-            // It may have answered just then: whoever follows it knows before the links do.
+            // It may have answered just then: the monitor is updated before the links are.
             if let answered @ Some(_) = usable(watch.now()) {
                 self.links.steer_to(answered);
             }
@@ -107,7 +107,7 @@ impl Steering {
         Ok(())
     }
 
-    /// Follows the way of other settings, of which the NIC is the same.
+    /// Applies other steering settings on the same NIC.
     pub(super) fn change(&mut self, settings: &Settings) -> Result<(), DaemonError> {
         let Some(incoming) = &settings.ports.incoming else {
             return Ok(());
@@ -124,7 +124,7 @@ impl Steering {
             Some(out) => {
                 let (before, nic, own) = (out.incoming.clone(), out.nic, out.own);
                 let done = self.follow(incoming, nic, own);
-                // Whoever refuses another way goes on with the one there was.
+                // If the new next hop is refused, the earlier one stays in force.
                 if done.is_err() && self.out.as_ref().is_none_or(|out| out.incoming != before) {
                     self.follow(&before, nic, own)?;
                 }
@@ -134,7 +134,7 @@ impl Steering {
         }
     }
 
-    /// Follows the way by the NIC that plays `incoming` now, where that is another one.
+    /// Monitors the next hop on the NIC that is `incoming` now, if that is another one.
     pub(super) fn move_to(&mut self, settings: &Settings, nics: &Nics) -> Result<(), DaemonError> {
         let nic = nics
             .incoming_role
@@ -146,14 +146,14 @@ impl Steering {
         }
     }
 
-    /// The NIC has another MAC address.
+    /// Sets the NIC's own MAC address.
     pub(super) fn set_own(&mut self, own: MacAddr) {
         if let Some(out) = &mut self.out {
             out.own = own;
         }
     }
 
-    /// Says what has changed, if it has: the event may be older than what was said already.
+    /// Logs a change of the next hop; the event may be older than the state last logged.
     pub(super) fn tell(&mut self) {
         let Some(out) = &mut self.out else {
             return;
@@ -192,10 +192,10 @@ impl Steering {
         }
     }
 
-    /// Follows nothing any more; frames are steered on as they were.
+    /// Stops the monitor; frames are steered on as they were.
     pub(super) fn end(&mut self) {
         self.out = None;
-        // The witness works for as long as there is somebody to tell it something.
+        // The closure holds a sender: the audit thread runs until the last one is dropped.
         self.witness = Arc::new(|_| ());
     }
 
@@ -222,7 +222,7 @@ impl Steering {
     }
 }
 
-/// Where steered frames go.
+/// The MAC address that steered frames are sent to, if the link has carrier.
 fn usable(way: Way) -> Option<MacAddr> {
     way.next_hop.filter(|_| way.has_carrier)
 }

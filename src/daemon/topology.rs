@@ -1,7 +1,7 @@
-//! Sites that the box does not serve: it says so, and names what becomes of the frames.
+//! Detects site topologies that are not supported, and reports what happens to their frames.
 //!
-//! The counters of such frames are looked at once a second. What has been counted lately is an
-//! alarm, which ends after a minute without another frame.
+//! The counters of such frames are checked once a second. A frame raises an alarm, which ends after
+//! a minute without another one.
 
 use super::Daemon;
 use crate::datapath::{Counter, Links, SEVERAL_CHANGES, Tally};
@@ -9,12 +9,12 @@ use crate::packet::MacAddr;
 use crate::policy::ClassifyBy;
 use crate::settings::Incoming;
 
-/// How many looks without such a frame end an alarm.
+/// How many checks without such a frame end an alarm.
 const QUIET: u32 = 60;
-/// The same of several hosts: all but one of them may be quiet for long.
+/// The same for several hosts, of which all but one may be quiet for long.
 const QUIET_HOSTS: u32 = 3600;
 
-/// What has been counted lately of one kind.
+/// The recent frames of one counter.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lately {
     last: Option<u64>,
@@ -28,7 +28,7 @@ impl Lately {
     }
 
     fn look_for(&mut self, now: u64, quiet: u32) {
-        // What was counted before the first look, and counters that fall, are another process'.
+        // Counts before the first check, and counters that decrease, come from another process.
         let last = self.last.replace(now).unwrap_or(now);
         match now.saturating_sub(last) {
             0 => self.quiet = self.quiet.saturating_add(1),
@@ -43,7 +43,7 @@ impl Lately {
     }
 }
 
-/// The warning that the host accepts connections where no listener is named.
+/// The warning that the host accepts connections at a port that is not in `host.listeners`.
 pub(super) fn unnamed(by: ClassifyBy) -> String {
     let class = match by {
         ClassifyBy::RelaySet => "exit",
@@ -56,21 +56,21 @@ pub(super) fn unnamed(by: ClassifyBy) -> String {
     )
 }
 
-/// What is amiss with a site.
+/// An unsupported topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Misfit {
     /// Relay traffic has a VLAN tag.
     Vlan,
-    /// Relay traffic is of another IP version than the next hop's address.
+    /// The IP version of relay traffic is not that of the next hop's address.
     Family,
-    /// The host's addresses have several MAC addresses, in turn.
+    /// The host's addresses are sent from several MAC addresses in turn.
     Hosts,
 }
 
 impl Misfit {
     const ALL: [Self; 3] = [Self::Vlan, Self::Family, Self::Hosts];
 
-    /// Its name among the warnings; where frames are counted, that of the counter.
+    /// The warning's kind; the counter's name, if frames are counted.
     pub(super) const fn kind(self) -> &'static str {
         match self {
             Self::Vlan => "unrouted_vlan",
@@ -79,7 +79,7 @@ impl Misfit {
         }
     }
 
-    /// The fact and its mend, for the log and the status.
+    /// The finding and its remedy, for the log and the status.
     pub(super) fn text(self, incoming: &Incoming, host_mac: Option<MacAddr>) -> String {
         let Incoming {
             interface,
@@ -118,7 +118,7 @@ impl Misfit {
     }
 }
 
-/// What the looks came to.
+/// The state of the checks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Topology {
     vlan: Lately,
@@ -143,8 +143,8 @@ impl Topology {
         self.family.look(tally.of(Counter::UnroutedFamily));
     }
 
-    /// Without a relay set, the host's own ORPort is not known as a listener: what is counted then
-    /// is not a warning. The set may have come since the last look.
+    /// Without a relay set, the host's own ORPort is not known as a listener, so frames counted
+    /// then raise no warning. The set may have been loaded since the last check.
     fn look_at_listener(&mut self, counted: u64, lacks_relays: bool) {
         let lacked_relays = std::mem::replace(&mut self.lacked_relays, lacks_relays);
         if lacks_relays || lacked_relays {
@@ -161,12 +161,12 @@ impl Topology {
         }
     }
 
-    /// Whether the host has accepted connections at a port that no listener names.
+    /// Whether the host has accepted connections at a port that is not in `host.listeners`.
     pub(super) const fn has_unnamed_listener(self) -> bool {
         self.listener.frames > 0
     }
 
-    /// What is amiss now.
+    /// The current findings.
     pub(super) fn misfits(self) -> impl Iterator<Item = Misfit> {
         Misfit::ALL
             .into_iter()
@@ -175,7 +175,7 @@ impl Topology {
 }
 
 impl Daemon {
-    /// Looks at the counters, and says what has changed.
+    /// Checks the counters, and logs what has changed.
     pub(super) fn look_at_topology(&mut self, tally: &Tally) {
         let before = self.topology;
         let lacks_relays = self.prompter.lacks_relays();
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn one_frame_is_an_alarm_for_a_minute() {
         let mut lately = Lately::default();
-        // What another process counted is no alarm of this one.
+        // Counts of another process raise no alarm.
         lately.look(1000);
         assert_eq!(lately.frames, 0);
         lately.look(1001);
@@ -252,11 +252,11 @@ mod tests {
         for (counted, lacks_relays, expected) in [
             (0, true, false),
             (1, true, false),
-            // The set came between two looks: which of the frames were before is not known.
+            // The set came between two checks; some frames may have been counted before it.
             (2, false, false),
             (2, false, false),
             (3, false, true),
-            // It is gone, with all that was read: by a reload with other files.
+            // A reload with other files has discarded the set.
             (4, true, false),
             (5, false, false),
             (6, false, true),

@@ -1,6 +1,6 @@
-//! The wire alone: the pinned program forwards every frame of `host` and `uplink` unmarked, without
-//! a process and without a relay set. Early in the boot, and where a box is taken off and its host
-//! is to stay online. `run` takes it over as it takes a box over.
+//! The plain wire: the pinned program forwards every frame of `host` and `uplink` unmarked, without
+//! a process and without a relay set. Used early in the boot, and when a box is detached while its
+//! host is to stay online. `run` takes it over as it takes a box over.
 
 use super::parts::Parts;
 use super::record::Record;
@@ -16,24 +16,24 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a NIC that is missing is waited for between two looks.
+/// The poll interval while waiting for a missing NIC.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What becomes of programs that a box has left on its NICs.
+/// How to treat programs that a box has left on its NICs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attached {
-    /// They mark and steer without a process, and stay.
+    /// They stay, and go on marking and steering without a process.
     Stays,
-    /// The wire takes their place.
+    /// The plain wire replaces them.
     Goes,
 }
 
-/// Makes a plain wire and leaves it to the kernel. Waits for as long as `patience` for NICs that are
-/// not there yet, and sets those up that are down. Returns the names of the two; none where a box's
-/// programs are attached that stay: then nothing has changed.
+/// Attaches a plain wire and leaves it to the kernel. Waits up to `patience` for missing NICs, and
+/// sets up those that are down. Returns the names of the two NICs; `None`, with nothing changed, if
+/// a box's programs are attached and stay.
 ///
 /// # Errors
-/// The machine is not as the settings require, or a box runs.
+/// A precondition of the settings is not met on this machine, or a box runs.
 pub fn wire(
     mut settings: Settings,
     patience: Duration,
@@ -53,7 +53,7 @@ pub fn wire(
             nic.set_up()?;
         }
     }
-    // What the program can do by itself, and nothing of the policy.
+    // Only what the program does by itself, and none of the policy.
     settings.engine = Engine::Xdp;
     settings.datapath.zero_copy = ZeroCopy::Off;
     settings.ports.incoming = None;
@@ -73,7 +73,7 @@ pub fn wire(
     }
 }
 
-/// The NIC of this name, when it is there.
+/// Waits for the NIC of this name.
 fn appears(name: &str, patience: Duration) -> Result<Nic, NicError> {
     let deadline = Instant::now() + patience;
     loop {

@@ -1,8 +1,8 @@
-//! The thread that watches: it fetches samples of both engines, hands them to the witness, and
-//! answers what is asked of it.
+//! The audit thread: it fetches samples of both engines, hands them to the [`Witness`], and answers
+//! reports and captures.
 //!
-//! Nothing waits for it but who asks. What it is told of goes before what follows from it: a
-//! snapshot is sent here before it is published, and samples are fetched before the mail is read.
+//! Only a request waits for it. A snapshot is sent here before it is published, and samples are
+//! fetched before messages are read, so that no sample is judged by a later snapshot.
 
 use super::{DaemonError, capabilities};
 use crate::datapath::{DecidedBy, KernelSamples, Links, Sample, Samples};
@@ -18,24 +18,24 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
-/// How often samples are fetched, and how often during a capture. From one fetch to the next each
-/// engine makes a bounded number of samples, so this bounds what a capture costs.
+/// The interval of fetching samples, normally and during a capture. Each engine makes a bounded
+/// number of samples per interval, which bounds the cost of a capture.
 const PAUSE: Duration = Duration::from_millis(100);
 const CAPTURE_PAUSE: Duration = Duration::from_millis(20);
-/// For how long after a look somebody counts as there to look again: samples hold what no frame is
-/// to leave behind.
+/// How long after a fetch the engines go on sampling: without a reader, no frame's content must
+/// stay in memory.
 const PRESENCE: Duration = Duration::from_secs(2);
-/// The kernel's samples that are fetched at a time: its ring has room for no more.
+/// The most kernel samples fetched at a time, which is its ring's capacity.
 const BATCH: usize = 4096;
-/// How long an answer may take.
+/// Timeout for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the witness has to say.
+/// The audit thread's report.
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) audit: AuditReport,
     pub(super) residences: Vec<Residence>,
-    /// The host seems to have a recursive resolver of its own.
+    /// The host seems to run a recursive resolver.
     pub(super) sees_recursion: bool,
 }
 
@@ -51,7 +51,7 @@ enum Ask {
     ),
 }
 
-/// The thread, from outside.
+/// The handle of the audit thread.
 pub(super) struct Watch {
     asks: Option<Sender<Ask>>,
     thread: Option<JoinHandle<Told>>,
@@ -59,7 +59,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Starts it, with one decision in so many to be told of.
+    /// Starts the thread; one decision in `one_in` is sampled.
     pub(super) fn start(
         links: Arc<Links>,
         snapshot: &Arc<Snapshot>,
@@ -100,7 +100,7 @@ impl Watch {
         }
     }
 
-    /// Tells of a snapshot that is about to be published.
+    /// Announces a snapshot that is about to be published.
     pub(super) fn follow(&self, snapshot: &Arc<Snapshot>) {
         self.ask(Ask::Follow(Arc::clone(snapshot)));
     }
@@ -110,7 +110,7 @@ impl Watch {
         self.ask(Ask::Workers(workers));
     }
 
-    /// For whoever changes where steered frames are sent, to tell of it before.
+    /// A function that announces the next hop's MAC address before frames are sent to it.
     pub(super) fn of_next_hops(&self) -> impl Fn(Option<MacAddr>) + Send + 'static {
         let asks = self.asks.clone();
         move |next_hop| {
@@ -120,7 +120,7 @@ impl Watch {
         }
     }
 
-    /// What there is to say: nothing, where the thread has failed.
+    /// The current report, or the last one after [`Self::end`]; empty if the thread has failed.
     pub(super) fn report(&self) -> Told {
         if self.asks.is_none() {
             return Told {
@@ -143,10 +143,10 @@ impl Watch {
         let (answer, told) = channel::bounded(1);
         self.ask(Ask::Capture(request, knows_relays, answer));
         told.recv_timeout(PATIENCE)
-            .unwrap_or_else(|_| Err("nobody captures any more; restart exitmark".to_owned()))
+            .unwrap_or_else(|_| Err("the audit thread has exited; restart exitmark".to_owned()))
     }
 
-    /// `name=number` for the line of counters.
+    /// The audit's names and numbers for the line of counters.
     pub(super) fn numbers(&self) -> [(&'static str, u64); 3] {
         let audit = self.report().audit;
         let mismatches = audit.mismatches.iter().map(|fault| fault.frames).sum();
@@ -157,7 +157,7 @@ impl Watch {
         ]
     }
 
-    /// Ends it: what was sampled by now is still looked at, and nothing is sampled any more.
+    /// Stops the thread after it has audited the samples made so far.
     pub(super) fn end(&mut self) {
         self.asks = None;
         if let Some(last) = self.thread.take().and_then(|thread| thread.join().ok()) {
@@ -167,7 +167,7 @@ impl Watch {
     }
 }
 
-/// For whoever reads the log after a test: the box itself tells while it runs.
+/// Logs the sampled latency at the end; a running box reports it in its status.
 fn log_residence(times: &Residence) {
     if times.samples == 0 {
         return;
@@ -185,20 +185,20 @@ fn log_residence(times: &Residence) {
     );
 }
 
-/// What the thread has before it.
+/// The thread's state.
 struct Desk {
     links: Arc<Links>,
     witness: Witness,
     kernel: KernelSamples,
     workers: Vec<Arc<Samples>>,
-    /// Of the kernel's, which counts on when processes end.
+    /// Kernel samples lost before this process started: that counter outlives processes.
     lost_before: u64,
-    /// Of workers that have ended.
+    /// Samples lost by workers that have ended.
     lost_by_workers: u64,
     samples: Vec<Sample>,
 }
 
-/// Samples of these for which there was no room.
+/// How many samples of these workers were lost because their buffers were full.
 fn lost(workers: &[Arc<Samples>]) -> u64 {
     workers.iter().map(|worker| worker.lost()).sum()
 }
@@ -223,7 +223,7 @@ impl Desk {
     }
 
     fn turn(&mut self, first: Option<Ask>, mail: &Receiver<Ask>) {
-        // First the samples, then the mail: what they were judged by was sent before.
+        // Samples before messages: the snapshot that they were judged by was sent earlier.
         self.fetch();
         let mut questions = Vec::new();
         for ask in first.into_iter().chain(mail.try_iter()) {
@@ -259,7 +259,7 @@ impl Desk {
     fn fetch(&mut self) {
         self.samples.extend(self.kernel.take(BATCH));
         for worker in &self.workers {
-            // As many as there are now: more may come while these are fetched.
+            // Only those waiting now, because more may arrive during the loop.
             let waiting = worker.waiting();
             let next = std::iter::from_fn(|| worker.next());
             self.samples.extend(next.take(waiting));
@@ -291,8 +291,8 @@ impl Desk {
     }
 }
 
-/// The clock of both engines.
+/// CLOCK_MONOTONIC, the clock of both engines.
 fn monotonic() -> Duration {
-    // Linux always has it.
+    // This clock exists on every Linux; the call cannot fail.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }

@@ -1,4 +1,4 @@
-//! The workers' threads: memory, sockets, start, new snapshots, end.
+//! The worker threads: UMEM, sockets, start, new snapshots, stop.
 
 use super::nics::Nics;
 use super::zero_copy::{self, Binding, Lossy};
@@ -23,17 +23,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Ethernet header and four tags: what comes on top of the MTU in a frame.
+/// Bytes of a frame on top of the MTU: the Ethernet header and four VLAN tags.
 const LINK_OVERHEAD: u32 = 14 + 4 * 4;
-/// What the kernel keeps free at the start of each buffer (XDP_PACKET_HEADROOM).
+/// Bytes that the kernel keeps free at the start of each buffer (XDP_PACKET_HEADROOM).
 const HEADROOM: u32 = 256;
-/// Buffers of one page are the largest that an aligned UMEM takes.
+/// Chunk sizes in bytes. An aligned UMEM allows at most one page.
 const SMALL_CHUNK: u32 = 2048;
 const LARGE_CHUNK: u32 = 4096;
 
-/// Bytes of a buffer for frames of this length. Zero-copy NICs round what is left behind the
-/// headroom down to their own step: igb makes 1,024 bytes of a small chunk (igb_main.c,
-/// `igb_setup_srrctl`) and cuts what is longer.
+/// The chunk size for frames of this length. Zero-copy NICs round the space after the headroom down
+/// to their own granularity: of a small chunk, igb uses 1,024 bytes (igb_main.c,
+/// `igb_setup_srrctl`) and truncates longer frames.
 const fn chunk_bytes(frame_bytes: u32, zero_copy: bool) -> u32 {
     if frame_bytes + HEADROOM <= SMALL_CHUNK && !zero_copy {
         SMALL_CHUNK
@@ -41,22 +41,22 @@ const fn chunk_bytes(frame_bytes: u32, zero_copy: bool) -> u32 {
         LARGE_CHUNK
     }
 }
-/// An idle worker wakes every second.
+/// Timeout for a worker's sign of life; an idle worker wakes every second.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
-/// How long a worker may take to give back a snapshot before its successor is published anyway.
+/// Timeout for a worker to take a snapshot, and again to return the earlier one.
 const RETIRE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Locks this process' memory, now and for ever.
+/// Locks this process' current and future memory.
 pub(super) fn keep_memory_in_place() {
-    // Without the capability the limit stays what it is, and registering the memory says so.
+    // Without the capability the limit stays; registering the UMEM then reports the error.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-    // A worker that waits for a page of its own is as good as hung.
+    // A page fault would stall a worker.
     if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
         tracing::info!("this process' memory can be swapped out: {error}");
     }
 }
 
-/// Each worker's share.
+/// The sockets and memory of each worker.
 enum Queues {
     Copy(Vec<Bound<SharedRings>>),
     ZeroCopy(Vec<Bound<FilledRings>>),
@@ -74,9 +74,9 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Memory and sockets: zero-copy where asked for, and where every port can. Rings are large where
-    /// all frames of a port go through them: of zero-copy NICs, which fill their own receive rings
-    /// from them, too, and where a port needs the process.
+    /// Creates the UMEM and binds the sockets, zero-copy if configured and supported by every port.
+    /// Rings are large where all frames of a port go through them: also for zero-copy NICs, which
+    /// fill their own receive rings from them, and where a port needs the process.
     pub(super) fn bind(
         settings: &Settings,
         nics: &Nics,
@@ -126,7 +126,7 @@ impl Sockets {
                 }
                 attempt(false)?
             }
-            // One memory has one mode: where the second port cannot, the first must not either.
+            // All ports share one UMEM and so one mode: if one cannot, none may be zero-copy.
             Binding::Either => attempt(true).or_else(|error| {
                 tracing::info!("copy mode, because zero-copy sockets cannot be bound: {error}");
                 attempt(false)
@@ -134,13 +134,13 @@ impl Sockets {
         })
     }
 
-    /// Whether every port shares its memory with the NIC.
+    /// Whether the sockets are bound zero-copy.
     pub(super) fn are_zero_copy(&self) -> bool {
         matches!(self.queues, Queues::ZeroCopy(_))
     }
 }
 
-/// A worker's thread and what the daemon holds of it.
+/// A worker's thread, and the daemon's handles to it.
 struct Running {
     thread: Option<JoinHandle<WorkerReport>>,
     snapshots: Sender<Arc<Snapshot>>,
@@ -174,11 +174,11 @@ pub(super) struct Workers {
     guards: Arc<Cells>,
     counts: Arc<Cells>,
     stop: Arc<AtomicBool>,
-    /// What the sockets had counted that are closed.
+    /// The counts of closed sockets.
     closed: Troubled,
 }
 
-/// What sockets counted for themselves.
+/// The sockets' own counts.
 #[derive(Clone, Copy, Default)]
 struct Troubled {
     missed: PerRole<u64>,
@@ -186,7 +186,7 @@ struct Troubled {
     cut: PerRole<u64>,
 }
 
-/// What the workers and their sockets counted.
+/// The counts of the workers and their sockets.
 #[derive(Default)]
 pub(super) struct Sums {
     pub(super) tally: Tally,
@@ -197,7 +197,7 @@ pub(super) struct Sums {
 }
 
 impl Workers {
-    /// Starts one worker a queue. Nothing reaches them before they are admitted.
+    /// Starts one worker per queue. No frame reaches them before [`Self::admit`].
     pub(super) fn start(
         settings: &Settings,
         sockets: Sockets,
@@ -267,13 +267,13 @@ impl Workers {
         self.running.len()
     }
 
-    /// What each of them tells.
+    /// Each worker's samples.
     pub(super) fn samples(&self) -> Vec<Arc<Samples>> {
         let each = self.running.iter().map(|worker| &worker.samples);
         each.cloned().collect()
     }
 
-    /// Lets the XDP program hand frames over.
+    /// Adds the sockets to the XSKMAP: the XDP program may hand frames over.
     pub(super) fn admit(&self, kernel: &Kernel) -> Result<(), DaemonError> {
         for served in self.running.iter().flat_map(|worker| &worker.sockets) {
             kernel.admit(served.role, served.queue, served.socket.as_fd())?;
@@ -281,7 +281,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Ends that.
+    /// Removes the sockets from the XSKMAP.
     pub(super) fn dismiss(&self, kernel: &Kernel) -> Result<(), DaemonError> {
         for served in self.running.iter().flat_map(|worker| &worker.sockets) {
             kernel.dismiss(served.role, served.queue)?;
@@ -289,7 +289,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Lets every worker follow another snapshot from its next turn on.
+    /// Sends a snapshot to every worker; it takes effect with the worker's next turn.
     pub(super) fn publish(&self, snapshot: &Arc<Snapshot>) {
         for worker in &self.running {
             let sent = worker
@@ -305,7 +305,7 @@ impl Workers {
 
     pub(super) fn sums(&self) -> Sums {
         let mut sums = Sums::default();
-        // Also of queues that are not served any more.
+        // Includes queues that are not served any more.
         for queue in 0..MAX_QUEUES {
             sums.tally
                 .add(&Counters::over(Arc::clone(&self.counts), queue).read());
@@ -333,7 +333,7 @@ impl Workers {
         all
     }
 
-    /// Where each one's frames are.
+    /// Where each worker's buffers are.
     pub(super) fn balances(&self) -> Vec<BalanceReport> {
         let running = (0..).zip(&self.running);
         running
@@ -352,7 +352,7 @@ impl Workers {
             .collect()
     }
 
-    /// Whether every one has given a sign of life in the last seconds: the idle ones do, too.
+    /// Whether every worker, also an idle one, has given a sign of life within [`SIGN_OF_LIFE`].
     pub(super) fn are_alive(&self) -> bool {
         (0..self.running.len()).all(|queue| {
             let queue = u32::try_from(queue).unwrap_or(u32::MAX);
@@ -360,18 +360,18 @@ impl Workers {
         })
     }
 
-    /// Closes the sockets, after the end.
+    /// Closes the sockets, after [`Self::end`].
     pub(super) fn close(&mut self) {
         self.closed = self.troubled();
         self.running.clear();
     }
 
-    /// Goes on with what the sockets of others had counted.
+    /// Takes over the counts of the closed sockets of earlier workers.
     pub(super) const fn succeed(&mut self, others: &Self) {
         self.closed = others.closed;
     }
 
-    /// Lets all of them drain and waits for their reports.
+    /// Makes every worker drain, and waits for their reports.
     pub(super) fn end(&mut self) -> Vec<Option<WorkerReport>> {
         self.stop.store(true, Ordering::Release);
         for worker in &self.running {
@@ -429,7 +429,7 @@ fn start_worker<R: Rings>(
     let thread = thread::Builder::new()
         .name("exitmark-worker".to_owned())
         .spawn(move || {
-            // Wakes the main thread however this one ends, unless it was told to.
+            // Wakes the main thread however this one ends, unless it was told to stop.
             let _ended = OnDrop(events, number, told);
             // Signals are the main thread's; here they would interrupt the packet path.
             let _ = SigSet::all().thread_block();
@@ -473,7 +473,7 @@ mod tests {
             assert_eq!(chunk_bytes(mtu + LINK_OVERHEAD, false), copy, "{mtu}");
             assert_eq!(chunk_bytes(mtu + LINK_OVERHEAD, true), zero_copy, "{mtu}");
         }
-        // What igb makes of a chunk holds a frame of full size with its tags.
+        // What igb uses of a chunk holds a frame of full size with its tags.
         let step = 1024;
         assert!((LARGE_CHUNK - HEADROOM) / step * step >= 1500 + LINK_OVERHEAD);
     }

@@ -1,40 +1,39 @@
-//! Whether the sockets are bound zero-copy, decided before the first one is bound.
+//! Decides whether the sockets are bound zero-copy, before the first one is bound.
 //!
-//! The kernel copies a frame that was received zero-copy when the XDP program redirects it, and
-//! leaves no room in front of it. Some drivers cannot send such a frame and drop it without a
-//! word. Out of such a NIC the kernel engine cannot take over from a worker: `auto` binds in copy
-//! mode there; where zero-copy is required, the program hands every frame of the port to the
-//! worker or drops it.
+//! When the XDP program redirects a frame that was received zero-copy, the kernel copies it without
+//! headroom. Some drivers cannot send such a frame and drop it silently. With such an egress NIC
+//! the kernel engine cannot take over from a worker: `auto` binds in copy mode; where zero-copy is
+//! required, the program hands every frame of the port to the worker or drops it.
 
 use super::DaemonError;
 use crate::datapath::{PerRole, Role};
 use crate::settings::{Engine, ZeroCopy};
 use std::fmt;
 
-/// What it means that a port counts frames as cut.
+/// The explanation of a port's `cut` counter.
 pub(super) const CUT: &str = "frames arrive shorter than their IP packet, and just as long as a \
     receive buffer may be: either the driver cuts them in zero-copy mode, which datapath.zero_copy \
     = \"off\" mends, or they are sent so";
 
-/// How the sockets are to be bound.
+/// The mode in which the sockets are to be bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Binding {
-    /// In copy mode; and why, where zero-copy was asked for.
+    /// Copy mode; with the lossy NIC if that is why.
     Copy(Option<Lossy>),
-    /// Zero-copy where every port can, otherwise in copy mode.
+    /// Zero-copy if every port supports it, otherwise copy mode.
     Either,
-    /// Zero-copy, or not at all.
+    /// Zero-copy only; otherwise the start fails.
     ZeroCopy,
 }
 
-/// The first NIC that loses what a zero-copy port redirects to it.
+/// A NIC that drops frames redirected to it from a zero-copy port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lossy {
-    /// The port at which such frames arrive.
+    /// The ingress port of such frames.
     pub(super) from: Role,
-    /// The NIC by which they would leave.
+    /// The name of the egress NIC.
     pub(super) nic: String,
-    /// Its driver.
+    /// The driver of that NIC.
     pub(super) driver: String,
 }
 
@@ -48,10 +47,10 @@ impl fmt::Display for Lossy {
     }
 }
 
-/// Chooses by the settings and by what the NICs' drivers can do.
+/// Chooses the mode by the settings and the NICs' drivers.
 ///
 /// # Errors
-/// `engine = "xdp"` and zero-copy are both demanded, and together they would lose every frame.
+/// `engine = "xdp"` and zero-copy are both required, which would lose every frame.
 pub(super) fn choose(
     asked: ZeroCopy,
     engine: Engine,

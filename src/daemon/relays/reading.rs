@@ -1,4 +1,4 @@
-//! Which files the relay set is read from, how they are followed, and as which user they are read.
+//! The files of the relay set: their paths, their watch, and the user that they are read as.
 
 use super::super::DaemonError;
 use crate::relays::{Confinement, Watch};
@@ -7,21 +7,21 @@ use nix::unistd::{Uid, User};
 use std::io;
 use std::path::PathBuf;
 
-/// The files of these settings, consensus documents and certificates.
+/// The configured consensus documents and certificate files.
 pub(super) fn watched(settings: &RelaySettings) -> Vec<PathBuf> {
     let files = settings.sources.files.iter();
     let paths = files.flat_map(|source| [&source.consensus, &source.certificates]);
     paths.cloned().collect()
 }
 
-/// Takes what is there now for known.
+/// Resets a new watch: only later changes count.
 pub(super) fn watch(made: io::Result<Watch>) -> Result<Watch, DaemonError> {
     let mut watch = made.map_err(|error| DaemonError::System("watch the relay files", error))?;
     watch.has_changed();
     Ok(watch)
 }
 
-/// As whom documents are read.
+/// The user that documents are read as; none if this process is not root.
 pub(super) fn confinement(user: &str) -> Result<Confinement, DaemonError> {
     if !Uid::effective().is_root() {
         tracing::info!("documents are read as the user of this process, which is not root");

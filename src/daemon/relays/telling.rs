@@ -1,4 +1,4 @@
-//! What the keeper of the relay set says of it: to the log, and to those who ask the box.
+//! The relay service's log messages and its report.
 
 use super::super::prompter::{Update, seconds};
 use super::Keeper;
@@ -7,19 +7,19 @@ use crate::relays::{Age, Signatures, Trust, utc};
 use crate::settings::WhenStale;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often it is said again that there is no set, or a stale one.
+/// The interval of repeating the alarm for a missing or stale set.
 const REMIND: Duration = Duration::from_secs(3600);
-/// What it means that a document has hardly more signatures than it needs.
+/// The explanation for a document with hardly more signatures than it needs.
 pub(in crate::daemon) const FEW_SIGNATURES: &str = "when one more authority is replaced by one \
     that is not known, no consensus is accepted any more: upgrade exitmark, or correct \
     relays.authorities";
 
-/// What has been said already, and when.
+/// What has been logged already, and when.
 #[derive(Default)]
 pub(super) struct Said {
     age: Option<Age>,
     alarm_at: Option<Instant>,
-    /// That the set of the last time is of no use.
+    /// That the state file is not usable.
     pub(super) unknown: bool,
     are_few: bool,
 }
@@ -55,7 +55,7 @@ impl Keeper {
         }
     }
 
-    /// Who signed a document, beside how many could have.
+    /// How many of the listed authorities signed a document.
     fn signed(&self, signatures: Signatures) -> Option<DocumentSignatures> {
         let Trust::MostOf(authorities) = &self.settings.sources.trust else {
             return None;
@@ -68,7 +68,7 @@ impl Keeper {
         })
     }
 
-    /// Warns once when the list of authorities gets old.
+    /// Warns once when hardly enough listed authorities sign the documents.
     pub(super) fn tell_signatures(&mut self) {
         let mut signed = self.live.sources().iter().filter_map(|one| one.signatures);
         let scarce = signed.find_map(|one| self.signed(one).filter(DocumentSignatures::is_scarce));
@@ -79,12 +79,12 @@ impl Keeper {
         }
     }
 
-    /// Whether the set has another age than was said last: the clock may have been set back.
+    /// Whether the set's age differs from the one last logged; the clock may have been set back.
     pub(super) fn has_aged(&self) -> bool {
         self.live.age(SystemTime::now()) != self.said.age
     }
 
-    /// Where to look for why it is old.
+    /// The reason why the set is old, or how to find it.
     fn why(&self) -> String {
         match &self.failure {
             Some(failure) => format!("the newest was refused: {}", failure.reason),
@@ -92,7 +92,7 @@ impl Keeper {
         }
     }
 
-    /// Says so when the set gets old, once for each age; that it is stale or missing, every hour.
+    /// Logs when the set gets old, once for each age; while it is stale or missing, every hour.
     pub(super) fn tell_age(&mut self, now: SystemTime) {
         let age = self.live.age(now);
         let is_news = std::mem::replace(&mut self.said.age, age) != age;
@@ -138,7 +138,7 @@ impl Keeper {
                 self.why()
             ),
             Some(Age::Early) if is_news => tracing::warn!(
-                "the newest consensus begins to hold at {of} UTC only; compare this machine's clock"
+                "the newest consensus is not valid before {of} UTC; compare this machine's clock"
             ),
             _ => {}
         }

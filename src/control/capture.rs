@@ -1,4 +1,4 @@
-//! A capture on its way from the box, which must not wait, to a reader who may be slow.
+//! Passes a capture from the box, which must not block, to a client that may be slow.
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use hyper::body::{Body, Bytes, Frame};
@@ -8,17 +8,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-/// Parts of a capture that wait for the reader at most.
+/// The most parts of a capture that wait for the client.
 const WAITING: usize = 16;
-/// A reader who has gone away is noticed so soon, where nothing is captured.
+/// The interval of checking for a disconnected client while nothing is captured.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The body of a response: what is captured, as it comes.
+/// The body of a response that streams a capture.
 pub(super) struct Captured(mpsc::Receiver<Bytes>);
 
 impl Captured {
-    /// A thread takes from `receiver` for as long as the body is there; `permit` is kept until it
-    /// ends. The receiver is dropped with the body, or soon after.
+    /// Starts a thread that reads `receiver` and holds `permit` until the capture or the body ends.
+    /// The receiver is dropped with the body, or soon after.
     pub(super) fn new(receiver: Receiver<Vec<u8>>, permit: OwnedSemaphorePermit) -> Self {
         let (sender, body) = mpsc::channel(WAITING);
         tokio::task::spawn_blocking(move || {

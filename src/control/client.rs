@@ -1,4 +1,4 @@
-//! Asking a running box. What answers may be anything, so it is bounded in size and time.
+//! The client of the control socket. The peer is untrusted: answers are bounded in size and time.
 
 use super::{CaptureRequest, ControlError, Reloaded};
 use crate::observe::Report;
@@ -21,61 +21,61 @@ use tokio::net::UnixStream;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-/// An answer is at most so long, but for a capture.
+/// The largest answer in bytes, except for a capture.
 const MAX_ANSWER: usize = 8 << 20;
-/// An answer is there so soon,
+/// Timeout for an answer, except for a reload.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
-/// but for a reload, which may wait for relay documents.
+/// Timeout for a reload, which may wait for relay documents.
 const RELOAD_TIME: Duration = Duration::from_secs(60);
-/// It is asked so often at least whether a capture is enough.
+/// The longest interval between two calls of a capture's `is_enough`.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Asks the box behind a control socket.
+/// A client of the box behind a control socket.
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
 }
 
 impl Client {
-    /// Of the socket at `path`. Each question connects anew.
+    /// A client of the socket at `path`. Each request opens a connection.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// The box at this moment.
+    /// Requests the current status.
     ///
     /// # Errors
     ///
-    /// If nobody is there, or no box of this kind.
+    /// If no process answers, or the answer is not a box's.
     pub fn status(&self) -> Result<Report, ControlError> {
         self.json(Method::GET, "/v1/status", ANSWER_TIME)
     }
 
-    /// Has the box read its configuration anew.
+    /// Makes the box reload its configuration.
     ///
     /// # Errors
     ///
-    /// If nobody is there, or with its reason if the box goes on with what it had.
+    /// If no process answers, or the box refuses the configuration and keeps the one in force.
     pub fn reload(&self) -> Result<Reloaded, ControlError> {
         self.json(Method::POST, "/v1/reload", RELOAD_TIME)
     }
 
-    /// The box' metrics, in the OpenMetrics text format.
+    /// Requests the metrics, in the OpenMetrics text format.
     ///
     /// # Errors
     ///
-    /// If nobody is there, or no box of this kind.
+    /// If no process answers, or the answer is not a box's.
     pub fn metrics(&self) -> Result<String, ControlError> {
         let bytes = self.whole(Method::GET, "/metrics", ANSWER_TIME)?;
         String::from_utf8(bytes.into()).map_err(|error| self.broken(error))
     }
 
-    /// Captures frames to `out`, in pcapng, until the box has what was asked for. Says how many
-    /// bytes that were.
+    /// Captures frames to `out`, in pcapng, until a limit of `request` is reached. Returns the
+    /// number of bytes written.
     ///
     /// # Errors
     ///
-    /// If nobody is there, the box refuses, or `out` cannot be written.
+    /// If no process answers, the box refuses, or `out` cannot be written.
     pub fn capture(
         &self,
         request: &CaptureRequest,
@@ -84,7 +84,7 @@ impl Client {
         self.capture_until(request, out, || false)
     }
 
-    /// The same, or until `is_enough`, which is asked every now and then.
+    /// The same, or until `is_enough` returns true; it is polled at least every 100 ms.
     ///
     /// # Errors
     ///
@@ -151,7 +151,7 @@ impl Client {
         }
     }
 
-    /// The answer's head, if it is the one that was hoped for.
+    /// Sends a request and returns the response if its status is 200.
     async fn ask(
         &self,
         method: Method,
@@ -223,7 +223,7 @@ impl Client {
         }
     }
 
-    /// Who may ask, as far as that can be seen.
+    /// The users with access to the socket, by its group, for the error message.
     fn who(&self) -> String {
         let group = fs::metadata(&self.path)
             .ok()
@@ -233,7 +233,7 @@ impl Client {
                 "root and the group {0} may ask: `usermod -aG {0} USER`, and log in again",
                 group.name
             ),
-            _ => "root alone may ask: use sudo, or name a group by `control.group`".to_owned(),
+            _ => "only root may ask: use sudo, or set a group in `control.group`".to_owned(),
         }
     }
 }

@@ -1,45 +1,45 @@
-//! Why the control socket could not be opened or asked: what, where, and what to do.
+//! The errors of the control socket: what failed, where, and the remedy.
 
 use crate::http::ListenError;
 use std::io;
 use std::path::PathBuf;
 
-/// What went wrong with the control socket.
+/// An error of the control socket, its server or its client.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// The directory of the socket's directory is missing.
+    /// The socket's directory is missing and cannot be created.
     #[error(
         "control.socket: {} cannot be made: {reason}; make it with `install -d -m 755 {}`, or \
          give another path", directory.display(), directory.display()
     )]
     Directory {
-        /// The directory.
+        /// The path of the directory.
         directory: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         reason: io::Error,
     },
-    /// Whom this process runs as may not give a file to that group.
+    /// The user of this process is not in `control.group`, so chown(2) is refused.
     #[error(
         "control.group: the user of this process is no member of that group, and cannot give it {}: \
          with systemd, `systemctl edit exitmark` and add SupplementaryGroups=GROUP under [Service]; \
          otherwise `usermod -aG GROUP USER`, or leave the key out", _0.display()
     )]
     NotInGroup(PathBuf),
-    /// The path names no file in a directory.
+    /// The path is not the absolute path of a file in a directory.
     #[error(
         "control.socket: {} is no place for a socket; give an absolute path of a file, such as \
          /run/exitmark/control.sock", .0.display()
     )]
     NoPlace(PathBuf),
-    /// Another one has the socket.
+    /// Another process holds the lock or answers at the socket.
     #[error(
         "control.socket: another exitmark answers at {}: give each box its own control.socket, \
          or stop the other one", .0.display()
     )]
     Live(PathBuf),
-    /// There is something else.
+    /// The path exists and is not a socket.
     #[error(
-        "control.socket: {} is no socket and stays as it is; move it away, or give another path",
+        "control.socket: {} is not a socket and stays as it is; move it away, or give another path",
         .0.display()
     )]
     NoSocket(PathBuf),
@@ -49,53 +49,53 @@ pub enum ControlError {
          {0}`, or leave the key out"
     )]
     NoGroup(String),
-    /// The socket cannot be made.
+    /// The socket cannot be created.
     #[error(
         "control.socket: {}: cannot {step}: {reason}; this process must be able to write in that \
          directory, and the path may have 90 bytes", path.display()
     )]
     Bind {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// What was about to be done.
+        /// The step that failed, as a verb phrase.
         step: &'static str,
-        /// What the system said.
+        /// The error of that step.
         reason: io::Error,
     },
-    /// The port for metrics cannot be had.
+    /// The metrics port cannot be opened.
     #[error(transparent)]
     Metrics(#[from] ListenError),
-    /// There is nobody to ask.
+    /// No process listens at the socket.
     #[error(
         "no exitmark answers at {}: is it running? `control.socket` in its configuration names \
          the place", .0.display()
     )]
     NobodyThere(PathBuf),
-    /// The one who asks may not.
+    /// The user may not connect to the socket.
     #[error(
         "{}: permission denied; {who}", path.display()
     )]
     Forbidden {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// Who may.
+        /// The users with access, and how to get it.
         who: String,
     },
-    /// The box said no.
+    /// The box refused the request (409 Conflict).
     #[error("{0}")]
     Refused(String),
-    /// The conversation broke off or made no sense.
+    /// The connection or the answer is broken.
     #[error("{}: {what}; is that an exitmark of this version? Its log may say more", path.display())]
     Broken {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// What happened.
+        /// The failure.
         what: String,
     },
-    /// The request would be refused.
+    /// The request's parameters are invalid.
     #[error("{0}")]
     Request(String),
-    /// What was captured cannot be written.
+    /// The capture cannot be written to the output.
     #[error("cannot write the capture: {0}")]
     Write(io::Error),
 }

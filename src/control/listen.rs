@@ -1,4 +1,4 @@
-//! The sockets, opened while the process may still do so.
+//! Opens the sockets, while the process still has the privileges.
 
 use super::ControlError;
 use crate::http;
@@ -14,18 +14,18 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Where the box can be asked.
+/// The control socket and the metrics port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlSettings {
-    /// The control socket.
+    /// The absolute path of the control socket.
     pub socket: PathBuf,
-    /// The group that may use it besides root; the process' own where none is given.
+    /// The group that may use the socket besides root; by default the process' own.
     pub group: Option<String>,
-    /// Where metrics are also served, on the loopback.
+    /// The loopback address on which metrics are also served.
     pub metrics: Option<SocketAddr>,
 }
 
-/// Sockets that listen and are not answered at yet.
+/// Listening sockets that are not served yet.
 #[derive(Debug)]
 pub struct Listeners {
     pub(super) socket: Owned,
@@ -33,13 +33,13 @@ pub struct Listeners {
     pub(super) metrics: Option<TcpListener>,
 }
 
-/// A socket in the file system, and the lock beside it that says whose it is.
+/// A socket in the file system, and the lock file beside it that marks its owner.
 #[derive(Debug)]
 pub(super) struct Owned {
     path: PathBuf,
-    /// Device and inode, by which it is known.
+    /// Device and inode of the socket.
     file: (u64, u64),
-    /// Held for as long as the process answers, so that two starts cannot race.
+    /// Held for as long as the socket is served, so that two starts cannot race.
     _lock: Flock<File>,
 }
 
@@ -50,10 +50,10 @@ impl Drop for Owned {
 }
 
 impl Owned {
-    /// Takes the socket away, if it is still this one.
+    /// Removes the socket file, if it is still this socket.
     pub(super) fn remove(&self) {
         if identity(&self.path).is_ok_and(|file| file == self.file) {
-            // Where it cannot be removed, the next start replaces it.
+            // If removing fails, the next start replaces it.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -65,11 +65,11 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 impl Listeners {
-    /// Opens both.
+    /// Opens both sockets.
     ///
     /// # Errors
     ///
-    /// If the place cannot be used, or somebody else has it.
+    /// If a path or address cannot be used, or another process listens there.
     pub fn open(settings: &ControlSettings) -> Result<Self, ControlError> {
         let metrics = settings.metrics.map(http::listen_for_metrics).transpose()?;
         let group = settings.group.as_deref().map(find_group).transpose()?;
@@ -131,11 +131,11 @@ fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener),
         Ok(_) => match is_answered(path) {
             Ok(false) => {}
             Ok(true) => return Err(ControlError::Live(path.to_owned())),
-            Err(errno) => return Err(failed("ask who is there")(errno.into())),
+            Err(errno) => return Err(failed("connect to it")(errno.into())),
         },
     }
 
-    // It is made out of everybody's reach and takes its name when it has its owners.
+    // Created in a private directory, and renamed once group and mode are set.
     let making = tempfile::Builder::new()
         .prefix(".exitmark-")
         .tempdir_in(directory)
@@ -152,7 +152,7 @@ fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener),
         })?;
     }
     fs::set_permissions(&made, Permissions::from_mode(0o660))
-        .map_err(failed("set who may use it"))?;
+        .map_err(failed("set its permissions"))?;
     let file = identity(&made).map_err(failed("look at it"))?;
     fs::rename(&made, path).map_err(failed("put it in its place"))?;
     let owned = Owned {
@@ -163,17 +163,17 @@ fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener),
     Ok((owned, listener))
 }
 
-/// Makes the last directory of a path, for everybody to pass, where it is missing.
+/// Creates the last directory of a path with mode 755 if it is missing.
 fn make(directory: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o755).create(directory) {
-        // Whatever the process' umask says.
+        // Independent of the umask.
         Ok(()) => fs::set_permissions(directory, Permissions::from_mode(0o755)),
         Err(_) if directory.is_dir() => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Whether a box listens at a control socket. Does not wait; one that cannot be asked may.
+/// Whether a box listens at a control socket. Does not block; true if that cannot be determined.
 pub fn answers(path: &Path) -> bool {
     is_answered(path).unwrap_or(true)
 }
@@ -186,7 +186,7 @@ fn is_answered(path: &Path) -> Result<bool, Errno> {
         None,
     )?;
     match connect(asking.as_raw_fd(), &UnixAddr::new(path)?) {
-        // Who has too many waiting is there too.
+        // EAGAIN: a listener with a full backlog.
         Ok(()) | Err(Errno::EAGAIN) => Ok(true),
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
         Err(errno) => Err(errno),

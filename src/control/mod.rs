@@ -1,9 +1,9 @@
-//! The control socket: what a running box can be asked, over HTTP/1.1 on a Unix socket, and the
-//! metrics alone on a loopback port.
+//! The control interface of a running box: HTTP/1.1 on a Unix socket, and only the metrics on a
+//! loopback port.
 //!
-//! This room owns the sockets, the bounds on whoever connects, and the client for the commands.
-//! It does nothing to the box itself: that is behind [`Operations`]. Whoever connects may be
-//! slow, dead or hostile, and must never hold up the box or another one who asks.
+//! This module owns the sockets, the limits on clients, and the client for the commands. It acts on
+//! the box only through [`Operations`]. A client may be slow, dead or hostile, and must never block
+//! the box or another client.
 
 mod capture;
 mod client;
@@ -22,35 +22,35 @@ use crate::observe::Report;
 use crossbeam::channel::Receiver;
 use serde::{Deserialize, Serialize};
 
-/// Where the socket is, unless the configuration says otherwise.
+/// The default path of the control socket.
 pub const DEFAULT_SOCKET: &str = "/run/exitmark/control.sock";
 
-/// What can be asked of a running box. Each call has a thread for itself, which may wait.
+/// The operations of a running box. Each call runs on its own thread and may block.
 pub trait Operations: Send + Sync + 'static {
-    /// The box at this moment. Takes milliseconds.
+    /// The current report. Takes milliseconds.
     fn report(&self) -> Report;
 
-    /// Reads the configuration anew; takes up to half a minute. There is one at a time.
+    /// Reloads the configuration; takes up to half a minute. Only one reload runs at a time.
     ///
     /// # Errors
     ///
-    /// Why the configuration in force stays, in words for whoever asked.
+    /// Why the configuration in force stays, as a message for the user.
     fn reload(&self) -> Result<Reloaded, String>;
 
-    /// Begins to capture: pcapng bytes, until the sender is gone. When the receiver is gone,
-    /// nobody wants the rest. A reader may be slow, so whoever sends must not wait for room.
+    /// Starts a capture. The channel carries pcapng bytes until the sender is dropped; dropping the
+    /// receiver ends the capture. The receiver may be slow, so the sender must not block on it.
     ///
     /// # Errors
     ///
-    /// Why there is no capture, in words for whoever asked.
+    /// Why the capture is refused, as a message for the user.
     fn capture(&self, request: &CaptureRequest) -> Result<Receiver<Vec<u8>>, String>;
 }
 
-/// A configuration that came into force.
+/// The result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// The generation of rules that it is.
+    /// The generation of the snapshot now in force.
     pub generation: u64,
-    /// The keys whose values are others than before.
+    /// The keys whose values have changed, in order.
     pub changed: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! What is asked and what is answered.
+//! The routes: requests and their answers.
 
 use super::capture::Captured;
 use super::{CaptureRequest, Operations};
@@ -15,28 +15,28 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// A request's body is at most so long.
+/// The largest request body in bytes.
 const MAX_BODY: usize = 4 << 10;
-/// And is there so soon after its head.
+/// Timeout for a request body, from its head on.
 const BODY_TIME: Duration = Duration::from_secs(5);
-/// Captures at a time.
+/// The most captures at a time.
 const CAPTURES: usize = 4;
 
-/// All that there is, for who asks for something else.
+/// All routes, for error messages.
 const ALL: &str = "GET /v1/status, POST /v1/reload, POST /v1/capture, GET /metrics";
 
 pub(super) type Answer = Response<Either<Full<Bytes>, Captured>>;
 
-/// Which of the two listeners somebody came by.
+/// The listener that accepted a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Door {
     /// The control socket: everything.
     Control,
-    /// The loopback port: metrics alone.
+    /// The loopback port: only metrics.
     Metrics,
 }
 
-/// Whoever came by one of them.
+/// Answers the requests of one listener.
 #[derive(Clone)]
 pub(super) struct Caller {
     door: Door,
@@ -144,15 +144,15 @@ impl Routes {
                     &format!("a request has at most {MAX_BODY} bytes"),
                 );
             }
-            Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the request breaks off"),
-            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the request does not end"),
+            Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the request body is incomplete"),
+            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the request body timed out"),
         };
         let request: CaptureRequest = match serde_json::from_slice(&body) {
             Ok(request) => request,
             Err(error) => {
                 return text(
                     StatusCode::BAD_REQUEST,
-                    &format!("not a capture's request in JSON: {error}"),
+                    &format!("not a capture request in JSON: {error}"),
                 );
             }
         };

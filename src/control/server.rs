@@ -1,4 +1,4 @@
-//! The thread that listens.
+//! The thread that serves the sockets.
 
 use super::Operations;
 use super::listen::{Listeners, Owned};
@@ -15,11 +15,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-/// Threads for what takes time: one a connection, and the captures whose readers have just gone.
+/// The most blocking threads: one per connection, and captures whose client has just disconnected.
 const THREADS: usize = 3 * http::CONNECTIONS;
-/// What still runs when the server ends may take so long; then nobody waits for it.
+/// Timeout for blocking threads when the server stops; then they are abandoned.
 const END_TIME: Duration = Duration::from_secs(1);
-/// A server at work. When it is dropped it ends and takes its socket away.
+/// A running server. Dropping it stops it and removes its socket.
 #[derive(Debug)]
 pub struct Server {
     stop: Option<oneshot::Sender<()>>,
@@ -28,13 +28,12 @@ pub struct Server {
 }
 
 impl Listeners {
-    /// Answers from now on, on a thread of its own. `at_start` is the first that runs there, and
-    /// all other threads of the server come from that one: whoever gives up capabilities there
-    /// gives them up for all [`Operations`].
+    /// Starts the server's thread. `at_start` runs there first; all other threads of the server are
+    /// its children, so capabilities dropped in `at_start` are dropped for all [`Operations`].
     ///
     /// # Errors
     ///
-    /// If the system has no thread or no descriptors left.
+    /// If no thread or file descriptor can be created.
     pub fn serve(
         self,
         operations: Arc<dyn Operations>,
@@ -73,11 +72,11 @@ impl Listeners {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Nobody shall begin to ask.
+        // First, so that no client connects any more.
         self.socket.remove();
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It has nothing to tell: where it panicked, the panic said so.
+            // A panic of the thread has already been logged.
             let _ = thread.join();
         }
     }

@@ -161,7 +161,7 @@ impl Daemon {
             });
         };
         if report.unaccounted_frames > 0 {
-            let text = "frames are in no known place; please report this";
+            let text = "frames are not accounted for; please report this";
             warn("unaccounted", true, text.to_owned());
         }
         for port in &self.standing.ports {
@@ -249,8 +249,7 @@ impl Daemon {
         let mismatches: u64 = report.audit.mismatches.iter().map(|one| one.frames).sum();
         if mismatches > 0 {
             let text = format!(
-                "{mismatches} sampled frames left otherwise than the policy says; please report \
-                 this"
+                "{mismatches} sampled frames left in violation of the policy; please report this"
             );
             warn("audit", true, text);
         }

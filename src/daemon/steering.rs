@@ -187,7 +187,7 @@ impl Steering {
             ),
             (true, None) => tracing::error!(
                 "ALARM: the next hop {next_hop} does not answer on {interface}: {consequence} \
-                 until it does; `ip neighbour show dev {interface}` shows who does"
+                 until it does; `ip neighbour show dev {interface}` lists those that do"
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! Numbers for people: short, with their unit, never longer than nine characters.
+//! Formats numbers: short, with their unit, never longer than nine characters.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub(super) fn count(number: u64) -> String {
     }
 }
 
-/// A size.
+/// A size in bytes with a decimal prefix.
 pub(super) fn bytes(number: u64) -> String {
     scaled(as_f64(number), "B")
 }
@@ -47,7 +47,7 @@ pub(super) fn share(part: u64, whole: u64) -> String {
     format!("{:.1} %", as_f64(part) * 100.0 / as_f64(whole))
 }
 
-/// A time of less than a second or so.
+/// A time in seconds, usually less than one.
 pub(super) fn latency(seconds: f64) -> String {
     let (number, unit) = match seconds {
         ..1e-6 => (seconds * 1e9, "ns"),
@@ -70,7 +70,7 @@ pub(super) fn span(time: Duration) -> String {
     }
 }
 
-/// Near enough to show.
+/// Converts with a precision that is sufficient for display.
 #[allow(clippy::cast_precision_loss, reason = "a number to look at")]
 pub(super) fn as_f64(number: u64) -> f64 {
     number as f64

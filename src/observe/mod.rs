@@ -1,7 +1,7 @@
-//! What a running box tells of itself, and how that is shown.
+//! The report on a running box, and its output as text, metrics and live view.
 //!
-//! The daemon fills in a [`Report`]; everything here only reads it. No report has a place for
-//! the address of a destination, so none can be shown.
+//! The daemon fills in a [`Report`]; this module only reads it. A report has no field for the
+//! address of a destination, so none can be shown.
 
 mod human;
 mod metrics;

@@ -1,90 +1,90 @@
-//! A box at one moment, as plain data: JSON is its form outside.
+//! The state of a box at one moment, as plain data that is served as JSON.
 //!
-//! Counts begin with the first start after an attachment and go on over restarts, unless said
-//! otherwise. Times are seconds; sizes are bytes from the Ethernet header to the end of the
+//! Counts begin with the first start after an attachment and continue over restarts, unless stated
+//! otherwise. Times are in seconds. Sizes are in bytes, from the Ethernet header to the end of the
 //! packet, without the frame check sequence.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// Everything that can be asked of a running box.
+/// The answer to `GET /v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
     /// The version of the program.
     pub version: String,
-    /// Since when this process is there, in seconds since 1970.
+    /// The start of this process, in seconds since 1970.
     pub started_at: u64,
-    /// For how long this process has run.
+    /// The age of this process, in seconds.
     pub uptime_seconds: f64,
     /// `enforce` or `audit`.
     pub mode: String,
     /// `relay-set` or `host-mark`.
     pub classify_by: String,
-    /// The mark, by name.
+    /// The name of the DSCP mark.
     pub mark: String,
-    /// Counts up with every change of rules or relay set.
+    /// Counts the changes of rules or relay set; 1 at the start.
     pub generation: u64,
-    /// Where ordinary frames are decided.
+    /// The engine that decides fast-path frames.
     pub engine: EngineReport,
-    /// The NICs in their roles.
+    /// The state of each port.
     pub ports: Vec<PortReport>,
-    /// Outbound frames, by class: every class there is. Their sum is what `host` received.
+    /// Outbound frames of every class. Their sum is what `host` received.
     pub classes: Vec<ClassCount>,
-    /// Malformed frames, by what is wrong with them.
+    /// Malformed frames, by reason.
     pub malformed: Vec<MalformedCount>,
-    /// What was done to frames, and what was noticed of them.
+    /// Frames that were modified, or that have a property worth counting.
     pub frames: FrameCount,
-    /// Frames that were not forwarded, by reason: every reason there is.
+    /// Frames that were not forwarded, for every drop reason.
     pub drops: Vec<DropCount>,
-    /// The way out for relay traffic.
+    /// The state of the next hop for relay traffic.
     pub steering: SteeringReport,
-    /// What tells relays from other destinations.
+    /// The state of the relay set.
     pub relay_set: RelaySetReport,
-    /// Where each worker's frames are.
+    /// Where each worker's buffers are.
     pub workers: Vec<WorkerReport>,
-    /// Frames in no known place; anything but 0 is a fault.
+    /// Frames that are not accounted for; anything but 0 is a fault.
     pub unaccounted_frames: u64,
-    /// For how long sampled frames were in the box, by engine. Since this process began.
+    /// Latency of sampled frames, by engine, since this process began.
     pub residence: Vec<Residence>,
-    /// Frames that left, held against the policy. Since this process began.
+    /// Sampled frames checked against the policy, since this process began.
     pub audit: AuditReport,
-    /// How often the configuration was read anew and came into force. Since this process began.
+    /// Successful reloads since this process began.
     pub reloads: u64,
-    /// How often that was refused.
+    /// Refused reloads since this process began.
     pub reloads_refused: u64,
-    /// What somebody should look at, the gravest first. Empty where all is well.
+    /// The warnings, the most severe first; empty if there are none.
     pub warnings: Vec<Warning>,
 }
 
 impl Report {
-    /// How long the box had run when it reported.
+    /// The age of the process when it reported.
     pub fn uptime(&self) -> Duration {
         Duration::try_from_secs_f64(self.uptime_seconds).unwrap_or_default()
     }
 
-    /// How long ago this was when the box reported.
+    /// The age of `time`, in seconds since 1970, when the box reported; 0 if it was in the future.
     pub fn since(&self, time: u64) -> Duration {
         let now = self.started_at.saturating_add(self.uptime().as_secs());
         Duration::from_secs(now.saturating_sub(time))
     }
 
-    /// Whether what the box is for does not happen.
+    /// Whether a warning is an alarm.
     pub fn has_alarm(&self) -> bool {
         self.warnings.iter().any(|warning| warning.is_alarm)
     }
 }
 
-/// Where ordinary frames are decided.
+/// The engine that decides fast-path frames.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EngineReport {
-    /// What the configuration asks for: `auto`, `xdp` or `af_xdp`.
+    /// The configured engine: `auto`, `xdp` or `af_xdp`.
     pub asked: String,
-    /// What it came to: `xdp` or `af_xdp`.
+    /// The engine in use: `xdp` or `af_xdp`.
     pub chosen: String,
-    /// Why.
+    /// Why this engine was chosen.
     pub reason: String,
     /// Frames that the XDP program decided.
     pub xdp_frames: u64,
@@ -98,11 +98,11 @@ pub struct EngineReport {
 pub struct PortReport {
     /// `host`, `uplink` or `incoming`.
     pub role: String,
-    /// The NIC's name.
+    /// The NIC's current name; the last known one if it is gone.
     pub interface: String,
-    /// Who decides what arrives here: `xdp` or `af_xdp`.
+    /// The engine that decides frames received here: `xdp` or `af_xdp`.
     pub engine: String,
-    /// Why.
+    /// Why this engine decides them.
     pub reason: String,
     /// How the XDP program is attached: `native` or `generic`.
     pub xdp: String,
@@ -110,30 +110,30 @@ pub struct PortReport {
     pub sockets: String,
     /// The driver, if it is known.
     pub driver: Option<String>,
-    /// Packets are at most this long.
+    /// The MTU in bytes.
     pub mtu: u32,
-    /// Receive queues.
+    /// The number of receive queues.
     pub queues: u32,
-    /// Whether there is a link.
+    /// Whether the NIC has carrier.
     pub has_carrier: bool,
-    /// Frames that arrived for the box to decide, as often as they were decided.
+    /// Frames received here, counted each time an engine decides one.
     pub received_frames: u64,
-    /// Their size.
+    /// Bytes of the frames in `received_frames`.
     pub received_bytes: u64,
-    /// Frames handed to this port to leave.
+    /// Frames forwarded to this port.
     pub forwarded_frames: u64,
-    /// Frames left to the box's own network stack.
+    /// Frames passed to the box's own network stack (`XDP_PASS`).
     pub to_stack_frames: u64,
-    /// Frames that the XDP program gave to a worker.
+    /// Frames that the XDP program handed to a worker.
     pub handed_frames: u64,
-    /// Frames meant for a worker that the XDP program decided itself.
+    /// Frames meant for a worker that the XDP program handled itself.
     pub spilled_frames: u64,
-    /// Frames given to a worker that its socket did not take. Since this process began.
+    /// Frames handed to a worker that its socket did not take, since this process began.
     pub missed_frames: u64,
-    /// Frames to send that the kernel refused. Since this process began.
+    /// TX descriptors that the kernel refused, since this process began.
     pub tx_invalid_frames: u64,
-    /// Frames that arrived zero-copy, shorter than their IP packet and as long as a receive buffer
-    /// may be: cut by the NIC, or sent so. Since this process began.
+    /// Frames received zero-copy, shorter than their IP packet and as long as a receive buffer may
+    /// be: truncated by the NIC, or sent so. Since this process began.
     pub cut_frames: u64,
 }
 
@@ -141,11 +141,11 @@ pub struct PortReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClassCount {
-    /// The class.
+    /// The name of the class.
     pub class: String,
-    /// How many.
+    /// The number of frames.
     pub frames: u64,
-    /// Their size.
+    /// The size of these frames, in bytes.
     pub bytes: u64,
 }
 
@@ -153,19 +153,19 @@ pub struct ClassCount {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MalformedCount {
-    /// What is wrong with them.
+    /// Why they are malformed, such as `bad_length`.
     pub reason: String,
-    /// How many.
+    /// The number of frames.
     pub frames: u64,
 }
 
-/// What was done to outbound frames, and what was noticed of them.
+/// Outbound frames that were modified, or that have a property worth counting.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FrameCount {
-    /// Their DSCP was set to the mark.
+    /// Frames whose DSCP was set to the mark.
     pub marked: u64,
-    /// A mark that meant nothing was cleared.
+    /// Frames of another class that carried the mark, which was cleared.
     pub cleared: u64,
     /// Relay frames that left by the uplink, because `incoming` could not be used.
     pub unsteered: u64,
@@ -176,13 +176,13 @@ pub struct FrameCount {
     /// Frames that arrived by `uplink` from an address of the host; counted while none arrives by
     /// `host`.
     pub host_by_uplink: u64,
-    /// Relay set and source address tell different stories.
+    /// Frames on which relay set and source address disagree.
     pub disagreement: u64,
     /// Frames that accept a connection (SYN and ACK) at a port that `host.listeners` does not name.
     pub unnamed_listener: u64,
     /// Later fragments whose first one was not seen.
     pub unseen_fragment: u64,
-    /// Frames that only user space understands, decided without it.
+    /// Frames that only user space can parse, decided without it.
     pub no_user_space: u64,
 }
 
@@ -190,11 +190,11 @@ pub struct FrameCount {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DropCount {
-    /// Why.
+    /// The drop reason.
     pub reason: String,
-    /// By which port they would have left, where that is the reason.
+    /// The egress port, if the reason depends on it.
     pub port: Option<String>,
-    /// How many.
+    /// The number of frames.
     pub frames: u64,
 }
 
@@ -202,14 +202,14 @@ pub struct DropCount {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SteeringState {
-    /// There is no `incoming`.
+    /// No `incoming` port is configured.
     #[default]
     Off,
-    /// It does.
+    /// Relay traffic is steered.
     Steering,
-    /// The NIC has no link.
+    /// The NIC has no carrier.
     NoCarrier,
-    /// The next hop's MAC address is not known.
+    /// The next hop's MAC address is not resolved.
     Unresolved,
 }
 
@@ -217,7 +217,7 @@ impl SteeringState {
     /// Every state.
     pub const ALL: [Self; 4] = [Self::Off, Self::Steering, Self::NoCarrier, Self::Unresolved];
 
-    /// Its name, as in JSON.
+    /// The state's name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -228,53 +228,53 @@ impl SteeringState {
     }
 }
 
-/// The way out for relay traffic.
+/// The state of the next hop for relay traffic.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SteeringReport {
-    /// Whether it can be used.
+    /// Whether relay traffic can be steered.
     pub state: SteeringState,
-    /// What happens while it cannot: `uplink` or `drop`.
+    /// The treatment of relay traffic while it cannot be steered: `uplink` or `drop`.
     pub on_unavailable: String,
-    /// The next hop as it was configured: an address or a MAC address.
+    /// The configured next hop: an IP address or a MAC address.
     pub next_hop: Option<String>,
     /// The MAC address that steered frames are sent to now.
     pub next_hop_mac: Option<String>,
-    /// How often that, or whether it can be used, has changed since this process began.
+    /// Changes of that MAC address or of the state since this process began.
     pub changes: u64,
 }
 
-/// What tells relays from other destinations.
+/// The state of the relay set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RelaySetReport {
     /// Endpoints that count as relays now.
     pub endpoints: u64,
-    /// Of these, listed in the documents in force.
+    /// Endpoints listed in the documents in force.
     pub listed: u64,
-    /// Of these, departed and remembered.
+    /// Endpoints not listed any more and still retained.
     pub departed: u64,
-    /// Of these, named in the configuration.
+    /// Endpoints named in the configuration.
     pub extra: u64,
-    /// `early`, `fresh`, `old`, `expired` or `stale`; none where there is nothing to follow.
+    /// `early`, `fresh`, `old`, `expired` or `stale`; `None` without a document in force.
     pub age: Option<String>,
-    /// All is let pass, because the set is stale or missing.
+    /// Everything passes unmarked, because the set is stale or missing.
     pub is_passing: bool,
-    /// There are documents to follow, and none has been accepted yet.
+    /// Documents are configured, and none has been accepted yet.
     pub is_missing: bool,
     /// The documents in force.
     pub sources: Vec<RelaySource>,
     /// When the set in force was accepted, in seconds since 1970.
     pub accepted_at: Option<u64>,
-    /// Sets that were accepted.
+    /// The number of sets accepted.
     pub accepted: u64,
-    /// Sets that were refused.
+    /// The number of sets refused.
     pub refused: u64,
-    /// Why, the last time.
+    /// The reason of the last refusal.
     pub last_refusal: Option<String>,
-    /// Why the files as they are now are not in force; none where they are.
+    /// Why the files' current content is not in force; `None` if it is.
     pub failure: Option<String>,
-    /// Why the set in force is not in the state file; none where it is.
+    /// Why the set in force could not be written to the state file; `None` if it was.
     pub unsaved: Option<String>,
 }
 
@@ -282,15 +282,15 @@ pub struct RelaySetReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RelaySource {
-    /// The file.
+    /// The path of the consensus file.
     pub path: String,
-    /// From when on it holds, in seconds since 1970.
+    /// `valid-after` of the consensus (dir-spec), in seconds since 1970.
     pub valid_after: u64,
-    /// When the next one is due.
+    /// `fresh-until` of the consensus, in seconds since 1970.
     pub fresh_until: u64,
-    /// Until when it holds.
+    /// `valid-until` of the consensus, in seconds since 1970.
     pub valid_until: u64,
-    /// Who signed it, where that was checked.
+    /// The counts of its signatures, if they were checked.
     pub signatures: Option<DocumentSignatures>,
 }
 
@@ -298,19 +298,19 @@ pub struct RelaySource {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DocumentSignatures {
-    /// Good signatures of authorities that are known here.
+    /// Good signatures of listed authorities.
     pub good: u64,
-    /// As many of these are needed.
+    /// The number of good signatures needed.
     pub needed: u64,
-    /// Good signatures of other authorities.
+    /// Good signatures of authorities that are not listed.
     pub unknown: u64,
-    /// How many authorities are known here.
+    /// The number of listed authorities.
     pub known: u64,
 }
 
 impl DocumentSignatures {
-    /// Whether one signature less is one too few, or nearly, and known authorities are missing: the
-    /// list of authorities gets old. Where all have signed, there are no more to be had.
+    /// Whether at most one more signature than needed is good although listed authorities are
+    /// missing: the list of authorities is getting old. False if all of them have signed.
     pub const fn is_scarce(&self) -> bool {
         self.good < self.known && self.good <= self.needed + 1
     }
@@ -335,79 +335,80 @@ impl fmt::Display for DocumentSignatures {
     }
 }
 
-/// Where one worker's frames are: the five places sum up to all that there are.
+/// Where one worker's buffers are. `pool`, `in_hand`, `receiving` and `sending` sum up to `total`
+/// unless `unaccounted` is not 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WorkerReport {
-    /// The queue that it serves.
+    /// The queue that the worker serves.
     pub queue: u32,
-    /// How many frames it has.
+    /// The number of the worker's buffers.
     pub total: u64,
-    /// Unused.
+    /// Buffers that are free.
     pub pool: u64,
-    /// Received and not handed on.
+    /// Buffers that hold a received frame not yet forwarded.
     pub in_hand: u64,
-    /// With the NICs to receive into.
+    /// Buffers given to the kernel to receive into.
     pub receiving: u64,
-    /// With the NICs to be sent.
+    /// Buffers to be sent, whose transmission is not completed yet.
     pub sending: u64,
-    /// In none of these places, or in two.
+    /// Buffers in none of these places, or in two.
     pub unaccounted: u64,
 }
 
-/// For how long sampled frames were in the box.
+/// Latency of sampled frames in the box.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Residence {
     /// `xdp` or `af_xdp`.
     pub engine: String,
-    /// How many were sampled.
+    /// The number of sampled frames.
     pub samples: u64,
-    /// Their sum, in seconds.
+    /// The sum of their latencies, in seconds.
     pub sum_seconds: f64,
-    /// Pairs of a quantile, 0 to 1, and the time in seconds that so large a part took at most.
+    /// Pairs of a quantile, 0 to 1, and its latency in seconds.
     pub quantiles: Vec<(f64, f64)>,
-    /// Pairs of a time in seconds and how many took at most that, ascending.
+    /// Pairs of an upper bound in seconds and the number of frames up to it, ascending.
     pub buckets: Vec<(f64, u64)>,
 }
 
-/// Frames that left, held against the policy.
+/// Sampled frames checked against the policy after they left.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AuditReport {
-    /// One frame in so many is sampled; 0 is none.
+    /// One frame in this many is sampled; 0 turns the audit off.
     pub one_in: u64,
-    /// How many were held against the policy.
+    /// Samples that were checked.
     pub checked: u64,
-    /// How many cannot be judged by themselves: later fragments, frames cut within their headers.
+    /// Samples that cannot be checked alone: later fragments, frames cut within their headers.
     pub skipped: u64,
-    /// Samples for which there was no room.
+    /// Samples lost because a buffer was full.
     pub lost: u64,
-    /// How many were not as the policy says, by what was wrong; anything but 0 is a fault.
+    /// Samples that violate the policy, by kind; anything but 0 is a fault.
     pub mismatches: Vec<FrameAudit>,
 }
 
-/// Sampled frames that were not as the policy says.
+/// Sampled frames that violate the policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FrameAudit {
-    /// What was wrong: `mark`, `egress`, `mac`, `bytes` or `class`.
+    /// The mismatch: `mark`, `egress`, `mac`, `bytes` or `class`.
     pub kind: String,
-    /// How many.
+    /// The number of frames.
     pub frames: u64,
 }
 
-/// The kind of the warning that the host has a recursive resolver of its own.
+/// The kind of the warning that the host seems to run a recursive resolver.
 pub const OWN_RESOLVER: &str = "own_resolver";
 
-/// What somebody should look at.
+/// A warning or an alarm.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Warning {
-    /// A word for it, for alerts.
+    /// The machine-readable kind, for alerts.
     pub kind: String,
-    /// It is an alarm: what the box is for does not happen.
+    /// Whether it is an alarm: the box does not do its job.
     pub is_alarm: bool,
-    /// What, and what to do.
+    /// The cause and the remedy.
     pub text: String,
 }

@@ -1,22 +1,22 @@
-//! What can be asked to be seen of the frames themselves.
+//! The parameters of a capture.
 
 use serde::{Deserialize, Serialize};
 
-/// What shall be captured.
+/// The parameters of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CaptureRequest {
-    /// It ends after so many frames.
+    /// The number of frames after which the capture ends, 1 to 1,000,000.
     pub frames: u64,
-    /// It ends after so many seconds.
+    /// The time after which the capture ends, 1 to 3,600 seconds.
     pub seconds: u64,
-    /// One frame in so many, a power of two.
+    /// One frame in this many is captured: a power of two, 1 to 65,536.
     pub one_in: u32,
-    /// With what follows the headers: what users of the Tor network send. Without addresses only
-    /// the payload of TCP and UDP is shown, because other protocols quote packets.
+    /// Includes payload, which is data of Tor users. Without addresses only the payload of TCP and
+    /// UDP is included, because other protocols quote packets.
     pub with_payload: bool,
-    /// With the addresses of both ends and every field that is computed from them: whom users of
-    /// the Tor network talk to. The ports are always there.
+    /// Includes the addresses of both ends and every field computed from them, which reveal the
+    /// destinations of Tor users. Ports are always included.
     pub with_addresses: bool,
 }
 
@@ -33,11 +33,11 @@ impl Default for CaptureRequest {
 }
 
 impl CaptureRequest {
-    /// Whether every number is within its bounds.
+    /// Checks that every number is within its bounds.
     ///
     /// # Errors
     ///
-    /// Which one is not, and what its bounds are.
+    /// The first number that is not, with its bounds.
     pub fn check(&self) -> Result<(), String> {
         if !(1..=1_000_000).contains(&self.frames) {
             return Err(format!("frames is {}; give 1 to 1000000", self.frames));

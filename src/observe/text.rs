@@ -1,4 +1,4 @@
-//! The report for a person: aligned, in 80 columns, what needs attention on top.
+//! The report as text: aligned, in 80 columns, warnings first.
 
 use super::human::{bytes, count, latency, share, span};
 use super::{PortReport, Report, SteeringState};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Columns of the text.
 const WIDTH: usize = 80;
-/// Columns before what is said of something.
+/// Columns of an item's name.
 const INDENT: usize = 12;
 
 /// A view of a report as text.
@@ -15,7 +15,7 @@ const INDENT: usize = 12;
 pub struct Text<'a>(&'a Report);
 
 impl Report {
-    /// For a person to read.
+    /// The report as text, as `exitmark status` prints it.
     pub fn text(&self) -> Text<'_> {
         Text(self)
     }
@@ -104,7 +104,7 @@ impl Text<'_> {
                 port.queues
             )?;
         }
-        // The ports' reasons are mostly the engine's.
+        // Only reasons that differ from the engine's.
         let known = ["", self.0.engine.reason.as_str()];
         let told = self.0.ports.iter();
         for port in told.filter(|port| !known.contains(&port.reason.as_str())) {
@@ -221,7 +221,7 @@ impl Text<'_> {
             line.push_str("; no document is in force yet");
         }
         if set.is_passing {
-            line.push_str(", so all is let pass");
+            line.push_str(", so everything passes unmarked");
         }
         item(f, "relay set", &line)?;
         if let Some(at) = set.accepted_at {
@@ -278,11 +278,11 @@ impl Text<'_> {
             )?;
         }
         match self.0.unaccounted_frames {
-            0 => item(f, "unaccounted", "none: every frame is in a known place"),
+            0 => item(f, "unaccounted", "none: every frame is accounted for"),
             frames => item(
                 f,
                 "unaccounted",
-                &format!("{frames} frames are in no known place, which is a fault of exitmark"),
+                &format!("{frames} frames are not accounted for, which is a fault of exitmark"),
             ),
         }
     }
@@ -341,7 +341,7 @@ fn port_frames(f: &mut fmt::Formatter<'_>, port: &PortReport) -> fmt::Result {
     )
 }
 
-/// Those that are not 0.
+/// The counts that are not 0.
 fn those_there_are(counts: impl Iterator<Item = (String, u64)>) -> String {
     let there: Vec<_> = counts
         .filter(|(_, frames)| *frames > 0)
@@ -354,14 +354,14 @@ fn those_there_are(counts: impl Iterator<Item = (String, u64)>) -> String {
     }
 }
 
-/// Without what a terminal would obey: whoever answers need not be a box.
+/// Replaces control characters, because the text may come from an untrusted peer.
 pub(super) fn clean(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '?' } else { c })
         .collect()
 }
 
-/// What something is, broken between words where it is longer than a line.
+/// Writes a name and its text, wrapped between words at [`WIDTH`].
 fn item(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
     let text = clean(text);
     let mut line = format!("{:INDENT$.11}", clean(name));

@@ -92,14 +92,14 @@ fn what_is_no_socket_stays() {
     let file = directory.path().join("control.sock");
     fs::write(&file, "mine").unwrap();
     let error = refusal(&settings(&file));
-    assert!(error.contains("is no socket and stays"), "{error}");
+    assert!(error.contains("is not a socket and stays"), "{error}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
     // A link to a socket is none either.
     let socket = directory.path().join("other.sock");
     let _listener = UnixListener::bind(&socket).unwrap();
     let link = directory.path().join("link.sock");
     std::os::unix::fs::symlink(&socket, &link).unwrap();
-    assert!(refusal(&settings(&link)).contains("is no socket"));
+    assert!(refusal(&settings(&link)).contains("is not a socket"));
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn every_part_is_there() {
         "signed by 6 of 9 known authorities, 5 are needed, and by 3 that",
         "last refusal: older than the document in force",
         "0             4096 =      2000 +         0 +      2048 +        48",
-        "unaccounted none: every frame is in a known place",
+        "unaccounted none: every frame is accounted for",
         "af_xdp: p50 2.5 µs, p99 9.0 µs, p99.9 15.0 µs, of 10 sampled",
         "one frame in 1024: 976 checked, 3 skipped, 1 lost; mismatches: none",
         "reloads     2, and 1 refused",
@@ -120,7 +120,7 @@ fn what_is_not_so_is_not_said() {
     let text = report.text().to_string();
     assert!(text.contains("drops       none\n"), "{text}");
     assert!(text.contains("no-carrier: the NIC has no link"), "{text}");
-    assert!(text.contains("3 frames are in no known place"), "{text}");
+    assert!(text.contains("3 frames are not accounted for"), "{text}");
     assert!(text.contains("audit       off\n"), "{text}");
     report.steering.state = SteeringState::Off;
     let text = report.text().to_string();

@@ -1,5 +1,5 @@
-//! The report as metrics, in the OpenMetrics text format. `docs/metrics.md` has them all; a test
-//! holds the two together.
+//! The report as metrics, in the OpenMetrics text format. A test compares them with
+//! `docs/metrics.md`, which lists them all.
 
 use super::{PortReport, Report, SteeringState};
 use crate::prometheus::{Metrics, expose, labels, single};
@@ -9,19 +9,19 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 use std::fmt;
 
-/// Every age that a relay set can have.
+/// The ages of a relay set, as in [`crate::observe::RelaySetReport::age`].
 const AGES: [&str; 5] = ["early", "fresh", "old", "expired", "stale"];
 
-/// Every metric there is, of this report.
+/// Encodes a report as metrics.
 ///
 /// # Errors
 ///
-/// If they cannot be written as text.
+/// If the encoder fails.
 pub fn metrics(report: &Report) -> Result<String, fmt::Error> {
     expose("exitmark", Collected(report.clone()))
 }
 
-/// A report that a registry asks for its metrics.
+/// A report as the collector of a registry.
 #[derive(Debug)]
 struct Collected(Report);
 
@@ -38,7 +38,7 @@ impl Collector for Collected {
         samples(&mut out, report)?;
         out.gauge(
             "warning",
-            "1 for each thing that somebody should look at; exitmark status says what to do",
+            "1 for each current warning or alarm; exitmark status names the remedy",
             report.warnings.iter().map(|warning| {
                 let severity = if warning.is_alarm { "alarm" } else { "warning" };
                 (labels([("kind", &warning.kind), ("severity", severity)]), 1)
@@ -56,7 +56,7 @@ fn process(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.info(
         "box",
-        "What the box is configured to do, and the engine that it came to",
+        "The configuration of the box, and the engine in use",
         [labels([
             ("mode", &report.mode),
             ("classify_by", &report.classify_by),
@@ -95,10 +95,10 @@ fn process(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )
 }
 
-/// A number of each port: its name, what it is, and where it is in the report.
+/// A number of each port: its name, its help text, and how to read it from the report.
 type OfPort = (&'static str, &'static str, fn(&PortReport) -> u64);
 
-/// What only grows.
+/// The counters of each port.
 const PORT_FRAMES: [OfPort; 8] = [
     (
         "port_received_frames",
@@ -168,7 +168,7 @@ fn ports(out: &mut Metrics<'_>, ports: &[PortReport]) -> fmt::Result {
     )?;
     out.gauge(
         "port_mtu_bytes",
-        "The length that packets have at most",
+        "The MTU of the NIC",
         each(|port| port.mtu.into()),
     )?;
     out.gauge(
@@ -178,7 +178,7 @@ fn ports(out: &mut Metrics<'_>, ports: &[PortReport]) -> fmt::Result {
     )?;
     out.bytes(
         "port_received",
-        "The size of what arrived for the box to decide",
+        "The size of frames that arrived for the box to decide",
         each(|port| port.received_bytes),
     )?;
     for (name, help, value) in PORT_FRAMES {
@@ -240,7 +240,7 @@ fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
         ),
         (
             "disagreement_frames",
-            "Frames of which relay set and source address tell different stories",
+            "Frames on which relay set and source address disagree",
             frames.disagreement,
         ),
         (
@@ -329,7 +329,7 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.gauge(
         "relay_set_passing",
-        "1 if all is let pass because the relay set is stale or missing, else 0",
+        "1 if everything passes unmarked because the relay set is stale or missing, else 0",
         single(set.is_passing.into()),
     )?;
     out.timestamp(
@@ -351,7 +351,7 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     let sources = set.sources.iter();
     out.timestamp(
         "relay_document_valid_after",
-        "From when on a document in force holds",
+        "When a document in force becomes valid",
         sources.clone().map(|of| (path(&of.path), of.valid_after)),
     )?;
     out.timestamp(
@@ -361,7 +361,7 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.timestamp(
         "relay_document_valid_until",
-        "Until when a document in force holds",
+        "When a document in force expires",
         sources.clone().map(|of| (path(&of.path), of.valid_until)),
     )?;
     out.gauge(
@@ -386,7 +386,7 @@ fn workers(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     let workers = report.workers.iter();
     out.gauge(
         "worker_memory_frames",
-        "Frames that a worker has, in all places",
+        "Buffers that a worker has, in all places",
         workers.clone().map(|worker| {
             let queue = worker.queue.to_string();
             (labels([("queue", &queue)]), worker.total)
@@ -394,7 +394,7 @@ fn workers(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.gauge(
         "worker_frames",
-        "Where a worker's frames are",
+        "The buffers of a worker, by place",
         workers.flat_map(|worker| {
             let queue = worker.queue.to_string();
             [
@@ -409,7 +409,7 @@ fn workers(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.gauge(
         "unaccounted_frames",
-        "Frames in no known place; anything but 0 is a fault of exitmark",
+        "Frames that are not accounted for; anything but 0 is a fault of exitmark",
         single(report.unaccounted_frames),
     )
 }
@@ -423,7 +423,7 @@ fn samples(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     for residence in &report.residence {
         let labels = labels([("engine", &residence.engine)]);
-        // The encoder adds up what falls into each bucket.
+        // The encoder takes the count of each bucket and accumulates them itself.
         let mut before = 0;
         let mut buckets = Vec::with_capacity(residence.buckets.len() + 1);
         let last = (f64::INFINITY, residence.samples);
@@ -439,12 +439,12 @@ fn samples(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     let audit = &report.audit;
     out.gauge(
         "audit_one_in",
-        "One frame in so many is held against the policy; 0 is none",
+        "One frame in this many is checked against the policy; 0 turns the audit off",
         single(audit.one_in),
     )?;
     out.counter(
         "audit_checked_frames",
-        "Frames that left and were held against the policy, in this process",
+        "Frames that left and were checked against the policy, in this process",
         single(audit.checked),
     )?;
     out.counter(
@@ -454,13 +454,13 @@ fn samples(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.counter(
         "audit_lost_frames",
-        "Sampled frames for which there was no room, in this process",
+        "Sampled frames lost because a buffer was full, in this process",
         single(audit.lost),
     )?;
     let mismatches = audit.mismatches.iter();
     out.counter(
         "audit_mismatched_frames",
-        "Frames that left otherwise than the policy says, by what was wrong, in this process; a fault of exitmark",
+        "Frames that left in violation of the policy, by kind of mismatch, in this process; a fault of exitmark",
         mismatches.map(|of| (labels([("kind", &of.kind)]), of.frames)),
     )
 }

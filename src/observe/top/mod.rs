@@ -1,5 +1,5 @@
-//! A running box on a terminal, live. What is shown is a pure state, [`Top`], fed with reports and
-//! the time; only [`watch`] touches a terminal.
+//! A live view of a running box. The state, [`Top`], is pure and is fed with reports and the time;
+//! only [`watch`] uses the terminal.
 
 mod rates;
 mod screen;
@@ -14,24 +14,24 @@ use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A key is noticed at once; a report so soon after it came.
+/// The longest delay from a report's arrival to the screen; keys take effect at once.
 const LOOK: Duration = Duration::from_millis(100);
 
 type Asked = (Result<Report, String>, Instant);
 
-/// Shows what `ask` answers, every `interval`, until somebody quits. A box that goes away is
-/// asked again and again. The terminal is as before when this ends, also by a panic.
+/// Shows the answers of `ask`, called every `interval`, until the user quits. A failed request is
+/// repeated. The terminal is restored at the end, also after a panic.
 ///
 /// # Errors
 ///
-/// If standard output is no terminal, or is one no more.
+/// If standard input or output is not a terminal, or the terminal fails.
 pub fn watch(
     interval: Duration,
     ask: impl FnMut() -> Result<Report, String> + Send + 'static,
 ) -> io::Result<()> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(io::Error::other(
-            "this is no terminal; `exitmark status` shows the same once, --json for programs",
+            "this is not a terminal; `exitmark status` shows the same once, --json for programs",
         ));
     }
     let answers = asking(interval, ask)?;
@@ -41,8 +41,8 @@ pub fn watch(
     ended
 }
 
-/// Asks on a thread of its own, because an answer may take long and keys do not wait. It ends
-/// when nobody receives any more.
+/// Starts a thread that calls `ask`, because an answer may take long while keys are handled. It
+/// ends when the receiver is dropped.
 fn asking(
     interval: Duration,
     mut ask: impl FnMut() -> Result<Report, String> + Send + 'static,

@@ -1,44 +1,44 @@
-//! Counts to rates, and the rates of the last minute.
+//! Turns counts into rates, and keeps the rates of the last minute.
 
 use crate::observe::Report;
 use crate::observe::human::as_f64;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// So long rates are remembered,
+/// How long rates are kept.
 pub(super) const SPAN: Duration = Duration::from_secs(60);
-/// and so many at most, whatever the interval.
+/// How many rates are kept at most, whatever the interval.
 const REMEMBERED: usize = 240;
 
-/// What is known of a box after some reports.
+/// The state computed from the reports received so far.
 #[derive(Debug, Default)]
 pub struct Top {
     pub(super) last: Option<(Report, Duration)>,
     pub(super) rates: Option<Rates>,
-    /// Of each class, in the report's order, the frames a second of the last minute.
+    /// Frames per second of each class in the last minute, in the report's order.
     pub(super) minute: Vec<VecDeque<(Duration, f64)>>,
-    /// Why the box does not answer, since it does not.
+    /// Why the last request failed; `None` if the box answered.
     pub(super) trouble: Option<String>,
 }
 
-/// How much there is a second.
+/// Rates per second between two reports.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    /// Of each class.
+    /// Outbound traffic of each class.
     pub(super) classes: Vec<Flow>,
-    /// What each port received.
+    /// Traffic received by each port.
     pub(super) ports: Vec<Flow>,
-    /// What each port forwarded.
+    /// Frames forwarded by each port.
     pub(super) forwarded: Vec<f64>,
-    /// What each port spilled.
+    /// Frames spilled by each port.
     pub(super) spilled: Vec<f64>,
-    /// Of each reason.
+    /// Frames dropped for each reason.
     pub(super) drops: Vec<f64>,
     /// Frames decided by the XDP program, and by workers.
     pub(super) engines: (f64, f64),
 }
 
-/// Frames and bits a second.
+/// Frames and bits per second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flow {
     pub(super) frames: f64,
@@ -46,7 +46,7 @@ pub(super) struct Flow {
 }
 
 impl Top {
-    /// The box answered, at this time on a clock of the caller's.
+    /// Records an answer received at this time on the caller's clock.
     pub fn answered(&mut self, report: Report, at: Duration) {
         self.trouble = None;
         self.rates = match &self.last {
@@ -69,7 +69,7 @@ impl Top {
         self.last = Some((report, at));
     }
 
-    /// The box did not answer. What it told last stays, until it answers again.
+    /// Records a failed request. The last report stays until the next answer.
     pub fn failed(&mut self, why: String) {
         self.trouble = Some(why);
         self.rates = None;
@@ -77,7 +77,7 @@ impl Top {
 }
 
 impl Rates {
-    /// None where there is nothing to compare: no time has passed, or another box answers.
+    /// `None` if the reports cannot be compared: no time has passed, or another box answers.
     fn between(before: &Report, now: &Report, time: Duration) -> Option<Self> {
         let seconds = time.as_secs_f64();
         let names = |report: &Report| -> Vec<String> {
@@ -90,7 +90,7 @@ impl Rates {
         if seconds <= 0.0 || names(before) != names(now) {
             return None;
         }
-        // What counts less than before has begun anew; from where, nobody knows.
+        // A counter that decreases has restarted from an unknown value: its rate is 0.
         let rate = |before: u64, now: u64| as_f64(now.saturating_sub(before)) / seconds;
         let classes = now.classes.iter().zip(&before.classes);
         let ports = || now.ports.iter().zip(&before.ports);

@@ -1,4 +1,4 @@
-//! The state on a screen.
+//! Draws the state on a terminal.
 
 use super::Top;
 use super::rates::{Flow, Rates, SPAN};
@@ -13,15 +13,15 @@ use ratatui::widgets::{Paragraph, Wrap};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Heights of a bar.
+/// Bar characters by height in eighths.
 const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// Columns before the bars of a class.
 const BEFORE_BARS: u32 = 35;
-/// Lines of warnings at most; `exitmark status` has them all.
+/// The most warnings shown; `exitmark status` shows all of them.
 const WARNINGS: usize = 3;
 
 impl Top {
-    /// Draws all of it.
+    /// Draws the whole screen.
     pub fn draw(&self, frame: &mut Frame<'_>) {
         let foot = if self.trouble.is_some() { 2 } else { 1 };
         let [body, foot] =
@@ -62,7 +62,7 @@ impl Top {
             "class", "frames/s", "bits/s"
         );
         lines.push(Line::from(title).bold());
-        // One scale for all: what is much looks much.
+        // One scale for all classes, so that their bars can be compared.
         let rates = self.minute.iter().flatten().map(|(_, rate)| *rate);
         let highest = rates.fold(0.0, f64::max);
         for (index, class) in report.classes.iter().enumerate() {
@@ -142,7 +142,7 @@ fn style_of(class: &str) -> Style {
     Style::new().fg(colour)
 }
 
-/// Rates that are not known are not 0.
+/// Formats a rate; `-` if it is not known.
 fn shown(flow: Option<&Flow>) -> (String, String) {
     let bits = flow.map(|flow| scaled(flow.bits, "bit/s"));
     (
@@ -181,7 +181,7 @@ fn bars(minute: &VecDeque<(Duration, f64)>, now: Duration, highest: f64, width: 
         .collect()
 }
 
-/// Whatever is more than nothing can be seen.
+/// The bar of a rate: any rate above 0 has at least the lowest bar.
 fn bar(rate: f64, highest: f64) -> char {
     if rate <= 0.0 || highest <= 0.0 {
         return BARS[0];
@@ -240,7 +240,9 @@ fn relay_set(report: &Report) -> Line<'static> {
         text.push_str(&format!(", in force for {}", span(report.since(at))));
     }
     let text = match age {
-        _ if set.is_passing => Span::from(format!("{text}, all is let pass")).red().bold(),
+        _ if set.is_passing => Span::from(format!("{text}, everything passes"))
+            .red()
+            .bold(),
         "stale" | "expired" => Span::from(text).red(),
         "old" => Span::from(text).yellow(),
         _ => Span::from(text),

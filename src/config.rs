@@ -1,7 +1,6 @@
-//! What the configuration files of both programs have in common: how a fault is told, and the
-//! values that either has.
+//! The common part of both programs' configuration files: errors, and values that both have.
 //!
-//! Nothing here looks at the machine.
+//! This module does not access the machine, except to read the file.
 
 use crate::packet::Dscp;
 use serde::{Deserialize, Serialize};
@@ -10,11 +9,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 
-/// A NIC has one name of at most 15 bytes, and alternative ones of at most 127 (ALTIFNAMSIZ with its
-/// NUL).
+/// The longest alternative name of a NIC in bytes (ALTIFNAMSIZ without its NUL).
 const MAX_ALTERNATIVE_NAME: usize = 127;
 
-/// What helps where the file cannot be read.
+/// The remedy for a file that cannot be read.
 fn remedy(error: &std::io::Error, example: &str) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -30,21 +28,21 @@ fn remedy(error: &std::io::Error, example: &str) -> String {
     }
 }
 
-/// The text of a configuration, whose keys the example of this name documents.
+/// Reads a configuration. `example` is the file that documents its keys, for the error.
 ///
 /// # Errors
-/// What hinders reading it, and what helps.
+/// The file cannot be read.
 pub fn read(path: &Path, example: &'static str) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Read { source, example })
 }
 
-/// What is wrong with a configuration.
+/// An error in a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot be read: {source}{hint}", hint = remedy(source, example))]
     Read {
-        /// What the system says.
+        /// The error of reading it.
         source: std::io::Error,
         /// The file that documents every key.
         example: &'static str,
@@ -52,19 +50,19 @@ pub enum ConfigError {
     /// Not TOML, an unknown key, a missing key, or a value of the wrong type.
     #[error("the configuration cannot be understood: {0}")]
     Syntax(#[from] toml::de::Error),
-    /// A value that cannot be.
+    /// An invalid value.
     #[error("{key} = {value}: {reason}")]
     Value {
         /// The key, with its table.
         key: &'static str,
-        /// What it was set to.
+        /// The value in the file.
         value: String,
-        /// What is wrong with that, and what is accepted.
+        /// The fault, and the accepted values.
         reason: String,
     },
 }
 
-/// A value that cannot be.
+/// A [`ConfigError::Value`].
 pub fn value(key: &'static str, value: impl Display, reason: impl Display) -> ConfigError {
     ConfigError::Value {
         key,
@@ -73,19 +71,19 @@ pub fn value(key: &'static str, value: impl Display, reason: impl Display) -> Co
     }
 }
 
-/// Any value that says itself how it is read.
+/// Parses a value by its [`FromStr`].
 ///
 /// # Errors
-/// What its own reading says, by key.
+/// The error of [`FromStr`], with the key.
 pub fn parsed<T: FromStr<Err: Display>>(key: &'static str, text: &str) -> Result<T, ConfigError> {
     text.parse()
         .map_err(|reason| value(key, format_args!("\"{text}\""), reason))
 }
 
-/// The name of a NIC, as Linux allows it (`dev_valid_name` in net/core/dev.c).
+/// Checks the name of a NIC by the rules of Linux (`dev_valid_name` in net/core/dev.c).
 ///
 /// # Errors
-/// No NIC can have it; the error says what is wrong with it.
+/// No NIC can have this name.
 pub fn interface(key: &'static str, name: &str) -> Result<String, ConfigError> {
     let legal = |c: char| !c.is_whitespace() && c != '/' && c != ':' && c != '\0';
     let reason = if name.is_empty() {
@@ -103,23 +101,23 @@ pub fn interface(key: &'static str, name: &str) -> Result<String, ConfigError> {
     Err(value(key, format_args!("\"{name}\""), reason))
 }
 
-/// A code point as it stands in a file.
+/// A DSCP as written in a file.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(
     untagged,
     expecting = "a DSCP is a name such as \"af11\", or a number 0 to 63"
 )]
 pub enum RawDscp {
-    /// By number.
+    /// A number, valid from 0 to 63.
     Number(i64),
-    /// By name.
+    /// A name such as `af11`.
     Name(String),
 }
 
-/// A mark, by name, number or ToS byte: the keys for either way, and what they are set to.
+/// The mark, given as a DSCP or as a ToS byte under the respective key; AF11 if neither is set.
 ///
 /// # Errors
-/// No code point, or none that can mark.
+/// Both keys are set, the value is not a DSCP, or it is 0.
 pub fn code_point(
     [dscp_key, tos_key]: [&'static str; 2],
     dscp: Option<&RawDscp>,
@@ -128,7 +126,7 @@ pub fn code_point(
     let mark = match (dscp, tos) {
         (None, None) => Dscp::AF11,
         (Some(_), Some(tos)) => {
-            let reason = format!("{dscp_key} says the same in another way; keep one of the two");
+            let reason = format!("{dscp_key} says the same; keep one of the two");
             return Err(value(tos_key, format_args!("{tos:#04x}"), reason));
         }
         (Some(RawDscp::Name(name)), None) => parsed(dscp_key, name)?,
@@ -136,46 +134,45 @@ pub fn code_point(
             let bits = u64::try_from(*number).unwrap_or(u64::MAX);
             Dscp::new(bits).map_err(|_| {
                 let reason = format!(
-                    "is no DSCP: it has six bits, 0 to 63 (the whole ToS byte goes into {tos_key})"
+                    "is not a DSCP, which has six bits, 0 to 63 (for a ToS byte use {tos_key})"
                 );
                 value(dscp_key, number, reason)
             })?
         }
         (None, Some(tos)) => {
-            let byte =
-                u8::try_from(tos).map_err(|_| value(tos_key, tos, "is no byte: 0x04 to 0xfc"))?;
+            let byte = u8::try_from(tos)
+                .map_err(|_| value(tos_key, tos, "is not a byte, 0x04 to 0xfc"))?;
             Dscp::from_tos(byte)
                 .map_err(|reason| value(tos_key, format_args!("{tos:#04x}"), reason))?
         }
     };
     if mark == Dscp::DEFAULT {
         let key = if tos.is_some() { tos_key } else { dscp_key };
-        let reason = "is what unmarked traffic bears; a mark must differ from it";
+        let reason = "is the DSCP of unmarked traffic; a mark must differ from it";
         return Err(value(key, "0", reason));
     }
     Ok(mark)
 }
 
-/// Whom the process becomes. Whether there is such a user, the machine knows.
+/// Checks the `user` that the process becomes, but not whether that user exists.
 ///
 /// # Errors
-/// Root, or nobody.
+/// The name is empty or root.
 pub fn user(name: Option<String>) -> Result<Option<String>, ConfigError> {
     match name {
         Some(name) if name.is_empty() || name == "root" => Err(value(
             "user",
             format_args!("\"{name}\""),
-            "is no user to whom root could give itself up; leave the key out, or name one of \
-             exitmark's own",
+            "is not an unprivileged user; leave the key out, or name a user of exitmark's own",
         )),
         name => Ok(name),
     }
 }
 
-/// Where metrics are served: a port of the loopback interface, such as `example`, or "off".
+/// Parses `metrics.listen`: a loopback address with a port, such as `example`, or "off" (`None`).
 ///
 /// # Errors
-/// Neither.
+/// The value is neither.
 pub fn metrics(listen: &str, example: &str) -> Result<Option<SocketAddr>, ConfigError> {
     const KEY: &str = "metrics.listen";
     if listen == "off" {
@@ -188,8 +185,8 @@ pub fn metrics(listen: &str, example: &str) -> Result<Option<SocketAddr>, Config
     })?;
     if !address.ip().is_loopback() || address.port() == 0 {
         let reason = format!(
-            "is no port of the loopback interface, such as {example} or [::1]:{}; who wants \
-             metrics elsewhere puts a proxy with a password before it",
+            "is not a port of the loopback interface, such as {example} or [::1]:{}; to serve \
+             metrics elsewhere, use a proxy with a password",
             address.port()
         );
         return Err(value(KEY, quoted, reason));

@@ -1,23 +1,22 @@
 //! exitmark, an inline packet box for Tor exit hosts: it marks exit traffic with a DSCP value
 //! and steers relay traffic to another NIC.
 //!
-//! A tour, in the order in which a frame meets the rooms:
+//! The modules:
 //!
-//! - [`datapath`] receives it, and hands its bytes to
-//! - [`packet`], which reads the headers, and
-//! - [`policy`], which says what shall happen to it, by the operator's
-//! - [`settings`] and the relay set that
-//! - [`relays`] reads from Tor's consensus documents.
-//! - [`nic`] looks at the machine's interfaces, [`bpf`] loads programs into the kernel,
-//! - [`daemon`] wires all of that together, and [`cli`] is how it is asked to.
-//! - [`observe`] shows what the running box tells of itself, and [`control`] is the socket by which
-//!   it is asked.
-//! - [`witness`] holds some of the frames that left against the policy, and captures them.
-//! - [`doctor`] says what on the machine is not as the box needs it, and what mends it.
-//! - [`explain`] runs the data path over frames that [`pcap`] reads from files, and [`demo`] runs the whole of it in a
-//!   [`lab`] of network namespaces and proves on the wire what it did.
+//! - [`datapath`] receives and forwards frames in both engines.
+//! - [`packet`] parses and rewrites headers.
+//! - [`policy`] decides the verdict on a frame, by the operator's [`settings`] and the relay set.
+//! - [`relays`] reads the relay set from Tor's consensus documents.
+//! - [`nic`] reads and sets the machine's interfaces; [`bpf`] loads programs into the kernel.
+//! - [`daemon`] connects these modules to a running box; [`cli`] is its command line.
+//! - [`observe`] formats the reports of a running box; [`control`] serves them on a socket.
+//! - [`witness`] audits samples of forwarded frames against the policy, and captures frames.
+//! - [`doctor`] checks the machine, and names the remedy for each fault.
+//! - [`explain`] runs the data path over frames that [`pcap`] reads from files.
+//! - [`demo`] runs the box in a [`lab`] of network namespaces and verifies its output on the wire.
 //!
-//! [`monitor`] is another program, for another machine: it counts what the box has marked.
+//! [`monitor`] is a second program, for another machine: it counts the frames that the box has
+//! marked.
 
 pub mod bpf;
 pub mod cli;

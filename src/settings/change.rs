@@ -1,8 +1,8 @@
-//! What differs between two configurations, and what of it needs a restart.
+//! Compares two configurations, and finds the changes that need a restart.
 
 use super::{Settings, raw};
 
-/// What is set up once, before the first frame: keys, or tables of them.
+/// Keys, or tables of keys, that only a restart changes.
 const FIXED: [&str; 9] = [
     "control",
     "datapath",
@@ -15,23 +15,23 @@ const FIXED: [&str; 9] = [
     "user",
 ];
 
-/// What two configurations do not have in common.
+/// The difference between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// Every key that differs, in order.
     pub keys: Vec<String>,
-    /// Those of them that only a restart changes.
+    /// The keys of these that only a restart changes.
     pub fixed: Vec<String>,
 }
 
-/// Every key with its value, also where the file leaves it out.
+/// Every key with its value, including defaults.
 pub(super) fn keys(raw: &raw::Raw) -> toml::Table {
-    // What was read from TOML can be written to it.
+    // Cannot fail: the value was read from TOML.
     toml::Table::try_from(raw).unwrap_or_default()
 }
 
 impl Settings {
-    /// What another configuration changes.
+    /// The changes from this configuration to another one.
     pub fn change_to(&self, other: &Self) -> Change {
         let mut keys = Vec::new();
         compare(&self.keys, &other.keys, "", &mut keys);

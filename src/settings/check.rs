@@ -1,4 +1,4 @@
-//! Each part of the file, held against what it may be.
+//! Checks each part of the file.
 
 use super::{
     Control, Datapath, Frags, Inbound, Incoming, OnStop, Pin, Ports, RelaySettings, SettingsError,
@@ -15,11 +15,11 @@ use std::path::Path;
 use std::time::Duration;
 
 const RING: std::ops::RangeInclusive<u32> = 64..=32_768;
-/// A connection between relays lasts a week at most.
+/// The limit of `relays.retain`. A connection between relays lasts a week at most.
 const MAX_RETAIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const SAMPLE: std::ops::RangeInclusive<u32> = 0..=65_536;
 const BATCH: std::ops::RangeInclusive<u32> = 1..=256;
-/// Microseconds: longer than this, a worker that is woken does as well.
+/// The limits of `datapath.spin` in µs. Beyond, waking a worker is as good as polling.
 const SPIN: std::ops::RangeInclusive<u32> = 0..=1000;
 
 pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, SettingsError> {
@@ -33,7 +33,7 @@ pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, Setti
     let incoming = match (&raw.incoming, &steer.next_hop) {
         (None, None) if matches!(steer.on_unavailable, raw::OnUnavailable::Drop) => {
             let reason = "drops relay traffic that cannot be steered, but without ports.incoming \
-                          none is to be steered; leave the key out, or name the port";
+                          nothing is steered; leave the key out, or set ports.incoming";
             return Err(value("steer.on_unavailable", "\"drop\"", reason));
         }
         (None, None) => None,
@@ -83,7 +83,7 @@ pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, Setti
     })
 }
 
-/// Addresses and prefixes; a bare address is a prefix of its full length.
+/// Parses addresses and prefixes; a bare address is a prefix of its full length.
 pub(super) fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
     texts
         .iter()
@@ -107,7 +107,7 @@ pub(super) fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>
         .collect()
 }
 
-/// No more of one family than the kernel's program has room for.
+/// Refuses more prefixes of one family than the BPF map holds.
 pub(super) fn at_most(
     limit: usize,
     key: &'static str,
@@ -130,7 +130,8 @@ pub(super) fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, Settin
     endpoint
         .filter(|endpoint| endpoint.port != 0)
         .ok_or_else(|| {
-            let reason = "is no address with a port, such as 192.0.2.1:9001 or [2001:db8::1]:9001";
+            let reason =
+                "is not an address with a port, such as 192.0.2.1:9001 or [2001:db8::1]:9001";
             value(key, format_args!("\"{text}\""), reason)
         })
 }
@@ -193,7 +194,7 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
     let is_taken = |source: &Source| source.consensus == state || source.certificates == state;
     if state.file_name().is_none() || files.iter().any(is_taken) {
         let quoted = format!("\"{}\"", raw.state.display());
-        let reason = "is no place for a file of exitmark's own, such as \
+        let reason = "is not usable as exitmark's own file; give a path such as \
                       /var/lib/exitmark/relays.state";
         return Err(value("relays.state", quoted, reason));
     }
@@ -218,7 +219,7 @@ fn trust(verify: bool, authorities: Option<Vec<String>>) -> Result<Trust, Settin
     match (verify, authorities) {
         (true, None) => Ok(Trust::MostOf(Authorities::tor_network())),
         (true, Some(texts)) if texts.is_empty() => {
-            let reason = "leaves nobody to believe; leave the key out for those of the Tor network";
+            let reason = "trusts no authority; leave the key out for those of the Tor network";
             Err(value(KEY, "[]", reason))
         }
         (true, Some(texts)) => {
@@ -229,7 +230,7 @@ fn trust(verify: bool, authorities: Option<Vec<String>>) -> Result<Trust, Settin
         }
         (false, None) => Ok(Trust::Anybody),
         (false, Some(texts)) => {
-            let reason = "says whom to believe, but relays.verify = false believes anybody; keep \
+            let reason = "lists trusted authorities, but relays.verify = false accepts any; keep \
                           one of the two";
             Err(value(KEY, format_args!("{} entries", texts.len()), reason))
         }
@@ -241,7 +242,7 @@ fn retain(text: &str) -> Result<Duration, SettingsError> {
     duration
         .filter(|duration| *duration <= MAX_RETAIN)
         .ok_or_else(|| {
-            let reason = "is no time such as \"28h\" or \"90min\", up to 30 days";
+            let reason = "is not a time such as \"28h\" or \"90min\", up to 30 days";
             value("relays.retain", format_args!("\"{text}\""), reason)
         })
 }
@@ -262,7 +263,7 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
     };
     let ring = given("datapath.ring", raw.ring, &RING)?;
     if let Some(ring) = ring.filter(|ring| !ring.is_power_of_two()) {
-        let reason = format!("is no power of two; {} is", ring.next_power_of_two());
+        let reason = format!("is not a power of two; {} is", ring.next_power_of_two());
         return Err(value("datapath.ring", ring, reason));
     }
     let batch = given("datapath.batch", raw.batch, &BATCH)?;
@@ -275,7 +276,7 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
     let spin = within("datapath.spin", raw.spin, &SPIN)?;
     let sample = within("datapath.sample", raw.sample, &SAMPLE)?;
     if sample != 0 && !sample.is_power_of_two() {
-        let reason = format!("is no power of two; {} is", sample.next_power_of_two());
+        let reason = format!("is not a power of two; {} is", sample.next_power_of_two());
         return Err(value("datapath.sample", sample, reason));
     }
     Ok(Datapath {
@@ -304,13 +305,14 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
 
 pub(super) fn pin(raw: raw::Pin) -> Result<Pin, SettingsError> {
     let directory = raw.directory;
-    // The BPF file system keeps names with a dot for itself.
+    // The BPF file system reserves names with a dot.
     let has_dot = directory.to_string_lossy().contains('.');
     if !directory.is_absolute() || directory.parent().is_none() || has_dot {
         return Err(value(
             "pin.directory",
             format_args!("\"{}\"", directory.display()),
-            "is no absolute path without dots in a BPF file system, such as /sys/fs/bpf/exitmark",
+            "is not an absolute path without dots in a BPF file system, such as \
+             /sys/fs/bpf/exitmark",
         ));
     }
     Ok(Pin {
@@ -324,12 +326,12 @@ pub(super) fn pin(raw: raw::Pin) -> Result<Pin, SettingsError> {
 
 pub(super) fn control(raw: raw::Control) -> Result<Control, SettingsError> {
     const KEY: &str = "control.socket";
-    /// What an address of a Unix socket has room for (sun_path with its NUL).
+    /// The longest path of a Unix socket in bytes (sun_path without its NUL, unix(7)).
     const LONGEST: usize = 107;
     let socket = raw.socket;
     let quoted = || format!("\"{}\"", socket.display());
     if !socket.is_absolute() || socket.file_name().is_none() {
-        let reason = "is no absolute path of a socket, such as /run/exitmark/control.sock";
+        let reason = "is not an absolute path of a socket, such as /run/exitmark/control.sock";
         return Err(value(KEY, quoted(), reason));
     }
     if socket.as_os_str().len() > LONGEST {
@@ -342,7 +344,7 @@ pub(super) fn control(raw: raw::Control) -> Result<Control, SettingsError> {
     })
 }
 
-/// Files of different kinds have different places.
+/// Refuses a state file or socket that collides with another configured path.
 pub(super) fn places(state: &Path, control: &Control, pin: &Pin) -> Result<(), SettingsError> {
     let quoted = |path: &Path| format!("\"{}\"", path.display());
     if state == control.socket {

@@ -1,4 +1,4 @@
-//! The keys of `[host]`, held against what a host can have.
+//! Checks the keys of `[host]`.
 
 use super::check::{at_most, endpoint, prefixes};
 use super::objections::{covers_too_much, is_wider_than_a_site, listens_nowhere};
@@ -29,7 +29,7 @@ pub(super) fn addresses(
                 return Err(value(
                     key,
                     format_args!("\"{net}\""),
-                    "is no address that a host sends from",
+                    "is not an address that a host sends from",
                 ));
             }
             if is_wider_than_a_site(net) {
@@ -50,15 +50,15 @@ pub(super) fn addresses(
             return Err(value(
                 "host.relay_addresses",
                 format_args!("\"{net}\""),
-                "is in host.addresses too; an address carries Tor traffic only, or it does not",
+                "overlaps host.addresses; list each address under one of the two keys",
             ));
         }
     }
     Ok(())
 }
 
-/// Resolvers, which the host reaches through the box: every server there is, where it has a
-/// recursive one of its own.
+/// Parses `host.resolvers`, the servers that the host reaches through the box. `"any"` is every
+/// address, for a host with a recursive resolver.
 pub(super) fn resolvers(raw: &raw::Resolvers, host: &[IpNet]) -> Result<Vec<IpNet>, SettingsError> {
     const KEY: &str = "host.resolvers";
     let nets = match raw {
@@ -81,7 +81,7 @@ pub(super) fn resolvers(raw: &raw::Resolvers, host: &[IpNet]) -> Result<Vec<IpNe
         Some(net) => Err(value(
             KEY,
             format_args!("\"{}\"", net.addr()),
-            "is the Tor host itself, and its queries to itself do not cross the box; for a recursive \
+            "is the Tor host itself, whose queries to itself do not reach the box; for a recursive \
              resolver there, resolvers = \"any\"",
         )),
         None => Ok(nets),
@@ -92,7 +92,7 @@ fn is_one(net: &IpNet) -> bool {
     net.prefix_len() == net.max_prefix_len()
 }
 
-/// Destinations whose traffic is the host's own: a few, not a part of the internet.
+/// Parses `host.exempt`; refuses prefixes that cover a substantial part of the internet.
 pub(super) fn exempt(texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
     const KEY: &str = "host.exempt";
     let nets = prefixes(KEY, texts)?;
@@ -111,7 +111,7 @@ pub(super) fn exempt(texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
     }
 }
 
-/// Steered frames must not come back to the host.
+/// Refuses the Tor host as the next hop: steered frames would come back to it.
 pub(super) fn leads_away(
     incoming: Option<&Incoming>,
     host: &[IpNet],
@@ -156,7 +156,7 @@ pub(super) fn listeners(
                 .ok()
                 .filter(|port| *port != 0)
                 .map(Listener::Port)
-                .ok_or_else(|| value(KEY, number, "is no port: 1 to 65535")),
+                .ok_or_else(|| value(KEY, number, "is not a port: 1 to 65535")),
             raw::Listener::Endpoint(text) => endpoint(KEY, text).map(Listener::Endpoint),
         })
         .collect::<Result<_, _>>()?;
@@ -187,7 +187,7 @@ mod tests {
         Ok(PrefixSet::new(nets))
     }
 
-    /// A recursive resolver asks every server there is.
+    /// A recursive resolver queries servers at any address.
     #[test]
     fn any_resolver_is_every_address() {
         let any = read("resolvers = \"any\"").unwrap();

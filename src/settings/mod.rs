@@ -1,7 +1,7 @@
-//! The configuration: one TOML file, read once, checked whole, immutable ever after.
+//! The configuration: one TOML file, read once, checked as a whole, then immutable.
 //!
-//! Nothing here looks at the machine: whether a NIC exists is for others to find out. What is
-//! wrong in the file itself is said with the key, the value, and what is accepted.
+//! This module does not access the machine: whether a NIC exists is checked elsewhere. An error in
+//! the file names the key, the value, and the accepted values.
 
 mod change;
 mod check;
@@ -30,46 +30,45 @@ pub use objections::Objection;
 /// A checked configuration.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where ordinary frames are decided.
+    /// The engine that decides fast-path frames.
     pub engine: Engine,
-    /// The NICs.
+    /// The NICs in their roles.
     pub ports: Ports,
-    /// The rules that a verdict follows.
+    /// The rules for verdicts.
     pub rules: Arc<Rules>,
-    /// The host's addresses of both kinds: what arrives for them on `incoming` is the host's.
+    /// `host.addresses` and `host.relay_addresses`: packets to these on `incoming` go to the host.
     pub host_prefixes: Vec<IpNet>,
-    /// The host's MAC address; learnt from its frames where it is not given.
+    /// The host's MAC address; if `None`, it is learnt from the host's frames.
     pub host_mac: Option<MacAddr>,
-    /// Where relay endpoints come from, and for how long they are good.
+    /// The sources of relay endpoints, and their lifetime.
     pub relays: RelaySettings,
-    /// Sizes and ways of the packet path.
+    /// Sizes and modes of the data path.
     pub datapath: Datapath,
-    /// What outlives the process.
+    /// The pinned state that outlives the process.
     pub pin: Pin,
-    /// The user that the process becomes when it is started by root.
+    /// The user that a process started by root becomes.
     pub user: Option<String>,
-    /// How the running box is asked and told.
+    /// The control socket.
     pub control: Control,
-    /// Where metrics are served, if anywhere.
+    /// The loopback address on which metrics are served, if any.
     pub metrics: Option<SocketAddr>,
-    /// All keys with their values, those left out included, to tell one configuration from
-    /// another.
+    /// All keys with their values, including defaults, to compare two configurations.
     keys: toml::Table,
 }
 
-/// Where ordinary frames are decided.
+/// The engine that decides fast-path frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// In user space where every port is bound zero-copy, else in the kernel.
+    /// `AfXdp` if every port is bound zero-copy, otherwise `Xdp`.
     Auto,
-    /// In user space, as long as it keeps up.
+    /// Workers in user space; the kernel takes over what they cannot keep up with.
     AfXdp,
-    /// In the kernel.
+    /// The XDP program in the kernel.
     Xdp,
 }
 
 impl Engine {
-    /// As the configuration has it.
+    /// The engine's name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -79,30 +78,30 @@ impl Engine {
     }
 }
 
-/// Which NIC plays which role.
+/// The NIC of each role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ports {
-    /// Toward the Tor host.
+    /// The name of the NIC toward the Tor host.
     pub host: String,
-    /// Toward the clearnet.
+    /// The name of the NIC toward the clearnet.
     pub uplink: String,
-    /// Where relay traffic leaves, if it is steered.
+    /// The egress of relay traffic, if it is steered.
     pub incoming: Option<Incoming>,
 }
 
-/// The way out for relay traffic.
+/// The egress of steered relay traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incoming {
-    /// The NIC; may be the uplink's.
+    /// The NIC's name; may be the uplink's.
     pub interface: String,
-    /// The router there.
+    /// The router on that network.
     pub next_hop: NextHop,
-    /// Relay traffic that cannot be steered is dropped; otherwise it leaves by the uplink.
+    /// Drop relay traffic that cannot be steered; otherwise it leaves by the uplink.
     pub drops_unsteered: bool,
 }
 
 impl Incoming {
-    /// Which relay frames the router there routes.
+    /// The IP versions of relay frames that the next hop routes.
     fn routes(&self) -> Steer {
         match self.next_hop {
             NextHop::Mac(_) => Steer::Both,
@@ -112,91 +111,91 @@ impl Incoming {
     }
 }
 
-/// How the running box is asked and told.
+/// The control socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
-    /// The socket.
+    /// The absolute path of the socket.
     pub socket: PathBuf,
     /// The group that may use it, besides the user of the process.
     pub group: Option<String>,
 }
 
-/// Where relay endpoints come from, and for how long they are good.
+/// The sources of relay endpoints, and their lifetime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelaySettings {
-    /// Consensus documents, extras, and who is believed.
+    /// Consensus documents, extra endpoints, and trusted authorities.
     pub sources: Sources,
-    /// For how long who has left counts as a relay.
+    /// How long an endpoint that is not listed any more still counts as a relay, at most 30 days.
     pub retain: Duration,
-    /// What becomes of the traffic when there is no consensus any more to go by.
+    /// The treatment of traffic when the set is stale.
     pub when_stale: WhenStale,
-    /// Where the set is kept over a restart.
+    /// The state file, which keeps the set over a restart.
     pub state: PathBuf,
-    /// The user as whom documents are read.
+    /// The user that reads the documents.
     pub user: String,
 }
 
-/// What becomes of the traffic when the relay set is stale.
+/// The treatment of traffic when the relay set is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenStale {
-    /// It is marked and steered by the last set that there was.
+    /// Mark and steer by the stale set.
     Keep,
-    /// All of it is forwarded, unmarked and unsteered.
+    /// Forward everything, unmarked and unsteered.
     Pass,
 }
 
-/// What outlives the process.
+/// The pinned state that outlives the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// Where in the BPF file system it is.
+    /// The absolute path of the pin directory, in a BPF file system.
     pub directory: PathBuf,
-    /// Whether the box goes on without the process when that is told to stop.
+    /// What happens to the attachment when the process stops.
     pub on_stop: OnStop,
 }
 
-/// What becomes of the attachment when the process is told to stop.
+/// What happens to the attachment when the process stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStop {
-    /// The kernel goes on marking and steering.
+    /// The programs stay attached and go on marking and steering.
     Keep,
-    /// The NICs are what they were before.
+    /// The programs are detached and the NIC settings restored.
     Detach,
 }
 
-/// Sizes and ways of the packet path.
+/// Sizes and modes of the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datapath {
-    /// Entries of each ring, a power of two, where it is given; see [`Datapath::rings`].
+    /// Entries of each ring: a power of two, 64 to 32,768. For the default see [`Datapath::rings`].
     pub ring: Option<u32>,
-    /// Frames that are handled at a time, where it is given.
+    /// Frames per batch, 1 to 256. For the default see [`Datapath::rings`].
     pub batch: Option<u32>,
-    /// Between frames that are less than this apart a worker does not sleep.
+    /// How long an idle worker polls before it sleeps, at most 1,000 µs.
     pub spin: Duration,
-    /// Whether the NIC's own buffers are used.
+    /// Whether the sockets are bound zero-copy.
     pub zero_copy: ZeroCopy,
-    /// Whether the XDP program is loaded for frames in several buffers.
+    /// Whether the XDP program is loaded for multi-buffer frames.
     pub frags: Frags,
-    /// Whether the kernel decides what workers cannot keep up with.
+    /// Whether the kernel takes over what workers cannot keep up with.
     pub spill: bool,
-    /// Where frames for the host are forwarded.
+    /// The engine for frames to the host.
     pub inbound: Inbound,
-    /// One decision in so many is held against the policy, a power of two; 0 is none.
+    /// One decision in this many is audited: a power of two up to 65,536; 0 turns the audit off.
     pub sample: u32,
 }
 
-/// The size of the sockets' rings.
+/// The sizes of the sockets' rings and of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingSizes {
     /// Entries of each ring, a power of two.
     pub ring: u32,
-    /// Frames that are handled at a time, at most as many as a ring has entries.
+    /// Frames per batch, at most `ring`.
     pub batch: u32,
 }
 
 impl Datapath {
-    /// How large the rings are: as the configuration says, or for all frames of a port, or for
-    /// those that the XDP program leaves to user space (fragments, IPv6 extension headers), which
-    /// takes a quarter of the locked memory.
+    /// The configured sizes; by default large ones if all frames of a port go through the sockets
+    /// (`serves_all`), otherwise a quarter of the memory, for the frames that the XDP program
+    /// leaves to user space (fragments, IPv6 extension headers).
     pub fn rings(&self, serves_all: bool) -> RingSizes {
         let (ring, batch) = match serves_all {
             true => (2048, 256),
@@ -208,10 +207,10 @@ impl Datapath {
     }
 }
 
-/// Whether the XDP program is loaded for frames in several buffers (XDP multi-buffer).
+/// Whether the XDP program is loaded for multi-buffer frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frags {
-    /// Where the MTU or a veth pair needs it.
+    /// If the MTU or a veth pair needs it.
     Auto,
     /// Always.
     On,
@@ -219,25 +218,25 @@ pub enum Frags {
     Off,
 }
 
-/// Where frames for the host are forwarded.
+/// The engine for frames to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inbound {
-    /// In the kernel, unless user space gets them without a copy.
+    /// `AfXdp` if that is the engine and the sockets are zero-copy, otherwise `Xdp`.
     Auto,
-    /// In user space.
+    /// Workers in user space.
     AfXdp,
-    /// In the kernel.
+    /// The XDP program in the kernel.
     Xdp,
 }
 
-/// Whether packet memory is shared with the NIC.
+/// Whether the sockets are bound zero-copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ZeroCopy {
-    /// Where every port can.
+    /// If every port supports it.
     Auto,
-    /// Or not at all.
+    /// Always; otherwise the start fails.
     Require,
-    /// Never.
+    /// Never: copy mode.
     Off,
 }
 
@@ -245,13 +244,13 @@ impl Settings {
     /// Reads and checks a file. Relative paths in it are relative to its directory.
     ///
     /// # Errors
-    /// What is wrong with the file, by key.
+    /// The file cannot be read, or a key is invalid.
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
         let text = config::read(path, "exitmark.example.toml")?;
         Self::parse(&text, path.parent().unwrap_or(Path::new("")))
     }
 
-    /// What it comes to, in a few words.
+    /// A one-line summary.
     pub fn summary(&self) -> String {
         let ports = &self.ports;
         let steering = match &ports.incoming {
@@ -271,21 +270,21 @@ impl Settings {
         )
     }
 
-    /// Whether the relay set tells exit traffic from relay traffic.
+    /// Whether exit and relay traffic are classified by the relay set.
     pub fn decides_by_relays(&self) -> bool {
         self.rules.classify_by == ClassifyBy::RelaySet
     }
 
-    /// Whether frames are judged by the relay set: the host's clearnet addresses carry traffic of
-    /// both kinds.
+    /// Whether some frames are classified by the relay set: those from `host.addresses`, which
+    /// carry both exit and relay traffic.
     fn needs_relays(&self) -> bool {
         self.decides_by_relays() && !self.rules.addresses.is_empty()
     }
 
-    /// Checks a configuration's text. `base` is what relative paths in it start from.
+    /// Checks a configuration's text. Relative paths in it are relative to `base`.
     ///
     /// # Errors
-    /// What is wrong with it, by key.
+    /// The text is not TOML, or a key is invalid.
     pub fn parse(text: &str, base: &Path) -> Result<Self, SettingsError> {
         let raw: raw::Raw = toml::from_str(text)?;
         let keys = change::keys(&raw);

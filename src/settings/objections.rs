@@ -1,6 +1,6 @@
-//! Values that are valid alone, and together impossible or hardly meant.
+//! Finds values that are valid alone, but impossible or doubtful together.
 //!
-//! Pure: what the machine has to do with it arrives as its NICs.
+//! These functions are pure: the machine's NICs are passed in.
 
 use super::{Incoming, Settings, SettingsError};
 use crate::config::value;
@@ -9,19 +9,19 @@ use crate::policy::{AtUplink, Endpoint, ExitProtocols, Listener, Mode, Steer};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The shortest prefixes that can hold one site's hosts and no others, in bits: IPv4, IPv6.
+/// The shortest prefix lengths accepted for one site's hosts: IPv4, IPv6.
 const SITE: (u8, u8) = (16, 29);
-/// `host.exempt` may cover one part in so many of all unicast addresses. The private and shared
+/// `host.exempt` may cover at most one in this many unicast addresses. The private and shared
 /// ranges of IPv4 (RFC 6890) are one in 90.
 const EXEMPT_PART: u128 = 32;
 const NEXT_HOP: &str = "steer.next_hop";
 
-/// Something that stands against a configuration.
+/// An objection to a configuration.
 #[derive(Debug)]
 pub struct Objection {
-    /// It cannot be so: a box does not start with it.
+    /// Whether a box refuses to start with it; otherwise it is a warning.
     pub is_fatal: bool,
-    /// The key, the value, and why.
+    /// The key, the value, and the reason.
     pub what: SettingsError,
 }
 
@@ -42,7 +42,7 @@ impl Objection {
 }
 
 impl Settings {
-    /// What stands against this configuration, on any machine.
+    /// The objections that hold on any machine; none is fatal.
     pub fn doubts(&self) -> Vec<Objection> {
         let mut doubts = Vec::new();
         let rules = &self.rules;
@@ -86,7 +86,7 @@ impl Settings {
         doubts.into_iter().map(Objection::doubt).collect()
     }
 
-    /// What stands against it on a machine with these NICs.
+    /// The objections on a machine with these NICs, including [`Self::doubts`].
     pub fn objections(&self, nics: &[Own]) -> Vec<Objection> {
         let mut objections = self.doubts();
         for nic in nics {
@@ -111,15 +111,15 @@ impl Settings {
         objections
     }
 
-    /// Relay traffic that is not steered, because the address of the next hop is of the other IP
-    /// version.
+    /// Warns if relay traffic of one IP version is not steered, because the next hop's address is
+    /// of the other.
     fn unrouted(&self, incoming: &Incoming) -> Option<Objection> {
         let NextHop::Address(next_hop) = incoming.next_hop else {
             return None;
         };
         let is_other = |address: IpAddr| address.is_ipv4() != next_hop.is_ipv4();
         let relays = &self.relays.sources;
-        // Tor's consensus has relays of both IP versions, and what is not told by it may be any.
+        // A consensus lists relays of both IP versions; without it, relay traffic may be of any.
         let dials_others = !self.decides_by_relays()
             || !self.rules.relay_addresses.is_empty()
             || !relays.files.is_empty()
@@ -146,8 +146,7 @@ impl Settings {
         Some(Objection::doubt(value(NEXT_HOP, quoted, reason)))
     }
 
-    /// The box's own address among the host's: it would answer for the host, and not get what is
-    /// its own.
+    /// Objects to an address of the box among the host's: packets to it would go to the host.
     fn host_address_of(&self, nic: &Own) -> Option<Objection> {
         let (net, own) = self.host_prefixes.iter().find_map(|net| {
             let addresses = nic.networks.iter().map(IpNet::addr);
@@ -172,7 +171,7 @@ impl Settings {
     }
 }
 
-/// A next hop that is the box, or that the box cannot ask for.
+/// Objects to a next hop that is the box itself, or that the box cannot resolve.
 fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
     let quoted = format!("\"{}\"", incoming.next_hop);
     let is_own = |nic: &&Own| match incoming.next_hop {
@@ -212,7 +211,7 @@ fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
     Some(Objection::doubt(value(NEXT_HOP, quoted, reason)))
 }
 
-/// A prefix as the file has it: a whole address without its length.
+/// A prefix as written in the file: a single address without its length.
 fn shown(net: IpNet) -> String {
     match net.prefix_len() == net.max_prefix_len() {
         true => net.addr().to_string(),
@@ -220,14 +219,14 @@ fn shown(net: IpNet) -> String {
     }
 }
 
-/// A prefix that holds more than one site's addresses.
+/// Whether a prefix holds more than one site's addresses; see [`SITE`].
 pub(super) fn is_wider_than_a_site(net: &IpNet) -> bool {
     let (v4, v6) = SITE;
     net.prefix_len() < if net.addr().is_ipv4() { v4 } else { v6 }
 }
 
-/// What of a family's unicast addresses these prefixes cover, if that is more than can be meant:
-/// in percent.
+/// The percentage of a family's unicast addresses that these prefixes cover, if that is more than
+/// one in [`EXEMPT_PART`].
 pub(super) fn covers_too_much(prefixes: &[IpNet]) -> Option<u128> {
     let nets = |families: &[(IpAddr, u8)]| -> Vec<IpNet> {
         let net = |&(address, bits)| IpNet::new(address, bits).ok();
@@ -249,7 +248,7 @@ pub(super) fn covers_too_much(prefixes: &[IpNet]) -> Option<u128> {
     })
 }
 
-/// How many addresses a prefix has; of IPv6, networks of 64 bits.
+/// The number of addresses of an IPv4 prefix, or of /64 networks of an IPv6 prefix.
 fn size(net: &IpNet) -> u128 {
     let bits = net.max_prefix_len() - net.prefix_len();
     1 << match net {
@@ -268,7 +267,7 @@ fn overlap(one: &IpNet, other: &IpNet) -> u128 {
     }
 }
 
-/// Why the host does not listen there.
+/// The listener's endpoint and the objection, if its address is not the host's.
 pub(super) fn listens_nowhere(listener: &Listener, host: &[IpNet]) -> Option<(Endpoint, String)> {
     let Listener::Endpoint(endpoint) = *listener else {
         return None;
@@ -296,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn special_ranges_are_little_and_parts_of_the_internet_are_much() {
+    fn special_ranges_may_be_exempt_and_large_parts_of_the_internet_may_not() {
         for few in [
             &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"][..],
             &["100.64.0.0/10", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4"],

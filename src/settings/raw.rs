@@ -1,4 +1,4 @@
-//! The configuration as it stands in the file: every key, nothing understood yet.
+//! The configuration as deserialized from the file, with its defaults and before any check.
 
 use crate::config::RawDscp;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! Which box a command asks.
+//! The arguments that select the running box to connect to.
 
 use super::misused;
 use crate::control::{Client, DEFAULT_SOCKET};
@@ -6,7 +6,7 @@ use crate::settings::Settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// The box, by its configuration or its socket.
+/// Selects a box by its configuration or its control socket.
 #[derive(Debug, clap::Args)]
 pub(super) struct Asked {
     /// The configuration of the box, which names its control socket
@@ -18,7 +18,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Asks it.
+    /// A client for the selected box.
     pub(super) fn client(&self) -> Result<Client, ExitCode> {
         let Some(config) = &self.config else {
             return Ok(Client::new(&self.socket));

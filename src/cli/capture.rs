@@ -1,4 +1,4 @@
-//! `exitmark capture`: frames of a running box, as the box saw them.
+//! `exitmark capture`: writes frames of a running box to a pcapng file.
 
 use super::asking::Asked;
 use super::{misused, unmet};
@@ -14,40 +14,39 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Capture frames of a running box to a pcapng file; Ctrl-C ends it and keeps what there is
 ///
-/// Without --payload and --addresses the file tells how the box decided, and not who talked to
-/// whom about what: addresses, and all that can be computed from them such as checksums, are 0, and
-/// what follows the headers is cut off. What the two add is the traffic of people; do not keep it,
-/// and do not hand it on.
+/// Without --payload and --addresses the file shows the box's decisions but not the traffic's ends
+/// or content: addresses, and fields computed from them such as checksums, are 0, and payload is
+/// cut off. The two options add private traffic of Tor users: do not keep it or pass it on.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     of: Asked,
-    /// The file to write, or - for standard output; it is there when it is complete
+    /// The file to write, or - for standard output; it appears when it is complete
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// End after so many frames, at most 1000000
+    /// End after this number of frames, at most 1000000
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     frames: u64,
-    /// End after so many seconds, at most 3600
+    /// End after this number of seconds, at most 3600
     #[arg(long, value_name = "S", default_value_t = 60)]
     seconds: u64,
-    /// Take one frame in so many: a power of two, at most 65536. No more than about 100000 frames a
-    /// second and CPU are taken, and what is left out is counted
+    /// Capture one frame in N: a power of two, at most 65536. At most about 100000 frames per
+    /// second and CPU are captured; frames left out are counted
     #[arg(long, value_name = "N", default_value_t = 1)]
     one_in: u32,
-    /// Keep what follows the headers. EXPOSES what users of the Tor network send and receive, which
-    /// may name the other side
+    /// Include payload. EXPOSES data that users of the Tor network send and receive, which may name
+    /// the other side
     #[arg(long)]
     payload: bool,
-    /// Keep the addresses. EXPOSES whom users of the Tor network talk to
+    /// Include addresses. EXPOSES whom users of the Tor network talk to
     #[arg(long)]
     addresses: bool,
-    /// Replace the file if it is there
+    /// Replace the file if it exists
     #[arg(long)]
     force: bool,
 }
 
-/// Captures.
+/// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let request = CaptureRequest {
         frames: arguments.frames,
@@ -63,7 +62,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let to_stdout = out == Path::new("-");
     if !to_stdout && !arguments.force && out.symlink_metadata().is_ok() {
         return misused(format_args!(
-            "--out: {} is there already; give another name, or --force",
+            "--out: {} already exists; give another name, or --force",
             out.display()
         ));
     }
@@ -97,7 +96,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             } else {
                 out.display().to_string()
             };
-            // Where that cannot be said, the frames are there all the same.
+            // The capture is complete even if this line cannot be written.
             let _ = writeln!(io::stderr(), "exitmark: {bytes} bytes of pcapng to {place}");
             if let Some(comment) = comment_of_last(&end) {
                 let _ = writeln!(io::stderr(), "exitmark: {comment}");
@@ -108,13 +107,13 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// Passes everything on and keeps the end of it.
+/// Writes through, and keeps the last [`TAIL`] bytes.
 struct Tail<'a> {
     out: &'a mut dyn Write,
     last: &'a mut Vec<u8>,
 }
 
-/// Bytes of the end that are kept: more than the last block has.
+/// The number of bytes kept: more than the last block has.
 const TAIL: usize = 1024;
 
 impl Write for Tail<'_> {
@@ -135,7 +134,7 @@ impl Write for Tail<'_> {
 /// ends (draft-ietf-opsawg-pcapng, section 4.6). A block repeats its length at its end.
 fn comment_of_last(bytes: &[u8]) -> Option<String> {
     const STATISTICS: u32 = 5;
-    /// Type, length, interface and time.
+    /// Bytes of type, length, interface and time.
     const FIXED: usize = 20;
     const COMMENT: u16 = 1;
     let word = |bytes: &[u8]| Some(u32::from_ne_bytes(*bytes.first_chunk()?));
@@ -156,7 +155,7 @@ fn comment_of_last(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// Whether somebody wants no more, by Ctrl-C say.
+/// A flag that SIGINT (Ctrl-C) and SIGTERM set.
 fn stopped() -> io::Result<Arc<AtomicBool>> {
     let stopped = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -165,7 +164,7 @@ fn stopped() -> io::Result<Arc<AtomicBool>> {
     Ok(stopped)
 }
 
-/// To a file that has its name when it is complete, and that its owner alone may read.
+/// Captures to a file of mode 600 that gets its name when it is complete.
 fn to_file(
     capture: impl FnOnce(&mut dyn Write) -> Result<u64, String>,
     out: &Path,

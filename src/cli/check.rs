@@ -1,4 +1,4 @@
-//! `exitmark check`: whether a configuration can be used, by itself.
+//! `exitmark check`: checks a configuration without the machine.
 
 use super::{print, unmet};
 use crate::settings::Settings;
@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 /// Check a configuration: exit status 0 if it can be used, 1 if not; nothing else happens
 ///
-/// Values that can hardly be meant together are warned of. What the machine has to do with it,
-/// `exitmark doctor --config FILE` tells.
+/// Doubtful combinations of values give a warning. `exitmark doctor --config FILE` checks the
+/// configuration against the machine.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The configuration
@@ -16,7 +16,7 @@ pub struct Arguments {
     config: PathBuf,
 }
 
-/// Checks it.
+/// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let path = arguments.config.display();
     match Settings::load(&arguments.config) {

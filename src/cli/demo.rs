@@ -1,24 +1,24 @@
-//! `exitmark demo`: see the box work. Arguments only; the work is done in `demo`.
+//! `exitmark demo`: shows the box at work. Arguments only; the work is done in `demo`.
 
 use super::unmet;
 use crate::demo::{self, DemoError};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-/// Show the box at work between namespaces of its own, and prove on the wire what it does
+/// Run the box between network namespaces, and verify its output on the wire
 ///
-/// Takes root and some fifteen seconds; touches no NIC of this machine and leaves nothing behind.
-/// The exit status is 0 only if every frame was where it had to be.
+/// Needs root and about fifteen seconds; uses no NIC of this machine and leaves nothing behind. The
+/// exit status is 0 only if every frame was where it had to be.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Print one line of JSON; the table goes to standard error where something is wrong
+    /// Print one line of JSON; on failure the table goes to standard error
     #[arg(long)]
     json: bool,
 }
 
-/// Runs it.
+/// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    // Progress is for people: nobody listening is no reason to stop.
+    // Progress messages are optional: a closed standard error does not stop the demo.
     let say = |text: &str| drop(writeln!(std::io::stderr(), "{text}"));
     let report = match demo::run(&say) {
         Ok(report) => report,

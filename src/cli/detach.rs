@@ -1,4 +1,4 @@
-//! `exitmark detach`: the NICs as they were.
+//! `exitmark detach`: detaches the programs and restores the NIC settings.
 
 use super::{misused, print, unmet};
 use crate::control::DEFAULT_SOCKET;
@@ -9,21 +9,21 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Take the box off its NICs, after `run` has ended: nothing is forwarded any more
+/// Detach the box from its NICs, after `run` has ended: nothing is forwarded any more
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The configuration that names the pins
     #[arg(long, value_name = "FILE", conflicts_with = "pins")]
     config: Option<PathBuf>,
-    /// The directory of the pins, where there is no configuration
+    /// The directory of the pins, if there is no configuration
     #[arg(long, value_name = "DIRECTORY", default_value = "/sys/fs/bpf/exitmark")]
     pins: PathBuf,
-    /// Leave host and uplink a plain wire: everything is forwarded, unmarked
+    /// Leave a plain wire between host and uplink: everything is forwarded, unmarked
     #[arg(long, requires = "config")]
     keep_wire: bool,
 }
 
-/// Detaches.
+/// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let (directory, socket) = match &arguments.config {
         None => (arguments.pins.clone(), PathBuf::from(DEFAULT_SOCKET)),

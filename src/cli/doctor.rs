@@ -1,4 +1,4 @@
-//! `exitmark doctor`: what is not as it should be, and what mends it.
+//! `exitmark doctor`: checks the machine, and names the remedy for each fault.
 
 use super::misused;
 use crate::control::Client;
@@ -11,17 +11,17 @@ use crate::settings::Settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Look at the machine, and say what is not as the box needs it and which command mends it
+/// Check that the machine meets the box's requirements, and name a command that repairs each fault
 ///
-/// Changes nothing and sends nothing; with CAP_BPF it loads the XDP programs for trial, and
-/// RUST_LOG=debug prints what the kernel's verifier says of them. The exit status is 1 if there is a fault. Without arguments
-/// it looks at every NIC there is.
+/// Changes nothing and sends nothing. With CAP_BPF it loads the XDP programs as a test;
+/// RUST_LOG=debug prints the log of the kernel's verifier. The exit status is 1 if there is a
+/// fault. Without arguments it checks every NIC.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Look at what this configuration names
+    /// Check the NICs and files that this configuration names
     #[arg(long, value_name = "FILE", conflicts_with = "ports")]
     config: Option<PathBuf>,
-    /// Look at this NIC in this role (host, uplink or incoming); once for each
+    /// Check this NIC in this role (host, uplink or incoming); can be repeated
     #[arg(long = "port", value_name = "ROLE=NIC", value_parser = port)]
     ports: Vec<(Role, String)>,
     /// Print JSON
@@ -32,18 +32,18 @@ pub struct Arguments {
 fn port(text: &str) -> Result<(Role, String), String> {
     let (name, nic) = text
         .split_once('=')
-        .ok_or("it looks like host=eth0: a role, and the name of a NIC")?;
+        .ok_or("give a role and the name of a NIC, such as host=eth0")?;
     let role = Role::ALL.into_iter().find(|role| role.name() == name);
     match role {
         Some(role) if !nic.is_empty() => Ok((role, nic.to_owned())),
         Some(_) => Err("the name of a NIC is missing after the `=`".to_owned()),
         None => Err(format!(
-            "`{name}` is no role; roles are host, uplink and incoming"
+            "`{name}` is not a role; roles are host, uplink and incoming"
         )),
     }
 }
 
-/// What a running box says of the host's resolver, if one runs.
+/// A running box's warning of a recursive resolver on the host, if any.
 fn own_resolver(socket: PathBuf) -> Option<String> {
     let report = Client::new(socket).status().ok()?;
     let mut warnings = report.warnings.into_iter();
@@ -51,7 +51,7 @@ fn own_resolver(socket: PathBuf) -> Option<String> {
     Some(warning.text)
 }
 
-/// Looks, and says.
+/// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let settings = arguments
         .config
@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     facts.own_resolver = socket.and_then(own_resolver);
     let mut findings = findings(&facts);
     if let Some(settings) = &settings {
-        // Where the kernel does not answer, the ports say so.
+        // If reading fails, the findings on the ports report it.
         let nics = Own::all().unwrap_or_default();
         findings.extend(configuration(settings, &nics));
     }

@@ -1,4 +1,4 @@
-//! `exitmark explain`: what would happen to a frame, and why.
+//! `exitmark explain`: shows the verdict on given frames, and the reason.
 
 use super::{misused, unmet};
 use crate::datapath::Role;
@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Say what would happen to frames, by the code that forwards them; needs no privileges
+/// Show what would happen to frames, by the code that forwards them; needs no privileges
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// A frame as hexadecimal digits, or a pcap or pcapng file
@@ -24,7 +24,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PORT", default_value = "host", value_parser = role)]
     port: Role,
 
-    /// The MAC address of `ports.incoming`, where that NIC is not in this machine
+    /// The MAC address of `ports.incoming`, if that NIC is not in this machine
     #[arg(long, value_name = "MAC")]
     incoming_mac: Option<MacAddr>,
 
@@ -40,7 +40,7 @@ fn role(text: &str) -> Result<Role, &'static str> {
         .ok_or("a port is host, uplink or incoming")
 }
 
-/// Runs it.
+/// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let settings = match Settings::load(&arguments.config) {
         Ok(settings) => settings,

@@ -1,4 +1,4 @@
-//! `exitmark load-relays`: the daemon's own loader of relay sets, confined. Not for people.
+//! `exitmark load-relays`: the confined loader process of the daemon. Not a user command.
 
 use crate::relays::{Confinement, serve};
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ pub struct Arguments {
     /// Become this user
     #[arg(long, requires = "gid")]
     uid: Option<u32>,
-    /// In this group alone
+    /// Become a member of only this group
     #[arg(long, requires = "uid")]
     gid: Option<u32>,
 }

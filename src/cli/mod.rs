@@ -46,14 +46,14 @@ enum Command {
     LoadRelays(load_relays::Arguments),
 }
 
-/// What the command line accepts, for whoever writes its manual.
+/// The definition of the command line, to generate manual pages and completions.
 pub fn command() -> clap::Command {
     Invocation::command()
 }
 
 impl Invocation {
-    /// Does it. The status is 0 if all is fine, 1 if the world is not as required, 2 for wrong
-    /// usage or configuration.
+    /// Runs the command. The exit status is 0 on success, 1 on a failure or an unmet precondition,
+    /// and 2 for wrong usage or configuration.
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Check(arguments) => check::run(&arguments),
@@ -73,10 +73,10 @@ impl Invocation {
     }
 }
 
-/// As whom a command speaks.
+/// The prefix of error messages.
 const PROGRAM: &str = "exitmark";
 
-/// Exit status 1: the world is not as required.
+/// Exit status 1: a failure, or an unmet precondition.
 fn unmet(error: impl Display) -> ExitCode {
     process::unmet(PROGRAM, error)
 }
@@ -86,7 +86,7 @@ fn misused(error: impl Display) -> ExitCode {
     process::misused(PROGRAM, error)
 }
 
-/// Prints what was asked for.
+/// Prints a command's output.
 fn print(text: &str) -> ExitCode {
     match process::print(text) {
         Ok(()) => ExitCode::SUCCESS,

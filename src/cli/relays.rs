@@ -1,7 +1,7 @@
-//! `exitmark relays`: the live relay set, or what documents hold. Arguments only; the work is done
-//! in `relays`.
+//! `exitmark relays`: shows the live relay set, or the content of documents. Arguments only; the
+//! work is done in `relays`.
 //!
-//! Never prints an endpoint but the one that the user typed.
+//! Prints no endpoint except the one that the user gave.
 
 use super::{misused, unmet};
 use crate::policy::Endpoint;
@@ -16,11 +16,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-/// Show the live relay set of a box, or read consensus documents and show what they hold
+/// Show the live relay set of a box, or the content of consensus documents
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["files", "config", "diff"]))]
 pub struct Arguments {
-    /// tor's cached-consensus or cached-microdesc-consensus; several are united
+    /// tor's cached-consensus or cached-microdesc-consensus; several are merged
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 
@@ -40,11 +40,11 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     certificates: Option<PathBuf>,
 
-    /// An authority of another network than Tor's, by its v3 identity; once for each
+    /// An authority of another network than Tor's, by its v3 identity; can be repeated
     #[arg(long = "authority", value_name = "IDENTITY", conflicts_with = "config")]
     authorities: Vec<Identity>,
 
-    /// Believe the documents without checking who signed them
+    /// Accept the documents without checking their signatures
     #[arg(long, conflicts_with_all = ["config", "certificates", "authorities"])]
     no_verify: bool,
 
@@ -53,14 +53,14 @@ pub struct Arguments {
     json: bool,
 }
 
-/// What is printed, and whether the answer is yes.
+/// The output, and the answer to `--contains`; true without that option.
 struct Answer {
     text: String,
     is_contained: bool,
 }
 
-/// Prints what was asked for. The status is 1 for a file that cannot be used, and for an
-/// endpoint that is not in the set.
+/// Runs the command. The exit status is 1 for a file that cannot be used, and for an endpoint that
+/// is not in the set.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let now = SystemTime::now();
     let answer = match (&arguments.config, &arguments.diff) {
@@ -75,7 +75,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(answer) => answer,
         Err(error) => return unmet(error),
     };
-    // `print!` would panic where the reader has gone away or the disk is full.
+    // `print!` would panic if stdout is closed or the disk is full.
     if let Err(error) = std::io::stdout().write_all(answer.text.as_bytes()) {
         return unmet(format_args!("cannot write the answer: {error}"));
     }
@@ -104,13 +104,13 @@ impl Arguments {
         let live = file.load().map_err(|error| error.to_string())?;
         let live = match live {
             Some(live) => live,
-            // With nothing to follow there is nothing to remember.
+            // Without configured documents no state file is written.
             None if settings.relays.sources.files.is_empty() => LiveSet::default(),
             None => {
                 let path = file.path().display();
                 return Err(format!(
-                    "{path}: is not there; the box with this configuration has had no relay set yet, \
-                     or may not write there: `exitmark status` says why"
+                    "{path}: does not exist; the box with this configuration has had no relay set \
+                     yet, or may not write there: `exitmark status` says why"
                 ));
             }
         };
@@ -152,7 +152,7 @@ impl Arguments {
                 }
             },
         };
-        // Whoever asks may be root, because tor keeps its files to itself.
+        // The user may be root, because only tor's user and root can read tor's files.
         let loader = Loader::new(Confinement { user: nobody() });
         loader.load(&sources).map_err(|error| error.to_string())
     }
@@ -181,7 +181,7 @@ impl Arguments {
     }
 }
 
-/// The user who may do nothing, if this process can become it.
+/// The IDs of the unprivileged user `nobody`, if this process is root and can become it.
 fn nobody() -> Option<(u32, u32)> {
     let user = User::from_name("nobody").ok()??;
     let ids = (user.uid.as_raw(), user.gid.as_raw());

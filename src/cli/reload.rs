@@ -1,17 +1,17 @@
-//! `exitmark reload`: another configuration for a running box.
+//! `exitmark reload`: makes a running box reload its configuration.
 
 use super::asking::Asked;
 use super::{print, unmet};
 use std::process::ExitCode;
 
-/// Have a running box read its configuration anew; a refused one changes nothing, exit status 1
+/// Reload the configuration of a running box; if it is refused, nothing changes, exit status 1
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     of: Asked,
 }
 
-/// Reloads, and prints what changed.
+/// Runs the command, and prints the changed keys.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let reloaded = match arguments.of.client().map(|client| client.reload()) {
         Ok(Ok(reloaded)) => reloaded,

@@ -1,4 +1,4 @@
-//! `exitmark run`: the box itself.
+//! `exitmark run`: runs the box.
 
 use super::{misused, unmet};
 use crate::daemon;
@@ -15,7 +15,7 @@ pub struct Arguments {
     config: PathBuf,
 }
 
-/// Runs it.
+/// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let settings = match Settings::load(&arguments.config) {
         Ok(settings) => settings,

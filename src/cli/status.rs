@@ -1,10 +1,10 @@
-//! `exitmark status`: how a running box is.
+//! `exitmark status`: shows the state of a running box.
 
 use super::asking::Asked;
 use super::{print, unmet};
 use std::process::ExitCode;
 
-/// Show how a running box is; exit status 1 if none answers, or one does with an alarm
+/// Show the state of a running box; exit status 1 if none answers, or if it has an alarm
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -14,7 +14,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Shows it.
+/// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let client = match arguments.of.client() {
         Ok(client) => client,

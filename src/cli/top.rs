@@ -1,4 +1,4 @@
-//! `exitmark top`: a running box, live.
+//! `exitmark top`: shows a running box live.
 
 use super::asking::Asked;
 use super::unmet;
@@ -11,12 +11,12 @@ use std::time::Duration;
 pub struct Arguments {
     #[command(flatten)]
     of: Asked,
-    /// Seconds from one look to the next
+    /// Seconds between two updates
     #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
     interval: u64,
 }
 
-/// Watches.
+/// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let client = match arguments.of.client() {
         Ok(client) => client,

@@ -1,4 +1,4 @@
-//! `exitmark wire`: a plain wire, before there is a policy.
+//! `exitmark wire`: attaches a plain wire, before a policy is loaded.
 
 use super::{misused, print, unmet};
 use crate::daemon::{self, Attached};
@@ -8,21 +8,21 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Forward everything between host and uplink, unmarked, until `run` takes over; ends at once
+/// Forward everything between host and uplink, unmarked, until `run` takes over; exits at once
 ///
-/// For the beginning of a boot. It needs neither a relay set nor a process that runs. Where a box is
-/// attached already it changes nothing; `detach --keep-wire` takes one off.
+/// For early boot. It needs neither a relay set nor a running process. If a box is already attached
+/// it changes nothing; `detach --keep-wire` detaches one.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The configuration, of which the NICs and pins are used
+    /// The configuration; only its NICs and pins are used
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// How long to wait for NICs that are not there yet
+    /// How long to wait for missing NICs
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=3600))]
     wait: u16,
 }
 
-/// Makes it.
+/// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let settings = match Settings::load(&arguments.config) {
         Ok(settings) => settings,

@@ -1,5 +1,5 @@
-//! The system calls that are left once a program runs. All threads share the filter, and what they
-//! start inherits it.
+//! The seccomp filter: the system calls allowed once a program runs. All threads share the filter,
+//! and child processes inherit it.
 //!
 //! Sources: seccomp(2).
 
@@ -9,9 +9,9 @@ use seccompiler::{
 };
 use std::io;
 
-/// Forbids every thread, from now on and for ever, all system calls but those that a running box
-/// and the reader of documents make, and these `more`. Others fail with EPERM, and so do sockets of
-/// other address families than those of both and `more_families`.
+/// Allows every thread, permanently, only the system calls of a running box and of the document
+/// loader, and `more`. Other calls fail with EPERM, as do sockets of address families other than
+/// theirs and `more_families`.
 ///
 /// # Errors
 /// The kernel has no seccomp, or a thread has a filter of its own.
@@ -53,9 +53,9 @@ fn filter(more: &[i64], more_families: &[i32]) -> Result<BpfProgram, seccompiler
     .try_into()
 }
 
-/// What is left of the kernel, by what it is for.
+/// The allowed system calls, grouped by purpose.
 const ALLOWED: &[i64] = &[
-    // Files: the configuration, the relay documents and their state, what is pinned.
+    // Files: the configuration, the relay documents and their state, the pins.
     libc::SYS_openat,
     libc::SYS_close,
     libc::SYS_close_range,
@@ -107,7 +107,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_unlink,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
-    // The kernel's engine.
+    // BPF maps and programs.
     libc::SYS_bpf,
     // Sockets: packets, netlink, the control socket, metrics, the service manager.
     libc::SYS_bind,
@@ -148,7 +148,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_pipe,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_dup2,
-    // Time and chance.
+    // Time and random numbers.
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_gettimeofday,
@@ -163,7 +163,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_mprotect,
     libc::SYS_madvise,
     libc::SYS_membarrier,
-    // Threads, signals, and the process that reads documents.
+    // Threads, signals, and the loader process.
     libc::SYS_clone,
     libc::SYS_clone3,
     libc::SYS_execve,
@@ -202,7 +202,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_vfork,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_arch_prctl,
-    // What that process gives up in its turn.
+    // The loader process dropping its own privileges.
     libc::SYS_prctl,
     libc::SYS_seccomp,
     libc::SYS_capget,

@@ -1,6 +1,6 @@
-//! What the process gives up once its work is set up: its user and its capabilities.
+//! Drops privileges once the process is set up: its user and its capabilities.
 //!
-//! Capabilities belong to threads. Each gives up what it does not need where it begins.
+//! Capabilities are per thread. Each thread drops those that it does not need when it starts.
 //!
 //! Sources: capabilities(7), the kernel's Documentation/userspace-api/no_new_privs.rst.
 
@@ -12,17 +12,17 @@ use nix::unistd::{Uid, User, initgroups, setresgid, setresuid};
 use std::ffi::CString;
 use std::io;
 
-/// Whether every thread needs a capability: all memory of this process is locked, also what is
-/// yet to come, and where there is a limit to that, only CAP_IPC_LOCK gets past it.
+/// Whether every thread needs a capability. All current and future memory of this process is
+/// locked; under a finite RLIMIT_MEMLOCK that needs CAP_IPC_LOCK.
 fn is_everybodys(capability: Capability) -> bool {
     capability == Capability::CAP_IPC_LOCK
         && getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(limit, _)| limit != RLIM_INFINITY)
 }
 
-/// Leaves this thread, and what it runs, no capability but these, as far as it has them.
+/// Drops all capabilities of this thread and its children except these.
 ///
 /// # Errors
-/// The kernel refuses.
+/// A system call failed.
 pub fn keep(capabilities: &[Capability]) -> io::Result<()> {
     let has = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
     let kept: CapsHashSet = has
@@ -32,7 +32,7 @@ pub fn keep(capabilities: &[Capability]) -> io::Result<()> {
     let set = |which, these: &CapsHashSet| caps::set(None, which, these).map_err(io::Error::other);
     for capability in caps::runtime::thread_all_supported() {
         if !kept.contains(&capability) {
-            // Without CAP_SETPCAP the bounds are whoever's that started this process.
+            // Without CAP_SETPCAP the inherited bounding set stays.
             let _ = caps::drop(None, CapSet::Bounding, capability);
         }
     }
@@ -43,18 +43,18 @@ pub fn keep(capabilities: &[Capability]) -> io::Result<()> {
     set(CapSet::Permitted, &kept)
 }
 
-/// The same where failing means nothing worse than before; it is said.
+/// The same, but a failure is only logged, because it leaves the thread as it was.
 pub fn keep_or_say(capabilities: &[Capability]) {
     if let Err(error) = keep(capabilities) {
         tracing::warn!("a thread keeps more capabilities than it needs: {error}");
     }
 }
 
-/// Becomes that user, and keeps every capability until the threads give them up. To be called
-/// while there is one thread: another one would have to become somebody else, too.
+/// Becomes that user, and keeps every capability until the threads drop them. To be called while
+/// the process has one thread, because capabilities are per thread.
 ///
 /// # Errors
-/// There is no such user, or no privilege.
+/// The user does not exist or is root, or a privilege is missing.
 pub fn become_user(name: &str) -> Result<(), ProcessError> {
     let user = match User::from_name(name) {
         Ok(Some(user)) if user.uid.is_root() => {
@@ -73,13 +73,13 @@ pub fn become_user(name: &str) -> Result<(), ProcessError> {
     setresgid(user.gid, user.gid, user.gid).map_err(failed)?;
     setresuid(user.uid, user.uid, user.uid).map_err(failed)?;
     prctl::set_keepcaps(false).map_err(failed)?;
-    // The change takes them out of effect.
+    // setresuid clears the effective set.
     caps::set(None, CapSet::Effective, &before)
         .map_err(|error| ProcessError::System("become `user`", io::Error::other(error)))
 }
 
-/// Does something with no more access to files than this user has: what will be done again later
-/// must not succeed now alone.
+/// Runs `work` without the capabilities that override file permissions. Work that is repeated
+/// later, when they are dropped, must not succeed only the first time.
 pub fn by_own_right<T>(work: impl FnOnce() -> T) -> T {
     let reach = [
         Capability::CAP_DAC_OVERRIDE,
@@ -98,7 +98,7 @@ pub fn by_own_right<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Whether this process is root's.
+/// Whether this process runs as root.
 pub fn is_root() -> bool {
     Uid::effective().is_root()
 }

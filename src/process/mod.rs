@@ -1,6 +1,5 @@
-//! What a program of ours owes the machine that it runs on: to say how it is to the service manager,
-//! to give up what it does not need, to leave no packet behind in a core dump, and to end with a
-//! status and words that help.
+//! The process environment of both programs: service manager notifications, dropped privileges, no
+//! core dumps (they would hold packets), exit status, logging.
 
 mod calls;
 mod confine;
@@ -14,25 +13,25 @@ pub use words::{log_to_stderr, misused, print, unmet};
 
 use std::io;
 
-/// What cannot be given up, or not that way.
+/// Privileges could not be dropped.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// Root is to give itself up to nobody.
+    /// The configured user does not exist.
     #[error("user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
     NoUser(String),
-    /// Root is to give itself up to root.
+    /// The configured user is root.
     #[error("user = \"{0}\" is root; name a user of exitmark's own")]
     UserIsRoot(String),
-    /// The operating system refuses something basic.
+    /// A system call failed.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
 }
 
-/// Makes core dumps impossible, and the memory unreadable for others of the same user: it holds
-/// packets, and so destination addresses.
+/// Disables core dumps and ptrace by the same user (`PR_SET_DUMPABLE`, prctl(2)), because the
+/// memory holds packets, and so destination addresses.
 ///
 /// # Errors
-/// The kernel refuses.
+/// prctl failed.
 pub fn forbid_dumps() -> Result<(), ProcessError> {
     nix::sys::prctl::set_dumpable(false)
         .map_err(|error| ProcessError::System("forbid core dumps", error.into()))

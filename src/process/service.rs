@@ -1,23 +1,24 @@
-//! What is said to the service manager that started this process, if one did (sd_notify(3)).
+//! Notifies the service manager that started this process, if any (sd_notify(3)).
 
 use sd_notify::NotifyState;
 use std::time::{Duration, Instant};
 
-/// How soon a program that gives no sign of life is looked at again.
+/// The interval of checking again after a failed liveness check.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// The service manager, or nobody.
+/// The service manager; without one, every call does nothing.
 pub struct Service {
-    /// How often it wants a sign of life.
+    /// The interval of watchdog notifications, if the watchdog is enabled.
     every: Option<Duration>,
     due: Instant,
 }
 
 impl Service {
-    /// Whoever the environment names. To be called while there is one thread.
+    /// Reads the watchdog timeout from the environment. To be called while the process has one
+    /// thread.
     pub fn find() -> Self {
         Self {
-            // Twice in the time after which it gives this process up.
+            // Twice per watchdog timeout, as sd_watchdog_enabled(3) recommends.
             every: sd_notify::watchdog_enabled().map(|limit| limit / 2),
             due: Instant::now(),
         }
@@ -25,27 +26,27 @@ impl Service {
 
     fn say(states: &[NotifyState<'_>]) {
         if let Err(error) = sd_notify::notify(states) {
-            tracing::warn!("the service manager cannot be told: {error}");
+            tracing::warn!("the service manager cannot be notified: {error}");
         }
     }
 
-    /// The program does its work from now on.
+    /// Sends READY=1 with a status line.
     pub fn is_ready(&self, status: &str) {
         Self::say(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// It is about to end.
+    /// Sends STOPPING=1.
     pub fn is_stopping(&self) {
         Self::say(&[NotifyState::Stopping]);
     }
 
-    /// How long may pass before it wants to hear something.
+    /// The time until the next watchdog notification is due; `None` without a watchdog.
     pub fn patience(&self) -> Option<Duration> {
         self.every
             .map(|_| self.due.saturating_duration_since(Instant::now()))
     }
 
-    /// Says that the program lives, if it does and if that is due.
+    /// Sends WATCHDOG=1, if it is due and `lives` returns true.
     pub fn beat(&mut self, lives: impl FnOnce() -> bool) {
         if let Some(every) = self.every
             && Instant::now() >= self.due

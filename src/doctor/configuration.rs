@@ -1,4 +1,4 @@
-//! What stands against a configuration, by itself and on this machine.
+//! Findings on a configuration, alone and on this machine.
 
 use super::{Finding, Severity};
 use crate::nic::Own;
@@ -10,7 +10,7 @@ const SUBJECT: &str = "config";
 pub fn configuration(settings: &Settings, nics: &[Own]) -> Vec<Finding> {
     let objections = settings.objections(nics);
     if objections.is_empty() {
-        let what = "no value contradicts another one, or this machine's addresses";
+        let what = "no conflict between its values, or with this machine's addresses";
         return vec![Finding::ok(SUBJECT, what)];
     }
     objections

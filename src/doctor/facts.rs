@@ -1,5 +1,5 @@
-//! Looking at the machine: files, netlink, and loading programs for trial; nothing that changes or
-//! sends.
+//! Reads the state of the machine from files and netlink, and loads the programs as a test. Changes
+//! nothing and sends no packet.
 
 use crate::bpf::kernel_release;
 use crate::datapath::{Kernel, KernelError, Pins, Role, XdpState, kernel_version, xdp_state};
@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What the box would do without which capability.
+/// The capabilities that the box needs.
 pub(super) const CAPABILITIES: [Capability; 5] = [
     Capability::CAP_NET_ADMIN,
     Capability::CAP_BPF,
@@ -23,29 +23,29 @@ pub(super) const CAPABILITIES: [Capability; 5] = [
     Capability::CAP_IPC_LOCK,
 ];
 
-/// Bytes of a document in which its times are: they come after four short lines.
+/// How many bytes of a consensus are read for its times, which follow four short lines.
 const BEGINNING: u64 = 4096;
 
-/// What is to be looked at.
+/// What to check.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// NICs, with the roles that they are to play.
+    /// The NICs with their roles; without a role, a NIC is a candidate.
     pub ports: Vec<(Option<Role>, String)>,
-    /// The uplink is the way out for relay traffic too.
+    /// Relay traffic is steered by the uplink's NIC.
     pub shares_uplink: bool,
-    /// Who gets that.
+    /// The configured next hop of relay traffic.
     pub next_hop: Option<NextHop>,
-    /// Where pins would be.
+    /// The pin directory.
     pub pins: PathBuf,
-    /// tor's files that would be read.
+    /// The consensus and certificate files of tor.
     pub files: Vec<PathBuf>,
-    /// As whom the box runs.
+    /// The user that the box runs as, if configured.
     pub user: Option<String>,
-    /// A box without zero-copy would not start.
+    /// `datapath.zero_copy` is `require`.
     pub needs_zero_copy: bool,
-    /// A frame must fit one buffer.
+    /// `datapath.frags` is `off`.
     pub forbids_frags: bool,
-    /// The engine that is asked for.
+    /// The configured engine.
     pub engine: Engine,
 }
 
@@ -66,7 +66,7 @@ impl Default for Asked {
 }
 
 impl Asked {
-    /// All that a configuration names.
+    /// Everything that a configuration names.
     pub fn by(settings: &Settings) -> Self {
         let ports = &settings.ports;
         let incoming = ports.incoming.as_ref();
@@ -102,103 +102,103 @@ impl Asked {
     }
 }
 
-/// A NIC that was looked at.
+/// The state of a NIC.
 #[derive(Clone, Debug)]
 pub struct Port {
-    /// The role that it is to play; none: it is a candidate.
+    /// The NIC's role; `None` for a candidate.
     pub role: Option<Role>,
-    /// Its name.
+    /// The name that was given.
     pub name: String,
-    /// What it is, or why that cannot be said.
+    /// The NIC, or why it cannot be read.
     pub nic: Result<Nic, String>,
-    /// What XDP is on it.
+    /// The NIC's XDP program and features, if the kernel reports them.
     pub xdp: Option<XdpState>,
 }
 
-/// What the box' own stack knows of the next hop.
+/// The next hop and its entry in the neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop {
-    /// Who it is.
+    /// The configured next hop.
     pub next_hop: NextHop,
-    /// Its MAC address in the neighbour table, if it is there.
+    /// The MAC address: configured, or from the neighbour table.
     pub known: Option<MacAddr>,
 }
 
 /// A file that tor writes.
 #[derive(Clone, Debug)]
 pub struct RelayFile {
-    /// Where.
+    /// The file's path.
     pub path: PathBuf,
-    /// Why it cannot be opened, if it cannot.
+    /// Why it cannot be read, if it cannot.
     pub trouble: Option<io::ErrorKind>,
-    /// When it holds, if it is a consensus. Nothing has checked who says so.
+    /// The times of a consensus; its signatures are not checked.
     pub validity: Option<Validity>,
 }
 
-/// What came of loading the XDP programs for trial.
+/// The result of loading the XDP programs as a test.
 #[derive(Clone, Debug)]
 pub enum Trial {
-    /// The user may not load programs.
+    /// Not tried: CAP_BPF is missing.
     NotTried,
-    /// They load. What NICs drop can be counted, or why it cannot.
+    /// The programs load; an error says why frames that NICs drop cannot be counted.
     Loads(Result<(), String>),
-    /// They do not, and why.
+    /// The programs do not load, with the reason.
     Refused(String),
 }
 
-/// What was seen.
+/// The state of the machine.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The kernel's version.
+    /// The kernel's version: major, minor.
     pub kernel: (u32, u32),
-    /// Its release, as `uname -r` prints it.
+    /// The kernel's release, as `uname -r` prints it.
     pub release: String,
-    /// Whether it loads the XDP programs.
+    /// Whether the XDP programs load.
     pub trial: Trial,
-    /// The kernel tells its own types.
+    /// Whether the kernel provides BTF (/sys/kernel/btf/vmlinux).
     pub has_btf: bool,
-    /// Where pins would be.
+    /// The pin directory.
     pub pins: PathBuf,
-    /// They can be there.
+    /// Whether `pins` is in a BPF file system.
     pub has_bpf_fs: bool,
-    /// There are some.
+    /// Whether `pins` holds the pins of a box.
     pub is_pinned: bool,
-    /// There may be pins that this user may not see.
+    /// Whether there may be pins that this user cannot see.
     pub hides_pins: bool,
-    /// The programs that are attached by them, with the numbers of their NICs.
+    /// The attached programs of the pins: role, interface index, program ID.
     pub attached: Vec<(Role, u32, u32)>,
-    /// Capabilities that this process has not.
+    /// The needed capabilities that this process does not have.
     pub missing: Vec<Capability>,
-    /// Bytes of memory that it may lock; none: as many as there are.
+    /// RLIMIT_MEMLOCK in bytes; `None` if unlimited.
     pub memlock: Option<u64>,
-    /// BPF programs are compiled, where the kernel says.
+    /// Whether the BPF JIT is on (net.core.bpf_jit_enable), if that can be read.
     pub has_jit: Option<bool>,
-    /// tor's files.
+    /// The consensus and certificate files of tor.
     pub files: Vec<RelayFile>,
-    /// This machine's clock.
+    /// The time of this machine's clock.
     pub now: SystemTime,
-    /// As whom the box runs.
+    /// The user that the box runs as, if configured.
     pub user: Option<String>,
-    /// The NICs.
+    /// The state of each NIC.
     pub ports: Vec<Port>,
-    /// The uplink is the way out for relay traffic too.
+    /// Relay traffic is steered by the uplink's NIC.
     pub shares_uplink: bool,
     /// The next hop of relay traffic, if it is steered.
     pub hop: Option<Hop>,
-    /// A box without zero-copy would not start.
+    /// `datapath.zero_copy` is `require`.
     pub needs_zero_copy: bool,
-    /// A frame must fit one buffer.
+    /// `datapath.frags` is `off`.
     pub forbids_frags: bool,
-    /// The engine that is asked for.
+    /// The configured engine.
     pub engine: Engine,
-    /// How many CPUs the kernel has room for.
+    /// The number of possible CPUs.
     pub cpus: u32,
-    /// The host has a recursive resolver of its own: the words of the running box, if one says so.
+    /// The running box's warning that the host runs a recursive resolver, if any.
     pub own_resolver: Option<String>,
 }
 
 impl Facts {
-    /// Looks at what is asked for; where that is no NIC, at all of them.
+    /// Reads the state of what is asked for; if no NIC is named, of every NIC.
     pub fn look(asked: Asked) -> Self {
         let mut names = asked.ports;
         if names.is_empty() {
@@ -211,7 +211,7 @@ impl Facts {
             .map(|(role, name)| {
                 let mut nic = Nic::look(&name).map_err(|error| error.to_string());
                 let xdp = nic.as_ref().ok().and_then(|nic| xdp_state(nic.index).ok());
-                // As `exitmark run` counts them.
+                // Counted as in `exitmark run`.
                 if let Ok(nic) = &mut nic
                     && xdp.as_ref().is_some_and(XdpState::is_native)
                 {
@@ -279,7 +279,7 @@ impl Facts {
     }
 }
 
-/// Loads the programs and lets go of them. It takes half a second on a slow machine.
+/// Loads the programs and unloads them, which takes half a second on a slow machine.
 fn try_to_load(may: bool) -> Trial {
     if !may {
         return Trial::NotTried;
@@ -290,7 +290,7 @@ fn try_to_load(may: bool) -> Trial {
     }
 }
 
-/// What is behind "cannot load", which the finding says itself.
+/// The source of an error, because the finding itself says "do not load".
 fn cause(error: &KernelError) -> String {
     let source = std::error::Error::source(error);
     source.map_or_else(|| error.to_string(), ToString::to_string)

@@ -1,4 +1,4 @@
-//! The kernel, the caller's rights, and tor's files.
+//! Findings on the kernel, the caller's privileges, and tor's files.
 
 use super::facts::{Facts, RelayFile, Trial};
 use super::{Finding, word};
@@ -8,10 +8,10 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// What a box of four queues and three ports with the default rings locks, with room to spare.
+/// More bytes than a box of four queues and three ports with the default rings locks.
 const ENOUGH_LOCKED: u64 = 1 << 30;
 
-/// Where the package mounts a BPF file system, and its unit (dist/systemd).
+/// The BPF file system that the package mounts, and its unit (dist/systemd).
 const PACKAGED_PINS: &str = "/run/bpf/exitmark";
 const PINS_UNIT: &str = "run-bpf-exitmark.mount";
 
@@ -36,17 +36,16 @@ fn kernel(version: (u32, u32)) -> Finding {
         old if old < (6, 1) => Finding::fault(subject, what)
             .because("the XDP program needs Linux 6.1; install a newer kernel"),
         old if old < (6, 3) => Finding::warning(subject, what).because(
-            "it does not say before the start what drivers can do with XDP (6.3 does), and has \
-             no frames in several buffers for AF_XDP (6.6 does): no MTU beyond 3486",
+            "it does not report the drivers' XDP features before the start (6.3 does), and has \
+             no multi-buffer AF_XDP (6.6 has): no MTU beyond 3486",
         ),
-        old if old < (6, 6) => Finding::warning(subject, what).because(
-            "it has no frames in several buffers for AF_XDP (6.6 does): no MTU beyond 3486",
-        ),
+        old if old < (6, 6) => Finding::warning(subject, what)
+            .because("it has no multi-buffer AF_XDP (6.6 has): no MTU beyond 3486"),
         _ => Finding::ok(subject, what),
     }
 }
 
-/// Whether the XDP programs load, which only the kernel itself can say.
+/// Whether the kernel loads the XDP programs.
 fn programs(facts: &Facts) -> Vec<Finding> {
     let subject = "kernel";
     let release = &facts.release;
@@ -68,7 +67,7 @@ fn programs(facts: &Facts) -> Vec<Finding> {
         Trial::Loads(counting) => {
             let loads = format!("the XDP programs load on Linux {release}");
             let mut findings = vec![Finding::ok(subject, loads)];
-            // Without BTF that is known already.
+            // Without BTF another finding reports it.
             if let (Err(reason), true) = (counting, facts.has_btf) {
                 let what = "redirected frames that a NIC does not take cannot be counted";
                 findings.push(Finding::warning(subject, what).because(reason.as_str()));
@@ -80,7 +79,7 @@ fn programs(facts: &Facts) -> Vec<Finding> {
 
 fn types(has_btf: bool) -> Finding {
     match has_btf {
-        true => Finding::ok("btf", "the kernel tells its own types"),
+        true => Finding::ok("btf", "the kernel provides BTF"),
         false => Finding::warning("btf", "there is no /sys/kernel/btf/vmlinux").because(
             "redirected frames that a NIC does not take are not counted; it takes a kernel with \
              CONFIG_DEBUG_INFO_BTF",
@@ -103,7 +102,7 @@ fn pins(facts: &Facts) -> Finding {
     if !facts.has_bpf_fs {
         let above = directory.parent().unwrap_or(Path::new("/sys/fs/bpf"));
         let above = word(&above.to_string_lossy());
-        // The package's place has a mount unit, which sets who may enter.
+        // The package's mount unit also sets the directory's permissions.
         let command = match directory.starts_with(PACKAGED_PINS) {
             true => format!("systemctl start {PINS_UNIT}"),
             false => format!("mkdir -p {above} && mount -t bpf bpf {above}"),
@@ -133,11 +132,11 @@ fn rights(facts: &Facts) -> Vec<Finding> {
             let why = match capability {
                 Capability::CAP_NET_ADMIN => "NICs cannot be set, nor programs attached to them",
                 Capability::CAP_BPF => "the XDP program cannot be loaded",
-                Capability::CAP_NET_RAW => "AF_XDP sockets cannot be had",
+                Capability::CAP_NET_RAW => "AF_XDP sockets cannot be created",
                 Capability::CAP_PERFMON => {
                     "the kernel loads no XDP program that compares packet pointers, as this one does"
                 }
-                // That is of use only where there is a limit; see below.
+                // CAP_IPC_LOCK matters only under a limit; see `memory`.
                 _ => return None,
             };
             let finding = Finding::fault("rights", format!("this user lacks {capability}"));
@@ -147,7 +146,7 @@ fn rights(facts: &Facts) -> Vec<Finding> {
         })
         .collect();
     if findings.is_empty() {
-        findings.push(Finding::ok("rights", "all capabilities that it takes"));
+        findings.push(Finding::ok("rights", "all needed capabilities"));
     }
     findings
 }
@@ -176,7 +175,7 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
         None => match file.validity {
             Some(validity) => consensus(file, validity, facts.now),
             None => Finding::ok("relays", format!("{path} can be read"))
-                .because("`exitmark relays` tells what it holds"),
+                .because("`exitmark relays` shows its content"),
         },
         Some(io::ErrorKind::PermissionDenied) => {
             let user = word(facts.user.as_deref().unwrap_or("exitmark"));
@@ -202,7 +201,7 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
     }
 }
 
-/// The age of a consensus by this machine's clock: either may be wrong.
+/// The age of a consensus by this machine's clock, which may be wrong.
 fn consensus(file: &RelayFile, validity: Validity, now: SystemTime) -> Finding {
     let path = file.path.display();
     let clock = utc(now);
@@ -211,7 +210,7 @@ fn consensus(file: &RelayFile, validity: Validity, now: SystemTime) -> Finding {
     match validity.age(now) {
         Age::Early => {
             let from = utc(validity.valid_after);
-            let what = format!("{path} holds from {from} UTC on, and the clock is at {clock} UTC");
+            let what = format!("{path} is valid from {from} UTC on, the clock is at {clock} UTC");
             let is_refused = now
                 .checked_add(CLOCK_SLACK)
                 .is_some_and(|limit| validity.valid_after > limit);
@@ -223,24 +222,27 @@ fn consensus(file: &RelayFile, validity: Validity, now: SystemTime) -> Finding {
                 .because("a consensus of more than an hour ahead is refused: the clock is behind")
                 .mended_by("timedatectl set-ntp true")
         }
-        Age::Fresh => Finding::ok("relays", format!("{path} holds until {until} UTC"))
+        Age::Fresh => Finding::ok("relays", format!("{path} is valid until {until} UTC"))
             .because(format!("the clock is at {clock} UTC")),
         Age::Old => Finding::warning(
             "relays",
-            format!("{path} has no successor yet and holds until {until} UTC, the clock is at {clock} UTC"),
+            format!(
+                "{path} has no successor yet and is valid until {until} UTC, the clock is at \
+                 {clock} UTC"
+            ),
         )
         .because(why),
         Age::Expired => Finding::warning(
             "relays",
-            format!("{path} held until {until} UTC, the clock is at {clock} UTC"),
+            format!("{path} was valid until {until} UTC, the clock is at {clock} UTC"),
         )
         .because(why),
         Age::Stale => Finding::fault(
             "relays",
-            format!("{path} is stale: it held until {until} UTC, the clock is at {clock} UTC"),
+            format!("{path} is stale: it was valid until {until} UTC, the clock is at {clock} UTC"),
         )
         .because(format!(
-            "relays cannot be told from other destinations any more; {why}"
+            "relays cannot be distinguished from other destinations any more; {why}"
         )),
     }
 }

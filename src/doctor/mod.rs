@@ -1,8 +1,8 @@
-//! What is not as the box needs it, and the command that mends it.
+//! Checks that the machine meets the box's requirements, and names a command for each repair.
 //!
-//! The machine is looked at first ([`Facts`]), and judged by what was seen ([`findings`]):
-//! judging asks the system nothing. Looking changes nothing and sends nothing; the XDP programs are
-//! loaded for trial, and attached and pinned nowhere.
+//! [`Facts`] reads the state of the machine; [`findings`] evaluates it without a system call.
+//! Reading changes nothing and sends no packet. The XDP programs are loaded as a test, but not
+//! attached or pinned.
 
 mod configuration;
 mod facts;
@@ -17,15 +17,15 @@ use std::fmt;
 pub use configuration::configuration;
 pub use facts::{Asked, Facts, Hop, Port, RelayFile, Trial};
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// As it should be, or as `run` makes it.
+    /// Meets the requirement, or `run` sets it.
     Ok,
     /// The box runs, but not as well as it could.
     Warning,
-    /// The box does not run, or does not do what it is to do.
+    /// The box does not run, or does not do its job.
     Fault,
 }
 
@@ -39,18 +39,18 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What it is about: a NIC, or a part of the machine.
+    /// A NIC's name, or a part of the machine such as `kernel`.
     pub subject: String,
-    /// What is.
+    /// The state that was found.
     pub what: String,
-    /// Why it matters; empty where that needs no words.
+    /// The reason or the consequence; may be empty.
     pub why: String,
-    /// The command that mends it, where one command does.
+    /// The command that repairs it, if a single one does.
     pub fix: Option<String>,
 }
 
@@ -88,14 +88,14 @@ impl Finding {
     }
 }
 
-/// Judges what was seen: the machine first, then each port.
+/// Evaluates the facts: the machine first, then each port.
 pub fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = machine::judge(facts);
     findings.extend(ports::judge(facts));
     findings
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell if necessary.
 fn word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._/:@%+=,-".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
@@ -105,7 +105,7 @@ fn word(text: &str) -> String {
     }
 }
 
-/// One line each, and the command that mends it below.
+/// Formats the findings: one line each, with its command below.
 pub fn render(findings: &[Finding]) -> String {
     let width = findings
         .iter()

@@ -1,4 +1,4 @@
-//! The NICs: each by itself, and all together.
+//! Findings on the NICs: each alone, and all together.
 
 use super::facts::{Facts, Port};
 use super::{Finding, Severity, word};
@@ -14,7 +14,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             Ok(nic) => of_nic(facts, port, nic),
             Err(reason) => vec![Finding::fault(&port.name, reason.as_str())],
         };
-        // Nobody has said that a candidate is to be a port.
+        // A NIC without a role need not meet the requirements: at most a warning.
         findings.extend(of_port.into_iter().map(|mut finding| {
             if port.role.is_none() {
                 finding.severity = finding.severity.min(Severity::Warning);
@@ -52,12 +52,12 @@ fn presence(nic: &Nic, role: Option<Role>) -> Finding {
     }
     if !nic.has_carrier {
         return Finding::warning(subject, format!("{role}, is up without carrier"))
-            .because("nobody is at the other end, or the cable is not in");
+            .because("the other end is down, or no cable is plugged in");
     }
     Finding::ok(subject, format!("{role}, up, with carrier, {}", nic.mac))
 }
 
-/// Other interfaces that send or receive by it.
+/// Finds other interfaces that send or receive by the NIC.
 fn company(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     let may_have_uppers = match port.role {
         Some(Role::Incoming) => true,
@@ -98,14 +98,14 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.push(match state.abilities {
         None => Finding::ok(subject, driver).because(
-            "what it can do with XDP is seen when the program is attached (Linux 6.3 says before)",
+            "its XDP features are known when the program is attached (Linux 6.3 tells them before)",
         ),
         Some(can) if !can.native => {
             Finding::warning(subject, format!("{driver}: XDP in generic mode only"))
                 .because("it works, several times slower; a NIC whose driver runs XDP does better")
         }
         Some(can) => {
-            // A socket shows whether it is so, and to bind one resets queues of a NIC in use.
+            // Only binding a socket proves it, and that resets queues of a NIC in use.
             let zero_copy = if can.zero_copy {
                 "claims zero-copy"
             } else {
@@ -115,8 +115,8 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             match (can.zero_copy, nic.driver.as_deref()) {
                 (true, Some("virtio_net")) => finding.because(
                     "it binds only where the virtual machine gives the NIC an IOMMU and queue \
-                     reset (QEMU: iommu_platform=on,queue_reset=on); `exitmark status` shows what \
-                     came of it",
+                     reset (QEMU: iommu_platform=on,queue_reset=on); `exitmark status` shows \
+                     whether it did",
                 ),
                 (true, _) => finding.because("`exitmark status` shows whether it binds"),
                 (false, _) => finding,
@@ -126,10 +126,10 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     if facts.needs_zero_copy && state.abilities.is_some_and(|can| !can.zero_copy) {
         findings.push(
             Finding::fault(subject, "the driver has no zero-copy")
-                .because("datapath.zero_copy = \"require\"; \"auto\" does without where it must"),
+                .because("datapath.zero_copy = \"require\"; \"auto\" falls back to copy mode"),
         );
     }
-    // With workers the box runs, and its start says what that means.
+    // With the other engines the box runs, and warns at its start.
     if facts.needs_zero_copy
         && facts.engine == Engine::Xdp
         && port.role.is_some()
@@ -168,8 +168,8 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
                 format!("another XDP program is attached, number {}", state.program),
             )
             .because(
-                "a NIC runs one at a time; where the command is refused, whoever attached it by \
-                     a BPF link must take it off, an exitmark by `exitmark detach`",
+                "a NIC runs one at a time; if the command is refused, the program was attached by \
+                     a BPF link: detach it with its own tool, an exitmark with `exitmark detach`",
             )
             .mended_by(format!("ip link set dev {} {mode} off", word(subject))),
         );
@@ -177,7 +177,7 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     findings
 }
 
-/// The NICs that play a role.
+/// The NICs that have a role.
 fn players(facts: &Facts) -> impl Iterator<Item = &Nic> {
     let players = facts.ports.iter().filter(|port| port.role.is_some());
     players.filter_map(|port| port.nic.as_ref().ok())
@@ -205,8 +205,8 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     let wanted = wanted.min(most);
     if nic.mtu > most {
         let why = format!(
-            "a longer packet than {most} bytes lies in several buffers, which takes Linux 6.6, a \
-             driver that can, on every port, and datapath.frags other than \"off\""
+            "a packet longer than {most} bytes needs several buffers, which takes Linux 6.6, a \
+             driver that supports it on every port, and datapath.frags other than \"off\""
         );
         let finding = Finding::fault(subject, format!("MTU {}", nic.mtu));
         return Some(finding.because(why).mended_by(set(wanted)));
@@ -240,8 +240,8 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         None => vec![nic],
     };
     let common = common_queues(&players, cpus, limit);
-    // A driver with a program does not change its queues, and virtio_net counts those that it has
-    // added for XDP.
+    // With a program attached the number cannot be changed, and virtio_net's includes the queues
+    // that it has added for XDP.
     let has_program = port.xdp.is_some_and(|xdp| xdp.is_native());
     if has_program && players.iter().all(|other| other.queues == nic.queues) {
         return vec![Finding::ok(subject, what)];
@@ -313,7 +313,7 @@ fn promiscuous(nic: &Nic, role: Option<Role>) -> Finding {
         (true, _) => Finding::ok(&nic.name, "promiscuous"),
         (false, Some(Role::Incoming) | None) => Finding::ok(&nic.name, "not promiscuous"),
         (false, _) => Finding::ok(&nic.name, "not promiscuous")
-            .because("`exitmark run` makes it so, `exitmark detach` sets it back"),
+            .because("`exitmark run` turns it on, `exitmark detach` off again"),
     }
 }
 
@@ -340,8 +340,8 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     };
     let is_link_local =
         |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    // The last first: with the first address of a network its others go too, and a command that
-    // comes after finds nothing to do.
+    // In reverse order: deleting a network's first address deletes its others too, and the commands
+    // for those would fail.
     let mut findings: Vec<Finding> = nic
         .addresses
         .iter()

@@ -36,7 +36,7 @@ fn port(role: Option<Role>, name: &str, index: u32) -> Port {
     }
 }
 
-/// How a consensus begins.
+/// The first lines of a consensus.
 const CONSENSUS: &str = "network-status-version 3 microdesc\nvote-status consensus\n\
                          valid-after 2026-11-28 22:00:00\nfresh-until 2026-11-28 23:00:00\n\
                          valid-until 2026-11-29 01:00:00\n";
@@ -61,7 +61,7 @@ fn only_the_beginning_of_a_consensus_has_times() {
     }
 }
 
-/// A machine on which nothing is amiss.
+/// A machine without a fault.
 fn sound() -> Facts {
     Facts {
         kernel: (6, 12),
@@ -109,11 +109,11 @@ fn xdp(facts: &mut Facts, port: usize) -> &mut XdpState {
     facts.ports[port].xdp.as_mut().unwrap()
 }
 
-/// What is amiss: how bad, about what, some words of it, and the command.
+/// An expected finding: severity, subject, part of `what`, and the command.
 type Amiss = (Severity, &'static str, &'static str, Option<&'static str>);
 
 #[test]
-fn nothing_is_amiss_on_a_sound_machine() {
+fn a_sound_machine_has_no_warnings() {
     for finding in findings(&sound()) {
         assert_eq!(finding.severity, Severity::Ok, "{finding:?}");
         assert_eq!(finding.fix, None, "{finding:?}");
@@ -121,7 +121,7 @@ fn nothing_is_amiss_on_a_sound_machine() {
 }
 
 #[test]
-fn each_thing_amiss_is_found_alone_with_its_command() {
+fn each_fault_is_found_alone_with_its_command() {
     use Severity::{Fault, Warning};
     type Spoil = fn(&mut Facts);
     let table: Vec<(Spoil, Amiss)> = vec![
@@ -186,7 +186,7 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
             (
                 Warning,
                 "clock",
-                "holds from 2026-11-28 22:00:00 UTC on, and the clock is at 2026-11-28 21:30:00",
+                "is valid from 2026-11-28 22:00:00 UTC on, the clock is at 2026-11-28 21:30:00",
                 Some("timedatectl set-ntp true"),
             ),
         ),
@@ -205,7 +205,12 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
         ),
         (
             |f| f.now = at("2026-11-29 02:00:00"),
-            (Warning, "relays", "held until 2026-11-29 01:00:00", None),
+            (
+                Warning,
+                "relays",
+                "was valid until 2026-11-29 01:00:00",
+                None,
+            ),
         ),
         (
             |f| f.now = at("2026-12-24 02:00:00"),
@@ -329,7 +334,7 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
         ),
         (
             |f| nic(f, 2).queues = 8,
-            // More than the others, which can have as many; those are mended, below.
+            // More than the others, which support as many: the command goes to those, below.
             (
                 Fault,
                 "host0",
@@ -369,7 +374,7 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
             ),
         ),
         (
-            // A driver that is not known may be that one.
+            // An unknown driver may be virtio_net.
             |f| {
                 f.cpus = 2;
                 for port in [0, 1, 2] {
@@ -385,7 +390,7 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
             ),
         ),
         (
-            // The others go up with the NIC that needs a queue for each CPU ...
+            // The others are raised to the NIC that needs a queue for each CPU ...
             |f| {
                 f.cpus = 8;
                 nic(f, 1).driver = Some("i40e".to_owned());
@@ -398,7 +403,7 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
             ),
         ),
         (
-            // ... or no command mends it.
+            // ... or no command repairs it.
             |f| {
                 f.cpus = 8;
                 for port in [0, 1, 2] {
@@ -409,7 +414,7 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
             (Warning, "uplink0", "fewer queues than the 8 CPUs", None),
         ),
         (
-            // No advice to a driver that does not take it.
+            // No command for a driver that does not support it.
             |f| {
                 let e1000e = nic(f, 0);
                 (e1000e.queues, e1000e.most_queues) = (1, 1);
@@ -536,7 +541,7 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
         assert!(finding.what.contains(words), "{words}: {finding:?}");
         assert!(!finding.why.is_empty() || finding.what.contains("interface"));
         assert_eq!(finding.fix.as_deref(), fix, "{finding:?}");
-        // One thing, or the same of several NICs.
+        // One finding, or the same on several NICs.
         assert!(
             amiss.iter().all(|other| other.severity == severity),
             "{words}: {amiss:?}"
@@ -545,7 +550,7 @@ fn each_thing_amiss_is_found_alone_with_its_command() {
 }
 
 #[test]
-fn what_run_sets_by_itself_is_no_fault() {
+fn offloads_that_run_turns_off_are_not_faults() {
     let mut facts = sound();
     for offload in Offload::ALL {
         let nic = nic(&mut facts, 0);
@@ -563,7 +568,7 @@ fn what_run_sets_by_itself_is_no_fault() {
 }
 
 #[test]
-fn what_may_not_be_tried_is_said_not_to_be_tried() {
+fn without_cap_bpf_the_load_test_is_reported_as_not_tried() {
     let mut facts = sound();
     facts.trial = Trial::NotTried;
     let said = render(&findings(&facts));
@@ -579,7 +584,7 @@ fn what_may_not_be_tried_is_said_not_to_be_tried() {
 }
 
 #[test]
-fn exitmarks_own_program_is_no_other() {
+fn exitmarks_own_program_is_not_a_fault() {
     let mut facts = sound();
     facts.is_pinned = true;
     facts.attached = vec![(Role::Host, 1, 77)];
@@ -593,7 +598,7 @@ fn exitmarks_own_program_is_no_other() {
 }
 
 #[test]
-fn queues_that_virtio_has_added_for_xdp_are_no_fault() {
+fn queues_that_virtio_has_added_for_xdp_are_not_faults() {
     let mut facts = sound();
     facts.cpus = 2;
     facts.is_pinned = true;
@@ -637,7 +642,7 @@ fn zero_copy_is_claimed_by_a_driver_until_a_socket_is_bound() {
 }
 
 #[test]
-fn long_packets_take_a_kernel_and_drivers() {
+fn long_packets_need_multi_buffer_in_kernel_and_drivers() {
     let jumbo = |change: fn(&mut Facts)| {
         let mut facts = sound();
         for port in 0..3 {
@@ -664,7 +669,7 @@ fn long_packets_take_a_kernel_and_drivers() {
 }
 
 #[test]
-fn a_shared_uplink_may_have_an_address_and_is_the_way_out() {
+fn a_shared_uplink_may_have_an_address_and_is_checked_for_the_next_hop() {
     let mut facts = sound();
     facts.ports.pop();
     facts.shares_uplink = true;
@@ -684,7 +689,7 @@ fn a_candidate_has_no_faults_only_warnings() {
     facts.ports = vec![port(None, "eth0", 1), port(None, "eth1", 2)];
     nic(&mut facts, 0).is_up = false;
     nic(&mut facts, 0).addresses = vec!["192.0.2.7/24".parse().unwrap()];
-    // Nobody has said that these two are to be one wire.
+    // NICs without roles are not compared with each other.
     nic(&mut facts, 1).mtu = 9000;
     nic(&mut facts, 1).queues = 1;
     let amiss: Vec<_> = findings(&facts)
@@ -719,7 +724,7 @@ fn findings_are_aligned_with_their_commands_below() {
 }
 
 #[test]
-fn a_resolver_of_the_host_is_told_as_the_running_box_tells_it() {
+fn a_resolver_of_the_host_is_reported_in_the_running_boxs_words() {
     let facts = Facts {
         own_resolver: Some("a recursive resolver on the host".to_owned()),
         ..sound()

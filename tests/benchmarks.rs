@@ -1,5 +1,5 @@
-//! Tier: any machine. What is made of the benches' results: figures, goals, plots, the README's
-//! table; and that what the project has published is what its results say.
+//! Tier: any machine. The report on the benches' results: figures, goals, plots, the README's
+//! table; and that the published pages match the published results.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 const README: &str =
     "before\n<!-- benchmarks: begin -->\nby hand\n<!-- benchmarks: end -->\nafter\n";
 
-/// Five rounds, of which the last two are like the first and the second.
+/// Five rounds; the last two repeat the first and the second.
 fn rounds<T: Copy>([first, second, third]: [T; 3]) -> [T; 5] {
     [first, second, third, first, second]
 }
@@ -55,7 +55,7 @@ fn rates() -> Value {
         rate("exitmark-xdp", 1514, [2.0, 2.0, 2.0], 0.0),
         rate("nftables", 1514, [0.5, 0.5, 0.5], 0.0),
         rate("bridge-nft", 1514, [0.25, 0.25, 0.25], 0.0),
-        // No load that the goals speak of, though there is no other with this forwarder.
+        // Not a load of the goals, although it is this forwarder's only one.
         with(
             rate("testpmd-af_xdp", 64, [9.0, 9.0, 9.0], 0.0),
             json!({"relay_share": 0.25}),
@@ -106,7 +106,7 @@ fn latency() -> Value {
     ])
 }
 
-/// What a bench writes that found out little: all that may be null is so in one row.
+/// Results with unknown values: in one row, every value that may be null is null.
 fn latency_with_nulls() -> Value {
     let nothing = json!({
         "forwarder": "nftables", "frame_bytes": 64, "family": "ipv4", "lossless_mpps": null,
@@ -135,7 +135,8 @@ fn latency_with_nulls() -> Value {
         });
         with(row.clone(), fields)
     };
-    // Within the second and the last round: 1 and 3. Without the nulls they would be other pairs.
+    // The differences within the second and the last round are 1 and 3. If the nulls were skipped,
+    // the pairs would be others.
     rows[0] = row(&rows[0], json!([5.0, 6.0, null, 8.0, 9.0]));
     rows[1] = row(&rows[1], json!([null, 7.0, 9.0, null, 12.0]));
     rows.as_array_mut().unwrap().push(nothing);
@@ -151,7 +152,7 @@ fn tcp() -> Value {
         })
     };
     json!([
-        // The worst of the numbers of streams counts.
+        // The number of streams with the worst result counts.
         row("wire", "upload", "gbit_per_s", 4, 4.0),
         row("exitmark-xdp", "upload", "gbit_per_s", 4, 3.0),
         row("wire", "upload", "gbit_per_s", 1, 4.0),
@@ -183,7 +184,7 @@ fn decisions() -> Value {
     ])
 }
 
-/// A directory with these results; all of them, if nothing else is said.
+/// A directory with all of these results.
 fn results() -> TempDir {
     let directory = TempDir::new().unwrap();
     for (name, content) in [
@@ -199,7 +200,7 @@ fn results() -> TempDir {
     directory
 }
 
-/// The line of a table that begins so, without what pads it.
+/// The line of a table whose first cell is `begin`.
 fn line<'t>(text: &'t str, begin: &str) -> &'t str {
     let begin = format!("| {begin} |");
     text.lines()
@@ -208,7 +209,7 @@ fn line<'t>(text: &'t str, begin: &str) -> &'t str {
 }
 
 #[test]
-fn a_goal_is_held_against_ratios_within_rounds() {
+fn goals_are_compared_with_ratios_within_rounds() {
     let report = Report::of(results().path()).unwrap();
     for (what, figures, measured, verdict) in [
         (
@@ -293,7 +294,7 @@ fn a_goal_is_held_against_ratios_within_rounds() {
 }
 
 #[test]
-fn the_page_has_what_was_measured() {
+fn the_page_has_every_measurement() {
     let report = Report::of(results().path()).unwrap();
     let page = &report.page;
     assert_eq!(
@@ -314,13 +315,13 @@ fn the_page_has_what_was_measured() {
     ] {
         assert!(page.contains(part), "{part} is missing in\n{page}");
     }
-    // At two queues among the rates, and where queues grow.
+    // Once at two queues among the rates, once at the growth of queues.
     assert_eq!(page.matches("of so many queues").count(), 2);
     assert!(!page.contains("Not measured here"));
 }
 
 #[test]
-fn what_was_not_found_out_is_shown_as_such() {
+fn unknown_values_are_shown_as_such() {
     let directory = results();
     let write = |name: &str, content: Value| {
         fs::write(directory.path().join(name), content.to_string()).unwrap();
@@ -351,7 +352,7 @@ fn what_was_not_found_out_is_shown_as_such() {
     assert!(plot.contains(">\nexitmark-xdp\n<") && !plot.contains("nftables"));
     assert!(report.plots["throughput.svg"].contains(">\nbridge-nft\n<"));
 
-    // Nothing at all has no plot, and is no reason to fail.
+    // Without any value there is no plot, and no error.
     let rows = latency_with_nulls();
     write("latency.json", json!([rows[2]]));
     let report = Report::of(directory.path()).unwrap();
@@ -387,7 +388,7 @@ fn every_link_has_its_plot_and_every_plot_its_link() {
 }
 
 #[test]
-fn a_time_of_nothing_is_the_lowest_point_of_its_line() {
+fn a_time_of_zero_is_the_lowest_point_of_its_line() {
     let report = Report::of(results().path()).unwrap();
     let line = report.plots["latency-50.svg"]
         .lines()
@@ -453,7 +454,7 @@ fn the_decision_is_taken_from_criterion() {
         ])
     );
 
-    // Of another time than the rates.
+    // Measured at another time than the rates.
     let rates = fs::File::create(results.join("machine.json")).unwrap();
     decision::collect(&criterion, &results).unwrap();
     let days = Duration::from_secs(2 * 24 * 60 * 60);
@@ -464,7 +465,7 @@ fn the_decision_is_taken_from_criterion() {
     }
 }
 
-/// What differs between what a project has published and what its own results say.
+/// The published files of a project that differ from a report on its own results.
 fn differences(project: &Path) -> Vec<String> {
     let report = Report::of(&project.join(publish::DATA)).unwrap();
     let read = |path: &str| fs::read_to_string(project.join(path)).unwrap_or_default();
@@ -484,12 +485,12 @@ fn differences(project: &Path) -> Vec<String> {
 }
 
 #[test]
-fn what_is_published_is_made_from_what_is_published_with_it() {
+fn published_pages_match_the_results_published_with_them() {
     let project = TempDir::new().unwrap();
     let path = |name: &str| project.path().join(name);
     fs::write(path("README.md"), README).unwrap();
     let report = Report::of(results().path()).unwrap();
-    // Of an earlier time.
+    // Files of an earlier publication.
     fs::create_dir_all(path("docs/benchmarks/data")).unwrap();
     fs::write(path("docs/benchmarks/old.svg"), "").unwrap();
     fs::write(path("docs/benchmarks/data/tcp-machine.json"), "{}").unwrap();
@@ -524,7 +525,7 @@ fn what_is_published_is_made_from_what_is_published_with_it() {
 }
 
 #[test]
-fn a_quick_run_or_a_readme_without_its_place_is_not_published() {
+fn a_quick_run_or_a_readme_without_markers_is_not_published() {
     let project = TempDir::new().unwrap();
     let readme = project.path().join("README.md");
     let mut report = Report::of(results().path()).unwrap();
@@ -560,7 +561,7 @@ fn a_quick_run_or_a_readme_without_its_place_is_not_published() {
 }
 
 #[test]
-fn the_projects_figures_are_what_its_results_say() {
+fn the_projects_figures_match_its_results() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(project.join("README.md")).unwrap();
     readme::with_block(&readme, "").unwrap();
@@ -568,10 +569,10 @@ fn the_projects_figures_are_what_its_results_say() {
         assert_eq!(
             differences(project),
             [""; 0],
-            "change nothing by hand: `make bench-publish`"
+            "do not edit by hand: `make bench-publish`"
         );
     } else {
-        // Until something is published, there is no page that could be wrong.
+        // Before the first publication there is no page to check.
         assert!(!project.join("docs/benchmarks.md").exists());
     }
 }

@@ -1,4 +1,4 @@
-//! Tier: root. `exitmark demo` as a user runs it: what it prints, and that it leaves nothing.
+//! Tier: root. `exitmark demo` as run by a user: its output, and that it leaves nothing behind.
 #![allow(
     clippy::unwrap_used,
     reason = "a test's ground that is missing is the test's failure"
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
 
-/// A demo whose processes, namespaces and files can be told from everybody else's: by a word in
-/// the environment, which children inherit, and by a temporary directory of its own.
+/// A demo whose processes, namespaces and files can be identified: by an environment variable,
+/// which children inherit, and by a temporary directory of its own.
 struct Demo {
     child: Child,
     stderr: BufReader<std::process::ChildStderr>,
@@ -49,7 +49,7 @@ impl Demo {
         }
     }
 
-    /// Reads its progress up to a line that begins like this.
+    /// Reads its progress up to a line with this beginning.
     fn read_until(&mut self, beginning: &str) {
         let mut line = String::new();
         while !line.starts_with(beginning) {
@@ -62,7 +62,7 @@ impl Demo {
         }
     }
 
-    /// Every process that has the word in its environment.
+    /// Every process with the variable in its environment.
     fn processes(&self) -> Vec<PathBuf> {
         (processes().into_iter())
             .filter(|process| {
@@ -73,7 +73,7 @@ impl Demo {
             .collect()
     }
 
-    /// The network namespaces of all its threads and processes, but for the one of this test.
+    /// The network namespaces of all its threads and processes, except the one of this test.
     fn namespaces(&self) -> BTreeSet<PathBuf> {
         let mut found: BTreeSet<_> = (self.processes().iter())
             .flat_map(|process| namespaces_of(process))
@@ -136,7 +136,7 @@ fn namespaces_of(process: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_frame_is_where_it_has_to_be_and_nothing_is_left() {
+fn the_demo_succeeds_and_leaves_nothing_behind() {
     if !exitmark::lab::is_root() {
         return;
     }
@@ -171,7 +171,7 @@ fn every_frame_is_where_it_has_to_be_and_nothing_is_left() {
 }
 
 #[test]
-fn a_signal_ends_it_and_nothing_is_left() {
+fn a_signal_ends_the_demo_and_nothing_is_left_behind() {
     if !exitmark::lab::is_root() {
         return;
     }
@@ -199,17 +199,17 @@ fn a_signal_ends_it_and_nothing_is_left() {
 }
 
 #[test]
-fn who_is_not_root_is_told_so() {
+fn refuses_to_run_without_root() {
     if !exitmark::lab::is_root() {
         return;
     }
-    // Where another user can run it from.
+    // A directory from which another user can run it.
     let directory = tempfile::tempdir().unwrap();
-    let everybody = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(directory.path(), everybody).unwrap();
+    let world_readable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(directory.path(), world_readable).unwrap();
     let program = directory.path().join("exitmark");
     // Not copied by this process: a child that another test starts meanwhile would hold the file
-    // open for writing, and nobody could run it.
+    // open for writing, and running it would fail (ETXTBSY).
     let copied = Command::new("cp").arg(EXITMARK).arg(&program).status();
     assert!(copied.unwrap().success());
     let output = Command::new(program)

@@ -1,5 +1,5 @@
-//! Tier: any machine. What holds the house together: which room may know which, the documented
-//! configuration, and no allocation on the packet path.
+//! Tier: any machine. The architecture: which module may import which, the documented
+//! configuration, and no allocation on the data path.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,8 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Which rooms each room may import. Imports run one way: whoever stands here may only name what
-/// stands above.
+/// The modules that each module may import. Imports run one way: only from modules listed above.
 const ARROWS: &[(&str, &[&str])] = &[
     ("packet", &[]),
     ("bpf", &[]),
@@ -67,7 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("main", &["cli"]),
-    // The other program, which nobody above may name, has rooms of its own.
+    // The other program's modules, which none of the above may import.
     ("monitor/cell", &["packet"]),
     ("monitor/row", &["monitor/cell"]),
     ("monitor/services", &["monitor/row"]),
@@ -174,14 +173,14 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The module of a source file, as a path from the crate's root.
+/// The path of a source file's module from the crate's root.
 fn module(relative: &Path) -> Vec<String> {
     let path = relative.with_extension("");
     let names = path.iter().map(|name| name.to_str().unwrap().to_owned());
     names.filter(|name| name != "mod").collect()
 }
 
-/// The longest room that a path lies in.
+/// The most specific module of [`ARROWS`] that contains a path.
 fn room(path: &[String]) -> Option<&'static str> {
     let has = |name: &str| name.split('/').zip(path).all(|(a, b)| a == b);
     let rooms = ARROWS.iter().map(|(name, _)| *name);
@@ -190,7 +189,7 @@ fn room(path: &[String]) -> Option<&'static str> {
         .max_by_key(|name| name.len())
 }
 
-/// The paths that begin here: one, or those in braces.
+/// The paths of an import that begins here: one, or those in braces.
 fn paths(text: &str) -> Vec<Vec<String>> {
     let identifier = |text: &str| -> String {
         let is_part = |c: &char| c.is_alphanumeric() || *c == '_';
@@ -218,8 +217,8 @@ fn paths(text: &str) -> Vec<Vec<String>> {
     items.into_iter().flat_map(item).collect()
 }
 
-/// The rooms that a module's text names, by paths from the crate's root (`exitmark::` in the
-/// binaries) or from a module above.
+/// The modules that a source file names, by paths from the crate's root (`exitmark::` in the
+/// binaries) or relative to a parent module.
 fn named(module: &[String], text: &str) -> BTreeSet<&'static str> {
     let code: String = text
         .lines()
@@ -245,12 +244,12 @@ fn named(module: &[String], text: &str) -> BTreeSet<&'static str> {
 }
 
 #[test]
-fn rooms_import_one_way() {
+fn modules_import_one_way() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let allowed: BTreeMap<_, _> = ARROWS.iter().copied().collect();
     let mut files = Vec::new();
     sources(&root, &mut files);
-    assert!(files.len() > 30, "the sources are where they were");
+    assert!(files.len() > 30, "the sources have moved");
     for path in files {
         let relative = path.strip_prefix(&root).unwrap();
         let module = module(relative);
@@ -258,7 +257,7 @@ fn rooms_import_one_way() {
             continue;
         }
         let here = room(&module).unwrap_or_else(|| {
-            panic!("{module:?} is a new room: say in this test what it may import")
+            panic!("{module:?} is a new module: list in this test what it may import")
         });
         for other in named(&module, &fs::read_to_string(&path).unwrap()) {
             assert!(
@@ -270,7 +269,7 @@ fn rooms_import_one_way() {
     }
 }
 
-/// All that a room may know, and all that those may know.
+/// The modules that a module may import, directly or indirectly.
 fn reachable(room: &'static str, found: &mut BTreeSet<&'static str>) {
     let (_, may) = ARROWS.iter().find(|(name, _)| *name == room).unwrap();
     for other in *may {
@@ -281,7 +280,7 @@ fn reachable(room: &'static str, found: &mut BTreeSet<&'static str>) {
 }
 
 #[test]
-fn neither_program_has_code_of_rooms_that_it_does_not_know() {
+fn no_program_contains_code_of_modules_that_it_may_not_import() {
     for (room, program) in [
         ("main", env!("CARGO_BIN_EXE_exitmark")),
         ("bin", env!("CARGO_BIN_EXE_exitmark-monitor")),
@@ -290,7 +289,7 @@ fn neither_program_has_code_of_rooms_that_it_does_not_know() {
         reachable(room, &mut known);
         let bytes = fs::read(program).unwrap();
         let text = String::from_utf8_lossy(&bytes);
-        // As names of functions have it: each part behind its length.
+        // Mangled names of functions: each part follows its length.
         let mut there: BTreeSet<String> = BTreeSet::new();
         for (at, crate_name) in text.match_indices("8exitmark") {
             let rest = &text[at + crate_name.len()..];
@@ -317,7 +316,7 @@ fn neither_program_has_code_of_rooms_that_it_does_not_know() {
 }
 
 #[test]
-fn every_way_to_name_a_room_is_seen() {
+fn every_form_of_import_is_found() {
     let text = "use super::super::cell::Cell;\nuse crate::{nic::Nic, packet::{Dscp, Version}};\n\
                 fn f() { crate::policy::judge(super::tests); super::super::row::f() }\n\
                 // crate::daemon\n";
@@ -329,11 +328,11 @@ fn every_way_to_name_a_room_is_seen() {
 }
 
 #[test]
-fn no_page_has_a_gap_left_in_it() {
+fn no_page_contains_a_placeholder() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let pages = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|page| root.join(page));
     let docs = fs::read_dir(root.join("docs")).unwrap();
-    // Beside the pages there are plots, in a directory.
+    // docs/ also contains directories, with plots.
     let docs = docs.map(|page| page.unwrap().path());
     for page in pages.into_iter().chain(docs.filter(|page| page.is_file())) {
         let text = fs::read_to_string(&page).unwrap();
@@ -343,7 +342,7 @@ fn no_page_has_a_gap_left_in_it() {
 }
 
 #[test]
-fn unsafe_code_stays_in_its_three_rooms() {
+fn unsafe_code_stays_in_three_modules() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
@@ -370,7 +369,7 @@ fn unsafe_code_stays_in_its_three_rooms() {
     assert_eq!(unsafe_rooms, three.map(String::from).into());
 }
 
-/// There are two programs, and `make demo` names none.
+/// There are two programs, and `make demo` relies on the default.
 #[test]
 fn cargo_runs_the_box() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
@@ -394,7 +393,7 @@ fn keys(table: &toml::Table, prefix: &str) -> BTreeSet<String> {
     found
 }
 
-/// The example with every optional key uncommented: a comment sign right before a key.
+/// The example with every optional key uncommented: lines with `#` directly before a key.
 fn uncommented(example: &str) -> String {
     let is_key = |rest: &str| {
         rest.split_once(" = ")
@@ -457,7 +456,7 @@ const KEYS: &[&str] = &[
     "metrics.listen",
 ];
 
-/// Every key of the monitor's.
+/// Every key of the monitor's configuration.
 const MONITOR_KEYS: &[&str] = &[
     "exit",
     "interface",
@@ -490,13 +489,13 @@ fn example(name: &str) -> String {
     fs::read_to_string(path.join(name)).unwrap()
 }
 
-/// Fails unless a configuration that has every key has these, and whoever parses it knows no other.
+/// Fails unless a configuration with every key has exactly these, and its parser accepts no other.
 fn has_every_key<T>(all: &str, known: &[&str], parse: impl Fn(&str) -> Result<T, String>) {
     let documented = keys(&all.parse().unwrap(), "");
     let known: BTreeSet<String> = known.iter().map(|&key| key.to_owned()).collect();
     assert_eq!(documented, known);
-    // A table's parser names all the keys that it accepts when it meets another one: the list
-    // cannot fall behind.
+    // For an unknown key, a table's parser lists all keys that it accepts: `known` cannot fall
+    // behind.
     let tables: BTreeSet<&str> = known
         .iter()
         .map(|key| key.split_once('.').map_or("", |(table, _)| table))
@@ -535,8 +534,8 @@ fn the_example_configuration_is_valid_and_has_every_key() {
     let example = example("exitmark.example.toml");
     parse(&example).unwrap();
 
-    // With every key given: valid too, but for a host's mark that is not read, and the two ways
-    // to say each mark.
+    // With every key set it is valid, too, except for the unused host's mark and for each mark
+    // given in two ways.
     let all = uncommented(&example);
     let refusal = |text: &str| parse(text).unwrap_err();
     assert!(refusal(&all).contains("host.dscp"), "{}", refusal(&all));
@@ -562,14 +561,14 @@ fn the_monitors_example_configuration_is_valid_and_has_every_key() {
     let example = example("exitmark-monitor.example.toml");
     let settings = parse(&example).unwrap();
 
-    // With every key given: valid too, but for the two ways to say the mark.
+    // With every key set it is valid, too, except for the mark given in two ways.
     let all = uncommented(&example);
     let refused = parse(&all).unwrap_err();
     assert!(refused.contains("mark.tos"), "{refused}");
     let mut shown = parse(&all.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
     has_every_key(&all, MONITOR_KEYS, parse);
 
-    // What is shown as a default is the default; these have none.
+    // The values shown are the defaults; these three have none.
     shown.user = None;
     shown.places.systems = None;
     shown.publish.noise = None;
@@ -577,10 +576,10 @@ fn the_monitors_example_configuration_is_valid_and_has_every_key() {
 }
 
 #[test]
-fn the_packet_path_allocates_nothing() {
+fn the_data_path_allocates_nothing() {
     for table in tables() {
         let settings = table.settings().unwrap();
-        // Every decision is told of: that must not allocate either.
+        // Every decision is sampled, which must not allocate either.
         let links = Arc::new(table.links(&settings));
         links.sample(1);
         let samples = Arc::<Samples>::default();

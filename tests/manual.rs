@@ -1,6 +1,5 @@
-//! Tier: any machine. The manuals and the completions of both programs: every command that people
-//! see has a page, no other has, every key is in the configuration's page, and the tools that read
-//! them are content.
+//! Tier: any machine. The manuals and the completions of both programs: every visible command, and
+//! no other, has a page; every key is in the configuration's page; groff and bash accept the files.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,7 +29,7 @@ fn read(directory: &Path, name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The page as a reader sees it, without escapes and fonts.
+/// The text of a page, without escapes and fonts.
 fn plain(page: &str) -> String {
     ["\\fR", "\\fB", "\\fI"]
         .iter()
@@ -54,7 +53,7 @@ fn every_visible_command_has_a_page_and_no_other() {
             let name = format!("{called}-{}", one.get_name());
             let is_named = front.contains(&format!("{name}(1)"));
             if one.is_hide_set() {
-                assert!(!is_named, "{name} is not for people");
+                assert!(!is_named, "{name} is hidden");
                 hidden.insert(name);
                 continue;
             }
@@ -86,7 +85,7 @@ fn every_visible_command_has_a_page_and_no_other() {
 }
 
 #[test]
-fn no_text_is_about_a_command_that_is_gone() {
+fn manual_texts_refer_to_existing_commands() {
     for program in PROGRAMS {
         let command = program.visible();
         let is_there = |name: &str| command.find_subcommand(name).is_some();
@@ -113,7 +112,7 @@ fn the_configurations_pages_have_every_key_once() {
     }
 }
 
-/// Fails unless a page has the keys and the words of an example configuration, in their order.
+/// Fails unless a page has the keys and the words of an example configuration, in order.
 fn has_all_of(page: &str, example: &str) {
     let keys = |text: &str| -> Vec<String> {
         let keys = text.lines().filter_map(|line| {
@@ -143,7 +142,7 @@ fn has_all_of(page: &str, example: &str) {
     }
 }
 
-/// Whether a program that is not needed is there.
+/// Whether an optional program is installed.
 fn is_there(program: &str) -> bool {
     let found = Command::new(program)
         .arg("--version")
@@ -164,7 +163,7 @@ fn assert_content(command: &mut Command, file: &Path) {
 }
 
 #[test]
-fn groff_and_bash_are_content() {
+fn groff_and_bash_accept_the_files() {
     let directory = written();
     let (has_bash, has_groff) = (is_there("bash"), is_there("groff"));
     for program in PROGRAMS {
@@ -189,8 +188,8 @@ fn groff_and_bash_are_content() {
     }
 }
 
-/// The README and docs/monitor.md are followed on machines by `make vm-install-test`, which takes
-/// root and a quarter of an hour. That it knows each of their steps is known sooner.
+/// `make vm-install-test` follows the README and docs/monitor.md on virtual machines, which takes
+/// root and a quarter of an hour. Its plan can be checked without.
 #[test]
 fn every_step_of_the_pages_is_known_to_the_installation_test() {
     if !is_installed("python3") {
@@ -205,14 +204,14 @@ fn every_step_of_the_pages_is_known_to_the_installation_test() {
     assert!(told.lines().count() > 10, "{told}");
 }
 
-/// The version of packages is the programs' own.
+/// Packages and programs have the same version.
 #[test]
 fn a_packages_version_is_built_into_its_programs() {
     let recipe = |arguments: &[&str]| {
         let mut make = Command::new("make");
         make.args(["-n", "deb"]).args(arguments);
         make.current_dir(env!("CARGO_MANIFEST_DIR"));
-        // Those of a make around the tests are not for this one.
+        // Do not inherit the flags of a make that runs the tests.
         make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
         let output = make.output().unwrap();
         assert!(output.status.success(), "{output:?}");

@@ -1,5 +1,5 @@
-//! Tier: any machine. A configuration that cannot be is refused with the key, the value, and
-//! what is accepted.
+//! Tier: any machine. An invalid configuration is refused with the key, the value, and the accepted
+//! values.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,7 +34,7 @@ extra = [\"198.51.100.1:9001\"]
 ring = 2048
 ";
 
-/// (what is wrong, the good text, what takes its place, words that the refusal must have)
+/// (the fault, the good text, its replacement, words that the refusal must have)
 const REFUSALS: [(&str, &str, &str, &[&str]); 49] = [
     (
         "unknown key",
@@ -109,7 +109,7 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 49] = [
         &["guess", "relay-set", "host-mark"],
     ),
     (
-        "a host's mark that nobody reads",
+        "a host's mark that is not used",
         "listeners = [22]",
         "listeners = [22]\ndscp = \"cs1\"",
         &["host.dscp", "cs1", "classify_by", "host-mark", "mark.dscp"],
@@ -292,13 +292,13 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 49] = [
         &["relays.authorities", "[]", "Tor network"],
     ),
     (
-        "an authority that is none",
+        "an invalid authority",
         "extra = [\"198.51.100.1:9001\"]",
         "consensus = [\"a\"]\nauthorities = [\"moria1\"]",
         &["relays.authorities", "moria1", "40 hexadecimal digits"],
     ),
     (
-        "authorities that nobody asks",
+        "authorities without verification",
         "extra = [\"198.51.100.1:9001\"]",
         "consensus = [\"a\"]\nverify = false\nauthorities = [\"F533C81CEF0BC0267857C99B2F471ADF249FA232\"]",
         &["relays.authorities", "relays.verify = false"],
@@ -316,7 +316,7 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 49] = [
         &["relays.retain", "30 days"],
     ),
     (
-        "stale and what",
+        "unknown treatment when stale",
         "extra = [\"198.51.100.1:9001\"]",
         "consensus = [\"a\"]\nwhen_stale = \"drop\"",
         &["drop", "keep", "pass"],
@@ -342,12 +342,12 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 49] = [
 ];
 
 #[test]
-fn the_good_one_is_good() {
+fn the_good_configuration_is_accepted() {
     Settings::parse(GOOD, Path::new("")).unwrap();
 }
 
 #[test]
-fn every_refusal_teaches() {
+fn every_refusal_names_key_and_remedy() {
     for (wrong, from, to, words) in REFUSALS {
         assert!(GOOD.contains(from), "{wrong}: the table is out of date");
         let text = GOOD.replacen(from, to, 1);
@@ -361,7 +361,7 @@ fn every_refusal_teaches() {
     }
 }
 
-/// By the host's mark: no relay set is needed, and the mark is read like the box's own.
+/// With `classify_by = "host-mark"` no relay set is needed, and the mark is parsed like the box's.
 #[test]
 fn the_hosts_mark_is_read_and_refused_like_the_boxs() {
     let read = |lines: &str| {
@@ -401,9 +401,9 @@ fn the_hosts_mark_is_read_and_refused_like_the_boxs() {
     }
 }
 
-/// What the kernel's program has no room for is refused where it is written.
+/// Lists that exceed the size of a BPF map are refused with their key.
 #[test]
-fn too_many_are_refused_by_name() {
+fn lists_that_are_too_long_are_refused_by_key() {
     let list = |count: usize, entry: &dyn Fn(usize) -> String| {
         let entries: Vec<_> = (0..count).map(|n| format!("\"{}\"", entry(n))).collect();
         entries.join(", ")
@@ -498,7 +498,7 @@ fn relay_sets_are_checked_unless_asked_otherwise() {
 }
 
 #[test]
-fn rings_are_small_where_few_frames_go_through_them_unless_they_are_given() {
+fn rings_are_small_by_default_if_few_frames_go_through_them() {
     for (given, serves_all, expected) in [
         ("", true, (2048, 256)),
         ("", false, (512, 64)),

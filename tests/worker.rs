@@ -1,4 +1,4 @@
-//! Tier: any machine. A worker over memory ports, some of which misbehave.
+//! Tier: any machine. A worker with in-memory ports, some of which fail.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ const BATCH: usize = 16;
 const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
 const NEXT_HOP: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 2]);
 
-/// Follows the first table's configuration: it steers, and has a relay at 198.18.0.1:9001.
+/// The snapshot of the first table: it steers, and lists a relay at 198.18.0.1:9001.
 fn snapshot() -> Snapshot {
     let table = &tables()[0];
     table.snapshot(&table.settings().unwrap())
@@ -64,7 +64,7 @@ fn port(worker: &mut Worker<MemoryPort>, role: Role) -> &mut MemoryPort {
     worker.port(role).unwrap()
 }
 
-/// Runs until nothing arrives any more; every frame is accounted for after every turn.
+/// Runs until nothing arrives any more, and checks after every turn that no buffer is lost.
 fn settle(worker: &mut Worker<MemoryPort>) -> Tally {
     let mut turns = 0;
     while worker.turn(Duration::ZERO) {
@@ -104,7 +104,7 @@ fn a_stuck_egress_loses_only_its_own_frames() {
         assert_eq!(sent, rounds, "{fault:?}: every exit frame leaves");
         let dropped = tally.of(Counter::Dropped(DropReason::TxFull(Role::Incoming)));
         assert_eq!(dropped, (rounds - RING) as u64, "{fault:?}");
-        // It sends again as soon as the fault is over.
+        // The port sends again as soon as the fault is over.
         port(&mut worker, Role::Incoming).fault = Fault::None;
         worker.turn(Duration::ZERO);
         let before = port(&mut worker, Role::Incoming).sent.len();
@@ -118,7 +118,7 @@ fn a_stuck_egress_loses_only_its_own_frames() {
 }
 
 #[test]
-fn every_port_stuck_at_once_still_loses_no_frame_of_the_pool() {
+fn no_buffer_is_lost_when_every_port_is_stuck() {
     let mut worker = worker();
     for role in Role::ALL {
         port(&mut worker, role).fault = Fault::Stuck;
@@ -148,7 +148,7 @@ fn every_port_stuck_at_once_still_loses_no_frame_of_the_pool() {
 fn a_packet_of_many_frames_leaves_whole_or_not_at_all() {
     let mut worker = worker();
     let jumbo = tcp("192.0.2.10:5000", "198.51.100.7:443").payload(2_000);
-    // Eight frames each: a batch of 16 cuts none, and odd ones between shift the cut.
+    // Eight buffers each: single frames in between shift them across the batches of 16.
     for number in 0..200 {
         let host = port(&mut worker, Role::Host);
         host.incoming.push_back(jumbo.build());
@@ -160,7 +160,7 @@ fn a_packet_of_many_frames_leaves_whole_or_not_at_all() {
     assert_eq!(sent.len(), 400);
     assert!(sent.iter().step_by(2).all(|packet| *packet == marked));
 
-    // With room for four frames only, a packet of eight does not go out in part.
+    // With space for four buffers, a packet of eight is not sent in part.
     port(&mut worker, Role::Uplink).fault = Fault::Stuck;
     port(&mut worker, Role::Uplink).sent.clear();
     for number in 0..RING - 4 {
@@ -182,7 +182,7 @@ fn a_packet_of_many_frames_leaves_whole_or_not_at_all() {
 }
 
 #[test]
-fn the_wire_back_changes_nothing() {
+fn frames_from_the_uplink_are_forwarded_unchanged() {
     let mut worker = worker();
     let frames: Vec<_> = tables()
         .iter()
@@ -197,7 +197,7 @@ fn the_wire_back_changes_nothing() {
 }
 
 #[test]
-fn incoming_is_no_bridge() {
+fn incoming_delivers_only_frames_for_the_host() {
     let mut worker = worker();
     let to_host = tcp("198.18.0.1:9001", "192.0.2.10:5000");
     let routed = to_host.clone().macs(OWN, NEXT_HOP).build();
@@ -207,7 +207,7 @@ fn incoming_is_no_bridge() {
     let tally = settle(&mut worker);
     assert_eq!(tally.of(Counter::Dropped(DropReason::HostMacUnknown)), 1);
 
-    // The host says where it is with its first frame; a foreign source says nothing.
+    // The host's MAC address is learnt from its first frame, not from one of a foreign source.
     let foreign = tcp("192.0.2.99:1", "198.51.100.7:443")
         .macs(OWN, NEXT_HOP)
         .build();
@@ -282,7 +282,7 @@ fn a_configured_host_mac_is_never_replaced() {
 }
 
 #[test]
-fn a_new_snapshot_holds_from_the_next_frame_on_and_the_old_one_comes_back() {
+fn a_new_snapshot_applies_from_the_next_frame_on_and_the_old_one_is_returned() {
     let mut worker = worker();
     let new = Snapshot::new(2, snapshot().rules, EndpointSet::empty());
     let new = Arc::new(new);
@@ -295,7 +295,7 @@ fn a_new_snapshot_holds_from_the_next_frame_on_and_the_old_one_comes_back() {
     assert_eq!(
         Arc::strong_count(&retired),
         1,
-        "nobody else holds the old one"
+        "the old snapshot has another holder"
     );
     port(&mut worker, Role::Host)
         .incoming
@@ -305,11 +305,11 @@ fn a_new_snapshot_holds_from_the_next_frame_on_and_the_old_one_comes_back() {
     assert_eq!(port(&mut worker, Role::Uplink).sent.len(), 1);
 }
 
-/// The XDP program notes when it handed a frame over; the worker says how long ago that was when
-/// the frame has been sent, once, and reads a clock for no other frame.
+/// The XDP program stamps one frame that it hands over. The worker measures that frame's latency
+/// once, when it has been sent, and reads the clock for no other frame.
 #[test]
-fn a_frame_that_was_noted_is_timed_when_it_has_been_sent() {
-    // `struct exitmark_handed` of the host's port: frames sent, then the note.
+fn the_latency_of_a_stamped_frame_is_measured_when_it_has_been_sent() {
+    // `struct exitmark_handed` of the host's port: frames sent, then the stamp.
     const SENT: usize = 8;
     const STAMPED: usize = 13;
     const STAMPED_AT: usize = 14;
@@ -331,14 +331,14 @@ fn a_frame_that_was_noted_is_timed_when_it_has_been_sent() {
         host.incoming.push_back(exit_frame(number));
         worker.turn(Duration::ZERO);
         let time = samples.next_residence();
-        // The second one is it.
+        // The second frame is the stamped one.
         assert_eq!(time.is_some(), number == 1);
         assert!(time.is_none_or(|time| time >= ago));
     }
 }
 
 #[test]
-fn it_sleeps_unless_frames_come_fast() {
+fn a_worker_sleeps_unless_frames_come_fast() {
     let at = Duration::from_micros;
     let mut spin = Spin::new(at(50));
     assert!(!spin.goes_on(at(100), false), "no frame has come yet");
@@ -350,7 +350,7 @@ fn it_sleeps_unless_frames_come_fast() {
     assert!(!spin.goes_on(at(350), false), "nothing came in time");
     assert!(spin.goes_on(at(351), true));
     assert!(!spin.goes_on(at(352), false), "it had waited for 51 us");
-    // However long a turn takes: what counts is how long it waits.
+    // Only the time spent waiting counts, not the length of a turn.
     for turn in [500, 600, 700] {
         assert!(spin.goes_on(at(turn), true));
     }

@@ -1,4 +1,4 @@
-//! What the socket answers to those who ask properly.
+//! The server's answers to valid requests.
 
 use super::*;
 use exitmark::control::ControlError;
@@ -33,7 +33,7 @@ fn metrics_say_which_format_they_have() {
 }
 
 #[test]
-fn several_questions_may_come_by_one_connection() {
+fn several_requests_share_one_connection() {
     let rig = Rig::new(Puppet::default());
     let question = "GET /v1/status HTTP/1.1\r\nhost: box\r\n\r\n";
     let last = "GET /v1/status HTTP/1.1\r\nhost: box\r\nconnection: close\r\n\r\n";
@@ -42,7 +42,7 @@ fn several_questions_may_come_by_one_connection() {
 }
 
 #[test]
-fn what_there_is_not_is_answered_with_what_there_is() {
+fn unknown_routes_are_answered_with_the_known_ones() {
     let rig = Rig::new(Puppet::default());
     for (method, path, status) in [
         ("GET", "/", "404"),
@@ -191,7 +191,7 @@ fn the_loopback_port_has_metrics_and_nothing_else() {
 }
 
 #[test]
-fn what_shall_run_first_runs_on_the_thread_that_all_others_come_from() {
+fn at_start_runs_on_the_control_thread() {
     let directory = TempDir::new().unwrap();
     let settings = ControlSettings {
         socket: directory.path().join("control.sock"),

@@ -1,4 +1,4 @@
-//! The client, against nobody and against those who are no box.
+//! The client without a server, and with servers that are not a box.
 
 use super::*;
 use caps::{CapSet, Capability};
@@ -9,30 +9,30 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 
 #[test]
-fn nobody_there_is_said_with_the_place() {
+fn a_missing_server_is_reported_with_the_path() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("control.sock");
     for _ in 0..2 {
         let error = Client::new(&path).status().unwrap_err().to_string();
         assert!(error.starts_with("no exitmark answers at"), "{error}");
         assert!(error.contains("control.sock") && error.contains("`control.socket`"));
-        // The second time there is a socket, and nobody behind it.
+        // The second time the socket exists, but no process listens.
         drop(UnixListener::bind(&path));
     }
 }
 
 #[test]
-fn who_may_not_ask_is_told_who_may() {
+fn permission_denied_names_the_users_with_access() {
     let rig = Rig::new(Puppet::default());
     fs::set_permissions(&rig.socket, Permissions::from_mode(0o000)).unwrap();
-    // Even root must obey the mode without this; it is of the test's own thread.
+    // Without this capability root must obey the mode, too. Only this thread drops it.
     let _ = caps::drop(None, CapSet::Effective, Capability::CAP_DAC_OVERRIDE);
     let error = rig.client().status().unwrap_err();
     assert!(matches!(error, ControlError::Forbidden { .. }), "{error:?}");
     assert!(error.to_string().contains("may ask"), "{error}");
 }
 
-/// Somebody who answers everything with these bytes, again and again if they shall be endless.
+/// A server that answers everything with these bytes, repeated endlessly if `is_endless`.
 fn foreign(answer: &'static [u8], is_endless: bool) -> (TempDir, PathBuf) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("control.sock");
@@ -49,7 +49,7 @@ fn foreign(answer: &'static [u8], is_endless: bool) -> (TempDir, PathBuf) {
 }
 
 #[test]
-fn others_than_a_box_are_recognised() {
+fn answers_of_other_servers_are_errors() {
     for (answer, is_endless) in [
         (&b"220 mail.example ESMTP\r\n"[..], false),
         (b"", false),
@@ -81,7 +81,7 @@ fn a_capture_that_breaks_off_is_an_error() {
 }
 
 #[test]
-fn what_cannot_be_written_is_not_the_boxs_fault() {
+fn a_failed_write_of_a_capture_is_a_write_error() {
     struct Full;
     impl Write for Full {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {

@@ -1,4 +1,4 @@
-//! The commands that ask a running box: what they print, what they write, how they exit.
+//! The commands that connect to a running box: their output, files and exit status.
 
 use super::*;
 use nix::sys::signal::{Signal, kill};
@@ -43,7 +43,7 @@ fn status_is_text_or_json() {
 }
 
 #[test]
-fn an_alarm_is_exit_status_one_and_a_warning_is_none() {
+fn status_exits_with_one_for_an_alarm_and_zero_for_a_warning() {
     for (is_alarm, expected) in [(true, 1), (false, 0)] {
         let rig = Rig::new(Puppet {
             warnings: vec![Warning {
@@ -60,7 +60,7 @@ fn an_alarm_is_exit_status_one_and_a_warning_is_none() {
 }
 
 #[test]
-fn nobody_there_is_exit_status_one() {
+fn commands_exit_with_one_without_a_box() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("control.sock");
     for arguments in [&["status"][..], &["reload"], &["capture", "--out", "-"]] {
@@ -103,7 +103,7 @@ fn reload_prints_what_changed_or_why_nothing_did() {
     assert_eq!(err(&output), "exitmark: mark.dscp: 77 is no DSCP\n");
 }
 
-/// A box with this many captures of the same five bytes.
+/// A box that grants this many captures of the same five bytes.
 fn capturing(captures: usize) -> Rig {
     let (give, given) = unbounded();
     for _ in 0..captures {
@@ -118,7 +118,7 @@ fn capturing(captures: usize) -> Rig {
 }
 
 #[test]
-fn a_capture_is_a_file_of_its_owners_or_standard_output() {
+fn a_capture_goes_to_a_private_file_or_standard_output() {
     let rig = capturing(3);
     let path = rig.directory.path().join("frames.pcapng");
     let name = path.to_str().unwrap();
@@ -144,7 +144,7 @@ fn a_capture_is_a_file_of_its_owners_or_standard_output() {
 }
 
 #[test]
-fn a_capture_that_is_interrupted_keeps_what_there_is() {
+fn an_interrupted_capture_is_kept() {
     let (part, receiver) = bounded(1);
     let (give, captures) = bounded(1);
     give.send(receiver).unwrap();
@@ -163,7 +163,7 @@ fn a_capture_that_is_interrupted_keeps_what_there_is() {
         .spawn()
         .unwrap();
     part.send(b"bytes".to_vec()).unwrap();
-    // It has begun when what was sent is in the file that has no name yet.
+    // The capture has begun when the bytes are in its temporary file.
     let begun = Instant::now();
     let has_come = || {
         let mut entries = fs::read_dir(directory.path()).unwrap();
@@ -206,7 +206,7 @@ fn a_capture_that_fails_leaves_nothing() {
 }
 
 #[test]
-fn help_says_what_a_capture_exposes() {
+fn help_warns_of_what_a_capture_exposes() {
     let help = Command::new(env!("CARGO_BIN_EXE_exitmark"))
         .args(["capture", "--help"])
         .output()
@@ -215,7 +215,7 @@ fn help_says_what_a_capture_exposes() {
 }
 
 #[test]
-fn top_wants_a_terminal() {
+fn top_needs_a_terminal() {
     let rig = Rig::new(Puppet::default());
     let output = exitmark(&["top"], &rig.socket);
     assert_eq!(code(&output), 1);

@@ -1,4 +1,4 @@
-//! Those who ask badly, slowly, too much, or go away.
+//! Clients that send invalid, slow or too many requests, or disconnect.
 
 use super::*;
 use crossbeam::channel::TrySendError;
@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 #[test]
-fn rubbish_is_answered_and_forgotten() {
+fn rubbish_is_refused_and_the_server_goes_on() {
     let rig = Rig::new(Puppet::default());
     for rubbish in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
@@ -37,7 +37,7 @@ fn a_giant_head_is_refused() {
         answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
         "{answer}"
     );
-    // One that never ends is cut off as well.
+    // A head that never ends is cut off, too.
     let mut stream = rig.connect();
     let line = [b'x'; 4096];
     while stream.write_all(&line).is_ok() {}
@@ -79,7 +79,7 @@ fn a_giant_body_is_refused_and_one_that_never_ends_too() {
 }
 
 #[test]
-fn the_silent_do_not_keep_others_out() {
+fn silent_connections_do_not_block_others() {
     let rig = Rig::new(Puppet::default());
     let silent: Vec<_> = (0..20).map(|_| rig.connect()).collect();
     rig.client().status().unwrap();
@@ -87,7 +87,7 @@ fn the_silent_do_not_keep_others_out() {
 }
 
 #[test]
-fn sixteen_are_answered_at_a_time() {
+fn sixteen_requests_are_served_at_a_time() {
     let (calls, called) = unbounded();
     let (say, reports) = unbounded();
     let rig = Rig::new(Puppet {
@@ -106,7 +106,7 @@ fn sixteen_are_answered_at_a_time() {
     for _ in 0..16 {
         called.recv_timeout(LONG).unwrap();
     }
-    // A seventeenth would be there as quickly as the others were.
+    // A seventeenth would arrive as quickly as the others did.
     assert!(called.recv_timeout(Duration::from_millis(300)).is_err());
     for _ in 0..24 {
         say.send(()).unwrap();
@@ -116,7 +116,7 @@ fn sixteen_are_answered_at_a_time() {
     }
 }
 
-/// A box with one capture, and what the test sends by it.
+/// A box with one capture, and the sender of its bytes.
 fn capturing(room: usize) -> (Rig, Sender<Vec<u8>>) {
     let (part, receiver) = bounded(room);
     let (give, captures) = bounded(1);
@@ -130,7 +130,7 @@ fn capturing(room: usize) -> (Rig, Sender<Vec<u8>>) {
 
 const CAPTURE: &[u8] = b"POST /v1/capture HTTP/1.1\r\nhost: box\r\ncontent-length: 2\r\n\r\n{}";
 
-/// Waits until nobody receives any more, sending or not.
+/// Sends until the receiver is dropped, whether or not it takes anything.
 fn until_dropped(part: &Sender<Vec<u8>>, bytes: usize) {
     let begun = Instant::now();
     loop {
@@ -138,13 +138,13 @@ fn until_dropped(part: &Sender<Vec<u8>>, bytes: usize) {
             Err(TrySendError::Disconnected(_)) => return,
             Ok(()) | Err(TrySendError::Full(_)) => {}
         }
-        assert!(begun.elapsed() < LONG, "the capture goes on for nobody");
+        assert!(begun.elapsed() < LONG, "the capture was not dropped");
         thread::sleep(Duration::from_millis(1));
     }
 }
 
 #[test]
-fn a_capture_whose_reader_goes_away_ends() {
+fn a_capture_ends_when_its_client_disconnects() {
     let (rig, part) = capturing(1);
     let mut stream = rig.connect();
     stream.write_all(CAPTURE).unwrap();
@@ -158,7 +158,7 @@ fn a_capture_whose_reader_goes_away_ends() {
 }
 
 #[test]
-fn a_dead_reader_of_a_capture_holds_up_nobody_and_is_cut_off() {
+fn a_client_that_does_not_read_its_capture_blocks_no_other_and_is_cut_off() {
     let (rig, part) = capturing(4);
     let mut dead = rig.connect();
     dead.write_all(CAPTURE).unwrap();
@@ -171,7 +171,7 @@ fn a_dead_reader_of_a_capture_holds_up_nobody_and_is_cut_off() {
 }
 
 #[test]
-fn a_server_ends_though_somebody_reads_a_capture() {
+fn a_server_stops_during_a_capture() {
     let (mut rig, part) = capturing(4);
     let mut reading = rig.connect();
     reading.write_all(CAPTURE).unwrap();
@@ -184,17 +184,17 @@ fn a_server_ends_though_somebody_reads_a_capture() {
     rest(&mut reading);
 }
 
-/// A connection to the metrics' port.
+/// A connection to the metrics port.
 fn at_metrics(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     stream
 }
 
-/// Whatever is held open there, silent, half a question, or answered and kept: the next one that
-/// asks is answered, and no request's head has to run out of time first.
+/// Connections are held open silently, after half a request, or after an answer. The next request
+/// is answered all the same, without waiting for the timeout of a request's head.
 #[test]
-fn metrics_that_are_held_by_one_are_there_for_others() {
+fn held_connections_do_not_block_the_metrics() {
     let address = free_address();
     let rig = Rig::with_metrics(Puppet::default(), Some(address));
     let whole = &b"GET /metrics HTTP/1.1\r\nhost: box\r\n\r\n"[..];
@@ -210,7 +210,7 @@ fn metrics_that_are_held_by_one_are_there_for_others() {
         let mut begun = [0; 12];
         asking.read_exact(&mut begun).unwrap();
         assert_eq!(&begun, b"HTTP/1.1 200");
-        // The first one had to go for it, and was told before its five seconds were over.
+        // The first one was closed for it, before its five seconds were over.
         let mut first = Vec::new();
         let _ = holding[0].read_to_end(&mut first);
         assert_eq!(first.starts_with(b"HTTP/1.1 200"), held == whole);
@@ -222,7 +222,7 @@ fn metrics_that_are_held_by_one_are_there_for_others() {
     drop(rig);
 }
 
-/// An answer that is being made is not given up for somebody who is silent.
+/// A request in progress is not aborted for silent connections.
 #[test]
 fn metrics_in_the_making_are_not_interrupted() {
     let address = free_address();
@@ -242,7 +242,7 @@ fn metrics_in_the_making_are_not_interrupted() {
         .unwrap();
     called.recv_timeout(LONG).unwrap();
     let silent: Vec<_> = (0..100).map(|_| at_metrics(address)).collect();
-    // They have come so far that the oldest of them had to go.
+    // Enough of them were accepted that the oldest was closed.
     let mut first = &silent[0];
     assert!(matches!(first.read(&mut [0]), Ok(0) | Err(_)));
     say.send(()).unwrap();

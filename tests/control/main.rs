@@ -1,4 +1,4 @@
-//! Tier: any machine. The control socket: what it answers, whom it stands, where it may be.
+//! Tier: any machine. The control socket: its answers, hostile clients, its path and permissions.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,11 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Nothing here takes so long, unless it hangs.
+/// A timeout that only a hang exceeds.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A box that does what the test says: every call tells `calls`, and then waits for a word by
-/// `reports` or `reloads`, where it was told to.
+/// A box controlled by the test: every call is sent to `calls`, and then waits for `reports` or
+/// `reloads`, if that is set.
 #[derive(Default)]
 struct Puppet {
     calls: Option<Sender<&'static str>>,
@@ -117,10 +117,10 @@ impl Rig {
         stream
     }
 
-    /// What comes back for these bytes, until the server closes.
+    /// Sends these bytes, and returns everything received until the server closes.
     fn say(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
-        // The server may have enough before all of it is written.
+        // The server may close before everything is written.
         let _ = stream.write_all(bytes);
         rest(&mut stream)
     }
@@ -137,13 +137,13 @@ impl Rig {
     }
 }
 
-/// A port that nobody has: taken, and let go.
+/// A free port: bound and released.
 fn free_address() -> SocketAddr {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     free.local_addr().unwrap()
 }
 
-/// All that is still to be read; a connection that was reset ends too.
+/// Reads until the connection is closed or reset.
 fn rest(stream: &mut impl Read) -> String {
     let mut answer = Vec::new();
     let mut part = [0; 4096];

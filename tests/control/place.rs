@@ -1,4 +1,4 @@
-//! Where the socket may be, whose it is, and what is left of it.
+//! The path, the permissions and the removal of the socket.
 
 use super::*;
 use std::fs;
@@ -23,7 +23,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_directory_is_made_and_the_socket_is_for_owner_and_group() {
+fn the_directory_is_created_and_the_socket_is_for_owner_and_group() {
     let directory = TempDir::new().unwrap();
     let run = directory.path().join("run");
     let socket = run.join("control.sock");
@@ -41,7 +41,7 @@ fn the_directory_is_made_and_the_socket_is_for_owner_and_group() {
 }
 
 #[test]
-fn a_directory_deeper_is_not_made() {
+fn only_the_last_directory_is_created() {
     let directory = TempDir::new().unwrap();
     let error = refusal(&settings(directory.path().join("a/b/control.sock")));
     assert!(error.contains("install -d -m 755"), "{error}");
@@ -76,9 +76,9 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let again = Listeners::open(&settings(&socket)).unwrap();
     assert!(socket.exists());
     drop(again);
-    assert!(!socket.exists(), "nobody ever answered there");
+    assert!(!socket.exists(), "an unserved socket is removed");
 
-    // A live one of somebody who knows nothing of the lock.
+    // A live socket of a process that does not use the lock.
     let foreign = UnixListener::bind(&socket).unwrap();
     let error = refusal(&settings(&socket));
     assert!(error.contains("another exitmark answers at"), "{error}");
@@ -87,14 +87,14 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 }
 
 #[test]
-fn what_is_no_socket_stays() {
+fn a_file_that_is_not_a_socket_stays() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("control.sock");
     fs::write(&file, "mine").unwrap();
     let error = refusal(&settings(&file));
     assert!(error.contains("is not a socket and stays"), "{error}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
-    // A link to a socket is none either.
+    // A link to a socket is not a socket either.
     let socket = directory.path().join("other.sock");
     let _listener = UnixListener::bind(&socket).unwrap();
     let link = directory.path().join("link.sock");
@@ -103,7 +103,7 @@ fn what_is_no_socket_stays() {
 }
 
 #[test]
-fn only_the_socket_that_is_its_own_is_removed() {
+fn only_its_own_socket_is_removed() {
     let rig = Rig::new(Puppet::default());
     fs::remove_file(&rig.socket).unwrap();
     fs::write(&rig.socket, "not yours").unwrap();
@@ -128,7 +128,7 @@ fn a_group_must_exist_and_gets_the_socket() {
         "{error}"
     );
     assert!(!settings.socket.exists());
-    // The process' own group is one that it may always give.
+    // A process may always assign its own group.
     let own = nix::unistd::getegid();
     let group = nix::unistd::Group::from_gid(own).unwrap().unwrap();
     settings.group = Some(group.name);
@@ -138,7 +138,7 @@ fn a_group_must_exist_and_gets_the_socket() {
 }
 
 #[test]
-fn metrics_stay_on_the_loopback_at_a_port_that_is_free() {
+fn metrics_need_a_free_loopback_port() {
     let directory = TempDir::new().unwrap();
     let mut settings = settings(directory.path().join("control.sock"));
     for elsewhere in ["0.0.0.0:9100", "192.0.2.1:9100", "[::]:9100"] {

@@ -1,5 +1,4 @@
-//! What is made of the metrics in dist/: alerts and a dashboard. They use what is documented, and
-//! nothing else.
+//! The alerts and the dashboard in dist/ use only documented metrics and labels.
 
 use crate::metrics::{Metric, documented, documented_in};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +13,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The words of a query that are names, each with what follows it.
+/// The names in a query, each with the text that follows it.
 fn words(query: &str) -> Vec<(&str, &str)> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut found = Vec::new();
@@ -28,7 +27,7 @@ fn words(query: &str) -> Vec<(&str, &str)> {
     found
 }
 
-/// The metrics of a query with the labels by which it picks, and the labels that it groups by.
+/// The metrics of a query with the labels that it selects by, and the labels that it groups by.
 fn used(query: &str) -> (Vec<(String, Vec<String>)>, Vec<String>) {
     let (mut metrics, mut grouped) = (Vec::new(), Vec::new());
     for (word, rest) in words(query) {
@@ -72,7 +71,7 @@ fn metric<'a>(documented: &'a BTreeMap<String, Metric>, name: &str) -> Option<&'
     documented.get(name).or(of_histogram)
 }
 
-/// Fails unless all that a query uses is documented. Gives the labels that its result may have.
+/// Fails unless everything that a query uses is documented. Returns the labels of its result.
 fn check(documented: &BTreeMap<String, Metric>, query: &str) -> BTreeSet<String> {
     let (metrics, grouped) = used(query);
     assert!(!metrics.is_empty(), "{query}: no metric");
@@ -114,7 +113,7 @@ fn check(documented: &BTreeMap<String, Metric>, query: &str) -> BTreeSet<String>
     known
 }
 
-/// What stands in braces of this kind.
+/// The placeholders in double braces, without this prefix.
 fn placeholders<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
     text.split("{{")
         .skip(1)
@@ -124,7 +123,7 @@ fn placeholders<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn every_alert_uses_what_there_is_and_says_what_to_do() {
+fn every_alert_uses_documented_metrics_and_names_a_remedy() {
     let mut names = BTreeSet::new();
     for (program, page, at_least) in [
         ("exitmark", "docs/metrics.md", 12),
@@ -144,7 +143,8 @@ fn every_alert_uses_what_there_is_and_says_what_to_do() {
     }
 }
 
-/// Fails unless an alert uses what is documented, and what it says is of use. Gives its name.
+/// Fails unless an alert uses documented metrics and has a summary and a description. Returns its
+/// name.
 fn check_rule(documented: &BTreeMap<String, Metric>, program: &str, rule: &Yaml) -> String {
     let text = |yaml: &Yaml| {
         yaml.as_str()
@@ -176,7 +176,7 @@ fn check_rule(documented: &BTreeMap<String, Metric>, program: &str, rule: &Yaml)
 }
 
 #[test]
-fn every_panel_uses_what_there_is() {
+fn every_panel_uses_documented_metrics() {
     let documented = documented();
     let dashboard: serde_json::Value =
         serde_json::from_str(&read("dist/grafana/exitmark.json")).unwrap();
@@ -203,7 +203,7 @@ fn every_panel_uses_what_there_is() {
             shown.extend(used(query).0.into_iter().map(|(name, _)| name));
         }
     }
-    // What an operator wants to see, by and large, is all there.
+    // Every counter is on the dashboard.
     let counters = documented
         .iter()
         .filter(|(_, metric)| metric.kind == "counter");
@@ -213,7 +213,7 @@ fn every_panel_uses_what_there_is() {
 }
 
 #[test]
-fn a_query_of_what_there_is_not_is_noticed() {
+fn queries_with_unknown_metrics_or_labels_fail() {
     let documented = documented();
     for wrong in [
         "exitmark_nothing",

@@ -1,5 +1,5 @@
-//! Tier: any machine. What a running box tells of itself: as text, as metrics, on a screen, and
-//! what is made of the metrics in dist/.
+//! Tier: any machine. The report of a running box: as text, as metrics and live on a screen, and
+//! the users of the metrics in dist/.
 
 #![allow(
     clippy::unwrap_used,

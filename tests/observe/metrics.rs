@@ -1,4 +1,4 @@
-//! The metrics, against their format and against docs/metrics.md.
+//! The metrics: their format, and their documentation in docs/metrics.md.
 
 use crate::sample;
 use exitmark::observe::{Report, metrics};
@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// What there is to know of a metric.
+/// The description of a metric.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Metric {
     pub(crate) kind: String,
@@ -14,7 +14,7 @@ pub(crate) struct Metric {
     pub(crate) meaning: String,
 }
 
-/// A line with a value: its name, its labels, the value.
+/// Splits a line with a value into its name, its labels and the value.
 fn series(line: &str) -> (&str, BTreeMap<&str, &str>, &str) {
     let (name, value) = line.rsplit_once(' ').unwrap();
     let (name, labels) = name.split_once('{').unwrap_or((name, "}"));
@@ -28,7 +28,7 @@ fn series(line: &str) -> (&str, BTreeMap<&str, &str>, &str) {
     (name, labels, value)
 }
 
-/// The metrics by the names that a query uses, as this text has them.
+/// The metrics in this text, by the names that a query uses.
 fn served(text: &str) -> BTreeMap<String, Metric> {
     let mut found: BTreeMap<String, Metric> = BTreeMap::new();
     let mut meaning = "";
@@ -109,7 +109,7 @@ pub(crate) fn documented_in(page: &str) -> Option<BTreeMap<String, Metric>> {
 }
 
 #[test]
-fn what_is_served_is_documented_and_what_is_documented_is_served() {
+fn served_and_documented_metrics_are_the_same() {
     let served = served(&metrics(&sample::report()).unwrap());
     let documented = documented();
     for (name, metric) in &served {
@@ -138,7 +138,7 @@ fn what_is_served_is_documented_and_what_is_documented_is_served() {
 }
 
 #[test]
-fn names_are_as_prometheus_has_them() {
+fn names_follow_the_prometheus_conventions() {
     for (name, metric) in served(&metrics(&sample::report()).unwrap()) {
         assert!(name.starts_with("exitmark_"), "{name}");
         assert_eq!(name.ends_with("_total"), metric.kind == "counter", "{name}");
@@ -217,7 +217,7 @@ fn the_histogram_adds_up() {
         (counts, count.parse::<u64>().unwrap())
     };
     assert_eq!(of(&report), ([1, 8, 9, 10], 10));
-    // Read while it was counted: it still never goes down, and ends with the count.
+    // Inconsistent, read during an update: the result is still monotonic and ends with the count.
     report.residence[0].buckets = vec![(1e-6, 4), (5e-6, 3), (1e-5, 12)];
     assert_eq!(of(&report), ([4, 4, 10, 10], 10));
     report.residence[0].samples = 2;
@@ -227,7 +227,7 @@ fn the_histogram_adds_up() {
 }
 
 #[test]
-fn what_comes_from_outside_is_escaped() {
+fn label_values_are_escaped() {
     let mut report = sample::report();
     report.relay_set.sources[0].path = "a\"b\\c\nd".to_owned();
     let text = metrics(&report).unwrap();
@@ -235,7 +235,7 @@ fn what_comes_from_outside_is_escaped() {
 }
 
 #[test]
-fn a_box_that_knows_nothing_yet_has_metrics_too() {
+fn an_empty_report_has_every_metric() {
     let text = metrics(&Report::default()).unwrap();
     assert_eq!(value(&text, "exitmark_steering_up"), "0");
     assert!(!text.contains("\nexitmark_relay_set_accepted_timestamp_seconds "));

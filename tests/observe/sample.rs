@@ -1,4 +1,4 @@
-//! A box with something of everything.
+//! A report with a value in every field.
 
 use exitmark::observe::{
     AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameAudit, FrameCount,
@@ -6,7 +6,7 @@ use exitmark::observe::{
     SteeringState, Warning, WorkerReport,
 };
 
-/// More than a floating-point number can tell from its neighbours.
+/// More than an `f64` can represent exactly.
 pub(crate) const EXACT: u64 = (1 << 53) + 1;
 
 pub(crate) fn report() -> Report {

@@ -1,10 +1,10 @@
-//! `exitmark status` for a person.
+//! The text of `exitmark status`.
 
 use crate::sample;
 use exitmark::observe::{DocumentSignatures, Report, SteeringState};
 
 #[test]
-fn all_of_it_fits_eighty_columns() {
+fn the_text_fits_eighty_columns() {
     let mut report = sample::report();
     for text in [
         report.text().to_string(),
@@ -15,7 +15,7 @@ fn all_of_it_fits_eighty_columns() {
             assert_eq!(line, line.trim_end());
         }
     }
-    // Also where every number is the largest and names are long.
+    // Also with the largest numbers and long names.
     for port in &mut report.ports {
         port.forwarded_frames = u64::MAX;
         port.spilled_frames = u64::MAX;
@@ -30,7 +30,7 @@ fn all_of_it_fits_eighty_columns() {
 }
 
 #[test]
-fn what_needs_attention_is_on_top() {
+fn warnings_are_on_top() {
     let report = sample::report();
     let text = report.text().to_string();
     let lines: Vec<_> = text.lines().collect();
@@ -77,7 +77,7 @@ fn every_part_is_there() {
     }
 }
 
-/// One signature less would be too few, or nearly, and not all who are known have signed.
+/// At most one more signature than needed, and not all listed authorities have signed.
 #[test]
 fn signatures_are_scarce_at_a_margin_of_one() {
     for (good, needed, known, is_scarce) in [
@@ -85,7 +85,7 @@ fn signatures_are_scarce_at_a_margin_of_one() {
         (7, 5, 9, false),
         (6, 5, 9, true),
         (5, 5, 9, true),
-        // Small networks have no more.
+        // A small network has no further authorities.
         (3, 2, 3, false),
         (2, 2, 3, true),
         (1, 1, 1, false),
@@ -101,7 +101,7 @@ fn signatures_are_scarce_at_a_margin_of_one() {
 }
 
 #[test]
-fn a_reason_that_is_the_engines_is_said_once() {
+fn the_engines_reason_is_shown_once() {
     let text = sample::report().text().to_string();
     assert_eq!(
         text.matches("every port is bound zero-copy").count(),
@@ -111,7 +111,7 @@ fn a_reason_that_is_the_engines_is_said_once() {
 }
 
 #[test]
-fn what_is_not_so_is_not_said() {
+fn absent_counts_and_states_are_shown_as_such() {
     let mut report = sample::report();
     report.drops[0].frames = 0;
     report.steering.state = SteeringState::NoCarrier;
@@ -128,7 +128,7 @@ fn what_is_not_so_is_not_said() {
 }
 
 #[test]
-fn nothing_that_a_terminal_obeys_gets_through() {
+fn control_characters_are_replaced() {
     let mut report = sample::report();
     report.version = "\x1b[31m".to_owned();
     report.ports[0].interface = "\x1b]0;x\x07".to_owned();
@@ -142,13 +142,13 @@ fn nothing_that_a_terminal_obeys_gets_through() {
 }
 
 #[test]
-fn json_is_exact_and_comes_back_the_same() {
+fn json_is_exact_and_round_trips() {
     let report = sample::report();
     let json = serde_json::to_string(&report).unwrap();
     assert!(json.contains(&format!("\"marked\":{}", sample::EXACT)));
     let back: Report = serde_json::from_str(&json).unwrap();
     assert_eq!(back, report);
-    // A box of another version may know less, or more.
+    // A box of another version may have fewer or more fields.
     let other: Report = serde_json::from_str("{\"generation\":3,\"novelty\":[]}").unwrap();
     assert_eq!(other.generation, 3);
 }

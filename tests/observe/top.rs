@@ -1,4 +1,4 @@
-//! `exitmark top` on a screen that is none.
+//! `exitmark top` on a test terminal.
 
 use crate::sample;
 use exitmark::observe::{Report, SteeringState, Top};
@@ -33,7 +33,7 @@ fn line(top: &Top, begin: &str) -> String {
         .clone()
 }
 
-/// So many more exit frames of 1000 bytes each.
+/// The report with this many more exit frames of 1000 bytes each.
 fn later(report: &Report, frames: u64) -> Report {
     let mut later = report.clone();
     let exit = later
@@ -71,7 +71,7 @@ fn rates_are_of_the_time_between_two_reports() {
 }
 
 #[test]
-fn all_of_it_is_on_a_small_screen() {
+fn everything_fits_a_small_screen() {
     let mut top = Top::default();
     top.answered(sample::report(), SECOND);
     top.answered(sample::report(), 2 * SECOND);
@@ -106,7 +106,7 @@ fn all_of_it_is_on_a_small_screen() {
     assert!(line(&top, "incoming").ends_with("eth2            no link"));
     assert!(line(&top, "relay set").contains("8123 endpoints, stale, in force for 3 d 1 h"));
     assert!(line(&top, "steering").contains("to 198.51.100.1 at 02:00:5e:10:00:09"));
-    // On the smallest of screens it is cut off, and nothing worse.
+    // On smaller screens it is cut off, without a panic.
     for (width, height) in [(1, 1), (10, 3), (36, 12), (300, 100)] {
         drawn(&top, width, height);
     }
@@ -119,7 +119,7 @@ fn a_box_that_was_replaced_has_no_negative_rates() {
     top.answered(report.clone(), SECOND);
     top.answered(sample::report(), 2 * SECOND);
     assert!(line(&top, "exit ").contains("        0       0 bit/s"));
-    // Time that goes backwards, no time, and a box of other classes are nothing to compare.
+    // No rates if time goes backwards or stands still, or if the box has other classes.
     top.answered(later(&report, 5), SECOND);
     assert!(line(&top, "exit ").contains("         -             -"));
     let mut other = report.clone();
@@ -133,12 +133,12 @@ fn a_box_that_was_replaced_has_no_negative_rates() {
 }
 
 #[test]
-fn the_last_minute_is_shown_and_no_more() {
+fn only_the_last_minute_is_shown() {
     let mut top = Top::default();
     let mut report = sample::report();
     top.answered(report.clone(), SECOND);
     for second in 2..200 {
-        // One burst, long ago in the end.
+        // One burst, which leaves the window in the end.
         report = later(&report, if second == 10 { 1000 } else { 10 });
         top.answered(report.clone(), second * SECOND);
         let exit = line(&top, "exit ");
@@ -153,13 +153,13 @@ fn the_last_minute_is_shown_and_no_more() {
 }
 
 #[test]
-fn a_box_that_goes_away_is_said_to() {
+fn a_box_that_stops_answering_is_reported() {
     let mut top = Top::default();
     top.answered(sample::report(), SECOND);
     top.failed("no exitmark answers at /run/exitmark/control.sock".to_owned());
     let foot = line(&top, "no exitmark answers");
     assert!(foot.contains("/run/exitmark/control.sock; trying again, q quits"));
-    // What was known stays.
+    // The last report stays.
     assert!(line(&top, "relay set").contains("8123"));
     assert!(line(&top, "exit ").contains("         -"));
     top.answered(sample::report(), 20 * SECOND);
@@ -167,7 +167,7 @@ fn a_box_that_goes_away_is_said_to() {
 }
 
 #[test]
-fn what_is_bad_is_red() {
+fn faults_are_red() {
     let mut report = sample::report();
     report.steering.state = SteeringState::NoCarrier;
     let mut top = Top::default();
@@ -190,7 +190,7 @@ fn what_is_bad_is_red() {
 }
 
 #[test]
-fn nothing_that_a_terminal_obeys_gets_through() {
+fn control_characters_are_replaced() {
     let mut report = sample::report();
     report.version = "\x1b[31m".to_owned();
     report.ports[0].interface = "\x1b]0;x\x07".to_owned();

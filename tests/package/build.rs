@@ -1,4 +1,4 @@
-//! Packages of the program that the tests were built with.
+//! Builds packages of the programs that the tests were built with.
 
 #[path = "../../examples/manual/pages/mod.rs"]
 mod pages;
@@ -48,7 +48,7 @@ fn pack(manual: &Path, out: &Path, version: &str) -> Vec<PathBuf> {
     let output = Command::new(script)
         .args([programs, manual, out])
         .arg(version)
-        // It is read once, from memory.
+        // Compression is not worth it: each package is read once, from memory.
         .env("DPKG_DEB_COMPRESSOR_TYPE", "none")
         .output()
         .unwrap();

@@ -1,4 +1,4 @@
-//! Frames from the host to a web server, one every millisecond, each with a port of its own.
+//! A flow of frames from the host to a web server, one per millisecond, each with its own port.
 
 use exitmark::lab::site::{HOST_V4, SERVER_V4, Site};
 use exitmark::lab::{Capture, RawPort, frames};
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 const PACE: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 const FIRST_PORT: u16 = 1024;
-/// Where the ToS byte and the source port are in such a frame.
+/// The offsets of the ToS byte and the source port in such a frame.
 const TOS: usize = 15;
 const PORT: usize = 34;
-/// AF11, which the example has.
+/// AF11, the mark of the example configuration.
 const MARK: u8 = 0x28;
 
 pub(crate) struct Flow {
@@ -63,7 +63,7 @@ impl Flow {
         }
     }
 
-    /// Ends it: every frame has arrived, once, with the mark.
+    /// Ends the flow, and checks that every frame has arrived once, with the mark.
     pub(crate) fn assert_all_marked(mut self) {
         self.ends.store(true, Ordering::Relaxed);
         let sent = self.sender.join().unwrap();

@@ -1,5 +1,5 @@
-//! A Debian machine of its own: the files of this one, and in memory whatever is changed; the
-//! box of a site. It is there for one thread's mount namespace, and goes with it.
+//! A Debian machine for tests: an overlay in memory over the files of this one, as the box of a
+//! site. It exists in one thread's mount namespace, and ends with it.
 
 use exitmark::lab::authorities::Authorities;
 use exitmark::lab::consensus::Order;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 pub(crate) struct Machine {
     pub(crate) site: Site,
-    /// What is mounted here only its own processes see.
+    /// The mount point, visible only to the machine's own processes.
     place: TempDir,
 }
 
@@ -31,31 +31,31 @@ impl Machine {
         machine
     }
 
-    /// Its root directory, for its own processes.
+    /// The machine's root directory, as its own processes see it.
     pub(crate) fn root(&self) -> PathBuf {
         self.place.path().join("root")
     }
 
-    /// Where a file of it is.
+    /// The path of a file of the machine.
     fn path(&self, inside: &str) -> PathBuf {
         self.root().join(inside.trim_start_matches('/'))
     }
 
-    /// Runs a command on it.
+    /// Runs a command on the machine.
     pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> Result<String, LabError> {
         let root = self.root();
         let arguments = [&[root.to_str().unwrap(), program], arguments].concat();
         self.site.middle.command("chroot", &arguments)
     }
 
-    /// The same, for one that succeeds.
+    /// The same; panics if the command fails.
     #[track_caller]
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
         self.command(program, arguments)
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Does something to its files.
+    /// Runs `work` on a file of the machine, in its mount namespace.
     fn files<T: Send + 'static>(
         &self,
         inside: &str,
@@ -79,9 +79,9 @@ impl Machine {
     }
 
     pub(crate) fn install(&self, packages: &[PathBuf]) {
-        // Nothing here is to survive a power cut, and no index of man pages is needed.
+        // No syncing to disk and no index of man pages are needed.
         let mut arguments = vec!["--force-unsafe-io", "--no-triggers"];
-        // Small installations leave the manual out.
+        // A small installation may exclude the manual.
         arguments.extend(["--path-include=/usr/share/*", "-i"]);
         let names: Vec<_> = (0..packages.len())
             .map(|number| format!("/run/exitmark-{number}.deb"))
@@ -93,12 +93,12 @@ impl Machine {
         self.run("dpkg", &arguments);
     }
 
-    /// Removes a package, by this option of dpkg's.
+    /// Removes a package with this option of dpkg.
     pub(crate) fn remove(&self, option: &str, package: &str) -> Result<String, LabError> {
         self.command("dpkg", &["--no-triggers", option, package])
     }
 
-    /// Gives the box' NICs the names that the example configuration has.
+    /// Gives the box's NICs the names in the example configuration.
     pub(crate) fn name_nics(&self) {
         for (old, new) in [
             ("host0", "eth0"),
@@ -115,15 +115,15 @@ impl Machine {
         }
     }
 
-    /// Whether a NIC bears what a box does to it.
+    /// Whether a NIC has an XDP program or is promiscuous.
     pub(crate) fn is_taken(&self, nic: &str) -> bool {
         let shown = self.site.middle.ip(&format!("link show dev {nic}"));
         let shown = shown.unwrap();
         shown.contains("xdp") || shown.contains("PROMISC")
     }
 
-    /// A document in the directory of a tor, whose group may read there; returns the
-    /// configuration's line about who signed it.
+    /// Writes a consensus to the directory of a tor, readable by its group. Returns the
+    /// configuration's line with the authorities.
     pub(crate) fn publish_consensus(&self) -> String {
         let hour = Duration::from_secs(3600);
         let now = SystemTime::now();
@@ -153,7 +153,7 @@ impl Machine {
         line
     }
 
-    /// The files that are there now and were not, or are others, with this in their names.
+    /// The new or changed files with this in their names.
     pub(crate) fn changed_files_named(&self, part: &'static str) -> Vec<PathBuf> {
         let place = self.place.path().to_owned();
         self.site.middle.run(move || {
@@ -180,7 +180,7 @@ fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Mounts all of it.
+/// Mounts the machine's file systems.
 fn boot(place: &Path) {
     let put = |kind: &str, at: &Path, options: &str| {
         let none = MsFlags::empty();
@@ -201,7 +201,7 @@ fn boot(place: &Path) {
     // As with `ProtectProc=invisible`.
     put("proc", &root.join("proc"), "hidepid=2");
     put("sysfs", &root.join("sys"), "");
-    // No systemd is running, as far as maintainer scripts can see.
+    // An empty /run: maintainer scripts see no running systemd.
     put("tmpfs", &root.join("run"), "mode=0755");
     let devices = MsFlags::MS_BIND | MsFlags::MS_REC;
     let dev = root.join("dev");

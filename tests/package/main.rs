@@ -1,6 +1,6 @@
-//! Tier: root. The Debian packages, from installation to purge, on a machine of its own: what is
-//! installed where, that the service's command line serves as its unit has it, that an upgrade
-//! loses no frame, and that nothing is left at the end.
+//! Tier: root. The Debian packages, from installation to purge, on a test machine: the installed
+//! files, the service started as its unit defines, an upgrade without losing a frame, and nothing
+//! left at the end.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,7 +27,7 @@ const CONFIGURATION: &str = "/etc/exitmark/exitmark.toml";
 const EXAMPLE: &str = "/usr/share/exitmark/exitmark.example.toml";
 const PINS: &str = "/run/bpf/exitmark";
 
-/// What is installed: mode, owner and group, path.
+/// The installed files: mode, owner and group, path.
 const INSTALLED: &[&str] = &[
     "755 root:root /usr/bin/exitmark",
     "755 root:root /etc/exitmark",
@@ -74,7 +74,7 @@ fn from_installation_to_purge() {
         user.trim().ends_with("/var/lib/exitmark:/usr/sbin/nologin"),
         "{user}"
     );
-    // What is pinned there must outlive an upgrade.
+    // The pins on that mount must survive an upgrade.
     let script = machine.read("/var/lib/dpkg/info/exitmark.postinst");
     assert!(!script.contains("run-bpf"), "{script}");
 
@@ -108,7 +108,7 @@ fn from_installation_to_purge() {
         running.ready
     );
 
-    // As the package does it: the new files first, then the new process.
+    // In the order of the package: the new files first, then the new process.
     let flow = Flow::start(&machine.site);
     machine.install(&packages.second);
     running.stop().unwrap();
@@ -124,19 +124,19 @@ fn from_installation_to_purge() {
 
     monitor::goes(&machine);
 
-    // Nobody takes the box from under a running process.
+    // The package cannot be removed while the process runs.
     let refused = machine.remove("-r", "exitmark").unwrap_err().to_string();
     assert!(refused.contains("another exitmark holds"), "{refused}");
     assert!(machine.is_taken("eth0") && machine.is_there("/usr/bin/exitmark"));
     running.stop().unwrap();
     assert!(machine.is_taken("eth0") && machine.is_taken("eth1"));
-    // Where the pins are is known even so.
+    // Removal finds the pins without a valid configuration.
     machine.write(CONFIGURATION, "spoiled");
     machine.remove("-r", "exitmark").unwrap();
     for nic in ["eth0", "eth1", "eth2"] {
         assert!(!machine.is_taken(nic), "{nic}");
     }
-    assert!(machine.is_there(CONFIGURATION), "it goes by a purge alone");
+    assert!(machine.is_there(CONFIGURATION), "only a purge removes it");
     assert!(!machine.is_there("/usr/bin/exitmark"));
     assert!(!machine.is_there(PINS));
     machine.remove("-P", "exitmark").unwrap();
@@ -146,7 +146,7 @@ fn from_installation_to_purge() {
     assert_eq!(machine.run("getent", &["passwd", "exitmark"]), user);
 }
 
-/// The example, with the authorities of this network, which are not Tor's.
+/// Writes the example as the configuration, with the authorities of the test network.
 fn configure(machine: &Machine) {
     let example = machine.read(EXAMPLE);
     let source = include_str!("../../dist/exitmark.example.toml");

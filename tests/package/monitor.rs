@@ -1,5 +1,5 @@
-//! The monitor's package: what it has, that its units' command lines are such as it takes, and what
-//! a removal leaves. It is installed beside the box's here, and needs nothing of it.
+//! The monitor's package: its files, its units' command lines, and what a removal leaves. Here it is
+//! installed beside the box's package, but does not depend on it.
 
 use crate::machine::Machine;
 use crate::service::{Service, Unit};
@@ -13,7 +13,7 @@ const SERVICE: &str = "exitmark-monitor.service";
 const REPORT: &str = "exitmark-monitor-report.service";
 pub(crate) const UNITS: [&str; 3] = [SERVICE, REPORT, "exitmark-monitor-report.timer"];
 
-/// What is installed: mode, owner and group, path.
+/// The installed files: mode, owner and group, path.
 pub(crate) const INSTALLED: &[&str] = &[
     "755 root:root /usr/bin/exitmark-monitor",
     "755 root:root /etc/exitmark-monitor",
@@ -37,7 +37,7 @@ pub(crate) const INSTALLED: &[&str] = &[
     "644 root:root /usr/share/fish/vendor_completions.d/exitmark-monitor.fish",
 ];
 
-/// All that can be seen of it without systemd.
+/// Checks the package against its units, as far as possible without systemd.
 pub(crate) fn is_as_its_units_say(machine: &Machine) {
     let version = concat!("exitmark-monitor ", env!("CARGO_PKG_VERSION"));
     let told = machine.run("exitmark-monitor", &["--version"]);
@@ -47,7 +47,7 @@ pub(crate) fn is_as_its_units_say(machine: &Machine) {
     assert!(user.trim().ends_with(home), "{user}");
 
     let (service, report) = (Unit::of(machine, SERVICE), Unit::of(machine, REPORT));
-    // Others read what is published; what is not, nobody else does.
+    // Published files are readable by all, exact counts only by the service's user.
     assert_eq!(service.value("StateDirectoryMode"), "0755");
     assert_eq!(service.value("RuntimeDirectoryMode"), "0700");
     assert_eq!(service.value("RuntimeDirectoryPreserve"), "yes");
@@ -86,7 +86,7 @@ pub(crate) fn is_as_its_units_say(machine: &Machine) {
     let hidden = report.value("InaccessiblePaths");
     assert_eq!(hidden, format!("-{}", monitor::period::DEFAULT_STATE));
 
-    // The service's user can read it where the service looks for it.
+    // The service's user can read the configuration at the path in the unit.
     let copied = [
         "-m",
         "640",
@@ -102,7 +102,7 @@ pub(crate) fn is_as_its_units_say(machine: &Machine) {
     assert!(summary.contains("af11"), "{summary}");
 }
 
-/// What the program understands by a unit's command line.
+/// A unit's command line, parsed by the program.
 fn command_line(line: &str) -> clap::ArgMatches {
     let mut words = line.split_whitespace();
     assert_eq!(words.next(), Some("/usr/bin/exitmark-monitor"), "{line}");
@@ -112,7 +112,7 @@ fn command_line(line: &str) -> clap::ArgMatches {
     parsed.unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
-/// It counts with what its unit lets it have, and keeps what it has counted when it is stopped.
+/// Runs the monitor with its unit's privileges, and checks that a stop keeps its counts.
 pub(crate) fn runs(machine: &Machine, nic: &str) {
     let interface = format!("interface = \"{nic}\"");
     let changed = |line: &str| match line.starts_with("interface = ") {
@@ -132,7 +132,7 @@ pub(crate) fn runs(machine: &Machine, nic: &str) {
     assert!(!machine.is_taken(nic));
 }
 
-/// It is removed and purged.
+/// Removes and purges the package.
 pub(crate) fn goes(machine: &Machine) {
     let published = "/var/lib/exitmark-monitor/exit1.jsonl";
     let page = "/var/cache/exitmark-monitor/index.html";
@@ -141,13 +141,13 @@ pub(crate) fn goes(machine: &Machine) {
     }
     let counts = monitor::period::DEFAULT_STATE;
     let kept = machine.run("find", &[counts, "-type", "f", "-size", "+0"]);
-    assert!(!kept.is_empty(), "what was counted is kept for a restart");
+    assert!(!kept.is_empty(), "the counts are kept for a restart");
 
     machine.remove("-r", "exitmark-monitor").unwrap();
     assert!(!machine.is_there("/usr/bin/exitmark-monitor"));
     assert!(machine.is_there("/usr/bin/exitmark"), "the box stays");
-    assert!(machine.is_there(CONFIGURATION), "it goes by a purge alone");
-    // What was published is the operator's; who would reduce and delete the rest is gone.
+    assert!(machine.is_there(CONFIGURATION), "only a purge removes it");
+    // Published files belong to the operator. No program is left to publish and delete the counts.
     assert!(machine.is_there(published) && machine.is_there(page));
     assert!(!machine.is_there(counts));
     machine.remove("-P", "exitmark-monitor").unwrap();

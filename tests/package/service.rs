@@ -1,6 +1,6 @@
-//! What systemd would do with the installed units, as far as it can be done without systemd: the
-//! mount, the directories, the user, capabilities and limits, the read-only file system, the
-//! command line. Not: the seccomp filter, the device and kernel protections.
+//! Does without systemd what systemd would do with the installed units: the mount, the directories,
+//! the user, capabilities and limits, the read-only file system, the command line. Not covered: the
+//! seccomp filter, the device and kernel protections.
 
 use crate::machine::Machine;
 use exitmark::lab::contained;
@@ -12,9 +12,9 @@ use tempfile::TempDir;
 pub(crate) struct Service<'a> {
     machine: &'a Machine,
     unit: Unit,
-    /// Its user's groups beside its own.
+    /// Supplementary groups of the service's user.
     groups: &'static [&'static str],
-    /// File systems beside the root's and /run.
+    /// File systems besides the root and /run.
     mounts: Vec<String>,
     scripts: TempDir,
 }
@@ -43,7 +43,7 @@ impl Unit {
 }
 
 impl<'a> Service<'a> {
-    /// Everything before the first start of the box.
+    /// Does everything before the first start of the box.
     pub(crate) fn prepare(machine: &'a Machine) -> Self {
         let unit = Unit::of(machine, "exitmark.service");
         let mount = Unit::of(machine, "run-bpf-exitmark.mount");
@@ -61,14 +61,14 @@ impl<'a> Service<'a> {
                 place,
             ],
         );
-        // Root's, all privileges, as the plus sign says.
+        // As root with all privileges, which is the meaning of the plus sign.
         let first = unit.value("ExecStartPre").strip_prefix('+').unwrap();
         let words: Vec<_> = first.split_whitespace().collect();
         machine.run(words[0], &words[1..]);
         let owner = machine.run("stat", &["-c", "%a %U:%G", place]);
         assert!(owner.trim().ends_with("700 exitmark:exitmark"), "{owner}");
         let mounts = vec![place.to_owned()];
-        // As the install page has it.
+        // A step of the install page.
         machine.run("adduser", &["exitmark", "debian-tor"]);
         Self::with_directories(machine, unit, &["debian-tor"], mounts)
     }
@@ -117,7 +117,7 @@ impl<'a> Service<'a> {
         ]
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the service, and waits until it is ready.
     pub(crate) fn start(&self) -> RunningBox {
         let mut words = self.unit.value("ExecStart").split_whitespace();
         let mut command = contained(self.launcher(words.next().unwrap()));
@@ -126,7 +126,7 @@ impl<'a> Service<'a> {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// A script that becomes the service.
+    /// Writes a script that executes the service.
     fn launcher(&self, program: &str) -> PathBuf {
         let value = |key| self.unit.value(key);
         assert_eq!(value("ProtectSystem"), "strict");

@@ -1,4 +1,4 @@
-//! Values that are valid alone, and impossible or hardly meant together.
+//! Values that are valid alone, but impossible or doubtful together.
 
 use super::GOOD;
 use exitmark::nic::Own;
@@ -10,14 +10,14 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
     Settings::parse(text, Path::new(""))
 }
 
-/// The good configuration with one text in the place of another.
+/// The good configuration with one text replaced.
 fn with(from: &str, to: &str) -> String {
     assert!(GOOD.contains(from), "the table is out of date: {from}");
     GOOD.replacen(from, to, 1)
 }
 
 #[test]
-fn what_can_never_be_is_refused() {
+fn impossible_combinations_are_refused() {
     let listeners = "listeners = [22]";
     let no_port = "incoming = \"eth2\"\n";
     let table: [(&str, &str, &[&str]); 25] = [
@@ -161,7 +161,7 @@ fn what_can_never_be_is_refused() {
 }
 
 #[test]
-fn what_can_be_is_accepted() {
+fn valid_combinations_are_accepted() {
     for (from, to) in [
         ("listeners = [22]", "listeners = [22, \"192.0.2.10:9001\"]"),
         (
@@ -185,7 +185,7 @@ fn doubts(text: &str) -> Vec<String> {
     doubts.iter().map(|doubt| doubt.what.to_string()).collect()
 }
 
-/// Text, and what is said of it, if anything.
+/// Configurations, and words of the warning on each, if any.
 fn doubted() -> Vec<(String, Option<[&'static str; 3]>)> {
     let listed = with("extra = ", "consensus = [\"cached-consensus\"]\nextra = ");
     let wire = listed
@@ -227,7 +227,7 @@ fn doubted() -> Vec<(String, Option<[&'static str; 3]>)> {
 }
 
 #[test]
-fn what_is_hardly_meant_is_doubted() {
+fn doubtful_combinations_give_one_warning() {
     for (text, words) in doubted() {
         let told = doubts(&text);
         match words {
@@ -274,9 +274,9 @@ fn nic(name: &str, mac: u8, networks: &[&str]) -> Own {
     }
 }
 
-/// What stands against it on this machine: whether a box starts all the same, and words.
+/// The objection on this machine, if any: whether it is fatal, and words of it.
 #[test]
-fn a_machine_can_make_nonsense_of_a_configuration() {
+fn a_configuration_that_conflicts_with_the_machine_is_objected_to() {
     let nics = [
         nic("lo", 0, &["127.0.0.1/8", "::1/128"]),
         nic(
@@ -370,7 +370,7 @@ fn a_machine_can_make_nonsense_of_a_configuration() {
             }
         }
     }
-    // Relays that are given by hand, without a consensus, are all that are dialled.
+    // Without a consensus, only the relays of relays.extra count.
     for (text, expected) in [
         (both(&unlisted("203.0.113.1")), false),
         (both(&unlisted("fe80::1")), true),

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub enum ControlError {
     /// The socket's directory is missing and cannot be created.
     #[error(
-        "control.socket: {} cannot be made: {reason}; make it with `install -d -m 755 {}`, or \
+        "control.socket: {} cannot be created: {reason}; create it with `install -d -m 755 {}`, or \
          give another path", directory.display(), directory.display()
     )]
     Directory {
@@ -20,14 +20,14 @@ pub enum ControlError {
     },
     /// The user of this process is not in `control.group`, so chown(2) is refused.
     #[error(
-        "control.group: the user of this process is no member of that group, and cannot give it {}: \
-         with systemd, `systemctl edit exitmark` and add SupplementaryGroups=GROUP under [Service]; \
+        "control.group: the user of this process is not in that group, and cannot give it {}: with \
+         systemd, `systemctl edit exitmark` and add SupplementaryGroups=GROUP under [Service]; \
          otherwise `usermod -aG GROUP USER`, or leave the key out", _0.display()
     )]
     NotInGroup(PathBuf),
     /// The path is not the absolute path of a file in a directory.
     #[error(
-        "control.socket: {} is no place for a socket; give an absolute path of a file, such as \
+        "control.socket: {} is not a path for a socket; give an absolute path of a file, such as \
          /run/exitmark/control.sock", .0.display()
     )]
     NoPlace(PathBuf),
@@ -45,7 +45,7 @@ pub enum ControlError {
     NoSocket(PathBuf),
     /// The group does not exist.
     #[error(
-        "control.group: there is no group {0:?} on this machine; make it with `groupadd --system \
+        "control.group: there is no group {0:?} on this machine; create it with `groupadd --system \
          {0}`, or leave the key out"
     )]
     NoGroup(String),

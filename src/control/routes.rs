@@ -117,7 +117,7 @@ impl Routes {
 
     async fn reload(&self) -> Answer {
         let Ok(permit) = Arc::clone(&self.reloads).try_acquire_owned() else {
-            return refused("a reload is under way; ask again when it is done");
+            return refused("a reload is under way; try again when it has ended");
         };
         let operations = Arc::clone(&self.operations);
         let reloaded = spawn_blocking(move || {

@@ -16,7 +16,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Nic(#[from] NicError),
     /// A NIC is down.
-    #[error("{0} ({1}) is down; `ip link set dev {0} up` sets it up")]
+    #[error("{0} ({1}) is down; set it up with `ip link set dev {0} up`")]
     Down(String, Role),
     /// The ports differ in their MTU.
     #[error(
@@ -58,7 +58,7 @@ pub enum DaemonError {
     /// This machine has an address on a wire port.
     #[error(
         "{0} ({1}) has the address {2}, but the box is a wire there: nothing that is sent to that \
-         address would reach it; `ip addr del {2} dev {0}` takes it away"
+         address would reach it; remove it with `ip addr del {2} dev {0}`"
     )]
     Address(String, Role, ipnet::IpNet),
     /// A NIC has more queues than workers are supported.
@@ -88,7 +88,7 @@ pub enum DaemonError {
         now: usize,
     },
     /// The user for reading documents does not exist.
-    #[error("relays.user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
+    #[error("relays.user = \"{0}\": there is no such user; create it with `useradd --system {0}`")]
     NoSuchUser(String),
     /// Untrusted documents must not be read as root.
     #[error("relays.user is root; documents from outside need a user without privileges")]
@@ -122,8 +122,9 @@ pub enum DaemonError {
     #[error(
         "engine = \"xdp\" must redirect what arrives at {0}, but a NIC by which it leaves takes no \
          redirected frames: its driver has no ndo_xdp_xmit (a veth pair has it while its other \
-         end polls: `ethtool -K PEER gro on`, and set this end down and up again); after `exitmark detach` the program can be attached \
-         in generic mode, which sends to any NIC; engine = \"af_xdp\" does without"
+         end polls: `ethtool -K PEER gro on`, and set this end down and up again); after \
+         `exitmark detach` the program can be attached in generic mode, which sends to any NIC; \
+         engine = \"af_xdp\" needs no redirects"
     )]
     NoRedirect(Role),
     /// Engine xdp with zero-copy would lose every frame.
@@ -166,7 +167,7 @@ pub enum DaemonError {
     )]
     OtherBuffers(u32),
     /// A worker ended by itself.
-    #[error("worker {0} ended without being told to; frames were not forwarded any more")]
+    #[error("worker {0} ended unexpectedly; frames were not forwarded any more")]
     WorkerDied(usize),
     /// A worker's buffers do not add up at the end.
     #[error("worker {0} cannot account for {1} frames; please report this")]

@@ -69,13 +69,13 @@ impl Fault {
         };
         match self {
             Self::Gone => format!(
-                "{nic} ({role}) is gone: {loss} until a NIC named {} is back, which is attached \
-                 by itself then",
+                "{nic} ({role}) is gone: {loss} until a NIC named {} is back, which is then \
+                 attached automatically",
                 port.configured
             ),
             Self::Forgotten => format!(
                 "{nic} ({role}) was removed or moved and is back: {loss} until it is attached \
-                 again, which is tried by itself"
+                 again, which is tried automatically"
             ),
             Self::Renamed(name) => format!(
                 "{nic} ({role}) is called {name} now: frames are forwarded, but the next start \
@@ -104,7 +104,7 @@ impl Fault {
                 upper.name, upper.kind
             ),
             Self::Address(address) => format!(
-                "{nic} ({role}) was given the address {address}, so this machine speaks on the wire, \
+                "{nic} ({role}) was given the address {address}, so this machine sends on the wire, \
                  and the next start is refused: `ip address del {address} dev {nic}`"
             ),
             Self::NotPromiscuous => format!(

@@ -79,7 +79,7 @@ impl Nics {
             if is_wire && !nic.addresses.is_empty() {
                 tracing::warn!(
                     "{} ({role}) has an IPv6 link-local address: the box announces itself on the \
-                     wire; `sysctl -w net.ipv6.conf.{}.disable_ipv6=1` takes it away",
+                     wire; remove it with `sysctl -w net.ipv6.conf.{}.disable_ipv6=1`",
                     nic.name,
                     nic.sysctl_name(),
                 );

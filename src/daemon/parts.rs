@@ -253,7 +253,7 @@ impl Assembly {
             if attachment.mode == AttachMode::Generic {
                 tracing::warn!(
                     "{} ({role}) takes XDP in generic mode only: it works, several times slower; \
-                     when that has been mended, `exitmark detach` before the next start",
+                     after a repair, `exitmark detach` before the next start",
                     nic.name
                 );
             }
@@ -339,8 +339,8 @@ impl Assembly {
 /// The warning for a driver that has added receive queues for the program.
 fn unserved(nic: &Nic, now: u32) -> String {
     format!(
-        "{} has {} receive queues, and its driver made {now} of them for XDP: what needs user space \
-         (fragments, IPv6 extension headers) crosses unmarked from the added ones, counted as \
+        "{} has {} receive queues, and its driver made {now} of them for XDP: frames that need user \
+         space (fragments, IPv6 extension headers) cross unmarked from the added ones, counted as \
          no_user_space; a virtual machine's NIC with as many queues as CPUs has none to add",
         nic.name, nic.queues
     )

@@ -80,8 +80,8 @@ impl Nics {
         let workers = self.workers();
         remarks.extend(all.iter().filter(|nic| nic.queues > workers).map(|nic| {
             format!(
-                "{} has {} receive queues and {workers} of them have a worker: what needs user \
-                 space (fragments, IPv6 extension headers) crosses unmarked from the others, \
+                "{} has {} receive queues and {workers} of them have a worker: frames that need \
+                 user space (fragments, IPv6 extension headers) cross unmarked from the others, \
                  counted as no_user_space; {}",
                 nic.name,
                 nic.queues,

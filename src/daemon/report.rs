@@ -289,8 +289,8 @@ impl Daemon {
             let workers = self.workers.count();
             if port.nic.queues as usize > workers {
                 let text = format!(
-                    "{} ({}) has {} receive queues and {workers} of them have a worker: what needs \
-                     user space crosses unmarked from the others",
+                    "{} ({}) has {} receive queues and {workers} of them have a worker: frames \
+                     that need user space cross unmarked from the others",
                     port.nic.name, port.role, port.nic.queues
                 );
                 warn("queues", false, text);

@@ -174,7 +174,7 @@ impl Rising {
             let loss = history.loss;
             match history.look(loss.count(tally, sums)) {
                 Some(true) => tracing::warn!("{}", text(loss, standing)),
-                Some(false) => tracing::info!("{}: no frame is lost any more", loss.name()),
+                Some(false) => tracing::info!("{}: frames are not lost any more", loss.name()),
                 None => {}
             }
         }

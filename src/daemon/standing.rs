@@ -63,7 +63,7 @@ impl StandingPort {
                  {lossy}; datapath.zero_copy = \"auto\" uses copy mode here"
             ),
             None => format!(
-                "frames from {role} are forwarded by this process alone, and by nothing when it \
+                "frames from {role} are forwarded by this process alone, and are lost when it \
                  ends, because not every NIC by which they leave takes redirected ones"
             ),
         }

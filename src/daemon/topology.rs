@@ -100,8 +100,8 @@ impl Misfit {
                 ),
                 Some(mac) => format!(
                     "frames from host.addresses have other MAC addresses than host.mac = \
-                     \"{mac}\": what arrives by {interface} goes to that one alone; set host.mac \
-                     to the host's MAC address, and give each host a box of its own"
+                     \"{mac}\": what arrives by {interface} goes only to that one; set host.mac to \
+                     the host's MAC address, and give each host a box of its own"
                 ),
             },
             Self::Vlan => format!(

@@ -13,7 +13,7 @@ use std::fmt;
 /// The explanation of a port's `cut` counter.
 pub(super) const CUT: &str = "frames arrive shorter than their IP packet, and just as long as a \
     receive buffer may be: either the driver cuts them in zero-copy mode, which datapath.zero_copy \
-    = \"off\" mends, or they are sent so";
+    = \"off\" avoids, or they are sent so";
 
 /// The mode in which the sockets are to be bound.
 #[derive(Clone, Debug, PartialEq, Eq)]

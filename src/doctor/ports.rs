@@ -257,7 +257,7 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         let what = format!("{what}, and no number that every port can have");
         return vec![match facts.engine {
             Engine::Xdp => Finding::warning(subject, what)
-                .because("what needs user space crosses unmarked from queues that not all have"),
+                .because("frames that need user space cross unmarked from queues without a worker"),
             _ => Finding::fault(subject, what)
                 .because("every port needs the same number, except with engine = \"xdp\""),
         }];
@@ -270,8 +270,8 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             Finding::fault(subject, what).because(lost)
         } else if facts.engine == Engine::Xdp {
             Finding::warning(subject, what).because(
-                "where a port has more queues than another one, what needs user space (fragments, \
-                 IPv6 extension headers) crosses unmarked from those beyond",
+                "where a port has more queues than another one, frames that need user space \
+                 (fragments, IPv6 extension headers) cross unmarked from those beyond",
             )
         } else {
             Finding::fault(subject, what).because(format!(

@@ -17,7 +17,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     /// The configured user does not exist.
-    #[error("user = \"{0}\": there is no such user; `useradd --system {0}` makes one")]
+    #[error("user = \"{0}\": there is no such user; create it with `useradd --system {0}`")]
     NoUser(String),
     /// The configured user is root.
     #[error("user = \"{0}\" is root; name a user of exitmark's own")]

@@ -274,10 +274,7 @@ pub(super) fn listens_nowhere(listener: &Listener, host: &[IpNet]) -> Option<(En
     };
     let address = endpoint.address;
     if address.is_unspecified() {
-        let reason = format!(
-            "is every address; the port alone says so: {}",
-            endpoint.port
-        );
+        let reason = format!("is every address; give only the port: {}", endpoint.port);
         return Some((endpoint, reason));
     }
     let is_host = host.iter().any(|net| net.contains(&address));

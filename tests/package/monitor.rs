@@ -1,5 +1,5 @@
-//! The monitor's package: its files, its units' command lines, and what a removal leaves. Here it is
-//! installed beside the box's package, but does not depend on it.
+//! The monitor's package: its files, its units' command lines, and what a removal leaves. Here it
+//! is installed beside the box's package, but does not depend on it.
 
 use crate::machine::Machine;
 use crate::service::{Service, Unit};

@@ -272,7 +272,7 @@ fn faults(report: &Report) -> Line<'static> {
     let mismatches = report.audit.mismatches.iter();
     let mismatches = mismatches.fold(0u64, |sum, of| sum.saturating_add(of.frames));
     let text = format!(
-        "{} frames unaccounted, {} of {} audited amiss",
+        "{} frames unaccounted, {} mismatches of {} audited",
         report.unaccounted_frames,
         mismatches,
         count(report.audit.checked)

@@ -29,8 +29,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return misused(format_args!("{}: {error}", arguments.config.display())),
     };
     process::log_to_stderr();
-    let patience = Duration::from_secs(arguments.wait.into());
-    match daemon::wire(settings, patience, Attached::Stays) {
+    let timeout = Duration::from_secs(arguments.wait.into());
+    match daemon::wire(settings, timeout, Attached::Stays) {
         Ok(Some([host, uplink])) => print(&format!("{host} and {uplink} are a plain wire\n")),
         Ok(None) => print("a box is attached, and stays as it is\n"),
         Err(error) => unmet(error),

@@ -331,8 +331,8 @@ impl Daemon {
             let rest = TICK
                 .saturating_sub(looked.elapsed())
                 .min(blind::LOOK.saturating_sub(looked_at_ports.elapsed()));
-            let patience = self.service.patience().map_or(rest, |due| due.min(rest));
-            let event = happening.recv_timeout(patience);
+            let timeout = self.service.patience().map_or(rest, |due| due.min(rest));
+            let event = happening.recv_timeout(timeout);
             if looked.elapsed() >= TICK {
                 looked = Instant::now();
                 self.look_around();

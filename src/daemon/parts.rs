@@ -22,7 +22,7 @@ use std::time::Duration;
 
 /// Timeout for a worker's sign of life. With the frames then in flight to it, less than 10 ms of
 /// traffic is lost. A much shorter timeout gives false alarms on a busy machine.
-const PATIENCE: Duration = Duration::from_millis(8);
+const TIMEOUT: Duration = Duration::from_millis(8);
 
 /// The parts of a box, assembled and attached.
 pub(super) struct Parts {
@@ -417,7 +417,7 @@ fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<
         (i64::MAX.unsigned_abs(), i64::MAX.unsigned_abs())
     };
     let spill = Spill {
-        patience: PATIENCE,
+        patience: TIMEOUT,
         credit,
         hard_credit,
     };

@@ -196,12 +196,12 @@ impl Keeper {
         loop {
             let limit = self.next_limit();
             // One wait consumes all wake-ups, but one turn does one task.
-            let has_mail = !self.orders.is_empty() || self.asked.load(Ordering::Acquire);
-            let patience = match has_mail {
+            let has_work = !self.orders.is_empty() || self.asked.load(Ordering::Acquire);
+            let timeout = match has_work {
                 true => Duration::ZERO,
-                false => self.patience(limit),
+                false => self.timeout(limit),
             };
-            if let Err(error) = self.watch.wait(patience) {
+            if let Err(error) = self.watch.wait(timeout) {
                 tracing::error!("the relay files are not followed any more: {error}");
                 return None;
             }
@@ -331,7 +331,7 @@ impl Keeper {
     }
 
     /// The longest wait: until the next check, `limit`, the end of the rest, or the retry.
-    fn patience(&self, limit: Option<SystemTime>) -> Duration {
+    fn timeout(&self, limit: Option<SystemTime>) -> Duration {
         let now = SystemTime::now();
         let until = |moment: SystemTime| moment.duration_since(now).unwrap_or_default() + PAST;
         let rest = self.rests_until.saturating_duration_since(Instant::now()) + PAST;

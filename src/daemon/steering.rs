@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Timeout of a start for the next hop's first answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The next hop's monitor, if steering is configured.
 pub(super) struct Steering {
@@ -60,7 +60,7 @@ impl Steering {
         Ok(steering)
     }
 
-    /// Monitors another next hop. Until it answers, at most for [`PATIENCE`], the earlier MAC
+    /// Monitors another next hop. Until it answers, at most for [`TIMEOUT`], the earlier MAC
     /// address stays in use.
     fn follow(&mut self, incoming: &Incoming, nic: u32, own: MacAddr) -> Result<(), DaemonError> {
         if incoming.next_hop == NextHop::Mac(own) {
@@ -86,7 +86,7 @@ impl Steering {
             }
             let _ = events.send(Event::Way);
         })?;
-        let said = watch.first(PATIENCE);
+        let said = watch.first(TIMEOUT);
         if waits.swap(false, Ordering::AcqRel) {
             self.links.steer_to(None);
             // It may have answered just then: the monitor is updated before the links are.

@@ -28,7 +28,7 @@ pub enum Attached {
     Goes,
 }
 
-/// Attaches a plain wire and leaves it to the kernel. Waits up to `patience` for missing NICs, and
+/// Attaches a plain wire and leaves it to the kernel. Waits up to `timeout` for missing NICs, and
 /// sets up those that are down. Returns the names of the two NICs; `None`, with nothing changed, if
 /// a box's programs are attached and stay.
 ///
@@ -36,7 +36,7 @@ pub enum Attached {
 /// A precondition of the settings is not met on this machine, or a box runs.
 pub fn wire(
     mut settings: Settings,
-    patience: Duration,
+    timeout: Duration,
     attached: Attached,
 ) -> Result<Option<[String; 2]>, DaemonError> {
     if let (Some(user), true) = (&settings.user, process::is_root()) {
@@ -48,7 +48,7 @@ pub fn wire(
     }
     let names = [&settings.ports.host, &settings.ports.uplink].map(String::clone);
     for name in &names {
-        let nic = appears(name, patience)?;
+        let nic = appears(name, timeout)?;
         if !nic.is_up {
             nic.set_up()?;
         }
@@ -74,8 +74,8 @@ pub fn wire(
 }
 
 /// Waits for the NIC of this name.
-fn appears(name: &str, patience: Duration) -> Result<Nic, NicError> {
-    let deadline = Instant::now() + patience;
+fn appears(name: &str, timeout: Duration) -> Result<Nic, NicError> {
+    let deadline = Instant::now() + timeout;
     loop {
         match Nic::look(name) {
             Err(NicError::Missing(_)) if Instant::now() < deadline => thread::sleep(PAUSE),

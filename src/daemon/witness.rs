@@ -28,22 +28,22 @@ const PRESENCE: Duration = Duration::from_secs(2);
 /// The most kernel samples fetched at a time, which is its ring's capacity.
 const BATCH: usize = 4096;
 /// Timeout for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The audit thread's report.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct WitnessReport {
     pub(super) audit: AuditReport,
     pub(super) residences: Vec<Residence>,
     /// The host seems to run a recursive resolver.
     pub(super) sees_recursion: bool,
 }
 
-enum Ask {
+enum Message {
     Follow(Arc<Snapshot>),
     NextHop(Option<MacAddr>),
     Workers(Vec<Arc<Samples>>),
-    Report(Sender<Told>),
+    Report(Sender<WitnessReport>),
     Capture(
         CaptureRequest,
         bool,
@@ -53,9 +53,9 @@ enum Ask {
 
 /// The handle of the audit thread.
 pub(super) struct Watch {
-    asks: Option<Sender<Ask>>,
-    thread: Option<JoinHandle<Told>>,
-    last: Told,
+    messages: Option<Sender<Message>>,
+    thread: Option<JoinHandle<WitnessReport>>,
+    last: WitnessReport,
 }
 
 impl Watch {
@@ -67,9 +67,9 @@ impl Watch {
         workers: Vec<Arc<Samples>>,
         one_in: u32,
     ) -> Result<Self, DaemonError> {
-        let (asks, mail) = channel::unbounded();
+        let (messages, incoming) = channel::unbounded();
         let lost_before = kernel.lost();
-        let desk = Desk {
+        let audit = AuditThread {
             links: Arc::clone(&links),
             witness: Witness::new(links, Arc::clone(snapshot), one_in),
             kernel,
@@ -84,54 +84,54 @@ impl Watch {
                 // Signals are the main thread's.
                 let _ = SigSet::all().thread_block();
                 process::keep_or_say(capabilities::OF_NOBODY);
-                desk.work(&mail)
+                audit.work(&incoming)
             })
             .map_err(|error| DaemonError::System("start the witness", error))?;
         Ok(Self {
-            asks: Some(asks),
+            messages: Some(messages),
             thread: Some(thread),
-            last: Told::default(),
+            last: WitnessReport::default(),
         })
     }
 
-    fn ask(&self, ask: Ask) {
-        if let Some(asks) = &self.asks {
-            let _ = asks.send(ask);
+    fn send(&self, message: Message) {
+        if let Some(messages) = &self.messages {
+            let _ = messages.send(message);
         }
     }
 
     /// Announces a snapshot that is about to be published.
     pub(super) fn follow(&self, snapshot: &Arc<Snapshot>) {
-        self.ask(Ask::Follow(Arc::clone(snapshot)));
+        self.send(Message::Follow(Arc::clone(snapshot)));
     }
 
     /// Fetches the samples of other workers from now on.
     pub(super) fn fetch_from(&self, workers: Vec<Arc<Samples>>) {
-        self.ask(Ask::Workers(workers));
+        self.send(Message::Workers(workers));
     }
 
     /// A function that announces the next hop's MAC address before frames are sent to it.
     pub(super) fn of_next_hops(&self) -> impl Fn(Option<MacAddr>) + Send + 'static {
-        let asks = self.asks.clone();
+        let messages = self.messages.clone();
         move |next_hop| {
-            if let Some(asks) = &asks {
-                let _ = asks.send(Ask::NextHop(next_hop));
+            if let Some(messages) = &messages {
+                let _ = messages.send(Message::NextHop(next_hop));
             }
         }
     }
 
     /// The current report, or the last one after [`Self::end`]; empty if the thread has failed.
-    pub(super) fn report(&self) -> Told {
-        if self.asks.is_none() {
-            return Told {
+    pub(super) fn report(&self) -> WitnessReport {
+        if self.messages.is_none() {
+            return WitnessReport {
                 audit: self.last.audit.clone(),
                 residences: self.last.residences.clone(),
                 sees_recursion: self.last.sees_recursion,
             };
         }
-        let (answer, told) = channel::bounded(1);
-        self.ask(Ask::Report(answer));
-        told.recv_timeout(PATIENCE).unwrap_or_default()
+        let (answer, answered) = channel::bounded(1);
+        self.send(Message::Report(answer));
+        answered.recv_timeout(TIMEOUT).unwrap_or_default()
     }
 
     /// Begins a capture; see [`Witness::capture`].
@@ -140,9 +140,10 @@ impl Watch {
         request: CaptureRequest,
         knows_relays: bool,
     ) -> Result<Receiver<Vec<u8>>, String> {
-        let (answer, told) = channel::bounded(1);
-        self.ask(Ask::Capture(request, knows_relays, answer));
-        told.recv_timeout(PATIENCE)
+        let (answer, answered) = channel::bounded(1);
+        self.send(Message::Capture(request, knows_relays, answer));
+        answered
+            .recv_timeout(TIMEOUT)
             .unwrap_or_else(|_| Err("the audit thread has exited; restart exitmark".to_owned()))
     }
 
@@ -159,7 +160,7 @@ impl Watch {
 
     /// Stops the thread after it has audited the samples made so far.
     pub(super) fn end(&mut self) {
-        self.asks = None;
+        self.messages = None;
         if let Some(last) = self.thread.take().and_then(|thread| thread.join().ok()) {
             last.residences.iter().for_each(log_residence);
             self.last = last;
@@ -186,7 +187,7 @@ fn log_residence(times: &Residence) {
 }
 
 /// The thread's state.
-struct Desk {
+struct AuditThread {
     links: Arc<Links>,
     witness: Witness,
     kernel: KernelSamples,
@@ -203,34 +204,34 @@ fn lost(workers: &[Arc<Samples>]) -> u64 {
     workers.iter().map(|worker| worker.lost()).sum()
 }
 
-impl Desk {
-    fn work(mut self, mail: &Receiver<Ask>) -> Told {
+impl AuditThread {
+    fn work(mut self, incoming: &Receiver<Message>) -> WitnessReport {
         loop {
             let pause = if self.witness.is_capturing() {
                 CAPTURE_PAUSE
             } else {
                 PAUSE
             };
-            match mail.recv_timeout(pause) {
-                Ok(ask) => self.turn(Some(ask), mail),
-                Err(RecvTimeoutError::Timeout) => self.turn(None, mail),
+            match incoming.recv_timeout(pause) {
+                Ok(message) => self.turn(Some(message), incoming),
+                Err(RecvTimeoutError::Timeout) => self.turn(None, incoming),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        self.turn(None, mail);
+        self.turn(None, incoming);
         self.witness.end();
-        self.told()
+        self.report()
     }
 
-    fn turn(&mut self, first: Option<Ask>, mail: &Receiver<Ask>) {
+    fn turn(&mut self, first: Option<Message>, incoming: &Receiver<Message>) {
         // Samples before messages: the snapshot that they were judged by was sent earlier.
         self.fetch();
         let mut questions = Vec::new();
-        for ask in first.into_iter().chain(mail.try_iter()) {
-            match ask {
-                Ask::Follow(snapshot) => self.witness.auditor().follow(snapshot),
-                Ask::NextHop(mac) => self.witness.auditor().expect_next_hop(mac, monotonic()),
-                Ask::Workers(workers) => {
+        for message in first.into_iter().chain(incoming.try_iter()) {
+            match message {
+                Message::Follow(snapshot) => self.witness.auditor().follow(snapshot),
+                Message::NextHop(mac) => self.witness.auditor().expect_next_hop(mac, monotonic()),
+                Message::Workers(workers) => {
                     self.lost_by_workers += lost(&self.workers);
                     self.workers = workers;
                 }
@@ -266,24 +267,24 @@ impl Desk {
         }
     }
 
-    fn answer(&mut self, question: Ask) {
+    fn answer(&mut self, question: Message) {
         match question {
-            Ask::Report(answer) => {
-                let _ = answer.send(self.told());
+            Message::Report(answer) => {
+                let _ = answer.send(self.report());
             }
-            Ask::Capture(request, knows_relays, answer) => {
+            Message::Capture(request, knows_relays, answer) => {
                 let moment = Moment {
                     monotonic: monotonic(),
                     wall: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
                 };
                 let _ = answer.send(self.witness.capture(request, moment, knows_relays));
             }
-            Ask::Follow(_) | Ask::NextHop(_) | Ask::Workers(_) => {}
+            Message::Follow(_) | Message::NextHop(_) | Message::Workers(_) => {}
         }
     }
 
-    fn told(&self) -> Told {
-        Told {
+    fn report(&self) -> WitnessReport {
+        WitnessReport {
             audit: self.witness.audit(),
             residences: self.witness.residences(),
             sees_recursion: self.witness.sees_recursion(),

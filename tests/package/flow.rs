@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PACE: Duration = Duration::from_millis(1);
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const FIRST_PORT: u16 = 1024;
 /// The offsets of the ToS byte and the source port in such a frame.
 const TOS: usize = 15;
@@ -55,7 +55,7 @@ impl Flow {
 
     /// Waits until more frames have been sent.
     pub(crate) fn goes_on(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let enough = self.sent.load(Ordering::Relaxed) + 100;
         while self.sent.load(Ordering::Relaxed) < enough {
             assert!(Instant::now() < deadline, "the flow has run out of ports");
@@ -67,7 +67,7 @@ impl Flow {
     pub(crate) fn assert_all_marked(mut self) {
         self.ends.store(true, Ordering::Relaxed);
         let sent = self.sender.join().unwrap();
-        self.eye.wait_until(PATIENCE, |seen| seen.len() >= sent);
+        self.eye.wait_until(TIMEOUT, |seen| seen.len() >= sent);
         let seen = self.eye.finish().unwrap();
         let marked: Vec<_> = seen
             .iter()

@@ -195,7 +195,7 @@ impl Daemon {
 mod tests {
     use super::*;
 
-    /// Pairs of what the NIC received and what the program saw between two looks.
+    /// The step after each check, given pairs of packets received and frames seen since the last.
     fn steps(seconds: &[(u64, u64)]) -> Vec<Option<Step>> {
         let (mut sight, mut now) = (Sight::default(), Look::default());
         assert_eq!(sight.look(now), None, "nothing to compare with");
@@ -213,13 +213,13 @@ mod tests {
             let all = steps(&[second; 20]);
             assert!(all.iter().all(Option::is_none), "{second:?}: {all:?}");
         }
-        // Now and then a second in which frames were on their way.
+        // Now and then a second in which frames were in flight.
         let all = steps(&[(3, 0), (5, 5), (3, 0), (0, 3), (2, 0), (0, 0), (3, 1)]);
         assert!(all.iter().all(Option::is_none), "{all:?}");
         // A NIC whose counters are refreshed after the program has counted.
         let all = steps(&[(0, 9), (9, 0), (0, 0), (0, 0), (0, 9), (9, 0), (0, 0)]);
         assert!(all.iter().all(Option::is_none), "{all:?}");
-        // Control frames that the NIC keeps to itself.
+        // Control frames that the NIC consumes itself.
         let mut seconds = [(0, 0); 60];
         for second in [0, 5, 30, 59] {
             seconds[second] = (1, 0);
@@ -282,7 +282,7 @@ mod tests {
         let mut expected = vec![None; 8];
         expected[1] = Some(Step::Reattach);
         expected[4] = Some(Step::Recovered);
-        // Another time it is attached anew again.
+        // The next time it is reattached once more.
         expected[7] = Some(Step::Reattach);
         assert_eq!(all, expected);
     }

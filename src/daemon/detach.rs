@@ -71,7 +71,7 @@ fn set_all_back(changes: Vec<Undo>, netns: u64) -> Result<bool, NicError> {
     changes.into_iter().map(set_back).fold(Ok(true), both)
 }
 
-/// The number of this thread's network namespace.
+/// The inode number of this thread's network namespace.
 pub(super) fn netns() -> Result<u64, DaemonError> {
     std::fs::metadata("/proc/thread-self/ns/net")
         .map(|namespace| namespace.ino())

@@ -15,7 +15,7 @@ pub enum DaemonError {
     /// A NIC cannot be read or set, or does not meet a requirement.
     #[error(transparent)]
     Nic(#[from] NicError),
-    /// A NIC is down.
+    /// A NIC is administratively down (IFF_UP is not set).
     #[error("{0} ({1}) is down; set it up with `ip link set dev {0} up`")]
     Down(String, Role),
     /// The ports differ in their MTU.
@@ -115,7 +115,7 @@ pub enum DaemonError {
     /// The XDP program or a map cannot be used.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// Pinning failed.
+    /// A pin cannot be read, created or removed.
     #[error(transparent)]
     Pin(#[from] PinError),
     /// Engine xdp needs redirects that an egress NIC does not take.
@@ -133,7 +133,7 @@ pub enum DaemonError {
          datapath.zero_copy to \"auto\", or engine to \"af_xdp\""
     )]
     LossyZeroCopy(String),
-    /// A system call failed.
+    /// A system call failed: the step, as a verb phrase, and the error.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
     /// One NIC is configured for two roles that it cannot have together.

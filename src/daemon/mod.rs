@@ -1,4 +1,4 @@
-//! The only module that knows every other one: start order, signals, stop order.
+//! Connects the other modules to a running box: start order, signals, stop order.
 //!
 //! Start: read the NICs, load the relay set, open the pins, load the XDP program, publish the
 //! policy to it, bind the sockets, fill, start the workers, and only then attach, replacing what

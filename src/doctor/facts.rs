@@ -26,7 +26,7 @@ pub(super) const CAPABILITIES: [Capability; 5] = [
 /// How many bytes of a consensus are read for its times, which follow four short lines.
 const BEGINNING: u64 = 4096;
 
-/// What to check.
+/// The NICs, files and settings to check.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// The NICs with their roles; without a role, a NIC is a candidate.

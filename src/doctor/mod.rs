@@ -42,7 +42,7 @@ impl fmt::Display for Severity {
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The severity.
+    /// How severe it is; one `Fault` makes the exit status 1.
     pub severity: Severity,
     /// A NIC's name, or a part of the machine such as `kernel`.
     pub subject: String,

@@ -141,7 +141,7 @@ pub struct PortReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClassCount {
-    /// The name of the class.
+    /// The class, such as `exit` or `relay`.
     pub class: String,
     /// The number of frames.
     pub frames: u64,
@@ -190,7 +190,7 @@ pub struct FrameCount {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DropCount {
-    /// The drop reason.
+    /// The drop reason, such as `tx_full`.
     pub reason: String,
     /// The egress port, if the reason depends on it.
     pub port: Option<String>,

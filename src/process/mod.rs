@@ -22,7 +22,7 @@ pub enum ProcessError {
     /// The configured user is root.
     #[error("user = \"{0}\" is root; name a user of exitmark's own")]
     UserIsRoot(String),
-    /// A system call failed.
+    /// A system call failed: the step, as a verb phrase, and the error.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
 }

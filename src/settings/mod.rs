@@ -111,7 +111,7 @@ impl Incoming {
     }
 }
 
-/// The control socket.
+/// The control socket's path and group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
     /// The absolute path of the socket.
@@ -212,7 +212,7 @@ impl Datapath {
 pub enum Frags {
     /// If the MTU or a veth pair needs it.
     Auto,
-    /// Always.
+    /// Always, also if every MTU fits a single buffer.
     On,
     /// Never: a port whose MTU needs it is refused.
     Off,
@@ -232,7 +232,7 @@ pub enum Inbound {
 /// Whether the sockets are bound zero-copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ZeroCopy {
-    /// If every port supports it.
+    /// If every port supports it and can redirect such frames; otherwise copy mode.
     Auto,
     /// Always; otherwise the start fails.
     Require,

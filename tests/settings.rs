@@ -472,7 +472,7 @@ fn relative_paths_start_from_the_file() {
 }
 
 #[test]
-fn relay_sets_are_checked_unless_asked_otherwise() {
+fn relay_sets_are_verified_by_default() {
     let relays = |lines: &str| {
         let text = GOOD.replace("extra", &format!("{lines}extra"));
         Settings::parse(&text, Path::new("/etc/exitmark"))

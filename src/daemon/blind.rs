@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_are_set_back_are_no_traffic() {
+    fn counters_that_are_reset_do_not_count_as_traffic() {
         let mut sight = Sight::default();
         for received in [1000, 0, 1000, 0] {
             assert_eq!(sight.look(Look { received, seen: 7 }), None);

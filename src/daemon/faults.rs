@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_mtu_is_a_fault_only_beside_another_one() {
+    fn only_different_mtus_are_a_fault() {
         let mtus = |mtus: [Option<u32>; 3]| compare_mtus(&PerRole::new(mtus), 1500);
         assert_eq!(mtus([Some(1500), Some(1500), None]), Ok(Some(1500)));
         assert_eq!(mtus([Some(9000), Some(9000), Some(9000)]), Ok(Some(9000)));

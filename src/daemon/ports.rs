@@ -104,12 +104,12 @@ impl Retry {
 /// Makes the main thread check the ports whenever a link changes.
 pub(super) fn watch(
     events: Sender<Event>,
-    is_told: Arc<AtomicBool>,
+    is_pending: Arc<AtomicBool>,
 ) -> Result<LinkWatch, NicError> {
     LinkWatch::start(
         || process::keep_or_say(capabilities::OF_NOBODY),
         move || {
-            if !is_told.swap(true, Ordering::AcqRel) {
+            if !is_pending.swap(true, Ordering::AcqRel) {
                 let _ = events.send(Event::Links);
             }
         },
@@ -128,7 +128,8 @@ impl Daemon {
         for port in &self.standing.ports {
             // A failed query is repeated in a second; until then the earlier faults stay.
             let before = &self.following.faults[port.role];
-            let Ok((now, seen)) = self.ask(port, overview.as_ref().unwrap_or(&Overview::default()))
+            let Ok((now, seen)) =
+                self.query(port, overview.as_ref().unwrap_or(&Overview::default()))
             else {
                 found[port.role].clone_from(before);
                 continue;
@@ -154,14 +155,14 @@ impl Daemon {
         let all = || found.iter().flat_map(|(_, faults)| faults);
         let is_lost = all().any(Fault::is_loss);
         has_changed |= all().any(|fault| matches!(fault, Fault::Queues { .. }));
-        self.tell(found);
-        self.let_go_of_lost();
+        self.log_changes(found);
+        self.detach_lost();
         self.follow_addresses(&states);
         self.keep_promiscuous();
-        self.mend(is_lost, has_changed)
+        self.repair(is_lost, has_changed)
     }
 
-    fn ask(
+    fn query(
         &self,
         port: &StandingPort,
         overview: &Overview,
@@ -190,15 +191,15 @@ impl Daemon {
     }
 
     /// Logs each new fault and each fault that is over, once.
-    fn tell(&mut self, found: PerRole<Vec<Fault>>) {
+    fn log_changes(&mut self, found: PerRole<Vec<Fault>>) {
         for port in &self.standing.ports {
             let (nic, role) = (&port.nic.name, port.role);
             let before = &self.following.faults[role];
             for fault in found[role].iter().filter(|fault| !before.contains(fault)) {
                 // For the port that is `incoming`, the next-hop monitor logs it.
-                let is_told = matches!(fault, Fault::NoLink { .. })
+                let is_logged_elsewhere = matches!(fault, Fault::NoLink { .. })
                     && self.links.incoming_port() == Some(role);
-                if !is_told {
+                if !is_logged_elsewhere {
                     tracing::error!("ALARM: {}", fault.text(port, &self.standing));
                 }
             }
@@ -216,7 +217,7 @@ impl Daemon {
 
     /// Detaches the programs from NICs that are gone. One that was moved to another network
     /// namespace would keep its program.
-    fn let_go_of_lost(&mut self) {
+    fn detach_lost(&mut self) {
         let faults = &self.following.faults;
         let is_gone = |one: &Attachment| faults[one.role] == [Fault::Gone];
         for attachment in self.attachments.extract_if(.., |one| is_gone(one)) {
@@ -266,7 +267,7 @@ impl Daemon {
     }
 
     /// Sets the ports up again if one was lost, or if its MTU or number of queues has changed.
-    fn mend(&mut self, is_lost: bool, has_changed: bool) -> Result<(), DaemonError> {
+    fn repair(&mut self, is_lost: bool, has_changed: bool) -> Result<(), DaemonError> {
         if is_lost {
             self.suspend();
         }
@@ -444,7 +445,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_port_that_is_there_uses_up_the_tries() {
+    fn waiting_for_a_missing_nic_does_not_count_as_a_try() {
         let now = Instant::now();
         let mut retry = Retry::default();
         for _ in 0..2 * TRIES {

@@ -63,7 +63,7 @@ impl Loss {
         )
     }
 
-    fn mend(self, standing: &Standing) -> String {
+    fn remedy(self, standing: &Standing) -> String {
         let nic = |role: Role| {
             let port = standing.ports.iter().find(|port| port.role == role);
             port.map_or(role.name(), |port| port.nic.name.as_str())
@@ -196,7 +196,7 @@ fn text(loss: Loss, standing: &Standing) -> String {
     format!(
         "frames are dropped all the time ({}): {}",
         loss.name(),
-        loss.mend(standing)
+        loss.remedy(standing)
     )
 }
 
@@ -259,20 +259,20 @@ mod tests {
 
     /// A veth's peer sends frames of 64 KiB with TSO.
     #[test]
-    fn long_frames_in_generic_mode_are_told_as_the_senders_offload() {
+    fn missed_frames_in_generic_mode_name_the_senders_offload() {
         let mut port = StandingPort::example(Role::Host, "host0");
-        for (mode, is_told) in [(AttachMode::Native, false), (AttachMode::Generic, true)] {
+        for (mode, is_named) in [(AttachMode::Native, false), (AttachMode::Generic, true)] {
             port.mode = mode;
             let text = text(
                 Loss::Missed(Role::Host),
                 &Standing::example(vec![port.clone()]),
             );
-            assert_eq!(text.contains("tso off gso off"), is_told, "{text}");
+            assert_eq!(text.contains("tso off gso off"), is_named, "{text}");
         }
     }
 
     #[test]
-    fn every_reason_has_a_mend() {
+    fn every_reason_has_a_remedy() {
         let standing = Standing::example(Vec::new());
         for loss in Loss::all() {
             let text = text(loss, &standing);

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_unnamed_only_beside_a_relay_set() {
+    fn unnamed_listeners_are_reported_only_with_a_relay_set() {
         let mut topology = Topology::default();
         // Frames counted so far, whether the relay set is missing, whether the warning is on.
         for (counted, lacks_relays, expected) in [

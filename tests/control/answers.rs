@@ -21,7 +21,7 @@ fn status_is_the_whole_report_and_exact() {
 }
 
 #[test]
-fn metrics_say_which_format_they_have() {
+fn metrics_have_the_openmetrics_content_type() {
     let rig = Rig::new(Puppet::default());
     let answer = rig.ask("GET", "/metrics", "");
     assert!(
@@ -110,7 +110,7 @@ fn the_box_answers_while_it_reloads_and_reloads_once_at_a_time() {
 }
 
 #[test]
-fn a_capture_comes_whole() {
+fn a_capture_is_transferred_completely() {
     let (part, receiver) = unbounded();
     let (give, captures) = bounded(1);
     give.send(receiver).unwrap();

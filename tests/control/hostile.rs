@@ -224,7 +224,7 @@ fn held_connections_do_not_block_the_metrics() {
 
 /// A request in progress is not aborted for silent connections.
 #[test]
-fn metrics_in_the_making_are_not_interrupted() {
+fn metrics_in_progress_are_not_interrupted() {
     let address = free_address();
     let (calls, called) = unbounded();
     let (say, reports) = unbounded();

@@ -168,7 +168,7 @@ def attempt(cell, machine, result):
     result.notes["log"] = output
     if "doctor" in cell.steps:
         # Before Linux 6.3 the kernel does not say what a driver can do: doctor says that instead.
-        is_unknown = not ready and "Linux 6.3 says before" in advice
+        is_unknown = not ready and "Linux 6.3 tells them before" in advice
         fault = "" if (doctor == 0) == ready or is_unknown else f"exit status {doctor}: {advice}"
         result.check("doctor foretells whether the box starts", fault)
     if not ready:

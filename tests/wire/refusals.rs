@@ -92,7 +92,7 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
             Config::default(),
             "link set uplink0 down",
             "link set uplink0 up",
-            &["uplink0 (uplink) is down; `ip link set dev uplink0 up`"],
+            &["uplink0 (uplink) is down; set it up with `ip link set dev uplink0 up`"],
         ),
         (
             "another MTU on incoming",

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Frames that were redirected and that the NIC did not take: it is down, its ring is full, or its
- * driver refuses them. The kernel reports it once a bulk of frames, after the XDP program has
- * counted them as forwarded.
+ * Redirected frames that the NIC did not accept: it is down, its ring is full, or its driver
+ * refuses them. The kernel reports this per bulk of frames, after the XDP program has counted them
+ * as forwarded.
  */
 #ifndef EXITMARK_DROPS_H
 #define EXITMARK_DROPS_H
 
-/* Of the kernel's structures, what is read here; where it is, the loader finds out (CO-RE). */
+/* Kernel structures, reduced to the fields that are read here. CO-RE relocates the offsets. */
 struct ns_common {
 	unsigned int inum;
 } __attribute__((preserve_access_index));
@@ -35,14 +35,14 @@ static __always_inline bool is_ours(const struct exitmark_links *links, __u64 ni
 	return false;
 }
 
-/* Whether one of the box's NICs received what `from` received. */
+/* Whether `from`, the NIC that received the frames, is one of the box's. */
 static __always_inline bool came_by(const struct exitmark_links *links,
 				    const struct net_device *from)
 {
 	return links->netns == from->nd_net.net->ns.inum && is_ours(links, from->ifindex);
 }
 
-/* `error` is 0, or a negative error number: of the driver, or of the kernel before it. */
+/* Counts forwarded frames as dropped instead. `error`: 0 or -errno, of the driver or the kernel. */
 static __always_inline void take_back(struct exitmark_counts *counts, __u64 role, __u64 frames,
 				      int error)
 {
@@ -55,7 +55,7 @@ static __always_inline void take_back(struct exitmark_counts *counts, __u64 role
 		counts->tx_refused[role] += frames;
 }
 
-/* A bulk of frames reached the driver, and some found no room. */
+/* A bulk of frames reached the driver, which dropped some of them. */
 SEC("tp_btf/xdp_devmap_xmit")
 int BPF_PROG(exitmark_unsent, const struct net_device *from, const struct net_device *to, int sent,
 	     int drops, int error)
@@ -74,7 +74,7 @@ int BPF_PROG(exitmark_unsent, const struct net_device *from, const struct net_de
 	return 0;
 }
 
-/* A frame did not get as far: the NIC is down, or the frame is too long for it. */
+/* A frame did not reach the driver: the NIC is down, or the frame is too long for it. */
 SEC("tp_btf/xdp_redirect_err")
 int BPF_PROG(exitmark_unredirected, const struct net_device *from, const struct bpf_prog *program,
 	     const void *to, int error, int map_type, __u32 map_id, __u32 index)
@@ -82,7 +82,7 @@ int BPF_PROG(exitmark_unredirected, const struct net_device *from, const struct 
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
 
-	/* What a socket misses, the socket counts. */
+	/* An AF_XDP socket counts its own losses. */
 	if (map_type != BPF_MAP_TYPE_DEVMAP || index >= ROLES || !find_state(&links, &counts) ||
 	    !came_by(links, from))
 		return 0;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The kernel engine: the whole policy for ordinary frames, on every port, with or without a
- * process in user space.
+ * The kernel engine: applies the whole policy to ordinary frames, on every port, with or without
+ * a process in user space.
  *
- * An ordinary frame has at most two tags and is no IPv4 fragment and no IPv6 packet with
- * extension headers. All else goes to user space; where nobody is there, it crosses unmarked.
- * With engine "af_xdp" user space gets every frame, as long as it keeps up.
+ * An ordinary frame has at most two VLAN tags and is neither an IPv4 fragment nor an IPv6 packet
+ * with extension headers. All other frames go to user space; without a worker they are forwarded
+ * unmarked. With engine "af_xdp" user space gets every frame, as long as it keeps up.
  *
- * On host and uplink every frame is ours: the pair is a wire, and the box's own stack takes no
- * part in it. incoming is a member of another network: only frames for the host's addresses,
- * sent to the NIC's own MAC, are ours, and all else is the stack's.
+ * Every frame on host and uplink is handled here: the pair is a wire, and the box's own stack
+ * takes no part in it. incoming is a member of another network: only frames for the host's
+ * addresses, sent to the NIC's own MAC address, are handled here. The stack gets all others.
  */
 #include <linux/bpf.h>
 #include <linux/errno.h>
@@ -24,7 +24,7 @@
 
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 
-/* Read by user space before it loads this. */
+/* User space compares these with its own before it loads the program. */
 const volatile __u32 layout_version = LAYOUT_VERSION;
 const volatile __u32 policy_bytes = sizeof(struct exitmark_policy);
 const volatile __u32 counts_bytes = sizeof(struct exitmark_counts);
@@ -54,7 +54,7 @@ struct policy_map {
 	__uint(value_size, sizeof(struct exitmark_image));
 };
 
-/* One entry: a new policy takes the place of the old one between two frames. */
+/* One entry: replacing it swaps the whole policy between two frames. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);
@@ -86,8 +86,8 @@ struct {
 } counters SEC(".maps");
 
 /*
- * What the workers count, a tally each: not this program's, but kept with it, so that their counts
- * go on like its own when another process takes over.
+ * The workers' counters, one tally each. This program does not use them; they are pinned with its
+ * maps, so that another process that takes over continues the counts.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -122,7 +122,7 @@ static __always_inline const struct exitmark_image *current_image(void)
 	return map ? bpf_map_lookup_elem(map, &only) : NULL;
 }
 
-/* Of the policy in force, for what needs no more of it. */
+/* The generation of the policy in force; 0 without one. */
 static __noinline __u64 generation(void)
 {
 	const struct exitmark_image *image = current_image();
@@ -130,10 +130,10 @@ static __noinline __u64 generation(void)
 	return image ? image->policy.generation : 0;
 }
 
-/* Sends a frame out, or drops it where that port has no NIC any more. */
+/* Redirects a frame to a port, or drops it if that port has no NIC any more. */
 static __always_inline __u32 to_port(__u64 role, struct exitmark_counts *counts)
 {
-	/* Never so, but for the verifier to see. */
+	/* Unreachable; bounds the index for the verifier. */
 	barrier_var(role);
 	if (role >= ROLES)
 		return OUTCOME_NO_EGRESS;
@@ -151,8 +151,8 @@ static __always_inline int action_of(__u32 outcome)
 }
 
 /*
- * What is known of a frame when it has been read and judged, in one number: the verifier is made
- * to forget it at once, and then follows the code behind once for all frames.
+ * The result of parsing and judging a frame, packed into one number. hidden() makes it unknown to
+ * the verifier, which then verifies the code that follows once, not once per result.
  */
 #define RULE_OF(known) ((known) & 0xff)
 #define IS_ODD 0x200
@@ -163,7 +163,7 @@ static __always_inline int action_of(__u32 outcome)
 #define HOST_KEY_AT 40
 #define HOST_KEY_OF(known) ((known) >> HOST_KEY_AT & ((1 << HOST_KEY_BITS) - 1))
 
-/* Reads the frame, and judges it if it is an ordinary packet. `share`: whether parts count. */
+/* Parses the frame, and judges it if it is an ordinary packet. Sets its part if `share` is not 0. */
 static __always_inline __u64 know(struct frame *frame, const struct exitmark_image *image,
 				  __u64 share)
 {
@@ -187,8 +187,8 @@ static __always_inline __u64 know(struct frame *frame, const struct exitmark_ima
 }
 
 /*
- * Whether the next hop routes a relay frame: it is known in the untagged network of incoming, and
- * perhaps by an address of one IP version.
+ * Whether the next hop routes a relay frame. The next hop is resolved in the untagged network of
+ * incoming, and it may be resolved for one IP version only.
  */
 static __always_inline bool is_routed(__u64 known, const struct exitmark_policy *policy,
 				      struct exitmark_counts *counts)
@@ -204,7 +204,7 @@ static __always_inline bool is_routed(__u64 known, const struct exitmark_policy 
 	return true;
 }
 
-/* Carries a rule out: counts, marks, clears, steers. What became of the frame. */
+/* Applies a rule's actions: counts, marks, clears, steers. Returns the outcome. */
 static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 				      const struct exitmark_policy *policy,
 				      struct exitmark_links *links,
@@ -221,7 +221,7 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 	counts->received[ROLE_HOST]++;
 	counts->rules[rule]++;
 	counts->bytes[rule] += frame->bytes;
-	/* An odd frame's source address was not looked at. */
+	/* The source address of an odd frame was not checked. */
 	if (rule > RULE_FOREIGN_SOURCE && rule != RULE_NO_USER_SPACE)
 		learn_host(frame, HOST_KEY_OF(known), links);
 	if (IP_OF(known)) {
@@ -237,7 +237,7 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 		}
 	}
 	if (action & ACTION_STEER) {
-		/* Once: user space follows the next hop. */
+		/* Read once: user space updates it concurrently. */
 		__u64 next_hop = READ_ONCE(links->next_hop);
 
 		if (is_routed(known, policy, counts) && next_hop &&
@@ -254,7 +254,7 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 	return to_port(egress, counts);
 }
 
-/* Set beside the key of an address that is the host's. */
+/* Flag beside a host key: the address belongs to the host. */
 #define OF_HOST (1 << HOST_KEY_BITS)
 
 static __always_inline __u64 key_of(struct frame *frame, enum end end)
@@ -282,9 +282,9 @@ static __always_inline __u64 key_of(struct frame *frame, enum end end)
 }
 
 /*
- * The key of a packet's source or destination, and OF_HOST, if it is an address of the host;
- * otherwise 0. A global function, because it is verified once then, not for every state in which
- * its callers may be.
+ * The key of a packet's source or destination address with OF_HOST set, if the address belongs to
+ * the host; otherwise 0. A global function: the verifier checks it once, not once per state of
+ * its callers.
  */
 __noinline __u64 host_at(struct xdp_md *ctx, __u32 end)
 {
@@ -293,17 +293,17 @@ __noinline __u64 host_at(struct xdp_md *ctx, __u32 end)
 	return end == SOURCE ? key_of(&frame, SOURCE) : key_of(&frame, DESTINATION);
 }
 
-/* host_at() of a frame that was sent to the box's own MAC address for an address of the host. */
+/* host_at(DESTINATION) of a frame sent to the box's own MAC address; 0 for any other frame. */
 static __always_inline __u64 routed_to_host(struct frame *frame,
 					    const struct exitmark_links *links)
 {
-	/* Without a port for relay traffic the box has no MAC address to which a router could send. */
+	/* Without a port for relay traffic, no router sends to a MAC address of the box. */
 	if (links->incoming_port >= ROLES || destination_mac(frame) != links->incoming_mac)
 		return 0;
 	return host_at(frame->ctx, DESTINATION);
 }
 
-/* The way to the host for a frame that is decided here. What became of it. */
+/* Forwards an inbound frame that is decided here to the host. Returns the outcome. */
 static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_role role, __u64 routed,
 				     struct exitmark_links *links, struct exitmark_counts *counts)
 {
@@ -328,8 +328,8 @@ static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_ro
 }
 
 /*
- * The way to the host. `routed` frames were sent to the box and get the host's MAC address;
- * others cross as they are.
+ * Forwards a frame to the host, or hands it to a worker. `routed` frames were sent to the box and
+ * get the host's MAC address; others are forwarded unchanged.
  */
 static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 				   enum exitmark_role role, __u64 routed,
@@ -350,7 +350,7 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 				return XDP_REDIRECT;
 		counts->spilled[role]++;
 	}
-	/* However the frame was read, the verifier follows the code behind once. */
+	/* Merges the verifier's states: the code that follows is verified once. */
 	*frame = frame_again(frame);
 	arrived = begin_sample(ctx, links, counts->received[role] + 1);
 	arrived = hidden(arrived, counts->received[role]);
@@ -360,7 +360,7 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 	return action_of(outcome);
 }
 
-/* Whether user space is to get all frames of this role as long as it keeps up. */
+/* Whether user space gets all frames of this role, as long as it keeps up. */
 static __always_inline bool is_meant(const struct exitmark_links *links, enum exitmark_role role)
 {
 	return READ_ONCE(links->hand_over[role]) == HAND_OVER_ALL ||
@@ -388,14 +388,14 @@ int exitmark_host(struct xdp_md *ctx)
 	number = counts->received[ROLE_HOST] + 1;
 	arrived = hidden(begin_sample(ctx, links, number), number);
 	share = hidden(share, number);
-	/* A frame that is handed over need not be known. */
+	/* A frame that was handed over is not parsed here. */
 	image = current_image();
 	if (!image)
 		return XDP_DROP;
 	frame = frame_of(ctx);
 	known = know(&frame, image, share);
 	odd = known & IS_ODD || frame.bytes > links->longest_redirect;
-	/* Only a worker understands an odd frame: as long as there is room, it gets it. */
+	/* Only a worker can parse an odd frame; it gets the frame if it has room. */
 	if (is_meant(links, ROLE_HOST) ? share && (odd || PART_OF(known) >= share) : odd)
 		if (hand_over(ctx, ROLE_HOST) == XDP_REDIRECT)
 			return XDP_REDIRECT;
@@ -428,7 +428,7 @@ int exitmark_uplink(struct xdp_md *ctx)
 
 	if (!find_state(&links, &counts))
 		return XDP_DROP;
-	/* Where one NIC plays both. */
+	/* One NIC is both uplink and incoming. */
 	if (links->incoming_port == ROLE_UPLINK)
 		routed = routed_to_host(&frame, links);
 	return inbound(ctx, &frame, ROLE_UPLINK, routed, links, counts);

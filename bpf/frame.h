@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A frame as far as its Ethernet header and tags, without any rule: shared by the programs.
+ * Reads a frame up to its Ethernet header and VLAN tags. Shared by the programs; knows no rules.
  */
 #ifndef EXITMARK_FRAME_H
 #define EXITMARK_FRAME_H
@@ -17,33 +17,33 @@
 #define PROTOCOL_TCP 6
 #define PROTOCOL_UDP 17
 
-/* What is tagged deeper than this is no IP to anybody; MAX_VLAN_TAGS in user space. */
+/* A frame with more VLAN tags is not treated as IP; MAX_VLAN_TAGS in user space. */
 #define MAX_TAGS 4
 
-/* No NIC puts less into the first of several buffers, unless that is for headers alone. */
+/* A NIC puts at least this into the first of several buffers, unless it splits headers off. */
 #define SMALLEST_BUFFER 1024
 
 struct frame {
 	struct xdp_md *ctx;
 	void *data;
 	void *end;
-	/* All of it: a frame in several buffers is longer than what lies between data and end. */
+	/* Length of the whole frame, which may be in more buffers than the one from data to end. */
 	__u64 bytes;
 };
 
-/* An address of either family: IPv4's are in `low` alone. */
+/* An address of either family; an IPv4 address is in `low`. */
 struct address {
 	__u64 high;
 	__u64 low;
 };
 
 /*
- * Whether frames can be in several buffers; set before the program is loaded. Where they cannot,
- * what lies between data and end is the frame, and no code that asks for more is left.
+ * Whether frames can be in several buffers; set before the program is loaded. If not, data to end
+ * is the whole frame, and the verifier removes the code that reads more as dead code.
  */
 const volatile __u32 multi_buffer = 1;
 
-/* From now on `bytes` is all of it. */
+/* Sets `bytes` to the length of the whole frame. */
 static __always_inline void measure(struct frame *frame)
 {
 	if (multi_buffer)
@@ -51,10 +51,9 @@ static __always_inline void measure(struct frame *frame)
 }
 
 /*
- * To ask for a frame's length is a call into the kernel, which takes as long as the look-up of a
- * relay. A short frame is all in one buffer, but where a NIC splits headers off: there the packet
- * itself tells that there is more of it. What is behind the packet, in another buffer, would not
- * be seen.
+ * Reading the length of a frame calls a kernel helper, which takes as long as a relay look-up. A
+ * frame whose first buffer is short is in one buffer, unless the NIC splits headers off. In that
+ * case the packet's own length shows that there is more; bytes after the packet go unnoticed.
  */
 static __always_inline struct frame frame_of(struct xdp_md *ctx)
 {
@@ -71,8 +70,8 @@ static __always_inline struct frame frame_of(struct xdp_md *ctx)
 }
 
 /*
- * The frame with its pointers read anew: what is known of the old ones differs by what was read
- * through them, and the verifier would follow each case apart.
+ * The frame with its pointers reloaded. The verifier's knowledge of the old pointers depends on
+ * what was read through them, and it would verify each case separately.
  */
 static __always_inline struct frame frame_again(const struct frame *frame)
 {
@@ -84,14 +83,14 @@ static __always_inline struct frame frame_again(const struct frame *frame)
 	};
 }
 
-/* Where the packet is not read, and so does not tell. */
+/* As measure(), for a short frame whose packet is not parsed and so does not show its length. */
 static __always_inline void measure_short(struct frame *frame)
 {
 	if (frame->bytes < SMALLEST_BUFFER)
 		measure(frame);
 }
 
-/* Whether the frame has so many bytes; where they are in reach, nobody asks for more. */
+/* Whether the frame has at least `bytes` bytes. Calls the helper if the first buffer has fewer. */
 static __always_inline bool is_as_long_as(struct frame *frame, __u64 bytes)
 {
 	if (bytes <= frame->bytes)
@@ -101,8 +100,8 @@ static __always_inline bool is_as_long_as(struct frame *frame, __u64 bytes)
 }
 
 /*
- * Hides a number from the verifier, which follows every constant that a number can be through all
- * the code behind it, apart. `unknown` is a number of which it knows nothing.
+ * Hides the value of a number from the verifier, which would otherwise verify all code that
+ * follows once per possible constant. `unknown` is a number whose value it does not know.
  */
 static __always_inline __u64 hidden(__u64 number, __u64 unknown)
 {
@@ -111,12 +110,12 @@ static __always_inline __u64 hidden(__u64 number, __u64 unknown)
 	return number ^ unknown;
 }
 
-/* Copies what a frame of `bytes` bytes begins with, `room` bytes at most; how many bytes. */
+/* Copies the first bytes of a frame, `room` at most. Returns how many; 0 on failure. */
 static __always_inline __u64 copy_beginning(struct xdp_md *ctx, __u64 bytes, void *to, __u64 room)
 {
 	/*
-	 * One unsigned comparison bounds `bytes` on both sides. Verifiers before Linux 6.8 learn
-	 * nothing from a comparison with zero, which is what clang makes of `bytes < 1`.
+	 * One unsigned comparison bounds `bytes` on both sides. Verifiers before Linux 6.8 derive
+	 * no bound from a comparison with zero, into which clang turns `bytes < 1`.
 	 */
 	__u64 last = (bytes > room ? room : bytes) - 1;
 
@@ -147,8 +146,8 @@ static __always_inline bool is_tag(__u16 ethertype)
 }
 
 /*
- * Some drivers leave the first buffer short or empty where frames can be in several. The headers of
- * such a frame are read from a copy.
+ * Some drivers leave the first of several buffers short or empty. The headers of such a frame are
+ * read from a copy.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -157,7 +156,7 @@ struct {
 	__uint(value_size, HEADER_BYTES);
 } headers SEC(".maps");
 
-/* The beginning of a frame in one piece, in `whole`; false where it cannot be had. */
+/* Copies the beginning of a frame into one buffer, `whole`. Returns false on failure. */
 static __always_inline bool gather(struct frame *frame, struct frame *whole)
 {
 	__u32 only = 0;
@@ -173,7 +172,7 @@ static __always_inline bool gather(struct frame *frame, struct frame *whole)
 	return bytes;
 }
 
-/* Steps over up to `tags` tags. The ethertype behind them, and what follows it in `payload`. */
+/* Skips up to `tags` VLAN tags. Returns the EtherType behind them, and its payload in `payload`. */
 static __always_inline int payload_of(const struct frame *frame, int tags, void **payload)
 {
 	void *at = frame->data + 2 * ETH_ALEN;

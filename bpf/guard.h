@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Whether user space gets a frame. The worker of a queue must be alive and keep up: no frame
- * waits for a process that is dead, stopped or behind.
+ * Decides whether user space gets a frame. The worker of a queue must be alive and keep up, so
+ * that no frame waits for a process that is dead, stopped or behind.
  *
- * A worker is alive while it has nothing to do, or has stamped its heartbeat, or was given its
- * first frame, less than `patience` ago. So an idle one may sleep.
+ * A worker is alive if it has nothing to do, or if it stamped its heartbeat or was handed its
+ * first frame less than `patience` ago. An idle worker may therefore sleep.
  *
- * A flow that changes from the worker to this program overtakes its own frames that wait with
- * the worker; the way back reorders nothing. So when a worker falls behind, every flow changes
- * over once, stays for a while, and goes back little by little as long as the worker keeps up,
- * instead of every frame going where there is room just then.
+ * A flow that moves from the worker to this program overtakes its own frames that are queued at
+ * the worker; moving back does not reorder. Therefore, when a worker falls behind, all flows move
+ * to this program once, stay for a while, and move back in small steps as long as the worker keeps
+ * up. Deciding per frame by the room in the ring would reorder flows all the time.
  */
 #ifndef EXITMARK_GUARD_H
 #define EXITMARK_GUARD_H
 
 #define SHARES 256
-/* Frames that share a look at the clock; a power of two. */
+/* Frames per reading of the clock; a power of two. */
 #define LOOKS_EVERY 16
-/* How long all flows stay here, in ns, and how many parts of them go back how often then. */
+/* All flows stay here for HOLD ns; then EASE_STEP parts of 256 go back every EASE_PAUSE ns. */
 #define HOLD 1000000000
 #define EASE_STEP 4
 #define EASE_PAUSE 20000000
@@ -28,7 +28,7 @@ struct post {
 	__u32 slot;
 };
 
-/* Where this queue's frames are handed over; false where there is no such place. */
+/* Finds the socket slot and guard of this queue; false if the queue has none. */
 static __always_inline bool find_post(struct xdp_md *ctx, __u64 role,
 				      struct post *post)
 {
@@ -42,12 +42,12 @@ static __always_inline bool find_post(struct xdp_md *ctx, __u64 role,
 	return true;
 }
 
-/* Frames that were handed over and of which the worker has not said that they are done. */
+/* Frames that were handed over and that the worker has not reported as done. */
 static __always_inline __u64 under_way(const struct post *post, __u64 role)
 {
 	__s64 waiting = post->handed->sent - READ_ONCE(post->guard->processed[role]);
 
-	/* A worker that gave frames up can be done with more than there were. */
+	/* A worker that gave up frames can report more than were sent. */
 	return waiting < 0 ? 0 : waiting;
 }
 
@@ -56,7 +56,7 @@ static __always_inline bool is_alive(struct post *post, const struct exitmark_li
 {
 	__u64 now, sign;
 
-	/* The clock is dear: under load a few frames share a look at it. */
+	/* Reading the clock is expensive: under load one reading serves several frames. */
 	if (waiting >= LOOKS_EVERY && post->handed->sent % LOOKS_EVERY)
 		return true;
 	now = bpf_ktime_get_ns();
@@ -67,13 +67,13 @@ static __always_inline bool is_alive(struct post *post, const struct exitmark_li
 	sign = READ_ONCE(post->guard->heartbeat);
 	if (sign < post->handed->asked)
 		sign = post->handed->asked;
-	/* Another CPU may have stamped it after this one looked at the clock. */
+	/* Another CPU may have stamped it after this one read the clock. */
 	return (__s64)(now - sign) < (__s64)links->patience;
 }
 
 /*
- * Notes when a frame was handed over, for the worker to say how long it took. One frame at a
- * time: the next one after the worker is done with this one.
+ * Records when a sampled frame was handed over, so that the worker can measure its latency. One
+ * frame at a time: the next is stamped after the worker has finished this one.
  */
 static __always_inline void stamp(const struct post *post, __u64 role,
 				  const struct exitmark_links *links, __u64 before)
@@ -90,8 +90,8 @@ static __always_inline void stamp(const struct post *post, __u64 role,
 }
 
 /*
- * Gives the frame to user space: XDP_REDIRECT, or something else if that cannot be. A global
- * function, which the verifier looks at once and not with every caller.
+ * Hands the frame to user space. Returns XDP_REDIRECT, or XDP_DROP if that is not possible. A
+ * global function: the verifier checks it once, not once per caller.
  */
 __noinline int hand_over(struct xdp_md *ctx, __u64 role)
 {
@@ -110,13 +110,13 @@ __noinline int hand_over(struct xdp_md *ctx, __u64 role)
 		return XDP_DROP;
 	if (links->decides[role] && !is_alive(&post, links, waiting))
 		return XDP_DROP;
-	/* In generic mode two CPUs can be at one queue. */
+	/* Atomic: in generic mode two CPUs can process one queue. */
 	stamp(&post, role, links, __sync_fetch_and_add(&post.handed->sent, 1));
 	counts->handed[role]++;
 	return XDP_REDIRECT;
 }
 
-/* How many flows of each 256 stay here now, because the worker is behind. */
+/* How many of the 256 parts of the flows are decided here, because the worker is behind. */
 static __always_inline __u64 share_kept(struct xdp_md *ctx, enum exitmark_role role,
 					const struct exitmark_links *links)
 {
@@ -148,10 +148,10 @@ static __always_inline __u64 share_kept(struct xdp_md *ctx, enum exitmark_role r
 	return share;
 }
 
-/* The part, of 256, of a frame that has no flow: it changes over last. */
+/* The part, of 256, of a frame without a flow: the first to go back to the worker. */
 #define LAST_PART (SHARES - 1)
 
-/* Which of the 256 parts a packet's flow is in. */
+/* The part, of 256, to which a packet's flow belongs. */
 static __always_inline __u64 part_of(const struct packet *packet)
 {
 	__u64 mixed;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The MAC address of each of the host's addresses, as far as frames have shown it. As
+ * The MAC address of each of the host's addresses, learned from frames. Same logic as
  * src/datapath/hosts.rs and links.rs.
  */
 #ifndef EXITMARK_HOSTS_H
@@ -8,8 +8,8 @@
 
 #define HOST_TAG_BITS 16
 /*
- * A slot's number, the IP version in front, and behind it a tag, by which addresses that share the
- * slot are told apart.
+ * From the high bits down: the IP version, the slot's index, and a tag that distinguishes
+ * addresses that share the slot.
  */
 #define HOST_KEY_BITS 23
 #define MAC_BYTES_BITS 48
@@ -29,7 +29,7 @@ static __always_inline __u64 *host_entry(struct exitmark_links *links, __u64 key
 	return &links->hosts[slot & (HOST_SLOTS - 1)];
 }
 
-/* A frame of the host's own tells where the host is, and which of several it is. */
+/* Learns the MAC address of the host, or of one of several hosts, from a frame that it sent. */
 static __always_inline void learn_host(const struct frame *frame, __u64 key,
 				       struct exitmark_links *links)
 {
@@ -39,7 +39,7 @@ static __always_inline void learn_host(const struct frame *frame, __u64 key,
 
 	if (mac == links->host_mac && *known == entry)
 		return;
-	/* Not zero, and of one NIC. */
+	/* Neither zero nor multicast. */
 	if (!mac || mac >> 40 & 1)
 		return;
 	*known = entry;
@@ -52,13 +52,13 @@ static __always_inline void learn_host(const struct frame *frame, __u64 key,
 }
 
 /*
- * The MAC address to which a frame for this address goes; 0 where it is not known. One that is
- * configured is every address'. One of which no frame was seen has the last that was, unless
- * that is one of several.
+ * The destination MAC address of frames for this address; 0 if unknown. A configured MAC address
+ * serves every address. An address that has sent no frame yet gets the last MAC address that was
+ * learned, unless there are several hosts.
  */
 static __always_inline __u64 host_of(struct exitmark_links *links, __u64 key)
 {
-	/* Once: another CPU may be learning them. */
+	/* Read once: another CPU may be updating them. */
 	__u64 last = READ_ONCE(links->host_mac), entry = READ_ONCE(*host_entry(links, key));
 
 	if (!last || !links->learns_host)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The rule, in the order in which the first match wins. As src/policy/judge.rs, which is the
- * reference, and says why the host's mark comes after exempt prefixes and on exit protocols
- * alone.
+ * The rules, in order; the first match wins. Same logic as src/policy/judge.rs, which is the
+ * reference and explains why the host's mark is checked after exempt prefixes and on exit
+ * protocols only.
  */
 #ifndef EXITMARK_JUDGE_H
 #define EXITMARK_JUDGE_H
@@ -10,15 +10,15 @@
 #define DNS 53
 #define DNS_OVER_TLS 853
 
-/* No index that user space writes goes beyond; the mask is for the verifier. */
+/* User space writes only valid indices; the mask is for the verifier. */
 static __always_inline __u64 word(const struct exitmark_image *image, __u64 index)
 {
 	return image->words[index & (POLICY_WORDS - 1)];
 }
 
 /*
- * Comparisons that are 1 or 0 without a branch. With branches, the verifier would follow every
- * way through a bisection, thousands of them.
+ * Branchless comparisons that return 1 or 0. With branches, the verifier would follow each of the
+ * thousands of paths through a binary search.
  */
 static __always_inline __u64 is_below(__u64 a, __u64 b)
 {
@@ -76,7 +76,7 @@ static __always_inline int search(const struct exitmark_image *image, int family
 				  __u64 count, struct address address)
 {
 	__u64 size = family == V4 ? 1 : 4;
-	__u64 after = 0; /* ranges that do not begin behind the address */
+	__u64 after = 0; /* number of ranges whose first address is not above the address */
 
 	for (int i = RANGE_STEPS - 1; i >= 0; i--) {
 		__u64 next = after + (1 << i);
@@ -87,10 +87,7 @@ static __always_inline int search(const struct exitmark_image *image, int family
 	return after && is_within(image, family, at + (after - 1) * size, address);
 }
 
-/*
- * Functions of their own in the program too, which the verifier looks at once and not with
- * every caller.
- */
+/* Global functions, never inlined: the verifier checks each once, not once per caller. */
 __noinline int search_v4(const struct exitmark_image *image, __u32 at, __u32 count, __u64 low)
 {
 	struct address address = { .low = low };
@@ -106,7 +103,7 @@ __noinline int search_v6(const struct exitmark_image *image, __u32 at, __u32 cou
 	return image ? search(image, V6, at, count, address) : 0;
 }
 
-/* Whether one of the ranges covers the address. Most sets are empty or one address. */
+/* Whether one of the ranges covers the address. Most sets are empty or have one range. */
 static __always_inline bool covers(const struct exitmark_image *image,
 				   const struct exitmark_ranges *ranges, int family,
 				   struct address address)
@@ -120,7 +117,7 @@ static __always_inline bool covers(const struct exitmark_image *image,
 	return search_v6(image, ranges->at, ranges->count, address.high, address.low);
 }
 
-/* Whether the filter lets this bit's keys through. */
+/* Whether the filter has this bit set: a key with this bit may be in the table. */
 static __always_inline bool is_hinted(const struct exitmark_image *image,
 				      const struct exitmark_table *table, __u64 bit)
 {
@@ -143,7 +140,7 @@ __noinline int find_v4(const struct exitmark_image *image, __u32 slots, __u32 ma
 	return 0;
 }
 
-/* `slots` and `mask` in one number: five arguments are the most that there can be. */
+/* `table` is `slots` << 32 | `mask`: a BPF function takes at most five arguments. */
 __noinline int find_v6(const struct exitmark_image *image, __u64 table, __u64 slot,
 		       const struct address *address, __u16 port)
 {
@@ -181,7 +178,7 @@ static __always_inline bool lists(const struct exitmark_image *image,
 	bit = hash >> (table->shift & 63);
 	if (!is_hinted(image, table, bit))
 		return false;
-	/* Most searches end at the first slot: a call would cost as much as all of the rest. */
+	/* Most searches end at the first slot; a call would double their cost. */
 	slot = bit / BITS_PER_SLOT;
 	if (family == V4) {
 		found = word(image, table->slots + (slot & table->mask));
@@ -201,8 +198,8 @@ static __always_inline bool lists(const struct exitmark_image *image,
 static __always_inline bool has_bit(const __u64 *bits, __u64 port)
 {
 	/*
-	 * Verifiers before Linux 7 know no bounds of a byte-swapped number, and clang, which does,
-	 * removes the mask without the barrier.
+	 * Verifiers before Linux 7 do not track the bounds of a byte-swapped number. clang does,
+	 * and removes the mask without the barrier.
 	 */
 	barrier_var(port);
 	port &= 0xffff;
@@ -210,8 +207,8 @@ static __always_inline bool has_bit(const __u64 *bits, __u64 port)
 }
 
 /*
- * Whether the host accepts connections at this address of its own: where the operator says so,
- * and where the relay set lists it.
+ * Whether the host accepts connections at this address of its own: the operator configured it as
+ * a listener, or the relay set lists it.
  */
 static __always_inline bool is_listener(const struct exitmark_image *image, int family,
 					struct address address, __u16 port)
@@ -225,7 +222,7 @@ static __always_inline bool is_listener(const struct exitmark_image *image, int 
 	       lists(image, &policy->relays[family], family, address, port);
 }
 
-/* With a rule: the relay set and the source address contradict each other about this flow. */
+/* Flag beside a rule: the relay set and the source address disagree about this flow. */
 #define DISAGREES 0x100
 
 static __always_inline bool is_exit_protocol(const struct exitmark_policy *policy, __u8 protocol)
@@ -258,7 +255,7 @@ static __always_inline __u32 judge_family(const struct exitmark_image *image,
 			return RULE_FROM_LISTENER;
 		if (packet->answer)
 			return packet->answer == ACCEPTS ? RULE_ACCEPTS : RULE_REFUSES;
-		/* By the host's mark the relay set need not be there. */
+		/* With a host mark, the relay set is not needed. */
 		listed = !policy->host_mark &&
 			 lists(image, &policy->relays[family], family, packet->destination,
 			       packet->destination_port);
@@ -279,7 +276,7 @@ static __always_inline __u32 judge_family(const struct exitmark_image *image,
 	return tcp ? RULE_NOT_HOST_MARKED : RULE_OTHER_PROTOCOL;
 }
 
-/* The rule that a packet meets, perhaps with DISAGREES. */
+/* The rule that a packet matches, perhaps with DISAGREES. */
 static __always_inline __u32 judge(const struct exitmark_image *image, const struct packet *packet)
 {
 	return packet->family == V4 ? judge_family(image, packet, V4) :

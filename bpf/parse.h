@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * From a frame to the few fields that a verdict depends on, for ordinary frames. As
- * src/packet, which is the reference: same fields, same refusals in the same order.
+ * Parses ordinary frames into the fields that a verdict depends on. Same logic as src/packet,
+ * which is the reference: same fields, same errors in the same order.
  */
 #ifndef EXITMARK_PARSE_H
 #define EXITMARK_PARSE_H
@@ -14,26 +14,26 @@
 
 #include "frame.h"
 
-/* What is tagged deeper than this is for user space. */
+/* Frames with more VLAN tags go to user space. */
 #define ORDINARY_TAGS 2
 
-/* An IP header behind that many tags begins within these bits: at 14, 18 or 22 bytes. */
+/* Mask of the offset of an IP header behind that many tags: 14, 18 or 22 bytes. */
 #define OFFSET_BITS 0x1f
 
-/* What a frame turned out to be: one of these, or the rule that it met unread. */
+/* The result of parsing a frame: one of these, or the rule for its error. */
 #define SHAPE_PACKET (-1)
 #define SHAPE_ODD (-2)
-/* Its headers are not all in the first buffer. */
+/* The headers are not all in the first buffer. */
 #define SHAPE_SCATTERED (-3)
 
-/* What TCP's control bits make of a segment. */
+/* What a TCP segment answers, by its control bits. */
 enum answer {
 	ANSWERS_NOTHING,
 	ACCEPTS, /* SYN and ACK */
 	REFUSES, /* RST, and no ACK or sequence number 0 */
 };
 
-/* From a TCP header's beginning to the end of its control bits. */
+/* Bytes from the beginning of a TCP header to the end of its control bits. */
 #define TCP_BYTES 14
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -48,11 +48,11 @@ struct packet {
 	__u8 tos;
 	__u8 answer; /* enum answer */
 	enum exitmark_family family;
-	/* Where the IP header begins, in bytes from the frame's beginning; 0 where it was not found. */
+	/* Offset of the IP header in the frame, in bytes; 0 if none was found. */
 	__u64 ip;
 };
 
-/* The rule for bytes that are not in reach, unless the frame goes on in another buffer. */
+/* `rule` for bytes that are missing; SHAPE_SCATTERED if the frame continues in another buffer. */
 static __always_inline int cut(struct frame *frame, int rule)
 {
 	if (!multi_buffer)
@@ -74,7 +74,7 @@ static __always_inline enum answer answer_of(const __u8 *tcp)
 	return ANSWERS_NOTHING;
 }
 
-/* Reads TCP's and UDP's ports and TCP's control bits at `at`, `left` bytes before the packet's end. */
+/* Reads TCP and UDP ports and TCP control bits at `at`, `left` bytes before the packet's end. */
 static __always_inline int read_ports(struct frame *frame, void *at, __u64 left,
 				      struct packet *packet)
 {
@@ -92,7 +92,7 @@ static __always_inline int read_ports(struct frame *frame, void *at, __u64 left,
 			return cut(frame, RULE_SHORT_TRANSPORT);
 		answer = answer_of(at);
 	}
-	/* What is there, and what is not, is the same to the verifier. */
+	/* Hides from the verifier which fields were read. */
 	ports = hidden(ports | (__u64)packet->protocol << 32 | answer << 40, frame->bytes);
 	packet->protocol = ports >> 32;
 	packet->answer = ports >> 40;
@@ -132,7 +132,7 @@ static __always_inline int read_v4(struct frame *frame, __u64 offset, struct pac
 	return read_ports(frame, at + header, total - header, packet);
 }
 
-/* RFC 8200. Extension headers, the fragment header among them, are for user space. */
+/* RFC 8200. Extension headers, including the fragment header, are for user space. */
 static __always_inline int read_v6(struct frame *frame, __u64 offset, struct packet *packet)
 {
 	void *at = frame->data + offset;
@@ -174,7 +174,7 @@ static __always_inline int read_reachable(struct frame *frame, struct packet *pa
 	packet->ip = 0;
 	if (!payload)
 		return cut(frame, RULE_NOT_IP);
-	/* However many tags there are, the verifier follows the code behind them once. */
+	/* The verifier checks the code that follows once, not once per number of tags. */
 	barrier_var(payload);
 	offset = (payload - frame->data) & OFFSET_BITS;
 	if (type == ETH_P_IP)
@@ -246,8 +246,8 @@ static __noinline int read_scattered_address(struct frame *frame, enum end end,
 }
 
 /*
- * An address, whatever the rest of the packet says: to be delivered, a frame need not make sense
- * to us. Its family, or another number where it has none.
+ * Reads an address without validating the rest of the packet, which delivery does not depend on.
+ * Returns V4 or V6, or another number if there is no address.
  */
 static __always_inline int read_address(struct frame *frame, enum end end, struct address *address)
 {

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The only bytes that are ever changed: six DSCP bits, the IPv4 header checksum that covers
- * them, and MAC addresses. As src/packet/rewrite.rs.
+ * The only code that changes a frame: the six DSCP bits, the IPv4 header checksum that covers
+ * them, and MAC addresses. Same logic as src/packet/rewrite.rs.
  */
 #ifndef EXITMARK_REWRITE_H
 #define EXITMARK_REWRITE_H
 
 #define MAC_BITS 0xffffffffffffULL
 
-/* RFC 1624 equation 3: the checksum after one word that it covers changed. */
+/* RFC 1624, equation 3: updates a checksum after one of its words changed. */
 static __always_inline __u16 replace_word(__u16 checksum, __u16 old, __u16 new)
 {
 	__u32 sum = (__u16)~checksum + (__u32)(__u16)~old + new;
@@ -36,7 +36,7 @@ static __always_inline void write_tos(__u8 *ip, __u8 tos)
 	}
 }
 
-/* Where the header is not in the first buffer. */
+/* As set_tos(), if the header is not in the first buffer. */
 __noinline int set_scattered_tos(struct xdp_md *ctx, __u64 offset, __u8 tos)
 {
 	__u64 ip[2] = {};
@@ -47,7 +47,7 @@ __noinline int set_scattered_tos(struct xdp_md *ctx, __u64 offset, __u8 tos)
 	return bpf_xdp_store_bytes(ctx, offset, ip, TOS_REACH);
 }
 
-/* Sets the code point of the IP header at `offset`; `tos` is the whole ToS byte. */
+/* Sets the ToS byte, or traffic class, of the IP header at `offset`. */
 static __always_inline void set_tos(const struct frame *frame, __u64 offset, __u8 tos)
 {
 	void *ip = frame->data + (offset & OFFSET_BITS);
@@ -58,7 +58,7 @@ static __always_inline void set_tos(const struct frame *frame, __u64 offset, __u
 		set_scattered_tos(frame->ctx, offset, tos);
 }
 
-/* The MAC address at `offset`, 0 or ETH_ALEN, where the header is not in the first buffer. */
+/* The MAC address at `offset`, 0 or ETH_ALEN, if the header is not in the first buffer. */
 __noinline __u64 scattered_mac(struct xdp_md *ctx, __u32 offset)
 {
 	__be64 bytes = 0;
@@ -80,7 +80,7 @@ static __always_inline __u64 source_mac(const struct frame *frame)
 	return multi_buffer ? scattered_mac(frame->ctx, ETH_ALEN) : 0;
 }
 
-/* `source` is left as it is where it is 0. */
+/* A `source` of 0 leaves the source address unchanged. */
 static __always_inline void write_macs(void *header, __u64 destination, __u64 source)
 {
 	*(__be32 *)header = bpf_htonl(destination >> 16);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A few of the decisions are told to user space, which holds them against the policy, measures
- * by them how long frames stay, and shows them to whoever asks.
+ * Sends samples of the decisions to user space, which checks them against the policy, measures
+ * latency by them, and shows them on request.
  *
- * Nobody waits for a sample: where there is no room it is lost, and counted. Which decisions are
- * told of must not keep step with the traffic (every second frame may be to a relay), so their
- * numbers are taken times the golden ratio: the products lie evenly, and repeat nothing. A number
- * is a decision's: one that is left to user space after all costs a look at the clock for nothing,
- * and the next frame is the sample.
+ * Sampling never blocks: a sample without room in the ring buffer is lost and counted. The choice
+ * must not be periodic, because traffic may be (every second frame may go to a relay). Therefore
+ * the decision's sequence number is multiplied by the golden ratio: the products are evenly
+ * distributed and aperiodic. The numbers count decisions of this program; if a chosen frame is
+ * handed to user space after all, one reading of the clock is wasted and the next frame is chosen.
  */
 #ifndef EXITMARK_SAMPLE_H
 #define EXITMARK_SAMPLE_H
@@ -15,8 +15,8 @@
 #define GOLDEN 0x9e3779b97f4a7c15ULL
 #define SAMPLES_ROOM (1 << 20)
 /*
- * A CPU makes no more samples than this from one look of user space to the next, which also is what
- * the ring buffer has room for. A capture of every frame costs two copies of each otherwise.
+ * The most samples that a CPU makes between two reads by user space; the ring buffer has room for
+ * this many. Without this limit, a capture of every frame would copy each frame twice.
  */
 #define SAMPLES_A_LOOK 2048
 
@@ -25,11 +25,11 @@ struct {
 	__uint(max_entries, SAMPLES_ROOM);
 } samples SEC(".maps");
 
-/* The sample that a CPU is making, and how many it has made since user space looked last. */
+/* Per-CPU scratch for one sample, and the number of samples since user space last read. */
 struct sketch {
 	struct exitmark_sample sample;
-	__u64 look; /* `sample_until` then: each look sets another one */
-	__u64 made;
+	__u64 look; /* `sample_until` at the last sample: each read of user space changes it */
+	__u64 made; /* samples since it changed */
 };
 
 struct {
@@ -39,7 +39,7 @@ struct {
 	__type(value, struct sketch);
 } sketch SEC(".maps");
 
-/* Whether this CPU may make one more; counts what is left out. Asks no clock. */
+/* Whether this CPU may make one more sample; counts a lost one if not. Reads no clock. */
 static __always_inline bool may_sample(struct sketch *sketch, __u64 sample_until)
 {
 	struct exitmark_counts *counts;
@@ -59,13 +59,13 @@ static __always_inline bool may_sample(struct sketch *sketch, __u64 sample_until
 	return false;
 }
 
-/* Whether the decision with this number, which is not 0, is told of. */
+/* Whether the decision with this sequence number, which is not 0, is sampled. */
 static __always_inline bool is_sampled(const struct exitmark_links *links, __u64 number)
 {
 	return __builtin_expect(number * GOLDEN <= links->sample, false);
 }
 
-/* A frame comes that is to be a sample. The time, which is not 0. */
+/* Begins a sample of an arriving frame. Returns the time, or 0 if no sample is made. */
 __noinline __u64 sample_arrival(struct xdp_md *ctx, __u64 sample_until)
 {
 	struct exitmark_sample *sample;
@@ -77,7 +77,7 @@ __noinline __u64 sample_arrival(struct xdp_md *ctx, __u64 sample_until)
 	if (!made || !may_sample(made, sample_until))
 		return 0;
 	now = bpf_ktime_get_ns();
-	/* Where nobody will read it, none is made: it would stay here. */
+	/* User space has stopped reading: a sample would stay in the ring buffer. */
 	if (now > sample_until)
 		return 0;
 	sample = &made->sample;
@@ -86,7 +86,7 @@ __noinline __u64 sample_arrival(struct xdp_md *ctx, __u64 sample_until)
 	return now;
 }
 
-/* It leaves. `generation` is 0 where no policy has judged it. */
+/* Ends and submits a sample of a departing frame. `generation` is 0 if no policy judged it. */
 __noinline int sample_departure(struct xdp_md *ctx, __u64 arrived, __u8 ingress, __u32 what,
 				__u64 generation)
 {
@@ -112,7 +112,7 @@ __noinline int sample_departure(struct xdp_md *ctx, __u64 arrived, __u8 ingress,
 	return 0;
 }
 
-/* When the frame came, if it is the decision with this number and that is told of; else 0. */
+/* Begins a sample if decision `number` is sampled. Returns the time of arrival, otherwise 0. */
 static __always_inline __u64 begin_sample(struct xdp_md *ctx, const struct exitmark_links *links,
 					  __u64 number)
 {

@@ -1,9 +1,9 @@
-//! Loads BPF objects, and makes errors of what libbpf and the kernel's verifier print.
+//! Loads BPF objects, and turns the output of libbpf and the kernel's verifier into errors.
 //!
-//! libbpf prints a refused program's whole verifier log, tens of KB, to standard error. Here the
-//! thread that loads captures it; `RUST_LOG=debug` logs each of its lines. The log is
-//! about instructions and has no packet in it; constants that are set before the load, as the
-//! monitor's clearnet addresses, may be in it as numbers.
+//! libbpf prints a rejected program's whole verifier log, tens of KB, to standard error. Here the
+//! loading thread captures it; `RUST_LOG=debug` logs each of its lines. The log is about
+//! instructions and contains no packets; constants that are set before the load, such as the
+//! monitor's clearnet addresses, may appear in it as numbers.
 //!
 //! Sources: libbpf's libbpf.c, the kernel's Documentation/bpf/verifier.rst.
 
@@ -13,55 +13,55 @@ use std::cell::RefCell;
 use std::fmt;
 use std::sync::Once;
 
-/// What it takes to load an XDP program that compares packet pointers. `CAP_SYS_ADMIN` has all
-/// of it.
+/// The capabilities needed to load an XDP program that compares packet pointers. `CAP_SYS_ADMIN`
+/// covers CAP_BPF and CAP_PERFMON.
 const NEEDED: [Capability; 3] = [
     Capability::CAP_BPF,
     Capability::CAP_NET_ADMIN,
     Capability::CAP_PERFMON,
 ];
 
-/// How many lines of a log a message has at most.
+/// The most lines of a verifier log that an error message quotes.
 const REASON_LINES: usize = 2;
 
 thread_local! {
-    /// What libbpf has printed since this thread began to load.
+    /// The output of libbpf since this thread began to load.
     static PRINTED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Why an object cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum BpfError {
-    /// The kernel's verifier refuses one of its programs.
+    /// The kernel's verifier rejects one of its programs.
     #[error(transparent)]
     Verifier(Refusal),
-    /// Something else is in the way.
+    /// Any other failure.
     #[error("{source}{hint}")]
     System {
-        /// What libbpf says.
+        /// The error from libbpf.
         source: libbpf_rs::Error,
-        /// What to do about it; begins with a semicolon where it is not empty.
+        /// The remedy; empty, or begins with a semicolon.
         hint: String,
     },
 }
 
-/// A program that the kernel's verifier refuses.
+/// A program that the kernel's verifier rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the verifier of Linux {kernel} refuses the program {program}: {reason}; {hint}")]
 pub struct Refusal {
-    /// The program's name.
+    /// The name of the program, e.g. `exitmark_host`.
     pub program: String,
     /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
-    /// The last words of the verifier's log, which say why, and the line of the source that they
-    /// are about where the log has it.
+    /// The last lines of the verifier's log, which give the reason, and the source line that they
+    /// refer to if the log has it.
     pub reason: String,
-    /// What to do about it.
+    /// The remedy.
     pub hint: String,
 }
 
 impl Refusal {
-    /// Reads what libbpf printed; none where the verifier did not refuse anything.
+    /// Parses the output of libbpf; `None` if the verifier rejected nothing.
     fn read(printed: &str, kernel: &str, missing: &[Capability]) -> Option<Self> {
         let (before, log) = printed.rsplit_once("-- BEGIN PROG LOAD LOG --")?;
         let (log, _) = log
@@ -70,7 +70,7 @@ impl Refusal {
         let program = before.rsplit('\'').nth(1)?;
         let lines = log.lines().map(str::trim).filter(|line| !is_noise(line));
         let lines: Vec<_> = lines.collect();
-        // What comes after the last instruction; the log has the instruction's source before it.
+        // The lines after the last instruction; its source line is in front of it.
         let about_code = |line: &&str| line.starts_with(|c: char| c == ';' || c.is_ascii_digit());
         let words = lines.iter().rposition(about_code).map_or(0, |at| at + 1);
         let words = &lines[words.max(lines.len().saturating_sub(REASON_LINES))..];
@@ -100,8 +100,7 @@ impl Refusal {
     }
 }
 
-/// Whether a line of the log is a statistic, which every log ends with, or about how the verifier
-/// tracks registers.
+/// Whether a line of the log is one of the statistics at its end, or about register tracking.
 fn is_noise(line: &str) -> bool {
     const BEGINNINGS: [&str; 7] = [
         "processed ",
@@ -125,7 +124,7 @@ impl BpfError {
         Self::System {
             hint: match (is_denied, &missing[..]) {
                 (false, _) => String::new(),
-                (true, []) => "; this process has the capabilities that it takes: kernel lockdown \
+                (true, []) => "; this process has the required capabilities: kernel lockdown \
                                (`cat /sys/kernel/security/lockdown`), a seccomp filter or a user \
                                namespace forbids it"
                     .to_owned(),
@@ -139,7 +138,7 @@ impl BpfError {
     }
 }
 
-/// Names in a sentence.
+/// Lists capabilities in a sentence: "A, B and C".
 struct Names<'c>(&'c [Capability]);
 
 impl fmt::Display for Names<'_> {
@@ -172,10 +171,10 @@ pub fn kernel_release() -> String {
         .unwrap_or_default()
 }
 
-/// Opens or loads an object, and captures what libbpf prints meanwhile.
+/// Opens or loads an object, and captures the output of libbpf meanwhile.
 ///
 /// # Errors
-/// What `load` returns, with the verifier's reason where it is the verifier's.
+/// The error of `load`, with the verifier's reason if the verifier rejected a program.
 pub fn load<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T, BpfError> {
     static CAPTURED: Once = Once::new();
     CAPTURED.call_once(|| {
@@ -202,7 +201,7 @@ fn print(_: PrintLevel, text: String) {
 mod tests {
     use super::*;
 
-    /// As libbpf prints it: the beginning and the end of a log.
+    /// The output of libbpf around a verifier log.
     fn printed(program: &str, log: &str) -> String {
         format!(
             "libbpf: prog '{program}': BPF program load failed: Permission denied\n\
@@ -250,11 +249,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_verifiers_is_not_said_to_be() {
+    fn other_failures_are_not_reported_as_verifier_rejections() {
         let denied =
             "libbpf: Error in bpf_create_map_xattr(policies):Operation not permitted(-1)\n";
         assert_eq!(Refusal::read(denied, "6.12", &NEEDED), None);
-        // The verifier has accepted it, and something behind it has failed.
+        // The verifier accepted the program, and a later step failed.
         let log = "processed 12 insns (limit 1000000) max_states_per_insn 0\n";
         assert_eq!(
             Refusal::read(&printed("exitmark_host", log), "6.12", &[]),
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_for_want_of_a_capability_names_it() {
+    fn a_rejection_names_the_missing_capability() {
         let log = "R8 pointer comparison prohibited\nprocessed 5 insns (limit 1000000)\n";
         let missing = [Capability::CAP_PERFMON];
         let refusal = Refusal::read(&printed("exitmark_host", log), "6.12", &missing).unwrap();

@@ -1,4 +1,4 @@
-//! Where the programs run: on the NICs, and at the tracepoints that tell what NICs drop.
+//! Attaches the programs: to the NICs, and to the tracepoints that report dropped frames.
 
 use super::pins::Watch;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
@@ -12,9 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachMode {
-    /// In the driver.
+    /// In the driver (XDP_FLAGS_DRV_MODE).
     Native,
-    /// In the kernel's common receive path: works on every NIC, several times slower.
+    /// In the kernel's generic receive path (XDP_FLAGS_SKB_MODE): any NIC, several times slower.
     Generic,
 }
 
@@ -27,43 +27,44 @@ impl fmt::Display for AttachMode {
     }
 }
 
-/// What XDP is on a NIC, and what its driver can do.
+/// The XDP program on a NIC, and the XDP features of its driver.
 ///
 /// # Errors
-/// There is no such NIC.
+/// The NIC does not exist.
 pub fn xdp_state(ifindex: u32) -> Result<XdpState, KernelError> {
     sys::xdp_state(ifindex).map_err(map_error("ports"))
 }
 
-/// A program on a NIC, for as long as its link is pinned or this is there.
+/// A program on a NIC. It stays as long as its link is pinned or this value exists.
 #[derive(Debug)]
 pub struct Attachment {
-    /// The port's role.
+    /// The role of the NIC.
     pub role: Role,
-    /// How it is attached.
+    /// Native or generic.
     pub mode: AttachMode,
-    /// Keeps the program on the NIC when the pin is removed.
+    /// Keeps the program on the NIC if the pin is removed.
     link: OwnedFd,
-    /// The link, and the program that was there before if it could be opened.
+    /// The link that was taken over, and its previous program if that could be opened.
     before: Option<(OwnedFd, Option<OwnedFd>)>,
 }
 
-/// The programs that count what NICs drop, for as long as their links are pinned or this is there.
+/// The programs that count frames dropped by NICs. They stay as long as their links are pinned or
+/// this value exists.
 #[derive(Debug, Default)]
 pub struct Watches(Vec<(Watch, OwnedFd)>);
 
 impl Attachment {
-    /// Whether another process' program was there and has been replaced.
+    /// Whether this replaced the program of another process.
     pub const fn is_taken_over(&self) -> bool {
         self.before.is_some()
     }
 
-    /// Lets go of what was there before.
+    /// Gives up the previous program: [`Attachment::revert`] can no longer restore it.
     pub fn keep(&mut self) {
         self.before = None;
     }
 
-    /// Puts back what was there before, or takes the program off.
+    /// Restores the previous program, or detaches this one if there was none.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -73,7 +74,7 @@ impl Attachment {
                 sys::update_link(link.as_fd(), program.as_fd()).map_err(map_error("ports"))?;
                 Ok(pins.pin_program(self.role, program.as_fd())?)
             }
-            // The new one forwards on without this process.
+            // The previous program cannot be opened; the new one keeps forwarding by itself.
             Some((_, None)) => Ok(()),
             None => Ok(pins.remove_link(self.role).map(drop)?),
         }
@@ -81,12 +82,12 @@ impl Attachment {
 }
 
 impl Kernel {
-    /// Attaches a role's program to a NIC: in the place of the one that is pinned for it, or
-    /// anew (after [`Kernel::clear`], what is pinned is on this NIC), natively where the driver
-    /// can, else generically. From then on it stays without this process.
+    /// Attaches a role's program to a NIC. Replaces the program of the role's pinned link if there
+    /// is one (after [`Kernel::clear`], that link is on this NIC); otherwise makes a new link,
+    /// native if the driver can, else generic. The program then stays without this process.
     ///
     /// # Errors
-    /// The NIC takes it in neither way, or it cannot be pinned.
+    /// The NIC accepts the program in neither mode, or it cannot be pinned.
     pub fn attach(
         &self,
         pins: &Pins,
@@ -103,12 +104,12 @@ impl Kernel {
         let (link, before) = match pins.link(role)? {
             Some(link) => {
                 let target = sys::link_target(link.as_fd()).map_err(failed)?;
-                // A process that was killed, or another build, may have left it without a pin.
+                // A process that was killed, or another build, may have left it unpinned.
                 let old = pins.open_program(role, target.program);
                 let old = old.inspect_err(|error| {
                     tracing::warn!(
-                        "the program on {interface} is replaced for good: it cannot be opened, to \
-                         be put back if this start fails: {error}"
+                        "the program on {interface} is replaced and cannot be restored if this \
+                         start fails, because it cannot be opened: {error}"
                     );
                 });
                 let old = old.ok();
@@ -127,8 +128,8 @@ impl Kernel {
                 pins.pin_program(role, program)?;
                 let link = match sys::create_link(program, ifindex, XDP_FLAGS_DRV_MODE) {
                     Ok(link) => Ok(link),
-                    // Taken by another program, which may be in generic mode itself, or no right
-                    // to: generic mode changes neither.
+                    // Another program, possibly in generic mode, is attached, or the capabilities
+                    // are missing: generic mode would fail as well.
                     Err(error)
                         if matches!(
                             error.raw_os_error(),
@@ -166,11 +167,11 @@ impl Kernel {
         })
     }
 
-    /// Takes a role's program off its NIC and attaches it again in the same mode, so that the
-    /// driver sets itself up anew. Frames that arrive in between are lost.
+    /// Detaches a role's program from its NIC and attaches it again in the same mode, so that the
+    /// driver reinitialises. Frames that arrive in between are lost.
     ///
     /// # Errors
-    /// As [`Kernel::attach`]; then nothing is attached. Where the pins are another user's, nothing
+    /// As [`Kernel::attach`]; then nothing is attached. If the pins belong to another user, nothing
     /// has changed.
     pub fn reattach(
         &self,
@@ -187,11 +188,11 @@ impl Kernel {
         }
     }
 
-    /// Attaches a program again, in generic mode. It must be the first one there: in between the
-    /// NIC has none.
+    /// Detaches a program and attaches it again in generic mode. It must not have taken over
+    /// another program: in between the NIC has none.
     ///
     /// # Errors
-    /// The NIC does not take it, or it cannot be pinned; then it is attached no more.
+    /// The NIC refuses the program, or it cannot be pinned; then nothing is attached.
     pub fn make_generic(
         &self,
         pins: &Pins,
@@ -231,8 +232,7 @@ impl Kernel {
         })
     }
 
-    /// Whether anything of what this box has pinned is gone: removed by hand, or with its file
-    /// system.
+    /// Whether any pin of this box is missing: removed by hand, or with its file system.
     pub fn is_unpinned(&self, pins: &Pins, attachments: &[Attachment], watches: &Watches) -> bool {
         pins.are_wiped(
             attachments.iter().map(|one| one.role),
@@ -241,10 +241,10 @@ impl Kernel {
         )
     }
 
-    /// Pins again what was unpinned. The programs are on their NICs all the while.
+    /// Restores missing pins. The programs stay on their NICs meanwhile.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// The file system refuses a change.
     pub fn pin_again(
         &self,
         pins: &mut Pins,
@@ -265,11 +265,11 @@ impl Kernel {
         self.pin_maps(pins)
     }
 
-    /// Takes the programs off NICs that do not play these roles any more, so that no link is in
-    /// the way of another one. Returns what was done, to be said.
+    /// Detaches the programs from NICs that no longer have their role, so that no old link blocks
+    /// a new one. Returns one remark for the log per program.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// A link cannot be read or removed.
     pub fn clear(&self, pins: &Pins, nics: PerRole<u32>) -> Result<Vec<String>, KernelError> {
         let mut remarks = Vec::new();
         for (role, &ifindex) in nics.iter() {
@@ -277,7 +277,7 @@ impl Kernel {
                 continue;
             };
             let target = sys::link_target(link.as_fd()).map_err(map_error("ports"))?;
-            // A number means a NIC in one network namespace only.
+            // An interface index is valid in one network namespace only.
             let is_on_it = target.ifindex == ifindex
                 && ifindex != 0
                 && xdp_state(ifindex)?.program == target.program;
@@ -303,10 +303,11 @@ impl Kernel {
         }
     }
 
-    /// Counts, from now on and without this process, what the NICs do not take.
+    /// Attaches the programs that count redirected frames dropped by NICs. They keep counting
+    /// without this process.
     ///
     /// # Errors
-    /// It cannot be attached or pinned.
+    /// A program cannot be attached or pinned.
     pub fn watch_drops(&self, pins: &Pins) -> Result<Watches, KernelError> {
         let mut watches = Watches::default();
         if self.counts_drops {
@@ -326,14 +327,14 @@ impl Kernel {
 
 fn attach_hint(error: &io::Error, interface: &str, ifindex: u32) -> String {
     match error.raw_os_error() {
-        // EEXIST: the other one is in another mode.
+        // EEXIST: the other program is in another mode.
         Some(libc::EBUSY | libc::EEXIST) => {
             let state = xdp_state(ifindex).ok().filter(|state| state.program != 0);
             let number = state.map_or_else(String::new, |state| {
                 let number = state.program;
                 format!(" (number {number}; `bpftool prog show id {number}` says what it is)")
             });
-            // Without its mode, `xdp off` leaves a generic program where it is.
+            // `xdp off` does not detach a generic program.
             let mode = match state {
                 Some(state) if state.is_generic => "xdpgeneric",
                 _ => "xdp",

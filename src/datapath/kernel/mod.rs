@@ -1,8 +1,8 @@
-//! The XDP program: loaded, fed, attached, pinned, counted.
+//! Loads, configures, attaches and pins the XDP program, and reads its counters.
 //!
-//! Attached and pinned it decides every ordinary frame by itself, with or without this process.
-//! What it needs to know is in its maps: the policy as one image that is swapped whole, the
-//! links, the NICs to redirect to, the sockets of living workers. `sys` is the unsafe room.
+//! Once attached and pinned, the program decides every ordinary frame by itself, with or without
+//! this process. Its maps hold its state: the policy as one image that is swapped as a whole, the
+//! links, the NICs to redirect to, the workers' sockets. The unsafe code is in `sys`.
 //!
 //! Sources: the kernel's Documentation/bpf/map_xskmap.rst and map_devmap.rst.
 
@@ -39,56 +39,56 @@ pub(super) use sys::Mapped;
 pub(crate) use sys::run_live;
 pub use undo::Undo;
 
-/// How many queues of one NIC can be served. As in bpf/exitmark.h, like the other numbers here.
+/// The most queues of one NIC. As in bpf/exitmark.h, like the other constants here.
 pub const MAX_QUEUES: usize = 64;
 const ROLES: usize = Role::ALL.len();
-/// What the program counts: a tally, then three numbers a role that only it has, then one.
+/// The program's counters: a tally, then three counters per role and one more of its own.
 const COUNTS: usize = SLOTS + 3 * ROLES + 1;
 const COUNTERS: &str = "counters";
 const WORKER_COUNTERS: &str = "worker_counters";
 const LINKS: &str = "links";
-/// The maps that outlive the process, in the order in which they are pinned.
+/// The maps that outlive the process, in pinning order.
 const PINNED_MAPS: [&str; 5] = [pins::POLICIES, LINKS, "guards", COUNTERS, WORKER_COUNTERS];
 const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 
-/// Why the program cannot be loaded, fed or attached.
+/// Why the program cannot be loaded, configured or attached.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// The kernel does not load the programs and their maps.
+    /// The programs or their maps cannot be loaded, for another reason than the verifier.
     #[error("cannot load the XDP programs: {0}")]
     Load(#[source] BpfError),
-    /// The kernel's verifier refuses a program.
+    /// The kernel's verifier rejects a program.
     #[error("cannot load the XDP programs: {0}")]
     Verifier(#[source] Refusal),
     /// The program and this code were built from different sources.
-    #[error("the XDP program has other structures than this build knows; build it anew")]
+    #[error("the XDP program's structures differ from those of this build; rebuild exitmark")]
     Layout,
-    /// A map does not take an entry, or does not give one.
+    /// A map entry cannot be read or written.
     #[error("cannot use the XDP program's map {map}: {source}")]
     Map {
-        /// The map's name.
+        /// The map's name in the program.
         map: &'static str,
-        /// What was said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The snapshot is too large for the kernel.
+    /// The snapshot does not fit into the program's policy map.
     #[error(transparent)]
     Image(#[from] ImageTooLarge),
-    /// The NIC takes the program neither natively nor generically.
+    /// The NIC accepts the program neither in native nor in generic mode.
     #[error("cannot attach the XDP program to {interface}: {source}{hint}")]
     Attach {
-        /// The NIC.
+        /// The name of the NIC.
         interface: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
-        /// What to do about it.
+        /// The remedy; empty, or begins with a semicolon.
         hint: String,
     },
-    /// Something about the pins.
+    /// The pins cannot be used.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// A frame could not be run through the program.
+    /// BPF_PROG_RUN failed for a frame of this many bytes.
     #[error("cannot run a frame of {0} bytes through the XDP program: {1}")]
     Run(usize, #[source] libbpf_rs::Error),
 }
@@ -119,36 +119,36 @@ pub struct Kernel {
     buffers: Buffers,
 }
 
-/// What frames the program is loaded for.
+/// Whether the program is loaded for frames in one buffer or in several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Buffers {
-    /// Every frame is in one buffer. The program asks the kernel for no frame's length, and some
-    /// drivers keep receive paths that they leave for multi-buffer programs.
+    /// Every frame is in one buffer. The program never calls the kernel for a frame's length, and
+    /// some drivers keep a faster receive path that multi-buffer programs disable.
     One,
     /// Frames may be in several buffers (BPF_F_XDP_HAS_FRAGS, Linux 5.18).
     Several,
 }
 
 impl Kernel {
-    /// Loads the programs that a running box has, and lets go of them: attached and pinned
-    /// nowhere. Returns why what NICs drop could not be counted, if it could not.
+    /// Loads the programs of a running box and unloads them, without attaching or pinning. Returns
+    /// the error of the drop-counting programs, which are optional.
     ///
     /// # Errors
-    /// No privilege, or a kernel that refuses one.
+    /// A capability is missing, or the kernel rejects a program.
     pub fn try_to_load() -> Result<Option<KernelError>, KernelError> {
         let (_, uncounted) = Self::load_counting(layout()?, None, Buffers::Several)?;
         Ok(uncounted)
     }
 
-    /// Loads the program with maps of its own: attached nowhere, for trying it out.
+    /// Loads the program with maps of its own, unattached, for tests.
     ///
     /// # Errors
-    /// No privilege, or a kernel that refuses it.
+    /// A capability is missing, or the kernel rejects the program.
     pub fn load() -> Result<Self, KernelError> {
         Self::load_for(Buffers::Several)
     }
 
-    /// The same, for frames in one buffer or in several.
+    /// As [`Kernel::load`], for frames in one buffer or in several.
     ///
     /// # Errors
     /// As [`Kernel::load`].
@@ -156,13 +156,13 @@ impl Kernel {
         Self::load_with(layout()?, None, false, buffers)
     }
 
-    /// Loads the program to be attached. It goes on with the pinned counters, if they have the
-    /// shape that it knows; all else it has for itself, so that the program that is attached now
-    /// goes on undisturbed until it is replaced. The second value is whether counters were there.
-    /// What the NICs drop is counted where the kernel lets us.
+    /// Loads the program to be attached. It reuses the pinned counters if they have its layout;
+    /// all other maps are new, so that the attached program continues undisturbed until it is
+    /// replaced. The second value is whether pinned counters were reused. Frames dropped by NICs
+    /// are counted if the kernel allows it.
     ///
     /// # Errors
-    /// No privilege, or a kernel that refuses it.
+    /// A capability is missing, or the kernel rejects the program.
     pub fn load_pinned(pins: &Pins, buffers: Buffers) -> Result<(Self, bool), KernelError> {
         let layout = layout()?;
         let maps = pins.maps(layout);
@@ -184,7 +184,7 @@ impl Kernel {
         Ok((load(None)?, false))
     }
 
-    /// With the programs that count what NICs drop, or without them and why.
+    /// Loads with the drop-counting programs if possible; otherwise without, and returns the error.
     fn load_counting(
         layout: u32,
         counters: Option<&Path>,
@@ -205,7 +205,7 @@ impl Kernel {
         counts_drops: bool,
         buffers: Buffers,
     ) -> Result<Self, KernelError> {
-        // The skeleton borrows its object for as long as it lives; a daemon loads one, once.
+        // The skeleton borrows its object for `'static`; a daemon loads one, once.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = bpf::load(|| ExitmarkSkelBuilder::default().open(storage))?;
         let constants = open.maps.rodata_data.as_mut().ok_or(KernelError::Layout)?;
@@ -219,7 +219,7 @@ impl Kernel {
                 program.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
             }
         }
-        // It takes CAP_PERFMON and a kernel that knows its own types.
+        // These need CAP_PERFMON and a kernel with BTF.
         open.progs.exitmark_unsent.set_autoload(counts_drops);
         open.progs.exitmark_unredirected.set_autoload(counts_drops);
         if let Some(directory) = counters {
@@ -239,15 +239,15 @@ impl Kernel {
         })
     }
 
-    /// What frames the program was loaded for.
+    /// Whether the program was loaded for frames in one buffer or in several.
     pub const fn buffers(&self) -> Buffers {
         self.buffers
     }
 
-    /// Pins the maps of the program that is attached now, in the place of its predecessor's.
+    /// Pins the maps of this program, which is attached now, in place of its predecessor's.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// The file system refuses a pin.
     pub fn pin_maps(&self, pins: &Pins) -> Result<(), KernelError> {
         let maps = &self.skeleton.maps;
         pins.make_maps(self.layout)?;
@@ -264,15 +264,15 @@ impl Kernel {
         Ok(())
     }
 
-    /// What the last process' program had learnt of the host's MAC addresses in this network
-    /// namespace, if it can be read.
+    /// The host's MAC addresses that the previous process' program learned in this network
+    /// namespace, from its pinned map.
     pub fn learnt_hosts(&self, pins: &Pins, netns: u64) -> Option<LearntHosts> {
         let links = MapHandle::from_pinned_path(pins.maps(self.layout).join(LINKS)).ok()?;
         let value = links.lookup(&ONLY, MapFlags::ANY).ok()??;
         Links::learnt_hosts(&value, netns)
     }
 
-    /// The cells of the links, in the program's map.
+    /// The links' cells, in the program's map.
     ///
     /// # Errors
     /// The map cannot be mapped.
@@ -282,7 +282,7 @@ impl Kernel {
         Ok(Cells::shared(mapped))
     }
 
-    /// The cells in which every queue's worker counts, in a map that is kept with the program's.
+    /// The workers' counters, in a map that is pinned with the program's.
     ///
     /// # Errors
     /// The map cannot be mapped.
@@ -292,7 +292,7 @@ impl Kernel {
         Ok(Cells::shared(mapped))
     }
 
-    /// The cells of every queue's guard, in the program's map.
+    /// The guards of all queues, in the program's map.
     ///
     /// # Errors
     /// The map cannot be mapped.
@@ -302,19 +302,19 @@ impl Kernel {
         Ok(Cells::shared(mapped))
     }
 
-    /// Puts a snapshot in force: every frame from now on is judged by it, and none by a part of
-    /// it. Returns when no frame is being judged by the one before, which the kernel then frees.
+    /// Publishes a snapshot atomically: every frame from now on is judged by all of it. Returns
+    /// when no frame is judged by the previous one any more, which the kernel then frees.
     ///
     /// # Errors
-    /// It does not fit, or there is no memory for it.
+    /// The snapshot does not fit, or there is no memory for it.
     pub fn publish(&self, snapshot: &Snapshot) -> Result<(), KernelError> {
         self.publish_image(&image(snapshot)?)
     }
 
-    /// The same with the image of a snapshot, [`IMAGE_BYTES`] long.
+    /// As [`Kernel::publish`], with the image of a snapshot, [`IMAGE_BYTES`] long.
     ///
     /// # Errors
-    /// It has another length, or there is no memory for it.
+    /// The image has another length, or there is no memory for it.
     pub fn publish_image(&self, image: &[u8]) -> Result<(), KernelError> {
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
@@ -341,10 +341,10 @@ impl Kernel {
             .map_err(map_error("policies"))
     }
 
-    /// Names the NIC of a role, to which frames are redirected; or none.
+    /// Sets the NIC to which a role's frames are redirected; `None` for no NIC.
     ///
     /// # Errors
-    /// There is no such NIC.
+    /// The NIC does not exist.
     pub fn set_port(&self, role: Role, ifindex: Option<u32>) -> Result<(), KernelError> {
         let ports = &self.skeleton.maps.ports;
         let key = slot(role.index());
@@ -356,9 +356,9 @@ impl Kernel {
         }
     }
 
-    /// The number of the NIC to which a role's frames are redirected. The kernel forgets it when
-    /// that NIC is removed or moved to another network namespace, for good: also where the same NIC
-    /// is back.
+    /// The interface index of the NIC to which a role's frames are redirected. The kernel deletes
+    /// the entry when the NIC is removed or moved to another network namespace, and does not
+    /// restore it when the NIC comes back.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -370,10 +370,11 @@ impl Kernel {
         Ok(value.and_then(|value| Some(u32::from_ne_bytes(*value.first_chunk()?))))
     }
 
-    /// Lets a port's socket receive what its queue gets.
+    /// Adds a socket to the XSKMAP: it receives the frames that the program hands over on its
+    /// queue.
     ///
     /// # Errors
-    /// The socket is bound to another queue, or there are more queues than the map has places.
+    /// The socket is bound to another queue, or `queue` is not below [`MAX_QUEUES`].
     pub fn admit(&self, role: Role, queue: u32, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
         let fd = socket.as_raw_fd();
         self.skeleton
@@ -383,7 +384,7 @@ impl Kernel {
             .map_err(map_error("sockets"))
     }
 
-    /// Ends that: from the next frame on the program decides by itself.
+    /// Removes a socket from the XSKMAP: from the next frame on the program decides by itself.
     ///
     /// # Errors
     /// The map cannot be written.
@@ -392,15 +393,15 @@ impl Kernel {
             .map_err(map_error("sockets"))
     }
 
-    /// Removes what other builds left pinned, after a takeover; says of which layouts.
+    /// Removes the pinned maps of other layouts after a takeover; returns those layouts.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// The file system refuses a removal.
     pub fn tidy(&self, pins: &Pins) -> Result<Vec<String>, KernelError> {
         Ok(pins.remove_other_maps(self.layout)?)
     }
 
-    /// What the program counted.
+    /// Reads the program's counters.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -419,7 +420,7 @@ impl Kernel {
     }
 }
 
-/// The program's counters, of all CPUs.
+/// The program's counters, summed over all CPUs.
 fn sums(counters: &impl MapCore) -> Result<[u64; COUNTS], KernelError> {
     let per_cpu = counters
         .lookup_percpu(&ONLY, MapFlags::ANY)
@@ -427,7 +428,7 @@ fn sums(counters: &impl MapCore) -> Result<[u64; COUNTS], KernelError> {
     let mut sums = [0_u64; COUNTS];
     for cpu in per_cpu.iter().flatten() {
         for (sum, number) in sums.iter_mut().zip(cpu.chunks_exact(8)) {
-            // One CPU may have taken back what another one counted.
+            // One CPU may have subtracted what another one counted.
             let number = number.first_chunk().copied().map_or(0, u64::from_ne_bytes);
             *sum = sum.wrapping_add(number);
         }
@@ -435,23 +436,23 @@ fn sums(counters: &impl MapCore) -> Result<[u64; COUNTS], KernelError> {
     Ok(sums)
 }
 
-/// What the XDP program counted.
+/// The XDP program's counters, summed over all CPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelCounts {
     /// Frames that it decided itself.
     pub tally: Tally,
-    /// Frames left to the box's network stack.
+    /// Frames passed to the box's network stack (XDP_PASS).
     pub to_stack: PerRole<u64>,
     /// Frames handed to user space, which counts them again.
     pub handed: PerRole<u64>,
-    /// Frames meant for user space that the program decided, because nobody was there or the
-    /// worker was behind.
+    /// Frames meant for user space but handled by the kernel, because the worker was missing, dead
+    /// or behind.
     pub spilled: PerRole<u64>,
-    /// Samples for which there was no room.
+    /// Samples that were not read in time.
     pub samples_lost: u64,
 }
 
-/// The version of the program's structures, from the program itself.
+/// Checks the sizes of the program's structures, and returns their layout version.
 fn layout() -> Result<u32, KernelError> {
     let mut storage = MaybeUninit::uninit();
     let open = bpf::load(|| ExitmarkSkelBuilder::default().open(&mut storage))?;
@@ -477,7 +478,7 @@ fn socket_slot(role: Role, queue: u32) -> [u8; 4] {
     slot(role.index() * MAX_QUEUES + queue as usize)
 }
 
-/// To delete what is not there is no failure.
+/// Turns ENOENT of a deletion into success.
 fn absent(result: libbpf_rs::Result<()>) -> libbpf_rs::Result<()> {
     match result {
         Err(error) if error.kind() == libbpf_rs::ErrorKind::NotFound => Ok(()),

@@ -1,4 +1,4 @@
-//! Names in the BPF file system: given, taken away, and what to do where that is refused.
+//! Adds and removes pins in the BPF file system, and describes failures with a remedy.
 
 use super::sys;
 use std::fs;
@@ -6,37 +6,37 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-/// What a name begins with that is about to become another one.
+/// The prefix of a temporary name, which a rename replaces.
 pub(super) const NEXT: &str = "next_";
 
-/// Why nothing can be pinned, or what is pinned cannot be used.
+/// Why an object cannot be pinned, or a pin cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
-    /// The directory is on no BPF file system.
+    /// The directory is not in a BPF file system.
     #[error(
         "{0} is not in a BPF file system, where the policy outlives this process: \
          `mount -t bpf bpf /sys/fs/bpf` mounts one, `pin.directory` names another"
     )]
     NoBpfFs(PathBuf),
-    /// The directory is the whole file system.
+    /// The directory is a mount point.
     #[error("{0} is a mount point, which others use too; name a directory in it: {0}/exitmark")]
     MountPoint(PathBuf),
-    /// Another process has it.
+    /// Another process holds the directory's lock.
     #[error("another exitmark holds {0}: stop it first, or give each its own `pin.directory`")]
     Owned(PathBuf),
-    /// The file system refuses.
+    /// The file system refuses an operation.
     #[error("cannot {doing} {path}: {source}{}", hint(.source))]
     Refused {
-        /// What was tried.
+        /// The operation that failed, e.g. "pin".
         doing: &'static str,
-        /// Where.
+        /// The path of the pin or directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// libbpf's error with the kind that it has, for the hint.
+/// Converts an error of libbpf, and keeps its kind for [`hint`].
 pub(super) fn as_io(error: libbpf_rs::Error) -> io::Error {
     match error.kind() {
         libbpf_rs::ErrorKind::PermissionDenied => {
@@ -64,7 +64,7 @@ pub(super) fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error
     }
 }
 
-/// Removes a pin; false where there is none.
+/// Removes a pin; false if it does not exist.
 pub(super) fn remove(path: &Path) -> Result<bool, PinError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -73,8 +73,8 @@ pub(super) fn remove(path: &Path) -> Result<bool, PinError> {
     }
 }
 
-/// Gives an object this name, in the place of what has it now: whatever happens to this process,
-/// one of the two has it.
+/// Pins an object at this path, atomically replacing the previous one: even if this process is
+/// killed, one of the two is pinned there.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), PinError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let next = path.with_file_name(format!("{NEXT}{name}"));
@@ -83,7 +83,7 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), PinError> {
         .as_ref()
         .is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
     {
-        // A process that was killed has left it.
+        // Left behind by a process that was killed.
         remove(&next)?;
         pinned = sys::pin(object, &next);
     }

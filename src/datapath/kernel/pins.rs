@@ -1,19 +1,19 @@
-//! What outlives the process: links and maps with names in the BPF file system.
+//! The pins in the BPF file system, which outlive the process.
 //!
 //! ```text
-//! <directory>/link_host, link_uplink, link_incoming   the attachments
-//! <directory>/program_host, …                         what they attach
-//! <directory>/watch_unsent, watch_unredirected        what counts the NICs' drops
-//! <directory>/undo                                    what to set back on which NIC
+//! <directory>/link_host, link_uplink, link_incoming   the XDP links
+//! <directory>/program_host, …                         the programs that they attach
+//! <directory>/watch_unsent, watch_unredirected        the links that count the NICs' drops
+//! <directory>/undo                                    the NIC settings to restore
 //! <directory>/maps-<layout>/…                         the program's maps
 //! ```
 //!
-//! The links are the box: as long as they are there, frames flow. A build with another layout
-//! of its maps brings maps of its own and takes the links over all the same.
+//! Frames are forwarded as long as the links are pinned. A build with another map layout makes
+//! its own maps and takes over the same links.
 //!
-//! A process may be killed between any two of its system calls, and what it leaves must be enough
-//! for the next one: a name goes from one object to the next in one step, and a program has its name
-//! before a link attaches it.
+//! A process may be killed between any two of its system calls, and the pins that it leaves must
+//! be usable by the next one: a pin is replaced atomically, and a program is pinned before a link
+//! attaches it.
 
 use super::super::Role;
 use super::pin_error::{NEXT, PinError, as_io, pin, refused, remove};
@@ -33,18 +33,18 @@ use std::time::{Duration, Instant};
 
 const UNDO: &str = "undo";
 const MAPS: &str = "maps-";
-/// The map that is pinned first of all.
+/// The map that is pinned first.
 pub(super) const POLICIES: &str = "policies";
-/// How long the last owner may take to end: it drains its rings.
+/// How long to wait for the previous owner to end, which drains its rings first.
 const OWNER_PATIENCE: Duration = Duration::from_secs(3);
 const OWNER_PAUSE: Duration = Duration::from_millis(2);
 
-/// A program that counts what NICs drop behind the XDP program's back.
+/// A tracing program that counts redirected frames dropped by NICs.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Watch {
-    /// What a driver had no room for.
+    /// Counts frames that a driver dropped.
     Unsent,
-    /// What did not get as far as a driver.
+    /// Counts frames that did not reach a driver.
     Unredirected,
 }
 
@@ -57,7 +57,7 @@ impl Watch {
     }
 }
 
-/// The directory of one box' pins, held against other processes until this is dropped.
+/// The pin directory of one box, locked against other processes until this value is dropped.
 #[derive(Debug)]
 pub struct Pins {
     directory: PathBuf,
@@ -66,11 +66,11 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Opens the directory, and makes it if need be. Waits a little for a process that is about
-    /// to end.
+    /// Opens and locks the directory, and makes it if it does not exist. Waits up to 3 seconds for
+    /// a process that is about to end.
     ///
     /// # Errors
-    /// There is no BPF file system, no privilege, or another process has it.
+    /// The directory is not in a BPF file system, cannot be made, or another process holds it.
     pub fn open(directory: &Path) -> Result<Self, PinError> {
         if !is_bpf_fs(directory)? {
             return Err(PinError::NoBpfFs(directory.to_owned()));
@@ -90,7 +90,7 @@ impl Pins {
         })
     }
 
-    /// Whether the directory is the one that was opened, as far as this user may look.
+    /// Whether the directory is still the one that was opened. True if this user cannot tell.
     fn is_in_place(&self) -> bool {
         let identity = |data: fs::Metadata| (data.dev(), data.ino());
         match fs::metadata(&self.directory) {
@@ -99,8 +99,8 @@ impl Pins {
         }
     }
 
-    /// Makes the directory again after it was removed, or its file system unmounted, and pins in it
-    /// what to set back on the NICs.
+    /// Makes the directory again after it was removed or its file system unmounted, and pins the
+    /// undo map in it.
     ///
     /// # Errors
     /// As [`Pins::open`].
@@ -118,8 +118,8 @@ impl Pins {
         sys::pin(self.undo.as_fd(), &path).map_err(refused("pin", &path))
     }
 
-    /// Whether anything is missing of what a box has pinned: programs on the NICs of these roles,
-    /// these watches, and these maps of this layout.
+    /// Whether any pin of a box is missing: the links and programs of these roles, these watches,
+    /// these maps of this layout, and the undo map.
     pub(super) fn are_wiped(
         &self,
         roles: impl Iterator<Item = Role>,
@@ -134,13 +134,13 @@ impl Pins {
         !self.is_in_place() || all.any(|path| is_missing(&path))
     }
 
-    /// Whether there is anything at this place.
+    /// Whether the pin directory exists.
     pub fn exist(directory: &Path) -> bool {
         directory.is_dir()
     }
 
-    /// The programs that are attached by pins in this directory, with the numbers of their NICs,
-    /// as far as this user may look. Changes nothing, and needs nobody to hold still.
+    /// The links pinned in this directory that this user may read, as role, interface index of
+    /// the NIC, and program ID. Changes nothing and takes no lock.
     pub fn peek(directory: &Path) -> Vec<(Role, u32, u32)> {
         let targets = Role::ALL.into_iter().filter_map(|role| {
             let link = sys::open_pinned(&directory.join(format!("link_{role}"))).ok()?;
@@ -150,15 +150,15 @@ impl Pins {
         targets.collect()
     }
 
-    /// Whether pins can be in this directory, which need not be there yet.
+    /// Whether this directory, which need not exist yet, is in a BPF file system.
     pub fn can_be_in(directory: &Path) -> bool {
         is_bpf_fs(directory).unwrap_or(false)
     }
 
-    /// Whether a program is on a NIC by one of the links.
+    /// Whether one of the links attaches a program to a NIC.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// A link cannot be read.
     pub fn are_attached(&self) -> Result<bool, PinError> {
         for role in Role::ALL {
             if let Some(link) = self.link(role)? {
@@ -176,12 +176,12 @@ impl Pins {
         self.directory.join(format!("link_{role}"))
     }
 
-    /// Where the maps of this layout are.
+    /// The directory of the maps of this layout.
     pub(super) fn maps(&self, layout: u32) -> PathBuf {
         self.directory.join(format!("{MAPS}{layout}"))
     }
 
-    /// A role's link, if there is one.
+    /// A role's pinned link, if there is one.
     pub(super) fn link(&self, role: Role) -> Result<Option<OwnedFd>, PinError> {
         let path = self.link_path(role);
         match sys::open_pinned(&path) {
@@ -191,11 +191,11 @@ impl Pins {
         }
     }
 
-    /// The number of the NIC on which a role's pinned link has its program: 0 where that NIC is gone,
-    /// none where there is no such pin.
+    /// The interface index of the NIC to which a role's pinned link attaches; 0 if that NIC is
+    /// gone, `None` without such a pin.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// The link cannot be read.
     pub fn attached_to(&self, role: Role) -> Result<Option<u32>, PinError> {
         let path = self.link_path(role);
         let target = |link: OwnedFd| sys::link_target(link.as_fd());
@@ -213,8 +213,8 @@ impl Pins {
         self.directory.join(format!("program_{role}"))
     }
 
-    /// Pins the program that a role's link is about to attach: to open it by its number takes
-    /// CAP_SYS_ADMIN, which no box needs for anything else.
+    /// Pins the program that a role's link is about to attach. Opening it by its ID instead would
+    /// need CAP_SYS_ADMIN, which the box needs for nothing else.
     pub(super) fn pin_program(&self, role: Role, program: BorrowedFd<'_>) -> Result<(), PinError> {
         pin(program, &self.program_path(role))
     }
@@ -223,7 +223,7 @@ impl Pins {
         remove(&self.program_path(role)).map(drop)
     }
 
-    /// The program with this number, which a role's link attaches.
+    /// Opens the program with this ID, which a role's link attaches.
     pub(super) fn open_program(&self, role: Role, number: u32) -> io::Result<OwnedFd> {
         if let Ok(pinned) = sys::open_pinned(&self.program_path(role))
             && sys::program_number(pinned.as_fd())? == number
@@ -244,13 +244,14 @@ impl Pins {
         Ok(())
     }
 
-    /// Takes a role's program off its NIC.
+    /// Detaches a role's program from its NIC and removes its pins. Returns whether a link was
+    /// pinned.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// The link cannot be detached, or the file system refuses a removal.
     pub fn remove_link(&self, role: Role) -> Result<bool, PinError> {
         let path = self.link_path(role);
-        // First what can be refused, so that nothing is half done then.
+        // Check the permission first, so that a refusal leaves everything in place.
         can_be_changed(&self.directory)?;
         if let Some(link) = self.link(role)?
             && sys::link_target(link.as_fd())
@@ -258,8 +259,8 @@ impl Pins {
                 .ifindex
                 != 0
         {
-            // Without this the kernel does it some time after the last reference is gone. What is
-            // left if this process ends here is the name of a link that attaches nothing.
+            // Otherwise the kernel detaches it some time after the last reference is gone. If
+            // this process ends here, the pin of a detached link remains.
             sys::detach_link(link.as_fd()).map_err(refused("detach", &path))?;
         }
         let was_pinned = remove(&path)?;
@@ -267,7 +268,7 @@ impl Pins {
         Ok(was_pinned)
     }
 
-    /// Removes what was pinned with other layouts than this; says which.
+    /// Removes the pinned maps of other layouts; returns those layouts.
     pub(super) fn remove_other_maps(&self, layout: u32) -> Result<Vec<String>, PinError> {
         let mut removed = Vec::new();
         for (name, path) in self.map_directories()? {
@@ -279,12 +280,12 @@ impl Pins {
         Ok(removed)
     }
 
-    /// Makes the place of this layout's maps.
+    /// Makes the directory of this layout's maps.
     pub(super) fn make_maps(&self, layout: u32) -> Result<(), PinError> {
         make_directory(&self.maps(layout))
     }
 
-    /// Pins a map in the place of the one that has its name.
+    /// Pins a map, replacing the previous one of that name.
     pub(super) fn pin_map(
         &self,
         layout: u32,
@@ -308,12 +309,12 @@ impl Pins {
             .collect())
     }
 
-    /// What is to be set back on the NIC in this role.
+    /// The settings to restore on the NIC in this role, if any.
     pub fn undo(&self, role: Role) -> Option<Undo> {
         read_undo(&self.undo, role)
     }
 
-    /// Remembers that, or that there is nothing.
+    /// Stores the settings to restore on the NIC in this role; `None` for nothing.
     ///
     /// # Errors
     /// The map cannot be written.
@@ -322,10 +323,10 @@ impl Pins {
             .map_err(|error| refused("write to", &self.directory.join(UNDO))(as_io(error)))
     }
 
-    /// Leaves all of it to a user, who can then remove it if the directory can be reached.
+    /// Changes the owner of the directory and all pins, so that this user can remove them.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// The file system refuses a change of owner.
     pub fn give_to(&self, user: Uid, group: Gid) -> Result<(), PinError> {
         let mut paths = vec![self.directory.clone()];
         while let Some(path) = paths.pop() {
@@ -340,10 +341,10 @@ impl Pins {
         Ok(())
     }
 
-    /// Takes the programs off.
+    /// Detaches all programs and removes their pins.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// As [`Pins::remove_link`].
     pub fn remove_links(&self) -> Result<(), PinError> {
         for role in Role::ALL {
             self.remove_link(role)?;
@@ -351,29 +352,29 @@ impl Pins {
         self.remove_watches()
     }
 
-    /// Removes all that is left after [`Pins::remove_links`].
+    /// Removes what is left after [`Pins::remove_links`]: the maps and the directory.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// The file system refuses a removal.
     pub fn remove(self) -> Result<(), PinError> {
         for (_, path) in self.map_directories()? {
             remove_directory(&path)?;
         }
         remove(&self.directory.join(UNDO))?;
         match fs::remove_dir(&self.directory) {
-            // An empty directory in one that is another user's does no harm.
+            // The parent directory is another user's; an empty directory does no harm there.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             done => done.map_err(refused("remove", &self.directory)),
         }
     }
 }
 
-/// Whether there is nothing at this path, as far as this user may look.
+/// Whether the path does not exist. False if this user cannot tell.
 fn is_missing(path: &Path) -> bool {
     fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Whether what exists of a path is in a BPF file system.
+/// Whether the nearest existing ancestor of a path is in a BPF file system.
 fn is_bpf_fs(directory: &Path) -> Result<bool, PinError> {
     let existing = directory
         .ancestors()
@@ -385,7 +386,7 @@ fn is_bpf_fs(directory: &Path) -> Result<bool, PinError> {
     Ok(kind.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// Whether this user may give and take away names in a directory.
+/// Fails unless this user may add and remove entries in a directory.
 fn can_be_changed(directory: &Path) -> Result<(), PinError> {
     let how = AccessFlags::W_OK | AccessFlags::X_OK;
     faccessat(AT_FDCWD, directory, how, AtFlags::AT_EACCESS)
@@ -393,7 +394,7 @@ fn can_be_changed(directory: &Path) -> Result<(), PinError> {
         .map_err(refused("change", directory))
 }
 
-/// Removes names that a process which was killed had not put into their places.
+/// Removes temporary names that a killed process left behind.
 fn remove_half_made(directory: &Path) -> Result<(), PinError> {
     let entries = fs::read_dir(directory).map_err(refused("list", directory))?;
     for entry in entries.flatten() {
@@ -404,14 +405,14 @@ fn remove_half_made(directory: &Path) -> Result<(), PinError> {
     Ok(())
 }
 
-/// Nobody else may hold, or unpin, what is in it.
+/// Makes a directory with mode 0700: other users may not open or remove the pins in it.
 fn make_directory(path: &Path) -> Result<(), PinError> {
     let mut builder = fs::DirBuilder::new();
     let made = builder.recursive(true).mode(0o700).create(path);
     made.map_err(refused("make", path))
 }
 
-/// Makes the directory if need be and takes hold of it.
+/// Makes the directory if it does not exist, and locks it.
 fn lock(directory: &Path) -> Result<Flock<File>, PinError> {
     let deadline = Instant::now() + OWNER_PATIENCE;
     loop {
@@ -425,7 +426,7 @@ fn lock(directory: &Path) -> Result<Flock<File>, PinError> {
             return Err(PinError::MountPoint(directory.to_owned()));
         }
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // Whoever had it may have removed it.
+            // The previous owner may have removed it.
             Ok(lock)
                 if fs::metadata(directory).is_ok_and(|now| identity(&now) == identity(&opened)) =>
             {

@@ -1,4 +1,4 @@
-//! Frames through the programs without a NIC (BPF_PROG_RUN), for tests.
+//! Runs frames through the programs without a NIC (BPF_PROG_RUN), for tests.
 //!
 //! Source: the kernel's Documentation/bpf/bpf_prog_run.rst.
 
@@ -6,14 +6,14 @@ use super::{Kernel, KernelError};
 use crate::datapath::Role;
 use libbpf_rs::ProgramInput;
 
-/// What the program did with a frame.
+/// The result of running the program on a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
-    /// It was sent on, to a port or a socket; otherwise dropped or left to the stack.
+    /// XDP_REDIRECT: to a port or a socket.
     pub redirected: bool,
-    /// It was left to the box's own network stack.
+    /// XDP_PASS: to the box's own network stack. If neither flag is set, the frame was dropped.
     pub passed: bool,
-    /// The frame as it was then.
+    /// The bytes of the frame after the run.
     pub frame: Vec<u8>,
 }
 
@@ -22,13 +22,13 @@ impl Kernel {
     /// (BPF_PROG_RUN). Nothing is sent.
     ///
     /// # Errors
-    /// The frame is shorter than an Ethernet header or longer than the kernel can make one.
+    /// The frame is shorter than an Ethernet header, or longer than BPF_PROG_RUN accepts.
     pub fn run(&self, role: Role, frame: &[u8]) -> Result<Ran, KernelError> {
         self.run_split(role, frame, frame.len())
     }
 
-    /// The same for a frame of which the first buffer has `first` bytes only, as some drivers
-    /// leave it.
+    /// As [`Kernel::run`], for a frame whose first buffer has only `first` bytes, as with some
+    /// drivers.
     ///
     /// # Errors
     /// As [`Kernel::run`]; `first` is less than an Ethernet header.

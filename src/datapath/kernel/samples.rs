@@ -1,4 +1,4 @@
-//! The decisions that the XDP program tells of, out of its ring buffer.
+//! Reads the XDP program's sampled decisions from its ring buffer.
 
 use super::{COUNTERS, COUNTS, Kernel, KernelError, ONLY, map_error, sums};
 use crate::datapath::{DecidedBy, DropReason, Excerpt, Outcome, Role, SAMPLE_BYTES, Sample};
@@ -17,12 +17,12 @@ const OUTCOME: usize = 29;
 const RULE: usize = 30;
 const BEFORE: usize = 32;
 const AFTER: usize = BEFORE + SAMPLE_BYTES;
-/// The size of one.
+/// The size of one record in bytes.
 pub(super) const RECORD_BYTES: usize = AFTER + SAMPLE_BYTES;
 
 const ROLES: usize = Role::ALL.len();
 
-/// What the program tells, until somebody reads it.
+/// A reader of the program's samples.
 pub struct KernelSamples {
     ring: RingBuffer<'static>,
     read: mpsc::Receiver<Sample>,
@@ -30,7 +30,7 @@ pub struct KernelSamples {
 }
 
 impl Kernel {
-    /// The program's samples. One reader at a time.
+    /// Opens the program's samples. Only one reader may exist at a time.
     ///
     /// # Errors
     /// The ring buffer cannot be mapped.
@@ -55,7 +55,7 @@ impl Kernel {
 }
 
 impl Kernel {
-    /// Wipes what is left of the last samples, when nothing is sampled any more.
+    /// Zeroes the per-CPU sample scratch, after sampling has stopped.
     ///
     /// # Errors
     /// The map cannot be written.
@@ -71,15 +71,15 @@ impl Kernel {
 }
 
 impl KernelSamples {
-    /// The oldest samples that nobody has read, at most so many.
+    /// Takes the oldest unread samples, at most `limit`.
     pub fn take(&mut self, limit: usize) -> impl Iterator<Item = Sample> {
-        // A negative number is a callback's error, and ours has none.
+        // A negative number is an error of the callback, which returns none.
         let _ = self.ring.consume_raw_n(limit);
         self.read.try_iter()
     }
 
-    /// How many were left out, by the program's counters: there was no room for them, or a CPU had
-    /// made as many as it may from one look of user space to the next ([`Links::sample_until`]).
+    /// How many samples were lost, by the program's counters: the ring buffer was full, or a CPU
+    /// reached its limit between two reads by user space ([`Links::sample_until`]).
     ///
     /// [`Links::sample_until`]: crate::datapath::Links::sample_until
     pub fn lost(&self) -> u64 {

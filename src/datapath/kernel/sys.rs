@@ -1,4 +1,4 @@
-//! Unsafe room 2: the few BPF system calls for which libbpf-rs has no safe way, and the memory
+//! Unsafe module 2: the BPF system calls for which libbpf-rs has no safe function, and the memory
 //! that the XDP program shares with this process.
 //!
 //! Sources: the kernel's Documentation/bpf, libbpf's documentation.
@@ -42,9 +42,9 @@ const NETDEV_XDP_ACT_REDIRECT: u64 = 2;
 const NETDEV_XDP_ACT_XSK_ZEROCOPY: u64 = 8;
 /// ... receives frames in several buffers, ...
 const NETDEV_XDP_ACT_RX_SG: u64 = 32;
-/// ... takes frames that XDP redirects, ...
+/// ... sends frames that XDP redirects, ...
 const NETDEV_XDP_ACT_NDO_XMIT: u64 = 4;
-/// ... also such as lie in several buffers.
+/// ... and those in several buffers.
 const NETDEV_XDP_ACT_NDO_XMIT_SG: u64 = 64;
 
 fn result(returned: i32) -> io::Result<i32> {
@@ -71,7 +71,7 @@ pub(super) fn create_link(
         ..Default::default()
     };
     // SAFETY: the options are a live local that says its own size, and the program's descriptor
-    // is open. libbpf-rs attaches without flags only, and native must be told from generic.
+    // is open. libbpf-rs attaches without flags only, which cannot select native or generic.
     let fd = result(unsafe {
         libbpf_sys::bpf_link_create(
             program.as_raw_fd(),
@@ -94,7 +94,7 @@ pub(super) fn create_tracing_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Puts another program in the place of the one that a link attaches: no frame sees neither.
+/// Replaces the program of a link atomically: every frame is handled by one of the two.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: both descriptors are open, and no options are given. libbpf-rs does this only for
     // links and programs that it opened itself.
@@ -104,17 +104,17 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     .map(|_| ())
 }
 
-/// Takes a link's program off its NIC, at once.
+/// Detaches a link's program from its NIC immediately.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the descriptor is open. libbpf-rs does this only for links that it opened itself.
     result(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) }).map(|_| ())
 }
 
-/// Frames are forwarded for real; from the kernel's bpf.h.
+/// Frames are really forwarded; from the kernel's bpf.h.
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 
-/// Runs an XDP program on copies of a frame, which go where it sends them, until it ran so often
-/// or the thread gets a signal. What it sends leaves after every `batch` runs, 1 to 256.
+/// Runs an XDP program `repeat` times on copies of a frame, or until the thread gets a signal.
+/// The copies go where the program sends them; they leave after every `batch` runs, 1 to 256.
 pub(crate) fn run_live(
     program: BorrowedFd<'_>,
     frame: &[u8],
@@ -131,8 +131,8 @@ pub(crate) fn run_live(
         ..Default::default()
     };
     // SAFETY: the options are a live local that says its own size, the frame outlives the call,
-    // and there is no room for results that the kernel could write beyond. libbpf-rs does not
-    // know batch sizes.
+    // and no output buffer is given that the kernel could overrun. libbpf-rs does not support
+    // batch sizes.
     let ran = result(unsafe {
         libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options)
     });
@@ -142,16 +142,16 @@ pub(crate) fn run_live(
     }
 }
 
-/// What a link attaches where.
+/// The NIC and program of a link.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LinkTarget {
-    /// The NIC's number in its network namespace; 0 where that is gone.
+    /// The interface index of the NIC in its network namespace; 0 if the NIC is gone.
     pub(super) ifindex: u32,
-    /// The program's number.
+    /// The ID of the program.
     pub(super) program: u32,
 }
 
-/// What a link attaches where.
+/// Reads the NIC and program of a link.
 pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     let mut info = libbpf_sys::bpf_link_info::default();
     let mut length =
@@ -165,16 +165,16 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
         )
     })?;
     if info.type_ != libbpf_sys::BPF_LINK_TYPE_XDP {
-        return Err(io::Error::other("it is no XDP link"));
+        return Err(io::Error::other("it is not an XDP link"));
     }
     Ok(LinkTarget {
-        // SAFETY: of an XDP link the kernel has filled this member, and any bytes are a number.
+        // SAFETY: for an XDP link the kernel fills this member, and any bytes are a number.
         ifindex: unsafe { info.__bindgen_anon_1.xdp }.ifindex,
         program: info.prog_id,
     })
 }
 
-/// A program's number.
+/// The ID of a program.
 pub(super) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut length =
@@ -191,22 +191,22 @@ pub(super) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info.id)
 }
 
-/// Opens the program that has this number.
+/// Opens the program that has this ID.
 pub(super) fn open_program(number: u32) -> io::Result<OwnedFd> {
-    // SAFETY: it takes a number and returns a descriptor or an error.
+    // SAFETY: the call takes a number and returns a descriptor or an error.
     let fd = result(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(number) })?;
     // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Gives an object a name in the BPF file system.
+/// Pins an object in the BPF file system.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     // SAFETY: the path is a live C string, and the descriptor is open.
     result(unsafe { libbpf_sys::bpf_obj_pin(object.as_raw_fd(), path.as_ptr()) }).map(|_| ())
 }
 
-/// Opens what was pinned.
+/// Opens a pinned object.
 pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     // SAFETY: the path is a live C string.
@@ -215,41 +215,41 @@ pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// What the kernel says of XDP on a NIC.
+/// The state of XDP on a NIC.
 #[derive(Clone, Copy, Debug)]
 pub struct XdpState {
-    /// The number of the program on it; 0 for none.
+    /// The ID of the attached program; 0 for none.
     pub program: u32,
-    /// The program is attached generically.
+    /// The program is attached in generic mode.
     pub is_generic: bool,
-    /// XDP can redirect frames to it. Some drivers can from when they have a program themselves.
-    /// Linux before 6.3 does not say; then every driver counts that has its program natively.
+    /// XDP can redirect frames to this NIC. Some drivers support that only while they have a
+    /// program themselves. Before Linux 6.3, which reports it, a native program is taken as a yes.
     pub takes_redirects: bool,
-    /// Also frames in several buffers.
+    /// XDP can redirect frames in several buffers to this NIC.
     pub takes_long_redirects: bool,
-    /// What the driver can do, where the kernel tells.
+    /// The features of the driver; `None` before Linux 6.3, which reports them.
     pub abilities: Option<XdpAbilities>,
 }
 
 impl XdpState {
-    /// Whether the driver runs the program that is on it.
+    /// Whether a program is attached in native mode.
     pub fn is_native(&self) -> bool {
         self.program != 0 && !self.is_generic
     }
 }
 
-/// What a driver can do with XDP.
+/// The XDP features of a driver (`NETDEV_XDP_ACT_*` in the kernel's netdev.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct XdpAbilities {
-    /// Run programs itself, which may redirect.
+    /// Runs programs in native mode, including XDP_REDIRECT.
     pub native: bool,
-    /// Share packet memory with AF_XDP sockets.
+    /// Shares packet memory with AF_XDP sockets.
     pub zero_copy: bool,
-    /// Run programs on frames in several buffers.
+    /// Runs programs on frames in several buffers.
     pub several_buffers: bool,
 }
 
-/// The kernel's version, as far as features go by it.
+/// The kernel's major and minor version; 0 for a part that cannot be parsed.
 pub fn kernel_version() -> (u32, u32) {
     let release = nix::sys::utsname::uname();
     let release = release
@@ -262,15 +262,15 @@ pub fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Asks what XDP is on a NIC.
+/// Reads the state of XDP on a NIC.
 pub(super) fn xdp_state(ifindex: u32) -> io::Result<XdpState> {
     let ifindex = i32::try_from(ifindex).map_err(io::Error::other)?;
     let mut options = libbpf_sys::bpf_xdp_query_opts {
         sz: size_of::<libbpf_sys::bpf_xdp_query_opts>() as libbpf_sys::size_t,
         ..Default::default()
     };
-    // SAFETY: the options are a live local that says its own size. libbpf-rs' own way to this
-    // starts from a program, and leaves the size out.
+    // SAFETY: the options are a live local that says its own size. The query of libbpf-rs needs a
+    // program, and does not set the size.
     result(unsafe { libbpf_sys::bpf_xdp_query(ifindex, 0, &raw mut options) })?;
     let is_generic = options.attach_mode == XDP_ATTACHED_SKB;
     let tells_features = kernel_version() >= (6, 3);
@@ -293,16 +293,16 @@ pub(super) fn xdp_state(ifindex: u32) -> io::Result<XdpState> {
     })
 }
 
-/// Numbers in an array map, as memory of this process.
+/// An array map of 64-bit numbers, mapped into this process.
 #[derive(Debug)]
 pub(crate) struct Mapped {
     start: NonNull<AtomicU64>,
     numbers: usize,
 }
 
-// SAFETY: it owns its mapping, which no thread is tied to.
+// SAFETY: it owns its mapping, which is not tied to a thread.
 unsafe impl Send for Mapped {}
-// SAFETY: all that can be had of it is shared references to atomic cells.
+// SAFETY: it gives out only shared references to atomic cells.
 unsafe impl Sync for Mapped {}
 
 impl Mapped {
@@ -310,7 +310,7 @@ impl Mapped {
     pub(super) fn new(map: impl AsFd, numbers: usize) -> io::Result<Self> {
         let length = NonZeroUsize::new(numbers * size_of::<u64>())
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: a new mapping at an address of the kernel's choice replaces nothing. The kernel
+        // SAFETY: a new mapping at an address that the kernel chooses replaces nothing. The kernel
         // refuses a length beyond the map's, so all of it can be read and written.
         let start = unsafe {
             nix::sys::mman::mmap(

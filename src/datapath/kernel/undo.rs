@@ -1,4 +1,4 @@
-//! What the box has changed on NICs, in a map that lasts as long as its links do.
+//! The NIC settings that the box changed, in a pinned map that lasts as long as its links.
 
 use super::super::Role;
 use super::pin_error::{PinError, as_io, pin, refused};
@@ -6,23 +6,23 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// What was changed on a NIC, to be set back when the box is taken off it.
+/// The settings changed on a NIC, to be restored when the box is detached from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Undo {
-    /// The kernel's number for the NIC ...
+    /// The interface index of the NIC.
     pub ifindex: u32,
-    /// ... in this network namespace.
+    /// The inode number of the network namespace to which `ifindex` belongs.
     pub netns: u64,
-    /// What was changed, one bit each.
+    /// The changed settings, one bit each.
     pub changed: u64,
 }
 
 impl Undo {
-    /// Promiscuous mode was turned on. Which bits mean what else is whoever changes it to say.
+    /// Promiscuous mode was turned on. The code that changes the NIC defines the other bits.
     pub const PROMISCUOUS: u64 = 1;
     const BYTES: u32 = 24;
 
-    /// What an older build wrote has two numbers: it changed nothing but promiscuous mode.
+    /// A record of an older build has two numbers: it changed only promiscuous mode.
     fn of_bytes(value: &[u8]) -> Option<Self> {
         let (numbers, _) = value.as_chunks::<8>();
         let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
@@ -42,8 +42,8 @@ impl Undo {
     }
 }
 
-/// A small map for numbers that only user space reads: a place that lasts as long as the links.
-/// What another build left in another shape is brought into this one.
+/// Opens or makes the pinned map, which only user space reads. Converts a map of another build
+/// with another value size.
 pub(super) fn undo_map(path: &Path) -> Result<MapHandle, PinError> {
     let failed = |doing| {
         let refused = refused(doing, path);
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_to_be_set_back_is_read_as_it_was_written() {
+    fn a_record_is_read_as_it_was_written() {
         let undo = Undo {
             ifindex: 7,
             netns: 4_026_531_840,
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(bytes.len(), Undo::BYTES as usize);
         assert_eq!(Undo::of_bytes(&bytes), Some(undo));
         assert_eq!(Undo::of_bytes(&Undo::to_bytes(None)), None);
-        // A later build's, as far as it is known here; an older one's; none's.
+        // Of a later build, as far as it is known here; of an older one; too short.
         assert_eq!(Undo::of_bytes(&[&bytes[..], &[9; 8]].concat()), Some(undo));
         let older = Undo {
             changed: Undo::PROMISCUOUS,

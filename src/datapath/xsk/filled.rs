@@ -1,14 +1,14 @@
 //! Sockets whose fill ring is full before they are bound.
 //!
-//! A driver sets its receive ring up when a socket is bound zero-copy, and takes what is in the
-//! fill ring then. igb (Linux 6.14 to 6.19) never looks again where receive and transmit have
-//! interrupts of their own: `igb_xsk_wakeup` in igb_xsk.c raises the transmit one alone, so a
-//! queue whose fill ring was empty at bind stays deaf. With xsk-rs, and with libxdp's shared
-//! UMEM, rings are made and the socket bound in one call. libxdp makes the rings beforehand for
-//! the first socket of a UMEM only; so each queue gets a UMEM of its own, over its worker's part
-//! of the memory that xsk-rs has mapped. Frames cross from port to port as before: a chunk has
-//! the same address in every UMEM of a worker, and is with the kernel by one ring at a time. The
-//! price is that the kernel pins and maps the part once a port.
+//! A driver initialises its receive ring when a socket is bound zero-copy, and takes the frames
+//! that are in the fill ring then. igb (Linux 6.14 to 6.19) never checks again if receive and
+//! transmit have separate interrupts: `igb_xsk_wakeup` in igb_xsk.c raises only the transmit one,
+//! so a queue whose fill ring was empty at bind never receives. xsk-rs, and libxdp with a shared
+//! UMEM, make the rings and bind the socket in one call. libxdp makes the rings beforehand only for
+//! the first socket of a UMEM; so each queue gets a UMEM of its own, over its worker's part of the
+//! memory that xsk-rs mapped. Frames can still move from port to port: a chunk has the same
+//! address in every UMEM of a worker, and is in at most one ring. The cost is that the kernel pins
+//! and maps the part once per port.
 //!
 //! Sources: the kernel's Documentation/networking/af_xdp.rst, libxdp's xsk.h.
 
@@ -29,7 +29,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{self, NonNull};
 
-/// `struct xdp_desc`, its flag for a packet that goes on (XDP_PKT_CONTD).
+/// XDP_PKT_CONTD of `struct xdp_desc`: the packet continues in the next descriptor.
 const CONTINUES: u32 = 1;
 
 impl Descriptor for xdp_desc {
@@ -68,15 +68,15 @@ impl Descriptor for xdp_desc {
 pub(super) struct Part {
     /// Keeps the memory mapped.
     pub(super) _region: xsk_rs::Umem,
-    /// Where the part begins: at a page.
+    /// The beginning of the part; page-aligned.
     pub(super) start: NonNull<u8>,
-    /// Its size.
+    /// The size of the part.
     pub(super) bytes: usize,
     pub(super) chunk_bytes: u32,
 }
 
-/// libxdp holds pointers to its view of the rings as long as there is a socket, so they stay
-/// where they are, and are only ever touched by pointer.
+/// libxdp's view of the rings. libxdp keeps pointers to them while the socket exists, so they are
+/// never moved, and are only accessed by pointer.
 struct Views {
     fill: UnsafeCell<xsk_ring_prod>,
     completion: UnsafeCell<xsk_ring_cons>,
@@ -115,10 +115,10 @@ impl Views {
     }
 }
 
-/// The rings of a queue with a UMEM of its own. Receive and transmit ring are there from
-/// `bind` on; before, nothing but [`Rings::fill`] may be called.
+/// The rings of a queue with a UMEM of its own. The receive and transmit rings exist from `bind`
+/// on; before, only [`Rings::fill`] may be called.
 pub struct FilledRings {
-    /// Null until it is bound.
+    /// Null until `bind`.
     socket: *mut xsk_socket,
     umem: NonNull<xsk_umem>,
     views: Box<Views>,
@@ -126,12 +126,12 @@ pub struct FilledRings {
     _part: Part,
 }
 
-// SAFETY: all that it points to is its own or, the memory, shared by the rule of this room; no
-// thread is tied to it.
+// SAFETY: it owns everything that it points to, except the memory, which is shared by the rule of
+// this module; nothing is tied to a thread.
 unsafe impl Send for FilledRings {}
 
 impl FilledRings {
-    /// Registers the part and makes its fill and completion ring.
+    /// Registers the part as a UMEM and makes its fill and completion rings.
     pub(super) fn new(part: Part, entries: u32) -> io::Result<Self> {
         let views = Views::new();
         let config = xsk_umem_config {
@@ -169,7 +169,7 @@ impl FilledRings {
         Ok(rings)
     }
 
-    /// Binds the socket, once. To be tried again where it fails.
+    /// Binds the socket, once. May be retried after a failure.
     pub(super) fn bind(&mut self, interface: &CStr, queue: u32, flags: u16) -> io::Result<()> {
         debug_assert!(self.socket.is_null(), "it is bound once");
         let config = xsk_socket_config {
@@ -206,7 +206,7 @@ fn result(returned: i32) -> io::Result<()> {
     }
 }
 
-/// How many of so many entries a ring takes at a time.
+/// The length of a slice as a number of ring entries.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "a ring has at most 32,768 entries"
@@ -215,14 +215,14 @@ const fn entries(slice_length: usize) -> u32 {
     slice_length as u32
 }
 
-// Every ring was set up by libxdp before it is used here, and `&mut self` excludes any other
-// access to it from this side. `peek` and `reserve` say how many entries from `first` on are ours
-// until they are released or submitted.
+// libxdp set up every ring before it is used here, and `&mut self` excludes any other access to it
+// from user space. `peek` and `reserve` return how many entries from `first` on belong to user
+// space until they are released or submitted.
 impl Rings for FilledRings {
     type Descriptor = xdp_desc;
 
     fn socket(&self) -> RawFd {
-        // SAFETY: the UMEM is alive. Its first socket, the only one, has its descriptor.
+        // SAFETY: the UMEM is alive. Its only socket has the same descriptor.
         unsafe { xsk_umem__fd(self.umem.as_ptr()) }
     }
 
@@ -315,7 +315,7 @@ impl Rings for FilledRings {
 
     #[inline]
     fn exact_room_to_send(&mut self) -> u32 {
-        // To ask for all of the ring makes libxdp look at the kernel's side of it.
+        // Asking for the whole ring makes libxdp read the kernel's index.
         self.room_to_send(self.entries)
     }
 

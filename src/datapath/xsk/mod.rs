@@ -1,13 +1,13 @@
-//! Unsafe room 1: AF_XDP sockets, their rings and the UMEM that they share.
+//! Unsafe module 1: AF_XDP sockets, their rings and the UMEM that they share.
 //!
-//! xsk-rs' descriptors are plain numbers that anybody could use twice, so they never leave this
-//! room: outside, a buffer is a [`super::Frame`] token. What makes every call below sound is one rule,
-//! kept by the tokens' being neither `Copy` nor `Clone`: a chunk is either with the kernel (its
-//! descriptor is in a ring) or its one token is in somebody's hands, and each worker touches
-//! the chunks of its own part of the memory only.
+//! The descriptors of xsk-rs are plain numbers that could be used twice, so they never leave this
+//! module: outside, a chunk is a [`super::Frame`] token. Every call below is sound by one rule,
+//! which holds because tokens are neither `Copy` nor `Clone`: a chunk either belongs to the kernel
+//! (its descriptor is in a ring), or to the owner of its one token; and each worker accesses only
+//! the chunks of its own part of the memory.
 //!
-//! In copy mode the sockets are xsk-rs' and share one UMEM. Zero-copy ones are made here, over
-//! libxdp, because their fill rings must be full when they are bound: see [`filled`].
+//! In copy mode the sockets are those of xsk-rs and share one UMEM. Zero-copy sockets are made
+//! here, over libxdp, because their fill rings must be full when they are bound: see [`filled`].
 //!
 //! Sources: the kernel's Documentation/networking/af_xdp.rst.
 #![allow(
@@ -41,17 +41,17 @@ pub(super) use port::prefetch;
 pub use port::{QueueGauge, Troubles, XskMemory, XskPort};
 pub use rings::{Rings, SharedRings};
 
-/// How often and how long apart a bind is tried while the queue's last owner goes away: the
-/// kernel frees it up to 32 ms after that process ended.
+/// How often and at what interval a bind is retried while the queue's previous owner releases it:
+/// the kernel frees the queue up to 32 ms after that process ended.
 const BIND_ATTEMPTS: u32 = 1000;
 const BIND_PAUSE: Duration = Duration::from_millis(1);
 
-/// What all sockets of the box have in common.
+/// The settings of all sockets of the box.
 #[derive(Clone, Copy, Debug)]
 pub struct XskSettings {
     /// Entries of each ring; a power of two.
     pub ring: u32,
-    /// Frames that a worker may hold in its hands.
+    /// Frames that a worker may hold outside of the pool and rings.
     pub in_hand: u32,
     /// Bytes of a frame, headroom included: 2,048 or 4,096.
     pub chunk_bytes: u32,
@@ -61,7 +61,7 @@ pub struct XskSettings {
     pub zero_copy: bool,
 }
 
-/// Why sockets cannot be had.
+/// Why sockets cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum XskError {
     /// The UMEM cannot be made or registered.
@@ -70,9 +70,9 @@ pub enum XskError {
          too small (raise LimitMEMLOCK or grant CAP_IPC_LOCK), or make `datapath.ring` smaller"
     )]
     Umem {
-        /// How large it would have been.
+        /// The requested size in bytes.
         bytes: u64,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A socket cannot be bound to a queue.
@@ -80,18 +80,18 @@ pub enum XskError {
         "cannot bind an AF_XDP socket to queue {queue} of {interface} ({mode}): {source}{hint}"
     )]
     Bind {
-        /// The NIC.
+        /// The name of the NIC.
         interface: String,
         /// The queue's number.
         queue: u32,
-        /// Copy or zero-copy.
+        /// "copy" or "zero-copy".
         mode: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
-        /// What to do about it.
+        /// The remedy; empty, or begins with a semicolon.
         hint: &'static str,
     },
-    /// A size that AF_XDP does not take.
+    /// A size that AF_XDP does not accept.
     #[error("AF_XDP refuses the size {0}: {1}")]
     Size(u32, String),
 }
@@ -100,19 +100,19 @@ pub enum XskError {
 pub struct Umem {
     umem: xsk_rs::Umem,
     descriptors: Vec<FrameDesc>,
-    /// Where it begins.
+    /// The beginning of the memory.
     start: NonNull<u8>,
     settings: XskSettings,
     frames_per_worker: u32,
 }
 
-/// One worker's share of the box: a queue of each port, its part of the memory, its frames.
+/// One worker's resources: a queue of each port, its part of the memory, its frames.
 pub struct Bound<R: Rings> {
     /// The queue of each port.
     pub ports: PerRole<Option<XskPort<R>>>,
     /// The memory of their frames.
     pub memory: XskMemory<R::Descriptor>,
-    /// Those of the frames that are in no ring.
+    /// The frames that are in no ring.
     pub pool: FramePool,
 }
 
@@ -122,8 +122,8 @@ impl Umem {
     /// # Errors
     /// The kernel does not register it.
     pub fn new(settings: XskSettings, workers: u32, ports: u32) -> Result<Self, XskError> {
-        // Every ring that holds frames can be full at once, and the worker's hands too: no port
-        // can take another's frames away.
+        // Enough for all rings to be full while the worker holds its maximum: no port can starve
+        // another of frames.
         let frames_per_worker = ports * 2 * settings.ring + settings.in_hand;
         let config = UmemConfig::builder()
             .frame_size(
@@ -156,16 +156,16 @@ impl Umem {
         })
     }
 
-    /// Its size in bytes.
+    /// The size of the memory in bytes.
     pub fn bytes(&self) -> u64 {
         self.descriptors.len() as u64 * u64::from(self.settings.chunk_bytes)
     }
 
-    /// Binds queue `worker` of each of these NICs, by sockets that share one UMEM and are filled
-    /// afterwards. To be called once for each worker.
+    /// Binds queue `worker` of each of these NICs, with sockets that share one UMEM and whose fill
+    /// rings are filled afterwards. Call this once per worker.
     ///
     /// # Errors
-    /// A queue cannot be bound as asked.
+    /// A queue cannot be bound with these settings.
     pub fn bind(
         &self,
         worker: u32,
@@ -192,11 +192,11 @@ impl Umem {
         })
     }
 
-    /// The same by sockets whose fill rings are full before they are bound, as zero-copy drivers
-    /// need it. Chunks must be whole pages.
+    /// As [`Umem::bind`], with sockets whose fill rings are full before they are bound, as
+    /// zero-copy drivers need it. Chunks must be whole pages.
     ///
     /// # Errors
-    /// A queue cannot be bound as asked.
+    /// A queue cannot be bound with these settings.
     pub fn bind_filled(
         &self,
         worker: u32,
@@ -275,7 +275,7 @@ impl Umem {
         }
     }
 
-    /// Tries to bind while the queue's last owner goes away.
+    /// Binds, and retries while the queue's previous owner releases it.
     fn bind_to<T>(
         &self,
         interface: &str,
@@ -315,7 +315,7 @@ impl Umem {
                 .map_err(|error| io_error(&error))
         })?;
         let (fill, completion) = rings.ok_or_else(|| {
-            let error = io::Error::other("its rings are in use already");
+            let error = io::Error::other("its rings are already in use");
             self.failed(interface, queue, error)
         })?;
         let rings = SharedRings {
@@ -327,7 +327,7 @@ impl Umem {
         self.settle(XskPort::new(rings, self.settings.ring), interface, queue)
     }
 
-    /// What comes after a socket is bound.
+    /// Completes a port after its socket was bound: sets and reads socket options.
     fn settle<R: Rings>(
         &self,
         mut port: XskPort<R>,
@@ -335,7 +335,7 @@ impl Umem {
         queue: u32,
     ) -> Result<XskPort<R>, XskError> {
         let socket = port.rings.socket();
-        // A kernel before 6.17 does not know the option; kicks then take more calls.
+        // Kernels before 6.17 lack the option; kicks then take more calls.
         let _ = set_option(socket, XDP_MAX_TX_SKB_BUDGET, self.settings.ring);
         port.zero_copy =
             bound_zero_copy(socket).map_err(|error| self.failed(interface, queue, error))?;
@@ -343,20 +343,20 @@ impl Umem {
     }
 }
 
-/// Where the memory begins.
+/// The beginning of the memory.
 fn beginning(umem: &xsk_rs::Umem, descriptors: &[FrameDesc]) -> Option<NonNull<u8>> {
     let first = descriptors.first()?;
-    // SAFETY: the descriptor is of this UMEM, and no ring has any of its chunks yet. xsk-rs tells
-    // of no other address than a chunk's.
+    // SAFETY: the descriptor is of this UMEM, and no ring has any of its chunks yet. xsk-rs
+    // exposes only the addresses of chunks.
     let chunk = unsafe { umem.data(first) }.contents().as_ptr();
     // A descriptor's address counts from the beginning of the memory.
     NonNull::new(chunk.wrapping_sub(first.addr()).cast_mut())
 }
 
-/// Keeps packet memory out of core dumps, also of those that are made by force.
+/// Excludes packet memory from core dumps, even if dumps are forced (MADV_DONTDUMP).
 fn keep_out_of_dumps(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
-    // SAFETY: the memory begins there and is this long; the advice changes what a dump has of it,
-    // and nothing else. No safe function gives advice on memory.
+    // SAFETY: the memory begins there and is this long; the advice affects only core dumps. There
+    // is no safe function for it.
     match unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTDUMP) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -389,8 +389,7 @@ fn bind_hint(error: &io::Error, settings: XskSettings) -> &'static str {
              3486 or less"
         }
         Some(libc::EINVAL) => {
-            "; the kernel says so of a queue that the NIC does not have (any more): `ethtool -l NIC` \
-             tells how many it has"
+            "; the NIC may have no such queue (any more): `ethtool -l NIC` shows how many it has"
         }
         Some(libc::ENODEV) => "; the NIC is gone: `ip link` lists those that are there",
         Some(libc::ENETDOWN) => "; the NIC is down: `ip link set dev NIC up`",

@@ -1,12 +1,12 @@
-//! Options of AF_XDP sockets, which neither the standard library nor nix nor xsk-rs knows.
+//! Options of AF_XDP sockets, which the standard library, nix and xsk-rs lack.
 
 use libc::{c_int, c_void, socklen_t};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-/// Socket option of Linux 6.17: how many packets one `sendto` in copy mode may send.
+/// Socket option since Linux 6.17: how many packets one `sendto` in copy mode may send.
 pub(super) const XDP_MAX_TX_SKB_BUDGET: c_int = 9;
-/// `struct xdp_options`, its only flag.
+/// The only flag of `struct xdp_options`.
 const XDP_OPTIONS_ZEROCOPY: u32 = 1;
 
 pub(super) fn set_option(fd: RawFd, option: c_int, value: u32) -> io::Result<()> {
@@ -43,8 +43,8 @@ pub(super) fn read_option<T: Copy>(
     into: &mut T,
 ) -> io::Result<()> {
     let mut length = socklen_of::<T>();
-    // SAFETY: both pointers are to live, writable places, and `length` says how large the first
-    // one is; every value of its bytes is a `T`, since those that call this pass plain integers.
+    // SAFETY: both pointers are to live, writable places, and `length` is the size of the first;
+    // every value of its bytes is a `T`, since callers pass plain integers.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

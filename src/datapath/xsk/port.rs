@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The most `sendto` calls in one kick. With the raised budget one is enough; a kernel without
-/// it sends 32 packets a call.
+/// it sends 32 packets per call.
 const MAX_SENDS: u32 = 64;
 
 /// One worker's part of the packet memory.
 pub struct XskMemory<D> {
     /// Keeps the memory mapped.
     pub(super) _region: xsk_rs::Umem,
-    /// What descriptors' addresses count from.
+    /// The base of the descriptors' addresses.
     pub(super) start: NonNull<u8>,
     /// The descriptor of each chunk, as it last came out of a ring.
     pub(super) descriptors: Box<[D]>,
@@ -26,12 +26,12 @@ pub struct XskMemory<D> {
     pub(super) chunk_bytes: usize,
 }
 
-// SAFETY: the memory behind `start` is mapped as long as `_region`, and no thread is tied to it.
+// SAFETY: the memory behind `start` is mapped as long as `_region`, and is not tied to a thread.
 unsafe impl<D: Send> Send for XskMemory<D> {}
 
 impl<D: Descriptor> XskMemory<D> {
-    /// The token of a descriptor that the kernel handed back, or none where it describes
-    /// nothing of ours: a wrong one must not become a pointer.
+    /// The token of a descriptor that the kernel returned. `None` if it is not within a chunk of
+    /// this memory: such a descriptor must not become a pointer.
     fn token(&mut self, descriptor: D) -> Option<Frame> {
         let chunk = (descriptor.address() / self.chunk_bytes).checked_sub(self.first)?;
         let length = descriptor.length();
@@ -47,7 +47,7 @@ impl<D: Descriptor> XskMemory<D> {
         ))
     }
 
-    /// Where a frame's bytes begin, and how many there are.
+    /// The beginning and number of a frame's bytes.
     #[inline]
     fn place(&self, frame: &Frame) -> (*mut u8, usize) {
         let descriptor = &self.descriptors[frame.chunk()];
@@ -77,12 +77,12 @@ impl<D: Descriptor> Memory for XskMemory<D> {
     }
 }
 
-/// Asks the processor to fetch the cache line of this byte, without waiting for it.
+/// Prefetches the cache line of this byte, without waiting for it.
 #[inline]
 pub(in crate::datapath) fn prefetch(byte: &u8) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instruction (SSE, which every x86-64 has) reads nothing that the program could
-    // see and faults on no address, and this one is valid. No safe function does the same yet.
+    // SAFETY: the instruction (SSE, which every x86-64 has) has no visible effect and faults on no
+    // address, and this one is valid. There is no safe function for it yet.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>((&raw const *byte).cast());
@@ -98,12 +98,12 @@ pub struct XskPort<R: Rings> {
     held: Held,
     scratch: Box<[R::Descriptor]>,
     pub(super) zero_copy: bool,
-    /// Frames that the NIC seems to have cut.
+    /// Frames that the NIC seems to have truncated.
     cut: Arc<AtomicU64>,
 }
 
 impl<R: Rings> XskPort<R> {
-    /// A port over rings of so many entries, in copy mode.
+    /// A port over rings of `entries` entries, in copy mode.
     pub(super) fn new(rings: R, entries: u32) -> Self {
         Self {
             rings,
@@ -120,7 +120,7 @@ impl<R: Rings> XskPort<R> {
         self.zero_copy
     }
 
-    /// A view of what this queue misses, for another thread. It keeps the socket open.
+    /// A gauge of this queue's losses, for another thread. It keeps the socket open.
     ///
     /// # Errors
     /// No file descriptor is left.
@@ -136,17 +136,17 @@ impl<R: Rings> XskPort<R> {
     }
 }
 
-/// What a queue could not take in.
+/// Reads a queue's losses.
 pub struct QueueGauge {
     socket: OwnedFd,
     cut: Arc<AtomicU64>,
 }
 
 impl QueueGauge {
-    /// What went wrong at this queue so far.
+    /// The errors of this queue so far, from XDP_STATISTICS.
     ///
     /// # Errors
-    /// The socket does not say.
+    /// The socket option cannot be read.
     pub fn troubles(&self) -> io::Result<Troubles> {
         let mut statistics = libc::xdp_statistics {
             rx_dropped: 0,
@@ -163,19 +163,19 @@ impl QueueGauge {
         })
     }
 
-    /// Frames that arrived zero-copy and seem to have been cut at the end of a receive buffer.
+    /// Frames that arrived zero-copy and seem to be truncated at the end of a receive buffer.
     pub fn cut(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
     }
 }
 
-/// What went wrong at a queue, in the kernel.
+/// A queue's error counts in the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Troubles {
-    /// Packets that were received and could not be handed over: the rx ring was full, no empty
-    /// frame was there, or the packet was too long.
+    /// Received packets that the kernel could not deliver: the rx ring was full, no frame was in
+    /// the fill ring, or the packet was too long.
     pub missed: u64,
-    /// Frames to send that the kernel refused, e.g. of a packet in more than 17 pieces.
+    /// Frames to send that the kernel refused, e.g. of a packet in more than 17 frames.
     pub tx_invalid: u64,
 }
 
@@ -194,11 +194,11 @@ impl<R: Rings> Port for XskPort<R> {
         let count = self.rings.receive(&mut self.scratch[..room]);
         let first = arrived.len();
         for &descriptor in &self.scratch[..count] {
-            // A descriptor of nothing of ours leaves a frame unaccounted for, which is alarmed.
+            // A foreign descriptor leaves a frame unaccounted for, which raises an alarm.
             arrived.extend(memory.token(descriptor));
         }
         self.held.receiving -= count.min(self.held.receiving);
-        // In copy mode the kernel reports what does not fit.
+        // In copy mode the kernel counts frames that do not fit.
         if self.zero_copy {
             let cut = cut::count(arrived, first, memory);
             if cut > 0 {
@@ -219,7 +219,7 @@ impl<R: Rings> Port for XskPort<R> {
             slot.set_more(frame.has_more());
         }
         // SAFETY: these chunks belong to this UMEM, and their tokens ended with the drain above:
-        // nobody can touch them until they come back as completions.
+        // they cannot be accessed until they come back as completions.
         let sent = unsafe { self.rings.send(&self.scratch[..fitting]) };
         debug_assert_eq!(sent, fitting, "the ring had room");
         self.held.sending += sent;
@@ -254,7 +254,7 @@ impl<R: Rings> Port for XskPort<R> {
             count += 1;
         }
         // SAFETY: these chunks belong to this UMEM, and their tokens ended in the loop above:
-        // nobody can touch them until they come back as received frames.
+        // they cannot be accessed until they come back as received frames.
         let filled = unsafe { self.rings.fill(&self.scratch[..count]) };
         debug_assert_eq!(filled, count, "the ring had room");
         self.held.receiving += filled;
@@ -270,8 +270,8 @@ impl<R: Rings> Port for XskPort<R> {
             if unsent == 0 {
                 return;
             }
-            // Where that fails the frames stay in the ring, and what does not fit behind them is
-            // dropped and counted.
+            // On failure the frames stay in the ring; later frames that do not fit are dropped and
+            // counted.
             self.rings.wake_to_send();
             let before = std::mem::replace(&mut unsent, self.unsent());
             if unsent >= before {

@@ -1,47 +1,47 @@
-//! The four rings of a queue as xsk-rs has them, and what a port needs of rings.
+//! The interface that a port needs of the four rings of a queue, and its implementation by xsk-rs.
 
 use std::os::fd::{AsRawFd, RawFd};
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, TxQueue};
 
-/// A chunk as a ring describes it.
+/// A ring's descriptor of a chunk.
 pub trait Descriptor: Copy + Send + 'static {
-    /// Describes nothing yet.
+    /// A descriptor of no chunk.
     fn empty() -> Self;
 
-    /// Where the packet begins, in bytes from the beginning of the memory.
+    /// The beginning of the packet, in bytes from the beginning of the memory.
     fn address(&self) -> usize;
 
-    /// How long the packet's part in this chunk is.
+    /// The length of the packet's part in this chunk, in bytes.
     fn length(&self) -> usize;
 
-    /// Whether the packet goes on in the next descriptor.
+    /// Whether the packet continues in the next descriptor (XDP_PKT_CONTD).
     fn has_more(&self) -> bool;
 
-    /// Says whether it does.
+    /// Sets whether the packet continues in the next descriptor.
     fn set_more(&mut self, more: bool);
 }
 
 /// The four rings of one queue.
 ///
-/// What a ring gives is the kernel's word and is checked before it is used as an address.
+/// Descriptors from a ring come from the kernel, and are checked before use as an address.
 pub trait Rings: Send + 'static {
-    /// What goes into these rings and comes out.
+    /// The type of the rings' entries.
     type Descriptor: Descriptor;
 
-    /// The socket. It stays open as long as the rings.
+    /// The descriptor of the socket, which stays open as long as the rings.
     fn socket(&self) -> RawFd;
 
-    /// Takes what arrived; returns how many descriptors were written.
+    /// Takes received frames from the rx ring; returns how many descriptors were written.
     fn receive(&mut self, into: &mut [Self::Descriptor]) -> usize;
 
-    /// Takes what has been sent, likewise.
+    /// Takes sent frames from the completion ring; returns how many descriptors were written.
     fn complete(&mut self, into: &mut [Self::Descriptor]) -> usize;
 
     /// How many descriptors the fill ring has room for; exact up to `wanted`.
     fn room_to_fill(&mut self, wanted: u32) -> u32;
 
-    /// Gives chunks to receive into; returns how many.
+    /// Submits chunks to the fill ring; returns how many.
     ///
     /// # Safety
     /// The chunks are of these rings' memory, and are not touched before they are received.
@@ -50,22 +50,22 @@ pub trait Rings: Send + 'static {
     /// How many descriptors the transmit ring has room for; exact up to `wanted`.
     fn room_to_send(&mut self, wanted: u32) -> u32;
 
-    /// Gives chunks to send; returns how many.
+    /// Submits chunks to the tx ring; returns how many.
     ///
     /// # Safety
     /// The chunks are of these rings' memory, and are not touched before they are completed.
     unsafe fn send(&mut self, chunks: &[Self::Descriptor]) -> usize;
 
-    /// How many descriptors the transmit ring has room for, as the kernel has it now.
+    /// How many descriptors the transmit ring has room for, by the kernel's current index.
     fn exact_room_to_send(&mut self) -> u32;
 
-    /// Has the kernel take chunks from the fill ring, if it asks for the call.
+    /// Wakes the kernel to take chunks from the fill ring, if the ring needs a wakeup.
     fn wake_to_receive(&mut self);
 
-    /// Whether the kernel asks for a call to send.
+    /// Whether the tx ring needs a wakeup (XDP_RING_NEED_WAKEUP).
     fn needs_wake_to_send(&self) -> bool;
 
-    /// Has the kernel send. An error is a link that is down or a queue that is full.
+    /// Wakes the kernel to send. Ignores errors: a link that is down, or a full queue.
     fn wake_to_send(&mut self);
 }
 
@@ -95,7 +95,7 @@ impl Descriptor for FrameDesc {
     }
 }
 
-/// The rings of a socket that xsk-rs made: bound before anything is in them.
+/// The rings of a socket that xsk-rs made: bound before its fill ring is filled.
 pub struct SharedRings {
     pub(super) tx: TxQueue,
     pub(super) rx: RxQueue,

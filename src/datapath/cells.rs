@@ -1,23 +1,23 @@
-//! Numbers that several threads, or the kernel's program too, read and write.
+//! Numbers that several threads, and possibly the XDP program, read and write.
 
 use super::kernel::Mapped;
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 
-/// A row of atomic numbers, wherever they are.
+/// An array of atomic 64-bit numbers, in this process or in a BPF map.
 #[derive(Debug)]
 pub struct Cells(Place);
 
 #[derive(Debug)]
 enum Place {
-    /// In this process' own memory: there is no kernel to share them with.
+    /// In this process' own memory, not shared with the kernel.
     Heap(Box<[AtomicU64]>),
-    /// In a map of the XDP program's.
+    /// In a map of the XDP program.
     Map(Mapped),
 }
 
 impl Cells {
-    /// So many zeros of this process' own.
+    /// Allocates `numbers` zeros in this process' own memory.
     pub fn own(numbers: usize) -> Self {
         Self(Place::Heap(
             (0..numbers).map(|_| AtomicU64::new(0)).collect(),

@@ -1,9 +1,9 @@
-//! Numbers that workers count and others read.
+//! Frame counters of the workers and the XDP program.
 //!
-//! A worker counts a batch in a plain [`Tally`] and adds it to its [`Counters`] once: one writer a
-//! counter, no lock, no bus-locked instruction. What is counted for a frame is the rule that it
-//! met; its class follows from that when somebody reads. The XDP program has the same counters,
-//! one set a CPU. Both are kept with the program, and go on when another process takes over.
+//! A worker counts a batch in a plain [`Tally`] and adds it to its [`Counters`] once: one writer
+//! per counter, no lock, no bus-locked instruction. A frame is counted by the rule that it matched;
+//! a read derives its class from the rule. The XDP program has the same counters, one set per CPU.
+//! Both are pinned with the program, and another process that takes over continues them.
 
 use super::{Cells, Role};
 use crate::packet::{Dscp, Malformed};
@@ -17,13 +17,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum DropReason {
     /// The egress port's transmit ring had no room.
     TxFull(Role),
-    /// A frame for the host came in by `incoming`, and the host's MAC address is not known yet.
+    /// A frame for the host arrived by `incoming`, and the host's MAC address is not known yet.
     HostMacUnknown,
     /// A frame that only the box's own network stack could take reached user space.
     NotForHost,
-    /// The XDP program has no NIC to send it to, or none that it can be redirected to.
+    /// The egress role has no NIC, or its NIC does not accept redirected frames.
     NoEgress,
-    /// Relay traffic could not be steered, and is not to leave by the uplink.
+    /// Relay traffic could not be steered, and the configuration forbids sending it by the uplink.
     SteerUnavailable,
     /// The egress port is down, so the kernel did not redirect the frame to it.
     TxDown(Role),
@@ -33,7 +33,7 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    /// The reason in a word; the port, if it is one's, apart.
+    /// The reason's name in metrics and logs, without the port.
     pub const fn name(self) -> &'static str {
         match self {
             Self::TxFull(_) => "tx_full",
@@ -58,7 +58,7 @@ impl DropReason {
         }
     }
 
-    /// The egress port, where the reason is one port's.
+    /// The egress port, if the reason concerns one port.
     pub const fn port(self) -> Option<Role> {
         match self {
             Self::TxFull(role) | Self::TxDown(role) | Self::TxRefused(role) => Some(role),
@@ -72,13 +72,13 @@ impl DropReason {
 pub enum Counter {
     /// Frames that a port received.
     Received(Role),
-    /// Their size: Ethernet header to the end of the packet.
+    /// Bytes that a port received: Ethernet header to the end of the packet.
     ReceivedBytes(Role),
     /// Frames handed to a port to send.
     Forwarded(Role),
     /// Outbound frames of a class.
     Class(Class),
-    /// Their size.
+    /// Bytes of the outbound frames of a class.
     ClassBytes(Class),
     /// Outbound frames that are malformed in this way.
     Malformed(Malformed),
@@ -86,32 +86,33 @@ pub enum Counter {
     Marked,
     /// Frames of another class whose mark was cleared.
     Cleared,
-    /// Flows of which relay set and source address tell different stories.
+    /// Outbound frames about which the relay set and the source address disagree.
     Disagreement,
     /// Relay frames that left by the uplink, because they could not be steered.
     Unsteered,
-    /// Relay frames that were not steered, because they have a VLAN tag and the next hop is known
-    /// in the untagged network alone.
+    /// Relay frames that were not steered, because they have a VLAN tag and the next hop is
+    /// resolved in the untagged network only.
     UnroutedVlan,
     /// Relay frames that were not steered, because the next hop is resolved by an address of the
     /// other IP version.
     UnroutedFamily,
-    /// Frames that arrived by `uplink` from an address of the host, while they were counted.
+    /// Frames that arrived by `uplink` from an address of the host, counted while
+    /// [`super::Links::seek_host`] is on.
     HostByUplink,
-    /// Frames that accept a connection at a port that no listener names.
+    /// Frames that accept a connection at a port without a configured listener.
     UnnamedListener,
     /// Later fragments whose first one was not seen.
     UnseenFragment,
-    /// Frames that only user space understands, decided in the kernel without it.
+    /// Frames that only user space can parse, but that the kernel handled without it.
     NoUserSpace,
-    /// Frames dropped for a reason.
+    /// Frames dropped, by reason.
     Dropped(DropReason),
 }
 
 const ROLES: usize = Role::ALL.len();
 const RULES: usize = Rule::ALL.len();
 const DROPS: usize = 3 * ROLES + 4;
-/// Where each kind of counter begins.
+/// The first slot of each kind of counter.
 const FORWARDED: usize = ROLES;
 const RULE: usize = FORWARDED + ROLES;
 const BYTES: usize = RULE + RULES;
@@ -121,7 +122,7 @@ const DROP: usize = SINGLE + 7;
 pub(super) const SLOTS: usize = DROP + DROPS;
 
 impl Counter {
-    /// Every counter, in the order in which they are shown.
+    /// Every counter, in display order.
     pub fn all() -> impl Iterator<Item = Self> {
         let classes = Class::ALL.map(Self::Class);
         let malformed = Malformed::ALL.map(Self::Malformed);
@@ -173,7 +174,7 @@ impl Counter {
         });
         let sized = Rule::ALL.into_iter().filter(move |&rule| match self {
             Self::ClassBytes(class) => rule.class() == class,
-            // Every outbound frame has a rule, and its size is counted there.
+            // The bytes of outbound frames are counted per rule.
             Self::ReceivedBytes(role) => role == Role::Host,
             _ => false,
         });
@@ -242,14 +243,14 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Counts the rule that a frame of this size met.
+    /// Counts a frame of `bytes` bytes under the rule that it matched.
     #[inline]
     pub(super) const fn met(&mut self, rule: Rule, bytes: u64) {
         self.0[RULE + rule as usize] += 1;
         self.0[BYTES + rule as usize] += bytes;
     }
 
-    /// Counts a frame whose code point was changed to this one.
+    /// Counts a frame whose DSCP was changed to this one.
     #[inline]
     pub(super) fn remarked(&mut self, dscp: Dscp) {
         if dscp == Dscp::DEFAULT {
@@ -283,7 +284,7 @@ impl Tally {
         self.0[role.index()] += frames;
     }
 
-    /// The size of frames that came from elsewhere than the host.
+    /// Adds bytes received by a port other than `host`.
     pub(super) const fn inbound(&mut self, role: Role, bytes: u64) {
         self.0[INBOUND_BYTES + role.index()] += bytes;
     }
@@ -296,13 +297,13 @@ impl Tally {
         self.0[DROP + reason.index()] += frames;
     }
 
-    /// What the XDP program counted: it has its numbers in the same order (`struct
-    /// exitmark_counts` in bpf/exitmark.h).
+    /// Takes the XDP program's counts, which have the same order (`struct exitmark_counts` in
+    /// bpf/exitmark.h).
     pub(super) const fn from_slots(slots: [u64; SLOTS]) -> Self {
         Self(slots)
     }
 
-    /// What has been counted.
+    /// The value of one counter.
     pub fn of(&self, counter: Counter) -> u64 {
         counter.slots().map(|slot| self.0[slot]).sum()
     }
@@ -310,12 +311,12 @@ impl Tally {
     /// Adds another tally to this one.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in self.0.iter_mut().zip(other.0) {
-            // What one CPU counted, another one may have taken back.
+            // One CPU may have subtracted what another one counted.
             *sum = sum.wrapping_add(more);
         }
     }
 
-    /// Frames that were received, by whatever port.
+    /// Frames received, by all ports.
     pub fn decided(&self) -> u64 {
         Role::ALL
             .map(|role| self.of(Counter::Received(role)))
@@ -323,7 +324,7 @@ impl Tally {
             .sum()
     }
 
-    /// Outbound frames, by their classes: each has exactly one.
+    /// Outbound frames, summed over the classes; each frame has exactly one class.
     pub fn classified(&self) -> u64 {
         Class::ALL
             .map(|class| self.of(Counter::Class(class)))
@@ -331,7 +332,8 @@ impl Tally {
             .sum()
     }
 
-    /// Whether every frame ended in exactly one way: forwarded, or dropped for a reason.
+    /// Whether every received frame was either forwarded or dropped, and every outbound one
+    /// classified.
     pub fn is_complete(&self) -> bool {
         let sum = |counters: &mut dyn Iterator<Item = Counter>| -> u64 {
             counters.map(|counter| self.of(counter)).sum()
@@ -346,7 +348,7 @@ impl Tally {
 }
 
 impl fmt::Display for Tally {
-    /// One line: every class, then all else that is not 0.
+    /// One line: every class, then every other counter that is not 0.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         for counter in Counter::all() {
@@ -360,7 +362,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Counts that one worker publishes and anybody reads.
+/// Counts that one worker publishes and any thread reads.
 #[derive(Debug)]
 pub struct Counters {
     cells: Arc<Cells>,
@@ -368,14 +370,14 @@ pub struct Counters {
 }
 
 impl Default for Counters {
-    /// Zeros of this process' own.
+    /// Zeros in this process' own memory.
     fn default() -> Self {
         Self::over(Arc::new(Cells::own(SLOTS)), 0)
     }
 }
 
 impl Counters {
-    /// Those of a queue's worker, in cells that begin with queue 0's.
+    /// The counters of a queue's worker, in cells that begin with those of queue 0.
     pub const fn over(cells: Arc<Cells>, queue: usize) -> Self {
         Self {
             cells,
@@ -387,8 +389,8 @@ impl Counters {
         &self.cells[self.first..self.first + SLOTS]
     }
 
-    /// Adds what was counted since the last time and starts the tally anew. Only the worker
-    /// that owns these counters may call this: a load and a store are enough for one writer.
+    /// Adds the tally to the published counts and resets it. Only the worker that owns these
+    /// counters may call this: a load and a store are enough for one writer.
     pub fn publish(&self, tally: &mut Tally) {
         for (published, count) in self.own().iter().zip(&mut tally.0) {
             if *count != 0 {
@@ -399,7 +401,7 @@ impl Counters {
         }
     }
 
-    /// The counts so far.
+    /// A copy of the published counts.
     pub fn read(&self) -> Tally {
         let mut tally = Tally::default();
         for (count, published) in tally.0.iter_mut().zip(self.own()) {
@@ -417,7 +419,7 @@ mod tests {
     #[test]
     fn every_slot_is_read_and_every_counter_has_a_name_of_its_own() {
         let slots: BTreeSet<_> = Counter::all().flat_map(Counter::slots).collect();
-        // What comes from the host is counted by its rule.
+        // The bytes from the host are counted per rule.
         assert_eq!(
             slots,
             (0..SLOTS)
@@ -443,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_shows_every_class_and_what_is_not_zero() {
+    fn a_line_shows_every_class_and_every_nonzero_counter() {
         let mut tally = Tally::default();
         tally.met(Rule::ExitProtocol, 60);
         tally.met(Rule::UnseenFragment, 1514);

@@ -1,12 +1,11 @@
 //! Frames that a NIC cut at the end of its receive buffer.
 //!
-//! In zero-copy mode a driver tells the NIC the size of a chunk, rounded down to the step in
-//! which the NIC counts: igb and ixgbe 1,024 bytes (`srrctl |= size >> E1000_SRRCTL_BSIZEPKT_SHIFT`
-//! in igb_main.c, `igb_setup_srrctl`), i40e and ice 128. A longer frame is cut there, and nothing
-//! reports it. Chunks are large enough for every driver that is known; this notices the others.
+//! In zero-copy mode a driver gives the NIC the size of a chunk, rounded down to the NIC's buffer
+//! granularity: 1,024 bytes on igb and ixgbe (`srrctl |= size >> E1000_SRRCTL_BSIZEPKT_SHIFT`
+//! in igb_main.c, `igb_setup_srrctl`), 128 on i40e and ice. A longer frame is cut there, and
+//! nothing reports it. Chunks are large enough for every known driver; this detects the others.
 //!
-//! A frame that claims more than it has can also be made by an outsider, so it is counted and
-//! no more.
+//! An outsider can also send a frame whose IP length exceeds the frame, so these are only counted.
 
 use super::{Frame, Memory};
 use crate::packet::{Headers, Malformed, parse};
@@ -14,8 +13,8 @@ use crate::packet::{Headers, Malformed, parse};
 /// Sizes of receive buffers are multiples of this, in bytes.
 const STEP: usize = 128;
 
-/// How many of the frames from `first` on end where a receive buffer may end, while their IP
-/// packet goes on. Packets in several buffers are left out.
+/// The number of frames from `first` on that end where a receive buffer may end, before their IP
+/// packet does. Packets in several buffers are not counted.
 pub(super) fn count(arrived: &[Frame], first: usize, memory: &mut impl Memory) -> u64 {
     let (before, new) = arrived.split_at(first);
     let mut goes_on = before.last().is_some_and(Frame::has_more);
@@ -42,8 +41,8 @@ mod tests {
     use super::*;
     use crate::datapath::memory::HeapMemory;
 
-    /// An IPv4 packet of this length, of which this much has arrived; Ethernet header included
-    /// in both.
+    /// A frame with an IPv4 packet, cut to `arrived` bytes; both lengths include the Ethernet
+    /// header.
     fn frame(length: u16, arrived: usize) -> Vec<u8> {
         let mut frame = vec![0; usize::from(length)];
         frame[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -59,7 +58,7 @@ mod tests {
             (1514, 1024, 1),
             (1514, 1280, 1),
             (1514, 1514, 0),
-            // An outsider's lie that no buffer explains.
+            // A wrong IP length that no buffer size explains.
             (1514, 1000, 0),
             // Whole, and as long as a buffer.
             (1024, 1024, 0),
@@ -76,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_in_several_buffers_and_frames_of_before_are_left_out() {
+    fn does_not_count_packets_in_several_buffers_and_frames_before_first() {
         let (mut memory, mut pool) = HeapMemory::new(4, 1024);
         let mut frames = memory.load(&frame(1514, 1514), &mut pool);
         frames.extend(memory.load(&frame(1514, 1024), &mut pool));

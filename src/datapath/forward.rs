@@ -1,6 +1,6 @@
-//! One frame's way through the box: bytes in, changed bytes and a port out.
+//! Forwards one frame: decides its egress port and rewrites its bytes.
 //!
-//! No ring, no system call, no allocation. This is the code that `explain` runs too.
+//! Uses no ring, makes no system call, and does not allocate. `explain` runs the same code.
 
 use super::{
     DecidedBy, DropReason, Excerpt, Frame, Links, Memory, PerRole, Role, Sample, Samples, Tally,
@@ -13,46 +13,46 @@ use crate::policy::{
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many frames ahead the headers are fetched.
+/// How many frames ahead the headers are prefetched.
 const PREFETCH_AHEAD: usize = 8;
 
-/// Where a frame goes.
+/// What happens to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Out of this port.
+    /// Leaves by this port.
     Forward(Role),
-    /// To the box's own network stack. Only the kernel can do that, and does before user space
-    /// sees such a frame.
+    /// Goes to the box's own network stack. Only the XDP program can do that; a worker drops the
+    /// frame as [`DropReason::NotForHost`].
     Stack,
-    /// Nowhere.
+    /// Is dropped for this reason.
     Drop(DropReason),
 }
 
-/// Frames on their way out, one queue a port, and those on their way back to the pool.
+/// Frames that leave, one queue per port, and dropped frames, which return to the pool.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// What leaves by each port, in order.
+    /// Frames that leave by each port, in order.
     pub leaving: PerRole<Vec<Frame>>,
-    /// What leaves by none.
+    /// Frames that are dropped.
     pub dropped: Vec<Frame>,
 }
 
-/// Decides and rewrites. One per worker: it holds the memory of fragments.
+/// Decides and rewrites frames. One per worker, because it holds the fragment table.
 pub struct Forwarder {
     snapshot: Arc<Snapshot>,
     links: Arc<Links>,
     fragments: FragmentTable,
     tally: Tally,
-    /// How relay frames of this batch leave, if they can.
+    /// How relay frames of this batch leave; `None` if they cannot be steered.
     steering: Option<Steering>,
-    /// What this batch has shown of the host's MAC address: the bytes of the last frame that was
-    /// looked at, from [`SOURCE_END`] on.
+    /// The host's MAC address as last learned in this batch: the eight bytes of that frame from
+    /// [`SOURCE_END`] on.
     host_seen: u64,
-    /// Whether the host may be behind `uplink`.
+    /// Whether frames by `uplink` from an address of the host are counted.
     seeks_host: bool,
-    /// Who is told of some of the decisions.
+    /// Where sampled decisions go.
     samples: Option<Arc<Samples>>,
-    /// Where their choice has come to.
+    /// The sampling phase of the last decision, see [`Part::next`].
     phase: u64,
 }
 
@@ -72,20 +72,20 @@ impl Forwarder {
         }
     }
 
-    /// With somebody who is told of as many decisions as the links say.
+    /// Sends samples of the decisions there, at the rate that [`Links::sample`] sets.
     #[must_use]
     pub fn witnessed(mut self, samples: Arc<Samples>) -> Self {
         self.samples = Some(samples);
         self
     }
 
-    /// Who is told of decisions, if anybody.
+    /// Where sampled decisions go, if anywhere.
     pub fn samples(&self) -> Option<&Samples> {
         self.samples.as_deref()
     }
 
-    /// Follows another snapshot from the next frame on; the old one is handed back, so that it
-    /// is freed elsewhere.
+    /// Uses another snapshot from the next frame on. Returns the old one, so that the caller frees
+    /// it off the packet path.
     pub fn follow(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         std::mem::replace(&mut self.snapshot, snapshot)
     }
@@ -95,14 +95,13 @@ impl Forwarder {
         &self.snapshot
     }
 
-    /// The counts since they were last published.
+    /// The counts since the last [`super::Counters::publish`].
     pub const fn tally(&mut self) -> &mut Tally {
         &mut self.tally
     }
 
-    /// Forwards every whole packet in `arrived`; what is left there is the beginning of one
-    /// whose end has not arrived. Returns how many packets there were. `now` counts from any fixed
-    /// moment.
+    /// Forwards every whole packet in `arrived`, and leaves there the beginning of one whose end
+    /// has not arrived. Returns the number of packets. `now` counts from any fixed moment.
     #[inline(never)]
     pub fn process_batch(
         &mut self,
@@ -112,7 +111,7 @@ impl Forwarder {
         outbox: &mut Outbox,
         now: Duration,
     ) -> u64 {
-        // A loop for each port, so that no frame asks where it came from.
+        // One loop per port, so that the ingress port is a constant in each.
         match ingress {
             Role::Host => self.process(Role::Host, arrived, memory, outbox, now),
             Role::Uplink => self.process(Role::Uplink, arrived, memory, outbox, now),
@@ -176,14 +175,14 @@ impl Forwarder {
         packets as u64
     }
 
-    /// Looks once at what is the same for all frames of a batch.
+    /// Loads the state that is the same for all frames of a batch.
     fn begin(&mut self) {
         self.steering = self.links.steering();
         self.host_seen = NO_HOST;
         self.seeks_host = self.links.seeks_host();
     }
 
-    /// Where the frames of a packet go; counts it, if that is nowhere.
+    /// The queue for the frames of a packet. Counts the packet if it is dropped.
     #[inline(always)]
     fn queue<'outbox>(
         &mut self,
@@ -199,7 +198,7 @@ impl Forwarder {
         &mut outbox.dropped
     }
 
-    /// Decides a packet that is in one frame, and tells nobody. Gives the queue for it.
+    /// Decides a packet that is in one frame and not sampled. Returns the queue for it.
     #[inline(always)]
     fn decide_whole<'outbox>(
         &mut self,
@@ -221,8 +220,8 @@ impl Forwarder {
         self.queue(outcome, outbox)
     }
 
-    /// Decides one frame and rewrites it. `frame` is the part with the headers, `frame_bytes`
-    /// the length of all of it. Outbound frames come with their verdict.
+    /// Decides one frame and rewrites it. `frame` is the part with the headers, `frame_bytes` the
+    /// length of the whole frame. Returns the verdict too for outbound frames.
     #[inline]
     pub fn forward(
         &mut self,
@@ -252,7 +251,7 @@ impl Forwarder {
         }
     }
 
-    /// Decides a packet that is in several frames, or one that is told of.
+    /// Decides a packet that is in several frames, or one that is sampled.
     #[cold]
     #[inline(never)]
     fn decide_rarely(
@@ -283,8 +282,8 @@ impl Forwarder {
         outcome
     }
 
-    /// Decides a frame of the host's, and ends with `end`. Each branch is compiled for its kind of
-    /// frame alone, up to there: offsets and family are constants.
+    /// Decides a frame from the host, and calls `end` with the result. Each branch is compiled for
+    /// one kind of frame, `end` included: offsets and family are constants.
     #[inline(always)]
     fn outbound<T>(
         &mut self,
@@ -306,7 +305,8 @@ impl Forwarder {
         }
     }
 
-    /// The same for a frame with tags. Apart, so that it takes no registers from those without.
+    /// The same for a frame with VLAN tags; a separate function, so that the untagged path keeps
+    /// its registers.
     #[cold]
     #[inline(never)]
     fn outbound_tagged<T>(
@@ -328,7 +328,7 @@ impl Forwarder {
         }
     }
 
-    /// The same for any frame, whatever it is.
+    /// The slow path: the same for any frame.
     #[cold]
     #[inline(never)]
     fn outbound_any<T>(
@@ -359,7 +359,7 @@ impl Forwarder {
         if verdict.disagreement {
             self.tally.disagreed();
         }
-        // Of frames from one MAC address, one of a batch tells where the host is as well as all do.
+        // One frame per batch and source MAC address is enough to learn the host's.
         if source_end(frame) != self.host_seen {
             self.see_host(frame, verdict.rule);
         }
@@ -394,7 +394,7 @@ impl Forwarder {
         }
     }
 
-    /// What becomes of a relay frame that the next hop does not route.
+    /// The outcome for a relay frame that the next hop does not route.
     #[cold]
     #[inline(never)]
     fn unrouted(&mut self, frame: &[u8]) -> Outcome {
@@ -402,7 +402,7 @@ impl Forwarder {
         self.unsteered()
     }
 
-    /// What becomes of a relay frame that cannot be steered.
+    /// The outcome for a relay frame that cannot be steered.
     #[cold]
     fn unsteered(&mut self) -> Outcome {
         if self.links.drops_unsteered() {
@@ -412,8 +412,8 @@ impl Forwarder {
         Outcome::Forward(Role::Uplink)
     }
 
-    /// The wire's other direction. Nothing changes, but where this NIC is `incoming` too, what
-    /// was sent to its own address for the host goes to the host's.
+    /// The wire's other direction: frames are forwarded unchanged. If this NIC is `incoming` too,
+    /// frames sent to its own MAC address for the host get the host's MAC address.
     #[inline]
     fn inbound_by_uplink(&mut self, frame: &mut [u8]) -> Outcome {
         if self.seeks_host {
@@ -437,15 +437,15 @@ impl Forwarder {
         }
     }
 
-    /// `incoming` is a member of another network: only what was sent to the box's MAC address
-    /// for the host's IP addresses goes on.
+    /// `incoming` is a member of another network: only frames sent to the box's MAC address for
+    /// the host's IP addresses are forwarded.
     #[inline]
     fn inbound_by_incoming(&self, frame: &mut [u8]) -> Outcome {
         self.routed_to_host(frame).unwrap_or(Outcome::Stack)
     }
 
-    /// What becomes of a frame that a router sent to the box for the host; none if it is not
-    /// such a frame.
+    /// The outcome for a frame that a router sent to the box for the host; `None` for any other
+    /// frame.
     fn routed_to_host(&self, frame: &mut [u8]) -> Option<Outcome> {
         self.links.incoming_port()?;
         let own = self.links.incoming_mac()?;
@@ -464,9 +464,9 @@ impl Forwarder {
     }
 }
 
-/// Where the eight bytes begin that end with the source MAC address.
+/// The offset of the eight bytes that end with the source MAC address.
 const SOURCE_END: usize = 4;
-/// Those of no host: the source would be multicast.
+/// A value that no host has: its source MAC address would be multicast.
 const NO_HOST: u64 = u64::MAX;
 
 /// The eight bytes of a frame that end with its source MAC address: one load, one comparison.
@@ -476,7 +476,7 @@ fn source_end(frame: &[u8]) -> u64 {
     bytes.map_or(NO_HOST, |bytes| u64::from_ne_bytes(*bytes))
 }
 
-/// How many frames, and bytes, the first packet of these takes.
+/// The number of frames and of bytes of the first packet.
 #[cold]
 fn extent(frames: &[Frame]) -> (usize, usize) {
     let last = frames.iter().position(|frame| !frame.has_more());

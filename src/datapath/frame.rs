@@ -1,12 +1,12 @@
-//! The frame token, and the pool where unused ones rest.
+//! The frame token, and the pool of unused frames.
 
 use std::fmt;
 
-/// One buffer of the UMEM, in somebody's hands.
+/// Exclusive ownership of one chunk of the UMEM.
 ///
-/// Neither `Copy` nor `Clone`: handing it to a ring gives it away, and only a completion or a
-/// reception returns it. A packet longer than a buffer is a run of frames of which all but the
-/// last say that [more](Frame::has_more) follow.
+/// Neither `Copy` nor `Clone`: submitting it to a ring moves it, and only a completion or a
+/// reception returns it. A packet longer than a chunk is a run of frames, all but the last with
+/// [`Frame::has_more`] set.
 #[derive(PartialEq, Eq)]
 #[must_use = "a frame that is dropped is lost to the pool"]
 pub struct Frame {
@@ -16,8 +16,8 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Makes the token of a chunk. Each chunk must have one token only; the rooms that talk to
-    /// the kernel, and the memory ports, see to that.
+    /// Makes the token of a chunk. Each chunk must have only one token; the `xsk` module and the
+    /// memory ports ensure that.
     pub(super) const fn new(chunk: u32, length: u16, more: bool) -> Self {
         Self {
             chunk,
@@ -26,19 +26,19 @@ impl Frame {
         }
     }
 
-    /// The buffer's number.
+    /// The chunk's number.
     #[inline]
     pub(super) const fn chunk(&self) -> usize {
         self.chunk as usize
     }
 
-    /// How many bytes of the packet are in this buffer.
+    /// How many bytes of the packet are in this chunk.
     #[inline]
     pub const fn length(&self) -> usize {
         self.length as usize
     }
 
-    /// Whether the packet goes on in the next frame.
+    /// Whether the packet continues in the next frame.
     #[inline]
     pub const fn has_more(&self) -> bool {
         self.more
@@ -52,16 +52,16 @@ impl fmt::Debug for Frame {
     }
 }
 
-/// Where the bytes of frames are.
+/// The memory that holds the bytes of frames.
 pub trait Memory {
-    /// The bytes of a frame. Holding the token is the right to them.
+    /// The bytes of a frame. The caller owns them because it holds the token.
     fn bytes(&mut self, frame: &Frame) -> &mut [u8];
 
-    /// Asks the processor to fetch the bytes where the headers are.
+    /// Prefetches the cache line with the headers.
     fn prefetch(&self, frame: &Frame);
 }
 
-/// The frames that nobody uses, last in first out: what was touched last is still in the cache.
+/// The unused frames, last in first out: the frame used last is still in the cache.
 pub struct FramePool {
     free: Vec<Frame>,
     total: usize,
@@ -96,22 +96,22 @@ impl FramePool {
         self.free.push(frame);
     }
 
-    /// How many frames rest here.
+    /// The number of frames in the pool.
     pub fn len(&self) -> usize {
         self.free.len()
     }
 
-    /// Whether every frame is in somebody's hands.
+    /// Whether every frame is in use.
     pub fn is_empty(&self) -> bool {
         self.free.is_empty()
     }
 
-    /// How many frames there are at all, here and elsewhere.
+    /// The number of all frames, in the pool and in use.
     pub const fn total(&self) -> usize {
         self.total
     }
 
-    /// Whether each frame that rests here rests here once. Slow; for tests and the shutdown.
+    /// Whether no frame is in the pool twice. Slow; for tests and the shutdown.
     pub fn is_sound(&self) -> bool {
         let mut seen = vec![false; self.total];
         self.free

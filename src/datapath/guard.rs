@@ -1,7 +1,7 @@
-//! What a worker and the XDP program tell each other: who is alive, who is behind.
+//! The state that a worker and the XDP program share about liveness and backlog.
 //!
-//! The program hands frames over only while the worker takes them in time (bpf/guard.h has the
-//! rule); the worker stamps a heartbeat every turn and says how many frames it is done with.
+//! The program hands over frames only while the worker keeps up (the rule is in bpf/guard.h). The
+//! worker stamps a heartbeat every turn and reports how many frames it has finished.
 
 use super::{Cells, PerRole, Role};
 use std::sync::Arc;
@@ -16,26 +16,26 @@ const HANDED_NUMBERS: usize = 8;
 // Of each `struct exitmark_handed`.
 const STAMPED: usize = 5;
 const STAMPED_AT: usize = 6;
-/// The numbers of one queue's guard.
+/// The size of one queue's guard, in 64-bit numbers.
 pub const GUARD_NUMBERS: usize = HANDED + Role::ALL.len() * HANDED_NUMBERS;
 
-/// How long nothing must have moved before frames that the program handed over, and that never
-/// came, are given up.
+/// How long the counts must be still before frames that were handed over and never arrived are
+/// given up.
 const SETTLE_AFTER: Duration = Duration::from_millis(20);
 
-/// One queue's guard.
+/// The worker's side of one queue's guard.
 #[derive(Debug)]
 pub struct Guard {
     cells: Arc<Cells>,
     first: usize,
-    /// Since when nothing has moved, and what had been handed over by then.
+    /// Since when the counts have been still, and how many frames had been handed over by then.
     still: PerRole<Option<(Duration, u64)>>,
-    /// When the last frame that was measured, or given up, had been handed over.
+    /// The hand-over time, in ns, of the last frame that was measured or given up.
     measured: PerRole<u64>,
 }
 
 impl Guard {
-    /// The guard of this queue, in cells of [`GUARD_NUMBERS`] a queue.
+    /// The guard of this queue, in cells with [`GUARD_NUMBERS`] numbers per queue.
     pub fn new(cells: Arc<Cells>, queue: u32) -> Self {
         let mut guard = Self {
             cells,
@@ -43,14 +43,14 @@ impl Guard {
             still: PerRole::default(),
             measured: PerRole::default(),
         };
-        // What an earlier worker never finished is nobody's any more.
+        // Frames that an earlier worker never finished are lost.
         for role in Role::ALL {
             guard.give_up(role, guard.sent(role));
         }
         guard
     }
 
-    /// How long ago this queue's worker gave a sign of life. `now` is CLOCK_MONOTONIC.
+    /// The age of this queue's heartbeat. `now` is CLOCK_MONOTONIC.
     pub fn age(cells: &Cells, queue: u32, now: Duration) -> Duration {
         let beat = cells[queue as usize * GUARD_NUMBERS + HEARTBEAT].load(Ordering::Acquire);
         now.saturating_sub(Duration::from_nanos(beat))
@@ -68,7 +68,7 @@ impl Guard {
         self.load(HANDED + role.index() * HANDED_NUMBERS + number)
     }
 
-    /// Frames that the program handed over so far.
+    /// How many frames the program has handed over so far.
     fn sent(&self, role: Role) -> u64 {
         self.handed(role, 0)
     }
@@ -78,19 +78,19 @@ impl Guard {
         self.store(PROCESSED + role.index(), sent);
     }
 
-    /// Says that the worker lives. `now` is CLOCK_MONOTONIC, which the program's clock is too.
+    /// Stamps the heartbeat. `now` is CLOCK_MONOTONIC, as in the XDP program.
     #[inline]
     pub fn beat(&self, now: Duration) {
         self.store(HEARTBEAT, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Says that so many more frames of this port are done with. If the program has noted when it
-    /// handed one of them over: that time, by its clock.
+    /// Reports that `packets` more frames of this port are finished. Returns the hand-over time
+    /// (CLOCK_MONOTONIC) if the program stamped one of them.
     #[inline]
     pub fn done(&mut self, role: Role, packets: u64) -> Option<Duration> {
         let number = PROCESSED + role.index();
         let processed = self.load(number) + packets;
-        // Before the program is told, which would then note another.
+        // Read before the report below, after which the program may stamp another frame.
         let handed_at = self.handed(role, STAMPED_AT);
         let is_measured = handed_at != self.measured[role]
             && processed
@@ -105,7 +105,7 @@ impl Guard {
         is_measured.then(|| Duration::from_nanos(handed_at))
     }
 
-    /// Whether frames are under way to the worker.
+    /// Whether frames were handed over that the worker has not finished.
     pub fn is_waiting(&self) -> bool {
         Role::ALL.into_iter().any(|role| self.waits_for(role))
     }
@@ -114,9 +114,9 @@ impl Guard {
         self.sent(role) != self.load(PROCESSED + role.index())
     }
 
-    /// To be called when nothing arrived from this port. Frames that were handed over and did
-    /// not come (the ring was full, or its memory ran out) are given up when nothing has moved
-    /// for a while: they would be taken for a worker that is behind.
+    /// Call when nothing arrived from this port. Frames that were handed over but did not arrive
+    /// (the ring was full, or no buffer was free) are given up when the counts have been still for
+    /// a while; otherwise the worker would seem to be behind.
     pub fn idle(&mut self, role: Role, now: Duration) {
         if !self.waits_for(role) {
             self.still[role] = None;
@@ -168,17 +168,17 @@ mod tests {
     }
 
     #[test]
-    fn gives_up_what_never_comes_but_not_what_may_still_come() {
+    fn gives_up_frames_that_did_not_arrive_in_time() {
         let (cells, mut guard) = guard();
         let ms = Duration::from_millis;
         hand_over(&cells, Role::Host, 5);
         guard.idle(Role::Host, ms(100));
         guard.idle(Role::Host, ms(119));
         assert!(guard.is_waiting());
-        // Another one: the wait begins anew.
+        // Another frame restarts the wait.
         hand_over(&cells, Role::Host, 1);
         guard.idle(Role::Host, ms(120));
-        // What other ports do changes nothing.
+        // Other ports do not matter.
         hand_over(&cells, Role::Uplink, 1);
         guard.done(Role::Uplink, 1);
         guard.idle(Role::Host, ms(139));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn says_once_when_a_frame_that_is_done_was_handed_over() {
+    fn returns_the_stamp_of_a_finished_frame_once() {
         let (cells, mut guard) = guard();
         let host = GUARD_NUMBERS + HANDED;
         let stamp = |before: u64, at: u64| {
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(guard.done(Role::Incoming, 9), None);
         assert_eq!(guard.done(Role::Host, 1), Some(Duration::from_nanos(700)));
         assert_eq!(guard.done(Role::Host, 1), None);
-        // What is given up is not measured.
+        // A frame that is given up is not measured.
         hand_over(&cells, Role::Host, 1);
         stamp(5, 800);
         guard.idle(Role::Host, Duration::from_millis(100));

@@ -1,26 +1,25 @@
-//! The MAC address of each of the host's addresses, as far as frames have shown it.
+//! The MAC address of each of the host's addresses, learned from frames.
 //!
-//! Where several hosts are behind one box, their addresses have different MAC addresses, and the
-//! MAC address that was seen last is the wrong one for all hosts but one. As bpf/hosts.h.
+//! If several hosts are behind one box, their addresses have different MAC addresses, and the MAC
+//! address learned last is wrong for all hosts but one. Same logic as bpf/hosts.h.
 
 use crate::packet::MacAddr;
 use std::net::IpAddr;
 
-/// Entries: 2 to the power of `SLOT_BITS` for each IP version. Addresses may share an entry, and the
-/// one that sent last has it.
+/// Entries: 2 to the power of `SLOT_BITS` for each IP version. Addresses may share an entry, which
+/// then holds the one that sent last.
 pub(super) const HOST_SLOTS: usize = 2 << SLOT_BITS;
 const SLOT_BITS: u32 = 6;
 const TAG_BITS: u32 = 16;
 const MAC_BITS: u32 = 48;
-/// 2 to the power of 64, divided by the golden ratio: addresses that follow each other are spread
-/// evenly over the slots.
+/// 2^64 divided by the golden ratio: spreads consecutive addresses evenly over the slots.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// So many changes from one MAC address to another mean several hosts; one or two can be a NIC
-/// that was replaced, and put back.
+/// This many changes from one MAC address to another mean several hosts; one or two can be a NIC
+/// that was replaced and put back.
 pub const SEVERAL_CHANGES: u64 = 3;
 
-/// Where an address' entry is, and by what it is told from other addresses' there.
+/// The slot of an address' entry, and the tag that distinguishes addresses that share the slot.
 #[derive(Clone, Copy)]
 pub(super) struct HostKey(u64);
 
@@ -49,12 +48,12 @@ impl HostKey {
         self.0 & ((1 << TAG_BITS) - 1)
     }
 
-    /// The entry that says that the address has this MAC address.
+    /// The entry that maps the address to this MAC address.
     pub(super) const fn entry(self, mac: MacAddr) -> u64 {
         self.tag() << MAC_BITS | mac.to_u64()
     }
 
-    /// The MAC address in an entry, if it is this address'.
+    /// The MAC address in an entry, if the entry is for this address.
     pub(super) const fn read(self, entry: u64) -> Option<MacAddr> {
         if entry >> MAC_BITS == self.tag() {
             mac_in(entry)
@@ -64,7 +63,7 @@ impl HostKey {
     }
 }
 
-/// The MAC address in an entry, whichever address has it.
+/// The MAC address in an entry, for whichever address.
 pub(super) const fn mac_in(entry: u64) -> Option<MacAddr> {
     MacAddr::from_u64(entry & ((1 << MAC_BITS) - 1))
 }
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_follow_each_other_have_slots_of_their_own() {
+    fn consecutive_addresses_do_not_share_slots() {
         for first in [0xc000_0200_u32, 0x0a00_00f0, 0xffff_ff00] {
             let v4 = (0..32).map(|n| IpAddr::V4((first + n).into()));
             let v6 = (0..32).map(|n| IpAddr::V6((0x2001_0db8 << 96 | 0x0001 << 64 | n).into()));

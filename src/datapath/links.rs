@@ -1,5 +1,5 @@
-//! What the box knows of its neighbours on the link layer, shared by all workers and the XDP
-//! program.
+//! Link-layer state of the box's neighbours, and the settings of the XDP program; shared by all
+//! workers and the program.
 
 use super::hosts::{HOST_SLOTS, HostKey, SEVERAL_CHANGES, mac_in};
 use super::sample::Part;
@@ -30,39 +30,39 @@ const SEEKS_HOST: usize = 22;
 const HOST_CHANGES: usize = 23;
 const HOSTS_SETTLED: usize = 24;
 const HOSTS: usize = 25;
-/// How many numbers there are.
+/// The size of the structure, in 64-bit numbers.
 pub(super) const LINK_NUMBERS: usize = HOSTS + HOST_SLOTS;
 
 const NO_PORT: u64 = 3;
 
-/// The MAC addresses that frames are rewritten with, and where the XDP program decides.
+/// The MAC addresses for rewriting frames, and the settings of the XDP program.
 ///
-/// The host's may be learnt while frames flow, so these are atomic cells: each is one number,
-/// and no two of them need to change together.
+/// The host's MAC address may be learnt while frames flow, so these are atomic cells: each is one
+/// number, and no two of them need to change together.
 #[derive(Debug)]
 pub struct Links {
     cells: Cells,
-    /// Which port plays `incoming`.
+    /// The port that is `incoming`.
     incoming: Option<Role>,
 }
 
-/// The way out for relay traffic.
+/// The egress link of relay traffic.
 #[derive(Clone, Copy, Debug)]
 pub struct IncomingLink {
-    /// `Incoming`, or `Uplink` where one NIC plays both.
+    /// `Incoming`, or `Uplink` if one NIC has both roles.
     pub port: Role,
-    /// That NIC's own address.
+    /// The MAC address of that NIC.
     pub own: MacAddr,
-    /// The router's there, as far as it is known at first.
+    /// The MAC address of the next hop, if it is known already.
     pub next_hop: Option<MacAddr>,
 }
 
-/// What was learnt of the host's MAC addresses.
+/// The learnt MAC addresses of the host.
 #[derive(Clone, Debug)]
 pub struct LearntHosts {
-    /// The one that was seen last.
+    /// The MAC address that was learnt last.
     last: MacAddr,
-    /// Those of its addresses, as in the cells.
+    /// The entries of its IP addresses, as in the cells.
     hosts: Vec<u64>,
 }
 
@@ -80,25 +80,25 @@ pub(super) struct Steering {
     pub(super) macs: MacPair,
 }
 
-/// When the XDP program decides frames by itself that are meant for user space.
+/// When the XDP program handles frames itself that are meant for user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spill {
-    /// A worker without a sign of life for this long counts as dead.
+    /// Timeout: a worker whose heartbeat is older than this counts as dead.
     pub patience: Duration,
-    /// With so many frames under way to a worker, some flows are decided in the kernel.
+    /// Backlog watermark in frames: from here on, some flows are handled by the kernel.
     pub credit: u64,
-    /// With so many, all are.
+    /// Backlog watermark in frames: from here on, all flows are handled by the kernel.
     pub hard_credit: u64,
 }
 
 impl Links {
-    /// Links of this process' own. The host's MAC address is learnt where it is not given;
-    /// without a link to `incoming` nothing is steered.
+    /// Links in this process' own memory. The host's MAC address is learnt if `host` is `None`;
+    /// without an `incoming` link nothing is steered.
     pub fn new(host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
         Self::over(Cells::own(LINK_NUMBERS), host, incoming)
     }
 
-    /// Links in cells that others see.
+    /// Links in cells that are shared, e.g. with the XDP program.
     pub fn over(cells: Cells, host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
         let links = Self {
             cells,
@@ -117,7 +117,7 @@ impl Links {
         links
     }
 
-    /// The host's MAC addresses in a map's value, if it is of this network namespace.
+    /// The host's MAC addresses in the value of a links map, if it is of this network namespace.
     pub(super) fn learnt_hosts(value: &[u8], netns: u64) -> Option<LearntHosts> {
         let (numbers, _) = value.as_chunks::<8>();
         let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
@@ -130,8 +130,8 @@ impl Links {
         })
     }
 
-    /// Takes this for the host's MAC address from now on; or learns it, beginning with what is
-    /// known.
+    /// Sets the host's MAC address; `None` turns learning on, and keeps the known address until
+    /// another is learnt.
     pub fn expect_host(&self, host: Option<MacAddr>) {
         self.set(LEARNS_HOST, u64::from(host.is_none()));
         if let Some(host) = host {
@@ -139,7 +139,7 @@ impl Links {
         }
     }
 
-    /// Takes note of the host's MAC addresses, unless one is known.
+    /// Sets the host's learnt MAC addresses, unless one is known already.
     pub fn remember_hosts(&self, learnt: Option<LearntHosts>) {
         if let (None, Some(learnt)) = (self.host(), learnt) {
             self.set(HOST_MAC, learnt.last.to_u64());
@@ -157,8 +157,8 @@ impl Links {
         self.cells[number].store(value, Ordering::Relaxed);
     }
 
-    /// Tells the XDP program which ports' frames are all for user space, and when it takes them
-    /// on itself.
+    /// Tells the XDP program which ports hand all frames to user space, and when it handles them
+    /// itself instead.
     pub fn hand_over(&self, all: PerRole<bool>, spill: Spill) {
         let patience = u64::try_from(spill.patience.as_nanos()).unwrap_or(u64::MAX);
         self.set(PATIENCE, patience);
@@ -169,8 +169,8 @@ impl Links {
         }
     }
 
-    /// Tells the XDP program from which ports it may decide frames at all, because they can be
-    /// redirected to where they leave, and how long in bytes such a frame may be.
+    /// Tells the XDP program which ports' frames it may decide itself, because they can be
+    /// redirected to their egress ports, and the longest such frame in bytes.
     pub fn allow_redirects(&self, from: PerRole<bool>, longest: u32) {
         self.set(LONGEST_REDIRECT, u64::from(longest));
         for (role, &may) in from.iter() {
@@ -178,8 +178,8 @@ impl Links {
         }
     }
 
-    /// Tells the XDP program by which numbers, in which network namespace, the kernel knows the
-    /// NICs; 0 is none.
+    /// Tells the XDP program the interface indices of the NICs, 0 for none, and the inode number
+    /// of their network namespace.
     pub fn name_nics(&self, netns: u64, nics: PerRole<u32>) {
         self.set(NETNS, netns);
         for (role, &nic) in nics.iter() {
@@ -187,13 +187,13 @@ impl Links {
         }
     }
 
-    /// Steers to this MAC address from the next batch of frames on; or to none, because `incoming`
-    /// has no link or its next hop is not known.
+    /// Steers to this MAC address from the next batch of frames on. `None` stops steering:
+    /// `incoming` has no link, or its next hop is unknown.
     pub fn steer_to(&self, next_hop: Option<MacAddr>) {
         self.set(NEXT_HOP, next_hop.map_or(0, MacAddr::to_u64));
     }
 
-    /// Whether relay frames that cannot be steered are dropped; otherwise they leave by the
+    /// Sets whether relay frames that cannot be steered are dropped; otherwise they leave by the
     /// uplink.
     pub fn drop_unsteered(&self, drops: bool) {
         self.set(DROPS_UNSTEERED, u64::from(drops));
@@ -204,8 +204,8 @@ impl Links {
         self.get(DROPS_UNSTEERED) != 0
     }
 
-    /// Whether frames that arrive by `uplink` from an address of the host are counted: while none
-    /// arrives by `host`, the two may be swapped.
+    /// Sets whether frames that arrive by `uplink` from an address of the host are counted. If
+    /// none arrives by `host`, the two NICs may be swapped.
     pub fn seek_host(&self, seeks: bool) {
         self.set(SEEKS_HOST, u64::from(seeks));
     }
@@ -215,19 +215,19 @@ impl Links {
         self.get(SEEKS_HOST) != 0
     }
 
-    /// Tells of one decision in so many; 0 is none.
+    /// Samples one decision in `one_in`; 0 turns sampling off.
     pub fn sample(&self, one_in: u32) {
         self.set(SAMPLE, Part::one_in(one_in).0);
     }
 
-    /// Says until when somebody reads what the program tells: afterwards it tells nothing. `until`
-    /// is CLOCK_MONOTONIC.
+    /// Sets until when user space reads samples; the program makes none afterwards. `until` is
+    /// CLOCK_MONOTONIC.
     pub fn sample_until(&self, until: Duration) {
         let nanos = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
         self.set(SAMPLE_UNTIL, nanos);
     }
 
-    /// One decision in how many is told of.
+    /// The sampling interval: one decision in this many; 0 if sampling is off.
     pub fn one_in(&self) -> u64 {
         self.sampled().is_one_in()
     }
@@ -243,8 +243,8 @@ impl Links {
         MacAddr::from_u64(self.get(HOST_MAC))
     }
 
-    /// Takes note of the source MAC address of a frame that the host sent from an address of its
-    /// own. A configured address is never replaced.
+    /// Learns the source MAC address of a frame that the host sent from one of its addresses. A
+    /// configured MAC address is never replaced.
     pub(super) fn learn_host(&self, frame: &[u8]) {
         let (Some(mac), Some(address)) = (MacAddr::source_of(frame), packet::source(frame)) else {
             return;
@@ -267,9 +267,9 @@ impl Links {
         }
     }
 
-    /// The MAC address to which a frame for this address of the host goes, if it is known. One
-    /// that is configured is every address'. An address of which no frame was seen has the MAC
-    /// address that was seen last, unless that is one of several.
+    /// The destination MAC address of frames for this address of the host, if known. A configured
+    /// MAC address serves every address. An address that has sent no frame yet gets the MAC
+    /// address learnt last, unless there are several hosts.
     pub(super) fn host_of(&self, address: IpAddr) -> Option<MacAddr> {
         let last = self.host();
         if self.get(LEARNS_HOST) == 0 {
@@ -282,18 +282,18 @@ impl Links {
         }
     }
 
-    /// How often a frame of the host's came from another MAC address than the one before; or than
-    /// the configured one, where there is one.
+    /// How many frames from the host had another MAC address than the last one learnt, or than the
+    /// configured one if there is one.
     pub fn host_changes(&self) -> u64 {
         self.get(HOST_CHANGES)
     }
 
-    /// Takes the changes so far for those of one host.
+    /// Attributes the changes so far to a single host: [`Links::has_several_hosts`] ignores them.
     pub fn settle_hosts(&self) {
         self.set(HOSTS_SETTLED, self.host_changes());
     }
 
-    /// Whether the MAC address has changed too often for one host.
+    /// Whether the MAC address has changed too often for a single host.
     pub fn has_several_hosts(&self) -> bool {
         let settled = self.get(HOSTS_SETTLED);
         self.host_changes().wrapping_sub(settled) >= SEVERAL_CHANGES
@@ -306,31 +306,31 @@ impl Links {
         macs.any(|known| known == Some(mac))
     }
 
-    /// All that was learnt of the host, to be compared.
+    /// All learnt state of the host, for comparison.
     pub fn learnt(&self) -> Vec<u64> {
         let cells = [HOST_MAC, HOST_CHANGES].into_iter();
         let cells = cells.chain(HOSTS..LINK_NUMBERS);
         cells.map(|cell| self.get(cell)).collect()
     }
 
-    /// The port that plays `incoming`, if one does.
+    /// The port that is `incoming`, if there is one.
     #[inline]
     pub const fn incoming_port(&self) -> Option<Role> {
         self.incoming
     }
 
-    /// That NIC's own MAC address, as it is now.
+    /// The current MAC address of the `incoming` NIC.
     #[inline]
     pub fn incoming_mac(&self) -> Option<MacAddr> {
         MacAddr::from_u64(self.get(INCOMING_MAC))
     }
 
-    /// Takes another MAC address for that NIC's own, because it has changed.
+    /// Sets the MAC address of the `incoming` NIC, after it has changed.
     pub fn set_incoming_mac(&self, own: MacAddr) {
         self.set(INCOMING_MAC, own.to_u64());
     }
 
-    /// How steered frames leave now, if they can.
+    /// How steered frames leave now; `None` if they cannot be steered.
     pub(super) fn steering(&self) -> Option<Steering> {
         Some(Steering {
             port: self.incoming?,
@@ -338,7 +338,7 @@ impl Links {
         })
     }
 
-    /// Where steered frames are sent now.
+    /// The current next hop of steered frames.
     #[inline]
     pub fn next_hop(&self) -> Option<MacAddr> {
         MacAddr::from_u64(self.get(NEXT_HOP))

@@ -1,5 +1,5 @@
-//! Ports without a kernel: everything but the two unsafe rooms is tested and measured over
-//! these. They can misbehave on purpose, as NICs do.
+//! Ports in memory, without a kernel: everything except the two unsafe modules is tested and
+//! measured over these. They can simulate faults of NICs.
 
 use super::{Frame, FramePool, Held, Memory, Port};
 use std::collections::VecDeque;
@@ -7,17 +7,17 @@ use std::collections::VecDeque;
 /// Chunks begin at cache lines, as those of a UMEM do.
 const CACHE_LINE: usize = 64;
 
-/// Frames in ordinary memory.
+/// Frames in heap memory.
 pub struct HeapMemory {
     bytes: Box<[u8]>,
-    /// Where the first chunk begins.
+    /// The offset of the first chunk in `bytes`.
     start: usize,
     chunk_bytes: usize,
 }
 
 impl HeapMemory {
-    /// Memory of `frames` buffers, with the pool of their tokens. Each has `chunk_bytes`, or the
-    /// next power of two.
+    /// Memory of `frames` chunks, with the pool of their tokens. Each has `chunk_bytes`, rounded up
+    /// to a power of two.
     pub fn new(frames: u32, chunk_bytes: u16) -> (Self, FramePool) {
         let chunk_bytes = usize::from(chunk_bytes).next_power_of_two();
         let bytes = vec![0; frames as usize * chunk_bytes + CACHE_LINE].into_boxed_slice();
@@ -34,8 +34,8 @@ impl HeapMemory {
         self.start + frame.chunk() * self.chunk_bytes
     }
 
-    /// Copies a packet into as many frames of the pool as it takes. Hands nothing out, and
-    /// takes nothing, where the pool has too few.
+    /// Copies a packet into frames of the pool. Returns no frames, and takes none, if the pool has
+    /// too few.
     pub fn load(&mut self, packet: &[u8], pool: &mut FramePool) -> Vec<Frame> {
         let parts = packet.chunks(self.chunk_bytes).collect::<Vec<_>>();
         if pool.len() < parts.len() {
@@ -55,7 +55,7 @@ impl HeapMemory {
     }
 }
 
-/// The same chunk with another length. The old token ends here.
+/// A token of the same chunk with another length. The old token must not be used again.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "a chunk's number came from a u32"
@@ -77,35 +77,35 @@ impl Memory for HeapMemory {
     }
 }
 
-/// What is wrong with a memory port.
+/// The simulated fault of a memory port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     #[default]
     None,
-    /// It takes frames to send until its ring is full, and sends none.
+    /// Accepts frames to send until its ring is full, but sends none.
     Stuck,
-    /// It sends, and never says so.
+    /// Sends frames, but never completes them.
     NoCompletions,
 }
 
-/// A port whose wire is two queues of packets.
+/// A port over two packet queues instead of a wire.
 pub struct MemoryPort {
     ring: usize,
     filled: Vec<Frame>,
     unsent: VecDeque<Frame>,
     unsent_packets: VecDeque<Vec<u8>>,
     sent_frames: Vec<Frame>,
-    /// Packets that wait to be received.
+    /// Packets to be received, oldest first.
     pub incoming: VecDeque<Vec<u8>>,
-    /// Packets that were sent.
+    /// Packets that were sent, oldest first.
     pub sent: Vec<Vec<u8>>,
-    /// How it misbehaves.
+    /// The simulated fault.
     pub fault: Fault,
 }
 
 impl MemoryPort {
-    /// A port whose rings hold `ring` frames each.
+    /// A port whose rings have `ring` entries each.
     pub const fn new(ring: usize) -> Self {
         Self {
             ring,

@@ -1,9 +1,9 @@
-//! Frames between rings: where they are received, what is done to them, where they leave.
+//! The data path: receives frames, decides and rewrites them, and sends them.
 //!
-//! Rings stay outside, decisions inside: [`Forwarder`] sees bytes and counters but no ring,
-//! [`Worker`] moves [`Frame`] tokens between [`Port`]s and a [`FramePool`], and only the two
-//! rooms with unsafe code know the kernel: `xsk` (sockets, rings, UMEM) and `kernel` (the XDP
-//! program, its maps, its attachment and pins). Everything else runs over memory ports as well.
+//! [`Forwarder`] handles bytes and counters, without rings. [`Worker`] moves [`Frame`] tokens
+//! between [`Port`]s and a [`FramePool`]. Only the two modules with unsafe code use the kernel:
+//! `xsk` (sockets, rings, UMEM) and `kernel` (the XDP program, its maps, its attachment and pins).
+//! Everything else also runs over memory ports.
 
 mod cells;
 mod counters;
@@ -41,7 +41,7 @@ pub use xsk::{
     XskPort, XskSettings,
 };
 
-/// What a NIC is to the box.
+/// The role of a NIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// The NIC toward the Tor host.
@@ -53,10 +53,10 @@ pub enum Role {
 }
 
 impl Role {
-    /// Every role, in the order of their numbers.
+    /// Every role, in the order of [`Role::index`].
     pub const ALL: [Self; 3] = [Self::Host, Self::Uplink, Self::Incoming];
 
-    /// The role's number, which the kernel's maps share.
+    /// The role's index, 0 to 2; the XDP program's maps use the same.
     pub const fn index(self) -> usize {
         match self {
             Self::Host => 0,
@@ -81,7 +81,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// One value a role.
+/// One value per role.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerRole<T>([T; 3]);
 
@@ -91,7 +91,7 @@ impl<T> PerRole<T> {
         Self(values)
     }
 
-    /// Makes each role's value.
+    /// Calls `make` for the value of each role.
     pub fn from_fn(mut make: impl FnMut(Role) -> T) -> Self {
         Self(Role::ALL.map(&mut make))
     }
@@ -101,7 +101,7 @@ impl<T> PerRole<T> {
         Role::ALL.into_iter().zip(&self.0)
     }
 
-    /// Each role with its value, to change.
+    /// Each role with its value, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Role, &mut T)> {
         Role::ALL.into_iter().zip(&mut self.0)
     }
@@ -122,42 +122,42 @@ impl<T> std::ops::IndexMut<Role> for PerRole<T> {
     }
 }
 
-/// One queue of a NIC: four rings, by which frames are given to the kernel and come back.
+/// One queue of a NIC: four rings, which pass frames to the kernel and back.
 ///
-/// A frame handed over is gone until it is received or completed. No call blocks.
+/// A frame that was passed on is unavailable until it is received or completed. No call blocks.
 pub trait Port {
-    /// Where the bytes of this port's frames are.
+    /// The memory of this port's frames.
     type Memory: Memory;
 
-    /// Moves what arrived to the end of `arrived`, at most `limit` frames.
+    /// Appends received frames to `arrived`, at most `limit`.
     fn receive(&mut self, memory: &mut Self::Memory, arrived: &mut Vec<Frame>, limit: usize);
 
     /// Takes frames from the front of `leaving`, as many whole packets as there is room for. A
-    /// port never holds more frames to send than a ring has entries, uncompleted ones included:
-    /// one that stops completing cannot eat up the pool.
+    /// port never holds more frames to send than a ring has entries, including uncompleted ones,
+    /// so that a port that stops completing cannot exhaust the pool.
     fn transmit(&mut self, memory: &mut Self::Memory, leaving: &mut Vec<Frame>);
 
-    /// Returns the frames that have been sent to the pool.
+    /// Returns the frames whose sending has completed to the pool.
     fn complete(&mut self, memory: &mut Self::Memory, pool: &mut FramePool);
 
-    /// Gives empty frames to receive into, up to this port's share.
+    /// Submits empty frames to the fill ring, up to this port's share.
     fn fill(&mut self, memory: &mut Self::Memory, pool: &mut FramePool);
 
-    /// Makes the system calls that the rings ask for: at most one in the usual case.
+    /// Makes the wakeup system calls that the rings need: usually at most one.
     fn kick(&mut self);
 
-    /// How many frames are with the port.
+    /// How many frames the port holds.
     fn held(&self) -> Held;
 
-    /// Whether frames wait in the transmit ring that the kernel has not taken.
+    /// Whether the transmit ring has frames that the kernel has not taken.
     fn has_unsent(&mut self) -> bool;
 }
 
 /// How many frames a port holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Given to receive into and not received yet: fill ring, NIC and rx ring together.
+    /// Submitted to be filled and not received yet: fill ring, NIC and rx ring together.
     pub receiving: usize,
-    /// Given to send and not completed yet: tx ring, NIC and completion ring together.
+    /// Submitted to be sent and not completed yet: tx ring, NIC and completion ring together.
     pub sending: usize,
 }

@@ -1,7 +1,7 @@
-//! Samples: a few of the decisions, with the bytes before and after, for whoever watches.
+//! Samples of the decisions, with the frame's bytes before and after.
 //!
-//! Whoever decides waits for nobody: a sample for which there is no room is lost, and counted.
-//! Both engines choose in the same way, and tell the same.
+//! Sampling never blocks: a sample without room is lost and counted. Both engines choose samples in
+//! the same way, and record the same fields.
 
 use super::{Outcome, Role};
 use crate::policy::Rule;
@@ -10,43 +10,43 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How much of a frame's beginning a sample has. As in bpf/exitmark.h.
+/// How many bytes of a frame's beginning a sample has. As in bpf/exitmark.h.
 pub const SAMPLE_BYTES: usize = 192;
 /// 2^64 divided by the golden ratio.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Samples of one worker that wait to be read.
+/// How many unread samples a worker keeps.
 const ROOM: usize = 512;
 
-/// Which decisions are samples, as a part of 2^64; 0 is none.
+/// The sampling rate, in units of 1/2^64; 0 is off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Part(pub(super) u64);
 
 impl Part {
-    /// One in so many; 0 is none.
+    /// One in `number`; 0 is off.
     pub(super) fn one_in(number: u32) -> Self {
         Self(u64::MAX.checked_div(number.into()).unwrap_or(0))
     }
 
-    /// In how many there is one.
+    /// The sampling interval: one in this many; 0 is off.
     pub(super) fn is_one_in(self) -> u64 {
         u64::MAX.checked_div(self.0).unwrap_or(0)
     }
 
-    /// The phase of the decision after the one of this phase; the first one comes after 0. A phase
-    /// is the decision's number times the golden ratio. bpf/sample.h says why numbers are mixed.
+    /// The phase of the next decision; the first one follows 0. A phase is the decision's sequence
+    /// number times the golden ratio. bpf/sample.h explains why.
     #[inline(always)]
     pub(super) const fn next(phase: u64) -> u64 {
         phase.wrapping_add(GOLDEN)
     }
 
-    /// Whether the decision of this phase is one of them.
+    /// Whether the decision of this phase is sampled.
     #[inline(always)]
     pub(super) const fn has(self, phase: u64) -> bool {
         phase <= self.0
     }
 }
 
-/// Who decided a frame.
+/// The engine that decided a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecidedBy {
     /// The XDP program.
@@ -73,7 +73,7 @@ pub struct Excerpt {
 }
 
 impl Excerpt {
-    /// As much as there is room for.
+    /// The first [`SAMPLE_BYTES`] bytes of a frame, or all of it.
     pub fn of(frame: &[u8]) -> Self {
         let length = frame.len().min(SAMPLE_BYTES);
         let mut bytes = [0; SAMPLE_BYTES];
@@ -90,32 +90,32 @@ impl Deref for Excerpt {
     }
 }
 
-/// One decision. Its bytes hold addresses: they are for those who ask for them, and for no log.
+/// One sampled decision. Its bytes contain addresses: show them only on request, never log them.
 #[derive(Clone, Copy)]
 pub struct Sample {
-    /// Who made it.
+    /// The engine that decided the frame.
     pub by: DecidedBy,
-    /// When the frame came, by CLOCK_MONOTONIC.
+    /// When the frame arrived, by CLOCK_MONOTONIC.
     pub arrived: Duration,
-    /// From then to the decision, where that was measured with it.
+    /// Latency from arrival to decision, if it was measured with the sample.
     pub residence: Option<Duration>,
-    /// The port that received it.
+    /// The port that received the frame.
     pub ingress: Role,
-    /// Where it went.
+    /// What happened to the frame.
     pub outcome: Outcome,
-    /// The rule that an outbound frame met.
+    /// The rule that matched; outbound frames only.
     pub rule: Option<Rule>,
     /// The generation of the policy in force.
     pub generation: u64,
-    /// How long the frame was, all of it.
+    /// Length of the whole frame in bytes.
     pub frame_bytes: usize,
-    /// How it began when it came ...
+    /// The beginning of the frame on arrival.
     pub before: Excerpt,
-    /// ... and when it left.
+    /// The beginning of the frame on departure.
     pub after: Excerpt,
 }
 
-/// What one worker tells, until somebody reads it.
+/// The unread samples of one worker.
 #[derive(Debug)]
 pub struct Samples {
     decisions: ArrayQueue<Sample>,
@@ -134,8 +134,8 @@ impl Default for Samples {
 }
 
 impl Samples {
-    /// Whether there is room for one more; counts the one that is left out. To be asked before a
-    /// sample is made, which costs two copies.
+    /// Whether there is room for one more sample; counts a lost one if not. Call this before making
+    /// a sample, which costs two copies.
     pub(super) fn have_room(&self) -> bool {
         let have_room = !self.decisions.is_full();
         if !have_room {
@@ -150,28 +150,28 @@ impl Samples {
         }
     }
 
-    /// From when the XDP program handed a frame over until it was sent.
+    /// Records the latency of a frame, from the XDP program's hand-over until it was sent.
     pub(super) fn resided(&self, time: Duration) {
         let _ = self.residences.push(time);
     }
 
-    /// The oldest sample that nobody has read.
+    /// Takes the oldest unread sample.
     pub fn next(&self) -> Option<Sample> {
         self.decisions.pop()
     }
 
-    /// How many samples wait to be read.
+    /// The number of unread samples.
     pub fn waiting(&self) -> usize {
         self.decisions.len()
     }
 
-    /// The oldest time that a frame spent with the worker: from when the XDP program handed it
-    /// over until it was sent. Frames are chosen for this apart from samples.
+    /// Takes the oldest unread latency of a frame in the worker: from the XDP program's hand-over
+    /// until it was sent. These frames are chosen independently of the samples.
     pub fn next_residence(&self) -> Option<Duration> {
         self.residences.pop()
     }
 
-    /// How many samples there was no room for, so far.
+    /// The number of samples lost so far, for lack of room.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -179,7 +179,7 @@ impl Samples {
 
 impl std::fmt::Debug for Sample {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Without the bytes, and so without addresses.
+        // Omits the bytes, because they contain addresses.
         f.debug_struct("Sample")
             .field("by", &self.by)
             .field("ingress", &self.ingress)
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_in_so_many_is_a_sample_and_none_keeps_step() {
+    fn samples_at_the_given_rate_and_aperiodically() {
         for one_in in [1, 2, 64, 4096, 1 << 20] {
             let part = Part::one_in(one_in);
             assert_eq!(part.is_one_in(), u64::from(one_in));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_counted() {
+    fn counts_samples_without_room() {
         let samples = Samples::default();
         let sample = Sample {
             by: DecidedBy::Worker,

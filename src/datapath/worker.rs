@@ -1,8 +1,8 @@
-//! One queue of every port, one thread: the loop that moves frames between rings.
+//! The worker: one thread that moves frames between the rings of one queue of every port.
 //!
-//! A turn looks at every ring, whether anything arrived or not: a loop that skips ahead when
-//! nothing arrived forgets completions and unsent frames. No port can hold up another: what
-//! does not fit into a transmit ring is dropped, by that port's name.
+//! Every turn serves every ring, whether frames arrived or not: a loop that continues early when
+//! nothing arrived misses completions and unsent frames. No port can block another: frames that do
+//! not fit into a transmit ring are dropped and counted for that port.
 
 use super::{
     Counters, DropReason, Forwarder, Frame, FramePool, Guard, Outbox, PerRole, Port, Role,
@@ -17,27 +17,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a worker sleeps when nothing happens; it wakes at once when a frame arrives.
+/// How long an idle worker sleeps at most; an arriving frame wakes it.
 const IDLE_SLEEP: Duration = Duration::from_secs(1);
-/// The first and the longest pause between two attempts to send what the kernel has not taken.
+/// The shortest and longest pause between two attempts to send frames that the kernel has not
+/// taken.
 const RETRY_FIRST: Duration = Duration::from_millis(1);
 const RETRY_LAST: Duration = Duration::from_millis(64);
-/// How long a worker sleeps while frames are under way to it that the kernel has not delivered.
+/// How long a worker sleeps while frames were handed over that the kernel has not delivered yet.
 const WAITING_SLEEP: Duration = Duration::from_millis(2);
-/// How often a worker that never sleeps says where its frames are, in turns.
+/// How often a worker that never sleeps publishes its balance, in turns.
 const CHECK_EVERY: u64 = 1024;
-/// How long a stopping worker waits for frames that are still under way.
+/// How long a stopping worker waits for outstanding frames.
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
-/// How many turns without a frame mean that nothing more arrives.
+/// How many turns without a frame end the drain.
 const DRAIN_QUIET_TURNS: u32 = 4;
 
-/// How much a worker does in a turn, and for how long it looks for the next frame.
+/// The batch size of a worker, and how long it busy-polls.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerLimits {
-    /// Frames that are received from one port in one turn.
+    /// The most frames received from one port in one turn.
     pub batch: usize,
-    /// How long it waits for the next frame awake, where frames come so fast: to be woken takes
-    /// longer.
+    /// How long the worker busy-polls for the next frame while frames arrive that fast; waking up
+    /// would take longer.
     pub spin: Duration,
 }
 
@@ -50,8 +51,8 @@ impl WorkerLimits {
         }
     }
 
-    /// The most frames that a worker has in its hands: a batch of each port on its way in and one
-    /// on its way out, and of each port the beginning of a packet that the last batch cut off.
+    /// The most frames that a worker holds outside of the pool and rings. For each of three ports:
+    /// a received batch, a batch to send, and the beginning of a packet that a batch cut off.
     #[allow(clippy::cast_possible_truncation, reason = "a batch came from a u32")]
     pub const fn in_hand(self) -> u32 {
         (6 * self.batch + 3 * MAX_FRAMES_PER_PACKET) as u32
@@ -71,21 +72,21 @@ pub struct Worker<P: Port> {
     guard: Option<Guard>,
 }
 
-/// The threads of a worker's life that others hold.
+/// The handles by which other threads control a worker.
 pub struct Control {
-    /// New snapshots, looked at once a turn.
+    /// New snapshots; the worker checks for one every turn.
     pub snapshots: Receiver<Arc<Snapshot>>,
-    /// Where old ones go, to be freed off the packet path.
+    /// Receives old snapshots, to be freed off the packet path.
     pub retired: Sender<Arc<Snapshot>>,
-    /// Set to end the worker; then wake it.
+    /// Set this to stop the worker, then wake it.
     pub stop: Arc<AtomicBool>,
-    /// Written to wake a sleeping worker; never blocks.
+    /// Write to this to wake a sleeping worker; non-blocking.
     pub wake: Arc<EventFd>,
-    /// Where the frames are, from time to time.
+    /// Receives the worker's balance, from time to time.
     pub gauge: Arc<BalanceGauge>,
 }
 
-/// A worker's balance, for others to see.
+/// A worker's published balance.
 #[derive(Debug, Default)]
 pub struct BalanceGauge {
     pool: AtomicU64,
@@ -110,7 +111,8 @@ impl BalanceGauge {
         }
     }
 
-    /// The last one. Its parts may be of two moments; what is unaccounted for is of one.
+    /// The last balance and its number of unaccounted frames. The parts may be from two moments;
+    /// the number of unaccounted frames is from one.
     pub fn read(&self) -> (Balance, u64) {
         let number =
             |cell: &AtomicU64| usize::try_from(cell.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
@@ -125,40 +127,40 @@ impl BalanceGauge {
     }
 }
 
-/// Where every frame of a worker is.
+/// How many frames of a worker are in which place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Balance {
-    /// Unused.
+    /// Unused, in the pool.
     pub pool: usize,
-    /// Received and not handed on.
+    /// Received and not yet processed.
     pub in_hand: usize,
-    /// With the ports to receive into: fill and rx rings.
+    /// Submitted to be filled, or received: fill ring, NIC and rx ring.
     pub receiving: usize,
-    /// With the ports to be sent: tx and completion rings.
+    /// Submitted to be sent: tx ring, NIC and completion ring.
     pub sending: usize,
-    /// How many there are.
+    /// All frames of the worker.
     pub total: usize,
 }
 
 impl Balance {
-    /// How many frames are in none of the places, or in two.
+    /// The difference between the total and the sum of the places; 0 unless there is a bug.
     pub const fn unaccounted(&self) -> usize {
         (self.pool + self.in_hand + self.receiving + self.sending).abs_diff(self.total)
     }
 }
 
-/// What a worker says when it ends.
+/// A worker's final report.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerReport {
-    /// Where its frames were at the end.
+    /// The balance at the end.
     pub balance: Balance,
-    /// Whether no frame rested in the pool twice.
+    /// Whether no frame was in the pool twice.
     pub pool_is_sound: bool,
 }
 
 impl<P: Port> Worker<P> {
-    /// A worker over these ports, all of whose frames are in `pool`. A role without a port
-    /// neither receives nor sends.
+    /// A worker over these ports, with all frames that are in no ring in `pool`. A role without a
+    /// port neither receives nor sends.
     pub fn new(
         ports: PerRole<Option<P>>,
         memory: P::Memory,
@@ -166,8 +168,7 @@ impl<P: Port> Worker<P> {
         forwarder: Forwarder,
         limits: WorkerLimits,
     ) -> Self {
-        // Room for a batch and for the beginning of a packet that the last one cut off, so that
-        // no turn allocates.
+        // Room for all frames in hand, so that no turn allocates.
         let room = || Vec::with_capacity(limits.in_hand() as usize);
         let mut worker = Self {
             ports,
@@ -187,14 +188,14 @@ impl<P: Port> Worker<P> {
         worker
     }
 
-    /// With somebody who watches that it lives and keeps up.
+    /// Reports the worker's heartbeat and progress to the XDP program through this guard.
     #[must_use]
     pub fn guarded(mut self, guard: Guard) -> Self {
         self.guard = Some(guard);
         self
     }
 
-    /// Counting on where others have.
+    /// Counts into these counters, and continues their values.
     #[must_use]
     pub fn counting(mut self, counters: Counters) -> Self {
         self.counters = Arc::new(counters);
@@ -206,18 +207,18 @@ impl<P: Port> Worker<P> {
         Arc::clone(&self.counters)
     }
 
-    /// The port that plays a role.
+    /// The port of a role.
     pub fn port(&mut self, role: Role) -> Option<&mut P> {
         self.ports[role].as_mut()
     }
 
-    /// The decisions' side, e.g. to follow another snapshot.
+    /// The forwarder, e.g. to use another snapshot.
     pub const fn forwarder(&mut self) -> &mut Forwarder {
         &mut self.forwarder
     }
 
-    /// Looks at every ring once; says whether anything arrived. `now` counts from any fixed
-    /// moment; where the worker is guarded, it is CLOCK_MONOTONIC's.
+    /// Serves every ring once; returns whether anything arrived. `now` counts from any fixed
+    /// moment; with a guard it must be CLOCK_MONOTONIC.
     pub fn turn(&mut self, now: Duration) -> bool {
         if let Some(guard) = &self.guard {
             guard.beat(now);
@@ -263,7 +264,7 @@ impl<P: Port> Worker<P> {
         active
     }
 
-    /// Tells the guard what this turn did, when it is sent.
+    /// Reports this turn's frames to the guard, after they were sent.
     fn report_done(&mut self, done: PerRole<u64>, now: Duration) {
         let Some(guard) = &mut self.guard else {
             return;
@@ -311,7 +312,7 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Where every frame is. Cheap: a few additions.
+    /// The current balance. Cheap: a few additions.
     pub fn balance(&self) -> Balance {
         let mut balance = Balance {
             pool: self.pool.len(),
@@ -330,7 +331,7 @@ impl<P: Port> Worker<P> {
         balance
     }
 
-    /// What to say at the end.
+    /// The final report.
     pub fn report(&self) -> WorkerReport {
         WorkerReport {
             balance: self.balance(),
@@ -345,19 +346,19 @@ impl<P: Port> Worker<P> {
     }
 }
 
-/// Whether a worker that found nothing looks once more instead of going to sleep: only while frames
-/// come so close to each other that it would be woken before it slept well.
+/// Decides whether an idle worker busy-polls instead of sleeping: only while frames arrive in such
+/// quick succession that sleeping would not pay off.
 #[derive(Clone, Copy, Debug)]
 pub struct Spin {
     limit: Duration,
-    /// When it began to find nothing.
+    /// Since when turns have found nothing; `None` after a turn with frames.
     idle_since: Option<Duration>,
-    /// The last frames came less than `limit` after it had begun to wait for them.
+    /// Whether the last frames arrived within `limit` after the worker became idle.
     is_worth_it: bool,
 }
 
 impl Spin {
-    /// Waits for so long, awake.
+    /// Busy-polls for at most `limit`.
     pub const fn new(limit: Duration) -> Self {
         Self {
             limit,
@@ -366,7 +367,7 @@ impl Spin {
         }
     }
 
-    /// After a turn that began at `now`.
+    /// Call after a turn that began at `now`. Returns whether to make another turn without sleep.
     pub fn goes_on(&mut self, now: Duration, was_active: bool) -> bool {
         let in_time = |since| now.saturating_sub(since) < self.limit;
         if was_active {
@@ -386,7 +387,7 @@ pub fn clock() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
-/// The most frames that one packet can take: the kernel's MAX_SKB_FRAGS and a head.
+/// The most frames of one packet: the kernel's MAX_SKB_FRAGS (17) and a head.
 const MAX_FRAMES_PER_PACKET: usize = 18;
 
 fn packets(frames: &[Frame]) -> u64 {
@@ -394,7 +395,7 @@ fn packets(frames: &[Frame]) -> u64 {
 }
 
 impl<P: Port + AsFd> Worker<P> {
-    /// Runs until told to stop, then drains what is under way and reports.
+    /// Runs until [`Control::stop`] is set, then drains outstanding frames and reports.
     pub fn run(mut self, control: &Control) -> WorkerReport {
         let mut retry = RETRY_FIRST;
         let mut spin = Spin::new(self.limits.spin);
@@ -407,7 +408,7 @@ impl<P: Port + AsFd> Worker<P> {
             let now = clock();
             let was_active = self.turn(now);
             turns += 1;
-            // What cannot be sent is not tried again and again.
+            // No busy polling while frames cannot be sent.
             let goes_on = spin.goes_on(now, was_active) && (was_active || !self.has_unsent());
             if !goes_on || turns.is_multiple_of(CHECK_EVERY) {
                 control.gauge.publish(&self.balance());
@@ -434,7 +435,8 @@ impl<P: Port + AsFd> Worker<P> {
         report
     }
 
-    /// Forwards what has already arrived and waits, within limits, until it is sent.
+    /// Forwards frames that have already arrived, and waits up to [`DRAIN_LIMIT`] until they are
+    /// sent.
     fn drain(&mut self, wake: &EventFd) {
         let deadline = Instant::now() + DRAIN_LIMIT;
         let mut quiet = 0;
@@ -451,9 +453,9 @@ impl<P: Port + AsFd> Worker<P> {
         }
     }
 
-    /// Sleeps until a frame arrives at any port, somebody wakes this worker, or time is up.
+    /// Sleeps until a frame arrives at any port, `wake` is written, or `limit` is over.
     fn sleep(&self, wake: &EventFd, limit: Duration) {
-        // A role without a port is watched by proxy, so that this needs no allocation.
+        // `wake` stands in for a role without a port, so that this needs no allocation.
         let fd = |role| self.ports[role].as_ref().map_or(wake.as_fd(), AsFd::as_fd);
         let mut watched = [
             wake.as_fd(),

@@ -2,22 +2,21 @@
 
 /// The checksum after one 16-bit word that it covers changed from `old` to `new`.
 ///
-/// RFC 1624 equation 4, HC' = HC - ~m - m'. Equation 2 of RFC 1141, which looks
-/// simpler, turns a sum of zero into the wrong one of its two forms. A checksum that was bad
-/// before stays bad: nothing is repaired by the way.
+/// RFC 1624, equation 4: HC' = HC - ~m - m'. Equation 2 of RFC 1141, which looks simpler, yields
+/// the wrong representation of a zero sum. A wrong checksum stays wrong; it is not repaired.
 #[inline]
 pub const fn replace_word(checksum: u16, old: u16, new: u16) -> u16 {
     subtract(subtract(checksum, !old), new)
 }
 
-/// The difference in ones' complement: what is borrowed at the top is taken at the bottom.
+/// The ones' complement difference, with end-around borrow.
 #[inline]
 const fn subtract(from: u16, number: u16) -> u16 {
     let (difference, borrowed) = from.overflowing_sub(number);
     difference - borrowed as u16
 }
 
-/// The checksum over `bytes`, computed from scratch; for tests and for frames that we build.
+/// The checksum over `bytes`, computed from scratch; for tests and for generated frames.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "the loop folds the sum into 16 bits"
@@ -36,7 +35,7 @@ pub fn internet_checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// Whether a whole IPv4 header (options included) carries the right checksum.
+/// Whether the checksum of a whole IPv4 header (options included) is right.
 pub fn ipv4_header_checksum_is_good(header: &[u8]) -> bool {
     internet_checksum(header) == 0
 }
@@ -70,7 +69,7 @@ mod tests {
         }
     }
 
-    /// As equation 3 has it, HC' = ~(~HC + ~m + m'): to the bit, zero's two forms included.
+    /// Equation 3, HC' = ~(~HC + ~m + m'), gives the same bits, including both zeros.
     #[test]
     fn agrees_with_the_other_equation() {
         let words = [0, 1, 0x28, 0x4500, 0x7fff, 0x8000, 0xffd7, 0xfffe, 0xffff];

@@ -1,7 +1,7 @@
-//! The differentiated-services code point (RFC 2474) and its two neighbours, the ECN bits.
+//! The differentiated-services code point (RFC 2474) and the ECN bits (RFC 3168).
 //!
-//! They share one byte (IPv4's ToS, IPv6's traffic class) and are kept apart by type, so that
-//! no code can write a whole byte where only six bits are ours.
+//! They share one byte (IPv4's ToS, IPv6's traffic class). Separate types prevent code that may
+//! change only the six DSCP bits from writing the whole byte.
 
 use std::fmt;
 use std::str::FromStr;
@@ -41,11 +41,11 @@ const NAMES: [(&str, u8); 23] = [
     ("cs7", 56),
 ];
 
-/// Why something is no code point.
+/// Why a value is not a code point.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DscpError {
     /// A number above 63.
-    #[error("{0} is no DSCP: it has six bits, 0 to 63 (to give the whole ToS byte, use `tos`)")]
+    #[error("{0} is not a DSCP: it has six bits, 0 to 63 (for the whole ToS byte, use `tos`)")]
     TooLarge(u64),
     /// A ToS byte whose low two bits are set.
     #[error(
@@ -53,8 +53,8 @@ pub enum DscpError {
          clear them, e.g. {1:#04x}"
     )]
     TosSetsEcn(u8, u8),
-    /// Not a name we know.
-    #[error("`{0}` is no DSCP name; accepted are {names}, or a number 0 to 63", names = names())]
+    /// An unknown name.
+    #[error("`{0}` is not a DSCP name; accepted are {names}, or a number 0 to 63", names = names())]
     UnknownName(String),
 }
 
@@ -65,10 +65,10 @@ fn names() -> String {
 impl Dscp {
     /// Best effort, the code point of unmarked traffic.
     pub const DEFAULT: Self = Self(0);
-    /// AF11, ToS byte 0x28: the value the scheme began with.
+    /// AF11 (RFC 2597), ToS byte 0x28: the scheme's original value.
     pub const AF11: Self = Self(10);
 
-    /// Every code point; each stands at its own number.
+    /// Every code point, indexed by its number.
     pub const ALL: [Self; 64] = {
         let mut all = [Self(0); 64];
         let mut bits = 0;
@@ -90,7 +90,7 @@ impl Dscp {
         }
     }
 
-    /// The code point of a whole ToS byte that sets no ECN bit.
+    /// The code point of a ToS byte whose ECN bits are 0.
     ///
     /// # Errors
     /// A byte with ECN bits.
@@ -131,7 +131,7 @@ impl Ecn {
 impl FromStr for Dscp {
     type Err = DscpError;
 
-    /// Reads a name such as `af11`, in any case.
+    /// Parses a name such as `af11`, ignoring case.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         NAMES
             .iter()
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_code_point() {
+    fn refuses_invalid_code_points() {
         assert_eq!(Dscp::new(64), Err(DscpError::TooLarge(64)));
         assert_eq!(Dscp::new(1 << 40), Err(DscpError::TooLarge(1 << 40)));
         assert_eq!(Dscp::from_tos(0x29), Err(DscpError::TosSetsEcn(0x29, 0x28)));

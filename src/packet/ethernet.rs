@@ -4,10 +4,10 @@ use super::be16;
 use std::fmt;
 use std::str::FromStr;
 
-/// Destination, source, ethertype.
+/// Length of an untagged header: destination, source, EtherType.
 pub const ETHERNET_HEADER_BYTES: usize = 14;
-/// How many tags are walked to find the payload. QinQ needs two; what is tagged deeper than
-/// this is no IP to us and crosses untouched.
+/// How many VLAN tags are skipped to find the payload. QinQ needs two; a frame with more tags is
+/// not treated as IP and is forwarded unchanged.
 pub const MAX_VLAN_TAGS: usize = 4;
 
 const VLAN_TAG_BYTES: usize = 4;
@@ -17,10 +17,10 @@ pub(super) const IPV4: u16 = 0x0800;
 pub(super) const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
-/// What provider bridges used before 802.1ad.
+/// The EtherType of provider bridges before 802.1ad.
 const LEGACY_QINQ: u16 = 0x9100;
 
-/// What follows the Ethernet header and its tags.
+/// The payload of a frame, with its offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Payload {
     Ipv4(usize),
@@ -28,7 +28,7 @@ pub(super) enum Payload {
     Other,
 }
 
-/// Walks the tags; the payload's offset comes with its kind. Runts are `Other`.
+/// Skips the tags and returns the payload's kind and offset. Runts are `Other`.
 #[inline]
 pub(super) fn payload(frame: &[u8]) -> Payload {
     let mut offset = ETHERTYPE;
@@ -43,7 +43,7 @@ pub(super) fn payload(frame: &[u8]) -> Payload {
     Payload::Other
 }
 
-/// How many bytes of tags are in front of an IP packet; 0 if there is none.
+/// The length of the tags in front of an IP packet, in bytes; 0 for other frames.
 #[inline]
 pub fn tag_bytes(frame: &[u8]) -> usize {
     match payload(frame) {
@@ -52,16 +52,16 @@ pub fn tag_bytes(frame: &[u8]) -> usize {
     }
 }
 
-/// A 48-bit MAC address, held as a number: read with one load and compared as one word.
+/// A 48-bit MAC address, stored as a number: read with one load and compared as one word.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MacAddr(u64);
 
-/// A destination address and a source address, as a frame begins with them.
+/// A destination and a source address: the first 12 bytes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MacPair([u8; 12]);
 
 impl MacPair {
-    /// A pair from its two parts.
+    /// Makes a pair from its two addresses.
     pub const fn new(destination: MacAddr, source: MacAddr) -> Self {
         let [a, b, c, d, e, f] = destination.bytes();
         let [g, h, i, j, k, l] = source.bytes();
@@ -76,14 +76,14 @@ impl MacPair {
 
 const MAC_BITS: u64 = 0xffff_ffff_ffff;
 
-/// Why a text is no MAC address that a NIC can have.
+/// Why a text is not a unicast MAC address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MacAddrError {
     /// Not six hexadecimal bytes.
-    #[error("`{0}` is no MAC address; it looks like 02:00:5e:10:00:01")]
+    #[error("`{0}` is not a MAC address; the format is 02:00:5e:10:00:01")]
     Syntax(String),
     /// Multicast, broadcast or all zero.
-    #[error("{0} is no address of one NIC (it is multicast, broadcast or zero)")]
+    #[error("{0} is not a unicast address (it is multicast, broadcast or zero)")]
     NotUnicast(MacAddr),
 }
 
@@ -100,13 +100,13 @@ impl MacAddr {
         [a, b, c, d, e, f]
     }
 
-    /// The address as a number, for an atomic cell; 0 is no NIC's address.
+    /// The address as a number, for an atomic cell; never 0 for a unicast address.
     #[inline]
     pub const fn to_u64(self) -> u64 {
         self.0
     }
 
-    /// Back from [`MacAddr::to_u64`]; 0 is none.
+    /// The inverse of [`MacAddr::to_u64`]; `None` for 0.
     #[inline]
     pub const fn from_u64(number: u64) -> Option<Self> {
         match number {
@@ -115,7 +115,7 @@ impl MacAddr {
         }
     }
 
-    /// Whether one NIC can have this address.
+    /// Whether the address is neither zero nor multicast or broadcast.
     #[inline]
     pub const fn is_unicast(self) -> bool {
         self.0 != 0 && self.0 >> 40 & 1 == 0
@@ -124,7 +124,7 @@ impl MacAddr {
     /// The source address of a frame, if the frame is long enough to have one.
     #[inline]
     pub fn source_of(frame: &[u8]) -> Option<Self> {
-        // It is the last six of these eight bytes.
+        // The last six of these eight bytes.
         let word = frame.get(4..)?.first_chunk()?;
         Some(Self(u64::from_be_bytes(*word) & MAC_BITS))
     }
@@ -152,7 +152,7 @@ impl fmt::Debug for MacAddr {
 impl FromStr for MacAddr {
     type Err = MacAddrError;
 
-    /// Reads a unicast address, `02:00:5e:10:00:01`.
+    /// Parses a unicast address such as `02:00:5e:10:00:01`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let syntax = || MacAddrError::Syntax(text.to_owned());
         let mut bytes = [0; 6];
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn runts_and_cut_tags_are_no_ip() {
+    fn runts_and_truncated_tags_are_not_ip() {
         let whole = tagged(&[QINQ, VLAN], IPV4);
         for cut in 0..whole.len() {
             assert_eq!(payload(&whole[..cut]), Payload::Other, "{cut} bytes");
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_has_48_bits_of_an_address_and_0_is_none() {
+    fn from_u64_takes_48_bits_and_refuses_0() {
         let number = 0xffff_0200_5e10_0001;
         let mac = MacAddr::new([2, 0, 0x5e, 0x10, 0, 1]);
         assert_eq!(MacAddr::from_u64(number), Some(mac));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_the_bytes_of_tags_before_ip_alone() {
+    fn tag_bytes_is_0_unless_ip_follows_the_tags() {
         assert_eq!(tag_bytes(&tagged(&[], IPV6)), 0);
         assert_eq!(tag_bytes(&tagged(&[QINQ, VLAN], IPV4)), 8);
         assert_eq!(tag_bytes(&tagged(&[VLAN], 0x0806)), 0);

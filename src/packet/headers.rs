@@ -1,9 +1,9 @@
-//! The few fields of a frame that the policy looks at.
+//! The header fields that the policy uses.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// IP protocol numbers that the policy knows.
+/// The IP protocol numbers that the policy distinguishes.
 pub mod protocol {
     /// Transmission Control Protocol.
     pub const TCP: u8 = 6;
@@ -16,7 +16,7 @@ const ROUTING: u8 = 43;
 pub(super) const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// Whether this next-header value is one that the walk steps over.
+/// Whether this next-header value is an extension header that the parser skips.
 #[inline]
 pub(super) const fn is_extension(next_header: u8) -> bool {
     matches!(
@@ -25,12 +25,12 @@ pub(super) const fn is_extension(next_header: u8) -> bool {
     )
 }
 
-/// What a frame turned out to be.
+/// The parsed headers of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Headers {
-    /// Neither IPv4 nor IPv6, a runt included.
+    /// Neither IPv4 nor IPv6, or a runt.
     NotIp,
-    /// The ethertype says IP, the bytes do not.
+    /// The EtherType is IP's, but the packet is invalid.
     Malformed(Malformed),
     /// An IPv4 packet.
     V4(Packet<u32>),
@@ -38,16 +38,16 @@ pub enum Headers {
     V6(Packet<u128>),
 }
 
-/// Why an IP packet could not be read.
+/// Why an IP packet cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Malformed {
     /// The frame ends within the fixed IP header.
     ShortHeader,
-    /// The version nibble is not that of the ethertype.
+    /// The version field contradicts the EtherType.
     WrongVersion,
     /// An IHL below 5, or a total length below the header's.
     BadLength,
-    /// The packet's own length goes beyond the frame.
+    /// The packet's length field exceeds the frame.
     BeyondFrame,
     /// An IPv6 extension header is cut off.
     ShortExtension,
@@ -58,7 +58,7 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// Every reason, in the order of their numbers.
+    /// Every reason, in the order of declaration.
     pub const ALL: [Self; 7] = [
         Self::ShortHeader,
         Self::WrongVersion,
@@ -96,13 +96,13 @@ pub enum Version {
     V6,
 }
 
-/// An address of either family as a number, in host byte order: what is compared and hashed for
-/// every frame. Code that takes either is compiled for each, and asks no packet its version.
+/// An address of either family as a number in host byte order, which is compared and hashed for
+/// every frame. Generic code is compiled for each family, and needs no check of the IP version.
 pub trait Address: Copy + Ord + Hash {
-    /// The family.
+    /// The IP version of the family.
     const VERSION: Version;
 
-    /// The address as other code has it.
+    /// The address as a type of the standard library.
     fn to_ip(self) -> IpAddr;
 }
 
@@ -129,18 +129,18 @@ pub struct Packet<A> {
     pub source: A,
     /// The destination address.
     pub destination: A,
-    /// Where the IP header begins, in bytes from the start of the frame.
+    /// Offset of the IP header in the frame, in bytes.
     pub l3: usize,
-    /// TCP's or UDP's ports; both are 0 for another protocol and for a later fragment.
+    /// TCP or UDP ports; both are 0 for other protocols and later fragments.
     pub ports: Ports,
-    /// TCP's sequence number and control bits; 0 for another protocol, for a later fragment, and
-    /// where the packet ends before them.
+    /// TCP sequence number and control bits; 0 for other protocols, later fragments, and packets
+    /// that end before them.
     pub tcp: Tcp,
-    /// Set where the packet is one part of a larger one.
+    /// Set if the packet is a fragment of a larger one.
     pub fragment: Option<Fragment>,
     /// The ToS or traffic-class byte.
     pub tos: u8,
-    /// The IP protocol number behind every extension header that could be walked.
+    /// The IP protocol number after the extension headers that the parser skips.
     pub protocol: u8,
 }
 
@@ -153,7 +153,7 @@ pub struct Ports {
     pub destination: u16,
 }
 
-/// What a TCP header says besides its ports (RFC 9293, section 3.1).
+/// The TCP header fields besides the ports (RFC 9293, section 3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tcp {
     /// The sequence number.
@@ -167,9 +167,9 @@ impl Tcp {
     pub const SYN: u8 = 0x02;
     /// Ends or refuses a connection.
     pub const RST: u8 = 0x04;
-    /// The acknowledgment number counts.
+    /// The acknowledgment number is valid.
     pub const ACK: u8 = 0x10;
-    /// From the header's beginning to the end of the control bits.
+    /// Bytes from the beginning of the header to the end of the control bits.
     pub(super) const BYTES: usize = 14;
 
     /// Reads the beginning of a TCP header.
@@ -182,20 +182,19 @@ impl Tcp {
     }
 }
 
-/// Which part of which larger packet this is.
+/// Identifies the larger packet of a fragment, and whether it is the first fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
     /// The identification field: 16 bits in IPv4, 32 in IPv6.
     pub id: u32,
-    /// The protocol number that every fragment of the packet carries in its fragment header.
+    /// The protocol field (IPv4) or the fragment header's next header (IPv6).
     pub protocol: u8,
-    /// Whether this is the part with the transport header.
+    /// Whether the fragment offset is 0: only this fragment has the transport header.
     pub first: bool,
 }
 
-/// The ports of a packet whose transport header begins at `l4` and which ends at `end`, both
-/// from the frame's start, and what else its TCP header says. A later fragment and another
-/// protocol have neither.
+/// The ports and TCP fields of a packet whose transport header begins at `l4` and which ends at
+/// `end`, both offsets in the frame. Later fragments and other protocols have neither.
 #[inline(always)]
 pub(super) fn transport(
     frame: &[u8],
@@ -221,8 +220,8 @@ pub(super) fn transport(
 }
 
 impl<A: Address> Packet<A> {
-    /// Whether the transport ports are needed to classify this packet and lie in another
-    /// fragment: it is a later one of TCP, of UDP, or of an unfinished IPv6 header chain.
+    /// Whether the transport ports are needed to classify this packet but are in another fragment:
+    /// it is a later fragment of TCP, UDP, or an incomplete IPv6 header chain.
     #[inline]
     pub fn ports_are_elsewhere(&self) -> bool {
         self.fragment.is_some_and(|fragment| !fragment.first)
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_elsewhere_where_a_later_fragment_would_need_them() {
+    fn ports_are_elsewhere_for_later_fragments_that_need_them() {
         fn elsewhere<A: Address>(address: A, protocol: u8, first: Option<bool>) -> bool {
             let packet = Packet {
                 source: address,
@@ -266,7 +265,7 @@ mod tests {
             (protocol::TCP, true, true),
             (protocol::UDP, true, true),
             (ICMP, false, false),
-            // The chain goes on in IPv6; to IPv4 it is a protocol like others.
+            // In IPv6 the header chain continues; in IPv4 this is a protocol like any other.
             (DESTINATION_OPTIONS, false, true),
         ] {
             assert_eq!(elsewhere(0_u32, protocol, Some(false)), v4, "{protocol}");

@@ -67,7 +67,7 @@ pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet
     })
 }
 
-/// The address at this offset, whatever the rest of the header says.
+/// The address at this offset, without validating the rest of the header.
 #[inline]
 pub(super) fn address(packet: &[u8], offset: usize) -> Option<IpAddr> {
     let header = packet.first_chunk::<MIN_BYTES>()?;
@@ -75,7 +75,7 @@ pub(super) fn address(packet: &[u8], offset: usize) -> Option<IpAddr> {
     (header[0] >> 4 == 4).then(|| Ipv4Addr::from(*address).into())
 }
 
-/// Where what follows the header at `l3` begins.
+/// The offset of the payload of the header at `l3`.
 #[inline]
 pub(super) fn transport(frame: &[u8], l3: usize) -> Option<usize> {
     let words = frame.get(l3)? & 0x0f;

@@ -3,7 +3,7 @@
 use super::headers::{self, FRAGMENT, Fragment, Malformed, Packet, is_extension};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// How many extension headers are walked; a chain longer than this is malformed to us.
+/// The most extension headers that are skipped; a longer chain counts as malformed.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 pub(super) const HEADER_BYTES: usize = 40;
@@ -12,7 +12,7 @@ pub(super) const NEXT_HEADER: usize = 6;
 pub(super) const SOURCE: usize = 8;
 pub(super) const DESTINATION: usize = 24;
 
-/// Reads the header at `l3` and walks what follows it to the transport header. The arguments
+/// Reads the header at `l3` and its extension headers, up to the transport header. The arguments
 /// are those of the IPv4 reader.
 #[inline(always)]
 pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet<u128>, Malformed> {
@@ -60,7 +60,7 @@ pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet
     })
 }
 
-/// The address at this offset, whatever the rest of the header says.
+/// The address at this offset, without validating the rest of the header.
 #[inline]
 pub(super) fn address(packet: &[u8], offset: usize) -> Option<IpAddr> {
     let header = packet.first_chunk::<HEADER_BYTES>()?;
@@ -68,7 +68,7 @@ pub(super) fn address(packet: &[u8], offset: usize) -> Option<IpAddr> {
     (header[0] >> 4 == 6).then(|| Ipv6Addr::from(*address).into())
 }
 
-/// Where what follows the header at `l3` and its extension headers begins.
+/// The offset of the payload after the header at `l3` and its extension headers.
 #[inline]
 pub(super) fn transport(frame: &[u8], l3: usize) -> Option<usize> {
     let mut chain = Chain {
@@ -82,19 +82,19 @@ pub(super) fn transport(frame: &[u8], l3: usize) -> Option<usize> {
     Some(chain.l4)
 }
 
-/// Where a walk along extension headers has come to.
+/// The position in a chain of extension headers.
 struct Chain {
-    /// What the header at `l4` is.
+    /// The type of the header at `l4`.
     protocol: u8,
-    /// What the fragment header said, if one was met.
+    /// The fragment header's fields, if there was one.
     fragment: Option<Fragment>,
-    /// From the frame's start.
+    /// Offset of the current header in the frame.
     l4: usize,
 }
 
 impl Chain {
-    /// Steps over extension headers. It ends behind the fragment header of a later fragment:
-    /// what follows there is payload (RFC 8200 section 4.5).
+    /// Skips extension headers. Stops after the fragment header of a later fragment: what follows
+    /// there is payload (RFC 8200, section 4.5).
     #[cold]
     fn walk(&mut self, frame: &[u8], end: usize) -> Result<(), Malformed> {
         let readable = end.min(frame.len());
@@ -110,7 +110,7 @@ impl Chain {
                 let [_, _, high, low, id @ ..] = *extension;
                 let offset_and_more = u16::from_be_bytes([high, low]);
                 let (first, more) = (offset_and_more >> 3 == 0, offset_and_more & 1 == 1);
-                // Offset 0 with nothing to follow is an atomic fragment (RFC 6946): a whole packet.
+                // Offset 0 without more fragments is an atomic fragment (RFC 6946): a whole packet.
                 if !first || more {
                     self.fragment = Some(Fragment {
                         id: u32::from_be_bytes(id),

@@ -1,8 +1,8 @@
-//! Bytes on the wire: reading headers in place and rewriting the few bytes that exitmark may.
+//! Parses packet headers in place, and rewrites the few bytes that exitmark may change.
 //!
-//! Imports nothing of ours and knows no policy. A header is never cast to a struct: fields are
-//! read at their offsets, each read bounds-checked once. The parser is our own, and small, so
-//! that etherparse's can be the independent oracle of the property tests.
+//! Imports no other module of exitmark, and knows no policy. A header is never cast to a struct:
+//! fields are read at their offsets, each read bounds-checked once. The parser is independent of
+//! etherparse, which serves as the oracle of the property tests.
 
 mod checksum;
 mod dscp;

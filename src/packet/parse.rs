@@ -1,13 +1,13 @@
-//! From a frame to its headers.
+//! Parses the headers of a frame.
 
 use super::ethernet::{self, Payload};
 use super::{Address, Headers, Packet, Version, ipv4, ipv6};
 use std::net::IpAddr;
 
-/// Reads a frame's headers.
+/// Parses a frame's headers.
 ///
-/// `frame` is the readable part, `frame_bytes` the length of the whole frame: they differ
-/// where a jumbo frame lies in several buffers. No input makes it panic.
+/// `frame` is the readable part, `frame_bytes` the length of the whole frame: they differ if a
+/// jumbo frame is in several buffers. Never panics.
 #[inline(always)]
 pub fn parse(frame: &[u8], frame_bytes: usize) -> Headers {
     match ethernet::payload(frame) {
@@ -23,8 +23,8 @@ pub fn parse(frame: &[u8], frame_bytes: usize) -> Headers {
     }
 }
 
-/// The destination address of an IP packet, if the frame holds that much of one. The rest of
-/// the packet may be anything: to be delivered, a frame need not make sense to us.
+/// The destination address of an IP packet, if the frame contains its fixed header. The rest of
+/// the packet is not validated, because delivery does not depend on it.
 #[inline]
 pub fn destination(frame: &[u8]) -> Option<IpAddr> {
     match ethernet::payload(frame) {
@@ -34,7 +34,7 @@ pub fn destination(frame: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The source address, likewise.
+/// The source address of an IP packet, as [`destination`].
 #[inline]
 pub fn source(frame: &[u8]) -> Option<IpAddr> {
     match ethernet::payload(frame) {
@@ -44,8 +44,8 @@ pub fn source(frame: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Where the transport header of a packet out of [`parse`] begins, from the frame's start. A later
-/// fragment has none.
+/// The offset of the transport header of a packet returned by [`parse`]. A later fragment has
+/// none.
 #[inline]
 pub fn transport<A: Address>(frame: &[u8], packet: &Packet<A>) -> Option<usize> {
     if packet.fragment.is_some_and(|fragment| !fragment.first) {
@@ -64,12 +64,12 @@ mod tests {
 
     const TAG: [u8; 4] = [0x81, 0x00, 0x20, 0x64];
 
-    /// A frame with so many tags, up to the end of this packet.
+    /// A frame with `tags` VLAN tags and this packet.
     fn frame(tags: usize, ethertype: [u8; 2], packet: &[u8]) -> Vec<u8> {
         [&[2; 12], &TAG.repeat(tags)[..], &ethertype, packet].concat()
     }
 
-    /// An IPv4 packet of TCP with so many words of options.
+    /// An IPv4 packet of TCP with `options` words of options.
     fn v4(options: u8) -> Vec<u8> {
         let length = 20 + 4 * options + 20;
         let mut packet = vec![0x45 + options, 0, 0, length, 0, 0, 0, 0, 64, 6, 0, 0];
@@ -91,17 +91,17 @@ mod tests {
         packet
     }
 
-    /// Where the transport header of a readable packet is.
+    /// The offset of the transport header of a valid packet.
     fn transport_of(frame: &[u8]) -> Option<usize> {
         match parse(frame, frame.len()) {
             Headers::V4(packet) => transport(frame, &packet),
             Headers::V6(packet) => transport(frame, &packet),
-            other => panic!("no packet: {other:?}"),
+            other => panic!("not a packet: {other:?}"),
         }
     }
 
     #[test]
-    fn addresses_are_found_behind_tags_whatever_follows_them() {
+    fn finds_addresses_behind_tags_without_validating_the_payload() {
         for tags in [0, 2] {
             for (ethertype, packet, from, to) in [
                 ([0x08, 0x00], v4(0), "192.0.2.10", "198.51.100.7"),
@@ -113,7 +113,7 @@ mod tests {
                 assert_eq!(destination(&cut), Some(to.parse().unwrap()));
                 let shorter = &cut[..cut.len() - 1];
                 assert_eq!((source(shorter), destination(shorter)), (None, None));
-                // Another version than the ethertype's.
+                // A version that contradicts the EtherType.
                 let mut wrong = packet.clone();
                 wrong[0] ^= 0x20;
                 let wrong = frame(tags, ethertype, &wrong);
@@ -164,7 +164,7 @@ mod tests {
         }
     }
 
-    /// Why it cannot be read, if so.
+    /// The parser's error, if any.
     fn refused(frame: &[u8], frame_bytes: usize) -> Option<Malformed> {
         match parse(frame, frame_bytes) {
             Headers::Malformed(reason) => Some(reason),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_packet_is_refused_at_each_edge_and_not_before() {
+    fn ipv4_length_checks_are_exact() {
         use Malformed::{BadLength, BeyondFrame, ShortHeader, ShortTransport, WrongVersion};
         // ICMP, so that no ports are needed, with one word of options.
         let changed = |at: usize, byte: u8| {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_packet_is_refused_at_each_edge_and_not_before() {
+    fn ipv6_length_checks_are_exact() {
         use Malformed::{
             BeyondFrame, ShortExtension, ShortHeader, TooManyExtensions, WrongVersion,
         };
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(refused(&longest, longest.len()), None);
         let longer = of(&chain(9));
         assert_eq!(refused(&longer, longer.len()), Some(TooManyExtensions));
-        // The packet ends within the header, then the readable part of the frame does.
+        // First the packet ends within the header, then the readable part of the frame.
         let mut cut = chain(1);
         cut[5] = 7;
         assert_eq!(refused(&of(&cut), bytes + 8), Some(ShortExtension));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_offset_tell_fragments() {
+    fn ipv4_fragments_are_recognised_by_flags_and_offset() {
         for (flags, expected) in [
             (0x0000_u16, None),
             (0x4000, None),
@@ -267,7 +267,7 @@ mod tests {
             let first = packet.fragment.map(|fragment| fragment.first);
             assert_eq!(first, expected, "{flags:#06x}");
             assert!(packet.fragment.is_none_or(|fragment| fragment.id == 0x1234));
-            // Ports of 1 and 1, and none in a later fragment.
+            // Every byte of the ports is 1; a later fragment has none.
             let ports = if expected == Some(false) { 0 } else { 0x0101 };
             assert_eq!(packet.ports.destination, ports, "{flags:#06x}");
             assert_eq!(
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_header_tells_fragments_but_for_an_atomic_one() {
+    fn ipv6_fragments_are_recognised_except_atomic_ones() {
         for (offset_and_more, expected) in [
             (0x0000_u16, None),
             (0x0006, None),
@@ -302,7 +302,7 @@ mod tests {
             (0x8000, Some(false)),
         ] {
             let [high, low] = offset_and_more.to_be_bytes();
-            // A later fragment ends the walk, whatever its next header: here a chain without end.
+            // A later fragment ends the chain, even if its next header is an extension header.
             let next_header = if expected == Some(false) { 60 } else { 6 };
             let header = [next_header, 0, high, low, 0x12, 0x34, 0x56, 0x78];
             let chain: [&[u8]; 2] = [&[44, 0, 1, 4, 0, 0, 0, 0], &header];

@@ -1,19 +1,18 @@
-//! The frames that nearly all are: IPv4 without options or IPv6 without extension headers, in one
-//! piece, TCP or UDP, and long enough for TCP's control bits.
+//! The fast path of the parser, for nearly all frames: IPv4 without options or IPv6 without
+//! extension headers, unfragmented, TCP or UDP, and long enough for TCP's control bits.
 //!
-//! In such a frame every field is at a fixed place behind the tags, so one look at the length pays
-//! for all of them. What these readers make of a frame is what [`super::parse`] makes of it, or
-//! nothing.
+//! In such a frame every field is at a fixed offset behind the tags, so one length check covers all
+//! of them. These readers return the same as [`super::parse`], or `None`.
 
 use super::ethernet::{ETHERNET_HEADER_BYTES, IPV4, IPV6};
 use super::headers::{Packet, Ports, Tcp, protocol};
 use super::{ipv4, ipv6};
 
-/// Ethertype, version, and IPv4's header length.
+/// EtherType, version, and IPv4's header length.
 const START_V4: u32 = (IPV4 as u32) << 16 | 0x4500;
 const START_V6: u32 = (IPV6 as u32) << 16 | 0x6000;
-/// From an IPv4 header's flags to its protocol: what a packet has there that is no fragment, and
-/// what else does not matter (do not fragment, time to live).
+/// Mask of an IPv4 header from its flags to its protocol. It selects the bits that are 0 unless
+/// the packet is a fragment, and the protocol; it leaves out DF and the time to live.
 const WHOLE_OF: u32 = u32::from_ne_bytes([0x3f, 0xff, 0, 0xff]);
 const WHOLE_TCP: u32 = u32::from_ne_bytes([0, 0, 0, protocol::TCP]);
 const WHOLE_UDP: u32 = u32::from_ne_bytes([0, 0, 0, protocol::UDP]);
@@ -22,14 +21,15 @@ const L3: usize = ETHERNET_HEADER_BYTES;
 const BYTES_V4: usize = L3 + ipv4::MIN_BYTES + Tcp::BYTES;
 const BYTES_V6: usize = L3 + ipv6::HEADER_BYTES + Tcp::BYTES;
 
-/// The headers of a plain IPv4 frame with so many bytes of tags, as [`super::tag_bytes`] says. The
-/// other arguments are those of [`super::parse`].
+/// The headers of a fast-path IPv4 frame with `tags` bytes of tags (see [`super::tag_bytes`]);
+/// otherwise `None`. The other arguments are those of [`super::parse`].
 #[inline(always)]
 pub fn plain_v4(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<u32>> {
     let head = frame.get(tags..)?.first_chunk::<BYTES_V4>()?;
-    // Ethertype, version and header length are next to each other, and the ToS follows.
+    // EtherType, version and header length are adjacent; the ToS follows.
     let start = u32::from_be_bytes(*at(head, L3 - 2));
-    // Beyond the control bits: in the packet, and in the frame. Wrapped, a number is too large.
+    // Bytes after the control bits, of the packet and of the frame. If the first subtraction wraps,
+    // the number is too large and the check below fails.
     let total = usize::from(u16::from_be_bytes(*at(head, L3 + ipv4::TOTAL_LENGTH)));
     let payload = total.wrapping_sub(BYTES_V4 - L3);
     let room = frame_bytes.checked_sub(tags + BYTES_V4)?;
@@ -49,7 +49,7 @@ pub fn plain_v4(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<
     })
 }
 
-/// The headers of a plain IPv6 frame.
+/// The headers of a fast-path IPv6 frame, as [`plain_v4`].
 #[inline(always)]
 pub fn plain_v6(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<u128>> {
     let head = frame.get(tags..)?.first_chunk::<BYTES_V6>()?;
@@ -73,7 +73,7 @@ pub fn plain_v6(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<
     })
 }
 
-/// The ports of a plain frame.
+/// The ports of a fast-path frame.
 #[inline(always)]
 fn ports<const N: usize>(head: &[u8; N]) -> Ports {
     Ports {
@@ -82,7 +82,7 @@ fn ports<const N: usize>(head: &[u8; N]) -> Ports {
     }
 }
 
-/// What else TCP's header says, at the end of a plain frame's headers.
+/// The TCP fields at the end of a fast-path frame's headers.
 #[inline(always)]
 fn tcp<const N: usize>(head: &[u8; N], protocol: u8) -> Tcp {
     match protocol {
@@ -91,8 +91,8 @@ fn tcp<const N: usize>(head: &[u8; N], protocol: u8) -> Tcp {
     }
 }
 
-/// The bytes of a field that is within the headers, as the compiler sees: all offsets are
-/// constants, so nothing is left of the checks.
+/// The bytes of a field within the headers. All offsets are constants, so the compiler removes the
+/// bounds checks.
 #[inline(always)]
 fn at<const FIELD: usize, const N: usize>(head: &[u8; N], offset: usize) -> &[u8; FIELD] {
     match head[offset..].first_chunk() {
@@ -120,7 +120,7 @@ mod tests {
         destination: 0x3344,
     };
 
-    /// A frame of so many tags and a packet with two bytes behind its control bits.
+    /// A frame with `tags` bytes of tags and a packet with two bytes behind its control bits.
     fn frame(tags: usize, ethertype: u16, header: &[u8]) -> Vec<u8> {
         let tag = [0x81, 0x00, 0x20, 0x64].repeat(tags / 4);
         [
@@ -148,7 +148,7 @@ mod tests {
         frame(tags, IPV6, &header)
     }
 
-    /// What both readers make of frames with one byte changed.
+    /// Whether each of the two readers reads a frame with these bytes changed.
     fn changed(whole: &[u8], changes: &[(usize, u8)]) -> [bool; 2] {
         let mut frame = whole.to_vec();
         for (at, byte) in changes {
@@ -158,7 +158,7 @@ mod tests {
             plain_v4(&frame, 0, frame.len()),
             plain_v6(&frame, 0, frame.len()),
         );
-        // What they read is what is read of any frame.
+        // The readers agree with the general parser.
         match super::super::parse(&frame, frame.len()) {
             Headers::V4(packet) => assert!(v4.is_none_or(|plain| plain == packet)),
             Headers::V6(packet) => assert!(v6.is_none_or(|plain| plain == packet)),
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain_ipv4_is_left_to_the_parser() {
+    fn leaves_other_ipv4_frames_to_the_parser() {
         const READ: [bool; 2] = [true, false];
         const LEFT: [bool; 2] = [false, false];
         for (changes, expected) in [
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain_ipv6_is_left_to_the_parser() {
+    fn leaves_other_ipv6_frames_to_the_parser() {
         const READ: [bool; 2] = [false, true];
         const LEFT: [bool; 2] = [false, false];
         for (changes, expected) in [

@@ -1,16 +1,16 @@
-//! The only bytes that exitmark ever changes: six DSCP bits, the IPv4 header checksum that
-//! covers them, and the MAC addresses of frames that leave for another network.
+//! The only code that changes frames: the six DSCP bits, the IPv4 header checksum that covers
+//! them, and the MAC addresses of frames that leave for another network.
 
 use super::checksum::replace_word;
 use super::dscp::{Dscp, Ecn};
 use super::ethernet::{MacAddr, MacPair};
 use super::headers::Version;
 
-/// Sets the DSCP of the IP packet at `l3`; ECN stays, and so does all else but IPv4's header
-/// checksum. A packet that has this DSCP already is not touched at all.
+/// Sets the DSCP of the IP packet at `l3`, and updates IPv4's header checksum. Changes nothing
+/// else: not the ECN bits, and not a packet that already has this DSCP.
 ///
-/// `l3` and `version` are what [`super::parse`] said of the same frame; a frame that ends
-/// before the fields does not change.
+/// `l3` and `version` must be those of [`super::parse`] for the same frame. A frame that ends
+/// before the fields is not changed.
 #[inline]
 pub fn set_dscp(frame: &mut [u8], l3: usize, version: Version, dscp: Dscp) {
     match version {
@@ -19,8 +19,8 @@ pub fn set_dscp(frame: &mut [u8], l3: usize, version: Version, dscp: Dscp) {
             let Some([_, tos, _, _, _, _, _, _, _, _, high, low]) = header else {
                 return;
             };
-            // The sum is the same in either byte order (RFC 1071 section 2), so in the machine's.
-            // The word's other byte stays, so it does not matter what it is.
+            // The sum works in either byte order (RFC 1071, section 2), so use the native one.
+            // The word's other byte does not change, so its value does not matter.
             let old = u16::from_ne_bytes([0, *tos]);
             *tos = dscp.with_ecn(Ecn::of(*tos));
             let new = u16::from_ne_bytes([0, *tos]);
@@ -41,7 +41,7 @@ pub fn set_dscp(frame: &mut [u8], l3: usize, version: Version, dscp: Dscp) {
     }
 }
 
-/// Sets both MAC addresses. A runt that has none does not change.
+/// Sets both MAC addresses. A runt without them is not changed.
 #[inline]
 pub fn set_macs(frame: &mut [u8], macs: MacPair) {
     if let Some(header) = frame.first_chunk_mut() {
@@ -49,7 +49,7 @@ pub fn set_macs(frame: &mut [u8], macs: MacPair) {
     }
 }
 
-/// Sets the destination MAC address alone. A runt that has none does not change.
+/// Sets only the destination MAC address. A runt without it is not changed.
 #[inline]
 pub fn set_destination_mac(frame: &mut [u8], destination: MacAddr) {
     if let Some(header) = frame.first_chunk_mut::<6>() {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_frame_does_not_change() {
+    fn a_truncated_frame_does_not_change() {
         for version in [Version::V4, Version::V6] {
             let fields = if version == Version::V4 { 26 } else { 16 };
             for cut in 0..fields {

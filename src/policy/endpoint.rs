@@ -1,10 +1,10 @@
-//! `Endpoint`: an address with a port, and `EndpointSet`, the exact-match set of them that
-//! is asked once for every TCP frame.
+//! `Endpoint`, an address with a port, and `EndpointSet`, an exact-match set of endpoints that is
+//! searched once for every TCP frame.
 //!
-//! The set is built off the packet path and never edited: a new consensus makes a new set.
+//! The set is built off the packet path and never changed: a new consensus makes a new set.
 //! Each family has one open-addressed table at a load of at most one half, behind a filter that
-//! sends away nearly all that is not in it. The hash is keyed at random, because whoever runs
-//! relays picks their addresses: nobody can aim for one long chain of collisions.
+//! rejects nearly all endpoints that are not in it. The hash has a random key, because relay
+//! operators choose their addresses: they cannot aim for a long chain of collisions.
 
 use super::Family;
 use std::fmt;
@@ -12,11 +12,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// How many endpoints one set may hold. The Tor network had about 13,000 in 2021; a
-/// document with more than this is not a consensus that anybody signed.
+/// The most endpoints of one set. The Tor network had about 13,000 in 2021; a document with more
+/// than this is not a real consensus.
 pub const MAX_ENDPOINTS: usize = 65_536;
 
-/// A transport endpoint: where a relay listens.
+/// A transport endpoint on which a relay or the host listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// The IPv4 or IPv6 address.
@@ -26,7 +26,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint from its two parts.
+    /// Makes an endpoint from its two parts.
     pub const fn new(address: IpAddr, port: u16) -> Self {
         Self { address, port }
     }
@@ -41,7 +41,7 @@ impl fmt::Display for Endpoint {
 impl FromStr for Endpoint {
     type Err = std::net::AddrParseError;
 
-    /// Reads `192.0.2.1:9001` or `[2001:db8::1]:9001`.
+    /// Parses `192.0.2.1:9001` or `[2001:db8::1]:9001`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let socket: SocketAddr = text.parse()?;
         Ok(Self::new(socket.ip(), socket.port()))
@@ -51,22 +51,22 @@ impl FromStr for Endpoint {
 /// Why a set could not be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointSetError {
-    /// Port 0 is the kernel's wildcard; no relay listens there.
+    /// An endpoint has port 0, the wildcard of `bind(2)`.
     #[error("an endpoint has port 0, which no relay can listen on")]
     PortZero,
     /// More than [`MAX_ENDPOINTS`] different endpoints.
     #[error("{0} endpoints, more than the {MAX_ENDPOINTS} that a relay set may hold")]
     TooMany(usize),
-    /// No random key spreads them: they were not chosen by chance.
+    /// The endpoints collide under every random key that was tried, so they are not random.
     #[error(
         "the endpoints collide under every one of {ATTEMPTS} random keys; is this a relay set?"
     )]
     Clustered,
 }
 
-/// The most slots that a search may look at: the kernel's program needs a bound.
+/// The most slots that a search may probe: the XDP program needs a bound.
 pub(super) const MAX_PROBES: usize = 128;
-/// How many keys are tried for a table in which no search takes longer.
+/// How many random keys are tried until no search of the table takes longer.
 const ATTEMPTS: usize = 64;
 
 /// An immutable set of endpoints with a constant-time exact look-up.
@@ -77,7 +77,7 @@ pub struct EndpointSet {
 }
 
 impl EndpointSet {
-    /// The set that contains nothing.
+    /// An empty set.
     pub fn empty() -> Self {
         Self {
             v4: Table::empty(),
@@ -88,8 +88,8 @@ impl EndpointSet {
     /// Builds a set; duplicates count once.
     ///
     /// # Errors
-    /// A port of 0, more than [`MAX_ENDPOINTS`] different endpoints, or such as collide under
-    /// any key.
+    /// A port is 0, there are more than [`MAX_ENDPOINTS`] different endpoints, or they collide
+    /// under every random key.
     pub fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Self, EndpointSetError> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for endpoint in endpoints {
@@ -124,7 +124,7 @@ impl EndpointSet {
         }
     }
 
-    /// The same for an address of a family that is known already.
+    /// As [`EndpointSet::contains`], for an address whose family is known at compile time.
     #[inline(always)]
     pub(super) fn lists<F: Family>(&self, address: F, port: u16) -> bool {
         F::table(self).contains(address.key(port))
@@ -143,12 +143,12 @@ impl EndpointSet {
         self.v4.len + self.v6.len
     }
 
-    /// Whether the set holds nothing.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Every endpoint once, in no order.
+    /// Every endpoint once, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Endpoint> + '_ {
         let v4 = self.v4.iter().map(|key| {
             let [_, _, a, b, c, d, high, low] = key.to_be_bytes();
@@ -166,7 +166,7 @@ impl EndpointSet {
 }
 
 impl fmt::Debug for EndpointSet {
-    /// Sizes only: a set's addresses do not belong in a log.
+    /// Shows the sizes only: addresses must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EndpointSet")
             .field("v4", &self.v4.len)
@@ -175,8 +175,8 @@ impl fmt::Debug for EndpointSet {
     }
 }
 
-/// What can be stored in a [`Table`]: a key with a spare value for "empty". Port 0 is never
-/// stored, so an all-zero key is free.
+/// A key of a [`Table`], with a spare value for "empty". Port 0 is never stored, so the all-zero
+/// key is free.
 pub(super) trait Key: Copy + Eq {
     const VACANT: Self;
 
@@ -228,11 +228,11 @@ pub(super) const fn halves(address: u128) -> [u64; 2] {
     [(address >> 64) as u64, address as u64]
 }
 
-/// Open addressing with linear probing, behind a filter of one bit a hash.
+/// Open addressing with linear probing, behind a filter of one bit per hash.
 ///
-/// Most of what is asked for is not in the set. The filter says so for all but a few in a
-/// hundred with one load that nothing waits for, where a probe ends at a different slot each
-/// time and the processor guesses wrong.
+/// Most keys that are searched are not in the set. The filter rejects all but a few per cent of
+/// them with one load and a predictable branch; a probe ends at a different slot each time, which
+/// the processor mispredicts.
 #[derive(Clone)]
 pub(super) struct Table<K> {
     pub(super) filter: Box<[u64]>,
@@ -242,8 +242,7 @@ pub(super) struct Table<K> {
     len: usize,
 }
 
-/// How many bits of the filter there are for each slot of the table: a slot's number is that of
-/// its bit without the last four digits.
+/// Bits of the filter per slot of the table. The slot's index is that of the bit divided by this.
 pub(super) const BITS_PER_SLOT: usize = 16;
 
 impl<K: Key> Table<K> {
@@ -257,7 +256,7 @@ impl<K: Key> Table<K> {
             .ok_or(EndpointSetError::Clustered)
     }
 
-    /// A vacant table under a key of its own.
+    /// An empty table with a new random key.
     fn with_room_for(len: usize) -> Self {
         // Twice the keys, at least 8: a vacant slot always ends a probe.
         let capacity = (len * 2).next_power_of_two().max(8);
@@ -272,7 +271,8 @@ impl<K: Key> Table<K> {
         }
     }
 
-    /// With these keys, unless one of them, or one that is not there, took too long to search.
+    /// Inserts these keys. `None` if the search for any key could take [`MAX_PROBES`] or more
+    /// steps.
     fn filled(mut self, keys: &[K]) -> Option<Self> {
         for &key in keys {
             let bit = self.bit(key);
@@ -286,7 +286,7 @@ impl<K: Key> Table<K> {
         (self.longest_run() < MAX_PROBES).then_some(self)
     }
 
-    /// The most slots in a row that are taken, past the end and on from the start.
+    /// The longest run of occupied slots, including a run that wraps around.
     fn longest_run(&self) -> usize {
         let (mut run, mut longest) = (0, 0);
         for slot in self.slots.iter().chain(self.slots.iter()) {
@@ -296,11 +296,11 @@ impl<K: Key> Table<K> {
         longest
     }
 
-    /// The key's bit in the filter, which also tells the slot where the search for it begins.
+    /// The key's bit in the filter, which also determines the first slot of its search.
     #[inline]
     #[allow(
         clippy::cast_possible_truncation,
-        reason = "after the shift, a bit's number is left"
+        reason = "after the shift, only the bit's index is left"
     )]
     fn bit(&self, key: K) -> usize {
         (key.hash(&self.multipliers) >> self.shift) as usize
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_set_contains_nothing_not_even_zero() {
+    fn an_empty_set_does_not_contain_the_zero_endpoint() {
         let set = EndpointSet::empty();
         assert!(set.is_empty());
         assert!(!set.contains(Ipv4Addr::UNSPECIFIED.into(), 0));
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_how_many_of_each_family() {
+    fn debug_shows_the_size_of_each_family() {
         let endpoints = ["192.0.2.1:1", "192.0.2.1:2", "[2001:db8::1]:1"];
         let set = EndpointSet::new(endpoints.map(|text| text.parse().unwrap())).unwrap();
         assert_eq!(format!("{set:?}"), "EndpointSet { v4: 2, v6: 1 }");
@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn keys_that_collide_are_found_and_a_long_run_is_refused() {
-        // With this multiplier the upper bits of the key are its place.
+        // With this multiplier the upper bits of the key are its slot.
         let table = |len| Table::<u64> {
             multipliers: [1; 3],
             ..Table::with_room_for(len)
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_goes_on_from_the_end_to_the_start() {
+    fn a_run_wraps_around_at_the_end() {
         let table = Table::<u64> {
             multipliers: [1; 3],
             ..Table::with_room_for(4)

@@ -1,13 +1,13 @@
-//! Where each address family's part of a set is.
+//! Selects the part of a set that belongs to an address family, at compile time.
 
 use super::endpoint::{Key, Table};
 use super::prefix::Ranges;
 use super::{EndpointSet, PrefixSet};
 use crate::packet::Address;
 
-/// An address that sets can be asked for.
+/// An address that can be searched in sets.
 pub(super) trait Family: Address {
-    /// An endpoint of this family, as a table holds it.
+    /// An endpoint of this family, as a key of a table.
     type Key: Key;
 
     fn key(self, port: u16) -> Self::Key;

@@ -1,7 +1,7 @@
-//! The memory that later fragments need: only the first one carries the ports.
+//! Remembers the rules of first fragments for later ones, which do not carry the ports.
 //!
-//! Bounded in space and time, and it holds no address: a fragment is known by a keyed hash of
-//! what identifies its packet, under a key that never leaves this table.
+//! Bounded in space and time, and without addresses: a packet is identified by a keyed hash of the
+//! fields that identify it, with a random key that never leaves this table.
 
 use super::Rule;
 use crate::packet::{Address, Fragment, Packet};
@@ -22,8 +22,8 @@ struct Entry {
     rule: Rule,
 }
 
-/// Remembers which rule the first fragment of a packet met: 4,096 packets at a time, in sets
-/// of four. A full set forgets its oldest.
+/// The rule that the first fragment of each packet matched: a 4-way set-associative table of 4,096
+/// packets. A full set evicts its oldest entry.
 pub struct FragmentTable {
     key: RandomState,
     sets: Box<[[Option<Entry>; WAYS]]>,
@@ -39,7 +39,7 @@ impl Default for FragmentTable {
 }
 
 impl FragmentTable {
-    /// Remembers the rule that a first fragment met. `now` counts from any fixed moment.
+    /// Stores the rule that a first fragment matched. `now` counts from any fixed moment.
     pub fn remember<A: Address>(
         &mut self,
         packet: &Packet<A>,
@@ -63,7 +63,8 @@ impl FragmentTable {
         }
     }
 
-    /// The rule that the packet's first fragment met, if it was seen in time.
+    /// The rule that the packet's first fragment matched, if it was stored in the last
+    /// [`FRAGMENT_LIFETIME`].
     pub fn recall<A: Address>(
         &self,
         packet: &Packet<A>,
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_forgets_the_oldest_and_stays_bounded() {
+    fn a_flood_evicts_the_oldest_entries() {
         let mut table = FragmentTable::default();
         for id in 0..100_000 {
             let (packet, fragment) = packet(id);

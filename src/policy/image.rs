@@ -1,19 +1,19 @@
-//! A snapshot as the kernel's program reads it: one flat piece of 64-bit words.
+//! Serialises a snapshot for the XDP program, as one flat array of 64-bit words.
 //!
-//! The layout is that of `struct exitmark_image` in bpf/exitmark.h. The tables are those of the
-//! snapshot itself, bit for bit: there is one hash, one filter, one way to probe.
+//! The layout is that of `struct exitmark_image` in bpf/exitmark.h. The tables are copied bit for
+//! bit from the snapshot: both sides use the same hash, filter and probing.
 
 use super::endpoint::{BITS_PER_SLOT, Key, MAX_PROBES, Table, halves};
 use super::rules::Marking;
 use super::{ClassifyBy, Egress, EndpointSet, ExitProtocols, PrefixSet, Rule, Snapshot};
 use crate::packet::{Dscp, Ecn, Version};
 
-/// The size of every image.
+/// The size of every image in bytes.
 pub const IMAGE_BYTES: usize = 1 << 22;
-/// The size of its fixed part, `struct exitmark_policy`.
+/// The size of its fixed part in bytes, `struct exitmark_policy`.
 pub const POLICY_BYTES: usize = WORDS_BEFORE_TABLES * 8;
 
-// As in bpf/exitmark.h; tests/engines finds out whether this is so.
+// As in bpf/exitmark.h; tests/engines checks it.
 const ACTION_STEER: u8 = 1;
 const ACTION_SET: u8 = 2;
 const ACTION_CLEAR: u8 = 4;
@@ -25,7 +25,7 @@ const WORDS_BEFORE_TABLES: usize = 1 + 1 + ACTIONS / 8 + RANGE_SETS + TABLES * 5
 
 const _: () = assert!(BITS_PER_SLOT == 16 && MAX_PROBES == 128 && Rule::ALL.len() <= ACTIONS);
 
-/// The snapshot has more prefixes or endpoints than an image has room for.
+/// The snapshot has more prefixes or endpoints than fit into an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the relay set and the configured prefixes and listeners take {words} words in the kernel, \
@@ -35,16 +35,16 @@ pub struct ImageTooLarge {
     words: usize,
 }
 
-/// The snapshot's image, [`IMAGE_BYTES`] long, in the machine's byte order.
+/// The snapshot's image, [`IMAGE_BYTES`] long, in native byte order.
 ///
 /// # Errors
-/// It does not fit. No snapshot of checked settings is that large.
+/// The snapshot does not fit. Checked settings never make a snapshot that large.
 pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     let rules = &snapshot.rules;
     let mut fixed = Vec::with_capacity(WORDS_BEFORE_TABLES);
     let mut tables = Vec::new();
     fixed.push(snapshot.generation);
-    // 0 is no mark at all: then the relay set is asked.
+    // A host mark of 0 means that the relay set is used.
     let (host_mark, by_relay_set) = match rules.classify_by {
         ClassifyBy::RelaySet => (Dscp::DEFAULT, true),
         ClassifyBy::HostMark(mark) => (mark, false),
@@ -118,10 +118,10 @@ fn word_of(bytes: &[u8]) -> u64 {
     bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes)
 }
 
-/// Two 32-bit numbers that follow each other.
+/// Two consecutive 32-bit numbers in one word.
 #[allow(
     clippy::cast_possible_truncation,
-    reason = "an image has 2^19 words, and nothing in it is more than that"
+    reason = "an image has 2^19 words, and no number in it is larger"
 )]
 fn pair(first: usize, second: usize) -> u64 {
     let [a, b, c, d] = (first as u32).to_ne_bytes();
@@ -185,7 +185,7 @@ mod tests {
         PrefixSet::new(nets)
     }
 
-    /// The most that settings can ask for: every kind of endpoint set, at its worst.
+    /// The largest snapshot that settings can make: every set at its maximum.
     fn largest(of_v6: usize) -> Snapshot {
         let endpoint = |number| Endpoint::new(v6(number), 443);
         let rules = Rules {
@@ -234,7 +234,7 @@ mod tests {
         }
     }
 
-    /// An image, read by nothing but its layout in bpf/exitmark.h.
+    /// Reads an image independently of the writer, by its layout in bpf/exitmark.h.
     struct Read(Vec<u8>);
 
     impl Read {
@@ -246,20 +246,20 @@ mod tests {
             u64::from_ne_bytes(self.bytes(word))
         }
 
-        /// Two numbers of 32 bits in one word.
+        /// The two 32-bit numbers in one word.
         fn numbers(&self, word: usize) -> [usize; 2] {
             let [a, b, c, d, e, f, g, h] = self.bytes(word);
             [[a, b, c, d], [e, f, g, h]].map(|half| u32::from_ne_bytes(half) as usize)
         }
 
-        /// The ranges that are described in a word, of so many words each.
+        /// The ranges that a word describes, of `WORDS` words each.
         fn ranges<const WORDS: usize>(&self, word: usize) -> Vec<[u64; WORDS]> {
             let [at, count] = self.numbers(word);
             let range = |index| std::array::from_fn(|part| self.word(at + index * WORDS + part));
             (0..count).map(range).collect()
         }
 
-        /// Whether the table that is described from a word on has this key.
+        /// Whether the table whose description begins at a word has this key.
         fn holds(&self, word: usize, key: &[u64]) -> bool {
             let hash = key.iter().zip(word..).fold(0_u64, |sum, (part, at)| {
                 sum.wrapping_add(part.wrapping_mul(self.word(at)))
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(image.ranges(RANGES_AT + 6), [v4(0xcb00_7100, 0xcb00_71ff)]);
         assert!(image.ranges::<4>(RANGES_AT + 7).is_empty());
 
-        // Relays of IPv4 and IPv6, then listeners: each key is in one table alone.
+        // Relays of IPv4 and IPv6, then listeners: each key is in only one table.
         let keys: [&[u64]; 4] = [
             &[0xc633_6407 << 16 | 443],
             &[0x2001_0db8_0002_0000, 7, 9001],
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_fills_the_image_to_its_last_word_and_no_further() {
+    fn a_snapshot_may_fill_the_image_exactly() {
         let mut snapshot = largest(MAX_ENDPOINTS);
         let mut refused = |count| {
             let rules = Arc::get_mut(&mut snapshot.rules).unwrap();

@@ -1,25 +1,26 @@
-//! The rule itself, in the order in which the first match wins. The reference for every other
-//! place where it is written.
+//! The rules, in order; the first match wins. This is the reference for every other
+//! implementation and description of them.
 //!
-//! By the host's mark, relay traffic is all the TCP that does not bear it, and the mark is a
-//! few bits that others have a hand in. Two things follow:
+//! If traffic is classified by the host's mark, all TCP without the mark is relay traffic, and
+//! outsiders can influence the ToS bits. Two things follow:
 //!
-//! - Exempt prefixes come before relay traffic. The relay set names relays one by one and may
-//!   come first; what is left over may not, or nothing would ever be exempt.
-//! - Only exit protocols can be marked. The kernel copies the ToS of a ping into its answer, so
-//!   whoever pings the host chooses what its answers bear.
+//! - Exempt prefixes are checked before relay traffic. The relay set lists single relays and may
+//!   be checked first; "all TCP without the mark" may not, or nothing would be exempt.
+//! - Only exit protocols can count as marked. The kernel copies the ToS byte of an echo request
+//!   into its reply, so the sender of the request chooses the ToS byte of the host's reply.
 //!
-//! Any outsider can make the host send TCP segments from a clearnet address to any address and
-//! port, by a SYN with a forged source. Two kinds of such answers are told by their control bits,
-//! before the relay set and the host's mark are asked:
+//! An outsider can make the host send TCP segments from a clearnet address to any address and
+//! port, by a SYN with a forged source address. Two kinds of such answers are recognised by their
+//! control bits, before the relay set and the host's mark are used:
 //!
-//! - SYN with ACK accepts a connection that came in. The host opens its own connections with SYN
-//!   alone.
-//! - RST without ACK, or with sequence number 0, answers a segment of no connection (RFC 9293,
-//!   section 3.5.2). A stack that aborts a connection of its own sends its next sequence number, and
-//!   ACK.
+//! - SYN with ACK accepts an inbound connection. The host opens its own connections with SYN
+//!   only.
+//! - RST without ACK, or with sequence number 0, answers a segment that belongs to no connection
+//!   (RFC 9293, section 3.5.2). A stack that aborts its own connection sends its next sequence
+//!   number and ACK.
 //!
-//! A segment with neither bit belongs to a connection, or looks as if: it has its flow's class.
+//! A segment with neither SYN nor RST belongs to a connection, or seems to: it gets the class of
+//! its flow.
 
 use super::{
     ClassifyBy, Egress, ExitProtocols, Family, FragmentTable, Remark, Rule, Rules, Snapshot,
@@ -33,8 +34,8 @@ use std::time::Duration;
 const DNS: u16 = 53;
 const DNS_OVER_TLS: u16 = 853;
 
-/// What shall happen to an outbound frame with these headers. `now` counts from any fixed
-/// moment; only fragments care.
+/// The verdict on an outbound frame with these headers. `now` counts from any fixed moment; only
+/// fragments use it.
 #[inline(always)]
 pub fn judge(
     headers: &Headers,
@@ -50,14 +51,14 @@ pub fn judge(
     }
 }
 
-/// What shall happen to an IPv4 packet that is no fragment; [`judge`] says the same.
+/// The verdict on an IPv4 packet that is not a fragment; same result as [`judge`].
 #[inline(always)]
 pub fn judge_whole_v4(packet: Packet<u32>, snapshot: &Snapshot) -> Verdict {
     debug_assert!(packet.fragment.is_none(), "only whole packets");
     verdict(&packet, classify(&packet, snapshot), snapshot)
 }
 
-/// The same for an IPv6 packet.
+/// The verdict on an IPv6 packet that is not a fragment; same result as [`judge`].
 #[inline(always)]
 pub fn judge_whole_v6(packet: Packet<u128>, snapshot: &Snapshot) -> Verdict {
     debug_assert!(packet.fragment.is_none(), "only whole packets");
@@ -78,7 +79,7 @@ fn judge_packet<F: Family>(
     verdict(packet, met, snapshot)
 }
 
-/// The verdict on a packet that met this rule, and whether the relay set contradicts it.
+/// The verdict on a packet, from the rule that it matched and whether the relay set disagrees.
 #[inline(always)]
 fn verdict<F: Family>(
     packet: &Packet<F>,
@@ -87,7 +88,7 @@ fn verdict<F: Family>(
 ) -> Verdict {
     let bears = Dscp::of(packet.tos);
     let dscp = snapshot.leaves.dscp(rule, bears);
-    // Without tags the offset is a constant in each caller that is often called.
+    // For untagged frames the offset is a constant in each hot caller.
     let egress = match snapshot.leaves.egress(rule, F::VERSION) {
         Egress::Incoming if packet.l3 != ETHERNET_HEADER_BYTES => Egress::Unrouted,
         egress => egress,
@@ -104,19 +105,19 @@ fn verdict<F: Family>(
     }
 }
 
-/// The verdict on a frame that has no IP header we could read.
+/// The verdict on a frame without a valid IP header.
 #[cold]
 fn unread(rule: Rule, snapshot: &Snapshot) -> Verdict {
     Verdict {
         rule,
-        // No such rule is relay traffic's.
+        // None of these rules is relay traffic, so the IP version does not matter.
         egress: snapshot.leaves.egress(rule, Version::V4),
         remark: None,
         disagreement: false,
     }
 }
 
-/// A first fragment is classified by its ports, and later ones follow it.
+/// Classifies a first fragment by its ports, and later fragments by the first one's rule.
 #[cold]
 fn classify_fragment<F: Family>(
     packet: &Packet<F>,
@@ -141,15 +142,15 @@ fn is_from_host<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> bool {
         || snapshot.rules.relay_addresses.covers(packet.source)
 }
 
-/// For the few frames that are not plain: once, and not in each place.
+/// Out-of-line copy of [`classify`] for frames of the slow path.
 #[inline(never)]
 fn classify_apart<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) {
     classify(packet, snapshot)
 }
 
-/// The rule that a packet meets, and whether the relay set contradicts its source address. What
-/// only other traffic meets than TCP from a clearnet address is apart, and takes no copy of the
-/// packet: so the fields of nearly all packets stay in registers.
+/// The rule that a packet matches, and whether the relay set contradicts its source address. Rules
+/// for traffic other than TCP from a clearnet address are in separate functions that do not take a
+/// copy of the packet, so that the fields of nearly all packets stay in registers.
 #[inline(always)]
 fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) {
     let rules = &*snapshot.rules;
@@ -173,7 +174,7 @@ fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) 
     if let Some(rule) = answer(packet.tcp) {
         return (rule, false);
     }
-    // By the host's mark the relay set is not asked: it need not be there.
+    // With a host mark the relay set is not used, and may be missing.
     let left_over = match rules.classify_by {
         ClassifyBy::RelaySet if is_to_relay(destination, ports, snapshot) => {
             return (Rule::ToListedRelay, snapshot.both_kinds);
@@ -188,7 +189,7 @@ fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) 
     (left_over, false)
 }
 
-/// The rule for another protocol than TCP, from a clearnet address and not to a resolver.
+/// The rule for a protocol other than TCP, from a clearnet address and not to a resolver.
 #[inline]
 fn classify_other<F: Family>(packet: &Packet<F>, rules: &Rules) -> Rule {
     if rules.exempt.covers(packet.destination) {
@@ -208,7 +209,7 @@ fn classify_other<F: Family>(packet: &Packet<F>, rules: &Rules) -> Rule {
 }
 
 /// The rule for a packet from an address that carries Tor traffic only, and whether the relay set
-/// says otherwise.
+/// disagrees.
 #[inline(never)]
 fn from_relay_address<F: Family>(
     source: F,
@@ -240,7 +241,7 @@ fn from_relay_address<F: Family>(
     (Rule::OtherProtocol, false)
 }
 
-/// The rule for a segment that an outsider can provoke, if it is one by its control bits.
+/// The rule for a segment that an outsider can provoke, if its control bits show that it is one.
 #[inline(always)]
 fn answer(tcp: Tcp) -> Option<Rule> {
     if tcp.control & (Tcp::SYN | Tcp::RST) == 0 {
@@ -296,7 +297,7 @@ mod tests {
         Snapshot::new(1, Arc::new(rules), EndpointSet::empty())
     }
 
-    /// A fragment of a packet to the same destination.
+    /// A fragment from this source to a fixed destination.
     fn fragment(source: u32, protocol: u8, id: u32, first: bool) -> Headers {
         Headers::V4(Packet {
             source,
@@ -314,9 +315,9 @@ mod tests {
         })
     }
 
-    /// The memory of fragments is bounded: what needs no place in it takes none.
+    /// The fragment table is bounded, so fragments that do not need an entry take none.
     #[test]
-    fn only_first_fragments_of_the_host_take_a_place() {
+    fn only_first_fragments_of_the_host_take_an_entry() {
         const ICMP: u8 = 1;
         let snapshot = snapshot();
         let mut fragments = FragmentTable::default();

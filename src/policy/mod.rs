@@ -1,8 +1,8 @@
-//! What shall happen to a frame, and why.
+//! Decides what happens to a frame, and why.
 //!
-//! Pure functions of bytes, rules, relay set and time. Nothing here asks the system anything,
-//! keeps state about a flow, allocates on the packet path, or knows what a NIC is.
-//! [`judge`] is the whole of it: headers in, [`Verdict`] out.
+//! [`judge`] takes headers and returns a [`Verdict`], from rules, relay set and time only. This
+//! module makes no system calls, keeps no state per flow except the rules of first fragments, does
+//! not allocate on the packet path, and does not know NICs.
 
 mod endpoint;
 mod family;
@@ -28,29 +28,28 @@ pub use rules::{
 use rules::{Leaves, Listeners};
 pub use verdict::{Class, Egress, Remark, Rule, Verdict};
 
-/// All that a verdict depends on besides the frame, published to the workers as one piece.
+/// Everything besides the frame that a verdict depends on, published to the workers as a whole.
 ///
-/// A change of rules or of the relay set makes a new snapshot; one in use is never edited.
+/// A change of rules or of the relay set makes a new snapshot; a snapshot is never modified.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Counts up by one with each snapshot of a running daemon.
+    /// Incremented for each snapshot of a running daemon.
     pub generation: u64,
     /// The operator's rules.
     pub rules: Arc<Rules>,
-    /// Where relays listen.
+    /// The relay set: the endpoints on which relays listen.
     pub relays: EndpointSet,
-    /// Where the host itself listens: what the rules say, and its own relay's ports where the
-    /// relay set lists the host's addresses.
+    /// The host's listeners: those of the rules, and its own relay's endpoints in the relay set.
     listeners: Listeners,
-    /// Whether the host has addresses of both kinds: then source address and relay set each tell
-    /// the kind of a flow, and are checked against each other.
+    /// Whether the host has clearnet and relay addresses. If so, source address and relay set each
+    /// determine the kind of a flow, and are checked against each other.
     both_kinds: bool,
-    /// What is done with a frame, worked out from the rules.
+    /// Egress and DSCP per rule, precomputed.
     leaves: Leaves,
 }
 
 impl Snapshot {
-    /// Puts rules and relay set together.
+    /// Makes a snapshot of rules and relay set.
     pub fn new(generation: u64, rules: Arc<Rules>, relays: EndpointSet) -> Self {
         let own = relays.iter().filter(|endpoint| {
             rules.addresses.contains(endpoint.address)

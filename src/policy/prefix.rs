@@ -1,29 +1,28 @@
-//! A set of address prefixes, asked once or twice for every frame.
+//! A set of address prefixes, searched once or twice for every frame.
 
 use super::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::ops::{Deref, Not};
 
-/// How many prefixes of one family a set may be made of: what the kernel's program has room for,
-/// and looks through.
+/// The most prefixes of one family in a set; the XDP program has room for, and searches, this many.
 pub const MAX_PREFIXES: usize = 1024;
 
-/// Which addresses some prefixes cover: disjoint sorted ranges, searched by bisection, so that
-/// one prefix costs two comparisons and 256 cost eight steps.
+/// The addresses that a list of prefixes covers, as disjoint sorted ranges. Binary search: one
+/// prefix costs two comparisons, 256 cost eight steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrefixSet {
     v4: Ranges<u32>,
     v6: Ranges<u128>,
 }
 
-/// One family's. Most sets are empty or one address a family; for them, and for nearly all
-/// numbers that are far from every range, two comparisons with what is at hand are all.
+/// The ranges of one family. Most sets are empty or have one address per family; for these, and
+/// for addresses outside of `first` to `last`, two comparisons suffice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ranges<N> {
-    /// Where the first range begins; above `last` where there is none.
+    /// The beginning of the first range; above `last` if there is none.
     first: N,
-    /// Where the last one ends.
+    /// The end of the last range.
     last: N,
     all: Box<[(N, N)]>,
 }
@@ -53,7 +52,7 @@ impl PrefixSet {
         }
     }
 
-    /// The same for an address of a family that is known already.
+    /// As [`PrefixSet::contains`], for an address whose family is known at compile time.
     #[inline]
     pub(super) fn covers<F: Family>(&self, address: F) -> bool {
         F::ranges(self).cover(address)
@@ -74,7 +73,7 @@ impl PrefixSet {
 }
 
 impl<N: Copy + Ord + From<u8> + Not<Output = N>> Ranges<N> {
-    /// Sorts them, and makes one of those that overlap.
+    /// Sorts the ranges, and merges those that overlap.
     fn new(mut ranges: Vec<(N, N)>) -> Self {
         ranges.sort_unstable();
         ranges.dedup_by(|next, kept| {
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn covers_edges_and_nothing_beyond() {
+    fn covers_exactly_the_addresses_of_the_prefixes() {
         let set = set(&["192.0.2.16/28", "2001:db8::/64", "10.0.0.1/32"]);
         for inside in [
             "192.0.2.16",
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_everything() {
+    fn prefixes_of_length_0_cover_every_address() {
         let set = set(&["0.0.0.0/0", "::/0"]);
         for address in ["0.0.0.0", "255.255.255.255", "::", "ffff::ffff"] {
             assert!(set.contains(address.parse().unwrap()), "{address}");

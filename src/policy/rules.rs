@@ -1,40 +1,40 @@
-//! The operator's rules, compiled to what the packet path asks.
+//! The operator's rules, compiled to tables for the packet path.
 
 use super::{Class, Egress, Endpoint, EndpointSet, Family, PrefixSet, Rule};
 use crate::packet::{Dscp, Version};
 use std::net::IpAddr;
 
-/// How many listeners with an address can be named: what the kernel's program has room for.
+/// The most listeners with an address; limited by the room in the XDP program's map.
 pub const MAX_LISTENERS: usize = 256;
-/// How many resolvers of one family can be named, for the same reason.
+/// The most resolvers of one family; limited by the room in the XDP program's map.
 pub const MAX_RESOLVERS: usize = 64;
 
-/// Everything in a verdict that is the operator's to say.
+/// The operator's configuration of the verdicts.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// What tells exit traffic from relay traffic.
+    /// How exit traffic is distinguished from relay traffic.
     pub classify_by: ClassifyBy,
     /// The host's clearnet addresses.
     pub addresses: PrefixSet,
     /// The host's addresses that carry Tor traffic only.
     pub relay_addresses: PrefixSet,
-    /// Where the host itself accepts connections, besides its own relay's ports.
+    /// The host's listeners, besides its own relay's endpoints.
     pub listeners: Box<[Listener]>,
     /// The host's DNS resolvers.
     pub resolvers: PrefixSet,
     /// Destinations whose traffic is the host's own, never exit traffic.
     pub exempt: PrefixSet,
-    /// Which protocols from a clearnet address count as exit.
+    /// The protocols from a clearnet address that count as exit.
     pub exit_protocols: ExitProtocols,
-    /// What is done with a frame that met a rule.
+    /// The action on a frame, by the rule that it matched.
     pub actions: Actions,
 }
 
 impl Rules {
-    /// The code point with which a frame leaves that bears this one: the mark on exit frames, 0 on
-    /// every other frame that bears it. On the wire the mark means exit and nothing else. The
-    /// host's own mark, where that tells what exit traffic is, has done its work here: it is
-    /// cleared like the mark, on foreign frames too.
+    /// The DSCP of a frame on departure, given the one on arrival. Exit frames get the mark; other
+    /// frames that carry it get 0, so that on the wire the mark means exit only. A host mark, if
+    /// traffic is classified by it, is no longer needed and is cleared like the mark, on foreign
+    /// frames too.
     fn dscp(&self, marking: Marking, bears: Dscp) -> Dscp {
         let mark = self.actions.mark();
         match marking {
@@ -50,7 +50,7 @@ impl Rules {
         self.addresses.contains(address) || self.relay_addresses.contains(address)
     }
 
-    /// The same rules for a box that lets all pass.
+    /// The same rules with [`Actions::passing`].
     pub fn passing(&self) -> Self {
         Self {
             actions: self.actions.passing(),
@@ -59,28 +59,28 @@ impl Rules {
     }
 }
 
-/// What tells exit traffic from relay traffic.
+/// How exit traffic is distinguished from relay traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClassifyBy {
-    /// Where it goes: relays are listed.
+    /// By destination: traffic to an endpoint in the relay set is relay traffic.
     #[default]
     RelaySet,
-    /// The code point that the host itself, patched to do so, sets on its exit traffic; not 0.
+    /// By the DSCP that a patched host sets on its exit traffic; not 0.
     HostMark(Dscp),
 }
 
-/// Whether verdicts are carried out.
+/// Whether verdicts are applied to frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// Mark and steer.
     #[default]
     Enforce,
-    /// Classify and count; change and steer nothing.
+    /// Classify and count only; neither change nor steer frames.
     Audit,
 }
 
 impl ClassifyBy {
-    /// As the configuration has it.
+    /// The value's name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RelaySet => "relay-set",
@@ -90,7 +90,7 @@ impl ClassifyBy {
 }
 
 impl Mode {
-    /// As the configuration has it.
+    /// The value's name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",
@@ -99,30 +99,31 @@ impl Mode {
     }
 }
 
-/// What the operator wants done, from which follows what is done with each rule's frames.
+/// The operator's settings from which the action for each rule is derived.
 #[derive(Clone, Copy, Debug)]
 pub struct Intent {
-    /// Act, or only count.
+    /// Whether verdicts are applied.
     pub mode: Mode,
     /// The code point that means exit, and nothing else, on the uplink.
     pub mark: Dscp,
-    /// Whether the uplink shows the mark.
+    /// Whether exit frames carry the mark on the uplink.
     pub at_uplink: AtUplink,
-    /// Which relay frames go to `incoming`; the others go, unmarked, to `uplink`.
+    /// Which relay frames leave by `incoming`; the others leave unmarked by `uplink`.
     pub steer: Steer,
 }
 
 /// Which relay frames are steered.
 ///
-/// The next hop is known in the untagged network of `incoming`, so no frame with a VLAN tag is.
+/// The next hop is resolved in the untagged network of `incoming`, so frames with a VLAN tag are
+/// never steered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Steer {
     /// None: there is no `incoming`.
     #[default]
     Off,
-    /// Both IP versions: the next hop is a MAC address, of which no IP version is known.
+    /// Both IP versions: the next hop is configured as a MAC address.
     Both,
-    /// Those of the IP version by whose address the next hop is resolved.
+    /// Those of one IP version: the next hop is configured as an address of that version.
     Only(Version),
 }
 
@@ -137,7 +138,7 @@ impl Steer {
     }
 }
 
-/// What is done with a frame, by the rule that it met: worked out once, looked up for each frame.
+/// The action for each rule, precomputed and looked up for each frame.
 #[derive(Clone, Debug)]
 pub struct Actions {
     intent: Intent,
@@ -152,16 +153,16 @@ pub(super) struct Action {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Marking {
-    /// Whatever the frame bears stays.
+    /// The DSCP does not change.
     Leave,
-    /// The frame bears the mark.
+    /// The frame gets the mark.
     Set,
-    /// The frame bears neither the mark nor the one that the host itself sets.
+    /// The mark and the host's mark are cleared; any other DSCP does not change.
     Clear,
 }
 
 impl Actions {
-    /// Works out the actions.
+    /// Derives the actions from the settings.
     pub fn new(intent: Intent) -> Self {
         Self {
             intent,
@@ -169,25 +170,24 @@ impl Actions {
         }
     }
 
-    /// What they were worked out from.
+    /// The settings from which the actions were derived.
     pub const fn intent(&self) -> Intent {
         self.intent
     }
 
-    /// What the exit frames are marked with.
+    /// The DSCP that marks exit frames.
     #[inline]
     pub const fn mark(&self) -> Dscp {
         self.intent.mark
     }
 
-    /// Act, or only count.
+    /// Whether verdicts are applied.
     #[inline]
     pub const fn mode(&self) -> Mode {
         self.intent.mode
     }
 
-    /// The actions of a box that lets all pass, because it cannot tell one class from another:
-    /// nothing is steered, and nothing leaves marked.
+    /// The actions of a box that cannot classify frames: none is steered, and none leaves marked.
     pub fn passing(&self) -> Self {
         Self::new(Intent {
             at_uplink: AtUplink::Strip,
@@ -229,8 +229,8 @@ impl Action {
     }
 }
 
-/// How a frame leaves, by the rule that it met, its IP version, and the code point that it came
-/// with. Looked up for each frame.
+/// Egress and DSCP of a frame on departure, by its rule, IP version, and DSCP on arrival. Looked up
+/// for each frame.
 #[derive(Debug)]
 pub(super) struct Leaves {
     v4: [Egress; Rule::ALL.len()],
@@ -257,7 +257,7 @@ impl Leaves {
         }
     }
 
-    /// Where an untagged frame of this IP version leaves.
+    /// The egress of an untagged frame of this IP version.
     #[inline]
     pub(super) const fn egress(&self, rule: Rule, version: Version) -> Egress {
         match version {
@@ -266,14 +266,14 @@ impl Leaves {
         }
     }
 
-    /// The code point with which a frame leaves that came with this one.
+    /// The DSCP of a frame on departure, given the one on arrival.
     #[inline]
     pub(super) const fn dscp(&self, rule: Rule, bears: Dscp) -> Dscp {
         self.dscp[rule as usize][bears.bits() as usize]
     }
 }
 
-/// Which protocols from a clearnet address count as exit. Tor exits carry TCP only.
+/// The protocols from a clearnet address that count as exit. Tor exits carry TCP only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExitProtocols {
     /// TCP.
@@ -285,7 +285,7 @@ pub enum ExitProtocols {
     All,
 }
 
-/// Whether the mark leaves the box by the uplink.
+/// Whether exit frames carry the mark on the uplink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AtUplink {
     /// Exit frames leave marked.
@@ -295,29 +295,28 @@ pub enum AtUplink {
     Strip,
 }
 
-/// Where the host accepts TCP connections.
+/// A place where the host accepts TCP connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listener {
-    /// At this port of each of its addresses.
+    /// This port of every address of the host.
     Port(u16),
-    /// At this address and port only.
+    /// This address and port only.
     Endpoint(Endpoint),
 }
 
-/// All listeners, as they are asked for. The host's own relay has its endpoints in the relay set.
+/// All listeners, for fast look-up. The endpoints of the host's own relay are in the relay set.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    /// A bit for each port at which there is a listener of any kind: one load answers for
-    /// nearly every frame.
+    /// One bit per port that has any listener: one load suffices for nearly every frame.
     pub(super) any: Box<[u64; 1024]>,
-    /// The same for ports that count on every address.
+    /// One bit per port that has a listener on every address.
     pub(super) everywhere: Box<[u64; 1024]>,
-    /// Those that the operator named with an address.
+    /// The configured listeners with an address.
     pub(super) endpoints: EndpointSet,
 }
 
 impl Listeners {
-    /// Those that the operator named, and the ports of the host's own relay.
+    /// The configured listeners, and the ports of the host's own relay.
     pub(super) fn new(named: &[Listener], own_ports: impl IntoIterator<Item = u16>) -> Self {
         let mut everywhere = Box::new([0; 1024]);
         let mut endpoints = Vec::new();
@@ -335,19 +334,19 @@ impl Listeners {
         Self {
             any,
             everywhere,
-            // The settings bound how many there are, and none has port 0.
+            // The settings limit the number, and refuse port 0.
             endpoints: EndpointSet::new(endpoints).unwrap_or_else(|_| EndpointSet::empty()),
         }
     }
 
-    /// Whether the host accepts connections at this address of its own, and this port.
+    /// Whether the host accepts connections at this address, one of its own, and port.
     #[inline]
     pub(super) fn contains<F: Family>(&self, relays: &EndpointSet, address: F, port: u16) -> bool {
         is_set(&self.any, port)
             && (is_set(&self.everywhere, port) || self.names(relays, address, port))
     }
 
-    /// Apart from its caller: few frames come here, and its registers would be missed by all.
+    /// A separate function: few frames need it, and inlined it would cost every frame registers.
     #[inline(never)]
     fn names<F: Family>(&self, relays: &EndpointSet, address: F, port: u16) -> bool {
         self.endpoints.lists(address, port) || relays.lists(address, port)
@@ -389,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_has_addresses_of_either_kind() {
+    fn is_host_covers_clearnet_and_relay_addresses() {
         let rules = rules(ENFORCED);
         assert!(rules.is_host("192.0.2.10".parse().unwrap()));
         assert!(rules.is_host("2001:db8::10".parse().unwrap()));
@@ -450,7 +449,7 @@ mod tests {
             (22, true, false),
             (9001, true, false),
             (444, false, false),
-            // As far from 443 as the bits of a word, and as the words.
+            // The same bit in two other words.
             (443 - 64, false, false),
             (443 % 64, false, false),
             (0, false, false),

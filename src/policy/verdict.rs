@@ -1,19 +1,19 @@
-//! The outcome: which rule a frame met, what class that makes it, and what is done.
+//! The verdict on a frame: its rule, its class, and what is done with it.
 
 use crate::packet::{Dscp, Malformed, Version};
 
-/// What kind of outbound frame this is. Every outbound frame has exactly one.
+/// The class of an outbound frame. Every outbound frame has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// Neither IPv4 nor IPv6.
     NonIp,
-    /// IP that cannot be read.
+    /// An invalid IP packet.
     Malformed,
     /// Not from one of the host's addresses.
     Foreign,
     /// To one of the host's resolvers.
     Resolver,
-    /// From one of the host's own listeners, or accepting a connection.
+    /// From one of the host's listeners, or accepting a connection.
     Reply,
     /// To another relay.
     Relay,
@@ -26,7 +26,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// Every class, in the order of the rules: the first match wins.
+    /// Every class, in the order of the rules.
     pub const ALL: [Self; 9] = [
         Self::NonIp,
         Self::Malformed,
@@ -55,36 +55,36 @@ impl Class {
     }
 }
 
-/// The rule that decided. It implies the class, and tells the ways to one class apart.
+/// The rule that a frame matched. It determines the class; several rules may share a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Rule {
-    /// The ethertype is not IP's, or the frame is a runt.
+    /// The EtherType is not IP's, or the frame is a runt.
     NotIp,
-    /// The IP packet cannot be read: it ends within the fixed header.
+    /// [`Malformed::ShortHeader`].
     ShortHeader,
-    /// The version is not that of the ethertype.
+    /// [`Malformed::WrongVersion`].
     WrongVersion,
-    /// Its lengths contradict each other.
+    /// [`Malformed::BadLength`].
     BadLength,
-    /// It goes beyond the frame.
+    /// [`Malformed::BeyondFrame`].
     BeyondFrame,
-    /// An IPv6 extension header is cut off.
+    /// [`Malformed::ShortExtension`].
     ShortExtension,
-    /// It has too many extension headers.
+    /// [`Malformed::TooManyExtensions`].
     TooManyExtensions,
-    /// Its ports are cut off.
+    /// [`Malformed::ShortTransport`].
     ShortTransport,
-    /// The source is none of the host's addresses.
+    /// The source is not an address of the host.
     ForeignSource,
     /// The destination is a configured resolver, port 53 or 853.
     ToResolver,
     /// The source address and port are a listener of the host.
     FromListener,
-    /// TCP with SYN and ACK: it accepts a connection that came in.
+    /// TCP with SYN and ACK: accepts an inbound connection.
     Accepts,
-    /// TCP with RST, and without ACK or with sequence number 0: it answers a segment of no
-    /// connection.
+    /// TCP with RST, and without ACK or with sequence number 0: answers a segment that belongs to
+    /// no connection.
     Refuses,
     /// The source is one of the host's relay addresses.
     FromRelayAddress,
@@ -94,16 +94,15 @@ pub enum Rule {
     ToExemptPrefix,
     /// An exit protocol from a clearnet address.
     ExitProtocol,
-    /// The same, with the mark that the host itself sets on exit traffic.
+    /// An exit protocol from a clearnet address, with the mark that the host sets on exit traffic.
     HostMarked,
-    /// TCP from a clearnet address without the host's own mark.
+    /// TCP from a clearnet address without the host's mark.
     NotHostMarked,
-    /// A protocol that is not marked.
+    /// A protocol that does not count as exit.
     OtherProtocol,
     /// A later fragment whose first one was not seen.
     UnseenFragment,
-    /// A frame that only user space understands, decided in the kernel while no worker was there
-    /// to take it.
+    /// A frame that only user space can parse, handled by the kernel because no worker took it.
     NoUserSpace,
 }
 
@@ -123,7 +122,7 @@ impl From<Malformed> for Rule {
 }
 
 impl Rule {
-    /// Every rule; each stands at its own number.
+    /// Every rule, indexed by its number.
     pub const ALL: [Self; 22] = [
         Self::NotIp,
         Self::ShortHeader,
@@ -149,7 +148,7 @@ impl Rule {
         Self::NoUserSpace,
     ];
 
-    /// The class of the frames that meet this rule.
+    /// The class of the frames that match this rule.
     pub const fn class(self) -> Class {
         match self {
             Self::NotIp => Class::NonIp,
@@ -172,7 +171,7 @@ impl Rule {
         }
     }
 
-    /// The rule in words, for explanations.
+    /// A description of the rule, for explanations.
     pub const fn describe(self) -> &'static str {
         match self {
             Self::NotIp => "not an IP packet",
@@ -183,7 +182,7 @@ impl Rule {
             Self::ShortExtension => "an IP packet with an extension header cut off",
             Self::TooManyExtensions => "an IP packet with too many extension headers",
             Self::ShortTransport => "an IP packet with its ports cut off",
-            Self::ForeignSource => "the source is no address of the host",
+            Self::ForeignSource => "the source is not an address of the host",
             Self::ToResolver => "to a configured resolver",
             Self::FromListener => "from a port where the host itself listens",
             Self::Accepts => "accepts a connection that came in (SYN and ACK)",
@@ -208,33 +207,32 @@ pub enum Egress {
     Uplink,
     /// The network that carries Tor traffic.
     Incoming,
-    /// Relay traffic that the next hop there does not route, because it is of another IP version or
-    /// has a VLAN tag: the uplink, or none.
+    /// Relay traffic that the next hop does not route, because it has another IP version or a VLAN
+    /// tag. It leaves by the uplink or is dropped, by configuration.
     Unrouted,
 }
 
-/// A DSCP to be written.
+/// A change of an IP header's DSCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// Where the IP header begins.
+    /// Offset of the IP header in the frame, in bytes.
     pub l3: usize,
-    /// Whose header it is.
+    /// The IP version of the header.
     pub version: Version,
-    /// What to write: the mark, or [`Dscp::DEFAULT`] to clear a mark that means nothing here.
+    /// The DSCP to write: the mark, or [`Dscp::DEFAULT`] to clear a mark.
     pub dscp: Dscp,
 }
 
-/// What shall happen to one outbound frame.
+/// The verdict on one outbound frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Why.
+    /// The rule that the frame matched.
     pub rule: Rule,
-    /// Where it leaves.
+    /// The port by which the frame leaves.
     pub egress: Egress,
-    /// What changes in its IP header, if anything. Absent where the frame already bears the
-    /// right code point.
+    /// The change of its IP header; `None` if the DSCP is right already.
     pub remark: Option<Remark>,
-    /// The relay set and the source address tell different stories about this flow.
+    /// Whether the relay set and the source address disagree about this flow.
     pub disagreement: bool,
 }
 
@@ -251,7 +249,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_class_and_every_rule_is_told_apart() {
+    fn class_names_and_rule_descriptions_are_unique() {
         let names = BTreeSet::from(Class::ALL.map(Class::name));
         assert_eq!(names.len(), Class::ALL.len());
         let described = BTreeSet::from(Rule::ALL.map(Rule::describe));

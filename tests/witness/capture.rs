@@ -94,7 +94,7 @@ fn stories() -> Vec<(Role, Vec<u8>, &'static str)> {
         ),
         story(
             tcp("192.0.2.11:40000", WEB4).build(),
-            "foreign: the source is no address of the host; uplink",
+            "foreign: the source is not an address of the host; uplink",
         ),
         story(
             malformed,

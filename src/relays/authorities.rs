@@ -1,7 +1,6 @@
-//! Who may sign a consensus: the directory authorities' identities, pinned.
+//! The pinned identities of the directory authorities, which may sign a consensus.
 //!
-//! Identities only; the signing keys behind them change every few months and come with
-//! `cached-certs`.
+//! Identities only; the signing keys change every few months and come with `cached-certs`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +10,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity([u8; 20]);
 
-/// Whose signatures count.
+/// The set of authorities whose signatures count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorities(Vec<Identity>);
 
@@ -33,18 +32,18 @@ const TOR_NETWORK: [&str; 9] = [
 /// Not 40 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "is no identity of a directory authority: 40 hexadecimal digits, as in `fingerprint` of its \
-     certificate or `v3ident` of tor's DirAuthority"
+    "is not the identity of a directory authority: 40 hexadecimal digits, as in `fingerprint` of \
+     its certificate or `v3ident` of tor's DirAuthority"
 )]
 pub struct NotAnIdentity;
 
 impl Identity {
-    /// An identity from its digest.
+    /// Makes an identity of its digest.
     pub const fn new(digest: [u8; 20]) -> Self {
         Self(digest)
     }
 
-    /// The digest.
+    /// The 20 bytes of the SHA-1 digest.
     pub const fn bytes(&self) -> &[u8; 20] {
         &self.0
     }
@@ -55,7 +54,7 @@ impl FromStr for Identity {
 
     fn from_str(text: &str) -> Result<Self, NotAnIdentity> {
         let mut digest = [0; 20];
-        // Of signs, which number parsers take too, a fingerprint has none.
+        // `from_str_radix` would accept a sign, so check the digits first.
         if text.len() != 40 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(NotAnIdentity);
         }
@@ -80,12 +79,12 @@ impl fmt::Debug for Identity {
 }
 
 impl Authorities {
-    /// Those of the Tor network.
+    /// The nine authorities of the Tor network.
     pub fn tor_network() -> Self {
         Self::new(TOR_NETWORK.iter().filter_map(|text| text.parse().ok()))
     }
 
-    /// Those of another network. One that is named twice counts once.
+    /// The authorities of another network. Duplicates count once.
     pub fn new(identities: impl IntoIterator<Item = Identity>) -> Self {
         let mut identities: Vec<_> = identities.into_iter().collect();
         identities.sort_unstable();
@@ -93,17 +92,17 @@ impl Authorities {
         Self(identities)
     }
 
-    /// Whether this is one of them.
+    /// Whether this is the identity of one of the authorities.
     pub fn include(&self, identity: &Identity) -> bool {
         self.0.binary_search(identity).is_ok()
     }
 
-    /// How many of them have to sign: more than half.
+    /// The number of signatures needed: more than half of the authorities.
     pub const fn majority(&self) -> usize {
         self.0.len() / 2 + 1
     }
 
-    /// All of them.
+    /// All identities, sorted.
     pub fn iter(&self) -> impl Iterator<Item = Identity> + '_ {
         self.0.iter().copied()
     }
@@ -114,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tor_network_has_nine_and_five_are_most_of_them() {
+    fn the_tor_network_has_nine_authorities_and_needs_five() {
         let authorities = Authorities::tor_network();
         assert_eq!(authorities.iter().count(), 9);
         assert_eq!(authorities.majority(), 5);

@@ -1,4 +1,4 @@
-//! `Churn`: how two relay sets differ, in numbers. Shows no endpoint.
+//! `Churn`: counts how two relay sets differ. Never shows an endpoint.
 
 use super::{Loaded, utc};
 use crate::policy::Endpoint;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::fmt;
 use std::time::SystemTime;
 
-/// What has become of one set in the other.
+/// The difference between an old and a new relay set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Churn {
     valid_after: [Option<SystemTime>; 2],
@@ -14,19 +14,19 @@ pub struct Churn {
     v6: Flow,
 }
 
-/// The same for the endpoints of one family, or of both.
+/// Counts of the endpoints of one family, or of both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// In both sets.
+    /// Endpoints in both sets.
     pub stayed: usize,
-    /// In the old one only.
+    /// Endpoints in the old set only.
     pub left: usize,
-    /// In the new one only.
+    /// Endpoints in the new set only.
     pub joined: usize,
 }
 
 impl Churn {
-    /// From the old set to the new one.
+    /// Compares the old set with the new one.
     pub fn between(old: &Loaded, new: &Loaded) -> Self {
         let newest = |set: &Loaded| set.sources.iter().map(|one| one.validity.valid_after).max();
         let of = |is_ours: fn(&&Endpoint) -> bool| {
@@ -48,7 +48,7 @@ impl Churn {
         }
     }
 
-    /// Both families together.
+    /// The sum over both families.
     pub const fn all(&self) -> Flow {
         Flow {
             stayed: self.v4.stayed + self.v6.stayed,
@@ -57,7 +57,7 @@ impl Churn {
         }
     }
 
-    /// The hours from the old set's `valid-after` to the new one's.
+    /// The hours from the old set's `valid-after` to the new one's; negative if it is older.
     pub fn hours(&self) -> Option<f64> {
         let [old, new] = self.valid_after;
         let (old, new) = (old?, new?);
@@ -91,12 +91,12 @@ impl Churn {
 }
 
 impl Flow {
-    /// How many of the old ones have left, in percent.
+    /// The share of the old endpoints that left, in percent.
     pub fn left_percent(&self) -> f64 {
         percent(self.left, self.left + self.stayed)
     }
 
-    /// How many of the new ones have joined, in percent.
+    /// The share of the new endpoints that joined, in percent.
     pub fn joined_percent(&self) -> f64 {
         percent(self.joined, self.joined + self.stayed)
     }

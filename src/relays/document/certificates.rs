@@ -1,8 +1,7 @@
-//! `cached-certs`: which signing key an authority vouches for, from when until when.
+//! `cached-certs`: the authorities' certificates of their signing keys.
 //!
-//! Certificates that cannot be used are left out and counted, never an error by themselves: tor
-//! keeps old ones and those of authorities that are none any more. What is missing shows when a
-//! signature wants it.
+//! Certificates that cannot be parsed are skipped and counted, which is not an error: tor keeps old
+//! ones, and those of former authorities. A missing certificate shows when a signature needs it.
 
 use super::DocumentError;
 use crate::relays::Identity;
@@ -15,7 +14,7 @@ use tor_llcrypto::pk::rsa::PublicKey;
 use tor_netdoc::doc::authcert::AuthCertUnverified;
 use tor_netdoc::parse2::{NetdocParseableUnverified, ParseInput, parse_netdoc};
 
-/// More than tor ever keeps, and few enough to be read in no time.
+/// More than tor ever keeps; bounds the parsing time.
 const MAX_CERTIFICATES: usize = 512;
 const BEGINNING: &str = "dir-key-certificate-version ";
 
@@ -26,17 +25,18 @@ pub struct Certificates {
     unusable: usize,
 }
 
-/// One certificate, whose own signatures are checked when it is first asked for.
+/// One certificate. Its own signatures are checked when its key is first used.
 struct Certificate {
     document: AuthCertUnverified,
     key: OnceLock<Option<PublicKey>>,
 }
 
 impl Certificates {
-    /// Reads tor's `cached-certs`.
+    /// Parses tor's `cached-certs`.
     ///
     /// # Errors
-    /// The file is no such file, or its lines end in CR LF, which breaks every signature in it.
+    /// The file is not a list of certificates, or its lines end in CR LF, which breaks every
+    /// signature in it.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         let text = framing::text(bytes)?;
         if !text.starts_with(BEGINNING) {
@@ -71,8 +71,9 @@ impl Certificates {
         Ok(certificates)
     }
 
-    /// The signing key with this digest, if this authority vouches for it and has not ceased to
-    /// by `at`. Authorities sign with their next key some days before its certificate is dated.
+    /// The signing key with this digest, if this authority certified it and the certificate has
+    /// not expired by `at`. The beginning of a certificate is not checked: authorities sign with
+    /// their next key some days before its certificate is dated.
     pub(super) fn key(
         &self,
         identity: Identity,
@@ -86,7 +87,7 @@ impl Certificates {
             .find_map(Certificate::key)
     }
 
-    /// Whether there is a word of this authority, about whichever key.
+    /// Whether this authority has any valid certificate, for any key.
     pub(super) fn know(&self, identity: Identity, at: SystemTime) -> bool {
         let of_theirs = self.by_keys.iter().filter(|((one, _), _)| *one == identity);
         of_theirs
@@ -94,7 +95,7 @@ impl Certificates {
             .any(|certificate| !certificate.has_expired(at) && certificate.key().is_some())
     }
 
-    /// How many can be read, and how many cannot.
+    /// The number of parsed certificates, and of those that cannot be parsed.
     pub fn counts(&self) -> (usize, usize) {
         (self.by_keys.values().map(Vec::len).sum(), self.unusable)
     }
@@ -106,12 +107,12 @@ impl Certificate {
         at > body.expires()
     }
 
-    /// The signing key, if the identity key signed it and the other way round.
+    /// The signing key, if identity key and signing key have signed each other.
     fn key(&self) -> Option<&PublicKey> {
         let checked = || {
             let (body, _) = self.document.inspect_unverified();
             let (own, key) = (*body.id_fingerprint(), body.signing_key().clone());
-            // Whom to trust is decided elsewhere; this is about the certificate in itself.
+            // Checks that the certificate is consistent; the caller decides whether to trust it.
             self.document.clone().verify(&[own]).ok().map(|_| key)
         };
         self.key.get_or_init(checked).as_ref()
@@ -125,7 +126,7 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// The certificates, each from its first line to the next one's.
+/// Splits the text into certificates, each up to the first line of the next.
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -1,14 +1,13 @@
-//! The frame of a consensus: what its bytes, first lines and last lines tell before any entry
-//! is read, and at which line an entry stands.
+//! Checks the encoding and the first and last lines of a consensus before it is parsed, and finds
+//! the line numbers of entries.
 //!
-//! Serves good errors only. Never decides that a document is acceptable: what passes here is
-//! still to be parsed.
+//! This only serves better error messages: a document that passes is still to be parsed.
 
 use super::Flavor;
 use crate::relays::DocumentError;
 use std::borrow::Cow;
 
-/// Checks the frame and returns the text with the flavour that its header announces.
+/// Checks encoding, header and end; returns the text with the flavour that its header announces.
 pub(super) fn check(bytes: &[u8]) -> Result<(&str, Flavor), DocumentError> {
     let text = text(bytes)?;
     let flavor = announced_flavor(text)?;
@@ -16,7 +15,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(&str, Flavor), DocumentError> {
     Ok((text, flavor))
 }
 
-/// A document with a `params` line, and how many bytes and lines were put into it for that.
+/// A document with a `params` line, and how many bytes and lines were inserted for that.
 pub(super) struct Complete<'a> {
     pub(super) text: Cow<'a, str>,
     pub(super) added_bytes: usize,
@@ -24,15 +23,15 @@ pub(super) struct Complete<'a> {
 }
 
 impl Complete<'_> {
-    /// The document's own number of a line of the text.
+    /// Converts a line number of the text to one of the original document.
     pub(super) const fn line(&self, line: usize) -> usize {
-        // What was added is the second line.
+        // The inserted line is the second.
         line.saturating_sub(if line > 1 { self.added_lines } else { 0 })
     }
 }
 
-/// Puts an empty `params` line into a document that has none: tor writes none where no authority
-/// votes for a parameter, as in a network of one's own, and the parser wants one.
+/// Inserts an empty `params` line into a document without one. tor omits it if no authority votes
+/// for a parameter, as in a private network, but the parser requires it.
 pub(super) fn complete(text: &str) -> Complete<'_> {
     const LINE: &str = "params\n";
     let mut preamble = text
@@ -54,7 +53,7 @@ pub(super) fn complete(text: &str) -> Complete<'_> {
     }
 }
 
-/// The bytes as text, such as the directory writes it.
+/// The bytes as text: UTF-8 without NUL and CR LF, as directory documents are.
 pub(super) fn text(bytes: &[u8]) -> Result<&str, DocumentError> {
     if bytes.is_empty() {
         return Err(DocumentError::Empty);
@@ -75,19 +74,18 @@ pub(super) fn text(bytes: &[u8]) -> Result<&str, DocumentError> {
     Ok(text)
 }
 
-/// The line of the `index`th entry of the relay list, counted from 1; the entries are counted
-/// from 0.
+/// The line number of the relay list's entry `index`. Lines count from 1, entries from 0.
 pub(super) fn entry_line(text: &str, index: usize) -> usize {
     nth_line_of(text, "r", 1, index)
 }
 
-/// The line of the `further`th `a` item of the `index`th entry.
+/// The line number of `a` item number `further` of entry `index`, both counted from 0.
 pub(super) fn further_line(text: &str, index: usize, further: usize) -> usize {
     nth_line_of(text, "a", entry_line(text, index), further)
 }
 
-/// The flavour that the number of fields of an `r` line tells: 9 with the keyword, or 8 where
-/// the digest has moved to an `m` line (dir-spec, "Microdescriptor consensus").
+/// The flavour by the number of fields of an `r` line: 9 with the keyword, or 8 if the digest is on
+/// an `m` line (dir-spec, "Microdescriptor consensus").
 pub(super) fn entry_flavor(text: &str, line: usize) -> Option<Flavor> {
     let mut fields = text.lines().nth(line.checked_sub(1)?)?.split_whitespace();
     if fields.next() != Some("r") {
@@ -123,7 +121,8 @@ fn announced_flavor(text: &str) -> Result<Flavor, DocumentError> {
     if header.next() != Some("3") {
         return other(1, "a network status of another version than 3");
     }
-    // A vote's preamble is that of an ns consensus but for this line; it ends at the authorities.
+    // Only this line distinguishes a vote's preamble from that of an ns consensus. The preamble
+    // ends at the first authority.
     let vote = text
         .lines()
         .take_while(|line| keyword(line) != "dir-source")
@@ -138,8 +137,8 @@ fn announced_flavor(text: &str) -> Result<Flavor, DocumentError> {
     }
 }
 
-/// Whether the end is there. What was cut exactly behind a signature looks whole, and only
-/// counting the good signatures can tell.
+/// Checks that the end is not missing. A document that was cut exactly after a signature passes;
+/// only counting the good signatures detects that.
 fn check_end(text: &str) -> Result<(), DocumentError> {
     let cut = |missing| {
         Err(DocumentError::Cut {
@@ -171,7 +170,7 @@ fn line_at(bytes: &[u8], offset: usize) -> usize {
         .count()
 }
 
-/// The line of the `index`th item with this keyword from the line `from` on.
+/// The line number of item `index` with this keyword, counted from 0 at line `from`.
 fn nth_line_of(text: &str, wanted: &str, from: usize, index: usize) -> usize {
     text.lines()
         .zip(1..)
@@ -190,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_what_the_file_is_instead() {
+    fn names_the_kind_of_another_document() {
         for (text, word) in [
             ("router lab 192.0.2.1 9001 0 0\n", "descriptor"),
             ("@downloaded-at 2024-01-01 00:00:00\nrouter\n", "cache"),
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn puts_in_what_a_network_of_ones_own_leaves_out() {
+    fn inserts_the_params_line_that_private_networks_omit() {
         let without = "network-status-version 3\nvote-status consensus\ndir-source x\nparams y\n";
         let complete = super::complete(without);
         assert_eq!(complete.added_bytes, complete.text.len() - without.len());
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_the_flavour_by_the_number_of_fields() {
+    fn recognises_the_flavour_by_the_number_of_fields() {
         let text = "r 2 3 4 5 6 7 8 9\nr 2 3 4 5 6 7 8\nr 2 3\ns 2 3 4 5 6 7 8\n";
         assert_eq!(entry_flavor(text, 1), Some(Flavor::Ns));
         assert_eq!(entry_flavor(text, 2), Some(Flavor::Microdesc));

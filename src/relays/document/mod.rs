@@ -1,11 +1,11 @@
-//! A consensus document: bytes in, endpoints by kind, validity and signatures out.
+//! Parses a consensus document into endpoints by kind, validity and signatures.
 //!
-//! The only room that knows tor-netdoc, whose API moves between releases. Reads no file, asks
-//! no clock, and believes nothing: what it returns is an [`UncheckedDocument`], because bytes
-//! with the right shape are not yet what the authorities signed.
+//! The only module that uses tor-netdoc, whose API changes between releases. Reads no file and no
+//! clock. Parsing returns an [`UncheckedDocument`], because a document with the right syntax may
+//! not be what the authorities signed.
 //!
-//! Of tor-netdoc's two parsers this takes the newer one, `parse2`. The older one drops the
-//! authorities' DirPort and address, names no line for many errors, and does not read the ORPort of
+//! This uses the newer of tor-netdoc's two parsers, `parse2`. The older one drops the authorities'
+//! DirPort and address, reports many errors without a line, and does not read the ORPort of
 //! `dir-source`.
 
 mod certificates;
@@ -27,7 +27,7 @@ use tor_netdoc::types::KeywordOrString;
 pub use certificates::Certificates;
 pub use signatures::Signatures;
 
-/// A consensus' flavour: dir-spec, "Consensus flavors".
+/// The flavour of a consensus (dir-spec, "Consensus flavors").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flavor {
@@ -53,36 +53,36 @@ impl fmt::Display for Flavor {
     }
 }
 
-/// What exitmark wants to know of a consensus. Endpoints stand in the document's order and may
+/// The parts of a consensus that exitmark uses. Endpoints are in the document's order and may
 /// repeat.
 pub struct ConsensusDocument {
-    /// Which flavour it is; both list the same endpoints.
+    /// The flavour; both list the same endpoints.
     pub flavor: Flavor,
-    /// From when until when it holds.
+    /// The period in which the document is valid.
     pub validity: Validity,
     /// Every relay's address and ORPort, from its `r` line.
     pub orports: Vec<Endpoint>,
-    /// Every `a` line: further ORPorts of relays, with ports of their own.
+    /// Further addresses and ORPorts of relays, from `a` lines.
     pub further: Vec<Endpoint>,
     /// Every authority's DirPort and ORPort, from its `dir-source` line. Other relays' DirPorts are
-    /// not relay traffic: no relay dials them, and an exit may open streams to them.
+    /// not relay traffic: relays do not connect to them, and an exit may open streams to them.
     pub authorities: Vec<Endpoint>,
 }
 
-/// How many endpoints of each kind a document lists, repetitions counted.
+/// How many endpoints of each kind a document lists, including repetitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counts {
     /// ORPorts on `r` lines: one per relay.
     pub orports: usize,
-    /// `a` lines.
+    /// ORPorts on `a` lines.
     pub further: usize,
     /// DirPorts and ORPorts on `dir-source` lines.
     pub authorities: usize,
 }
 
 impl ConsensusDocument {
-    /// How many endpoints of each kind there are.
+    /// The number of endpoints of each kind.
     pub fn counts(&self) -> Counts {
         Counts {
             orports: self.orports.len(),
@@ -101,7 +101,7 @@ impl ConsensusDocument {
 }
 
 impl fmt::Debug for ConsensusDocument {
-    /// Counts only: addresses do not belong in a log.
+    /// Shows counts only: addresses must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConsensusDocument")
             .field("flavor", &self.flavor)
@@ -111,8 +111,8 @@ impl fmt::Debug for ConsensusDocument {
     }
 }
 
-/// A document that has the shape of a consensus and whose signatures nobody has checked. The
-/// ways out are to check them, or a decision that its caller has to name.
+/// A parsed consensus whose signatures are not checked yet. Its content is available after
+/// [`UncheckedDocument::verify`], or by an explicit [`UncheckedDocument::accept_unchecked`].
 pub struct UncheckedDocument {
     document: ConsensusDocument,
     claims: Claims,
@@ -125,10 +125,10 @@ impl fmt::Debug for UncheckedDocument {
 }
 
 impl UncheckedDocument {
-    /// Reads a document of either flavour, as its header announces.
+    /// Parses a document of the flavour that its header announces.
     ///
     /// # Errors
-    /// What is wrong and at which line or field, without any of the document's text.
+    /// The problem with its line or field, without any of the document's text.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         let (text, flavor) = framing::check(bytes)?;
         let complete = framing::complete(text);
@@ -173,11 +173,11 @@ impl UncheckedDocument {
         Ok(unchecked)
     }
 
-    /// The document, if most of `authorities` signed it and no signature that can be checked is
-    /// bad. A certificate must not have expired at the document's `valid-after`.
+    /// Returns the document if a majority of `authorities` signed it and no signature that can be
+    /// checked is bad. A certificate must not have expired at the document's `valid-after`.
     ///
     /// # Errors
-    /// Which signature is missing or bad, and why.
+    /// The first bad signature, or too few good ones.
     pub fn verify(
         self,
         certificates: &Certificates,
@@ -188,14 +188,14 @@ impl UncheckedDocument {
         Ok((self.document, signatures))
     }
 
-    /// The document, believed as it stands. Whoever can write the file decides what is steered,
-    /// so the caller has to say so in the log.
+    /// Returns the document without checking signatures. Any writer of the file then controls what
+    /// is steered, so the caller must log that.
     pub fn accept_unchecked(self) -> ConsensusDocument {
         self.document
     }
 }
 
-/// The fields of a relay's entry that carry endpoints.
+/// The fields of a relay's entry that contain endpoints.
 struct Entry<'a> {
     address: Ipv4Addr,
     orport: u16,
@@ -208,7 +208,7 @@ fn claim(
     digest: &[u8],
 ) -> Signature {
     use KeywordOrString::Known;
-    // Each flavour has one algorithm; whoever signs with another one signs for nobody.
+    // Each flavour has one algorithm; signatures with another one do not count.
     let is_of_flavor = matches!(
         (flavor, &signature.digest_algo.0),
         (Flavor::Ns, None)
@@ -226,7 +226,7 @@ fn claim(
     }
 }
 
-/// Whom the `dir-source` lines name, former keys included.
+/// The authorities on the `dir-source` lines, including former keys.
 fn authors(section: &ConsensusAuthoritySection) -> Vec<Identity> {
     let current = section
         .authorities
@@ -244,7 +244,7 @@ fn parse_as<D: NetdocParseable>(
     announced: Flavor,
 ) -> Result<D, DocumentError> {
     let text = &*complete.text;
-    // The loader puts the file's name in front of every error; the parser need not know it.
+    // The loader puts the file's name in front of every error, so the parser gets none.
     parse_netdoc(&ParseInput::new(text, "")).map_err(|error| {
         let line = complete.line(error.lno);
         match framing::entry_flavor(text, error.lno) {
@@ -268,7 +268,7 @@ fn validity(lifetime: &Lifetime) -> Result<Validity, DocumentError> {
         fresh_until: lifetime.fresh_until(),
         valid_until: lifetime.valid_until(),
     };
-    // tor-netdoc leaves their order to signature checking.
+    // tor-netdoc checks their order only when it verifies signatures.
     if validity.is_ordered() {
         Ok(validity)
     } else {
@@ -276,13 +276,13 @@ fn validity(lifetime: &Lifetime) -> Result<Validity, DocumentError> {
     }
 }
 
-/// A port of 0 on a `dir-source` line means that the authority has none.
+/// The endpoints of the `dir-source` lines. Port 0 means that the authority has no such port.
 fn authority_endpoints(section: &ConsensusAuthoritySection) -> Vec<Endpoint> {
     let current = section.authorities.iter().map(|authority| {
         let source = &authority.dir_source;
         (source.ip, source.dir_port, source.or_port)
     });
-    // Lines with a `-legacy` name repeat an authority for the sake of its former key.
+    // Lines with a `-legacy` name repeat an authority under its former key.
     let superseded = section
         .superseded_keys
         .iter()

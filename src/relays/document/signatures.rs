@@ -1,9 +1,9 @@
-//! Whether the authorities signed a consensus: dir-spec, "Signature formats" and "Voting and
-//! consensus".
+//! Checks the authorities' signatures of a consensus (dir-spec, "Signature formats" and "Voting
+//! and consensus").
 //!
-//! Stricter than tor, which is content when enough signatures are good: here each one that can
-//! be checked has to be. A file in which any byte differs from what the authorities agreed on
-//! is a damaged file, whichever byte it is.
+//! Stricter than tor, which accepts a document with enough good signatures: here every signature
+//! that can be checked must be good. A file in which any byte differs from what the authorities
+//! agreed on counts as damaged.
 
 use super::certificates::Certificates;
 use super::{Flavor, SignatureError};
@@ -14,15 +14,15 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 use std::time::SystemTime;
 
-/// How many of the authorities that count have signed, and how many would do.
+/// The numbers of good and of needed signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Signatures {
-    /// Good ones, of different authorities that are pinned.
+    /// Good signatures of different pinned authorities.
     pub good: usize,
-    /// As many are needed.
+    /// The number of good signatures needed.
     pub needed: usize,
-    /// Good ones of authorities that are not pinned. tor keeps certificates of those that it knows,
-    /// so a tor of another age, or of another network, knows these.
+    /// Good signatures of authorities that are not pinned. tor keeps certificates of the
+    /// authorities that it knows, so a tor of another release or network may know more.
     #[serde(default)]
     pub unknown: usize,
 }
@@ -37,14 +37,14 @@ impl fmt::Display for Signatures {
     }
 }
 
-/// One signature, and what it signs.
+/// One signature and the digest that it signs.
 #[derive(Clone)]
 pub(super) struct Signature {
-    /// Who made it.
+    /// The identity of the signer.
     pub(super) identity: Identity,
-    /// The digest of the key that made it.
+    /// The digest of the signing key.
     pub(super) signing_key: Identity,
-    /// The digest of the signed part; none for an algorithm that this flavour does not use.
+    /// The digest of the signed part; `None` for an algorithm that this flavour does not use.
     pub(super) digest: Option<Vec<u8>>,
     pub(super) signature: Vec<u8>,
 }
@@ -53,9 +53,9 @@ pub(super) struct Signature {
 #[derive(Clone)]
 pub(super) struct Claims {
     pub(super) signatures: Vec<Signature>,
-    /// Whom the signed part names as its authors, their former keys included.
+    /// The authorities that the signed part lists, including their former keys.
     pub(super) authors: Vec<Identity>,
-    /// The signatures are written as tor writes them, to the byte.
+    /// The signatures' text is byte for byte as tor writes it.
     pub(super) as_tor_writes: bool,
 }
 
@@ -83,12 +83,12 @@ impl Claims {
             let counts = authorities.include(&identity);
             let key = certificates.key(identity, signature.signing_key, valid_after);
             let (Some(key), Some(digest)) = (key, &signature.digest) else {
-                // Who has the certificates of an authority has all that it signs with.
+                // With any certificate of an authority, that of its signing key must be there too.
                 if certificates.know(identity, valid_after) {
                     return Err(SignatureError::NoCertificate { number, identity });
                 }
-                // A tor fetches no certificates of authorities that it does not know, or knows no
-                // more. There is nothing to check, and nothing that counts.
+                // tor fetches no certificates of authorities that it does not know (any more).
+                // Such a signature cannot be checked and does not count.
                 continue;
             };
             if key.verify(digest, &signature.signature).is_err() {
@@ -111,8 +111,8 @@ impl Claims {
     }
 }
 
-/// The digest of the part that is signed: all before the first signature, its first word and a
-/// space (dir-spec, "Signature formats").
+/// The digest of the signed part: everything up to the first signature, including its keyword and
+/// a space (dir-spec, "Signature formats").
 pub(super) fn digest(body: &str, flavor: Flavor) -> Vec<u8> {
     fn of<D: Digest>(body: &str) -> Vec<u8> {
         let digest = D::new().chain_update(body);
@@ -127,8 +127,8 @@ pub(super) fn digest(body: &str, flavor: Flavor) -> Vec<u8> {
     }
 }
 
-/// The signatures as tor writes them. What is between them, and how they are written, is signed
-/// by nobody; with one way to write them there is nothing to play with.
+/// The signatures as tor writes them. The text of the signatures is itself unsigned; accepting
+/// only one form leaves no room for manipulation.
 pub(super) fn as_tor_writes(signatures: &[Signature], flavor: Flavor) -> String {
     let mut out = String::new();
     let algorithm = match flavor {

@@ -1,7 +1,7 @@
-//! Why a relay set could not be loaded: what, in which file and line or field, and what to do.
+//! Why a relay set could not be loaded: the problem, its file and line or field, and the remedy.
 //!
-//! Never repeats the text of a document, because its lines name relays' addresses and errors
-//! end up in logs: a line number, a field name and a reason are all that is told.
+//! Errors never quote a document, because its lines contain relays' addresses and errors are
+//! logged: they give only a line number, a field name and a reason.
 
 use super::{Flavor, Identity, Signatures};
 use crate::policy::MAX_ENDPOINTS;
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// The largest document that is read, in bytes. A full consensus of 2021 has 2.5 MB.
 pub const MAX_DOCUMENT: u64 = 32 << 20;
 
-/// Why no relay set could be loaded. Whoever asked for it keeps the set it had.
+/// Why no relay set could be loaded. The caller keeps its previous set.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be opened or read.
@@ -32,7 +32,7 @@ pub enum LoadError {
         /// What is there instead, with its article.
         kind: &'static str,
     },
-    /// What tor has fetched and not believed yet.
+    /// A document that tor has fetched but not verified.
     #[error("{}: is a document that tor has not verified; give cached-consensus or \
              cached-microdesc-consensus", path.display())]
     Unverified {
@@ -47,7 +47,7 @@ pub enum LoadError {
         /// What the system said.
         reason: io::Error,
     },
-    /// Somebody wrote to the file meanwhile.
+    /// The file was written to while it was read.
     #[error("{}: has changed while it was read; replace it by renaming, as tor does", path.display())]
     Changed {
         /// The file.
@@ -60,54 +60,54 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
     },
-    /// The file was read and is no consensus to work with.
+    /// The file was read, but is not a usable consensus or list of certificates.
     #[error("{}: {problem}", path.display())]
     Document {
-        /// The file.
+        /// The path of the consensus or certificates.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with the document.
         problem: DocumentError,
     },
-    /// The signatures do not hold.
+    /// The signatures of a consensus are not acceptable.
     #[error("{}: {problem}", path.display())]
     Signatures {
-        /// The consensus.
+        /// The path of the consensus.
         path: PathBuf,
-        /// What is wrong with them.
+        /// The problem with the signatures.
         problem: SignatureError,
     },
-    /// The process that reads documents says what is wrong with one.
+    /// The loader process refused a document.
     #[error("{}: {reason}", path.display())]
     Told {
-        /// The file.
+        /// The path of the consensus or certificates.
         path: PathBuf,
-        /// Its words: printable, and of bounded length.
+        /// The loader's reason, restricted to printable ASCII and 500 characters.
         reason: String,
     },
-    /// The process that reads documents failed.
+    /// The loader process failed.
     #[error("the process that reads the relay files {0}; it is tried again")]
     Loader(LoaderFailure),
     /// One of the static extras has port 0.
     #[error("extra relay endpoint number {position} has port 0; give the port it listens on")]
     ExtraPortZero {
-        /// Which one, counted from 1 in the order given.
+        /// The position of the extra in the order given, counted from 1.
         position: usize,
     },
-    /// Every source is fine by itself, their union with the extras is too large.
+    /// Every source is valid by itself, but their union with the extras is too large.
     #[error(
         "all sources and extras together hold {count} endpoints, more than the \
              {MAX_ENDPOINTS} of a relay set; remove a source"
     )]
     TooMany {
-        /// How many different endpoints there are.
+        /// The number of different endpoints.
         count: usize,
     },
-    /// Together they collide in every table.
+    /// The union of the sources and extras collides under every random key.
     #[error("all sources and extras together collide in every table; remove a source")]
     Clustered,
 }
 
-/// What lets a user read what tor keeps for itself.
+/// The remedy if the user may not read tor's files.
 const ADMISSION: &str = "tor's group may read what tor keeps where torrc has \
      `DataDirectoryGroupReadable 1` and `CacheDirectoryGroupReadable 1`; `adduser exitmark \
      debian-tor` takes the user exitmark into that group, from the next start on (the users of \
@@ -137,57 +137,58 @@ fn remedy_of_certificates(reason: &io::Error) -> &'static str {
 /// How a loader failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoaderFailure {
-    /// It could not be started.
+    /// The process could not be started or read.
     #[error("cannot be started: {0}")]
     Start(io::Error),
-    /// It was too slow.
-    #[error("gave no answer within {} s and was ended", .0.as_secs())]
+    /// The process did not answer within this timeout.
+    #[error("did not answer within {} s and was killed", .0.as_secs())]
     Slow(Duration),
-    /// It says that it cannot work here.
+    /// The process reports that it cannot confine itself.
     #[error("cannot do its work: {0}")]
     Unable(String),
-    /// It ended without an answer.
+    /// The process ended without an answer.
     #[error("ended without an answer ({0})")]
     Died(ExitStatus),
-    /// It answered what makes no sense.
-    #[error("answered nonsense ({0})")]
+    /// The process sent an invalid answer.
+    #[error("sent an invalid answer ({0})")]
     Nonsense(&'static str),
 }
 
-/// What is wrong with the signatures of a consensus. Signatures are counted from 1.
+/// The problem with the signatures of a consensus. Signatures are counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// Not as tor writes them.
+    /// The text of the signatures differs from what tor writes.
     #[error(
         "the part with the signatures is not as tor writes it; the file is damaged, fetch it again"
     )]
     Form,
-    /// By somebody whom the document does not name.
+    /// The signer is not one of the document's authorities.
     #[error(
-        "signature {number} is of nobody whom the document names as its author; fetch the file again"
+        "the signer of signature {number} is not listed as an authority in the document; fetch the \
+         file again"
     )]
     NoAuthor {
-        /// Which one.
+        /// The number of the signature.
         number: usize,
     },
-    /// By somebody who has signed already.
+    /// The authority has signed twice.
     #[error("signature {number} is a second one of the authority {identity}; fetch the file again")]
     Twice {
-        /// Which one.
+        /// The number of the second signature.
         number: usize,
-        /// Whose.
+        /// The signing authority.
         identity: Identity,
     },
-    /// A signing key for which there is no word.
+    /// No certificate of the signing key is valid.
     #[error(
         "signature {number}, of the authority {identity}, is made with a key for which there is no \
-         certificate that holds at the document's valid-after; tor fetches certificates by itself, \
+         certificate valid at the document's valid-after; tor fetches certificates by itself, \
          wait or give the cached-certs that belongs to the document"
     )]
     NoCertificate {
-        /// Which one.
+        /// The number of the signature.
         number: usize,
-        /// Whose.
+        /// The signing authority.
         identity: Identity,
     },
     /// The document is not what was signed.
@@ -196,24 +197,24 @@ pub enum SignatureError {
          authority signed; fetch the file again, and find out who changed it"
     )]
     Bad {
-        /// Which one.
+        /// The number of the signature.
         number: usize,
-        /// Whose.
+        /// The signing authority.
         identity: Identity,
     },
-    /// Not a majority.
+    /// Fewer known authorities than a majority have signed.
     #[error(
         "{good} authorities that are known have signed it, {needed} are needed; where certificates of \
          authorities are missing, wait for tor or copy its cached-certs with the document; a consensus of another \
          network needs relays.authorities, or --authority"
     )]
     TooFew {
-        /// How many have.
+        /// Good signatures of known authorities.
         good: usize,
-        /// How many would do.
+        /// The number of good signatures needed.
         needed: usize,
     },
-    /// Not a majority, and others have signed.
+    /// Fewer known authorities than a majority have signed, and unknown ones have too.
     #[error(
         "{} authorities that are known have signed it, {} are needed, and {} good signatures are of \
          authorities that are not known here; for the Tor network that means: upgrade exitmark, \
@@ -223,25 +224,25 @@ pub enum SignatureError {
     Unknown(Signatures),
 }
 
-/// What is wrong with a document.
+/// The problem with a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
-    /// No bytes at all.
+    /// The file is empty.
     #[error("the file is empty; wait until tor has fetched a consensus, or restore the file")]
     Empty,
-    /// Bytes that are no UTF-8.
-    #[error("line {line}: not UTF-8, so no directory document; is the file compressed?")]
+    /// The file is not UTF-8.
+    #[error("line {line}: not UTF-8, so not a directory document; is the file compressed?")]
     NotUtf8 {
         /// Line of the first bad byte, counted from 1.
         line: usize,
     },
-    /// A NUL byte.
-    #[error("line {line}: a NUL byte, so no directory document; fetch the file again")]
+    /// The file contains a NUL byte.
+    #[error("line {line}: a NUL byte, so not a directory document; fetch the file again")]
     Nul {
         /// Line of the first NUL, counted from 1.
         line: usize,
     },
-    /// Line ends of another system, which also break every signature.
+    /// The line ends are CR LF, which also breaks every signature.
     #[error(
         "line {line}: ends in CR LF, the directory ends lines in LF alone; copy the file \
              again without converting it"
@@ -250,7 +251,7 @@ pub enum DocumentError {
         /// The first such line, counted from 1.
         line: usize,
     },
-    /// Something else in the place of certificates.
+    /// The file is not a list of certificates.
     #[error(
         "line 1: does not begin with `dir-key-certificate-version`, so the file holds no \
          certificates; give tor's cached-certs"
@@ -259,12 +260,12 @@ pub enum DocumentError {
     /// More certificates than tor keeps.
     #[error("the file holds more than {limit} certificates; give tor's own cached-certs")]
     TooManyCertificates {
-        /// How many are read.
+        /// The maximum.
         limit: usize,
     },
-    /// Nothing that the directory protocol knows.
+    /// The file is not a document of the directory protocol.
     #[error(
-        "line 1: does not begin with `network-status-version`, so the file is no consensus; \
+        "line 1: does not begin with `network-status-version`, so the file is not a consensus; \
              give tor's cached-consensus or cached-microdesc-consensus"
     )]
     NotConsensus,
@@ -274,9 +275,9 @@ pub enum DocumentError {
              cached-microdesc-consensus"
     )]
     OtherDocument {
-        /// The line that says so, counted from 1.
+        /// The line that identifies the document, counted from 1.
         line: usize,
-        /// What it is, with its article.
+        /// The kind of document, with its article.
         found: &'static str,
     },
     /// A consensus of a flavour that this version cannot read.
@@ -295,44 +296,44 @@ pub enum DocumentError {
         line: usize,
         /// The flavour in the header.
         announced: Flavor,
-        /// The flavour that the number of fields tells.
+        /// The flavour by the number of fields.
         found: Flavor,
     },
     /// The end of the document is missing.
     #[error("line {line}: the document is cut off: {missing}; fetch the file again")]
     Cut {
-        /// The last line there is, counted from 1.
+        /// The last line of the file, counted from 1.
         line: usize,
-        /// What a whole document would still have.
+        /// What is missing.
         missing: &'static str,
     },
-    /// Something that tor-netdoc does not accept.
+    /// tor-netdoc cannot parse the document.
     #[error("line {line}{}: {reason}; fetch the file again",
             column.map(|column| format!(", column {column}")).unwrap_or_default())]
     Unparsable {
-        /// The line at which reading stopped, counted from 1. For an item that is missing,
-        /// the line before which it should have stood.
+        /// The line at which parsing stopped, counted from 1. For a missing item, the line before
+        /// which it was expected.
         line: usize,
         /// The column of the bad argument, counted from 1, if one argument is at fault.
         column: Option<usize>,
         /// The reason, without any of the document's text.
         reason: String,
     },
-    /// The three times do not follow each other.
+    /// The three times are not in order.
     #[error(
         "`valid-after`, `fresh-until` and `valid-until` do not follow each other; fetch the \
              file again"
     )]
     Lifetime,
-    /// Port 0 where somebody has to listen.
+    /// A relay's port is 0.
     #[error("line {line}: {field} is 0, and no relay can listen there; fetch the file again")]
     PortZero {
         /// The line, counted from 1.
         line: usize,
-        /// Which field of it.
+        /// The name of the field.
         field: &'static str,
     },
-    /// A network without relays.
+    /// The document lists no relay.
     #[error("the document has no `r` line, so it lists no relay; fetch the file again")]
     NoRelays,
     /// More different endpoints than a set may hold.
@@ -341,10 +342,10 @@ pub enum DocumentError {
              {MAX_ENDPOINTS} of a relay set; no real consensus does"
     )]
     TooMany {
-        /// How many different ones.
+        /// The number of different endpoints.
         count: usize,
     },
-    /// Endpoints that nobody would have by chance.
+    /// The endpoints collide under every random key, so they are not random.
     #[error(
         "the `r`, `a` and `dir-source` lines list endpoints that collide in every table; no real \
              consensus does"

@@ -1,7 +1,7 @@
-//! What is at a path: a regular file of bounded size, or a reason.
+//! Opens and reads regular files of bounded size.
 //!
-//! Paths come from the operator, but what is there may be anybody's doing: nothing here waits,
-//! follows a device, or believes a length.
+//! The paths come from the operator, but the files may be controlled by others: nothing here
+//! blocks, opens a device, or trusts a length.
 
 use super::{LoadError, MAX_DOCUMENT};
 use std::fs::{File, FileType, Metadata, OpenOptions};
@@ -9,14 +9,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// An open file that is fit to be read.
+/// An open regular file of at most [`MAX_DOCUMENT`] bytes.
 pub(super) struct OpenFile {
     path: PathBuf,
     file: File,
     metadata: Metadata,
 }
 
-/// Which version of a file this is: another one differs in some of these.
+/// Identifies a version of a file: inode, length and times. Another version differs in some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
     inode: (u64, u64),
@@ -35,13 +35,13 @@ impl Version {
         }
     }
 
-    /// Whether the content is the same, as far as the file system tells. What only happened to its
-    /// names, such as that another file took its place, does not count.
+    /// Whether the content is the same, as far as the file system shows. Changes of only the file's
+    /// names (ctime), such as its replacement by a rename, do not count.
     fn has_content_of(&self, other: &Self) -> bool {
         (self.inode, self.length, self.modified) == (other.inode, other.length, other.modified)
     }
 
-    /// The version that is at `path` now; none if there is nothing.
+    /// The version at `path` now; `None` if the file does not exist.
     pub fn at(path: &Path) -> Option<Self> {
         path.metadata().ok().as_ref().map(Self::of)
     }
@@ -61,7 +61,7 @@ impl OpenFile {
                 kind,
             }),
         };
-        // A link may lead anywhere; what counts is where.
+        // Resolve symbolic links: the target's name and kind count.
         let real = path.canonicalize().map_err(failed)?;
         let is_unverified = |path: &Path| {
             path.file_name()
@@ -72,8 +72,8 @@ impl OpenFile {
                 path: path.to_owned(),
             });
         }
-        // Asked before opening, because to open a device can already do something, and again on
-        // the open file, because tor replaces its files and the path may mean another one by now.
+        // Checked before opening, because opening a device can have side effects, and again on the
+        // open file, because tor replaces its files and the path may name another one by then.
         only_regular(real.metadata().map_err(failed)?.file_type())?;
         let file = open_without_waiting(&real).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
@@ -90,15 +90,15 @@ impl OpenFile {
         })
     }
 
-    /// How many bytes it had when it was opened.
+    /// The length in bytes when the file was opened.
     pub(super) fn length(&self) -> u64 {
         self.metadata.len()
     }
 
-    /// Copies exactly as many to `out`.
+    /// Copies exactly [`length`](Self::length) bytes to `out`.
     ///
     /// # Errors
-    /// It cannot be read, `out` takes no more, or the file is another one than it was.
+    /// Reading or writing fails, or the file changed meanwhile.
     pub(super) fn copy_to(&mut self, out: &mut impl io::Write) -> Result<(), LoadError> {
         let failed = |reason| LoadError::Read {
             path: self.path.clone(),
@@ -126,7 +126,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     Ok(bytes)
 }
 
-/// An error about a file of certificates, which asks for another remedy.
+/// Turns a read error into one about certificates, which have another remedy.
 pub(super) fn about_certificates(error: LoadError) -> LoadError {
     match error {
         LoadError::Read { path, reason } => LoadError::Certificates { path, reason },
@@ -134,7 +134,7 @@ pub(super) fn about_certificates(error: LoadError) -> LoadError {
     }
 }
 
-/// Without `O_NONBLOCK`, opening a FIFO waits until somebody writes to it.
+/// Without `O_NONBLOCK`, opening a FIFO blocks until it has a writer.
 fn open_without_waiting(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -142,7 +142,7 @@ fn open_without_waiting(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// What a file is, with its article, unless it is a regular one.
+/// The kind of a file, with its article; `None` for a regular file.
 fn kind_of(kind: FileType) -> Option<&'static str> {
     if kind.is_file() {
         None

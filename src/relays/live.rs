@@ -1,8 +1,8 @@
-//! `LiveSet`: what is in force, and what may follow it.
+//! `LiveSet`: the relay set in force, and the checks of a set that is to replace it.
 //!
-//! Pure: documents and the time arrive as arguments. An authentic document can still be the wrong
-//! one: an old one put back, one from a clock that is wrong, one of a network that has lost half
-//! of its relays overnight. Such are refused, and what was there stays.
+//! Pure: documents and the time are arguments. An authentic document can still be wrong: an old
+//! one that was put back, one from a wrong clock, one with less than half of the relays. Such
+//! documents are refused, and the set in force stays.
 
 use super::load::unite;
 use super::{Age, Identity, LoadError, Loaded, SourceReport, Sources, Trust, utc};
@@ -14,88 +14,89 @@ use std::time::{Duration, SystemTime};
 /// How far a document's `valid-after` may be ahead of this machine's clock.
 pub const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
 
-/// The relay set in force and its history, as far as it matters.
+/// The relay set in force, the endpoints that left it, and the decisions so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LiveSet {
-    /// The documents that it was made of.
+    /// The documents in force.
     pub(super) sources: Vec<SourceReport>,
-    /// When they were accepted.
+    /// When they were accepted; `None` before the first set.
     pub(super) accepted_at: Option<SystemTime>,
-    /// What they list; sorted.
+    /// The endpoints that they list; sorted.
     pub(super) listed: Vec<Endpoint>,
-    /// What documents before them listed, and since when none does.
+    /// Endpoints that earlier documents listed, and since when none does.
     pub(super) departed: BTreeMap<Endpoint, SystemTime>,
     /// How many times documents were accepted.
     pub(super) accepted: u64,
     /// How many times documents were refused.
     pub(super) refused: u64,
-    /// The last time that this happened.
+    /// The last refusal.
     pub(super) last_refusal: Option<Refusal>,
-    /// Whose signatures counted; nobody's where nobody was asked.
+    /// The authorities whose signatures counted; empty if signatures were not checked.
     pub(super) authorities: Vec<Identity>,
 }
 
-/// That something was refused.
+/// A refused relay set.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Refusal {
-    /// When.
+    /// The time of the refusal.
     #[serde(with = "super::validity::seconds")]
     pub at: SystemTime,
-    /// Why.
+    /// The error message.
     pub reason: String,
 }
 
-/// Why a set that could be loaded does not come into force.
+/// Why a loaded set is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Before its time.
+    /// The document is not valid yet.
     #[error(
-        "{}: begins to hold at {valid_after} UTC, more than an hour after this machine's clock; set \
-         the clock", path.display()
+        "{}: is not valid before {valid_after} UTC, more than an hour after this machine's clock; \
+         set the clock", path.display()
     )]
     Future {
-        /// The file.
+        /// The path of the consensus.
         path: PathBuf,
-        /// When.
+        /// Its `valid-after`.
         valid_after: String,
     },
-    /// Older than what is in force.
+    /// The document is older than the one in force.
     #[error(
-        "{}: is of {valid_after} UTC, older than what is in force, of {in_force} UTC; if it is meant \
-         to go back, stop, remove the file relays.state, and start", path.display()
+        "{}: is of {valid_after} UTC, older than what is in force, of {in_force} UTC; if this is \
+         intended, stop, remove the file relays.state, and start", path.display()
     )]
     Older {
-        /// The file.
+        /// The path of the consensus.
         path: PathBuf,
-        /// When it began to hold.
+        /// Its `valid-after`.
         valid_after: String,
-        /// The same of what is in force.
+        /// The `valid-after` of the document in force.
         in_force: String,
     },
-    /// Too small to be true.
+    /// The document lists less than half of the endpoints in force.
     #[error(
-        "{}: lists {now} endpoints, less than half of the {before} in force; if that is so indeed, \
+        "{}: lists {now} endpoints, less than half of the {before} in force; if that is right, \
          stop, remove the file relays.state, and start", path.display()
     )]
     Shrunk {
-        /// The file.
+        /// The path of the consensus.
         path: PathBuf,
-        /// How many are in force.
+        /// The number of endpoints in force.
         before: usize,
-        /// How many it lists.
+        /// The number of endpoints that the document lists.
         now: usize,
     },
 }
 
 impl LiveSet {
-    /// Whether there is nothing in force yet.
+    /// Whether no set is in force yet.
     pub fn is_empty(&self) -> bool {
         self.accepted_at.is_none()
     }
 
-    /// This set as far as it concerns these sources, at this time: what other documents listed is
-    /// no reason to refuse one. None if nobody may believe it any more.
+    /// Restricts the set to these sources, because documents from other files are no reason to
+    /// refuse one; drops sources from the future. `None` if no source is left, or if the set was
+    /// verified against other authorities than configured now.
     pub fn for_sources(mut self, sources: &Sources, now: SystemTime) -> Option<Self> {
         self.sources.retain(|report| {
             let is_asked_for = sources
@@ -107,7 +108,7 @@ impl LiveSet {
                 .is_none_or(|limit| report.validity.valid_after <= limit);
             is_asked_for && is_past
         });
-        // What others have signed is no better than what nobody has.
+        // Signatures of other authorities do not count.
         let is_believed = match &sources.trust {
             Trust::MostOf(authorities) => authorities.iter().eq(self.authorities.iter().copied()),
             Trust::Anybody => true,
@@ -118,10 +119,10 @@ impl LiveSet {
         (!self.sources.is_empty()).then_some(self)
     }
 
-    /// Lets what was loaded come into force, or says why not and changes nothing.
+    /// Puts a loaded set in force, or refuses it and changes nothing.
     ///
     /// # Errors
-    /// It makes no sense at this time, or after what is in force.
+    /// A document is from the future, older than the one in force, or less than half its size.
     pub fn offer(&mut self, loaded: Loaded, now: SystemTime) -> Result<(), Refused> {
         for offered in &loaded.sources {
             self.consider(offered, now)?;
@@ -141,7 +142,7 @@ impl LiveSet {
         Ok(())
     }
 
-    /// Notes who was believed when the set came into force.
+    /// Records which authorities were trusted when the set came into force.
     pub fn believe(&mut self, trust: &Trust) {
         self.authorities = match trust {
             Trust::MostOf(authorities) => authorities.iter().collect(),
@@ -149,8 +150,8 @@ impl LiveSet {
         };
     }
 
-    /// Forgets those who left first where they are more than a set holds: whoever makes the set
-    /// change again and again does not fill the memory.
+    /// Limits the departed endpoints to [`MAX_ENDPOINTS`], dropping those that left first, so that
+    /// a set that changes again and again does not exhaust the memory.
     pub(super) fn trim(&mut self) {
         let excess = self.departed.len().saturating_sub(MAX_ENDPOINTS);
         if excess == 0 {
@@ -199,8 +200,8 @@ impl LiveSet {
         Ok(())
     }
 
-    /// Notes that something was refused. Whether the reason is another one than the last time,
-    /// or there was a success in between.
+    /// Records a refusal. Returns whether it is new: the reason differs from the last one, or a set
+    /// was accepted in between.
     pub fn refuse(&mut self, reason: String, now: SystemTime) -> bool {
         self.refused = self.refused.saturating_add(1);
         let is_news = self.last_refusal.as_ref().is_none_or(|last| {
@@ -210,25 +211,25 @@ impl LiveSet {
         is_news
     }
 
-    /// Forgets who has been gone for longer than `retain`.
+    /// Forgets endpoints that departed at least `retain` ago.
     pub fn forget(&mut self, now: SystemTime, retain: Duration) {
         self.departed.retain(|_, since| {
-            // A clock that was set back must not keep anybody for ever.
+            // A clock that was set back must not keep an endpoint for ever.
             *since = (*since).min(now);
             now.duration_since(*since).is_ok_and(|gone| gone < retain)
         });
     }
 
-    /// When [`Self::forget`] has something to do next, at the latest.
+    /// When [`Self::forget`] has to be called next.
     pub fn next_to_forget(&self, retain: Duration) -> Option<SystemTime> {
         self.departed.values().min()?.checked_add(retain)
     }
 
-    /// All that counts as a relay: what is listed, who has left, and the extras. Where there is
-    /// too little room, those who left first are left out.
+    /// All endpoints that count as relays: listed, departed, and extras. If they are too many, the
+    /// ones that departed first are left out.
     ///
     /// # Errors
-    /// Too many are listed.
+    /// The listed endpoints and the extras are too many by themselves, or an extra has port 0.
     pub fn endpoints(&self, extra: &[Endpoint]) -> Result<EndpointSet, LoadError> {
         let room = MAX_ENDPOINTS.saturating_sub(self.listed.len() + extra.len());
         let mut departed: Vec<_> = self.departed.iter().collect();
@@ -241,12 +242,13 @@ impl LiveSet {
         unite(listed.chain(departed), extra)
     }
 
-    /// Whether this endpoint is listed, or remembered.
+    /// Whether this endpoint is listed or departed.
     pub fn counts_as_relay(&self, endpoint: Endpoint) -> bool {
         self.listed.binary_search(&endpoint).is_ok() || self.departed.contains_key(&endpoint)
     }
 
-    /// The age of the youngest document: each one lists the whole network. None without any.
+    /// The age of the newest document, because each one lists the whole network. `None` without a
+    /// document.
     pub fn age(&self, now: SystemTime) -> Option<Age> {
         self.sources
             .iter()
@@ -254,7 +256,7 @@ impl LiveSet {
             .min()
     }
 
-    /// When an age changes next.
+    /// When the age of a document changes next after `now`.
     pub fn next_age(&self, now: SystemTime) -> Option<SystemTime> {
         let next = |source: &SourceReport| source.validity.next_age(now);
         self.sources.iter().filter_map(next).min()
@@ -265,12 +267,12 @@ impl LiveSet {
         &self.sources
     }
 
-    /// When they were accepted.
+    /// When the documents in force were accepted.
     pub const fn accepted_at(&self) -> Option<SystemTime> {
         self.accepted_at
     }
 
-    /// How many endpoints are listed, and how many have departed and are remembered.
+    /// The numbers of listed and of departed endpoints.
     pub fn counts(&self) -> (usize, usize) {
         (self.listed.len(), self.departed.len())
     }
@@ -328,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_is_remembered_for_as_long_as_asked() {
+    fn departed_endpoints_are_kept_for_the_retention_time() {
         let mut live = LiveSet::default();
         live.offer(loaded(100, 1..11), at(100)).unwrap();
         live.offer(loaded(101, 3..13), at(101)).unwrap();
@@ -343,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_has_not_left() {
+    fn an_endpoint_that_returns_is_no_longer_departed() {
         let mut live = LiveSet::default();
         live.offer(loaded(100, 1..11), at(100)).unwrap();
         live.offer(loaded(101, 2..11), at(101)).unwrap();
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_keeps_nobody_for_ever() {
+    fn departed_endpoints_expire_after_the_clock_is_set_back() {
         let mut live = LiveSet::default();
         live.offer(loaded(100, 1..11), at(500)).unwrap();
         live.offer(loaded(101, 2..11), at(500)).unwrap();
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_a_future_and_a_shrunk_document_change_nothing() {
+    fn refuses_older_future_and_shrunk_documents_without_a_change() {
         let mut live = LiveSet::default();
         live.offer(loaded(100, 1..11), at(100)).unwrap();
         let before = live.clone();
@@ -408,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_news_once() {
+    fn a_repeated_refusal_is_not_new() {
         let mut live = LiveSet::default();
         live.offer(loaded(100, 1..11), at(100)).unwrap();
         assert!(live.refuse("a".to_owned(), at(101)));
@@ -420,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn the_youngest_document_gives_the_age() {
+    fn the_newest_document_determines_the_age() {
         let mut live = LiveSet::default();
         assert_eq!(live.age(at(100)), None);
         let mut both = loaded(100, 1..11);
@@ -434,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn the_remembered_make_room_for_the_listed() {
+    fn departed_endpoints_make_room_for_listed_ones() {
         let mut live = LiveSet::default();
         let most = u32::try_from(MAX_ENDPOINTS).unwrap();
         live.offer(loaded(100, 1..most), at(100)).unwrap();

@@ -1,9 +1,8 @@
-//! Documents to a relay set: parses every source, checks who signed it, and unites all endpoints
-//! with the static extras. All or nothing: one bad source is an error, and the caller keeps what
-//! it had.
+//! Loads a relay set: parses every source, verifies its signatures, and unites all endpoints with
+//! the static extras. One bad source fails the whole load, and the caller keeps its previous set.
 //!
-//! Takes a few tens of milliseconds, so it belongs on a thread of its own; the daemon has it done
-//! by a process of its own ([`super::Loader`]).
+//! A load takes a few tens of milliseconds, so it must not run on a thread that handles frames;
+//! the daemon runs it in a separate process ([`super::Loader`]).
 
 use super::{
     Authorities, Certificates, Counts, DocumentError, Flavor, LoadError, SignatureError,
@@ -13,14 +12,14 @@ use crate::policy::{Endpoint, EndpointSet, EndpointSetError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Where a relay set comes from, and who is believed.
+/// The sources of a relay set, and whose signatures are trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
-    /// Consensus documents, of which all are united.
+    /// The consensus documents; the set is their union.
     pub files: Vec<Source>,
-    /// Endpoints that no consensus lists: a bridge authority, relays of one's own.
+    /// Endpoints that no consensus lists, e.g. a bridge authority or private relays.
     pub extra: Vec<Endpoint>,
-    /// Who is believed.
+    /// Whose signatures are trusted.
     pub trust: Trust,
 }
 
@@ -33,17 +32,17 @@ pub struct Source {
     pub certificates: PathBuf,
 }
 
-/// Who is believed.
+/// Whose signatures are trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Most of these authorities.
+    /// A majority of these authorities must have signed.
     MostOf(Authorities),
-    /// Whoever can write the files.
+    /// Signatures are not checked: any writer of the files is trusted.
     Anybody,
 }
 
 impl Source {
-    /// A consensus with the certificates that tor keeps beside it.
+    /// A consensus with the `cached-certs` in the same directory.
     pub fn beside(consensus: PathBuf) -> Self {
         let certificates = consensus.with_file_name("cached-certs");
         Self {
@@ -53,40 +52,40 @@ impl Source {
     }
 }
 
-/// A relay set and where it comes from.
+/// A loaded relay set and its sources.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// Every endpoint that a source lists, the extras not among them; sorted, each once.
+    /// Every endpoint that a source lists, without the extras; sorted, without duplicates.
     pub listed: Vec<Endpoint>,
     /// One report per source, in the order given.
     pub sources: Vec<SourceReport>,
 }
 
-/// What one source contributed.
+/// A report on one source.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceReport {
-    /// The file.
+    /// The path of the consensus.
     pub path: PathBuf,
-    /// Its flavour.
+    /// The flavour of the consensus.
     pub flavor: Flavor,
-    /// From when until when it holds.
+    /// The period in which the consensus is valid.
     pub validity: Validity,
-    /// Its signatures; none where nobody checked.
+    /// The counts of signatures; `None` if they were not checked.
     pub signatures: Option<Signatures>,
-    /// How many endpoints it lists, by kind.
+    /// The number of listed endpoints, by kind.
     pub counts: Counts,
-    /// How many different endpoints these are.
+    /// The number of different endpoints.
     pub distinct: usize,
-    /// How long parsing and checking took, reading the file not included.
+    /// The time for parsing and checking, without reading the file.
     pub parse_time: Duration,
 }
 
 /// Loads a relay set in this process.
 ///
 /// # Errors
-/// The first source that cannot be used and why, an extra with port 0, or a union that is too
-/// large. Errors name files, lines and fields, and no address.
+/// The first unusable source, an extra with port 0, or a union that is too large. Errors name
+/// files, lines and fields, but no address.
 pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
     let mut loading = Loading::default();
     for source in &sources.files {
@@ -115,29 +114,29 @@ fn read_certificates(source: &Source) -> Result<Vec<u8>, LoadError> {
 }
 
 impl Sources {
-    /// Says so where nobody checks who made the documents.
+    /// Logs a warning if signatures are not checked.
     pub(super) fn warn(&self) {
         if self.trust == Trust::Anybody && !self.files.is_empty() {
             tracing::warn!(
                 sources = self.files.len(),
-                "relays.verify = false: signatures are not checked; whoever can write the \
-                 consensus files decides what is steered"
+                "relays.verify = false: signatures are not checked; any writer of the consensus \
+                 files controls what is steered"
             );
         }
     }
 }
 
 impl Loaded {
-    /// The set with these extras.
+    /// The set united with these extras.
     ///
     /// # Errors
-    /// An extra with port 0, or more than a set may hold.
+    /// An extra has port 0, or the union is too large.
     pub fn with(&self, extra: &[Endpoint]) -> Result<EndpointSet, LoadError> {
         unite(self.listed.iter().chain(extra).copied(), extra)
     }
 }
 
-/// The set of all these endpoints, of which `extra` are the operator's own.
+/// The set of all these endpoints. `extra`, the operator's own, is only checked for port 0.
 pub(super) fn unite(
     endpoints: impl Iterator<Item = Endpoint>,
     extra: &[Endpoint],
@@ -154,7 +153,7 @@ pub(super) fn unite(
     })
 }
 
-/// What is wrong with a source, whose path its caller knows.
+/// The problem with a source; the caller adds the path.
 #[derive(Debug)]
 pub(super) enum Problem {
     Document(DocumentError),
@@ -181,7 +180,7 @@ impl Problem {
     }
 }
 
-/// A set in the making.
+/// A relay set while its sources are added.
 #[derive(Default)]
 pub(super) struct Loading {
     listed: Vec<Endpoint>,
@@ -189,7 +188,7 @@ pub(super) struct Loading {
 }
 
 impl Loading {
-    /// Adds what a document lists, if it is to be believed.
+    /// Adds the endpoints of a document, if it can be trusted.
     pub(super) fn add(
         &mut self,
         path: &Path,

@@ -1,16 +1,16 @@
-//! Consensus documents to a relay set that can be trusted and does not go stale unnoticed.
+//! Makes a trusted relay set of consensus documents, and tracks its age.
 //!
-//! Owns reading tor's `cached-consensus` and `cached-microdesc-consensus`, who signed them, and
-//! what of them is in force. Knows nothing of packets and NICs, and never writes a relay's address
-//! into an error or a log.
+//! Reads tor's `cached-consensus` and `cached-microdesc-consensus`, verifies their signatures, and
+//! decides which set is in force. Knows nothing of packets and NICs, and never writes a relay's
+//! address into an error or a log.
 //!
-//! A tour: [`load()`] reads the files, checks the signatures and unites what is listed; a
-//! [`Loader`] has that done by a confined process. [`UncheckedDocument`] is one file's bytes
-//! parsed, [`ConsensusDocument`] what somebody decided to believe; [`Validity`] says how old it is.
-//! A [`LiveSet`] is what is in force: it refuses what makes no sense after what was there, and
-//! remembers who has left. [`StateFile`] carries it over a restart, [`Watch`] tells when there is
-//! something new. [`Survey`], [`Status`] and [`Churn`] show documents, the live set, and how two sets
-//! differ, to a person or a program.
+//! [`load()`] reads the files, verifies the signatures and unites the listed endpoints;
+//! [`Loader`] runs that in a confined process. [`UncheckedDocument`] is a parsed file,
+//! [`ConsensusDocument`] a verified or accepted one; [`Validity`] gives its age. [`LiveSet`] is the
+//! set in force: it refuses implausible successors, and keeps departed endpoints for a while.
+//! [`StateFile`] stores it across restarts, [`Watch`] waits for new files. [`Survey`], [`Status`]
+//! and [`Churn`] print documents, the live set, and the difference between two sets, as text or
+//! JSON.
 
 mod authorities;
 mod churn;

@@ -1,8 +1,8 @@
-//! `StateFile`: the live set on disk, so that a restart neither forgets who has left nor believes
-//! a document that it has refused before.
+//! `StateFile`: stores the live set on disk, so that a restart neither loses departed endpoints nor
+//! accepts a document that was refused before.
 //!
-//! JSON, because people look at it; replaced as a whole, so that it is never half written. Its
-//! endpoints are those of the public network, and none of them is there because of traffic.
+//! The file is JSON, to be readable by people, and is replaced atomically. Its endpoints are those
+//! of the public network; none of them depends on traffic.
 
 use super::files;
 use super::live::{LiveSet, Refusal};
@@ -17,10 +17,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// 1 listed the DirPorts of all relays.
+/// The version of the format. Version 1 listed the DirPorts of all relays.
 const FORMAT: u32 = 2;
 
-/// Where a live set is kept.
+/// The file that stores a live set.
 #[derive(Clone, Debug)]
 pub struct StateFile {
     path: PathBuf,
@@ -29,23 +29,23 @@ pub struct StateFile {
 /// Why a live set cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// What is there cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Read(LoadError),
-    /// It is no such file, or a damaged one.
+    /// The file is not a state file, or is damaged.
     #[error("{}: {reason}; remove it, and it is made anew", path.display())]
     Unusable {
-        /// The file.
+        /// The path of the state file.
         path: PathBuf,
-        /// What is wrong with it, without any of its text.
+        /// The problem, without any of the file's text.
         reason: String,
     },
-    /// It cannot be written.
+    /// The file cannot be written.
     #[error("{}: cannot be written: {reason}; name another file by relays.state", path.display())]
     Write {
-        /// The file.
+        /// The path of the state file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         reason: io::Error,
     },
 }
@@ -66,20 +66,20 @@ struct Stored {
 }
 
 impl StateFile {
-    /// At this path. Nothing is done with it yet.
+    /// A state file at this path, which is not accessed yet.
     pub const fn new(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads it; none if there is none.
+    /// Reads the live set; `None` if the file does not exist.
     ///
     /// # Errors
-    /// It cannot be read, or what is there is no live set.
+    /// The file cannot be read, or does not contain a valid live set.
     pub fn load(&self) -> Result<Option<LiveSet>, StateError> {
         let bytes = match files::read(&self.path) {
             Ok(bytes) => bytes,
@@ -102,7 +102,7 @@ impl StateFile {
         };
         let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| {
             unusable(format!(
-                "line {}, column {}: is no such file",
+                "line {}, column {}: is not a relay state file",
                 error.line(),
                 error.column()
             ))
@@ -113,10 +113,10 @@ impl StateFile {
             .map_err(|what| unusable(what.to_owned()))
     }
 
-    /// Replaces it.
+    /// Replaces the file atomically.
     ///
     /// # Errors
-    /// It cannot be written; what was there is untouched.
+    /// The file cannot be written; the old content stays.
     pub fn save(&self, live: &LiveSet) -> Result<(), StateError> {
         self.write(&Stored::of(live))
             .map_err(|reason| StateError::Write {
@@ -137,8 +137,8 @@ impl StateFile {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let new = directory.join(name);
-        // What an earlier process has left half done, or somebody has put there. Only a file that
-        // did not exist before is written to: a link would lead elsewhere, a FIFO would wait.
+        // Left behind by an earlier process, or placed there by another user. Write only to a new
+        // file: a link would lead elsewhere, and a FIFO would block.
         if let Err(error) = std::fs::remove_file(&new)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -161,7 +161,7 @@ impl StateFile {
         let mut text = serde_json::to_vec(stored)?;
         text.push(b'\n');
         file.write_all(&text)?;
-        // Both before and behind the rename: neither half a file nor none may be left by a crash.
+        // Sync both before and after the rename, so that a crash leaves a complete file.
         file.sync_all()?;
         std::fs::rename(new, &self.path)
     }
@@ -202,7 +202,7 @@ impl Stored {
                 since.map(|since| (endpoint(socket), since))
             })
             .collect::<Option<_>>()
-            .ok_or("holds a time that no clock shows")?;
+            .ok_or("holds a time out of range")?;
         let mut ports = listed.iter().chain(departed.iter().map(|(one, _)| one));
         if ports.any(|endpoint| endpoint.port == 0) {
             return Err("holds an endpoint with port 0");
@@ -227,9 +227,9 @@ impl Stored {
         let authorities = self.authorities.iter().map(|text| text.parse());
         let authorities = authorities.collect::<Result<_, _>>();
         let mut live = LiveSet {
-            authorities: authorities.map_err(|_| "holds an authority that is none")?,
+            authorities: authorities.map_err(|_| "holds an invalid authority identity")?,
             sources: self.sources,
-            // What was never in force has no time.
+            // A set that was never in force has no time.
             accepted_at: (self.accepted > 0).then_some(self.accepted_at),
             listed,
             departed: departed.into_iter().collect(),

@@ -1,4 +1,4 @@
-//! `Status`: the live set, written for a person or as JSON. Shows no endpoint.
+//! `Status`: shows the live set as text or JSON. Never shows an endpoint.
 
 use super::survey::{source_json, write_source};
 use super::{LiveSet, utc};
@@ -16,24 +16,24 @@ pub struct Status<'a> {
 }
 
 impl<'a> Status<'a> {
-    /// The view at `now` of a set that also has these extras.
+    /// The view at `now` of a live set with these extras.
     pub fn new(live: &'a LiveSet, extra: &'a [Endpoint], now: SystemTime) -> Self {
         Self { live, extra, now }
     }
 
-    /// Whether `endpoint` counts as a relay: listed, remembered, or an extra.
+    /// Whether `endpoint` counts as a relay: listed, departed, or an extra.
     pub fn contains(&self, endpoint: Endpoint) -> bool {
         self.live.counts_as_relay(endpoint) || self.extra.contains(&endpoint)
     }
 
-    /// How many endpoints count as relays.
+    /// The number of endpoints that count as relays.
     pub fn count(&self) -> usize {
         let known = |endpoint: &&Endpoint| !self.live.counts_as_relay(**endpoint);
         let (listed, departed) = self.live.counts();
         listed + departed + self.extra.iter().filter(known).count()
     }
 
-    /// Everything as JSON; `contains` answers for `endpoint`, or is null where none is given.
+    /// The status as JSON; `contains` is whether `endpoint` counts as a relay, null without one.
     pub fn json(&self, endpoint: Option<Endpoint>) -> Value {
         let (listed, departed) = self.live.counts();
         let (accepted, refused) = self.live.decisions();

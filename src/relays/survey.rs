@@ -1,6 +1,6 @@
-//! `Survey`: what was loaded, written for a person or as JSON.
+//! `Survey`: shows a loaded set as text or JSON.
 //!
-//! Shows counts and times. Never shows an endpoint, except the one that was asked for.
+//! Shows counts and times. Never shows an endpoint, except whether a given one is in the set.
 
 use super::{Loaded, SourceReport, utc};
 use crate::policy::Endpoint;
@@ -16,7 +16,7 @@ pub struct Survey<'a> {
 }
 
 impl<'a> Survey<'a> {
-    /// The view at `now`, which decides the ages.
+    /// The view at `now`, from which ages are computed.
     pub fn new(loaded: &'a Loaded, now: SystemTime) -> Self {
         Self { loaded, now }
     }
@@ -26,13 +26,13 @@ impl<'a> Survey<'a> {
         self.loaded.listed.binary_search(&endpoint).is_ok()
     }
 
-    /// How many endpoints the set has.
+    /// The number of endpoints in the set.
     pub fn count(&self) -> usize {
         self.loaded.listed.len()
     }
 
-    /// Everything as JSON; `contains` answers for `endpoint`, or is null where none is given.
-    /// Times are UTC text, durations are milliseconds.
+    /// The survey as JSON; `contains` is whether `endpoint` is in the set, null without one. Times
+    /// are UTC text, durations are milliseconds.
     pub fn json(&self, endpoint: Option<Endpoint>) -> Value {
         let sources = self.loaded.sources.iter();
         json!({
@@ -74,7 +74,7 @@ pub(super) fn source_json(source: &SourceReport, now: SystemTime) -> Value {
     })
 }
 
-/// One source for a person.
+/// One source as text.
 pub(super) fn write_source(
     f: &mut fmt::Formatter<'_>,
     source: &SourceReport,

@@ -1,54 +1,54 @@
-//! `Validity`: the three times that a consensus carries, and how old it is at a given moment.
+//! `Validity`: the three times of a consensus, and its age at a given time.
 //!
-//! Pure: the moment is an argument. Never decides what an age means for the traffic; that is
-//! the daemon's business.
+//! Pure: the time is an argument. The daemon decides what an age means for the traffic.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long after `fresh-until` a consensus is still expected to be the newest on disk. Tor
-/// fetches the next one at a random moment of the following hour.
+/// How long after `fresh-until` a consensus may still be the newest on disk: tor fetches the next
+/// one at a random time in the following hour.
 pub const FETCH_SLACK: Duration = Duration::from_secs(60 * 60);
 
 /// How long after `valid-until` tor's clients and relays still work with a consensus
 /// (`REASONABLY_LIVE_TIME` in tor).
 pub const REASONABLY_LIVE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The longest validity that is accepted.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// From when until when a consensus holds: dir-spec, "Preamble".
+/// The period in which a consensus is valid (dir-spec, "Preamble").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Validity {
-    /// `valid-after`: when the document begins to hold.
+    /// `valid-after`: the beginning of the validity.
     #[serde(with = "seconds")]
     pub valid_after: SystemTime,
     /// `fresh-until`: when the next document is due.
     #[serde(with = "seconds")]
     pub fresh_until: SystemTime,
-    /// `valid-until`: when the document ceases to hold.
+    /// `valid-until`: the end of the validity.
     #[serde(with = "seconds")]
     pub valid_until: SystemTime,
 }
 
-/// How old a consensus is.
+/// The age of a consensus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Age {
     /// Before `valid-after`.
     Early,
     /// Up to `fresh-until` + [`FETCH_SLACK`].
     Fresh,
-    /// Past that, up to `valid-until`.
+    /// Later, up to `valid-until`.
     Old,
-    /// Past `valid-until`, up to `valid-until` + [`REASONABLY_LIVE`].
+    /// Later, up to `valid-until` + [`REASONABLY_LIVE`].
     Expired,
-    /// Past that: nobody should work with it any more.
+    /// Later: tor does not use it any more.
     Stale,
 }
 
 impl Validity {
-    /// The times in the beginning of a consensus, by its lines alone: nothing else of it is read or
-    /// checked. None where they are not there.
+    /// Reads the times from the first lines of a consensus, and parses or checks nothing else.
+    /// `None` if a time is missing or they are not in order.
     pub fn of_beginning(text: &str) -> Option<Self> {
         if !text.starts_with("network-status-version 3") {
             return None;
@@ -70,13 +70,13 @@ impl Validity {
         validity.is_ordered().then_some(validity)
     }
 
-    /// Whether the three follow each other, as they must.
+    /// Whether the three times are in order.
     pub fn is_ordered(&self) -> bool {
         self.valid_after < self.fresh_until && self.fresh_until < self.valid_until
     }
 
-    /// Whether it ends within a week of its beginning. Those of the Tor network hold for three
-    /// hours; one that holds for ever would never be noticed to be old.
+    /// Whether the validity is at most a week. Consensuses of the Tor network are valid for three
+    /// hours; one that is valid for ever would never show its age.
     pub fn is_brief(&self) -> bool {
         self.valid_until
             .duration_since(self.valid_after)
@@ -118,7 +118,7 @@ impl Validity {
 }
 
 impl Age {
-    /// The age as one word.
+    /// The age as one word, e.g. `fresh`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Early => "early",
@@ -133,7 +133,7 @@ impl Age {
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Early => "early: its time has not begun; compare this machine's clock",
+            Self::Early => "early: not valid yet; compare this machine's clock",
             Self::Fresh => "fresh",
             Self::Old => "old: the next one is overdue",
             Self::Expired => "expired, yet tor still works with it",
@@ -162,12 +162,12 @@ pub(super) mod seconds {
         let seconds = u64::deserialize(input)?;
         UNIX_EPOCH
             .checked_add(Duration::from_secs(seconds))
-            .ok_or_else(|| D::Error::custom("a time that no clock shows"))
+            .ok_or_else(|| D::Error::custom("a time out of range"))
     }
 }
 
-/// A time in UTC as the directory writes it: `2021-08-29 19:00:00` (dir-spec, "Iso8601TimeSp").
-/// Fractions of a second are cut off.
+/// Formats a time in UTC as in directory documents: `2021-08-29 19:00:00` (dir-spec,
+/// "Iso8601TimeSp"). Truncates fractions of a second.
 pub fn utc(time: SystemTime) -> String {
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => i128::from(since.as_secs()),

@@ -1,7 +1,7 @@
-//! `Watch`: tells when files may have been replaced.
+//! `Watch`: waits until files may have been replaced.
 //!
-//! Looks at the directories, because a file that is replaced by renaming is another file; and at
-//! what is there, because directories can be replaced too, and some file systems tell nothing.
+//! Watches the directories, because replacing a file by a rename makes another file; and compares
+//! the files, because directories can be replaced too, and some file systems send no events.
 
 use super::Version;
 use nix::errno::Errno;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// A watch over some files.
 pub struct Watch {
-    /// None where the system has no instance left: then what is there is looked at.
+    /// `None` if no inotify instance is available: then only the files are compared.
     inotify: Option<Inotify>,
     wake: Arc<EventFd>,
     files: Vec<PathBuf>,
@@ -24,16 +24,16 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches these. All of them count as new at first.
+    /// Watches these files. All of them count as changed at first.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// No file descriptor is left.
     pub fn new(files: Vec<PathBuf>) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Self::with(files, Arc::new(wake))
     }
 
-    /// Watches others, and is woken by whoever can wake this one.
+    /// Watches other files, with the same waker.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -56,17 +56,17 @@ impl Watch {
         Ok(watch)
     }
 
-    /// What ends a wait: any number written to it.
+    /// The eventfd that ends a wait when any number is written to it.
     pub fn waker(&self) -> Arc<EventFd> {
         Arc::clone(&self.wake)
     }
 
-    /// Waits until something happens in a directory, somebody wakes it, or the time is over.
+    /// Waits until something happens in a directory, the waker is written, or `limit` is over.
     ///
     /// # Errors
-    /// The system does not let it wait.
+    /// The poll fails.
     pub fn wait(&self, limit: Duration) -> io::Result<()> {
-        // A directory that was replaced is another one; to ask twice for the same costs nothing.
+        // A replaced directory needs a new watch; adding an existing one again is harmless.
         self.look_at_directories();
         let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
         let mut waiting = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
@@ -77,7 +77,7 @@ impl Watch {
             Err(error) => return Err(error.into()),
         }
         let _ = self.wake.read();
-        // What has happened is looked up; that something has is enough.
+        // Discard the events: `has_changed` compares the files.
         while inotify
             .is_some_and(|inotify| inotify.read_events().is_ok_and(|events| !events.is_empty()))
         {
@@ -85,7 +85,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether a file is another one than when this was asked last.
+    /// Whether a file has changed since the last call.
     pub fn has_changed(&mut self) -> bool {
         let now: Vec<_> = self.files.iter().map(|path| Version::at(path)).collect();
         let before = std::mem::replace(&mut self.seen, now);
@@ -106,14 +106,14 @@ impl Watch {
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
         for path in &self.files {
-            // Where a link leads, things happen in another directory.
+            // The target of a symbolic link may be in another directory.
             let real = path.canonicalize().ok();
             for path in [Some(path), real.as_ref()].into_iter().flatten() {
                 let directory = match path.parent() {
                     Some(parent) if parent != Path::new("") => parent,
                     _ => Path::new("."),
                 };
-                // A directory that is not there now is looked for the next time.
+                // A missing directory is tried again before the next wait.
                 let _ = inotify.add_watch(directory, what);
             }
         }

@@ -163,13 +163,13 @@ fn what_no_box_writes_is_refused() {
         ("follow each other", |state| {
             state["sources"][0]["validity"]["valid_until"] = 1.into();
         }),
-        ("no clock shows", |state| {
+        ("time out of range", |state| {
             state["departed"][0][1] = u64::MAX.into()
         }),
-        ("no such file", |state| {
+        ("not a relay state file", |state| {
             state["accepted_at"] = u64::MAX.into()
         }),
-        ("no such file", |state| state["more"] = 1.into()),
+        ("not a relay state file", |state| state["more"] = 1.into()),
         ("too many", |state| {
             let all = (1..70_000_u32).map(|n| format!("{}:1", std::net::Ipv4Addr::from(n)));
             state["listed"] = all.collect();

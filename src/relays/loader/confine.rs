@@ -1,7 +1,7 @@
-//! What a loader gives up before it reads the first byte from outside: every file but three, its
-//! user, its capabilities, nearly all of its memory and time, and nearly all of the kernel.
+//! Confines a loader before it reads untrusted input: closes all files except three, and drops
+//! its user, its capabilities, most memory and CPU time, and most system calls.
 //!
-//! What is left is enough to read a pipe, to calculate, and to write a pipe.
+//! The process can then only read a pipe, compute, and write a pipe.
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -10,26 +10,26 @@ use nix::unistd::{Gid, Uid};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use std::io;
 
-/// How much a full document needs, several times over, in bytes.
+/// Address space in bytes: several times what a full document needs.
 const MEMORY: u64 = 512 << 20;
-/// Seconds of calculation; the daemon waits no longer either.
+/// CPU time in seconds; the daemon's timeout is the same.
 const SECONDS: u64 = 10;
 
-/// Whom a loader becomes.
+/// The user to which a loader changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Confinement {
-    /// The numbers of a user and of its only group; as it is, where there are none. To become
-    /// another user, the daemon must be root.
+    /// The IDs of a user and of its only group; `None` keeps the current user. The daemon must be
+    /// root to change the user.
     pub user: Option<(u32, u32)>,
 }
 
-/// Confines this process; there is no way back.
+/// Confines this process irreversibly.
 ///
 /// # Errors
-/// Something cannot be given up; then nothing from outside may be read.
+/// A step failed; then no untrusted input may be read.
 pub fn confine(confinement: &Confinement) -> io::Result<()> {
     step("close files", close_all_but_three())?;
-    // Where memory is short, a refresh is what can be done without.
+    // If memory is short, a refresh is the most dispensable process.
     let first_to_go = std::fs::write("/proc/self/oom_score_adj", "1000");
     step("offer itself to the OOM killer", first_to_go)?;
     for (resource, limit) in [
@@ -39,14 +39,14 @@ pub fn confine(confinement: &Confinement) -> io::Result<()> {
         (Resource::RLIMIT_FSIZE, 0),
         (Resource::RLIMIT_NOFILE, 8),
     ] {
-        // What is less already may stay so.
+        // A lower hard limit stays.
         let (_, hard) = step("ask for its limits", getrlimit(resource))?;
         let limit = limit.min(hard);
         step("limit itself", setrlimit(resource, limit, limit))?;
     }
-    // The thread that started this one may have blocked what shall end it.
+    // The parent thread may have blocked the signals that end this process.
     step("unblock signals", SigSet::all().thread_unblock())?;
-    // Without the capability for it they cannot be given up; nobody can use them then either.
+    // Without CAP_SETPCAP this fails; then the bounding set is of no use either.
     let _ = caps::clear(None, caps::CapSet::Bounding);
     if let Some((uid, gid)) = confinement.user {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -63,7 +63,7 @@ pub fn confine(confinement: &Confinement) -> io::Result<()> {
         let cleared = caps::clear(None, set).map_err(io::Error::other);
         step("give up capabilities", cleared)?;
     }
-    // After the change of the user, which takes these two back.
+    // After the change of the user, which resets these two.
     step("end with its parent", prctl::set_pdeathsig(Signal::SIGKILL))?;
     step("forbid core dumps", prctl::set_dumpable(false))?;
     step("forbid new privileges", prctl::set_no_new_privs())?;
@@ -72,25 +72,25 @@ pub fn confine(confinement: &Confinement) -> io::Result<()> {
     step("apply a seccomp filter", applied)
 }
 
-/// The outcome of a step, with its name.
+/// Adds the name of a step to its error.
 fn step<T, E: Into<io::Error>>(name: &str, outcome: Result<T, E>) -> io::Result<T> {
     outcome.map_err(|error| io::Error::other(format!("it cannot {name}: {}", error.into())))
 }
 
-/// The daemon's sockets and maps are closed on exec, but for such as a library forgets.
+/// Closes descriptors that a library left open across exec; the daemon's own are close-on-exec.
 fn close_all_but_three() -> io::Result<()> {
     let numbers: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|&number| number > 2)
         .collect();
     for number in numbers {
-        // That of the directory itself is closed already.
+        // The directory's own descriptor is closed already; ignore that error.
         let _ = nix::unistd::close(number);
     }
     Ok(())
 }
 
-/// What remains of the kernel. All else fails with EPERM.
+/// Allows these system calls; all others fail with EPERM.
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let allowed = [
         libc::SYS_read,

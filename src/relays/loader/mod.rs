@@ -1,9 +1,9 @@
-//! Documents are read by a process of their own: with another user, no network, no capability and
-//! little memory. Whatever a document does to its parser, it costs the daemon one refresh.
+//! Loads documents in a separate process with another user, no network, no capabilities and little
+//! memory. A document that breaks the parser costs the daemon only one refresh.
 //!
-//! The daemon opens the files, because tor keeps them to itself, and copies their bytes into a
-//! pipe without looking at them. What comes back is compact, and checked again here. One process
-//! for each load: nothing lives on from one document to the next.
+//! The daemon opens the files, because tor restricts access to them, and copies their bytes into a
+//! pipe without parsing them. The answer is compact and is validated here. Each load runs in a new
+//! process, so no state persists from one document to the next.
 
 mod confine;
 mod serve;
@@ -23,11 +23,11 @@ use wire::{Answer, Request};
 pub use confine::{Confinement, confine};
 pub use serve::serve;
 
-/// The command that makes this program a loader.
+/// The subcommand that runs this program as a loader.
 pub const COMMAND: &str = "load-relays";
-/// Far more than the slowest machine takes for a full document.
+/// Timeout of a load; far more than a slow machine needs for a full document.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// 65,536 endpoints take less than 4 MB as text.
+/// The longest answer in bytes; 65,536 endpoints take less than 4 MB as text.
 const MAX_ANSWER: usize = 8 << 20;
 
 /// How a loader is started.
@@ -39,18 +39,18 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// This program, confined like this.
+    /// A loader that runs this program with this confinement.
     pub fn new(confinement: Confinement) -> Self {
         let mut arguments = vec![COMMAND.into()];
         if let Some((uid, gid)) = confinement.user {
             arguments.extend([format!("--uid={uid}").into(), format!("--gid={gid}").into()]);
         }
-        // Even where the file has been replaced meanwhile by another version.
+        // The running version, even if the file has been replaced meanwhile.
         Self::of("/proc/self/exe".into(), arguments, DEADLINE)
     }
 
-    /// Any program that reads a request from its standard input and answers on its standard
-    /// output before `deadline`; else it is ended.
+    /// A loader that runs any program which reads a request from standard input and answers on
+    /// standard output. It is killed after `deadline`.
     pub const fn of(program: PathBuf, arguments: Vec<OsString>, deadline: Duration) -> Self {
         Self {
             program,
@@ -59,10 +59,10 @@ impl Loader {
         }
     }
 
-    /// Loads a relay set in a process of its own, and waits for it.
+    /// Loads a relay set in a new process, and waits for it.
     ///
     /// # Errors
-    /// A source that cannot be used, or the process failed; what is too large together.
+    /// A source cannot be used, the process fails, or the union is too large.
     pub fn load(&self, sources: &Sources) -> Result<Loaded, LoadError> {
         let mut open = Vec::with_capacity(sources.files.len());
         for source in &sources.files {
@@ -79,8 +79,8 @@ impl Loader {
 
     fn ask(&self, sources: &Sources, open: Vec<OpenSource>) -> Result<Loaded, LoadError> {
         let deadline = Instant::now() + self.deadline;
-        // Nothing is set between fork and exec, so that the standard library need not copy this
-        // process' page tables, which are large: the loader confines itself.
+        // The loader confines itself, so nothing needs to run between fork and exec, and the
+        // standard library can avoid copying the large page tables of this process.
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .env_clear()
@@ -100,8 +100,8 @@ impl Loader {
                 Some(pipe) => listen(pipe, deadline),
                 None => Ok(Vec::new()),
             };
-            // Ends the feeder too, whose pipe nobody reads any more. Whoever has ended by itself
-            // keeps the status that it ended with.
+            // This also ends the feeder, whose pipe then has no reader. A process that has ended by
+            // itself keeps its exit status.
             let ended = end(&mut child);
             let heard = match heard {
                 Ok(answer) if answer.is_empty() => match ended {
@@ -110,23 +110,21 @@ impl Loader {
                 },
                 heard => heard.map_err(|silence| match silence {
                     Silence::Slow => LoaderFailure::Slow(self.deadline),
-                    Silence::TooMuch => LoaderFailure::Nonsense("it never ends"),
+                    Silence::TooMuch => LoaderFailure::Nonsense("it is too long"),
                     Silence::Failed(error) => LoaderFailure::Start(error),
                 }),
             };
             (feeder.join().unwrap_or(Ok(())), heard)
         });
         match fed {
-            // The loader's own end is better told by how it ended.
+            // The loader ended early: its exit status is the better error.
             Err(LoadError::Read { reason, .. }) if reason.kind() == io::ErrorKind::BrokenPipe => {}
             Err(LoadError::Certificates { reason, .. })
                 if reason.kind() == io::ErrorKind::BrokenPipe => {}
             fed => fed?,
         }
-        let answer: Answer =
-            serde_json::from_slice(&heard.map_err(LoadError::Loader)?).map_err(|_| {
-                LoadError::Loader(LoaderFailure::Nonsense("no answer can be read in it"))
-            })?;
+        let answer: Answer = serde_json::from_slice(&heard.map_err(LoadError::Loader)?)
+            .map_err(|_| LoadError::Loader(LoaderFailure::Nonsense("it cannot be parsed")))?;
         answer.check(sources)
     }
 }
@@ -154,7 +152,7 @@ impl OpenSource {
 }
 
 fn feed(mut pipe: impl Write, request: &Request, open: Vec<OpenSource>) -> Result<(), LoadError> {
-    // Who does not listen is told by its end.
+    // If the loader does not read, its exit status is the better error.
     if request.write(&mut pipe).is_err() {
         return Ok(());
     }
@@ -167,27 +165,27 @@ fn feed(mut pipe: impl Write, request: &Request, open: Vec<OpenSource>) -> Resul
     Ok(())
 }
 
-/// Why there is no answer.
+/// Why no answer was received.
 enum Silence {
     Slow,
     TooMuch,
     Failed(io::Error),
 }
 
-/// All that comes out of the pipe before the deadline.
+/// Reads the pipe up to its end, or until the deadline.
 fn listen(mut pipe: ChildStdout, deadline: Instant) -> Result<Vec<u8>, Silence> {
     let mut heard = Vec::new();
     let mut piece = [0; 1 << 16];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // Asked here too: who always has a byte more never lets the poll run out of time.
+        // Checked here too: if the process keeps writing, the poll never times out.
         if left.is_zero() {
             return Err(Silence::Slow);
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let mut waiting = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
         match poll(&mut waiting, timeout) {
-            // Rounded to whole milliseconds, it may be too early to give up.
+            // The timeout was rounded to whole milliseconds, so the deadline may not be reached.
             Ok(0) => continue,
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,

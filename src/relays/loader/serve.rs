@@ -1,4 +1,4 @@
-//! The loader's side: confines itself, reads a request, answers, ends.
+//! The loader process: confines itself, reads a request, answers, and exits.
 
 use super::wire::{Answer, Request};
 use super::{Confinement, confine};
@@ -7,11 +7,10 @@ use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Confines this process, reads a request from the standard input, and answers on the standard
-/// output. Nothing from outside is read before that.
+/// Confines this process, then reads a request from standard input and answers on standard output.
 ///
 /// # Errors
-/// It cannot be confined, or the other end does not speak as it should.
+/// The request is invalid or cut off, or the answer cannot be written.
 pub fn serve(confinement: &Confinement) -> io::Result<()> {
     let answer = match confine(confinement) {
         Ok(()) => answer(&mut io::BufReader::new(io::stdin().lock()))?,

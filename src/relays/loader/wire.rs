@@ -1,5 +1,5 @@
-//! What daemon and loader say to each other: JSON, one value each way, and the files' bytes behind
-//! the request. The daemon believes no answer before it is checked.
+//! The protocol between daemon and loader: one JSON value each way, with the files' bytes after the
+//! request. The daemon validates every answer.
 
 use super::OpenSource;
 use crate::policy::{Endpoint, MAX_ENDPOINTS};
@@ -10,20 +10,20 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 
-/// A request is a line of less than this.
+/// The longest request line in bytes.
 const MAX_REQUEST: u64 = 1 << 20;
-/// More than any network has of them.
+/// More authorities than any network has.
 const MAX_AUTHORITIES: usize = 64;
-/// What is said of a document is a sentence.
+/// The longest reason for a refusal, in characters.
 const MAX_REASON: usize = 500;
 
-/// What is to be loaded.
+/// A request to load documents.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Request {
     /// The lengths, in bytes, of each consensus and of its certificates.
     pub(super) files: Vec<(u64, Option<u64>)>,
-    /// Whose signatures count; none where nobody's are asked for.
+    /// The authorities whose signatures count; `None` if signatures are not checked.
     authorities: Option<Vec<String>>,
 }
 
@@ -59,7 +59,7 @@ impl Request {
         Ok(serde_json::from_slice(&line)?)
     }
 
-    /// Who is believed.
+    /// Whose signatures are trusted.
     pub(super) fn trust(&self) -> io::Result<Trust> {
         let Some(texts) = &self.authorities else {
             return Ok(Trust::Anybody);
@@ -72,18 +72,18 @@ impl Request {
     }
 }
 
-/// What comes back.
+/// The loader's answer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(super) enum Answer {
-    /// A set.
+    /// The endpoints, and one report per source.
     Set {
         sources: Vec<SourceReport>,
         endpoints: Vec<SocketAddr>,
     },
-    /// It cannot do its work here.
+    /// The loader could not confine itself.
     Failed { reason: String },
-    /// A source, counted from 0, that is not to be used.
+    /// This source, counted from 0, cannot be used.
     Refused {
         source: usize,
         of_certificates: bool,
@@ -92,7 +92,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// The set, if it is one that these sources can make.
+    /// Validates the answer. Returns the set if these sources can make it.
     pub(super) fn check(self, asked: &Sources) -> Result<Loaded, LoadError> {
         let nonsense = |what| LoadError::Loader(LoaderFailure::Nonsense(what));
         let (mut sources, endpoints) = match self {
@@ -107,7 +107,7 @@ impl Answer {
                 reason,
             } => {
                 let source = asked.files.get(source);
-                let source = source.ok_or_else(|| nonsense("it refuses a file of no number"))?;
+                let source = source.ok_or_else(|| nonsense("it refuses an unknown file"))?;
                 let path = match of_certificates {
                     true => source.certificates.clone(),
                     false => source.consensus.clone(),
@@ -119,10 +119,10 @@ impl Answer {
             }
         };
         if sources.len() != asked.files.len() {
-            return Err(nonsense("another number of files"));
+            return Err(nonsense("wrong number of files"));
         }
         if endpoints.len() > MAX_ENDPOINTS {
-            // Each document may be fine by itself.
+            // Each document may be valid by itself.
             return Err(LoadError::TooMany {
                 count: endpoints.len(),
             });
@@ -140,9 +140,9 @@ impl Answer {
         }
         for (report, source) in sources.iter_mut().zip(&asked.files) {
             if !is_plausible(report, &asked.trust, listed.len()) {
-                return Err(nonsense("a report that no document has"));
+                return Err(nonsense("an implausible report"));
             }
-            // The loader knows no names.
+            // The loader does not know the paths.
             report.path.clone_from(&source.consensus);
         }
         Ok(Loaded { listed, sources })
@@ -174,7 +174,7 @@ fn is_plausible(report: &SourceReport, trust: &Trust, listed: usize) -> bool {
         && counted.is_some_and(|counted| counted >= report.distinct)
 }
 
-/// The words without what could do something to a terminal or a log.
+/// Truncates a reason, and replaces all but printable ASCII, to protect terminals and logs.
 fn printable(reason: &str) -> String {
     reason
         .chars()
@@ -245,7 +245,7 @@ mod tests {
             sources: vec![report],
             endpoints,
         };
-        // As it comes out of a pipe.
+        // Encoded, as it arrives by the pipe.
         let text = serde_json::to_vec(&answer).unwrap();
         serde_json::from_slice::<Answer>(&text)
             .unwrap()
@@ -253,14 +253,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_answer_is_a_set() {
+    fn a_valid_answer_is_accepted() {
         let loaded = checked(|_, _| {}).unwrap();
         assert_eq!(loaded.listed.len(), 2);
         assert_eq!(loaded.sources[0].path, asked().files[0].consensus);
     }
 
     #[test]
-    fn nonsense_is_none() {
+    fn invalid_answers_are_refused() {
         type Change = fn(&mut SourceReport, &mut Vec<SocketAddr>);
         let changes: [(&str, Change); 12] = [
             ("countless others", |report, _| {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_printable_and_few() {
+    fn reasons_are_printable_and_short() {
         let told = Answer::Refused {
             source: 0,
             of_certificates: true,

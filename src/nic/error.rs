@@ -1,4 +1,4 @@
-//! Why a NIC cannot be used, and what to do.
+//! Why a NIC cannot be used, with the remedy.
 
 use super::Offload;
 use std::io;
@@ -6,16 +6,16 @@ use std::io;
 /// Why a NIC cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NicError {
-    /// Netlink itself does not work.
+    /// A netlink request failed.
     #[error("cannot ask the kernel about network interfaces: {0}")]
     Netlink(io::Error),
-    /// No such interface.
+    /// The interface does not exist.
     #[error("there is no network interface {0} here; `ip link` lists those there are")]
     Missing(String),
-    /// Not an Ethernet NIC.
+    /// The interface is not an Ethernet NIC.
     #[error("{0} has no MAC address: exitmark needs Ethernet interfaces")]
     NotEthernet(String),
-    /// It bundles other interfaces.
+    /// The interface is a bridge, bond or the like, with other interfaces as ports.
     #[error(
         "{name} is {} {kind}, whose frames leave by other interfaces: name one of the NICs in it \
          (`ip link show master {name}` lists them), taken out of it by `ip link set dev NIC \
@@ -24,94 +24,94 @@ pub enum NicError {
         aggregation(.kind)
     )]
     Bundle {
-        /// The interface.
+        /// The name of the interface.
         name: String,
-        /// Its kind.
+        /// The kind of the interface (IFLA_INFO_KIND).
         kind: String,
     },
-    /// It shares a NIC with others.
+    /// The interface shares a NIC with others.
     #[error(
         "{name} is {} {kind}, which shares the NIC below it with others: name that NIC (`ip link \
          show dev {name}` has it behind the `@`)",
         article(.kind)
     )]
     Share {
-        /// The interface.
+        /// The name of the interface.
         name: String,
-        /// Its kind.
+        /// The kind of the interface (IFLA_INFO_KIND).
         kind: String,
     },
-    /// It is a port of another interface.
+    /// The NIC is a port of another interface.
     #[error(
         "{name} is a port of the {kind} {master}, which sends and receives by it: `ip link set dev \
          {name} nomaster` takes it out{}",
         aggregation(.kind)
     )]
     Member {
-        /// The NIC.
+        /// The name of the NIC.
         name: String,
-        /// What it is a port of.
+        /// The name of the interface of which it is a port.
         master: String,
-        /// Its kind.
+        /// The kind of that interface (IFLA_INFO_KIND).
         kind: String,
     },
-    /// Another interface sends by it.
+    /// An interface on top of the NIC sends by it.
     #[error(
         "{name} has the {kind} {upper} on top of it, which sends by it: `ip link set dev {upper} down`"
     )]
     Upper {
-        /// The NIC.
+        /// The name of the NIC.
         name: String,
-        /// What is on top of it.
+        /// The name of the interface on top.
         upper: String,
-        /// Its kind.
+        /// The kind of the interface on top (IFLA_INFO_KIND).
         kind: String,
     },
-    /// Nobody may be resolved.
+    /// The process may not change neighbour entries.
     #[error("cannot have the kernel resolve a next hop on {0}: it takes CAP_NET_ADMIN")]
     Resolve(String),
-    /// It does to frames what a wire must not, and cannot help it.
+    /// The NIC has an offload that a wire must not have, and cannot turn it off.
     #[error(
         "the driver of {name} has {offload} on and cannot turn it off: {}; use another NIC",
         .offload.harm()
     )]
     OffloadFixed {
-        /// The NIC.
+        /// The name of the NIC.
         name: String,
-        /// What it does.
+        /// The offload that is on.
         offload: Offload,
     },
-    /// It was not made to do so, or not to.
+    /// An offload could not be turned on or off.
     #[error(
         "cannot turn {offload} {wanted} on {name}: {reason}; `ethtool -K {name} {offload} \
          {wanted}` may say more"
     )]
     Offload {
-        /// The NIC.
+        /// The name of the NIC.
         name: String,
-        /// What was to be changed.
+        /// The offload to be changed.
         offload: Offload,
         /// `on` or `off`.
         wanted: &'static str,
-        /// What the kernel said, or did.
+        /// The kernel's error, or its effect.
         reason: String,
     },
-    /// It does not go up.
+    /// The NIC cannot be set up or down.
     #[error("cannot set {name} up: {reason}")]
     Up {
-        /// The NIC.
+        /// The name of the NIC.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         reason: String,
     },
-    /// A change was refused.
+    /// Promiscuous mode could not be turned on or off.
     #[error("cannot turn promiscuous mode {wanted} on {name}: {reason}")]
     Promiscuous {
-        /// The NIC.
+        /// The name of the NIC.
         name: String,
         /// `on` or `off`.
         wanted: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         reason: String,
     },
 }
@@ -125,7 +125,7 @@ fn article(kind: &str) -> &'static str {
     }
 }
 
-/// What to do where links are aggregated.
+/// The remedy if links are aggregated.
 fn aggregation(kind: &str) -> &'static str {
     match kind {
         "bond" | "team" => {

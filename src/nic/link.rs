@@ -1,8 +1,7 @@
-//! What changes at a NIC while it is in use, and word of it.
+//! The state of a NIC that can change while it is in use, and notifications of changes.
 //!
-//! A [`LinkState`] is one answer of the kernel's. A [`LinkWatch`] says that it is time to ask
-//! again: what was announced is not read, so an announcement that was lost costs no more than
-//! the wait until the next question.
+//! A [`LinkState`] is one snapshot from the kernel. A [`LinkWatch`] reports that it is time to
+//! query again: it does not parse the notifications, so a lost one only delays the next query.
 
 use super::{NicError, converse, unanswered};
 use crate::packet::MacAddr;
@@ -21,41 +20,41 @@ use std::time::Duration;
 const NAME_BYTES: usize = 15;
 /// `IFLA_ALT_IFNAME` in the kernel's include/uapi/linux/if_link.h.
 const ALTERNATIVE_NAME: u16 = 53;
-/// How long the watch rests after a change was announced: on a machine whose links change all the
-/// time, this bounds how often its reader looks.
+/// How long the watch pauses after a notification: limits how often `changed` is called on a
+/// machine whose links change all the time.
 const REST: Duration = Duration::from_millis(5);
-/// How long to rest when the kernel cannot be listened to.
+/// How long to pause after a failed poll.
 const FAULT_REST: Duration = Duration::from_secs(1);
 
-/// A NIC at one moment, as far as it can change while it is in use.
+/// The state of a NIC that can change while it is in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkState {
-    /// The kernel's number for it.
+    /// The interface index.
     pub index: u32,
-    /// The kernel's own name for it, whatever it was asked for by.
+    /// The interface name (IFLA_IFNAME), never an alternative name.
     pub name: String,
-    /// Its MAC address.
+    /// The MAC address of the NIC.
     pub mac: Option<MacAddr>,
-    /// The longest packet it takes, in bytes without the Ethernet header.
+    /// The MTU: the longest packet in bytes, without the Ethernet header.
     pub mtu: u32,
-    /// Whether it is set up.
+    /// Whether the NIC is set up (IFF_UP).
     pub is_up: bool,
-    /// Whether its link is up.
+    /// Whether the link is up (IFF_LOWER_UP).
     pub has_carrier: bool,
-    /// Whether it was asked to take frames for any address.
+    /// Whether promiscuous mode is on (IFF_PROMISC).
     pub is_promiscuous: bool,
-    /// The number of the interface of which it is a port.
+    /// The index of the interface of which the NIC is a port (IFLA_MASTER).
     pub master: Option<u32>,
-    /// Packets that it has received, or missed for want of buffers. Drivers differ in whether the
-    /// first includes the second.
+    /// Received packets plus packets missed for lack of buffers (`rx_packets`, `rx_missed_errors`).
+    /// Drivers differ in whether the first includes the second.
     pub received: u64,
 }
 
 impl LinkState {
-    /// The NIC with this number; none where there is none.
+    /// The state of the NIC with this index; `None` if it does not exist.
     ///
     /// # Errors
-    /// The kernel does not answer.
+    /// The netlink request fails.
     pub fn of_index(index: u32) -> Result<Option<Self>, NicError> {
         converse(async {
             let handle = super::connect()?;
@@ -93,11 +92,10 @@ impl LinkState {
     }
 }
 
-/// The kernel's number of the NIC that has this name or alternative name; none where there is
-/// none.
+/// The index of the NIC with this name or alternative name; `None` if it does not exist.
 ///
 /// # Errors
-/// The kernel does not answer.
+/// The netlink request fails.
 pub fn index_of(name: &str) -> Result<Option<u32>, NicError> {
     converse(async {
         let handle = super::connect()?;
@@ -106,7 +104,7 @@ pub fn index_of(name: &str) -> Result<Option<u32>, NicError> {
     })
 }
 
-/// The number of the interface of which this one is a port.
+/// The index of the interface of which this one is a port.
 pub(super) fn master_of(message: &LinkMessage) -> Option<u32> {
     message
         .attributes
@@ -117,7 +115,7 @@ pub(super) fn master_of(message: &LinkMessage) -> Option<u32> {
         })
 }
 
-/// The kernel's own name in a message.
+/// The interface name in a message.
 pub(super) fn name_of(message: &LinkMessage) -> Option<&str> {
     message
         .attributes
@@ -128,7 +126,7 @@ pub(super) fn name_of(message: &LinkMessage) -> Option<&str> {
         })
 }
 
-/// The NIC that has this name or alternative name.
+/// The NIC with this name or alternative name.
 pub(super) async fn by_name(
     handle: &rtnetlink::Handle,
     name: &str,
@@ -151,7 +149,7 @@ async fn get(request: rtnetlink::LinkGetRequest) -> Result<Option<LinkMessage>, 
     }
 }
 
-/// Says, in a thread of its own until dropped, that a link has changed.
+/// Reports changes of links from a thread of its own, until dropped.
 pub struct LinkWatch {
     /// The thread ends when this is closed.
     stop: Option<PipeWriter>,
@@ -159,12 +157,12 @@ pub struct LinkWatch {
 }
 
 impl LinkWatch {
-    /// Begins in the calling thread's network namespace. `begin` is called once, in the new
-    /// thread, and `changed` after every change of any link there: once for those that come
-    /// together.
+    /// Starts in the calling thread's network namespace. `begin` is called once, in the new
+    /// thread, and `changed` after every change of any link there; changes in quick succession are
+    /// reported once.
     ///
     /// # Errors
-    /// There is no netlink.
+    /// The netlink socket or the thread cannot be made.
     pub fn start(
         begin: impl FnOnce() + Send + 'static,
         mut changed: impl FnMut() + Send + 'static,
@@ -202,7 +200,7 @@ impl Drop for LinkWatch {
     }
 }
 
-/// Waits until something is announced; false: the watch is to end.
+/// Waits for a notification. Returns false if the watch is to end.
 fn wait(socket: &Socket, stopping: &PipeReader) -> bool {
     let is_stopped = |patience: Duration| {
         let mut fds = [PollFd::new(stopping.as_fd(), PollFlags::POLLIN)];
@@ -223,7 +221,7 @@ fn wait(socket: &Socket, stopping: &PipeReader) -> bool {
     }
 }
 
-/// Takes what was announced, unread.
+/// Discards the pending notifications.
 fn drain(socket: &Socket) {
     let mut buffer = Vec::new();
     loop {
@@ -231,7 +229,7 @@ fn drain(socket: &Socket) {
         match socket.recv_from(&mut buffer, 0) {
             Ok(_) => {}
             Err(error) => match error.raw_os_error() {
-                // What overran the socket's buffer is a change as well.
+                // An overrun of the socket's buffer is a change as well.
                 Some(libc::EINTR | libc::ENOBUFS) => {}
                 _ => return,
             },

@@ -1,7 +1,6 @@
-//! What the machine's NICs are and can, asked over netlink, and the little that is set on them.
+//! Queries the machine's NICs over netlink, and changes a few of their settings.
 //!
-//! Everything here asks the network namespace of the calling thread. Nothing here knows what a
-//! packet is.
+//! All requests go to the network namespace of the calling thread. This module knows no packets.
 
 mod driver;
 mod error;
@@ -37,43 +36,43 @@ pub use queues::{common_queues, possible_cpus};
 pub use relatives::{Overview, Relative, Relatives, is_link_local};
 pub use way::{NextHop, NextHopError, Way, WayWatch};
 
-/// Ethernet's own MTU, for which every driver has buffers that hold a frame.
+/// Ethernet's standard MTU, for which every driver receives a frame into one buffer.
 const STANDARD_MTU: u32 = 1500;
 
-/// A NIC as it is now.
+/// The properties of a NIC at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
-    /// Its name.
+    /// The interface name (IFLA_IFNAME), never an alternative name.
     pub name: String,
-    /// The kernel's number for it.
+    /// The interface index.
     pub index: u32,
-    /// Its own MAC address.
+    /// The MAC address of the NIC.
     pub mac: MacAddr,
-    /// The longest packet it takes, in bytes without the Ethernet header.
+    /// The MTU: the longest packet in bytes, without the Ethernet header.
     pub mtu: u32,
-    /// Whether it is set up.
+    /// Whether the NIC is set up (IFF_UP).
     pub is_up: bool,
-    /// Whether there is somebody at the other end of its cable.
+    /// Whether the link is up (IFF_LOWER_UP).
     pub has_carrier: bool,
-    /// Whether it was asked to take frames for any address.
+    /// Whether promiscuous mode is on (IFF_PROMISC).
     pub is_promiscuous: bool,
-    /// How many receive queues are in use.
+    /// The number of receive queues in use.
     pub queues: u32,
-    /// How many could be.
+    /// The maximum number of receive queues.
     pub most_queues: u32,
-    /// Its queues receive and send, and are set together.
+    /// Whether the queues are combined: they receive and send (`ethtool -L NIC combined`).
     pub has_combined_queues: bool,
-    /// Its driver changes their number.
+    /// Whether the driver can change the number of queues.
     pub sets_queues: bool,
-    /// It is one end of a veth pair.
+    /// Whether the NIC is one end of a veth pair.
     pub is_veth: bool,
-    /// The name of its driver, where the kernel tells.
+    /// The name of the driver, if the kernel reports it.
     pub driver: Option<String>,
-    /// The box's own addresses on it, with the length of their prefix.
+    /// The box's own addresses on the NIC, with their prefix lengths.
     pub addresses: Vec<IpNet>,
-    /// What it does to frames before anybody sees them.
+    /// The receive offloads that matter to a wire.
     pub offloads: Offloads,
-    /// What it is beside a NIC.
+    /// The kind of the interface, and the interfaces above and below it.
     pub relatives: Relatives,
 }
 
@@ -84,7 +83,7 @@ fn runtime() -> Result<Runtime, NicError> {
         .map_err(NicError::Netlink)
 }
 
-/// Runs one conversation with the kernel to its end.
+/// Runs one exchange with the kernel to its end.
 fn converse<T>(conversation: impl Future<Output = Result<T, NicError>>) -> Result<T, NicError> {
     runtime()?.block_on(conversation)
 }
@@ -96,21 +95,21 @@ fn connect() -> Result<rtnetlink::Handle, NicError> {
 }
 
 impl Nic {
-    /// Looks at the NIC of this name, which may be an alternative one.
+    /// Queries the NIC with this name or alternative name.
     ///
     /// # Errors
-    /// It is not there, or is no Ethernet NIC.
+    /// The NIC does not exist, or is not an Ethernet NIC.
     pub fn look(name: &str) -> Result<Self, NicError> {
         Self::look_at(name, true)
     }
 
     fn look_at(name: &str, with_uppers: bool) -> Result<Self, NicError> {
         converse(async {
-            // The conversation ends when its last handle is dropped.
+            // The connection ends when its last handle is dropped.
             let handle = connect()?;
             let message = link::by_name(&handle, name).await?;
             let message = message.ok_or_else(|| NicError::Missing(name.to_owned()))?;
-            // It may have been asked for by an alternative name.
+            // `name` may be an alternative name.
             let own_name = link::name_of(&message).unwrap_or(name);
             let relatives = Relatives::look(&handle, &message, with_uppers).await?;
             Self::of_message(&handle, own_name, &message, relatives).await
@@ -146,7 +145,7 @@ impl Nic {
         }
         let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
         let Some(mac) = mac.filter(|mac: &MacAddr| mac.is_unicast() && is_ethernet) else {
-            // A bridge or a bond that has lost its last port has no MAC address either.
+            // A bridge or bond without ports has no MAC address either.
             relatives.refuse_bundles(name)?;
             return Err(NicError::NotEthernet(name.to_owned()));
         };
@@ -176,11 +175,11 @@ impl Nic {
         })
     }
 
-    /// The MAC address that the box's own stack has for a neighbour on this NIC, if it has one.
-    /// Nobody is asked for it.
+    /// The MAC address of a neighbour on this NIC in the kernel's neighbour table, if there is one.
+    /// Does not resolve it.
     ///
     /// # Errors
-    /// The kernel does not answer.
+    /// The netlink request fails.
     pub fn neighbour(&self, address: IpAddr) -> Result<Option<MacAddr>, NicError> {
         let family = match address {
             IpAddr::V4(_) => AddressFamily::Inet,
@@ -203,10 +202,10 @@ impl Nic {
         })
     }
 
-    /// The names of all NICs here, other than loopback, that have a MAC address.
+    /// The names of all Ethernet NICs.
     ///
     /// # Errors
-    /// The kernel does not answer.
+    /// The netlink request fails.
     pub fn names() -> Result<Vec<String>, NicError> {
         converse(async {
             let handle = connect()?;
@@ -227,41 +226,41 @@ impl Nic {
         })
     }
 
-    /// Whether an XDP program on it is to be loaded for frames in several buffers. Beyond
-    /// Ethernet's own MTU drivers do not say what they receive into one. A veth's peer loses its
-    /// segmentation offload to a program for single buffers.
+    /// Whether an XDP program on this NIC must be loaded for frames in several buffers. Above
+    /// Ethernet's standard MTU, drivers do not report how much they receive into one buffer. On
+    /// veth, a program for single buffers turns off the peer's segmentation offload.
     pub fn may_need_several_buffers(&self) -> bool {
         self.is_veth || self.mtu > STANDARD_MTU
     }
 
-    /// The longest packet, in bytes, that its driver receives into one buffer together with an
-    /// Ethernet header and two tags.
+    /// The longest packet, in bytes, that the driver receives into one buffer with an Ethernet
+    /// header and two VLAN tags.
     pub fn one_buffer_mtu(&self) -> u32 {
         driver::one_buffer_mtu(self.driver.as_deref())
     }
 
-    /// Whether it sends frames that the XDP program redirects to it from a port that is bound
-    /// zero-copy, as far as is known of its driver.
+    /// Whether the NIC sends frames that the XDP program redirects to it from a port bound
+    /// zero-copy, by the table of drivers.
     pub fn takes_zero_copy_redirects(&self) -> bool {
         driver::takes_zero_copy_redirects(self.driver.as_deref())
     }
 
-    /// Its name as a part of a sysctl's, where a dot would divide it.
+    /// The interface name as part of a sysctl name, with dots replaced by slashes.
     pub fn sysctl_name(&self) -> String {
         self.name.replace('.', "/")
     }
 
-    /// Looks at the NIC that the kernel has by this number, if there is one; not at what is on top of
-    /// it.
+    /// Queries the NIC with this index, without the interfaces on top of it. `None` if it does not
+    /// exist or is not an Ethernet NIC.
     pub fn of_index(index: u32) -> Option<Self> {
         let name = nix::net::if_::if_indextoname(index).ok()?;
         Self::look_at(name.to_str().ok()?, false).ok()
     }
 
-    /// Turns promiscuous mode on or off: a wire must take frames for any address.
+    /// Turns promiscuous mode on or off. A wire needs it to receive frames for any address.
     ///
     /// # Errors
-    /// No privilege.
+    /// CAP_NET_ADMIN is missing.
     pub fn set_promiscuous(&self, on: bool) -> Result<(), NicError> {
         converse(async {
             let change = LinkUnspec::new_with_index(self.index)
@@ -277,8 +276,8 @@ impl Nic {
         })
     }
 
-    /// Sets the NIC down and up again. A veth driver works out only then whether it takes redirected
-    /// frames, which depends on its other end.
+    /// Sets the NIC down and up again. veth determines only then whether it accepts redirected
+    /// frames, which depends on its peer.
     ///
     /// # Errors
     /// As [`Nic::set_up`].
@@ -295,17 +294,17 @@ impl Nic {
         self.set_up()
     }
 
-    /// Sets the NIC up without an IPv6 link-local address: a wire says nothing by itself.
+    /// Sets the NIC up without an IPv6 link-local address: a wire must not send by itself.
     ///
     /// # Errors
-    /// No privilege, or the driver refuses.
+    /// CAP_NET_ADMIN is missing, or the driver refuses.
     pub fn set_up(&self) -> Result<(), NicError> {
         converse(async {
             let handle = connect()?;
             let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
             let silent = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![silent])]);
             let change = LinkUnspec::new_with_index(self.index).append_extra_attribute(silent);
-            // A kernel without IPv6 makes no address either.
+            // A kernel without IPv6 refuses this, and makes no address.
             let _ = handle.link().set(change.build()).execute().await;
             let change = LinkUnspec::new_with_index(self.index).up();
             let done = handle.link().set(change.build()).execute().await;
@@ -346,7 +345,7 @@ fn unanswered(error: rtnetlink::Error) -> NicError {
     NicError::Netlink(io::Error::other(error))
 }
 
-/// The driver of a device. Unlike /sys/class/net this is the same in every network namespace.
+/// The driver of a device. Unlike /sys/class/net, /sys/bus is the same in every network namespace.
 fn driver(bus: &str, device: &str) -> Option<String> {
     if [bus, device].iter().any(|part| part.contains('/')) {
         return None;
@@ -367,7 +366,7 @@ async fn addresses(handle: &rtnetlink::Handle, ifindex: u32) -> Result<Vec<IpNet
     Ok(addresses)
 }
 
-/// The address itself, where the message has the other end's too.
+/// The local address in a message, which on point-to-point links also has the peer's.
 fn address(message: &AddressMessage) -> Option<IpNet> {
     let one = |choose: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(choose)

@@ -1,7 +1,7 @@
-//! What a NIC does to frames before XDP sees them, and should not.
+//! Receive offloads that change frames before XDP sees them, and must be off.
 //!
-//! Read with the `ethtool` crate; set by a message of our own, since that crate cannot. The
-//! kernel's answer is not believed: a driver may keep a setting without a word.
+//! Read with the `ethtool` crate; set by a message built here, since that crate cannot. Offloads
+//! are read back after they are set: a driver may keep a setting without an error.
 //!
 //! Source: the kernel's Documentation/networking/ethtool-netlink.rst.
 
@@ -16,24 +16,24 @@ use rtnetlink::packet_core::{
 use std::fmt;
 use std::io;
 
-/// Something that a NIC does to received frames.
+/// A receive offload of a NIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offload {
-    /// It takes VLAN tags off.
+    /// Strips 802.1Q VLAN tags.
     RxVlan,
-    /// It takes provider bridges' tags off.
+    /// Strips 802.1ad service VLAN tags.
     RxServiceVlan,
-    /// It makes one packet of several, for good.
+    /// Large receive offload: merges packets irreversibly.
     Lro,
-    /// It makes one packet of several, in a way that can be undone.
+    /// Generic receive offload in hardware: merges packets reversibly.
     GroHw,
 }
 
 impl Offload {
-    /// All of them.
+    /// Every offload, in the order of declaration.
     pub const ALL: [Self; 4] = [Self::RxVlan, Self::RxServiceVlan, Self::Lro, Self::GroHw];
 
-    /// The kernel's name for it, which `ethtool -K` takes too.
+    /// The kernel's name of the feature, as in `ethtool -K`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RxVlan => "rx-vlan-hw-parse",
@@ -43,7 +43,7 @@ impl Offload {
         }
     }
 
-    /// Why a wire cannot have it.
+    /// Why a wire must not have the offload on.
     pub const fn harm(self) -> &'static str {
         match self {
             Self::RxVlan | Self::RxServiceVlan => {
@@ -63,36 +63,36 @@ impl fmt::Display for Offload {
     }
 }
 
-/// How a NIC has it.
+/// The state of an offload on a NIC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OffloadState {
-    /// The kernel does not know of it.
+    /// The kernel does not report the feature.
     #[default]
     Absent,
-    /// On, and the driver cannot do without.
+    /// On, and the driver cannot turn it off.
     FixedOn,
-    /// Off, and the driver cannot do it.
+    /// Off, and the driver cannot turn it on.
     FixedOff,
-    /// On.
+    /// On, and can be turned off.
     On,
-    /// Off.
+    /// Off, and can be turned on.
     Off,
 }
 
 impl OffloadState {
-    /// Whether the NIC does it.
+    /// Whether the offload is on.
     pub const fn is_on(self) -> bool {
         matches!(self, Self::FixedOn | Self::On)
     }
 }
 
-/// How a NIC has all of them.
+/// The state of every offload on a NIC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offloads([OffloadState; Offload::ALL.len()]);
 
 impl Offloads {
-    /// From the features that a driver can change, those that are on, and those that cannot be
-    /// changed in spite of the first.
+    /// Derives the states from the features that the driver can change, those that are on, and
+    /// those that are fixed nevertheless.
     fn of(hardware: &[EthtoolFeatureBit], active: &[&str], fixed: &[&str]) -> Self {
         Self(Offload::ALL.map(|offload| {
             let name = offload.name();
@@ -111,22 +111,22 @@ impl Offloads {
         }))
     }
 
-    /// Like this in one of them, and as it is in the others.
+    /// The same states, with one of them replaced.
     #[must_use]
     pub fn with(mut self, offload: Offload, state: OffloadState) -> Self {
         self.0[offload as usize] = state;
         self
     }
 
-    /// How the NIC has this one.
+    /// The state of one offload.
     pub const fn state(&self, offload: Offload) -> OffloadState {
         self.0[offload as usize]
     }
 
-    /// Those that must be turned off for a wire.
+    /// The offloads that must be turned off for a wire.
     ///
     /// # Errors
-    /// One of them cannot be.
+    /// One of them is on and cannot be turned off.
     pub fn to_turn_off(&self, nic: &str) -> Result<Vec<Offload>, NicError> {
         let on = Offload::ALL
             .into_iter()
@@ -141,7 +141,7 @@ impl Offloads {
         .collect()
     }
 
-    /// Asks how the NIC of this name has them. Where the kernel cannot say, it has none.
+    /// Queries the NIC with this name. If the kernel does not support the query, all are absent.
     pub(super) async fn look(name: &str) -> Result<Self, NicError> {
         let mut ethtool = connect_ethtool()?;
         let Ok(mut replies) = ethtool.feature().get(Some(name)).execute().await else {
@@ -167,10 +167,10 @@ fn names(bits: &[EthtoolFeatureBit]) -> Vec<&str> {
 }
 
 impl Nic {
-    /// Turns an offload on or off, and looks whether it is.
+    /// Turns an offload on or off, and reads it back.
     ///
     /// # Errors
-    /// No privilege, or a driver that does not do it.
+    /// CAP_NET_ADMIN is missing, or the driver did not change the offload.
     pub fn set_offload(&self, offload: Offload, on: bool) -> Result<(), NicError> {
         converse(async {
             let answer = ask(self.index, offload, on).await?;
@@ -180,7 +180,7 @@ impl Nic {
     }
 }
 
-/// What came of a change: the kernel's answer, and how the NIC has it since.
+/// The result of a change, by the kernel's answer and the state that was read back.
 fn verdict(
     nic: &str,
     offload: Offload,
@@ -275,12 +275,12 @@ impl Emitable for SetFeature {
 
 impl ParseableParametrized<[u8], GenlHeader> for SetFeature {
     fn parse_with_param(_: &[u8], _: GenlHeader) -> Result<Self, DecodeError> {
-        // The kernel was asked not to reply with one.
+        // The request asks the kernel not to reply with this message.
         Ok(Self(Vec::new()))
     }
 }
 
-/// Asks the kernel to change it; the inner result is its answer.
+/// Asks the kernel to change an offload; the inner result is its answer.
 async fn ask(ifindex: u32, offload: Offload, on: bool) -> Result<io::Result<()>, NicError> {
     let failed = |error| NicError::Netlink(io::Error::other(error));
     let (connection, mut handle, _) = genetlink::new_connection().map_err(NicError::Netlink)?;
@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     fn bits(features: &[(&str, bool)]) -> Vec<EthtoolFeatureBit> {
-        // Its fields are public, its constructor is not.
+        // The type has no public constructor.
         let mut bits = Vec::new();
         for (index, &(name, value)) in (1..).zip(features) {
             bits.push(EthtoolFeatureBit {
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_is_turned_off_or_is_a_reason_to_refuse() {
+    fn offloads_that_are_on_are_turned_off_or_refused() {
         for offload in Offload::ALL {
             let with = |state| Offloads::default().with(offload, state);
             let states = [
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_believed_only_when_it_is_seen() {
+    fn a_change_must_be_confirmed_by_the_state_read_back() {
         let judge = |answer: Result<(), io::Error>, on, after| {
             verdict("nic0", Offload::RxVlan, on, answer, after).map_err(|error| error.to_string())
         };

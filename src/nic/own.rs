@@ -1,4 +1,4 @@
-//! The addresses that the box itself has, on whatever NIC.
+//! The addresses of the box itself, on all NICs.
 
 use super::{NicError, address, connect, converse, unanswered};
 use crate::packet::MacAddr;
@@ -9,19 +9,19 @@ use rtnetlink::packet_route::link::LinkAttribute;
 /// A NIC of the box and its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Own {
-    /// Its name.
+    /// The interface name.
     pub name: String,
-    /// Its MAC address, where it has one.
+    /// The MAC address, if the NIC has a unicast one.
     pub mac: Option<MacAddr>,
-    /// Its IP addresses, with the length of their prefixes.
+    /// The IP addresses on the NIC, with their prefix lengths.
     pub networks: Vec<IpNet>,
 }
 
 impl Own {
-    /// Every NIC of this network namespace, loopback included.
+    /// Every NIC of this network namespace, including loopback.
     ///
     /// # Errors
-    /// The kernel does not answer.
+    /// The netlink request fails.
     pub fn all() -> Result<Vec<Self>, NicError> {
         converse(async {
             let handle = connect()?;

@@ -1,9 +1,9 @@
-//! A NIC's receive queues: how many there are and can be, and with how many of them XDP can
-//! redirect frames to it.
+//! The receive queues of a NIC: their number and maximum, and how many of them XDP redirects to
+//! the NIC allow.
 //!
-//! Read over ethtool netlink (the kernel's Documentation/networking/ethtool-netlink.rst). What a
-//! driver's `ndo_xdp_xmit` does with the number of queues no interface tells: that is a table
-//! here, from the drivers' sources in Linux 6.1 to 7.0.
+//! Read over ethtool netlink (the kernel's Documentation/networking/ethtool-netlink.rst). How a
+//! driver's `ndo_xdp_xmit` depends on the number of queues is not reported by any interface; the
+//! table here is from the drivers' sources in Linux 6.1 to 7.0.
 
 use super::{Nic, NicError, connect_ethtool, converse};
 use ethtool::{EthtoolAttr, EthtoolChannelAttr};
@@ -12,13 +12,13 @@ use futures_util::stream::StreamExt;
 /// How a driver picks a transmit queue for a frame that XDP redirects to its NIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RedirectQueue {
-    /// One that exists, on every CPU.
+    /// An existing queue, on every CPU.
     Any,
-    /// The one with the number of the CPU that received the frame. If there are not as many, the
+    /// The queue with the number of the CPU that received the frame. If it does not exist, the
     /// frame is lost (-ENXIO).
     OfCpu,
-    /// With more queue pairs than CPUs: one behind those in use, which is not there if that would
-    /// be beyond the last one, and the kernel panics. Otherwise one that CPUs share.
+    /// With more queue pairs than CPUs: a queue after those in use. If that is beyond the last one,
+    /// the kernel panics. With fewer queue pairs: a queue that CPUs share.
     BehindThoseInUse,
 }
 
@@ -29,18 +29,18 @@ impl RedirectQueue {
             Some("virtio_net") => Self::BehindThoseInUse,
             // i40e_xdp_xmit in drivers/net/ethernet/intel/i40e/i40e_txrx.c; mlx5e_xdp_xmit in
             // drivers/net/ethernet/mellanox/mlx5/core/en/xdp.c; otx2_xdp_xmit in
-            // drivers/net/ethernet/marvell/octeontx2/nic/otx2_pf.c, which does not even look.
+            // drivers/net/ethernet/marvell/octeontx2/nic/otx2_pf.c, which does not check at all.
             Some("i40e" | "mlx5_core" | "rvu_nicpf") => Self::OfCpu,
-            // Among them ice, ixgbe, igb, igc, ena, bnxt_en, vmxnet3, veth: a queue for every CPU,
-            // or modulo the queues with a lock.
+            // Including ice, ixgbe, igb, igc, ena, bnxt_en, vmxnet3, veth: a queue for every CPU,
+            // or CPU modulo queues, with a lock.
             Some(_) => Self::Any,
-            // It may be any of them.
+            // An unknown driver may be any of them; this is the worst case.
             None => Self::BehindThoseInUse,
         }
     }
 }
 
-/// Drivers that say how many queues there are, and refuse to change it: vmxnet3_ethtool.c.
+/// Drivers that report the number of queues, but refuse to change it: vmxnet3_ethtool.c.
 const FIXED: [&str; 1] = ["vmxnet3"];
 
 /// A NIC's receive queues.
@@ -49,16 +49,16 @@ pub(super) struct Queues {
     pub(super) most: u32,
     pub(super) are_combined: bool,
     pub(super) can_be_set: bool,
-    /// Whether the driver said so.
+    /// Whether the driver reported the numbers.
     was_answered: bool,
 }
 
 impl Queues {
-    /// How many receive queues a NIC uses now: its combined channels and those that only receive.
-    /// A driver that cannot say has one.
+    /// Queries the receive queues: the combined channels and those that only receive. A driver that
+    /// does not report them counts as having one.
     pub(super) async fn look(name: &str, driver: Option<&str>) -> Result<Self, NicError> {
         let (mut now, mut most, mut combined) = (0, 0, 0);
-        // The conversation ends, whatever was asked, when the last handle is dropped.
+        // The connection ends when its last handle is dropped.
         let mut ethtool = connect_ethtool()?;
         if let Ok(mut replies) = ethtool.channel().get(Some(name)).execute().await {
             while let Some(Ok(reply)) = replies.next().await {
@@ -90,22 +90,21 @@ impl Queues {
 }
 
 impl Nic {
-    /// Looks again at how many receive queues it has. virtio_net adds some when it is given an XDP
-    /// program, one for each CPU, where there are as many to spare. None where the driver does not
-    /// say, because it cannot or because it sets the NIC up anew just now. The NIC is asked by
-    /// `name`, which it may have got since.
+    /// Queries the number of receive queues again, by the NIC's current `name`. virtio_net adds one
+    /// per CPU when an XDP program is attached, if it has that many to spare. `None` if the driver
+    /// does not report the number, always or because it is reinitialising the NIC.
     ///
     /// # Errors
-    /// Netlink cannot be spoken to.
+    /// The netlink socket cannot be made.
     pub fn queues_now(&self, name: &str) -> Result<Option<u32>, NicError> {
         let driver = self.driver.as_deref();
         let found = converse(async { Queues::look(name, driver).await })?;
         Ok(found.was_answered.then_some(found.now))
     }
 
-    /// How many of its receive queues it has without those that virtio_net added for the XDP program
-    /// that it runs, one for each of `cpus` CPUs. A socket bound to one of those sends nothing: it
-    /// has no transmit queue of its number (`__xsk_generic_xmit` in the kernel's net/xdp/xsk.c).
+    /// The number of receive queues without those that virtio_net added for its XDP program, one
+    /// for each of `cpus` CPUs. A socket bound to an added queue cannot send: there is no transmit
+    /// queue with that number (`__xsk_generic_xmit` in the kernel's net/xdp/xsk.c).
     pub fn own_queues(&self, cpus: u32) -> u32 {
         match self.driver.as_deref() {
             Some("virtio_net") if self.queues > cpus => self.queues - cpus,
@@ -113,15 +112,14 @@ impl Nic {
         }
     }
 
-    /// The command that gives it this many receive queues; none where its driver takes no such
-    /// command.
+    /// The command that sets the number of receive queues; `None` if the driver cannot change it.
     pub fn queues_command(&self, queues: u32) -> Option<String> {
         let kind = self.queues_kind();
         let command = || format!("ethtool -L {} {kind} {queues}", self.name);
         self.sets_queues.then(command)
     }
 
-    /// `ethtool -L`'s word for its receive queues.
+    /// The keyword of `ethtool -L` for the NIC's receive queues.
     pub const fn queues_kind(&self) -> &'static str {
         match self.has_combined_queues {
             true => "combined",
@@ -129,7 +127,7 @@ impl Nic {
         }
     }
 
-    /// The command for a message, or the reason why the driver takes no such command.
+    /// The command as part of a message, or that the driver cannot change the number.
     pub fn queues_advice(&self, queues: u32) -> String {
         match self.queues_command(queues) {
             Some(command) => format!("`{command}`"),
@@ -137,12 +135,12 @@ impl Nic {
         }
     }
 
-    /// How many receive queues it can have so that XDP may redirect frames to it, on a machine of
-    /// `cpus` CPUs ([`possible_cpus`]).
+    /// The most receive queues with which XDP can safely redirect frames to the NIC, on a machine
+    /// with `cpus` CPUs ([`possible_cpus`]).
     pub fn most_queues_with_xdp(&self, cpus: u32) -> u32 {
         match RedirectQueue::of(self.driver.as_deref()) {
             RedirectQueue::BehindThoseInUse => {
-                // As many as CPUs are shared among them; more take a spare one for every CPU.
+                // Up to `cpus` queues are shared by the CPUs; more need a spare one for every CPU.
                 let with_spare = self.most_queues.saturating_sub(cpus);
                 self.most_queues.min(cpus.max(with_spare))
             }
@@ -150,14 +148,15 @@ impl Nic {
         }
     }
 
-    /// Whether it loses what XDP redirects to it on some CPUs, because it has fewer queues.
+    /// Whether the NIC loses frames that XDP redirects to it on some CPUs, because it has fewer
+    /// queues than CPUs.
     pub fn loses_redirects(&self, cpus: u32) -> bool {
         RedirectQueue::of(self.driver.as_deref()) == RedirectQueue::OfCpu && self.queues < cpus
     }
 }
 
-/// The number of receive queues, up to `limit`, that each of these NICs can have or has, so that
-/// XDP may redirect frames to it; `None` if the NICs have no such number in common.
+/// The number of receive queues, up to `limit`, that all of these NICs have or can have, and with
+/// which XDP can safely redirect frames to them; `None` if there is no common number.
 pub fn common_queues(nics: &[&Nic], cpus: u32, limit: u32) -> Option<u32> {
     let most = nics.iter().map(|nic| nic.most_queues_with_xdp(cpus)).min();
     let most = most?.min(limit);
@@ -173,8 +172,8 @@ pub fn common_queues(nics: &[&Nic], cpus: u32, limit: u32) -> Option<u32> {
     wanted.max().map(|wanted| wanted.min(most))
 }
 
-/// How many CPUs the kernel has room for: one more than the highest number of a CPU that can ever
-/// be there, which is what drivers reckon with.
+/// The number of possible CPUs (`nr_cpu_ids`): one more than the highest number that a CPU can
+/// ever have. Drivers use this number.
 pub fn possible_cpus() -> u32 {
     let listed = std::fs::read_to_string("/sys/devices/system/cpu/possible");
     let highest = listed.ok().and_then(|text| highest_of(&text));
@@ -231,8 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn queues_that_virtio_net_added_are_none_of_its_own() {
-        // CPUs, most queue pairs, how many of them were in use: what the kernel made of them.
+    fn own_queues_excludes_those_that_virtio_net_added() {
+        // CPUs, most queue pairs, and the pairs in use before the program was attached.
         for (cpus, most, own) in [
             (2, 4, 2),
             (2, 4, 1),
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn who_picks_the_queue_of_the_cpu_needs_one_for_each() {
+    fn drivers_that_use_the_queue_of_the_cpu_need_one_per_cpu() {
         for driver in ["i40e", "mlx5_core"] {
             assert!(nic(Some(driver), 4, 8).loses_redirects(8));
             assert!(!nic(Some(driver), 8, 8).loses_redirects(8));
@@ -270,11 +269,11 @@ mod tests {
             common_queues(&nics, cpus, 64)
         };
         assert_eq!(of(&[igb(4), igb(8)], 2), Some(8));
-        // Raised to the largest, but for virtio not beyond the CPUs.
+        // Raised to the largest; virtio_net is limited to the number of CPUs.
         let virtio = nic(Some("virtio_net"), 1, 4);
         assert_eq!(of(&[igb(4), virtio.clone()], 2), Some(2));
         assert_eq!(of(&[virtio], 2), Some(1));
-        // One that cannot change decides; two of them may not agree.
+        // A NIC with a fixed number decides; two of them may differ.
         assert_eq!(of(&[igb(4), fixed("e1000e", 1)], 2), Some(1));
         assert_eq!(of(&[fixed("vmxnet3", 4), fixed("e1000e", 1)], 2), None);
         assert_eq!(of(&[nic(Some("i40e"), 4, 64), igb(4)], 8), Some(8));
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_named_only_where_the_driver_takes_it() {
+    fn names_the_command_only_if_the_driver_can_change_the_queues() {
         let settable = nic(Some("igb"), 4, 8);
         assert_eq!(settable.queues_advice(2), "`ethtool -L nic0 combined 2`");
         let fixed = Nic {

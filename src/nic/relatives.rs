@@ -1,5 +1,6 @@
-//! Interfaces that belong together: bridges, bonds and teams with their ports, macvlans on top of a
-//! NIC. None of them is a port of a box or a tap by itself: another one sends or receives by it.
+//! Relations between interfaces: bridges, bonds and teams with their ports, macvlans on top of a
+//! NIC. exitmark uses none of them as a port or tap, because another interface sends or receives
+//! by it.
 //!
 //! Sources: the kernel's include/uapi/linux/if_link.h (IFLA_LINKINFO, IFLA_MASTER, IFLA_LINK).
 
@@ -13,35 +14,35 @@ use std::net::IpAddr;
 /// Another interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relative {
-    /// Its name.
+    /// The interface name.
     pub name: String,
-    /// Its kind, as `ip -d link` shows it; empty where it has none.
+    /// The kind, as in `ip -d link`; empty for hardware.
     pub kind: String,
 }
 
-/// What an interface is beside a NIC.
+/// The relations of an interface to others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Relatives {
-    /// Its kind, as `ip -d link` shows it; none for a piece of hardware.
+    /// The kind, as in `ip -d link`; `None` for hardware.
     pub kind: Option<String>,
-    /// What it is a port of.
+    /// The interface of which it is a port.
     pub master: Option<Relative>,
-    /// What sends by it: interfaces on top of it that are set up.
+    /// The interfaces on top of it that are set up, and send by it.
     pub uppers: Vec<Relative>,
 }
 
-/// Kinds whose frames leave by other interfaces, which are what can be a port.
+/// Kinds whose frames leave by their ports.
 const BUNDLES: [&str; 5] = ["bridge", "bond", "team", "openvswitch", "hsr"];
-/// Kinds that share the NIC below them with its other users.
+/// Kinds that share the NIC below them with other interfaces.
 const SHARES: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
 /// Kinds of interfaces on top of a NIC that send by it.
 const UPPERS: [&str; 6] = ["macvlan", "macvtap", "ipvlan", "ipvtap", "vlan", "macsec"];
-/// The kind of master that neither sends nor receives by its ports: a routing table of their own.
+/// The kind of master that neither sends nor receives by its ports: it is only a routing table.
 const ROUTING_TABLE: &str = "vrf";
 
 impl Relatives {
-    /// Reads what the interface says of itself; names are asked for, and so is what is on top of it
-    /// where that is wanted.
+    /// Reads kind and master from the interface's message, and queries the master's name. Queries
+    /// the interfaces on top of it if `with_uppers` is set.
     pub(super) async fn look(
         handle: &rtnetlink::Handle,
         message: &LinkMessage,
@@ -54,7 +55,7 @@ impl Relatives {
         if let Some(master) = master_of(message) {
             let by_index = handle.link().get().match_index(master);
             let found = Box::pin(by_index.execute()).try_next().await;
-            // It may have gone just now.
+            // The master may have been removed meanwhile.
             let found = found.ok().flatten();
             relatives.master = Some(Relative {
                 name: found
@@ -81,14 +82,14 @@ async fn uppers(handle: &rtnetlink::Handle, index: u32) -> Result<Vec<Relative>,
     Ok(uppers.into_iter().map(|(_, upper)| upper).collect())
 }
 
-/// The number of the NIC by which this interface sends, and the interface; none where it is down, or
-/// sends by no other one of this network namespace.
+/// The index of the NIC by which this interface sends, and the interface. `None` if it is down, or
+/// does not send by another interface of this network namespace.
 fn upper(link: &LinkMessage) -> Option<(u32, Relative)> {
     let on = link.attributes.iter().find_map(|one| match one {
         LinkAttribute::Link(index) => Some(*index),
         _ => None,
     })?;
-    // The number is another namespace's.
+    // The index belongs to another network namespace.
     let is_elsewhere = |one: &LinkAttribute| matches!(one, LinkAttribute::LinkNetNsId(_));
     let kind = kind_of(link)?;
     let sends = !link.attributes.iter().any(is_elsewhere)
@@ -98,7 +99,7 @@ fn upper(link: &LinkMessage) -> Option<(u32, Relative)> {
     sends.then_some((on, Relative { name, kind }))
 }
 
-/// The interfaces of this network namespace at one moment, as far as they have to do with a wire.
+/// The relations and addresses of all interfaces in this network namespace, at one time.
 #[derive(Debug, Default)]
 pub struct Overview {
     links: Vec<(u32, Relative)>,
@@ -107,10 +108,10 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Asks the kernel.
+    /// Queries the kernel.
     ///
     /// # Errors
-    /// It does not answer.
+    /// A netlink request fails.
     pub fn look() -> Result<Self, NicError> {
         converse(async {
             let handle = connect()?;
@@ -135,18 +136,18 @@ impl Overview {
         })
     }
 
-    /// An interface on top of the one with this number that is set up.
+    /// An interface on top of the one with this index that is set up, if any.
     pub fn upper_of(&self, index: u32) -> Option<&Relative> {
         of(&self.uppers, index)
     }
 
-    /// What an interface of which this one is the master sends and receives by: none where it is a
-    /// routing table (VRF).
+    /// The interface with index `master`, unless it is a VRF, which neither sends nor receives by
+    /// its ports.
     pub fn bundle(&self, master: u32) -> Option<&Relative> {
         of(&self.links, master).filter(|link| link.kind != ROUTING_TABLE)
     }
 
-    /// An address of this machine on the interface with this number, but for IPv6 link-local ones.
+    /// An address of this machine on the interface with this index, except IPv6 link-local ones.
     pub fn address_of(&self, index: u32) -> Option<IpNet> {
         let mut addresses = self.addresses.iter();
         let found = addresses.find(|(on, address)| *on == index && !is_link_local(address));
@@ -160,7 +161,7 @@ fn of(all: &[(u32, Relative)], index: u32) -> Option<&Relative> {
         .map(|(_, found)| found)
 }
 
-/// Whether the kernel gives it to an interface by itself.
+/// Whether the address is IPv6 link-local, which the kernel assigns by itself.
 pub fn is_link_local(address: &IpNet) -> bool {
     matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
@@ -180,7 +181,7 @@ fn kind_of(message: &LinkMessage) -> Option<String> {
 }
 
 impl Relatives {
-    /// Refuses the interface of this name where it is a bridge or the like, shares a NIC, or is a
+    /// Refuses the interface with this name if it is a bridge or the like, shares a NIC, or is a
     /// port of one of these.
     pub(super) fn refuse_bundles(&self, name: &str) -> Result<(), NicError> {
         let name = name.to_owned();
@@ -205,19 +206,19 @@ impl Relatives {
 }
 
 impl Nic {
-    /// Refuses an interface that depends on others: bridges, bonds, teams, what shares a NIC with
-    /// others, and the ports of any of these.
+    /// Refuses an interface that depends on others: bridges, bonds, teams, interfaces that share a
+    /// NIC, and the ports of any of these.
     ///
     /// # Errors
-    /// It is one; the message says what to name instead.
+    /// The interface is one of these; the message says which one to use instead.
     pub fn refuse_bundles(&self) -> Result<(), NicError> {
         self.relatives.refuse_bundles(&self.name)
     }
 
-    /// Refuses a NIC by which an interface on top of it sends.
+    /// Refuses a NIC if an interface on top of it sends by it.
     ///
     /// # Errors
-    /// There is such an interface, and it is set up.
+    /// Such an interface is set up.
     pub fn refuse_uppers(&self) -> Result<(), NicError> {
         match self.relatives.uppers.first() {
             Some(upper) => Err(NicError::Upper {
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_nic_by_itself_is_taken() {
+    fn accepts_only_independent_nics() {
         for kind in [None, Some("veth"), Some("dummy"), Some("tun"), Some("vlan")] {
             for master in [None, Some("vrf")] {
                 assert!(nic(kind, master).refuse_bundles().is_ok(), "{kind:?}");
@@ -265,7 +266,7 @@ mod tests {
                 "{refused}"
             );
         }
-        // Of a master that says nothing of itself, too.
+        // Also with a master of unknown kind.
         for master in BUNDLES.into_iter().chain([""]) {
             let refused = nic(Some("veth"), Some(master)).refuse_bundles();
             let refused = refused.unwrap_err().to_string();
@@ -277,7 +278,7 @@ mod tests {
         }
     }
 
-    /// An interface of this kind on top of the NIC with the number 7, as the kernel tells of it.
+    /// The kernel's message about an interface of this kind on top of the NIC with index 7.
     fn on_top(kind: InfoKind, flags: LinkFlags, more: Option<LinkAttribute>) -> LinkMessage {
         let mut message = LinkMessage::default();
         message.header.flags = flags;
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_up_on_top_of_a_nic_sends_by_it() {
+    fn interfaces_on_top_count_if_they_are_set_up_here() {
         for kind in [
             InfoKind::Vlan,
             InfoKind::MacVlan,
@@ -310,12 +311,12 @@ mod tests {
             let elsewhere = Some(LinkAttribute::LinkNetNsId(0));
             assert_eq!(upper(&on_top(kind, LinkFlags::Up, elsewhere)), None);
         }
-        // The other end of the pair.
+        // IFLA_LINK of a veth is its peer.
         assert_eq!(upper(&on_top(InfoKind::Veth, LinkFlags::Up, None)), None);
     }
 
     #[test]
-    fn what_sends_by_a_nic_is_named() {
+    fn refuse_uppers_names_the_interface_on_top() {
         let mut nic = nic(None, None);
         assert!(nic.refuse_uppers().is_ok());
         nic.relatives.uppers.push(Relative {

@@ -1,33 +1,33 @@
-//! Who is to get the steered frames: as the configuration says it.
+//! The configured next hop of steered frames.
 
 use crate::packet::{MacAddr, MacAddrError};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// Where the next hop's MAC address comes from.
+/// The source of the next hop's MAC address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop {
-    /// It is given.
+    /// The configured MAC address.
     Mac(MacAddr),
-    /// The box's own network stack resolves it.
+    /// The configured IP address, which the box's own network stack resolves.
     Address(IpAddr),
 }
 
-/// Why a text names no next hop.
+/// Why a text is not a next hop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NextHopError {
-    /// Neither of the two forms.
+    /// The text is neither a MAC address nor an IP address.
     #[error(
-        "`{0}` is no next hop: give the router's MAC address (02:00:5e:10:00:01) or its IP address \
-         on that network (203.0.113.1 or fe80::1)"
+        "`{0}` is not a next hop: give the router's MAC address (02:00:5e:10:00:01) or its IP \
+         address on that network (203.0.113.1 or fe80::1)"
     )]
     Syntax(String),
-    /// An address that no router has.
+    /// The address is multicast, broadcast, loopback or zero.
     #[error(
-        "{0} is no address of one router: give the router's MAC address (02:00:5e:10:00:01) or its \
-         IP address on that network (203.0.113.1 or fe80::1), not one that is multicast, \
-         broadcast, loopback or zero"
+        "{0} is not the address of a single router: give the router's MAC address \
+         (02:00:5e:10:00:01) or its IP address on that network (203.0.113.1 or fe80::1), not one \
+         that is multicast, broadcast, loopback or zero"
     )]
     NotOne(String),
 }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_router_has_is_refused_naming_both_forms() {
+    fn refuses_invalid_next_hops_and_names_both_forms() {
         for text in [
             "",
             "router",

@@ -1,7 +1,6 @@
-//! The conversation with the kernel about one NIC and one neighbour on it.
+//! Netlink requests and notifications about one NIC and one neighbour on it.
 //!
-//! Questions and what is announced come by one socket, so that they are heard in the order in
-//! which they happened.
+//! Answers and notifications share one socket, so that they are received in order.
 
 use super::pursuit::{Entry, State};
 use crate::packet::MacAddr;
@@ -22,32 +21,32 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// The kernel makes no longer ones here.
+/// The longest datagram that the kernel sends here.
 const DATAGRAM_BYTES: usize = 64 * 1024;
-/// The length of a message's header, which is the least that a message has.
+/// The length of a message's header, the shortest message.
 const HEADER_BYTES: usize = 16;
-/// The kernel answers before `send` returns; an answer that is not there was lost.
+/// The kernel answers before `send` returns; after this timeout, the answer was lost.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(100);
 
-/// What the kernel says.
+/// A message from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// The NIC is like this.
+    /// The state of the NIC.
     Link {
         has_carrier: bool,
         mac: Option<MacAddr>,
     },
-    /// It is not there any more.
+    /// The NIC was removed.
     LinkGone,
-    /// The neighbour's entry is like this, or gone.
+    /// The neighbour's entry; `None` if it was removed.
     Neighbour(Option<Entry>),
-    /// Something was said that we have not heard.
+    /// Notifications were lost.
     Missed,
-    /// The answer to a question: 0, or an error's number.
+    /// The answer to a request: 0, or an errno.
     Answer { question: u32, code: i32 },
 }
 
-/// An open conversation.
+/// An open netlink socket.
 pub(super) struct Talk {
     socket: Socket,
     buffer: Vec<u8>,
@@ -57,7 +56,7 @@ pub(super) struct Talk {
 }
 
 impl Talk {
-    /// Begins it in the calling thread's network namespace.
+    /// Opens the socket in the calling thread's network namespace.
     pub(super) fn open(ifindex: u32, neighbour: Option<IpAddr>) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -79,40 +78,40 @@ impl Talk {
         self.socket.as_fd()
     }
 
-    /// Asks what the NIC is.
+    /// Queries the NIC.
     pub(super) fn look_at_link(&mut self) -> io::Result<u32> {
         let mut message = LinkMessage::default();
         message.header.index = self.ifindex;
         self.ask(RouteNetlinkMessage::GetLink(message), 0)
     }
 
-    /// Asks what the neighbour's entry is.
+    /// Queries the neighbour's entry.
     pub(super) fn look_at_neighbour(&mut self) -> io::Result<u32> {
         let message = self.entry(NeighbourState::None, NeighbourFlags::empty());
         self.ask(RouteNetlinkMessage::GetNeighbour(message), 0)
     }
 
-    /// Asks for nothing: an entry that must be there and must not. The kernel refuses, first of
-    /// all those who may not change entries.
+    /// Checks the permission to change entries. Sends a request that never succeeds (NLM_F_EXCL
+    /// without NLM_F_CREATE), because the kernel checks the permission first.
     pub(super) fn try_right(&mut self) -> io::Result<u32> {
         let message = self.entry(NeighbourState::None, NeighbourFlags::empty());
         self.ask(RouteNetlinkMessage::NewNeighbour(message), NLM_F_EXCL)
     }
 
-    /// Has the kernel ask the one who has the address. Where there is no entry it refuses.
+    /// Sets the entry to NUD_PROBE: the kernel sends unicast probes. It refuses without an entry.
     pub(super) fn confirm(&mut self) -> io::Result<u32> {
         let message = self.entry(NeighbourState::Probe, NeighbourFlags::empty());
         self.ask(RouteNetlinkMessage::NewNeighbour(message), 0)
     }
 
-    /// Has the kernel forget the entry.
+    /// Deletes the entry.
     pub(super) fn forget(&mut self) -> io::Result<u32> {
         let message = self.entry(NeighbourState::None, NeighbourFlags::empty());
         self.ask(RouteNetlinkMessage::DelNeighbour(message), 0)
     }
 
-    /// Has the kernel make an entry and ask everybody. Where there is one it refuses: that may
-    /// be a fixed one, which this would change.
+    /// Makes a new entry that the kernel resolves by broadcast or multicast. The kernel refuses if
+    /// there is an entry: it may be permanent, and must not be changed.
     pub(super) fn resolve(&mut self) -> io::Result<u32> {
         let message = self.entry(NeighbourState::None, NeighbourFlags::Use);
         let only_new = NLM_F_CREATE | NLM_F_EXCL;
@@ -134,7 +133,7 @@ impl Talk {
         message
     }
 
-    /// Sends a question; returns its number.
+    /// Sends a request; returns its sequence number.
     fn ask(&mut self, question: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
         self.asked = self.asked.wrapping_add(1).max(1);
         let mut header = NetlinkHeader::default();
@@ -148,7 +147,7 @@ impl Talk {
         Ok(self.asked)
     }
 
-    /// Hears what has been said, without waiting; false where that is nothing.
+    /// Receives one datagram, without waiting. Returns false if there is none.
     pub(super) fn hear(&mut self, news: &mut Vec<News>) -> io::Result<bool> {
         self.buffer.clear();
         let sender = match self.socket.recv_from(&mut self.buffer, 0) {
@@ -165,7 +164,7 @@ impl Talk {
                 };
             }
         };
-        // Other processes can send here too; only the kernel is listened to.
+        // Other processes can send to this socket too; only the kernel has port 0.
         if sender.port_number() == 0 {
             let mut rest = self.buffer.as_slice();
             while let Ok(one) = NetlinkBuffer::new_checked(rest) {
@@ -179,7 +178,7 @@ impl Talk {
         Ok(true)
     }
 
-    /// Waits until something is said; false where nothing is for a long time.
+    /// Waits for a datagram. Returns false on timeout.
     pub(super) fn wait(&self) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.socket(), PollFlags::POLLIN)];
         let patience = PollTimeout::try_from(ANSWER_PATIENCE).unwrap_or(PollTimeout::ZERO);
@@ -227,7 +226,7 @@ impl Talk {
     }
 
     fn is_it(&self, link: &LinkMessage) -> bool {
-        // Bridges announce with the same messages who joins and leaves them.
+        // Bridges use the same messages, with another family, for their ports.
         link.header.index == self.ifindex && link.header.interface_family == AddressFamily::Unspec
     }
 
@@ -237,7 +236,7 @@ impl Talk {
     }
 }
 
-/// Whether an entry is this address'.
+/// Whether an entry is for this address.
 fn is_of(entry: &NeighbourMessage, address: IpAddr) -> bool {
     let has = |attribute: &NeighbourAttribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address == IpAddr::V4(*v4),
@@ -247,7 +246,7 @@ fn is_of(entry: &NeighbourMessage, address: IpAddr) -> bool {
     !entry.header.flags.contains(NeighbourFlags::Proxy) && entry.attributes.iter().any(has)
 }
 
-/// The MAC address in an entry, if the entry is this address' and has one.
+/// The MAC address in an entry, if the entry is for this address and resolved.
 pub(in super::super) fn mac_of(entry: &NeighbourMessage, address: IpAddr) -> Option<MacAddr> {
     let state = state(entry.header.state)?;
     let is_known = !matches!(state, State::Sought | State::Failed);
@@ -277,7 +276,7 @@ fn state(state: NeighbourState) -> Option<State> {
         NeighbourState::Probe => State::Probed,
         NeighbourState::Incomplete => State::Sought,
         NeighbourState::Failed => State::Failed,
-        // An entry that has not begun.
+        // NUD_NONE.
         _ => return None,
     })
 }

@@ -1,8 +1,8 @@
-//! The way out for steered frames: whether the NIC has carrier, and whose MAC address is the
-//! next hop's. Followed over netlink, in a thread that hears every change.
+//! Monitors the next hop of steered frames: the NIC's carrier, and the next hop's MAC address.
+//! A thread receives every change over netlink.
 //!
-//! The box's own network stack asks (ARP, neighbour solicitation) and keeps the answer; no
-//! datagram is sent from here. See `pursuit` for when it is asked.
+//! The box's own network stack resolves the address (ARP, neighbour solicitation) and keeps the
+//! entry; this module sends no packets. See `pursuit` for when it requests a resolution.
 
 mod kernel;
 mod next_hop;
@@ -23,21 +23,21 @@ use std::time::{Duration, Instant};
 pub(super) use kernel::mac_of;
 pub use next_hop::{NextHop, NextHopError};
 
-/// How many datagrams are heard at a time, at most.
+/// The most datagrams received at a time.
 const DATAGRAMS: usize = 64;
-/// How long to rest when the conversation with the kernel itself fails.
+/// How long to pause when the netlink socket fails.
 const FAULT_REST: Duration = Duration::from_secs(1);
 
-/// Whether steered frames can leave, and to whom.
+/// Whether steered frames can leave, and the MAC address to which they are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Way {
-    /// The NIC has carrier.
+    /// Whether the NIC has carrier.
     pub has_carrier: bool,
-    /// The next hop's MAC address, where it is known.
+    /// The next hop's MAC address, if it is known.
     pub next_hop: Option<MacAddr>,
 }
 
-/// Follows the way in a thread of its own until dropped.
+/// Monitors the next hop in a thread of its own, until dropped.
 pub struct WayWatch {
     shared: Arc<Shared>,
     /// The thread ends when this is closed.
@@ -48,18 +48,18 @@ pub struct WayWatch {
 #[derive(Default)]
 struct Shared {
     way: Mutex<Way>,
-    /// The way that was told last, which is known a moment later.
+    /// The last state for which `tell` has returned; a moment behind `way`.
     told: Mutex<Way>,
     changed: Condvar,
 }
 
 impl WayWatch {
-    /// Begins in the calling thread's network namespace, with its capabilities: an address takes
-    /// CAP_NET_ADMIN, for as long as it is followed. The first state and each change are told
-    /// once, in the watch's thread.
+    /// Starts in the calling thread's network namespace, with its capabilities. A next hop that is
+    /// an IP address needs CAP_NET_ADMIN as long as it is monitored. Calls `tell` in the new thread
+    /// with the first state and after each change.
     ///
     /// # Errors
-    /// There is no such NIC, or no privilege.
+    /// The NIC does not exist, or CAP_NET_ADMIN is missing.
     pub fn start(
         ifindex: u32,
         next_hop: NextHop,
@@ -76,7 +76,7 @@ impl WayWatch {
                 watch.follow(&stopping, |way| {
                     *shared_way(&told.way) = way;
                     tell(way);
-                    // Nobody may go on for having seen it before it was told.
+                    // `first` must not return a state before `tell` has returned for it.
                     *shared_way(&told.told) = way;
                     told.changed.notify_all();
                 });
@@ -89,13 +89,13 @@ impl WayWatch {
         })
     }
 
-    /// The way now.
+    /// The current state.
     pub fn now(&self) -> Way {
         *shared_way(&self.shared.way)
     }
 
-    /// The way as soon as it was told that frames can leave by it, or else as it was told by the
-    /// end of `patience`.
+    /// Waits until `tell` was called with a state in which frames can leave, and returns that
+    /// state; after the timeout `patience`, returns the last state passed to `tell`.
     pub fn first(&self, patience: Duration) -> Way {
         let way = shared_way(&self.shared.told);
         let is_closed = |way: &mut Way| !way.has_carrier || way.next_hop.is_none();
@@ -120,13 +120,13 @@ impl Drop for WayWatch {
     }
 }
 
-/// Where the MAC address comes from.
+/// The source of the MAC address.
 enum Source {
     Given(MacAddr),
     Sought(Pursuit),
 }
 
-/// What the thread knows.
+/// The state of the thread.
 struct Watch {
     talk: Talk,
     ifindex: u32,
@@ -135,9 +135,9 @@ struct Watch {
     is_there: bool,
     has_carrier: bool,
     own: Option<MacAddr>,
-    /// Something was announced that we have not heard.
+    /// Notifications were lost.
     has_missed: bool,
-    /// It was said that the next hop does not answer.
+    /// It was logged that the next hop does not answer.
     has_complained: bool,
 }
 
@@ -173,7 +173,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Until `stopping` is closed.
+    /// Runs until `stopping` is closed.
     fn follow(&mut self, stopping: &PipeReader, mut tell: impl FnMut(Way)) {
         let mut told = None;
         loop {
@@ -190,7 +190,7 @@ impl Watch {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    tracing::warn!("the way out for steered frames cannot be followed: {error}");
+                    tracing::warn!("the next hop of steered frames cannot be monitored: {error}");
                     if self.is_stopped(stopping, FAULT_REST) {
                         return;
                     }
@@ -211,7 +211,7 @@ impl Watch {
         }
     }
 
-    /// Asks the kernel for what is due.
+    /// Sends the requests that are due.
     fn carry_out(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.has_missed) {
             self.look_at_link()?;
@@ -235,7 +235,7 @@ impl Watch {
                     let answer = self.ask(Talk::resolve)?;
                     if let Source::Sought(pursuit) = &mut self.source {
                         match answer {
-                            // Somebody else was quicker.
+                            // Another process has made an entry meanwhile.
                             libc::EEXIST => pursuit.look_again(),
                             _ => pursuit.renewed(Instant::now()),
                         }
@@ -246,7 +246,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Asks, and takes all that is said until the answer, which is returned: 0 or an error.
+    /// Sends a request, and processes all messages up to its answer. Returns 0 or an errno.
     fn ask(&mut self, question: impl FnOnce(&mut Talk) -> io::Result<u32>) -> io::Result<i32> {
         let asked = question(&mut self.talk)?;
         let mut news = Vec::new();
@@ -309,7 +309,8 @@ impl Watch {
         }
     }
 
-    /// Waits for news or until something is due, and takes what there is; false: to be stopped.
+    /// Waits for messages or until a request is due, and processes the messages. Returns false if
+    /// the thread is to stop.
     fn listen(&mut self, stopping: &PipeReader) -> io::Result<bool> {
         let due = match &self.source {
             Source::Given(_) => None,
@@ -317,7 +318,7 @@ impl Watch {
         };
         let timeout = match due {
             None => PollTimeout::NONE,
-            // Rounded up, or the last millisecond would be waited for in a busy loop.
+            // Rounded up: otherwise the last millisecond would be a busy loop.
             Some(due) => {
                 let left = due.saturating_duration_since(Instant::now());
                 PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
@@ -334,7 +335,7 @@ impl Watch {
         if fds[1].any() == Some(true) {
             return Ok(false);
         }
-        // All of it, before it is decided by the clock that an answer did not come.
+        // Read all messages before the clock decides that an answer did not arrive.
         let mut news = Vec::new();
         for _ in 0..DATAGRAMS {
             if !self.talk.hear(&mut news)? {
@@ -351,7 +352,7 @@ impl Watch {
         matches!(poll(&mut fds, timeout), Ok(1..))
     }
 
-    /// Says once that the next hop does not answer, and once that it does again.
+    /// Logs once that the next hop does not answer, and once that it answers again.
     fn complain(&mut self) {
         let Source::Sought(pursuit) = &self.source else {
             return;

@@ -1,39 +1,39 @@
-//! When the kernel is asked what, so that a neighbour's MAC address is the right one.
+//! The state machine that keeps a neighbour's MAC address up to date.
 //!
-//! Steered frames bypass the box's own network stack, so nothing else would notice that an entry
-//! of the neighbour table went stale. Nothing here asks the system: what the kernel says and the
-//! time arrive as arguments.
+//! Steered frames bypass the box's own network stack, so the kernel itself does not notice that an
+//! entry of the neighbour table went stale. This code makes no system calls: the kernel's messages
+//! and the time are arguments.
 
 use crate::packet::MacAddr;
 use std::time::{Duration, Instant};
 
-/// How often an address in use is confirmed.
+/// The interval at which an address in use is confirmed.
 const CONFIRM_EVERY: Duration = Duration::from_millis(300);
-/// For how long the one who has it is waited for, before everybody is asked.
+/// Timeout of a confirmation by unicast, before the address is resolved by broadcast.
 const CONFIRM_PATIENCE: Duration = Duration::from_millis(200);
-/// For how long everybody is waited for. The kernel says itself that nobody answered, after
-/// three times a second.
+/// Timeout of a resolution by broadcast. The kernel itself reports NUD_FAILED earlier, after three
+/// attempts of a second each.
 const RESOLVE_PATIENCE: Duration = Duration::from_millis(3500);
-/// How long to rest when nobody answered.
+/// How long to pause after a failed resolution.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The least time between two orders: whoever makes the table change quickly cannot make the box
-/// ask as quickly.
+/// The shortest time between two orders: limits the rate of requests if the neighbour table changes
+/// quickly.
 const REST: Duration = Duration::from_millis(50);
 
-/// What the kernel makes of a neighbour.
+/// The state of a neighbour entry (NUD).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Somebody wrote it there; it is never asked for.
+    /// PERMANENT or NOARP: configured, never resolved.
     Fixed,
-    /// It has answered.
+    /// REACHABLE: the neighbour has answered.
     Confirmed,
-    /// It is known and may be old.
+    /// STALE or DELAY: known, but possibly outdated.
     Old,
-    /// It is known, and the one who has it is being asked.
+    /// PROBE: known, and being confirmed by unicast.
     Probed,
-    /// Everybody is being asked.
+    /// INCOMPLETE: being resolved by broadcast.
     Sought,
-    /// Nobody answered.
+    /// FAILED: no neighbour answered.
     Failed,
 }
 
@@ -41,44 +41,44 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) state: State,
-    /// None where it has none that a next hop can have.
+    /// `None` if the entry has no address, or one that a next hop cannot have.
     pub(super) mac: Option<MacAddr>,
 }
 
-/// What the kernel is to be asked for.
+/// A request to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Say what the entry is.
+    /// Query the entry.
     Look,
-    /// Ask the one who has the address whether it still does.
+    /// Confirm the address by unicast.
     Confirm,
-    /// Forget the entry, and ask everybody.
+    /// Delete the entry, and resolve the address by broadcast.
     Renew,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// There is no carrier.
+    /// No carrier.
     Resting,
-    /// The entry is to be looked at.
+    /// The entry is to be queried.
     Unknown,
-    /// The entry is somebody's word, until it changes.
+    /// The entry is permanent, until it changes.
     Fixed,
-    /// It is to be confirmed then.
+    /// The address is known, and to be confirmed at `confirm`.
     Good { confirm: Instant },
-    /// It is being confirmed, until then; the next time would be `confirm`.
+    /// Being confirmed, until the timeout `until`. The next confirmation is due at `confirm`.
     Confirming { until: Instant, confirm: Instant },
-    /// It is to be resolved anew.
+    /// The address is to be resolved again.
     Lost,
-    /// The order to do so is being carried out: what is heard of an end is the old entry's.
+    /// [`Order::Renew`] is being carried out: a deletion that is reported is the old entry's.
     Renewing,
-    /// Everybody is being asked, until then.
+    /// Being resolved, until the timeout `until`.
     Resolving { until: Instant },
-    /// Nobody answered; once more then.
+    /// The resolution failed; the next attempt is at `retry`.
     GivenUp { retry: Instant },
 }
 
-/// The pursuit of one neighbour's MAC address.
+/// Tracks one neighbour's MAC address.
 #[derive(Debug)]
 pub(super) struct Pursuit {
     mac: Option<MacAddr>,
@@ -95,24 +95,25 @@ impl Pursuit {
         }
     }
 
-    /// The last address that was confirmed, unless it was given up.
+    /// The last confirmed address, unless it was given up.
     pub(super) const fn mac(&self) -> Option<MacAddr> {
         self.mac
     }
 
-    /// Nobody has answered.
+    /// Whether the last resolution failed.
     pub(super) const fn is_given_up(&self) -> bool {
         matches!(self.phase, Phase::GivenUp { .. })
     }
 
-    /// What is known of the entry cannot be relied on.
+    /// Queries the entry again, because a message may have been lost.
     pub(super) fn look_again(&mut self) {
         if self.phase != Phase::Resting {
             self.phase = Phase::Unknown;
         }
     }
 
-    /// Whether the NIC has carrier. Without one nobody can be asked, and nothing was learnt.
+    /// Sets whether the NIC has carrier. Without carrier nothing is requested, and the kernel's
+    /// messages are ignored.
     pub(super) fn set_carrier(&mut self, has_carrier: bool) {
         match (has_carrier, self.phase) {
             (true, Phase::Resting) => self.phase = Phase::Unknown,
@@ -121,12 +122,12 @@ impl Pursuit {
         }
     }
 
-    /// There is nobody any more.
+    /// Forgets the address, because the NIC was removed.
     pub(super) fn forget(&mut self) {
         self.mac = None;
     }
 
-    /// When [`Pursuit::order`] has something to say.
+    /// When [`Pursuit::order`] has to be called next.
     pub(super) fn due(&self) -> Option<Instant> {
         let due = match self.phase {
             Phase::Resting | Phase::Fixed | Phase::Renewing => return None,
@@ -138,7 +139,7 @@ impl Pursuit {
         Some(due.max(self.rested))
     }
 
-    /// What is to be asked now, if anything.
+    /// The request that is due now, if any.
     pub(super) fn order(&mut self, now: Instant) -> Option<Order> {
         if self.due().is_none_or(|due| due > now) {
             return None;
@@ -166,7 +167,7 @@ impl Pursuit {
         Some(order)
     }
 
-    /// The kernel has done what [`Order::Renew`] says: it asks everybody.
+    /// The kernel has carried out [`Order::Renew`] and is resolving the address.
     pub(super) fn renewed(&mut self, now: Instant) {
         if self.phase == Phase::Renewing {
             self.phase = Phase::Resolving {
@@ -175,7 +176,7 @@ impl Pursuit {
         }
     }
 
-    /// What the kernel says of the entry; None: there is none.
+    /// Processes the current entry; `None` if there is none.
     pub(super) fn see(&mut self, entry: Option<Entry>, now: Instant) {
         if self.phase == Phase::Resting {
             return;
@@ -188,7 +189,7 @@ impl Pursuit {
                 self.mac = Some(mac);
                 self.phase = Phase::Fixed;
             }
-            // It may have been confirmed before we came: not by our question.
+            // It may have been confirmed long ago, not by our request.
             (State::Confirmed, Some(_)) if self.phase == Phase::Unknown => self.confirm_at(now),
             (State::Confirmed, Some(mac)) => {
                 self.mac = Some(mac);
@@ -224,7 +225,7 @@ impl Pursuit {
                 Phase::GivenUp { .. } | Phase::Renewing => {}
                 _ => self.phase = Phase::Lost,
             },
-            // An address that no next hop has: as if nothing had been said.
+            // An address that a next hop cannot have is ignored.
             (_, None) => match self.phase {
                 Phase::Unknown | Phase::Fixed => self.phase = Phase::Lost,
                 _ => {}
@@ -265,7 +266,7 @@ mod tests {
         })
     }
 
-    /// A pursuit on a clock that the test sets, and the orders that it gave.
+    /// A pursuit on a simulated clock.
     struct Chase {
         pursuit: Pursuit,
         now: Instant,
@@ -279,7 +280,7 @@ mod tests {
             Self { pursuit, now }
         }
 
-        /// Resolved and told, to be confirmed next.
+        /// A pursuit with a resolved address, to be confirmed next.
         fn settled() -> Self {
             let mut chase = Self::new();
             assert_eq!(chase.next(), Order::Look);
@@ -295,7 +296,7 @@ mod tests {
             self.pursuit.see(entry, self.now);
         }
 
-        /// Lets time pass until there is an order.
+        /// Advances the clock until there is an order.
         #[track_caller]
         fn next(&mut self) -> Order {
             for _ in 0..4 {
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_address_is_confirmed_again_and_again_and_stays() {
+    fn an_address_in_use_is_confirmed_periodically() {
         let mut chase = Chase::settled();
         let begun = chase.now;
         for _ in 0..10 {
@@ -324,12 +325,12 @@ mod tests {
     #[test]
     fn an_address_that_moved_is_found_within_600_ms() {
         let mut chase = Chase::settled();
-        // It moved right after it was confirmed.
+        // The address moves right after it was confirmed.
         let moved = chase.now;
         assert_eq!(chase.next(), Order::Confirm);
         chase.see(entry(State::Probed, OLD));
         assert_eq!(chase.next(), Order::Renew);
-        // The end of the old entry.
+        // The old entry is deleted.
         chase.see(entry(State::Failed, OLD));
         chase.see(None);
         chase.pursuit.renewed(chase.now);
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn who_announces_again_and_again_does_not_make_us_ask_as_often() {
+    fn repeated_announcements_do_not_raise_the_request_rate() {
         let mut chase = Chase::settled();
         let begun = chase.now;
         let mut orders = 0;
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_never_answers_is_given_up_and_sought_again() {
+    fn an_unanswered_resolution_is_given_up_and_retried() {
         let mut chase = Chase::settled();
         assert_eq!(chase.next(), Order::Confirm);
         assert_eq!(chase.next(), Order::Renew);
@@ -384,7 +385,7 @@ mod tests {
         let given_up = chase.now;
         assert_eq!(chase.next(), Order::Renew);
         assert_eq!(chase.now - given_up, RETRY_AFTER);
-        // And where it says nothing at all:
+        // The same if the kernel sends no message:
         chase.pursuit.renewed(chase.now);
         let asked = chase.now;
         assert_eq!(chase.next(), Order::Renew);
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_was_there_before_is_confirmed_before_it_is_used() {
+    fn an_existing_entry_is_confirmed_before_it_is_used() {
         for state in [State::Old, State::Probed, State::Confirmed] {
             let mut chase = Chase::new();
             assert_eq!(chase.next(), Order::Look);
@@ -408,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_entry_is_used_as_it_is_and_not_asked_for() {
+    fn a_permanent_entry_is_used_without_confirmation() {
         let mut chase = Chase::new();
         assert_eq!(chase.next(), Order::Look);
         chase.see(entry(State::Fixed, OLD));
@@ -416,18 +417,18 @@ mod tests {
         assert_eq!(chase.pursuit.due(), None);
         chase.see(entry(State::Fixed, NEW));
         assert_eq!(chase.pursuit.mac(), Some(NEW));
-        // Until somebody takes it away, and it is still used until nobody answers.
+        // If the entry is deleted, its address stays in use until the resolution fails.
         chase.see(None);
         assert_eq!(chase.pursuit.mac(), Some(NEW));
         assert_eq!(chase.next(), Order::Renew);
-        // Or puts one there while we look for it.
+        // A permanent entry may be made during the resolution.
         chase.pursuit.renewed(chase.now);
         chase.see(entry(State::Fixed, OLD));
         assert_eq!(chase.pursuit.due(), None);
     }
 
     #[test]
-    fn an_address_that_no_next_hop_has_is_never_used() {
+    fn an_invalid_address_is_never_used() {
         for state in [State::Fixed, State::Confirmed, State::Old, State::Probed] {
             let bad = Some(Entry { state, mac: None });
             let mut chase = Chase::new();
@@ -437,13 +438,13 @@ mod tests {
             chase.pursuit.renewed(chase.now);
             chase.see(bad);
             assert_eq!(chase.pursuit.mac(), None);
-            // Nobody else has answered.
+            // No other answer arrived.
             assert_eq!(chase.next(), Order::Renew);
         }
     }
 
     #[test]
-    fn without_carrier_nobody_is_asked_and_then_at_once() {
+    fn requests_stop_without_carrier_and_resume_at_once_with_it() {
         let mut chase = Chase::settled();
         chase.pursuit.set_carrier(false);
         chase.see(None);
@@ -459,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_somebody_clears_is_filled_again() {
+    fn a_deleted_entry_is_resolved_again() {
         let mut chase = Chase::settled();
         let cleared = chase.now;
         chase.see(entry(State::Failed, OLD));

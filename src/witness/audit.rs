@@ -1,5 +1,5 @@
-//! Holds frames that left against the policy: by the reference in `policy`, and, apart from it,
-//! by what must be true on the wire whatever made it so.
+//! Audits sampled frames: compares them with the reference in `policy`, and checks, independently
+//! of it, the invariants of frames on the wire.
 
 use super::wire::Wire;
 use crate::datapath::{DropReason, Links, Outcome, Role, Sample};
@@ -12,34 +12,34 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many snapshots are remembered: samples lag behind by a fraction of a second.
+/// How many snapshots are kept: samples lag behind by a fraction of a second.
 const SNAPSHOTS: usize = 4;
-/// For how long what a neighbour's MAC address was counts as what it may have been.
+/// How long a previous MAC address of a neighbour is still accepted in a frame.
 const MEMORY: Duration = Duration::from_secs(5);
-/// No more than so many of them.
+/// The most MAC addresses that are kept per neighbour.
 const NEIGHBOURS: usize = 16;
-/// How long there is silence about a kind of fault after one was logged.
+/// How long further faults of a kind are not logged after one was.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Destination and source MAC address.
+/// The length of the destination and source MAC addresses.
 const MACS: usize = 12;
 
-/// What can be wrong with a frame.
+/// A kind of difference between a frame and the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It was counted as another class.
+    /// The frame was counted as another class.
     Class,
-    /// Its DSCP.
+    /// The DSCP is wrong.
     Mark,
-    /// The port by which it left, or that it did not leave.
+    /// The frame left by a wrong port, or should or should not have been dropped.
     Egress,
-    /// A MAC address.
+    /// A MAC address is wrong.
     Mac,
-    /// Any other byte.
+    /// Any other byte is wrong.
     Bytes,
 }
 
 impl Fault {
-    /// Every kind.
+    /// Every kind, in the order of declaration.
     pub const ALL: [Self; 5] = [
         Self::Class,
         Self::Mark,
@@ -48,7 +48,7 @@ impl Fault {
         Self::Bytes,
     ];
 
-    /// Its name in reports.
+    /// The kind's name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Class => "class",
@@ -60,7 +60,7 @@ impl Fault {
     }
 }
 
-/// The kinds of fault of one frame.
+/// The set of faults of one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Faults([bool; Fault::ALL.len()]);
 
@@ -81,7 +81,7 @@ impl Faults {
     }
 }
 
-/// What a MAC address was lately, "unknown" included.
+/// The recent values of a MAC address, including `None` for "unknown".
 #[derive(Debug, Default)]
 struct Lately(Vec<(Option<MacAddr>, Duration)>);
 
@@ -100,14 +100,14 @@ impl Lately {
     }
 }
 
-/// The way that a frame was to take.
+/// The forwarding that the policy requires for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Across the wire to this port, with its MAC addresses.
+    /// Across the wire to this port, with unchanged MAC addresses.
     Across(Role),
-    /// By `incoming`, to the next hop.
+    /// By `incoming` to the next hop.
     Steered,
-    /// Across the wire, or nowhere: relay traffic that the next hop does not route.
+    /// Across the wire, or dropped: relay traffic that the next hop does not route.
     Unrouted,
     /// From a router to the host.
     Delivered,
@@ -115,15 +115,15 @@ enum Way {
     Stack,
 }
 
-/// Judges samples, and counts what is wrong with them.
+/// Checks samples, and counts their faults.
 pub struct Auditor {
     links: Arc<Links>,
     snapshots: VecDeque<Arc<Snapshot>>,
     hosts: Lately,
     next_hops: Lately,
-    /// What the MAC address of `incoming` was.
+    /// The MAC address of `incoming`.
     owns: Lately,
-    /// The judge wants one; nothing that needs it is judged.
+    /// Required by [`judge`]; frames that would use it are skipped.
     fragments: FragmentTable,
     checked: u64,
     skipped: u64,
@@ -132,7 +132,7 @@ pub struct Auditor {
 }
 
 impl Auditor {
-    /// An auditor of a box with these links, which knows no policy yet.
+    /// An auditor of a box with these links, without a policy yet.
     pub fn new(links: Arc<Links>) -> Self {
         let mut auditor = Self {
             links,
@@ -150,9 +150,9 @@ impl Auditor {
         auditor
     }
 
-    /// Learns of a snapshot, before any frame is judged by it.
+    /// Adds a snapshot. Call this before any frame is judged by it.
     pub fn follow(&mut self, snapshot: Arc<Snapshot>) {
-        // One that did not come into force has left its number to its successor.
+        // A snapshot that did not come into force has the same generation as its successor.
         self.snapshots
             .retain(|known| known.generation != snapshot.generation);
         if self.snapshots.len() >= SNAPSHOTS {
@@ -166,20 +166,20 @@ impl Auditor {
         self.snapshots.back().map(|snapshot| &**snapshot)
     }
 
-    /// Learns of a next hop, before any frame is sent there. One that comes and goes between two
-    /// looks would be missed otherwise.
+    /// Adds a next hop. Call this before any frame is sent there; otherwise a next hop that is in
+    /// use only between two calls of [`Auditor::look`] would be missed.
     pub fn expect_next_hop(&mut self, next_hop: Option<MacAddr>, now: Duration) {
         self.next_hops.see(next_hop, now);
     }
 
-    /// Takes note of the links as they are now.
+    /// Records the current MAC addresses of the links.
     pub fn look(&mut self, now: Duration) {
         self.hosts.see(self.links.host(), now);
         self.next_hops.see(self.links.next_hop(), now);
         self.owns.see(self.links.incoming_mac(), now);
     }
 
-    /// Judges one sample. The faults that were found; none too where it could not be judged.
+    /// Checks one sample, and returns its faults; none if it has to be skipped.
     pub fn check(&mut self, sample: &Sample) -> Vec<Fault> {
         let known = |snapshot: &&Arc<Snapshot>| snapshot.generation == sample.generation;
         let Some(snapshot) = self.snapshots.iter().rev().find(known).cloned() else {
@@ -190,7 +190,7 @@ impl Auditor {
             self.skipped += 1;
             return Vec::new();
         };
-        // The program looks twice at the policy of an inbound frame, and it may be replaced between.
+        // For an inbound frame the program reads the policy twice; it may be replaced in between.
         let before = |known: &&Arc<Snapshot>| known.generation + 1 == sample.generation;
         if sample.ingress != Role::Host
             && faults.iter().next().is_some()
@@ -222,12 +222,12 @@ impl Auditor {
             rule,
             engine = sample.by.engine(),
             generation = sample.generation,
-            "ALARM: a frame did not leave as the policy says (the audit counts more of them \
-             without a word for a minute); restart exitmark, and report this"
+            "ALARM: a frame did not leave as the policy says (for a minute, further ones are \
+             counted but not logged); restart exitmark, and report this"
         );
     }
 
-    /// What has been found. The rest of the report is for whoever chooses the samples.
+    /// The counts so far. The caller adds the fields about the sampling.
     pub fn report(&self) -> AuditReport {
         AuditReport {
             checked: self.checked,
@@ -242,8 +242,8 @@ impl Auditor {
         }
     }
 
-    /// How many could not be judged alone: later fragments, frames cut within their headers,
-    /// such as were judged by a policy that is not known here.
+    /// How many samples were skipped: later fragments, frames cut within their headers, and frames
+    /// that were judged by an unknown policy.
     pub const fn skipped(&self) -> u64 {
         self.skipped
     }
@@ -252,7 +252,7 @@ impl Auditor {
         let mut faults = Faults::default();
         let mut expected = sample.before.to_vec();
         let way = match (sample.ingress, sample.rule) {
-            // The kernel's word for what it cannot read; the wire's truths hold all the same.
+            // The kernel did not parse this frame; only the invariants can be checked.
             (Role::Host, Some(Rule::NoUserSpace)) => {
                 self.check_way(Way::Across(Role::Uplink), sample, &mut faults);
                 check_truths(sample, &snapshot.rules, &mut faults);
@@ -282,7 +282,7 @@ impl Auditor {
         Some(faults)
     }
 
-    /// What the reference says of an outbound frame; none where it takes more than the sample.
+    /// The reference's verdict on an outbound frame; `None` if the sample is not enough for it.
     fn verdict(&mut self, sample: &Sample, snapshot: &Snapshot) -> Option<Verdict> {
         let headers = packet::parse(&sample.before, sample.frame_bytes);
         let is_cut = sample.before.len() < sample.frame_bytes;
@@ -305,7 +305,7 @@ impl Auditor {
         ))
     }
 
-    /// Whether one NIC plays `uplink` and `incoming`.
+    /// Whether one NIC is both `uplink` and `incoming`.
     fn is_incoming_too(&self) -> bool {
         self.links.incoming_port() == Some(Role::Uplink)
     }
@@ -326,7 +326,7 @@ impl Auditor {
         let macs_stay = before.get(..MACS) == after.get(..MACS);
         let to = MacAddr::destination_of(after);
         match (way, sample.outcome) {
-            // What the machine could not take left by no port.
+            // The egress NIC could not accept the frame.
             (_, Outcome::Drop(DropReason::NoEgress)) => {}
             (_, Outcome::Drop(reason)) if reason.port().is_some() => {}
             (Way::Unrouted, Outcome::Drop(DropReason::SteerUnavailable)) => {}
@@ -374,7 +374,7 @@ impl Auditor {
         }
     }
 
-    /// Whether there was no way to steer, lately.
+    /// Whether steering may have been impossible recently.
     fn may_not_steer(&self) -> bool {
         self.links.incoming_port().is_none() || self.next_hops.was(None)
     }
@@ -384,7 +384,7 @@ const fn has_left(sample: &Sample) -> bool {
     matches!(sample.outcome, Outcome::Forward(_) | Outcome::Stack)
 }
 
-/// All behind the MAC addresses, as the reference has it.
+/// Compares the bytes after the MAC addresses with those of the reference.
 fn check_bytes(expected: &[u8], sample: &Sample, faults: &mut Faults) {
     if !has_left(sample) {
         return;
@@ -402,15 +402,15 @@ fn check_bytes(expected: &[u8], sample: &Sample, faults: &mut Faults) {
     faults.unless(expected.get(MACS..) == after.get(MACS..), Fault::Bytes);
 }
 
-/// What must be so on the wire, by what the frame was counted as: no reference, and no code that
-/// rewrites frames, has a say in this.
+/// Checks the invariants of frames on the wire by the class under which the frame was counted. Uses
+/// neither the reference nor the code that rewrites frames.
 fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
     if !has_left(sample) {
         return;
     }
     let (mut before, mut after) = (sample.before.to_vec(), sample.after.to_vec());
     let class = sample.rule.map(Rule::class);
-    // No tag is of the network of `incoming`.
+    // The network of `incoming` is untagged.
     let is_tagged = Wire::of(&before).is_some_and(|wire| wire.tags > 0);
     if class != Some(Class::Relay) || is_tagged {
         let by_incoming = sample.outcome == Outcome::Forward(Role::Incoming);
@@ -425,7 +425,7 @@ fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
         let bore = wire.dscp(&before);
         let bears = wire.dscp(&after);
         let is_right = match (bore, bears) {
-            // The kernel does not look as deep.
+            // The kernel does not parse that many tags.
             _ if has_deep_tags => bore == bears,
             (Some(bore), Some(bears)) => may_bear(class, bore, bears, rules),
             _ => false,
@@ -437,7 +437,7 @@ fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
                 header.is_none_or(ipv4_header_checksum_is_good)
             };
             faults.unless(!is_good(&before) || is_good(&after), Fault::Bytes);
-            // ECN is not blanked, nor is the time to live.
+            // ECN and the time to live are not blanked.
             if after.len() == before.len() {
                 wire.blank_mark(&mut before);
                 wire.blank_mark(&mut after);
@@ -447,7 +447,7 @@ fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
     faults.unless(before.get(MACS..) == after.get(MACS..), Fault::Bytes);
 }
 
-/// Whether a frame of this class may leave with this code point, having come with that.
+/// Whether a frame of this class that arrived with DSCP `bore` may leave with `bears`.
 fn may_bear(class: Class, bore: Dscp, bears: Dscp, rules: &Rules) -> bool {
     let intent = rules.actions.intent();
     let mark = intent.mark;
@@ -457,7 +457,7 @@ fn may_bear(class: Class, bore: Dscp, bears: Dscp, rules: &Rules) -> bool {
     if class == Class::Exit && intent.at_uplink == AtUplink::Keep {
         return bears == mark;
     }
-    // On the wire the mark means exit; the host's own ends at the box.
+    // On the wire the mark means exit; the host's mark is cleared by the box.
     if bore == mark || rules.classify_by == ClassifyBy::HostMark(bore) {
         bears == Dscp::DEFAULT
     } else {

@@ -1,5 +1,5 @@
-//! Samples as a pcapng file, for an operator's eyes: named fields of the headers, unless more was
-//! asked for by name.
+//! Writes samples as a pcapng file for the operator. Shows known header fields only, unless the
+//! request includes payload or addresses.
 
 use super::redact::{Site, View};
 use super::wire::Wire;
@@ -20,42 +20,42 @@ use pcap_file::{DataLink, Endianness, PcapError};
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// Pieces that wait for whoever reads them. The last place is the last piece's.
+/// The most unread pieces. The last place is reserved for the final piece.
 const PIECES: usize = 4096;
-/// Nanoseconds: ten to the power of minus nine.
+/// The resolution of timestamps: 10^-9 s.
 const RESOLUTION: u8 = 9;
-/// The first two bits of an enhanced packet's flags: inbound or outbound at its interface.
+/// The direction bits of an enhanced packet's flags: inbound or outbound at its interface.
 const CAME: u32 = 1;
 const LEFT: u32 = 2;
 
-/// One moment, on both clocks.
+/// A time on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// CLOCK_MONOTONIC.
+    /// The time of CLOCK_MONOTONIC.
     pub monotonic: Duration,
-    /// Since the Unix epoch.
+    /// The time since the Unix epoch.
     pub wall: Duration,
 }
 
-/// A capture under way.
+/// A running capture.
 pub(super) struct Capture {
     request: CaptureRequest,
     begun: Moment,
     pieces: Sender<Vec<u8>>,
     writer: PcapNgWriter<Vec<u8>>,
     written: u64,
-    /// Frames for which the reader had left no room.
+    /// Frames without room, because the reader was too slow.
     missed: u64,
-    /// Samples that had been lost when it began.
+    /// The number of lost samples at the beginning.
     lost_before: u64,
     is_deserted: bool,
 }
 
 impl Capture {
-    /// Begins one. `lost` samples had been lost by then.
+    /// Starts a capture. `lost` is the number of samples lost so far.
     ///
     /// # Errors
-    /// The request makes no sense; says why, and what is accepted.
+    /// The request is invalid; the message says what is accepted.
     pub(super) fn begin(
         request: CaptureRequest,
         begun: Moment,
@@ -78,12 +78,12 @@ impl Capture {
         Ok((capture, read))
     }
 
-    /// Takes a sample in, as long as there is room for it.
+    /// Adds a sample, if there is room for it.
     pub(super) fn see(&mut self, sample: &Sample, site: &Site<'_>) {
         if self.written >= self.request.frames || self.is_deserted {
             return;
         }
-        // Nobody else sends: the last place stays free.
+        // This is the only sender, so the last place stays free.
         if self.pieces.len() + 1 >= PIECES {
             self.missed += 1;
             return;
@@ -113,7 +113,7 @@ impl Capture {
         }
     }
 
-    /// Hands over what has been written.
+    /// Passes the written bytes to the reader.
     fn send(&mut self) {
         let piece = std::mem::take(self.writer.get_mut());
         if let Err(TrySendError::Disconnected(_)) = self.pieces.try_send(piece) {
@@ -121,13 +121,13 @@ impl Capture {
         }
     }
 
-    /// Whether there is nothing more to do.
+    /// Whether the capture has ended: time or number of frames is reached, or the reader is gone.
     pub(super) fn is_over(&self, now: Duration) -> bool {
         let end = self.begun.monotonic + Duration::from_secs(self.request.seconds);
         self.is_deserted || self.written >= self.request.frames || now >= end
     }
 
-    /// Says what is missing, and ends. `lost` samples have been lost by now.
+    /// Writes the statistics and ends. `lost` is the number of samples lost so far.
     pub(super) fn end(mut self, lost: u64) {
         let missed = self.missed + lost.saturating_sub(self.lost_before);
         let comment = format!(
@@ -149,7 +149,7 @@ impl Capture {
     }
 }
 
-/// The section and its interfaces: the box's ports, by role.
+/// Writes the section header and the interfaces, which are the box's ports by role.
 fn header() -> Result<PcapNgWriter<Vec<u8>>, PcapError> {
     let application = concat!("exitmark ", env!("EXITMARK_VERSION"));
     let section = SectionHeaderBlock {
@@ -175,8 +175,8 @@ fn interface(role: Role) -> u32 {
     u32::try_from(role.index()).unwrap_or(0)
 }
 
-/// A time as the format has it: the upper half first. The writer takes one number, and writes it
-/// in the machine's order.
+/// A timestamp in pcapng's format, the upper 32 bits first. The writer takes one number, and writes
+/// it in native byte order.
 fn stamp(time: Duration) -> u64 {
     let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     if cfg!(target_endian = "little") {
@@ -186,7 +186,7 @@ fn stamp(time: Duration) -> u64 {
     }
 }
 
-/// A frame's story in words.
+/// Describes the decision on a frame in words.
 fn comment(sample: &Sample) -> String {
     let what = match sample.rule {
         Some(rule) => format!("{}: {}", rule.class().name(), rule.describe()),

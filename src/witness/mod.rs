@@ -1,9 +1,8 @@
-//! Watches the box at work: are frames on the wire what the policy says, how long are they in the
-//! box, and what do they look like?
+//! Audits sampled frames against the policy, measures their latency in the box, and captures them.
 //!
-//! Lives on samples that others hand in, with their times: it reads no clock, opens nothing and
-//! writes nothing but log lines, in which no address and no byte of a frame may stand. Nothing
-//! here is on the packet path, and nothing here can hold it up.
+//! The caller passes in the samples with their times: this module reads no clock, opens no files,
+//! and writes only log lines, which must not contain addresses or bytes of frames. It does not run
+//! on the packet path, and cannot block it.
 
 mod audit;
 mod capture;
@@ -26,7 +25,7 @@ pub use capture::Moment;
 use redact::Site;
 pub use residence::Residences;
 
-/// Auditor, histograms and, at times, a capture: what becomes of each sample.
+/// Processes samples: audit, latency histograms, DNS statistics, and a capture if one is running.
 pub struct Witness {
     links: Arc<Links>,
     one_in: u32,
@@ -40,7 +39,7 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// A witness that has one decision in so many told of; 0 is none.
+    /// Starts sampling one decision in `one_in`; 0 turns sampling off.
     pub fn new(links: Arc<Links>, snapshot: Arc<Snapshot>, one_in: u32) -> Self {
         links.sample(one_in);
         let mut auditor = Auditor::new(Arc::clone(&links));
@@ -58,18 +57,18 @@ impl Witness {
         }
     }
 
-    /// The auditor, to be told of snapshots and next hops before they come into force.
+    /// The auditor. Snapshots and next hops must be added to it before they come into force.
     pub const fn auditor(&mut self) -> &mut Auditor {
         &mut self.auditor
     }
 
-    /// Takes note of the links as they are now. To be called after samples were fetched, and
-    /// before they are handed in.
+    /// Records the current state of the links. Call this after fetching samples and before passing
+    /// them to [`Witness::see`].
     pub fn look(&mut self, now: Duration) {
         self.auditor.look(now);
     }
 
-    /// One sample.
+    /// Processes one sample.
     pub fn see(&mut self, sample: &Sample) {
         self.auditor.check(sample);
         self.queries.see(sample);
@@ -90,7 +89,7 @@ impl Witness {
         }
     }
 
-    /// How long a frame was in the box.
+    /// Adds the latency of one frame.
     pub fn resided(&mut self, by: DecidedBy, time: Duration) {
         match by {
             DecidedBy::Kernel => self.kernel.add(time),
@@ -98,12 +97,12 @@ impl Witness {
         }
     }
 
-    /// Begins a capture. What is received is a pcapng file, piece by piece; it ends where the
-    /// capture does. `knows_relays` tells that the relay set has what a document lists that is not
+    /// Starts a capture. The receiver gets a pcapng file in pieces, and is disconnected at the end
+    /// of the capture. `knows_relays` is whether the relay set is from a document that is not
     /// stale.
     ///
     /// # Errors
-    /// There is one already, or the request makes no sense; says why, and what to do.
+    /// A capture is running already, or the request is invalid; the message has the remedy.
     pub fn capture(
         &mut self,
         request: CaptureRequest,
@@ -129,8 +128,7 @@ impl Witness {
         self.capture.is_some()
     }
 
-    /// To be called now and then, with how many samples have been lost so far. Ends a capture
-    /// whose time has come.
+    /// Call this periodically, with the number of samples lost so far. Ends a capture that is over.
     pub fn tick(&mut self, now: Duration, lost: u64) {
         self.lost = lost;
         if self
@@ -149,13 +147,13 @@ impl Witness {
         }
     }
 
-    /// Nobody watches any more, and nothing is told of.
+    /// Ends a running capture, and turns sampling off.
     pub fn end(&mut self) {
         self.end_capture();
         self.links.sample(0);
     }
 
-    /// What the audit has found.
+    /// The report of the audit.
     pub fn audit(&self) -> AuditReport {
         AuditReport {
             one_in: self.links.one_in(),
@@ -164,12 +162,12 @@ impl Witness {
         }
     }
 
-    /// Whether most DNS queries go to many servers that are not named.
+    /// Whether most DNS queries go to many servers that are not configured as resolvers.
     pub const fn sees_recursion(&self) -> bool {
         self.queries.are_recursive()
     }
 
-    /// How long frames are in the box, by engine.
+    /// The latency of frames in the box, by engine.
     pub fn residences(&self) -> Vec<Residence> {
         vec![self.kernel.report(), self.worker.report()]
     }

@@ -1,8 +1,8 @@
-//! Whether the host resolves names by itself: a recursive resolver asks many servers, and its TCP
-//! queries look like exit traffic.
+//! Detects that the host runs a recursive resolver: it queries many servers, and its TCP queries
+//! look like exit traffic.
 //!
-//! Of a server only its place in a map of 64 bits is kept, by a hash with a key that never leaves
-//! this process.
+//! Stores one bit per server in a 64-bit map, by a hash with a random key that never leaves this
+//! process.
 
 use crate::datapath::{Role, Sample};
 use crate::packet::{self, Headers, protocol};
@@ -10,8 +10,8 @@ use crate::policy::Rule;
 use std::hash::{BuildHasher, Hash, RandomState};
 
 const DNS: u16 = 53;
-/// How many sampled queries to servers that are not named say something, and in how many places
-/// these must be: forwarders that are not named are few.
+/// The least number of sampled queries to servers that are not configured, and of bits that these
+/// servers must set: forwarders are few.
 const QUERIES: u64 = 32;
 const SERVERS: u32 = 8;
 
@@ -19,16 +19,16 @@ const SERVERS: u32 = 8;
 #[derive(Debug, Default)]
 pub(super) struct Queries {
     key: RandomState,
-    /// To the servers of host.resolvers.
+    /// Queries to the servers of host.resolvers.
     named: u64,
-    /// To others.
+    /// Queries to other servers.
     others: u64,
-    /// Where these are.
+    /// One bit per hash of the other servers.
     places: u64,
 }
 
 impl Queries {
-    /// Takes note of a sample, if it is a query.
+    /// Counts a sample, if it is a query.
     pub(super) fn see(&mut self, sample: &Sample) {
         if sample.ingress != Role::Host || sample.rule == Some(Rule::ForeignSource) {
             return;
@@ -52,7 +52,7 @@ impl Queries {
         }
     }
 
-    /// Whether most queries go to many servers that are not named.
+    /// Whether most queries go to many servers that are not configured as resolvers.
     pub(super) const fn are_recursive(&self) -> bool {
         self.others >= QUERIES && self.others > self.named && self.places.count_ones() >= SERVERS
     }
@@ -67,7 +67,7 @@ mod tests {
     const UDP: u8 = 17;
     const TCP: u8 = 6;
 
-    /// A frame of the host's to this port of this server, with 20 bytes behind the IPv4 header.
+    /// A frame from the host to this port of this server, with 20 bytes after the IPv4 header.
     fn frame(protocol: u8, server: usize, port: u16) -> Vec<u8> {
         let [_, last] = u16::try_from(server).unwrap().to_be_bytes();
         let mut frame = vec![2; 12];
@@ -93,7 +93,7 @@ mod tests {
         }
     }
 
-    /// So many queries to so many servers.
+    /// Adds `number` queries to `servers` servers.
     fn ask(queries: &mut Queries, number: usize, servers: usize, rule: Rule) {
         for at in 0..number {
             queries.see(&sample(&frame(UDP, at % servers, DNS), rule));
@@ -105,7 +105,7 @@ mod tests {
         let mut queries = Queries::default();
         ask(&mut queries, 200, 200, Rule::OtherProtocol);
         assert!(queries.are_recursive());
-        // Most of the queries, not a few.
+        // A majority of the queries goes to configured resolvers.
         ask(&mut queries, 201, 2, Rule::ToResolver);
         assert!(!queries.are_recursive());
     }

@@ -1,9 +1,9 @@
-//! Redaction of captured frames: which bytes of a frame an operator may see.
+//! Redaction of captured frames: selects the bytes of a frame that an operator may see.
 //!
-//! The shown frame starts as zeros, and named fields are copied into it, so a field that this
-//! module does not know is hidden. What is computed from a hidden field is hidden with it:
-//! checksums narrow an address down to one in 2^16, identifications, sequence numbers, timestamps
-//! and flow labels are the same wherever the packet is captured, and a hop count tells a distance.
+//! The shown frame starts as zeros, and known fields are copied into it, so unknown fields are
+//! hidden. Fields that reveal hidden ones or identify a packet are hidden too: checksums narrow
+//! an address down to one in 2^16, identifications, sequence numbers, timestamps and flow labels
+//! are the same wherever the packet is captured, and a hop count reveals a distance.
 
 use super::wire::Wire;
 use crate::packet::{MacAddr, Version};
@@ -20,22 +20,22 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
-/// Extension headers that are followed; the engines count more of them as malformed.
+/// The most extension headers that are parsed; the engines count more as malformed.
 const MAX_EXTENSIONS: usize = 8;
-/// TCP options that are named, by kind and length: the largest segment (RFC 9293 section 3.7.1),
-/// the window's scale (RFC 7323 section 2.2), leave to acknowledge selectively (RFC 2018) and
-/// timestamps (RFC 7323 section 3.2).
+/// The known TCP options, by kind and length: maximum segment size (RFC 9293, section 3.7.1),
+/// window scale (RFC 7323, section 2.2), SACK permitted (RFC 2018) and timestamps (RFC 7323,
+/// section 3.2).
 const NAMED_OPTIONS: [(u8, usize); 4] = [(2, 4), (3, 3), (4, 2), (8, 10)];
-/// Those of which the host's own value is shown.
+/// The options whose value is shown if the host sent it.
 const SHOWN_OPTIONS: [u8; 2] = [2, 3];
 
-/// The addresses that a capture shows without being asked for: those of the site itself.
+/// The site's own addresses, which a capture always shows.
 pub(super) struct Site<'a> {
-    /// Has the host's IP addresses, and the relays.
+    /// The host's IP addresses, and the relays.
     pub(super) snapshot: &'a Snapshot,
-    /// The relay set has what a document lists that is not stale.
+    /// Whether the relay set is from a document that is not stale.
     pub(super) knows_relays: bool,
-    /// The host's MAC address, that of `incoming`, and the next hop's, as far as they are known.
+    /// The MAC addresses of the host, of `incoming`, and of the next hop, if known.
     pub(super) macs: [Option<MacAddr>; 3],
 }
 
@@ -45,9 +45,9 @@ impl Site<'_> {
         rules.addresses.contains(address) || rules.relay_addresses.contains(address)
     }
 
-    /// Whether the other side's port may be seen. Which relays there are is public, and many have
-    /// a port of their own. What arrives has no class, so nothing says whether it is a relay's, and
-    /// neither does a class without the relays that are listed.
+    /// Whether the other side's port may be shown. The list of relays is public, and many relays
+    /// have a unique port, so a relay's port would identify it. Inbound frames have no class that
+    /// excludes relays, and without a current relay set a class does not exclude them either.
     fn shows_port(&self, rule: Option<Rule>, other: (IpAddr, u16)) -> bool {
         let may_be_shown = match rule.map(Rule::class) {
             Some(Class::Resolver) => true,
@@ -63,7 +63,7 @@ impl Site<'_> {
     }
 }
 
-/// What is shown of frames besides the fields that always are.
+/// What is shown of frames besides the fields that are always shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) with_payload: bool,
@@ -71,12 +71,12 @@ pub(super) struct View {
 }
 
 impl View {
-    /// The bytes of a frame that may be shown, at their places; hidden ones are 0.
+    /// The frame with hidden bytes set to 0, cut after the last shown header.
     pub(super) fn of(self, frame: &[u8], rule: Option<Rule>, site: &Site<'_>) -> Vec<u8> {
         if self.with_payload && self.with_addresses {
             return frame.to_vec();
         }
-        // A runt has no ethertype by which it could be read.
+        // A runt has no EtherType.
         let Some(wire) = Wire::of(frame) else {
             return Vec::new();
         };
@@ -90,7 +90,7 @@ impl View {
             reader.hide(checksum);
         }
         if self.with_payload && reader.is_stream {
-            // Behind the packet there may be padding, with whatever the sender's memory had.
+            // Padding after the packet may contain memory of the sender, so it stays hidden.
             let packet_end = reader.packet_end;
             reader.keep(reader.end..packet_end);
             reader.end = packet_end;
@@ -100,20 +100,20 @@ impl View {
     }
 }
 
-/// Reads a frame's headers, and copies what may be shown of them.
+/// Parses a frame's headers, and copies the bytes that may be shown.
 struct Reader<'a> {
     frame: &'a [u8],
     wire: Wire,
     shown: Vec<u8>,
-    /// End of the last header of which something is shown.
+    /// End of the last header with shown bytes.
     end: usize,
-    /// End of the IP packet, or of the frame where that is cut.
+    /// End of the IP packet, or of the frame if that is shorter.
     packet_end: usize,
-    /// The transport checksum, where there is one.
+    /// The transport checksum, if there is one.
     checksum: Range<usize>,
-    /// TCP or UDP: its payload is not another packet's header by definition.
+    /// TCP or UDP: the payload is not defined to contain another packet's header.
     is_stream: bool,
-    /// Source and destination, and whether they are the site's.
+    /// Source and destination address, and whether each is the site's.
     sides: Option<[(IpAddr, bool); 2]>,
 }
 
@@ -144,8 +144,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Addresses, tags and ethertype. A station's MAC address tells who is talked to on the link,
-    /// and a group's ends with a part of its IP address.
+    /// MAC addresses, tags and EtherType. A foreign station's MAC address identifies it, so it is
+    /// hidden; a group's MAC address ends with a part of its IP address, which is hidden.
     fn ethernet(&mut self, site: &Site<'_>) {
         for at in [0, 6] {
             let Some(mac) = self.frame.get(at..at + 6) else {
@@ -163,8 +163,8 @@ impl<'a> Reader<'a> {
         self.keep(12..self.end);
     }
 
-    /// The IP header and what follows. A packet that cannot be read is shown as one that is not
-    /// IP: by its ethertype.
+    /// The IP header and what follows. Of an invalid packet only the EtherType is shown, as of
+    /// frames that are not IP.
     fn packet(&mut self, rule: Option<Rule>, site: &Site<'_>) {
         let read = match self.wire.ip {
             Some(Version::V4) => self.ipv4(site),
@@ -194,17 +194,17 @@ impl<'a> Reader<'a> {
                 self.ports(at, rule, site);
                 self.keep(at + 4..at + 6);
             }
-            // Between neighbours, and full of their addresses.
+            // Neighbour discovery contains addresses.
             (Some(ICMPV6), [kind, ..]) if DISCOVERY.contains(kind) => {
                 self.end = self.wire.payload;
             }
-            // What follows may quote other packets.
+            // The payload may quote other packets.
             _ => self.end = at,
         }
     }
 
-    /// The protocol (a later fragment has none here), where its header begins, and whether the
-    /// host sent it.
+    /// Returns the protocol (`None` for a later fragment), the offset of its header, and whether
+    /// the host sent the packet.
     fn ipv4(&mut self, site: &Site<'_>) -> Option<(Option<u8>, usize, bool)> {
         let at = self.wire.payload;
         let header = self.frame.get(at..)?.first_chunk::<20>()?;
@@ -232,7 +232,7 @@ impl<'a> Reader<'a> {
         self.packet_end = (start + total).min(self.frame.len());
         self.keep(start..start + 2);
         if let Some(byte) = self.shown.get_mut(start + 1) {
-            // The rest of it begins the flow label.
+            // The low bits belong to the flow label.
             *byte &= 0xf0;
         }
         self.keep(start + 4..start + 7);
@@ -245,7 +245,7 @@ impl<'a> Reader<'a> {
         for _ in 0..MAX_EXTENSIONS {
             let shown = match kind {
                 HOP_BY_HOP | DESTINATION_OPTIONS => 2,
-                // And whether it is one that still routes.
+                // The first four bytes include the routing type and segments left.
                 ROUTING | FRAGMENT => 4,
                 _ => return Some((Some(kind), at, is_own)),
             };
@@ -271,7 +271,8 @@ impl<'a> Reader<'a> {
         Some((None, at, is_own))
     }
 
-    /// Source and destination, as far as they are the site's. Whether the source is.
+    /// Shows the source and destination address if they are the site's. Returns whether the source
+    /// is.
     fn addresses(&mut self, at: usize, bytes: usize, site: &Site<'_>) -> bool {
         let side = |at: usize| {
             let address = address(self.frame.get(at..at + bytes)?)?;
@@ -289,7 +290,8 @@ impl<'a> Reader<'a> {
         source.1
     }
 
-    /// The ports of a TCP or UDP header: the site's, and the other side's where it names no relay.
+    /// Shows the ports of a TCP or UDP header: the site's, and the other side's if
+    /// [`Site::shows_port`] allows it.
     fn ports(&mut self, at: usize, rule: Option<Rule>, site: &Site<'_>) {
         for ((address, is_of_site), at) in self.sides.into_iter().flatten().zip([at, at + 2]) {
             let port = self.frame.get(at..).and_then(<[u8]>::first_chunk::<2>);
@@ -300,8 +302,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// TCP options: kinds and lengths, and of the host's own some values. A list with any other
-    /// option is hidden: what is no list of options would be shown in parts.
+    /// Shows kinds and lengths of TCP options, and some values if the host sent them. A list with
+    /// an unknown option is hidden, because it may not be a list of options at all.
     fn options(&mut self, range: Range<usize>, is_own: bool) {
         let Some(options) = self.frame.get(range.clone()) else {
             return;

@@ -1,13 +1,13 @@
-//! How long frames are in the box.
+//! Latency histograms of frames in the box.
 
 use crate::datapath::DecidedBy;
 use crate::observe::Residence;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
-/// What takes longer counts as this long.
+/// The longest latency in nanoseconds; longer ones count as this.
 const LONGEST_NANOS: u64 = 10_000_000_000;
-/// Two digits: a time is off by one part in a hundred at most.
+/// Significant digits of the histogram: the error is at most 1 %.
 const DIGITS: u8 = 2;
 const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
 /// The buckets' upper bounds, in nanoseconds.
@@ -34,16 +34,16 @@ const BOUNDS: [u64; 20] = [
     1_000_000_000,
 ];
 
-/// The times of one engine's frames.
+/// The latencies of one engine's frames.
 pub struct Residences {
     by: DecidedBy,
-    /// None only if its bounds made no sense, and they are constants.
+    /// `None` only if the bounds were invalid, but they are constants.
     histogram: Option<Histogram<u64>>,
     sum: Duration,
 }
 
 impl Residences {
-    /// None yet.
+    /// An empty histogram for this engine.
     pub fn new(by: DecidedBy) -> Self {
         Self {
             by,
@@ -52,7 +52,7 @@ impl Residences {
         }
     }
 
-    /// One more.
+    /// Adds the latency of one frame.
     pub fn add(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.sum = self.sum.saturating_add(time);
@@ -61,7 +61,7 @@ impl Residences {
         }
     }
 
-    /// What it comes to.
+    /// The number, sum, quantiles and buckets of the latencies, in seconds.
     pub fn report(&self) -> Residence {
         let seconds = |nanos| Duration::from_nanos(nanos).as_secs_f64();
         let engine = self.by.engine().to_owned();

@@ -1,26 +1,25 @@
-//! Where things are in a frame, read anew: the reader that the engines share is not to vouch for
-//! itself.
+//! A second, independent parser of frames, so that the audit does not rely on the engines' parser.
 
 use crate::packet::{Dscp, Version};
 
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
-/// As deep as anybody looks.
+/// The most VLAN tags that are skipped, as in `packet`.
 const MAX_TAGS: usize = 4;
 const MACS: usize = 12;
 
-/// How a frame begins.
+/// The link layer of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wire {
-    /// Where the Ethernet header and its tags end.
+    /// The end of the Ethernet header and its tags, as an offset in the frame.
     pub(super) payload: usize,
-    /// How many tags there are.
+    /// The number of tags.
     pub(super) tags: usize,
-    /// The IP version, if the ethertype and the header agree on one.
+    /// The IP version, if the EtherType and the header agree on one.
     pub(super) ip: Option<Version>,
 }
 
 impl Wire {
-    /// Reads a frame; a runt has no end of its header.
+    /// Parses a frame; `None` for a runt.
     pub(super) fn of(frame: &[u8]) -> Option<Self> {
         let mut at = MACS;
         let mut tags = 0;
@@ -46,7 +45,7 @@ impl Wire {
         }
     }
 
-    /// The ToS or traffic-class byte of the packet in the frame that was read.
+    /// The ToS or traffic-class byte of the packet in `frame`, which must have this layout.
     pub(super) fn tos(&self, frame: &[u8]) -> Option<u8> {
         let (first, second) = (*frame.get(self.payload)?, *frame.get(self.payload + 1)?);
         match self.ip? {
@@ -55,12 +54,12 @@ impl Wire {
         }
     }
 
-    /// Its code point.
+    /// The DSCP of the packet.
     pub(super) fn dscp(&self, frame: &[u8]) -> Option<Dscp> {
         self.tos(frame).map(Dscp::of)
     }
 
-    /// Blanks what a mark may change: six bits, and the checksum over them.
+    /// Zeroes what marking may change: the six DSCP bits, and the checksum over them.
     pub(super) fn blank_mark(&self, frame: &mut [u8]) {
         let at = self.payload;
         match self.ip {
@@ -76,7 +75,7 @@ impl Wire {
         }
     }
 
-    /// The IPv4 header, if there is one and it is whole.
+    /// The IPv4 header with its options, if there is one and it is complete.
     pub(super) fn v4_header<'a>(&self, frame: &'a [u8]) -> Option<&'a [u8]> {
         if self.ip != Some(Version::V4) {
             return None;

@@ -89,7 +89,7 @@ fn damages(text: &str, flavor: Flavor) -> Vec<(&'static str, Vec<u8>, &'static s
     let long = "x".repeat(1 << 20);
     vec![
         ("empty", Vec::new(), "empty"),
-        ("a line end", bytes("\n".into()), "no consensus"),
+        ("a line end", bytes("\n".into()), "not a consensus"),
         (
             "the other flavour's header",
             bytes(format!("{other_header}\n{rest}")),
@@ -122,7 +122,7 @@ fn damages(text: &str, flavor: Flavor) -> Vec<(&'static str, Vec<u8>, &'static s
         (
             "a byte order mark",
             bytes(format!("\u{feff}{text}")),
-            "no consensus",
+            "not a consensus",
         ),
         ("CR LF", bytes(text.replace('\n', "\r\n")), "CR LF"),
         (
@@ -135,7 +135,7 @@ fn damages(text: &str, flavor: Flavor) -> Vec<(&'static str, Vec<u8>, &'static s
             bytes(with_line(text, "r", |line| with_field(line, 1, &long)).0),
             "line ",
         ),
-        ("one long line", bytes(long.clone()), "no consensus"),
+        ("one long line", bytes(long.clone()), "not a consensus"),
         (
             "of a method that nobody knows",
             bytes(changed("consensus-method", "consensus-method 4294967295")),

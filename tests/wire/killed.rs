@@ -206,6 +206,6 @@ fn a_program_without_a_pin_is_replaced() {
     });
     let running = ground.start(&configuration, "the pins were removed");
     let log = running.log();
-    assert!(log.contains("replaced for good"), "{log}");
+    assert!(log.contains("cannot be restored"), "{log}");
     moved(&running.stop().unwrap());
 }

@@ -1,4 +1,4 @@
-//! `cached-certs` that does not belong, is damaged, or is not there.
+//! `cached-certs` that does not match the document, is damaged, or is missing.
 
 use crate::site::{Site, authorities, certificates, plan, signed};
 use crate::{FLAVORS, at};
@@ -6,10 +6,10 @@ use exitmark::lab::authorities::Authorities;
 use exitmark::relays::{DocumentError, Flavor, LoadError, SignatureError, load};
 use std::fs;
 
-/// When the documents of these tests begin to hold.
+/// The `valid-after` of these tests' documents.
 const VALID_AFTER: u64 = 1_700_000_000;
 
-/// What is wrong, in this process; the confined one says the same.
+/// The error of a load, which both ways of loading report alike.
 fn refusal(flavor: Flavor, certificates: impl AsRef<[u8]>) -> LoadError {
     let site = Site::holding(signed(flavor), certificates);
     let _ = site.refusal();
@@ -28,7 +28,7 @@ fn lacks_certificates(error: &LoadError) -> bool {
 }
 
 #[test]
-fn what_is_no_file_of_certificates_is_named() {
+fn refuses_files_that_are_not_certificates() {
     for (bytes, expected) in [
         (Vec::new(), DocumentError::Empty),
         (b"hello\n".to_vec(), DocumentError::NotCertificates),
@@ -91,11 +91,11 @@ fn missing_certificates_say_where_tor_keeps_them() {
 }
 
 #[test]
-fn strangers_certificates_are_none() {
+fn certificates_of_strangers_do_not_count() {
     let strangers = Authorities::family(1, 3).certificates_for(plan(Flavor::Ns).validity);
     for flavor in FLAVORS {
         assert!(lacks_certificates(&refusal(flavor, &strangers)));
-        // Beside the right ones they do no harm.
+        // Additional certificates do no harm.
         for both in [
             strangers.clone() + &certificates(),
             certificates() + &strangers,
@@ -106,13 +106,13 @@ fn strangers_certificates_are_none() {
 }
 
 #[test]
-fn a_certificate_must_not_have_expired_when_the_document_begins_to_hold() {
+fn a_certificate_must_not_have_expired_at_valid_after() {
     let of = |from, until| authorities().certificates(at(from), at(until));
     for flavor in FLAVORS {
         let expired = of(VALID_AFTER - 1_000, VALID_AFTER - 1);
         assert!(lacks_certificates(&refusal(flavor, expired)));
-        // At the limits; what becomes of it later does not matter. A certificate dated a little
-        // ahead vouches for its key all the same: of tor's authorities some sign with it by then.
+        // At the limits; a later expiry does not matter. A certificate that is not valid yet is
+        // accepted: some of tor's authorities sign with their next key before its date.
         for (from, until) in [
             (VALID_AFTER - 1_000, VALID_AFTER),
             (VALID_AFTER, VALID_AFTER + 1),
@@ -122,7 +122,7 @@ fn a_certificate_must_not_have_expired_when_the_document_begins_to_hold() {
                 .load()
                 .unwrap();
         }
-        // An old one before or behind the right one is in nobody's way.
+        // An expired one before or after the right one does no harm.
         let old = of(VALID_AFTER - 1_000, VALID_AFTER - 1);
         for both in [old.clone() + &certificates(), certificates() + &old] {
             Site::holding(signed(flavor), both).load().unwrap();
@@ -152,25 +152,25 @@ fn an_authority_without_a_certificate_does_not_count() {
                 .map(|number| pieces[number])
                 .collect();
             assert_eq!(good(flavor, &rest), 2);
-            // Half of it is none.
+            // Half a certificate does not count.
             let half = &pieces[missing][..pieces[missing].len() / 2];
             assert_eq!(good(flavor, &format!("{rest}{half}")), 2);
-            // Nor is one that is patched together from two.
+            // Neither does one that is patched together from two.
             let other = pieces[(missing + 1) % 3];
             let cut = "dir-key-certification\n";
             let (head, _) = pieces[missing].split_once(cut).unwrap();
             let (_, tail) = other.split_once(cut).unwrap();
             let patched = format!("{rest}{head}{cut}{tail}");
             assert_eq!(good(flavor, &patched), 2);
-            // One is not most of three.
+            // One of three is not a majority.
             assert!(lacks_certificates(&refusal(flavor, pieces[missing])));
         }
     }
 }
 
 #[test]
-fn a_stranger_cannot_vouch_for_an_authority() {
-    // The authority's name over the stranger's keys.
+fn a_stranger_cannot_certify_an_authoritys_key() {
+    // The authority's identity with the stranger's keys.
     let stranger = Authorities::family(1, 1);
     let (own, theirs) = (&authorities().identities()[0], &stranger.identities()[0]);
     let forged = stranger

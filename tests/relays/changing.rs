@@ -1,5 +1,5 @@
-//! Files that are written to while they are read: what comes out is a refusal or one whole
-//! version, never a part of each.
+//! Files that are written to while they are read: a load returns one whole version or fails, and
+//! never mixes two.
 
 use crate::site::{Site, authorities, loader, plan};
 use crate::{FLAVORS, listed};
@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How a writer puts a text in a file.
+/// A way to write a text to a file.
 type Writing = fn(&Path, &str);
 
 fn by_renaming(path: &Path, text: &str) {
@@ -22,7 +22,7 @@ fn in_place(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// Without cutting the file first: the old text's rest stays until the new one has covered it.
+/// Without truncating the file: the rest of the old text stays until the new one overwrites it.
 fn over(path: &Path, text: &str) {
     let mut file = OpenOptions::new().write(true).open(path).unwrap();
     for piece in text.as_bytes().chunks(50_000) {
@@ -31,7 +31,7 @@ fn over(path: &Path, text: &str) {
     file.set_len(u64::try_from(text.len()).unwrap()).unwrap();
 }
 
-/// Cut to a half, then appended to.
+/// Truncated to half, then appended to.
 fn in_halves(path: &Path, text: &str) {
     let half = text.len() / 2;
     fs::write(path, &text[..half]).unwrap();
@@ -39,8 +39,8 @@ fn in_halves(path: &Path, text: &str) {
     file.write_all(&text.as_bytes()[half..]).unwrap();
 }
 
-/// Loads again and again while another thread writes two versions in turn. Returns how many
-/// loads gave a whole version and how many were refused.
+/// Loads repeatedly while another thread writes two versions in turn. Returns how many loads gave a
+/// whole version, and how many were refused.
 fn race(flavor: Flavor, write: Writing, rounds: u32) -> [u32; 2] {
     let orders = [1, 2].map(|seed| Order {
         seed,

@@ -1,4 +1,4 @@
-//! `exitmark relays` from outside: what it prints and how it exits.
+//! The output and exit status of `exitmark relays`.
 
 use crate::site::{Site, authorities, checked};
 use crate::{assert_names_no_address, at, file, names_an_address, order, small};
@@ -21,7 +21,7 @@ pub(crate) fn code(output: &Output) -> i32 {
 }
 
 #[test]
-fn the_command_shows_what_a_file_holds() {
+fn prints_the_contents_of_a_file() {
     let directory = TempDir::new().unwrap();
     let path = file(&directory, "consensus", small(Flavor::Microdesc));
     let path = path.to_str().unwrap();
@@ -64,7 +64,7 @@ fn the_command_writes_json() {
 }
 
 #[test]
-fn the_command_answers_whether_an_endpoint_is_contained() {
+fn exits_by_whether_an_endpoint_is_contained() {
     let directory = TempDir::new().unwrap();
     let order = Order {
         listed: vec![
@@ -99,7 +99,7 @@ fn the_command_answers_whether_an_endpoint_is_contained() {
 }
 
 #[test]
-fn the_command_tells_wrong_usage_from_bad_files() {
+fn distinguishes_wrong_usage_from_bad_files() {
     let directory = TempDir::new().unwrap();
     let good = file(&directory, "good", small(Flavor::Ns));
     let bad = file(&directory, "bad", "hello\n");
@@ -122,7 +122,7 @@ fn the_command_tells_wrong_usage_from_bad_files() {
         &["--diff", good, good, "--contains", "203.0.113.9:22"],
         &["--config", bad, "--no-verify"],
         &["--config", bad, "--certificates", good],
-        // No configuration, which is wrong usage too.
+        // Not a configuration, which is wrong usage too.
         &["--config", bad],
         &["--config", "/nonexistent/exitmark.toml"],
     ] {
@@ -148,14 +148,14 @@ fn the_command_tells_wrong_usage_from_bad_files() {
     }
 }
 
-/// `--authority` for each of the three.
+/// `--authority` for each of the three authorities.
 fn trusting() -> Vec<String> {
     let identities = authorities().identities();
     let one = |identity| ["--authority".to_owned(), identity];
     identities.into_iter().flat_map(one).collect()
 }
 
-/// With these authorities, and these arguments.
+/// Runs the command with these authorities and arguments.
 fn trusting_exitmark(arguments: &[&str]) -> Output {
     let trusting = trusting();
     let trusting = trusting.iter().map(String::as_str);
@@ -164,7 +164,7 @@ fn trusting_exitmark(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn the_command_checks_signatures_unless_told_otherwise() {
+fn checks_signatures_unless_disabled() {
     let site = Site::new(Flavor::Microdesc);
     let path = site.consensus.to_str().unwrap();
     let output = trusting_exitmark(&[path]);
@@ -177,7 +177,7 @@ fn the_command_checks_signatures_unless_told_otherwise() {
     assert_eq!(json["sources"][0]["signatures_good"], 3);
     assert_eq!(json["sources"][0]["signatures_needed"], 2);
 
-    // Those of the Tor network have not signed it, and one of two strangers is not enough.
+    // The authorities of the Tor network have not signed it; one of two strangers is not enough.
     let stranger = "AB".repeat(20);
     let one = &authorities().identities()[0];
     for arguments in [
@@ -191,7 +191,7 @@ fn the_command_checks_signatures_unless_told_otherwise() {
         assert!(!names_an_address(&error));
     }
 
-    // Another byte.
+    // A changed byte.
     let text = fs::read_to_string(&site.consensus).unwrap();
     site.write(text.replacen("circwindow=1000", "circwindow=1001", 1));
     let output = trusting_exitmark(&[path]);
@@ -229,7 +229,7 @@ fn the_command_shows_the_live_set_of_a_box() {
          extra = [\"203.0.113.7:22\"]\n",
     );
     let config = config.to_str().unwrap();
-    // There is none before a box has run.
+    // There is no state before a box has run.
     let output = exitmark(&["--config", config]);
     assert_eq!(code(&output), 1, "{output:?}");
     let error = String::from_utf8(output.stderr).unwrap();

@@ -1,5 +1,5 @@
-//! A `load-relays` that waits for the rest of its request, looked at from outside: what it has
-//! given up by the time it reads the first byte.
+//! Inspects a `load-relays` process that waits for the rest of its request: what it has given up
+//! before it reads the first byte.
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::geteuid;
@@ -9,10 +9,10 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// Nobody's numbers.
+/// The user and group ID of `nobody`.
 const NOBODY: &str = "65534";
 
-/// A loader that has read more than its confinement comes before.
+/// A loader that is confined, and waits for more input.
 struct Waiting(Child);
 
 impl Waiting {
@@ -29,7 +29,7 @@ impl Waiting {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Of a document of 10 MB the first: more than a pipe holds, so when it is written the
+        // The first part of a document of 10 MB, more than a pipe holds: when it is written, the
         // loader is reading.
         let pipe = child.stdin.as_mut().unwrap();
         let request = "{\"files\":[[10000000,null]],\"authorities\":null}\n";
@@ -42,7 +42,7 @@ impl Waiting {
         format!("/proc/{}/{name}", self.0.id()).into()
     }
 
-    /// A file of `Name: values`.
+    /// Parses /proc/PID/status, with lines of `Name: values`.
     fn status(&self) -> BTreeMap<String, Vec<String>> {
         let text = fs::read_to_string(self.proc("status")).unwrap();
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
@@ -61,7 +61,7 @@ impl Drop for Waiting {
 }
 
 #[test]
-fn it_is_nobody_and_may_do_nothing() {
+fn runs_as_nobody_without_capabilities() {
     let loader = Waiting::new();
     let status = loader.status();
     let mut names = vec!["CapInh", "CapPrm", "CapEff", "CapAmb"];
@@ -86,7 +86,7 @@ fn it_is_nobody_and_may_do_nothing() {
 }
 
 #[test]
-fn its_memory_time_and_files_are_bounded() {
+fn memory_time_and_files_are_limited() {
     let loader = Waiting::new();
     let limits = fs::read_to_string(loader.proc("limits")).unwrap();
     for (name, limit) in [
@@ -101,16 +101,16 @@ fn its_memory_time_and_files_are_bounded() {
         assert_eq!(values, [limit; 2], "{name}, soft and hard");
     }
     let score = fs::read_to_string(loader.proc("oom_score_adj")).unwrap();
-    assert_eq!(score.trim(), "1000", "it goes first where memory is short");
+    assert_eq!(score.trim(), "1000", "the OOM killer's first choice");
 }
 
 #[test]
-fn it_has_three_files_open_whatever_it_inherits() {
-    // What a library has forgotten to close on exec.
+fn closes_inherited_files_except_three() {
+    // A descriptor that a library left open across exec.
     let leak = File::open("/dev/null").unwrap();
     fcntl(&leak, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let loader = Waiting::new();
-    // Who is not root cannot look into a process that is not to be dumped.
+    // Only root can inspect a process that is not dumpable.
     let Ok(open) = fs::read_dir(loader.proc("fd")) else {
         assert!(!geteuid().is_root());
         return;

@@ -1,4 +1,4 @@
-//! How two sets differ: counted by hand for made-up documents, and between two real ones.
+//! The difference of two sets: counted by hand for generated documents, and between two real ones.
 
 use crate::command::{code, exitmark};
 use crate::real::{EARLIER, MICRODESC, RealSite};
@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Four relays and these, from this hour on.
+/// A document with four relays and these endpoints, valid from this hour on.
 fn listing(flavor: exitmark::relays::Flavor, hour: u64, endpoints: &[&str]) -> Order {
     let start = 1_700_000_000 + 3_600 * hour;
     Order {
@@ -33,13 +33,13 @@ fn diff(old: &Path, new: &Path, more: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Stayed, left, joined.
+/// The counts of stayed, left and joined endpoints.
 fn flow(json: &Value, family: &str) -> [u64; 3] {
     ["stayed", "left", "joined"].map(|name| json[family][name].as_u64().unwrap())
 }
 
 #[test]
-fn a_difference_is_what_was_counted_by_hand() {
+fn a_difference_matches_a_count_by_hand() {
     let directory = TempDir::new().unwrap();
     for flavor in FLAVORS {
         let old = [
@@ -48,11 +48,11 @@ fn a_difference_is_what_was_counted_by_hand() {
             "203.0.113.3:3",
             "203.0.113.4:4",
         ];
-        // One stays, one has another port now, two have left, and there is a new one.
+        // One stays, one changes its port, two leave, and one is new.
         let new = ["203.0.113.1:1", "203.0.113.2:3", "203.0.113.9:9"];
         let old = file(&directory, "old", listing(flavor, 0, &old).write());
         let new = file(&directory, "new", listing(flavor, 30, &new).write());
-        // The invented: four ORPorts, two `a` lines, and two ports of two authorities.
+        // The generated document: four ORPorts, two `a` lines, and two ports of two authorities.
         let base = file(&directory, "base", listing(flavor, 0, &[]).write());
         let base = load(&crate::site::unchecked([&base])).unwrap();
         let v6 = base.listed.iter().filter(|one| one.address.is_ipv6());
@@ -68,7 +68,7 @@ fn a_difference_is_what_was_counted_by_hand() {
         assert_eq!(json["old_valid_after"], "2023-11-14 22:13:20");
         assert_eq!(json["new_valid_after"], "2023-11-16 04:13:20");
 
-        // The other way round, and not at all.
+        // In the other direction, and with itself.
         let json = diff(&new, &old, &["--no-verify"]);
         assert_eq!(flow(&json, "all"), [v4 + 3, 2, 3]);
         assert_eq!(json["hours"], -30.0);
@@ -93,7 +93,7 @@ fn a_difference_is_what_was_counted_by_hand() {
 }
 
 #[test]
-fn shares_are_of_the_old_and_of_the_new() {
+fn percentages_are_of_the_old_and_the_new_set() {
     let flow = Flow {
         stayed: 6,
         left: 2,
@@ -111,11 +111,11 @@ fn three_days_of_the_real_network() {
         return;
     };
     let json = diff(&site.paths[0], &site.paths[1], &[]);
-    // Not by a print macro: what a passing test prints is swallowed.
+    // Not by a print macro: the output of a passing test is captured.
     let _ = writeln!(std::io::stderr(), "three days of the real network: {json}");
     assert_eq!(json["hours"], 72.0);
     let [stayed, left, joined] = flow(&json, "all");
-    // What each of the two documents lists, as counted elsewhere, and nine authorities' DirPorts.
+    // Counted independently: the endpoints of each document, and nine authorities' DirPorts.
     assert_eq!(stayed + left, 6_768 + 2_411 + 9);
     assert_eq!(stayed + joined, 6_727 + 2_404 + 9);
     assert!(left > 0 && joined > 0);

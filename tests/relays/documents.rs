@@ -1,11 +1,11 @@
-//! From bytes to endpoints: each kind from its own field, and each kind of bad document refused
-//! with its line or field.
+//! Parsing: each kind of endpoint comes from its own field, and each kind of bad document is
+//! refused with its line or field.
 
 use crate::{FLAVORS, assert_names_no_address, names_an_address, order, small};
 use exitmark::policy::Endpoint;
 use exitmark::relays::{DocumentError, Flavor, UncheckedDocument};
 
-/// The document with the first line of this keyword changed, and that line's number.
+/// Changes the first line with this keyword; returns the document and that line's number.
 pub(crate) fn with_line(
     text: &str,
     keyword: &str,
@@ -36,7 +36,7 @@ pub(crate) fn with_field(line: &str, index: isize, value: &str) -> String {
     fields.join(" ")
 }
 
-/// Why these bytes are refused; the reason must not name an address.
+/// The error for these bytes, which must not name an address.
 fn refusal(bytes: impl AsRef<[u8]>) -> DocumentError {
     let error = UncheckedDocument::parse(bytes.as_ref()).unwrap_err();
     assert_names_no_address(&error);
@@ -44,7 +44,7 @@ fn refusal(bytes: impl AsRef<[u8]>) -> DocumentError {
 }
 
 #[test]
-fn every_kind_of_endpoint_is_taken_from_its_own_field() {
+fn reads_each_kind_of_endpoint_from_its_own_field() {
     for flavor in FLAVORS {
         let text = small(flavor);
         let relay = |line: &str| {
@@ -75,7 +75,7 @@ fn every_kind_of_endpoint_is_taken_from_its_own_field() {
 }
 
 #[test]
-fn a_port_of_zero_is_none_where_a_port_may_lack() {
+fn port_0_means_none_where_a_port_is_optional() {
     for flavor in FLAVORS {
         let text = small(flavor);
         let counts = |text: &str| {
@@ -122,7 +122,7 @@ fn a_document_that_is_cut_anywhere_is_refused() {
         for end in 0..=text.len() {
             let part = &text[..end];
             match UncheckedDocument::parse(part.as_bytes()) {
-                // Only what is missing signatures alone may still be read.
+                // Only a document that lacks nothing but signatures may be accepted.
                 Ok(_) => {
                     assert!(whole(part), "accepted {end} of {} bytes", text.len());
                     accepted += 1;
@@ -134,7 +134,7 @@ fn a_document_that_is_cut_anywhere_is_refused() {
                     let named = match error {
                         DocumentError::Cut { line, .. } => line == part.lines().count(),
                         DocumentError::Empty => end == 0,
-                        // So little is left that nobody can tell what it was.
+                        // Too little is left to recognise the document.
                         _ => header,
                     };
                     assert!(named, "{end} bytes: {error}");
@@ -146,7 +146,7 @@ fn a_document_that_is_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn bytes_that_no_directory_writes_are_named_with_their_line() {
+fn invalid_bytes_are_reported_with_their_line() {
     for flavor in FLAVORS {
         let text = small(flavor);
         let third = text.match_indices('\n').nth(1).unwrap().0 + 1;
@@ -175,14 +175,14 @@ fn bytes_that_no_directory_writes_are_named_with_their_line() {
 }
 
 #[test]
-fn a_line_of_a_megabyte_is_read_or_refused_and_nothing_else() {
+fn a_line_of_a_megabyte_is_accepted_or_refused() {
     let long = "x".repeat(1 << 20);
     for flavor in FLAVORS {
         let text = small(flavor);
         // A contact may be of any length.
         let (fine, _) = with_line(&text, "contact", |_| format!("contact {long}"));
         UncheckedDocument::parse(fine.as_bytes()).unwrap();
-        // A keyword may not; a nickname may not either.
+        // A keyword or a nickname may not.
         let (bad, line) = with_line(&text, "params", |_| long.clone());
         let error = refusal(bad);
         assert!(
@@ -201,7 +201,7 @@ fn a_line_of_a_megabyte_is_read_or_refused_and_nothing_else() {
 }
 
 #[test]
-fn entries_of_another_flavour_than_announced_are_named() {
+fn entries_of_another_flavour_are_reported() {
     for (announced, found) in [
         (Flavor::Ns, Flavor::Microdesc),
         (Flavor::Microdesc, Flavor::Ns),
@@ -231,7 +231,7 @@ fn entries_of_another_flavour_than_announced_are_named() {
 }
 
 #[test]
-fn a_port_of_zero_is_named_with_line_and_field() {
+fn port_0_is_reported_with_line_and_field() {
     for flavor in FLAVORS {
         let text = small(flavor);
         let (bad, line) = with_line(&text, "r", |line| with_field(line, -2, "0"));
@@ -254,7 +254,7 @@ fn a_port_of_zero_is_named_with_line_and_field() {
 }
 
 #[test]
-fn what_cannot_be_parsed_is_named_with_its_line() {
+fn parse_errors_are_reported_with_their_line() {
     for flavor in FLAVORS {
         let text = small(flavor);
         for (keyword, field, value) in [

@@ -1,4 +1,4 @@
-//! From paths to a set: what is united, and which files are refused before they are parsed.
+//! Loading paths into a set: sources are united, and some files are refused before parsing.
 
 use crate::site::{loader, unchecked};
 use crate::{assert_names_no_address, elements, file, listed, order, small};
@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Why this path is refused.
+/// The error for this path.
 fn load_refusal(path: &Path) -> LoadError {
     let error = load(&unchecked([path])).unwrap_err();
     assert_names_no_address(&error);
@@ -146,7 +146,7 @@ fn a_file_beyond_the_limit_is_refused_unread() {
     File::create(&path).unwrap().set_len(40 << 20).unwrap();
     assert!(matches!(load_refusal(&path), LoadError::TooLarge { .. }));
 
-    // At the limit it is read, and the zeros are found.
+    // At the limit the file is read, and the zeros are refused.
     File::create(&path).unwrap().set_len(MAX_DOCUMENT).unwrap();
     assert!(matches!(
         load_refusal(&path),
@@ -158,7 +158,7 @@ fn a_file_beyond_the_limit_is_refused_unread() {
 }
 
 #[test]
-fn a_bad_file_leaves_the_set_in_use_as_it_was() {
+fn a_bad_file_does_not_change_the_set_in_use() {
     let directory = TempDir::new().unwrap();
     let path = file(&directory, "cached-consensus", small(Flavor::Ns));
     let sources = unchecked([&path]);
@@ -172,7 +172,7 @@ fn a_bad_file_leaves_the_set_in_use_as_it_was() {
 }
 
 #[test]
-fn one_bad_source_among_good_ones_is_the_one_that_is_named() {
+fn reports_the_one_bad_source() {
     let directory = TempDir::new().unwrap();
     let good = file(&directory, "good", small(Flavor::Ns));
     let bad = file(&directory, "bad", "");

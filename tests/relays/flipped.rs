@@ -1,6 +1,6 @@
-//! One byte is another than what was signed, wherever it stands: the document is refused.
+//! A document with any single byte changed is refused.
 //!
-//! Through the two steps that both ways of loading share, so that whole documents can be tried.
+//! Calls the two steps that both ways of loading share, which is fast enough for whole documents.
 
 use crate::real::{CERTIFICATES, EARLIER, MICRODESC, NS, real};
 use crate::site::{authorities, certificates, parsed_certificates, pinned, plan, signed};
@@ -10,10 +10,10 @@ use exitmark::lab::consensus::Order;
 use exitmark::relays::{Authorities, Certificates, UncheckedDocument};
 use std::io::Write;
 
-/// How many bytes of a large document are tried; a build without optimizations takes its time.
+/// How many bytes of a large document are tried; fewer in a slow debug build.
 const SAMPLES: usize = if cfg!(debug_assertions) { 150 } else { 5_000 };
 
-/// Whether these bytes are believed.
+/// Whether these bytes are accepted.
 fn is_believed(bytes: &[u8], certificates: &Certificates, trusted: &Authorities) -> bool {
     let Ok(document) = UncheckedDocument::parse(bytes) else {
         return false;
@@ -27,8 +27,8 @@ fn is_believed(bytes: &[u8], certificates: &Certificates, trusted: &Authorities)
     }
 }
 
-/// Changes the byte at each of these places by each of these masks, one at a time, on two threads.
-/// Returns where the document was still believed.
+/// Changes the byte at each of these places by its mask, one at a time, on two threads. Returns the
+/// places at which the document was still accepted.
 fn flip(
     bytes: &[u8],
     samples: &[(usize, u8)],
@@ -59,7 +59,7 @@ fn flip(
     })
 }
 
-/// Every one of the samples must be refused; says how many were, to whoever watches.
+/// Asserts that every sample is refused, and prints how many were.
 fn all_are_refused(
     what: &str,
     bytes: &[u8],
@@ -71,7 +71,7 @@ fn all_are_refused(
     let line = |place| 1 + bytes[..place].iter().filter(|&&byte| byte == b'\n').count();
     let lines: Vec<_> = believed.iter().map(|&(place, _)| line(place)).collect();
     let refused = samples.len() - believed.len();
-    // Not by a print macro: what a passing test prints is swallowed.
+    // Not by a print macro: the output of a passing test is captured.
     let _ = writeln!(
         std::io::stderr(),
         "{what}: {refused} of {} flipped bytes refused",
@@ -80,14 +80,14 @@ fn all_are_refused(
     assert!(believed.is_empty(), "{what}: believed in lines {lines:?}");
 }
 
-/// The part of a document that nobody signs is small enough to try all of it.
+/// The unsigned part of a document, which is small enough to try all of it.
 fn signatures(bytes: &[u8]) -> std::ops::Range<usize> {
     let keyword = b"\ndirectory-signature ";
     let mut windows = bytes.windows(keyword.len());
     windows.position(|part| part == keyword).unwrap()..bytes.len()
 }
 
-/// Places anywhere and what is done to them, the same ones each time.
+/// Pseudo-random places and masks, the same ones each time.
 fn anywhere(length: usize, count: usize) -> Vec<(usize, u8)> {
     let mut random = Random::new(7);
     let mut sample = || {
@@ -103,7 +103,7 @@ fn every_byte_of_a_small_document_counts() {
     for flavor in FLAVORS {
         let text = signed(flavor);
         let places = 0..text.len();
-        // The last bit, and the case of a letter.
+        // Flips the lowest bit, and the case of a letter.
         let samples: Vec<_> = places
             .flat_map(|place| [1, 0x20].map(|mask| (place, mask)))
             .collect();
@@ -148,7 +148,7 @@ fn any_byte_of_real_signatures_counts() {
         };
         let certificates = Certificates::parse(&certificates).unwrap();
         let trusted = Authorities::tor_network();
-        // Of each byte one bit; a prime step visits every column of the lines.
+        // One bit of each byte; a prime step visits every column of the lines.
         let samples: Vec<_> = signatures(&bytes).step_by(23).map(|at| (at, 1)).collect();
         let what = format!("{name}, signatures");
         all_are_refused(&what, &bytes, &samples, &certificates, &trusted);
@@ -156,11 +156,11 @@ fn any_byte_of_real_signatures_counts() {
 }
 
 #[test]
-fn another_byte_in_a_certificate_costs_the_document_or_nothing() {
+fn a_changed_byte_in_a_certificate_is_detected_or_harmless() {
     let trusted = pinned(&authorities());
     for flavor in FLAVORS {
         let document = signed(flavor);
-        // As many as are needed, so that each is.
+        // Only as many certificates as needed, so that each one matters.
         let three = certificates();
         let (third, _) = three
             .rmatch_indices("dir-key-certificate-version ")
@@ -177,7 +177,7 @@ fn another_byte_in_a_certificate_costs_the_document_or_nothing() {
             *[&mut refused, &mut believed][usize::from(is_good)] += 1;
             bytes[place] ^= 1;
         }
-        // What the identity key signs leaves next to nothing: bits that base64 does not use.
+        // Nearly every bit is signed; only the unused bits of base64 have no effect.
         println!("certificates, {flavor}: {refused} refused, {believed} without effect");
         assert!(believed * 50 < refused, "{believed} of {refused}");
     }

@@ -1,5 +1,5 @@
-//! The same from inside: this program confines itself as a loader does, and tries what a parser
-//! that somebody has taken over would try.
+//! Confinement from inside: this program confines itself as a loader does, and tries what a
+//! compromised parser would try.
 
 use exitmark::relays::{Confinement, confine};
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-/// Set for the process that is to confine itself.
+/// The environment variable that makes the process confine itself.
 const INSIDE: &str = "EXITMARK_CONFINE_THIS_TEST";
 
 fn tries() -> Vec<(&'static str, io::Result<()>)> {
@@ -57,7 +57,7 @@ fn tries() -> Vec<(&'static str, io::Result<()>)> {
     ]
 }
 
-/// What happens in the other process; nothing where nobody asks for it.
+/// Runs in the confined process; does nothing unless [`INSIDE`] is set.
 #[test]
 fn inside() {
     if std::env::var_os(INSIDE).is_none() {
@@ -74,7 +74,7 @@ fn inside() {
 }
 
 #[test]
-fn all_that_a_loader_does_not_need_fails_with_eperm() {
+fn system_calls_that_a_loader_does_not_need_fail_with_eperm() {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "forbidden::inside", "--nocapture"])
         .arg("--test-threads=1")

@@ -1,5 +1,5 @@
-//! Documents by somebody who means ill, or from a disk that failed, read in this process and by a
-//! confined one: refused by both, for the same reason, in words that name no address.
+//! Malicious and damaged documents, loaded in this process and by a confined one: both refuse them
+//! for the same reason, and the message names no address.
 
 use crate::documents::{with_field, with_line};
 use crate::site::{Site, both, certificates, loader, parsed_certificates, pinned, signed};
@@ -9,7 +9,7 @@ use exitmark::relays::{Flavor, LoadError, MAX_DOCUMENT, UncheckedDocument};
 use std::fmt::Write;
 
 #[test]
-fn a_good_document_is_the_same_set_by_both_ways() {
+fn both_ways_load_the_same_set() {
     for flavor in FLAVORS {
         let loaded = Site::new(flavor).load().unwrap();
         let document = UncheckedDocument::parse(signed(flavor).as_bytes()).unwrap();
@@ -21,7 +21,7 @@ fn a_good_document_is_the_same_set_by_both_ways() {
 }
 
 #[test]
-fn a_signed_document_cut_anywhere_is_refused_or_has_lost_a_signature_that_was_not_needed() {
+fn a_truncated_signed_document_is_refused_or_lacks_an_unneeded_signature() {
     let (certificates, authorities) = (parsed_certificates(), pinned(&authorities()));
     for flavor in FLAVORS {
         let text = signed(flavor);
@@ -66,7 +66,7 @@ fn a_document_cut_where_a_section_begins_is_refused_by_both() {
     }
 }
 
-/// What is done to a document, and words of the reason why it is refused then.
+/// Damages of a document, each with a part of the expected error.
 fn damages(text: &str, flavor: Flavor) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let other = match flavor {
         Flavor::Ns => Flavor::Microdesc,
@@ -137,12 +137,12 @@ fn damages(text: &str, flavor: Flavor) -> Vec<(&'static str, Vec<u8>, &'static s
         ),
         ("one long line", bytes(long.clone()), "not a consensus"),
         (
-            "of a method that nobody knows",
+            "with an unknown consensus method",
             bytes(changed("consensus-method", "consensus-method 4294967295")),
             "",
         ),
         (
-            "of a method that is none",
+            "with an invalid consensus method",
             bytes(changed("consensus-method", "consensus-method many")),
             "line ",
         ),
@@ -155,7 +155,7 @@ fn damages(text: &str, flavor: Flavor) -> Vec<(&'static str, Vec<u8>, &'static s
 }
 
 #[test]
-fn every_damage_is_refused_by_both_and_named() {
+fn both_refuse_and_name_every_damage() {
     for flavor in FLAVORS {
         let site = Site::new(flavor);
         for (what, bytes, words) in damages(&signed(flavor), flavor) {
@@ -169,12 +169,12 @@ fn every_damage_is_refused_by_both_and_named() {
 }
 
 #[test]
-fn without_signatures_both_still_agree_on_every_damage() {
+fn both_agree_on_every_damage_without_signatures() {
     for flavor in FLAVORS {
         let site = Site::new(flavor);
         for (what, bytes, _) in damages(&signed(flavor), flavor) {
             site.write(bytes);
-            // Which of them are read is up to the parser: a method is only a number.
+            // The parser decides which of them are accepted: a method is only a number.
             if let Ok(loaded) = both(&unchecked([&site.consensus])) {
                 assert!(!loaded.listed.is_empty(), "{what}");
                 assert_eq!(loaded.sources[0].signatures, None);
@@ -184,7 +184,7 @@ fn without_signatures_both_still_agree_on_every_damage() {
 }
 
 #[test]
-fn nothing_stands_behind_or_between_signatures() {
+fn refuses_text_behind_or_between_signatures() {
     for flavor in FLAVORS {
         let text = signed(flavor);
         let site = Site::new(flavor);
@@ -198,7 +198,7 @@ fn nothing_stands_behind_or_between_signatures() {
             format!("{text}# nothing\n"),
             format!("{}x-nothing\n{}", &text[..first], &text[first..]),
             format!("{}\n{}", &text[..first], &text[first..]),
-            // Another way to write the same.
+            // The same in another notation.
             format!("{}{}", &text[..begin], text[begin..].replacen(' ', "  ", 1)),
             format!(
                 "{}{}",
@@ -232,7 +232,7 @@ fn nothing_stands_behind_or_between_signatures() {
     }
 }
 
-/// A document of nearly the largest size, whose entry has as many lines of this kind as fit.
+/// A document of nearly the maximum size, with one entry that has as many such lines as fit.
 fn enormous(flavor: Flavor, keyword: &str, line: &str) -> String {
     let text = signed(flavor);
     let place = text.find(keyword).unwrap();
@@ -247,7 +247,7 @@ fn enormous(flavor: Flavor, keyword: &str, line: &str) -> String {
 }
 
 #[test]
-fn a_document_that_wants_all_memory_ends_its_reader_and_nothing_else() {
+fn a_document_that_exhausts_memory_ends_only_the_loader() {
     for (keyword, line) in [
         ("m ", "a [::1]:1"),
         ("r ", "x"),

@@ -1,5 +1,5 @@
-//! Documents without a `params` line, as tor writes them where no authority votes for a parameter:
-//! in networks of one's own.
+//! Documents without a `params` line, as tor writes them if no authority votes for a parameter, as
+//! in private networks.
 
 use crate::FLAVORS;
 use crate::site::{Site, certificates, plan};
@@ -14,7 +14,7 @@ fn lean(flavor: Flavor) -> Order {
 }
 
 #[test]
-fn a_document_without_parameters_is_as_good_as_one_with_some() {
+fn a_document_without_parameters_is_accepted() {
     for flavor in FLAVORS {
         let site = Site::of(&lean(flavor));
         let text = std::fs::read_to_string(&site.consensus).unwrap();
@@ -26,7 +26,7 @@ fn a_document_without_parameters_is_as_good_as_one_with_some() {
     }
 }
 
-/// What the parser is given is not what was signed, and every byte is still held against that.
+/// The parser gets a document with an inserted line; every signed byte is still checked.
 #[test]
 fn every_byte_of_it_is_signed() {
     for flavor in FLAVORS {
@@ -39,7 +39,7 @@ fn every_byte_of_it_is_signed() {
             site.write(&flipped);
             assert!(load(&site.sources()).is_err(), "{flavor}: byte {at}");
         }
-        // An empty line that nobody signed is none of the document's.
+        // An unsigned empty line is detected.
         let text = String::from_utf8(good).unwrap();
         site.write(text.replacen("\nvote-status", "\nparams\nvote-status", 1));
         let error = site.refusal().to_string();
@@ -48,7 +48,7 @@ fn every_byte_of_it_is_signed() {
 }
 
 #[test]
-fn its_lines_keep_their_numbers() {
+fn errors_have_the_documents_own_line_numbers() {
     for flavor in FLAVORS {
         let text = lean(flavor).write();
         for (wrong, line) in [("consensus-method", 3), ("fresh-until", 5)] {

@@ -1,5 +1,5 @@
-//! What may follow what is in force, with documents that are signed as they should be: the wrong
-//! one at the wrong time changes nothing.
+//! Successors of the set in force, with correctly signed documents: an implausible one is refused
+//! and changes nothing.
 
 use crate::site::{Site, authorities, loader, pinned, plan};
 use crate::{FLAVORS, assert_names_no_address, at};
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// When the first document begins to hold.
+/// The `valid-after` of the first document.
 const START: u64 = 1_700_000_000;
 const HOUR: u64 = 3_600;
 
@@ -19,7 +19,7 @@ fn hour(number: u64) -> SystemTime {
     at(START + HOUR * number)
 }
 
-/// A network of this many relays, as it is in this hour.
+/// The document of this hour, of a network of this many relays.
 fn in_hour(flavor: Flavor, number: u64, relays: u32) -> Order {
     Order {
         relays,
@@ -32,7 +32,7 @@ fn in_hour(flavor: Flavor, number: u64, relays: u32) -> Order {
     }
 }
 
-/// A site whose document a confined loader reads, and what is in force.
+/// A site whose document a confined loader reads, and the live set.
 struct Stage {
     site: Site,
     live: LiveSet,
@@ -46,7 +46,7 @@ impl Stage {
         }
     }
 
-    /// Puts this document there and offers what is loaded.
+    /// Writes this document, loads it, and offers it to the live set.
     fn offer(&mut self, order: &Order, now: SystemTime) -> Result<(), Refused> {
         let directory = self.site.directory.path();
         publish(directory, "cached-consensus", order, &authorities()).unwrap();
@@ -54,7 +54,7 @@ impl Stage {
         self.live.offer(loaded, now)
     }
 
-    /// That this is refused and changes nothing.
+    /// Asserts that this document is refused and changes nothing.
     fn refusal(&mut self, order: &Order, now: SystemTime) -> Refused {
         let before = self.live.clone();
         let refused = self.offer(order, now).unwrap_err();
@@ -67,10 +67,10 @@ impl Stage {
 }
 
 #[test]
-fn an_old_a_future_and_a_shrunk_document_are_refused_however_well_signed() {
+fn refuses_correctly_signed_old_future_and_shrunk_documents() {
     for flavor in FLAVORS {
         let mut stage = Stage::new(flavor);
-        // With nothing in force, the clock is all there is to judge by.
+        // Without a set in force, only the clock is checked.
         let early = stage.refusal(&in_hour(flavor, 3, 100), hour(1));
         assert!(matches!(early, Refused::Future { .. }), "{early}");
         stage.offer(&in_hour(flavor, 2, 100), hour(1)).unwrap();
@@ -84,17 +84,17 @@ fn an_old_a_future_and_a_shrunk_document_are_refused_however_well_signed() {
             panic!("{shrunk}");
         };
         assert!(now * 2 < before, "{now} of {before}");
-        // A smaller network that is no sudden loss, and the same document again.
+        // A moderately smaller network, and the same document again.
         stage.offer(&in_hour(flavor, 4, 60), hour(4)).unwrap();
         stage.offer(&in_hour(flavor, 4, 60), hour(5)).unwrap();
-        // However old it is meanwhile, what follows what is in force may follow it.
+        // A successor is accepted even if it is old by now.
         stage.offer(&in_hour(flavor, 5, 60), hour(5_000)).unwrap();
         assert_eq!(stage.live.decisions(), (5, 0));
     }
 }
 
 #[test]
-fn of_two_documents_one_that_is_wrong_spoils_both() {
+fn one_refused_document_of_two_refuses_both() {
     let one = Site::of(&in_hour(Flavor::Ns, 10, 100));
     let other = Site::of(&in_hour(Flavor::Microdesc, 10, 100));
     let sources = Sources {
@@ -127,7 +127,7 @@ fn of_two_documents_one_that_is_wrong_spoils_both() {
 }
 
 #[test]
-fn who_leaves_counts_until_it_is_forgotten_and_extras_always() {
+fn departed_relays_count_until_forgotten_and_extras_always() {
     let mut stage = Stage::new(Flavor::Microdesc);
     let relay: Endpoint = "203.0.113.1:1".parse().unwrap();
     let extra: Endpoint = "203.0.113.2:2".parse().unwrap();
@@ -157,7 +157,7 @@ fn who_leaves_counts_until_it_is_forgotten_and_extras_always() {
 }
 
 #[test]
-fn what_was_in_force_matters_to_whom_it_concerns() {
+fn for_sources_drops_sets_of_other_sources_and_authorities() {
     let mut stage = Stage::new(Flavor::Ns);
     stage
         .offer(&in_hour(Flavor::Ns, 10, 100), hour(10))
@@ -167,7 +167,7 @@ fn what_was_in_force_matters_to_whom_it_concerns() {
     let live = &stage.live;
     let kept = |sources: &Sources, now| live.clone().for_sources(sources, now);
     assert_eq!(kept(&sources, hour(10)), Some(live.clone()));
-    // To another document,
+    // A set is dropped for another document,
     let other = Sources {
         files: vec![Source::beside(
             Path::new("/other/cached-consensus").to_owned(),
@@ -175,7 +175,7 @@ fn what_was_in_force_matters_to_whom_it_concerns() {
         ..sources.clone()
     };
     assert_eq!(kept(&other, hour(10)), None);
-    // with other authorities, however many,
+    // for other authorities, even if they include the previous ones,
     let strangers = authorities::Authorities::family(1, 3);
     let others = Sources {
         trust: Trust::MostOf(pinned(&strangers)),
@@ -188,10 +188,10 @@ fn what_was_in_force_matters_to_whom_it_concerns() {
         ..sources.clone()
     };
     assert_eq!(kept(&more, hour(10)), None);
-    // and to a clock that has not come there yet, it is nothing.
+    // and if the clock is far behind its document.
     assert!(kept(&sources, hour(9)).is_some());
     assert_eq!(kept(&sources, hour(9) - Duration::from_secs(1)), None);
-    // Who believes anybody believes this too; what nobody checked convinces nobody.
+    // Without verification the set is kept; an unverified set is dropped if signatures are needed.
     let anybody = Sources {
         trust: Trust::Anybody,
         ..sources.clone()

@@ -1,5 +1,5 @@
-//! Loaders that fail, each in its own way: the right failure is named, no process is left, and the
-//! next load is as good as the first.
+//! Loaders that fail in various ways: the right failure is reported, no process is left, and the
+//! next load works.
 
 use crate::assert_names_no_address;
 use crate::site::{LONG, Site, loader};
@@ -13,10 +13,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Soon enough for what never answers anyway.
+/// The timeout for loaders that never answer.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Loads by a shell that does this, of which nothing may be left.
+/// Loads by a shell that runs this script, and asserts that no process is left.
 fn by(script: &str, deadline: Duration) -> Result<Loaded, LoadError> {
     let site = Site::new(Flavor::Microdesc);
     let note = site.directory.path().join("pid");
@@ -26,7 +26,7 @@ fn by(script: &str, deadline: Duration) -> Result<Loaded, LoadError> {
     if let Err(error) = &outcome {
         assert_names_no_address(error);
     }
-    // Where it was ended before its first word there is no note.
+    // If the shell was killed before it wrote its PID, there is no note.
     if let Some(pid) = fs::read_to_string(&note)
         .ok()
         .and_then(|text| text.trim().parse().ok())
@@ -46,7 +46,7 @@ fn failure(script: &str, deadline: Duration) -> LoaderFailure {
 }
 
 #[test]
-fn who_ends_without_an_answer_has_died_of_what_it_died_of() {
+fn an_early_exit_is_reported_with_its_status() {
     for (script, code, signal) in [
         ("exit 0", Some(0), None),
         ("exit 7", Some(7), None),
@@ -62,14 +62,14 @@ fn who_ends_without_an_answer_has_died_of_what_it_died_of() {
 }
 
 #[test]
-fn who_wants_all_memory_has_died() {
-    // As it ends, it closes its output first: how the rest of its end looks is a race.
+fn exhausting_memory_is_reported_as_an_exit() {
+    // The dying process closes its output first, so its exit status is a race.
     let failure = failure("ulimit -v 200000; exec tail /dev/zero", LONG);
     assert!(matches!(failure, LoaderFailure::Died(_)), "{failure}");
 }
 
 #[test]
-fn who_closes_its_output_and_lives_on_is_ended() {
+fn a_loader_that_closes_its_output_is_killed() {
     let failure = failure("exec >&-; exec sleep 1000000", LONG);
     let LoaderFailure::Died(status) = failure else {
         panic!("{failure}");
@@ -78,19 +78,19 @@ fn who_closes_its_output_and_lives_on_is_ended() {
 }
 
 #[test]
-fn who_gives_no_answer_in_time_is_ended() {
+fn a_loader_without_an_answer_in_time_is_killed() {
     for script in [
-        // Never reads,
+        // Does not read.
         "exec sleep 1000000",
-        // reads all,
+        // Reads everything, but does not answer.
         "cat > /dev/null; exec sleep 1000000",
-        // says half of it,
+        // Sends half an answer.
         "echo '{\"set\":'; exec sleep 1000000",
-        // says a little for ever,
+        // Keeps sending a little.
         "while echo; do sleep 0.01; done",
-        // listens to no signal,
+        // Ignores signals.
         "trap '' TERM INT HUP PIPE; while :; do sleep 0.01; done",
-        // is stopped.
+        // Is stopped.
         "kill -STOP $$",
     ] {
         let failure = failure(script, SHORT);
@@ -99,8 +99,8 @@ fn who_gives_no_answer_in_time_is_ended() {
 }
 
 #[test]
-fn who_never_reads_a_full_pipe_is_ended_too() {
-    // More than a pipe holds, so that whoever writes waits.
+fn a_loader_that_does_not_read_a_full_pipe_is_killed() {
+    // More than a pipe holds, so that the writer blocks.
     let site = Site::holding("x".repeat(5_000_000), "y".repeat(5_000_000));
     for (script, deadline) in [("exec sleep 1000000", SHORT), ("exit 1", LONG)] {
         let arguments = vec!["-c".into(), script.into()];
@@ -117,7 +117,7 @@ fn who_never_reads_a_full_pipe_is_ended_too() {
 }
 
 #[test]
-fn what_is_no_answer_is_nonsense() {
+fn refuses_invalid_answers() {
     for script in [
         "echo",
         "echo hello",
@@ -137,7 +137,7 @@ fn what_is_no_answer_is_nonsense() {
 }
 
 #[test]
-fn who_cannot_be_started_is_said_so() {
+fn reports_a_loader_that_cannot_be_started() {
     let site = Site::new(Flavor::Ns);
     for program in ["/nonexistent/loader", "/etc/passwd", "/"] {
         let loader = Loader::of(program.into(), Vec::new(), LONG);
@@ -149,7 +149,7 @@ fn who_cannot_be_started_is_said_so() {
     }
 }
 
-/// Loads by one that says this, whatever it is asked.
+/// Loads by a program that sends this answer to any request.
 fn told(site: &Site, answer: &Value) -> Result<Loaded, LoadError> {
     let path = site.directory.path().join("answer");
     fs::write(&path, answer.to_string()).unwrap();
@@ -157,14 +157,14 @@ fn told(site: &Site, answer: &Value) -> Result<Loaded, LoadError> {
     loader.load(&site.sources())
 }
 
-/// The true answer for this document, as it goes through the pipe.
+/// The correct answer for this document, as JSON.
 fn truth(loaded: &Loaded) -> Value {
     let endpoints: Vec<_> = loaded.listed.iter().map(ToString::to_string).collect();
     json!({"set": {"sources": loaded.sources, "endpoints": endpoints}})
 }
 
 #[test]
-fn a_set_that_no_document_makes_is_nonsense() {
+fn refuses_sets_that_no_document_can_make() {
     let site = Site::new(Flavor::Microdesc);
     let loaded = site.load().unwrap();
     let truth = truth(&loaded);
@@ -233,7 +233,7 @@ fn a_set_that_no_document_makes_is_nonsense() {
         );
         assert_names_no_address(&error);
     }
-    // Not one word behind it either.
+    // Nothing may follow the answer.
     let path = site.directory.path().join("two");
     fs::write(&path, format!("{truth}{truth}")).unwrap();
     let two = Loader::of("/bin/cat".into(), vec![path.into()], LONG);
@@ -242,7 +242,7 @@ fn a_set_that_no_document_makes_is_nonsense() {
 }
 
 #[test]
-fn more_than_a_set_holds_is_refused() {
+fn refuses_too_many_endpoints() {
     let site = Site::new(Flavor::Ns);
     let loaded = site.load().unwrap();
     let mut answer = truth(&loaded);
@@ -256,7 +256,7 @@ fn more_than_a_set_holds_is_refused() {
 }
 
 #[test]
-fn a_reason_is_told_in_printable_words_about_a_file_that_was_asked_for() {
+fn reports_printable_reasons_about_requested_files_only() {
     let site = Site::new(Flavor::Ns);
     let refused = |source: u64, of_certificates: bool, reason: &str| {
         let answer = json!({"refused": {
@@ -284,7 +284,7 @@ fn a_reason_is_told_in_printable_words_about_a_file_that_was_asked_for() {
 }
 
 #[test]
-fn a_good_loader_is_good_again_and_again() {
+fn a_loader_works_repeatedly() {
     let site = Site::new(Flavor::Ns);
     let first = site.load().unwrap();
     let loader = loader();

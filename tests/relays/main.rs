@@ -1,7 +1,7 @@
-//! Tier: any machine, but for what root alone can see, which is skipped aloud. Relay sets from
-//! files: real documents where there are some, every kind of bad input by both ways of loading,
-//! what remains in force, and `exitmark relays`. Here is what the rooms share: documents to work
-//! on, and the check that no error names an address.
+//! Tier: any machine; checks that need root are skipped with a message. Relay sets from files:
+//! real documents if available, every kind of bad input by both ways of loading, the live set, and
+//! `exitmark relays`. This file has the shared parts: documents to work on, and the check that no
+//! error names an address.
 
 #![allow(
     clippy::unwrap_used,
@@ -104,7 +104,7 @@ fn elements(set: &EndpointSet) -> BTreeSet<Endpoint> {
     set.iter().collect()
 }
 
-/// What documents list.
+/// The listed endpoints, as a set.
 fn listed(loaded: &Loaded) -> BTreeSet<Endpoint> {
     loaded.listed.iter().copied().collect()
 }

@@ -1,4 +1,4 @@
-//! Things at a path that are no file of tor's, and files that tor has not verified.
+//! Paths that are not regular files, and files that tor has not verified.
 
 use crate::site::{LONG, Site, certificates, checked, loader, signed, unchecked};
 use crate::{assert_names_no_address, file};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use tempfile::TempDir;
 
-/// Both outcomes. A reader that waits fails here instead of hanging the test.
+/// Both outcomes. A load that blocks fails here instead of hanging the test.
 fn both_ways(sources: Sources) -> [Result<Loaded, LoadError>; 2] {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -21,7 +21,7 @@ fn both_ways(sources: Sources) -> [Result<Loaded, LoadError>; 2] {
     receiver.recv_timeout(LONG).expect("loading must not block")
 }
 
-/// Why this path is refused, by both.
+/// The errors for this path, of both ways of loading.
 fn refusals(path: &Path) -> [LoadError; 2] {
     both_ways(unchecked([path])).map(|outcome| {
         let error = outcome.unwrap_err();
@@ -35,7 +35,7 @@ fn refusals(path: &Path) -> [LoadError; 2] {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_without_waiting() {
+fn refuses_irregular_files_without_blocking() {
     let directory = TempDir::new().unwrap();
     let fifo = directory.path().join("fifo");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
@@ -64,7 +64,7 @@ fn what_is_no_regular_file_is_refused_without_waiting() {
             };
             assert_eq!(kind, expected);
         }
-        // In the place of certificates too.
+        // The same for certificates.
         let site = Site::new(Flavor::Ns);
         let mut sources = site.sources();
         sources.files[0].certificates = path.to_owned();
@@ -93,7 +93,7 @@ fn a_file_of_200_megabytes_is_refused_unread() {
 }
 
 #[test]
-fn what_is_not_there_or_leads_nowhere_says_so() {
+fn reports_missing_files_and_dangling_links() {
     let directory = TempDir::new().unwrap();
     let dangling = directory.path().join("dangling");
     symlink("nowhere", &dangling).unwrap();
@@ -113,7 +113,7 @@ fn what_is_not_there_or_leads_nowhere_says_so() {
 }
 
 #[test]
-fn what_tor_has_not_verified_is_not_read_under_any_name() {
+fn refuses_unverified_documents_under_any_name() {
     let directory = TempDir::new().unwrap();
     file(&directory, "cached-certs", certificates());
     let name = "unverified-microdesc-consensus";
@@ -122,7 +122,7 @@ fn what_tor_has_not_verified_is_not_read_under_any_name() {
     symlink(name, &link).unwrap();
     let chain = directory.path().join("chain");
     symlink("cached-microdesc-consensus", &chain).unwrap();
-    // Its name alone is enough, wherever it leads.
+    // The name of a link is enough, even if its target is good.
     let good = file(&directory, "good", signed(Flavor::Microdesc));
     let named = directory.path().join("unverified-consensus");
     symlink("good", &named).unwrap();
@@ -139,7 +139,7 @@ fn what_tor_has_not_verified_is_not_read_under_any_name() {
 }
 
 #[test]
-fn a_link_to_a_good_file_is_as_good() {
+fn follows_a_link_to_a_good_file() {
     let site = Site::new(Flavor::Ns);
     let link: PathBuf = site.directory.path().join("link");
     symlink("cached-consensus", &link).unwrap();
@@ -152,7 +152,7 @@ fn a_link_to_a_good_file_is_as_good() {
 #[test]
 fn a_file_that_may_not_be_read_is_refused() {
     if geteuid().is_root() {
-        // Root reads everything, so this is about everybody else.
+        // Root can read every file, so this test needs another user.
         let said = std::io::Write::write_all(
             &mut std::io::stderr(),
             b"SKIPPED (needs a user who is not root): permission denied\n",

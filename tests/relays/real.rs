@@ -22,12 +22,12 @@ pub(crate) const CERTIFICATES: &str = "2021-08-29-cached-certs";
 /// 2021-08-29 19:00:00 UTC.
 const AUGUST_29: u64 = 1_630_263_600;
 
-/// The decompressed real file of this name, or None, said aloud, where there is none.
+/// The decompressed real file of this name; `None` with a message if there is none.
 pub(crate) fn real(name: &'static str) -> Option<Arc<Vec<u8>>> {
     static KNOWN: Mutex<BTreeMap<&str, Arc<Vec<u8>>>> = Mutex::new(BTreeMap::new());
     static SAID: Once = Once::new();
     let Some(root) = std::env::var_os("EXITMARK_REAL_DATA") else {
-        // Not by a print macro: what a passing test prints is swallowed.
+        // Not by a print macro: the output of a passing test is captured.
         SAID.call_once(|| {
             let _ = writeln!(
                 std::io::stderr(),
@@ -54,7 +54,7 @@ pub(crate) fn real(name: &'static str) -> Option<Arc<Vec<u8>>> {
     Some(Arc::clone(bytes))
 }
 
-/// Real documents and their certificates as a tor has them.
+/// Real documents and their certificates in a directory, as tor keeps them.
 pub(crate) struct RealSite {
     _directory: TempDir,
     pub(crate) paths: Vec<PathBuf>,
@@ -84,7 +84,7 @@ impl RealSite {
 }
 
 #[test]
-fn real_documents_hold_by_both_ways_and_give_exact_counts() {
+fn both_ways_accept_real_documents_with_exact_counts() {
     for (name, flavor) in [NS, MICRODESC].into_iter().zip(FLAVORS) {
         let Some(site) = RealSite::new(&[name]) else {
             return;
@@ -100,8 +100,7 @@ fn real_documents_hold_by_both_ways_and_give_exact_counts() {
                 authorities: 18,
             }
         );
-        // The nine authorities are relays too, with the same ORPort; their DirPorts are listed, and
-        // no other relay's.
+        // The nine authorities are relays too, with the same ORPort; only their DirPorts count.
         assert_eq!(report.distinct, 6_727 + 2_404 + 9);
         assert_eq!(
             report.validity,
@@ -111,7 +110,7 @@ fn real_documents_hold_by_both_ways_and_give_exact_counts() {
                 valid_until: at(AUGUST_29 + 3 * 3_600),
             }
         );
-        // Three of those who signed in 2021 have other identities today.
+        // Three of the signers of 2021 have other identities today.
         let signatures = Signatures {
             good: 6,
             needed: 5,
@@ -161,7 +160,7 @@ fn a_real_document_cut_at_any_line_is_refused() {
     let authorities = Authorities::tor_network();
     let text = std::str::from_utf8(&bytes).unwrap();
     let ends = text.match_indices('\n').map(|(offset, _)| offset + 1);
-    // Every 499th line of the many, and every line of the end.
+    // Every 499th line of the entries, and every line of the end.
     let tail = text.find("directory-footer").unwrap();
     let mut signatures = 0;
     for (number, end) in ends.enumerate() {

@@ -1,5 +1,5 @@
-//! What the lab's authorities sign, judged by tor-netdoc's own verification: an oracle that
-//! shares none of its own code with them.
+//! Documents signed by the lab's authorities, checked by tor-netdoc's own verification: an oracle
+//! that shares no code with the lab.
 
 use crate::{FLAVORS, at, order};
 use exitmark::lab::authorities::Authorities;
@@ -11,7 +11,7 @@ use tor_netdoc::doc::netstatus::{md, plain};
 use tor_netdoc::parse2::{ParseInput, parse_netdoc, parse_netdoc_multiple};
 use tor_netdoc::types::Fingerprint;
 
-/// The moment at which all these documents hold.
+/// A time at which all these documents are valid.
 fn now() -> SystemTime {
     at(1_700_000_000)
 }
@@ -24,7 +24,7 @@ fn parsed(certificates: &str) -> Vec<AuthCertUnverified> {
     parse_netdoc_multiple(&ParseInput::new(certificates, "")).unwrap()
 }
 
-/// The certificates of these authorities, each found good.
+/// The verified certificates of these authorities.
 fn certificates(authorities: &Authorities) -> Vec<AuthCert> {
     let text = authorities.certificates_for(small(Flavor::Ns).validity);
     parsed(&text)
@@ -33,7 +33,7 @@ fn certificates(authorities: &Authorities) -> Vec<AuthCert> {
         .collect()
 }
 
-/// Whether a document is one that these authorities signed, with these certificates at hand.
+/// Whether a majority of these authorities signed a document, by these certificates.
 fn holds(
     flavor: Flavor,
     text: &str,
@@ -61,7 +61,7 @@ fn holds(
     }
 }
 
-/// The text with one bit of the byte at this place flipped, where that leaves it text.
+/// The text with one bit of the byte at this place flipped, so that it stays text.
 fn flipped(text: &str, place: usize) -> String {
     let mut bytes = text.as_bytes().to_vec();
     bytes[place] ^= 1;
@@ -69,7 +69,7 @@ fn flipped(text: &str, place: usize) -> String {
 }
 
 #[test]
-fn a_signed_document_holds_in_both_flavours() {
+fn a_signed_document_is_valid_in_both_flavours() {
     for count in [1, 4, 9] {
         let authorities = Authorities::new(count);
         let certificates = certificates(&authorities);
@@ -87,7 +87,7 @@ fn a_signed_document_holds_in_both_flavours() {
 }
 
 #[test]
-fn no_byte_of_what_is_signed_can_be_another() {
+fn every_signed_byte_is_checked() {
     let authorities = Authorities::new(3);
     let certificates = certificates(&authorities);
     for flavor in FLAVORS {
@@ -122,7 +122,7 @@ fn more_than_half_must_sign_and_each_counts_once() {
 }
 
 #[test]
-fn a_spoiled_signature_costs_its_signer_alone() {
+fn a_spoiled_signature_discounts_only_its_signer() {
     let authorities = Authorities::new(3);
     let certificates = certificates(&authorities);
     for flavor in FLAVORS {
@@ -131,7 +131,7 @@ fn a_spoiled_signature_costs_its_signer_alone() {
             .match_indices("BEGIN SIGNATURE-----\n")
             .map(|(place, mark)| place + mark.len())
             .collect();
-        // The first character's bits are all of the signature's first byte.
+        // The bits of the first character all belong to the signature's first byte.
         let mut spoil = |place: usize| {
             let other = if text[place..].starts_with('A') {
                 "B"
@@ -147,7 +147,7 @@ fn a_spoiled_signature_costs_its_signer_alone() {
 }
 
 #[test]
-fn strangers_sign_in_vain() {
+fn signatures_of_strangers_do_not_count() {
     let (trusted, strangers) = (Authorities::new(3), Authorities::family(1, 3));
     let all = [certificates(&trusted), certificates(&strangers)].concat();
     for flavor in FLAVORS {
@@ -160,7 +160,7 @@ fn strangers_sign_in_vain() {
 }
 
 #[test]
-fn a_certificate_holds_for_its_time() {
+fn a_certificate_is_valid_for_its_period() {
     let authorities = Authorities::new(2);
     let text = authorities.certificates(at(1_000_000), at(2_000_000));
     for (moment, good) in [
@@ -177,7 +177,7 @@ fn a_certificate_holds_for_its_time() {
 }
 
 #[test]
-fn no_byte_of_a_certificate_can_be_another() {
+fn every_byte_of_a_certificate_is_checked() {
     let text = Authorities::new(1).certificates_for(small(Flavor::Ns).validity);
     let keyword = "\ndir-key-certification\n";
     let end = text.find(keyword).unwrap() + keyword.len();

@@ -1,4 +1,4 @@
-//! Whose signatures count, and how many: authorities that are pinned, each once, and no other.
+//! Which signatures count: those of pinned authorities, once each.
 
 use crate::site::{Site, authorities, both, certificates, pinned, plan, signed};
 use crate::{FLAVORS, listed};
@@ -13,7 +13,7 @@ fn signatures_of(good: usize, needed: usize, unknown: usize) -> Signatures {
     }
 }
 
-/// Loads what these of the authorities signed, where most of `trusted` are needed.
+/// Loads a document signed by these authorities; a majority of `trusted` is needed.
 fn by(
     flavor: Flavor,
     all: &Authorities,
@@ -25,7 +25,7 @@ fn by(
     let site = Site::holding(&text, all.certificates_for(order.validity));
     let mut sources = site.sources();
     sources.trust = Trust::MostOf(pinned(trusted));
-    // What is told by the other process is told in the same words.
+    // The loader process reports the same message.
     let _ = both(&sources);
     match load(&sources) {
         Ok(loaded) => Ok(loaded.sources[0].signatures.unwrap()),
@@ -45,7 +45,7 @@ fn more_than_half_of_the_pinned_must_sign_each_once() {
         assert_eq!(by(&[8, 6, 4, 2, 0]), good(5));
         assert_eq!(by(&[0, 1, 2, 3]), few(4));
         assert_eq!(by(&[7]), few(1));
-        // No authority signs twice, so whoever repeats a signature makes work and nothing else.
+        // No authority signs twice; a repeated signature only costs time.
         for signers in [&[0, 1, 2, 3, 3, 3][..], &[0, 1, 2, 3, 4, 4]] {
             let error = by(signers).unwrap_err();
             assert!(matches!(error, SignatureError::Twice { .. }), "{error}");
@@ -54,7 +54,7 @@ fn more_than_half_of_the_pinned_must_sign_each_once() {
 }
 
 #[test]
-fn one_authority_alone_can_be_most_of_one_and_not_of_two() {
+fn one_authority_is_a_majority_of_one_but_not_of_two() {
     for flavor in FLAVORS {
         let (one, two) = (Authorities::new(1), Authorities::new(2));
         assert!(by(flavor, &two, &[0], &one).is_ok());
@@ -66,7 +66,7 @@ fn one_authority_alone_can_be_most_of_one_and_not_of_two() {
 }
 
 #[test]
-fn authors_that_are_not_pinned_sign_in_vain() {
+fn signatures_of_unpinned_authors_do_not_count() {
     let (five, three) = (Authorities::new(5), authorities());
     for flavor in FLAVORS {
         let by = |signers: &[u8]| by(flavor, &five, signers, &three);
@@ -80,12 +80,12 @@ fn authors_that_are_not_pinned_sign_in_vain() {
 }
 
 #[test]
-fn another_network_is_another_network_whatever_it_signs() {
+fn refuses_documents_of_another_network() {
     let strangers = Authorities::family(1, 3);
     for flavor in FLAVORS {
         let few = SignatureError::Unknown(signatures_of(0, 2, 3));
         assert_eq!(by(flavor, &strangers, &[0, 1, 2], &authorities()), Err(few));
-        // Tor's own authorities are no authors of a made-up one either.
+        // The Tor network's authorities are not authors of a generated document either.
         let site = Site::new(flavor);
         let mut sources = site.sources();
         sources.trust = Trust::MostOf(exitmark::relays::Authorities::tor_network());
@@ -96,9 +96,10 @@ fn another_network_is_another_network_whatever_it_signs() {
     }
 }
 
-/// Without certificates of theirs nothing says that others have signed: some are missing.
+/// Without certificates of other authorities, their signatures cannot be recognised: the message
+/// is that certificates are missing.
 #[test]
-fn an_upgrade_is_advised_where_certificates_of_others_are_there() {
+fn advises_an_upgrade_if_unknown_authorities_have_signed() {
     let (five, three) = (Authorities::new(5), authorities());
     for flavor in FLAVORS {
         let text = plan(flavor).sign_by(&five, [0, 3, 4]);
@@ -135,7 +136,7 @@ fn signatures(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn a_signer_whom_the_document_does_not_name_is_a_reason_to_refuse() {
+fn refuses_a_signer_that_the_document_does_not_list() {
     for flavor in FLAVORS {
         let foreign = plan(flavor).sign(&Authorities::family(1, 1));
         let site = Site::new(flavor);
@@ -178,19 +179,19 @@ fn a_signature_of_another_document_is_bad_even_where_enough_are_good() {
 }
 
 #[test]
-fn a_stranger_who_can_be_checked_must_be_right_too() {
+fn a_checkable_signature_of_a_stranger_must_be_good() {
     let five = Authorities::new(5);
     let order = plan(Flavor::Ns);
     let text = order.sign(&five);
     let all = signatures(&text);
-    // The fourth's words over the fifth's name: neither of them counts, and it is still wrong.
+    // The fourth's signature under the fifth's identity: neither of them counts, but it is bad.
     let (line, _) = all[4].split_once('\n').unwrap();
     let (_, words) = all[3].split_once('\n').unwrap();
     let wrong = text.replace(all[4], &format!("{line}\n{words}"));
     let known = Site::holding(&wrong, five.certificates_for(order.validity));
     let error = known.refusal().to_string();
     assert!(error.contains("signature 5"), "{error}");
-    // Nobody can check it without a certificate, and nobody counts on it.
+    // Without a certificate it cannot be checked, and does not count.
     let unknown = Site::holding(&wrong, certificates());
     assert_eq!(
         listed(&unknown.load().unwrap()),
@@ -221,7 +222,7 @@ fn a_stranger_with_a_certificate_signs_with_the_key_that_it_names() {
             "{error}"
         );
         known.refusal();
-        // Of somebody else's certificates nobody expects to know them.
+        // Certificates of authorities that are not pinned may be missing.
         Site::holding(&wrong, certificates()).load().unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! A tor's data directory with what the lab's authorities signed, and both ways to load it.
+//! A tor data directory with documents signed by the lab's authorities, and both ways to load it.
 
 use crate::{assert_names_no_address, file, order};
 use exitmark::lab::authorities::Authorities;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Longer than any load takes on any machine: who waits for this has found a fault.
+/// Timeout: longer than any load takes on any machine.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// The three authorities that these tests trust.
@@ -21,23 +21,23 @@ pub(crate) fn authorities() -> Authorities {
     Authorities::new(3)
 }
 
-/// The same, as what is trusted.
+/// The same authorities, as the pinned set.
 pub(crate) fn pinned(authorities: &Authorities) -> relays::Authorities {
     let identities = authorities.identities();
     relays::Authorities::new(identities.iter().map(|text| text.parse().unwrap()))
 }
 
-/// Four relays, not signed yet.
+/// An unsigned document with four relays.
 pub(crate) fn plan(flavor: Flavor) -> Order {
     order(flavor, 4)
 }
 
-/// Four relays, signed by the three.
+/// A document with four relays, signed by the three authorities.
 pub(crate) fn signed(flavor: Flavor) -> String {
     plan(flavor).sign(&authorities())
 }
 
-/// The three's certificates, which hold for every document of these tests.
+/// The certificates of the three authorities, valid for every document of these tests.
 pub(crate) fn certificates() -> String {
     authorities().certificates_for(plan(Flavor::Ns).validity)
 }
@@ -54,12 +54,12 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// What is there is a good document of this flavour.
+    /// A site with a good document of this flavour.
     pub(crate) fn new(flavor: Flavor) -> Self {
         Self::of(&plan(flavor))
     }
 
-    /// What is there is this document, signed.
+    /// A site with this document, signed.
     pub(crate) fn of(order: &Order) -> Self {
         let directory = TempDir::new().unwrap();
         let consensus = publish(directory.path(), "cached-consensus", order, &authorities());
@@ -70,7 +70,7 @@ impl Site {
         }
     }
 
-    /// What is there are these bytes.
+    /// A site with these bytes.
     pub(crate) fn holding(consensus: impl AsRef<[u8]>, certificates: impl AsRef<[u8]>) -> Self {
         let directory = TempDir::new().unwrap();
         Self {
@@ -80,7 +80,7 @@ impl Site {
         }
     }
 
-    /// Its document, of which most of the three must be the authors.
+    /// The site's document, with the three authorities pinned.
     pub(crate) fn sources(&self) -> Sources {
         checked([&self.consensus])
     }
@@ -89,7 +89,7 @@ impl Site {
         both(&self.sources())
     }
 
-    /// Why it is refused.
+    /// The error for the site's document.
     pub(crate) fn refusal(&self) -> LoadError {
         self.load().unwrap_err()
     }
@@ -99,7 +99,7 @@ impl Site {
     }
 }
 
-/// Documents of the three, with certificates beside them.
+/// Documents of the three authorities, with the certificates in the same directory.
 pub(crate) fn checked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Sources {
     Sources {
         trust: Trust::MostOf(pinned(&authorities())),
@@ -107,7 +107,7 @@ pub(crate) fn checked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Sou
     }
 }
 
-/// Documents that are believed as they stand.
+/// Documents whose signatures are not checked.
 pub(crate) fn unchecked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Sources {
     let source = |path: P| Source::beside(path.as_ref().to_owned());
     Sources {
@@ -126,7 +126,7 @@ pub(crate) fn loader() -> Loader {
     )
 }
 
-/// Loads in this process and by a confined one, which must be of one mind, to the word.
+/// Loads in this process and by a confined one; both must give the same result or message.
 pub(crate) fn both(sources: &Sources) -> Result<Loaded, LoadError> {
     let (here, there) = (load(sources), loader().load(sources));
     match (&here, &there) {

@@ -1,4 +1,4 @@
-//! Any input at all: never a panic, never an address in an error.
+//! Arbitrary input: never a panic, never an address in an error.
 
 use crate::{FLAVORS, assert_names_no_address, names_an_address, small};
 use exitmark::relays::UncheckedDocument;

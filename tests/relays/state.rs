@@ -1,4 +1,4 @@
-//! The live set on disk: what was saved is what is loaded, and what is damaged is named.
+//! The live set on disk: it is loaded as it was saved, and damage is reported.
 
 use crate::site::{LONG, Site, plan};
 use crate::{assert_names_no_address, at, file};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 const START: u64 = 1_700_000_000;
 
-/// A set with one who has left, and a refusal.
+/// A set with a departed endpoint and a refusal.
 fn live() -> LiveSet {
     let mut live = LiveSet::default();
     let with = Order {
@@ -53,7 +53,7 @@ fn unusable(state: &StateFile) -> String {
 }
 
 #[test]
-fn what_was_saved_is_loaded() {
+fn a_saved_set_is_loaded_unchanged() {
     let directory = TempDir::new().unwrap();
     let state = state(&directory);
     assert_eq!(state.load().unwrap(), None);
@@ -75,7 +75,7 @@ fn directories_are_made_and_leftovers_replaced() {
     let state = StateFile::new(directory.path().join("a/b/relays.state"));
     state.save(&live()).unwrap();
     let new = directory.path().join("a/b/relays.state.new");
-    // What an earlier process has left half done, and what somebody has put there.
+    // Left behind by an earlier process, or placed there by another user.
     for leave in [
         (|new: &PathBuf, _| fs::write(new, "half").unwrap()) as fn(&PathBuf, &PathBuf),
         |new, victim| symlink(victim, new).unwrap(),
@@ -96,7 +96,7 @@ fn directories_are_made_and_leftovers_replaced() {
 }
 
 #[test]
-fn what_cannot_be_written_leaves_what_was_there() {
+fn a_failed_write_keeps_the_old_file() {
     let directory = TempDir::new().unwrap();
     let state = state(&directory);
     let live = live();
@@ -107,7 +107,7 @@ fn what_cannot_be_written_leaves_what_was_there() {
     assert!(error.to_string().contains("relays.state"), "{error}");
     assert_eq!(state.load().unwrap(), Some(live));
 
-    // Below what is no directory; over one; without a name.
+    // Below a file; over a directory; without a name.
     for path in [
         state.path().join("below"),
         directory.path().into(),
@@ -119,7 +119,7 @@ fn what_cannot_be_written_leaves_what_was_there() {
 }
 
 #[test]
-fn whatever_is_cut_or_changed_is_named_or_harmless() {
+fn damage_is_reported_or_harmless() {
     let directory = TempDir::new().unwrap();
     let state = state(&directory);
     state.save(&live()).unwrap();
@@ -133,7 +133,7 @@ fn whatever_is_cut_or_changed_is_named_or_harmless() {
         bytes[place] ^= 1;
         fs::write(state.path(), &bytes).unwrap();
         match state.load() {
-            // Another digit is another number.
+            // A changed digit may be another valid number.
             Ok(live) => drop(live.unwrap().endpoints(&[]).unwrap()),
             Err(error) => assert_names_no_address(&error),
         }
@@ -145,7 +145,7 @@ fn whatever_is_cut_or_changed_is_named_or_harmless() {
 }
 
 #[test]
-fn what_no_box_writes_is_refused() {
+fn refuses_implausible_states() {
     let directory = TempDir::new().unwrap();
     let state = state(&directory);
     state.save(&live()).unwrap();
@@ -185,7 +185,7 @@ fn what_no_box_writes_is_refused() {
 }
 
 #[test]
-fn what_is_no_file_is_not_read() {
+fn refuses_irregular_and_large_files() {
     let directory = TempDir::new().unwrap();
     let fifo = directory.path().join("fifo");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
@@ -208,7 +208,7 @@ fn what_is_no_file_is_not_read() {
 }
 
 #[test]
-fn whoever_reads_while_it_is_saved_finds_a_whole_one() {
+fn a_concurrent_reader_finds_a_whole_file() {
     let directory = TempDir::new().unwrap();
     let state = state(&directory);
     let sets = [LiveSet::default(), live()];

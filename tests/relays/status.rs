@@ -1,4 +1,4 @@
-//! What is said of a live set, to a person and to a program: figures, and no endpoint.
+//! The status of a live set as text and JSON: counts, but no endpoint.
 
 use crate::site::Site;
 use crate::{at, names_an_address};
@@ -6,18 +6,18 @@ use exitmark::policy::Endpoint;
 use exitmark::relays::{Flavor, LiveSet, Status};
 use std::time::Duration;
 
-/// When the documents of these tests begin to hold.
+/// The `valid-after` of these tests' documents.
 const VALID_AFTER: u64 = 1_700_000_000;
 
 #[test]
-fn a_live_set_is_shown_in_figures() {
+fn shows_a_live_set_in_counts() {
     let loaded = Site::new(Flavor::Microdesc).load().unwrap();
     let relay = loaded.listed[0];
     let count = loaded.listed.len();
     let mut live = LiveSet::default();
     live.offer(loaded, at(VALID_AFTER + 60)).unwrap();
     live.refuse("line 3: is bad".to_owned(), at(VALID_AFTER + 120));
-    // One of the extras is a relay by itself.
+    // One of the extras is a listed relay.
     let extra: [Endpoint; 2] = [relay, "203.0.113.7:22".parse().unwrap()];
     let status = Status::new(&live, &extra, at(VALID_AFTER) + Duration::from_secs(300));
     assert_eq!(status.count(), count + 1);

@@ -1,4 +1,4 @@
-//! `Watch`: whatever is done to a file ends a wait, and only another content counts as new.
+//! `Watch`: any operation on a file ends a wait, but only a new version counts as a change.
 
 use crate::file;
 use crate::site::LONG;
@@ -10,32 +10,32 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A watch that has seen what is there.
+/// A watch that has seen the current files.
 fn watch(files: &[&Path]) -> Watch {
     let mut watch = Watch::new(files.iter().map(|&path| path.to_owned()).collect()).unwrap();
-    assert!(watch.has_changed(), "at first everything is new");
+    assert!(watch.has_changed(), "at first every file is new");
     assert!(!watch.has_changed());
     watch
 }
 
-/// Waits until something happened; to wait in vain is the fault that this is about.
+/// Waits for an event; fails on timeout.
 fn wait(watch: &Watch) {
     let started = Instant::now();
     watch.wait(LONG).unwrap();
-    assert!(started.elapsed() < LONG, "nobody told");
+    assert!(started.elapsed() < LONG, "no event");
 }
 
-/// Waits for a change that is under way.
+/// Waits for a change.
 fn wait_for_change(watch: &mut Watch) {
     wait(watch);
-    // Of a change in several steps, the first may come alone.
+    // A change may cause several events.
     while !watch.has_changed() {
         wait(watch);
     }
 }
 
 #[test]
-fn whatever_is_done_to_a_file_is_told() {
+fn every_operation_on_a_file_ends_the_wait() {
     let directory = TempDir::new().unwrap();
     let path = file(&directory, "cached-consensus", "one");
     let mut watch = watch(&[&path]);
@@ -53,7 +53,7 @@ fn whatever_is_done_to_a_file_is_told() {
     for (what, doing) in doings {
         doing(&path);
         wait_for_change(&mut watch);
-        // All that this doing told is told.
+        // All events of this operation have been received.
         watch.wait(Duration::ZERO).unwrap();
         watch.has_changed();
         println!("{what}: told");
@@ -61,7 +61,7 @@ fn whatever_is_done_to_a_file_is_told() {
 }
 
 #[test]
-fn a_wait_that_has_begun_ends() {
+fn a_blocked_wait_is_ended() {
     let directory = TempDir::new().unwrap();
     let path = file(&directory, "cached-consensus", "one");
     let mut watch = watch(&[&path]);
@@ -74,11 +74,11 @@ fn a_wait_that_has_begun_ends() {
         scope.spawn(|| waker.write(1).unwrap());
         wait(&watch);
     });
-    assert!(!watch.has_changed(), "to be woken is no news");
+    assert!(!watch.has_changed(), "a wake-up is not a change");
 }
 
 #[test]
-fn another_file_beside_it_is_no_news() {
+fn another_file_in_the_directory_is_not_a_change() {
     let directory = TempDir::new().unwrap();
     let path = file(&directory, "cached-consensus", "one");
     let mut watch = watch(&[&path]);
@@ -99,7 +99,7 @@ fn one_of_several_files_is_enough() {
 }
 
 #[test]
-fn where_a_link_leads_is_watched_and_where_it_leads_now() {
+fn watches_the_current_target_of_a_link() {
     let directories = [(); 3].map(|()| TempDir::new().unwrap());
     let targets = [1, 2].map(|index| file(&directories[index], "cached-consensus", "one"));
     let link: PathBuf = directories[0].path().join("cached-consensus");
@@ -107,7 +107,7 @@ fn where_a_link_leads_is_watched_and_where_it_leads_now() {
     let mut watch = watch(&[&link]);
     replace(&targets[0], "two").unwrap();
     wait_for_change(&mut watch);
-    // Turned to the other.
+    // The link now leads to the other directory.
     let new = directories[0].path().join("new");
     symlink(&targets[1], &new).unwrap();
     fs::rename(&new, &link).unwrap();
@@ -118,17 +118,17 @@ fn where_a_link_leads_is_watched_and_where_it_leads_now() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_yet_is_found_later() {
+fn a_missing_directory_is_found_later() {
     let directory = TempDir::new().unwrap();
     let inner = directory.path().join("tor");
     let path = inner.join("cached-consensus");
     let mut watch = watch(&[&path]);
     fs::create_dir(&inner).unwrap();
     fs::write(&path, "one").unwrap();
-    // Nobody told, for nothing was watched; whoever looks sees it, and watches from now on.
+    // Nothing was watched, so there is no event; the next check sees it, and watches from then on.
     watch.wait(Duration::ZERO).unwrap();
     assert!(watch.has_changed());
-    // The whole directory is another one.
+    // The whole directory is replaced.
     fs::rename(&inner, directory.path().join("old")).unwrap();
     fs::create_dir(&inner).unwrap();
     fs::write(&path, "two").unwrap();

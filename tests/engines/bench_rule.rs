@@ -1,5 +1,5 @@
-//! The bare program that the packet rate bench compares exitmark with has the same rule: it marks
-//! the frames that exitmark marks.
+//! The minimal program to which the packet rate bench compares exitmark has the same rule: it marks
+//! the same frames.
 
 use etherparse::{PacketBuilder, TcpHeader};
 use exitmark::lab::bpf::{Preparation, Programs, compile};
@@ -14,7 +14,7 @@ const RELAY6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7
 const ORPORT: u16 = 9001;
 const AF11: u8 = 0x28;
 
-/// What leaves, of which the IP header begins behind the Ethernet header.
+/// The ToS byte of an untagged frame.
 fn tos(frame: &[u8]) -> u8 {
     match frame[14] >> 4 {
         4 => frame[15],
@@ -36,7 +36,7 @@ fn segment(is_v4: bool, port: u16, change: impl Fn(&mut TcpHeader)) -> Vec<u8> {
 }
 
 #[test]
-fn answers_to_outsiders_are_marked_by_neither() {
+fn neither_marks_answers_to_outsiders() {
     if !is_root() {
         return;
     }

@@ -1,10 +1,10 @@
-//! Frames that the engines once disagreed about.
+//! Frames about which the engines once disagreed.
 
 use crate::rig::in_namespace;
 use exitmark::lab::differential::{CounterExample, Engines};
 
 #[test]
-fn no_counter_example_is_one_any_more() {
+fn engines_agree_on_former_counterexamples() {
     in_namespace(|| {
         let mut engines = Engines::new().unwrap();
         let rows = include_str!("counterexamples.txt").lines();

@@ -1,5 +1,5 @@
-//! Sockets whose fill ring is full before they are bound, as zero-copy drivers need it; here in
-//! copy mode, which veth has.
+//! Sockets whose fill ring is full before they are bound, as zero-copy drivers need it; tested in
+//! copy mode, which veth supports.
 
 use exitmark::datapath::{
     AttachMode, Frame, FramePool, Kernel, Links, Memory, PerRole, Pins, Port, Role, Spill, Umem,
@@ -15,7 +15,7 @@ const RING: u32 = 64;
 const IN_HAND: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Turns a port until `enough`, or until time is up.
+/// Calls `enough` until it returns true; fails after a timeout.
 fn wait(what: &str, mut enough: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !enough() {
@@ -28,7 +28,8 @@ fn mac(last: u8) -> String {
     format!("02:00:00:00:00:{last:02x}")
 }
 
-/// A frame of the peer's is received by what is in the fill ring already, sent back and completed.
+/// Receives a frame of the peer into the chunks that are in the fill ring already, sends it back,
+/// and waits for the completion.
 fn there_and_back<P: Port>(
     peer: &RawPort,
     port: &mut P,
@@ -40,7 +41,7 @@ fn there_and_back<P: Port>(
     let mut arrived: Vec<Frame> = Vec::new();
     wait("the frame arrives", || {
         port.receive(memory, &mut arrived, RING as usize);
-        // The peer's own stack may say something too.
+        // The peer's own stack may send frames too.
         arrived.iter().any(|frame| memory.bytes(frame) == sent)
     });
     port.transmit(memory, &mut arrived);
@@ -52,7 +53,7 @@ fn there_and_back<P: Port>(
 }
 
 #[test]
-fn a_frame_arrives_in_what_was_filled_before_the_bind() {
+fn receives_into_chunks_filled_before_the_bind() {
     if !is_root() {
         return;
     }
@@ -85,7 +86,7 @@ fn a_frame_arrives_in_what_was_filled_before_the_bind() {
             1,
         )
         .unwrap();
-        // The second worker's part begins within the memory.
+        // The part of the second worker begins within the memory.
         let mut names = PerRole::from_fn(|_| None);
         assert!(umem.bind_filled(1, &names).unwrap().ports[Role::Host].is_none());
         names[Role::Host] = Some("host0".to_owned());
@@ -109,7 +110,7 @@ fn a_frame_arrives_in_what_was_filled_before_the_bind() {
 
         let (pool, memory) = (&mut share.pool, &mut share.memory);
         there_and_back(&peer, port, memory, pool);
-        // The same after the program was taken off and attached again.
+        // The same after the program was detached and attached again.
         kernel
             .reattach(&pins, Role::Host, "host0", index, AttachMode::Native)
             .unwrap();

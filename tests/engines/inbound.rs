@@ -1,4 +1,4 @@
-//! The kernel's engine on the way to the host, and what it learns on the way out.
+//! The kernel engine with inbound frames, and its learning of the host's MAC address.
 
 use crate::rig::{Rig, in_namespace};
 use exitmark::datapath::{Counter, DropReason, PerRole, Role};
@@ -17,7 +17,7 @@ const WEB4: &str = "198.51.100.7:443";
 const WEB6: &str = "[2001:db8:51::7]:443";
 const RELAY4: &str = "198.18.0.1:9001";
 
-/// A host with addresses of both kinds and a way out for relay traffic.
+/// A host with addresses of both kinds, and a next hop for relay traffic.
 fn rig(host: Option<MacAddr>, port: Role) -> Rig {
     let scenario: Scenario = format!(
         "mode=Enforce host_mark=none mark=10 at_uplink=Keep steer=Both protocols=Tcp \
@@ -63,7 +63,7 @@ fn for_host() -> Vec<(&'static str, Frame)> {
     ]
 }
 
-/// Frames that are nobody's but the stack's, with a name.
+/// Frames that only the stack may get, with a name.
 fn for_stack() -> Vec<(&'static str, Vec<u8>)> {
     let mut arp = to_box(tcp(WEB4, HOST4)).build();
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
@@ -97,7 +97,7 @@ fn for_stack() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn incoming_gives_the_host_what_is_sent_to_the_box_for_it() {
+fn incoming_forwards_frames_sent_to_the_box_for_the_host() {
     in_namespace(|| {
         let mut rig = rig(Some(FROM), Role::Incoming);
         for (name, frame) in for_host() {
@@ -141,7 +141,7 @@ fn incoming_reads_headers_beyond_the_first_buffer() {
 }
 
 #[test]
-fn uplink_crosses_untouched() {
+fn uplink_forwards_frames_unchanged() {
     in_namespace(|| {
         let mut rig = rig(Some(FROM), Role::Incoming);
         let built = for_host()
@@ -178,7 +178,7 @@ fn one_nic_can_be_uplink_and_incoming() {
 }
 
 #[test]
-fn the_host_is_learnt_from_its_own_frames_and_from_no_others() {
+fn learns_the_host_only_from_its_own_frames() {
     in_namespace(|| {
         let mut rig = rig(None, Role::Incoming);
         let inbound = to_box(tcp(WEB4, HOST4));
@@ -216,7 +216,7 @@ fn the_host_is_learnt_from_its_own_frames_and_from_no_others() {
         ] {
             rig.run(Role::Host, &tcp(source, WEB4).macs(TO, from).build());
             assert_eq!(rig.links.host(), Some(from), "{why}");
-            // To the address that was seen: another one may be another host's.
+            // Sent to the learnt address: another address may belong to another host.
             let inbound = to_box(tcp(WEB4, source));
             let (ran, _) = rig.run(Role::Incoming, &inbound.build());
             assert!(
@@ -228,7 +228,7 @@ fn the_host_is_learnt_from_its_own_frames_and_from_no_others() {
 }
 
 #[test]
-fn several_hosts_get_their_own_frames_and_no_other_hosts() {
+fn each_of_several_hosts_gets_only_its_own_frames() {
     in_namespace(|| {
         let mut rig = rig(None, Role::Incoming);
         let [one, other] = [1, 2].map(|last| MacAddr::new([2, 0, 0, 0, 1, last]));
@@ -237,7 +237,7 @@ fn several_hosts_get_their_own_frames_and_no_other_hosts() {
             for (host, mac, web) in hosts {
                 rig.run(Role::Host, &tcp(host, web).macs(TO, mac).build());
                 assert_eq!(rig.links.host(), Some(mac));
-                // What is known of the others stays; what is not goes to the one host that is.
+                // Learnt addresses of other hosts stay; unknown ones get the only known host's.
                 let known = if round == 0 { 0 } else { hosts.len() };
                 for (host, mac, web) in &hosts[..known] {
                     let inbound = to_box(tcp(web, host));
@@ -248,13 +248,13 @@ fn several_hosts_get_their_own_frames_and_no_other_hosts() {
             }
         }
         assert!(rig.links.has_several_hosts());
-        // An address of which nothing was seen is one of several hosts'.
+        // An unknown address may belong to any of several hosts.
         let unseen = to_box(tcp(WEB4, "192.0.2.77:40000")).build();
         let (ran, counted) = rig.run(Role::Incoming, &unseen);
         assert!(!ran.redirected && !ran.passed);
         let unknown = Counter::Dropped(DropReason::HostMacUnknown);
         assert_eq!(counted.of(unknown), 1);
-        // Until the changes have ended for a while.
+        // Until the changes have stopped for a while.
         rig.links.settle_hosts();
         let (ran, _) = rig.run(Role::Incoming, &unseen);
         assert!(ran.redirected);
@@ -262,14 +262,14 @@ fn several_hosts_get_their_own_frames_and_no_other_hosts() {
 }
 
 #[test]
-fn a_host_that_changes_its_mac_address_now_and_then_is_one_host() {
+fn rare_changes_of_the_mac_address_are_one_host() {
     in_namespace(|| {
         let mut rig = rig(None, Role::Incoming);
         for last in 1..9 {
             let mac = MacAddr::new([2, 0, 0, 0, 1, last]);
             rig.run(Role::Host, &tcp(HOST4, WEB4).macs(TO, mac).build());
             if last % 2 == 0 {
-                // Nothing has changed for a while.
+                // No change for a while.
                 rig.links.settle_hosts();
             }
             assert!(!rig.links.has_several_hosts());
@@ -292,7 +292,7 @@ fn a_configured_host_is_not_learnt() {
 }
 
 #[test]
-fn where_there_is_no_way_out_frames_are_dropped_and_counted() {
+fn frames_without_an_egress_are_dropped_and_counted() {
     in_namespace(|| {
         let mut rig = rig(Some(FROM), Role::Incoming);
         let outbound = tcp(HOST4, WEB4).build();

@@ -1,4 +1,4 @@
-//! Millions of made-up frames through both engines.
+//! Runs millions of generated frames through both engines.
 
 use exitmark::datapath::Counter;
 use exitmark::lab::differential::{Plan, run, store};
@@ -13,13 +13,13 @@ const COUNTER_EXAMPLES: &str = concat!(
     "/tests/engines/counterexamples.txt"
 );
 
-/// A number from the environment.
+/// A number from an environment variable.
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Two million of them, each judged by the programs for one buffer and for several; FRAMES and
-/// SEED say otherwise. `make fuzz-engines` tries a hundred million.
+/// Two million frames by default, each by the programs for one buffer and for several; FRAMES and
+/// SEED override this. `make fuzz-engines` tries a hundred million.
 #[test]
 fn both_engines_agree_about_every_frame() {
     if !is_root() {
@@ -33,7 +33,7 @@ fn both_engines_agree_about_every_frame() {
     };
     let start = std::time::Instant::now();
     let outcome = run(plan).unwrap();
-    // Not by a print macro: what a passing test prints is swallowed.
+    // Not by a print macro: the output of a passing test is captured.
     let _ = writeln!(
         std::io::stderr(),
         "SEED={} frames={} differences={} seconds={}: {}",
@@ -54,9 +54,9 @@ fn both_engines_agree_about_every_frame() {
             .map(ToString::to_string)
             .collect::<Vec<_>>()
     );
-    // No rule is left out by the way in which frames are made up.
+    // The generated frames cover every rule.
     let enough = outcome.frames / 10_000;
-    // Those two need extension headers, which the kernel does not read.
+    // These two need extension headers, which the kernel does not parse.
     let unread = [Malformed::ShortExtension, Malformed::TooManyExtensions];
     let seen = (Class::ALL.into_iter().map(Counter::Class))
         .chain([Counter::Marked, Counter::Cleared, Counter::Disagreement])

@@ -1,5 +1,4 @@
-//! Whether a difference of one bit would be found: bits are flipped on purpose, in what one of
-//! the engines is told.
+//! Checks that a difference of one bit is found: flips bits in the policy of one of the engines.
 
 use crate::rig::in_namespace;
 use exitmark::lab::LabError;
@@ -10,10 +9,10 @@ use ipnet::IpNet;
 use std::io::Write;
 use std::time::Instant;
 
-/// More than any plant has needed.
+/// The most frames per plant; more than any has needed.
 const FRAMES: u64 = 5_000_000;
 
-// Where things are in an image, in bytes: `struct exitmark_policy` in bpf/exitmark.h.
+// Offsets in an image, in bytes: `struct exitmark_policy` in bpf/exitmark.h.
 const MARK: usize = 8;
 const EXIT_PROTOCOLS: usize = 9;
 const BOTH_KINDS: usize = 10;
@@ -31,19 +30,19 @@ const LISTENS_EVERYWHERE: usize = LISTENS + 8192;
 const RANGES_BYTES: usize = 8;
 const TABLE_BYTES: usize = 40;
 
-/// What is flipped in the kernel's image.
+/// The bit that is flipped in the kernel's image.
 #[derive(Clone, Copy, Debug)]
 enum Flip {
-    /// This bit of this byte.
+    /// The bits of this mask in the byte at this offset.
     Bit(usize, u8),
-    /// The lowest bit of the last address in the first range of the set at this byte; the
-    /// number is how many bytes a range has behind its last bytes' end.
+    /// The lowest bit of the last address in the first range of the set at this offset; a range
+    /// has this many words.
     LastAddress(usize, usize),
-    /// The lowest bit of a port in the table at this byte, whose slots have so many words.
+    /// The lowest bit of a port in the table at this offset; a slot has this many words.
     SlotPort(usize, usize),
-    /// A bit in the filter of the table at this byte.
+    /// A bit in the filter of the table at this offset.
     Filter(usize),
-    /// The bit of the first listener's port.
+    /// The bit of the first listener's port in the bitmap at this offset.
     Listens(usize),
 }
 
@@ -62,7 +61,7 @@ fn flip_word(image: &mut [u8], index: usize, bits: u64) {
 }
 
 impl Flip {
-    /// Flips it; where a scenario has no such thing, nothing.
+    /// Flips the bit; does nothing if the scenario has no such set, table or listener.
     fn apply(self, scenario: &Scenario, image: &mut [u8]) {
         match self {
             Self::Bit(at, bits) => image[at] ^= bits,
@@ -99,7 +98,7 @@ impl Flip {
     }
 }
 
-/// Runs until the plant is found, and says how long that took.
+/// Runs until the plant is found, and reports how long that took.
 fn find(name: &str, plant: Plant<'_>) {
     let start = Instant::now();
     let session = Session::new(7).unwrap();
@@ -114,7 +113,7 @@ fn find(name: &str, plant: Plant<'_>) {
     );
 }
 
-/// One bit in the kernel's engine.
+/// Flips one bit in the kernel engine's image.
 #[test]
 fn a_bit_in_the_kernel_is_found() {
     use exitmark::policy::Rule;
@@ -180,7 +179,7 @@ fn a_bit_in_the_kernel_is_found() {
     });
 }
 
-/// One bit in the Rust engine.
+/// Flips one bit in the Rust engine's snapshot.
 #[test]
 fn a_bit_in_rust_is_found() {
     fn one_bit_longer(nets: &mut [IpNet]) {
@@ -196,7 +195,7 @@ fn a_bit_in_rust_is_found() {
         }
     }
     fn another_port(endpoint: &mut Endpoint) {
-        // Never 0: no relay listens there.
+        // Never 0, which is not a valid port.
         endpoint.port = if endpoint.port == 1 {
             3
         } else {

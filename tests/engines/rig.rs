@@ -1,4 +1,4 @@
-//! The kernel's engine alone, with what a test expects of it.
+//! Runs single frames through the kernel engine and reads its counters.
 
 use exitmark::datapath::{
     Buffers, Counter, IncomingLink, Kernel, KernelCounts, Links, PerRole, Ran, Role,
@@ -7,17 +7,17 @@ use exitmark::lab::{Netns, is_root};
 use exitmark::packet::MacAddr;
 use exitmark::policy::Snapshot;
 
-/// Every namespace's loopback device; nothing is sent to it.
+/// The index of the loopback device in every namespace; nothing is sent to it.
 const LOOPBACK: u32 = 1;
 
-/// Runs a test in a namespace of its own, where this machine has them.
+/// Runs a test in a network namespace of its own, if this machine supports them.
 pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if is_root() {
         Netns::new("engines").unwrap().run(test);
     }
 }
 
-/// The program, loaded and told what there is to know.
+/// The loaded program with its policy and links.
 pub(crate) struct Rig {
     pub(crate) kernel: Kernel,
     pub(crate) links: Links,
@@ -53,12 +53,12 @@ impl Rig {
         }
     }
 
-    /// Sends one frame through the program, and says how often it then counted `counter`.
+    /// Runs one frame through the program. Returns the result and what it added to the counters.
     pub(crate) fn run(&mut self, ingress: Role, frame: &[u8]) -> (Ran, Counted) {
         self.run_split(ingress, frame, frame.len())
     }
 
-    /// The same with `first` bytes of the frame in the first buffer.
+    /// As [`Rig::run`], with `first` bytes of the frame in the first buffer.
     pub(crate) fn run_split(
         &mut self,
         ingress: Role,
@@ -91,7 +91,7 @@ impl Counted {
         self.after.spilled[role] - self.before.spilled[role]
     }
 
-    /// Asserts that the frame was received and left by this port, once.
+    /// Asserts that the frame was received once and left once, by these ports.
     #[track_caller]
     pub(crate) fn assert_forwarded(&self, from: Role, to: Role, what: &str) {
         for role in Role::ALL {

@@ -1,5 +1,5 @@
-//! The kernel's engine while it tells of its decisions: frames, verdicts and counters are what
-//! they are without, and what is told is what happened.
+//! The kernel engine with sampling: frames, verdicts and counters are the same as without, and the
+//! samples match the decisions.
 
 use crate::rig::{Rig, in_namespace};
 use exitmark::datapath::{DecidedBy, KernelSamples, Links, Outcome, Role, SAMPLE_BYTES};
@@ -12,10 +12,10 @@ use exitmark::witness::{Auditor, Fault};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// For how many made-up worlds the auditor looks on, and at how many frames of each.
+/// How many generated scenarios are audited, and how many frames of each.
 const SCENARIOS: usize = 60;
 const FRAMES: usize = 2_000;
-/// Well below what the ring has room for.
+/// Frames per read of the samples; well below the room of the ring buffer.
 const BATCH: usize = 500;
 
 fn beginning(frame: &[u8]) -> &[u8] {
@@ -23,7 +23,7 @@ fn beginning(frame: &[u8]) -> &[u8] {
 }
 
 #[test]
-fn every_case_is_told_as_it_was() {
+fn samples_match_the_decision_of_every_case() {
     in_namespace(|| {
         for table in tables() {
             let settings = table.settings().unwrap();
@@ -50,7 +50,7 @@ fn every_case_is_told_as_it_was() {
                 if rule != Rule::NoUserSpace {
                     assert_eq!(rule.class(), case.class, "{title}");
                     assert_eq!(sample.outcome, Outcome::Forward(case.egress), "{title}");
-                    // Sampled or not, it is what the table says.
+                    // Sampling does not change the frame.
                     assert!(ran.frame == case.after, "{title}");
                 }
                 counted.assert_forwarded(Role::Host, port_of(sample.outcome), &title);
@@ -73,10 +73,9 @@ fn port_of(outcome: Outcome) -> Role {
     }
 }
 
-/// Both engines against each other while every frame is a sample; and the auditor, which is told
-/// of them, finds nothing to complain of.
+/// Compares both engines while every frame is sampled; the auditor finds no fault in the samples.
 #[test]
-fn sampled_frames_differ_in_nothing_and_raise_no_alarm() {
+fn sampling_changes_no_frame_and_raises_no_alarm() {
     in_namespace(|| {
         let mut random = Random::new(11);
         let mut engines = Engines::new().unwrap();
@@ -94,7 +93,7 @@ fn sampled_frames_differ_in_nothing_and_raise_no_alarm() {
                 let ingress = generator.next(&mut random, &mut frame);
                 let difference = engines.compare(ingress, &frame).unwrap();
                 assert_eq!(difference, None);
-                // A host that moves twice between two looks would be missed.
+                // The auditor would miss a host that moves twice between two reads.
                 if number % BATCH == 0 || engines.host_mac() != known {
                     assert_eq!(engines.compare_counters().unwrap(), None);
                     told += audit(&mut auditor, &engines, &mut samples);
@@ -111,7 +110,7 @@ fn sampled_frames_differ_in_nothing_and_raise_no_alarm() {
     });
 }
 
-/// Looks again, the `number`th time: a CPU may make samples anew.
+/// Simulates read number `number` of the samples: each CPU may then make new ones.
 fn look(links: &Links, number: usize) {
     let later = Duration::from_secs(10_000_000_000);
     links.sample_until(later + Duration::from_nanos(number as u64));
@@ -140,9 +139,9 @@ fn audit(auditor: &mut Auditor, engines: &Engines, samples: &mut KernelSamples) 
     told.len()
 }
 
-/// The kernel is given another policy than the auditor knows: another mark.
+/// The kernel's policy has another mark than the auditor's.
 #[test]
-fn another_policy_in_the_kernel_is_noticed() {
+fn audit_detects_another_policy_in_the_kernel() {
     in_namespace(|| {
         let table = &tables()[0];
         let settings = table.settings().unwrap();
@@ -169,7 +168,7 @@ fn another_policy_in_the_kernel_is_noticed() {
         assert_eq!(report.checked, 2);
         let of = |kind: &str| report.mismatches.iter().find(|it| it.kind == kind);
         assert_eq!(of("mark").unwrap().frames, 1);
-        // And with actions that do not mark at all.
+        // The same with actions that do not mark at all.
         let mut unmarked = image(&snapshot).unwrap();
         unmarked[16 + Rule::ExitProtocol as usize] = 0;
         rig.kernel.publish_image(&unmarked).unwrap();
@@ -177,10 +176,10 @@ fn another_policy_in_the_kernel_is_noticed() {
     });
 }
 
-/// A capture of every frame costs no more than so many samples a look: the others are counted, and
-/// are the same frames as ever.
+/// A capture of every frame makes a bounded number of samples per read. Further ones are counted as
+/// lost, and their frames are forwarded as usual.
 #[test]
-fn a_look_gives_a_bounded_number_of_samples() {
+fn samples_per_read_are_bounded() {
     const MOST: usize = 2048;
     in_namespace(|| {
         let table = &tables()[0];
@@ -190,7 +189,7 @@ fn a_look_gives_a_bounded_number_of_samples() {
         rig.links.sample(1);
         let mut samples = rig.kernel.samples().unwrap();
         let case = &table.cases[0];
-        // One CPU, as far as the scheduler lets it be one.
+        // Pins the thread to one CPU, if the scheduler allows it.
         let cpu = nix::sched::sched_getcpu().unwrap();
         let mut only = nix::sched::CpuSet::new();
         only.set(cpu).unwrap();
@@ -201,7 +200,7 @@ fn a_look_gives_a_bounded_number_of_samples() {
             for _ in 0..MOST + 100 {
                 let ran = rig.kernel.run(Role::Host, &case.before).unwrap();
                 assert!(ran.frame == case.after);
-                // There is always room for them.
+                // Read often, so that the ring buffer always has room.
                 told += samples.take(10).count();
             }
             assert_eq!(told, MOST, "look {number}");
@@ -210,7 +209,7 @@ fn a_look_gives_a_bounded_number_of_samples() {
     });
 }
 
-/// Nobody reads: what does not fit is lost, and the frames go on as if nothing were.
+/// Without a reader, samples that do not fit are lost and counted; frames are forwarded as usual.
 #[test]
 fn samples_without_a_reader_are_lost_and_counted() {
     in_namespace(|| {

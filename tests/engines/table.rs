@@ -1,4 +1,4 @@
-//! The table of cases by the kernel's engine.
+//! Runs the table of cases through the kernel engine.
 
 use crate::rig::{Rig, in_namespace};
 use exitmark::datapath::{Buffers, Counter, Role};
@@ -7,12 +7,12 @@ use exitmark::lab::differential::{Odd, odd};
 use exitmark::packet::{Dscp, Version, set_dscp};
 use exitmark::policy::{Class, ClassifyBy};
 
-/// What must become of a case's frame: its class, egress and bytes.
+/// The expected class, egress and bytes of a case's frame.
 fn expected(case: &Case, marks: &[Dscp]) -> (Class, Role, Vec<u8>) {
     let Some(odd) = odd(&case.before) else {
         return (case.class, case.egress, case.after.clone());
     };
-    // Nobody is in user space: it crosses, and is not taken for exit traffic by its mark.
+    // Without a worker the frame is forwarded, and a mark on it is cleared.
     let mut after = case.before.clone();
     if let Odd::Ip(at, version) = odd {
         let tos = match version {
@@ -26,7 +26,7 @@ fn expected(case: &Case, marks: &[Dscp]) -> (Class, Role, Vec<u8>) {
     (Class::Host, Role::Uplink, after)
 }
 
-/// Runs every case of a table, with the frame in one buffer or with this many bytes in the first.
+/// Runs every case of a table, with the frame in one buffer, or with `first` bytes in the first.
 fn try_table(table: &Table, buffers: Buffers, first: Option<usize>) {
     let settings = table.settings().unwrap();
     let mark = settings.rules.actions.mark();
@@ -42,7 +42,7 @@ fn try_table(table: &Table, buffers: Buffers, first: Option<usize>) {
         let first = first.map_or(length, |bytes| bytes.min(length));
         let title = format!("{}: {}, {first} bytes in reach", table.name, case.name);
         if length < 14 {
-            // No NIC hands a runt to XDP, and the kernel does not run one.
+            // NICs do not pass runts to XDP, and BPF_PROG_RUN refuses them.
             assert!(rig.kernel.run(Role::Host, &case.before).is_err(), "{title}");
             continue;
         }
@@ -84,8 +84,8 @@ fn every_case_by_the_program_for_single_buffers() {
     });
 }
 
-/// Some drivers leave less than the headers in the first of several buffers: mlx5 with a striding
-/// receive queue only the Ethernet header, or nothing. BPF_PROG_RUN wants an Ethernet header.
+/// Some drivers put less than the headers into the first of several buffers: mlx5 with a striding
+/// receive queue only the Ethernet header, or nothing. BPF_PROG_RUN requires an Ethernet header.
 #[test]
 fn every_case_with_headers_beyond_the_first_buffer() {
     in_namespace(|| {

@@ -1,5 +1,5 @@
-//! `exitmark doctor` on a box with everything broken that a command can mend: the commands that
-//! it prints mend it, and then the box runs.
+//! `exitmark doctor` on a box with every fault that a command can fix: the printed commands fix
+//! them, and then the box runs.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ fn doctor(netns: &Netns, arguments: &[&str]) -> Output {
     netns.run(move || command.output().unwrap())
 }
 
-/// What is amiss: severity, subject, what, and the command that mends it.
+/// The findings: severity, subject, problem, and the command that fixes it.
 fn amiss(output: &Output) -> Vec<(String, String, String, Option<String>)> {
     let text = String::from_utf8_lossy(&output.stdout);
     let findings: Vec<Value> = serde_json::from_str(&text).unwrap();
@@ -53,7 +53,7 @@ fn ground(directory: &Path) -> (Site, PathBuf) {
 }
 
 #[test]
-fn what_is_broken_is_found_and_each_command_mends_it() {
+fn finds_each_fault_and_its_command_fixes_it() {
     needs_root!();
     let directory = tempfile::tempdir().unwrap();
     let (site, path) = ground(directory.path());
@@ -76,7 +76,7 @@ fn what_is_broken_is_found_and_each_command_mends_it() {
     middle
         .command("ethtool", &["-L", "uplink0", "rx", "1"])
         .unwrap();
-    // Covered, not unmounted: what is below may be another one, of the machine's.
+    // Mounted over, not unmounted: another mount, of the machine, may be below.
     let cover = ["-t", "tmpfs", "none", "/sys/fs/bpf"];
     middle.command("mount", &cover).unwrap();
     poll(middle, "incoming0").unwrap();
@@ -107,7 +107,7 @@ fn what_is_broken_is_found_and_each_command_mends_it() {
         };
         assert_eq!(found.iter().filter(is_it).count(), 1, "{words}: {found:?}");
     }
-    // Nothing was changed by looking.
+    // The doctor changes nothing.
     assert_eq!(amiss(&doctor(middle, &arguments)), found);
     for fix in found.iter().filter_map(|(.., fix)| fix.as_ref()) {
         middle.command("sh", &["-c", fix]).unwrap();
@@ -119,7 +119,7 @@ fn what_is_broken_is_found_and_each_command_mends_it() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(second.status.code(), Some(0), "{:?}", amiss(&second));
-    // What the doctor finds sound, runs; and the doctor knows it again.
+    // A box without findings runs, and the doctor recognises the running box.
     let running = site.run(Path::new(EXITMARK), &path).unwrap();
     let third = doctor(middle, &arguments);
     assert_eq!(third.status.code(), Some(0), "{:?}", amiss(&third));
@@ -133,7 +133,7 @@ fn what_is_broken_is_found_and_each_command_mends_it() {
 }
 
 #[test]
-fn people_get_lines_and_wrong_usage_is_status_2() {
+fn prints_text_and_exits_2_on_wrong_usage() {
     needs_root!();
     let directory = tempfile::tempdir().unwrap();
     let (site, _) = ground(directory.path());
@@ -149,7 +149,7 @@ fn people_get_lines_and_wrong_usage_is_status_2() {
         !text.contains("incoming0") && !text.contains("fix:"),
         "{text}"
     );
-    // All NICs, none of which has to be a port.
+    // All NICs, even if none is a port.
     middle.ip("link set uplink0 down").unwrap();
     let all = doctor(middle, &[]);
     let text = String::from_utf8_lossy(&all.stdout).into_owned();
@@ -175,7 +175,7 @@ fn people_get_lines_and_wrong_usage_is_status_2() {
 }
 
 #[test]
-fn a_user_without_rights_is_told_what_is_lacking() {
+fn names_missing_rights() {
     needs_root!();
     let directory = tempfile::tempdir().unwrap();
     let (site, _) = ground(directory.path());

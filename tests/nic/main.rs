@@ -1,10 +1,9 @@
-//! Tier: root. What the box makes of its NICs: the way out for steered frames, and what the doctor
-//! finds.
+//! Tier: root. The box's NICs: the next hop of steered frames, and the findings of the doctor.
 
 mod doctor;
 mod way;
 
-/// Leaves the test where there is no root.
+/// Skips the test without root.
 macro_rules! needs_root {
     () => {
         if !exitmark::lab::is_root() {

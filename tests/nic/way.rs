@@ -1,4 +1,4 @@
-//! The way out for steered frames, with a router that moves, goes away and comes back.
+//! The next hop of steered frames, with a router that moves, goes away and comes back.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,7 +30,7 @@ fn open(hop: &str) -> Way {
     }
 }
 
-/// A box and a router on one network, and what was told of the way between them.
+/// A box and a router on one network, and the reported states of the next hop.
 struct Street {
     middle: Netns,
     router: Netns,
@@ -39,7 +39,7 @@ struct Street {
     watch: WayWatch,
 }
 
-/// A box and a router; the box has addresses there if it is told to.
+/// A box and a router; the box has addresses on that network if `has_addresses`.
 fn ground(has_addresses: bool) -> (Netns, Netns) {
     let (middle, router) = (Netns::new("box").unwrap(), Netns::new("router").unwrap());
     let end = |netns, name, mac| VethEnd {
@@ -89,7 +89,7 @@ impl Street {
         }
     }
 
-    /// Takes what is told until it is this.
+    /// Receives reports until one is `way`.
     #[track_caller]
     fn wait_for(&mut self, way: Way) {
         let deadline = Instant::now() + PATIENCE;
@@ -103,7 +103,7 @@ impl Street {
         assert_eq!(self.watch.now(), way);
     }
 
-    /// All that was told since the beginning; nothing twice.
+    /// All reports since the beginning; consecutive ones differ.
     fn all(self) -> Vec<Way> {
         let Self {
             ways,
@@ -144,13 +144,13 @@ fn a_router_is_found_by_its_link_local_address() {
 }
 
 #[test]
-fn a_router_that_silently_changes_its_address_is_followed() {
+fn follows_a_router_that_changes_its_address_silently() {
     needs_root!();
     for address in [V4, V6] {
         let mut street = Street::build(address);
         street.wait_for(open(FIRST));
         for hop in [SECOND, FIRST, SECOND] {
-            // No announcement leaves the router, and its table keeps the box.
+            // The router sends no announcement, and keeps its entry for the box.
             let change = format!("link set dev eth0 address {hop}");
             street.router.ip(&change).unwrap();
             let changed = Instant::now();
@@ -160,18 +160,18 @@ fn a_router_that_silently_changes_its_address_is_followed() {
         let told = street.all();
         let hops: Vec<_> = told.iter().map(|way| way.next_hop).collect();
         let expected = [FIRST, SECOND, FIRST, SECOND].map(mac);
-        // Never nobody, and never anybody else.
+        // The next hop is never unknown in between, and never another address.
         assert_eq!(hops[1..], expected, "{address}");
     }
 }
 
 #[test]
-fn a_router_that_goes_away_is_nobody_until_it_comes_back() {
+fn next_hop_is_unknown_while_the_router_is_away() {
     needs_root!();
     for address in [V4, V6] {
         let mut street = Street::build(address);
         street.wait_for(open(FIRST));
-        // Its NIC still has carrier, but nobody there answers to the address.
+        // The router's NIC still has carrier, but the address is gone.
         street
             .router
             .ip("addr flush dev eth0 scope global")
@@ -189,21 +189,21 @@ fn a_router_that_goes_away_is_nobody_until_it_comes_back() {
 }
 
 #[test]
-fn without_an_address_of_its_own_the_box_still_finds_a_router() {
+fn resolves_a_router_without_an_own_address() {
     needs_root!();
     let mut street = Street::on(ground(false), V4);
     street.wait_for(open(FIRST));
 }
 
 #[test]
-fn a_fixed_entry_is_used_as_it_is_and_left_alone() {
+fn a_permanent_entry_is_used_and_not_changed() {
     needs_root!();
     let (middle, router) = ground(true);
     let fixed = format!("neigh replace {V4} lladdr {SECOND} nud permanent dev incoming0");
     middle.ip(&fixed).unwrap();
     let mut street = Street::on((middle, router), V4);
     street.wait_for(open(SECOND));
-    // Nobody with that address is there, and nobody is asked.
+    // No station has that MAC address, and the box does not check it.
     std::thread::sleep(Duration::from_secs(1));
     let entry = street.middle.ip(&format!("neigh show {V4}")).unwrap();
     assert!(
@@ -213,26 +213,26 @@ fn a_fixed_entry_is_used_as_it_is_and_left_alone() {
     let moved = fixed.replace(SECOND, "02:00:00:00:03:77");
     street.middle.ip(&moved).unwrap();
     street.wait_for(open("02:00:00:00:03:77"));
-    // Taken away, the router itself is found.
+    // After the entry is deleted, the router is resolved.
     street
         .middle
         .ip(&format!("neigh del {V4} dev incoming0"))
         .unwrap();
     street.wait_for(open(FIRST));
     let hops = street.all().len();
-    assert!(hops == 3 || hops == 4, "the first may be nobody");
+    assert!(hops == 3 || hops == 4, "the first may be unknown");
 }
 
 #[test]
-fn an_entry_that_somebody_clears_or_falsifies_mends_itself() {
+fn a_deleted_or_forged_entry_is_resolved_again() {
     needs_root!();
     let mut street = Street::build(V4);
     street.wait_for(open(FIRST));
     street.middle.ip("neigh flush dev incoming0").unwrap();
-    // An answer that nobody gave: it is not believed until its owner confirms it.
+    // A forged STALE entry is not used until its owner confirms it.
     let false_one = format!("neigh replace {V4} lladdr {SECOND} nud stale dev incoming0");
     street.middle.ip(&false_one).unwrap();
-    // Neither the box's own address nor one of many is anybody's.
+    // The box's own address and a multicast address are never a next hop.
     for wrong in [OWN, "01:00:5e:00:00:01"] {
         let set = format!("neigh replace {V4} lladdr {wrong} nud reachable dev incoming0");
         street.middle.ip(&set).unwrap();
@@ -251,7 +251,7 @@ fn an_entry_that_somebody_clears_or_falsifies_mends_itself() {
 }
 
 #[test]
-fn carrier_is_told_of_when_it_goes_and_when_it_returns() {
+fn reports_loss_and_return_of_carrier() {
     needs_root!();
     for hop in [V4, FIRST] {
         let mut street = Street::build(hop);
@@ -265,7 +265,7 @@ fn carrier_is_told_of_when_it_goes_and_when_it_returns() {
             street.router.ip("link set eth0 up").unwrap();
             street.wait_for(open(FIRST));
         }
-        // Also where the box's own end is set down.
+        // Also if the box's own end is set down.
         street.middle.ip("link set incoming0 down").unwrap();
         street.wait_for(Way {
             has_carrier: false,
@@ -276,14 +276,14 @@ fn carrier_is_told_of_when_it_goes_and_when_it_returns() {
 }
 
 #[test]
-fn a_nic_that_is_deleted_is_no_way_out() {
+fn a_deleted_nic_has_no_next_hop() {
     needs_root!();
     for hop in [V4, FIRST] {
         let mut street = Street::build(hop);
         street.wait_for(open(FIRST));
         street.middle.ip("link del incoming0").unwrap();
         street.wait_for(Way::default());
-        // Another one of that name is another one.
+        // A new NIC with the same name is another NIC.
         street.middle.ip("link add incoming0 type veth").unwrap();
         street.middle.ip("link set incoming0 up").unwrap();
         assert_eq!(street.watch.now(), Way::default());
@@ -292,13 +292,13 @@ fn a_nic_that_is_deleted_is_no_way_out() {
 }
 
 #[test]
-fn a_watch_that_cannot_be_is_refused_at_once() {
+fn start_fails_without_the_nic_or_the_capability() {
     needs_root!();
     let (middle, _router) = ground(true);
     let (no_nic, no_right) = middle.run(|| {
         let hop: NextHop = V4.parse().unwrap();
         let missing = WayWatch::start(4_000_000, hop, |_| ());
-        // This thread's own right, for as long as it lives: the namespace ends with the test.
+        // Drops the capability of this thread only; thread and namespace end with the test.
         let index = Nic::look("incoming0").unwrap().index;
         caps::drop(
             None,
@@ -307,7 +307,7 @@ fn a_watch_that_cannot_be_is_refused_at_once() {
         )
         .unwrap();
         let forbidden = WayWatch::start(index, hop, |_| ());
-        // A MAC address that is given takes no right.
+        // A configured MAC address needs no capability.
         let given = FIRST.parse().unwrap();
         assert_eq!(
             WayWatch::start(index, given, |_| ())

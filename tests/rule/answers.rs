@@ -1,4 +1,4 @@
-//! What TCP's control bits make of a segment, told a second time and for all of them.
+//! A second implementation of the rules for TCP's control bits, compared for every control byte.
 
 use exitmark::datapath::{Forwarder, Links, Role};
 use exitmark::lab::frames::tcp;
@@ -27,8 +27,8 @@ fn forwarder(top: &str) -> Forwarder {
     Forwarder::new(Arc::new(snapshot), Arc::new(Links::new(None, None)))
 }
 
-/// RFC 9293, section 3.10.7: what a stack answers where there is no connection, and what it sends
-/// when a connection comes in.
+/// The class of a segment that answers one of no connection, or that accepts one (RFC 9293, section
+/// 3.10.7).
 fn answer(control: u8, sequence: u32) -> Option<Class> {
     let has = |bit: u32| control >> bit & 1 == 1;
     let (rst, syn, ack) = (has(2), has(1), has(4));

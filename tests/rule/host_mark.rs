@@ -1,5 +1,5 @@
-//! `classify_by = "host-mark"` told a second time, from what a frame was built of: class, egress
-//! and DSCP of every mark against every other.
+//! A second implementation of `classify_by = "host-mark"`, from the fields of which a frame was
+//! built: class, egress and DSCP for every pair of marks.
 
 use exitmark::datapath::{Counter, Forwarder, IncomingLink, Links, Outcome, Role};
 use exitmark::lab::frames::{FROM, Frame, TO, of_protocol};
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What is special about a frame's two ends.
+/// The special property of a frame's source or destination.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ends {
     Ordinary,
@@ -79,7 +79,7 @@ const ENDS: [(Ends, &str, &str); 16] = [
     ),
 ];
 
-/// What an operator chose; marks are ToS bytes.
+/// An operator's configuration; marks are ToS bytes.
 #[derive(Clone, Copy, Debug)]
 struct Choice {
     host_mark: u8,
@@ -131,7 +131,7 @@ impl Choice {
         )
     }
 
-    /// The class, by the words of the README.
+    /// The class, by the description in the README.
     fn class(self, ends: Ends, protocol: u8, tos: u8) -> Class {
         let tcp = protocol == 6;
         let has_ports = tcp || protocol == 17;
@@ -150,7 +150,7 @@ impl Choice {
         }
     }
 
-    /// The ToS byte with which it leaves.
+    /// The ToS byte of the frame on departure.
     fn leaves(self, class: Class, tos: u8) -> u8 {
         let (dscp, ecn) = (tos & 0xfc, tos & 0b11);
         if self.audit {
@@ -165,7 +165,7 @@ impl Choice {
     }
 }
 
-/// A mark: few, so that they often are the same.
+/// One of a few marks, so that they often are the same.
 fn some_mark() -> impl Strategy<Value = u8> {
     prop_oneof![Just(0x28_u8), Just(0x20), Just(0xfc), Just(0x04)]
 }
@@ -191,7 +191,7 @@ fn some_choice() -> impl Strategy<Value = Choice> {
         )
 }
 
-/// Two ends, protocol, ToS, and the frame without its ToS.
+/// Source and destination, protocol, ToS, and the frame without its ToS.
 fn some_frame() -> impl Strategy<Value = (Ends, u8, u8, Frame)> {
     (
         proptest::sample::select(&ENDS[..]),
@@ -232,7 +232,7 @@ proptest! {
         prop_assert!(!verdict.disagreement);
         let left = choice.leaves(class, tos);
         let may_steer = class == Class::Relay && choice.steer && !choice.audit;
-        // The next hop is known in the untagged network alone.
+        // The next hop is resolved in the untagged network only.
         let is_tagged = before[12..14] == [0x81, 0x00];
         let steered = may_steer && !is_tagged;
         let expected = match steered {

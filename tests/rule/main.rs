@@ -1,4 +1,4 @@
-//! Tier: any machine. The rule: the table of cases, and properties of every frame there can be.
+//! Tier: any machine. The rules: the table of cases, and properties of arbitrary frames.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Properties, with etherparse's own parser as the oracle.
+//! Properties of arbitrary frames, with etherparse's parser as the oracle.
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use exitmark::datapath::{Counter, Forwarder, Outcome, Role};
@@ -63,7 +63,7 @@ fn built() -> impl Strategy<Value = Vec<u8>> {
         )
 }
 
-/// Built frames, frames with some bytes changed, cut frames, and noise.
+/// Built frames, frames with some bytes changed, truncated frames, and random bytes.
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let changed = (
         built(),
@@ -109,8 +109,8 @@ fn ip_header(frame: &[u8]) -> Option<(usize, u8)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever the frame: no panic, and nothing changes but six bits, the checksum that covers
-    /// them, and the MAC addresses of a steered frame.
+    /// For any frame: no panic, and only the six DSCP bits, the checksum that covers them, and the
+    /// MAC addresses of a steered frame change.
     #[test]
     fn only_dscp_checksum_and_macs_ever_change(frame in any_frame(), choice in any::<prop::sample::Index>(), ingress in 0usize..3) {
         let mut forwarder = forwarder(choice);
@@ -131,8 +131,8 @@ proptest! {
         let remark = verdict.and_then(|verdict| verdict.remark);
         let mut allowed = frame.clone();
         if let Some(remark) = remark {
-            // The oracle agrees where the header is, and that it is one; it refuses more than we
-            // do (a cut TCP header, say), so it is only asked where it has an answer.
+            // The oracle must agree on the header's offset and version. It refuses more frames (e.g.
+            // with a truncated TCP header), so it is compared only if it accepts the frame.
             if let Some((l3, version)) = ip_header(&frame) {
                 prop_assert_eq!(remark.l3, l3);
                 prop_assert_eq!(version, if frame[l3] >> 4 == 4 { 4 } else { 6 });
@@ -158,10 +158,10 @@ proptest! {
         prop_assert_eq!(&after[macs..], &allowed[macs..]);
     }
 
-    /// The readers of plain frames, and the judgement that goes with them, say what is said of all
-    /// frames; and they take every frame that is plain.
+    /// The fast path's parser and judge agree with those for any frame, and accept every frame of
+    /// the fast path.
     #[test]
-    fn plain_frames_are_read_and_judged_like_any(
+    fn fast_path_agrees_with_the_general_parser(
         frame in any_frame(),
         choice in any::<prop::sample::Index>(),
         other_length in proptest::option::weighted(0.2, 0usize..300),
@@ -182,7 +182,7 @@ proptest! {
                 prop_assert_eq!(judge_whole_v6(packet, snapshot), verdict);
             }
             (None, None) => {
-                // Long enough for TCP's control bits, whatever the protocol.
+                // Long enough for TCP's control bits, for any protocol.
                 let word = |at: usize| usize::from(frame[at]) << 8 | usize::from(frame[at + 1]);
                 let plain = match headers {
                     Headers::V4(packet) => frame[packet.l3] == 0x45
@@ -200,7 +200,7 @@ proptest! {
         }
     }
 
-    /// What etherparse reads out of a frame, we read too.
+    /// The parser agrees with etherparse on every frame that etherparse accepts.
     #[test]
     fn agrees_with_etherparse(frame in any_frame()) {
         let ours = parse(&frame, frame.len());
@@ -230,7 +230,7 @@ proptest! {
             Headers::V4(packet) => Packet { source: packet.source.to_ip(), destination: packet.destination.to_ip(), l3: packet.l3, ports: packet.ports, tcp: packet.tcp, fragment: packet.fragment, tos: packet.tos, protocol: packet.protocol },
             Headers::V6(packet) => Packet { source: packet.source.to_ip(), destination: packet.destination.to_ip(), l3: packet.l3, ports: packet.ports, tcp: packet.tcp, fragment: packet.fragment, tos: packet.tos, protocol: packet.protocol },
             _ => {
-                // We want the ports of TCP and UDP; etherparse stops where it knows no protocol.
+                // The ports of TCP and UDP are required; etherparse stops at unknown protocols.
                 prop_assert!(sliced.transport.is_none(), "{:?}", ours);
                 return Ok(());
             }
@@ -250,7 +250,7 @@ proptest! {
                 let ports = packet.ports;
                 prop_assert_eq!((ports.source, ports.destination), (udp.source_port(), udp.destination_port()));
             }
-            // Authentication headers are an extension to etherparse, a protocol to us.
+            // An authentication header is an extension in etherparse, but a protocol here.
             _ => if packet.protocol != 51 && packet.fragment.is_none() {
                 prop_assert_eq!(packet.protocol, expected.2);
             },

@@ -1,4 +1,4 @@
-//! The table of cases, by the forwarder alone and by a whole worker over memory ports.
+//! Runs the table of cases through the forwarder, and through a whole worker over memory ports.
 
 use exitmark::datapath::memory::{HeapMemory, MemoryPort};
 use exitmark::datapath::{Counter, Forwarder, Outcome, PerRole, Role, Worker, WorkerLimits};
@@ -48,7 +48,7 @@ fn every_case_by_the_forwarder() {
     }
 }
 
-/// The same, through rings; the small chunk holds every header but not every frame.
+/// The same through rings; a small chunk holds every header but not every frame.
 #[test]
 fn every_case_by_a_worker() {
     for chunk_bytes in [2048, 128] {
@@ -81,7 +81,7 @@ fn every_case_by_a_worker() {
 }
 
 #[test]
-fn the_cross_check_counts_and_only_where_both_kinds_of_address_are_given() {
+fn cross_check_counts_only_with_both_kinds_of_address() {
     for table in tables() {
         let mut forwarder = forwarder(&table);
         for case in &table.cases {
@@ -91,7 +91,7 @@ fn the_cross_check_counts_and_only_where_both_kinds_of_address_are_given() {
         }
         let disagreements = forwarder.tally().of(Counter::Disagreement);
         let expected = match table.name {
-            // An unlisted relay, the same over IPv6, and a clearnet flow to a listed one.
+            // A flow to an unlisted relay over IPv4 and IPv6, and a clearnet flow to a listed one.
             "addresses that carry Tor traffic only" => 3,
             _ => 0,
         };

@@ -1,9 +1,9 @@
-//! Attack on a capture without addresses: all of a frame is known but 16 bits of the other
-//! address, and every value of them is tried. Each gives the same capture, so none is told
-//! from the others.
+//! Attacks a capture without addresses: all of a frame is known except 16 bits of the other
+//! address, and every value of them is tried. All give the same capture, so the capture does not
+//! reveal the address.
 //!
-//! The frames are the worst that can be: whatever a sender may derive from an address, it derives
-//! here: checksums, identifications, sequence numbers, timestamps, flow labels, MAC addresses.
+//! The frames are the worst case: every field that a sender may derive from an address is derived
+//! from it: checksums, identifications, sequence numbers, timestamps, flow labels, MAC addresses.
 
 use crate::forged::{Direction, Forger, frames};
 use crate::rig::{NOON, ground};
@@ -16,10 +16,10 @@ use std::sync::Arc;
 
 const CANDIDATES: usize = 1 << 16;
 const TRUE: u16 = 0x9c07;
-/// Not a policy that the auditor knows: it has nothing to say here.
+/// A generation that the auditor does not know, so that it skips the samples.
 const UNKNOWN: u64 = 99;
 
-/// What a capture makes of frames, one after the other.
+/// Captures frames one after the other.
 struct Eyes {
     witness: Witness,
     pieces: crossbeam::channel::Receiver<Vec<u8>>,
@@ -30,7 +30,7 @@ impl Eyes {
         Self::knowing(true, with_payload, with_addresses)
     }
 
-    /// With a document's relays in the set, or without.
+    /// With or without a current relay set.
     fn knowing(knows_relays: bool, with_payload: bool, with_addresses: bool) -> Self {
         let ground = ground();
         let links = Arc::new(ground.links());
@@ -71,7 +71,7 @@ impl Eyes {
     }
 }
 
-/// How many candidates give the same block as the true one.
+/// The number of candidates that give the same block as the true one.
 fn fitting(
     eyes: &mut Eyes,
     direction: Direction,
@@ -85,7 +85,7 @@ fn fitting(
     fitting_by(eyes, direction, rule, candidates, frame)
 }
 
-/// The same of frames that this rule has decided.
+/// The same for frames that matched this rule.
 fn fitting_by(
     eyes: &mut Eyes,
     direction: Direction,
@@ -109,11 +109,11 @@ fn report(told: &[String]) {
 #[test]
 fn every_candidate_fits_every_kind_of_frame() {
     let mut told = Vec::new();
-    // With payload the headers are shown by the same rules: fewer candidates do.
+    // With payload the headers are redacted by the same rules, so fewer candidates suffice.
     for (with_payload, candidates) in [(false, CANDIDATES), (true, CANDIDATES / 16)] {
         for kind in frames() {
             let mut eyes = Eyes::new(with_payload, false);
-            // Content that was asked for may name the other side by itself.
+            // Requested payload may itself contain the other side's address.
             if with_payload && kind.has_telling_payload {
                 continue;
             }
@@ -148,7 +148,7 @@ fn every_candidate_fits_a_frame_cut_anywhere() {
     report(&told);
 }
 
-/// Relays are listed publicly, and many have a port of their own.
+/// Relays are listed publicly, and many have a unique port.
 #[test]
 fn every_port_fits_a_frame_to_or_from_a_relay() {
     let mut told = Vec::new();
@@ -163,7 +163,7 @@ fn every_port_fits_a_frame_to_or_from_a_relay() {
             (Direction::Outbound, Some(Rule::Refuses), true),
             (Direction::Outbound, Some(Rule::NoUserSpace), true),
             (Direction::Inbound, None, true),
-            // Which of these go to relays is not known.
+            // Without a relay set, it is unknown which of these go to relays.
             (Direction::Outbound, Some(Rule::ExitProtocol), false),
             (Direction::Outbound, Some(Rule::HostMarked), false),
             (Direction::Outbound, Some(Rule::ToExemptPrefix), false),
@@ -188,9 +188,9 @@ fn every_port_fits_a_frame_to_or_from_a_relay() {
     report(&told);
 }
 
-/// Exit traffic to a listed relay, as a host with a mark of its own may have it.
+/// Exit traffic to a listed relay, which is possible with a host mark.
 #[test]
-fn the_port_of_a_listed_relay_is_hidden_whatever_the_class() {
+fn the_port_of_a_listed_relay_is_hidden_in_every_class() {
     let mut eyes = Eyes::new(false, false);
     let relay = ground().snapshot.relays.iter().next().unwrap();
     let shows = |eyes: &mut Eyes, to: &str| {
@@ -212,9 +212,9 @@ fn the_port_of_a_listed_relay_is_hidden_whatever_the_class() {
     ));
 }
 
-/// A checksum covers payload too: two bytes of it, in a frame whose addresses are shown.
+/// A checksum also covers the payload: here two bytes of it, in a frame whose addresses are shown.
 #[test]
-fn payload_that_was_not_asked_for_is_told_by_no_checksum() {
+fn checksums_do_not_reveal_payload_that_was_not_requested() {
     let mut told = Vec::new();
     for kind in frames().into_iter().filter(|kind| kind.is_stream) {
         let mut eyes = Eyes::new(false, true);
@@ -228,9 +228,9 @@ fn payload_that_was_not_asked_for_is_told_by_no_checksum() {
     report(&told);
 }
 
-/// The attack would find what is there to be found.
+/// The attack works: it finds the address in a capture with addresses.
 #[test]
-fn a_capture_with_addresses_tells_one_candidate_from_all_others() {
+fn a_capture_with_addresses_reveals_the_candidate() {
     for kind in frames() {
         let mut eyes = Eyes::new(true, true);
         let fit = fitting(&mut eyes, kind.direction, 4096, |address| {

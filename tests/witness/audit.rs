@@ -1,4 +1,4 @@
-//! Faults that are planted in samples must be found, each as what it is; and nothing else.
+//! The auditor must find each fault that is planted in samples, as its kind, and no other.
 
 use crate::rig::{Ground, NOON, beginning, ground, on};
 use exitmark::datapath::{DropReason, Excerpt, Links, Outcome, Role, Sample};
@@ -17,7 +17,7 @@ const WEB4: &str = "198.51.100.7:443";
 const WEB6: &str = "[2001:db8:51::7]:443";
 const RELAY4: &str = "198.18.0.1:9001";
 const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
-/// Where the ToS byte of an untagged IPv4 frame is, and a few others.
+/// Offsets in an untagged IPv4 frame.
 const IP: usize = 14;
 const TOS: usize = IP + 1;
 const TTL: usize = IP + 8;
@@ -28,7 +28,7 @@ fn auditor(ground: &Ground, links: &Arc<Links>) -> Auditor {
     auditor
 }
 
-/// A change to a frame that left, or to its story.
+/// A change to the frame on departure, or to the recorded decision.
 type Plant = fn(&mut Sample);
 
 fn change(sample: &mut Sample, how: impl Fn(&mut [u8])) {
@@ -38,7 +38,7 @@ fn change(sample: &mut Sample, how: impl Fn(&mut [u8])) {
 }
 
 #[test]
-fn every_case_of_the_tables_is_as_the_policy_says() {
+fn audit_finds_no_fault_in_any_case_of_the_tables() {
     let mut skipped = 0;
     for table in tables() {
         let ground = on(table);
@@ -89,7 +89,7 @@ const DELIVERED: usize = 4;
 const STACK: usize = 5;
 
 #[test]
-fn planted_faults_are_found_as_what_they_are() {
+fn finds_planted_faults_by_kind() {
     use Fault::{Bytes, Class, Egress, Mac, Mark};
     let plants: [(&str, usize, Plant, &[Fault]); 27] = [
         ("nothing", EXIT, |_| (), &[]),
@@ -237,7 +237,7 @@ fn planted_faults_are_found_as_what_they_are() {
             assert_eq!(count.frames, u64::from(is_found), "{what}: {}", count.kind);
         }
     }
-    // Counted as another class: what left is right for that class, or not.
+    // Counted as another class; the frame may or may not be right for that class.
     let mut auditor = auditor(&ground, &links);
     let mut sample = told[HOST];
     sample.rule = Some(Rule::ToExemptPrefix);
@@ -247,7 +247,7 @@ fn planted_faults_are_found_as_what_they_are() {
 }
 
 #[test]
-fn what_cannot_be_judged_alone_is_skipped() {
+fn skips_frames_that_cannot_be_judged_alone() {
     let (ground, links, told) = samples();
     let mut auditor = auditor(&ground, &links);
     let mut unknown = told[EXIT];
@@ -263,7 +263,7 @@ fn what_cannot_be_judged_alone_is_skipped() {
 }
 
 #[test]
-fn what_the_kernel_did_not_understand_must_not_bear_the_mark() {
+fn frames_the_kernel_did_not_parse_must_not_carry_the_mark() {
     let (ground, links, told) = samples();
     let mut auditor = auditor(&ground, &links);
     let mut odd = told[EXIT];
@@ -275,9 +275,9 @@ fn what_the_kernel_did_not_understand_must_not_bear_the_mark() {
     assert_eq!(auditor.check(&odd), [Fault::Egress]);
 }
 
-/// A neighbour that has just changed is right both ways; one of long ago is not.
+/// The previous next hop is accepted for a while, but not for long.
 #[test]
-fn next_hops_count_for_a_while() {
+fn previous_next_hops_are_accepted_for_a_while() {
     let (ground, links, told) = samples();
     let mut auditor = auditor(&ground, &links);
     let other = MacAddr::new([2, 0, 0, 0, 3, 9]);
@@ -294,7 +294,7 @@ fn next_hops_count_for_a_while() {
     auditor.look(Duration::from_secs(30));
     assert_eq!(auditor.check(&sent_there), []);
     assert_eq!(auditor.check(&told[RELAY]), [Fault::Mac]);
-    // Without a next hop it may leave by the uplink, as it came.
+    // Without a next hop the frame may leave by the uplink, unchanged.
     let mut spared = told[RELAY];
     spared.outcome = Outcome::Forward(Role::Uplink);
     spared.after = spared.before;
@@ -319,7 +319,7 @@ impl Write for Log {
 }
 
 #[test]
-fn an_alarm_says_what_is_wrong_once_a_minute_and_names_nobody() {
+fn alarms_once_a_minute_without_an_address() {
     let (ground, links, told) = samples();
     let log = Log::default();
     let writer = log.clone();
@@ -355,7 +355,7 @@ fn an_alarm_says_what_is_wrong_once_a_minute_and_names_nobody() {
 }
 
 #[test]
-fn a_witness_counts_what_it_sees() {
+fn a_witness_counts_samples_and_latencies() {
     let (ground, links, told) = samples();
     let mut witness = Witness::new(Arc::clone(&links), Arc::clone(&ground.snapshot), 64);
     assert_eq!(links.one_in(), 64);
@@ -367,7 +367,7 @@ fn a_witness_counts_what_it_sees() {
     let report = witness.audit();
     assert_eq!((report.one_in, report.checked, report.lost), (64, 6, 3));
     assert!(report.mismatches.iter().all(|count| count.frames == 0));
-    // A worker's samples have no time of their own.
+    // A worker's samples contain no latency.
     let times = witness.residences();
     assert_eq!([times[0].samples, times[1].samples], [0, 0]);
     witness.end();

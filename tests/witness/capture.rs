@@ -1,4 +1,4 @@
-//! A capture, read back: every frame with its story, its headers, and nobody's address.
+//! Reads a capture back: every frame has its comment and its headers, but no foreign address.
 
 use crate::rig::{Ground, NOON, beginning, ground};
 use exitmark::datapath::{Role, Sample};
@@ -22,7 +22,7 @@ const WEB4: &str = "198.51.100.7:443";
 const WEB6: &str = "[2001:db8:51::7]:443";
 const RELAY4: &str = "198.18.0.1:9001";
 const RELAY6: &str = "[2001:db8:18::1]:9001";
-/// The addresses of all the others that frames are to or from.
+/// The foreign addresses that frames are to or from.
 const OTHERS: [&str; 7] = [
     "198.51.100.7",
     "2001:db8:51::7",
@@ -48,7 +48,7 @@ const MOMENT: Moment = Moment {
     wall: WALL,
 };
 
-/// Frames of every class and port, with the story that a capture tells of each.
+/// Frames of every class and port, with the comment that a capture has for each.
 fn stories() -> Vec<(Role, Vec<u8>, &'static str)> {
     let mut malformed = tcp(HOST4, WEB4).build();
     malformed[14] = 0x42;
@@ -119,7 +119,7 @@ fn stories() -> Vec<(Role, Vec<u8>, &'static str)> {
     ]
 }
 
-/// A capture's file, taken apart.
+/// A parsed capture file.
 struct File {
     bytes: Vec<u8>,
     interfaces: Vec<String>,
@@ -191,7 +191,7 @@ fn flags(packet: &EnhancedPacketBlock<'_>) -> u32 {
     flags.unwrap()
 }
 
-/// Whether an address is anywhere in these bytes: as on the wire, the other way round, as text.
+/// Whether an address is anywhere in these bytes: in network order, reversed, or as text.
 fn holds(bytes: &[u8], address: &str) -> bool {
     let octets = match address.parse().unwrap() {
         std::net::IpAddr::V4(address) => address.octets().to_vec(),
@@ -205,7 +205,7 @@ fn holds(bytes: &[u8], address: &str) -> bool {
 
 fn witness(ground: &Ground) -> Witness {
     let links = Arc::new(ground.links());
-    // The engines have learnt it from the frames before.
+    // The engines have learnt it from earlier frames.
     links.remember_hosts(Some(FROM.into()));
     Witness::new(links, Arc::clone(&ground.snapshot), 4096)
 }
@@ -216,7 +216,7 @@ fn capture(ground: &Ground, request: CaptureRequest, samples: &[Sample]) -> File
     let pieces = witness.capture(request, MOMENT, true).unwrap();
     witness.look(NOON);
     for sample in samples {
-        // A kernel's sample is of another time than this test's.
+        // The kernel's samples have real times; the test uses its own.
         let arrived = NOON + Duration::from_millis(3);
         witness.see(&Sample { arrived, ..*sample });
     }
@@ -227,7 +227,7 @@ fn capture(ground: &Ground, request: CaptureRequest, samples: &[Sample]) -> File
     read(pieces.iter().flatten().collect())
 }
 
-/// By both engines, as far as this machine has them.
+/// Runs a test with each engine that this machine supports.
 fn by_each(test: impl Fn(&Ground, &str, &[Sample])) {
     let ground = ground();
     let frames: Vec<_> = stories()
@@ -242,7 +242,7 @@ fn by_each(test: impl Fn(&Ground, &str, &[Sample])) {
 }
 
 #[test]
-fn every_frame_has_its_headers_and_its_story_and_no_address_of_the_other_side() {
+fn captures_headers_and_comment_but_no_foreign_address() {
     by_each(|ground, engine, samples| {
         let file = capture(ground, PLAIN, samples);
         assert_eq!(file.interfaces, ["host", "uplink", "incoming"]);
@@ -258,7 +258,7 @@ fn every_frame_has_its_headers_and_its_story_and_no_address_of_the_other_side() 
                 story.contains(&format!("; {left_by}")),
                 "{story}: {left_by}"
             );
-            // TCP's header at most, behind a tag and IPv6's.
+            // At most a TCP header, after a tag and an IPv6 header.
             assert!(packet.data.len() <= 18 + 40 + 20, "{story}");
             let is_ip = !story.starts_with("non_ip") && !story.starts_with("malformed");
             assert_eq!(packet.data.len() > 14, is_ip, "{story}");
@@ -284,7 +284,7 @@ fn every_frame_has_its_headers_and_its_story_and_no_address_of_the_other_side() 
 fn hidden(frame: &[u8], rule: Option<Rule>) -> Vec<usize> {
     let is_outbound = rule.is_some();
     let mut hidden: Vec<usize> = Vec::new();
-    // The router's MAC address is not among those that the box works with.
+    // The router's MAC address is not one of the site's.
     hidden.extend((0..12).filter(|at| {
         let mac = if *at < 6 { &frame[..6] } else { &frame[6..12] };
         mac == TO.bytes()
@@ -314,7 +314,7 @@ fn hidden(frame: &[u8], rule: Option<Rule>) -> Vec<usize> {
         6 => hidden.extend((l4 + 4..l4 + 12).chain(l4 + 14..l4 + 20)),
         _ => hidden.extend(l4 + 6..l4 + 8),
     }
-    // The other side's port; of foreign frames no side is the site's.
+    // The other side's port; foreign frames have no side that is the site's.
     use Class::{Exempt, Exit, Foreign, Reply, Resolver};
     match rule.map(Rule::class) {
         Some(Exit | Resolver | Exempt | Reply) => {}
@@ -325,9 +325,9 @@ fn hidden(frame: &[u8], rule: Option<Rule>) -> Vec<usize> {
     hidden
 }
 
-/// What is shown is what left, and what can be computed from an address is not shown.
+/// A capture shows the frame on departure, without fields that can be computed from an address.
 #[test]
-fn the_headers_are_those_that_left() {
+fn captures_the_headers_on_departure() {
     by_each(|ground, engine, samples| {
         let file = capture(ground, PLAIN, samples);
         for (sample, packet) in samples.iter().zip(&file.packets) {
@@ -358,7 +358,7 @@ fn the_headers_are_those_that_left() {
 }
 
 #[test]
-fn more_is_shown_where_it_is_asked_for_by_name() {
+fn shows_payload_and_addresses_on_request() {
     by_each(|ground, engine, samples| {
         let all = CaptureRequest {
             with_payload: true,
@@ -395,7 +395,7 @@ fn more_is_shown_where_it_is_asked_for_by_name() {
     });
 }
 
-/// One sample, as often as it is needed.
+/// A sample to be used repeatedly.
 fn one() -> (Ground, Sample) {
     let ground = ground();
     let frame = tcp(HOST4, WEB4).macs(TO, FROM).build();
@@ -406,7 +406,7 @@ fn one() -> (Ground, Sample) {
 }
 
 #[test]
-fn it_ends_with_its_frames_its_time_or_its_reader() {
+fn ends_with_its_frames_its_time_or_its_reader() {
     let (ground, sample) = one();
     let links = Arc::new(ground.links());
     let mut witness = Witness::new(Arc::clone(&links), Arc::clone(&ground.snapshot), 4096);
@@ -430,7 +430,7 @@ fn it_ends_with_its_frames_its_time_or_its_reader() {
     let pieces = witness.capture(few, MOMENT, true).unwrap();
     witness.tick(NOON + Duration::from_secs(59), 0);
     assert!(witness.is_capturing());
-    // What the engines had no room for is missing in the file.
+    // Samples that the engines lost are reported as missing in the file.
     witness.tick(NOON + Duration::from_secs(60), 17);
     assert!(!witness.is_capturing());
     let file = read(pieces.iter().flatten().collect());
@@ -443,7 +443,7 @@ fn it_ends_with_its_frames_its_time_or_its_reader() {
 }
 
 #[test]
-fn a_reader_that_is_slow_misses_frames_and_is_told_how_many() {
+fn reports_frames_that_a_slow_reader_missed() {
     let (ground, sample) = one();
     let mut witness = witness(&ground);
     let many = CaptureRequest {
@@ -461,7 +461,7 @@ fn a_reader_that_is_slow_misses_frames_and_is_told_how_many() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_what_is_accepted() {
+fn refuses_invalid_requests_and_names_what_is_accepted() {
     let (ground, _) = one();
     let mut witness = witness(&ground);
     for (request, name) in [

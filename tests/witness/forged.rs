@@ -38,21 +38,21 @@ pub(crate) struct Forger {
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) direction: Direction,
-    /// TCP or UDP, of which the payload can be captured.
+    /// TCP or UDP, whose payload can be captured.
     pub(crate) is_stream: bool,
-    /// The payload itself has the address.
+    /// The payload itself contains the address.
     pub(crate) has_telling_payload: bool,
     pub(crate) build: fn(Forger) -> Vec<u8>,
 }
 
 impl Forger {
-    /// The low 16 bits of the other side's address.
+    /// Sets the low 16 bits of the other side's address.
     pub(crate) fn with(address: u16) -> Self {
         let payload = 0x5858;
         Self { address, payload }
     }
 
-    /// With a payload of two bytes.
+    /// Sets a payload of two bytes.
     pub(crate) fn saying(self, payload: u16) -> Self {
         Self { payload, ..self }
     }
@@ -66,7 +66,7 @@ impl Forger {
         Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0x5054, 0xff, 0xfe12, self.address).octets()
     }
 
-    /// Bits that follow from the address, others for each `salt`.
+    /// Pseudo-random bits derived from the address, different for each `salt`.
     fn bits(self, salt: u64) -> u64 {
         let seed = u64::from(self.address) << 8 | salt;
         (seed ^ seed >> 7).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -117,7 +117,7 @@ impl Forger {
         [&header, data].concat()
     }
 
-    /// A TCP segment of which the checksum is still missing.
+    /// A TCP segment without its checksum.
     fn segment(self, direction: Direction, payload: &[u8]) -> Vec<u8> {
         let (ports, mss) = match direction {
             Outbound => ([[0x9c, 0x40], [1, 0xbb]], [5, 0xb4]),
@@ -200,13 +200,13 @@ impl Forger {
         [&head[..], &sender.0, &sender.1, &[0; 6], &target].concat()
     }
 
-    /// A neighbour's MAC address that is made of its address: EUI-64 (RFC 4291 appendix A).
+    /// A neighbour's MAC address that matches its IPv6 address: EUI-64 (RFC 4291, appendix A).
     fn mac_of_v6(self) -> [u8; 6] {
         let [a, b] = self.address.to_be_bytes();
         [0x52, 0x54, 0, 0x12, a, b]
     }
 
-    /// The same for IPv4, as container networks have it.
+    /// A neighbour's MAC address derived from its IPv4 address, as in container networks.
     fn mac_of_v4(self) -> [u8; 6] {
         let [a, b, c, d] = self.v4();
         [2, 0x42, a, b, c, d]
@@ -219,8 +219,7 @@ impl Forger {
     }
 }
 
-/// The other side's fields, and the checksum, of a transport header (RFC 9293 section 3.1,
-/// RFC 768, RFC 792, RFC 4443).
+/// Sets the checksum of a transport header (RFC 9293, section 3.1; RFC 768; RFC 792; RFC 4443).
 fn summed(source: &[u8], to: &[u8], protocol: u8, mut data: Vec<u8>) -> Vec<u8> {
     let length = u32::try_from(data.len()).unwrap().to_be_bytes();
     let pseudo = [source, to, &length, &[0, 0, 0, protocol]].concat();
@@ -236,7 +235,7 @@ fn summed(source: &[u8], to: &[u8], protocol: u8, mut data: Vec<u8>) -> Vec<u8> 
     data
 }
 
-/// RFC 1071.
+/// The Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|pair| {
         let low = pair.get(1).copied().unwrap_or(0);
@@ -336,7 +335,7 @@ fn streams() -> Vec<Kind> {
         }),
         telling("a request by name", Outbound, |f| {
             let text = format!("Host: {}", Ipv4Addr::from(f.v4()));
-            // The length of a name tells of it as well.
+            // Fixed width, because the length of a name would reveal it too.
             let text = format!("{text:24}");
             out(
                 IP4,

@@ -1,5 +1,4 @@
-//! Addresses where one does not look for them: none of them is in a capture that was not asked
-//! for addresses.
+//! Addresses in unusual places of a frame: a capture without addresses contains none of them.
 
 use crate::rig::ground;
 use exitmark::datapath::Role;
@@ -12,7 +11,7 @@ const HOST4: &str = "192.0.2.10:40000";
 const HOST6: &str = "[2001:db8:1::10]:40000";
 const WEB4: &str = "198.51.100.7:443";
 const WEB6: &str = "[2001:db8:51::7]:443";
-/// What must not be found: eight bytes that the frames below have in odd places.
+/// Eight bytes that the frames below have in unusual places, and that must not be captured.
 const PLANTED: [u8; 8] = *b"\xc6\x33\x64\x63wxyz";
 
 /// A frame with the planted bytes at this place.
@@ -37,7 +36,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
     let mut multipath = planted(tcp(HOST4, WEB4).payload(60).build(), 14 + 20 + 20 + 4);
     multipath[14 + 20 + 12] = 0x80;
     multipath[54..58].copy_from_slice(&[30, 12, 0x30, 1]);
-    // Options that are none.
+    // An invalid list of options.
     let mut broken = planted(tcp(HOST4, WEB4).payload(60).build(), 14 + 20 + 20 + 2);
     broken[14 + 20 + 12] = 0x80;
     broken[54..56].copy_from_slice(&[99, 200]);
@@ -93,7 +92,7 @@ fn captured(frame: &[u8], with_payload: bool, with_addresses: bool) -> Vec<u8> {
 }
 
 #[test]
-fn no_address_hides_where_one_does_not_look() {
+fn no_address_in_unusual_places_is_captured() {
     let has = |bytes: &[u8]| bytes.windows(4).any(|window| window == &PLANTED[..4]);
     for (what, frame) in frames() {
         assert!(has(&frame), "{what} has it");
@@ -103,9 +102,9 @@ fn no_address_hides_where_one_does_not_look() {
     }
 }
 
-/// Whatever bytes there are, nothing panics, and nothing is longer than it was.
+/// For any bytes: no panic, and the result is not longer than the frame.
 #[test]
-fn cut_and_changed_frames_are_shown_without_a_fuss() {
+fn cut_and_changed_frames_do_not_panic() {
     for (_, frame) in frames() {
         for length in (1..frame.len()).step_by(3) {
             captured(&frame[..length], false, false);

@@ -1,5 +1,5 @@
-//! Tier: any machine; what needs the kernel's engine is skipped without root. Samples of both
-//! engines, held against the policy and shown to an operator.
+//! Tier: any machine; tests of the kernel engine are skipped without root. Samples of both
+//! engines, audited against the policy and captured for an operator.
 #![allow(
     clippy::unwrap_used,
     reason = "a test's ground that is missing is the test's failure"

@@ -1,4 +1,4 @@
-//! Frames through an engine that tells of every one of them.
+//! Runs frames through an engine that samples every one.
 
 use crossbeam::channel::Receiver;
 use exitmark::datapath::memory::HeapMemory;
@@ -14,9 +14,9 @@ use exitmark::witness::{Moment, Witness};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Every namespace's loopback device; nothing is sent to it.
+/// The index of the loopback device in every namespace; nothing is sent to it.
 const LOOPBACK: u32 = 1;
-/// When all of the worker's frames come.
+/// The arrival time of all of the worker's frames.
 pub(crate) const NOON: Duration = Duration::from_secs(43_200);
 
 /// The first table's site: every class, steering, mark AF11.
@@ -50,7 +50,7 @@ impl Ground {
         self.capturing_knowing(links, request, true)
     }
 
-    /// The same, with or without a document's relays.
+    /// The same, with or without a current relay set.
     pub(crate) fn capturing_knowing(
         &self,
         links: Arc<Links>,
@@ -70,7 +70,7 @@ impl Ground {
         self.table.links(&self.settings)
     }
 
-    /// What a worker tells of these frames.
+    /// A worker's samples of these frames.
     pub(crate) fn by_worker(&self, links: &Arc<Links>, frames: &[(Role, Vec<u8>)]) -> Vec<Sample> {
         links.sample(1);
         let samples = Arc::<Samples>::default();
@@ -88,7 +88,7 @@ impl Ground {
         told
     }
 
-    /// What the kernel's program tells of them; none where there is no root.
+    /// The kernel engine's samples of these frames; `None` without root.
     pub(crate) fn by_kernel(&self, frames: &[(Role, Vec<u8>)]) -> Option<Vec<Sample>> {
         let (snapshot, frames) = (Arc::clone(&self.snapshot), frames.to_vec());
         let (host, incoming) = (self.settings.host_mac, self.table.incoming(&self.settings));
@@ -114,7 +114,7 @@ impl Ground {
     }
 }
 
-/// Of a frame, what a sample has.
+/// The part of a frame that a sample contains.
 pub(crate) fn beginning(frame: &[u8]) -> &[u8] {
     &frame[..frame.len().min(SAMPLE_BYTES)]
 }

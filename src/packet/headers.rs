@@ -147,16 +147,16 @@ pub struct Packet<A> {
 /// A pair of transport ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ports {
-    /// The source port.
+    /// The source port, in host byte order.
     pub source: u16,
-    /// The destination port.
+    /// The destination port, in host byte order.
     pub destination: u16,
 }
 
 /// The TCP header fields besides the ports (RFC 9293, section 3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tcp {
-    /// The sequence number.
+    /// The sequence number, in host byte order.
     pub sequence: u32,
     /// The control bits: CWR, ECE, URG, ACK, PSH, RST, SYN, FIN from the highest to the lowest.
     pub control: u8,

@@ -19,15 +19,15 @@ pub enum LoadError {
     /// The file cannot be opened or read.
     #[error("{}: cannot be read: {reason}; {}", path.display(), remedy(.reason))]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         reason: io::Error,
     },
     /// A directory, FIFO, socket or device.
     #[error("{}: is {kind}, not a regular file; give the file that tor writes", path.display())]
     NotRegular {
-        /// The path.
+        /// The path of the special file.
         path: PathBuf,
         /// What is there instead, with its article.
         kind: &'static str,
@@ -36,28 +36,28 @@ pub enum LoadError {
     #[error("{}: is a document that tor has not verified; give cached-consensus or \
              cached-microdesc-consensus", path.display())]
     Unverified {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
     /// Certificates that cannot be opened or read.
     #[error("{}: cannot be read: {reason}; {}", path.display(), remedy_of_certificates(.reason))]
     Certificates {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         reason: io::Error,
     },
     /// The file was written to while it was read.
     #[error("{}: has changed while it was read; replace it by renaming, as tor does", path.display())]
     Changed {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
     /// More than [`MAX_DOCUMENT`] bytes.
     #[error("{}: is larger than {MAX_DOCUMENT} bytes, more than tor ever writes; give tor's \
              own file", path.display())]
     TooLarge {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
     /// The file was read, but is not a usable consensus or list of certificates.
@@ -120,7 +120,7 @@ fn remedy(reason: &io::Error) -> &'static str {
             "check the path: tor writes the file when it has fetched a consensus, and names its \
              directory by `DataDirectory`"
         }
-        _ => "check the path and who may read it",
+        _ => "check the path and its permissions",
     }
 }
 

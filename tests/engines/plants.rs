@@ -164,7 +164,7 @@ fn a_bit_in_the_kernel_is_found() {
         ("the shift", Flip::Bit(RELAYS + 24, 1)),
         ("the mask", Flip::Bit(RELAYS + 28, 1)),
         ("a listener's port", Flip::SlotPort(LISTENERS, 1)),
-        ("whether anybody listens", Flip::Listens(LISTENS)),
+        ("the bit of a listening port", Flip::Listens(LISTENS)),
         ("whether all listen", Flip::Listens(LISTENS_EVERYWHERE)),
     ];
     in_namespace(move || {

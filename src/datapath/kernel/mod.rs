@@ -68,7 +68,7 @@ pub enum KernelError {
     Map {
         /// The map's name in the program.
         map: &'static str,
-        /// The cause.
+        /// The error of libbpf or the kernel.
         #[source]
         source: io::Error,
     },

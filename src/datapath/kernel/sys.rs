@@ -70,7 +70,7 @@ pub(super) fn create_link(
         flags,
         ..Default::default()
     };
-    // SAFETY: the options are a live local that says its own size, and the program's descriptor
+    // SAFETY: the options are a live local with their size in `sz`, and the program's descriptor
     // is open. libbpf-rs attaches without flags only, which cannot select native or generic.
     let fd = result(unsafe {
         libbpf_sys::bpf_link_create(
@@ -80,7 +80,7 @@ pub(super) fn create_link(
             &raw const options,
         )
     })?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    // SAFETY: the kernel has just made this descriptor for us; it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -90,7 +90,7 @@ pub(super) fn create_tracing_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd
     let fd = result(unsafe {
         libbpf_sys::bpf_raw_tracepoint_open(std::ptr::null(), program.as_raw_fd())
     })?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    // SAFETY: the kernel has just made this descriptor for us; it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -130,7 +130,7 @@ pub(crate) fn run_live(
         batch_size: batch,
         ..Default::default()
     };
-    // SAFETY: the options are a live local that says its own size, the frame outlives the call,
+    // SAFETY: the options are a live local with their size in `sz`, the frame outlives the call,
     // and no output buffer is given that the kernel could overrun. libbpf-rs does not support
     // batch sizes.
     let ran = result(unsafe {
@@ -195,7 +195,7 @@ pub(super) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
 pub(super) fn open_program(number: u32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes a number and returns a descriptor or an error.
     let fd = result(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(number) })?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    // SAFETY: the kernel has just made this descriptor for us; it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -211,7 +211,7 @@ pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     // SAFETY: the path is a live C string.
     let fd = result(unsafe { libbpf_sys::bpf_obj_get(path.as_ptr()) })?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    // SAFETY: the kernel has just made this descriptor for us; it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -269,7 +269,7 @@ pub(super) fn xdp_state(ifindex: u32) -> io::Result<XdpState> {
         sz: size_of::<libbpf_sys::bpf_xdp_query_opts>() as libbpf_sys::size_t,
         ..Default::default()
     };
-    // SAFETY: the options are a live local that says its own size. The query of libbpf-rs needs a
+    // SAFETY: the options are a live local with their size in `sz`. The query of libbpf-rs needs a
     // program, and does not set the size.
     result(unsafe { libbpf_sys::bpf_xdp_query(ifindex, 0, &raw mut options) })?;
     let is_generic = options.attach_mode == XDP_ATTACHED_SKB;

@@ -162,8 +162,8 @@ struct exitmark_links {
 	__u64 hand_over[ROLES]; /* enum exitmark_handover */
 	__u64 decides[ROLES]; /* frames from this role can be redirected to their egress ports */
 	__u64 patience; /* timeout of a worker's heartbeat, ns */
-	__u64 credit; /* backlog watermark, frames: above it some flows are decided here ... */
-	__u64 hard_credit; /* ... and above this one all of them */
+	__u64 credit; /* backlog watermark, frames: from it on some flows are decided here ... */
+	__u64 hard_credit; /* ... and from this one on all of them */
 	__u64 netns; /* inode of the box's network namespace, to which `nics` belong */
 	__u64 nics[ROLES]; /* interface index of each role; 0: none */
 	__u64 drops_unsteered; /* relay frames that cannot be steered are dropped */
@@ -205,7 +205,7 @@ struct exitmark_counts {
 	__u64 cleared;
 	__u64 disagreed;
 	__u64 unsteered; /* relay frames that left by uplink, because they could not be steered */
-	__u64 unrouted_vlan; /* not steered: tagged, and the next hop is known untagged */
+	__u64 unrouted_vlan; /* not steered: tagged, and the next hop is resolved untagged */
 	__u64 unrouted_family; /* not steered: the next hop routes only the other IP version */
 	__u64 host_by_uplink; /* arrived by uplink from the host's address, while `seeks_host` */
 	__u64 tx_full[ROLES];

@@ -57,7 +57,7 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A forwarder that follows this snapshot until another is published.
+    /// A forwarder that uses this snapshot until [`Forwarder::follow`] replaces it.
     pub fn new(snapshot: Arc<Snapshot>, links: Arc<Links>) -> Self {
         Self {
             snapshot,

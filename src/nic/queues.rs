@@ -18,7 +18,7 @@ enum RedirectQueue {
     /// frame is lost (-ENXIO).
     OfCpu,
     /// With more queue pairs than CPUs: a queue after those in use. If that is beyond the last one,
-    /// the kernel panics. With fewer queue pairs: a queue that CPUs share.
+    /// the kernel panics. Otherwise: a queue that CPUs share.
     BehindThoseInUse,
 }
 

@@ -71,7 +71,7 @@ pub(super) struct View {
 }
 
 impl View {
-    /// The frame with hidden bytes set to 0, cut after the last shown header.
+    /// The frame with hidden bytes set to 0, cut after the last shown part.
     pub(super) fn of(self, frame: &[u8], rule: Option<Rule>, site: &Site<'_>) -> Vec<u8> {
         if self.with_payload && self.with_addresses {
             return frame.to_vec();

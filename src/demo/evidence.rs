@@ -1,8 +1,8 @@
-//! What the captures prove: every frame that was sent is looked for on the other side and
-//! compared byte for byte with what it had to become.
+//! Evaluation of the captures: every sent frame is searched for on the other side and compared
+//! byte for byte with the expected frame.
 //!
-//! Pure. What a frame has to become is computed here with etherparse, checksum and all, never
-//! with the code that is on trial.
+//! Pure. The expected frame, checksum included, is computed with etherparse, never with the code
+//! under test.
 
 use super::plan::{FLOWS, Flow, Kind, MARK, addresses, flow_of, mac};
 use super::watch::{Seen, Sightings};
@@ -13,14 +13,14 @@ use std::net::IpAddr;
 
 const LINK: usize = 14;
 
-/// By which port of the box a frame left.
+/// The port by which a frame left the box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Uplink,
     Incoming,
 }
 
-/// What became of one flow's frames.
+/// The results of one flow.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) flow: &'static Flow,
@@ -28,13 +28,13 @@ pub(super) struct Row {
     pub(super) bytes: u64,
     pub(super) uplink: u64,
     pub(super) incoming: u64,
-    /// Frames that bore the mark when they left the box.
+    /// Frames that carried the mark when they left the box.
     pub(super) marked: u64,
-    /// Frames that were on the right side, and byte for byte what they had to be.
+    /// Frames that left by the right port with exactly the expected bytes.
     pub(super) right: u64,
     /// DSCP before and after.
     pub(super) dscps: BTreeSet<(u8, u8)>,
-    /// Whether MAC addresses were kept (false) or replaced by the right ones (true).
+    /// Whether MAC addresses were kept (false) or replaced by the expected ones (true).
     pub(super) new_macs: BTreeSet<bool>,
 }
 
@@ -53,23 +53,23 @@ impl Row {
 pub(super) struct Answers {
     pub(super) sent: u64,
     pub(super) bytes: u64,
-    /// Byte for byte what they had to be when they arrived.
+    /// Frames that arrived with exactly the expected bytes.
     pub(super) right: u64,
     pub(super) lost: u64,
 }
 
-/// All that the captures say.
+/// The results of all captures.
 #[derive(Debug)]
 pub(super) struct Evidence {
     pub(super) rows: Vec<Row>,
     pub(super) from_clearnet: Answers,
     pub(super) from_tornet: Answers,
-    /// Frames that arrived somewhere and that nobody sent: copies, or broken ones.
+    /// Received frames without a matching sent frame: duplicates or corrupted frames.
     pub(super) strays: u64,
 }
 
 impl Evidence {
-    /// Weighs what was seen.
+    /// Evaluates the captures.
     pub(super) fn weigh(sightings: &Sightings) -> Self {
         let Sightings {
             host,
@@ -81,7 +81,7 @@ impl Evidence {
         let sides = [(Side::Uplink, clearnet), (Side::Incoming, tornet)];
         for (side, there) in sides {
             for seen in &there.received {
-                // The box itself talks there, to its neighbours.
+                // The box's own stack sends there too, for neighbour discovery.
                 if side == Side::Incoming && is_of_the_box(&seen.bytes) {
                     continue;
                 }
@@ -125,19 +125,19 @@ impl Evidence {
         }
     }
 
-    /// The sum of a number over all flows of a kind.
+    /// The sum of `number` over all flows of a kind.
     pub(super) fn sum(&self, kind: Kind, number: impl Fn(&Row) -> u64) -> u64 {
         let rows = self.rows.iter().filter(|row| row.flow.kind == kind);
         rows.map(number).sum()
     }
 
-    /// Frames that were sent, either way, and seen nowhere.
+    /// Frames sent, in either direction, that no capture received.
     pub(super) fn lost(&self) -> u64 {
         let outbound: u64 = self.rows.iter().map(Row::lost).sum();
         outbound + self.from_clearnet.lost + self.from_tornet.lost
     }
 
-    /// Whether every frame was where it had to be, and what it had to be.
+    /// Whether every frame arrived where it should with the expected bytes.
     pub(super) fn holds(&self) -> bool {
         self.strays == 0
             && self.rows.iter().all(Row::holds)
@@ -201,10 +201,9 @@ impl Answers {
     }
 }
 
-/// Frames that were sent, to be claimed one by one by those that arrived. Frames with the same
-/// bytes are claimed in the order in which they were sent, but by their like first: one between
-/// the markers by one between the markers. Kernels repeat themselves byte for byte, and a copy
-/// that was sent before the other capture had begun is waited for in vain.
+/// Sent frames, each to be matched with one received frame. Identical frames match in the order
+/// in which they were sent, except that frames between the markers match one another first:
+/// kernels send identical frames, and one sent before the other capture began is never received.
 struct Ledger<'a> {
     open: HashMap<Vec<u8>, VecDeque<&'a Seen>>,
     strays: u64,
@@ -239,7 +238,7 @@ impl<'a> Ledger<'a> {
     }
 }
 
-/// What the box may never change: the frame without its MAC addresses, DSCP and IPv4 checksum.
+/// The part that the box never changes: the frame without MAC addresses, DSCP and IPv4 checksum.
 fn essence(frame: &[u8]) -> Vec<u8> {
     let mut essence = frame.to_vec();
     if let Some(macs) = essence.get_mut(..12) {
@@ -273,7 +272,7 @@ fn dscp(frame: &[u8]) -> Option<u8> {
     }
 }
 
-/// What an exit frame has to become.
+/// The frame expected for an exit frame.
 fn marked(sent: &[u8]) -> Option<Vec<u8>> {
     let mut frame = sent.to_vec();
     if is_ipv4(sent) {
@@ -291,7 +290,7 @@ fn marked(sent: &[u8]) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// What a relay frame has to become.
+/// The frame expected for a relay frame.
 fn steered(sent: &[u8]) -> Vec<u8> {
     let macs = [mac(TORNET_MAC), mac(INCOMING_MAC)].concat();
     macs.into_iter()
@@ -299,7 +298,7 @@ fn steered(sent: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// What a frame from the network that carries Tor traffic has to become.
+/// The frame expected for a frame from the network that carries Tor traffic.
 fn routed(sent: &[u8]) -> Vec<u8> {
     let rest = sent.iter().skip(6).copied();
     mac(HOST_MAC).into_iter().chain(rest).collect()
@@ -313,8 +312,8 @@ fn is_for_the_host(frame: &[u8]) -> bool {
     addresses(frame).is_some_and(|(_, destination)| is_the_host(destination))
 }
 
-/// Whether the box's own network stack sent this: never an IP packet from the host, and never
-/// a frame that kept the host's MAC address.
+/// Whether the box's own network stack sent this frame: its MAC source address is the box's, and
+/// it is not an IP packet from the host.
 fn is_of_the_box(frame: &[u8]) -> bool {
     frame.get(6..12) == Some(&mac(INCOMING_MAC))
         && !addresses(frame).is_some_and(|(source, _)| is_the_host(source))
@@ -349,7 +348,7 @@ mod tests {
         frame
     }
 
-    /// One frame of each flow, with the index of the flow.
+    /// One frame of each flow, in the order of [`FLOWS`].
     fn one_of_each() -> Vec<Vec<u8>> {
         let udp = |mut frame: Vec<u8>| {
             let builder = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
@@ -407,7 +406,7 @@ mod tests {
         }
     }
 
-    /// What three captures hold when everything went well.
+    /// The three captures of a run without faults.
     fn ideal() -> Sightings {
         let sent = one_of_each();
         let (mut uplink, mut incoming) = (Vec::new(), Vec::new());
@@ -438,20 +437,20 @@ mod tests {
     }
 
     #[test]
-    fn every_frame_is_told_by_its_own_flow() {
+    fn matches_each_frame_with_its_flow() {
         let flows: Vec<usize> = one_of_each().iter().map(|frame| flow_of(frame)).collect();
         assert_eq!(flows, (0..FLOWS.len()).collect::<Vec<_>>());
     }
 
     #[test]
-    fn what_went_well_holds() {
+    fn holds_without_faults() {
         let evidence = Evidence::weigh(&ideal());
         assert!(evidence.holds(), "{evidence:?}");
         assert_eq!((evidence.lost(), evidence.strays), (0, 0));
     }
 
     #[test]
-    fn nothing_that_goes_wrong_is_overlooked() {
+    fn detects_every_fault() {
         type Accident = fn(&mut Sightings);
         let accidents: [(&str, Accident, [u64; 3]); 13] = [
             (
@@ -543,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_outside_of_the_markers_is_no_evidence() {
+    fn ignores_frames_outside_the_markers() {
         let mut sightings = ideal();
         // Received before the capture at the host had begun, sent after it had ended.
         sightings.clearnet.received.push(Seen {
@@ -558,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_copy_that_was_seen_at_one_end_only_takes_nothing_away() {
+    fn ignores_an_earlier_copy_captured_at_one_end_only() {
         let mut sightings = ideal();
         let bytes = sightings.host.sent[9].bytes.clone();
         let counts = false;

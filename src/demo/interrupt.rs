@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM, noticed between steps: what was made is then removed by unwinding the
-//! stack, never in a signal's own context.
+//! Ctrl-C, SIGTERM and SIGHUP, checked between steps: cleanup happens by unwinding the stack, never
+//! in a signal handler.
 
 use super::DemoError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-/// How long it may take to notice a signal while waiting for a connection.
+/// How often a wait for a connection checks for a signal.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Notes the last signal that asked the demo to end. From then on these signals do nothing else
-/// in this process.
+/// Records the last termination signal. From then on these signals have no other effect in this
+/// process.
 pub(super) struct Interrupt {
     noted: Arc<AtomicUsize>,
 }
@@ -28,7 +28,7 @@ impl Interrupt {
         Ok(Self { noted })
     }
 
-    /// An error if a signal came.
+    /// Fails if a signal was received.
     pub(super) fn check(&self) -> Result<(), DemoError> {
         match self.noted.load(Ordering::SeqCst) {
             0 => Ok(()),
@@ -36,7 +36,7 @@ impl Interrupt {
         }
     }
 
-    /// What another thread sends; none if it ended without.
+    /// Receives from another thread; `None` if that thread ended without sending.
     pub(super) fn receive<T>(&self, from: &Receiver<T>) -> Result<Option<T>, DemoError> {
         loop {
             self.check()?;

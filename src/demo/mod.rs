@@ -1,15 +1,14 @@
-//! The whole box, run and proven on one machine: `exitmark demo`.
+//! The whole box, run and checked on one machine: `exitmark demo`.
 //!
-//! Owns the story: a Tor host, the clearnet and a relay in namespaces of their own, the real
-//! forwarder between them, real connections through it, and captures that have nothing to do
-//! with it. It must never touch the machine's own interfaces, and leave nothing behind,
-//! however it ends: namespaces have no names, processes end with the threads that started them,
-//! and the one directory goes when the stack unwinds.
+//! Builds a Tor host, the clearnet and a relay in network namespaces of their own, runs the real
+//! forwarder between them, sends real connections through it, and captures independently of it.
+//! It must never touch the machine's own interfaces, and must leave nothing behind, however it
+//! ends: namespaces have no names, processes end with the threads that started them, and the one
+//! directory is removed when the stack unwinds.
 //!
-//! A tour: `plan` says which flows there are and what shall become of each; `traffic` makes
-//! them; `watch` captures what the wire carried; `evidence` compares the two sides frame by
-//! frame; [`Report`] shows it to a person or a program. `needs` and `interrupt` are about the
-//! machine and about Ctrl-C.
+//! `plan` lists the flows and the expected treatment of each; `traffic` generates them; `watch`
+//! captures; `evidence` compares the two sides frame by frame; [`Report`] is the output, as text
+//! or JSON. `needs` checks the machine, `interrupt` handles Ctrl-C.
 
 mod evidence;
 mod interrupt;
@@ -42,76 +41,76 @@ use watch::Watch;
 const ROUNDS: u32 = 1_000;
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Why the demo could not come to its end.
+/// Why the demo did not complete.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// Namespaces take root.
+    /// Network namespaces require root.
     #[error("the demo makes network namespaces, which takes root: try `sudo exitmark demo`")]
     NotRoot,
-    /// A program is missing.
+    /// A required program is not in `PATH`.
     #[error("there is no `{program}`, which {purpose} in the demo: `apt install {package}`")]
     Missing {
-        /// The program.
+        /// The name of its executable.
         program: &'static str,
-        /// What it does for the demo.
+        /// What the demo uses it for, as a clause with a verb.
         purpose: &'static str,
-        /// The Debian package that has it.
+        /// The Debian package that contains it.
         package: &'static str,
     },
-    /// The laboratory refuses.
+    /// An operation of the lab failed.
     #[error(transparent)]
     Lab(#[from] LabError),
     /// A file cannot be written.
     #[error("cannot write the demo's files: {0}")]
     Files(#[source] io::Error),
-    /// Signals cannot be watched.
-    #[error("cannot watch for signals: {0}")]
+    /// The signal handlers cannot be installed.
+    #[error("cannot handle signals: {0}")]
     Signals(#[source] io::Error),
-    /// A connection failed.
+    /// A connection failed: its title, and the reason.
     #[error("{0}: {1}")]
     Traffic(String, String),
-    /// Somebody pressed Ctrl-C.
-    #[error("ended by signal {0}; everything that the demo made is gone")]
+    /// The demo received this termination signal.
+    #[error("ended by signal {0}; everything that the demo created is removed")]
     Interrupted(u8),
 }
 
-/// How fast it was.
+/// Throughput, and round-trip times.
 #[derive(Debug)]
 struct Speed {
     gbit_per_s: f64,
-    /// Microseconds.
+    /// Round-trip times in microseconds.
     exit: Histogram<u64>,
-    /// Microseconds.
+    /// Round-trip times in microseconds.
     relay: Histogram<u64>,
 }
 
-/// How the box ended.
+/// The ready line, exit status and final counters of the box.
 #[derive(Debug)]
 struct Ending {
     ready: String,
     ended_well: bool,
-    /// Its last counters, those that are not zero.
+    /// The final counters that are not zero.
     counters: Vec<(String, u64)>,
     unaccounted: Option<u64>,
 }
 
-/// Runs the demo; `say` gets a line of progress now and then.
+/// Runs the demo; `say` receives lines of progress.
 ///
 /// # Errors
-/// The machine lacks something, a step fails, or somebody pressed Ctrl-C. A box that works
-/// wrongly is no error but a report that does not hold.
+/// Fails if a prerequisite is missing, if a step fails, or on a termination signal. A box that
+/// works wrongly is not an error: [`Report::holds`] is then false.
 pub fn run(say: &dyn Fn(&str)) -> Result<Report, DemoError> {
     needs::check()?;
     let interrupt = Interrupt::watch()?;
     let outcome = stage(say, &interrupt);
-    // Ctrl-C reaches the children too: what looks like a fault of theirs may be just that.
+    // Ctrl-C ends the children too, so check for it before reporting their failure.
     interrupt.check()?;
     let report = outcome?;
-    say("gone: the namespaces, the processes, the files\n");
+    say("removed     the namespaces, the processes, the files\n");
     Ok(report)
 }
 
-/// Everything that is made here is gone when this returns.
+/// Runs all steps. Everything created here is removed when this returns.
 fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError> {
     say("building    Tor host, box, clearnet and Tor network, each a network namespace");
     let directory = tempfile::Builder::new()
@@ -119,28 +118,28 @@ fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError>
         .tempdir()
         .map_err(DemoError::Files)?;
     let site = Site::build(Plan::default())?;
-    // The relay's operator has a web page, too: one address, two ways to it.
+    // A web server at the relay's address, reached over the clearnet.
     site.clearnet
         .ip(&format!("addr add {RELAY_V4}/32 dev eth0"))?;
     interrupt.check()?;
 
-    say("loading     a relay set of full size, in which the demo's relay is listed");
+    say("loading     a relay set of full size that lists the demo's relay");
     let running = start_box(&site, directory.path())?;
     say(&format!("            {}", running.ready));
     interrupt.check()?;
 
     let servers = Servers::start(&site)?;
-    say("watching    three captures, on the wires of the Tor host, the clearnet and the relay");
+    say("capturing   on the links of the Tor host, the clearnet and the relay");
     let watch = Watch::start(&site, interrupt)?;
-    // Whatever the hosts know of each other by now, they shall find it out under watch.
+    // Neighbour resolution is part of the captured traffic.
     site.host.ip("neigh flush dev eth0")?;
-    say("talking     TCP of both kinds over IPv4 and IPv6, DNS, ssh, ping, and what is no IP");
+    say("talking     exit and relay TCP over IPv4 and IPv6, DNS, ssh, ping, non-IP frames");
     watch.send_oddities()?;
     let trouble = match traffic::exchange(&site, interrupt) {
         Err(DemoError::Traffic(what, why)) => Some(format!("{what}: {why}")),
         done => done.map(|()| None)?,
     };
-    say("comparing   every frame that was sent with what arrived, byte by byte");
+    say("comparing   sent and received frames byte by byte");
     let evidence = Evidence::weigh(&watch.finish(interrupt)?);
 
     if evidence.lost() > 0 {
@@ -167,7 +166,7 @@ fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError>
     })
 }
 
-/// Frames can be lost in the kernel's links before the box sees them: what these counted.
+/// Prints the drop counters of all links: frames can be lost before the box receives them.
 fn say_drops(site: &Site, say: &dyn Fn(&str)) -> Result<(), DemoError> {
     let links = [
         (&site.host, "eth0"),
@@ -244,7 +243,7 @@ fn round_trips(
     let trips = traffic::ping_pong(site, address, ROUNDS, interrupt)?;
     // One microsecond to one minute, to three digits.
     let made = Histogram::new_with_bounds(1, 60_000_000, 3);
-    let mut histogram = made.map_err(|error| LabError(format!("no histogram: {error}")))?;
+    let mut histogram = made.map_err(|error| LabError(format!("histogram: {error}")))?;
     for trip in trips {
         histogram.saturating_record(u64::try_from(trip.as_micros()).unwrap_or(u64::MAX));
     }

@@ -1,18 +1,18 @@
-//! What the demo needs from the machine, asked for before anything is made.
+//! The demo's prerequisites, checked before anything is created.
 
 use super::DemoError;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Programs that the laboratory runs, what for, and the Debian package that has each.
+/// Programs that the lab runs, their purpose, and their Debian packages.
 const PROGRAMS: [(&str, &str, &str); 4] = [
-    ("ip", "makes links and addresses", "iproute2"),
+    ("ip", "creates links and addresses", "iproute2"),
     ("ethtool", "sets offloads", "ethtool"),
-    ("tcpdump", "looks at the wire", "tcpdump"),
+    ("tcpdump", "captures frames", "tcpdump"),
     ("setpriv", "ends processes with their parent", "util-linux"),
 ];
 
-/// Says what is missing.
+/// Fails with the first prerequisite that is missing.
 pub(super) fn check() -> Result<(), DemoError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(DemoError::NotRoot);

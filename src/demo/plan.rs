@@ -1,26 +1,26 @@
-//! What the demo sends, and what shall become of it: the ground truth.
+//! The demo's flows and the expected treatment of each: the ground truth.
 //!
-//! A frame's kind is read here from the plan alone, by destination, port and etherparse. It must
-//! never ask `policy`: whoever checks a judge brings an opinion of his own.
+//! A frame's kind follows from this plan alone, by destination and port as etherparse reads them.
+//! It must never use `policy`, which is under test.
 
 use crate::lab::site::{OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6};
 use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice};
 use std::net::{IpAddr, SocketAddr};
 
-/// AF11, the code point that shall mean exit.
+/// AF11, the code point that marks exit traffic.
 pub(super) const MARK: u8 = 10;
-/// What exits are asked for most: HTTPS.
+/// The port of HTTPS, the most common exit traffic.
 pub(super) const WEB: u16 = 443;
-/// A sink for bulk data, on the clearnet.
+/// The port of the bulk-data sink on the clearnet.
 pub(super) const BULK: u16 = 80;
-/// Name servers.
+/// The port of the name servers.
 pub(super) const DNS: u16 = 53;
-/// Where the host's operator logs in.
+/// The host's listener.
 pub(super) const SSH: u16 = 22;
-/// An ethertype that IEEE leaves to experiments.
+/// IEEE 802 Local Experimental Ethertype 1.
 pub(super) const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
 
-/// What the box shall make of a frame.
+/// The expected treatment of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Mark it, send it to the uplink.
@@ -41,21 +41,21 @@ impl Kind {
     }
 }
 
-/// How the frames of a flow are told.
+/// How a frame is matched with a flow.
 #[derive(Clone, Copy, Debug)]
 enum Pattern {
     TcpTo(IpAddr, u16),
     TcpFrom(u16),
-    /// RST without ACK: the host's kernel answers what is no connection of it, as the markers.
+    /// RST without ACK: the host's kernel answers segments of unknown connections, the markers too.
     Refusal,
     UdpTo(u16),
     Ping,
-    /// ARP, and ICMPv6 that is no ping.
+    /// ARP, and ICMPv6 other than echo requests.
     Neighbours,
     Rest,
 }
 
-/// A row of the table.
+/// A row of [`FLOWS`].
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) title: &'static str,
@@ -71,7 +71,7 @@ const fn flow(title: &'static str, kind: Kind, pattern: Pattern) -> Flow {
     }
 }
 
-/// Every flow; the first that fits a frame is its own.
+/// All flows; a frame belongs to the first one that matches.
 pub(super) const FLOWS: [Flow; 12] = [
     flow(
         "web page, IPv4",
@@ -112,7 +112,7 @@ pub(super) const FLOWS: [Flow; 12] = [
     flow("ping, 4 and 6", Kind::Other, Pattern::Ping),
     flow("ARP and ND", Kind::Other, Pattern::Neighbours),
     flow("refusals, RST", Kind::Other, Pattern::Refusal),
-    flow("no IP at all", Kind::Other, Pattern::Rest),
+    flow("non-IP frames", Kind::Other, Pattern::Rest),
 ];
 
 /// Which flow a frame from the host belongs to, as an index into [`FLOWS`].
@@ -163,7 +163,7 @@ fn destination(packet: &SlicedPacket<'_>) -> Option<IpAddr> {
     }
 }
 
-/// The source and destination address of a frame, if it has any.
+/// The source and destination address of an IP frame.
 pub(super) fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let source = match packet.net.as_ref()? {
@@ -174,7 +174,7 @@ pub(super) fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     Some((source, destination(&packet)?))
 }
 
-/// A MAC address of the site as bytes.
+/// Parses one of the site's MAC addresses.
 pub(super) fn mac(text: &str) -> [u8; 6] {
     let mut mac = [0; 6];
     for (byte, digits) in mac.iter_mut().zip(text.split(':')) {
@@ -183,24 +183,24 @@ pub(super) fn mac(text: &str) -> [u8; 6] {
     mac
 }
 
-/// The endpoints at which the site's servers listen, by the network that they are on.
+/// The TCP endpoints of the servers on the clearnet.
 pub(super) fn clearnet_tcp() -> [SocketAddr; 4] {
     [
         (IpAddr::from(SERVER_V4), WEB),
         (IpAddr::from(SERVER_V6), WEB),
-        // The relay's operator has a web page: the same address, reached over the clearnet.
+        // The web server at the relay's address, reached over the clearnet.
         (IpAddr::from(RELAY_V4), WEB),
         (IpAddr::from(SERVER_V4), DNS),
     ]
     .map(SocketAddr::from)
 }
 
-/// Where the relay listens.
+/// The relay's TCP endpoints.
 pub(super) fn tornet_tcp() -> [SocketAddr; 2] {
     [IpAddr::from(RELAY_V4), IpAddr::from(RELAY_V6)].map(|address| (address, OR_PORT).into())
 }
 
-/// Where the name server listens.
+/// The name server's UDP endpoints.
 pub(super) fn name_servers() -> [SocketAddr; 2] {
     [IpAddr::from(SERVER_V4), IpAddr::from(SERVER_V6)].map(|address| (address, DNS).into())
 }

@@ -1,5 +1,5 @@
-//! What the demo found, for a person and for a program. Shows numbers, judges none: what holds
-//! is decided by `evidence`.
+//! The demo's results as text and as JSON. Formats numbers only: `evidence` decides whether the
+//! frames were right.
 
 use super::evidence::{Answers, Evidence, Row};
 use super::plan::{Kind, MARK};
@@ -15,13 +15,13 @@ const DRAWING: &str = "
                            └──────────────────────┘
 ";
 
-/// What the demo found.
+/// The results of a demo.
 #[derive(Debug)]
 pub struct Report {
     pub(super) evidence: Evidence,
     /// Why a connection failed.
     pub(super) trouble: Option<String>,
-    /// Not measured where a connection failed.
+    /// `None` if a connection failed.
     pub(super) speed: Option<Speed>,
     pub(super) ending: Ending,
 }
@@ -65,12 +65,12 @@ struct RoundTrips {
 }
 
 impl Report {
-    /// Whether the box did all that it had to, and nothing else.
+    /// Whether every frame was treated as expected and the box ended well.
     pub fn holds(&self) -> bool {
         self.evidence.holds() && self.trouble.is_none() && self.ending.holds()
     }
 
-    /// One JSON object on one line.
+    /// The results as one JSON object on one line.
     pub fn json(&self) -> String {
         let evidence = &self.evidence;
         let sent = |kind| evidence.sum(kind, |row| row.sent);
@@ -109,7 +109,7 @@ impl Report {
         serde_json::to_string(&numbers).unwrap_or_default()
     }
 
-    /// One screen, with colours or without.
+    /// The results as one screen of text, with colours or without.
     pub fn table(&self, colours: bool) -> String {
         let ink = Ink(colours);
         let mut out = DRAWING.to_owned();
@@ -146,8 +146,8 @@ impl Report {
         ));
         line(&rule);
         let ledger = [
-            ("sent and seen nowhere", self.evidence.lost()),
-            ("seen and sent by nobody", self.evidence.strays),
+            ("sent, never received", self.evidence.lost()),
+            ("received, never sent", self.evidence.strays),
         ];
         for (title, frames) in ledger {
             let tick = ink.tick(frames == 0);
@@ -175,7 +175,7 @@ impl Report {
         line(if self.holds() {
             " Every exit frame was marked, every relay frame steered, nothing else touched."
         } else {
-            " The box did not do what it had to: see the lines with ✗."
+            " The box did not behave as expected: see the lines with ✗."
         });
         out
     }
@@ -200,7 +200,7 @@ impl Speed {
     }
 }
 
-/// All of it fits in 80 columns.
+/// The table fits in 80 columns.
 const WIDTH: usize = 78;
 
 fn columns(cells: [&str; 8]) -> String {
@@ -249,7 +249,7 @@ fn show(row: &Row, ink: Ink) -> String {
         let lost = row.lost();
         let _ = write!(
             text,
-            "\n   {marks} marked, {wrong} not as they had to be, {lost} lost"
+            "\n   {marks} marked, {wrong} not as expected, {lost} lost"
         );
     }
     text
@@ -271,7 +271,7 @@ fn show_answers(title: &str, answers: &Answers, macs: &str, ink: Ink) -> String 
     if !holds {
         let wrong = answers.sent - answers.lost - answers.right;
         let lost = answers.lost;
-        let _ = write!(text, "\n   {wrong} not as they had to be, {lost} lost");
+        let _ = write!(text, "\n   {wrong} not as expected, {lost} lost");
     }
     text
 }
@@ -298,7 +298,7 @@ impl Ending {
     }
 }
 
-/// Words in lines of their own, indented.
+/// Wraps words into indented lines.
 fn wrapped(words: impl Iterator<Item = String>) -> String {
     const INDENT: &str = "\n  ";
     let mut text = INDENT.to_owned();
@@ -336,7 +336,7 @@ fn dscp(code_point: u8) -> String {
     }
 }
 
-/// A number with its thousands set apart.
+/// Formats a number with thousands separators.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

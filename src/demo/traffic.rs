@@ -1,7 +1,7 @@
-//! Real connections through the box: servers, and errands that the clients run.
+//! Real connections through the box: servers, and client jobs.
 //!
-//! Everything here happens inside the site's namespaces, on threads of its own, so that the
-//! demo can be interrupted at any moment. Knows nothing of marks and of what is to be proven.
+//! All of it runs inside the site's namespaces on threads of its own, so that the demo can be
+//! interrupted at any time. It is independent of marks and of what the captures must prove.
 
 use super::plan::{self, BULK, SSH};
 use super::{DemoError, Interrupt};
@@ -15,25 +15,25 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a connection may hang before the demo says so.
+/// The timeout of connecting, reading and writing.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What every TCP flow sends, and gets back, in bytes.
+/// The bytes that every TCP flow sends and receives.
 const PARCEL: usize = 500_000;
-/// What a TCP flow may have under way. All flows together then fit in the box's rings, so that
-/// no frame is lost even where the machine lets the box wait for its turn.
+/// The send buffer of a TCP flow in bytes. All flows together then fit in the box's rings, so that
+/// no frame is lost even while the box is not scheduled.
 const UNDER_WAY: usize = 32 << 10;
 const QUERIES: u8 = 50;
 const BULK_TIME: Duration = Duration::from_secs(2);
 
-/// What a TCP server does with what it hears.
+/// What a TCP server does with received data.
 #[derive(Clone, Copy)]
 enum Service {
     Echo,
-    /// Swallows everything, and says at the end how many bytes that were.
+    /// Discards the data, and sends the byte count at the end.
     Sink,
 }
 
-/// Servers that end when this is dropped.
+/// Servers that stop when this is dropped.
 pub(super) struct Servers {
     running: Vec<(Socket, Option<JoinHandle<()>>)>,
 }
@@ -109,7 +109,7 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         for (socket, thread) in &mut self.running {
-            // Wakes the thread that waits on it.
+            // Wakes the thread that waits on the socket.
             match socket {
                 Socket::Tcp(listener) => {
                     let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
@@ -161,7 +161,7 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Something that a client does on a thread of its own.
+/// A client's job on a thread of its own.
 pub(super) struct Errand<T> {
     title: String,
     outcome: mpsc::Receiver<io::Result<T>>,
@@ -180,7 +180,7 @@ impl<T: Send + 'static> Errand<T> {
         Ok(Self { title, outcome })
     }
 
-    /// Waits for its end, or for Ctrl-C.
+    /// Waits until the job ends, or for Ctrl-C.
     pub(super) fn wait(self, interrupt: &Interrupt) -> Result<T, DemoError> {
         match interrupt.receive(&self.outcome)? {
             Some(Ok(value)) => Ok(value),
@@ -190,7 +190,7 @@ impl<T: Send + 'static> Errand<T> {
     }
 }
 
-/// All flows at once, each with a parcel there and back.
+/// Runs all flows at once; each sends a parcel and receives it back.
 pub(super) fn exchange(site: &Site, interrupt: &Interrupt) -> Result<(), DemoError> {
     let mut errands = Vec::new();
     let from_host = plan::clearnet_tcp().into_iter().chain(plan::tornet_tcp());
@@ -213,7 +213,7 @@ pub(super) fn exchange(site: &Site, interrupt: &Interrupt) -> Result<(), DemoErr
         .try_for_each(|errand| errand.wait(interrupt))
 }
 
-/// Sends a parcel and compares what comes back.
+/// Sends a parcel and compares it with the data received back.
 fn echo(address: SocketAddr) -> io::Result<()> {
     let mut stream = connect(address)?;
     setsockopt(&stream, sockopt::SndBuf, &UNDER_WAY)?;
@@ -232,11 +232,11 @@ fn echo(address: SocketAddr) -> io::Result<()> {
     if heard == parcel {
         Ok(())
     } else {
-        Err(io::Error::other("other bytes came back"))
+        Err(io::Error::other("the echoed bytes differ"))
     }
 }
 
-/// Asks the name server some questions, one after the other.
+/// Sends queries to the name server, one after the other.
 fn ask(address: SocketAddr) -> io::Result<()> {
     let any: IpAddr = if address.is_ipv4() {
         std::net::Ipv4Addr::UNSPECIFIED.into()
@@ -252,13 +252,13 @@ fn ask(address: SocketAddr) -> io::Result<()> {
         let mut answer = [0; 64];
         let length = socket.recv(&mut answer)?;
         if answer[..length] != query {
-            return Err(io::Error::other("another answer came back"));
+            return Err(io::Error::other("the answer differs from the query"));
         }
     }
     Ok(())
 }
 
-/// Sends in bulk to the clearnet for two seconds; returns the goodput in Gbit/s.
+/// Sends bulk data to the clearnet for two seconds; returns the goodput in Gbit/s.
 pub(super) fn bulk(site: &Site, interrupt: &Interrupt) -> Result<f64, DemoError> {
     let errand = Errand::start(&site.host, "bulk transfer".to_owned(), || {
         let mut stream = connect((SERVER_V4, BULK).into())?;
@@ -277,7 +277,7 @@ pub(super) fn bulk(site: &Site, interrupt: &Interrupt) -> Result<f64, DemoError>
     errand.wait(interrupt)
 }
 
-/// Plays ping-pong with 64 bytes over one connection; returns every round trip.
+/// Exchanges 64 bytes repeatedly over one connection; returns every round-trip time.
 pub(super) fn ping_pong(
     site: &Site,
     address: SocketAddr,

@@ -1,8 +1,8 @@
-//! An independent look at the wire: a capture on each of the three hosts, cut by markers.
+//! Independent captures on each of the three hosts, delimited by markers.
 //!
-//! A marker is a frame that nobody else sends. Two cross the box each way before the traffic
-//! and two after it; the box keeps order, so whatever was sent between two of them has been
-//! seen when the second one is, and nothing has to be guessed from the clock.
+//! A marker is a frame with a payload of its own. Two pass the box each way before the traffic and
+//! two after it. The box keeps order, so every frame sent between two markers has arrived when the
+//! second marker has; no timeout has to be guessed.
 
 use super::plan::{EXPERIMENT, mac};
 use super::{DemoError, Interrupt};
@@ -16,35 +16,35 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 const MARKER_LIMIT: Duration = Duration::from_secs(10);
-/// How long it may take to notice Ctrl-C while waiting for a marker.
+/// How often a wait for a marker checks for Ctrl-C.
 const SLICE: Duration = Duration::from_millis(100);
-/// The discard service: nobody is connected there.
-const NOBODY: u16 = 9;
+/// The port of the discard service, on which there is no connection.
+const DISCARD: u16 = 9;
 const PINGS: u16 = 20;
 
-/// A frame in a capture.
+/// A captured frame.
 pub(super) struct Seen {
     pub(super) bytes: Vec<u8>,
-    /// Whether it lies between the markers. Outside of them it only explains others.
+    /// Whether the frame lies between the markers. If not, it can only match another capture's.
     pub(super) counts: bool,
 }
 
-/// What was seen at one host, in order.
+/// The frames captured at one host, in order.
 pub(super) struct Sighting {
     /// Frames that the host sent.
     pub(super) sent: Vec<Seen>,
-    /// Frames that it received.
+    /// Frames that the host received.
     pub(super) received: Vec<Seen>,
 }
 
-/// What was seen at all three.
+/// The frames captured at all three hosts.
 pub(super) struct Sightings {
     pub(super) host: Sighting,
     pub(super) clearnet: Sighting,
     pub(super) tornet: Sighting,
 }
 
-/// Three captures, and raw ports to send markers from.
+/// The three running captures, and raw ports that send the markers.
 pub(super) struct Watch {
     captures: [Capture; 3],
     ports: [RawPort; 3],
@@ -55,7 +55,7 @@ const CLEARNET: usize = 1;
 const TORNET: usize = 2;
 
 impl Watch {
-    /// Starts the captures, and lets the first markers cross.
+    /// Starts the captures and sends the first markers.
     pub(super) fn start(site: &Site, interrupt: &Interrupt) -> Result<Self, DemoError> {
         let capture = |netns| Capture::start(netns, "eth0", "inout", "");
         let port = |netns| RawPort::open(netns, "eth0");
@@ -75,21 +75,21 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Sends a few frames that sockets would not: pings, and an ethertype unknown to the box.
+    /// Sends frames that sockets would not: pings, and an ethertype unknown to the box.
     pub(super) fn send_oddities(&self) -> Result<(), LabError> {
         let link = || PacketBuilder::ethernet2(mac(HOST_MAC), mac(CLEARNET_MAC));
         for number in 0..PINGS {
             let mut ping = Vec::new();
             let v4 = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
             let written = v4
-                .icmpv4_echo_request(NOBODY, number)
+                .icmpv4_echo_request(DISCARD, number)
                 .write(&mut ping, b"exitmark demo: are you there?");
             written.map_err(unwritten)?;
             self.ports[HOST].send(&ping)?;
             ping.clear();
             let v6 = link().ipv6(HOST_V6.octets(), SERVER_V6.octets(), 64);
             let written = v6
-                .icmpv6_echo_request(NOBODY, number)
+                .icmpv6_echo_request(DISCARD, number)
                 .write(&mut ping, b"exitmark demo: are you there?");
             written.map_err(unwritten)?;
             self.ports[HOST].send(&ping)?;
@@ -99,7 +99,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Lets the last markers cross, ends the captures, and returns what they saw.
+    /// Sends the last markers, ends the captures and returns their frames.
     pub(super) fn finish(mut self, interrupt: &Interrupt) -> Result<Sightings, DemoError> {
         self.mark(Moment::End, interrupt)?;
         let [host, clearnet, tornet] = self.captures;
@@ -110,20 +110,20 @@ impl Watch {
         })
     }
 
-    /// Sends markers over every way through the box, one after the other. One that does not
-    /// arrive is no error here: it is found missing with the rest.
+    /// Sends markers over every path through the box, one after the other. A marker that does not
+    /// arrive is not an error here: the evaluation finds it missing.
     fn mark(&mut self, moment: Moment, interrupt: &Interrupt) -> Result<(), DemoError> {
-        // The host's traffic to the clearnet never ends quite: there it is first and last.
-        let mut ways = [
+        // The host always sends to the clearnet: of its markers, that path's is first and last.
+        let mut paths = [
             (HOST, CLEARNET),
             (HOST, TORNET),
             (CLEARNET, HOST),
             (TORNET, HOST),
         ];
         if matches!(moment, Moment::End) {
-            ways.swap(0, 1);
+            paths.swap(0, 1);
         }
-        for (from, to) in ways {
+        for (from, to) in paths {
             let (text, frame) = marker(moment, from, to)?;
             self.ports[from].send(&frame)?;
             for place in [from, to] {
@@ -148,13 +148,13 @@ fn marker(moment: Moment, from: usize, to: usize) -> Result<(String, Vec<u8>), L
     let (host, relay) = (HOST_V4.octets(), RELAY_V4.octets());
     let frame = match (from, to) {
         (HOST, TORNET) => reset(
-            (HOST_MAC, host, NOBODY),
+            (HOST_MAC, host, DISCARD),
             (CLEARNET_MAC, relay, OR_PORT),
             &text,
         )?,
         (TORNET, _) => reset(
             (TORNET_MAC, relay, OR_PORT),
-            (INCOMING_MAC, host, NOBODY),
+            (INCOMING_MAC, host, DISCARD),
             &text,
         )?,
         (CLEARNET, _) => plain(CLEARNET_MAC, HOST_MAC, &text),
@@ -163,13 +163,13 @@ fn marker(moment: Moment, from: usize, to: usize) -> Result<(String, Vec<u8>), L
     Ok((text, frame))
 }
 
-/// A frame that is no IP.
+/// A frame with the experimental ethertype.
 fn plain(source: &str, destination: &str, text: &str) -> Vec<u8> {
     let (source, destination) = (mac(source), mac(destination));
     [&destination[..], &source, &EXPERIMENT, text.as_bytes()].concat()
 }
 
-/// A TCP segment that no stack answers.
+/// A TCP segment with RST, which no stack answers.
 fn reset(
     source: (&str, [u8; 4], u16),
     destination: (&str, [u8; 4], u16),
@@ -211,14 +211,14 @@ impl Sighting {
             .partition(|frame| frame.get(6..12) == Some(&own));
         let (begin, end) = (marked(&sent, BEGIN), marked(&sent, END));
         let sent = between(sent, begin.first(), end.last());
-        // Of two senders the later one's beginning counts, and the earlier one's end.
+        // With two senders, the later begin marker and the earlier end marker apply.
         let (begin, end) = (marked(&received, BEGIN), marked(&received, END));
         let received = between(received, begin.last(), end.first());
         Self { sent, received }
     }
 }
 
-/// The positions of the markers that say this.
+/// The positions of the frames that contain `text`.
 fn marked(frames: &[Vec<u8>], text: &[u8]) -> Vec<usize> {
     let says = |frame: &Vec<u8>| frame.windows(text.len()).any(|window| window == text);
     let positions = frames.iter().enumerate().filter(|(_, frame)| says(frame));

@@ -1,12 +1,12 @@
-//! Directory authorities that nobody trusts, with keys that really sign.
+//! Test directory authorities with working keys.
 //!
-//! They sign the documents of [`Order`](super::consensus::Order) as tor's authorities sign
-//! theirs, and write the key certificates that tor keeps in `cached-certs` (dir-spec, "Creating
-//! key certificates"). Their private keys follow from a small number, so they keep no secret:
-//! never a configuration for a box that carries anybody's traffic.
+//! They sign the documents of [`Order`](super::consensus::Order) as tor's authorities do, and write
+//! the key certificates that tor keeps in `cached-certs` (dir-spec, "Creating key certificates").
+//! Their private keys are derived from a small number and are not secret: never configure them on
+//! a box that carries real traffic.
 //!
-//! Deterministic: the same number gives the same keys. A key costs some tens of milliseconds,
-//! so each is made once per process.
+//! Deterministic: the same number gives the same keys. Generating a key takes tens of
+//! milliseconds, so each is generated once per process.
 
 use super::Random;
 use super::netdoc::{hex, line, object};
@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A set of authorities. Those of a larger set of the same family begin with those of a smaller.
+/// A set of authorities. A larger set of a family begins with the members of a smaller one.
 #[derive(Clone)]
 pub struct Authorities {
     members: Vec<Arc<Authority>>,
@@ -34,33 +34,33 @@ impl Authorities {
         Self::family(0, count)
     }
 
-    /// The first `count` authorities of another family, which has no key in common with the
-    /// others: strangers, to whoever trusts [`new`](Self::new).
+    /// The first `count` authorities of a family. Families have no key in common; 0 is that of
+    /// [`new`](Self::new).
     pub fn family(family: u32, count: u8) -> Self {
         Self {
             members: (0..count).map(|number| known(family, number)).collect(),
         }
     }
 
-    /// How many there are.
+    /// The number of authorities.
     pub fn count(&self) -> u8 {
         u8::try_from(self.members.len()).unwrap_or(u8::MAX)
     }
 
-    /// Their identities, as `dir-source` lines and configurations have them: 40 upper-case
-    /// hexadecimal digits each.
+    /// Their identities, as in `dir-source` lines and configurations: 40 upper-case hexadecimal
+    /// digits each.
     pub fn identities(&self) -> Vec<String> {
         let identity = |member: &Arc<Authority>| member.identity.fingerprint();
         self.members.iter().map(identity).collect()
     }
 
-    /// Their identities as a line of a configuration's `[relays]` table.
+    /// The `authorities` line of a configuration's `[relays]` table.
     pub fn toml(&self) -> String {
         format!("authorities = {:?}", self.identities())
     }
 
-    /// Tor's `cached-certs`: a key certificate of each, which holds from `published` until
-    /// `expires`. Fractions of a second are lost.
+    /// Tor's `cached-certs`: a key certificate of each, valid from `published` until `expires`, in
+    /// whole seconds.
     pub fn certificates(&self, published: SystemTime, expires: SystemTime) -> String {
         (0..)
             .zip(&self.members)
@@ -68,8 +68,8 @@ impl Authorities {
             .collect()
     }
 
-    /// The same for a document of this validity, with room on both sides: tor's authorities
-    /// make certificates for months.
+    /// Like [`certificates`](Self::certificates), valid from 30 days before until 150 days after
+    /// the document: tor's authorities issue certificates for months.
     pub fn certificates_for(&self, validity: Validity) -> String {
         let Validity {
             valid_after,
@@ -79,10 +79,10 @@ impl Authorities {
         self.certificates(valid_after - 30 * DAY, valid_until + 150 * DAY)
     }
 
-    /// The end of a document with this digest: the line and the object of one authority.
+    /// One authority's `directory-signature` line and object for a document with this digest.
     ///
     /// # Panics
-    /// If there is no authority of this number.
+    /// If `number` is out of range.
     pub(super) fn signature(&self, number: u8, algorithm: &str, digest: &[u8]) -> String {
         let Authority { identity, signing } = &*self.members[usize::from(number)];
         let (identity, key) = (identity.fingerprint(), signing.fingerprint());
@@ -96,10 +96,10 @@ impl Authorities {
     }
 }
 
-/// The authority of this family and number, made when it is first asked for.
+/// The authority of this family and number, generated on first use.
 fn known(family: u32, number: u8) -> Arc<Authority> {
     static KNOWN: Mutex<BTreeMap<(u32, u8), Arc<Authority>>> = Mutex::new(BTreeMap::new());
-    // Whoever else wants keys waits, which is sooner than making the same ones.
+    // Other threads wait: that is faster than generating the same keys.
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let authority = known.entry((family, number)).or_insert_with(|| {
         let seed = u64::from(family) << 32 | u64::from(number) << 1;
@@ -111,7 +111,7 @@ fn known(family: u32, number: u8) -> Arc<Authority> {
     Arc::clone(authority)
 }
 
-/// Both keys of an authority: the one that it is known by, and the one that it signs with.
+/// The identity key and the signing key of an authority.
 struct Authority {
     identity: Key,
     signing: Key,
@@ -139,10 +139,10 @@ impl Authority {
         object(&mut out, "RSA PUBLIC KEY", &identity.der);
         out.push_str("dir-signing-key\n");
         object(&mut out, "RSA PUBLIC KEY", &signing.der);
-        // The signing key agrees to serve the identity,
+        // The signing key signs the identity key's digest,
         out.push_str("dir-key-crosscert\n");
         object(&mut out, "ID SIGNATURE", &signing.sign(&identity.digest()));
-        // and the identity vouches for all of it, this line included.
+        // and the identity key signs the certificate, this line included.
         out.push_str("dir-key-certification\n");
         let signature = identity.sign(&Sha1::digest(&out));
         object(&mut out, "SIGNATURE", &signature);
@@ -150,19 +150,19 @@ impl Authority {
     }
 }
 
-/// The address of an authority, from documentation's range. It repeats after 256.
+/// The address of an authority, from 192.0.2.0/24 (RFC 5737). It repeats after 256.
 pub(super) fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, number.wrapping_add(1))
 }
 
 struct Key {
     private: RsaPrivateKey,
-    /// The public half as PKCS #1 has it, which is what fingerprints are made from.
+    /// The public key in PKCS #1 DER, the input of the fingerprint.
     der: Vec<u8>,
 }
 
 impl Key {
-    /// The shortest key that tor takes: it is made and used often, and keeps no secret.
+    /// The shortest key that tor accepts: fast to generate, and not secret.
     const BITS: usize = 1024;
 
     fn generate(seed: u64) -> Self {
@@ -183,7 +183,7 @@ impl Key {
         hex(&self.digest())
     }
 
-    /// Signs a digest as tor does: PKCS #1 v1.5 padding around it, and no word on which it is.
+    /// Signs a digest as tor does: PKCS #1 v1.5 padding without a digest algorithm identifier.
     fn sign(&self, digest: &[u8]) -> Vec<u8> {
         self.private
             .sign(Pkcs1v15Sign::new_unprefixed(), digest)
@@ -191,7 +191,7 @@ impl Key {
     }
 }
 
-/// Chance as `rsa` wants it.
+/// Adapts [`Random`] to the traits of `rsa`.
 struct Chance(Random);
 
 impl RngCore for Chance {
@@ -213,7 +213,7 @@ impl RngCore for Chance {
     }
 }
 
-/// It is not: who knows the seed knows the keys, and everybody does.
+/// Required by `rsa`. Not cryptographically secure: the seeds are public.
 impl CryptoRng for Chance {}
 
 #[cfg(test)]
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_larger_set_begins_with_the_smaller_and_families_are_strangers() {
+    fn larger_sets_extend_smaller_ones_and_families_share_no_identity() {
         let three = Authorities::new(3).identities();
         assert_eq!(Authorities::new(2).identities(), three[..2]);
         assert_eq!(Authorities::new(0).count(), 0);
@@ -235,14 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn the_same_number_gives_the_same_key_even_when_it_is_made_again() {
+    fn generates_the_same_key_for_the_same_number() {
         let known = known(0, 0);
         assert_eq!(Key::generate(0).der, known.identity.der);
         assert_eq!(Key::generate(1).der, known.signing.der);
     }
 
     #[test]
-    fn the_toml_line_is_toml() {
+    fn writes_a_valid_toml_line() {
         let authorities = Authorities::new(2);
         let table: toml::Table = authorities.toml().parse().unwrap();
         let listed: Vec<String> = table["authorities"].clone().try_into().unwrap();

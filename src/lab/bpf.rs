@@ -1,5 +1,4 @@
-//! BPF programs of tests and benches: compiled when they start, loaded, attached, their maps read
-//! and written.
+//! Compiles, loads and attaches the BPF programs of tests and benches, and accesses their maps.
 
 use super::{LabError, Netns};
 use crate::{bpf, datapath};
@@ -12,16 +11,16 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-/// What is known of an object file's maps and constants only when it is loaded.
+/// Map sizes and constants to be set when an object file is loaded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Preparation<'p> {
-    /// Maps with other numbers of entries than the source has.
+    /// Maps, by name, whose `max_entries` differs from the source's.
     pub entries: &'p [(&'p str, u32)],
-    /// What its `.rodata` begins with. Where there is less room than that, nothing changes.
+    /// The first bytes of `.rodata`. Ignored if the section is shorter.
     pub constants: &'p [u8],
 }
 
-/// The programs and maps of one object file, loaded.
+/// The loaded programs and maps of one object file.
 #[derive(Clone)]
 pub struct Programs {
     object: Arc<Object>,
@@ -29,15 +28,15 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads an object file's bytes. `name` is what it is called in messages.
+    /// Loads an object file. `name` is for messages.
     ///
     /// # Errors
-    /// No privilege, or programs that the kernel refuses.
+    /// Fails without privilege, or if the kernel rejects a program.
     pub fn load(name: &'static str, compiled: &[u8]) -> Result<Self, LabError> {
         Self::load_prepared(name, compiled, Preparation::default())
     }
 
-    /// The same, with what is known only now.
+    /// Like [`Programs::load`], with map sizes and constants.
     ///
     /// # Errors
     /// As [`Programs::load`].
@@ -74,7 +73,7 @@ impl Programs {
     /// A program by its name.
     ///
     /// # Errors
-    /// There is none.
+    /// Fails if no program has this name.
     pub fn program(&self, name: &str) -> Result<ProgramMut<'_>, LabError> {
         self.object
             .progs_mut()
@@ -85,7 +84,7 @@ impl Programs {
     /// A map by its name.
     ///
     /// # Errors
-    /// There is none.
+    /// Fails if no map has this name.
     pub fn map(&self, name: &str) -> Result<Map<'_>, LabError> {
         self.object
             .maps()
@@ -96,14 +95,14 @@ impl Programs {
     /// Writes an entry of a map with 32-bit keys.
     ///
     /// # Errors
-    /// There is no such map, or it does not take the entry.
+    /// Fails if no map has this name, or if the kernel rejects the entry.
     pub fn store(&self, map: &str, key: u32, value: &[u8]) -> Result<(), LabError> {
         self.map(map)?
             .update(&key.to_ne_bytes(), value, MapFlags::ANY)
             .map_err(|error| LabError(format!("cannot write the map {map}: {error}")))
     }
 
-    /// Writes the first entries of such a map, one for each of `values`.
+    /// Writes the first entries of a map with 32-bit keys, one for each of `values`.
     ///
     /// # Errors
     /// As [`Programs::store`].
@@ -123,12 +122,11 @@ impl Programs {
             .map_err(|error| LabError(format!("cannot fill the map {map}: {error}")))
     }
 
-    /// Writes an interface's number into such an entry. A device map takes it for an interface of
-    /// the namespace of whoever writes, so that is done in there: elsewhere the same number is
-    /// somebody else's interface.
+    /// Writes an interface's index into an entry of a device map, inside `netns`: the kernel
+    /// resolves the index in the network namespace of the writing thread.
     ///
     /// # Errors
-    /// As [`Programs::store`], or there is no such interface.
+    /// As [`Programs::store`], or if the interface does not exist.
     pub fn aim(
         &self,
         map: &'static str,
@@ -143,8 +141,8 @@ impl Programs {
         })
     }
 
-    /// Attaches a program to the ingress of an interface's clsact discipline, which it makes. It
-    /// lasts as long as the interface.
+    /// Adds a clsact qdisc to an interface and attaches a program to its ingress, for the lifetime
+    /// of the interface.
     ///
     /// # Errors
     /// As [`Programs::attach`].
@@ -170,11 +168,12 @@ impl Programs {
         })
     }
 
-    /// Runs a program on copies of a frame, which go where it sends them, until it ran so often
-    /// or a signal interrupts the thread. What it sends leaves after every `batch` runs, 1 to 256.
+    /// Runs a program `repeat` times, or until a signal interrupts the thread, on copies of a frame
+    /// in live frame mode (`BPF_F_TEST_XDP_LIVE_FRAMES`). Frames are sent after every `batch` runs,
+    /// 1 to 256.
     ///
     /// # Errors
-    /// There is no such program, or the kernel does not run it so.
+    /// Fails if no program has this name, or if the kernel cannot run it in this mode.
     pub fn run_live(
         &self,
         program: &str,
@@ -186,11 +185,10 @@ impl Programs {
             .map_err(|error| LabError(format!("cannot run {program} live: {error}")))
     }
 
-    /// Attaches a program to an interface in the kernel's common receive path. It lasts as long as
-    /// the interface.
+    /// Attaches a program to an interface in generic mode, for the lifetime of the interface.
     ///
     /// # Errors
-    /// There is no such program or interface, or no privilege.
+    /// Fails without privilege, or if the program or the interface does not exist.
     pub fn attach_generic(
         &self,
         program: &'static str,
@@ -200,10 +198,10 @@ impl Programs {
         self.attach_by(program, netns, interface, XdpFlags::SKB_MODE)
     }
 
-    /// Attaches a program to an interface, natively. It lasts as long as the interface.
+    /// Attaches a program to an interface in native mode, for the lifetime of the interface.
     ///
     /// # Errors
-    /// There is no such program or interface, or no privilege.
+    /// Fails without privilege, or if the program or the interface does not exist.
     pub fn attach(
         &self,
         program: &'static str,
@@ -234,10 +232,10 @@ fn not_attached(program: &str, interface: &str, error: &libbpf_rs::Error) -> Lab
     LabError(format!("cannot attach {program} to {interface}: {error}"))
 }
 
-/// Compiles a C file for BPF's third instruction set and returns the object file's bytes.
+/// Compiles a C file for BPF (`-mcpu=v3`) and returns the object file.
 ///
 /// # Errors
-/// clang is missing, or refuses.
+/// Fails if clang is missing or reports an error.
 pub fn compile(source: &Path) -> Result<Vec<u8>, LabError> {
     let run = |command: &mut Command| {
         let output = command
@@ -262,10 +260,10 @@ pub fn compile(source: &Path) -> Result<Vec<u8>, LabError> {
         .args(["-o", "-"]))
 }
 
-/// An interface's number in the calling thread's namespace.
+/// An interface's index in the calling thread's network namespace.
 ///
 /// # Errors
-/// There is none of this name.
+/// Fails if no interface has this name.
 pub fn interface_index(name: &str) -> Result<u32, LabError> {
     nix::net::if_::if_nametoindex(name)
         .map_err(|error| LabError(format!("there is no interface {name}: {error}")))

@@ -1,4 +1,4 @@
-//! An independent pair of eyes: `tcpdump` on an interface, its frames read back.
+//! Independent captures: runs `tcpdump` on an interface and parses its output.
 
 use super::{Child, LabError, Netns, contained};
 use nix::sys::signal::Signal;
@@ -9,18 +9,18 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How much of each frame is kept, in bytes.
+/// The captured length of each frame in bytes.
 const SNAPLEN: &str = "9216";
-/// tcpdump's kernel buffer, in KiB: room for some 30,000 full frames.
+/// tcpdump's kernel buffer in KiB: about 30,000 full frames.
 const BUFFER_KIB: &str = "65536";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A frame as it was on the wire.
+/// A captured frame.
 #[derive(Clone, Debug)]
 pub struct CapturedFrame {
-    /// Since the Unix epoch.
+    /// The capture time since the Unix epoch.
     pub time: Duration,
-    /// The bytes, at most 9,216.
+    /// The frame from its Ethernet header on, at most 9,216 bytes.
     pub bytes: Vec<u8>,
 }
 
@@ -33,11 +33,11 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Starts capturing what arrives at (`in`), leaves (`out`) or both (`inout`); returns when
-    /// the capture is listening. `filter` is a pcap filter expression, empty for all.
+    /// Starts a capture of received (`in`), sent (`out`) or all frames (`inout`); returns when
+    /// tcpdump is listening. `filter` is a pcap filter expression, empty for all frames.
     ///
     /// # Errors
-    /// No `tcpdump`, no such interface, a filter that it refuses.
+    /// Fails if `tcpdump` or the interface is missing, or if the filter is invalid.
     pub fn start(
         netns: &Netns,
         interface: &str,
@@ -87,7 +87,7 @@ impl Capture {
         })
     }
 
-    /// Waits until `enough` says so of all frames so far, at most `limit`; says whether it did.
+    /// Waits until `enough` accepts the frames captured so far; returns false after `limit`.
     pub fn wait_until(
         &mut self,
         limit: Duration,
@@ -104,11 +104,11 @@ impl Capture {
         true
     }
 
-    /// Ends the capture and returns its frames, in order. Frames that crossed an instant ago may
-    /// be missing: wait for them first.
+    /// Ends the capture and returns its frames in order. The most recent frames may be missing:
+    /// call [`wait_until`](Self::wait_until) first.
     ///
     /// # Errors
-    /// The capture itself lost frames: what it holds proves nothing then.
+    /// Fails if tcpdump dropped frames or died: the capture is then incomplete.
     pub fn finish(mut self) -> Result<Vec<CapturedFrame>, LabError> {
         self.child.signal(Signal::SIGINT)?;
         self.child.wait(PATIENCE)?;

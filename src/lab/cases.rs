@@ -1,7 +1,7 @@
-//! The table of cases: a configuration, a frame in, the class it has, where and how it leaves.
+//! The table of cases: a configuration, an input frame, its class, egress port and output frame.
 //!
-//! One table for every place where the rule is written or measured. What a frame becomes is
-//! built anew with the other DSCP and MAC addresses, never computed by the code under test.
+//! The same table tests every implementation of the rule. Output frames are built from scratch with
+//! the expected DSCP and MAC addresses, never computed by the code under test.
 
 mod answers;
 mod host_mark;
@@ -31,52 +31,52 @@ const RELAY4: &str = "198.18.0.1:9001";
 const RELAY6: &str = "[2001:db8:18::1]:9001";
 const RESOLVER: &str = "9.9.9.9";
 
-/// Frames that are handled one after the other under one configuration.
+/// Cases that run one after the other with one configuration.
 pub struct Table {
-    /// What it is about.
+    /// The subject of the table, for messages.
     pub name: &'static str,
-    /// The configuration, as in a file.
+    /// The configuration in TOML.
     pub configuration: String,
-    /// Its cases; the order matters for fragments.
+    /// The cases in order, which matters for fragments.
     pub cases: Vec<Case>,
 }
 
-/// One frame and what must become of it.
+/// One frame and its expected treatment.
 pub struct Case {
-    /// What is special about it.
+    /// What distinguishes the case, for messages.
     pub name: &'static str,
-    /// The frame as the host sends it.
+    /// The frame as the host sends it, from its Ethernet header on.
     pub before: Vec<u8>,
-    /// Its class.
+    /// The expected class.
     pub class: Class,
-    /// The port by which it leaves.
+    /// The expected egress port.
     pub egress: Role,
-    /// The frame as it leaves.
+    /// The expected frame at the egress port.
     pub after: Vec<u8>,
 }
 
 impl Table {
-    /// What the configuration says.
+    /// Parses the configuration.
     ///
     /// # Errors
-    /// A mistake in the table.
+    /// Fails if the table's configuration is invalid.
     pub fn settings(&self) -> Result<Settings, SettingsError> {
         Settings::parse(&self.configuration, Path::new(""))
     }
 
-    /// The snapshot that a worker would follow: the configuration's rules and extra endpoints.
+    /// A worker's snapshot: the configuration's rules and extra endpoints.
     pub fn snapshot(&self, settings: &Settings) -> Snapshot {
         let extra = settings.relays.sources.extra.iter().copied();
         let relays = EndpointSet::new(extra).unwrap_or_else(|_| EndpointSet::empty());
         Snapshot::new(1, Arc::clone(&settings.rules), relays)
     }
 
-    /// The links of a site that steers.
+    /// The links of a site with an incoming port, if the configuration has one.
     pub fn links(&self, settings: &Settings) -> Links {
         Links::new(settings.host_mac, self.incoming(settings))
     }
 
-    /// The way out for relay traffic at such a site.
+    /// The egress link for relay traffic at such a site.
     pub fn incoming(&self, settings: &Settings) -> Option<IncomingLink> {
         let incoming = settings.ports.incoming.as_ref()?;
         Some(IncomingLink {
@@ -84,7 +84,7 @@ impl Table {
             own: mac(INCOMING_MAC),
             next_hop: match incoming.next_hop {
                 NextHop::Mac(mac) => Some(mac),
-                // As if it had answered.
+                // As if neighbour resolution had succeeded.
                 NextHop::Address(_) => Some(mac(TORNET_MAC)),
             },
         })
@@ -99,7 +99,7 @@ fn exit(name: &'static str, frame: Frame) -> Case {
     remarked(name, Class::Exit, frame, MARK)
 }
 
-/// Leaves by the uplink with the DSCP of `tos`; its ECN bits are the frame's own.
+/// Leaves by the uplink with the DSCP of `tos` and the frame's own ECN bits.
 fn remarked(name: &'static str, class: Class, frame: Frame, tos: u8) -> Case {
     let before = frame.build();
     let ecn = frame.ecn();
@@ -136,7 +136,7 @@ fn steered(name: &'static str, frame: Frame) -> Case {
     }
 }
 
-/// A steered frame that bore the mark: no frame but an exit frame may.
+/// A steered frame that carried the mark, which only exit frames may carry.
 fn steered_and_cleared(name: &'static str, frame: Frame) -> Case {
     let ecn = frame.ecn();
     Case {
@@ -183,7 +183,7 @@ fn by_relay_set() -> Vec<Table> {
                 passed("exit", Class::Exit, &tcp(HOST4, WEB4)),
                 passed("relay", Class::Relay, &tcp(HOST4, RELAY4)),
                 passed(
-                    "marked reply of nobody",
+                    "marked UDP, not exit traffic",
                     Class::Host,
                     &udp(HOST6, WEB6).tos(MARK),
                 ),
@@ -570,7 +570,7 @@ fn relay_addresses() -> Table {
                 &tcp("192.0.2.11:9001", WEB4),
             ),
             passed("query", Class::Resolver, &udp(OR4, "9.9.9.9:53")),
-            passed("udp is no exit traffic", Class::Host, &udp(OR4, WEB4)),
+            passed("udp is not exit traffic", Class::Host, &udp(OR4, WEB4)),
             exit("clearnet", tcp(HOST4, WEB4)),
             steered("clearnet to a listed relay", tcp(HOST4, RELAY4)),
         ],

@@ -1,23 +1,23 @@
-//! Frames made to measure, for tables of cases: every field can be set, wrong ones included.
+//! A frame builder for tables of cases: every field can be set, to invalid values too.
 //!
-//! Checksums are computed from scratch, never updated: what is built here with another DSCP is
-//! what a rewritten frame must equal.
+//! Checksums are computed from scratch, never updated: a frame built with another DSCP is the
+//! expected result of rewriting.
 
 use crate::packet::{MacAddr, Tcp, internet_checksum, protocol};
 use std::net::{IpAddr, SocketAddr};
 
-/// The MAC address that built frames are sent from: the Tor host's.
+/// The source MAC address of built frames: the Tor host's.
 pub const FROM: MacAddr = MacAddr::new([2, 0, 0, 0, 1, 1]);
-/// The MAC address that built frames are sent to: the clearnet's router.
+/// The destination MAC address of built frames: the clearnet router's.
 pub const TO: MacAddr = MacAddr::new([2, 0, 0, 0, 2, 2]);
 
-/// IPv6 extension headers that can be put in front of the transport header.
+/// Next header values of IPv6 extension headers (RFC 8200 section 4).
 pub mod extension {
-    /// Hop-by-hop options.
+    /// The hop-by-hop options header.
     pub const HOP_BY_HOP: u8 = 0;
-    /// Routing.
+    /// The routing header.
     pub const ROUTING: u8 = 43;
-    /// Destination options.
+    /// The destination options header.
     pub const DESTINATION: u8 = 60;
 }
 
@@ -45,12 +45,12 @@ pub struct Frame {
 /// A TCP segment between two endpoints of one family, such as `192.0.2.10:40000`.
 ///
 /// # Panics
-/// When one of them cannot be read: tables of cases are written by hand.
+/// If an endpoint is invalid: tables of cases are constants.
 pub fn tcp(source: &str, destination: &str) -> Frame {
     of_protocol(protocol::TCP, source, destination)
 }
 
-/// A UDP datagram; the rest as [`tcp`].
+/// A UDP datagram, otherwise as [`tcp`].
 ///
 /// # Panics
 /// As [`tcp`].
@@ -58,14 +58,14 @@ pub fn udp(source: &str, destination: &str) -> Frame {
     of_protocol(protocol::UDP, source, destination)
 }
 
-/// A packet of another protocol; its first bytes are the two ports.
+/// A packet of another protocol, whose first four bytes are the two ports.
 ///
 /// # Panics
 /// As [`tcp`].
 pub fn of_protocol(protocol: u8, source: &str, destination: &str) -> Frame {
     let endpoint = |text: &str| -> SocketAddr {
         text.parse()
-            .unwrap_or_else(|error| panic!("{text} is no endpoint: {error}"))
+            .unwrap_or_else(|error| panic!("{text} is not an endpoint: {error}"))
     };
     Frame {
         from: FROM,
@@ -86,82 +86,82 @@ pub fn of_protocol(protocol: u8, source: &str, destination: &str) -> Frame {
 }
 
 impl Frame {
-    /// With these MAC addresses.
+    /// Sets the destination and the source MAC address.
     #[must_use]
     pub const fn macs(mut self, to: MacAddr, from: MacAddr) -> Self {
         (self.to, self.from) = (to, from);
         self
     }
 
-    /// With this ToS or traffic-class byte.
+    /// Sets the ToS or traffic-class byte.
     #[must_use]
     pub const fn tos(mut self, tos: u8) -> Self {
         self.tos = tos;
         self
     }
 
-    /// With these TCP control bits; a segment has ACK alone if they are not set.
+    /// Sets the TCP control bits; the default is ACK.
     #[must_use]
     pub const fn control(mut self, bits: u8) -> Self {
         self.control = bits;
         self
     }
 
-    /// With this TCP sequence number; it is not 0 if it is not set.
+    /// Sets the TCP sequence number; the default is not 0.
     #[must_use]
     pub const fn sequence(mut self, number: u32) -> Self {
         self.sequence = number;
         self
     }
 
-    /// The ECN bits that it has.
+    /// The ECN bits.
     pub const fn ecn(&self) -> u8 {
         self.tos & 0b11
     }
 
-    /// With another tag inside those it has: tag protocol identifier, and PCP, DEI and VLAN.
+    /// Adds an innermost VLAN tag: tag protocol identifier, and tag control information.
     #[must_use]
     pub fn tag(mut self, identifier: u16, control: u16) -> Self {
         self.tags.push((identifier, control));
         self
     }
 
-    /// With this many bytes of IPv4 options, a multiple of 4 up to 40.
+    /// Sets the length of the IPv4 options in bytes, a multiple of 4 up to 40.
     #[must_use]
     pub const fn options(mut self, bytes: usize) -> Self {
         self.options = bytes;
         self
     }
 
-    /// With these IPv6 extension headers, 8 bytes each.
+    /// Sets the IPv6 extension headers, 8 bytes each.
     #[must_use]
     pub fn extensions(mut self, kinds: &[u8]) -> Self {
         self.extensions = kinds.to_vec();
         self
     }
 
-    /// As a fragment: identification, offset in units of 8 bytes, whether more follow.
+    /// Makes a fragment: identification, offset in units of 8 bytes, more-fragments flag.
     #[must_use]
     pub const fn fragment(mut self, id: u32, offset: u16, more: bool) -> Self {
         self.fragment = Some((id, offset, more));
         self
     }
 
-    /// With this many bytes behind the IP header.
+    /// Sets the length of the IP payload in bytes.
     #[must_use]
     pub const fn payload(mut self, bytes: usize) -> Self {
         self.payload = bytes;
         self
     }
 
-    /// With this many bytes behind the end of the packet, as short frames have.
+    /// Sets the length in bytes of the padding behind the packet, as short frames have it.
     #[must_use]
     pub const fn padding(mut self, bytes: usize) -> Self {
         self.padding = bytes;
         self
     }
 
-    /// The bytes.
+    /// Builds the frame from its Ethernet header on.
     pub fn build(&self) -> Vec<u8> {
         let mut frame = Vec::new();
         frame.extend_from_slice(&self.to.bytes());
@@ -186,7 +186,7 @@ impl Frame {
         frame
     }
 
-    /// A recognisable payload that begins with the ports, where this part of the packet has them.
+    /// A recognisable payload that begins with the ports, unless this is a later fragment.
     fn transport(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> = (1..=u8::MAX).cycle().take(self.payload).collect();
         if self.fragment.is_none_or(|(_, offset, _)| offset == 0) {
@@ -234,7 +234,7 @@ impl Frame {
         let mut kinds = self.extensions.clone();
         kinds.extend(self.fragment.map(|_| FRAGMENT));
         let payload = kinds.len() * 8 + self.payload;
-        // A flow label whose bits a careless rewrite of the traffic class would touch.
+        // A flow label that an incorrect rewrite of the traffic class would change.
         let mut header = vec![0x60 | self.tos >> 4, self.tos << 4 | 0x0f, 0xff, 0xff];
         header.extend_from_slice(&be16(payload));
         let mut chain = kinds.iter().copied().chain([self.protocol]);

@@ -1,9 +1,9 @@
-//! A program that is ended by SIGKILL between two of its steps, whichever these are.
+//! Kills a program with SIGKILL before any chosen step.
 //!
-//! A step is a system call that changes what outlives the process: names in file systems, BPF links
-//! and pins, NICs. Maps that are not pinned yet go with the process, and what is written to one that
-//! is pinned is followed by such a call. Steps are found from outside (ptrace(2)), so nothing in the
-//! program is made for this, and none is forgotten.
+//! A step is a system call that changes state that outlives the process: names in file systems, BPF
+//! links and pins, NICs. Unpinned maps are freed with the process, and every write to a pinned one
+//! is followed by such a call. Steps are found with ptrace(2), so the program needs no hooks for
+//! this, and no step is missed.
 
 use super::{LabError, Netns};
 use nix::errno::Errno;
@@ -16,17 +16,17 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::thread;
 
-/// How a program ended.
+/// How a program under [`killed_at`] ended.
 #[derive(Debug)]
 pub enum Ending {
-    /// By SIGKILL, before it made this call.
+    /// By SIGKILL, before this call.
     Killed(String),
-    /// By itself, with this exit status, before it got as far; and what it wrote to standard error.
+    /// By itself, before the step: its exit status and its standard error.
     Itself(i32, String),
 }
 
-/// The steps to try, from 1 on: one in five, or every one where the environment has
-/// `EXITMARK_EVERY_STEP`, which takes minutes.
+/// The steps to test, from 1 on: every fifth, or every one if `EXITMARK_EVERY_STEP` is set, which
+/// takes minutes.
 pub fn steps() -> impl Iterator<Item = usize> {
     let stride = match std::env::var_os("EXITMARK_EVERY_STEP") {
         Some(_) => 1,
@@ -35,14 +35,14 @@ pub fn steps() -> impl Iterator<Item = usize> {
     (1..).step_by(stride)
 }
 
-/// Runs a program inside and kills it before its step number `step`, counted from 1. One that says
-/// that it is ready is told to read its configuration again, and then to stop.
+/// Runs a program in `netns` and kills it before its step number `step`, counted from 1. After its
+/// `ready` line the program receives SIGHUP and SIGTERM.
 ///
 /// # Errors
-/// It cannot be started or traced.
+/// Fails if the program cannot be started or traced.
 pub fn killed_at(netns: &Netns, command: &[&str], step: usize) -> Result<Ending, LabError> {
     let command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
-    // A thread of its own: it waits for no other child.
+    // A thread of its own, so that waitpid(2) does not reap other children.
     let tracer = netns.spawn("tracer", move || run(&command, step))?;
     tracer
         .join()
@@ -51,7 +51,7 @@ pub fn killed_at(netns: &Netns, command: &[&str], step: usize) -> Result<Ending,
 }
 
 fn run(words: &[String], step: usize) -> std::io::Result<Ending> {
-    // It waits until it is traced.
+    // The shell waits until it is traced.
     let mut child = Command::new("sh")
         .args(["-c", "read -r go && exec \"$@\"", "sh"])
         .args(words)
@@ -86,7 +86,6 @@ fn run(words: &[String], step: usize) -> std::io::Result<Ending> {
         said
     });
     let killed = follow(pid, step)?;
-    // It is known how it ended.
     let _ = child.wait();
     let _ = ready.join();
     let said = said.join().unwrap_or_default();
@@ -96,7 +95,8 @@ fn run(words: &[String], step: usize) -> std::io::Result<Ending> {
     })
 }
 
-/// Lets it go on from call to call, to its end: the call before which it was killed, or its status.
+/// Resumes the program from call to call to its end. Returns the call before which it was killed,
+/// or its exit status.
 fn follow(pid: Pid, step: usize) -> nix::Result<Result<String, i32>> {
     let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
     let mut steps = Steps::default();
@@ -125,21 +125,21 @@ fn follow(pid: Pid, step: usize) -> nix::Result<Result<String, i32>> {
             _ => Ok(()),
         };
         match go_on {
-            // It was killed meanwhile.
+            // The thread was killed meanwhile.
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// The steps of one program.
+/// The number of steps of one program so far.
 #[derive(Default)]
 struct Steps {
     taken: usize,
 }
 
 impl Steps {
-    /// The call that a thread is about to make, if that is a step.
+    /// The call that a thread enters, if it is a step.
     fn next(&mut self, pid: Pid, thread: Pid) -> Option<String> {
         let call = entered(thread)?;
         let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
@@ -159,7 +159,7 @@ impl Steps {
 /// The number of the call that a thread enters, and its first three arguments.
 fn entered(thread: Pid) -> Option<[u64; 4]> {
     let registers = ptrace::getregs(thread).ok()?;
-    // Until a call has a result, this one stands in its place.
+    // On entry of a call the result register holds -ENOSYS.
     let is_entered = registers.rax == (-i64::from(libc::ENOSYS)).cast_unsigned();
     is_entered.then_some([
         registers.orig_rax,
@@ -169,11 +169,11 @@ fn entered(thread: Pid) -> Option<[u64; 4]> {
     ])
 }
 
-/// The names of calls that change what outlives the process.
+/// The name of a call that changes state that outlives the process.
 fn name(thread: Pid, [number, first, second, third]: [u64; 4]) -> Option<&'static str> {
     const CREATE: u64 = libc::O_CREAT.unsigned_abs() as u64;
     Some(match i64::try_from(number).ok()? {
-        // The numbers are those of the kernel's bpf.h.
+        // Command numbers of bpf(2).
         libc::SYS_bpf => match first {
             6 => "bpf(OBJ_PIN)",
             28 => "bpf(LINK_CREATE)",
@@ -192,8 +192,8 @@ fn name(thread: Pid, [number, first, second, third]: [u64; 4]) -> Option<&'stati
     })
 }
 
-/// Whether a netlink message changes something: one that does is acknowledged, a question is
-/// answered (netlink(7)).
+/// Whether a netlink message changes state: it then asks for an acknowledgement and not for a dump
+/// (netlink(7)).
 fn is_order(thread: Pid, message: u64) -> bool {
     let [ack, dump] = [libc::NLM_F_ACK, libc::NLM_F_DUMP].map(i64::from);
     // Length, type and flags are the first eight bytes.

@@ -1,9 +1,8 @@
-//! A laboratory of network namespaces: the hosts of the demo, of the tests and of the
-//! benchmarks, on one machine and with nothing left behind.
+//! The hosts of the demo, the tests and the benchmarks, as network namespaces on one machine.
 //!
-//! Namespaces here have no name in the file system. Each lives as long as the thread that
-//! holds it, so that even a killed process leaves none. It drives `ip` and `ethtool` where an
-//! operator would type them, and must never touch the namespace that it was started in.
+//! Namespaces here have no name in the file system. Each lives as long as the thread that holds it,
+//! so that even a killed process leaves none behind. The lab runs `ip` and `ethtool`, and must
+//! never change the namespace that it was started in.
 
 pub mod authorities;
 pub mod bpf;

@@ -1,15 +1,15 @@
-//! The text of the directory protocol: lines, numbers in hexadecimal and base64, objects
-//! (dir-spec, "Document meta-format"). Writes only; what it writes is somebody else's to read.
+//! Writes the text of the directory protocol: lines, hexadecimal, base64, objects (dir-spec,
+//! "Document meta-format").
 
 use std::fmt::Write;
 
-/// A line, or several, and the end of the last.
+/// Appends one or more lines, with a final newline.
 pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "{text}");
 }
 
-/// Upper-case hexadecimal, as fingerprints have it.
+/// Upper-case hexadecimal, the form of fingerprints.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut out, byte| {
         let _ = write!(out, "{byte:02X}");
@@ -17,7 +17,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Base64 without padding, as entries have it.
+/// Base64 without padding, the form of consensus entries.
 pub(super) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -31,7 +31,7 @@ pub(super) fn base64(bytes: &[u8]) -> String {
     out
 }
 
-/// An object: padded base64 in lines of 64 between two marks that say what it is.
+/// Appends an object: padded base64 in lines of 64 characters between `BEGIN` and `END` lines.
 pub(super) fn object(out: &mut String, label: &str, bytes: &[u8]) {
     let mut text = base64(bytes);
     while !text.len().is_multiple_of(4) {
@@ -52,14 +52,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_agrees_with_rfc_4648() {
+    fn base64_matches_rfc_4648() {
         for (bytes, text) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foobar", "Zm9vYmFy")] {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
     }
 
     #[test]
-    fn an_object_has_lines_of_64_and_its_padding() {
+    fn objects_have_lines_of_64_characters_and_padding() {
         let mut out = String::new();
         object(&mut out, "THING", &[0; 49]);
         let zeros = "A".repeat(64);

@@ -1,4 +1,4 @@
-//! Network namespaces, the veth pairs between them, and what runs inside.
+//! Network namespaces, veth pairs between them, and threads and processes inside.
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -9,20 +9,20 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// What can go wrong in the laboratory. Always the whole story in one sentence.
+/// An error of the lab, as one complete message.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct LabError(pub String);
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A network namespace, held by a thread of its own that runs whatever is to happen inside.
+/// A network namespace, held by a thread that runs jobs inside.
 ///
-/// It has a BPF file system and a /run of its own too, so that what is pinned inside ends with it,
-/// and that control sockets do not meet.
+/// It has a BPF file system and a /run of its own too, so that pins end with it and that control
+/// sockets do not collide.
 ///
-/// Dropping it ends the thread; the kernel then removes the namespace and the veth pairs in
-/// it as soon as the last process and socket inside are gone.
+/// Dropping it ends the thread; the kernel removes the namespace and its veth pairs when the last
+/// process and socket inside are gone.
 pub struct Netns {
     label: String,
     jobs: Option<mpsc::Sender<Job>>,
@@ -30,11 +30,11 @@ pub struct Netns {
     fd: File,
 }
 
-/// Takes the calling thread into a new network namespace and a new mount namespace.
+/// Moves the calling thread into a new network namespace and a new mount namespace.
 fn enter() -> std::io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
     let nothing = None::<&str>;
-    // What is mounted here stays here.
+    // Keep mounts private to this namespace.
     mount(
         nothing,
         "/",
@@ -49,7 +49,7 @@ fn enter() -> std::io::Result<()> {
         MsFlags::empty(),
         nothing,
     )?;
-    // Where boxes have their control sockets: each site has its own.
+    // Boxes create their control sockets in /run.
     mount(
         Some("tmpfs"),
         "/run",
@@ -61,10 +61,10 @@ fn enter() -> std::io::Result<()> {
 }
 
 impl Netns {
-    /// Makes a new namespace with loopback up and IPv6's duplicate address detection off.
+    /// Creates a namespace with loopback up and IPv6 duplicate address detection off.
     ///
     /// # Errors
-    /// No privilege to make namespaces, or no `ip` command.
+    /// Fails without the privilege to create namespaces, or without the `ip` command.
     pub fn new(label: &str) -> Result<Self, LabError> {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, opened) = mpsc::channel();
@@ -103,16 +103,16 @@ impl Netns {
         Ok(namespace)
     }
 
-    /// What the namespace is called in messages.
+    /// The name of the namespace in messages.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// Runs `work` inside and waits for its result. Sockets and processes that it makes belong
-    /// to this namespace for good. A panic inside goes on outside.
+    /// Runs `work` inside and waits for its result. Sockets and processes that it creates stay in
+    /// this namespace.
     ///
     /// # Panics
-    /// When `work` does.
+    /// If `work` panics.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
         let job: Job = Box::new(move || {
@@ -131,10 +131,10 @@ impl Netns {
         }
     }
 
-    /// Starts a thread of its own inside, for work that lasts.
+    /// Starts a thread inside, for long-running work.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// Fails if the thread cannot be started.
     pub fn spawn<T: Send + 'static>(
         &self,
         name: &str,
@@ -142,7 +142,7 @@ impl Netns {
     ) -> Result<thread::JoinHandle<T>, LabError> {
         let name = name.to_owned();
         self.run(move || {
-            // A new thread starts in the namespace of the one that makes it.
+            // A new thread inherits the namespace.
             thread::Builder::new()
                 .name(name)
                 .spawn(work)
@@ -150,10 +150,10 @@ impl Netns {
         })
     }
 
-    /// Runs a command inside to its end and returns what it printed.
+    /// Runs a command inside to its end and returns its standard output.
     ///
     /// # Errors
-    /// The command cannot be run or fails; the error holds its words.
+    /// Fails if the command cannot be run or fails; the error contains its messages.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Result<String, LabError> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null());
@@ -182,10 +182,10 @@ impl Netns {
         self.command("ip", &arguments.split_whitespace().collect::<Vec<_>>())
     }
 
-    /// Writes a kernel setting, `path` as below `/proc/sys`.
+    /// Writes a sysctl; `path` is relative to `/proc/sys`.
     ///
     /// # Errors
-    /// No such setting, or a value that the kernel refuses.
+    /// Fails if the sysctl does not exist or the kernel rejects the value.
     pub fn sysctl(&self, path: &str, value: &str) -> Result<(), LabError> {
         let (path, value) = (format!("/proc/sys/{path}"), value.to_owned());
         self.run(move || {
@@ -194,10 +194,10 @@ impl Netns {
         })
     }
 
-    /// Starts a process inside. One made by [`contained`] cannot outlive this namespace.
+    /// Starts a process inside. A command of [`contained`] cannot outlive this namespace.
     ///
     /// # Errors
-    /// The program cannot be started.
+    /// Fails if the program cannot be started.
     pub fn start(&self, mut command: Command) -> Result<Child, LabError> {
         self.run(move || {
             command
@@ -207,7 +207,7 @@ impl Netns {
         })
     }
 
-    /// A path by which `ip … netns PATH` finds this namespace while the process lives.
+    /// The path of this namespace for `ip … netns PATH`, valid while this process runs.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
     }
@@ -222,21 +222,21 @@ impl Drop for Netns {
     }
 }
 
-/// A command that the kernel ends when the thread that started it ends: with [`Netns::start`],
-/// when the namespace does, even where this process is killed.
+/// A command that the kernel kills when the thread that started it ends: with [`Netns::start`],
+/// when the namespace ends, even if this process is killed.
 pub fn contained(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
 }
 
-/// A process that is ended when it is dropped.
+/// A process that is killed when this is dropped.
 pub struct Child {
     process: std::process::Child,
 }
 
 impl Child {
-    /// The process, for its pipes and its state.
+    /// The underlying process, for its pipes and its state.
     pub fn process(&mut self) -> &mut std::process::Child {
         &mut self.process
     }
@@ -244,7 +244,7 @@ impl Child {
     /// Sends a signal to this process.
     ///
     /// # Errors
-    /// The process is gone.
+    /// Fails if the process has ended.
     pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<(), LabError> {
         let pid = i32::try_from(self.process.id())
             .map_err(|_| LabError("a pid beyond 31 bits".to_owned()))?;
@@ -252,10 +252,10 @@ impl Child {
             .map_err(|error| LabError(format!("cannot signal process {pid}: {error}")))
     }
 
-    /// Waits for the process to end, at most this long.
+    /// Waits up to `limit` for the process to end.
     ///
     /// # Errors
-    /// It is still there after `limit`.
+    /// Fails if the process still runs after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus, LabError> {
         let deadline = std::time::Instant::now() + limit;
         loop {
@@ -283,22 +283,22 @@ impl Drop for Child {
     }
 }
 
-/// One end of a veth pair to be.
+/// The parameters of one end of a veth pair.
 pub struct VethEnd<'a> {
-    /// Where it shall be.
+    /// The namespace of this end.
     pub netns: &'a Netns,
-    /// Its name there, at most 15 bytes.
+    /// The name of the interface, at most 15 bytes.
     pub name: &'a str,
-    /// Its MAC address.
+    /// The MAC address in `ip link` notation.
     pub mac: &'a str,
-    /// How many receive and transmit queues it has.
+    /// The number of receive and of transmit queues.
     pub queues: u32,
 }
 
-/// Makes a veth pair between two namespaces and sets both ends up, with this MTU.
+/// Creates a veth pair with this MTU between two namespaces and sets both ends up.
 ///
 /// # Errors
-/// `ip` refuses.
+/// Fails if `ip` fails.
 pub fn veth(a: &VethEnd<'_>, b: &VethEnd<'_>, mtu: u32) -> Result<(), LabError> {
     let queues = |end: &VethEnd<'_>| format!("numrxqueues {0} numtxqueues {0}", end.queues.max(1));
     a.netns.ip(&format!(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// What makes the far end of a veth pair poll, as a real NIC does: without that, frames that XDP
-// redirects into the pair vanish. GRO would do it too, and would merge frames on the way.
+// Makes the far end of a veth pair poll, as a real NIC does: otherwise frames that XDP redirects
+// into the pair are dropped. GRO has the same effect, but merges frames.
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

@@ -1,20 +1,20 @@
-//! A far end that takes what XDP redirects to it.
+//! XDP programs for the far end of a veth pair, so that it receives redirected frames.
 
 use super::bpf::Programs;
 use super::{LabError, Netns};
 
 const COMPILED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/poll.bpf.o"));
 
-/// Attaches a program that lets every frame pass, so that this end of a veth pair polls. It
-/// stays as long as the interface.
+/// Attaches a program that passes every frame, so that this end of a veth pair polls, for the
+/// lifetime of the interface.
 ///
 /// # Errors
-/// No privilege, or no such interface.
+/// Fails without privilege, or if the interface does not exist.
 pub fn poll(netns: &Netns, interface: &'static str) -> Result<(), LabError> {
     Programs::load("poll.bpf.c", COMPILED)?.attach("poll", netns, interface)
 }
 
-/// The same in generic mode, in which the end does not poll: a program that is in another's way.
+/// Like [`poll`] in generic mode, in which the end does not poll: occupies the XDP hook.
 ///
 /// # Errors
 /// As [`poll`].

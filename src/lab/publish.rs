@@ -1,5 +1,5 @@
-//! Files in a tor's data directory, replaced as tor replaces them: a file beside it, then a
-//! rename, so that a reader finds the old one or the new one and never a part.
+//! Files in tor's data directory, replaced as tor does: written to a temporary file and renamed, so
+//! that a reader finds the old file or the new one, never a part.
 
 use super::authorities::Authorities;
 use super::consensus::Order;
@@ -7,21 +7,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The name that tor gives the file of key certificates.
+/// Tor's file name for key certificates.
 pub const CERTIFICATES: &str = "cached-certs";
 
-/// Writes the order's document, signed by all these authorities, and their key certificates
-/// beside it. Returns the document's path.
+/// Writes the order's document, signed by all these authorities, and their key certificates next to
+/// it. Returns the document's path.
 ///
 /// # Errors
-/// That of the file system.
+/// Fails if a file cannot be written.
 pub fn publish(
     directory: &Path,
     name: &str,
     order: &Order,
     authorities: &Authorities,
 ) -> io::Result<PathBuf> {
-    // Certificates first: whoever sees the document can check it.
+    // Certificates first, so that a reader of the document can verify it.
     let certificates = authorities.certificates_for(order.validity);
     replace(&directory.join(CERTIFICATES), &certificates)?;
     let path = directory.join(name);
@@ -29,10 +29,10 @@ pub fn publish(
     Ok(path)
 }
 
-/// Puts this text in a file's place, whether or not there was one.
+/// Creates a file with this text, or replaces it.
 ///
 /// # Errors
-/// That of the file system.
+/// Fails if the file cannot be written.
 pub fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut beside = path.to_owned().into_os_string();
     beside.push(".tmp");
@@ -47,7 +47,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     #[test]
-    fn a_document_stands_beside_its_certificates_and_is_replaced() {
+    fn publishes_certificates_next_to_the_document_and_replaces_it() {
         let directory = tempfile::TempDir::new().unwrap();
         let at = |hour: u64| UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 3_600 * hour);
         let validity = Validity {
@@ -72,7 +72,7 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
-        assert_eq!(names.len(), 2, "nothing is left beside them: {names:?}");
+        assert_eq!(names.len(), 2, "no temporary file is left: {names:?}");
         let certificates = fs::read_to_string(directory.path().join(CERTIFICATES)).unwrap();
         assert_eq!(certificates, authorities.certificates_for(validity));
     }

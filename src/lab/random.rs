@@ -1,6 +1,6 @@
-//! Numbers that look random, millions a second, the same ones for the same seed.
+//! A fast, deterministic pseudorandom number generator.
 
-/// SplitMix64 (Steele, Lea and Flood 2014): one addition and two multiplications a number.
+/// SplitMix64 (Steele, Lea and Flood 2014): one addition and two multiplications per number.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -9,12 +9,12 @@ pub struct Random(u64);
     reason = "the upper bits of a random number are as random as all of them"
 )]
 impl Random {
-    /// The sequence of this seed.
+    /// Starts the sequence of this seed.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number.
+    /// The next 64-bit number.
     pub const fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -23,42 +23,42 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number of twice the width.
+    /// A 128-bit number, from two words.
     pub fn double(&mut self) -> u128 {
         u128::from(self.word()) << 64 | u128::from(self.word())
     }
 
-    /// 32 bits.
+    /// A 32-bit number, from one word.
     pub const fn wide(&mut self) -> u32 {
         (self.word() >> 32) as u32
     }
 
-    /// 16 bits.
+    /// A 16-bit number, from one word.
     pub const fn half(&mut self) -> u16 {
         (self.word() >> 48) as u16
     }
 
-    /// 8 bits.
+    /// An 8-bit number, from one word.
     pub const fn byte(&mut self) -> u8 {
         (self.word() >> 56) as u8
     }
 
-    /// A number below `bound`, 0 where that is 0.
+    /// A number below `bound`, or 0 if `bound` is 0.
     pub const fn below(&mut self, bound: usize) -> usize {
         ((self.word() >> 32) as usize * bound) >> 32
     }
 
-    /// True in so many of a hundred cases.
+    /// True with a probability of `chance` percent.
     pub const fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
 
-    /// One of these, if there are any.
+    /// A random item; `None` if the slice is empty.
     pub fn pick<T: Copy>(&mut self, items: &[T]) -> Option<T> {
         items.get(self.below(items.len())).copied()
     }
 
-    /// One of these, of which there are some.
+    /// A random item of a non-empty array.
     pub fn one_of<T: Copy, const N: usize>(&mut self, items: [T; N]) -> T {
         items[self.below(N)]
     }

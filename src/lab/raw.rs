@@ -1,4 +1,4 @@
-//! A port for frames that no network stack would send.
+//! Sends frames that no network stack would send.
 
 use super::{LabError, Netns};
 use nix::ifaddrs::getifaddrs;
@@ -18,7 +18,7 @@ impl RawPort {
     /// Opens a raw port on an interface of a namespace.
     ///
     /// # Errors
-    /// No such interface, or no privilege.
+    /// Fails without privilege, or if the interface does not exist.
     pub fn open(netns: &Netns, interface: &str) -> Result<Self, LabError> {
         let name = interface.to_owned();
         netns.run(move || {
@@ -43,10 +43,10 @@ impl RawPort {
         })
     }
 
-    /// Sends one frame as it is; returns when the interface has taken it.
+    /// Sends one frame unchanged; returns when it is handed to the interface.
     ///
     /// # Errors
-    /// The frame is longer than the MTU allows, or the interface is down.
+    /// Fails if the frame exceeds the MTU or the interface is down.
     pub fn send(&self, frame: &[u8]) -> Result<(), LabError> {
         debug_assert!(self.address.len() > 0);
         sendto(

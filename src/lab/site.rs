@@ -19,38 +19,38 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-/// The Tor host's MAC address and its addresses.
+/// The Tor host's MAC address.
 pub const HOST_MAC: &str = "02:00:00:00:01:01";
-/// The host's clearnet address.
+/// The host's clearnet IPv4 address.
 pub const HOST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-/// The host's clearnet address.
+/// The host's clearnet IPv6 address.
 pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
 /// The MAC address of the clearnet's router.
 pub const CLEARNET_MAC: &str = "02:00:00:00:02:02";
-/// The web server, somewhere behind the clearnet's router.
+/// The web server's IPv4 address, routed by the clearnet's router.
 pub const SERVER_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-/// The web server, somewhere behind the clearnet's router.
+/// The web server's IPv6 address, routed by the clearnet's router.
 pub const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 7);
 /// The MAC address of the box's NIC on the network that carries Tor traffic.
 pub const INCOMING_MAC: &str = "02:00:00:00:03:01";
 /// The MAC address of the router there, which is the next hop of steered frames.
 pub const TORNET_MAC: &str = "02:00:00:00:03:02";
-/// The relay, somewhere behind that router.
+/// The relay's IPv4 address, routed by that router.
 pub const RELAY_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-/// The relay, somewhere behind that router.
+/// The relay's IPv6 address, routed by that router.
 pub const RELAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 1);
-/// Where the relay listens.
+/// The relay's ORPort on both addresses.
 pub const OR_PORT: u16 = 9001;
-/// The box's own address on the network that carries Tor traffic.
+/// The box's own IPv4 address on the network that carries Tor traffic.
 pub const BOX_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-/// The box's own address on the network that carries Tor traffic.
+/// The box's own IPv6 address on the network that carries Tor traffic.
 pub const BOX_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2);
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The four namespaces.
+/// The four namespaces of a site.
 pub struct Site {
-    /// The Tor host.
+    /// The Tor host, with `eth0`.
     pub host: Netns,
     /// The box, with `host0`, `uplink0` and `incoming0`.
     pub middle: Netns,
@@ -60,12 +60,12 @@ pub struct Site {
     pub tornet: Netns,
 }
 
-/// What may differ from one site to another.
+/// The parameters of a site.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// The MTU of every link, in bytes.
     pub mtu: u32,
-    /// Queues of each of the box's NICs.
+    /// The number of queues of each of the box's NICs.
     pub queues: u32,
 }
 
@@ -79,10 +79,10 @@ impl Default for Plan {
 }
 
 impl Site {
-    /// Builds it: links, addresses, routes. Neighbours are left to be resolved.
+    /// Creates links, addresses and routes, but no neighbour entries.
     ///
     /// # Errors
-    /// No privilege, or `ip` or `ethtool` is missing or refuses.
+    /// Fails without privilege, or if `ip` or `ethtool` is missing or fails.
     pub fn build(plan: Plan) -> Result<Self, LabError> {
         let site = Self {
             host: Netns::new("host")?,
@@ -107,11 +107,11 @@ impl Site {
                 &end(&site.middle, port, port_mac),
                 plan.mtu,
             )?;
-            // Local stacks leave checksums to be finished by hardware that a veth pair has not.
+            // Disable checksum offload: a veth pair does not complete checksums.
             netns.command("ethtool", &["-K", "eth0", "tx", "off"])?;
             poll(netns, "eth0")?;
         }
-        // The two wire ports have no address of any kind: the box is invisible there.
+        // The two wire ports have no addresses.
         for port in ["host0", "uplink0"] {
             site.middle
                 .sysctl(&format!("net/ipv6/conf/{port}/disable_ipv6"), "1")?;
@@ -148,7 +148,7 @@ impl Site {
         middle.ip(&format!("addr add {BOX_V6}/64 dev incoming0"))?;
         host.ip("route add default via 192.0.2.1")?;
         host.ip("-6 route add default via 2001:db8:1::1")?;
-        // Answers to the host come back through the box.
+        // Route answers to the host through the box.
         tornet.ip(&format!("route add 192.0.2.0/24 via {BOX_V4}"))?;
         tornet.ip(&format!("-6 route add 2001:db8:1::/64 via {BOX_V6}"))?;
         tornet.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
@@ -157,10 +157,10 @@ impl Site {
     }
 
     /// Writes a configuration for this site into `directory` and returns its path. `relays` are
-    /// lines of the table `[relays]`, `more` is appended as it is.
+    /// lines of the table `[relays]`; `more` is appended unchanged.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn configuration(
         &self,
         directory: &Path,
@@ -182,7 +182,7 @@ impl Site {
     /// Starts `exitmark run` in the box and returns when it is ready.
     ///
     /// # Errors
-    /// It says why it cannot run.
+    /// Fails if the box does not become ready; the error contains its log.
     pub fn run(&self, exitmark: &Path, configuration: &Path) -> Result<RunningBox, LabError> {
         RunningBox::start(&self.middle, exitmark, configuration)
     }
@@ -200,35 +200,35 @@ pub struct RunningBox {
     log: Arc<Mutex<String>>,
     printed: Arc<Mutex<String>>,
     words: Option<thread::JoinHandle<()>>,
-    /// The line with which it said that it is ready.
+    /// Its `ready` line.
     pub ready: String,
 }
 
-/// What a box said when it stopped.
+/// The exit status and the final output of a box.
 pub struct LastWords {
-    /// How it ended.
+    /// The exit status of the process.
     pub status: ExitStatus,
-    /// Its counters.
+    /// The final counters by name.
     pub counters: BTreeMap<String, u64>,
-    /// What it wrote to standard error.
+    /// All of its standard error.
     pub log: String,
 }
 
 impl RunningBox {
-    /// Starts it in a namespace, and returns when it is ready.
+    /// Starts a box in a namespace and returns when it is ready.
     ///
     /// # Errors
-    /// It says why it cannot run.
+    /// Fails if the box does not become ready; the error contains its log.
     pub fn start(netns: &Netns, exitmark: &Path, configuration: &Path) -> Result<Self, LabError> {
         let mut command = contained(exitmark);
         command.args(["run", "--config"]).arg(configuration);
         Self::start_by(netns, command)
     }
 
-    /// Starts one by a command that the caller has made, with another environment say.
+    /// Like [`start`](Self::start), with the caller's command, for example to set its environment.
     ///
     /// # Errors
-    /// It says why it cannot run.
+    /// As [`start`](Self::start).
     pub fn start_by(netns: &Netns, mut command: Command) -> Result<Self, LabError> {
         command
             .stdin(Stdio::null())
@@ -277,7 +277,7 @@ impl RunningBox {
         }
     }
 
-    /// The next line on its standard output that begins like this.
+    /// Waits for the next line on standard output that begins with `beginning`.
     fn line(&self, beginning: &str) -> Result<String, LabError> {
         loop {
             let line = self.lines.recv_timeout(PATIENCE);
@@ -288,67 +288,67 @@ impl RunningBox {
         }
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the box.
     ///
     /// # Errors
-    /// It is gone.
+    /// Fails if the box has ended.
     pub fn signal(&self, signal: Signal) -> Result<(), LabError> {
         self.child.signal(signal)
     }
 
-    /// Its process number.
+    /// The process ID of the box.
     pub fn pid(&mut self) -> u32 {
         self.child.process().id()
     }
 
-    /// Whether it has ended, however.
+    /// Whether the box has ended, by itself or by a signal.
     pub fn has_ended(&mut self) -> bool {
         matches!(self.child.process().try_wait(), Ok(Some(_)))
     }
 
-    /// Its counters now.
+    /// The current counters by name.
     ///
     /// # Errors
-    /// It does not answer.
+    /// Fails if the box does not answer.
     pub fn counters(&self) -> Result<BTreeMap<String, u64>, LabError> {
         self.signal(Signal::SIGUSR1)?;
         self.line("counters").map(|line| numbers(&line))
     }
 
-    /// What it has written to standard error so far.
+    /// Its standard error so far.
     pub fn log(&self) -> String {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.clone()
     }
 
-    /// What it has written to standard output so far.
+    /// Its standard output so far.
     pub fn printed(&self) -> String {
         let printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
         printed.clone()
     }
 
-    /// Waits until it has ended by itself or by a signal, and says how.
+    /// Waits until the box has ended by itself or by a signal; returns its exit status.
     ///
     /// # Errors
-    /// It does not end.
+    /// Fails if the box does not end in time.
     pub fn ended(&mut self) -> Result<ExitStatus, LabError> {
         self.child.wait(PATIENCE)
     }
 
-    /// Asks it to stop, and waits for that.
+    /// Stops the box with SIGTERM and waits for its end.
     ///
     /// # Errors
-    /// It does not stop.
+    /// Fails if the box does not end in time.
     pub fn stop(self) -> Result<LastWords, LabError> {
         self.signal(Signal::SIGTERM)?;
         let counters = numbers(&self.line("counters")?);
         self.last_words(counters)
     }
 
-    /// The same of a program that prints no counters at its end.
+    /// Like [`stop`](Self::stop), for a program that prints no counters at its end.
     ///
     /// # Errors
-    /// It does not stop.
+    /// As [`stop`](Self::stop).
     pub fn end(self) -> Result<LastWords, LabError> {
         self.signal(Signal::SIGTERM)?;
         self.last_words(BTreeMap::new())
@@ -371,7 +371,7 @@ fn append(text: &Mutex<String>, line: &str) {
     text.push('\n');
 }
 
-/// The `name=number` words of a line.
+/// Parses the `name=number` words of a line.
 fn numbers(line: &str) -> BTreeMap<String, u64> {
     line.split_whitespace()
         .filter_map(|word| word.split_once('='))

@@ -1,30 +1,30 @@
-//! Which tests this machine allows.
+//! Detects which tests can run on this machine.
 
 use super::Netns;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Once;
 
-/// Whether network namespaces can be had, for tests of the tier *root*. Where they cannot, says
-/// so once in a line with SKIPPED.
+/// Whether network namespaces can be created, for tests of the tier *root*. If not, prints one line
+/// with SKIPPED.
 ///
 /// # Panics
-/// Where `EXITMARK_REQUIRE_ROOT` is 1: on a machine that should have them a skip hides a fault.
+/// If `EXITMARK_REQUIRE_ROOT` is 1, instead of skipping.
 pub fn is_root() -> bool {
     static SAID: Once = Once::new();
     let Err(error) = Netns::new("probe") else {
         return true;
     };
     assert!(!is_required(), "EXITMARK_REQUIRE_ROOT=1, but: {error}");
-    // Not by a print macro: what a passing test prints is swallowed.
+    // Not by a print macro: the test harness captures the output of passing tests.
     SAID.call_once(|| {
         let _ = writeln!(std::io::stderr(), "SKIPPED (needs root): {error}");
     });
     false
 }
 
-/// Whether this program is installed, for tests that cannot do without. Where it is not, says so
-/// in a line with SKIPPED.
+/// Whether this program is installed, for tests that require it. If not, prints a line with
+/// SKIPPED.
 ///
 /// # Panics
 /// As [`is_root`].
@@ -44,7 +44,7 @@ pub fn is_installed(program: &str) -> bool {
     false
 }
 
-/// Whether a skip would hide a fault.
+/// Whether tests must fail instead of being skipped.
 fn is_required() -> bool {
     std::env::var_os("EXITMARK_REQUIRE_ROOT").is_some_and(|value| value == "1")
 }

@@ -1,4 +1,4 @@
-//! The tables for TCP segments that an outsider can make the host send.
+//! Tables for TCP segments that a remote host can make the Tor host send.
 
 use super::{
     ADDRESSES, Case, HOST4, HOST6, MARK, RELAY4, RELAY6, RESOLVER, Table, WEB4, WEB6,
@@ -48,7 +48,7 @@ fn by_relay_set() -> Table {
             refused("closed port, IPv6", "[2001:db8:1::10]:8080", WEB6),
             refused("closed port, to a relay", "192.0.2.10:8080", RELAY4),
             refused("the same, IPv6", "[2001:db8:1::10]:8080", RELAY6),
-            // An ACK, or SYN and ACK, that belongs to no connection.
+            // Answers to an ACK, or SYN and ACK, of an unknown connection.
             reset("stray ACK", HOST4, WEB4),
             reset("stray ACK, IPv6", HOST6, WEB6),
             reset("stray ACK of a relay", HOST4, RELAY4),
@@ -57,7 +57,7 @@ fn by_relay_set() -> Table {
                 Class::Host,
                 &tcp(HOST4, WEB4).control(RST).sequence(0),
             ),
-            // A port that accepts connections and is not in host.listeners.
+            // A listening port that is not in host.listeners.
             accepted("unnamed listener", "192.0.2.10:8080", WEB4),
             accepted("unnamed listener, IPv6", "[2001:db8:1::10]:8080", WEB6),
             accepted("unnamed listener, to a relay", "192.0.2.10:8080", RELAY4),

@@ -1,4 +1,4 @@
-//! The tables for a host that marks its exit traffic itself: `classify_by = "host-mark"`.
+//! Tables for a host that marks its exit traffic itself: `classify_by = "host-mark"`.
 
 use super::{
     ADDRESSES, Case, HOST4, HOST6, ICMP, ICMPV6, MARK, RELAY4, RELAY6, RESOLVER, Table, WEB4, WEB6,
@@ -8,13 +8,13 @@ use crate::lab::frames::{Frame, extension, of_protocol, tcp, udp};
 use crate::lab::site::TORNET_MAC;
 use crate::policy::Class;
 
-/// The ToS byte of CS1, the host's mark where it is not the box's.
+/// The ToS byte of CS1, the host's mark where it differs from the box's.
 const CS1: u8 = 0x20;
 const EXEMPT: &str = "203.0.113.99:80";
 const OR4: &str = "192.0.2.11:40000";
 
-/// No relay set, as a patched host needs none. `top` is lines before the first table, `host`
-/// lines of `[host]`, `more` what follows.
+/// A configuration without a relay set. `top` is lines before the first table, `host` lines of
+/// `[host]`, `more` what follows.
 fn configuration(top: &str, host: &str, more: &str) -> String {
     format!(
         "classify_by = \"host-mark\"\n{top}\n\
@@ -23,7 +23,7 @@ fn configuration(top: &str, host: &str, more: &str) -> String {
     )
 }
 
-/// Bears the right mark already, and leaves by the uplink with it.
+/// Carries the right mark already, and leaves by the uplink unchanged.
 fn marked(name: &'static str, frame: &Frame) -> Case {
     passed(name, Class::Exit, frame)
 }
@@ -59,7 +59,7 @@ pub(super) fn tables() -> Vec<Table> {
     ]
 }
 
-/// The host sets what the box would set.
+/// The host's mark equals the box's.
 fn one_mark() -> Table {
     let host = format!(
         "{ADDRESSES}\nlisteners = [22, \"192.0.2.10:9001\"]\n\
@@ -172,11 +172,11 @@ fn fragments() -> Table {
     }
 }
 
-/// The box writes another mark than the host.
+/// The host's mark differs from the box's.
 fn two_marks() -> Table {
     let host = format!("dscp = \"cs1\"\n{ADDRESSES}\nlisteners = [22]\nexempt = [\"{WEB_NET}\"]");
     Table {
-        name: "the host's mark is another than the box's",
+        name: "the host's mark differs from the box's",
         configuration: configuration("", &host, ""),
         cases: vec![
             remarked("exit", Class::Exit, tcp(HOST4, WEB4).tos(CS1 | 0b01), MARK),
@@ -188,7 +188,7 @@ fn two_marks() -> Table {
             ),
             steered("relay", tcp(HOST4, WEB4)),
             steered_and_cleared(
-                "the box's mark is none of the host's",
+                "the box's mark does not mean exit",
                 tcp(HOST4, WEB4).tos(MARK | 0b01),
             ),
             cleared(
@@ -307,7 +307,7 @@ fn widened(protocols: &'static str) -> Table {
     }
 }
 
-/// Source addresses come before the mark, and a relay set tells the host's own relay.
+/// Source addresses take precedence over the mark; a relay set lists the host's own relay.
 fn relay_addresses() -> Table {
     let host = "addresses = [\"192.0.2.10\"]\nrelay_addresses = [\"192.0.2.11\"]\n\
                 exempt = [\"203.0.113.0/24\"]";
@@ -320,11 +320,11 @@ fn relay_addresses() -> Table {
         configuration: configuration("", host, &more),
         cases: vec![
             steered("to a relay", tcp(OR4, RELAY4)),
-            steered("to anybody", tcp(OR4, WEB4)),
+            steered("to any address", tcp(OR4, WEB4)),
             steered("before exempt prefixes", tcp(OR4, EXEMPT)),
-            steered_and_cleared("whatever it bears", tcp(OR4, WEB4).tos(MARK | 0b10)),
+            steered_and_cleared("with a mark", tcp(OR4, WEB4).tos(MARK | 0b10)),
             cleared(
-                "udp is no exit traffic",
+                "udp is not exit traffic",
                 Class::Host,
                 udp(OR4, WEB4).tos(MARK),
             ),

@@ -1,4 +1,4 @@
-//! The tables for what the host itself runs: a relay, and a resolver.
+//! Tables for services on the host itself: a relay, and a resolver.
 
 use super::{
     ADDRESSES, HOST4, HOST6, MARK, Table, WEB4, WEB6, configuration, exit, passed, remarked,
@@ -6,7 +6,7 @@ use super::{
 use crate::lab::frames::{tcp, udp};
 use crate::policy::Class;
 
-/// A recursive resolver on the host asks every server there is, by UDP and by TCP.
+/// A recursive resolver on the host queries any server over UDP and TCP.
 pub(super) fn resolver() -> Table {
     let host = format!("{ADDRESSES}\nresolvers = \"any\"");
     Table {
@@ -38,7 +38,7 @@ pub(super) fn resolver() -> Table {
     }
 }
 
-/// Its ports are known where the relay set lists them.
+/// A relay on the host, whose ports the relay set lists.
 pub(super) fn relay() -> Table {
     let host =
         "addresses = [\"192.0.2.10\", \"2001:db8:1::10\"]\nrelay_addresses = [\"192.0.2.11\"]";

@@ -1,4 +1,4 @@
-//! The tables for relay traffic that the next hop does not route.
+//! Tables for relay traffic that the next hop does not route.
 
 use super::{
     ADDRESSES, HOST4, HOST6, MARK, RELAY4, RELAY6, Table, WEB4, WEB6, configuration, exit, passed,
@@ -25,7 +25,7 @@ pub(super) fn tables() -> Vec<Table> {
     ]
 }
 
-/// The next hop is known in the untagged network: no tag is its network's, be it VLAN 0.
+/// The next hop is in the untagged network, so no tagged frame is steered, not even of VLAN 0.
 fn tagged() -> Table {
     Table {
         name: "tagged relay frames are not steered",

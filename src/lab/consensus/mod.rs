@@ -1,10 +1,9 @@
-//! Consensus documents that no authority of Tor ever saw: full size, valid syntax, made up.
+//! Synthetic consensus documents of full size and valid syntax.
 //!
-//! For tests, benchmarks and the demo on machines without a tor. Deterministic: the same order
-//! gives the same bytes, and the two flavours of one order list the same endpoints, whoever
-//! signs. All addresses come from ranges that belong to nobody: 198.18.0.0/15 (RFC 2544),
-//! 192.0.2.0/24 (RFC 5737) and 2001:db8::/32 (RFC 3849). The signatures are random bytes, or
-//! those of the lab's own [`Authorities`].
+//! For tests, benchmarks and the demo on machines without tor. Deterministic: the same order gives
+//! the same bytes, and its two flavours list the same endpoints, independent of the signers. All
+//! addresses come from reserved ranges: 198.18.0.0/15 (RFC 2544), 192.0.2.0/24 (RFC 5737) and
+//! 2001:db8::/32 (RFC 3849). Signatures are random bytes, or those of the lab's [`Authorities`].
 
 mod relay;
 
@@ -18,28 +17,28 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What the document shall look like.
+/// The parameters of a document.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// Its flavour.
+    /// The consensus flavour, `ns` or `microdesc` (dir-spec).
     pub flavor: Flavor,
-    /// Its three times; fractions of a second are lost.
+    /// `valid-after`, `fresh-until` and `valid-until`, in whole seconds.
     pub validity: Validity,
-    /// Another seed makes another network.
+    /// The seed of all random fields.
     pub seed: u32,
-    /// How many relays to invent. 131,072 have different addresses, then they repeat.
+    /// The number of generated relays. Addresses repeat after 131,072.
     pub relays: u32,
-    /// How many authorities [`write`](Self::write) invents; each signs.
+    /// The number of authorities that [`write`](Self::write) generates; each signs.
     pub authorities: u8,
-    /// Whether there is a `params` line; tor writes none where no authority votes for a parameter.
+    /// Whether to write a `params` line; tor omits it if no authority votes for a parameter.
     pub has_params: bool,
-    /// Endpoints to be listed beside the invented ones: IPv4 on an `r` line, IPv6 on an `a`
-    /// line, each of a relay of its own.
+    /// Endpoints to list in addition: IPv4 on an `r` line, IPv6 on an `a` line, each of a relay of
+    /// its own.
     pub listed: Vec<Endpoint>,
 }
 
 impl Order {
-    /// A network of the size that Tor had in the 2020s: 7,000 relays and 9 authorities.
+    /// A network of the size of Tor in the 2020s: 7,000 relays and 9 authorities.
     pub fn full_size(flavor: Flavor, validity: Validity) -> Self {
         Self {
             flavor,
@@ -52,8 +51,8 @@ impl Order {
         }
     }
 
-    /// Writes the document with invented authorities, and random bytes for their signatures:
-    /// dir-spec, "Consensus formats".
+    /// Writes the document (dir-spec, "Consensus formats") with generated authorities whose
+    /// signatures are random bytes.
     pub fn write(&self) -> String {
         let mut draw = Draw(Random::new(!u64::from(self.seed)));
         let mut digest = || hex(&draw.bytes::<20>());
@@ -71,23 +70,23 @@ impl Order {
         out
     }
 
-    /// Writes the document as these authorities', signed by all of them.
+    /// Writes the document with these authorities, signed by all of them.
     pub fn sign(&self, authorities: &Authorities) -> String {
         self.sign_by(authorities, 0..authorities.count())
     }
 
-    /// Writes the document as these authorities', signed by those of them with these numbers,
-    /// in this order. One may sign twice.
+    /// Writes the document with these authorities, signed by those with these numbers, in this
+    /// order. A number may repeat.
     ///
     /// # Panics
-    /// If there is no authority of one of the numbers.
+    /// If a number is out of range.
     pub fn sign_by(
         &self,
         authorities: &Authorities,
         signers: impl IntoIterator<Item = u8>,
     ) -> String {
         let mut out = self.unsigned(&authorities.identities());
-        // What is signed ends with the first word of the first signature, and its space.
+        // The signed part ends with the first `directory-signature` keyword and its space.
         let signed = [out.as_str(), "directory-signature "];
         let digest = match self.flavor {
             Flavor::Ns => digest::<Sha1>(signed),
@@ -99,7 +98,7 @@ impl Order {
         out
     }
 
-    /// Which digest is signed, as `directory-signature` has it before the identity.
+    /// The algorithm field of a `directory-signature` line, with a space behind it.
     const fn algorithm(&self) -> &'static str {
         match self.flavor {
             Flavor::Ns => "",
@@ -114,7 +113,7 @@ impl Order {
         self.preamble(&mut out);
         for (number, identity) in (0..=u8::MAX).zip(identities) {
             let address = address(number);
-            // Of the votes' digests nobody here knows anything: any will do.
+            // There are no votes, so any digest will do.
             let vote = hex(&Sha1::digest(identity));
             line(
                 &mut out,
@@ -172,7 +171,7 @@ impl Order {
         let invented = (0..self.relays).map(|number| (number, None));
         let listed = (self.relays..).zip(self.listed.iter().copied().map(Some));
         for (number, listed) in invented.chain(listed) {
-            // An odd step visits each of the 2^17 addresses of 198.18.0.0/15 before any twice.
+            // An odd step visits each of the 2^17 addresses of 198.18.0.0/15 once.
             let step = u64::from(number).wrapping_mul(0x9e37_79b1);
             let host = u32::try_from(first_address.wrapping_add(step) & 0x1_ffff).unwrap_or(0);
             let mut relay = Relay {
@@ -183,7 +182,7 @@ impl Order {
                 further: None,
             };
             let interface = u128::from(draw.number());
-            // Drawn whether it is used or not, so that listing one relay more shifts no other.
+            // Drawn even if unused, so that one more listed relay does not change the others.
             let moved = draw.pick([0, 0, 0, 0, 0, 0, 0, 1]);
             match listed.map(|endpoint| (endpoint.address, endpoint.port)) {
                 None if number % 3 == 0 => {
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn is_accepted_in_both_flavours_and_they_list_the_same() {
+    fn both_flavours_are_accepted_and_list_the_same_endpoints() {
         let sets = [Flavor::Ns, Flavor::Microdesc].map(|flavor| {
             let order = order(flavor);
             let text = order.write();
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_signs_the_relays_are_the_same() {
+    fn the_relays_do_not_depend_on_the_signers() {
         let order = order(Flavor::Microdesc);
         let relays = |text: &str| {
             let from = text.find("\nr ").unwrap();
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn another_seed_is_another_network() {
+    fn another_seed_gives_another_document() {
         let one = order(Flavor::Ns);
         let other = Order {
             seed: 2,

@@ -1,17 +1,17 @@
-//! A made-up relay's entry: dir-spec, "Consensus formats", from an `r` line to the next.
+//! The entry of a generated relay: dir-spec, "Consensus formats", from an `r` line to the next.
 
 use crate::lab::Random;
 use crate::lab::netdoc::{base64, line};
 use crate::relays::Flavor;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What is said of a relay; the rest is the same for all, or chance.
+/// The variable fields of a relay; the others are constant or random.
 pub(super) struct Relay {
     pub(super) number: u32,
     pub(super) address: Ipv4Addr,
     pub(super) orport: u16,
     pub(super) dirport: u16,
-    /// An `a` line.
+    /// The address and port of the `a` line.
     pub(super) further: Option<(Ipv6Addr, u16)>,
 }
 
@@ -24,7 +24,7 @@ impl Relay {
             dirport,
             ..
         } = self;
-        // Entries stand in the order of their identities.
+        // Entries are sorted by identity.
         let mut identity: [u8; 20] = draw.bytes();
         identity[..4].copy_from_slice(&number.to_be_bytes());
         let identity = base64(&identity);
@@ -58,7 +58,7 @@ impl Relay {
     }
 }
 
-/// All the chance that a made-up network needs.
+/// The random numbers of a generated network.
 pub(super) struct Draw(pub(super) Random);
 
 impl Draw {

@@ -1,4 +1,4 @@
-//! A frame that the two engines disagreed about, as one line of text that says all it takes.
+//! A frame for which the two engines differ, as one self-contained line of text.
 
 use super::scenario::read_role;
 use super::{Engines, Scenario};
@@ -10,28 +10,28 @@ use std::io::Write as _;
 use std::path::Path;
 use std::str::FromStr;
 
-/// Frames, one after the other, of which the last one has two outcomes.
+/// A sequence of frames for whose last one the engines differ.
 #[derive(Clone, Debug)]
 pub struct CounterExample {
     /// The rules, relay set and links.
     pub scenario: Scenario,
-    /// By which port each frame comes, and its bytes.
+    /// The ingress port and the bytes of each frame, in order.
     pub frames: Vec<(Role, Vec<u8>)>,
-    /// What differed when it was found.
+    /// A description of the difference when it was found.
     pub difference: String,
 }
 
 impl CounterExample {
-    /// Sends the frames through both engines. What differs, if anything still does.
+    /// Sends the frames through both engines; returns the difference, if there still is one.
     ///
     /// # Errors
-    /// An engine does not take them.
+    /// Fails if an engine rejects the scenario or a frame.
     pub fn replay(&self, engines: &mut Engines) -> Result<Option<String>, LabError> {
         engines.set(&self.scenario)?;
         self.replay_as_set(engines)
     }
 
-    /// The same in whatever state the engines were set to.
+    /// Like [`replay`](Self::replay), without setting the scenario first.
     fn replay_as_set(&self, engines: &mut Engines) -> Result<Option<String>, LabError> {
         for (ingress, frame) in &self.frames {
             let frame_differs = engines.compare(*ingress, frame)?;
@@ -43,11 +43,11 @@ impl CounterExample {
         Ok(None)
     }
 
-    /// Leaves away what makes no difference: the last frame's end, then prefixes, listeners and
-    /// relays.
+    /// Removes what the difference does not depend on: the end of the last frame, then prefixes,
+    /// listeners and relays.
     ///
     /// # Errors
-    /// An engine does not take a part of it.
+    /// As [`replay`](Self::replay).
     pub fn minimise(&mut self, engines: &mut Engines) -> Result<(), LabError> {
         let mut step = 4096;
         while step > 0 {
@@ -85,7 +85,7 @@ impl CounterExample {
         (left >= 14).then_some(cut)
     }
 
-    /// Keeps one half of a list as long as that makes the same difference, or none of it.
+    /// Reduces a list to nothing or to one half, repeatedly, while the engines still differ.
     fn halve<T: Clone>(
         &mut self,
         engines: &mut Engines,
@@ -113,10 +113,10 @@ impl CounterExample {
         }
     }
 
-    /// Adds it to a file of counter-examples.
+    /// Appends the counter-example to a file.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn append(&self, file: &Path) -> Result<(), LabError> {
         let written = OpenOptions::new()
             .append(true)
@@ -152,7 +152,7 @@ impl FromStr for CounterExample {
     type Err = LabError;
 
     fn from_str(line: &str) -> Result<Self, LabError> {
-        let wrong = || LabError(format!("`{line}` is no counter-example"));
+        let wrong = || LabError(format!("`{line}` is not a counter-example"));
         let mut parts = line.splitn(3, " | ");
         let mut part = || parts.next().ok_or_else(wrong);
         let (scenario, frames, difference) = (part()?, part()?, part()?);

@@ -1,4 +1,4 @@
-//! The two engines side by side: a frame through each, and what they make of it compared.
+//! Sends each frame through both engines and compares the results.
 
 use super::Scenario;
 use crate::datapath::{
@@ -10,29 +10,29 @@ use crate::policy::{Class, Mode, Snapshot, image};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Every namespace's loopback device. Nothing is sent: a device map only wants one that exists.
+/// The interface index of loopback. A device map requires an existing interface; nothing is sent.
 const LOOPBACK: u32 = 1;
 
 fn because(error: impl std::fmt::Display) -> LabError {
     LabError(error.to_string())
 }
 
-/// The Rust engine and the kernel's program.
+/// The Rust engine and the kernel's BPF program.
 pub struct Engines {
     kernel: Kernel,
     kernel_links: Arc<Links>,
     rust: Forwarder,
     rust_links: Arc<Links>,
     scenario: Rules,
-    /// What the Rust engine did since counters were last compared, besides its own tally.
+    /// What the Rust engine did since the last comparison of counters, besides its own tally.
     expected: Expected,
     counted: KernelCounts,
     frame: Vec<u8>,
 }
 
-/// The part of a scenario that is asked for every frame.
+/// The part of a scenario that is needed for every frame.
 struct Rules {
-    /// The marks that no frame may bear which must leave unmarked.
+    /// The marks to be cleared from frames that must leave unmarked.
     clears: [Option<Dscp>; 2],
     longest: usize,
     hand_over: PerRole<bool>,
@@ -47,23 +47,23 @@ struct Expected {
     host_mac_unknown: u64,
     steer_unavailable: u64,
     no_user_space: u64,
-    /// The size of what the kernel's program decided where the Rust engine was not asked.
+    /// The bytes of frames that the kernel's program decided alone.
     no_user_space_bytes: u64,
     inbound_bytes: PerRole<u64>,
     cleared: u64,
 }
 
-/// A frame that the kernel's program leaves to user space, by this module's own reading of it.
+/// A slow-path frame, which the kernel's program passes to user space, as parsed by this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Odd {
-    /// With more than two tags.
+    /// A frame with more than two VLAN tags.
     DeeplyTagged,
-    /// With an IP header at this offset.
+    /// An IP packet whose header is at this offset.
     Ip(usize, Version),
 }
 
-/// Whether a frame is odd: tagged more than twice, or a sound IPv4 header of a fragment, or a
-/// sound IPv6 header that an extension header follows.
+/// Whether a frame takes the slow path: more than two VLAN tags, a valid IPv4 header of a fragment,
+/// or a valid IPv6 header followed by an extension header.
 pub fn odd(frame: &[u8]) -> Option<Odd> {
     let word = |at: usize| match frame.get(at..at + 2) {
         Some(&[high, low]) => Some(usize::from(high) << 8 | usize::from(low)),
@@ -85,7 +85,7 @@ pub fn odd(frame: &[u8]) -> Option<Odd> {
         let total = word(at + 2)?;
         let flags = word(at + 6)?;
         let is_sound = words >= 5 && total >= words * 4 && total <= room;
-        // Not the reserved bit, and not "don't fragment".
+        // More fragments, or an offset; neither the reserved bit nor DF.
         let is_fragment = flags % 0x4000 != 0;
         return (is_sound && is_fragment).then_some(Odd::Ip(at, Version::V4));
     }
@@ -98,7 +98,7 @@ pub fn odd(frame: &[u8]) -> Option<Odd> {
     None
 }
 
-/// The ToS or traffic-class byte of a header.
+/// The ToS or traffic-class byte of the IP header at `at`.
 fn tos(frame: &[u8], at: usize, version: Version) -> u8 {
     match version {
         Version::V4 => frame[at + 1],
@@ -107,10 +107,10 @@ fn tos(frame: &[u8], at: usize, version: Version) -> u8 {
 }
 
 impl Engines {
-    /// Loads the kernel's program, attached nowhere, into the calling thread's namespace.
+    /// Loads the kernel's program in the calling thread's namespace, without attaching it.
     ///
     /// # Errors
-    /// No privilege, or a kernel that refuses it.
+    /// Fails without privilege, or if the kernel rejects the program.
     pub fn new() -> Result<Self, LabError> {
         let kernel = Kernel::load().map_err(because)?;
         for role in Role::ALL {
@@ -140,18 +140,18 @@ impl Engines {
         Ok(engines)
     }
 
-    /// Gives both the same rules, relay set and links, with nothing learnt yet.
+    /// Sets the same rules, relay set and links in both engines, and resets learned state.
     ///
     /// # Errors
-    /// The kernel does not take them.
+    /// Fails if the kernel rejects them.
     pub fn set(&mut self, scenario: &Scenario) -> Result<(), LabError> {
         let snapshot = scenario.snapshot()?;
         let bytes = image(&snapshot).map_err(because)?;
         self.set_apart(scenario, snapshot, &bytes)
     }
 
-    /// The same with a snapshot for the Rust engine and an image for the kernel's that need not
-    /// say the same.
+    /// Like [`Engines::set`], with a snapshot for the Rust engine and an image for the kernel's,
+    /// which may differ.
     ///
     /// # Errors
     /// As [`Engines::set`].
@@ -186,34 +186,34 @@ impl Engines {
         Ok(())
     }
 
-    /// The kernel's program.
+    /// The kernel's loaded program.
     pub const fn kernel(&self) -> &Kernel {
         &self.kernel
     }
 
-    /// What its links are told.
+    /// The links of the kernel's program.
     pub const fn links(&self) -> &Arc<Links> {
         &self.kernel_links
     }
 
-    /// The host's MAC address as the Rust engine knows it.
+    /// The host's MAC address, as configured or learned by the Rust engine.
     pub fn host_mac(&self) -> Option<MacAddr> {
         self.rust_links.host()
     }
 
-    /// What the kernel's program has counted since it was loaded.
+    /// The counters of the kernel's program since it was loaded.
     ///
     /// # Errors
-    /// Its counters cannot be read.
+    /// Fails if the counters cannot be read.
     pub fn tally(&self) -> Result<Tally, LabError> {
         Ok(self.kernel.counts().map_err(because)?.tally)
     }
 
-    /// Sends a frame of at least an Ethernet header's length through both. What differs, in
-    /// words, if anything does; counters aside.
+    /// Sends a frame of at least 14 bytes through both engines. Returns a description of the
+    /// difference, if there is one; counters are not compared.
     ///
     /// # Errors
-    /// The kernel does not run the frame.
+    /// Fails if the kernel cannot run the frame.
     pub fn compare(&mut self, ingress: Role, frame: &[u8]) -> Result<Option<String>, LabError> {
         let ran = self.kernel.run(ingress, frame).map_err(because)?;
         let mut after = std::mem::take(&mut self.frame);
@@ -258,7 +258,7 @@ impl Engines {
         Ok(difference)
     }
 
-    /// What the Rust engine does, or what the kernel must do with an odd frame while nobody is
+    /// The Rust engine's outcome; for a slow-path frame, what the kernel must do without a process
     /// in user space.
     fn by_rust(&mut self, ingress: Role, frame: &mut [u8]) -> Outcome {
         let bytes = frame.len();
@@ -299,10 +299,11 @@ impl Engines {
         outcome
     }
 
-    /// Compares what both counted since this was last asked. What differs, in words.
+    /// Compares the counters of both engines since the last call; returns a description of the
+    /// difference, if there is one.
     ///
     /// # Errors
-    /// The kernel's counters cannot be read.
+    /// Fails if the kernel's counters cannot be read.
     pub fn compare_counters(&mut self) -> Result<Option<String>, LabError> {
         let now = self.kernel.counts().map_err(because)?;
         let before = std::mem::replace(&mut self.counted, now.clone());

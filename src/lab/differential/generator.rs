@@ -1,5 +1,5 @@
-//! Frames by chance, aimed at where a scenario's answers change: the ends of its prefixes, its
-//! relays with the right and the wrong port, every length at which a header is cut.
+//! Random frames near the boundaries of a scenario's verdicts: the ends of its prefixes, its relays
+//! with the right and the wrong port, headers truncated at every length.
 
 use super::Scenario;
 use super::scenario::some_address;
@@ -10,14 +10,14 @@ use crate::policy::{Endpoint, Listener};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The shortest frame that the kernel runs.
+/// The length of the shortest frame that the kernel runs, an Ethernet header.
 const ETHERNET: usize = 14;
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 const HOST: MacAddr = MacAddr::new([2, 0, 0, 0, 1, 1]);
 const OTHER_HOST: MacAddr = MacAddr::new([2, 0, 0, 0, 1, 2]);
 const ROUTER: MacAddr = MacAddr::new([2, 0, 0, 0, 2, 2]);
 
-/// What a scenario knows of one address family, addresses as numbers.
+/// The part of a scenario of one address family, with addresses as numbers.
 #[derive(Default)]
 struct Known {
     addresses: Vec<(u128, u128)>,
@@ -28,21 +28,21 @@ struct Known {
     relays: Vec<(u128, u16)>,
 }
 
-/// Makes frames for one scenario.
+/// Generates frames for one scenario.
 pub struct Generator {
     v4: Known,
     v6: Known,
     ports: Vec<u16>,
     mark: u8,
-    /// The host's own mark, or the same.
+    /// The host's mark, or the box's if the host sets none.
     host_mark: u8,
     /// The MAC address of the box on `incoming`.
     own: Option<MacAddr>,
-    /// An earlier frame, to be spliced with.
+    /// An earlier frame to splice with.
     earlier: Vec<u8>,
 }
 
-/// The fields of a packet that is being made.
+/// The fields of a packet under construction.
 struct Draft {
     is_v6: bool,
     source: (u128, u16),
@@ -86,7 +86,7 @@ impl Known {
     }
 }
 
-/// An address in a range, at its ends, or right beyond them.
+/// An address in a range, at one of its ends, or next to it.
 fn near(random: &mut Random, (first, last): (u128, u128)) -> u128 {
     match random.below(8) {
         0 => first,
@@ -100,7 +100,7 @@ fn near(random: &mut Random, (first, last): (u128, u128)) -> u128 {
     }
 }
 
-/// An endpoint as it stands, or with something slightly wrong about it.
+/// An endpoint, unchanged or with a small change.
 fn almost(random: &mut Random, (address, port): (u128, u16)) -> (u128, u16) {
     match random.below(10) {
         0..6 => (address, port),
@@ -112,7 +112,7 @@ fn almost(random: &mut Random, (address, port): (u128, u16)) -> (u128, u16) {
 }
 
 impl Generator {
-    /// Takes what a scenario knows.
+    /// Prepares the boundaries of a scenario.
     pub fn new(scenario: &Scenario) -> Self {
         let port = |listener: &Listener| match listener {
             Listener::Port(port) => *port,
@@ -131,8 +131,7 @@ impl Generator {
         }
     }
 
-    /// Writes the next frame, of at least an Ethernet header's length, over `frame`. By which
-    /// port it comes.
+    /// Overwrites `frame` with the next frame, of at least 14 bytes; returns its ingress port.
     pub fn next(&mut self, random: &mut Random, frame: &mut Vec<u8>) -> Role {
         let ingress = match random.below(100) {
             0..80 => Role::Host,
@@ -172,7 +171,7 @@ impl Generator {
         frame.extend(to.bytes());
         frame.extend(from.bytes());
         if random.percent(2) {
-            // Another one, multicast, none, or one bit of it wrong.
+            // All zeros, one flipped bit, or one random byte.
             let at = random.below(12);
             match random.below(3) {
                 0 => frame[at / 6 * 6..][..6].fill(0),
@@ -274,7 +273,7 @@ impl Generator {
         }
     }
 
-    /// Makes one thing wrong.
+    /// Corrupts one part of a frame.
     fn damage(&self, random: &mut Random, frame: &mut Vec<u8>) {
         let headers = frame.len().min(100);
         match random.below(12) {
@@ -288,7 +287,7 @@ impl Generator {
                 let at = random.below(headers);
                 frame[at] = random.one_of([0, 0xff, 0x45, 0x60, 6, 17, 44, 0x46, 0x4f, 0x81]);
             }
-            // The words in which a header's lengths may be.
+            // Words that may hold a header's lengths.
             9 | 10 => {
                 let at = 14 + random.below(14);
                 let word = match random.percent(50) {
@@ -311,8 +310,8 @@ impl Generator {
     }
 }
 
-/// Sequence number and control bits, as far as this TCP header has them: mostly the few that change
-/// a verdict.
+/// Sets sequence number and control bits of a possibly truncated TCP header, mostly to values that
+/// change a verdict.
 fn control(random: &mut Random, header: &mut [u8]) {
     let sequence = match random.percent(30) {
         true => 0,
@@ -334,7 +333,7 @@ fn control(random: &mut Random, header: &mut [u8]) {
     }
 }
 
-/// The low bytes of a number.
+/// The low `N` bytes of a number in network byte order.
 fn low<const N: usize>(number: u128) -> [u8; N] {
     let bytes = number.to_be_bytes();
     std::array::from_fn(|at| bytes[16 - N + at])
@@ -357,7 +356,7 @@ fn v4(random: &mut Random, draft: &Draft, payload: usize, frame: &mut Vec<u8>) {
     frame.extend([version_and_length, draft.tos]);
     frame.extend(be16(header + payload));
     frame.extend(random.half().to_be_bytes());
-    // Don't fragment; a fragment; the bit that nobody uses.
+    // DF, none, the reserved bit, MF, some offset, or random.
     let flags = match random.below(100) {
         0..50 => 0x4000,
         50..92 => 0,
@@ -380,8 +379,8 @@ fn v4(random: &mut Random, draft: &Draft, payload: usize, frame: &mut Vec<u8>) {
     frame[start + 10..start + 12].copy_from_slice(&sum);
 }
 
-/// A checksum whose update for the mark, or without it, is about to carry (RFC 1624 section 4):
-/// the sum of three words is all ones, or nearly so.
+/// A checksum whose update, for setting or clearing the mark, has a sum of three words at or next
+/// to all ones, where it carries (RFC 1624 section 4).
 fn barely_carried(random: &mut Random, draft: &Draft, first: u8) -> [u8; 2] {
     let dscp = if random.percent(50) { draft.mark } else { 0 };
     let old = u16::from_ne_bytes([first, draft.tos]);

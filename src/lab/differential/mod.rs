@@ -1,9 +1,8 @@
-//! Differential fuzzing of the two engines: the rule is written twice, in Rust and for the
-//! kernel, and every frame must get the same verdict, the same bytes and the same counters from
-//! both.
+//! Differential fuzzing of the two implementations of the rule, in Rust and in BPF: every frame
+//! must get the same verdict, the same bytes and the same counters from both.
 //!
-//! Scenarios and frames follow from a seed. Frames are compared one by one, counters once a
-//! batch; a batch whose counters differ is gone through again frame by frame.
+//! Scenarios and frames are derived from a seed. Frames are compared one by one, counters once per
+//! batch; a batch whose counters differ is replayed frame by frame.
 
 mod counterexample;
 mod engines;
@@ -20,42 +19,42 @@ use crate::datapath::{Role, Tally};
 use crate::policy::Snapshot;
 use std::path::Path;
 
-/// Frames between two looks at the counters.
+/// Frames between two comparisons of the counters.
 const BATCH: usize = 4096;
-/// Frames for one scenario.
+/// Frames per scenario.
 const FRAMES_PER_SCENARIO: u64 = 64 * 1024;
-/// With so many differences there is no need for more.
+/// The number of differences after which a session ends.
 const ENOUGH: usize = 10;
 
-/// How much to try.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// From which all else follows.
+    /// The seed of all scenarios and frames.
     pub seed: u64,
-    /// How many frames, in all.
+    /// The number of frames of all threads together.
     pub frames: u64,
-    /// How many threads share the work; each has engines of its own.
+    /// The number of threads; each has engines of its own.
     pub threads: u64,
 }
 
-/// What was tried and found.
+/// The results of a run.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Frames that went through both engines.
+    /// The number of frames sent through both engines.
     pub frames: u64,
-    /// What they met there, by the kernel's counters.
+    /// The kernel's counters for these frames.
     pub tally: Tally,
-    /// Where they disagreed.
+    /// The frames for which the engines differ.
     pub differences: Vec<CounterExample>,
 }
 
-/// A difference put between the engines on purpose: given the scenario, what each is told.
+/// A deliberate difference: maps a scenario to the Rust engine's snapshot and the kernel's image.
 pub type Plant<'a> = &'a dyn Fn(&Scenario) -> Result<(Snapshot, Vec<u8>), LabError>;
 
-/// Runs the plan, each thread in a namespace of its own.
+/// Runs the plan, each thread in a network namespace of its own.
 ///
 /// # Errors
-/// No privilege, or a kernel that refuses the program.
+/// Fails without privilege, or if the kernel rejects the program.
 pub fn run(plan: Plan) -> Result<Outcome, LabError> {
     let mut all = Outcome::default();
     let share = plan.frames.div_ceil(plan.threads.max(1));
@@ -77,23 +76,23 @@ pub fn run(plan: Plan) -> Result<Outcome, LabError> {
     Ok(all)
 }
 
-/// Stores what was found, for a test to replay for ever.
+/// Appends the counter-examples to a file that a test replays.
 ///
 /// # Errors
-/// The file cannot be written.
+/// Fails if the file cannot be written.
 pub fn store(outcome: &Outcome, file: &Path) -> Result<(), LabError> {
     let mut found = outcome.differences.iter();
     found.try_for_each(|difference| difference.append(file))
 }
 
-/// One thread's engines and chance.
+/// One thread's engines and random numbers.
 pub struct Session {
     engines: Engines,
     random: Random,
 }
 
 impl Session {
-    /// Loads the engines, in the namespace of the calling thread.
+    /// Loads the engines in the calling thread's namespace.
     ///
     /// # Errors
     /// As [`Engines::new`].
@@ -104,11 +103,11 @@ impl Session {
         })
     }
 
-    /// Tries at least this many frames, or until there are differences enough. With a plant the
-    /// first difference ends it, and is not made smaller.
+    /// Runs at least this many frames, or until 10 differences are found. With a plant it stops at
+    /// the first difference, which is not minimised.
     ///
     /// # Errors
-    /// The kernel does not take a scenario or a frame.
+    /// Fails if the kernel rejects a scenario or a frame.
     pub fn run(mut self, frames: u64, plant: Option<Plant<'_>>) -> Result<Outcome, LabError> {
         let mut outcome = Outcome::default();
         let enough = if plant.is_some() { 1 } else { ENOUGH };
@@ -184,7 +183,8 @@ impl Session {
         Ok(())
     }
 
-    /// Finds the frame of a batch that made the difference, and what it takes.
+    /// Reduces a batch to the frame that causes the difference and the frame that taught the host's
+    /// MAC address, if any, and minimises the result.
     fn reduce(&mut self, found: &mut CounterExample) -> Result<(), LabError> {
         self.engines.set(&found.scenario)?;
         let mut teacher = None;
@@ -202,7 +202,7 @@ impl Session {
                 teacher = Some(step.clone());
             }
         }
-        // It does not happen again; the whole batch is kept to be looked at.
+        // Not reproducible: keep the whole batch.
         Ok(())
     }
 }

@@ -1,7 +1,6 @@
-//! What both engines are told before the frames: an operator's rules, a relay set, the links.
+//! The configuration of both engines: an operator's rules, a relay set, the links.
 //!
-//! Drawn at random, and written as one line of text, so that a counter-example says by itself
-//! what it takes.
+//! Scenarios are random and have a one-line text form, so that a counter-example is self-contained.
 
 use crate::datapath::{IncomingLink, Links, PerRole, Role, Spill};
 use crate::lab::{LabError, Random};
@@ -18,48 +17,48 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// All that a verdict depends on besides the frame.
+/// Everything but the frame that a verdict depends on.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Act, or only count.
+    /// Whether to change frames or only to count them.
     pub mode: Mode,
-    /// The code point that the host marks exit traffic with; none where the relay set tells.
+    /// The host's mark on exit traffic; `None` if frames are classified by the relay set.
     pub host_mark: Option<Dscp>,
-    /// The code point that means exit.
+    /// The box's mark on exit traffic.
     pub mark: Dscp,
-    /// Whether the uplink shows it.
+    /// Whether exit frames leave by the uplink with the mark.
     pub at_uplink: AtUplink,
     /// Which relay frames go to `incoming`.
     pub steer: Steer,
-    /// What counts as exit traffic.
+    /// The protocols that count as exit traffic.
     pub exit_protocols: ExitProtocols,
     /// The host's clearnet addresses.
     pub addresses: Vec<IpNet>,
     /// The host's addresses that carry Tor traffic only.
     pub relay_addresses: Vec<IpNet>,
-    /// The host's resolvers.
+    /// The prefixes of the host's resolvers.
     pub resolvers: Vec<IpNet>,
-    /// Exempt destinations.
+    /// The prefixes of exempt destinations.
     pub exempt: Vec<IpNet>,
-    /// Where the host accepts connections.
+    /// The ports on which the host accepts connections.
     pub listeners: Vec<Listener>,
-    /// Where relays listen.
+    /// The endpoints of the relay set.
     pub relays: Vec<Endpoint>,
-    /// The host's MAC address, where the configuration gives it.
+    /// The host's MAC address, if configured.
     pub host_mac: Option<MacAddr>,
-    /// The way out for relay traffic.
+    /// The egress link for relay traffic.
     pub incoming: Option<IncomingLink>,
-    /// Relay frames that cannot be steered are dropped.
+    /// Whether relay frames that cannot be steered are dropped.
     pub drops_unsteered: bool,
-    /// Frames from `uplink` with the host's source address are counted.
+    /// Whether frames from `uplink` with the host's source address are counted.
     pub seeks_host: bool,
-    /// The longest frame that every port takes.
+    /// The longest frame in bytes that every port accepts.
     pub longest: u32,
-    /// From which ports every frame is meant for user space, where nobody is.
+    /// The ports whose frames all go to user space, where no process runs.
     pub hand_over: PerRole<bool>,
 }
 
-/// A port that a relay, a listener or a resolver may well have, or any.
+/// A port common for relays, listeners or resolvers, or any port but 0.
 fn some_port(random: &mut Random) -> u16 {
     let usual = random.one_of([443, 9001, 9030, 22, 53, 853, 65_535, 1]);
     if random.percent(60) {
@@ -69,7 +68,7 @@ fn some_port(random: &mut Random) -> u16 {
     }
 }
 
-/// Addresses that are near one another, and near the ends of what a word can hold.
+/// Addresses close to one another and to the limits of a word.
 fn some_v4(random: &mut Random) -> u32 {
     let bases: [u32; 6] = [
         0x0a00_0000,
@@ -88,7 +87,7 @@ fn some_v4(random: &mut Random) -> u32 {
 fn some_v6(random: &mut Random) -> u128 {
     let bases: [u128; 6] = [
         0x2001_0db8 << 96,
-        // The lower half of the number is about to overflow into the upper one.
+        // The lower half is about to overflow into the upper one.
         (0x2001_0db8 << 96) + 0xffff_ffff_ffff_ff80,
         0,
         u128::MAX - 0xff,
@@ -129,7 +128,7 @@ fn some_prefix(random: &mut Random) -> IpNet {
     IpNet::new(address, length).map_or_else(|_| address.into(), |net| net.trunc())
 }
 
-/// How many there are of something: none, one, some, many.
+/// A number of elements: 0, 1, a few or many, at most `most`.
 fn some_number(random: &mut Random, most: usize) -> usize {
     let number = match random.below(100) {
         0..15 => 0,
@@ -146,8 +145,7 @@ fn some_prefixes(random: &mut Random, most: usize) -> Vec<IpNet> {
     if number <= 64 {
         return (0..number).map(|_| some_prefix(random)).collect();
     }
-    // Far apart, so that they are not merged to a few, and mostly of one family: a search of
-    // many steps.
+    // Far apart, so that few are merged, and mostly of one family: the search takes many steps.
     let mostly = if random.percent(50) { 97 } else { 3 };
     (0..number)
         .map(|_| match random.percent(mostly) {
@@ -157,7 +155,7 @@ fn some_prefixes(random: &mut Random, most: usize) -> Vec<IpNet> {
         .collect()
 }
 
-/// The usual one, or any. 0 is no mark: the settings refuse it.
+/// AF11, or any mark but 0, which the settings reject.
 fn some_mark(random: &mut Random) -> Dscp {
     match random.percent(50) {
         true => Dscp::AF11,
@@ -170,9 +168,9 @@ fn some_mac(random: &mut Random, last: u8) -> MacAddr {
 }
 
 impl Scenario {
-    /// A scenario by chance.
+    /// A random scenario.
     pub fn some(random: &mut Random) -> Self {
-        // The settings bound both kinds of address together.
+        // The settings limit the sum of both kinds of address.
         let mut addresses = some_prefixes(random, MAX_PREFIXES / 2);
         if random.percent(90) {
             addresses.push(Ipv4Addr::from(some_v4(random)).into_net());
@@ -251,10 +249,10 @@ impl Scenario {
         }
     }
 
-    /// Rules and relay set as the engines get them.
+    /// The rules and the relay set in the form that the engines use.
     ///
     /// # Errors
-    /// A relay set that cannot be built.
+    /// Fails if the relay set cannot be built.
     pub fn snapshot(&self) -> Result<Snapshot, LabError> {
         let rules = Rules {
             classify_by: self
@@ -278,7 +276,7 @@ impl Scenario {
         Ok(Snapshot::new(1, Arc::new(rules), relays))
     }
 
-    /// Tells an engine's links what else there is to know.
+    /// Configures the links of an engine.
     pub(super) fn configure(&self, links: &Links) {
         let spill = Spill {
             patience: Duration::from_secs(1),
@@ -355,7 +353,7 @@ impl Display for Scenario {
 }
 
 fn wrong(text: &str) -> LabError {
-    LabError(format!("`{text}` is no part of a scenario"))
+    LabError(format!("`{text}` is not part of a scenario"))
 }
 
 fn read<T: FromStr>(text: &str) -> Result<T, LabError> {
@@ -367,7 +365,7 @@ fn read_list<T: FromStr>(text: &str) -> Result<Vec<T>, LabError> {
     items.map(read).collect()
 }
 
-/// The one that is written like this.
+/// The variant whose `Debug` form is `text`.
 fn read_variant<T: Copy + fmt::Debug>(text: &str, variants: &[T]) -> Result<T, LabError> {
     let is_it = |variant: &&T| format!("{variant:?}") == text;
     variants.iter().find(is_it).copied().ok_or(wrong(text))
@@ -396,7 +394,7 @@ impl FromStr for Scenario {
         let mut next = |key: &str| match fields.next().flatten() {
             Some((found, value)) if found == key => Ok(value),
             _ => Err(LabError(format!(
-                "the scenario has no {key} where it should"
+                "the scenario has no {key} at this position"
             ))),
         };
         Ok(Self {

@@ -1,16 +1,16 @@
 # exitmark. `make demo` and `make test` do all the set-up on a Debian machine, as root.
-# Without root nothing is installed, and what needs root is skipped by name.
+# Without root nothing is installed, and tests that require root are listed as skipped.
 
 PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
             linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor \
             debhelper systemd tshark postgresql chromium-headless-shell python3
-# What exitmark is compared with, beside what is above.
+# For the comparisons of the benches.
 BENCH_PACKAGES := dpdk-dev
 
 .PHONY: setup demo test test-survive test-tor vm-test vm-install-test vm-publish bench bench-publish \
         bench-check bench-baseline fuzz fuzz-engines mutants check deb clean
 
-# No service of a package is started: the tests run a tor of their own.
+# policy-rc.d keeps the packages' services from starting: the tests run a tor of their own.
 setup:
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -Wf '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
@@ -24,11 +24,10 @@ setup:
 demo: setup
 	cargo run --locked --release -- demo $(ARGS)
 
-# Every tier that this machine allows; what is skipped says so in a line with SKIPPED. The private
-# Tor network mostly waits: it goes beside the others, and before them when it wakes. Suites that
-# compute and need no namespace go beside them, too. Suites that judge what is lost under load have
-# the machine for themselves, at the end; the tests of wire wait for processes more than they compute,
-# so more run at a time than there are cores.
+# Every tier that this machine allows; skipped tests print a line with SKIPPED. The private Tor
+# network mostly waits: it runs in parallel to the others, at a higher priority. Suites that compute
+# and need no namespace run in parallel too. Suites that count losses under load run last, one at a
+# time; the tests of wire mostly wait for processes, so more of them run at a time than there are cores.
 BESIDE := tor relays rule
 ALONE := survive wire
 WIRE_THREADS ?= 4
@@ -50,31 +49,30 @@ test: setup
 	run --test survive || status=1; \
 	threads=--test-threads=$(WIRE_THREADS); run --test wire || status=1; exit $$status
 
-# What frames come to when the box is killed, stopped, replaced, starved: target/survive.json.
+# Lost frames when the box is killed, stopped, replaced, starved: target/survive.json.
 test-survive: setup
 	EXITMARK_EVERY_STEP=1 cargo test --locked --test survive -- --show-output $(ARGS)
 	EXITMARK_EVERY_STEP=1 cargo test --locked --test wire killed -- --show-output
 
-# A private Tor network, with a box behind each of three exits, against tor's own counts:
+# A private Tor network with a box behind each of three exits, compared with tor's own counts:
 # target/tor.json.
 test-tor: setup
 	cargo test --locked --test tor -- --show-output $(ARGS)
 
 # The box in guests, on Linux 6.1 to 7.3 and every NIC that QEMU emulates: target/vm.json. QEMU and
-# the kernels are fetched by apt and installed nowhere; CELLS is a regular expression of cells.
+# the kernels are fetched by apt and not installed; CELLS is a regular expression of cells.
 CELLS ?= .
 vm-test: setup
 	cargo build --locked --release --bin exitmark --bin exitmark-monitor
 	python3 tests/vm/run.py matrix --cells '$(CELLS)' --program $(TARGET)/release/exitmark $(ARGS)
 
-# What was found, into docs/kernels.md.
+# Writes the results into docs/kernels.md.
 vm-publish:
 	python3 tests/vm/run.py publish
 
-# Everything that is measured, side by side with what one would use instead: packet rates, latency,
-# growth, TCP, ns per decision, the monitor; then target/bench/report.md with its plots. ARGS is for
-# all but the decision, which share --runs, --seconds, --quick; PPS_ARGS, LATENCY_ARGS, GROWTH_ARGS,
-# TCP_ARGS and MONITOR_ARGS are for one.
+# All benches, compared with alternatives: packet rates, latency, growth, TCP, ns per decision, the
+# monitor; then target/bench/report.md with its plots. ARGS (--runs, --seconds, --quick) is for all but
+# the decision; PPS_ARGS, LATENCY_ARGS, GROWTH_ARGS, TCP_ARGS and MONITOR_ARGS are for one bench.
 bench: PACKAGES += $(BENCH_PACKAGES)
 bench: setup
 	@status=0; run() { echo "$$*"; "$$@" || status=1; }; \
@@ -86,25 +84,25 @@ bench: setup
 	run cargo bench --locked --bench monitor -- $(ARGS) $(MONITOR_ARGS); \
 	run cargo run --locked --quiet --example bench_report; exit $$status
 
-# What was measured, into docs/benchmarks.md and the README's table.
+# Writes the results into docs/benchmarks.md and the README's table.
 bench-publish:
 	cargo run --locked --quiet --example bench_report -- --publish
 
-# Instructions per decision, counted: fails where they differ from benches/instructions.json by more
-# than 2 %. bench-baseline writes that file anew; it goes into the commit that has the reason.
+# Instructions per decision: fails if they differ from benches/instructions.json by more than 2 %.
+# bench-baseline rewrites that file; commit it with the change that is the reason.
 bench-check bench-baseline: PACKAGES += valgrind
 bench-check: setup
 	cargo bench --locked --bench instructions
 bench-baseline: setup
 	cargo bench --locked --bench instructions -- --write-baseline
 
-# Made-up frames through both engines, as root: fails, and stores the frame, where they disagree.
+# Generated frames through both engines, as root: fails, and stores the frame, if they differ.
 FRAMES ?= 100000000
 SEED ?=
 fuzz-engines: setup
 	FRAMES=$(FRAMES) SEED=$(SEED) cargo run --locked --release --example engines
 
-# The same, then each fuzzer of fuzz/ for FUZZ_SECONDS; those take cargo-fuzz and a nightly Rust.
+# The same, then each fuzzer of fuzz/ for FUZZ_SECONDS; they require cargo-fuzz and a nightly Rust.
 FUZZ_SECONDS ?= 60
 fuzz: fuzz-engines
 	@if ! command -v cargo-fuzz >/dev/null; then \
@@ -116,17 +114,17 @@ fuzz: fuzz-engines
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
-# Mutants of the packet reader, the rule, and the monitor's count and publication: fails where one
-# survives that tests/mutants/accepted.toml gives no reason for, or the other way round. An hour or
-# more; figures in target/mutants.json. MUTANTS is `rule` or `monitor` for one of the two parts.
+# Mutants of the packet parser, the rule, and the monitor's counting and publication: fails if one
+# survives without a reason in tests/mutants/accepted.toml, or if a mutant listed there does not. An
+# hour or more; figures in target/mutants.json. MUTANTS is `rule` or `monitor` for one part.
 MUTANTS ?=
 mutants: setup
 	command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
 	python3 tests/mutants/run.py $(MUTANTS) $(ARGS)
 
 # Two Debian packages for this machine's architecture, in target/deb: exitmark for the box, and
-# exitmark-monitor. PROFILE=dev packs what the tests use; DEBFULLNAME and DEBEMAIL say who made
-# them, VERSION another version than Cargo.toml's, of the packages and of the programs.
+# exitmark-monitor. PROFILE=dev packages the build of the tests; DEBFULLNAME and DEBEMAIL set the
+# maintainer, VERSION overrides Cargo.toml's version, of the packages and of the programs.
 PROFILE ?= release
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 deb: setup
@@ -134,9 +132,9 @@ deb: setup
 	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo run --locked --quiet --example manual -- $(TARGET)/manual
 	dist/deb $(TARGET)/$(PROFILE:dev=debug) $(TARGET)/manual $(TARGET)/deb $(VERSION)
 
-# The README's steps, and the monitor's, read out of the pages and run on a Debian 12 and a Debian 13
-# machine in guests, with reboot, watchdog, kill, upgrade and purge: target/vm-install.json. Images
-# are made once, in EXITMARK_VM_CACHE; RELEASES=bookworm takes one release alone. Root.
+# Reads the commands of the README and docs/monitor.md and runs them on a Debian 12 and a Debian 13
+# guest, with reboot, watchdog, kill, upgrade and purge: target/vm-install.json. Images are created
+# once, in EXITMARK_VM_CACHE; RELEASES=bookworm selects one release. Requires root.
 RELEASES ?=
 vm-install-test: PACKAGES += mmdebstrap dpkg-dev e2fsprogs
 vm-install-test: deb

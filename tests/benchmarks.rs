@@ -308,15 +308,15 @@ fn the_page_has_every_measurement() {
         "| exitmark-xdp | 64 | IPv4 | 1.250 | - | 5.00 | 6.00 | 9.00 | 40.0 | 400 | 0.00 | 12,345 |",
         "| exitmark-xdp | 64 | IPv4 | 512 | - | - | 1,500 |",
         "| forwarder | B | family | prefixes of the host |",
-        "\n\nThe generators of so many queues take every core",
+        "\n\nThe generators of this many queues use every core",
         "| exitmark-xdp | 8 | 18,250 | 18,250–18,250 | - |",
         "| exitmark-xdp | 17.2 | 17.2–17.2 | 50.0 | +1.25 |",
         "| exitmark-xdp | 64 | IPv4 | 65,536 | 2.000 | 2.000–2.000 | none | 0.667 |",
     ] {
         assert!(page.contains(part), "{part} is missing in\n{page}");
     }
-    // Once at two queues among the rates, once at the growth of queues.
-    assert_eq!(page.matches("of so many queues").count(), 2);
+    // At two queues among the rates, and where queues grow.
+    assert_eq!(page.matches("of this many queues").count(), 2);
     assert!(!page.contains("Not measured here"));
 }
 

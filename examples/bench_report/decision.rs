@@ -1,4 +1,4 @@
-//! What criterion has measured of a decision, as one of the results: `decision.json`.
+//! Converts criterion's measurements of a decision to a result file: `decision.json`.
 
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 const SETS: [&str; 2] = ["ring", "cold"];
-/// More than criterion writes for one kind.
+/// The size limit of a file; criterion writes less for one kind.
 const MOST_BYTES: u64 = 1 << 20;
-/// What lies further from the rates was not measured with them.
+/// The most time between the measurements of decisions and of rates.
 const APART: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// One kind of frame.
@@ -20,7 +20,7 @@ struct Decision {
     ns: f64,
 }
 
-/// A file `estimates.json`, of which the median counts.
+/// A file `estimates.json`; only the median is used.
 #[derive(Deserialize)]
 struct Estimates {
     median: Estimate,
@@ -36,8 +36,8 @@ fn apart(one: SystemTime, other: SystemTime) -> Duration {
     after.unwrap_or_else(|error| error.duration())
 }
 
-/// Reads what is in criterion's directory and writes it to the results; where nothing is there,
-/// nothing is written.
+/// Reads criterion's directory and writes the medians to the results; writes no file if there are
+/// none.
 pub(crate) fn collect(criterion: &Path, results: &Path) -> Result<(), String> {
     let rates = fs::metadata(results.join("machine.json")).and_then(|file| file.modified());
     let mut decisions = Vec::new();
@@ -52,7 +52,7 @@ pub(crate) fn collect(criterion: &Path, results: &Path) -> Result<(), String> {
         for entry in entries {
             let kind = entry.map_err(failed)?;
             let path = kind.path().join("new/estimates.json");
-            // The directory of criterion's own report has none.
+            // The directory of criterion's own report has no such file.
             if !path.exists() {
                 continue;
             }

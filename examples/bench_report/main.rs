@@ -1,6 +1,6 @@
-//! Makes a page with plots from what the benches have measured:
-//! `cargo run --example bench_report`. With `--publish` it puts the page, the plots and the
-//! results into `docs/` too, and a short table into the README.
+//! Generates a page with plots from the benches' results: `cargo run --example bench_report`. With
+//! `--publish` it writes the page, the plots and the results into `docs/` too, and a short table
+//! into the README.
 
 mod decision;
 mod report;
@@ -13,10 +13,10 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(
     name = "bench_report",
-    about = "A page and plots of what the benches measured"
+    about = "Generates a page and plots from the benches' results"
 )]
 struct Arguments {
-    /// Puts them into docs/ and the README's table too.
+    /// Write them into docs/ and the README's table too
     #[arg(long)]
     publish: bool,
 }

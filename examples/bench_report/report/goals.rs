@@ -1,4 +1,4 @@
-//! What the project wants to reach, each held against what was measured in the same run.
+//! The project's performance goals, compared with the results of one run.
 
 use super::names::{AF_XDP, BARE, NFTABLES, SPILL, TC, TESTPMD, WIRE, XDP};
 use super::point::Point;
@@ -6,29 +6,29 @@ use super::rounds::{difference, median, ratio};
 use super::sources::{Growth, Latency, Sources, Tcp};
 use super::table;
 
-/// The kinds of frames whose decision is bounded.
+/// The kinds of frames with a goal for their decision.
 pub(crate) const KINDS: [&str; 4] = ["exit4", "exit6", "relay4", "relay6"];
-/// The part of the frames that may be lost where the ratio is of rates without loss.
+/// The fraction of frames that may be lost if the goal requires a rate without loss.
 const LOSS: f64 = 0.000_1;
 
-/// Which side of the bound is wanted.
+/// Whether the bound is a minimum or a maximum.
 #[derive(Clone, Copy)]
 enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
 
-/// One goal, and what became of it.
+/// One goal and its result.
 pub(crate) struct Goal {
     what: String,
     bound: Bound,
     unit: &'static str,
     measured: Option<f64>,
-    /// The figures that it is made from.
+    /// The figures that the value is computed from.
     from: Option<String>,
-    /// What was lost in the worst round, where that counts too.
+    /// The fraction of frames lost in the worst round, if the goal bounds it.
     loss: Option<f64>,
-    /// What is worth seeing beside it.
+    /// A related figure.
     beside: Option<String>,
 }
 
@@ -45,7 +45,7 @@ impl Goal {
         }
     }
 
-    /// None where it was not measured.
+    /// Whether the goal is met; `None` if it was not measured.
     pub(crate) fn is_met(&self) -> Option<bool> {
         let within = match self.bound {
             Bound::AtLeast(least) => self.measured? >= least,
@@ -94,7 +94,7 @@ impl Goal {
     }
 }
 
-/// The table.
+/// The table of all goals.
 pub(crate) fn table(sources: &Sources) -> String {
     let rows = all(sources).into_iter().map(|goal| {
         vec![
@@ -212,7 +212,7 @@ fn decision(sources: &Sources) -> [Goal; 2] {
     ]
 }
 
-/// The worst over the numbers of streams counts.
+/// Goals for TCP goodput, by the worst result over the numbers of streams.
 fn goodput(sources: &Sources) -> Vec<Goal> {
     let wires = || sources.tcp.iter().filter(|row| row.forwarder == WIRE);
     let mut goals = Vec::new();

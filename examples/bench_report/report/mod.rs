@@ -1,4 +1,4 @@
-//! From the results of the benches to a page, its plots, and the README's table.
+//! Renders the benches' results as a page, its plots, and the README's table.
 
 mod goals;
 mod names;
@@ -16,27 +16,27 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// Where the plots are, seen from the page.
+/// The directory of the plots, relative to the page.
 const PLOTS: &str = "benchmarks";
 
-/// All that is made from one directory of results.
+/// Everything generated from one directory of results.
 pub(crate) struct Report {
     pub(crate) page: String,
     /// The README's block, without its markers.
     pub(crate) block: String,
-    /// By their file's name.
+    /// The plots as SVG, by file name.
     pub(crate) plots: BTreeMap<String, String>,
-    /// What the results are, byte for byte, by their file's name.
+    /// The unchanged result files, by file name.
     pub(crate) data: BTreeMap<&'static str, String>,
     pub(crate) missing: Vec<&'static str>,
-    /// How many rounds each file is from, at least.
+    /// The smallest number of rounds of each file.
     pub(crate) fewest_rounds: [(&'static str, usize); 4],
-    /// Of which sources each bench is, as far as that is known.
+    /// The commit of each bench's sources, if known.
     pub(crate) commits: Vec<Option<String>>,
 }
 
 impl Report {
-    /// Reads the results and makes everything, but writes nothing.
+    /// Reads the results and renders everything, but writes no file.
     pub(crate) fn of(directory: &Path) -> Result<Self, String> {
         let sources = Sources::read(directory)?;
         let plots = plots::all(&sources)?;
@@ -55,7 +55,7 @@ impl Report {
         })
     }
 
-    /// Writes the page under this name, and the plots beside it.
+    /// Writes the page under this name, and the plots next to it.
     pub(crate) fn write(&self, directory: &Path, page: &str) -> Result<(), String> {
         let plots = directory.join(PLOTS);
         renew(&plots, "svg")?;
@@ -66,7 +66,7 @@ impl Report {
     }
 }
 
-/// Makes a directory in which no file of this kind is left from before.
+/// Creates a directory, and removes old files with this extension from it.
 fn renew(directory: &Path, extension: &str) -> Result<(), String> {
     let failed = |error| format!("cannot renew {}: {error}", directory.display());
     fs::create_dir_all(directory).map_err(failed)?;

@@ -1,4 +1,4 @@
-//! The forwarders: their order, what they are in words, and their colours.
+//! The forwarders: their order, descriptions and colours.
 
 use plotters::style::RGBColor;
 
@@ -11,8 +11,8 @@ pub(crate) const BARE: &str = "bare-xdp";
 pub(crate) const WIRE: &str = "wire";
 pub(crate) const TESTPMD: &str = "testpmd-af_xdp";
 
-/// Name, words, colour. The colours are told apart without red and green, and every forwarder has
-/// a shape of its own beside them.
+/// Name, description, colour. The colours can be distinguished without red and green, and every
+/// forwarder has a shape of its own too.
 const FORWARDERS: [(&str, &str, RGBColor); 11] = [
     (XDP, "exitmark, `xdp`", RGBColor(0x00, 0x72, 0xb2)),
     (SPILL, "exitmark, `af_xdp`", RGBColor(0xd5, 0x5e, 0x00)),
@@ -63,7 +63,7 @@ const FORWARDERS: [(&str, &str, RGBColor); 11] = [
     ),
 ];
 
-/// Its place in every table and legend; one that is not known comes last.
+/// The position of a forwarder in every table and legend; unknown ones come last.
 pub(crate) fn place(forwarder: &str) -> usize {
     let mut names = FORWARDERS.iter().map(|(name, ..)| *name);
     names
@@ -71,7 +71,7 @@ pub(crate) fn place(forwarder: &str) -> usize {
         .unwrap_or(FORWARDERS.len())
 }
 
-/// What it is, for those who do not know the benches.
+/// The description of a forwarder.
 pub(crate) fn words(forwarder: &str) -> String {
     let known = FORWARDERS.get(place(forwarder));
     known.map_or_else(|| forwarder.to_owned(), |(_, words, _)| (*words).to_owned())
@@ -82,12 +82,12 @@ pub(crate) fn color(forwarder: &str) -> RGBColor {
     known.map_or(RGBColor(0xaa, 0xaa, 0xaa), |(.., color)| *color)
 }
 
-/// All that are known, with their words.
+/// All known forwarders with their descriptions.
 pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     FORWARDERS.iter().map(|&(name, words, _)| (name, words))
 }
 
-/// Rows in the order of the forwarders; rows of one stay as they were.
+/// Sorts rows by forwarder; the sort is stable.
 pub(crate) fn ordered<T>(mut rows: Vec<&T>, name: impl Fn(&T) -> &str) -> Vec<&T> {
     rows.sort_by_key(|row| place(name(row)));
     rows

@@ -1,9 +1,9 @@
-//! The loads under which rates are compared: rows with the same point stand side by side.
+//! The loads under which rates are compared: rows with the same point share a table.
 
 use super::sources::Rate;
 use super::table::{count, family};
 
-/// All that a load is, apart from the forwarder.
+/// The parameters of a load, without the forwarder.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Point {
     frame_bytes: u32,
@@ -26,7 +26,7 @@ impl Point {
         }
     }
 
-    /// All of them, in the order in which they appear.
+    /// All points of the rows, in order of appearance.
     pub(crate) fn all(rates: &[Rate]) -> Vec<Self> {
         let mut points = Vec::new();
         for row in rates {
@@ -38,7 +38,7 @@ impl Point {
         points
     }
 
-    /// The one that the goals speak of, where it was measured.
+    /// The point of the goals, if it was measured.
     pub(crate) fn base(rates: &[Rate], frame_bytes: u32) -> Option<Self> {
         let base = Self {
             frame_bytes,
@@ -64,7 +64,7 @@ impl Point {
         self.rows(rates).find(|row| row.forwarder == forwarder)
     }
 
-    /// How many of the flows go to relays.
+    /// The fraction of flows to relays, in words.
     pub(crate) fn share(&self) -> String {
         match self.relay_share {
             0.0 => "none of the flows to relays".to_owned(),

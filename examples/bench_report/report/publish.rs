@@ -1,18 +1,18 @@
-//! The report as the project shows it: `docs/benchmarks.md` with its plots, the results that it
-//! was made from, and the README's block.
+//! Publishes the report: `docs/benchmarks.md` with its plots, the results that it is generated
+//! from, and the README's block.
 
 use super::{PLOTS, Report, readme, renew, write};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Fewer rounds have no median to speak of.
+/// The smallest number of rounds with a meaningful median.
 const FEWEST_ROUNDS: usize = 5;
 
-/// Where the results are kept, seen from the project's directory.
+/// The directory of the results, relative to the project's directory.
 pub(crate) const DATA: &str = "docs/benchmarks/data";
 
-/// Writes all of it into the project's directory.
+/// Writes the report into the project's directory.
 pub(crate) fn publish(report: &Report, project: &Path) -> Result<(), String> {
     let few = |(_, rounds): &&(_, usize)| *rounds < FEWEST_ROUNDS;
     if let Some((file, rounds)) = report.fewest_rounds.iter().find(few) {
@@ -22,7 +22,7 @@ pub(crate) fn publish(report: &Report, project: &Path) -> Result<(), String> {
         ));
     }
     one_commit(&report.commits)?;
-    // The README first: it alone may refuse.
+    // The README first, because only this step can fail for its content.
     let path = project.join("README.md");
     let readme = fs::read_to_string(&path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
@@ -37,7 +37,7 @@ pub(crate) fn publish(report: &Report, project: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// What is published is of one source that can be looked up.
+/// Fails unless all results are of one clean commit.
 fn one_commit(commits: &[Option<String>]) -> Result<(), String> {
     let told = |commit: &Option<String>| commit.clone().unwrap_or_else(|| "none".to_owned());
     let all: BTreeSet<_> = commits.iter().map(told).collect();

@@ -1,4 +1,4 @@
-//! The short table that the README shows, between two markers.
+//! The short table in the README, between two markers.
 
 use super::goals::{self, KINDS};
 use super::names::{self, AF_XDP, BARE, NFTABLES, SPILL, WIRE, XDP};
@@ -10,7 +10,7 @@ use super::table::{count, micros, percent, table, whole};
 const BEGIN: &str = "<!-- benchmarks: begin -->\n";
 const END: &str = "<!-- benchmarks: end -->";
 
-/// The rows of the table; others are on the page.
+/// The rows of the table; the page has all.
 const RATES: [&str; 6] = [XDP, SPILL, AF_XDP, NFTABLES, BARE, WIRE];
 const TCP: [(&str, &str); 4] = [
     (XDP, "exitmark, `xdp`"),
@@ -19,7 +19,7 @@ const TCP: [(&str, &str); 4] = [
     (WIRE, "an XDP redirect both ways"),
 ];
 
-/// The text with this block between its markers.
+/// Replaces the block between the markers of `readme`.
 pub(crate) fn with_block(readme: &str, block: &str) -> Result<String, String> {
     let (before, after) = around(readme)?;
     Ok(format!("{before}{BEGIN}{block}{END}{after}"))
@@ -40,7 +40,7 @@ fn around(readme: &str) -> Result<(&str, &str), String> {
         })
 }
 
-/// Machine, rates, TCP, one decision: each where it was measured.
+/// Machine, rates, TCP, one decision: each if it was measured.
 pub(crate) fn block(sources: &Sources) -> String {
     let parts = [
         machine(sources),
@@ -99,7 +99,7 @@ fn cell(row: Option<&Rate>, kernel: Option<&Rate>) -> String {
     )
 }
 
-/// One figure where all sizes have the same.
+/// One figure if all sizes have the same.
 fn lost<'r>(rows: impl Iterator<Item = &'r Rate>) -> String {
     let mut all: Vec<_> = rows.map(|row| percent(row.max_loss)).collect();
     all.dedup();
@@ -110,7 +110,7 @@ fn tcp(sources: &Sources) -> Option<String> {
     let figure = |forwarder: &str, direction: &str, told: fn(&Tcp) -> Option<String>| {
         let mut rows = sources.tcp.iter();
         let is_it = |row: &&Tcp| {
-            // Connections are more than one at a time.
+            // Connections are measured with more than one stream.
             (row.forwarder == forwarder && row.direction == direction)
                 && (row.streams == 1 || direction == "connect")
         };
@@ -158,7 +158,7 @@ fn gbit(row: &Tcp) -> Option<String> {
     Some(format!("{:.1} Gbit/s", row.gbit_per_s?))
 }
 
-/// Where the rest is, and how much of what is wanted is not met.
+/// A link to the page, and the number of goals met.
 fn goals(sources: &Sources) -> String {
     let all = goals::all(sources);
     let met = all

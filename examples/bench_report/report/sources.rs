@@ -1,5 +1,4 @@
-//! The results that the benches have written, as they wrote them. A file that is missing is told
-//! by name; one that is not what it should be is an error.
+//! The benches' result files. A missing file is listed in the report; an invalid one is an error.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -8,10 +7,10 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// More than any bench writes.
+/// The size limit of a file; every bench writes less.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// All that was measured.
+/// All results.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     pub(crate) machines: Vec<(&'static str, Machine)>,
@@ -21,13 +20,13 @@ pub(crate) struct Sources {
     pub(crate) tcp: Vec<Tcp>,
     pub(crate) decisions: Vec<Decision>,
     pub(crate) unmeasured: Vec<Missing>,
-    /// The files that are not there, of those that the report is made from.
+    /// The names of missing files.
     pub(crate) missing: Vec<&'static str>,
-    /// The text of each file that is there, by its name.
+    /// The text of each file by its name.
     pub(crate) texts: BTreeMap<&'static str, String>,
 }
 
-/// The benches that describe the machine when they run, and their descriptions.
+/// The benches that describe the machine when they run, and the files of their descriptions.
 const MACHINES: [(&str, &str); 4] = [
     ("rates", "machine.json"),
     ("latency", "latency-machine.json"),
@@ -35,7 +34,7 @@ const MACHINES: [(&str, &str); 4] = [
     ("TCP", "tcp-machine.json"),
 ];
 
-/// A machine, as a bench has described it; what a bench did not find is left out.
+/// A machine as described by a bench; unknown fields are omitted.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) kernel: String,
@@ -89,7 +88,7 @@ pub(crate) struct Growth {
     pub(crate) rounds: Vec<f64>,
 }
 
-/// A row of `latency.json`. What no round has found out is null.
+/// A row of `latency.json`. Values that no round determined are null.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) forwarder: String,
@@ -104,18 +103,18 @@ pub(crate) struct Latency {
     #[serde(default)]
     pub(crate) loss_curve: Vec<LossPoint>,
     pub(crate) burst_frames: Option<f64>,
-    /// No longer burst was tried.
+    /// Whether the longest tried burst lost no frame.
     #[serde(default)]
     pub(crate) burst_is_bound: bool,
-    /// The generator can do no more than the lossless rate.
+    /// Whether the generator's limit bounds the lossless rate.
     #[serde(default)]
     pub(crate) generator_bound: bool,
     pub(crate) overload: Option<LossPoint>,
-    /// None where the overload lost nothing.
+    /// `None` if the overload lost no frame.
     pub(crate) recovery_us: Option<f64>,
 }
 
-/// Times in the box and on the cables at a part of the lossless rate.
+/// Latency from sender to receiver at a fraction of the lossless rate.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Percentiles {
     pub(crate) load: f64,
@@ -127,12 +126,12 @@ pub(crate) struct Percentiles {
     pub(crate) p99_99_us: Option<f64>,
     pub(crate) max_us: Option<f64>,
     pub(crate) samples: u64,
-    /// Looks at the clock in a batch of the generator.
+    /// The number of clock reads per batch of the generator.
     pub(crate) batch: Option<f64>,
 }
 
 impl Percentiles {
-    /// From the middle to the greatest.
+    /// The percentiles from the median to the maximum.
     pub(crate) fn times(&self) -> [Option<f64>; 6] {
         [
             self.p50_us,
@@ -145,7 +144,7 @@ impl Percentiles {
     }
 }
 
-/// One frame to and fro.
+/// Round trips of single frames.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct RoundTrip {
     pub(crate) offered_mpps: Option<f64>,
@@ -156,14 +155,14 @@ pub(crate) struct RoundTrip {
     pub(crate) rounds: Vec<Option<f64>>,
 }
 
-/// What part is lost of what is offered.
+/// The fraction of lost frames at an offered load.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct LossPoint {
     pub(crate) offered_mpps: f64,
     pub(crate) loss: f64,
 }
 
-/// A row of `tcp.json`: one of the three figures is there, as its direction says.
+/// A row of `tcp.json`: `direction` determines which of the three figures is present.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Tcp {
     pub(crate) forwarder: String,
@@ -187,7 +186,7 @@ pub(crate) struct Decision {
     pub(crate) ns: f64,
 }
 
-/// A row of `missing.json`: what a bench wanted to measure and could not.
+/// A row of `missing.json`: a measurement that failed.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Missing {
     pub(crate) bench: String,
@@ -196,11 +195,11 @@ pub(crate) struct Missing {
 }
 
 impl Sources {
-    /// Reads what is there.
+    /// Reads all existing files.
     pub(crate) fn read(directory: &Path) -> Result<Self, String> {
         let mut sources = Self::default();
         for (bench, name) in MACHINES {
-            // The first one is the machine; the others may be told by it.
+            // Only the first description is required.
             let machine = sources.file(directory, name, name == MACHINES[0].1)?;
             sources
                 .machines
@@ -268,7 +267,7 @@ impl Sources {
         Ok(Some(content))
     }
 
-    /// The benches that are measured in rounds, and the fewest of any of their rows.
+    /// The benches that are measured in rounds, and the smallest number of rounds of their rows.
     pub(crate) fn fewest_rounds(&self) -> [(&'static str, usize); 4] {
         let fewest = |rounds: &mut dyn Iterator<Item = usize>| rounds.min().unwrap_or(0);
         [
@@ -291,13 +290,13 @@ impl Sources {
         ]
     }
 
-    /// Processes of forwarders have a core of their own only where the generators leave one.
+    /// Whether the generators use all cores, so that forwarders' processes share them.
     pub(crate) fn cores_are_shared(&self, queues: u64) -> bool {
         let mut machines = self.machines.iter();
         machines.any(|(_, one)| u64::try_from(one.cores).is_ok_and(|cores| queues >= cores))
     }
 
-    /// Rates without rounds cannot be compared, and such as are no numbers cannot be drawn.
+    /// Fails if a row has no rounds, or values that are negative or not finite.
     fn check(&self) -> Result<(), String> {
         let rates = self
             .rates

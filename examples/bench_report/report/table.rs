@@ -1,8 +1,8 @@
-//! Tables in Markdown, and numbers as they stand in them.
+//! Tables in Markdown, and the format of their numbers.
 
 use std::fmt::Write;
 
-/// The headings of columns that are words; all others but the first are numbers.
+/// The headings of text columns; all others but the first are numbers.
 const WORDS: [&str; 3] = ["family", "direction", "set"];
 
 /// A table of numbers.
@@ -21,7 +21,7 @@ pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
     )
 }
 
-/// A table of words.
+/// A table of text.
 pub(crate) fn words(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     lines(headings, vec!["---"; headings.len()], rows)
 }
@@ -42,24 +42,24 @@ fn lines(
 
 fn line<T: AsRef<str>>(text: &mut String, cells: &[T]) {
     for cell in cells {
-        // What comes from a file must not end a cell or a line.
+        // Text from a file must not end a cell or a line.
         let cell = cell.as_ref().replace('|', "\\|").replace(['\n', '\r'], " ");
         let _ = write!(text, "| {cell} ");
     }
     text.push_str("|\n");
 }
 
-/// A rate.
+/// A rate in Mpps.
 pub(crate) fn mpps(mpps: Option<f64>) -> String {
     known(mpps, |mpps| format!("{mpps:.3}"))
 }
 
-/// A ratio, with the digits that tell whether a goal is met.
+/// A ratio, with enough digits to compare it with a goal.
 pub(crate) fn ratio(ratio: Option<f64>) -> String {
     known(ratio, |ratio| format!("{ratio:.3}"))
 }
 
-/// A part that was lost, with digits enough to tell ten frames of a million from none.
+/// A fraction of lost frames, with enough digits to distinguish ten in a million from none.
 pub(crate) fn percent(part: f64) -> String {
     if part == 0.0 {
         "none".to_owned()
@@ -72,7 +72,7 @@ pub(crate) fn percent(part: f64) -> String {
     }
 }
 
-/// With separators for thousands.
+/// A number with thousands separators.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -85,7 +85,7 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
-/// A figure of which the digits behind the point say nothing.
+/// A figure rounded to an integer.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -95,7 +95,7 @@ pub(crate) fn whole(number: f64) -> u64 {
     number.round() as u64
 }
 
-/// Microseconds, with three digits that mean something.
+/// Microseconds with three significant digits.
 pub(crate) fn micros(us: f64) -> String {
     if us < 10.0 {
         format!("{us:.2}")
@@ -106,12 +106,12 @@ pub(crate) fn micros(us: f64) -> String {
     }
 }
 
-/// A number that is not always known.
+/// A number, or `-` if it is unknown.
 pub(crate) fn known(number: Option<f64>, shown: impl Fn(f64) -> String) -> String {
     number.map_or_else(|| "-".to_owned(), shown)
 }
 
-/// A family as people write it.
+/// The display name of an address family.
 pub(crate) fn family(name: &str) -> &str {
     match name {
         "ipv4" => "IPv4",

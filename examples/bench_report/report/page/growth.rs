@@ -1,4 +1,4 @@
-//! Rates while one thing grows.
+//! Rates while one parameter grows.
 
 use super::super::names::ordered;
 use super::super::plots::growth::{AXES, name};
@@ -50,7 +50,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
     (!all.is_empty()).then_some(text)
 }
 
-/// What an axis is, where its name does not say it.
+/// An explanation of the axis, if its name needs one.
 fn note(axis: &str) -> &'static str {
     match axis {
         "relays" => {
@@ -61,7 +61,7 @@ fn note(axis: &str) -> &'static str {
     }
 }
 
-/// The row of the same forwarder and frames with the least value, which may be this one.
+/// The row of the same forwarder and frames with the smallest value, possibly `row` itself.
 fn least<'g>(all: &'g [Growth], row: &'g Growth) -> &'g Growth {
     let is_like = |other: &&Growth| {
         (

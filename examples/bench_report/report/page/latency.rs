@@ -1,5 +1,4 @@
-//! What a forwarder takes without loss, how long a frame takes at a part of that, and what becomes
-//! of bursts.
+//! The rate without loss, latency at fractions of it, bursts and recovery.
 
 use super::super::names::ordered;
 use super::super::plots::percentiles;
@@ -12,7 +11,7 @@ fn rows<'p>(page: &'p Page<'_>) -> Option<Vec<&'p Latency>> {
     (!rows.is_empty()).then(|| ordered(rows, |row| &row.forwarder))
 }
 
-/// A forwarder and the frames that it is given.
+/// The cells that identify a forwarder and its frames.
 fn named(row: &Latency) -> Vec<String> {
     vec![
         row.forwarder.clone(),
@@ -51,10 +50,10 @@ pub(super) fn lossless(page: &Page<'_>) -> Option<String> {
 
 pub(super) fn section(page: &Page<'_>) -> Option<String> {
     let rows = rows(page)?;
-    let mut text = "From when a frame is sent until it arrives, in µs, at parts of each \
-                    forwarder's own rate without loss.\n`batch`: how many looks at the clock a \
-                    batch of the generator's has; the fewer, the sooner a frame\nleaves it, but \
-                    the less it can send.\n\n"
+    let mut text = "Time from sending a frame until its arrival, in µs, at fractions of each \
+                    forwarder's own rate without loss.\n`batch`: the number of clock reads per \
+                    batch of the generator; with fewer, frames leave it sooner, but\nits highest \
+                    rate is lower.\n\n"
         .to_owned();
     for load in percentiles::loads(&page.sources.latency) {
         let percent = load * 100.0;
@@ -103,8 +102,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
         Some(cells)
     });
     text.push_str(
-        "### One frame to and fro\n\nThere and back, in µs: probes at a fixed low rate, in \
-         batches of one, with nothing else on the wire.\n\n",
+        "### Round trip of one frame\n\nIn µs: probes at a fixed low rate, in batches of one, \
+         with nothing else on the wire.\n\n",
     );
     let headings = [
         "forwarder",
@@ -147,11 +146,11 @@ pub(super) fn bursts(page: &Page<'_>) -> Option<String> {
     ];
     (!rows.is_empty()).then(|| {
         format!(
-            "Burst: the longest one, back to back, of which no frame is lost; `≥`: no longer one \
-             was tried.\nOverload: twice the rate without loss, or what the generator can do, and \
-             then at once half of that rate.\nRecovery: from the end of the overload to the \
-             departure of the first frame from which on nothing is\nlost; none where the overload \
-             lost nothing.\n\n{}",
+            "Burst: the longest one, back to back, without a lost frame; `≥`: no longer one was \
+             tried.\nOverload: twice the rate without loss, or the generator's limit, followed at \
+             once by half of that rate.\nRecovery: from the end of the overload to the departure \
+             of the first frame after which none is\nlost; none if the overload lost no frame.\n\n\
+             {}",
             table(&headings, rows)
         )
     })

@@ -3,7 +3,7 @@
 use super::super::sources::{Machine, Sources};
 use super::super::table::words;
 
-/// Above this part of all cores' time the rates are low and uneven.
+/// The fraction of all cores' time, used by other processes, above which rates are low and uneven.
 const QUIET: f64 = 0.05;
 
 pub(super) fn section(sources: &Sources) -> Option<String> {

@@ -1,4 +1,4 @@
-//! The table of rates, one for every load.
+//! The tables of rates, one per load.
 
 use super::super::names::{NFTABLES, WIRE, ordered};
 use super::super::point::Point;
@@ -58,7 +58,7 @@ fn at(point: &Point, rates: &[Rate]) -> String {
     )
 }
 
-/// What a frame takes in every round that has a rate.
+/// The nanoseconds per frame of every round, if it has a rate.
 fn nanoseconds(row: &Rate) -> Vec<Option<f64>> {
     let ns = |mpps: &f64| (*mpps > 0.0).then(|| 1e3 / mpps);
     row.rounds.iter().map(ns).collect()

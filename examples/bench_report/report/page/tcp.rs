@@ -60,7 +60,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
                 times_wire(row),
             ]
         });
-        text.push_str("### Connections a second\n\nConnect, ask, get the answer, close.\n\n");
+        text.push_str("### Connections a second\n\nConnect, ask, receive the answer, close.\n\n");
         text.push_str(&table::table(
             &["forwarder", "at a time", "a second", "min–max", "× wire"],
             rows,
@@ -79,7 +79,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
                 added.map_or_else(String::new, |us| format!("{us:+.2}")),
             ]
         });
-        text.push_str("### One byte to and fro\n\nIn µs, over one connection.\n\n");
+        text.push_str("### Round trip of one byte\n\nIn µs, over one connection.\n\n");
         text.push_str(&table::table(
             &["forwarder", "p50", "min–max", "p99", "more than wire"],
             rows,

@@ -1,5 +1,5 @@
-//! An axis with ticks and labels of its own, on a linear scale: what is not linear is put to its
-//! position before.
+//! An axis with custom ticks and labels on a linear scale; nonlinear values are converted to
+//! positions before.
 
 use super::ticks::Tick;
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
@@ -11,11 +11,11 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// From the first to the last tick, and this part of it more on both sides.
+    /// From the first to the last tick, plus the fraction `more` of it on both sides.
     pub(super) fn new(ticks: &[Tick], more: f64) -> Self {
         let first = ticks.first().map_or(0.0, |tick| tick.0);
         let last = ticks.last().map_or(1.0, |tick| tick.0);
-        // One tick alone has room too.
+        // A single tick needs a range too.
         let room = if last > first {
             (last - first) * more
         } else {

@@ -1,4 +1,4 @@
-//! The rate of every forwarder at the load that the goals speak of, small frames and large ones.
+//! The rate of every forwarder at the load of the goals, with small and large frames.
 
 use super::super::names::{NFTABLES, ordered};
 use super::super::point::Point;
@@ -12,10 +12,10 @@ use plotters::element::{EmptyElement, PathElement, Rectangle, Text};
 use plotters::style::text_anchor::HPos;
 use plotters::style::{Color, IntoFont, RGBColor, TRANSPARENT};
 
-/// What a forwarder takes of the height, and what is around all of them.
+/// The height per forwarder in pixels, and the height around all of them.
 const FORWARDER: u32 = 44;
 const AROUND: u32 = 160;
-/// Frame sizes with their colours, from above.
+/// Frame sizes with their colours, from top to bottom.
 const SIZES: [(u32, RGBColor); 2] = [
     (64, RGBColor(0x00, 0x72, 0xb2)),
     (1514, RGBColor(0xe6, 0x9f, 0x00)),
@@ -27,7 +27,7 @@ pub(super) fn throughput(rates: &[Rate]) -> Drawn<Option<String>> {
     let Some(point) = points.first() else {
         return Ok(None);
     };
-    // A forwarder may be there with one size alone.
+    // A forwarder may have a rate for one size only.
     let rows = points.iter().flat_map(|point| point.rows(rates)).collect();
     let rows = ordered(rows, |row| &row.forwarder);
     let mut names: Vec<&str> = rows.iter().map(|row| row.forwarder.as_str()).collect();
@@ -60,13 +60,13 @@ fn chart(area: &Area<'_>, rates: &[Rate], names: &[&str]) -> Drawn<()> {
     let x_ticks = ticks::linear(most);
     let last = x_ticks.last().map_or(1.0, |tick| tick.0);
     let rows = f64::from(u32::try_from(names.len())?);
-    // The first one stands on top.
+    // The first one is on top.
     let mut y_ticks: Vec<Tick> = Vec::new();
     for (row, name) in (0_u32..).zip(names) {
         y_ticks.push((rows - f64::from(row) - 0.5, (*name).to_owned()));
     }
     let mut chart = ChartBuilder::on(area)
-        // The words at the end of the longest bar.
+        // Space for the label of the longest bar.
         .margin_right(150)
         .x_label_area_size(52)
         .y_label_area_size(190)

@@ -1,11 +1,11 @@
-//! The rate while one thing grows: its axis is logarithmic.
+//! The rate while one parameter grows, on a logarithmic axis.
 
 use super::super::sources::Growth;
 use super::super::table::count;
 use super::lines::Lines;
 use super::{Drawn, ticks};
 
-/// The axes, and what grows along them.
+/// The axes and their descriptions.
 pub(crate) const AXES: [(&str, &str); 4] = [
     ("relays", "relay endpoints"),
     ("prefixes", "prefixes of the host"),
@@ -13,7 +13,7 @@ pub(crate) const AXES: [(&str, &str); 4] = [
     ("queues", "queues"),
 ];
 
-/// The file of the plot for this axis.
+/// The file name of the plot for this axis.
 pub(crate) fn name(axis: &str) -> String {
     format!("growth-{axis}.svg")
 }
@@ -61,7 +61,7 @@ pub(super) fn plots(rows: &[Growth]) -> Drawn<Vec<(String, String)>> {
     Ok(plots)
 }
 
-/// None at all has no logarithm; it stands left of the least.
+/// The logarithm of a value; 0, which has none, is placed left of the smallest.
 fn position(value: u64, least: u64) -> f64 {
     let log = |value: u64| f64::from(u32::try_from(value).unwrap_or(u32::MAX)).log2();
     if value == 0 {

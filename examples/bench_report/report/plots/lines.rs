@@ -1,4 +1,4 @@
-//! Lines, one for every forwarder, and their names at the side.
+//! Line plots with one line per forwarder, and their names at the side.
 
 use super::super::names;
 use super::axis::Axis;
@@ -13,17 +13,17 @@ use plotters::style::{Color, IntoFont, TRANSPARENT};
 
 const HEIGHT: u32 = 460;
 const LEGEND: i32 = 210;
-/// From one name to the next.
+/// The distance between two names in pixels.
 const ENTRY: i32 = 26;
 
-/// What is drawn. Positions are where things stand on the axes, which need not be values.
+/// A plot. Positions are on the axes' linear scale, which need not be values.
 pub(super) struct Lines {
     pub(super) title: String,
     pub(super) x_axis: &'static str,
     pub(super) y_axis: &'static str,
     pub(super) x_ticks: Vec<Tick>,
     pub(super) y_ticks: Vec<Tick>,
-    /// A forwarder, and its positions from left to right.
+    /// Each forwarder with its positions from left to right.
     pub(super) series: Vec<(String, Vec<(f64, f64)>)>,
 }
 
@@ -64,7 +64,7 @@ impl Lines {
             let color = names::color(forwarder).stroke_width(2);
             chart.draw_series(LineSeries::new(points.iter().copied(), color))?;
         }
-        // No line may hide a mark.
+        // Draw marks after all lines, so that no line hides one.
         for (forwarder, points) in &self.series {
             let marks = points.iter().map(|point| {
                 let (ground, outline) = mark(forwarder);

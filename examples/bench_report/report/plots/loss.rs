@@ -1,10 +1,10 @@
-//! What part of the frames is lost against what is offered.
+//! The fraction of lost frames against the offered load.
 
 use super::super::sources::Latency;
 use super::lines::Lines;
 use super::{Drawn, ticks};
 
-/// The frames that are drawn; the others are in the tables.
+/// Whether a row is drawn; the others are only in the tables.
 pub(super) fn shown(row: &&Latency) -> bool {
     row.frame_bytes == 64 && row.family == "ipv4"
 }

@@ -1,4 +1,4 @@
-//! The marks on the lines: a forwarder has one shape, full or hollow, in every plot.
+//! The marks on the lines: a forwarder has the same shape, solid or hollow, in every plot.
 
 use super::super::names;
 use plotters::element::{PathElement, Polygon};
@@ -7,7 +7,7 @@ use plotters::style::{Color, WHITE};
 type Pixel = (i32, i32);
 
 const SHAPES: [&[Pixel]; 6] = [
-    // Nearly a circle.
+    // Approximates a circle.
     &[
         (-2, -5),
         (2, -5),
@@ -38,7 +38,7 @@ const SHAPES: [&[Pixel]; 6] = [
     ],
 ];
 
-/// The mark's ground and its outline, around where it is put.
+/// The area and the outline of a mark, relative to its position.
 pub(super) fn mark(forwarder: &str) -> (Polygon<Pixel>, PathElement<Pixel>) {
     let (place, color) = (names::place(forwarder), names::color(forwarder));
     let shape = SHAPES[place % SHAPES.len()];

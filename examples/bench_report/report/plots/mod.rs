@@ -1,5 +1,5 @@
-//! The plots, as SVG. White ground of their own, so that they can be read on a dark page too; the
-//! fonts are the reader's.
+//! The plots as SVG. They have a white background, to be readable on dark pages too, and use the
+//! viewer's fonts.
 
 mod axis;
 mod bars;
@@ -27,10 +27,10 @@ const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 const AXIS: RGBColor = RGBColor(0x77, 0x77, 0x77);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-/// Why a plot could not be drawn, in plotters' words.
+/// A result with an error of plotters.
 type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// All for which there are figures, by the names of their files.
+/// All plots with figures, by file name.
 pub(crate) fn all(sources: &Sources) -> Result<BTreeMap<String, String>, String> {
     let draw = || -> Drawn<BTreeMap<String, String>> {
         let mut plots = BTreeMap::new();
@@ -45,7 +45,7 @@ pub(crate) fn all(sources: &Sources) -> Result<BTreeMap<String, String>, String>
     draw().map_err(|error| format!("cannot draw the plots: {error}"))
 }
 
-/// A plot of this height: ground and title are drawn here, the rest by `draw`.
+/// Draws a plot of this height: background and title, then the rest with `draw`.
 fn plot(title: &str, height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn<()>) -> Drawn<String> {
     let mut svg = String::new();
     {
@@ -60,7 +60,7 @@ fn plot(title: &str, height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn<()>) -> 
     Ok(svg)
 }
 
-/// Text of this size that begins, or ends, at its place and is as high as it.
+/// Text of this size, aligned left or right at its position and centred vertically.
 fn letters(size: i32, side: HPos) -> TextStyle<'static> {
     ("sans-serif", size)
         .into_font()

@@ -1,4 +1,4 @@
-//! Percentiles of latency, on a logarithmic scale: one plot for every load.
+//! Percentiles of latency on a logarithmic scale, one plot per load.
 
 use super::super::sources::{Latency, Percentiles};
 use super::lines::Lines;
@@ -7,7 +7,7 @@ use super::{Drawn, ticks};
 
 const NAMES: [&str; 6] = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
 
-/// The loads, from the least to the greatest.
+/// The loads in ascending order.
 pub(crate) fn loads(rows: &[Latency]) -> Vec<f64> {
     let all = rows.iter().flat_map(|row| &row.latency);
     let mut loads: Vec<_> = all.map(|one| one.load).collect();
@@ -16,7 +16,7 @@ pub(crate) fn loads(rows: &[Latency]) -> Vec<f64> {
     loads
 }
 
-/// The file of the plot for this load.
+/// The file name of the plot for this load.
 pub(crate) fn name(load: f64) -> String {
     format!("latency-{:.0}.svg", load * 100.0)
 }
@@ -59,7 +59,7 @@ pub(super) fn plots(rows: &[Latency]) -> Drawn<Vec<(String, String)>> {
     Ok(plots)
 }
 
-/// The positions of those that are known; a time of nothing has no logarithm.
+/// The positions of known percentiles other than 0, which has no logarithm.
 fn points(at: &Percentiles) -> Vec<(f64, f64)> {
     let positions = (0_u32..).map(f64::from);
     positions

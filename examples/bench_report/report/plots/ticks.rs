@@ -1,14 +1,14 @@
-//! Where an axis has its ticks, and what stands at them.
+//! The positions and labels of an axis' ticks.
 
 use super::super::table::{count, whole};
 
 /// A position on an axis, and its label.
 pub(super) type Tick = (f64, String);
 
-/// What a letter takes of the axis, and what is between two labels, as parts of its length.
+/// The width of a letter and the space between two labels, as fractions of the axis' length.
 const LETTER: f64 = 0.015;
 
-/// Without the labels that would run into the one to their right.
+/// Removes labels that would overlap the one to their right.
 pub(super) fn thinned(mut ticks: Vec<Tick>) -> Vec<Tick> {
     let length = match (ticks.first(), ticks.last()) {
         (Some(first), Some(last)) => last.0 - first.0,
@@ -27,7 +27,7 @@ pub(super) fn thinned(mut ticks: Vec<Tick>) -> Vec<Tick> {
     ticks
 }
 
-/// From zero to at least this, in steps of 1, 2 or 5 times a power of ten.
+/// Ticks from 0 to at least `most`, in steps of 1, 2 or 5 times a power of ten.
 pub(super) fn linear(most: f64) -> Vec<Tick> {
     let most = if most > 0.0 { most } else { 1.0 };
     let rough = most / 6.0;
@@ -44,7 +44,7 @@ pub(super) fn linear(most: f64) -> Vec<Tick> {
     } else {
         2
     };
-    // At most six steps reach the greatest value; the one after it is for luck.
+    // At most six steps reach the greatest value; the seventh covers rounding.
     (0..=7)
         .map(|number| f64::from(number) * step)
         .take_while(|value| *value < most + step)
@@ -52,10 +52,10 @@ pub(super) fn linear(most: f64) -> Vec<Tick> {
         .collect()
 }
 
-/// Powers of ten around these positions, which are logarithms.
+/// Ticks at powers of ten around these positions, which are logarithms.
 pub(super) fn decades(least: f64, most: f64) -> Vec<Tick> {
     let first = least.floor();
-    // More decades than these no clock can tell.
+    // No clock resolves more decades.
     (0..20)
         .map(|number| first + f64::from(number))
         .take_while(|power| *power < most + 1.0 || *power < first + 1.5)

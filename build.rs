@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const ENGINE: &str = "bpf/exitmark.bpf.c";
-/// What the laboratory's far ends run.
+/// The XDP program of the lab's far ends.
 const POLL: &str = "src/lab/poll.bpf.c";
-/// What the monitor's tap runs.
+/// The XDP program of the monitor's tap.
 const TAP: &str = "bpf/monitor.bpf.c";
 
 fn main() {
-    // What the programs call themselves: a package may have a version of its own.
+    // The programs' version: a package may override it.
     println!("cargo:rerun-if-env-changed=EXITMARK_VERSION");
     let own = std::env::var("CARGO_PKG_VERSION").expect("cargo sets CARGO_PKG_VERSION");
     let given = std::env::var("EXITMARK_VERSION").ok();
@@ -21,8 +21,8 @@ fn main() {
     println!("cargo:rerun-if-changed={POLL}");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let mut arguments: Vec<String> = ["-O2", "-g", "-Wall", "-Werror"].map(String::from).into();
-    // <asm/types.h> is in a directory of the architecture's, which clang does not search when it
-    // compiles for BPF.
+    // <asm/types.h> is in the architecture's directory, which clang does not search when it compiles
+    // for BPF.
     if let Some(triple) = multiarch() {
         arguments.push(format!("-I/usr/include/{triple}"));
     }
@@ -42,7 +42,9 @@ fn main() {
 }
 
 fn give_up(source: &str, error: &dyn std::fmt::Display) -> ! {
-    panic!("{source} does not compile: {error:#}\nIt takes clang and libbpf-dev: run `make setup`.")
+    panic!(
+        "{source} does not compile: {error:#}\nIt requires clang and libbpf-dev: run `make setup`."
+    )
 }
 
 /// The directory of this machine's headers on Debian, e.g. `x86_64-linux-gnu`.

@@ -1,7 +1,7 @@
-//! Writes a made-up consensus as tor keeps it, valid from the hour that has begun, and signed by
-//! the lab's authorities: `consensus DIRECTORY`. Prints their identities, a line each.
+//! Writes a synthetic consensus in tor's file format, valid from the current hour and signed by the
+//! lab's authorities: `consensus DIRECTORY`. Prints their identities, one per line.
 //!
-//! For guests that follow the README where there is no real document; see tests/vm/install.py.
+//! For guests that run the README's commands without a real document; see tests/vm/install.py.
 
 use exitmark::lab::authorities::Authorities;
 use exitmark::lab::consensus::Order;

@@ -1,5 +1,5 @@
-//! Sends made-up frames through both engines and compares what becomes of them: `make
-//! fuzz-engines`. Needs root. FRAMES and SEED in the environment; fails if anything differs.
+//! Sends generated frames through both engines and compares the results: `make fuzz-engines`.
+//! Requires root. Reads FRAMES and SEED from the environment; fails if anything differs.
 
 use exitmark::lab::LabError;
 use exitmark::lab::differential::{Plan, run, store};
@@ -20,7 +20,7 @@ fn number(name: &str) -> Result<Option<u64>, LabError> {
             .replace('_', "")
             .parse()
             .map(Some)
-            .map_err(|_| LabError(format!("{name}={text} is no number"))),
+            .map_err(|_| LabError(format!("{name}={text} is not a number"))),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Writes what the fuzzers of fuzz/ start from: the table of cases and made-up consensus
-//! documents. `make fuzz` runs it.
+//! Writes the seeds of the fuzzers of fuzz/: the table of cases and synthetic consensus documents.
+//! `make fuzz` runs it.
 
 use exitmark::lab::cases::tables;
 use exitmark::lab::consensus::Order;
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// An empty directory's worth of seeds for a target; fuzzing adds to it.
+/// Creates the empty corpus directory of a target, to which fuzzing adds.
 fn corpus(target: &str) -> std::io::Result<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
@@ -21,7 +21,7 @@ fn main() -> std::io::Result<()> {
     let (frame, engines) = (corpus("frame")?, corpus("engines")?);
     for (number, table) in (0_u8..).zip(tables()) {
         for (position, case) in table.cases.iter().enumerate() {
-            // The first byte chooses the port by which it comes, and the table.
+            // The first byte selects the ingress port and the table.
             let mut seed = vec![number * 3];
             seed.extend(&case.before);
             let name = format!("case-{number}-{position}");

@@ -1,13 +1,13 @@
-//! Any bytes as a consensus document: no panic, no endless work, and no error that repeats what
-//! is in the document.
+//! Any bytes as a consensus document: no panic, no unbounded work, and no error that repeats
+//! sensitive words of the document.
 #![no_main]
 
 use exitmark::relays::UncheckedDocument;
 use libfuzzer_sys::fuzz_target;
 use std::net::{IpAddr, SocketAddr};
 
-/// Whether a word tells about somebody: an address, or an identity in base64 or hexadecimal.
-fn tells(word: &str) -> bool {
+/// Whether a word is sensitive: an address, or an identity in base64 or hexadecimal.
+fn is_sensitive(word: &str) -> bool {
     let is_address =
         word.len() > 6 && (word.parse::<IpAddr>().is_ok() || word.parse::<SocketAddr>().is_ok());
     let is_identity = word.len() >= 27 && word.bytes().any(|byte| !byte.is_ascii_lowercase());
@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
         Err(error) => {
             let said = format!("{error} {error:?}");
             let text = String::from_utf8_lossy(bytes);
-            for word in text.split_whitespace().filter(|word| tells(word)) {
+            for word in text.split_whitespace().filter(|word| is_sensitive(word)) {
                 assert!(!said.contains(word), "{said} repeats {word}");
             }
         }

@@ -1,5 +1,5 @@
-//! Any bytes as a frame through both engines, as in tests/engines, but led by what libFuzzer
-//! sees of the Rust engine. Needs root.
+//! Any bytes as a frame through both engines, as in tests/engines, but guided by libFuzzer's
+//! coverage of the Rust engine. Requires root.
 #![no_main]
 
 use exitmark::datapath::Role;
@@ -26,9 +26,11 @@ thread_local! {
 }
 
 fn load() -> std::cell::RefCell<(Engines, Scenario)> {
-    let scenario: Scenario = SCENARIO.parse().expect("the scenario is written right");
-    let mut engines = Engines::new().expect("it takes root");
-    engines.set(&scenario).expect("the kernel takes it");
+    let scenario: Scenario = SCENARIO.parse().expect("the scenario is valid");
+    let mut engines = Engines::new().expect("loading the engines requires root");
+    engines
+        .set(&scenario)
+        .expect("the kernel accepts the scenario");
     std::cell::RefCell::new((engines, scenario))
 }
 
@@ -43,7 +45,9 @@ fuzz_target!(|input: &[u8]| {
     ENGINES.with(|cell| {
         let (engines, scenario) = &mut *cell.get_or_init(load).borrow_mut();
         let bytes = engines.compare(ingress, frame).expect("the kernel runs it");
-        let counters = engines.compare_counters().expect("they can be read");
+        let counters = engines
+            .compare_counters()
+            .expect("the counters can be read");
         if let Some(difference) = bytes.or(counters) {
             let found = CounterExample {
                 scenario: scenario.clone(),

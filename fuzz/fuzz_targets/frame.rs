@@ -1,5 +1,5 @@
-//! Any bytes as a frame, by any port, under every configuration of the table of cases: no
-//! panic, nothing changes that may not, and what was marked once is not marked again.
+//! Any bytes as a frame, from any port, with every configuration of the table of cases: no panic,
+//! only permitted bits change, and a rewritten frame is not rewritten again.
 #![no_main]
 
 use exitmark::datapath::{Forwarder, Outcome, Role};
@@ -15,8 +15,8 @@ thread_local! {
     static BOX: RefCell<Fuzzed> = RefCell::new(Fuzzed::new());
 }
 
-/// A forwarder for each table. They are used again, but each time so much later that no fragment
-/// is remembered.
+/// A forwarder for each table. The clock advances between frames so that all fragment entries
+/// expire.
 struct Fuzzed {
     forwarders: Vec<Forwarder>,
     now: Duration,
@@ -25,7 +25,7 @@ struct Fuzzed {
 impl Fuzzed {
     fn new() -> Self {
         let forwarders = tables().into_iter().map(|table| {
-            let settings = table.settings().expect("the tables have no mistake");
+            let settings = table.settings().expect("the tables are valid");
             let links = Arc::new(table.links(&settings));
             Forwarder::new(Arc::new(table.snapshot(&settings)), links)
         });
@@ -48,7 +48,7 @@ impl Fuzzed {
     }
 }
 
-/// The frame with the bits that may differ taken from `other`.
+/// The frame with all bits that may change taken from `other`.
 fn with_what_may_change(
     frame: &[u8],
     other: &[u8],
@@ -102,7 +102,7 @@ fn try_frame(fuzzed: &mut Fuzzed, choice: u8, before: &[u8]) {
     }) = remark
     {
         let header = l3..l3 + usize::from(before[l3] & 0x0f) * 4;
-        // Options that lie in another buffer, or beyond the end, are not there to be summed up.
+        // A header that extends into another buffer, or beyond the end, has no checksum to verify.
         if let (Some(old), Some(new)) = (before.get(header.clone()), after.get(header)) {
             assert_eq!(
                 ipv4_header_checksum_is_good(old),
@@ -114,9 +114,9 @@ fn try_frame(fuzzed: &mut Fuzzed, choice: u8, before: &[u8]) {
         let mut again = after.clone();
         let (same, second) = fuzzed.forward(choice, &mut again, before.len());
         let second = second.expect("outbound frames have a verdict");
-        // The host's own mark is gone where the box wrote another one, or none.
-        let is_told_again = verdict.rule != Rule::HostMarked || remark.is_none();
-        if is_told_again {
+        // The host's own mark is gone if the box has set another one or cleared it.
+        let is_stable = verdict.rule != Rule::HostMarked || remark.is_none();
+        if is_stable {
             assert_eq!((same, second.rule), (outcome, verdict.rule));
             assert_eq!(second.remark, None);
             assert_eq!(again, after);

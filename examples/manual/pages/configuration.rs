@@ -1,13 +1,14 @@
-//! A configuration's page, read out of the example: its comments are the text, its keys the tags.
+//! A configuration's page, generated from the example: its comments are the text, its keys the
+//! tags.
 //!
-//! A block is lines of comment and the keys under it. A comment that is indented further keeps
-//! its lines.
+//! A block is comment lines and the keys below them. A comment that is indented further keeps its
+//! line breaks.
 
 use super::programs::Program;
 use clap_mangen::roff::{Roff, bold, roman};
 
 impl Program {
-    /// The page.
+    /// Renders the page.
     pub(super) fn configuration(&self) -> Vec<u8> {
         let name = self.name;
         let title = format!("{}.TOML", name.to_uppercase());
@@ -28,10 +29,10 @@ impl Program {
 
 #[derive(Default)]
 struct Block {
-    /// The table that begins with it.
+    /// The name of the table that begins with this block.
     table: Option<&'static str>,
     comment: Vec<&'static str>,
-    /// Key and value; a key that is commented out keeps its comment sign.
+    /// Keys and values; a key that is commented out keeps its comment sign.
     keys: Vec<(&'static str, &'static str)>,
 }
 
@@ -60,7 +61,7 @@ fn blocks(example: &'static str) -> Vec<Block> {
     blocks
 }
 
-/// A line with a key, whether or not it is commented out: there is no space after that sign.
+/// Parses a line with a key. A key may be commented out, without a space after the sign.
 fn key(line: &'static str) -> Option<(&'static str, &'static str)> {
     let (key, value) = line.split_once(" = ")?;
     let name = key.strip_prefix('#').unwrap_or(key);

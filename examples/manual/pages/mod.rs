@@ -1,5 +1,5 @@
-//! The manual: a page for every visible command of a program, made of what clap knows of it and of
-//! the few texts that it cannot know; a page for the configuration; completions.
+//! The manual: a page for every visible command of a program, generated from its clap definition
+//! and a few additional texts; a page for the configuration; completions.
 
 mod configuration;
 mod programs;
@@ -14,10 +14,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Writes all of it, a directory for each program within this one, which are made if need be.
+/// Writes all pages and completions, into a subdirectory for each program.
 ///
 /// # Errors
-/// That of the file system.
+/// Fails if a file or directory cannot be written.
 pub(crate) fn write(directory: &Path) -> io::Result<()> {
     for program in PROGRAMS {
         program.write(&directory.join(program.name))?;
@@ -38,7 +38,7 @@ impl Program {
         Ok(())
     }
 
-    /// The command line without what is not for people.
+    /// The command line without hidden commands.
     pub(crate) fn visible(&self) -> Command {
         let whole = (self.command)();
         let mut command = Command::new(self.name)
@@ -52,7 +52,7 @@ impl Program {
         command
     }
 
-    /// Every page, with the name of its file.
+    /// Every page with its file name.
     fn pages(&self, command: &Command) -> Vec<(String, Vec<u8>)> {
         let names: Vec<String> = std::iter::once(command)
             .chain(command.get_subcommands())
@@ -70,7 +70,7 @@ impl Program {
 
     fn page(&self, command: &Command, others: &[String]) -> (String, Vec<u8>) {
         let name = page_name(command);
-        // clap's own line of usage has the values' names.
+        // clap's usage line contains the value names.
         let usage = command.clone().render_usage().to_string();
         let usage = usage.trim_start_matches("Usage: ").to_owned();
         let man = Man::new(command.clone().override_usage(usage))
@@ -97,7 +97,7 @@ impl Program {
         (format!("{name}.1"), text)
     }
 
-    /// Of which program, in the foot of a page.
+    /// The program and its version, for the footer of a page.
     fn source(&self) -> String {
         format!("{} {}", self.name, env!("EXITMARK_VERSION"))
     }

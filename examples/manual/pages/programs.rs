@@ -1,32 +1,32 @@
-//! The programs, with the few texts that clap has no place for.
+//! The programs, with the texts that their clap definitions do not contain.
 
 use clap::Command;
 
-/// A program that has a manual.
+/// A program with a manual.
 pub(crate) struct Program {
-    /// What it is called by.
+    /// The name of the executable.
     pub(crate) name: &'static str,
-    /// Its command line.
+    /// The definition of its command line.
     pub(crate) command: fn() -> Command,
-    /// The command that the service runs, which goes by the configuration.
+    /// The subcommand that the service runs, which reads the configuration.
     pub(crate) service: &'static str,
-    /// The configuration with every key; its page is called `NAME.toml`.
+    /// The configuration with every key; its page is `NAME.toml`.
     pub(crate) example: &'static str,
-    /// What clap cannot know, in the order of the pages.
+    /// Additional sections, in the order of the pages.
     pub(crate) texts: &'static [Text],
 }
 
-/// A section that clap has no place for.
+/// An additional section of a page.
 pub(crate) struct Text {
-    /// The command whose page has it; all pages have it where this is empty.
+    /// The command whose page contains it; empty for all pages.
     pub(crate) command: &'static str,
-    /// Its heading.
+    /// The heading, in capitals.
     pub(crate) heading: &'static str,
-    /// Paragraphs; one with a tag is a tag, a tab, and what it means.
+    /// The paragraphs; a tagged one is the tag, a tab, and its text.
     pub(crate) paragraphs: &'static [&'static str],
 }
 
-/// Both.
+/// Both programs.
 pub(crate) const PROGRAMS: [&Program; 2] = [&BOX, &MONITOR];
 
 const BOX: Program = Program {
@@ -39,11 +39,11 @@ const BOX: Program = Program {
             command: "run",
             heading: "SIGNALS",
             paragraphs: &[
-                "SIGTERM, SIGINT\tDrain the rings, print the counters, end. What is attached \
-                 stays, and the kernel goes on marking and steering, unless pin.on_stop says \
-                 otherwise.",
-                "SIGHUP\tRead the relay files now, not when they change. What cannot be used \
-                 changes nothing.",
+                "SIGTERM, SIGINT\tDrain the rings, print the counters, exit. The XDP programs \
+                 stay attached, and the kernel continues to mark and steer, unless pin.on_stop \
+                 says otherwise.",
+                "SIGHUP\tRead the relay files now, not when they change. Unusable files change \
+                 nothing.",
                 "SIGUSR1\tPrint a line of counters.",
             ],
         },
@@ -56,9 +56,9 @@ const BOX: Program = Program {
                 "/etc/exitmark/exitmark.toml\tThe configuration that the service uses.",
                 "/usr/share/exitmark/exitmark.example.toml\tAn example to start from, with every \
                  key.",
-                "/var/lib/exitmark/relays.state\tThe relay set in force, with who has left it.",
-                "/run/bpf/exitmark/box\tWhat the service has pinned: as long as it is there, \
-                 frames are marked and steered.",
+                "/var/lib/exitmark/relays.state\tThe relay set in force, with departed relays.",
+                "/run/bpf/exitmark/box\tThe service's pins: while they exist, frames are marked \
+                 and steered.",
                 "/usr/share/doc/exitmark\tREADME.md; docs/install.md, docs/operating.md, \
                  docs/troubleshooting.md and further pages.",
             ],
@@ -76,7 +76,7 @@ const MONITOR: Program = Program {
             command: "capture",
             heading: "SIGNALS",
             paragraphs: &[
-                "SIGTERM, SIGINT\tKeep the running period's counts for the next start, and end.",
+                "SIGTERM, SIGINT\tSave the running period's counts for the next start, and exit.",
                 "SIGUSR1\tPrint a line of counters.",
             ],
         },
@@ -92,10 +92,10 @@ const MONITOR: Program = Program {
                  from, with every key.",
                 "/var/lib/exitmark-monitor\tA file of JSON Lines for each closed period, which \
                  may be published.",
-                "/run/exitmark-monitor\tThe running period's exact counts, in memory and for the \
-                 service alone.",
-                "/var/cache/exitmark-monitor\tThe page that exitmark-monitor-report.timer has \
-                 made, once that is enabled.",
+                "/run/exitmark-monitor\tThe running period's exact counts, in memory, readable \
+                 by the service only.",
+                "/var/cache/exitmark-monitor\tThe page that exitmark-monitor-report.timer \
+                 generates, if it is enabled.",
                 "/usr/share/doc/exitmark-monitor\tREADME.md; docs/monitor.md, docs/periods.md, \
                  docs/troubleshooting.md and further pages.",
             ],
@@ -108,8 +108,8 @@ const fn environment(command: &'static str) -> Text {
         command,
         heading: "ENVIRONMENT",
         paragraphs: &[
-            "RUST_LOG\tWhat is logged to standard error: error, warn, info (the default), debug \
-             or trace. No level names a destination address.",
+            "RUST_LOG\tThe level of the log on standard error: error, warn, info (the default), \
+             debug or trace. No level logs a destination address.",
         ],
     }
 }
@@ -118,8 +118,8 @@ const EXIT_STATUS: Text = Text {
     command: "",
     heading: "EXIT STATUS",
     paragraphs: &[
-        "0\tAll is fine.",
-        "1\tThe machine is not as required, or the answer is no; the message says what to do.",
+        "0\tSuccess.",
+        "1\tA precondition is not met, or the answer is no; the message says what to do.",
         "2\tWrong usage or configuration.",
     ],
 };

@@ -1,4 +1,4 @@
-//! What the settings need of `src/nic`.
+//! The part of `src/nic` that the settings need.
 
 #[path = "way/next_hop.rs"]
 mod next_hop;

@@ -1,4 +1,4 @@
-//! What the settings need of `src/relays`.
+//! The part of `src/relays` that the settings need.
 
 mod authorities;
 

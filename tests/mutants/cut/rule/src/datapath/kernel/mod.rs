@@ -1,4 +1,4 @@
-//! There is no kernel here: counters are in memory.
+//! A stub without the kernel: counters are in memory.
 
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;

@@ -1,3 +1,3 @@
-//! There is no socket here.
+//! A stub without sockets.
 
 pub(super) const fn prefetch(_: &u8) {}

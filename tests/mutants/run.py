@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Mutants of the pure parts: cargo-mutants over a cut of the tree.
+"""Mutants of the pure parts: runs cargo-mutants on a part of the tree, a cut.
 
-The whole package takes minutes to build, and a mutant needs a build. So the pure parts and the
-tests of them are copied into a small package of the same name, in target/mutants/NAME/tree: the
-same files at the same paths, tests/mutants/cut/NAME for what they need of the rest.
+The whole package takes minutes to build, and a mutant needs a build. So the pure parts and their
+tests are copied into a small package of the same name, in target/mutants/NAME/tree: the same files
+at the same paths, with stubs of the rest from tests/mutants/cut/NAME.
 
 Tests run in stages, the fastest first; a mutant that a stage catches is not built for the next one.
 Tests are limited in CPU time, not in wall-clock time, so that a run may be stopped (SIGSTOP) and
 continued. Property tests have fewer cases than in `make test`, and always the same ones.
 
-Exit status: 0 each survivor is in accepted.toml and each entry there survives, 1 otherwise.
+Exit status: 0 if the survivors are exactly the entries of accepted.toml, 1 otherwise.
 """
 
 import argparse
@@ -31,14 +31,14 @@ import tomllib
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ACCEPTED = HERE / "accepted.toml"
-# CPU seconds and KiB of address space of one test program: some mutants never end.
+# Limits of one test program in CPU seconds and KiB of address space: some mutants never end.
 CPU_SECONDS = 10
 ADDRESS_SPACE = 8 << 20
-# As cargo says what ended a test program.
+# cargo's message for a test program that exceeded its CPU time.
 OUT_OF_TIME = re.compile(rf"\(signal: {int(signal.SIGXCPU)}\b")
-# A backstop only: wall-clock time passes while a run is stopped.
+# Only a backstop: wall-clock time passes while a run is stopped.
 WALL_SECONDS = 4 * 3600
-# How many mutants cargo-mutants is given at once.
+# The number of mutants per run of cargo-mutants.
 PORTION = 40
 DEPENDENCIES = """
 allocation-counter crossbeam etherparse humantime ipnet jiff libc maxminddb nix proptest rand
@@ -61,21 +61,21 @@ opt-level = 2
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A part of the tree that is built and mutated by itself."""
+    """A part of the tree that is built and mutated separately."""
 
     name: str
-    # Whose code is mutated.
+    # Files and directories whose code is mutated.
     mutated: list
-    # What else is copied: a file, or a directory with all that is in it.
+    # Further copied files and whole directories.
     copied: list
-    # Modules that a copied file declares and that are left out; with `::` behind it, what the file
-    # takes from one is left out alone.
+    # Modules that a copied file declares and that are omitted, with their `use` lines; with `::`
+    # behind the name, only the `use` lines are omitted.
     without: dict
-    # Top modules that the unit tests need; the others are not built for these.
+    # Top-level modules that the unit tests need; the others are not built for them.
     unit: list
-    # The test program of each stage, and the tests of it that are run: all where none is named.
+    # The test program of each stage, and the tests that it runs: all if none is named.
     stages: list
-    # Cases of each property test.
+    # The number of cases of each property test.
     cases: int
 
 
@@ -138,7 +138,7 @@ CUTS = [
 
 
 def leave_out(text, modules):
-    """A file without the declarations of some modules, and what it takes from them."""
+    """Returns a file without the declarations of some modules and the uses of them."""
     attributes = r"(?:^#\[[^\n]*\]\n)*"
     for module in modules:
         name, only_uses = module.removesuffix("::"), module.endswith("::")
@@ -149,12 +149,12 @@ def leave_out(text, modules):
 
 
 def without_tests(text):
-    """A file without its unit tests, which are at its end."""
+    """Returns a file without its unit tests, which are at its end."""
     return re.split(r"(?m)^#\[cfg\(test\)\]\nmod tests \{", text)[0]
 
 
 def manifest():
-    """The package's, with the dependencies' versions of the whole one."""
+    """Returns the cut's manifest, with the dependencies' versions of the whole package."""
     whole = tomllib.loads((ROOT / "Cargo.toml").read_text())
     known = {**whole["dependencies"], **whole["dev-dependencies"]}
     lines = ['[package]', 'name = "exitmark"', 'version = "0.0.0"', 'edition = "2024"', "",
@@ -165,14 +165,14 @@ def manifest():
 
 
 def inline(value):
-    """A value as TOML has it on one line."""
+    """Formats a value as TOML on one line."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {inline(one)}" for key, one in value.items()) + " }"
     return json.dumps(value)
 
 
 def files(cut):
-    """What the cut consists of: paths, each with its text."""
+    """Returns the files of the cut: paths, each with its text."""
     found = {}
     for path in [*cut.copied, *cut.mutated]:
         start = ROOT / path
@@ -203,7 +203,7 @@ def files(cut):
 
 
 def lay_out(cut, tree):
-    """Writes the cut; files that are right already stay as they are."""
+    """Writes the cut; files that are up to date are not touched."""
     wanted = files(cut)
     for file in sorted(tree.rglob("*")):
         name = str(file.relative_to(tree))
@@ -219,20 +219,20 @@ def lay_out(cut, tree):
 
 @dataclasses.dataclass
 class Mutant:
-    """One change of the code, and what became of it."""
+    """One change of the code, and its status."""
 
-    # As cargo-mutants names it, without its place.
+    # The name that cargo-mutants gives it, without its position.
     name: str
     file: str
     # The line that is changed, and its number.
     number: int
     line: str
-    # missed, caught, timeout or unviable; None while it is not known.
+    # missed, caught, timeout or unviable; None before it is tried.
     status: str | None = None
 
 
 def environment():
-    """The same cases in every run, and no search for smaller ones."""
+    """Configures property tests: the same cases in every run, without shrinking."""
     return {
         **os.environ,
         "PROPTEST_RNG_SEED": "1",
@@ -246,7 +246,7 @@ def cargo(arguments, **options):
 
 
 def listed(cut, tree):
-    """All mutants of a cut, by their full names."""
+    """Returns all mutants of a cut, by their full names."""
     globs = [f"--file={part}/**" for part in cut.mutated]
     output = cargo(["mutants", "--list", "--json", "--dir", tree, *globs],
                    stdout=subprocess.PIPE, text=True).stdout
@@ -260,7 +260,7 @@ def listed(cut, tree):
 
 
 def outcomes(out):
-    """What a stage found: full names, each with a status."""
+    """Returns the results of a stage: full names, each with a status."""
     found = {}
     file = out / "mutants.out/outcomes.json"
     for outcome in json.loads(file.read_text())["outcomes"] if file.is_file() else []:
@@ -276,7 +276,7 @@ def outcomes(out):
 
 
 def prepare(cut, tree):
-    """Lays out a cut and builds it, so that the next builds are short."""
+    """Writes a cut and builds it, so that later builds are incremental."""
     tree.mkdir(parents=True, exist_ok=True)
     lay_out(cut, tree)
     for program in dict(cut.stages):
@@ -285,7 +285,7 @@ def prepare(cut, tree):
 
 
 def build(program):
-    """Arguments of cargo by which a test program is built."""
+    """Returns cargo's arguments to build a test program."""
     return [program, "--features=unit"] if program == "--lib" else [program]
 
 
@@ -295,7 +295,7 @@ def stage(program, tests, names, directory):
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     exact = [f"^{re.escape(name)}$" for name in names]
-    # By file too: cargo-mutants asks no expression about fields that it deletes.
+    # By file too: cargo-mutants does not apply expressions to deleted fields.
     files_of = sorted({name.split(":")[0] for name in names})
     config.write_text(f"examine_re = {json.dumps(exact)}\n")
     with (directory / "log").open("w") as log:
@@ -305,20 +305,20 @@ def stage(program, tests, names, directory):
             "--annotations=none", *(f"--file={file}" for file in files_of),
             *(f"--cargo-arg={one}" for one in build(program)), "--", "--", *tests,
         ], stdout=log, stderr=subprocess.STDOUT).returncode
-    # 2 and 3: something was missed, or took too long.
+    # 2: a mutant was missed; 3: a test timed out.
     if status not in (0, 2, 3):
         sys.exit(f"cargo mutants ended with {status}: see {directory / 'log'}")
     return outcomes(out)
 
 
 def run(cut, jobs, goes_on):
-    """Lays out a cut and runs its stages, in as many trees as there are jobs."""
+    """Writes a cut and runs its stages, in one tree per job."""
     directory = ROOT / "target/mutants" / cut.name
     known = directory / "known.json"
     trees = [directory / str(job) / "tree" for job in range(jobs)]
     for tree in trees:
         if not tree.is_dir() and tree != trees[0]:
-            # What the dependencies were built to is the same.
+            # Reuse the built dependencies.
             shutil.copytree(trees[0], tree)
         prepare(cut, tree)
     mutants = listed(cut, trees[0])
@@ -326,7 +326,7 @@ def run(cut, jobs, goes_on):
     if goes_on:
         statuses = json.loads(known.read_text()) if known.is_file() else {}
         for tree in trees:
-            # What was found before the run was ended.
+            # Results of an interrupted run.
             found = outcomes(tree.parent / "out").items()
             statuses.update((name, status) for name, status in found if status != "missed")
     for program, tests in cut.stages:
@@ -359,24 +359,24 @@ def run(cut, jobs, goes_on):
 
 
 def figures(mutants):
-    """How many there are of each status."""
+    """Counts mutants by status."""
     order = ["caught", "timeout", "missed", "unviable"]
     return {"total": len(mutants),
             **{status: sum(one.status == status for one in mutants) for status in order}}
 
 
 def unexplained(mutants):
-    """What is wrong with the survivors or with their reasons, in words."""
+    """Returns messages about survivors without reasons, and reasons without survivors."""
     wrong = [f"not tried: {one.file}:{one.number}: {one.name}" for one in mutants
              if one.status is None]
-    # Of one name there may be several in a line.
+    # A line may have several mutants of the same name.
     survivors = collections.Counter((one.name, one.line) for one in mutants
                                     if one.status == "missed")
     accepted = {}
     for entry in tomllib.loads(ACCEPTED.read_text()).get("survivor", []):
         key = entry["mutant"], entry["line"]
         if key in accepted or not entry["reason"].strip():
-            wrong.append(f"is there twice, or has no reason: {key[0]}")
+            wrong.append(f"duplicate, or without a reason: {key[0]}")
         accepted[key] = entry.get("count", 1)
     for (name, line), count in survivors.items():
         if accepted.get((name, line)) != count:
@@ -386,18 +386,18 @@ def unexplained(mutants):
     tried = {one.file for one in mutants}
     for name, line in accepted:
         if name.split(":")[0] in tried and (name, line) not in survivors:
-            wrong.append(f"does not survive any more: {name}, at `{line}`")
+            wrong.append(f"no longer survives: {name}, at `{line}`")
     return wrong
 
 
 def main():
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cuts", nargs="*", metavar="CUT",
                         help="which: " + ", ".join(cut.name for cut in CUTS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--continue", dest="goes_on", action="store_true",
-                        help="only what no earlier run caught, such as after tests were added")
+                        help="only mutants that no earlier run caught, such as after tests were added")
     options = parser.parse_args()
     chosen = [cut for cut in CUTS if not options.cuts or cut.name in options.cuts]
     start = time.monotonic()

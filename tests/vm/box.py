@@ -1,4 +1,4 @@
-"""A guest, the box in it, and frames on its three wires."""
+"""A guest with a box, and frames on its three wires."""
 
 import contextlib
 import dataclasses
@@ -16,29 +16,29 @@ import packages
 import wires
 
 CONFIG = "/tmp/box.toml"
-# Frames a second of each kind of the load, and of a load while a process starts.
+# Frames a second of each kind of the load, and of the load while a process starts.
 RATE = 300
 START_RATE = 100
-# Frames of the load that are under way at most, fewer than a ring has room for. One that has not
-# arrived after so many seconds is not under way any more.
+# The most frames of the load in transit, fewer than a ring holds, and the seconds after which a
+# frame no longer counts as in transit.
 WINDOW = 64
 FLIGHT_TIMEOUT = 1
 KINDS = ("exit", "relay", "inbound")
-# Frames of one kind that may be lost where a worker is killed or stopped. A worker counts as dead
-# after 8 ms; under emulation its clock may stand still for as long again and more.
+# Frames of one kind that may be lost when a worker is killed or stopped. A worker counts as dead
+# after 8 ms; under emulation its clock may stop for that long and more.
 LOST_WITH_WORKER = 30
-# Seconds until a port that has its link back carries frames again.
+# Seconds until a port forwards frames again after its link is back.
 LINK_TIMEOUT = 25
 READY_TIMEOUT = 200
-# How often odd frames are tried again.
+# How often slow-path frames are sent again.
 LATE_WAKES = 6
 LATE = "no worker woke in time"
-# Frames of a kind that a load must have had to prove anything.
+# The least number of frames of a kind in a meaningful load.
 LEAST = 50
 
-# A guest has the NICs of several cells, and their MAC addresses say which. Those that are not in use
-# are down, and have the names h1, u1, i1, h2 and so on. The first kind has the MAC addresses that
-# frames have from the beginning: QEMU's vmxnet3 knows no others.
+# A guest has the NICs of several cells, identified by MAC addresses. Unused ones are down and named
+# h1, u1, i1, h2 and so on. The first kind starts with the MAC addresses of the frames, because
+# QEMU's vmxnet3 cannot change its own.
 NAME_NICS = """
 for nic in /sys/class/net/*; do
     mac=$(cat $nic/address)
@@ -49,7 +49,7 @@ for nic in /sys/class/net/*; do
     /t/ip link set $(basename $nic) name $wire$((0x$5 + 1)) || exit 1
 done
 """
-# Three NICs come into use: h0, u0 and i0.
+# Puts three NICs into use as h0, u0 and i0.
 SETUP = """
 for wire in h u i; do
     case $wire in h) end=01 ;; u) end=02 ;; i) end=03 ;; esac
@@ -65,14 +65,14 @@ for name in h0 u0 i0; do
     /t/ip link set $name up || exit 1
 done
 """
-# They go out of use.
+# Takes the three NICs out of use.
 PUT_AWAY = """
 for wire in h u i; do
     /t/ip address flush dev ${wire}0
     /t/ip link set ${wire}0 down && /t/ip link set ${wire}0 name ${wire}NUMBER || exit 1
 done
 """
-# Waits, for ten seconds at most, until all ports have a link.
+# Waits up to ten seconds until all ports have a link.
 CARRIER = """
 for _ in $(seq 100); do
     [ "$(cat /sys/class/net/[hui]0/carrier 2> /dev/null | tr -d '\\n')" = 111 ] && exit 0
@@ -80,7 +80,7 @@ for _ in $(seq 100); do
 done
 echo "no link: $(grep . /sys/class/net/[hui]0/carrier)"; exit 1
 """
-# What the box may change on a NIC.
+# Prints the NIC settings that the box may change.
 NICS = """
 for name in h0 u0 i0; do
     echo $name $(ethtool -k $name | grep -E \
@@ -104,7 +104,7 @@ while kill -0 $(cat /tmp/pid) 2> /dev/null && ! grep -q ^ready /tmp/log; do usle
 cat /tmp/log
 kill -0 $(cat /tmp/pid) 2> /dev/null
 """
-# Waits until the process is gone.
+# Waits until the process has ended.
 GONE = "while kill -0 $(cat /tmp/pid) 2> /dev/null; do usleep 20000; done"
 
 
@@ -114,7 +114,7 @@ class Wrong(Exception):
 
 @dataclasses.dataclass
 class Result:
-    """What came of a cell: a row of target/vm.json."""
+    """The result of a cell: a row of target/vm.json."""
 
     name: str
     kernel: str
@@ -133,24 +133,24 @@ class Result:
     checks: list = dataclasses.field(default_factory=list)
     notes: dict = dataclasses.field(default_factory=dict)
     seconds: float = 0
-    # How often odd frames were tried again, because the worker woke late.
+    # How often slow-path frames were sent again, because the worker woke late.
     late: int = 0
 
     @classmethod
     def of(cls, cell):
-        """An empty one."""
+        """Returns an empty result."""
         return cls(
             cell.name, cell.kernel, cell.nic, cell.mode, cell.engine, cell.zero_copy, cell.queues,
             cell.spare, cell.mtu, cell.steps, cell.expect,
         )  # fmt: skip
 
     def check(self, name, fault):
-        """Records a check. `fault` is empty where it is passed."""
+        """Records a check. `fault` is empty if it passed."""
         self.checks.append({"name": name, "ok": not fault, "detail": fault or ""})
         return not fault
 
     def faults(self):
-        """The checks that failed."""
+        """Returns the failed checks."""
         return [check for check in self.checks if not check["ok"]]
 
 
@@ -169,9 +169,9 @@ def build_initramfs(kernel, program, path):
 
 
 class Box:
-    """A guest with three wires of each kind of NIC, and what is done to it.
+    """A guest with three wires of each kind of NIC, and the operations on it.
 
-    One kind is in use, that of the cell whose turn it is.
+    One kind is in use at a time, that of the current cell.
     """
 
     def __init__(self, cells, program):
@@ -198,7 +198,7 @@ class Box:
         )
 
     def _wire(self, cell, name, id_, scratch):
-        """A wire of a cell, and QEMU's words for its backend and its NIC."""
+        """Returns a wire of a cell, and QEMU's arguments for its backend and its NIC."""
         answer = frames.answer_arp if name == "i" else None
         pairs = cell.queues + cell.spare
         if cell.tap:
@@ -216,12 +216,12 @@ class Box:
         self._stack.close()
 
     def boot(self):
-        """Waits until the guest is there."""
+        """Waits until the guest takes commands."""
         self.release = self.guest.wait_ready()
         self.guest.check(NAME_NICS)
 
     def turn_to(self, cell, result):
-        """Has the NICs of a cell in use, up."""
+        """Puts the NICs of a cell into use and sets them up."""
         before, self.cell, self.result = self.cell, cell, result
         self.numbers = frames.Builder(mtu=cell.mtu)
         if before and (before.nic, before.mtu) == (cell.nic, cell.mtu):
@@ -237,11 +237,11 @@ class Box:
 
     @property
     def wires(self):
-        """The wires in use, by their names."""
+        """Returns the wires in use by name."""
         return {name: self._wires[self.cell.nic, name] for name in "hui"}
 
     def set_link(self, name, up):
-        """Takes a wire's link away, or gives it back."""
+        """Sets a wire's link down or up."""
         self.guest.qmp("set_link", name=f"{name}{self._number(self.cell)}", up=up)
 
     # The program.
@@ -256,12 +256,12 @@ class Box:
         return self.guest.run(f"exitmark {command} --config {CONFIG}", timeout)
 
     def start(self):
-        """Starts the box: (whether it is ready, what it said)."""
+        """Starts the box: (whether it is ready, its output)."""
         status, output = self.guest.run(START, READY_TIMEOUT)
         return status == 0 and "ready" in output, output
 
     def status(self):
-        """The report of the running box. On a busy machine its answer may come too late."""
+        """Returns the report of the running box. On a busy machine the query may time out."""
         for _ in range(5):
             status, output = self.exitmark("status --json")
             with contextlib.suppress(ValueError):
@@ -275,7 +275,7 @@ class Box:
     # Frames.
 
     def transfer(self, cases, wait=3):
-        """Sends frames, and says what became of those that did not arrive as they must."""
+        """Sends frames; returns those that did not arrive as expected, with the difference."""
         for wire in self.wires.values():
             wire.take()
         for case in cases:
@@ -284,7 +284,7 @@ class Box:
         missing = {frames.number_of(case.before) for case in cases if case.leaves}
         arrived = {}
         deadline = time.monotonic() + wait
-        # Those that must reach no wire have as long as the others take, and a little longer.
+        # Frames that must reach no wire get as long as the others take, and a little longer.
         while missing - arrived.keys() and time.monotonic() < deadline:
             time.sleep(0.02)
             self._collect(arrived)
@@ -310,10 +310,10 @@ class Box:
         late = {case.name for case, fault in bad if fault == LATE}
         bad = [(case, fault) for case, fault in bad if fault != LATE]
         if self.cell.spare:
-            # From a queue without a worker they cross as they are, always.
+            # From a queue without a worker they are always forwarded unchanged.
             late = set()
-        # A worker that wakes late, as under emulation, is passed by, and odd frames cross as they
-        # are: these may be right another time. Any other fault of theirs is one.
+        # If a worker wakes late, as under emulation, slow-path frames are forwarded unchanged: send
+        # these again. Any other difference is a fault.
         for _ in range(LATE_WAKES if late else 0):
             odd = [change(case) for case in self.numbers.all() if case.odd]
             again = [(case, fault) for case, fault in self.transfer(odd) if case.name in late]
@@ -327,7 +327,7 @@ class Box:
         return self.result.check(f"{name} ({len(cases)} frames)", "; ".join(faults))
 
     def until(self, name, *kinds, change=lambda case: case):
-        """Waits until frames of these kinds arrive as they must."""
+        """Waits until frames of these kinds arrive as expected."""
         began = time.monotonic()
         bad = True
         while bad and time.monotonic() < began + LINK_TIMEOUT:
@@ -337,7 +337,7 @@ class Box:
         return self.result.check(name, detail)
 
     def load(self, name, during=None, allowed=0, rate=RATE, seconds=1.5, kinds=KINDS):
-        """Sends a steady load, meanwhile does something, and counts what is lost or wrong."""
+        """Sends a steady load while an action runs, and counts lost and wrong frames."""
         for wire in self.wires.values():
             wire.take()
         done = threading.Event()
@@ -366,7 +366,7 @@ class Box:
                 for number, since in flying.items()
                 if number not in arrived and since > now - FLIGHT_TIMEOUT
             }
-            # A guest that stood still, as emulated ones do on a busy machine, is not flooded.
+            # Do not flood a guest that has stalled, as emulated ones do on a busy machine.
             due = min(int((now - last) * rate * len(kinds)) if sent else 1, WINDOW - len(flying))
             for _ in range(due):
                 case = self.numbers.stream(kinds[len(sent) % len(kinds)])
@@ -396,7 +396,7 @@ class Box:
 
 
 def _fault_or_late(case, got):
-    """The same, or that no worker woke for a frame that only a worker understands."""
+    """Like `_fault`, but returns LATE if no worker woke for a slow-path frame."""
     fault = _fault(case, got)
     if fault and case.odd and not _fault(frames.without_user_space(case), got):
         return LATE
@@ -404,7 +404,7 @@ def _fault_or_late(case, got):
 
 
 def _fault(case, got):
-    """What is wrong with what arrived of a frame."""
+    """Returns the difference between the received and the expected frame, or None."""
     if case.leaves is None:
         return f"left by {got[0][0]}" if got else None
     if not got:

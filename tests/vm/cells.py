@@ -1,4 +1,4 @@
-"""The cells of the matrix: what is done in each, and the demo."""
+"""The cells of the matrix: the steps of each, and the demo."""
 
 import json
 import pathlib
@@ -15,13 +15,13 @@ import packages
 
 # Seconds.
 DEMO_TIMEOUT = 200
-# Alarms that the frames of `cross` raise: relay frames with a VLAN tag, and of the IP version that
-# the next hop does not route.
+# Alarms that the frames of `cross` raise: relay frames with a VLAN tag, and of the IP version for
+# which there is no next hop.
 UNROUTED = {"unrouted_vlan", "unrouted_family"}
 
 
 class Steps:
-    """The steps of a cell, by name. Each needs what is before it in matrix.FULL."""
+    """The steps of a cell, by name. Each depends on the steps before it in matrix.FULL."""
 
     def __init__(self, machine):
         self.box = machine
@@ -32,11 +32,11 @@ class Steps:
             self.worker = 10**9
 
     def cross(self):
-        """Every class, byte for byte."""
+        """Sends every class and compares it byte for byte."""
         self.box.cross("every class")
 
     def load(self):
-        """A steady load of which nothing may be lost, and what the box says of itself."""
+        """Sends a steady load without loss, and checks the box's status."""
         self.box.load("load")
         report = self.box.status()
         mismatches = sum(one.get("frames", 0) for one in report["audit"]["mismatches"])
@@ -58,24 +58,24 @@ class Steps:
         self.result.check("no alarm", "; ".join(alarms))
 
     def stop(self):
-        """The process is stopped (SIGSTOP) under load, and goes on."""
+        """Stops the process (SIGSTOP) under load, and continues it."""
         def during():
             self.box.signal("STOP")
             time.sleep(1)
             self.box.signal("CONT")
 
         self.box.load("stopped and continued under load", during, self.worker)
-        self.box.until("after it went on", *box.KINDS)
+        self.box.until("after it was continued", *box.KINDS)
 
     def kill(self):
-        """The process is killed under load."""
+        """Kills the process under load."""
         self.box.load("killed under load", lambda: self.box.signal("KILL"), self.worker)
         if not self.cell.needs_process:
             self.box.cross("every class without the process", frames.without_user_space)
             self.box.load("load without the process")
 
     def restart(self):
-        """Another process takes over under load."""
+        """Starts another process, which takes over under load."""
         started, output = self.box.load(
             "take-over under load", self.box.start, self.worker, box.START_RATE
         )
@@ -87,7 +87,7 @@ class Steps:
         self.box.cross("every class after the take-over")
 
     def terminate(self):
-        """Under load the process is asked to end, and the next one started, as systemd does."""
+        """Terminates the process under load, and starts the next one, as systemd does."""
 
         def during():
             self.box.guest.check(f"kill $(cat /tmp/pid); {box.GONE}")
@@ -98,7 +98,7 @@ class Steps:
         self.box.until("after the restart", *box.KINDS)
 
     def reload(self):
-        """Audit and back, under load."""
+        """Reloads to audit mode and back, under load."""
         for mode, change in (("audit", frames.audited), ("enforce", lambda case: case)):
             self.box.configure(mode)
             status, output = self.box.exitmark("reload")
@@ -107,7 +107,7 @@ class Steps:
             self.box.cross(f"in mode {mode}", change, names)
 
     def link(self):
-        """Each port loses its link and gets it back: the cable's, and by ip-link(8)."""
+        """Sets each port's link down and up: on the cable, and with ip-link(8)."""
         self._set_link("i", False)
         self.box.until("incoming without a link: relay frames leave by uplink", *box.KINDS,
                        change=frames.unsteered)  # fmt: skip
@@ -120,9 +120,9 @@ class Steps:
             self.box.until(f"{name}0 has its link back", *box.KINDS)
         for name in "hui":
             self.box.guest.check(f"/t/ip link set {name}0 down && usleep 500000")
-            # An address of IPv4 stays; the route by it does not matter here.
+            # The IPv4 address stays; its route does not matter here.
             self.box.guest.check(f"/t/ip link set {name}0 up")
-            # A driver may forget the program of any of the three; the box sees it by what arrives.
+            # A driver may lose the program of any port; the box detects it by received frames.
             self.box.until(f"{name}0 set down and up", *box.KINDS, "incoming")
         self.box.cross("every class after the changes of links")
         status, _ = self.box.guest.run("kill -0 $(cat /tmp/pid)")
@@ -133,30 +133,30 @@ class Steps:
         self.box.set_link(name, up)
 
     def detach(self):
-        """The box is taken off: the NICs are as they were."""
+        """Detaches the box, and checks that the NICs are restored."""
         self.box.guest.run(f"kill $(cat /tmp/pid) 2> /dev/null; {box.GONE}")
         status, output = self.box.exitmark("detach")
         self.result.check("detach", output if status else "")
         after = self.box.guest.check(box.NICS)
         same = after == self.result.notes["NICs before"]
-        self.result.check("offloads and promiscuity as before", "" if same else after)
+        self.result.check("offloads and promiscuous mode as before", "" if same else after)
         left = self.box.guest.run("ls -A /sys/fs/bpf/exitmark 2> /dev/null")[1]
         self.result.check("no pins left", left)
 
     def monitor(self):
-        """The monitor takes the box's place on uplink, and leaves the NIC as it was."""
+        """Runs the monitor on uplink instead of the box, and checks that the NIC is restored."""
         status, output = self.box.guest.run(box.MONITOR, box.READY_TIMEOUT)
         pairs = self.cell.queues + self.cell.spare
         listens = not status and f"queues={pairs} " in output
-        self.result.check("the monitor listens to every queue", "" if listens else output)
+        self.result.check("the monitor binds every queue", "" if listens else output)
         status, output = self.box.guest.run(f"kill $(cat /tmp/pid); {box.GONE}; cat /tmp/log")
         after = self.box.guest.check(box.NICS)
         same = after == self.result.notes["NICs before"]
-        self.result.check("the monitor leaves the NIC as it was", "" if same else after + output)
+        self.result.check("the monitor restores the NIC", "" if same else after + output)
 
 
 def attempt(cell, machine, result):
-    """Goes through a cell's steps."""
+    """Runs a cell's steps."""
     machine.guest.check("dmesg -c > /dev/null; rm -f /tmp/relays.state")
     result.notes["NICs before"] = machine.guest.check(box.NICS)
     machine.configure()
@@ -170,7 +170,7 @@ def attempt(cell, machine, result):
         # Before Linux 6.3 the kernel does not say what a driver can do: doctor says that instead.
         is_unknown = not ready and "Linux 6.3 tells them before" in advice
         fault = "" if (doctor == 0) == ready or is_unknown else f"exit status {doctor}: {advice}"
-        result.check("doctor foretells whether the box starts", fault)
+        result.check("doctor predicts whether the box starts", fault)
     if not ready:
         result.message = output.strip().splitlines()[-1] if output.strip() else ""
         same = machine.guest.check(box.NICS) == result.notes["NICs before"]
@@ -197,9 +197,9 @@ def attempt(cell, machine, result):
 
 
 def booted(cells, program, result):
-    """A guest that has booted. A kernel that panics before anything of ours runs gets another try.
+    """Returns a booted guest. Boots again if the kernel panics before the first command.
 
-    Under emulation Linux 7.3 was seen to do so, in its scheduler.
+    Under emulation Linux 7.3 does so occasionally, in its scheduler.
     """
     for last in (False, True):
         machine = box.Box(cells, program)
@@ -216,8 +216,8 @@ def booted(cells, program, result):
 def run(cells, program):
     """Runs cells of one group, one after the other: a result each.
 
-    They share a guest, as long as it is as it was: each cell ends with a check of that. One in
-    which something was wrong is not used again. Never raises for what happens in a guest.
+    They share a guest; each cell ends with a check that the guest is restored. A guest in which a
+    check failed is not used again. Errors of a guest never raise.
     """
     shared = None
     try:
@@ -232,7 +232,7 @@ def run(cells, program):
                 attempt(cell, shared, result)
                 result.check("kernel log", "\n".join(shared.guest.complaints()))
             except (guest.Died, TimeoutError, RuntimeError, box.Wrong) as error:
-                result.check("the cell ran to its end", f"{type(error).__name__}: {error}")
+                result.check("the cell completed", f"{type(error).__name__}: {error}")
                 result.notes["console"] = shared.guest.console()[-3000:] if shared else ""
             result.seconds = round(time.monotonic() - began, 1)
             if not result.faults():

@@ -1,4 +1,4 @@
-"""The documents that tor would have fetched, for a guest without an Internet."""
+"""The documents that tor would have fetched, for a guest without Internet access."""
 
 import dataclasses
 import datetime
@@ -14,20 +14,20 @@ from verifier import ROOT
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """A consensus as tor keeps it, and what the test needs to know of it."""
+    """A consensus in tor's file format, and its properties that the test needs."""
 
     consensus: bytes
     certificates: bytes
-    # To what the guest's clock is set when it boots.
+    # The guest's clock at boot.
     clock: datetime.datetime
     relays: list
-    # Identities of the authorities where they are not those of Tor.
+    # Identities of the authorities, if they are not Tor's.
     authorities: list
     source: str
 
     @staticmethod
     def find(out):
-        """Real ones where EXITMARK_REAL_DATA is set, else ones that are made up in `out`."""
+        """Returns real documents if EXITMARK_REAL_DATA is set, else synthetic ones in `out`."""
         real = os.environ.get("EXITMARK_REAL_DATA")
         if not real:
             return Documents.make(out)
@@ -43,17 +43,17 @@ class Documents:
 
     @staticmethod
     def make(out):
-        """Made-up ones that are valid now."""
+        """Returns synthetic documents that are valid now."""
         done = subprocess.run(
             ["cargo", "run", "--locked", "--quiet", "--example", "consensus", "--", str(out)],
             cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
         read = [(out / name).read_bytes() for name in ("cached-microdesc-consensus", "cached-certs")]
-        return Documents.of(*read, done.stdout.split(), "made up: EXITMARK_REAL_DATA is unset")
+        return Documents.of(*read, done.stdout.split(), "synthetic: EXITMARK_REAL_DATA is unset")
 
     @staticmethod
     def of(consensus, certificates, authorities, source):
-        """Documents with what is read out of them."""
+        """Returns documents with the properties parsed from them."""
         text = consensus.decode()
         valid_after = re.search(r"(?m)^valid-after (.*)$", text)[1]
         endpoints = re.findall(r"(?m)^r (?:\S+ ){4}(\S+) (\d+) \d+$", text)

@@ -1,4 +1,4 @@
-"""Frames as they enter the box and as they must leave it, built by nothing of exitmark's."""
+"""Input frames of the box and the expected output frames, built without exitmark's code."""
 
 import dataclasses
 import re
@@ -24,7 +24,7 @@ TAG, OUTER_TAG = (0x8100, 0x2007), (0x88A8, 0x4009)
 TCP, UDP, ICMP = 6, 17, 1
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 
-# The box as these frames expect it.
+# The configuration of the box for these frames.
 CONFIGURATION = f"""\
 engine = "{{engine}}"
 mode = "{{mode}}"
@@ -57,25 +57,25 @@ socket = "/tmp/control.sock"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A frame that enters by a wire, and how it leaves: by None, it reaches no wire."""
+    """A frame that enters by a wire, and the expected wire and frame; wire None: no wire."""
 
     name: str
     enters: str
     before: bytes
     leaves: str | None
     after: bytes
-    # Only user space understands it; without, it crosses as it is.
+    # A slow-path frame; without a process it is forwarded unchanged.
     odd: bool = False
 
 
 def number_of(frame):
-    """The number that a frame of these bears; None for another."""
+    """Returns the number in a frame of these cases; None for other frames."""
     found = re.search(rb"<frame (\d{9})>", frame)
     return int(found[1]) if found else None
 
 
 def checksum(data):
-    """RFC 1071."""
+    """Returns the Internet checksum (RFC 1071)."""
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -83,13 +83,13 @@ def checksum(data):
 
 
 def ethernet(destination, source, kind, payload, tags=()):
-    """A frame of 60 bytes at least."""
+    """Builds a frame of at least 60 bytes."""
     header = destination + source + b"".join(struct.pack("!HH", *tag) for tag in tags)
     return (header + struct.pack("!H", kind) + payload).ljust(60, b"\0")
 
 
 def ipv4(source, destination, protocol, payload, tos=0, **fields):
-    """An IPv4 packet. Fields: options, identification, fragment (flags and offset), total."""
+    """Builds an IPv4 packet. Fields: options, identification, fragment (flags, offset), total."""
     options = fields.get("options", b"")
     words = 5 + len(options) // 4
     header = struct.pack(
@@ -110,25 +110,25 @@ def ipv4(source, destination, protocol, payload, tos=0, **fields):
 
 
 def ipv6(source, destination, protocol, payload, tos=0):
-    """An IPv6 packet with a flow label."""
+    """Builds an IPv6 packet with a flow label."""
     addresses = b"".join(socket.inet_pton(socket.AF_INET6, a) for a in (source, destination))
     first = 6 << 28 | tos << 20 | 0xABCDE
     return struct.pack("!IHBB", first, len(payload), protocol, 64) + addresses + payload
 
 
 def tcp(source, destination, payload):
-    """A TCP segment; its checksum is not computed, and must not change."""
+    """Builds a TCP segment; its checksum is not computed, and must not change."""
     header = struct.pack("!HHIIBBHHH", source, destination, 1, 2, 0x50, 0x18, 8192, 0xBEEF, 0)
     return header + payload
 
 
 def udp(source, destination, payload):
-    """A UDP datagram, likewise."""
+    """Builds a UDP datagram, likewise."""
     return struct.pack("!HHHH", source, destination, 8 + len(payload), 0xBEEF) + payload
 
 
 def arp(operation, sender, target, payload=b""):
-    """An ARP packet of pairs of MAC address and IPv4 address."""
+    """Builds an ARP packet from pairs of MAC address and IPv4 address."""
     (sender_mac, sender_ip), (target_mac, target_ip) = sender, target
     fixed = struct.pack("!HHBBH", 1, IPV4, 6, 4, operation)
     return (
@@ -142,7 +142,7 @@ def arp(operation, sender, target, payload=b""):
 
 
 def answer_arp(frame):
-    """The router's answer where the box asks for it; None for all else."""
+    """Returns the router's answer to the box's ARP request; None for other frames."""
     asks = arp(1, (BOX["i"], BOX_4), (b"\0" * 6, ROUTER_4))
     if frame[12:14] == struct.pack("!H", ARP) and frame[14:24] == asks[:10]:
         if frame[28:32] == asks[14:18] and frame[38:42] == asks[24:28]:
@@ -152,7 +152,7 @@ def answer_arp(frame):
 
 
 class Builder:
-    """Makes cases, each with a number of its own in its payload."""
+    """Builds cases, each with a unique number in its payload."""
 
     def __init__(self, first=1, mtu=1500):
         self.mtu = mtu
@@ -170,7 +170,7 @@ class Builder:
         return Case(name, "h", before, "u", after, odd)
 
     def exit(self, name, make=None, tos=0, **options):
-        """The same, leaving with the mark and its ECN bits."""
+        """Like `up`, leaving with the mark and its ECN bits."""
         return self.up(name, make or self.to(WEB_4, 443), (tos, MARK | tos & 3), **options)
 
     def steer(self, name, make=None, tos=(0, 0), odd=False, tags=(), size=0):
@@ -182,7 +182,7 @@ class Builder:
         return Case(name, "h", before, "i", after, odd)
 
     def down(self, name, kind, make, destination=HOST, tags=(), size=0):
-        """From the uplink to the host, as it is."""
+        """From the uplink to the host, unchanged."""
         frame = ethernet(destination, GATEWAY, kind, make(self._label(size)), tags)
         return Case(name, "u", frame, "h", frame)
 
@@ -196,7 +196,7 @@ class Builder:
 
     @staticmethod
     def to(destination, port, source=None, source_port=40000, protocol=TCP, **fields):
-        """A packet of the host's to an address and port, for the methods above."""
+        """Builds a packet of the host to an address and port, for the methods above."""
         transport = tcp if protocol == TCP else udp
 
         def make(payload, tos):
@@ -210,7 +210,7 @@ class Builder:
 
     @staticmethod
     def extended(destination, port, kind, header):
-        """A TCP packet behind one IPv6 extension header, which begins with a free byte."""
+        """Builds a TCP packet behind an IPv6 extension header, whose first byte is free."""
 
         def make(payload, tos):
             segment = bytes([TCP]) + header + tcp(40000, port, payload)
@@ -219,7 +219,7 @@ class Builder:
         return make
 
     def all(self):
-        """A case of everything that the rule tells apart."""
+        """Yields a case for every distinction of the rule."""
         return [*self._plain(), *self._tagged(), *self._odd(), *self._inbound(), *self._arriving()]
 
     def _plain(self):
@@ -258,7 +258,7 @@ class Builder:
         yield self.exit("exit, full size", size=full)
         yield self.exit("exit IPv6, full size", to(WEB_6, 443), size=full - 20)
         yield self.steer("relay")
-        # The next hop is named by an IPv4 address.
+        # The next hop is an IPv4 address.
         yield self.up("relay IPv6", to(RELAY_6, RELAY_PORT))
         yield self.steer("relay, mark cleared", tos=cleared)
         yield self.steer("relay, full size", size=full)
@@ -321,11 +321,11 @@ class Builder:
         yield self.arrive("incoming broadcast", 0x88B5, lambda p: p, False, BROADCAST)
 
     def named(self, *names):
-        """Cases of these names only."""
+        """Returns only the cases with these names."""
         return [case for case in self.all() if case.name in names]
 
     def stream(self, kind):
-        """One case of a kind of the load: "exit", "relay", "inbound" or "incoming"."""
+        """Returns a case of a kind of the load: "exit", "relay", "inbound" or "incoming"."""
         if kind == "exit":
             return self.exit(kind)
         if kind == "relay":
@@ -336,26 +336,26 @@ class Builder:
 
 
 def from_relay(payload):
-    """A packet of the relay to the host."""
+    """Builds a packet of the relay to the host."""
     return ipv4(RELAY_4, HOST_4, TCP, tcp(RELAY_PORT, 40000, payload))
 
 
 def without_user_space(case):
-    """How a frame leaves where no process is there: an odd one crosses as it is."""
+    """Returns the case without a process: a slow-path frame is forwarded unchanged."""
     if not case.odd:
         return case
     return dataclasses.replace(case, leaves="u", after=case.before)
 
 
 def unsteered(case):
-    """How a frame leaves while nothing can be steered."""
+    """Returns the case while steering is not possible."""
     if case.leaves != "i":
         return case
     return dataclasses.replace(case, leaves="u", after=case.before)
 
 
 def audited(case):
-    """How a frame leaves in audit mode: as it is, by the wire."""
+    """Returns the case in audit mode: the frame is forwarded unchanged, by the wire."""
     if case.enters != "h":
         return case
     return dataclasses.replace(case, leaves="u", after=case.before)

@@ -1,7 +1,7 @@
-"""A guest: QEMU under emulation, without network access, gone when this process is.
+"""A guest: QEMU under emulation, without network access, which ends with this process.
 
 Commands go over a second serial line, so that a guest needs no network for them. KVM is not used:
-/dev/kvm may be there and still not boot a kernel.
+/dev/kvm may exist and still fail to boot a kernel.
 """
 
 import base64
@@ -18,10 +18,10 @@ import time
 
 import packages
 
-# Seconds in which a guest must have booted; under emulation, on a machine that does other work.
+# The timeout of a boot in seconds, under emulation on a busy machine.
 BOOT_TIMEOUT = 300
-# On a busy machine an emulated timer is late: it is not checked at boot, and a CPU counts as locked
-# up only after two minutes. Self-tests of ciphers take seconds.
+# On a busy machine an emulated timer is late: do not check it at boot, and report a soft lockup
+# only after two minutes. Self-tests of ciphers take seconds.
 KERNEL_ARGUMENTS = (
     "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr net.ifnames=0 no_timer_check "
     "watchdog_thresh=60 cryptomgr.notests"
@@ -29,11 +29,11 @@ KERNEL_ARGUMENTS = (
 
 
 class Died(Exception):
-    """The guest ended: a kernel panic, mostly. The text has the console's end."""
+    """The guest ended, mostly by a kernel panic. The text contains the end of the console."""
 
 
 def stop_on_signals():
-    """Has SIGTERM end this process as an exception does, so that guests are taken down."""
+    """Makes SIGTERM raise an exception, so that guests are ended."""
 
     def stop(number, _):
         raise SystemExit(128 + number)
@@ -42,15 +42,15 @@ def stop_on_signals():
     signal.signal(signal.SIGHUP, stop)
 
 
-# What was started and has not ended.
+# Processes that were started and have not ended.
 RUNNING = set()
 
 
 @contextlib.contextmanager
 def started(command, **options):
-    """A process that leads a session of its own, ended with the block, by whatever ends that."""
+    """Runs a process in a session of its own for the duration of the block."""
     process = subprocess.Popen(
-        # The kernel kills it where this thread is killed.
+        # The kernel kills it if this thread is killed.
         ["setpriv", "--pdeathsig", "KILL", *command], start_new_session=True, **options
     )
     RUNNING.add(process)
@@ -62,7 +62,7 @@ def started(command, **options):
 
 
 def end(process):
-    """Ends a process that leads a session, and its children: a chance to clean up, then at once."""
+    """Ends a session leader and its children: with SIGTERM, later with SIGKILL."""
     for number, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -115,13 +115,13 @@ class Guest:
         self._stack.close()
 
     def console(self):
-        """What the kernel wrote to its console."""
+        """Returns the text of the console."""
         with contextlib.suppress(OSError):
             return (self.directory / "console").read_text(errors="replace")
         return ""
 
     def _ended(self):
-        """Raises Died if QEMU is not there any more, or the kernel has panicked."""
+        """Raises Died if QEMU has ended, or the kernel has panicked."""
         if self._process.poll() is None and "Kernel panic" not in self.console():
             return
         self._output.flush()
@@ -146,7 +146,7 @@ class Guest:
         return self._until(b"@@", deadline).decode()
 
     def _until(self, mark, deadline):
-        """What the guest wrote up to a mark."""
+        """Returns the guest's output up to a mark."""
         while mark not in self._received:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -179,7 +179,7 @@ class Guest:
         return status, output.decode(errors="replace").replace("\r", "").lstrip("\n")
 
     def check(self, script, timeout=60):
-        """The same, for what must succeed: the output."""
+        """Runs shell commands that must succeed; returns the output."""
         status, output = self.run(script, timeout)
         if status:
             raise RuntimeError(f"in the guest, {script!r} failed ({status}): {output}")
@@ -206,7 +206,7 @@ class Guest:
             return answer["return"]
 
     def complaints(self):
-        """Lines of the kernel's log that must not be there."""
+        """Returns lines of the kernel's log that indicate a fault."""
         return self.run(
             "dmesg | grep -E 'WARNING|BUG|Oops|Call Trace|general protection|blocked for more|"
             "lockup|NETDEV WATCHDOG|Unable to handle|refcount_t|Kernel panic' | head -20"

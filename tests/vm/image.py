@@ -1,8 +1,8 @@
 """Root file systems of Debian releases for guests, made by mmdebstrap and cached.
 
-An image is a plain server: systemd, ifupdown, the release's own kernel, no tor, no exitmark. What
-an operator installs later lies in a `file:` repository in the image, because a guest has no
-Internet. The mirror is the one that this machine's own apt sources name.
+An image is a plain server: systemd, ifupdown, the release's own kernel, no tor, no exitmark. The
+packages that an operator installs later are in a `file:` repository in the image, because a guest
+has no Internet access. The mirror is the one of this machine's own apt sources.
 
     python3 tests/vm/image.py bookworm trixie
 """
@@ -21,14 +21,14 @@ from packages import Unavailable, cache
 
 RELEASES = {"bookworm": "Debian 12", "trixie": "Debian 13"}
 
-# What a server has before its operator reads the README. ifupdown, because the README's example
-# uses it; the rest is what `apt install` and a shell need.
+# The packages of a plain server. The README's example uses ifupdown; `apt install` and a shell need
+# the rest.
 INSTALLED = (
     "systemd-sysv", "dbus", "udev", "kmod", "linux-image-amd64", "initramfs-tools", "zstd",
     "ifupdown", "iproute2", "procps", "apparmor", "ca-certificates", "curl", "less", "xz-utils",
     "bsdutils", "bsdextrautils",
 )
-# What the README has its operator install, and what our packages recommend.
+# The packages that the README installs, and those that exitmark's packages recommend.
 LATER = ("tor", "tcpdump", "ethtool")
 
 SIZE = "4G"
@@ -61,7 +61,7 @@ FILES = {
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 box\n",
     "etc/fstab": "/dev/vda / ext4 errors=remount-ro 0 0\n",
     "etc/apt/sources.list": f"deb [trusted=yes] file:/{REPOSITORY} ./\n",
-    # `incoming` is configured as any NIC of a server, before exitmark comes.
+    # `incoming` is configured like any server NIC, before exitmark is installed.
     "etc/network/interfaces": """source /etc/network/interfaces.d/*
 
 auto lo
@@ -75,7 +75,7 @@ iface enp3s0 inet static
     "usr/local/sbin/runner-agent": AGENT,
     "etc/systemd/system/runner-agent.service": AGENT_UNIT,
 }
-# The initial RAM disk holds what the root file system needs, so that it boots sooner.
+# The initial RAM disk holds only the modules of the root file system, for a faster boot.
 INITRD = {
     "etc/initramfs-tools/conf.d/modules": "MODULES=list\n",
     "etc/initramfs-tools/modules": "virtio_pci\nvirtio_blk\next4\n",
@@ -93,7 +93,7 @@ class Image:
 
 
 def mirrors():
-    """The archive's URI and the security archive's (or None), as apt's sources have them."""
+    """Returns the URIs of the archive and the security archive (or None) from apt's sources."""
     listed = subprocess.run(
         ["apt-get", "--print-uris", "update"], capture_output=True, text=True, check=False
     ).stdout
@@ -107,7 +107,7 @@ def mirrors():
 
 
 def recipe(release, archive, security):
-    """mmdebstrap's arguments, without its target, and what is written afterwards."""
+    """Returns mmdebstrap's arguments without the target, and the files written afterwards."""
     later = " ".join(LATER)
     arguments = [
         "--mode=root", "--variant=important", "--format=directory",
@@ -134,7 +134,7 @@ def recipe(release, archive, security):
 
 
 def make(release: str) -> Image:
-    """The release's image, from the cache or made now (root; some minutes)."""
+    """Returns the release's image, from the cache or newly created (root; some minutes)."""
     arguments = recipe(release, *mirrors())
     key = hashlib.sha256(repr((arguments, FILES, SIZE)).encode()).hexdigest()[:16]
     target = cache() / f"{release}-{key}"
@@ -153,7 +153,7 @@ def make(release: str) -> Image:
         arguments[arguments.index("TARGET")] = str(tree)
         log = cache() / f"{release}.log"
         with log.open("w") as output:
-            # What it mounts, and all that it runs, goes with it, also where it is killed.
+            # Its mounts and children end with it, even if it is killed.
             apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
             status = subprocess.run(
                 [*apart, "mmdebstrap", *arguments],
@@ -174,7 +174,7 @@ def make(release: str) -> Image:
 
 
 def finish(tree: pathlib.Path):
-    """Makes a bootable server of what mmdebstrap has installed."""
+    """Makes mmdebstrap's installation a bootable server."""
     repository = tree / REPOSITORY
     with open(repository / "Packages", "w") as index:
         subprocess.run(
@@ -184,7 +184,7 @@ def finish(tree: pathlib.Path):
     for path in (tree / "etc/apt").glob("sources.list*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (tree / "etc/apt/sources.list.d").mkdir()
-    # mmdebstrap's own settings of apt: recommended packages are installed on a server.
+    # Remove mmdebstrap's settings of apt: a server installs recommended packages.
     for path in (tree / "etc/apt/apt.conf.d").glob("99mmdebstrap"):
         path.unlink()
     for path, text in FILES.items():
@@ -195,9 +195,9 @@ def finish(tree: pathlib.Path):
     wanted = tree / "etc/systemd/system/multi-user.target.wants"
     wanted.mkdir(parents=True, exist_ok=True)
     (wanted / "runner-agent.service").symlink_to("/etc/systemd/system/runner-agent.service")
-    # Rebuilding the manual's index takes an emulated machine minutes.
+    # Rebuilding the manual's index takes minutes under emulation.
     (tree / "var/lib/man-db/auto-update").unlink(missing_ok=True)
-    # Real documents are of a day in the past; systemd does not let the clock be before this file.
+    # Real documents are from the past; systemd does not set the clock before this file's time.
     epoch = tree / "usr/lib/clock-epoch"
     epoch.touch()
     os.utime(epoch, (1_600_000_000, 1_600_000_000))

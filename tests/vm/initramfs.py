@@ -1,6 +1,6 @@
 """Initial RAM file systems for guests, built without root: busybox, kernel modules, files.
 
-Nothing is packed, because a guest under emulation unpacks slowly.
+Nothing is compressed, because a guest under emulation decompresses slowly.
 """
 
 import lzma
@@ -12,8 +12,8 @@ import struct
 
 import packages
 
-# The guest's process 1. Modules in their order, then a shell that reads commands from the second
-# serial line: each a line of base64, answered by its output and a line with its number and status.
+# The guest's process 1. Loads modules in order, then reads commands from the second serial line,
+# each a line of base64, and answers with the output and a line with number and status.
 INIT = r"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/t:/bin HOME=/ TERM=dumb
@@ -45,7 +45,7 @@ FILES = {
 
 
 def section(data, name):
-    """The contents of a section of an ELF file of 64 bits; empty where there is none."""
+    """Returns the contents of a section of a 64-bit ELF file; empty if there is none."""
     start, size, count, names = (
         struct.unpack_from("<Q", data, 40)[0], *struct.unpack_from("<HHH", data, 58)
     )  # fmt: skip
@@ -59,7 +59,7 @@ def section(data, name):
 
 
 def needed(data):
-    """The names of the libraries that a program or library asks for, its loader included."""
+    """Returns the names of the libraries that a program or library needs, and its loader."""
     dynamic, strings = section(data, ".dynamic"), section(data, ".dynstr")
     names = [
         strings[value : strings.index(b"\0", value)].decode()
@@ -71,7 +71,7 @@ def needed(data):
 
 
 def ordered_modules(kernel, names):
-    """Pairs of name and contents of modules and what they depend on, in the order to load them."""
+    """Returns (name, contents) of modules and their dependencies, in load order."""
     found = {
         path.name.split(".ko")[0].replace("-", "_"): path for path in kernel.modules.rglob("*.ko*")
     }
@@ -79,14 +79,14 @@ def ordered_modules(kernel, names):
 
     def load(name):
         path = found.get(name.replace("-", "_"))
-        # A module that is not there is built in, or the kernel does not have it.
+        # A missing module is built in, or the kernel lacks it.
         if not path or path in loaded:
             return
         data = path.read_bytes()
         if path.suffix == ".xz":
             data = lzma.decompress(data)
         elif path.suffix != ".ko":
-            raise RuntimeError(f"{path} is packed in a way that is not known here")
+            raise RuntimeError(f"{path} has an unknown compression")
         depends = re.search(rb"(?:^|\0)depends=([^\0]*)", section(data, ".modinfo"))
         for other in filter(None, depends[1].decode().split(",") if depends else []):
             load(other)
@@ -98,7 +98,7 @@ def ordered_modules(kernel, names):
 
 
 class Initramfs:
-    """Files of a guest, to be written as a cpio archive."""
+    """The files of a guest, written as a cpio archive."""
 
     def __init__(self):
         self.entries = {}
@@ -145,7 +145,7 @@ class Initramfs:
                     wanted.append((at, file.read_bytes()))
 
     def modules(self, kernel, names):
-        """Adds kernel modules, to be loaded in this order, and what they depend on."""
+        """Adds kernel modules, to be loaded in this order, and their dependencies."""
         ordered = ordered_modules(kernel, names)
         for name, data in ordered:
             self.add(f"modules/{name}.ko", data)
@@ -156,7 +156,7 @@ class Initramfs:
         self.entries.setdefault("modules/order", (stat.S_IFREG | 0o644, b""))
         with open(path, "wb") as file:
             entries = sorted(self.entries.items())
-            # The kernel's first console is there before devtmpfs is.
+            # The kernel needs the console before devtmpfs is mounted.
             entries.append(("dev/console", (stat.S_IFCHR | 0o600, (5, 1))))
             entries.append(("TRAILER!!!", (0, b"")))
             for number, (name, (mode, data)) in enumerate(entries, 1):

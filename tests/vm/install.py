@@ -1,20 +1,19 @@
 #!/usr/bin/env python3
-"""The README's steps on real Debian machines: `make vm-install-test` runs it. Root.
+"""The README's commands on Debian machines: `make vm-install-test` runs it. Requires root.
 
     install.py FIRST SECOND OUT [RELEASE...]
-    install.py --plan        lists the blocks and how each is judged; fails where one is unknown
+    install.py --plan        lists the blocks and their checks; fails if one is unknown
 
-FIRST and SECOND are directories with the packages that `make deb` makes, of two versions; OUT is
-the result (JSON), beside which a directory keeps consoles and journals. Each Debian release boots
-in a guest, between a Tor host, a clearnet router and a network of relays. Every `sh` block of the
-README's way from nothing to a marked packet, and of the monitor's, runs there word for word;
-trial.py says what must be so before and after each. Then come reboot, restart, watchdog, kill,
-upgrade and purge.
+FIRST and SECOND are directories with the packages of `make deb`, of two versions; OUT is the result
+(JSON), next to which a directory keeps consoles and journals. Each Debian release boots in a guest,
+between a Tor host, a clearnet router and a network of relays. Every `sh` block of the README's
+section from nothing to a marked packet, and of the monitor's page, runs there unchanged; trial.py
+checks the state before and after each. Then come reboot, restart, watchdog, kill, upgrade and
+purge.
 
-What stands in for the operator: `editor` is a script that changes lines (trial.EDITS). What stands in
-for the Internet: the packages of an image's own repository, and the documents that tor would have
-fetched. Those are real ones of EXITMARK_REAL_DATA, and the guest's clock is set to their date; or
-made-up ones, signed by authorities of the lab.
+Stubs: `editor` is a script that changes lines (trial.EDITS). The image's own repository provides
+packages, and tor's documents are files: those of EXITMARK_REAL_DATA, with the guest's clock set to
+their date, or synthetic ones, signed by the lab's authorities.
 
 Exit status: 0 all steps passed or nothing can be run here (SKIPPED), 1 a step failed.
 """
@@ -37,7 +36,7 @@ from documents import Documents
 from trial import CONFIG, FAILURES, Trial, Wrong, require
 from verifier import ROOT
 
-# The blocks of the pages in their order, by how each begins: how it is run and judged, or why not.
+# The blocks of the pages in order: the beginning of each, and its check, or why it does not run.
 README_BLOCKS = (
     ("apt update && apt install -y make", "make has built the packages on this machine"),
     ("apt install -y ./target/deb/exitmark_", Trial.install),
@@ -70,7 +69,7 @@ AFTER_DETACH = (Trial.start_again, Trial.purge, Trial.healthy)
 
 
 def matched(blocks, known, page):
-    """Blocks with what is known of each. Raises Wrong where page and table differ."""
+    """Returns blocks with their checks. Raises Wrong if page and table differ."""
     for block, (opening, _) in zip(blocks, known):
         first = block.text.splitlines()[0]
         require(block.text.startswith(opening), f"{block} begins `{first}`, not `{opening}`")
@@ -82,7 +81,7 @@ def matched(blocks, known, page):
 
 
 def plan():
-    """All blocks of the pages, in the order in which they are run."""
+    """Returns all blocks of the pages, in the order of execution."""
     page = readme.shell_blocks(
         ROOT / "README.md", ("Install", "From nothing to a marked packet")
     )
@@ -106,16 +105,16 @@ def follow(trial, blocks):
 
 
 def happen(trial, events):
-    """Lets events happen, each a row."""
+    """Runs events, each a row."""
     for event in events:
         with trial.row(event.__name__.replace("_", " ")):
             event(trial)
 
 
 def booted(*parts):
-    """A machine that has booted. QEMU that ends by a fault of its own gets another try.
+    """Returns a booted machine. Starts QEMU again if it fails by itself.
 
-    QEMU 10 was seen to fail an assertion (`iotlb_to_section`) while PCI devices are found.
+    QEMU 10 sometimes fails an assertion (`iotlb_to_section`) during PCI enumeration.
     """
     try:
         return machine.Machine(*parts)
@@ -125,7 +124,7 @@ def booted(*parts):
 
 
 def try_release(release, blocks, documents, first, second, out):
-    """All of it on one release. Returns what the result has of it."""
+    """Runs all steps on one release. Returns its part of the result."""
     made = image.make(release)
     work = out / release
     work.mkdir(parents=True, exist_ok=True)
@@ -154,14 +153,14 @@ def try_release(release, blocks, documents, first, second, out):
                     trial.facts["kernel"] = result["kernel"]
                 way, monitor, detach = blocks
                 follow(trial, way)
-                # A monitor that fails is no reason to know nothing of the box.
+                # Test the box even if the monitor fails.
                 with contextlib.suppress(*FAILURES):
                     follow(trial, monitor)
                 happen(trial, BEFORE_DETACH)
                 follow(trial, detach)
                 happen(trial, AFTER_DETACH)
             except FAILURES:
-                pass  # The row has it.
+                pass  # The row records it.
             finally:
                 with contextlib.suppress(Exception):
                     journal = guest.attempt("journalctl --no-pager -o short-monotonic")[1]
@@ -173,7 +172,7 @@ def try_release(release, blocks, documents, first, second, out):
 
 
 def main(arguments):
-    """The command line."""
+    """Parses the command line and runs the test."""
     try:
         blocks = plan()
     except (Wrong, ValueError) as error:
@@ -188,10 +187,10 @@ def main(arguments):
         return 2
     first, second, result = map(pathlib.Path, arguments[:3])
     releases = arguments[3:] or list(image.RELEASES)
-    # What has begun is taken down again.
+    # Clean up on SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if os.geteuid() != 0:
-        print("SKIPPED make vm-install-test: taps and images take root")
+        print("SKIPPED make vm-install-test: taps and images require root")
         return 0
     out = result.with_suffix("")
     out.mkdir(parents=True, exist_ok=True)
@@ -199,7 +198,7 @@ def main(arguments):
     (out / "cached-microdesc-consensus").write_bytes(documents.consensus)
     (out / "cached-certs").write_bytes(documents.certificates)
     if documents.authorities:
-        print("SKIPPED real documents: EXITMARK_REAL_DATA is unset; made-up ones are used")
+        print("SKIPPED real documents: EXITMARK_REAL_DATA is unset; synthetic ones are used")
     results = {}
     for release in releases:
         try:

@@ -1,14 +1,15 @@
 /*
- * load OBJECT[=WORD,WORD...]...: loads each program of each BPF object by itself, as the verifier
- * of the running kernel sees it, and prints one line a program:
+ * load OBJECT[=WORD,WORD...]...: loads each program of each BPF object separately into the running
+ * kernel, and prints one line per program:
  *
  *   program OBJECT NAME RESULT INSTRUCTIONS MICROSECONDS
  *
- * RESULT is 0 or a negative errno. INSTRUCTIONS is how many the verifier processed
- * (bpf_prog_info.verified_insns, Linux 5.16). After a refusal the end of the verifier's log follows, each
- * line of it behind "| ". The words, 64 bits each, are what the object's read-only data begins with.
+ * RESULT is 0 or a negative errno. INSTRUCTIONS is the number that the verifier processed
+ * (bpf_prog_info.verified_insns, Linux 5.16). After a refusal the end of the verifier's log follows,
+ * each line prefixed with "| ". The words, 64 bits each, are the beginning of the object's read-only
+ * data.
  *
- * C and libbpf, linked statically: a guest needs nothing else, and it is built in half a second
+ * C and libbpf, linked statically: a guest needs no other file, and it builds in half a second
  * without cargo. Exit status: 0 if all programs load.
  */
 #include <bpf/bpf.h>
@@ -70,7 +71,7 @@ static void print_tail(void)
 		printf("| %s\n", line);
 }
 
-/* Loads one program of an object, and says how it went. */
+/* Loads one program of an object, and prints the result. */
 static bool load(const char *path, const char *name, const __u64 *words, size_t count)
 {
 	struct bpf_object *object = bpf_object__open_file(path, NULL);

@@ -9,11 +9,11 @@ import time
 import network
 import packages
 
-# Seconds that a boot may take, from power-on or reboot to an answer of the guest's shell.
+# The timeout of a boot in seconds, from power-on or reboot to an answer of the guest's shell.
 BOOT_TIMEOUT = 900
 MEMORY = "1536"
-# The clock may be of the past, so a file system's times say nothing. The kernel's check of its timer
-# fails where the emulator gets too little of the processor.
+# The clock may be in the past, so skip the file system check. The kernel's timer check fails if the
+# emulator gets too little CPU time.
 COMMAND_LINE = (
     "root=/dev/vda ro console=ttyS0 fsck.mode=skip no_timer_check "
     "systemd.mask=serial-getty@ttyS0.service systemd.clock_usec={clock}000000"
@@ -25,10 +25,10 @@ class Failed(Exception):
 
 
 class Machine:
-    """A running guest. `cargo` is a tar file that the guest finds as /dev/vdb. Each boot sets the
-    guest's clock to `clock`, a datetime.
+    """A running guest. `cargo` is a tar file, /dev/vdb in the guest. Each boot sets the guest's
+    clock to `clock`, a datetime.
 
-    What the guest writes to its disk is lost with the process, but not by a reboot.
+    The guest's disk persists over reboots, but not beyond the process.
     """
 
     def __init__(self, image, net, work: pathlib.Path, cargo: pathlib.Path, clock):
@@ -79,7 +79,7 @@ class Machine:
         self.close()
 
     def close(self):
-        """Ends the guest as a power cut does."""
+        """Ends the guest like a power failure."""
         if self._channel:
             self._channel.close()
             self._channel = None
@@ -113,7 +113,7 @@ class Machine:
             raise RuntimeError(f"the guest did not boot in {BOOT_TIMEOUT} s: {self.last_words()}")
 
     def last_words(self):
-        """The end of the console."""
+        """Returns the end of the console."""
         text = (self.work / "console.log").read_text(errors="replace")
         return " / ".join(text.strip().splitlines()[-5:])
 
@@ -132,13 +132,13 @@ class Machine:
                 self._pending += part
             answer, self._pending = self._pending.split(b"\n", 1)
             fields = answer.decode().split()
-            # An answer to a question that was given up may still come.
+            # Skip late answers to commands that timed out.
             if fields and fields[0] == str(self._number):
                 output = base64.b64decode(fields[2]) if len(fields) > 2 else b""
                 return int(fields[1]), output.decode(errors="replace")
 
     def attempt(self, script, timeout=900):
-        """Status and output of a script in a login shell of root."""
+        """Runs a script in a login shell of root; returns status and output."""
         try:
             return self._ask(script, timeout)
         except TimeoutError:
@@ -146,7 +146,7 @@ class Machine:
             raise Failed(f"no answer in {timeout} s to: {first} ({self.last_words()})") from None
 
     def run(self, script, timeout=900):
-        """Output of a script, whose every command must succeed."""
+        """Runs a script whose every command must succeed; returns its output."""
         status, output = self.attempt(f"set -e\n{script}\n", timeout)
         if status:
             raise Failed(f"status {status} of:\n{script.strip()}\n{output.strip()}")
@@ -164,7 +164,7 @@ class Machine:
             time.sleep(0.5)
 
     def reboot(self):
-        """Reboots by systemd, and waits until the guest is up again."""
+        """Reboots with systemd, and waits until the guest is up again."""
         identity = "cat /proc/sys/kernel/random/boot_id"
         before = self.run(identity)
         self.run("systemctl reboot --no-block")

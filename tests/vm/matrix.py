@@ -1,22 +1,22 @@
-"""What is tried in guests: the cells of the matrix, as data."""
+"""The cells of the matrix, as data."""
 
 import dataclasses
 
 KERNELS = ("6.1", "6.12", "6.18", "7.3")
 
-# What is done in a cell, in this order; `monitor` in some, after that. `load` is counted frames; in
-# `kill`, `stop` and `restart` it goes on meanwhile.
+# The steps of a cell, in order; some run `monitor` after them. `load` counts frames; it continues
+# during `kill`, `stop` and `restart`.
 FULL = (
     "doctor", "cross", "load", "stop", "kill", "restart", "terminate", "reload", "link", "detach",
 )  # fmt: skip
-# A NIC whose driver adds queues for XDP: from those, odd frames cross as they are.
+# For a NIC whose driver adds queues for XDP, from which slow-path frames are forwarded unchanged.
 GROWING = ("doctor", "load", "kill", "restart", "detach", "monitor")
-# Where another cell of the same kernel, NIC or engine has the rest.
+# For cells whose other steps run in another cell of the same kernel, NIC or engine.
 LESS = ("doctor", "cross", "load", "stop", "kill", "restart", "detach")
 SHORT = ("doctor", "cross", "load", "kill", "detach")
 
-# NICs as QEMU has them. With an I/O MMU the kernel maps virtio's memory as it does a real NIC's,
-# and virtio-net can have zero-copy sockets.
+# QEMU's NICs. With an I/O MMU the kernel maps virtio's memory like that of a real NIC, and
+# virtio-net supports zero-copy sockets.
 DEVICES = {
     "virtio": "virtio-net-pci",
     "virtio-iommu": "virtio-net-pci,disable-legacy=on,iommu_platform=on",
@@ -24,58 +24,58 @@ DEVICES = {
     "e1000e": "e1000e",
     "vmxnet3": "vmxnet3",
 }
-# Frames that QEMU's model of a NIC does not send: it reads the IPv4 header, and drops a frame whose
-# header length is below 20 bytes.
+# Frames that QEMU's NIC model does not send: it parses the IPv4 header, and drops frames with a
+# header length below 20 bytes.
 UNSENDABLE = {nic: {"malformed: header length"} for nic in ("igb", "e1000e", "vmxnet3")}
 MODULES = ("virtio_pci", "virtio_net", "igb", "e1000e", "vmxnet3", "veth", "af_packet")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One kind of NIC, one configuration, and what is expected of it."""
+    """One kind of NIC, one configuration, and the expected result."""
 
     kernel: str
     nic: str
     mode: str  # how frames reach the box: generic, native or zero-copy
     engine: str
     steps: tuple = FULL
-    # `right`, or `refused`: then what the message must say, and what to do.
+    # `right`, or `refused`; `says` is then a required part of the message.
     expect: str = "right"
     says: str = ""
     # The configuration's datapath.zero_copy.
     zero_copy: str = "off"
-    # The box warns that its policy ends with its process: what is lost without it is allowed.
+    # Whether the policy ends with the process: frames may then be lost without it.
     needs_process: bool = False
-    # More than one queue, or offloads, takes a tap and root.
+    # Several queues, or offloads, require a tap and root.
     queues: int = 1
-    # Queues of the NIC that are not in use before XDP is.
+    # Queues of the NIC that are unused until XDP is attached.
     spare: int = 0
     tap: bool = False
     mtu: int = 1500
 
     @property
     def cpus(self):
-        """CPUs of the guest. QEMU's vmxnet3 stalls a guest with two while its link is set up."""
+        """The guest's CPUs. QEMU's vmxnet3 stalls a guest with two while its link is set up."""
         return 1 if self.nic == "vmxnet3" else 2
 
     def device(self, wire):
-        """QEMU's device on a wire: `+` stands between the host's and the others'."""
+        """QEMU's device on a wire: `+` separates the host's from the others'."""
         first, _, others = self.nic.partition("+")
         return DEVICES[first if wire == "h" or not others else others]
 
     @property
     def unsendable(self):
-        """Names of the frames that QEMU's model of one of its NICs drops."""
+        """The names of frames that QEMU's model of one of its NICs drops."""
         return set().union(*(UNSENDABLE.get(nic, ()) for nic in self.nic.split("+")))
 
     @property
     def has_workers(self):
-        """Whether workers decide: engine auto chooses them where every port is zero-copy."""
+        """Whether workers decide: engine auto selects them if every port is zero-copy."""
         return self.engine == "af_xdp" or (self.engine, self.mode) == ("auto", "zero-copy")
 
     @property
     def name(self):
-        """A name for it, for the command line and the results."""
+        """The cell's name on the command line and in the results."""
         extra = "" if self.queues == 1 else f"-{self.queues}q"
         extra += f"-{self.spare}spare" if self.spare else ""
         extra += f"-{self.zero_copy}" if self.zero_copy != "off" else ""
@@ -85,7 +85,7 @@ class Cell:
 
     @property
     def group(self):
-        """Cells of the same group can share a guest, which has the NICs of all of them."""
+        """The group of cells that can share a guest, which has the NICs of all of them."""
         return (self.kernel, self.queues, self.spare, self.tap, self.cpus)
 
 
@@ -128,12 +128,12 @@ def _cells():
                 yield refused(nic, "af_xdp", "zero.copy")
         if at_an_end:
             yield refused("virtio", "xdp", "queue", 4, "off")
-    # An egress that takes no redirects, beside a NIC that does.
+    # An egress without support for redirects, next to a NIC with it.
     for kernel in ("6.1", "6.18"):
         yield Cell(kernel, "igb+e1000e", "generic", "xdp", SHORT)
     for kernel in ("6.12", "7.3"):
         yield Cell(kernel, "virtio", "native", "xdp", GROWING, queues=2, spare=2, tap=True)
-    # Where one buffer ends, and frames in several.
+    # The largest MTU with one buffer, and frames in several.
     yield Cell("6.1", "virtio", "native", "xdp", SHORT, mtu=3486)
     yield Cell("6.1", "virtio", "native", "xdp", SHORT, "refused", "MTU", mtu=3487)
     for kernel in ("6.12", "7.3"):

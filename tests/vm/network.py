@@ -1,9 +1,9 @@
-"""The network around a guest that is a box: three namespaces with taps, and TCP between them.
+"""The network around a guest with a box: three namespaces with taps, and TCP between them.
 
     tor host ── h0 │ enp1s0  box  enp2s0 │ u0 ── router, clearnet server, mirror m0 │ enp4s0
                                   enp3s0 │ i0 ── router, relays
 
-The namespaces have names of their own, and are removed by `close`. Root.
+The namespaces have unique names, and are removed by `close`. Requires root.
 """
 
 import collections
@@ -21,11 +21,11 @@ HOST, HOST6 = "192.0.2.10", "2001:db8:1::10"
 ROUTER = "192.0.2.1"
 SERVER, SERVER6 = "198.51.100.80", "2001:db8:ffff::80"
 MARK = 0x28
-# What answers a request, in bytes: more than one segment.
+# The length of an answer in bytes: more than one segment.
 ANSWER = 4000
 # Seconds after which a connection attempt or an answer counts as failed. A guest is emulated.
 TIMEOUT = 60
-# How long the observers' sockets may take to be read.
+# The most seconds to wait for frames in the observers' sockets.
 DRAIN = 2
 # The box's NICs in the order of their PCI slots: namespace, tap, MAC address in the guest.
 TAPS = (
@@ -72,7 +72,7 @@ class Network:
         self.close()
 
     def close(self):
-        """Stops the servers and removes the namespaces, with all that is in them."""
+        """Stops the servers and removes the namespaces and everything in them."""
         self._closing.set()
         for thread in self._threads:
             thread.join(TIMEOUT + 5)
@@ -120,7 +120,7 @@ class Network:
             if tap == "m0":
                 self._exec(name, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
             self.taps.append(self.inside(name, lambda tap=tap: self._tap(tap)))
-            # Packets come without a checksum that a NIC would have to complete.
+            # Disable checksum offload.
             self._exec(name, "ethtool", "-K", tap, "tx", "off")
             self._ip(name, "link", "set", tap, "up")
         for name, address in (
@@ -132,7 +132,7 @@ class Network:
             self._ip(name, "address", "add", *address.split())
         self._ip("host", "route", "add", "default", "via", ROUTER)
         self._ip("host", "-6", "route", "add", "default", "via", "2001:db8:1::1")
-        # Relays answer by the clearnet, and are reached by it as long as nothing is steered.
+        # Relays answer by the clearnet, and are reached by it while steering is off.
         _run(
             "ip", "link", "add", "between", "netns", f"{self.prefix}-up",
             "type", "veth", "peer", "name", "between", "netns", f"{self.prefix}-in",
@@ -209,7 +209,7 @@ class Network:
                     return
 
     def connect(self, name, address, port):
-        """A TCP connection from a namespace, from the Tor host's own address there."""
+        """Opens a TCP connection from a namespace, from the Tor host's own address there."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         connection = self.inside(name, lambda: socket.socket(family))
         connection.settimeout(TIMEOUT)
@@ -222,7 +222,7 @@ class Network:
 
     @staticmethod
     def ask(connection):
-        """A request and its whole answer."""
+        """Sends a request and receives the whole answer."""
         connection.sendall(b"x")
         missing = ANSWER
         while missing:
@@ -232,7 +232,7 @@ class Network:
             missing -= len(part)
 
     def exchange(self):
-        """One connection of each kind: exit (IPv4, IPv6), relay, and one to the host's ORPort."""
+        """Makes one connection of each kind: exit (IPv4, IPv6), relay, to the host's ORPort."""
         for name, address, port in (
             ("host", SERVER, 80), ("host", SERVER6, 80), ("host", *self.relays[0]),
             ("up", HOST, 9001),
@@ -240,7 +240,7 @@ class Network:
             with self.connect(name, address, port) as connection:
                 self.ask(connection)
 
-    # What leaves the box
+    # Frames that leave the box
 
     def _observe(self, name, device, mirror=None):
         raw = self.inside(
@@ -292,12 +292,12 @@ class Network:
         return f"reply {mark}" if source_port == 9001 else f"rest {mark}"
 
     def observed(self, action):
-        """What left the box while `action` ran, by place, class and mark."""
+        """Counts frames that left the box while `action` ran, by place, class and mark."""
         with self._lock:
             self.counts.clear()
         action()
-        # What is still in the observers' sockets on a busy machine belongs to it, too.
-        # Where other traffic goes on it never stops.
+        # Read frames that are still in the observers' sockets, for a limited time: other traffic
+        # may never stop.
         before, deadline = None, time.monotonic() + DRAIN
         while time.monotonic() < deadline:
             with self._lock:
@@ -312,8 +312,8 @@ class Network:
 class Pings:
     """Pings from the Tor host to its router through the box, twenty a second, each counted.
 
-    A context; `lost`, `sent` and `silence`, the longest time in seconds without an answer, are known
-    afterwards. An answer may take `timeout` seconds.
+    A context manager; `lost`, `sent` and `silence`, the longest time in seconds without an answer,
+    are valid afterwards. An answer may take `timeout` seconds.
     """
 
     INTERVAL = 0.05
@@ -342,7 +342,7 @@ class Pings:
 
     @property
     def lost(self):
-        """How many were not answered."""
+        """The number of unanswered pings."""
         return len(self._missing)
 
     def _send(self):
@@ -375,7 +375,7 @@ class Pings:
 
 
 class Stream:
-    """One exit connection of the Tor host that is never idle for long. A context.
+    """One exit connection of the Tor host that is never idle for long. A context manager.
 
     `requests` counts answered requests. Leaving the context fails if the connection has ended or
     an answer took longer than TIMEOUT.

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Debian packages for guests, unpacked beside the tree and never installed.
+"""Debian packages for guests, unpacked outside the tree and never installed.
 
-QEMU, kernels, compilers and tools come through apt with a configuration of its own (sources,
-lists, cache, state), so neither the machine's package database nor its sources change. The
-archive's address is that of the machine's own sources; the suites are named here. packages.lock
-pins every package by version and SHA-256. A version that has left the archive is replaced by the
-newest of the same series, checked by apt's signed sums alone, and standard error says so.
+apt fetches QEMU, kernels, compilers and tools with a configuration of its own (sources, lists,
+cache, state), so the machine's package database and sources do not change. The archive's address is
+that of the machine's own sources; the suites are listed here. packages.lock pins every package by
+version and SHA-256. A version that has left the archive is replaced by the newest of the same
+series, verified by apt's signed sums only, with a message on standard error.
 
     packages.py [GROUP...]   fetch and unpack groups, print their directories (default: all)
     packages.py --renew      pin the newest versions: writes packages.lock
 
-Exit status: 0 done, 1 failed, 77 the packages cannot be had on this machine (SKIPPED).
+Exit status: 0 done, 1 failed, 77 the packages are not available on this machine (SKIPPED).
 
 The cache is $EXITMARK_VM_CACHE, or exitmark-vm in $XDG_CACHE_HOME, or in ~/.cache. It may be
 deleted at any time.
@@ -30,7 +30,7 @@ import urllib.parse
 
 SKIPPED = 77
 LOCK = pathlib.Path(__file__).with_name("packages.lock")
-# Of Debian's archive and of its security archive.
+# The suites of Debian's archive and of its security archive.
 SUITES = ("bookworm", "bookworm-backports", "trixie", "trixie-backports")
 SECURITY_SUITES = ("bookworm-security",)
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -39,20 +39,20 @@ NETWORK_TIMEOUT = 30
 
 
 class Unavailable(Exception):
-    """The packages cannot be had on this machine. The text says why."""
+    """The packages are not available on this machine. The text contains the reason."""
 
 
 class WrongSum(Exception):
-    """A package file is not the one that the lock pins."""
+    """A package file differs from the pinned one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Packages that are unpacked into one directory.
 
-    `roots` are pairs of a pattern of package names, of which the newest is taken, and its suite.
-    With `closure`, the packages that they depend on are part of the group, without the C library
-    and what only an installation needs.
+    `roots` are pairs of a pattern of package names, of which the newest is used, and its suite.
+    With `closure`, their dependencies are part of the group, without the C library and packages
+    that only an installation needs.
     """
 
     roots: tuple
@@ -99,7 +99,7 @@ for _flavour, _suffix in (("", ""), ("-cloud", "cloud-")):
         f"kernel-6.18{_flavour}": _kernel(
             rf"linux-image-6\.18\.[\d.]+\+deb13[\d.]*-{_suffix}amd64", "trixie-backports"
         ),
-        # From 7.1 on the image's package is empty and depends on these two.
+        # Since 7.1 the image's package is empty and depends on these two.
         f"kernel-7.3{_flavour}": Group(
             tuple(
                 (rf"linux-{part}-7\.3\.[\d.]+\+deb13[\d.]*-{_suffix}amd64", "trixie-backports")
@@ -108,7 +108,8 @@ for _flavour, _suffix in (("", ""), ("-cloud", "cloud-")):
         ),
     }
 
-# Of a closure: what the machine has in a version that fits, and what only installations need.
+# Excluded from closures: packages that the machine has in a suitable version, and packages that
+# only installations need.
 _LEFT_OUT = re.compile(
     r"libc6|libcrypt1|libgcc-s1|gcc-.*|adduser|passwd|debconf|libpam.*|libsemanage.*"
 )
@@ -126,19 +127,19 @@ class Pin:
 
 
 def cache():
-    """The directory of all that is fetched and built here."""
+    """Returns the directory of all fetched and built files."""
     own = os.environ.get("EXITMARK_VM_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return pathlib.Path(own or os.path.join(base, "exitmark-vm")).absolute()
 
 
 def say(text):
-    """Progress and warnings, to standard error."""
+    """Prints progress and warnings to standard error."""
     print(f"packages: {text}", file=sys.stderr, flush=True)
 
 
 def read_lock():
-    """The pins, by group."""
+    """Returns the pins by group."""
     pins = {}
     for line in LOCK.read_text().splitlines():
         if line and not line.startswith("#"):
@@ -189,14 +190,14 @@ class Apt:
 
     @staticmethod
     def _transport():
-        """How this machine reaches its archives (proxies, certificates): its own settings."""
+        """Returns the machine's settings to reach its archives (proxies, certificates)."""
         dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True)
         wanted = re.compile(r"Acquire::(https?|Check-|Retries|AllowInsecure|proxy)", re.I)
         return [line for line in dump.stdout.splitlines() if wanted.match(line)]
 
     @staticmethod
     def _sources():
-        """The machine's own archives, with the suites that are needed here."""
+        """Returns the machine's own archives, with the required suites."""
         listed = subprocess.run(
             ["apt-get", "--print-uris", "update"], capture_output=True, text=True, check=False
         ).stdout
@@ -218,7 +219,7 @@ class Apt:
         )
 
     def run(self, *command, cwd=None):
-        """Standard output of an apt command. Raises Unavailable with what it complained about."""
+        """Returns standard output of an apt command. Raises Unavailable with its error."""
         environment = dict(os.environ, APT_CONFIG=str(self.home / "apt.conf"), LC_ALL="C")
         done = subprocess.run(
             command, env=environment, cwd=cwd, capture_output=True, text=True, check=False
@@ -229,14 +230,14 @@ class Apt:
         return done.stdout
 
     def update(self):
-        """Fetches the lists, once a process."""
+        """Fetches the lists, once per process."""
         if not self.updated:
             say("fetching package lists")
             self.run("apt-get", "update", "-q", "--error-on=any")
             self.updated = True
 
     def newest(self, pattern, suite):
-        """Name and version of the newest package with such a name."""
+        """Returns name and version of the newest package whose name matches."""
         self.update()
         names = self.run("apt-cache", "pkgnames", re.match(r"[a-z-]*", pattern)[0]).split()
         found = [self.version(name, suite) for name in names if re.fullmatch(pattern, name)]
@@ -257,17 +258,17 @@ class Apt:
         return subprocess.run(compared, check=False).returncode == 0
 
     def listed(self, name):
-        """Pairs of version and suite in which the archive has a package, newest first."""
+        """Returns the versions of a package in the archive with their suites, newest first."""
         lines = self.run("apt-cache", "madison", name).splitlines()
         fields = [[field.strip() for field in line.split("|")] for line in lines]
         return [(version, re.search(r" (\S+)/main", place)[1]) for _, version, place in fields]
 
     def version(self, name, suite):
-        """Name and newest version in a suite; None for the version where there is none."""
+        """Returns the name and its newest version in a suite, or None."""
         return name, next((found for found, place in self.listed(name) if place == suite), None)
 
     def closure(self, roots):
-        """Pairs of name and version: the roots, names and suites, and what they depend on."""
+        """Returns (name, version) of the roots, given as (name, suite), and their dependencies."""
         listed = self.run(
             "apt-get", "--print-uris", "-qq", "-y", "--no-install-recommends", "install",
             *(f"{name}/{suite}" for name, suite in roots),
@@ -279,19 +280,19 @@ class Apt:
         )
 
     def sha256(self, name, version):
-        """Of the package file, from the signed lists."""
+        """Returns the SHA-256 of the package file, from the signed lists."""
         shown = self.run("apt-cache", "show", f"{name}={version}")
         return re.search(r"^SHA256: (\S+)", shown, re.M)[1]
 
     def download(self, pins, directory):
-        """Package files by name; apt has checked them against its signed lists."""
+        """Downloads package files, by name; apt verifies them with its signed lists."""
         wanted = [f"{pin.package}={pin.version}" for pin in pins]
         self.run("apt-get", "download", "-q", *wanted, cwd=directory)
         return {pin.package: next(directory.glob(f"{pin.package}_*.deb")) for pin in pins}
 
 
 def resolve(apt, group):
-    """The newest packages of a group, as pins."""
+    """Returns the newest packages of a group, as pins."""
     apt.update()
     chosen = GROUPS[group]
     packages = [apt.newest(pattern, suite) for pattern, suite in chosen.roots]
@@ -304,7 +305,7 @@ def resolve(apt, group):
 
 
 def unpack(apt, pins, target):
-    """Downloads, checks and unpacks packages. Raises Unavailable where a version is gone."""
+    """Downloads, verifies and unpacks packages. Raises Unavailable if a version is gone."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="new-") as scratch:
         files = pathlib.Path(scratch, "files")
         root = pathlib.Path(scratch, "root")
@@ -328,9 +329,9 @@ def unpack(apt, pins, target):
 
 
 def ensure(groups):
-    """The directories into which groups are unpacked, by name; fetched where they are missing.
+    """Returns the directories of unpacked groups, by name; fetches missing ones.
 
-    Raises Unavailable where they cannot be had.
+    Raises Unavailable if a group is not available.
     """
     for tool in ("apt-get", "dpkg"):
         if not shutil.which(tool):
@@ -355,7 +356,7 @@ def ensure(groups):
                 try:
                     unpack(apt, pins, target)
                 except Unavailable as gone:
-                    say(f"WARNING: {group} is not to be had as pinned: {gone}")
+                    say(f"WARNING: {group} is not available as pinned: {gone}")
                     newer = resolve(apt, group)
                     for pin in newer:
                         if pin not in pins:
@@ -366,7 +367,7 @@ def ensure(groups):
 
 
 def qemu():
-    """QEMU's command with where its firmware is, and the environment that it takes."""
+    """Returns QEMU's command with its firmware directory, and its environment."""
     root = ensure(["qemu"])["qemu"]
     libraries = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
     environment = dict(
@@ -390,7 +391,7 @@ class Kernel:
 
 
 def kernel(series, cloud=False):
-    """A kernel of a series ("6.1"). The cloud flavour is small and has virtio NICs only."""
+    """Returns a kernel of a series ("6.1"). The cloud flavour has virtio NICs only."""
     group = f"kernel-{series}{'-cloud' if cloud else ''}"
     root = ensure([group])[group]
     modules = next(
@@ -404,9 +405,7 @@ def kernel(series, cloud=False):
 
 
 def clang(version):
-    """A clang of this version ("16"), or the machine's own ("system"): its version, its command
-    and the environment that it takes.
-    """
+    """Returns version, command, environment of a clang ("16"), or the machine's ("system")."""
     own = shutil.which("clang")
     if own:
         said = subprocess.run([own, "--version"], capture_output=True, text=True, check=True)
@@ -439,7 +438,7 @@ def renew():
 
 
 def main(arguments):
-    """The command line."""
+    """Parses the command line and runs it."""
     try:
         if arguments == ["--renew"]:
             renew()

@@ -1,4 +1,4 @@
-"""docs/kernels.md: tables made from what the matrix came to."""
+"""Writes the tables of docs/kernels.md from the results of the matrix."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ BEGIN, END = "<!-- guests: begin -->\n", "<!-- guests: end -->\n"
 
 
 def condense(report):
-    """What of a report is published."""
+    """Returns the published part of a report."""
     keys = ("name", "kernel", "nic", "mode", "engine", "zero_copy", "queues", "spare", "mtu", "verdict",
             "expected")  # fmt: skip
     cells = []
@@ -100,7 +100,7 @@ def _verifier(data):
 
 
 def render(data):
-    """The generated part of the page."""
+    """Returns the generated part of the page."""
     releases = ", ".join(f"{kernel} is {name}" for kernel, name in data["releases"].items())
     return (
         f"{BEGIN}Kernels of Debian: {releases}. `make vm-test` took "
@@ -119,7 +119,7 @@ def _page(data):
 
 
 def publish(report):
-    """Writes the page and its data, if every cell was run, and all of one commit."""
+    """Writes the page and its data, if every cell was run, all with one commit."""
     missing = {cell.name for cell in matrix.CELLS} - {row["name"] for row in report["cells"]}
     if missing or not report["demo"] or not report["verifier"]:
         print(f"publish: not all of the matrix was run: {', '.join(sorted(missing)) or 'rows'}")
@@ -135,7 +135,7 @@ def publish(report):
 
 
 def check():
-    """Fails where the page is not what its data makes. Without data its tables are empty."""
+    """Fails if the page differs from the one generated from its data, or from empty tables."""
     if DATA.exists():
         found, made = _page(json.loads(DATA.read_text()))
     else:

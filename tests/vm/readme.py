@@ -1,4 +1,4 @@
-"""Fenced blocks of Markdown pages, as a reader would paste them."""
+"""Extracts fenced blocks of Markdown pages."""
 
 import dataclasses
 import re
@@ -7,7 +7,7 @@ import textwrap
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A block of shell commands: the section that it is in, its line there, its text."""
+    """A block of shell commands: its section, its line in the page, its text."""
 
     page: str
     section: str
@@ -19,10 +19,10 @@ class Block:
 
 
 def shell_blocks(path, sections):
-    """The `sh` blocks of a page's sections, in order.
+    """Returns the `sh` blocks of a page's sections, in order.
 
-    Raises ValueError for a section that the page lacks, and for a fenced block of these sections
-    that says nothing of its language: it may be a step that only a person would follow.
+    Raises ValueError for a missing section, and for a fenced block of these sections without a
+    language, which could be an untested step.
     """
     found, missing = [], set(sections)
     section, fence, lines = None, None, []

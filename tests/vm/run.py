@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The box in guests: Linux 6.1 to 7.3, and the NICs that QEMU emulates.
+"""Tests the box in guests: Linux 6.1 to 7.3, and the NICs that QEMU emulates.
 
-Exit status: 0 all right, 1 something is wrong, 77 there are no packages for guests (SKIPPED).
+Exit status: 0 as expected, 1 a check failed, 77 no packages for guests (SKIPPED).
 """
 
 import argparse
@@ -28,20 +28,20 @@ import wires
 
 RESULTS = verifier.ROOT / "target/vm.json"
 JOBS = max(1, min(4, (os.cpu_count() or 1) * 3 // 2))
-# Seconds after which a cell is taken down.
+# The timeout of a cell in seconds.
 CELL_TIMEOUT = 600
-# Cells of one guest at most: the last guest of a run has the machine for itself.
+# The most cells per guest: the last guest of a run runs alone.
 SHARED = 8
 
 
 def words(text):
-    """A list of an argument's parts."""
+    """Splits an argument at commas."""
     return text.split(",")
 
 
 @contextlib.contextmanager
 def workers(count):
-    """Threads, each with a guest. What goes wrong here ends all guests."""
+    """A thread pool, one guest per thread. An exception ends all guests."""
     pool = concurrent.futures.ThreadPoolExecutor(count)
     try:
         yield pool
@@ -76,9 +76,9 @@ def load(arguments):
 
 
 def run_cells(arguments):
-    """The command `cells`: a line of JSON for each, as it is done.
+    """The command `cells`: prints a line of JSON per cell when it is done.
 
-    Cells that need taps have a network namespace of their own.
+    Cells with taps run in a network namespace of their own.
     """
     chosen = [one for one in matrix.CELLS if one.name in arguments.names]
     if not chosen or len({one.group for one in chosen}) != 1:
@@ -110,13 +110,13 @@ def run_group(group, program, scratch):
     results = [json.loads(line) for line in lines]
     for one in group[len(results) :]:
         missing = box.Result.of(one)
-        missing.check("the cell ran to its end", said[-2000:])
+        missing.check("the cell completed", said[-2000:])
         results.append(dataclasses.asdict(missing))
     return results
 
 
 def describe(result):
-    """A line about a cell, and one for each fault."""
+    """Formats a line for a cell, and one per fault."""
     line = f"{result['verdict']:8} {result['name']}, {len(result['checks'])} checks, "
     line += f"{result['seconds']:.0f} s"
     if result["verdict"] != result["expected"]:
@@ -126,7 +126,7 @@ def describe(result):
 
 
 def commit():
-    """The commit of the tree, with a + where files differ from it."""
+    """Returns the commit of the tree, with a + if files differ from it."""
     git = ["git", "-C", verifier.ROOT]
     shown = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, check=False)
@@ -134,7 +134,7 @@ def commit():
 
 
 def show(kind, outcome):
-    """Prints what came of a job. Whether it is as expected."""
+    """Prints the result of a job. Returns whether it is as expected."""
     if kind == "cells":
         for result in outcome:
             print(describe(result), flush=True)
@@ -151,7 +151,7 @@ def show(kind, outcome):
 
 
 def groups_of(chosen):
-    """Cells that share a guest, one NIC after the other."""
+    """Groups cells that share a guest, one NIC after the other."""
     groups = {}
     for one in chosen:
         groups.setdefault(one.group, []).append(one)
@@ -165,7 +165,7 @@ def groups_of(chosen):
 
 
 def weight(job):
-    """How long a job takes, in steps of cells, of which a boot is as long as four."""
+    """Estimates the time of a job in steps of cells; a boot takes as long as four steps."""
     kind, subject = job
     if kind == "cells":
         return 4 + sum(len(one.steps) for one in subject)
@@ -178,7 +178,7 @@ def run_matrix(arguments):
     everything = arguments.cells == "."
     if os.geteuid():
         for one in [one for one in chosen if one.tap]:
-            print(f"SKIPPED {one.name}: it takes root for a tap device")
+            print(f"SKIPPED {one.name}: a tap device requires root")
             chosen.remove(one)
     kernels = sorted({one.kernel for one in chosen}, key=matrix.KERNELS.index)
     packages.ensure(["qemu", "busybox", "tools", *(f"kernel-{series}" for series in kernels)])
@@ -198,7 +198,7 @@ def run_matrix(arguments):
         jobs = [("cells", group) for group in groups_of(chosen)]
         if everything:
             jobs += [(kind, one) for kind in ("load", "demo") for one in kernels]
-        # The longest first, so that the last ones are short.
+        # The longest jobs first, so that the last ones are short.
         jobs.sort(key=weight, reverse=True)
         with workers(arguments.jobs) as pool:
             for done in concurrent.futures.as_completed([pool.submit(do, *job) for job in jobs]):

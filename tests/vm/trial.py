@@ -1,4 +1,4 @@
-"""What is done on a machine with the box, and how each step is judged: pages' blocks and events."""
+"""The steps on a machine with the box, and their checks: the pages' blocks, and events."""
 
 import base64
 import contextlib
@@ -13,8 +13,8 @@ import network
 NICS = ("enp1s0", "enp2s0", "enp3s0", "enp4s0")
 CONFIG = "/etc/exitmark/exitmark.toml"
 
-# Lines that the operator changes in a configuration, each of which must be there: by the block
-# that opens the editor.
+# Lines that the operator changes in a configuration, each of which must exist, by the block that
+# opens the editor.
 EDITS = {
     "cp /usr/share/exitmark/exitmark.example.toml": [
         ('#mode = "enforce"', 'mode = "audit"'),
@@ -31,10 +31,10 @@ EDITS = {
 
 
 class Wrong(Exception):
-    """Something is not as it must be."""
+    """A check failed."""
 
 
-# What ends a row; all else is a fault of this script.
+# Exceptions that fail a row; all others are faults of this script.
 FAILURES = (Wrong, machine.Failed, RuntimeError, OSError, ValueError)
 
 
@@ -49,15 +49,15 @@ class Trial:
 
     def __init__(self, guest, net, documents, second):
         self.guest, self.net, self.documents = guest, net, documents
-        # The version to which it is upgraded.
+        # The version of the upgrade.
         self.second = second
         self.rows, self.facts = [], {}
-        # Of each NIC, what it was before a box or a monitor took it.
+        # The state of each NIC before a box or a monitor was attached.
         self.before = {}
 
     @contextlib.contextmanager
     def row(self, name):
-        """A row of the result: passed unless the block raises."""
+        """Adds a row to the result: passed unless the block raises."""
         row = {"step": name, "ok": False}
         self.rows.append(row)
         self.facts = row
@@ -77,14 +77,14 @@ class Trial:
             )  # fmt: skip
             print(f"  {row['seconds']:6.1f} s  {name}: {said}{f' ({more})' if more else ''}", flush=True)
 
-    # What is looked at
+    # State of the machine
 
     def pid(self, unit="exitmark"):
-        """The service's process."""
+        """Returns the PID of the service."""
         return int(self.guest.run(f"systemctl show -p MainPID --value {unit}"))
 
     def active(self, unit, other_than=0):
-        """Waits until the service runs, as another process than this one, and says which."""
+        """Waits until the service runs as another process than this one; returns its PID."""
         return int(
             self.guest.until(
                 f"systemctl is-active --quiet {unit} || exit 1\n"
@@ -95,7 +95,7 @@ class Trial:
         )  # fmt: skip
 
     def nic_state(self, nics):
-        """Of NICs what a detach must set back: flags, promiscuity, XDP, MTU, offloads."""
+        """Returns the NIC state that a detach must restore."""
         state = {}
         for nic in nics:
             [link] = json.loads(self.guest.run(f"ip -d -j link show dev {nic}"))
@@ -104,7 +104,7 @@ class Trial:
         return state
 
     def nics_are_as_before(self, nics):
-        """Fails with what differs."""
+        """Fails if the state of NICs differs from the earlier one."""
         now = self.nic_state(nics)
         for nic in nics:
             before = self.before[nic]
@@ -116,7 +116,7 @@ class Trial:
             require(now[nic]["xdp"] is None, f"{nic} has an XDP program: {now[nic]['xdp']}")
 
     def settled(self):
-        """Waits until the box steers, and fails where it has an alarm."""
+        """Waits until the box steers, and fails if it has an alarm."""
         self.guest.until(
             "curl -s http://127.0.0.1:9787/metrics | grep -qx 'exitmark_steering_up 1' || "
             "{ exitmark status; false; }",
@@ -131,10 +131,10 @@ class Trial:
                 time.sleep(0.05)
         require(pings.lost == pings.sent, f"{pings.sent - pings.lost} pings were answered")
 
-    # What is so
+    # Checks of the traffic
 
     def audits(self):
-        """Traffic crosses as it came: nothing is marked or steered, and each class is counted."""
+        """Traffic is forwarded unchanged: not marked or steered, and each class is counted."""
         seen = self.net.observed(self.net.exchange)
         marked = [what for what in seen if what.endswith(" marked")]
         require(not marked, f"marked in audit mode: {seen}")
@@ -153,7 +153,7 @@ class Trial:
 
     @contextlib.contextmanager
     def nothing_lost(self):
-        """While the block runs: no ping is lost, an exit connection lives, all of it marked."""
+        """While the block runs, no ping is lost and an exit connection stays open and marked."""
         with network.Stream(self.net) as stream, network.Pings(self.net) as pings:
             self.net.observed(lambda: None)
             yield
@@ -171,7 +171,7 @@ class Trial:
     # Blocks of the pages
 
     def run_block(self, block, keys=None):
-        """Runs a block word for word. `keys` is typed when a full-screen program has begun."""
+        """Runs a block unchanged. `keys` is typed when a full-screen program has started."""
         for opening, edits in EDITS.items():
             if block.text.startswith(opening):
                 self.install_editor(edits + self.more_edits(opening))
@@ -197,7 +197,7 @@ class Trial:
         )
 
     def more_edits(self, opening):
-        """Edits for a network of one's own."""
+        """Returns the edits for a private Tor network."""
         if opening.startswith("cp /usr/share/exitmark/") and self.documents.authorities:
             named = json.dumps(self.documents.authorities)
             example = '#authorities = ["F533C81CEF0BC0267857C99B2F471ADF249FA232"]'
@@ -205,7 +205,7 @@ class Trial:
         return []
 
     def install_editor(self, edits):
-        """Puts a program `editor` in place that makes these edits and no others."""
+        """Installs a program `editor` that makes exactly these edits."""
         lines = ["#!/bin/sh", "set -e"]
         for old, new in edits:
             lines.append(f'grep -qxF -- {shlex.quote(old)} "$1"')
@@ -223,7 +223,7 @@ class Trial:
     # Blocks of the README
 
     def install(self, block):
-        """Nothing runs yet, and the NICs are free."""
+        """The service does not run yet, and the NICs are free."""
         self.run_block(block)
         self.facts["version"] = self.guest.run("exitmark --version").strip()
         require(self.guest.attempt("systemctl is-active exitmark")[0] != 0, "the service runs")
@@ -239,7 +239,7 @@ class Trial:
         self.before |= self.nic_state(NICS[:3])
 
     def tor(self, block):
-        """tor runs; the documents that it would fetch are put where it keeps them."""
+        """tor runs; the documents that it would fetch are copied to its cache directory."""
         self.run_block(block)
         self.guest.until("systemctl is-active --quiet tor@default", "tor is not active")
         owner = self.guest.run("stat -c '%U:%G %a' /var/lib/tor").strip()
@@ -248,7 +248,7 @@ class Trial:
         self.facts["documents"] = self.documents.source
 
     def relays(self, block):
-        """The document is believed."""
+        """The document is accepted."""
         said = self.run_block(block)
         listed = re.search(r"\d[\d,]* endpoints|\d[\d,]* relays", said)
         self.facts["relays"] = listed[0] if listed else said.strip().splitlines()[0]
@@ -271,7 +271,7 @@ class Trial:
         self.audits()
 
     def enforce(self, block):
-        """The reload lets the box mark and steer, and loses nothing."""
+        """The reload makes the box mark and steer, without loss."""
         with network.Pings(self.net) as pings:
             self.run_block(block)
         require(pings.lost == 0, f"{pings.lost} of {pings.sent} pings lost")
@@ -279,14 +279,14 @@ class Trial:
         self.marks()
 
     def marked_packet(self, block):
-        """The capture has a marked packet of a connection that is open meanwhile."""
+        """The capture contains a marked packet of an open connection."""
         with network.Stream(self.net):
             said = self.run_block(block)
         shown = [line for line in said.splitlines() if "tos 0x28" in line]
         require(len(shown) == 3, f"tcpdump shows {len(shown)} marked packets: {said}")
 
     def detach(self, block):
-        """The NICs are what they were, and nothing is forwarded."""
+        """The NICs are restored, and nothing is forwarded."""
         self.run_block(block)
         self.nics_are_as_before(NICS[:3])
         self.wire_is_dark()
@@ -294,7 +294,7 @@ class Trial:
     # Blocks of the monitor's page
 
     def install_monitor(self, block):
-        """Nothing runs yet."""
+        """The monitor does not run yet."""
         self.run_block(block)
         require(self.guest.attempt("systemctl is-active exitmark-monitor")[0] != 0, "it runs")
 
@@ -304,7 +304,7 @@ class Trial:
         self.before |= self.nic_state(NICS[3:])
 
     def start_monitor(self, block):
-        """It counts the marked packets of the exit connections, and nothing else."""
+        """The monitor counts exactly the marked packets of the exit connections."""
         self.run_block(block)
         self.net.exchange()
         counted = self.guest.until(
@@ -316,26 +316,26 @@ class Trial:
         self.facts["packets"] = int(float(counted.split()[-1]))
 
     def report(self, block):
-        """A day later: the clock is set to after midnight, and the period's file comes."""
+        """After the clock is set past midnight, the period's file is written."""
         self.guest.run("date -s \"$(date -d tomorrow +%F) 00:05\"")
         self.guest.until("ls /var/lib/exitmark-monitor/*.jsonl", "no period's file")
         self.run_block(block)
         self.guest.run("test -s /srv/www/exits/index.html")
 
     def report_timer(self, block):
-        """At its time the timer makes the page."""
+        """The timer generates the page at its time."""
         self.run_block(block)
         self.guest.run("date -s 00:15:01")
         self.guest.until("test -s /var/cache/exitmark-monitor/index.html", "no page")
 
-    # What else happens to a machine
+    # Events of a machine
 
     def reboot(self):
-        """The wire comes by itself before networking, and the service, which marks and steers."""
+        """The wire is up before networking; later the service marks and steers."""
         with network.Pings(self.net) as pings:
             self.guest.reboot()
             self.active("exitmark")
-        # Both in seconds: without an answer, and from the kernel's start to the plain wire.
+        # In seconds: without an answer, and from the kernel's start to the plain wire.
         self.facts["silence"] = round(pings.silence, 1)
         wired, network_up = (
             int(self.guest.run(f"systemctl show -P {what}"))
@@ -350,7 +350,7 @@ class Trial:
         self.marks()
 
     def restart(self):
-        """systemctl restart loses nothing."""
+        """systemctl restart loses no frame."""
         pid = self.pid()
         with self.nothing_lost():
             self.guest.run("systemctl restart exitmark")
@@ -359,7 +359,7 @@ class Trial:
         self.marks()
 
     def stop(self):
-        """systemctl stop loses nothing: the kernel marks by the last policy until a start."""
+        """systemctl stop loses no frame: the kernel marks by the last policy until a start."""
         with self.nothing_lost():
             self.guest.run("systemctl stop exitmark")
             self.guest.run("systemctl start exitmark")
@@ -402,7 +402,7 @@ class Trial:
         self.marks()
 
     def upgrade(self):
-        """Newer packages restart the services that run, and lose nothing."""
+        """Newer packages restart the running services, without loss."""
         units = ("exitmark", "exitmark-monitor")
         pids = {unit: pid for unit in units if (pid := self.pid(unit))}
         with self.nothing_lost():
@@ -417,15 +417,15 @@ class Trial:
         self.marks()
 
     def start_again(self):
-        """After a detach a start takes the NICs again."""
+        """A start after a detach attaches the box again."""
         self.guest.run("systemctl start exitmark")
         self.settled()
         self.marks()
 
     def purge(self):
-        """Nothing is left: no program, pin, process, file; the NICs are what they were.
+        """No program, pin, process or file is left; the NICs are restored.
 
-        The wire is dead from when the programs are taken off: `lost` has the pings until the end.
+        The wire is dead once the programs are detached: `lost` counts the pings until the end.
         """
         with network.Pings(self.net, timeout=2) as pings:
             self.guest.run("apt purge -y exitmark exitmark-monitor", 1800)

@@ -1,4 +1,4 @@
-"""Loads every BPF program in guests: does each kernel take what each compiler makes of it?"""
+"""Loads every BPF program in guests, for each kernel and each compiler."""
 
 import dataclasses
 import pathlib
@@ -14,19 +14,19 @@ KERNELS = ("6.1", "6.12", "6.18", "7.3")
 CLANGS = ("14", "16", "19")
 # Instructions that the verifier may process for one program, of its 1,000,000.
 LIMIT = 60_000
-# As build.rs compiles them.
+# The flags of build.rs.
 FLAGS = ("-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-D__TARGET_ARCH_x86")
-# Constants which user space sets before it loads an object: what makes the verifier work most.
-# The monitor's are multi_buffer, the mark, and how many addresses of each family the host has, as
-# src/monitor/tap/program.rs writes them.
+# Constants that user space sets before it loads an object, with the most work for the verifier. The
+# monitor's are multi_buffer, the mark, and the number of the host's addresses of each family, as in
+# src/monitor/tap/program.rs.
 CONSTANTS = {"monitor": (1, 0x28, 64, 64)}
-# Seconds for all objects in one guest.
+# The timeout for all objects in one guest, in seconds.
 LOAD_TIMEOUT = 400
 
 
 @dataclasses.dataclass
 class Row:
-    """How one program was loaded."""
+    """The result of loading one program."""
 
     kernel: str
     release: str
@@ -39,7 +39,7 @@ class Row:
     log: str = ""
 
     def fault(self):
-        """What is wrong with it; None for nothing."""
+        """Returns the fault, or None."""
         where = f"{self.object}.{self.program}, clang {self.clang}, Linux {self.release}"
         if self.result:
             return f"{where}: refused ({self.result})"
@@ -49,7 +49,7 @@ class Row:
 
 
 def sources(directory):
-    """The BPF sources: those of a directory, and the test laboratory's."""
+    """Returns the BPF sources: those of a directory, and the lab's."""
     return sorted(directory.glob("*.bpf.c")) + sorted((ROOT / "src/lab").glob("*.bpf.c"))
 
 
@@ -83,7 +83,7 @@ def build_loader(target):
 
 
 def load(series, objects, loader, cloud, scratch):
-    """Loads the objects in a guest: rows."""
+    """Loads the objects in a guest; returns rows."""
     kernel = packages.kernel(series, cloud)
     archive = scratch / f"{series}.cpio"
     contents = initramfs.Initramfs()
@@ -118,7 +118,7 @@ def load(series, objects, loader, cloud, scratch):
 
 
 def show(rows):
-    """Prints a line a program."""
+    """Prints a line per program."""
     print(f"Linux {rows[0].release}")
     for row in rows:
         verdict = row.fault() and (row.result and "REFUSED" or "TOO LARGE") or "ok"
@@ -131,7 +131,7 @@ def show(rows):
 
 
 class Loads:
-    """What is to be loaded, compiled: one guest a kernel."""
+    """The compiled objects to load, with one guest per kernel."""
 
     def __init__(self, directory, clangs, scratch):
         self.scratch = scratch
@@ -140,5 +140,5 @@ class Loads:
         build_loader(self.loader)
 
     def run(self, series, cloud=False):
-        """Loads all objects in a kernel: rows."""
+        """Loads all objects in a kernel; returns rows."""
         return load(series, self.objects, self.loader, cloud, self.scratch)

@@ -1,4 +1,4 @@
-"""The cables of a guest's NICs, whose other ends are here."""
+"""The cables of a guest's NICs, with their far ends in this process."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ _CLONE_NEWNET = 0x40000000
 
 
 def enter_own_namespace():
-    """Moves the calling thread into a new network namespace, which ends with it and what it starts.
+    """Moves the calling thread into a new network namespace, which ends with it and its children.
 
     Raises OSError without root.
     """
@@ -31,9 +31,9 @@ def enter_own_namespace():
 
 
 class Wire:
-    """One cable: frames that the guest sent are kept until they are taken.
+    """One cable: frames from the guest are queued until they are taken.
 
-    `answer` gets each of them first, and what it returns is sent back instead.
+    `answer` gets each frame first; if it returns a frame, that is sent back instead.
     """
 
     def __init__(self, answer=None):
@@ -64,7 +64,7 @@ class Wire:
                 self._frames += frames
 
     def take(self):
-        """The frames that came since the last call, in their order."""
+        """Returns the frames received since the last call, in order."""
         with self._lock:
             frames, self._frames = self._frames, []
         return frames
@@ -77,7 +77,7 @@ class Wire:
 
 
 class Datagrams(Wire):
-    """A cable over Unix sockets, a datagram a frame. It takes no privileges."""
+    """A cable over Unix sockets, one datagram per frame. It requires no privileges."""
 
     def __init__(self, directory, name, answer=None):
         self._far = f"{directory}/{name}-guest"
@@ -95,7 +95,7 @@ class Datagrams(Wire):
         return self._socket.recv(LONGEST_FRAME)
 
     def send(self, frame):
-        """Sends a frame to the guest. It is lost if the NIC takes none for a second."""
+        """Sends a frame to the guest. The frame is lost if the NIC accepts none for a second."""
         for _ in range(500):
             try:
                 self._socket.sendto(frame, self._far)
@@ -136,7 +136,7 @@ class Tap(Wire):
         for level, kind, data in ancillary:
             if (level, kind) == (_SOL_PACKET, _PACKET_AUXDATA) and len(data) >= 20:
                 status, tag, protocol = struct.unpack_from("I12xHH", data)
-                # The kernel has taken the outermost tag off.
+                # The kernel has removed the outermost tag.
                 if status & _TP_STATUS_VLAN_VALID:
                     known = status & _TP_STATUS_VLAN_TPID_VALID
                     tag = struct.pack("!HH", protocol if known else 0x8100, tag)

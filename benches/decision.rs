@@ -1,8 +1,8 @@
-//! What one frame costs between the rings: headers, look-up in a full relay set, rewrite,
-//! checksum. ns per frame, by kind of frame, over as many frames as a ring holds and over so
-//! many that none is in the cache.
+//! The cost of one frame between the rings: headers, look-up in a full relay set, rewrite,
+//! checksum. ns per frame, by kind of frame, over as many frames as a ring holds and over more than
+//! the cache holds.
 //!
-//! This is the machine's time, and as noisy as the machine is; `instructions` counts.
+//! Time is as noisy as the machine; `instructions` counts instructions instead.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ use exitmark::relays::{Certificates, UncheckedDocument};
 use rig::{KINDS, RING, Rig, order, snapshots};
 use std::time::Duration;
 
-/// As many frames as a ring holds, and more than any cache holds headers of.
+/// As many frames as a ring holds, and more than the headers in any cache.
 const SETS: [(&str, u32); 2] = [("ring", RING), ("cold", 65_536)];
 
 fn decision(criterion: &mut Criterion) {
@@ -28,7 +28,7 @@ fn decision(criterion: &mut Criterion) {
         for kind in &KINDS {
             let mut rig = Rig::new(&snapshots, frames, kind);
             group.bench_function(kind.name, |bencher| {
-                // One iteration is one frame; whole passes are measured and scaled.
+                // An iteration is a frame; whole passes are measured and scaled.
                 bencher.iter_custom(|iterations| {
                     let passes = iterations.div_ceil(u64::from(frames));
                     let spent: Duration = (0..passes).map(|_| rig.pass()).sum();

@@ -1,42 +1,41 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
-// The part of traffic.bpf.c that has a clock: frames at a given rate, each with the time of its
-// departure, and sinks that tell how long every frame was under way.
+// SPDX-License-Identifier: MIT OR Apache-2.0 The timed part of traffic.bpf.c: frames at a given
+// rate, each stamped with its departure time, and sinks that measure the latency of every frame.
 
-// Contract with benches/pps/latency/.
+// Interface to benches/pps/latency/.
 #define STAMP_BYTES 8 // the time in nanoseconds, 32 bits of it, and its complement
 #define PROBE 1 // the lowest bit of a stamp asks the sink to send the frame back
 #define FRACTION_BITS 10 // intervals are in 1/1024 of a nanosecond
-#define LATE_NANOSECONDS 100000 // how much a generator that comes late makes up for, at most
-#define SEQUENCE_BACK 16 // where the sequence number is, back from the end of the TCP header
+#define LATE_NANOSECONDS 100000 // the most delay that a late generator makes up for
+#define SEQUENCE_BACK 16 // distance of the sequence number from the end of the TCP header
 #define BUCKETS 2048
 #define MOMENT_BITS 16 // a moment is 2^16 ns, a fifteenth of a millisecond
 #define MOMENTS 32768
 enum way { ONE_WAY, ROUND_TRIP, WAYS };
 
 struct pace {
-	// The order.
-	__u64 interval; // from one frame to the next, while the load is young
-	__u64 change; // how old it is, in nanoseconds, when it changes
+	// Parameters.
+	__u64 interval; // between frames, before the change
+	__u64 change; // time of the change after the start, in nanoseconds
 	__u64 interval_then;
-	__u64 length; // how old it is, in nanoseconds, when it ends
+	__u64 length; // of the load, in nanoseconds
 	__u64 probe; // whether exit frames with a stamp are probes
-	__u64 stamp_every; // of so many frames one has a stamp; none if 0
-	__u64 keep_moments; // whether stamped frames are counted by the time of their departure
-	// What came of it.
-	__u64 begin; // the time of the first look
-	__u64 due; // how old the load is, in units of an interval, when the next frame is due
-	__u64 frames; // so far
+	__u64 stamp_every; // one frame in this number is stamped; none if 0
+	__u64 keep_moments; // whether stamped frames are counted by departure time
+	// State and results.
+	__u64 begin; // time of the first clock read
+	__u64 due; // when the next frame is due after the start, in units of an interval
+	__u64 frames; // sent so far
 	__u64 probes; // among them
-	__u64 over; // whether it has ended
+	__u64 over; // whether the load has ended
 };
 
-// How many frames took how long: 64 buckets for each power of two of nanoseconds.
+// Histogram of latency: 64 buckets for each power of two of nanoseconds.
 struct delays {
 	__u64 buckets[BUCKETS];
 	__u64 longest;
 };
 
-// Frames by the time of their departure.
+// Frames by departure time.
 struct moment {
 	__u64 sent;
 	__u64 arrived;
@@ -70,9 +69,8 @@ static __always_inline struct moment *moment_of(__u32 stamp, const struct pace *
 	return bpf_map_lookup_elem(&moments, &number);
 }
 
-// Run live by BPF_PROG_RUN, again and again: every run is a look at the clock, and only one that
-// finds a frame due sends it. The clock in a frame leaves its TCP checksum as it is, because a
-// number and its complement add up to nothing.
+// Run live by BPF_PROG_RUN, repeatedly: every run reads the clock, and sends a frame only if one is
+// due. The stamp does not change the TCP checksum, because a number and its complement cancel out.
 static __always_inline int generate_paced(struct xdp_md *context, __u32 bytes)
 {
 	__u8 *frame = (void *)(long)context->data;
@@ -118,7 +116,7 @@ static __always_inline int generate_paced(struct xdp_md *context, __u32 bytes)
 	if (order->keep_moments) {
 		moment = moment_of(stamp, order);
 		if (moment)
-			moment->sent += 1; // by nobody else
+			moment->sent += 1; // only this program writes it
 	}
 	return verdict;
 }
@@ -135,8 +133,7 @@ int paced_ipv6(struct xdp_md *context)
 	return generate_paced(context, IPV6_BYTES);
 }
 
-// The 64 buckets of a power of two begin with that number; smaller numbers than 64 have a bucket
-// each.
+// The 64 buckets of a power of two begin with that number; numbers below 64 have a bucket each.
 static __always_inline __u32 bucket_of(__u32 value)
 {
 	__u32 power = 0, rest = value;
@@ -163,7 +160,7 @@ static __always_inline __u32 bucket_of(__u32 value)
 	return (power - 5) * 64 + (value >> (power - 6) & 63);
 }
 
-// Counts a frame that has a stamp, and returns the stamp; 0 without one.
+// Counts a stamped frame, and returns the stamp; 0 without one.
 static __always_inline __u32 read_clock(struct xdp_md *context, __u32 bytes, __u32 way)
 {
 	__u8 *frame = (void *)(long)context->data;
@@ -198,7 +195,7 @@ static __always_inline __u32 read_clock(struct xdp_md *context, __u32 bytes, __u
 	return stamp;
 }
 
-// How long the headers are, if they are those of this bench.
+// Length of the headers, or 0 if they are not this bench's.
 static __always_inline __u32 header_bytes(struct xdp_md *context)
 {
 	__u8 *frame = (void *)(long)context->data;
@@ -220,13 +217,13 @@ static __always_inline void swap_bytes(__u8 *one, __u8 *other, int length)
 	}
 }
 
-// By redirection, because XDP_TX wakes a veth's other end only if that has a program of its own.
+// By redirection, because XDP_TX wakes a veth's peer only if that has a program of its own.
 static __always_inline int send_back(struct xdp_md *context)
 {
 	return bpf_redirect(context->ingress_ifindex, 0);
 }
 
-// A frame is timed before it is counted: whoever sees it counted finds its time.
+// Times a frame before counting it, so that every counted frame has its time recorded.
 static __always_inline int time_at_sink(struct xdp_md *context, __u32 sink, __u16 last)
 {
 	__u8 *frame = (void *)(long)context->data, *end = (void *)(long)context->data_end;
@@ -264,7 +261,7 @@ int time_incoming(struct xdp_md *context)
 	return time_at_sink(context, INCOMING, 0x0301);
 }
 
-// The host's end of its cable: here the probes are back.
+// The host's end of its cable, where probes return.
 SEC("xdp")
 int time_host(struct xdp_md *context)
 {

@@ -1,7 +1,7 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
-// The whole rule for the site of the packet rate bench, and nothing else: no counters, no second
-// engine, no reload, no way back. Once as an XDP program, once as a tc classifier: what one would
-// write oneself. The relay set is a BPF hash map for each IP version.
+// SPDX-License-Identifier: MIT OR Apache-2.0 The whole rule for the site of the packet rate bench,
+// and nothing else: no counters, no second engine, no reload, no return path. Both an XDP program
+// and a tc classifier: a minimal hand-written implementation. The relay set is a BPF hash map for
+// each IP version.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -13,7 +13,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-// Contract with benches/pps/peers/rule.rs.
+// Interface to benches/pps/peers/rule.rs.
 #define MARK 0x28 // AF11 in the ToS byte
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -34,12 +34,12 @@ struct endpoint6 {
 	__u16 zero;
 };
 
-// Known when the program is loaded, so that the verifier makes constants of it.
+// Set before the program is loaded, so that the verifier treats it as constants.
 const volatile struct {
 	__be32 host4;
 	__be32 host6[4];
 	__u32 interfaces[PORTS];
-	// Destination and source, as they are in a frame that is steered.
+	// Destination and source MAC address of a steered frame.
 	__u32 steered_macs[3];
 } site;
 
@@ -74,7 +74,7 @@ static __always_inline __sum16 replace_word(__sum16 checksum, __u16 old, __u16 n
 	return ~sum;
 }
 
-// To a relay, or an answer: unmarked. Anything else over TCP: marked.
+// To a relay, or an answer: unmarked. All other TCP: marked.
 static __always_inline void set_dscp4(struct iphdr *ip, __u8 dscp)
 {
 	__u16 *first = (__u16 *)ip, old = *first;
@@ -98,7 +98,7 @@ static __always_inline bool is_host(const struct in6_addr *address)
 	       address->s6_addr32[2] == site.host6[2] && address->s6_addr32[3] == site.host6[3];
 }
 
-// From a TCP header's beginning to the end of its control bits.
+// A TCP header up to and including its control bits.
 struct tcp {
 	__be16 source;
 	__be16 destination;
@@ -108,8 +108,8 @@ struct tcp {
 	__u8 control;
 };
 
-// Whether the segment answers another one of an outsider's, as bpf/parse.h tells it: SYN and ACK, or
-// RST without ACK or with sequence number 0. Neither exit nor relay traffic.
+// Whether the segment answers a remote host's segment, as in bpf/parse.h: SYN and ACK, or RST
+// without ACK or with sequence number 0. Neither exit nor relay traffic.
 static __always_inline bool answers(const struct tcp *tcp)
 {
 	__u8 control = tcp->control;
@@ -119,7 +119,7 @@ static __always_inline bool answers(const struct tcp *tcp)
 	return control & TCP_RST && (!(control & TCP_ACK) || !tcp->sequence);
 }
 
-// Marks or clears the frame's DSCP, and tells the port by which it is to leave.
+// Marks or clears the frame's DSCP, and returns the egress port.
 static __always_inline enum port apply(void *data, void *end)
 {
 	struct ethhdr *ethernet = data;

@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// What the monitor's bench sends into the tap's cable: frames of which every so many bears the
-// mark, at a given rate.
+// Generator of the monitor's bench: frames for the tap at a given rate, one in `every` marked.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-// Contract with benches/monitor/veth.rs.
+// Interface to benches/monitor/veth.rs.
 #define HEADER_BYTES 54 // Ethernet, IPv4 and TCP, all without options
 #define MARKED 0x28 // the ToS byte of AF11
 #define FRACTION_BITS 10 // intervals are in 1/1024 of a nanosecond
-#define LATE (100000ULL << FRACTION_BITS) // how much is made up for, at most: 0.1 ms
-#define PATIENCE 4096 // looks at the clock before a frame is sent in any case
+#define LATE (100000ULL << FRACTION_BITS) // the most delay that is made up for: 0.1 ms
+#define PATIENCE 4096 // clock reads before a frame is sent in any case
 
 struct load {
-	// The order.
-	__u64 interval; // from one frame to the next; 0: as fast as it goes
-	__u64 every; // of so many frames one is marked
+	// Parameters.
+	__u64 interval; // between frames; 0: full speed
+	__u64 every; // one frame in this number is marked
 	__u64 interface;
-	// What came of it.
+	// State and results.
 	__u64 due;
 	__u64 sent;
 	__u64 marked;
@@ -46,7 +45,7 @@ static __always_inline void wait(struct load *load)
 	load->due += load->interval;
 }
 
-// Run live by BPF_PROG_RUN, once a frame.
+// Run live by BPF_PROG_RUN, once per frame.
 SEC("xdp")
 int generate(struct xdp_md *context)
 {
@@ -66,7 +65,7 @@ int generate(struct xdp_md *context)
 		load->marked += 1;
 		frame[15] = MARKED;
 	}
-	// Many places, each often.
+	// Many destinations, each often.
 	flow = load->sent;
 	*(__u16 *)(frame + 31) = flow;
 	*(__u16 *)(frame + 34) = flow;

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// The kernel's part of the benches: it makes the frames of the packet rate bench, counts those
-// that arrive, and holds the forwarder that does nothing. It decides nothing about the result.
+// The kernel's part of the benches: generates the frames of the packet rate bench, counts received
+// frames, and contains the do-nothing forwarder.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-// Contract with benches/pps/traffic.rs, benches/pps/load.rs and benches/common/bpf.rs.
+// Interface to benches/pps/traffic.rs, benches/pps/load.rs and benches/common/bpf.rs.
 #define IPV4_BYTES 54 // Ethernet, IPv4 and TCP, all without options
 #define IPV6_BYTES 74
 #define SLOT_BYTES 80
 #define GENERATORS 64
-#define SEQUENCE_EXIT 0x45584954 // the TCP sequence number says what a frame is:
-#define SEQUENCE_RELAY 0x52454c41 // a label that no forwarder looks at
+#define SEQUENCE_EXIT 0x45584954 // the TCP sequence number labels the kind of a frame;
+#define SEQUENCE_RELAY 0x52454c41 // no forwarder reads it
 #define MARKED 0x28 // the ToS byte of AF11
 enum sink { UPLINK, INCOMING, SINKS };
 enum target { GENERATE, WIRE, WIRE_BACK, TARGETS };
@@ -22,7 +22,7 @@ struct slot {
 	__u8 headers[SLOT_BYTES];
 };
 
-// The flows of one generator: those from `begin` up to, and without, `end`.
+// The flows of one generator: from `begin` up to, but not including, `end`.
 struct part {
 	__u32 begin;
 	__u32 end;
@@ -30,7 +30,7 @@ struct part {
 
 struct progress {
 	__u64 sent;
-	__u64 next; // how far behind its part's begin
+	__u64 next; // flow, relative to the part's begin
 };
 
 struct tally {
@@ -38,11 +38,11 @@ struct tally {
 	__u64 exit_unmarked;
 	__u64 relay_marked;
 	__u64 relay_unmarked;
-	__u64 astray; // ours, but addressed to another NIC: a real one would not take it
-	__u64 other; // not ours
+	__u64 astray; // of the bench, but addressed to another NIC, which would drop it
+	__u64 other; // not of the bench
 };
 
-// One slot for each flow. How many there are is set when this is loaded.
+// One slot per flow. The number is set before loading.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -50,7 +50,7 @@ struct {
 	__type(value, struct slot);
 } flows SEC(".maps");
 
-// By the CPU that a generator runs on.
+// By the CPU of a generator.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, GENERATORS);
@@ -79,7 +79,7 @@ struct {
 	__type(value, struct tally);
 } received SEC(".maps");
 
-// A device map, as every quick program has one.
+// A device map: redirecting through it is faster than by interface index.
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);
 	__uint(max_entries, TARGETS);
@@ -94,9 +94,9 @@ static __always_inline int redirect_to(__u32 target)
 	return interface ? bpf_redirect(*interface, 0) : XDP_ABORTED;
 }
 
-// Run live by BPF_PROG_RUN. Pages come back as the receivers left them, so every frame gets
-// all of its headers anew; what follows them, nobody changes. The slots are read in their order,
-// so that the processor fetches the next ones by itself however many flows there are.
+// Run live by BPF_PROG_RUN. Pages are recycled as the receivers left them, so every frame gets all
+// of its headers again; the payload is never changed. The slots are read in order, so that the
+// hardware prefetches the next ones with any number of flows.
 static __always_inline int generate(struct xdp_md *context, __u32 bytes)
 {
 	void *frame = (void *)(long)context->data;
@@ -137,7 +137,7 @@ int generate_ipv6(struct xdp_md *context)
 	return generate(context, IPV6_BYTES);
 }
 
-// `last` is the sink's MAC address but for 02:00:00:00 at its beginning.
+// `last` is the end of the sink's MAC address, behind 02:00:00:00.
 static __always_inline int count(struct xdp_md *context, __u32 sink, __u16 last)
 {
 	__u8 *frame = (void *)(long)context->data;
@@ -193,8 +193,8 @@ int count_incoming(struct xdp_md *context)
 	return count(context, INCOMING, 0x0301);
 }
 
-// The baseline: everything to the uplink, and everything from there to the host, untouched and
-// unread.
+// The baseline: everything to the uplink, and everything from there to the host, neither parsed nor
+// changed.
 SEC("xdp")
 int wire(struct xdp_md *context)
 {
@@ -207,7 +207,7 @@ int wire_back(struct xdp_md *context)
 	return bpf_redirect_map(&wires, WIRE_BACK, XDP_DROP);
 }
 
-// A veth takes redirected frames only with NAPI on; any program turns it on.
+// A veth accepts redirected frames only with NAPI enabled, which any program does.
 SEC("xdp")
 int pass(struct xdp_md *context)
 {

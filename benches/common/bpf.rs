@@ -1,15 +1,15 @@
-//! The programs in `benches/bpf`, compiled when a bench starts, and the forwarder that does nothing.
+//! Compiles and loads the programs in `benches/bpf` when a bench starts.
 
 use exitmark::lab::bpf::{self, Preparation, Programs};
 use exitmark::lab::{LabError, Netns};
 use std::path::Path;
 
-/// What makes, forwards and counts frames.
+/// The program that generates, forwards and counts frames.
 pub(crate) const TRAFFIC: &str = "traffic.bpf.c";
 // `enum target` of traffic.bpf.c.
 const TARGET_WIRE: u32 = 1;
 const TARGET_WIRE_BACK: u32 = 2;
-/// The map of interfaces that they redirect to.
+/// The map of the interfaces to redirect to.
 const WIRES: &str = "wires";
 
 /// Compiles a file of `benches/bpf` and returns the object's bytes.
@@ -18,7 +18,7 @@ pub(crate) fn compile(name: &str) -> Result<Vec<u8>, LabError> {
     bpf::compile(&sources.join(name))
 }
 
-/// Loads [`TRAFFIC`], compiled, with room for so many flows.
+/// Loads the compiled [`TRAFFIC`] with slots for this number of flows.
 pub(crate) fn load(compiled: &[u8], flows: u32) -> Result<Programs, LabError> {
     let preparation = Preparation {
         entries: &[("flows", flows)],
@@ -27,7 +27,7 @@ pub(crate) fn load(compiled: &[u8], flows: u32) -> Result<Programs, LabError> {
     Programs::load_prepared(TRAFFIC, compiled, preparation)
 }
 
-/// Makes two ports one wire: what comes in by one leaves by the other, unread.
+/// Connects two ports by the do-nothing forwarder.
 pub(crate) fn attach_wire(
     programs: &Programs,
     netns: &Netns,

@@ -1,10 +1,10 @@
-//! `exitmark run` itself, as it is shipped, with a process and a configuration file of its own.
+//! Runs `exitmark run` as shipped, as a process with a configuration file.
 
 use exitmark::lab::site::RunningBox;
 use exitmark::lab::{LabError, Netns};
 use std::path::Path;
 
-/// What differs between the configurations of exitmark that are compared.
+/// The difference between the compared configurations of exitmark.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
     pub(crate) name: &'static str,
@@ -19,8 +19,8 @@ pub(crate) struct Running {
 }
 
 impl Variant {
-    /// Starts it in a box of which `site` holds the other tables of the configuration, and
-    /// returns when it is ready.
+    /// Starts exitmark in the namespace `netns` and returns when it is ready. `site` holds the
+    /// other tables of the configuration.
     pub(crate) fn start(&self, netns: &Netns, site: &str) -> Result<Running, LabError> {
         let failed = |error| LabError(format!("cannot write exitmark's configuration: {error}"));
         let text = format!(
@@ -37,13 +37,13 @@ impl Variant {
 }
 
 impl Running {
-    /// Ends it; an error when it was gone already or does not end well.
+    /// Stops exitmark; fails if it had ended already or does not end well.
     pub(crate) fn stop(self) -> Result<(), LabError> {
         let log = self.running.log();
         let words = self
             .running
             .stop()
-            .map_err(|error| LabError(format!("exitmark: {error}; it had said: {}", log.trim())))?;
+            .map_err(|error| LabError(format!("exitmark: {error}; its log: {}", log.trim())))?;
         if words.status.success() {
             Ok(())
         } else {

@@ -1,10 +1,10 @@
-//! What a machine and its tools tell of themselves. Nothing of it names the machine or a path.
+//! Facts about the machine and its tools, without its name or paths.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
-/// A field of the first processor.
+/// A field of the first processor in `/proc/cpuinfo`.
 pub(crate) fn processor(field: &str) -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let mut fields = text.lines().filter_map(|line| line.split_once(':'));
@@ -12,7 +12,7 @@ pub(crate) fn processor(field: &str) -> Option<String> {
     Some(value.trim().to_owned())
 }
 
-/// The caches that the first processor has or shares, from the nearest one.
+/// The caches of the first processor, own and shared, nearest first.
 pub(crate) fn caches() -> Option<String> {
     let cache = |index: u8| {
         let read = |what: &str| {
@@ -31,7 +31,7 @@ pub(crate) fn caches() -> Option<String> {
     (!all.is_empty()).then(|| all.join(", "))
 }
 
-/// The memory that the kernel has, in GiB.
+/// The kernel's memory in GiB.
 pub(crate) fn memory() -> Option<String> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
@@ -39,7 +39,7 @@ pub(crate) fn memory() -> Option<String> {
     Some(format!("{:.1} GiB", kib / f64::from(1 << 20)))
 }
 
-/// None on a machine that is no guest.
+/// The hypervisor; `None` unless the machine is a guest.
 pub(crate) fn hypervisor() -> Option<String> {
     if !processor("flags")?
         .split(' ')
@@ -56,8 +56,7 @@ pub(crate) fn hypervisor() -> Option<String> {
     Some(vendor.unwrap_or_else(|| "of unknown make".to_owned()))
 }
 
-/// What the kernel does, or does not, against what the processor lets through; what the processor
-/// is safe from is left out.
+/// The kernel's mitigations of CPU vulnerabilities; those that do not affect the CPU are omitted.
 pub(crate) fn mitigations() -> Option<String> {
     let directory = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").ok()?;
     let all: BTreeMap<_, _> = directory
@@ -90,20 +89,20 @@ pub(crate) fn governor() -> Option<String> {
     content("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 }
 
-/// The commit of these sources; it ends with `-dirty` where they are not what was committed.
+/// The commit of these sources, with `-dirty` at the end if they differ from it.
 pub(crate) fn commit() -> Option<String> {
     let sources = env!("CARGO_MANIFEST_DIR");
     output("git", &["-C", sources, "describe", "--always", "--dirty"])
 }
 
-/// The version of DPDK that testpmd is of.
+/// The DPDK version of testpmd.
 pub(crate) fn testpmd() -> Option<String> {
     let text = output("dpdk-testpmd", &["-v", "--help"])?;
     let line = text.lines().find(|line| line.contains("RTE Version"))?;
     line.split('\'').nth(1).map(str::to_owned)
 }
 
-/// The first line that a tool says of its version.
+/// The first line of a tool's version output.
 pub(crate) fn version(program: &str, argument: &str) -> Option<String> {
     let text = output(program, &[argument])?;
     text.lines().next().map(|line| line.trim().to_owned())
@@ -113,7 +112,7 @@ pub(crate) fn date() -> Option<String> {
     output("date", &["-u", "+%FT%TZ"])
 }
 
-/// What a command says on either channel, if it can be run and says something.
+/// The standard output or standard error of a command, if it runs and prints anything.
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let (said, warned) = (output.stdout, output.stderr);

@@ -1,4 +1,4 @@
-//! The machine that the numbers are from, and how busy it was with something else.
+//! A description of the machine, and its load by other processes.
 
 use super::facts;
 use serde::Serialize;
@@ -6,11 +6,11 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-/// Above this part of all cores' time, rates get low and uneven, and forwarders that need a
-/// core of their own suffer more than those that live in interrupts.
+/// The fraction of all cores' time, used by other processes, above which rates are low and uneven,
+/// more so for forwarders that need a core of their own than for those in interrupts.
 const QUIET: f64 = 0.05;
 
-/// What `machine.json` and its like say; what is not found out is null.
+/// The content of `machine.json` and similar files; unknown values are null.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     kernel: String,
@@ -28,7 +28,7 @@ pub(crate) struct Machine {
     testpmd: Option<String>,
     commit: Option<String>,
     date: String,
-    /// The part of all cores' time that others used, at worst, before a round.
+    /// The largest fraction of all cores' time that other processes used before a round.
     busy: f64,
 }
 
@@ -56,7 +56,7 @@ impl Machine {
         }
     }
 
-    /// Looks, while nothing of the bench runs, how busy the machine is; warns when it is.
+    /// Measures the machine's load while the bench is idle; warns if it is busy.
     pub(crate) fn listen(&mut self) {
         let before = cpu_time();
         thread::sleep(Duration::from_millis(300));
@@ -73,7 +73,7 @@ impl Machine {
     }
 }
 
-/// The time that all cores together were used, and all of it, in ticks since boot.
+/// The busy and the total time of all cores, in ticks since boot.
 fn cpu_time() -> (f64, f64) {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let ticks: Vec<f64> = stat

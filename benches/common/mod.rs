@@ -1,4 +1,4 @@
-//! What the benches between network namespaces share. Each of them uses all of it.
+//! Code shared by the benches between network namespaces; each uses all of it.
 
 pub(crate) mod bpf;
 pub(crate) mod exitmark;

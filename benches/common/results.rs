@@ -1,4 +1,4 @@
-//! From the values of the rounds to what is printed and written.
+//! Statistics over rounds, and result files.
 
 use super::rounds::Missing;
 use exitmark::lab::LabError;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The values of every round, in their order; there is at least one.
+/// The values of all rounds in order, at least one.
 #[derive(Debug)]
 pub(crate) struct Series {
     rounds: Vec<f64>,
@@ -15,7 +15,7 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    /// None when there is no value.
+    /// `None` without values.
     pub(crate) fn new(values: impl Iterator<Item = f64>) -> Option<Self> {
         let rounds: Vec<_> = values.collect();
         let mut sorted = rounds.clone();
@@ -40,36 +40,36 @@ impl Series {
         self.rounds.len()
     }
 
-    /// The median of the ratios within each round: what disturbs a round disturbs both.
+    /// The median of the ratios within each round: a disturbance of a round affects both sides.
     pub(crate) fn ratio_to(&self, other: &Self) -> Option<f64> {
         let pairs = self.rounds.iter().zip(&other.rounds);
         Self::new(pairs.map(|(mine, its)| mine / its)).map(|ratios| ratios.median())
     }
 }
 
-/// The values of every round, in their order.
+/// Serializes the values of all rounds in order.
 impl Serialize for Series {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.rounds.iter().map(|&value| rounded(value)))
     }
 }
 
-/// A ratio as the tables show it.
+/// Formats a ratio for the tables.
 pub(crate) fn ratio(ratio: Option<f64>) -> String {
     ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
 }
 
-/// A rate to four decimals: more would be noise.
+/// Rounds a rate to four decimals.
 pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
 
-/// Notes what a bench did not measure in `missing.json`, in place of what it noted there before.
-/// Says whether that is nothing.
+/// Replaces a bench's entries in `missing.json`, its failed measurements. Returns whether there are
+/// none.
 pub(crate) fn note_missing(bench: &str, missing: &[Missing]) -> Result<bool, LabError> {
     const NAME: &str = "missing.json";
     let before = fs::read(directory().join(NAME)).unwrap_or_default();
-    // A file that is none is written anew.
+    // An invalid file is replaced.
     let mut all: Vec<Value> = serde_json::from_slice(&before).unwrap_or_default();
     all.retain(|one| one["bench"] != bench);
     all.extend(missing.iter().map(|one| json!(one)));
@@ -85,7 +85,7 @@ fn directory() -> PathBuf {
     target.join("bench")
 }
 
-/// Writes a file of JSON into the directory of results, which it returns.
+/// Writes a JSON file into the directory of results, and returns that directory.
 pub(crate) fn write(name: &str, content: &impl Serialize) -> Result<PathBuf, LabError> {
     let directory = directory();
     let path = directory.join(name);

@@ -1,5 +1,5 @@
-//! The order of things: contestants take turns within every round, every second round in the
-//! reverse order, and one that failed once is out.
+//! The order of measurements: contestants alternate within every round, every second round in the
+//! reverse order; one that failed once is excluded.
 
 use super::machine::Machine;
 use exitmark::lab::LabError;
@@ -7,22 +7,22 @@ use serde::Serialize;
 use std::fmt::Display;
 use std::time::Duration;
 
-/// The options that every bench has.
+/// The options common to all benches.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Rounds; the table shows their median.
+    /// The number of rounds; the table shows their median
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     runs: u32,
-    /// How long one run lasts.
+    /// The seconds of one run
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
     /// Only these forwarders.
     #[arg(long, value_delimiter = ',')]
     forwarders: Vec<String>,
-    /// One short run of each: does everything work?
+    /// One short run of each, to test that everything works
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Given by cargo.
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -43,7 +43,7 @@ impl Options {
         Duration::from_secs_f64(if self.quick { 0.3 } else { self.seconds })
     }
 
-    /// Those of `all` that were asked for, or all.
+    /// The requested elements of `all`, or all.
     pub(crate) fn chosen<T>(
         &self,
         all: Vec<T>,
@@ -63,7 +63,7 @@ impl Options {
     }
 }
 
-/// One contestant over all rounds: what it is, and what was measured.
+/// One contestant over all rounds, and its measurements.
 pub(crate) struct Contest<K, S> {
     pub(crate) contestant: K,
     pub(crate) samples: Vec<S>,
@@ -80,7 +80,7 @@ impl<K, S> Contest<K, S> {
     }
 }
 
-/// What was not measured, and why.
+/// A failed measurement and its reason.
 #[derive(Debug, Serialize)]
 pub(crate) struct Missing {
     pub(crate) bench: &'static str,
@@ -88,11 +88,11 @@ pub(crate) struct Missing {
     pub(crate) reason: String,
 }
 
-/// What was measured, and what was not.
+/// Complete and failed measurements.
 pub(crate) type Results<K, S> = (Vec<Contest<K, S>>, Vec<Missing>);
 
-/// Measures all contestants in turn, round after round, and returns those that never failed,
-/// and the others.
+/// Measures all contestants in turn, round after round; returns those that never failed, and the
+/// others.
 pub(crate) fn run<K: Display, S: Display>(
     bench: &'static str,
     options: &Options,
@@ -107,7 +107,7 @@ pub(crate) fn run<K: Display, S: Display>(
         eprintln!("round {round} of {rounds}");
         machine.listen();
         let mut turns: Vec<_> = contests.iter_mut().filter(|one| !one.failed).collect();
-        // What comes late in a round may find a warmer or a busier machine.
+        // Late in a round the machine may be warmer or busier.
         if round % 2 == 0 {
             turns.reverse();
         }
@@ -136,7 +136,7 @@ pub(crate) fn run<K: Display, S: Display>(
     Ok((contests, missing))
 }
 
-/// Says how a bench ended.
+/// Prints the outcome of a bench, and returns its exit code.
 pub(crate) fn exit(bench: &str, outcome: Result<bool, LabError>) -> std::process::ExitCode {
     match outcome {
         Ok(true) => return std::process::ExitCode::SUCCESS,
@@ -146,7 +146,7 @@ pub(crate) fn exit(bench: &str, outcome: Result<bool, LabError>) -> std::process
     std::process::ExitCode::FAILURE
 }
 
-/// Refuses to go on without the privilege to make network namespaces.
+/// Fails without the privilege to create network namespaces.
 pub(crate) fn need_root() -> Result<(), LabError> {
     if nix::unistd::geteuid().is_root() {
         Ok(())

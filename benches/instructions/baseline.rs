@@ -1,4 +1,4 @@
-//! What the counts were when somebody last said that they are right.
+//! The committed baseline of instruction counts.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -6,11 +6,11 @@ use std::fs;
 use std::process::{Command, ExitCode};
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
-/// How far a kind may be from the baseline, either way, in percent. The relay set's table has
-/// another random key in every run; that makes half a percent.
+/// The permitted difference from the baseline in percent, either way. The random key of the relay
+/// set's table accounts for half a percent.
 const MAY_DIFFER: f64 = 2.0;
 
-/// By what the counted code was compiled.
+/// The compiler and the target of the counted code.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Built {
     rustc: String,
@@ -18,7 +18,7 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// This program.
+    /// The build of this program.
     pub(crate) fn here() -> Self {
         let output = Command::new("rustc").arg("-vV").output();
         let said = output.map_or_else(
@@ -36,7 +36,7 @@ impl Built {
     }
 }
 
-/// The file.
+/// The content of the baseline file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Baseline {
     #[serde(flatten)]
@@ -55,7 +55,7 @@ impl Baseline {
         }
     }
 
-    /// Makes this the baseline.
+    /// Writes these counts as the baseline.
     pub(crate) fn write(&self) -> ExitCode {
         self.print(None);
         let mut text = serde_json::to_string_pretty(self).unwrap();
@@ -65,7 +65,7 @@ impl Baseline {
         ExitCode::SUCCESS
     }
 
-    /// Holds this against the baseline.
+    /// Compares these counts with the baseline.
     pub(crate) fn compare(&self) -> ExitCode {
         let text = match fs::read_to_string(PATH) {
             Ok(text) => text,
@@ -125,7 +125,7 @@ impl Baseline {
         ExitCode::FAILURE
     }
 
-    /// How far this count is from the kind's here, in percent.
+    /// The difference of a count from the kind's baseline, in percent.
     fn percent(&self, kind: &str, now: f64) -> Option<f64> {
         let then = self.instructions_per_frame.get(kind)?;
         Some((now / then - 1.0) * 100.0)

@@ -1,4 +1,4 @@
-//! This program once more, under callgrind.
+//! Runs this program again, under callgrind.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -7,14 +7,14 @@ use std::process::Command;
 
 /// Why there are no counts.
 pub(crate) enum Unable {
-    /// There is no valgrind.
+    /// valgrind is not installed.
     NotInstalled,
-    /// It did not do it.
+    /// valgrind failed, with its message.
     Failed(String),
 }
 
-/// Runs this program with this argument. Gives the instructions within one function, once for
-/// each time that another one ends. Both are known by a part of their names.
+/// Runs this program with this argument. Returns the instructions within one function, once for
+/// each return of another. Both functions are given by a part of their names.
 pub(crate) fn count(argument: &str, within: &str, until: &str) -> Result<Vec<u64>, Unable> {
     let failed = |why: &dyn std::fmt::Display| Unable::Failed(why.to_string());
     let directory = tempfile::tempdir().map_err(|error| failed(&error))?;
@@ -37,7 +37,7 @@ pub(crate) fn count(argument: &str, within: &str, until: &str) -> Result<Vec<u64
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(failed(&format!("valgrind: {}: {said}", output.status)));
     }
-    // counts.1, counts.2 and so on, and last, without a number, what was left.
+    // counts.1, counts.2 and so on; the file without a number holds the rest.
     (1..)
         .map(|number| directory.path().join(format!("counts.{number}")))
         .take_while(|part| part.exists())
@@ -45,7 +45,7 @@ pub(crate) fn count(argument: &str, within: &str, until: &str) -> Result<Vec<u64
         .collect()
 }
 
-/// The one number of a file of callgrind's that is the sum of all others.
+/// The total of a callgrind file.
 fn total(part: &Path) -> Option<u64> {
     let text = fs::read_to_string(part).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("totals:"));

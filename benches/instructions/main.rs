@@ -1,11 +1,10 @@
-//! How many instructions one frame costs between the rings, by kind of frame. Unlike time, this
-//! is the same on a busy machine: `make bench-check` holds it against benches/instructions.json,
-//! and a kind that changed by more than 2 % fails, be it to the better: the file says what is so.
+//! Instructions per frame between the rings, by kind of frame. Unlike time, they do not depend on
+//! the machine's load: `make bench-check` compares them with benches/instructions.json, and fails
+//! if a kind changed by more than 2 %, also if it improved: the file must be current.
 //!
-//! Callgrind counts, and only within `Forwarder::process_batch`. What a processor makes of the
-//! instructions (misses, mispredicted branches) is not seen: that takes `decision`, and quiet.
-//! Callgrind itself is all that this needs; the crates around it take a runner that is installed
-//! apart.
+//! Callgrind counts only within `Forwarder::process_batch`. It does not measure cache misses and
+//! mispredicted branches: use `decision` on a quiet machine for these. It is called directly,
+//! because the crates for it need a separately installed runner.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,14 +21,14 @@ use callgrind::Unable;
 use rig::{KINDS, RING, Rig, snapshots};
 use std::process::ExitCode;
 
-/// How often each frame passes while callgrind counts: by both of the rig's snapshots alike.
+/// The counted passes of each frame, one by each of the rig's two snapshots.
 const PASSES: u32 = 2;
 
-/// The relay set's table has a random key, and a few keys do badly by addresses that are in a row:
-/// what counts is the median of so many.
+/// The number of random keys of the relay set's table, of which the median counts: a few keys
+/// perform badly on consecutive addresses.
 const KEYS: usize = 15;
 
-/// What this program is told: to be counted, or what to do with the counts.
+/// The argument of the run under callgrind.
 const COUNTED: &str = "--counted";
 const WRITE: &str = "--write-baseline";
 
@@ -41,7 +40,7 @@ fn main() -> ExitCode {
             let snapshots = read.each_ref().map(rig::with_other_keys);
             for kind in &KINDS {
                 let mut rig = Rig::new(&snapshots, RING, kind);
-                // The first frames alone allocate, and teach the host's address.
+                // Only the first frames allocate, and teach the host's address.
                 passes(&mut rig);
                 passes(&mut rig);
             }
@@ -82,13 +81,13 @@ fn main() -> ExitCode {
     now.compare()
 }
 
-/// To a tenth.
+/// Instructions per frame, rounded to a tenth.
 fn per_frame(count: u64) -> f64 {
     let tenths = count * 10 / u64::from(RING * PASSES);
     f64::from(u32::try_from(tenths).unwrap_or(u32::MAX)) / 10.0
 }
 
-/// A function of its own: callgrind writes its counts where this ends.
+/// A separate function: callgrind writes its counts when it returns.
 #[inline(never)]
 fn passes(rig: &mut Rig) {
     for _ in 0..PASSES {

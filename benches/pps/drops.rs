@@ -1,10 +1,10 @@
-//! Where frames went that arrived nowhere: what the kernel counts at the ends of the cables.
+//! Lost frames, by the kernel's drop counters at the ends of the cables.
 
 use crate::site::{BOX_INCOMING, BOX_UPLINK, FAR_END, Site};
 use exitmark::lab::{LabError, Netns};
 
-/// Frames that a cable did not take. The receiving end of a veth pair has room for 256; what
-/// finds it full is counted as dropped at the sending end, whoever sends and however.
+/// Frames that a cable dropped. The receiving end of a veth pair queues 256; further frames count
+/// as dropped at the sending end, independent of the sender.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drops {
     /// Between the generator and the box.
@@ -23,7 +23,7 @@ impl Drops {
         })
     }
 
-    /// What was dropped since `before`.
+    /// The drops since `before`.
     pub(crate) fn since(&self, before: &Self) -> Self {
         Self {
             before_box: self.before_box - before.before_box,
@@ -39,7 +39,7 @@ fn sending_drops(netns: &Netns, interface: &str) -> Result<u64, LabError> {
         .and_then(|links| links.pointer("/0/stats64/tx/dropped")?.as_u64())
         .ok_or_else(|| {
             LabError(format!(
-                "`ip` does not tell what {interface} dropped: {text}"
+                "`ip` prints no drop counters of {interface}: {text}"
             ))
         })
 }

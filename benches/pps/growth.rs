@@ -1,4 +1,4 @@
-//! The command `growth`: what becomes of a rate when there is more of one thing.
+//! The command `growth`: the rate while one parameter grows.
 
 use crate::common::machine::Machine;
 use crate::common::results::{Series, ratio, rounded};
@@ -13,7 +13,7 @@ use exitmark::lab::LabError;
 use serde::Serialize;
 use std::fmt;
 
-/// Flows where the relay set grows: half of them ask for four in ten endpoints of the largest one.
+/// Flows while the relay set grows: half of them go to four in ten endpoints of the largest one.
 const FLOWS_TO_MANY_RELAYS: u32 = 65_536;
 
 const BENCH: &str = "growth";
@@ -22,15 +22,15 @@ const BENCH: &str = "growth";
 pub(crate) struct Growth {
     #[command(flatten)]
     options: rounds::Options,
-    /// Only these.
+    /// Only these axes
     #[arg(long, value_delimiter = ',')]
     axes: Vec<Axis>,
-    /// Address families.
+    /// Address families
     #[arg(long, value_delimiter = ',', default_value = "ipv4")]
     families: Vec<Family>,
 }
 
-/// What there is more of.
+/// The parameter that grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum Axis {
@@ -43,7 +43,7 @@ enum Axis {
 impl Axis {
     const ALL: [Self; 4] = [Self::Relays, Self::Prefixes, Self::Flows, Self::Queues];
 
-    /// An empty relay set is none that exitmark would start with.
+    /// The values of an axis. Relay sets are not empty, because exitmark refuses that.
     fn values(self) -> &'static [u32] {
         match self {
             Self::Relays => &[1, 1024, 4096, 16_384, 65_536],
@@ -79,15 +79,15 @@ impl Axis {
         }
     }
 
-    /// The wire shows what more flows and queues are to the generators; of the rest it knows
-    /// nothing.
+    /// Whether an axis applies to a forwarder. The wire shows the generators' cost of more flows
+    /// and queues; it has no other parameter.
     fn is_for(self, forwarder: &dyn Forwarder) -> bool {
         let generators = matches!(self, Self::Flows | Self::Queues);
         peers::is_exitmark(forwarder) || (generators && forwarder.name() == "wire")
     }
 }
 
-/// One forwarder at one place of an axis.
+/// One forwarder at one value of an axis.
 struct Step<'f> {
     axis: Axis,
     value: u32,
@@ -100,7 +100,7 @@ impl fmt::Display for Step<'_> {
     }
 }
 
-/// Runs everything; false when a forwarder failed.
+/// Runs the bench; returns false if a forwarder failed.
 pub(crate) fn bench(arguments: &Growth) -> Result<bool, LabError> {
     let options = &arguments.options;
     let mut all = peers::all();
@@ -126,7 +126,7 @@ pub(crate) fn bench(arguments: &Growth) -> Result<bool, LabError> {
 }
 
 impl Growth {
-    /// All of them, in the order of the table; a quick run has the ends of every axis.
+    /// All steps, in the order of the table; a quick run has only the ends of every axis.
     fn steps<'f>(&self, forwarders: &'f [Box<dyn Forwarder>]) -> Vec<Step<'f>> {
         let mut steps = Vec::new();
         let wanted = |axis: &Axis| self.axes.is_empty() || self.axes.contains(axis);
@@ -173,7 +173,7 @@ struct Row {
 }
 
 impl Row {
-    /// None when there is no sample.
+    /// `None` without samples.
     fn new(contest: &Contest<Step<'_>, Sample>) -> Option<Self> {
         let Step {
             axis,
@@ -197,13 +197,13 @@ impl Row {
         })
     }
 
-    /// Whether it is another place of the same axis, for the same forwarder.
+    /// Whether this is another value of the same axis, for the same forwarder.
     fn continues(&self, other: &Self) -> bool {
         (self.axis, self.family, self.forwarder) == (other.axis, other.family, other.forwarder)
     }
 }
 
-/// Prints the rows, axis by axis, each with its ratio to where its axis begins.
+/// Prints the rows by axis, each with its ratio to the first value of its axis.
 fn print(rows: &[Row]) {
     for group in rows.chunk_by(|one, next| (one.axis, one.family) == (next.axis, next.family)) {
         let (axis, first) = (group[0].axis, group[0].value);

@@ -1,16 +1,16 @@
-//! The longest burst at full speed of which everything arrives (RFC 2544, 26.4).
+//! The longest burst at full speed without loss (RFC 2544, 26.4).
 
 use super::pace::Pacer;
 use exitmark::lab::LabError;
 
-/// A burst longer than this is a load. A forwarder that takes it all may take more.
+/// The longest tried burst in frames. A forwarder that loses none of it may handle more.
 pub(super) const LONGEST: u32 = 65_536;
-/// Where the search begins: about what a NIC's ring holds.
+/// The first burst of the search, about the size of a NIC's ring.
 const FIRST: u32 = 1024;
-/// It ends when the answer is known to a sixteenth.
+/// The search ends with a precision of a sixteenth.
 const PARTS: u32 = 16;
 
-/// Doubles until a burst loses frames, then halves what is between.
+/// Doubles the burst until frames are lost, then bisects.
 pub(super) fn longest(pacer: &Pacer<'_>) -> Result<Result<u32, String>, LabError> {
     let (mut fine, mut lossy) = (0, LONGEST + 1);
     let mut frames = FIRST;
@@ -31,7 +31,7 @@ pub(super) fn longest(pacer: &Pacer<'_>) -> Result<Result<u32, String>, LabError
     })
 }
 
-/// As for loads, only the second failure counts.
+/// As for loads, a burst is lossy only if it loses frames twice.
 fn arrives(pacer: &Pacer<'_>, frames: u32) -> Result<bool, LabError> {
     for _ in 0..2 {
         let before = pacer.traffic.counts()?;

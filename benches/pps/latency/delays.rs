@@ -1,28 +1,28 @@
-//! How long frames were under way: the sinks' buckets, read into a histogram.
+//! Latency of frames: reads the sinks' buckets into a histogram.
 
 use exitmark::lab::LabError;
 use exitmark::lab::bpf::Programs;
 use hdrhistogram::Histogram;
 use libbpf_rs::{MapCore, MapFlags};
 
-// Contract with latency.bpf.h.
+// Interface to latency.bpf.h.
 const DELAYS: &str = "delays";
 const BUCKETS: usize = 2048;
 const NUMBERS: usize = BUCKETS + 1;
 pub(super) const ONE_WAY: u32 = 0;
 pub(super) const ROUND_TRIP: u32 = 1;
 
-/// Longer than any bucket.
+/// A time longer than any bucket, in nanoseconds.
 const LONGEST: u64 = 1 << 36;
 
-/// Times in nanoseconds, of which each is right to a 128th.
+/// Times in nanoseconds, each with a precision of 1/128.
 pub(super) struct Delays {
     times: Histogram<u64>,
     longest: u64,
 }
 
 impl Delays {
-    /// Forgets all times.
+    /// Clears the sinks' times.
     pub(super) fn clear(programs: &Programs, way: u32) -> Result<(), LabError> {
         let values = libbpf_rs::num_possible_cpus()
             .map(|cpus| vec![vec![0; NUMBERS * size_of::<u64>()]; cpus]);
@@ -59,12 +59,12 @@ impl Delays {
         self.times.len()
     }
 
-    /// The time that this part of all frames did not exceed, in microseconds.
+    /// The quantile `part` in microseconds.
     pub(super) fn quantile(&self, part: f64) -> f64 {
         microseconds(self.times.value_at_quantile(part).min(self.longest))
     }
 
-    /// The longest time, in microseconds, as it was measured.
+    /// The longest measured time, in microseconds.
     pub(super) fn longest(&self) -> f64 {
         microseconds(self.longest)
     }

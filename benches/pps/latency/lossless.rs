@@ -1,33 +1,33 @@
-//! The highest load that loses nothing (RFC 2544, 26.1), and the loss at loads around it (26.3).
+//! The highest load without loss (RFC 2544, 26.1), and the loss at loads around it (26.3).
 
 use super::pace::{FULL_SPEED, Pacer, Trial};
 use exitmark::lab::LabError;
 
-/// How often the range in which the load lies is halved: to less than a hundredth.
+/// The number of bisections: to less than a hundredth.
 const STEPS: u32 = 7;
-/// How often the generator's full speed is tried while nothing is lost: the median counts.
+/// The trials at the generator's full speed while no frame is lost: the median counts.
 const FULL_SPEEDS: usize = 3;
-/// The loads of the plot of loss against load, as parts of the highest without loss.
+/// The loads of the plot of loss against load, as fractions of the highest without loss.
 const LADDER: [f64; 9] = [0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0];
-/// Below this part of what was asked for, the generator is at its end.
+/// The generator is at its limit if it sends less than this fraction of the requested load.
 const REACHED: f64 = 0.97;
 
 pub(super) struct Lossless {
-    /// The highest load of which everything arrived, if there was one.
+    /// The highest load without loss, if there was one.
     pub(super) best: Option<Trial>,
     /// The generator at its full speed.
     pub(super) full: Trial,
-    /// All loads that were tried, in their order.
+    /// All tried loads in order.
     pub(super) tried: Vec<Trial>,
 }
 
 impl Lossless {
-    /// Whether the generator came to its end before the forwarder did.
+    /// Whether the generator's limit bounds the result.
     pub(super) fn is_generator_bound(&self) -> bool {
         self.full.is_lossless()
     }
 
-    /// Takes a load of the ladder for the highest, if it is.
+    /// Replaces the highest load by one of the ladder that is higher and lossless.
     fn raise(&mut self, trial: Trial) {
         if trial.is_lossless() && self.best.is_none_or(|best| best.offered < trial.offered) {
             self.best = Some(trial);
@@ -35,8 +35,8 @@ impl Lossless {
     }
 }
 
-/// Looks for it from the generator's full speed downwards. A load is lossy only when it loses
-/// frames twice in a row: the machine itself stops for a moment now and then.
+/// Searches from the generator's full speed downwards. A load is lossy only if it loses frames
+/// twice in a row: the machine itself stalls occasionally.
 pub(super) fn search(pacer: &Pacer<'_>) -> Result<Lossless, LabError> {
     let mut tried = Vec::new();
     let mut twice = |rate| {
@@ -67,7 +67,7 @@ pub(super) fn search(pacer: &Pacer<'_>) -> Result<Lossless, LabError> {
     Ok(Lossless { best, full, tried })
 }
 
-/// The first that is lossy, or else the median.
+/// The first lossy trial, or the median of all.
 fn full_speed(trial: impl FnMut() -> Result<Trial, LabError>) -> Result<Trial, LabError> {
     let mut trials = Vec::new();
     for next in std::iter::repeat_with(trial).take(FULL_SPEEDS) {
@@ -82,12 +82,12 @@ fn full_speed(trial: impl FnMut() -> Result<Trial, LabError>) -> Result<Trial, L
 }
 
 /// Tries the loads of the ladder, up to the first above the lossless one that the generator does
-/// not reach. Without a lossless one the ladder stands on the generator's full speed.
+/// not reach. Without a lossless load they are fractions of the generator's full speed.
 pub(super) fn ladder(pacer: &Pacer<'_>, found: &mut Lossless) -> Result<Vec<Trial>, LabError> {
     let foot = found.best.unwrap_or(found.full).offered;
     let mut curve = Vec::new();
     for part in LADDER {
-        // One that may turn out to be the highest lasts as long as those of the search.
+        // A load that may become the highest lasts as long as those of the search.
         let length = pacer.length / if part < 1.0 { 2 } else { 1 };
         let trial = pacer.trial(foot * part, length)?;
         curve.push(trial);

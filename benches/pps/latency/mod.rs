@@ -1,28 +1,26 @@
-//! The command `latency`: what RFC 2544 asks of a forwarder besides its rate, in its spirit.
+//! The command `latency`: the measurements of RFC 2544 besides the rate.
 //!
-//! For every forwarder and frame size, in this order: how long frames take there and back at a low
-//! load that is the same for all, the highest load that loses nothing (26.1), the longest burst
-//! that loses nothing (26.4), the loss at loads around the highest (26.3), how long frames are
-//! under way at parts of it (26.2), and how soon an overload is over (26.5). Trials are a hundred
-//! times shorter than the RFC's, so that forwarders can take turns.
+//! For every forwarder and frame size, in this order: the round trip at a low load that is the same
+//! for all, the highest load without loss (26.1), the longest burst without loss (26.4), the loss
+//! at loads around the highest (26.3), latency at fractions of it (26.2), and recovery from an
+//! overload (26.5). Trials are a hundred times shorter than the RFC's, so that forwarders can
+//! alternate.
 //!
-//! Nothing overloads a forwarder before the round trip. One that forwards in another way for a
-//! while after an overload has a pause before the timed loads, and after any of them that lost
-//! frames. It has none within the search, the bursts and the ladder: there everything that the
-//! forwarder can do about a load counts.
+//! The round trip precedes any overload. A forwarder that changes its mode for a while after an
+//! overload gets a pause before the timed loads, and after any of them that lost frames. It gets
+//! none within the search, the bursts and the ladder, which measure it in any mode.
 //!
-//! What the harness is, and what its numbers are therefore not: the generator is a BPF program on
-//! one core, and the kernel receives, forwards and counts on that same core, between two batches
-//! of frames. A forwarder that lives in the kernel thus slows its own load down instead of losing
-//! it: its highest load is what generator and forwarder do together, its bursts end where this
-//! bench ends them, and it can hardly be overloaded. Rows say so: `generator_bound`,
-//! `burst_is_bound`, and no time of recovery where the overload lost nothing. One that is a
-//! process has a core of its own and loses what it does not take.
+//! Limits of the harness: the generator is a BPF program on one core, and the kernel receives,
+//! forwards and counts on that same core, between two batches of frames. So a forwarder in the
+//! kernel slows its own load down instead of losing frames: its highest load is that of generator
+//! and forwarder together, its bursts are as long as this bench tries, and it can hardly be
+//! overloaded. Rows say so: `generator_bound`, `burst_is_bound`, and no time of recovery if the
+//! overload lost no frame. A forwarder in a process has a core of its own and drops excess frames.
 //!
-//! A frame's time begins when the program writes it, not when it was due: a generator that comes
-//! late offers less, and what it offered is measured, never assumed. The time has in it what the
-//! harness adds, two cables and the rest of the generator's batch. The row of the wire tells how
-//! much that is: with batches of one, about a microsecond one way on a quiet machine.
+//! A frame's time begins when the program writes it, not when it was due: a late generator offers
+//! less, and the offered load is measured, never assumed. The time includes that of the harness,
+//! two cables and the rest of the generator's batch. The row of the wire shows this part: with
+//! batches of one, about a microsecond one way on a quiet machine.
 
 mod burst;
 mod delays;
@@ -47,7 +45,7 @@ use std::fmt;
 use std::time::Duration;
 use trips::Percentiles;
 
-/// The loads at which frames are timed, as parts of the highest without loss.
+/// The loads at which frames are timed, as fractions of the highest without loss.
 const TIMED: [f64; 3] = [0.1, 0.5, 0.9];
 
 const BENCH: &str = "latency";
@@ -56,17 +54,17 @@ const BENCH: &str = "latency";
 pub(crate) struct Latency {
     #[command(flatten)]
     options: rounds::Options,
-    /// Frame sizes in bytes, without the FCS. Every frame has room for a time behind its headers:
-    /// that makes 62 bytes for IPv4 and 82 for IPv6 at least.
+    /// Frame sizes in bytes, without the FCS; with the time stamp behind the headers at least 62
+    /// bytes for IPv4 and 82 for IPv6
     #[arg(long, value_delimiter = ',', default_value = "64,1514",
           value_parser = clap::value_parser!(u16).range(62..=1514))]
     sizes: Vec<u16>,
-    /// Address families.
+    /// Address families
     #[arg(long, value_delimiter = ',', default_value = "ipv4")]
     families: Vec<Family>,
 }
 
-/// Runs everything; false when a forwarder failed.
+/// Runs the bench; returns false if a forwarder failed.
 pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
     let options = &arguments.options;
     let forwarders = options.chosen(peers::all(), |one| one.name())?;
@@ -103,11 +101,11 @@ pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
     Ok(whole)
 }
 
-/// What one run found out. What is None could not be measured, and `reasons` say why.
+/// The results of one run. `None` could not be measured; `reasons` says why.
 #[derive(Default)]
 pub(crate) struct Sample {
     lossless: Option<Lossless>,
-    /// The loads of the ladder, in its order.
+    /// The loads of the ladder in order.
     curve: Vec<Trial>,
     /// One for each of [`TIMED`].
     one_way: [Option<Percentiles>; TIMED.len()],
@@ -117,7 +115,7 @@ pub(crate) struct Sample {
     reasons: Vec<String>,
 }
 
-/// One run: a fresh site, one forwarder, all steps, and the proof that it did its job meanwhile.
+/// One run: a fresh site, one forwarder, all steps, and a check that the forwarder did its job.
 fn run(compiled: &[u8], one: &Contestant<'_>, length: Duration) -> Result<Sample, LabError> {
     let Contestant { forwarder, load } = *one;
     let site = Site::new(load.queues)?;
@@ -134,7 +132,7 @@ fn run(compiled: &[u8], one: &Contestant<'_>, length: Duration) -> Result<Sample
 
 fn steps(pacer: &Pacer<'_>) -> Result<Sample, LabError> {
     let mut sample = Sample::default();
-    // Before anything overloads it.
+    // Before any overload.
     let found = trips::round_trip(pacer)?;
     sample.round_trip = sample.keep(found);
     pacer.warm_up()?;
@@ -167,7 +165,7 @@ impl Sample {
         Some(self.lossless.as_ref()?.best?.offered)
     }
 
-    /// What was found, or the reason why not, for later.
+    /// Returns a result, or keeps the reason why there is none.
     fn keep<T>(&mut self, found: Result<T, String>) -> Option<T> {
         found.map_err(|reason| self.reasons.push(reason)).ok()
     }

@@ -1,8 +1,8 @@
-//! The generator with a clock: loads at a given rate, and what became of them.
+//! The paced generator: loads at a given rate, and their results.
 //!
-//! It is one call of BPF_PROG_RUN for each load, whose program looks at the clock again and again
-//! and sends a frame when one is due. The rate that counts is what it sent by the time it took:
-//! what was asked for may be more than there is.
+//! Each load is one call of BPF_PROG_RUN, whose program reads the clock repeatedly and sends a
+//! frame when one is due. The rate is computed from the sent frames and the elapsed time: the
+//! requested one may not be reached.
 
 use crate::load::{Family, Load};
 use crate::measure::Contestant;
@@ -20,7 +20,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-// Contract with latency.bpf.h.
+// Interface to latency.bpf.h.
 pub(crate) const STAMP_BYTES: usize = 8;
 const FRACTIONS: f64 = 1024.0;
 const PACE: &str = "pace";
@@ -29,40 +29,39 @@ const ORDERS: usize = 7;
 const PROBES: usize = 10;
 const OVER: usize = 11;
 
-/// A call's runs never end by themselves.
+/// The repetitions of a call, so many that it never ends by itself.
 const LOOKS: u32 = i32::MAX.unsigned_abs();
-/// As many frames at a time as the kernel takes by itself: what gives the highest rates.
+/// The kernel's default batch size, which gives the highest rates.
 pub(super) const FULL_BATCH: u32 = 64;
 const STOP: Signal = Signal::SIGUSR1;
-/// A trial is so many times shorter than a run of the command `rates`.
+/// The ratio of the length of a run of the command `rates` to that of a trial.
 const TRIALS_A_RUN: u32 = 16;
-/// A trial that times frames has more of them to time: it takes half of such a run, at least this.
+/// The least length of a trial that times frames; it lasts half of such a run, to time more frames.
 const TIMED_SHORTEST: Duration = Duration::from_millis(250);
-/// How much longer than it should a load may take: setting it up, and a busy machine.
+/// The timeout of a load beyond its length, for set-up and a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long nothing may have arrived before what is missing counts as lost. A worker of exitmark
-/// that finds its port full tries again after 64 ms at the latest.
+/// The time without arrivals after which missing frames count as lost. A worker of exitmark that
+/// finds its port full retries after 64 ms at the latest.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// Frames a second that no generator can do: as fast as it goes.
+/// A rate beyond any generator's limit: full speed.
 pub(super) const FULL_SPEED: f64 = f64::INFINITY;
 
-/// A load.
+/// The parameters of a load.
 #[derive(Clone, Copy)]
 pub(super) struct Order {
     /// Frames a second, at first and after `change`.
     pub(super) rates: [f64; 2],
     pub(super) change: Duration,
     pub(super) length: Duration,
-    /// After so many looks at the clock, all that was due leaves.
+    /// The number of clock reads after which all due frames are sent.
     pub(super) batch: u32,
-    /// Whether exit frames that are timed ask to be sent back.
+    /// Whether timed exit frames ask to be sent back.
     pub(super) probe: bool,
-    /// Of so many frames one carries the time of its departure, and is timed: it takes the sink
-    /// time too.
+    /// One frame in this number is stamped and timed, which costs the sink time too.
     pub(super) stamp_every: Option<u64>,
-    /// Whether stamped frames are counted by the time of their departure.
+    /// Whether stamped frames are counted by departure time.
     pub(super) keep_moments: bool,
 }
 
@@ -79,7 +78,7 @@ impl Order {
         }
     }
 
-    /// `struct pace`, of which the last numbers are the program's.
+    /// The bytes of `struct pace`, whose last fields the program writes.
     fn bytes(&self) -> Result<Vec<u8>, LabError> {
         let mut numbers = [0; PACE_NUMBERS];
         numbers[..ORDERS].copy_from_slice(&[
@@ -95,17 +94,17 @@ impl Order {
     }
 }
 
-/// What became of a load.
+/// The result of a load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trial {
-    /// Frames a second that were sent.
+    /// Sent frames per second.
     pub(super) offered: f64,
     pub(super) sent: u64,
     pub(super) arrived: u64,
 }
 
 impl Trial {
-    /// The part of the sent frames that did not arrive.
+    /// The fraction of sent frames that did not arrive.
     pub(super) fn loss(&self) -> f64 {
         number(self.sent.saturating_sub(self.arrived)) / number(self.sent.max(1))
     }
@@ -115,23 +114,23 @@ impl Trial {
     }
 }
 
-/// The generator at one site, and the clocks at its sinks.
+/// The generator at one site, and the timing sinks.
 pub(super) struct Pacer<'t> {
     pub(super) site: &'t Site,
     pub(super) traffic: &'t Traffic,
     pub(super) load: Load,
-    /// How long a trial lasts.
+    /// The length of a trial.
     pub(super) length: Duration,
-    /// How long one lasts that times frames.
+    /// The length of a trial that times frames.
     pub(super) timed: Duration,
-    /// How long after an overload the forwarder is itself again.
+    /// The time until the forwarder is back in its normal mode after an overload.
     recovers_in: Duration,
-    /// Whether anything was lost since the last rest.
+    /// Whether frames were lost since the last rest.
     lost: Cell<bool>,
 }
 
 impl<'t> Pacer<'t> {
-    /// Puts clocks in the place of the sinks' counters. Before any forwarder starts, as there.
+    /// Replaces the sinks' counters by timing ones. Must precede the start of any forwarder.
     pub(super) fn new(
         site: &'t Site,
         traffic: &'t Traffic,
@@ -153,7 +152,7 @@ impl<'t> Pacer<'t> {
         })
     }
 
-    /// Waits until a forwarder that was overloaded is itself again.
+    /// Waits until an overloaded forwarder is back in its normal mode.
     pub(super) fn rest(&self) {
         thread::sleep(self.recovers_in);
         self.lost.set(false);
@@ -165,7 +164,7 @@ impl<'t> Pacer<'t> {
         }
     }
 
-    /// Fills caches and pages.
+    /// Sends a short load to fill caches and touch pages.
     pub(super) fn warm_up(&self) -> Result<(), LabError> {
         self.trial(FULL_SPEED, self.length / 2).map(|_| ())
     }
@@ -174,7 +173,7 @@ impl<'t> Pacer<'t> {
         self.run(&Order::steady(rate, length))
     }
 
-    /// Sends a load, waits until nothing of it arrives any more.
+    /// Sends a load, and waits until no more of it arrives.
     pub(super) fn run(&self, order: &Order) -> Result<Trial, LabError> {
         let before = self.traffic.counts()?;
         self.traffic.programs().store(PACE, 0, &order.bytes()?)?;
@@ -210,7 +209,7 @@ impl<'t> Pacer<'t> {
         let (tell, told) = mpsc::channel();
         let generator = self.site.host.spawn("generator", move || {
             pin_to_generator_cpu(0)?;
-            // Nobody listens when the bench is at its end.
+            // The receiver is dropped when the bench ends.
             let _ = tell.send(gettid());
             programs.run_live(program, &frame, LOOKS, batch)
         })?;
@@ -220,7 +219,7 @@ impl<'t> Pacer<'t> {
         }
     }
 
-    /// Waits until the program says that its load is over; false when it takes too long.
+    /// Waits until the program has finished its load; returns false on timeout.
     fn wait(&self, length: Duration, generator: &Generator) -> Result<bool, LabError> {
         let deadline = Instant::now() + length + PATIENCE;
         thread::sleep(length);
@@ -241,13 +240,13 @@ impl<'t> Pacer<'t> {
         Ok(order[OVER] != 0)
     }
 
-    /// How many frames of the last load asked to be sent back.
+    /// The number of probes in the last load.
     pub(super) fn probes(&self) -> Result<u64, LabError> {
         let order: [u64; PACE_NUMBERS] = self.numbers(PACE, 0)?;
         Ok(order[PROBES])
     }
 
-    /// The numbers of an entry that all CPUs share.
+    /// The numbers of a map entry shared by all CPUs.
     pub(super) fn numbers<const N: usize>(
         &self,
         map: &str,
@@ -267,8 +266,8 @@ impl<'t> Pacer<'t> {
         Ok(numbers)
     }
 
-    /// Waits until all has arrived, or nothing has for a while, at most a second: what comes later
-    /// would hide that the next load loses frames.
+    /// Waits until all frames have arrived, or none has for a while, at most a second: later
+    /// arrivals would hide losses of the next load.
     pub(super) fn settled(&self, before: &Counts) -> Result<Counts, LabError> {
         let deadline = Instant::now() + Duration::from_secs(1);
         let mut counts = self.traffic.counts()?.since(before);
@@ -298,14 +297,14 @@ impl<'t> Pacer<'t> {
 
 type Generator = JoinHandle<Result<(), LabError>>;
 
-/// From now on the signal that ends a load does nothing else.
+/// Installs an empty handler for the signal that interrupts a load.
 pub(super) fn let_signals_interrupt() -> Result<(), LabError> {
     signal_hook::flag::register(STOP as i32, Arc::default())
         .map(|_| ())
         .map_err(|error| LabError(format!("cannot handle {STOP}: {error}")))
 }
 
-/// Interrupts the generator's call, by a timer that aims at its thread, until it has ended.
+/// Interrupts the generator's call with a timer signal to its thread, until it has ended.
 fn stop(id: Pid, generator: &Generator) -> Result<(), LabError> {
     if generator.is_finished() {
         return Ok(());
@@ -325,7 +324,7 @@ fn stop(id: Pid, generator: &Generator) -> Result<(), LabError> {
         match &armed {
             Ok(_) if Instant::now() < deadline => thread::sleep(Duration::from_micros(500)),
             Ok(_) => return Err(LabError("the generator does not end".to_owned())),
-            // It was quicker.
+            // It ended first.
             Err(_) if generator.is_finished() => {}
             Err(error) => return Err(LabError(format!("cannot end the generator: {error}"))),
         }
@@ -333,7 +332,7 @@ fn stop(id: Pid, generator: &Generator) -> Result<(), LabError> {
     Ok(())
 }
 
-/// From one frame to the next, in the program's units.
+/// The interval between frames, in the program's units.
 fn interval(rate: f64) -> Result<u64, LabError> {
     Duration::try_from_secs_f64(FRACTIONS / rate)
         .map_err(|error| LabError(format!("{rate} frames a second cannot be: {error}")))

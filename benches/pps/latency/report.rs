@@ -1,6 +1,6 @@
-//! What the rounds found out, for people and for programs: the tables and `latency.json`.
+//! The results of the rounds, as tables and as `latency.json`.
 //!
-//! Every value is the median of the rounds that have it, null when none has.
+//! Every value is the median of the rounds that have it, null if none has.
 
 use super::lossless::Lossless;
 use super::pace::Trial;
@@ -22,49 +22,50 @@ pub(super) struct Row {
     max: Option<f64>,
     runs: usize,
     rounds: Vec<Option<f64>>,
-    /// Whether, mostly, the generator's full speed lost nothing: the forwarder may take more.
+    /// Whether in most rounds the generator's full speed lost no frame: the forwarder may handle
+    /// more.
     generator_bound: bool,
     latency: Vec<OneWay>,
     round_trip: Option<RoundTrip>,
-    /// By the ladder's loads.
+    /// The loss at the ladder's loads.
     loss_curve: Vec<Point>,
     /// Every load of every search.
     tried: Vec<Point>,
     burst_frames: Option<f64>,
-    /// Whether that is the longest burst that was tried: the forwarder may take more.
+    /// Whether that is the longest tried burst: the forwarder may handle more.
     burst_is_bound: bool,
     recovery_us: Option<f64>,
-    /// What the forwarder recovered from.
+    /// The overload from which the forwarder recovered.
     overload: Option<Point>,
 }
 
 #[derive(Serialize)]
 struct OneWay {
-    /// As a part of the highest load without loss.
+    /// The load as a fraction of the highest without loss.
     load: f64,
     offered_mpps: f64,
     p50_us: f64,
     p90_us: f64,
     p99_us: f64,
-    /// Null with too few samples to tell it, in every round.
+    /// Null if every round had too few samples.
     p99_9_us: Option<f64>,
     p99_99_us: Option<f64>,
     max_us: f64,
-    /// Of all rounds.
+    /// The samples of all rounds.
     samples: u64,
     loss: f64,
-    /// How many looks at the clock the generator's batches had.
+    /// The clock reads per batch of the generator.
     batch: f64,
 }
 
 #[derive(Serialize)]
 struct RoundTrip {
-    /// The load, and how many frames of it left at a time: for every forwarder the same.
+    /// The load, the same for every forwarder, with batches of one frame.
     offered_mpps: f64,
     batch: f64,
     p50_us: f64,
     p99_us: f64,
-    /// Of all rounds.
+    /// The samples of all rounds.
     samples: u64,
     rounds: Vec<Option<f64>>,
 }
@@ -161,7 +162,7 @@ impl RoundTrip {
 }
 
 impl Point {
-    /// None of no trials.
+    /// `None` without trials.
     fn of<'t>(trials: impl Iterator<Item = &'t Trial>) -> Option<Self> {
         let trials: Vec<_> = trials.collect();
         Some(Self {
@@ -178,12 +179,12 @@ fn curve(samples: &[Sample]) -> Vec<Point> {
         .collect()
 }
 
-/// Loss is not rounded: few lost frames of millions are to be told from none.
+/// The median, not rounded, to distinguish a few lost frames in millions from none.
 fn median<T>(values: &[T], value: impl Fn(&T) -> Option<f64>) -> Option<f64> {
     Series::new(values.iter().filter_map(value)).map(|series| series.median())
 }
 
-/// A time with the three digits that the sinks' buckets carry.
+/// A time rounded to the three digits of the sinks' buckets.
 fn carried(time: f64) -> f64 {
     let unit = match time {
         time if time < 10.0 => 100.0,
@@ -251,7 +252,7 @@ fn plain(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// A burst that this bench ended has a mark.
+/// Formats a burst, with a mark if it is the longest tried one.
 fn burst(row: &Row) -> String {
     let at_least = if row.burst_is_bound { ">=" } else { "" };
     at_least.to_owned() + &shown(row.burst_frames, 0)

@@ -1,5 +1,5 @@
-//! How long frames are under way at a load: one way, from the host's departure to the arrival at
-//! a sink (RFC 2544, 26.2), and there and back.
+//! Latency of frames at a load: one way, from the host's departure to the arrival at a sink (RFC
+//! 2544, 26.2), and the round trip.
 
 use super::delays::{Delays, ONE_WAY, ROUND_TRIP};
 use super::pace::{FULL_BATCH, Order, Pacer, Trial, number};
@@ -9,28 +9,27 @@ use exitmark::lab::LabError;
 use std::fmt;
 use std::time::Duration;
 
-/// How many looks at the clock a batch may have: the fewer, the sooner a frame leaves, but the
-/// less the generator can do.
+/// The clock reads per batch: with fewer, frames leave sooner, but the generator's limit is lower.
 const BATCHES: [u32; 4] = [1, 4, 16, FULL_BATCH];
-/// Of what the generator sends at best with any batch, one that carries a load sends this part.
+/// The fraction of its best rate that the generator must send with a batch size.
 const CARRIED: f64 = 0.97;
-/// Less than this is too short to tell that.
+/// The shortest trial to decide that.
 const SHORTEST: Duration = Duration::from_millis(20);
-/// Enough for a quantile of four nines, and too few to slow a fast forwarder down.
+/// Enough for a quantile of four nines, and too few to slow down a fast forwarder.
 const STAMPS_A_SECOND: f64 = 300_000.0;
-/// The one load at which frames go there and back, the same for all forwarders: frames a second,
-/// so few that one is back before the next leaves. Each leaves when it is due, alone.
+/// The load of the round trip in frames per second, the same for all forwarders: each frame is back
+/// before the next one leaves. Frames leave singly, when they are due.
 const TRIPS_A_SECOND: f64 = 5000.0;
 const TRIPS_BATCH: u32 = 1;
-/// Relay frames do not come back; in this time a thousand others do, on a busy machine too.
+/// Long enough for a thousand probes even on a busy machine; relay frames do not come back.
 const TRIPS_LENGTH: Duration = Duration::from_millis(750);
 const TRIPS_WARM_UP: Duration = Duration::from_millis(100);
-/// If less than this part of the probes is back, their times are not those of all.
+/// The fraction of probes that must come back for representative times.
 const BACK: f64 = 0.99;
-/// Of so many frames beyond a quantile it can be told.
+/// The number of frames beyond a quantile that make it meaningful.
 const BEYOND: u64 = 10;
 
-/// Times of one load, in microseconds.
+/// Latency of one load, in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Percentiles {
     pub(super) trial: Trial,
@@ -45,7 +44,7 @@ pub(super) struct Percentiles {
 }
 
 impl Percentiles {
-    /// None of too few times for a quantile of two nines.
+    /// `None` with too few times for a quantile of two nines.
     fn new(trial: Trial, batch: u32, delays: &Delays) -> Option<Self> {
         let samples = delays.count();
         let all_but_one_in = |frames: u32| {
@@ -84,7 +83,7 @@ pub(super) fn one_way(
     timed(pacer, &order, ONE_WAY)
 }
 
-/// Every exit frame there and back.
+/// Measures the round trip of every exit frame.
 pub(super) fn round_trip(pacer: &Pacer<'_>) -> Result<Result<Percentiles, String>, LabError> {
     make_way_back(pacer)?;
     let order = Order {
@@ -136,7 +135,7 @@ fn timed(
     )
 }
 
-/// The smallest batch that carries a load, as far as any does.
+/// The smallest batch size that sustains a load, or the best one.
 fn batch_for(pacer: &Pacer<'_>, rate: f64) -> Result<u32, LabError> {
     let mut offered = [0.0; BATCHES.len()];
     for (batch, offered) in BATCHES.into_iter().zip(&mut offered) {
@@ -156,12 +155,12 @@ fn batch_for(pacer: &Pacer<'_>, rate: f64) -> Result<u32, LabError> {
     Ok(carries.map_or(FULL_BATCH, |(batch, _)| batch))
 }
 
-/// An odd number, so that every one of the flows, of which there are a power of two, has its turn.
+/// An odd number, so that stamps cover all flows, whose number is a power of two.
 fn stamp_every(rate: f64) -> Option<u64> {
     Some(one_in(rate, STAMPS_A_SECOND) | 1)
 }
 
-/// How many of `all` there are to each of `some`, at least one.
+/// The ratio of `all` to `some`, at least 1.
 fn one_in(all: f64, some: f64) -> u64 {
     let mut number = 1_u32;
     while f64::from(number) * some < all {
@@ -170,8 +169,8 @@ fn one_in(all: f64, some: f64) -> u64 {
     number.into()
 }
 
-/// What a box has on its own that is plugged in for good: its NIC towards the uplink polls, which
-/// a veth does for XDP or GRO alone, and a router knows the host's MAC address.
+/// Prepares the return path as on a real box: the NIC towards the uplink polls, which a veth does
+/// only with XDP or GRO, and a router knows the host's MAC address.
 fn make_way_back(pacer: &Pacer<'_>) -> Result<(), LabError> {
     let middle = &pacer.site.middle;
     middle.command("ethtool", &["-K", BOX_UPLINK, "gro", "on"])?;

@@ -1,6 +1,6 @@
-//! What the host sends: the axes of the bench, the flows of a load and their frames, the relays.
+//! The host's traffic: the axes of the bench, the flows of a load and their frames, the relays.
 //!
-//! Asks the system nothing; the same load is the same frames everywhere.
+//! Pure: the same load gives the same frames on every machine.
 
 use crate::site::HOST_MAC;
 use etherparse::PacketBuilder;
@@ -10,11 +10,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const ETHERNET_BYTES: usize = 14;
 const TCP_BYTES: usize = 20;
-/// Addresses that the host has one of; all other prefixes it has are networks.
+/// The host's single addresses; all its other prefixes are networks.
 const HOST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
 
-// Contract with traffic.bpf.c.
+// Interface to traffic.bpf.c.
 const SEQUENCE_EXIT: u32 = 0x4558_4954;
 const SEQUENCE_RELAY: u32 = 0x5245_4c41;
 
@@ -33,8 +33,8 @@ impl Family {
         }
     }
 
-    /// What every frame begins with: Ethernet, IP and TCP, all without options. No frame of this
-    /// family is smaller.
+    /// The length of the headers of every frame, which is the smallest frame of this family:
+    /// Ethernet, IP and TCP, all without options.
     pub(crate) fn header_bytes(self) -> usize {
         let ip = match self {
             Self::Ipv4 => 20,
@@ -44,25 +44,25 @@ impl Family {
     }
 }
 
-/// What the host sends.
+/// The parameters of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) family: Family,
-    /// What was asked for; [`Load::frame_bytes`] is what is sent.
+    /// The requested frame size in bytes; [`Load::frame_bytes`] is the real one.
     pub(crate) size: usize,
-    /// How many of 100 flows go to relays.
+    /// The percentage of flows to relays.
     pub(crate) relay_percent: u8,
-    /// Receive queues of every port, and generators.
+    /// The number of receive queues of every port, and of generators.
     pub(crate) queues: u32,
     pub(crate) flows: u32,
-    /// Endpoints in the relay set; there is always one.
+    /// The number of endpoints in the relay set, at least one.
     pub(crate) relays: u32,
-    /// Prefixes that the host's addresses are in; the flows are spread over them.
+    /// The number of the host's prefixes, over which the flows are spread.
     pub(crate) prefixes: u32,
 }
 
 impl Load {
-    /// Where every axis begins.
+    /// The first value of every axis.
     pub(crate) const BASE: Self = Self {
         family: Family::Ipv4,
         size: 64,
@@ -73,13 +73,13 @@ impl Load {
         prefixes: 1,
     };
 
-    /// From the Ethernet header to the end of the payload, without the FCS. 64 bytes are too few
-    /// for TCP over IPv6: its smallest frame has 74.
+    /// The length from the Ethernet header to the end of the payload, without the FCS. The smallest
+    /// TCP frame of IPv6 has 74 bytes.
     pub(crate) fn frame_bytes(&self) -> usize {
         self.size.max(self.family.header_bytes())
     }
 
-    /// The relay set.
+    /// The endpoints of the relay set.
     pub(crate) fn relays(&self) -> impl Iterator<Item = SocketAddr> {
         let family = self.family;
         (0..self.relays).map(move |number| relay(family, number))
@@ -90,7 +90,7 @@ impl Load {
         host(self.family, 0)
     }
 
-    /// The prefixes that the host's addresses are in, as exitmark and nftables write them.
+    /// The host's prefixes in the notation of exitmark and nftables.
     pub(crate) fn host_prefixes(&self) -> impl Iterator<Item = String> {
         let family = self.family;
         (0..self.prefixes).map(move |number| match (number, host(family, number)) {
@@ -102,7 +102,7 @@ impl Load {
         })
     }
 
-    /// Whether any flow is exit traffic, and whether any goes to a relay.
+    /// Whether there are exit flows, and whether there are relay flows.
     pub(crate) fn kinds(&self) -> (bool, bool) {
         let to_relay = |flow| self.is_to_relay(flow);
         (
@@ -115,8 +115,8 @@ impl Load {
         scatter(flow) % 100 < u32::from(self.relay_percent)
     }
 
-    /// Where a flow goes. Every sixteenth flow that is no relay's goes to another port of a
-    /// relay's address, which is exit traffic all the same.
+    /// The destination of a flow. Every sixteenth exit flow goes to another port of a relay's
+    /// address.
     fn destination(&self, flow: u32) -> SocketAddr {
         let anywhere = scatter(scatter(flow));
         let relay = |relays| relay(self.family, anywhere % relays);
@@ -136,7 +136,7 @@ impl Load {
         }
     }
 
-    /// The frame of one flow, as it leaves the host. Of a million flows a few are the same.
+    /// The frame of a flow as sent by the host. In a million flows there are a few duplicates.
     pub(crate) fn frame(&self, flow: u32, next_hop: MacAddr) -> Vec<u8> {
         let to = self.destination(flow);
         let ethernet = PacketBuilder::ethernet2(HOST_MAC.bytes(), next_hop.bytes());
@@ -153,7 +153,7 @@ impl Load {
         let builder = ip.tcp(port, to.port(), sequence, 0xffff).ack(1);
         let payload = vec![0; self.frame_bytes() - self.family.header_bytes()];
         let mut frame = Vec::with_capacity(builder.size(payload.len()));
-        // Into a vector, writing fails only for a payload beyond 64 KiB; arguments forbid that.
+        // Writing to a vector fails only for a payload beyond 64 KiB, which the arguments exclude.
         let written = builder.write(&mut frame, &payload);
         debug_assert!(written.is_ok());
         frame
@@ -179,8 +179,8 @@ impl fmt::Display for Load {
     }
 }
 
-/// Different endpoints, half of them on port 443. Those of IPv4 are scattered over 198.18.0.0/15,
-/// those of IPv6 have a network each in 2001:2::/48.
+/// The relay endpoint of a number, unique; half have port 443. IPv4 ones are scattered over
+/// 198.18.0.0/15, IPv6 ones have a network each in 2001:2::/48.
 fn relay(family: Family, number: u32) -> SocketAddr {
     let port = if number.is_multiple_of(2) { 443 } else { 9001 };
     let address: IpAddr = match family {
@@ -196,7 +196,7 @@ fn relay(family: Family, number: u32) -> SocketAddr {
     SocketAddr::new(address, port)
 }
 
-/// The host's address in one of its prefixes, of which there are 256 at most.
+/// The host's address in one of its prefixes, at most 256.
 fn host(family: Family, prefix: u32) -> IpAddr {
     match (family, prefix) {
         (Family::Ipv4, 0) => HOST_V4.into(),
@@ -216,7 +216,7 @@ fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// A well mixed number for each number (the finalizer of MurmurHash3, a public domain work).
+/// Hashes a number (the finalizer of MurmurHash3, which is in the public domain).
 fn scatter(number: u32) -> u32 {
     let mut mixed = number.wrapping_add(0x9e37_79b9);
     mixed = (mixed ^ (mixed >> 16)).wrapping_mul(0x85eb_ca6b);

@@ -1,8 +1,8 @@
-//! Packet rates of exitmark and of what one would use instead, side by side on one machine.
+//! Packet rates of exitmark and its alternatives on one machine.
 //!
-//! The forwarders take turns within every round, each on a fresh site, and what counts is the
-//! median of the rounds. All hosts are network namespaces of this process; no frame leaves
-//! them. `cargo bench --bench pps -- --help` tells the commands and options.
+//! The forwarders alternate within every round, each on a fresh site; the result is the median of
+//! the rounds. All hosts are network namespaces of this process; no frame leaves them. `cargo bench
+//! --bench pps -- --help` lists the commands and options.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -37,12 +37,12 @@ struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Forwarders side by side: pps.json. This is done when no command is given.
+    /// Rates of all forwarders, into pps.json (the default command)
     Rates(rates::Rates),
-    /// What becomes of a rate when there is more of something: growth.json.
+    /// Rates while one parameter grows, into growth.json
     Growth(growth::Growth),
-    /// Highest load without loss, times under way, bursts, recovery: latency.json. A trial of the
-    /// search lasts a sixteenth of what `--seconds` says, a timed one half of it.
+    /// Highest load without loss, latency, bursts, recovery, into latency.json. A trial of the
+    /// search lasts a sixteenth of `--seconds`, a timed one half of it
     Latency(latency::Latency),
 }
 

@@ -1,5 +1,5 @@
-//! One run of one contestant: a fresh site, one forwarder, a load at full speed, and the proof that the
-//! forwarder did its job meanwhile.
+//! One run of one contestant: a fresh site, one forwarder, a load at full speed, and a check that
+//! the forwarder did its job.
 
 use crate::drops::Drops;
 use crate::load::Load;
@@ -12,7 +12,7 @@ use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Enough to fill caches and pages.
+/// The frames of the warm-up, enough to fill caches and touch pages.
 const WARM_UP_FRAMES: u32 = 100_000;
 const SAMPLING: Duration = Duration::from_millis(10);
 
@@ -29,8 +29,7 @@ impl Contestant<'_> {
         let site = Site::new(load.queues)?;
         let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
         let running = forwarder.start(&site, &traffic, &load)?;
-        // What is lost while a forwarder warms up, or changes over to another way of working, is
-        // lost too.
+        // Losses during the warm-up, or while the forwarder changes its mode, do count.
         let before = (traffic.counts()?, Drops::read(&site)?);
         let frames = frames_for(&site, &traffic, length)?;
         traffic.drained()?;
@@ -49,8 +48,8 @@ impl fmt::Display for Contestant<'_> {
     }
 }
 
-/// How many frames will take about this long to send, told from ever longer loads. One call of
-/// BPF_PROG_RUN cannot be timed but only counted, and takes milliseconds to set up.
+/// The number of frames that take about this long to send, from increasing loads. A call of
+/// BPF_PROG_RUN is limited by repetitions, not by time, and takes milliseconds to set up.
 fn frames_for(site: &Site, traffic: &Traffic, length: Duration) -> Result<u32, LabError> {
     let time = |frames| {
         let begin = Instant::now();
@@ -69,7 +68,7 @@ fn frames_for(site: &Site, traffic: &Traffic, length: Duration) -> Result<u32, L
     }
 }
 
-/// A number of frames, if one call can send so many.
+/// A number of frames, if one call can send this many.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -85,8 +84,8 @@ fn whole(frames: f64) -> Result<u32, LabError> {
     }
 }
 
-/// Sends and returns the rate of arrival, in frames a second, while the load was on: neither
-/// the generators' set-up nor the end, from when the first of them is through, counts.
+/// Sends a load and returns the rate of arrival in frames per second, without the generators'
+/// set-up and without the time after the first generator has finished.
 fn steady_rate(site: &Site, traffic: &Traffic, frames: u32) -> Result<f64, LabError> {
     let start = traffic.counts()?;
     let sending = traffic.send(site, frames)?;
@@ -113,7 +112,7 @@ fn steady_rate(site: &Site, traffic: &Traffic, frames: u32) -> Result<f64, LabEr
     }
 }
 
-/// A forwarder that forwards but does not do what it is there for has no rate.
+/// Fails if the forwarder did not mark or steer as its job requires: it then has no rate.
 pub(crate) fn check(job: Job, load: Load, counts: &Counts) -> Result<(), LabError> {
     let (uplink, incoming) = (&counts.uplink, &counts.incoming);
     let (some_exit, some_relay) = load.kinds();

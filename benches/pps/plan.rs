@@ -1,41 +1,41 @@
-//! Which loads are measured: all of them would take days.
+//! The selection of loads: all of them would take days.
 
 use crate::load::{Family, Load};
 
-/// The axes that a command line can set.
+/// The axes that can be set on the command line.
 #[derive(clap::Args)]
 pub(crate) struct Axes {
-    /// Frame sizes in bytes, without the FCS; a TCP frame of IPv6 has 74 at least. With any of
-    /// these options, and not `--full`, the others stay where they begin.
+    /// Frame sizes in bytes, without the FCS; a TCP frame of IPv6 has at least 74. With any of
+    /// these options, without `--full`, the others keep their first value
     #[arg(long, value_delimiter = ',',
           value_parser = clap::value_parser!(u16).range(60..=1514))]
     sizes: Vec<u16>,
-    /// How many of 100 flows go to relays.
+    /// The percentage of flows to relays
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(0..=100))]
     relay_percent: Vec<u8>,
-    /// Address families.
+    /// Address families
     #[arg(long, value_delimiter = ',')]
     families: Vec<Family>,
-    /// Queues of every port, each with a generator on a core of its own.
+    /// Queues of every port, each with a generator on a core of its own
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64))]
     queues: Vec<u32>,
-    /// How many flows the host has.
+    /// The number of the host's flows
     #[arg(long, value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     flows: Vec<u32>,
-    /// Endpoints in the relay set.
+    /// Endpoints in the relay set
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=65_536))]
     relays: Vec<u32>,
-    /// Every combination of all axes; it takes hours.
+    /// Every combination of all axes, which takes hours
     #[arg(long)]
     full: bool,
 }
 
-/// Which forwarders a load is for.
+/// The forwarders that a load applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whom {
     All,
-    /// The engines of exitmark alone.
+    /// Only the engines of exitmark.
     Exitmark,
 }
 
@@ -95,7 +95,7 @@ impl Axes {
     }
 }
 
-/// One axis at a time, from where all begin.
+/// Varies one axis at a time, with the first value of all others.
 fn star() -> Vec<(Load, Whom)> {
     let base = Load::BASE;
     let mut loads = vec![base];
@@ -120,7 +120,7 @@ fn star() -> Vec<(Load, Whom)> {
     loads
 }
 
-/// Every load with every value.
+/// Combines every load with every value.
 fn spread<T: Copy>(loads: &mut Vec<Load>, values: &[T], set: impl Fn(&mut Load, T)) {
     *loads = loads
         .iter()

@@ -20,7 +20,7 @@ pub(crate) struct Rates {
     axes: Axes,
 }
 
-/// Runs everything; false when a forwarder failed.
+/// Runs the bench; returns false if a forwarder failed.
 pub(crate) fn bench(arguments: &Rates) -> Result<bool, LabError> {
     let options = &arguments.options;
     let forwarders = options.chosen(peers::all(), |one| one.name())?;
@@ -54,7 +54,7 @@ pub(crate) fn bench(arguments: &Rates) -> Result<bool, LabError> {
     Ok(whole)
 }
 
-/// Whether there is a core for each generator; says so where not.
+/// Whether there is a core for each generator; prints SKIPPED if not.
 pub(crate) fn is_possible(load: &Load) -> bool {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let possible = usize::try_from(load.queues).is_ok_and(|queues| queues <= cores);

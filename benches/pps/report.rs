@@ -1,4 +1,4 @@
-//! The table of rates, for people and for programs: `pps.json`.
+//! The rates, as a table and as `pps.json`.
 
 use crate::common::results::{Series, ratio, rounded};
 use crate::common::rounds::Contest;
@@ -16,13 +16,13 @@ pub(crate) struct Row {
     queues: u32,
     family: &'static str,
     flows: u32,
-    /// Endpoints in the relay set.
+    /// The number of endpoints in the relay set.
     relays: u32,
     mpps: f64,
     min: f64,
     max: f64,
-    /// The median of the rounds, and the worst of them. Not rounded: few lost frames of
-    /// millions are to be told from none.
+    /// The median and the maximum of the rounds, not rounded, to distinguish a few lost frames in
+    /// millions from none.
     loss: f64,
     max_loss: f64,
     runs: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// None when there is no sample.
+    /// `None` without samples.
     pub(crate) fn new(contest: &Contest<Contestant<'_>, Sample>) -> Option<Self> {
         let (samples, Contestant { forwarder, load }) = (&contest.samples, &contest.contestant);
         let rates = Series::new(samples.iter().map(|sample| sample.mpps))?;
@@ -67,7 +67,7 @@ impl Row {
         })
     }
 
-    /// Its ratio to the row of that forwarder with the same load.
+    /// The ratio to the row of that forwarder with the same load.
     fn ratio_to(&self, forwarder: &str, rows: &[Self]) -> Option<f64> {
         rows.iter()
             .find(|other| other.forwarder == forwarder && other.load == self.load)
@@ -75,8 +75,7 @@ impl Row {
     }
 }
 
-/// Prints the rows, load by load, each with its ratios to `nftables` and to `wire` with the same
-/// load.
+/// Prints the rows by load, each with its ratios to `nftables` and `wire` with the same load.
 pub(crate) fn print(rows: &[Row]) {
     for group in rows.chunk_by(|one, next| one.load == next.load) {
         println!("\n{}", group[0].load);

@@ -1,32 +1,32 @@
-//! What one run gave: the rate, and where frames were lost.
+//! The result of one run: the rate, and lost frames.
 
 use crate::drops::Drops;
 use crate::traffic::Counts;
 use serde::Serialize;
 use std::fmt;
 
-/// Lost frames, by where.
+/// Lost frames by location.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Lost {
-    /// The box's NIC did not take them.
+    /// Frames that the box's NIC dropped.
     pub(crate) before_box: u64,
-    /// The forwarder received them, and they left by no port: rings that were full, above all.
+    /// Frames that the forwarder received and did not send, mostly because of full rings.
     pub(crate) in_box: u64,
-    /// The forwarder sent them, and the sink's NIC did not take them.
+    /// Frames that the forwarder sent and the sink's NIC dropped.
     pub(crate) after_box: u64,
 }
 
 /// One run of one forwarder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
-    /// Million frames a second that arrived.
+    /// Received frames in millions per second.
     pub(crate) mpps: f64,
     pub(crate) sent: u64,
     pub(crate) lost: Lost,
 }
 
 impl Sample {
-    /// What happened in a run, of which `rate` is the steady part, in frames a second.
+    /// The sample of a run; `rate` is that of its steady part, in frames per second.
     pub(crate) fn new(rate: f64, counts: &Counts, drops: &Drops) -> Self {
         let cables = drops.before_box + drops.after_box;
         Self {
@@ -40,7 +40,7 @@ impl Sample {
         }
     }
 
-    /// The part of the sent frames that did not arrive.
+    /// The fraction of sent frames that did not arrive.
     pub(crate) fn loss(&self) -> f64 {
         let lost = self.lost.before_box + self.lost.in_box + self.lost.after_box;
         number(lost) / number(self.sent)
@@ -66,7 +66,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// A part, with digits enough to tell ten frames of a million from none.
+/// A fraction, with enough digits to distinguish ten in a million from none.
 pub(crate) fn percent(part: f64) -> String {
     format!("{:.4} %", part * 100.0)
 }

@@ -1,4 +1,4 @@
-//! The four hosts of the bench and the cables between them, made anew for every measurement.
+//! The four hosts of the bench and the cables between them, created for every measurement.
 //!
 //! ```text
 //!   host (generator) ──── eth0  box  eth1 ──── uplink (counts and drops)
@@ -6,8 +6,8 @@
 //!                               eth2 ──── incoming (counts and drops)
 //! ```
 //!
-//! Knows neither forwarders nor frames. Its constants for the two sinks' MAC addresses are
-//! repeated in `benches/bpf/traffic.bpf.c`; a difference would put every frame astray.
+//! Independent of forwarders and frames. Its constants for the two sinks' MAC addresses are
+//! repeated in `benches/bpf/traffic.bpf.c`; if they differ, every frame counts as astray.
 
 use exitmark::lab::{LabError, Netns, VethEnd, veth};
 use exitmark::packet::MacAddr;
@@ -21,7 +21,7 @@ pub(crate) const UPLINK_MAC: MacAddr = mac(2, 1);
 pub(crate) const INCOMING_MAC: MacAddr = mac(3, 1);
 pub(crate) const BOX_INCOMING_MAC: MacAddr = mac(3, 2);
 
-/// The far ends of the three cables have one interface each, by this name.
+/// The name of the interface at the far end of each of the three cables.
 pub(crate) const FAR_END: &str = "eth0";
 /// The box's interfaces towards the host, the uplink and the incoming network.
 pub(crate) const BOX_HOST: &str = "eth0";
@@ -43,7 +43,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Every port has so many queues.
+    /// Builds a site whose ports have this number of queues.
     pub(crate) fn new(queues: u32) -> Result<Self, LabError> {
         let site = Self {
             host: quiet_netns("host")?,
@@ -78,7 +78,7 @@ impl Site {
             queues: self.queues,
         };
         veth(&far_end, &box_end, MTU)?;
-        // A veth pair takes what XDP redirects only while its other end polls, as for GRO.
+        // A veth accepts redirected frames only while its peer polls, as for GRO.
         for (end, gro) in [(&far_end, "on"), (&box_end, "off")] {
             let offloads = ["-K", end.name, "tx", "off", "gro", gro];
             end.netns.command("ethtool", &offloads)?;
@@ -87,7 +87,7 @@ impl Site {
     }
 }
 
-/// A namespace whose stack says nothing by itself and believes every source address.
+/// A namespace whose stack sends nothing by itself and accepts every source address.
 fn quiet_netns(label: &str) -> Result<Netns, LabError> {
     let netns = Netns::new(label)?;
     for conf in ["all", "default"] {
@@ -97,21 +97,19 @@ fn quiet_netns(label: &str) -> Result<Netns, LabError> {
     Ok(netns)
 }
 
-/// Keeps the calling thread on the core of one generator. The kernel runs the box's receive side
-/// there too, because that is where the frames are put on the cable, and a veth's receive queue is
-/// the sending core's number.
+/// Pins the calling thread to the core of one generator. The kernel runs the box's receive side
+/// there too, because a veth's receive queue has the number of the sending core.
 pub(crate) fn pin_to_generator_cpu(generator: u32) -> Result<(), LabError> {
     let core = core(generator);
     pin("a generator", core..core + 1)
 }
 
-/// Keeps the calling thread, and the processes that it starts, off the generators' cores where
-/// there are others.
+/// Pins the calling thread and its child processes to the cores that the generators leave, if any.
 pub(crate) fn pin_to_forwarder_cpus(generators: u32) -> Result<(), LabError> {
     pin("the forwarder", forwarder_cpus(generators))
 }
 
-/// The cores that the generators leave; all where they leave none.
+/// The cores that the generators leave, or all if they leave none.
 pub(crate) fn forwarder_cpus(generators: u32) -> Range<usize> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     match core(generators) {

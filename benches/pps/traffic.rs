@@ -1,6 +1,6 @@
-//! A load on its way and its count: frames by BPF_PROG_RUN, tallies at the sinks.
+//! Sends a load with BPF_PROG_RUN, and counts frames at the sinks.
 //!
-//! Knows nothing of forwarders but the next hop that the host shall address.
+//! Independent of forwarders, except for the next hop that the host addresses.
 
 use crate::common::bpf;
 use crate::load::{Family, Load};
@@ -13,30 +13,30 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-// Contract with traffic.bpf.c.
+// Interface to traffic.bpf.c.
 const SLOT_BYTES: usize = 80;
 const TARGET_GENERATE: u32 = 0;
-/// The map of interfaces that generators send to.
+/// The map of the interfaces that generators send to.
 pub(crate) const TARGETS: &str = "targets";
 const SINK_UPLINK: u32 = 0;
 const SINK_INCOMING: u32 = 1;
 
-/// So many frames are forwarded at a time.
+/// The number of frames per batch.
 const BATCH: u32 = 64;
 
-/// What arrived at one sink.
+/// The frames received by one sink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) exit_marked: u64,
     pub(crate) exit_unmarked: u64,
     pub(crate) relay_marked: u64,
     pub(crate) relay_unmarked: u64,
-    /// Addressed to another NIC.
+    /// Frames addressed to another NIC.
     pub(crate) astray: u64,
 }
 
 impl Tally {
-    /// What a sink's NIC would have taken.
+    /// The frames that a sink's NIC would accept.
     pub(crate) fn arrived(&self) -> u64 {
         self.exit_marked + self.exit_unmarked + self.relay_marked + self.relay_unmarked
     }
@@ -66,7 +66,7 @@ impl Counts {
         self.uplink.arrived() + self.incoming.arrived()
     }
 
-    /// What happened since `before`, at the time of `self`.
+    /// The difference to `before`, with the time of `self`.
     pub(crate) fn since(&self, before: &Self) -> Self {
         Self {
             at: self.at,
@@ -81,7 +81,7 @@ impl Counts {
 pub(crate) struct Traffic {
     programs: Programs,
     load: Load,
-    /// What every frame is before the generator gives it the headers of its flow.
+    /// The frame before the generator writes the headers of its flow.
     frame: Arc<[u8]>,
 }
 
@@ -106,8 +106,8 @@ impl Traffic {
             programs.store("parts", generator, &part(load, generator))?;
         }
         programs.aim(TARGETS, TARGET_GENERATE, &site.host, FAR_END)?;
-        // Before any forwarder starts: it may ask whether its ports take redirected frames, and
-        // these do because a program is attached to their other ends.
+        // Before any forwarder starts: it may check whether its ports accept redirected frames,
+        // which requires a program at their peers.
         programs.attach("count_uplink", &site.uplink, FAR_END)?;
         programs.attach("count_incoming", &site.incoming, FAR_END)?;
         Ok(Self {
@@ -117,28 +117,28 @@ impl Traffic {
         })
     }
 
-    /// All programs and maps, for who runs others of them.
+    /// All programs and maps, to run other programs of the object.
     pub(crate) fn programs(&self) -> &Programs {
         &self.programs
     }
 
-    /// What every frame is before a generator gives it the headers of its flow.
+    /// The frame before a generator writes the headers of its flow.
     pub(crate) fn blank(&self) -> Arc<[u8]> {
         Arc::clone(&self.frame)
     }
 
-    /// Makes the box a wire between the host and the uplink.
+    /// Attaches the do-nothing forwarder between the host and the uplink.
     pub(crate) fn attach_wire(&self, site: &Site) -> Result<(), LabError> {
         bpf::attach_wire(&self.programs, &site.middle, BOX_HOST, BOX_UPLINK)
     }
 
-    /// Makes the box's own stack receive what the host sends.
+    /// Makes the box's own stack receive the host's frames.
     pub(crate) fn attach_pass(&self, site: &Site) -> Result<(), LabError> {
         self.programs.attach("pass", &site.middle, BOX_HOST)
     }
 
-    /// Starts sending about `frames` frames as fast as the box's receive side takes them: one
-    /// generator for each queue, on the CPU whose number the queue has, sends its part of them.
+    /// Starts sending about `frames` frames as fast as the box's receive side accepts them, with
+    /// one generator per queue, on the CPU with the queue's number.
     pub(crate) fn send(&self, site: &Site, frames: u32) -> Result<Sending, LabError> {
         let each = frames / self.load.queues;
         let mut sending = Sending {
@@ -173,7 +173,7 @@ impl Traffic {
         })
     }
 
-    /// Waits until nothing has arrived for a while, at most a second, and reads all counters.
+    /// Waits until no frame has arrived for a while, at most a second, and reads all counters.
     pub(crate) fn drained(&self) -> Result<Counts, LabError> {
         let mut counts = self.counts()?;
         for _ in 0..20 {
@@ -204,7 +204,7 @@ impl Traffic {
         })
     }
 
-    /// The numbers of a per-CPU map's value, each added up over all CPUs.
+    /// The numbers in a per-CPU map's value, each summed over all CPUs.
     pub(crate) fn sum<const N: usize>(&self, map: &str, key: u32) -> Result<[u64; N], LabError> {
         let mut sums = [0; N];
         let values = self
@@ -221,8 +221,8 @@ impl Traffic {
     }
 }
 
-/// The flows of one generator, as `struct part` has them: no flow comes by two queues, unless there
-/// are fewer flows than queues.
+/// The flows of one generator as `struct part`: no flow uses two queues, unless there are fewer
+/// flows than queues.
 fn part(load: Load, generator: u32) -> [u8; 8] {
     let count = (load.flows / load.queues).max(1);
     let begin = (generator * count) % load.flows;
@@ -234,19 +234,18 @@ fn part(load: Load, generator: u32) -> [u8; 8] {
 
 type Generator = thread::JoinHandle<Result<(), LabError>>;
 
-/// A load that is being sent. Dropping it waits for its end too: what is sent into a site ends
-/// before the site does.
+/// A load that is being sent. Dropping it waits for its end, so that it ends before its site.
 pub(crate) struct Sending {
     threads: Vec<Generator>,
 }
 
 impl Sending {
-    /// Whether all generators are still at it.
+    /// Whether all generators still run.
     pub(crate) fn is_on(&self) -> bool {
         !self.threads.iter().any(thread::JoinHandle::is_finished)
     }
 
-    /// Waits for the last frame to be sent.
+    /// Waits until the last frame is sent.
     pub(crate) fn finish(mut self) -> Result<(), LabError> {
         while let Some(thread) = self.threads.pop() {
             thread
@@ -260,7 +259,7 @@ impl Sending {
 impl Drop for Sending {
     fn drop(&mut self) {
         for thread in self.threads.drain(..) {
-            // Whoever did not ask how it ended has an error to tell already.
+            // Without `finish` there is an earlier error to report.
             let _ = thread.join();
         }
     }

@@ -1,5 +1,5 @@
-//! Frames of every kind, and a forwarder that they pass through batch by batch: what `decision`
-//! times, `instructions` counts.
+//! Frames of every kind, and a forwarder for them: `decision` measures its time, `instructions` its
+//! instructions.
 
 use exitmark::datapath::memory::HeapMemory;
 use exitmark::datapath::{Forwarder, Frame, IncomingLink, Links, Outbox, Role};
@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// As many frames as a ring holds.
+/// The number of frames in a ring.
 pub(crate) const RING: u32 = 2_048;
 
 const BATCH: usize = 64;
@@ -22,14 +22,14 @@ const CHUNK_BYTES: u16 = 2048;
 /// A kind of frame from the host.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
-    /// Makes the frame of its flow of this number.
+    /// Builds the frame of the flow with this number.
     pub(crate) make: fn(u32) -> Vec<u8>,
-    /// Whether such a frame bears the right mark from its second pass on. For the others two rule
-    /// sets with different marks take turns, so that none ever does.
+    /// Whether such a frame has the right mark from its second pass on. For the others two rule
+    /// sets with different marks alternate, so that every pass rewrites it.
     pub(crate) settled: bool,
 }
 
-/// Every kind; first those that nearly all frames are of.
+/// Every kind, the most common first.
 pub(crate) const KINDS: [Kind; 12] = [
     changing("exit4", |n| tcp(&host4(n), &web4(n)).build()),
     changing("exit6", |n| {
@@ -41,7 +41,7 @@ pub(crate) const KINDS: [Kind; 12] = [
         let host = format!("[2001:db8:1::10]:{}", ephemeral(n));
         tcp(&host, &relay6(n)).build()
     }),
-    // Of the four above and of UDP, in no order that a processor could learn.
+    // The four above and UDP, in an order that branch predictors cannot learn.
     changing("mixed", |n| {
         let kind = n.wrapping_mul(0x9e37_79b9) >> 29;
         (KINDS[[0, 0, 0, 1, 2, 2, 3, 6][kind as usize]].make)(n)
@@ -56,7 +56,7 @@ pub(crate) const KINDS: [Kind; 12] = [
         make: |n| tcp(&host4(n), &web4(n)).build(),
         settled: true,
     },
-    // First and later fragment of one packet in turn.
+    // Alternates the first and a later fragment of one packet.
     changing("fragment4", |n| {
         let (packet, later) = (n / 2, n % 2 == 1);
         let offset = if later { 5 } else { 0 };
@@ -94,7 +94,7 @@ fn web4(number: u32) -> String {
     format!("198.51.{high}.{low}:443")
 }
 
-/// Many relays take turns: where one is found in a table depends on the table's random key.
+/// The number of relays: many, because a relay's position in the table depends on the random key.
 const RELAYS: u32 = 1024;
 
 fn relay4(number: u32) -> String {
@@ -106,7 +106,7 @@ fn relay6(number: u32) -> String {
     format!("[2001:db8:19::{:x}]:9001", number % RELAYS)
 }
 
-/// A full-size consensus in which the relays above are listed.
+/// A full-size consensus that lists the relays above.
 pub(crate) fn order() -> Order {
     let now = SystemTime::now();
     let hours = |hours: u64| now + Duration::from_secs(hours * 3600);
@@ -187,8 +187,8 @@ impl Rig {
         }
     }
 
-    /// Forwards every frame once, a batch at a time, and puts it back. Returns how long the
-    /// forwarding took.
+    /// Forwards every frame once, in batches, and returns it to its port. Returns the time of the
+    /// forwarding.
     pub(crate) fn pass(&mut self) -> Duration {
         self.snapshots.swap(0, 1);
         self.forwarder.follow(Arc::clone(&self.snapshots[0]));

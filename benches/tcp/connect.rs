@@ -1,5 +1,5 @@
-//! Connections a second: the host opens one, asks, gets the answer and closes, over and over on
-//! several threads. One counts when its whole answer has come.
+//! Connections per second: several threads of the host repeatedly connect, send a request, receive
+//! the answer and close. A connection counts once its whole answer has arrived.
 
 use crate::connection::{PATIENCE, bounded, listen, server};
 use exitmark::lab::LabError;
@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What is asked, and what is answered.
+/// The length of the request and of the answer.
 const MESSAGE_BYTES: usize = 64;
-/// Until every thread is at work.
+/// The time until every thread runs.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// So many threads connect for this long; returns the connections a second.
+/// Connects with this number of threads for this long; returns the connections per second.
 pub(crate) fn measure(site: &Site, parallel: u16, length: Duration) -> Result<f64, LabError> {
     let failed = |error| LabError(format!("a short connection failed: {error}"));
     let listener = Arc::new(listen(site)?);
@@ -47,7 +47,7 @@ pub(crate) fn measure(site: &Site, parallel: u16, length: Duration) -> Result<f6
             .map_err(failed)
     };
     let asked = hosts.into_iter().try_for_each(join);
-    // Those that wait for the next connection wait in vain.
+    // Wake the threads that wait for the next connection.
     shutdown(listener.as_raw_fd(), Shutdown::Both).map_err(|error| failed(error.into()))?;
     let answered = servers.into_iter().try_for_each(join);
     asked.and(answered)?;
@@ -55,12 +55,12 @@ pub(crate) fn measure(site: &Site, parallel: u16, length: Duration) -> Result<f6
     Ok(number(now.1 - before.1) / seconds)
 }
 
-/// Connects and asks until the run is over.
+/// Connects and sends requests until the run is over.
 fn ask(answered: &AtomicU64, is_over: &AtomicBool) -> io::Result<()> {
     let mut message = [0; MESSAGE_BYTES];
     while !is_over.load(Ordering::Relaxed) {
         let mut stream = bounded(TcpStream::connect_timeout(&server(), PATIENCE)?)?;
-        // It ends with a reset, so that no port stays taken for a minute.
+        // Close with a reset, so that no port stays in TIME-WAIT.
         let at_once = libc::linger {
             l_onoff: 1,
             l_linger: 0,
@@ -73,7 +73,7 @@ fn ask(answered: &AtomicU64, is_over: &AtomicBool) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers one connection after the other until the listener is shut.
+/// Answers one connection after the other until the listener is shut down.
 fn answer(listener: &TcpListener, is_over: &AtomicBool) -> io::Result<()> {
     let mut message = [0; MESSAGE_BYTES];
     loop {

@@ -1,4 +1,4 @@
-//! Connections from the host to the web server, held by both ends.
+//! Connections from the host to the web server, with both ends in this process.
 
 use exitmark::lab::LabError;
 use exitmark::lab::site::{SERVER_V4, Site};
@@ -8,21 +8,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 443;
-/// A connection on which nothing moves for so long has failed.
+/// The timeout of a stalled connection.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where the web server listens.
+/// The endpoint of the web server.
 pub(crate) fn server() -> SocketAddr {
     SocketAddr::from((SERVER_V4, PORT))
 }
 
-/// A socket of the web server that listens there.
+/// Opens the web server's listener.
 pub(crate) fn listen(site: &Site) -> Result<TcpListener, LabError> {
     let listener = site.clearnet.run(|| TcpListener::bind(server()));
     listener.map_err(|error| LabError(format!("the web server cannot listen: {error}")))
 }
 
-/// An end on which a call waits no longer than a connection may stand still.
+/// Sets the timeouts of a stream.
 pub(crate) fn bounded(end: TcpStream) -> io::Result<TcpStream> {
     end.set_read_timeout(Some(PATIENCE))?;
     end.set_write_timeout(Some(PATIENCE))?;
@@ -36,12 +36,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Opens one.
+    /// Opens a connection.
     pub(crate) fn open(site: &Site) -> Result<Self, LabError> {
         Ok(Self::open_all(site, 1)?.remove(0))
     }
 
-    /// Opens so many.
+    /// Opens this number of connections.
     pub(crate) fn open_all(site: &Site, number: u16) -> Result<Vec<Self>, LabError> {
         let failed = |error| {
             LabError(format!(
@@ -65,7 +65,7 @@ impl Connection {
     }
 }
 
-/// The handshake's last segment may still be on its way, or lost.
+/// Accepts a connection; the last segment of its handshake may be delayed or lost.
 fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,12 +1,12 @@
-//! The forwarders that are compared, and how each is started.
+//! The compared forwarders, and how each is started.
 
 use crate::common::bpf;
 use crate::common::exitmark::{self, Variant};
 use ::exitmark::lab::LabError;
 use ::exitmark::lab::site::{OR_PORT, RELAY_V4, RELAY_V6, Site};
 
-/// The rows that exitmark has. Their names mean what they mean in the packet rate bench; there
-/// no frame comes back.
+/// The configurations of exitmark, a row each, with the names of the packet rate bench, which has
+/// no return traffic.
 const VARIANTS: [Variant; 4] = [
     Variant {
         name: "exitmark-xdp",
@@ -33,14 +33,14 @@ const VARIANTS: [Variant; 4] = [
 
 pub(crate) enum Forwarder {
     Exitmark(Variant),
-    /// XDP sends every frame to the other side and reads none of it.
+    /// XDP redirects every frame to the other side without parsing it.
     Wire,
 }
 
-/// A forwarder at work.
+/// A running forwarder.
 pub(crate) enum Running {
     Exitmark(exitmark::Running),
-    /// It lives in the kernel and goes with the site.
+    /// In the kernel; ends with the site.
     Wire,
 }
 
@@ -63,7 +63,7 @@ impl Forwarder {
         matches!(self, Self::Exitmark(_))
     }
 
-    /// Starts it in the middle of the site; returns when it is ready for the first frame.
+    /// Starts it in the middle of the site; returns when it is ready to forward.
     pub(crate) fn start(&self, site: &Site, compiled: &[u8]) -> Result<Running, LabError> {
         match self {
             Self::Exitmark(variant) => {
@@ -88,7 +88,7 @@ impl Running {
     }
 }
 
-/// The site's configuration, with its relay listed: the web server is none.
+/// The site's configuration, with its relay listed; the web server is not a relay.
 fn configuration(site: &Site) -> Result<String, LabError> {
     let failed = |error| LabError(format!("cannot write the site's configuration: {error}"));
     let directory = tempfile::tempdir().map_err(failed)?;

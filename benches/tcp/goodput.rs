@@ -1,5 +1,5 @@
-//! Bytes that applications get: connections from the host to the web server, bulk in one
-//! direction, counted where they are read.
+//! Goodput: connections from the host to the web server, bulk data in one direction, counted by the
+//! reader.
 
 use crate::connection::Connection;
 use exitmark::lab::site::Site;
@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What one call reads or writes at most.
+/// The most bytes of one read or write.
 const BUFFER_BYTES: usize = 128 * 1024;
-/// Until the windows have grown.
+/// The time until the windows have grown.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// Who sends. The host opens the connections in either case.
+/// The direction of the data. The host always opens the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     /// The host sends; acknowledgements return.
     Upload,
-    /// The host asks, and the web server sends.
+    /// The host sends a request, and the web server the data.
     Download,
 }
 
@@ -34,15 +34,15 @@ impl Direction {
     }
 }
 
-/// What one direction of one run gave.
+/// The result of one direction of one run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Goodput {
     pub(crate) gbit_per_s: f64,
-    /// Segments that the sender's stack sent again.
+    /// Segments that the sender's stack retransmitted.
     pub(crate) retransmits: u64,
 }
 
-/// Sends on so many connections at once as fast as it goes, for this long after a warm-up.
+/// Sends on this number of connections at full speed, for this long after a warm-up.
 pub(crate) fn measure(
     site: &Site,
     direction: Direction,
@@ -63,7 +63,7 @@ pub(crate) fn measure(
         let (sender, receiver) = match direction {
             Direction::Upload => (host, server),
             Direction::Download => {
-                // The request: how much is wanted matters to nobody here.
+                // The request, whose content does not matter.
                 host.write_all(&[0]).map_err(failed)?;
                 (server, host)
             }
@@ -86,7 +86,7 @@ pub(crate) fn measure(
     let now = look()?;
     over.store(true, Ordering::Relaxed);
     for end in ends {
-        // An end that has gone already is told by its thread.
+        // If an end has closed already, its thread reports it.
         let _ = end.shutdown(Shutdown::Both);
     }
     for thread in threads {
@@ -102,7 +102,7 @@ pub(crate) fn measure(
     })
 }
 
-/// Writes until the run is over; waits for the other end's request first, if there is to be one.
+/// Writes until the run is over; first waits for the other end's request, if `asked`.
 fn send(mut stream: TcpStream, asked: bool, is_over: &AtomicBool) -> io::Result<()> {
     let buffer = vec![0; BUFFER_BYTES];
     if asked {
@@ -130,7 +130,7 @@ fn receive(mut stream: TcpStream, received: &AtomicU64, is_over: &AtomicBool) ->
     }
 }
 
-/// How many TCP segments the stack of a namespace has sent again so far.
+/// The number of TCP segments that the stack of a namespace has retransmitted so far.
 fn retransmits(netns: &Netns) -> Result<u64, LabError> {
     let text = netns
         .run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))

@@ -1,10 +1,10 @@
-//! TCP between the Tor host and a web server, both with stacks of their own, through exitmark in
-//! its engines and through a bare wire, side by side on one machine: goodput, connections a
-//! second, and the round trip of one byte.
+//! TCP between the Tor host and a web server, both with stacks of their own, through exitmark's
+//! engines and through a bare wire, on one machine: goodput, connections per second, and the round
+//! trip of one byte.
 //!
-//! The forwarders take turns within every round, each on a fresh site, and what counts is the
-//! median of the rounds. All hosts are network namespaces of this process; no frame leaves
-//! them, and nobody is bound to a core. `cargo bench --bench tcp -- --help` tells the options.
+//! The forwarders alternate within every round, each on a fresh site; the result is the median of
+//! the rounds. All hosts are network namespaces of this process; no frame leaves them, and no
+//! thread is pinned to a core. `cargo bench --bench tcp -- --help` lists the options.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -38,17 +38,17 @@ const BENCH: &str = "tcp";
 struct Arguments {
     #[command(flatten)]
     options: rounds::Options,
-    /// How many connections send at the same time; each number is measured.
+    /// Numbers of connections that send at the same time; each is measured
     #[arg(long, value_delimiter = ',', default_value = "1,4",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     streams: Vec<u16>,
-    /// How many short connections are opened at the same time.
+    /// The number of short connections that are opened at the same time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     parallel: u16,
 }
 
 impl Arguments {
-    /// All that is measured of each forwarder.
+    /// All trials of each forwarder.
     fn trials(&self) -> impl Iterator<Item = Trial> {
         let bulk = self.streams.iter().copied().map(Trial::Bulk);
         bulk.chain([Trial::Connect(self.parallel), Trial::RoundTrip])
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     rounds::exit("tcp", bench(&Arguments::parse()))
 }
 
-/// Runs everything; false when a forwarder failed.
+/// Runs the bench; returns false if a forwarder failed.
 fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     let all = forwarders::all();
     let forwarders = arguments.options.chosen(all, Forwarder::name)?;
@@ -85,19 +85,19 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     results::note_missing(BENCH, &failed)
 }
 
-/// What is measured in one run.
+/// The measurement of one run.
 #[derive(Clone, Copy, Debug)]
 enum Trial {
-    /// So many connections send as fast as they can, one way and then the other.
+    /// This number of connections send at full speed, one way and then the other.
     Bulk(u16),
-    /// So many threads connect, over and over.
+    /// This number of threads connect repeatedly.
     Connect(u16),
-    /// One byte goes to and fro.
+    /// The round trip of one byte.
     RoundTrip,
 }
 
 impl Trial {
-    /// Connections at the same time.
+    /// The number of concurrent connections.
     fn streams(self) -> u16 {
         match self {
             Self::Bulk(streams) | Self::Connect(streams) => streams,
@@ -106,14 +106,14 @@ impl Trial {
     }
 }
 
-/// One forwarder and what is measured of it.
+/// One forwarder and its trial.
 struct Contestant<'f> {
     forwarder: &'f Forwarder,
     trial: Trial,
 }
 
 impl Contestant<'_> {
-    /// A fresh site, the forwarder, the proof that it marks what it should, and the trial.
+    /// Runs the trial on a fresh site, after a check that the forwarder marks as it should.
     fn run(&self, compiled: &[u8], length: Duration) -> Result<Sample, LabError> {
         let site = Site::build(Plan::default())?;
         let running = self.forwarder.start(&site, compiled)?;

@@ -1,4 +1,4 @@
-//! The proof that a forwarder does its job on the connections that are measured.
+//! Checks that a forwarder does its job on the measured connections.
 
 use crate::connection::Connection;
 use exitmark::lab::site::{SERVER_V4, Site};
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 /// The mark: AF11.
 pub(crate) const DSCP: u8 = 10;
-/// Where the second byte of an IPv4 header is in an untagged frame.
+/// The offset of the ToS byte in an untagged IPv4 frame.
 const TOS_OFFSET: usize = 15;
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What one exchange takes at least: SYN, ACK, request.
+/// The least number of frames of one exchange: SYN, ACK, request.
 const FRAMES: usize = 3;
 
-/// Lets the host send something to the web server and looks at the frames that arrive there:
-/// all of them are marked, or none.
+/// Sends data from the host to the web server, and fails unless all frames that arrive there are
+/// marked, or none.
 pub(crate) fn check(site: &Site, marked: bool) -> Result<(), LabError> {
     let filter = format!("tcp and dst host {SERVER_V4}");
     let mut capture = Capture::start(&site.clearnet, "eth0", "in", &filter)?;

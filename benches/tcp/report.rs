@@ -1,4 +1,4 @@
-//! What was measured, for people and for programs: the tables and `tcp.json`.
+//! The results, as tables and as `tcp.json`.
 
 use crate::Contestant;
 use crate::common::results::{Series, ratio, rounded};
@@ -8,15 +8,15 @@ use crate::round_trip::RoundTrip;
 use serde::Serialize;
 use std::fmt;
 
-/// What every row is compared with.
+/// The forwarder that every row is compared with.
 const REFERENCE: &str = "wire";
 
 /// One run of one forwarder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Sample {
-    /// An upload, and a download after it.
+    /// The goodput of an upload, and of a download after it.
     Bulk(Goodput, Goodput),
-    /// Connections a second.
+    /// Connections per second.
     Connect(f64),
     RoundTrip(RoundTrip),
 }
@@ -37,7 +37,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// All runs of one forwarder in one direction, or of what else was measured.
+/// All runs of one forwarder in one direction, or of another trial.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     forwarder: &'static str,
@@ -51,13 +51,13 @@ pub(crate) struct Row {
     rounds: Series,
 }
 
-/// The medians over the rounds, by their unit.
+/// The medians over the rounds, by unit.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(untagged)]
 enum Figure {
     Goodput {
         gbit_per_s: f64,
-        /// Segments that were sent again, in all runs.
+        /// Retransmitted segments of all runs.
         retransmits: u64,
     },
     Connect {
@@ -109,7 +109,7 @@ pub(crate) fn rows(contests: &[Contest<Contestant<'_>, Sample>]) -> Vec<Row> {
         .collect()
 }
 
-/// None when something else was measured.
+/// The row of a direction; `None` for another trial.
 fn goodput(contest: &Contest<Contestant<'_>, Sample>, direction: Direction) -> Option<Row> {
     let samples = || {
         contest.samples.iter().filter_map(|sample| match sample {

@@ -9,17 +9,17 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Until caches and timers have settled.
+/// The time until caches and timers have settled.
 const WARM_UP: Duration = Duration::from_millis(100);
 
-/// What one run gave, in microseconds.
+/// The result of one run in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RoundTrip {
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
 }
 
-/// Sends a byte to and fro for this long.
+/// Exchanges one byte repeatedly for this long.
 pub(crate) fn measure(site: &Site, length: Duration) -> Result<RoundTrip, LabError> {
     let failed = |error| LabError(format!("the round trip failed: {error}"));
     let Connection { host, server } = Connection::open(site)?;
@@ -28,7 +28,7 @@ pub(crate) fn measure(site: &Site, length: Duration) -> Result<RoundTrip, LabErr
     }
     let echo = site.clearnet.spawn("echo", move || echo(server))?;
     let times = times(&host, length).map_err(failed);
-    // An end that has gone already is told by the other side.
+    // If an end has closed already, the other side reports it.
     let _ = host.shutdown(Shutdown::Both);
     let echoed = echo.join();
     let times = times?;
@@ -42,7 +42,7 @@ pub(crate) fn measure(site: &Site, length: Duration) -> Result<RoundTrip, LabErr
     })
 }
 
-/// The nanoseconds that each round trip took after the warm-up.
+/// The time of each round trip after the warm-up, in nanoseconds.
 fn times(mut stream: &TcpStream, length: Duration) -> io::Result<Histogram<u64>> {
     let mut times = Histogram::new(3).map_err(io::Error::other)?;
     let mut byte = [0; 1];
@@ -62,7 +62,7 @@ fn times(mut stream: &TcpStream, length: Duration) -> io::Result<Histogram<u64>>
     }
 }
 
-/// Sends back what comes until the other end has closed.
+/// Sends received data back until the other end closes.
 fn echo(mut stream: TcpStream) -> io::Result<()> {
     let mut byte = [0; 1];
     while stream.read(&mut byte)? > 0 {

@@ -1,5 +1,5 @@
-//! A bridge of two NICs that marks with nftables: as little set-up as a mark can have. A bridge
-//! does not choose a way, so all traffic leaves by the uplink.
+//! A bridge of two NICs that marks with nftables: the simplest set-up with a mark. A bridge does
+//! not route, so all traffic leaves by the uplink.
 
 use super::{Forwarder, InKernel, Job, Running, nft};
 use crate::load::Load;
@@ -34,7 +34,7 @@ impl Forwarder for Bridge {
         load: &Load,
     ) -> Result<Box<dyn Running>, LabError> {
         let bridge = &site.middle;
-        // It knows who is where, and does not look for groups.
+        // No spanning tree, no multicast snooping.
         bridge.ip("link add bridge0 type bridge stp_state 0 mcast_snooping 0")?;
         for (port, mac) in [(BOX_HOST, HOST_MAC), (BOX_UPLINK, UPLINK_MAC)] {
             bridge.ip(&format!("link set {port} master bridge0"))?;

@@ -1,4 +1,4 @@
-//! `exitmark run`, by its engines, on the cores that the generator leaves it.
+//! `exitmark run` with its engines, on the cores that the generators leave.
 
 use super::{Forwarder, Job, Running};
 use crate::common::exitmark::{self, Variant};
@@ -13,11 +13,11 @@ use std::time::Duration;
 
 const SPILL: &str = "spill = true";
 
-/// After an overload that it spills, its XDP program decides by itself for about a second, and
-/// gives the worker the frames back within another second and a third.
+/// After an overload the XDP program decides alone for about a second, and returns frames to the
+/// worker within another second and a third.
 const SPILL_RECOVERS_IN: Duration = Duration::from_millis(2500);
 
-/// The rows that exitmark has.
+/// The configurations of exitmark, a row each.
 pub(super) const VARIANTS: [Variant; 3] = [
     Variant {
         name: "exitmark-xdp",

@@ -1,7 +1,7 @@
-//! The forwarders that are compared: what each must do, how it is started and ended.
+//! The compared forwarders: the job of each, its start and end.
 //!
-//! One file for each kind. A forwarder gets a fresh site, sets its middle up, and is measured
-//! only if it does the whole job that it names.
+//! One file per kind. A forwarder gets a fresh site, sets up its middle, and is measured only if it
+//! does its whole job.
 
 mod bridge;
 mod exitmark;
@@ -19,12 +19,12 @@ use ::exitmark::lab::LabError;
 use ::exitmark::packet::MacAddr;
 use std::time::Duration;
 
-/// What a forwarder promises; the sinks hold it to that, frame by frame.
+/// The job of a forwarder, which the sinks check frame by frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Job {
-    /// Everything to the uplink, nothing marked.
+    /// All frames to the uplink, none marked.
     Wire,
-    /// Everything to the uplink, exit frames marked, relay frames not.
+    /// All frames to the uplink, only exit frames marked.
     Mark,
     /// Exit frames marked to the uplink, relay frames unmarked to the incoming network.
     MarkAndSteer,
@@ -36,21 +36,21 @@ pub(crate) trait Forwarder {
 
     fn job(&self) -> Job;
 
-    /// The MAC address that the host sends to: a router is addressed, a wire is not.
+    /// The MAC address that the host sends to: the box's own if it routes.
     fn next_hop(&self) -> MacAddr;
 
-    /// What this machine lacks for it, if anything.
+    /// A missing prerequisite on this machine.
     fn missing(&self) -> Option<String> {
         None
     }
 
-    /// How long after an overload it may still forward in another way than before: what is timed
-    /// before that is not what it does under the load that it is given.
+    /// The time after an overload until the forwarder is back in its normal mode, before which its
+    /// latency is not representative.
     fn recovers_in(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// Starts it in the middle of the site; returns when it is ready for the first frame.
+    /// Starts it in the middle of the site; returns when it is ready to forward.
     fn start(
         &self,
         site: &Site,
@@ -59,12 +59,12 @@ pub(crate) trait Forwarder {
     ) -> Result<Box<dyn Running>, LabError>;
 }
 
-/// A forwarder at work. Dropping it ends it too, without asking how it was.
+/// A running forwarder. Dropping it ends it without checking its state.
 pub(crate) trait Running {
     fn stop(self: Box<Self>) -> Result<(), LabError>;
 }
 
-/// It lives in the kernel and goes with the site.
+/// A forwarder in the kernel, which ends with the site.
 struct InKernel;
 
 impl Running for InKernel {
@@ -73,8 +73,8 @@ impl Running for InKernel {
     }
 }
 
-/// All forwarders. Those that are compared with each other run after each other: what disturbs one
-/// of them, disturbs both.
+/// All forwarders. Those that are compared with one another are adjacent, so that a disturbance
+/// affects both.
 pub(crate) fn all() -> Vec<Box<dyn Forwarder>> {
     let [xdp, af_xdp, spill] = exitmark::VARIANTS.map(exitmark::Exitmark);
     vec![
@@ -91,7 +91,7 @@ pub(crate) fn all() -> Vec<Box<dyn Forwarder>> {
     ]
 }
 
-/// Without those for which something is missing here, and what that is.
+/// The forwarders whose prerequisites this machine has; the others with what is missing.
 pub(crate) fn available(
     bench: &'static str,
     mut forwarders: Vec<Box<dyn Forwarder>>,
@@ -113,7 +113,7 @@ pub(crate) fn available(
     (forwarders, all_missing)
 }
 
-/// Whether it is one of exitmark's engines.
+/// Whether the forwarder is one of exitmark's engines.
 pub(crate) fn is_exitmark(forwarder: &dyn Forwarder) -> bool {
     let mut variants = exitmark::VARIANTS.iter();
     variants.any(|variant| variant.name == forwarder.name())

@@ -1,16 +1,16 @@
-//! What the forwarders by nftables share: the relay set as a set of nftables, and its command.
+//! Code shared by the nftables forwarders: the relay set as an nftables set, and the `nft` command.
 
 use crate::load::{Family, Load};
 use exitmark::lab::{LabError, Netns};
 use std::process::Command;
 
-/// What this machine lacks for any rules.
+/// A missing prerequisite of nftables on this machine.
 pub(super) fn missing() -> Option<String> {
     let nft = Command::new("nft").arg("--version").output();
     nft.err().map(|error| format!("the nft command: {error}"))
 }
 
-/// What nftables calls the family.
+/// The name of the family in nftables.
 pub(super) fn ip(family: Family) -> &'static str {
     match family {
         Family::Ipv4 => "ip",
@@ -40,13 +40,13 @@ pub(super) fn relay_set(load: &Load) -> String {
     )
 }
 
-/// The prefixes that the host's addresses are in, as the elements of an unnamed set.
+/// The host's prefixes as the elements of an anonymous set.
 pub(super) fn hosts(load: &Load) -> String {
     let prefixes: Vec<_> = load.host_prefixes().collect();
     format!("{{ {} }}", prefixes.join(", "))
 }
 
-/// Lets the rules come into force.
+/// Loads rules in a namespace.
 pub(super) fn load(netns: &Netns, rules: &str) -> Result<(), LabError> {
     let failed = |error| LabError(format!("cannot write the nftables rules: {error}"));
     let file = tempfile::NamedTempFile::new().map_err(failed)?;

@@ -1,6 +1,6 @@
-//! What a careful administrator would build without exitmark: the box routes, nftables looks
-//! every flow up in a set of the relays' endpoints, marks the one kind and sends the other by
-//! policy routing. No connection tracking, no reverse path filter, permanent neighbours.
+//! The alternative with kernel forwarding: the box routes, nftables looks every flow up in a set of
+//! the relays' endpoints, marks exit flows and steers relay flows by policy routing. No connection
+//! tracking, no reverse path filter, permanent neighbours.
 
 use super::{Forwarder, InKernel, Job, Running, nft};
 use crate::load::{Family, Load};
@@ -80,7 +80,7 @@ fn route(site: &Site, family: Family) -> Result<(), LabError> {
     Ok(())
 }
 
-/// A router of IPv6 that says as little by itself as the rest of the site.
+/// Enables IPv6 forwarding, without router solicitations or other traffic of the router's own.
 fn enable_ipv6(router: &Netns) -> Result<(), LabError> {
     for port in [BOX_HOST, BOX_UPLINK, BOX_INCOMING] {
         for (key, value) in [

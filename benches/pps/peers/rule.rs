@@ -1,5 +1,5 @@
-//! What one would write oneself: a BPF program that holds the whole rule and nothing else, in
-//! XDP and in tc. benches/bpf/rule.bpf.c is both.
+//! A minimal BPF program with the whole rule and nothing else, in XDP and in tc: both are
+//! benches/bpf/rule.bpf.c.
 
 use super::{Forwarder, InKernel, Job, Running};
 use crate::common::bpf;
@@ -15,15 +15,15 @@ use libbpf_rs::{MapCore, MapFlags};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const RULE: &str = "rule.bpf.c";
-// `enum port` of it.
+// `enum port` of rule.bpf.c.
 const PORTS: [&str; 2] = [BOX_UPLINK, BOX_INCOMING];
 
-/// Where the program is.
+/// The hook of the program.
 #[derive(Clone, Copy)]
 pub(super) enum Place {
-    /// Before the kernel makes a packet of the frame.
+    /// XDP, before the kernel allocates an skb.
     Xdp,
-    /// At the ingress of the clsact discipline.
+    /// The ingress of the clsact qdisc.
     Tc,
 }
 
@@ -75,7 +75,7 @@ impl Forwarder for Rule {
     }
 }
 
-/// `site` of rule.bpf.c.
+/// The bytes of `site` in rule.bpf.c.
 fn constants(site: &Site, load: &Load) -> Result<Vec<u8>, LabError> {
     let (host4, host6) = match load.host() {
         IpAddr::V4(address) => (address, Ipv6Addr::UNSPECIFIED),
@@ -93,7 +93,7 @@ fn constants(site: &Site, load: &Load) -> Result<Vec<u8>, LabError> {
     Ok(bytes)
 }
 
-/// Puts an endpoint into the relay set of its IP version: address, port, two bytes of zero.
+/// Adds an endpoint to the relay set of its IP version: address, port, two zero bytes.
 fn list(programs: &Programs, endpoint: SocketAddr) -> Result<(), LabError> {
     let (map, mut key) = match endpoint.ip() {
         IpAddr::V4(address) => ("relays4", address.octets().to_vec()),

@@ -1,6 +1,6 @@
-//! DPDK's `testpmd`, which copies frames from one port to the other and reads none of them, over
-//! the two drivers that DPDK has for a NIC that the kernel keeps. What user space could do at
-//! best with that library, as `wire` is what the kernel could.
+//! DPDK's `testpmd`, which forwards frames between ports without parsing them, over DPDK's two
+//! drivers for NICs that the kernel keeps. The upper bound of that library, as `wire` is that of
+//! the kernel.
 
 use super::{Forwarder, Job, Running};
 use crate::load::Load;
@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
 const PROGRAM: &str = "dpdk-testpmd";
-/// The last that it says when it forwards.
+/// The last text of its output once it forwards.
 const READY: &str = "Press enter to exit";
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What of its words is told when it fails.
+/// The number of output lines in an error.
 const LAST_LINES: usize = 20;
-/// Buffers for each of its ports: what waits in all rings of one, twice.
+/// Buffers per port: twice the entries of all rings of a port.
 const BUFFERS: usize = 8192;
 
-/// By the driver of its ports.
+/// `testpmd`, by the driver of its ports.
 pub(super) enum Testpmd {
     AfXdp,
     AfPacket,
@@ -60,18 +60,18 @@ impl Forwarder for Testpmd {
         load: &Load,
     ) -> Result<Box<dyn Running>, LabError> {
         if let Self::AfPacket = self {
-            // The other driver has a program of its own there.
+            // The AF_XDP driver attaches a program of its own.
             traffic.attach_pass(site)?;
         }
         let failed = |error| LabError(format!("cannot keep what {PROGRAM} says: {error}"));
         let log = NamedTempFile::new().map_err(failed)?;
         let words = log.reopen().map_err(failed)?;
-        // It says nothing into a file until its buffer is full, unless it is told to.
+        // Without stdbuf, output to a file is fully buffered.
         let mut command = contained("stdbuf");
         command
             .args(["-oL", PROGRAM])
             .args(self.arguments(load))
-            // Its programs by themselves, with no dispatcher that would share the port.
+            // Attach its programs directly, without libxdp's dispatcher.
             .env("LIBXDP_SKIP_DISPATCHER", "1")
             .stdin(Stdio::piped())
             .stdout(words.try_clone().map_err(failed)?)
@@ -86,8 +86,8 @@ impl Forwarder for Testpmd {
 }
 
 impl Testpmd {
-    /// A thread for each queue, on the cores that the generators leave, and one that waits for
-    /// the end. No huge pages, no PCI, no files: nothing of the machine's is touched.
+    /// The command line: a thread per queue, on the cores that the generators leave, and a main
+    /// thread. No huge pages, no PCI, no files: it leaves the machine unchanged.
     fn arguments(&self, load: &Load) -> Vec<String> {
         let (queues, cpus) = (load.queues, forwarder_cpus(load.queues));
         let devices = self.devices(queues);
@@ -101,7 +101,7 @@ impl Testpmd {
             cpus.end - 1
         ));
         let buffers = BUFFERS * devices.len();
-        // Megabytes; a buffer takes a page, because it may not cross two, and the rest is plenty.
+        // Megabytes; a buffer takes a page, because it must not cross a page boundary.
         arguments.extend(["-m".to_owned(), (buffers / 128).to_string()]);
         for device in devices {
             arguments.extend(["--vdev".to_owned(), device]);
@@ -112,7 +112,7 @@ impl Testpmd {
         arguments.push("--no-mlockall".to_owned());
         arguments.push(format!("--total-num-mbufs={buffers}"));
         arguments.push(format!("--nb-cores={queues}"));
-        // As much as exitmark takes at a time, and rings as long as its own.
+        // exitmark's batch size and ring size.
         for option in ["--burst=256", "--rxd=2048", "--txd=2048"] {
             arguments.push(option.to_owned());
         }
@@ -123,11 +123,11 @@ impl Testpmd {
         arguments
     }
 
-    /// Its ports; frames go from the first to the second, from the third to the fourth, and back.
+    /// Its ports; frames go between the first and the second, the third and the fourth.
     fn devices(&self, queues: u32) -> Vec<String> {
         let ports = [BOX_HOST, BOX_UPLINK];
         match self {
-            // The driver believes that a veth has one queue, but takes any one of them.
+            // The driver detects only one queue of a veth, but accepts any queue number.
             Self::AfXdp => (0..queues)
                 .flat_map(|queue| {
                     ports.map(|port| {
@@ -169,7 +169,7 @@ impl Process {
     }
 
     fn failed(&self, what: &str) -> LabError {
-        // Where it does not understand its arguments, it goes on with all that there are.
+        // With arguments that it does not understand, it continues with the defaults.
         let words = self.words();
         let reason = words.split("Usage:").next().unwrap_or_default();
         let lines: Vec<_> = reason.lines().collect();
@@ -180,7 +180,7 @@ impl Process {
 
 impl Running for Process {
     fn stop(mut self: Box<Self>) -> Result<(), LabError> {
-        // It ends with a line of any kind; when it is gone already, its state tells.
+        // Any line of input ends it; if it has ended already, its status says so.
         if let Some(mut stdin) = self.child.process().stdin.take() {
             let _ = stdin.write_all(b"\n");
         }

@@ -1,4 +1,4 @@
-//! The do-nothing baseline: XDP sends every frame to the uplink and reads none of it.
+//! The do-nothing baseline: XDP redirects every frame to the uplink without parsing it.
 
 use super::{Forwarder, InKernel, Job, Running};
 use crate::load::Load;

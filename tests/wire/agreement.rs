@@ -1,4 +1,4 @@
-//! `exitmark explain` says of a capture what the running box does on the wire.
+//! `exitmark explain` agrees with the running box on a capture.
 
 use crate::craft::{AF11, QINQ, VLAN, ethernet, exit, mac, noise, relay};
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, both_engines, moved, needs_root};
@@ -11,7 +11,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-/// What the host sends beside its real connections: something for every rule.
+/// Frames of the host besides its real connections, for every rule.
 fn oddities() -> Vec<Vec<u8>> {
     let mut frames = vec![
         ethernet(CLEARNET_MAC, HOST_MAC, &[], 0x88b5, &noise(1, 46)),
@@ -64,10 +64,10 @@ fn explain_and_the_wire_agree_byte_for_byte() {
     both_engines(|| {
         let rig = Rig::lively(Plan::default(), &Config::default());
         let site = &rig.site;
-        // What the box received: the host's own NIC shows it on its way out, before any rewriting.
+        // The box's input, captured at the host's own NIC before any rewriting.
         let mut sent = Capture::start(&site.host, "eth0", "out", "").unwrap();
         let (mut uplink, mut incoming) = (rig.watch(Side::Clearnet), rig.watch(Side::Tornet));
-        // Between these two, both captures must show the same; the stacks speak before and after.
+        // Between these two, both captures must be the same; the stacks send before and after.
         let [first, last] =
             [76, 77].map(|seed| ethernet(CLEARNET_MAC, HOST_MAC, &[], 0x88b7, &noise(seed, 46)));
         let port = rig.port(Side::Host);
@@ -79,12 +79,12 @@ fn explain_and_the_wire_agree_byte_for_byte() {
         for frame in oddities() {
             port.send(&frame).unwrap();
         }
-        // Fragments may take the way through user space, and fall behind what follows them.
+        // Fragments may go through user space, and be overtaken by later frames.
         let last_exit = exit(1, 80)
             .part(5, 20, false)
             .tos(AF11)
             .outbound(&[QINQ, VLAN]);
-        // With tags it is not steered.
+        // Tagged frames are not steered.
         let tagged_relay = relay(1, 80).part(6, 20, false).outbound(&[QINQ, VLAN]);
         assert!(uplink.wait_until(PATIENCE, |seen| {
             [&last_exit, &tagged_relay]
@@ -132,7 +132,8 @@ fn explain_and_the_wire_agree_byte_for_byte() {
             .partition(|frame| frame[6..12] == mac(INCOMING_MAC));
         let seen = |frames: Vec<CapturedFrame>| frames.into_iter().map(|frame| frame.bytes);
         assert_same(to_uplink, seen(uplink).collect());
-        // The box's own stack speaks on incoming too, from the same MAC, but not from the host.
+        // The box's own stack sends on incoming too, from the same MAC, but not from the host's
+        // address.
         assert_same(
             steered.clone(),
             seen(incoming)
@@ -142,7 +143,7 @@ fn explain_and_the_wire_agree_byte_for_byte() {
     });
 }
 
-/// The same frames as often; two processors may have raced for the order of what is seen.
+/// Compares frames as multisets: two CPUs may have raced for the order.
 fn assert_same(mut explained: Vec<Vec<u8>>, mut seen: Vec<Vec<u8>>) {
     explained.sort();
     seen.sort();

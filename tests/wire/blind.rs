@@ -9,10 +9,10 @@ use libbpf_rs::Link;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Another program in the pinned link stands for a driver that has lost the box's: the link is
-/// there, the NIC receives, and nothing is counted.
+/// Another program in the pinned link simulates a driver that has lost the box's: the link exists,
+/// the NIC receives, and no frame is counted.
 #[test]
-fn a_blind_port_is_attached_anew_and_forwards_again() {
+fn a_blind_port_is_attached_again_and_forwards() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/pass.bpf.c");
@@ -30,7 +30,7 @@ fn a_blind_port_is_attached_anew_and_forwards_again() {
         exit(0, 60).tos(AF11).outbound(&[]),
     );
     let deadline = Instant::now() + PATIENCE;
-    // More than a few packets a second, until one of them crosses.
+    // More than a few packets a second, until one of them is forwarded.
     while !uplink.wait_until(Duration::from_millis(50), |seen| !seen.is_empty()) {
         assert!(Instant::now() < deadline, "{}", rig.running.log());
         port.send(&sent).unwrap();

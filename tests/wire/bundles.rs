@@ -1,4 +1,4 @@
-//! Interfaces that are no port by themselves, NICs by which others send, and NICs with several
+//! Interfaces that cannot be ports, NICs with interfaces on top of them, and NICs with several
 //! names.
 
 use crate::craft::{AF11, exit};
@@ -8,10 +8,10 @@ use exitmark::lab::LabError;
 use exitmark::lab::site::{Plan, Site};
 use std::path::{Path, PathBuf};
 
-/// Longer than a NIC's own name may be.
+/// A name longer than the limit of a NIC's own name.
 const LONG_NAME: &str = "the-uplink-of-the-box";
 
-/// Writes the configuration with another name in the place of one.
+/// Writes the configuration with `name` replaced.
 fn write(directory: &Path, name: &str, by: &str) -> PathBuf {
     let path = Config::default().write(directory);
     let text = std::fs::read_to_string(&path).unwrap();
@@ -41,7 +41,7 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
             "br0",
             &["br0 is a bridge", "`ip link show master br0`", "nomaster"],
         ),
-        // With its last port a bridge loses its MAC address.
+        // A bridge loses its MAC address with its last port.
         (
             &[
                 "link set incoming0 master br0",
@@ -153,7 +153,7 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
 }
 
 #[test]
-fn a_port_that_joins_a_bridge_or_is_sent_by_later_is_an_alarm() {
+fn a_port_that_joins_a_bridge_or_gets_an_upper_interface_is_an_alarm() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     let ip = |line: &str| rig.site.middle.ip(line).unwrap();

@@ -1,4 +1,4 @@
-//! Frames made by hand, so that nothing in a test's expectation comes from the code under test.
+//! Frames built by hand, so that the expectations of tests are independent of the code under test.
 
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
 use exitmark::lab::site::{
@@ -13,7 +13,7 @@ pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 /// A VLAN with priority 5 and the drop-eligible bit.
 pub(crate) const VLAN: (u16, u16) = (0x8100, 0xb064);
-/// A provider's tag around it.
+/// An outer provider tag.
 pub(crate) const QINQ: (u16, u16) = (0x88a8, 0x7007);
 
 pub(crate) fn mac(text: &str) -> [u8; 6] {
@@ -41,7 +41,7 @@ pub(crate) fn ethernet(
     frame
 }
 
-/// Which part of which packet a fragment is; the offset counts units of 8 bytes.
+/// The fragment fields of a packet; the offset is in units of 8 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Part {
     pub(crate) id: u16,
@@ -49,7 +49,7 @@ pub(crate) struct Part {
     pub(crate) more: bool,
 }
 
-/// An IP packet to be: every field that a test varies.
+/// An IP packet to be built, with the fields that tests vary.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
     pub(crate) source: IpAddr,
@@ -111,7 +111,7 @@ impl Packet {
                 [&header.to_bytes()[..], &self.payload].concat()
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                // A fragment header, laid out as RFC 8200 section 4.5 draws it.
+                // A fragment header (RFC 8200 section 4.5).
                 let fragment = self.part.map(|part| {
                     let offset = (part.offset << 3 | u16::from(part.more)).to_be_bytes();
                     let id = u32::from(part.id).to_be_bytes();
@@ -134,7 +134,7 @@ impl Packet {
         }
     }
 
-    /// In a frame, as the host sends to its router.
+    /// The packet in a frame of the host to its router.
     pub(crate) fn outbound(&self, tags: &[(u16, u16)]) -> Vec<u8> {
         self.framed(CLEARNET_MAC, HOST_MAC, tags)
     }
@@ -144,7 +144,7 @@ impl Packet {
     }
 }
 
-/// `bytes` bytes that differ from each other and from those of another `seed`.
+/// Pseudorandom bytes, different for each `seed`.
 pub(crate) fn noise(seed: u32, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
     (0..bytes)
@@ -155,13 +155,13 @@ pub(crate) fn noise(seed: u32, bytes: usize) -> Vec<u8> {
         .collect()
 }
 
-/// A TCP segment with this many bytes of payload. Its checksum is nobody's business here.
+/// A TCP segment with this many bytes of payload. Its checksum is not computed.
 pub(crate) fn segment(source: u16, destination: u16, bytes: usize) -> Vec<u8> {
     let header = TcpHeader::new(source, destination, 0x0102_0304, 4096);
     [&header.to_bytes()[..], &noise(source.into(), bytes)].concat()
 }
 
-/// The two families' (host, server, relay).
+/// The (host, server, relay) addresses of IPv4 and of IPv6.
 pub(crate) fn families() -> [(IpAddr, IpAddr, IpAddr); 2] {
     [
         (HOST_V4.into(), SERVER_V4.into(), RELAY_V4.into()),
@@ -169,7 +169,7 @@ pub(crate) fn families() -> [(IpAddr, IpAddr, IpAddr); 2] {
     ]
 }
 
-/// A packet of a stream that leaves the Tor network.
+/// A packet of exit traffic.
 pub(crate) fn exit(family: usize, bytes: usize) -> Packet {
     let (host, server, _) = families()[family];
     Packet::new(host, server, TCP, segment(40_000, 443, bytes))

@@ -1,5 +1,5 @@
-//! Relay sets that an operator should look at: one that a reload would nearly empty, and one that
-//! hardly enough authorities have signed.
+//! Doubtful relay sets: one that a reload would nearly empty, and one with a narrow margin of
+//! signatures.
 
 use crate::reload::{
     AUTHORITIES, Prober, REPLACED, Tor, Treatment, listing, relay, replace, said, servers,
@@ -34,7 +34,7 @@ fn a_reload_that_empties_the_relay_set_is_refused() {
     );
     prober.expect(first, Treatment::Steered, "with the set of before");
 
-    // Where it is the same set, sources may change.
+    // Sources may change if the set stays the same.
     let more = format!("{consensus}\n{extra}");
     fs::write(&rig.configuration, text.replace(consensus, &more)).unwrap();
     rig.running.signal(Signal::SIGHUP).unwrap();
@@ -43,7 +43,7 @@ fn a_reload_that_empties_the_relay_set_is_refused() {
     assert_eq!(rig.running.log().matches(REPLACED).count(), 0);
     prober.check();
 
-    // With a restart it is intended.
+    // A restart accepts it.
     let rig = rig.restart(&Config {
         relays: extra.to_owned(),
         ..Config::default()
@@ -56,12 +56,12 @@ fn a_reload_that_empties_the_relay_set_is_refused() {
 }
 
 #[test]
-fn hardly_enough_signatures_are_a_warning() {
+fn a_narrow_margin_of_signatures_is_a_warning() {
     needs_root!();
     let [first, _] = servers();
     let order = listing(relay(first));
     let tor = Tor::with(&order);
-    // Two of three, and two are needed.
+    // Two of three sign, and two are required.
     let text = order.sign_by(&AUTHORITIES, [0, 2]);
     replace(&tor.consensus(), text.as_bytes());
     let rig = Rig::silent(Plan::default(), &tor.config(""));
@@ -91,7 +91,7 @@ fn hardly_enough_signatures_are_a_warning() {
         );
     }
 
-    // All three again.
+    // All three sign again.
     replace(&tor.consensus(), order.sign(&AUTHORITIES).as_bytes());
     rig.running.signal(Signal::SIGHUP).unwrap();
     said(&rig, "relay set confirmed", 1);

@@ -1,4 +1,4 @@
-//! The memory of a box holds packets: no core dump has it, and nobody reads it.
+//! The memory of a box contains packets: core dumps omit it, and other processes cannot read it.
 
 use crate::private::{Load, start};
 use crate::rig::{Config, Rig, Side, eventually, needs_root, silence};
@@ -10,8 +10,8 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-/// What of a process' memory a core dump would leave out, of the parts that it shares with the
-/// kernel and that are no file: `/proc/PID/smaps`, by size.
+/// The anonymous memory that a process shares with the kernel, by size, and whether core dumps omit
+/// it: `/proc/PID/smaps`.
 fn shared_memory(pid: u32) -> Vec<(u64, bool)> {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let mut found = Vec::new();
@@ -34,7 +34,7 @@ fn shared_memory(pid: u32) -> Vec<(u64, bool)> {
     found
 }
 
-/// Whether nobody can open this file of a process' directory.
+/// Whether the user nobody can open this file of a process' directory in /proc.
 fn nobody_opens(pid: u32, file: &str) -> bool {
     Command::new("setpriv")
         .args([
@@ -62,9 +62,9 @@ fn nobody_opens(pid: u32, file: &str) -> bool {
 const SECRETS: [&str; 4] = ["mem", "maps", "environ", "auxv"];
 
 #[test]
-fn nobody_can_read_the_memory_of_a_box_not_even_one_of_its_own_user() {
+fn no_other_process_of_its_user_can_read_the_memory_of_a_box() {
     needs_root!();
-    // What belongs to nobody and hides nothing: so nobody could, if the box did not forbid it.
+    // A process of the user nobody that does not protect its memory, for comparison.
     let mut command = contained("setpriv");
     command.args([
         "--reuid",
@@ -85,7 +85,7 @@ fn nobody_can_read_the_memory_of_a_box_not_even_one_of_its_own_user() {
         }
     });
     let opened = SECRETS.map(|file| nobody_opens(pid, file));
-    println!("of an ordinary process of its own, nobody opens {SECRETS:?}: {opened:?}");
+    println!("the user nobody can open {SECRETS:?} of its own ordinary process: {opened:?}");
     assert!(opened.contains(&true));
     for user in ["", "user = \"nobody\""] {
         let config = Config {
@@ -98,7 +98,7 @@ fn nobody_can_read_the_memory_of_a_box_not_even_one_of_its_own_user() {
             assert!(!nobody_opens(pid, file), "{file} of a box with {user:?}");
         }
         let memory = shared_memory(pid);
-        println!("shared memory, and whether dumps leave it out: {memory:?}");
+        println!("shared memory, and whether dumps omit it: {memory:?}");
         assert!(
             memory.iter().any(|(bytes, _)| *bytes > 1 << 20),
             "no packet memory: {memory:?}"
@@ -123,7 +123,7 @@ fn a_box_that_crashes_leaves_no_core() {
         rig.wait_for("every frame", |counters| {
             counters.get("host_received") == Some(&load.of(Side::Host))
         });
-        // Anything else that dies so here does leave one.
+        // Another process that is killed like this does leave a core.
         let script = format!(
             "ulimit -c unlimited && cd \"$1\" && kill -{} $$",
             signal as i32
@@ -136,7 +136,7 @@ fn a_box_that_crashes_leaves_no_core() {
         assert_eq!(victim.signal(), Some(signal as i32));
         match victim.core_dumped() {
             true => {}
-            false => println!("this machine dumps no core of anybody: core_pattern is {pattern}"),
+            false => println!("this machine dumps no cores: core_pattern is {pattern}"),
         }
         assert!(
             victim.core_dumped() || pattern.starts_with('|'),
@@ -162,8 +162,7 @@ fn a_box_that_crashes_leaves_no_core() {
             }
         }
         let before = files();
-        // The first SIGSEGV that is of no fault only takes Rust's look-out for overflowing stacks
-        // away.
+        // The first SIGSEGV without a fault only removes Rust's stack overflow handler.
         eventually("it dies", || {
             let _ = rig.running.signal(signal);
             match rig.running.has_ended() {

@@ -1,4 +1,5 @@
-//! Load, dead links and idleness: nothing is lost by accident, and nothing is done for nothing.
+//! Load, dead links and idleness: no frame is lost without a counted reason, and an idle box uses
+//! no CPU time.
 
 use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
@@ -10,20 +11,20 @@ use nix::sys::signal::Signal;
 use std::cell::Cell;
 use std::time::Duration;
 
-/// Frames on their way in one direction at most: a veth pair holds 256 and loses the rest.
+/// The most frames in transit in one direction: a veth pair queues 256 and drops further ones.
 const WINDOW: usize = 128;
 /// `getconf CLK_TCK` on every Linux.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// A stream of frames from one end that must arrive, whole and in order, at others.
+/// A stream of frames from one end that must arrive unchanged and in order at others.
 struct Stream {
     port: RawPort,
-    /// Each kind as it is sent, where it arrives (an index of `eyes`), and as what.
+    /// Each kind of frame as sent, its receiver (an index of `eyes`), and the expected frame.
     kinds: Vec<(Vec<u8>, usize, Vec<u8>)>,
     sent: u32,
 }
 
-/// One way in which frames arrive.
+/// One receiver of frames.
 struct Eye {
     capture: Capture,
     expected: usize,
@@ -39,7 +40,7 @@ impl Eye {
         }
     }
 
-    /// Waits until at most `missing` frames are still to come.
+    /// Waits until at most `missing` frames are outstanding.
     #[track_caller]
     fn catch_up(&mut self, missing: usize) {
         let wanted = self.expected.saturating_sub(missing);
@@ -55,7 +56,7 @@ impl Eye {
 }
 
 impl Stream {
-    /// Sends the next frame: its number is in its last four bytes.
+    /// Sends the next frame, with its number in the last four bytes.
     fn send(&mut self, eyes: &mut [Eye]) {
         let kind = self.sent as usize % self.kinds.len();
         let (frame, eye, _) = &mut self.kinds[kind];
@@ -66,7 +67,7 @@ impl Stream {
         self.sent += 1;
     }
 
-    /// Every frame that must be at `eye`, in order.
+    /// Every frame expected at `eye`, in order.
     fn expected(&self, eye: usize) -> impl Iterator<Item = Vec<u8>> {
         (0..self.sent)
             .map(|number| (number, &self.kinds[number as usize % self.kinds.len()]))
@@ -151,7 +152,7 @@ fn under_load_every_frame_arrives_once_and_in_order() {
         }
         let last = rig.running.stop().unwrap();
         let moved = moved(&last);
-        // Where other work held the worker up, the kernel took over, and frames overtook others.
+        // If other load delayed the worker, the kernel took over, and frames were reordered.
         let in_order = !last.counters.contains_key("host_spilled");
         for (index, eye) in eyes.into_iter().enumerate() {
             let stream = &streams[index / 2];
@@ -184,8 +185,8 @@ fn under_load_every_frame_arrives_once_and_in_order() {
     });
 }
 
-/// A sender that waits for nobody. What is lost is lost where a counter says so: in the veth
-/// pair before the box, or at the box's rx ring.
+/// Sends at full speed. Every lost frame is counted: in the veth pair before the box, or at the
+/// box's rx ring.
 fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
     const FRAMES: u64 = 40_000;
     let config = Config {
@@ -200,7 +201,7 @@ fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
         exit(0, bytes - 40).outbound(&[]),
         relay(1, bytes - 60).outbound(&[]),
     ];
-    // A box that sleeps is overloaded for sure, however fast it is.
+    // A stopped box is certainly overloaded.
     rig.running.signal(Signal::SIGSTOP).unwrap();
     for (number, frame) in (0..FRAMES).zip(frames.iter().cycle()) {
         if number == FRAMES / 2 {
@@ -216,7 +217,7 @@ fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
     rig.wait_for("every frame taken or missed", |counters| {
         taken(counters) == sent
     });
-    // And the rings are as good as before.
+    // The rings still work.
     let mut eye = Eye::open(&rig, Side::Clearnet);
     for number in 1..=200 {
         port.send(&frames[0]).unwrap();
@@ -230,7 +231,7 @@ fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
 }
 
 #[test]
-fn an_overload_is_accounted_for_to_the_frame() {
+fn counts_every_frame_of_an_overload() {
     needs_root!();
     overload(
         Plan::default(),
@@ -240,13 +241,13 @@ fn an_overload_is_accounted_for_to_the_frame() {
 }
 
 #[test]
-fn an_overload_of_jumbo_frames_is_accounted_for_to_the_frame() {
+fn counts_every_frame_of_an_overload_of_jumbo_frames() {
     needs_root!();
     let plan = Plan {
         mtu: 9000,
         ..Plan::default()
     };
-    // A batch ends within most packets.
+    // Batches end in the middle of most packets.
     overload(
         plan,
         "[datapath]\nspill = false\nring = 64\nbatch = 1",
@@ -274,7 +275,7 @@ fn transmitted(rig: &Rig) -> u64 {
         .unwrap()
 }
 
-/// Workers that the kernel does not help.
+/// A configuration in which the kernel does not take over frames.
 fn workers_alone() -> Config {
     Config {
         top: "engine = \"af_xdp\"",
@@ -283,7 +284,7 @@ fn workers_alone() -> Config {
     }
 }
 
-/// The dead end of a link: its peer is down, or the box's own NIC is.
+/// Tests a dead link: its peer is down, or the box's own NIC.
 fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> LastWords {
     let config = Config {
         steer: "on_unavailable = \"drop\"",
@@ -301,7 +302,7 @@ fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> 
     let relays = rig.port(Side::Host);
     let dead = relay(0, 100).outbound(&[]);
     kill(&rig).unwrap();
-    // Several times what incoming's ring holds, then a while of exit frames alone.
+    // Several times the size of incoming's ring, then only exit frames for a while.
     for number in 0..12_000 {
         if number < 8_000 {
             relays.send(&dead).unwrap();
@@ -311,7 +312,7 @@ fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> 
     }
     eyes[0].catch_up(0);
     revive(&rig);
-    // A new kind of relay frame, which was never sent into the dead link.
+    // A new kind of relay frame, which was never sent to the dead link.
     let late = relay(1, 200);
     let arrives = late.framed(TORNET_MAC, INCOMING_MAC, &[]);
     let late = late.outbound(&[]);
@@ -337,7 +338,7 @@ fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> 
 }
 
 #[test]
-fn a_dead_peer_of_incoming_stalls_nothing() {
+fn a_dead_peer_of_incoming_stalls_no_other_port() {
     needs_root!();
     let last = dead_egress(
         |rig| rig.site.tornet.ip("link set eth0 down"),
@@ -348,7 +349,7 @@ fn a_dead_peer_of_incoming_stalls_nothing() {
 }
 
 #[test]
-fn a_dead_nic_of_incoming_stalls_nothing() {
+fn a_dead_nic_of_incoming_stalls_no_other_port() {
     needs_root!();
     let last = dead_egress(
         |rig| rig.site.middle.ip("link set incoming0 down"),
@@ -357,7 +358,7 @@ fn a_dead_nic_of_incoming_stalls_nothing() {
     assert_dropped_by_name(&last);
 }
 
-/// Until the box knows that the link is dead, its ring fills and what finds no room is dropped.
+/// Until the box detects the dead link, its ring fills and further frames are dropped.
 fn assert_dropped_by_name(last: &LastWords) {
     let counters = &last.counters;
     let count = |name: &str| counters.get(name).copied().unwrap_or(0);
@@ -368,10 +369,10 @@ fn assert_dropped_by_name(last: &LastWords) {
     assert_eq!(count("dropped_uplink_tx_full"), 0, "{counters:?}");
 }
 
-/// What XDP redirects to a NIC that is down, or whose driver refuses it, is dropped after the program
-/// has counted it, and counted by its reason all the same.
+/// A frame redirected to a NIC that is down, or whose driver rejects it, is dropped after the
+/// program has counted it; the drop is counted by its reason too.
 #[test]
-fn what_a_nic_does_not_take_is_counted_in_the_kernel_too() {
+fn frames_that_a_nic_rejects_are_counted_in_the_kernel() {
     needs_root!();
     let config = Config {
         top: "engine = \"xdp\"",
@@ -396,7 +397,7 @@ fn what_a_nic_does_not_take_is_counted_in_the_kernel_too() {
     lost("tx_down", 100);
     rig.site.middle.ip("link set uplink0 up").unwrap();
     rig.site.clearnet.ip("link set eth0 down").unwrap();
-    // veth answers ENXIO where its peer does not poll.
+    // veth returns ENXIO if its peer does not poll.
     lost("tx_refused", 100);
     rig.site.clearnet.ip("link set eth0 up").unwrap();
     let mut eye = Eye::open(&rig, Side::Clearnet);
@@ -442,10 +443,10 @@ fn a_dead_uplink_does_not_stall_steering() {
     assert_arrived("relay frames", &incoming, relays.expected(1));
 }
 
-/// The processor time that a process and all its threads have used, in ticks of 10 ms.
+/// The CPU time of a process and all its threads, in ticks of 10 ms.
 fn ticks_used(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // Behind the name, which may hold anything: utime and stime are the 14th and 15th fields.
+    // Skip the name, which may contain anything; utime and stime are fields 14 and 15.
     let (_, fields) = stat.rsplit_once(") ").unwrap();
     let mut fields = fields
         .split(' ')
@@ -457,7 +458,7 @@ fn ticks_used(pid: u32) -> u64 {
 fn ticks_while_idle(rig: &mut Rig, idle: Duration) -> u64 {
     let pid = rig.running.pid();
     let before = ticks_used(pid);
-    // Nothing is waited for here: this is the time in which nothing happens.
+    // The idle time itself, not a wait for an event.
     std::thread::sleep(idle);
     ticks_used(pid) - before
 }
@@ -466,7 +467,7 @@ fn ticks_while_idle(rig: &mut Rig, idle: Duration) -> u64 {
 fn an_idle_box_uses_no_processor() {
     needs_root!();
     let mut rig = Rig::silent(Plan::default(), &Config::default());
-    // A little traffic first: what is left of it in the rings must not keep the box awake.
+    // A little traffic first: its remains in the rings must not keep the box awake.
     let mut eye = Eye::open(&rig, Side::Clearnet);
     let port = rig.port(Side::Host);
     for number in 1..=100 {
@@ -484,9 +485,9 @@ fn an_idle_box_uses_no_processor() {
     moved(&rig.running.stop().unwrap());
 }
 
-/// A NIC is unplugged while the box runs: the wire goes on, and no worker spins on the corpse.
+/// A NIC is removed while the box runs: the wire continues, and no worker busy-loops.
 #[test]
-fn a_nic_that_vanishes_takes_no_other_with_it() {
+fn a_vanished_nic_affects_no_other_port() {
     needs_root!();
     let mut rig = Rig::silent(Plan::default(), &Config::default());
     let mut eye = Eye::open(&rig, Side::Clearnet);

@@ -14,7 +14,7 @@ const TAGGINGS: [(&str, &[(u16, u16)]); 5] = [
     ("four tags", &[QINQ, (0x9100, 5), VLAN, (0x8100, 9)]),
 ];
 
-/// A frame of each kind that the box does not understand, or need not.
+/// A frame of each kind that the box does not parse.
 fn strange_frames(to: &str, from: &str) -> Vec<(String, Vec<u8>)> {
     let fixed = [
         ("ARP request", "ff:ff:ff:ff:ff:ff", 0x0806),
@@ -31,7 +31,7 @@ fn strange_frames(to: &str, from: &str) -> Vec<(String, Vec<u8>)> {
     let mut frames: Vec<_> = fixed
         .into_iter()
         .map(|(what, to, kind)| {
-            // Behind an IP ethertype this is a packet of no version.
+            // With an IP ethertype this packet has an invalid version.
             let payload = [vec![0x95], noise(kind.into(), 46)].concat();
             let frame = ethernet(to, from, &[], kind, &payload);
             (what.to_owned(), frame)
@@ -40,11 +40,11 @@ fn strange_frames(to: &str, from: &str) -> Vec<(String, Vec<u8>)> {
     for bytes in [14, 15, 16, 17, 18, 20, 33, 59, 60, 64, 1514] {
         let frame = ethernet(to, from, &[], 0x0800, &[]);
         let mut frame = [frame, vec![0; bytes - 14]].concat();
-        // Neither family's version, wherever the header is cut.
+        // An invalid version, at every length.
         if let Some(byte) = frame.get_mut(14) {
             *byte = 0x95;
         }
-        frames.push((format!("{bytes} bytes that are no IP"), frame));
+        frames.push((format!("{bytes} bytes, not IP"), frame));
     }
     for (what, tags) in TAGGINGS {
         let frame = ethernet(to, from, tags, 0x88b5, &noise(7, 60));
@@ -54,7 +54,7 @@ fn strange_frames(to: &str, from: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn what_is_no_ip_crosses_both_ways_byte_for_byte() {
+fn non_ip_frames_are_forwarded_unchanged_both_ways() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -72,7 +72,7 @@ fn what_is_no_ip_crosses_both_ways_byte_for_byte() {
                 ("uplink_forwarded", 26),
                 ("uplink_received", 26),
                 ("host_forwarded", 26),
-                // The two multicast frames of noise, and all of 14 to 1514 bytes.
+                // The two multicast frames of noise, and those of 14 to 1514 bytes.
                 ("malformed", 13),
                 ("malformed_short_header", 7),
                 ("malformed_wrong_version", 6),
@@ -82,8 +82,8 @@ fn what_is_no_ip_crosses_both_ways_byte_for_byte() {
     });
 }
 
-/// A relay frame that does not bear the mark: steered without tags, and else left on the wire,
-/// because the next hop is known in the untagged network alone.
+/// A relay frame without the mark: steered if untagged, otherwise left on the wire, because the
+/// next hop is in the untagged network.
 fn relayed(what: String, packet: &Packet, tags: &[(u16, u16)]) -> Case {
     let frame = packet.outbound(tags);
     let arrives = match tags {
@@ -109,7 +109,7 @@ fn exit_frames_are_marked_under_any_tags_and_relay_frames_steered_under_none() {
                         packet.outbound(tags),
                         Some((Side::Clearnet, packet.tos(AF11 | ecn).outbound(tags))),
                     ));
-                    // Whatever DSCP it had: it keeps it, unless it is the mark.
+                    // Any DSCP other than the mark is kept.
                     let packet = relay(family, 100).tos(0xb8 | ecn);
                     cases.push(relayed(format!("relay, {what}"), &packet, tags));
                 }
@@ -133,7 +133,7 @@ fn exit_frames_are_marked_under_any_tags_and_relay_frames_steered_under_none() {
 }
 
 #[test]
-fn every_class_keeps_the_mark_its_meaning() {
+fn only_exit_frames_keep_the_mark() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -149,7 +149,7 @@ fn every_class_keeps_the_mark_its_meaning() {
             let (host, server, relay_host) = families()[family];
             let tcp = |to, sport, dport| Packet::new(host, to, 6, segment(sport, dport, 33));
             let udp = Packet::new(host, server, UDP, noise(1, 60));
-            // A first look-up by address alone would steer this one.
+            // A look-up by address alone would steer this frame.
             let web = tcp(relay_host, 40_000, 443);
             case("relay host's web page", web.clone(), web.tos(AF11));
             let web = tcp(server, 40_000, 9001);
@@ -190,7 +190,7 @@ fn every_class_keeps_the_mark_its_meaning() {
 }
 
 #[test]
-fn nothing_inbound_is_changed() {
+fn inbound_frames_are_not_changed() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -276,7 +276,7 @@ fn jumbo_frames_cross_in_several_buffers() {
         // 20 and 40 bytes of headers; one buffer holds 3,840 bytes of a frame.
         for bytes in [1460, 3700, 3786, 3787, 3800, 7600, 7627, 8000, 8960] {
             for (what, tags) in &TAGGINGS[..3] {
-                // The sender lets one VLAN tag go beyond the MTU, and no other.
+                // The sender permits exactly one VLAN tag beyond the MTU.
                 let bytes = match tags.len() {
                     0 | 1 => bytes,
                     several => bytes - 4 * several,
@@ -324,7 +324,7 @@ fn jumbo_frames_cross_in_several_buffers() {
 }
 
 #[test]
-fn an_audit_changes_and_steers_nothing() {
+fn audit_mode_changes_and_steers_no_frame() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -351,7 +351,7 @@ fn an_audit_changes_and_steers_nothing() {
 }
 
 #[test]
-fn stripped_at_the_uplink_nothing_leaves_marked() {
+fn no_frame_leaves_marked_with_strip() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -387,8 +387,8 @@ fn stripped_at_the_uplink_nothing_leaves_marked() {
 fn full_frames_cross_at_every_size_where_buffers_change() {
     needs_root!();
     both_engines(|| {
-        // The last MTU of a small buffer, of what the driver keeps in one piece, and of one buffer;
-        // each with the next one.
+        // The largest MTU of a small buffer, of a linear frame in the driver, and of one buffer;
+        // each with the next larger one.
         for mtu in [1762, 1763, 3498, 3499, 3810, 3811] {
             let mut cases = Vec::new();
             for tags in [&[][..], &[VLAN]] {

@@ -1,4 +1,4 @@
-//! Who decides when a worker is alive, stopped, behind, and well again.
+//! Whether worker or kernel decides while a worker is alive, stopped, behind, and recovered.
 
 use crate::craft::{AF11, exit};
 use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
@@ -15,14 +15,14 @@ fn guarded(more: &'static str) -> Rig {
     Rig::silent(Plan::default(), &config)
 }
 
-/// Frames that user space decided, and frames that the kernel took on.
+/// The frames decided by user space, and those that the kernel took over.
 fn decided(rig: &Rig) -> (u64, u64) {
     let counters = rig.running.counters().unwrap();
     let count = |name: &str| counters.get(name).copied().unwrap_or(0);
     (count("af_xdp_decided"), count("host_spilled"))
 }
 
-/// One exit frame, which arrives marked, whoever decides it.
+/// Sends an exit frame, which arrives marked with either engine.
 fn cross(port: &RawPort, uplink: &mut Capture, number: usize) {
     port.send(&exit(0, 60).outbound(&[])).unwrap();
     assert!(
@@ -31,7 +31,7 @@ fn cross(port: &RawPort, uplink: &mut Capture, number: usize) {
     );
 }
 
-/// Waits until a worker decides, which shows when a frame is counted by it.
+/// Sends frames until a worker has counted one.
 fn worker_is_back(rig: &Rig, port: &RawPort, uplink: &mut Capture, sent: &mut usize) {
     eventually("user space decides again", || {
         let (before, _) = decided(rig);
@@ -45,7 +45,7 @@ fn worker_is_back(rig: &Rig, port: &RawPort, uplink: &mut Capture, sent: &mut us
 }
 
 #[test]
-fn a_stopped_worker_is_stood_in_for_and_gets_its_frames_back() {
+fn the_kernel_replaces_a_stopped_worker_until_it_continues() {
     needs_root!();
     let rig = guarded("");
     let mut uplink = rig.watch(Side::Clearnet);
@@ -55,25 +55,28 @@ fn a_stopped_worker_is_stood_in_for_and_gets_its_frames_back() {
 
     rig.running.signal(Signal::SIGSTOP).unwrap();
     let waiting = sent;
-    // The first ones wait for the stopped worker, until it counts as hung; the others cross.
+    // The first ones wait for the stopped worker until it counts as hung; the others are forwarded.
     let deadline = std::time::Instant::now() + PATIENCE;
     while !uplink.wait_until(std::time::Duration::from_millis(1), |seen| {
         seen.len() >= waiting + 50
     }) {
-        assert!(std::time::Instant::now() < deadline, "nobody stands in");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "no takeover by the kernel"
+        );
         port.send(&exit(0, 60).outbound(&[])).unwrap();
         sent += 1;
     }
-    // A frame a millisecond: far fewer than would use the credit up.
+    // A frame per millisecond: far fewer than the backlog watermark.
     let stuck = sent - waiting - 50;
     assert!(stuck < 500, "{stuck} frames waited for a stopped worker");
     rig.running.signal(Signal::SIGCONT).unwrap();
     assert!(
         uplink.wait_until(PATIENCE, |seen| seen.len() == sent),
-        "what waited arrives"
+        "the waiting frames arrive"
     );
-    // On a busy machine the worker may have had a few of them before it stopped.
-    assert!(decided(&rig).1 > 0, "the kernel stood in");
+    // On a busy machine the worker may have decided a few of them before it stopped.
+    assert!(decided(&rig).1 > 0, "the kernel took over");
     worker_is_back(&rig, &port, &mut uplink, &mut sent);
     moved(&rig.running.stop().unwrap());
     let marked = exit(0, 60).tos(AF11).outbound(&[]);
@@ -88,13 +91,13 @@ fn a_worker_that_keeps_up_gets_its_frames() {
     let rig = guarded("");
     let mut uplink = rig.watch(Side::Clearnet);
     let port = rig.port(Side::Host);
-    // More than the credit: a frame that is done must give it back.
+    // More than the backlog watermark: completed frames must lower the backlog.
     const FRAMES: usize = 3000;
     for number in 1..=FRAMES {
         cross(&port, &mut uplink, number);
     }
     let (by_worker, _) = decided(&rig);
-    // Where other work holds the worker up, the kernel stands in for a moment.
+    // If other load delays the worker, the kernel takes over for a moment.
     assert!(by_worker > FRAMES as u64 / 2, "{by_worker}");
     moved(&rig.running.stop().unwrap());
 }
@@ -102,7 +105,7 @@ fn a_worker_that_keeps_up_gets_its_frames() {
 #[test]
 fn a_worker_that_was_behind_gets_its_frames_back() {
     needs_root!();
-    // Rings this small are full as soon as the worker is late at all.
+    // Rings this small are full on the slightest delay of the worker.
     let rig = guarded("[datapath]\nring = 64\nbatch = 1");
     let mut uplink = rig.watch(Side::Clearnet);
     let port = rig.port(Side::Host);
@@ -121,7 +124,7 @@ fn a_worker_that_was_behind_gets_its_frames_back() {
     rig.wait_for("all of them decided", |counters| {
         counters.get("host_received").copied() == Some(sent as u64)
     });
-    // A pcap may miss some at this rate; those that follow are counted from here.
+    // The capture may miss frames at this rate; count later ones with a new capture.
     drop(uplink);
     uplink = rig.watch(Side::Clearnet);
     sent = 0;
@@ -130,7 +133,7 @@ fn a_worker_that_was_behind_gets_its_frames_back() {
 }
 
 #[test]
-fn without_spill_a_worker_that_is_behind_is_left_alone() {
+fn without_spill_the_kernel_does_not_replace_a_slow_worker() {
     needs_root!();
     let rig = guarded("[datapath]\nring = 64\nbatch = 1\nspill = false");
     let port = rig.port(Side::Host);
@@ -146,7 +149,7 @@ fn without_spill_a_worker_that_is_behind_is_left_alone() {
 }
 
 #[test]
-fn inbound_frames_stay_in_the_kernel_unless_asked_for() {
+fn inbound_frames_stay_in_the_kernel_by_default() {
     needs_root!();
     for (more, in_kernel) in [
         ("", true),

@@ -1,4 +1,4 @@
-//! What may cross to and from `incoming`: frames for the host, and nothing else.
+//! From `incoming` only frames for the host are forwarded, and to it only relay frames.
 
 use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
@@ -9,7 +9,7 @@ use exitmark::lab::site::{
 };
 
 const BROADCAST: &str = "ff:ff:ff:ff:ff:ff";
-/// The configuration with the host's MAC address in it.
+/// A configuration with the host's MAC address.
 fn known() -> Config {
     Config {
         host: "mac = \"02:00:00:00:01:01\"",
@@ -17,14 +17,14 @@ fn known() -> Config {
     }
 }
 
-/// From the relay to the host.
+/// A packet of the relay to the host.
 fn inbound(family: usize) -> Packet {
     let (host, _, relay) = families()[family];
     Packet::new(relay, host, 6, segment(9001, 40_001, 70)).tos(0x2a)
 }
 
 #[test]
-fn frames_for_the_host_get_its_mac_and_nothing_else_crosses() {
+fn incoming_forwards_only_frames_for_the_host() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -65,7 +65,7 @@ fn frames_for_the_host_get_its_mac_and_nothing_else_crosses() {
     });
 }
 
-/// What a network with a member called `incoming` may carry, none of it the host's.
+/// Frames on the network of `incoming` that are not for the host.
 fn strangers() -> Vec<(String, Vec<u8>)> {
     let mut frames = Vec::new();
     for family in [0, 1] {
@@ -92,7 +92,7 @@ fn strangers() -> Vec<(String, Vec<u8>)> {
             ..ours
         };
         let frame = elsewhere.framed(INCOMING_MAC, TORNET_MAC, &[]);
-        frames.push(("an address of nobody here".to_owned(), frame));
+        frames.push(("an unused address".to_owned(), frame));
     }
     for (what, to, kind) in [
         ("ARP broadcast", BROADCAST, 0x0806),
@@ -104,7 +104,7 @@ fn strangers() -> Vec<(String, Vec<u8>)> {
         let frame = ethernet(to, TORNET_MAC, &[], kind, &noise(3, 46));
         frames.push((what.to_owned(), frame));
     }
-    // An IPv4 header of which the destination is cut off, and one of version 9.
+    // An IPv4 header without its destination, and one of version 9.
     let whole = inbound(0).framed(INCOMING_MAC, TORNET_MAC, &[]);
     frames.push(("cut".to_owned(), whole[..33].to_vec()));
     let mut wrong = whole;
@@ -125,11 +125,11 @@ fn broadcast_from_the_wire_never_reaches_incoming() {
                     cases.push(Case::untouched(to, side, frame));
                 }
             }
-            // To the router by a broadcast frame, from the relay to the host by the uplink.
+            // A broadcast or multicast frame of the relay to the host, by the uplink.
             let frame = inbound(0).framed(to, CLEARNET_MAC, &[]);
             cases.push(Case::untouched(to, Side::Clearnet, frame));
         }
-        // What the uplink carries to incoming's own MAC is not incoming's.
+        // A frame on the uplink for incoming's own MAC does not go to incoming.
         let frame = inbound(0).framed(INCOMING_MAC, CLEARNET_MAC, &[]);
         cases.push(Case::untouched("incoming's MAC", Side::Clearnet, frame));
         let moved = Rig::silent(Plan::default(), &known()).verify(&cases);
@@ -147,7 +147,7 @@ fn broadcast_from_the_wire_never_reaches_incoming() {
 }
 
 #[test]
-fn the_host_mac_is_learnt_from_the_host_alone() {
+fn learns_the_host_mac_only_from_the_host() {
     needs_root!();
     both_engines(|| {
         let frame = |to| inbound(0).framed(to, TORNET_MAC, &[]);
@@ -164,7 +164,7 @@ fn the_host_mac_is_learnt_from_the_host_alone() {
             Case::untouched("no IP", Side::Host, arp),
             Case::new("still unknown", Side::Tornet, frame(INCOMING_MAC), None),
             Case::new(
-                "the host speaks",
+                "the host sends",
                 Side::Host,
                 own.outbound(&[]),
                 Some((Side::Clearnet, marked)),
@@ -205,7 +205,7 @@ fn a_configured_mac_is_never_replaced() {
         let marked = exit(1, 10).tos(AF11).framed(CLEARNET_MAC, other, &[]);
         let cases = [
             Case::new(
-                "another MAC speaks",
+                "another MAC sends",
                 Side::Host,
                 spoken,
                 Some((Side::Clearnet, marked)),
@@ -241,7 +241,7 @@ fn one_nic_can_be_uplink_and_incoming() {
                     packet.outbound(tags),
                     Some(match tags {
                         [] => (Side::Clearnet, packet.framed(TORNET_MAC, UPLINK0_MAC, tags)),
-                        // The next hop is known in the untagged network alone.
+                        // The next hop is in the untagged network.
                         _ => (Side::Clearnet, packet.outbound(tags)),
                     }),
                 ));
@@ -259,7 +259,7 @@ fn one_nic_can_be_uplink_and_incoming() {
                     packet.framed(UPLINK0_MAC, TORNET_MAC, tags),
                     Some((Side::Host, packet.framed(HOST_MAC, TORNET_MAC, tags))),
                 ));
-                // The rest is the wire's, whatever its MAC addresses.
+                // All other frames stay on the wire, with any MAC address.
                 for to in [HOST_MAC, BROADCAST, "02:00:00:00:03:77"] {
                     let frame = packet.framed(to, TORNET_MAC, tags);
                     cases.push(Case::untouched(to, Side::Clearnet, frame));
@@ -270,7 +270,7 @@ fn one_nic_can_be_uplink_and_incoming() {
         nobody.destination = [198, 51, 100, 99].into();
         let frame = nobody.framed(UPLINK0_MAC, TORNET_MAC, &[]);
         cases.push(Case::untouched(
-            "to the NIC's own MAC for nobody",
+            "to the NIC's own MAC for an unused address",
             Side::Clearnet,
             frame,
         ));
@@ -297,7 +297,7 @@ fn one_nic_can_be_uplink_and_incoming() {
 }
 
 #[test]
-fn without_incoming_nothing_is_steered() {
+fn without_incoming_no_frame_is_steered() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -309,12 +309,12 @@ fn without_incoming_nothing_is_steered() {
                 packet.outbound(&[VLAN]),
             ));
             cases.push(Case::new(
-                "relay that bears the mark",
+                "relay with the mark",
                 Side::Host,
                 packet.clone().tos(AF11).outbound(&[]),
                 Some((Side::Clearnet, packet.outbound(&[]))),
             ));
-            // incoming0 is nobody's then: its frames are the stack's.
+            // incoming0 is then not a port: its frames go to the stack.
             let frame = inbound(family).framed(INCOMING_MAC, TORNET_MAC, &[]);
             let stack = Some((Side::Stack, frame.clone()));
             cases.push(Case::new("not a port", Side::Tornet, frame, stack));
@@ -342,7 +342,7 @@ fn addresses_that_carry_tor_only_are_steered_and_reached() {
     both_engines(|| {
         let address = [192, 0, 2, 11];
         let mut cases = Vec::new();
-        // To anywhere, because of where it comes from; listed or not.
+        // To any destination, listed or not, because of the source address.
         for to in [families()[0].1, families()[0].2] {
             let packet = Packet::new(address.into(), to, 6, segment(40_000, 9001, 20));
             cases.push(Case::new(

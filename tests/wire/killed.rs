@@ -1,6 +1,6 @@
-//! SIGKILL at every step of a start, a takeover, a reload, a stop and a detachment: whatever is
-//! left, a plain start as the service's user goes on with it. One step in five is tried, and every
-//! one by `make test-survive`.
+//! SIGKILL at every step of a start, a takeover, a reload, a stop and a detachment: a plain start
+//! as the service's user recovers from any state. `make test-survive` tests every step, other runs
+//! every fifth.
 
 use crate::craft::{AF11, exit};
 use crate::leaks::pins;
@@ -11,11 +11,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-/// As systemd runs it: another user, with these capabilities and no other.
+/// The capabilities of the service, which runs as another user.
 const CAPABILITIES: &str = "+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock";
 const BOUNDING: &str = "-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock";
 const NOBODY: u32 = 65534;
-/// A program that has more steps than this does not end.
+/// The limit of steps, to detect a program that does not end.
 const MANY: usize = 1000;
 
 struct Ground {
@@ -75,7 +75,7 @@ impl Ground {
         [&setpriv[..], &[program], command].concat()
     }
 
-    /// A plain start; an exit frame leaves marked.
+    /// Starts a box, and checks that an exit frame leaves marked.
     fn start(&self, configuration: &Path, after: &str) -> RunningBox {
         let configuration = configuration.to_str().unwrap();
         let words = self.words(&["run", "--config", configuration]);
@@ -92,8 +92,8 @@ impl Ground {
         running
     }
 
-    /// Kills a command at every step it has, one after the other, until it gets to its end. Each
-    /// time a box must start then, and stop; returns how many steps there were.
+    /// Kills a command at each of its steps in turn, until it completes. After each kill a box must
+    /// start and stop; returns the number of steps.
     fn at_every_step(&self, command: &[&str], configuration: &Path, prepare: impl Fn()) -> usize {
         for step in steps().take_while(|&step| step < MANY) {
             prepare();
@@ -112,7 +112,7 @@ impl Ground {
     }
 }
 
-/// How the NICs are set, as far as a box sets them.
+/// The NIC settings that a box changes.
 fn nics(site: &Site) -> String {
     let mut text = String::new();
     for nic in ["host0", "uplink0", "incoming0"] {
@@ -173,7 +173,7 @@ fn a_detachment() {
     let steps = ground.at_every_step(&detach, &configuration, || ());
     println!("{steps} steps");
     assert!(steps > 10, "{steps}");
-    // The last one got to its end.
+    // The last run completed.
     assert_eq!(nics(&ground.site), ground.untouched);
     assert_eq!(pins(&ground.site), Vec::<String>::new());
 }
@@ -191,8 +191,7 @@ fn a_plain_wire_that_takes_a_box_over() {
     assert!(steps > 20, "{steps}");
 }
 
-/// The program that a link attaches has no name any more, and nobody without CAP_SYS_ADMIN can open
-/// it by its number.
+/// The attached program has no pin any more, and opening it by its ID requires CAP_SYS_ADMIN.
 #[test]
 fn a_program_without_a_pin_is_replaced() {
     needs_root!();

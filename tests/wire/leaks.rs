@@ -1,4 +1,4 @@
-//! A hundred lives of the box on one set of NICs, and what is left when it is detached: nothing.
+//! A hundred runs of the box on one set of NICs leave nothing behind after a detach.
 
 use crate::craft::{AF11, exit, relay};
 use crate::rig::{
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Kernel objects of BPF, by the numbers that the kernel gives them and never gives again.
+/// BPF objects of the kernel, by their IDs, which the kernel does not reuse.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Objects {
     programs: BTreeSet<u32>,
@@ -20,8 +20,8 @@ struct Objects {
 }
 
 impl Objects {
-    /// The programs and maps that a process holds, by what /proc says of its descriptors, and the
-    /// links by which those programs are attached: nobody holds them.
+    /// The programs and maps of a process, from its descriptors in /proc, and the links of these
+    /// programs, which no process holds.
     fn of(pid: u32) -> Self {
         let mut objects = Self::default();
         for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap() {
@@ -44,7 +44,7 @@ impl Objects {
         objects
     }
 
-    /// Those of these that still exist.
+    /// The objects that still exist.
     fn left(&self) -> Self {
         let known = |ids: &BTreeSet<u32>, all: &mut dyn Iterator<Item = u32>| {
             all.filter(|id| ids.contains(id)).collect()
@@ -67,10 +67,10 @@ impl Objects {
     }
 }
 
-/// What is in the box's BPF file system.
+/// The pins in the box's BPF file system.
 pub(crate) fn pins(site: &Site) -> Vec<String> {
     let names = site.middle.command("ls", &["/sys/fs/bpf"]).unwrap();
-    // The kernel has two files of its own there.
+    // The kernel has two files of its own in it.
     let names = names
         .split_whitespace()
         .filter(|name| !name.ends_with(".debug"));
@@ -81,7 +81,7 @@ fn detach(site: &Site) -> String {
     site.middle.command(EXITMARK, &["detach"]).unwrap()
 }
 
-/// One end of the box and its two ways out.
+/// The host's end of the box and its two egress ends.
 struct Ends {
     host: RawPort,
     uplink: Capture,
@@ -100,7 +100,7 @@ impl Ends {
         }
     }
 
-    /// An exit frame and a relay frame cross.
+    /// Sends an exit frame and a relay frame, and checks that both arrive.
     fn cross(&mut self) {
         self.host.send(&exit(0, 60).outbound(&[])).unwrap();
         self.host.send(&relay(1, 60).outbound(&[])).unwrap();
@@ -122,7 +122,7 @@ impl Ends {
     }
 }
 
-/// Waits until a namespace is gone from the kernel: the veth pairs in it go with it.
+/// Waits until the kernel has removed a namespace, with its veth pairs.
 fn assert_namespace_goes(site: Site) {
     let Site { host, middle, .. } = site;
     drop(middle);
@@ -146,7 +146,7 @@ fn a_hundred_starts_and_stops_leave_nothing() {
     for cycle in 0..100_u64 {
         let mut running = site.run(Path::new(EXITMARK), &configuration).unwrap();
         let pid = running.pid();
-        // While other tests' objects come and go, a look at all there are may end early.
+        // While other tests create and free objects, iterating over all of them may end early.
         let objects = eventually("its programs and links are seen", || {
             let objects = Objects::of(pid);
             match (objects.programs.len(), objects.links.len()) {
@@ -164,7 +164,7 @@ fn a_hundred_starts_and_stops_leave_nothing() {
         all.links.extend(objects.links);
         ends.cross();
         let moved = moved(&running.stop().unwrap());
-        // Whoever takes over goes on counting.
+        // Counters continue after a takeover.
         let lives = cycle + 1;
         assert_moved(
             &moved,
@@ -178,8 +178,8 @@ fn a_hundred_starts_and_stops_leave_nothing() {
             ],
         );
     }
-    // New programs every time. Those on the NICs have the same three links; the two that watch
-    // what NICs drop have new ones.
+    // Programs are new every time. Those on the NICs keep their three links; the two that trace
+    // drops get new ones.
     assert_eq!((all.programs.len(), all.links.len()), (500, 203));
     ends.cross();
     assert_eq!(pins(&site), ["exitmark"]);
@@ -187,7 +187,7 @@ fn a_hundred_starts_and_stops_leave_nothing() {
     all.assert_gone();
     assert_eq!(pins(&site), Vec::<String>::new());
     assert!(detach(&site).starts_with("nothing to detach"));
-    // Every socket is gone, and with it the memory that it shared with the kernel.
+    // Every socket is closed, and its memory shared with the kernel is freed.
     let sockets = site
         .middle
         .command("ss", &["--no-header", "--xdp", "--all"])
@@ -198,7 +198,7 @@ fn a_hundred_starts_and_stops_leave_nothing() {
 }
 
 #[test]
-fn what_is_killed_leaves_nothing_and_starts_again() {
+fn a_killed_box_leaves_nothing_and_starts_again() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     silence(&site);
@@ -211,9 +211,9 @@ fn what_is_killed_leaves_nothing_and_starts_again() {
         let objects = Objects::of(running.pid());
         ends.cross();
         running.signal(Signal::SIGKILL).unwrap();
-        // Dead, and still at work.
+        // The box still works without its process.
         ends.cross();
-        // The queue is the dead one's for a while yet; the next one waits for it.
+        // The killed process holds the queue for a while; the next one waits for it.
         let next: RunningBox = site.run(Path::new(EXITMARK), &configuration).unwrap();
         ends.cross();
         drop(running);

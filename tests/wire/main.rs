@@ -7,9 +7,9 @@
 //!                                 203.0.113.2         203.0.113.1, 198.18.0.1
 //! ```
 //!
-//! Every test has four namespaces and a box of its own, so all of them may run at once. A test
-//! of raw frames silences the three ends first: then every frame that is seen anywhere was sent
-//! by the test, and both captures and counters are compared whole, not searched.
+//! Every test has four namespaces and a box of its own, so all of them may run in parallel. A test
+//! of raw frames silences the three ends first: then every captured frame was sent by the test, and
+//! captures and counters are compared completely.
 #![allow(
     clippy::unwrap_used,
     reason = "a test's ground that is missing is the test's failure"

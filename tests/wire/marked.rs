@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 const CS1: u8 = 0x20;
 
-/// A host that is marked with AF11 unless `host` says otherwise.
+/// A host that marks with AF11, unless `host` sets another mark.
 fn config(host: &'static str, more: &'static str) -> Config {
     Config {
         top: "classify_by = \"host-mark\"",
@@ -42,7 +42,7 @@ fn to_tornet(what: &str, sent: &Packet, tos: u8, tags: &[(u16, u16)]) -> Case {
 }
 
 #[test]
-fn what_bears_the_hosts_mark_is_exit_and_all_other_tcp_is_relay() {
+fn tcp_with_the_hosts_mark_is_exit_and_all_other_tcp_is_relay() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -55,7 +55,7 @@ fn what_bears_the_hosts_mark_is_exit_and_all_other_tcp_is_relay() {
                     let other = packet.tos(0xb8 | ecn);
                     cases.push(match tags {
                         [] => to_tornet("relay", &other, 0xb8 | ecn, tags),
-                        // The next hop is known in the untagged network alone.
+                        // The next hop is in the untagged network.
                         _ => to_uplink("tagged relay", &other, 0xb8 | ecn, tags),
                     });
                 }
@@ -65,7 +65,7 @@ fn what_bears_the_hosts_mark_is_exit_and_all_other_tcp_is_relay() {
             cases.push(to_uplink("udp", &udp, 1, &[]));
             let reply = Packet::new(host, server, 6, segment(22, 50_000, 9)).tos(AF11);
             cases.push(to_uplink("reply", &reply, 0, &[]));
-            // An operator's exempt prefix comes before what is left over.
+            // Exempt prefixes precede the remaining TCP.
             let mut exempt = exit(family, 9);
             exempt.destination = ["203.0.113.9", "2001:db8:113::9"][family].parse().unwrap();
             cases.push(to_uplink("exempt", &exempt, 0, &[]));
@@ -98,7 +98,7 @@ fn what_bears_the_hosts_mark_is_exit_and_all_other_tcp_is_relay() {
 }
 
 #[test]
-fn the_hosts_mark_gives_way_to_the_boxs() {
+fn the_box_replaces_the_hosts_mark_by_its_own() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -110,12 +110,12 @@ fn the_hosts_mark_gives_way_to_the_boxs() {
                 AF11 | 1,
                 &[],
             ));
-            // What the box writes is nothing that the host says.
+            // The box's mark on the host's frames does not mean exit.
             cases.push(to_tornet("relay", &packet.clone().tos(AF11 | 2), 2, &[]));
             let (host, server, _) = families()[family];
             let udp = Packet::new(host, server, UDP, noise(1, 60));
             cases.push(to_uplink("udp", &udp.tos(CS1), 0, &[]));
-            // Every fragment bears the mark, but only the first tells.
+            // Every fragment has the mark, but only the first one counts.
             for (offset, more) in [(0, true), (9, false)] {
                 let fragment = packet.clone().tos(CS1).part(4, offset, more);
                 cases.push(to_uplink("fragment", &fragment, AF11, &[]));
@@ -144,7 +144,7 @@ fn the_hosts_mark_gives_way_to_the_boxs() {
 }
 
 #[test]
-fn stripped_at_the_uplink_neither_mark_leaves() {
+fn neither_mark_leaves_with_strip() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
@@ -195,7 +195,7 @@ fn tcp_of_a_patched_host_goes_by_the_mark_of_its_sockets() {
             let relays = Capture::start(tornet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
             for (_, server, relay) in families() {
                 converse_bearing(AF11, host, clearnet, server, 80, 300_000);
-                // No set lists it; it is what an unmarked socket speaks to.
+                // No set lists this relay; an unmarked socket connects to it.
                 converse_bearing(0, host, tornet, relay, 443, 300_000);
             }
             let (exits, relays) = (all_of(exits, 2), all_of(relays, 2));
@@ -216,7 +216,8 @@ fn tcp_of_a_patched_host_goes_by_the_mark_of_its_sockets() {
     });
 }
 
-/// The kernel answers a ping with the ToS that it came with: anybody could have marked answers.
+/// The kernel answers a ping with the ToS of the request: any remote host could provoke marked
+/// answers.
 #[test]
 fn answers_to_marked_pings_leave_unmarked() {
     needs_root!();
@@ -241,7 +242,7 @@ fn answers_to_marked_pings_leave_unmarked() {
     });
 }
 
-/// It refuses a connection with the ToS of the SYN too, whoever asks.
+/// The kernel refuses a connection with the ToS of the SYN too.
 #[test]
 fn refusals_of_the_hosts_kernel_leave_unmarked_by_the_uplink() {
     needs_root!();

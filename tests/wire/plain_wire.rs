@@ -1,4 +1,4 @@
-//! The wire alone, before a box and after one.
+//! The plain wire, before a box and after one.
 
 use crate::craft::{AF11, Packet, TCP, exit, families, relay, segment};
 use crate::leaks::pins;
@@ -14,7 +14,7 @@ fn wire(site: &Site, file: &str, more: &[&str]) -> Result<String, LabError> {
     site.middle.command(EXITMARK, &words)
 }
 
-/// Exit traffic, relay traffic and answers cross, as they came.
+/// Checks that exit traffic, relay traffic and answers are forwarded unchanged.
 #[track_caller]
 fn is_plain(site: &Site) {
     let ends = [&site.host, &site.clearnet];
@@ -38,7 +38,7 @@ fn is_plain(site: &Site) {
     assert!(arrived, "to the host");
 }
 
-/// Exit frames from the host without a pause, for as long as something is done; none may be lost.
+/// Sends exit frames continuously while `work` runs; none may be lost.
 #[track_caller]
 fn nothing_is_lost(site: &Site, work: impl FnOnce()) {
     let mut eye = Capture::start(&site.clearnet, "eth0", "in", "").unwrap();
@@ -64,11 +64,11 @@ fn nothing_is_lost(site: &Site, work: impl FnOnce()) {
 }
 
 #[test]
-fn a_plain_wire_needs_nothing_but_two_nics_and_a_box_takes_it_over() {
+fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     silence(&site);
-    // As early in a boot: the NICs are down, and one has not its name yet.
+    // As early in boot: the NICs are down, and one does not have its name yet.
     for nic in ["host0", "uplink0"] {
         site.middle.ip(&format!("link set {nic} down")).unwrap();
         let key = format!("net/ipv6/conf/{nic}/disable_ipv6");
@@ -102,7 +102,7 @@ fn a_plain_wire_needs_nothing_but_two_nics_and_a_box_takes_it_over() {
     assert!(waiting.wait(PATIENCE).unwrap().success());
     for nic in ["host0", "uplink0"] {
         let addresses = site.middle.ip(&format!("-6 addr show dev {nic}")).unwrap();
-        assert_eq!(addresses, "", "a wire says nothing by itself");
+        assert_eq!(addresses, "", "a wire sends nothing by itself");
     }
     is_plain(&site);
     let mut rig = None;
@@ -119,7 +119,7 @@ fn a_plain_wire_needs_nothing_but_two_nics_and_a_box_takes_it_over() {
     port.send(&exit(0, 50).outbound(&[])).unwrap();
     let marked = exit(0, 50).tos(AF11).outbound(&[]);
     assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == marked)));
-    // What runs is left alone.
+    // A running box is not changed.
     let told = wire(&site, file, &[]).unwrap();
     assert!(told.contains("stays as it is"), "{told}");
     let words = ["detach", "--config", file, "--keep-wire"];
@@ -127,7 +127,7 @@ fn a_plain_wire_needs_nothing_but_two_nics_and_a_box_takes_it_over() {
     let refused = refused.to_string();
     assert!(refused.contains("another exitmark holds"), "{refused}");
     moved(&running.stop().unwrap());
-    // So is what it has left: systemd may run the wire's unit at any time.
+    // Nor is a stopped box: systemd may run the wire's unit at any time.
     let told = wire(&site, file, &[]).unwrap();
     assert!(told.contains("stays as it is"), "{told}");
     eye.finish().unwrap();
@@ -137,7 +137,7 @@ fn a_plain_wire_needs_nothing_but_two_nics_and_a_box_takes_it_over() {
 }
 
 #[test]
-fn a_box_that_is_taken_off_may_leave_a_wire() {
+fn detach_can_leave_a_plain_wire() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     let file = rig.configuration.to_str().unwrap().to_owned();

@@ -1,5 +1,5 @@
-//! NICs that change under a running box: removed and created again, moved away and back, renamed,
-//! with another MAC address, MTU or number of queues; pins that are removed.
+//! NICs that change while the box runs: removed and created again, moved away and back, renamed,
+//! with another MAC address, MTU or number of queues; removed pins.
 
 use crate::craft::{AF11, Packet, exit, families, relay, segment};
 use crate::rig::{
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 const OTHER_MAC: &str = "02:00:00:00:03:99";
 const SET_UP_AGAIN: &str = "the ports are set up again";
-/// How far apart frames are sent until one arrives.
+/// The interval of frames that are sent until one arrives.
 const PACE: Duration = Duration::from_millis(20);
 
-/// Waits until the log has so many lines with these words.
+/// Waits until the log has this number of lines with these words.
 #[track_caller]
 fn said(rig: &Rig, words: &str, times: usize) {
     eventually(words, || {
@@ -35,7 +35,7 @@ fn status(site: &Site) -> Report {
         .run(|| Client::new(DEFAULT_SOCKET).status().unwrap())
 }
 
-/// Waits for a warning of this kind, or that there is none.
+/// Waits for a warning of this kind, or until there is none.
 #[track_caller]
 fn warned(rig: &Rig, kind: &str, is_wanted: bool) -> Option<Warning> {
     eventually(kind, || {
@@ -47,7 +47,7 @@ fn warned(rig: &Rig, kind: &str, is_wanted: bool) -> Option<Warning> {
     })
 }
 
-/// Sends a frame again and again until one arrives elsewhere, as these bytes.
+/// Sends a frame repeatedly until one arrives at the other end as these bytes.
 #[track_caller]
 fn crosses(rig: &Rig, from: Side, sent: &[u8], to: Side, arrives: &[u8]) {
     let mut eye = rig.watch(to);
@@ -56,15 +56,15 @@ fn crosses(rig: &Rig, from: Side, sent: &[u8], to: Side, arrives: &[u8]) {
     while !eye.wait_until(PACE, |seen| seen.iter().any(|one| one.bytes == arrives)) {
         let log = rig.running.log();
         assert!(Instant::now() < deadline, "{from:?} to {to:?}: {log}");
-        // A far end that is created anew is not there at once.
+        // A recreated far end may not exist yet.
         let _ = port.send(sent);
     }
-    // Nothing has left otherwise.
+    // No other frame has left.
     let seen = eye.finish().unwrap();
     assert!(seen.iter().all(|one| one.bytes == arrives), "{seen:02x?}");
 }
 
-/// Exit frames are marked, relay frames are steered, and answers come back both ways.
+/// Checks that exit frames are marked, relay frames are steered, and answers return both ways.
 fn forwards(rig: &Rig, own: &str) {
     let out = exit(0, 60);
     let marked = out.clone().tos(AF11).outbound(&[]);
@@ -84,13 +84,13 @@ fn forwards(rig: &Rig, own: &str) {
     delivered(rig, own);
 }
 
-/// From the relay to the host.
+/// A packet of the relay to the host.
 fn answer() -> Packet {
     let (host, _, relay) = families()[0];
     Packet::new(relay, host, 6, segment(9001, 40_001, 70))
 }
 
-/// What is sent to this MAC address of `incoming` for the host gets there.
+/// Checks that frames for the host to this MAC address of `incoming` arrive.
 fn delivered(rig: &Rig, own: &str) {
     let sent = answer().framed(own, TORNET_MAC, &[]);
     let arrives = answer().framed(HOST_MAC, TORNET_MAC, &[]);
@@ -106,7 +106,7 @@ fn far_end<'a>(site: &'a Site, nic: &str) -> (&'a Netns, &'static str, &'static 
     }
 }
 
-/// Creates a NIC of the box's again, with its far end.
+/// Recreates a NIC of the box, with its far end.
 fn create(site: &Site, nic: &str, mac: &str, plan: Plan) {
     let (netns, far_mac, _) = far_end(site, nic);
     let end = |netns, name, mac| VethEnd {
@@ -143,7 +143,7 @@ fn a_port_that_is_removed_and_created_again_forwards_again() {
                 "{warning:?}"
             );
             if nic == "uplink0" {
-                // The other ports go on, by the program alone.
+                // The program alone still serves the other ports.
                 let relayed = relay(0, 60);
                 let steered = relayed.framed(TORNET_MAC, INCOMING_MAC, &[]);
                 crosses(
@@ -153,7 +153,7 @@ fn a_port_that_is_removed_and_created_again_forwards_again() {
                     Side::Tornet,
                     &steered,
                 );
-                // What would leave by it is dropped by name.
+                // Frames that would leave by it are dropped, with a named reason.
                 let before = rig.running.counters().unwrap();
                 rig.port(Side::Host)
                     .send(&exit(0, 60).outbound(&[]))
@@ -179,7 +179,7 @@ fn a_port_that_is_moved_to_another_namespace_and_back_forwards_again() {
     both_engines(|| {
         let rig = Rig::silent(Plan::default(), &Config::default());
         let away = Netns::new("away").unwrap();
-        // A stack that has an address speaks, and so it would by a NIC that it gets back.
+        // A stack with an address would send by the NIC when it returns.
         let ipv6 = "net/ipv6/conf/default/disable_ipv6";
         rig.site.middle.sysctl(ipv6, "1").unwrap();
         for (times, nic) in [(1, "uplink0"), (2, "host0"), (3, "incoming0")] {
@@ -188,7 +188,7 @@ fn a_port_that_is_moved_to_another_namespace_and_back_forwards_again() {
                 .ip(&format!("link set {nic} netns {}", away.path()))
                 .unwrap();
             if nic == "uplink0" {
-                // Where it is now, it brings no frame into the box.
+                // In the other namespace, no program is attached to it.
                 eventually("no program", || {
                     let state = away.run(|| {
                         let nic = Nic::look("uplink0").unwrap();
@@ -210,7 +210,7 @@ fn a_port_that_is_moved_to_another_namespace_and_back_forwards_again() {
 }
 
 #[test]
-fn a_port_that_comes_back_down_is_set_up_and_one_with_another_mac_is_taken() {
+fn a_port_that_returns_down_is_set_up_and_one_with_another_mac_is_used() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     rig.site.middle.ip("link del incoming0").unwrap();
@@ -225,7 +225,7 @@ fn a_port_that_comes_back_down_is_set_up_and_one_with_another_mac_is_taken() {
         .middle
         .ip("link add uplink0 type veth peer name nobody0")
         .unwrap();
-    // No network configuration knows of it: the box sets it up.
+    // It has no network configuration: the box sets it up.
     eventually("the new uplink0 is up", || {
         let link = rig.site.middle.ip("link show uplink0").unwrap();
         let is_up = link.contains(",UP");
@@ -238,8 +238,8 @@ fn a_port_that_comes_back_down_is_set_up_and_one_with_another_mac_is_taken() {
     moved(&rig.running.stop().unwrap());
 }
 
-/// The driver of a veth pair works out whether one end takes redirected frames when that end is set
-/// up, which the box does as soon as it is there.
+/// The veth driver determines whether one end accepts redirected frames when that end is set up,
+/// which the box does as soon as it exists.
 #[test]
 fn a_port_whose_far_end_polls_later_forwards_again() {
     needs_root!();
@@ -301,7 +301,8 @@ fn a_renamed_port_forwards_and_is_an_alarm_until_it_has_its_name_again() {
         }
         said(&rig, "ALARM: uplink0 (uplink) is called wan0 now", 1);
         forwards(&rig, INCOMING_MAC);
-        // The name in the configuration may be another NIC's meanwhile, and another port lost.
+        // Meanwhile another NIC may have the name in the configuration, and another port may be
+        // lost.
         let another = "link add uplink0 type veth peer name nobody0";
         rig.site.middle.ip(another).unwrap();
         rig.site.middle.ip("link del host0").unwrap();
@@ -375,7 +376,7 @@ fn another_number_of_queues_is_served() {
     both_engines(|| {
         let site = Site::build(plan).unwrap();
         let set = |netns: &Netns, change: [&str; 4]| netns.command("ethtool", &change).unwrap();
-        // A NIC of fewer queues than its far end sends by has XDP in generic mode.
+        // A NIC with fewer queues than its far end's gets XDP in generic mode.
         for netns in [&site.host, &site.clearnet, &site.tornet] {
             set(netns, ["-L", "eth0", "tx", "1"]);
         }
@@ -429,7 +430,7 @@ fn promiscuous_mode_is_turned_on_again() {
 }
 
 #[test]
-fn pins_that_are_removed_are_made_again_and_the_box_outlives_its_process() {
+fn removed_pins_are_recreated_and_the_box_outlives_its_process() {
     needs_root!();
     let mut rig = Rig::silent(Plan::default(), &Config::default());
     for (times, removed) in [
@@ -448,7 +449,7 @@ fn pins_that_are_removed_are_made_again_and_the_box_outlives_its_process() {
             };
             let entries = std::fs::read_dir(pins).unwrap();
             let mut entries = entries.map(|entry| entry.unwrap().path());
-            // The maps' directory has the layout's number.
+            // The name of the maps' directory contains the layout version.
             let begins = |path: &std::path::PathBuf| {
                 let name = path.file_name().unwrap().to_string_lossy();
                 name.starts_with(of_pins)
@@ -472,7 +473,7 @@ fn pins_that_are_removed_are_made_again_and_the_box_outlives_its_process() {
     warned(&rig, "unpinned", false);
     rig.running.signal(Signal::SIGKILL).unwrap();
     rig.running.ended().unwrap();
-    // What lives on is what was pinned.
+    // The pinned objects stay in use.
     let mut eye = rig.watch(Side::Clearnet);
     let frame = exit(0, 60);
     rig.port(Side::Host).send(&frame.outbound(&[])).unwrap();
@@ -491,13 +492,13 @@ fn pins_that_are_removed_are_made_again_and_the_box_outlives_its_process() {
 }
 
 #[test]
-fn frames_that_are_dropped_for_seconds_are_a_warning_with_its_mend() {
+fn persistent_drops_are_a_warning_with_a_remedy() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     let port = rig.port(Side::Tornet);
     let sent = answer().framed(INCOMING_MAC, TORNET_MAC, &[]);
     let deadline = Instant::now() + PATIENCE;
-    // The host has said nothing yet.
+    // The host has not sent a frame yet.
     let warning = loop {
         port.send(&sent).unwrap();
         let warnings = status(&rig.site).warnings;
@@ -518,7 +519,7 @@ fn frames_that_are_dropped_for_seconds_are_a_warning_with_its_mend() {
     moved(&rig.running.stop().unwrap());
 }
 
-/// What the NIC is after its return is refused by a start, too, so the service manager says why.
+/// A start refuses the state of the returned NIC too, so the service's log contains the reason.
 #[test]
 fn a_port_that_is_back_and_cannot_be_set_up_ends_the_box_with_status_1() {
     needs_root!();
@@ -526,7 +527,7 @@ fn a_port_that_is_back_and_cannot_be_set_up_ends_the_box_with_status_1() {
     rig.site.middle.ip("link del uplink0").unwrap();
     said(&rig, "ALARM: uplink0", 1);
     for line in [
-        // With another name, until it is as it is to be found.
+        // It gets its name only once it is in the wrong state.
         "link add spare0 type veth peer name nobody0",
         "addr add 192.0.2.77/24 dev spare0",
         "link set nobody0 up",
@@ -547,7 +548,7 @@ fn a_port_that_is_back_and_cannot_be_set_up_ends_the_box_with_status_1() {
     for words in ["could not be set up again in 30 tries", "192.0.2.77/24"] {
         assert!(log.contains(words), "{words}: {log}");
     }
-    // The program goes on for the other ports.
+    // The program still serves the other ports.
     let relayed = relay(0, 60);
     let mut eye = rig.watch(Side::Tornet);
     rig.port(Side::Host).send(&relayed.outbound(&[])).unwrap();

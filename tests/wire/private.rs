@@ -305,7 +305,7 @@ fn listing_relays() -> Order {
 }
 
 #[test]
-fn nothing_holds_the_address_of_whom_somebody_talks_to() {
+fn no_output_or_state_contains_a_remote_address() {
     needs_root!();
     let search = Search::new();
     both_engines(|| {

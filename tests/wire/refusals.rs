@@ -158,7 +158,7 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
 }
 
 #[test]
-fn configurations_that_cannot_be_are_refused_with_status_2() {
+fn invalid_configurations_are_refused_with_status_2() {
     needs_root!();
     // An empty namespace: no NIC is looked at before the configuration is sound.
     let nowhere = Netns::new("nowhere").unwrap();
@@ -211,7 +211,7 @@ fn configurations_that_cannot_be_are_refused_with_status_2() {
 }
 
 #[test]
-fn without_privilege_it_says_what_it_takes() {
+fn without_privilege_the_error_names_the_requirement() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     // Where nobody may read: the build directory may be private.
@@ -234,7 +234,7 @@ fn without_privilege_it_says_what_it_takes() {
 }
 
 #[test]
-fn ports_of_different_queues_take_the_kernel_engine() {
+fn ports_with_different_queues_need_the_kernel_engine() {
     needs_root!();
     let plan = Plan {
         queues: 2,
@@ -322,7 +322,7 @@ fn a_second_box_on_the_same_nics_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
-fn a_link_local_address_is_warned_of_and_one_on_the_way_out_is_nobodys_affair() {
+fn a_link_local_address_is_a_warning_unless_the_port_is_incoming_too() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     let ipv6 = "net/ipv6/conf/uplink0/disable_ipv6";
@@ -357,7 +357,7 @@ fn tags_are_stripped(middle: &Netns, nic: &str) -> [bool; 2] {
 }
 
 #[test]
-fn what_is_set_on_nics_is_put_back_as_it_was() {
+fn detach_restores_nic_settings() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     silence(&site);
@@ -391,7 +391,7 @@ fn what_is_set_on_nics_is_put_back_as_it_was() {
 
 /// The BPF file system is unmounted, and all pins with it.
 #[test]
-fn what_is_set_on_nics_is_put_back_where_the_pins_are_gone() {
+fn detach_restores_nic_settings_without_pins() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     silence(&site);
@@ -452,7 +452,7 @@ fn what_is_set_on_nics_is_put_back_where_the_pins_are_gone() {
 }
 
 #[test]
-fn a_detachment_from_another_network_namespace_says_what_stays() {
+fn detach_from_another_network_namespace_says_what_stays() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     moved(&rig.running.stop().unwrap());
@@ -466,7 +466,7 @@ fn a_detachment_from_another_network_namespace_says_what_stays() {
 }
 
 #[test]
-fn a_nic_that_plays_a_role_no_more_is_set_back() {
+fn a_nic_without_a_role_is_restored() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     silence(&site);

@@ -59,7 +59,7 @@ fn a_recursive_resolver_is_a_warning_and_a_finding() {
 }
 
 #[test]
-fn one_that_may_ask_every_server_is_not() {
+fn with_resolvers_any_there_is_no_warning() {
     needs_root!();
     let config = Config {
         host: "resolvers = \"any\"",

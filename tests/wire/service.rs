@@ -123,7 +123,7 @@ impl Manager {
 }
 
 #[test]
-fn the_service_manager_is_told_when_frames_flow_that_the_box_lives_and_that_it_stops() {
+fn notifies_the_service_manager_of_ready_watchdog_and_stopping() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     silence(&site);
@@ -173,7 +173,7 @@ fn the_service_manager_is_told_when_frames_flow_that_the_box_lives_and_that_it_s
 }
 
 #[test]
-fn a_reload_goes_from_audit_to_enforce_and_what_is_refused_changes_nothing() {
+fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
     needs_root!();
     both_engines(|| {
         let config = Config {
@@ -275,7 +275,7 @@ fn a_reload_follows_other_relay_files() {
 }
 
 #[test]
-fn status_tells_the_truth_to_people_and_to_programs() {
+fn status_is_correct_as_text_and_as_json() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     let mut wire = Wire::of(&rig.site);
@@ -320,7 +320,7 @@ fn status_tells_the_truth_to_people_and_to_programs() {
 }
 
 #[test]
-fn many_ask_at_once_and_all_are_answered() {
+fn answers_many_concurrent_clients() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     let asking: Vec<_> = (0..32)
@@ -348,7 +348,7 @@ fn many_ask_at_once_and_all_are_answered() {
 }
 
 #[test]
-fn a_capture_of_a_running_box_says_of_each_frame_what_became_of_it() {
+fn a_capture_of_a_running_box_describes_the_outcome_of_each_frame() {
     needs_root!();
     both_engines(|| {
         let rig = Rig::silent(Plan::default(), &Config::default());
@@ -404,7 +404,7 @@ fn socket(site: &Site) -> Option<(u64, u64, u32)> {
 }
 
 #[test]
-fn the_control_socket_is_one_boxs_and_goes_with_it() {
+fn the_control_socket_belongs_to_one_box_and_ends_with_it() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     silence(&site);

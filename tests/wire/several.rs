@@ -100,7 +100,7 @@ fn answers_go_to_the_host_whose_address_it_is() {
 
 /// Who configures one MAC address gets all there, and hears that there is another.
 #[test]
-fn a_configured_address_has_all_answers_and_the_alarm() {
+fn a_configured_mac_gets_all_answers_and_the_alarm_stays() {
     needs_root!();
     both_engines(|| {
         let rig = Rig::silent(Plan::default(), &config("mac = \"02:00:00:00:01:01\""));

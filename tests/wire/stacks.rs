@@ -285,7 +285,7 @@ fn neighbours_are_resolved_and_pings_answered_through_the_wire() {
 }
 
 #[test]
-fn the_box_itself_answers_on_incoming_and_nowhere_else() {
+fn the_box_itself_answers_only_on_incoming() {
     needs_root!();
     both_engines(|| {
         let rig = Rig::lively(Plan::default(), &Config::default());

@@ -135,7 +135,7 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
 }
 
 #[test]
-fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_not_at_all() {
+fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
     needs_root!();
     for (engine, drops) in [("engine = \"xdp\"", false), ("engine = \"af_xdp\"", true)] {
         let config = Config {

@@ -65,7 +65,7 @@ fn a_pin_of_a_nic_that_is_gone_is_cleaned_up() {
 }
 
 #[test]
-fn a_port_that_is_no_longer_configured_is_set_free() {
+fn a_port_that_is_no_longer_configured_is_detached() {
     needs_root!();
     let without = Config {
         incoming: None,
@@ -84,7 +84,7 @@ fn a_port_that_is_no_longer_configured_is_set_free() {
 /// Starts exitmark over what a stopped box left, with a configuration that cannot be carried out,
 /// and expects it to refuse. Everything is as before then.
 #[test]
-fn a_start_that_fails_leaves_the_box_that_was_there_alone() {
+fn a_failed_start_leaves_the_old_box_unchanged() {
     needs_root!();
     both_engines(|| {
         let rig = Rig::silent(Plan::default(), &Config::default());
@@ -159,7 +159,7 @@ fn a_refusal_after_attaching_puts_the_old_programs_back() {
 }
 
 #[test]
-fn nics_may_change_their_roles_between_two_lives() {
+fn nics_may_change_their_roles_between_two_runs() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     crosses(&rig);
@@ -185,7 +185,7 @@ fn nics_may_change_their_roles_between_two_lives() {
 }
 
 #[test]
-fn a_whole_bpf_file_system_is_no_directory_of_pins() {
+fn the_root_of_a_bpf_file_system_is_refused_as_pin_directory() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -203,7 +203,7 @@ fn a_whole_bpf_file_system_is_no_directory_of_pins() {
 }
 
 #[test]
-fn what_an_older_build_changed_is_still_set_back() {
+fn settings_changed_by_an_older_build_are_restored() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     moved(&rig.running.stop().unwrap());
@@ -293,7 +293,7 @@ fn without_redirects(engine: &'static str) -> Rig {
 }
 
 #[test]
-fn where_nothing_can_be_redirected_the_ingress_has_xdp_in_generic_mode() {
+fn without_redirects_the_ingress_has_xdp_in_generic_mode() {
     needs_root!();
     for engine in ["engine = \"auto\"", "engine = \"xdp\""] {
         let mut rig = without_redirects(engine);
@@ -326,7 +326,7 @@ fn where_nothing_can_be_redirected_the_ingress_has_xdp_in_generic_mode() {
 }
 
 #[test]
-fn where_nothing_can_be_redirected_af_xdp_forwards_by_its_process_alone() {
+fn without_redirects_af_xdp_forwards_by_its_process_alone() {
     needs_root!();
     let rig = without_redirects("engine = \"af_xdp\"");
     let (ready, log) = (&rig.running.ready, rig.running.log());
@@ -338,7 +338,7 @@ fn where_nothing_can_be_redirected_af_xdp_forwards_by_its_process_alone() {
 }
 
 #[test]
-fn a_native_program_is_not_taken_off_to_make_it_generic() {
+fn a_native_program_is_not_detached_to_make_it_generic() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     moved(&rig.running.stop().unwrap());
@@ -367,7 +367,7 @@ fn a_native_program_is_not_taken_off_to_make_it_generic() {
 }
 
 #[test]
-fn without_a_bpf_file_system_it_says_how_to_get_one() {
+fn without_a_bpf_file_system_the_error_says_how_to_mount_one() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     let directory = tempfile::tempdir().unwrap();

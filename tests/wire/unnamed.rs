@@ -18,7 +18,7 @@ const SYN_ACK: u8 = 0x12;
 const PACE: Duration = Duration::from_millis(100);
 
 #[test]
-fn a_listener_that_is_not_named_is_a_warning() {
+fn an_unnamed_listener_is_a_warning() {
     needs_root!();
     both_engines(|| {
         let config = Config {
@@ -97,7 +97,7 @@ fn stays_silent(rig: &Rig, counted: u64) {
 
 /// Only the relay set names the host's own ORPort.
 #[test]
-fn while_there_is_no_relay_set_no_listener_is_unnamed() {
+fn without_a_relay_set_no_listener_is_unnamed() {
     needs_root!();
     let relays = listing(Endpoint::new(HOST_V4.into(), ORPORT));
     let tor = Tor::with(&relays);

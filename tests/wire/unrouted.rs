@@ -87,7 +87,7 @@ fn a_tagged_relay_frame_stays_on_the_wire() {
 
 /// Whoever wants no relay traffic on the uplink gets none there.
 #[test]
-fn where_unsteered_frames_are_dropped_such_frames_are_too() {
+fn unrouted_frames_are_dropped_if_unsteered_ones_are() {
     needs_root!();
     both_engines(|| {
         let config = Config {

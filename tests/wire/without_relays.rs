@@ -258,7 +258,7 @@ fn the_last_refusal_is_a_warning_at_once() {
 
 /// What is wrong in the configuration itself is still refused.
 #[test]
-fn a_reader_of_documents_that_is_no_user_is_refused() {
+fn an_unusable_relays_user_is_refused() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     let tor = Tor::with(&relays());
@@ -275,7 +275,7 @@ fn a_reader_of_documents_that_is_no_user_is_refused() {
 }
 
 #[test]
-fn a_reload_needs_no_document_for_what_does_not_come_from_one() {
+fn a_reload_needs_no_document_for_keys_independent_of_documents() {
     needs_root!();
     let tor = Tor::with(&relays());
     let rig = Rig::silent(Plan::default(), &tor.config(""));

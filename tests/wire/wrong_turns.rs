@@ -179,7 +179,7 @@ fn more(more: &'static str) -> Config {
 }
 
 #[test]
-fn what_the_file_says() {
+fn mistakes_in_the_configuration() {
     needs_root!();
     let ground = Ground::new();
     let no_consensus = |path: &str| Config {
@@ -317,7 +317,7 @@ fn what_the_file_says() {
 }
 
 #[test]
-fn what_the_machine_is() {
+fn problems_of_the_machine() {
     needs_root!();
     let ground = Ground::new();
     let turn = |what, command, words| Turn {
@@ -438,7 +438,7 @@ fn what_the_machine_is() {
 }
 
 #[test]
-fn who_is_there_already() {
+fn conflicts_with_running_programs() {
     needs_root!();
     let ground = Ground::new();
     let turn = |what, words| Turn {

@@ -1,9 +1,9 @@
-//! The addresses of whom somebody talks to, and the search for them in whatever bytes there are.
+//! Planted remote addresses, and the search for them in any bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Who is talked to, or talks.
+/// The kind of a remote station.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
     Exit,
@@ -24,12 +24,12 @@ impl Who {
         Self::Stranger,
     ];
 
-    /// Addresses that neither the site nor the made-up consensus has.
+    /// Addresses that are neither in the site nor in the synthetic consensus.
     pub(crate) fn addresses(self) -> [IpAddr; 2] {
         let last = match self {
             Self::Exit => 0xd5,
             Self::Relay => 0xb1,
-            // Of the exempt prefixes, and neither their first address nor their last.
+            // In the exempt prefixes, but neither their first address nor their last.
             Self::Exempt => 0xa6,
             Self::Resolver => 0x99,
             Self::Client => 0xe7,
@@ -57,8 +57,8 @@ fn joined(bytes: &[u8], between: &str, spell: impl Fn(u8) -> String) -> String {
     spelt.join(between)
 }
 
-/// How an address may be written, in small letters. Of an IPv6 address its second half is looked
-/// for too, where it is a number or bytes: each here has its own.
+/// The spellings of an address in lower case. The second half of an IPv6 address is searched for
+/// too, as a number and as bytes: it is unique here.
 fn spellings(address: IpAddr) -> BTreeSet<String> {
     let mut spelt = BTreeSet::from([address.to_string()]);
     let halves = match address {
@@ -93,8 +93,8 @@ fn spellings(address: IpAddr) -> BTreeSet<String> {
     spelt
 }
 
-/// The bytes of an address as they stand in packets and as a small-endian number; of an IPv6
-/// address those of its second half, which are in the whole as well.
+/// The bytes of an address in network and in little-endian order; of an IPv6 address those of its
+/// second half, which the whole address contains.
 fn raw(address: IpAddr) -> [Vec<u8>; 2] {
     let bytes = match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
@@ -104,7 +104,7 @@ fn raw(address: IpAddr) -> [Vec<u8>; 2] {
     [bytes, turned]
 }
 
-/// Many needles, by their first byte.
+/// Needles by their first byte.
 struct Needles(BTreeMap<u8, Vec<(Who, Vec<u8>)>>);
 
 impl Needles {
@@ -129,7 +129,7 @@ impl Needles {
     }
 }
 
-/// Looks for every address that was planted.
+/// Searches for every planted address.
 pub(crate) struct Search {
     texts: Needles,
     raws: Needles,
@@ -188,7 +188,7 @@ fn the_search_finds_an_address_in_every_spelling() {
                 if loud.is_ascii() {
                     assert_eq!(search.found(&around(&loud)), BTreeSet::from([who]));
                 }
-                // A whole IPv6 address has its second half in it.
+                // A truncated IPv6 address may still contain its second half.
                 if address.is_ipv4() {
                     let cut = &needle[..needle.len() - 1];
                     assert_eq!(search.found(cut), BTreeSet::new());

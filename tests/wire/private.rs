@@ -1,7 +1,7 @@
-//! Nothing that the box says, shows or leaves behind holds an address that somebody talks to.
+//! No output, status or state of the box contains a remote address.
 //!
-//! Addresses that are nowhere else are sent through it in frames of every kind, and then looked
-//! for, in every spelling, wherever something of them could be.
+//! The test sends unique addresses through the box in frames of every kind, and then searches for
+//! them, in every spelling, in everything that the box prints, serves or leaves behind.
 
 use crate::craft::{Packet, QINQ, TCP, UDP, VLAN, ethernet, noise, segment};
 use crate::needles::{Search, Who};
@@ -26,12 +26,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// In `[host]`.
+/// Lines of `[host]`.
 const HOST: &str = "listeners = [22]\n\
      resolvers = [\"198.51.100.153\", \"2001:db8:51:a0b0:c0d0:e0f0:1122:3399\"]\n\
      exempt = [\"198.51.100.160/28\", \"2001:db8:51:a0b0:c0d0:e0f0:1122:33a0/124\"]\n";
 
-/// Frames of every class, in both directions, whole and broken.
+/// Frames of every class, in both directions, valid and malformed.
 fn frames() -> Vec<(Side, Vec<u8>)> {
     let mut frames = Vec::new();
     for family in [0, 1] {
@@ -49,7 +49,7 @@ fn frames() -> Vec<(Side, Vec<u8>)> {
             to(Who::Resolver, UDP, segment(40_000, 53, 30)),
             to(Who::Client, TCP, segment(22, 50_000, 30)),
             to(Who::Stranger, UDP, segment(40_000, 443, 30)).tos(0x28),
-            // An error, or something that looks like one, with another packet in it.
+            // An ICMP error, or a similar packet, with another packet in it.
             to(
                 Who::Stranger,
                 [1, 58][family],
@@ -95,7 +95,7 @@ fn frames() -> Vec<(Side, Vec<u8>)> {
             frames.push((Side::Tornet, packet.framed(INCOMING_MAC, TORNET_MAC, &[])));
         }
     }
-    // Who has that address?
+    // An ARP request for that address.
     let IpAddr::V4(asked) = Who::Exit.addresses()[0] else {
         unreachable!("the first is of IPv4");
     };
@@ -110,7 +110,7 @@ fn frames() -> Vec<(Side, Vec<u8>)> {
     frames
 }
 
-/// A box that says all that it can, whose cores, if it had any, would be in `directory`.
+/// Starts a box with full logging, whose core dumps, if any, would be in its directory.
 pub(crate) fn start(site: Site, config: &Config) -> Rig {
     let directory = tempfile::tempdir().unwrap();
     let configuration = config.write(directory.path());
@@ -158,7 +158,7 @@ impl Load {
     }
 }
 
-/// What `exitmark capture` writes, with these arguments.
+/// The output of `exitmark capture` with these arguments.
 fn captured(rig: &Rig, load: &Load, arguments: &[&str]) -> Vec<u8> {
     let out = rig
         .directory
@@ -181,8 +181,8 @@ fn captured(rig: &Rig, load: &Load, arguments: &[&str]) -> Vec<u8> {
     fs::read(out).unwrap()
 }
 
-/// In how many frames of a capture the IPv4 header's checksum is right once an address that is
-/// blanked is guessed: with its checksum, a header tells one address in 2^16 from all others.
+/// The number of frames in a capture whose IPv4 header checksum confirms a guess of the blanked
+/// address: a checksum narrows an address down to one in 2^16.
 fn confirmed(capture: &[u8]) -> usize {
     let mut reader = PcapNgReader::new(capture).unwrap();
     let mut confirmed = 0;
@@ -219,7 +219,7 @@ fn confirmed(capture: &[u8]) -> usize {
     confirmed
 }
 
-/// What a map holds.
+/// The content of a map.
 fn content(map: &MapHandle) -> Vec<u8> {
     let mut bytes = Vec::new();
     for key in map.keys() {
@@ -234,13 +234,13 @@ fn content(map: &MapHandle) -> Vec<u8> {
     bytes
 }
 
-/// The policy in force, in the map that the pinned one names.
+/// The map of the policy in force, inside the pinned one.
 fn policy(policies: &MapHandle) -> MapHandle {
     let id = policies.lookup(&[0; 4], MapFlags::ANY).unwrap().unwrap();
     MapHandle::from_map_id(u32::from_ne_bytes(id[..4].try_into().unwrap())).unwrap()
 }
 
-/// Does something with every pinned map, by its name.
+/// Calls a function with the name and the handle of every pinned map.
 fn with_maps<T: Send + 'static>(
     middle: &Netns,
     each: impl Fn(&str, MapHandle) -> T + Send + 'static,
@@ -258,7 +258,7 @@ fn with_maps<T: Send + 'static>(
                 continue;
             }
             let name = path.file_name().unwrap().to_str().unwrap();
-            // The others are links and programs.
+            // Other pins are links and programs.
             if !name.starts_with("link_")
                 && !name.starts_with("program_")
                 && !name.starts_with("watch_")
@@ -270,13 +270,13 @@ fn with_maps<T: Send + 'static>(
     })
 }
 
-/// Has the kernel judge by another mark than this process knows of.
+/// Changes the mark in the kernel's policy, so that it differs from the process' one.
 fn falsify(middle: &Netns) {
     with_maps(middle, |name, map| {
         if name == "policies" {
             let policy = policy(&map);
             let mut image = policy.lookup(&[0; 4], MapFlags::ANY).unwrap().unwrap();
-            // Behind the generation.
+            // The byte behind the generation.
             image[8] ^= 0x40;
             policy.update(&[0; 4], &image, MapFlags::ANY).unwrap();
         }
@@ -340,7 +340,7 @@ fn no_output_or_state_contains_a_remote_address() {
             assert!(counters.get(class) > Some(&0), "no {class} in {counters:?}");
         }
 
-        // All that goes wrong and is told of.
+        // Provoke every kind of error message.
         let text = fs::read_to_string(&rig.configuration).unwrap();
         fs::write(&rig.configuration, format!("{text}\n[mark]\ndscp = 64\n")).unwrap();
         rig.running.signal(Signal::SIGHUP).unwrap();
@@ -366,14 +366,14 @@ fn no_output_or_state_contains_a_remote_address() {
         assert_eq!(confirmed(&plain), 0, "checksums that confirm an address");
         let exposing = captured(&rig, &load, &["--addresses"]);
         search.finds("a capture with addresses", &exposing, &Who::ALL);
-        assert!(confirmed(&exposing) > 0, "the attack is one");
+        assert!(confirmed(&exposing) > 0, "the attack works");
 
-        // Frames that left otherwise than they should have.
+        // Frames that differ from the policy.
         falsify(middle);
         if rig.running.ready.contains("engine=xdp") {
             load.send();
             rig.wait_for("a mismatch", |counters| counters["audit_mismatches"] > 0);
-            // It is counted before it is told.
+            // A mismatch is counted before it is reported.
             eventually("an alarm", || {
                 let log = rig.running.log();
                 log.contains("ALARM").then_some(()).ok_or(LabError(log))
@@ -389,7 +389,7 @@ fn no_output_or_state_contains_a_remote_address() {
         let metrics = middle.run(|| Client::new(DEFAULT_SOCKET).metrics().unwrap());
         search.finds("metrics", metrics.as_bytes(), &[]);
         search.finds("metrics by TCP", &metrics_by_tcp(middle), &[]);
-        // The relays of the consensus are what it is there for.
+        // The state file stores the consensus' relays.
         let state = fs::read(tor.directory.path().join("relays.state")).unwrap();
         search.finds("the state", &state, &[Who::Relay]);
 
@@ -417,7 +417,7 @@ fn no_output_or_state_contains_a_remote_address() {
         ];
         assert_eq!(names, BTreeSet::from(all));
         for (name, bytes) in &maps {
-            // Relays and resolvers are what the policy is about.
+            // The policy contains relays and resolvers.
             let known: &[_] = match name.as_str() {
                 "policies" => &[Who::Relay, Who::Resolver],
                 _ => &[],

@@ -1,4 +1,4 @@
-//! What the box refuses, with which words and status, and that it leaves nothing changed.
+//! Refused starts: their messages and exit status, and that they change nothing.
 
 use crate::craft::exit;
 use crate::leaks::pins;
@@ -18,14 +18,14 @@ fn assert_refused(output: &Output, status: i32, words: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{said}");
     for word in words {
-        assert!(said.contains(word), "`{word}` is not in: {said}");
+        assert!(said.contains(word), "no `{word}` in: {said}");
     }
-    assert!(output.stdout.is_empty(), "it said that it is ready");
+    assert!(output.stdout.is_empty(), "the box reported ready");
     assert!(!said.contains("panicked"), "{said}");
 }
 
-/// How the box's NICs are set, as `ip` and `ethtool` tell it. Carrier, which is nobody's setting
-/// and comes late, is left out.
+/// The settings of the box's NICs, from `ip` and `ethtool`, without the carrier, which is not a
+/// setting and changes late.
 fn state(middle: &Netns) -> String {
     let mut text = middle.ip("-details link show").unwrap();
     for nic in ["host0", "uplink0", "incoming0"] {
@@ -40,7 +40,7 @@ fn state(middle: &Netns) -> String {
 fn nics_that_are_not_as_required_are_refused_with_status_1() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
-    // A link-local address alone is no reason to refuse.
+    // A link-local address alone does not cause a refusal.
     let ipv6 = "net/ipv6/conf/uplink0/disable_ipv6";
     site.middle.sysctl(ipv6, "0").unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -151,7 +151,7 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
         assert_eq!(pins(&site), Vec::<String>::new(), "{what}");
         change(after);
     }
-    // The same site is as good as new.
+    // The same site still works.
     silence(&site);
     let rig = Rig::on(site, &Config::default());
     moved(&rig.running.stop().unwrap());
@@ -160,7 +160,7 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
 #[test]
 fn invalid_configurations_are_refused_with_status_2() {
     needs_root!();
-    // An empty namespace: no NIC is looked at before the configuration is sound.
+    // An empty namespace: the configuration is checked before the NICs.
     let nowhere = Netns::new("nowhere").unwrap();
     let directory = tempfile::tempdir().unwrap();
     let table: [(Config, &[&str]); 5] = [
@@ -214,7 +214,7 @@ fn invalid_configurations_are_refused_with_status_2() {
 fn without_privilege_the_error_names_the_requirement() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
-    // Where nobody may read: the build directory may be private.
+    // Where the user nobody may read: the build directory may be private.
     let directory = tempfile::tempdir().unwrap();
     let configuration = Config::default().write(directory.path());
     let binary = directory.path().join("exitmark");
@@ -298,7 +298,7 @@ fn a_second_box_on_the_same_nics_is_refused_and_the_first_goes_on() {
     assert_eq!(before.matches("promiscuity 1").count(), 2, "{before}");
     let output = run(&rig.site.middle, Command::new(EXITMARK), &rig.configuration);
     assert_refused(&output, 1, &["another exitmark", "/sys/fs/bpf/exitmark"]);
-    // Not even with pins of its own.
+    // Even if it has pins of its own.
     let config = Config {
         more: "[pin]\ndirectory = \"/sys/fs/bpf/other\"\n[metrics]\nlisten = \"off\"\n\
                [control]\nsocket = \"/run/other/control.sock\"",
@@ -329,9 +329,9 @@ fn a_link_local_address_is_a_warning_unless_the_port_is_incoming_too() {
     site.middle.sysctl(ipv6, "0").unwrap();
     let rig = Rig::on(site, &Config::default());
     let last = rig.running.stop().unwrap();
-    let mends = "`sysctl -w net.ipv6.conf.uplink0.disable_ipv6=1`";
-    assert!(last.log.contains(mends), "{}", last.log);
-    // The uplink is the way out too, and the box may have an address on that network.
+    let remedy = "`sysctl -w net.ipv6.conf.uplink0.disable_ipv6=1`";
+    assert!(last.log.contains(remedy), "{}", last.log);
+    // The uplink is the incoming port too, and the box may have an address on that network.
     rig.site.middle.command(EXITMARK, &["detach"]).unwrap();
     rig.site
         .middle
@@ -344,13 +344,13 @@ fn a_link_local_address_is_a_warning_unless_the_port_is_incoming_too() {
     let rig = Rig::on(rig.site, &config);
     let last = rig.running.stop().unwrap();
     assert!(
-        last.status.success() && !last.log.contains(mends),
+        last.status.success() && !last.log.contains(remedy),
         "{}",
         last.log
     );
 }
 
-/// What `ethtool -k` says of the features that a wire cannot have on a veth pair.
+/// The VLAN offloads of a NIC, from `ethtool -k`, which a wire on a veth pair turns off.
 fn tags_are_stripped(middle: &Netns, nic: &str) -> [bool; 2] {
     let text = middle.command("ethtool", &["-k", nic]).unwrap();
     ["rx-vlan-offload: on", "rx-vlan-stag-hw-parse: on"].map(|line| text.contains(line))
@@ -375,7 +375,7 @@ fn detach_restores_nic_settings() {
     assert_eq!(during.matches("promiscuity 1").count(), 2, "{during}");
     assert_eq!(during.matches("prog/xdp").count(), 3, "{during}");
     assert_eq!(stripped(&rig.site.middle), [[false; 2]; 3]);
-    // Told to stop, it goes on in the kernel; told to detach, it does not.
+    // After a stop the box continues in the kernel; after a detach it does not.
     moved(&rig.running.stop().unwrap());
     assert_eq!(state(&rig.site.middle), during);
     rig.site.middle.command(EXITMARK, &["detach"]).unwrap();
@@ -389,7 +389,7 @@ fn detach_restores_nic_settings() {
     assert_eq!(state(&rig.site.middle), before);
 }
 
-/// The BPF file system is unmounted, and all pins with it.
+/// Unmounting the BPF file system removes all pins.
 #[test]
 fn detach_restores_nic_settings_without_pins() {
     needs_root!();
@@ -425,7 +425,7 @@ fn detach_restores_nic_settings_without_pins() {
         let words = ["detach", "--config", &file];
         site.middle.command(EXITMARK, &words)
     };
-    // A box that still runs is left alone.
+    // A running box is not detached.
     unmount(&rig.site);
     let refused = detach(&rig.site).unwrap_err().to_string();
     assert!(refused.contains("an exitmark answers"), "{refused}");
@@ -437,7 +437,7 @@ fn detach_restores_nic_settings_without_pins() {
     assert_eq!(state(&rig.site.middle), before);
     assert!(detach(&rig.site).unwrap().starts_with("nothing to detach"));
 
-    // The same with a box in between, which finds the NICs as the first one has set them.
+    // The same with a box in between, which finds the settings of the first one.
     mount(&rig.site);
     let rig = Rig::on(rig.site, &config);
     moved(&rig.running.stop().unwrap());
@@ -479,7 +479,7 @@ fn a_nic_without_a_role_is_restored() {
     let rig = rig.restart(&none);
     assert_eq!(tags_are_stripped(&rig.site.middle, "incoming0"), [true; 2]);
     assert_eq!(tags_are_stripped(&rig.site.middle, "uplink0"), [false; 2]);
-    // What the first box changed is still remembered.
+    // The changes of the first box are still recorded.
     moved(&rig.running.stop().unwrap());
     rig.site.middle.command(EXITMARK, &["detach"]).unwrap();
     assert_eq!(state(&rig.site.middle), before);

@@ -1,4 +1,4 @@
-//! A recursive resolver on the host: found by its queries, and told by status and doctor.
+//! A recursive resolver on the host: detected by its queries, and reported by status and doctor.
 
 use crate::craft::{Packet, UDP, families};
 use crate::rig::{
@@ -11,7 +11,7 @@ use exitmark::observe::OWN_RESOLVER;
 
 const SAMPLED: &str = "[datapath]\nsample = 1";
 
-/// Queries to so many servers, one each.
+/// Sends queries to this number of servers, one each.
 fn ask(rig: &Rig, servers: u8) {
     let mut eye = rig.watch(Side::Clearnet);
     let port = rig.port(Side::Host);

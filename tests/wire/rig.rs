@@ -1,4 +1,4 @@
-//! A site with a running box, and the comparison of what was sent with what arrived.
+//! A site with a running box, and the comparison of sent and received frames.
 
 use exitmark::lab::site::{
     HOST_V4, HOST_V6, LastWords, Plan, RELAY_V4, RELAY_V6, RunningBox, Site, TORNET_MAC,
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 
 pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
 pub(crate) const UPLINK0_MAC: &str = "02:00:00:00:02:01";
-/// Longer than anything takes that a box waits for, a loader that hangs among it (10 s).
+/// The timeout of tests, longer than the box's own ones, such as that of a hung loader (10 s).
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An end of a link, as the tests name them.
+/// The receiver or sender of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Host,
     Clearnet,
     Tornet,
-    /// The box's own network stack, as seen on `incoming0`.
+    /// The box's own network stack, captured on `incoming0`.
     Stack,
 }
 
@@ -28,7 +28,7 @@ impl Side {
     pub(crate) const ALL: [Self; 4] = [Self::Host, Self::Clearnet, Self::Tornet, Self::Stack];
 }
 
-/// Leaves the test where there is no root.
+/// Skips the test without root.
 macro_rules! needs_root {
     () => {
         if !exitmark::lab::is_root() {
@@ -42,8 +42,8 @@ thread_local! {
     static ENGINE: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// Runs a test with every frame decided in user space, and with all that can be decided in the
-/// kernel: what is seen from outside must be the same.
+/// Runs a test with every frame decided in user space, and with fast-path frames decided in the
+/// kernel: the result must be the same.
 pub(crate) fn both_engines(test: impl Fn()) {
     for engine in ["af_xdp", "xdp"] {
         println!("engine {engine}");
@@ -52,11 +52,11 @@ pub(crate) fn both_engines(test: impl Fn()) {
     }
 }
 
-/// A configuration; the default is the site as drawn.
+/// A configuration; the default is that of the site in main.rs.
 pub(crate) struct Config {
     /// Lines before the first table.
     pub(crate) top: &'static str,
-    /// NIC and next hop.
+    /// The NIC and the next hop of `incoming`.
     pub(crate) incoming: Option<(&'static str, &'static str)>,
     /// More lines in `[steer]`.
     pub(crate) steer: &'static str,
@@ -108,7 +108,7 @@ impl Config {
     }
 }
 
-/// One frame, and where it must arrive, as which bytes; `None` is nowhere.
+/// One frame, with the expected receiver and bytes; `None` if it must not arrive.
 pub(crate) struct Case {
     pub(crate) what: String,
     pub(crate) from: Side,
@@ -131,7 +131,7 @@ impl Case {
         }
     }
 
-    /// Crosses the wire and arrives as it was sent.
+    /// A frame that the wire forwards unchanged.
     pub(crate) fn untouched(what: impl Into<String>, from: Side, frame: Vec<u8>) -> Self {
         let to = match from {
             Side::Host => Side::Clearnet,
@@ -141,7 +141,7 @@ impl Case {
     }
 }
 
-/// A site and the box in it.
+/// A site with a running box.
 pub(crate) struct Rig {
     pub(crate) site: Site,
     pub(crate) running: RunningBox,
@@ -150,19 +150,19 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Real network stacks on every end.
+    /// Starts a box with real network stacks on every end.
     pub(crate) fn lively(plan: Plan, config: &Config) -> Self {
         Self::on(Site::build(plan).unwrap(), config)
     }
 
-    /// Ends that say nothing by themselves and answer nothing.
+    /// Starts a box with ends that send nothing by themselves and answer nothing.
     pub(crate) fn silent(plan: Plan, config: &Config) -> Self {
         let site = Site::build(plan).unwrap();
         silence(&site);
         Self::on(site, config)
     }
 
-    /// A box on a site that the test has prepared.
+    /// Starts a box on a site that the test has prepared.
     pub(crate) fn on(site: Site, config: &Config) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let configuration = config.write(directory.path());
@@ -191,8 +191,8 @@ impl Rig {
         RawPort::open(netns, interface).unwrap()
     }
 
-    /// Sends every case's frame, stops the box, and holds against the cases all that arrived
-    /// anywhere: each frame's bytes, and no frame besides. Returns the counters that moved.
+    /// Sends every case's frame, stops the box, and compares all received frames with the cases:
+    /// the bytes of each, and no other frame. Returns the counters that changed.
     pub(crate) fn verify(self, cases: &[Case]) -> Moved {
         let mut eyes = Side::ALL.map(|side| self.watch(side));
         let ports = Side::ALL.map(|side| self.port(side));
@@ -241,7 +241,7 @@ impl Rig {
         moved(&last)
     }
 
-    /// Waits until the box's counters say so.
+    /// Waits until `enough` accepts the box's counters.
     pub(crate) fn wait_for(&self, what: &str, enough: impl Fn(&BTreeMap<String, u64>) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -254,7 +254,7 @@ impl Rig {
     }
 }
 
-/// What the box's end of each link says when the box has stopped: nothing comes after it.
+/// A frame that the box's end of each link sends when the box has stopped, as the last one.
 const FAREWELL: &[u8] = b"exitmark's test: nothing comes after this";
 
 fn farewell(site: &Site) {
@@ -280,7 +280,7 @@ fn place(site: &Site, side: Side) -> (&Netns, &'static str) {
     }
 }
 
-/// Takes every address away: a stack without one neither speaks nor answers.
+/// Removes every address: a stack without one neither sends nor answers.
 pub(crate) fn silence(site: &Site) {
     for side in Side::ALL {
         let (netns, interface) = place(site, side);
@@ -293,8 +293,8 @@ pub(crate) fn silence(site: &Site) {
 /// Counters that are not 0.
 pub(crate) type Moved = Vec<(String, u64)>;
 
-/// A box's counters that moved, after it ended as it should: with status 0, every frame
-/// accounted for, and no frame received that was neither forwarded nor dropped by name.
+/// The counters that changed, after checking that the box ended with status 0, that every frame is
+/// accounted for, and that every received frame was forwarded or dropped for a named reason.
 pub(crate) fn moved(last: &LastWords) -> Moved {
     assert!(last.status.success(), "{}\n{}", last.status, last.log);
     assert_eq!(last.counters.get("unaccounted"), Some(&0), "{}", last.log);
@@ -311,8 +311,8 @@ pub(crate) fn moved(last: &LastWords) -> Moved {
         "{:?}",
         last.counters
     );
-    // Who decided is the engine's affair, and the same frames are counted either way; their sizes
-    // are compared elsewhere.
+    // Counters by engine may differ: either one counts the same frames; sizes are compared
+    // elsewhere.
     let by_engine = |name: &str| {
         ["_decided", "_handed", "_spilled", "_bytes"]
             .iter()
@@ -322,14 +322,14 @@ pub(crate) fn moved(last: &LastWords) -> Moved {
         .counters
         .iter()
         .filter(|&(name, &number)| number != 0 && !by_engine(name))
-        // Of no frame.
+        // Not counters of frames.
         .filter(|(name, _)| !name.starts_with("relay_set") && !name.starts_with("audit_"))
-        // Counted only while the host is silent, which is a matter of seconds.
+        // Counted only until the host sends, which depends on timing.
         .filter(|(name, _)| *name != "host_by_uplink");
     nonzero.map(|(name, &n)| (name.clone(), n)).collect()
 }
 
-/// Checks that these counters moved, so far, and no other.
+/// Checks that exactly these counters have changed so far.
 #[track_caller]
 pub(crate) fn assert_moved(moved: &Moved, expected: &[(&str, u64)]) {
     let mut expected: Moved = expected.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
@@ -337,7 +337,7 @@ pub(crate) fn assert_moved(moved: &Moved, expected: &[(&str, u64)]) {
     assert_eq!(*moved, expected);
 }
 
-/// Tries until it works.
+/// Repeats an action until it succeeds.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, LabError>) -> T {
     let deadline = Instant::now() + PATIENCE;

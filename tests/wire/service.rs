@@ -1,5 +1,5 @@
-//! The box as a service: what it says to the service manager, what it answers to whoever asks,
-//! and what it makes of another configuration, all while it may do next to nothing any more.
+//! The box as a service: its notifications to the service manager, its answers to clients, and
+//! reloads, all with dropped privileges.
 
 use crate::craft::{AF11, exit, relay};
 use crate::reload::{Tor, listing};
@@ -24,7 +24,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Runs a command of exitmark's beside the box.
+/// Runs a command of exitmark in the box's namespace.
 fn ask(site: &Site, arguments: &[&str]) -> Output {
     let mut command = Command::new(EXITMARK);
     command.args(arguments);
@@ -35,7 +35,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Stops the box; on its way nothing failed for want of a system call.
+/// Stops the box, and checks that no system call was blocked that it needs.
 fn stop(running: RunningBox) -> LastWords {
     let last = running.stop().unwrap();
     moved(&last);
@@ -43,7 +43,7 @@ fn stop(running: RunningBox) -> LastWords {
     last
 }
 
-/// One end of the wire, and the other.
+/// Both ends of the wire.
 struct Wire {
     port: RawPort,
     eye: Capture,
@@ -59,7 +59,7 @@ impl Wire {
         }
     }
 
-    /// An exit frame crosses, and arrives with this ToS byte.
+    /// Sends an exit frame, which must arrive with this ToS byte.
     #[track_caller]
     fn crosses_as(&mut self, tos: u8) {
         self.port.send(&exit(0, 50).outbound(&[])).unwrap();
@@ -72,7 +72,7 @@ impl Wire {
     }
 }
 
-/// What the service manager is told, a message at a time.
+/// A service manager's notification socket.
 struct Manager {
     mailbox: UnixDatagram,
     directory: tempfile::TempDir,
@@ -86,7 +86,7 @@ impl Manager {
         Self { mailbox, directory }
     }
 
-    /// A box that it starts. `watchdog` is a shell's word for the process that it watches.
+    /// The command that starts a box. `watchdog` is a shell expression for the watched process.
     fn command(&self, configuration: &Path, watchdog: &str) -> Command {
         let script = format!("WATCHDOG_PID={watchdog} exec \"$0\" run --config \"$1\"");
         let mut command = contained("sh");
@@ -102,7 +102,7 @@ impl Manager {
         let mut bytes = [0; 4096];
         let length = loop {
             match self.mailbox.recv(&mut bytes) {
-                // A receive with a time limit is not begun again after a signal.
+                // A receive with a timeout is not restarted after a signal.
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 heard => break heard.unwrap(),
             }
@@ -110,7 +110,7 @@ impl Manager {
         text(&bytes[..length])
     }
 
-    /// Every message until this one.
+    /// All messages up to this one.
     fn hear_until(&self, words: &str) -> Vec<String> {
         let mut heard = Vec::new();
         loop {
@@ -138,7 +138,7 @@ fn notifies_the_service_manager_of_ready_watchdog_and_stopping() {
             first.starts_with("READY=1\nSTATUS=ready: engine="),
             "{first}"
         );
-        // At once, whatever the process is at.
+        // Frames are forwarded at once, in any state of the process.
         wire.crosses_as(AF11);
         start.join().unwrap()
     });
@@ -154,15 +154,15 @@ fn notifies_the_service_manager_of_ready_watchdog_and_stopping() {
         "{heard:?}"
     );
     let last = running.stop();
-    // It may have been gone already.
+    // It may have ended already.
     if let Ok(last) = last {
         moved(&last);
     }
-    // That is no reason to stop marking.
+    // Marking continues.
     wire.crosses_as(AF11);
     assert_eq!(crate::leaks::pins(&site), ["exitmark"]);
 
-    // A watchdog of another process is none of its business.
+    // It ignores a watchdog of another process.
     let command = manager.command(&configuration, "1");
     let running = RunningBox::start_by(&site.middle, command).unwrap();
     wire.crosses_as(AF11);
@@ -228,7 +228,7 @@ fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
             assert_eq!((report.reloads, report.reloads_refused), (1, number));
             assert_eq!((report.mode.as_str(), report.generation), ("enforce", 2));
         }
-        // A file that is to tell where the box is, and tells nothing.
+        // A broken configuration does not tell the client where the box is.
         fs::write(file, &broken).unwrap();
         let output = reload(&["--config", file]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -259,7 +259,7 @@ fn a_reload_follows_other_relay_files() {
     port.send(&relay(0, 60).outbound(&[])).unwrap();
     let steered = relay(0, 60).framed(TORNET_MAC, INCOMING_MAC, &[]);
     assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == steered)));
-    // One that cannot be used is refused as a whole, with its reason.
+    // An unusable configuration is refused as a whole, with its reason.
     fs::write(other.consensus(), "").unwrap();
     let nothing = text_of_file.replace(&before, "/nosuch/consensus");
     fs::write(file, nothing).unwrap();
@@ -292,10 +292,10 @@ fn status_is_correct_as_text_and_as_json() {
             .frames
     };
     assert_eq!((of("exit"), of("relay"), report.frames.marked), (1, 0, 1));
-    // The rig's relays are extras, which is doubted.
+    // The rig's relays are extras, which is a warning.
     let kinds: Vec<_> = report.warnings.iter().map(|one| &one.kind).collect();
     assert_eq!(kinds, ["configuration"]);
-    // Nothing that was told got lost on the way.
+    // The JSON contains the whole report.
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(serde_json::to_value(&report).unwrap(), told);
     let output = ask(&rig.site, &["status"]);
@@ -431,7 +431,7 @@ fn the_control_socket_belongs_to_one_box_and_ends_with_it() {
     assert_eq!(crate::leaks::pins(&rig.site), ["exitmark"]);
     assert_eq!(ask(&rig.site, &["status"]).status.code(), Some(0));
 
-    // What is killed leaves its socket, and whoever starts next replaces it.
+    // A killed box leaves its socket, and the next one replaces it.
     let mut killed = rig.running;
     killed.signal(Signal::SIGKILL).unwrap();
     killed.ended().unwrap();

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 const MACS: [&str; 2] = ["02:00:00:00:01:01", "02:00:00:00:01:77"];
 const HOSTS: [&str; 2] = ["192.0.2.10", "192.0.2.20"];
-/// An address of one of the two, from which no frame is sent.
+/// An address of one of the two hosts, from which no frame is sent.
 const SILENT: &str = "192.0.2.30";
 
 fn address(text: &str) -> IpAddr {
@@ -25,14 +25,14 @@ fn config(host: &'static str) -> Config {
     }
 }
 
-/// A frame that a host sends.
+/// A frame of a host.
 fn outbound(source: &str, mac: &str) -> Vec<u8> {
     let (_, server, _) = families()[0];
     let packet = Packet::new(address(source), server, TCP, segment(40_000, 443, 20));
     packet.framed(CLEARNET_MAC, mac, &[])
 }
 
-/// What a relay answers to a steered segment, as the router on `incoming` sends it.
+/// A relay's answer to a steered segment, as the router on `incoming` sends it.
 fn answer(host: &str) -> Packet {
     let relay = RELAY_V4.into();
     Packet::new(relay, address(host), TCP, segment(9001, 40_000, 30))
@@ -59,14 +59,14 @@ fn alarm(rig: &Rig) -> Warning {
     })
 }
 
-/// Both hosts send in turn, one frame after the other.
+/// Both hosts send alternately, one frame after the other.
 fn alternate(rig: &Rig) {
     let mut eye = rig.watch(Side::Clearnet);
     let port = rig.port(Side::Host);
     for number in 0..8 {
         let frame = outbound(HOSTS[number % 2], MACS[number % 2]);
         port.send(&frame).unwrap();
-        // One batch each.
+        // Each in a batch of its own.
         assert!(eye.wait_until(PATIENCE, |seen| seen.len() > number));
     }
 }
@@ -88,7 +88,7 @@ fn answers_go_to_the_host_whose_address_it_is() {
         for text in HOSTS.into_iter().chain(MACS) {
             assert!(!found.text.contains(text), "{}", found.text);
         }
-        // Of whom is it?
+        // The host of this address is unknown.
         let frame = answer(SILENT).framed(INCOMING_MAC, TORNET_MAC, &[]);
         rig.port(Side::Tornet).send(&frame).unwrap();
         rig.wait_for("dropped by name", |counters| {
@@ -98,7 +98,7 @@ fn answers_go_to_the_host_whose_address_it_is() {
     });
 }
 
-/// Who configures one MAC address gets all there, and hears that there is another.
+/// With a configured MAC address all answers go there, and the alarm stays.
 #[test]
 fn a_configured_mac_gets_all_answers_and_the_alarm_stays() {
     needs_root!();

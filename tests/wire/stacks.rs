@@ -22,7 +22,7 @@ const JUMBO: Plan = Plan {
     queues: 1,
 };
 
-/// Accepts one connection and says everything back while it hears it.
+/// Accepts one connection and echoes its data.
 fn serve(netns: &Netns, address: IpAddr, port: u16) -> JoinHandle<()> {
     let listener = netns.run(move || TcpListener::bind(SocketAddr::new(address, port)).unwrap());
     let echo = move || {
@@ -34,7 +34,7 @@ fn serve(netns: &Netns, address: IpAddr, port: u16) -> JoinHandle<()> {
     netns.spawn("server", echo).unwrap()
 }
 
-/// Connects a socket that bears this ToS byte from its first packet on.
+/// Connects a socket with this ToS byte from its first packet on.
 pub(crate) fn connect(target: SocketAddr, tos: u8) -> nix::Result<TcpStream> {
     let family = match target {
         SocketAddr::V4(_) => AddressFamily::Inet,
@@ -46,19 +46,19 @@ pub(crate) fn connect(target: SocketAddr, tos: u8) -> nix::Result<TcpStream> {
         SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4Tos, &tos.into()).unwrap(),
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6TClass, &tos.into()).unwrap(),
     }
-    // It bounds connecting too.
+    // This limits connecting too.
     let patience = TimeVal::seconds(PATIENCE.as_secs().try_into().unwrap());
     setsockopt(&socket, sockopt::SendTimeout, &patience).unwrap();
     nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
     Ok(socket.into())
 }
 
-/// Says `bytes` bytes from `from` to an echo in `to`, both directions at once.
+/// Sends `bytes` bytes from `from` to an echo server in `to`, and receives them at the same time.
 pub(crate) fn converse(from: &Netns, to: &Netns, address: IpAddr, port: u16, bytes: usize) {
     converse_bearing(0, from, to, address, port, bytes);
 }
 
-/// The same by a socket that bears this ToS byte.
+/// Like [`converse`], with a socket with this ToS byte.
 pub(crate) fn converse_bearing(
     tos: u8,
     from: &Netns,
@@ -118,7 +118,7 @@ fn hops(frame: &[u8]) -> u8 {
     }
 }
 
-/// Ends a capture of TCP when the last connection's FIN has come by.
+/// Ends a capture of TCP after the last connection's FIN.
 #[track_caller]
 pub(crate) fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFrame> {
     let is_fin = |frame: &&CapturedFrame| {
@@ -127,7 +127,7 @@ pub(crate) fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFr
         bytes[flags] & 1 != 0
     };
     let enough = |seen: &[CapturedFrame]| seen.iter().filter(is_fin).count() >= connections;
-    assert!(capture.wait_until(PATIENCE, enough), "no FIN came by");
+    assert!(capture.wait_until(PATIENCE, enough), "no FIN captured");
     capture.finish().unwrap()
 }
 
@@ -252,7 +252,7 @@ fn neighbours_are_resolved_and_pings_answered_through_the_wire() {
             (clearnet, HOST_V4.into()),
             (clearnet, HOST_V6.into()),
         ] {
-            // The second kind comes in fragments.
+            // The larger ones are fragmented.
             for bytes in [56, 4000] {
                 ping(from, to, bytes).unwrap();
             }
@@ -303,7 +303,7 @@ fn the_box_itself_answers_only_on_incoming() {
                 .unwrap();
             assert!(known.contains(INCOMING_MAC), "{known}");
         }
-        // On the wire nobody is there: not even an address that the box has on those NICs answers.
+        // On the wire the box does not answer, not even for an address that it has on those NICs.
         for port in ["host0", "uplink0"] {
             middle
                 .ip(&format!("addr add 192.0.2.77/24 dev {port}"))
@@ -368,7 +368,7 @@ fn tcp_where_uplink_is_incoming_too() {
             format!("link set second address {TORNET_MAC} up"),
             format!("addr add {RELAY_V4}/32 dev second"),
             format!("addr add {RELAY_V6}/128 dev second"),
-            // By IPv4 the relay answers to the box, by IPv6 straight to the host.
+            // Over IPv4 the relay answers to the box, over IPv6 directly to the host.
             "addr add 203.0.113.1/24 dev second".to_owned(),
             format!("neigh add {BOX_V4} lladdr {UPLINK0_MAC} dev second"),
             format!("rule add from {RELAY_V4} table 7"),
@@ -396,7 +396,7 @@ fn tcp_where_uplink_is_incoming_too() {
             assert_eq!(frame.bytes[..6], mac(TORNET_MAC));
             assert_eq!(frame.bytes[6..12], mac(UPLINK0_MAC));
         }
-        // Up to 64 KiB are one frame here, before they are cut for the link.
+        // Up to 64 KiB are one frame here, before segmentation.
         assert!(answers.wait_until(PATIENCE, |seen| seen.len() > 300_000 / 65_536));
         for frame in answers.finish().unwrap() {
             assert_eq!(frame.bytes[..6], mac(UPLINK0_MAC));

@@ -1,4 +1,4 @@
-//! The way out for relay traffic, by its address: found, followed, lost and found again.
+//! A next hop by its address: resolved, updated, lost and resolved again.
 
 use crate::craft::{exit, noise, relay};
 use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const ROUTER_V4: &str = "203.0.113.1";
 const ROUTER_V6: &str = "2001:db8:3::1";
 const NEW_MAC: &str = "02:00:00:00:03:77";
-/// Frames a second of the load.
+/// The load in frames per second.
 const PACE: u32 = 2_000;
-/// Within how many of them, a second's, the box must send to the new address.
+/// The number of frames, a second's, within which the box must use the new address.
 const FOLLOWED: usize = 2_000;
 
 fn mac(text: &str) -> MacAddr {
@@ -28,7 +28,7 @@ fn by_address(address: &'static str) -> Config {
     }
 }
 
-/// Relay frames at a steady pace, until it is dropped.
+/// Sends relay frames at a steady pace until it is dropped.
 struct Load {
     until: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<u32>>,
@@ -89,7 +89,7 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
         seen(&mut eye, "steered to the router", |to| {
             to == mac(TORNET_MAC)
         });
-        // Without a word about it on the wire.
+        // Without an announcement on the wire.
         let change = format!("link set dev eth0 address {NEW_MAC}");
         rig.site.tornet.ip(&change).unwrap();
         let changed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -110,7 +110,7 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
         let wrong = steered
             .iter()
             .filter(|(_, to)| *to != mac(TORNET_MAC) && *to != mac(NEW_MAC));
-        assert_eq!(wrong.count(), 0, "{engine}: to somebody else");
+        assert_eq!(wrong.count(), 0, "{engine}: to a wrong address");
         let late = steered
             .iter()
             .filter(|&&(time, to)| time >= changed && to == mac(TORNET_MAC))
@@ -121,7 +121,7 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
             "{engine}: {late} frames, at {PACE} a second"
         );
         assert_eq!(last.counters.get("unsteered"), None, "{engine}");
-        // Never back again.
+        // No frame to the old address after that.
         let first_new = steered
             .iter()
             .position(|&(_, to)| to == mac(NEW_MAC))
@@ -164,12 +164,12 @@ fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
         };
         is_steered(&rig, "steered at first");
         let states: [(&str, &str); 2] = [
-            // The router is silent, and then speaks again.
+            // The router stops answering, and answers again.
             (
                 "addr del 203.0.113.1/24 dev eth0",
                 "addr add 203.0.113.1/24 dev eth0",
             ),
-            // The link is gone, and comes back.
+            // The link is lost, and comes back.
             ("link set eth0 down", "link set eth0 up"),
         ];
         for (away, back) in states {
@@ -190,7 +190,7 @@ fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
                     false => Err(LabError(format!("{name} does not move"))),
                 }
             });
-            // Unmarked by the uplink, or nowhere; what is no relay's crosses as ever.
+            // Unmarked by the uplink, or dropped; other traffic is forwarded as before.
             let mut eye = rig.watch(Side::Clearnet);
             port.send(&frame.outbound(&[])).unwrap();
             let end = exit(0, noise(9, 20).len()).outbound(&[]);

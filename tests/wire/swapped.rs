@@ -1,4 +1,4 @@
-//! A Tor host that is not behind `host`: the wire carries everything, and nothing is marked.
+//! A Tor host that is not behind `host`: the wire forwards all frames, and none is marked.
 
 use crate::craft::{Packet, TCP, UDP, noise};
 use crate::craft::{exit, families, segment};
@@ -16,7 +16,7 @@ fn report(rig: &Rig) -> Report {
         .run(|| Client::new(DEFAULT_SOCKET).status().unwrap())
 }
 
-/// The warning, once there is one, or once there is none.
+/// Waits until there is a warning, or none, and returns it.
 fn warning(rig: &Rig, is_wanted: bool) -> Option<Warning> {
     let what = format!("a warning {KIND}: {is_wanted}");
     eventually(&what, || {
@@ -29,7 +29,7 @@ fn warning(rig: &Rig, is_wanted: bool) -> Option<Warning> {
     })
 }
 
-/// What the server sends to the host.
+/// A frame of the server to the host.
 fn answer(family: usize) -> Vec<u8> {
     let (host, server, _) = families()[family];
     let packet = Packet::new(server, host, TCP, segment(443, 40_000, 60));
@@ -52,7 +52,7 @@ fn a_host_behind_the_uplink_is_an_alarm_that_names_the_swap() {
         both_engines(|| {
             let rig = Rig::silent(Plan::default(), &Config::default());
             assert_eq!(warning(&rig, false), None);
-            // The cables are the wrong way round: the host is where the clearnet should be.
+            // The cables are swapped: the host is where the clearnet should be.
             let out = exit(family, 60).outbound(&[]);
             arrive(&rig, Side::Host, Side::Clearnet, &answer(family), 3);
             arrive(&rig, Side::Clearnet, Side::Host, &out, 3);
@@ -67,7 +67,7 @@ fn a_host_behind_the_uplink_is_an_alarm_that_names_the_swap() {
                     .log()
                     .contains("ALARM: host and uplink are swapped")
             );
-            // And the right way round.
+            // The correct cabling.
             arrive(&rig, Side::Host, Side::Clearnet, &out, 1);
             assert_eq!(warning(&rig, false), None);
             moved(&rig.running.stop().unwrap());
@@ -75,7 +75,7 @@ fn a_host_behind_the_uplink_is_an_alarm_that_names_the_swap() {
     }
 }
 
-/// Every frame by the uplink is decided by a worker.
+/// A worker decides every frame that arrives by the uplink.
 #[test]
 fn a_worker_sees_the_host_behind_the_uplink_too() {
     needs_root!();

@@ -1,4 +1,4 @@
-//! What is pinned, and what the next process makes of it.
+//! Pins, and their takeover by the next process.
 
 use crate::craft::{AF11, exit, relay};
 use crate::leaks::pins;
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-/// An exit frame and a relay frame cross as they should.
+/// Checks that an exit frame is marked and a relay frame steered.
 #[track_caller]
 fn crosses(rig: &Rig) {
     let (mut uplink, mut incoming) = (rig.watch(Side::Clearnet), rig.watch(Side::Tornet));
@@ -24,8 +24,8 @@ fn crosses(rig: &Rig) {
     assert!(incoming.wait_until(PATIENCE, |seen| seen.len() == 1 && seen[0].bytes == steered));
 }
 
-/// Stops the box, does something to what it left, and starts it again on the same site.
-fn between_two_lives(first: &Config, second: &Config, change: impl FnOnce(&Site)) -> Rig {
+/// Stops the box, changes what it left, and starts it again on the same site.
+fn between_two_runs(first: &Config, second: &Config, change: impl FnOnce(&Site)) -> Rig {
     let rig = Rig::silent(Plan::default(), first);
     crosses(&rig);
     moved(&rig.running.stop().unwrap());
@@ -39,7 +39,7 @@ fn between_two_lives(first: &Config, second: &Config, change: impl FnOnce(&Site)
 fn a_pin_of_a_nic_that_is_gone_is_cleaned_up() {
     needs_root!();
     both_engines(|| {
-        let rig = between_two_lives(&Config::default(), &Config::default(), |site| {
+        let rig = between_two_runs(&Config::default(), &Config::default(), |site| {
             site.tornet.ip("link del eth0").unwrap();
             let end = |netns, name, mac| VethEnd {
                 netns,
@@ -81,8 +81,8 @@ fn a_port_that_is_no_longer_configured_is_detached() {
     assert_eq!(links.matches("prog/xdp").count(), 2, "{links}");
 }
 
-/// Starts exitmark over what a stopped box left, with a configuration that cannot be carried out,
-/// and expects it to refuse. Everything is as before then.
+/// Starts exitmark after a stopped box, with a configuration that must fail. The old box then
+/// continues unchanged.
 #[test]
 fn a_failed_start_leaves_the_old_box_unchanged() {
     needs_root!();
@@ -92,9 +92,9 @@ fn a_failed_start_leaves_the_old_box_unchanged() {
         moved(&rig.running.stop().unwrap());
         let before = rig.site.middle.ip("-details link show").unwrap();
         let tables = [
-            // Found out when the sockets are bound ...
+            // Detected when the sockets are bound ...
             "[mark]\ndscp = 46\n[datapath]\nzero_copy = \"require\"",
-            // ... and before anything is looked at.
+            // ... and before the NICs are checked.
             "[mark]\ndscp = 46\n[pin]\non_stop = \"keep\"\n[datapath]\nring = 1",
         ];
         for more in tables {
@@ -124,8 +124,8 @@ fn a_failed_start_leaves_the_old_box_unchanged() {
     });
 }
 
-/// The far end of the uplink stops taking redirected frames between two lives: engine "xdp" refuses
-/// when the new programs are attached already, and puts the old ones back.
+/// The far end of the uplink stops accepting redirected frames between two runs: engine "xdp"
+/// refuses after the new programs are attached, and restores the old ones.
 #[test]
 fn a_refusal_after_attaching_puts_the_old_programs_back() {
     needs_root!();
@@ -164,7 +164,7 @@ fn nics_may_change_their_roles_between_two_runs() {
     let rig = Rig::silent(Plan::default(), &Config::default());
     crosses(&rig);
     moved(&rig.running.stop().unwrap());
-    // Host and uplink the other way round.
+    // Host and uplink swapped.
     let directory = tempfile::tempdir().unwrap();
     let path = Config::default().write(directory.path());
     let text = std::fs::read_to_string(&path).unwrap();
@@ -209,7 +209,7 @@ fn settings_changed_by_an_older_build_are_restored() {
     moved(&rig.running.stop().unwrap());
     let middle = &rig.site.middle;
     middle.run(|| {
-        // It remembered two numbers a role: the NIC whose promiscuous mode it had turned on.
+        // It recorded two numbers per role: the NIC whose promiscuous mode it had turned on.
         let path = "/sys/fs/bpf/exitmark/undo";
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
@@ -225,7 +225,7 @@ fn settings_changed_by_an_older_build_are_restored() {
         older.pin(path).unwrap();
     });
     assert!(middle.ip("link show host0").unwrap().contains("PROMISC"));
-    // The next build's life in between does not lose it.
+    // A run of the next build in between does not lose the record.
     let rig = Rig::on(rig.site, &Config::default());
     moved(&rig.running.stop().unwrap());
     let middle = &rig.site.middle;
@@ -238,7 +238,7 @@ fn settings_changed_by_an_older_build_are_restored() {
 fn maps_of_another_shape_are_replaced_and_the_links_taken_over() {
     needs_root!();
     both_engines(|| {
-        let rig = between_two_lives(&Config::default(), &Config::default(), |site| {
+        let rig = between_two_runs(&Config::default(), &Config::default(), |site| {
             site.middle.run(|| {
                 let directory = std::fs::read_dir("/sys/fs/bpf/exitmark").unwrap();
                 let maps = directory
@@ -252,10 +252,10 @@ fn maps_of_another_shape_are_replaced_and_the_links_taken_over() {
                 let mut other =
                     MapHandle::create(MapType::PercpuArray, Some("other"), 4, 8, 1, &options)
                         .unwrap();
-                // The counters of a build that counts something else ...
+                // The counters of a build with other counters ...
                 std::fs::remove_file(maps.join("counters")).unwrap();
                 other.pin(maps.join("counters")).unwrap();
-                // ... and all that one with another layout left.
+                // ... and the pins of one with another layout.
                 std::fs::create_dir("/sys/fs/bpf/exitmark/maps-0").unwrap();
                 other.pin("/sys/fs/bpf/exitmark/maps-0/counters").unwrap();
             });
@@ -274,13 +274,13 @@ fn maps_of_another_shape_are_replaced_and_the_links_taken_over() {
             .command("ls", &["/sys/fs/bpf/exitmark"])
             .unwrap();
         assert_eq!(left.matches("maps-").count(), 1, "{left}");
-        // They count from the second life on.
+        // They count from the second run on.
         let last = moved(&rig.running.stop().unwrap());
         assert!(last.contains(&("host_received".to_owned(), 2)), "{last:?}");
     });
 }
 
-/// A box whose uplink takes nothing that XDP redirects: a veth end whose other end does not poll.
+/// A box whose uplink accepts no redirected frames: a veth end whose peer does not poll.
 fn without_redirects(engine: &'static str) -> Rig {
     let site = Site::build(Plan::default()).unwrap();
     silence(&site);
@@ -312,7 +312,7 @@ fn without_redirects_the_ingress_has_xdp_in_generic_mode() {
         rig.running.signal(Signal::SIGKILL).unwrap();
         rig.running.ended().unwrap();
         crosses(&rig);
-        // A successor keeps the mode, and need not be asked for it again.
+        // The next process keeps the mode without an option.
         let config = Config {
             top: engine,
             ..Config::default()
@@ -342,7 +342,8 @@ fn a_native_program_is_not_detached_to_make_it_generic() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     moved(&rig.running.stop().unwrap());
-    // What was there goes on: made generic, its NIC would have no program for a moment.
+    // The old program stays: switching to generic mode would leave the NIC without one for a
+    // moment.
     rig.site.clearnet.ip("link set eth0 xdp off").unwrap();
     let directory = tempfile::tempdir().unwrap();
     let config = Config {
@@ -395,7 +396,7 @@ fn a_running_box_is_not_detached() {
     crosses(&rig);
 }
 
-/// MiB of packet memory, as the log has it.
+/// The packet memory in MiB, from the log.
 fn packet_memory(rig: &Rig) -> u64 {
     let log = rig.running.log();
     let (_, after) = log.split_once("umem_mib=").unwrap();
@@ -409,7 +410,7 @@ fn rings_are_small_where_the_kernel_decides_and_large_where_it_may_not() {
     let rig = Rig::silent(Plan::default(), &Config::default());
     let small = packet_memory(&rig);
     moved(&rig.running.stop().unwrap());
-    // A program that is there in native mode stays, and what it may not redirect needs a worker.
+    // An existing native program stays, and frames that it cannot redirect need a worker.
     rig.site.clearnet.ip("link set eth0 xdp off").unwrap();
     let rig = Rig::on(rig.site, &Config::default());
     let log = rig.running.log();

@@ -1,4 +1,4 @@
-//! A port that accepts connections and that no listener names.
+//! A port that accepts connections and is not in `host.listeners`.
 
 use crate::craft::{Packet, TCP, families, segment};
 use crate::reload::{Tor, listing, said};
@@ -11,10 +11,10 @@ use exitmark::policy::Endpoint;
 use std::fs;
 use std::time::Duration;
 
-/// Where a TCP header has its control bits, and SYN with ACK.
+/// The offset of the control bits in a TCP header, and SYN with ACK.
 const CONTROL: usize = 13;
 const SYN_ACK: u8 = 0x12;
-/// How far apart the box is asked.
+/// The interval of status queries.
 const PACE: Duration = Duration::from_millis(100);
 
 #[test]
@@ -52,7 +52,7 @@ fn an_unnamed_listener_is_a_warning() {
     });
 }
 
-/// Seconds in which a warning would have come: the counters are looked at once a second.
+/// Seconds within which a warning would appear: the counters are polled once a second.
 const LOOKS: f64 = 3.0;
 const ORPORT: u16 = 9001;
 
@@ -66,7 +66,7 @@ fn unnamed(report: &Report) -> Option<&Warning> {
     warnings.find(|one| one.kind == "unnamed_listener")
 }
 
-/// The host accepts a connection at this port.
+/// Sends the host's SYN with ACK from this port.
 #[track_caller]
 fn accept(rig: &Rig, port: u16) {
     let mut eye = rig.watch(Side::Clearnet);
@@ -78,7 +78,7 @@ fn accept(rig: &Rig, port: u16) {
     assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == frame)));
 }
 
-/// Frames that have been counted for seconds are no warning.
+/// Checks that frames that were counted for seconds raise no warning.
 #[track_caller]
 fn stays_silent(rig: &Rig, counted: u64) {
     rig.wait_for("unnamed_listener", |now| {

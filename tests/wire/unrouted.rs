@@ -1,4 +1,4 @@
-//! Relay traffic that the next hop does not route: it stays on the wire, and is an alarm.
+//! Relay traffic that the next hop does not route stays on the wire, and raises an alarm.
 
 use crate::craft::{Packet, VLAN, relay};
 use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
@@ -85,7 +85,7 @@ fn a_tagged_relay_frame_stays_on_the_wire() {
     });
 }
 
-/// Whoever wants no relay traffic on the uplink gets none there.
+/// With `on_unavailable = "drop"` no relay traffic leaves by the uplink.
 #[test]
 fn unrouted_frames_are_dropped_if_unsteered_ones_are() {
     needs_root!();

@@ -1,5 +1,5 @@
-//! The wire does not depend on the relay set: a box that has none forwards everything unmarked,
-//! says so, and marks as soon as it has one.
+//! The wire does not depend on the relay set: a box without one forwards everything unmarked,
+//! raises an alarm, and marks once it has one.
 
 use crate::craft::{AF11, exit, relay};
 use crate::reload::{Tor, listing, replace};
@@ -23,7 +23,7 @@ fn ask(site: &Site, arguments: &[&str]) -> Output {
     site.middle.run(move || command.output().unwrap())
 }
 
-/// What `exitmark status` says, and with which exit status.
+/// The report of `exitmark status`, and its exit status.
 fn status(site: &Site) -> (Report, Option<i32>) {
     let output = ask(site, &["status", "--json"]);
     let report = serde_json::from_slice(&output.stdout);
@@ -37,7 +37,8 @@ fn warning<'a>(report: &'a Report, kind: &str) -> Option<&'a Warning> {
     report.warnings.iter().find(|warning| warning.kind == kind)
 }
 
-/// An exit frame and a relay frame leave marked and steered, or both by the uplink as they came.
+/// Checks that an exit frame and a relay frame leave marked and steered, or both unchanged by the
+/// uplink.
 #[track_caller]
 fn crosses(rig: &Rig, is_marked: bool, when: &str) {
     let (mut uplink, mut incoming) = (rig.watch(Side::Clearnet), rig.watch(Side::Tornet));
@@ -68,7 +69,7 @@ fn mode(path: &Path, mode: u32) {
 
 fn relays() -> exitmark::lab::consensus::Order {
     let mut order = listing(Endpoint::new(RELAY_V4.into(), 9001));
-    // Both families of the frames that are sent.
+    // Both families of the sent frames.
     order
         .listed
         .push(Endpoint::new(exitmark::lab::site::RELAY_V6.into(), 9001));
@@ -86,7 +87,7 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
         tor.directory.path().join("relays.state"),
     ];
     let write = |bytes: &[u8]| replace(&tor.consensus(), bytes);
-    // What is done to the files, and what is said of it.
+    // How the files are damaged, and a part of the message.
     let spoil: [(&str, &dyn Fn(), &str); 9] = [
         (
             "no file",
@@ -143,7 +144,7 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
     ];
     let mut site = Site::build(Plan::default()).unwrap();
     silence(&site);
-    // Either engine has half of them.
+    // Each engine gets half of them.
     let engines = [
         "user = \"nobody\"\nengine = \"xdp\"",
         "user = \"nobody\"\nengine = \"af_xdp\"",
@@ -172,7 +173,7 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
             log.contains("ALARM: there is no relay set"),
             "{what}: {log}"
         );
-        assert!(!state.exists(), "{what}: nothing is worth to be kept");
+        assert!(!state.exists(), "{what}: no set to store");
         if tor.consensus().is_dir() {
             fs::remove_dir(tor.consensus()).unwrap();
         }
@@ -191,7 +192,7 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
     }
 }
 
-/// A state file of which the clock is a day behind is of use when the clock is right again.
+/// A state file that is a day ahead of the clock is kept, and used once the clock is right.
 #[test]
 fn the_set_of_the_last_time_is_kept_until_the_clock_is_right() {
     needs_root!();
@@ -241,7 +242,7 @@ fn the_last_refusal_is_a_warning_at_once() {
     replace(&tor.consensus(), b"");
     warned(&rig, "the file is empty");
     crosses(&rig, true, "by the set before");
-    // Over a restart, with the state that there is.
+    // Over a restart, with the stored state.
     let rig = rig.restart(&config);
     warned(&rig, "the file is empty");
     crosses(&rig, true, "by the set of the last time");
@@ -256,7 +257,7 @@ fn the_last_refusal_is_a_warning_at_once() {
     moved(&rig.running.stop().unwrap());
 }
 
-/// What is wrong in the configuration itself is still refused.
+/// Errors in the configuration itself are still refused.
 #[test]
 fn an_unusable_relays_user_is_refused() {
     needs_root!();
@@ -291,7 +292,7 @@ fn a_reload_needs_no_document_for_keys_independent_of_documents() {
     crosses(&rig, true, "by the documents before");
     moved(&rig.running.stop().unwrap());
 
-    // Where nothing is in force, no document that is missing is a reason to refuse another path.
+    // Without a set in force, a missing document is not a reason to refuse another path.
     let nothing = Config {
         relays: "consensus = [\"/nosuch/cached-consensus\"]\nstate = \"/run/relays.state\""
             .to_owned(),
@@ -368,7 +369,7 @@ fn a_full_disk_stops_neither_the_box_nor_a_reload() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     crosses(&rig, true, "enforce");
     full(&rig);
-    // tor has no room either.
+    // tor's disk is full too.
     replace(&tor.consensus(), b"");
     eventually("a warning", || {
         let (report, _) = status(&rig.site);

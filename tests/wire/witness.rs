@@ -1,21 +1,21 @@
-//! The real binary audits itself: enough frames for some to be sampled, in every direction, and
-//! none of them is otherwise than the policy says.
+//! The real binary audits itself: with enough frames for samples in every direction, none of which
+//! differs from the policy.
 
 use crate::craft::{Packet, TCP, UDP, noise};
 use crate::craft::{exit, families, relay, segment};
 use crate::rig::{Config, Rig, Side, both_engines, moved, needs_root};
 use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
 
-/// So many of each kind that a few are sampled of them together.
+/// The number of frames of each kind, enough for a few samples of all.
 const ROUNDS: usize = 60_000;
-/// Fewer than one in 4096: every CPU and direction counts for itself.
+/// The least number of samples, fewer than one in 4096: every CPU and direction counts separately.
 const LEAST: u64 = 8;
 
 #[test]
 fn sampled_frames_are_as_the_policy_says() {
     needs_root!();
     both_engines(|| {
-        // The worker is to get what is its own, however slow this machine is.
+        // Without spilling, the worker gets all its frames even on a slow machine.
         let config = Config {
             more: "[datapath]\nspill = false",
             ..Config::default()

@@ -1,5 +1,5 @@
-//! What a newcomer gets wrong, by the real commands: each is refused with a status that tells
-//! whose fault it is, and with words that say what to do. `--nocapture` prints the table.
+//! Typical mistakes with the real commands: each is refused with the right exit status and a
+//! message that contains the remedy. `--nocapture` prints the table.
 
 use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, Rig, moved, needs_root, silence};
@@ -13,10 +13,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A wrong turn, and what is said to it.
+/// A mistake, and the expected message.
 struct Turn<'a> {
     what: &'static str,
-    /// Words of the command.
+    /// The arguments of the command.
     command: &'a [&'a str],
     by: By,
     config: Config,
@@ -28,7 +28,7 @@ struct Turn<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Root,
-    /// A user without any rights.
+    /// The user nobody, without any privilege.
     Nobody,
     /// Root without CAP_PERFMON, and without CAP_SYS_ADMIN, which includes it.
     RootWithoutPerfmon,
@@ -47,8 +47,7 @@ impl Default for Turn<'_> {
     }
 }
 
-/// Where turns are taken: a site, a directory that everybody may enter, a program that everybody
-/// may run.
+/// The environment of the commands: a site, a directory and a program that all users may access.
 struct Ground {
     site: Site,
     directory: tempfile::TempDir,
@@ -104,13 +103,13 @@ impl Ground {
         command
     }
 
-    /// Takes it with the configuration that it has.
+    /// Runs the command with its configuration.
     fn take(&self, turn: &Turn<'_>) {
         let configuration = turn.config.write(self.directory.path());
         self.take_with(turn, &configuration);
     }
 
-    /// Takes it with whatever is there.
+    /// Runs the command with an existing configuration file.
     fn take_with(&self, turn: &Turn<'_>, configuration: &Path) {
         let mut command = self.command(turn.by);
         command
@@ -125,7 +124,7 @@ impl Ground {
         self.site.middle.ip(line).unwrap();
     }
 
-    /// Nothing is left of all the refusals: a box starts.
+    /// Checks that a box starts after all refusals.
     fn start_at_last(self) {
         let faults = self.faults.into_inner();
         assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -137,7 +136,7 @@ impl Ground {
     }
 }
 
-/// Prints its line of the table; says what is not as it should be.
+/// Prints a line of the table; returns the difference to the expected output.
 fn fault(turn: &Turn<'_>, output: &Output) -> Option<String> {
     let errors = String::from_utf8_lossy(&output.stderr);
     let said = format!("{errors}{}", String::from_utf8_lossy(&output.stdout));
@@ -203,7 +202,7 @@ fn mistakes_in_the_configuration() {
             &["mark.tos = 0x29", "0x28"],
         ),
         (
-            "a mark that is none",
+            "the mark 0",
             "[mark]\ndscp = 0\n",
             &["mark.dscp = 0", "a mark must differ"],
         ),
@@ -257,7 +256,7 @@ fn mistakes_in_the_configuration() {
     fs::write(&consensus, "network-status-version 3 microdesc\n").unwrap();
     ground.take(&Turn {
         what: "a consensus that the user of the box may not read",
-        // Of a user who is none yet, doctor looks with root's eyes.
+        // doctor checks with root's privileges if the user does not exist yet.
         command: &["doctor"],
         by: By::Nobody,
         config: Config {
@@ -342,7 +341,7 @@ fn problems_of_the_machine() {
             by: By::Nobody,
             ..turn("not root", command, &["CAP_", "root"])
         });
-        // What is set wrong, how, how it is set right again, and what is said to it.
+        // The mistake, the command that makes it, the one that undoes it, and the expected message.
         let links: [(&str, &str, &str, &[&str]); 4] = [
             (
                 "a NIC that is down",
@@ -377,7 +376,7 @@ fn problems_of_the_machine() {
             ground.ip(right);
             ground.site.middle.sysctl(ipv6, "1").unwrap();
         }
-        // Covered, not unmounted: what is below may be another one, of the machine's.
+        // Covered, not unmounted: the file system below may be the machine's.
         let cover = ["-t", "tmpfs", "none", "/sys/fs/bpf"];
         ground.site.middle.command("mount", &cover).unwrap();
         let words = &["BPF file system", "mount -t bpf bpf /sys/fs/bpf"];
@@ -407,7 +406,7 @@ fn problems_of_the_machine() {
     for port in ["host0", "uplink0", "incoming0"] {
         ground.ip(&format!("link set {port} mtu 1500"));
     }
-    // Root, but for one capability: the verifier refuses what it takes otherwise.
+    // Root without one capability: the verifier is then stricter.
     for command in [&["run"][..], &["doctor"]] {
         ground.take(&Turn {
             by: By::RootWithoutPerfmon,
@@ -455,7 +454,7 @@ fn conflicts_with_running_programs() {
     ground.take(&turn("another XDP program", words));
     assert_eq!(pins(&ground.site), Vec::<String>::new());
     ground.ip("link set dev uplink0 xdp off");
-    // The kernel has another word for a program in another mode.
+    // The kernel's error differs for a program in another mode.
     occupy(&ground.site.middle, "uplink0").unwrap();
     let off = "link set dev uplink0 xdpgeneric off";
     let words = &["another XDP program is attached", off, "exitmark detach"];

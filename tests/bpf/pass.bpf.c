@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Takes the place of the box's program on a NIC and sees nothing, as a program does that its
-// driver has lost.
+// Replaces the box's program on a NIC and counts no frame, like a program that the driver has lost.
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// The kernel's part of the survival test: it holds every frame that arrives against what it
-// must be, and makes frames as fast as they are taken. It decides nothing about the result.
+// The kernel's part of the survival test: compares every received frame with the expected one, and
+// generates frames at full speed.
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-// Contract with tests/survive/flows.rs and tests/survive/sinks.rs.
-#define FLOWS 80 // of which the first OUTBOUND leave the host
+// Interface to tests/survive/flows.rs and tests/survive/sinks.rs.
+#define FLOWS 80 // the first OUTBOUND leave the host
 #define OUTBOUND 64
-#define STRIDE 37 // prime to both, so that kinds of flows take turns
+#define STRIDE 37 // coprime to both, so that kinds of flows alternate
 #define SEQUENCES (1 << 20) // of each flow
 #define FRAME_BYTES 96
 #define MACS_BYTES 12
-#define HEADER_BYTES 76 // all headers of any flow
+#define HEADER_BYTES 76 // the headers of any flow
 #define MAGIC 0x73757276 // "surv"
-#define CHUNK_WORDS 512 // a chunk of the memory of what was seen
+#define CHUNK_WORDS 512 // a chunk of the bitmap of received frames
 #define CHUNK_BITS (CHUNK_WORDS * 64)
 #define CHUNKS (FLOWS * (SEQUENCES / CHUNK_BITS))
 enum sink { UPLINK, INCOMING, HOST, SINKS };
 
-// Behind the headers of every frame, in the machine's byte order.
+// Behind the headers of every frame, in host byte order.
 struct record {
 	__u32 magic;
 	__u32 flow;
@@ -27,24 +27,24 @@ struct record {
 };
 
 struct flow {
-	__u8 before[HEADER_BYTES]; // as it is sent
-	__u8 after[HEADER_BYTES]; // as it must arrive
-	__u32 sink; // where it must arrive
+	__u8 before[HEADER_BYTES]; // as sent
+	__u8 after[HEADER_BYTES]; // as expected
+	__u32 sink; // the expected one
 };
 
 struct progress {
 	__u64 arrived; // different frames
-	__u64 next; // one more than the highest sequence number that was seen
+	__u64 next; // one more than the highest received sequence number
 };
 
 struct tally {
-	__u64 arrived; // ours, everything below included
-	__u64 mismarked; // the right MAC addresses, but another header than it must have
+	__u64 arrived; // of the test, including all below but foreign
+	__u64 mismarked; // the right MAC addresses, but a wrong header
 	__u64 missteered; // the wrong sink or the wrong MAC addresses
-	__u64 duplicated; // seen before
-	__u64 reordered; // behind one that was sent after it
-	__u64 garbled; // ours, but of no flow
-	__u64 foreign; // not ours
+	__u64 duplicated; // received before
+	__u64 reordered; // behind a frame that was sent after it
+	__u64 garbled; // of the test, but of no flow
+	__u64 foreign; // not of the test
 };
 
 struct {
@@ -161,7 +161,7 @@ static __always_inline int check(struct xdp_md *context, __u32 sink)
 		return XDP_DROP;
 	}
 	count(&flow_progress->arrived);
-	// At its own sink a flow's frames come one at a time: each has one queue.
+	// A flow's frames reach its own sink one at a time: each flow has one queue.
 	if (flow->sink == sink) {
 		if (sequence < flow_progress->next)
 			count(&tally->reordered);
@@ -189,8 +189,8 @@ int sink_host(struct xdp_md *context)
 	return check(context, HOST);
 }
 
-// Run live by BPF_PROG_RUN, by one thread. Pages come back as the receivers left them, so every
-// frame gets all of its headers anew.
+// Run live by BPF_PROG_RUN, in one thread. Pages are recycled as the receivers left them, so every
+// frame gets all of its headers again.
 SEC("xdp")
 int generate(struct xdp_md *context)
 {
@@ -221,8 +221,8 @@ int generate(struct xdp_md *context)
 	return bpf_redirect(*interface, 0);
 }
 
-// A box without a fault, which knows of each frame what is to become of it: with it in the middle,
-// whatever is lost the cables have lost.
+// A faultless box, which takes the expected frame from the record: with it in the middle, only the
+// cables can lose frames.
 SEC("xdp")
 int faultless(struct xdp_md *context)
 {

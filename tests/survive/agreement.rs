@@ -1,5 +1,5 @@
-//! After three million frames: what `status` says, what the metrics say and what was on the wire are
-//! the same numbers, to the frame and to the byte.
+//! After three million frames, `status`, the metrics and the wire agree to the frame and to the
+//! byte.
 
 use crate::flows::{FRAME_BYTES, OUTBOUND, Sink, flows};
 use crate::sets::Sets;
@@ -16,19 +16,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const FRAMES: u64 = 3_000_000;
-/// At a time: no more are under way than the cables and rings can hold for a while.
+/// Frames sent at a time: a number in transit that cables and rings can hold.
 const AT_ONCE: u32 = 1 << 16;
 const PATIENCE: Duration = Duration::from_secs(20);
-/// When nothing has arrived for so long, nothing comes any more.
+/// The time without arrivals after which missing frames count as lost.
 const SILENCE: Duration = Duration::from_millis(300);
 const SOCKET: &str = "/run/exitmark/control.sock";
 
-/// Asks the box, from inside its namespace.
+/// Queries the box from inside its namespace.
 fn ask<T: Send + 'static>(netns: &Netns, what: fn(&Client) -> T) -> T {
     netns.run(move || what(&Client::new(SOCKET)))
 }
 
-/// Every sample of the metrics by its name and labels, as they are written.
+/// Every sample of the metrics, by its name and labels as written.
 fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -43,7 +43,7 @@ fn assert_served(samples: &BTreeMap<String, f64>, parts: &[&str], expected: u64)
         .iter()
         .filter(|(name, _)| parts.iter().all(|part| name.contains(part)))
         .collect();
-    // Less than 2^53 is a number of either kind.
+    // Below 2^53 both types are exact.
     #[allow(clippy::cast_precision_loss, reason = "so few are exact")]
     let expected = expected as f64;
     match found.as_slice() {
@@ -52,7 +52,7 @@ fn assert_served(samples: &BTreeMap<String, f64>, parts: &[&str], expected: u64)
     }
 }
 
-/// What each class's frames are by the flows of the test, of so many sent.
+/// The number of received frames of each class, from the test's flows.
 fn by_class(sinks: &Sinks) -> BTreeMap<&'static str, u64> {
     let mut classes = BTreeMap::new();
     let arrived = sinks.arrived().unwrap();
@@ -62,8 +62,8 @@ fn by_class(sinks: &Sinks) -> BTreeMap<&'static str, u64> {
     classes
 }
 
-/// Waits until all of them have arrived but those that are known to be lost, or nothing arrives any
-/// more; returns how many are lost by then.
+/// Waits until all frames but the known losses have arrived, or none arrives any more; returns the
+/// number of lost frames.
 fn wait_for_all(sinks: &Sinks, sent: u64, lost: u64) -> u64 {
     let arrived = || sinks.total().unwrap().arrived;
     let (mut before, mut since) = (arrived(), Instant::now());
@@ -97,12 +97,13 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
             made.unwrap();
             lost = wait_for_all(&sinks, sinks.generated().unwrap(), lost);
         }
-        // What a cable had no room for is no affair of the box, but its neighbours' counters tell.
+        // Frames dropped by a full cable are not the box's losses; its neighbours' counters show
+        // them.
         let full = Dropped::now(&site).unwrap().since(&before);
         let sent = sinks.generated().unwrap() - full.before_box;
 
-        // A worker says what it has counted when its turn ends, and that may be after the frame
-        // has arrived.
+        // A worker publishes its counters at the end of its turn, possibly after the frame has
+        // arrived.
         let begin = Instant::now();
         let report = loop {
             let report: Report = ask(&site.middle, |client| client.status().unwrap());
@@ -128,8 +129,8 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
             assert_served(&metrics, &parts, forwarded);
         }
         let dropped: u64 = report.drops.iter().map(|drop| drop.frames).sum();
-        // Of what a cable behind the box did not take, the box knows what it redirected there, and
-        // counts it as dropped; what it sent by a socket only the NIC's counter tells.
+        // Of the drops behind the box, the box counts redirected frames; those sent by a socket are
+        // only in the NIC's counter.
         let beyond = not_sent..=not_sent + dropped;
         assert!(beyond.contains(&full.behind_box), "{engine}: {full:?}");
         let host = ["exitmark_port_received_frames_total", "port=\"host\""];
@@ -151,7 +152,7 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
             let parts = ["exitmark_class_bytes_total", &label];
             assert_served(&metrics, &parts, class.bytes);
         }
-        // Nearly always none: each class is then what the wire saw of it.
+        // Nearly always 0: each class is then exactly what the wire received.
         assert_eq!(not_on_wire, not_sent + dropped, "{engine}");
         assert_eq!(lost, full.before_box + not_on_wire, "{engine}");
         assert_eq!(report.unaccounted_frames, 0);

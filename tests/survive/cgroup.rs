@@ -1,4 +1,4 @@
-//! A memory cgroup of the test's own, for an end by the kernel's OOM killer.
+//! A memory cgroup, to let the kernel's OOM killer end the box.
 
 use exitmark::lab::LabError;
 use std::fs;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The files of one version of cgroups.
+/// The file names of one version of cgroups.
 struct Names {
     usage: &'static str,
     limit: &'static str,
-    /// Has a line `oom_kill NUMBER`.
+    /// The file with a line `oom_kill NUMBER`.
     events: &'static str,
 }
 
@@ -28,17 +28,17 @@ const V2: Names = Names {
     events: "memory.events",
 };
 
-/// It goes when it is dropped.
+/// A memory cgroup, removed when this is dropped.
 pub(crate) struct MemoryCgroup {
     path: PathBuf,
     names: &'static Names,
 }
 
 impl MemoryCgroup {
-    /// Makes one below the memory controller of either version.
+    /// Creates a cgroup with the memory controller of either version.
     ///
     /// # Errors
-    /// There is none that this process may write to.
+    /// Fails if this process may not write to either.
     pub(crate) fn new() -> Result<Self, LabError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -61,7 +61,7 @@ impl MemoryCgroup {
                 continue;
             }
             let made = Self { path, names };
-            // Version 2 may be there without this controller.
+            // Version 2 may lack this controller.
             if made.path.join(names.limit).exists() {
                 return Ok(made);
             }
@@ -69,8 +69,8 @@ impl MemoryCgroup {
         Err(LabError("no memory cgroup can be made".to_owned()))
     }
 
-    /// Writes a program that enters the cgroup and becomes `program`: so all of its memory is
-    /// charged here.
+    /// Writes a script that enters the cgroup and executes `program`, so that all of its memory is
+    /// charged to the cgroup.
     pub(crate) fn wrap(&self, program: &Path, directory: &Path) -> Result<PathBuf, LabError> {
         let path = directory.join("in-cgroup");
         let text = format!(
@@ -85,15 +85,15 @@ impl MemoryCgroup {
         Ok(path)
     }
 
-    /// Lowers the limit to what is used: whoever asks for more is killed. Version 2 kills for
-    /// what is used already, version 1 refuses a limit below it.
+    /// Lowers the limit to the current usage: a process that allocates more is killed. Version 2
+    /// kills if the usage is higher already, version 1 refuses a limit below it.
     pub(crate) fn squeeze(&self) {
         let usage = self.read(self.names.usage);
-        // A refusal says that more is used by now; the caller comes again.
+        // A refusal means that the usage has grown; the caller tries again.
         let _ = fs::write(self.path.join(self.names.limit), usage.trim());
     }
 
-    /// How many processes in it the kernel has killed for want of memory.
+    /// The number of processes in the cgroup that the OOM killer has killed.
     pub(crate) fn kills(&self) -> u64 {
         self.read(self.names.events)
             .lines()
@@ -110,7 +110,7 @@ impl MemoryCgroup {
 impl Drop for MemoryCgroup {
     fn drop(&mut self) {
         let begin = Instant::now();
-        // It is busy until the last process in it is buried.
+        // It is busy until its last process is reaped.
         while fs::remove_dir(&self.path).is_err() && begin.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(5));
         }

@@ -1,4 +1,4 @@
-//! What happens to the box while frames cross.
+//! The events that happen to the box under load.
 
 use crate::expect::{Event, Link};
 use crate::flows::place;
@@ -14,16 +14,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a box is stopped, and a link down, while the load goes on.
+/// The time for which a box is stopped, or a link down, under load.
 const STOPPED: Duration = Duration::from_millis(400);
 const DOWN: Duration = Duration::from_millis(200);
-/// How many large sets replace each other, and how many small ones.
+/// The number of replacements by large sets, and by small ones.
 const SWAPS: usize = 6;
 const MANY_SWAPS: usize = 250;
 const RELOADS: usize = 100;
 
-/// Lets it happen, and returns when it has. Of a link that came back, it returns the number of a
-/// frame that was sent when every flow had arrived again.
+/// Performs an event. For a link that came back, returns the number of a frame that was sent after
+/// every flow had arrived again.
 pub(crate) fn happen(stage: &mut Stage<'_>, event: Event) -> Result<Option<u64>, LabError> {
     match event {
         Event::Nothing | Event::FullRings => {}
@@ -67,7 +67,7 @@ fn start(stage: &mut Stage<'_>, exitmark: &Path) -> Result<(), LabError> {
 
 fn kill(stage: &mut Stage<'_>) -> Result<(), LabError> {
     running(stage)?.signal(Signal::SIGKILL)?;
-    // Dropping it waits for its end.
+    // Dropping the box waits for its end.
     stage.running = None;
     Ok(())
 }
@@ -95,7 +95,7 @@ fn clean_end(running: RunningBox) -> Result<(), LabError> {
     }
 }
 
-/// Each start goes on with what the one before left that was killed.
+/// Each start continues from the state that the killed one left.
 #[cfg(target_arch = "x86_64")]
 fn kill_at_every_step(stage: &mut Stage<'_>) -> Result<(), LabError> {
     let configuration = stage.configuration.to_string_lossy().into_owned();
@@ -120,7 +120,7 @@ fn kill_at_every_step(_: &Stage<'_>) -> Result<(), LabError> {
     Err(LabError("it takes the registers of x86_64".to_owned()))
 }
 
-/// The next version, which is the same under another name, starts while the old one ends.
+/// The next version, the same binary under another name, starts while the old one ends.
 fn upgrade(stage: &mut Stage<'_>) -> Result<(), LabError> {
     let next = stage.directory.join("exitmark-next");
     std::fs::copy(EXITMARK, &next)
@@ -132,8 +132,8 @@ fn upgrade(stage: &mut Stage<'_>) -> Result<(), LabError> {
     clean_end(old)
 }
 
-/// Lowers the limit of the box's memory to what it uses and makes it want more, until the kernel
-/// has killed it. The process that reads documents for it goes first, and more than once.
+/// Lowers the box's memory limit to its usage and makes it allocate more, until the kernel has
+/// killed it. The document loader is killed first, repeatedly.
 fn starve(stage: &mut Stage<'_>) -> Result<(), LabError> {
     publish(stage.consensus, &stage.sets.large[1])?;
     let begin = Instant::now();
@@ -148,7 +148,7 @@ fn starve(stage: &mut Stage<'_>) -> Result<(), LabError> {
         if let Some(cgroup) = &stage.cgroup {
             cgroup.squeeze();
         }
-        // It may be gone by now.
+        // It may have ended by now.
         let _ = running(stage)?.signal(Signal::SIGHUP);
         let asked = Instant::now();
         while !gone(stage) && asked.elapsed() < Duration::from_millis(200) {
@@ -157,12 +157,12 @@ fn starve(stage: &mut Stage<'_>) -> Result<(), LabError> {
     }
     stage.running = None;
     match stage.cgroup.as_ref().map_or(0, |cgroup| cgroup.kills()) {
-        0 => Err(LabError("it ended, and not for want of memory".to_owned())),
+        0 => Err(LabError("it ended, but not by the OOM killer".to_owned())),
         _ => Ok(()),
     }
 }
 
-/// Replaces the relay set so many times, each time when the last one is in place.
+/// Replaces the relay set this number of times, each time after the last one is in force.
 fn swap(stage: &Stage<'_>, sets: &[String; 2], times: usize) -> Result<(), LabError> {
     let running = running(stage)?;
     for number in 1..=times {
@@ -183,13 +183,13 @@ fn swap(stage: &Stage<'_>, sets: &[String; 2], times: usize) -> Result<(), LabEr
     Ok(())
 }
 
-/// Changes the configuration so many times, each time when the last one is in force.
+/// Changes the configuration repeatedly, each time after the last one is in force.
 fn reload(stage: &Stage<'_>) -> Result<(), LabError> {
     let running = running(stage)?;
     let failed = |error: std::io::Error| LabError(format!("cannot change it: {error}"));
     let first = std::fs::read_to_string(stage.configuration).map_err(failed)?;
     for number in 1..=RELOADS {
-        // What no flow of the test meets.
+        // A prefix without a flow of the test.
         let text = first.replace("[host]", &format!("[host]\nexempt = [\"10.9.0.{number}\"]"));
         std::fs::write(stage.configuration, text).map_err(failed)?;
         running.signal(Signal::SIGHUP)?;
@@ -222,18 +222,18 @@ fn flap(stage: &Stage<'_>, link: Link) -> Result<u64, LabError> {
     arrived_again(stage)
 }
 
-/// Moves a NIC of the box's to another network namespace and back, which removes it from the box's
-/// as far as the kernel's maps and sockets are concerned, and leaves its far end with the sink.
+/// Moves a NIC of the box to another network namespace and back: this removes it from the kernel's
+/// maps and sockets, but keeps its far end with the sink.
 fn away(stage: &Stage<'_>, port: &str) -> Result<u64, LabError> {
     let (here, there) = (&stage.site.middle, Netns::new("away")?);
     here.ip(&format!("link set {port} netns {}", there.path()))?;
     stage.load.go_on(DOWN)?;
-    // Without an address, as it was: a stack that has one speaks.
+    // Without an address, as before: a stack with an address sends.
     here.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
     there.ip(&format!("link set {port} netns {}", here.path()))?;
     here.ip(&format!("link set {port} up"))?;
     let number = arrived_again(stage)?;
-    // It is said when the last port is attached, and frames may cross before.
+    // The message follows the attachment of the last port; frames may be forwarded earlier.
     let begin = Instant::now();
     while !running(stage)?.log().contains("the ports are set up again") {
         if begin.elapsed() > PATIENCE {
@@ -245,7 +245,7 @@ fn away(stage: &Stage<'_>, port: &str) -> Result<u64, LabError> {
     Ok(number)
 }
 
-/// Renames the uplink while it forwards, and gives it its name again.
+/// Renames the uplink while it forwards, and restores its name.
 fn rename(stage: &Stage<'_>) -> Result<(), LabError> {
     let netns = &stage.site.middle;
     netns.ip("link set uplink0 name wan0")?;
@@ -258,8 +258,8 @@ fn rename(stage: &Stage<'_>) -> Result<(), LabError> {
     }
 }
 
-/// Waits until a frame of each flow that was sent from now on has arrived; returns the number of a
-/// frame that was sent then.
+/// Waits until a frame of each flow, sent from now on, has arrived; returns the number of a frame
+/// sent after that.
 fn arrived_again(stage: &Stage<'_>) -> Result<u64, LabError> {
     let flows = stage.rhythm.flows();
     let up = place(stage.load.number(), flows).1;

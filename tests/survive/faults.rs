@@ -1,5 +1,4 @@
-//! The test's own instruments: every fault that the sinks are there for moves its counter and no
-//! other, and with a box that has none nothing is counted.
+//! Tests of the sinks: every fault increments exactly its counter, and a faultless box none.
 
 use crate::flows::{FLOWS, SEQUENCES, Sink, flows, place, sign};
 use crate::load::{Load, Rhythm, Wire};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Frames put before a sink by hand, as a box would have sent them.
+/// Sends crafted frames to a sink, as a box would send them.
 struct Bench {
     sinks: Sinks,
     wires: [(Sink, Wire); 2],
@@ -43,7 +42,7 @@ const UPLINK: usize = 0;
 const INCOMING: usize = 1;
 
 #[test]
-fn the_sinks_see_every_fault() {
+fn the_sinks_detect_every_fault() {
     needs_root!();
     let _alone = crate::ALONE
         .lock()
@@ -55,7 +54,7 @@ fn the_sinks_see_every_fault() {
             (Sink::Uplink, wire("uplink0")),
             (Sink::Incoming, wire("incoming0")),
         ],
-        // Nothing of the site's making is in the way.
+        // The baseline includes frames that the site itself has sent.
         expected: [Sink::Uplink, Sink::Incoming].map(|sink| sinks.tally(sink).unwrap()),
         sinks,
     };
@@ -90,8 +89,7 @@ fn the_sinks_see_every_fault() {
         tally.arrived += 1;
         tally.mismarked += 1;
     });
-    // A relay's frame that left by the uplink, as it came from the host; and with the new MAC
-    // addresses even so.
+    // A relay frame that left by the uplink, unchanged; and with the new MAC addresses.
     bench.send(UPLINK, &frame(&relay_flow.before, relay, 1), |tally| {
         tally.arrived += 1;
         tally.missteered += 1;
@@ -100,7 +98,7 @@ fn the_sinks_see_every_fault() {
         tally.arrived += 1;
         tally.missteered += 1;
     });
-    // A relay's frame by the right NIC with the old MAC addresses, and an exit frame there.
+    // A relay frame by the right NIC with the old MAC addresses, and an exit frame there.
     bench.send(INCOMING, &frame(&relay_flow.before, relay, 3), |tally| {
         tally.arrived += 1;
         tally.missteered += 1;
@@ -109,7 +107,7 @@ fn the_sinks_see_every_fault() {
         tally.arrived += 1;
         tally.missteered += 1;
     });
-    // Twice the same, at its own sink and at another one.
+    // A duplicate, at its own sink and at another one.
     bench.send(UPLINK, &exit_frame(0), |tally| {
         tally.arrived += 1;
         tally.duplicated += 1;
@@ -119,14 +117,14 @@ fn the_sinks_see_every_fault() {
         tally.duplicated += 1;
         tally.missteered += 1;
     });
-    // One that is overtaken; another flow has an order of its own.
+    // A reordered frame; the order of other flows is independent.
     bench.send(UPLINK, &exit_frame(70_000), |tally| tally.arrived += 1);
     bench.send(UPLINK, &exit_frame(69_999), |tally| {
         tally.arrived += 1;
         tally.reordered += 1;
     });
     bench.send(INCOMING, &relay_frame(4), |tally| tally.arrived += 1);
-    // Flows and places that there are not, and a frame of somebody else's.
+    // Invalid flows and sequence numbers, and a foreign frame.
     for (flow, sequence) in [(FLOWS, 0), (exit, SEQUENCES)] {
         bench.send(UPLINK, &frame(&exit_flow.after, flow, sequence), |tally| {
             tally.arrived += 1;
@@ -136,8 +134,8 @@ fn the_sinks_see_every_fault() {
     bench.send(UPLINK, &exit_flow.after, |tally| tally.foreign += 1);
     assert_eq!(bench.sinks.distinct().unwrap(), 11);
 
-    // Of frames 0 to 159 of a load of all flows, two of each flow, these two flows have theirs
-    // (and the relay's number 1 came, though to the wrong place); all others are missing.
+    // Of frames 0 to 159 of a load of all flows, two per flow, those of these two flows have
+    // arrived (the relay's number 1 at the wrong sink); all others are missing.
     let missing = bench.sinks.missing(160, FLOWS).unwrap();
     assert_eq!(missing.len(), 160 - 4);
     let places = missing.iter().map(|&number| place(number, FLOWS));

@@ -1,7 +1,7 @@
-//! The flows of the test: what each frame is when it is sent, where it must arrive, as what.
+//! The flows of the test: each frame as sent, its expected sink and its expected form there.
 //!
-//! The number of a frame says its flow and its place in it: frame `n` of a load of `f` flows is
-//! number `n / f` of flow `n * STRIDE mod f`.
+//! The number of a frame determines its flow and its sequence number: frame `n` of a load of `f`
+//! flows is number `n / f` of flow `n * STRIDE mod f`.
 
 use exitmark::lab::frames::{FROM, Frame, TO, tcp, udp};
 use exitmark::lab::site::{HOST_V4, HOST_V6, INCOMING_MAC, RELAY_V4, RELAY_V6, TORNET_MAC};
@@ -9,7 +9,7 @@ use exitmark::packet::MacAddr;
 use exitmark::policy::Endpoint;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-// Contract with tests/bpf/survive.bpf.c.
+// Interface to tests/bpf/survive.bpf.c.
 pub(crate) const FLOWS: u32 = 80;
 pub(crate) const OUTBOUND: u32 = 64;
 pub(crate) const SEQUENCES: u32 = 1 << 20;
@@ -18,7 +18,7 @@ pub(crate) const FRAME_BYTES: usize = 96;
 pub(crate) const HEADER_BYTES: usize = 76;
 const MAGIC: u32 = 0x7375_7276;
 
-/// Where a frame can arrive.
+/// The receiver of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sink {
     Uplink,
@@ -29,7 +29,7 @@ pub(crate) enum Sink {
 impl Sink {
     pub(crate) const ALL: [Self; 3] = [Self::Uplink, Self::Incoming, Self::Host];
 
-    /// Its number in the kernel.
+    /// The number of the sink in the BPF program.
     pub(crate) const fn number(self) -> u32 {
         match self {
             Self::Uplink => 0,
@@ -39,18 +39,18 @@ impl Sink {
     }
 }
 
-/// One flow.
+/// One flow: its frame as sent and as expected.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
     pub(crate) before: Vec<u8>,
     pub(crate) after: Vec<u8>,
     pub(crate) sink: Sink,
-    /// Of those from the host.
+    /// The class, for flows from the host.
     pub(crate) class: &'static str,
 }
 
 impl Flow {
-    /// Whether its frames come from the clearnet.
+    /// Whether the flow comes from the clearnet.
     pub(crate) fn is_inbound(&self) -> bool {
         self.sink == Sink::Host
     }
@@ -58,12 +58,12 @@ impl Flow {
 
 /// The mark of exit traffic, AF11.
 const MARK: u8 = 0x28;
-/// One of the host's own services.
+/// A port on which the host accepts connections.
 pub(crate) const LISTENER: u16 = 22;
-/// How many endpoints of each family are listed.
+/// The number of listed endpoints of each family.
 const LISTED: u16 = 8;
 
-/// The endpoints that are relays throughout, whatever else is listed.
+/// The relay endpoints that every set lists.
 pub(crate) fn listed() -> Vec<Endpoint> {
     let at = |base: IpAddr, number| match base {
         IpAddr::V4(base) => {
@@ -80,7 +80,7 @@ pub(crate) fn listed() -> Vec<Endpoint> {
         .collect()
 }
 
-/// Every flow, by its number: `OUTBOUND` from the host, the others to it.
+/// All flows by number: `OUTBOUND` from the host, the others to it.
 pub(crate) fn flows() -> Vec<Flow> {
     let host = |v6: bool, port| match v6 {
         false => SocketAddr::from((HOST_V4, port)),
@@ -96,7 +96,7 @@ pub(crate) fn flows() -> Vec<Flow> {
             ))
         })
         .collect();
-    // A relay's address at a port that no relay listens at.
+    // A relay's address with a port of no relay.
     flows.extend(
         listed
             .iter()
@@ -106,7 +106,7 @@ pub(crate) fn flows() -> Vec<Flow> {
     );
     for (number, relay) in (40_200..).zip(listed.iter().chain(&listed[..8])) {
         let to = SocketAddr::from((relay.address, relay.port));
-        // One that bears the mark already must lose it.
+        // A frame with the mark must lose it.
         let tos = if number == 40_201 { MARK } else { 0 };
         flows.push(relayed(
             &tcp_between(host(to.is_ipv6(), number), to).tos(tos),
@@ -123,7 +123,7 @@ pub(crate) fn flows() -> Vec<Flow> {
     }
     for number in 0..8 {
         let v6 = number % 2 == 1;
-        // A mark on the way in is somebody else's, and stays.
+        // A mark on inbound frames stays.
         let tos = if number < 4 { MARK } else { 0 };
         let (from, to) = (web(v6, number, 443), host(v6, 40_000 + number));
         flows.push(inbound(&tcp_between(from, to).tos(tos)));
@@ -148,7 +148,7 @@ fn udp_between(from: SocketAddr, to: SocketAddr) -> Frame {
     sized(udp(&from.to_string(), &to.to_string()), to)
 }
 
-/// All frames have the same length, and so their records the same place.
+/// Pads a frame to the common length, so that all records have the same offset.
 fn sized(frame: Frame, to: SocketAddr) -> Frame {
     let headers = if to.is_ipv6() { 14 + 40 } else { 14 + 20 };
     frame.payload(FRAME_BYTES - headers)
@@ -196,14 +196,14 @@ fn mac(text: &str) -> MacAddr {
     text.parse().unwrap()
 }
 
-/// Which flow a frame belongs to, and its place there.
+/// The flow and the sequence number of a frame.
 pub(crate) fn place(number: u64, flows: u32) -> (u32, u32) {
     let flows = u64::from(flows);
     let small = |wide| u32::try_from(wide).unwrap();
     (small(number * STRIDE % flows), small(number / flows))
 }
 
-/// Writes into a frame which one it is.
+/// Writes flow and sequence number into a frame.
 pub(crate) fn sign(frame: &mut [u8], flow: u32, sequence: u32) {
     let record = [MAGIC, flow, sequence].map(u32::to_ne_bytes);
     frame[HEADER_BYTES..HEADER_BYTES + 12].copy_from_slice(record.as_flattened());

@@ -1,5 +1,5 @@
-//! What sends: by a packet socket at a steady pace or in bursts, or by the kernel as fast as
-//! frames are taken. Every frame has a number; which of them were sent is known to the frame.
+//! The senders: a packet socket at a steady pace or in bursts, or the kernel at full speed. Every
+//! frame has a number, and it is known exactly which ones were sent.
 
 use crate::flows::{FLOWS, OUTBOUND, flows, place, sign};
 use crate::sinks::Sinks;
@@ -18,22 +18,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// The steady pace, in frames a second.
+/// The steady pace in frames per second.
 pub(crate) const PACE: u64 = 20_000;
-/// What the generator makes at one call: a call takes milliseconds to set up.
+/// The frames per call of the generator: a call takes milliseconds to set up.
 const GENERATED_AT_ONCE: u32 = 1 << 16;
-/// How long a frame is offered again to a NIC that is full.
+/// The time for which sending a frame to a full NIC is retried.
 const FULL_LIMIT: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How fast, and in which rhythm.
+/// The rate and the rhythm of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rhythm {
-    /// [`PACE`] in both directions, some frames every millisecond.
+    /// [`PACE`] in both directions, several frames per millisecond.
     Steady,
-    /// The same in bursts: one every 10 ms.
+    /// [`PACE`] in both directions, in a burst every 10 ms.
     Bursts,
-    /// As fast as the box's NIC takes them, from the host only.
+    /// As fast as the box's NIC accepts frames, only from the host.
     Saturation,
 }
 
@@ -46,7 +46,7 @@ impl Rhythm {
         }
     }
 
-    /// How many flows there are.
+    /// The number of flows.
     pub(crate) const fn flows(self) -> u32 {
         match self {
             Self::Steady | Self::Bursts => FLOWS,
@@ -55,28 +55,28 @@ impl Rhythm {
     }
 }
 
-/// What was sent.
+/// The sent frames.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sent {
-    /// How many numbers were given to frames, from 0 on.
+    /// The number of frame numbers used, from 0 on.
     pub(crate) numbers: u64,
-    /// Those that no NIC took, in order: of a link that is down.
+    /// The numbers that no NIC accepted, in order, because a link was down.
     pub(crate) refused: Vec<u64>,
-    /// When, since the beginning, the frames from this number on were sent.
+    /// The times since the start at which the frames from this number on were sent.
     pub(crate) times: Vec<(u64, Duration)>,
-    /// How long it took altogether.
+    /// The length of the whole load.
     pub(crate) length: Duration,
 }
 
 impl Sent {
-    /// When a frame was sent, to the millisecond.
+    /// The time at which a frame was sent, to the millisecond.
     pub(crate) fn time(&self, number: u64) -> Option<Duration> {
         let after = self.times.partition_point(|&(first, _)| first <= number);
         self.times.get(after.checked_sub(1)?).map(|&(_, time)| time)
     }
 }
 
-/// A load that is on.
+/// A running load.
 pub(crate) struct Load {
     thread: Option<JoinHandle<Result<Sent, LabError>>>,
     stop: Arc<AtomicBool>,
@@ -130,20 +130,20 @@ impl Load {
         self.numbers.load(Ordering::Relaxed)
     }
 
-    /// Returns when the load has been on for so long, and has sent something all the while.
+    /// Waits while the load runs for this long; fails if it stops sending.
     pub(crate) fn go_on(&self, length: Duration) -> Result<(), LabError> {
         let (begin, before) = (Instant::now(), self.number());
         while begin.elapsed() < length || self.number() == before {
             let over = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
             if over || begin.elapsed() > length + PATIENCE {
-                return Err(LabError("the load sends nothing any more".to_owned()));
+                return Err(LabError("the load has stopped sending".to_owned()));
             }
             thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }
 
-    /// Ends it, and says what was sent.
+    /// Ends the load, and returns the sent frames.
     pub(crate) fn finish(mut self) -> Result<Sent, LabError> {
         self.stop.store(true, Ordering::Relaxed);
         let outcome = self.thread.take().map(JoinHandle::join);
@@ -157,12 +157,12 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Whoever gives up on a run must not have its load beside the next one.
+        // An aborted run must not leave its load running.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// A packet socket that sends whole frames by one interface.
+/// A packet socket that sends whole frames on one interface.
 pub(crate) struct Wire(OwnedFd);
 
 impl Wire {
@@ -187,8 +187,8 @@ impl Wire {
         })
     }
 
-    /// Sends a frame; says whether the NIC took it. One that is full is asked again, for a
-    /// while: what it does not take it drops, so that no frame is sent twice.
+    /// Sends a frame; returns whether the NIC accepted it. Retries a full NIC for a while: a
+    /// rejected frame is dropped, so no frame is sent twice.
     pub(crate) fn send(&self, frame: &[u8]) -> bool {
         let mut begin = None;
         loop {
@@ -206,7 +206,7 @@ impl Wire {
     }
 }
 
-/// Sends at [`PACE`] until it is told to stop; what is late is made up for.
+/// Sends at [`PACE`] until stopped, and makes up for delays.
 fn pace(
     host: &Wire,
     clearnet: &Wire,
@@ -221,7 +221,7 @@ fn pace(
     let mut due = begin;
     while !until.load(Ordering::Relaxed) {
         due += tick;
-        // Whoever made up for a long delay all at once would only try how much a cable holds.
+        // Making up for a long delay at once would overflow the cable's queue.
         thread::sleep(due.saturating_duration_since(Instant::now()).max(tick / 4));
         sent.times.push((sent.numbers, begin.elapsed()));
         for number in sent.numbers..sent.numbers + per_tick {
@@ -240,8 +240,8 @@ fn pace(
     sent
 }
 
-/// Keeps the calling thread on the first core: the kernel runs the box's receive side there
-/// too, and the box's process gets the others.
+/// Pins the calling thread to the first core: the kernel runs the box's receive side there too, and
+/// the box's process gets the others.
 fn stay_on_first_cpu() -> Result<(), LabError> {
     let mut cpus = CpuSet::new();
     cpus.set(0)

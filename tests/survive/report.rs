@@ -1,4 +1,4 @@
-//! What a run has shown, and the file that says so.
+//! The results of a run, and their file.
 
 use exitmark::lab::LabError;
 use serde::Serialize;
@@ -10,47 +10,46 @@ pub(crate) struct Row {
     pub(crate) event: &'static str,
     pub(crate) engine: &'static str,
     pub(crate) load: &'static str,
-    /// Frames a second that were sent.
+    /// Sent frames per second.
     pub(crate) rate_pps: u64,
-    /// Frames that a NIC took.
+    /// Frames that a NIC accepted.
     pub(crate) sent: u64,
-    /// Of these, those that never arrived.
+    /// Sent frames that never arrived.
     pub(crate) lost: u64,
     pub(crate) duplicated: u64,
     pub(crate) reordered: u64,
     pub(crate) mismarked: u64,
     pub(crate) missteered: u64,
-    /// Arrived, but of no flow.
+    /// Received frames of no flow.
     pub(crate) garbled: u64,
-    /// Of the lost, those on their way to the host.
+    /// Lost frames to the host.
     pub(crate) lost_inbound: u64,
-    /// Of the lost, those sent when every flow had arrived again.
+    /// Lost frames that were sent after every flow had arrived again.
     pub(crate) lost_after: Option<u64>,
-    /// From the sending of the first lost frame to that of the last one.
+    /// The time between sending the first and the last lost frame.
     pub(crate) outage_ms: Option<u64>,
-    /// The same of the longest time of which the lost frames follow each other by less than 50 ms.
+    /// The length of the longest outage, a sequence of lost frames less than 50 ms apart.
     pub(crate) longest_outage_ms: Option<u64>,
-    /// The most that were lost in such a time.
+    /// The largest number of frames lost in one outage.
     pub(crate) most_lost_at_once: Option<u64>,
-    /// Of the lost, those that found the cable before the box full: the load's own fault.
+    /// Lost frames that found the cable before the box full, because of the load.
     pub(crate) dropped_before_box: u64,
-    /// Of the lost, those that found the cables behind the box full or down.
+    /// Lost frames that found the cables behind the box full or down.
     pub(crate) dropped_behind_box: u64,
-    /// Of the lost, those that the box says it dropped; of the one that was there at the end.
+    /// Lost frames by the box's own counters, of the last process.
     pub(crate) dropped_in_box: Option<u64>,
-    /// Flows of which nothing arrived that was sent well after the event.
+    /// Flows without a received frame that was sent well after the event.
     pub(crate) silent_flows: u64,
-    /// How many frames may be lost, where that is bounded; at saturation, beside those that found a
-    /// cable full.
+    /// The permitted losses, if bounded; at saturation, besides frames that found a cable full.
     pub(crate) allowed: Option<u64>,
-    /// Whether everything was as expected.
+    /// Whether the result is as expected.
     pub(crate) holds: bool,
-    /// Why the run could not be made.
+    /// The reason why the run failed.
     pub(crate) error: Option<String>,
 }
 
 impl Row {
-    /// One line for people.
+    /// Formats the row as a line of text.
     pub(crate) fn line(&self) -> String {
         let outage = self.longest_outage_ms.map(|ms| format!(", outage {ms} ms"));
         format!(
@@ -76,7 +75,7 @@ impl Row {
 
 /// Writes all rows to `survive.json` in the target directory.
 pub(crate) fn write(rows: &[Row]) -> Result<PathBuf, LabError> {
-    // Cargo makes this directory in the target directory, wherever that is.
+    // Cargo creates this directory in the target directory.
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let path = scratch.parent().unwrap_or(scratch).join("survive.json");
     let text = serde_json::to_string_pretty(rows)

@@ -1,4 +1,4 @@
-//! Relay sets that are swapped under load: all of them list the test's relays.
+//! Relay sets that are swapped under load; all of them list the test's relays.
 
 use crate::flows::listed;
 use exitmark::lab::authorities::Authorities;
@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-/// How many endpoints a large set has.
+/// The number of endpoints in a large set.
 const LARGE: usize = 16_384;
 
-/// Consensus documents, in pairs of which each differs from the other, and who signed them.
+/// Consensus documents, in pairs of two different ones, and their signers.
 pub(crate) struct Sets {
     pub(crate) authorities: Authorities,
     pub(crate) certificates: String,
@@ -35,7 +35,7 @@ impl Sets {
 }
 
 fn order(seed: u32, relays: u32) -> Order {
-    // One moment for all of them: none may be older than another that is in force.
+    // One time for all: a document must not be older than the one in force.
     static NOW: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
     let now = *NOW;
     let hour = Duration::from_secs(3600);
@@ -57,13 +57,13 @@ fn endpoints(document: &str) -> EndpointSet {
     EndpointSet::new(document.accept_unchecked().endpoints()).unwrap()
 }
 
-/// A document that lists exactly as many endpoints as a large set has.
+/// A document with exactly the number of endpoints of a large set.
 fn large(seed: u32, authorities: &Authorities) -> String {
     let mut order = order(seed, 8_000);
     let more = LARGE
         .checked_sub(endpoints(&order.sign(authorities)).len())
         .unwrap();
-    // Shared address space (RFC 6598), where neither invented relays nor the test's flows are.
+    // Shared address space (RFC 6598), without generated relays and flows of the test.
     let base = 0x6440_0000 + (seed << 16);
     let fill = (base..).take(more).map(|address| Endpoint {
         address: std::net::Ipv4Addr::from(address).into(),
@@ -75,7 +75,7 @@ fn large(seed: u32, authorities: &Authorities) -> String {
     document
 }
 
-/// Puts a document in a tor's place, as tor does: a file beside it, then a rename.
+/// Replaces a document as tor does: writes a temporary file, and renames it.
 pub(crate) fn publish(path: &Path, document: &str) -> Result<(), LabError> {
     replace(path, document)
         .map_err(|error| LabError(format!("cannot write {}: {error}", path.display())))

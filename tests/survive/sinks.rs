@@ -6,39 +6,39 @@ use exitmark::lab::{LabError, Netns};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use std::path::Path;
 
-// Contract with tests/bpf/survive.bpf.c.
+// Interface to tests/bpf/survive.bpf.c.
 const CHUNK_BYTES: usize = 512 * 8;
 const CHUNK_BITS: u32 = 512 * 64;
 const CHUNKS_PER_FLOW: u32 = SEQUENCES / CHUNK_BITS;
 /// Two headers, and the number of a sink.
 const FLOW_BYTES: usize = 2 * HEADER_BYTES + 4;
 
-/// BPF_F_TEST_XDP_LIVE_FRAMES of linux/bpf.h: frames are redirected for real.
+/// `BPF_F_TEST_XDP_LIVE_FRAMES` of linux/bpf.h: frames are really redirected.
 const LIVE_FRAMES: u32 = 1 << 1;
 
-/// What one sink has counted, or all of them together.
+/// The counters of one sink, or of all together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// Frames of the test's.
+    /// Frames of the test.
     pub(crate) arrived: u64,
     pub(crate) mismarked: u64,
     pub(crate) missteered: u64,
     pub(crate) duplicated: u64,
     pub(crate) reordered: u64,
-    /// Of the test's, but of no flow.
+    /// Frames of the test, but of no flow.
     pub(crate) garbled: u64,
-    /// Not of the test's.
+    /// Frames not of the test.
     pub(crate) foreign: u64,
 }
 
-/// The programs of one run, loaded.
+/// The loaded programs of one run.
 #[derive(Clone)]
 pub(crate) struct Sinks {
     programs: Programs,
 }
 
 impl Sinks {
-    /// Loads the programs from what [`compile`] made.
+    /// Loads the output of [`compile`].
     pub(crate) fn load(program: &[u8]) -> Result<Self, LabError> {
         let sinks = Self {
             programs: Programs::load("survive.bpf.c", program)?,
@@ -53,7 +53,7 @@ impl Sinks {
         Ok(sinks)
     }
 
-    /// Makes an interface a sink. That lasts as long as the interface.
+    /// Makes an interface a sink, for the lifetime of the interface.
     pub(crate) fn attach(
         &self,
         sink: Sink,
@@ -68,7 +68,7 @@ impl Sinks {
         self.programs.attach(name, netns, interface)
     }
 
-    /// Puts a box without a fault between the interfaces of the middle.
+    /// Attaches the faultless box between the interfaces of the middle.
     pub(crate) fn attach_faultless(&self, netns: &Netns) -> Result<(), LabError> {
         for (sink, interface) in [
             (Sink::Uplink, "uplink0"),
@@ -81,7 +81,7 @@ impl Sinks {
         self.programs.attach("faultless", netns, "uplink0")
     }
 
-    /// What a sink has counted so far.
+    /// The counters of a sink so far.
     pub(crate) fn tally(&self, sink: Sink) -> Result<Tally, LabError> {
         let value = self.value("tallies", sink.number())?;
         let [
@@ -104,7 +104,7 @@ impl Sinks {
         })
     }
 
-    /// What all sinks have counted so far.
+    /// The sum of the counters of all sinks so far.
     pub(crate) fn total(&self) -> Result<Tally, LabError> {
         let mut total = Tally::default();
         for sink in Sink::ALL {
@@ -126,7 +126,7 @@ impl Sinks {
             .collect()
     }
 
-    /// How many different frames of each flow have arrived so far.
+    /// The number of distinct received frames of each flow so far.
     pub(crate) fn arrived(&self) -> Result<Vec<u64>, LabError> {
         Ok(self
             .progress()?
@@ -135,17 +135,17 @@ impl Sinks {
             .collect())
     }
 
-    /// How many different frames have arrived so far.
+    /// The number of distinct received frames so far.
     pub(crate) fn distinct(&self) -> Result<u64, LabError> {
         Ok(self.progress()?.iter().map(|[arrived, _]| arrived).sum())
     }
 
-    /// One more than the number of the latest frame of each flow that has arrived so far.
+    /// One more than the highest received sequence number of each flow so far.
     pub(crate) fn next(&self) -> Result<Vec<u64>, LabError> {
         Ok(self.progress()?.iter().map(|&[_, next]| next).collect())
     }
 
-    /// Which of the frames below `sent` of a load of `flows` flows have not arrived.
+    /// The numbers of frames below `sent`, of a load of `flows` flows, that have not arrived.
     pub(crate) fn missing(&self, sent: u64, flows: u32) -> Result<Vec<u64>, LabError> {
         let mut memory = Vec::with_capacity(flows as usize);
         let used = place(sent, flows).1 / CHUNK_BITS + 1;
@@ -158,7 +158,7 @@ impl Sinks {
         }
         let is_missing = |number: &u64| {
             let (flow, sequence) = place(*number, flows);
-            // A word's bit is a byte's bit only on a little-endian machine.
+            // Read whole words: the position of a bit's byte depends on the byte order.
             let word = sequence as usize / 64 * 8;
             let [bits] = numbers(&memory[flow as usize][word..word + 8]);
             bits >> (sequence % 64) & 1 == 0
@@ -166,7 +166,7 @@ impl Sinks {
         Ok((0..sent).filter(is_missing).collect())
     }
 
-    /// Tells the generator by which interface of its namespace it sends.
+    /// Sets the interface, in its namespace, on which the generator sends.
     pub(crate) fn aim(&self, netns: &Netns, interface: &'static str) -> Result<(), LabError> {
         self.programs.aim("exit_by", 0, netns, interface)
     }
@@ -187,7 +187,7 @@ impl Sinks {
             .map_err(|error| LabError(format!("the generator failed: {error}")))
     }
 
-    /// How many frames the generator has made.
+    /// The number of frames that the generator has sent.
     pub(crate) fn generated(&self) -> Result<u64, LabError> {
         self.value("sent", 0).map(|value| {
             let [sent] = numbers(&value);

@@ -1,4 +1,4 @@
-//! One row: a fresh site with sinks, a box, a load, an event, and what came of it.
+//! One row: a fresh site with sinks, a box, a load, an event, and the result.
 
 use crate::cgroup::MemoryCgroup;
 use crate::events::happen;
@@ -15,16 +15,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
-/// How long the load is on before the event, and twice after it.
+/// The length of the load before the event; it lasts twice as long after it.
 const BEFORE: Duration = Duration::from_millis(300);
 const AFTER: Duration = Duration::from_millis(200);
-/// When nothing has arrived for so long, nothing comes any more.
+/// The time without arrivals after which missing frames count as lost.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// What an event has to do with.
+/// The parts of a run that an event acts on.
 pub(crate) struct Stage<'a> {
     pub(crate) load: Load,
-    /// The box, as long as there is one. It goes before its cgroup does.
+    /// The box, if it runs. Dropped before its cgroup.
     pub(crate) running: Option<RunningBox>,
     pub(crate) cgroup: Option<MemoryCgroup>,
     pub(crate) rhythm: Rhythm,
@@ -36,7 +36,7 @@ pub(crate) struct Stage<'a> {
     pub(crate) consensus: &'a Path,
 }
 
-/// Makes the row of one line of the table, with one engine.
+/// Runs one line of the table with one engine, and returns its row.
 pub(crate) fn play(
     program: &[u8],
     sets: &Sets,
@@ -118,7 +118,7 @@ fn measure(
     let next = sinks.next()?;
     let silent = next[..flows].iter().filter(|&&next| next <= late.into());
     row.silent_flows = silent.map(|_| 1).sum();
-    // A stopped process does not hear SIGTERM.
+    // A stopped process does not handle SIGTERM.
     if let (Some(running), true) = (running, expected.event != Event::Stop) {
         let last = running.stop()?;
         if !last.status.success() {
@@ -144,7 +144,7 @@ pub(crate) fn site_with_sinks(program: &[u8]) -> Result<(Site, Sinks), LabError>
     Ok((site, sinks))
 }
 
-/// A site whose far ends neither speak nor answer: a stack without an address does not.
+/// A site whose far ends have no addresses, so that they neither send nor answer.
 fn quiet_site() -> Result<Site, LabError> {
     let site = Site::build(Plan::default())?;
     for (netns, interface) in [
@@ -159,7 +159,7 @@ fn quiet_site() -> Result<Site, LabError> {
     Ok(site)
 }
 
-/// A box of a site on which nothing happens.
+/// Writes the configuration for a site without an event.
 pub(crate) fn configure_plainly(
     directory: &Path,
     engine: &str,
@@ -183,7 +183,7 @@ fn configure(
         Event::FullRings => "[datapath]\nring = 64\nbatch = 64\n",
         _ => "",
     };
-    // By the uplink is where the sinks do not expect relay frames.
+    // The sinks expect no relay frames at the uplink.
     let without_way = match event {
         Event::LinkDown(_) | Event::PortBack(_) => "on_unavailable = \"drop\"\n",
         _ => "",
@@ -203,7 +203,7 @@ fn configure(
     Ok(path)
 }
 
-/// Waits until every frame has arrived, or none comes any more.
+/// Waits until every frame has arrived, or none arrives any more.
 pub(crate) fn drain(sinks: &Sinks, sent: &Sent) -> Result<(), LabError> {
     let wanted = sent.numbers - count(&sent.refused);
     let mut arrived = sinks.total()?.arrived;
@@ -218,7 +218,7 @@ pub(crate) fn drain(sinks: &Sinks, sent: &Sent) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Writes into a row what was sent, and what came of it.
+/// Writes the numbers of sent and received frames into a row.
 pub(crate) fn fill(
     row: &mut Row,
     sinks: &Sinks,
@@ -230,7 +230,7 @@ pub(crate) fn fill(
     if rhythm == Rhythm::Saturation {
         let length = u64::try_from(sent.length.as_micros()).unwrap_or(u64::MAX);
         row.rate_pps = sent.numbers * 1_000_000 / length.max(1);
-        // Which ones were lost would be too long a list.
+        // At saturation, a list of lost frames would be too long.
         row.sent = sent.numbers;
         row.lost = sent.numbers - sinks.distinct()?;
     } else {
@@ -267,7 +267,7 @@ pub(crate) fn fill(
     Ok(())
 }
 
-/// Lost frames that follow each other by less than a pause.
+/// A sequence of lost frames less than a pause apart.
 #[derive(Debug, PartialEq, Eq)]
 struct Outage {
     begin: Duration,
@@ -281,7 +281,7 @@ impl Outage {
     }
 }
 
-/// The outages that lost frames make, from when each was sent, in that order.
+/// The outages of lost frames, whose sending times are given in order.
 fn outages(sent: impl Iterator<Item = Duration>) -> Vec<Outage> {
     const PAUSE: Duration = Duration::from_millis(50);
     let mut outages: Vec<Outage> = Vec::new();
@@ -309,7 +309,7 @@ fn count(numbers: &[u64]) -> u64 {
     count_all(numbers.iter())
 }
 
-/// Frames that a cable was too full, or not there, to take.
+/// Frames dropped by a cable that was full or down.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dropped {
     pub(crate) before_box: u64,
@@ -342,7 +342,7 @@ impl Dropped {
     }
 }
 
-/// How many frames an interface has not sent: the twelfth number of its line.
+/// The transmit drops of an interface: the twelfth number of its line in `/proc/net/dev`.
 fn dropped_by(netns: &Netns, interface: &str) -> Result<u64, LabError> {
     let text = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
     text.unwrap_or_default()
@@ -354,7 +354,7 @@ fn dropped_by(netns: &Netns, interface: &str) -> Result<u64, LabError> {
 }
 
 #[test]
-fn an_outage_ends_where_nothing_is_lost_for_50_ms() {
+fn an_outage_ends_after_50_ms_without_loss() {
     let sent = [10, 12, 61, 111, 300].map(Duration::from_millis);
     let outages = outages(sent.into_iter());
     let found: Vec<_> = outages.iter().map(|one| (one.ms(), one.lost)).collect();

@@ -1,5 +1,5 @@
-//! A stock Tor client whose paths the test lays: circuits by its control port, and streams put on
-//! them as they come.
+//! A stock Tor client with paths chosen by the test: circuits built through its control port, and
+//! streams attached to them.
 
 use crate::network::{Network, PATIENCE, Tor, wait};
 use crate::socks;
@@ -14,15 +14,15 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The first number of the lines that come unasked.
+/// The status code of asynchronous events (control-spec).
 const EVENT: &str = "650 ";
 
-/// Where a page is.
+/// The location of a page.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
-    /// At an address: the exit asks no resolver.
+    /// An address, without a DNS query by the exit.
     Address(IpAddr),
-    /// At a name.
+    /// A host name.
     Name(String),
 }
 
@@ -36,10 +36,10 @@ impl fmt::Display for Place {
     }
 }
 
-/// A page under way: whole, or what is wrong with it.
+/// A running download; the result is complete, or an error.
 pub(crate) type Download = thread::JoinHandle<Result<(), String>>;
 
-/// A circuit, by tor's number for it.
+/// A circuit, by tor's circuit ID.
 #[derive(Clone, Debug)]
 pub(crate) struct Circuit(String);
 
@@ -51,11 +51,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Starts a client, and returns when it can be told what to do.
+    /// Starts a client, and returns when its control port is open.
     pub(crate) fn start(world: &Netns, network: &Network, name: &str) -> Self {
         let directory = network.directory_of(name);
         let (control, socks) = (directory.join("control"), directory.join("socks"));
-        // It asks no exit for directories, and builds no circuits of its own.
+        // It requests no directories from exits, and builds no circuits of its own.
         let lines = format!(
             "SocksPort unix:{} IPv6Traffic PreferIPv6\nControlPort unix:{}\n\
              EntryNodes {}\n__DisablePredictedCircuits 1\n__LeaveStreamsUnattached 1\n\
@@ -90,7 +90,7 @@ impl Client {
             .map(|tor| format!("${}", tor.fingerprint()))
             .collect();
         let command = format!("EXTENDCIRCUIT 0 {}", path.join(","));
-        // The client needs a consensus with all of these relays first, and their descriptors.
+        // First the client needs a consensus with all of these relays, and their descriptors.
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(answer) = self.ask(&command) {
@@ -112,7 +112,7 @@ impl Client {
         }
     }
 
-    /// Starts to fetch a page through a circuit.
+    /// Starts a download through a circuit.
     pub(crate) fn fetch(&mut self, circuit: &Circuit, place: &Place, page: Page) -> Download {
         let (socks, host) = (self.socks.clone(), place.clone());
         let download = thread::spawn(move || {
@@ -128,7 +128,7 @@ impl Client {
         download
     }
 
-    /// Waits for the first event, of those that nobody has waited for yet, of which this holds.
+    /// Waits for the first unconsumed event that `wanted` accepts.
     fn event(&mut self, wanted: impl Fn(&[&str]) -> bool) -> String {
         loop {
             while let Some(event) = self.events.pop_front() {
@@ -138,13 +138,12 @@ impl Client {
                 }
             }
             let line = self.line();
-            assert!(line.starts_with(EVENT), "nobody asked for {line}");
+            assert!(line.starts_with(EVENT), "unexpected line {line}");
             self.events.push_back(line);
         }
     }
 
-    /// Gives a command, and returns the last line of the answer: what is wrong with it if it was
-    /// not done.
+    /// Sends a command, and returns the last line of the answer, as an error if the command failed.
     fn ask(&mut self, command: &str) -> Result<String, String> {
         let stream = self.control.get_mut();
         stream

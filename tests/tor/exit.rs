@@ -1,4 +1,4 @@
-//! An exit host: its tor, bound to addresses in one of the three ways, and the box behind it.
+//! An exit host: its tor, with one of the three configurations of source addresses, and its box.
 
 use crate::flows::Watch;
 use crate::ground::{Dual, Lot, RESOLVER};
@@ -13,21 +13,21 @@ use std::time::Instant;
 
 const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
 
-/// How an operator can have tor take source addresses.
+/// The configuration of tor's source addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Binding {
-    /// One address, and nothing in the torrc.
+    /// One address, without an option in the torrc.
     None,
-    /// Two addresses: clients come to the first one, everything leaves from the second one.
+    /// Two addresses: clients connect to the first one, all connections use the second one.
     All,
-    /// Two addresses: relay traffic has the first one, exit traffic the second one.
+    /// Two addresses: relay traffic uses the first one, exit traffic the second one.
     OrAndExit,
 }
 
 impl Binding {
     pub(crate) const ALL: [Self; 3] = [Self::None, Self::All, Self::OrAndExit];
 
-    /// As the report has it.
+    /// The name in the report.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -36,7 +36,7 @@ impl Binding {
         }
     }
 
-    /// The relay's name in the network.
+    /// The relay's nickname in the network.
     pub(crate) fn nickname(self) -> String {
         match self {
             Self::None => "exitNone",
@@ -46,7 +46,7 @@ impl Binding {
         .to_owned()
     }
 
-    /// The addresses that exit traffic has.
+    /// The source addresses of exit traffic.
     pub(crate) fn clearnet(self, lot: &Lot) -> Dual {
         match self {
             Self::None => lot.first,
@@ -85,7 +85,7 @@ impl Binding {
     }
 }
 
-/// An exit host with its tor and its box, under observation since before tor started.
+/// An exit host with its tor and its box, captured since before tor started.
 pub(crate) struct Exit<'a> {
     pub(crate) binding: Binding,
     pub(crate) lot: &'a Lot,
@@ -95,8 +95,8 @@ pub(crate) struct Exit<'a> {
 }
 
 impl<'a> Exit<'a> {
-    /// Starts the captures, the box, and then tor, which has the consensus that it would have
-    /// after a restart. `fleet` are the exit hosts of this operator.
+    /// Starts the captures, the box, and then tor with a cached consensus, as after a restart.
+    /// `fleet` are the exit hosts of this operator.
     pub(crate) fn start(
         binding: Binding,
         lot: &'a Lot,
@@ -134,15 +134,14 @@ impl<'a> Exit<'a> {
         }
     }
 
-    /// Whether the box takes this endpoint for a relay's now.
+    /// Whether the box treats this endpoint as a relay's now.
     pub(crate) fn knows(&mut self, endpoint: SocketAddr) -> bool {
-        // A relay address would be steered to anywhere.
+        // From a relay address, all TCP would be steered.
         let from = self.binding.clearnet(self.lot);
         self.watch.is_steered(self.lot, from, endpoint)
     }
 
-    /// Waits until the box has taken on the relay at this endpoint, which the consensus of its tor
-    /// lists.
+    /// Waits until the box steers to the relay at this endpoint, which its tor's consensus lists.
     pub(crate) fn takes_on(&mut self, endpoint: SocketAddr) {
         let deadline = Instant::now() + PATIENCE;
         while !self.knows(endpoint) {
@@ -170,7 +169,7 @@ fn relays(network: &Network, directory: &Path, fleet: &[SocketAddr]) -> String {
     )
 }
 
-/// The box's configuration, as the documentation has an operator write it.
+/// The box's configuration, as the documentation describes it.
 fn configure(binding: Binding, lot: &Lot, relays: &str) -> String {
     format!(
         "[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\n\

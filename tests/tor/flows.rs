@@ -1,11 +1,11 @@
-//! What is seen of an exit host on the two links behind its box, read with etherparse.
+//! The traffic of an exit host on the two links behind its box, parsed with etherparse.
 //!
-//! A flow is a SYN without ACK from the host, told from others by its endpoints and its initial
-//! sequence number: a SYN that is sent again is the same flow, a port that is used again another.
+//! A flow is a SYN without ACK from the host, identified by its endpoints and its initial sequence
+//! number: a retransmitted SYN is the same flow, a reused port is another one.
 //!
-//! Probes are frames that the test sends from the host, with a source port that no socket takes.
-//! One to a relay tells by which link the box has it leave. Links keep their order, so one on each
-//! link draws a line: what tor sent before has been seen when the probe is seen.
+//! Probes are frames that the test sends from the host, with a source port that no socket uses. A
+//! probe to a relay shows by which link the box forwards it. Links keep the order of frames, so a
+//! probe on each link is a marker: earlier frames of tor have arrived when the probe has.
 
 use crate::ground::{Dual, Lot, OR_PORT, RESOLVER, WEB, relay};
 use crate::web::DNS_PORT;
@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// What the box marks with: AF11, its default.
+/// The box's mark: AF11, its default.
 const MARK: u8 = 10;
 const PROBE_PORT: u16 = 1;
 const LIMIT: Duration = Duration::from_secs(10);
@@ -31,14 +31,14 @@ pub(crate) struct Flow {
 enum Kind {
     Tcp {
         is_first: bool,
-        /// Accepts, or refuses what is no connection.
+        /// Accepts a connection, or refuses a segment of an unknown one.
         is_answer: bool,
         sequence: u32,
     },
     Udp,
 }
 
-/// What counts in a frame.
+/// The relevant fields of a frame.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     source: SocketAddr,
@@ -49,7 +49,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Lax, because a capture cuts what the kernel has put together for it.
+    /// Parses leniently, because captures truncate frames that the kernel has merged.
     fn read(frame: &CapturedFrame) -> Option<Self> {
         let packet = LaxSlicedPacket::from_ethernet(&frame.bytes).ok()?;
         let (source, destination, dscp): (IpAddr, IpAddr, u8) = match packet.net.as_ref()? {
@@ -103,7 +103,7 @@ impl Seen {
     }
 }
 
-/// The captures behind one box, and the port from which its host is made to send probes.
+/// The captures behind one box, and the raw port of its host for probes.
 pub(crate) struct Watch {
     uplink: Capture,
     incoming: Capture,
@@ -111,20 +111,20 @@ pub(crate) struct Watch {
     probes: u32,
 }
 
-/// What has been seen.
+/// The captured flows and frames.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
-    /// Marked on the uplink.
+    /// Flows on the uplink with the mark.
     pub(crate) marked: BTreeSet<Flow>,
-    /// On the link that carries Tor traffic.
+    /// Flows on the link that carries Tor traffic.
     pub(crate) steered: BTreeSet<Flow>,
-    /// Queries to the resolver that were neither.
+    /// Queries to the resolver that were neither marked nor steered.
     pub(crate) queries: u64,
     /// Frames to the resolver that were marked or steered.
     pub(crate) wrong_queries: u64,
     /// Frames that were marked and steered.
     pub(crate) marked_incoming: u64,
-    /// TCP on the uplink without the mark that answers nothing from outside.
+    /// TCP on the uplink without the mark that is not an answer to a remote host.
     pub(crate) unmarked_uplink: Vec<(SocketAddr, SocketAddr)>,
 }
 
@@ -142,33 +142,33 @@ impl Watch {
     /// Whether a frame from this address to this endpoint is steered now.
     pub(crate) fn is_steered(&mut self, lot: &Lot, from: Dual, endpoint: SocketAddr) -> bool {
         let number = self.send_segment(lot, from, endpoint);
-        // Behind it, because it is only there to be seen: it leaves by the uplink in any case.
+        // A marker behind the probe, which always leaves by the uplink.
         let line = self.send_datagram(lot);
         let seen = self.uplink.wait_until(LIMIT, |frames| {
             frames.iter().any(|frame| Seen::is_probe(frame, line))
         });
-        assert!(seen, "a probe is lost on {}", lot.uplink);
+        assert!(seen, "a probe was lost on {}", lot.uplink);
         let is_there =
             |frames: &[CapturedFrame]| frames.iter().any(|frame| Seen::is_probe(frame, number));
         if self.uplink.wait_until(Duration::ZERO, is_there) {
             return false;
         }
         let by_incoming = self.incoming.wait_until(LIMIT, is_there);
-        assert!(by_incoming, "a probe is lost on {}", lot.incoming);
+        assert!(by_incoming, "a probe was lost on {}", lot.incoming);
         true
     }
 
-    /// Draws a line on both links, and waits for it. Returns its two numbers.
+    /// Sends a marker on each link, and waits for both. Returns their two numbers.
     pub(crate) fn draw_line(&mut self, lot: &Lot) -> [u32; 2] {
         let numbers = [
             self.send_datagram(lot),
-            // An authority's: it is in every relay set.
+            // An authority's endpoint, which is in every relay set.
             self.send_segment(lot, lot.first, relay(1).at(OR_PORT)[0]),
         ];
         let links = [&mut self.uplink, &mut self.incoming];
         for (capture, number) in links.into_iter().zip(numbers) {
             let seen = capture.wait_until(LIMIT, |frames| {
-                // The newest ones are at the end.
+                // The newest frames are at the end.
                 frames
                     .iter()
                     .rev()
@@ -183,7 +183,7 @@ impl Watch {
         numbers
     }
 
-    /// Ends the captures and counts what they have seen up to this line.
+    /// Ends the captures and counts frames up to these markers.
     pub(crate) fn finish(self, lot: &Lot, line: [u32; 2]) -> Flows {
         let own: Vec<IpAddr> = [lot.first, lot.second].map(Dual::both).concat();
         let mut flows = Flows::default();
@@ -204,7 +204,7 @@ impl Watch {
         flows
     }
 
-    /// A segment that no connection has.
+    /// Sends a segment of no connection.
     fn send_segment(&mut self, lot: &Lot, from: Dual, to: SocketAddr) -> u32 {
         self.probes += 1;
         let [from4, from6] = from.both();

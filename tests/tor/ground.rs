@@ -1,14 +1,14 @@
-//! The namespaces, and who has which address: one world with everything beside the exit hosts,
-//! and three lots, each an exit host with a box of its own.
+//! The namespaces and their addresses: one world with everything but the exit hosts, and three
+//! lots, each an exit host with a box of its own.
 
 use exitmark::lab::bpf::{Programs, compile};
 use exitmark::lab::{Netns, VethEnd, poll, veth};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-/// Where every relay of the network accepts connections.
+/// The ORPort of every relay of the network.
 pub(crate) const OR_PORT: u16 = 9001;
-/// Where the directory authorities speak HTTP.
+/// The DirPort of the directory authorities.
 pub(crate) const DIR_PORT: u16 = 7000;
 
 /// An address of each family.
@@ -28,18 +28,18 @@ impl Dual {
     }
 }
 
-/// The web server.
+/// The addresses of the web server.
 pub(crate) const WEB: Dual = Dual {
     v4: Ipv4Addr::new(198, 51, 100, 7),
     v6: Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 7),
 };
-/// The exit hosts' resolver.
+/// The address of the exit hosts' resolver.
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 
-/// Where the exit hosts are.
+/// The network of the exit hosts.
 pub(crate) const EXITS: &str = "192.0.2.0/24";
 
-/// Whether an address is an exit host's: of that network, or of the IPv6 one beside it.
+/// Whether an address is an exit host's, IPv4 or IPv6.
 pub(crate) fn is_exit_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets().starts_with(&[192, 0, 2]),
@@ -47,7 +47,7 @@ pub(crate) fn is_exit_host(address: IpAddr) -> bool {
     }
 }
 
-/// How many addresses for relays the world has.
+/// The number of relay addresses in the world.
 const RELAYS: u8 = 16;
 
 /// The addresses of the world's relays: `number` is from 1 to 16.
@@ -58,7 +58,7 @@ pub(crate) fn relay(number: u8) -> Dual {
     }
 }
 
-/// One exit host, its box, and the two links behind the box as the world has them.
+/// One exit host, its box, and the world's ends of the two links behind the box.
 pub(crate) struct Lot {
     pub(crate) host: Netns,
     pub(crate) middle: Netns,
@@ -69,14 +69,14 @@ pub(crate) struct Lot {
     pub(crate) gateway_mac: String,
     /// The next hop of steered frames.
     pub(crate) hop_mac: String,
-    /// The host's addresses. Unbound sockets take the first one.
+    /// The host's addresses. Unbound sockets use the first one.
     pub(crate) first: Dual,
     pub(crate) second: Dual,
 }
 
 pub(crate) struct Ground {
     pub(crate) world: Netns,
-    /// At the tap `mon0`, which hears what arrives by every uplink.
+    /// The namespace of the tap `mon0`, which receives copies of all frames from the uplinks.
     pub(crate) listener: Netns,
     pub(crate) lots: [Lot; 3],
 }
@@ -90,7 +90,7 @@ impl Ground {
             world.ip(&format!("addr add {v6}/128 dev lo")).unwrap();
         }
         world.ip(&format!("addr add {RESOLVER}/32 dev lo")).unwrap();
-        // Steered frames come by another link than that by which their source is reached.
+        // Steered frames arrive by another link than the route to their source.
         world.sysctl("net/ipv4/conf/all/rp_filter", "0").unwrap();
         world
             .sysctl("net/ipv4/conf/default/rp_filter", "0")
@@ -106,7 +106,7 @@ impl Ground {
     }
 }
 
-/// Copies what arrives by these links to somebody who only hears.
+/// Mirrors frames that arrive by these links to a receive-only namespace.
 fn tap(world: &Netns, uplinks: [&'static str; 3]) -> Netns {
     let listener = Netns::new("listener").unwrap();
     let end = |netns, name, mac| VethEnd {
@@ -180,11 +180,11 @@ impl Lot {
         });
         for Dual { v4, v6 } in [first, second] {
             host.ip(&format!("addr add {v4}/26 dev eth0")).unwrap();
-            // Usable at once: the route below names it.
+            // Without DAD, because the route below uses the address at once.
             host.ip(&format!("addr add {v6}/64 dev eth0 nodad"))
                 .unwrap();
         }
-        // Named, because of two addresses of one kind the kernel prefers the newer one.
+        // Explicit, because the kernel prefers the newer one of two addresses.
         let Dual { v4, v6 } = first;
         host.ip(&format!("route add default via {gateway4} src {v4}"))
             .unwrap();

@@ -1,4 +1,4 @@
-//! Who is who: data directories, the relays' identities, and the keys of the authorities.
+//! Identities: data directories, the relays' fingerprints, and the keys of the authorities.
 
 use crate::ground::{DIR_PORT, Dual, OR_PORT};
 use crate::network::{EVERYBODY, listening};
@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Makes a directory as tor wants its own: nobody else's.
+/// Creates a directory with mode 0700, which tor requires.
 pub(crate) fn make_private(path: &Path) {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(path).unwrap();
@@ -20,8 +20,8 @@ pub(crate) fn fingerprint(directory: &Path) -> String {
     text.split_whitespace().nth(1).unwrap().to_owned()
 }
 
-/// Makes the keys of an authority. Returns the line that names it to every tor, and the
-/// fingerprint of its signing identity.
+/// Creates the keys of an authority. Returns its `DirAuthority` line, and the fingerprint of its
+/// identity key.
 pub(crate) fn authority(
     directory: &Path,
     name: &str,
@@ -50,8 +50,8 @@ pub(crate) fn authority(
         .unwrap()
         .to_owned();
 
-    // tor makes the relay's own key when it is asked for its fingerprint. It wants a complete
-    // configuration for that, so it is told of an authority that there is not.
+    // tor creates the relay's own key when its fingerprint is requested. This requires a complete
+    // configuration, so it gets a nonexistent authority.
     let nobody = "A".repeat(40);
     let torrc = directory.join(format!("{name}.torrc"));
     let text = format!(

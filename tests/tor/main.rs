@@ -1,5 +1,5 @@
-//! Tier: tor (root, and the `tor` of the distribution). A Tor network of stock programs, with a
-//! box behind each of three exit hosts, held against what tor itself says that it did.
+//! Tier: tor (root, and the `tor` of the distribution). A Tor network of stock programs, with a box
+//! behind each of three exit hosts, compared with tor's own counters.
 //!
 //! ```text
 //!  exit host ── eth0 ─── host0 ┌─────┐ uplink0 ─── up0 ┌──────────────────────────────────────┐
@@ -8,31 +8,30 @@
 //!                                                      └──────────────────────────────────────┘
 //! ```
 //!
-//! The three hosts have tor's three ways to take source addresses: with one address, with
-//! `OutboundBindAddress`, and with `OutboundBindAddressOR` and `OutboundBindAddressExit`. Each is
-//! observed from before its tor starts: pages are fetched through it, circuits are extended by it,
-//! and while a slow page is under way a relay joins the network, is listed by the next consensus,
-//! taken on by the box, and dialled.
+//! The three hosts have tor's three configurations of source addresses: one address,
+//! `OutboundBindAddress`, and `OutboundBindAddressOR` with `OutboundBindAddressExit`. Each is
+//! captured from before its tor starts: pages are fetched through it, circuits are extended by it,
+//! and during a slow download a relay joins the network, is listed by the next consensus, added to
+//! the box's relay set, and connected to.
 //!
-//! Then the flows on both links behind the box must be exactly what tor's MetricsPort counts:
-//! marked ones are its exit connections, steered ones are its connections to relays and to
-//! directories. Why that can be exact is said in `truth.rs` and `flows.rs`; what makes it so here:
+//! Then the flows on both links behind the box must exactly equal the counts of tor's MetricsPort:
+//! marked flows are its exit connections, steered ones its connections to relays and directories.
+//! `truth.rs` and `flows.rs` explain why these can be equal; the conditions here are:
 //!
-//! - The box has known every relay that its tor can dial since before it was started: it reads the
-//!   documents of that tor, which starts with a consensus, as after a restart. The exits of the
-//!   same operator, itself among them, are in `relays.extra` until the consensus lists them; that
-//!   is where the box knows the host's own ORPorts from.
-//! - Nobody has a circuit through the relay that joins before the test says so. A relay that tests
-//!   itself is dialled by others before any consensus lists it, and those that have a consensus
-//!   first use it first: for that moment an exit's dial looks like exit traffic, to this box as to
-//!   anybody who asks the consensus.
-//! - Both sides are read when nothing moves: tor's counters are the same before and after a line
-//!   is drawn on both links, and frames are counted up to that line.
+//! - The box's relay set lists every relay that its tor can connect to, from before tor starts: the
+//!   box reads the documents of that tor, which starts with a cached consensus, as after a restart.
+//!   The exits of the same operator, itself among them, are in `relays.extra` until the consensus
+//!   lists them, which also tells the box the host's own ORPorts.
+//! - No circuit uses the joining relay before the test builds one. During a relay's self-test others
+//!   connect to it before any consensus lists it, and tors with the newest consensus use it first:
+//!   until then an exit's connection to it looks like exit traffic to any reader of the consensus.
+//! - Both sides are read at rest: tor's counters are the same before and after a marker is sent on
+//!   both links, and frames are counted up to the markers.
 //!
-//! A monitor listens to copies of all that arrives by the three uplinks. What it has counted must
-//! be what the web servers have accepted, port by port, and all that was marked.
+//! A monitor receives copies of all frames from the three uplinks. Its counts must equal the
+//! connections that the web servers have accepted, port by port, and all marked flows.
 //!
-//! Rows are written to `tor.json` in the target directory, whether they hold or not.
+//! Rows are written to `tor.json` in the target directory, passed or failed.
 #![allow(
     clippy::unwrap_used,
     reason = "a test's ground that is missing is the test's failure"
@@ -60,14 +59,14 @@ use std::sync::LazyLock;
 use std::time::Instant;
 use web::{Page, WEB_PORTS, Web};
 
-/// Bytes of the pages, each of which is fetched from every place.
+/// The sizes of the pages in bytes; each is fetched from every place.
 const SIZES: [usize; 7] = [0, 1, 1_000, 16_384, 100_000, 300_000, 1_000_000];
-/// When the test began.
+/// The start time of the test.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// How often each exit is the first hop.
 const ENTRIES: usize = 3;
 
-/// Leaves the test where there is no root, or no tor.
+/// Skips the test without root or tor.
 macro_rules! needs_tor {
     () => {
         if !exitmark::lab::is_root() || !exitmark::lab::is_installed("tor") {
@@ -77,7 +76,7 @@ macro_rules! needs_tor {
 }
 
 #[test]
-fn what_tor_counts_is_what_is_marked_and_steered() {
+fn marked_and_steered_flows_equal_the_counts_of_tor() {
     needs_tor!();
     LazyLock::force(&START);
     let ground = Ground::build();
@@ -112,7 +111,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     }
     say("the exits are listed");
 
-    // A client of its own for each part of the test: a new one has the newest consensus.
+    // A new client for each part of the test, which has the newest consensus.
     let mut client = Client::start(&ground.world, &network, "client");
     let slow = Page {
         size: 2_000_000,
@@ -128,7 +127,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
         pages.push(fetch_all(&mut client, &circuit));
         say(&format!("pages through {}", exit.tor.name));
     }
-    // While those come, a relay joins, of which no box knows yet.
+    // During these downloads a relay joins, which no box knows yet.
     for exit in &mut exits {
         assert!(!exit.knows(network::newcomer().at(OR_PORT)[0]));
     }
@@ -146,7 +145,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     let late = follow_a_change(&ground, &network, &mut exits, &newcomer, &mut pages, door);
     assert!(
         under_way.iter().all(|download| !download.is_finished()),
-        "the slow pages came too fast to see a change"
+        "the slow pages ended before the change"
     );
     web.let_go();
     for (pages, slow) in pages.iter_mut().zip(under_way) {
@@ -157,7 +156,7 @@ fn what_tor_counts_is_what_is_marked_and_steered() {
     late.tor.stop();
 }
 
-/// Says how far the test is, to who watches it.
+/// Prints the progress of the test.
 fn say(words: &str) {
     println!("{:4} s: {words}", START.elapsed().as_secs());
 }
@@ -172,7 +171,7 @@ fn quick(number: usize, size: usize) -> Page {
 }
 
 /// Fetches pages of every size from every kind of place: the server's addresses, names of them,
-/// and a web server on a relay's address, which no relay set may take for a relay.
+/// and a web server at a relay's address, whose port is not in the relay set.
 fn fetch_all(client: &mut Client, circuit: &Circuit) -> Vec<Download> {
     let mut downloads = Vec::new();
     for (number, size) in SIZES.into_iter().enumerate() {
@@ -186,7 +185,7 @@ fn fetch_all(client: &mut Client, circuit: &Circuit) -> Vec<Download> {
     downloads
 }
 
-/// Waits until the boxes have the relay that joined, and has the exits dial it.
+/// Waits until the boxes list the relay that joined, and makes the exits connect to it.
 fn follow_a_change(
     ground: &Ground,
     network: &Network,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// A passive tap: a copy of every frame goes out by another interface.
+// A passive tap: sends a copy of every frame on another interface.
 
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>

@@ -1,4 +1,4 @@
-//! The monitor at a tap on every uplink, and what it must have counted.
+//! The monitor at a tap on every uplink, and its expected counts.
 
 use crate::exit::Binding;
 use crate::ground::Ground;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
 
-/// It runs, and has since before anything was marked.
+/// A running monitor, started before any frame was marked.
 pub(crate) struct Monitor {
     running: RunningBox,
     directory: TempDir,
@@ -28,7 +28,7 @@ impl Monitor {
             .zip(&ground.lots)
             .flat_map(|(binding, lot)| binding.clearnet(lot).both())
             .map(|address| address.to_string());
-        // A period that ends at a moment when nobody tests.
+        // A period that does not end during the test.
         let configuration = format!(
             "interface = \"mon0\"\naddresses = {:?}\n[period]\nlength = \"30days\"\n\
              directory = \"periods\"\nstate = \"state\"\n[metrics]\nlisten = \"off\"\n",
@@ -45,8 +45,8 @@ impl Monitor {
         }
     }
 
-    /// Ends it, and holds what it keeps for a restart against what the web servers say, and the
-    /// number of all connections that were marked.
+    /// Ends the monitor, and compares its stored state with the connections of the web servers, and
+    /// with the number of all marked connections.
     pub(crate) fn check(self, web: &Web, marked: u64, complain: &mut impl FnMut(String)) {
         let counters = self.running.counters().unwrap();
         let last = self.running.end().unwrap();
@@ -59,7 +59,7 @@ impl Monitor {
         let ports = ports(&self.directory.path().join("state"));
         for (port, accepted) in web.accepted() {
             if accepted == 0 {
-                complain(format!("nobody asked at port {port}"));
+                complain(format!("no connection to port {port}"));
             }
         }
         let accepted: Vec<_> = web.accepted().into();
@@ -70,7 +70,7 @@ impl Monitor {
     }
 }
 
-/// The flows by port, of what is kept for a restart: a line of JSON in the one file there is.
+/// The flows by port in the stored state: a line of JSON in a single file.
 fn ports(state: &Path) -> Vec<(u16, u64)> {
     #[derive(Deserialize)]
     struct Kept {
@@ -85,6 +85,6 @@ fn ports(state: &Path) -> Vec<(u16, u64)> {
     for (cell, counts) in kept.ledger.cells {
         *ports.entry(cell.port).or_default() += counts.flows;
     }
-    // What a box did not know yet for a relay's was marked: a probe, which begins no connection.
+    // A probe to a relay that a box did not know yet was marked; it opens no connection.
     ports.into_iter().filter(|(_, flows)| *flows > 0).collect()
 }

@@ -1,4 +1,4 @@
-//! The Tor network: every tor is a process of its own, in a namespace and with a data directory.
+//! The Tor network: every tor is a process in a namespace, with a data directory of its own.
 
 use crate::ground::{DIR_PORT, Dual, EXITS, OR_PORT, RESOLVER, relay};
 use crate::keys::{self, fingerprint, make_private};
@@ -10,15 +10,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const AUTHORITIES: u8 = 3;
-/// The relays that are there from the beginning. One of them is a way out, for circuits in which
-/// an exit under test is the first hop.
+/// The number of initial relays. One of them is an exit, for circuits in which an exit under test
+/// is the first hop.
 const RELAYS: u8 = 4;
-/// Both flavours, as every relay has them.
+/// The consensus files of both flavours, which every relay has.
 pub(crate) const DOCUMENTS: [&str; 2] = ["cached-consensus", "cached-microdesc-consensus"];
-/// The lines of a log that a failure shows.
+/// The number of log lines in an error.
 const LAST_LINES: usize = 12;
 
-/// The longest that anything in the network may take: a few rounds of votes.
+/// The timeout of every step, a few rounds of votes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Votes every 20 s, the least that two busy cores keep up with.
@@ -33,7 +33,7 @@ ExitPolicyRejectPrivate 0
 ShutdownWaitLength 0
 SafeLogging 0
 ";
-/// With parameters, because exitmark's parser takes no consensus that has none.
+/// With parameters in the consensus.
 const AUTHORITY: &str = "AuthoritativeDirectory 1
 ConsensusParams circwindow=1000
 V3AuthoritativeDirectory 1
@@ -58,7 +58,7 @@ pub(crate) struct Tor {
 }
 
 impl Tor {
-    /// The end of its log.
+    /// The end of the log.
     pub(crate) fn last_words(&self) -> String {
         let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
@@ -76,12 +76,12 @@ impl Tor {
         })
     }
 
-    /// Its identity, as control commands name it.
+    /// The fingerprint, as used in control commands.
     pub(crate) fn fingerprint(&self) -> String {
         fingerprint(&self.directory)
     }
 
-    /// Ends it as an operator does.
+    /// Ends tor with a signal, as an operator does.
     pub(crate) fn stop(mut self) {
         self.child
             .signal(nix::sys::signal::Signal::SIGTERM)
@@ -90,7 +90,7 @@ impl Tor {
     }
 }
 
-/// Waits for a condition, and shows what these tors have to say where it never comes.
+/// Waits for a condition; on timeout fails with the logs of these tors.
 #[track_caller]
 pub(crate) fn wait(what: &str, tors: &[&Tor], mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -103,15 +103,15 @@ pub(crate) fn wait(what: &str, tors: &[&Tor], mut condition: impl FnMut() -> boo
     }
 }
 
-/// What is needed to take part in the network.
+/// The running network, and the data that a participant needs.
 pub(crate) struct Network {
-    /// The authorities, then the relays that are there from the beginning.
+    /// The authorities, then the initial relays.
     tors: Vec<Tor>,
     /// The lines of a torrc that name the authorities.
     authority_lines: String,
-    /// What the authorities sign with, as 40 hexadecimal digits each.
+    /// The authorities' identities, 40 hexadecimal digits each.
     pub(crate) identities: Vec<String>,
-    /// Everybody's files. The last field, because it is removed when nobody writes any more.
+    /// The files of all tors. The last field, so that it is removed after all of them have ended.
     directory: tempfile::TempDir,
 }
 
@@ -153,14 +153,14 @@ impl Network {
         network
     }
 
-    /// Starts one more relay in the world. Before it is listed it has others dial it, to see
-    /// whether they can; it asks no exit for that, nor dials one by itself.
+    /// Starts one more relay in the world. Before it is listed, other relays connect to it to test
+    /// its reachability; it uses no exit for that, and connects to none by itself.
     pub(crate) fn join(&self, world: &Netns, name: &str) -> Tor {
         let role = MIDDLE.to_owned() + &avoiding(EXITS);
         self.relay(world, name, newcomer(), &role)
     }
 
-    /// Starts a relay with an ORPort at both of its addresses, and from which it dials too.
+    /// Starts a relay with an ORPort on both of its addresses, which are also its source addresses.
     fn relay(&self, netns: &Netns, name: &str, at: Dual, role: &str) -> Tor {
         self.tor(
             netns,
@@ -174,20 +174,20 @@ impl Network {
         )
     }
 
-    /// The lines of a torrc that make a relay a way out.
+    /// The lines of a torrc that make a relay an exit.
     pub(crate) fn door(&self) -> String {
         let resolver = self.path("resolv.conf");
         format!("{DOOR}ServerDNSResolvConfFile {}\n", resolver.display())
     }
 
-    /// Where the files of a tor of this name are.
+    /// The data directory of a tor of this name.
     pub(crate) fn directory_of(&self, name: &str) -> PathBuf {
         let path = self.directory.path().join(name);
         make_private(&path);
         path
     }
 
-    /// A path for what is no tor's.
+    /// A path for other files.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -218,24 +218,24 @@ impl Network {
         }
     }
 
-    /// The names of all that are there from the beginning.
+    /// The names of all initial tors.
     pub(crate) fn names(&self) -> Vec<String> {
         self.tors.iter().map(|tor| tor.name.clone()).collect()
     }
 
-    /// The relay that is a way out, and the others.
+    /// The relay that is an exit, and the others.
     pub(crate) fn relays(&self) -> (&Tor, &[Tor]) {
         let relays = &self.tors[usize::from(AUTHORITIES)..];
         (&relays[0], &relays[1..])
     }
 
-    /// The directory authorities, which have every consensus first. Clients begin with what one
-    /// of them has, and look for the next one late.
+    /// The directory authorities, which have every consensus first. Clients start with the
+    /// documents of one of them, and fetch the next ones late.
     pub(crate) fn authorities(&self) -> &[Tor] {
         &self.tors[..usize::from(AUTHORITIES)]
     }
 
-    /// Relays that clients may have as guards, so that they ask no exit for directories.
+    /// Relays that clients may use as guards, so that they request no directories from exits.
     pub(crate) fn guards(&self) -> String {
         let names: Vec<_> = self
             .relays()
@@ -246,13 +246,13 @@ impl Network {
         names.join(",")
     }
 
-    /// Every tor that runs from the beginning, for [`wait`].
+    /// All initial tors, for [`wait`].
     pub(crate) fn all(&self) -> Vec<&Tor> {
         self.tors.iter().collect()
     }
 }
 
-/// The name of the one with this number.
+/// The name of the relay with this number.
 fn name(number: u8) -> String {
     match number.checked_sub(AUTHORITIES) {
         None | Some(0) => format!("authority{number}"),
@@ -260,18 +260,18 @@ fn name(number: u8) -> String {
     }
 }
 
-/// Where the relay listens that joins later.
+/// The addresses of the relay that joins later.
 pub(crate) fn newcomer() -> Dual {
     relay(AUTHORITIES + RELAYS + 1)
 }
 
-/// Every endpoint at which something of the network listens in the world.
+/// Every endpoint of the network that listens in the world.
 pub(crate) fn endpoints() -> impl Iterator<Item = std::net::SocketAddr> {
     let all = (1..=AUTHORITIES + RELAYS + 1).flat_map(|number| relay(number).at(OR_PORT));
     all.chain((1..=AUTHORITIES).map(|number| (relay(number).v4, DIR_PORT).into()))
 }
 
-/// The lines of a torrc by which a relay listens, and says so.
+/// The lines of a torrc with which a relay listens and publishes its addresses.
 pub(crate) fn listening(name: &str, Dual { v4, v6 }: Dual) -> String {
     format!(
         "Nickname {name}\nSocksPort 0\nAddress {v4}\nAddress [{v6}]\n\
@@ -279,13 +279,13 @@ pub(crate) fn listening(name: &str, Dual { v4, v6 }: Dual) -> String {
     )
 }
 
-/// The lines of a torrc by which a tor has no circuits of its own through these.
+/// The lines of a torrc with which a tor builds no circuits through these addresses.
 fn avoiding(addresses: &str) -> String {
     format!("ExcludeNodes {addresses}\nStrictNodes 1\n")
 }
 
-/// The same for the relay that joins: who knows it first would have an exit dial it before that
-/// exit's tor, and so the box, can know it.
+/// The same for the relay that joins: a tor that knows it first could extend a circuit to it
+/// through an exit whose own tor, and so the box, does not know it yet.
 pub(crate) fn avoid_newcomer() -> String {
     avoiding(&newcomer().v4.to_string())
 }

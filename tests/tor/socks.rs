@@ -1,4 +1,4 @@
-//! A page by way of a SOCKS 5 proxy (RFC 1928), compared with what it must be.
+//! Downloads through a SOCKS 5 proxy (RFC 1928), compared with the expected content.
 
 use crate::client::Place;
 use crate::network::PATIENCE;
@@ -15,7 +15,7 @@ const IPV4: u8 = 1;
 const NAME: u8 = 3;
 const IPV6: u8 = 4;
 
-/// Fetches a page and holds it against its bytes.
+/// Fetches a page and compares its bytes.
 pub(crate) fn fetch(proxy: &Path, place: &Place, page: Page) -> Result<()> {
     let mut stream = UnixStream::connect(proxy)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -24,7 +24,7 @@ pub(crate) fn fetch(proxy: &Path, place: &Place, page: Page) -> Result<()> {
     stream.read_exact(&mut choice)?;
     expect(
         choice == [VERSION, NO_AUTHENTICATION],
-        "the proxy wants a password",
+        "the proxy requires authentication",
     )?;
 
     let mut request = vec![VERSION, CONNECT, 0];
@@ -48,7 +48,7 @@ pub(crate) fn fetch(proxy: &Path, place: &Place, page: Page) -> Result<()> {
     stream.read_exact(&mut reply)?;
     let code = reply[1];
     expect(code == 0, &format!("the proxy refuses with code {code}"))?;
-    // The address that was bound, which tor does not tell, and its port.
+    // The bound address, which tor leaves empty, and its port.
     let bound = if reply[3] == IPV6 { 16 } else { 4 };
     stream.read_exact(&mut vec![0; bound + 2])?;
 
@@ -58,7 +58,7 @@ pub(crate) fn fetch(proxy: &Path, place: &Place, page: Page) -> Result<()> {
     stream.read_to_end(&mut response)?;
     let head = response.windows(4).position(|end| end == b"\r\n\r\n");
     let Some(head) = head else {
-        return Err(Error::new(ErrorKind::UnexpectedEof, "no whole header came"));
+        return Err(Error::new(ErrorKind::UnexpectedEof, "incomplete header"));
     };
     let body = &response[head + 4..];
     let ok = response.starts_with(b"HTTP/1.0 200 ") && body == page.body();

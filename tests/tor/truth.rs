@@ -1,11 +1,11 @@
-//! What tor itself says that it has dialled, by its MetricsPort.
+//! tor's own counts of initiated connections, from its MetricsPort.
 //!
-//! Why its counters can equal flows on the wire: tor counts a connection in the step in which it
-//! calls connect(), whether or not anybody answers, and answers a request for metrics in another
-//! one. A stream to a name is counted when the name is resolved, and one that the exit refuses is
-//! not. DNS goes by UDP sockets that it does not count here. Only directory requests that came
-//! through a circuit (BEGIN_DIR) would count without a socket; the clients of this network have
-//! other relays for those, and that there were none is checked.
+//! These can equal flows on the wire: tor counts a connection in the same step of its event loop in
+//! which it calls connect(), with or without an answer, and serves metrics in another step. A
+//! stream to a name is counted once the name is resolved; a stream that the exit refuses is not
+//! counted. DNS uses UDP sockets, which are not counted here. Only directory requests through a
+//! circuit (BEGIN_DIR) would count without a socket; the clients of this network use other relays
+//! for those, and the test checks that there were none.
 
 use crate::network::{Tor, wait};
 use exitmark::lab::Netns;
@@ -16,7 +16,7 @@ use std::time::Duration;
 const PORT: u16 = 9035;
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The lines of a torrc by which tor tells.
+/// The lines of a torrc that enable the metrics.
 pub(crate) fn torrc() -> String {
     format!("MetricsPort 127.0.0.1:{PORT}\nMetricsPortPolicy accept 127.0.0.1\n")
 }
@@ -32,7 +32,7 @@ pub(crate) struct Dials {
 impl Dials {
     pub(crate) fn read(host: &Netns, tor: &Tor) -> Self {
         let mut text = None;
-        wait("tor tells its metrics", &[tor], || {
+        wait("tor serves its metrics", &[tor], || {
             text = host.run(metrics).ok();
             text.is_some()
         });
@@ -64,7 +64,8 @@ impl Dials {
     }
 }
 
-/// tor leaves the connection open, so the answer ends where its header says.
+/// Fetches the metrics. tor keeps the connection open, so the header determines the answer's
+/// length.
 fn metrics() -> Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;

@@ -1,4 +1,4 @@
-//! The end of a run: everything counted, compared, and said.
+//! The end of a run: counts, comparison and report.
 
 use crate::client::Download;
 use crate::exit::{Binding, Exit};
@@ -12,8 +12,7 @@ use crate::web::{self, WEB_PORTS, Web};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-/// Waits for the pages, reads both sides when nothing moves, writes the rows, and fails with all
-/// that does not hold.
+/// Waits for the pages, reads both sides at rest, writes the rows, and fails with all differences.
 pub(crate) fn pronounce(
     exits: Vec<Exit<'_>>,
     pages: Vec<Vec<Download>>,
@@ -72,11 +71,10 @@ fn count(flows: &BTreeSet<Flow>) -> u64 {
     u64::try_from(flows.len()).unwrap()
 }
 
-/// Both sides of one exit, at a moment when nothing moves. Ends its box, which must have nothing
-/// to complain of either.
+/// Reads both sides of one exit at rest. Ends its box, which must end well.
 fn settle(mut exit: Exit<'_>, complain: &mut impl FnMut(String)) -> (Dials, Flows) {
     let mut settled = None;
-    wait("tor dials nobody for a moment", &[&exit.tor], || {
+    wait("tor opens no connection for a moment", &[&exit.tor], || {
         let before = Dials::read(&exit.lot.host, &exit.tor);
         let line = exit.watch.draw_line(exit.lot);
         let after = Dials::read(&exit.lot.host, &exit.tor);
@@ -91,8 +89,8 @@ fn settle(mut exit: Exit<'_>, complain: &mut impl FnMut(String)) -> (Dials, Flow
         complain(format!("the box ended with {}:\n{}", last.status, last.log));
     }
     for (counter, &number) in &last.counters {
-        // With two kinds of address the relay set is a cross-check, and must agree, but for the one
-        // probe that went from an exit address to a relay.
+        // With two kinds of address the relay set is a cross-check, and must agree, except for the
+        // one probe from an exit address to a relay.
         let (is_fault, expected) = match counter.as_str() {
             "disagreement" => (true, u64::from(exit.binding == Binding::OrAndExit)),
             other => (other.starts_with("dropped_"), 0),
@@ -104,7 +102,7 @@ fn settle(mut exit: Exit<'_>, complain: &mut impl FnMut(String)) -> (Dials, Flow
     (dials, flows)
 }
 
-/// What must hold of the flows by themselves: the test knows who is who.
+/// Checks the flows by their addresses, which the test knows.
 fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl FnMut(String)) {
     let webs: BTreeSet<_> = WEB_PORTS.into_iter().flat_map(web::endpoints).collect();
     for (what, flows, known) in [
@@ -120,7 +118,7 @@ fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl
     }
     for web in webs {
         if !flows.marked.iter().any(|flow| flow.destination == web) {
-            complain(format!("nothing was marked that went to {web}"));
+            complain(format!("no flow to {web} was marked"));
         }
     }
     let newcomer = network::newcomer().at(OR_PORT);
@@ -129,7 +127,7 @@ fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl
         .iter()
         .any(|flow| newcomer.contains(&flow.destination))
     {
-        complain("no dial to the relay that joined was steered".to_owned());
+        complain("no connection to the relay that joined was steered".to_owned());
     }
     let unmarked: BTreeSet<_> = flows.unmarked_uplink.iter().collect();
     for (source, destination) in unmarked {
@@ -143,7 +141,7 @@ fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl
     }
 }
 
-/// What must hold of the numbers.
+/// Checks the numbers of a row.
 fn check_row(row: &Row, dials: Dials, flows: &Flows, complain: &mut impl FnMut(String)) {
     for (what, holds) in [
         (

@@ -1,5 +1,5 @@
-//! The clearnet that exit traffic goes to: a web server whose pages' bytes follow from their
-//! names, and a resolver for names of its two addresses.
+//! The clearnet servers of exit traffic: a web server whose pages are determined by their names,
+//! and a resolver for names of its two addresses.
 
 use crate::ground::{RESOLVER, WEB, is_exit_host, relay};
 use exitmark::lab::{Netns, Random};
@@ -14,26 +14,26 @@ use std::time::Duration;
 pub(crate) const WEB_PORTS: [u16; 2] = [80, 8080];
 pub(crate) const DNS_PORT: u16 = 53;
 
-/// A relay's address, at which there is a web server too.
+/// A relay's address with a web server.
 pub(crate) fn on_relay() -> IpAddr {
     relay(4).v4.into()
 }
 
-/// What a slow page comes in until it is let go: some 5 KiB a second.
+/// The chunk and the interval of a slow page until it is released, about 5 KiB a second.
 const TRICKLE: (usize, Duration) = (256, Duration::from_millis(50));
 
 const TYPE_A: u16 = 1;
 const TYPE_AAAA: u16 = 28;
 const NOT_EXISTING: u8 = 3;
 
-/// A page: its name is all that its bytes depend on.
+/// A page, whose bytes depend only on its name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Page {
     pub(crate) size: usize,
     pub(crate) seed: u64,
-    /// Comes in drops until [`Web::let_go`].
+    /// Whether the page is sent slowly until [`Web::let_go`].
     pub(crate) slow: bool,
-    /// By which of its ports it is asked for; its bytes do not depend on that.
+    /// The server's port, on which the bytes do not depend.
     pub(crate) port: u16,
 }
 
@@ -59,7 +59,7 @@ impl Page {
     }
 }
 
-/// Where there is a web server at this port.
+/// The endpoints of web servers with this port.
 pub(crate) fn endpoints(port: u16) -> [SocketAddr; 3] {
     let [v4, v6] = WEB.at(port);
     [v4, v6, SocketAddr::new(on_relay(), port)]
@@ -68,8 +68,8 @@ pub(crate) fn endpoints(port: u16) -> [SocketAddr; 3] {
 /// The running servers. Their threads end with the test.
 pub(crate) struct Web {
     released: Arc<AtomicBool>,
-    /// Connections of exit hosts that were accepted, by the ports in their order. The door, who is
-    /// an exit without a box, is none of them.
+    /// Accepted connections of exit hosts, in the order of the ports; without those of the exit
+    /// that has no box.
     accepted: Arc<[AtomicU64; WEB_PORTS.len()]>,
 }
 
@@ -103,7 +103,7 @@ impl Web {
         Self { released, accepted }
     }
 
-    /// How many connections of exit hosts were accepted, by port.
+    /// The number of accepted connections of exit hosts, by port.
     pub(crate) fn accepted(&self) -> [(u16, u64); WEB_PORTS.len()] {
         let mut counts = self
             .accepted
@@ -112,13 +112,13 @@ impl Web {
         WEB_PORTS.map(|port| (port, counts.next().unwrap_or_default()))
     }
 
-    /// The rest of every slow page comes at once.
+    /// Sends the rest of every slow page at once.
     pub(crate) fn let_go(&self) {
         self.released.store(true, Ordering::Relaxed);
     }
 }
 
-/// Answers one request. A client that goes away is noticed by who fetched the page.
+/// Answers one request. If the client disconnects, the download fails.
 fn serve(mut stream: TcpStream, port: u16, released: &AtomicBool) -> Option<()> {
     let mut request = BufReader::new(stream.try_clone().ok()?).lines();
     let first = request.next()?.ok()?;
@@ -137,8 +137,8 @@ fn serve(mut stream: TcpStream, port: u16, released: &AtomicBool) -> Option<()> 
     stream.write_all(left).ok()
 }
 
-/// The answer to a query: `….four.example` has an A record, `….six.example` an AAAA record, and
-/// nothing else exists.
+/// The answer to a query: `….four.example` has an A record, `….six.example` an AAAA record; no
+/// other name exists.
 fn answer(query: &[u8]) -> Option<Vec<u8>> {
     let mut end = 12;
     let mut labels = Vec::new();
@@ -151,7 +151,7 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
         end += length + 1;
     }
     let kind = u16::from_be_bytes([*query.get(end + 1)?, *query.get(end + 2)?]);
-    // The name goes back as it came: tor varies the case of its letters and looks at that.
+    // Copy the name unchanged: tor randomises the case of its letters and checks the answer.
     let question = query.get(12..end + 5)?;
     let exists = |name: &[u8]| {
         let tail = labels.iter().rev().take(2).map(Vec::as_slice);

@@ -1,7 +1,7 @@
 //! Identities: data directories, the relays' fingerprints, and the keys of the authorities.
 
 use crate::ground::{DIR_PORT, Dual, OR_PORT};
-use crate::network::{EVERYBODY, listening};
+use crate::network::{COMMON, listening};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -55,7 +55,7 @@ pub(crate) fn authority(
     let nobody = "A".repeat(40);
     let torrc = directory.join(format!("{name}.torrc"));
     let text = format!(
-        "{EVERYBODY}{}DataDirectory {}\n{role}\
+        "{COMMON}{}DataDirectory {}\n{role}\
          DirAuthority nobody orport=1 v3ident={nobody} {}:1 {nobody}\n",
         listening(name, address),
         own.display(),

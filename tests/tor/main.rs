@@ -22,9 +22,10 @@
 //!   box reads the documents of that tor, which starts with a cached consensus, as after a restart.
 //!   The exits of the same operator, itself among them, are in `relays.extra` until the consensus
 //!   lists them, which also tells the box the host's own ORPorts.
-//! - No circuit uses the joining relay before the test builds one. During a relay's self-test others
-//!   connect to it before any consensus lists it, and tors with the newest consensus use it first:
-//!   until then an exit's connection to it looks like exit traffic to any reader of the consensus.
+//! - No circuit uses the joining relay before the test builds one. During a relay's self-test other
+//!   tors connect to it before any consensus lists it, and those with the newest consensus use it
+//!   first: at that time an exit's connection to it looks like exit traffic to any reader of the
+//!   consensus.
 //! - Both sides are read at rest: tor's counters are the same before and after a marker is sent on
 //!   both links, and frames are counted up to the markers.
 //!

@@ -22,7 +22,7 @@ const LAST_LINES: usize = 12;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Votes every 20 s, the least that two busy cores keep up with.
-pub(crate) const EVERYBODY: &str = "TestingTorNetwork 1
+pub(crate) const COMMON: &str = "TestingTorNetwork 1
 V3AuthVotingInterval 20
 V3AuthVoteDelay 4
 V3AuthDistDelay 4
@@ -197,7 +197,7 @@ impl Network {
         let directory = self.directory_of(name);
         let torrc = directory.join("torrc");
         let text = format!(
-            "{EVERYBODY}DataDirectory {0}\nLog notice file {0}/log\n{lines}{1}",
+            "{COMMON}DataDirectory {0}\nLog notice file {0}/log\n{lines}{1}",
             directory.display(),
             self.authority_lines
         );

@@ -266,9 +266,9 @@ fn one_nic_can_be_uplink_and_incoming() {
                 }
             }
         }
-        let mut nobody = inbound(0);
-        nobody.destination = [198, 51, 100, 99].into();
-        let frame = nobody.framed(UPLINK0_MAC, TORNET_MAC, &[]);
+        let mut unused = inbound(0);
+        unused.destination = [198, 51, 100, 99].into();
+        let frame = unused.framed(UPLINK0_MAC, TORNET_MAC, &[]);
         cases.push(Case::untouched(
             "to the NIC's own MAC for an unused address",
             Side::Clearnet,

@@ -30,8 +30,8 @@ impl Ground {
         let site = Site::build(Plan::default()).unwrap();
         silence(&site);
         let directory = tempfile::tempdir().unwrap();
-        let everybody = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(directory.path(), everybody).unwrap();
+        let for_all = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(directory.path(), for_all).unwrap();
         let program = directory.path().join("exitmark");
         fs::copy(EXITMARK, &program).unwrap();
         site.middle.run(|| {

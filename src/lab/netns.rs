@@ -88,7 +88,7 @@ impl Netns {
             .map_err(|_| LabError(format!("the thread of namespace {label} ended early")))?
             .map_err(|error| {
                 LabError(format!(
-                    "cannot make network namespace {label}: {error} (it takes root)"
+                    "cannot make network namespace {label}: {error} (requires root)"
                 ))
             })?;
         let namespace = Self {

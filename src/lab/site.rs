@@ -281,7 +281,7 @@ impl RunningBox {
     fn line(&self, beginning: &str) -> Result<String, LabError> {
         loop {
             let line = self.lines.recv_timeout(PATIENCE);
-            let line = line.map_err(|_| LabError(format!("no line `{beginning}…` came")))?;
+            let line = line.map_err(|_| LabError(format!("no line `{beginning}…` received")))?;
             if line.starts_with(beginning) {
                 return Ok(line);
             }

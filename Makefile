@@ -132,9 +132,9 @@ deb: setup
 	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo run --locked --quiet --example manual -- $(TARGET)/manual
 	dist/deb $(TARGET)/$(PROFILE:dev=debug) $(TARGET)/manual $(TARGET)/deb $(VERSION)
 
-# Reads the commands of the README and docs/monitor.md and runs them on a Debian 12 and a Debian 13
-# guest, with reboot, watchdog, kill, upgrade and purge: target/vm-install.json. Images are created
-# once, in EXITMARK_VM_CACHE; RELEASES=bookworm selects one release. Requires root.
+# Reads the commands of docs/install.md and docs/monitor.md and runs them on a Debian 12 and a
+# Debian 13 guest, with reboot, watchdog, kill, upgrade and purge: target/vm-install.json. Images are
+# created once, in EXITMARK_VM_CACHE; RELEASES=bookworm selects one release. Requires root.
 RELEASES ?=
 vm-install-test: PACKAGES += mmdebstrap dpkg-dev e2fsprogs
 vm-install-test: deb

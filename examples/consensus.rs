@@ -1,7 +1,8 @@
 //! Writes a synthetic consensus in tor's file format, valid from the current hour and signed by the
 //! lab's authorities: `consensus DIRECTORY`. Prints their identities, one per line.
 //!
-//! For guests that run the README's commands without a real document; see tests/vm/install.py.
+//! For guests that run the commands of docs/install.md without a real document; see
+//! tests/vm/install.py.
 
 use exitmark::lab::authorities::Authorities;
 use exitmark::lab::consensus::Order;

@@ -188,8 +188,8 @@ fn groff_and_bash_accept_the_files() {
     }
 }
 
-/// `make vm-install-test` follows the README and docs/monitor.md on virtual machines, which takes
-/// root and a quarter of an hour. Its plan can be checked without.
+/// `make vm-install-test` runs the commands of docs/install.md and docs/monitor.md on virtual
+/// machines, which takes root and 25 minutes. Its plan is checked without them.
 #[test]
 fn every_step_of_the_pages_is_known_to_the_installation_test() {
     if !is_installed("python3") {

@@ -21,14 +21,14 @@ from packages import Unavailable, cache
 
 RELEASES = {"bookworm": "Debian 12", "trixie": "Debian 13"}
 
-# The packages of a plain server. The README's example uses ifupdown; `apt install` and a shell need
-# the rest.
+# The packages of a plain server. The example of docs/install.md uses ifupdown; `apt install` and a
+# shell need the rest.
 INSTALLED = (
     "systemd-sysv", "dbus", "udev", "kmod", "linux-image-amd64", "initramfs-tools", "zstd",
     "ifupdown", "iproute2", "procps", "apparmor", "ca-certificates", "curl", "less", "xz-utils",
     "bsdutils", "bsdextrautils",
 )
-# The packages that the README installs, and those that exitmark's packages recommend.
+# The packages that docs/install.md installs, and those that exitmark's packages recommend.
 LATER = ("tor", "tcpdump", "ethtool")
 
 SIZE = "4G"

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""The README's commands on Debian machines: `make vm-install-test` runs it. Requires root.
+"""The pages' commands on Debian machines: `make vm-install-test` runs it. Requires root.
 
     install.py FIRST SECOND OUT [RELEASE...]
     install.py --plan        lists the blocks and their checks; fails if one is unknown
 
 FIRST and SECOND are directories with the packages of `make deb`, of two versions; OUT is the result
 (JSON), next to which a directory keeps consoles and journals. Each Debian release boots in a guest,
-between a Tor host, a clearnet router and a network of relays. Every `sh` block of the README's
-section from nothing to a marked packet, and of the monitor's page, runs there unchanged; trial.py
-checks the state before and after each. Then come reboot, restart, watchdog, kill, upgrade and
-purge.
+between a Tor host, a clearnet router and a network of relays. Every `sh` block of the installation
+in docs/install.md, and of the monitor's page, runs there unchanged; trial.py checks the state
+before and after each. Then come reboot, restart, watchdog, kill, upgrade and purge.
 
 Stubs: `editor` is a script that changes lines (trial.EDITS). The image's own repository provides
 packages, and tor's documents are files: those of EXITMARK_REAL_DATA, with the guest's clock set to
@@ -31,13 +30,13 @@ import image
 import machine
 import network
 import packages
-import readme
+import pages
 from documents import Documents
 from trial import CONFIG, FAILURES, Trial, Wrong, require
 from verifier import ROOT
 
 # The blocks of the pages in order: the beginning of each, and its check, or why it does not run.
-README_BLOCKS = (
+BOX_BLOCKS = (
     ("apt update && apt install -y make", "make has built the packages on this machine"),
     ("apt install -y ./target/deb/exitmark_", Trial.install),
     ("cat > /etc/network/interfaces.d/exitmark", Trial.configure_nics),
@@ -82,14 +81,14 @@ def matched(blocks, known, page):
 
 def plan():
     """Returns all blocks of the pages, in the order of execution."""
-    page = readme.shell_blocks(
-        ROOT / "README.md", ("Install", "From nothing to a marked packet")
-    )
-    monitor = readme.shell_blocks(ROOT / "docs/monitor.md", ("From a tap to a page",))
+    box = ROOT / "docs/install.md"
+    steps = pages.shell_blocks(box, ("Install", "From nothing to a marked packet"))
+    monitor = pages.shell_blocks(ROOT / "docs/monitor.md", ("From a tap to a page",))
+    removal = pages.shell_blocks(box, ("Removing the box",))
     return (
-        matched(page[:-1], README_BLOCKS, "README.md"),
+        matched(steps, BOX_BLOCKS, "docs/install.md"),
         matched(monitor, MONITOR_BLOCKS, "docs/monitor.md"),
-        matched(page[-1:], DETACH_BLOCKS, "README.md"),
+        matched(removal, DETACH_BLOCKS, "docs/install.md"),
     )
 
 

@@ -220,7 +220,7 @@ class Trial:
         quoted = base64.b64encode(content).decode()
         self.guest.run(f"base64 -d > {shlex.quote(path)} <<'END'\n{quoted}\nEND")
 
-    # Blocks of the README
+    # Blocks of docs/install.md
 
     def install(self, block):
         """The service does not run yet, and the NICs are free."""

@@ -131,7 +131,7 @@ impl Choice {
         )
     }
 
-    /// The class, by the description in the README.
+    /// The class, by the table in docs/classes.md.
     fn class(self, ends: Ends, protocol: u8, tos: u8) -> Class {
         let tcp = protocol == 6;
         let has_ports = tcp || protocol == 17;

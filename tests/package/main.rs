@@ -37,6 +37,7 @@ const INSTALLED: &[&str] = &[
     "644 root:root /usr/lib/sysusers.d/exitmark.conf",
     "644 root:root /usr/share/exitmark/exitmark.example.toml",
     "644 root:root /usr/share/doc/exitmark/README.md",
+    "644 root:root /usr/share/doc/exitmark/SECURITY.md",
     "644 root:root /usr/share/doc/exitmark/docs/install.md",
     "644 root:root /usr/share/doc/exitmark/docs/troubleshooting.md",
     "644 root:root /usr/share/doc/exitmark/changelog.gz",

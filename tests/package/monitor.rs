@@ -24,6 +24,7 @@ pub(crate) const INSTALLED: &[&str] = &[
     "644 root:root /usr/share/exitmark-monitor/exitmark-monitor.example.toml",
     "644 root:root /usr/share/exitmark-monitor/prometheus/exitmark-monitor.rules.yml",
     "644 root:root /usr/share/doc/exitmark-monitor/README.md",
+    "644 root:root /usr/share/doc/exitmark-monitor/SECURITY.md",
     "644 root:root /usr/share/doc/exitmark-monitor/docs/monitor.md",
     "644 root:root /usr/share/doc/exitmark-monitor/changelog.gz",
     "644 root:root /usr/share/doc/exitmark-monitor/copyright",

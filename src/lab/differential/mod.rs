@@ -23,6 +23,8 @@ use std::path::Path;
 const BATCH: usize = 4096;
 /// Frames per scenario.
 const FRAMES_PER_SCENARIO: u64 = 64 * 1024;
+/// The same with a plant, which shows in few scenarios, and there within few frames.
+const FRAMES_PER_PLANTED_SCENARIO: u64 = 8 * 1024;
 /// The number of differences after which a session ends.
 const ENOUGH: usize = 10;
 
@@ -110,11 +112,14 @@ impl Session {
     /// Fails if the kernel rejects a scenario or a frame.
     pub fn run(mut self, frames: u64, plant: Option<Plant<'_>>) -> Result<Outcome, LabError> {
         let mut outcome = Outcome::default();
-        let enough = if plant.is_some() { 1 } else { ENOUGH };
+        let (enough, of_scenario) = match plant {
+            Some(_) => (1, FRAMES_PER_PLANTED_SCENARIO),
+            None => (ENOUGH, FRAMES_PER_SCENARIO),
+        };
         while outcome.frames < frames && outcome.differences.len() < enough {
             let scenario = Scenario::some(&mut self.random);
             let left = frames - outcome.frames;
-            let number = left.min(FRAMES_PER_SCENARIO);
+            let number = left.min(of_scenario);
             self.try_scenario(&scenario, number, plant, &mut outcome)?;
         }
         outcome.tally = self.engines.tally()?;

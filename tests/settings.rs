@@ -35,7 +35,7 @@ ring = 2048
 ";
 
 /// (the fault, the good text, its replacement, words that the refusal must have)
-const REFUSALS: [(&str, &str, &str, &[&str]); 49] = [
+const REFUSALS: [(&str, &str, &str, &[&str]); 55] = [
     (
         "unknown key",
         "ring = 2048",
@@ -202,6 +202,42 @@ const REFUSALS: [(&str, &str, &str, &[&str]); 49] = [
         "192.0.2.10",
         "127.0.0.1",
         &["host.addresses", "127.0.0.1"],
+    ),
+    (
+        "relay at every address",
+        "198.51.100.1:9001",
+        "0.0.0.0:9001",
+        &["relays.extra", "0.0.0.0:9001"],
+    ),
+    (
+        "relay at a multicast address",
+        "198.51.100.1:9001",
+        "[ff02::1]:9001",
+        &["relays.extra", "ff02::1"],
+    ),
+    (
+        "relay at a mapped address",
+        "198.51.100.1:9001",
+        "[::ffff:198.51.100.1]:9001",
+        &["relays.extra", "write 198.51.100.1"],
+    ),
+    (
+        "mapped address",
+        "192.0.2.10",
+        "::ffff:192.0.2.10",
+        &["host.addresses", "write 192.0.2.10"],
+    ),
+    (
+        "resolver at every address",
+        "listeners = [22]",
+        "resolvers = [\"0.0.0.0\"]",
+        &["host.resolvers", "0.0.0.0"],
+    ),
+    (
+        "resolver at the broadcast address",
+        "listeners = [22]",
+        "resolvers = [\"255.255.255.255\"]",
+        &["host.resolvers", "255.255.255.255"],
     ),
     (
         "both kinds",

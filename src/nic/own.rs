@@ -4,13 +4,15 @@ use super::{NicError, address, connect, converse, unanswered};
 use crate::packet::MacAddr;
 use futures_util::stream::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, Prop};
 
 /// A NIC of the box and its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Own {
     /// The interface name.
     pub name: String,
+    /// Its alternative names (`ip link property`, ip-link(8)).
+    pub alt_names: Vec<String>,
     /// The MAC address, if the NIC has a unicast one.
     pub mac: Option<MacAddr>,
     /// The IP addresses on the NIC, with their prefix lengths.
@@ -18,6 +20,11 @@ pub struct Own {
 }
 
 impl Own {
+    /// Whether the NIC has this name: its interface name or an alternative one.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.alt_names.iter().any(|alt| alt == name)
+    }
+
     /// Every NIC of this network namespace, including loopback.
     ///
     /// # Errors
@@ -36,6 +43,7 @@ impl Own {
                 let index = link.header.index;
                 let mut nic = Self {
                     name: String::new(),
+                    alt_names: Vec::new(),
                     mac: None,
                     networks: addresses
                         .iter()
@@ -46,6 +54,10 @@ impl Own {
                 for attribute in link.attributes {
                     match attribute {
                         LinkAttribute::IfName(name) => nic.name = name,
+                        LinkAttribute::PropList(properties) => {
+                            nic.alt_names
+                                .extend(properties.into_iter().filter_map(alt_name));
+                        }
                         LinkAttribute::Address(bytes) => {
                             let mac = bytes.as_slice().try_into().ok().map(MacAddr::new);
                             nic.mac = mac.filter(|mac| mac.is_unicast());
@@ -57,5 +69,12 @@ impl Own {
             }
             Ok(nics)
         })
+    }
+}
+
+fn alt_name(property: Prop) -> Option<String> {
+    match property {
+        Prop::AltIfName(name) => Some(name),
+        _ => None,
     }
 }

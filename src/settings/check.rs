@@ -102,6 +102,8 @@ pub(super) fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>
                 );
                 return Err(value(key, format_args!("\"{text}\""), reason));
             }
+            unmapped(net.addr())
+                .map_err(|reason| value(key, format_args!("\"{text}\""), reason))?;
             Ok(net)
         })
         .collect()
@@ -126,14 +128,46 @@ pub(super) fn at_most(
 }
 
 pub(super) fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, SettingsError> {
+    let refused = |reason: &str| value(key, format_args!("\"{text}\""), reason);
     let endpoint: Option<Endpoint> = text.parse().ok();
-    endpoint
+    let endpoint = endpoint
         .filter(|endpoint| endpoint.port != 0)
         .ok_or_else(|| {
-            let reason =
-                "is not an address with a port, such as 192.0.2.1:9001 or [2001:db8::1]:9001";
-            value(key, format_args!("\"{text}\""), reason)
-        })
+            refused("is not an address with a port, such as 192.0.2.1:9001 or [2001:db8::1]:9001")
+        })?;
+    unmapped(endpoint.address).map_err(|reason| refused(&reason))?;
+    Ok(endpoint)
+}
+
+/// Parses an endpoint of `relays.extra`.
+fn relay(text: &str) -> Result<Endpoint, SettingsError> {
+    const KEY: &str = "relays.extra";
+    let relay = endpoint(KEY, text)?;
+    match names_a_host(relay.address) {
+        true => Ok(relay),
+        false => Err(value(
+            KEY,
+            format_args!("\"{text}\""),
+            "is not at an address that a relay can have",
+        )),
+    }
+}
+
+/// Whether packets on a network can have this address as that of one host: it is not unspecified,
+/// loopback, multicast, or limited broadcast (RFC 6890 section 2.2, RFC 4291 section 2.4).
+pub(super) fn names_a_host(address: IpAddr) -> bool {
+    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !address.is_unspecified() && !address.is_loopback() && !address.is_multicast() && !is_broadcast
+}
+
+/// Refuses an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), which no packet carries.
+fn unmapped(address: IpAddr) -> Result<(), String> {
+    match address.to_canonical() {
+        canonical if canonical == address => Ok(()),
+        canonical => Err(format!(
+            "is an IPv4-mapped IPv6 address, which no packet carries; write {canonical}"
+        )),
+    }
 }
 
 pub(super) fn mark(raw: &raw::Mark) -> Result<Dscp, SettingsError> {
@@ -165,7 +199,7 @@ pub(super) fn classify_by(
 }
 
 pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, SettingsError> {
-    let extra = raw.extra.iter().map(|text| endpoint("relays.extra", text));
+    let extra = raw.extra.iter().map(|text| relay(text));
     let certificates = raw.certificates.map(|path| base.join(path));
     if let (Some(path), true) = (&certificates, raw.consensus.is_empty()) {
         let reason = "belongs to documents, and relays.consensus names none";

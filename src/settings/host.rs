@@ -1,6 +1,6 @@
 //! Checks the keys of `[host]`.
 
-use super::check::{at_most, endpoint, prefixes};
+use super::check::{at_most, endpoint, names_a_host, prefixes};
 use super::objections::{covers_too_much, is_wider_than_a_site, listens_nowhere};
 use super::{Incoming, SettingsError, raw};
 use crate::config::value;
@@ -25,7 +25,7 @@ pub(super) fn addresses(
     for (key, nets) in both {
         for net in nets {
             let address = net.addr();
-            if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            if !names_a_host(address) {
                 return Err(value(
                     key,
                     format_args!("\"{net}\""),
@@ -77,6 +77,14 @@ pub(super) fn resolvers(raw: &raw::Resolvers, host: &[IpNet]) -> Result<Vec<IpNe
     let is_host = |net: &&IpNet| {
         net.addr().is_loopback() || host.iter().any(|host| host == *net) && is_one(net)
     };
+    let is_none = |net: &&IpNet| is_one(net) && !names_a_host(net.addr()) && !is_host(net);
+    if let Some(net) = nets.iter().find(is_none) {
+        return Err(value(
+            KEY,
+            format_args!("\"{}\"", net.addr()),
+            "is not the address of a server",
+        ));
+    }
     match nets.iter().find(is_host) {
         Some(net) => Err(value(
             KEY,

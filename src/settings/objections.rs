@@ -71,16 +71,24 @@ impl Settings {
                  only counts, as with mode = \"audit\"",
             ));
         }
-        if rules.exit_protocols != ExitProtocols::Tcp && rules.resolvers.is_empty() {
-            let protocols = match rules.exit_protocols {
-                ExitProtocols::All => "\"all\"",
-                _ => "\"tcp+udp\"",
+        let provoked = match rules.exit_protocols {
+            ExitProtocols::Tcp => None,
+            ExitProtocols::All => Some(("\"all\"", "echo replies and a server's datagrams")),
+            _ => Some(("\"tcp+udp\"", "a server's datagrams")),
+        };
+        if let Some((protocols, answers)) = provoked {
+            let queries = match rules.resolvers.is_empty() {
+                true => "its DNS queries, unless host.resolvers names the servers, and ",
+                false => "",
             };
             doubts.push(value(
                 "mark.protocols",
                 protocols,
-                "the host's own DNS queries are marked as exit traffic unless host.resolvers \
-                 names the servers",
+                format_args!(
+                    "more of the host's own traffic is marked as exit traffic: {queries}answers \
+                     that anyone outside can cause ({answers}), because host.listeners is for TCP \
+                     alone"
+                ),
             ));
         }
         doubts.into_iter().map(Objection::doubt).collect()
@@ -188,7 +196,7 @@ fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
     let NextHop::Address(address) = incoming.next_hop else {
         return None;
     };
-    let nic = nics.iter().find(|nic| nic.name == incoming.interface)?;
+    let nic = nics.iter().find(|nic| nic.is_called(&incoming.interface))?;
     let of_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4();
     let networks: Vec<_> = nic.networks.iter().filter(of_family).collect();
     let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());

@@ -221,7 +221,7 @@ fn doubted() -> Vec<(String, Option<[&'static str; 3]>)> {
         (
             mark(&listed, "protocols = \"all\"")
                 .replace("listeners", "resolvers = [\"9.9.9.9\"]\nlisteners"),
-            None,
+            Some(["mark.protocols = \"all\"", "echo replies", "host.listeners"]),
         ),
     ]
 }
@@ -269,6 +269,7 @@ fn check_warns_and_accepts() {
 fn nic(name: &str, mac: u8, networks: &[&str]) -> Own {
     Own {
         name: name.to_owned(),
+        alt_names: vec![format!("{name}-alt")],
         mac: Some(exitmark::packet::MacAddr::new([2, 0, 0, 0, 9, mac])),
         networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
     }
@@ -295,6 +296,7 @@ fn a_configuration_that_conflicts_with_the_machine_is_objected_to() {
     for (text, expected) in [
         (listed.clone(), None),
         (hop("203.0.113.1"), None),
+        (hop("203.0.113.1").replace("\"eth2\"", "\"eth2-alt\""), None),
         (v6("2001:db8:113::1"), None),
         (v6("fe80::1"), None),
         // Relay traffic of the other IP version.
@@ -330,6 +332,13 @@ fn a_configuration_that_conflicts_with_the_machine_is_objected_to() {
         (
             hop("198.51.100.1"),
             Some((false, ["steer.next_hop", "198.51.100.1", "203.0.113.0/24"])),
+        ),
+        (
+            hop("198.51.100.1").replace("\"eth2\"", "\"eth2-alt\""),
+            Some((
+                false,
+                ["steer.next_hop", "network of eth2-alt", "203.0.113.0/24"],
+            )),
         ),
         (
             v6("2001:db8:114::1"),

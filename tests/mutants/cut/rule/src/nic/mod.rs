@@ -9,6 +9,13 @@ pub use next_hop::{NextHop, NextHopError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Own {
     pub name: String,
+    pub alt_names: Vec<String>,
     pub mac: Option<crate::packet::MacAddr>,
     pub networks: Vec<ipnet::IpNet>,
+}
+
+impl Own {
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.alt_names.iter().any(|alt| alt == name)
+    }
 }

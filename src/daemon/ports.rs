@@ -342,17 +342,21 @@ impl Daemon {
         for port in &self.standing.ports {
             let is_lost = self.following.faults[port.role].iter().any(Fault::is_loss);
             let own = self.following.set_up[port.role];
+            // The network of `incoming`, of which the box is a member, may be the uplink's.
+            let incoming = self.settings.ports.incoming.as_ref();
+            let may_send = incoming
+                .is_some_and(|incoming| names[port.role].as_ref() == Some(&incoming.interface));
             if (is_lost || own.is_some())
                 && let Some(name) = &names[port.role]
                 && let Ok(nic) = Nic::look(name)
             {
                 // A NIC that was created anew is down, and no network configuration may know of it.
                 if is_lost && !nic.is_up {
-                    nic.set_up()?;
+                    nic.set_up(may_send)?;
                     self.following.set_up[port.role] = Some(nic.index);
                 } else if own == Some(nic.index) && nic.is_veth && self.following.is_blocked {
                     // Its other end was not ready when it was set up.
-                    nic.set_up_anew()?;
+                    nic.set_up_anew(may_send)?;
                 }
             }
         }

@@ -47,10 +47,12 @@ pub fn wire(
         return Ok(None);
     }
     let names = [&settings.ports.host, &settings.ports.uplink].map(String::clone);
-    for name in &names {
-        let nic = appears(name, timeout)?;
+    let deadline = Instant::now() + timeout;
+    // Both before the first one is changed.
+    let [host, uplink] = names.each_ref().map(|name| appears(name, deadline));
+    for nic in [host?, uplink?] {
         if !nic.is_up {
-            nic.set_up()?;
+            nic.set_up(false)?;
         }
     }
     // Only what the program does by itself, and none of the policy.
@@ -74,8 +76,7 @@ pub fn wire(
 }
 
 /// Waits for the NIC of this name.
-fn appears(name: &str, timeout: Duration) -> Result<Nic, NicError> {
-    let deadline = Instant::now() + timeout;
+fn appears(name: &str, deadline: Instant) -> Result<Nic, NicError> {
     loop {
         match Nic::look(name) {
             Err(NicError::Missing(_)) if Instant::now() < deadline => thread::sleep(PAUSE),

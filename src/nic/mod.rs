@@ -251,10 +251,20 @@ impl Nic {
     }
 
     /// Queries the NIC with this index, without the interfaces on top of it. `None` if it does not
-    /// exist or is not an Ethernet NIC.
-    pub fn of_index(index: u32) -> Option<Self> {
-        let name = nix::net::if_::if_indextoname(index).ok()?;
-        Self::look_at(name.to_str().ok()?, false).ok()
+    /// exist.
+    ///
+    /// # Errors
+    /// The netlink request fails, or the interface is not an Ethernet NIC.
+    pub fn of_index(index: u32) -> Result<Option<Self>, NicError> {
+        let Ok(name) = nix::net::if_::if_indextoname(index) else {
+            return Ok(None);
+        };
+        match Self::look_at(&name.to_string_lossy(), false) {
+            Ok(nic) => Ok(Some(nic)),
+            // Removed or renamed meanwhile.
+            Err(NicError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Turns promiscuous mode on or off. A wire needs it to receive frames for any address.
@@ -281,7 +291,7 @@ impl Nic {
     ///
     /// # Errors
     /// As [`Nic::set_up`].
-    pub fn set_up_anew(&self) -> Result<(), NicError> {
+    pub fn set_up_anew(&self, may_send: bool) -> Result<(), NicError> {
         converse(async {
             let change = LinkUnspec::new_with_index(self.index).down().build();
             let handle = connect()?;
@@ -291,21 +301,24 @@ impl Nic {
                 reason: error.to_string(),
             })
         })?;
-        self.set_up()
+        self.set_up(may_send)
     }
 
-    /// Sets the NIC up without an IPv6 link-local address: a wire must not send by itself.
+    /// Sets the NIC up. Unless it may send by itself, it gets no IPv6 link-local address: a wire must
+    /// be silent, but neighbour discovery on `incoming` needs one (RFC 4861 section 7.2.2).
     ///
     /// # Errors
     /// CAP_NET_ADMIN is missing, or the driver refuses.
-    pub fn set_up(&self) -> Result<(), NicError> {
+    pub fn set_up(&self, may_send: bool) -> Result<(), NicError> {
         converse(async {
             let handle = connect()?;
-            let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-            let silent = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![silent])]);
-            let change = LinkUnspec::new_with_index(self.index).append_extra_attribute(silent);
-            // A kernel without IPv6 refuses this, and makes no address.
-            let _ = handle.link().set(change.build()).execute().await;
+            if !may_send {
+                let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+                let silent = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![silent])]);
+                let change = LinkUnspec::new_with_index(self.index).append_extra_attribute(silent);
+                // A kernel without IPv6 refuses this, and makes no address.
+                let _ = handle.link().set(change.build()).execute().await;
+            }
             let change = LinkUnspec::new_with_index(self.index).up();
             let done = handle.link().set(change.build()).execute().await;
             done.map_err(|error| NicError::Up {

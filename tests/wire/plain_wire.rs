@@ -92,12 +92,17 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     let mut command = contained(EXITMARK);
     command.args(["wire", "--wait", "20", "--config", file]);
     let mut waiting = site.middle.start(command).unwrap();
-    eventually("the first NIC is up", || {
-        match site.middle.ip("link show host0")?.contains(",UP") {
-            true => Ok(()),
-            false => Err(LabError("not yet".to_owned())),
-        }
+    eventually("it waits for the second NIC", || {
+        let path = format!("/proc/{}/syscall", waiting.process().id());
+        let call = std::fs::read_to_string(path).unwrap();
+        let sleeps = call.starts_with(&format!("{} ", libc::SYS_clock_nanosleep));
+        sleeps.then_some(()).ok_or(LabError(call))
     });
+    let link = site.middle.ip("link show host0").unwrap();
+    assert!(
+        !link.contains(",UP"),
+        "changed before both are there: {link}"
+    );
     site.middle.ip("link set eth9 name uplink0").unwrap();
     assert!(waiting.wait(PATIENCE).unwrap().success());
     for nic in ["host0", "uplink0"] {

@@ -215,27 +215,36 @@ fn a_port_that_returns_down_is_set_up_and_one_with_another_mac_is_used() {
     let rig = Rig::silent(Plan::default(), &Config::default());
     rig.site.middle.ip("link del incoming0").unwrap();
     said(&rig, "ALARM: incoming0", 1);
+    // Neighbour discovery on it takes a link-local address.
+    created_without_configuration(&rig, "incoming0", "addrgenmode eui64");
     create(&rig.site, "incoming0", OTHER_MAC, Plan::default());
-    said(&rig, SET_UP_AGAIN, 1);
+    warned(&rig, "port_lost", false);
     forwards(&rig, OTHER_MAC);
 
     rig.site.middle.ip("link del uplink0").unwrap();
     said(&rig, "ALARM: uplink0", 1);
-    rig.site
-        .middle
-        .ip("link add uplink0 type veth peer name nobody0")
-        .unwrap();
-    // It has no network configuration: the box sets it up.
-    eventually("the new uplink0 is up", || {
-        let link = rig.site.middle.ip("link show uplink0").unwrap();
-        let is_up = link.contains(",UP");
-        is_up.then_some(()).ok_or(LabError(rig.running.log()))
-    });
-    rig.site.middle.ip("link del uplink0").unwrap();
+    created_without_configuration(&rig, "uplink0", "addrgenmode none");
     create(&rig.site, "uplink0", UPLINK0_MAC, Plan::default());
     warned(&rig, "port_lost", false);
     forwards(&rig, OTHER_MAC);
     moved(&rig.running.stop().unwrap());
+}
+
+/// A NIC of this name appears without a network configuration: the box sets it up, with this mode of
+/// IPv6 link-local addresses. Then the NIC is removed.
+fn created_without_configuration(rig: &Rig, name: &str, mode: &str) {
+    let middle = &rig.site.middle;
+    middle
+        .ip(&format!("link add {name} type veth peer name peer0"))
+        .unwrap();
+    eventually("the new NIC is up", || {
+        let link = middle.ip(&format!("-details link show {name}")).unwrap();
+        let is_up = link.contains(",UP") && link.contains(mode);
+        is_up
+            .then_some(())
+            .ok_or(LabError(format!("{link}{}", rig.running.log())))
+    });
+    middle.ip(&format!("link del {name}")).unwrap();
 }
 
 /// The veth driver determines whether one end accepts redirected frames when that end is set up,

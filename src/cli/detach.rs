@@ -44,6 +44,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     };
     match daemon::detach(&directory, &socket) {
         Ok(Detached::All) => print("detached: the NICs are what they were\n"),
+        Ok(Detached::Absent) => print(
+            "detached; a NIC that the box had set is not here any more. If it is in another network \
+             namespace, it keeps promiscuous mode and has offloads off: `ip link set dev NIC promisc \
+             off` there, and `ethtool -K NIC rxvlan on` if it was on\n",
+        ),
         Ok(Detached::Partly) => unmet(
             "detached, but NICs in another network namespace than this one stay in promiscuous mode \
              and with offloads off: `ip link set dev NIC promisc off` there, and `ethtool -K NIC \

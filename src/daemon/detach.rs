@@ -16,6 +16,9 @@ pub enum Detached {
     Nothing,
     /// The box is detached and every NIC setting restored.
     All,
+    /// The box is detached; a NIC that it had set is not in this network namespace. Its settings stay
+    /// on record, in case it returns.
+    Absent,
     /// The box is detached; NICs in another network namespace keep the settings it made.
     Partly,
 }
@@ -27,12 +30,8 @@ pub enum Detached {
 /// The box still runs, or a privilege is missing.
 pub fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
     let record = Record::of(socket, pins);
-    let done = |all| match all {
-        true => Detached::All,
-        false => Detached::Partly,
-    };
     if Pins::exist(pins) {
-        return take_off(Pins::open(pins)?, &record).map(done);
+        return take_off(Pins::open(pins)?, &record);
     }
     let changes = record.read();
     if changes.is_empty() {
@@ -41,21 +40,16 @@ pub fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
     if control::answers(socket) {
         return Err(DaemonError::Runs(socket.to_owned()));
     }
-    let all = set_all_back(changes, netns()?)?;
-    record.write(&[]);
-    Ok(done(all))
+    set_all_back(changes, netns()?, &record)
 }
 
-/// Detaches the programs, restores the NIC settings, and removes every pin. False if a NIC is not
-/// restored because it is in another network namespace.
-pub(super) fn take_off(pins: Pins, record: &Record) -> Result<bool, DaemonError> {
+/// Detaches the programs, restores the NIC settings, and removes every pin.
+pub(super) fn take_off(pins: Pins, record: &Record) -> Result<Detached, DaemonError> {
     let netns = netns()?;
     pins.remove_links()?;
-    let set_back = set_all_back(earlier(&pins, record), netns);
+    let outcome = set_all_back(earlier(&pins, record), netns, record);
     pins.remove()?;
-    let all = set_back?;
-    record.write(&[]);
-    Ok(all)
+    outcome
 }
 
 /// The earlier changes to NICs, from the pins and the record.
@@ -64,11 +58,31 @@ fn earlier(pins: &Pins, record: &Record) -> Vec<Undo> {
     united(pinned.chain(record.read()))
 }
 
-/// Restores every NIC; one that fails does not stop the others.
-fn set_all_back(changes: Vec<Undo>, netns: u64) -> Result<bool, NicError> {
-    let set_back = |undo: Undo| set_back(undo, undo.changed, netns);
-    let both = |all: Result<bool, NicError>, one: Result<bool, NicError>| Ok(all? & one?);
-    changes.into_iter().map(set_back).fold(Ok(true), both)
+/// Restores every NIC; one that fails does not stop the others. What is not restored stays on record,
+/// except on NICs of another network namespace, which this record's box cannot reach.
+fn set_all_back(changes: Vec<Undo>, netns: u64, record: &Record) -> Result<Detached, DaemonError> {
+    let (mut outcome, mut left, mut failure) = (Detached::All, Vec::new(), None);
+    for undo in changes {
+        match set_back(undo, netns) {
+            Ok(Restored::Yes) => {}
+            Ok(Restored::Absent) => {
+                left.push(undo);
+                if outcome == Detached::All {
+                    outcome = Detached::Absent;
+                }
+            }
+            Ok(Restored::Elsewhere) => outcome = Detached::Partly,
+            Err((rest, error)) => {
+                left.push(rest);
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    record.write(&united(left));
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(outcome),
+    }
 }
 
 /// The inode number of this thread's network namespace.
@@ -166,28 +180,42 @@ pub(super) fn misplaced_offload(nic: &Nic) -> Option<Offload> {
     })
 }
 
-/// Reverts these changes on a NIC that still exists; one that fails does not stop the others. False
-/// if the NIC is in another network namespace.
-fn set_back(undo: Undo, changes: u64, netns: u64) -> Result<bool, NicError> {
-    if changes == 0 {
-        return Ok(true);
+/// Whether a NIC has its earlier settings again.
+enum Restored {
+    Yes,
+    /// The NIC is removed, or in another network namespace by now.
+    Absent,
+    /// The box ran in another network namespace.
+    Elsewhere,
+}
+
+/// Reverts changes on a NIC, each even if another one fails. An error comes with those that failed.
+fn set_back(undo: Undo, netns: u64) -> Result<Restored, (Undo, NicError)> {
+    if undo.changed == 0 {
+        return Ok(Restored::Yes);
     }
     if undo.netns != netns {
-        tracing::warn!(
-            "a NIC in another network namespace stays as the box has set it: `ip link set dev NIC \
-             promisc off` there, and `ethtool -K NIC rxvlan on` if it was on"
-        );
-        return Ok(false);
+        return Ok(Restored::Elsewhere);
     }
-    let Some(nic) = Nic::of_index(undo.ifindex) else {
-        return Ok(true);
+    let Some(nic) = Nic::of_index(undo.ifindex).map_err(|error| (undo, error))? else {
+        return Ok(Restored::Absent);
     };
-    Setting::ALL
-        .into_iter()
-        .filter(|setting| changes & setting.bit() != 0)
-        .map(|setting| setting.set(&nic, false))
-        .fold(Ok(()), Result::and)
-        .map(|()| true)
+    let (mut rest, mut failure) = (undo, None);
+    for setting in Setting::ALL {
+        if undo.changed & setting.bit() == 0 {
+            continue;
+        }
+        match setting.set(&nic, false) {
+            Ok(()) => rest.changed &= !setting.bit(),
+            Err(error) => {
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    match failure {
+        Some(error) => Err((rest, error)),
+        None => Ok(Restored::Yes),
+    }
 }
 
 /// Sets on each NIC what a wire needs. Changes are recorded first, for a detachment. Earlier changes
@@ -258,9 +286,17 @@ impl Leftover {
     pub(super) fn set_back(self, record: &Record) {
         let mut on_record = self.now;
         for undo in self.changes {
-            if let Err(error) = set_back(undo, undo.changed, self.netns) {
-                tracing::warn!("{error}; `exitmark detach` tries it again");
-                on_record.push(undo);
+            match set_back(undo, self.netns) {
+                Ok(Restored::Yes) => {}
+                Ok(Restored::Absent) => on_record.push(undo),
+                Ok(Restored::Elsewhere) => tracing::warn!(
+                    "a NIC in another network namespace keeps the settings of the box: `ip link set \
+                     dev NIC promisc off` there, and `ethtool -K NIC rxvlan on` if it was on"
+                ),
+                Err((rest, error)) => {
+                    tracing::warn!("{error}; `exitmark detach` tries it again");
+                    on_record.push(rest);
+                }
             }
         }
         record.write(&united(on_record));

@@ -124,7 +124,7 @@ impl Daemon {
                 } = port;
                 let role = *role;
                 // The current state; if the NIC is gone, the last known one is reported.
-                let now = Nic::of_index(nic.index);
+                let now = Nic::of_index(nic.index).ok().flatten();
                 PortReport {
                     role: role.name().to_owned(),
                     interface: now.as_ref().unwrap_or(nic).name.clone(),
@@ -269,7 +269,7 @@ impl Daemon {
             warn("unpublished", false, text.to_owned());
         }
         for port in &self.standing.ports {
-            let now = Nic::of_index(port.nic.index);
+            let now = Nic::of_index(port.nic.index).ok().flatten();
             if let Some(offload) = now.as_ref().and_then(detach::misplaced_offload) {
                 let text = format!(
                     "{} ({}) has {offload} on again, which alters frames: \

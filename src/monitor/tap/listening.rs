@@ -59,7 +59,7 @@ impl Change for Nic {
     }
 
     fn is_there(&self) -> bool {
-        Self::of_index(self.index).is_some()
+        Self::of_index(self.index).is_ok_and(|nic| nic.is_some())
     }
 }
 

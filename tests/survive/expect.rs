@@ -215,12 +215,17 @@ impl Row {
         (!wrong.is_empty()).then(|| wrong.join("; "))
     }
 
-    /// Whether a machine that stands still for some milliseconds, as a virtual one does, explains all
-    /// that is wrong: a limit in milliseconds is passed then, and a paced load overruns the cable
-    /// before the box. What the box does wrong it does each time that the row is played.
+    /// Whether a pause of the machine, as a virtual one makes, explains all that is wrong: limits in
+    /// milliseconds are exceeded then, up to ten times, and a paced load overruns the cable before
+    /// the box.
     pub(crate) fn may_be_of_machine(&self, lost: Lost) -> bool {
         let is_timed = match lost {
-            Lost::TenMs | Lost::AtMostEach(_) | Lost::Beside(_) => true,
+            Lost::TenMs => self.lost <= 10 * IN_TEN_MS,
+            Lost::AtMostEach(limit) => self.most_lost_at_once <= Some(10 * limit),
+            Lost::Beside(limit) => {
+                let cables = self.dropped_before_box + self.dropped_behind_box;
+                self.lost <= cables + limit + self.sent / 100
+            }
             Lost::AtMost(limit) => self.lost <= limit + self.dropped_before_box,
             Lost::Any | Lost::NoneAfter => false,
         };
@@ -237,7 +242,7 @@ impl Row {
 }
 
 #[test]
-fn only_what_a_machine_that_stands_still_explains_is_played_again() {
+fn only_rows_that_a_pause_explains_are_played_again() {
     let row = |change: fn(&mut Row)| {
         let mut row = Row {
             sent: 10_000,
@@ -257,6 +262,10 @@ fn only_what_a_machine_that_stands_still_explains_is_played_again() {
             TEN_MS,
         ),
         (late, NONE),
+        (
+            row(|row| (row.lost, row.outage_ms) = (2001, Some(100))),
+            TEN_MS,
+        ),
         (
             row(|row| (row.lost, row.dropped_before_box) = (301, 300)),
             NONE,

@@ -42,6 +42,10 @@ pub(crate) struct Row {
     pub(crate) silent_flows: u64,
     /// The permitted losses, if bounded; at saturation, besides frames that found a cable full.
     pub(crate) allowed: Option<u64>,
+    /// How often the row was played: more than once if a pause of the machine may have spoilt it.
+    pub(crate) plays: u32,
+    /// The most frames that an earlier play lost.
+    pub(crate) lost_before: u64,
     /// Whether the result is as expected.
     pub(crate) holds: bool,
     /// The reason why the run failed.

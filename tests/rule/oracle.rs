@@ -2,15 +2,16 @@
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use exitmark::datapath::{Counter, Forwarder, Outcome, Role};
-use exitmark::lab::cases::tables;
+use exitmark::lab::cases::{Table, tables};
 use exitmark::lab::frames::{extension, of_protocol};
 use exitmark::packet::{
     Address, Headers, Packet, ipv4_header_checksum_is_good, parse, plain_v4, plain_v6, tag_bytes,
 };
-use exitmark::policy::{FragmentTable, judge, judge_whole_v4, judge_whole_v6};
+use exitmark::policy::{FragmentTable, Snapshot, judge, judge_whole_v4, judge_whole_v6};
+use exitmark::settings::Settings;
 use proptest::prelude::*;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// Frames of every shape the builder knows.
@@ -84,15 +85,20 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![4 => built(), 4 => changed, 2 => cut, 1 => noise]
 }
 
+/// The tables' configurations, parsed once.
+static POLICIES: LazyLock<Vec<(Table, Settings, Arc<Snapshot>)>> = LazyLock::new(|| {
+    let policy = |table: Table| {
+        let settings = table.settings().unwrap();
+        let snapshot = Arc::new(table.snapshot(&settings));
+        (table, settings, snapshot)
+    };
+    tables().into_iter().map(policy).collect()
+});
+
 /// A forwarder for one of the tables' configurations.
 fn forwarder(choice: prop::sample::Index) -> Forwarder {
-    let tables = tables();
-    let table = choice.get(&tables);
-    let settings = table.settings().unwrap();
-    Forwarder::new(
-        Arc::new(table.snapshot(&settings)),
-        Arc::new(table.links(&settings)),
-    )
+    let (table, settings, snapshot) = choice.get(&POLICIES);
+    Forwarder::new(Arc::clone(snapshot), Arc::new(table.links(settings)))
 }
 
 /// The offset of the IP header and its version, by etherparse.

@@ -35,7 +35,7 @@ SUITES := $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)) \
           $(patsubst tests/%.rs,%,$(wildcard tests/*.rs))
 named = $(addprefix --test ,$(1))
 test: setup
-	cargo test --locked --no-run
+	cargo test --locked --no-run --lib --bins --tests
 	@status=0; outputs=$$(mktemp -d); \
 	run() { echo "cargo test $$*"; $$nice cargo test --locked --no-fail-fast "$$@" -- --show-output $$threads $(ARGS); }; \
 	for suite in $(BESIDE); do \

@@ -2,7 +2,7 @@
 
 use super::{misused, print, unmet};
 use crate::control::DEFAULT_SOCKET;
-use crate::daemon::{self, Attached, Detached};
+use crate::daemon::{self, Attached, BY_HAND, Detached};
 use crate::process;
 use crate::settings::Settings;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub struct Arguments {
     /// The configuration that names the pins
     #[arg(long, value_name = "FILE", conflicts_with = "pins")]
     config: Option<PathBuf>,
-    /// The directory of the pins, if there is no configuration
+    /// The directory of the pins, used without --config
     #[arg(long, value_name = "DIRECTORY", default_value = "/sys/fs/bpf/exitmark")]
     pins: PathBuf,
     /// Leave a plain wire between host and uplink: everything is forwarded, unmarked
@@ -44,16 +44,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     };
     match daemon::detach(&directory, &socket) {
         Ok(Detached::All) => print("detached: the NICs are what they were\n"),
-        Ok(Detached::Absent) => print(
+        Ok(Detached::Absent) => print(&format!(
             "detached; a NIC that the box had set is not here any more. If it is in another network \
-             namespace, it keeps promiscuous mode and has offloads off: `ip link set dev NIC promisc \
-             off` there, and `ethtool -K NIC rxvlan on` if it was on\n",
-        ),
-        Ok(Detached::Partly) => unmet(
+             namespace, it keeps promiscuous mode and has offloads off: {BY_HAND}\n"
+        )),
+        Ok(Detached::Partly) => unmet(format_args!(
             "detached, but NICs in another network namespace than this one stay in promiscuous mode \
-             and with offloads off: `ip link set dev NIC promisc off` there, and `ethtool -K NIC \
-             rxvlan on` if it was on",
-        ),
+             and with offloads off: {BY_HAND}"
+        )),
         Ok(Detached::Nothing) => print(&format!(
             "nothing to detach: there is no {}\n",
             directory.display()

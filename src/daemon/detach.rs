@@ -9,6 +9,10 @@ use crate::nic::{Nic, NicError, Offload};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+/// Restores by hand the settings of a NIC that exitmark cannot reach.
+pub const BY_HAND: &str = "`ip link set dev NIC promisc off` there, and `ethtool -K NIC rxvlan on` if \
+                           it was on";
+
 /// The outcome of a detachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detached {
@@ -58,30 +62,14 @@ fn earlier(pins: &Pins, record: &Record) -> Vec<Undo> {
     united(pinned.chain(record.read()))
 }
 
-/// Restores every NIC; one that fails does not stop the others. What is not restored stays on record,
-/// except on NICs of another network namespace, which this record's box cannot reach.
+/// Restores every NIC. What is not restored stays on record, except on NICs of another network
+/// namespace, which this box cannot reach.
 fn set_all_back(changes: Vec<Undo>, netns: u64, record: &Record) -> Result<Detached, DaemonError> {
-    let (mut outcome, mut left, mut failure) = (Detached::All, Vec::new(), None);
-    for undo in changes {
-        match set_back(undo, netns) {
-            Ok(Restored::Yes) => {}
-            Ok(Restored::Absent) => {
-                left.push(undo);
-                if outcome == Detached::All {
-                    outcome = Detached::Absent;
-                }
-            }
-            Ok(Restored::Elsewhere) => outcome = Detached::Partly,
-            Err((rest, error)) => {
-                left.push(rest);
-                failure.get_or_insert(error);
-            }
-        }
-    }
-    record.write(&united(left));
-    match failure {
+    let restoration = Restoration::of(changes, netns);
+    record.write(&restoration.left);
+    match restoration.failure {
         Some(error) => Err(error.into()),
-        None => Ok(outcome),
+        None => Ok(restoration.outcome),
     }
 }
 
@@ -218,6 +206,42 @@ fn set_back(undo: Undo, netns: u64) -> Result<Restored, (Undo, NicError)> {
     }
 }
 
+/// The result of restoring NICs; one that fails does not stop the others.
+struct Restoration {
+    outcome: Detached,
+    /// The changes that remain, apart from those in another network namespace.
+    left: Vec<Undo>,
+    /// The first error.
+    failure: Option<NicError>,
+}
+
+impl Restoration {
+    fn of(changes: Vec<Undo>, netns: u64) -> Self {
+        let mut all = Self {
+            outcome: Detached::All,
+            left: Vec::new(),
+            failure: None,
+        };
+        for undo in changes {
+            match set_back(undo, netns) {
+                Ok(Restored::Yes) => {}
+                Ok(Restored::Absent) => {
+                    all.left.push(undo);
+                    if all.outcome == Detached::All {
+                        all.outcome = Detached::Absent;
+                    }
+                }
+                Ok(Restored::Elsewhere) => all.outcome = Detached::Partly,
+                Err((rest, error)) => {
+                    all.left.push(rest);
+                    all.failure.get_or_insert(error);
+                }
+            }
+        }
+        all
+    }
+}
+
 /// Sets on each NIC what a wire needs. Changes are recorded first, for a detachment. Earlier changes
 /// that are not needed any more are returned, to be reverted once the earlier programs are off.
 pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<Leftover, DaemonError> {
@@ -284,21 +308,16 @@ impl Leftover {
     /// Reverts them. Some drivers (virtio_net) refuse an offload while a program is attached, so the
     /// earlier programs must be off. A refused change stays on record for a detachment.
     pub(super) fn set_back(self, record: &Record) {
-        let mut on_record = self.now;
-        for undo in self.changes {
-            match set_back(undo, self.netns) {
-                Ok(Restored::Yes) => {}
-                Ok(Restored::Absent) => on_record.push(undo),
-                Ok(Restored::Elsewhere) => tracing::warn!(
-                    "a NIC in another network namespace keeps the settings of the box: `ip link set \
-                     dev NIC promisc off` there, and `ethtool -K NIC rxvlan on` if it was on"
-                ),
-                Err((rest, error)) => {
-                    tracing::warn!("{error}; `exitmark detach` tries it again");
-                    on_record.push(rest);
-                }
-            }
+        let restoration = Restoration::of(self.changes, self.netns);
+        if restoration.outcome == Detached::Partly {
+            tracing::warn!(
+                "NICs in another network namespace keep the settings of the box: {BY_HAND}"
+            );
         }
+        if let Some(error) = restoration.failure {
+            tracing::warn!("{error}; `exitmark detach` tries it again");
+        }
+        let on_record = self.now.into_iter().chain(restoration.left);
         record.write(&united(on_record));
     }
 }

@@ -65,7 +65,7 @@ use topology::Topology;
 use witness::Watch;
 use workers::Workers;
 
-pub use detach::{Detached, detach};
+pub use detach::{BY_HAND, Detached, detach};
 pub use error::DaemonError;
 pub use wire::{Attached, wire};
 

@@ -4,7 +4,7 @@ use crate::craft::{AF11, exit, relay};
 use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, both_engines, moved, needs_root, silence};
 use exitmark::lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
-use exitmark::lab::{Capture, RawPort, VethEnd, poll, veth};
+use exitmark::lab::{Capture, Netns, RawPort, VethEnd, poll, veth};
 use exitmark::nic::Nic;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::sys::signal::Signal;
@@ -182,6 +182,28 @@ fn nics_may_change_their_roles_between_two_runs() {
     let state = rig.site.middle.ip("-details link show").unwrap();
     assert_eq!(state.matches("promiscuity 0").count(), 4, "{state}");
     assert_eq!(state.matches("prog/xdp").count(), 0, "{state}");
+}
+
+#[test]
+fn a_nic_that_left_the_namespace_stays_on_record() {
+    needs_root!();
+    let rig = Rig::silent(Plan::default(), &Config::default());
+    let middle = &rig.site.middle;
+    moved(&rig.running.stop().unwrap());
+    let away = Netns::new("away").unwrap();
+    middle
+        .ip(&format!("link set uplink0 netns {}", away.path()))
+        .unwrap();
+    let detached = middle.command(EXITMARK, &["detach"]).unwrap();
+    assert!(detached.contains("not here any more"), "{detached}");
+    assert!(detached.contains("promisc off"), "{detached}");
+    assert!(!middle.ip("link show host0").unwrap().contains("PROMISC"));
+    assert!(away.ip("link show uplink0").unwrap().contains("PROMISC"));
+    away.ip(&format!("link set uplink0 netns {}", middle.path()))
+        .unwrap();
+    let detached = middle.command(EXITMARK, &["detach"]).unwrap();
+    assert_eq!(detached, "detached: the NICs are what they were\n");
+    assert!(!middle.ip("link show uplink0").unwrap().contains("PROMISC"));
 }
 
 #[test]

@@ -247,7 +247,7 @@ static __noinline int read_scattered_address(struct frame *frame, enum end end,
 
 /*
  * Reads an address without validating the rest of the packet, which delivery does not depend on.
- * Returns V4 or V6, or another number if there is no address.
+ * Returns V4 or V6, or another value for a packet without an IP address.
  */
 static __always_inline int read_address(struct frame *frame, enum end end, struct address *address)
 {

@@ -165,7 +165,7 @@ impl Sample {
         Some(self.lossless.as_ref()?.best?.offered)
     }
 
-    /// Returns a result, or keeps the reason why there is none.
+    /// Returns the result, or stores the error for the report.
     fn keep<T>(&mut self, found: Result<T, String>) -> Option<T> {
         found.map_err(|reason| self.reasons.push(reason)).ok()
     }

@@ -306,7 +306,7 @@ impl Kernel {
     /// when no frame is judged by the previous one any more, which the kernel then frees.
     ///
     /// # Errors
-    /// The snapshot does not fit, or there is no memory for it.
+    /// The snapshot does not fit, or memory is short.
     pub fn publish(&self, snapshot: &Snapshot) -> Result<(), KernelError> {
         self.publish_image(&image(snapshot)?)
     }
@@ -314,7 +314,7 @@ impl Kernel {
     /// As [`Kernel::publish`], with the image of a snapshot, [`IMAGE_BYTES`] long.
     ///
     /// # Errors
-    /// The image has another length, or there is no memory for it.
+    /// The image has another length, or memory is short.
     pub fn publish_image(&self, image: &[u8]) -> Result<(), KernelError> {
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,

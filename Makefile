@@ -4,6 +4,7 @@
 PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
             linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor \
             debhelper systemd tshark postgresql chromium-headless-shell python3
+TARGET = $(or $(CARGO_TARGET_DIR),target)
 # For the comparisons of the benches.
 BENCH_PACKAGES := dpdk-dev
 
@@ -22,7 +23,8 @@ setup:
 	@command -v cargo >/dev/null || { echo "make setup: there is no cargo; install Rust 1.92 or newer (https://rustup.rs)"; exit 1; }
 
 demo: setup
-	cargo run --locked --release -- demo $(ARGS)
+	cargo build --locked --release --bin exitmark --bin exitmark-demo
+	$(TARGET)/release/exitmark demo $(ARGS)
 
 # Every tier that this machine allows; skipped tests print a line with SKIPPED. The private Tor
 # network mostly waits: it runs in parallel to the others, at a higher priority. Suites that compute
@@ -32,7 +34,7 @@ BESIDE := tor relays rule
 ALONE := survive wire
 WIRE_THREADS ?= 4
 SUITES := $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)) \
-          $(patsubst tests/%.rs,%,$(wildcard tests/*.rs))
+          $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) demo
 named = $(addprefix --test ,$(1))
 test: setup
 	cargo test --locked --no-run --lib --bins --tests
@@ -63,7 +65,7 @@ test-tor: setup
 # the kernels are fetched by apt and not installed; CELLS is a regular expression of cells.
 CELLS ?= .
 vm-test: setup
-	cargo build --locked --release --bin exitmark --bin exitmark-monitor
+	cargo build --locked --release --bin exitmark --bin exitmark-demo --bin exitmark-monitor
 	python3 tests/vm/run.py matrix --cells '$(CELLS)' --program $(TARGET)/release/exitmark $(ARGS)
 
 # Writes the results into docs/kernels.md.
@@ -82,11 +84,11 @@ bench: setup
 	run cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS); \
 	run cargo bench --locked --bench decision; \
 	run cargo bench --locked --bench monitor -- $(ARGS) $(MONITOR_ARGS); \
-	run cargo run --locked --quiet --example bench_report; exit $$status
+	run cargo run --locked --quiet --bin bench-report; exit $$status
 
 # Writes the results into docs/benchmarks.md and the README's table.
 bench-publish:
-	cargo run --locked --quiet --example bench_report -- --publish
+	cargo run --locked --quiet --bin bench-report -- --publish
 
 # Instructions per decision: fails if they differ from benches/instructions.json by more than 2 %.
 # bench-baseline rewrites that file; commit it with the change that is the reason.
@@ -100,7 +102,7 @@ bench-baseline: setup
 FRAMES ?= 100000000
 SEED ?=
 fuzz-engines: setup
-	FRAMES=$(FRAMES) SEED=$(SEED) cargo run --locked --release --example engines
+	FRAMES=$(FRAMES) SEED=$(SEED) cargo run --locked --release --bin engines
 
 # The same, then each fuzzer of fuzz/ for FUZZ_SECONDS; they require cargo-fuzz and a nightly Rust.
 FUZZ_SECONDS ?= 60
@@ -109,7 +111,7 @@ fuzz: fuzz-engines
 		echo "make fuzz: SKIPPED fuzz/: there is no cargo-fuzz (cargo install cargo-fuzz)"; exit 0; fi; \
 	if ! rustc +nightly --version >/dev/null 2>&1; then \
 		echo "make fuzz: SKIPPED fuzz/: there is no nightly Rust (rustup toolchain install nightly)"; exit 0; fi; \
-	set -e; cargo run --locked --release --example fuzz_seeds; \
+	set -e; cargo run --locked --release --bin fuzz-seeds; \
 	for target in frame consensus engines; do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
@@ -126,10 +128,10 @@ mutants: setup
 # exitmark-monitor. PROFILE=dev packages the build of the tests; DEBFULLNAME and DEBEMAIL set the
 # maintainer, VERSION overrides Cargo.toml's version, of the packages and of the programs.
 PROFILE ?= release
-TARGET = $(or $(CARGO_TARGET_DIR),target)
 deb: setup
-	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo build --locked --profile $(PROFILE) --bin exitmark --bin exitmark-monitor
-	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo run --locked --quiet --example manual -- $(TARGET)/manual
+	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo build --locked --profile $(PROFILE) --bin exitmark --bin exitmark-demo \
+		--bin exitmark-monitor
+	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo run --locked --quiet --bin manual -- $(TARGET)/manual
 	dist/deb $(TARGET)/$(PROFILE:dev=debug) $(TARGET)/manual $(TARGET)/deb $(VERSION)
 
 # Reads the commands of docs/install.md and docs/monitor.md and runs them on a Debian 12 and a

@@ -12,8 +12,8 @@
 mod rig;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use exitmark::lab::authorities::Authorities;
-use exitmark::relays::{Certificates, UncheckedDocument};
+use exitmark_lab::authorities::Authorities;
+use exitmark_relays::{Certificates, UncheckedDocument};
 use rig::{KINDS, RING, Rig, order, snapshots};
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ fn consensus(criterion: &mut Criterion) {
     let (order, authorities) = (order(), Authorities::new(9));
     let text = order.sign(&authorities);
     let certificates = authorities.certificates_for(order.validity);
-    let trusted = exitmark::relays::Authorities::new(
+    let trusted = exitmark_relays::Authorities::new(
         authorities
             .identities()
             .iter()

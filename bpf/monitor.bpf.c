@@ -5,7 +5,7 @@
  * header that is needed: payload is not passed on. All other frames are dropped. The monitor's own
  * network stack receives nothing, not even ARP, and so answers nothing.
  *
- * Packets are parsed, and refused as malformed, as in src/packet; in addition, a packet with
+ * Packets are parsed, and refused as malformed, as in src/policy/packet; in addition, a packet with
  * headers of more than LONGEST_HEADERS is malformed.
  *
  * VLAN tags are not reported, so a tag that the NIC has stripped makes no difference.
@@ -26,7 +26,7 @@
 #define HEADER_BYTES LONGEST_HEADERS
 #include "frame.h"
 
-/* Must match src/packet/ipv6.rs. */
+/* Must match src/policy/packet/ipv6.rs. */
 #define MAX_EXTENSION_HEADERS 8
 
 /* The fixed headers; TCP's has the flags. */

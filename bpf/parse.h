@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Parses ordinary frames into the fields that a verdict depends on. Same logic as src/packet,
+ * Parses ordinary frames into the fields that a verdict depends on. Same logic as src/policy/packet,
  * which is the reference: same fields, same errors in the same order.
  */
 #ifndef EXITMARK_PARSE_H

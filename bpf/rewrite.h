@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The only code that changes a frame: the six DSCP bits, the IPv4 header checksum that covers
- * them, and MAC addresses. Same logic as src/packet/rewrite.rs.
+ * them, and MAC addresses. Same logic as src/policy/packet/rewrite.rs.
  */
 #ifndef EXITMARK_REWRITE_H
 #define EXITMARK_REWRITE_H

@@ -6,9 +6,9 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
-#[path = "../examples/bench_report/decision.rs"]
+#[path = "../src/tools/bench_report/decision.rs"]
 mod decision;
-#[path = "../examples/bench_report/report/mod.rs"]
+#[path = "../src/tools/bench_report/report/mod.rs"]
 mod report;
 
 use report::{Report, publish, readme};

@@ -5,7 +5,7 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
-use exitmark::lab::frames::tcp;
+use exitmark_lab::frames::tcp;
 use pcap_file::pcap::PcapReader;
 use std::fs;
 use std::path::Path;

@@ -6,73 +6,50 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
-use exitmark::datapath::memory::HeapMemory;
-use exitmark::datapath::{Forwarder, Outbox, Role, Samples};
-use exitmark::lab::cases::tables;
-use exitmark::monitor::settings as monitor;
-use exitmark::settings::Settings;
+use exitmark_box::settings::Settings;
+use exitmark_datapath::memory::HeapMemory;
+use exitmark_datapath::{Forwarder, Outbox, Role, Samples};
+use exitmark_lab::cases::tables;
+use exitmark_monitor::settings as monitor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The modules that each module may import. Imports run one way: only from modules listed above.
+/// The modules that each module of a crate may import: the compiler holds the imports between crates,
+/// and this table those within the two crates with many modules, and between `policy` and its headers.
+/// Imports run one way.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("packet", &[]),
-    ("bpf", &[]),
-    ("config", &["packet"]),
-    ("process", &[]),
-    ("prometheus", &[]),
-    ("http", &[]),
-    ("pcap", &["packet"]),
-    ("policy", &["packet"]),
-    ("relays", &["policy"]),
-    ("nic", &["packet"]),
-    ("settings", &["config", "nic", "packet", "policy", "relays"]),
-    ("datapath", &["bpf", "packet", "policy"]),
-    ("observe", &["prometheus"]),
-    ("control", &["http", "observe", "prometheus"]),
-    ("witness", &["datapath", "observe", "packet", "policy"]),
+    ("policy/packet", &[]),
+    ("box/settings", &[]),
+    ("box/observe", &[]),
+    ("box/control", &["box/observe"]),
+    ("box/witness", &["box/observe"]),
     (
-        "daemon",
+        "box/daemon",
+        &["box/control", "box/observe", "box/settings", "box/witness"],
+    ),
+    ("box/explain", &["box/settings"]),
+    ("box/doctor", &["box/settings"]),
+    (
+        "box/cli",
         &[
-            "control", "datapath", "nic", "observe", "packet", "policy", "process", "relays",
-            "settings", "witness",
+            "box/control",
+            "box/daemon",
+            "box/doctor",
+            "box/explain",
+            "box/observe",
+            "box/settings",
         ],
     ),
-    (
-        "explain",
-        &[
-            "datapath", "nic", "packet", "pcap", "policy", "relays", "settings",
-        ],
-    ),
-    (
-        "doctor",
-        &["bpf", "datapath", "nic", "packet", "relays", "settings"],
-    ),
-    (
-        "lab",
-        &[
-            "bpf", "datapath", "nic", "packet", "policy", "relays", "settings",
-        ],
-    ),
-    ("demo", &["lab", "packet", "policy", "relays"]),
-    (
-        "cli",
-        &[
-            "control", "daemon", "datapath", "demo", "doctor", "explain", "nic", "observe",
-            "packet", "policy", "process", "relays", "settings",
-        ],
-    ),
-    ("main", &["cli"]),
-    // The other program's modules, which none of the above may import.
-    ("monitor/cell", &["packet"]),
+    ("monitor/cell", &[]),
     ("monitor/row", &["monitor/cell"]),
     ("monitor/services", &["monitor/row"]),
     ("monitor/clock", &[]),
-    ("monitor/ledger", &["monitor/cell", "packet"]),
-    ("monitor/filter", &["packet"]),
+    ("monitor/ledger", &["monitor/cell"]),
+    ("monitor/filter", &[]),
     ("monitor/places", &["monitor/cell"]),
     (
         "monitor/tally",
@@ -81,14 +58,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "monitor/filter",
             "monitor/ledger",
             "monitor/places",
-            "packet",
         ],
     ),
-    (
-        "monitor/pcap",
-        &["monitor/filter", "monitor/tally", "packet", "pcap"],
-    ),
-    ("monitor/tap", &["bpf", "monitor/filter", "nic", "packet"]),
+    ("monitor/pcap", &["monitor/filter", "monitor/tally"]),
+    ("monitor/tap", &["monitor/filter"]),
     (
         "monitor/publish",
         &[
@@ -97,7 +70,6 @@ const ARROWS: &[(&str, &[&str])] = &[
             "monitor/ledger",
             "monitor/row",
             "monitor/services",
-            "packet",
         ],
     ),
     (
@@ -116,7 +88,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "monitor/settings",
         &[
-            "config",
             "monitor/cell",
             "monitor/clock",
             "monitor/period",
@@ -124,13 +95,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "monitor/publish",
             "monitor/row",
             "monitor/tap",
-            "packet",
         ],
     ),
     (
         "monitor/capture",
         &[
-            "http",
             "monitor/cell",
             "monitor/clock",
             "monitor/filter",
@@ -143,23 +112,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "monitor/settings",
             "monitor/tally",
             "monitor/tap",
-            "packet",
-            "pcap",
-            "process",
-            "prometheus",
         ],
     ),
     (
         "monitor/cli",
-        &[
-            "config",
-            "monitor/capture",
-            "monitor/report",
-            "monitor/settings",
-            "process",
-        ],
+        &["monitor/capture", "monitor/report", "monitor/settings"],
     ),
-    ("bin", &["monitor/cli"]),
 ];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
@@ -217,8 +175,8 @@ fn paths(text: &str) -> Vec<Vec<String>> {
     items.into_iter().flat_map(item).collect()
 }
 
-/// The modules that a source file names, by paths from the crate's root (`exitmark::` in the
-/// binaries) or relative to a parent module.
+/// The modules of its own crate that a source file names, by paths from the crate's root or relative
+/// to a parent module. The path of a module begins with its crate.
 fn named(module: &[String], text: &str) -> BTreeSet<&'static str> {
     let code: String = text
         .lines()
@@ -226,10 +184,9 @@ fn named(module: &[String], text: &str) -> BTreeSet<&'static str> {
         .collect::<Vec<_>>()
         .join("\n");
     let mut found = BTreeSet::new();
-    for root in ["crate::", "exitmark::"] {
-        let named = code.split(root).skip(1).flat_map(paths);
-        found.extend(named.filter_map(|path| room(&path)));
-    }
+    let from_root = code.split("crate::").skip(1).flat_map(paths);
+    let with_crate = |path: Vec<String>| [&module[..1], &path].concat();
+    found.extend(from_root.filter_map(|path| room(&with_crate(path))));
     for (at, above) in code.match_indices("super::") {
         if code[..at].ends_with(above) {
             continue;
@@ -248,12 +205,14 @@ fn modules_import_one_way() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let allowed: BTreeMap<_, _> = ARROWS.iter().copied().collect();
     let mut files = Vec::new();
-    sources(&root, &mut files);
+    for name in ["box", "monitor", "policy/packet"] {
+        sources(&root.join(name), &mut files);
+    }
     assert!(files.len() > 30, "the sources have moved");
     for path in files {
         let relative = path.strip_prefix(&root).unwrap();
         let module = module(relative);
-        if module == ["lib"] || module == ["monitor"] {
+        if ["lib", "build"].contains(&module[1].as_str()) {
             continue;
         }
         let here = room(&module).unwrap_or_else(|| {
@@ -269,62 +228,130 @@ fn modules_import_one_way() {
     }
 }
 
-/// The modules that a module may import, directly or indirectly.
-fn reachable(room: &'static str, found: &mut BTreeSet<&'static str>) {
-    let (_, may) = ARROWS.iter().find(|(name, _)| *name == room).unwrap();
-    for other in *may {
-        if found.insert(other) {
-            reachable(other, found);
+/// The crates whose code is in a program, by the mangled names of its functions.
+fn crates_of(program: &str) -> BTreeSet<String> {
+    let bytes = fs::read(program).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    let mut found = BTreeSet::new();
+    for (at, name) in text.match_indices("exitmark_") {
+        let rest = &text[at + name.len()..];
+        let end = rest.find(|c: char| !c.is_ascii_lowercase());
+        let whole = &rest[..end.unwrap_or(rest.len())];
+        // A mangled name follows its length.
+        let length = (name.len() + whole.len()).to_string();
+        if text[..at].ends_with(&length) || text[..at].ends_with(&format!("{length}_")) {
+            found.insert(whole.to_owned());
+        }
+    }
+    found
+}
+
+/// Both programs are of one package, so cargo alone does not hold this.
+#[test]
+fn no_program_contains_code_of_the_other() {
+    let box_crates = crates_of(env!("CARGO_BIN_EXE_exitmark"));
+    let monitor_crates = crates_of(env!("CARGO_BIN_EXE_exitmark-monitor"));
+    for (crates, own, foreign) in [
+        (
+            &box_crates,
+            ["box", "datapath", "relays", "policy"],
+            ["monitor", "lab", "demo"],
+        ),
+        (
+            &monitor_crates,
+            ["monitor", "nic", "pcap", "policy"],
+            ["box", "datapath", "relays"],
+        ),
+    ] {
+        for name in own {
+            assert!(
+                crates.contains(name),
+                "no names of {name} any more: {crates:?}"
+            );
+        }
+        for name in foreign {
+            assert!(!crates.contains(name), "code of {name}: {crates:?}");
         }
     }
 }
 
+/// The packages that a package depends on outside its tests.
+fn dependencies(package: &str, edges: &str) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
+        .args(["--edges", edges, "--package", package])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names = text.lines().filter_map(|line| line.split(' ').next());
+    names.map(str::to_owned).collect()
+}
+
 #[test]
-fn no_program_contains_code_of_modules_that_it_may_not_import() {
-    for (room, program) in [
-        ("main", env!("CARGO_BIN_EXE_exitmark")),
-        ("bin", env!("CARGO_BIN_EXE_exitmark-monitor")),
+fn the_programs_link_nothing_of_the_lab() {
+    let shipped = dependencies("exitmark", "normal");
+    for name in ["exitmark-box", "exitmark-monitor", "tor-netdoc"] {
+        assert!(shipped.contains(name), "{name}: {shipped:?}");
+    }
+    for name in [
+        "exitmark-lab",
+        "exitmark-demo",
+        "exitmark-tools",
+        "etherparse",
     ] {
-        let mut known = BTreeSet::from([room]);
-        reachable(room, &mut known);
-        let bytes = fs::read(program).unwrap();
-        let text = String::from_utf8_lossy(&bytes);
-        // Mangled names of functions: each part follows its length.
-        let mut there: BTreeSet<String> = BTreeSet::new();
-        for (at, crate_name) in text.match_indices("8exitmark") {
-            let rest = &text[at + crate_name.len()..];
-            let name = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-            let length: usize = rest[..rest.len() - name.len()].parse().unwrap_or_default();
-            there.extend(name.get(..length).map(str::to_owned));
-        }
-        for (name, _) in ARROWS {
-            let top = name.split('/').next().unwrap();
-            let is_known = known
-                .iter()
-                .any(|known| known.split('/').next() == Some(top));
-            assert!(
-                is_known || !there.contains(top),
-                "{program} has code of {top}"
-            );
-        }
-        let rooms = ARROWS.iter().filter(|(name, _)| there.contains(*name));
-        assert!(
-            rooms.count() >= 5,
-            "{program} has no names any more: {there:?}"
-        );
+        assert!(!shipped.contains(name), "{name} is linked");
+    }
+    // RSA keys and SHA-1 are in the programs only as tor-netdoc's means to verify a consensus.
+    for (package, only_in) in [
+        ("tor-netdoc", "exitmark-relays"),
+        ("rsa", "exitmark-lab"),
+        ("sha1", "exitmark-lab"),
+        ("askama", "exitmark-monitor"),
+        ("jiff", "exitmark-monitor"),
+        ("maxminddb", "exitmark-monitor"),
+    ] {
+        let named = |member: &&&str| {
+            let path =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/{member}/Cargo.toml"));
+            let manifest: toml::Table = fs::read_to_string(path).unwrap().parse().unwrap();
+            manifest["dependencies"].get(package).is_some()
+        };
+        let members: Vec<_> = MEMBERS.iter().filter(named).collect();
+        assert_eq!(members, [&&only_in["exitmark-".len()..]], "{package}");
     }
 }
+
+/// The members of the workspace, and whether they have unsafe code.
+const MEMBERS: &[&str] = &[
+    "bpf", "policy", "pcap", "relays", "nic", "service", "datapath", "box", "monitor", "lab",
+    "demo", "tools",
+];
 
 #[test]
 fn every_form_of_import_is_found() {
-    let text = "use super::super::cell::Cell;\nuse crate::{nic::Nic, packet::{Dscp, Version}};\n\
-                fn f() { crate::policy::judge(super::tests); super::super::row::f() }\n\
-                // crate::daemon\n";
+    let text = "use super::super::cell::Cell;\nuse crate::{tap::Tap, period::{Clock, State}};\n\
+                fn f() { crate::publish::publish(super::tests); super::super::row::f() }\n\
+                // crate::report\n";
     let module = ["monitor", "tally", "table"].map(String::from);
-    let seen = ["monitor/cell", "monitor/row", "nic", "packet", "policy"];
+    let seen = ["cell", "row", "tap", "period", "publish"];
+    let seen = seen.map(|name| format!("monitor/{name}"));
     let named = named(&module, text);
-    assert!(named.is_superset(&seen.into()), "{named:?}");
-    assert!(!named.contains("daemon"));
+    assert!(
+        seen.iter().all(|name| named.contains(name.as_str())),
+        "{named:?}"
+    );
+    assert!(!named.contains("monitor/report"));
 }
 
 #[test]
@@ -352,29 +379,32 @@ fn no_page_contains_a_placeholder() {
 #[test]
 fn unsafe_code_stays_in_three_modules() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    let unsafe_rooms: BTreeSet<_> = files
-        .iter()
-        .filter(|path| {
-            let text = fs::read_to_string(path).unwrap();
+    let mut allowed = BTreeSet::new();
+    for member in MEMBERS {
+        let mut files = Vec::new();
+        sources(&root.join(member), &mut files);
+        let mut forbids = false;
+        for path in files {
+            let text = fs::read_to_string(&path).unwrap();
             let squeezed: String = text.split_whitespace().collect();
-            squeezed.contains("allow(unsafe_code")
-        })
-        .map(|path| {
-            path.strip_prefix(&root)
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_owned()
-        })
-        .collect();
+            forbids |= squeezed.contains("#![forbid(unsafe_code)]");
+            if squeezed.contains("allow(unsafe_code") {
+                allowed.insert(path.strip_prefix(&root).unwrap().to_owned());
+            }
+        }
+        // The other crates forbid it, so that their modules cannot allow it.
+        assert_eq!(
+            !forbids,
+            ["datapath", "monitor"].contains(member),
+            "{member}"
+        );
+    }
     let three = [
         "datapath/kernel/sys.rs",
         "datapath/xsk/mod.rs",
         "monitor/tap/sys.rs",
     ];
-    assert_eq!(unsafe_rooms, three.map(String::from).into());
+    assert_eq!(allowed, three.map(PathBuf::from).into());
 }
 
 /// There are two programs, and `make demo` relies on the default.

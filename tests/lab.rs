@@ -1,6 +1,6 @@
 //! Tier: root. The laboratory itself: what the other tests stand on.
 
-use exitmark::lab::{Capture, Netns, RawPort, VethEnd, is_root, veth};
+use exitmark_lab::{Capture, Netns, RawPort, VethEnd, is_root, veth};
 use std::time::Duration;
 
 #[test]

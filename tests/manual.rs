@@ -6,10 +6,10 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
-#[path = "../examples/manual/pages/mod.rs"]
+#[path = "../src/tools/manual/pages/mod.rs"]
 mod pages;
 
-use exitmark::lab::is_installed;
+use exitmark_lab::is_installed;
 use pages::PROGRAMS;
 use std::collections::BTreeSet;
 use std::fs;
@@ -233,7 +233,7 @@ fn a_packages_version_is_built_into_its_programs() {
         let output = Command::new(program).arg("--version").output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(
-            said.trim_end().ends_with(env!("EXITMARK_VERSION")),
+            said.trim_end().ends_with(exitmark_service::VERSION),
             "{said}"
         );
     }

@@ -9,10 +9,10 @@
 #[path = "settings/together.rs"]
 mod together;
 
-use exitmark::packet::Dscp;
-use exitmark::policy::ClassifyBy;
-use exitmark::relays::{Authorities, Trust};
-use exitmark::settings::{Settings, WhenStale};
+use exitmark_box::settings::{Settings, WhenStale};
+use exitmark_policy::ClassifyBy;
+use exitmark_policy::packet::Dscp;
+use exitmark_relays::{Authorities, Trust};
 use std::path::Path;
 use std::time::Duration;
 

@@ -6,7 +6,7 @@
     reason = "a test's ground that is missing is the test's failure"
 )]
 
-use exitmark::lab::is_installed;
+use exitmark_lab::is_installed;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 

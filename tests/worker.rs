@@ -5,15 +5,15 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
-use exitmark::datapath::memory::{Fault, HeapMemory, MemoryPort};
-use exitmark::datapath::{
+use exitmark_datapath::memory::{Fault, HeapMemory, MemoryPort};
+use exitmark_datapath::{
     Cells, Counter, DropReason, Forwarder, GUARD_NUMBERS, Guard, IncomingLink, Links, PerRole,
     Role, Samples, Spin, Tally, Worker, WorkerLimits,
 };
-use exitmark::lab::cases::tables;
-use exitmark::lab::frames::{FROM, tcp};
-use exitmark::packet::MacAddr;
-use exitmark::policy::{EndpointSet, Snapshot};
+use exitmark_lab::cases::tables;
+use exitmark_lab::frames::{FROM, tcp};
+use exitmark_policy::packet::MacAddr;
+use exitmark_policy::{EndpointSet, Snapshot};
 use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
 //! Compiles and loads the programs in `benches/bpf` when a bench starts.
 
-use exitmark::lab::bpf::{self, Preparation, Programs};
-use exitmark::lab::{LabError, Netns};
+use exitmark_lab::bpf::{self, Preparation, Programs};
+use exitmark_lab::{LabError, Netns};
 use std::path::Path;
 
 /// The program that generates, forwards and counts frames.

@@ -1,7 +1,7 @@
 //! Runs `exitmark run` as shipped, as a process with a configuration file.
 
-use exitmark::lab::site::RunningBox;
-use exitmark::lab::{LabError, Netns};
+use exitmark_lab::site::RunningBox;
+use exitmark_lab::{LabError, Netns};
 use std::path::Path;
 
 /// The difference between the compared configurations of exitmark.

@@ -1,7 +1,7 @@
 //! Statistics over rounds, and result files.
 
 use super::rounds::Missing;
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use std::fs;

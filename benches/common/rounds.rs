@@ -2,7 +2,7 @@
 //! reverse order; one that failed once is excluded.
 
 use super::machine::Machine;
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use serde::Serialize;
 use std::fmt::Display;
 use std::time::Duration;

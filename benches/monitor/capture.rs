@@ -3,8 +3,8 @@
 use crate::systems::Databases;
 use crate::traffic::{Kind, Traffic, filter};
 use crate::{Row, Sample, Unit};
-use exitmark::monitor::pcap::{Capture, Progress};
-use exitmark::monitor::tally::{Counter, DEFAULT_CELLS};
+use exitmark_monitor::pcap::{Capture, Progress};
+use exitmark_monitor::tally::{Counter, DEFAULT_CELLS};
 use jiff::Timestamp;
 use std::cell::RefCell;
 use std::fs::File;

@@ -4,10 +4,10 @@
 use crate::systems::{self, Databases};
 use crate::traffic::{Kind, Traffic, filter};
 use crate::{Row, Sample, Unit};
-use exitmark::lab::site::RunningBox;
-use exitmark::lab::{LabError, Netns, RawPort, VethEnd, contained, veth};
-use exitmark::monitor::ledger::Ledger;
-use exitmark::monitor::tally::DEFAULT_CELLS;
+use exitmark_lab::site::RunningBox;
+use exitmark_lab::{LabError, Netns, RawPort, VethEnd, contained, veth};
+use exitmark_monitor::ledger::Ledger;
+use exitmark_monitor::tally::DEFAULT_CELLS;
 use serde::Deserialize;
 use std::cell::OnceCell;
 use std::fs;

@@ -28,7 +28,7 @@ use clap::Parser;
 use common::machine::Machine;
 use common::results::Series;
 use common::{results, rounds};
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use serde_json::{Value, json};
 use std::fmt;
 use std::process::ExitCode;

@@ -3,8 +3,8 @@
 use crate::systems::Databases;
 use crate::traffic::{Kind, Traffic, filter};
 use crate::{Row, Sample, Unit};
-use exitmark::monitor::filter::Arrived;
-use exitmark::monitor::tally::{Counter, DEFAULT_CELLS};
+use exitmark_monitor::filter::Arrived;
+use exitmark_monitor::tally::{Counter, DEFAULT_CELLS};
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

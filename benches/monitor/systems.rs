@@ -1,7 +1,7 @@
 //! The databases for look-ups.
 
-use exitmark::lab::Random;
-use exitmark::monitor::places::{Countries, Places, PlacesSettings};
+use exitmark_lab::Random;
+use exitmark_monitor::places::{Countries, Places, PlacesSettings};
 use std::fmt::Write as _;
 use std::fs;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! The packets to count.
 
 use crate::systems::Databases;
-use exitmark::lab::Random;
-use exitmark::monitor::filter::Filter;
-use exitmark::packet::Dscp;
+use exitmark_lab::Random;
+use exitmark_monitor::filter::Filter;
+use exitmark_policy::packet::Dscp;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const SOURCE_V4: [u8; 4] = [192, 0, 2, 10];

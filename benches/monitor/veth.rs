@@ -6,13 +6,13 @@
 
 use crate::systems::Databases;
 use crate::{Row, Sample, Unit};
-use exitmark::lab::bpf::{Programs, compile, interface_index};
-use exitmark::lab::frames::tcp;
-use exitmark::lab::{LabError, Netns, VethEnd, veth};
-use exitmark::monitor::filter::Filter;
-use exitmark::monitor::tally::{Counter, DEFAULT_CELLS};
-use exitmark::monitor::tap::{Tap, TapCounters, TapError, TapSettings};
-use exitmark::packet::Dscp;
+use exitmark_lab::bpf::{Programs, compile, interface_index};
+use exitmark_lab::frames::tcp;
+use exitmark_lab::{LabError, Netns, VethEnd, veth};
+use exitmark_monitor::filter::Filter;
+use exitmark_monitor::tally::{Counter, DEFAULT_CELLS};
+use exitmark_monitor::tap::{Tap, TapCounters, TapError, TapSettings};
+use exitmark_policy::packet::Dscp;
 use libbpf_rs::{MapCore, MapFlags};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;

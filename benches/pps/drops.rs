@@ -1,7 +1,7 @@
 //! Lost frames, by the kernel's drop counters at the ends of the cables.
 
 use crate::site::{BOX_INCOMING, BOX_UPLINK, FAR_END, Site};
-use exitmark::lab::{LabError, Netns};
+use exitmark_lab::{LabError, Netns};
 
 /// Frames that a cable dropped. The receiving end of a veth pair queues 256; further frames count
 /// as dropped at the sending end, independent of the sender.

@@ -9,7 +9,7 @@ use crate::measure::Contestant;
 use crate::peers::{self, Forwarder};
 use crate::rates::is_possible;
 use crate::sample::{Sample, percent};
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use serde::Serialize;
 use std::fmt;
 

@@ -4,7 +4,7 @@
 
 use crate::site::HOST_MAC;
 use etherparse::PacketBuilder;
-use exitmark::packet::MacAddr;
+use exitmark_policy::packet::MacAddr;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

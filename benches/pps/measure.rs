@@ -7,7 +7,7 @@ use crate::peers::{Forwarder, Job};
 use crate::sample::Sample;
 use crate::site::Site;
 use crate::traffic::{Counts, Traffic};
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@ use crate::measure::Contestant;
 use crate::peers;
 use crate::plan::{Axes, Whom};
 use crate::report::{self, Row};
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use std::thread;
 
 const BENCH: &str = "rates";

@@ -9,8 +9,8 @@
 //! Independent of forwarders and frames. Its constants for the two sinks' MAC addresses are
 //! repeated in `benches/bpf/traffic.bpf.c`; if they differ, every frame counts as astray.
 
-use exitmark::lab::{LabError, Netns, VethEnd, veth};
-use exitmark::packet::MacAddr;
+use exitmark_lab::{LabError, Netns, VethEnd, veth};
+use exitmark_policy::packet::MacAddr;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::ops::Range;

@@ -5,9 +5,9 @@
 use crate::common::bpf;
 use crate::load::{Family, Load};
 use crate::site::{BOX_HOST, BOX_UPLINK, FAR_END, Site, pin_to_generator_cpu};
-use exitmark::lab::LabError;
-use exitmark::lab::bpf::Programs;
-use exitmark::packet::MacAddr;
+use exitmark_lab::LabError;
+use exitmark_lab::bpf::Programs;
+use exitmark_policy::packet::MacAddr;
 use libbpf_rs::{MapCore, MapFlags};
 use std::sync::Arc;
 use std::thread;

@@ -1,14 +1,14 @@
 //! Frames of every kind, and a forwarder for them: `decision` measures its time, `instructions` its
 //! instructions.
 
-use exitmark::datapath::memory::HeapMemory;
-use exitmark::datapath::{Forwarder, Frame, IncomingLink, Links, Outbox, Role};
-use exitmark::lab::consensus::Order;
-use exitmark::lab::frames::{tcp, udp};
-use exitmark::lab::site::{INCOMING_MAC, TORNET_MAC};
-use exitmark::policy::{EndpointSet, Snapshot};
-use exitmark::relays::{Flavor, Validity};
-use exitmark::settings::Settings;
+use exitmark_box::settings::Settings;
+use exitmark_datapath::memory::HeapMemory;
+use exitmark_datapath::{Forwarder, Frame, IncomingLink, Links, Outbox, Role};
+use exitmark_lab::consensus::Order;
+use exitmark_lab::frames::{tcp, udp};
+use exitmark_lab::site::{INCOMING_MAC, TORNET_MAC};
+use exitmark_policy::{EndpointSet, Snapshot};
+use exitmark_relays::{Flavor, Validity};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -136,7 +136,7 @@ pub(crate) fn snapshots() -> [Arc<Snapshot>; 2] {
              [mark]\ndscp = \"{mark}\""
         );
         let settings = Settings::parse(&text, directory.path()).unwrap();
-        let loaded = exitmark::relays::load(&settings.relays.sources).unwrap();
+        let loaded = exitmark_relays::load(&settings.relays.sources).unwrap();
         let relays = loaded.with(&[]).unwrap();
         Arc::new(Snapshot::new(1, settings.rules, relays))
     })

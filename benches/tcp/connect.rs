@@ -2,8 +2,8 @@
 //! the answer and close. A connection counts once its whole answer has arrived.
 
 use crate::connection::{PATIENCE, bounded, listen, server};
-use exitmark::lab::LabError;
-use exitmark::lab::site::Site;
+use exitmark_lab::LabError;
+use exitmark_lab::site::Site;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};

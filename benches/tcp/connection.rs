@@ -1,7 +1,7 @@
 //! Connections from the host to the web server, with both ends in this process.
 
-use exitmark::lab::LabError;
-use exitmark::lab::site::{SERVER_V4, Site};
+use exitmark_lab::LabError;
+use exitmark_lab::site::{SERVER_V4, Site};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;

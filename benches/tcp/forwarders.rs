@@ -2,8 +2,8 @@
 
 use crate::common::bpf;
 use crate::common::exitmark::{self, Variant};
-use ::exitmark::lab::LabError;
-use ::exitmark::lab::site::{OR_PORT, RELAY_V4, RELAY_V6, Site};
+use ::exitmark_lab::LabError;
+use ::exitmark_lab::site::{OR_PORT, RELAY_V4, RELAY_V6, Site};
 
 /// The configurations of exitmark, a row each, with the names of the packet rate bench, which has
 /// no return traffic.

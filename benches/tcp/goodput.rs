@@ -2,8 +2,8 @@
 //! reader.
 
 use crate::connection::Connection;
-use exitmark::lab::site::Site;
-use exitmark::lab::{LabError, Netns};
+use exitmark_lab::site::Site;
+use exitmark_lab::{LabError, Netns};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Checks that a forwarder does its job on the measured connections.
 
 use crate::connection::Connection;
-use exitmark::lab::site::{SERVER_V4, Site};
-use exitmark::lab::{Capture, CapturedFrame, LabError};
+use exitmark_lab::site::{SERVER_V4, Site};
+use exitmark_lab::{Capture, CapturedFrame, LabError};
 use std::io::{Read, Write};
 use std::time::Duration;
 

@@ -2,8 +2,8 @@
 //! back, and only then the next one leaves.
 
 use crate::connection::Connection;
-use exitmark::lab::LabError;
-use exitmark::lab::site::Site;
+use exitmark_lab::LabError;
+use exitmark_lab::site::Site;
 use hdrhistogram::Histogram;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};

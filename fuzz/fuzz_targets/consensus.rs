@@ -2,7 +2,7 @@
 //! sensitive words of the document.
 #![no_main]
 
-use exitmark::relays::UncheckedDocument;
+use exitmark_relays::UncheckedDocument;
 use libfuzzer_sys::fuzz_target;
 use std::net::{IpAddr, SocketAddr};
 

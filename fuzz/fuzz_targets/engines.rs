@@ -2,8 +2,8 @@
 //! coverage of the Rust engine. Requires root.
 #![no_main]
 
-use exitmark::datapath::Role;
-use exitmark::lab::differential::{CounterExample, Engines, Scenario};
+use exitmark_datapath::Role;
+use exitmark_lab::differential::{CounterExample, Engines, Scenario};
 use libfuzzer_sys::fuzz_target;
 use std::cell::OnceCell;
 use std::path::Path;

@@ -2,10 +2,10 @@
 //! only permitted bits change, and a rewritten frame is not rewritten again.
 #![no_main]
 
-use exitmark::datapath::{Forwarder, Outcome, Role};
-use exitmark::lab::cases::tables;
-use exitmark::packet::{Version, ipv4_header_checksum_is_good};
-use exitmark::policy::{FRAGMENT_LIFETIME, Remark, Rule, Verdict};
+use exitmark_datapath::{Forwarder, Outcome, Role};
+use exitmark_lab::cases::tables;
+use exitmark_policy::packet::{Version, ipv4_header_checksum_is_good};
+use exitmark_policy::{FRAGMENT_LIFETIME, Remark, Rule, Verdict};
 use libfuzzer_sys::fuzz_target;
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The `exitmark-monitor` command: parse, run, exit code.
 
 use clap::Parser;
-use exitmark::monitor::cli::Invocation;
+use exitmark_monitor::cli::Invocation;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

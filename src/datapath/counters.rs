@@ -6,8 +6,8 @@
 //! Both are pinned with the program, and another process that takes over continues them.
 
 use super::{Cells, Role};
-use crate::packet::{Dscp, Malformed};
-use crate::policy::{Class, Rule};
+use exitmark_policy::packet::{Dscp, Malformed};
+use exitmark_policy::{Class, Rule};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

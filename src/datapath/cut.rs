@@ -8,7 +8,7 @@
 //! An outsider can also send a frame whose IP length exceeds the frame, so these are only counted.
 
 use super::{Frame, Memory};
-use crate::packet::{Headers, Malformed, parse};
+use exitmark_policy::packet::{Headers, Malformed, parse};
 
 /// Sizes of receive buffers are multiples of this, in bytes.
 const STEP: usize = 128;
@@ -39,7 +39,7 @@ fn is_short(frame: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::memory::HeapMemory;
+    use crate::memory::HeapMemory;
 
     /// A frame with an IPv4 packet, cut to `arrived` bytes; both lengths include the Ethernet
     /// header.

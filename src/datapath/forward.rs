@@ -6,8 +6,8 @@ use super::{
     DecidedBy, DropReason, Excerpt, Frame, Links, Memory, PerRole, Role, Sample, Samples, Tally,
     links::Steering, sample::Part,
 };
-use crate::packet::{self, MacAddr};
-use crate::policy::{
+use exitmark_policy::packet::{self, MacAddr};
+use exitmark_policy::{
     Egress, FragmentTable, Rule, Snapshot, Verdict, judge, judge_whole_v4, judge_whole_v6,
 };
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //! If several hosts are behind one box, their addresses have different MAC addresses, and the MAC
 //! address learned last is wrong for all hosts but one. Same logic as bpf/hosts.h.
 
-use crate::packet::MacAddr;
+use exitmark_policy::packet::MacAddr;
 use std::net::IpAddr;
 
 /// Entries: 2 to the power of `SLOT_BITS` for each IP version. Addresses may share an entry, which

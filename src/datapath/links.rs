@@ -4,7 +4,7 @@
 use super::hosts::{HOST_SLOTS, HostKey, SEVERAL_CHANGES, mac_in};
 use super::sample::Part;
 use super::{Cells, PerRole, Role};
-use crate::packet::{self, MacAddr, MacPair};
+use exitmark_policy::packet::{self, MacAddr, MacPair};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -4,8 +4,8 @@
 //! the same way, and record the same fields.
 
 use super::{Outcome, Role};
-use crate::policy::Rule;
 use crossbeam::queue::ArrayQueue;
+use exitmark_policy::Rule;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -7,8 +7,8 @@
 use super::{
     Counters, DropReason, Forwarder, Frame, FramePool, Guard, Outbox, PerRole, Port, Role,
 };
-use crate::policy::Snapshot;
 use crossbeam::channel::{Receiver, Sender};
+use exitmark_policy::Snapshot;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use nix::time::{ClockId, clock_gettime};

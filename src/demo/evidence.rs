@@ -6,8 +6,8 @@
 
 use super::plan::{FLOWS, Flow, Kind, MARK, addresses, flow_of, mac};
 use super::watch::{Seen, Sightings};
-use crate::lab::site::{HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, TORNET_MAC};
 use etherparse::{IpDscp, Ipv4Header, Ipv6Header};
+use exitmark_lab::site::{HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, TORNET_MAC};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 
@@ -324,8 +324,8 @@ mod tests {
     use super::super::plan::{DNS, SSH, WEB};
     use super::super::watch::Sighting;
     use super::*;
-    use crate::lab::site::{CLEARNET_MAC, OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6};
     use etherparse::PacketBuilder;
+    use exitmark_lab::site::{CLEARNET_MAC, OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6};
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn link() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {

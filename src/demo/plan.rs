@@ -3,8 +3,8 @@
 //! A frame's kind follows from this plan alone, by destination and port as etherparse reads them.
 //! It must never use `policy`, which is under test.
 
-use crate::lab::site::{OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6};
 use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice};
+use exitmark_lab::site::{OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6};
 use std::net::{IpAddr, SocketAddr};
 
 /// AF11, the code point that marks exit traffic.

@@ -5,8 +5,8 @@
 
 use super::plan::{self, BULK, SSH};
 use super::{DemoError, Interrupt};
-use crate::lab::site::{HOST_V4, SERVER_V4, Site};
-use crate::lab::{LabError, Netns};
+use exitmark_lab::site::{HOST_V4, SERVER_V4, Site};
+use exitmark_lab::{LabError, Netns};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

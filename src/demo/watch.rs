@@ -6,12 +6,12 @@
 
 use super::plan::{EXPERIMENT, mac};
 use super::{DemoError, Interrupt};
-use crate::lab::site::{
+use etherparse::PacketBuilder;
+use exitmark_lab::site::{
     CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, RELAY_V4, SERVER_V4,
     SERVER_V6, Site, TORNET_MAC,
 };
-use crate::lab::{Capture, CapturedFrame, LabError, RawPort};
-use etherparse::PacketBuilder;
+use exitmark_lab::{Capture, CapturedFrame, LabError, RawPort};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 

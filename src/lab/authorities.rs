@@ -10,7 +10,7 @@
 
 use super::Random;
 use super::netdoc::{hex, line, object};
-use crate::relays::{Validity, utc};
+use exitmark_relays::{Validity, utc};
 use rsa::pkcs1::EncodeRsaPublicKey;
 use rsa::rand_core::{CryptoRng, Error, RngCore};
 use rsa::{Pkcs1v15Sign, RsaPrivateKey, RsaPublicKey};

@@ -1,7 +1,6 @@
 //! Compiles, loads and attaches the BPF programs of tests and benches, and accesses their maps.
 
 use super::{LabError, Netns};
-use crate::{bpf, datapath};
 use libbpf_rs::{
     Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut, TC_INGRESS, TcHookBuilder, Xdp,
     XdpFlags,
@@ -62,7 +61,7 @@ impl Programs {
             }
             object.load()
         };
-        let object = bpf::load(load)
+        let object = exitmark_bpf::load(load)
             .map_err(|error| LabError(format!("cannot load the programs of {name}: {error}")))?;
         Ok(Self {
             object: Arc::new(object),
@@ -181,7 +180,7 @@ impl Programs {
         repeat: u32,
         batch: u32,
     ) -> Result<(), LabError> {
-        datapath::run_live(self.program(program)?.as_fd(), frame, repeat, batch)
+        exitmark_datapath::run_live(self.program(program)?.as_fd(), frame, repeat, batch)
             .map_err(|error| LabError(format!("cannot run {program} live: {error}")))
     }
 

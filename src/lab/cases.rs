@@ -10,11 +10,11 @@ mod unrouted;
 
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};
 use super::site::{INCOMING_MAC, TORNET_MAC};
-use crate::datapath::{IncomingLink, Links, Role};
-use crate::nic::NextHop;
-use crate::packet::MacAddr;
-use crate::policy::{Class, EndpointSet, Snapshot};
-use crate::settings::{Settings, SettingsError};
+use exitmark_box::settings::{Settings, SettingsError};
+use exitmark_datapath::{IncomingLink, Links, Role};
+use exitmark_nic::NextHop;
+use exitmark_policy::packet::MacAddr;
+use exitmark_policy::{Class, EndpointSet, Snapshot};
 use std::path::Path;
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 //! Checksums are computed from scratch, never updated: a frame built with another DSCP is the
 //! expected result of rewriting.
 
-use crate::packet::{MacAddr, Tcp, internet_checksum, protocol};
+use exitmark_policy::packet::{MacAddr, Tcp, internet_checksum, protocol};
 use std::net::{IpAddr, SocketAddr};
 
 /// The source MAC address of built frames: the Tor host's.

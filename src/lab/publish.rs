@@ -43,7 +43,7 @@ pub fn replace(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relays::{Flavor, Validity};
+    use exitmark_relays::{Flavor, Validity};
     use std::time::{Duration, UNIX_EPOCH};
 
     #[test]

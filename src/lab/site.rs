@@ -8,7 +8,7 @@
 //! ```
 
 use super::{Child, LabError, Netns, VethEnd, contained, poll, veth};
-use crate::policy::Endpoint;
+use exitmark_policy::Endpoint;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

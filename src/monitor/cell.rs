@@ -1,6 +1,6 @@
 //! The keys that packets are counted by. A key never identifies a single destination.
 
-use crate::packet::Version;
+use exitmark_policy::packet::Version;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::AddAssign;

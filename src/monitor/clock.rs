@@ -73,7 +73,7 @@ impl Length {
     }
 
     /// A length from a state file, within 1 second to 366 days.
-    pub(in crate::monitor) fn stored(seconds: i64) -> Option<Self> {
+    pub(crate) fn stored(seconds: i64) -> Option<Self> {
         (1..=366 * DAY).contains(&seconds).then_some(Self(seconds))
     }
 
@@ -127,8 +127,8 @@ impl fmt::Display for Period {
 
 /// The period that is being counted.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::monitor) struct Running {
-    pub(in crate::monitor) period: Period,
+pub(crate) struct Running {
+    pub(crate) period: Period,
     /// Monotonic time when it began or was restored.
     since: Duration,
     /// How long it had run before that.
@@ -136,7 +136,7 @@ pub(in crate::monitor) struct Running {
 }
 
 impl Running {
-    pub(in crate::monitor) const fn new(period: Period, before: Duration, now: Now) -> Self {
+    pub(crate) const fn new(period: Period, before: Duration, now: Now) -> Self {
         Self {
             period,
             since: now.monotonic,
@@ -145,14 +145,14 @@ impl Running {
     }
 
     /// How long the period has run.
-    pub(in crate::monitor) const fn ran(&self, now: Now) -> Duration {
+    pub(crate) const fn ran(&self, now: Now) -> Duration {
         let since = now.monotonic.saturating_sub(self.since);
         self.before.saturating_add(since)
     }
 
     /// Whether the period is over. The two clocks drift apart: the wall clock counts as set back
     /// only if they differ by more than a hundredth of the period.
-    pub(in crate::monitor) fn is_over(&self, now: Now) -> bool {
+    pub(crate) fn is_over(&self, now: Now) -> bool {
         let length = self.period.length.duration();
         now.wall >= self.period.end() || self.ran(now) >= length + length / 100
     }

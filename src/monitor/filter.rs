@@ -5,7 +5,7 @@
 //! its ports. One that is truncated before the TCP flags counts with all its bytes but begins no
 //! flow; such packets are counted separately, because the flows are then too few.
 
-use crate::packet::{
+use exitmark_policy::packet::{
     Address, Dscp, Headers, Malformed, Packet, Version, parse, plain_v4, plain_v6, protocol,
     tag_bytes, transport,
 };

@@ -6,7 +6,7 @@
 //! connection has begun are unattributed: they are in the total, and in nothing else.
 
 use super::cell::{Cell, Country, Counts, MAX_CELLS};
-use crate::packet::Version;
+use exitmark_policy::packet::Version;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

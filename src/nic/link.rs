@@ -4,7 +4,7 @@
 //! query again: it does not parse the notifications, so a lost one only delays the next query.
 
 use super::{NicError, converse, unanswered};
-use crate::packet::MacAddr;
+use exitmark_policy::packet::MacAddr;
 use futures_util::stream::TryStreamExt;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rtnetlink::MulticastGroup;

@@ -1,7 +1,7 @@
 //! The addresses of the box itself, on all NICs.
 
 use super::{NicError, address, connect, converse, unanswered};
-use crate::packet::MacAddr;
+use exitmark_policy::packet::MacAddr;
 use futures_util::stream::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::{LinkAttribute, Prop};

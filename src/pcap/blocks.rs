@@ -33,7 +33,7 @@ const MAX_INTERFACES: usize = 1 << 16;
 
 /// State of the current section.
 #[derive(Default)]
-pub(crate) struct Blocks {
+pub struct Blocks {
     order: Option<Order>,
     interfaces: Vec<Interface>,
 }

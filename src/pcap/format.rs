@@ -28,7 +28,7 @@ pub(super) enum Order {
 }
 
 /// Format of an open file, and the parser's state.
-pub(crate) enum Format {
+pub enum Format {
     /// pcap (pcap-savefile(5)).
     Pcap(Records),
     /// pcapng (draft-ietf-opsawg-pcapng).
@@ -36,7 +36,7 @@ pub(crate) enum Format {
 }
 
 /// The header of a pcap file.
-pub(crate) struct Records {
+pub struct Records {
     order: Order,
     link: Link,
     nanos_per_tick: u64,
@@ -44,29 +44,31 @@ pub(crate) struct Records {
 }
 
 /// The next record.
-pub(crate) struct Step {
+pub struct Step {
     /// The packet, its start counted from the beginning of the record; `None` for other records.
-    pub(crate) packet: Option<Timed>,
+    pub packet: Option<Timed>,
     /// Length of the record, in bytes.
-    pub(crate) taken: usize,
+    pub taken: usize,
 }
 
 /// A packet and its time.
 #[derive(Clone, Copy)]
-pub(crate) struct Timed {
-    pub(crate) record: Record,
-    pub(crate) link: Link,
+pub struct Timed {
+    /// Where the packet is in the buffer.
+    pub record: Record,
+    /// The link type of its interface.
+    pub link: Link,
     /// Nanoseconds since the Unix epoch; `None` if the file does not give it.
-    pub(crate) time: Option<u64>,
+    pub time: Option<u64>,
     /// Number of the interface in its section of the file.
-    pub(crate) interface: u32,
+    pub interface: u32,
     /// Whether the section has described more than one interface so far.
-    pub(crate) is_one_of_several: bool,
+    pub is_one_of_several: bool,
 }
 
 /// Why there is no next record.
 #[derive(Debug)]
-pub(crate) enum Stuck {
+pub enum Stuck {
     /// More bytes are needed.
     Incomplete,
     /// The record cannot be parsed.
@@ -125,7 +127,7 @@ impl Format {
 
     /// Reads the next record.
     #[inline]
-    pub(crate) fn step(&mut self, bytes: &[u8]) -> Result<Step, Stuck> {
+    pub fn step(&mut self, bytes: &[u8]) -> Result<Step, Stuck> {
         match self {
             Self::Pcap(records) => records.step(bytes),
             Self::PcapNg(blocks) => blocks.step(bytes),

@@ -1,6 +1,6 @@
 //! Link types, and how packets of each become Ethernet frames.
 
-use crate::packet::ETHERNET_HEADER_BYTES;
+use exitmark_policy::packet::ETHERNET_HEADER_BYTES;
 
 /// A link type (<https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +20,13 @@ pub enum Link {
 /// A packet in the buffer. The bytes in front of it were read before, and are free for an Ethernet
 /// header.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Record {
-    pub(crate) start: usize,
-    pub(crate) kept: usize,
+pub struct Record {
+    /// Index of its first byte in the buffer.
+    pub start: usize,
+    /// Length of the captured part, in bytes.
+    pub kept: usize,
     /// Length of the packet on the wire, in bytes.
-    pub(crate) whole: usize,
+    pub whole: usize,
 }
 
 const COOKED_V2_BYTES: usize = 20;
@@ -56,7 +58,7 @@ impl Link {
     /// Rewrites a packet in place so that it begins with an Ethernet header. The MAC addresses of
     /// that header are undefined.
     #[inline]
-    pub(crate) fn dress(self, buffer: &mut [u8], record: Record) -> Record {
+    pub fn dress(self, buffer: &mut [u8], record: Record) -> Record {
         let Record { start, kept, whole } = record;
         let (drop, shortest) = match self {
             Self::Ethernet | Self::Other(_) => return record,
@@ -104,7 +106,7 @@ fn put(buffer: &mut [u8], at: usize, ethertype: [u8; 2]) {
 
 impl Record {
     /// The captured bytes.
-    pub(crate) fn bytes(self, buffer: &[u8]) -> &[u8] {
+    pub fn bytes(self, buffer: &[u8]) -> &[u8] {
         let bytes = buffer.get(self.start..self.start + self.kept);
         bytes.unwrap_or_default()
     }

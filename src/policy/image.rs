@@ -163,11 +163,11 @@ fn push_table<K: Key>(fixed: &mut Vec<u64>, tables: &mut Vec<u64>, table: &Table
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{
+    use crate::{
         Actions, Endpoint, Intent, Listener, MAX_ENDPOINTS, MAX_LISTENERS, MAX_PREFIXES,
         MAX_RESOLVERS, Rules,
     };
-    use crate::policy::{AtUplink, Mode, Steer};
+    use crate::{AtUplink, Mode, Steer};
     use ipnet::IpNet;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use std::sync::Arc;
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn each_rule_has_its_action() {
-        use crate::policy::Class;
+        use crate::Class;
         for steer in [Steer::Off, Steer::Both] {
             let image = small(ClassifyBy::RelaySet, ExitProtocols::Tcp, steer);
             let actions: Vec<_> = (ACTIONS_AT..RANGES_AT)

@@ -273,7 +273,7 @@ fn is_to_relay<F: Family>(destination: F, ports: Ports, snapshot: &Snapshot) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Actions, AtUplink, EndpointSet, Intent, Mode, PrefixSet, Steer};
+    use crate::{Actions, AtUplink, EndpointSet, Intent, Mode, PrefixSet, Steer};
     use std::sync::Arc;
 
     const HOST: u32 = 0xc000_020a;

@@ -1,7 +1,7 @@
 //! `Churn`: counts how two relay sets differ. Never shows an endpoint.
 
 use super::{Loaded, utc};
-use crate::policy::Endpoint;
+use exitmark_policy::Endpoint;
 use serde_json::{Value, json};
 use std::fmt;
 use std::time::SystemTime;

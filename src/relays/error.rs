@@ -4,7 +4,7 @@
 //! logged: they give only a line number, a field name and a reason.
 
 use super::{Flavor, Identity, Signatures};
-use crate::policy::MAX_ENDPOINTS;
+use exitmark_policy::MAX_ENDPOINTS;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;

@@ -6,7 +6,7 @@
 
 use super::load::unite;
 use super::{Age, Identity, LoadError, Loaded, SourceReport, Sources, Trust, utc};
-use crate::policy::{Endpoint, EndpointSet, MAX_ENDPOINTS};
+use exitmark_policy::{Endpoint, EndpointSet, MAX_ENDPOINTS};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -291,7 +291,7 @@ impl LiveSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relays::{Counts, Flavor, Validity};
+    use crate::{Counts, Flavor, Validity};
     use std::time::UNIX_EPOCH;
 
     const HOUR: Duration = Duration::from_secs(3600);

@@ -8,7 +8,7 @@ use super::{
     Authorities, Certificates, Counts, DocumentError, Flavor, LoadError, SignatureError,
     Signatures, UncheckedDocument, Validity, files,
 };
-use crate::policy::{Endpoint, EndpointSet, EndpointSetError};
+use exitmark_policy::{Endpoint, EndpointSet, EndpointSetError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,7 @@ use super::files;
 use super::live::{LiveSet, Refusal};
 use super::validity::seconds;
 use super::{Identity, LoadError, SourceReport};
-use crate::policy::{Endpoint, MAX_ENDPOINTS};
+use exitmark_policy::{Endpoint, MAX_ENDPOINTS};
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};

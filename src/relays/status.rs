@@ -2,7 +2,7 @@
 
 use super::survey::{source_json, write_source};
 use super::{LiveSet, utc};
-use crate::policy::Endpoint;
+use exitmark_policy::Endpoint;
 use serde_json::{Value, json};
 use std::fmt;
 use std::time::{Duration, SystemTime};

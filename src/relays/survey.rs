@@ -3,7 +3,7 @@
 //! Shows counts and times. Never shows an endpoint, except whether a given one is in the set.
 
 use super::{Loaded, SourceReport, utc};
-use crate::policy::Endpoint;
+use exitmark_policy::Endpoint;
 use serde_json::{Value, json};
 use std::fmt;
 use std::time::SystemTime;

@@ -148,17 +148,12 @@ pub(super) mod seconds {
     use serde::ser::Serializer;
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-    pub(in crate::relays) fn serialize<S: Serializer>(
-        time: &SystemTime,
-        out: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &SystemTime, out: S) -> Result<S::Ok, S::Error> {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         out.serialize_u64(since.as_secs())
     }
 
-    pub(in crate::relays) fn deserialize<'de, D: Deserializer<'de>>(
-        input: D,
-    ) -> Result<SystemTime, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<SystemTime, D::Error> {
         let seconds = u64::deserialize(input)?;
         UNIX_EPOCH
             .checked_add(Duration::from_secs(seconds))

@@ -1,7 +1,7 @@
 //! The server's answers to valid requests.
 
 use super::*;
-use exitmark::control::ControlError;
+use exitmark_box::control::ControlError;
 use std::net::TcpStream;
 use std::thread;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use caps::{CapSet, Capability};
-use exitmark::control::ControlError;
+use exitmark_box::control::ControlError;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;

@@ -12,10 +12,10 @@ mod hostile;
 mod place;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use exitmark::control::{
+use exitmark_box::control::{
     CaptureRequest, Client, ControlSettings, Listeners, Operations, Reloaded, Server,
 };
-use exitmark::observe::{Report, Warning};
+use exitmark_box::observe::{Report, Warning};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;

@@ -2,8 +2,8 @@
 //! the same frames.
 
 use etherparse::{PacketBuilder, TcpHeader};
-use exitmark::lab::bpf::{Preparation, Programs, compile};
-use exitmark::lab::is_root;
+use exitmark_lab::bpf::{Preparation, Programs, compile};
+use exitmark_lab::is_root;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! Frames about which the engines once disagreed.
 
 use crate::rig::in_namespace;
-use exitmark::lab::differential::{CounterExample, Engines};
+use exitmark_lab::differential::{CounterExample, Engines};
 
 #[test]
 fn engines_agree_on_former_counterexamples() {

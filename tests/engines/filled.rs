@@ -1,12 +1,12 @@
 //! Sockets whose fill ring is full before they are bound, as zero-copy drivers need it; tested in
 //! copy mode, which veth supports.
 
-use exitmark::datapath::{
+use exitmark_datapath::{
     AttachMode, Frame, FramePool, Kernel, Links, Memory, PerRole, Pins, Port, Role, Spill, Umem,
     XskSettings,
 };
-use exitmark::lab::{Netns, RawPort, VethEnd, is_root, veth};
-use exitmark::nic::Nic;
+use exitmark_lab::{Netns, RawPort, VethEnd, is_root, veth};
+use exitmark_nic::Nic;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,11 +1,11 @@
 //! The kernel engine with inbound frames, and its learning of the host's MAC address.
 
 use crate::rig::{Rig, in_namespace};
-use exitmark::datapath::{Counter, DropReason, PerRole, Role};
-use exitmark::lab::differential::Scenario;
-use exitmark::lab::frames::{FROM, Frame, TO, extension, tcp};
-use exitmark::packet::MacAddr;
-use exitmark::policy::Class;
+use exitmark_datapath::{Counter, DropReason, PerRole, Role};
+use exitmark_lab::differential::Scenario;
+use exitmark_lab::frames::{FROM, Frame, TO, extension, tcp};
+use exitmark_policy::Class;
+use exitmark_policy::packet::MacAddr;
 
 const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
 const NEXT_HOP: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 2]);

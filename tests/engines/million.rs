@@ -1,10 +1,10 @@
 //! Runs millions of generated frames through both engines.
 
-use exitmark::datapath::Counter;
-use exitmark::lab::differential::{Plan, run, store};
-use exitmark::lab::is_root;
-use exitmark::packet::Malformed;
-use exitmark::policy::Class;
+use exitmark_datapath::Counter;
+use exitmark_lab::differential::{Plan, run, store};
+use exitmark_lab::is_root;
+use exitmark_policy::Class;
+use exitmark_policy::packet::Malformed;
 use std::io::Write;
 use std::path::Path;
 

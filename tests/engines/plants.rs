@@ -1,10 +1,10 @@
 //! Checks that a difference of one bit is found: flips bits in the policy of one of the engines.
 
 use crate::rig::in_namespace;
-use exitmark::lab::LabError;
-use exitmark::lab::differential::{Plant, Scenario, Session};
-use exitmark::packet::Version;
-use exitmark::policy::{AtUplink, Endpoint, Listener, Snapshot, Steer, image};
+use exitmark_lab::LabError;
+use exitmark_lab::differential::{Plant, Scenario, Session};
+use exitmark_policy::packet::Version;
+use exitmark_policy::{AtUplink, Endpoint, Listener, Snapshot, Steer, image};
 use ipnet::IpNet;
 use std::io::Write;
 use std::time::Instant;
@@ -116,7 +116,7 @@ fn find(name: &str, plant: Plant<'_>) {
 /// Flips one bit in the kernel engine's image.
 #[test]
 fn a_bit_in_the_kernel_is_found() {
-    use exitmark::policy::Rule;
+    use exitmark_policy::Rule;
     let action = |rule: Rule, bits| Flip::Bit(ACTIONS + rule as usize, bits);
     let v6 = RANGES_BYTES;
     let plants = [
@@ -206,11 +206,12 @@ fn a_bit_in_rust_is_found() {
     let plants: [(&str, Change); 12] = [
         ("the mark", |it| {
             let other = u64::from(it.mark.bits() ^ 1);
-            it.mark = exitmark::packet::Dscp::new(other.max(1)).unwrap();
+            it.mark = exitmark_policy::packet::Dscp::new(other.max(1)).unwrap();
         }),
         ("the host's mark", |it| {
             let other = it.host_mark.map(|mark| u64::from(mark.bits() ^ 1));
-            it.host_mark = other.map(|bits| exitmark::packet::Dscp::new(bits.max(2)).unwrap());
+            it.host_mark =
+                other.map(|bits| exitmark_policy::packet::Dscp::new(bits.max(2)).unwrap());
         }),
         ("whether the host marks", |it| {
             it.host_mark = match it.host_mark {

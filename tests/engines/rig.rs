@@ -1,11 +1,11 @@
 //! Runs single frames through the kernel engine and reads its counters.
 
-use exitmark::datapath::{
+use exitmark_datapath::{
     Buffers, Counter, IncomingLink, Kernel, KernelCounts, Links, PerRole, Ran, Role,
 };
-use exitmark::lab::{Netns, is_root};
-use exitmark::packet::MacAddr;
-use exitmark::policy::Snapshot;
+use exitmark_lab::{Netns, is_root};
+use exitmark_policy::Snapshot;
+use exitmark_policy::packet::MacAddr;
 
 /// The index of the loopback device in every namespace; nothing is sent to it.
 const LOOPBACK: u32 = 1;

@@ -2,13 +2,13 @@
 //! samples match the decisions.
 
 use crate::rig::{Rig, in_namespace};
-use exitmark::datapath::{DecidedBy, KernelSamples, Links, Outcome, Role, SAMPLE_BYTES};
-use exitmark::lab::cases::tables;
-use exitmark::lab::differential::{Engines, Generator, Scenario};
-use exitmark::lab::{Random, frames};
-use exitmark::packet::Dscp;
-use exitmark::policy::{Rule, image};
-use exitmark::witness::{Auditor, Fault};
+use exitmark_box::witness::{Auditor, Fault};
+use exitmark_datapath::{DecidedBy, KernelSamples, Links, Outcome, Role, SAMPLE_BYTES};
+use exitmark_lab::cases::tables;
+use exitmark_lab::differential::{Engines, Generator, Scenario};
+use exitmark_lab::{Random, frames};
+use exitmark_policy::packet::Dscp;
+use exitmark_policy::{Rule, image};
 use std::sync::Arc;
 use std::time::Duration;
 

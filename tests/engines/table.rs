@@ -1,11 +1,11 @@
 //! Runs the table of cases through the kernel engine.
 
 use crate::rig::{Rig, in_namespace};
-use exitmark::datapath::{Buffers, Counter, Role};
-use exitmark::lab::cases::{Case, Table, tables};
-use exitmark::lab::differential::{Odd, odd};
-use exitmark::packet::{Dscp, Version, set_dscp};
-use exitmark::policy::{Class, ClassifyBy};
+use exitmark_datapath::{Buffers, Counter, Role};
+use exitmark_lab::cases::{Case, Table, tables};
+use exitmark_lab::differential::{Odd, odd};
+use exitmark_policy::packet::{Dscp, Version, set_dscp};
+use exitmark_policy::{Class, ClassifyBy};
 
 /// The expected class, egress and bytes of a case's frame.
 fn expected(case: &Case, marks: &[Dscp]) -> (Class, Role, Vec<u8>) {

@@ -1,7 +1,7 @@
 //! Tier: any machine. The command line, from captured files to a page, and its exit status.
 
-use exitmark::lab::frames::tcp;
-use exitmark::monitor::row::{Dimension, Row};
+use exitmark_lab::frames::tcp;
+use exitmark_monitor::row::{Dimension, Row};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use serde_json::Value;
 use std::collections::BTreeMap;

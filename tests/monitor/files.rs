@@ -52,7 +52,7 @@ impl Counting {
             fifos.push(File::options().read(true).write(true).open(&path).unwrap());
         }
         let to = |name| Stdio::from(File::create(here.join(name)).unwrap());
-        let process = exitmark::lab::contained(MONITOR)
+        let process = exitmark_lab::contained(MONITOR)
             .args(["capture", "--config", "monitor.toml", "--out", "periods"])
             .args(["--pcap", "first", "second"])
             .current_dir(here)
@@ -192,7 +192,7 @@ fn no_trace_of_a_destination_in_captured_files() {
     counting.wait_until("it counts", |counting| {
         counting.said("log").contains("first is counted")
     });
-    if exitmark::lab::is_root() {
+    if exitmark_lab::is_root() {
         let memory = memory(counting.process.id());
         let clearnet: std::net::Ipv6Addr = "2001:db8:1::10".parse().unwrap();
         let known = clearnet.octets();

@@ -4,11 +4,11 @@
 pub(crate) mod private;
 mod restart;
 
-use exitmark::lab::frames::{Frame, tcp, udp};
-use exitmark::lab::site::RunningBox;
-use exitmark::lab::{LabError, Netns, RawPort, VethEnd, contained, veth};
-use exitmark::monitor::cell::Counts;
-use exitmark::monitor::ledger::Ledger;
+use exitmark_lab::frames::{Frame, tcp, udp};
+use exitmark_lab::site::RunningBox;
+use exitmark_lab::{LabError, Netns, RawPort, VethEnd, contained, veth};
+use exitmark_monitor::cell::Counts;
+use exitmark_monitor::ledger::Ledger;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ const HOST_V6: &str = "2001:db8:1::10";
 /// Returns from the test without root.
 macro_rules! needs_root {
     () => {
-        if !exitmark::lab::is_root() {
+        if !exitmark_lab::is_root() {
             return;
         }
     };

@@ -11,8 +11,8 @@ mod document;
 mod hostile;
 mod made;
 
-use exitmark::monitor::report::{self, Month, Span, Statistics};
-use exitmark::monitor::row::{Dimension, Row};
+use exitmark_monitor::report::{self, Month, Span, Statistics};
+use exitmark_monitor::row::{Dimension, Row};
 use jiff::civil::{Date, date};
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -5,9 +5,9 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
-use exitmark::lab::Random;
-use exitmark::monitor::cell::{Country, Place};
-use exitmark::monitor::places::{Countries, Places, PlacesSettings};
+use exitmark_lab::Random;
+use exitmark_monitor::cell::{Country, Place};
+use exitmark_monitor::places::{Countries, Places, PlacesSettings};
 use proptest::prelude::*;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -12,12 +12,12 @@ mod disks;
 mod states;
 
 use super::published::{cell, counts, origin};
-use exitmark::monitor::clock::{Length, Now};
-use exitmark::monitor::ledger::Ledger;
-use exitmark::monitor::period::{Disk, Notice, PeriodError, PeriodSettings, Periods};
-use exitmark::monitor::publish::PublishSettings;
-use exitmark::monitor::row::{Dimension, Row};
-use exitmark::packet::Version;
+use exitmark_monitor::clock::{Length, Now};
+use exitmark_monitor::ledger::Ledger;
+use exitmark_monitor::period::{Disk, Notice, PeriodError, PeriodSettings, Periods};
+use exitmark_monitor::publish::PublishSettings;
+use exitmark_monitor::row::{Dimension, Row};
+use exitmark_policy::packet::Version;
 use jiff::{SignedDuration, Timestamp};
 use std::fs;
 use std::num::NonZeroU64;
@@ -268,7 +268,7 @@ fn refuses_a_name_with_a_path_and_a_seed_at_a_tap() {
     }
     let mut seeded = Place::new();
     seeded.publish.threshold_flows = 100;
-    seeded.publish.noise = Some(exitmark::monitor::publish::NoiseSettings {
+    seeded.publish.noise = Some(exitmark_monitor::publish::NoiseSettings {
         epsilon: 1.0.try_into().unwrap(),
         user: counts(1, 1, 1),
         seed: Some(1),

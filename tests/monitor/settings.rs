@@ -1,10 +1,10 @@
 //! Tier: any machine. The monitor's configuration: accepted values, and errors for others.
 
-use exitmark::monitor::cell::Counts;
-use exitmark::monitor::clock::Length;
-use exitmark::monitor::places::Countries;
-use exitmark::monitor::row::Dimension;
-use exitmark::monitor::settings::{Overrides, Settings};
+use exitmark_monitor::cell::Counts;
+use exitmark_monitor::clock::Length;
+use exitmark_monitor::places::Countries;
+use exitmark_monitor::row::Dimension;
+use exitmark_monitor::settings::{Overrides, Settings};
 use std::path::Path;
 use std::time::Duration;
 

@@ -10,9 +10,9 @@ mod generic;
 mod heard;
 mod refused;
 
-use exitmark::lab::{Capture, Netns, RawPort, VethEnd, contained, veth};
-use exitmark::monitor::tap::{Tap, TapCounters, TapError, TapSettings};
-use exitmark::packet::Dscp;
+use exitmark_lab::{Capture, Netns, RawPort, VethEnd, contained, veth};
+use exitmark_monitor::tap::{Tap, TapCounters, TapError, TapSettings};
+use exitmark_policy::packet::Dscp;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ const SECOND_V4: &str = "192.0.2.11";
 /// Returns from the test without root.
 macro_rules! needs_root {
     () => {
-        if !exitmark::lab::is_root() {
+        if !exitmark_lab::is_root() {
             return;
         }
     };

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Mutants of the pure parts: runs cargo-mutants on a part of the tree, a cut.
 
-The whole package takes minutes to build, and a mutant needs a build. So the pure parts and their
-tests are copied into a small package of the same name, in target/mutants/NAME/tree: the same files
-at the same paths, with stubs of the rest from tests/mutants/cut/NAME.
+The whole workspace takes minutes to build, and a mutant needs a build. So the pure parts and their
+tests are copied into a small workspace, in target/mutants/NAME/tree: the same files at the same
+paths, with stubs of the rest from tests/mutants/cut/NAME.
 
 Tests run in stages, the fastest first; a mutant that a stage catches is not built for the next one.
 Tests are limited in CPU time, not in wall-clock time, so that a run may be stopped (SIGSTOP) and
@@ -71,8 +71,8 @@ class Cut:
     # Modules that a copied file declares and that are omitted, with their `use` lines; with `::`
     # behind the name, only the `use` lines are omitted.
     without: dict
-    # Top-level modules that the unit tests need; the others are not built for them.
-    unit: list
+    # The crate whose unit tests are the first stage.
+    unit: str
     # The test program of each stage, and the tests that it runs: all if none is named.
     stages: list
     # The number of cases of each property test.
@@ -82,22 +82,22 @@ class Cut:
 CUTS = [
     Cut(
         name="rule",
-        mutated=["src/packet", "src/policy"],
-        copied="""src/lib.rs src/config.rs src/settings src/nic/way/next_hop.rs
-            src/relays/authorities.rs src/lab/mod.rs src/lab/cases.rs src/lab/cases
-            src/lab/frames.rs src/datapath/mod.rs src/datapath/cells.rs src/datapath/counters.rs
-            src/datapath/cut.rs src/datapath/forward.rs src/datapath/frame.rs
-            src/datapath/guard.rs src/datapath/hosts.rs src/datapath/links.rs
-            src/datapath/memory.rs src/datapath/sample.rs src/datapath/worker.rs
-            tests/rule""".split(),
+        mutated=["src/policy"],
+        copied="""src/service/lib.rs src/service/config.rs src/box/lib.rs src/box/settings
+            src/nic/way/next_hop.rs src/relays/authorities.rs src/lab/lib.rs src/lab/cases.rs
+            src/lab/cases src/lab/frames.rs src/datapath/lib.rs src/datapath/cells.rs
+            src/datapath/counters.rs src/datapath/cut.rs src/datapath/forward.rs
+            src/datapath/frame.rs src/datapath/guard.rs src/datapath/hosts.rs
+            src/datapath/links.rs src/datapath/memory.rs src/datapath/sample.rs
+            src/datapath/worker.rs tests/rule""".split(),
         without={
-            "src/lib.rs": """bpf cli control daemon demo doctor explain http monitor observe pcap
-                process prometheus witness""".split(),
-            "src/lab/mod.rs": """authorities bpf capture consensus differential killed netdoc netns
+            "src/service/lib.rs": "http process prometheus".split(),
+            "src/box/lib.rs": "cli control daemon doctor explain observe witness".split(),
+            "src/lab/lib.rs": """authorities bpf capture consensus differential killed netdoc netns
                 poll publish random raw tier""".split(),
-            "src/datapath/mod.rs": "kernel:: xsk::".split(),
+            "src/datapath/lib.rs": "kernel:: xsk::".split(),
         },
-        unit=["packet", "policy"],
+        unit="exitmark-policy",
         stages=[
             ("--lib", []),
             ("--test=rule", ["answers::", "table::"]),
@@ -108,25 +108,24 @@ CUTS = [
     Cut(
         name="monitor",
         mutated=["src/monitor/publish", "src/monitor/tally"],
-        copied="""src/lib.rs src/packet src/lab/mod.rs src/lab/frames.rs src/lab/random.rs
-            src/monitor/mod.rs src/monitor/cell.rs src/monitor/clock.rs src/monitor/filter.rs
+        copied="""src/policy src/lab/lib.rs src/lab/frames.rs src/lab/random.rs
+            src/monitor/lib.rs src/monitor/cell.rs src/monitor/clock.rs src/monitor/filter.rs
             src/monitor/ledger.rs src/monitor/places src/monitor/row.rs src/monitor/services.rs
-            tests/monitor/main.rs tests/monitor/count.rs tests/monitor/count/outsiders.rs
-            tests/monitor/count/parsed.rs tests/monitor/count/table.rs tests/monitor/places.rs
-            tests/monitor/published.rs tests/monitor/published/noise.rs
-            tests/monitor/published/properties.rs""".split(),
+            src/service/lib.rs tests/monitor/main.rs tests/monitor/count.rs
+            tests/monitor/count/outsiders.rs tests/monitor/count/parsed.rs
+            tests/monitor/count/table.rs tests/monitor/places.rs tests/monitor/published.rs
+            tests/monitor/published/noise.rs tests/monitor/published/properties.rs""".split(),
         without={
-            "src/lib.rs": """bpf cli config control daemon datapath demo doctor explain http nic
-                observe pcap policy process prometheus relays settings witness""".split(),
-            "src/lab/mod.rs": """authorities bpf capture cases consensus differential killed netdoc
+            "src/service/lib.rs": "config http process prometheus".split(),
+            "src/lab/lib.rs": """authorities bpf capture cases consensus differential killed netdoc
                 netns poll publish raw site tier""".split(),
-            "src/monitor/mod.rs": "capture cli pcap period report settings tap".split(),
+            "src/monitor/lib.rs": "capture cli pcap period report settings tap".split(),
             "tests/monitor/main.rs": """command files live needles pages recovery settings
                 tapped""".split(),
             "tests/monitor/count.rs": "captured foreign tshark written".split(),
             "tests/monitor/published.rs": "reread".split(),
         },
-        unit=["packet", "monitor"],
+        unit="exitmark-monitor",
         stages=[
             ("--lib", []),
             ("--test=monitor", ["count::", "published::", "--skip=count::outsiders::"]),
@@ -153,15 +152,29 @@ def without_tests(text):
     return re.split(r"(?m)^#\[cfg\(test\)\]\nmod tests \{", text)[0]
 
 
-def manifest():
-    """Returns the cut's manifest, with the dependencies' versions of the whole package."""
+def manifests(crates):
+    """Returns the manifests of the cut's workspace, with the dependencies' versions of the whole."""
     whole = tomllib.loads((ROOT / "Cargo.toml").read_text())
-    known = {**whole["dependencies"], **whole["dev-dependencies"]}
-    lines = ['[package]', 'name = "exitmark"', 'version = "0.0.0"', 'edition = "2024"', "",
-             "[features]", "unit = []", "", "[dependencies]"]
-    for name in DEPENDENCIES:
-        lines.append(f"{name} = {inline(known[name])}")
-    return "\n".join(lines) + "\n" + PROFILE + "\n[workspace]\n"
+    members = [f"exitmark-{crate}" for crate in crates]
+    known = {name: whole["workspace"]["dependencies"][name] for name in [*DEPENDENCIES, *members]}
+    every = "".join(f"{name}.workspace = true\n" for name in known)
+
+    def package(name, used):
+        return (f'[package]\nname = "{name}"\nversion = "0.0.0"\nedition = "2024"\n\n'
+                f"[dependencies]\n{used}")
+
+    found = {"Cargo.toml": package("exitmark", every) + PROFILE + (
+        f"\n[workspace]\nmembers = {json.dumps([f'src/{crate}' for crate in crates])}\n"
+        "\n[workspace.dependencies]\n"
+        + "".join(f"{name} = {inline(value)}\n" for name, value in known.items()))}
+    for crate in crates:
+        own = tomllib.loads((ROOT / f"src/{crate}/Cargo.toml").read_text())
+        names = [*own["dependencies"], *own.get("dev-dependencies", {})]
+        used = "".join(f"{name}.workspace = true\n" for name in names if name in known)
+        found[f"src/{crate}/Cargo.toml"] = (
+            package(f"exitmark-{crate}", used) + '\n[lib]\npath = "lib.rs"\n'
+            '\n[lints.rust]\ndead_code = "allow"\nunused_imports = "allow"\n')
+    return found
 
 
 def inline(value):
@@ -189,12 +202,11 @@ def files(cut):
     for file in sorted(own.rglob("*")) if own.is_dir() else []:
         if file.is_file():
             found[str(file.relative_to(own))] = file.read_text()
-    found["src/lib.rs"] = re.sub(
-        rf"(?m)^(pub mod (?!(?:{'|'.join(cut.unit)});))", r'#[cfg(not(feature = "unit"))]\n\1',
-        found["src/lib.rs"])
-    found["Cargo.toml"] = manifest()
+    for name in [name for name in found if name.endswith(("Cargo.toml", "build.rs"))]:
+        del found[name]
+    found |= manifests(sorted({name.split("/")[1] for name in found if name.startswith("src/")}))
+    found["src/lib.rs"] = "//! Only for the tests.\n"
     found[".cargo/config.toml"] = (
-        '[env]\nEXITMARK_VERSION = "0.0.0"\n\n'
         "[target.'cfg(unix)']\n"
         f'runner = ["sh", "-c", "ulimit -S -t {CPU_SECONDS}; ulimit -v {ADDRESS_SPACE}; '
         'exec \\"$0\\" \\"$@\\""]\n'
@@ -248,7 +260,7 @@ def cargo(arguments, **options):
 def listed(cut, tree):
     """Returns all mutants of a cut, by their full names."""
     globs = [f"--file={part}/**" for part in cut.mutated]
-    output = cargo(["mutants", "--list", "--json", "--dir", tree, *globs],
+    output = cargo(["mutants", "--workspace", "--list", "--json", "--dir", tree, *globs],
                    stdout=subprocess.PIPE, text=True).stdout
     found = {}
     for mutant in json.loads(output):
@@ -280,16 +292,21 @@ def prepare(cut, tree):
     tree.mkdir(parents=True, exist_ok=True)
     lay_out(cut, tree)
     for program in dict(cut.stages):
-        if cargo(["test", "--quiet", "--no-run", *build(program)], cwd=tree).returncode != 0:
+        if cargo(["test", "--quiet", "--no-run", *build(cut, program)], cwd=tree).returncode != 0:
             sys.exit(f"the cut {cut.name} does not build: see CUTS in {__file__}")
 
 
-def build(program):
+def build(cut, program):
     """Returns cargo's arguments to build a test program."""
-    return [program, "--features=unit"] if program == "--lib" else [program]
+    return [f"--package={package(cut, program)}", program]
 
 
-def stage(program, tests, names, directory):
+def package(cut, program):
+    """Returns the package of a test program."""
+    return cut.unit if program == "--lib" else "exitmark"
+
+
+def stage(cut, program, tests, names, directory):
     """Tries mutants in one tree; returns the status of each."""
     tree, out, config = directory / "tree", directory / "out", directory / "mutants.toml"
     shutil.rmtree(out, ignore_errors=True)
@@ -300,10 +317,10 @@ def stage(program, tests, names, directory):
     config.write_text(f"examine_re = {json.dumps(exact)}\n")
     with (directory / "log").open("w") as log:
         status = cargo([
-            "mutants", "--in-place", "--dir", tree, "--config", config, "--output", out,
+            "mutants", "--workspace", "--in-place", "--dir", tree, "--config", config, "--output", out,
             "--no-shuffle", "--timeout", str(WALL_SECONDS), "--colors=never",
             "--annotations=none", *(f"--file={file}" for file in files_of),
-            *(f"--cargo-arg={one}" for one in build(program)), "--", "--", *tests,
+            f"--test-package={package(cut, program)}", f"--cargo-arg={program}", "--", "--", *tests,
         ], stdout=log, stderr=subprocess.STDOUT).returncode
     # 2: a mutant was missed; 3: a test timed out.
     if status not in (0, 2, 3):
@@ -339,7 +356,7 @@ def run(cut, jobs, goes_on):
         def portion(part, program=program, tests=tests, free=free):
             place = free.get()
             try:
-                return stage(program, tests, part, place)
+                return stage(cut, program, tests, part, place)
             finally:
                 free.put(place)
 

@@ -7,8 +7,8 @@
 )]
 
 use crate::needs_root;
-use exitmark::lab::site::{Plan, Site, TORNET_MAC};
-use exitmark::lab::{Netns, contained, poll};
+use exitmark_lab::site::{Plan, Site, TORNET_MAC};
+use exitmark_lab::{Netns, contained, poll};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

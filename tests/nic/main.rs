@@ -6,7 +6,7 @@ mod way;
 /// Skips the test without root.
 macro_rules! needs_root {
     () => {
-        if !exitmark::lab::is_root() {
+        if !exitmark_lab::is_root() {
             return;
         }
     };

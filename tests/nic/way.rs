@@ -6,9 +6,9 @@
 )]
 
 use crate::needs_root;
-use exitmark::lab::{Netns, VethEnd, veth};
-use exitmark::nic::{NextHop, Nic, NicError, Way, WayWatch};
-use exitmark::packet::MacAddr;
+use exitmark_lab::{Netns, VethEnd, veth};
+use exitmark_nic::{NextHop, Nic, NicError, Way, WayWatch};
+use exitmark_policy::packet::MacAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 

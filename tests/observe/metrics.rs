@@ -1,7 +1,7 @@
 //! The metrics: their format, and their documentation in docs/metrics.md.
 
 use crate::sample;
-use exitmark::observe::{Report, metrics};
+use exitmark_box::observe::{Report, metrics};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;

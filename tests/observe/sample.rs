@@ -1,6 +1,6 @@
 //! A report with a value in every field.
 
-use exitmark::observe::{
+use exitmark_box::observe::{
     AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameAudit, FrameCount,
     MalformedCount, PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport,
     SteeringState, Warning, WorkerReport,

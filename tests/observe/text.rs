@@ -1,7 +1,7 @@
 //! The text of `exitmark status`.
 
 use crate::sample;
-use exitmark::observe::{DocumentSignatures, Report, SteeringState};
+use exitmark_box::observe::{DocumentSignatures, Report, SteeringState};
 
 #[test]
 fn the_text_fits_eighty_columns() {

@@ -1,7 +1,7 @@
 //! `exitmark top` on a test terminal.
 
 use crate::sample;
-use exitmark::observe::{Report, SteeringState, Top};
+use exitmark_box::observe::{Report, SteeringState, Top};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::Color;

@@ -1,6 +1,6 @@
 //! Builds packages of the programs that the tests were built with.
 
-#[path = "../../examples/manual/pages/mod.rs"]
+#[path = "../../src/tools/manual/pages/mod.rs"]
 mod pages;
 
 use std::path::{Path, PathBuf};

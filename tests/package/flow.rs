@@ -1,7 +1,7 @@
 //! A flow of frames from the host to a web server, one per millisecond, each with its own port.
 
-use exitmark::lab::site::{HOST_V4, SERVER_V4, Site};
-use exitmark::lab::{Capture, RawPort, frames};
+use exitmark_lab::site::{HOST_V4, SERVER_V4, Site};
+use exitmark_lab::{Capture, RawPort, frames};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,11 +1,11 @@
 //! A Debian machine for tests: an overlay in memory over the files of this one, as the box of a
 //! site. It exists in one thread's mount namespace, and ends with it.
 
-use exitmark::lab::authorities::Authorities;
-use exitmark::lab::consensus::Order;
-use exitmark::lab::site::Site;
-use exitmark::lab::{LabError, publish};
-use exitmark::relays::{Flavor, Validity};
+use exitmark_lab::authorities::Authorities;
+use exitmark_lab::consensus::Order;
+use exitmark_lab::site::Site;
+use exitmark_lab::{LabError, publish};
+use exitmark_relays::{Flavor, Validity};
 use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::path::{Path, PathBuf};

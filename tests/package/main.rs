@@ -14,9 +14,9 @@ mod monitor;
 mod service;
 
 use build::Packages;
-use exitmark::lab::site::{Plan, Site};
-use exitmark::lab::{is_installed, is_root};
-use exitmark::settings::Settings;
+use exitmark_box::settings::Settings;
+use exitmark_lab::site::{Plan, Site};
+use exitmark_lab::{is_installed, is_root};
 use flow::Flow;
 use machine::Machine;
 use service::Service;
@@ -30,6 +30,7 @@ const PINS: &str = "/run/bpf/exitmark";
 /// The installed files: mode, owner and group, path.
 const INSTALLED: &[&str] = &[
     "755 root:root /usr/bin/exitmark",
+    "755 root:root /usr/bin/exitmark-demo",
     "755 root:root /etc/exitmark",
     "644 root:root /lib/systemd/system/exitmark.service",
     "644 root:root /lib/systemd/system/exitmark-wire.service",

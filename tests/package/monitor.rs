@@ -3,7 +3,7 @@
 
 use crate::machine::Machine;
 use crate::service::{Service, Unit};
-use exitmark::monitor;
+
 use nix::sys::signal::Signal;
 use std::path::PathBuf;
 
@@ -82,10 +82,13 @@ pub(crate) fn is_as_its_units_say(machine: &Machine) {
     };
     let cache = format!("/var/cache/{}", report.value("CacheDirectory"));
     let state = format!("/var/lib/{}", service.value("StateDirectory"));
-    assert_eq!(state, monitor::settings::DIRECTORY);
+    assert_eq!(state, exitmark_monitor::settings::DIRECTORY);
     assert_eq!([path("out"), path("periods")], [cache, state]);
     let hidden = report.value("InaccessiblePaths");
-    assert_eq!(hidden, format!("-{}", monitor::period::DEFAULT_STATE));
+    assert_eq!(
+        hidden,
+        format!("-{}", exitmark_monitor::period::DEFAULT_STATE)
+    );
 
     // The service's user can read the configuration at the path in the unit.
     let copied = [
@@ -107,7 +110,7 @@ pub(crate) fn is_as_its_units_say(machine: &Machine) {
 fn command_line(line: &str) -> clap::ArgMatches {
     let mut words = line.split_whitespace();
     assert_eq!(words.next(), Some("/usr/bin/exitmark-monitor"), "{line}");
-    let parsed = monitor::cli::command()
+    let parsed = exitmark_monitor::cli::command()
         .no_binary_name(true)
         .try_get_matches_from(words);
     parsed.unwrap_or_else(|error| panic!("{line}: {error}"))
@@ -140,7 +143,7 @@ pub(crate) fn goes(machine: &Machine) {
     for path in [published, page] {
         machine.run("install", &["-D", "-m", "644", EXAMPLE, path]);
     }
-    let counts = monitor::period::DEFAULT_STATE;
+    let counts = exitmark_monitor::period::DEFAULT_STATE;
     let kept = machine.run("find", &[counts, "-type", "f", "-size", "+0"]);
     assert!(!kept.is_empty(), "the counts are kept for a restart");
 

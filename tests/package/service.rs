@@ -3,8 +3,8 @@
 //! seccomp filter, the device and kernel protections.
 
 use crate::machine::Machine;
-use exitmark::lab::contained;
-use exitmark::lab::site::RunningBox;
+use exitmark_lab::contained;
+use exitmark_lab::site::RunningBox;
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;

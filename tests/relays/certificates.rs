@@ -2,8 +2,8 @@
 
 use crate::site::{Site, authorities, certificates, plan, signed};
 use crate::{FLAVORS, at};
-use exitmark::lab::authorities::Authorities;
-use exitmark::relays::{DocumentError, Flavor, LoadError, SignatureError, load};
+use exitmark_lab::authorities::Authorities;
+use exitmark_relays::{DocumentError, Flavor, LoadError, SignatureError, load};
 use std::fs;
 
 /// The `valid-after` of these tests' documents.
@@ -181,7 +181,7 @@ fn a_stranger_cannot_certify_an_authoritys_key() {
         let one = Authorities::new(1);
         let site = Site::holding(text, &forged);
         let mut sources = site.sources();
-        sources.trust = exitmark::relays::Trust::MostOf(crate::site::pinned(&one));
+        sources.trust = exitmark_relays::Trust::MostOf(crate::site::pinned(&one));
         let error = load(&sources).unwrap_err();
         assert!(lacks_certificates(&error), "{error}");
         crate::site::both(&sources).unwrap_err();

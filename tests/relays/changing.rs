@@ -3,9 +3,9 @@
 
 use crate::site::{Site, authorities, loader, plan};
 use crate::{FLAVORS, listed};
-use exitmark::lab::consensus::Order;
-use exitmark::lab::replace;
-use exitmark::relays::{Flavor, LoadError, Loaded, load};
+use exitmark_lab::consensus::Order;
+use exitmark_lab::replace;
+use exitmark_relays::{Flavor, LoadError, Loaded, load};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;

@@ -2,8 +2,8 @@
 
 use crate::site::{Site, authorities, checked};
 use crate::{assert_names_no_address, at, file, names_an_address, order, small};
-use exitmark::lab::consensus::Order;
-use exitmark::relays::{Flavor, LiveSet, StateFile, load};
+use exitmark_lab::consensus::Order;
+use exitmark_relays::{Flavor, LiveSet, StateFile, load};
 use std::fs;
 use std::process::{Command, Output};
 use tempfile::TempDir;

@@ -3,15 +3,15 @@
 use crate::command::{code, exitmark};
 use crate::real::{EARLIER, MICRODESC, RealSite};
 use crate::{FLAVORS, at, file, names_an_address, order};
-use exitmark::lab::consensus::Order;
-use exitmark::relays::{Churn, Flow, Loaded, Validity, load};
+use exitmark_lab::consensus::Order;
+use exitmark_relays::{Churn, Flow, Loaded, Validity, load};
 use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
 use tempfile::TempDir;
 
 /// A document with four relays and these endpoints, valid from this hour on.
-fn listing(flavor: exitmark::relays::Flavor, hour: u64, endpoints: &[&str]) -> Order {
+fn listing(flavor: exitmark_relays::Flavor, hour: u64, endpoints: &[&str]) -> Order {
     let start = 1_700_000_000 + 3_600 * hour;
     Order {
         listed: endpoints.iter().map(|text| text.parse().unwrap()).collect(),

@@ -2,8 +2,8 @@
 //! refused with its line or field.
 
 use crate::{FLAVORS, assert_names_no_address, names_an_address, order, small};
-use exitmark::policy::Endpoint;
-use exitmark::relays::{DocumentError, Flavor, UncheckedDocument};
+use exitmark_policy::Endpoint;
+use exitmark_relays::{DocumentError, Flavor, UncheckedDocument};
 
 /// Changes the first line with this keyword; returns the document and that line's number.
 pub(crate) fn with_line(

@@ -2,9 +2,9 @@
 
 use crate::site::{loader, unchecked};
 use crate::{assert_names_no_address, elements, file, listed, order, small};
-use exitmark::lab::consensus::Order;
-use exitmark::policy::{Endpoint, MAX_ENDPOINTS};
-use exitmark::relays::{DocumentError, Flavor, LoadError, Loaded, MAX_DOCUMENT, Sources, load};
+use exitmark_lab::consensus::Order;
+use exitmark_policy::{Endpoint, MAX_ENDPOINTS};
+use exitmark_relays::{DocumentError, Flavor, LoadError, Loaded, MAX_DOCUMENT, Sources, load};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;

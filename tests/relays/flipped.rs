@@ -5,9 +5,9 @@
 use crate::real::{CERTIFICATES, EARLIER, MICRODESC, NS, real};
 use crate::site::{authorities, certificates, parsed_certificates, pinned, plan, signed};
 use crate::{FLAVORS, assert_names_no_address};
-use exitmark::lab::Random;
-use exitmark::lab::consensus::Order;
-use exitmark::relays::{Authorities, Certificates, UncheckedDocument};
+use exitmark_lab::Random;
+use exitmark_lab::consensus::Order;
+use exitmark_relays::{Authorities, Certificates, UncheckedDocument};
 use std::io::Write;
 
 /// How many bytes of a large document are tried; fewer in a slow debug build.

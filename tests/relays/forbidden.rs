@@ -1,7 +1,7 @@
 //! Confinement from inside: this program confines itself as a loader does, and tries what a
 //! compromised parser would try.
 
-use exitmark::relays::{Confinement, confine};
+use exitmark_relays::{Confinement, confine};
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 use nix::sys::inotify::{InitFlags, Inotify};

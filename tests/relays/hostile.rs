@@ -5,7 +5,7 @@ use crate::documents::{with_field, with_line};
 use crate::site::{Site, both, certificates, loader, parsed_certificates, pinned, signed};
 use crate::site::{authorities, unchecked};
 use crate::{FLAVORS, assert_names_no_address, listed, small};
-use exitmark::relays::{Flavor, LoadError, MAX_DOCUMENT, UncheckedDocument};
+use exitmark_relays::{Flavor, LoadError, MAX_DOCUMENT, UncheckedDocument};
 use std::fmt::Write;
 
 #[test]

@@ -3,8 +3,8 @@
 
 use crate::FLAVORS;
 use crate::site::{Site, certificates, plan};
-use exitmark::lab::consensus::Order;
-use exitmark::relays::{Flavor, load};
+use exitmark_lab::consensus::Order;
+use exitmark_relays::{Flavor, load};
 
 fn lean(flavor: Flavor) -> Order {
     Order {

@@ -3,10 +3,10 @@
 
 use crate::site::{Site, authorities, loader, pinned, plan};
 use crate::{FLAVORS, assert_names_no_address, at};
-use exitmark::lab::consensus::Order;
-use exitmark::lab::{authorities, publish};
-use exitmark::policy::Endpoint;
-use exitmark::relays::{Flavor, LiveSet, Refused, Source, Sources, Trust, Validity};
+use exitmark_lab::consensus::Order;
+use exitmark_lab::{authorities, publish};
+use exitmark_policy::Endpoint;
+use exitmark_relays::{Flavor, LiveSet, Refused, Source, Sources, Trust, Validity};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime};

@@ -3,7 +3,7 @@
 
 use crate::assert_names_no_address;
 use crate::site::{LONG, Site, loader};
-use exitmark::relays::{Flavor, LoadError, Loaded, Loader, LoaderFailure};
+use exitmark_relays::{Flavor, LoadError, Loaded, Loader, LoaderFailure};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;

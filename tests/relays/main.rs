@@ -31,9 +31,9 @@ mod state;
 mod status;
 mod watch;
 
-use exitmark::lab::consensus::Order;
-use exitmark::policy::{Endpoint, EndpointSet};
-use exitmark::relays::{Flavor, Loaded, Validity};
+use exitmark_lab::consensus::Order;
+use exitmark_policy::{Endpoint, EndpointSet};
+use exitmark_relays::{Flavor, Loaded, Validity};
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
 use std::fs;

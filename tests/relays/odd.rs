@@ -2,7 +2,7 @@
 
 use crate::site::{LONG, Site, certificates, checked, loader, signed, unchecked};
 use crate::{assert_names_no_address, file};
-use exitmark::relays::{Flavor, LoadError, Loaded, Sources, load};
+use exitmark_relays::{Flavor, LoadError, Loaded, Sources, load};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
 use std::fs::{self, File, Permissions};

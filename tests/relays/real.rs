@@ -3,7 +3,7 @@
 
 use crate::site::{both, unchecked};
 use crate::{FLAVORS, at, file, listed};
-use exitmark::relays::{
+use exitmark_relays::{
     Authorities, Certificates, Counts, Signatures, Source, Sources, Trust, UncheckedDocument,
     Validity, load,
 };

@@ -2,9 +2,9 @@
 //! that shares no code with the lab.
 
 use crate::{FLAVORS, at, order};
-use exitmark::lab::authorities::Authorities;
-use exitmark::lab::consensus::Order;
-use exitmark::relays::Flavor;
+use exitmark_lab::authorities::Authorities;
+use exitmark_lab::consensus::Order;
+use exitmark_relays::Flavor;
 use std::time::SystemTime;
 use tor_netdoc::doc::authcert::{AuthCert, AuthCertUnverified};
 use tor_netdoc::doc::netstatus::{md, plain};

@@ -2,8 +2,8 @@
 
 use crate::site::{Site, authorities, both, certificates, pinned, plan, signed};
 use crate::{FLAVORS, listed};
-use exitmark::lab::authorities::Authorities;
-use exitmark::relays::{Flavor, LoadError, SignatureError, Signatures, Trust, load};
+use exitmark_lab::authorities::Authorities;
+use exitmark_relays::{Flavor, LoadError, SignatureError, Signatures, Trust, load};
 
 fn signatures_of(good: usize, needed: usize, unknown: usize) -> Signatures {
     Signatures {
@@ -88,7 +88,7 @@ fn refuses_documents_of_another_network() {
         // The Tor network's authorities are not authors of a generated document either.
         let site = Site::new(flavor);
         let mut sources = site.sources();
-        sources.trust = Trust::MostOf(exitmark::relays::Authorities::tor_network());
+        sources.trust = Trust::MostOf(exitmark_relays::Authorities::tor_network());
         let error = both(&sources).unwrap_err().to_string();
         assert!(error.contains("5 are needed"), "{error}");
         assert!(error.contains("relays.authorities"), "{error}");
@@ -153,7 +153,7 @@ fn refuses_a_signer_that_the_document_does_not_list() {
 #[test]
 fn a_signature_of_another_document_is_bad_even_where_enough_are_good() {
     for flavor in FLAVORS {
-        let other = exitmark::lab::consensus::Order {
+        let other = exitmark_lab::consensus::Order {
             seed: 9,
             ..plan(flavor)
         };

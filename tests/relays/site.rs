@@ -1,10 +1,10 @@
 //! A tor data directory with documents signed by the lab's authorities, and both ways to load it.
 
 use crate::{assert_names_no_address, file, order};
-use exitmark::lab::authorities::Authorities;
-use exitmark::lab::consensus::Order;
-use exitmark::lab::{CERTIFICATES, publish};
-use exitmark::relays::{
+use exitmark_lab::authorities::Authorities;
+use exitmark_lab::consensus::Order;
+use exitmark_lab::{CERTIFICATES, publish};
+use exitmark_relays::{
     self, Certificates, Flavor, LOADER_COMMAND, LoadError, Loaded, Loader, Source, Sources, Trust,
     load,
 };
@@ -22,9 +22,9 @@ pub(crate) fn authorities() -> Authorities {
 }
 
 /// The same authorities, as the pinned set.
-pub(crate) fn pinned(authorities: &Authorities) -> relays::Authorities {
+pub(crate) fn pinned(authorities: &Authorities) -> exitmark_relays::Authorities {
     let identities = authorities.identities();
-    relays::Authorities::new(identities.iter().map(|text| text.parse().unwrap()))
+    exitmark_relays::Authorities::new(identities.iter().map(|text| text.parse().unwrap()))
 }
 
 /// An unsigned document with four relays.

@@ -1,7 +1,7 @@
 //! Arbitrary input: never a panic, never an address in an error.
 
 use crate::{FLAVORS, assert_names_no_address, names_an_address, small};
-use exitmark::relays::UncheckedDocument;
+use exitmark_relays::UncheckedDocument;
 use proptest::prelude::*;
 use proptest::sample::Index;
 

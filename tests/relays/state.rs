@@ -2,8 +2,8 @@
 
 use crate::site::{LONG, Site, plan};
 use crate::{assert_names_no_address, at, file};
-use exitmark::lab::consensus::Order;
-use exitmark::relays::{Flavor, LiveSet, StateError, StateFile};
+use exitmark_lab::consensus::Order;
+use exitmark_relays::{Flavor, LiveSet, StateError, StateFile};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::Value;

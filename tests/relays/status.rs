@@ -2,8 +2,8 @@
 
 use crate::site::Site;
 use crate::{at, names_an_address};
-use exitmark::policy::Endpoint;
-use exitmark::relays::{Flavor, LiveSet, Status};
+use exitmark_policy::Endpoint;
+use exitmark_relays::{Flavor, LiveSet, Status};
 use std::time::Duration;
 
 /// The `valid-after` of these tests' documents.

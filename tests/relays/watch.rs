@@ -2,8 +2,8 @@
 
 use crate::file;
 use crate::site::LONG;
-use exitmark::lab::replace;
-use exitmark::relays::Watch;
+use exitmark_lab::replace;
+use exitmark_relays::Watch;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 //! A second implementation of the rules for TCP's control bits, compared for every control byte.
 
-use exitmark::datapath::{Forwarder, Links, Role};
-use exitmark::lab::frames::tcp;
-use exitmark::policy::{Class, EndpointSet, Snapshot};
-use exitmark::settings::Settings;
+use exitmark_box::settings::Settings;
+use exitmark_datapath::{Forwarder, Links, Role};
+use exitmark_lab::frames::tcp;
+use exitmark_policy::{Class, EndpointSet, Snapshot};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,11 +1,11 @@
 //! A second implementation of `classify_by = "host-mark"`, from the fields of which a frame was
 //! built: class, egress and DSCP for every pair of marks.
 
-use exitmark::datapath::{Counter, Forwarder, IncomingLink, Links, Outcome, Role};
-use exitmark::lab::frames::{FROM, Frame, TO, of_protocol};
-use exitmark::nic::NextHop;
-use exitmark::policy::{Class, EndpointSet, Snapshot};
-use exitmark::settings::Settings;
+use exitmark_box::settings::Settings;
+use exitmark_datapath::{Counter, Forwarder, IncomingLink, Links, Outcome, Role};
+use exitmark_lab::frames::{FROM, Frame, TO, of_protocol};
+use exitmark_nic::NextHop;
+use exitmark_policy::{Class, EndpointSet, Snapshot};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,14 +1,14 @@
 //! Properties of arbitrary frames, with etherparse's parser as the oracle.
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use exitmark::datapath::{Counter, Forwarder, Outcome, Role};
-use exitmark::lab::cases::{Table, tables};
-use exitmark::lab::frames::{extension, of_protocol};
-use exitmark::packet::{
+use exitmark_box::settings::Settings;
+use exitmark_datapath::{Counter, Forwarder, Outcome, Role};
+use exitmark_lab::cases::{Table, tables};
+use exitmark_lab::frames::{extension, of_protocol};
+use exitmark_policy::packet::{
     Address, Headers, Packet, ipv4_header_checksum_is_good, parse, plain_v4, plain_v6, tag_bytes,
 };
-use exitmark::policy::{FragmentTable, Snapshot, judge, judge_whole_v4, judge_whole_v6};
-use exitmark::settings::Settings;
+use exitmark_policy::{FragmentTable, Snapshot, judge, judge_whole_v4, judge_whole_v6};
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};

@@ -1,9 +1,9 @@
 //! Runs the table of cases through the forwarder, and through a whole worker over memory ports.
 
-use exitmark::datapath::memory::{HeapMemory, MemoryPort};
-use exitmark::datapath::{Counter, Forwarder, Outcome, PerRole, Role, Worker, WorkerLimits};
-use exitmark::lab::cases::{Table, tables};
-use exitmark::policy::Class;
+use exitmark_datapath::memory::{HeapMemory, MemoryPort};
+use exitmark_datapath::{Counter, Forwarder, Outcome, PerRole, Role, Worker, WorkerLimits};
+use exitmark_lab::cases::{Table, tables};
+use exitmark_policy::Class;
 use std::sync::Arc;
 use std::time::Duration;
 

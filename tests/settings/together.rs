@@ -1,8 +1,8 @@
 //! Values that are valid alone, but impossible or doubtful together.
 
 use super::GOOD;
-use exitmark::nic::Own;
-use exitmark::settings::{Settings, SettingsError};
+use exitmark_box::settings::{Settings, SettingsError};
+use exitmark_nic::Own;
 use std::path::Path;
 use std::process::Command;
 
@@ -270,7 +270,7 @@ fn nic(name: &str, mac: u8, networks: &[&str]) -> Own {
     Own {
         name: name.to_owned(),
         alt_names: vec![format!("{name}-alt")],
-        mac: Some(exitmark::packet::MacAddr::new([2, 0, 0, 0, 9, mac])),
+        mac: Some(exitmark_policy::packet::MacAddr::new([2, 0, 0, 0, 9, mac])),
         networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
     }
 }

@@ -1,6 +1,6 @@
 //! A memory cgroup, to let the kernel's OOM killer end the box.
 
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -4,10 +4,10 @@ use crate::expect::{Event, Link};
 use crate::flows::place;
 use crate::sets::publish;
 use crate::stage::{EXITMARK, Stage};
-use exitmark::lab::site::RunningBox;
+use exitmark_lab::site::RunningBox;
 #[cfg(target_arch = "x86_64")]
-use exitmark::lab::{Ending, killed_at, steps};
-use exitmark::lab::{LabError, Netns};
+use exitmark_lab::{Ending, killed_at, steps};
+use exitmark_lab::{LabError, Netns};
 use nix::sys::signal::Signal;
 use std::path::Path;
 use std::thread;

@@ -3,10 +3,10 @@
 //! The number of a frame determines its flow and its sequence number: frame `n` of a load of `f`
 //! flows is number `n / f` of flow `n * STRIDE mod f`.
 
-use exitmark::lab::frames::{FROM, Frame, TO, tcp, udp};
-use exitmark::lab::site::{HOST_V4, HOST_V6, INCOMING_MAC, RELAY_V4, RELAY_V6, TORNET_MAC};
-use exitmark::packet::MacAddr;
-use exitmark::policy::Endpoint;
+use exitmark_lab::frames::{FROM, Frame, TO, tcp, udp};
+use exitmark_lab::site::{HOST_V4, HOST_V6, INCOMING_MAC, RELAY_V4, RELAY_V6, TORNET_MAC};
+use exitmark_policy::Endpoint;
+use exitmark_policy::packet::MacAddr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 // Interface to tests/bpf/survive.bpf.c.

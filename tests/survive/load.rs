@@ -3,8 +3,8 @@
 
 use crate::flows::{FLOWS, OUTBOUND, flows, place, sign};
 use crate::sinks::Sinks;
-use exitmark::lab::site::Site;
-use exitmark::lab::{LabError, Netns};
+use exitmark_lab::site::Site;
+use exitmark_lab::{LabError, Netns};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CpuSet, sched_setaffinity};

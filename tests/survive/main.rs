@@ -61,7 +61,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// Leaves the test where there is no root.
 macro_rules! needs_root {
     () => {
-        if !exitmark::lab::is_root() {
+        if !exitmark_lab::is_root() {
             return;
         }
     };

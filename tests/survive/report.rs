@@ -1,6 +1,6 @@
 //! The results of a run, and their file.
 
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 

@@ -1,11 +1,11 @@
 //! Relay sets that are swapped under load; all of them list the test's relays.
 
 use crate::flows::listed;
-use exitmark::lab::authorities::Authorities;
-use exitmark::lab::consensus::Order;
-use exitmark::lab::{LabError, replace};
-use exitmark::policy::{Endpoint, EndpointSet};
-use exitmark::relays::{Flavor, UncheckedDocument, Validity};
+use exitmark_lab::authorities::Authorities;
+use exitmark_lab::consensus::Order;
+use exitmark_lab::{LabError, replace};
+use exitmark_policy::{Endpoint, EndpointSet};
+use exitmark_relays::{Flavor, UncheckedDocument, Validity};
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};

@@ -1,8 +1,8 @@
 //! The kernel's part: the checking sinks at the far ends, and the generator's program.
 
 use crate::flows::{FLOWS, HEADER_BYTES, SEQUENCES, Sink, flows, place};
-use exitmark::lab::bpf::{self, Programs};
-use exitmark::lab::{LabError, Netns};
+use exitmark_lab::bpf::{self, Programs};
+use exitmark_lab::{LabError, Netns};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use std::path::Path;
 

@@ -4,7 +4,7 @@
 use crate::network::{Network, PATIENCE, Tor, wait};
 use crate::socks;
 use crate::web::Page;
-use exitmark::lab::Netns;
+use exitmark_lab::Netns;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};

@@ -10,7 +10,7 @@
 use crate::ground::{Dual, Lot, OR_PORT, RESOLVER, WEB, relay};
 use crate::web::DNS_PORT;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, PacketBuilder, TransportSlice};
-use exitmark::lab::{Capture, CapturedFrame, Netns, RawPort};
+use exitmark_lab::{Capture, CapturedFrame, Netns, RawPort};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The namespaces and their addresses: one world with everything but the exit hosts, and three
 //! lots, each an exit host with a box of its own.
 
-use exitmark::lab::bpf::{Programs, compile};
-use exitmark::lab::{Netns, VethEnd, poll, veth};
+use exitmark_lab::bpf::{Programs, compile};
+use exitmark_lab::{Netns, VethEnd, poll, veth};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 

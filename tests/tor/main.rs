@@ -70,7 +70,7 @@ const ENTRIES: usize = 3;
 /// Skips the test without root or tor.
 macro_rules! needs_tor {
     () => {
-        if !exitmark::lab::is_root() || !exitmark::lab::is_installed("tor") {
+        if !exitmark_lab::is_root() || !exitmark_lab::is_installed("tor") {
             return;
         }
     };

@@ -3,9 +3,9 @@
 use crate::exit::Binding;
 use crate::ground::Ground;
 use crate::web::Web;
-use exitmark::lab::contained;
-use exitmark::lab::site::RunningBox;
-use exitmark::monitor::ledger::Ledger;
+use exitmark_lab::contained;
+use exitmark_lab::site::RunningBox;
+use exitmark_monitor::ledger::Ledger;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;

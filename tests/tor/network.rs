@@ -2,7 +2,7 @@
 
 use crate::ground::{DIR_PORT, Dual, EXITS, OR_PORT, RESOLVER, relay};
 use crate::keys::{self, fingerprint, make_private};
-use exitmark::lab::{Child, Netns, contained};
+use exitmark_lab::{Child, Netns, contained};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;

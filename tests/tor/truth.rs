@@ -8,7 +8,7 @@
 //! for those, and the test checks that there were none.
 
 use crate::network::{Tor, wait};
-use exitmark::lab::Netns;
+use exitmark_lab::Netns;
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;

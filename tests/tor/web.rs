@@ -2,7 +2,7 @@
 //! and a resolver for names of its two addresses.
 
 use crate::ground::{RESOLVER, WEB, is_exit_host, relay};
-use exitmark::lab::{Netns, Random};
+use exitmark_lab::{Netns, Random};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;

@@ -162,7 +162,7 @@ def build_initramfs(kernel, program, path):
     for name in ("sbin/ip", "sbin/ethtool", "usr/bin/tcpdump", "bin/setpriv", "usr/bin/setpriv"):
         if (tools / name).exists():
             contents.program(f"t/{name.rsplit('/', 1)[1]}", tools / name, [tools])
-    for name in ("exitmark", "exitmark-monitor"):
+    for name in ("exitmark", "exitmark-demo", "exitmark-monitor"):
         if (file := program.with_name(name)).exists():
             contents.program(f"t/{name}", file)
     contents.write(path)

@@ -269,8 +269,8 @@ def demo(series, program):
 
 
 def strip(program, directory):
-    """Copies of both programs without symbols, small enough for an initramfs: the box's path."""
-    for file in (program, program.with_name("exitmark-monitor")):
+    """Copies of the programs without symbols, small enough for an initramfs: the box's path."""
+    for file in (program, *map(program.with_name, ("exitmark-demo", "exitmark-monitor"))):
         if file.exists() and shutil.which("strip"):
             subprocess.run(["strip", "-o", directory / file.name, file], check=True)
         elif file.exists():

@@ -45,7 +45,7 @@ class Documents:
     def make(out):
         """Returns synthetic documents that are valid now."""
         done = subprocess.run(
-            ["cargo", "run", "--locked", "--quiet", "--example", "consensus", "--", str(out)],
+            ["cargo", "run", "--locked", "--quiet", "--bin", "consensus", "--", str(out)],
             cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
         read = [(out / name).read_bytes() for name in ("cached-microdesc-consensus", "cached-certs")]

@@ -14,7 +14,7 @@ KERNELS = ("6.1", "6.12", "6.18", "7.3")
 CLANGS = ("14", "16", "19")
 # Instructions that the verifier may process for one program, of its 1,000,000.
 LIMIT = 60_000
-# The flags of build.rs.
+# The flags of bpf/compile.rs.
 FLAGS = ("-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-D__TARGET_ARCH_x86")
 # Constants that user space sets before it loads an object, with the most work for the verifier. The
 # monitor's are multi_buffer, the mark, and the number of the host's addresses of each family, as in

@@ -3,8 +3,8 @@
 use crate::craft::{AF11, QINQ, VLAN, ethernet, exit, mac, noise, relay};
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, both_engines, moved, needs_root};
 use crate::stacks::converse;
-use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, OR_PORT, Plan};
-use exitmark::lab::{Capture, CapturedFrame};
+use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, OR_PORT, Plan};
+use exitmark_lab::{Capture, CapturedFrame};
 use pcap_file::DataLink;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use std::fs::File;
@@ -96,7 +96,7 @@ fn explain_and_the_wire_agree_byte_for_byte() {
         assert!(sent.wait_until(PATIENCE, is_last));
         assert!(uplink.wait_until(PATIENCE, is_last));
         let last_relay = relay(1, 80).part(6, 20, false).tos(0);
-        let last_relay = last_relay.framed(exitmark::lab::site::TORNET_MAC, INCOMING_MAC, &[]);
+        let last_relay = last_relay.framed(exitmark_lab::site::TORNET_MAC, INCOMING_MAC, &[]);
         assert!(incoming.wait_until(PATIENCE, |seen| {
             seen.iter().any(|frame| frame.bytes == last_relay)
         }));

@@ -2,9 +2,9 @@
 
 use crate::craft::{AF11, exit};
 use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
-use exitmark::lab::LabError;
-use exitmark::lab::bpf::{Programs, compile};
-use exitmark::lab::site::Plan;
+use exitmark_lab::LabError;
+use exitmark_lab::bpf::{Programs, compile};
+use exitmark_lab::site::Plan;
 use libbpf_rs::Link;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -3,9 +3,9 @@
 
 use crate::craft::{AF11, exit};
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, eventually, moved, needs_root, silence};
-use exitmark::control::{Client, DEFAULT_SOCKET};
-use exitmark::lab::LabError;
-use exitmark::lab::site::{Plan, Site};
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
+use exitmark_lab::LabError;
+use exitmark_lab::site::{Plan, Site};
 use std::path::{Path, PathBuf};
 
 /// A name longer than the limit of a NIC's own name.

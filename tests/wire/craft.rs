@@ -1,7 +1,7 @@
 //! Frames built by hand, so that the expectations of tests are independent of the code under test.
 
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
-use exitmark::lab::site::{
+use exitmark_lab::site::{
     CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6,
 };
 use std::net::IpAddr;
@@ -178,6 +178,6 @@ pub(crate) fn exit(family: usize, bytes: usize) -> Packet {
 /// A packet to the listed relay.
 pub(crate) fn relay(family: usize, bytes: usize) -> Packet {
     let (host, _, relay) = families()[family];
-    let port = exitmark::lab::site::OR_PORT;
+    let port = exitmark_lab::site::OR_PORT;
     Packet::new(host, relay, TCP, segment(40_001, port, bytes))
 }

@@ -5,8 +5,8 @@ use crate::reload::{
     AUTHORITIES, Prober, REPLACED, Tor, Treatment, listing, relay, replace, said, servers,
 };
 use crate::rig::{Config, Rig, needs_root};
-use exitmark::control::{Client, DEFAULT_SOCKET};
-use exitmark::lab::site::Plan;
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
+use exitmark_lab::site::Plan;
 use nix::sys::signal::Signal;
 use std::fs;
 

@@ -2,8 +2,8 @@
 
 use crate::private::{Load, start};
 use crate::rig::{Config, Rig, Side, eventually, needs_root, silence};
-use exitmark::lab::site::{Plan, Site};
-use exitmark::lab::{LabError, Netns, contained};
+use exitmark_lab::site::{Plan, Site};
+use exitmark_lab::{LabError, Netns, contained};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::fs;

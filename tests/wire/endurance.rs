@@ -5,8 +5,8 @@ use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
 };
 use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
-use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, LastWords, Plan, TORNET_MAC};
-use exitmark::lab::{Capture, CapturedFrame, LabError, RawPort};
+use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, LastWords, Plan, TORNET_MAC};
+use exitmark_lab::{Capture, CapturedFrame, LabError, RawPort};
 use nix::sys::signal::Signal;
 use std::cell::Cell;
 use std::time::Duration;

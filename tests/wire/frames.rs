@@ -4,7 +4,7 @@ use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
 };
 use crate::rig::{Case, Config, Rig, Side, assert_moved, both_engines, needs_root};
-use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
+use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
 
 const TAGGINGS: [(&str, &[(u16, u16)]); 5] = [
     ("untagged", &[]),

@@ -2,8 +2,8 @@
 
 use crate::craft::{AF11, exit};
 use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
-use exitmark::lab::site::Plan;
-use exitmark::lab::{Capture, LabError, RawPort};
+use exitmark_lab::site::Plan;
+use exitmark_lab::{Capture, LabError, RawPort};
 use nix::sys::signal::Signal;
 
 fn guarded(more: &'static str) -> Rig {
@@ -160,8 +160,8 @@ fn inbound_frames_stay_in_the_kernel_by_default() {
         let mut host = rig.watch(Side::Host);
         let port = rig.port(Side::Clearnet);
         let frame = crate::craft::ethernet(
-            exitmark::lab::site::HOST_MAC,
-            exitmark::lab::site::CLEARNET_MAC,
+            exitmark_lab::site::HOST_MAC,
+            exitmark_lab::site::CLEARNET_MAC,
             &[],
             0x88b5,
             &[7; 60],

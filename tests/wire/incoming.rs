@@ -4,7 +4,7 @@ use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
 };
 use crate::rig::{Case, Config, Rig, Side, UPLINK0_MAC, assert_moved, both_engines, needs_root};
-use exitmark::lab::site::{
+use exitmark_lab::site::{
     BOX_V4, BOX_V6, CLEARNET_MAC, HOST_MAC, HOST_V4, INCOMING_MAC, Plan, TORNET_MAC,
 };
 

@@ -5,8 +5,8 @@
 use crate::craft::{AF11, exit};
 use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, PATIENCE, moved, needs_root, silence};
-use exitmark::lab::site::{Plan, RunningBox, Site};
-use exitmark::lab::{Capture, Ending, RawPort, contained, killed_at, steps};
+use exitmark_lab::site::{Plan, RunningBox, Site};
+use exitmark_lab::{Capture, Ending, RawPort, contained, killed_at, steps};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};

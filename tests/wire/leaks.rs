@@ -4,8 +4,8 @@ use crate::craft::{AF11, exit, relay};
 use crate::rig::{
     Config, EXITMARK, PATIENCE, assert_moved, eventually, moved, needs_root, silence,
 };
-use exitmark::lab::site::{INCOMING_MAC, Plan, RunningBox, Site, TORNET_MAC};
-use exitmark::lab::{Capture, LabError, RawPort};
+use exitmark_lab::site::{INCOMING_MAC, Plan, RunningBox, Site, TORNET_MAC};
+use exitmark_lab::{Capture, LabError, RawPort};
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;

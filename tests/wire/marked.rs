@@ -3,8 +3,8 @@
 use crate::craft::{AF11, Packet, QINQ, UDP, VLAN, exit, families, noise, segment};
 use crate::rig::{Case, Config, PATIENCE, Rig, Side, assert_moved, both_engines, needs_root};
 use crate::stacks::{all_of, connect, converse_bearing, count, counters, ping_with, tos};
-use exitmark::lab::Capture;
-use exitmark::lab::site::{HOST_V4, HOST_V6, INCOMING_MAC, Plan, TORNET_MAC};
+use exitmark_lab::Capture;
+use exitmark_lab::site::{HOST_V4, HOST_V6, INCOMING_MAC, Plan, TORNET_MAC};
 use nix::errno::Errno;
 use std::net::{IpAddr, SocketAddr};
 

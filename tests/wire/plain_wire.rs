@@ -3,8 +3,8 @@
 use crate::craft::{AF11, Packet, TCP, exit, families, relay, segment};
 use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, eventually, moved, needs_root, silence};
-use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, Plan, Site};
-use exitmark::lab::{Capture, LabError, RawPort, contained};
+use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, Plan, Site};
+use exitmark_lab::{Capture, LabError, RawPort, contained};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

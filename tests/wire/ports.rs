@@ -6,12 +6,12 @@ use crate::rig::{
     Config, EXITMARK, PATIENCE, Rig, Side, UPLINK0_MAC, both_engines, eventually, moved,
     needs_root, silence,
 };
-use exitmark::control::{Client, DEFAULT_SOCKET};
-use exitmark::datapath::xdp_state;
-use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, Site, TORNET_MAC};
-use exitmark::lab::{LabError, Netns, VethEnd, poll, veth};
-use exitmark::nic::Nic;
-use exitmark::observe::{Report, Warning};
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
+use exitmark_box::observe::{Report, Warning};
+use exitmark_datapath::xdp_state;
+use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, Site, TORNET_MAC};
+use exitmark_lab::{LabError, Netns, VethEnd, poll, veth};
+use exitmark_nic::Nic;
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 

@@ -8,13 +8,13 @@ use crate::needles::{Search, Who};
 use crate::reload::{AUTHORITIES, KEPT, REPLACED, Tor, listing, replace, said};
 use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, eventually, needs_root, silence};
 use etherparse::Ipv4Header;
-use exitmark::control::{Client, DEFAULT_SOCKET};
-use exitmark::lab::consensus::Order;
-use exitmark::lab::site::{
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
+use exitmark_lab::consensus::Order;
+use exitmark_lab::site::{
     CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, Plan, RunningBox, Site, TORNET_MAC,
 };
-use exitmark::lab::{LabError, Netns, RawPort, contained};
-use exitmark::policy::Endpoint;
+use exitmark_lab::{LabError, Netns, RawPort, contained};
+use exitmark_policy::Endpoint;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::sys::signal::Signal;
 use pcap_file::pcapng::{Block, PcapNgReader};

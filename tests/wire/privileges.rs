@@ -4,9 +4,9 @@ use crate::craft::{AF11, exit};
 use crate::reload::{Tor, listing, relay, servers};
 use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
 use caps::Capability;
-use exitmark::lab::LabError;
-use exitmark::lab::site::Plan;
-use exitmark::process::forbid_system_calls;
+use exitmark_lab::LabError;
+use exitmark_lab::site::Plan;
+use exitmark_service::process::forbid_system_calls;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
@@ -166,7 +166,7 @@ fn root_can_become_another_user_and_the_box_goes_on() {
 #[test]
 fn a_user_that_is_none_is_refused() {
     needs_root!();
-    let site = exitmark::lab::site::Site::build(Plan::default()).unwrap();
+    let site = exitmark_lab::site::Site::build(Plan::default()).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let config = Config {
         top: "user = \"nosuchuser\"",

@@ -3,8 +3,8 @@
 use crate::craft::exit;
 use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, eventually, moved, needs_root, silence};
-use exitmark::lab::site::{CLEARNET_MAC, INCOMING_MAC, Plan, Site, TORNET_MAC};
-use exitmark::lab::{LabError, Netns};
+use exitmark_lab::site::{CLEARNET_MAC, INCOMING_MAC, Plan, Site, TORNET_MAC};
+use exitmark_lab::{LabError, Netns};
 use std::path::Path;
 use std::process::{Command, Output};
 

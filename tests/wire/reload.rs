@@ -2,12 +2,12 @@
 
 use crate::craft::{AF11, Packet, TCP, exit, families, segment};
 use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
-use exitmark::lab::authorities::Authorities;
-use exitmark::lab::consensus::Order;
-use exitmark::lab::site::{INCOMING_MAC, Plan, TORNET_MAC};
-use exitmark::lab::{Capture, LabError, publish};
-use exitmark::policy::Endpoint;
-use exitmark::relays::{Flavor, Validity};
+use exitmark_lab::authorities::Authorities;
+use exitmark_lab::consensus::Order;
+use exitmark_lab::site::{INCOMING_MAC, Plan, TORNET_MAC};
+use exitmark_lab::{Capture, LabError, publish};
+use exitmark_policy::Endpoint;
+use exitmark_relays::{Flavor, Validity};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -4,10 +4,10 @@ use crate::craft::{Packet, UDP, families};
 use crate::rig::{
     Config, EXITMARK, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root,
 };
-use exitmark::control::{Client, DEFAULT_SOCKET};
-use exitmark::lab::LabError;
-use exitmark::lab::site::Plan;
-use exitmark::observe::OWN_RESOLVER;
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
+use exitmark_box::observe::OWN_RESOLVER;
+use exitmark_lab::LabError;
+use exitmark_lab::site::Plan;
 
 const SAMPLED: &str = "[datapath]\nsample = 1";
 

@@ -1,9 +1,9 @@
 //! A site with a running box, and the comparison of sent and received frames.
 
-use exitmark::lab::site::{
+use exitmark_lab::site::{
     HOST_V4, HOST_V6, LastWords, Plan, RELAY_V4, RELAY_V6, RunningBox, Site, TORNET_MAC,
 };
-use exitmark::lab::{Capture, LabError, Netns, RawPort};
+use exitmark_lab::{Capture, LabError, Netns, RawPort};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ impl Side {
 /// Skips the test without root.
 macro_rules! needs_root {
     () => {
-        if !exitmark::lab::is_root() {
+        if !exitmark_lab::is_root() {
             return;
         }
     };

@@ -6,13 +6,13 @@ use crate::reload::{Tor, listing};
 use crate::rig::{
     Config, EXITMARK, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root, silence,
 };
-use exitmark::control::{Client, DEFAULT_SOCKET};
-use exitmark::lab::site::{
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
+use exitmark_box::observe::Report;
+use exitmark_lab::site::{
     INCOMING_MAC, LastWords, Plan, RELAY_V4, RunningBox, SERVER_V4, Site, TORNET_MAC,
 };
-use exitmark::lab::{Capture, LabError, RawPort, contained};
-use exitmark::observe::Report;
-use exitmark::policy::Endpoint;
+use exitmark_lab::{Capture, LabError, RawPort, contained};
+use exitmark_policy::Endpoint;
 use nix::sys::signal::Signal;
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};

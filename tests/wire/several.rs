@@ -2,10 +2,10 @@
 
 use crate::craft::{Packet, TCP, families, segment};
 use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
-use exitmark::control::{Client, DEFAULT_SOCKET};
-use exitmark::lab::LabError;
-use exitmark::lab::site::{CLEARNET_MAC, INCOMING_MAC, Plan, RELAY_V4, TORNET_MAC};
-use exitmark::observe::Warning;
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
+use exitmark_box::observe::Warning;
+use exitmark_lab::LabError;
+use exitmark_lab::site::{CLEARNET_MAC, INCOMING_MAC, Plan, RELAY_V4, TORNET_MAC};
 use std::net::IpAddr;
 
 const MACS: [&str; 2] = ["02:00:00:00:01:01", "02:00:00:00:01:77"];

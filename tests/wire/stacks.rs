@@ -2,11 +2,11 @@
 
 use crate::craft::{AF11, families, mac};
 use crate::rig::{Config, PATIENCE, Rig, UPLINK0_MAC, both_engines, moved, needs_root};
-use exitmark::lab::site::{
+use exitmark_lab::site::{
     BOX_V4, BOX_V6, CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan,
     RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6, Site, TORNET_MAC,
 };
-use exitmark::lab::{Capture, CapturedFrame, LabError, Netns};
+use exitmark_lab::{Capture, CapturedFrame, LabError, Netns};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, setsockopt, socket, sockopt,
 };

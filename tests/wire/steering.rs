@@ -2,9 +2,9 @@
 
 use crate::craft::{exit, noise, relay};
 use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
-use exitmark::lab::site::{INCOMING_MAC, Plan, TORNET_MAC};
-use exitmark::lab::{Capture, LabError, RawPort};
-use exitmark::packet::MacAddr;
+use exitmark_lab::site::{INCOMING_MAC, Plan, TORNET_MAC};
+use exitmark_lab::{Capture, LabError, RawPort};
+use exitmark_policy::packet::MacAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -213,7 +213,7 @@ fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
 #[test]
 fn a_box_whose_next_hop_is_away_starts_and_waits_for_it() {
     needs_root!();
-    let site = exitmark::lab::site::Site::build(Plan::default()).unwrap();
+    let site = exitmark_lab::site::Site::build(Plan::default()).unwrap();
     site.tornet.ip("link set eth0 down").unwrap();
     let rig = Rig::on(site, &by_address(ROUTER_V4));
     let mut eye = rig.watch(Side::Clearnet);

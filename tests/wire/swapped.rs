@@ -3,10 +3,10 @@
 use crate::craft::{Packet, TCP, UDP, noise};
 use crate::craft::{exit, families, segment};
 use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
-use exitmark::control::{Client, DEFAULT_SOCKET};
-use exitmark::lab::LabError;
-use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, Plan};
-use exitmark::observe::{Report, Warning};
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
+use exitmark_box::observe::{Report, Warning};
+use exitmark_lab::LabError;
+use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, Plan};
 
 const KIND: &str = "wrong_side";
 

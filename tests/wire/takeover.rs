@@ -3,9 +3,9 @@
 use crate::craft::{AF11, exit, relay};
 use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, both_engines, moved, needs_root, silence};
-use exitmark::lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
-use exitmark::lab::{Capture, Netns, RawPort, VethEnd, poll, veth};
-use exitmark::nic::Nic;
+use exitmark_lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
+use exitmark_lab::{Capture, Netns, RawPort, VethEnd, poll, veth};
+use exitmark_nic::Nic;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::sys::signal::Signal;
 use std::os::unix::fs::MetadataExt;

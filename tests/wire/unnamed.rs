@@ -3,11 +3,11 @@
 use crate::craft::{Packet, TCP, families, segment};
 use crate::reload::{Tor, listing, said};
 use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
-use exitmark::control::{Client, DEFAULT_SOCKET};
-use exitmark::lab::LabError;
-use exitmark::lab::site::{HOST_V4, Plan};
-use exitmark::observe::{Report, Warning};
-use exitmark::policy::Endpoint;
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
+use exitmark_box::observe::{Report, Warning};
+use exitmark_lab::LabError;
+use exitmark_lab::site::{HOST_V4, Plan};
+use exitmark_policy::Endpoint;
 use std::fs;
 use std::time::Duration;
 

@@ -2,10 +2,10 @@
 
 use crate::craft::{Packet, VLAN, relay};
 use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
-use exitmark::control::{Client, DEFAULT_SOCKET};
-use exitmark::lab::LabError;
-use exitmark::lab::site::{INCOMING_MAC, Plan, TORNET_MAC};
-use exitmark::observe::Warning;
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
+use exitmark_box::observe::Warning;
+use exitmark_lab::LabError;
+use exitmark_lab::site::{INCOMING_MAC, Plan, TORNET_MAC};
 
 fn alarm(rig: &Rig, kind: &str) -> Warning {
     eventually(kind, || {

@@ -4,11 +4,11 @@
 use crate::craft::{AF11, exit, relay};
 use crate::reload::{Tor, listing, replace};
 use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, eventually, moved, needs_root, silence};
-use exitmark::lab::authorities::Authorities;
-use exitmark::lab::site::{INCOMING_MAC, Plan, RELAY_V4, RunningBox, Site, TORNET_MAC};
-use exitmark::lab::{LabError, contained};
-use exitmark::observe::{Report, Warning};
-use exitmark::policy::Endpoint;
+use exitmark_box::observe::{Report, Warning};
+use exitmark_lab::authorities::Authorities;
+use exitmark_lab::site::{INCOMING_MAC, Plan, RELAY_V4, RunningBox, Site, TORNET_MAC};
+use exitmark_lab::{LabError, contained};
+use exitmark_policy::Endpoint;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -67,12 +67,12 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, permissions).unwrap();
 }
 
-fn relays() -> exitmark::lab::consensus::Order {
+fn relays() -> exitmark_lab::consensus::Order {
     let mut order = listing(Endpoint::new(RELAY_V4.into(), 9001));
     // Both families of the sent frames.
     order
         .listed
-        .push(Endpoint::new(exitmark::lab::site::RELAY_V6.into(), 9001));
+        .push(Endpoint::new(exitmark_lab::site::RELAY_V6.into(), 9001));
     order
 }
 

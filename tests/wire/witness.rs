@@ -4,7 +4,7 @@
 use crate::craft::{Packet, TCP, UDP, noise};
 use crate::craft::{exit, families, relay, segment};
 use crate::rig::{Config, Rig, Side, both_engines, moved, needs_root};
-use exitmark::lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
+use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
 
 /// The number of frames of each kind, enough for a few samples of all.
 const ROUNDS: usize = 60_000;

@@ -3,9 +3,9 @@
 
 use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, Rig, moved, needs_root, silence};
-use exitmark::control::DEFAULT_SOCKET;
-use exitmark::lab::site::{Plan, Site, TORNET_MAC};
-use exitmark::lab::{occupy, poll};
+use exitmark_box::control::DEFAULT_SOCKET;
+use exitmark_lab::site::{Plan, Site, TORNET_MAC};
+use exitmark_lab::{occupy, poll};
 use std::cell::RefCell;
 use std::fs;
 use std::net::TcpListener;
@@ -229,7 +229,7 @@ fn mistakes_in_the_configuration() {
     ground.take(&Turn {
         what: "the next hop is the box itself",
         config: Config {
-            incoming: Some(("incoming0", exitmark::lab::site::INCOMING_MAC)),
+            incoming: Some(("incoming0", exitmark_lab::site::INCOMING_MAC)),
             ..Config::default()
         },
         words: &[

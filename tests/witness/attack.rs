@@ -7,11 +7,11 @@
 
 use crate::forged::{Direction, Forger, frames};
 use crate::rig::{NOON, ground};
-use exitmark::datapath::{DecidedBy, Excerpt, Outcome, Role, Sample};
-use exitmark::lab::frames::{FROM, tcp, udp};
-use exitmark::observe::CaptureRequest;
-use exitmark::policy::Rule;
-use exitmark::witness::Witness;
+use exitmark_box::observe::CaptureRequest;
+use exitmark_box::witness::Witness;
+use exitmark_datapath::{DecidedBy, Excerpt, Outcome, Role, Sample};
+use exitmark_lab::frames::{FROM, tcp, udp};
+use exitmark_policy::Rule;
 use std::sync::Arc;
 
 const CANDIDATES: usize = 1 << 16;

@@ -1,12 +1,12 @@
 //! The auditor must find each fault that is planted in samples, as its kind, and no other.
 
 use crate::rig::{Ground, NOON, beginning, ground, on};
-use exitmark::datapath::{DropReason, Excerpt, Links, Outcome, Role, Sample};
-use exitmark::lab::cases::tables;
-use exitmark::lab::frames::{FROM, TO, tcp, udp};
-use exitmark::packet::{Dscp, MacAddr, Version, set_dscp};
-use exitmark::policy::Rule;
-use exitmark::witness::{Auditor, Fault, Witness};
+use exitmark_box::witness::{Auditor, Fault, Witness};
+use exitmark_datapath::{DropReason, Excerpt, Links, Outcome, Role, Sample};
+use exitmark_lab::cases::tables;
+use exitmark_lab::frames::{FROM, TO, tcp, udp};
+use exitmark_policy::Rule;
+use exitmark_policy::packet::{Dscp, MacAddr, Version, set_dscp};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

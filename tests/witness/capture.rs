@@ -1,12 +1,12 @@
 //! Reads a capture back: every frame has its comment and its headers, but no foreign address.
 
 use crate::rig::{Ground, NOON, beginning, ground};
-use exitmark::datapath::{Role, Sample};
-use exitmark::lab::frames::{FROM, TO, tcp, udp};
-use exitmark::observe::CaptureRequest;
-use exitmark::packet::MacAddr;
-use exitmark::policy::{Class, Rule};
-use exitmark::witness::{Moment, Witness};
+use exitmark_box::observe::CaptureRequest;
+use exitmark_box::witness::{Moment, Witness};
+use exitmark_datapath::{Role, Sample};
+use exitmark_lab::frames::{FROM, TO, tcp, udp};
+use exitmark_policy::packet::MacAddr;
+use exitmark_policy::{Class, Rule};
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;

@@ -1,10 +1,10 @@
 //! Addresses in unusual places of a frame: a capture without addresses contains none of them.
 
 use crate::rig::ground;
-use exitmark::datapath::Role;
-use exitmark::lab::frames::{extension, of_protocol, tcp, udp};
-use exitmark::observe::CaptureRequest;
-use exitmark::packet::MacAddr;
+use exitmark_box::observe::CaptureRequest;
+use exitmark_datapath::Role;
+use exitmark_lab::frames::{extension, of_protocol, tcp, udp};
+use exitmark_policy::packet::MacAddr;
 use std::sync::Arc;
 
 const HOST4: &str = "192.0.2.10:40000";

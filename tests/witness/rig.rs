@@ -1,16 +1,16 @@
 //! Runs frames through an engine that samples every one.
 
 use crossbeam::channel::Receiver;
-use exitmark::datapath::memory::HeapMemory;
-use exitmark::datapath::{
+use exitmark_box::observe::CaptureRequest;
+use exitmark_box::settings::Settings;
+use exitmark_box::witness::{Moment, Witness};
+use exitmark_datapath::memory::HeapMemory;
+use exitmark_datapath::{
     Forwarder, Kernel, Links, Outbox, PerRole, Role, SAMPLE_BYTES, Sample, Samples,
 };
-use exitmark::lab::cases::{Table, tables};
-use exitmark::lab::{Netns, is_root};
-use exitmark::observe::CaptureRequest;
-use exitmark::policy::Snapshot;
-use exitmark::settings::Settings;
-use exitmark::witness::{Moment, Witness};
+use exitmark_lab::cases::{Table, tables};
+use exitmark_lab::{Netns, is_root};
+use exitmark_policy::Snapshot;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The longest burst at full speed without loss (RFC 2544, 26.4).
 
 use super::pace::Pacer;
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 
 /// The longest tried burst in frames. A forwarder that loses none of it may handle more.
 pub(super) const LONGEST: u32 = 65_536;

@@ -1,7 +1,7 @@
 //! Latency of frames: reads the sinks' buckets into a histogram.
 
-use exitmark::lab::LabError;
-use exitmark::lab::bpf::Programs;
+use exitmark_lab::LabError;
+use exitmark_lab::bpf::Programs;
 use hdrhistogram::Histogram;
 use libbpf_rs::{MapCore, MapFlags};
 

@@ -1,7 +1,7 @@
 //! The highest load without loss (RFC 2544, 26.1), and the loss at loads around it (26.3).
 
 use super::pace::{FULL_SPEED, Pacer, Trial};
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 
 /// The number of bisections: to less than a hundredth.
 const STEPS: u32 = 7;

@@ -37,7 +37,7 @@ use crate::measure::{Contestant, check};
 use crate::peers;
 use crate::site::Site;
 use crate::traffic::Traffic;
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use lossless::Lossless;
 use pace::{Pacer, Trial};
 use recovery::Recovery;

@@ -8,7 +8,7 @@ use crate::load::{Family, Load};
 use crate::measure::Contestant;
 use crate::site::{FAR_END, Site, pin_to_generator_cpu};
 use crate::traffic::{Counts, Traffic};
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use libbpf_rs::{MapCore, MapFlags};
 use nix::sys::signal::{SigEvent, SigevNotify, Signal};
 use nix::sys::time::TimeSpec;

@@ -5,7 +5,7 @@
 //! differ, frames of that time were lost.
 
 use super::pace::{Order, Pacer, Trial, number};
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use std::time::Duration;
 
 // Interface to latency.bpf.h.

@@ -5,7 +5,7 @@ use super::delays::{Delays, ONE_WAY, ROUND_TRIP};
 use super::pace::{FULL_BATCH, Order, Pacer, Trial, number};
 use crate::load::Family;
 use crate::site::{BOX_HOST, BOX_UPLINK, HOST_MAC};
-use exitmark::lab::LabError;
+use exitmark_lab::LabError;
 use std::fmt;
 use std::time::Duration;
 

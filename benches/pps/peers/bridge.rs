@@ -5,8 +5,8 @@ use super::{Forwarder, InKernel, Job, Running, nft};
 use crate::load::Load;
 use crate::site::{BOX_HOST, BOX_UPLINK, HOST_MAC, Site, UPLINK_MAC};
 use crate::traffic::Traffic;
-use exitmark::lab::LabError;
-use exitmark::packet::MacAddr;
+use exitmark_lab::LabError;
+use exitmark_policy::packet::MacAddr;
 
 pub(super) struct Bridge;
 

@@ -7,8 +7,8 @@ use crate::site::{
     BOX_HOST, BOX_INCOMING, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC, pin_to_forwarder_cpus,
 };
 use crate::traffic::Traffic;
-use ::exitmark::lab::LabError;
-use ::exitmark::packet::MacAddr;
+use ::exitmark_lab::LabError;
+use ::exitmark_policy::packet::MacAddr;
 use std::time::Duration;
 
 const SPILL: &str = "spill = true";

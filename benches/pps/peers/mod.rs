@@ -15,8 +15,8 @@ use crate::common::rounds::Missing;
 use crate::load::Load;
 use crate::site::Site;
 use crate::traffic::Traffic;
-use ::exitmark::lab::LabError;
-use ::exitmark::packet::MacAddr;
+use ::exitmark_lab::LabError;
+use ::exitmark_policy::packet::MacAddr;
 use std::time::Duration;
 
 /// The job of a forwarder, which the sinks check frame by frame.

@@ -1,7 +1,7 @@
 //! Code shared by the nftables forwarders: the relay set as an nftables set, and the `nft` command.
 
 use crate::load::{Family, Load};
-use exitmark::lab::{LabError, Netns};
+use exitmark_lab::{LabError, Netns};
 use std::process::Command;
 
 /// A missing prerequisite of nftables on this machine.

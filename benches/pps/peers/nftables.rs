@@ -8,8 +8,8 @@ use crate::site::{
     BOX_HOST, BOX_HOST_MAC, BOX_INCOMING, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC,
 };
 use crate::traffic::Traffic;
-use exitmark::lab::{LabError, Netns};
-use exitmark::packet::MacAddr;
+use exitmark_lab::{LabError, Netns};
+use exitmark_policy::packet::MacAddr;
 
 pub(super) struct Nftables;
 

@@ -8,9 +8,9 @@ use crate::site::{
     BOX_HOST, BOX_INCOMING, BOX_INCOMING_MAC, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC,
 };
 use crate::traffic::Traffic;
-use exitmark::lab::LabError;
-use exitmark::lab::bpf::{Preparation, Programs, interface_index};
-use exitmark::packet::MacAddr;
+use exitmark_lab::LabError;
+use exitmark_lab::bpf::{Preparation, Programs, interface_index};
+use exitmark_policy::packet::MacAddr;
 use libbpf_rs::{MapCore, MapFlags};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

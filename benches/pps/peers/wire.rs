@@ -4,8 +4,8 @@ use super::{Forwarder, InKernel, Job, Running};
 use crate::load::Load;
 use crate::site::{Site, UPLINK_MAC};
 use crate::traffic::Traffic;
-use exitmark::lab::LabError;
-use exitmark::packet::MacAddr;
+use exitmark_lab::LabError;
+use exitmark_policy::packet::MacAddr;
 
 pub(super) struct Wire;
 

@@ -4,7 +4,7 @@ use super::pins::Watch;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 pub use super::sys::{XdpAbilities, XdpState, kernel_version};
 use super::{Kernel, KernelError, PINNED_MAPS, Pins, map_error, sys};
-use crate::datapath::{PerRole, Role};
+use crate::{PerRole, Role};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -18,8 +18,8 @@ use super::counters::SLOTS;
 use super::guard::GUARD_NUMBERS;
 use super::links::LINK_NUMBERS;
 use super::{Cells, LearntHosts, Links, PerRole, Role, Tally};
-use crate::bpf::{self, BpfError, Refusal};
-use crate::policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
+use exitmark_bpf::{BpfError, Refusal};
+use exitmark_policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use std::io;
@@ -36,7 +36,7 @@ pub use pins::Pins;
 pub use run::Ran;
 pub use samples::KernelSamples;
 pub(super) use sys::Mapped;
-pub(crate) use sys::run_live;
+pub use sys::run_live;
 pub use undo::Undo;
 
 /// The most queues of one NIC. As in bpf/exitmark.h, like the other constants here.
@@ -207,7 +207,7 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         // The skeleton borrows its object for `'static`; a daemon loads one, once.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = bpf::load(|| ExitmarkSkelBuilder::default().open(storage))?;
+        let mut open = exitmark_bpf::load(|| ExitmarkSkelBuilder::default().open(storage))?;
         let constants = open.maps.rodata_data.as_mut().ok_or(KernelError::Layout)?;
         constants.multi_buffer = u32::from(buffers == Buffers::Several);
         if buffers == Buffers::Several {
@@ -228,11 +228,11 @@ impl Kernel {
                 (&mut maps.counters, COUNTERS),
                 (&mut maps.worker_counters, WORKER_COUNTERS),
             ] {
-                bpf::load(|| map.set_pin_path(directory.join(name)))?;
+                exitmark_bpf::load(|| map.set_pin_path(directory.join(name)))?;
             }
         }
         Ok(Self {
-            skeleton: bpf::load(|| open.load())?,
+            skeleton: exitmark_bpf::load(|| open.load())?,
             layout,
             counts_drops,
             buffers,
@@ -455,7 +455,7 @@ pub struct KernelCounts {
 /// Checks the sizes of the program's structures, and returns their layout version.
 fn layout() -> Result<u32, KernelError> {
     let mut storage = MaybeUninit::uninit();
-    let open = bpf::load(|| ExitmarkSkelBuilder::default().open(&mut storage))?;
+    let open = exitmark_bpf::load(|| ExitmarkSkelBuilder::default().open(&mut storage))?;
     let constants = open.maps.rodata_data.as_ref().ok_or(KernelError::Layout)?;
     let same = constants.policy_bytes as usize == POLICY_BYTES
         && constants.counts_bytes as usize == COUNTS * size_of::<u64>()

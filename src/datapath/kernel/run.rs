@@ -3,7 +3,7 @@
 //! Source: the kernel's Documentation/bpf/bpf_prog_run.rst.
 
 use super::{Kernel, KernelError};
-use crate::datapath::Role;
+use crate::Role;
 use libbpf_rs::ProgramInput;
 
 /// The result of running the program on a frame.

@@ -1,8 +1,8 @@
 //! Reads the XDP program's sampled decisions from its ring buffer.
 
 use super::{COUNTERS, COUNTS, Kernel, KernelError, ONLY, map_error, sums};
-use crate::datapath::{DecidedBy, DropReason, Excerpt, Outcome, Role, SAMPLE_BYTES, Sample};
-use crate::policy::Rule;
+use crate::{DecidedBy, DropReason, Excerpt, Outcome, Role, SAMPLE_BYTES, Sample};
+use exitmark_policy::Rule;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -81,7 +81,7 @@ impl KernelSamples {
     /// How many samples were lost, by the program's counters: the ring buffer was full, or a CPU
     /// reached its limit between two reads by user space ([`Links::sample_until`]).
     ///
-    /// [`Links::sample_until`]: crate::datapath::Links::sample_until
+    /// [`Links::sample_until`]: crate::Links::sample_until
     pub fn lost(&self) -> u64 {
         sums(&self.counters).map_or(0, |sums| sums[COUNTS - 1])
     }

@@ -115,12 +115,11 @@ const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 
 /// Runs an XDP program `repeat` times on copies of a frame, or until the thread gets a signal.
 /// The copies go where the program sends them; they leave after every `batch` runs, 1 to 256.
-pub(crate) fn run_live(
-    program: BorrowedFd<'_>,
-    frame: &[u8],
-    repeat: u32,
-    batch: u32,
-) -> io::Result<()> {
+///
+/// # Errors
+/// The kernel cannot run the program in live frame mode
+/// (Documentation/bpf/bpf_prog_run.rst, `BPF_F_TEST_XDP_LIVE_FRAMES`).
+pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], repeat: u32, batch: u32) -> io::Result<()> {
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
         data_in: frame.as_ptr().cast(),

@@ -2,7 +2,7 @@
 
 use super::options::read_option;
 use super::rings::{Descriptor, Rings};
-use crate::datapath::{Frame, FramePool, Held, Memory, Port, cut};
+use crate::{Frame, FramePool, Held, Memory, Port, cut};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -79,7 +79,7 @@ impl<D: Descriptor> Memory for XskMemory<D> {
 
 /// Prefetches the cache line of this byte, without waiting for it.
 #[inline]
-pub(in crate::datapath) fn prefetch(byte: &u8) {
+pub(crate) fn prefetch(byte: &u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the instruction (SSE, which every x86-64 has) has no visible effect and faults on no
     // address, and this one is valid. There is no safe function for it yet.

@@ -4,9 +4,9 @@ use super::{
     ADDRESSES, Case, HOST4, HOST6, MARK, RELAY4, RELAY6, RESOLVER, Table, WEB4, WEB6,
     configuration, exit, passed, remarked, steered,
 };
-use crate::lab::frames::{extension, tcp};
-use crate::packet::Tcp;
-use crate::policy::Class;
+use crate::frames::{extension, tcp};
+use exitmark_policy::Class;
+use exitmark_policy::packet::Tcp;
 
 const SYN: u8 = Tcp::SYN;
 const RST: u8 = Tcp::RST;

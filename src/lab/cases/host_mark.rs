@@ -4,9 +4,9 @@ use super::{
     ADDRESSES, Case, HOST4, HOST6, ICMP, ICMPV6, MARK, RELAY4, RELAY6, RESOLVER, Table, WEB4, WEB6,
     passed, remarked, steered, steered_and_cleared,
 };
-use crate::lab::frames::{Frame, extension, of_protocol, tcp, udp};
-use crate::lab::site::TORNET_MAC;
-use crate::policy::Class;
+use crate::frames::{Frame, extension, of_protocol, tcp, udp};
+use crate::site::TORNET_MAC;
+use exitmark_policy::Class;
 
 /// The ToS byte of CS1, the host's mark where it differs from the box's.
 const CS1: u8 = 0x20;

@@ -3,8 +3,8 @@
 use super::{
     ADDRESSES, HOST4, HOST6, MARK, Table, WEB4, WEB6, configuration, exit, passed, remarked,
 };
-use crate::lab::frames::{tcp, udp};
-use crate::policy::Class;
+use crate::frames::{tcp, udp};
+use exitmark_policy::Class;
 
 /// A recursive resolver on the host queries any server over UDP and TCP.
 pub(super) fn resolver() -> Table {

@@ -4,9 +4,9 @@ use super::{
     ADDRESSES, HOST4, HOST6, MARK, RELAY4, RELAY6, Table, WEB4, WEB6, configuration, exit, passed,
     remarked, steered, steered_and_cleared,
 };
-use crate::lab::frames::{extension, tcp};
-use crate::lab::site::TORNET_MAC;
-use crate::policy::Class;
+use crate::frames::{extension, tcp};
+use crate::site::TORNET_MAC;
+use exitmark_policy::Class;
 
 /// Every table.
 pub(super) fn tables() -> Vec<Table> {

@@ -10,8 +10,8 @@ mod relay;
 use super::Random;
 use super::authorities::{Authorities, address};
 use super::netdoc::{hex, line, object};
-use crate::policy::Endpoint;
-use crate::relays::{Flavor, Validity, utc};
+use exitmark_policy::Endpoint;
+use exitmark_relays::{Flavor, Validity, utc};
 use relay::{Draw, Relay};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
@@ -208,8 +208,8 @@ fn digest<D: Digest>(parts: [&str; 2]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::EndpointSet;
-    use crate::relays::UncheckedDocument;
+    use exitmark_policy::EndpointSet;
+    use exitmark_relays::UncheckedDocument;
     use std::collections::BTreeSet;
     use std::time::{Duration, UNIX_EPOCH};
 

@@ -1,8 +1,8 @@
 //! The entry of a generated relay: dir-spec, "Consensus formats", from an `r` line to the next.
 
-use crate::lab::Random;
-use crate::lab::netdoc::{base64, line};
-use crate::relays::Flavor;
+use crate::Random;
+use crate::netdoc::{base64, line};
+use exitmark_relays::Flavor;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The variable fields of a relay; the others are constant or random.

@@ -2,8 +2,8 @@
 
 use super::scenario::read_role;
 use super::{Engines, Scenario};
-use crate::datapath::Role;
-use crate::lab::LabError;
+use crate::LabError;
+use exitmark_datapath::Role;
 use std::fmt::{self, Write as _};
 use std::fs::OpenOptions;
 use std::io::Write as _;

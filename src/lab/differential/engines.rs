@@ -1,12 +1,12 @@
 //! Sends each frame through both engines and compares the results.
 
 use super::Scenario;
-use crate::datapath::{
+use crate::{LabError, Random};
+use exitmark_datapath::{
     Counter, DropReason, Forwarder, Kernel, KernelCounts, Links, Outcome, PerRole, Role, Tally,
 };
-use crate::lab::{LabError, Random};
-use crate::packet::{self, Dscp, MacAddr, Version};
-use crate::policy::{Class, Mode, Snapshot, image};
+use exitmark_policy::packet::{self, Dscp, MacAddr, Version};
+use exitmark_policy::{Class, Mode, Snapshot, image};
 use std::sync::Arc;
 use std::time::Duration;
 

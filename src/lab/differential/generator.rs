@@ -3,10 +3,10 @@
 
 use super::Scenario;
 use super::scenario::some_address;
-use crate::datapath::Role;
-use crate::lab::Random;
-use crate::packet::{MacAddr, Tcp, internet_checksum, protocol};
-use crate::policy::{Endpoint, Listener};
+use crate::Random;
+use exitmark_datapath::Role;
+use exitmark_policy::packet::{MacAddr, Tcp, internet_checksum, protocol};
+use exitmark_policy::{Endpoint, Listener};
 use ipnet::IpNet;
 use std::net::IpAddr;
 

@@ -15,8 +15,8 @@ pub use generator::Generator;
 pub use scenario::Scenario;
 
 use super::{LabError, Netns, Random};
-use crate::datapath::{Role, Tally};
-use crate::policy::Snapshot;
+use exitmark_datapath::{Role, Tally};
+use exitmark_policy::Snapshot;
 use std::path::Path;
 
 /// Frames between two comparisons of the counters.

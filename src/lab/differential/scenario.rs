@@ -2,10 +2,10 @@
 //!
 //! Scenarios are random and have a one-line text form, so that a counter-example is self-contained.
 
-use crate::datapath::{IncomingLink, Links, PerRole, Role, Spill};
-use crate::lab::{LabError, Random};
-use crate::packet::{Dscp, MacAddr, Version};
-use crate::policy::{
+use crate::{LabError, Random};
+use exitmark_datapath::{IncomingLink, Links, PerRole, Role, Spill};
+use exitmark_policy::packet::{Dscp, MacAddr, Version};
+use exitmark_policy::{
     Actions, AtUplink, ClassifyBy, Endpoint, EndpointSet, ExitProtocols, Intent, Listener,
     MAX_ENDPOINTS, MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Rules, Snapshot,
     Steer,

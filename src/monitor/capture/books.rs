@@ -3,12 +3,12 @@
 
 use super::metrics::Shared;
 use super::{Opened, now, tell};
-use crate::monitor::cell::Counts;
-use crate::monitor::period::Periods;
-use crate::monitor::tally::Tally;
-use crate::monitor::tap::{self, TapCounters};
-use crate::process;
+use crate::cell::Counts;
+use crate::period::Periods;
+use crate::tally::Tally;
+use crate::tap::{self, TapCounters};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use exitmark_service::process;
 use std::time::{Duration, Instant};
 
 /// Time without a batch after which the counting thread is reported.

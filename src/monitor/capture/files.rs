@@ -3,17 +3,17 @@
 //! first byte is read, because a capture is untrusted input.
 
 use super::{CaptureError, filter, open_periods, tell};
-use crate::monitor::cell::Counts;
-use crate::monitor::clock::{Now, Period};
-use crate::monitor::filter::Refusals;
-use crate::monitor::pcap::{Capture, CaptureError as PcapError, Progress, Remarks};
-use crate::monitor::period::{Notice, Periods, SYSTEM_CALLS};
-use crate::monitor::places::Places;
-use crate::monitor::row::YEARS;
-use crate::monitor::settings::Settings;
-use crate::monitor::tally::Counter;
-use crate::pcap::ReadError;
-use crate::process;
+use crate::cell::Counts;
+use crate::clock::{Now, Period};
+use crate::filter::Refusals;
+use crate::pcap::{Capture, CaptureError as PcapError, Progress, Remarks};
+use crate::period::{Notice, Periods, SYSTEM_CALLS};
+use crate::places::Places;
+use crate::row::YEARS;
+use crate::settings::Settings;
+use crate::tally::Counter;
+use exitmark_pcap::ReadError;
+use exitmark_service::process;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

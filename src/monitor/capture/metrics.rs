@@ -1,11 +1,11 @@
 //! Metrics of a running monitor: totals over everything that it has counted since it started. They
 //! have no port, country or destination; only periods have those.
 
-use crate::http::{self, Answers, AtLimit};
-use crate::monitor::cell::Counts;
-use crate::monitor::places::Described;
-use crate::monitor::tap::TapCounters;
-use crate::prometheus::{CONTENT_TYPE, Metrics, expose, labels, single};
+use crate::cell::Counts;
+use crate::places::Described;
+use crate::tap::TapCounters;
+use exitmark_service::http::{self, Answers, AtLimit};
+use exitmark_service::prometheus::{CONTENT_TYPE, Metrics, expose, labels, single};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE as TYPE, HeaderValue};
@@ -142,7 +142,7 @@ impl Collector for Totals {
             "build",
             "The program and its databases",
             [labels([
-                ("version", env!("EXITMARK_VERSION")),
+                ("version", exitmark_service::VERSION),
                 ("countries", &self.places.countries),
                 ("systems", &self.places.systems),
             ])],

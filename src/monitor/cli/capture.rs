@@ -1,9 +1,9 @@
 //! `exitmark-monitor capture`.
 
 use super::{faulty, misused, print, unmet};
-use crate::monitor::capture::{self, Source};
-use crate::monitor::settings::{Overrides, Settings};
-use crate::process;
+use crate::capture::{self, Source};
+use crate::settings::{Overrides, Settings};
+use exitmark_service::process;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;

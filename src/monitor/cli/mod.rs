@@ -4,9 +4,9 @@ mod capture;
 mod report;
 
 use super::settings::{Overrides, Settings};
-use crate::config::ConfigError;
-use crate::process;
 use clap::{CommandFactory, Parser, Subcommand};
+use exitmark_service::config::ConfigError;
+use exitmark_service::process;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ const PROGRAM: &str = "exitmark-monitor";
 
 /// Count what exitmark has marked, and publish anonymised statistics
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version = env!("EXITMARK_VERSION"))]
+#[command(name = PROGRAM, version = exitmark_service::VERSION)]
 pub struct Invocation {
     #[command(subcommand)]
     command: Command,

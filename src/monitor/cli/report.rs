@@ -1,8 +1,8 @@
 //! `exitmark-monitor report`.
 
 use super::{misused, print, unmet};
-use crate::monitor::report::{self, Summary};
-use crate::monitor::settings::DIRECTORY;
+use crate::report::{self, Summary};
+use crate::settings::DIRECTORY;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

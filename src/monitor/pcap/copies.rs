@@ -6,9 +6,9 @@
 //! within a second. Fields that a hop changes (TTL, checksums) are not compared. Only keyed hashes
 //! of the last packets are kept; if more packets than that lie between two copies, both count.
 
-use crate::monitor::filter::Arrived;
-use crate::packet::{Headers, parse, protocol, transport};
-use crate::pcap::{Link, Timed};
+use crate::filter::Arrived;
+use exitmark_pcap::{Link, Timed};
+use exitmark_policy::packet::{Headers, parse, protocol, transport};
 use std::hash::{BuildHasher, RandomState};
 use zeroize::Zeroize;
 

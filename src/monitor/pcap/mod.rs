@@ -8,8 +8,8 @@ mod copies;
 
 use super::filter::Arrived;
 use super::tally::Counter;
-use crate::pcap::{Link, Passed, ReadError, Reader, Record, Step, Stuck};
 use copies::Copies;
+use exitmark_pcap::{Link, Passed, ReadError, Reader, Record, Step, Stuck};
 use jiff::Timestamp;
 use std::fmt;
 use std::fs::File;

@@ -9,8 +9,8 @@
 //! directory that other users could have written is refused.
 
 use super::disk::{Disk, UNFINISHED, hex};
-use crate::monitor::clock::{Length, Period};
-use crate::monitor::ledger::{Ledger, MAX_JSON_BYTES};
+use crate::clock::{Length, Period};
+use crate::ledger::{Ledger, MAX_JSON_BYTES};
 use jiff::Timestamp;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::Uid;
@@ -256,7 +256,7 @@ impl StateDirectory {
         }
         let storing = Storing {
             format: FORMAT,
-            monitor: env!("EXITMARK_VERSION"),
+            monitor: exitmark_service::VERSION,
             start: period.start,
             length_seconds: period.length.seconds(),
             ran_seconds: ran.as_secs(),

@@ -3,9 +3,9 @@
 use super::disk::{digest_of, hex};
 use super::state::Name;
 use super::{INTERVAL, MAX_WAITING, Notice, Periods, Status};
-use crate::monitor::clock::{Now, Period};
-use crate::monitor::ledger::Ledger;
-use crate::monitor::publish::publish;
+use crate::clock::{Now, Period};
+use crate::ledger::Ledger;
+use crate::publish::publish;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;

@@ -3,7 +3,7 @@
 use super::cover::{Address, Cover, MAX_RANGES, Refused};
 use super::file::Content;
 use super::{Database, Known, Names, PlacesError};
-use crate::monitor::cell::Country;
+use crate::cell::Country;
 use std::num::NonZeroU32;
 use std::path::Path;
 use tor_geoip::{CountryCode, GeoipDb};

@@ -4,7 +4,7 @@ use super::cover::{Address, MAX_RANGES, Refused};
 use super::file::{Content, describe};
 use super::record::Record;
 use super::{Database, Known, Names, PlacesError};
-use crate::monitor::cell::Country;
+use crate::cell::Country;
 use jiff::Timestamp;
 use maxminddb::{Reader, WithinOptions};
 use std::collections::HashMap;

@@ -4,7 +4,7 @@
 //! prefix, or is in a map beside the system's name. So values of any type are accepted, and unknown
 //! ones are ignored.
 
-use crate::monitor::cell::Country;
+use crate::cell::Country;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;

@@ -1,10 +1,10 @@
 //! The key of a row, and which coarser rows contain it.
 
-use crate::monitor::cell::{Cell, Country, Counts};
-use crate::monitor::ledger::Ledger;
-use crate::monitor::row::{Dimension, Encryption, Row};
-use crate::monitor::services;
-use crate::packet::Version;
+use crate::cell::{Cell, Country, Counts};
+use crate::ledger::Ledger;
+use crate::row::{Dimension, Encryption, Row};
+use crate::services;
+use exitmark_policy::packet::Version;
 use std::collections::BTreeMap;
 
 /// The key of a row within its dimension.

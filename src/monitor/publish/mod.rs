@@ -235,7 +235,7 @@ pub fn publish(
 fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSettings) -> About {
     let bin = settings.bin_packets.get();
     About {
-        monitor: env!("EXITMARK_VERSION").to_owned(),
+        monitor: exitmark_service::VERSION.to_owned(),
         part: period.part,
         watched_seconds: ledger.watched_seconds,
         unattributed_bytes: 0,

@@ -24,7 +24,7 @@
 
 use super::laplace::Laplace;
 use super::select::Amount;
-use crate::monitor::cell::Counts;
+use crate::cell::Counts;
 use rand::SeedableRng;
 use rand::rngs::SysRng;
 use rand_chacha::ChaCha20Rng;

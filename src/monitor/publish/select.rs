@@ -1,9 +1,9 @@
 //! Selects the rows of a table that are shown; the rest is `other`.
 
 use super::{Key, Noise, PublishSettings};
-use crate::monitor::cell::Counts;
-use crate::monitor::ledger::Ledger;
-use crate::monitor::row::{Dimension, Row};
+use crate::cell::Counts;
+use crate::ledger::Ledger;
+use crate::row::{Dimension, Row};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;

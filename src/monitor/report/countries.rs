@@ -1,7 +1,7 @@
 //! English short names of countries by ISO 3166-1 alpha-2 code, and of the other codes that
 //! databases use.
 
-use crate::monitor::cell::Country;
+use crate::cell::Country;
 
 /// Code and name, sorted by code.
 const COUNTRIES: [(&str, &str); 255] = [

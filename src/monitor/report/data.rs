@@ -2,8 +2,8 @@
 
 use super::sums::{Day, Entry, Key, Span, Statistics, Sums, Table};
 use super::words;
-use crate::monitor::cell::{Country, Counts};
-use crate::monitor::row::Dimension;
+use crate::cell::{Country, Counts};
+use crate::row::Dimension;
 use jiff::civil::Date;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use super::plot::{self, Bar};
 use super::ranking::{Ranking, ranking};
 use super::sums::{Day, Key, Month, Span, Statistics, Sums, Table, Values};
 use super::words;
-use crate::monitor::row::{Dimension, Encryption};
+use crate::row::{Dimension, Encryption};
 use askama::Template;
 use jiff::civil::Date;
 use std::collections::BTreeMap;

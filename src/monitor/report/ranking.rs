@@ -3,9 +3,9 @@
 use super::plot;
 use super::sums::{Key, Sums};
 use super::words;
-use crate::monitor::cell::Counts;
-use crate::monitor::row::Dimension;
-use crate::monitor::services;
+use crate::cell::Counts;
+use crate::row::Dimension;
+use crate::services;
 
 /// Rows shown at first.
 const FIRST: usize = 12;

@@ -3,8 +3,8 @@
 
 use super::ReportError;
 use super::sums::{Key, Month, Part, Statistics, date};
-use crate::monitor::cell::Counts;
-use crate::monitor::row::{About, Dimension, Row, YEARS};
+use crate::cell::Counts;
+use crate::row::{About, Dimension, Row, YEARS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

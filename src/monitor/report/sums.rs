@@ -1,7 +1,7 @@
 //! Sums of periods. Months of each exit are kept; longer spans are sums of months.
 
-use crate::monitor::cell::{Country, Counts};
-use crate::monitor::row::{About, Dimension, Encryption, Row};
+use crate::cell::{Country, Counts};
+use crate::row::{About, Dimension, Encryption, Row};
 use jiff::civil::Date;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,9 +2,9 @@
 
 use super::countries;
 use super::sums::{Month, Span};
-use crate::monitor::cell::Country;
-use crate::monitor::row::Encryption;
-use crate::monitor::services;
+use crate::cell::Country;
+use crate::row::Encryption;
+use crate::services;
 use jiff::civil::Date;
 
 const MONTHS: [&str; 12] = [

@@ -3,15 +3,15 @@
 
 mod raw;
 
-use crate::config::{self, ConfigError, code_point, value};
-use crate::monitor::cell::{Counts, DEFAULT_CELLS, MAX_CELLS};
-use crate::monitor::clock::Length;
-use crate::monitor::period::{DEFAULT_STATE, is_exit_name};
-use crate::monitor::places::{Countries, PlacesSettings};
-use crate::monitor::publish::{Epsilon, NoiseSettings, PublishError, PublishSettings};
-use crate::monitor::row::Dimension;
-use crate::monitor::tap::{MAX_FRAMES, MAX_SOURCES, MIN_RING};
-use crate::packet::Dscp;
+use crate::cell::{Counts, DEFAULT_CELLS, MAX_CELLS};
+use crate::clock::Length;
+use crate::period::{DEFAULT_STATE, is_exit_name};
+use crate::places::{Countries, PlacesSettings};
+use crate::publish::{Epsilon, NoiseSettings, PublishError, PublishSettings};
+use crate::row::Dimension;
+use crate::tap::{MAX_FRAMES, MAX_SOURCES, MIN_RING};
+use exitmark_policy::packet::Dscp;
+use exitmark_service::config::{self, ConfigError, code_point, value};
 use raw::Raw;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;

@@ -1,6 +1,6 @@
 //! The configuration as written in the file, unchecked.
 
-use crate::config::RawDscp;
+use exitmark_service::config::RawDscp;
 use serde::Deserialize;
 use std::path::PathBuf;
 

@@ -3,7 +3,7 @@
 use super::super::cell::{Cell, Counts, Place};
 use super::hash::Hash;
 use super::lane::{Lane, STAGED};
-use crate::packet::Version;
+use exitmark_policy::packet::Version;
 use zeroize::DefaultIsZeroes;
 
 /// A cell's key packed into a number: place number, port, IP version. 0 is an empty slot.
@@ -269,7 +269,7 @@ mod tests {
         let cells = Cells::new(1000, 0);
         let mut lane = Lane::<u32>::default();
         for port in [443, 80] {
-            lane.put(crate::monitor::filter::Part {
+            lane.put(crate::filter::Part {
                 destination: 1,
                 port,
                 bytes: 40,

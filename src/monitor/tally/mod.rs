@@ -22,8 +22,8 @@ pub use super::cell::{DEFAULT_CELLS, MAX_CELLS};
 use super::filter::{Arrived, Filter, Refusal, Refusals, Seen};
 use super::ledger::Ledger;
 use super::places::Places;
-use crate::packet::{Ecn, Version};
 use cells::{Cells, Key};
+use exitmark_policy::packet::{Ecn, Version};
 use lane::{Lane, STAGED};
 use spilled::Spill;
 use std::collections::HashMap;
@@ -451,7 +451,7 @@ fn made_up(filter: &Filter) -> [Vec<u8>; 4] {
 mod tests {
     use super::super::filter::Part;
     use super::*;
-    use crate::packet::Dscp;
+    use exitmark_policy::packet::Dscp;
 
     #[test]
     fn made_up_packets_pass_the_filter() {

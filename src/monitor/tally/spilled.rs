@@ -4,7 +4,7 @@ use super::super::cell::{Cell, Country, Counts, Place};
 use super::super::ledger::Spilled;
 use super::cells::Key;
 use super::index;
-use crate::packet::Version;
+use exitmark_policy::packet::Version;
 use std::collections::BTreeMap;
 
 const PORTS: usize = 1 << 16;

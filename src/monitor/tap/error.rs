@@ -2,8 +2,8 @@
 
 use super::program::MAX_SOURCES;
 use super::{MAX_FRAMES, MIN_RING};
-use crate::bpf::BpfError;
-use crate::nic::NicError;
+use exitmark_bpf::BpfError;
+use exitmark_nic::NicError;
 use std::io;
 
 /// Why a NIC cannot be used as a tap, or not any longer.

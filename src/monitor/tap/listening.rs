@@ -1,7 +1,7 @@
 //! Checks a NIC at the tap, and sets what listening needs.
 
 use super::TapError;
-use crate::nic::{Nic, NicError, Offload, OffloadState};
+use exitmark_nic::{Nic, NicError, Offload, OffloadState};
 use std::fs;
 
 /// Offloads that would merge packets before they are counted. VLAN offload is harmless: tags are
@@ -150,7 +150,7 @@ impl<N: Change> Drop for Listening<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nic::Offloads;
+    use exitmark_nic::Offloads;
     use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 

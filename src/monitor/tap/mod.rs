@@ -18,8 +18,8 @@ mod program;
 mod sys;
 
 use super::filter::Arrived;
-use crate::nic::{Nic, possible_cpus};
-use crate::packet::Dscp;
+use exitmark_nic::{Nic, possible_cpus};
+use exitmark_policy::packet::Dscp;
 use listening::{Listening, attach_prepared};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};

@@ -2,9 +2,8 @@
 
 use super::TapError;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, create_link};
-use crate::bpf;
-use crate::nic::Nic;
-use crate::packet::Dscp;
+use exitmark_nic::Nic;
+use exitmark_policy::packet::Dscp;
 use libbpf_rs::{Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut};
 use std::io;
 use std::net::IpAddr;
@@ -83,7 +82,7 @@ impl Program {
             object.load()
         };
         Ok(Self {
-            object: bpf::load(load)?,
+            object: exitmark_bpf::load(load)?,
         })
     }
 

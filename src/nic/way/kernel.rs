@@ -3,7 +3,7 @@
 //! Answers and notifications share one socket, so that they are received in order.
 
 use super::pursuit::{Entry, State};
-use crate::packet::MacAddr;
+use exitmark_policy::packet::MacAddr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{

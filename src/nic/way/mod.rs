@@ -9,7 +9,7 @@ mod next_hop;
 mod pursuit;
 
 use super::NicError;
-use crate::packet::MacAddr;
+use exitmark_policy::packet::MacAddr;
 use kernel::{News, Talk};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pursuit::{Order, Pursuit};

@@ -1,6 +1,6 @@
 //! The configured next hop of steered frames.
 
-use crate::packet::{MacAddr, MacAddrError};
+use exitmark_policy::packet::{MacAddr, MacAddrError};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;

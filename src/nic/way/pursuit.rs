@@ -4,7 +4,7 @@
 //! entry of the neighbour table went stale. This code makes no system calls: the kernel's messages
 //! and the time are arguments.
 
-use crate::packet::MacAddr;
+use exitmark_policy::packet::MacAddr;
 use std::time::{Duration, Instant};
 
 /// The interval at which an address in use is confirmed.

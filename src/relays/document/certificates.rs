@@ -4,8 +4,8 @@
 //! ones, and those of former authorities. A missing certificate shows when a signature needs it.
 
 use super::DocumentError;
-use crate::relays::Identity;
-use crate::relays::document::framing;
+use crate::Identity;
+use crate::document::framing;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::OnceLock;

@@ -4,7 +4,7 @@
 //! This only serves better error messages: a document that passes is still to be parsed.
 
 use super::Flavor;
-use crate::relays::DocumentError;
+use crate::DocumentError;
 use std::borrow::Cow;
 
 /// Checks encoding, header and end; returns the text with the flavour that its header announces.

@@ -13,7 +13,7 @@ mod framing;
 mod signatures;
 
 use super::{Authorities, DocumentError, Identity, SignatureError, Validity};
-use crate::policy::Endpoint;
+use exitmark_policy::Endpoint;
 use framing::Complete;
 use signatures::{Claims, Signature};
 use std::fmt;

@@ -7,12 +7,12 @@
 
 use super::certificates::Certificates;
 use super::{Flavor, SignatureError};
-use crate::relays::{Authorities, Identity};
-use sha1::{Digest, Sha1};
-use sha2::Sha256;
+use crate::{Authorities, Identity};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 use std::time::SystemTime;
+use tor_llcrypto::d::Sha1;
 
 /// The numbers of good and of needed signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -2,7 +2,7 @@
 
 use super::wire::{Answer, Request};
 use super::{Confinement, confine};
-use crate::relays::load::{Loading, Problem};
+use crate::load::{Loading, Problem};
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -48,7 +48,7 @@ fn answer(input: &mut impl BufRead) -> io::Result<Answer> {
     }
     let loaded = loading.finish();
     let socket =
-        |endpoint: &crate::policy::Endpoint| SocketAddr::new(endpoint.address, endpoint.port);
+        |endpoint: &exitmark_policy::Endpoint| SocketAddr::new(endpoint.address, endpoint.port);
     Ok(Answer::Set {
         endpoints: loaded.listed.iter().map(socket).collect(),
         sources: loaded.sources,

@@ -2,10 +2,8 @@
 //! request. The daemon validates every answer.
 
 use super::OpenSource;
-use crate::policy::{Endpoint, MAX_ENDPOINTS};
-use crate::relays::{
-    Authorities, Counts, LoadError, Loaded, LoaderFailure, SourceReport, Sources, Trust,
-};
+use crate::{Authorities, Counts, LoadError, Loaded, LoaderFailure, SourceReport, Sources, Trust};
+use exitmark_policy::{Endpoint, MAX_ENDPOINTS};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
@@ -189,11 +187,11 @@ fn printable(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relays::{Flavor, Signatures, Source, Validity};
+    use crate::{Flavor, Signatures, Source, Validity};
     use std::time::{Duration, UNIX_EPOCH};
 
     fn asked() -> Sources {
-        let identity = |number| crate::relays::Identity::new([number; 20]);
+        let identity = |number| crate::Identity::new([number; 20]);
         Sources {
             files: vec![Source::beside("/somewhere/cached-consensus".into())],
             extra: Vec::new(),

@@ -1,12 +1,12 @@
 //! Captured files: pcap and pcapng of all kinds, their faults, and their times.
 
 use super::{HOST, MARKED, count, counter, many};
-use exitmark::lab::Random;
-use exitmark::lab::frames::udp;
-use exitmark::monitor::ledger::Ledger;
-use exitmark::monitor::pcap::{Capture, CaptureError, Progress};
-use exitmark::monitor::tally::DEFAULT_CELLS;
-use exitmark::pcap::ReadError;
+use exitmark_lab::Random;
+use exitmark_lab::frames::udp;
+use exitmark_monitor::ledger::Ledger;
+use exitmark_monitor::pcap::{Capture, CaptureError, Progress};
+use exitmark_monitor::tally::DEFAULT_CELLS;
+use exitmark_pcap::ReadError;
 use jiff::Timestamp;
 use pcap_file::pcap::{PcapHeader, PcapWriter, RawPcapPacket};
 use pcap_file::{DataLink, Endianness, TsResolution};

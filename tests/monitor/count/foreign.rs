@@ -5,10 +5,10 @@ use super::written::{
     END, IF_FCSLEN, IF_NAME, IF_TSOFFSET, IF_TSRESOL, IF_TZONE, Written, micros, pcap,
 };
 use super::{HOST, HOST_V6, MARKED, SYN, counter, flagged, many};
-use exitmark::lab::frames::{Frame, tcp};
-use exitmark::monitor::pcap::{Capture, CaptureError, Remarks};
-use exitmark::monitor::tally::DEFAULT_CELLS;
-use exitmark::pcap::ReadError;
+use exitmark_lab::frames::{Frame, tcp};
+use exitmark_monitor::pcap::{Capture, CaptureError, Remarks};
+use exitmark_monitor::tally::DEFAULT_CELLS;
+use exitmark_pcap::ReadError;
 use std::fs;
 use std::path::Path;
 
@@ -172,7 +172,7 @@ fn skips_interfaces_of_other_link_types() {
     assert!(expected, "{error}");
 }
 
-fn remarked(path: &Path) -> (exitmark::monitor::ledger::Ledger, Remarks) {
+fn remarked(path: &Path) -> (exitmark_monitor::ledger::Ledger, Remarks) {
     let mut counter = counter(DEFAULT_CELLS);
     let mut capture = Capture::open(path).unwrap();
     capture.count_until(ever(), &mut counter).unwrap();

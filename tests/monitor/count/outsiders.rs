@@ -2,13 +2,13 @@
 //! published rows.
 
 use super::{ACK, HOST, HOST_V6, MARKED, PLACES, SYN, SYN_ACK, count, filter, flagged, whole};
-use exitmark::lab::Random;
-use exitmark::lab::frames::{of_protocol, tcp, udp};
-use exitmark::monitor::clock::{Length, Period};
-use exitmark::monitor::ledger::Ledger;
-use exitmark::monitor::publish::{Origin, PublishSettings, publish};
-use exitmark::monitor::row::{Dimension, Row};
-use exitmark::monitor::tally::{Counter, Tally};
+use exitmark_lab::Random;
+use exitmark_lab::frames::{of_protocol, tcp, udp};
+use exitmark_monitor::clock::{Length, Period};
+use exitmark_monitor::ledger::Ledger;
+use exitmark_monitor::publish::{Origin, PublishSettings, publish};
+use exitmark_monitor::row::{Dimension, Row};
+use exitmark_monitor::tally::{Counter, Tally};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;

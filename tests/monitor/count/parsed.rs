@@ -2,8 +2,8 @@
 
 use super::{HOST, HOST_V6, MARKED, counter, flagged, judged};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use exitmark::lab::frames::{extension, tcp, udp};
-use exitmark::monitor::filter::{Arrived, Part, Refusal, Seen};
+use exitmark_lab::frames::{extension, tcp, udp};
+use exitmark_monitor::filter::{Arrived, Part, Refusal, Seen};
 use proptest::prelude::*;
 use std::net::IpAddr;
 

@@ -3,12 +3,12 @@
 use super::{
     ACK, HOST, MARKED, PLACES, SYN, cell, count, counter, counts, filter, flagged, many, whole,
 };
-use exitmark::lab::frames::tcp;
-use exitmark::monitor::cell::{Cell, Country, Counts, Place};
-use exitmark::monitor::filter::Filter;
-use exitmark::monitor::ledger::{Ledger, Spilled};
-use exitmark::monitor::tally::{Counter, DEFAULT_CELLS, Tally};
-use exitmark::packet::Version;
+use exitmark_lab::frames::tcp;
+use exitmark_monitor::cell::{Cell, Country, Counts, Place};
+use exitmark_monitor::filter::Filter;
+use exitmark_monitor::ledger::{Ledger, Spilled};
+use exitmark_monitor::tally::{Counter, DEFAULT_CELLS, Tally};
+use exitmark_policy::packet::Version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

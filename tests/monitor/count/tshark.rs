@@ -3,11 +3,11 @@
 use super::captured::{counted, of_link, pcap};
 use super::written::anything;
 use super::{HOST, HOST_V6, MARKED, SYN, counts, flagged, many};
-use exitmark::lab::frames::{tcp, udp};
-use exitmark::lab::{Random, is_installed};
-use exitmark::monitor::cell::Counts;
-use exitmark::packet::Version;
-use exitmark::pcap::{ReadError, Reader};
+use exitmark_lab::frames::{tcp, udp};
+use exitmark_lab::{Random, is_installed};
+use exitmark_monitor::cell::Counts;
+use exitmark_pcap::{ReadError, Reader};
+use exitmark_policy::packet::Version;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Writes pcap and pcapng captures byte by byte.
 
-use exitmark::lab::Random;
+use exitmark_lab::Random;
 
 /// 2023-11-14T22:13:20Z
 pub(super) const NOW: u32 = 1_700_000_000;

@@ -5,7 +5,7 @@ use super::{
     HOST_V4, HOST_V6, MARK, PATIENCE, Stage, connection, flagged, get, needs_root, wait_for,
 };
 use crate::needles::{Search, Who};
-use exitmark::lab::frames::{extension, tcp};
+use exitmark_lab::frames::{extension, tcp};
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
 use std::net::IpAddr;

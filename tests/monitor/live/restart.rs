@@ -1,7 +1,7 @@
 //! What a restart restores.
 
 use super::{HOST_V4, Stage, connection, needs_root, wait_for};
-use exitmark::monitor::cell::Counts;
+use exitmark_monitor::cell::Counts;
 use nix::sys::signal::Signal;
 use std::fs;
 

@@ -3,8 +3,8 @@
 
 use super::document::faults;
 use super::made;
-use exitmark::lab::{Netns, contained, is_installed, is_root};
-use exitmark::monitor::report;
+use exitmark_lab::{Netns, contained, is_installed, is_root};
+use exitmark_monitor::report;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

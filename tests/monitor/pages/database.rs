@@ -1,9 +1,9 @@
 //! Runs the PostgreSQL commands of docs/periods.md, on a private cluster with a local socket.
 
 use super::made;
-use exitmark::lab::is_installed;
-use exitmark::monitor::report::{self, Key, Span, Statistics};
-use exitmark::monitor::row::Dimension;
+use exitmark_lab::is_installed;
+use exitmark_monitor::report::{self, Key, Span, Statistics};
+use exitmark_monitor::row::Dimension;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, User, chown};
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! Malicious files and names.
 
 use super::{day, made, read};
-use exitmark::monitor::report;
-use exitmark::monitor::row::Row;
+use exitmark_monitor::report;
+use exitmark_monitor::row::Row;
 use jiff::civil::date;
 use std::fs;
 use std::path::Path;

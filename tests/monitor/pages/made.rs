@@ -1,7 +1,7 @@
 //! Generated periods with known content.
 
-use exitmark::monitor::row::{About, Dimension, Encryption, Row};
-use exitmark::monitor::services;
+use exitmark_monitor::row::{About, Dimension, Encryption, Row};
+use exitmark_monitor::services;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use std::fs;

@@ -9,12 +9,12 @@
 )]
 
 use super::{cell, counts, origin, period, plain};
-use exitmark::monitor::cell::Counts;
-use exitmark::monitor::ledger::Ledger;
-use exitmark::monitor::publish::laplace::Laplace;
-use exitmark::monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
-use exitmark::monitor::row::{Dimension, Row};
-use exitmark::packet::Version;
+use exitmark_monitor::cell::Counts;
+use exitmark_monitor::ledger::Ledger;
+use exitmark_monitor::publish::laplace::Laplace;
+use exitmark_monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
+use exitmark_monitor::row::{Dimension, Row};
+use exitmark_policy::packet::Version;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use std::num::NonZeroU64;

@@ -1,12 +1,12 @@
 //! Properties of published rows, for any counts.
 
 use super::{cell, counts, origin, period, plain, rows, told};
-use exitmark::monitor::cell::Counts;
-use exitmark::monitor::ledger::{Ledger, Spilled};
-use exitmark::monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
-use exitmark::monitor::row::{Dimension, Row};
-use exitmark::monitor::services;
-use exitmark::packet::Version;
+use exitmark_monitor::cell::Counts;
+use exitmark_monitor::ledger::{Ledger, Spilled};
+use exitmark_monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
+use exitmark_monitor::row::{Dimension, Row};
+use exitmark_monitor::services;
+use exitmark_policy::packet::Version;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;

@@ -1,12 +1,12 @@
 //! The report accepts every file that the monitor publishes.
 
 use super::{cell, counts, origin, period};
-use exitmark::monitor::cell::Counts;
-use exitmark::monitor::ledger::{Ledger, Spilled};
-use exitmark::monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
-use exitmark::monitor::report;
-use exitmark::monitor::row::Dimension;
-use exitmark::packet::Version;
+use exitmark_monitor::cell::Counts;
+use exitmark_monitor::ledger::{Ledger, Spilled};
+use exitmark_monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
+use exitmark_monitor::report;
+use exitmark_monitor::row::Dimension;
+use exitmark_policy::packet::Version;
 
 /// This many flows, over some ports and places.
 fn ledger(flows: u64) -> Ledger {

@@ -1,9 +1,9 @@
 //! Clock changes, and packets from files with their own times.
 
 use super::{DAY, Place, at, ledger, set};
-use exitmark::lab::Random;
-use exitmark::monitor::clock::{Length, Now, Period};
-use exitmark::monitor::ledger::Ledger;
+use exitmark_lab::Random;
+use exitmark_monitor::clock::{Length, Now, Period};
+use exitmark_monitor::ledger::Ledger;
 use std::time::Duration;
 
 #[test]

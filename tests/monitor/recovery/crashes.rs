@@ -1,8 +1,8 @@
 //! A crash before every single step loses at most a minute, and publishes nothing twice.
 
 use super::{DAY, Place, at, ledger};
-use exitmark::monitor::period::Disk;
-use exitmark::monitor::period::disk::Step;
+use exitmark_monitor::period::Disk;
+use exitmark_monitor::period::disk::Step;
 use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -173,7 +173,7 @@ fn a_step_that_fails_once_neither_loses_nor_doubles() {
         assert_eq!(periods.status().waiting, 0);
         let was_told = notices
             .iter()
-            .any(exitmark::monitor::period::Notice::is_trouble);
+            .any(exitmark_monitor::period::Notice::is_trouble);
         assert_eq!(was_told, step < steps, "step {step}: {notices:?}");
         drop(periods);
         // The file that could not be removed is recognised as published.

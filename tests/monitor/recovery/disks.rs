@@ -1,8 +1,8 @@
 //! Full, missing and read-only disks.
 
 use super::{DAY, Place, at, ledger};
-use exitmark::lab::Netns;
-use exitmark::monitor::period::{MAX_WAITING, Notice};
+use exitmark_lab::Netns;
+use exitmark_monitor::period::{MAX_WAITING, Notice};
 use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::io::Write;
@@ -77,7 +77,7 @@ fn bounds_the_number_of_waiting_periods() {
 
 /// Runs a test in a mount namespace with a small tmpfs; prints a note if that is not possible.
 fn on_tmpfs(options: &'static str, test: impl FnOnce(&Path) + Send + 'static) {
-    if !exitmark::lab::is_root() {
+    if !exitmark_lab::is_root() {
         return;
     }
     let namespace = Netns::new("disk").unwrap();

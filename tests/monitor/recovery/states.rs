@@ -1,10 +1,10 @@
 //! State files and directories that were altered.
 
 use super::{Place, at, ledger};
-use exitmark::monitor::cell::{Cell, Country, Counts, DEFAULT_CELLS, MAX_CELLS, Place as Where};
-use exitmark::monitor::ledger::{Ledger, MAX_JSON_BYTES};
-use exitmark::monitor::period::{Disk, Notice, PeriodError, StateError};
-use exitmark::packet::Version;
+use exitmark_monitor::cell::{Cell, Country, Counts, DEFAULT_CELLS, MAX_CELLS, Place as Where};
+use exitmark_monitor::ledger::{Ledger, MAX_JSON_BYTES};
+use exitmark_monitor::period::{Disk, Notice, PeriodError, StateError};
+use exitmark_policy::packet::Version;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
 //! Compares the kernel's filter with the parser: the same packets, the same refusals.
 
 use super::needs_root;
-use exitmark::lab::differential::{Generator, Scenario};
-use exitmark::lab::{Netns, Random};
-use exitmark::monitor::tap::{Program, Sorted};
-use exitmark::packet::{Dscp, Headers, parse, protocol};
+use exitmark_lab::differential::{Generator, Scenario};
+use exitmark_lab::{Netns, Random};
+use exitmark_monitor::tap::{Program, Sorted};
+use exitmark_policy::packet::{Dscp, Headers, parse, protocol};
 use std::net::IpAddr;
 
 const SEED: u64 = 0x7a9;

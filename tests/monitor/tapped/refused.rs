@@ -1,8 +1,8 @@
 //! Which NICs the tap refuses, with which messages, and how it leaves them.
 
 use super::{PATIENCE, Rig, contained, needs_root, settings};
-use exitmark::lab::Netns;
-use exitmark::monitor::tap::{Tap, TapSettings};
+use exitmark_lab::Netns;
+use exitmark_monitor::tap::{Tap, TapSettings};
 use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -53,7 +53,7 @@ fn detects_a_later_address() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let tap = rig.open().unwrap();
-    let look = || rig.monitor.run(|| exitmark::monitor::tap::look("tap0"));
+    let look = || rig.monitor.run(|| exitmark_monitor::tap::look("tap0"));
     look().unwrap();
     rig.monitor.ip("addr add 192.0.2.77/24 dev tap0").unwrap();
     let words = look().unwrap_err().to_string();
@@ -69,7 +69,7 @@ fn refuses_a_nic_that_another_interface_sends_through() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let ip = |line: &str| rig.monitor.ip(line).unwrap();
-    let look = || rig.monitor.run(|| exitmark::monitor::tap::look("tap0"));
+    let look = || rig.monitor.run(|| exitmark_monitor::tap::look("tap0"));
     let named = |interface: &str| TapSettings {
         interface: interface.to_owned(),
         ..settings()
@@ -175,7 +175,7 @@ fn refuses_a_nic_in_use() {
          (`ss --xdp --all --processes` names it)"
     );
     rig.monitor.run(move || first.close()).unwrap();
-    exitmark::lab::poll(&rig.monitor, "tap0").unwrap();
+    exitmark_lab::poll(&rig.monitor, "tap0").unwrap();
     assert_eq!(
         refusal(&rig, settings()),
         "tap0 has an XDP program already: end the program that put it there (`bpftool net` shows \

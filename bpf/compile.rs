@@ -1,0 +1,41 @@
+//! Compiles BPF programs in the build scripts of the crates that load them.
+
+use libbpf_cargo::SkeletonBuilder;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The directory of the sources and their headers.
+pub(crate) const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bpf");
+
+/// Cargo's directory for the results.
+pub(crate) fn out() -> PathBuf {
+    PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"))
+}
+
+/// Compiles `source` into `OUT_DIR/{name}.bpf.o` and returns the builder, for a skeleton.
+pub(crate) fn compile(source: &str, name: &str) -> SkeletonBuilder {
+    println!("cargo:rerun-if-changed={SOURCES}");
+    println!("cargo:rerun-if-changed={source}");
+    let mut arguments: Vec<String> = ["-O2", "-g", "-Wall", "-Werror"].map(String::from).into();
+    // <asm/types.h> is in the architecture's directory, which clang does not search when it compiles
+    // for BPF.
+    if let Some(triple) = multiarch() {
+        arguments.push(format!("-I/usr/include/{triple}"));
+    }
+    let mut builder = SkeletonBuilder::new();
+    builder
+        .source(source)
+        .clang_args(&arguments)
+        .obj(out().join(format!("{name}.bpf.o")));
+    builder.build().unwrap_or_else(|error| {
+        panic!("{source} does not compile: {error:#}\nIt requires clang and libbpf-dev: run `make setup`.")
+    });
+    builder
+}
+
+/// The directory of this machine's headers on Debian, e.g. `x86_64-linux-gnu`.
+fn multiarch() -> Option<String> {
+    let output = Command::new("gcc").arg("-print-multiarch").output().ok()?;
+    let triple = String::from_utf8(output.stdout).ok()?;
+    Some(triple.trim().to_owned()).filter(|triple| !triple.is_empty())
+}

@@ -1,0 +1,37 @@
+//! `exitmark demo`: becomes the program `exitmark-demo`, which is installed beside this one.
+
+use super::unmet;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// The program that has the demo, and with it the laboratory of namespaces.
+const PROGRAM: &str = "exitmark-demo";
+
+/// Run the box between network namespaces, and verify its output on the wire
+///
+/// Needs root and about fifteen seconds; uses no NIC of this machine and leaves nothing behind. The
+/// exit status is 0 only if every frame was where it had to be.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Print one line of JSON; on failure the table goes to standard error
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let program = match std::env::current_exe() {
+        Ok(own) => own.with_file_name(PROGRAM),
+        Err(error) => return unmet(format_args!("cannot find the demo's program: {error}")),
+    };
+    let mut command = Command::new(&program);
+    if arguments.json {
+        command.arg("--json");
+    }
+    let error = command.exec();
+    unmet(format_args!(
+        "cannot run {}: {error}; the demo is a program of its own, which the package installs and \
+         `cargo build --package exitmark-demo` builds",
+        program.display()
+    ))
+}

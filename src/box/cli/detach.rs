@@ -1,0 +1,61 @@
+//! `exitmark detach`: detaches the programs and restores the NIC settings.
+
+use super::{misused, print, unmet};
+use crate::control::DEFAULT_SOCKET;
+use crate::daemon::{self, Attached, BY_HAND, Detached};
+use crate::settings::Settings;
+use exitmark_service::process;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Detach the box from its NICs, after `run` has ended: nothing is forwarded any more
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration that names the pins
+    #[arg(long, value_name = "FILE", conflicts_with = "pins")]
+    config: Option<PathBuf>,
+    /// The directory of the pins, used without --config
+    #[arg(long, value_name = "DIRECTORY", default_value = "/sys/fs/bpf/exitmark")]
+    pins: PathBuf,
+    /// Leave a plain wire between host and uplink: everything is forwarded, unmarked
+    #[arg(long, requires = "config")]
+    keep_wire: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let (directory, socket) = match &arguments.config {
+        None => (arguments.pins.clone(), PathBuf::from(DEFAULT_SOCKET)),
+        Some(path) => match Settings::load(path) {
+            Ok(settings) if arguments.keep_wire => {
+                process::log_to_stderr();
+                return match daemon::wire(settings, Duration::ZERO, Attached::Goes) {
+                    Ok(names) => {
+                        let [host, uplink] = names.unwrap_or_default();
+                        print(&format!("detached: {host} and {uplink} are a plain wire\n"))
+                    }
+                    Err(error) => unmet(error),
+                };
+            }
+            Ok(settings) => (settings.pin.directory, settings.control.socket),
+            Err(error) => return misused(format_args!("{}: {error}", path.display())),
+        },
+    };
+    match daemon::detach(&directory, &socket) {
+        Ok(Detached::All) => print("detached: the NICs are what they were\n"),
+        Ok(Detached::Absent) => print(&format!(
+            "detached; a NIC that the box had set is not here any more. If it is in another network \
+             namespace, it keeps promiscuous mode and has offloads off: {BY_HAND}\n"
+        )),
+        Ok(Detached::Partly) => unmet(format_args!(
+            "detached, but NICs in another network namespace than this one stay in promiscuous mode \
+             and with offloads off: {BY_HAND}"
+        )),
+        Ok(Detached::Nothing) => print(&format!(
+            "nothing to detach: there is no {}\n",
+            directory.display()
+        )),
+        Err(error) => unmet(error),
+    }
+}

@@ -1,0 +1,110 @@
+//! `exitmark doctor`: checks the machine, and names the remedy for each fault.
+
+use super::misused;
+use crate::control::Client;
+use crate::doctor::{Asked, Facts, Severity, configuration, findings, render};
+use crate::observe::OWN_RESOLVER;
+use crate::settings::Settings;
+use exitmark_datapath::Role;
+use exitmark_nic::Own;
+use exitmark_service::process;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Check that the machine meets the box's requirements, and name a command that repairs each fault
+///
+/// Changes nothing and sends nothing. With CAP_BPF it loads the XDP programs as a test;
+/// RUST_LOG=debug prints the log of the kernel's verifier. The exit status is 1 if there is a
+/// fault. Without arguments it checks every NIC.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Check the NICs and files that this configuration names
+    #[arg(long, value_name = "FILE", conflicts_with = "ports")]
+    config: Option<PathBuf>,
+    /// Check this NIC in this role (host, uplink or incoming); can be repeated
+    #[arg(long = "port", value_name = "ROLE=NIC", value_parser = port)]
+    ports: Vec<(Role, String)>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn port(text: &str) -> Result<(Role, String), String> {
+    let (name, nic) = text
+        .split_once('=')
+        .ok_or("give a role and the name of a NIC, such as host=eth0")?;
+    let role = Role::ALL.into_iter().find(|role| role.name() == name);
+    match role {
+        Some(role) if !nic.is_empty() => Ok((role, nic.to_owned())),
+        Some(_) => Err("the name of a NIC is missing after the `=`".to_owned()),
+        None => Err(format!(
+            "`{name}` is not a role; roles are host, uplink and incoming"
+        )),
+    }
+}
+
+/// A running box's warning of a recursive resolver on the host, if any.
+fn own_resolver(socket: PathBuf) -> Option<String> {
+    let report = Client::new(socket).status().ok()?;
+    let mut warnings = report.warnings.into_iter();
+    let warning = warnings.find(|warning| warning.kind == OWN_RESOLVER)?;
+    Some(warning.text)
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let settings = arguments
+        .config
+        .as_ref()
+        .map(|path| Settings::load(path).map_err(|error| format!("{}: {error}", path.display())));
+    let settings = match settings.transpose() {
+        Ok(settings) => settings,
+        Err(error) => return misused(error),
+    };
+    let asked = match &settings {
+        Some(settings) => Asked::by(settings),
+        None => {
+            let of = |role| arguments.ports.iter().filter(move |(one, _)| *one == role);
+            if let Some(role) = Role::ALL.into_iter().find(|&role| of(role).count() > 1) {
+                return misused(format_args!("--port: {role} is named twice"));
+            }
+            let mut asked = Asked::default();
+            let named = Role::ALL.into_iter().flat_map(of);
+            asked.ports = named
+                .map(|(role, nic)| (Some(*role), nic.clone()))
+                .collect();
+            let nic = |wanted| of(wanted).map(|(_, nic)| nic).next();
+            if nic(Role::Incoming).is_some() && nic(Role::Incoming) == nic(Role::Uplink) {
+                asked.shares_uplink = true;
+                asked
+                    .ports
+                    .retain(|(role, _)| *role != Some(Role::Incoming));
+            }
+            asked
+        }
+    };
+    process::log_to_stderr();
+    let mut facts = Facts::look(asked);
+    let socket = settings
+        .as_ref()
+        .map(|settings| settings.control.socket.clone());
+    facts.own_resolver = socket.and_then(own_resolver);
+    let mut findings = findings(&facts);
+    if let Some(settings) = &settings {
+        // If reading fails, the findings on the ports report it.
+        let nics = Own::all().unwrap_or_default();
+        findings.extend(configuration(settings, &nics));
+    }
+    let text = match arguments.json {
+        true => serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n",
+        false => render(&findings),
+    };
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    match findings
+        .iter()
+        .any(|finding| finding.severity == Severity::Fault)
+    {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}

@@ -1,0 +1,26 @@
+//! `exitmark load-relays`: the confined loader process of the daemon. Not a user command.
+
+use exitmark_relays::{Confinement, serve};
+use std::process::ExitCode;
+
+/// Read documents on the standard input for the daemon, confined
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Become this user
+    #[arg(long, requires = "gid")]
+    uid: Option<u32>,
+    /// Become a member of only this group
+    #[arg(long, requires = "uid")]
+    gid: Option<u32>,
+}
+
+/// Serves one request.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let confinement = Confinement {
+        user: arguments.uid.zip(arguments.gid),
+    };
+    match serve(&confinement) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => super::unmet(error),
+    }
+}

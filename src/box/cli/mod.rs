@@ -1,0 +1,96 @@
+//! The command line: one file per command. Arguments only, no work.
+
+mod asking;
+pub mod capture;
+pub mod check;
+pub mod demo;
+pub mod detach;
+pub mod doctor;
+pub mod explain;
+pub mod load_relays;
+pub mod relays;
+pub mod reload;
+pub mod run;
+pub mod status;
+pub mod top;
+pub mod wire;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use exitmark_service::process;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// An inline packet box that marks Tor exit traffic with a DSCP value and steers relay traffic to
+/// another NIC
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version = exitmark_service::VERSION)]
+pub struct Invocation {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Arguments),
+    Run(run::Arguments),
+    Wire(wire::Arguments),
+    Detach(detach::Arguments),
+    Status(status::Arguments),
+    Top(top::Arguments),
+    Reload(reload::Arguments),
+    Capture(capture::Arguments),
+    Doctor(doctor::Arguments),
+    Demo(demo::Arguments),
+    Explain(explain::Arguments),
+    Relays(relays::Arguments),
+    #[command(hide = true)]
+    LoadRelays(load_relays::Arguments),
+}
+
+/// The definition of the command line, to generate manual pages and completions.
+pub fn command() -> clap::Command {
+    Invocation::command()
+}
+
+impl Invocation {
+    /// Runs the command. The exit status is 0 on success, 1 on a failure or an unmet precondition,
+    /// and 2 for wrong usage or configuration.
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Check(arguments) => check::run(&arguments),
+            Command::Run(arguments) => run::run(&arguments),
+            Command::Wire(arguments) => wire::run(&arguments),
+            Command::Detach(arguments) => detach::run(&arguments),
+            Command::Status(arguments) => status::run(&arguments),
+            Command::Top(arguments) => top::run(&arguments),
+            Command::Reload(arguments) => reload::run(&arguments),
+            Command::Capture(arguments) => capture::run(&arguments),
+            Command::Doctor(arguments) => doctor::run(&arguments),
+            Command::Demo(arguments) => demo::run(&arguments),
+            Command::Explain(arguments) => explain::run(&arguments),
+            Command::Relays(arguments) => relays::run(&arguments),
+            Command::LoadRelays(arguments) => load_relays::run(&arguments),
+        }
+    }
+}
+
+/// The program's name, in its help, its version and before error messages.
+const PROGRAM: &str = "exitmark";
+
+/// Exit status 1: a failure, or an unmet precondition.
+fn unmet(error: impl Display) -> ExitCode {
+    process::unmet(PROGRAM, error)
+}
+
+/// Exit status 2: wrong usage or configuration.
+fn misused(error: impl Display) -> ExitCode {
+    process::misused(PROGRAM, error)
+}
+
+/// Prints a command's output.
+fn print(text: &str) -> ExitCode {
+    match process::print(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => unmet(format_args!("cannot write the answer: {error}")),
+    }
+}

@@ -1,0 +1,197 @@
+//! `exitmark relays`: shows the live relay set, or the content of documents. Arguments only; the
+//! work is done in `relays`.
+//!
+//! Prints no endpoint except the one that the user gave.
+
+use super::{misused, unmet};
+use crate::settings::Settings;
+use exitmark_policy::Endpoint;
+use exitmark_relays::{
+    Authorities, Churn, Confinement, Identity, LiveSet, Loaded, Loader, Source, Sources, StateFile,
+    Status, Survey, Trust,
+};
+use nix::unistd::{Uid, User};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+/// Show the live relay set of a box, or the content of consensus documents
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["files", "config", "diff"]))]
+pub struct Arguments {
+    /// tor's cached-consensus or cached-microdesc-consensus; several are merged
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Show the set in force of the box with this configuration, from its state file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Show how the relay set changed from one document to another
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
+    diff: Option<Vec<PathBuf>>,
+
+    /// Answer whether this endpoint is in the set: exit status 0 if it is, 1 if not
+    #[arg(long, value_name = "ADDR:PORT", value_parser = endpoint, conflicts_with = "diff")]
+    contains: Option<Endpoint>,
+
+    /// tor's cached-certs [default: beside each document]
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    certificates: Option<PathBuf>,
+
+    /// An authority of another network than Tor's, by its v3 identity; can be repeated
+    #[arg(long = "authority", value_name = "IDENTITY", conflicts_with = "config")]
+    authorities: Vec<Identity>,
+
+    /// Accept the documents without checking their signatures
+    #[arg(long, conflicts_with_all = ["config", "certificates", "authorities"])]
+    no_verify: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The output, and the answer to `--contains`; true without that option.
+struct Answer {
+    text: String,
+    is_contained: bool,
+}
+
+/// Runs the command. The exit status is 1 for a file that cannot be used, and for an endpoint that
+/// is not in the set.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let now = SystemTime::now();
+    let answer = match (&arguments.config, &arguments.diff) {
+        (Some(config), _) => match Settings::load(config) {
+            Ok(settings) => arguments.live(&settings, now),
+            Err(error) => return misused(format_args!("{}: {error}", config.display())),
+        },
+        (None, Some(files)) => arguments.churn(files),
+        (None, None) => arguments.documents(now),
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return unmet(error),
+    };
+    // `print!` would panic if stdout is closed or the disk is full.
+    if let Err(error) = std::io::stdout().write_all(answer.text.as_bytes()) {
+        return unmet(format_args!("cannot write the answer: {error}"));
+    }
+    if answer.is_contained {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+impl Arguments {
+    fn documents(&self, now: SystemTime) -> Result<Answer, String> {
+        let loaded = self.load(&self.files)?;
+        let survey = Survey::new(&loaded, now);
+        let contained = self.contains.map(|endpoint| survey.contains(endpoint));
+        Ok(self.answer(
+            contained,
+            survey.count(),
+            survey.json(self.contains),
+            &survey,
+        ))
+    }
+
+    fn live(&self, settings: &Settings, now: SystemTime) -> Result<Answer, String> {
+        let file = StateFile::new(settings.relays.state.clone());
+        let live = file.load().map_err(|error| error.to_string())?;
+        let live = match live {
+            Some(live) => live,
+            // Without configured documents no state file is written.
+            None if settings.relays.sources.files.is_empty() => LiveSet::default(),
+            None => {
+                let path = file.path().display();
+                return Err(format!(
+                    "{path}: does not exist; the box with this configuration has had no relay set \
+                     yet, or may not write there: `exitmark status` says why"
+                ));
+            }
+        };
+        let status = Status::new(&live, &settings.relays.sources.extra, now);
+        let contained = self.contains.map(|endpoint| status.contains(endpoint));
+        Ok(self.answer(
+            contained,
+            status.count(),
+            status.json(self.contains),
+            &status,
+        ))
+    }
+
+    fn churn(&self, files: &[PathBuf]) -> Result<Answer, String> {
+        let [old, new] = files else {
+            return Err("--diff takes two documents".to_owned());
+        };
+        let [old, new] = [old, new].map(|path| self.load(std::slice::from_ref(path)));
+        let churn = Churn::between(&old?, &new?);
+        Ok(self.answer(None, 0, churn.json(), &churn))
+    }
+
+    fn load(&self, files: &[PathBuf]) -> Result<Loaded, String> {
+        let source = |path: &PathBuf| {
+            let mut source = Source::beside(path.clone());
+            if let Some(certificates) = &self.certificates {
+                source.certificates.clone_from(certificates);
+            }
+            source
+        };
+        let sources = Sources {
+            files: files.iter().map(source).collect(),
+            extra: Vec::new(),
+            trust: match (self.no_verify, self.authorities.as_slice()) {
+                (true, _) => Trust::Anybody,
+                (false, []) => Trust::MostOf(Authorities::tor_network()),
+                (false, authorities) => {
+                    Trust::MostOf(Authorities::new(authorities.iter().copied()))
+                }
+            },
+        };
+        // The user may be root, because only tor's user and root can read tor's files.
+        let loader = Loader::new(Confinement { user: nobody() });
+        loader.load(&sources).map_err(|error| error.to_string())
+    }
+
+    fn answer(
+        &self,
+        contained: Option<bool>,
+        count: usize,
+        json: serde_json::Value,
+        text: &dyn std::fmt::Display,
+    ) -> Answer {
+        let text = match (self.contains, contained) {
+            _ if self.json => format!("{json:#}\n"),
+            (Some(endpoint), Some(true)) => {
+                format!("Yes, {endpoint} is one of the {count} endpoints of the relay set.\n")
+            }
+            (Some(endpoint), _) => {
+                format!("No, {endpoint} is not among the {count} endpoints of the relay set.\n")
+            }
+            (None, _) => text.to_string(),
+        };
+        Answer {
+            text,
+            is_contained: contained.unwrap_or(true),
+        }
+    }
+}
+
+/// The IDs of the unprivileged user `nobody`, if this process is root and can become it.
+fn nobody() -> Option<(u32, u32)> {
+    let user = User::from_name("nobody").ok()??;
+    let ids = (user.uid.as_raw(), user.gid.as_raw());
+    Uid::effective().is_root().then_some(ids)
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
+    match text.parse() {
+        Ok(Endpoint { port: 0, .. }) => Err("no relay listens on port 0"),
+        Ok(endpoint) => Ok(endpoint),
+        Err(_) => Err("give an address and a port, such as 192.0.2.1:9001 or [2001:db8::1]:9001"),
+    }
+}

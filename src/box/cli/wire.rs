@@ -1,0 +1,38 @@
+//! `exitmark wire`: attaches a plain wire, before a policy is loaded.
+
+use super::{misused, print, unmet};
+use crate::daemon::{self, Attached};
+use crate::settings::Settings;
+use exitmark_service::process;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Forward everything between host and uplink, unmarked, until `run` takes over; exits at once
+///
+/// For early boot. It needs neither a relay set nor a running process. If a box is already attached
+/// it changes nothing; `detach --keep-wire` detaches one.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration; only its NICs and pins are used
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How long to wait for missing NICs
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=3600))]
+    wait: u16,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let settings = match Settings::load(&arguments.config) {
+        Ok(settings) => settings,
+        Err(error) => return misused(format_args!("{}: {error}", arguments.config.display())),
+    };
+    process::log_to_stderr();
+    let timeout = Duration::from_secs(arguments.wait.into());
+    match daemon::wire(settings, timeout, Attached::Stays) {
+        Ok(Some([host, uplink])) => print(&format!("{host} and {uplink} are a plain wire\n")),
+        Ok(None) => print("a box is attached, and stays as it is\n"),
+        Err(error) => unmet(error),
+    }
+}

@@ -1,0 +1,219 @@
+//! The routes: requests and their answers.
+
+use super::capture::Captured;
+use super::{CaptureRequest, Operations};
+use crate::observe::{Report, metrics};
+use exitmark_service::http::Answers;
+use exitmark_service::prometheus::CONTENT_TYPE;
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE as TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+/// The largest request body in bytes.
+const MAX_BODY: usize = 4 << 10;
+/// Timeout for a request body, from its head on.
+const BODY_TIME: Duration = Duration::from_secs(5);
+/// The most captures at a time.
+const CAPTURES: usize = 4;
+
+/// All routes, for error messages.
+const ALL: &str = "GET /v1/status, POST /v1/reload, POST /v1/capture, GET /metrics";
+
+pub(super) type Answer = Response<Either<Full<Bytes>, Captured>>;
+
+/// The listener that accepted a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// The control socket: everything.
+    Control,
+    /// The loopback port: only metrics.
+    Metrics,
+}
+
+/// Answers the requests of one listener.
+#[derive(Clone)]
+pub(super) struct Caller {
+    door: Door,
+    routes: Arc<Routes>,
+}
+
+impl Caller {
+    pub(super) fn new(door: Door, routes: &Arc<Routes>) -> Self {
+        Self {
+            door,
+            routes: Arc::clone(routes),
+        }
+    }
+}
+
+impl Answers for Caller {
+    type Body = Either<Full<Bytes>, Captured>;
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        self.routes.answer(self.door, request).await
+    }
+}
+
+/// Answers requests.
+pub(super) struct Routes {
+    operations: Arc<dyn Operations>,
+    reloads: Arc<Semaphore>,
+    captures: Arc<Semaphore>,
+}
+
+impl Routes {
+    pub(super) fn new(operations: Arc<dyn Operations>) -> Self {
+        Self {
+            operations,
+            reloads: Arc::new(Semaphore::new(1)),
+            captures: Arc::new(Semaphore::new(CAPTURES)),
+        }
+    }
+
+    async fn answer(&self, door: Door, request: Request<Incoming>) -> Answer {
+        let get = request.method() == Method::GET;
+        let post = request.method() == Method::POST;
+        match (door, request.uri().path()) {
+            (_, "/metrics") if get => self.metrics().await,
+            (Door::Metrics, "/metrics") => not_allowed("GET", "GET /metrics"),
+            (Door::Metrics, _) => not_found("GET /metrics"),
+            (Door::Control, "/v1/status") if get => self.status().await,
+            (Door::Control, "/v1/reload") if post => self.reload().await,
+            (Door::Control, "/v1/capture") if post => self.capture(request.into_body()).await,
+            (Door::Control, "/v1/status" | "/metrics") => not_allowed("GET", ALL),
+            (Door::Control, "/v1/reload" | "/v1/capture") => not_allowed("POST", ALL),
+            (Door::Control, _) => not_found(ALL),
+        }
+    }
+
+    async fn report(&self) -> Option<Report> {
+        let operations = Arc::clone(&self.operations);
+        spawn_blocking(move || operations.report()).await.ok()
+    }
+
+    async fn status(&self) -> Answer {
+        match self
+            .report()
+            .await
+            .map(|report| serde_json::to_vec(&report))
+        {
+            Some(Ok(json)) => full(StatusCode::OK, "application/json", json),
+            _ => broken(),
+        }
+    }
+
+    async fn metrics(&self) -> Answer {
+        match self.report().await.map(|report| metrics(&report)) {
+            Some(Ok(text)) => full(StatusCode::OK, CONTENT_TYPE, text),
+            _ => broken(),
+        }
+    }
+
+    async fn reload(&self) -> Answer {
+        let Ok(permit) = Arc::clone(&self.reloads).try_acquire_owned() else {
+            return refused("a reload is under way; try again when it has ended");
+        };
+        let operations = Arc::clone(&self.operations);
+        let reloaded = spawn_blocking(move || {
+            let reloaded = operations.reload();
+            drop(permit);
+            reloaded
+        });
+        match reloaded.await {
+            Ok(Ok(reloaded)) => match serde_json::to_vec(&reloaded) {
+                Ok(json) => full(StatusCode::OK, "application/json", json),
+                Err(_) => broken(),
+            },
+            Ok(Err(reason)) => refused(&reason),
+            Err(_) => broken(),
+        }
+    }
+
+    async fn capture(&self, body: Incoming) -> Answer {
+        let body = match timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                return text(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    &format!("a request has at most {MAX_BODY} bytes"),
+                );
+            }
+            Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the request body is incomplete"),
+            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the request body timed out"),
+        };
+        let request: CaptureRequest = match serde_json::from_slice(&body) {
+            Ok(request) => request,
+            Err(error) => {
+                return text(
+                    StatusCode::BAD_REQUEST,
+                    &format!("not a capture request in JSON: {error}"),
+                );
+            }
+        };
+        if let Err(reason) = request.check() {
+            return text(StatusCode::BAD_REQUEST, &reason);
+        }
+        let Ok(permit) = Arc::clone(&self.captures).try_acquire_owned() else {
+            return refused(&format!(
+                "there are {CAPTURES} captures already; wait for one to end"
+            ));
+        };
+        let operations = Arc::clone(&self.operations);
+        match spawn_blocking(move || operations.capture(&request)).await {
+            Ok(Ok(receiver)) => answer(
+                StatusCode::OK,
+                "application/x-pcapng",
+                Either::Right(Captured::new(receiver, permit)),
+            ),
+            Ok(Err(reason)) => refused(&reason),
+            Err(_) => broken(),
+        }
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: Either<Full<Bytes>, Captured>) -> Answer {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    let kind = HeaderValue::from_static(kind);
+    answer.headers_mut().insert(TYPE, kind);
+    answer
+}
+
+fn full(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    answer(status, kind, Either::Left(Full::new(body.into())))
+}
+
+fn text(status: StatusCode, line: &str) -> Answer {
+    full(status, "text/plain; charset=utf-8", format!("{line}\n"))
+}
+
+fn refused(reason: &str) -> Answer {
+    text(StatusCode::CONFLICT, reason)
+}
+
+fn broken() -> Answer {
+    text(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "the box could not answer; its log says why",
+    )
+}
+
+fn not_found(all: &str) -> Answer {
+    text(StatusCode::NOT_FOUND, &format!("there is: {all}"))
+}
+
+fn not_allowed(allowed: &'static str, all: &str) -> Answer {
+    let mut answer = text(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("this takes {allowed}; there is: {all}"),
+    );
+    let allowed = HeaderValue::from_static(allowed);
+    answer.headers_mut().insert(ALLOW, allowed);
+    answer
+}

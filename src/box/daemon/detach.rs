@@ -1,0 +1,323 @@
+//! The state that outlives the process (pins, NIC settings), and its removal.
+
+use super::DaemonError;
+use super::nics::Nics;
+use super::record::{Record, united};
+use crate::control;
+use exitmark_datapath::{PerRole, Pins, Role, Undo};
+use exitmark_nic::{Nic, NicError, Offload};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Restores by hand the settings of a NIC that exitmark cannot reach.
+pub const BY_HAND: &str = "`ip link set dev NIC promisc off` there, and `ethtool -K NIC rxvlan on` if \
+                           it was on";
+
+/// The outcome of a detachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detached {
+    /// No box was attached.
+    Nothing,
+    /// The box is detached and every NIC setting restored.
+    All,
+    /// The box is detached; a NIC that it had set is not in this network namespace. Its settings stay
+    /// on record, in case it returns.
+    Absent,
+    /// The box is detached; NICs in another network namespace keep the settings it made.
+    Partly,
+}
+
+/// Detaches a box whose process has ended. Without its pins, the NIC settings are restored from the
+/// record beside its control socket.
+///
+/// # Errors
+/// The box still runs, or a privilege is missing.
+pub fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
+    let record = Record::of(socket, pins);
+    if Pins::exist(pins) {
+        return take_off(Pins::open(pins)?, &record);
+    }
+    let changes = record.read();
+    if changes.is_empty() {
+        return Ok(Detached::Nothing);
+    }
+    if control::answers(socket) {
+        return Err(DaemonError::Runs(socket.to_owned()));
+    }
+    set_all_back(changes, netns()?, &record)
+}
+
+/// Detaches the programs, restores the NIC settings, and removes every pin.
+pub(super) fn take_off(pins: Pins, record: &Record) -> Result<Detached, DaemonError> {
+    let netns = netns()?;
+    pins.remove_links()?;
+    let outcome = set_all_back(earlier(&pins, record), netns, record);
+    pins.remove()?;
+    outcome
+}
+
+/// The earlier changes to NICs, from the pins and the record.
+fn earlier(pins: &Pins, record: &Record) -> Vec<Undo> {
+    let pinned = Role::ALL.into_iter().filter_map(|role| pins.undo(role));
+    united(pinned.chain(record.read()))
+}
+
+/// Restores every NIC. What is not restored stays on record, except on NICs of another network
+/// namespace, which this box cannot reach.
+fn set_all_back(changes: Vec<Undo>, netns: u64, record: &Record) -> Result<Detached, DaemonError> {
+    let restoration = Restoration::of(changes, netns);
+    record.write(&restoration.left);
+    match restoration.failure {
+        Some(error) => Err(error.into()),
+        None => Ok(restoration.outcome),
+    }
+}
+
+/// The inode number of this thread's network namespace.
+pub(super) fn netns() -> Result<u64, DaemonError> {
+    std::fs::metadata("/proc/thread-self/ns/net")
+        .map(|namespace| namespace.ino())
+        .map_err(|error| DaemonError::System("look at the network namespace", error))
+}
+
+/// A setting that the box changes on a NIC.
+#[derive(Clone, Copy)]
+enum Setting {
+    /// Turned on: a wire receives frames for any MAC address.
+    Promiscuous,
+    /// Turned off: a wire must not alter frames.
+    Offload(Offload),
+}
+
+impl Setting {
+    const ALL: [Self; 5] = [
+        Self::Promiscuous,
+        Self::Offload(Offload::RxVlan),
+        Self::Offload(Offload::RxServiceVlan),
+        Self::Offload(Offload::Lro),
+        Self::Offload(Offload::GroHw),
+    ];
+
+    /// Its bit in [`Undo::changed`]. These numbers outlive the build: only add to them.
+    const fn bit(self) -> u64 {
+        match self {
+            Self::Promiscuous => Undo::PROMISCUOUS,
+            Self::Offload(Offload::RxVlan) => 1 << 1,
+            Self::Offload(Offload::Lro) => 1 << 2,
+            Self::Offload(Offload::GroHw) => 1 << 3,
+            Self::Offload(Offload::RxServiceVlan) => 1 << 4,
+        }
+    }
+
+    /// Whether a NIC in this role must have it.
+    fn is_needed(self, role: Role) -> bool {
+        match self {
+            Self::Promiscuous => matches!(role, Role::Host | Role::Uplink),
+            Self::Offload(_) => true,
+        }
+    }
+
+    /// Whether the NIC does not yet have the setting that a wire needs.
+    fn is_missing(self, nic: &Nic) -> bool {
+        match self {
+            Self::Promiscuous => !nic.is_promiscuous,
+            Self::Offload(offload) => nic.offloads.state(offload).is_on(),
+        }
+    }
+
+    /// Applies the setting that a wire needs, or reverts it.
+    fn set(self, nic: &Nic, needed: bool) -> Result<(), NicError> {
+        match self {
+            Self::Promiscuous => nic.set_promiscuous(needed),
+            Self::Offload(offload) => nic.set_offload(offload, !needed),
+        }
+    }
+}
+
+/// Whether a NIC in this role must be in promiscuous mode.
+pub(super) fn must_be_promiscuous(role: Role) -> bool {
+    Setting::Promiscuous.is_needed(role)
+}
+
+/// Turns promiscuous mode on again after it was turned off, and records that for a detachment.
+pub(super) fn set_promiscuous(
+    (pins, record): (&Pins, &Record),
+    role: Role,
+    nic: &Nic,
+) -> Result<(), DaemonError> {
+    let netns = netns()?;
+    let ours = pins
+        .undo(role)
+        .filter(|undo| undo.netns == netns && undo.ifindex == nic.index)
+        .map_or(0, |undo| undo.changed);
+    let undo = Undo {
+        ifindex: nic.index,
+        netns,
+        changed: ours | Setting::Promiscuous.bit(),
+    };
+    pins.remember(role, Some(undo))?;
+    record.write(&united(record.read().into_iter().chain([undo])));
+    Ok(nic.set_promiscuous(true)?)
+}
+
+/// An offload that alters frames and was turned on again.
+pub(super) fn misplaced_offload(nic: &Nic) -> Option<Offload> {
+    Setting::ALL.into_iter().find_map(|setting| match setting {
+        Setting::Offload(offload) if setting.is_missing(nic) => Some(offload),
+        _ => None,
+    })
+}
+
+/// Whether a NIC has its earlier settings again.
+enum Restored {
+    Yes,
+    /// The NIC is removed, or in another network namespace by now.
+    Absent,
+    /// The box ran in another network namespace.
+    Elsewhere,
+}
+
+/// Reverts changes on a NIC, each even if another one fails. An error comes with those that failed.
+fn set_back(undo: Undo, netns: u64) -> Result<Restored, (Undo, NicError)> {
+    if undo.changed == 0 {
+        return Ok(Restored::Yes);
+    }
+    if undo.netns != netns {
+        return Ok(Restored::Elsewhere);
+    }
+    let Some(nic) = Nic::of_index(undo.ifindex).map_err(|error| (undo, error))? else {
+        return Ok(Restored::Absent);
+    };
+    let (mut rest, mut failure) = (undo, None);
+    for setting in Setting::ALL {
+        if undo.changed & setting.bit() == 0 {
+            continue;
+        }
+        match setting.set(&nic, false) {
+            Ok(()) => rest.changed &= !setting.bit(),
+            Err(error) => {
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    match failure {
+        Some(error) => Err((rest, error)),
+        None => Ok(Restored::Yes),
+    }
+}
+
+/// The result of restoring NICs; one that fails does not stop the others.
+struct Restoration {
+    outcome: Detached,
+    /// The changes that remain, apart from those in another network namespace.
+    left: Vec<Undo>,
+    /// The first error.
+    failure: Option<NicError>,
+}
+
+impl Restoration {
+    fn of(changes: Vec<Undo>, netns: u64) -> Self {
+        let mut all = Self {
+            outcome: Detached::All,
+            left: Vec::new(),
+            failure: None,
+        };
+        for undo in changes {
+            match set_back(undo, netns) {
+                Ok(Restored::Yes) => {}
+                Ok(Restored::Absent) => {
+                    all.left.push(undo);
+                    if all.outcome == Detached::All {
+                        all.outcome = Detached::Absent;
+                    }
+                }
+                Ok(Restored::Elsewhere) => all.outcome = Detached::Partly,
+                Err((rest, error)) => {
+                    all.left.push(rest);
+                    all.failure.get_or_insert(error);
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Sets on each NIC what a wire needs. Changes are recorded first, for a detachment. Earlier changes
+/// that are not needed any more are returned, to be reverted once the earlier programs are off.
+pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<Leftover, DaemonError> {
+    let netns = netns()?;
+    let earlier = earlier(pins, record);
+    let needed = |role: Role| {
+        let settings = Setting::ALL.into_iter();
+        settings.filter(move |setting| setting.is_needed(role))
+    };
+    let bits = |role: Role| needed(role).fold(0, |all, setting| all | setting.bit());
+    let is_on = |undo: &Undo, nic: &Nic| undo.netns == netns && undo.ifindex == nic.index;
+    let missing = |role: Role, nic: &Nic| -> Vec<Setting> {
+        needed(role)
+            .filter(|setting| setting.is_missing(nic))
+            .collect()
+    };
+    let undos = PerRole::from_fn(|role| {
+        let nic = nics.ports[role].as_ref()?;
+        let ours = earlier.iter().filter(|undo| is_on(undo, nic));
+        let ours = ours.fold(0, |ours, undo| ours | undo.changed & bits(role));
+        let missing = missing(role, nic).into_iter();
+        let changed = missing.fold(ours, |all, setting| all | setting.bit());
+        (changed != 0).then_some(Undo {
+            ifindex: nic.index,
+            netns,
+            changed,
+        })
+    });
+    let now: Vec<Undo> = undos.iter().filter_map(|(_, undo)| *undo).collect();
+    record.write(&united(earlier.iter().chain(&now).copied()));
+    for role in Role::ALL {
+        pins.remember(role, undos[role])?;
+        if let Some(nic) = &nics.ports[role] {
+            for setting in missing(role, nic) {
+                setting.set(nic, true)?;
+            }
+        }
+    }
+    let unneeded = earlier.into_iter().map(|undo| {
+        let role = nics.present().find(|(_, nic)| is_on(&undo, nic));
+        let needed = role.map_or(0, |(role, _)| bits(role));
+        Undo {
+            changed: undo.changed & !needed,
+            ..undo
+        }
+    });
+    Ok(Leftover {
+        changes: united(unneeded),
+        now,
+        netns,
+    })
+}
+
+/// NIC settings that an earlier box changed and that this one does not need.
+#[must_use = "the NICs stay as the earlier box set them"]
+pub(super) struct Leftover {
+    changes: Vec<Undo>,
+    /// Changes of this box.
+    now: Vec<Undo>,
+    netns: u64,
+}
+
+impl Leftover {
+    /// Reverts them. Some drivers (virtio_net) refuse an offload while a program is attached, so the
+    /// earlier programs must be off. A refused change stays on record for a detachment.
+    pub(super) fn set_back(self, record: &Record) {
+        let restoration = Restoration::of(self.changes, self.netns);
+        if restoration.outcome == Detached::Partly {
+            tracing::warn!(
+                "NICs in another network namespace keep the settings of the box: {BY_HAND}"
+            );
+        }
+        if let Some(error) = restoration.failure {
+            tracing::warn!("{error}; `exitmark detach` tries it again");
+        }
+        let on_record = self.now.into_iter().chain(restoration.left);
+        record.write(&united(on_record));
+    }
+}

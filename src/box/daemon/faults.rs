@@ -1,0 +1,304 @@
+//! The faults of a port while the box runs, found by comparing its current state with what its
+//! sockets and the program were set up for.
+
+use super::detach;
+use super::standing::{Standing, StandingPort};
+use exitmark_datapath::{PerRole, Role};
+use exitmark_nic::{LinkState, Relative};
+use ipnet::IpNet;
+
+/// A fault of one port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No NIC in this namespace has the port's interface index.
+    Gone,
+    /// The NIC was removed or moved, and is back: the kernel does not redirect frames to it.
+    Forgotten,
+    /// The NIC has this name, which is not the configured one.
+    Renamed(String),
+    /// The NIC has no carrier, or is set down.
+    NoLink { is_up: bool },
+    /// The NIC's MTU differs from the other ports'.
+    Mtu { is: u32, others: u32 },
+    /// The number of receive queues differs from when the sockets were bound.
+    Queues { is: u32, was: u32 },
+    /// Promiscuous mode is off.
+    NotPromiscuous,
+    /// The NIC was made a port of this interface, such as a bridge.
+    Member(Box<Relative>),
+    /// This interface was created on top of the NIC.
+    Upper(Box<Relative>),
+    /// This machine has an address on the NIC.
+    Address(IpNet),
+}
+
+impl Fault {
+    /// The warning's kind, for alerts.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Gone | Self::Forgotten => "port_lost",
+            Self::Renamed(_) => "renamed",
+            Self::NoLink { .. } => "no_carrier",
+            Self::Mtu { .. } => "mtu",
+            Self::Queues { .. } => "queues_changed",
+            Self::NotPromiscuous => "promiscuous",
+            Self::Member(_) => "member",
+            Self::Upper(_) => "upper",
+            Self::Address(_) => "address",
+        }
+    }
+
+    pub(super) const fn is_loss(&self) -> bool {
+        matches!(self, Self::Gone | Self::Forgotten)
+    }
+
+    /// Whether the fault is found in the machine's other interfaces and addresses.
+    pub(super) const fn is_by_others(&self) -> bool {
+        matches!(self, Self::Member(_) | Self::Upper(_) | Self::Address(_))
+    }
+
+    /// The fault, its consequence and its remedy. Workers are stopped while a port is lost, so a
+    /// wire that needs one then forwards nothing.
+    pub(super) fn text(&self, port: &StandingPort, standing: &Standing) -> String {
+        let (nic, role) = (&port.nic.name, port.role);
+        let loss = match role {
+            Role::Incoming if !self.is_loss() || !standing.is_dead_without_workers() => {
+                "relay traffic is not steered"
+            }
+            _ => "nothing crosses the wire",
+        };
+        match self {
+            Self::Gone => format!(
+                "{nic} ({role}) is gone: {loss} until a NIC named {} is back, which is then \
+                 attached automatically",
+                port.configured
+            ),
+            Self::Forgotten => format!(
+                "{nic} ({role}) was removed or moved and is back: {loss} until it is attached \
+                 again, which is tried automatically"
+            ),
+            Self::Renamed(name) => format!(
+                "{nic} ({role}) is called {name} now: frames are forwarded, but the next start \
+                 will not find {}; `ip link set dev {name} name {}`, or set ports.{role} to {name}",
+                port.configured, port.configured
+            ),
+            Self::NoLink { is_up: false } => {
+                format!("{nic} ({role}) is set down: {loss} until `ip link set dev {nic} up`")
+            }
+            Self::NoLink { is_up: true } => format!("{nic} ({role}) has no link: {loss}"),
+            Self::Mtu { is, others } => format!(
+                "{nic} ({role}) has an MTU of {is} and another port one of {others}: longer \
+                 packets are lost; `ip link set dev {nic} mtu {others}`"
+            ),
+            Self::Queues { is, was } => format!(
+                "{nic} ({role}) has {is} receive queues, and had {was} when its sockets were bound"
+            ),
+            Self::Member(bundle) => format!(
+                "{nic} ({role}) was made a port of {} ({}), which sends and receives by it, and the \
+                 next start is refused: `ip link set dev {nic} nomaster`",
+                bundle.name, bundle.kind
+            ),
+            Self::Upper(upper) => format!(
+                "{nic} ({role}) has {} ({}) on top of it now, which sends by it, and the next start \
+                 is refused: `ip link set dev {0} down`",
+                upper.name, upper.kind
+            ),
+            Self::Address(address) => format!(
+                "{nic} ({role}) was given the address {address}, so this machine sends on the wire, \
+                 and the next start is refused: `ip address del {address} dev {nic}`"
+            ),
+            Self::NotPromiscuous => format!(
+                "promiscuous mode was turned off at {nic} ({role}), and is turned on again: without \
+                 it frames for other MAC addresses are lost"
+            ),
+        }
+    }
+}
+
+/// The kernel's data on a port besides its [`LinkState`].
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    /// The port is in the devmap.
+    pub(super) is_redirected_to: bool,
+    /// The interface index of the NIC that has the configured name.
+    pub(super) named: Option<u32>,
+    pub(super) queues: u32,
+    /// The interface that it is a port of.
+    pub(super) bundle: Option<Relative>,
+    /// The interface on top of a wire port, and this machine's address on it: neither is allowed.
+    pub(super) upper: Option<Relative>,
+    pub(super) address: Option<IpNet>,
+}
+
+/// The faults of a port by itself.
+pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, seen: Seen) -> Vec<Fault> {
+    let Some(now) = now else {
+        return vec![Fault::Gone];
+    };
+    let mut faults = Vec::new();
+    if !seen.is_redirected_to {
+        faults.push(Fault::Forgotten);
+    }
+    if seen.named != Some(now.index) {
+        faults.push(Fault::Renamed(now.name.clone()));
+    }
+    if !now.is_up || !now.has_carrier {
+        faults.push(Fault::NoLink { is_up: now.is_up });
+    }
+    if seen.queues != port.nic.queues {
+        faults.push(Fault::Queues {
+            is: seen.queues,
+            was: port.nic.queues,
+        });
+    }
+    let boxed = |relative: Option<Relative>| relative.map(Box::new);
+    faults.extend(boxed(seen.bundle).map(Fault::Member));
+    faults.extend(boxed(seen.upper).map(Fault::Upper));
+    faults.extend(seen.address.map(Fault::Address));
+    if detach::must_be_promiscuous(port.role) && !now.is_promiscuous {
+        faults.push(Fault::NotPromiscuous);
+    }
+    faults
+}
+
+/// The common MTU of all ports; otherwise the fault of each port.
+pub(super) fn compare_mtus(
+    mtus: &PerRole<Option<u32>>,
+    standing: u32,
+) -> Result<Option<u32>, PerRole<Option<Fault>>> {
+    let mut present = mtus.iter().filter_map(|(_, mtu)| *mtu);
+    let Some(first) = present.next() else {
+        return Ok(None);
+    };
+    if present.all(|mtu| mtu == first) {
+        return Ok(Some(first));
+    }
+    // Only ports whose MTU has changed get the fault.
+    Err(PerRole::from_fn(|role| {
+        let is = mtus[role].filter(|&mtu| mtu != standing)?;
+        let others = mtus.iter().filter(|&(other, _)| other != role);
+        let others = others.filter_map(|(_, mtu)| *mtu).max().unwrap_or(is);
+        Some(Fault::Mtu { is, others })
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(role: Role) -> StandingPort {
+        StandingPort::example(role, "up0")
+    }
+
+    fn state() -> LinkState {
+        LinkState {
+            index: 1,
+            name: "up0".to_owned(),
+            mac: None,
+            mtu: 1500,
+            is_up: true,
+            has_carrier: true,
+            is_promiscuous: true,
+            master: None,
+            received: 0,
+        }
+    }
+
+    const SEEN: Seen = Seen {
+        is_redirected_to: true,
+        named: Some(1),
+        queues: 1,
+        bundle: None,
+        upper: None,
+        address: None,
+    };
+
+    #[test]
+    fn each_change_of_a_port_is_a_fault_of_its_own() {
+        let port = port(Role::Uplink);
+        let all = |state: LinkState, seen| faults(&port, Some(&state), seen);
+        assert_eq!(all(state(), SEEN), []);
+        assert_eq!(faults(&port, None, SEEN), [Fault::Gone]);
+        let forgotten = Seen {
+            is_redirected_to: false,
+            ..SEEN
+        };
+        assert_eq!(all(state(), forgotten), [Fault::Forgotten]);
+        let renamed = LinkState {
+            name: "eth7".to_owned(),
+            ..state()
+        };
+        // An alternative name finds it.
+        assert_eq!(all(renamed.clone(), SEEN), []);
+        for named in [None, Some(2)] {
+            let seen = Seen { named, ..SEEN };
+            let expected = [Fault::Renamed("eth7".to_owned())];
+            assert_eq!(all(renamed.clone(), seen), expected);
+        }
+        for (is_up, has_carrier) in [(false, false), (true, false)] {
+            let state = LinkState {
+                is_up,
+                has_carrier,
+                ..state()
+            };
+            assert_eq!(all(state, SEEN), [Fault::NoLink { is_up }]);
+        }
+        let queues = Seen { queues: 2, ..SEEN };
+        assert_eq!(all(state(), queues), [Fault::Queues { is: 2, was: 1 }]);
+        let deaf = LinkState {
+            is_promiscuous: false,
+            ..state()
+        };
+        assert_eq!(all(deaf.clone(), SEEN), [Fault::NotPromiscuous]);
+        let relative = |name: &str, kind: &str| Relative {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+        };
+        let (bridge, upper) = (relative("br0", "bridge"), relative("mv0", "macvlan"));
+        let address: IpNet = "192.0.2.1/24".parse().unwrap();
+        let by_others = Seen {
+            bundle: Some(bridge.clone()),
+            upper: Some(upper.clone()),
+            address: Some(address),
+            ..SEEN
+        };
+        let expected = [
+            Fault::Member(Box::new(bridge)),
+            Fault::Upper(Box::new(upper)),
+            Fault::Address(address),
+        ];
+        assert_eq!(all(state(), by_others), expected);
+        assert!(expected.iter().all(Fault::is_by_others));
+        // `incoming` needs only frames for its own MAC address.
+        let incoming = self::port(Role::Incoming);
+        assert_eq!(faults(&incoming, Some(&deaf), SEEN), []);
+    }
+
+    #[test]
+    fn without_incoming_the_wire_is_dead_only_where_it_needs_a_worker() {
+        let text = |needs_process, fault: Fault| {
+            let mut host = port(Role::Host);
+            host.needs_process = needs_process;
+            let standing = Standing::example(vec![host]);
+            fault.text(&port(Role::Incoming), &standing)
+        };
+        let steered = "relay traffic is not steered";
+        assert!(text(false, Fault::Gone).contains(steered));
+        assert!(text(true, Fault::Gone).contains("nothing crosses the wire"));
+        assert!(text(true, Fault::NoLink { is_up: false }).contains(steered));
+    }
+
+    #[test]
+    fn only_different_mtus_are_a_fault() {
+        let mtus = |mtus: [Option<u32>; 3]| compare_mtus(&PerRole::new(mtus), 1500);
+        assert_eq!(mtus([Some(1500), Some(1500), None]), Ok(Some(1500)));
+        assert_eq!(mtus([Some(9000), Some(9000), Some(9000)]), Ok(Some(9000)));
+        assert_eq!(mtus([None, None, None]), Ok(None));
+        let lowered = mtus([Some(1500), Some(1400), Some(1500)]).unwrap_err();
+        let fault = Fault::Mtu {
+            is: 1400,
+            others: 1500,
+        };
+        assert_eq!(lowered, PerRole::new([None, Some(fault), None]));
+    }
+}

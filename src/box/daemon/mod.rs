@@ -1,0 +1,474 @@
+//! Connects the other modules to a running box: start order, signals, stop order.
+//!
+//! Start: read the NICs, load the relay set, open the pins, load the XDP program, publish the
+//! policy to it, bind the sockets, fill, start the workers, and only then attach, replacing what
+//! another process left attached. Stop: remove the sockets from the XSKMAP, so that the kernel
+//! decides by itself, drain, join; the programs stay attached unless `pin.on_stop` is `detach`.
+
+mod blind;
+mod capabilities;
+mod counters;
+mod detach;
+mod error;
+mod faults;
+mod nics;
+mod parts;
+mod ports;
+mod prompter;
+mod queues;
+mod record;
+mod relays;
+mod reload;
+mod report;
+mod requests;
+mod rising;
+mod sides;
+mod signals;
+mod standing;
+mod steering;
+mod topology;
+mod wire;
+mod witness;
+mod workers;
+mod zero_copy;
+
+use crate::control::{ControlSettings, Listeners, Server};
+use crate::settings::{OnStop, Settings};
+use blind::Sight;
+use counters::print_line;
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
+use exitmark_datapath::{
+    Attachment, Kernel, KernelCounts, KernelError, Links, PerRole, Pins, Watches,
+};
+use exitmark_nic::LinkWatch;
+use exitmark_policy::{Rules, Snapshot};
+use exitmark_service::process::{self, Service};
+use nics::Nics;
+use nix::unistd::{Gid, Uid};
+use parts::Parts;
+use ports::Following;
+use prompter::{Prompter, Update};
+use record::Record;
+use relays::Keeper;
+use reload::Reloading;
+use requests::{Request, Requests};
+use rising::Rising;
+use sides::Sides;
+use signal_hook::consts::{SIGHUP, SIGUSR1};
+use standing::Standing;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use steering::Steering;
+use topology::Topology;
+use witness::Watch;
+use workers::Workers;
+
+pub use detach::{BY_HAND, Detached, detach};
+pub use error::DaemonError;
+pub use wire::{Attached, wire};
+
+/// How often the main thread retries what failed and checks the relay service.
+const TICK: Duration = Duration::from_secs(60);
+
+/// A running box.
+struct Daemon {
+    settings: Settings,
+    /// Where the settings were read.
+    path: PathBuf,
+    standing: Standing,
+    started: (SystemTime, Instant),
+    snapshot: Arc<Snapshot>,
+    /// The rules while the relay set is missing or stale: nothing is marked or steered.
+    passing: Arc<Rules>,
+    is_passing: bool,
+    prompter: Prompter,
+    /// The update that the kernel refused; published again at the next tick.
+    unpublished: Option<Update>,
+    /// The relay service gives no sign of life, and the relay set is stale.
+    is_orphaned: bool,
+    /// A configuration whose relay set is being read.
+    reloading: Option<Reloading>,
+    /// Why the last reload was refused, if it was.
+    refused_reload: Option<String>,
+    /// The relay service has ended.
+    is_unkept: bool,
+    /// How many relay sets were ordered for other configurations.
+    orders: u64,
+    /// How many configurations came into force after the first, and how many were refused.
+    reloads: (u64, u64),
+    kernel: Kernel,
+    /// The kernel's counters when they were last read, and the most frames reported as forwarded.
+    counts: KernelCounts,
+    forwarded: PerRole<u64>,
+    /// Whether each port's program sees what its NIC receives.
+    sights: PerRole<Sight>,
+    /// Detects swapped `host` and `uplink` ports.
+    sides: Sides,
+    /// Detects site topologies that are not supported.
+    topology: Topology,
+    /// Ports for which truncated frames were already logged.
+    cut_told: PerRole<bool>,
+    following: Following,
+    rising: Rising,
+    /// Follows rtnetlink link messages; the flag is set while an [`Event::Links`] is pending.
+    link_watch: Option<LinkWatch>,
+    links_changed: Arc<AtomicBool>,
+    pins: Pins,
+    record: Record,
+    /// Why pins that were removed cannot be made again.
+    unpinned: Option<String>,
+    /// The open XDP links: they keep the programs attached, also without pins.
+    attachments: Vec<Attachment>,
+    watches: Watches,
+    workers: Workers,
+    steering: Steering,
+    links: Arc<Links>,
+    service: Service,
+    watch: Watch,
+    /// For workers that are started later.
+    events: Sender<Event>,
+    /// The control server; dropped before everything else stops.
+    control: Option<Server>,
+}
+
+/// What the main thread waits for.
+enum Event {
+    Signal(i32),
+    /// Another relay set is to be published.
+    Relays(Update),
+    /// The relay set of the configuration ordered under this number, or why it could not be read.
+    Reconfigured(u64, Result<Update, String>),
+    /// The relay service has ended.
+    KeeperEnded,
+    /// The next hop, its MAC address or its carrier has changed.
+    Way,
+    /// A link of this machine has changed.
+    Links,
+    /// A request on the control socket.
+    Request(Request),
+    /// A worker has ended by itself.
+    WorkerEnded(usize),
+}
+
+/// Runs the box until SIGTERM or SIGINT. SIGHUP reads the configuration at `path` again, SIGUSR1
+/// prints the counters.
+///
+/// # Errors
+/// A precondition of the settings is not met on this machine, or a worker failed.
+pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
+    let service = Service::find();
+    if let (Some(user), true) = (&settings.user, process::is_root()) {
+        process::become_user(user)?;
+    }
+    process::forbid_dumps()?;
+    let (events, happening) = channel::unbounded();
+    signals::hear(events.clone())?;
+    let mut running = Daemon::start(settings, path, events, service)?;
+    let end = running.follow(&happening);
+    // Pending control requests fail at once instead of waiting.
+    drop(happening);
+    let stopped = running.stop();
+    end.and(stopped)
+}
+
+/// Undoes a failed start: detaches, unless the box was attached before and goes on by itself.
+fn abandon(error: DaemonError, pins: Pins, record: &Record, was_attached: bool) -> DaemonError {
+    if !was_attached && let Err(failed) = detach::take_off(pins, record) {
+        tracing::error!("the NICs cannot be set back: {failed}");
+    }
+    error
+}
+
+impl Daemon {
+    fn start(
+        settings: Settings,
+        path: &Path,
+        events: Sender<Event>,
+        service: Service,
+    ) -> Result<Self, DaemonError> {
+        let nics = Nics::look(&settings)?;
+        nics.remark(&settings);
+        let pins = Pins::open(&settings.pin.directory)?;
+        let record = Record::of(&settings.control.socket, &settings.pin.directory);
+        let was_attached = pins.are_attached()?;
+        let (listeners, keeper, first) = match Self::begin(&settings) {
+            Ok(begun) => begun,
+            Err(error) => return Err(abandon(error, pins, &record, was_attached)),
+        };
+        let passing = Arc::new(settings.rules.passing());
+        let rules = if first.passes {
+            &passing
+        } else {
+            &settings.rules
+        };
+        let is_passing = first.passes;
+        let snapshot = Arc::new(Snapshot::new(1, Arc::clone(rules), first.endpoints));
+        let parts = match Parts::assemble(&settings, &nics, &snapshot, (&pins, &record), &events) {
+            Ok(parts) => parts,
+            Err(error) => return Err(abandon(error, pins, &record, was_attached)),
+        };
+        let ready = parts.describe(snapshot.relays.len());
+        let mut daemon = Self {
+            settings,
+            path: path.to_owned(),
+            standing: parts.assembly.standing,
+            started: (SystemTime::now(), Instant::now()),
+            snapshot,
+            passing,
+            is_passing,
+            prompter: keeper.prompter(),
+            unpublished: None,
+            is_orphaned: false,
+            reloading: None,
+            refused_reload: None,
+            is_unkept: false,
+            orders: 0,
+            reloads: (0, 0),
+            kernel: parts.kernel,
+            counts: KernelCounts::default(),
+            forwarded: PerRole::default(),
+            sights: PerRole::default(),
+            sides: Sides::default(),
+            topology: Topology::default(),
+            cut_told: PerRole::default(),
+            following: Following::default(),
+            rising: Rising::default(),
+            link_watch: None,
+            links_changed: Arc::default(),
+            pins,
+            record,
+            unpinned: None,
+            attachments: parts.assembly.attachments,
+            watches: parts.watches,
+            workers: parts.assembly.workers,
+            steering: parts.steering,
+            links: parts.links,
+            service,
+            watch: parts.watch,
+            events: events.clone(),
+            control: None,
+        };
+        // The baseline: earlier counts must not raise alarms.
+        daemon.look_at_counters();
+        match daemon.settle(keeper, listeners, events) {
+            Ok(()) => {}
+            Err(error) => {
+                let _ = daemon.workers.dismiss(&daemon.kernel);
+                daemon.workers.end();
+                daemon.leave_to_kernel();
+                return Err(abandon(error, daemon.pins, &daemon.record, was_attached));
+            }
+        }
+        print_line(&ready);
+        daemon.service.is_ready(&ready);
+        Ok(daemon)
+    }
+
+    /// Opens the control and metrics sockets and loads the relay set, before any map is created.
+    fn begin(settings: &Settings) -> Result<(Listeners, Keeper, Update), DaemonError> {
+        let listeners = Listeners::open(&ControlSettings {
+            socket: settings.control.socket.clone(),
+            group: settings.control.group.clone(),
+            metrics: settings.metrics,
+        })?;
+        let (keeper, first) = match process::is_root() {
+            true => Keeper::begin(settings)?,
+            false => process::by_own_right(|| Keeper::begin(settings))?,
+        };
+        Ok((listeners, keeper, first))
+    }
+
+    /// Starts the relay service, the link watch and the control server, and drops capabilities.
+    fn settle(
+        &mut self,
+        keeper: Keeper,
+        listeners: Listeners,
+        events: Sender<Event>,
+    ) -> Result<(), DaemonError> {
+        let of_keeper = match process::is_root() && keeper.follows_files() {
+            true => capabilities::OF_ROOTS_KEEPER,
+            false => capabilities::OF_NOBODY,
+        };
+        if !process::is_root() {
+            self.own_pins()?;
+        }
+        keeper.start(events.clone(), of_keeper)?;
+        let changed = Arc::clone(&self.links_changed);
+        self.link_watch = Some(ports::watch(events.clone(), changed)?);
+        let started = listeners.serve(Arc::new(Requests::new(events)), || {
+            process::keep_or_say(capabilities::OF_NOBODY);
+        });
+        let failed = |error| DaemonError::System("answer the control socket", error);
+        self.control = Some(started.map_err(failed)?);
+        process::keep(capabilities::OF_MAIN)
+            .map_err(|error| DaemonError::System("give up capabilities", error))?;
+        // AF_XDP stays allowed: the sockets of a port that comes back are opened later.
+        process::forbid_system_calls(&[], &[nix::libc::AF_XDP])
+            .map_err(|error| DaemonError::System("forbid system calls to itself", error))
+    }
+
+    /// With `on_stop = "detach"`, makes sure that this process can remove its pins: chowns them and
+    /// checks that the directory is accessible.
+    fn own_pins(&self) -> Result<(), DaemonError> {
+        if self.settings.pin.on_stop == OnStop::Keep {
+            return Ok(());
+        }
+        let directory = &self.settings.pin.directory;
+        self.pins.give_to(Uid::effective(), Gid::effective())?;
+        process::by_own_right(|| std::fs::read_dir(directory).map(drop))
+            .map_err(|_| DaemonError::UnreachablePins(directory.clone()))
+    }
+
+    /// The event loop; returns when the box is to stop.
+    fn follow(&mut self, happening: &Receiver<Event>) -> Result<(), DaemonError> {
+        let mut looked = Instant::now();
+        let mut looked_at_ports = Instant::now();
+        loop {
+            let workers = &self.workers;
+            self.service.beat(|| workers.are_alive());
+            let rest = TICK
+                .saturating_sub(looked.elapsed())
+                .min(blind::LOOK.saturating_sub(looked_at_ports.elapsed()));
+            let timeout = self.service.patience().map_or(rest, |due| due.min(rest));
+            let event = happening.recv_timeout(timeout);
+            if looked.elapsed() >= TICK {
+                looked = Instant::now();
+                self.look_around();
+            }
+            if looked_at_ports.elapsed() >= blind::LOOK {
+                self.look_at_links()?;
+                self.look_at_pins();
+                self.look_at_counters();
+                looked_at_ports = Instant::now();
+            }
+            match event {
+                Ok(Event::Signal(SIGUSR1)) => self.print_counters(),
+                Ok(Event::Signal(SIGHUP)) => self.reload(None),
+                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Ok(Event::Relays(update)) => self.publish_relays(update),
+                Ok(Event::Reconfigured(number, outcome)) => self.reconfigured(number, outcome),
+                Ok(Event::KeeperEnded) => self.without_keeper(),
+                Ok(Event::Way) => self.steering.tell(),
+                Ok(Event::Links) => {
+                    // Before the check: a change during it sends another event.
+                    self.links_changed.store(false, Ordering::Release);
+                    self.look_at_links()?;
+                }
+                Ok(Event::Request(request)) => self.answer(request),
+                Ok(Event::WorkerEnded(worker)) => return Err(DaemonError::WorkerDied(worker)),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Retries a failed publication, and lets all traffic pass once the set is stale and the relay
+    /// service gives no sign of life.
+    fn look_around(&mut self) {
+        if let Some(update) = self.unpublished.take() {
+            self.publish_relays(update);
+        }
+        let is_overdue = self.prompter.is_overdue();
+        if is_overdue && !self.is_orphaned {
+            tracing::error!(
+                "ALARM: the relay-file watcher has stopped, and the relay set is stale: \
+                 nothing is marked or steered any more; restart exitmark"
+            );
+        }
+        let was_orphaned = std::mem::replace(&mut self.is_orphaned, is_overdue);
+        if was_orphaned != is_overdue {
+            self.publish_relays(Update {
+                endpoints: self.snapshot.relays.clone(),
+                passes: self.prompter.is_past_its_end(),
+                loading: Duration::ZERO,
+            });
+        }
+    }
+
+    /// Publishes another relay set and logs the outcome.
+    fn publish_relays(&mut self, update: Update) {
+        let started = Instant::now();
+        let loading = update.loading;
+        match self.publish(update) {
+            Ok(()) => tracing::info!(
+                generation = self.snapshot.generation,
+                endpoints = self.snapshot.relays.len(),
+                loading_ms = loading.as_millis(),
+                publishing_ms = started.elapsed().as_millis(),
+                "relay set replaced"
+            ),
+            Err(error) => {
+                tracing::error!("the relay set stays as it was, and is tried again: {error}");
+            }
+        }
+    }
+
+    /// Publishes the current rules with a relay set to the kernel and to every worker. An update
+    /// that the kernel refuses is kept for a retry.
+    fn publish(&mut self, update: Update) -> Result<(), KernelError> {
+        let rules = if update.passes {
+            &self.passing
+        } else {
+            &self.settings.rules
+        };
+        let generation = self.snapshot.generation + 1;
+        let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints);
+        let snapshot = Arc::new(snapshot);
+        self.watch.follow(&snapshot);
+        if let Err(error) = self.kernel.publish(&snapshot) {
+            self.unpublished = Some(Update {
+                endpoints: snapshot.relays.clone(),
+                ..update
+            });
+            return Err(error);
+        }
+        self.unpublished = None;
+        self.is_passing = update.passes;
+        self.workers.publish(&snapshot);
+        self.snapshot = snapshot;
+        Ok(())
+    }
+
+    /// Closes the sockets where zero-copy kept the program from redirecting, and allows redirects:
+    /// a queue leaves zero-copy mode when its socket is closed.
+    fn leave_to_kernel(&mut self) {
+        if let Some((unblocked, longest)) = self.standing.afterwards {
+            self.workers.close();
+            self.links.allow_redirects(unblocked, longest);
+        }
+    }
+
+    /// Removes the sockets from the XSKMAP, drains, joins and checks that every frame is accounted
+    /// for. Then the kernel decides by itself, or with `on_stop = "detach"` the box is detached.
+    fn stop(mut self) -> Result<(), DaemonError> {
+        self.service.is_stopping();
+        self.reloading = None;
+        self.control = None;
+        self.link_watch = None;
+        self.steering.end();
+        let dismissed = self.workers.dismiss(&self.kernel);
+        let reports = self.workers.end();
+        self.watch.end();
+        if let Err(error) = self.kernel.forget_samples() {
+            tracing::warn!("the last samples stay in the kernel's memory: {error}");
+        }
+        self.print_counters();
+        self.leave_to_kernel();
+        if self.settings.pin.on_stop == OnStop::Detach {
+            detach::take_off(self.pins, &self.record)?;
+        }
+        dismissed?;
+        reports
+            .into_iter()
+            .enumerate()
+            .find_map(|(index, report)| match report {
+                None => Some(DaemonError::WorkerDied(index)),
+                Some(report) if report.balance.unaccounted() > 0 || !report.pool_is_sound => {
+                    Some(DaemonError::FramesLost(index, report.balance.unaccounted()))
+                }
+                Some(_) => None,
+            })
+            .map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,326 @@
+//! The NICs that the settings name, checked against what a wire needs, and what is set on them.
+
+use super::DaemonError;
+use super::zero_copy::Lossy;
+use crate::settings::{Frags, Settings};
+use exitmark_datapath::{Buffers, PerRole, Role, xdp_state};
+use exitmark_nic::{NextHop, Nic, Own, is_link_local, possible_cpus};
+
+const ETHERNET_HEADER: u32 = 14;
+const TAG: u32 = 4;
+
+/// The NICs in their roles. Where one NIC is both `uplink` and `incoming`, `incoming` has no port
+/// of its own.
+pub(super) struct Nics {
+    pub(super) ports: PerRole<Option<Nic>>,
+    pub(super) incoming_role: Option<Role>,
+}
+
+impl Nics {
+    /// Reads and checks the NICs that the configuration names.
+    pub(super) fn look(settings: &Settings) -> Result<Self, DaemonError> {
+        Self::look_by(&configured(settings), settings)
+    }
+
+    /// Reads and checks the NICs of these names.
+    pub(super) fn look_by(
+        names: &PerRole<Option<String>>,
+        settings: &Settings,
+    ) -> Result<Self, DaemonError> {
+        let look = |name: &String| Nic::look(name);
+        let mut nics = Self {
+            ports: PerRole::from_fn(|_| None),
+            incoming_role: None,
+        };
+        for (role, name) in names.iter() {
+            nics.ports[role] = name.as_ref().map(look).transpose()?;
+        }
+        nics.tell_apart(names)?;
+        if let Some(incoming) = &settings.ports.incoming {
+            let role = match nics.ports[Role::Incoming] {
+                Some(_) => Role::Incoming,
+                None => Role::Uplink,
+            };
+            nics.incoming_role = Some(role);
+            if let Some(nic) = &nics.ports[role]
+                && incoming.next_hop == NextHop::Mac(nic.mac)
+            {
+                return Err(DaemonError::NextHopIsSelf(nic.name.clone()));
+            }
+        }
+        nics.check()?;
+        object(settings)?;
+        if settings.datapath.frags == Frags::Off
+            && let Some((_, nic)) = nics
+                .present()
+                .find(|(_, nic)| nic.mtu > nic.one_buffer_mtu())
+        {
+            return Err(DaemonError::NeedsFrags(
+                nic.name.clone(),
+                nic.mtu,
+                nic.one_buffer_mtu(),
+            ));
+        }
+        let cpus = possible_cpus();
+        let has_program = |nic: &Nic| Ok(xdp_state(nic.index)?.is_native());
+        for nic in nics.ports.iter_mut().filter_map(|(_, nic)| nic.as_mut()) {
+            if has_program(nic)? {
+                nic.queues = nic.own_queues(cpus);
+            }
+        }
+        nics.check_queues(settings.engine, cpus, has_program)?;
+        Ok(nics)
+    }
+
+    /// Logs a warning for each deviation that the box tolerates.
+    pub(super) fn remark(&self, settings: &Settings) {
+        for (role, nic) in self.present() {
+            let is_wire = role != Role::Incoming && self.incoming_role != Some(role);
+            if is_wire && !nic.addresses.is_empty() {
+                tracing::warn!(
+                    "{} ({role}) has an IPv6 link-local address: the box announces itself on the \
+                     wire; remove it with `sysctl -w net.ipv6.conf.{}.disable_ipv6=1`",
+                    nic.name,
+                    nic.sysctl_name(),
+                );
+            }
+        }
+        for remark in self.remarks_on_queues(settings.engine, possible_cpus()) {
+            tracing::warn!("{remark}");
+        }
+    }
+
+    /// Refuses one NIC in two roles: alternative names can name it twice.
+    fn tell_apart(&self, names: &PerRole<Option<String>>) -> Result<(), DaemonError> {
+        let mut seen: Vec<(Role, &Nic)> = Vec::new();
+        for (role, nic) in self.present() {
+            if let Some(&(other, _)) = seen.iter().find(|(_, one)| one.index == nic.index) {
+                let name = |role: Role| names[role].clone().unwrap_or_default();
+                return Err(DaemonError::SameNic {
+                    first: name(other),
+                    first_role: other,
+                    second: name(role),
+                    second_role: role,
+                    nic: nic.name.clone(),
+                });
+            }
+            seen.push((role, nic));
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), DaemonError> {
+        let mut first: Option<&Nic> = None;
+        for (role, nic) in self.present() {
+            nic.refuse_bundles()?;
+            // On the network of the next hop the box may have interfaces of its own.
+            if role != Role::Incoming && self.incoming_role != Some(role) {
+                nic.refuse_uppers()?;
+            }
+            if !nic.is_up {
+                return Err(DaemonError::Down(nic.name.clone(), role));
+            }
+            nic.offloads.to_turn_off(&nic.name)?;
+            // A NIC on the network of the next hop may have the box's address there.
+            if role != Role::Incoming && self.incoming_role != Some(role) {
+                has_no_address(nic, role)?;
+            }
+            let first = *first.get_or_insert(nic);
+            let names = (first.name.clone(), nic.name.clone());
+            if nic.mtu != first.mtu {
+                return Err(DaemonError::Mtu(names.0, first.mtu, names.1, nic.mtu));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn present(&self) -> impl Iterator<Item = (Role, &Nic)> {
+        self.ports
+            .iter()
+            .filter_map(|(role, nic)| Some((role, nic.as_ref()?)))
+    }
+
+    /// The maximum of a number over all ports.
+    pub(super) fn common(&self, number: impl Fn(&Nic) -> u32) -> u32 {
+        self.present()
+            .map(|(_, nic)| number(nic))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Each port's interface index; 0 for a port that is missing.
+    pub(super) fn numbers(&self) -> PerRole<u32> {
+        PerRole::from_fn(|role| self.ports[role].as_ref().map_or(0, |nic| nic.index))
+    }
+
+    /// The longest frame, in bytes, that XDP can redirect to every port: the kernel allows one VLAN
+    /// tag on top of the MTU, veth none. Not every driver takes multi-buffer frames.
+    pub(super) fn longest_redirect(&self, in_several_buffers: bool) -> u32 {
+        let limit = |nic: &Nic| {
+            let mtu = match in_several_buffers {
+                true => nic.mtu,
+                false => nic.mtu.min(nic.one_buffer_mtu()),
+            };
+            mtu + ETHERNET_HEADER + if nic.is_veth { 0 } else { TAG }
+        };
+        self.present().map(|(_, nic)| limit(nic)).min().unwrap_or(0)
+    }
+
+    /// Whether a packet of some port's MTU takes several buffers.
+    pub(super) fn need_several_buffers(&self) -> bool {
+        self.present()
+            .any(|(_, nic)| nic.mtu > nic.one_buffer_mtu())
+    }
+
+    /// Whether the XDP program is loaded for multi-buffer frames.
+    pub(super) fn buffers(&self, frags: Frags) -> Buffers {
+        let mut ports = self.present().map(|(_, nic)| nic);
+        let several = match frags {
+            Frags::On => true,
+            Frags::Off => false,
+            Frags::Auto => ports.any(Nic::may_need_several_buffers),
+        };
+        if several {
+            Buffers::Several
+        } else {
+            Buffers::One
+        }
+    }
+
+    /// The ports by which frames from a port leave.
+    pub(super) fn ways_out(&self, from: Role) -> impl Iterator<Item = Role> {
+        match from {
+            Role::Host => [Some(Role::Uplink), self.incoming_role],
+            Role::Uplink | Role::Incoming => [Some(Role::Host), None],
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    /// For each port, the NIC that would lose the frames redirected from it if the port were bound
+    /// zero-copy.
+    pub(super) fn lossy(&self) -> PerRole<Option<Lossy>> {
+        PerRole::from_fn(|from| {
+            self.ports[from].as_ref()?;
+            self.ways_out(from).find_map(|to| {
+                let nic = self.ports[to].as_ref()?;
+                (!nic.takes_zero_copy_redirects()).then(|| Lossy {
+                    from,
+                    nic: nic.name.clone(),
+                    driver: nic.driver.clone().unwrap_or_default(),
+                })
+            })
+        })
+    }
+
+    pub(super) fn names(&self) -> PerRole<Option<String>> {
+        PerRole::from_fn(|role| self.ports[role].as_ref().map(|nic| nic.name.clone()))
+    }
+}
+
+/// The name of each role's NIC in the configuration; none for an `incoming` that is the uplink.
+pub(super) fn configured(settings: &Settings) -> PerRole<Option<String>> {
+    let ports = &settings.ports;
+    let incoming = ports.incoming.as_ref().map(|incoming| &incoming.interface);
+    PerRole::new([
+        Some(ports.host.clone()),
+        Some(ports.uplink.clone()),
+        incoming.filter(|name| **name != ports.uplink).cloned(),
+    ])
+}
+
+/// Logs the objections to a configuration on this machine.
+///
+/// # Errors
+/// The first fatal objection.
+pub(super) fn object(settings: &Settings) -> Result<(), DaemonError> {
+    for objection in settings.objections(&Own::all()?) {
+        if objection.is_fatal {
+            return Err(DaemonError::Configuration(objection.what));
+        }
+        tracing::warn!("{}", objection.what);
+    }
+    Ok(())
+}
+
+/// Refuses an address of this machine on a wire port: packets to it would be forwarded.
+fn has_no_address(nic: &Nic, role: Role) -> Result<(), DaemonError> {
+    let mut addresses = nic.addresses.iter();
+    if let Some(address) = addresses.find(|address| !is_link_local(address)) {
+        return Err(DaemonError::Address(nic.name.clone(), role, *address));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nic(name: &str, driver: &str) -> Nic {
+        Nic::example(name, Some(driver))
+    }
+
+    #[test]
+    fn a_port_is_lossy_by_the_drivers_of_its_egress_nics() {
+        for (host, uplink, incoming, expected) in [
+            ("igb", "igb", Some("igb"), [None, None, None]),
+            ("igb", "virtio_net", None, [Some("uplink0"), None, None]),
+            (
+                "igb",
+                "igb",
+                Some("virtio_net"),
+                [Some("incoming0"), None, None],
+            ),
+            (
+                "virtio_net",
+                "igb",
+                Some("igb"),
+                [None, Some("host0"), Some("host0")],
+            ),
+            (
+                "virtio_net",
+                "virtio_net",
+                Some("virtio_net"),
+                [Some("uplink0"), Some("host0"), Some("host0")],
+            ),
+        ] {
+            let mut nics = Nics {
+                ports: PerRole::from_fn(|_| None),
+                incoming_role: incoming.map(|_| Role::Incoming),
+            };
+            nics.ports[Role::Host] = Some(nic("host0", host));
+            nics.ports[Role::Uplink] = Some(nic("uplink0", uplink));
+            nics.ports[Role::Incoming] = incoming.map(|driver| nic("incoming0", driver));
+            let lossy = nics.lossy();
+            let found = Role::ALL.map(|role| lossy[role].as_ref().map(|lossy| lossy.nic.as_str()));
+            assert_eq!(found, expected, "{host} {uplink} {incoming:?}");
+        }
+    }
+
+    #[test]
+    fn the_program_is_for_single_buffers_where_mtu_and_driver_allow() {
+        let igb = |mtu| Nic {
+            mtu,
+            ..nic("enp1s0", "igb")
+        };
+        let veth = Nic {
+            is_veth: true,
+            ..nic("host0", "veth")
+        };
+        for (frags, uplink, buffers) in [
+            (Frags::Auto, igb(1500), Buffers::One),
+            (Frags::Auto, igb(1501), Buffers::Several),
+            (Frags::Auto, veth.clone(), Buffers::Several),
+            (Frags::On, igb(1500), Buffers::Several),
+            (Frags::Off, veth, Buffers::One),
+        ] {
+            let mut nics = Nics {
+                ports: PerRole::from_fn(|_| None),
+                incoming_role: None,
+            };
+            nics.ports[Role::Host] = Some(igb(1500));
+            nics.ports[Role::Uplink] = Some(uplink.clone());
+            assert_eq!(nics.buffers(frags), buffers, "{frags:?} {uplink:?}");
+        }
+    }
+}

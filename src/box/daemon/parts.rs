@@ -1,0 +1,425 @@
+//! Assembles a box: maps, sockets, workers, and at the end the attachment, which replaces what
+//! another process left attached. A failed attachment is reverted.
+
+use super::nics::{Nics, configured};
+use super::record::Record;
+use super::standing::{Standing, StandingPort};
+use super::steering::Steering;
+use super::witness::Watch;
+use super::workers::{self, Sockets, Workers};
+use super::zero_copy::Lossy;
+use super::{DaemonError, Event, detach};
+use crate::settings::{Engine, Inbound, Settings};
+use crossbeam::channel::Sender;
+use exitmark_datapath::{
+    AttachMode, Attachment, IncomingLink, Kernel, Links, PerRole, Pins, Role, Spill, Watches,
+    XdpState, xdp_state,
+};
+use exitmark_nic::Nic;
+use exitmark_policy::Snapshot;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Timeout for a worker's sign of life. With the frames then in flight to it, less than 10 ms of
+/// traffic is lost. A much shorter timeout gives false alarms on a busy machine.
+const TIMEOUT: Duration = Duration::from_millis(8);
+
+/// The parts of a box, assembled and attached.
+pub(super) struct Parts {
+    pub(super) assembly: Assembly,
+    pub(super) kernel: Kernel,
+    pub(super) steering: Steering,
+    pub(super) links: Arc<Links>,
+    pub(super) watch: Watch,
+    /// Counts what the NICs drop.
+    pub(super) watches: Watches,
+}
+
+/// The parts that depend on the NICs; made again when a removed NIC is back.
+pub(super) struct Assembly {
+    pub(super) standing: Standing,
+    pub(super) workers: Workers,
+    pub(super) attachments: Vec<Attachment>,
+    lossy: PerRole<Option<Lossy>>,
+}
+
+/// The parts that outlive an [`Assembly`].
+#[derive(Clone, Copy)]
+pub(super) struct Base<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) kernel: &'a Kernel,
+    pub(super) links: &'a Arc<Links>,
+    pub(super) snapshot: &'a Arc<Snapshot>,
+    pub(super) events: &'a Sender<Event>,
+}
+
+impl Parts {
+    pub(super) fn assemble(
+        settings: &Settings,
+        nics: &Nics,
+        snapshot: &Arc<Snapshot>,
+        kept: (&Pins, &Record),
+        events: &Sender<Event>,
+    ) -> Result<Self, DaemonError> {
+        let (pins, _) = kept;
+        let (kernel, counters_were_there) =
+            Kernel::load_pinned(pins, nics.buffers(settings.datapath.frags))?;
+        kernel.publish(snapshot)?;
+        let links = Links::over(kernel.links()?, settings.host_mac, incoming_link(nics));
+        links.remember_hosts(kernel.learnt_hosts(pins, detach::netns()?));
+        let links = Arc::new(links);
+        workers::keep_memory_in_place();
+        let base = Base {
+            settings,
+            kernel: &kernel,
+            links: &links,
+            snapshot,
+            events,
+        };
+        let mut assembly = Assembly::prepare(base, nics)?;
+        let told = assembly.workers.samples();
+        let (samples, one_in) = (kernel.samples()?, settings.datapath.sample);
+        let watch = Watch::start(Arc::clone(&links), snapshot, samples, told, one_in)?;
+        let steering = Steering::start(settings, nics, &links, &watch, events)?;
+        assembly.attach(base, nics, kept)?;
+        let watches = match count_drops(&kernel, pins) {
+            Ok(watches) => watches,
+            Err(error) => {
+                assembly.put_back(pins);
+                return Err(error);
+            }
+        };
+        let attachments = &mut assembly.attachments;
+        let taken_over = attachments.iter().any(Attachment::is_taken_over);
+        attachments.iter_mut().for_each(Attachment::keep);
+        if taken_over && !counters_were_there {
+            tracing::info!("what another build left is taken over; the counters start anew");
+        } else if taken_over {
+            tracing::info!("the box that was there is taken over");
+        }
+        Ok(Self {
+            assembly,
+            kernel,
+            steering,
+            links,
+            watch,
+            watches,
+        })
+    }
+
+    /// Stops the workers and leaves forwarding to the XDP program.
+    pub(super) fn leave(mut self) -> Result<(), DaemonError> {
+        let dismissed = self.assembly.workers.dismiss(&self.kernel);
+        self.assembly.workers.end();
+        self.steering.end();
+        self.watch.end();
+        dismissed
+    }
+
+    /// The line that announces readiness, on stdout and to the service manager.
+    pub(super) fn describe(&self, relays: usize) -> String {
+        let standing = &self.assembly.standing;
+        let mut ports = String::new();
+        for StandingPort {
+            role, nic, mode, ..
+        } in &standing.ports
+        {
+            ports += &format!(" {role}={} xdp={mode}", nic.name);
+        }
+        format!(
+            "ready: engine={} workers={} relays={relays}{ports}",
+            standing.engine.name(),
+            self.assembly.workers.count(),
+        )
+    }
+}
+
+/// Counts what the NICs drop, and removes the maps that other builds left.
+fn count_drops(kernel: &Kernel, pins: &Pins) -> Result<Watches, DaemonError> {
+    let watches = kernel.watch_drops(pins)?;
+    for layout in kernel.tidy(pins)? {
+        tracing::info!("the maps that a build with layout {layout} left are removed");
+    }
+    Ok(watches)
+}
+
+impl Assembly {
+    /// Writes the NICs' indexes to the port map, binds their sockets and starts the workers. No
+    /// frame reaches the workers yet.
+    pub(super) fn prepare(base: Base<'_>, nics: &Nics) -> Result<Self, DaemonError> {
+        let Base {
+            settings,
+            kernel,
+            links,
+            snapshot,
+            events,
+        } = base;
+        for (role, nic) in nics.ports.iter() {
+            kernel.set_port(role, nic.as_ref().map(|nic| nic.index))?;
+        }
+        let needs_process = Reach::look(nics, &nics.lossy())?.needs_process;
+        let sockets = Sockets::bind(settings, nics, needs_process)?;
+        let (engine, reason) = match settings.engine {
+            Engine::Auto if sockets.are_zero_copy() => {
+                (Engine::AfXdp, "every port is bound zero-copy")
+            }
+            Engine::Auto => (Engine::Xdp, "not every port is bound zero-copy"),
+            chosen => (chosen, "the configuration says so"),
+        };
+        let is_zero_copy = sockets.are_zero_copy();
+        let lossy = PerRole::from_fn(|role| sockets.lossy[role].clone());
+        let (all, spill) = handover(settings, engine, &sockets);
+        links.hand_over(all, spill);
+        links.name_nics(detach::netns()?, nics.numbers());
+        let (guards, counts) = (kernel.guards()?, kernel.worker_counters()?);
+        let workers = Workers::start(settings, sockets, snapshot, links, guards, counts, events)?;
+        let names = configured(settings);
+        let ports = nics.present().map(|(role, nic)| StandingPort {
+            role,
+            configured: names[role].as_ref().unwrap_or(&nic.name).clone(),
+            nic: nic.clone(),
+            // Until it is attached.
+            mode: AttachMode::Native,
+            is_zero_copy,
+            hands_over: all[role],
+            reason: match (role, settings.datapath.inbound) {
+                (Role::Host, _) => reason,
+                (_, Inbound::Auto) if all[role] => "user space gets them without a copy",
+                (_, Inbound::Auto) => "there is nothing to decide, and a copy would cost more",
+                _ => "the configuration says so",
+            },
+            needs_process: false,
+            lossy: lossy[role].clone(),
+        });
+        Ok(Self {
+            standing: Standing {
+                asked: settings.engine,
+                engine,
+                reason,
+                ports: ports.collect(),
+                afterwards: None,
+            },
+            workers,
+            attachments: Vec::new(),
+            lossy,
+        })
+    }
+
+    /// Attaches the programs. On failure, reverts the NICs to their earlier programs and stops the
+    /// workers.
+    pub(super) fn attach(
+        &mut self,
+        base: Base<'_>,
+        nics: &Nics,
+        kept: (&Pins, &Record),
+    ) -> Result<(), DaemonError> {
+        let attached = self.try_to_attach(base, nics, kept);
+        if attached.is_err() {
+            self.put_back(kept.0);
+        }
+        attached
+    }
+
+    /// Reattaches the earlier programs, then stops the workers.
+    fn put_back(&mut self, pins: &Pins) {
+        for attachment in self.attachments.drain(..).rev() {
+            if let Err(error) = attachment.revert(pins) {
+                tracing::error!("what was there before cannot be put back: {error}");
+            }
+        }
+        self.workers.end();
+    }
+
+    /// Attaches the programs: from here on the box forwards, with or without this process.
+    fn try_to_attach(
+        &mut self,
+        base: Base<'_>,
+        nics: &Nics,
+        (pins, record): (&Pins, &Record),
+    ) -> Result<(), DaemonError> {
+        let (kernel, links) = (base.kernel, base.links);
+        self.workers.admit(kernel)?;
+        // Set before attaching, as far as it is known, so that it holds from the first frame on.
+        let reach = Reach::look(nics, &self.lossy)?;
+        links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
+        // Before any earlier program is removed, because this can fail.
+        let leftover = detach::prepare(pins, record, nics)?;
+        for remark in kernel.clear(pins, nics.numbers())? {
+            tracing::warn!("{remark}");
+        }
+        leftover.set_back(record);
+        for (role, nic) in nics.present() {
+            let attachment = kernel.attach(pins, role, &nic.name, nic.index)?;
+            if attachment.mode == AttachMode::Generic {
+                tracing::warn!(
+                    "{} ({role}) takes XDP in generic mode only: it works, several times slower; \
+                     after a repair, `exitmark detach` before the next start",
+                    nic.name
+                );
+            }
+            if let Some(port) = self.standing.port(role) {
+                port.mode = attachment.mode;
+            }
+            self.attachments.push(attachment);
+        }
+        let reach = self.reach(kernel, nics, pins)?;
+        for port in &mut self.standing.ports {
+            let now = port.nic.queues_now(&port.nic.name)?;
+            let now = now.unwrap_or(port.nic.queues);
+            if now > port.nic.queues {
+                tracing::warn!("{}", unserved(&port.nic, now));
+            }
+            port.nic.queues = now;
+        }
+        self.settle_engine(nics, reach.unblocked)?;
+        links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
+        if self.lossy.iter().any(|(_, lossy)| lossy.is_some()) {
+            let reach = Reach::look(nics, &PerRole::from_fn(|_| None))?;
+            let longest = nics.longest_redirect(reach.long);
+            self.standing.afterwards = Some((reach.unblocked, longest));
+        }
+        Ok(kernel.pin_maps(pins)?)
+    }
+
+    /// Finds which ports can redirect. Where an egress NIC takes no redirects, the program of the
+    /// ingress port is attached in generic mode, which sends to any NIC, so that the kernel can
+    /// forward without this process. Not with engine af_xdp, not with zero-copy sockets, and not
+    /// for an attachment that was taken over: a refused start must leave that as it was.
+    fn reach(&mut self, kernel: &Kernel, nics: &Nics, pins: &Pins) -> Result<Reach, DaemonError> {
+        loop {
+            let reach = Reach::look(nics, &self.lossy)?;
+            let standing = &mut self.standing;
+            let may = standing.asked != Engine::AfXdp
+                && standing.ports.iter().all(|port| !port.is_zero_copy);
+            let mut blocked = self
+                .attachments
+                .iter_mut()
+                .filter(|one| may && !one.is_taken_over() && one.mode == AttachMode::Native);
+            let Some(attachment) = blocked.find(|one| !reach.unblocked[one.role]) else {
+                return Ok(reach);
+            };
+            let role = attachment.role;
+            let (Some(nic), Some(port)) = (&nics.ports[role], standing.port(role)) else {
+                return Ok(reach);
+            };
+            kernel.make_generic(pins, attachment, &nic.name, nic.index)?;
+            port.mode = AttachMode::Generic;
+            // A driver may take redirects only while it has a native program itself: the loop may
+            // make further ports generic, in the end all of them.
+            tracing::warn!(
+                "not every NIC by which frames from {role} leave takes redirected ones: {} has XDP \
+                 in generic mode, which sends to any NIC, several times slower",
+                nic.name
+            );
+        }
+    }
+
+    /// Hands all frames of ports that cannot redirect to the workers; the box then depends on this
+    /// process. Fails with engine xdp.
+    fn settle_engine(&mut self, nics: &Nics, unblocked: PerRole<bool>) -> Result<(), DaemonError> {
+        for (role, _) in nics.present().filter(|&(role, _)| !unblocked[role]) {
+            if self.standing.asked == Engine::Xdp {
+                return Err(DaemonError::NoRedirect(role));
+            }
+            let ports = self.standing.ports.iter_mut();
+            for port in ports.filter(|port| port.role == role) {
+                let reason = match &port.lossy {
+                    Some(_) => "zero-copy frames cannot be redirected",
+                    None => "not every NIC takes redirected frames",
+                };
+                tracing::warn!("{}", port.alone());
+                (self.standing.engine, self.standing.reason) = (Engine::AfXdp, reason);
+                (port.hands_over, port.reason, port.needs_process) = (true, reason, true);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The warning for a driver that has added receive queues for the program.
+fn unserved(nic: &Nic, now: u32) -> String {
+    format!(
+        "{} has {} receive queues, and its driver made {now} of them for XDP: frames that need user \
+         space (fragments, IPv6 extension headers) cross unmarked from the added ones, counted as \
+         no_user_space; a virtual machine's NIC with as many queues as CPUs has none to add",
+        nic.name, nic.queues
+    )
+}
+
+fn incoming_link(nics: &Nics) -> Option<IncomingLink> {
+    let port = nics.incoming_role?;
+    Some(IncomingLink {
+        port,
+        own: nics.ports[port].as_ref()?.mac,
+        // Set when the next hop has been resolved.
+        next_hop: None,
+    })
+}
+
+/// Which ports XDP redirects reach.
+struct Reach {
+    /// From which ports the program may redirect: every egress NIC takes redirects, or the port has
+    /// the program in generic mode, which sends to any NIC. False where a zero-copy port's
+    /// redirects would be lost.
+    unblocked: PerRole<bool>,
+    /// Whether every port takes redirected multi-buffer frames.
+    long: bool,
+    /// Whether a port that cannot redirect has a native program already, which stays.
+    needs_process: bool,
+}
+
+impl Reach {
+    fn look(nics: &Nics, lossy: &PerRole<Option<Lossy>>) -> Result<Self, DaemonError> {
+        let mut states = PerRole::<Option<XdpState>>::default();
+        for (role, nic) in nics.present() {
+            states[role] = Some(xdp_state(nic.index)?);
+        }
+        let unblocked = PerRole::from_fn(|from| {
+            lossy[from].is_none()
+                && (states[from].is_some_and(|state| state.is_generic)
+                    || nics
+                        .ways_out(from)
+                        .all(|to| states[to].is_some_and(|state| state.takes_redirects)))
+        });
+        let is_native = |role: Role| {
+            let state = states[role].filter(|state| !state.is_generic);
+            state.is_some_and(|state| state.program != 0)
+        };
+        let needs_process = nics
+            .present()
+            .any(|(role, _)| !unblocked[role] && is_native(role));
+        let mut present = states.iter().filter_map(|(_, state)| *state);
+        Ok(Self {
+            needs_process,
+            unblocked,
+            long: present.all(|state| state.takes_long_redirects),
+        })
+    }
+}
+
+/// Which ports hand all frames to user space, and at which backlog the XDP program takes over.
+fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<bool>, Spill) {
+    let inbound = match settings.datapath.inbound {
+        // Copying a frame costs more than forwarding it in the kernel.
+        Inbound::Auto => engine == Engine::AfXdp && sockets.are_zero_copy(),
+        Inbound::AfXdp => true,
+        Inbound::Xdp => false,
+    };
+    let all = PerRole::from_fn(|role| match role {
+        Role::Host => engine == Engine::AfXdp,
+        Role::Uplink | Role::Incoming => inbound,
+    });
+    // The ring's capacity in packets of the greatest length.
+    let packets = u64::from(sockets.rings.ring / sockets.buffers_per_packet);
+    let (credit, hard_credit) = if settings.datapath.spill {
+        (packets / 2, packets * 3 / 4)
+    } else {
+        (i64::MAX.unsigned_abs(), i64::MAX.unsigned_abs())
+    };
+    let spill = Spill {
+        patience: TIMEOUT,
+        credit,
+        hard_credit,
+    };
+    (all, spill)
+}

@@ -1,0 +1,141 @@
+//! The handle of the relay service: wake-up, orders, and its report.
+
+use crate::observe::RelaySetReport;
+use crate::settings::RelaySettings;
+use crossbeam::channel::Sender;
+use exitmark_policy::{Endpoint, EndpointSet};
+use nix::sys::eventfd::EventFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The interval of checking the relay files where no inotify event arrives.
+pub(super) const LOOK: Duration = Duration::from_secs(60);
+
+/// Other relay settings to apply.
+pub(super) struct Order {
+    pub(super) number: u64,
+    pub(super) settings: RelaySettings,
+    pub(super) decides: bool,
+}
+
+/// A relay set to publish.
+pub(super) struct Update {
+    pub(super) endpoints: EndpointSet,
+    /// The set is missing or stale: forward everything unmarked.
+    pub(super) passes: bool,
+    /// How long reading the documents took.
+    pub(super) loading: Duration,
+}
+
+impl Update {
+    /// The content, to compare two updates by: the sorted endpoints, not the table's layout.
+    pub(super) fn content(&self) -> (Vec<Endpoint>, bool) {
+        let mut endpoints: Vec<_> = self.endpoints.iter().collect();
+        endpoints.sort_unstable();
+        (endpoints, self.passes)
+    }
+}
+
+/// The handle of the relay service.
+pub(super) struct Prompter {
+    pub(super) ordering: Sender<Order>,
+    pub(super) asked: Arc<AtomicBool>,
+    pub(super) wake: Arc<EventFd>,
+    pub(super) numbers: Arc<Numbers>,
+}
+
+/// The relay service's shared counters and report.
+#[derive(Default)]
+pub(super) struct Numbers {
+    pub(super) accepted: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) stale: AtomicU64,
+    /// The last sign of life, in seconds since 1970.
+    pub(super) beat: AtomicU64,
+    /// When the set gets stale and everything passes unmarked, in seconds since 1970.
+    pub(super) stale_at: AtomicU64,
+    /// The report on the set.
+    pub(super) report: Mutex<RelaySetReport>,
+}
+
+impl Prompter {
+    /// Makes the service load the files now.
+    pub(super) fn prompt(&self) {
+        self.asked.store(true, Ordering::Release);
+        let _ = self.wake.write(1);
+    }
+
+    /// Orders other settings; false if the service has ended. The outcome arrives as an
+    /// [`super::Event::Reconfigured`] with this number.
+    pub(super) fn order(&self, number: u64, settings: RelaySettings, decides: bool) -> bool {
+        let order = Order {
+            number,
+            settings,
+            decides,
+        };
+        let sent = self.ordering.send(order).is_ok();
+        let _ = self.wake.write(1);
+        sent
+    }
+
+    /// The report on the set.
+    pub(super) fn report(&self) -> RelaySetReport {
+        let report = self.numbers.report.lock();
+        report.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether documents are configured, and none has been accepted yet.
+    pub(super) fn lacks_relays(&self) -> bool {
+        let report = self.numbers.report.lock();
+        report.unwrap_or_else(PoisonError::into_inner).is_missing
+    }
+
+    /// Whether the set comes from a document that is not stale.
+    pub(super) fn knows_relays(&self) -> bool {
+        let report = self.report();
+        let age = report.age.as_deref();
+        !report.is_missing && age.is_some_and(|age| age != "stale")
+    }
+
+    /// How many sets were accepted and refused, and whether the one in force is stale.
+    pub(super) fn numbers(&self) -> [(&'static str, u64); 3] {
+        let Numbers {
+            accepted,
+            refused,
+            stale,
+            ..
+        } = &*self.numbers;
+        [
+            ("relay_sets_accepted", accepted),
+            ("relay_sets_refused", refused),
+            ("relay_set_stale", stale),
+        ]
+        .map(|(name, number)| (name, number.load(Ordering::Relaxed)))
+    }
+
+    /// Whether the set is stale by now and everything must pass unmarked.
+    pub(super) fn is_past_its_end(&self) -> bool {
+        Self::is_past(&self.numbers.stale_at, Duration::ZERO)
+    }
+
+    /// The same, and the service has given no sign of life for three check intervals.
+    pub(super) fn is_overdue(&self) -> bool {
+        Self::is_past(&self.numbers.beat, 3 * LOOK) && self.is_past_its_end()
+    }
+
+    fn is_past(moment: &AtomicU64, slack: Duration) -> bool {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let moment = Duration::from_secs(moment.load(Ordering::Relaxed));
+        moment.checked_add(slack).is_some_and(|limit| now > limit)
+    }
+}
+
+/// Seconds since 1970; 0 for an earlier time.
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}

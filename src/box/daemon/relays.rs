@@ -1,0 +1,476 @@
+//! The relay service: a thread that watches tor's files, has them loaded, checks the result against
+//! the set in force, and sends updates to the main thread to publish.
+
+mod reading;
+mod telling;
+
+use super::prompter::{LOOK, Numbers, Order, Prompter, Update, seconds};
+use super::{DaemonError, Event};
+use crate::observe::RelaySetReport;
+use crate::settings::{RelaySettings, Settings, WhenStale};
+use caps::Capability;
+use crossbeam::channel::{self, Receiver, Sender};
+use exitmark_policy::Endpoint;
+use exitmark_relays::{
+    Age, Confinement, LiveSet, LoadError, Loader, REASONABLY_LIVE, Refused, StateFile, Watch,
+};
+use exitmark_service::process;
+use reading::{confinement, watch, watched};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+pub(super) use telling::FEW_SIGNATURES;
+use telling::Said;
+
+/// The delay before a failed load is retried while no file changes.
+const RETRY: Duration = Duration::from_secs(300);
+/// The same while there is no set at all.
+const RETRY_MISSING: Duration = Duration::from_secs(10);
+/// Added to each wait, because a limit must be exceeded, not only reached.
+const PAST: Duration = Duration::from_millis(20);
+
+/// The relay service.
+pub(super) struct Keeper {
+    settings: RelaySettings,
+    /// Exit and relay traffic are classified by the set; otherwise only the host's own listeners.
+    decides: bool,
+    loader: Loader,
+    file: StateFile,
+    live: LiveSet,
+    watch: Watch,
+    asked: Arc<AtomicBool>,
+    numbers: Arc<Numbers>,
+    /// Why the files as they are now are not in force.
+    failure: Option<Failure>,
+    /// A file has changed since the last load.
+    has_news: bool,
+    /// No load before this moment, except on demand.
+    rests_until: Instant,
+    saved: Option<LiveSet>,
+    /// Why the set in force could not be written to the state file.
+    unsaved: Option<String>,
+    said: Said,
+    published: (Vec<Endpoint>, bool),
+    /// Orders to apply other settings.
+    orders: Receiver<Order>,
+    ordering: Sender<Order>,
+}
+
+/// The last load failed.
+struct Failure {
+    reason: String,
+    at: Instant,
+    /// A retry may succeed although no file changes.
+    may_pass: bool,
+}
+
+impl Failure {
+    fn of(error: &DaemonError) -> Self {
+        // A faulty document stays faulty; errors of this machine may pass.
+        let may_pass = matches!(
+            error,
+            DaemonError::Relays(
+                LoadError::Loader(_)
+                    | LoadError::Read { .. }
+                    | LoadError::Certificates { .. }
+                    | LoadError::Changed { .. }
+            ) | DaemonError::Refused(Refused::Future { .. })
+        );
+        Self {
+            reason: error.to_string(),
+            at: Instant::now(),
+            may_pass,
+        }
+    }
+}
+
+impl Keeper {
+    /// Loads the first set: from the documents, else from the state file, else an empty one. The
+    /// wire does not wait for a relay set: without one everything passes unmarked.
+    ///
+    /// # Errors
+    /// The configured user or the extra endpoints cannot be used, or the files cannot be watched.
+    pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
+        let decides = settings.decides_by_relays();
+        let settings = settings.relays.clone();
+        let watch = watch(Watch::new(watched(&settings)))?;
+        let (ordering, orders) = channel::unbounded();
+        let mut keeper = Self {
+            loader: Loader::new(match settings.sources.files.as_slice() {
+                // Without files, `relays.user` is not needed and need not exist.
+                [] => Confinement::default(),
+                _ => confinement(&settings.user)?,
+            }),
+            file: StateFile::new(settings.state.clone()),
+            live: LiveSet::default(),
+            asked: Arc::default(),
+            numbers: Arc::default(),
+            failure: None,
+            has_news: false,
+            rests_until: Instant::now(),
+            saved: None,
+            said: Said::default(),
+            unsaved: None,
+            published: (Vec::new(), false),
+            settings,
+            decides,
+            watch,
+            orders,
+            ordering,
+        };
+        let started = Instant::now();
+        let now = SystemTime::now();
+        keeper.recall(now);
+        if let Err(error) = keeper.load(now) {
+            match keeper.live.is_empty() {
+                false => tracing::error!("going on with the relay set of the last time: {error}"),
+                // Otherwise `tell_age` raises the alarm.
+                true if !decides => tracing::error!("there is no relay set yet: {error}"),
+                true => {}
+            }
+            keeper.fail(&error, now);
+        }
+        let update = match keeper.update(now, started.elapsed()) {
+            // The documents list too many endpoints: go on with the extras alone.
+            Err(error) if !keeper.live.is_empty() => {
+                keeper.live = LiveSet::default();
+                keeper.fail(&error, now);
+                keeper.update(now, started.elapsed())?
+            }
+            update => update?,
+        };
+        keeper.tell_age(now);
+        keeper.published = update.content();
+        Ok((keeper, update))
+    }
+
+    /// Whether documents are configured.
+    pub(super) fn follows_files(&self) -> bool {
+        !self.settings.sources.files.is_empty()
+    }
+
+    /// Whether documents are configured, and none has been accepted yet.
+    fn is_missing(&self) -> bool {
+        self.follows_files() && self.live.is_empty()
+    }
+
+    pub(super) fn prompter(&self) -> Prompter {
+        Prompter {
+            ordering: self.ordering.clone(),
+            asked: Arc::clone(&self.asked),
+            wake: self.watch.waker(),
+            numbers: Arc::clone(&self.numbers),
+        }
+    }
+
+    /// Starts the service's thread, which runs until the receiver of `events` is dropped.
+    pub(super) fn start(
+        mut self,
+        events: Sender<Event>,
+        capabilities: &'static [Capability],
+    ) -> Result<(), DaemonError> {
+        // Only now, because a start that fails must not change the state file.
+        self.save();
+        let thread = thread::Builder::new().name("exitmark-relays".to_owned());
+        thread
+            .spawn(move || {
+                // Signals are the main thread's.
+                let _ = nix::sys::signal::SigSet::all().thread_block();
+                process::keep_or_say(capabilities);
+                while let Some(event) = self.turn() {
+                    if events.send(event).is_err() {
+                        return;
+                    }
+                }
+                // Before the event, so that sending an order fails from then on.
+                drop(self);
+                let _ = events.send(Event::KeeperEnded);
+            })
+            .map_err(|error| DaemonError::System("start the relay service", error))?;
+        Ok(())
+    }
+
+    /// Waits for work and does it; returns the next event, or `None` if waiting fails.
+    fn turn(&mut self) -> Option<Event> {
+        loop {
+            let limit = self.next_limit();
+            // One wait consumes all wake-ups, but one turn does one task.
+            let has_work = !self.orders.is_empty() || self.asked.load(Ordering::Acquire);
+            let timeout = match has_work {
+                true => Duration::ZERO,
+                false => self.timeout(limit),
+            };
+            if let Err(error) = self.watch.wait(timeout) {
+                tracing::error!("the relay files are not followed any more: {error}");
+                return None;
+            }
+            if let Ok(order) = self.orders.try_recv() {
+                return Some(Event::Reconfigured(order.number, self.follow(order)));
+            }
+            let was_asked = self.asked.swap(false, Ordering::AcqRel);
+            self.has_news |= self.watch.has_changed();
+            let may_load = Instant::now() >= self.rests_until;
+            let is_due = self.retry_at().is_some_and(|at| Instant::now() >= at);
+            let started = Instant::now();
+            if was_asked || may_load && (self.has_news || is_due) {
+                self.attempt(was_asked);
+                // Loading takes at most a fifth of the time, however often files are replaced.
+                self.rests_until = Instant::now() + started.elapsed() * 4;
+            } else if limit.is_none_or(|limit| SystemTime::now() <= limit) && !self.has_aged() {
+                self.tell_age(SystemTime::now());
+                if self.unsaved.is_some() {
+                    self.save();
+                }
+                self.beat();
+                continue;
+            }
+            let now = SystemTime::now();
+            self.live.forget(now, self.settings.retain);
+            self.tell_age(now);
+            match self.update(now, started.elapsed()) {
+                Ok(update) => {
+                    let content = update.content();
+                    if content != self.published {
+                        self.published = content;
+                        return Some(Event::Relays(update));
+                    }
+                    if was_asked && self.failure.is_none() {
+                        tracing::info!("relay set confirmed: nothing in it has changed");
+                    }
+                }
+                Err(error) => tracing::error!("the relay set stays as it was: {error}"),
+            }
+        }
+    }
+
+    /// Applies other settings, if a relay set can be loaded with them.
+    fn follow(&mut self, order: Order) -> Result<Update, String> {
+        let now = SystemTime::now();
+        let started = Instant::now();
+        let (new, old) = (&order.settings.sources, &self.settings.sources);
+        // Other extras need no document.
+        let has_other_files = (&new.files, &new.trust) != (&old.files, &old.trust);
+        let was_missing = self.is_missing();
+        // A service that began without files has dropped the capabilities to read tor's files and
+        // to run the loader as another user.
+        let has_files = !order.settings.sources.files.is_empty();
+        if process::is_root() && has_files && !self.follows_files() {
+            return Err(
+                "relays.consensus: documents can only be read after a restart, because this \
+                 process, which began without any, has given up the means to; a restart loses no \
+                 frame"
+                    .to_owned(),
+            );
+        }
+        let watch = watch(self.watch.over(watched(&order.settings)));
+        let watch = watch.map_err(|error| error.to_string())?;
+        let before = (self.settings.clone(), self.decides, self.live.clone());
+        let (was_judged, was_listed) = (self.decides, self.listed());
+        self.settings = order.settings;
+        self.decides = order.decides;
+        if has_other_files {
+            let known = self.live.clone().for_sources(&self.settings.sources, now);
+            self.live = known.unwrap_or_default();
+        }
+        let loads = has_other_files && self.follows_files();
+        let failed_before = has_other_files.then(|| self.failure.take());
+        let outcome = match loads {
+            true => self.load(now),
+            false => Ok(()),
+        };
+        let outcome = match outcome {
+            // Everything passes already for lack of a document: other paths cannot make it worse.
+            Err(error) if was_missing => {
+                self.fail(&error, now);
+                Ok(())
+            }
+            outcome => outcome,
+        };
+        self.live.forget(now, self.settings.retain);
+        let outcome = outcome.and_then(|()| {
+            let (now, before) = (self.listed(), was_listed);
+            // The same limit as for a new document.
+            match was_judged && self.decides && now < before.div_ceil(2) {
+                true => Err(DaemonError::Shrunk { before, now }),
+                false => Ok(()),
+            }
+        });
+        let update = outcome.and_then(|()| self.update(now, started.elapsed()));
+        match update {
+            Ok(update) => {
+                self.watch = watch;
+                // The new watch does not report changes that the old one had pending.
+                self.has_news = !loads;
+                self.said = Said::default();
+                self.tell_age(now);
+                self.save();
+                self.published = update.content();
+                Ok(update)
+            }
+            Err(error) => {
+                (self.settings, self.decides, self.live) = before;
+                if let Some(failure) = failed_before {
+                    self.failure = failure;
+                }
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// The number of endpoints in the documents in force and in the extras.
+    fn listed(&self) -> usize {
+        self.live.counts().0 + self.settings.sources.extra.len()
+    }
+
+    /// When the set next ages, or an endpoint is next forgotten.
+    fn next_limit(&self) -> Option<SystemTime> {
+        let next_age = self.live.next_age(SystemTime::now());
+        let next_to_forget = self.live.next_to_forget(self.settings.retain);
+        next_age.into_iter().chain(next_to_forget).min()
+    }
+
+    /// The longest wait: until the next check, `limit`, the end of the rest, or the retry.
+    fn timeout(&self, limit: Option<SystemTime>) -> Duration {
+        let now = SystemTime::now();
+        let until = |moment: SystemTime| moment.duration_since(now).unwrap_or_default() + PAST;
+        let rest = self.rests_until.saturating_duration_since(Instant::now()) + PAST;
+        let rest = self.has_news.then_some(rest);
+        let retry = self.retry_at();
+        let retry = retry.map(|at| at.saturating_duration_since(Instant::now()));
+        let waits = limit.map(until).into_iter().chain(rest).chain(retry);
+        waits.fold(LOOK, Ord::min)
+    }
+
+    /// When a failed load is retried while no file changes.
+    fn retry_at(&self) -> Option<Instant> {
+        let failure = self.failure.as_ref()?;
+        let pause = match self.is_missing() {
+            true => RETRY_MISSING,
+            false => RETRY,
+        };
+        let is_of_use = failure.may_pass || self.is_missing();
+        is_of_use.then(|| failure.at + pause)
+    }
+
+    /// Gives a sign of life, and stores when the set gets stale without a further one.
+    fn beat(&self) {
+        let numbers = &self.numbers;
+        let ends = self
+            .live
+            .sources()
+            .iter()
+            .map(|one| one.validity.valid_until);
+        let stale_at = match ends.max().and_then(|end| end.checked_add(REASONABLY_LIVE)) {
+            Some(end) if self.decides && self.settings.when_stale == WhenStale::Pass => {
+                seconds(end)
+            }
+            _ => u64::MAX,
+        };
+        numbers.stale_at.store(stale_at, Ordering::Relaxed);
+        numbers
+            .beat
+            .store(seconds(SystemTime::now()), Ordering::Relaxed);
+    }
+
+    /// Loads the files. Logs a failure once for each reason, and always on demand.
+    fn attempt(&mut self, was_asked: bool) {
+        let now = SystemTime::now();
+        self.has_news = false;
+        if self.is_missing() {
+            self.recall(now);
+        }
+        if let Err(error) = self.load(now) {
+            let is_news = self.fail(&error, now);
+            if is_news || was_asked {
+                match self.is_missing() {
+                    true => tracing::error!("there is no relay set yet: {error}"),
+                    false => tracing::error!("the relay set stays as it was: {error}"),
+                }
+            }
+        }
+        self.save();
+    }
+
+    fn load(&mut self, now: SystemTime) -> Result<(), DaemonError> {
+        let loaded = self.loader.load(&self.settings.sources)?;
+        self.live.offer(loaded, now)?;
+        self.live.believe(&self.settings.sources.trust);
+        self.live.forget(now, self.settings.retain);
+        self.failure = None;
+        Ok(())
+    }
+
+    /// Records why a load failed; returns whether the reason is new.
+    fn fail(&mut self, error: &DaemonError, now: SystemTime) -> bool {
+        self.failure = Some(Failure::of(error));
+        self.live.refuse(error.to_string(), now)
+    }
+
+    /// Restores the set from the state file, as far as it is still usable.
+    fn recall(&mut self, now: SystemTime) {
+        if self.settings.sources.files.is_empty() {
+            return;
+        }
+        match self.file.load() {
+            Ok(Some(live)) => match live.for_sources(&self.settings.sources, now) {
+                Some(live) => self.live = live,
+                None if std::mem::replace(&mut self.said.unknown, true) => {}
+                None => tracing::info!(
+                    "the relay set of the last time is not for these sources, authorities and clock"
+                ),
+            },
+            Ok(None) => {}
+            Err(_) if std::mem::replace(&mut self.said.unknown, true) => {}
+            Err(error) => tracing::warn!("the last relay set cannot be restored: {error}"),
+        }
+    }
+
+    fn save(&mut self) {
+        let is_saved = self.saved.as_ref() == Some(&self.live);
+        // An empty set does not replace the file, which may be usable once the clock is right.
+        if self.settings.sources.files.is_empty() || self.live.is_empty() || is_saved {
+            return;
+        }
+        let outcome = self.file.save(&self.live);
+        if let (Err(error), None) = (&outcome, &self.unsaved) {
+            tracing::warn!("the relay set will not outlive this process: {error}");
+        }
+        match outcome {
+            Ok(()) => (self.unsaved, self.saved) = (None, Some(self.live.clone())),
+            Err(error) => self.unsaved = Some(error.to_string()),
+        }
+        self.reported().unsaved.clone_from(&self.unsaved);
+    }
+
+    /// The update to publish now; also gives a sign of life.
+    fn update(&mut self, now: SystemTime, loading: Duration) -> Result<Update, DaemonError> {
+        self.beat();
+        let is_stale = self.live.age(now) == Some(Age::Stale);
+        let (accepted, refused) = self.live.decisions();
+        let Numbers {
+            accepted: a,
+            refused: r,
+            stale: s,
+            ..
+        } = &*self.numbers;
+        for (shown, number) in [(a, accepted), (r, refused), (s, is_stale.into())] {
+            shown.store(number, Ordering::Relaxed);
+        }
+        let passes_stale = self.settings.when_stale == WhenStale::Pass;
+        self.tell_signatures();
+        let update = Update {
+            endpoints: self.live.endpoints(&self.settings.sources.extra)?,
+            passes: self.decides && (self.is_missing() || is_stale && passes_stale),
+            loading,
+        };
+        *self.reported() = self.report(now, &update);
+        Ok(update)
+    }
+
+    /// The shared report.
+    fn reported(&self) -> MutexGuard<'_, RelaySetReport> {
+        let report = self.numbers.report.lock();
+        report.unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,40 @@
+//! The files of the relay set: their paths, their watch, and the user that they are read as.
+
+use super::super::DaemonError;
+use crate::settings::RelaySettings;
+use exitmark_relays::{Confinement, Watch};
+use nix::unistd::{Uid, User};
+use std::io;
+use std::path::PathBuf;
+
+/// The configured consensus documents and certificate files.
+pub(super) fn watched(settings: &RelaySettings) -> Vec<PathBuf> {
+    let files = settings.sources.files.iter();
+    let paths = files.flat_map(|source| [&source.consensus, &source.certificates]);
+    paths.cloned().collect()
+}
+
+/// Resets a new watch: only later changes count.
+pub(super) fn watch(made: io::Result<Watch>) -> Result<Watch, DaemonError> {
+    let mut watch = made.map_err(|error| DaemonError::System("watch the relay files", error))?;
+    watch.has_changed();
+    Ok(watch)
+}
+
+/// The user that documents are read as; none if this process is not root.
+pub(super) fn confinement(user: &str) -> Result<Confinement, DaemonError> {
+    if !Uid::effective().is_root() {
+        tracing::info!("documents are read as the user of this process, which is not root");
+        return Ok(Confinement { user: None });
+    }
+    match User::from_name(user) {
+        Ok(Some(found)) if found.uid.is_root() || found.gid.as_raw() == 0 => {
+            Err(DaemonError::LoaderIsRoot)
+        }
+        Ok(Some(found)) => Ok(Confinement {
+            user: Some((found.uid.as_raw(), found.gid.as_raw())),
+        }),
+        Ok(None) => Err(DaemonError::NoSuchUser(user.to_owned())),
+        Err(error) => Err(DaemonError::System("look up relays.user", error.into())),
+    }
+}

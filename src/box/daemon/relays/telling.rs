@@ -1,0 +1,146 @@
+//! The relay service's log messages and its report.
+
+use super::super::prompter::{Update, seconds};
+use super::Keeper;
+use crate::observe::{DocumentSignatures, RelaySetReport, RelaySource};
+use crate::settings::WhenStale;
+use exitmark_relays::{Age, Signatures, Trust, utc};
+use std::time::{Duration, Instant, SystemTime};
+
+/// The interval of repeating the alarm for a missing or stale set.
+const REMIND: Duration = Duration::from_secs(3600);
+/// The explanation for a document with hardly more signatures than it needs.
+pub(in crate::daemon) const FEW_SIGNATURES: &str = "when one more authority is replaced by one \
+    that is not known, no consensus is accepted any more: upgrade exitmark, or correct \
+    relays.authorities";
+
+/// What has been logged already, and when.
+#[derive(Default)]
+pub(super) struct Said {
+    age: Option<Age>,
+    alarm_at: Option<Instant>,
+    /// That the state file is not usable.
+    pub(super) unknown: bool,
+    are_few: bool,
+}
+
+impl Keeper {
+    pub(super) fn report(&self, now: SystemTime, update: &Update) -> RelaySetReport {
+        let (listed, departed) = self.live.counts();
+        let (accepted, refused) = self.live.decisions();
+        let sources = self.live.sources().iter().map(|source| RelaySource {
+            path: source.path.display().to_string(),
+            valid_after: seconds(source.validity.valid_after),
+            fresh_until: seconds(source.validity.fresh_until),
+            valid_until: seconds(source.validity.valid_until),
+            signatures: source
+                .signatures
+                .and_then(|signatures| self.signed(signatures)),
+        });
+        RelaySetReport {
+            endpoints: update.endpoints.len() as u64,
+            listed: listed as u64,
+            departed: departed as u64,
+            extra: self.settings.sources.extra.len() as u64,
+            age: self.live.age(now).map(|age| age.name().to_owned()),
+            is_passing: update.passes,
+            is_missing: self.is_missing(),
+            sources: sources.collect(),
+            accepted_at: self.live.accepted_at().map(seconds),
+            accepted,
+            refused,
+            last_refusal: self.live.last_refusal().map(|one| one.reason.clone()),
+            failure: self.failure.as_ref().map(|failure| failure.reason.clone()),
+            unsaved: self.unsaved.clone(),
+        }
+    }
+
+    /// How many of the listed authorities signed a document.
+    fn signed(&self, signatures: Signatures) -> Option<DocumentSignatures> {
+        let Trust::MostOf(authorities) = &self.settings.sources.trust else {
+            return None;
+        };
+        Some(DocumentSignatures {
+            good: signatures.good as u64,
+            needed: signatures.needed as u64,
+            unknown: signatures.unknown as u64,
+            known: authorities.iter().count() as u64,
+        })
+    }
+
+    /// Warns once when hardly enough listed authorities sign the documents.
+    pub(super) fn tell_signatures(&mut self) {
+        let mut signed = self.live.sources().iter().filter_map(|one| one.signatures);
+        let scarce = signed.find_map(|one| self.signed(one).filter(DocumentSignatures::is_scarce));
+        let is_news =
+            std::mem::replace(&mut self.said.are_few, scarce.is_some()) != scarce.is_some();
+        if let (Some(signed), true) = (scarce, is_news) {
+            tracing::warn!("the consensus is {signed}; {FEW_SIGNATURES}");
+        }
+    }
+
+    /// Whether the set's age differs from the one last logged; the clock may have been set back.
+    pub(super) fn has_aged(&self) -> bool {
+        self.live.age(SystemTime::now()) != self.said.age
+    }
+
+    /// The reason why the set is old, or how to find it.
+    fn why(&self) -> String {
+        match &self.failure {
+            Some(failure) => format!("the newest was refused: {}", failure.reason),
+            None => "find out why tor fetches none".to_owned(),
+        }
+    }
+
+    /// Logs when the set gets old, once for each age; while it is stale or missing, every hour.
+    pub(super) fn tell_age(&mut self, now: SystemTime) {
+        let age = self.live.age(now);
+        let is_news = std::mem::replace(&mut self.said.age, age) != age;
+        let newest = self
+            .live
+            .sources()
+            .iter()
+            .map(|one| one.validity.valid_after);
+        let of = newest.max().map_or_else(String::new, utc);
+        let alarm = match age {
+            _ if !self.decides => None,
+            None if self.is_missing() => {
+                let reason = self.failure.as_ref().map(|failure| failure.reason.as_str());
+                Some(format!(
+                    "there is no relay set: everything leaves by the uplink, unmarked, until there \
+                     is one; it is tried again: {}",
+                    reason.unwrap_or_default()
+                ))
+            }
+            Some(Age::Stale) => {
+                let consequence = match self.settings.when_stale {
+                    WhenStale::Pass => "nothing is marked or steered any more",
+                    WhenStale::Keep => "marking and steering go on by it, more wrongly each hour",
+                };
+                Some(format!(
+                    "the relay set is stale, its newest consensus is of {of} UTC: {consequence}; {}",
+                    self.why()
+                ))
+            }
+            _ => None,
+        };
+        if let Some(alarm) = alarm {
+            let reminded = self.said.alarm_at.is_some_and(|at| at.elapsed() < REMIND);
+            if is_news || !reminded {
+                self.said.alarm_at = Some(Instant::now());
+                tracing::error!("ALARM: {alarm}");
+            }
+            return;
+        }
+        match age {
+            Some(Age::Old | Age::Expired | Age::Stale) if is_news => tracing::warn!(
+                "the relay set is getting old, its newest consensus is of {of} UTC; {}",
+                self.why()
+            ),
+            Some(Age::Early) if is_news => tracing::warn!(
+                "the newest consensus is not valid before {of} UTC; compare this machine's clock"
+            ),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Warns of frames that are lost for seconds on end for the same reason, and names the remedy.
+
+use super::standing::Standing;
+use super::workers::Sums;
+use exitmark_datapath::{AttachMode, Counter, DropReason, Role, Tally};
+use std::collections::BTreeMap;
+
+/// A warning begins when a count has risen in this many of the recent checks, one a second.
+const RISES: u32 = 3;
+/// Masks over the last checks, one bit each: the recent five for a warning to begin, and the
+/// sixteen without a loss for it to end.
+const RECENT: (u64, u64) = (0x1f, 0xffff);
+/// The same for alarms: where a whole direction of the wire may be down, a quiet host sends few
+/// frames.
+const RECENT_OF_ALARM: (u64, u64) = (u64::MAX, u64::MAX);
+
+/// A reason for which frames are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    Dropped(DropReason),
+    /// The RX ring of a socket of this port was full.
+    Missed(Role),
+    /// The kernel refused TX descriptors of a worker for this port.
+    Invalid(Role),
+}
+
+impl Loss {
+    fn all() -> impl Iterator<Item = Self> {
+        let dropped = Counter::all().filter_map(|counter| match counter {
+            Counter::Dropped(reason) => Some(Self::Dropped(reason)),
+            _ => None,
+        });
+        let sockets = Role::ALL.into_iter();
+        dropped.chain(sockets.flat_map(|role| [Self::Missed(role), Self::Invalid(role)]))
+    }
+
+    fn count(self, tally: &Tally, sums: &Sums) -> u64 {
+        match self {
+            Self::Dropped(reason) => tally.of(Counter::Dropped(reason)),
+            Self::Missed(role) => sums.missed[role],
+            Self::Invalid(role) => sums.invalid[role],
+        }
+    }
+
+    /// Its name in `status` and the metrics.
+    fn name(self) -> String {
+        let (name, port) = match self {
+            Self::Dropped(reason) => (reason.name(), reason.port()),
+            Self::Missed(role) => ("missed", Some(role)),
+            Self::Invalid(role) => ("tx_invalid", Some(role)),
+        };
+        match port {
+            Some(role) => format!("{name} at {role}"),
+            None => name.to_owned(),
+        }
+    }
+
+    /// Whether a whole direction of the wire may be down.
+    pub(super) const fn is_alarm(self) -> bool {
+        matches!(
+            self,
+            Self::Dropped(DropReason::NoEgress | DropReason::TxDown(_))
+        )
+    }
+
+    fn remedy(self, standing: &Standing) -> String {
+        let nic = |role: Role| {
+            let port = standing.ports.iter().find(|port| port.role == role);
+            port.map_or(role.name(), |port| port.nic.name.as_str())
+        };
+        match self {
+            Self::Dropped(DropReason::TxFull(role)) => format!(
+                "{} does not send as fast as frames arrive: compare its link speed (`ethtool {0}`) \
+                 with the other ports', and give it a longer ring (`ethtool -G {0} tx N`)",
+                nic(role)
+            ),
+            Self::Dropped(DropReason::TxDown(role)) => {
+                format!("{0} is down: `ip link set dev {0} up`", nic(role))
+            }
+            Self::Dropped(DropReason::TxRefused(role)) => format!(
+                "the driver of {0} refuses them: are packets longer than its MTU (`ip link show \
+                 dev {0}`; TSO and GSO off at the sender), or has it fewer queues than there are \
+                 CPUs (`exitmark doctor`)?",
+                nic(role)
+            ),
+            Self::Dropped(DropReason::HostMacUnknown) => {
+                "the host has sent nothing yet from an address in host.addresses, or several hosts \
+                 are behind the box and none has sent from this one; `host.mac` gives a single \
+                 host's MAC address"
+                    .to_owned()
+            }
+            Self::Dropped(DropReason::NotForHost) => {
+                "frames on incoming that only this machine's own network stack takes reached user \
+                 space; please report this"
+                    .to_owned()
+            }
+            Self::Dropped(DropReason::NoEgress) => {
+                "the port by which they would leave is gone, or takes no redirected frames: \
+                 `ip link`, `exitmark doctor`, and restart exitmark where neither names a reason"
+                    .to_owned()
+            }
+            Self::Dropped(DropReason::SteerUnavailable) => {
+                "relay traffic cannot be steered, and steer.on_unavailable is \"drop\"".to_owned()
+            }
+            Self::Missed(role) if is_generic(role, standing) => format!(
+                "{} has XDP in generic mode, in which the kernel hands over no frame longer than a \
+                 receive buffer: TSO and GSO off at the sender (`ethtool -K NIC tso off gso off`); \
+                 where none is longer than the MTU, the worker is slower than frames arrive: a larger \
+                 datapath.ring",
+                nic(role)
+            ),
+            Self::Missed(role) => format!(
+                "the worker behind {} is slower than frames arrive: a larger datapath.ring, more \
+                 queues, or engine = \"xdp\"",
+                nic(role)
+            ),
+            Self::Invalid(role) => format!(
+                "the kernel does not send by {} what a worker gives it: packets in too many pieces; \
+                 TSO and GSO off at the sender",
+                nic(role)
+            ),
+        }
+    }
+}
+
+fn is_generic(role: Role, standing: &Standing) -> bool {
+    let mut ports = standing.ports.iter();
+    ports.any(|port| port.role == role && port.mode == AttachMode::Generic)
+}
+
+/// One reason's last count, and a bit for each of the last checks in which it had risen.
+#[derive(Clone, Copy, Debug)]
+struct History {
+    loss: Loss,
+    last: Option<u64>,
+    looks: u64,
+    is_rising: bool,
+}
+
+/// The history of every reason.
+pub(super) struct Rising(Vec<History>);
+
+impl Default for Rising {
+    fn default() -> Self {
+        let history = |loss| History {
+            loss,
+            last: None,
+            looks: 0,
+            is_rising: false,
+        };
+        Self(Loss::all().map(history).collect())
+    }
+}
+
+impl History {
+    /// Records a count; returns whether the warning begins (true) or ends (false) with it.
+    fn look(&mut self, count: u64) -> Option<bool> {
+        let last = self.last.replace(count)?;
+        self.looks = self.looks << 1 | u64::from(count > last);
+        let (recent, memory) = match self.loss.is_alarm() {
+            true => RECENT_OF_ALARM,
+            false => RECENT,
+        };
+        let rises = (self.looks & recent).count_ones() >= RISES;
+        let is_rising = rises || self.is_rising && self.looks & memory != 0;
+        (std::mem::replace(&mut self.is_rising, is_rising) != is_rising).then_some(is_rising)
+    }
+}
+
+impl Rising {
+    /// Compares with the last check, and logs each warning that begins or ends.
+    pub(super) fn look(&mut self, tally: &Tally, sums: &Sums, standing: &Standing) {
+        for history in &mut self.0 {
+            let loss = history.loss;
+            match history.look(loss.count(tally, sums)) {
+                Some(true) => tracing::warn!("{}", text(loss, standing)),
+                Some(false) => tracing::info!("{}: frames are not lost any more", loss.name()),
+                None => {}
+            }
+        }
+    }
+
+    /// The current warnings: name, whether an alarm, and text.
+    pub(super) fn now(&self, standing: &Standing) -> BTreeMap<String, (bool, String)> {
+        let rising = self.0.iter().filter(|history| history.is_rising);
+        rising
+            .map(|history| {
+                let loss = history.loss;
+                (loss.name(), (loss.is_alarm(), text(loss, standing)))
+            })
+            .collect()
+    }
+}
+
+fn text(loss: Loss, standing: &Standing) -> String {
+    format!(
+        "frames are dropped all the time ({}): {}",
+        loss.name(),
+        loss.remedy(standing)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::standing::StandingPort;
+    use super::*;
+
+    fn changes(seconds: &[u64]) -> Vec<Option<bool>> {
+        changes_of(Loss::Missed(Role::Host), seconds)
+    }
+
+    fn changes_of(loss: Loss, seconds: &[u64]) -> Vec<Option<bool>> {
+        let mut history = History {
+            loss,
+            last: None,
+            looks: 0,
+            is_rising: false,
+        };
+        let mut count = 7;
+        assert_eq!(history.look(count), None, "nothing to compare with");
+        let mut look = |&more: &u64| {
+            count += more;
+            history.look(count)
+        };
+        seconds.iter().map(&mut look).collect()
+    }
+
+    #[test]
+    fn a_burst_raises_no_warning() {
+        for seconds in [
+            &[0; 40][..],
+            &[900, 900, 0, 0, 0, 0],
+            &[5, 0, 0, 0, 5, 0, 0, 0, 5],
+        ] {
+            assert!(changes(seconds).iter().all(Option::is_none), "{seconds:?}");
+        }
+    }
+
+    #[test]
+    fn losses_for_seconds_are_a_warning_until_sixteen_seconds_without_one() {
+        let mut seconds = vec![1, 0, 1, 1];
+        seconds.extend([0; 20]);
+        let mut expected = vec![None; 24];
+        expected[3] = Some(true);
+        expected[3 + 16] = Some(false);
+        assert_eq!(changes(&seconds), expected);
+    }
+
+    #[test]
+    fn a_frame_every_eight_seconds_without_an_egress_is_an_alarm() {
+        // Every eight seconds.
+        let seconds = [1, 0, 0, 0, 0, 0, 0, 0].repeat(4);
+        let begins = |loss| changes_of(loss, &seconds).contains(&Some(true));
+        for reason in [DropReason::NoEgress, DropReason::TxDown(Role::Uplink)] {
+            assert!(begins(Loss::Dropped(reason)), "{reason:?}");
+        }
+        assert!(!begins(Loss::Dropped(DropReason::HostMacUnknown)));
+    }
+
+    /// A veth's peer sends frames of 64 KiB with TSO.
+    #[test]
+    fn missed_frames_in_generic_mode_name_the_senders_offload() {
+        let mut port = StandingPort::example(Role::Host, "host0");
+        for (mode, is_named) in [(AttachMode::Native, false), (AttachMode::Generic, true)] {
+            port.mode = mode;
+            let text = text(
+                Loss::Missed(Role::Host),
+                &Standing::example(vec![port.clone()]),
+            );
+            assert_eq!(text.contains("tso off gso off"), is_named, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_reason_has_a_remedy() {
+        let standing = Standing::example(Vec::new());
+        for loss in Loss::all() {
+            let text = text(loss, &standing);
+            assert!(text.contains(&loss.name()) && text.len() > 60, "{text}");
+        }
+        assert_eq!(Loss::all().count(), Rising::default().0.len());
+    }
+}

@@ -1,0 +1,102 @@
+//! The ports' state and the decisions taken when the sockets were bound. The running box compares
+//! the ports with it and reports it.
+
+use super::zero_copy::Lossy;
+use crate::settings::Engine;
+use exitmark_datapath::{AttachMode, PerRole, Role};
+use exitmark_nic::Nic;
+
+/// The state and the decisions of when the sockets were bound.
+pub(super) struct Standing {
+    pub(super) asked: Engine,
+    /// `AfXdp` or `Xdp`.
+    pub(super) engine: Engine,
+    pub(super) reason: &'static str,
+    pub(super) ports: Vec<StandingPort>,
+    /// Where only zero-copy keeps the program from redirecting: from which ports, and up to which
+    /// length in bytes, it may redirect once every socket is closed.
+    pub(super) afterwards: Option<(PerRole<bool>, u32)>,
+}
+
+/// One port of a [`Standing`].
+#[derive(Clone)]
+pub(super) struct StandingPort {
+    pub(super) role: Role,
+    /// The NIC's name in the configuration.
+    pub(super) configured: String,
+    pub(super) nic: Nic,
+    pub(super) mode: AttachMode,
+    pub(super) is_zero_copy: bool,
+    /// Whether all of its frames go to user space, and why or why not.
+    pub(super) hands_over: bool,
+    pub(super) reason: &'static str,
+    /// Its frames cannot be redirected, so a worker must forward them.
+    pub(super) needs_process: bool,
+    /// The NIC that would lose the redirects, if they fail because the port is zero-copy.
+    pub(super) lossy: Option<Lossy>,
+}
+
+impl StandingPort {
+    /// For tests: a NIC of this name in native mode, without a fault.
+    #[cfg(test)]
+    pub(super) fn example(role: Role, name: &str) -> Self {
+        Self {
+            role,
+            configured: name.to_owned(),
+            nic: Nic::example(name, Some("igb")),
+            mode: AttachMode::Native,
+            is_zero_copy: false,
+            hands_over: false,
+            reason: "",
+            needs_process: false,
+            lossy: None,
+        }
+    }
+
+    /// The consequence of [`Self::needs_process`].
+    pub(super) fn alone(&self) -> String {
+        let role = self.role;
+        match &self.lossy {
+            Some(lossy) => format!(
+                "frames from {role} are forwarded by this process alone: they are lost while it \
+                 hangs or is behind, and from when it is killed until the next start, because \
+                 {lossy}; datapath.zero_copy = \"auto\" uses copy mode here"
+            ),
+            None => format!(
+                "frames from {role} are forwarded by this process alone, and are lost when it \
+                 ends, because not every NIC by which they leave takes redirected ones"
+            ),
+        }
+    }
+}
+
+impl Standing {
+    /// For tests: the kernel engine with these ports.
+    #[cfg(test)]
+    pub(super) fn example(ports: Vec<StandingPort>) -> Self {
+        Self {
+            asked: Engine::Auto,
+            engine: Engine::Xdp,
+            reason: "",
+            ports,
+            afterwards: None,
+        }
+    }
+
+    /// Whether some port cannot forward without a worker. Ports that are blocked by zero-copy alone
+    /// do not count: they leave that mode when their sockets are closed.
+    pub(super) fn is_dead_without_workers(&self) -> bool {
+        let mut ports = self.ports.iter();
+        ports.any(|port| port.needs_process && port.lossy.is_none())
+    }
+
+    /// The MTU of all ports, in bytes.
+    pub(super) fn mtu(&self) -> u32 {
+        let mtus = self.ports.iter().map(|port| port.nic.mtu);
+        mtus.max().unwrap_or(0)
+    }
+
+    pub(super) fn port(&mut self, role: Role) -> Option<&mut StandingPort> {
+        self.ports.iter_mut().find(|port| port.role == role)
+    }
+}

@@ -1,0 +1,268 @@
+//! Detects site topologies that are not supported, and reports what happens to their frames.
+//!
+//! The counters of such frames are checked once a second. A frame raises an alarm, which ends after
+//! a minute without another one.
+
+use super::Daemon;
+use crate::settings::Incoming;
+use exitmark_datapath::{Counter, Links, SEVERAL_CHANGES, Tally};
+use exitmark_policy::ClassifyBy;
+use exitmark_policy::packet::MacAddr;
+
+/// How many checks without such a frame end an alarm.
+const QUIET: u32 = 60;
+/// The same for several hosts, of which all but one may be quiet for long.
+const QUIET_HOSTS: u32 = 3600;
+
+/// The recent frames of one counter.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lately {
+    last: Option<u64>,
+    frames: u64,
+    quiet: u32,
+}
+
+impl Lately {
+    fn look(&mut self, now: u64) {
+        self.look_for(now, QUIET);
+    }
+
+    fn look_for(&mut self, now: u64, quiet: u32) {
+        // Counts before the first check, and counters that decrease, come from another process.
+        let last = self.last.replace(now).unwrap_or(now);
+        match now.saturating_sub(last) {
+            0 => self.quiet = self.quiet.saturating_add(1),
+            more => {
+                self.frames = self.frames.saturating_add(more);
+                self.quiet = 0;
+            }
+        }
+        if self.quiet >= quiet {
+            self.frames = 0;
+        }
+    }
+}
+
+/// The warning that the host accepts connections at a port that is not in `host.listeners`.
+pub(super) fn unnamed(by: ClassifyBy) -> String {
+    let class = match by {
+        ClassifyBy::RelaySet => "exit",
+        ClassifyBy::HostMark(_) => "relay",
+    };
+    format!(
+        "the host accepts connections at a port that host.listeners does not name: what it sends by \
+         them counts as {class} traffic; on the Tor host `ss -ltn` lists its ports: add them to \
+         host.listeners, or close them"
+    )
+}
+
+/// An unsupported topology.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// Relay traffic has a VLAN tag.
+    Vlan,
+    /// The IP version of relay traffic is not that of the next hop's address.
+    Family,
+    /// The host's addresses are sent from several MAC addresses in turn.
+    Hosts,
+}
+
+impl Misfit {
+    const ALL: [Self; 3] = [Self::Vlan, Self::Family, Self::Hosts];
+
+    /// The warning's kind; the counter's name, if frames are counted.
+    pub(super) const fn kind(self) -> &'static str {
+        match self {
+            Self::Vlan => "unrouted_vlan",
+            Self::Family => "unrouted_family",
+            Self::Hosts => "several_hosts",
+        }
+    }
+
+    /// The finding and its remedy, for the log and the status.
+    pub(super) fn text(self, incoming: &Incoming, host_mac: Option<MacAddr>) -> String {
+        let Incoming {
+            interface,
+            next_hop,
+            drops_unsteered,
+        } = incoming;
+        let consequence = match drops_unsteered {
+            true => "it is dropped",
+            false => "it leaves by the uplink, unmarked",
+        };
+        match self {
+            Self::Hosts => match host_mac {
+                None => format!(
+                    "frames from host.addresses have several MAC addresses in turn: several hosts \
+                     behind one box are not served; what arrives by {interface} for an address \
+                     goes to the MAC address that it was sent from last, and is dropped \
+                     (host_mac_unknown) if there is none; give each host a box of its own"
+                ),
+                Some(mac) => format!(
+                    "frames from host.addresses have other MAC addresses than host.mac = \
+                     \"{mac}\": what arrives by {interface} goes only to that one; set host.mac to \
+                     the host's MAC address, and give each host a box of its own"
+                ),
+            },
+            Self::Vlan => format!(
+                "relay traffic with a VLAN tag is not steered, because the next hop is known in \
+                 the untagged network of {interface}: {consequence}; have the host send untagged \
+                 frames, or put the box where they have no tag"
+            ),
+            Self::Family => format!(
+                "relay traffic of the other IP version than steer.next_hop = \"{next_hop}\" is not \
+                 steered: {consequence}; if that router routes both, give its MAC address, which \
+                 `ip neighbour show dev {interface}` shows"
+            ),
+        }
+    }
+}
+
+/// The state of the checks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Topology {
+    vlan: Lately,
+    family: Lately,
+    hosts: Lately,
+    listener: Lately,
+    lacked_relays: bool,
+}
+
+impl Topology {
+    fn look(&mut self, tally: &Tally, links: &Links, lacks_relays: bool) {
+        let quiet = match self.has(Misfit::Hosts) {
+            true => QUIET_HOSTS,
+            false => QUIET,
+        };
+        self.hosts.look_for(links.host_changes(), quiet);
+        if self.hosts.frames == 0 {
+            links.settle_hosts();
+        }
+        self.look_at_listener(tally.of(Counter::UnnamedListener), lacks_relays);
+        self.vlan.look(tally.of(Counter::UnroutedVlan));
+        self.family.look(tally.of(Counter::UnroutedFamily));
+    }
+
+    /// Without a relay set, the host's own ORPort is not known as a listener, so frames counted
+    /// then raise no warning. The set may have been loaded since the last check.
+    fn look_at_listener(&mut self, counted: u64, lacks_relays: bool) {
+        let lacked_relays = std::mem::replace(&mut self.lacked_relays, lacks_relays);
+        if lacks_relays || lacked_relays {
+            self.listener = Lately::default();
+        }
+        self.listener.look(counted);
+    }
+
+    const fn has(&self, misfit: Misfit) -> bool {
+        match misfit {
+            Misfit::Vlan => self.vlan.frames > 0,
+            Misfit::Family => self.family.frames > 0,
+            Misfit::Hosts => self.hosts.frames >= SEVERAL_CHANGES,
+        }
+    }
+
+    /// Whether the host has accepted connections at a port that is not in `host.listeners`.
+    pub(super) const fn has_unnamed_listener(self) -> bool {
+        self.listener.frames > 0
+    }
+
+    /// The current findings.
+    pub(super) fn misfits(self) -> impl Iterator<Item = Misfit> {
+        Misfit::ALL
+            .into_iter()
+            .filter(move |&misfit| self.has(misfit))
+    }
+}
+
+impl Daemon {
+    /// Checks the counters, and logs what has changed.
+    pub(super) fn look_at_topology(&mut self, tally: &Tally) {
+        let before = self.topology;
+        let lacks_relays = self.prompter.lacks_relays();
+        self.topology.look(tally, &self.links, lacks_relays);
+        let Some(incoming) = &self.settings.ports.incoming else {
+            return;
+        };
+        for misfit in Misfit::ALL {
+            match (before.has(misfit), self.topology.has(misfit)) {
+                (false, true) => {
+                    let text = misfit.text(incoming, self.settings.host_mac);
+                    tracing::error!("ALARM: {text}");
+                }
+                (true, false) => tracing::info!("{}: no more for a while", misfit.kind()),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_frame_is_an_alarm_for_a_minute() {
+        let mut lately = Lately::default();
+        // Counts of another process raise no alarm.
+        lately.look(1000);
+        assert_eq!(lately.frames, 0);
+        lately.look(1001);
+        for _ in 1..QUIET {
+            lately.look(1001);
+            assert_eq!(lately.frames, 1);
+        }
+        lately.look(1001);
+        assert_eq!(lately.frames, 0);
+        lately.look(1003);
+        lately.look(1004);
+        assert_eq!(lately.frames, 3);
+        // Counters of another build.
+        lately.look(0);
+        assert_eq!(lately.frames, 3);
+    }
+
+    #[test]
+    fn several_hosts_are_an_alarm_for_as_long_as_all_but_one_may_be_quiet() {
+        let mut topology = Topology::default();
+        let mut changes = 0;
+        let mut look = |topology: &mut Topology, more: u64, looks: u32| {
+            changes += more;
+            for _ in 0..looks {
+                let quiet = match topology.has(Misfit::Hosts) {
+                    true => QUIET_HOSTS,
+                    false => QUIET,
+                };
+                topology.hosts.look_for(changes, quiet);
+            }
+            topology.has(Misfit::Hosts)
+        };
+        assert!(!look(&mut topology, 0, 1));
+        // A host whose NIC was replaced is one host.
+        assert!(!look(&mut topology, 2, QUIET + 1));
+        assert!(!look(&mut topology, 2, 1));
+        assert!(look(&mut topology, 1, 1));
+        assert!(look(&mut topology, 0, QUIET_HOSTS - 1));
+        assert!(!look(&mut topology, 0, 1));
+    }
+
+    #[test]
+    fn unnamed_listeners_are_reported_only_with_a_relay_set() {
+        let mut topology = Topology::default();
+        // Frames counted so far, whether the relay set is missing, whether the warning is on.
+        for (counted, lacks_relays, expected) in [
+            (0, true, false),
+            (1, true, false),
+            // The set came between two checks; some frames may have been counted before it.
+            (2, false, false),
+            (2, false, false),
+            (3, false, true),
+            // A reload with other files has discarded the set.
+            (4, true, false),
+            (5, false, false),
+            (6, false, true),
+        ] {
+            topology.look_at_listener(counted, lacks_relays);
+            assert_eq!(topology.has_unnamed_listener(), expected, "{counted}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The plain wire: the pinned program forwards every frame of `host` and `uplink` unmarked, without
+//! a process and without a relay set. Used early in the boot, and when a box is detached while its
+//! host is to stay online. `run` takes it over as it takes a box over.
+
+use super::parts::Parts;
+use super::record::Record;
+use super::{DaemonError, Nics, abandon};
+use crate::settings::{Engine, Settings, ZeroCopy};
+use crossbeam::channel;
+use exitmark_datapath::Pins;
+use exitmark_nic::{Nic, NicError};
+use exitmark_policy::Snapshot;
+use exitmark_relays::LiveSet;
+use exitmark_service::process;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The poll interval while waiting for a missing NIC.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How to treat programs that a box has left on its NICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// They stay, and go on marking and steering without a process.
+    Stays,
+    /// The plain wire replaces them.
+    Goes,
+}
+
+/// Attaches a plain wire and leaves it to the kernel. Waits up to `timeout` for missing NICs, and
+/// sets up those that are down. Returns the names of the two NICs; `None`, with nothing changed, if
+/// a box's programs are attached and stay.
+///
+/// # Errors
+/// A precondition of the settings is not met on this machine, or a box runs.
+pub fn wire(
+    mut settings: Settings,
+    timeout: Duration,
+    attached: Attached,
+) -> Result<Option<[String; 2]>, DaemonError> {
+    if let (Some(user), true) = (&settings.user, process::is_root()) {
+        process::become_user(user)?;
+    }
+    process::forbid_dumps()?;
+    if attached == Attached::Stays && !Pins::peek(&settings.pin.directory).is_empty() {
+        return Ok(None);
+    }
+    let names = [&settings.ports.host, &settings.ports.uplink].map(String::clone);
+    let deadline = Instant::now() + timeout;
+    // Both before the first one is changed.
+    let [host, uplink] = names.each_ref().map(|name| appears(name, deadline));
+    for nic in [host?, uplink?] {
+        if !nic.is_up {
+            nic.set_up(false)?;
+        }
+    }
+    // Only what the program does by itself, and none of the policy.
+    settings.engine = Engine::Xdp;
+    settings.datapath.zero_copy = ZeroCopy::Off;
+    settings.ports.incoming = None;
+    settings.rules = Arc::new(settings.rules.passing());
+    let nics = Nics::look(&settings)?;
+    let pins = Pins::open(&settings.pin.directory)?;
+    let record = Record::of(&settings.control.socket, &settings.pin.directory);
+    let was_attached = pins.are_attached()?;
+    let rules = Arc::clone(&settings.rules);
+    let nothing = LiveSet::default().endpoints(&[])?;
+    let snapshot = Arc::new(Snapshot::new(1, rules, nothing));
+    let (events, _happening) = channel::unbounded();
+    let assembled = Parts::assemble(&settings, &nics, &snapshot, (&pins, &record), &events);
+    match assembled.and_then(Parts::leave) {
+        Ok(()) => Ok(Some(names)),
+        Err(error) => Err(abandon(error, pins, &record, was_attached)),
+    }
+}
+
+/// Waits for the NIC of this name.
+fn appears(name: &str, deadline: Instant) -> Result<Nic, NicError> {
+    loop {
+        match Nic::look(name) {
+            Err(NicError::Missing(_)) if Instant::now() < deadline => thread::sleep(PAUSE),
+            found => return found,
+        }
+    }
+}

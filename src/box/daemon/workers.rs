@@ -1,0 +1,480 @@
+//! The worker threads: UMEM, sockets, start, new snapshots, stop.
+
+use super::nics::Nics;
+use super::zero_copy::{self, Binding, Lossy};
+use super::{DaemonError, Event, capabilities};
+use crate::observe::WorkerReport as BalanceReport;
+use crate::settings::{Engine, Inbound, RingSizes, Settings};
+use crossbeam::channel::{self, Receiver, Sender};
+use exitmark_datapath::{
+    BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, Guard, Kernel, Links,
+    MAX_QUEUES, PerRole, QueueGauge, Rings, Role, Samples, SharedRings, Tally, Umem, Worker,
+    WorkerLimits, WorkerReport, XskError, XskPort, XskSettings, clock,
+};
+use exitmark_policy::Snapshot;
+use exitmark_service::process;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::signal::SigSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Bytes of a frame on top of the MTU: the Ethernet header and four VLAN tags.
+const LINK_OVERHEAD: u32 = 14 + 4 * 4;
+/// Bytes that the kernel keeps free at the start of each buffer (XDP_PACKET_HEADROOM).
+const HEADROOM: u32 = 256;
+/// Chunk sizes in bytes. An aligned UMEM allows at most one page.
+const SMALL_CHUNK: u32 = 2048;
+const LARGE_CHUNK: u32 = 4096;
+
+/// The chunk size for frames of this length. Zero-copy NICs round the space after the headroom down
+/// to their own granularity: of a small chunk, igb uses 1,024 bytes (igb_main.c,
+/// `igb_setup_srrctl`) and truncates longer frames.
+const fn chunk_bytes(frame_bytes: u32, zero_copy: bool) -> u32 {
+    if frame_bytes + HEADROOM <= SMALL_CHUNK && !zero_copy {
+        SMALL_CHUNK
+    } else {
+        LARGE_CHUNK
+    }
+}
+/// Timeout for a worker's sign of life; an idle worker wakes every second.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// Timeout for a worker to take a snapshot, and again to return the earlier one.
+const RETIRE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Locks this process' current and future memory.
+pub(super) fn keep_memory_in_place() {
+    // Without the capability the limit stays; registering the UMEM then reports the error.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    // A page fault would stall a worker.
+    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
+        tracing::info!("this process' memory can be swapped out: {error}");
+    }
+}
+
+/// The sockets and memory of each worker.
+enum Queues {
+    Copy(Vec<Bound<SharedRings>>),
+    ZeroCopy(Vec<Bound<FilledRings>>),
+}
+
+/// The sockets of every queue, bound and not yet served.
+pub(super) struct Sockets {
+    umem: Umem,
+    queues: Queues,
+    pub(super) rings: RingSizes,
+    /// How many buffers the longest packet takes.
+    pub(super) buffers_per_packet: u32,
+    /// For each zero-copy port, the NIC that loses what the XDP program redirects from it.
+    pub(super) lossy: PerRole<Option<Lossy>>,
+}
+
+impl Sockets {
+    /// Creates the UMEM and binds the sockets, zero-copy if configured and supported by every port.
+    /// Rings are large where all frames of a port go through them: also for zero-copy NICs, which
+    /// fill their own receive rings from them, and where a port needs the process.
+    pub(super) fn bind(
+        settings: &Settings,
+        nics: &Nics,
+        needs_process: bool,
+    ) -> Result<Self, DaemonError> {
+        let lossy = nics.lossy();
+        let binding = zero_copy::choose(settings.datapath.zero_copy, settings.engine, &lossy)?;
+        let frame_bytes = nics.common(|nic| nic.mtu) + LINK_OVERHEAD;
+        let workers = nics.workers();
+        let ports = u32::try_from(nics.present().count()).unwrap_or(3);
+        let attempt = |zero_copy| -> Result<Self, XskError> {
+            let serves_all = zero_copy || needs_process || is_asked(settings);
+            let rings = settings.datapath.rings(serves_all);
+            let chunk_bytes = chunk_bytes(frame_bytes, zero_copy);
+            let umem = Umem::new(
+                XskSettings {
+                    ring: rings.ring,
+                    in_hand: limits(settings, rings).in_hand(),
+                    chunk_bytes,
+                    multi_buffer: nics.need_several_buffers(),
+                    zero_copy,
+                },
+                workers,
+                ports,
+            )?;
+            let (each, names) = (0..workers, nics.names());
+            let queues = if zero_copy {
+                let bound = each.map(|worker| umem.bind_filled(worker, &names));
+                Queues::ZeroCopy(bound.collect::<Result<_, _>>()?)
+            } else {
+                let bound = each.map(|worker| umem.bind(worker, &names));
+                Queues::Copy(bound.collect::<Result<_, _>>()?)
+            };
+            Ok(Self {
+                umem,
+                queues,
+                rings,
+                buffers_per_packet: frame_bytes.div_ceil(chunk_bytes - HEADROOM),
+                lossy: PerRole::from_fn(|role| lossy[role].clone().filter(|_| zero_copy)),
+            })
+        };
+        Ok(match binding {
+            Binding::ZeroCopy => attempt(true)?,
+            Binding::Copy(reason) => {
+                if let Some(lossy) = reason {
+                    tracing::info!("copy mode, because {lossy}");
+                }
+                attempt(false)?
+            }
+            // All ports share one UMEM and so one mode: if one cannot, none may be zero-copy.
+            Binding::Either => attempt(true).or_else(|error| {
+                tracing::info!("copy mode, because zero-copy sockets cannot be bound: {error}");
+                attempt(false)
+            })?,
+        })
+    }
+
+    /// Whether the sockets are bound zero-copy.
+    pub(super) fn are_zero_copy(&self) -> bool {
+        matches!(self.queues, Queues::ZeroCopy(_))
+    }
+}
+
+/// A worker's thread, and the daemon's handles to it.
+struct Running {
+    thread: Option<JoinHandle<WorkerReport>>,
+    snapshots: Sender<Arc<Snapshot>>,
+    retired: Receiver<Arc<Snapshot>>,
+    wake: Arc<EventFd>,
+    sockets: Vec<Served>,
+    gauge: Arc<BalanceGauge>,
+    samples: Arc<Samples>,
+}
+
+/// One socket of a worker, as the daemon sees it.
+struct Served {
+    role: Role,
+    queue: u32,
+    socket: OwnedFd,
+    gauge: QueueGauge,
+}
+
+fn limits(settings: &Settings, rings: RingSizes) -> WorkerLimits {
+    WorkerLimits::new(rings.batch, settings.datapath.spin)
+}
+
+/// Whether all frames of a port go through its sockets, because the configuration says so.
+fn is_asked(settings: &Settings) -> bool {
+    settings.engine == Engine::AfXdp || settings.datapath.inbound == Inbound::AfXdp
+}
+
+/// All workers.
+pub(super) struct Workers {
+    running: Vec<Running>,
+    guards: Arc<Cells>,
+    counts: Arc<Cells>,
+    stop: Arc<AtomicBool>,
+    /// The counts of closed sockets.
+    closed: Troubled,
+}
+
+/// The sockets' own counts.
+#[derive(Clone, Copy, Default)]
+struct Troubled {
+    missed: PerRole<u64>,
+    invalid: PerRole<u64>,
+    cut: PerRole<u64>,
+}
+
+/// The counts of the workers and their sockets.
+#[derive(Default)]
+pub(super) struct Sums {
+    pub(super) tally: Tally,
+    pub(super) missed: PerRole<u64>,
+    pub(super) invalid: PerRole<u64>,
+    pub(super) cut: PerRole<u64>,
+    pub(super) unaccounted: u64,
+}
+
+impl Workers {
+    /// Starts one worker per queue. No frame reaches them before [`Self::admit`].
+    pub(super) fn start(
+        settings: &Settings,
+        sockets: Sockets,
+        snapshot: &Arc<Snapshot>,
+        links: &Arc<Links>,
+        guards: Cells,
+        counts: Cells,
+        events: &Sender<Event>,
+    ) -> Result<Self, DaemonError> {
+        let mut workers = Self {
+            running: Vec::new(),
+            guards: Arc::new(guards),
+            counts: Arc::new(counts),
+            stop: Arc::default(),
+            closed: Troubled::default(),
+        };
+        let forwarder = || Forwarder::new(Arc::clone(snapshot), Arc::clone(links));
+        let limits = limits(settings, sockets.rings);
+        match sockets.queues {
+            Queues::Copy(shares) => {
+                for share in shares {
+                    workers.add(share, forwarder(), limits, events)?;
+                }
+            }
+            Queues::ZeroCopy(shares) => {
+                for share in shares {
+                    workers.add(share, forwarder(), limits, events)?;
+                }
+            }
+        }
+        tracing::info!(
+            workers = workers.running.len(),
+            umem_mib = sockets.umem.bytes() >> 20,
+            "packet memory is made"
+        );
+        Ok(workers)
+    }
+
+    /// Starts the worker of the next queue.
+    fn add<R: Rings>(
+        &mut self,
+        share: Bound<R>,
+        forwarder: Forwarder,
+        limits: WorkerLimits,
+        events: &Sender<Event>,
+    ) -> Result<(), DaemonError> {
+        let number = self.running.len();
+        let queue = u32::try_from(number).unwrap_or(u32::MAX);
+        let mut served = Vec::new();
+        for (role, port) in share.ports.iter() {
+            if let Some(port) = port {
+                served.push(serve(role, queue, port)?);
+            }
+        }
+        let samples = Arc::<Samples>::default();
+        let forwarder = forwarder.witnessed(Arc::clone(&samples));
+        let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
+            .counting(Counters::over(Arc::clone(&self.counts), number))
+            .guarded(Guard::new(Arc::clone(&self.guards), queue));
+        let stop = Arc::clone(&self.stop);
+        let running = start_worker(number, worker, served, samples, stop, events.clone())?;
+        self.running.push(running);
+        Ok(())
+    }
+
+    pub(super) const fn count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Each worker's samples.
+    pub(super) fn samples(&self) -> Vec<Arc<Samples>> {
+        let each = self.running.iter().map(|worker| &worker.samples);
+        each.cloned().collect()
+    }
+
+    /// Adds the sockets to the XSKMAP: the XDP program may hand frames over.
+    pub(super) fn admit(&self, kernel: &Kernel) -> Result<(), DaemonError> {
+        for served in self.running.iter().flat_map(|worker| &worker.sockets) {
+            kernel.admit(served.role, served.queue, served.socket.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Removes the sockets from the XSKMAP.
+    pub(super) fn dismiss(&self, kernel: &Kernel) -> Result<(), DaemonError> {
+        for served in self.running.iter().flat_map(|worker| &worker.sockets) {
+            kernel.dismiss(served.role, served.queue)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a snapshot to every worker; it takes effect with the worker's next turn.
+    pub(super) fn publish(&self, snapshot: &Arc<Snapshot>) {
+        for worker in &self.running {
+            let sent = worker
+                .snapshots
+                .send_timeout(Arc::clone(snapshot), RETIRE_LIMIT);
+            if sent.is_ok() {
+                let _ = worker.wake.write(1);
+                // The last reference ends here, not on the packet path.
+                drop(worker.retired.recv_timeout(RETIRE_LIMIT));
+            }
+        }
+    }
+
+    pub(super) fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        // Includes queues that are not served any more.
+        for queue in 0..MAX_QUEUES {
+            sums.tally
+                .add(&Counters::over(Arc::clone(&self.counts), queue).read());
+        }
+        for worker in &self.running {
+            sums.unaccounted += worker.gauge.read().1;
+        }
+        let Troubled {
+            missed,
+            invalid,
+            cut,
+        } = self.troubled();
+        (sums.missed, sums.invalid, sums.cut) = (missed, invalid, cut);
+        sums
+    }
+
+    fn troubled(&self) -> Troubled {
+        let mut all = self.closed;
+        for served in self.running.iter().flat_map(|worker| &worker.sockets) {
+            let troubles = served.gauge.troubles().unwrap_or_default();
+            all.missed[served.role] += troubles.missed;
+            all.invalid[served.role] += troubles.tx_invalid;
+            all.cut[served.role] += served.gauge.cut();
+        }
+        all
+    }
+
+    /// Where each worker's buffers are.
+    pub(super) fn balances(&self) -> Vec<BalanceReport> {
+        let running = (0..).zip(&self.running);
+        running
+            .map(|(queue, worker)| {
+                let (balance, unaccounted) = worker.gauge.read();
+                BalanceReport {
+                    queue,
+                    total: balance.total as u64,
+                    pool: balance.pool as u64,
+                    in_hand: balance.in_hand as u64,
+                    receiving: balance.receiving as u64,
+                    sending: balance.sending as u64,
+                    unaccounted,
+                }
+            })
+            .collect()
+    }
+
+    /// Whether every worker, also an idle one, has given a sign of life within [`SIGN_OF_LIFE`].
+    pub(super) fn are_alive(&self) -> bool {
+        (0..self.running.len()).all(|queue| {
+            let queue = u32::try_from(queue).unwrap_or(u32::MAX);
+            Guard::age(&self.guards, queue, clock()) < SIGN_OF_LIFE
+        })
+    }
+
+    /// Closes the sockets, after [`Self::end`].
+    pub(super) fn close(&mut self) {
+        self.closed = self.troubled();
+        self.running.clear();
+    }
+
+    /// Takes over the counts of the closed sockets of earlier workers.
+    pub(super) const fn succeed(&mut self, others: &Self) {
+        self.closed = others.closed;
+    }
+
+    /// Makes every worker drain, and waits for their reports.
+    pub(super) fn end(&mut self) -> Vec<Option<WorkerReport>> {
+        self.stop.store(true, Ordering::Release);
+        for worker in &self.running {
+            let _ = worker.wake.write(1);
+        }
+        self.running
+            .iter_mut()
+            .map(|worker| worker.thread.take()?.join().ok())
+            .collect()
+    }
+}
+
+fn serve<R: Rings>(role: Role, queue: u32, port: &XskPort<R>) -> Result<Served, DaemonError> {
+    let watch = |error| DaemonError::System("watch a socket", error);
+    tracing::info!(
+        queue,
+        port = role.name(),
+        "bound {}",
+        if port.is_zero_copy() {
+            "zero-copy"
+        } else {
+            "in copy mode"
+        }
+    );
+    Ok(Served {
+        role,
+        queue,
+        socket: port.as_fd().try_clone_to_owned().map_err(watch)?,
+        gauge: port.gauge().map_err(watch)?,
+    })
+}
+
+fn start_worker<R: Rings>(
+    number: usize,
+    worker: Worker<XskPort<R>>,
+    sockets: Vec<Served>,
+    samples: Arc<Samples>,
+    stop: Arc<AtomicBool>,
+    events: Sender<Event>,
+) -> Result<Running, DaemonError> {
+    let (snapshots, snapshots_in) = channel::bounded(1);
+    let (retired_out, retired) = channel::bounded(1);
+    let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
+        .map_err(|error| DaemonError::System("make an event descriptor", error.into()))?;
+    let wake = Arc::new(wake);
+    let gauge = Arc::<BalanceGauge>::default();
+    let told = Arc::clone(&stop);
+    let control = Control {
+        snapshots: snapshots_in,
+        retired: retired_out,
+        stop,
+        wake: Arc::clone(&wake),
+        gauge: Arc::clone(&gauge),
+    };
+    let thread = thread::Builder::new()
+        .name("exitmark-worker".to_owned())
+        .spawn(move || {
+            // Wakes the main thread however this one ends, unless it was told to stop.
+            let _ended = OnDrop(events, number, told);
+            // Signals are the main thread's; here they would interrupt the packet path.
+            let _ = SigSet::all().thread_block();
+            process::keep_or_say(capabilities::OF_NOBODY);
+            worker.run(&control)
+        })
+        .map_err(|error| DaemonError::System("start a worker", error))?;
+    Ok(Running {
+        thread: Some(thread),
+        snapshots,
+        retired,
+        wake,
+        sockets,
+        gauge,
+        samples,
+    })
+}
+
+struct OnDrop(Sender<Event>, usize, Arc<AtomicBool>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        if !self.2.load(Ordering::Acquire) {
+            let _ = self.0.send(Event::WorkerEnded(self.1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_copy_always_has_large_chunks() {
+        for (mtu, copy, zero_copy) in [
+            (1500, SMALL_CHUNK, LARGE_CHUNK),
+            (1762, SMALL_CHUNK, LARGE_CHUNK),
+            (1763, LARGE_CHUNK, LARGE_CHUNK),
+            (9000, LARGE_CHUNK, LARGE_CHUNK),
+        ] {
+            assert_eq!(chunk_bytes(mtu + LINK_OVERHEAD, false), copy, "{mtu}");
+            assert_eq!(chunk_bytes(mtu + LINK_OVERHEAD, true), zero_copy, "{mtu}");
+        }
+        // What igb uses of a chunk holds a frame of full size with its tags.
+        let step = 1024;
+        assert!((LARGE_CHUNK - HEADROOM) / step * step >= 1500 + LINK_OVERHEAD);
+    }
+}

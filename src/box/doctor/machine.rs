@@ -1,0 +1,248 @@
+//! Findings on the kernel, the caller's privileges, and tor's files.
+
+use super::facts::{Facts, RelayFile, Trial};
+use super::{Finding, word};
+use caps::Capability;
+use exitmark_relays::{Age, CLOCK_SLACK, Validity, utc};
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// More bytes than a box of four queues and three ports with the default rings locks.
+const ENOUGH_LOCKED: u64 = 1 << 30;
+
+/// The BPF file system that the package mounts, and its unit (dist/systemd).
+const PACKAGED_PINS: &str = "/run/bpf/exitmark";
+const PINS_UNIT: &str = "run-bpf-exitmark.mount";
+
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut findings = vec![kernel(facts.kernel)];
+    findings.extend(programs(facts));
+    findings.push(types(facts.has_btf));
+    findings.extend(facts.has_jit.map(compiler));
+    findings.push(pins(facts));
+    findings.extend(rights(facts));
+    findings.extend(memory(facts));
+    findings.extend(facts.files.iter().map(|file| relay_file(file, facts)));
+    let told = facts.own_resolver.as_deref();
+    findings.extend(told.map(|text| Finding::warning("host.resolvers", text)));
+    findings
+}
+
+fn kernel(version: (u32, u32)) -> Finding {
+    let subject = "kernel";
+    let what = format!("Linux {}.{}", version.0, version.1);
+    match version {
+        old if old < (6, 1) => Finding::fault(subject, what)
+            .because("the XDP program needs Linux 6.1; install a newer kernel"),
+        old if old < (6, 3) => Finding::warning(subject, what).because(
+            "it does not report the drivers' XDP features before the start (6.3 does), and has \
+             no multi-buffer AF_XDP (6.6 has): no MTU beyond 3486",
+        ),
+        old if old < (6, 6) => Finding::warning(subject, what)
+            .because("it has no multi-buffer AF_XDP (6.6 has): no MTU beyond 3486"),
+        _ => Finding::ok(subject, what),
+    }
+}
+
+/// Whether the kernel loads the XDP programs.
+fn programs(facts: &Facts) -> Vec<Finding> {
+    let subject = "kernel";
+    let release = &facts.release;
+    match &facts.trial {
+        Trial::NotTried => vec![
+            Finding::ok(
+                subject,
+                format!("whether the XDP programs load on Linux {release} was not tried"),
+            )
+            .because("that takes CAP_BPF: run this as root"),
+        ],
+        Trial::Refused(reason) => vec![
+            Finding::fault(
+                subject,
+                format!("the XDP programs do not load on Linux {release}"),
+            )
+            .because(reason.as_str()),
+        ],
+        Trial::Loads(counting) => {
+            let loads = format!("the XDP programs load on Linux {release}");
+            let mut findings = vec![Finding::ok(subject, loads)];
+            // Without BTF another finding reports it.
+            if let (Err(reason), true) = (counting, facts.has_btf) {
+                let what = "redirected frames that a NIC does not take cannot be counted";
+                findings.push(Finding::warning(subject, what).because(reason.as_str()));
+            }
+            findings
+        }
+    }
+}
+
+fn types(has_btf: bool) -> Finding {
+    match has_btf {
+        true => Finding::ok("btf", "the kernel provides BTF"),
+        false => Finding::warning("btf", "there is no /sys/kernel/btf/vmlinux").because(
+            "redirected frames that a NIC does not take are not counted; it takes a kernel with \
+             CONFIG_DEBUG_INFO_BTF",
+        ),
+    }
+}
+
+fn compiler(is_on: bool) -> Finding {
+    match is_on {
+        true => Finding::ok("jit", "BPF programs are compiled"),
+        false => Finding::warning("jit", "BPF programs are interpreted")
+            .because("every frame costs several times as much")
+            .mended_by("sysctl -w net.core.bpf_jit_enable=1"),
+    }
+}
+
+fn pins(facts: &Facts) -> Finding {
+    let directory = &facts.pins;
+    let shown = directory.display();
+    if !facts.has_bpf_fs {
+        let above = directory.parent().unwrap_or(Path::new("/sys/fs/bpf"));
+        let above = word(&above.to_string_lossy());
+        // The package's mount unit also sets the directory's permissions.
+        let command = match directory.starts_with(PACKAGED_PINS) {
+            true => format!("systemctl start {PINS_UNIT}"),
+            false => format!("mkdir -p {above} && mount -t bpf bpf {above}"),
+        };
+        return Finding::fault("pins", format!("{shown} is in no BPF file system"))
+            .because("the policy outlives the process there")
+            .mended_by(command);
+    }
+    if facts.is_pinned {
+        let attached = match facts.attached.len() {
+            0 => "none that this user may see is attached".to_owned(),
+            ports => format!("attached to {ports} ports"),
+        };
+        return Finding::ok("pins", format!("there is a box at {shown}, {attached}")).because(
+            "`exitmark run` takes it over, unless another one holds it; `exitmark detach` takes \
+             it off",
+        );
+    }
+    Finding::ok("pins", format!("{shown} can be made, nothing is there yet"))
+}
+
+fn rights(facts: &Facts) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = facts
+        .missing
+        .iter()
+        .filter_map(|&capability| {
+            let why = match capability {
+                Capability::CAP_NET_ADMIN => "NICs cannot be set, nor programs attached to them",
+                Capability::CAP_BPF => "the XDP program cannot be loaded",
+                Capability::CAP_NET_RAW => "AF_XDP sockets cannot be created",
+                Capability::CAP_PERFMON => {
+                    "the kernel loads no XDP program that compares packet pointers, as this one does"
+                }
+                // CAP_IPC_LOCK matters only under a limit; see `memory`.
+                _ => return None,
+            };
+            let finding = Finding::fault("rights", format!("this user lacks {capability}"));
+            Some(finding.because(format!(
+                "{why}; run it as root, or grant the capability in its service"
+            )))
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok("rights", "all needed capabilities"));
+    }
+    findings
+}
+
+fn memory(facts: &Facts) -> Option<Finding> {
+    let limit = facts
+        .memlock
+        .filter(|_| facts.missing.contains(&Capability::CAP_IPC_LOCK))?;
+    let what = format!("this user may lock {} KiB of memory", limit / 1024);
+    if limit >= ENOUGH_LOCKED {
+        return Some(Finding::ok("memory", what));
+    }
+    Some(
+        Finding::warning("memory", what)
+            .because(
+                "packet memory is locked: large rings or many queues do not fit; as a service, \
+                 `LimitMEMLOCK=infinity`",
+            )
+            .mended_by("ulimit -l unlimited"),
+    )
+}
+
+fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
+    let path = file.path.display();
+    match file.trouble {
+        None => match file.validity {
+            Some(validity) => consensus(file, validity, facts.now),
+            None => Finding::ok("relays", format!("{path} can be read"))
+                .because("`exitmark relays` shows its content"),
+        },
+        Some(io::ErrorKind::PermissionDenied) => {
+            let user = word(facts.user.as_deref().unwrap_or("exitmark"));
+            Finding::fault("relays", format!("{path} may not be read"))
+                .because(
+                    "without tor's files there is no relay set, and the box forwards everything \
+                     unmarked; they can be readable by tor's group",
+                )
+                .mended_by(format!(
+                    "printf '\\nDataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
+                     /etc/tor/torrc && systemctl restart tor && adduser {user} debian-tor"
+                ))
+        }
+        Some(io::ErrorKind::NotFound) => Finding::fault("relays", format!("there is no {path}"))
+            .because(
+                "until it is there the box has no relay set and forwards everything unmarked; a \
+                 running tor writes it into its CacheDirectory, mostly /var/lib/tor",
+            ),
+        Some(other) => Finding::fault("relays", format!("{path} cannot be opened: {other}"))
+            .because(
+                "without tor's files there is no relay set, and the box forwards everything unmarked",
+            ),
+    }
+}
+
+/// The age of a consensus by this machine's clock, which may be wrong.
+fn consensus(file: &RelayFile, validity: Validity, now: SystemTime) -> Finding {
+    let path = file.path.display();
+    let clock = utc(now);
+    let until = utc(validity.valid_until);
+    let why = "compare the clock (`timedatectl`), and find out in tor's log why it fetches none";
+    match validity.age(now) {
+        Age::Early => {
+            let from = utc(validity.valid_after);
+            let what = format!("{path} is valid from {from} UTC on, the clock is at {clock} UTC");
+            let is_refused = now
+                .checked_add(CLOCK_SLACK)
+                .is_some_and(|limit| validity.valid_after > limit);
+            let finding = match is_refused {
+                true => Finding::fault("clock", what),
+                false => Finding::warning("clock", what),
+            };
+            finding
+                .because("a consensus of more than an hour ahead is refused: the clock is behind")
+                .mended_by("timedatectl set-ntp true")
+        }
+        Age::Fresh => Finding::ok("relays", format!("{path} is valid until {until} UTC"))
+            .because(format!("the clock is at {clock} UTC")),
+        Age::Old => Finding::warning(
+            "relays",
+            format!(
+                "{path} has no successor yet and is valid until {until} UTC, the clock is at \
+                 {clock} UTC"
+            ),
+        )
+        .because(why),
+        Age::Expired => Finding::warning(
+            "relays",
+            format!("{path} was valid until {until} UTC, the clock is at {clock} UTC"),
+        )
+        .because(why),
+        Age::Stale => Finding::fault(
+            "relays",
+            format!("{path} is stale: it was valid until {until} UTC, the clock is at {clock} UTC"),
+        )
+        .because(format!(
+            "relays cannot be distinguished from other destinations any more; {why}"
+        )),
+    }
+}

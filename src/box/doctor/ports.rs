@@ -1,0 +1,407 @@
+//! Findings on the NICs: each alone, and all together.
+
+use super::facts::{Facts, Port};
+use super::{Finding, Severity, word};
+use crate::settings::Engine;
+use exitmark_datapath::{MAX_QUEUES, Role};
+use exitmark_nic::{NextHop, Nic, NicError, Offload, OffloadState, common_queues};
+use std::net::IpAddr;
+
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for port in &facts.ports {
+        let of_port = match &port.nic {
+            Ok(nic) => of_nic(facts, port, nic),
+            Err(reason) => vec![Finding::fault(&port.name, reason.as_str())],
+        };
+        // A NIC without a role need not meet the requirements: at most a warning.
+        findings.extend(of_port.into_iter().map(|mut finding| {
+            if port.role.is_none() {
+                finding.severity = finding.severity.min(Severity::Warning);
+            }
+            finding
+        }));
+    }
+    findings
+}
+
+fn of_nic(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
+    let mut findings = vec![presence(nic, port.role)];
+    findings.extend(company(facts, port, nic));
+    findings.extend(xdp(facts, port, nic));
+    findings.extend(length(facts, port, nic));
+    findings.extend(queues(facts, port, nic));
+    findings.extend(
+        Offload::ALL
+            .into_iter()
+            .filter_map(|offload| offloaded(nic, offload)),
+    );
+    findings.push(promiscuous(nic, port.role));
+    findings.extend(addresses(facts, port, nic));
+    findings.extend(next_hop(facts, port, nic));
+    findings
+}
+
+fn presence(nic: &Nic, role: Option<Role>) -> Finding {
+    let subject = &nic.name;
+    let role = role.map_or("a candidate".to_owned(), |role| role.to_string());
+    if !nic.is_up {
+        return Finding::fault(subject, format!("{role}, is down"))
+            .because("nothing is received or sent")
+            .mended_by(format!("ip link set dev {} up", word(subject)));
+    }
+    if !nic.has_carrier {
+        return Finding::warning(subject, format!("{role}, is up without carrier"))
+            .because("the other end is down, or no cable is plugged in");
+    }
+    Finding::ok(subject, format!("{role}, up, with carrier, {}", nic.mac))
+}
+
+/// Finds other interfaces that send or receive by the NIC.
+fn company(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
+    let may_have_uppers = match port.role {
+        Some(Role::Incoming) => true,
+        Some(Role::Uplink) => facts.shares_uplink,
+        _ => false,
+    };
+    let refused = nic
+        .refuse_bundles()
+        .err()
+        .or_else(|| match may_have_uppers {
+            true => None,
+            false => nic.refuse_uppers().err(),
+        })?;
+    let finding = Finding::fault(&port.name, refused.to_string());
+    Some(match refused {
+        NicError::Member { name, .. } => {
+            finding.mended_by(format!("ip link set dev {} nomaster", word(&name)))
+        }
+        NicError::Upper { upper, .. } => {
+            finding.mended_by(format!("ip link set dev {} down", word(&upper)))
+        }
+        _ => finding,
+    })
+}
+
+fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
+    let subject = &nic.name;
+    let driver = match &nic.driver {
+        Some(driver) => format!("driver {driver}"),
+        None => "unknown driver".to_owned(),
+    };
+    let Some(state) = port.xdp else {
+        return vec![Finding::warning(
+            subject,
+            format!("{driver}; the kernel does not say what XDP is on it"),
+        )];
+    };
+    let mut findings = Vec::new();
+    findings.push(match state.abilities {
+        None => Finding::ok(subject, driver).because(
+            "its XDP features are known when the program is attached (Linux 6.3 tells them before)",
+        ),
+        Some(can) if !can.native => {
+            Finding::warning(subject, format!("{driver}: XDP in generic mode only"))
+                .because("it works, several times slower; a NIC whose driver runs XDP does better")
+        }
+        Some(can) => {
+            // Only binding a socket proves it, and that resets queues of a NIC in use.
+            let zero_copy = if can.zero_copy {
+                "claims zero-copy"
+            } else {
+                "no zero-copy"
+            };
+            let finding = Finding::ok(subject, format!("{driver}: native XDP, {zero_copy}"));
+            match (can.zero_copy, nic.driver.as_deref()) {
+                (true, Some("virtio_net")) => finding.because(
+                    "it binds only where the virtual machine gives the NIC an IOMMU and queue \
+                     reset (QEMU: iommu_platform=on,queue_reset=on); `exitmark status` shows \
+                     whether it did",
+                ),
+                (true, _) => finding.because("`exitmark status` shows whether it binds"),
+                (false, _) => finding,
+            }
+        }
+    });
+    if facts.needs_zero_copy && state.abilities.is_some_and(|can| !can.zero_copy) {
+        findings.push(
+            Finding::fault(subject, "the driver has no zero-copy")
+                .because("datapath.zero_copy = \"require\"; \"auto\" falls back to copy mode"),
+        );
+    }
+    // With the other engines the box runs, and warns at its start.
+    if facts.needs_zero_copy
+        && facts.engine == Engine::Xdp
+        && port.role.is_some()
+        && !nic.takes_zero_copy_redirects()
+    {
+        findings.push(
+            Finding::fault(
+                subject,
+                "the driver drops frames that are redirected to it from a zero-copy port",
+            )
+            .because(
+                "engine = \"xdp\" redirects every frame; datapath.zero_copy = \"auto\" keeps copy \
+                 mode here",
+            ),
+        );
+    }
+    let is_ours = |&(_, ifindex, program): &(Role, u32, u32)| {
+        ifindex == nic.index && program == state.program
+    };
+    if facts.attached.iter().any(is_ours) {
+        findings.push(Finding::ok(subject, "exitmark's XDP program is attached"));
+    } else if state.program != 0 && facts.hides_pins {
+        findings.push(
+            Finding::warning(subject, "an XDP program is attached")
+                .because("whether it is exitmark's own only root can tell: run this as root"),
+        );
+    } else if state.program != 0 {
+        let mode = if state.is_generic {
+            "xdpgeneric"
+        } else {
+            "xdpdrv"
+        };
+        findings.push(
+            Finding::fault(
+                subject,
+                format!("another XDP program is attached, number {}", state.program),
+            )
+            .because(
+                "a NIC runs one at a time; if the command is refused, the program was attached by \
+                     a BPF link: detach it with its own tool, an exitmark with `exitmark detach`",
+            )
+            .mended_by(format!("ip link set dev {} {mode} off", word(subject))),
+        );
+    }
+    findings
+}
+
+/// The NICs that have a role.
+fn players(facts: &Facts) -> impl Iterator<Item = &Nic> {
+    let players = facts.ports.iter().filter(|port| port.role.is_some());
+    players.filter_map(|port| port.nic.as_ref().ok())
+}
+
+fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
+    let subject = &nic.name;
+    let set = |mtu: u32| format!("ip link set dev {} mtu {mtu}", word(subject));
+    let has_several = |port: &Port| {
+        port.xdp
+            .and_then(|xdp| xdp.abilities)
+            .is_none_or(|can| can.several_buffers || !can.native)
+    };
+    let takes_long =
+        !facts.forbids_frags && facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);
+    let least = players(facts).map(Nic::one_buffer_mtu).min();
+    let most = match takes_long {
+        true => u32::MAX,
+        false => least.unwrap_or(u32::MAX).min(nic.one_buffer_mtu()),
+    };
+    let wanted = match port.role {
+        Some(_) => players(facts).next().map_or(nic.mtu, |first| first.mtu),
+        None => nic.mtu,
+    };
+    let wanted = wanted.min(most);
+    if nic.mtu > most {
+        let why = format!(
+            "a packet longer than {most} bytes needs several buffers, which takes Linux 6.6, a \
+             driver that supports it on every port, and datapath.frags other than \"off\""
+        );
+        let finding = Finding::fault(subject, format!("MTU {}", nic.mtu));
+        return Some(finding.because(why).mended_by(set(wanted)));
+    }
+    if nic.mtu != wanted {
+        let finding = Finding::fault(subject, format!("MTU {}, not {wanted}", nic.mtu));
+        return Some(
+            finding
+                .because("a wire needs the same on every port")
+                .mended_by(set(wanted)),
+        );
+    }
+    Some(Finding::ok(subject, format!("MTU {}", nic.mtu)))
+}
+
+fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
+    let subject = &nic.name;
+    let is_one = |count: u32| if count == 1 { "queue" } else { "queues" };
+    let what = format!("{} receive {}", nic.queues, is_one(nic.queues));
+    let set = |finding: Finding, queues: u32| match nic.sets_queues {
+        true => {
+            let kind = nic.queues_kind();
+            finding.mended_by(format!("ethtool -L {} {kind} {queues}", word(subject)))
+        }
+        false => finding,
+    };
+    let limit = u32::try_from(MAX_QUEUES).unwrap_or(u32::MAX);
+    let cpus = facts.cpus;
+    let players: Vec<&Nic> = match port.role {
+        Some(_) => players(facts).collect(),
+        None => vec![nic],
+    };
+    let common = common_queues(&players, cpus, limit);
+    // With a program attached the number cannot be changed, and virtio_net's includes the queues
+    // that it has added for XDP.
+    let has_program = port.xdp.is_some_and(|xdp| xdp.is_native());
+    if has_program && players.iter().all(|other| other.queues == nic.queues) {
+        return vec![Finding::ok(subject, what)];
+    }
+    let most = nic.most_queues_with_xdp(cpus);
+    if nic.queues > most && !has_program {
+        let finding = Finding::fault(subject, format!("{what}, more than {most}")).because(
+            format!("on {cpus} CPUs the kernel panics when XDP redirects a frame to this NIC"),
+        );
+        return vec![set(finding, common.unwrap_or(most))];
+    }
+    let Some(wanted) = common else {
+        let what = format!("{what}, and no number that every port can have");
+        return vec![match facts.engine {
+            Engine::Xdp => Finding::warning(subject, what)
+                .because("frames that need user space cross unmarked from queues without a worker"),
+            _ => Finding::fault(subject, what)
+                .because("every port needs the same number, except with engine = \"xdp\""),
+        }];
+    };
+    let lost = "its driver loses what XDP redirects to it on CPUs without a queue of their number";
+    let is_lossy = nic.loses_redirects(cpus);
+    if nic.queues != wanted {
+        let what = format!("{what}, not {wanted}");
+        let finding = if is_lossy {
+            Finding::fault(subject, what).because(lost)
+        } else if facts.engine == Engine::Xdp {
+            Finding::warning(subject, what).because(
+                "where a port has more queues than another one, frames that need user space \
+                 (fragments, IPv6 extension headers) cross unmarked from those beyond",
+            )
+        } else {
+            Finding::fault(subject, what).because(format!(
+                "every port needs the same number, {MAX_QUEUES} at most"
+            ))
+        };
+        return vec![set(finding, wanted)];
+    }
+    let mut findings = vec![Finding::ok(subject, what)];
+    if is_lossy {
+        let what = format!("fewer queues than the {cpus} CPUs");
+        findings.push(Finding::warning(subject, what).because(format!(
+            "{lost}: let the interrupts of every port come to the first {wanted} CPUs only \
+             (/proc/irq/*/smp_affinity_list, without irqbalance)"
+        )));
+    }
+    findings
+}
+
+fn offloaded(nic: &Nic, offload: Offload) -> Option<Finding> {
+    match nic.offloads.state(offload) {
+        OffloadState::FixedOn => Some(
+            Finding::fault(
+                &nic.name,
+                format!("{offload} is on and cannot be turned off"),
+            )
+            .because(format!("{}; use another NIC", offload.harm())),
+        ),
+        OffloadState::On => Some(
+            Finding::ok(&nic.name, format!("{offload} is on"))
+                .because("`exitmark run` turns it off, `exitmark detach` on again"),
+        ),
+        OffloadState::Off | OffloadState::FixedOff | OffloadState::Absent => None,
+    }
+}
+
+fn promiscuous(nic: &Nic, role: Option<Role>) -> Finding {
+    match (nic.is_promiscuous, role) {
+        (true, _) => Finding::ok(&nic.name, "promiscuous"),
+        (false, Some(Role::Incoming) | None) => Finding::ok(&nic.name, "not promiscuous"),
+        (false, _) => Finding::ok(&nic.name, "not promiscuous")
+            .because("`exitmark run` turns it on, `exitmark detach` off again"),
+    }
+}
+
+fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
+    let subject = &nic.name;
+    let is_way_out = port.role == Some(Role::Uplink) && facts.shares_uplink;
+    if port.role == Some(Role::Incoming) || is_way_out {
+        return Vec::new();
+    }
+    let Some(role) = port.role else {
+        let count = nic.addresses.len();
+        let finding = Finding::ok(
+            subject,
+            match count {
+                1 => "an address of the box".to_owned(),
+                _ => format!("{count} addresses of the box"),
+            },
+        );
+        let why = "it can be `incoming`, but neither `host` nor `uplink` while it has that";
+        return (count > 0)
+            .then(|| finding.because(why))
+            .into_iter()
+            .collect();
+    };
+    let is_link_local =
+        |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    // In reverse order: deleting a network's first address deletes its others too, and the commands
+    // for those would fail.
+    let mut findings: Vec<Finding> = nic
+        .addresses
+        .iter()
+        .rev()
+        .filter(|address| !is_link_local(address.addr()))
+        .map(|address| {
+            Finding::fault(subject, format!("the box has the address {address} here"))
+                .because(format!(
+                    "{role} is a wire: nothing that is sent to that address would reach the box"
+                ))
+                .mended_by(format!("ip addr del {address} dev {}", word(subject)))
+        })
+        .collect();
+    if nic
+        .addresses
+        .iter()
+        .any(|address| is_link_local(address.addr()))
+    {
+        let key = format!("net.ipv6.conf.{}.disable_ipv6=1", nic.sysctl_name());
+        findings.push(
+            Finding::warning(subject, "the box has an IPv6 link-local address here")
+                .because("it announces itself on the wire")
+                .mended_by(format!("sysctl -w {}", word(&key))),
+        );
+    }
+    findings
+}
+
+fn next_hop(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
+    let hop = facts.hop?;
+    let is_way_out = match port.role {
+        Some(Role::Uplink) => facts.shares_uplink,
+        role => role == Some(Role::Incoming),
+    };
+    if !is_way_out {
+        return None;
+    }
+    let subject = &nic.name;
+    Some(match (hop.next_hop, hop.known) {
+        (NextHop::Mac(mac), _) if mac == nic.mac => {
+            Finding::fault(subject, "steer.next_hop is this NIC's own MAC address")
+                .because("name the router on that network")
+        }
+        (NextHop::Mac(mac), _) => Finding::ok(subject, format!("the next hop is {mac}")),
+        (NextHop::Address(address), Some(mac)) => {
+            Finding::ok(subject, format!("the next hop {address} is {mac}"))
+        }
+        (NextHop::Address(address), None) => {
+            let what = format!("the next hop {address} is not in the neighbour table");
+            let finding = Finding::warning(subject, what).because(
+                "`exitmark run` has it resolved; until it answers relay traffic is not steered",
+            );
+            let can_ask = nic
+                .addresses
+                .iter()
+                .any(|own| own.addr().is_ipv4() == address.is_ipv4());
+            match can_ask {
+                true => finding.mended_by(format!("ping -c 1 -I {} {address}", word(subject))),
+                false => finding,
+            }
+        }
+    })
+}

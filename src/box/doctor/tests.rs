@@ -1,0 +1,739 @@
+//! Facts in, findings out: each branch, as a table.
+
+use super::*;
+use crate::settings::Engine;
+use caps::Capability;
+use exitmark_datapath::{Role, XdpAbilities, XdpState};
+use exitmark_nic::{NextHop, Nic, Offload, OffloadState, Offloads};
+use exitmark_relays::Validity;
+use std::io;
+use std::time::SystemTime;
+
+const ABLE: XdpAbilities = XdpAbilities {
+    native: true,
+    zero_copy: true,
+    several_buffers: true,
+};
+
+fn port(role: Option<Role>, name: &str, index: u32) -> Port {
+    Port {
+        role,
+        name: name.to_owned(),
+        nic: Ok(Nic {
+            index,
+            mac: format!("02:00:00:00:00:{index:02x}").parse().unwrap(),
+            queues: 4,
+            most_queues: 8,
+            ..Nic::example(name, Some("ice"))
+        }),
+        xdp: Some(XdpState {
+            program: 0,
+            is_generic: false,
+            takes_redirects: true,
+            takes_long_redirects: true,
+            abilities: Some(ABLE),
+        }),
+    }
+}
+
+/// The first lines of a consensus.
+const CONSENSUS: &str = "network-status-version 3 microdesc\nvote-status consensus\n\
+                         valid-after 2026-11-28 22:00:00\nfresh-until 2026-11-28 23:00:00\n\
+                         valid-until 2026-11-29 01:00:00\n";
+
+fn at(time: &str) -> SystemTime {
+    humantime::parse_rfc3339_weak(time).unwrap()
+}
+
+#[test]
+fn only_the_beginning_of_a_consensus_has_times() {
+    let validity = Validity::of_beginning(CONSENSUS).unwrap();
+    assert_eq!(validity.valid_after, at("2026-11-28 22:00:00"));
+    assert_eq!(validity.valid_until, at("2026-11-29 01:00:00"));
+    for other in [
+        "",
+        "dir-key-certificate-version 3\n",
+        &CONSENSUS.replace("valid-until", "valid-under"),
+        &CONSENSUS.replace("22:00:00", "25:00:00"),
+        &CONSENSUS.replace("fresh-until 2026", "fresh-until 2036"),
+    ] {
+        assert_eq!(Validity::of_beginning(other), None, "{other}");
+    }
+}
+
+/// A machine without a fault.
+fn sound() -> Facts {
+    Facts {
+        kernel: (6, 12),
+        release: "6.12.0-amd64".to_owned(),
+        trial: Trial::Loads(Ok(())),
+        has_btf: true,
+        pins: "/sys/fs/bpf/exitmark".into(),
+        has_bpf_fs: true,
+        is_pinned: false,
+        hides_pins: false,
+        attached: Vec::new(),
+        missing: Vec::new(),
+        memlock: None,
+        has_jit: Some(true),
+        files: vec![RelayFile {
+            path: "/var/lib/tor/cached-consensus".into(),
+            trouble: None,
+            validity: Validity::of_beginning(CONSENSUS),
+        }],
+        now: at("2026-11-28 22:30:00"),
+        user: None,
+        ports: vec![
+            port(Some(Role::Host), "host0", 1),
+            port(Some(Role::Uplink), "uplink0", 2),
+            port(Some(Role::Incoming), "incoming0", 3),
+        ],
+        shares_uplink: false,
+        hop: Some(Hop {
+            next_hop: NextHop::Address("203.0.113.1".parse().unwrap()),
+            known: Some("02:00:00:00:00:99".parse().unwrap()),
+        }),
+        needs_zero_copy: false,
+        forbids_frags: false,
+        engine: Engine::Auto,
+        cpus: 4,
+        own_resolver: None,
+    }
+}
+
+fn nic(facts: &mut Facts, port: usize) -> &mut Nic {
+    facts.ports[port].nic.as_mut().unwrap()
+}
+
+fn xdp(facts: &mut Facts, port: usize) -> &mut XdpState {
+    facts.ports[port].xdp.as_mut().unwrap()
+}
+
+/// An expected finding: severity, subject, part of `what`, and the command.
+type Amiss = (Severity, &'static str, &'static str, Option<&'static str>);
+
+#[test]
+fn a_sound_machine_has_no_warnings() {
+    for finding in findings(&sound()) {
+        assert_eq!(finding.severity, Severity::Ok, "{finding:?}");
+        assert_eq!(finding.fix, None, "{finding:?}");
+    }
+}
+
+#[test]
+fn each_fault_is_found_alone_with_its_command() {
+    use Severity::{Fault, Warning};
+    type Spoil = fn(&mut Facts);
+    let table: Vec<(Spoil, Amiss)> = vec![
+        (|f| f.kernel = (5, 10), (Fault, "kernel", "5.10", None)),
+        (|f| f.kernel = (6, 1), (Warning, "kernel", "6.1", None)),
+        (|f| f.kernel = (6, 5), (Warning, "kernel", "6.5", None)),
+        (
+            |f| {
+                f.trial = Trial::Refused(
+                    "cannot load the XDP programs: the verifier of Linux 6.12.0-amd64 refuses the \
+                     program exitmark_host: R2 unbounded memory access"
+                        .to_owned(),
+                );
+            },
+            (Fault, "kernel", "do not load on Linux 6.12.0-amd64", None),
+        ),
+        (
+            |f| f.trial = Trial::Loads(Err("no such tracepoint".to_owned())),
+            (Warning, "kernel", "cannot be counted", None),
+        ),
+        (
+            // One cause, one finding.
+            |f| {
+                f.trial = Trial::Loads(Err("no BTF".to_owned()));
+                f.has_btf = false;
+            },
+            (Warning, "btf", "vmlinux", None),
+        ),
+        (|f| f.has_btf = false, (Warning, "btf", "vmlinux", None)),
+        (
+            |f| f.has_jit = Some(false),
+            (
+                Warning,
+                "jit",
+                "interpreted",
+                Some("sysctl -w net.core.bpf_jit_enable=1"),
+            ),
+        ),
+        (
+            |f| f.has_bpf_fs = false,
+            (
+                Fault,
+                "pins",
+                "no BPF file system",
+                Some("mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf"),
+            ),
+        ),
+        (
+            |f| {
+                f.has_bpf_fs = false;
+                f.pins = "/run/bpf/exitmark/box".into();
+            },
+            (
+                Fault,
+                "pins",
+                "no BPF file system",
+                Some("systemctl start run-bpf-exitmark.mount"),
+            ),
+        ),
+        (
+            |f| f.now = at("2026-11-28 21:30:00"),
+            (
+                Warning,
+                "clock",
+                "is valid from 2026-11-28 22:00:00 UTC on, the clock is at 2026-11-28 21:30:00",
+                Some("timedatectl set-ntp true"),
+            ),
+        ),
+        (
+            |f| f.now = at("1970-01-01 00:10:00"),
+            (
+                Fault,
+                "clock",
+                "the clock is at 1970-01-01 00:10:00",
+                Some("timedatectl set-ntp true"),
+            ),
+        ),
+        (
+            |f| f.now = at("2026-11-29 00:30:00"),
+            (Warning, "relays", "has no successor yet", None),
+        ),
+        (
+            |f| f.now = at("2026-11-29 02:00:00"),
+            (
+                Warning,
+                "relays",
+                "was valid until 2026-11-29 01:00:00",
+                None,
+            ),
+        ),
+        (
+            |f| f.now = at("2026-12-24 02:00:00"),
+            (Fault, "relays", "is stale", None),
+        ),
+        (
+            |f| f.missing = vec![Capability::CAP_NET_ADMIN],
+            (Fault, "rights", "CAP_NET_ADMIN", None),
+        ),
+        (
+            |f| f.missing = vec![Capability::CAP_BPF],
+            (Fault, "rights", "CAP_BPF", None),
+        ),
+        (
+            |f| f.missing = vec![Capability::CAP_NET_RAW],
+            (Fault, "rights", "CAP_NET_RAW", None),
+        ),
+        (
+            |f| f.missing = vec![Capability::CAP_PERFMON],
+            (Fault, "rights", "CAP_PERFMON", None),
+        ),
+        (
+            |f| {
+                f.missing = vec![Capability::CAP_IPC_LOCK];
+                f.memlock = Some(8 << 20);
+            },
+            (Warning, "memory", "8192 KiB", Some("ulimit -l unlimited")),
+        ),
+        (
+            |f| f.files[0].trouble = Some(io::ErrorKind::NotFound),
+            (
+                Fault,
+                "relays",
+                "there is no /var/lib/tor/cached-consensus",
+                None,
+            ),
+        ),
+        (
+            |f| {
+                f.files[0].trouble = Some(io::ErrorKind::PermissionDenied);
+                f.user = Some("marker".to_owned());
+            },
+            (
+                Fault,
+                "relays",
+                "may not be read",
+                Some(
+                    "printf '\\nDataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
+                     /etc/tor/torrc && systemctl restart tor && adduser marker debian-tor",
+                ),
+            ),
+        ),
+        (
+            |f| f.ports[1].nic = Err("there is no network interface uplink0 here".to_owned()),
+            (Fault, "uplink0", "there is no network interface", None),
+        ),
+        (
+            |f| nic(f, 1).is_up = false,
+            (
+                Fault,
+                "uplink0",
+                "is down",
+                Some("ip link set dev uplink0 up"),
+            ),
+        ),
+        (
+            |f| nic(f, 1).has_carrier = false,
+            (Warning, "uplink0", "without carrier", None),
+        ),
+        (
+            |f| {
+                xdp(f, 0).abilities = Some(XdpAbilities {
+                    native: false,
+                    ..ABLE
+                })
+            },
+            (Warning, "host0", "generic mode only", None),
+        ),
+        (
+            |f| {
+                f.needs_zero_copy = true;
+                xdp(f, 0).abilities = Some(XdpAbilities {
+                    zero_copy: false,
+                    ..ABLE
+                });
+            },
+            (Fault, "host0", "no zero-copy", None),
+        ),
+        (
+            |f| xdp(f, 0).program = 77,
+            (
+                Fault,
+                "host0",
+                "another XDP program",
+                Some("ip link set dev host0 xdpdrv off"),
+            ),
+        ),
+        (
+            |f| {
+                xdp(f, 0).program = 77;
+                xdp(f, 0).is_generic = true;
+                // Ours is on another NIC.
+                f.attached = vec![(Role::Host, 2, 77)];
+                f.is_pinned = true;
+            },
+            (
+                Fault,
+                "host0",
+                "another XDP program",
+                Some("ip link set dev host0 xdpgeneric off"),
+            ),
+        ),
+        (
+            |f| nic(f, 2).mtu = 9000,
+            (
+                Fault,
+                "incoming0",
+                "MTU 9000, not 1500",
+                Some("ip link set dev incoming0 mtu 1500"),
+            ),
+        ),
+        (
+            |f| nic(f, 2).queues = 8,
+            // More than the others, which support as many: the command goes to those, below.
+            (
+                Fault,
+                "host0",
+                "4 receive queues, not 8",
+                Some("ethtool -L host0 combined 8"),
+            ),
+        ),
+        (
+            |f| {
+                for port in [0, 1, 2] {
+                    nic(f, port).most_queues = 4;
+                }
+                nic(f, 1).queues = 1;
+                nic(f, 1).has_combined_queues = false;
+            },
+            (
+                Fault,
+                "uplink0",
+                "1 receive queue, not 4",
+                Some("ethtool -L uplink0 rx 4"),
+            ),
+        ),
+        (
+            // More queue pairs than virtio_net can pair with CPUs.
+            |f| {
+                f.cpus = 2;
+                for port in [0, 1, 2] {
+                    nic(f, port).driver = Some("virtio_net".to_owned());
+                    nic(f, port).most_queues = 4;
+                }
+            },
+            (
+                Fault,
+                "host0",
+                "4 receive queues, more than 2",
+                Some("ethtool -L host0 combined 2"),
+            ),
+        ),
+        (
+            // An unknown driver may be virtio_net.
+            |f| {
+                f.cpus = 2;
+                for port in [0, 1, 2] {
+                    nic(f, port).driver = None;
+                    nic(f, port).most_queues = 4;
+                }
+            },
+            (
+                Fault,
+                "host0",
+                "4 receive queues, more than 2",
+                Some("ethtool -L host0 combined 2"),
+            ),
+        ),
+        (
+            // The others are raised to the NIC that needs a queue for each CPU ...
+            |f| {
+                f.cpus = 8;
+                nic(f, 1).driver = Some("i40e".to_owned());
+            },
+            (
+                Fault,
+                "host0",
+                "4 receive queues, not 8",
+                Some("ethtool -L host0 combined 8"),
+            ),
+        ),
+        (
+            // ... or no command repairs it.
+            |f| {
+                f.cpus = 8;
+                for port in [0, 1, 2] {
+                    nic(f, port).most_queues = 4;
+                }
+                nic(f, 1).driver = Some("mlx5_core".to_owned());
+            },
+            (Warning, "uplink0", "fewer queues than the 8 CPUs", None),
+        ),
+        (
+            // No command for a driver that does not support it.
+            |f| {
+                let e1000e = nic(f, 0);
+                (e1000e.queues, e1000e.most_queues) = (1, 1);
+                e1000e.sets_queues = false;
+            },
+            (
+                Fault,
+                "uplink0",
+                "4 receive queues, not 1",
+                Some("ethtool -L uplink0 combined 1"),
+            ),
+        ),
+        (
+            |f| {
+                for (port, queues) in [(0, 1), (1, 4), (2, 4)] {
+                    let nic = nic(f, port);
+                    (nic.queues, nic.most_queues) = (queues, queues);
+                    nic.sets_queues = false;
+                }
+            },
+            (Fault, "host0", "no number that every port can have", None),
+        ),
+        (
+            |f| {
+                (f.engine, f.needs_zero_copy) = (Engine::Xdp, true);
+                nic(f, 1).driver = Some("virtio_net".to_owned());
+            },
+            (Fault, "uplink0", "from a zero-copy port", None),
+        ),
+        (
+            |f| {
+                f.engine = Engine::Xdp;
+                nic(f, 1).queues = 8;
+            },
+            (
+                Warning,
+                "host0",
+                "4 receive queues, not 8",
+                Some("ethtool -L host0 combined 8"),
+            ),
+        ),
+        (
+            |f| {
+                nic(f, 0).offloads =
+                    Offloads::default().with(Offload::RxVlan, OffloadState::FixedOn);
+            },
+            (Fault, "host0", "rx-vlan-hw-parse is on and cannot", None),
+        ),
+        (
+            |f| {
+                nic(f, 0).offloads = Offloads::default().with(Offload::Lro, OffloadState::FixedOn);
+            },
+            (Fault, "host0", "rx-lro is on and cannot", None),
+        ),
+        (
+            |f| nic(f, 0).addresses = vec!["192.0.2.7/24".parse().unwrap()],
+            (
+                Fault,
+                "host0",
+                "192.0.2.7/24",
+                Some("ip addr del 192.0.2.7/24 dev host0"),
+            ),
+        ),
+        (
+            |f| nic(f, 1).addresses = vec!["2001:db8::7/64".parse().unwrap()],
+            (
+                Fault,
+                "uplink0",
+                "2001:db8::7/64",
+                Some("ip addr del 2001:db8::7/64 dev uplink0"),
+            ),
+        ),
+        (
+            |f| {
+                let nic = nic(f, 1);
+                nic.name = "eth0.100".to_owned();
+                nic.addresses = vec!["fe80::7/64".parse().unwrap()];
+            },
+            (
+                Warning,
+                "eth0.100",
+                "link-local",
+                Some("sysctl -w net.ipv6.conf.eth0/100.disable_ipv6=1"),
+            ),
+        ),
+        (
+            |f| f.hop.as_mut().unwrap().known = None,
+            (Warning, "incoming0", "not in the neighbour table", None),
+        ),
+        (
+            |f| {
+                f.hop.as_mut().unwrap().known = None;
+                nic(f, 2).addresses = vec!["203.0.113.2/24".parse().unwrap()];
+            },
+            (
+                Warning,
+                "incoming0",
+                "not in the neighbour table",
+                Some("ping -c 1 -I incoming0 203.0.113.1"),
+            ),
+        ),
+        (
+            |f| {
+                let own = nic(f, 2).mac;
+                f.hop.as_mut().unwrap().next_hop = NextHop::Mac(own);
+            },
+            (Fault, "incoming0", "own MAC address", None),
+        ),
+    ];
+    for (spoil, (severity, subject, words, fix)) in table {
+        let mut facts = sound();
+        spoil(&mut facts);
+        let amiss: Vec<_> = findings(&facts)
+            .into_iter()
+            .filter(|finding| finding.severity != Severity::Ok)
+            .collect();
+        let finding = amiss
+            .first()
+            .unwrap_or_else(|| panic!("{words}: nothing was found"));
+        assert_eq!(
+            (finding.severity, finding.subject.as_str()),
+            (severity, subject)
+        );
+        assert!(finding.what.contains(words), "{words}: {finding:?}");
+        assert!(!finding.why.is_empty() || finding.what.contains("interface"));
+        assert_eq!(finding.fix.as_deref(), fix, "{finding:?}");
+        // One finding, or the same on several NICs.
+        assert!(
+            amiss.iter().all(|other| other.severity == severity),
+            "{words}: {amiss:?}"
+        );
+    }
+}
+
+#[test]
+fn offloads_that_run_turns_off_are_not_faults() {
+    let mut facts = sound();
+    for offload in Offload::ALL {
+        let nic = nic(&mut facts, 0);
+        nic.offloads = nic.offloads.with(offload, OffloadState::On);
+    }
+    let mut said = findings(&facts).into_iter();
+    assert!(said.all(|finding| finding.severity == Severity::Ok));
+    let on = findings(&facts);
+    for offload in Offload::ALL {
+        assert!(
+            on.iter()
+                .any(|finding| finding.what.starts_with(offload.name()))
+        );
+    }
+}
+
+#[test]
+fn without_cap_bpf_the_load_test_is_reported_as_not_tried() {
+    let mut facts = sound();
+    facts.trial = Trial::NotTried;
+    let said = render(&findings(&facts));
+    let line = "ok       kernel     whether the XDP programs load on Linux 6.12.0-amd64 was not \
+                tried: that takes CAP_BPF";
+    assert!(said.contains(line), "{said}");
+    facts.trial = Trial::Loads(Ok(()));
+    let said = render(&findings(&facts));
+    assert!(
+        said.contains("the XDP programs load on Linux 6.12.0-amd64\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn exitmarks_own_program_is_not_a_fault() {
+    let mut facts = sound();
+    facts.is_pinned = true;
+    facts.attached = vec![(Role::Host, 1, 77)];
+    xdp(&mut facts, 0).program = 77;
+    let said = findings(&facts);
+    assert!(said.iter().all(|finding| finding.severity == Severity::Ok));
+    assert!(
+        said.iter()
+            .any(|finding| finding.what.contains("exitmark's XDP program"))
+    );
+}
+
+#[test]
+fn queues_that_virtio_has_added_for_xdp_are_not_faults() {
+    let mut facts = sound();
+    facts.cpus = 2;
+    facts.is_pinned = true;
+    for port in [0, 1, 2] {
+        // Two for the traffic, and one for each CPU.
+        nic(&mut facts, port).driver = Some("virtio_net".to_owned());
+        nic(&mut facts, port).most_queues = 4;
+        xdp(&mut facts, port).program = 77;
+    }
+    facts.attached = vec![
+        (Role::Host, 1, 77),
+        (Role::Uplink, 2, 77),
+        (Role::Incoming, 3, 77),
+    ];
+    for finding in findings(&facts) {
+        assert_eq!(finding.severity, Severity::Ok, "{finding:?}");
+    }
+}
+
+#[test]
+fn zero_copy_is_claimed_by_a_driver_until_a_socket_is_bound() {
+    let mut facts = sound();
+    nic(&mut facts, 0).driver = Some("virtio_net".to_owned());
+    let said = render(&findings(&facts));
+    assert!(
+        said.contains("driver virtio_net: native XDP, claims zero-copy"),
+        "{said}"
+    );
+    for words in ["iommu_platform=on,queue_reset=on", "`exitmark status`"] {
+        assert!(said.contains(words), "{said}");
+    }
+    xdp(&mut facts, 0).abilities = Some(XdpAbilities {
+        zero_copy: false,
+        ..ABLE
+    });
+    let said = render(&findings(&facts));
+    assert!(
+        said.contains("driver virtio_net: native XDP, no zero-copy\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn long_packets_need_multi_buffer_in_kernel_and_drivers() {
+    let jumbo = |change: fn(&mut Facts)| {
+        let mut facts = sound();
+        for port in 0..3 {
+            nic(&mut facts, port).mtu = 9000;
+        }
+        change(&mut facts);
+        let fixes = findings(&facts)
+            .into_iter()
+            .filter_map(|finding| finding.fix);
+        fixes.collect::<Vec<_>>()
+    };
+    assert!(jumbo(|_| ()).is_empty());
+    let all =
+        ["host0", "uplink0", "incoming0"].map(|nic| format!("ip link set dev {nic} mtu 3498"));
+    assert_eq!(jumbo(|facts| facts.kernel = (6, 1)), all);
+    let one = |facts: &mut Facts| {
+        xdp(facts, 1).abilities = Some(XdpAbilities {
+            several_buffers: false,
+            ..ABLE
+        });
+    };
+    assert_eq!(jumbo(one), all);
+    assert_eq!(jumbo(|facts| facts.forbids_frags = true), all);
+}
+
+#[test]
+fn a_shared_uplink_may_have_an_address_and_is_checked_for_the_next_hop() {
+    let mut facts = sound();
+    facts.ports.pop();
+    facts.shares_uplink = true;
+    nic(&mut facts, 1).addresses = vec!["192.0.2.7/24".parse().unwrap()];
+    let said = findings(&facts);
+    assert!(said.iter().all(|finding| finding.severity == Severity::Ok));
+    assert!(
+        said.iter()
+            .any(|finding| finding.subject == "uplink0" && finding.what.contains("next hop"))
+    );
+}
+
+#[test]
+fn a_candidate_has_no_faults_only_warnings() {
+    let mut facts = sound();
+    facts.hop = None;
+    facts.ports = vec![port(None, "eth0", 1), port(None, "eth1", 2)];
+    nic(&mut facts, 0).is_up = false;
+    nic(&mut facts, 0).addresses = vec!["192.0.2.7/24".parse().unwrap()];
+    // NICs without roles are not compared with each other.
+    nic(&mut facts, 1).mtu = 9000;
+    nic(&mut facts, 1).queues = 1;
+    let amiss: Vec<_> = findings(&facts)
+        .into_iter()
+        .filter(|finding| finding.severity != Severity::Ok)
+        .collect();
+    assert_eq!(amiss.len(), 1, "{amiss:?}");
+    assert_eq!(amiss[0].severity, Severity::Warning);
+    assert_eq!(amiss[0].fix.as_deref(), Some("ip link set dev eth0 up"));
+}
+
+#[test]
+fn a_word_is_safe_in_a_shell() {
+    assert_eq!(word("eth0.100"), "eth0.100");
+    assert_eq!(word("a;reboot"), "'a;reboot'");
+    assert_eq!(word("it's"), r"'it'\''s'");
+    assert_eq!(word(""), "''");
+}
+
+#[test]
+fn findings_are_aligned_with_their_commands_below() {
+    let findings = [
+        Finding::ok("kernel", "6.6"),
+        Finding::fault("uplink0", "is down")
+            .because("nothing crosses")
+            .mended_by("ip link set dev uplink0 up"),
+    ];
+    let text = "ok       kernel   6.6\n\
+                fault    uplink0  is down: nothing crosses\n\
+                \u{20}                 fix: ip link set dev uplink0 up\n";
+    assert_eq!(render(&findings), text);
+}
+
+#[test]
+fn a_resolver_of_the_host_is_reported_in_the_running_boxs_words() {
+    let facts = Facts {
+        own_resolver: Some("a recursive resolver on the host".to_owned()),
+        ..sound()
+    };
+    let found = findings(&facts);
+    let found = found.iter().find(|one| one.subject == "host.resolvers");
+    let found = found.expect("a finding");
+    assert_eq!(found.severity, Severity::Warning);
+    assert!(found.what.contains("recursive resolver"));
+    let none = findings(&sound());
+    assert!(none.iter().all(|one| one.subject != "host.resolvers"));
+}

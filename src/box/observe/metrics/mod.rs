@@ -1,0 +1,466 @@
+//! The report as metrics, in the OpenMetrics text format. A test compares them with
+//! `docs/metrics.md`, which lists them all.
+
+use super::{PortReport, Report, SteeringState};
+use exitmark_service::prometheus::{Metrics, expose, labels, single};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+use std::fmt;
+
+/// The ages of a relay set, as in [`crate::observe::RelaySetReport::age`].
+const AGES: [&str; 5] = ["early", "fresh", "old", "expired", "stale"];
+
+/// Encodes a report as metrics.
+///
+/// # Errors
+///
+/// If the encoder fails.
+pub fn metrics(report: &Report) -> Result<String, fmt::Error> {
+    expose("exitmark", Collected(report.clone()))
+}
+
+/// A report as the collector of a registry.
+#[derive(Debug)]
+struct Collected(Report);
+
+impl Collector for Collected {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Metrics(encoder);
+        let report = &self.0;
+        process(&mut out, report)?;
+        ports(&mut out, &report.ports)?;
+        frames(&mut out, report)?;
+        steering(&mut out, report)?;
+        relay_set(&mut out, report)?;
+        workers(&mut out, report)?;
+        samples(&mut out, report)?;
+        out.gauge(
+            "warning",
+            "1 for each current warning or alarm; exitmark status names the remedy",
+            report.warnings.iter().map(|warning| {
+                let severity = if warning.is_alarm { "alarm" } else { "warning" };
+                (labels([("kind", &warning.kind), ("severity", severity)]), 1)
+            }),
+        )
+    }
+}
+
+fn process(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
+    let engine = &report.engine;
+    out.info(
+        "build",
+        "The version of the program",
+        [labels([("version", &report.version)])],
+    )?;
+    out.info(
+        "box",
+        "The configuration of the box, and the engine in use",
+        [labels([
+            ("mode", &report.mode),
+            ("classify_by", &report.classify_by),
+            ("mark", &report.mark),
+            ("engine_asked", &engine.asked),
+            ("engine", &engine.chosen),
+        ])],
+    )?;
+    out.timestamp(
+        "start",
+        "When this process began",
+        single(report.started_at),
+    )?;
+    out.gauge(
+        "generation",
+        "Counts up with every change of rules or relay set",
+        single(report.generation),
+    )?;
+    out.counter(
+        "reloads",
+        "How often the configuration was read anew and came into force, in this process",
+        single(report.reloads),
+    )?;
+    out.counter(
+        "reloads_refused",
+        "How often a configuration was refused, in this process",
+        single(report.reloads_refused),
+    )?;
+    out.counter(
+        "engine_frames",
+        "Frames decided by each engine",
+        [
+            (labels([("engine", "xdp")]), engine.xdp_frames),
+            (labels([("engine", "af_xdp")]), engine.af_xdp_frames),
+        ],
+    )
+}
+
+/// A number of each port: its name, its help text, and how to read it from the report.
+type OfPort = (&'static str, &'static str, fn(&PortReport) -> u64);
+
+/// The counters of each port.
+const PORT_FRAMES: [OfPort; 8] = [
+    (
+        "port_received_frames",
+        "Frames that arrived for the box to decide",
+        |port| port.received_frames,
+    ),
+    (
+        "port_forwarded_frames",
+        "Frames handed to the port to leave",
+        |port| port.forwarded_frames,
+    ),
+    (
+        "port_to_stack_frames",
+        "Frames left to the box's own network stack",
+        |port| port.to_stack_frames,
+    ),
+    (
+        "port_handed_frames",
+        "Frames that the XDP program gave to a worker",
+        |port| port.handed_frames,
+    ),
+    (
+        "port_spilled_frames",
+        "Frames meant for a worker that the XDP program decided itself",
+        |port| port.spilled_frames,
+    ),
+    (
+        "port_missed_frames",
+        "Frames given to a worker that its socket did not take, in this process",
+        |port| port.missed_frames,
+    ),
+    (
+        "port_tx_invalid_frames",
+        "Frames to send that the kernel refused, in this process",
+        |port| port.tx_invalid_frames,
+    ),
+    (
+        "port_cut_frames",
+        "Frames that arrived zero-copy and seem to have been cut by the NIC, in this process",
+        |port| port.cut_frames,
+    ),
+];
+
+fn ports(out: &mut Metrics<'_>, ports: &[PortReport]) -> fmt::Result {
+    let of = |port: &PortReport| labels([("port", &port.role), ("interface", &port.interface)]);
+    out.info(
+        "port",
+        "How the box is attached to each NIC",
+        ports.iter().map(|port| {
+            let mut labels = of(port);
+            let driver = port.driver.as_deref().unwrap_or_default();
+            labels.extend([
+                ("engine", port.engine.clone()),
+                ("xdp", port.xdp.clone()),
+                ("sockets", port.sockets.clone()),
+                ("driver", driver.to_owned()),
+            ]);
+            labels
+        }),
+    )?;
+    let each =
+        |value: fn(&PortReport) -> u64| ports.iter().map(move |port| (of(port), value(port)));
+    out.gauge(
+        "port_carrier",
+        "1 if the NIC has a link, else 0",
+        each(|port| port.has_carrier.into()),
+    )?;
+    out.gauge(
+        "port_mtu_bytes",
+        "The MTU of the NIC",
+        each(|port| port.mtu.into()),
+    )?;
+    out.gauge(
+        "port_queues",
+        "Receive queues of the NIC",
+        each(|port| port.queues.into()),
+    )?;
+    out.bytes(
+        "port_received",
+        "The size of frames that arrived for the box to decide",
+        each(|port| port.received_bytes),
+    )?;
+    for (name, help, value) in PORT_FRAMES {
+        out.counter(name, help, each(value))?;
+    }
+    Ok(())
+}
+
+fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
+    let class = |class: &str| labels([("class", class)]);
+    let classes = report.classes.iter();
+    out.counter(
+        "class_frames",
+        "Outbound frames of each class",
+        classes.clone().map(|of| (class(&of.class), of.frames)),
+    )?;
+    out.bytes(
+        "class",
+        "The size of outbound frames of each class",
+        classes.map(|of| (class(&of.class), of.bytes)),
+    )?;
+    let malformed = report.malformed.iter();
+    out.counter(
+        "malformed_frames",
+        "Outbound frames that are IP and cannot be read, by what is wrong with them",
+        malformed.map(|of| (labels([("reason", &of.reason)]), of.frames)),
+    )?;
+    let frames = &report.frames;
+    for (name, help, value) in [
+        (
+            "marked_frames",
+            "Frames whose DSCP was set to the mark",
+            frames.marked,
+        ),
+        (
+            "cleared_frames",
+            "Frames of another class whose mark was cleared",
+            frames.cleared,
+        ),
+        (
+            "unsteered_frames",
+            "Relay frames that left by the uplink, because incoming could not be used",
+            frames.unsteered,
+        ),
+        (
+            "unrouted_vlan_frames",
+            "Relay frames that were not steered, because they have a VLAN tag",
+            frames.unrouted_vlan,
+        ),
+        (
+            "unrouted_family_frames",
+            "Relay frames that were not steered, because the next hop is of the other IP version",
+            frames.unrouted_family,
+        ),
+        (
+            "host_by_uplink_frames",
+            "Frames that arrived by uplink from an address of the host, while none arrives by host",
+            frames.host_by_uplink,
+        ),
+        (
+            "disagreement_frames",
+            "Frames on which relay set and source address disagree",
+            frames.disagreement,
+        ),
+        (
+            "unnamed_listener_frames",
+            "Frames that accept a connection at a port that host.listeners does not name",
+            frames.unnamed_listener,
+        ),
+        (
+            "unseen_fragment_frames",
+            "Later fragments whose first one was not seen",
+            frames.unseen_fragment,
+        ),
+        (
+            "no_user_space_frames",
+            "Frames that only user space understands, decided without it",
+            frames.no_user_space,
+        ),
+    ] {
+        out.counter(name, help, single(value))?;
+    }
+    out.counter(
+        "dropped_frames",
+        "Frames that were not forwarded, by reason and, where that is the reason, egress port",
+        report.drops.iter().map(|of| {
+            let port = of.port.as_deref().unwrap_or_default();
+            (labels([("reason", &of.reason), ("port", port)]), of.frames)
+        }),
+    )
+}
+
+fn steering(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
+    let steering = &report.steering;
+    out.gauge(
+        "steering_up",
+        "1 if relay traffic can leave by incoming, else 0",
+        single((steering.state == SteeringState::Steering).into()),
+    )?;
+    out.gauge(
+        "steering_state",
+        "1 for the state that steering is in, 0 for the others",
+        SteeringState::ALL.map(|state| {
+            let is = (steering.state == state).into();
+            (labels([("state", state.name())]), is)
+        }),
+    )?;
+    out.counter(
+        "steering_changes",
+        "How often the next hop, or whether it can be used, has changed, in this process",
+        single(steering.changes),
+    )
+}
+
+fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
+    let set = &report.relay_set;
+    for (name, help, value) in [
+        (
+            "relay_set_endpoints",
+            "Endpoints that count as relays now",
+            set.endpoints,
+        ),
+        (
+            "relay_set_listed_endpoints",
+            "Endpoints listed in the documents in force",
+            set.listed,
+        ),
+        (
+            "relay_set_departed_endpoints",
+            "Endpoints departed and remembered",
+            set.departed,
+        ),
+        (
+            "relay_set_extra_endpoints",
+            "Endpoints named in the configuration",
+            set.extra,
+        ),
+    ] {
+        out.gauge(name, help, single(value))?;
+    }
+    out.gauge(
+        "relay_set_age",
+        "1 for the age that the relay set has, 0 for the others; no 1 where it has none",
+        AGES.map(|age| {
+            let is = (set.age.as_deref() == Some(age)).into();
+            (labels([("age", age)]), is)
+        }),
+    )?;
+    out.gauge(
+        "relay_set_passing",
+        "1 if everything passes unmarked because the relay set is stale or missing, else 0",
+        single(set.is_passing.into()),
+    )?;
+    out.timestamp(
+        "relay_set_accepted",
+        "When the relay set in force was accepted",
+        set.accepted_at.map(|at| (Vec::new(), at)),
+    )?;
+    out.counter(
+        "relay_sets_accepted",
+        "Relay sets that were accepted",
+        single(set.accepted),
+    )?;
+    out.counter(
+        "relay_sets_refused",
+        "Relay sets that were refused",
+        single(set.refused),
+    )?;
+    let path = |path: &str| labels([("path", path)]);
+    let sources = set.sources.iter();
+    out.timestamp(
+        "relay_document_valid_after",
+        "When a document in force becomes valid",
+        sources.clone().map(|of| (path(&of.path), of.valid_after)),
+    )?;
+    out.timestamp(
+        "relay_document_fresh_until",
+        "When the successor of a document in force is due",
+        sources.clone().map(|of| (path(&of.path), of.fresh_until)),
+    )?;
+    out.timestamp(
+        "relay_document_valid_until",
+        "When a document in force expires",
+        sources.clone().map(|of| (path(&of.path), of.valid_until)),
+    )?;
+    out.gauge(
+        "relay_document_signatures",
+        "Signatures of a document in force that are good, of known and of unknown authorities; how \
+         many good ones are needed, and how many authorities are known",
+        sources
+            .filter_map(|of| Some((&of.path, of.signatures?)))
+            .flat_map(|(path, signed)| {
+                [
+                    ("good", signed.good),
+                    ("needed", signed.needed),
+                    ("unknown", signed.unknown),
+                    ("known", signed.known),
+                ]
+                .map(|(count, value)| (labels([("path", path), ("count", count)]), value))
+            }),
+    )
+}
+
+fn workers(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
+    let workers = report.workers.iter();
+    out.gauge(
+        "worker_memory_frames",
+        "Buffers that a worker has, in all places",
+        workers.clone().map(|worker| {
+            let queue = worker.queue.to_string();
+            (labels([("queue", &queue)]), worker.total)
+        }),
+    )?;
+    out.gauge(
+        "worker_frames",
+        "The buffers of a worker, by place",
+        workers.flat_map(|worker| {
+            let queue = worker.queue.to_string();
+            [
+                ("pool", worker.pool),
+                ("in_hand", worker.in_hand),
+                ("receiving", worker.receiving),
+                ("sending", worker.sending),
+                ("unaccounted", worker.unaccounted),
+            ]
+            .map(|(place, frames)| (labels([("queue", &queue), ("place", place)]), frames))
+        }),
+    )?;
+    out.gauge(
+        "unaccounted_frames",
+        "Frames that are not accounted for; anything but 0 is a fault of exitmark",
+        single(report.unaccounted_frames),
+    )
+}
+
+fn samples(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
+    let mut encoder = out.0.encode_descriptor(
+        "residence",
+        "For how long sampled frames were in the box, in this process",
+        Some(&Unit::Seconds),
+        MetricType::Histogram,
+    )?;
+    for residence in &report.residence {
+        let labels = labels([("engine", &residence.engine)]);
+        // The encoder takes the count of each bucket and accumulates them itself.
+        let mut before = 0;
+        let mut buckets = Vec::with_capacity(residence.buckets.len() + 1);
+        let last = (f64::INFINITY, residence.samples);
+        for &(bound, at_most) in residence.buckets.iter().chain([&last]) {
+            let at_most = at_most.clamp(before, residence.samples.max(before));
+            buckets.push((bound, at_most - before));
+            before = at_most;
+        }
+        encoder
+            .encode_family(&labels)?
+            .encode_histogram::<NoLabelSet>(residence.sum_seconds, before, &buckets, None)?;
+    }
+    let audit = &report.audit;
+    out.gauge(
+        "audit_one_in",
+        "One frame in this many is checked against the policy; 0 turns the audit off",
+        single(audit.one_in),
+    )?;
+    out.counter(
+        "audit_checked_frames",
+        "Frames that left and were checked against the policy, in this process",
+        single(audit.checked),
+    )?;
+    out.counter(
+        "audit_skipped_frames",
+        "Sampled frames that cannot be judged by themselves, such as later fragments, in this process",
+        single(audit.skipped),
+    )?;
+    out.counter(
+        "audit_lost_frames",
+        "Sampled frames lost because a buffer was full, in this process",
+        single(audit.lost),
+    )?;
+    let mismatches = audit.mismatches.iter();
+    out.counter(
+        "audit_mismatched_frames",
+        "Frames that left in violation of the policy, by kind of mismatch, in this process; a fault of exitmark",
+        mismatches.map(|of| (labels([("kind", &of.kind)]), of.frames)),
+    )
+}

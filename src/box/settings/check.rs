@@ -1,0 +1,403 @@
+//! Checks each part of the file.
+
+use super::{
+    Control, Datapath, Frags, Inbound, Incoming, OnStop, Pin, Ports, RelaySettings, SettingsError,
+    WhenStale, ZeroCopy, raw,
+};
+use exitmark_nic::NextHop;
+use exitmark_policy::packet::Dscp;
+use exitmark_policy::{ClassifyBy, Endpoint};
+use exitmark_relays::{Authorities, Source, Sources, Trust};
+use exitmark_service::config::{RawDscp, code_point, interface, parsed, value};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+const RING: std::ops::RangeInclusive<u32> = 64..=32_768;
+/// The limit of `relays.retain`. A connection between relays lasts a week at most.
+const MAX_RETAIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const SAMPLE: std::ops::RangeInclusive<u32> = 0..=65_536;
+const BATCH: std::ops::RangeInclusive<u32> = 1..=256;
+/// The limits of `datapath.spin` in µs. Beyond, waking a worker is as good as polling.
+const SPIN: std::ops::RangeInclusive<u32> = 0..=1000;
+
+pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, SettingsError> {
+    let host = interface("ports.host", &raw.host)?;
+    let uplink = interface("ports.uplink", &raw.uplink)?;
+    let quoted = format!("\"{host}\"");
+    if uplink == host {
+        let reason = "is the same NIC as ports.host; a wire has two ends";
+        return Err(value("ports.uplink", quoted, reason));
+    }
+    let incoming = match (&raw.incoming, &steer.next_hop) {
+        (None, None) if matches!(steer.on_unavailable, raw::OnUnavailable::Drop) => {
+            let reason = "drops relay traffic that cannot be steered, but without ports.incoming \
+                          nothing is steered; leave the key out, or set ports.incoming";
+            return Err(value("steer.on_unavailable", "\"drop\"", reason));
+        }
+        (None, None) => None,
+        (Some(name), Some(next_hop)) => {
+            let interface = interface("ports.incoming", name)?;
+            if interface == host {
+                let reason =
+                    "is the same NIC as ports.host; relay traffic would go back to the host";
+                return Err(value("ports.incoming", quoted, reason));
+            }
+            let next_hop: NextHop = parsed("steer.next_hop", next_hop)?;
+            if interface == uplink && matches!(next_hop, NextHop::Address(_)) {
+                let reason = "cannot be resolved where ports.incoming is the uplink, of which the \
+                              box's own network stack gets no frames; give the router's MAC address";
+                return Err(value(
+                    "steer.next_hop",
+                    format_args!("\"{next_hop}\""),
+                    reason,
+                ));
+            }
+            Some(Incoming {
+                interface,
+                next_hop,
+                drops_unsteered: matches!(steer.on_unavailable, raw::OnUnavailable::Drop),
+            })
+        }
+        (Some(name), None) => {
+            return Err(value(
+                "ports.incoming",
+                format_args!("\"{name}\""),
+                "relay traffic needs steer.next_hop, the address or MAC address of the router on \
+                 that network",
+            ));
+        }
+        (None, Some(next_hop)) => {
+            return Err(value(
+                "steer.next_hop",
+                format_args!("\"{next_hop}\""),
+                "steering needs ports.incoming; without it relay traffic leaves by the uplink",
+            ));
+        }
+    };
+    Ok(Ports {
+        host,
+        uplink,
+        incoming,
+    })
+}
+
+/// Parses addresses and prefixes; a bare address is a prefix of its full length.
+pub(super) fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
+    texts
+        .iter()
+        .map(|text| {
+            let net: Option<IpNet> = match text.parse::<IpAddr>() {
+                Ok(address) => Some(address.into()),
+                Err(_) => text.parse().ok(),
+            };
+            let reason = "is neither an address such as 192.0.2.10 or 2001:db8::10 nor a prefix \
+                          such as 192.0.2.0/28";
+            let net = net.ok_or_else(|| value(key, format_args!("\"{text}\""), reason))?;
+            if net.addr() != net.network() {
+                let reason = format!(
+                    "has bits set behind the prefix; did you mean {}?",
+                    net.trunc()
+                );
+                return Err(value(key, format_args!("\"{text}\""), reason));
+            }
+            unmapped(net.addr())
+                .map_err(|reason| value(key, format_args!("\"{text}\""), reason))?;
+            Ok(net)
+        })
+        .collect()
+}
+
+/// Refuses more prefixes of one family than the BPF map holds.
+pub(super) fn at_most(
+    limit: usize,
+    key: &'static str,
+    nets: Vec<IpNet>,
+) -> Result<Vec<IpNet>, SettingsError> {
+    let of_v4 = nets
+        .iter()
+        .filter(|net| matches!(net, IpNet::V4(_)))
+        .count();
+    let count = of_v4.max(nets.len() - of_v4);
+    if count > limit {
+        let reason = format!("are more than {limit} of one family; put them into prefixes");
+        return Err(value(key, format_args!("{count} entries"), reason));
+    }
+    Ok(nets)
+}
+
+pub(super) fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, SettingsError> {
+    let refused = |reason: &str| value(key, format_args!("\"{text}\""), reason);
+    let endpoint: Option<Endpoint> = text.parse().ok();
+    let endpoint = endpoint
+        .filter(|endpoint| endpoint.port != 0)
+        .ok_or_else(|| {
+            refused("is not an address with a port, such as 192.0.2.1:9001 or [2001:db8::1]:9001")
+        })?;
+    unmapped(endpoint.address).map_err(|reason| refused(&reason))?;
+    Ok(endpoint)
+}
+
+/// Parses an endpoint of `relays.extra`.
+fn relay(text: &str) -> Result<Endpoint, SettingsError> {
+    const KEY: &str = "relays.extra";
+    let relay = endpoint(KEY, text)?;
+    match names_a_host(relay.address) {
+        true => Ok(relay),
+        false => Err(value(
+            KEY,
+            format_args!("\"{text}\""),
+            "is not at an address that a relay can have",
+        )),
+    }
+}
+
+/// Whether packets on a network can have this address as that of one host: it is not unspecified,
+/// loopback, multicast, or limited broadcast (RFC 6890 section 2.2, RFC 4291 section 2.4).
+pub(super) fn names_a_host(address: IpAddr) -> bool {
+    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !address.is_unspecified() && !address.is_loopback() && !address.is_multicast() && !is_broadcast
+}
+
+/// Refuses an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), which no packet carries.
+fn unmapped(address: IpAddr) -> Result<(), String> {
+    match address.to_canonical() {
+        canonical if canonical == address => Ok(()),
+        canonical => Err(format!(
+            "is an IPv4-mapped IPv6 address, which no packet carries; write {canonical}"
+        )),
+    }
+}
+
+pub(super) fn mark(raw: &raw::Mark) -> Result<Dscp, SettingsError> {
+    code_point(["mark.dscp", "mark.tos"], raw.dscp.as_ref(), raw.tos)
+}
+
+pub(super) fn classify_by(
+    raw: &raw::ClassifyBy,
+    host: &raw::Host,
+) -> Result<ClassifyBy, SettingsError> {
+    const KEYS: [&str; 2] = ["host.dscp", "host.tos"];
+    match raw {
+        raw::ClassifyBy::HostMark => {
+            code_point(KEYS, host.dscp.as_ref(), host.tos).map(ClassifyBy::HostMark)
+        }
+        raw::ClassifyBy::RelaySet => {
+            let reason = "is the mark of a host that is patched to set one, and only read with \
+                          classify_by = \"host-mark\"; what the box writes is mark.dscp";
+            Err(match (&host.dscp, host.tos) {
+                (None, None) => return Ok(ClassifyBy::RelaySet),
+                (None, Some(tos)) => value(KEYS[1], format_args!("{tos:#04x}"), reason),
+                (Some(RawDscp::Name(name)), _) => {
+                    value(KEYS[0], format_args!("\"{name}\""), reason)
+                }
+                (Some(RawDscp::Number(number)), _) => value(KEYS[0], number, reason),
+            })
+        }
+    }
+}
+
+pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, SettingsError> {
+    let extra = raw.extra.iter().map(|text| relay(text));
+    let certificates = raw.certificates.map(|path| base.join(path));
+    if let (Some(path), true) = (&certificates, raw.consensus.is_empty()) {
+        let reason = "belongs to documents, and relays.consensus names none";
+        let quoted = format!("\"{}\"", path.display());
+        return Err(value("relays.certificates", quoted, reason));
+    }
+    let mut files: Vec<Source> = Vec::with_capacity(raw.consensus.len());
+    for path in raw.consensus {
+        const KEY: &str = "relays.consensus";
+        let quoted = format!("\"{}\"", path.display());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("unverified-") {
+            let reason = "is what tor has fetched and not verified yet; name the cached- one";
+            return Err(value(KEY, quoted, reason));
+        }
+        let mut source = Source::beside(base.join(&path));
+        if let Some(certificates) = &certificates {
+            source.certificates.clone_from(certificates);
+        }
+        if files.contains(&source) {
+            return Err(value(KEY, quoted, "is named twice"));
+        }
+        files.push(source);
+    }
+    let state = base.join(&raw.state);
+    let is_taken = |source: &Source| source.consensus == state || source.certificates == state;
+    if state.file_name().is_none() || files.iter().any(is_taken) {
+        let quoted = format!("\"{}\"", raw.state.display());
+        let reason = "is not usable as exitmark's own file; give a path such as \
+                      /var/lib/exitmark/relays.state";
+        return Err(value("relays.state", quoted, reason));
+    }
+    Ok(RelaySettings {
+        sources: Sources {
+            files,
+            extra: extra.collect::<Result<_, _>>()?,
+            trust: trust(raw.verify, raw.authorities)?,
+        },
+        retain: retain(&raw.retain)?,
+        when_stale: match raw.when_stale {
+            raw::WhenStale::Keep => WhenStale::Keep,
+            raw::WhenStale::Pass => WhenStale::Pass,
+        },
+        state,
+        user: raw.user,
+    })
+}
+
+fn trust(verify: bool, authorities: Option<Vec<String>>) -> Result<Trust, SettingsError> {
+    const KEY: &str = "relays.authorities";
+    match (verify, authorities) {
+        (true, None) => Ok(Trust::MostOf(Authorities::tor_network())),
+        (true, Some(texts)) if texts.is_empty() => {
+            let reason = "trusts no authority; leave the key out for those of the Tor network";
+            Err(value(KEY, "[]", reason))
+        }
+        (true, Some(texts)) => {
+            let identities = texts.iter().map(|text| parsed(KEY, text));
+            Ok(Trust::MostOf(Authorities::new(
+                identities.collect::<Result<Vec<_>, _>>()?,
+            )))
+        }
+        (false, None) => Ok(Trust::Anybody),
+        (false, Some(texts)) => {
+            let reason = "lists trusted authorities, but relays.verify = false accepts any; keep \
+                          one of the two";
+            Err(value(KEY, format_args!("{} entries", texts.len()), reason))
+        }
+    }
+}
+
+fn retain(text: &str) -> Result<Duration, SettingsError> {
+    let duration = humantime::parse_duration(text).ok();
+    duration
+        .filter(|duration| *duration <= MAX_RETAIN)
+        .ok_or_else(|| {
+            let reason = "is not a time such as \"28h\" or \"90min\", up to 30 days";
+            value("relays.retain", format_args!("\"{text}\""), reason)
+        })
+}
+
+pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
+    let within = |key, number: i64, range: &std::ops::RangeInclusive<u32>| {
+        u32::try_from(number)
+            .ok()
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| {
+                let reason = format!("is not within {} to {}", range.start(), range.end());
+                value(key, number, reason)
+            })
+    };
+    let given = |key, number: Option<i64>, range| {
+        let number = number.map(|number| within(key, number, range));
+        number.transpose()
+    };
+    let ring = given("datapath.ring", raw.ring, &RING)?;
+    if let Some(ring) = ring.filter(|ring| !ring.is_power_of_two()) {
+        let reason = format!("is not a power of two; {} is", ring.next_power_of_two());
+        return Err(value("datapath.ring", ring, reason));
+    }
+    let batch = given("datapath.batch", raw.batch, &BATCH)?;
+    if let (Some(ring), Some(batch)) = (ring, batch)
+        && batch > ring
+    {
+        let reason = format!("is more than datapath.ring = {ring} holds");
+        return Err(value("datapath.batch", batch, reason));
+    }
+    let spin = within("datapath.spin", raw.spin, &SPIN)?;
+    let sample = within("datapath.sample", raw.sample, &SAMPLE)?;
+    if sample != 0 && !sample.is_power_of_two() {
+        let reason = format!("is not a power of two; {} is", sample.next_power_of_two());
+        return Err(value("datapath.sample", sample, reason));
+    }
+    Ok(Datapath {
+        sample,
+        ring,
+        batch,
+        spin: Duration::from_micros(spin.into()),
+        zero_copy: match raw.zero_copy {
+            raw::ZeroCopy::Auto => ZeroCopy::Auto,
+            raw::ZeroCopy::Require => ZeroCopy::Require,
+            raw::ZeroCopy::Off => ZeroCopy::Off,
+        },
+        frags: match raw.frags {
+            raw::Frags::Auto => Frags::Auto,
+            raw::Frags::On => Frags::On,
+            raw::Frags::Off => Frags::Off,
+        },
+        spill: raw.spill,
+        inbound: match raw.inbound {
+            raw::Inbound::Auto => Inbound::Auto,
+            raw::Inbound::AfXdp => Inbound::AfXdp,
+            raw::Inbound::Xdp => Inbound::Xdp,
+        },
+    })
+}
+
+pub(super) fn pin(raw: raw::Pin) -> Result<Pin, SettingsError> {
+    let directory = raw.directory;
+    // The BPF file system reserves names with a dot.
+    let has_dot = directory.to_string_lossy().contains('.');
+    if !directory.is_absolute() || directory.parent().is_none() || has_dot {
+        return Err(value(
+            "pin.directory",
+            format_args!("\"{}\"", directory.display()),
+            "is not an absolute path without dots in a BPF file system, such as \
+             /sys/fs/bpf/exitmark",
+        ));
+    }
+    Ok(Pin {
+        directory,
+        on_stop: match raw.on_stop {
+            raw::OnStop::Keep => OnStop::Keep,
+            raw::OnStop::Detach => OnStop::Detach,
+        },
+    })
+}
+
+pub(super) fn control(raw: raw::Control) -> Result<Control, SettingsError> {
+    const KEY: &str = "control.socket";
+    /// The longest path of a Unix socket in bytes (sun_path without its NUL, unix(7)).
+    const LONGEST: usize = 107;
+    let socket = raw.socket;
+    let quoted = || format!("\"{}\"", socket.display());
+    if !socket.is_absolute() || socket.file_name().is_none() {
+        let reason = "is not an absolute path of a socket, such as /run/exitmark/control.sock";
+        return Err(value(KEY, quoted(), reason));
+    }
+    if socket.as_os_str().len() > LONGEST {
+        let reason = format!("is longer than the {LONGEST} bytes that a socket's address can have");
+        return Err(value(KEY, quoted(), reason));
+    }
+    Ok(Control {
+        socket,
+        group: raw.group,
+    })
+}
+
+/// Refuses a state file or socket that collides with another configured path.
+pub(super) fn places(state: &Path, control: &Control, pin: &Pin) -> Result<(), SettingsError> {
+    let quoted = |path: &Path| format!("\"{}\"", path.display());
+    if state == control.socket {
+        let reason = "is control.socket as well; give the file a place of its own";
+        return Err(value("relays.state", quoted(state), reason));
+    }
+    let files = [
+        ("relays.state", state),
+        ("control.socket", control.socket.as_path()),
+    ];
+    let pinned = files
+        .into_iter()
+        .find(|(_, path)| path.starts_with(&pin.directory));
+    match pinned {
+        Some((key, path)) => Err(value(
+            key,
+            quoted(path),
+            "is in pin.directory, where a BPF file system holds nothing but pins",
+        )),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,225 @@
+//! Checks the keys of `[host]`.
+
+use super::check::{at_most, endpoint, names_a_host, prefixes};
+use super::objections::{covers_too_much, is_wider_than_a_site, listens_nowhere};
+use super::{Incoming, SettingsError, raw};
+use exitmark_nic::NextHop;
+use exitmark_policy::packet::MacAddr;
+use exitmark_policy::{Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS};
+use exitmark_service::config::value;
+use ipnet::IpNet;
+use std::net::SocketAddr;
+
+pub(super) fn addresses(
+    addresses: &[IpNet],
+    relay_addresses: &[IpNet],
+) -> Result<(), SettingsError> {
+    if addresses.is_empty() && relay_addresses.is_empty() {
+        let reason = "name the address from which the Tor host reaches the clearnet";
+        return Err(value("host.addresses", "[]", reason));
+    }
+    let both = [
+        ("host.addresses", addresses),
+        ("host.relay_addresses", relay_addresses),
+    ];
+    for (key, nets) in both {
+        for net in nets {
+            let address = net.addr();
+            if !names_a_host(address) {
+                return Err(value(
+                    key,
+                    format_args!("\"{net}\""),
+                    "is not an address that a host sends from",
+                ));
+            }
+            if is_wider_than_a_site(net) {
+                return Err(value(
+                    key,
+                    format_args!("\"{net}\""),
+                    "holds the hosts of many sites, whose traffic would count as the Tor host's; \
+                     name the Tor host's own addresses",
+                ));
+            }
+        }
+    }
+    let all = addresses.iter().chain(relay_addresses).copied();
+    at_most(MAX_PREFIXES, "host.addresses", all.collect())?;
+    for net in relay_addresses {
+        let overlap = |other: &&IpNet| other.contains(net) || net.contains(*other);
+        if addresses.iter().any(|other| overlap(&other)) {
+            return Err(value(
+                "host.relay_addresses",
+                format_args!("\"{net}\""),
+                "overlaps host.addresses; list each address under one of the two keys",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Parses `host.resolvers`, the servers that the host reaches through the box. `"any"` is every
+/// address, for a host with a recursive resolver.
+pub(super) fn resolvers(raw: &raw::Resolvers, host: &[IpNet]) -> Result<Vec<IpNet>, SettingsError> {
+    const KEY: &str = "host.resolvers";
+    let nets = match raw {
+        raw::Resolvers::Named(texts) => at_most(MAX_RESOLVERS, KEY, prefixes(KEY, texts)?)?,
+        raw::Resolvers::Word(word) if word == "any" => {
+            return prefixes(KEY, &["0.0.0.0/0", "::/0"].map(str::to_owned));
+        }
+        raw::Resolvers::Word(word) => {
+            return Err(value(
+                KEY,
+                format_args!("\"{word}\""),
+                "is neither \"any\" nor a list such as [\"9.9.9.9\"]",
+            ));
+        }
+    };
+    let is_host = |net: &&IpNet| {
+        net.addr().is_loopback() || host.iter().any(|host| host == *net) && is_one(net)
+    };
+    let is_none = |net: &&IpNet| is_one(net) && !names_a_host(net.addr()) && !is_host(net);
+    if let Some(net) = nets.iter().find(is_none) {
+        return Err(value(
+            KEY,
+            format_args!("\"{}\"", net.addr()),
+            "is not the address of a server",
+        ));
+    }
+    match nets.iter().find(is_host) {
+        Some(net) => Err(value(
+            KEY,
+            format_args!("\"{}\"", net.addr()),
+            "is the Tor host itself, whose queries to itself do not reach the box; for a recursive \
+             resolver there, resolvers = \"any\"",
+        )),
+        None => Ok(nets),
+    }
+}
+
+fn is_one(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
+/// Parses `host.exempt`; refuses prefixes that cover a substantial part of the internet.
+pub(super) fn exempt(texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
+    const KEY: &str = "host.exempt";
+    let nets = prefixes(KEY, texts)?;
+    match covers_too_much(&nets) {
+        Some(percent) => {
+            let widest = nets.iter().min_by_key(|net| net.prefix_len());
+            let reason = format!(
+                "with the other prefixes covers {percent} % of the internet, to where exit traffic \
+                 would not be marked; name the destinations of the host's own traffic, or set \
+                 mode = \"audit\" to mark nothing"
+            );
+            let quoted = widest.map_or_else(String::new, |net| format!("\"{net}\""));
+            Err(value(KEY, quoted, reason))
+        }
+        None => Ok(nets),
+    }
+}
+
+/// Refuses the Tor host as the next hop: steered frames would come back to it.
+pub(super) fn leads_away(
+    incoming: Option<&Incoming>,
+    host: &[IpNet],
+    host_mac: Option<MacAddr>,
+) -> Result<(), SettingsError> {
+    let Some(next_hop) = incoming.map(|incoming| incoming.next_hop) else {
+        return Ok(());
+    };
+    let is_host = match next_hop {
+        NextHop::Mac(mac) => Some(mac) == host_mac,
+        NextHop::Address(address) => host.iter().any(|net| net.contains(&address)),
+    };
+    if is_host {
+        let reason = "is the Tor host, so relay traffic would go back to it; name the router on \
+                      the network of ports.incoming";
+        return Err(value(
+            "steer.next_hop",
+            format_args!("\"{next_hop}\""),
+            reason,
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn listeners(
+    raw: &[raw::Listener],
+    host: &[IpNet],
+) -> Result<Box<[Listener]>, SettingsError> {
+    const KEY: &str = "host.listeners";
+    let named = |listener: &&raw::Listener| matches!(listener, raw::Listener::Endpoint(_));
+    let count = raw.iter().filter(named).count();
+    if count > MAX_LISTENERS {
+        let reason = format!(
+            "are more than {MAX_LISTENERS} with an address; a bare port counts on every address"
+        );
+        return Err(value(KEY, format_args!("{count} entries"), reason));
+    }
+    let listeners: Box<[Listener]> = raw
+        .iter()
+        .map(|listener| match listener {
+            raw::Listener::Port(number) => u16::try_from(*number)
+                .ok()
+                .filter(|port| *port != 0)
+                .map(Listener::Port)
+                .ok_or_else(|| value(KEY, number, "is not a port: 1 to 65535")),
+            raw::Listener::Endpoint(text) => endpoint(KEY, text).map(Listener::Endpoint),
+        })
+        .collect::<Result<_, _>>()?;
+    let nowhere = listeners
+        .iter()
+        .find_map(|listener| listens_nowhere(listener, host));
+    match nowhere {
+        Some((Endpoint { address, port }, reason)) => {
+            let endpoint = SocketAddr::new(address, port);
+            Err(value(KEY, format_args!("\"{endpoint}\""), reason))
+        }
+        None => Ok(listeners),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use exitmark_policy::PrefixSet;
+
+    fn read(text: &str) -> Result<PrefixSet, String> {
+        #[derive(serde::Deserialize)]
+        struct Host {
+            resolvers: raw::Resolvers,
+        }
+        let host: Host = toml::from_str(text).map_err(|error| error.to_string())?;
+        let nets = resolvers(&host.resolvers, &[]).map_err(|error| error.to_string())?;
+        Ok(PrefixSet::new(nets))
+    }
+
+    /// A recursive resolver queries servers at any address.
+    #[test]
+    fn any_resolver_is_every_address() {
+        let any = read("resolvers = \"any\"").unwrap();
+        for address in [
+            "0.0.0.0",
+            "198.51.100.53",
+            "255.255.255.255",
+            "::",
+            "2001:db8::53",
+        ] {
+            assert!(any.contains(address.parse().unwrap()), "{address}");
+        }
+        let one = read("resolvers = [\"9.9.9.9\"]").unwrap();
+        assert!(!one.contains("9.9.9.10".parse().unwrap()));
+        for (wrong, words) in [
+            ("\"all\"", &["host.resolvers", "\"all\"", "any"][..]),
+            ("\"9.9.9.9\"", &["host.resolvers", "9.9.9.9", "any"]),
+            ("[\"any\"]", &["host.resolvers", "any", "192.0.2.10"]),
+            ("53", &["any", "list of addresses"]),
+        ] {
+            let error = read(&format!("resolvers = {wrong}")).unwrap_err();
+            for word in words {
+                assert!(error.contains(word), "{wrong}: no `{word}` in: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Finds values that are valid alone, but impossible or doubtful together.
+//!
+//! These functions are pure: the machine's NICs are passed in.
+
+use super::{Incoming, Settings, SettingsError};
+use exitmark_nic::{NextHop, Own};
+use exitmark_policy::{AtUplink, Endpoint, ExitProtocols, Listener, Mode, Steer};
+use exitmark_service::config::value;
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The shortest prefix lengths accepted for one site's hosts: IPv4, IPv6.
+const SITE: (u8, u8) = (16, 29);
+/// `host.exempt` may cover at most one in this many unicast addresses. The private and shared
+/// ranges of IPv4 (RFC 6890) are one in 90.
+const EXEMPT_PART: u128 = 32;
+const NEXT_HOP: &str = "steer.next_hop";
+
+/// An objection to a configuration.
+#[derive(Debug)]
+pub struct Objection {
+    /// Whether a box refuses to start with it; otherwise it is a warning.
+    pub is_fatal: bool,
+    /// The key, the value, and the reason.
+    pub what: SettingsError,
+}
+
+impl Objection {
+    const fn fatal(what: SettingsError) -> Self {
+        Self {
+            is_fatal: true,
+            what,
+        }
+    }
+
+    const fn doubt(what: SettingsError) -> Self {
+        Self {
+            is_fatal: false,
+            what,
+        }
+    }
+}
+
+impl Settings {
+    /// The objections that hold on any machine; none is fatal.
+    pub fn doubts(&self) -> Vec<Objection> {
+        let mut doubts = Vec::new();
+        let rules = &self.rules;
+        let sources = &self.relays.sources;
+        if self.needs_relays() && sources.files.is_empty() {
+            doubts.push(value(
+                "relays.consensus",
+                "[]",
+                format_args!(
+                    "only the {} endpoints of relays.extra count as relays, so nearly all relay \
+                     traffic is marked as exit traffic and not steered; name tor's \
+                     cached-microdesc-consensus or cached-consensus",
+                    sources.extra.len()
+                ),
+            ));
+        }
+        let intent = rules.actions.intent();
+        if intent.mode == Mode::Enforce
+            && intent.at_uplink == AtUplink::Strip
+            && intent.steer == Steer::Off
+        {
+            doubts.push(value(
+                "mark.at_uplink",
+                "\"strip\"",
+                "no frame leaves marked, and without ports.incoming none is steered: the box \
+                 only counts, as with mode = \"audit\"",
+            ));
+        }
+        let provoked = match rules.exit_protocols {
+            ExitProtocols::Tcp => None,
+            ExitProtocols::All => Some(("\"all\"", "echo replies and a server's datagrams")),
+            _ => Some(("\"tcp+udp\"", "a server's datagrams")),
+        };
+        if let Some((protocols, answers)) = provoked {
+            let queries = match rules.resolvers.is_empty() {
+                true => "its DNS queries, unless host.resolvers names the servers, and ",
+                false => "",
+            };
+            doubts.push(value(
+                "mark.protocols",
+                protocols,
+                format_args!(
+                    "more of the host's own traffic is marked as exit traffic: {queries}answers \
+                     that anyone outside can cause ({answers}), because host.listeners is for TCP \
+                     alone"
+                ),
+            ));
+        }
+        doubts.into_iter().map(Objection::doubt).collect()
+    }
+
+    /// The objections on a machine with these NICs, including [`Self::doubts`].
+    pub fn objections(&self, nics: &[Own]) -> Vec<Objection> {
+        let mut objections = self.doubts();
+        for nic in nics {
+            objections.extend(self.host_address_of(nic));
+            if self.host_mac.is_some() && self.host_mac == nic.mac {
+                let mac = self
+                    .host_mac
+                    .map_or_else(String::new, |mac| mac.to_string());
+                objections.push(Objection::fatal(value(
+                    "host.mac",
+                    format_args!("\"{mac}\""),
+                    format_args!(
+                        "is the MAC address of {}, a NIC of the box; give the Tor host's",
+                        nic.name
+                    ),
+                )));
+            }
+        }
+        let incoming = self.ports.incoming.as_ref();
+        objections.extend(incoming.and_then(|incoming| next_hop(incoming, nics)));
+        objections.extend(incoming.and_then(|incoming| self.unrouted(incoming)));
+        objections
+    }
+
+    /// Warns if relay traffic of one IP version is not steered, because the next hop's address is
+    /// of the other.
+    fn unrouted(&self, incoming: &Incoming) -> Option<Objection> {
+        let NextHop::Address(next_hop) = incoming.next_hop else {
+            return None;
+        };
+        let is_other = |address: IpAddr| address.is_ipv4() != next_hop.is_ipv4();
+        let relays = &self.relays.sources;
+        // A consensus lists relays of both IP versions; without it, relay traffic may be of any.
+        let dials_others = !self.decides_by_relays()
+            || !self.rules.relay_addresses.is_empty()
+            || !relays.files.is_empty()
+            || relays.extra.iter().any(|relay| is_other(relay.address));
+        let mut addresses = self.host_prefixes.iter().map(IpNet::addr);
+        if !dials_others || !addresses.any(is_other) {
+            return None;
+        }
+        let (is, other) = match next_hop.is_ipv4() {
+            true => ("IPv4", "IPv6"),
+            false => ("IPv6", "IPv4"),
+        };
+        let consequence = match incoming.drops_unsteered {
+            true => "is dropped",
+            false => "leaves by the uplink, unmarked",
+        };
+        let reason = format!(
+            "is an {is} address, and the host has {other} addresses too: relay traffic over {other} \
+             is not steered and {consequence}; if that router routes both, give its MAC address, \
+             which `ip neighbour show dev {}` shows",
+            incoming.interface
+        );
+        let quoted = format!("\"{next_hop}\"");
+        Some(Objection::doubt(value(NEXT_HOP, quoted, reason)))
+    }
+
+    /// Objects to an address of the box among the host's: packets to it would go to the host.
+    fn host_address_of(&self, nic: &Own) -> Option<Objection> {
+        let (net, own) = self.host_prefixes.iter().find_map(|net| {
+            let addresses = nic.networks.iter().map(IpNet::addr);
+            let own = addresses.filter(|own| net.contains(own)).min()?;
+            Some((net, own))
+        })?;
+        let name = &nic.name;
+        let reason = format!(
+            "has {own}, an address of the box itself on {name}: what `incoming` receives for it \
+             goes to the Tor host; name the Tor host's addresses only"
+        );
+        let is_one = net.prefix_len() == net.max_prefix_len();
+        let what = value(
+            "host.addresses",
+            format_args!("\"{}\"", shown(*net)),
+            reason,
+        );
+        Some(match is_one {
+            true => Objection::fatal(what),
+            false => Objection::doubt(what),
+        })
+    }
+}
+
+/// Objects to a next hop that is the box itself, or that the box cannot resolve.
+fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
+    let quoted = format!("\"{}\"", incoming.next_hop);
+    let is_own = |nic: &&Own| match incoming.next_hop {
+        NextHop::Mac(mac) => nic.mac == Some(mac),
+        NextHop::Address(address) => nic.networks.iter().any(|own| own.addr() == address),
+    };
+    if let Some(own) = nics.iter().find(is_own) {
+        let reason = format!(
+            "is the box itself, on {}; name the router on the network of ports.incoming",
+            own.name
+        );
+        return Some(Objection::fatal(value(NEXT_HOP, quoted, reason)));
+    }
+    let NextHop::Address(address) = incoming.next_hop else {
+        return None;
+    };
+    let nic = nics.iter().find(|nic| nic.is_called(&incoming.interface))?;
+    let of_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4();
+    let networks: Vec<_> = nic.networks.iter().filter(of_family).collect();
+    let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if is_link_local || networks.iter().any(|net| net.contains(&address)) {
+        return None;
+    }
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let name = &incoming.interface;
+    let reason = match networks.as_slice() {
+        [] => format!(
+            "{name} has no {family} address from which the box could ask for it; `ip addr add \
+             ADDRESS/LENGTH dev {name}`"
+        ),
+        [net, ..] => format!(
+            "is not on the network of {name}, {}: unless the router answers there all the same, \
+             relay traffic is not steered",
+            net.trunc()
+        ),
+    };
+    Some(Objection::doubt(value(NEXT_HOP, quoted, reason)))
+}
+
+/// A prefix as written in the file: a single address without its length.
+fn shown(net: IpNet) -> String {
+    match net.prefix_len() == net.max_prefix_len() {
+        true => net.addr().to_string(),
+        false => net.to_string(),
+    }
+}
+
+/// Whether a prefix holds more than one site's addresses; see [`SITE`].
+pub(super) fn is_wider_than_a_site(net: &IpNet) -> bool {
+    let (v4, v6) = SITE;
+    net.prefix_len() < if net.addr().is_ipv4() { v4 } else { v6 }
+}
+
+/// The percentage of a family's unicast addresses that these prefixes cover, if that is more than
+/// one in [`EXEMPT_PART`].
+pub(super) fn covers_too_much(prefixes: &[IpNet]) -> Option<u128> {
+    let nets = |families: &[(IpAddr, u8)]| -> Vec<IpNet> {
+        let net = |&(address, bits)| IpNet::new(address, bits).ok();
+        families.iter().filter_map(net).collect()
+    };
+    // All but multicast and reserved addresses; global unicast (RFC 4291 section 2.4).
+    let v4 = [(0, 1), (128, 2), (192, 3)].map(|(first, bits)| {
+        let address = Ipv4Addr::new(first, 0, 0, 0);
+        (address.into(), bits)
+    });
+    let v6 = [(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0).into(), 3)];
+    [nets(&v4), nets(&v6)].iter().find_map(|unicast| {
+        let all: u128 = unicast.iter().map(size).sum();
+        let covered: u128 = IpNet::aggregate(&prefixes.to_vec())
+            .iter()
+            .flat_map(|net| unicast.iter().map(move |part| overlap(net, part)))
+            .sum();
+        (covered > all / EXEMPT_PART).then(|| covered / (all / 100))
+    })
+}
+
+/// The number of addresses of an IPv4 prefix, or of /64 networks of an IPv6 prefix.
+fn size(net: &IpNet) -> u128 {
+    let bits = net.max_prefix_len() - net.prefix_len();
+    1 << match net {
+        IpNet::V4(_) => bits,
+        IpNet::V6(_) => bits.saturating_sub(64),
+    }
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> u128 {
+    if one.contains(other) {
+        size(other)
+    } else if other.contains(one) {
+        size(one)
+    } else {
+        0
+    }
+}
+
+/// The listener's endpoint and the objection, if its address is not the host's.
+pub(super) fn listens_nowhere(listener: &Listener, host: &[IpNet]) -> Option<(Endpoint, String)> {
+    let Listener::Endpoint(endpoint) = *listener else {
+        return None;
+    };
+    let address = endpoint.address;
+    if address.is_unspecified() {
+        let reason = format!("is every address; give only the port: {}", endpoint.port);
+        return Some((endpoint, reason));
+    }
+    let is_host = host.iter().any(|net| net.contains(&address));
+    let reason = "is at an address that is neither in host.addresses nor in \
+                  host.relay_addresses, so no packet from there is the host's";
+    (!is_host).then(|| (endpoint, reason.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn special_ranges_may_be_exempt_and_large_parts_of_the_internet_may_not() {
+        for few in [
+            &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"][..],
+            &["100.64.0.0/10", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4"],
+            &["fc00::/7", "fe80::/10", "ff00::/8", "2001:db8::/32"],
+            &["203.0.113.0/24"],
+            &[],
+        ] {
+            assert_eq!(covers_too_much(&nets(few)), None, "{few:?}");
+        }
+        for (much, percent) in [
+            (&["0.0.0.0/0"][..], 100),
+            (&["0.0.0.0/1", "128.0.0.0/1"], 100),
+            (&["::/0"], 100),
+            (&["2000::/3"], 100),
+            (&["10.0.0.0/8", "2400::/6"], 12),
+            (&["16.0.0.0/5", "16.0.0.0/5"], 3),
+        ] {
+            assert_eq!(covers_too_much(&nets(much)), Some(percent), "{much:?}");
+        }
+        // In many pieces.
+        let pieces: Vec<IpNet> = (1..=9)
+            .map(|first| format!("{first}.0.0.0/8").parse().unwrap())
+            .collect();
+        assert_eq!(covers_too_much(&pieces), Some(4));
+    }
+}

@@ -1,0 +1,300 @@
+//! The configuration as deserialized from the file, with its defaults and before any check.
+
+use exitmark_service::config::RawDscp;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    #[serde(default)]
+    pub(super) engine: Engine,
+    #[serde(default)]
+    pub(super) mode: Mode,
+    #[serde(default)]
+    pub(super) classify_by: ClassifyBy,
+    pub(super) user: Option<String>,
+    pub(super) ports: Ports,
+    pub(super) host: Host,
+    #[serde(default)]
+    pub(super) mark: Mark,
+    #[serde(default)]
+    pub(super) steer: Steer,
+    #[serde(default)]
+    pub(super) relays: Relays,
+    #[serde(default)]
+    pub(super) datapath: Datapath,
+    #[serde(default)]
+    pub(super) pin: Pin,
+    #[serde(default)]
+    pub(super) control: Control,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Engine {
+    #[default]
+    Auto,
+    AfXdp,
+    Xdp,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Mode {
+    #[default]
+    Enforce,
+    Audit,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ClassifyBy {
+    #[default]
+    RelaySet,
+    HostMark,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ports {
+    pub(super) host: String,
+    pub(super) uplink: String,
+    pub(super) incoming: Option<String>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Host {
+    #[serde(default)]
+    pub(super) addresses: Vec<String>,
+    #[serde(default)]
+    pub(super) relay_addresses: Vec<String>,
+    #[serde(default)]
+    pub(super) listeners: Vec<Listener>,
+    #[serde(default)]
+    pub(super) resolvers: Resolvers,
+    #[serde(default)]
+    pub(super) exempt: Vec<String>,
+    pub(super) mac: Option<String>,
+    pub(super) dscp: Option<RawDscp>,
+    pub(super) tos: Option<i64>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged, expecting = "\"any\", or a list of addresses and prefixes")]
+pub(super) enum Resolvers {
+    Word(String),
+    Named(Vec<String>),
+}
+
+impl Default for Resolvers {
+    fn default() -> Self {
+        Self::Named(Vec::new())
+    }
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(
+    untagged,
+    expecting = "a listener is a port such as 22, or \"address:port\""
+)]
+pub(super) enum Listener {
+    Port(i64),
+    Endpoint(String),
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mark {
+    pub(super) dscp: Option<RawDscp>,
+    pub(super) tos: Option<i64>,
+    #[serde(default)]
+    pub(super) protocols: Protocols,
+    #[serde(default)]
+    pub(super) at_uplink: AtUplink,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(super) enum Protocols {
+    #[default]
+    #[serde(rename = "tcp")]
+    Tcp,
+    #[serde(rename = "tcp+udp")]
+    TcpUdp,
+    #[serde(rename = "all")]
+    All,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum AtUplink {
+    #[default]
+    Keep,
+    Strip,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Steer {
+    pub(super) next_hop: Option<String>,
+    #[serde(default)]
+    pub(super) on_unavailable: OnUnavailable,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnUnavailable {
+    #[default]
+    Uplink,
+    Drop,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Relays {
+    pub(super) consensus: Vec<PathBuf>,
+    pub(super) certificates: Option<PathBuf>,
+    pub(super) authorities: Option<Vec<String>>,
+    pub(super) verify: bool,
+    pub(super) extra: Vec<String>,
+    pub(super) retain: String,
+    pub(super) when_stale: WhenStale,
+    pub(super) state: PathBuf,
+    pub(super) user: String,
+}
+
+impl Default for Relays {
+    fn default() -> Self {
+        Self {
+            consensus: Vec::new(),
+            certificates: None,
+            authorities: None,
+            verify: true,
+            extra: Vec::new(),
+            retain: "28h".to_owned(),
+            when_stale: WhenStale::default(),
+            state: "/var/lib/exitmark/relays.state".into(),
+            user: "nobody".to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum WhenStale {
+    Keep,
+    #[default]
+    Pass,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Datapath {
+    pub(super) ring: Option<i64>,
+    pub(super) batch: Option<i64>,
+    pub(super) spin: i64,
+    pub(super) zero_copy: ZeroCopy,
+    pub(super) frags: Frags,
+    pub(super) spill: bool,
+    pub(super) inbound: Inbound,
+    pub(super) sample: i64,
+}
+
+impl Default for Datapath {
+    fn default() -> Self {
+        Self {
+            ring: None,
+            batch: None,
+            spin: 50,
+            zero_copy: ZeroCopy::default(),
+            frags: Frags::default(),
+            spill: true,
+            inbound: Inbound::default(),
+            sample: 4096,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ZeroCopy {
+    Auto,
+    Require,
+    #[default]
+    Off,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Frags {
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Inbound {
+    #[default]
+    Auto,
+    AfXdp,
+    Xdp,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Pin {
+    pub(super) directory: PathBuf,
+    pub(super) on_stop: OnStop,
+}
+
+impl Default for Pin {
+    fn default() -> Self {
+        Self {
+            directory: "/sys/fs/bpf/exitmark".into(),
+            on_stop: OnStop::default(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnStop {
+    #[default]
+    Keep,
+    Detach,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Control {
+    pub(super) socket: PathBuf,
+    pub(super) group: Option<String>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            socket: "/run/exitmark/control.sock".into(),
+            group: None,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Metrics {
+    pub(super) listen: String,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:9787".to_owned(),
+        }
+    }
+}

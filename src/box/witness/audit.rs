@@ -1,0 +1,480 @@
+//! Audits sampled frames: compares them with the reference in `policy`, and checks, independently
+//! of it, the invariants of frames on the wire.
+
+use super::wire::Wire;
+use crate::observe::{AuditReport, FrameAudit};
+use exitmark_datapath::{DropReason, Links, Outcome, Role, Sample};
+use exitmark_policy::packet::{
+    self, Dscp, Headers, MacAddr, Malformed, ipv4_header_checksum_is_good,
+};
+use exitmark_policy::{
+    AtUplink, Class, ClassifyBy, Egress, FragmentTable, Mode, Rule, Rules, Snapshot, Verdict, judge,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many snapshots are kept: samples lag behind by a fraction of a second.
+const SNAPSHOTS: usize = 4;
+/// How long a previous MAC address of a neighbour is still accepted in a frame.
+const MEMORY: Duration = Duration::from_secs(5);
+/// The most MAC addresses that are kept per neighbour.
+const NEIGHBOURS: usize = 16;
+/// How long further faults of a kind are not logged after one was.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The length of the destination and source MAC addresses.
+const MACS: usize = 12;
+
+/// A kind of difference between a frame and the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The frame was counted as another class.
+    Class,
+    /// The DSCP is wrong.
+    Mark,
+    /// The frame left by a wrong port, or should or should not have been dropped.
+    Egress,
+    /// A MAC address is wrong.
+    Mac,
+    /// Any other byte is wrong.
+    Bytes,
+}
+
+impl Fault {
+    /// Every kind, in the order of declaration.
+    pub const ALL: [Self; 5] = [
+        Self::Class,
+        Self::Mark,
+        Self::Egress,
+        Self::Mac,
+        Self::Bytes,
+    ];
+
+    /// The kind's name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Class => "class",
+            Self::Mark => "mark",
+            Self::Egress => "egress",
+            Self::Mac => "mac",
+            Self::Bytes => "bytes",
+        }
+    }
+}
+
+/// The set of faults of one frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Faults([bool; Fault::ALL.len()]);
+
+impl Faults {
+    const fn found(&mut self, fault: Fault) {
+        self.0[fault as usize] = true;
+    }
+
+    const fn unless(&mut self, is_right: bool, fault: Fault) {
+        if !is_right {
+            self.found(fault);
+        }
+    }
+
+    fn iter(self) -> impl Iterator<Item = Fault> {
+        let has = move |fault: &Fault| self.0[*fault as usize];
+        Fault::ALL.into_iter().filter(has)
+    }
+}
+
+/// The recent values of a MAC address, including `None` for "unknown".
+#[derive(Debug, Default)]
+struct Lately(Vec<(Option<MacAddr>, Duration)>);
+
+impl Lately {
+    fn see(&mut self, mac: Option<MacAddr>, now: Duration) {
+        self.0
+            .retain(|(known, last)| *known != mac && now.saturating_sub(*last) < MEMORY);
+        if self.0.len() >= NEIGHBOURS {
+            self.0.remove(0);
+        }
+        self.0.push((mac, now));
+    }
+
+    fn was(&self, mac: Option<MacAddr>) -> bool {
+        self.0.iter().any(|(known, _)| *known == mac)
+    }
+}
+
+/// The forwarding that the policy requires for a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Across the wire to this port, with unchanged MAC addresses.
+    Across(Role),
+    /// By `incoming` to the next hop.
+    Steered,
+    /// Across the wire, or dropped: relay traffic that the next hop does not route.
+    Unrouted,
+    /// From a router to the host.
+    Delivered,
+    /// To the box's own stack.
+    Stack,
+}
+
+/// Checks samples, and counts their faults.
+pub struct Auditor {
+    links: Arc<Links>,
+    snapshots: VecDeque<Arc<Snapshot>>,
+    hosts: Lately,
+    next_hops: Lately,
+    /// The MAC address of `incoming`.
+    owns: Lately,
+    /// Required by [`judge`]; frames that would use it are skipped.
+    fragments: FragmentTable,
+    checked: u64,
+    skipped: u64,
+    faults: [u64; Fault::ALL.len()],
+    logged: [Option<Duration>; Fault::ALL.len()],
+}
+
+impl Auditor {
+    /// An auditor of a box with these links, without a policy yet.
+    pub fn new(links: Arc<Links>) -> Self {
+        let mut auditor = Self {
+            links,
+            snapshots: VecDeque::new(),
+            hosts: Lately::default(),
+            next_hops: Lately::default(),
+            owns: Lately::default(),
+            fragments: FragmentTable::default(),
+            checked: 0,
+            skipped: 0,
+            faults: [0; Fault::ALL.len()],
+            logged: [None; Fault::ALL.len()],
+        };
+        auditor.look(Duration::ZERO);
+        auditor
+    }
+
+    /// Adds a snapshot. Call this before any frame is judged by it.
+    pub fn follow(&mut self, snapshot: Arc<Snapshot>) {
+        // A snapshot that did not come into force has the same generation as its successor.
+        self.snapshots
+            .retain(|known| known.generation != snapshot.generation);
+        if self.snapshots.len() >= SNAPSHOTS {
+            self.snapshots.pop_front();
+        }
+        self.snapshots.push_back(snapshot);
+    }
+
+    /// The snapshot in force.
+    pub(super) fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshots.back().map(|snapshot| &**snapshot)
+    }
+
+    /// Adds a next hop. Call this before any frame is sent there; otherwise a next hop that is in
+    /// use only between two calls of [`Auditor::look`] would be missed.
+    pub fn expect_next_hop(&mut self, next_hop: Option<MacAddr>, now: Duration) {
+        self.next_hops.see(next_hop, now);
+    }
+
+    /// Records the current MAC addresses of the links.
+    pub fn look(&mut self, now: Duration) {
+        self.hosts.see(self.links.host(), now);
+        self.next_hops.see(self.links.next_hop(), now);
+        self.owns.see(self.links.incoming_mac(), now);
+    }
+
+    /// Checks one sample, and returns its faults; none if it has to be skipped.
+    pub fn check(&mut self, sample: &Sample) -> Vec<Fault> {
+        let known = |snapshot: &&Arc<Snapshot>| snapshot.generation == sample.generation;
+        let Some(snapshot) = self.snapshots.iter().rev().find(known).cloned() else {
+            self.skipped += 1;
+            return Vec::new();
+        };
+        let Some(mut faults) = self.judge(sample, &snapshot) else {
+            self.skipped += 1;
+            return Vec::new();
+        };
+        // For an inbound frame the program reads the policy twice; it may be replaced in between.
+        let before = |known: &&Arc<Snapshot>| known.generation + 1 == sample.generation;
+        if sample.ingress != Role::Host
+            && faults.iter().next().is_some()
+            && let Some(before) = self.snapshots.iter().find(before).cloned()
+            && let Some(by_that) = self.judge(sample, &before)
+            && by_that.iter().next().is_none()
+        {
+            faults = by_that;
+        }
+        self.checked += 1;
+        for fault in faults.iter() {
+            self.faults[fault as usize] += 1;
+            self.alarm(fault, sample);
+        }
+        faults.iter().collect()
+    }
+
+    fn alarm(&mut self, fault: Fault, sample: &Sample) {
+        let last = &mut self.logged[fault as usize];
+        if last.is_some_and(|last| sample.arrived.saturating_sub(last) < SILENCE) {
+            return;
+        }
+        *last = Some(sample.arrived);
+        let class = sample.rule.map_or("inbound", |rule| rule.class().name());
+        let rule = sample.rule.map_or("toward the host", Rule::describe);
+        tracing::error!(
+            kind = fault.name(),
+            class,
+            rule,
+            engine = sample.by.engine(),
+            generation = sample.generation,
+            "ALARM: a frame did not leave as the policy says (for a minute, further ones are \
+             counted but not logged); restart exitmark, and report this"
+        );
+    }
+
+    /// The counts so far. The caller adds the fields about the sampling.
+    pub fn report(&self) -> AuditReport {
+        AuditReport {
+            checked: self.checked,
+            skipped: self.skipped,
+            mismatches: Fault::ALL
+                .map(|fault| FrameAudit {
+                    kind: fault.name().to_owned(),
+                    frames: self.faults[fault as usize],
+                })
+                .to_vec(),
+            ..AuditReport::default()
+        }
+    }
+
+    /// How many samples were skipped: later fragments, frames cut within their headers, and frames
+    /// that were judged by an unknown policy.
+    pub const fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    fn judge(&mut self, sample: &Sample, snapshot: &Snapshot) -> Option<Faults> {
+        let mut faults = Faults::default();
+        let mut expected = sample.before.to_vec();
+        let way = match (sample.ingress, sample.rule) {
+            // The kernel did not parse this frame; only the invariants can be checked.
+            (Role::Host, Some(Rule::NoUserSpace)) => {
+                self.check_way(Way::Across(Role::Uplink), sample, &mut faults);
+                check_truths(sample, &snapshot.rules, &mut faults);
+                return Some(faults);
+            }
+            (Role::Host, _) => {
+                let verdict = self.verdict(sample, snapshot)?;
+                let claimed = sample.rule.map(Rule::class);
+                faults.unless(claimed == Some(verdict.class()), Fault::Class);
+                if let Some(remark) = verdict.remark {
+                    packet::set_dscp(&mut expected, remark.l3, remark.version, remark.dscp);
+                }
+                match verdict.egress {
+                    Egress::Uplink => Way::Across(Role::Uplink),
+                    Egress::Incoming => Way::Steered,
+                    Egress::Unrouted => Way::Unrouted,
+                }
+            }
+            (Role::Uplink, _) if !self.is_incoming_too() => Way::Across(Role::Host),
+            _ if self.is_routed(sample, &snapshot.rules) => Way::Delivered,
+            (Role::Uplink, _) => Way::Across(Role::Host),
+            _ => Way::Stack,
+        };
+        self.check_way(way, sample, &mut faults);
+        check_bytes(&expected, sample, &mut faults);
+        check_truths(sample, &snapshot.rules, &mut faults);
+        Some(faults)
+    }
+
+    /// The reference's verdict on an outbound frame; `None` if the sample is not enough for it.
+    fn verdict(&mut self, sample: &Sample, snapshot: &Snapshot) -> Option<Verdict> {
+        let headers = packet::parse(&sample.before, sample.frame_bytes);
+        let is_cut = sample.before.len() < sample.frame_bytes;
+        let is_elsewhere = match &headers {
+            Headers::V4(packet) => packet.ports_are_elsewhere(),
+            Headers::V6(packet) => packet.ports_are_elsewhere(),
+            Headers::Malformed(
+                Malformed::ShortHeader | Malformed::ShortExtension | Malformed::ShortTransport,
+            ) => is_cut,
+            _ => false,
+        };
+        if is_elsewhere {
+            return None;
+        }
+        Some(judge(
+            &headers,
+            snapshot,
+            &mut self.fragments,
+            sample.arrived,
+        ))
+    }
+
+    /// Whether one NIC is both `uplink` and `incoming`.
+    fn is_incoming_too(&self) -> bool {
+        self.links.incoming_port() == Some(Role::Uplink)
+    }
+
+    /// Whether a frame was sent to the box for the host.
+    fn is_routed(&self, sample: &Sample, rules: &Rules) -> bool {
+        let to = MacAddr::destination_of(&sample.before);
+        self.links.incoming_port().is_some()
+            && to.is_some()
+            && self.owns.was(to)
+            && packet::destination(&sample.before).is_some_and(|address| {
+                rules.addresses.contains(address) || rules.relay_addresses.contains(address)
+            })
+    }
+
+    fn check_way(&self, way: Way, sample: &Sample, faults: &mut Faults) {
+        let (before, after) = (&sample.before, &sample.after);
+        let macs_stay = before.get(..MACS) == after.get(..MACS);
+        let to = MacAddr::destination_of(after);
+        match (way, sample.outcome) {
+            // The egress NIC could not accept the frame.
+            (_, Outcome::Drop(DropReason::NoEgress)) => {}
+            (_, Outcome::Drop(reason)) if reason.port().is_some() => {}
+            (Way::Unrouted, Outcome::Drop(DropReason::SteerUnavailable)) => {}
+            (Way::Unrouted, Outcome::Forward(by)) => {
+                faults.unless(by == Role::Uplink, Fault::Egress);
+                faults.unless(macs_stay, Fault::Mac);
+            }
+            (Way::Across(port), Outcome::Forward(by)) => {
+                faults.unless(by == port, Fault::Egress);
+                faults.unless(macs_stay, Fault::Mac);
+            }
+            (Way::Steered, Outcome::Forward(by)) => {
+                let by_incoming = self.links.incoming_port() == Some(by);
+                let from = MacAddr::source_of(after);
+                let is_steered = by_incoming
+                    && to.is_some()
+                    && self.next_hops.was(to)
+                    && from.is_some()
+                    && self.owns.was(from);
+                let is_spared = by == Role::Uplink && macs_stay && self.may_not_steer();
+                if !is_steered && !is_spared {
+                    faults.found(match by_incoming {
+                        true => Fault::Mac,
+                        false => Fault::Egress,
+                    });
+                }
+            }
+            (Way::Steered, Outcome::Drop(DropReason::SteerUnavailable)) => {
+                faults.unless(self.may_not_steer(), Fault::Egress);
+            }
+            (Way::Delivered, Outcome::Forward(Role::Host)) => {
+                let is_delivered =
+                    to.is_some_and(|mac| self.hosts.was(Some(mac)) || self.links.has_learnt(mac));
+                let source_stays = before.get(6..MACS) == after.get(6..MACS);
+                faults.unless(is_delivered && source_stays, Fault::Mac);
+            }
+            (Way::Delivered, Outcome::Drop(DropReason::HostMacUnknown)) => {
+                let may_be_unknown = self.hosts.was(None) || self.links.has_several_hosts();
+                faults.unless(may_be_unknown, Fault::Egress);
+            }
+            (Way::Stack, Outcome::Stack | Outcome::Drop(DropReason::NotForHost)) => {
+                faults.unless(macs_stay, Fault::Mac);
+            }
+            _ => faults.found(Fault::Egress),
+        }
+    }
+
+    /// Whether steering may have been impossible recently.
+    fn may_not_steer(&self) -> bool {
+        self.links.incoming_port().is_none() || self.next_hops.was(None)
+    }
+}
+
+const fn has_left(sample: &Sample) -> bool {
+    matches!(sample.outcome, Outcome::Forward(_) | Outcome::Stack)
+}
+
+/// Compares the bytes after the MAC addresses with those of the reference.
+fn check_bytes(expected: &[u8], sample: &Sample, faults: &mut Faults) {
+    if !has_left(sample) {
+        return;
+    }
+    let (mut expected, mut after) = (expected.to_vec(), sample.after.to_vec());
+    if let Some(wire) = Wire::of(&expected)
+        && wire.ip.is_some()
+        && Wire::of(&after) == Some(wire)
+        && wire.dscp(&expected) != wire.dscp(&after)
+    {
+        faults.found(Fault::Mark);
+        wire.blank_mark(&mut expected);
+        wire.blank_mark(&mut after);
+    }
+    faults.unless(expected.get(MACS..) == after.get(MACS..), Fault::Bytes);
+}
+
+/// Checks the invariants of frames on the wire by the class under which the frame was counted. Uses
+/// neither the reference nor the code that rewrites frames.
+fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
+    if !has_left(sample) {
+        return;
+    }
+    let (mut before, mut after) = (sample.before.to_vec(), sample.after.to_vec());
+    let class = sample.rule.map(Rule::class);
+    // The network of `incoming` is untagged.
+    let is_tagged = Wire::of(&before).is_some_and(|wire| wire.tags > 0);
+    if class != Some(Class::Relay) || is_tagged {
+        let by_incoming = sample.outcome == Outcome::Forward(Role::Incoming);
+        faults.unless(!by_incoming, Fault::Egress);
+    }
+    let wire = match class {
+        None | Some(Class::NonIp | Class::Malformed) => None,
+        Some(_) => Wire::of(&before).filter(|wire| wire.ip.is_some()),
+    };
+    if let (Some(wire), Some(class)) = (wire, class) {
+        let has_deep_tags = sample.rule == Some(Rule::NoUserSpace) && wire.tags > 2;
+        let bore = wire.dscp(&before);
+        let bears = wire.dscp(&after);
+        let is_right = match (bore, bears) {
+            // The kernel does not parse that many tags.
+            _ if has_deep_tags => bore == bears,
+            (Some(bore), Some(bears)) => may_bear(class, bore, bears, rules),
+            _ => false,
+        };
+        faults.unless(is_right, Fault::Mark);
+        if bore != bears {
+            let is_good = |frame| {
+                let header = wire.v4_header(frame);
+                header.is_none_or(ipv4_header_checksum_is_good)
+            };
+            faults.unless(!is_good(&before) || is_good(&after), Fault::Bytes);
+            // ECN and the time to live are not blanked.
+            if after.len() == before.len() {
+                wire.blank_mark(&mut before);
+                wire.blank_mark(&mut after);
+            }
+        }
+    }
+    faults.unless(before.get(MACS..) == after.get(MACS..), Fault::Bytes);
+}
+
+/// Whether a frame of this class that arrived with DSCP `bore` may leave with `bears`.
+fn may_bear(class: Class, bore: Dscp, bears: Dscp, rules: &Rules) -> bool {
+    let intent = rules.actions.intent();
+    let mark = intent.mark;
+    if intent.mode == Mode::Audit {
+        return bears == bore;
+    }
+    if class == Class::Exit && intent.at_uplink == AtUplink::Keep {
+        return bears == mark;
+    }
+    // On the wire the mark means exit; the host's mark is cleared by the box.
+    if bore == mark || rules.classify_by == ClassifyBy::HostMark(bore) {
+        bears == Dscp::DEFAULT
+    } else {
+        bears == bore
+    }
+}
+
+impl std::fmt::Debug for Auditor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Auditor")
+            .field("hosts", &self.hosts)
+            .field("next_hops", &self.next_hops)
+            .field("checked", &self.checked)
+            .field("skipped", &self.skipped)
+            .field("faults", &self.faults)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,208 @@
+//! Writes samples as a pcapng file for the operator. Shows known header fields only, unless the
+//! request includes payload or addresses.
+
+use super::redact::{Site, View};
+use super::wire::Wire;
+use crate::observe::CaptureRequest;
+use crossbeam::channel::{self, Receiver, Sender, TrySendError};
+use exitmark_datapath::{Counter, Outcome, Role, SAMPLE_BYTES, Sample};
+use exitmark_policy::packet::Dscp;
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
+use pcap_file::pcapng::blocks::interface_statistics::{
+    InterfaceStatisticsBlock, InterfaceStatisticsOption,
+};
+use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
+use pcap_file::{DataLink, Endianness, PcapError};
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// The most unread pieces. The last place is reserved for the final piece.
+const PIECES: usize = 4096;
+/// The resolution of timestamps: 10^-9 s.
+const RESOLUTION: u8 = 9;
+/// The direction bits of an enhanced packet's flags: inbound or outbound at its interface.
+const CAME: u32 = 1;
+const LEFT: u32 = 2;
+
+/// A time on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The time of CLOCK_MONOTONIC.
+    pub monotonic: Duration,
+    /// The time since the Unix epoch.
+    pub wall: Duration,
+}
+
+/// A running capture.
+pub(super) struct Capture {
+    request: CaptureRequest,
+    begun: Moment,
+    pieces: Sender<Vec<u8>>,
+    writer: PcapNgWriter<Vec<u8>>,
+    written: u64,
+    /// Frames without room, because the reader was too slow.
+    missed: u64,
+    /// The number of lost samples at the beginning.
+    lost_before: u64,
+    is_deserted: bool,
+}
+
+impl Capture {
+    /// Starts a capture. `lost` is the number of samples lost so far.
+    ///
+    /// # Errors
+    /// The request is invalid; the message says what is accepted.
+    pub(super) fn begin(
+        request: CaptureRequest,
+        begun: Moment,
+        lost: u64,
+    ) -> Result<(Self, Receiver<Vec<u8>>), String> {
+        request.check()?;
+        let (pieces, read) = channel::bounded(PIECES);
+        let writer = header().map_err(|error| format!("cannot begin a capture: {error}"))?;
+        let mut capture = Self {
+            request,
+            begun,
+            pieces,
+            writer,
+            written: 0,
+            missed: 0,
+            lost_before: lost,
+            is_deserted: false,
+        };
+        capture.send();
+        Ok((capture, read))
+    }
+
+    /// Adds a sample, if there is room for it.
+    pub(super) fn see(&mut self, sample: &Sample, site: &Site<'_>) {
+        if self.written >= self.request.frames || self.is_deserted {
+            return;
+        }
+        // This is the only sender, so the last place stays free.
+        if self.pieces.len() + 1 >= PIECES {
+            self.missed += 1;
+            return;
+        }
+        let (frame, port, way) = match sample.outcome {
+            Outcome::Forward(port) => (&sample.after, port, LEFT),
+            Outcome::Stack | Outcome::Drop(_) => (&sample.before, sample.ingress, CAME),
+        };
+        let view = View {
+            with_payload: self.request.with_payload,
+            with_addresses: self.request.with_addresses,
+        };
+        let since = sample.arrived.saturating_sub(self.begun.monotonic);
+        let block = EnhancedPacketBlock {
+            interface_id: interface(port),
+            timestamp: self.begun.wall + since,
+            original_len: u32::try_from(sample.frame_bytes).unwrap_or(u32::MAX),
+            data: Cow::Owned(view.of(frame, sample.rule, site)),
+            options: vec![
+                EnhancedPacketOption::Comment(comment(sample).into()),
+                EnhancedPacketOption::Flags(way),
+            ],
+        };
+        if self.writer.write_pcapng_block(block).is_ok() {
+            self.written += 1;
+            self.send();
+        }
+    }
+
+    /// Passes the written bytes to the reader.
+    fn send(&mut self) {
+        let piece = std::mem::take(self.writer.get_mut());
+        if let Err(TrySendError::Disconnected(_)) = self.pieces.try_send(piece) {
+            self.is_deserted = true;
+        }
+    }
+
+    /// Whether the capture has ended: time or number of frames is reached, or the reader is gone.
+    pub(super) fn is_over(&self, now: Duration) -> bool {
+        let end = self.begun.monotonic + Duration::from_secs(self.request.seconds);
+        self.is_deserted || self.written >= self.request.frames || now >= end
+    }
+
+    /// Writes the statistics and ends. `lost` is the number of samples lost so far.
+    pub(super) fn end(mut self, lost: u64) {
+        let missed = self.missed + lost.saturating_sub(self.lost_before);
+        let comment = format!(
+            "{} frames, one in {}; {missed} more are left out, because a capture takes a bounded \
+             number of frames a second, or because its reader is too slow",
+            self.written, self.request.one_in
+        );
+        let statistics = InterfaceStatisticsBlock {
+            interface_id: interface(Role::Host),
+            timestamp: stamp(self.begun.wall),
+            options: vec![
+                InterfaceStatisticsOption::Comment(comment.into()),
+                InterfaceStatisticsOption::IsbOsDrop(missed),
+            ],
+        };
+        if self.writer.write_pcapng_block(statistics).is_ok() {
+            self.send();
+        }
+    }
+}
+
+/// Writes the section header and the interfaces, which are the box's ports by role.
+fn header() -> Result<PcapNgWriter<Vec<u8>>, PcapError> {
+    let application = format!("exitmark {}", exitmark_service::VERSION);
+    let section = SectionHeaderBlock {
+        endianness: Endianness::native(),
+        options: vec![SectionHeaderOption::UserApplication(application.into())],
+        ..SectionHeaderBlock::default()
+    };
+    let mut writer = PcapNgWriter::with_section_header(Vec::new(), section)?;
+    for role in Role::ALL {
+        writer.write_pcapng_block(InterfaceDescriptionBlock {
+            linktype: DataLink::ETHERNET,
+            snaplen: u32::try_from(SAMPLE_BYTES).unwrap_or(0),
+            options: vec![
+                InterfaceDescriptionOption::IfName(role.name().into()),
+                InterfaceDescriptionOption::IfTsResol(RESOLUTION),
+            ],
+        })?;
+    }
+    Ok(writer)
+}
+
+fn interface(role: Role) -> u32 {
+    u32::try_from(role.index()).unwrap_or(0)
+}
+
+/// A timestamp in pcapng's format, the upper 32 bits first. The writer takes one number, and writes
+/// it in native byte order.
+fn stamp(time: Duration) -> u64 {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    if cfg!(target_endian = "little") {
+        nanos.rotate_left(32)
+    } else {
+        nanos
+    }
+}
+
+/// Describes the decision on a frame in words.
+fn comment(sample: &Sample) -> String {
+    let what = match sample.rule {
+        Some(rule) => format!("{}: {}", rule.class().name(), rule.describe()),
+        None => format!("inbound: received on {}", sample.ingress),
+    };
+    let way = match sample.outcome {
+        Outcome::Forward(port) => port.name().to_owned(),
+        Outcome::Stack => "left to the box's own network stack".to_owned(),
+        Outcome::Drop(reason) => Counter::Dropped(reason).to_string(),
+    };
+    let dscp = |frame| Wire::of(frame).and_then(|wire| wire.dscp(frame));
+    let mark = match (dscp(&sample.before), dscp(&sample.after)) {
+        (before, after) if before == after => String::new(),
+        (_, Some(Dscp::DEFAULT)) => ", mark cleared".to_owned(),
+        (_, Some(mark)) => format!(", marked {mark}"),
+        (_, None) => String::new(),
+    };
+    format!("{what}; {way}{mark}; engine {}", sample.by.engine())
+}

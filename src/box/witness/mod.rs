@@ -1,0 +1,174 @@
+//! Audits sampled frames against the policy, measures their latency in the box, and captures them.
+//!
+//! The caller passes in the samples with their times: this module reads no clock, opens no files,
+//! and writes only log lines, which must not contain addresses or bytes of frames. It does not run
+//! on the packet path, and cannot block it.
+
+mod audit;
+mod capture;
+mod queries;
+mod redact;
+mod residence;
+mod wire;
+
+use crate::observe::{AuditReport, CaptureRequest, Residence};
+use crossbeam::channel::Receiver;
+use exitmark_datapath::{DecidedBy, Links, Sample};
+use exitmark_policy::Snapshot;
+use queries::Queries;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use audit::{Auditor, Fault};
+use capture::Capture;
+pub use capture::Moment;
+use redact::Site;
+pub use residence::Residences;
+
+/// Processes samples: audit, latency histograms, DNS statistics, and a capture if one is running.
+pub struct Witness {
+    links: Arc<Links>,
+    one_in: u32,
+    auditor: Auditor,
+    queries: Queries,
+    kernel: Residences,
+    worker: Residences,
+    capture: Option<Capture>,
+    knows_relays: bool,
+    lost: u64,
+}
+
+impl Witness {
+    /// Starts sampling one decision in `one_in`; 0 turns sampling off.
+    pub fn new(links: Arc<Links>, snapshot: Arc<Snapshot>, one_in: u32) -> Self {
+        links.sample(one_in);
+        let mut auditor = Auditor::new(Arc::clone(&links));
+        auditor.follow(snapshot);
+        Self {
+            links,
+            one_in,
+            auditor,
+            queries: Queries::default(),
+            kernel: Residences::new(DecidedBy::Kernel),
+            worker: Residences::new(DecidedBy::Worker),
+            capture: None,
+            knows_relays: false,
+            lost: 0,
+        }
+    }
+
+    /// The auditor. Snapshots and next hops must be added to it before they come into force.
+    pub const fn auditor(&mut self) -> &mut Auditor {
+        &mut self.auditor
+    }
+
+    /// Records the current state of the links. Call this after fetching samples and before passing
+    /// them to [`Witness::see`].
+    pub fn look(&mut self, now: Duration) {
+        self.auditor.look(now);
+    }
+
+    /// Processes one sample.
+    pub fn see(&mut self, sample: &Sample) {
+        self.auditor.check(sample);
+        self.queries.see(sample);
+        if let Some(time) = sample.residence {
+            self.resided(sample.by, time);
+        }
+        if let Some(capture) = &mut self.capture
+            && let Some(snapshot) = self.auditor.snapshot()
+        {
+            let own = self.links.incoming_mac();
+            let macs = [self.links.host(), own, self.links.next_hop()];
+            let site = Site {
+                snapshot,
+                knows_relays: self.knows_relays,
+                macs,
+            };
+            capture.see(sample, &site);
+        }
+    }
+
+    /// Adds the latency of one frame.
+    pub fn resided(&mut self, by: DecidedBy, time: Duration) {
+        match by {
+            DecidedBy::Kernel => self.kernel.add(time),
+            DecidedBy::Worker => self.worker.add(time),
+        }
+    }
+
+    /// Starts a capture. The receiver gets a pcapng file in pieces, and is disconnected at the end
+    /// of the capture. `knows_relays` is whether the relay set is from a document that is not
+    /// stale.
+    ///
+    /// # Errors
+    /// A capture is running already, or the request is invalid; the message has the remedy.
+    pub fn capture(
+        &mut self,
+        request: CaptureRequest,
+        moment: Moment,
+        knows_relays: bool,
+    ) -> Result<Receiver<Vec<u8>>, String> {
+        if self.is_capturing() {
+            return Err(
+                "a capture is running already, and there is one at a time; wait until it ends, or \
+                 end it"
+                    .to_owned(),
+            );
+        }
+        let (capture, pieces) = Capture::begin(request, moment, self.lost)?;
+        self.capture = Some(capture);
+        self.knows_relays = knows_relays;
+        self.links.sample(request.one_in);
+        Ok(pieces)
+    }
+
+    /// Whether a capture is running.
+    pub const fn is_capturing(&self) -> bool {
+        self.capture.is_some()
+    }
+
+    /// Call this periodically, with the number of samples lost so far. Ends a capture that is over.
+    pub fn tick(&mut self, now: Duration, lost: u64) {
+        self.lost = lost;
+        if self
+            .capture
+            .as_ref()
+            .is_some_and(|capture| capture.is_over(now))
+        {
+            self.end_capture();
+        }
+    }
+
+    fn end_capture(&mut self) {
+        if let Some(capture) = self.capture.take() {
+            self.links.sample(self.one_in);
+            capture.end(self.lost);
+        }
+    }
+
+    /// Ends a running capture, and turns sampling off.
+    pub fn end(&mut self) {
+        self.end_capture();
+        self.links.sample(0);
+    }
+
+    /// The report of the audit.
+    pub fn audit(&self) -> AuditReport {
+        AuditReport {
+            one_in: self.links.one_in(),
+            lost: self.lost,
+            ..self.auditor.report()
+        }
+    }
+
+    /// Whether most DNS queries go to many servers that are not configured as resolvers.
+    pub const fn sees_recursion(&self) -> bool {
+        self.queries.are_recursive()
+    }
+
+    /// The latency of frames in the box, by engine.
+    pub fn residences(&self) -> Vec<Residence> {
+        vec![self.kernel.report(), self.worker.report()]
+    }
+}

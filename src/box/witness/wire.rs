@@ -1,0 +1,86 @@
+//! A second, independent parser of frames, so that the audit does not rely on the engines' parser.
+
+use exitmark_policy::packet::{Dscp, Version};
+
+const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+/// The most VLAN tags that are skipped, as in `packet`.
+const MAX_TAGS: usize = 4;
+const MACS: usize = 12;
+
+/// The link layer of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wire {
+    /// The end of the Ethernet header and its tags, as an offset in the frame.
+    pub(super) payload: usize,
+    /// The number of tags.
+    pub(super) tags: usize,
+    /// The IP version, if the EtherType and the header agree on one.
+    pub(super) ip: Option<Version>,
+}
+
+impl Wire {
+    /// Parses a frame; `None` for a runt.
+    pub(super) fn of(frame: &[u8]) -> Option<Self> {
+        let mut at = MACS;
+        let mut tags = 0;
+        loop {
+            let kind = u16::from_be_bytes(*frame.get(at..)?.first_chunk()?);
+            at += 2;
+            if TAGS.contains(&kind) && tags < MAX_TAGS {
+                tags += 1;
+                at += 2;
+                continue;
+            }
+            let version = frame.get(at).map_or(0, |byte| byte >> 4);
+            let ip = match (kind, version) {
+                (0x0800, 4) if frame.len() >= at + 20 => Some(Version::V4),
+                (0x86dd, 6) if frame.len() >= at + 40 => Some(Version::V6),
+                _ => None,
+            };
+            return Some(Self {
+                payload: at,
+                tags,
+                ip,
+            });
+        }
+    }
+
+    /// The ToS or traffic-class byte of the packet in `frame`, which must have this layout.
+    pub(super) fn tos(&self, frame: &[u8]) -> Option<u8> {
+        let (first, second) = (*frame.get(self.payload)?, *frame.get(self.payload + 1)?);
+        match self.ip? {
+            Version::V4 => Some(second),
+            Version::V6 => Some(first << 4 | second >> 4),
+        }
+    }
+
+    /// The DSCP of the packet.
+    pub(super) fn dscp(&self, frame: &[u8]) -> Option<Dscp> {
+        self.tos(frame).map(Dscp::of)
+    }
+
+    /// Zeroes what marking may change: the six DSCP bits, and the checksum over them.
+    pub(super) fn blank_mark(&self, frame: &mut [u8]) {
+        let at = self.payload;
+        match self.ip {
+            Some(Version::V4) => {
+                frame[at + 1] &= 0x03;
+                frame[at + 10..at + 12].fill(0);
+            }
+            Some(Version::V6) => {
+                frame[at] &= 0xf0;
+                frame[at + 1] &= 0x3f;
+            }
+            None => {}
+        }
+    }
+
+    /// The IPv4 header with its options, if there is one and it is complete.
+    pub(super) fn v4_header<'a>(&self, frame: &'a [u8]) -> Option<&'a [u8]> {
+        if self.ip != Some(Version::V4) {
+            return None;
+        }
+        let header = frame.get(self.payload..)?;
+        header.get(..usize::from(header.first()? & 0x0f) * 4)
+    }
+}

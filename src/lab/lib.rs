@@ -1,0 +1,35 @@
+//! The hosts of the demo, the tests and the benchmarks, as network namespaces on one machine.
+//!
+//! Namespaces here have no name in the file system. Each lives as long as the thread that holds it,
+//! so that even a killed process leaves none behind. The lab runs `ip` and `ethtool`, and must
+//! never change the namespace that it was started in.
+
+#![forbid(unsafe_code)]
+
+pub mod authorities;
+pub mod bpf;
+mod capture;
+pub mod cases;
+pub mod consensus;
+pub mod differential;
+pub mod frames;
+#[cfg(target_arch = "x86_64")]
+mod killed;
+mod netdoc;
+mod netns;
+mod poll;
+mod publish;
+mod random;
+mod raw;
+pub mod site;
+mod tier;
+
+pub use capture::{Capture, CapturedFrame};
+#[cfg(target_arch = "x86_64")]
+pub use killed::{Ending, killed_at, steps};
+pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
+pub use poll::{occupy, poll};
+pub use publish::{CERTIFICATES, publish, replace};
+pub use random::Random;
+pub use raw::RawPort;
+pub use tier::{is_installed, is_root};

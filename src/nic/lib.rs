@@ -1,0 +1,405 @@
+//! Queries the machine's NICs over netlink, and changes a few of their settings.
+//!
+//! All requests go to the network namespace of the calling thread. This module knows no packets.
+
+#![forbid(unsafe_code)]
+
+mod driver;
+mod error;
+mod link;
+mod offloads;
+mod own;
+mod queues;
+mod relatives;
+mod way;
+
+use exitmark_policy::packet::MacAddr;
+use futures_util::stream::TryStreamExt;
+use ipnet::IpNet;
+use queues::Queues;
+use rtnetlink::LinkUnspec;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage,
+};
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use tokio::runtime::{Builder, Runtime};
+
+pub use error::NicError;
+pub use link::{LinkState, LinkWatch, index_of};
+pub use offloads::{Offload, OffloadState, Offloads};
+pub use own::Own;
+pub use queues::{common_queues, possible_cpus};
+pub use relatives::{Overview, Relative, Relatives, is_link_local};
+pub use way::{NextHop, NextHopError, Way, WayWatch};
+
+/// Ethernet's standard MTU, for which every driver receives a frame into one buffer.
+const STANDARD_MTU: u32 = 1500;
+
+/// The properties of a NIC at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// The interface name (IFLA_IFNAME), never an alternative name.
+    pub name: String,
+    /// The interface index.
+    pub index: u32,
+    /// The MAC address of the NIC.
+    pub mac: MacAddr,
+    /// The MTU: the longest packet in bytes, without the Ethernet header.
+    pub mtu: u32,
+    /// Whether the NIC is set up (IFF_UP).
+    pub is_up: bool,
+    /// Whether the link is up (IFF_LOWER_UP).
+    pub has_carrier: bool,
+    /// Whether promiscuous mode is on (IFF_PROMISC).
+    pub is_promiscuous: bool,
+    /// The number of receive queues in use.
+    pub queues: u32,
+    /// The maximum number of receive queues.
+    pub most_queues: u32,
+    /// Whether the queues are combined: they receive and send (`ethtool -L NIC combined`).
+    pub has_combined_queues: bool,
+    /// Whether the driver can change the number of queues.
+    pub sets_queues: bool,
+    /// Whether the NIC is one end of a veth pair.
+    pub is_veth: bool,
+    /// The name of the driver, if the kernel reports it.
+    pub driver: Option<String>,
+    /// The box's own addresses on the NIC, with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// The receive offloads that matter to a wire.
+    pub offloads: Offloads,
+    /// The kind of the interface, and the interfaces above and below it.
+    pub relatives: Relatives,
+}
+
+fn runtime() -> Result<Runtime, NicError> {
+    Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(NicError::Netlink)
+}
+
+/// Runs one exchange with the kernel to its end.
+fn converse<T>(conversation: impl Future<Output = Result<T, NicError>>) -> Result<T, NicError> {
+    runtime()?.block_on(conversation)
+}
+
+fn connect() -> Result<rtnetlink::Handle, NicError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(NicError::Netlink)?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+impl Nic {
+    /// Queries the NIC with this name or alternative name.
+    ///
+    /// # Errors
+    /// The NIC does not exist, or is not an Ethernet NIC.
+    pub fn look(name: &str) -> Result<Self, NicError> {
+        Self::look_at(name, true)
+    }
+
+    fn look_at(name: &str, with_uppers: bool) -> Result<Self, NicError> {
+        converse(async {
+            // The connection ends when its last handle is dropped.
+            let handle = connect()?;
+            let message = link::by_name(&handle, name).await?;
+            let message = message.ok_or_else(|| NicError::Missing(name.to_owned()))?;
+            // `name` may be an alternative name.
+            let own_name = link::name_of(&message).unwrap_or(name);
+            let relatives = Relatives::look(&handle, &message, with_uppers).await?;
+            Self::of_message(&handle, own_name, &message, relatives).await
+        })
+    }
+
+    async fn of_message(
+        handle: &rtnetlink::Handle,
+        name: &str,
+        message: &LinkMessage,
+        relatives: Relatives,
+    ) -> Result<Self, NicError> {
+        let mut mac = None;
+        let mut mtu = 0;
+        let mut kind = None;
+        let (mut bus, mut device) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::Address(bytes) => {
+                    mac = bytes.as_slice().try_into().ok().map(MacAddr::new);
+                }
+                LinkAttribute::Mtu(bytes) => mtu = *bytes,
+                LinkAttribute::LinkInfo(infos) => {
+                    kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind),
+                        _ => None,
+                    });
+                }
+                LinkAttribute::ParentDevBusName(name) => bus = Some(name),
+                LinkAttribute::ParentDevName(name) => device = Some(name),
+                _ => {}
+            }
+        }
+        let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+        let Some(mac) = mac.filter(|mac: &MacAddr| mac.is_unicast() && is_ethernet) else {
+            // A bridge or bond without ports has no MAC address either.
+            relatives.refuse_bundles(name)?;
+            return Err(NicError::NotEthernet(name.to_owned()));
+        };
+        let flags = message.header.flags;
+        let driver = bus
+            .zip(device)
+            .and_then(|(bus, device)| driver(bus, device))
+            .or_else(|| kind.map(ToString::to_string));
+        let queues = Queues::look(name, driver.as_deref()).await?;
+        Ok(Self {
+            name: name.to_owned(),
+            index: message.header.index,
+            mac,
+            mtu,
+            is_up: flags.contains(LinkFlags::Up),
+            has_carrier: flags.contains(LinkFlags::LowerUp),
+            is_promiscuous: flags.contains(LinkFlags::Promisc),
+            queues: queues.now,
+            most_queues: queues.most,
+            has_combined_queues: queues.are_combined,
+            is_veth: kind == Some(&InfoKind::Veth),
+            sets_queues: queues.can_be_set,
+            driver,
+            addresses: addresses(handle, message.header.index).await?,
+            offloads: Offloads::look(name).await?,
+            relatives,
+        })
+    }
+
+    /// The MAC address of a neighbour on this NIC in the kernel's neighbour table, if there is one.
+    /// Does not resolve it.
+    ///
+    /// # Errors
+    /// The netlink request fails.
+    pub fn neighbour(&self, address: IpAddr) -> Result<Option<MacAddr>, NicError> {
+        let family = match address {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        converse(async {
+            let handle = connect()?;
+            let mut entries = handle
+                .neighbours()
+                .get()
+                .set_address_family(family)
+                .execute();
+            let mut found = None;
+            while let Some(entry) = entries.try_next().await.map_err(unanswered)? {
+                if entry.header.ifindex == self.index {
+                    found = found.or(way::mac_of(&entry, address));
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// The names of all Ethernet NICs.
+    ///
+    /// # Errors
+    /// The netlink request fails.
+    pub fn names() -> Result<Vec<String>, NicError> {
+        converse(async {
+            let handle = connect()?;
+            let mut links = handle.link().get().execute();
+            let mut names = Vec::new();
+            while let Some(link) = links.try_next().await.map_err(unanswered)? {
+                let is_ethernet = link.header.link_layer_type == LinkLayerType::Ether;
+                names.extend(
+                    link.attributes
+                        .into_iter()
+                        .find_map(|attribute| match attribute {
+                            LinkAttribute::IfName(name) if is_ethernet => Some(name),
+                            _ => None,
+                        }),
+                );
+            }
+            Ok(names)
+        })
+    }
+
+    /// Whether an XDP program on this NIC must be loaded for frames in several buffers. Above
+    /// Ethernet's standard MTU, drivers do not report how much they receive into one buffer. On
+    /// veth, a program for single buffers turns off the peer's segmentation offload.
+    pub fn may_need_several_buffers(&self) -> bool {
+        self.is_veth || self.mtu > STANDARD_MTU
+    }
+
+    /// The longest packet, in bytes, that the driver receives into one buffer with an Ethernet
+    /// header and two VLAN tags.
+    pub fn one_buffer_mtu(&self) -> u32 {
+        driver::one_buffer_mtu(self.driver.as_deref())
+    }
+
+    /// Whether the NIC sends frames that the XDP program redirects to it from a port bound
+    /// zero-copy, by the table of drivers.
+    pub fn takes_zero_copy_redirects(&self) -> bool {
+        driver::takes_zero_copy_redirects(self.driver.as_deref())
+    }
+
+    /// The interface name as part of a sysctl name, with dots replaced by slashes.
+    pub fn sysctl_name(&self) -> String {
+        self.name.replace('.', "/")
+    }
+
+    /// Queries the NIC with this index, without the interfaces on top of it. `None` if it does not
+    /// exist.
+    ///
+    /// # Errors
+    /// The netlink request fails, or the interface is not an Ethernet NIC.
+    pub fn of_index(index: u32) -> Result<Option<Self>, NicError> {
+        let Ok(name) = nix::net::if_::if_indextoname(index) else {
+            return Ok(None);
+        };
+        match Self::look_at(&name.to_string_lossy(), false) {
+            Ok(nic) => Ok(Some(nic)),
+            // Removed or renamed meanwhile.
+            Err(NicError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Turns promiscuous mode on or off. A wire needs it to receive frames for any address.
+    ///
+    /// # Errors
+    /// CAP_NET_ADMIN is missing.
+    pub fn set_promiscuous(&self, on: bool) -> Result<(), NicError> {
+        converse(async {
+            let change = LinkUnspec::new_with_index(self.index)
+                .promiscuous(on)
+                .build();
+            let handle = connect()?;
+            let done = handle.link().set(change).execute().await;
+            done.map_err(|error| NicError::Promiscuous {
+                name: self.name.clone(),
+                wanted: if on { "on" } else { "off" },
+                reason: error.to_string(),
+            })
+        })
+    }
+
+    /// Sets the NIC down and up again. veth determines only then whether it accepts redirected
+    /// frames, which depends on its peer.
+    ///
+    /// # Errors
+    /// As [`Nic::set_up`].
+    pub fn set_up_anew(&self, may_send: bool) -> Result<(), NicError> {
+        converse(async {
+            let change = LinkUnspec::new_with_index(self.index).down().build();
+            let handle = connect()?;
+            let done = handle.link().set(change).execute().await;
+            done.map_err(|error| NicError::Up {
+                name: self.name.clone(),
+                reason: error.to_string(),
+            })
+        })?;
+        self.set_up(may_send)
+    }
+
+    /// Sets the NIC up. Unless it may send by itself, it gets no IPv6 link-local address: a wire must
+    /// be silent, but neighbour discovery on `incoming` needs one (RFC 4861 section 7.2.2).
+    ///
+    /// # Errors
+    /// CAP_NET_ADMIN is missing, or the driver refuses.
+    pub fn set_up(&self, may_send: bool) -> Result<(), NicError> {
+        converse(async {
+            let handle = connect()?;
+            if !may_send {
+                let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+                let silent = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![silent])]);
+                let change = LinkUnspec::new_with_index(self.index).append_extra_attribute(silent);
+                // A kernel without IPv6 refuses this, and makes no address.
+                let _ = handle.link().set(change.build()).execute().await;
+            }
+            let change = LinkUnspec::new_with_index(self.index).up();
+            let done = handle.link().set(change.build()).execute().await;
+            done.map_err(|error| NicError::Up {
+                name: self.name.clone(),
+                reason: error.to_string(),
+            })
+        })
+    }
+}
+
+impl Nic {
+    /// A NIC for unit tests: up, with carrier and one queue, and without addresses.
+    pub fn example(name: &str, driver: Option<&str>) -> Self {
+        Self {
+            name: name.to_owned(),
+            index: 1,
+            mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            is_up: true,
+            has_carrier: true,
+            is_promiscuous: false,
+            queues: 1,
+            most_queues: 1,
+            has_combined_queues: true,
+            sets_queues: true,
+            is_veth: false,
+            driver: driver.map(str::to_owned),
+            addresses: Vec::new(),
+            offloads: Offloads::default(),
+            relatives: Relatives::default(),
+        }
+    }
+}
+
+fn unanswered(error: rtnetlink::Error) -> NicError {
+    NicError::Netlink(io::Error::other(error))
+}
+
+/// The driver of a device. Unlike /sys/class/net, /sys/bus is the same in every network namespace.
+fn driver(bus: &str, device: &str) -> Option<String> {
+    if [bus, device].iter().any(|part| part.contains('/')) {
+        return None;
+    }
+    let link = Path::new("/sys/bus").join(bus).join("devices").join(device);
+    let target = std::fs::read_link(link.join("driver")).ok()?;
+    Some(target.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The box's own addresses on a NIC.
+async fn addresses(handle: &rtnetlink::Handle, ifindex: u32) -> Result<Vec<IpNet>, NicError> {
+    let request = handle.address().get().set_link_index_filter(ifindex);
+    let mut replies = request.execute();
+    let mut addresses = Vec::new();
+    while let Some(message) = replies.try_next().await.map_err(unanswered)? {
+        addresses.extend(address(&message));
+    }
+    Ok(addresses)
+}
+
+/// The local address in a message, which on point-to-point links also has the peer's.
+fn address(message: &AddressMessage) -> Option<IpNet> {
+    let one = |choose: fn(&AddressAttribute) -> Option<IpAddr>| {
+        message.attributes.iter().find_map(choose)
+    };
+    let local = one(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        one(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    });
+    IpNet::new(address?, message.header.prefix_len).ok()
+}
+
+fn connect_ethtool() -> Result<ethtool::EthtoolHandle, NicError> {
+    let (connection, handle, _) = ethtool::new_connection().map_err(NicError::Netlink)?;
+    tokio::spawn(connection);
+    Ok(handle)
+}

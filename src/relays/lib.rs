@@ -1,0 +1,45 @@
+//! Makes a trusted relay set of consensus documents, and tracks its age.
+//!
+//! Reads tor's `cached-consensus` and `cached-microdesc-consensus`, verifies their signatures, and
+//! decides which set is in force. Knows nothing of packets and NICs, and never writes a relay's
+//! address into an error or a log.
+//!
+//! [`load()`] reads the files, verifies the signatures and unites the listed endpoints;
+//! [`Loader`] runs that in a confined process. [`UncheckedDocument`] is a parsed file,
+//! [`ConsensusDocument`] a verified or accepted one; [`Validity`] gives its age. [`LiveSet`] is the
+//! set in force: it refuses implausible successors, and keeps departed endpoints for a while.
+//! [`StateFile`] stores it across restarts, [`Watch`] waits for new files. [`Survey`], [`Status`]
+//! and [`Churn`] print documents, the live set, and the difference between two sets, as text or
+//! JSON.
+
+#![forbid(unsafe_code)]
+
+mod authorities;
+mod churn;
+mod document;
+mod error;
+mod files;
+mod live;
+mod load;
+mod loader;
+mod state;
+mod status;
+mod survey;
+mod validity;
+mod watch;
+
+pub use authorities::{Authorities, Identity, NotAnIdentity};
+pub use churn::{Churn, Flow};
+pub use document::{
+    Certificates, ConsensusDocument, Counts, Flavor, Signatures, UncheckedDocument,
+};
+pub use error::{DocumentError, LoadError, LoaderFailure, MAX_DOCUMENT, SignatureError};
+pub use files::Version;
+pub use live::{CLOCK_SLACK, LiveSet, Refusal, Refused};
+pub use load::{Loaded, Source, SourceReport, Sources, Trust, load};
+pub use loader::{COMMAND as LOADER_COMMAND, Confinement, Loader, confine, serve};
+pub use state::{StateError, StateFile};
+pub use status::Status;
+pub use survey::Survey;
+pub use validity::{Age, FETCH_SLACK, REASONABLY_LIVE, Validity, utc};
+pub use watch::Watch;

@@ -1,0 +1,21 @@
+//! The part of `src/nic` that the settings need.
+
+#[path = "way/next_hop.rs"]
+mod next_hop;
+
+pub use next_hop::{NextHop, NextHopError};
+
+/// As in `src/nic/own.rs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    pub name: String,
+    pub alt_names: Vec<String>,
+    pub mac: Option<exitmark_policy::packet::MacAddr>,
+    pub networks: Vec<ipnet::IpNet>,
+}
+
+impl Own {
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.alt_names.iter().any(|alt| alt == name)
+    }
+}

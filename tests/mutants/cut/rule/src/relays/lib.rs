@@ -1,0 +1,38 @@
+//! The part of `src/relays` that the settings need.
+
+mod authorities;
+
+pub use authorities::{Authorities, Identity, NotAnIdentity};
+use std::path::PathBuf;
+
+/// As in `src/relays/load.rs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources {
+    pub files: Vec<Source>,
+    pub extra: Vec<exitmark_policy::Endpoint>,
+    pub trust: Trust,
+}
+
+/// As in `src/relays/load.rs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub consensus: PathBuf,
+    pub certificates: PathBuf,
+}
+
+/// As in `src/relays/load.rs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    MostOf(Authorities),
+    Anybody,
+}
+
+impl Source {
+    pub fn beside(consensus: PathBuf) -> Self {
+        let certificates = consensus.with_file_name("cached-certs");
+        Self {
+            consensus,
+            certificates,
+        }
+    }
+}

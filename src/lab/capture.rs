@@ -4,6 +4,7 @@ use super::{Child, LabError, Netns, contained};
 use nix::sys::signal::Signal;
 use pcap_file::pcap::PcapReader;
 use std::io::{BufRead, BufReader, Read};
+use std::iter;
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
@@ -97,7 +98,10 @@ impl Capture {
         while !enough(&self.frames) {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.arriving.recv_timeout(left) {
-                Ok(frame) => self.frames.push(frame),
+                // Frames that wait are taken together: a condition reads all of them.
+                Ok(frame) => self
+                    .frames
+                    .extend(iter::once(frame).chain(self.arriving.try_iter())),
                 Err(_) => return false,
             }
         }

@@ -19,7 +19,8 @@ pub const MAX_ENDPOINTS: usize = 65_536;
 /// A transport endpoint on which a relay or the host listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
-    /// The IPv4 or IPv6 address.
+    /// The IPv4 or IPv6 address. An IPv4-mapped IPv6 address is an IPv6 address here, and matches
+    /// no IPv4 packet.
     pub address: IpAddr,
     /// The TCP port, never 0 in a set.
     pub port: u16,
@@ -77,7 +78,7 @@ pub struct EndpointSet {
 }
 
 impl EndpointSet {
-    /// An empty set.
+    /// A set without endpoints, as before the first document is verified.
     pub fn empty() -> Self {
         Self {
             v4: Table::empty(),
@@ -143,7 +144,7 @@ impl EndpointSet {
         self.v4.len + self.v6.len
     }
 
-    /// Whether the set is empty.
+    /// Whether the set has no endpoint of either family.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -34,8 +34,57 @@ use std::time::Duration;
 const DNS: u16 = 53;
 const DNS_OVER_TLS: u16 = 853;
 
-/// The verdict on an outbound frame with these headers. `now` counts from any fixed moment; only
-/// fragments use it.
+/// The verdict on an outbound frame with these headers.
+///
+/// Every frame has a verdict: invalid headers match a rule of their own ([`Rule::class`] is
+/// `Malformed`), so there is no error. The frame itself is not changed; [`Verdict::remark`] says which
+/// DSCP to write at which byte. `now` counts from any fixed moment, such as the start of the process;
+/// only fragments use it, for [`FRAGMENT_LIFETIME`](crate::FRAGMENT_LIFETIME).
+///
+/// # Examples
+/// A TCP segment from the host's clearnet address to a web server is exit traffic, because
+/// 203.0.113.5:443 is not in the relay set. It leaves by the uplink with the mark AF11.
+///
+/// ```
+/// use exitmark_policy::packet::{Dscp, parse, protocol};
+/// use exitmark_policy::{Actions, AtUplink, Class, ClassifyBy, Egress, EndpointSet, ExitProtocols};
+/// use exitmark_policy::{FragmentTable, Intent, Mode, PrefixSet, Rules, Snapshot, Steer, judge};
+/// use std::{sync::Arc, time::Duration};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let rules = Rules {
+///     classify_by: ClassifyBy::RelaySet,
+///     addresses: PrefixSet::new(["192.0.2.10/32".parse()?]),
+///     relay_addresses: PrefixSet::default(),
+///     listeners: [].into(),
+///     resolvers: PrefixSet::default(),
+///     exempt: PrefixSet::default(),
+///     exit_protocols: ExitProtocols::Tcp,
+///     actions: Actions::new(Intent {
+///         mode: Mode::Enforce,
+///         mark: Dscp::AF11,
+///         at_uplink: AtUplink::Keep,
+///         steer: Steer::Off,
+///     }),
+/// };
+/// let relays = EndpointSet::new(["198.51.100.7:9001".parse()?])?;
+/// let snapshot = Snapshot::new(1, Arc::new(rules), relays);
+///
+/// let mut frame = [0_u8; 54]; // Ethernet, IPv4 and TCP headers.
+/// frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]); // IPv4, without options,
+/// frame[17] = 40; // 40 bytes long.
+/// frame[23] = protocol::TCP;
+/// frame[26..34].copy_from_slice(&[192, 0, 2, 10, 203, 0, 113, 5]); // Source and destination.
+/// frame[36..38].copy_from_slice(&443_u16.to_be_bytes()); // Destination port.
+///
+/// let headers = parse(&frame, frame.len());
+/// let verdict = judge(&headers, &snapshot, &mut FragmentTable::default(), Duration::ZERO);
+/// assert_eq!(verdict.class(), Class::Exit);
+/// assert_eq!(verdict.egress, Egress::Uplink);
+/// assert_eq!(verdict.remark.map(|change| change.dscp), Some(Dscp::AF11));
+/// # Ok(())
+/// # }
+/// ```
 #[inline(always)]
 pub fn judge(
     headers: &Headers,

@@ -38,7 +38,7 @@ pub use verdict::{Class, Egress, Remark, Rule, Verdict};
 pub struct Snapshot {
     /// Incremented for each snapshot of a running daemon.
     pub generation: u64,
-    /// The operator's rules.
+    /// The operator's rules, shared with the snapshots that a new relay set makes.
     pub rules: Arc<Rules>,
     /// The relay set: the endpoints on which relays listen.
     pub relays: EndpointSet,

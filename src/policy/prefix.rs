@@ -22,7 +22,7 @@ pub struct PrefixSet {
 pub(super) struct Ranges<N> {
     /// The beginning of the first range; above `last` if there is none.
     first: N,
-    /// The end of the last range.
+    /// The end of the last range, inclusive; 0 if there is none.
     last: N,
     all: Box<[(N, N)]>,
 }

@@ -20,7 +20,8 @@ pub struct Rules {
     pub relay_addresses: PrefixSet,
     /// The host's listeners, besides its own relay's endpoints.
     pub listeners: Box<[Listener]>,
-    /// The host's DNS resolvers.
+    /// The host's DNS resolvers; every address, if the host has a recursive resolver. Only their
+    /// ports 53 and 853 match, over TCP and UDP.
     pub resolvers: PrefixSet,
     /// Destinations whose traffic is the host's own, never exit traffic.
     pub exempt: PrefixSet,
@@ -72,7 +73,8 @@ pub enum ClassifyBy {
 /// Whether verdicts are applied to frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Mark and steer.
+    /// Exit frames get the mark, other frames lose it, and relay frames are steered, as far as
+    /// [`Intent`] says.
     #[default]
     Enforce,
     /// Classify and count only; neither change nor steer frames.
@@ -153,9 +155,9 @@ pub(super) struct Action {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Marking {
-    /// The DSCP does not change.
+    /// The DSCP does not change, even if it is the mark.
     Leave,
-    /// The frame gets the mark.
+    /// The frame gets the mark in place of any DSCP that the host set. The ECN bits stay.
     Set,
     /// The mark and the host's mark are cleared; any other DSCP does not change.
     Clear,
@@ -276,22 +278,22 @@ impl Leaves {
 /// The protocols from a clearnet address that count as exit. Tor exits carry TCP only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExitProtocols {
-    /// TCP.
+    /// Only TCP (`tcp` in the configuration).
     #[default]
     Tcp,
-    /// TCP and UDP.
+    /// TCP and UDP (`tcp+udp`); ICMP and all other protocols do not count.
     TcpUdp,
-    /// Every IP protocol.
+    /// Every IP protocol (`all`), including ICMP.
     All,
 }
 
 /// Whether exit frames carry the mark on the uplink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AtUplink {
-    /// Exit frames leave marked.
+    /// Exit frames leave marked: a device behind the box uses the mark.
     #[default]
     Keep,
-    /// No frame leaves marked.
+    /// No frame leaves marked: exit frames are classified and counted only.
     Strip,
 }
 

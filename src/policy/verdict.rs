@@ -5,9 +5,9 @@ use crate::packet::{Dscp, Malformed, Version};
 /// The class of an outbound frame. Every outbound frame has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Neither IPv4 nor IPv6.
+    /// Neither IPv4 nor IPv6, such as ARP, or a runt. Forwarded unchanged.
     NonIp,
-    /// An invalid IP packet.
+    /// The EtherType is IP's, but the headers are invalid ([`Malformed`]). Forwarded unchanged.
     Malformed,
     /// Not from one of the host's addresses.
     Foreign,
@@ -15,7 +15,8 @@ pub enum Class {
     Resolver,
     /// From one of the host's listeners, or accepting a connection.
     Reply,
-    /// To another relay.
+    /// To another relay, by the relay set or the host's mark, or TCP from a relay address. The only
+    /// class that is steered.
     Relay,
     /// To a destination that the operator exempted.
     Exempt,
@@ -61,19 +62,19 @@ impl Class {
 pub enum Rule {
     /// The EtherType is not IP's, or the frame is a runt.
     NotIp,
-    /// [`Malformed::ShortHeader`].
+    /// [`Malformed::ShortHeader`]: the frame ends within the fixed IP header.
     ShortHeader,
-    /// [`Malformed::WrongVersion`].
+    /// [`Malformed::WrongVersion`]: the version field contradicts the EtherType.
     WrongVersion,
-    /// [`Malformed::BadLength`].
+    /// [`Malformed::BadLength`]: the lengths of an IP header contradict each other.
     BadLength,
-    /// [`Malformed::BeyondFrame`].
+    /// [`Malformed::BeyondFrame`]: the IP packet is longer than the frame.
     BeyondFrame,
-    /// [`Malformed::ShortExtension`].
+    /// [`Malformed::ShortExtension`]: an IPv6 extension header is cut off.
     ShortExtension,
-    /// [`Malformed::TooManyExtensions`].
+    /// [`Malformed::TooManyExtensions`]: more extension headers than the parser follows.
     TooManyExtensions,
-    /// [`Malformed::ShortTransport`].
+    /// [`Malformed::ShortTransport`]: the ports of TCP or UDP are cut off.
     ShortTransport,
     /// The source is not an address of the host.
     ForeignSource,
@@ -203,7 +204,7 @@ impl Rule {
 /// The port by which an outbound frame leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Egress {
-    /// The wire's other end.
+    /// The port at the other end of the wire, towards the clearnet.
     Uplink,
     /// The network that carries Tor traffic.
     Incoming,
@@ -237,7 +238,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The frame's class.
+    /// The class of [`Verdict::rule`].
     pub const fn class(&self) -> Class {
         self.rule.class()
     }

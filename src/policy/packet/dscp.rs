@@ -44,7 +44,7 @@ const NAMES: [(&str, u8); 23] = [
 /// Why a value is not a code point.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DscpError {
-    /// A number above 63.
+    /// A number above 63, the largest of six bits. Holds the number.
     #[error("{0} is not a DSCP: it has six bits, 0 to 63 (for the whole ToS byte, use `tos`)")]
     TooLarge(u64),
     /// A ToS byte whose low two bits are set.
@@ -53,7 +53,8 @@ pub enum DscpError {
          clear them, e.g. {1:#04x}"
     )]
     TosSetsEcn(u8, u8),
-    /// An unknown name.
+    /// A text that is not a name of RFC 2474, 2597, 3246, 5865 or 8622, in upper or lower case. Holds
+    /// the text.
     #[error("`{0}` is not a DSCP name; accepted are {names}, or a number 0 to 63", names = names())]
     UnknownName(String),
 }

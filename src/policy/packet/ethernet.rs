@@ -79,7 +79,8 @@ const MAC_BITS: u64 = 0xffff_ffff_ffff;
 /// Why a text is not a unicast MAC address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MacAddrError {
-    /// Not six hexadecimal bytes.
+    /// A text that is not six bytes of two hexadecimal digits, with colons between them. Holds the
+    /// text.
     #[error("`{0}` is not a MAC address; the format is 02:00:5e:10:00:01")]
     Syntax(String),
     /// Multicast, broadcast or all zero.
@@ -93,7 +94,7 @@ impl MacAddr {
         Self(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
     }
 
-    /// The six bytes.
+    /// The six bytes, in the order of transmission.
     #[inline]
     pub const fn bytes(self) -> [u8; 6] {
         let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub mod protocol {
     /// Transmission Control Protocol.
     pub const TCP: u8 = 6;
-    /// User Datagram Protocol.
+    /// User Datagram Protocol (RFC 768).
     pub const UDP: u8 = 17;
 }
 
@@ -32,9 +32,9 @@ pub enum Headers {
     NotIp,
     /// The EtherType is IP's, but the packet is invalid.
     Malformed(Malformed),
-    /// An IPv4 packet.
+    /// An IPv4 packet whose header is valid. Its checksum is not verified.
     V4(Packet<u32>),
-    /// An IPv6 packet.
+    /// An IPv6 packet whose header and extension headers are valid.
     V6(Packet<u128>),
 }
 
@@ -88,10 +88,10 @@ impl Malformed {
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 pub enum Version {
-    /// IPv4.
+    /// IPv4 (RFC 791), EtherType 0x0800.
     #[serde(rename = "4")]
     V4,
-    /// IPv6.
+    /// IPv6 (RFC 8200), EtherType 0x86dd.
     #[serde(rename = "6")]
     V6,
 }
@@ -125,9 +125,9 @@ impl Address for u128 {
 /// The fields of an IP packet that a verdict depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<A> {
-    /// The source address.
+    /// The source address, as a number in host byte order.
     pub source: A,
-    /// The destination address.
+    /// The destination address, as a number in host byte order.
     pub destination: A,
     /// Offset of the IP header in the frame, in bytes.
     pub l3: usize,
@@ -144,7 +144,7 @@ pub struct Packet<A> {
     pub protocol: u8,
 }
 
-/// A pair of transport ports.
+/// A pair of transport ports, of TCP or UDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ports {
     /// The source port, in host byte order.

@@ -1,4 +1,4 @@
-//! The IPv4 header (RFC 791).
+//! The IPv4 header (RFC 791, section 3.1): its fields, its lengths, its fragments.
 
 use super::headers::{self, Fragment, Malformed, Packet};
 use std::net::{IpAddr, Ipv4Addr};

@@ -8,7 +8,7 @@ use super::format::{MAX_PACKET_BYTES, NANOS, Order, Step, Stuck, Timed, absurd};
 use super::input::MAX_RECORD_BYTES;
 use super::link::{Link, Record};
 
-/// Block types.
+/// The block types that are read. The section header's reads the same in both byte orders.
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
 const OBSOLETE_PACKET: u32 = 2;

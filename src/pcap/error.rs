@@ -9,12 +9,12 @@ pub enum ReadError {
     /// The file cannot be opened or read.
     #[error("{path}: {source}; {}", advice(.source))]
     File {
-        /// Path of the capture file.
+        /// Path of the capture file, as it was given.
         path: PathBuf,
         /// The error that the operating system returned.
         source: io::Error,
     },
-    /// The file is empty.
+    /// The file has no bytes. Holds its path.
     #[error(
         "{0} is empty: its writer has not written to it yet, or had a full disk; leave it out, \
          or fetch it again"
@@ -32,7 +32,7 @@ pub enum ReadError {
          cooked (113, 276) can, so capture at such an interface"
     )]
     LinkType {
-        /// Path of the capture file.
+        /// Path of the capture file, as it was given.
         path: PathBuf,
         /// The link type (<https://www.tcpdump.org/linktypes.html>).
         link: u32,
@@ -44,26 +44,26 @@ pub enum ReadError {
          only being copied, read it again when that is done"
     )]
     Truncated {
-        /// Path of the capture file.
+        /// Path of the capture file, as it was given.
         path: PathBuf,
         /// How many packets precede the record.
         packets: u64,
         /// Byte offset of the record in the file.
         offset: u64,
     },
-    /// A record cannot be parsed.
+    /// A record contradicts the format, so the position of the next one is unknown.
     #[error(
         "{path}, byte {offset}, behind packet {packets}: {what}; all before it was read, and the \
          rest cannot be: fetch the file again, or capture anew"
     )]
     Broken {
-        /// Path of the capture file.
+        /// Path of the capture file, as it was given.
         path: PathBuf,
         /// How many packets precede the record.
         packets: u64,
         /// Byte offset of the record in the file.
         offset: u64,
-        /// The fault.
+        /// The contradiction, as a clause without the position.
         what: String,
     },
 }

@@ -29,13 +29,13 @@ pub(super) enum Order {
 
 /// Format of an open file, and the parser's state.
 pub enum Format {
-    /// pcap (pcap-savefile(5)).
+    /// pcap (pcap-savefile(5)): every record is a packet of the same link type.
     Pcap(Records),
     /// pcapng (draft-ietf-opsawg-pcapng).
     PcapNg(Blocks),
 }
 
-/// The header of a pcap file.
+/// The header of a pcap file: byte order, link type, unit of times, length of a record's header.
 pub struct Records {
     order: Order,
     link: Link,
@@ -43,7 +43,7 @@ pub struct Records {
     record_bytes: usize,
 }
 
-/// The next record.
+/// The next record: a packet of pcap, a block of pcapng.
 pub struct Step {
     /// The packet, its start counted from the beginning of the record; `None` for other records.
     pub packet: Option<Timed>,
@@ -51,7 +51,7 @@ pub struct Step {
     pub taken: usize,
 }
 
-/// A packet and its time.
+/// A packet's position in the buffer, its interface, and its time.
 #[derive(Clone, Copy)]
 pub struct Timed {
     /// Where the packet is in the buffer.
@@ -69,7 +69,7 @@ pub struct Timed {
 /// Why there is no next record.
 #[derive(Debug)]
 pub enum Stuck {
-    /// More bytes are needed.
+    /// The record continues behind the bytes that were given; none of them was taken.
     Incomplete,
     /// The record cannot be parsed.
     Broken(String),
@@ -125,7 +125,11 @@ impl Format {
         Ok(Some((Self::Pcap(records), HEADER_BYTES)))
     }
 
-    /// Reads the next record.
+    /// Parses the record at the beginning of `bytes`.
+    ///
+    /// # Errors
+    /// [`Stuck::Incomplete`] if the record is longer than `bytes`, which is also the result for no
+    /// bytes at all; [`Stuck::Broken`] if it contradicts the format.
     #[inline]
     pub fn step(&mut self, bytes: &[u8]) -> Result<Step, Stuck> {
         match self {

@@ -21,7 +21,45 @@ pub use link::{Link, Record};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// An open capture.
+/// An open capture, pcap or pcapng, which is read from its beginning to its end.
+///
+/// Lengths are in bytes, times in nanoseconds since the Unix epoch, whichever unit the file uses. The
+/// link types of [`Link`] can be parsed; packets of others are returned with their number. A file
+/// that is cut off or broken is an error of [`Reader::read_packet`] behind the last whole packet.
+///
+/// # Examples
+/// ```
+/// use exitmark_pcap::{Link, ReadError, Reader};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let name = format!("exitmark-pcap-example-{}.pcap", std::process::id());
+/// # let path = std::env::temp_dir().join(name);
+/// // The header of a pcap file of Ethernet frames, and one frame at 1.5 s after the epoch.
+/// let mut file = Vec::new();
+/// for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 262_144, 1] {
+///     file.extend(u32::to_le_bytes(word));
+/// }
+/// for word in [1, 500_000, 14, 60] {
+///     file.extend(u32::to_le_bytes(word)); // Seconds, microseconds, 14 captured bytes of 60.
+/// }
+/// file.extend([0; 14]);
+/// std::fs::write(&path, &file)?;
+///
+/// let mut reader = Reader::open(&path)?;
+/// while let Some(packet) = reader.read_packet()? {
+///     assert_eq!((packet.bytes.len(), packet.whole), (14, 60));
+///     assert_eq!((packet.link, packet.time), (Link::Ethernet, Some(1_500_000_000)));
+/// }
+/// assert_eq!(reader.packets(), 1);
+///
+/// // Without its last byte, the file ends within a record.
+/// std::fs::write(&path, &file[..file.len() - 1])?;
+/// let cut = Reader::open(&path)?.read_packet().map(|_| ());
+/// assert!(matches!(cut, Err(ReadError::Truncated { packets: 0, offset: 24, .. })));
+/// # std::fs::remove_file(&path)?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Reader {
     path: PathBuf,
     input: Input,
@@ -35,14 +73,15 @@ pub struct Reader {
 pub struct Passed {
     /// How many packets were skipped.
     pub packets: u64,
-    /// Link type of the last one.
+    /// Link type number of the last one; 0 if no packet was skipped.
     pub link: u32,
 }
 
-/// A captured packet.
+/// A captured packet, in the reader's buffer until the next packet is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
-    /// The captured bytes.
+    /// The captured bytes, from the link layer's header on; fewer than `whole` if the capture cut
+    /// the packet (`snaplen`).
     pub bytes: &'a [u8],
     /// Length on the wire, in bytes; at least the captured length.
     pub whole: usize,
@@ -53,7 +92,7 @@ pub struct Packet<'a> {
 }
 
 impl Passed {
-    /// Counts one more packet.
+    /// The sum after one more skipped packet, whose link type number is `link`.
     pub const fn and(self, link: u32) -> Self {
         Self {
             packets: self.packets + 1,
@@ -66,7 +105,9 @@ impl Reader {
     /// Opens a capture and reads its header.
     ///
     /// # Errors
-    /// The file cannot be read, or is not a capture.
+    /// [`ReadError::File`] if the file cannot be opened or read, [`ReadError::Empty`] if it has no
+    /// bytes, [`ReadError::Format`] if it is neither pcap nor pcapng, [`ReadError::Truncated`] if it
+    /// ends within its header, [`ReadError::LinkType`] if it is a pcap file of another link type.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let file = File::open(path).map_err(|source| ReadError::file(path, source))?;
         Self::of(path, file)
@@ -112,10 +153,12 @@ impl Reader {
         })
     }
 
-    /// Reads the next packet, of any link type; `None` at the end.
+    /// Reads the next packet, of any link type; `None` at the end of the file.
     ///
     /// # Errors
-    /// The rest of the file cannot be read.
+    /// [`ReadError::File`] if the file cannot be read, [`ReadError::Truncated`] if it ends within a
+    /// record, [`ReadError::Broken`] if a record contradicts the format. The packets before it were
+    /// returned.
     pub fn read_packet(&mut self) -> Result<Option<Packet<'_>>, ReadError> {
         let (timed, taken) = loop {
             match self.format.step(self.input.unread()) {
@@ -146,7 +189,7 @@ impl Reader {
         }))
     }
 
-    /// The capture file.
+    /// The path that the capture was opened by, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -182,10 +225,11 @@ impl Reader {
         }
     }
 
-    /// Reads more bytes if the record was incomplete; false at the end.
+    /// Reads more bytes if the record was incomplete; false at the end of the file.
     ///
     /// # Errors
-    /// The rest of the file cannot be read.
+    /// As [`Reader::read_packet`]; and [`ReadError::LinkType`] at the end of the file, if every packet
+    /// was skipped because of its link type.
     pub fn read_on(&mut self, stuck: Stuck) -> Result<bool, ReadError> {
         let path = || self.path.clone();
         let (packets, offset) = (self.packets, self.input.offset());

@@ -5,7 +5,7 @@ use exitmark_policy::packet::ETHERNET_HEADER_BYTES;
 /// A link type (<https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// Ethernet.
+    /// LINKTYPE_ETHERNET (1): frames without the frame check sequence.
     Ethernet,
     /// Raw IPv4 or IPv6, told by the first four bits.
     Ip,
@@ -33,7 +33,8 @@ const COOKED_V2_BYTES: usize = 20;
 const COOKED_BYTES: usize = 16;
 
 impl Link {
-    /// From the link type number.
+    /// The link type of a number in a capture. 101, 228 and 229 (raw IP, IPv4, IPv6) are one type
+    /// here.
     pub const fn of(number: u32) -> Self {
         match number {
             1 => Self::Ethernet,
@@ -44,7 +45,7 @@ impl Link {
         }
     }
 
-    /// The link type number.
+    /// The link type's number in a capture; 101 for every kind of raw IP.
     pub const fn number(self) -> u32 {
         match self {
             Self::Ethernet => 1,
@@ -105,7 +106,7 @@ fn put(buffer: &mut [u8], at: usize, ethertype: [u8; 2]) {
 }
 
 impl Record {
-    /// The captured bytes.
+    /// The captured bytes in `buffer`; none if the record is outside of it.
     pub fn bytes(self, buffer: &[u8]) -> &[u8] {
         let bytes = buffer.get(self.start..self.start + self.kept);
         bytes.unwrap_or_default()

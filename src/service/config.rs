@@ -31,7 +31,7 @@ fn remedy(error: &std::io::Error, example: &str) -> String {
 /// Reads a configuration. `example` is the file that documents its keys, for the error.
 ///
 /// # Errors
-/// The file cannot be read.
+/// [`ConfigError::Read`]: the file is missing, unreadable for this user, or not UTF-8.
 pub fn read(path: &Path, example: &'static str) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Read { source, example })
 }
@@ -39,10 +39,11 @@ pub fn read(path: &Path, example: &'static str) -> Result<String, ConfigError> {
 /// An error in a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
+    /// The file cannot be read: it is missing, unreadable for this user, or not UTF-8.
     #[error("cannot be read: {source}{hint}", hint = remedy(source, example))]
     Read {
-        /// The error of reading it.
+        /// The error that the operating system returned, or `InvalidData` for other text than
+        /// UTF-8.
         source: std::io::Error,
         /// The file that documents every key.
         example: &'static str,
@@ -50,19 +51,19 @@ pub enum ConfigError {
     /// Not TOML, an unknown key, a missing key, or a value of the wrong type.
     #[error("the configuration cannot be understood: {0}")]
     Syntax(#[from] toml::de::Error),
-    /// An invalid value.
+    /// A key has a value that is out of range, contradicts another key, or cannot be parsed.
     #[error("{key} = {value}: {reason}")]
     Value {
-        /// The key, with its table.
+        /// The key with its table, such as `mark.dscp`.
         key: &'static str,
-        /// The value in the file.
+        /// The value as in the file; text is in quotation marks.
         value: String,
         /// The fault, and the accepted values.
         reason: String,
     },
 }
 
-/// A [`ConfigError::Value`].
+/// Makes a [`ConfigError::Value`]. `value` is shown as it is, so text needs its quotation marks.
 pub fn value(key: &'static str, value: impl Display, reason: impl Display) -> ConfigError {
     ConfigError::Value {
         key,
@@ -74,7 +75,7 @@ pub fn value(key: &'static str, value: impl Display, reason: impl Display) -> Co
 /// Parses a value by its [`FromStr`].
 ///
 /// # Errors
-/// The error of [`FromStr`], with the key.
+/// [`ConfigError::Value`] with the key, the text, and the error of [`FromStr`] as the reason.
 pub fn parsed<T: FromStr<Err: Display>>(key: &'static str, text: &str) -> Result<T, ConfigError> {
     text.parse()
         .map_err(|reason| value(key, format_args!("\"{text}\""), reason))
@@ -83,7 +84,8 @@ pub fn parsed<T: FromStr<Err: Display>>(key: &'static str, text: &str) -> Result
 /// Checks the name of a NIC by the rules of Linux (`dev_valid_name` in net/core/dev.c).
 ///
 /// # Errors
-/// No NIC can have this name.
+/// [`ConfigError::Value`]: the name is empty, `.` or `..`, longer than 127 bytes, or has a space,
+/// `/`, `:` or NUL.
 pub fn interface(key: &'static str, name: &str) -> Result<String, ConfigError> {
     let legal = |c: char| !c.is_whitespace() && c != '/' && c != ':' && c != '\0';
     let reason = if name.is_empty() {
@@ -110,14 +112,15 @@ pub fn interface(key: &'static str, name: &str) -> Result<String, ConfigError> {
 pub enum RawDscp {
     /// A number, valid from 0 to 63.
     Number(i64),
-    /// A name such as `af11`.
+    /// A name such as `af11`, ignoring case.
     Name(String),
 }
 
 /// The mark, given as a DSCP or as a ToS byte under the respective key; AF11 if neither is set.
 ///
 /// # Errors
-/// Both keys are set, the value is not a DSCP, or it is 0.
+/// [`ConfigError::Value`]: both keys are set, the value is not a DSCP (a name, or 0 to 63) or not a
+/// ToS byte without ECN bits, or it is 0, the DSCP of unmarked traffic.
 pub fn code_point(
     [dscp_key, tos_key]: [&'static str; 2],
     dscp: Option<&RawDscp>,
@@ -157,7 +160,7 @@ pub fn code_point(
 /// Checks the `user` that the process becomes, but not whether that user exists.
 ///
 /// # Errors
-/// The name is empty or root.
+/// [`ConfigError::Value`]: the name is empty or `root`.
 pub fn user(name: Option<String>) -> Result<Option<String>, ConfigError> {
     match name {
         Some(name) if name.is_empty() || name == "root" => Err(value(
@@ -172,7 +175,8 @@ pub fn user(name: Option<String>) -> Result<Option<String>, ConfigError> {
 /// Parses `metrics.listen`: a loopback address with a port, such as `example`, or "off" (`None`).
 ///
 /// # Errors
-/// The value is neither.
+/// [`ConfigError::Value`]: the value is neither, its address is not a loopback address, or its port
+/// is 0.
 pub fn metrics(listen: &str, example: &str) -> Result<Option<SocketAddr>, ConfigError> {
     const KEY: &str = "metrics.listen";
     if listen == "off" {

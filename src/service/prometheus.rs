@@ -16,7 +16,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// All metrics of a collector, their names prefixed with `prefix` and `_`.
 ///
 /// # Errors
-/// The metrics cannot be written as text.
+/// The collector returns an error. Writing to a `String` does not fail.
 pub fn expose(prefix: &str, collected: impl Collector) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(prefix);
     registry.register_collector(Box::new(collected));
@@ -33,7 +33,7 @@ pub fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
     pairs.map(|(name, value)| (name, value.to_owned())).into()
 }
 
-/// One value without labels.
+/// The values of a metric that has one value and no labels.
 pub fn single<T>(value: T) -> [(Labels, T); 1] {
     [(Vec::new(), value)]
 }
@@ -42,7 +42,10 @@ pub fn single<T>(value: T) -> [(Labels, T); 1] {
 pub struct Metrics<'a>(pub DescriptorEncoder<'a>);
 
 impl Metrics<'_> {
-    /// A counter; its name gets `_total`.
+    /// A counter, which only grows; its name gets `_total`.
+    ///
+    /// # Errors
+    /// The encoder cannot write to its text. A `String` takes everything.
     pub fn counter(
         &mut self,
         name: &str,
@@ -53,6 +56,9 @@ impl Metrics<'_> {
     }
 
     /// A counter of bytes; its name gets `_bytes_total`.
+    ///
+    /// # Errors
+    /// As [`Metrics::counter`].
     pub fn bytes(
         &mut self,
         name: &str,
@@ -74,7 +80,10 @@ impl Metrics<'_> {
         self.family(name, unit, help, MetricType::Counter, values)
     }
 
-    /// A gauge.
+    /// A gauge: a number that can fall.
+    ///
+    /// # Errors
+    /// As [`Metrics::counter`].
     pub fn gauge(
         &mut self,
         name: &str,
@@ -87,6 +96,9 @@ impl Metrics<'_> {
     }
 
     /// A time in seconds since the Unix epoch; its name gets `_timestamp_seconds`.
+    ///
+    /// # Errors
+    /// As [`Metrics::counter`].
     pub fn timestamp(
         &mut self,
         name: &str,
@@ -119,6 +131,9 @@ impl Metrics<'_> {
     }
 
     /// Text values, as labels of a metric whose value is 1; its name gets `_info`.
+    ///
+    /// # Errors
+    /// As [`Metrics::counter`].
     pub fn info(
         &mut self,
         name: &str,

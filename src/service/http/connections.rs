@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 pub(super) struct Connections {
     at_limit: AtLimit,
     tasks: JoinSet<()>,
-    /// Oldest first.
+    /// The task of each connection, oldest first; ended ones stay until the limit is reached.
     open: VecDeque<(AbortHandle, Busy)>,
     /// Notified after each answer.
     answered: Arc<Notify>,

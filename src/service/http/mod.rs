@@ -40,7 +40,7 @@ pub enum ListenError {
          reverse proxy or an agent carry the metrics further"
     )]
     NotLoopback(SocketAddr),
-    /// The port cannot be opened.
+    /// The port cannot be opened, for example because another process listens on it.
     #[error(
         "metrics.listen: cannot listen on {address}: {reason}; `ss -ltnp 'sport = :{}'` shows what \
          uses that port", address.port()
@@ -71,10 +71,10 @@ pub fn listen_for_metrics(address: SocketAddr) -> Result<TcpListener, ListenErro
 
 /// Answers the requests of a server.
 pub trait Answers: Clone + Send + Sync + 'static {
-    /// The body of an answer.
+    /// The body of an answer; an error in it closes the connection.
     type Body: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
-    /// Answers a request.
+    /// Answers a request. Errors are responses with a status of their own.
     fn answer(
         &self,
         request: Request<Incoming>,

@@ -22,7 +22,7 @@ fn is_everybodys(capability: Capability) -> bool {
 /// Drops all capabilities of this thread and its children except these.
 ///
 /// # Errors
-/// A system call failed.
+/// capget(2) or capset(2) fails. The thread may have dropped some capabilities then.
 pub fn keep(capabilities: &[Capability]) -> io::Result<()> {
     let has = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
     let kept: CapsHashSet = has

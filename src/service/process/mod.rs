@@ -31,7 +31,7 @@ pub enum ProcessError {
 /// memory holds packets, and so destination addresses.
 ///
 /// # Errors
-/// prctl failed.
+/// [`ProcessError::System`]: prctl(2) fails, for example because a system-call filter forbids it.
 pub fn forbid_dumps() -> Result<(), ProcessError> {
     nix::sys::prctl::set_dumpable(false)
         .map_err(|error| ProcessError::System("forbid core dumps", error.into()))

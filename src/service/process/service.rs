@@ -35,7 +35,7 @@ impl Service {
         Self::say(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// Sends STOPPING=1.
+    /// Sends STOPPING=1: the process is shutting down.
     pub fn is_stopping(&self) {
         Self::say(&[NotifyState::Stopping]);
     }

@@ -23,9 +23,10 @@ use std::path::{Path, PathBuf};
 
 /// An open capture, pcap or pcapng, which is read from its beginning to its end.
 ///
-/// Lengths are in bytes, times in nanoseconds since the Unix epoch, whichever unit the file uses. The
-/// link types of [`Link`] can be parsed; packets of others are returned with their number. A file
-/// that is cut off or broken is an error of [`Reader::read_packet`] behind the last whole packet.
+/// Lengths are in bytes, times in nanoseconds since the Unix epoch, whichever unit the file uses.
+/// The link types of [`Link`] can be parsed; packets of others are returned with their number. A
+/// file that is cut off or broken is an error of [`Reader::read_packet`] behind the last whole
+/// packet.
 ///
 /// # Examples
 /// ```
@@ -106,8 +107,9 @@ impl Reader {
     ///
     /// # Errors
     /// [`ReadError::File`] if the file cannot be opened or read, [`ReadError::Empty`] if it has no
-    /// bytes, [`ReadError::Format`] if it is neither pcap nor pcapng, [`ReadError::Truncated`] if it
-    /// ends within its header, [`ReadError::LinkType`] if it is a pcap file of another link type.
+    /// bytes, [`ReadError::Format`] if it is neither pcap nor pcapng, [`ReadError::Truncated`] if
+    /// it ends within its header, [`ReadError::LinkType`] if it is a pcap file of another link
+    /// type.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let file = File::open(path).map_err(|source| ReadError::file(path, source))?;
         Self::of(path, file)
@@ -228,8 +230,8 @@ impl Reader {
     /// Reads more bytes if the record was incomplete; false at the end of the file.
     ///
     /// # Errors
-    /// As [`Reader::read_packet`]; and [`ReadError::LinkType`] at the end of the file, if every packet
-    /// was skipped because of its link type.
+    /// As [`Reader::read_packet`]; and [`ReadError::LinkType`] at the end of the file, if every
+    /// packet was skipped because of its link type.
     pub fn read_on(&mut self, stuck: Stuck) -> Result<bool, ReadError> {
         let path = || self.path.clone();
         let (packets, offset) = (self.packets, self.input.offset());

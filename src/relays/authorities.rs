@@ -102,7 +102,7 @@ impl Authorities {
         self.0.len() / 2 + 1
     }
 
-    /// All identities, sorted.
+    /// All identities, in ascending order, each once.
     pub fn iter(&self) -> impl Iterator<Item = Identity> + '_ {
         self.0.iter().copied()
     }

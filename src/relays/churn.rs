@@ -17,7 +17,7 @@ pub struct Churn {
 /// Counts of the endpoints of one family, or of both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Endpoints in both sets.
+    /// Endpoints, with the same address and port, in both sets.
     pub stayed: usize,
     /// Endpoints in the old set only.
     pub left: usize,
@@ -67,7 +67,8 @@ impl Churn {
         })
     }
 
-    /// Everything as JSON.
+    /// The counts, the shares in percent, and the times as UTC text; null for the time of a set
+    /// without a document.
     pub fn json(&self) -> Value {
         let flow = |flow: Flow| {
             json!({

@@ -19,9 +19,9 @@ pub enum LoadError {
     /// The file cannot be opened or read.
     #[error("{}: cannot be read: {reason}; {}", path.display(), remedy(.reason))]
     Read {
-        /// The path of the file.
+        /// The path of the document, as configured.
         path: PathBuf,
-        /// The error of the system.
+        /// The error that the operating system returned.
         reason: io::Error,
     },
     /// A directory, FIFO, socket or device.
@@ -36,28 +36,28 @@ pub enum LoadError {
     #[error("{}: is a document that tor has not verified; give cached-consensus or \
              cached-microdesc-consensus", path.display())]
     Unverified {
-        /// The path of the file.
+        /// The path of the file, as configured; a symbolic link may lead to the unverified one.
         path: PathBuf,
     },
     /// Certificates that cannot be opened or read.
     #[error("{}: cannot be read: {reason}; {}", path.display(), remedy_of_certificates(.reason))]
     Certificates {
-        /// The path of the file.
+        /// The path of the certificates, as configured or beside the document.
         path: PathBuf,
-        /// The error of the system.
+        /// The error that the operating system returned.
         reason: io::Error,
     },
     /// The file was written to while it was read.
     #[error("{}: has changed while it was read; replace it by renaming, as tor does", path.display())]
     Changed {
-        /// The path of the file.
+        /// The path of the document or of the certificates.
         path: PathBuf,
     },
     /// More than [`MAX_DOCUMENT`] bytes.
     #[error("{}: is larger than {MAX_DOCUMENT} bytes, more than tor ever writes; give tor's \
              own file", path.display())]
     TooLarge {
-        /// The path of the file.
+        /// The path of the document or of the certificates.
         path: PathBuf,
     },
     /// The file was read, but is not a usable consensus or list of certificates.
@@ -134,7 +134,8 @@ fn remedy_of_certificates(reason: &io::Error) -> &'static str {
     }
 }
 
-/// How a loader failed.
+/// How the process that parses documents failed. The set in force stays, and the load is tried
+/// again.
 #[derive(Debug, thiserror::Error)]
 pub enum LoaderFailure {
     /// The process could not be started or read.
@@ -176,7 +177,7 @@ pub enum SignatureError {
     Twice {
         /// The number of the second signature.
         number: usize,
-        /// The signing authority.
+        /// The authority of both signatures.
         identity: Identity,
     },
     /// No certificate of the signing key is valid.
@@ -188,7 +189,7 @@ pub enum SignatureError {
     NoCertificate {
         /// The number of the signature.
         number: usize,
-        /// The signing authority.
+        /// The authority whose certificate is missing or expired.
         identity: Identity,
     },
     /// The document is not what was signed.
@@ -199,7 +200,7 @@ pub enum SignatureError {
     Bad {
         /// The number of the signature.
         number: usize,
-        /// The signing authority.
+        /// The authority whose signature does not match the document.
         identity: Identity,
     },
     /// Fewer known authorities than a majority have signed.
@@ -227,10 +228,10 @@ pub enum SignatureError {
 /// The problem with a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
-    /// The file is empty.
+    /// The file has no bytes, for example because tor has not fetched a consensus yet.
     #[error("the file is empty; wait until tor has fetched a consensus, or restore the file")]
     Empty,
-    /// The file is not UTF-8.
+    /// The file is not UTF-8, for example because it is compressed.
     #[error("line {line}: not UTF-8, so not a directory document; is the file compressed?")]
     NotUtf8 {
         /// Line of the first bad byte, counted from 1.
@@ -260,7 +261,7 @@ pub enum DocumentError {
     /// More certificates than tor keeps.
     #[error("the file holds more than {limit} certificates; give tor's own cached-certs")]
     TooManyCertificates {
-        /// The maximum.
+        /// The number of certificates that are accepted at most.
         limit: usize,
     },
     /// The file is not a document of the directory protocol.
@@ -304,7 +305,7 @@ pub enum DocumentError {
     Cut {
         /// The last line of the file, counted from 1.
         line: usize,
-        /// What is missing.
+        /// The missing part, as a clause.
         missing: &'static str,
     },
     /// tor-netdoc cannot parse the document.
@@ -325,12 +326,13 @@ pub enum DocumentError {
              file again"
     )]
     Lifetime,
-    /// A relay's port is 0.
+    /// A relay's port is 0. For an authority's DirPort or ORPort it means that there is no such
+    /// port.
     #[error("line {line}: {field} is 0, and no relay can listen there; fetch the file again")]
     PortZero {
         /// The line, counted from 1.
         line: usize,
-        /// The name of the field.
+        /// The field and its keyword, such as "the ORPort of the `r` line".
         field: &'static str,
     },
     /// The document lists no relay.

@@ -17,7 +17,7 @@ pub const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
 /// The relay set in force, the endpoints that left it, and the decisions so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LiveSet {
-    /// The documents in force.
+    /// The documents in force, in the order of the configuration; empty before the first set.
     pub(super) sources: Vec<SourceReport>,
     /// When they were accepted; `None` before the first set.
     pub(super) accepted_at: Option<SystemTime>,
@@ -29,20 +29,20 @@ pub struct LiveSet {
     pub(super) accepted: u64,
     /// How many times documents were refused.
     pub(super) refused: u64,
-    /// The last refusal.
+    /// The last refusal, also if a set was accepted since; `None` if there was none.
     pub(super) last_refusal: Option<Refusal>,
     /// The authorities whose signatures counted; empty if signatures were not checked.
     pub(super) authorities: Vec<Identity>,
 }
 
-/// A refused relay set.
+/// A relay set that was refused: when and why.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Refusal {
-    /// The time of the refusal.
+    /// The time of the refusal; whole seconds in the state file.
     #[serde(with = "super::validity::seconds")]
     pub at: SystemTime,
-    /// The error message.
+    /// The message of the error, which contains no address of a relay.
     pub reason: String,
 }
 
@@ -57,7 +57,7 @@ pub enum Refused {
     Future {
         /// The path of the consensus.
         path: PathBuf,
-        /// Its `valid-after`.
+        /// Its `valid-after` in UTC, as [`utc`] writes it.
         valid_after: String,
     },
     /// The document is older than the one in force.
@@ -68,7 +68,7 @@ pub enum Refused {
     Older {
         /// The path of the consensus.
         path: PathBuf,
-        /// Its `valid-after`.
+        /// Its `valid-after` in UTC, as [`utc`] writes it.
         valid_after: String,
         /// The `valid-after` of the document in force.
         in_force: String,
@@ -262,7 +262,7 @@ impl LiveSet {
         self.sources.iter().filter_map(next).min()
     }
 
-    /// The documents in force.
+    /// The documents in force, in the order of the configuration; empty before the first set.
     pub fn sources(&self) -> &[SourceReport] {
         &self.sources
     }
@@ -282,7 +282,7 @@ impl LiveSet {
         (self.accepted, self.refused)
     }
 
-    /// The last refusal.
+    /// The last refusal, also if a set was accepted since; `None` if there was none.
     pub const fn last_refusal(&self) -> Option<&Refusal> {
         self.last_refusal.as_ref()
     }

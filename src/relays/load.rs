@@ -28,7 +28,7 @@ pub struct Sources {
 pub struct Source {
     /// tor's `cached-consensus` or `cached-microdesc-consensus`.
     pub consensus: PathBuf,
-    /// tor's `cached-certs`.
+    /// tor's `cached-certs`. Not opened if signatures are not checked.
     pub certificates: PathBuf,
 }
 
@@ -61,7 +61,7 @@ pub struct Loaded {
     pub sources: Vec<SourceReport>,
 }
 
-/// A report on one source.
+/// A report on one source: its document, its times, and how many endpoints it lists.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceReport {

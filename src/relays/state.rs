@@ -29,7 +29,7 @@ pub struct StateFile {
 /// Why a live set cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The file cannot be read.
+    /// The file exists, but cannot be opened or read.
     #[error(transparent)]
     Read(LoadError),
     /// The file is not a state file, or is damaged.
@@ -45,7 +45,7 @@ pub enum StateError {
     Write {
         /// The path of the state file.
         path: PathBuf,
-        /// The error of the system.
+        /// The error that the operating system returned.
         reason: io::Error,
     },
 }
@@ -71,7 +71,7 @@ impl StateFile {
         Self { path }
     }
 
-    /// The path of the file.
+    /// The path of the file, which need not exist yet.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -43,7 +43,8 @@ impl<'a> Survey<'a> {
     }
 }
 
-/// One source as JSON.
+/// One source as JSON. Ages are in seconds, counted from `valid-after`; signatures are null if they
+/// were not checked.
 pub(super) fn source_json(source: &SourceReport, now: SystemTime) -> Value {
     let SourceReport {
         path,
@@ -74,7 +75,7 @@ pub(super) fn source_json(source: &SourceReport, now: SystemTime) -> Value {
     })
 }
 
-/// One source as text.
+/// One source as text, several lines with a line break behind each.
 pub(super) fn write_source(
     f: &mut fmt::Formatter<'_>,
     source: &SourceReport,

@@ -31,10 +31,10 @@ pub struct Validity {
     pub valid_until: SystemTime,
 }
 
-/// The age of a consensus.
+/// The age of a consensus, from the youngest to the oldest; a younger one compares as less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Age {
-    /// Before `valid-after`.
+    /// Before `valid-after`: not valid yet, or this machine's clock is behind.
     Early,
     /// Up to `fresh-until` + [`FETCH_SLACK`].
     Fresh,
@@ -98,7 +98,7 @@ impl Validity {
             .min()
     }
 
-    /// The age at `now`.
+    /// The age at `now`. A limit belongs to the younger of two ages.
     pub fn age(&self, now: SystemTime) -> Age {
         // A limit beyond what the clock can express is never passed.
         let passed =

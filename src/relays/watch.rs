@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A watch over some files.
+/// A watch over files that may be replaced, written to, removed, or not exist yet.
 pub struct Watch {
     /// `None` if no inotify instance is available: then only the files are compared.
     inotify: Option<Inotify>,

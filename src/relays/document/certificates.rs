@@ -18,7 +18,7 @@ use tor_netdoc::parse2::{NetdocParseableUnverified, ParseInput, parse_netdoc};
 const MAX_CERTIFICATES: usize = 512;
 const BEGINNING: &str = "dir-key-certificate-version ";
 
-/// The certificates of a file.
+/// The certificates of a `cached-certs` file, by authority and signing key.
 #[derive(Default)]
 pub struct Certificates {
     by_keys: HashMap<(Identity, Identity), Vec<Certificate>>,

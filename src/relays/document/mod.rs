@@ -75,7 +75,7 @@ pub struct ConsensusDocument {
 pub struct Counts {
     /// ORPorts on `r` lines: one per relay.
     pub orports: usize,
-    /// ORPorts on `a` lines.
+    /// ORPorts on `a` lines: further addresses of relays, IPv6 in today's network.
     pub further: usize,
     /// DirPorts and ORPorts on `dir-source` lines.
     pub authorities: usize,
@@ -174,10 +174,57 @@ impl UncheckedDocument {
     }
 
     /// Returns the document if a majority of `authorities` signed it and no signature that can be
-    /// checked is bad. A certificate must not have expired at the document's `valid-after`.
+    /// checked is bad. A certificate must not have expired at the document's `valid-after`; the
+    /// clock is not read, so an old document passes (see [`Validity::age`]).
     ///
     /// # Errors
-    /// The first bad signature, or too few good ones.
+    /// [`SignatureError::Form`] if the signatures are not byte for byte as tor writes them.
+    /// Otherwise the first signature that is not acceptable: `NoAuthor`, `Twice`, `NoCertificate`
+    /// or `Bad`, with its number, counted from 1. If all are, [`SignatureError::TooFew`], or
+    /// [`SignatureError::Unknown`] if the missing ones may be those of unknown authorities.
+    ///
+    /// # Examples
+    /// For the Tor network, the documents are tor's `cached-microdesc-consensus` and
+    /// `cached-certs`, and the authorities are [`Authorities::tor_network`]. Here a network of
+    /// three authorities made them.
+    ///
+    /// ```
+    /// use exitmark_relays::{Authorities, Certificates, Identity, SignatureError, UncheckedDocument};
+    /// # use exitmark_lab::{authorities, consensus::Order};
+    /// # use exitmark_relays::{Flavor, Validity};
+    /// # use std::time::{Duration, UNIX_EPOCH};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = authorities::Authorities::new(3);
+    /// # let at = |hour: u64| UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 3_600 * hour);
+    /// # let validity = Validity {
+    /// #     valid_after: at(0),
+    /// #     fresh_until: at(1),
+    /// #     valid_until: at(3),
+    /// # };
+    /// # let small = Order {
+    /// #     relays: 4,
+    /// #     ..Order::full_size(Flavor::Microdesc, validity)
+    /// # };
+    /// # let consensus = small.sign(&network);
+    /// # let cached_certs = network.certificates_for(validity);
+    /// # let identities = network.identities();
+    /// let identities: Result<Vec<Identity>, _> = identities.iter().map(|id| id.parse()).collect();
+    /// let authorities = Authorities::new(identities?);
+    /// let certificates = Certificates::parse(cached_certs.as_bytes())?;
+    ///
+    /// let unchecked = UncheckedDocument::parse(consensus.as_bytes())?;
+    /// let (document, signatures) = unchecked.verify(&certificates, &authorities)?;
+    /// assert_eq!((signatures.good, signatures.needed), (3, 2));
+    /// assert_eq!(document.counts().orports, 4);
+    ///
+    /// // Without certificates, no signature can be checked, and none counts.
+    /// let unchecked = UncheckedDocument::parse(consensus.as_bytes())?;
+    /// let error = unchecked.verify(&Certificates::default(), &authorities).unwrap_err();
+    /// assert_eq!(error, SignatureError::TooFew { good: 0, needed: 2 });
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn verify(
         self,
         certificates: &Certificates,

@@ -60,7 +60,12 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Checks every signature.
+    /// Checks every signature, in the order of the document. A certificate counts if it has not
+    /// expired at `valid_after`.
+    ///
+    /// # Errors
+    /// The signatures' text is not as tor writes it, a signer is not listed or signs twice, a
+    /// signature is bad or lacks its certificate, or too few of `authorities` signed.
     pub(super) fn check(
         &self,
         valid_after: SystemTime,

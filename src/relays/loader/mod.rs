@@ -30,7 +30,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The longest answer in bytes; 65,536 endpoints take less than 4 MB as text.
 const MAX_ANSWER: usize = 8 << 20;
 
-/// How a loader is started.
+/// The program that loads documents, its arguments, and the time that it has.
 #[derive(Clone, Debug)]
 pub struct Loader {
     program: PathBuf,
@@ -129,7 +129,7 @@ impl Loader {
     }
 }
 
-/// A source whose files are open.
+/// A source whose files are open: the daemon opens them, because the loader's user may not.
 pub(super) struct OpenSource {
     consensus: OpenFile,
     certificates: Option<OpenFile>,

@@ -70,7 +70,7 @@ impl Request {
     }
 }
 
-/// The loader's answer.
+/// The loader's answer, as one JSON value. It is not trusted: [`Answer::check`] validates it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(super) enum Answer {

@@ -3,10 +3,10 @@
 use super::Offload;
 use std::io;
 
-/// Why a NIC cannot be used.
+/// Why a NIC cannot be used, or one of its settings not changed. Messages end with the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum NicError {
-    /// A netlink request failed.
+    /// A netlink request failed for another reason than a missing interface or permission.
     #[error("cannot ask the kernel about network interfaces: {0}")]
     Netlink(io::Error),
     /// The interface does not exist.
@@ -24,7 +24,7 @@ pub enum NicError {
         aggregation(.kind)
     )]
     Bundle {
-        /// The name of the interface.
+        /// The interface name (IFLA_IFNAME).
         name: String,
         /// The kind of the interface (IFLA_INFO_KIND).
         kind: String,
@@ -36,7 +36,7 @@ pub enum NicError {
         article(.kind)
     )]
     Share {
-        /// The name of the interface.
+        /// The interface name (IFLA_IFNAME).
         name: String,
         /// The kind of the interface (IFLA_INFO_KIND).
         kind: String,
@@ -48,7 +48,7 @@ pub enum NicError {
         aggregation(.kind)
     )]
     Member {
-        /// The name of the NIC.
+        /// The interface name (IFLA_IFNAME).
         name: String,
         /// The name of the interface of which it is a port.
         master: String,
@@ -60,7 +60,7 @@ pub enum NicError {
         "{name} has the {kind} {upper} on top of it, which sends by it: `ip link set dev {upper} down`"
     )]
     Upper {
-        /// The name of the NIC.
+        /// The interface name (IFLA_IFNAME).
         name: String,
         /// The name of the interface on top.
         upper: String,
@@ -76,9 +76,9 @@ pub enum NicError {
         .offload.harm()
     )]
     OffloadFixed {
-        /// The name of the NIC.
+        /// The interface name (IFLA_IFNAME).
         name: String,
-        /// The offload that is on.
+        /// The offload that is on and fixed.
         offload: Offload,
     },
     /// An offload could not be turned on or off.
@@ -87,11 +87,11 @@ pub enum NicError {
          {wanted}` may say more"
     )]
     Offload {
-        /// The name of the NIC.
+        /// The interface name (IFLA_IFNAME).
         name: String,
-        /// The offload to be changed.
+        /// The offload that was to be changed.
         offload: Offload,
-        /// `on` or `off`.
+        /// The state that was requested: `on` or `off`.
         wanted: &'static str,
         /// The kernel's error, or its effect.
         reason: String,
@@ -99,19 +99,19 @@ pub enum NicError {
     /// The NIC cannot be set up or down.
     #[error("cannot set {name} up: {reason}")]
     Up {
-        /// The name of the NIC.
+        /// The interface name (IFLA_IFNAME).
         name: String,
-        /// The kernel's error.
+        /// The error that the kernel returned.
         reason: String,
     },
     /// Promiscuous mode could not be turned on or off.
     #[error("cannot turn promiscuous mode {wanted} on {name}: {reason}")]
     Promiscuous {
-        /// The name of the NIC.
+        /// The interface name (IFLA_IFNAME).
         name: String,
-        /// `on` or `off`.
+        /// The state that was requested: `on` or `off`.
         wanted: &'static str,
-        /// The kernel's error.
+        /// The error that the kernel returned.
         reason: String,
     },
 }

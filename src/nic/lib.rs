@@ -46,7 +46,7 @@ const STANDARD_MTU: u32 = 1500;
 pub struct Nic {
     /// The interface name (IFLA_IFNAME), never an alternative name.
     pub name: String,
-    /// The interface index.
+    /// The interface index, unique within the network namespace; it stays when the NIC is renamed.
     pub index: u32,
     /// The MAC address of the NIC.
     pub mac: MacAddr,
@@ -100,7 +100,8 @@ impl Nic {
     /// Queries the NIC with this name or alternative name.
     ///
     /// # Errors
-    /// The NIC does not exist, or is not an Ethernet NIC.
+    /// [`NicError::Missing`] if it does not exist; [`NicError::NotEthernet`], or for a bridge or
+    /// bond without a MAC address [`NicError::Bundle`]; [`NicError::Netlink`] if a query fails.
     pub fn look(name: &str) -> Result<Self, NicError> {
         Self::look_at(name, true)
     }
@@ -181,7 +182,7 @@ impl Nic {
     /// Does not resolve it.
     ///
     /// # Errors
-    /// The netlink request fails.
+    /// [`NicError::Netlink`]: the socket cannot be made, or the kernel does not answer.
     pub fn neighbour(&self, address: IpAddr) -> Result<Option<MacAddr>, NicError> {
         let family = match address {
             IpAddr::V4(_) => AddressFamily::Inet,
@@ -207,7 +208,7 @@ impl Nic {
     /// The names of all Ethernet NICs.
     ///
     /// # Errors
-    /// The netlink request fails.
+    /// [`NicError::Netlink`]: the socket cannot be made, or the kernel does not answer.
     pub fn names() -> Result<Vec<String>, NicError> {
         converse(async {
             let handle = connect()?;
@@ -272,7 +273,7 @@ impl Nic {
     /// Turns promiscuous mode on or off. A wire needs it to receive frames for any address.
     ///
     /// # Errors
-    /// CAP_NET_ADMIN is missing.
+    /// [`NicError::Promiscuous`]: CAP_NET_ADMIN is missing, or the NIC is gone.
     pub fn set_promiscuous(&self, on: bool) -> Result<(), NicError> {
         converse(async {
             let change = LinkUnspec::new_with_index(self.index)
@@ -306,11 +307,11 @@ impl Nic {
         self.set_up(may_send)
     }
 
-    /// Sets the NIC up. Unless it may send by itself, it gets no IPv6 link-local address: a wire must
-    /// be silent, but neighbour discovery on `incoming` needs one (RFC 4861 section 7.2.2).
+    /// Sets the NIC up. Unless it may send by itself, it gets no IPv6 link-local address: a wire
+    /// must be silent, but neighbour discovery on `incoming` needs one (RFC 4861 section 7.2.2).
     ///
     /// # Errors
-    /// CAP_NET_ADMIN is missing, or the driver refuses.
+    /// [`NicError::Up`]: CAP_NET_ADMIN is missing, the NIC is gone, or the driver refuses.
     pub fn set_up(&self, may_send: bool) -> Result<(), NicError> {
         converse(async {
             let handle = connect()?;

@@ -29,7 +29,7 @@ const FAULT_REST: Duration = Duration::from_secs(1);
 /// The state of a NIC that can change while it is in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkState {
-    /// The interface index.
+    /// The interface index, unique within the network namespace; it stays when the NIC is renamed.
     pub index: u32,
     /// The interface name (IFLA_IFNAME), never an alternative name.
     pub name: String,
@@ -54,7 +54,7 @@ impl LinkState {
     /// The state of the NIC with this index; `None` if it does not exist.
     ///
     /// # Errors
-    /// The netlink request fails.
+    /// [`NicError::Netlink`]: the socket cannot be made, or the kernel does not answer.
     pub fn of_index(index: u32) -> Result<Option<Self>, NicError> {
         converse(async {
             let handle = super::connect()?;
@@ -95,7 +95,7 @@ impl LinkState {
 /// The index of the NIC with this name or alternative name; `None` if it does not exist.
 ///
 /// # Errors
-/// The netlink request fails.
+/// [`NicError::Netlink`]: the socket cannot be made, or the kernel does not answer.
 pub fn index_of(name: &str) -> Result<Option<u32>, NicError> {
     converse(async {
         let handle = super::connect()?;

@@ -19,7 +19,7 @@ use std::io;
 /// A receive offload of a NIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offload {
-    /// Strips 802.1Q VLAN tags.
+    /// Strips 802.1Q VLAN tags (`NETIF_F_HW_VLAN_CTAG_RX`).
     RxVlan,
     /// Strips 802.1ad service VLAN tags.
     RxServiceVlan,
@@ -73,14 +73,14 @@ pub enum OffloadState {
     FixedOn,
     /// Off, and the driver cannot turn it on.
     FixedOff,
-    /// On, and can be turned off.
+    /// On; the driver can turn it off.
     On,
-    /// Off, and can be turned on.
+    /// Off; the driver can turn it on.
     Off,
 }
 
 impl OffloadState {
-    /// Whether the offload is on.
+    /// Whether the offload is on, fixed or not. An absent one is off.
     pub const fn is_on(self) -> bool {
         matches!(self, Self::FixedOn | Self::On)
     }
@@ -118,7 +118,7 @@ impl Offloads {
         self
     }
 
-    /// The state of one offload.
+    /// The state of one offload; [`OffloadState::Absent`] if the kernel did not report it.
     pub const fn state(&self, offload: Offload) -> OffloadState {
         self.0[offload as usize]
     }
@@ -126,7 +126,7 @@ impl Offloads {
     /// The offloads that must be turned off for a wire.
     ///
     /// # Errors
-    /// One of them is on and cannot be turned off.
+    /// [`NicError::OffloadFixed`] with the first that is on and cannot be turned off.
     pub fn to_turn_off(&self, nic: &str) -> Result<Vec<Offload>, NicError> {
         let on = Offload::ALL
             .into_iter()

@@ -9,7 +9,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, Prop};
 /// A NIC of the box and its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Own {
-    /// The interface name.
+    /// The interface name (IFLA_IFNAME).
     pub name: String,
     /// Its alternative names (`ip link property`, ip-link(8)).
     pub alt_names: Vec<String>,
@@ -28,7 +28,7 @@ impl Own {
     /// Every NIC of this network namespace, including loopback.
     ///
     /// # Errors
-    /// The netlink request fails.
+    /// [`NicError::Netlink`]: the socket cannot be made, or the kernel does not answer.
     pub fn all() -> Result<Vec<Self>, NicError> {
         converse(async {
             let handle = connect()?;

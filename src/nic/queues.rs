@@ -43,7 +43,7 @@ impl RedirectQueue {
 /// Drivers that report the number of queues, but refuse to change it: vmxnet3_ethtool.c.
 const FIXED: [&str; 1] = ["vmxnet3"];
 
-/// A NIC's receive queues.
+/// The number of a NIC's receive queues, and whether it can be changed.
 pub(super) struct Queues {
     pub(super) now: u32,
     pub(super) most: u32,

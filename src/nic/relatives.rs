@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use std::net::IpAddr;
 
-/// Another interface.
+/// Another interface: a master, or one on top of a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relative {
-    /// The interface name.
+    /// The interface name (IFLA_IFNAME); `interface N` if the one with index N is gone.
     pub name: String,
     /// The kind, as in `ip -d link`; empty for hardware.
     pub kind: String,
@@ -108,10 +108,10 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Queries the kernel.
+    /// Queries all interfaces and addresses of this network namespace.
     ///
     /// # Errors
-    /// A netlink request fails.
+    /// [`NicError::Netlink`]: the socket cannot be made, or the kernel does not answer.
     pub fn look() -> Result<Self, NicError> {
         converse(async {
             let handle = connect()?;
@@ -210,7 +210,8 @@ impl Nic {
     /// NIC, and the ports of any of these.
     ///
     /// # Errors
-    /// The interface is one of these; the message says which one to use instead.
+    /// [`NicError::Bundle`], [`NicError::Share`] or [`NicError::Member`]; the message says which
+    /// interface to use instead.
     pub fn refuse_bundles(&self) -> Result<(), NicError> {
         self.relatives.refuse_bundles(&self.name)
     }
@@ -218,7 +219,7 @@ impl Nic {
     /// Refuses a NIC if an interface on top of it sends by it.
     ///
     /// # Errors
-    /// Such an interface is set up.
+    /// [`NicError::Upper`] with the first such interface that is set up.
     pub fn refuse_uppers(&self) -> Result<(), NicError> {
         match self.relatives.uppers.first() {
             Some(upper) => Err(NicError::Upper {

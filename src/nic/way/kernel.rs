@@ -28,25 +28,26 @@ const HEADER_BYTES: usize = 16;
 /// The kernel answers before `send` returns; after this timeout, the answer was lost.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(100);
 
-/// A message from the kernel.
+/// A message from the kernel about the NIC, the neighbour, or a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// The state of the NIC.
+    /// The state of the NIC: its carrier (IFF_LOWER_UP), and its MAC address if it is unicast.
     Link {
         has_carrier: bool,
         mac: Option<MacAddr>,
     },
-    /// The NIC was removed.
+    /// The NIC was removed, or moved to another network namespace.
     LinkGone,
     /// The neighbour's entry; `None` if it was removed.
     Neighbour(Option<Entry>),
-    /// Notifications were lost.
+    /// Notifications were lost because the socket's buffer was full (ENOBUFS); the state is to be
+    /// queried.
     Missed,
     /// The answer to a request: 0, or an errno.
     Answer { question: u32, code: i32 },
 }
 
-/// An open netlink socket.
+/// An open netlink socket (NETLINK_ROUTE) for requests and notifications.
 pub(super) struct Talk {
     socket: Socket,
     buffer: Vec<u8>,
@@ -78,7 +79,8 @@ impl Talk {
         self.socket.as_fd()
     }
 
-    /// Queries the NIC.
+    /// Queries the NIC (RTM_GETLINK). Returns the request's sequence number, as the other requests
+    /// do.
     pub(super) fn look_at_link(&mut self) -> io::Result<u32> {
         let mut message = LinkMessage::default();
         message.header.index = self.ifindex;
@@ -104,7 +106,7 @@ impl Talk {
         self.ask(RouteNetlinkMessage::NewNeighbour(message), 0)
     }
 
-    /// Deletes the entry.
+    /// Deletes the entry (RTM_DELNEIGH).
     pub(super) fn forget(&mut self) -> io::Result<u32> {
         let message = self.entry(NeighbourState::None, NeighbourFlags::empty());
         self.ask(RouteNetlinkMessage::DelNeighbour(message), 0)

@@ -89,7 +89,7 @@ impl WayWatch {
         })
     }
 
-    /// The current state.
+    /// The current state, which may be newer than the last one passed to `tell`.
     pub fn now(&self) -> Way {
         *shared_way(&self.shared.way)
     }
@@ -126,7 +126,7 @@ enum Source {
     Sought(Pursuit),
 }
 
-/// The state of the thread.
+/// The state of the monitoring thread.
 struct Watch {
     talk: Talk,
     ifindex: u32,
@@ -135,7 +135,7 @@ struct Watch {
     is_there: bool,
     has_carrier: bool,
     own: Option<MacAddr>,
-    /// Notifications were lost.
+    /// Notifications were lost, so the NIC is to be queried again.
     has_missed: bool,
     /// It was logged that the next hop does not answer.
     has_complained: bool,

@@ -45,10 +45,10 @@ pub(super) struct Entry {
     pub(super) mac: Option<MacAddr>,
 }
 
-/// A request to the kernel.
+/// A request to the kernel about the neighbour's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Query the entry.
+    /// Query the entry (RTM_GETNEIGH).
     Look,
     /// Confirm the address by unicast.
     Confirm,
@@ -58,7 +58,7 @@ pub(super) enum Order {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// No carrier.
+    /// The NIC has no carrier: nothing is requested.
     Resting,
     /// The entry is to be queried.
     Unknown,

@@ -105,7 +105,7 @@ pub enum Counter {
     UnseenFragment,
     /// Frames that only user space can parse, but that the kernel handled without it.
     NoUserSpace,
-    /// Frames dropped, by reason.
+    /// Frames that were dropped for this reason, in either direction.
     Dropped(DropReason),
 }
 
@@ -232,7 +232,7 @@ impl fmt::Display for Counter {
     }
 }
 
-/// A worker's own counts.
+/// A worker's own counts since it last added them to its [`Counters`], one number per slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally([u64; SLOTS]);
 
@@ -303,7 +303,7 @@ impl Tally {
         Self(slots)
     }
 
-    /// The value of one counter.
+    /// The value of one counter: the sum of its slots.
     pub fn of(&self, counter: Counter) -> u64 {
         counter.slots().map(|slot| self.0[slot]).sum()
     }

@@ -16,10 +16,10 @@ use std::time::Duration;
 /// How many frames ahead the headers are prefetched.
 const PREFETCH_AHEAD: usize = 8;
 
-/// What happens to a frame.
+/// What happens to a frame after it was decided and rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Leaves by this port.
+    /// Leaves by the port of this role.
     Forward(Role),
     /// Goes to the box's own network stack. Only the XDP program can do that; a worker drops the
     /// frame as [`DropReason::NotForHost`].
@@ -33,7 +33,7 @@ pub enum Outcome {
 pub struct Outbox {
     /// Frames that leave by each port, in order.
     pub leaving: PerRole<Vec<Frame>>,
-    /// Frames that are dropped.
+    /// Frames that are dropped, of all ports. The caller puts them back into the pool.
     pub dropped: Vec<Frame>,
 }
 
@@ -90,7 +90,7 @@ impl Forwarder {
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 
-    /// The snapshot in use.
+    /// The snapshot in use, by which the next frame is decided.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }

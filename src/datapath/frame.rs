@@ -26,7 +26,7 @@ impl Frame {
         }
     }
 
-    /// The chunk's number.
+    /// The chunk's number, from 0; its offset is this times the size of a chunk.
     #[inline]
     pub(super) const fn chunk(&self) -> usize {
         self.chunk as usize
@@ -85,7 +85,7 @@ impl FramePool {
         self.free.pop()
     }
 
-    /// Puts a frame back.
+    /// Puts a frame of this pool back, to be taken next.
     #[inline]
     pub fn put(&mut self, frame: Frame) {
         debug_assert!(

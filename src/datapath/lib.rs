@@ -41,7 +41,7 @@ pub use xsk::{
     XskPort, XskSettings,
 };
 
-/// The role of a NIC.
+/// The role of a NIC. One NIC can be both `Uplink` and `Incoming`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// The NIC toward the Tor host.
@@ -81,7 +81,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// One value per role.
+/// One value per role, indexed by [`Role`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerRole<T>([T; 3]);
 
@@ -96,7 +96,7 @@ impl<T> PerRole<T> {
         Self(Role::ALL.map(&mut make))
     }
 
-    /// Each role with its value.
+    /// Each role with its value, in the order of [`Role::ALL`].
     pub fn iter(&self) -> impl Iterator<Item = (Role, &T)> {
         Role::ALL.into_iter().zip(&self.0)
     }

@@ -73,7 +73,7 @@ impl From<MacAddr> for LearntHosts {
     }
 }
 
-/// How steered frames leave.
+/// How steered frames leave: the port, and the MAC addresses that are written into them.
 #[derive(Clone, Copy)]
 pub(super) struct Steering {
     pub(super) port: Role,

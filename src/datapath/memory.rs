@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// Chunks begin at cache lines, as those of a UMEM do.
 const CACHE_LINE: usize = 64;
 
-/// Frames in heap memory.
+/// Frames in heap memory, in chunks of equal size.
 pub struct HeapMemory {
     bytes: Box<[u8]>,
     /// The offset of the first chunk in `bytes`.
@@ -80,7 +80,7 @@ impl Memory for HeapMemory {
 /// The simulated fault of a memory port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// No fault.
+    /// Every frame is sent and completed.
     #[default]
     None,
     /// Accepts frames to send until its ring is full, but sends none.
@@ -100,7 +100,7 @@ pub struct MemoryPort {
     pub incoming: VecDeque<Vec<u8>>,
     /// Packets that were sent, oldest first.
     pub sent: Vec<Vec<u8>>,
-    /// The simulated fault.
+    /// The simulated fault; may be changed at any time.
     pub fault: Fault,
 }
 

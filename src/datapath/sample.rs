@@ -22,7 +22,7 @@ const ROOM: usize = 512;
 pub(super) struct Part(pub(super) u64);
 
 impl Part {
-    /// One in `number`; 0 is off.
+    /// The rate of one decision in `number`; 0 turns sampling off.
     pub(super) fn one_in(number: u32) -> Self {
         Self(u64::MAX.checked_div(number.into()).unwrap_or(0))
     }
@@ -49,9 +49,9 @@ impl Part {
 /// The engine that decided a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecidedBy {
-    /// The XDP program.
+    /// The XDP program (engine `xdp`).
     Kernel,
-    /// A worker.
+    /// A worker in user space (engine `af_xdp`).
     Worker,
 }
 
@@ -65,7 +65,7 @@ impl DecidedBy {
     }
 }
 
-/// The beginning of a frame.
+/// The beginning of a frame, [`SAMPLE_BYTES`] at most.
 #[derive(Clone, Copy)]
 pub struct Excerpt {
     bytes: [u8; SAMPLE_BYTES],

@@ -130,7 +130,7 @@ impl BalanceGauge {
 /// How many frames of a worker are in which place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Balance {
-    /// Unused, in the pool.
+    /// Unused, in the pool: neither in a ring nor in the worker's hands.
     pub pool: usize,
     /// Received and not yet processed.
     pub in_hand: usize,
@@ -138,7 +138,7 @@ pub struct Balance {
     pub receiving: usize,
     /// Submitted to be sent: tx ring, NIC and completion ring.
     pub sending: usize,
-    /// All frames of the worker.
+    /// All frames of the worker: its part of the UMEM. Constant while the worker runs.
     pub total: usize,
 }
 
@@ -149,10 +149,10 @@ impl Balance {
     }
 }
 
-/// A worker's final report.
+/// A worker's report when it ends: whether frames are missing or in the pool twice.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerReport {
-    /// The balance at the end.
+    /// The balance after the drain, in frames.
     pub balance: Balance,
     /// Whether no frame was in the pool twice.
     pub pool_is_sound: bool,
@@ -207,7 +207,7 @@ impl<P: Port> Worker<P> {
         Arc::clone(&self.counters)
     }
 
-    /// The port of a role.
+    /// The port of a role; `None` if the role has no NIC.
     pub fn port(&mut self, role: Role) -> Option<&mut P> {
         self.ports[role].as_mut()
     }
@@ -331,7 +331,7 @@ impl<P: Port> Worker<P> {
         balance
     }
 
-    /// The final report.
+    /// The final report, for a worker that has stopped: it checks every frame in the pool.
     pub fn report(&self) -> WorkerReport {
         WorkerReport {
             balance: self.balance(),

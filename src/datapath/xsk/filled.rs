@@ -66,11 +66,11 @@ impl Descriptor for xdp_desc {
 /// One worker's part of the memory.
 #[derive(Clone)]
 pub(super) struct Part {
-    /// Keeps the memory mapped.
+    /// Keeps the memory mapped as long as this part is in use.
     pub(super) _region: xsk_rs::Umem,
     /// The beginning of the part; page-aligned.
     pub(super) start: NonNull<u8>,
-    /// The size of the part.
+    /// The size of the part in bytes, a multiple of the page size.
     pub(super) bytes: usize,
     pub(super) chunk_bytes: u32,
 }
@@ -118,7 +118,7 @@ impl Views {
 /// The rings of a queue with a UMEM of its own. The receive and transmit rings exist from `bind`
 /// on; before, only [`Rings::fill`] may be called.
 pub struct FilledRings {
-    /// Null until `bind`.
+    /// The socket; null until `bind`.
     socket: *mut xsk_socket,
     umem: NonNull<xsk_umem>,
     views: Box<Views>,

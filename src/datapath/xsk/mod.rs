@@ -57,7 +57,7 @@ pub struct XskSettings {
     pub chunk_bytes: u32,
     /// Whether a packet may span several frames (XDP_USE_SG).
     pub multi_buffer: bool,
-    /// Whether to bind zero-copy.
+    /// Whether to bind zero-copy (XDP_ZEROCOPY); otherwise in copy mode (XDP_COPY).
     pub zero_copy: bool,
 }
 
@@ -72,7 +72,7 @@ pub enum XskError {
     Umem {
         /// The requested size in bytes.
         bytes: u64,
-        /// The kernel's error.
+        /// The error that the kernel returned, such as ENOBUFS beyond RLIMIT_MEMLOCK.
         source: io::Error,
     },
     /// A socket cannot be bound to a queue.
@@ -80,13 +80,13 @@ pub enum XskError {
         "cannot bind an AF_XDP socket to queue {queue} of {interface} ({mode}): {source}{hint}"
     )]
     Bind {
-        /// The name of the NIC.
+        /// The interface name of the NIC.
         interface: String,
-        /// The queue's number.
+        /// The number of the queue, from 0.
         queue: u32,
-        /// "copy" or "zero-copy".
+        /// The mode of the bind, "copy" or "zero-copy".
         mode: &'static str,
-        /// The kernel's error.
+        /// The error that the kernel returned.
         source: io::Error,
         /// The remedy; empty, or begins with a semicolon.
         hint: &'static str,
@@ -108,7 +108,7 @@ pub struct Umem {
 
 /// One worker's resources: a queue of each port, its part of the memory, its frames.
 pub struct Bound<R: Rings> {
-    /// The queue of each port.
+    /// The queue of each port; `None` for a role without a NIC.
     pub ports: PerRole<Option<XskPort<R>>>,
     /// The memory of their frames.
     pub memory: XskMemory<R::Descriptor>,
@@ -120,7 +120,8 @@ impl Umem {
     /// Makes the memory for `workers` workers of `ports` ports each.
     ///
     /// # Errors
-    /// The kernel does not register it.
+    /// [`XskError::Umem`] if the kernel does not map or register the memory, [`XskError::Size`] if
+    /// a size in `settings` is not one of AF_XDP's, or there are no frames.
     pub fn new(settings: XskSettings, workers: u32, ports: u32) -> Result<Self, XskError> {
         // Enough for all rings to be full while the worker holds its maximum: no port can starve
         // another of frames.
@@ -165,7 +166,8 @@ impl Umem {
     /// rings are filled afterwards. Call this once per worker.
     ///
     /// # Errors
-    /// A queue cannot be bound with these settings.
+    /// [`XskError::Bind`] if the NIC does not exist, the queue is in use for longer than a second,
+    /// or the driver refuses the mode; [`XskError::Size`] if the rings' size is not a power of two.
     pub fn bind(
         &self,
         worker: u32,
@@ -196,7 +198,8 @@ impl Umem {
     /// zero-copy drivers need it. Chunks must be whole pages.
     ///
     /// # Errors
-    /// A queue cannot be bound with these settings.
+    /// As [`Umem::bind`]; and [`XskError::Umem`] if the kernel does not register the memory once
+    /// more for each port.
     pub fn bind_filled(
         &self,
         worker: u32,

@@ -15,7 +15,7 @@ const MAX_SENDS: u32 = 64;
 
 /// One worker's part of the packet memory.
 pub struct XskMemory<D> {
-    /// Keeps the memory mapped.
+    /// Keeps the memory mapped as long as a port can access it.
     pub(super) _region: xsk_rs::Umem,
     /// The base of the descriptors' addresses.
     pub(super) start: NonNull<u8>,
@@ -91,7 +91,7 @@ pub(crate) fn prefetch(byte: &u8) {
     std::hint::black_box(*byte);
 }
 
-/// One queue of a NIC.
+/// One queue of a NIC: the four rings of a socket, and how many frames are in them.
 pub struct XskPort<R: Rings> {
     pub(super) rings: R,
     ring: usize,
@@ -123,7 +123,7 @@ impl<R: Rings> XskPort<R> {
     /// A gauge of this queue's losses, for another thread. It keeps the socket open.
     ///
     /// # Errors
-    /// No file descriptor is left.
+    /// The socket's descriptor cannot be duplicated: the limit of open files is reached (EMFILE).
     pub fn gauge(&self) -> io::Result<QueueGauge> {
         Ok(QueueGauge {
             socket: self.as_fd().try_clone_to_owned()?,
@@ -136,7 +136,7 @@ impl<R: Rings> XskPort<R> {
     }
 }
 
-/// Reads a queue's losses.
+/// Reads the losses of a queue, from any thread.
 pub struct QueueGauge {
     socket: OwnedFd,
     cut: Arc<AtomicU64>,
@@ -146,7 +146,7 @@ impl QueueGauge {
     /// The errors of this queue so far, from XDP_STATISTICS.
     ///
     /// # Errors
-    /// The socket option cannot be read.
+    /// getsockopt(2) fails.
     pub fn troubles(&self) -> io::Result<Troubles> {
         let mut statistics = libc::xdp_statistics {
             rx_dropped: 0,

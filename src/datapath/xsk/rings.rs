@@ -6,7 +6,7 @@ use xsk_rs::{CompQueue, FillQueue, RxQueue, TxQueue};
 
 /// A ring's descriptor of a chunk.
 pub trait Descriptor: Copy + Send + 'static {
-    /// A descriptor of no chunk.
+    /// A placeholder that names no chunk, for slots that are written before they are used.
     fn empty() -> Self;
 
     /// The beginning of the packet, in bytes from the beginning of the memory.

@@ -51,7 +51,7 @@ pub enum ExplainError {
         path: PathBuf,
         /// Number of the frame, from 1; 0 is the file header.
         frame: usize,
-        /// What the writer said.
+        /// The error of the pcap writer.
         source: PcapError,
     },
     /// Some packets of the capture are not Ethernet frames.
@@ -88,11 +88,11 @@ pub struct Explanation {
     pub time: Duration,
     /// Length on the wire, in bytes; a capture may have kept less.
     pub frame_bytes: usize,
-    /// The frame as received.
+    /// The frame as received: the captured bytes, from the Ethernet header on.
     pub before: Vec<u8>,
     /// The frame as it would leave.
     pub after: Vec<u8>,
-    /// Where it would go.
+    /// The port by which the frame would leave, or why it would be dropped.
     pub outcome: Outcome,
     /// The verdict on an outbound frame; `None` for inbound frames, which only have a direction.
     pub verdict: Option<Verdict>,

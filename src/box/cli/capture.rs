@@ -46,7 +46,8 @@ pub struct Arguments {
     force: bool,
 }
 
-/// Runs the command.
+/// Runs the command. The exit status is 0 for a complete file, 1 if the box does not answer or the
+/// file cannot be written, 2 for wrong options or configuration.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let request = CaptureRequest {
         frames: arguments.frames,

@@ -16,7 +16,7 @@ pub struct Arguments {
     config: PathBuf,
 }
 
-/// Runs the command.
+/// Runs the command. The exit status is 0 if the configuration can be used, 1 if not.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let path = arguments.config.display();
     match Settings::load(&arguments.config) {

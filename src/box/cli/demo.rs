@@ -18,7 +18,8 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Runs the command.
+/// Runs the command: becomes the demo's program, whose exit status is 0 only if every frame was
+/// where it had to be. Returns only if that program cannot be run, with exit status 1.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let program = match std::env::current_exe() {
         Ok(own) => own.with_file_name(PROGRAM),

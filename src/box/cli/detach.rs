@@ -23,7 +23,8 @@ pub struct Arguments {
     keep_wire: bool,
 }
 
-/// Runs the command.
+/// Runs the command. The exit status is 0 also if nothing was attached, 1 if the box still runs or
+/// a NIC could not be restored, 2 for a faulty configuration.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let (directory, socket) = match &arguments.config {
         None => (arguments.pins.clone(), PathBuf::from(DEFAULT_SOCKET)),

@@ -51,7 +51,8 @@ fn own_resolver(socket: PathBuf) -> Option<String> {
     Some(warning.text)
 }
 
-/// Runs the command.
+/// Runs the command. The exit status is 0 without a fault (warnings may remain), 1 with one, 2 for
+/// wrong usage or configuration.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let settings = arguments
         .config

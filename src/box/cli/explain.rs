@@ -40,7 +40,8 @@ fn role(text: &str) -> Result<Role, &'static str> {
         .ok_or("a port is host, uplink or incoming")
 }
 
-/// Runs the command.
+/// Runs the command. The exit status is 1 if the capture or the relay set cannot be read to its
+/// end, 2 for a faulty configuration or frame.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let settings = match Settings::load(&arguments.config) {
         Ok(settings) => settings,

@@ -14,7 +14,7 @@ pub struct Arguments {
     gid: Option<u32>,
 }
 
-/// Serves one request.
+/// Serves one request. The exit status is 0 if an answer was written, also if it is a refusal.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let confinement = Confinement {
         user: arguments.uid.zip(arguments.gid),

@@ -15,7 +15,8 @@ pub struct Arguments {
     config: PathBuf,
 }
 
-/// Runs the command.
+/// Runs the command, until the box is stopped. The exit status is 0 after SIGTERM, 1 for a failure
+/// or an unmet precondition, 2 for a faulty configuration.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let settings = match Settings::load(&arguments.config) {
         Ok(settings) => settings,

@@ -14,7 +14,8 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Runs the command.
+/// Runs the command. The exit status is 1 if no box answers, or if it has an alarm; 2 for a faulty
+/// configuration.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let client = match arguments.of.client() {
         Ok(client) => client,

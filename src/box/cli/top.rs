@@ -16,7 +16,8 @@ pub struct Arguments {
     interval: u64,
 }
 
-/// Runs the command.
+/// Runs the command, until the user ends it. The exit status is 1 if standard input or output is
+/// not a terminal, 2 for a faulty configuration.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let client = match arguments.of.client() {
         Ok(client) => client,

@@ -22,7 +22,8 @@ pub struct Arguments {
     wait: u16,
 }
 
-/// Runs the command.
+/// Runs the command. The exit status is 0 also if a box was attached already, 1 for an unmet
+/// precondition, 2 for a faulty configuration.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let settings = match Settings::load(&arguments.config) {
         Ok(settings) => settings,

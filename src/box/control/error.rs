@@ -55,11 +55,11 @@ pub enum ControlError {
          directory, and the path may have 90 bytes", path.display()
     )]
     Bind {
-        /// The path of the socket.
+        /// The path of the control socket.
         path: PathBuf,
         /// The step that failed, as a verb phrase.
         step: &'static str,
-        /// The error of that step.
+        /// The error that the operating system returned for that step.
         reason: io::Error,
     },
     /// The metrics port cannot be opened.
@@ -76,7 +76,7 @@ pub enum ControlError {
         "{}: permission denied; {who}", path.display()
     )]
     Forbidden {
-        /// The path of the socket.
+        /// The path of the control socket.
         path: PathBuf,
         /// The users with access, and how to get it.
         who: String,
@@ -87,9 +87,9 @@ pub enum ControlError {
     /// The connection or the answer is broken.
     #[error("{}: {what}; is that an exitmark of this version? Its log may say more", path.display())]
     Broken {
-        /// The path of the socket.
+        /// The path of the control socket.
         path: PathBuf,
-        /// The failure.
+        /// The failure, as a clause.
         what: String,
     },
     /// The request's parameters are invalid.

@@ -46,7 +46,7 @@ pub trait Operations: Send + Sync + 'static {
     fn capture(&self, request: &CaptureRequest) -> Result<Receiver<Vec<u8>>, String>;
 }
 
-/// The result of a reload.
+/// The result of a successful reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
     /// The generation of the snapshot now in force.

@@ -60,7 +60,7 @@ impl Answers for Caller {
     }
 }
 
-/// Answers requests.
+/// Answers requests of all clients, of both listeners.
 pub(super) struct Routes {
     operations: Arc<dyn Operations>,
     reloads: Arc<Semaphore>,

@@ -12,13 +12,13 @@ pub(super) const OF_MAIN: &[Capability] = &[
 ];
 /// The next-hop monitor: CAP_NET_ADMIN lets it make the kernel resolve a neighbour.
 pub(super) const OF_WAY: &[Capability] = &[Capability::CAP_NET_ADMIN];
-/// The relay service of root: reads tor's files, runs the document loader as another user, and kills
-/// a loader that hangs, which takes CAP_KILL once the loader has changed its user.
+/// The relay service of root: reads tor's files, runs the document loader as another user, and
+/// kills a loader that hangs, which takes CAP_KILL once the loader has changed its user.
 pub(super) const OF_ROOTS_KEEPER: &[Capability] = &[
     Capability::CAP_DAC_READ_SEARCH,
     Capability::CAP_KILL,
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
 ];
-/// Any other thread.
+/// Any other thread, which needs none: it can only use what is open already.
 pub(super) const OF_NOBODY: &[Capability] = &[];

@@ -16,12 +16,12 @@ pub const BY_HAND: &str = "`ip link set dev NIC promisc off` there, and `ethtool
 /// The outcome of a detachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detached {
-    /// No box was attached.
+    /// No box was attached, and no change to a NIC is on record.
     Nothing,
     /// The box is detached and every NIC setting restored.
     All,
-    /// The box is detached; a NIC that it had set is not in this network namespace. Its settings stay
-    /// on record, in case it returns.
+    /// The box is detached; a NIC that it had set is not in this network namespace. Its settings
+    /// stay on record, in case it returns.
     Absent,
     /// The box is detached; NICs in another network namespace keep the settings it made.
     Partly,
@@ -211,7 +211,7 @@ struct Restoration {
     outcome: Detached,
     /// The changes that remain, apart from those in another network namespace.
     left: Vec<Undo>,
-    /// The first error.
+    /// The first error; the changes that it concerns are in `left`.
     failure: Option<NicError>,
 }
 
@@ -242,8 +242,9 @@ impl Restoration {
     }
 }
 
-/// Sets on each NIC what a wire needs. Changes are recorded first, for a detachment. Earlier changes
-/// that are not needed any more are returned, to be reverted once the earlier programs are off.
+/// Sets on each NIC what a wire needs. Changes are recorded first, for a detachment. Earlier
+/// changes that are not needed any more are returned, to be reverted once the earlier programs are
+/// off.
 pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<Leftover, DaemonError> {
     let netns = netns()?;
     let earlier = earlier(pins, record);
@@ -299,14 +300,14 @@ pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<Lefto
 #[must_use = "the NICs stay as the earlier box set them"]
 pub(super) struct Leftover {
     changes: Vec<Undo>,
-    /// Changes of this box.
+    /// Changes of this box, which stay on record.
     now: Vec<Undo>,
     netns: u64,
 }
 
 impl Leftover {
-    /// Reverts them. Some drivers (virtio_net) refuse an offload while a program is attached, so the
-    /// earlier programs must be off. A refused change stays on record for a detachment.
+    /// Reverts them. Some drivers (virtio_net) refuse an offload while a program is attached, so
+    /// the earlier programs must be off. A refused change stays on record for a detachment.
     pub(super) fn set_back(self, record: &Record) {
         let restoration = Restoration::of(self.changes, self.netns);
         if restoration.outcome == Detached::Partly {

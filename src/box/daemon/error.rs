@@ -42,9 +42,9 @@ pub enum DaemonError {
          CPUs: with more the kernel panics when XDP redirects a frame to it; {advice}"
     )]
     UnsafeQueues {
-        /// The NIC's name.
+        /// The interface name of the NIC.
         name: String,
-        /// The NIC's driver.
+        /// The name of the NIC's driver, as the kernel reports it.
         driver: String,
         /// The number of queue pairs in use.
         queues: u32,

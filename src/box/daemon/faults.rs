@@ -7,7 +7,7 @@ use exitmark_datapath::{PerRole, Role};
 use exitmark_nic::{LinkState, Relative};
 use ipnet::IpNet;
 
-/// A fault of one port.
+/// A fault of one port, reported as a warning or an alarm while it lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// No NIC in this namespace has the port's interface index.
@@ -22,7 +22,7 @@ pub(super) enum Fault {
     Mtu { is: u32, others: u32 },
     /// The number of receive queues differs from when the sockets were bound.
     Queues { is: u32, was: u32 },
-    /// Promiscuous mode is off.
+    /// Promiscuous mode is off: the NIC drops frames for other addresses than its own.
     NotPromiscuous,
     /// The NIC was made a port of this interface, such as a bridge.
     Member(Box<Relative>),

@@ -72,7 +72,7 @@ pub use wire::{Attached, wire};
 /// How often the main thread retries what failed and checks the relay service.
 const TICK: Duration = Duration::from_secs(60);
 
-/// A running box.
+/// A running box: the state of its main thread.
 struct Daemon {
     settings: Settings,
     /// Where the settings were read.

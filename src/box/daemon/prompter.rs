@@ -19,7 +19,7 @@ pub(super) struct Order {
     pub(super) decides: bool,
 }
 
-/// A relay set to publish.
+/// A relay set to publish, in a new snapshot.
 pub(super) struct Update {
     pub(super) endpoints: EndpointSet,
     /// The set is missing or stale: forward everything unmarked.
@@ -55,7 +55,7 @@ pub(super) struct Numbers {
     pub(super) beat: AtomicU64,
     /// When the set gets stale and everything passes unmarked, in seconds since 1970.
     pub(super) stale_at: AtomicU64,
-    /// The report on the set.
+    /// The report on the set, as of the last load or check.
     pub(super) report: Mutex<RelaySetReport>,
 }
 
@@ -79,7 +79,7 @@ impl Prompter {
         sent
     }
 
-    /// The report on the set.
+    /// A copy of the report on the set, as of the last load or check.
     pub(super) fn report(&self) -> RelaySetReport {
         let report = self.numbers.report.lock();
         report.unwrap_or_else(PoisonError::into_inner).clone()

@@ -24,7 +24,7 @@ struct Stored {
     changes: Vec<Change>,
 }
 
-/// An [`Undo`] as stored.
+/// An [`Undo`] as stored: interface index, inode number of the network namespace, settings as bits.
 #[derive(Deserialize, Serialize)]
 struct Change {
     ifindex: u32,

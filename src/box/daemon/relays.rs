@@ -30,7 +30,8 @@ const RETRY_MISSING: Duration = Duration::from_secs(10);
 /// Added to each wait, because a limit must be exceeded, not only reached.
 const PAST: Duration = Duration::from_millis(20);
 
-/// The relay service.
+/// The relay service: loads documents, keeps the set in force, and reports its age, in a thread of
+/// its own.
 pub(super) struct Keeper {
     settings: RelaySettings,
     /// Exit and relay traffic are classified by the set; otherwise only the host's own listeners.
@@ -57,7 +58,7 @@ pub(super) struct Keeper {
     ordering: Sender<Order>,
 }
 
-/// The last load failed.
+/// Why and when the last load failed.
 struct Failure {
     reason: String,
     at: Instant,
@@ -468,7 +469,7 @@ impl Keeper {
         Ok(update)
     }
 
-    /// The shared report.
+    /// The report that the main thread reads, locked.
     fn reported(&self) -> MutexGuard<'_, RelaySetReport> {
         let report = self.numbers.report.lock();
         report.unwrap_or_else(PoisonError::into_inner)

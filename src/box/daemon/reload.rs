@@ -13,7 +13,7 @@ const NO_KEEPER: &str = "the relay service has stopped; restart exitmark";
 /// The channel for the outcome of a reload, besides the log.
 pub(super) type Answer = Option<Sender<Result<Reloaded, String>>>;
 
-/// A reload in progress.
+/// A reload in progress, which waits for its relay set.
 pub(super) struct Reloading {
     /// The order number of its relay set, if that differs from the one in force.
     number: Option<u64>,

@@ -55,7 +55,7 @@ impl Counted {
     }
 }
 
-/// A misplaced host.
+/// Where the host seems to be instead of behind the port `host`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// The host's frames arrive by `uplink`.
@@ -64,14 +64,14 @@ pub(super) enum Finding {
     Absent,
 }
 
-/// The state of the checks.
+/// The counters at earlier checks, and the finding that follows from them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sides {
     /// The counters at the last check.
     last: Option<Counted>,
     /// The counters when a frame of the host's own last arrived by `host`, or at the first check.
     since: Counted,
-    /// Checks since then.
+    /// The number of checks since then.
     looks: u32,
     /// Those of them in which frames from the host's addresses had arrived by `uplink`.
     looks_by_uplink: u32,
@@ -110,7 +110,7 @@ impl Sides {
         std::mem::replace(&mut self.finding, finding) != finding
     }
 
-    /// The current finding.
+    /// The current finding; `None` as long as the host is where it should be, or unknown.
     pub(super) const fn finding(&self) -> Option<Finding> {
         self.finding
     }

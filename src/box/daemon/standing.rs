@@ -9,7 +9,7 @@ use exitmark_nic::Nic;
 /// The state and the decisions of when the sockets were bound.
 pub(super) struct Standing {
     pub(super) asked: Engine,
-    /// `AfXdp` or `Xdp`.
+    /// The engine in use, `AfXdp` or `Xdp`; never `Auto`.
     pub(super) engine: Engine,
     pub(super) reason: &'static str,
     pub(super) ports: Vec<StandingPort>,

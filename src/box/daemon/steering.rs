@@ -26,7 +26,7 @@ pub(super) struct Steering {
     changes: u64,
 }
 
-/// The monitored next hop.
+/// The monitored next hop, and the NIC by which steered frames leave.
 struct Out {
     incoming: Incoming,
     nic: u32,

@@ -56,7 +56,7 @@ pub(super) fn unnamed(by: ClassifyBy) -> String {
     )
 }
 
-/// An unsupported topology.
+/// A property of the host's traffic that the box does not support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Misfit {
     /// Relay traffic has a VLAN tag.
@@ -118,7 +118,7 @@ impl Misfit {
     }
 }
 
-/// The state of the checks.
+/// When each misfit was last observed, and how often.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Topology {
     vlan: Lately,
@@ -166,7 +166,7 @@ impl Topology {
         self.listener.frames > 0
     }
 
-    /// The current findings.
+    /// The misfits that were observed lately; empty if there are none.
     pub(super) fn misfits(self) -> impl Iterator<Item = Misfit> {
         Misfit::ALL
             .into_iter()

@@ -27,7 +27,7 @@ const CAPTURE_PAUSE: Duration = Duration::from_millis(20);
 const PRESENCE: Duration = Duration::from_secs(2);
 /// The most kernel samples fetched at a time, which is its ring's capacity.
 const BATCH: usize = 4096;
-/// Timeout for an answer.
+/// Timeout for an answer of the audit thread.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The audit thread's report.
@@ -186,7 +186,7 @@ fn log_residence(times: &Residence) {
     );
 }
 
-/// The thread's state.
+/// The state of the audit thread.
 struct AuditThread {
     links: Arc<Links>,
     witness: Witness,

@@ -168,7 +168,7 @@ fn is_asked(settings: &Settings) -> bool {
     settings.engine == Engine::AfXdp || settings.datapath.inbound == Inbound::AfXdp
 }
 
-/// All workers.
+/// All workers, one for each queue, and what they share with the XDP program.
 pub(super) struct Workers {
     running: Vec<Running>,
     guards: Arc<Cells>,
@@ -178,7 +178,7 @@ pub(super) struct Workers {
     closed: Troubled,
 }
 
-/// The sockets' own counts.
+/// The error counts of sockets, by port, since this process began.
 #[derive(Clone, Copy, Default)]
 struct Troubled {
     missed: PerRole<u64>,
@@ -267,7 +267,7 @@ impl Workers {
         self.running.len()
     }
 
-    /// Each worker's samples.
+    /// The samples of each worker, in the order of the queues.
     pub(super) fn samples(&self) -> Vec<Arc<Samples>> {
         let each = self.running.iter().map(|worker| &worker.samples);
         each.cloned().collect()

@@ -33,7 +33,7 @@ pub(super) struct Lossy {
     pub(super) from: Role,
     /// The name of the egress NIC.
     pub(super) nic: String,
-    /// The driver of that NIC.
+    /// The name of that NIC's driver, as the kernel reports it.
     pub(super) driver: String,
 }
 

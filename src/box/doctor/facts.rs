@@ -35,7 +35,7 @@ pub struct Asked {
     pub shares_uplink: bool,
     /// The configured next hop of relay traffic.
     pub next_hop: Option<NextHop>,
-    /// The pin directory.
+    /// The pin directory (`pin.directory`); of the default configuration if none is given.
     pub pins: PathBuf,
     /// The consensus and certificate files of tor.
     pub files: Vec<PathBuf>,
@@ -45,7 +45,7 @@ pub struct Asked {
     pub needs_zero_copy: bool,
     /// `datapath.frags` is `off`.
     pub forbids_frags: bool,
-    /// The configured engine.
+    /// The configured engine; `Auto` without a configuration.
     pub engine: Engine,
 }
 
@@ -102,12 +102,12 @@ impl Asked {
     }
 }
 
-/// The state of a NIC.
+/// The state of a NIC: its settings, its driver, and its XDP program.
 #[derive(Clone, Debug)]
 pub struct Port {
     /// The NIC's role; `None` for a candidate.
     pub role: Option<Role>,
-    /// The name that was given.
+    /// The name that was given, which may be an alternative one.
     pub name: String,
     /// The NIC, or why it cannot be read.
     pub nic: Result<Nic, String>,
@@ -118,16 +118,16 @@ pub struct Port {
 /// The next hop and its entry in the neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop {
-    /// The configured next hop.
+    /// The configured next hop: a MAC address, or an IP address to be resolved.
     pub next_hop: NextHop,
     /// The MAC address: configured, or from the neighbour table.
     pub known: Option<MacAddr>,
 }
 
-/// A file that tor writes.
+/// A file that tor writes: a consensus or `cached-certs`.
 #[derive(Clone, Debug)]
 pub struct RelayFile {
-    /// The file's path.
+    /// The file's path, as configured.
     pub path: PathBuf,
     /// Why it cannot be read, if it cannot.
     pub trouble: Option<io::ErrorKind>,
@@ -157,7 +157,7 @@ pub struct Facts {
     pub trial: Trial,
     /// Whether the kernel provides BTF (/sys/kernel/btf/vmlinux).
     pub has_btf: bool,
-    /// The pin directory.
+    /// The pin directory that was checked.
     pub pins: PathBuf,
     /// Whether `pins` is in a BPF file system.
     pub has_bpf_fs: bool,
@@ -179,7 +179,7 @@ pub struct Facts {
     pub now: SystemTime,
     /// The user that the box runs as, if configured.
     pub user: Option<String>,
-    /// The state of each NIC.
+    /// The state of each NIC, in the order of the roles; of every NIC if none was named.
     pub ports: Vec<Port>,
     /// Relay traffic is steered by the uplink's NIC.
     pub shares_uplink: bool,
@@ -189,7 +189,7 @@ pub struct Facts {
     pub needs_zero_copy: bool,
     /// `datapath.frags` is `off`.
     pub forbids_frags: bool,
-    /// The configured engine.
+    /// The configured engine; `Auto` without a configuration.
     pub engine: Engine,
     /// The number of possible CPUs.
     pub cpus: u32,

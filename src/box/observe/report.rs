@@ -18,7 +18,7 @@ pub struct Report {
     pub started_at: u64,
     /// The age of this process, in seconds.
     pub uptime_seconds: f64,
-    /// `enforce` or `audit`.
+    /// Whether verdicts are applied: `enforce` or `audit`.
     pub mode: String,
     /// `relay-set` or `host-mark`.
     pub classify_by: String,
@@ -28,7 +28,7 @@ pub struct Report {
     pub generation: u64,
     /// The engine that decides fast-path frames.
     pub engine: EngineReport,
-    /// The state of each port.
+    /// The state of each port, in the order `host`, `uplink`, `incoming`.
     pub ports: Vec<PortReport>,
     /// Outbound frames of every class. Their sum is what `host` received.
     pub classes: Vec<ClassCount>,
@@ -92,7 +92,7 @@ pub struct EngineReport {
     pub af_xdp_frames: u64,
 }
 
-/// A NIC in its role.
+/// A NIC in its role: how the box is attached to it, and what it received and forwarded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PortReport {
@@ -106,11 +106,11 @@ pub struct PortReport {
     pub reason: String,
     /// How the XDP program is attached: `native` or `generic`.
     pub xdp: String,
-    /// `zero-copy` or `copy`.
+    /// How the sockets are bound: `zero-copy` or `copy`.
     pub sockets: String,
     /// The driver, if it is known.
     pub driver: Option<String>,
-    /// The MTU in bytes.
+    /// The MTU: the longest packet in bytes, without the Ethernet header.
     pub mtu: u32,
     /// The number of receive queues.
     pub queues: u32,
@@ -143,7 +143,7 @@ pub struct PortReport {
 pub struct ClassCount {
     /// The class, such as `exit` or `relay`.
     pub class: String,
-    /// The number of frames.
+    /// The number of frames that matched a rule of this class.
     pub frames: u64,
     /// The size of these frames, in bytes.
     pub bytes: u64,
@@ -155,7 +155,7 @@ pub struct ClassCount {
 pub struct MalformedCount {
     /// Why they are malformed, such as `bad_length`.
     pub reason: String,
-    /// The number of frames.
+    /// The number of frames that are malformed in this way.
     pub frames: u64,
 }
 
@@ -194,7 +194,7 @@ pub struct DropCount {
     pub reason: String,
     /// The egress port, if the reason depends on it.
     pub port: Option<String>,
-    /// The number of frames.
+    /// The number of frames dropped for this reason, at this port if there is one.
     pub frames: u64,
 }
 
@@ -207,14 +207,14 @@ pub enum SteeringState {
     Off,
     /// Relay traffic is steered.
     Steering,
-    /// The NIC has no carrier.
+    /// The NIC has no carrier, or was removed.
     NoCarrier,
     /// The next hop's MAC address is not resolved.
     Unresolved,
 }
 
 impl SteeringState {
-    /// Every state.
+    /// Every state, in the order of declaration.
     pub const ALL: [Self; 4] = [Self::Off, Self::Steering, Self::NoCarrier, Self::Unresolved];
 
     /// The state's name, as in JSON.
@@ -262,7 +262,7 @@ pub struct RelaySetReport {
     pub is_passing: bool,
     /// Documents are configured, and none has been accepted yet.
     pub is_missing: bool,
-    /// The documents in force.
+    /// The documents in force, in the order of the configuration; empty before the first set.
     pub sources: Vec<RelaySource>,
     /// When the set in force was accepted, in seconds since 1970.
     pub accepted_at: Option<u64>,
@@ -278,7 +278,7 @@ pub struct RelaySetReport {
     pub unsaved: Option<String>,
 }
 
-/// A document in force.
+/// A document in force: where it was read, and when it is valid.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RelaySource {
@@ -344,7 +344,7 @@ pub struct WorkerReport {
     pub queue: u32,
     /// The number of the worker's buffers.
     pub total: u64,
-    /// Buffers that are free.
+    /// Buffers that are free: in no ring, and with no frame.
     pub pool: u64,
     /// Buffers that hold a received frame not yet forwarded.
     pub in_hand: u64,
@@ -360,7 +360,7 @@ pub struct WorkerReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Residence {
-    /// `xdp` or `af_xdp`.
+    /// The engine that decided the frames: `xdp` or `af_xdp`.
     pub engine: String,
     /// The number of sampled frames.
     pub samples: u64,
@@ -394,14 +394,14 @@ pub struct AuditReport {
 pub struct FrameAudit {
     /// The mismatch: `mark`, `egress`, `mac`, `bytes` or `class`.
     pub kind: String,
-    /// The number of frames.
+    /// The number of sampled frames with this mismatch; not an estimate of all frames.
     pub frames: u64,
 }
 
 /// The kind of the warning that the host seems to run a recursive resolver.
 pub const OWN_RESOLVER: &str = "own_resolver";
 
-/// A warning or an alarm.
+/// A warning, or an alarm if the box does not do its job, while its cause lasts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Warning {

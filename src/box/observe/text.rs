@@ -5,7 +5,7 @@ use super::{PortReport, Report, SteeringState};
 use std::fmt;
 use std::time::Duration;
 
-/// Columns of the text.
+/// The width of the text, in columns of a terminal.
 const WIDTH: usize = 80;
 /// Columns of an item's name.
 const INDENT: usize = 12;

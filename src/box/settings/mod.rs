@@ -27,14 +27,14 @@ pub use change::Change;
 pub use exitmark_service::config::ConfigError as SettingsError;
 pub use objections::Objection;
 
-/// A checked configuration.
+/// A checked configuration: every value is in its range, and no two contradict each other.
 #[derive(Debug)]
 pub struct Settings {
     /// The engine that decides fast-path frames.
     pub engine: Engine,
-    /// The NICs in their roles.
+    /// The NIC names of the roles; whether the NICs exist is not checked.
     pub ports: Ports,
-    /// The rules for verdicts.
+    /// The rules for verdicts, from `classify_by`, `mode`, `[host]`, `[mark]` and `[steer]`.
     pub rules: Arc<Rules>,
     /// `host.addresses` and `host.relay_addresses`: packets to these on `incoming` go to the host.
     pub host_prefixes: Vec<IpNet>,
@@ -48,7 +48,7 @@ pub struct Settings {
     pub pin: Pin,
     /// The user that a process started by root becomes.
     pub user: Option<String>,
-    /// The control socket.
+    /// The control socket, which serves every command of a running box.
     pub control: Control,
     /// The loopback address on which metrics are served, if any.
     pub metrics: Option<SocketAddr>,
@@ -78,7 +78,7 @@ impl Engine {
     }
 }
 
-/// The NIC of each role.
+/// The NIC of each role, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ports {
     /// The name of the NIC toward the Tor host.
@@ -223,7 +223,7 @@ pub enum Frags {
 pub enum Inbound {
     /// `AfXdp` if that is the engine and the sockets are zero-copy, otherwise `Xdp`.
     Auto,
-    /// Workers in user space.
+    /// Workers in user space, also without zero-copy.
     AfXdp,
     /// The XDP program in the kernel.
     Xdp,
@@ -236,7 +236,7 @@ pub enum ZeroCopy {
     Auto,
     /// Always; otherwise the start fails.
     Require,
-    /// Never: copy mode.
+    /// Never: copy mode, which every driver supports. The default.
     Off,
 }
 
@@ -244,13 +244,14 @@ impl Settings {
     /// Reads and checks a file. Relative paths in it are relative to its directory.
     ///
     /// # Errors
-    /// The file cannot be read, or a key is invalid.
+    /// [`SettingsError::Read`] if the file cannot be read or is not UTF-8; otherwise as
+    /// [`Settings::parse`].
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
         let text = config::read(path, "exitmark.example.toml")?;
         Self::parse(&text, path.parent().unwrap_or(Path::new("")))
     }
 
-    /// A one-line summary.
+    /// A one-line summary: mode, NICs, steering, mark. Contains no address of the host.
     pub fn summary(&self) -> String {
         let ports = &self.ports;
         let steering = match &ports.incoming {
@@ -281,10 +282,41 @@ impl Settings {
         self.decides_by_relays() && !self.rules.addresses.is_empty()
     }
 
-    /// Checks a configuration's text. Relative paths in it are relative to `base`.
+    /// Checks a configuration's text, without accessing the machine: neither a NIC nor a file that
+    /// it names need exist. Relative paths in it are relative to `base`. Durations are text such as
+    /// `"28h"`, except `datapath.spin`, which is in microseconds.
     ///
     /// # Errors
-    /// The text is not TOML, or a key is invalid.
+    /// [`SettingsError::Syntax`] if the text is not TOML, lacks a key, or has an unknown one or a
+    /// value of another type. [`SettingsError::Value`] for the first key whose value is out of
+    /// range or contradicts another key; the message has the key, the value and the accepted
+    /// values.
+    ///
+    /// # Examples
+    /// ```
+    /// use exitmark_box::settings::Settings;
+    /// use std::path::Path;
+    ///
+    /// let text = r#"
+    ///     [ports]
+    ///     host = "eth0"
+    ///     uplink = "eth1"
+    ///     [host]
+    ///     addresses = ["192.0.2.10"]
+    ///     [mark]
+    ///     dscp = "af11"
+    ///     [relays]
+    ///     consensus = ["/var/lib/tor/cached-microdesc-consensus"]
+    /// "#;
+    /// let settings = Settings::parse(text, Path::new("/etc/exitmark"))?;
+    /// assert_eq!(settings.ports.uplink, "eth1");
+    /// assert!(settings.rules.is_host("192.0.2.10".parse().unwrap()));
+    ///
+    /// // A DSCP has six bits.
+    /// let error = Settings::parse(&text.replace("\"af11\"", "64"), Path::new("")).unwrap_err();
+    /// assert!(error.to_string().starts_with("mark.dscp = 64: "));
+    /// # Ok::<(), exitmark_box::settings::SettingsError>(())
+    /// ```
     pub fn parse(text: &str, base: &Path) -> Result<Self, SettingsError> {
         let raw: raw::Raw = toml::from_str(text)?;
         let keys = change::keys(&raw);

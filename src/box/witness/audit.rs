@@ -30,13 +30,13 @@ const MACS: usize = 12;
 pub enum Fault {
     /// The frame was counted as another class.
     Class,
-    /// The DSCP is wrong.
+    /// The DSCP differs from the one that the policy requires.
     Mark,
     /// The frame left by a wrong port, or should or should not have been dropped.
     Egress,
-    /// A MAC address is wrong.
+    /// A MAC address is not the one of the next hop or of the host, or was changed without reason.
     Mac,
-    /// Any other byte is wrong.
+    /// Any other byte changed, or the IPv4 header checksum is wrong.
     Bytes,
 }
 
@@ -113,7 +113,7 @@ enum Way {
     Unrouted,
     /// From a router to the host.
     Delivered,
-    /// To the box's own stack.
+    /// To the box's own network stack (XDP_PASS).
     Stack,
 }
 
@@ -163,7 +163,7 @@ impl Auditor {
         self.snapshots.push_back(snapshot);
     }
 
-    /// The snapshot in force.
+    /// The snapshot in force: the last one that was added; `None` before the first.
     pub(super) fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshots.back().map(|snapshot| &**snapshot)
     }

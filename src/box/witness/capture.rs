@@ -28,7 +28,7 @@ const RESOLUTION: u8 = 9;
 const CAME: u32 = 1;
 const LEFT: u32 = 2;
 
-/// A time on both clocks.
+/// One moment on both clocks, to convert the times of samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// The time of CLOCK_MONOTONIC.
@@ -37,7 +37,7 @@ pub struct Moment {
     pub wall: Duration,
 }
 
-/// A running capture.
+/// A running capture: its limits, its writer, and what it left out.
 pub(super) struct Capture {
     request: CaptureRequest,
     begun: Moment,

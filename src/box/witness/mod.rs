@@ -68,7 +68,8 @@ impl Witness {
         self.auditor.look(now);
     }
 
-    /// Processes one sample.
+    /// Processes one sample: audits it, measures its latency, and captures it if a capture is
+    /// running.
     pub fn see(&mut self, sample: &Sample) {
         self.auditor.check(sample);
         self.queries.see(sample);
@@ -153,7 +154,7 @@ impl Witness {
         self.links.sample(0);
     }
 
-    /// The report of the audit.
+    /// The report of the audit since this process began.
     pub fn audit(&self) -> AuditReport {
         AuditReport {
             one_in: self.links.one_in(),

@@ -12,7 +12,7 @@ const MACS: usize = 12;
 pub(super) struct Wire {
     /// The end of the Ethernet header and its tags, as an offset in the frame.
     pub(super) payload: usize,
-    /// The number of tags.
+    /// The number of VLAN tags, 0 to 4.
     pub(super) tags: usize,
     /// The IP version, if the EtherType and the header agree on one.
     pub(super) ip: Option<Version>,
@@ -54,7 +54,7 @@ impl Wire {
         }
     }
 
-    /// The DSCP of the packet.
+    /// The DSCP of the packet; `None` if it is not IP.
     pub(super) fn dscp(&self, frame: &[u8]) -> Option<Dscp> {
         self.tos(frame).map(Dscp::of)
     }

@@ -5,7 +5,7 @@ use crate::observe::human::as_f64;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How long rates are kept.
+/// How long the rates of the classes are kept, for the bars.
 pub(super) const SPAN: Duration = Duration::from_secs(60);
 /// How many rates are kept at most, whatever the interval.
 const REMEMBERED: usize = 240;

@@ -21,7 +21,7 @@ const BEFORE_BARS: u32 = 35;
 const WARNINGS: usize = 3;
 
 impl Top {
-    /// Draws the whole screen.
+    /// Draws the whole screen: the last report, or that none was received yet.
     pub fn draw(&self, frame: &mut Frame<'_>) {
         let foot = if self.trouble.is_some() { 2 } else { 1 };
         let [body, foot] =

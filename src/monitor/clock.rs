@@ -67,7 +67,7 @@ impl Length {
         Self(if seconds == 0 { 1 } else { seconds as i64 })
     }
 
-    /// The length in seconds.
+    /// The length in seconds, at least 1; an hour to 366 days in a configuration.
     pub const fn seconds(self) -> i64 {
         self.0
     }

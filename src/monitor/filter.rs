@@ -11,7 +11,7 @@ use exitmark_policy::packet::{
 };
 use std::net::IpAddr;
 
-/// A received packet.
+/// A received packet, or what is left of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrived<'a> {
     /// The bytes from the Ethernet header on, at least up to the ports and the TCP flags.
@@ -30,19 +30,19 @@ pub struct Filter {
     pub clearnet: Vec<IpAddr>,
 }
 
-/// A packet that counts.
+/// A packet that counts: with the mark, and from a clearnet address of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// An IPv4 packet.
+    /// An IPv4 packet, with its destination as a number in host byte order.
     V4(Part<u32>),
-    /// An IPv6 packet.
+    /// An IPv6 packet, with its destination as a number in host byte order.
     V6(Part<u128>),
 }
 
 /// The counted properties of a packet, and its destination address for the look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part<A> {
-    /// The destination address.
+    /// The destination address, as a number in host byte order; only for the look-up.
     pub destination: A,
     /// The destination port; 0 for packets without ports, such as later fragments.
     pub port: u16,
@@ -75,7 +75,7 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Counts a packet.
+    /// Counts a packet under the reason for which it did not count.
     #[inline]
     pub fn add(&mut self, refusal: Refusal) {
         *match refusal {
@@ -116,7 +116,7 @@ impl Filter {
     /// Parses a packet and applies the rule. No input makes it panic.
     ///
     /// # Errors
-    /// The packet does not count.
+    /// Why the packet does not count.
     #[inline]
     pub fn judge(&self, packet: &Arrived<'_>) -> Result<Seen, Refusal> {
         let Arrived { bytes, whole } = *packet;

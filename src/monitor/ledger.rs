@@ -1,9 +1,8 @@
 //! Exact counts of a period or of a part of one. They hold no address but are confidential: they
 //! are kept for a restart, and only [`super::publish`] reads them otherwise.
 //!
-//! A cell exists from the first connection that begins in it. Packets of cells without a connection
-//! are unattributed: they are in the total only.
-//! connection has begun are unattributed: they are in the total, and in nothing else.
+//! A cell exists from the first connection that begins in it. Packets of cells in which no
+//! connection has begun are unattributed: they are in the total only.
 
 use super::cell::{Cell, Country, Counts, MAX_CELLS};
 use exitmark_policy::packet::Version;
@@ -14,7 +13,7 @@ use std::collections::BTreeMap;
 /// more systems than exist, each with the largest numbers.
 pub const MAX_JSON_BYTES: usize = (MAX_CELLS + (1 << 16) + (1 << 21)) * 96;
 
-/// Exact counts.
+/// Exact counts of a period or of a part of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// The counts by cell; each cell occurs once.
@@ -34,13 +33,13 @@ pub struct Ledger {
 /// tables of two columns; the numbers of single dimensions stay complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spilled {
-    /// By destination port.
+    /// By destination port, 0 for packets without ports; each port at most once.
     pub ports: Vec<(u16, Counts)>,
-    /// By autonomous system.
+    /// By autonomous system, 0 if it is unknown; each number at most once.
     pub systems: Vec<(u32, Counts)>,
-    /// By country.
+    /// By country, `??` if it is unknown; each code at most once.
     pub countries: Vec<(Country, Counts)>,
-    /// By IP version.
+    /// By IP version; each version at most once.
     pub versions: Vec<(Version, Counts)>,
 }
 

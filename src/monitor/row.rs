@@ -14,13 +14,13 @@ pub const YEARS: std::ops::Range<i16> = 2000..2200;
 pub enum Dimension {
     /// All packets: one row, which also has the columns of [`About`].
     Total,
-    /// By destination port.
+    /// By destination port (`port`).
     Port,
-    /// By autonomous system.
+    /// By autonomous system (`asn`).
     System,
-    /// By country.
+    /// By country (`country`).
     Country,
-    /// By IP version.
+    /// By IP version (`ip_version`).
     IpVersion,
     /// By whether the usual protocol of the port encrypts.
     Encryption,
@@ -40,11 +40,11 @@ pub enum Encryption {
     Encrypted,
     /// Does not encrypt, or only after STARTTLS or the like (HTTP, SMTP).
     Plain,
-    /// The port does not tell.
+    /// The port is not in the table of services, or its usual protocol may or may not encrypt.
     Unknown,
 }
 
-/// A row of a period file.
+/// A row of a period file, one line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// When the period began, inclusive (RFC 3339, UTC).
@@ -55,7 +55,7 @@ pub struct Row {
     pub exit: String,
     /// The statistic that the row belongs to.
     pub dimension: Dimension,
-    /// The destination port.
+    /// The destination port; 0 for packets without ports. `None` in dimensions without ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The autonomous system's number; 0 where it is unknown.
@@ -67,7 +67,7 @@ pub struct Row {
     /// The country's two letters; `??` if it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub country: Option<Country>,
-    /// The IP version, 4 or 6.
+    /// The IP version, 4 or 6. `None` in other dimensions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_version: Option<u8>,
     /// Whether the port's usual protocol encrypts.
@@ -79,7 +79,7 @@ pub struct Row {
     pub flows: u64,
     /// Bytes of IP packets, rounded up.
     pub bytes: u64,
-    /// Packets, rounded up.
+    /// Packets, each fragment counting as one, rounded up.
     pub packets: u64,
     /// Only in the row of the total.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]

@@ -117,7 +117,7 @@ const SERVICES: [(u16, &str, Encryption); 107] = [
     (64738, "Mumble", Encrypted),
 ];
 
-/// The entry of a port.
+/// The entry of a port; `None` if the table does not have it.
 fn row(port: u16) -> Option<&'static (u16, &'static str, Encryption)> {
     let at = SERVICES.binary_search_by_key(&port, |&(port, ..)| port);
     SERVICES.get(at.ok()?)

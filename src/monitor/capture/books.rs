@@ -26,7 +26,7 @@ pub(super) struct Delivery {
     pub(super) tap: TapCounters,
     /// Print the counters: SIGUSR1 was received.
     pub(super) say: bool,
-    /// No batch follows.
+    /// No batch follows: the running period is saved or closed.
     pub(super) is_last: bool,
 }
 

@@ -53,7 +53,7 @@ pub enum FilesError {
         path.display()
     )]
     Unpublished {
-        /// Path of the period file.
+        /// Path of the period file that cannot be written.
         path: PathBuf,
         /// The error that the operating system returned.
         reason: io::Error,
@@ -138,7 +138,11 @@ pub struct Summary {
     published: Vec<PathBuf>,
 }
 
-/// Counts all files.
+/// Counts all files, period by period.
+///
+/// # Errors
+/// A file cannot be read or counted as it is, or a period cannot be written. Periods that were
+/// published before stay.
 pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, CaptureError> {
     if let (Some(user), true) = (&settings.user, process::is_root()) {
         process::become_user(user)?;

@@ -31,7 +31,7 @@ const CELLS: usize = 32_768;
 const OF_MAIN: &[Capability] = &[Capability::CAP_NET_ADMIN];
 pub(super) const NO_CAPABILITIES: &[Capability] = &[];
 
-/// Requests by signal.
+/// Flags that signal handlers set.
 struct Asked {
     stop: Arc<AtomicBool>,
     counters: Arc<AtomicBool>,

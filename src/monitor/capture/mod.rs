@@ -24,10 +24,10 @@ use std::time::Instant;
 
 pub use files::{FilesError, Summary};
 
-/// Where packets come from.
+/// Where packets come from: a tap, or files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The NIC at a tap.
+    /// The NIC at a tap, by its name.
     Interface(String),
     /// Captured files, in any order.
     Files(Vec<PathBuf>),
@@ -57,7 +57,7 @@ pub enum CaptureError {
     /// Privileges cannot be dropped.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// A system call failed.
+    /// A system call failed: the step, as a verb phrase, and the error.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
     /// The aggregation thread has exited.
@@ -126,7 +126,7 @@ fn now(started: Instant) -> Now {
     }
 }
 
-/// Logs notices.
+/// Logs notices: a lost period as an error, other trouble as a warning.
 fn tell(notices: &[Notice]) {
     for notice in notices {
         match notice {

@@ -33,7 +33,8 @@ pub(super) struct Arguments {
     out: Option<PathBuf>,
 }
 
-/// Runs the command.
+/// Runs the command. The exit status is 0 after SIGTERM or the last file, 1 if a precondition is
+/// not met, 2 for wrong usage or configuration.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let overrides = Overrides {
         interface: arguments.interface.clone(),

@@ -22,7 +22,8 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Runs the command.
+/// Runs the command. The exit status is 1 if a file cannot be read or written, 2 if no output is
+/// named.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if arguments.out.is_none() && !arguments.json {
         return misused("say what to make: a page with --out DIR, or JSON with --json");

@@ -25,7 +25,7 @@ const GRACE: u64 = 60 * 1_000_000_000;
 /// Why a capture cannot be counted, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// The file cannot be read.
+    /// The file cannot be read, is not a capture, or is broken.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The first packet has no time.
@@ -43,7 +43,7 @@ pub enum CaptureError {
 pub enum Progress {
     /// The next packet has this time: after the period, or long before it.
     Next(Timestamp),
-    /// The end of the file.
+    /// The file was read to its end.
     End,
 }
 
@@ -100,7 +100,7 @@ impl fmt::Display for Remarks {
     }
 }
 
-/// An open capture.
+/// An open capture, which is counted period by period.
 pub struct Capture {
     reader: Reader,
     copies: Copies,
@@ -108,7 +108,7 @@ pub struct Capture {
     last: Option<Timestamp>,
 }
 
-/// Why a batch ended.
+/// Why a batch has fewer packets than it has room for, or is full.
 enum Pause {
     Full,
     Elsewhere(u64),
@@ -164,7 +164,7 @@ impl Capture {
         }
     }
 
-    /// The capture file.
+    /// The path of the capture, as it was given.
     pub fn path(&self) -> &Path {
         self.reader.path()
     }
@@ -179,7 +179,7 @@ impl Capture {
         self.last
     }
 
-    /// Irregularities so far.
+    /// The irregularities in what was read so far.
     pub fn remarks(&self) -> Remarks {
         Remarks {
             other_links: self.reader.passed().packets,

@@ -18,15 +18,15 @@ pub const SYSTEM_CALLS: [i64; 1] = [libc::SYS_linkat];
 pub enum Step {
     /// Create a file under a temporary name.
     Create,
-    /// Write its content.
+    /// Write the content of the new file.
     Write,
-    /// fsync the file.
+    /// Sync the new file to the disk (fsync(2)).
     Sync,
-    /// Rename the file.
+    /// Rename the file to its final name.
     Rename,
-    /// fsync the directory.
+    /// Sync its directory, which makes the new name permanent.
     SyncDirectory,
-    /// Remove a file.
+    /// Remove a file, finished or not.
     Delete,
 }
 
@@ -146,7 +146,7 @@ pub(super) fn digest_of(path: &Path) -> io::Result<Option<String>> {
     Ok(Some(hex(hash)))
 }
 
-/// A hash in hexadecimal.
+/// A hash as 64 lower-case hexadecimal digits.
 pub(super) fn hex(hash: Sha256) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();

@@ -47,7 +47,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// Length and directories of periods.
 #[derive(Clone, Debug)]
 pub struct PeriodSettings {
-    /// How long a period is.
+    /// The length of each period.
     pub length: Length,
     /// Directory of the published files. It must exist: creating it could hide an unmounted disk.
     pub directory: PathBuf,
@@ -77,10 +77,10 @@ pub enum PeriodError {
     State(#[from] StateError),
 }
 
-/// State of the periods.
+/// The state of the periods, for metrics and the status line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The running period.
+    /// The period that is being counted.
     pub running: Period,
     /// Closed periods that are not published yet.
     pub waiting: usize,
@@ -94,7 +94,7 @@ pub struct Status {
     pub is_saved: bool,
 }
 
-/// The periods of one exit.
+/// The periods of one exit: the running one, and those that wait to be published.
 #[derive(Debug)]
 pub struct Periods {
     settings: PeriodSettings,
@@ -243,7 +243,7 @@ impl Periods {
         self.origin.names = names;
     }
 
-    /// The current state.
+    /// The current state of the running and the waiting periods.
     pub fn status(&self) -> Status {
         Status {
             running: self.running.period,

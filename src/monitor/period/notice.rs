@@ -4,18 +4,18 @@ use super::Period;
 use std::io;
 use std::path::PathBuf;
 
-/// An event.
+/// An event that the operator should know of.
 #[derive(Debug, thiserror::Error)]
 pub enum Notice {
     /// A period continues with an earlier process's counts.
     #[error("period {0} goes on with the counts of an earlier process")]
     Restored(Period),
-    /// A period was published.
+    /// A period was published: its file has its final name.
     #[error("period {period} is published in {}", path.display())]
     Published {
-        /// The published period.
+        /// The period that was published.
         period: Period,
-        /// Its published file.
+        /// Path of its published file.
         path: PathBuf,
     },
     /// The period directory cannot be read.
@@ -36,13 +36,13 @@ pub enum Notice {
         path.display()
     )]
     Unpublished {
-        /// The waiting period.
+        /// The period that waits to be published.
         period: Period,
-        /// Its published file.
+        /// Path that its published file will have.
         path: PathBuf,
         /// The error that the operating system returned.
         reason: io::Error,
-        /// How many periods wait.
+        /// How many periods wait, this one included; at most [`super::MAX_WAITING`].
         waiting: usize,
     },
     /// The oldest waiting period was dropped because too many wait.
@@ -55,9 +55,9 @@ pub enum Notice {
         path.display()
     )]
     NotSaved {
-        /// The running period.
+        /// The period whose counts were to be saved.
         period: Period,
-        /// Path of the state file.
+        /// Path of its state file.
         path: PathBuf,
         /// The error that the operating system returned.
         reason: io::Error,
@@ -69,11 +69,11 @@ pub enum Notice {
         path.display()
     )]
     SetAside {
-        /// Path of the state file.
+        /// Path of the state file before it was renamed.
         path: PathBuf,
-        /// Why it cannot be used.
+        /// Why it cannot be used, as a clause.
         reason: String,
-        /// Its new name.
+        /// The file name that it has now, in the same directory.
         aside: String,
     },
     /// The state file of a published period could not be removed.
@@ -83,7 +83,7 @@ pub enum Notice {
         path.display()
     )]
     NotRemoved {
-        /// Path of the state file.
+        /// Path of the state file that remains.
         path: PathBuf,
         /// The error that the operating system returned.
         reason: io::Error,

@@ -56,7 +56,7 @@ pub enum StateError {
     Exposed {
         /// Path of the state directory.
         path: PathBuf,
-        /// The fault.
+        /// The fault of owner, mode or kind, as a clause.
         what: &'static str,
     },
     /// Another process holds the lock.
@@ -84,7 +84,8 @@ impl Drop for StateDirectory {
     }
 }
 
-/// A file's name, parsed.
+/// The name of a state file, parsed: start of the period in seconds since the Unix epoch, part,
+/// digest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Name {
     pub(super) start: i64,
@@ -127,7 +128,7 @@ impl Name {
     }
 }
 
-/// Content of a state file.
+/// The content of a state file, as JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stored {
@@ -189,7 +190,7 @@ impl StateDirectory {
         }
     }
 
-    /// Path of a state file.
+    /// The path of the state file with this name.
     pub(super) fn place(&self, name: &Name) -> PathBuf {
         self.path.join(name.text())
     }

@@ -13,7 +13,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A closed period.
+/// A closed period that is not published yet, with its counts.
 #[derive(Debug)]
 pub(super) struct Closed {
     pub(super) period: Period,

@@ -38,7 +38,7 @@ pub enum Countries {
     At(PathBuf),
 }
 
-/// Paths of the databases.
+/// Paths of the databases, which are read once, at the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlacesSettings {
     /// The database of countries.
@@ -57,7 +57,7 @@ pub struct Described {
     pub systems: String,
 }
 
-/// The look-up tables.
+/// The look-up tables, one for each IP version, and the names of autonomous systems.
 #[derive(Debug)]
 pub struct Places {
     v4: Tree<u32, 16>,
@@ -166,7 +166,7 @@ impl Places {
         })
     }
 
-    /// Looks up an address.
+    /// Country and autonomous system of an address; [`Place::UNKNOWN`] if no database has it.
     pub fn place(&self, address: IpAddr) -> Place {
         let mut number = [0];
         match address {

@@ -1,6 +1,6 @@
 //! The names of autonomous systems, in one string.
 
-/// Names by AS number.
+/// Names of autonomous systems by number.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     text: String,

@@ -13,10 +13,10 @@ use std::fmt;
 /// otherwise expand without bound.
 const MAX_DEPTH: u8 = 3;
 
-/// A record.
+/// A record of an MMDB file: what its database says about a range of addresses.
 pub(super) struct Record<'a>(Value<'a>);
 
-/// A value of a record.
+/// A value of a record, as far as it is read.
 enum Value<'a> {
     /// A value of another type, or nested too deeply.
     Nothing,

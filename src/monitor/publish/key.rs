@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub enum Key {
     /// Of [`Dimension::Total`], which has one row.
     Total,
-    /// Of [`Dimension::Port`].
+    /// Of [`Dimension::Port`]; 0 for packets without ports.
     Port(u16),
     /// Of [`Dimension::System`].
     System(u32),

@@ -25,7 +25,7 @@ impl Laplace {
         }
     }
 
-    /// Draws a sample.
+    /// Draws a sample, positive, negative or 0.
     pub fn sample(&self, random: &mut impl Rng) -> i128 {
         let numerator = u128::from(self.numerator.get());
         loop {

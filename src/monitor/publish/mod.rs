@@ -53,7 +53,7 @@ const SINGLE: [Dimension; 5] = [
     Dimension::Encryption,
 ];
 
-/// What may be shown.
+/// The rows that may be shown, and how exact their numbers may be.
 #[derive(Clone, Debug)]
 pub struct PublishSettings {
     /// Rows of a dimension at most, without `other`.
@@ -68,7 +68,7 @@ pub struct PublishSettings {
     pub bin_packets: NonZeroU64,
     /// Dimensions of two columns to publish.
     pub cross: Vec<Dimension>,
-    /// Noise; `None` adds none.
+    /// Noise that is added to every shown number; `None` adds none.
     pub noise: Option<NoiseSettings>,
 }
 
@@ -113,7 +113,8 @@ impl PublishSettings {
     /// Checks the settings.
     ///
     /// # Errors
-    /// A setting is invalid; the error says which.
+    /// [`PublishError::Cross`] if `cross` has a dimension of one column, or one twice;
+    /// [`PublishError::Noise`] if a parameter of the noise is out of range.
     pub fn check(&self) -> Result<(), PublishError> {
         for (index, &dimension) in self.cross.iter().enumerate() {
             let is_single = dimension == Dimension::Total || SINGLE.contains(&dimension);

@@ -79,7 +79,7 @@ impl From<Epsilon> for f64 {
     }
 }
 
-/// Parameters of the noise.
+/// Parameters of the noise: its strength, and the activity that it hides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoiseSettings {
     /// The privacy parameter of a whole period.
@@ -93,7 +93,7 @@ pub struct NoiseSettings {
 /// Why the noise cannot be configured.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NoiseError {
-    /// ε is out of range.
+    /// ε is not in 0.001 to 100, or has more than three decimals. Holds the number.
     #[error("an epsilon of {0}: it is a number from 0.001 to 100 with at most three decimals")]
     Epsilon(f64),
     /// A bound on a user's activity is out of range.
@@ -107,9 +107,9 @@ pub enum NoiseError {
          {MAX_SCALE}: raise epsilon, or set fewer {what}"
     )]
     Scale {
-        /// The measure.
+        /// The measure: `flows`, `bytes` or `packets`.
         what: &'static str,
-        /// The bound on a user.
+        /// The bound on one user's activity in a period, in this measure.
         bound: u64,
         /// The scale of the noise that hides it.
         scale: u64,
@@ -122,7 +122,7 @@ pub enum NoiseError {
     Threshold {
         /// The bound on a user's flows.
         user: u64,
-        /// The threshold of a row.
+        /// The flows that a row needs at least.
         threshold: u64,
     },
     /// The kernel provides no random numbers.
@@ -172,7 +172,7 @@ impl NoiseSettings {
     }
 }
 
-/// The source of noise.
+/// The source of noise: a random generator, and the distribution for each measure.
 #[derive(Debug)]
 pub struct Noise {
     random: ChaCha20Rng,
@@ -194,7 +194,7 @@ impl Noise {
         Ok(Self { random, scales })
     }
 
-    /// Adds noise to counts.
+    /// Adds noise to counts, each measure with its own sample; they may become negative.
     pub(super) fn blur(&mut self, amount: Amount) -> Amount {
         let [flows, bytes, packets] = self.scales;
         Amount {

@@ -77,9 +77,9 @@ const LIES: [(Dimension, Dimension); 14] = {
 
 /// The total to be shown, before rounding.
 pub(super) struct Total {
-    /// The sum of each table,
+    /// The sum of each table, with its row `other`,
     pub(super) attributed: Amount,
-    /// and what is in no table.
+    /// and what is in no table, because no connection had begun there.
     pub(super) rest: Amount,
 }
 

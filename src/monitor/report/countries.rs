@@ -262,7 +262,7 @@ const COUNTRIES: [(&str, &str); 255] = [
     ("ZW", "Zimbabwe"),
 ];
 
-/// A country's name.
+/// A country's name; `None` for a code that the table does not have.
 pub(super) fn name(country: Country) -> Option<&'static str> {
     let letters = country.to_string();
     let at = COUNTRIES.binary_search_by(|(other, _)| (*other).cmp(&letters));

@@ -184,7 +184,7 @@ impl<'a> Data<'a> {
         text
     }
 
-    /// One JSON object.
+    /// One JSON object: the span, how its numbers were made, and its rows.
     pub(super) fn json(&'a self) -> String {
         let (seconds, watched_seconds) = self.sums.watched();
         let method = &self.sums.method;

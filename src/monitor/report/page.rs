@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// The style sheet, embedded in every page, so that a page needs no other file.
 pub(super) const STYLE: &str = include_str!("templates/style.css");
 
-/// Bars of a plot at most.
+/// Bars of a plot at most: a span of more months has one for each year.
 const BARS: usize = 60;
 
 /// A link to a page; without a target it stands for the page itself.
@@ -28,7 +28,7 @@ impl Link {
     }
 }
 
-/// Navigation links.
+/// Navigation links of a page: to other exits, years and months.
 pub(super) struct Links {
     pub(super) exits: Vec<Link>,
     pub(super) years: Vec<Link>,
@@ -42,7 +42,7 @@ struct Tile {
 }
 
 impl Tile {
-    /// The number and its unit.
+    /// The number and its unit; an empty unit if there is none.
     fn parts(&self) -> (&str, &str) {
         let parts = self.value.split_once('\u{a0}');
         parts.unwrap_or((&self.value, ""))
@@ -95,7 +95,7 @@ pub(super) struct Page<'a> {
     file: &'a str,
 }
 
-/// What a page shows.
+/// What a page shows: the sums of one exit, or of all, over a span.
 pub(super) struct Subject<'a> {
     pub(super) statistics: &'a Statistics,
     pub(super) exit: Option<&'a str>,
@@ -219,7 +219,7 @@ fn noise(epsilon: &Values) -> Option<String> {
     (!some.is_empty()).then(|| some.join(" or "))
 }
 
-/// First to last day.
+/// The first and the last day that have numbers, as text.
 fn covered(sums: &Sums) -> String {
     let ends = (sums.days.first_key_value(), sums.days.last_key_value());
     match ends {

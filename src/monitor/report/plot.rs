@@ -6,13 +6,13 @@ use std::fmt::Write;
 /// A bar: a day, a month or a year.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bar {
-    /// Label below the axis.
+    /// Label below the axis: a day's number, the beginning of a month's name, or a year.
     pub(super) label: String,
     /// Name in the tooltip and in the table.
     pub(super) name: String,
     /// Bytes, which set the height.
     pub(super) bytes: u64,
-    /// TCP connections.
+    /// TCP connections begun.
     pub(super) flows: u64,
     /// Bytes that are encrypted, plain and unknown; proportions only, as they are rounded by
     /// themselves.

@@ -7,12 +7,12 @@ use crate::cell::Counts;
 use crate::row::Dimension;
 use crate::services;
 
-/// Rows shown at first.
+/// Rows that are visible before the reader asks for more.
 const FIRST: usize = 12;
 /// Rows of a table at most; the data files have all.
 const MOST: usize = 200;
 
-/// A formatted row.
+/// A row with its numbers as text.
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) beside: Option<String>,
@@ -24,7 +24,7 @@ pub(super) struct Line {
     pub(super) is_rest: bool,
 }
 
-/// A formatted table.
+/// A dimension as a table, with its numbers as text.
 pub(super) struct Ranking {
     pub(super) id: &'static str,
     pub(super) title: &'static str,

@@ -10,15 +10,15 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Longest line, in bytes.
+/// Longest line of a period file, in bytes.
 const LINE: u64 = 16 * 1024;
-/// Rows of a part at most.
+/// Rows of a part at most, without its total.
 const ROWS: usize = 100_000;
 /// Rows kept over all months and exits at most: about 200 MiB.
 const KEPT: usize = 2_000_000;
-/// Exits at most.
+/// Different exits at most, over all files.
 const EXITS: usize = 256;
-/// Files at most.
+/// Period files at most, over all directories.
 const FILES: usize = 1_000_000;
 /// Depth of directories at most.
 const DEPTH: usize = 8;
@@ -83,7 +83,7 @@ fn find(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Repor
     Ok(())
 }
 
-/// What was read so far.
+/// The sums of the files that were read so far, and what the next ones must not repeat.
 #[derive(Default)]
 struct Reader {
     statistics: Statistics,

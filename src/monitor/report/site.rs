@@ -19,19 +19,19 @@ use std::path::{Path, PathBuf};
 /// Prefix of temporary directories.
 const UNFINISHED: &str = ".exitmark-report-";
 
-/// The start page.
+/// The start page: a copy of the newest month of all exits.
 const INDEX: &str = "index.html";
 
 /// Result of writing a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// Number of pages.
+    /// Number of pages, `index.html` included.
     pub pages: usize,
     /// Number of files, pages included.
     pub files: usize,
-    /// Number of exits.
+    /// Number of different exits.
     pub exits: usize,
-    /// Number of periods.
+    /// Number of periods, over all exits.
     pub periods: u64,
 }
 

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A month of the calendar, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Month {
-    /// The year, in UTC.
+    /// The year, in UTC; 2000 to 2199.
     pub year: i16,
-    /// The month, 1 to 12.
+    /// The month, 1 (January) to 12, in UTC.
     pub month: i8,
 }
 
@@ -24,7 +24,7 @@ impl From<Date> for Month {
 /// The time that a page covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Span {
-    /// All periods.
+    /// All periods, whenever they began.
     Everything,
     /// Periods that began in this year.
     Year(i16),
@@ -55,13 +55,13 @@ impl Span {
 /// The key of a row within its dimension.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// The destination port.
+    /// The destination port; 0 for packets without ports.
     pub port: Option<u16>,
     /// The autonomous system's number; 0 if it is unknown.
     pub asn: Option<u32>,
     /// The country's two letters.
     pub country: Option<Country>,
-    /// The IP version, 4 or 6.
+    /// The IP version, 4 or 6. `None` in other dimensions.
     pub ip_version: Option<u8>,
     /// Whether the port's usual protocol encrypts.
     pub encryption: Option<Encryption>,
@@ -100,16 +100,16 @@ impl Key {
 /// A sum of rows with the same key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
-    /// The sum of the counts.
+    /// The sum of the rounded counts of the rows with this key.
     pub counts: Counts,
     /// How many of the parts with a row `other` also have a row with this key.
     beside_other: u64,
 }
 
-/// The sums of a dimension.
+/// The sums of a dimension: its rows by key, and `other`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// The rows with a key.
+    /// The rows with a key; rows `other` are apart.
     pub entries: BTreeMap<Key, Entry>,
     /// The sum of the rows `other`.
     pub other: Counts,
@@ -128,7 +128,7 @@ impl Table {
         self.others > 0
     }
 
-    /// The sum over all rows.
+    /// The sum over all rows, with `other`. Packets without a connection are in the total only.
     pub fn sum(&self) -> Counts {
         let mut sum = self.other;
         self.entries.values().for_each(|entry| sum += entry.counts);
@@ -157,7 +157,7 @@ impl Table {
 /// The sums of a day, in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Day {
-    /// The sum of its totals.
+    /// The sum of the totals of its periods.
     pub total: Counts,
     /// Bytes to ports whose protocols encrypt, do not, or are unknown.
     pub encryption: [u64; 3],
@@ -168,7 +168,7 @@ pub struct Day {
 }
 
 impl Day {
-    /// Adds another day.
+    /// Adds the numbers of another day, or of the same day at another exit.
     pub fn add(&mut self, more: &Self) {
         self.total += more.total;
         for (mine, more) in self.encryption.iter_mut().zip(more.encryption) {
@@ -203,7 +203,7 @@ impl Values {
 pub struct Method {
     /// Versions of exitmark-monitor.
     pub monitors: Values,
-    /// Databases of countries.
+    /// Databases of countries, with version and date.
     pub countries: Values,
     /// Databases of autonomous systems.
     pub systems: Values,
@@ -211,11 +211,11 @@ pub struct Method {
     pub top: Values,
     /// Flows that a row needs at least.
     pub threshold_flows: Values,
-    /// Bin sizes of flows.
+    /// Bin sizes of flows, to whose multiples they were rounded up.
     pub bin_flows: Values,
-    /// Bin sizes of bytes.
+    /// Bin sizes of bytes, to whose multiples they were rounded up.
     pub bin_bytes: Values,
-    /// Bin sizes of packets.
+    /// Bin sizes of packets, to whose multiples they were rounded up.
     pub bin_packets: Values,
     /// Values of ε; 0 without noise.
     pub epsilon: Values,
@@ -262,7 +262,7 @@ impl Method {
 /// Sums of any number of periods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
-    /// The sum of the totals.
+    /// The sum of the totals, unattributed packets included.
     pub total: Counts,
     /// Packets lost before they were counted.
     pub lost: u64,
@@ -270,7 +270,7 @@ pub struct Sums {
     pub periods: u64,
     /// By the day on which a period began; the other days that a period covers have zeroes.
     pub days: BTreeMap<Date, Day>,
-    /// By dimension.
+    /// The sums of each dimension that occurs, without the total.
     pub tables: BTreeMap<Dimension, Table>,
     /// How the numbers were made.
     pub method: Method,
@@ -279,11 +279,11 @@ pub struct Sums {
 /// A part of a period: its total and its other rows.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// The row of the total.
+    /// The row of the total, which begins the part.
     pub total: Row,
     /// The further columns of the total.
     pub about: About,
-    /// The other rows.
+    /// The other rows, each with another key.
     pub rows: Vec<Row>,
 }
 
@@ -350,7 +350,7 @@ impl Sums {
         }
     }
 
-    /// Adds other sums.
+    /// Adds the sums of other periods, or of another exit.
     pub fn add(&mut self, more: &Self) {
         self.total += more.total;
         self.lost = self.lost.saturating_add(more.lost);

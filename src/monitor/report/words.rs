@@ -25,7 +25,7 @@ const MONTHS: [&str; 12] = [
 /// Joins a number and its unit: a no-break space.
 const JOIN: char = '\u{a0}';
 
-/// A month's name.
+/// The English name of a month, 1 to 12; `?` for any other number.
 pub(super) fn month(month: i8) -> &'static str {
     let index = usize::try_from(month - 1).unwrap_or(0);
     MONTHS.get(index).copied().unwrap_or("?")
@@ -67,12 +67,12 @@ fn scaled(value: u64, units: [&str; 6], last: &str) -> String {
     format!("{value}{last}")
 }
 
-/// A size: `3.42 TB`.
+/// A size with three digits in decimal units: `3.42 TB` for 3,420,000,000,000 bytes.
 pub(super) fn bytes(value: u64) -> String {
     scaled(value, ["EB", "PB", "TB", "GB", "MB", "kB"], "\u{a0}B")
 }
 
-/// A count: `3.42 million`.
+/// A count: `12,345` below a million, else three digits and a word, `3.42 million`.
 pub(super) fn count(value: u64) -> String {
     if value < 1_000_000 {
         return grouped(value);

@@ -31,12 +31,12 @@ const CELLS: std::ops::RangeInclusive<i64> = 1024..=MAX_CELLS as i64;
 const CELLS_UNASKED: i64 = DEFAULT_CELLS as i64;
 const RING: std::ops::RangeInclusive<i64> = MIN_RING as i64..=MAX_FRAMES as i64;
 
-/// A checked configuration.
+/// A checked configuration: every value is in its range, and no two contradict each other.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The exit's name in period files and on pages.
     pub exit: String,
-    /// The tap's NIC.
+    /// The name of the tap's NIC; `None` if only captured files are counted.
     pub interface: Option<String>,
     /// The Tor host's clearnet addresses.
     pub addresses: Vec<IpAddr>,
@@ -44,15 +44,15 @@ pub struct Settings {
     pub user: Option<String>,
     /// The DSCP value that marks exit traffic.
     pub mark: Dscp,
-    /// Paths of the databases.
+    /// Paths of the databases of countries and autonomous systems.
     pub places: PlacesSettings,
-    /// How long a period is.
+    /// The length of a period; a day by default.
     pub length: Length,
-    /// Where period files go.
+    /// The directory for period files ([`DIRECTORY`] by default).
     pub directory: PathBuf,
     /// State directory: the running period's counts, kept for a restart.
     pub state: PathBuf,
-    /// What may be published.
+    /// What may be published: thresholds, bins, tables, noise.
     pub publish: PublishSettings,
     /// Size of the table of cells.
     pub cells: usize,
@@ -65,7 +65,7 @@ pub struct Settings {
 /// Values from the command line that replace keys of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// Replaces `interface`.
+    /// Replaces `interface`, if given.
     pub interface: Option<String>,
     /// Replaces `addresses`, unless empty.
     pub addresses: Vec<IpAddr>,
@@ -74,7 +74,7 @@ pub struct Overrides {
 }
 
 impl Settings {
-    /// A one-line summary.
+    /// A one-line summary: mark, NIC, period, thresholds, noise. Contains no address.
     pub fn summary(&self) -> String {
         let interface = self.interface.as_deref().unwrap_or("no interface");
         format!(
@@ -99,7 +99,7 @@ impl Settings {
     /// relative to its directory.
     ///
     /// # Errors
-    /// A value is invalid; the error names the key.
+    /// [`ConfigError::Read`] if the file cannot be read; otherwise as [`Settings::parse`].
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
         let Some(path) = path else {
             return Self::parse("", Path::new(""), overrides);
@@ -111,7 +111,8 @@ impl Settings {
     /// Checks the text of a configuration; relative paths in it are relative to `base`.
     ///
     /// # Errors
-    /// A value is invalid; the error names the key.
+    /// [`ConfigError::Syntax`] if the text is not TOML or has an unknown key or a value of another
+    /// type; [`ConfigError::Value`] with the key if a value, or an override, is invalid.
     pub fn parse(text: &str, base: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text)?;
         let under = |key: &'static str, path: Option<PathBuf>| match path {

@@ -64,9 +64,9 @@ pub struct Tally {
 /// How full the table of cells is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occupancy {
-    /// Used cells.
+    /// Used cells, open or not.
     pub used: usize,
-    /// Available cells.
+    /// Available cells, used ones included.
     pub capacity: usize,
     /// Packets that were spilled.
     pub spilled: u64,
@@ -78,7 +78,7 @@ impl Counter {
         Self::of(filter, Tally::new(places, cells))
     }
 
-    /// Continues with a tally.
+    /// A counter that adds to a tally, such as a restored one.
     pub fn of(filter: Filter, tally: Tally) -> Self {
         let made_up = made_up(&filter);
         Self {
@@ -159,7 +159,7 @@ impl Counter {
         self.v6.look_up(self.tally.places.v6());
     }
 
-    /// What was counted.
+    /// What was counted since the tally was exchanged.
     pub const fn tally(&self) -> &Tally {
         &self.tally
     }

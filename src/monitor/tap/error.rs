@@ -30,7 +30,7 @@ pub enum TapError {
         "{interface} has {queues} receive queues, more than the monitor's memory is for; set fewer: {advice}"
     )]
     Queues {
-        /// The NIC's name.
+        /// The interface name of the NIC.
         interface: String,
         /// Its number of receive queues.
         queues: u32,
@@ -44,11 +44,11 @@ pub enum TapError {
          `sysctl -w net.ipv6.conf.{sysctl}.disable_ipv6=1`"
     )]
     Address {
-        /// The NIC's name.
+        /// The interface name of the NIC.
         interface: String,
         /// The NIC's name as written in a sysctl key.
         sysctl: String,
-        /// One of its addresses.
+        /// One of its addresses, without the prefix length.
         address: String,
     },
     /// IPv6 is enabled: the kernel would add an address on link-up and announce it.
@@ -57,12 +57,12 @@ pub enum TapError {
          and a tap must not: run `sysctl -w net.ipv6.conf.{sysctl}.disable_ipv6=1`"
     )]
     Ipv6 {
-        /// The NIC's name.
+        /// The interface name of the NIC.
         interface: String,
         /// The NIC's name as written in a sysctl key.
         sysctl: String,
     },
-    /// The NIC is not up.
+    /// The NIC is not set up (IFF_UP), so it receives nothing. Holds its name.
     #[error("{0} is down: run `ip link set dev {0} up`")]
     Down(String),
     /// The NIC has another XDP program.
@@ -77,9 +77,9 @@ pub enum TapError {
          it (`ss --xdp --all --processes` names it)"
     )]
     Busy {
-        /// The NIC's name.
+        /// The interface name of the NIC.
         interface: String,
-        /// The queue's index.
+        /// The number of the receive queue, from 0.
         queue: u32,
     },
     /// The kernel rejects the filter.
@@ -91,11 +91,11 @@ pub enum TapError {
     /// The filter cannot be attached, neither in native nor in generic mode.
     #[error("cannot attach the tap's filter to {interface}: {source}{hint}")]
     Attach {
-        /// The NIC's name.
+        /// The interface name of the NIC.
         interface: String,
         /// The error that the kernel returned.
         source: io::Error,
-        /// The remedy, or empty.
+        /// The remedy; empty, or begins with a semicolon.
         hint: &'static str,
     },
     /// The packet memory cannot be allocated or registered.
@@ -104,7 +104,7 @@ pub enum TapError {
          too small (raise LimitMEMLOCK or grant CAP_IPC_LOCK), or ask for a smaller ring"
     )]
     Memory {
-        /// Its size, in bytes.
+        /// The size of the memory, in bytes.
         bytes: u64,
         /// The error that the kernel returned.
         source: io::Error,
@@ -112,13 +112,13 @@ pub enum TapError {
     /// A socket cannot be bound to a queue.
     #[error("cannot bind an AF_XDP socket to queue {queue} of {interface}: {source}{hint}")]
     Bind {
-        /// The NIC's name.
+        /// The interface name of the NIC.
         interface: String,
-        /// The queue's index.
+        /// The number of the receive queue, from 0.
         queue: u32,
         /// The error that the kernel returned.
         source: io::Error,
-        /// The remedy, or empty.
+        /// The remedy; empty, or begins with a semicolon.
         hint: &'static str,
     },
     /// Waiting for packets failed.
@@ -133,7 +133,7 @@ pub enum TapError {
          the monitor again"
     )]
     Gone {
-        /// The name that it had.
+        /// The interface name that the NIC had.
         interface: String,
         /// The error that the kernel returned.
         source: io::Error,

@@ -47,10 +47,10 @@ pub const MIN_RING: u32 = 64;
 const BIND_ATTEMPTS: u32 = 200;
 const BIND_PAUSE: Duration = Duration::from_millis(1);
 
-/// Settings of a tap.
+/// The NIC of a tap, the packets to receive, and the memory for them.
 #[derive(Clone, Debug)]
 pub struct TapSettings {
-    /// The name of the NIC.
+    /// The name of the NIC, or an alternative name.
     pub interface: String,
     /// The DSCP value that marks exit traffic.
     pub dscp: Dscp,
@@ -75,7 +75,7 @@ impl TapSettings {
 /// Frames at the tap, by fate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TapCounters {
-    /// Decisions of the filter.
+    /// The decisions of the filter in the kernel.
     pub sorted: Sorted,
     /// Packets that passed the filter and were dropped at their queue.
     pub overrun: u64,
@@ -94,7 +94,7 @@ impl TapCounters {
 /// Needs no capability; takes some milliseconds.
 ///
 /// # Errors
-/// The NIC has one of these, or is gone.
+/// [`TapError::Address`] or [`TapError::Nic`]: the NIC has one of these, or is gone.
 pub fn look(interface: &str) -> Result<(), TapError> {
     listening::refuse_senders(&Nic::look(interface)?)
 }
@@ -247,7 +247,7 @@ impl Tap {
     /// Frames since the tap was opened, by fate.
     ///
     /// # Errors
-    /// The kernel's counters cannot be read.
+    /// The filter's map or a socket's statistics cannot be read.
     pub fn counters(&self) -> Result<TapCounters, TapError> {
         let mut counters = TapCounters {
             sorted: self.program.counters()?,
@@ -262,7 +262,7 @@ impl Tap {
         Ok(counters)
     }
 
-    /// The NIC's name.
+    /// The interface name of the NIC.
     pub fn interface(&self) -> &str {
         self.listening.interface()
     }

@@ -22,15 +22,15 @@ const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 /// Frames by decision of the filter; `received` is the sum of the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sorted {
-    /// All frames.
+    /// All frames that the NIC received while the filter was attached.
     pub received: u64,
-    /// Redirected to a socket.
+    /// Redirected to a socket: with the mark, and from a clearnet address.
     pub passed: u64,
-    /// Not IP, or a runt.
+    /// Neither IPv4 nor IPv6, or a runt.
     pub not_ip: u64,
     /// IP, but the headers cannot be parsed.
     pub malformed: u64,
-    /// Without the mark.
+    /// IP, but without the mark.
     pub unmarked: u64,
     /// With the mark, but without a clearnet source address.
     pub other_source: u64,
@@ -38,7 +38,7 @@ pub struct Sorted {
     pub no_socket: u64,
 }
 
-/// The loaded filter.
+/// The filter, loaded with a mark and source addresses, attached or not.
 pub struct Program {
     object: Object,
 }
@@ -139,7 +139,6 @@ impl Program {
     ///
     /// # Errors
     /// As [`Program::run`].
-    /// As [`Program::run`].
     pub fn run_split(&self, frame: &[u8], first: usize) -> Result<Vec<u8>, TapError> {
         let mut after = vec![0; frame.len()];
         // `struct xdp_md`: data, data_end, and four fields that may be 0.
@@ -160,7 +159,7 @@ impl Program {
     /// The filter's counters.
     ///
     /// # Errors
-    /// The kernel's map cannot be read.
+    /// [`TapError::Map`]: the counters' map cannot be read.
     pub fn counters(&self) -> Result<Sorted, TapError> {
         let values = self
             .map("counters")?

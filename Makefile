@@ -26,12 +26,12 @@ demo: setup
 	cargo build --locked --release --bin exitmark --bin exitmark-demo
 	$(TARGET)/release/exitmark demo $(ARGS)
 
-# Every tier that this machine allows; skipped tests print a line with SKIPPED. The private Tor
-# network mostly waits: it runs in parallel to the others, at a higher priority. Suites that compute
-# and need no namespace run in parallel too. Suites that count losses under load run last, one at a
-# time; the tests of wire mostly wait for processes, so more of them run at a time than there are cores.
-BESIDE := tor relays rule
-ALONE := survive wire
+# Every tier that this machine allows; skipped tests print a line with SKIPPED. Suites that mostly
+# wait, for Tor's votes or for processes, run in parallel to the others, at a higher priority; so do
+# suites that compute and need no namespace. The suite that counts losses under load runs last, alone.
+WAITING := tor wire
+BESIDE := $(WAITING) relays rule
+ALONE := survive
 WIRE_THREADS ?= 4
 SUITES := $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)) \
           $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) demo
@@ -41,15 +41,15 @@ test: setup
 	@status=0; outputs=$$(mktemp -d); \
 	run() { echo "cargo test $$*"; $$nice cargo test --locked --no-fail-fast "$$@" -- --show-output $$threads $(ARGS); }; \
 	for suite in $(BESIDE); do \
-		nice=nice; [ $$suite != tor ] || nice=; \
+		nice=nice; threads=; case " $(WAITING) " in *" $$suite "*) nice= ;; esac; \
+		[ $$suite != wire ] || threads=--test-threads=$(WIRE_THREADS); \
 		run --test $$suite > $$outputs/$$suite 2>&1 & besides="$$besides $$suite=$$!"; done; \
-	nice=nice; \
+	nice=nice; threads=; \
 	run --lib --bins $(call named,$(filter-out $(ALONE) $(BESIDE),$(SUITES))) || status=1; \
 	run --doc || status=1; \
 	for each in $$besides; do \
 		wait $${each#*=} || status=1; cat $$outputs/$${each%=*}; done; rm -r $$outputs; nice=; \
-	run --test survive || status=1; \
-	threads=--test-threads=$(WIRE_THREADS); run --test wire || status=1; exit $$status
+	run --test survive || status=1; exit $$status
 
 # Lost frames when the box is killed, stopped, replaced, starved: target/survive.json.
 test-survive: setup

@@ -1,28 +1,52 @@
 # exitmark. `make demo` and `make test` do all the set-up on a Debian machine, as root.
 # Without root nothing is installed, and tests that require root are listed as skipped.
 
-PACKAGES := build-essential clang libclang-dev m4 pkg-config libelf-dev zlib1g-dev libbpf-dev \
-            linux-libc-dev iproute2 ethtool tcpdump nftables iputils-ping util-linux tor \
-            debhelper systemd tshark postgresql chromium-headless-shell python3
-TARGET = $(or $(CARGO_TARGET_DIR),target)
+# Debian packages, by their use. For `cargo build`: libbpf-sys compiles libbpf with make, pkg-config
+# and the headers of libelf and zlib; libxdp-sys expands a file with m4, compiles libxdp and its BPF
+# programs with gcc and clang, and bindgen loads libclang; clang also compiles bpf/. The headers of
+# libbpf that bpf/ includes are libbpf-sys's; only the tests and benches use Debian's.
+BUILD_PACKAGES := gcc libc6-dev make pkg-config m4 clang libclang1 libelf-dev zlib1g-dev
+DEMO_PACKAGES := iproute2 ethtool tcpdump util-linux
+DEB_PACKAGES := debhelper
+TEST_PACKAGES := libbpf-dev nftables iputils-ping tor systemd tshark postgresql \
+                 chromium-headless-shell python3
 # For the comparisons of the benches.
 BENCH_PACKAGES := dpdk-dev
+ALL_PACKAGES := $(BUILD_PACKAGES) $(DEMO_PACKAGES) $(DEB_PACKAGES) $(TEST_PACKAGES)
+TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: setup demo test test-survive test-tor vm-test vm-install-test vm-publish bench bench-publish \
-        bench-check bench-baseline fuzz fuzz-engines mutants check deb clean
+SETUPS := setup setup-build setup-demo setup-deb setup-bench setup-instructions setup-fuzz \
+          setup-vm-install
+.PHONY: $(SETUPS) demo test test-survive test-tor vm-test vm-install-test vm-publish bench \
+        bench-publish bench-check bench-baseline fuzz fuzz-engines mutants check deb clean
 
-# policy-rc.d keeps the packages' services from starting: the tests run a tor of their own.
-setup:
+# `setup` is for the tests; each of the others installs only what its target requires.
+setup: PACKAGES = $(ALL_PACKAGES)
+setup-build: PACKAGES = $(BUILD_PACKAGES)
+setup-demo: PACKAGES = $(BUILD_PACKAGES) $(DEMO_PACKAGES)
+setup-deb: PACKAGES = $(BUILD_PACKAGES) $(DEB_PACKAGES)
+setup-bench: PACKAGES = $(ALL_PACKAGES) $(BENCH_PACKAGES)
+setup-instructions: PACKAGES = $(ALL_PACKAGES) valgrind
+setup-fuzz: PACKAGES = $(BUILD_PACKAGES) g++
+setup-vm-install: PACKAGES = $(ALL_PACKAGES) mmdebstrap dpkg-dev e2fsprogs
+
+# The tests run a tor and a database of their own. policy-rc.d keeps the packages' services from
+# starting now, and services that were not installed before are disabled, for the next boot.
+SERVICES := tor.service postgresql.service
+UNITS := /lib/systemd/system
+$(SETUPS):
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -Wf '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
-	if [ "$$(id -u)" != 0 ]; then echo "make setup: not root, so these Debian packages are not installed:" $$missing; exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then echo "make $@: not root, so these Debian packages are not installed:" $$missing; exit 0; fi; \
 	policy=/usr/sbin/policy-rc.d; made=; \
 	[ -e $$policy ] || { printf '#!/bin/sh\nexit 101\n' > $$policy && chmod 755 $$policy && made=$$policy; }; \
+	new=$$(for s in $(SERVICES); do [ -e $(UNITS)/$$s ] || echo $$s; done); \
 	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
-	status=$$?; [ -z "$$made" ] || rm -f $$made; exit $$status
-	@command -v cargo >/dev/null || { echo "make setup: there is no cargo; install Rust 1.92 or newer (https://rustup.rs)"; exit 1; }
+	status=$$?; [ -z "$$made" ] || rm -f $$made; \
+	for s in $$new; do [ ! -e $(UNITS)/$$s ] || systemctl disable $$s || status=1; done; exit $$status
+	@command -v cargo >/dev/null || { echo "make $@: there is no cargo; install Rust 1.92 or newer (https://rustup.rs)"; exit 1; }
 
-demo: setup
+demo: setup-demo
 	cargo build --locked --release --bin exitmark --bin exitmark-demo
 	$(TARGET)/release/exitmark demo $(ARGS)
 
@@ -75,8 +99,7 @@ vm-publish:
 # All benches, compared with alternatives: packet rates, latency, growth, TCP, ns per decision, the
 # monitor; then target/bench/report.md with its plots. ARGS (--runs, --seconds, --quick) is for all but
 # the decision; PPS_ARGS, LATENCY_ARGS, GROWTH_ARGS, TCP_ARGS and MONITOR_ARGS are for one bench.
-bench: PACKAGES += $(BENCH_PACKAGES)
-bench: setup
+bench: setup-bench
 	@status=0; run() { echo "$$*"; "$$@" || status=1; }; \
 	run cargo bench --locked --bench pps -- $(ARGS) $(PPS_ARGS); \
 	run cargo bench --locked --bench pps -- latency $(ARGS) $(LATENCY_ARGS); \
@@ -92,21 +115,20 @@ bench-publish:
 
 # Instructions per decision: fails if they differ from benches/instructions.json by more than 2 %.
 # bench-baseline rewrites that file; commit it with the change that is the reason.
-bench-check bench-baseline: PACKAGES += valgrind
-bench-check: setup
+bench-check: setup-instructions
 	cargo bench --locked --bench instructions
-bench-baseline: setup
+bench-baseline: setup-instructions
 	cargo bench --locked --bench instructions -- --write-baseline
 
 # Generated frames through both engines, as root: fails, and stores the frame, if they differ.
 FRAMES ?= 100000000
 SEED ?=
-fuzz-engines: setup
+fuzz-engines: setup-build
 	FRAMES=$(FRAMES) SEED=$(SEED) cargo run --locked --release --bin engines
 
 # The same, then each fuzzer of fuzz/ for FUZZ_SECONDS; they require cargo-fuzz and a nightly Rust.
 FUZZ_SECONDS ?= 60
-fuzz: fuzz-engines
+fuzz: setup-fuzz fuzz-engines
 	@if ! command -v cargo-fuzz >/dev/null; then \
 		echo "make fuzz: SKIPPED fuzz/: there is no cargo-fuzz (cargo install cargo-fuzz)"; exit 0; fi; \
 	if ! rustc +nightly --version >/dev/null 2>&1; then \
@@ -128,7 +150,7 @@ mutants: setup
 # exitmark-monitor. PROFILE=dev packages the build of the tests; DEBFULLNAME and DEBEMAIL set the
 # maintainer, VERSION overrides Cargo.toml's version, of the packages and of the programs.
 PROFILE ?= release
-deb: setup
+deb: setup-deb
 	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo build --locked --profile $(PROFILE) --bin exitmark --bin exitmark-demo \
 		--bin exitmark-monitor
 	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo run --locked --quiet --bin manual -- $(TARGET)/manual
@@ -138,15 +160,14 @@ deb: setup
 # Debian 13 guest, with reboot, watchdog, kill, upgrade and purge: target/vm-install.json. Images are
 # created once, in EXITMARK_VM_CACHE; RELEASES=bookworm selects one release. Requires root.
 RELEASES ?=
-vm-install-test: PACKAGES += mmdebstrap dpkg-dev e2fsprogs
-vm-install-test: deb
+vm-install-test: setup-vm-install deb
 	rm -rf $(TARGET)/vm-install && mkdir -p $(TARGET)/vm-install/first
 	cp $(TARGET)/deb/*_$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)_*.deb $(TARGET)/vm-install/first
 	dist/deb $(TARGET)/$(PROFILE:dev=debug) $(TARGET)/manual $(TARGET)/vm-install/second 9999 >/dev/null
 	python3 tests/vm/install.py $(TARGET)/vm-install/first $(TARGET)/vm-install/second \
 		$(TARGET)/vm-install.json $(RELEASES)
 
-check: setup
+check: setup-build
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps

@@ -1,6 +1,6 @@
-//! Tier: root. The Debian packages, from installation to purge, on a test machine: the installed
-//! files, the service started as its unit defines, an upgrade without losing a frame, and nothing
-//! left at the end.
+//! Tier: root; parts need none. The Debian packages, from installation to purge, on a test machine:
+//! the installed files, the service started as its unit defines, an upgrade without losing a frame,
+//! and nothing left at the end. Without root: what is installed to build them.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,6 +12,7 @@ mod flow;
 mod machine;
 mod monitor;
 mod service;
+mod setup;
 
 use build::Packages;
 use exitmark_box::settings::Settings;

@@ -46,9 +46,10 @@ $(SETUPS):
 	for s in $$new; do [ ! -e $(UNITS)/$$s ] || systemctl disable $$s || status=1; done; exit $$status
 	@command -v cargo >/dev/null || { echo "make $@: there is no cargo; install Rust 1.92 or newer (https://rustup.rs)"; exit 1; }
 
+# Cargo.toml says how the profile differs from a release.
 demo: setup-demo
-	cargo build --locked --release --bin exitmark --bin exitmark-demo
-	$(TARGET)/release/exitmark demo $(ARGS)
+	cargo build --locked --profile demo --bin exitmark --bin exitmark-demo
+	$(TARGET)/demo/exitmark demo $(ARGS)
 
 # Every tier that this machine allows; skipped tests print a line with SKIPPED. Suites that mostly
 # wait, for Tor's votes or for processes, run in parallel to the others, at a higher priority; so do

@@ -18,7 +18,8 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 SETUPS := setup setup-build setup-demo setup-deb setup-bench setup-instructions setup-fuzz \
           setup-vm-install
 .PHONY: $(SETUPS) demo test test-survive test-tor vm-test vm-install-test vm-publish bench \
-        bench-publish bench-check bench-baseline fuzz fuzz-engines mutants check deb clean
+        bench-publish bench-check bench-baseline fuzz fuzz-engines mutants check deb \
+        deb-reproducible clean
 
 # `setup` is for the tests; each of the others installs only what its target requires.
 setup: PACKAGES = $(ALL_PACKAGES)
@@ -151,11 +152,19 @@ mutants: setup
 # exitmark-monitor. PROFILE=dev packages the build of the tests; DEBFULLNAME and DEBEMAIL set the
 # maintainer, VERSION overrides Cargo.toml's version, of the packages and of the programs.
 PROFILE ?= release
+BUILT = $(TARGET)/$(PROFILE:dev=debug)
+# The tests are built without it, and would be built again.
+REPRODUCIBLY = $(if $(filter dev,$(PROFILE)),,dist/reproducible/run)
 deb: setup-deb
-	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo build --locked --profile $(PROFILE) --bin exitmark --bin exitmark-demo \
-		--bin exitmark-monitor
-	$(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo run --locked --quiet --bin manual -- $(TARGET)/manual
-	dist/deb $(TARGET)/$(PROFILE:dev=debug) $(TARGET)/manual $(TARGET)/deb $(VERSION)
+	$(REPRODUCIBLY) env $(if $(VERSION),EXITMARK_VERSION=$(VERSION)) cargo build --locked --profile $(PROFILE) \
+		--bin exitmark --bin exitmark-demo --bin exitmark-monitor --bin manual
+	$(BUILT)/manual $(TARGET)/manual
+	dist/deb $(BUILT) $(TARGET)/manual $(TARGET)/deb $(VERSION)
+
+# Builds the packages in two copies of these sources, in directories of different lengths, and fails
+# if they differ.
+deb-reproducible: setup-deb
+	dist/reproducible/compare $(TARGET)/reproducible
 
 # Reads the commands of docs/install.md and docs/monitor.md and runs them on a Debian 12 and a
 # Debian 13 guest, with reboot, watchdog, kill, upgrade and purge: target/vm-install.json. Images are
@@ -164,7 +173,7 @@ RELEASES ?=
 vm-install-test: setup-vm-install deb
 	rm -rf $(TARGET)/vm-install && mkdir -p $(TARGET)/vm-install/first
 	cp $(TARGET)/deb/*_$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)_*.deb $(TARGET)/vm-install/first
-	dist/deb $(TARGET)/$(PROFILE:dev=debug) $(TARGET)/manual $(TARGET)/vm-install/second 9999 >/dev/null
+	dist/deb $(BUILT) $(TARGET)/manual $(TARGET)/vm-install/second 9999 >/dev/null
 	python3 tests/vm/install.py $(TARGET)/vm-install/first $(TARGET)/vm-install/second \
 		$(TARGET)/vm-install.json $(RELEASES)
 

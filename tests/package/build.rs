@@ -24,7 +24,7 @@ impl Packages {
     pub(crate) fn build() -> Self {
         let directory = TempDir::new().unwrap();
         let manual = directory.path().join("manual");
-        pages::write(&manual).unwrap();
+        write_manual(&manual);
         let pack = |version: &'static str| {
             let out = directory.path().join(version);
             pack(&manual, &out, version)
@@ -41,12 +41,28 @@ impl Packages {
     }
 }
 
-fn pack(manual: &Path, out: &Path, version: &str) -> Vec<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/deb");
+/// Writes the manual, as `make deb` does.
+pub(crate) fn write_manual(directory: &Path) {
+    pages::write(directory).unwrap();
+}
+
+/// The directory of the programs that cargo built with this test.
+fn programs() -> &'static Path {
     let programs = Path::new(EXITMARK).parent().unwrap();
     assert_eq!(Path::new(MONITOR).parent().unwrap(), programs);
+    let demo = programs.join("exitmark-demo");
+    assert!(
+        demo.exists(),
+        "there is no {}: `cargo build`",
+        demo.display()
+    );
+    programs
+}
+
+fn pack(manual: &Path, out: &Path, version: &str) -> Vec<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/deb");
     let output = Command::new(script)
-        .args([programs, manual, out])
+        .args([programs(), manual, out])
         .arg(version)
         // Compression is not worth it: each package is read once, from memory.
         .env("DPKG_DEB_COMPRESSOR_TYPE", "none")

@@ -1,6 +1,7 @@
 //! Tier: root; parts need none. The Debian packages, from installation to purge, on a test machine:
 //! the installed files, the service started as its unit defines, an upgrade without losing a frame,
-//! and nothing left at the end. Without root: what is installed to build them.
+//! and nothing left at the end. Without root: what is installed to build them, and that they can
+//! be reproduced.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +12,7 @@ mod build;
 mod flow;
 mod machine;
 mod monitor;
+mod reproduced;
 mod service;
 mod setup;
 

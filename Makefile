@@ -7,9 +7,9 @@
 # libbpf that bpf/ includes are libbpf-sys's; only the tests and benches use Debian's.
 BUILD_PACKAGES := gcc libc6-dev make pkg-config m4 clang libclang1 libelf-dev zlib1g-dev
 DEMO_PACKAGES := iproute2 ethtool tcpdump util-linux
-DEB_PACKAGES := debhelper
+DEB_PACKAGES := debhelper python3
 TEST_PACKAGES := libbpf-dev nftables iputils-ping tor systemd tshark postgresql \
-                 chromium-headless-shell python3
+                 chromium-headless-shell
 # For the comparisons of the benches.
 BENCH_PACKAGES := dpdk-dev
 ALL_PACKAGES := $(BUILD_PACKAGES) $(DEMO_PACKAGES) $(DEB_PACKAGES) $(TEST_PACKAGES)

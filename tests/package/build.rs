@@ -47,7 +47,7 @@ pub(crate) fn write_manual(directory: &Path) {
 }
 
 /// The directory of the programs that cargo built with this test.
-fn programs() -> &'static Path {
+pub(crate) fn programs() -> &'static Path {
     let programs = Path::new(EXITMARK).parent().unwrap();
     assert_eq!(Path::new(MONITOR).parent().unwrap(), programs);
     let demo = programs.join("exitmark-demo");

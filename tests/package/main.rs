@@ -1,7 +1,7 @@
 //! Tier: root; parts need none. The Debian packages, from installation to purge, on a test machine:
 //! the installed files, the service started as its unit defines, an upgrade without losing a frame,
-//! and nothing left at the end. Without root: what is installed to build them, and that they can
-//! be reproduced.
+//! and nothing left at the end. Without root: what is installed to build them, that they can be
+//! reproduced, and their lists of what is linked.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
 
 mod build;
 mod flow;
+mod linked;
 mod machine;
 mod monitor;
 mod reproduced;
@@ -46,6 +47,7 @@ const INSTALLED: &[&str] = &[
     "644 root:root /usr/share/doc/exitmark/docs/troubleshooting.md",
     "644 root:root /usr/share/doc/exitmark/changelog.gz",
     "644 root:root /usr/share/doc/exitmark/copyright",
+    "644 root:root /usr/share/doc/exitmark/exitmark.cdx.json",
     "644 root:root /usr/share/man/man1/exitmark.1.gz",
     "644 root:root /usr/share/man/man1/exitmark-run.1.gz",
     "644 root:root /usr/share/man/man1/exitmark-wire.1.gz",

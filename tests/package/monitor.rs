@@ -28,6 +28,7 @@ pub(crate) const INSTALLED: &[&str] = &[
     "644 root:root /usr/share/doc/exitmark-monitor/docs/monitor.md",
     "644 root:root /usr/share/doc/exitmark-monitor/changelog.gz",
     "644 root:root /usr/share/doc/exitmark-monitor/copyright",
+    "644 root:root /usr/share/doc/exitmark-monitor/exitmark-monitor.cdx.json",
     "644 root:root /usr/share/man/man1/exitmark-monitor.1.gz",
     "644 root:root /usr/share/man/man1/exitmark-monitor-capture.1.gz",
     "644 root:root /usr/share/man/man1/exitmark-monitor-check.1.gz",

@@ -177,10 +177,15 @@ vm-install-test: setup-vm-install deb
 	python3 tests/vm/install.py $(TARGET)/vm-install/first $(TARGET)/vm-install/second \
 		$(TARGET)/vm-install.json $(RELEASES)
 
+# deny.toml: the allowed licences and sources, and which crates may depend on which.
 check: setup-build
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	@if ! command -v cargo-deny >/dev/null; then \
+		echo "make check: SKIPPED deny.toml: there is no cargo-deny (cargo install --locked cargo-deny)"; exit 0; fi; \
+	set -ex; cargo deny --locked --workspace check licenses sources; \
+	cargo deny --locked --workspace --exclude-dev check bans
 
 clean:
 	cargo clean

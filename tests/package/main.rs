@@ -49,6 +49,7 @@ const INSTALLED: &[&str] = &[
     "644 root:root /usr/share/doc/exitmark/copyright",
     "644 root:root /usr/share/doc/exitmark/exitmark.cdx.json",
     "644 root:root /usr/share/man/man1/exitmark.1.gz",
+    "644 root:root /usr/share/man/man1/exitmark-demo.1.gz",
     "644 root:root /usr/share/man/man1/exitmark-run.1.gz",
     "644 root:root /usr/share/man/man1/exitmark-wire.1.gz",
     "644 root:root /usr/share/man/man5/exitmark.toml.5.gz",
@@ -74,8 +75,10 @@ fn from_installation_to_purge() {
         let stat = machine.command("stat", &["-c", "%a %U:%G %n", path]);
         assert_eq!(stat.unwrap().trim(), *expected);
     }
-    let version = concat!("exitmark ", env!("CARGO_PKG_VERSION"));
-    assert_eq!(machine.run("exitmark", &["--version"]).trim(), version);
+    for program in ["exitmark", "exitmark-demo"] {
+        let version = format!("{program} {}", env!("CARGO_PKG_VERSION"));
+        assert_eq!(machine.run(program, &["--version"]).trim(), version);
+    }
     let user = machine.run("getent", &["passwd", "exitmark"]);
     assert!(
         user.trim().ends_with("/var/lib/exitmark:/usr/sbin/nologin"),
@@ -86,10 +89,15 @@ fn from_installation_to_purge() {
     assert!(!script.contains("run-bpf"), "{script}");
 
     for (package, mine) in [("exitmark", false), ("exitmark-monitor", true)] {
-        for path in machine.run("dpkg", &["-L", package]).lines() {
+        let files = machine.run("dpkg", &["-L", package]);
+        for path in files.lines() {
             let of_monitor = path.contains("exitmark-monitor");
             let is_mine = !path.contains("exitmark") || of_monitor == mine;
             assert!(is_mine, "{package} has {path}");
+            if let Some(program) = path.strip_prefix("/usr/bin/") {
+                let page = format!("/usr/share/man/man1/{program}.1.gz");
+                assert!(files.lines().any(|file| file == page), "no {page}");
+            }
         }
     }
     monitor::is_as_its_units_say(&machine);

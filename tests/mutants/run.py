@@ -169,10 +169,12 @@ def manifests(crates):
         + "".join(f"{name} = {inline(value)}\n" for name, value in known.items()))}
     for crate in crates:
         own = tomllib.loads((ROOT / f"src/{crate}/Cargo.toml").read_text())
-        names = [*own["dependencies"], *own.get("dev-dependencies", {})]
-        used = "".join(f"{name}.workspace = true\n" for name in names if name in known)
+        used, used_by_tests = (
+            "".join(f"{name}.workspace = true\n" for name in own.get(kind, {}) if name in known)
+            for kind in ("dependencies", "dev-dependencies"))
         found[f"src/{crate}/Cargo.toml"] = (
-            package(f"exitmark-{crate}", used) + '\n[lib]\npath = "lib.rs"\n'
+            package(f"exitmark-{crate}", used) + f"\n[dev-dependencies]\n{used_by_tests}"
+            '\n[lib]\npath = "lib.rs"\n'
             '\n[lints.rust]\ndead_code = "allow"\nunused_imports = "allow"\n')
     return found
 

@@ -66,7 +66,7 @@ pub enum EndpointSetError {
 }
 
 /// The most slots that a search may probe: the XDP program needs a bound.
-pub(super) const MAX_PROBES: usize = 128;
+pub const MAX_PROBES: usize = 128;
 /// How many random keys are tried until no search of the table takes longer.
 const ATTEMPTS: usize = 64;
 
@@ -244,7 +244,7 @@ pub(super) struct Table<K> {
 }
 
 /// Bits of the filter per slot of the table. The slot's index is that of the bit divided by this.
-pub(super) const BITS_PER_SLOT: usize = 16;
+pub const BITS_PER_SLOT: usize = 16;
 
 impl<K: Key> Table<K> {
     fn empty() -> Self {

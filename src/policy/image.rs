@@ -3,27 +3,69 @@
 //! The layout is that of `struct exitmark_image` in bpf/exitmark.h. The tables are copied bit for
 //! bit from the snapshot: both sides use the same hash, filter and probing.
 
-use super::endpoint::{BITS_PER_SLOT, Key, MAX_PROBES, Table, halves};
+use super::endpoint::{Key, Table, halves};
 use super::rules::Marking;
-use super::{ClassifyBy, Egress, EndpointSet, ExitProtocols, PrefixSet, Rule, Snapshot};
+use super::{ClassifyBy, Egress, PrefixSet, Rule, Snapshot};
 use crate::packet::{Dscp, Ecn, Version};
+use std::mem::offset_of;
+
+pub use super::endpoint::{BITS_PER_SLOT, MAX_PROBES};
 
 /// The size of every image in bytes.
 pub const IMAGE_BYTES: usize = 1 << 22;
-/// The size of its fixed part in bytes, `struct exitmark_policy`.
-pub const POLICY_BYTES: usize = WORDS_BEFORE_TABLES * 8;
-
-// As in bpf/exitmark.h; tests/engines checks it.
-const ACTION_STEER: u8 = 1;
-const ACTION_SET: u8 = 2;
-const ACTION_CLEAR: u8 = 4;
+/// The size of its fixed part in bytes.
+pub const POLICY_BYTES: usize = size_of::<Fixed>();
+/// The frame leaves by `incoming`.
+pub const ACTION_STEER: u8 = 1;
+/// The frame carries the mark.
+pub const ACTION_SET: u8 = 2;
+/// The frame carries neither the mark nor the host's mark.
+pub const ACTION_CLEAR: u8 = 4;
 const ACTIONS: usize = 24;
-// Of both families.
-const RANGE_SETS: usize = 8;
-const TABLES: usize = 4;
-const WORDS_BEFORE_TABLES: usize = 1 + 1 + ACTIONS / 8 + RANGE_SETS + TABLES * 5 + 2 * 1024;
 
-const _: () = assert!(BITS_PER_SLOT == 16 && MAX_PROBES == 128 && Rule::ALL.len() <= ACTIONS);
+const _: () = assert!(Rule::ALL.len() <= ACTIONS);
+
+/// The layout of an image's fixed part, `struct exitmark_policy`. The data path asserts that this
+/// and the two others are the layouts of the header file.
+#[repr(C)]
+#[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
+pub struct Fixed {
+    pub generation: u64,
+    pub mark: u8,
+    pub exit_protocols: u8,
+    pub both_kinds: u8,
+    pub host_mark: u8,
+    pub routed: u8,
+    pub unused: [u8; 3],
+    pub actions: [u8; ACTIONS],
+    pub addresses: [Ranges; 2],
+    pub relay_addresses: [Ranges; 2],
+    pub resolvers: [Ranges; 2],
+    pub exempt: [Ranges; 2],
+    pub relays: [HashTable; 2],
+    pub listeners: [HashTable; 2],
+    pub listens: [u64; 1024],
+    pub listens_everywhere: [u64; 1024],
+}
+
+/// The layout of `struct exitmark_ranges`.
+#[repr(C)]
+#[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
+pub struct Ranges {
+    pub at: u32,
+    pub count: u32,
+}
+
+/// The layout of `struct exitmark_table`.
+#[repr(C)]
+#[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
+pub struct HashTable {
+    pub multipliers: [u64; 3],
+    pub shift: u32,
+    pub mask: u32,
+    pub filter: u32,
+    pub slots: u32,
+}
 
 /// The snapshot has more prefixes or endpoints than fit into an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,9 +83,6 @@ pub struct ImageTooLarge {
 /// The snapshot does not fit. Checked settings never make a snapshot that large.
 pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     let rules = &snapshot.rules;
-    let mut fixed = Vec::with_capacity(WORDS_BEFORE_TABLES);
-    let mut tables = Vec::new();
-    fixed.push(snapshot.generation);
     // A host mark of 0 means that the relay set is used.
     let (host_mark, by_relay_set) = match rules.classify_by {
         ClassifyBy::RelaySet => (Dscp::DEFAULT, true),
@@ -52,50 +91,49 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     let both_kinds =
         by_relay_set && !rules.addresses.is_empty() && !rules.relay_addresses.is_empty();
     let steer = rules.actions.intent().steer;
-    let routed = |version, family: u8| u8::from(steer.routes(version)) << family;
+    let routed = |version| u8::from(steer.routes(version)) << version as u8;
     let no_ecn = Ecn::of(0);
-    fixed.push(u64::from_ne_bytes([
-        rules.actions.mark().with_ecn(no_ecn),
-        match rules.exit_protocols {
-            ExitProtocols::Tcp => 0,
-            ExitProtocols::TcpUdp => 1,
-            ExitProtocols::All => 2,
-        },
-        u8::from(both_kinds),
-        host_mark.with_ecn(no_ecn),
-        routed(Version::V4, 0) | routed(Version::V6, 1),
-        0,
-        0,
-        0,
-    ]));
-    let mut actions = [0; ACTIONS];
-    for rule in Rule::ALL {
-        actions[rule as usize] = action(snapshot, rule);
-    }
-    fixed.extend(actions.chunks_exact(8).map(word_of));
-    for prefixes in [
-        &rules.addresses,
-        &rules.relay_addresses,
-        &rules.resolvers,
-        &rules.exempt,
-    ] {
-        push_ranges(&mut fixed, &mut tables, prefixes);
-    }
-    for endpoints in [&snapshot.relays, &snapshot.listeners.endpoints] {
-        push_endpoints(&mut fixed, &mut tables, endpoints);
-    }
-    fixed.extend(&snapshot.listeners.any[..]);
-    fixed.extend(&snapshot.listeners.everywhere[..]);
-    debug_assert_eq!(fixed.len(), WORDS_BEFORE_TABLES);
 
-    let words = fixed.len() + tables.len();
+    let mut bytes = Vec::with_capacity(IMAGE_BYTES);
+    bytes.resize(POLICY_BYTES, 0_u8);
+    bytes[offset_of!(Fixed, mark)] = rules.actions.mark().with_ecn(no_ecn);
+    bytes[offset_of!(Fixed, exit_protocols)] = rules.exit_protocols as u8;
+    bytes[offset_of!(Fixed, both_kinds)] = u8::from(both_kinds);
+    bytes[offset_of!(Fixed, host_mark)] = host_mark.with_ecn(no_ecn);
+    bytes[offset_of!(Fixed, routed)] = routed(Version::V4) | routed(Version::V6);
+    for rule in Rule::ALL {
+        bytes[offset_of!(Fixed, actions) + rule as usize] = action(snapshot, rule);
+    }
+    let mut draft = Draft(bytes);
+    draft.put(offset_of!(Fixed, generation), &[snapshot.generation]);
+    for (at, prefixes) in [
+        (offset_of!(Fixed, addresses), &rules.addresses),
+        (offset_of!(Fixed, relay_addresses), &rules.relay_addresses),
+        (offset_of!(Fixed, resolvers), &rules.resolvers),
+        (offset_of!(Fixed, exempt), &rules.exempt),
+    ] {
+        draft.push_prefixes(at, prefixes);
+    }
+    let listeners = &snapshot.listeners;
+    for (at, endpoints) in [
+        (offset_of!(Fixed, relays), &snapshot.relays),
+        (offset_of!(Fixed, listeners), &listeners.endpoints),
+    ] {
+        draft.push_table(at, endpoints.v4());
+        draft.push_table(at + size_of::<HashTable>(), endpoints.v6());
+    }
+    for (at, ports) in [
+        (offset_of!(Fixed, listens), &listeners.any),
+        (offset_of!(Fixed, listens_everywhere), &listeners.everywhere),
+    ] {
+        draft.put(at, &ports[..]);
+    }
+
+    let words = draft.words();
     if words > IMAGE_BYTES / 8 {
         return Err(ImageTooLarge { words });
     }
-    let mut image = Vec::with_capacity(IMAGE_BYTES);
-    for word in fixed.into_iter().chain(tables) {
-        image.extend_from_slice(&word.to_ne_bytes());
-    }
+    let Draft(mut image) = draft;
     image.resize(IMAGE_BYTES, 0);
     Ok(image)
 }
@@ -114,58 +152,66 @@ fn action(snapshot: &Snapshot, rule: Rule) -> u8 {
     steer | marking
 }
 
-fn word_of(bytes: &[u8]) -> u64 {
-    bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes)
-}
+/// The bytes of an image that is being written: the fixed part, and the tables so far.
+struct Draft(Vec<u8>);
 
-/// Two consecutive 32-bit numbers in one word.
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "an image has 2^19 words, and no number in it is larger"
-)]
-fn pair(first: usize, second: usize) -> u64 {
-    let [a, b, c, d] = (first as u32).to_ne_bytes();
-    let [e, f, g, h] = (second as u32).to_ne_bytes();
-    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-}
-
-fn push_ranges(fixed: &mut Vec<u64>, tables: &mut Vec<u64>, prefixes: &PrefixSet) {
-    fixed.push(pair(
-        WORDS_BEFORE_TABLES + tables.len(),
-        prefixes.v4().len(),
-    ));
-    let both = |&(first, last): &(u32, u32)| u64::from(first) << 32 | u64::from(last);
-    tables.extend(prefixes.v4().iter().map(both));
-    fixed.push(pair(
-        WORDS_BEFORE_TABLES + tables.len(),
-        prefixes.v6().len(),
-    ));
-    for &(first, last) in prefixes.v6().iter() {
-        tables.extend(halves(first).into_iter().chain(halves(last)));
+impl Draft {
+    fn put(&mut self, at: usize, words: &[u64]) {
+        for (place, word) in self.0[at..].chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
     }
-}
 
-fn push_endpoints(fixed: &mut Vec<u64>, tables: &mut Vec<u64>, endpoints: &EndpointSet) {
-    push_table(fixed, tables, endpoints.v4());
-    push_table(fixed, tables, endpoints.v6());
-}
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "an image has 2^19 words, and no number in it is larger"
+    )]
+    fn put_number(&mut self, at: usize, number: usize) {
+        self.0[at..at + 4].copy_from_slice(&(number as u32).to_ne_bytes());
+    }
 
-fn push_table<K: Key>(fixed: &mut Vec<u64>, tables: &mut Vec<u64>, table: &Table<K>) {
-    fixed.extend(table.multipliers);
-    fixed.push(pair(table.shift as usize, table.slots.len() - 1));
-    let filter = WORDS_BEFORE_TABLES + tables.len();
-    tables.extend(&table.filter[..]);
-    let slots = WORDS_BEFORE_TABLES + tables.len();
-    tables.extend(table.slots.iter().flat_map(|key| key.words()));
-    fixed.push(pair(filter, slots));
+    fn push(&mut self, words: impl IntoIterator<Item = u64>) {
+        for word in words {
+            self.0.extend_from_slice(&word.to_ne_bytes());
+        }
+    }
+
+    fn words(&self) -> usize {
+        self.0.len() / 8
+    }
+
+    fn push_prefixes(&mut self, at: usize, prefixes: &PrefixSet) {
+        let both = |&(first, last): &(u32, u32)| u64::from(first) << 32 | u64::from(last);
+        let v4 = prefixes.v4().iter().map(both);
+        self.push_ranges(at, prefixes.v4().len(), v4);
+        let four = |&(first, last): &(u128, u128)| [halves(first), halves(last)];
+        let v6 = prefixes.v6().iter().flat_map(four).flatten();
+        self.push_ranges(at + size_of::<Ranges>(), prefixes.v6().len(), v6);
+    }
+
+    fn push_ranges(&mut self, at: usize, count: usize, words: impl Iterator<Item = u64>) {
+        self.put_number(at + offset_of!(Ranges, at), self.words());
+        self.put_number(at + offset_of!(Ranges, count), count);
+        self.push(words);
+    }
+
+    fn push_table<K: Key>(&mut self, at: usize, table: &Table<K>) {
+        self.put(at + offset_of!(HashTable, multipliers), &table.multipliers);
+        self.put_number(at + offset_of!(HashTable, shift), table.shift as usize);
+        self.put_number(at + offset_of!(HashTable, mask), table.slots.len() - 1);
+        self.put_number(at + offset_of!(HashTable, filter), self.words());
+        self.push(table.filter.iter().copied());
+        self.put_number(at + offset_of!(HashTable, slots), self.words());
+        self.push(table.slots.iter().flat_map(|key| key.words()));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        Actions, Endpoint, Intent, Listener, MAX_ENDPOINTS, MAX_LISTENERS, MAX_PREFIXES,
-        MAX_RESOLVERS, Rules,
+        Actions, Endpoint, EndpointSet, ExitProtocols, Intent, Listener, MAX_ENDPOINTS,
+        MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Rules,
     };
     use crate::{AtUplink, Mode, Steer};
     use ipnet::IpNet;
@@ -230,42 +276,41 @@ mod tests {
         ] {
             let image = image(&largest(of_v6)).unwrap();
             assert_eq!(image.len(), IMAGE_BYTES, "{of_v6} of IPv6");
-            assert_eq!(word_of(&image), 7);
+            assert_eq!(Read(image).word(offset_of!(Fixed, generation) / 8), 7);
         }
     }
 
-    /// Reads an image independently of the writer, by its layout in bpf/exitmark.h.
+    /// Reads an image independently of the writer. Descriptions are at offsets in bytes.
     struct Read(Vec<u8>);
 
     impl Read {
-        fn bytes(&self, word: usize) -> [u8; 8] {
-            self.0[8 * word..8 * word + 8].try_into().unwrap()
-        }
-
         fn word(&self, word: usize) -> u64 {
-            u64::from_ne_bytes(self.bytes(word))
+            u64::from_ne_bytes(self.0[8 * word..8 * word + 8].try_into().unwrap())
         }
 
-        /// The two 32-bit numbers in one word.
-        fn numbers(&self, word: usize) -> [usize; 2] {
-            let [a, b, c, d, e, f, g, h] = self.bytes(word);
-            [[a, b, c, d], [e, f, g, h]].map(|half| u32::from_ne_bytes(half) as usize)
+        fn number(&self, at: usize) -> usize {
+            u32::from_ne_bytes(self.0[at..at + 4].try_into().unwrap()) as usize
         }
 
-        /// The ranges that a word describes, of `WORDS` words each.
-        fn ranges<const WORDS: usize>(&self, word: usize) -> Vec<[u64; WORDS]> {
-            let [at, count] = self.numbers(word);
-            let range = |index| std::array::from_fn(|part| self.word(at + index * WORDS + part));
+        /// The described ranges, of `WORDS` words each.
+        fn ranges<const WORDS: usize>(&self, at: usize) -> Vec<[u64; WORDS]> {
+            let first = self.number(at + offset_of!(Ranges, at));
+            let count = self.number(at + offset_of!(Ranges, count));
+            let range = |index| std::array::from_fn(|part| self.word(first + index * WORDS + part));
             (0..count).map(range).collect()
         }
 
-        /// Whether the table whose description begins at a word has this key.
-        fn holds(&self, word: usize, key: &[u64]) -> bool {
-            let hash = key.iter().zip(word..).fold(0_u64, |sum, (part, at)| {
+        /// Whether the described table has this key.
+        fn holds(&self, at: usize, key: &[u64]) -> bool {
+            let multipliers = (at + offset_of!(HashTable, multipliers)) / 8;
+            let products = key.iter().zip(multipliers..);
+            let hash = products.fold(0_u64, |sum, (part, at)| {
                 sum.wrapping_add(part.wrapping_mul(self.word(at)))
             });
-            let [shift, mask] = self.numbers(word + 3);
-            let [filter, slots] = self.numbers(word + 4);
+            let shift = self.number(at + offset_of!(HashTable, shift));
+            let mask = self.number(at + offset_of!(HashTable, mask));
+            let filter = self.number(at + offset_of!(HashTable, filter));
+            let slots = self.number(at + offset_of!(HashTable, slots));
             let bit = usize::try_from(hash >> shift).unwrap();
             let is_filled = self.word(filter + bit / 64) >> (bit % 64) & 1 == 1;
             let slot = |number: usize| -> Vec<u64> {
@@ -280,17 +325,11 @@ mod tests {
         }
 
         /// The ports of a bit map.
-        fn ports(&self, word: usize) -> Vec<usize> {
-            let is_set = |port: &usize| self.word(word + port / 64) >> (port % 64) & 1 == 1;
+        fn ports(&self, at: usize) -> Vec<usize> {
+            let is_set = |port: &usize| self.word(at / 8 + port / 64) >> (port % 64) & 1 == 1;
             (0..1 << 16).filter(is_set).collect()
         }
     }
-
-    // In words.
-    const ACTIONS_AT: usize = 2;
-    const RANGES_AT: usize = 5;
-    const TABLES_AT: usize = RANGES_AT + 8;
-    const PORTS_AT: usize = TABLES_AT + 4 * 5;
 
     fn small(classify_by: ClassifyBy, exit_protocols: ExitProtocols, steer: Steer) -> Read {
         let net = |texts: &[&str]| PrefixSet::new(texts.iter().map(|text| text.parse().unwrap()));
@@ -323,26 +362,31 @@ mod tests {
     #[test]
     fn the_layout_is_that_of_the_header_file() {
         let image = small(ClassifyBy::RelaySet, ExitProtocols::Tcp, Steer::Both);
-        assert_eq!(POLICY_BYTES, 8 * (PORTS_AT + 2048));
-        assert_eq!(image.word(0), 3);
+        assert_eq!(image.word(offset_of!(Fixed, generation) / 8), 3);
 
+        let [addresses, relay_addresses] = [
+            offset_of!(Fixed, addresses),
+            offset_of!(Fixed, relay_addresses),
+        ];
+        let [resolvers, exempt] = [offset_of!(Fixed, resolvers), offset_of!(Fixed, exempt)];
+        let second = size_of::<Ranges>();
         let v4 = |first: u64, last: u64| [first << 32 | last];
         let host = v4(0xc000_0200, 0xc000_0203);
         assert_eq!(
-            image.ranges(RANGES_AT),
+            image.ranges(addresses),
             [host, v4(0xc000_0209, 0xc000_0209)]
         );
         let high = 0x2001_0db8_0000_0000_u64;
-        assert_eq!(image.ranges(RANGES_AT + 1), [[high, 0, high, 1]]);
-        assert!(image.ranges::<1>(RANGES_AT + 2).is_empty());
+        assert_eq!(image.ranges(addresses + second), [[high, 0, high, 1]]);
+        assert!(image.ranges::<1>(relay_addresses).is_empty());
         assert_eq!(
-            image.ranges(RANGES_AT + 3),
+            image.ranges(relay_addresses + second),
             [[high + 0x1_0000, 5, high + 0x1_0000, 5]]
         );
-        assert_eq!(image.ranges(RANGES_AT + 4), [v4(0xc633_6435, 0xc633_6435)]);
-        assert!(image.ranges::<4>(RANGES_AT + 5).is_empty());
-        assert_eq!(image.ranges(RANGES_AT + 6), [v4(0xcb00_7100, 0xcb00_71ff)]);
-        assert!(image.ranges::<4>(RANGES_AT + 7).is_empty());
+        assert_eq!(image.ranges(resolvers), [v4(0xc633_6435, 0xc633_6435)]);
+        assert!(image.ranges::<4>(resolvers + second).is_empty());
+        assert_eq!(image.ranges(exempt), [v4(0xcb00_7100, 0xcb00_71ff)]);
+        assert!(image.ranges::<4>(exempt + second).is_empty());
 
         // Relays of IPv4 and IPv6, then listeners: each key is in only one table.
         let keys: [&[u64]; 4] = [
@@ -351,20 +395,23 @@ mod tests {
             &[0xc000_0201 << 16 | 9001],
             &[high, 1, 65535],
         ];
-        for (table, _) in keys.iter().enumerate() {
+        let tables = [offset_of!(Fixed, relays), offset_of!(Fixed, listeners)];
+        let tables = tables.map(|at| [at, at + size_of::<HashTable>()]);
+        for (table, &at) in tables.as_flattened().iter().enumerate() {
             for (number, key) in keys.iter().enumerate() {
                 if key.len() == keys[table].len() {
-                    let holds = image.holds(TABLES_AT + 5 * table, key);
+                    let holds = image.holds(at, key);
                     assert_eq!(holds, number == table, "{key:?} in table {table}");
                 }
             }
         }
-        assert_eq!(image.ports(PORTS_AT), [22, 9001, 65535]);
-        assert_eq!(image.ports(PORTS_AT + 1024), [22]);
+        assert_eq!(image.ports(offset_of!(Fixed, listens)), [22, 9001, 65535]);
+        let everywhere = offset_of!(Fixed, listens_everywhere);
+        assert_eq!(image.ports(everywhere), [22]);
     }
 
     #[test]
-    fn the_choices_are_one_word() {
+    fn the_choices_are_bytes() {
         use crate::packet::Version::{V4, V6};
         let relay_set = ClassifyBy::RelaySet;
         let host_mark = ClassifyBy::HostMark(Dscp::of(0x20));
@@ -395,30 +442,29 @@ mod tests {
             ),
         ] {
             let image = small(classify_by, protocols, steer);
-            let [
-                mark,
-                exit_protocols,
-                both_kinds,
-                host_mark,
-                routed,
-                unused @ ..,
-            ] = image.bytes(1);
-            let choices = [mark, exit_protocols, both_kinds, host_mark, routed];
+            let choices = [
+                offset_of!(Fixed, mark),
+                offset_of!(Fixed, exit_protocols),
+                offset_of!(Fixed, both_kinds),
+                offset_of!(Fixed, host_mark),
+                offset_of!(Fixed, routed),
+            ];
+            let choices = choices.map(|at| image.0[at]);
             assert_eq!(
                 choices, expected,
                 "{classify_by:?}, {protocols:?}, {steer:?}"
             );
-            assert_eq!(unused, [0; 3]);
+            assert_eq!(image.0[offset_of!(Fixed, unused)..][..3], [0; 3]);
         }
     }
 
     #[test]
     fn both_kinds_of_address_are_needed_for_the_cross_check() {
         let mut snapshot = largest(0);
-        assert_eq!(Read(image(&snapshot).unwrap()).bytes(1)[2], 0);
+        assert_eq!(image(&snapshot).unwrap()[offset_of!(Fixed, both_kinds)], 0);
         let rules = Arc::get_mut(&mut snapshot.rules).unwrap();
         std::mem::swap(&mut rules.addresses, &mut rules.relay_addresses);
-        assert_eq!(Read(image(&snapshot).unwrap()).bytes(1)[2], 0);
+        assert_eq!(image(&snapshot).unwrap()[offset_of!(Fixed, both_kinds)], 0);
     }
 
     #[test]
@@ -426,9 +472,7 @@ mod tests {
         use crate::Class;
         for steer in [Steer::Off, Steer::Both] {
             let image = small(ClassifyBy::RelaySet, ExitProtocols::Tcp, steer);
-            let actions: Vec<_> = (ACTIONS_AT..RANGES_AT)
-                .flat_map(|word| image.bytes(word))
-                .collect();
+            let actions = &image.0[offset_of!(Fixed, actions)..][..ACTIONS];
             for rule in Rule::ALL {
                 let expected = match rule.class() {
                     Class::NonIp | Class::Malformed => 0,

@@ -9,7 +9,7 @@
 mod endpoint;
 mod family;
 mod fragments;
-mod image;
+pub mod image;
 mod judge;
 pub mod packet;
 mod prefix;

@@ -17,11 +17,7 @@ pub(crate) fn compile(source: &str, name: &str) -> SkeletonBuilder {
     println!("cargo:rerun-if-changed={SOURCES}");
     println!("cargo:rerun-if-changed={source}");
     let mut arguments: Vec<String> = ["-O2", "-g", "-Wall", "-Werror"].map(String::from).into();
-    // <asm/types.h> is in the architecture's directory, which clang does not search when it compiles
-    // for BPF.
-    if let Some(triple) = multiarch() {
-        arguments.push(format!("-I/usr/include/{triple}"));
-    }
+    arguments.extend(machine_headers());
     let mut builder = SkeletonBuilder::new();
     builder
         .source(source)
@@ -33,9 +29,12 @@ pub(crate) fn compile(source: &str, name: &str) -> SkeletonBuilder {
     builder
 }
 
-/// The directory of this machine's headers on Debian, e.g. `x86_64-linux-gnu`.
-fn multiarch() -> Option<String> {
+/// The argument for the directory of this machine's headers on Debian, e.g.
+/// `-I/usr/include/x86_64-linux-gnu`. It has <asm/types.h>, and clang does not search it when it
+/// compiles for BPF.
+pub(crate) fn machine_headers() -> Option<String> {
     let output = Command::new("gcc").arg("-print-multiarch").output().ok()?;
     let triple = String::from_utf8(output.stdout).ok()?;
-    Some(triple.trim().to_owned()).filter(|triple| !triple.is_empty())
+    let triple = Some(triple.trim()).filter(|triple| !triple.is_empty())?;
+    Some(format!("-I/usr/include/{triple}"))
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The interface between the XDP program and user space: constants and structures that both use.
- * User space defines them in src/policy/image.rs (the policy) and src/datapath/kernel (the rest),
- * and refuses to load a program whose structure sizes differ.
+ * src/datapath/build.rs generates those of user space from this file. src/policy defines its own;
+ * the build fails if they differ (src/datapath/kernel/contract.rs).
  *
  * Numbers are in the machine's byte order; addresses and MAC addresses are numbers too, so
  * that 192.0.2.1 is 0xc0000201.
@@ -194,7 +194,7 @@ struct exitmark_guard {
 	} handed[ROLES];
 };
 
-/* Per CPU. The fields before `stack` have the order of Tally in user space. */
+/* Per CPU. The fields before `stack` are a Tally in user space. */
 struct exitmark_counts {
 	__u64 received[ROLES];
 	__u64 forwarded[ROLES];

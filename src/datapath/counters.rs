@@ -5,12 +5,23 @@
 //! a read derives its class from the rule. The XDP program has the same counters, one set per CPU.
 //! Both are pinned with the program, and another process that takes over continues them.
 
+use super::contract::index_of;
 use super::{Cells, Role};
 use exitmark_policy::packet::{Dscp, Malformed};
 use exitmark_policy::{Class, Rule};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The slot of a field of `struct exitmark_counts`; the first one, if the field is an array.
+macro_rules! slot {
+    ($field:ident) => {
+        index_of!(exitmark_counts, $field)
+    };
+}
+
+/// The slots of a tally. The structure's fields from `stack` on are the XDP program's only.
+pub(super) const SLOTS: usize = slot!(stack);
 
 /// Why a frame was not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,15 +57,15 @@ impl DropReason {
         }
     }
 
-    const fn index(self) -> usize {
+    const fn slot(self) -> usize {
         match self {
-            Self::TxFull(role) => role.index(),
-            Self::HostMacUnknown => ROLES,
-            Self::NotForHost => ROLES + 1,
-            Self::NoEgress => ROLES + 2,
-            Self::SteerUnavailable => ROLES + 3,
-            Self::TxDown(role) => ROLES + 4 + role.index(),
-            Self::TxRefused(role) => 2 * ROLES + 4 + role.index(),
+            Self::TxFull(role) => slot!(tx_full) + role.index(),
+            Self::HostMacUnknown => slot!(host_mac_unknown),
+            Self::NotForHost => slot!(not_for_host),
+            Self::NoEgress => slot!(no_egress),
+            Self::SteerUnavailable => slot!(steer_unavailable),
+            Self::TxDown(role) => slot!(tx_down) + role.index(),
+            Self::TxRefused(role) => slot!(tx_refused) + role.index(),
         }
     }
 
@@ -108,18 +119,6 @@ pub enum Counter {
     /// Frames that were dropped for this reason, in either direction.
     Dropped(DropReason),
 }
-
-const ROLES: usize = Role::ALL.len();
-const RULES: usize = Rule::ALL.len();
-const DROPS: usize = 3 * ROLES + 4;
-/// The first slot of each kind of counter.
-const FORWARDED: usize = ROLES;
-const RULE: usize = FORWARDED + ROLES;
-const BYTES: usize = RULE + RULES;
-const INBOUND_BYTES: usize = BYTES + RULES;
-const SINGLE: usize = INBOUND_BYTES + ROLES;
-const DROP: usize = SINGLE + 7;
-pub(super) const SLOTS: usize = DROP + DROPS;
 
 impl Counter {
     /// Every counter, in display order.
@@ -179,18 +178,18 @@ impl Counter {
             _ => false,
         });
         let single = match self {
-            Self::Received(role) => Some(role.index()),
+            Self::Received(role) => Some(slot!(received) + role.index()),
             Self::ReceivedBytes(Role::Host) => None,
-            Self::ReceivedBytes(role) => Some(INBOUND_BYTES + role.index()),
-            Self::Forwarded(role) => Some(FORWARDED + role.index()),
-            Self::Marked => Some(SINGLE),
-            Self::Cleared => Some(SINGLE + 1),
-            Self::Disagreement => Some(SINGLE + 2),
-            Self::Unsteered => Some(SINGLE + 3),
-            Self::UnroutedVlan => Some(SINGLE + 4),
-            Self::UnroutedFamily => Some(SINGLE + 5),
-            Self::HostByUplink => Some(SINGLE + 6),
-            Self::Dropped(reason) => Some(DROP + reason.index()),
+            Self::ReceivedBytes(role) => Some(slot!(inbound_bytes) + role.index()),
+            Self::Forwarded(role) => Some(slot!(forwarded) + role.index()),
+            Self::Marked => Some(slot!(marked)),
+            Self::Cleared => Some(slot!(cleared)),
+            Self::Disagreement => Some(slot!(disagreed)),
+            Self::Unsteered => Some(slot!(unsteered)),
+            Self::UnroutedVlan => Some(slot!(unrouted_vlan)),
+            Self::UnroutedFamily => Some(slot!(unrouted_family)),
+            Self::HostByUplink => Some(slot!(host_by_uplink)),
+            Self::Dropped(reason) => Some(reason.slot()),
             Self::Class(_)
             | Self::ClassBytes(_)
             | Self::Malformed(_)
@@ -199,8 +198,8 @@ impl Counter {
             | Self::NoUserSpace => None,
         };
         rules
-            .map(|rule| RULE + rule as usize)
-            .chain(sized.map(|rule| BYTES + rule as usize))
+            .map(|rule| slot!(rules) + rule as usize)
+            .chain(sized.map(|rule| slot!(bytes) + rule as usize))
             .chain(single)
     }
 }
@@ -246,59 +245,62 @@ impl Tally {
     /// Counts a frame of `bytes` bytes under the rule that it matched.
     #[inline]
     pub(super) const fn met(&mut self, rule: Rule, bytes: u64) {
-        self.0[RULE + rule as usize] += 1;
-        self.0[BYTES + rule as usize] += bytes;
+        self.0[slot!(rules) + rule as usize] += 1;
+        self.0[slot!(bytes) + rule as usize] += bytes;
     }
 
     /// Counts a frame whose DSCP was changed to this one.
     #[inline]
     pub(super) fn remarked(&mut self, dscp: Dscp) {
         if dscp == Dscp::DEFAULT {
-            self.0[SINGLE + 1] += 1;
+            self.0[slot!(cleared)] += 1;
         } else {
-            self.0[SINGLE] += 1;
+            self.0[slot!(marked)] += 1;
         }
     }
 
     #[inline]
     pub(super) const fn disagreed(&mut self) {
-        self.0[SINGLE + 2] += 1;
+        self.0[slot!(disagreed)] += 1;
     }
 
     #[inline]
     pub(super) const fn unsteered(&mut self) {
-        self.0[SINGLE + 3] += 1;
+        self.0[slot!(unsteered)] += 1;
     }
 
     /// Counts a relay frame that the next hop does not route.
     pub(super) fn unrouted(&mut self, is_tagged: bool) {
-        self.0[if is_tagged { SINGLE + 4 } else { SINGLE + 5 }] += 1;
+        if is_tagged {
+            self.0[slot!(unrouted_vlan)] += 1;
+        } else {
+            self.0[slot!(unrouted_family)] += 1;
+        }
     }
 
     #[inline]
     pub(super) const fn host_by_uplink(&mut self) {
-        self.0[SINGLE + 6] += 1;
+        self.0[slot!(host_by_uplink)] += 1;
     }
 
     pub(super) const fn received(&mut self, role: Role, frames: u64) {
-        self.0[role.index()] += frames;
+        self.0[slot!(received) + role.index()] += frames;
     }
 
     /// Adds bytes received by a port other than `host`.
     pub(super) const fn inbound(&mut self, role: Role, bytes: u64) {
-        self.0[INBOUND_BYTES + role.index()] += bytes;
+        self.0[slot!(inbound_bytes) + role.index()] += bytes;
     }
 
     pub(super) const fn forwarded(&mut self, role: Role, frames: u64) {
-        self.0[FORWARDED + role.index()] += frames;
+        self.0[slot!(forwarded) + role.index()] += frames;
     }
 
     pub(super) const fn dropped(&mut self, reason: DropReason, frames: u64) {
-        self.0[DROP + reason.index()] += frames;
+        self.0[reason.slot()] += frames;
     }
 
-    /// Takes the XDP program's counts, which have the same order (`struct exitmark_counts` in
-    /// bpf/exitmark.h).
+    /// Takes the XDP program's counts.
     pub(super) const fn from_slots(slots: [u64; SLOTS]) -> Self {
         Self(slots)
     }
@@ -423,7 +425,7 @@ mod tests {
         assert_eq!(
             slots,
             (0..SLOTS)
-                .filter(|&slot| slot != INBOUND_BYTES + Role::Host.index())
+                .filter(|&slot| slot != slot!(inbound_bytes) + Role::Host.index())
                 .collect()
         );
         let names: BTreeSet<_> = Counter::all().map(|counter| counter.to_string()).collect();

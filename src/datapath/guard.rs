@@ -3,21 +3,21 @@
 //! The program hands over frames only while the worker keeps up (the rule is in bpf/guard.h). The
 //! worker stamps a heartbeat every turn and reports how many frames it has finished.
 
+use super::contract::{exitmark_guard, exitmark_handed, index_of};
 use super::{Cells, PerRole, Role};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-// `struct exitmark_guard` in bpf/exitmark.h, in 64-bit numbers.
-const HEARTBEAT: usize = 0;
-const PROCESSED: usize = 1;
-const HANDED: usize = 8;
-const HANDED_NUMBERS: usize = 8;
-// Of each `struct exitmark_handed`.
-const STAMPED: usize = 5;
-const STAMPED_AT: usize = 6;
+const HEARTBEAT: usize = index_of!(exitmark_guard, heartbeat);
+const PROCESSED: usize = index_of!(exitmark_guard, processed);
+const HANDED: usize = index_of!(exitmark_guard, handed);
+const HANDED_NUMBERS: usize = size_of::<exitmark_handed>() / size_of::<u64>();
+const SENT: usize = index_of!(exitmark_handed, sent);
+const STAMPED: usize = index_of!(exitmark_handed, stamped);
+const STAMPED_AT: usize = index_of!(exitmark_handed, stamped_at);
 /// The size of one queue's guard, in 64-bit numbers.
-pub const GUARD_NUMBERS: usize = HANDED + Role::ALL.len() * HANDED_NUMBERS;
+pub const GUARD_NUMBERS: usize = size_of::<exitmark_guard>() / size_of::<u64>();
 
 /// How long the counts must be still before frames that were handed over and never arrived are
 /// given up.
@@ -70,7 +70,7 @@ impl Guard {
 
     /// How many frames the program has handed over so far.
     fn sent(&self, role: Role) -> u64 {
-        self.handed(role, 0)
+        self.handed(role, SENT)
     }
 
     fn give_up(&mut self, role: Role, sent: u64) {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     fn hand_over(cells: &Cells, role: Role, frames: u64) {
-        let sent = GUARD_NUMBERS + HANDED + role.index() * HANDED_NUMBERS;
+        let sent = GUARD_NUMBERS + HANDED + role.index() * HANDED_NUMBERS + SENT;
         cells[sent].fetch_add(frames, Ordering::Relaxed);
     }
 

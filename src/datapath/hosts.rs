@@ -3,21 +3,19 @@
 //! If several hosts are behind one box, their addresses have different MAC addresses, and the MAC
 //! address learned last is wrong for all hosts but one. Same logic as bpf/hosts.h.
 
+use super::contract::{self, GOLDEN};
 use exitmark_policy::packet::MacAddr;
 use std::net::IpAddr;
 
-/// Entries: 2 to the power of `SLOT_BITS` for each IP version. Addresses may share an entry, which
-/// then holds the one that sent last.
-pub(super) const HOST_SLOTS: usize = 2 << SLOT_BITS;
-const SLOT_BITS: u32 = 6;
-const TAG_BITS: u32 = 16;
-const MAC_BITS: u32 = 48;
-/// 2^64 divided by the golden ratio: spreads consecutive addresses evenly over the slots.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Entries: half for each IP version. Addresses may share an entry, which then holds the one that
+/// sent last.
+pub(super) const HOST_SLOTS: usize = contract::HOST_SLOTS as usize;
+const TAG_BITS: u32 = contract::HOST_TAG_BITS;
+/// Of the hash: a key has one more, for the IP version.
+const HASH_BITS: u32 = contract::HOST_KEY_BITS - 1;
+const MAC_BITS: u32 = contract::MAC_BYTES_BITS;
 
-/// This many changes from one MAC address to another mean several hosts; one or two can be a NIC
-/// that was replaced and put back.
-pub const SEVERAL_CHANGES: u64 = 3;
+const _: () = assert!(HOST_SLOTS == 2 << (HASH_BITS - TAG_BITS));
 
 /// The slot of an address' entry, and the tag that distinguishes addresses that share the slot.
 #[derive(Clone, Copy)]
@@ -32,8 +30,8 @@ impl HostKey {
                 (1, high ^ low)
             }
         };
-        let hash: u64 = number.wrapping_mul(GOLDEN) >> (64 - SLOT_BITS - TAG_BITS);
-        Self(version << (SLOT_BITS + TAG_BITS) | hash)
+        let hash: u64 = number.wrapping_mul(GOLDEN) >> (64 - HASH_BITS);
+        Self(version << HASH_BITS | hash)
     }
 
     #[allow(

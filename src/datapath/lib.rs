@@ -27,14 +27,13 @@ pub use forward::{Forwarder, Outbox, Outcome};
 pub use frame::{Frame, FramePool, Memory};
 
 pub use guard::{GUARD_NUMBERS, Guard};
-pub use hosts::SEVERAL_CHANGES;
+pub use kernel::contract::{self, MAX_QUEUES, SAMPLE_BYTES, SEVERAL_CHANGES};
 pub use kernel::{
-    AttachMode, Attachment, Buffers, Kernel, KernelCounts, KernelError, KernelSamples, MAX_QUEUES,
-    PinError, Pins, Ran, Undo, Watches, XdpAbilities, XdpState, kernel_version, run_live,
-    xdp_state,
+    AttachMode, Attachment, Buffers, Kernel, KernelCounts, KernelError, KernelSamples, PinError,
+    Pins, Ran, Undo, Watches, XdpAbilities, XdpState, kernel_version, run_live, xdp_state,
 };
 pub use links::{IncomingLink, LearntHosts, Links, Spill};
-pub use sample::{DecidedBy, Excerpt, SAMPLE_BYTES, Sample, Samples};
+pub use sample::{DecidedBy, Excerpt, Sample, Samples};
 pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{
     Bound, FilledRings, QueueGauge, Rings, SharedRings, Troubles, Umem, XskError, XskMemory,
@@ -58,11 +57,7 @@ impl Role {
 
     /// The role's index, 0 to 2; the XDP program's maps use the same.
     pub const fn index(self) -> usize {
-        match self {
-            Self::Host => 0,
-            Self::Uplink => 1,
-            Self::Incoming => 2,
-        }
+        self as usize
     }
 
     /// The role's name, as in the configuration.

@@ -1,39 +1,28 @@
 //! Link-layer state of the box's neighbours, and the settings of the XDP program; shared by all
 //! workers and the program.
 
-use super::hosts::{HOST_SLOTS, HostKey, SEVERAL_CHANGES, mac_in};
+use super::contract::{HAND_OVER_ALL, HAND_OVER_ODD, ROLES, SEVERAL_CHANGES};
+use super::contract::{exitmark_links, index_of};
+use super::hosts::{HOST_SLOTS, HostKey, mac_in};
 use super::sample::Part;
 use super::{Cells, PerRole, Role};
 use exitmark_policy::packet::{self, MacAddr, MacPair};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-// `struct exitmark_links` in bpf/exitmark.h, in 64-bit numbers.
-const HOST_MAC: usize = 0;
-const NEXT_HOP: usize = 1;
-const INCOMING_MAC: usize = 2;
-const INCOMING_PORT: usize = 3;
-const LEARNS_HOST: usize = 4;
-const LONGEST_REDIRECT: usize = 5;
-const HAND_OVER: usize = 6;
-const DECIDES: usize = 9;
-const PATIENCE: usize = 12;
-const CREDIT: usize = 13;
-const HARD_CREDIT: usize = 14;
-const NETNS: usize = 15;
-const NICS: usize = 16;
-const DROPS_UNSTEERED: usize = 19;
-const SAMPLE: usize = 20;
-const SAMPLE_UNTIL: usize = 21;
-const SEEKS_HOST: usize = 22;
-const HOST_CHANGES: usize = 23;
-const HOSTS_SETTLED: usize = 24;
-const HOSTS: usize = 25;
-/// The size of the structure, in 64-bit numbers.
-pub(super) const LINK_NUMBERS: usize = HOSTS + HOST_SLOTS;
+/// The cell of a field of `struct exitmark_links`.
+macro_rules! cell {
+    ($field:ident) => {
+        index_of!(exitmark_links, $field)
+    };
+}
 
-const NO_PORT: u64 = 3;
+/// The cells of the entries of the host's IP addresses.
+const HOSTS: Range<usize> = cell!(hosts)..cell!(hosts) + HOST_SLOTS;
+/// The size of the structure, in 64-bit numbers.
+pub(super) const LINK_NUMBERS: usize = size_of::<exitmark_links>() / size_of::<u64>();
 
 /// The MAC addresses for rewriting frames, and the settings of the XDP program.
 ///
@@ -110,9 +99,9 @@ impl Links {
             Some(link) => {
                 links.set_incoming_mac(link.own);
                 links.steer_to(link.next_hop);
-                links.set(INCOMING_PORT, link.port.index() as u64);
+                links.set(cell!(incoming_port), link.port.index() as u64);
             }
-            None => links.set(INCOMING_PORT, NO_PORT),
+            None => links.set(cell!(incoming_port), ROLES.into()),
         }
         links
     }
@@ -121,29 +110,29 @@ impl Links {
     pub(super) fn learnt_hosts(value: &[u8], netns: u64) -> Option<LearntHosts> {
         let (numbers, _) = value.as_chunks::<8>();
         let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
-        if number(NETNS)? != netns {
+        if number(cell!(netns))? != netns {
             return None;
         }
         Some(LearntHosts {
-            last: MacAddr::from_u64(number(HOST_MAC)?)?,
-            hosts: (HOSTS..LINK_NUMBERS).filter_map(number).collect(),
+            last: MacAddr::from_u64(number(cell!(host_mac))?)?,
+            hosts: HOSTS.filter_map(number).collect(),
         })
     }
 
     /// Sets the host's MAC address; `None` turns learning on, and keeps the known address until
     /// another is learnt.
     pub fn expect_host(&self, host: Option<MacAddr>) {
-        self.set(LEARNS_HOST, u64::from(host.is_none()));
+        self.set(cell!(learns_host), u64::from(host.is_none()));
         if let Some(host) = host {
-            self.set(HOST_MAC, host.to_u64());
+            self.set(cell!(host_mac), host.to_u64());
         }
     }
 
     /// Sets the host's learnt MAC addresses, unless one is known already.
     pub fn remember_hosts(&self, learnt: Option<LearntHosts>) {
         if let (None, Some(learnt)) = (self.host(), learnt) {
-            self.set(HOST_MAC, learnt.last.to_u64());
-            for (cell, entry) in (HOSTS..LINK_NUMBERS).zip(learnt.hosts) {
+            self.set(cell!(host_mac), learnt.last.to_u64());
+            for (cell, entry) in HOSTS.zip(learnt.hosts) {
                 self.set(cell, entry);
             }
         }
@@ -161,70 +150,71 @@ impl Links {
     /// itself instead.
     pub fn hand_over(&self, all: PerRole<bool>, spill: Spill) {
         let patience = u64::try_from(spill.patience.as_nanos()).unwrap_or(u64::MAX);
-        self.set(PATIENCE, patience);
-        self.set(CREDIT, spill.credit);
-        self.set(HARD_CREDIT, spill.hard_credit);
+        self.set(cell!(patience), patience);
+        self.set(cell!(credit), spill.credit);
+        self.set(cell!(hard_credit), spill.hard_credit);
         for (role, &all) in all.iter() {
-            self.set(HAND_OVER + role.index(), u64::from(all));
+            let frames = [HAND_OVER_ODD, HAND_OVER_ALL][usize::from(all)];
+            self.set(cell!(hand_over) + role.index(), frames.into());
         }
     }
 
     /// Tells the XDP program which ports' frames it may decide itself, because they can be
     /// redirected to their egress ports, and the longest such frame in bytes.
     pub fn allow_redirects(&self, from: PerRole<bool>, longest: u32) {
-        self.set(LONGEST_REDIRECT, u64::from(longest));
+        self.set(cell!(longest_redirect), u64::from(longest));
         for (role, &may) in from.iter() {
-            self.set(DECIDES + role.index(), u64::from(may));
+            self.set(cell!(decides) + role.index(), u64::from(may));
         }
     }
 
     /// Tells the XDP program the interface indices of the NICs, 0 for none, and the inode number
     /// of their network namespace.
     pub fn name_nics(&self, netns: u64, nics: PerRole<u32>) {
-        self.set(NETNS, netns);
+        self.set(cell!(netns), netns);
         for (role, &nic) in nics.iter() {
-            self.set(NICS + role.index(), u64::from(nic));
+            self.set(cell!(nics) + role.index(), u64::from(nic));
         }
     }
 
     /// Steers to this MAC address from the next batch of frames on. `None` stops steering:
     /// `incoming` has no link, or its next hop is unknown.
     pub fn steer_to(&self, next_hop: Option<MacAddr>) {
-        self.set(NEXT_HOP, next_hop.map_or(0, MacAddr::to_u64));
+        self.set(cell!(next_hop), next_hop.map_or(0, MacAddr::to_u64));
     }
 
     /// Sets whether relay frames that cannot be steered are dropped; otherwise they leave by the
     /// uplink.
     pub fn drop_unsteered(&self, drops: bool) {
-        self.set(DROPS_UNSTEERED, u64::from(drops));
+        self.set(cell!(drops_unsteered), u64::from(drops));
     }
 
     #[inline]
     pub(super) fn drops_unsteered(&self) -> bool {
-        self.get(DROPS_UNSTEERED) != 0
+        self.get(cell!(drops_unsteered)) != 0
     }
 
     /// Sets whether frames that arrive by `uplink` from an address of the host are counted. If
     /// none arrives by `host`, the two NICs may be swapped.
     pub fn seek_host(&self, seeks: bool) {
-        self.set(SEEKS_HOST, u64::from(seeks));
+        self.set(cell!(seeks_host), u64::from(seeks));
     }
 
     #[inline]
     pub(super) fn seeks_host(&self) -> bool {
-        self.get(SEEKS_HOST) != 0
+        self.get(cell!(seeks_host)) != 0
     }
 
     /// Samples one decision in `one_in`; 0 turns sampling off.
     pub fn sample(&self, one_in: u32) {
-        self.set(SAMPLE, Part::one_in(one_in).0);
+        self.set(cell!(sample), Part::one_in(one_in).0);
     }
 
     /// Sets until when user space reads samples; the program makes none afterwards. `until` is
     /// CLOCK_MONOTONIC.
     pub fn sample_until(&self, until: Duration) {
         let nanos = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
-        self.set(SAMPLE_UNTIL, nanos);
+        self.set(cell!(sample_until), nanos);
     }
 
     /// The sampling interval: one decision in this many; 0 if sampling is off.
@@ -234,13 +224,13 @@ impl Links {
 
     #[inline]
     pub(super) fn sampled(&self) -> Part {
-        Part(self.get(SAMPLE))
+        Part(self.get(cell!(sample)))
     }
 
     /// The host's MAC address, if it is known.
     #[inline]
     pub fn host(&self) -> Option<MacAddr> {
-        MacAddr::from_u64(self.get(HOST_MAC))
+        MacAddr::from_u64(self.get(cell!(host_mac)))
     }
 
     /// Learns the source MAC address of a frame that the host sent from one of its addresses. A
@@ -250,8 +240,8 @@ impl Links {
             return;
         };
         let key = HostKey::of(address);
-        let (cell, entry) = (HOSTS + key.slot(), key.entry(mac));
-        let last = self.get(HOST_MAC);
+        let (cell, entry) = (HOSTS.start + key.slot(), key.entry(mac));
+        let last = self.get(cell!(host_mac));
         if last == mac.to_u64() && self.get(cell) == entry || !mac.is_unicast() {
             return;
         }
@@ -260,10 +250,10 @@ impl Links {
             return;
         }
         if last != 0 {
-            self.set(HOST_CHANGES, self.host_changes() + 1);
+            self.set(cell!(host_changes), self.host_changes() + 1);
         }
-        if self.get(LEARNS_HOST) != 0 {
-            self.set(HOST_MAC, mac.to_u64());
+        if self.get(cell!(learns_host)) != 0 {
+            self.set(cell!(host_mac), mac.to_u64());
         }
     }
 
@@ -272,11 +262,11 @@ impl Links {
     /// address learnt last, unless there are several hosts.
     pub(super) fn host_of(&self, address: IpAddr) -> Option<MacAddr> {
         let last = self.host();
-        if self.get(LEARNS_HOST) == 0 {
+        if self.get(cell!(learns_host)) == 0 {
             return last;
         }
         let key = HostKey::of(address);
-        match key.read(self.get(HOSTS + key.slot())) {
+        match key.read(self.get(HOSTS.start + key.slot())) {
             Some(mac) => last.and(Some(mac)),
             None => last.filter(|_| !self.has_several_hosts()),
         }
@@ -285,31 +275,31 @@ impl Links {
     /// How many frames from the host had another MAC address than the last one learnt, or than the
     /// configured one if there is one.
     pub fn host_changes(&self) -> u64 {
-        self.get(HOST_CHANGES)
+        self.get(cell!(host_changes))
     }
 
     /// Attributes the changes so far to a single host: [`Links::has_several_hosts`] ignores them.
     pub fn settle_hosts(&self) {
-        self.set(HOSTS_SETTLED, self.host_changes());
+        self.set(cell!(hosts_settled), self.host_changes());
     }
 
     /// Whether the MAC address has changed too often for a single host.
     pub fn has_several_hosts(&self) -> bool {
-        let settled = self.get(HOSTS_SETTLED);
+        let settled = self.get(cell!(hosts_settled));
         self.host_changes().wrapping_sub(settled) >= SEVERAL_CHANGES
     }
 
     /// Whether an address of the host has this MAC address.
     pub fn has_learnt(&self, mac: MacAddr) -> bool {
-        let entries = self.cells[HOSTS..LINK_NUMBERS].iter();
+        let entries = self.cells[HOSTS].iter();
         let mut macs = entries.map(|cell| mac_in(cell.load(Ordering::Relaxed)));
         macs.any(|known| known == Some(mac))
     }
 
     /// All learnt state of the host, for comparison.
     pub fn learnt(&self) -> Vec<u64> {
-        let cells = [HOST_MAC, HOST_CHANGES].into_iter();
-        let cells = cells.chain(HOSTS..LINK_NUMBERS);
+        let cells = [cell!(host_mac), cell!(host_changes)].into_iter();
+        let cells = cells.chain(HOSTS);
         cells.map(|cell| self.get(cell)).collect()
     }
 
@@ -322,12 +312,12 @@ impl Links {
     /// The current MAC address of the `incoming` NIC.
     #[inline]
     pub fn incoming_mac(&self) -> Option<MacAddr> {
-        MacAddr::from_u64(self.get(INCOMING_MAC))
+        MacAddr::from_u64(self.get(cell!(incoming_mac)))
     }
 
     /// Sets the MAC address of the `incoming` NIC, after it has changed.
     pub fn set_incoming_mac(&self, own: MacAddr) {
-        self.set(INCOMING_MAC, own.to_u64());
+        self.set(cell!(incoming_mac), own.to_u64());
     }
 
     /// How steered frames leave now; `None` if they cannot be steered.
@@ -341,6 +331,6 @@ impl Links {
     /// The current next hop of steered frames.
     #[inline]
     pub fn next_hop(&self) -> Option<MacAddr> {
-        MacAddr::from_u64(self.get(NEXT_HOP))
+        MacAddr::from_u64(self.get(cell!(next_hop)))
     }
 }

@@ -3,6 +3,7 @@
 //! Sampling never blocks: a sample without room is lost and counted. Both engines choose samples in
 //! the same way, and record the same fields.
 
+use super::contract::{GOLDEN, SAMPLE_BYTES};
 use super::{Outcome, Role};
 use crossbeam::queue::ArrayQueue;
 use exitmark_policy::Rule;
@@ -10,10 +11,6 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How many bytes of a frame's beginning a sample has. As in bpf/exitmark.h.
-pub const SAMPLE_BYTES: usize = 192;
-/// 2^64 divided by the golden ratio.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// How many unread samples a worker keeps.
 const ROOM: usize = 512;
 

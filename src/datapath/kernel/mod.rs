@@ -7,6 +7,7 @@
 //! Sources: the kernel's Documentation/bpf/map_xskmap.rst and map_devmap.rst.
 
 mod attach;
+pub mod contract;
 mod pin_error;
 mod pins;
 mod run;
@@ -18,6 +19,7 @@ use super::counters::SLOTS;
 use super::guard::GUARD_NUMBERS;
 use super::links::LINK_NUMBERS;
 use super::{Cells, LearntHosts, Links, PerRole, Role, Tally};
+use contract::{MAX_QUEUES, exitmark_counts, exitmark_sample, index_of};
 use exitmark_bpf::{BpfError, Refusal};
 use exitmark_policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
@@ -39,11 +41,8 @@ pub(super) use sys::Mapped;
 pub use sys::run_live;
 pub use undo::Undo;
 
-/// The most queues of one NIC. As in bpf/exitmark.h, like the other constants here.
-pub const MAX_QUEUES: usize = 64;
-const ROLES: usize = Role::ALL.len();
-/// The program's counters: a tally, then three counters per role and one more of its own.
-const COUNTS: usize = SLOTS + 3 * ROLES + 1;
+/// The program's counters on one CPU, in 64-bit numbers: a tally, then others.
+const COUNTS: usize = size_of::<exitmark_counts>() / size_of::<u64>();
 const COUNTERS: &str = "counters";
 const WORKER_COUNTERS: &str = "worker_counters";
 const LINKS: &str = "links";
@@ -409,13 +408,13 @@ impl Kernel {
         let sums = sums(&self.skeleton.maps.counters)?;
         let mut slots = [0; SLOTS];
         slots.copy_from_slice(&sums[..SLOTS]);
-        let rest = |first: usize| PerRole::from_fn(|role| sums[SLOTS + first + role.index()]);
+        let per_role = |first: usize| PerRole::from_fn(|role| sums[first + role.index()]);
         Ok(KernelCounts {
             tally: Tally::from_slots(slots),
-            to_stack: rest(0),
-            handed: rest(ROLES),
-            spilled: rest(2 * ROLES),
-            samples_lost: sums[COUNTS - 1],
+            to_stack: per_role(index_of!(exitmark_counts, stack)),
+            handed: per_role(index_of!(exitmark_counts, handed)),
+            spilled: per_role(index_of!(exitmark_counts, spilled)),
+            samples_lost: sums[index_of!(exitmark_counts, samples_lost)],
         })
     }
 }
@@ -458,10 +457,10 @@ fn layout() -> Result<u32, KernelError> {
     let open = exitmark_bpf::load(|| ExitmarkSkelBuilder::default().open(&mut storage))?;
     let constants = open.maps.rodata_data.as_ref().ok_or(KernelError::Layout)?;
     let same = constants.policy_bytes as usize == POLICY_BYTES
-        && constants.counts_bytes as usize == COUNTS * size_of::<u64>()
+        && constants.counts_bytes as usize == size_of::<exitmark_counts>()
         && constants.links_bytes as usize == LINK_NUMBERS * size_of::<u64>()
         && constants.guard_bytes as usize == GUARD_NUMBERS * size_of::<u64>()
-        && constants.sample_bytes as usize == samples::RECORD_BYTES;
+        && constants.sample_bytes as usize == size_of::<exitmark_sample>();
     if same {
         Ok(constants.layout_version)
     } else {

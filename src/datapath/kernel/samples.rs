@@ -1,26 +1,13 @@
 //! Reads the XDP program's sampled decisions from its ring buffer.
 
-use super::{COUNTERS, COUNTS, Kernel, KernelError, ONLY, map_error, sums};
-use crate::{DecidedBy, DropReason, Excerpt, Outcome, Role, SAMPLE_BYTES, Sample};
+use super::contract::{self, ROLES, SAMPLE_BYTES, exitmark_sample, index_of};
+use super::{COUNTERS, Kernel, KernelError, ONLY, map_error, sums};
+use crate::{DecidedBy, DropReason, Excerpt, Outcome, Role, Sample};
 use exitmark_policy::Rule;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
+use std::mem::offset_of;
 use std::sync::mpsc;
 use std::time::Duration;
-
-// `struct exitmark_sample` in bpf/exitmark.h, in bytes.
-const ARRIVED: usize = 0;
-const RESIDENCE: usize = 8;
-const GENERATION: usize = 16;
-const BYTES: usize = 24;
-const INGRESS: usize = 28;
-const OUTCOME: usize = 29;
-const RULE: usize = 30;
-const BEFORE: usize = 32;
-const AFTER: usize = BEFORE + SAMPLE_BYTES;
-/// The size of one record in bytes.
-pub(super) const RECORD_BYTES: usize = AFTER + SAMPLE_BYTES;
-
-const ROLES: usize = Role::ALL.len();
 
 /// A reader of the program's samples.
 pub struct KernelSamples {
@@ -62,8 +49,7 @@ impl Kernel {
     pub fn forget_samples(&self) -> Result<(), KernelError> {
         let cpus = libbpf_rs::num_possible_cpus().map_err(map_error("sketch"))?;
         let sketch = &self.skeleton.maps.sketch;
-        let size = usize::try_from(sketch.value_size()).unwrap_or(RECORD_BYTES);
-        let nothing = vec![vec![0; size]; cpus];
+        let nothing = vec![vec![0; sketch.value_size() as usize]; cpus];
         sketch
             .update_percpu(&ONLY, &nothing, MapFlags::ANY)
             .map_err(map_error("sketch"))
@@ -83,7 +69,7 @@ impl KernelSamples {
     ///
     /// [`Links::sample_until`]: crate::Links::sample_until
     pub fn lost(&self) -> u64 {
-        sums(&self.counters).map_or(0, |sums| sums[COUNTS - 1])
+        sums(&self.counters).map_or(0, |sums| sums[index_of!(exitmark_counts, samples_lost)])
     }
 }
 
@@ -93,34 +79,34 @@ fn number(record: &[u8], at: usize) -> Option<u64> {
 }
 
 fn sample(record: &[u8]) -> Option<Sample> {
-    let bytes = u32::from_ne_bytes(*record.get(BYTES..)?.first_chunk()?);
-    let frame_bytes = usize::try_from(bytes).ok()?;
-    let kept = frame_bytes.min(SAMPLE_BYTES);
+    let byte = |at: usize| record.get(at).copied();
     let time = |at| number(record, at).map(Duration::from_nanos);
+    let bytes = record.get(offset_of!(exitmark_sample, bytes)..)?;
+    let frame_bytes = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
+    let kept = frame_bytes.min(SAMPLE_BYTES);
+    let excerpt = |at| Some(Excerpt::of(record.get(at..at + kept)?));
+    let rule = byte(offset_of!(exitmark_sample, rule))?;
     Some(Sample {
         by: DecidedBy::Kernel,
-        arrived: time(ARRIVED)?,
-        residence: Some(time(RESIDENCE)?),
-        ingress: *Role::ALL.get(usize::from(*record.get(INGRESS)?))?,
-        outcome: outcome(usize::from(*record.get(OUTCOME)?))?,
-        rule: Rule::ALL.get(usize::from(*record.get(RULE)?)).copied(),
-        generation: number(record, GENERATION)?,
+        arrived: time(offset_of!(exitmark_sample, arrived))?,
+        residence: Some(time(offset_of!(exitmark_sample, residence))?),
+        ingress: *Role::ALL.get(usize::from(byte(offset_of!(exitmark_sample, ingress))?))?,
+        outcome: outcome(byte(offset_of!(exitmark_sample, outcome))?)?,
+        rule: Rule::ALL.get(usize::from(rule)).copied(),
+        generation: number(record, offset_of!(exitmark_sample, generation))?,
         frame_bytes,
-        before: Excerpt::of(record.get(BEFORE..BEFORE + kept)?),
-        after: Excerpt::of(record.get(AFTER..AFTER + kept)?),
+        before: excerpt(offset_of!(exitmark_sample, before))?,
+        after: excerpt(offset_of!(exitmark_sample, after))?,
     })
 }
 
-/// `enum exitmark_outcome`.
-fn outcome(number: usize) -> Option<Outcome> {
-    const OTHERS: [Outcome; 4] = [
-        Outcome::Stack,
-        Outcome::Drop(DropReason::HostMacUnknown),
-        Outcome::Drop(DropReason::NoEgress),
-        Outcome::Drop(DropReason::SteerUnavailable),
-    ];
-    match number.checked_sub(ROLES) {
-        None => Some(Outcome::Forward(Role::ALL[number])),
-        Some(other) => OTHERS.get(other).copied(),
+fn outcome(number: u8) -> Option<Outcome> {
+    match u32::from(number) {
+        role @ ..ROLES => Some(Outcome::Forward(Role::ALL[role as usize])),
+        contract::OUTCOME_STACK => Some(Outcome::Stack),
+        contract::OUTCOME_HOST_MAC_UNKNOWN => Some(Outcome::Drop(DropReason::HostMacUnknown)),
+        contract::OUTCOME_NO_EGRESS => Some(Outcome::Drop(DropReason::NoEgress)),
+        contract::OUTCOME_STEER_UNAVAILABLE => Some(Outcome::Drop(DropReason::SteerUnavailable)),
+        _ => None,
     }
 }

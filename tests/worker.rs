@@ -5,6 +5,7 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
+use exitmark_datapath::contract::{exitmark_guard, exitmark_handed};
 use exitmark_datapath::memory::{Fault, HeapMemory, MemoryPort};
 use exitmark_datapath::{
     Cells, Counter, DropReason, Forwarder, GUARD_NUMBERS, Guard, IncomingLink, Links, PerRole,
@@ -15,6 +16,7 @@ use exitmark_lab::frames::{FROM, tcp};
 use exitmark_policy::packet::MacAddr;
 use exitmark_policy::{EndpointSet, Snapshot};
 use nix::time::{ClockId, clock_gettime};
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -309,10 +311,11 @@ fn a_new_snapshot_applies_from_the_next_frame_on_and_the_old_one_is_returned() {
 /// once, when it has been sent, and reads the clock for no other frame.
 #[test]
 fn the_latency_of_a_stamped_frame_is_measured_when_it_has_been_sent() {
-    // `struct exitmark_handed` of the host's port: frames sent, then the stamp.
-    const SENT: usize = 8;
-    const STAMPED: usize = 13;
-    const STAMPED_AT: usize = 14;
+    // Of the host's port.
+    const HANDED: usize = offset_of!(exitmark_guard, handed);
+    const SENT: usize = (HANDED + offset_of!(exitmark_handed, sent)) / 8;
+    const STAMPED: usize = (HANDED + offset_of!(exitmark_handed, stamped)) / 8;
+    const STAMPED_AT: usize = (HANDED + offset_of!(exitmark_handed, stamped_at)) / 8;
     let cells = Arc::new(Cells::own(GUARD_NUMBERS));
     let samples = Arc::<Samples>::default();
     let mut worker = worker().guarded(Guard::new(Arc::clone(&cells), 0));

@@ -1,34 +1,45 @@
 //! Checks that a difference of one bit is found: flips bits in the policy of one of the engines.
 
 use crate::rig::in_namespace;
+use exitmark_datapath::contract::{self, exitmark_ranges, exitmark_table};
 use exitmark_lab::LabError;
 use exitmark_lab::differential::{Plant, Scenario, Session};
 use exitmark_policy::packet::Version;
 use exitmark_policy::{AtUplink, Endpoint, Listener, Snapshot, Steer, image};
 use ipnet::IpNet;
 use std::io::Write;
+use std::mem::offset_of;
 use std::time::Instant;
 
 /// The most frames per plant; more than any has needed.
 const FRAMES: u64 = 5_000_000;
 
-// Offsets in an image, in bytes: `struct exitmark_policy` in bpf/exitmark.h.
-const MARK: usize = 8;
-const EXIT_PROTOCOLS: usize = 9;
-const BOTH_KINDS: usize = 10;
-const HOST_MARK: usize = 11;
-const ROUTED: usize = 12;
-const ACTIONS: usize = 16;
-const ADDRESSES: usize = 40;
-const RELAY_ADDRESSES: usize = 56;
-const RESOLVERS: usize = 72;
-const EXEMPT: usize = 88;
-const RELAYS: usize = 104;
-const LISTENERS: usize = 184;
-const LISTENS: usize = 264;
-const LISTENS_EVERYWHERE: usize = LISTENS + 8192;
-const RANGES_BYTES: usize = 8;
-const TABLE_BYTES: usize = 40;
+// Offsets in an image, in bytes.
+const MARK: usize = offset_of!(contract::exitmark_policy, mark);
+const EXIT_PROTOCOLS: usize = offset_of!(contract::exitmark_policy, exit_protocols);
+const BOTH_KINDS: usize = offset_of!(contract::exitmark_policy, both_kinds);
+const HOST_MARK: usize = offset_of!(contract::exitmark_policy, host_mark);
+const ROUTED: usize = offset_of!(contract::exitmark_policy, routed);
+const ACTIONS: usize = offset_of!(contract::exitmark_policy, actions);
+const ADDRESSES: usize = offset_of!(contract::exitmark_policy, addresses);
+const RELAY_ADDRESSES: usize = offset_of!(contract::exitmark_policy, relay_addresses);
+const RESOLVERS: usize = offset_of!(contract::exitmark_policy, resolvers);
+const EXEMPT: usize = offset_of!(contract::exitmark_policy, exempt);
+const RELAYS: usize = offset_of!(contract::exitmark_policy, relays);
+const LISTENERS: usize = offset_of!(contract::exitmark_policy, listeners);
+const LISTENS: usize = offset_of!(contract::exitmark_policy, listens);
+const LISTENS_EVERYWHERE: usize = offset_of!(contract::exitmark_policy, listens_everywhere);
+const RANGES_BYTES: usize = size_of::<exitmark_ranges>();
+const TABLE_BYTES: usize = size_of::<exitmark_table>();
+// In the description of ranges, ...
+const AT: usize = offset_of!(exitmark_ranges, at);
+const COUNT: usize = offset_of!(exitmark_ranges, count);
+// ... and in that of a table.
+const MULTIPLIERS: usize = offset_of!(exitmark_table, multipliers);
+const SHIFT: usize = offset_of!(exitmark_table, shift);
+const MASK: usize = offset_of!(exitmark_table, mask);
+const FILTER: usize = offset_of!(exitmark_table, filter);
+const SLOTS: usize = offset_of!(exitmark_table, slots);
 
 /// The bit that is flipped in the kernel's image.
 #[derive(Clone, Copy, Debug)]
@@ -66,20 +77,20 @@ impl Flip {
         match self {
             Self::Bit(at, bits) => image[at] ^= bits,
             Self::LastAddress(set, words) => {
-                let (at, count) = (number(image, set), number(image, set + 4));
+                let (at, count) = (number(image, set + AT), number(image, set + COUNT));
                 if count > 0 {
                     flip_word(image, at + words - 1, 1);
                 }
             }
             Self::SlotPort(table, words) => {
-                let (mask, slots) = (number(image, table + 28), number(image, table + 36));
+                let (mask, slots) = (number(image, table + MASK), number(image, table + SLOTS));
                 let mut ports = (0..=mask).map(|slot| slots + slot * words + words - 1);
                 if let Some(taken) = ports.find(|&at| word(image, at) != 0) {
                     flip_word(image, taken, 1);
                 }
             }
             Self::Filter(table) => {
-                let (filter, slots) = (number(image, table + 32), number(image, table + 36));
+                let (filter, slots) = (number(image, table + FILTER), number(image, table + SLOTS));
                 if let Some(at) = (filter..slots).find(|&at| word(image, at) != 0) {
                     let lowest = word(image, at) & word(image, at).wrapping_neg();
                     flip_word(image, at, lowest);
@@ -149,20 +160,20 @@ fn a_bit_in_the_kernel_is_found() {
         ),
         ("a resolver range", Flip::LastAddress(RESOLVERS + v6, 4)),
         ("an exempt range", Flip::LastAddress(EXEMPT, 1)),
-        ("the number of exempt ranges", Flip::Bit(EXEMPT + 4, 1)),
+        ("the number of exempt ranges", Flip::Bit(EXEMPT + COUNT, 1)),
         ("a relay's port, IPv4", Flip::SlotPort(RELAYS, 1)),
         (
             "a relay's port, IPv6",
             Flip::SlotPort(RELAYS + TABLE_BYTES, 3),
         ),
         ("a bit of the relays' filter", Flip::Filter(RELAYS)),
-        ("a multiplier", Flip::Bit(RELAYS + 3, 8)),
+        ("a multiplier", Flip::Bit(RELAYS + MULTIPLIERS + 3, 8)),
         (
             "a multiplier of IPv6",
-            Flip::Bit(RELAYS + TABLE_BYTES + 8, 4),
+            Flip::Bit(RELAYS + TABLE_BYTES + MULTIPLIERS + 8, 4),
         ),
-        ("the shift", Flip::Bit(RELAYS + 24, 1)),
-        ("the mask", Flip::Bit(RELAYS + 28, 1)),
+        ("the shift", Flip::Bit(RELAYS + SHIFT, 1)),
+        ("the mask", Flip::Bit(RELAYS + MASK, 1)),
         ("a listener's port", Flip::SlotPort(LISTENERS, 1)),
         ("the bit of a listening port", Flip::Listens(LISTENS)),
         ("whether all listen", Flip::Listens(LISTENS_EVERYWHERE)),

@@ -3,12 +3,13 @@
 
 use crate::rig::{Rig, in_namespace};
 use exitmark_box::witness::{Auditor, Fault};
-use exitmark_datapath::{DecidedBy, KernelSamples, Links, Outcome, Role, SAMPLE_BYTES};
+use exitmark_datapath::{DecidedBy, KernelSamples, Links, Outcome, Role, SAMPLE_BYTES, contract};
 use exitmark_lab::cases::tables;
 use exitmark_lab::differential::{Engines, Generator, Scenario};
 use exitmark_lab::{Random, frames};
 use exitmark_policy::packet::Dscp;
 use exitmark_policy::{Rule, image};
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,9 +160,8 @@ fn audit_detects_another_policy_in_the_kernel() {
             auditor.check(&sample)
         };
         assert_eq!(found(&mut rig, &mut auditor), []);
-        // The mark is at byte 8 of the image.
         let mut other = image(&snapshot).unwrap();
-        other[8] = Dscp::new(46).unwrap().bits() << 2;
+        other[offset_of!(contract::exitmark_policy, mark)] = Dscp::new(46).unwrap().bits() << 2;
         rig.kernel.publish_image(&other).unwrap();
         assert_eq!(found(&mut rig, &mut auditor), [Fault::Mark]);
         let report = auditor.report();
@@ -170,7 +170,7 @@ fn audit_detects_another_policy_in_the_kernel() {
         assert_eq!(of("mark").unwrap().frames, 1);
         // The same with actions that do not mark at all.
         let mut unmarked = image(&snapshot).unwrap();
-        unmarked[16 + Rule::ExitProtocol as usize] = 0;
+        unmarked[offset_of!(contract::exitmark_policy, actions) + Rule::ExitProtocol as usize] = 0;
         rig.kernel.publish_image(&unmarked).unwrap();
         assert_eq!(found(&mut rig, &mut auditor), [Fault::Mark]);
     });
@@ -180,7 +180,7 @@ fn audit_detects_another_policy_in_the_kernel() {
 /// lost, and their frames are forwarded as usual.
 #[test]
 fn samples_per_read_are_bounded() {
-    const MOST: usize = 2048;
+    const MOST: usize = contract::SAMPLES_A_LOOK as usize;
     in_namespace(|| {
         let table = &tables()[0];
         let settings = table.settings().unwrap();

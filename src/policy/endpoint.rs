@@ -7,6 +7,7 @@
 //! operators choose their addresses: they cannot aim for a long chain of collisions.
 
 use super::Family;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,8 +17,9 @@ use std::str::FromStr;
 /// than this is not a real consensus.
 pub const MAX_ENDPOINTS: usize = 65_536;
 
-/// A transport endpoint on which a relay or the host listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A transport endpoint on which a relay or the host listens. Serialised as a [`SocketAddr`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "SocketAddr", into = "SocketAddr")]
 pub struct Endpoint {
     /// The IPv4 or IPv6 address. An IPv4-mapped IPv6 address is an IPv6 address here, and matches
     /// no IPv4 packet.
@@ -33,9 +35,21 @@ impl Endpoint {
     }
 }
 
+impl From<SocketAddr> for Endpoint {
+    fn from(socket: SocketAddr) -> Self {
+        Self::new(socket.ip(), socket.port())
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    fn from(endpoint: Endpoint) -> Self {
+        Self::new(endpoint.address, endpoint.port)
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        SocketAddr::new(self.address, self.port).fmt(f)
+        SocketAddr::from(*self).fmt(f)
     }
 }
 
@@ -44,8 +58,7 @@ impl FromStr for Endpoint {
 
     /// Parses `192.0.2.1:9001` or `[2001:db8::1]:9001`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let socket: SocketAddr = text.parse()?;
-        Ok(Self::new(socket.ip(), socket.port()))
+        text.parse::<SocketAddr>().map(Self::from)
     }
 }
 

@@ -347,10 +347,4 @@ pub enum DocumentError {
         /// The number of different endpoints.
         count: usize,
     },
-    /// The endpoints collide under every random key, so they are not random.
-    #[error(
-        "the `r`, `a` and `dir-source` lines list endpoints that collide in every table; no real \
-             consensus does"
-    )]
-    Clustered,
 }

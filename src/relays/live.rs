@@ -7,6 +7,7 @@
 use super::load::unite;
 use super::{Age, Identity, LoadError, Loaded, SourceReport, Sources, Trust, utc};
 use exitmark_policy::{Endpoint, EndpointSet, MAX_ENDPOINTS};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -153,19 +154,18 @@ impl LiveSet {
     /// Limits the departed endpoints to [`MAX_ENDPOINTS`], dropping those that left first, so that
     /// a set that changes again and again does not exhaust the memory.
     pub(super) fn trim(&mut self) {
-        let excess = self.departed.len().saturating_sub(MAX_ENDPOINTS);
-        if excess == 0 {
-            return;
+        if self.departed.len() > MAX_ENDPOINTS {
+            self.departed = self.last_departed(MAX_ENDPOINTS).collect();
         }
-        let mut times: Vec<_> = self
-            .departed
-            .iter()
-            .map(|(one, since)| (*since, *one))
-            .collect();
-        times.sort_unstable();
-        for (_, endpoint) in times.into_iter().take(excess) {
-            self.departed.remove(&endpoint);
-        }
+    }
+
+    /// The departed endpoints without the ones that left first, at most `limit`.
+    fn last_departed(&self, limit: usize) -> impl Iterator<Item = (Endpoint, SystemTime)> {
+        let departed = self.departed.iter();
+        let mut departed: Vec<_> = departed.map(|(one, since)| (*one, *since)).collect();
+        departed.sort_by_key(|&(_, since)| Reverse(since));
+        departed.truncate(limit);
+        departed.into_iter()
     }
 
     fn consider(&self, offered: &SourceReport, now: SystemTime) -> Result<(), Refused> {
@@ -232,14 +232,8 @@ impl LiveSet {
     /// The listed endpoints and the extras are too many by themselves, or an extra has port 0.
     pub fn endpoints(&self, extra: &[Endpoint]) -> Result<EndpointSet, LoadError> {
         let room = MAX_ENDPOINTS.saturating_sub(self.listed.len() + extra.len());
-        let mut departed: Vec<_> = self.departed.iter().collect();
-        if departed.len() > room {
-            departed.sort_unstable_by_key(|&(_, since)| std::cmp::Reverse(since));
-            departed.truncate(room);
-        }
-        let departed = departed.into_iter().map(|(endpoint, _)| *endpoint);
-        let listed = self.listed.iter().chain(extra).copied();
-        unite(listed.chain(departed), extra)
+        let departed = self.last_departed(room).map(|(endpoint, _)| endpoint);
+        unite(self.listed.iter().copied().chain(departed), extra)
     }
 
     /// Whether this endpoint is listed or departed.

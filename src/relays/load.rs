@@ -8,7 +8,8 @@ use super::{
     Authorities, Certificates, Counts, DocumentError, Flavor, LoadError, SignatureError,
     Signatures, UncheckedDocument, Validity, files,
 };
-use exitmark_policy::{Endpoint, EndpointSet, EndpointSetError};
+use exitmark_policy::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -132,11 +133,11 @@ impl Loaded {
     /// # Errors
     /// An extra has port 0, or the union is too large.
     pub fn with(&self, extra: &[Endpoint]) -> Result<EndpointSet, LoadError> {
-        unite(self.listed.iter().chain(extra).copied(), extra)
+        unite(self.listed.iter().copied(), extra)
     }
 }
 
-/// The set of all these endpoints. `extra`, the operator's own, is only checked for port 0.
+/// The set of these endpoints, which are checked already, and of `extra`, the operator's own.
 pub(super) fn unite(
     endpoints: impl Iterator<Item = Endpoint>,
     extra: &[Endpoint],
@@ -146,7 +147,7 @@ pub(super) fn unite(
             position: index + 1,
         });
     }
-    EndpointSet::new(endpoints).map_err(|error| match error {
+    EndpointSet::new(endpoints.chain(extra.iter().copied())).map_err(|error| match error {
         EndpointSetError::TooMany(count) => LoadError::TooMany { count },
         EndpointSetError::Clustered => LoadError::Clustered,
         EndpointSetError::PortZero => unreachable!("neither documents nor extras have a port 0"),
@@ -183,7 +184,7 @@ impl Problem {
 /// A relay set while its sources are added.
 #[derive(Default)]
 pub(super) struct Loading {
-    listed: Vec<Endpoint>,
+    listed: BTreeSet<Endpoint>,
     sources: Vec<SourceReport>,
 }
 
@@ -210,17 +211,13 @@ impl Loading {
             Trust::Anybody => (document.accept_unchecked(), None),
         };
         let parse_time = started.elapsed();
-        let distinct = match EndpointSet::new(document.endpoints()) {
-            Ok(set) => set.len(),
-            Err(EndpointSetError::TooMany(count)) => {
-                return Err(Problem::Document(DocumentError::TooMany { count }));
-            }
-            Err(EndpointSetError::Clustered) => {
-                return Err(Problem::Document(DocumentError::Clustered));
-            }
-            Err(EndpointSetError::PortZero) => unreachable!("a parsed document has no port 0"),
-        };
-        self.listed.extend(document.endpoints());
+        let mut listed: BTreeSet<_> = document.endpoints().collect();
+        let distinct = listed.len();
+        if distinct > MAX_ENDPOINTS {
+            let problem = DocumentError::TooMany { count: distinct };
+            return Err(Problem::Document(problem));
+        }
+        self.listed.append(&mut listed);
         self.sources.push(SourceReport {
             path: path.to_owned(),
             flavor: document.flavor,
@@ -233,11 +230,9 @@ impl Loading {
         Ok(())
     }
 
-    pub(super) fn finish(mut self) -> Loaded {
-        self.listed.sort_unstable();
-        self.listed.dedup();
+    pub(super) fn finish(self) -> Loaded {
         Loaded {
-            listed: self.listed,
+            listed: self.listed.into_iter().collect(),
             sources: self.sources,
         }
     }

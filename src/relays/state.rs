@@ -10,9 +10,9 @@ use super::validity::seconds;
 use super::{Identity, LoadError, SourceReport};
 use exitmark_policy::{Endpoint, MAX_ENDPOINTS};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -61,8 +61,8 @@ struct Stored {
     last_refusal: Option<Refusal>,
     authorities: Vec<String>,
     sources: Vec<SourceReport>,
-    listed: Vec<SocketAddr>,
-    departed: Vec<(SocketAddr, u64)>,
+    listed: Vec<Endpoint>,
+    departed: Vec<(Endpoint, u64)>,
 }
 
 impl StateFile {
@@ -169,7 +169,6 @@ impl StateFile {
 
 impl Stored {
     fn of(live: &LiveSet) -> Self {
-        let socket = |endpoint: &Endpoint| SocketAddr::new(endpoint.address, endpoint.port);
         let since = |time: &SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             format: FORMAT,
@@ -179,11 +178,11 @@ impl Stored {
             last_refusal: live.last_refusal.clone(),
             authorities: live.authorities.iter().map(Identity::to_string).collect(),
             sources: live.sources.clone(),
-            listed: live.listed.iter().map(socket).collect(),
+            listed: live.listed.clone(),
             departed: live
                 .departed
                 .iter()
-                .map(|(endpoint, time)| (socket(endpoint), since(time).as_secs()))
+                .map(|(endpoint, time)| (*endpoint, since(time).as_secs()))
                 .collect(),
         }
     }
@@ -192,19 +191,17 @@ impl Stored {
         if self.format != FORMAT {
             return Err("is of another version of exitmark");
         }
-        let endpoint = |socket: &SocketAddr| Endpoint::new(socket.ip(), socket.port());
-        let listed: Vec<_> = self.listed.iter().map(endpoint).collect();
-        let departed: Vec<_> = self
+        let listed = self.listed;
+        let departed: BTreeMap<_, _> = self
             .departed
-            .iter()
-            .map(|(socket, since)| {
-                let since = UNIX_EPOCH.checked_add(Duration::from_secs(*since));
-                since.map(|since| (endpoint(socket), since))
+            .into_iter()
+            .map(|(endpoint, since)| {
+                let since = UNIX_EPOCH.checked_add(Duration::from_secs(since));
+                since.map(|since| (endpoint, since))
             })
             .collect::<Option<_>>()
             .ok_or("holds a time out of range")?;
-        let mut ports = listed.iter().chain(departed.iter().map(|(one, _)| one));
-        if ports.any(|endpoint| endpoint.port == 0) {
+        if (listed.iter().chain(departed.keys())).any(|endpoint| endpoint.port == 0) {
             return Err("holds an endpoint with port 0");
         }
         if !listed.is_sorted_by(|a, b| a < b) || listed.len() > MAX_ENDPOINTS {
@@ -232,7 +229,7 @@ impl Stored {
             // A set that was never in force has no time.
             accepted_at: (self.accepted > 0).then_some(self.accepted_at),
             listed,
-            departed: departed.into_iter().collect(),
+            departed,
             accepted: self.accepted,
             refused: self.refused,
             last_refusal: self.last_refusal,

@@ -17,7 +17,7 @@ use exitmark_policy::Endpoint;
 use framing::Complete;
 use signatures::{Claims, Signature};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use tor_netdoc::doc::netstatus::{
     ConsensusAuthoritySection, DirectorySignatureHashAlgo, Lifetime, md, plain,
 };
@@ -152,10 +152,9 @@ impl UncheckedDocument {
                     authors: authors(&body.authority),
                     signatures,
                 };
-                let entries = body.routers.iter().map(|router| Entry {
-                    address: router.r.ip,
-                    orport: router.r.or_port,
-                    further: &router.a,
+                let entries = body.routers.iter().map(|router| {
+                    let orport = Endpoint::new(router.r.ip.into(), router.r.or_port);
+                    (orport, router.a.as_slice())
                 });
                 let validity = validity(&body.preamble.lifetime)?;
                 let authorities = authority_endpoints(&body.authority);
@@ -240,13 +239,6 @@ impl UncheckedDocument {
     pub fn accept_unchecked(self) -> ConsensusDocument {
         self.document
     }
-}
-
-/// The fields of a relay's entry that contain endpoints.
-struct Entry<'a> {
-    address: Ipv4Addr,
-    orport: u16,
-    further: &'a [SocketAddr],
 }
 
 fn claim(
@@ -343,12 +335,13 @@ fn authority_endpoints(section: &ConsensusAuthoritySection) -> Vec<Endpoint> {
         .collect()
 }
 
+/// Collects the endpoints; an entry is a relay's ORPort and the endpoints of its `a` lines.
 fn gather<'a>(
     text: &str,
     flavor: Flavor,
     validity: Validity,
     authorities: Vec<Endpoint>,
-    entries: impl Iterator<Item = Entry<'a>>,
+    entries: impl Iterator<Item = (Endpoint, &'a [SocketAddr])>,
 ) -> Result<ConsensusDocument, DocumentError> {
     let mut document = ConsensusDocument {
         flavor,
@@ -357,24 +350,22 @@ fn gather<'a>(
         further: Vec::new(),
         authorities,
     };
-    for (index, entry) in entries.enumerate() {
-        if entry.orport == 0 {
+    for (index, (orport, further)) in entries.enumerate() {
+        if orport.port == 0 {
             return Err(DocumentError::PortZero {
                 line: framing::entry_line(text, index),
                 field: "the ORPort of the `r` line",
             });
         }
-        let address = entry.address.into();
-        document.orports.push(Endpoint::new(address, entry.orport));
-        for (position, socket) in entry.further.iter().enumerate() {
+        document.orports.push(orport);
+        for (position, socket) in further.iter().enumerate() {
             if socket.port() == 0 {
                 return Err(DocumentError::PortZero {
                     line: framing::further_line(text, index, position),
                     field: "the port of the `a` line",
                 });
             }
-            let endpoint = Endpoint::new(socket.ip(), socket.port());
-            document.further.push(endpoint);
+            document.further.push(Endpoint::from(*socket));
         }
     }
     Ok(document)

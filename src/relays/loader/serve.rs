@@ -1,10 +1,9 @@
 //! The loader process: confines itself, reads a request, answers, and exits.
 
 use super::wire::{Answer, Request};
-use super::{Confinement, confine};
+use super::{Confinement, Loaded, confine};
 use crate::load::{Loading, Problem};
 use std::io::{self, BufRead, Read, Write};
-use std::net::SocketAddr;
 use std::path::Path;
 
 /// Confines this process, then reads a request from standard input and answers on standard output.
@@ -46,12 +45,10 @@ fn answer(input: &mut impl BufRead) -> io::Result<Answer> {
             });
         }
     }
-    let loaded = loading.finish();
-    let socket =
-        |endpoint: &exitmark_policy::Endpoint| SocketAddr::new(endpoint.address, endpoint.port);
+    let Loaded { listed, sources } = loading.finish();
     Ok(Answer::Set {
-        endpoints: loaded.listed.iter().map(socket).collect(),
-        sources: loaded.sources,
+        sources,
+        endpoints: listed,
     })
 }
 

@@ -6,7 +6,6 @@ use crate::{Authorities, Counts, LoadError, Loaded, LoaderFailure, SourceReport,
 use exitmark_policy::{Endpoint, MAX_ENDPOINTS};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, Read, Write};
-use std::net::SocketAddr;
 
 /// The longest request line in bytes.
 const MAX_REQUEST: u64 = 1 << 20;
@@ -77,7 +76,7 @@ pub(super) enum Answer {
     /// The endpoints, and one report per source.
     Set {
         sources: Vec<SourceReport>,
-        endpoints: Vec<SocketAddr>,
+        endpoints: Vec<Endpoint>,
     },
     /// The loader could not confine itself.
     Failed { reason: String },
@@ -93,7 +92,7 @@ impl Answer {
     /// Validates the answer. Returns the set if these sources can make it.
     pub(super) fn check(self, asked: &Sources) -> Result<Loaded, LoadError> {
         let nonsense = |what| LoadError::Loader(LoaderFailure::Nonsense(what));
-        let (mut sources, endpoints) = match self {
+        let (mut sources, listed) = match self {
             Self::Set { sources, endpoints } => (sources, endpoints),
             Self::Failed { reason } => {
                 let failure = LoaderFailure::Unable(printable(&reason));
@@ -119,16 +118,12 @@ impl Answer {
         if sources.len() != asked.files.len() {
             return Err(nonsense("wrong number of files"));
         }
-        if endpoints.len() > MAX_ENDPOINTS {
+        if listed.len() > MAX_ENDPOINTS {
             // Each document may be valid by itself.
             return Err(LoadError::TooMany {
-                count: endpoints.len(),
+                count: listed.len(),
             });
         }
-        let listed: Vec<_> = endpoints
-            .iter()
-            .map(|socket| Endpoint::new(socket.ip(), socket.port()))
-            .collect();
         if !listed.is_sorted_by(|a, b| a < b) || listed.iter().any(|one| one.port == 0) {
             return Err(nonsense("endpoints out of order, or with port 0"));
         }
@@ -227,7 +222,7 @@ mod tests {
         }
     }
 
-    fn endpoints() -> Vec<SocketAddr> {
+    fn endpoints() -> Vec<Endpoint> {
         vec![
             "192.0.2.1:9001".parse().unwrap(),
             "192.0.2.2:9001".parse().unwrap(),
@@ -235,7 +230,7 @@ mod tests {
     }
 
     fn checked(
-        change: impl FnOnce(&mut SourceReport, &mut Vec<SocketAddr>),
+        change: impl FnOnce(&mut SourceReport, &mut Vec<Endpoint>),
     ) -> Result<Loaded, LoadError> {
         let (mut report, mut endpoints) = (report(), endpoints());
         change(&mut report, &mut endpoints);
@@ -259,7 +254,7 @@ mod tests {
 
     #[test]
     fn invalid_answers_are_refused() {
-        type Change = fn(&mut SourceReport, &mut Vec<SocketAddr>);
+        type Change = fn(&mut SourceReport, &mut Vec<Endpoint>);
         let changes: [(&str, Change); 12] = [
             ("countless others", |report, _| {
                 let unknown = MAX_AUTHORITIES + 1;
@@ -286,7 +281,7 @@ mod tests {
             ("counts", |report, _| report.counts.orports = 1),
             ("order", |_, endpoints| endpoints.reverse()),
             ("twice", |_, endpoints| endpoints[1] = endpoints[0]),
-            ("port 0", |_, endpoints| endpoints[0].set_port(0)),
+            ("port 0", |_, endpoints| endpoints[0].port = 0),
         ];
         for (what, change) in changes {
             let error = checked(change).unwrap_err();
@@ -295,7 +290,7 @@ mod tests {
                 "{what}: {error}"
             );
         }
-        let many = (0..=65_536_u32).map(|n| SocketAddr::from((std::net::Ipv4Addr::from(n), 1)));
+        let many = (0..=65_536_u32).map(|n| Endpoint::new(std::net::Ipv4Addr::from(n).into(), 1));
         let error = checked(|_, endpoints| *endpoints = many.collect()).unwrap_err();
         assert!(matches!(error, LoadError::TooMany { count: 65_537 }));
         let other = Answer::Refused {

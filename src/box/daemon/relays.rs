@@ -120,30 +120,36 @@ impl Keeper {
             orders,
             ordering,
         };
+        let update = keeper.first_update()?;
+        Ok((keeper, update))
+    }
+
+    /// The update at the start, by the files or by what is left of an earlier process.
+    fn first_update(&mut self) -> Result<Update, DaemonError> {
         let started = Instant::now();
         let now = SystemTime::now();
-        keeper.recall(now);
-        if let Err(error) = keeper.load(now) {
-            match keeper.live.is_empty() {
+        self.recall(now);
+        if let Err(error) = self.load(now) {
+            match self.live.is_empty() {
                 false => tracing::error!("going on with the relay set of the last time: {error}"),
                 // Otherwise `tell_age` raises the alarm.
-                true if !decides => tracing::error!("there is no relay set yet: {error}"),
+                true if !self.decides => tracing::error!("there is no relay set yet: {error}"),
                 true => {}
             }
-            keeper.fail(&error, now);
+            self.fail(&error, now);
         }
-        let update = match keeper.update(now, started.elapsed()) {
+        let update = match self.update(now, started.elapsed()) {
             // The documents list too many endpoints: go on with the extras alone.
-            Err(error) if !keeper.live.is_empty() => {
-                keeper.live = LiveSet::default();
-                keeper.fail(&error, now);
-                keeper.update(now, started.elapsed())?
+            Err(error) if !self.live.is_empty() => {
+                self.live = LiveSet::default();
+                self.fail(&error, now);
+                self.update(now, started.elapsed())?
             }
             update => update?,
         };
-        keeper.tell_age(now);
-        keeper.published = update.content();
-        Ok((keeper, update))
+        self.tell_age(now);
+        self.published = update.content();
+        Ok(update)
     }
 
     /// Whether documents are configured.
@@ -196,13 +202,7 @@ impl Keeper {
     fn turn(&mut self) -> Option<Event> {
         loop {
             let limit = self.next_limit();
-            // One wait consumes all wake-ups, but one turn does one task.
-            let has_work = !self.orders.is_empty() || self.asked.load(Ordering::Acquire);
-            let timeout = match has_work {
-                true => Duration::ZERO,
-                false => self.timeout(limit),
-            };
-            if let Err(error) = self.watch.wait(timeout) {
+            if let Err(error) = self.watch.wait(self.timeout(limit)) {
                 tracing::error!("the relay files are not followed any more: {error}");
                 return None;
             }
@@ -211,10 +211,8 @@ impl Keeper {
             }
             let was_asked = self.asked.swap(false, Ordering::AcqRel);
             self.has_news |= self.watch.has_changed();
-            let may_load = Instant::now() >= self.rests_until;
-            let is_due = self.retry_at().is_some_and(|at| Instant::now() >= at);
             let started = Instant::now();
-            if was_asked || may_load && (self.has_news || is_due) {
+            if was_asked || self.is_load_due(started) {
                 self.attempt(was_asked);
                 // Loading takes at most a fifth of the time, however often files are replaced.
                 self.rests_until = Instant::now() + started.elapsed() * 4;
@@ -226,33 +224,43 @@ impl Keeper {
                 self.beat();
                 continue;
             }
-            let now = SystemTime::now();
-            self.live.forget(now, self.settings.retain);
-            self.tell_age(now);
-            match self.update(now, started.elapsed()) {
-                Ok(update) => {
-                    let content = update.content();
-                    if content != self.published {
-                        self.published = content;
-                        return Some(Event::Relays(update));
-                    }
-                    if was_asked && self.failure.is_none() {
-                        tracing::info!("relay set confirmed: nothing in it has changed");
-                    }
+            match self.changed_update(started) {
+                Ok(Some(update)) => return Some(Event::Relays(update)),
+                Ok(None) if was_asked && self.failure.is_none() => {
+                    tracing::info!("relay set confirmed: nothing in it has changed");
                 }
+                Ok(None) => {}
                 Err(error) => tracing::error!("the relay set stays as it was: {error}"),
             }
         }
     }
 
+    /// Whether the files are to be loaded without a demand.
+    fn is_load_due(&self, now: Instant) -> bool {
+        let is_retry_due = || self.retry_at().is_some_and(|at| now >= at);
+        now >= self.rests_until && (self.has_news || is_retry_due())
+    }
+
+    /// The update to publish now, unless its content is published already.
+    fn changed_update(&mut self, started: Instant) -> Result<Option<Update>, DaemonError> {
+        let now = SystemTime::now();
+        self.live.forget(now, self.settings.retain);
+        self.tell_age(now);
+        let update = self.update(now, started.elapsed())?;
+        let content = update.content();
+        if content == self.published {
+            return Ok(None);
+        }
+        self.published = content;
+        Ok(Some(update))
+    }
+
     /// Applies other settings, if a relay set can be loaded with them.
     fn follow(&mut self, order: Order) -> Result<Update, String> {
         let now = SystemTime::now();
-        let started = Instant::now();
         let (new, old) = (&order.settings.sources, &self.settings.sources);
         // Other extras need no document.
         let has_other_files = (&new.files, &new.trust) != (&old.files, &old.trust);
-        let was_missing = self.is_missing();
         // A service that began without files has dropped the capabilities to read tor's files and
         // to run the loader as another user.
         let has_files = !order.settings.sources.files.is_empty();
@@ -267,42 +275,12 @@ impl Keeper {
         let watch = watch(self.watch.over(watched(&order.settings)));
         let watch = watch.map_err(|error| error.to_string())?;
         let before = (self.settings.clone(), self.decides, self.live.clone());
-        let (was_judged, was_listed) = (self.decides, self.listed());
-        self.settings = order.settings;
-        self.decides = order.decides;
-        if has_other_files {
-            let known = self.live.clone().for_sources(&self.settings.sources, now);
-            self.live = known.unwrap_or_default();
-        }
-        let loads = has_other_files && self.follows_files();
         let failed_before = has_other_files.then(|| self.failure.take());
-        let outcome = match loads {
-            true => self.load(now),
-            false => Ok(()),
-        };
-        let outcome = match outcome {
-            // Everything passes already for lack of a document: other paths cannot make it worse.
-            Err(error) if was_missing => {
-                self.fail(&error, now);
-                Ok(())
-            }
-            outcome => outcome,
-        };
-        self.live.forget(now, self.settings.retain);
-        let outcome = outcome.and_then(|()| {
-            let (now, before) = (self.listed(), was_listed);
-            // The same limit as for a new document.
-            match was_judged && self.decides && now < before.div_ceil(2) {
-                true => Err(DaemonError::Shrunk { before, now }),
-                false => Ok(()),
-            }
-        });
-        let update = outcome.and_then(|()| self.update(now, started.elapsed()));
-        match update {
+        match self.change_to(order, has_other_files, now) {
             Ok(update) => {
                 self.watch = watch;
                 // The new watch does not report changes that the old one had pending.
-                self.has_news = !loads;
+                self.has_news = !(has_other_files && self.follows_files());
                 self.said = Said::default();
                 self.tell_age(now);
                 self.save();
@@ -316,6 +294,50 @@ impl Keeper {
                 }
                 Err(error.to_string())
             }
+        }
+    }
+
+    /// The update by these settings. If there is none, the caller goes back to the earlier ones.
+    fn change_to(
+        &mut self,
+        order: Order,
+        has_other_files: bool,
+        now: SystemTime,
+    ) -> Result<Update, DaemonError> {
+        let started = Instant::now();
+        let was_missing = self.is_missing();
+        let (was_judged, before) = (self.decides, self.listed());
+        (self.settings, self.decides) = (order.settings, order.decides);
+        if has_other_files {
+            self.load_others(was_missing, now)?;
+        }
+        self.live.forget(now, self.settings.retain);
+        let listed = self.listed();
+        // The same limit as for a new document.
+        if was_judged && self.decides && listed < before.div_ceil(2) {
+            return Err(DaemonError::Shrunk {
+                before,
+                now: listed,
+            });
+        }
+        self.update(now, started.elapsed())
+    }
+
+    /// Loads other files than those of the set in force, if there are any.
+    fn load_others(&mut self, was_missing: bool, now: SystemTime) -> Result<(), DaemonError> {
+        let live = std::mem::take(&mut self.live);
+        let known = live.for_sources(&self.settings.sources, now);
+        self.live = known.unwrap_or_default();
+        if !self.follows_files() {
+            return Ok(());
+        }
+        match self.load(now) {
+            // Everything passes already for lack of a document: other paths cannot make it worse.
+            Err(error) if was_missing => {
+                self.fail(&error, now);
+                Ok(())
+            }
+            outcome => outcome,
         }
     }
 
@@ -333,6 +355,10 @@ impl Keeper {
 
     /// The longest wait: until the next check, `limit`, the end of the rest, or the retry.
     fn timeout(&self, limit: Option<SystemTime>) -> Duration {
+        // One wait consumes all wake-ups, but one turn does one task.
+        if !self.orders.is_empty() || self.asked.load(Ordering::Acquire) {
+            return Duration::ZERO;
+        }
         let now = SystemTime::now();
         let until = |moment: SystemTime| moment.duration_since(now).unwrap_or_default() + PAST;
         let rest = self.rests_until.saturating_duration_since(Instant::now()) + PAST;
@@ -356,22 +382,24 @@ impl Keeper {
 
     /// Gives a sign of life, and stores when the set gets stale without a further one.
     fn beat(&self) {
-        let numbers = &self.numbers;
-        let ends = self
-            .live
-            .sources()
-            .iter()
-            .map(|one| one.validity.valid_until);
-        let stale_at = match ends.max().and_then(|end| end.checked_add(REASONABLY_LIVE)) {
-            Some(end) if self.decides && self.settings.when_stale == WhenStale::Pass => {
-                seconds(end)
-            }
+        let (numbers, now) = (&self.numbers, seconds(SystemTime::now()));
+        numbers.stale_at.store(self.stale_at(), Ordering::Relaxed);
+        numbers.beat.store(now, Ordering::Relaxed);
+    }
+
+    /// When everything passes unmarked without a further set, in seconds since 1970.
+    fn stale_at(&self) -> u64 {
+        let sources = self.live.sources().iter();
+        let end = sources.map(|one| one.validity.valid_until).max();
+        match end.and_then(|end| end.checked_add(REASONABLY_LIVE)) {
+            Some(end) if self.passes_stale() => seconds(end),
             _ => u64::MAX,
-        };
-        numbers.stale_at.store(stale_at, Ordering::Relaxed);
-        numbers
-            .beat
-            .store(seconds(SystemTime::now()), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether everything passes unmarked once the set is stale.
+    fn passes_stale(&self) -> bool {
+        self.decides && self.settings.when_stale == WhenStale::Pass
     }
 
     /// Loads the files. Logs a failure once for each reason, and always on demand.
@@ -448,25 +476,24 @@ impl Keeper {
     fn update(&mut self, now: SystemTime, loading: Duration) -> Result<Update, DaemonError> {
         self.beat();
         let is_stale = self.live.age(now) == Some(Age::Stale);
-        let (accepted, refused) = self.live.decisions();
-        let Numbers {
-            accepted: a,
-            refused: r,
-            stale: s,
-            ..
-        } = &*self.numbers;
-        for (shown, number) in [(a, accepted), (r, refused), (s, is_stale.into())] {
-            shown.store(number, Ordering::Relaxed);
-        }
-        let passes_stale = self.settings.when_stale == WhenStale::Pass;
+        self.show_counts(is_stale);
         self.tell_signatures();
         let update = Update {
             endpoints: self.live.endpoints(&self.settings.sources.extra)?,
-            passes: self.decides && (self.is_missing() || is_stale && passes_stale),
+            passes: self.decides && self.is_missing() || self.passes_stale() && is_stale,
             loading,
         };
         *self.reported() = self.report(now, &update);
         Ok(update)
+    }
+
+    /// Stores the numbers of decisions, and whether the set is stale, for the main thread.
+    fn show_counts(&self, is_stale: bool) {
+        let (accepted, refused) = self.live.decisions();
+        let numbers = &self.numbers;
+        numbers.accepted.store(accepted, Ordering::Relaxed);
+        numbers.refused.store(refused, Ordering::Relaxed);
+        numbers.stale.store(is_stale.into(), Ordering::Relaxed);
     }
 
     /// The report that the main thread reads, locked.

@@ -92,17 +92,9 @@ impl Keeper {
         }
     }
 
-    /// Logs when the set gets old, once for each age; while it is stale or missing, every hour.
-    pub(super) fn tell_age(&mut self, now: SystemTime) {
-        let age = self.live.age(now);
-        let is_news = std::mem::replace(&mut self.said.age, age) != age;
-        let newest = self
-            .live
-            .sources()
-            .iter()
-            .map(|one| one.validity.valid_after);
-        let of = newest.max().map_or_else(String::new, utc);
-        let alarm = match age {
+    /// The alarm for a set of this age, whose newest document is of the time `of`.
+    fn alarm(&self, age: Option<Age>, of: &str) -> Option<String> {
+        match age {
             _ if !self.decides => None,
             None if self.is_missing() => {
                 let reason = self.failure.as_ref().map(|failure| failure.reason.as_str());
@@ -123,8 +115,20 @@ impl Keeper {
                 ))
             }
             _ => None,
-        };
-        if let Some(alarm) = alarm {
+        }
+    }
+
+    /// Logs when the set gets old, once for each age; while it is stale or missing, every hour.
+    pub(super) fn tell_age(&mut self, now: SystemTime) {
+        let age = self.live.age(now);
+        let is_news = std::mem::replace(&mut self.said.age, age) != age;
+        let newest = self
+            .live
+            .sources()
+            .iter()
+            .map(|one| one.validity.valid_after);
+        let of = newest.max().map_or_else(String::new, utc);
+        if let Some(alarm) = self.alarm(age, &of) {
             let reminded = self.said.alarm_at.is_some_and(|at| at.elapsed() < REMIND);
             if is_news || !reminded {
                 self.said.alarm_at = Some(Instant::now());

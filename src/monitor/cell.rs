@@ -3,6 +3,7 @@
 use exitmark_policy::packet::Version;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::iter::Sum;
 use std::ops::AddAssign;
 use std::str::FromStr;
 
@@ -92,16 +93,17 @@ pub struct Cell {
     pub version: Version,
 }
 
-/// What is counted in a cell. Serialised without field names.
+/// What is counted in a cell, or a value for each of the three. Serialised without field names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "(u64, u64, u64)", into = "(u64, u64, u64)")]
-pub struct Counts {
+#[serde(from = "[T; 3]", into = "[T; 3]")]
+#[serde(bound(serialize = "T: Clone + Serialize"))]
+pub struct Counts<T = u64> {
     /// TCP connections begun: segments with SYN and without ACK.
-    pub flows: u64,
+    pub flows: T,
     /// Bytes of the IP packets, headers included.
-    pub bytes: u64,
+    pub bytes: T,
     /// Number of packets, each fragment counting as one.
-    pub packets: u64,
+    pub packets: T,
 }
 
 impl From<(u16, Country, u32, Version)> for Cell {
@@ -121,8 +123,8 @@ impl From<Cell> for (u16, Country, u32, Version) {
     }
 }
 
-impl From<(u64, u64, u64)> for Counts {
-    fn from((flows, bytes, packets): (u64, u64, u64)) -> Self {
+impl<T> From<[T; 3]> for Counts<T> {
+    fn from([flows, bytes, packets]: [T; 3]) -> Self {
         Self {
             flows,
             bytes,
@@ -131,9 +133,50 @@ impl From<(u64, u64, u64)> for Counts {
     }
 }
 
-impl From<Counts> for (u64, u64, u64) {
-    fn from(counts: Counts) -> Self {
-        (counts.flows, counts.bytes, counts.packets)
+impl<T> From<Counts<T>> for [T; 3] {
+    fn from(counts: Counts<T>) -> Self {
+        [counts.flows, counts.bytes, counts.packets]
+    }
+}
+
+impl<T> Counts<T> {
+    /// Replaces flows, bytes and packets, in this order.
+    pub fn map<U>(self, to: impl FnMut(T) -> U) -> Counts<U> {
+        <[T; 3]>::from(self).map(to).into()
+    }
+
+    /// Pairs each value with the other's.
+    pub fn zip<U>(self, other: Counts<U>) -> Counts<(T, U)> {
+        Counts {
+            flows: (self.flows, other.flows),
+            bytes: (self.bytes, other.bytes),
+            packets: (self.packets, other.packets),
+        }
+    }
+}
+
+impl Counts {
+    /// The sum; `None` if one of the numbers exceeds 64 bits.
+    pub fn checked_add(self, more: Self) -> Option<Self> {
+        Some(Self {
+            flows: self.flows.checked_add(more.flows)?,
+            bytes: self.bytes.checked_add(more.bytes)?,
+            packets: self.packets.checked_add(more.packets)?,
+        })
+    }
+
+    /// The difference, where it is positive.
+    #[must_use]
+    pub fn saturating_sub(self, less: Self) -> Self {
+        self.zip(less).map(|(all, less)| all.saturating_sub(less))
+    }
+}
+
+impl Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        let mut sum = Self::default();
+        all.for_each(|counts| sum += counts);
+        sum
     }
 }
 

@@ -53,11 +53,8 @@ impl Ledger {
     pub fn all_unattributed(&self) -> Counts {
         let unopened = self.cells.iter().filter(|(_, counts)| counts.flows == 0);
         let unattributed = self.unattributed.iter().map(|(_, counts)| *counts);
-        let mut sum = Counts::default();
-        for counts in unopened.map(|(_, counts)| *counts).chain(unattributed) {
-            sum += counts;
-        }
-        sum
+        let unopened = unopened.map(|(_, counts)| *counts);
+        unopened.chain(unattributed).sum()
     }
 
     /// Sums over the cells, and over `spilled`, by a common key.

@@ -1,7 +1,7 @@
 //! A row of a period file, in the format of docs/periods.md. Databases load it directly: every row
 //! has the same flat columns, and columns without a value are omitted.
 
-use super::cell::Country;
+use super::cell::{Country, Counts};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -75,15 +75,21 @@ pub struct Row {
     pub encryption: Option<Encryption>,
     /// Whether the row is the sum of everything in this dimension without a row of its own.
     pub other: bool,
-    /// TCP connections begun, rounded up.
-    pub flows: u64,
-    /// Bytes of IP packets, rounded up.
-    pub bytes: u64,
-    /// Packets, each fragment counting as one, rounded up.
-    pub packets: u64,
+    /// Flows, bytes and packets, rounded up.
+    #[serde(flatten, with = "CountColumns")]
+    pub counts: Counts,
     /// Only in the row of the total.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub about: Option<About>,
+}
+
+/// The columns of [`Counts`].
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Counts")]
+pub(super) struct CountColumns {
+    flows: u64,
+    bytes: u64,
+    packets: u64,
 }
 
 /// How the numbers of a period were made.

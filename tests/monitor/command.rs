@@ -157,8 +157,8 @@ fn counts_captured_files_into_periods_and_a_page() {
     let total = &first[0];
     assert_eq!(total.dimension, Dimension::Total);
     // Rounded up to 8 flows, 1 MiB, 1024 packets.
-    let numbers = |row: &Row| (row.flows, row.bytes, row.packets);
-    assert_eq!(numbers(total), (800, 1 << 20, 3072));
+    let numbers = |row: &Row| <[u64; 3]>::from(row.counts);
+    assert_eq!(numbers(total), [800, 1 << 20, 3072]);
     let about = total.about.as_ref().unwrap();
     // Whole hours: the times of the first and last packet are not revealed.
     assert_eq!((about.part, about.watched_seconds), (1, 3600));
@@ -171,7 +171,7 @@ fn counts_captured_files_into_periods_and_a_page() {
         .into_iter()
         .map(|row| (row.port, row.other, numbers(row)))
         .collect();
-    let of_each = (400, 1 << 20, 2048);
+    let of_each = [400, 1 << 20, 2048];
     assert_eq!(
         ports,
         [(Some(80), false, of_each), (Some(443), false, of_each)]
@@ -232,7 +232,10 @@ fn counts_a_broken_capture_up_to_its_fault() {
     assert_eq!(cut.status.code(), Some(1), "{}", words(&cut));
     assert!(words(&cut).contains("cut.pcap"), "{}", words(&cut));
     let rows = rows(&here.join("periods/exit-20251121T000000Z-1.jsonl"));
-    assert_eq!(rows[0].flows, 256, "250 whole connections, rounded up");
+    assert_eq!(
+        rows[0].counts.flows, 256,
+        "250 whole connections, rounded up"
+    );
 }
 
 #[test]

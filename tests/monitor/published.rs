@@ -57,9 +57,7 @@ fn plain(threshold_flows: u64, top: u32) -> PublishSettings {
     PublishSettings {
         top,
         threshold_flows,
-        bin_flows: NonZeroU64::MIN,
-        bin_bytes: NonZeroU64::MIN,
-        bin_packets: NonZeroU64::MIN,
+        bins: [NonZeroU64::MIN; 3].into(),
         cross: Vec::new(),
         noise: None,
     }
@@ -81,15 +79,10 @@ fn told(row: &Row) -> String {
         row.other.then(|| "other".to_owned()),
     ];
     let columns: Vec<_> = columns.into_iter().flatten().collect();
-    let Row {
-        dimension,
-        flows,
-        bytes,
-        packets,
-        ..
-    } = row;
+    let [flows, bytes, packets]: [u64; 3] = row.counts.into();
     format!(
-        "{dimension:?} {} {flows} {bytes} {packets}",
+        "{:?} {} {flows} {bytes} {packets}",
+        row.dimension,
         columns.join(" ")
     )
 }
@@ -160,7 +153,7 @@ fn encryption_is_summed_up_by_port() {
     let published = rows(&day(), &plain(0, 50));
     let encryption = published
         .iter()
-        .filter_map(|row| Some((row.encryption?, row.bytes)));
+        .filter_map(|row| Some((row.encryption?, row.counts.bytes)));
     assert_eq!(encryption.collect::<BTreeMap<_, _>>(), expected);
 }
 

@@ -12,6 +12,7 @@ mod disks;
 mod states;
 
 use super::published::{cell, counts, origin};
+use exitmark_monitor::cell::Counts;
 use exitmark_monitor::clock::{Length, Now};
 use exitmark_monitor::ledger::Ledger;
 use exitmark_monitor::period::{Disk, Notice, PeriodError, PeriodSettings, Periods};
@@ -54,7 +55,10 @@ impl Place {
             },
             publish: PublishSettings {
                 threshold_flows: 0,
-                bin_flows: NonZeroU64::MIN,
+                bins: Counts {
+                    flows: NonZeroU64::MIN,
+                    ..PublishSettings::default().bins
+                },
                 ..PublishSettings::default()
             },
         }
@@ -94,7 +98,7 @@ impl Place {
     fn flows(&self, name: &str) -> u64 {
         let total = &self.rows(name)[0];
         assert_eq!(total.dimension, Dimension::Total);
-        total.flows
+        total.counts.flows
     }
 
     /// The flows of all published files.

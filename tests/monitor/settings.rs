@@ -65,8 +65,8 @@ listen = "[::1]:1234"
     assert_eq!(settings.state, Path::new("/run/m"));
     let publish = &settings.publish;
     assert_eq!((publish.top, publish.threshold_flows), (7, 1000));
-    let bins = [publish.bin_flows, publish.bin_bytes, publish.bin_packets];
-    assert_eq!(bins.map(|bin| bin.get()), [10, 1000, 100]);
+    let bins: [u64; 3] = publish.bins.map(|bin| bin.get()).into();
+    assert_eq!(bins, [10, 1000, 100]);
     assert_eq!(
         publish.cross,
         [Dimension::PortCountry, Dimension::SystemCountry]

@@ -163,11 +163,7 @@ impl Books {
     fn counted(&self) -> Counts {
         let mut counted = self.earlier;
         counted += all(&self.tally);
-        Counts {
-            flows: counted.flows.saturating_sub(self.restored.flows),
-            bytes: counted.bytes.saturating_sub(self.restored.bytes),
-            packets: counted.packets.saturating_sub(self.restored.packets),
-        }
+        counted.saturating_sub(self.restored)
     }
 
     fn show(&self) {
@@ -198,9 +194,5 @@ impl Books {
 }
 
 fn all(tally: &Tally) -> Counts {
-    let mut all = Counts::default();
-    for (_, counts) in tally.totals() {
-        all += counts;
-    }
-    all
+    tally.totals().iter().map(|(_, counts)| *counts).sum()
 }

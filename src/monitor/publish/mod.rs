@@ -36,6 +36,7 @@ mod select;
 pub use key::Key;
 pub use noise::{Epsilon, Noise, NoiseError, NoiseSettings};
 
+use super::cell::Counts;
 use super::clock::Period;
 use super::ledger::Ledger;
 use super::row::{About, Dimension, Row};
@@ -60,12 +61,8 @@ pub struct PublishSettings {
     pub top: u32,
     /// Flows that a row needs at least.
     pub threshold_flows: u64,
-    /// Flows are rounded up to multiples of this.
-    pub bin_flows: NonZeroU64,
-    /// Bytes are rounded up to multiples of this.
-    pub bin_bytes: NonZeroU64,
-    /// Packets are rounded up to multiples of this.
-    pub bin_packets: NonZeroU64,
+    /// Counts are rounded up to multiples of these.
+    pub bins: Counts<NonZeroU64>,
     /// Dimensions of two columns to publish.
     pub cross: Vec<Dimension>,
     /// Noise that is added to every shown number; `None` adds none.
@@ -86,9 +83,11 @@ impl Default for PublishSettings {
         Self {
             top: 50,
             threshold_flows: 100,
-            bin_flows: bin(8),
-            bin_bytes: bin(1 << 20),
-            bin_packets: bin(1024),
+            bins: Counts {
+                flows: bin(8),
+                bytes: bin(1 << 20),
+                packets: bin(1024),
+            },
             cross: Vec::new(),
             noise: None,
         }
@@ -186,9 +185,7 @@ pub fn publish(
         ip_version: None,
         encryption: None,
         other: false,
-        flows: 0,
-        bytes: 0,
-        packets: 0,
+        counts: Counts::default(),
         about: None,
     };
     let total = figures.total(noise.as_deref_mut());
@@ -200,8 +197,8 @@ pub fn publish(
         }];
     };
     let unattributed = figures.rounded(&blank, rest);
-    about.unattributed_bytes = unattributed.bytes;
-    about.unattributed_packets = unattributed.packets;
+    about.unattributed_bytes = unattributed.counts.bytes;
+    about.unattributed_packets = unattributed.counts.packets;
     let mut rows = vec![Row {
         about: Some(about),
         ..figures.rounded(&blank, attributed + rest)
@@ -218,7 +215,7 @@ pub fn publish(
             .map(|(key, amount)| (key, figures.rounded(&blank, amount)))
             .collect();
         shown.sort_by(|(key, row), (other_key, other)| {
-            other.bytes.cmp(&row.bytes).then(key.cmp(other_key))
+            (other.counts.bytes.cmp(&row.counts.bytes)).then(key.cmp(other_key))
         });
         rows.extend(shown.into_iter().map(|(key, mut row)| {
             key.write(&mut row);
@@ -234,7 +231,7 @@ pub fn publish(
 }
 
 fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSettings) -> About {
-    let bin = settings.bin_packets.get();
+    let bins = settings.bins.map(NonZeroU64::get);
     About {
         monitor: exitmark_service::VERSION.to_owned(),
         part: period.part,
@@ -242,14 +239,17 @@ fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSe
         unattributed_bytes: 0,
         unattributed_packets: 0,
         // Rounded like other packets: an exact number would reveal single packets.
-        lost_packets: ledger.lost.div_ceil(bin).saturating_mul(bin),
+        lost_packets: ledger
+            .lost
+            .div_ceil(bins.packets)
+            .saturating_mul(bins.packets),
         countries: origin.countries.clone(),
         systems: origin.systems.clone(),
         top: settings.top,
         threshold_flows: settings.threshold_flows,
-        bin_flows: settings.bin_flows.get(),
-        bin_bytes: settings.bin_bytes.get(),
-        bin_packets: bin,
+        bin_flows: bins.flows,
+        bin_bytes: bins.bytes,
+        bin_packets: bins.packets,
         epsilon: settings
             .noise
             .as_ref()

@@ -23,7 +23,7 @@
 //! - the watched seconds, lost packets (rounded), and whether the table of cells was full.
 
 use super::laplace::Laplace;
-use super::select::Amount;
+use super::select::Signed;
 use crate::cell::Counts;
 use rand::SeedableRng;
 use rand::rngs::SysRng;
@@ -147,7 +147,7 @@ impl NoiseSettings {
     }
 
     /// The distributions for flows, bytes and packets, with ε divided over this many tables.
-    fn scales(&self, tables: u64) -> Result<[Laplace; 3], NoiseError> {
+    fn scales(&self, tables: u64) -> Result<Counts<Laplace>, NoiseError> {
         let scale = |what, bound: u64| {
             let numerator = (bound <= MAX_BOUND)
                 .then(|| bound.saturating_mul(MEASURES * 1000).saturating_mul(tables))
@@ -159,16 +159,11 @@ impl NoiseSettings {
             }
             Ok(Laplace::new(numerator, self.epsilon.0.into()))
         };
-        let Counts {
-            flows,
-            bytes,
-            packets,
-        } = self.user;
-        Ok([
-            scale("flows", flows)?,
-            scale("bytes", bytes)?,
-            scale("packets", packets)?,
-        ])
+        Ok(Counts {
+            flows: scale("flows", self.user.flows)?,
+            bytes: scale("bytes", self.user.bytes)?,
+            packets: scale("packets", self.user.packets)?,
+        })
     }
 }
 
@@ -176,7 +171,7 @@ impl NoiseSettings {
 #[derive(Debug)]
 pub struct Noise {
     random: ChaCha20Rng,
-    scales: [Laplace; 3],
+    scales: Counts<Laplace>,
 }
 
 impl Noise {
@@ -195,13 +190,9 @@ impl Noise {
     }
 
     /// Adds noise to counts, each measure with its own sample; they may become negative.
-    pub(super) fn blur(&mut self, amount: Amount) -> Amount {
-        let [flows, bytes, packets] = self.scales;
-        Amount {
-            flows: amount.flows + flows.sample(&mut self.random),
-            bytes: amount.bytes + bytes.sample(&mut self.random),
-            packets: amount.packets + packets.sample(&mut self.random),
-        }
+    pub(super) fn blur(&mut self, amount: Signed) -> Signed {
+        let exact = amount.zip(self.scales);
+        exact.map(|(exact, scale)| exact + scale.sample(&mut self.random))
     }
 }
 
@@ -257,12 +248,16 @@ mod tests {
             settings(5.999, MAX_BOUND).check(u64::MAX, 8),
             Err(too_large)
         );
-        let [flows, bytes, packets] = settings(0.5, 10).scales(6).unwrap();
         let of = |bound: u64| {
             let numerator = NonZeroU64::new(bound * 3 * 6 * 1000).unwrap();
             Laplace::new(numerator, NonZeroU64::new(500).unwrap())
         };
-        assert_eq!([flows, bytes, packets], [of(10), of(1), of(1)]);
+        let expected = Counts {
+            flows: of(10),
+            bytes: of(1),
+            packets: of(1),
+        };
+        assert_eq!(settings(0.5, 10).scales(6).unwrap(), expected);
     }
 
     #[test]
@@ -287,21 +282,14 @@ mod tests {
         };
         let mut noise = Noise::new(&settings, 6).unwrap();
         let mut random = ChaCha20Rng::seed_from_u64(7);
-        let [flows, bytes, packets] = settings
-            .scales(6)
-            .unwrap()
-            .map(|scale| scale.sample(&mut random));
-        let exact = Amount {
+        let scales = settings.scales(6).unwrap();
+        let added = scales.map(|scale| scale.sample(&mut random));
+        let exact = Counts {
             flows: 1 << 50,
             bytes: 1 << 60,
             packets: 1 << 55,
         };
-        let expected = Amount {
-            flows: exact.flows + flows,
-            bytes: exact.bytes + bytes,
-            packets: exact.packets + packets,
-        };
-        assert!(flows != 0 && bytes != 0 && packets != 0);
-        assert_eq!(noise.blur(exact), expected);
+        assert!(<[_; 3]>::from(added).iter().all(|added| *added != 0));
+        assert_eq!(noise.blur(exact), exact + added);
     }
 }

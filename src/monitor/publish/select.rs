@@ -9,33 +9,16 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::ops::{Add, AddAssign, SubAssign};
 
-/// Counts, negative where noise made them so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Amount {
-    pub(super) flows: i128,
-    pub(super) bytes: i128,
-    pub(super) packets: i128,
-}
+/// Noise can make counts negative.
+pub(super) type Signed = Counts<i128>;
 
-impl From<Counts> for Amount {
-    fn from(counts: Counts) -> Self {
-        Self {
-            flows: counts.flows.into(),
-            bytes: counts.bytes.into(),
-            packets: counts.packets.into(),
-        }
-    }
-}
-
-impl AddAssign for Amount {
+impl AddAssign for Signed {
     fn add_assign(&mut self, more: Self) {
-        self.flows += more.flows;
-        self.bytes += more.bytes;
-        self.packets += more.packets;
+        *self = self.zip(more).map(|(one, more)| one + more);
     }
 }
 
-impl Add for Amount {
+impl Add for Signed {
     type Output = Self;
 
     fn add(mut self, more: Self) -> Self {
@@ -44,11 +27,9 @@ impl Add for Amount {
     }
 }
 
-impl SubAssign for Amount {
+impl SubAssign for Signed {
     fn sub_assign(&mut self, less: Self) {
-        self.flows -= less.flows;
-        self.bytes -= less.bytes;
-        self.packets -= less.packets;
+        *self = self.zip(less).map(|(all, less)| all - less);
     }
 }
 
@@ -78,15 +59,15 @@ const LIES: [(Dimension, Dimension); 14] = {
 /// The total to be shown, before rounding.
 pub(super) struct Total {
     /// The sum of each table, with its row `other`,
-    pub(super) attributed: Amount,
+    pub(super) attributed: Signed,
     /// and what is in no table, because no connection had begun there.
-    pub(super) rest: Amount,
+    pub(super) rest: Signed,
 }
 
 /// A table to be shown, before rounding.
 pub(super) struct Table {
-    pub(super) shown: Vec<(Key, Amount)>,
-    pub(super) other: Option<Amount>,
+    pub(super) shown: Vec<(Key, Signed)>,
+    pub(super) other: Option<Signed>,
 }
 
 /// A period's sums, and the rows that may be shown.
@@ -94,9 +75,9 @@ pub(super) struct Figures<'a> {
     ledger: &'a Ledger,
     settings: &'a PublishSettings,
     /// Sum of all cells in which connections began.
-    total: Amount,
+    total: Signed,
     /// The rows of each dimension, most flows first. Exact: noise may remove rows, but adds none.
-    shown: BTreeMap<Dimension, Vec<(Key, Amount)>>,
+    shown: BTreeMap<Dimension, Vec<(Key, Signed)>>,
 }
 
 impl<'a> Figures<'a> {
@@ -104,11 +85,11 @@ impl<'a> Figures<'a> {
         let mut figures = Self {
             ledger,
             settings,
-            total: Amount::default(),
+            total: Signed::default(),
             shown: BTreeMap::new(),
         };
         let total = figures.sums(Dimension::Total).next();
-        figures.total = total.map_or(Amount::default(), |(_, amount)| amount);
+        figures.total = total.map_or(Signed::default(), |(_, amount)| amount);
         if !figures.is_enough(figures.total) {
             return figures;
         }
@@ -132,7 +113,7 @@ impl<'a> Figures<'a> {
     /// The total, if it may be shown. Each packet is in one of its two parts, so noise on both
     /// costs no more of ε than noise on one.
     pub(super) fn total(&self, mut noise: Option<&mut Noise>) -> Option<Total> {
-        let mut blurred = |exact: Amount| {
+        let mut blurred = |exact: Signed| {
             let noise = noise.as_deref_mut();
             noise.map_or(exact, |noise| noise.blur(exact))
         };
@@ -140,10 +121,10 @@ impl<'a> Figures<'a> {
         let is_shown = self.is_enough(self.total) && self.is_enough(attributed);
         is_shown.then(|| Total {
             attributed,
-            rest: Amount {
+            rest: Signed {
                 // Unattributed packets begin no flow.
                 flows: 0,
-                ..blurred(self.ledger.all_unattributed().into())
+                ..blurred(self.ledger.all_unattributed().map(i128::from))
             },
         })
     }
@@ -152,7 +133,7 @@ impl<'a> Figures<'a> {
     pub(super) fn table(
         &self,
         dimension: Dimension,
-        total: Amount,
+        total: Signed,
         mut noise: Option<&mut Noise>,
     ) -> Table {
         let mut shown = Vec::new();
@@ -168,38 +149,36 @@ impl<'a> Figures<'a> {
         }
         // With or without noise, `other` exists if something is not shown: readers take a dimension
         // without any row for a truncated file.
-        let other = (left != Amount::default()).then_some(other);
+        let other = (left != Signed::default()).then_some(other);
         Table { shown, other }
     }
 
     /// Rounds counts up into a row.
-    pub(super) fn rounded(&self, blank: &Row, amount: Amount) -> Row {
-        let settings = self.settings;
+    pub(super) fn rounded(&self, blank: &Row, amount: Signed) -> Row {
+        let amount = amount.zip(self.settings.bins);
         Row {
-            flows: round_up(amount.flows, settings.bin_flows),
-            bytes: round_up(amount.bytes, settings.bin_bytes),
-            packets: round_up(amount.packets, settings.bin_packets),
+            counts: amount.map(|(exact, bin)| round_up(exact, bin)),
             ..blank.clone()
         }
     }
 
     /// The exact sums of a dimension, by key. Computed on demand: most are large and used once.
-    fn sums(&self, dimension: Dimension) -> impl Iterator<Item = (Key, Amount)> {
+    fn sums(&self, dimension: Dimension) -> impl Iterator<Item = (Key, Signed)> {
         let sums = Key::sums(dimension, self.ledger).into_iter();
-        sums.map(|(key, counts)| (key, counts.into()))
+        sums.map(|(key, counts)| (key, counts.map(i128::from)))
     }
 
-    fn is_enough(&self, amount: Amount) -> bool {
+    fn is_enough(&self, amount: Signed) -> bool {
         amount.flows >= self.settings.threshold_flows.into()
     }
 
     /// Whether a rest may be derived by subtraction: it has no flow at all, or enough.
-    fn is_hidden(&self, rest: Amount) -> bool {
+    fn is_hidden(&self, rest: Signed) -> bool {
         rest.flows == 0 || self.is_enough(rest)
     }
 
     /// The rows with enough flows, most flows first, limited to `top`.
-    fn largest(&self, cells: impl Iterator<Item = (Key, Amount)>) -> Vec<(Key, Amount)> {
+    fn largest(&self, cells: impl Iterator<Item = (Key, Signed)>) -> Vec<(Key, Signed)> {
         let mut shown: Vec<_> = cells
             .filter(|(_, amount)| self.is_enough(*amount))
             .collect();
@@ -212,8 +191,8 @@ impl<'a> Figures<'a> {
     /// enough flows, so its withdrawal exposes nothing new.
     fn withdraw<K: Ord>(
         &self,
-        shown: &mut Vec<(Key, Amount)>,
-        whole: BTreeMap<K, Amount>,
+        shown: &mut Vec<(Key, Signed)>,
+        whole: BTreeMap<K, Signed>,
         within: impl Fn(Key) -> Option<K>,
     ) {
         let mut left = left(shown, whole, &within);
@@ -271,8 +250,8 @@ impl<'a> Figures<'a> {
             .remove(&Dimension::Encryption)
             .unwrap_or_default();
         shown.retain(|(key, _)| left.get(key).is_none_or(|left| self.is_hidden(*left)));
-        let other = |shown: &[(Key, Amount)], of: &BTreeMap<Key, Amount>| {
-            let mut other = Amount::default();
+        let other = |shown: &[(Key, Signed)], of: &BTreeMap<Key, Signed>| {
+            let mut other = Signed::default();
             let is_other = |key| shown.iter().all(|(row, _)| row != key);
             of.iter()
                 .filter(|(key, _)| is_other(*key))
@@ -288,10 +267,10 @@ impl<'a> Figures<'a> {
 
 /// The rest of each whole after subtracting the shown rows.
 fn left<K: Ord>(
-    shown: &[(Key, Amount)],
-    mut whole: BTreeMap<K, Amount>,
+    shown: &[(Key, Signed)],
+    mut whole: BTreeMap<K, Signed>,
     within: impl Fn(Key) -> Option<K>,
-) -> BTreeMap<K, Amount> {
+) -> BTreeMap<K, Signed> {
     for (key, amount) in shown {
         if let Some(left) = within(*key).and_then(|key| whole.get_mut(&key)) {
             *left -= *amount;
@@ -301,7 +280,7 @@ fn left<K: Ord>(
 }
 
 /// What is not shown of the total.
-fn rest(total: Amount, shown: &[(Key, Amount)]) -> Amount {
+fn rest(total: Signed, shown: &[(Key, Signed)]) -> Signed {
     let mut rest = total;
     shown.iter().for_each(|(_, amount)| rest -= *amount);
     rest
@@ -316,8 +295,8 @@ fn round_up(amount: i128, bin: NonZeroU64) -> u64 {
 mod tests {
     use super::*;
 
-    const fn amount(flows: i128, bytes: i128, packets: i128) -> Amount {
-        Amount {
+    const fn amount(flows: i128, bytes: i128, packets: i128) -> Signed {
+        Signed {
             flows,
             bytes,
             packets,

@@ -3,7 +3,7 @@
 use super::sums::{Day, Entry, Key, Span, Statistics, Sums, Table};
 use super::words;
 use crate::cell::{Country, Counts};
-use crate::row::Dimension;
+use crate::row::{CountColumns, Dimension};
 use jiff::civil::Date;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -35,9 +35,8 @@ struct Line<'a> {
     encryption: Option<&'static str>,
     other: bool,
     lower_bound: bool,
-    flows: u64,
-    bytes: u64,
-    packets: u64,
+    #[serde(flatten, with = "CountColumns")]
+    counts: Counts,
 }
 
 /// The JSON object of a span.
@@ -111,9 +110,7 @@ impl<'a> Data<'a> {
             encryption: None,
             other: false,
             lower_bound: false,
-            flows: counts.flows,
-            bytes: counts.bytes,
-            packets: counts.packets,
+            counts,
         }
     }
 
@@ -174,9 +171,9 @@ impl<'a> Data<'a> {
                 cell(line.encryption),
                 line.other.to_string(),
                 line.lower_bound.to_string(),
-                line.flows.to_string(),
-                line.bytes.to_string(),
-                line.packets.to_string(),
+                line.counts.flows.to_string(),
+                line.counts.bytes.to_string(),
+                line.counts.packets.to_string(),
             ];
             text.push_str(&cells.join(","));
             text.push_str("\r\n");

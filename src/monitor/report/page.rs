@@ -124,13 +124,13 @@ impl<'a> Page<'a> {
             _ => format!("all {} exits", exits.len()),
         };
         let (plot_unit, bars) = bars(span, sums);
-        let largest = bars.iter().max_by_key(|bar| bar.bytes);
+        let largest = bars.iter().max_by_key(|bar| bar.total.bytes);
         let description = largest.map_or_else(String::new, |bar| {
             format!(
                 "{} bars, one per {plot_unit}. The largest is {}, with {}. A table follows.",
                 bars.len(),
                 bar.name,
-                words::bytes(bar.bytes)
+                words::bytes(bar.total.bytes)
             )
         });
         let title = format!("Bytes per {plot_unit}, {heading}, {exit}");
@@ -343,8 +343,7 @@ fn bar(label: String, name: String, day: &Day) -> Bar {
     Bar {
         label,
         name,
-        bytes: day.total.bytes,
-        flows: day.total.flows,
+        total: day.total,
         encryption: day.encryption,
         is_partial: day.watched < day.seconds / 20 * 19,
     }
@@ -436,11 +435,11 @@ fn facts(sums: &Sums) -> Vec<Fact> {
     vec![
         fact("Minimum flows of a row", &method.threshold_flows),
         fact("Maximum rows of a table and period", &method.top),
-        fact("Flows are rounded up to multiples of", &method.bin_flows),
-        fact("Bytes are rounded up to multiples of", &method.bin_bytes),
+        fact("Flows are rounded up to multiples of", &method.bins.flows),
+        fact("Bytes are rounded up to multiples of", &method.bins.bytes),
         fact(
             "Packets are rounded up to multiples of",
-            &method.bin_packets,
+            &method.bins.packets,
         ),
         Fact {
             name: "Noise (ε)",

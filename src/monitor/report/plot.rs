@@ -1,6 +1,7 @@
 //! Bar charts as inline SVG, with coordinates in tenths of a pixel.
 
 use super::words;
+use crate::cell::Counts;
 use std::fmt::Write;
 
 /// A bar: a day, a month or a year.
@@ -10,10 +11,8 @@ pub(super) struct Bar {
     pub(super) label: String,
     /// Name in the tooltip and in the table.
     pub(super) name: String,
-    /// Bytes, which set the height.
-    pub(super) bytes: u64,
-    /// TCP connections begun.
-    pub(super) flows: u64,
+    /// Its bytes set the height.
+    pub(super) total: Counts,
     /// Bytes that are encrypted, plain and unknown; proportions only, as they are rounded by
     /// themselves.
     pub(super) encryption: [u64; 3],
@@ -73,7 +72,12 @@ fn on(length: u64, part: u64, whole: u64) -> u64 {
 /// Draws a chart, `width` pixels wide. `id` prefixes its ids; `title` and `description` are plain
 /// text and are escaped.
 pub(super) fn svg(bars: &[Bar], width: u64, id: &str, title: &str, description: &str) -> String {
-    let most = bars.iter().map(|bar| bar.bytes).max().unwrap_or(0).max(1);
+    let most = bars
+        .iter()
+        .map(|bar| bar.total.bytes)
+        .max()
+        .unwrap_or(0)
+        .max(1);
     let step = step(most);
     let top = step.saturating_mul(most.div_ceil(step));
     let base = TOP + HEIGHT;
@@ -111,7 +115,7 @@ pub(super) fn svg(bars: &[Bar], width: u64, id: &str, title: &str, description: 
     for (index, bar) in bars.iter().enumerate() {
         let index = u64::try_from(index).unwrap_or(0);
         let x = LEFT * 10 + slot * index + (slot.saturating_sub(bar_width)) / 2;
-        let height = on(HEIGHT * 10, bar.bytes, top);
+        let height = on(HEIGHT * 10, bar.total.bytes, top);
         let whole = bar
             .encryption
             .iter()
@@ -121,7 +125,7 @@ pub(super) fn svg(bars: &[Bar], width: u64, id: &str, title: &str, description: 
             svg,
             "<g class=\"{class}\"><title>{}: {}</title>",
             escape(&bar.name),
-            words::bytes(bar.bytes)
+            words::bytes(bar.total.bytes)
         );
         let mut drawn = 0;
         let parts = if whole == 0 {
@@ -213,7 +217,10 @@ mod tests {
     fn extreme_bars_are_drawn_too() {
         for bytes in [0, 1, u64::MAX] {
             let bar = Bar {
-                bytes,
+                total: Counts {
+                    bytes,
+                    ..Counts::default()
+                },
                 encryption: [bytes, bytes, 0],
                 ..Bar::default()
             };

@@ -126,11 +126,7 @@ pub(super) fn ranking(
         ..line(name.to_owned(), None, None, counts, false)
     };
     let mut more = lines.split_off(lines.len().min(FIRST));
-    let beyond = Counts {
-        flows: sum.flows.saturating_sub(first.flows),
-        bytes: sum.bytes.saturating_sub(first.bytes),
-        packets: sum.packets.saturating_sub(first.packets),
-    };
+    let beyond = sum.saturating_sub(first);
     if beyond.bytes > 0 {
         lines.push(rest("everything else", beyond));
     }

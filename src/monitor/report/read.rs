@@ -158,15 +158,8 @@ impl Reader {
 
     /// Refuses counts whose sum exceeds 64 bits.
     fn sum(&mut self, row: &Row) -> Result<(), String> {
-        for (sum, more) in [
-            (&mut self.everything.flows, row.flows),
-            (&mut self.everything.bytes, row.bytes),
-            (&mut self.everything.packets, row.packets),
-        ] {
-            *sum = sum
-                .checked_add(more)
-                .ok_or("the sum of all rows is beyond 64 bits".to_owned())?;
-        }
+        let sum = self.everything.checked_add(row.counts);
+        self.everything = sum.ok_or("the sum of all rows is beyond 64 bits")?;
         Ok(())
     }
 
@@ -293,11 +286,8 @@ fn values(row: &mut Row) -> Result<(), String> {
     if end <= start || end - start > PERIOD {
         return Err("the period ends before it begins, or is longer than a year".to_owned());
     }
-    for (column, value) in [
-        ("flows", row.flows),
-        ("bytes", row.bytes),
-        ("packets", row.packets),
-    ] {
+    let columns = ["flows", "bytes", "packets"];
+    for (column, value) in columns.into_iter().zip(<[u64; 3]>::from(row.counts)) {
         if value > COUNT {
             return Err(format!("`{column}` is {value}, too large for a period"));
         }
@@ -348,23 +338,23 @@ fn shown(name: &str) -> String {
 /// Checks that a part is complete: each dimension must have the total's counts, except unattributed
 /// ones. With noise only the presence of rows can be checked.
 fn is_whole(part: &Part) -> Result<(), String> {
-    let total = &part.total;
-    if (total.flows, total.bytes, total.packets) == (0, 0, 0) {
+    let total = part.total.counts;
+    if total == Counts::default() {
         return Ok(());
     }
     let about = &part.about;
     let is_exact = about.epsilon == 0.0;
     for dimension in [Dimension::Port, Dimension::Country, Dimension::IpVersion] {
         let rows = || part.rows.iter().filter(|row| row.dimension == dimension);
-        let sum = |column: fn(&Row) -> u64| rows().map(column).fold(0_u64, u64::saturating_add);
-        let lacks = sum(|row| row.flows) < total.flows
-            || sum(|row| row.bytes) < total.bytes.saturating_sub(about.unattributed_bytes)
-            || sum(|row| row.packets) < total.packets.saturating_sub(about.unattributed_packets);
+        let sum: Counts = rows().map(|row| row.counts).sum();
+        let lacks = sum.flows < total.flows
+            || sum.bytes < total.bytes.saturating_sub(about.unattributed_bytes)
+            || sum.packets < total.packets.saturating_sub(about.unattributed_packets);
         if rows().next().is_none() || is_exact && lacks {
             return Err(format!(
                 "the period that begins {} ends here, but its rows of dimension {dimension:?} do \
                  not come to its total: the file was cut, or lines are missing",
-                total.period_start
+                part.total.period_start
             ));
         }
     }

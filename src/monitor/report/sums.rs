@@ -130,9 +130,8 @@ impl Table {
 
     /// The sum over all rows, with `other`. Packets without a connection are in the total only.
     pub fn sum(&self) -> Counts {
-        let mut sum = self.other;
-        self.entries.values().for_each(|entry| sum += entry.counts);
-        sum
+        let entries = self.entries.values().map(|entry| entry.counts);
+        entries.chain([self.other]).sum()
     }
 
     /// The rows with a key, most bytes first.
@@ -211,12 +210,8 @@ pub struct Method {
     pub top: Values,
     /// Flows that a row needs at least.
     pub threshold_flows: Values,
-    /// Bin sizes of flows, to whose multiples they were rounded up.
-    pub bin_flows: Values,
-    /// Bin sizes of bytes, to whose multiples they were rounded up.
-    pub bin_bytes: Values,
-    /// Bin sizes of packets, to whose multiples they were rounded up.
-    pub bin_packets: Values,
+    /// Bin sizes, to whose multiples counts were rounded up.
+    pub bins: Counts<Values>,
     /// Values of ε; 0 without noise.
     pub epsilon: Values,
     /// Whether a table of cells was full in any period.
@@ -233,9 +228,11 @@ impl Method {
             systems: text(&about.systems),
             top: one(about.top.to_string()),
             threshold_flows: one(about.threshold_flows.to_string()),
-            bin_flows: one(about.bin_flows.to_string()),
-            bin_bytes: one(about.bin_bytes.to_string()),
-            bin_packets: one(about.bin_packets.to_string()),
+            bins: Counts {
+                flows: one(about.bin_flows.to_string()),
+                bytes: one(about.bin_bytes.to_string()),
+                packets: one(about.bin_packets.to_string()),
+            },
             epsilon: one(about.epsilon.to_string()),
             spilled: about.spilled,
         }
@@ -248,9 +245,9 @@ impl Method {
             (&mut self.systems, &more.systems),
             (&mut self.top, &more.top),
             (&mut self.threshold_flows, &more.threshold_flows),
-            (&mut self.bin_flows, &more.bin_flows),
-            (&mut self.bin_bytes, &more.bin_bytes),
-            (&mut self.bin_packets, &more.bin_packets),
+            (&mut self.bins.flows, &more.bins.flows),
+            (&mut self.bins.bytes, &more.bins.bytes),
+            (&mut self.bins.packets, &more.bins.packets),
             (&mut self.epsilon, &more.epsilon),
         ] {
             mine.add_all(more);
@@ -287,20 +284,12 @@ pub struct Part {
     pub rows: Vec<Row>,
 }
 
-fn counts(row: &Row) -> Counts {
-    Counts {
-        flows: row.flows,
-        bytes: row.bytes,
-        packets: row.packets,
-    }
-}
-
 impl Sums {
     /// Adds a part; `is_first` if it is the first one of its period that was read.
     pub fn add_part(&mut self, part: &Part, is_first: bool) {
         let seconds = part.total.period_end.as_second() - part.total.period_start.as_second();
         let mut day = Day {
-            total: counts(&part.total),
+            total: part.total.counts,
             watched: part.about.watched_seconds,
             ..Day::default()
         };
@@ -321,12 +310,12 @@ impl Sums {
         for row in &part.rows {
             let table = self.tables.entry(row.dimension).or_default();
             if row.other {
-                table.other += counts(row);
+                table.other += row.counts;
                 table.others += 1;
                 continue;
             }
             let entry = table.entries.entry(Key::of(row)).or_default();
-            entry.counts += counts(row);
+            entry.counts += row.counts;
             entry.beside_other += u64::from(with_other.contains(&row.dimension));
             if row.dimension == Dimension::Encryption {
                 let slot = match row.encryption {
@@ -334,7 +323,7 @@ impl Sums {
                     Some(Encryption::Plain) => &mut day.encryption[1],
                     _ => &mut day.encryption[2],
                 };
-                *slot = slot.saturating_add(row.bytes);
+                *slot = slot.saturating_add(row.counts.bytes);
             }
         }
 

@@ -281,9 +281,11 @@ fn publish(raw: &raw::Publish, noise: &raw::Noise) -> Result<PublishSettings, Co
     let settings = PublishSettings {
         top: within("publish.top", raw.top, default.top.into(), 1..=10_000)?,
         threshold_flows: threshold.into(),
-        bin_flows: positive("publish.bin_flows", raw.bin_flows, default.bin_flows)?,
-        bin_bytes: positive("publish.bin_bytes", raw.bin_bytes, default.bin_bytes)?,
-        bin_packets: positive("publish.bin_packets", raw.bin_packets, default.bin_packets)?,
+        bins: Counts {
+            flows: positive("publish.bin_flows", raw.bin_flows, default.bins.flows)?,
+            bytes: positive("publish.bin_bytes", raw.bin_bytes, default.bins.bytes)?,
+            packets: positive("publish.bin_packets", raw.bin_packets, default.bins.packets)?,
+        },
         cross: cross.collect::<Result<_, _>>()?,
         noise: self::noise(noise)?,
     };

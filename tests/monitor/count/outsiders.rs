@@ -4,6 +4,7 @@
 use super::{ACK, HOST, HOST_V6, MARKED, PLACES, SYN, SYN_ACK, count, filter, flagged, whole};
 use exitmark_lab::Random;
 use exitmark_lab::frames::{of_protocol, tcp, udp};
+use exitmark_monitor::cell::Counts;
 use exitmark_monitor::clock::{Length, Period};
 use exitmark_monitor::ledger::Ledger;
 use exitmark_monitor::publish::{Origin, PublishSettings, publish};
@@ -120,9 +121,7 @@ fn rows(ledger: &Ledger) -> Vec<Row> {
     let settings = PublishSettings {
         top: 3,
         threshold_flows: THRESHOLD,
-        bin_flows: NonZeroU64::MIN,
-        bin_bytes: NonZeroU64::MIN,
-        bin_packets: NonZeroU64::MIN,
+        bins: [NonZeroU64::MIN; 3].into(),
         cross: vec![
             Dimension::PortCountry,
             Dimension::PortSystem,
@@ -150,14 +149,16 @@ fn rows(ledger: &Ledger) -> Vec<Row> {
 fn keyed(rows: &[Row]) -> BTreeMap<String, (u64, u64)> {
     let key = |row: &Row| {
         let bare = Row {
-            bytes: 0,
-            packets: 0,
+            counts: Counts {
+                flows: row.counts.flows,
+                ..Counts::default()
+            },
             about: None,
             ..row.clone()
         };
         (
             serde_json::to_string(&bare).unwrap(),
-            (row.bytes, row.packets),
+            (row.counts.bytes, row.counts.packets),
         )
     };
     rows.iter().map(key).collect()
@@ -217,8 +218,8 @@ fn packets_without_a_connection_change_only_the_total() {
                 let (frames, added) = with_provoked(&honest, Some(&cells), &mut random);
                 let after = rows(&counted(way, &frames));
                 assert_eq!(after[1..], before[1..], "{way:?}, {added} provoked");
-                assert_eq!(after[0].flows, before[0].flows);
-                assert_eq!(after[0].packets, before[0].packets + added);
+                assert_eq!(after[0].counts.flows, before[0].counts.flows);
+                assert_eq!(after[0].counts.packets, before[0].counts.packets + added);
                 let about = after[0].about.as_ref().unwrap();
                 assert_eq!(about.unattributed_packets, added);
                 assert!(!about.spilled, "{way:?}");
@@ -277,6 +278,6 @@ fn a_refusal_by_another_ip_version_withdraws_no_row() {
     frames.push(segment((50_000, 4), RST, 0));
     let refused = rows(&counted(Way::File(64), &frames));
     assert_eq!(refused[1..], quiet[1..]);
-    assert_eq!(refused[0].packets, quiet[0].packets + 1);
+    assert_eq!(refused[0].counts.packets, quiet[0].counts.packets + 1);
     assert!(refused.iter().any(|row| row.ip_version == Some(4)));
 }

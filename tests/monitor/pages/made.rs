@@ -1,5 +1,6 @@
 //! Generated periods with known content.
 
+use exitmark_monitor::cell::Counts;
 use exitmark_monitor::row::{About, Dimension, Encryption, Row};
 use exitmark_monitor::services;
 use jiff::civil::Date;
@@ -113,9 +114,7 @@ pub(super) fn blank(exit: &str, day: Date) -> Row {
         ip_version: None,
         encryption: None,
         other: false,
-        flows: 0,
-        bytes: 0,
-        packets: 0,
+        counts: Counts::default(),
         about: None,
     }
 }
@@ -123,9 +122,11 @@ pub(super) fn blank(exit: &str, day: Date) -> Row {
 /// Sets a row's bytes; flows and packets follow from them.
 pub(super) fn counted(row: Row, bytes: u64) -> Row {
     Row {
-        flows: bytes / MIB * 2,
-        bytes,
-        packets: bytes / MIB * 1024,
+        counts: Counts {
+            flows: bytes / MIB * 2,
+            bytes,
+            packets: bytes / MIB * 1024,
+        },
         ..row
     }
 }

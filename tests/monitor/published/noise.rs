@@ -151,7 +151,8 @@ fn added(draws: usize, settings: &PublishSettings, of: impl Fn(&Row) -> Option<i
 
 #[test]
 fn epsilon_is_divided_over_all_tables_and_measures() {
-    let total = |row: &Row| (row.dimension == Dimension::Total).then_some(i128::from(row.flows));
+    let total =
+        |row: &Row| (row.dimension == Dimension::Total).then_some(i128::from(row.counts.flows));
     let exact = large()
         .cells
         .iter()
@@ -187,11 +188,12 @@ fn epsilon_is_divided_over_all_tables_and_measures() {
     assert!(misfit(&crossed, 420.0).abs() < 5.0 && misfit(&crossed, 360.0) > 5.0);
 
     // Rows and measures below the total have their own scale.
-    let of_port = |row: &Row| (row.port == Some(443)).then_some(i128::from(row.bytes) - (1 << 50));
+    let of_port =
+        |row: &Row| (row.port == Some(443)).then_some(i128::from(row.counts.bytes) - (1 << 50));
     let bytes = added(2000, &noisy(1.0, 8), of_port);
     assert!(misfit(&bytes, 90_000.0).abs() < 5.0);
     let of_v4 = |row: &Row| {
-        let packets = i128::from(row.packets) - (1 << 45) - (1 << 35);
+        let packets = i128::from(row.counts.packets) - (1 << 45) - (1 << 35);
         (row.ip_version == Some(4)).then_some(packets)
     };
     let packets = added(2000, &noisy(1.0, 9), of_v4);
@@ -214,9 +216,9 @@ fn other_is_the_noisy_total_minus_the_rows() {
     let sum: u64 = rows
         .iter()
         .filter(|row| row.dimension == Dimension::Port)
-        .map(|row| row.flows)
+        .map(|row| row.counts.flows)
         .sum();
-    assert_eq!(sum, rows[0].flows);
+    assert_eq!(sum, rows[0].counts.flows);
     let versions = rows.iter().filter(|row| row.ip_version.is_some());
     assert_eq!(versions.count(), 2, "both are shown: neither is other");
     let about = rows[0].about.as_ref().unwrap();
@@ -239,7 +241,7 @@ fn a_row_that_noise_brings_below_the_threshold_joins_other() {
         let of = |port: Option<u16>| ports.iter().any(|row| row.port == port);
         assert!(of(Some(443)) && of(Some(80)));
         assert_ne!(of(Some(22)), of(None), "it is its own row, or the other");
-        assert!(ports.iter().all(|row| row.other || row.flows >= 100));
+        assert!(ports.iter().all(|row| row.other || row.counts.flows >= 100));
         of(Some(22))
     };
     let own = (0..400).filter(|_| draw()).count();
@@ -258,7 +260,7 @@ fn negative_noisy_counts_become_zero() {
     };
     let draws = (0..200).map(|_| {
         let rows = publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
-        rows[0].bytes
+        rows[0].counts.bytes
     });
     let draws: Vec<_> = draws.collect();
     let none = draws.iter().filter(|bytes| **bytes == 0).count();

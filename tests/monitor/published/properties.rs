@@ -129,10 +129,6 @@ fn exact(packets: &[Packet], of: &Columns) -> Counts {
     sum
 }
 
-const fn numbers(row: &Row) -> Counts {
-    counts(row.flows, row.bytes, row.packets)
-}
-
 fn crossed(threshold: u64, top: u32) -> PublishSettings {
     PublishSettings {
         cross: CROSS.into(),
@@ -141,9 +137,7 @@ fn crossed(threshold: u64, top: u32) -> PublishSettings {
 }
 
 fn sum<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Counts {
-    let mut sum = Counts::default();
-    rows.into_iter().for_each(|row| sum += numbers(row));
-    sum
+    rows.into_iter().map(|row| row.counts).sum()
 }
 
 fn less(all: Counts, part: Counts) -> Counts {
@@ -168,12 +162,12 @@ proptest! {
         let total = exact(&packets, &Columns::new());
         if total.flows < threshold {
             prop_assert_eq!(published.len(), 1);
-            prop_assert_eq!(numbers(&published[0]), Counts::default());
+            prop_assert_eq!(published[0].counts, Counts::default());
             return Ok(());
         }
         let mut everything = total;
         everything += ledger.all_unattributed();
-        prop_assert_eq!(numbers(&published[0]), everything);
+        prop_assert_eq!(published[0].counts, everything);
         let is_hidden = |rest: Counts| rest == Counts::default() || rest.flows >= threshold;
         for dimension in SINGLE.into_iter().chain(CROSS) {
             let of: Vec<_> = published.iter().filter(|row| row.dimension == dimension).collect();
@@ -183,12 +177,12 @@ proptest! {
                 let keys: Vec<_> = columns(row).into_keys().collect();
                 let expected: BTreeSet<_> = names(dimension).iter().copied().collect();
                 prop_assert_eq!(keys.into_iter().collect::<BTreeSet<_>>(), expected);
-                prop_assert_eq!(numbers(row), exact(&packets, &columns(row)), "{}", told(row));
-                prop_assert!(row.flows >= threshold, "{}", told(row));
+                prop_assert_eq!(row.counts, exact(&packets, &columns(row)), "{}", told(row));
+                prop_assert!(row.counts.flows >= threshold, "{}", told(row));
             }
             prop_assert_eq!(sum(of.iter().copied()), total);
             // The largest rows that may be shown, in order.
-            prop_assert!(shown.is_sorted_by(|a, b| a.bytes >= b.bytes));
+            prop_assert!(shown.is_sorted_by(|a, b| a.counts.bytes >= b.counts.bytes));
             // What the rows leave of any row of another table that contains them.
             let mut coarser: BTreeSet<Columns> = BTreeSet::from([Columns::new()]);
             for packet in &packets {
@@ -213,7 +207,7 @@ proptest! {
                 Some(one) => class(port) == format!("{one:?}"),
                 None => !named.contains(&class(port)),
             };
-            let rest = less(numbers(row), sum(ports.iter().filter(is_within).copied()));
+            let rest = less(row.counts, sum(ports.iter().filter(is_within).copied()));
             prop_assert!(is_hidden(rest), "{} leaves {rest:?}", told(row));
         }
     }
@@ -256,8 +250,8 @@ proptest! {
                     row_of(outer, &of)
                 }).collect();
                 if let [Some(alone)] = around.into_iter().collect::<Vec<_>>()[..] {
-                    let left = left.entry(alone).or_insert(numbers(&published[alone]));
-                    *left = less(*left, numbers(row));
+                    let left = left.entry(alone).or_insert(published[alone].counts);
+                    *left = less(*left, row.counts);
                 }
             }
             for (row, rest) in left {
@@ -281,8 +275,8 @@ proptest! {
                 let of = columns(row);
                 let is_of = |packet: &&Packet| packet.is_whole && of.iter().all(|(name, value)| packet.columns[name] == *value);
                 let around = row_of(outer, &packets.iter().find(is_of).unwrap().columns).unwrap();
-                let left = left.entry(around).or_insert(numbers(&published[around]));
-                *left = less(*left, numbers(row));
+                let left = left.entry(around).or_insert(published[around].counts);
+                *left = less(*left, row.counts);
             }
             for (row, rest) in left {
                 let is_hidden = rest == Counts::default() || rest.flows >= threshold;
@@ -314,7 +308,7 @@ proptest! {
             let is_enough = self::exact(&packets, &columns(row)).flows >= threshold;
             prop_assert!(is_enough || published.len() == 1, "{}", told(row));
             prop_assert!(without_noise.contains(&of(row)), "{}", told(row));
-            prop_assert!(row.flows >= threshold || published.len() == 1, "{}", told(row));
+            prop_assert!(row.counts.flows >= threshold || published.len() == 1, "{}", told(row));
         }
     }
 
@@ -340,15 +334,15 @@ proptest! {
         bins in prop::array::uniform3(1_u64..5000),
     ) {
         let exact = crossed(threshold, 5);
-        let [bin_flows, bin_bytes, bin_packets] = bins.map(|bin| NonZeroU64::new(bin).unwrap());
-        let rounding = PublishSettings { bin_flows, bin_bytes, bin_packets, ..exact.clone() };
+        let sizes = bins.map(|bin| NonZeroU64::new(bin).unwrap());
+        let rounding = PublishSettings { bins: sizes.into(), ..exact.clone() };
         let key = |row: &Row| (row.dimension, row.other, columns(row));
-        let exact: BTreeMap<_, _> = rows(&ledger, &exact).iter().map(|row| (key(row), numbers(row))).collect();
+        let exact: BTreeMap<_, _> = rows(&ledger, &exact).iter().map(|row| (key(row), row.counts)).collect();
         let rounded = rows(&ledger, &rounding);
         prop_assert_eq!(rounded.len(), exact.len());
         for row in &rounded {
             let exact = exact[&key(row)];
-            let pairs = [(row.flows, exact.flows), (row.bytes, exact.bytes), (row.packets, exact.packets)];
+            let pairs: [_; 3] = row.counts.zip(exact).into();
             for ((shown, exact), bin) in pairs.into_iter().zip(bins) {
                 prop_assert!(shown % bin == 0 && shown >= exact && shown - exact < bin);
             }
@@ -356,7 +350,7 @@ proptest! {
         for pair in rounded.windows(2) {
             let [first, second] = pair else { unreachable!() };
             if first.dimension == second.dimension && !second.other {
-                let order = second.bytes.cmp(&first.bytes);
+                let order = second.counts.bytes.cmp(&first.counts.bytes);
                 prop_assert!(order.is_le(), "by the bytes shown");
             }
         }

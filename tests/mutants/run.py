@@ -44,6 +44,8 @@ DEPENDENCIES = """
 allocation-counter crossbeam etherparse humantime ipnet jiff libc maxminddb nix proptest rand
 rand_chacha serde serde_json sha2 tempfile thiserror toml tor-geoip zeroize
 """.split()
+# For the crates whose build scripts are copied.
+BUILD_DEPENDENCIES = ["bindgen", "libbpf-cargo"]
 PROFILE = """
 [lints.rust]
 dead_code = "allow"
@@ -69,7 +71,7 @@ class Cut:
     # Further copied files and whole directories.
     copied: list
     # Modules that a copied file declares and that are omitted, with their `use` lines; with `::`
-    # behind the name, only the `use` lines are omitted.
+    # behind the name, only the `use` lines are omitted, except those of its modules.
     without: dict
     # The crate whose unit tests are the first stage.
     unit: str
@@ -85,7 +87,8 @@ CUTS = [
         mutated=["src/policy"],
         copied="""src/service/lib.rs src/service/config.rs src/box/lib.rs src/box/settings
             src/nic/way/next_hop.rs src/relays/authorities.rs src/lab/lib.rs src/lab/cases.rs
-            src/lab/cases src/lab/frames.rs src/datapath/lib.rs src/datapath/cells.rs
+            src/lab/cases src/lab/frames.rs src/datapath/lib.rs src/datapath/cells.rs bpf
+            src/datapath/build.rs src/datapath/kernel/contract.rs
             src/datapath/counters.rs src/datapath/cut.rs src/datapath/forward.rs
             src/datapath/frame.rs src/datapath/guard.rs src/datapath/hosts.rs
             src/datapath/links.rs src/datapath/memory.rs src/datapath/sample.rs
@@ -143,7 +146,8 @@ def leave_out(text, modules):
         name, only_uses = module.removesuffix("::"), module.endswith("::")
         if not only_uses:
             text = re.sub(rf"(?m){attributes}^(pub )?mod {name};\n", "", text)
-        text = re.sub(rf"(?m){attributes}^(pub(\(crate\))? )?use {name}::[^;]*;\n", "", text)
+        kept = "(?![a-z])" if only_uses else ""
+        text = re.sub(rf"(?m){attributes}^(pub(\([a-z]+\))? )?use {name}::{kept}[^;]*;\n", "", text)
     return text
 
 
@@ -152,12 +156,16 @@ def without_tests(text):
     return re.split(r"(?m)^#\[cfg\(test\)\]\nmod tests \{", text)[0]
 
 
-def manifests(crates):
-    """Returns the manifests of the cut's workspace, with the dependencies' versions of the whole."""
+def manifests(names):
+    """Returns the manifests of a workspace of these files, with the dependencies' versions of the
+    whole.
+    """
+    crates = sorted({name.split("/")[1] for name in names if name.startswith("src/")})
     whole = tomllib.loads((ROOT / "Cargo.toml").read_text())
     members = [f"exitmark-{crate}" for crate in crates]
-    known = {name: whole["workspace"]["dependencies"][name] for name in [*DEPENDENCIES, *members]}
-    every = "".join(f"{name}.workspace = true\n" for name in known)
+    known = {name: whole["workspace"]["dependencies"][name]
+             for name in [*DEPENDENCIES, *BUILD_DEPENDENCIES, *members]}
+    every = "".join(f"{name}.workspace = true\n" for name in [*DEPENDENCIES, *members])
 
     def package(name, used):
         return (f'[package]\nname = "{name}"\nversion = "0.0.0"\nedition = "2024"\n\n'
@@ -169,12 +177,14 @@ def manifests(crates):
         + "".join(f"{name} = {inline(value)}\n" for name, value in known.items()))}
     for crate in crates:
         own = tomllib.loads((ROOT / f"src/{crate}/Cargo.toml").read_text())
-        used, used_by_tests = (
+        used, by_tests, by_build = (
             "".join(f"{name}.workspace = true\n" for name in own.get(kind, {}) if name in known)
-            for kind in ("dependencies", "dev-dependencies"))
+            for kind in ("dependencies", "dev-dependencies", "build-dependencies"))
+        builds = f"src/{crate}/build.rs" in names
         found[f"src/{crate}/Cargo.toml"] = (
-            package(f"exitmark-{crate}", used) + f"\n[dev-dependencies]\n{used_by_tests}"
-            '\n[lib]\npath = "lib.rs"\n'
+            package(f"exitmark-{crate}", used) + f"\n[dev-dependencies]\n{by_tests}"
+            + (f"\n[build-dependencies]\n{by_build}" if builds else "")
+            + '\n[lib]\npath = "lib.rs"\n'
             '\n[lints.rust]\ndead_code = "allow"\nunused_imports = "allow"\n')
     return found
 
@@ -204,9 +214,9 @@ def files(cut):
     for file in sorted(own.rglob("*")) if own.is_dir() else []:
         if file.is_file():
             found[str(file.relative_to(own))] = file.read_text()
-    for name in [name for name in found if name.endswith(("Cargo.toml", "build.rs"))]:
+    for name in [name for name in found if name.endswith("Cargo.toml")]:
         del found[name]
-    found |= manifests(sorted({name.split("/")[1] for name in found if name.startswith("src/")}))
+    found |= manifests(list(found))
     found["src/lib.rs"] = "//! Only for the tests.\n"
     found[".cargo/config.toml"] = (
         "[target.'cfg(unix)']\n"

@@ -1,5 +1,7 @@
 //! A stub without the kernel: counters are in memory.
 
+pub mod contract;
+
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 

@@ -86,7 +86,7 @@ fn finds_each_fault_and_its_command_fixes_it() {
     assert_eq!(first.status.code(), Some(1));
     let found = amiss(&first);
     for (severity, subject, words) in [
-        ("fault", "pins", "no BPF file system"),
+        ("fault", "pins", "not in a BPF file system"),
         ("fault", "host0", "is down"),
         ("fault", "incoming0", "is a port of the bridge br0"),
         ("fault", "host0", "192.0.2.77/24"),

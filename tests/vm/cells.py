@@ -167,8 +167,8 @@ def attempt(cell, machine, result):
     result.notes["ready"] = f"{time.monotonic() - began:.1f} s"
     result.notes["log"] = output
     if "doctor" in cell.steps:
-        # Before Linux 6.3 the kernel does not say what a driver can do: doctor says that instead.
-        is_unknown = not ready and "Linux 6.3 tells them before" in advice
+        # Before Linux 6.3 the kernel does not report XDP features, and doctor says so.
+        is_unknown = not ready and "Linux before 6.3 does not report" in advice
         fault = "" if (doctor == 0) == ready or is_unknown else f"exit status {doctor}: {advice}"
         result.check("doctor predicts whether the box starts", fault)
     if not ready:

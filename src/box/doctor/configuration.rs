@@ -10,7 +10,7 @@ const SUBJECT: &str = "config";
 pub fn configuration(settings: &Settings, nics: &[Own]) -> Vec<Finding> {
     let objections = settings.objections(nics);
     if objections.is_empty() {
-        let what = "no conflict between its values, or with this machine's addresses";
+        let what = "the values do not conflict with each other or with this machine's addresses";
         return vec![Finding::ok(SUBJECT, what)];
     }
     objections

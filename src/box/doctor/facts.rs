@@ -31,7 +31,7 @@ const BEGINNING: u64 = 4096;
 pub struct Asked {
     /// The NICs with their roles; without a role, a NIC is a candidate.
     pub ports: Vec<(Option<Role>, String)>,
-    /// Relay traffic is steered by the uplink's NIC.
+    /// Whether the uplink's NIC is `incoming` too.
     pub shares_uplink: bool,
     /// The configured next hop of relay traffic.
     pub next_hop: Option<NextHop>,
@@ -66,7 +66,7 @@ impl Default for Asked {
 }
 
 impl Asked {
-    /// Everything that a configuration names.
+    /// What a configuration names: its NICs, files and settings.
     pub fn by(settings: &Settings) -> Self {
         let ports = &settings.ports;
         let incoming = ports.incoming.as_ref();
@@ -163,7 +163,7 @@ pub struct Facts {
     pub has_bpf_fs: bool,
     /// Whether `pins` holds the pins of a box.
     pub is_pinned: bool,
-    /// Whether there may be pins that this user cannot see.
+    /// Whether pins may exist that this user has no permission to see.
     pub hides_pins: bool,
     /// The attached programs of the pins: role, interface index, program ID.
     pub attached: Vec<(Role, u32, u32)>,
@@ -181,7 +181,7 @@ pub struct Facts {
     pub user: Option<String>,
     /// The state of each NIC, in the order of the roles; of every NIC if none was named.
     pub ports: Vec<Port>,
-    /// Relay traffic is steered by the uplink's NIC.
+    /// Whether the uplink's NIC is `incoming` too.
     pub shares_uplink: bool,
     /// The next hop of relay traffic, if it is steered.
     pub hop: Option<Hop>,
@@ -198,7 +198,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Reads the state of what is asked for; if no NIC is named, of every NIC.
+    /// Reads the state of the NICs and files in `asked`; of every NIC if it names none.
     pub fn look(asked: Asked) -> Self {
         let mut names = asked.ports;
         if names.is_empty() {

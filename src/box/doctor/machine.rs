@@ -36,11 +36,13 @@ fn kernel(version: (u32, u32)) -> Finding {
         old if old < (6, 1) => Finding::fault(subject, what)
             .because("the XDP program needs Linux 6.1; install a newer kernel"),
         old if old < (6, 3) => Finding::warning(subject, what).because(
-            "it does not report the drivers' XDP features before the start (6.3 does), and has \
-             no multi-buffer AF_XDP (6.6 has): no MTU beyond 3486",
+            "this kernel does not report the XDP features of drivers before the start (Linux 6.3 \
+             does), and has no multi-buffer AF_XDP (Linux 6.6 has): the MTU may be 3486 at most",
         ),
         old if old < (6, 6) => Finding::warning(subject, what)
-            .because("it has no multi-buffer AF_XDP (6.6 has): no MTU beyond 3486"),
+            .because(
+            "this kernel has no multi-buffer AF_XDP (Linux 6.6 has): the MTU may be 3486 at most",
+        ),
         _ => Finding::ok(subject, what),
     }
 }
@@ -69,7 +71,7 @@ fn programs(facts: &Facts) -> Vec<Finding> {
             let mut findings = vec![Finding::ok(subject, loads)];
             // Without BTF another finding reports it.
             if let (Err(reason), true) = (counting, facts.has_btf) {
-                let what = "redirected frames that a NIC does not take cannot be counted";
+                let what = "redirected frames that a NIC drops cannot be counted";
                 findings.push(Finding::warning(subject, what).because(reason.as_str()));
             }
             findings
@@ -81,8 +83,8 @@ fn types(has_btf: bool) -> Finding {
     match has_btf {
         true => Finding::ok("btf", "the kernel provides BTF"),
         false => Finding::warning("btf", "there is no /sys/kernel/btf/vmlinux").because(
-            "redirected frames that a NIC does not take are not counted; it takes a kernel with \
-             CONFIG_DEBUG_INFO_BTF",
+            "redirected frames that a NIC drops are not counted; counting them requires a kernel \
+             with CONFIG_DEBUG_INFO_BTF",
         ),
     }
 }
@@ -91,7 +93,7 @@ fn compiler(is_on: bool) -> Finding {
     match is_on {
         true => Finding::ok("jit", "BPF programs are compiled"),
         false => Finding::warning("jit", "BPF programs are interpreted")
-            .because("every frame costs several times as much")
+            .because("every frame takes several times as much CPU time")
             .mended_by("sysctl -w net.core.bpf_jit_enable=1"),
     }
 }
@@ -107,21 +109,21 @@ fn pins(facts: &Facts) -> Finding {
             true => format!("systemctl start {PINS_UNIT}"),
             false => format!("mkdir -p {above} && mount -t bpf bpf {above}"),
         };
-        return Finding::fault("pins", format!("{shown} is in no BPF file system"))
-            .because("the policy outlives the process there")
+        return Finding::fault("pins", format!("{shown} is not in a BPF file system"))
+            .because("only pins in a BPF file system keep the policy when the process ends")
             .mended_by(command);
     }
     if facts.is_pinned {
         let attached = match facts.attached.len() {
-            0 => "none that this user may see is attached".to_owned(),
+            0 => "but this user sees no attached program".to_owned(),
             ports => format!("attached to {ports} ports"),
         };
         return Finding::ok("pins", format!("there is a box at {shown}, {attached}")).because(
-            "`exitmark run` takes it over, unless another one holds it; `exitmark detach` takes \
-             it off",
+            "`exitmark run` takes it over, unless another process holds it; `exitmark detach` \
+             detaches it",
         );
     }
-    Finding::ok("pins", format!("{shown} can be made, nothing is there yet"))
+    Finding::ok("pins", format!("{shown} does not exist yet, and can be created"))
 }
 
 fn rights(facts: &Facts) -> Vec<Finding> {
@@ -134,7 +136,7 @@ fn rights(facts: &Facts) -> Vec<Finding> {
                 Capability::CAP_BPF => "the XDP program cannot be loaded",
                 Capability::CAP_NET_RAW => "AF_XDP sockets cannot be created",
                 Capability::CAP_PERFMON => {
-                    "the kernel loads no XDP program that compares packet pointers, as this one does"
+                    "the kernel refuses an XDP program that compares packet pointers, as this one does"
                 }
                 // CAP_IPC_LOCK matters only under a limit; see `memory`.
                 _ => return None,
@@ -162,7 +164,7 @@ fn memory(facts: &Facts) -> Option<Finding> {
     Some(
         Finding::warning("memory", what)
             .because(
-                "packet memory is locked: large rings or many queues do not fit; as a service, \
+                "packet memory is locked: large rings or many queues do not fit; in a service, set \
                  `LimitMEMLOCK=infinity`",
             )
             .mended_by("ulimit -l unlimited"),
@@ -182,7 +184,7 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
             Finding::fault("relays", format!("{path} may not be read"))
                 .because(
                     "without tor's files there is no relay set, and the box forwards everything \
-                     unmarked; they can be readable by tor's group",
+                     unmarked; the command makes them readable for tor's group",
                 )
                 .mended_by(format!(
                     "printf '\\nDataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
@@ -191,8 +193,8 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
         }
         Some(io::ErrorKind::NotFound) => Finding::fault("relays", format!("there is no {path}"))
             .because(
-                "until it is there the box has no relay set and forwards everything unmarked; a \
-                 running tor writes it into its CacheDirectory, mostly /var/lib/tor",
+                "until this file exists the box has no relay set and forwards everything unmarked; \
+                 a running tor writes it into its CacheDirectory, mostly /var/lib/tor",
             ),
         Some(other) => Finding::fault("relays", format!("{path} cannot be opened: {other}"))
             .because(
@@ -206,7 +208,7 @@ fn consensus(file: &RelayFile, validity: Validity, now: SystemTime) -> Finding {
     let path = file.path.display();
     let clock = utc(now);
     let until = utc(validity.valid_until);
-    let why = "compare the clock (`timedatectl`), and find out in tor's log why it fetches none";
+    let why = "check the clock (`timedatectl`), and tor's log for why it fetches no consensus";
     match validity.age(now) {
         Age::Early => {
             let from = utc(validity.valid_after);
@@ -219,7 +221,7 @@ fn consensus(file: &RelayFile, validity: Validity, now: SystemTime) -> Finding {
                 false => Finding::warning("clock", what),
             };
             finding
-                .because("a consensus of more than an hour ahead is refused: the clock is behind")
+                .because("the clock is slow: a consensus more than an hour ahead of it is refused")
                 .mended_by("timedatectl set-ntp true")
         }
         Age::Fresh => Finding::ok("relays", format!("{path} is valid until {until} UTC"))

@@ -23,7 +23,7 @@ pub use facts::{Asked, Facts, Hop, Port, RelayFile, Trial};
 pub enum Severity {
     /// Meets the requirement, or `run` sets it.
     Ok,
-    /// The box runs, but not as well as it could.
+    /// The box runs, with a limit or a cost that `why` names.
     Warning,
     /// The box does not run, or does not do its job.
     Fault,
@@ -42,7 +42,7 @@ impl fmt::Display for Severity {
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How severe it is; one `Fault` makes the exit status 1.
+    /// The severity; one `Fault` makes the exit status 1.
     pub severity: Severity,
     /// A NIC's name, or a part of the machine such as `kernel`.
     pub subject: String,
@@ -50,7 +50,7 @@ pub struct Finding {
     pub what: String,
     /// The reason or the consequence; may be empty.
     pub why: String,
-    /// The command that repairs it, if a single one does.
+    /// The command that repairs the fault, if one command is enough.
     pub fix: Option<String>,
 }
 

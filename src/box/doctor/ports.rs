@@ -92,20 +92,20 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     let Some(state) = port.xdp else {
         return vec![Finding::warning(
             subject,
-            format!("{driver}; the kernel does not say what XDP is on it"),
+            format!("{driver}; the kernel does not report its XDP state"),
         )];
     };
     let mut findings = Vec::new();
     findings.push(match state.abilities {
         None => Finding::ok(subject, driver).because(
-            "its XDP features are known when the program is attached (Linux 6.3 tells them before)",
+            "Linux before 6.3 does not report XDP features: the start shows whether XDP is native",
         ),
         Some(can) if !can.native => {
             Finding::warning(subject, format!("{driver}: XDP in generic mode only"))
-                .because("it works, several times slower; a NIC whose driver runs XDP does better")
+                .because("the box works, several times slower; use a NIC whose driver has native XDP")
         }
         Some(can) => {
-            // Only binding a socket proves it, and that resets queues of a NIC in use.
+            // Only binding a socket proves zero-copy, and that resets queues of a NIC in use.
             let zero_copy = if can.zero_copy {
                 "claims zero-copy"
             } else {
@@ -114,11 +114,11 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             let finding = Finding::ok(subject, format!("{driver}: native XDP, {zero_copy}"));
             match (can.zero_copy, nic.driver.as_deref()) {
                 (true, Some("virtio_net")) => finding.because(
-                    "it binds only where the virtual machine gives the NIC an IOMMU and queue \
-                     reset (QEMU: iommu_platform=on,queue_reset=on); `exitmark status` shows \
-                     whether it did",
+                    "zero-copy sockets bind only if the virtual machine gives the NIC an IOMMU and \
+                     queue reset (QEMU: iommu_platform=on,queue_reset=on); `exitmark status` \
+                     shows whether they did",
                 ),
-                (true, _) => finding.because("`exitmark status` shows whether it binds"),
+                (true, _) => finding.because("`exitmark status` shows whether zero-copy sockets were bound"),
                 (false, _) => finding,
             }
         }
@@ -154,7 +154,7 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     } else if state.program != 0 && facts.hides_pins {
         findings.push(
             Finding::warning(subject, "an XDP program is attached")
-                .because("whether it is exitmark's own only root can tell: run this as root"),
+                .because("only root can read whether the program is exitmark's: run this as root"),
         );
     } else if state.program != 0 {
         let mode = if state.is_generic {
@@ -168,8 +168,9 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
                 format!("another XDP program is attached, number {}", state.program),
             )
             .because(
-                "a NIC runs one at a time; if the command is refused, the program was attached by \
-                     a BPF link: detach it with its own tool, an exitmark with `exitmark detach`",
+                "a NIC runs one program at a time; if the command is refused, the program was \
+                 attached by a BPF link: end the program that attached it, or `exitmark detach` if \
+                 that was exitmark",
             )
             .mended_by(format!("ip link set dev {} {mode} off", word(subject))),
         );
@@ -205,8 +206,8 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     let wanted = wanted.min(most);
     if nic.mtu > most {
         let why = format!(
-            "a packet longer than {most} bytes needs several buffers, which takes Linux 6.6, a \
-             driver that supports it on every port, and datapath.frags other than \"off\""
+            "a packet longer than {most} bytes needs several buffers, which requires Linux 6.6, a \
+             driver that supports them on every port, and datapath.frags other than \"off\""
         );
         let finding = Finding::fault(subject, format!("MTU {}", nic.mtu));
         return Some(finding.because(why).mended_by(set(wanted)));
@@ -215,7 +216,7 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
         let finding = Finding::fault(subject, format!("MTU {}, not {wanted}", nic.mtu));
         return Some(
             finding
-                .because("a wire needs the same on every port")
+                .because("a wire needs the same MTU on every port")
                 .mended_by(set(wanted)),
         );
     }
@@ -254,15 +255,15 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         return vec![set(finding, common.unwrap_or(most))];
     }
     let Some(wanted) = common else {
-        let what = format!("{what}, and no number that every port can have");
+        let what = format!("{what}, and no number of queues is possible on every port");
         return vec![match facts.engine {
             Engine::Xdp => Finding::warning(subject, what)
-                .because("frames that need user space cross unmarked from queues without a worker"),
+                .because("slow-path frames from queues without a worker are forwarded unmarked"),
             _ => Finding::fault(subject, what)
-                .because("every port needs the same number, except with engine = \"xdp\""),
+                .because("every port needs the same number of queues, except with engine = \"xdp\""),
         }];
     };
-    let lost = "its driver loses what XDP redirects to it on CPUs without a queue of their number";
+    let lost = "its driver drops frames that XDP redirects to it on a CPU without a queue of that number";
     let is_lossy = nic.loses_redirects(cpus);
     if nic.queues != wanted {
         let what = format!("{what}, not {wanted}");
@@ -270,12 +271,12 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             Finding::fault(subject, what).because(lost)
         } else if facts.engine == Engine::Xdp {
             Finding::warning(subject, what).because(
-                "where a port has more queues than another one, frames that need user space \
-                 (fragments, IPv6 extension headers) cross unmarked from those beyond",
+                "slow-path frames (IP fragments, IPv6 extension headers) from the queues that the \
+                 other ports lack are forwarded unmarked",
             )
         } else {
             Finding::fault(subject, what).because(format!(
-                "every port needs the same number, {MAX_QUEUES} at most"
+                "every port needs the same number of queues, {MAX_QUEUES} at most"
             ))
         };
         return vec![set(finding, wanted)];
@@ -332,7 +333,7 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
                 _ => format!("{count} addresses of the box"),
             },
         );
-        let why = "it can be `incoming`, but neither `host` nor `uplink` while it has that";
+        let why = "with an address, this NIC can be `incoming`, but neither `host` nor `uplink`";
         return (count > 0)
             .then(|| finding.because(why))
             .into_iter()
@@ -350,7 +351,7 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         .map(|address| {
             Finding::fault(subject, format!("the box has the address {address} here"))
                 .because(format!(
-                    "{role} is a wire: nothing that is sent to that address would reach the box"
+                    "{role} is an end of the wire: frames sent to that address do not reach the box"
                 ))
                 .mended_by(format!("ip addr del {address} dev {}", word(subject)))
         })
@@ -363,7 +364,7 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         let key = format!("net.ipv6.conf.{}.disable_ipv6=1", nic.sysctl_name());
         findings.push(
             Finding::warning(subject, "the box has an IPv6 link-local address here")
-                .because("it announces itself on the wire")
+                .because("the kernel sends IPv6 packets from it on the wire")
                 .mended_by(format!("sysctl -w {}", word(&key))),
         );
     }
@@ -392,7 +393,7 @@ fn next_hop(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
         (NextHop::Address(address), None) => {
             let what = format!("the next hop {address} is not in the neighbour table");
             let finding = Finding::warning(subject, what).because(
-                "`exitmark run` has it resolved; until it answers relay traffic is not steered",
+                "`exitmark run` resolves it; until the next hop answers, relay traffic is not steered",
             );
             let can_ask = nic
                 .addresses

@@ -165,7 +165,7 @@ fn each_fault_is_found_alone_with_its_command() {
             (
                 Fault,
                 "pins",
-                "no BPF file system",
+                "not in a BPF file system",
                 Some("mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf"),
             ),
         ),
@@ -177,7 +177,7 @@ fn each_fault_is_found_alone_with_its_command() {
             (
                 Fault,
                 "pins",
-                "no BPF file system",
+                "not in a BPF file system",
                 Some("systemctl start run-bpf-exitmark.mount"),
             ),
         ),
@@ -435,7 +435,7 @@ fn each_fault_is_found_alone_with_its_command() {
                     nic.sets_queues = false;
                 }
             },
-            (Fault, "host0", "no number that every port can have", None),
+            (Fault, "host0", "no number of queues is possible on every port", None),
         ),
         (
             |f| {

@@ -50,7 +50,7 @@ fn warnings_are_on_top() {
 fn every_part_is_there() {
     let text = sample::report().text().to_string();
     for part in [
-        "af_xdp (asked: auto): every port is bound zero-copy",
+        "af_xdp (configured: auto): every port is bound zero-copy",
         "xdp decided 250 k frames (25.0 %), af_xdp 750 k frames (75.0 %)",
         "uplink   enp129s0f0np0v1 up   af_xdp generic copy      -",
         "incoming eth2            down af_xdp native  zero-copy igb",

@@ -66,7 +66,7 @@ fn rates_are_of_the_time_between_two_reports() {
     assert!(line(&top, "relay ").contains("        0       0 bit/s"));
     let port = lines(&top).into_iter().find(|line| line.contains("eth0"));
     assert!(port.unwrap().contains("1.50 k   12.0 Mbit/s"));
-    assert!(line(&top, "engines").contains("xdp 0 %, af_xdp 100 % (asked: auto)"));
+    assert!(line(&top, "engines").contains("xdp 0 %, af_xdp 100 % (configured: auto)"));
     assert!(line(&top, "drops/s").contains("none"));
 }
 

@@ -39,8 +39,7 @@ fn kernel(version: (u32, u32)) -> Finding {
             "this kernel does not report the XDP features of drivers before the start (Linux 6.3 \
              does), and has no multi-buffer AF_XDP (Linux 6.6 has): the MTU may be 3486 at most",
         ),
-        old if old < (6, 6) => Finding::warning(subject, what)
-            .because(
+        old if old < (6, 6) => Finding::warning(subject, what).because(
             "this kernel has no multi-buffer AF_XDP (Linux 6.6 has): the MTU may be 3486 at most",
         ),
         _ => Finding::ok(subject, what),
@@ -123,7 +122,10 @@ fn pins(facts: &Facts) -> Finding {
              detaches it",
         );
     }
-    Finding::ok("pins", format!("{shown} does not exist yet, and can be created"))
+    Finding::ok(
+        "pins",
+        format!("{shown} does not exist yet, and can be created"),
+    )
 }
 
 fn rights(facts: &Facts) -> Vec<Finding> {

@@ -101,8 +101,9 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             "Linux before 6.3 does not report XDP features: the start shows whether XDP is native",
         ),
         Some(can) if !can.native => {
-            Finding::warning(subject, format!("{driver}: XDP in generic mode only"))
-                .because("the box works, several times slower; use a NIC whose driver has native XDP")
+            Finding::warning(subject, format!("{driver}: XDP in generic mode only")).because(
+                "the box works, several times slower; use a NIC whose driver has native XDP",
+            )
         }
         Some(can) => {
             // Only binding a socket proves zero-copy, and that resets queues of a NIC in use.
@@ -118,7 +119,9 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
                      queue reset (QEMU: iommu_platform=on,queue_reset=on); `exitmark status` \
                      shows whether they did",
                 ),
-                (true, _) => finding.because("`exitmark status` shows whether zero-copy sockets were bound"),
+                (true, _) => {
+                    finding.because("`exitmark status` shows whether zero-copy sockets were bound")
+                }
                 (false, _) => finding,
             }
         }
@@ -259,11 +262,13 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         return vec![match facts.engine {
             Engine::Xdp => Finding::warning(subject, what)
                 .because("slow-path frames from queues without a worker are forwarded unmarked"),
-            _ => Finding::fault(subject, what)
-                .because("every port needs the same number of queues, except with engine = \"xdp\""),
+            _ => Finding::fault(subject, what).because(
+                "every port needs the same number of queues, except with engine = \"xdp\"",
+            ),
         }];
     };
-    let lost = "its driver drops frames that XDP redirects to it on a CPU without a queue of that number";
+    let lost =
+        "its driver drops frames that XDP redirects to it on a CPU without a queue of that number";
     let is_lossy = nic.loses_redirects(cpus);
     if nic.queues != wanted {
         let what = format!("{what}, not {wanted}");

@@ -435,7 +435,12 @@ fn each_fault_is_found_alone_with_its_command() {
                     nic.sets_queues = false;
                 }
             },
-            (Fault, "host0", "no number of queues is possible on every port", None),
+            (
+                Fault,
+                "host0",
+                "no number of queues is possible on every port",
+                None,
+            ),
         ),
         (
             |f| {

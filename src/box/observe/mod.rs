@@ -1,7 +1,7 @@
 //! The report on a running box, and its output as text, metrics and live view.
 //!
 //! The daemon fills in a [`Report`]; this module only reads it. A report has no field for the
-//! address of a destination, so none can be shown.
+//! address of a destination, so no output can contain one.
 
 mod human;
 mod metrics;

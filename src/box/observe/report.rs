@@ -34,7 +34,7 @@ pub struct Report {
     pub classes: Vec<ClassCount>,
     /// Malformed frames, by reason.
     pub malformed: Vec<MalformedCount>,
-    /// Frames that were modified, or that have a property worth counting.
+    /// Counts of marked, cleared and unsteered frames, and of other properties.
     pub frames: FrameCount,
     /// Frames that were not forwarded, for every drop reason.
     pub drops: Vec<DropCount>,
@@ -54,7 +54,7 @@ pub struct Report {
     pub reloads: u64,
     /// Refused reloads since this process began.
     pub reloads_refused: u64,
-    /// The warnings, the most severe first; empty if there are none.
+    /// The warnings, the most severe first; empty without a warning.
     pub warnings: Vec<Warning>,
 }
 
@@ -132,8 +132,8 @@ pub struct PortReport {
     pub missed_frames: u64,
     /// TX descriptors that the kernel refused, since this process began.
     pub tx_invalid_frames: u64,
-    /// Frames received zero-copy, shorter than their IP packet and as long as a receive buffer may
-    /// be: truncated by the NIC, or sent so. Since this process began.
+    /// Frames received zero-copy that are shorter than their IP packet and end where a receive buffer
+    /// may end: truncated by the NIC, or sent truncated. Since this process began.
     pub cut_frames: u64,
 }
 
@@ -159,7 +159,7 @@ pub struct MalformedCount {
     pub frames: u64,
 }
 
-/// Outbound frames that were modified, or that have a property worth counting.
+/// Outbound frames that were modified, or that have one of these properties.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FrameCount {
@@ -401,13 +401,13 @@ pub struct FrameAudit {
 /// The kind of the warning that the host seems to run a recursive resolver.
 pub const OWN_RESOLVER: &str = "own_resolver";
 
-/// A warning, or an alarm if the box does not do its job, while its cause lasts.
+/// A warning or alarm, present while its cause lasts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Warning {
     /// The machine-readable kind, for alerts.
     pub kind: String,
-    /// Whether it is an alarm: the box does not do its job.
+    /// Whether this is an alarm: frames are lost, or not marked or steered as configured.
     pub is_alarm: bool,
     /// The cause and the remedy.
     pub text: String,

@@ -65,7 +65,7 @@ impl Text<'_> {
             f,
             "engine",
             &format!(
-                "{} (asked: {}): {}",
+                "{} (configured: {}): {}",
                 engine.chosen, engine.asked, engine.reason
             ),
         )?;
@@ -185,7 +185,7 @@ impl Text<'_> {
     fn steering(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let steering = &self.0.steering;
         let state = match steering.state {
-            SteeringState::Off => return item(f, "steering", "off: there is no `incoming`"),
+            SteeringState::Off => return item(f, "steering", "off: `ports.incoming` is not set"),
             SteeringState::Steering => "relay traffic leaves by `incoming`",
             SteeringState::NoCarrier => "no-carrier: the NIC has no link",
             SteeringState::Unresolved => "unresolved: the next hop's MAC address is not known",
@@ -282,7 +282,10 @@ impl Text<'_> {
             frames => item(
                 f,
                 "unaccounted",
-                &format!("{frames} frames are not accounted for, which is a fault of exitmark"),
+                &format!(
+                    "{frames} frames are not accounted for, a fault of exitmark: report it with \
+                     `exitmark status --json`"
+                ),
             ),
         }
     }
@@ -298,7 +301,7 @@ impl Text<'_> {
                 ));
             }
             line.push_str(&format!("of {} sampled", count(residence.samples)));
-            item(f, "residence", &line)?;
+            item(f, "latency", &line)?;
         }
         Ok(())
     }

@@ -67,22 +67,22 @@ fn process(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.timestamp(
         "start",
-        "When this process began",
+        "Start of this process, in seconds since 1970",
         single(report.started_at),
     )?;
     out.gauge(
         "generation",
-        "Counts up with every change of rules or relay set",
+        "Incremented by every change of rules or relay set; 1 at the start",
         single(report.generation),
     )?;
     out.counter(
         "reloads",
-        "How often the configuration was read anew and came into force, in this process",
+        "Reloads of the configuration that took effect, in this process",
         single(report.reloads),
     )?;
     out.counter(
         "reloads_refused",
-        "How often a configuration was refused, in this process",
+        "Reloads of the configuration that were refused, in this process",
         single(report.reloads_refused),
     )?;
     out.counter(
@@ -102,22 +102,22 @@ type OfPort = (&'static str, &'static str, fn(&PortReport) -> u64);
 const PORT_FRAMES: [OfPort; 8] = [
     (
         "port_received_frames",
-        "Frames that arrived for the box to decide",
+        "Frames received on the port and decided by an engine",
         |port| port.received_frames,
     ),
     (
         "port_forwarded_frames",
-        "Frames handed to the port to leave",
+        "Frames forwarded to the port for transmission",
         |port| port.forwarded_frames,
     ),
     (
         "port_to_stack_frames",
-        "Frames left to the box's own network stack",
+        "Frames passed to the box's own network stack",
         |port| port.to_stack_frames,
     ),
     (
         "port_handed_frames",
-        "Frames that the XDP program gave to a worker",
+        "Frames that the XDP program handed to a worker",
         |port| port.handed_frames,
     ),
     (
@@ -127,17 +127,17 @@ const PORT_FRAMES: [OfPort; 8] = [
     ),
     (
         "port_missed_frames",
-        "Frames given to a worker that its socket did not take, in this process",
+        "Frames handed to a worker and dropped because its socket was full, in this process",
         |port| port.missed_frames,
     ),
     (
         "port_tx_invalid_frames",
-        "Frames to send that the kernel refused, in this process",
+        "Frames that the kernel refused to transmit, in this process",
         |port| port.tx_invalid_frames,
     ),
     (
         "port_cut_frames",
-        "Frames that arrived zero-copy and seem to have been cut by the NIC, in this process",
+        "Frames received zero-copy that the NIC seems to have truncated, in this process",
         |port| port.cut_frames,
     ),
 ];
@@ -178,7 +178,7 @@ fn ports(out: &mut Metrics<'_>, ports: &[PortReport]) -> fmt::Result {
     )?;
     out.bytes(
         "port_received",
-        "The size of frames that arrived for the box to decide",
+        "Bytes of frames received on the port and decided by an engine",
         each(|port| port.received_bytes),
     )?;
     for (name, help, value) in PORT_FRAMES {
@@ -197,13 +197,13 @@ fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.bytes(
         "class",
-        "The size of outbound frames of each class",
+        "Bytes of outbound frames of each class",
         classes.map(|of| (class(&of.class), of.bytes)),
     )?;
     let malformed = report.malformed.iter();
     out.counter(
         "malformed_frames",
-        "Outbound frames that are IP and cannot be read, by what is wrong with them",
+        "Outbound IP frames with invalid headers, by fault",
         malformed.map(|of| (labels([("reason", &of.reason)]), of.frames)),
     )?;
     let frames = &report.frames;
@@ -215,7 +215,7 @@ fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
         ),
         (
             "cleared_frames",
-            "Frames of another class whose mark was cleared",
+            "Frames of classes other than exit whose mark was cleared",
             frames.cleared,
         ),
         (
@@ -250,12 +250,12 @@ fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
         ),
         (
             "unseen_fragment_frames",
-            "Later fragments whose first one was not seen",
+            "Later fragments whose first fragment was not seen",
             frames.unseen_fragment,
         ),
         (
             "no_user_space_frames",
-            "Frames that only user space understands, decided without it",
+            "Slow-path frames forwarded unmarked because no worker took them",
             frames.no_user_space,
         ),
     ] {
@@ -263,7 +263,7 @@ fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     }
     out.counter(
         "dropped_frames",
-        "Frames that were not forwarded, by reason and, where that is the reason, egress port",
+        "Frames that were not forwarded, by reason, and by egress port if the reason concerns one",
         report.drops.iter().map(|of| {
             let port = of.port.as_deref().unwrap_or_default();
             (labels([("reason", &of.reason), ("port", port)]), of.frames)
@@ -288,7 +288,7 @@ fn steering(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.counter(
         "steering_changes",
-        "How often the next hop, or whether it can be used, has changed, in this process",
+        "Changes of the next hop's MAC address or of the steering state, in this process",
         single(steering.changes),
     )
 }
@@ -308,7 +308,7 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
         ),
         (
             "relay_set_departed_endpoints",
-            "Endpoints departed and remembered",
+            "Endpoints that left the documents and are retained (relays.retain)",
             set.departed,
         ),
         (
@@ -321,7 +321,7 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     }
     out.gauge(
         "relay_set_age",
-        "1 for the age that the relay set has, 0 for the others; no 1 where it has none",
+        "1 for the current age of the relay set, 0 for the others; all 0 without a document",
         AGES.map(|age| {
             let is = (set.age.as_deref() == Some(age)).into();
             (labels([("age", age)]), is)
@@ -334,7 +334,7 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.timestamp(
         "relay_set_accepted",
-        "When the relay set in force was accepted",
+        "When the relay set in force was accepted, in seconds since 1970",
         set.accepted_at.map(|at| (Vec::new(), at)),
     )?;
     out.counter(
@@ -351,23 +351,23 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     let sources = set.sources.iter();
     out.timestamp(
         "relay_document_valid_after",
-        "When a document in force becomes valid",
+        "When a document in force becomes valid, in seconds since 1970",
         sources.clone().map(|of| (path(&of.path), of.valid_after)),
     )?;
     out.timestamp(
         "relay_document_fresh_until",
-        "When the successor of a document in force is due",
+        "When the successor of a document in force is due, in seconds since 1970",
         sources.clone().map(|of| (path(&of.path), of.fresh_until)),
     )?;
     out.timestamp(
         "relay_document_valid_until",
-        "When a document in force expires",
+        "When a document in force expires, in seconds since 1970",
         sources.clone().map(|of| (path(&of.path), of.valid_until)),
     )?;
     out.gauge(
         "relay_document_signatures",
-        "Signatures of a document in force that are good, of known and of unknown authorities; how \
-         many good ones are needed, and how many authorities are known",
+        "Signatures of a document in force by count: good ones of known (good) and of unknown \
+         (unknown) authorities, good ones that are needed, known authorities",
         sources
             .filter_map(|of| Some((&of.path, of.signatures?)))
             .flat_map(|(path, signed)| {
@@ -386,7 +386,7 @@ fn workers(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     let workers = report.workers.iter();
     out.gauge(
         "worker_memory_frames",
-        "Buffers that a worker has, in all places",
+        "All packet buffers of a worker",
         workers.clone().map(|worker| {
             let queue = worker.queue.to_string();
             (labels([("queue", &queue)]), worker.total)
@@ -394,7 +394,7 @@ fn workers(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.gauge(
         "worker_frames",
-        "The buffers of a worker, by place",
+        "Packet buffers of a worker, by place: pool, in_hand, receiving, sending, unaccounted",
         workers.flat_map(|worker| {
             let queue = worker.queue.to_string();
             [
@@ -417,7 +417,7 @@ fn workers(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
 fn samples(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     let mut encoder = out.0.encode_descriptor(
         "residence",
-        "For how long sampled frames were in the box, in this process",
+        "Time that sampled frames spent in the box, in seconds, in this process",
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;

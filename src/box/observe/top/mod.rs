@@ -31,7 +31,7 @@ pub fn watch(
 ) -> io::Result<()> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(io::Error::other(
-            "this is not a terminal; `exitmark status` shows the same once, --json for programs",
+            "this is not a terminal; `exitmark status` prints the same once, with --json for programs",
         ));
     }
     let answers = asking(interval, ask)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// How long the rates of the classes are kept, for the bars.
 pub(super) const SPAN: Duration = Duration::from_secs(60);
-/// How many rates are kept at most, whatever the interval.
+/// The most rates that are kept per class, independent of the interval.
 const REMEMBERED: usize = 240;
 
 /// The state computed from the reports received so far.

@@ -21,7 +21,7 @@ const BEFORE_BARS: u32 = 35;
 const WARNINGS: usize = 3;
 
 impl Top {
-    /// Draws the whole screen: the last report, or that none was received yet.
+    /// Draws the whole screen: the last report, or a line that says that the first is awaited.
     pub fn draw(&self, frame: &mut Frame<'_>) {
         let foot = if self.trouble.is_some() { 2 } else { 1 };
         let [body, foot] =
@@ -155,8 +155,8 @@ fn number(rate: Option<&f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), |rate| scaled(*rate, ""))
 }
 
-/// The last minute, with now at the right end. A column that several rates fall into shows the
-/// highest; one that none falls into shows the next, which covers it.
+/// The bars of the last minute, the present at the right end. A column shows the highest of its rates;
+/// a column without a rate shows the next rate, whose interval covers it.
 fn bars(minute: &VecDeque<(Duration, f64)>, now: Duration, highest: f64, width: u32) -> String {
     let Some((first, _)) = minute.front() else {
         return String::new();
@@ -200,11 +200,14 @@ fn engines(report: &Report, rates: Option<&Rates>) -> Line<'static> {
             let share = |part: f64| format!("{:.0} %", 100.0 * part / (xdp + af_xdp));
             format!("xdp {}, af_xdp {}", share(xdp), share(af_xdp))
         }
-        Some(_) => "nothing to decide".to_owned(),
+        Some(_) => "no frames".to_owned(),
         None => "-".to_owned(),
     };
     let asked = clean(&report.engine.asked);
-    item("engines", Span::from(format!("{text} (asked: {asked})")))
+    item(
+        "engines",
+        Span::from(format!("{text} (configured: {asked})")),
+    )
 }
 
 fn drops(report: &Report, rates: Option<&Rates>) -> Line<'static> {
@@ -233,7 +236,7 @@ fn relay_set(report: &Report) -> Line<'static> {
     let set = &report.relay_set;
     let age = match set.age.as_deref() {
         None if set.is_missing => "no document in force yet",
-        age => age.unwrap_or("nothing to follow"),
+        age => age.unwrap_or("no documents configured"),
     };
     let mut text = format!("{} endpoints, {}", count(set.endpoints), clean(age));
     if let Some(at) = set.accepted_at {

@@ -495,7 +495,7 @@ fn removed_pins_are_recreated_and_the_box_outlives_its_process() {
         .site
         .run(std::path::Path::new(EXITMARK), &rig.configuration)
         .unwrap();
-    said(&rig, "the box that was there is taken over", 1);
+    said(&rig, "the attached box is taken over", 1);
     forwards(&rig, INCOMING_MAC);
     moved(&rig.running.stop().unwrap());
 }
@@ -522,7 +522,7 @@ fn persistent_drops_are_a_warning_with_a_remedy() {
     }
     said(
         &rig,
-        "frames are dropped all the time (host_mac_unknown)",
+        "frames are dropped continuously (host_mac_unknown)",
         1,
     );
     moved(&rig.running.stop().unwrap());

@@ -286,7 +286,7 @@ fn a_start_without_any_consensus_goes_on_with_the_set_of_the_last_time() {
         assert!(
             rig.running
                 .log()
-                .contains("going on with the relay set of the last time")
+                .contains("continuing with the relay set of the previous run")
         );
         let mut prober = Prober::new(&rig);
         prober.expect(first, Treatment::Steered, "of the last time");

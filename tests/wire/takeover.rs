@@ -285,7 +285,7 @@ fn maps_of_another_shape_are_replaced_and_the_links_taken_over() {
         let log = rig.running.log();
         for words in [
             "pinned counters cannot be used",
-            "the counters start anew",
+            "the counters start at 0",
             "a build with layout 0",
         ] {
             assert!(log.contains(words), "{words} is not in {log}");

@@ -155,7 +155,7 @@ impl Daemon {
                 Some(Step::Reattach) => {
                     tracing::error!(
                         "ALARM: {} ({role}) receives packets and its XDP program sees none: \
-                         nothing from there is forwarded; the program is attached anew",
+                         frames received there are not forwarded; the program is attached again",
                         nic.name
                     );
                     let mode = port.mode;

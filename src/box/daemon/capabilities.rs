@@ -20,5 +20,5 @@ pub(super) const OF_ROOTS_KEEPER: &[Capability] = &[
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
 ];
-/// Any other thread, which needs none: it can only use what is open already.
+/// All other threads keep no capability: they only use descriptors that are open already.
 pub(super) const OF_NOBODY: &[Capability] = &[];

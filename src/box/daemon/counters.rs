@@ -58,7 +58,7 @@ impl Daemon {
         if sums.unaccounted > 0 {
             tracing::error!(
                 unaccounted = sums.unaccounted,
-                "frames are not accounted for; please report this"
+                "frames are not accounted for, a fault of exitmark: report it"
             );
         }
         print_line(&format!("{line} unaccounted={}", sums.unaccounted));

@@ -78,8 +78,8 @@ pub enum DaemonError {
     Refused(#[from] Refused),
     /// A reload would remove more than half of the relay endpoints.
     #[error(
-        "relays: {now} endpoints would be listed instead of {before}, and connections to all other \
-         relays be marked as exit traffic; if that is meant, restart exitmark"
+        "relays: {now} endpoints would be listed instead of {before}, and connections to the \
+         other relays would be marked as exit traffic; if that is intended, restart exitmark"
     )]
     Shrunk {
         /// The number of endpoints listed now.
@@ -91,14 +91,17 @@ pub enum DaemonError {
     #[error("relays.user = \"{0}\": there is no such user; create it with `useradd --system {0}`")]
     NoSuchUser(String),
     /// Untrusted documents must not be read as root.
-    #[error("relays.user is root; documents from outside need a user without privileges")]
+    #[error(
+        "relays.user is root; untrusted documents must be read by a user without privileges: name \
+         one, such as \"nobody\""
+    )]
     LoaderIsRoot,
     /// Privileges cannot be dropped.
     #[error(transparent)]
     Process(#[from] ProcessError),
     /// This process could not remove its pins at the end.
     #[error(
-        "pin.on_stop = \"detach\": the user of this process cannot get at {0}; mount a BPF file \
+        "pin.on_stop = \"detach\": the user of this process cannot access {0}; mount a BPF file \
          system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a directory in it in \
          pin.directory, or use \"keep\""
     )]
@@ -120,8 +123,8 @@ pub enum DaemonError {
     Pin(#[from] PinError),
     /// Engine xdp needs redirects that an egress NIC does not take.
     #[error(
-        "engine = \"xdp\" must redirect what arrives at {0}, but a NIC by which it leaves takes no \
-         redirected frames: its driver has no ndo_xdp_xmit (a veth pair has it while its other \
+        "engine = \"xdp\" must redirect what arrives at {0}, but a NIC by which those frames leave \
+         takes no redirected frames: its driver has no ndo_xdp_xmit (a veth pair has it while its other \
          end polls: `ethtool -K PEER gro on`, and set this end down and up again); after \
          `exitmark detach` the program can be attached in generic mode, which sends to any NIC; \
          engine = \"af_xdp\" needs no redirects"
@@ -163,13 +166,13 @@ pub enum DaemonError {
     /// The MTU now needs multi-buffer frames, but the loaded program is for a single buffer.
     #[error(
         "the ports have an MTU of {0} bytes now, and the XDP program is for frames in one buffer: it \
-         must be loaded anew, by a restart"
+         must be loaded again: restart exitmark"
     )]
     OtherBuffers(u32),
     /// A worker ended by itself.
-    #[error("worker {0} ended unexpectedly; frames were not forwarded any more")]
+    #[error("worker {0} ended unexpectedly, so this process ends; report this")]
     WorkerDied(usize),
     /// A worker's buffers do not add up at the end.
-    #[error("worker {0} cannot account for {1} frames; please report this")]
+    #[error("worker {0} cannot account for {1} frames, a fault of exitmark: report it")]
     FramesLost(usize, usize),
 }

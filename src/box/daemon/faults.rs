@@ -65,17 +65,17 @@ impl Fault {
             Role::Incoming if !self.is_loss() || !standing.is_dead_without_workers() => {
                 "relay traffic is not steered"
             }
-            _ => "nothing crosses the wire",
+            _ => "the wire forwards nothing",
         };
         match self {
             Self::Gone => format!(
-                "{nic} ({role}) is gone: {loss} until a NIC named {} is back, which is then \
-                 attached automatically",
+                "{nic} ({role}) is gone: {loss} until a NIC named {} is back; the box then attaches \
+                 to it by itself",
                 port.configured
             ),
             Self::Forgotten => format!(
-                "{nic} ({role}) was removed or moved and is back: {loss} until it is attached \
-                 again, which is tried automatically"
+                "{nic} ({role}) was removed or moved and is back: {loss} until the box has \
+                 attached to it again, which it tries by itself"
             ),
             Self::Renamed(name) => format!(
                 "{nic} ({role}) is called {name} now: frames are forwarded, but the next start \
@@ -85,13 +85,16 @@ impl Fault {
             Self::NoLink { is_up: false } => {
                 format!("{nic} ({role}) is set down: {loss} until `ip link set dev {nic} up`")
             }
-            Self::NoLink { is_up: true } => format!("{nic} ({role}) has no link: {loss}"),
+            Self::NoLink { is_up: true } => {
+                format!("{nic} ({role}) has no link: {loss}; check the cable and the other end")
+            }
             Self::Mtu { is, others } => format!(
                 "{nic} ({role}) has an MTU of {is} and another port one of {others}: longer \
                  packets are lost; `ip link set dev {nic} mtu {others}`"
             ),
             Self::Queues { is, was } => format!(
-                "{nic} ({role}) has {is} receive queues, and had {was} when its sockets were bound"
+                "{nic} ({role}) has {is} receive queues, and had {was} when its sockets were bound; \
+                 set {was} again with `ethtool -L`, or restart exitmark"
             ),
             Self::Member(bundle) => format!(
                 "{nic} ({role}) was made a port of {} ({}), which sends and receives by it, and the \
@@ -284,7 +287,7 @@ mod tests {
         };
         let steered = "relay traffic is not steered";
         assert!(text(false, Fault::Gone).contains(steered));
-        assert!(text(true, Fault::Gone).contains("nothing crosses the wire"));
+        assert!(text(true, Fault::Gone).contains("the wire forwards nothing"));
         assert!(text(true, Fault::NoLink { is_up: false }).contains(steered));
     }
 

@@ -176,7 +176,9 @@ pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
 /// Undoes a failed start: detaches, unless the box was attached before and goes on by itself.
 fn abandon(error: DaemonError, pins: Pins, record: &Record, was_attached: bool) -> DaemonError {
     if !was_attached && let Err(failed) = detach::take_off(pins, record) {
-        tracing::error!("the NICs cannot be set back: {failed}");
+        tracing::error!(
+            "the NIC settings cannot be restored: {failed}; `exitmark detach` restores them"
+        );
     }
     error
 }
@@ -399,7 +401,9 @@ impl Daemon {
                 "relay set replaced"
             ),
             Err(error) => {
-                tracing::error!("the relay set stays as it was, and is tried again: {error}");
+                tracing::error!(
+                    "the relay set stays as it was, and the update is retried: {error}"
+                );
             }
         }
     }

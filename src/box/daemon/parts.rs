@@ -93,9 +93,11 @@ impl Parts {
         let taken_over = attachments.iter().any(Attachment::is_taken_over);
         attachments.iter_mut().for_each(Attachment::keep);
         if taken_over && !counters_were_there {
-            tracing::info!("what another build left is taken over; the counters start anew");
+            tracing::info!(
+                "the attached box of another build is taken over; the counters start at 0"
+            );
         } else if taken_over {
-            tracing::info!("the box that was there is taken over");
+            tracing::info!("the attached box is taken over");
         }
         Ok(Self {
             assembly,
@@ -164,7 +166,7 @@ impl Assembly {
                 (Engine::AfXdp, "every port is bound zero-copy")
             }
             Engine::Auto => (Engine::Xdp, "not every port is bound zero-copy"),
-            chosen => (chosen, "the configuration says so"),
+            chosen => (chosen, "as configured"),
         };
         let is_zero_copy = sockets.are_zero_copy();
         let lossy = PerRole::from_fn(|role| sockets.lossy[role].clone());
@@ -184,9 +186,11 @@ impl Assembly {
             hands_over: all[role],
             reason: match (role, settings.datapath.inbound) {
                 (Role::Host, _) => reason,
-                (_, Inbound::Auto) if all[role] => "user space gets them without a copy",
-                (_, Inbound::Auto) => "there is nothing to decide, and a copy would cost more",
-                _ => "the configuration says so",
+                (_, Inbound::Auto) if all[role] => "user space receives its frames without a copy",
+                (_, Inbound::Auto) => {
+                    "inbound frames need no decision, and a copy to user space would cost more"
+                }
+                _ => "as configured",
             },
             needs_process: false,
             lossy: lossy[role].clone(),
@@ -224,7 +228,7 @@ impl Assembly {
     fn put_back(&mut self, pins: &Pins) {
         for attachment in self.attachments.drain(..).rev() {
             if let Err(error) = attachment.revert(pins) {
-                tracing::error!("what was there before cannot be put back: {error}");
+                tracing::error!("the previous program cannot be attached again: {error}");
             }
         }
         self.workers.end();
@@ -252,8 +256,9 @@ impl Assembly {
             let attachment = kernel.attach(pins, role, &nic.name, nic.index)?;
             if attachment.mode == AttachMode::Generic {
                 tracing::warn!(
-                    "{} ({role}) takes XDP in generic mode only: it works, several times slower; \
-                     after a repair, `exitmark detach` before the next start",
+                    "{} ({role}) supports XDP in generic mode only, which is several times slower; \
+                     after a change of its driver or settings, `exitmark detach` before the next \
+                     start",
                     nic.name
                 );
             }
@@ -308,7 +313,7 @@ impl Assembly {
             // make further ports generic, in the end all of them.
             tracing::warn!(
                 "not every NIC by which frames from {role} leave takes redirected ones: {} has XDP \
-                 in generic mode, which sends to any NIC, several times slower",
+                 in generic mode, which sends to any NIC but is several times slower",
                 nic.name
             );
         }
@@ -339,9 +344,10 @@ impl Assembly {
 /// The warning for a driver that has added receive queues for the program.
 fn unserved(nic: &Nic, now: u32) -> String {
     format!(
-        "{} has {} receive queues, and its driver made {now} of them for XDP: frames that need user \
-         space (fragments, IPv6 extension headers) cross unmarked from the added ones, counted as \
-         no_user_space; a virtual machine's NIC with as many queues as CPUs has none to add",
+        "{} has {} receive queues, and its driver made {now} of them for XDP: slow-path \
+         frames (IP fragments, IPv6 extension headers) from the added queues are forwarded unmarked \
+         and counted as no_user_space; give the virtual machine's NIC as many queues as CPUs, then \
+         the driver adds none",
         nic.name, nic.queues
     )
 }

@@ -298,7 +298,9 @@ impl Daemon {
         if retry.failed(reason, is_waiting, now)
             && !matches!(error, DaemonError::Nic(NicError::Missing(_)))
         {
-            tracing::error!("ALARM: the ports are not set up again yet: {error}");
+            tracing::error!(
+                "ALARM: the ports are not set up again yet, and this is retried: {error}"
+            );
         }
         let is_broken = self.following.is_suspended || self.following.must_move;
         match is_broken && self.following.retry.is_over() {

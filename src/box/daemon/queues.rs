@@ -80,9 +80,9 @@ impl Nics {
         let workers = self.workers();
         remarks.extend(all.iter().filter(|nic| nic.queues > workers).map(|nic| {
             format!(
-                "{} has {} receive queues and {workers} of them have a worker: frames that need \
-                 user space (fragments, IPv6 extension headers) cross unmarked from the others, \
-                 counted as no_user_space; {}",
+                "{} has {} receive queues and {workers} of them have a worker: slow-path \
+                 frames (IP fragments, IPv6 extension headers) from the others are forwarded \
+                 unmarked and counted as no_user_space; {}",
                 nic.name,
                 nic.queues,
                 set_queues(&all, common),
@@ -105,8 +105,8 @@ fn lossy(nic: &Nic, cpus: u32, possible: u32) -> String {
         false => String::new(),
     };
     format!(
-        "{} has {} queues for {cpus} CPUs, and its driver loses what XDP redirects to it on CPUs \
-         without a queue of their number: {advice}let the interrupts of every port come to the \
+        "{} has {} queues for {cpus} CPUs, and its driver drops frames that XDP redirects to it on \
+         a CPU without a queue of that number: {advice}let the interrupts of every port come to the \
          first {} CPUs only (/proc/irq/*/smp_affinity_list, without irqbalance)",
         nic.name, nic.queues, nic.queues
     )
@@ -115,7 +115,7 @@ fn lossy(nic: &Nic, cpus: u32, possible: u32) -> String {
 /// The commands that give every port this many queues, for a message.
 fn set_queues(nics: &[&Nic], queues: Option<u32>) -> String {
     let Some(queues) = queues else {
-        return "there is no number that every port can have".to_owned();
+        return "no number of queues is possible on every port".to_owned();
     };
     let wrong = nics.iter().filter(|nic| nic.queues != queues);
     let advices: Vec<_> = wrong.map(|nic| nic.queues_advice(queues)).collect();
@@ -222,7 +222,7 @@ mod tests {
         let nics = ports(("e1000e", 1, 1), ("vmxnet3", 4, 4));
         let refused = check(&nics, Engine::Auto, 2).unwrap_err();
         assert!(
-            refused.contains("no number that every port can have"),
+            refused.contains("no number of queues is possible on every port"),
             "{refused}"
         );
         assert!(!refused.contains("ethtool"), "{refused}");

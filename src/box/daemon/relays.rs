@@ -25,7 +25,7 @@ use telling::Said;
 
 /// The delay before a failed load is retried while no file changes.
 const RETRY: Duration = Duration::from_secs(300);
-/// The same while there is no set at all.
+/// The delay before a failed load is retried while no set is in force.
 const RETRY_MISSING: Duration = Duration::from_secs(10);
 /// Added to each wait, because a limit must be exceeded, not only reached.
 const PAST: Duration = Duration::from_millis(20);
@@ -42,7 +42,7 @@ pub(super) struct Keeper {
     watch: Watch,
     asked: Arc<AtomicBool>,
     numbers: Arc<Numbers>,
-    /// Why the files as they are now are not in force.
+    /// Why the current content of the files is not in force.
     failure: Option<Failure>,
     /// A file has changed since the last load.
     has_news: bool,
@@ -62,7 +62,7 @@ pub(super) struct Keeper {
 struct Failure {
     reason: String,
     at: Instant,
-    /// A retry may succeed although no file changes.
+    /// Whether a retry may succeed although no file changes.
     may_pass: bool,
 }
 
@@ -131,7 +131,9 @@ impl Keeper {
         self.recall(now);
         if let Err(error) = self.load(now) {
             match self.live.is_empty() {
-                false => tracing::error!("going on with the relay set of the last time: {error}"),
+                false => {
+                    tracing::error!("continuing with the relay set of the previous run: {error}");
+                }
                 // Otherwise `tell_age` raises the alarm.
                 true if !self.decides => tracing::error!("there is no relay set yet: {error}"),
                 true => {}
@@ -203,7 +205,7 @@ impl Keeper {
         loop {
             let limit = self.next_limit();
             if let Err(error) = self.watch.wait(self.timeout(limit)) {
-                tracing::error!("the relay files are not followed any more: {error}");
+                tracing::error!("the relay files are no longer watched: {error}; restart exitmark");
                 return None;
             }
             if let Ok(order) = self.orders.try_recv() {
@@ -267,8 +269,8 @@ impl Keeper {
         if process::is_root() && has_files && !self.follows_files() {
             return Err(
                 "relays.consensus: documents can only be read after a restart, because this \
-                 process, which began without any, has given up the means to; a restart loses no \
-                 frame"
+                 process started without any and has dropped the capabilities to read them; a \
+                 restart loses no frame"
                     .to_owned(),
             );
         }
@@ -332,7 +334,7 @@ impl Keeper {
             return Ok(());
         }
         match self.load(now) {
-            // Everything passes already for lack of a document: other paths cannot make it worse.
+            // Without a document everything passes already: other paths cannot make that worse.
             Err(error) if was_missing => {
                 self.fail(&error, now);
                 Ok(())
@@ -446,12 +448,12 @@ impl Keeper {
                 Some(live) => self.live = live,
                 None if std::mem::replace(&mut self.said.unknown, true) => {}
                 None => tracing::info!(
-                    "the relay set of the last time is not for these sources, authorities and clock"
+                    "the saved relay set is in the future, or of other sources or authorities"
                 ),
             },
             Ok(None) => {}
             Err(_) if std::mem::replace(&mut self.said.unknown, true) => {}
-            Err(error) => tracing::warn!("the last relay set cannot be restored: {error}"),
+            Err(error) => tracing::warn!("the saved relay set cannot be restored: {error}"),
         }
     }
 
@@ -463,7 +465,7 @@ impl Keeper {
         }
         let outcome = self.file.save(&self.live);
         if let (Err(error), None) = (&outcome, &self.unsaved) {
-            tracing::warn!("the relay set will not outlive this process: {error}");
+            tracing::warn!("the relay set cannot be saved, and a restart would lose it: {error}");
         }
         match outcome {
             Ok(()) => (self.unsaved, self.saved) = (None, Some(self.live.clone())),

@@ -90,8 +90,8 @@ impl Daemon {
             // The relay set after going back to the earlier configuration.
             (None, Ok(update)) => self.publish_relays(update),
             (None, Err(reason)) => tracing::error!(
-                "the relay set cannot be followed by the configuration in force any more: {reason}; \
-                 restart exitmark"
+                "the relay settings of the configuration in force cannot be restored after the \
+                 refused reload: {reason}; restart exitmark"
             ),
         }
     }
@@ -119,7 +119,7 @@ impl Daemon {
             answer,
         } = reloading;
         if change.keys.is_empty() {
-            tracing::info!("the configuration is read again: nothing in it has changed");
+            tracing::info!("the configuration was read again: no key has changed");
             return self.accept(answer, change);
         }
         if let Err(error) = self.steering.change(&settings) {
@@ -145,7 +145,9 @@ impl Daemon {
             }
             (self.settings, self.passing) = before;
             if let Err(error) = self.steering.change(&self.settings) {
-                tracing::error!("the next hop before cannot be followed any more: {error}");
+                tracing::error!(
+                    "the previous next hop cannot be monitored again: {error}; restart exitmark"
+                );
             }
             self.go_back();
             return self.refuse(answer, error.to_string());

@@ -19,8 +19,8 @@ use std::time::UNIX_EPOCH;
 const UNNAMED_LISTENER: &str = "unnamed_listener";
 const RECURSION: &str = "most DNS queries of the host go to many servers that host.resolvers does \
                          not name: a recursive resolver on the host, whose TCP queries are marked \
-                         as exit traffic; host.resolvers = \"any\", or a source address of its own \
-                         for the resolver";
+                         as exit traffic; set host.resolvers = \"any\", or give the resolver a \
+                         source address of its own";
 
 impl Daemon {
     pub(super) fn report(&mut self) -> Report {
@@ -28,7 +28,9 @@ impl Daemon {
         // If reading fails, the earlier counts stay: no counter may decrease.
         match self.kernel.counts() {
             Ok(counts) => self.counts = counts,
-            Err(error) => tracing::error!("the kernel's counters are those of before: {error}"),
+            Err(error) => tracing::error!(
+                "the kernel's counters cannot be read, the last values are reported: {error}"
+            ),
         }
         let kernel = self.counts.clone();
         let mut tally = sums.tally.clone();
@@ -161,14 +163,15 @@ impl Daemon {
             });
         };
         if report.unaccounted_frames > 0 {
-            let text = "frames are not accounted for; please report this";
+            let text = "frames are not accounted for, a fault of exitmark: report it, then restart";
             warn("unaccounted", true, text.to_owned());
         }
         for port in &self.standing.ports {
             if self.sights[port.role].is_blind() {
                 let text = format!(
-                    "{} ({}) receives packets that its XDP program does not see: nothing from \
-                     there is forwarded",
+                    "{} ({}) receives packets that its XDP program does not see: frames received \
+                     there are not forwarded; if this lasts, stop exitmark, `exitmark detach`, set \
+                     the NIC down and up, start",
                     port.nic.name, port.role
                 );
                 warn("blind", true, text);
@@ -192,7 +195,10 @@ impl Daemon {
             warn("unpinned", true, reason.clone());
         }
         for port in report.ports.iter().filter(|port| !port.has_carrier) {
-            let text = format!("{} ({}) has no link", port.interface, port.role);
+            let text = format!(
+                "{} ({}) has no link; check the cable and the other end",
+                port.interface, port.role
+            );
             warn("no_carrier", true, text);
         }
         for (is_alarm, text) in self.rising.now(&self.standing).into_values() {
@@ -223,20 +229,23 @@ impl Daemon {
         }
         let set = &report.relay_set;
         if let (Some(reason), false) = (&set.failure, set.is_missing) {
-            let text = format!("the relay files as they are now are not in force: {reason}");
+            let text = format!(
+                "the current relay files were refused, the previous set stays in force: {reason}"
+            );
             warn("relay_set_refused", false, text);
         }
         if let Some(reason) = &set.unsaved {
-            let text = format!("the relay set will not outlive this process: {reason}");
+            let text =
+                format!("the relay set cannot be saved, and a restart would lose it: {reason}");
             warn("state", false, text);
         }
         if self.is_unkept {
-            let text = "the relay files are not followed any more; restart exitmark".to_owned();
+            let text = "the relay files are no longer watched; restart exitmark".to_owned();
             warn("relay_files", false, text);
         }
         if let Some(reason) = &self.refused_reload {
             let text = format!(
-                "the configuration in force is not the one in the file, which was refused: {reason}"
+                "the file's configuration was refused, the previous one stays in force: {reason}"
             );
             warn("reload", false, text);
         }
@@ -249,7 +258,8 @@ impl Daemon {
         let mismatches: u64 = report.audit.mismatches.iter().map(|one| one.frames).sum();
         if mismatches > 0 {
             let text = format!(
-                "{mismatches} sampled frames left in violation of the policy; please report this"
+                "{mismatches} sampled frames left in violation of the policy, a fault of exitmark: \
+                 report it"
             );
             warn("audit", true, text);
         }
@@ -265,7 +275,8 @@ impl Daemon {
             warn("configuration", false, doubt.what.to_string());
         }
         if self.unpublished.is_some() {
-            let text = "the kernel has not taken the newest relay set; it is tried again";
+            let text =
+                "the kernel refused the newest relay set; the update is retried every minute";
             warn("unpublished", false, text.to_owned());
         }
         for port in &self.standing.ports {
@@ -280,8 +291,8 @@ impl Daemon {
             }
             if port.mode == AttachMode::Generic {
                 let text = format!(
-                    "{} ({}) has XDP in generic mode, several times slower, and longer frames than \
-                     its MTU are lost: none come where TSO and GSO are off at the sender",
+                    "{} ({}) has XDP in generic mode, several times slower, and frames longer than \
+                     its MTU are lost: turn TSO and GSO off at the sender",
                     port.nic.name, port.role
                 );
                 warn("generic_xdp", false, text);
@@ -289,8 +300,8 @@ impl Daemon {
             let workers = self.workers.count();
             if port.nic.queues as usize > workers {
                 let text = format!(
-                    "{} ({}) has {} receive queues and {workers} of them have a worker: frames \
-                     that need user space cross unmarked from the others",
+                    "{} ({}) has {} receive queues and {workers} of them have a worker: slow-path \
+                     frames from the others are forwarded unmarked",
                     port.nic.name, port.role, port.nic.queues
                 );
                 warn("queues", false, text);
@@ -313,8 +324,13 @@ fn unsteered(steering: &SteeringReport) -> Option<String> {
     };
     match steering.state {
         SteeringState::Off | SteeringState::Steering => None,
-        SteeringState::NoCarrier => Some(format!("incoming has no link: {consequence}")),
-        SteeringState::Unresolved => Some(format!("the next hop does not answer: {consequence}")),
+        SteeringState::NoCarrier => Some(format!(
+            "incoming has no link: {consequence}; check the cable and the other end"
+        )),
+        SteeringState::Unresolved => Some(format!(
+            "the next hop does not answer: {consequence}; check steer.next_hop, and that the box has \
+             an address on that network"
+        )),
     }
 }
 
@@ -324,19 +340,21 @@ fn aged(set: &RelaySetReport, decides: bool, is_orphaned: bool) -> Option<(bool,
     if set.is_missing {
         let text = match decides {
             true => "there is no relay set: everything leaves by the uplink, unmarked",
-            false => "there is no relay set: the host's own listeners are not known from it",
+            false => "there is no relay set: the host's own ORPorts are not known as listeners",
         };
         let reason = set.failure.as_deref().unwrap_or("not read yet");
         return Some((decides, format!("{text}: {reason}")));
     }
     if set.is_passing || is_orphaned {
-        let text = "the relay set is stale: nothing is marked or steered";
+        let text = "the relay set is stale: nothing is marked or steered; find out why tor fetches \
+                    no consensus";
         return Some((true, text.to_owned()));
     }
     match set.age.as_deref() {
         Some("stale") if decides => Some((
             true,
-            "the relay set is stale: marking and steering go on by it, more wrongly each hour"
+            "the relay set is stale: marking and steering continue with it, with more errors each \
+             hour; find out why tor fetches no consensus"
                 .to_owned(),
         )),
         Some("old" | "expired" | "stale") => Some((

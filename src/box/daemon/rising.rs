@@ -78,45 +78,47 @@ impl Loss {
                 format!("{0} is down: `ip link set dev {0} up`", nic(role))
             }
             Self::Dropped(DropReason::TxRefused(role)) => format!(
-                "the driver of {0} refuses them: are packets longer than its MTU (`ip link show \
-                 dev {0}`; TSO and GSO off at the sender), or has it fewer queues than there are \
-                 CPUs (`exitmark doctor`)?",
+                "the driver of {0} refuses the frames: either packets are longer than its MTU (`ip \
+                 link show dev {0}`; turn TSO and GSO off at the sender), or {0} has fewer queues \
+                 than the machine has CPUs (`exitmark doctor`)",
                 nic(role)
             ),
             Self::Dropped(DropReason::HostMacUnknown) => {
-                "the host has sent nothing yet from an address in host.addresses, or several hosts \
-                 are behind the box and none has sent from this one; `host.mac` gives a single \
-                 host's MAC address"
+                "the MAC address for the destination is not known: the host has sent no frame yet \
+                 from an address in host.addresses, or several hosts are behind the box; set \
+                 host.mac for a single host, and give each host a box of its own"
                     .to_owned()
             }
             Self::Dropped(DropReason::NotForHost) => {
-                "frames on incoming that only this machine's own network stack takes reached user \
-                 space; please report this"
+                "frames for this machine's own network stack, received on incoming, reached user \
+                 space: set datapath.inbound to \"auto\", restart exitmark, and report this"
                     .to_owned()
             }
             Self::Dropped(DropReason::NoEgress) => {
-                "the port by which they would leave is gone, or takes no redirected frames: \
-                 `ip link`, `exitmark doctor`, and restart exitmark where neither names a reason"
+                "the egress NIC is gone, or takes no redirected frames: see `ip link` and \
+                 `exitmark doctor`; restart exitmark if neither shows a reason"
                     .to_owned()
             }
             Self::Dropped(DropReason::SteerUnavailable) => {
-                "relay traffic cannot be steered, and steer.on_unavailable is \"drop\"".to_owned()
+                "relay traffic cannot be steered, and steer.on_unavailable is \"drop\": `exitmark \
+                 status` shows why, and \"uplink\" drops none"
+                    .to_owned()
             }
             Self::Missed(role) if is_generic(role, standing) => format!(
-                "{} has XDP in generic mode, in which the kernel hands over no frame longer than a \
-                 receive buffer: TSO and GSO off at the sender (`ethtool -K NIC tso off gso off`); \
-                 where none is longer than the MTU, the worker is slower than frames arrive: a larger \
+                "{} has XDP in generic mode, in which the kernel drops frames longer than a receive \
+                 buffer: turn TSO and GSO off at the sender (`ethtool -K NIC tso off gso off`); if \
+                 no frame is longer than the MTU, the worker is too slow: use a larger \
                  datapath.ring",
                 nic(role)
             ),
             Self::Missed(role) => format!(
-                "the worker behind {} is slower than frames arrive: a larger datapath.ring, more \
+                "the worker of {} is slower than frames arrive: use a larger datapath.ring, more \
                  queues, or engine = \"xdp\"",
                 nic(role)
             ),
             Self::Invalid(role) => format!(
-                "the kernel does not send by {} what a worker gives it: packets in too many pieces; \
-                 TSO and GSO off at the sender",
+                "the kernel refuses to transmit a worker's frames on {}: the packets take too many \
+                 buffers; turn TSO and GSO off at the sender",
                 nic(role)
             ),
         }
@@ -174,7 +176,9 @@ impl Rising {
             let loss = history.loss;
             match history.look(loss.count(tally, sums)) {
                 Some(true) => tracing::warn!("{}", text(loss, standing)),
-                Some(false) => tracing::info!("{}: frames are not lost any more", loss.name()),
+                Some(false) => {
+                    tracing::info!("{}: no frame has been lost for a while", loss.name());
+                }
                 None => {}
             }
         }
@@ -194,7 +198,7 @@ impl Rising {
 
 fn text(loss: Loss, standing: &Standing) -> String {
     format!(
-        "frames are dropped all the time ({}): {}",
+        "frames are dropped continuously ({}): {}",
         loss.name(),
         loss.remedy(standing)
     )

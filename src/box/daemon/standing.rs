@@ -58,13 +58,14 @@ impl StandingPort {
         let role = self.role;
         match &self.lossy {
             Some(lossy) => format!(
-                "frames from {role} are forwarded by this process alone: they are lost while it \
-                 hangs or is behind, and from when it is killed until the next start, because \
+                "frames from {role} are forwarded by this process alone: they are lost while the \
+                 process hangs or is behind, and after it is killed until the next start, because \
                  {lossy}; datapath.zero_copy = \"auto\" uses copy mode here"
             ),
             None => format!(
                 "frames from {role} are forwarded by this process alone, and are lost when it \
-                 ends, because not every NIC by which they leave takes redirected ones"
+                 ends, because not every NIC by which they leave takes redirected ones; use another \
+                 NIC, or on a veth pair `ethtool -K PEER gro on`"
             ),
         }
     }

@@ -50,9 +50,9 @@ pub(super) fn unnamed(by: ClassifyBy) -> String {
         ClassifyBy::HostMark(_) => "relay",
     };
     format!(
-        "the host accepts connections at a port that host.listeners does not name: what it sends by \
-         them counts as {class} traffic; on the Tor host `ss -ltn` lists its ports: add them to \
-         host.listeners, or close them"
+        "the host accepts connections at a port that host.listeners does not name: what it sends \
+         from there counts as {class} traffic; `ss -ltn` on the Tor host lists the ports: add them \
+         to host.listeners, or close them"
     )
 }
 
@@ -94,9 +94,9 @@ impl Misfit {
             Self::Hosts => match host_mac {
                 None => format!(
                     "frames from host.addresses have several MAC addresses in turn: several hosts \
-                     behind one box are not served; what arrives by {interface} for an address \
-                     goes to the MAC address that it was sent from last, and is dropped \
-                     (host_mac_unknown) if there is none; give each host a box of its own"
+                     behind one box are not served; a frame that arrives by {interface} goes \
+                     to the MAC address that last sent from its destination address, or is dropped \
+                     (host_mac_unknown) if none has; give each host a box of its own"
                 ),
                 Some(mac) => format!(
                     "frames from host.addresses have other MAC addresses than host.mac = \
@@ -105,9 +105,9 @@ impl Misfit {
                 ),
             },
             Self::Vlan => format!(
-                "relay traffic with a VLAN tag is not steered, because the next hop is known in \
+                "relay traffic with a VLAN tag is not steered, because the next hop is resolved in \
                  the untagged network of {interface}: {consequence}; have the host send untagged \
-                 frames, or put the box where they have no tag"
+                 frames, or put the box where frames have no tag"
             ),
             Self::Family => format!(
                 "relay traffic of the other IP version than steer.next_hop = \"{next_hop}\" is not \
@@ -166,7 +166,7 @@ impl Topology {
         self.listener.frames > 0
     }
 
-    /// The misfits that were observed lately; empty if there are none.
+    /// The misfits that were observed in the last minute (several hosts: hour).
     pub(super) fn misfits(self) -> impl Iterator<Item = Misfit> {
         Misfit::ALL
             .into_iter()

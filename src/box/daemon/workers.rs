@@ -163,7 +163,7 @@ fn limits(settings: &Settings, rings: RingSizes) -> WorkerLimits {
     WorkerLimits::new(rings.batch, settings.datapath.spin)
 }
 
-/// Whether all frames of a port go through its sockets, because the configuration says so.
+/// Whether the configuration makes all frames of a port go through its sockets.
 fn is_asked(settings: &Settings) -> bool {
     settings.engine == Engine::AfXdp || settings.datapath.inbound == Inbound::AfXdp
 }

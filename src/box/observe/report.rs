@@ -132,8 +132,8 @@ pub struct PortReport {
     pub missed_frames: u64,
     /// TX descriptors that the kernel refused, since this process began.
     pub tx_invalid_frames: u64,
-    /// Frames received zero-copy that are shorter than their IP packet and end where a receive buffer
-    /// may end: truncated by the NIC, or sent truncated. Since this process began.
+    /// Frames received zero-copy that are shorter than their IP packet and end where a receive
+    /// buffer may end: truncated by the NIC, or sent truncated. Since this process began.
     pub cut_frames: u64,
 }
 

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// The interval of repeating the alarm for a missing or stale set.
 const REMIND: Duration = Duration::from_secs(3600);
 /// The explanation for a document with hardly more signatures than it needs.
-pub(in crate::daemon) const FEW_SIGNATURES: &str = "when one more authority is replaced by one \
-    that is not known, no consensus is accepted any more: upgrade exitmark, or correct \
-    relays.authorities";
+pub(in crate::daemon) const FEW_SIGNATURES: &str = "once another authority is \
+    replaced, no consensus may be accepted: upgrade exitmark, or correct relays.authorities";
 
 /// What has been logged already, and when.
 #[derive(Default)]
@@ -88,7 +87,7 @@ impl Keeper {
     fn why(&self) -> String {
         match &self.failure {
             Some(failure) => format!("the newest was refused: {}", failure.reason),
-            None => "find out why tor fetches none".to_owned(),
+            None => "find out why tor fetches no consensus".to_owned(),
         }
     }
 
@@ -99,18 +98,20 @@ impl Keeper {
             None if self.is_missing() => {
                 let reason = self.failure.as_ref().map(|failure| failure.reason.as_str());
                 Some(format!(
-                    "there is no relay set: everything leaves by the uplink, unmarked, until there \
-                     is one; it is tried again: {}",
+                    "there is no relay set: everything leaves by the uplink, unmarked, until a \
+                     document is accepted; loading is retried: {}",
                     reason.unwrap_or_default()
                 ))
             }
             Some(Age::Stale) => {
                 let consequence = match self.settings.when_stale {
                     WhenStale::Pass => "nothing is marked or steered any more",
-                    WhenStale::Keep => "marking and steering go on by it, more wrongly each hour",
+                    WhenStale::Keep => {
+                        "marking and steering continue with this set, with more errors each hour"
+                    }
                 };
                 Some(format!(
-                    "the relay set is stale, its newest consensus is of {of} UTC: {consequence}; {}",
+                    "the relay set is stale, its newest consensus is from {of} UTC: {consequence}; {}",
                     self.why()
                 ))
             }
@@ -138,7 +139,7 @@ impl Keeper {
         }
         match age {
             Some(Age::Old | Age::Expired | Age::Stale) if is_news => tracing::warn!(
-                "the relay set is getting old, its newest consensus is of {of} UTC; {}",
+                "the relay set is getting old, its newest consensus is from {of} UTC; {}",
                 self.why()
             ),
             Some(Age::Early) if is_news => tracing::warn!(

@@ -155,8 +155,8 @@ fn number(rate: Option<&f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), |rate| scaled(*rate, ""))
 }
 
-/// The bars of the last minute, the present at the right end. A column shows the highest of its rates;
-/// a column without a rate shows the next rate, whose interval covers it.
+/// The bars of the last minute, the present at the right end. A column shows the highest of its
+/// rates; a column without a rate shows the next rate, whose interval covers it.
 fn bars(minute: &VecDeque<(Duration, f64)>, now: Duration, highest: f64, width: u32) -> String {
     let Some((first, _)) = minute.front() else {
         return String::new();

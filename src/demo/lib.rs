@@ -2,9 +2,9 @@
 //!
 //! Builds a Tor host, the clearnet and a relay in network namespaces of their own, runs the real
 //! forwarder between them, sends real connections through it, and captures independently of it.
-//! It must never touch the machine's own interfaces, and must leave nothing behind, however it
-//! ends: namespaces have no names, processes end with the threads that started them, and the one
-//! directory is removed when the stack unwinds.
+//! The demo must never touch the machine's own interfaces, and must remove all that it created,
+//! however it ends: namespaces have no names, processes end with the threads that started them, and
+//! its directory is removed when the stack unwinds.
 //!
 //! `plan` lists the flows and the expected treatment of each; `traffic` generates them; `watch`
 //! captures; `evidence` compares the two sides frame by frame; [`Report`] is the output, as text
@@ -47,10 +47,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// Network namespaces require root.
-    #[error("the demo makes network namespaces, which takes root: try `sudo exitmark demo`")]
+    #[error("the demo creates network namespaces, which requires root: `sudo exitmark demo`")]
     NotRoot,
     /// A required program is not in `PATH`.
-    #[error("there is no `{program}`, which {purpose} in the demo: `apt install {package}`")]
+    #[error("`{program}` is not installed; it {purpose} in the demo: `apt install {package}`")]
     Missing {
         /// The name of its executable.
         program: &'static str,
@@ -135,7 +135,7 @@ fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError>
     let watch = Watch::start(&site, interrupt)?;
     // Neighbour resolution is part of the captured traffic.
     site.host.ip("neigh flush dev eth0")?;
-    say("talking     exit and relay TCP over IPv4 and IPv6, DNS, ssh, ping, non-IP frames");
+    say("sending     exit and relay TCP over IPv4 and IPv6, DNS, ssh, ping, non-IP frames");
     watch.send_oddities()?;
     let trouble = match traffic::exchange(&site, interrupt) {
         Err(DemoError::Traffic(what, why)) => Some(format!("{what}: {why}")),

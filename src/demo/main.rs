@@ -11,8 +11,9 @@ const PROGRAM: &str = "exitmark";
 
 /// Run the box between network namespaces, and verify its output on the wire
 ///
-/// Needs root and about fifteen seconds; uses no NIC of this machine and leaves nothing behind. The
-/// exit status is 0 only if every frame was where it had to be.
+/// Needs root and about fifteen seconds; uses no NIC of this machine and removes all that it
+/// creates. The exit status is 0 only if every frame left by the expected port with the expected
+/// bytes.
 #[derive(Debug, Parser)]
 #[command(version = exitmark_service::VERSION)]
 struct Arguments {

@@ -173,7 +173,7 @@ impl Report {
         line(&self.ending.show(ink));
         line("");
         line(if self.holds() {
-            " Every exit frame was marked, every relay frame steered, nothing else touched."
+            " Every exit frame was marked, every relay frame steered, and no other frame changed."
         } else {
             " The box did not behave as expected: see the lines with ✗."
         });

@@ -7,10 +7,10 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum NicError {
     /// A netlink request failed for another reason than a missing interface or permission.
-    #[error("cannot ask the kernel about network interfaces: {0}")]
+    #[error("cannot query network interfaces over netlink: {0}")]
     Netlink(io::Error),
     /// The interface does not exist.
-    #[error("there is no network interface {0} here; `ip link` lists those there are")]
+    #[error("there is no network interface {0} here; `ip link` lists the existing ones")]
     Missing(String),
     /// The interface is not an Ethernet NIC.
     #[error("{0} has no MAC address: exitmark needs Ethernet interfaces")]
@@ -18,8 +18,8 @@ pub enum NicError {
     /// The interface is a bridge, bond or the like, with other interfaces as ports.
     #[error(
         "{name} is {} {kind}, whose frames leave by other interfaces: name one of the NICs in it \
-         (`ip link show master {name}` lists them), taken out of it by `ip link set dev NIC \
-         nomaster`{}",
+         (`ip link show master {name}` lists them), after `ip link set dev NIC nomaster`, which takes \
+         the NIC out{}",
         article(.kind),
         aggregation(.kind)
     )]
@@ -68,7 +68,10 @@ pub enum NicError {
         kind: String,
     },
     /// The process may not change neighbour entries.
-    #[error("cannot have the kernel resolve a next hop on {0}: it takes CAP_NET_ADMIN")]
+    #[error(
+        "cannot make the kernel resolve a next hop on {0}: that requires CAP_NET_ADMIN; run this as \
+         root, or grant the capability in its service"
+    )]
     Resolve(String),
     /// The NIC has an offload that a wire must not have, and cannot turn it off.
     #[error(

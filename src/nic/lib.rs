@@ -1,6 +1,6 @@
 //! Queries the machine's NICs over netlink, and changes a few of their settings.
 //!
-//! All requests go to the network namespace of the calling thread. This module knows no packets.
+//! All requests go to the network namespace of the calling thread. This module handles no packets.
 
 #![forbid(unsafe_code)]
 

@@ -47,10 +47,10 @@ impl Offload {
     pub const fn harm(self) -> &'static str {
         match self {
             Self::RxVlan | Self::RxServiceVlan => {
-                "tags that the NIC takes off are invisible to XDP and would be lost on the wire"
+                "VLAN tags that the NIC strips are invisible to XDP and would be lost on the wire"
             }
             Self::Lro | Self::GroHw => {
-                "packets that the NIC puts together are not the ones that were sent, and too long \
+                "packets that the NIC merges differ from the ones that were sent, and are too long \
                  to be forwarded"
             }
         }
@@ -190,14 +190,14 @@ fn verdict(
 ) -> Result<(), NicError> {
     let reason = match answer {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            format!("{error}; it takes CAP_NET_ADMIN")
+            format!("{error}; that requires CAP_NET_ADMIN")
         }
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
             format!("{error}; the driver changes it only while no XDP program is attached")
         }
         Err(error) => error.to_string(),
         Ok(()) if after.is_on() == on => return Ok(()),
-        Ok(()) => "the kernel agreed, but the driver did not do it".to_owned(),
+        Ok(()) => "the kernel reported success, but the driver did not change it".to_owned(),
     };
     Err(NicError::Offload {
         name: nic.to_owned(),
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(judge(Ok(()), false, OffloadState::Off), Ok(()));
         assert_eq!(judge(Ok(()), true, OffloadState::On), Ok(()));
         let kept = judge(Ok(()), false, OffloadState::On).unwrap_err();
-        assert!(kept.contains("the driver did not do it"), "{kept}");
+        assert!(kept.contains("the driver did not change it"), "{kept}");
         assert!(
             kept.contains("`ethtool -K nic0 rx-vlan-hw-parse off`"),
             "{kept}"

@@ -103,8 +103,8 @@ impl Nic {
     }
 
     /// The number of receive queues without those that virtio_net added for its XDP program, one
-    /// for each of `cpus` CPUs. A socket bound to an added queue cannot send: there is no transmit
-    /// queue with that number (`__xsk_generic_xmit` in the kernel's net/xdp/xsk.c).
+    /// for each of `cpus` CPUs. A socket bound to an added queue cannot send: no transmit queue has
+    /// that number (`__xsk_generic_xmit` in the kernel's net/xdp/xsk.c).
     pub fn own_queues(&self, cpus: u32) -> u32 {
         match self.driver.as_deref() {
             Some("virtio_net") if self.queues > cpus => self.queues - cpus,
@@ -156,7 +156,7 @@ impl Nic {
 }
 
 /// The number of receive queues, up to `limit`, that all of these NICs have or can have, and with
-/// which XDP can safely redirect frames to them; `None` if there is no common number.
+/// which XDP can safely redirect frames to them; `None` if they have no number in common.
 pub fn common_queues(nics: &[&Nic], cpus: u32, limit: u32) -> Option<u32> {
     let most = nics.iter().map(|nic| nic.most_queues_with_xdp(cpus)).min();
     let most = most?.min(limit);

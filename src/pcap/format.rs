@@ -66,7 +66,7 @@ pub struct Timed {
     pub is_one_of_several: bool,
 }
 
-/// Why there is no next record.
+/// Why no record follows.
 #[derive(Debug)]
 pub enum Stuck {
     /// The record continues behind the bytes that were given; none of them was taken.

@@ -20,9 +20,9 @@ pub struct PrefixSet {
 /// for addresses outside of `first` to `last`, two comparisons suffice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ranges<N> {
-    /// The beginning of the first range; above `last` if there is none.
+    /// The beginning of the first range; above `last` in an empty set.
     first: N,
-    /// The end of the last range, inclusive; 0 if there is none.
+    /// The end of the last range, inclusive; 0 in an empty set.
     last: N,
     all: Box<[(N, N)]>,
 }

@@ -120,7 +120,7 @@ pub struct Intent {
 /// never steered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Steer {
-    /// None: there is no `incoming`.
+    /// No frames: no NIC is `incoming`.
     #[default]
     Off,
     /// Both IP versions: the next hop is configured as a MAC address.

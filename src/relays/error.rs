@@ -85,7 +85,7 @@ pub enum LoadError {
         reason: String,
     },
     /// The loader process failed.
-    #[error("the process that reads the relay files {0}; it is tried again")]
+    #[error("the process that reads the relay files {0}; the load is retried")]
     Loader(LoaderFailure),
     /// One of the static extras has port 0.
     #[error("extra relay endpoint number {position} has port 0; give the port it listens on")]
@@ -108,17 +108,17 @@ pub enum LoadError {
 }
 
 /// The remedy if the user may not read tor's files.
-const ADMISSION: &str = "tor's group may read what tor keeps where torrc has \
-     `DataDirectoryGroupReadable 1` and `CacheDirectoryGroupReadable 1`; `adduser exitmark \
-     debian-tor` takes the user exitmark into that group, from the next start on (the users of \
-     this machine may have other names)";
+const ADMISSION: &str = "with `DataDirectoryGroupReadable 1` and \
+     `CacheDirectoryGroupReadable 1` in torrc, tor's group may read its files; `adduser exitmark \
+     debian-tor` adds the user exitmark to that group, with effect from the next start (the users \
+     of this machine may have other names)";
 
 fn remedy(reason: &io::Error) -> &'static str {
     match reason.kind() {
         io::ErrorKind::PermissionDenied => ADMISSION,
         io::ErrorKind::NotFound => {
-            "check the path: tor writes the file when it has fetched a consensus, and names its \
-             directory by `DataDirectory`"
+            "check the path: tor writes the file when it has fetched a consensus, into the \
+             `CacheDirectory` or `DataDirectory` of torrc"
         }
         _ => "check the path and its permissions",
     }
@@ -183,8 +183,8 @@ pub enum SignatureError {
     /// No certificate of the signing key is valid.
     #[error(
         "signature {number}, of the authority {identity}, is made with a key for which there is no \
-         certificate valid at the document's valid-after; tor fetches certificates by itself, \
-         wait or give the cached-certs that belongs to the document"
+         certificate valid at the document's valid-after; wait until tor has fetched it, or copy \
+         the cached-certs that belongs to the document"
     )]
     NoCertificate {
         /// The number of the signature.
@@ -195,7 +195,7 @@ pub enum SignatureError {
     /// The document is not what was signed.
     #[error(
         "signature {number}, of the authority {identity}, is not good: the document is not what the \
-         authority signed; fetch the file again, and find out who changed it"
+         authority signed; fetch the file again, and find out what changed it"
     )]
     Bad {
         /// The number of the signature.
@@ -218,8 +218,8 @@ pub enum SignatureError {
     /// Fewer known authorities than a majority have signed, and unknown ones have too.
     #[error(
         "{} authorities that are known have signed it, {} are needed, and {} good signatures are of \
-         authorities that are not known here; for the Tor network that means: upgrade exitmark, \
-         whose list of authorities is older than this document; a consensus of another network \
+         authorities that are not known here; for the Tor network, upgrade exitmark: its list of \
+         authorities is older than this document; a consensus of another network \
          needs relays.authorities, or --authority", .0.good, .0.needed, .0.unknown
     )]
     Unknown(Signatures),
@@ -290,7 +290,7 @@ pub enum DocumentError {
     /// The entries are not of the flavour that the header announces.
     #[error(
         "line {line}: the header announces the {announced} flavour, but this `r` line is of \
-             the {found} flavour; the file is patched together, fetch it again"
+             the {found} flavour; the file has parts of two documents, fetch it again"
     )]
     WrongFlavor {
         /// The first line that does not fit, counted from 1.
@@ -326,9 +326,9 @@ pub enum DocumentError {
              file again"
     )]
     Lifetime,
-    /// A relay's port is 0. For an authority's DirPort or ORPort it means that there is no such
-    /// port.
-    #[error("line {line}: {field} is 0, and no relay can listen there; fetch the file again")]
+    /// A relay's port is 0. An authority's DirPort or ORPort may be 0, which means that the
+    /// authority has no such port.
+    #[error("line {line}: {field} is 0, which is not a port; fetch the file again")]
     PortZero {
         /// The line, counted from 1.
         line: usize,

@@ -1,7 +1,7 @@
-//! Makes a trusted relay set of consensus documents, and tracks its age.
+//! Builds a trusted relay set from consensus documents, and tracks its age.
 //!
 //! Reads tor's `cached-consensus` and `cached-microdesc-consensus`, verifies their signatures, and
-//! decides which set is in force. Knows nothing of packets and NICs, and never writes a relay's
+//! decides which set is in force. Handles neither packets nor NICs, and never writes a relay's
 //! address into an error or a log.
 //!
 //! [`load()`] reads the files, verifies the signatures and unites the listed endpoints;

@@ -24,13 +24,13 @@ pub struct LiveSet {
     pub(super) accepted_at: Option<SystemTime>,
     /// The endpoints that they list; sorted.
     pub(super) listed: Vec<Endpoint>,
-    /// Endpoints that earlier documents listed, and since when none does.
+    /// Endpoints that earlier documents listed, and since when no document lists them.
     pub(super) departed: BTreeMap<Endpoint, SystemTime>,
     /// How many times documents were accepted.
     pub(super) accepted: u64,
     /// How many times documents were refused.
     pub(super) refused: u64,
-    /// The last refusal, also if a set was accepted since; `None` if there was none.
+    /// The last refusal, also if a set was accepted since; `None` if no set was refused.
     pub(super) last_refusal: Option<Refusal>,
     /// The authorities whose signatures counted; empty if signatures were not checked.
     pub(super) authorities: Vec<Identity>,
@@ -53,7 +53,7 @@ pub enum Refused {
     /// The document is not valid yet.
     #[error(
         "{}: is not valid before {valid_after} UTC, more than an hour after this machine's clock; \
-         set the clock", path.display()
+         set the clock (`timedatectl`)", path.display()
     )]
     Future {
         /// The path of the consensus.
@@ -64,7 +64,7 @@ pub enum Refused {
     /// The document is older than the one in force.
     #[error(
         "{}: is of {valid_after} UTC, older than what is in force, of {in_force} UTC; if this is \
-         intended, stop, remove the file relays.state, and start", path.display()
+         intended, stop exitmark, remove the file relays.state, and start", path.display()
     )]
     Older {
         /// The path of the consensus.
@@ -77,7 +77,7 @@ pub enum Refused {
     /// The document lists less than half of the endpoints in force.
     #[error(
         "{}: lists {now} endpoints, less than half of the {before} in force; if that is right, \
-         stop, remove the file relays.state, and start", path.display()
+         stop exitmark, remove the file relays.state, and start", path.display()
     )]
     Shrunk {
         /// The path of the consensus.
@@ -276,7 +276,7 @@ impl LiveSet {
         (self.accepted, self.refused)
     }
 
-    /// The last refusal, also if a set was accepted since; `None` if there was none.
+    /// The last refusal, also if a set was accepted since; `None` if no set was refused.
     pub const fn last_refusal(&self) -> Option<&Refusal> {
         self.last_refusal.as_ref()
     }

@@ -33,7 +33,7 @@ pub enum StateError {
     #[error(transparent)]
     Read(LoadError),
     /// The file is not a state file, or is damaged.
-    #[error("{}: {reason}; remove it, and it is made anew", path.display())]
+    #[error("{}: {reason}; remove it: exitmark writes a new one", path.display())]
     Unusable {
         /// The path of the state file.
         path: PathBuf,

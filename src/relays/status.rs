@@ -84,7 +84,7 @@ impl fmt::Display for Status<'_> {
                 ago(refusal.at),
                 refusal.reason
             )?,
-            None => writeln!(f, "Nothing was refused.")?,
+            None => writeln!(f, "No document was refused.")?,
         }
         writeln!(f, "The live relay set has {} endpoints.", self.count())
     }

@@ -133,11 +133,11 @@ impl Age {
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Early => "early: not valid yet; compare this machine's clock",
+            Self::Early => "early: not valid yet; check this machine's clock",
             Self::Fresh => "fresh",
             Self::Old => "old: the next one is overdue",
-            Self::Expired => "expired, yet tor still works with it",
-            Self::Stale => "stale: more than a day past its end, tor no longer works with it",
+            Self::Expired => "expired, but tor still uses it",
+            Self::Stale => "stale: it expired more than a day ago, and tor no longer uses it",
         })
     }
 }

@@ -44,7 +44,10 @@ impl Watch {
     fn with(files: Vec<PathBuf>, wake: Arc<EventFd>) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC);
         if let Err(error) = &inotify {
-            tracing::warn!("changes of files are noticed late, without inotify: {error}");
+            tracing::warn!(
+                "changes of the relay files are detected up to a minute late, because inotify is not \
+                     available: {error}"
+            );
         }
         let watch = Self {
             inotify: inotify.ok(),

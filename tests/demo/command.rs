@@ -152,7 +152,7 @@ fn the_demo_succeeds_and_leaves_nothing_behind() {
         return;
     }
     let mut demo = Demo::start();
-    demo.read_until("talking");
+    demo.read_until("sending");
     let namespaces = demo.namespaces();
     assert_eq!(namespaces.len(), 4);
     let (status, out, err) = demo.end();
@@ -188,7 +188,7 @@ fn a_signal_ends_the_demo_and_nothing_is_left_behind() {
     }
     // Ctrl-C in a terminal reaches the whole process group, `kill` only the demo itself.
     for (signal, to_group, moment, code) in [
-        (Signal::SIGINT, true, "talking", 130),
+        (Signal::SIGINT, true, "sending", 130),
         (Signal::SIGTERM, false, "timing", 143),
         (Signal::SIGINT, false, "building", 130),
         (Signal::SIGINT, true, "loading", 130),
@@ -233,7 +233,7 @@ fn refuses_to_run_without_root() {
         .unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{words}");
-    assert!(words.contains("takes root"), "{words}");
+    assert!(words.contains("requires root"), "{words}");
 }
 
 #[test]
@@ -265,7 +265,10 @@ fn a_missing_program_is_named_with_its_package() {
             .unwrap();
         let words = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{words}");
-        assert!(words.contains(&format!("no `{missing}`")), "{words}");
+        assert!(
+            words.contains(&format!("`{missing}` is not installed")),
+            "{words}"
+        );
         assert!(words.contains(&format!("apt install {package}")), "{words}");
     }
 }

@@ -93,7 +93,7 @@ fn damages(text: &str, flavor: Flavor) -> Vec<(&'static str, Vec<u8>, &'static s
         (
             "the other flavour's header",
             bytes(format!("{other_header}\n{rest}")),
-            "patched together",
+            "parts of two documents",
         ),
         (
             "the header twice",

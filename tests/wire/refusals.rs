@@ -433,7 +433,7 @@ fn detach_restores_nic_settings_without_pins() {
     programs_are_off(&rig.site);
     assert_ne!(state(&rig.site.middle), before);
     let said = detach(&rig.site).unwrap();
-    assert_eq!(said, "detached: the NICs are what they were\n");
+    assert_eq!(said, "detached: the NIC settings are restored\n");
     assert_eq!(state(&rig.site.middle), before);
     assert!(detach(&rig.site).unwrap().starts_with("nothing to detach"));
 

@@ -195,14 +195,14 @@ fn a_nic_that_left_the_namespace_stays_on_record() {
         .ip(&format!("link set uplink0 netns {}", away.path()))
         .unwrap();
     let detached = middle.command(EXITMARK, &["detach"]).unwrap();
-    assert!(detached.contains("not here any more"), "{detached}");
+    assert!(detached.contains("changed is gone"), "{detached}");
     assert!(detached.contains("promisc off"), "{detached}");
     assert!(!middle.ip("link show host0").unwrap().contains("PROMISC"));
     assert!(away.ip("link show uplink0").unwrap().contains("PROMISC"));
     away.ip(&format!("link set uplink0 netns {}", middle.path()))
         .unwrap();
     let detached = middle.command(EXITMARK, &["detach"]).unwrap();
-    assert_eq!(detached, "detached: the NICs are what they were\n");
+    assert_eq!(detached, "detached: the NIC settings are restored\n");
     assert!(!middle.ip("link show uplink0").unwrap().contains("PROMISC"));
 }
 

@@ -12,11 +12,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Capture frames of a running box to a pcapng file; Ctrl-C ends it and keeps what there is
+/// Capture frames of a running box to a pcapng file; Ctrl-C ends it and keeps the frames so far
 ///
-/// Without --payload and --addresses the file shows the box's decisions but not the traffic's ends
-/// or content: addresses, and fields computed from them such as checksums, are 0, and payload is
-/// cut off. The two options add private traffic of Tor users: do not keep it or pass it on.
+/// Without --payload and --addresses the file shows the box's decisions, but neither remote
+/// addresses nor content: addresses, and fields computed from them such as checksums, are 0, and
+/// payload is cut off. The two options add private traffic of Tor users: neither keep nor share
+/// such a file.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -35,10 +36,10 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1)]
     one_in: u32,
     /// Include payload. EXPOSES data that users of the Tor network send and receive, which may name
-    /// the other side
+    /// its destination
     #[arg(long)]
     payload: bool,
-    /// Include addresses. EXPOSES whom users of the Tor network talk to
+    /// Include addresses. EXPOSES the destinations of users of the Tor network
     #[arg(long)]
     addresses: bool,
     /// Replace the file if it exists

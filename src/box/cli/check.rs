@@ -5,7 +5,7 @@ use crate::settings::Settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Check a configuration: exit status 0 if it can be used, 1 if not; nothing else happens
+/// Check a configuration without accessing the machine: exit status 0 if it can be used, 1 if not
 ///
 /// Doubtful combinations of values give a warning. `exitmark doctor --config FILE` checks the
 /// configuration against the machine.

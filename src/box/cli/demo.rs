@@ -9,8 +9,9 @@ const PROGRAM: &str = "exitmark-demo";
 
 /// Run the box between network namespaces, and verify its output on the wire
 ///
-/// Needs root and about fifteen seconds; uses no NIC of this machine and leaves nothing behind. The
-/// exit status is 0 only if every frame was where it had to be.
+/// Needs root and about fifteen seconds; uses no NIC of this machine and removes all that it
+/// creates. The exit status is 0 only if every frame left by the expected port with the expected
+/// bytes.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Print one line of JSON; on failure the table goes to standard error
@@ -18,8 +19,8 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Runs the command: becomes the demo's program, whose exit status is 0 only if every frame was
-/// where it had to be. Returns only if that program cannot be run, with exit status 1.
+/// Runs the command: replaces this process by the demo's program. Returns only if that program
+/// cannot be run, with exit status 1.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let program = match std::env::current_exe() {
         Ok(own) => own.with_file_name(PROGRAM),
@@ -31,8 +32,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
     let error = command.exec();
     unmet(format_args!(
-        "cannot run {}: {error}; the demo is a program of its own, which the package installs and \
-         `cargo build --package exitmark-demo` builds",
+        "cannot run {}: {error}; the demo is a program of its own: install the package, or run \
+         `cargo build --package exitmark-demo`",
         program.display()
     ))
 }

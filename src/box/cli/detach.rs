@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Detach the box from its NICs, after `run` has ended: nothing is forwarded any more
+/// Detach the box from its NICs, after `run` has ended; this ends forwarding
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The configuration that names the pins
@@ -44,10 +44,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         },
     };
     match daemon::detach(&directory, &socket) {
-        Ok(Detached::All) => print("detached: the NICs are what they were\n"),
+        Ok(Detached::All) => print("detached: the NIC settings are restored\n"),
         Ok(Detached::Absent) => print(&format!(
-            "detached; a NIC that the box had set is not here any more. If it is in another network \
-             namespace, it keeps promiscuous mode and has offloads off: {BY_HAND}\n"
+            "detached; a NIC whose settings the box changed is gone. If it is in another network \
+             namespace, it is still in promiscuous mode and has offloads off: {BY_HAND}\n"
         )),
         Ok(Detached::Partly) => unmet(format_args!(
             "detached, but NICs in another network namespace than this one stay in promiscuous mode \

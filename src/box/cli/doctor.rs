@@ -11,7 +11,7 @@ use exitmark_service::process;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Check that the machine meets the box's requirements, and name a command that repairs each fault
+/// Check that the machine meets the box's requirements, and print a command that repairs each fault
 ///
 /// Changes nothing and sends nothing. With CAP_BPF it loads the XDP programs as a test;
 /// RUST_LOG=debug prints the log of the kernel's verifier. The exit status is 1 if there is a

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Show what would happen to frames, by the code that forwards them; needs no privileges
+/// Show how given frames would be treated, by the code that forwards frames; needs no privileges
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// A frame as hexadecimal digits, or a pcap or pcapng file

@@ -32,7 +32,7 @@ pub struct Arguments {
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
     diff: Option<Vec<PathBuf>>,
 
-    /// Answer whether this endpoint is in the set: exit status 0 if it is, 1 if not
+    /// Print whether this endpoint is in the set: exit status 0 if it is, 1 if not
     #[arg(long, value_name = "ADDR:PORT", value_parser = endpoint, conflicts_with = "diff")]
     contains: Option<Endpoint>,
 
@@ -110,7 +110,7 @@ impl Arguments {
                 let path = file.path().display();
                 return Err(format!(
                     "{path}: does not exist; the box with this configuration has had no relay set \
-                     yet, or may not write there: `exitmark status` says why"
+                     yet, or cannot write this file: `exitmark status` shows why"
                 ));
             }
         };

@@ -4,7 +4,7 @@ use super::asking::Asked;
 use super::{print, unmet};
 use std::process::ExitCode;
 
-/// Reload the configuration of a running box; if it is refused, nothing changes, exit status 1
+/// Reload the configuration of a running box; a refused one changes nothing, exit status 1
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

@@ -4,7 +4,7 @@ use super::asking::Asked;
 use super::{print, unmet};
 use std::process::ExitCode;
 
-/// Show the state of a running box; exit status 1 if none answers, or if it has an alarm
+/// Show the state of a running box; exit status 1 if no box answers, or if it has an alarm
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

@@ -17,7 +17,7 @@ pub struct Arguments {
     /// The configuration; only its NICs and pins are used
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// How long to wait for missing NICs
+    /// How long to wait for missing NICs, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=3600))]
     wait: u16,
 }

@@ -230,10 +230,10 @@ impl Client {
             .and_then(|metadata| Group::from_gid(Gid::from_raw(metadata.gid())).ok()?);
         match group {
             Some(group) if group.gid.as_raw() != 0 => format!(
-                "root and the group {0} may ask: `usermod -aG {0} USER`, and log in again",
+                "only root and the group {0} have access: `usermod -aG {0} USER`, and log in again",
                 group.name
             ),
-            _ => "only root may ask: use sudo, or set a group in `control.group`".to_owned(),
+            _ => "only root has access: use sudo, or set a group in `control.group`".to_owned(),
         }
     }
 }

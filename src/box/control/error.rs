@@ -52,7 +52,7 @@ pub enum ControlError {
     /// The socket cannot be created.
     #[error(
         "control.socket: {}: cannot {step}: {reason}; this process must be able to write in that \
-         directory, and the path may have 90 bytes", path.display()
+         directory, and the path may have at most 90 bytes", path.display()
     )]
     Bind {
         /// The path of the control socket.
@@ -67,8 +67,7 @@ pub enum ControlError {
     Metrics(#[from] ListenError),
     /// No process listens at the socket.
     #[error(
-        "no exitmark answers at {}: is it running? `control.socket` in its configuration names \
-         the place", .0.display()
+        "no exitmark answers at {}: is it running, and is this its `control.socket`?", .0.display()
     )]
     NobodyThere(PathBuf),
     /// The user may not connect to the socket.

@@ -205,13 +205,16 @@ fn broken() -> Answer {
 }
 
 fn not_found(all: &str) -> Answer {
-    text(StatusCode::NOT_FOUND, &format!("there is: {all}"))
+    text(
+        StatusCode::NOT_FOUND,
+        &format!("not found; available: {all}"),
+    )
 }
 
 fn not_allowed(allowed: &'static str, all: &str) -> Answer {
     let mut answer = text(
         StatusCode::METHOD_NOT_ALLOWED,
-        &format!("this takes {allowed}; there is: {all}"),
+        &format!("only {allowed} is allowed; available: {all}"),
     );
     let allowed = HeaderValue::from_static(allowed);
     answer.headers_mut().insert(ALLOW, allowed);

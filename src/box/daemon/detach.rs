@@ -10,8 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Restores by hand the settings of a NIC that exitmark cannot reach.
-pub const BY_HAND: &str = "`ip link set dev NIC promisc off` there, and `ethtool -K NIC rxvlan on` if \
-                           it was on";
+pub const BY_HAND: &str = "run `ip link set dev NIC promisc off` there, and `ethtool -K NIC rxvlan \
+                           on` if that was on";
 
 /// The outcome of a detachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -46,8 +46,9 @@ pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, Setti
             }
             let next_hop: NextHop = parsed("steer.next_hop", next_hop)?;
             if interface == uplink && matches!(next_hop, NextHop::Address(_)) {
-                let reason = "cannot be resolved where ports.incoming is the uplink, of which the \
-                              box's own network stack gets no frames; give the router's MAC address";
+                let reason = "cannot be resolved where ports.incoming is the uplink: the \
+                              box's own network stack receives no frames from it; give the router's \
+                              MAC address";
                 return Err(value(
                     "steer.next_hop",
                     format_args!("\"{next_hop}\""),

@@ -108,8 +108,8 @@ pub(super) fn exempt(texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
         Some(percent) => {
             let widest = nets.iter().min_by_key(|net| net.prefix_len());
             let reason = format!(
-                "with the other prefixes covers {percent} % of the internet, to where exit traffic \
-                 would not be marked; name the destinations of the host's own traffic, or set \
+                "covers, with the other prefixes, {percent} % of the Internet, and exit traffic to \
+                 them would not be marked; name the destinations of the host's own traffic, or set \
                  mode = \"audit\" to mark nothing"
             );
             let quoted = widest.map_or_else(String::new, |net| format!("\"{net}\""));

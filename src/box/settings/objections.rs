@@ -86,8 +86,8 @@ impl Settings {
                 protocols,
                 format_args!(
                     "more of the host's own traffic is marked as exit traffic: {queries}answers \
-                     that anyone outside can cause ({answers}), because host.listeners is for TCP \
-                     alone"
+                     that any remote host can provoke ({answers}), because host.listeners applies to \
+                     TCP only"
                 ),
             ));
         }
@@ -163,8 +163,8 @@ impl Settings {
         })?;
         let name = &nic.name;
         let reason = format!(
-            "has {own}, an address of the box itself on {name}: what `incoming` receives for it \
-             goes to the Tor host; name the Tor host's addresses only"
+            "has {own}, an address of the box itself on {name}: packets that `incoming` receives \
+             for it go to the Tor host; name the Tor host's addresses only"
         );
         let is_one = net.prefix_len() == net.max_prefix_len();
         let what = value(
@@ -207,12 +207,12 @@ fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
     let name = &incoming.interface;
     let reason = match networks.as_slice() {
         [] => format!(
-            "{name} has no {family} address from which the box could ask for it; `ip addr add \
+            "{name} has no {family} address from which the box could resolve it; `ip addr add \
              ADDRESS/LENGTH dev {name}`"
         ),
         [net, ..] => format!(
-            "is not on the network of {name}, {}: unless the router answers there all the same, \
-             relay traffic is not steered",
+            "is not on the network of {name}, {}: unless the router answers there nevertheless, \
+             relay traffic is not steered; correct the address",
             net.trunc()
         ),
     };

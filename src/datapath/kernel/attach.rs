@@ -286,8 +286,10 @@ impl Kernel {
             }
             remarks.push(match (target.ifindex, ifindex) {
                 (0, _) => format!("the NIC that was {role} before is gone: its pin is removed"),
-                (_, 0) => format!("there is no {role} any more: the program is taken off its NIC"),
-                _ => format!("another NIC was {role} before: the program is taken off it"),
+                (_, 0) => {
+                    format!("{role} is no longer configured: the program is detached from its NIC")
+                }
+                _ => format!("another NIC was {role} before: the program is detached from it"),
             });
             pins.remove_link(role)?;
         }
@@ -340,13 +342,14 @@ fn attach_hint(error: &io::Error, interface: &str, ifindex: u32) -> String {
                 _ => "xdp",
             };
             format!(
-                "; another XDP program is attached{number}: `exitmark detach` takes an exitmark's \
-                 off, `ip link set dev {interface} {mode} off` another one's"
+                "; another XDP program is attached{number}: `exitmark detach` detaches one of \
+                 exitmark, `ip link set dev {interface} {mode} off` another one"
             )
         }
-        Some(libc::EPERM) => "; it takes CAP_NET_ADMIN and CAP_BPF".to_owned(),
+        Some(libc::EPERM) => "; that requires CAP_NET_ADMIN and CAP_BPF".to_owned(),
         Some(libc::ERANGE | libc::EINVAL | libc::EOPNOTSUPP) => {
-            "; the driver may not take this MTU or number of queues with XDP".to_owned()
+            "; the driver may not support this MTU or number of queues with XDP: lower them"
+                .to_owned()
         }
         _ => String::new(),
     }

@@ -1,6 +1,6 @@
 //! Loads, configures, attaches and pins the XDP program, and reads its counters.
 //!
-//! Once attached and pinned, the program decides every ordinary frame by itself, with or without
+//! Once attached and pinned, the program decides every fast-path frame by itself, with or without
 //! this process. Its maps hold its state: the policy as one image that is swapped as a whole, the
 //! links, the NICs to redirect to, the workers' sockets. The unsafe code is in `sys`.
 //!
@@ -168,9 +168,7 @@ impl Kernel {
         let load = |counters: Option<&Path>| {
             let (kernel, uncounted) = Self::load_counting(layout, counters, buffers)?;
             if let Some(error) = uncounted {
-                tracing::warn!(
-                    "redirected frames that a NIC does not take are not counted: {error}"
-                );
+                tracing::warn!("redirected frames that a NIC drops are not counted: {error}");
             }
             Ok::<_, KernelError>(kernel)
         };

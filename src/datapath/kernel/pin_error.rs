@@ -19,7 +19,9 @@ pub enum PinError {
     )]
     NoBpfFs(PathBuf),
     /// The directory is a mount point.
-    #[error("{0} is a mount point, which others use too; name a directory in it: {0}/exitmark")]
+    #[error(
+        "{0} is a mount point, which other programs use too; name a directory in it: {0}/exitmark"
+    )]
     MountPoint(PathBuf),
     /// Another process holds the directory's lock.
     #[error("another exitmark holds {0}: stop it first, or give each its own `pin.directory`")]
@@ -49,7 +51,7 @@ pub(super) fn as_io(error: libbpf_rs::Error) -> io::Error {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            "; run it as root, or as a user with CAP_BPF and CAP_NET_ADMIN who may write there"
+            "; run it as root, or as a user with CAP_BPF, CAP_NET_ADMIN and write permission there"
         }
         _ => "",
     }

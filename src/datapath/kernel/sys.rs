@@ -4,7 +4,7 @@
 //! Sources: the kernel's Documentation/bpf, libbpf's documentation.
 #![allow(
     unsafe_code,
-    reason = "one of the two rooms that talk to the kernel's shared memory"
+    reason = "one of the modules that access memory shared with the kernel"
 )]
 
 use std::ffi::CString;

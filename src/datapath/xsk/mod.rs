@@ -12,7 +12,7 @@
 //! Sources: the kernel's Documentation/networking/af_xdp.rst.
 #![allow(
     unsafe_code,
-    reason = "one of the rooms that talk to the kernel's shared memory"
+    reason = "one of the modules that access memory shared with the kernel"
 )]
 
 mod filled;
@@ -384,7 +384,7 @@ fn bind_hint(error: &io::Error, settings: XskSettings) -> &'static str {
              `datapath.zero_copy` to \"auto\" or \"off\""
         }
         Some(libc::ENOENT) if settings.zero_copy => {
-            "; the NIC cannot reset a queue, which zero-copy takes (virtio_net: QEMU's \
+            "; the NIC cannot reset a queue, which zero-copy requires (virtio_net: QEMU's \
              queue_reset=on): set `datapath.zero_copy` to \"auto\" or \"off\""
         }
         Some(libc::EINVAL | libc::EOPNOTSUPP) if settings.multi_buffer => {
@@ -397,10 +397,10 @@ fn bind_hint(error: &io::Error, settings: XskSettings) -> &'static str {
         Some(libc::ENODEV) => "; the NIC is gone: `ip link` lists those that are there",
         Some(libc::ENETDOWN) => "; the NIC is down: `ip link set dev NIC up`",
         Some(libc::ENOBUFS | libc::ENOMEM) => {
-            "; there is no memory for it: raise LimitMEMLOCK or grant CAP_IPC_LOCK, or make \
+            "; memory is short: raise LimitMEMLOCK or grant CAP_IPC_LOCK, or make \
              `datapath.ring` smaller"
         }
-        Some(libc::EPERM) => "; it takes CAP_NET_RAW",
+        Some(libc::EPERM) => "; that requires CAP_NET_RAW",
         _ => "",
     }
 }

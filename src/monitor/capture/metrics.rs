@@ -115,12 +115,12 @@ impl Answers for Shared {
             ("/metrics", _) => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 PLAIN,
-                "this takes GET\n".to_owned(),
+                "only GET is allowed\n".to_owned(),
             ),
             _ => (
                 StatusCode::NOT_FOUND,
                 PLAIN,
-                "there is: GET /metrics\n".to_owned(),
+                "not found; available: GET /metrics\n".to_owned(),
             ),
         };
         let mut answer = Response::new(Full::new(text.into()));

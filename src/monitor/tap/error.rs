@@ -148,7 +148,7 @@ impl TapError {
         }
         Self::Bind {
             hint: match source.raw_os_error() {
-                Some(libc::EPERM) => "; it takes CAP_NET_RAW",
+                Some(libc::EPERM) => "; that requires CAP_NET_RAW",
                 Some(libc::EINVAL) => {
                     "; the NIC may not have this queue (any more): `ethtool -l NIC` shows how many \
                      it has; start again once that number is stable"
@@ -174,7 +174,7 @@ impl TapError {
             code => Self::Attach {
                 interface,
                 hint: match code {
-                    Some(libc::EPERM) => "; it takes CAP_NET_ADMIN and CAP_BPF",
+                    Some(libc::EPERM) => "; that requires CAP_NET_ADMIN and CAP_BPF",
                     _ => "",
                 },
                 source,

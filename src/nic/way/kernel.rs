@@ -149,7 +149,7 @@ impl Talk {
         Ok(self.asked)
     }
 
-    /// Receives one datagram, without waiting. Returns false if there is none.
+    /// Receives one datagram, without waiting. Returns false if no datagram is pending.
     pub(super) fn hear(&mut self, news: &mut Vec<News>) -> io::Result<bool> {
         self.buffer.clear();
         let sender = match self.socket.recv_from(&mut self.buffer, 0) {

@@ -1,7 +1,7 @@
 //! Monitors the next hop of steered frames: the NIC's carrier, and the next hop's MAC address.
 //! A thread receives every change over netlink.
 //!
-//! The box's own network stack resolves the address (ARP, neighbour solicitation) and keeps the
+//! The box's own network stack resolves the address (ARP, neighbour solicitation) and maintains the
 //! entry; this module sends no packets. See `pursuit` for when it requests a resolution.
 
 mod kernel;
@@ -362,17 +362,17 @@ impl Watch {
             let nic = self.name();
             let hint = match self.address {
                 Some(IpAddr::V6(_)) => format!(
-                    "the box asks for it by neighbour solicitation, which takes a link-local \
-                     address on {nic}: `sysctl -w net.ipv6.conf.{nic}.disable_ipv6=0`"
+                    "neighbour solicitation requires a link-local address of the box on {nic}: `sysctl \
+                     -w net.ipv6.conf.{nic}.disable_ipv6=0`"
                 ),
                 _ => format!(
-                    "the box asks for it by ARP, which some routers answer only to an address of \
-                     their own network: `ip addr add ADDRESS/PREFIX dev {nic}` gives it one"
+                    "some routers answer ARP requests only from an address of their own network: `ip \
+                     addr add ADDRESS/PREFIX dev {nic}`"
                 ),
             };
             tracing::warn!(
-                "the router that steer.next_hop names does not answer on {nic}; is it on that \
-                 network? {hint}"
+                "the router that steer.next_hop names does not answer on {nic}; check that \
+                 it is on that network; {hint}"
             );
         } else if pursuit.mac().is_some() && self.has_complained {
             self.has_complained = false;

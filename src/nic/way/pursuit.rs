@@ -176,7 +176,7 @@ impl Pursuit {
         }
     }
 
-    /// Processes the current entry; `None` if there is none.
+    /// Processes the current entry; `None` means that the table has no entry.
     pub(super) fn see(&mut self, entry: Option<Entry>, now: Instant) {
         if self.phase == Phase::Resting {
             return;

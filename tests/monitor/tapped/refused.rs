@@ -146,7 +146,7 @@ fn a_nic_that_is_down_or_missing_is_refused() {
     };
     assert_eq!(
         refusal(&rig, nowhere),
-        "there is no network interface tap1 here; `ip link` lists those there are"
+        "there is no network interface tap1 here; `ip link` lists the existing ones"
     );
     // A dot in a name is escaped in sysctl keys.
     rig.monitor.ip("link set tap0 name tap.0 up").unwrap();

@@ -1,4 +1,4 @@
-//! The keys that packets are counted by. A key never identifies a single destination.
+//! The keys by which packets are counted. A key never identifies a single destination.
 
 use exitmark_policy::packet::Version;
 use serde::{Deserialize, Serialize};

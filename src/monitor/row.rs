@@ -112,7 +112,7 @@ pub struct About {
     pub lost_packets: u64,
     /// The database of countries, with its version and date.
     pub countries: String,
-    /// The database of autonomous systems; empty if there is none.
+    /// The database of autonomous systems; empty without one.
     pub systems: String,
     /// Rows of a dimension at most, without `other`.
     pub top: u32,

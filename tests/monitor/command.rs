@@ -305,21 +305,21 @@ fn reports_why_captures_cannot_be_counted() {
         (
             &["a.pcap", "1970.pcap"],
             "4",
-            "1970.pcap, packet 1: it is dated 1970-01-01",
+            "1970.pcap, packet 1: its date is 1970-01-01",
             0,
         ),
         (
             &["1999.pcap"],
             "5",
-            "1999.pcap, packet 2: it is dated 1999-12-31",
+            "1999.pcap, packet 2: its date is 1999-12-31",
             1,
         ),
         (&["2106.pcap"], "6", "editcap 2106.pcap NEW.pcapng 2`", 1),
         (
             &["right.pcap", "left.pcap"],
             "7",
-            "right.pcap, packet 1: it is of the period that began 2025-11-21T00:00:00Z, and \
-             2025-11-22T00:00:00Z is running already",
+            "right.pcap, packet 1: it belongs to the period that began 2025-11-21T00:00:00Z, which \
+             was closed when that of 2025-11-22T00:00:00Z began",
             2,
         ),
         (

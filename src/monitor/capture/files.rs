@@ -60,8 +60,8 @@ pub enum FilesError {
     },
     /// Another process publishes into the directory.
     #[error(
-        "{}: another exitmark-monitor counts files into it; wait for that one, or name another \
-         directory (--out)",
+        "{}: another exitmark-monitor counts files into this directory; wait until it ends, or name \
+         another directory (--out)",
         .0.display()
     )]
     InUse(PathBuf),
@@ -93,9 +93,9 @@ pub enum FilesError {
     },
     /// The packet's time is before 2000 or in the future.
     #[error(
-        "{0}, packet {number}: it is dated {day}, before the year {first} or in the future; a \
-         clock was wrong: leave the packet out (`editcap {0} NEW.pcapng {number}`), or move the \
-         time of all (`editcap -t SECONDS {0} NEW.pcapng`)",
+        "{0}, packet {number}: its date is {day}, before the year {first} or in the future, so a \
+         clock was wrong: leave the packet out (`editcap {0} NEW.pcapng {number}`), or shift the \
+         times of all packets (`editcap -t SECONDS {0} NEW.pcapng`)",
         path.display(), first = YEARS.start
     )]
     Clock {
@@ -108,9 +108,9 @@ pub enum FilesError {
     },
     /// The packet's period was closed already.
     #[error(
-        "{0}, packet {number}: it is of the period that began {began}, and {running} is running \
-         already; sort the packets (`reordercap {0} NEW.pcapng`; captures of the same time: \
-         `mergecap -w NEW.pcapng FILES`), and count them again into a directory without their \
+        "{0}, packet {number}: it belongs to the period that began {began}, which was closed when \
+         that of {running} began; sort the packets (`reordercap {0} NEW.pcapng`; captures of the \
+         same time: `mergecap -w NEW.pcapng FILES`), and count them again into a directory without their \
          periods",
         path.display()
     )]
@@ -394,7 +394,7 @@ impl fmt::Display for Summary {
         if self.flagless > 0 {
             writeln!(
                 f,
-                "{} packets were truncated before the TCP flags: connections are too few; capture \
+                "{} packets were truncated before the TCP flags, so connections are missing; capture \
                  at least 96 bytes of each packet",
                 self.flagless
             )?;

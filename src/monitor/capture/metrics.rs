@@ -140,7 +140,7 @@ impl Collector for Totals {
         let number = |size: usize| single(u64::try_from(size).unwrap_or(u64::MAX));
         out.info(
             "build",
-            "The program and its databases",
+            "The versions of the program and of its databases",
             [labels([
                 ("version", exitmark_service::VERSION),
                 ("countries", &self.places.countries),
@@ -174,7 +174,7 @@ impl Collector for Totals {
         .into_iter();
         out.counter(
             "tap_frames",
-            "Frames that the tap's filter saw, by what became of them",
+            "Frames at the tap, by the decision of the filter",
             fates.map(|(fate, frames)| (labels([("fate", fate)]), frames)),
         )?;
         out.counter(
@@ -184,7 +184,7 @@ impl Collector for Totals {
         )?;
         out.gauge(
             "cells_percent",
-            "How much of the table of cells is in use, in tens, rounded up",
+            "Percentage of the table of cells in use, rounded up to a multiple of ten",
             number(
                 self.cells
                     .0
@@ -195,17 +195,17 @@ impl Collector for Totals {
         )?;
         out.gauge(
             "spilling",
-            "1 if every cell was in use in the running period, so that statistics of two columns miss something",
+            "1 if the table of cells was full in the running period and statistics of two columns are incomplete, else 0",
             single(u64::from(self.spilled)),
         )?;
         out.timestamp(
             "period_start",
-            "When the running period began",
+            "When the running period began, in seconds since 1970",
             single(seconds(self.period_start)),
         )?;
         out.timestamp(
             "published",
-            "When a period was published last",
+            "When a period was last published, in seconds since 1970",
             self.published.map(|at| (Vec::new(), seconds(at))),
         )?;
         out.gauge(
@@ -215,12 +215,12 @@ impl Collector for Totals {
         )?;
         out.counter(
             "lost_periods",
-            "Closed periods that were given up because too many could not be written",
+            "Closed periods that were dropped because too many waited to be written",
             single(self.given_up),
         )?;
         out.counter(
             "state_failures",
-            "How often the running period could not be kept for a restart",
+            "Failed attempts to save the running period for a restart",
             single(self.state_failures),
         )
     }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Count marked packets at a tap until SIGTERM, or in captured files, and write a file a period
+/// Count marked packets at a tap until SIGTERM, or in captured files, and write one file per period
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The configuration; without one, every key has its default
@@ -49,8 +49,8 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         ([], Some(interface)) => Source::Interface(interface.clone()),
         ([], None) => {
             return misused(
-                "name what to count: the tap's NIC with --interface or `interface` in the \
-                 configuration, or captured files with --pcap",
+                "no packets to count are named: give the tap's NIC with --interface or `interface` in \
+                 the configuration, or captured files with --pcap",
             );
         }
         (files, _) => Source::Files(files.to_vec()),

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 /// Name of the program in messages.
 const PROGRAM: &str = "exitmark-monitor";
 
-/// Count what exitmark has marked, and publish anonymised statistics
+/// Count the packets that exitmark has marked, and publish anonymised statistics
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM, version = exitmark_service::VERSION)]
 pub struct Invocation {
@@ -29,7 +29,7 @@ enum Command {
     Report(report::Arguments),
 }
 
-/// Check a configuration; nothing else is looked at
+/// Check a configuration without accessing the machine
 #[derive(Debug, clap::Args)]
 struct Check {
     /// The configuration

@@ -6,10 +6,10 @@ use crate::settings::DIRECTORY;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Make a page of period files, or JSON
+/// Generate a page, or JSON, from period files
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Period files and directories of them, of any number of exits
+    /// Period files, and directories with period files, of any number of exits
     #[arg(value_name = "PERIODS", default_value = DIRECTORY)]
     periods: Vec<PathBuf>,
 
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 /// named.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if arguments.out.is_none() && !arguments.json {
-        return misused("say what to make: a page with --out DIR, or JSON with --json");
+        return misused("no output is named: give --out DIR for a page, or --json");
     }
     let statistics = match report::read(&arguments.periods) {
         Ok(statistics) => statistics,
@@ -54,7 +54,7 @@ fn words(summary: &Summary, directory: &Path) -> String {
         _ => format!("{number} {name}s"),
     };
     format!(
-        "{} of {}: {}; look at {}\n",
+        "{} of {}: {}; open {}\n",
         count(*periods, "period"),
         count(*exits as u64, "exit"),
         count(*pages as u64, "page"),
@@ -79,11 +79,11 @@ mod tests {
         };
         assert_eq!(
             text(1, 1, 1),
-            "1 period of 1 exit: 1 page; look at out/index.html\n"
+            "1 period of 1 exit: 1 page; open out/index.html\n"
         );
         assert_eq!(
             text(7, 2, 30),
-            "30 periods of 2 exits: 7 pages; look at out/index.html\n"
+            "30 periods of 2 exits: 7 pages; open out/index.html\n"
         );
     }
 }

@@ -302,7 +302,7 @@ impl Periods {
         self.saved_at = now.monotonic;
     }
 
-    /// Saves the running counts; false if that failed or there is no state directory.
+    /// Saves the running counts; false if that failed or no state directory is configured.
     fn keep(&mut self, ledger: &Ledger, now: Now, notices: &mut Vec<Notice>) -> bool {
         let Some(state) = &self.state else {
             return false;

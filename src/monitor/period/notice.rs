@@ -4,11 +4,11 @@ use super::Period;
 use std::io;
 use std::path::PathBuf;
 
-/// An event that the operator should know of.
+/// An event that is logged for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Notice {
     /// A period continues with an earlier process's counts.
-    #[error("period {0} goes on with the counts of an earlier process")]
+    #[error("period {0} continues with the counts of an earlier process")]
     Restored(Period),
     /// A period was published: its file has its final name.
     #[error("period {period} is published in {}", path.display())]
@@ -20,7 +20,8 @@ pub enum Notice {
     },
     /// The period directory cannot be read.
     #[error(
-        "{}: {reason}; periods wait until it is there: make it, writable for the monitor's user",
+        "{}: {reason}; periods wait until this directory exists: create it, writable for the \
+         monitor's user",
         path.display()
     )]
     NoDirectory {
@@ -31,8 +32,9 @@ pub enum Notice {
     },
     /// A period's file could not be written; it will be retried.
     #[error(
-        "{}: period {period} cannot be published: {reason}; it is kept and tried again every \
-         minute, and {waiting} wait: make room, or let the monitor's user write there",
+        "{}: period {period} cannot be published: {reason}; it is kept and retried every \
+         minute, and periods that wait: {waiting}; make room, or let the monitor's user write \
+         there",
         path.display()
     )]
     Unpublished {
@@ -46,7 +48,7 @@ pub enum Notice {
         waiting: usize,
     },
     /// The oldest waiting period was dropped because too many wait.
-    #[error("period {0} is lost: too many wait to be published, and it was the oldest of them")]
+    #[error("period {0} is lost: too many wait to be published, and this was the oldest of them")]
     GivenUp(Period),
     /// The running counts could not be saved.
     #[error(

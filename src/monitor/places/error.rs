@@ -68,16 +68,16 @@ impl PlacesError {
     }
 
     pub(super) fn lacks_countries(path: &Path) -> Self {
-        let what = "knows no country of any address".to_owned();
+        let what = "has no country for any address".to_owned();
         Self::new(
             path,
             what,
-            "it may be one of autonomous systems, which belongs into `systems`",
+            "if it is a database of autonomous systems, name it in `places.systems`",
         )
     }
 
     pub(super) fn lacks_systems(path: &Path) -> Self {
-        let what = "knows no autonomous system of any address".to_owned();
+        let what = "has no autonomous system for any address".to_owned();
         Self::new(
             path,
             what,

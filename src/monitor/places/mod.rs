@@ -53,7 +53,7 @@ pub struct PlacesSettings {
 pub struct Described {
     /// The database of countries.
     pub countries: String,
-    /// The database of autonomous systems; empty if there is none.
+    /// The database of autonomous systems; empty without one.
     pub systems: String,
 }
 

@@ -46,7 +46,7 @@ impl<'a> Record<'a> {
         self.0.country().unwrap_or(Country::UNKNOWN)
     }
 
-    /// The AS number; 0 if there is none.
+    /// The AS number; 0 if the record has no AS number.
     pub(super) fn asn(&self) -> u32 {
         self.0.asn().unwrap_or(0)
     }

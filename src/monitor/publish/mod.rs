@@ -148,7 +148,7 @@ pub struct Origin {
     pub exit: String,
     /// The database of countries, with its version and date.
     pub countries: String,
-    /// The database of autonomous systems; empty if there is none.
+    /// The database of autonomous systems; empty without one.
     pub systems: String,
     /// Returns the name of an autonomous system.
     pub names: Names,

@@ -37,7 +37,7 @@ pub enum ReportError {
     File(PathBuf, String),
     /// No period was found in the given paths.
     #[error(
-        "there is no period in {0}: give files, or directories with files whose names end in .jsonl"
+        "no period was found in {0}: give files, or directories with files whose names end in .jsonl"
     )]
     NoPeriod(String),
     /// The site could not be written: path, fault.

@@ -42,7 +42,7 @@ struct Tile {
 }
 
 impl Tile {
-    /// The number and its unit; an empty unit if there is none.
+    /// The number and its unit; the unit may be empty.
     fn parts(&self) -> (&str, &str) {
         let parts = self.value.split_once('\u{a0}');
         parts.unwrap_or((&self.value, ""))

@@ -35,7 +35,7 @@ const EXTENSION: &str = "jsonl";
 /// Reads files, and the `.jsonl` files in directories.
 ///
 /// # Errors
-/// A file cannot be read or is not a period file, a period occurs twice, or there is none.
+/// A file cannot be read or is not a period file, a period occurs twice, or no period was found.
 pub fn read(paths: &[PathBuf]) -> Result<Statistics, ReportError> {
     let mut files = Vec::new();
     for path in paths {
@@ -204,7 +204,7 @@ impl Reader {
         }
         if *kept + names.len() > KEPT {
             return Err(format!(
-                "these files come to more than {KEPT} different rows; give fewer at a time"
+                "these files have more than {KEPT} different rows; give fewer files at a time"
             ));
         }
         Ok(())
@@ -353,7 +353,7 @@ fn is_whole(part: &Part) -> Result<(), String> {
         if rows().next().is_none() || is_exact && lacks {
             return Err(format!(
                 "the period that begins {} ends here, but its rows of dimension {dimension:?} do \
-                 not come to its total: the file was cut, or lines are missing",
+                 not add up to its total: the file was cut, or lines are missing",
                 part.total.period_start
             ));
         }

@@ -369,7 +369,7 @@ impl Sums {
         })
     }
 
-    /// The table of a dimension; empty if there is none.
+    /// The table of a dimension; empty if it has no rows.
     pub fn table(&self, dimension: Dimension) -> &Table {
         static NONE: Table = Table {
             entries: BTreeMap::new(),

@@ -1,5 +1,5 @@
 //! The monitor's configuration: one TOML file, checked as a whole, and its overrides on the command
-//! line. Does not look at the machine.
+//! line. Does not access the machine.
 
 mod raw;
 
@@ -78,8 +78,8 @@ impl Settings {
     pub fn summary(&self) -> String {
         let interface = self.interface.as_deref().unwrap_or("no interface");
         format!(
-            "counts {} from {} at {interface}; a period is {}, with at most {} rows a \
-             statistic, none below {} connections; {}",
+            "counts {} from {} at {interface}; a period is {}, with at most {} rows per \
+             statistic, each of at least {} connections; {}",
             self.mark,
             match self.addresses.len() {
                 1 => "1 address".to_owned(),
@@ -184,8 +184,8 @@ fn parsed(texts: &[String]) -> Result<Vec<IpAddr>, ConfigError> {
 fn checked(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
     const KEY: &str = "addresses";
     if addresses.is_empty() {
-        let reason = "name the clearnet addresses of the Tor host, here or with --address: marked \
-                      packets from them are counted, and no others";
+        let reason = "name the clearnet addresses of the Tor host, here or with --address: only \
+                      marked packets from these are counted";
         return Err(value(KEY, "[]", reason));
     }
     let of_v4 = addresses.iter().filter(|one| one.is_ipv4()).count();

@@ -117,7 +117,7 @@ impl Cells {
         (keys, slots)
     }
 
-    /// Adds to a cell, probing from `slot` on; false if the cell is new and there is no room. Cells
+    /// Adds to a cell, probing from `slot` on; false if the cell is new and the table is full. Cells
     /// without a connection have their own, smaller limit.
     #[inline]
     pub(super) fn add(&mut self, key: Key, slot: usize, counts: Counts) -> bool {

@@ -14,7 +14,7 @@ pub enum TapError {
     Nic(#[from] NicError),
     /// The ring size is not possible for AF_XDP, or exceeds the memory bound.
     #[error(
-        "a ring of {0} packets is not possible: it takes a power of two, {MIN_RING} to {MAX_FRAMES}"
+        "a ring of {0} packets is not possible: give a power of two, {MIN_RING} to {MAX_FRAMES}"
     )]
     Ring(u32),
     /// More clearnet addresses than the filter's table holds.
@@ -22,12 +22,14 @@ pub enum TapError {
     Sources(usize),
     /// No clearnet address is configured; nothing would be counted.
     #[error(
-        "there is no clearnet address to listen for: name the addresses of the Tor host that exit traffic comes from"
+        "no clearnet address is configured: name the addresses from which the Tor host sends exit \
+         traffic"
     )]
     NoSource,
     /// The NIC has more receive queues than the memory bound allows.
     #[error(
-        "{interface} has {queues} receive queues, more than the monitor's memory is for; set fewer: {advice}"
+        "{interface} has {queues} receive queues, too many for the monitor's packet memory; set \
+         fewer: {advice}"
     )]
     Queues {
         /// The interface name of the NIC.
@@ -53,8 +55,8 @@ pub enum TapError {
     },
     /// IPv6 is enabled: the kernel would add an address on link-up and announce it.
     #[error(
-        "IPv6 is on at {interface}, so that the kernel sends there whenever the link comes up, \
-         and a tap must not: run `sysctl -w net.ipv6.conf.{sysctl}.disable_ipv6=1`"
+        "IPv6 is enabled on {interface}, so the kernel sends packets there whenever the link comes \
+         up, which a tap must not do: run `sysctl -w net.ipv6.conf.{sysctl}.disable_ipv6=1`"
     )]
     Ipv6 {
         /// The interface name of the NIC.
@@ -156,7 +158,7 @@ impl TapError {
                 Some(libc::ENETDOWN) => "; the NIC is down: `ip link set dev NIC up`",
                 Some(libc::ENODEV) => "; the NIC is gone: `ip link` lists those that are there",
                 Some(libc::ENOBUFS | libc::ENOMEM) => {
-                    "; there is no memory for it: raise LimitMEMLOCK, grant CAP_IPC_LOCK, or make \
+                    "; memory is short: raise LimitMEMLOCK, grant CAP_IPC_LOCK, or make \
                      `memory.ring` smaller"
                 }
                 _ => "",

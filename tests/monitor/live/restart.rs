@@ -22,7 +22,11 @@ fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
     let mut running = stage.start("", "").unwrap();
     // Counts of an earlier process are not reported again.
     assert_eq!(running.counters().unwrap()["packets"], 0);
-    assert!(running.log().contains("goes on"), "{}", running.log());
+    assert!(
+        running.log().contains("continues with the counts"),
+        "{}",
+        running.log()
+    );
     stage.send(&frames);
     wait_for(&running, 2);
     running.signal(Signal::SIGKILL).unwrap();

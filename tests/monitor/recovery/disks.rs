@@ -21,7 +21,7 @@ fn waits_for_a_missing_directory() {
     let notices = periods.close(ledger(3), at(DAY));
     let told = notices[0].to_string();
     assert!(
-        told.contains("kept and tried again") && told.contains("1 wait"),
+        told.contains("kept and retried") && told.contains("periods that wait: 1;"),
         "{told}"
     );
     assert_eq!(periods.status().waiting, 1);

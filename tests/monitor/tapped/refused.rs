@@ -41,8 +41,8 @@ fn a_nic_with_an_address_is_refused() {
     rig.monitor.ip("addr flush dev tap0").unwrap();
     assert_eq!(
         refusal(&rig, settings()),
-        "IPv6 is on at tap0, so that the kernel sends there whenever the link comes up, and a tap \
-         must not: run `sysctl -w net.ipv6.conf.tap0.disable_ipv6=1`"
+        "IPv6 is enabled on tap0, so the kernel sends packets there whenever the link comes up, which \
+         a tap must not do: run `sysctl -w net.ipv6.conf.tap0.disable_ipv6=1`"
     );
     ipv6("1");
     rig.open().unwrap();
@@ -122,7 +122,7 @@ fn resolves_alternative_names_of_a_nic() {
         rig.monitor.sysctl(ipv6, "0").unwrap();
         rig.monitor.ip("addr flush dev tap0").unwrap();
         let words = refusal(&rig, named());
-        assert!(words.starts_with("IPv6 is on at tap0"), "{words}");
+        assert!(words.starts_with("IPv6 is enabled on tap0"), "{words}");
         rig.monitor.sysctl(ipv6, "1").unwrap();
         let settings = named();
         let tap = rig.monitor.run(move || Tap::open(&settings)).unwrap();
@@ -193,9 +193,7 @@ fn refuses_invalid_settings() {
         let words = refusal(&rig, TapSettings { ring, ..settings() });
         assert_eq!(
             words,
-            format!(
-                "a ring of {ring} packets is not possible: it takes a power of two, 64 to 8192"
-            )
+            format!("a ring of {ring} packets is not possible: give a power of two, 64 to 8192")
         );
     }
     let of = |clearnet| TapSettings {
@@ -203,7 +201,7 @@ fn refuses_invalid_settings() {
         ..settings()
     };
     let addresses = |count: u32| (1..=count).map(|number| std::net::Ipv4Addr::from(number).into());
-    assert!(refusal(&rig, of(Vec::new())).starts_with("there is no clearnet address"));
+    assert!(refusal(&rig, of(Vec::new())).starts_with("no clearnet address is configured"));
     assert_eq!(
         refusal(&rig, of(addresses(65).collect())),
         "65 clearnet addresses of one IP version are too many: 64 are possible"

@@ -74,7 +74,7 @@ int BPF_PROG(exitmark_unsent, const struct net_device *from, const struct net_de
 	return 0;
 }
 
-/* A frame did not reach the driver: the NIC is down, or the frame is too long for it. */
+/* A frame did not reach the driver: the NIC is down, or the frame is longer than it accepts. */
 SEC("tp_btf/xdp_redirect_err")
 int BPF_PROG(exitmark_unredirected, const struct net_device *from, const struct bpf_prog *program,
 	     const void *to, int error, int map_type, __u32 map_id, __u32 index)

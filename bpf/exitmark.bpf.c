@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The kernel engine: applies the whole policy to ordinary frames, on every port, with or without
+ * The kernel engine: applies the whole policy to fast-path frames, on every port, with or without
  * a process in user space.
  *
- * An ordinary frame has at most two VLAN tags and is neither an IPv4 fragment nor an IPv6 packet
- * with extension headers. All other frames go to user space; without a worker they are forwarded
- * unmarked. With engine "af_xdp" user space gets every frame, as long as it keeps up.
+ * A fast-path frame has at most two VLAN tags and is neither an IPv4 fragment nor an IPv6 packet
+ * with extension headers. All other frames take the slow path, through a worker in user space;
+ * without a worker they are forwarded unmarked. With engine "af_xdp" a worker gets every frame, as
+ * long as it keeps up.
  *
- * Every frame on host and uplink is handled here: the pair is a wire, and the box's own stack
- * takes no part in it. incoming is a member of another network: only frames for the host's
- * addresses, sent to the NIC's own MAC address, are handled here. The stack gets all others.
+ * This program handles every frame on host and uplink: the two NICs are a wire, and the box's own
+ * stack receives nothing from them. incoming is a member of another network: the program handles
+ * only frames for the host's addresses that were sent to the NIC's own MAC address, and passes all
+ * others to the stack.
  */
 #include <linux/bpf.h>
 #include <linux/errno.h>
@@ -24,7 +26,7 @@
 
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 
-/* User space compares these with its own before it loads the program. */
+/* User space compares these sizes with its own before it loads the program. */
 const volatile __u32 layout_version = LAYOUT_VERSION;
 const volatile __u32 policy_bytes = sizeof(struct exitmark_policy);
 const volatile __u32 counts_bytes = sizeof(struct exitmark_counts);
@@ -130,7 +132,7 @@ static __noinline __u64 generation(void)
 	return image ? image->policy.generation : 0;
 }
 
-/* Redirects a frame to a port, or drops it if that port has no NIC any more. */
+/* Redirects a frame to a port, or drops it if the NIC of that port is gone. */
 static __always_inline __u32 to_port(__u64 role, struct exitmark_counts *counts)
 {
 	/* Unreachable; bounds the index for the verifier. */
@@ -163,7 +165,7 @@ static __always_inline int action_of(__u32 outcome)
 #define HOST_KEY_AT 40
 #define HOST_KEY_OF(known) ((known) >> HOST_KEY_AT & ((1 << HOST_KEY_BITS) - 1))
 
-/* Parses the frame, and judges it if it is an ordinary packet. Sets its part if `share` is not 0. */
+/* Parses a frame, and judges it if it is on the fast path. Sets its part if `share` is not 0. */
 static __always_inline __u64 know(struct frame *frame, const struct exitmark_image *image,
 				  __u64 share)
 {
@@ -221,7 +223,7 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 	counts->received[ROLE_HOST]++;
 	counts->rules[rule]++;
 	counts->bytes[rule] += frame->bytes;
-	/* The source address of an odd frame was not checked. */
+	/* The source address of a slow-path frame was not checked. */
 	if (rule > RULE_FOREIGN_SOURCE && rule != RULE_NO_USER_SPACE)
 		learn_host(frame, HOST_KEY_OF(known), links);
 	if (IP_OF(known)) {
@@ -297,13 +299,13 @@ __noinline __u64 host_at(struct xdp_md *ctx, __u32 end)
 static __always_inline __u64 routed_to_host(struct frame *frame,
 					    const struct exitmark_links *links)
 {
-	/* Without a port for relay traffic, no router sends to a MAC address of the box. */
+	/* Without a port for relay traffic, frames to the box's MAC address are not for the host. */
 	if (links->incoming_port >= ROLES || destination_mac(frame) != links->incoming_mac)
 		return 0;
 	return host_at(frame->ctx, DESTINATION);
 }
 
-/* Forwards an inbound frame that is decided here to the host. Returns the outcome. */
+/* Forwards an inbound frame to the host, without a worker. Returns the outcome. */
 static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_role role, __u64 routed,
 				     struct exitmark_links *links, struct exitmark_counts *counts)
 {
@@ -388,14 +390,14 @@ int exitmark_host(struct xdp_md *ctx)
 	number = counts->received[ROLE_HOST] + 1;
 	arrived = hidden(begin_sample(ctx, links, number), number);
 	share = hidden(share, number);
-	/* A frame that was handed over is not parsed here. */
+	/* Parsed only now: a frame that was handed over above is parsed by the worker. */
 	image = current_image();
 	if (!image)
 		return XDP_DROP;
 	frame = frame_of(ctx);
 	known = know(&frame, image, share);
 	odd = known & IS_ODD || frame.bytes > links->longest_redirect;
-	/* Only a worker can parse an odd frame; it gets the frame if it has room. */
+	/* Only a worker can parse a slow-path frame; the worker gets it if its ring has room. */
 	if (is_meant(links, ROLE_HOST) ? share && (odd || PART_OF(known) >= share) : odd)
 		if (hand_over(ctx, ROLE_HOST) == XDP_REDIRECT)
 			return XDP_REDIRECT;

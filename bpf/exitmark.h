@@ -137,15 +137,15 @@ struct exitmark_image {
 	};
 };
 
-/* Which frames go to user space while it is alive. */
+/* Which frames go to a worker while it is alive. */
 enum exitmark_handover {
-	HAND_OVER_ODD = 0, /* frames that this program does not parse */
-	HAND_OVER_ALL = 1,
+	HAND_OVER_ODD = 0, /* slow-path frames, which this program does not parse */
+	HAND_OVER_ALL = 1, /* all frames */
 };
 
-/* Entries for the MAC addresses of the host's addresses: half for each IP version. */
+/* Entries that map the host's IP addresses to MAC addresses: half for each IP version. */
 #define HOST_SLOTS 128
-/* This many changes from one MAC address to another mean several hosts. */
+/* From this many changes of the MAC address on, several hosts are assumed. */
 #define SEVERAL_CHANGES 3
 
 /*
@@ -161,9 +161,9 @@ struct exitmark_links {
 	__u64 longest_redirect; /* bytes: the longest frame that can be redirected to every port */
 	__u64 hand_over[ROLES]; /* enum exitmark_handover */
 	__u64 decides[ROLES]; /* frames from this role can be redirected to their egress ports */
-	__u64 patience; /* timeout of a worker's heartbeat, ns */
-	__u64 credit; /* backlog watermark, frames: from it on some flows are decided here ... */
-	__u64 hard_credit; /* ... and from this one on all of them */
+	__u64 patience; /* ns: a worker with an older heartbeat counts as dead */
+	__u64 credit; /* backlog watermark, frames: from it on, this program decides some flows */
+	__u64 hard_credit; /* the same; from it on, this program decides all flows */
 	__u64 netns; /* inode of the box's network namespace, to which `nics` belong */
 	__u64 nics[ROLES]; /* interface index of each role; 0: none */
 	__u64 drops_unsteered; /* relay frames that cannot be steered are dropped */
@@ -171,8 +171,8 @@ struct exitmark_links {
 	__u64 sample_until; /* CLOCK_MONOTONIC, ns: user space reads samples until then */
 	__u64 seeks_host; /* frames from uplink with the host's source address are counted */
 	__u64 host_changes; /* frames from the host with another MAC address than the last */
-	__u64 hosts_settled; /* `host_changes` when it had last stopped growing for a while */
-	__u64 hosts[HOST_SLOTS]; /* tag of an address of the host (16 bits), MAC address (48) */
+	__u64 hosts_settled; /* value of `host_changes` after its last quiet period */
+	__u64 hosts[HOST_SLOTS]; /* tag of an IP address of the host (16 bits), its MAC address (48) */
 };
 
 /* What a worker and this program share about one queue. One writer per cache line. */
@@ -184,11 +184,11 @@ struct exitmark_guard {
 	/* Written by this program. */
 	struct exitmark_handed {
 		__u64 sent; /* frames handed over */
-		__u64 asked; /* CLOCK_MONOTONIC, ns: last frame sent to a worker without any */
-		__u64 share; /* parts of 256 of the flows that are decided here */
-		__u64 ease_at; /* CLOCK_MONOTONIC, ns: when the next of them may go back */
+		__u64 asked; /* CLOCK_MONOTONIC, ns: last frame sent to a worker without backlog */
+		__u64 share; /* of 256 parts of the flows, those that this program decides */
+		__u64 ease_at; /* CLOCK_MONOTONIC, ns: when the next parts go back to the worker */
 		__u64 looks; /* frames counted between two clock readings */
-		__u64 stamped; /* one sampled frame: how many frames had been sent before it ... */
+		__u64 stamped; /* one sampled frame: how many frames were sent before it ... */
 		__u64 stamped_at; /* ... and when it was sent: CLOCK_MONOTONIC, ns */
 		__u64 unused;
 	} handed[ROLES];
@@ -217,8 +217,8 @@ struct exitmark_counts {
 	__u64 tx_refused[ROLES];
 	__u64 stack[ROLES]; /* passed to the box's own network stack */
 	__u64 handed[ROLES]; /* handed to user space */
-	__u64 spilled[ROLES]; /* meant for user space, but handled here */
-	__u64 samples_lost; /* not read in time */
+	__u64 spilled[ROLES]; /* meant for a worker, but decided by this program */
+	__u64 samples_lost; /* user space did not read them in time */
 };
 
 /* The outcome for a frame: the role of its egress port, or one of these. */
@@ -241,7 +241,7 @@ struct exitmark_sample {
 	__u32 bytes; /* length of the whole frame */
 	__u8 ingress; /* enum exitmark_role */
 	__u8 outcome; /* enum exitmark_outcome, or a role */
-	__u8 rule; /* enum exitmark_rule; RULES: none, the frame did not come from the host */
+	__u8 rule; /* enum exitmark_rule; RULES if the frame did not come from the host */
 	__u8 unused;
 	/* The first bytes of the frame on arrival and on departure. */
 	__u8 before[SAMPLE_BYTES];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Reads a frame up to its Ethernet header and VLAN tags. Shared by the programs; knows no rules.
+ * Reads the Ethernet header and VLAN tags of a frame. Shared by both programs; contains no rule.
  */
 #ifndef EXITMARK_FRAME_H
 #define EXITMARK_FRAME_H

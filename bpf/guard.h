@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Decides whether user space gets a frame. The worker of a queue must be alive and keep up, so
- * that no frame waits for a process that is dead, stopped or behind.
+ * Decides whether a worker gets a frame. The worker of a queue must be alive and keep up, so that
+ * no frame waits for a process that is dead, stopped or behind.
  *
- * A worker is alive if it has nothing to do, or if it stamped its heartbeat or was handed its
- * first frame less than `patience` ago. An idle worker may therefore sleep.
+ * A worker is alive if it has no backlog, or if less than `patience` ns ago it stamped its
+ * heartbeat or was handed the first frame of its backlog. An idle worker may therefore sleep.
  *
  * A flow that moves from the worker to this program overtakes its own frames that are queued at
  * the worker; moving back does not reorder. Therefore, when a worker falls behind, all flows move
  * to this program once, stay for a while, and move back in small steps as long as the worker keeps
- * up. Deciding per frame by the room in the ring would reorder flows all the time.
+ * up. Deciding per frame by the room in the ring would reorder flows continuously.
  */
 #ifndef EXITMARK_GUARD_H
 #define EXITMARK_GUARD_H
@@ -17,7 +17,10 @@
 #define SHARES 256
 /* Frames per reading of the clock; a power of two. */
 #define LOOKS_EVERY 16
-/* All flows stay here for HOLD ns; then EASE_STEP parts of 256 go back every EASE_PAUSE ns. */
+/*
+ * This program decides all flows for HOLD ns; then EASE_STEP of 256 parts go back to the worker
+ * every EASE_PAUSE ns.
+ */
 #define HOLD 1000000000
 #define EASE_STEP 4
 #define EASE_PAUSE 20000000
@@ -47,7 +50,7 @@ static __always_inline __u64 under_way(const struct post *post, __u64 role)
 {
 	__s64 waiting = post->handed->sent - READ_ONCE(post->guard->processed[role]);
 
-	/* A worker that gave up frames can report more than were sent. */
+	/* A worker that wrote off lost frames may then receive them, and report more than were sent. */
 	return waiting < 0 ? 0 : waiting;
 }
 
@@ -67,7 +70,7 @@ static __always_inline bool is_alive(struct post *post, const struct exitmark_li
 	sign = READ_ONCE(post->guard->heartbeat);
 	if (sign < post->handed->asked)
 		sign = post->handed->asked;
-	/* Another CPU may have stamped it after this one read the clock. */
+	/* Another CPU may have stamped `asked` after this one read the clock. */
 	return (__s64)(now - sign) < (__s64)links->patience;
 }
 
@@ -116,7 +119,7 @@ __noinline int hand_over(struct xdp_md *ctx, __u64 role)
 	return XDP_REDIRECT;
 }
 
-/* How many of the 256 parts of the flows are decided here, because the worker is behind. */
+/* How many of the 256 parts of the flows this program decides, because the worker is behind. */
 static __always_inline __u64 share_kept(struct xdp_md *ctx, enum exitmark_role role,
 					const struct exitmark_links *links)
 {
@@ -148,7 +151,7 @@ static __always_inline __u64 share_kept(struct xdp_md *ctx, enum exitmark_role r
 	return share;
 }
 
-/* The part, of 256, of a frame without a flow: the first to go back to the worker. */
+/* The part, of 256, of frames without a flow. It is the first to go back to the worker. */
 #define LAST_PART (SHARES - 1)
 
 /* The part, of 256, to which a packet's flow belongs. */

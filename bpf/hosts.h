@@ -29,7 +29,7 @@ static __always_inline __u64 *host_entry(struct exitmark_links *links, __u64 key
 	return &links->hosts[slot & (HOST_SLOTS - 1)];
 }
 
-/* Learns the MAC address of the host, or of one of several hosts, from a frame that it sent. */
+/* Learns the MAC address of the host, or of one of several hosts, from a frame sent by the host. */
 static __always_inline void learn_host(const struct frame *frame, __u64 key,
 				       struct exitmark_links *links)
 {
@@ -58,7 +58,7 @@ static __always_inline void learn_host(const struct frame *frame, __u64 key,
  */
 static __always_inline __u64 host_of(struct exitmark_links *links, __u64 key)
 {
-	/* Read once: another CPU may be updating them. */
+	/* Read once: another CPU may be updating these two. */
 	__u64 last = READ_ONCE(links->host_mac), entry = READ_ONCE(*host_entry(links, key));
 
 	if (!last || !links->learns_host)

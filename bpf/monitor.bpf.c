@@ -8,7 +8,7 @@
  * Packets are parsed, and refused as malformed, as in src/policy/packet; in addition, a packet with
  * headers of more than LONGEST_HEADERS is malformed.
  *
- * VLAN tags are not reported, so a tag that the NIC has stripped makes no difference.
+ * VLAN tags are not passed on, so whether the NIC strips them has no effect.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -20,7 +20,7 @@
 /* Must match src/monitor/tap/program.rs, like the two structures below. */
 #define MAX_SOURCES 64
 
-/* Fits into an AF_XDP chunk of 2,048 bytes: the smallest MTU of IPv6. */
+/* In bytes: the smallest MTU of IPv6, which fits into an AF_XDP chunk of 2,048 bytes. */
 #define LONGEST_HEADERS 1280
 
 #define HEADER_BYTES LONGEST_HEADERS
@@ -29,7 +29,7 @@
 /* Must match src/policy/packet/ipv6.rs. */
 #define MAX_EXTENSION_HEADERS 8
 
-/* The fixed headers; TCP's has the flags. */
+/* Bytes of the fixed transport headers; that of TCP includes the flags. */
 #define TCP_BYTES 20
 #define UDP_BYTES 8
 

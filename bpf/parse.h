@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Parses ordinary frames into the fields that a verdict depends on. Same logic as src/policy/packet,
- * which is the reference: same fields, same errors in the same order.
+ * Parses fast-path frames into the fields that a verdict depends on. Same logic as
+ * src/policy/packet, which is the reference: same fields, same errors in the same order.
  */
 #ifndef EXITMARK_PARSE_H
 #define EXITMARK_PARSE_H
 
 /*
- * Enough for any ordinary frame: 22 bytes of Ethernet header and tags, 60 of IPv4, 4 of ports. An
+ * Enough for any fast-path frame: 22 bytes of Ethernet header and tags, 60 of IPv4, 4 of ports. An
  * IPv6 destination behind four tags ends at 70.
  */
 #define HEADER_BYTES 128
 
 #include "frame.h"
 
-/* Frames with more VLAN tags go to user space. */
+/* Frames with more VLAN tags take the slow path. */
 #define ORDINARY_TAGS 2
 
 /* Mask of the offset of an IP header behind that many tags: 14, 18 or 22 bytes. */
@@ -22,6 +22,7 @@
 
 /* The result of parsing a frame: one of these, or the rule for its error. */
 #define SHAPE_PACKET (-1)
+/* A slow-path frame. */
 #define SHAPE_ODD (-2)
 /* The headers are not all in the first buffer. */
 #define SHAPE_SCATTERED (-3)
@@ -101,7 +102,7 @@ static __always_inline int read_ports(struct frame *frame, void *at, __u64 left,
 	return SHAPE_PACKET;
 }
 
-/* RFC 791. Options are skipped by IHL; fragments are for user space. */
+/* RFC 791. Options are skipped by IHL; fragments take the slow path. */
 static __always_inline int read_v4(struct frame *frame, __u64 offset, struct packet *packet)
 {
 	void *at = frame->data + offset;
@@ -132,7 +133,7 @@ static __always_inline int read_v4(struct frame *frame, __u64 offset, struct pac
 	return read_ports(frame, at + header, total - header, packet);
 }
 
-/* RFC 8200. Extension headers, including the fragment header, are for user space. */
+/* RFC 8200. Packets with extension headers, fragments among them, take the slow path. */
 static __always_inline int read_v6(struct frame *frame, __u64 offset, struct packet *packet)
 {
 	void *at = frame->data + offset;

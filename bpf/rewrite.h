@@ -36,7 +36,7 @@ static __always_inline void write_tos(__u8 *ip, __u8 tos)
 	}
 }
 
-/* As set_tos(), if the header is not in the first buffer. */
+/* The same as set_tos(), for a header that is not in the first buffer. */
 __noinline int set_scattered_tos(struct xdp_md *ctx, __u64 offset, __u8 tos)
 {
 	__u64 ip[2] = {};

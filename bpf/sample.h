@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Sends samples of the decisions to user space, which checks them against the policy, measures
- * latency by them, and shows them on request.
+ * latency with them, and writes captures of them.
  *
  * Sampling never blocks: a sample without room in the ring buffer is lost and counted. The choice
  * must not be periodic, because traffic may be (every second frame may go to a relay). Therefore
  * the decision's sequence number is multiplied by the golden ratio: the products are evenly
- * distributed and aperiodic. The numbers count decisions of this program; if a chosen frame is
- * handed to user space after all, one reading of the clock is wasted and the next frame is chosen.
+ * distributed and aperiodic. The sequence numbers count decisions of this program; if a chosen
+ * frame is handed to a worker after all, one clock reading is wasted and the next frame is chosen.
  */
 #ifndef EXITMARK_SAMPLE_H
 #define EXITMARK_SAMPLE_H
@@ -39,7 +39,7 @@ struct {
 	__type(value, struct sketch);
 } sketch SEC(".maps");
 
-/* Whether this CPU may make one more sample; counts a lost one if not. Reads no clock. */
+/* Whether this CPU may make one more sample; if not, counts a lost sample. Reads no clock. */
 static __always_inline bool may_sample(struct sketch *sketch, __u64 sample_until)
 {
 	struct exitmark_counts *counts;

@@ -1,8 +1,8 @@
 //! The monitor: turns the marked packets at a passive tap on the uplink into anonymised statistics.
 //!
-//! This crate is the program `exitmark-monitor`. It uses the packet
-//! parser ([`exitmark_policy::packet`]) and the NIC code ([`exitmark_nic`]), but no code of the box;
-//! the box does not use the monitor.
+//! This crate is the program `exitmark-monitor`. It uses the packet parser
+//! ([`exitmark_policy::packet`]) and the NIC code ([`exitmark_nic`]), but no code of the box; the
+//! box does not use the monitor.
 //!
 //! The path of a packet:
 //!

@@ -17,7 +17,8 @@
 //!   flows existed. That one user cannot reach it alone is due to the threshold, which must exceed
 //!   the user's bound, and not to ε: an observer with the knowledge that all others come to just
 //!   below the threshold learns about the missing one. The same holds for which rows are the
-//!   largest, and for whether `other` exists. Noise removes rows that it brings below the threshold, and adds none;
+//!   largest, and for whether `other` exists. Noise removes rows that it brings below the
+//!   threshold, and adds none;
 //! - activity beyond the bound, or in more than one period or part of one: each file spends its own
 //!   ε;
 //! - the watched seconds, lost packets (rounded), and whether the table of cells was full.

@@ -304,7 +304,7 @@ fn the_page_has_every_measurement() {
     for part in [
         "### 64 B, IPv4, half of the flows to relays, 1 queue, 1,024 flows, 10,000 relay endpoints",
         "| CPU | Some \\| CPU |",
-        "Something else used this machine meanwhile",
+        "Other processes used this machine meanwhile",
         "| exitmark-xdp | 64 | IPv4 | 1.250 | - | 5.00 | 6.00 | 9.00 | 40.0 | 400 | 0.00 | 12,345 |",
         "| exitmark-xdp | 64 | IPv4 | 512 | - | - | 1,500 |",
         "| forwarder | B | family | prefixes of the host |",
@@ -337,7 +337,7 @@ fn unknown_values_are_shown_as_such() {
         "| rates | testpmd-af_xdp | no \\| tool is here |",
         "| nftables | 64 | IPv4 | - | - |",
         "| exitmark-xdp | 64 | IPv4 | 2.500 † | 2.400–2.600 |",
-        "\n\n† The generator can do no more",
+        "\n\n† Limited by the generator",
         "| nftables | 64 | IPv4 | - | - | - | - | - | - | - | - | 0 |",
         "| exitmark-xdp | 64 | IPv4 | 0.250 | 4 | 5.00 | - | 9.00 | 40.0 | - | 50.0 | 3 |",
         "| exitmark-xdp | 64 | IPv4 | 0.0050 | 1 | 6.00 | - | 9 |",

@@ -1,4 +1,4 @@
-//! Generates a page with plots from the benches' results: `cargo run --example bench_report`. With
+//! Generates a page with plots from the benches' results: `cargo run --bin bench-report`. With
 //! `--publish` it writes the page, the plots and the results into `docs/` too, and a short table
 //! into the README.
 
@@ -41,7 +41,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     decision::collect(&target.join("criterion"), &results)?;
     let report = Report::of(&results)?;
     for name in &report.missing {
-        eprintln!("bench-report: there is no {name} in {}", results.display());
+        eprintln!("bench-report: {} has no {name}", results.display());
     }
     report.write(&results, "report.md")?;
     println!("written to {}", results.join("report.md").display());

@@ -1,5 +1,5 @@
 //! Writes the man pages and the shells' completions of both programs into a directory:
-//! `cargo run --example manual -- DIRECTORY`. `make deb` packages them.
+//! `cargo run --bin manual -- DIRECTORY`. `make deb` packages them.
 
 #![forbid(unsafe_code)]
 

@@ -23,7 +23,7 @@ const FORWARDERS: [(&str, &str, RGBColor); 11] = [
     ),
     (
         "exitmark-af_xdp-both",
-        "exitmark, `af_xdp` both ways",
+        "exitmark, `af_xdp` in both directions",
         RGBColor(0x6a, 0x3d, 0x9a),
     ),
     (
@@ -48,17 +48,17 @@ const FORWARDERS: [(&str, &str, RGBColor); 11] = [
     ),
     (
         WIRE,
-        "an XDP redirect that decides nothing",
+        "an XDP redirect without a rule",
         RGBColor(0x56, 0xb4, 0xe9),
     ),
     (
         TESTPMD,
-        "DPDK testpmd over AF_XDP, which decides nothing",
+        "DPDK testpmd over AF_XDP, without a rule",
         RGBColor(0x8c, 0x51, 0x0a),
     ),
     (
         "testpmd-af_packet",
-        "DPDK testpmd over AF_PACKET, which decides nothing",
+        "DPDK testpmd over AF_PACKET, without a rule",
         RGBColor(0x80, 0x80, 0x00),
     ),
 ];

@@ -14,9 +14,12 @@ const END: &str = "<!-- benchmarks: end -->";
 const RATES: [&str; 6] = [XDP, SPILL, AF_XDP, NFTABLES, BARE, WIRE];
 const TCP: [(&str, &str); 4] = [
     (XDP, "exitmark, `xdp`"),
-    (SPILL, "exitmark, `af_xdp`, the way back in the kernel"),
-    ("exitmark-af_xdp-both", "exitmark, `af_xdp` both ways"),
-    (WIRE, "an XDP redirect both ways"),
+    (SPILL, "exitmark, `af_xdp` outbound, `xdp` inbound"),
+    (
+        "exitmark-af_xdp-both",
+        "exitmark, `af_xdp` in both directions",
+    ),
+    (WIRE, "an XDP redirect in both directions"),
 ];
 
 /// Replaces the block between the markers of `readme`.
@@ -63,7 +66,7 @@ fn machine(sources: &Sources) -> Option<String> {
     Some(format!(
         "One {kind} with {} cores ({}), Linux {},\nveth pairs in copy mode, the same generator and \
          the same counters for all, medians of\n{rounds} alternating rounds. Generator, forwarder in the kernel and sink \
-         share one core; the process\nof a forwarder, where it has one, has the other cores.\n",
+         share one core; the process\nof a forwarder, if it has one, has the other cores.\n",
         machine.cores, machine.cpu, machine.kernel
     ))
 }
@@ -185,8 +188,8 @@ fn decision(sources: &Sources) -> Option<String> {
     };
     Some(format!(
         "One decision in user space (headers, look-up in a full relay set, rewrite, checksum) \
-         takes\n{} a TCP frame over a ring's worth of frames, {} where no frame is in\nthe cache, \
-         and allocates nothing.\n",
+         takes\n{} per TCP frame with as many frames as a ring holds, {} if no frame is\nin the \
+         cache, and allocates nothing.\n",
         span("ring")?,
         span("cold")?
     ))

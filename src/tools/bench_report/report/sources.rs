@@ -214,7 +214,7 @@ impl Sources {
         sources.unmeasured = unmeasured.unwrap_or_default();
         if sources.texts.is_empty() {
             return Err(format!(
-                "there is no result in {}; measure first: `make bench`",
+                "no result was found in {}; measure first: `make bench`",
                 directory.display()
             ));
         }

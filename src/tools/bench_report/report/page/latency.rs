@@ -34,7 +34,7 @@ pub(super) fn lossless(page: &Page<'_>) -> Option<String> {
         cells
     });
     let note = if rows.iter().any(|row| row.generator_bound) {
-        "\n† The generator can do no more; the forwarder may.\n"
+        "\n† Limited by the generator; the limit of the forwarder may be higher.\n"
     } else {
         ""
     };

@@ -21,14 +21,14 @@ pub(super) fn section(sources: &Sources) -> Option<String> {
     text.push_str(&words(&["bench", "date", "source", "used by others"], runs));
     if sources.machines.iter().any(|(_, one)| one.busy > QUIET) {
         text.push_str(
-            "\nSomething else used this machine meanwhile: compare only what ran together.\n",
+            "\nOther processes used this machine meanwhile: compare only results of one bench.\n",
         );
     }
     let mut others = sources.machines.iter().map(|(_, one)| one);
     if others.any(|one| {
         (&one.kernel, &one.cpu, &one.commit) != (&machine.kernel, &machine.cpu, &machine.commit)
     }) {
-        text.push_str("\nThe benches ran on different machines, kernels or sources: compare only what ran together.\n");
+        text.push_str("\nThe benches ran on different machines, kernels or sources: compare only results of one bench.\n");
     }
     Some(text)
 }

@@ -16,7 +16,7 @@ const HEAD: &str = "# Benchmarks\n\n\
     forwarder gets the same frames from the same generator, on a fresh site; it has a rate only\n\
     if it marks and steers as it should. Forwarders alternate within every round, every second\n\
     round in the reverse order. A figure is the median of the rounds; a ratio is the median of the\n\
-    ratios within each round. Trust the ratios, not the rates.\n\n\
+    ratios within each round. Compare ratios: rates depend on the machine.\n\n\
     Packet rates and latency: with one queue, generator, forwarder in the kernel and sink share\n\
     one core; the process of a forwarder, if it has one, has the other cores.\n\n";
 

@@ -60,7 +60,9 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
                 times_wire(row),
             ]
         });
-        text.push_str("### Connections a second\n\nConnect, ask, receive the answer, close.\n\n");
+        text.push_str(
+            "### Connections a second\n\nEach connection: connect, request, answer, close.\n\n",
+        );
         text.push_str(&table::table(
             &["forwarder", "at a time", "a second", "min–max", "× wire"],
             rows,

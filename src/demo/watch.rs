@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const MARKER_LIMIT: Duration = Duration::from_secs(10);
 /// How often a wait for a marker checks for Ctrl-C.
 const SLICE: Duration = Duration::from_millis(100);
-/// The port of the discard service, on which there is no connection.
+/// The port of the discard service, which has no connection.
 const DISCARD: u16 = 9;
 const PINGS: u16 = 20;
 

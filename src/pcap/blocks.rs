@@ -68,7 +68,7 @@ impl Blocks {
             return self.section(bytes);
         }
         let Some(order) = self.order else {
-            return Err(broken("there is no section"));
+            return Err(broken("no section header precedes this block"));
         };
         let kind = order.word(bytes, 0).ok_or(Stuck::Incomplete)?;
         let taken = block_bytes(bytes, order, LEAST_BLOCK)?;
@@ -153,7 +153,7 @@ impl Blocks {
     #[inline]
     fn interface(&self, number: u32) -> Result<&Interface, Stuck> {
         let interface = self.interfaces.get(number as usize);
-        interface.ok_or_else(|| Stuck::Broken(format!("there is no interface {number}")))
+        interface.ok_or_else(|| Stuck::Broken(format!("interface {number} is not described")))
     }
 
     /// Reads an enhanced or obsolete packet block; they differ in where the interface number is.

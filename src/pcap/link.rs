@@ -7,7 +7,7 @@ use exitmark_policy::packet::ETHERNET_HEADER_BYTES;
 pub enum Link {
     /// LINKTYPE_ETHERNET (1): frames without the frame check sequence.
     Ethernet,
-    /// Raw IPv4 or IPv6, told by the first four bits.
+    /// Raw IPv4 or IPv6, distinguished by the first four bits.
     Ip,
     /// LINUX_SLL: 16 bytes, the last two an ethertype, as in Ethernet.
     Cooked,

@@ -37,7 +37,7 @@ const DNS_OVER_TLS: u16 = 853;
 /// The verdict on an outbound frame with these headers.
 ///
 /// Every frame has a verdict: invalid headers match a rule of their own ([`Rule::class`] is
-/// `Malformed`), so there is no error. The frame itself is not changed; [`Verdict::remark`] says
+/// `Malformed`), so judging cannot fail. The frame itself is not changed; [`Verdict::remark`] says
 /// which DSCP to write at which byte. `now` counts from any fixed moment, such as the start of the
 /// process; only fragments use it, for [`FRAGMENT_LIFETIME`](crate::FRAGMENT_LIFETIME).
 ///

@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
              and with offloads off: {BY_HAND}"
         )),
         Ok(Detached::Nothing) => print(&format!(
-            "nothing to detach: there is no {}\n",
+            "nothing to detach: {} does not exist\n",
             directory.display()
         )),
         Err(error) => unmet(error),

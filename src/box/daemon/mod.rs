@@ -86,7 +86,7 @@ struct Daemon {
     prompter: Prompter,
     /// The update that the kernel refused; published again at the next tick.
     unpublished: Option<Update>,
-    /// The relay service gives no sign of life, and the relay set is stale.
+    /// The heartbeat of the relay service has stopped, and the relay set is stale.
     is_orphaned: bool,
     /// A configuration whose relay set is being read.
     reloading: Option<Reloading>,
@@ -365,8 +365,8 @@ impl Daemon {
         }
     }
 
-    /// Retries a failed publication, and lets all traffic pass once the set is stale and the relay
-    /// service gives no sign of life.
+    /// Retries a failed publication, and lets all traffic pass once the set is stale and the
+    /// heartbeat of the relay service has stopped.
     fn look_around(&mut self) {
         if let Some(update) = self.unpublished.take() {
             self.publish_relays(update);

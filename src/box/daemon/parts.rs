@@ -20,7 +20,7 @@ use exitmark_policy::Snapshot;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Timeout for a worker's sign of life. With the frames then in flight to it, less than 10 ms of
+/// Timeout of a worker's heartbeat. With the frames then in flight to it, less than 10 ms of
 /// traffic is lost. A much shorter timeout gives false alarms on a busy machine.
 const TIMEOUT: Duration = Duration::from_millis(8);
 

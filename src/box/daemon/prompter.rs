@@ -51,7 +51,7 @@ pub(super) struct Numbers {
     pub(super) accepted: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) stale: AtomicU64,
-    /// The last sign of life, in seconds since 1970.
+    /// The last heartbeat, in seconds since 1970.
     pub(super) beat: AtomicU64,
     /// When the set gets stale and everything passes unmarked, in seconds since 1970.
     pub(super) stale_at: AtomicU64,
@@ -119,7 +119,7 @@ impl Prompter {
         Self::is_past(&self.numbers.stale_at, Duration::ZERO)
     }
 
-    /// The same, and the service has given no sign of life for three check intervals.
+    /// The same, and the service has not stamped its heartbeat for three check intervals.
     pub(super) fn is_overdue(&self) -> bool {
         Self::is_past(&self.numbers.beat, 3 * LOOK) && self.is_past_its_end()
     }

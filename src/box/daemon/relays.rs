@@ -382,7 +382,7 @@ impl Keeper {
         is_of_use.then(|| failure.at + pause)
     }
 
-    /// Gives a sign of life, and stores when the set gets stale without a further one.
+    /// Stamps the heartbeat, and stores when the set gets stale if no further document is accepted.
     fn beat(&self) {
         let (numbers, now) = (&self.numbers, seconds(SystemTime::now()));
         numbers.stale_at.store(self.stale_at(), Ordering::Relaxed);
@@ -474,7 +474,7 @@ impl Keeper {
         self.reported().unsaved.clone_from(&self.unsaved);
     }
 
-    /// The update to publish now; also gives a sign of life.
+    /// The update to publish now; also stamps the heartbeat.
     fn update(&mut self, now: SystemTime, loading: Duration) -> Result<Update, DaemonError> {
         self.beat();
         let is_stale = self.live.age(now) == Some(Age::Stale);

@@ -86,7 +86,7 @@ impl Watch {
                 process::keep_or_say(capabilities::OF_NOBODY);
                 audit.work(&incoming)
             })
-            .map_err(|error| DaemonError::System("start the witness", error))?;
+            .map_err(|error| DaemonError::System("start the audit thread", error))?;
         Ok(Self {
             messages: Some(messages),
             thread: Some(thread),

@@ -41,7 +41,7 @@ const fn chunk_bytes(frame_bytes: u32, zero_copy: bool) -> u32 {
         LARGE_CHUNK
     }
 }
-/// Timeout for a worker's sign of life; an idle worker wakes every second.
+/// Timeout of a worker's heartbeat for the watchdog; an idle worker wakes every second.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// Timeout for a worker to take a snapshot, and again to return the earlier one.
 const RETIRE_LIMIT: Duration = Duration::from_secs(2);
@@ -352,7 +352,7 @@ impl Workers {
             .collect()
     }
 
-    /// Whether every worker, also an idle one, has given a sign of life within [`SIGN_OF_LIFE`].
+    /// Whether every worker, also an idle one, has stamped its heartbeat within [`SIGN_OF_LIFE`].
     pub(super) fn are_alive(&self) -> bool {
         (0..self.running.len()).all(|queue| {
             let queue = u32::try_from(queue).unwrap_or(u32::MAX);

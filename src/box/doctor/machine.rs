@@ -81,7 +81,7 @@ fn programs(facts: &Facts) -> Vec<Finding> {
 fn types(has_btf: bool) -> Finding {
     match has_btf {
         true => Finding::ok("btf", "the kernel provides BTF"),
-        false => Finding::warning("btf", "there is no /sys/kernel/btf/vmlinux").because(
+        false => Finding::warning("btf", "/sys/kernel/btf/vmlinux does not exist").because(
             "redirected frames that a NIC drops are not counted; counting them requires a kernel \
              with CONFIG_DEBUG_INFO_BTF",
         ),
@@ -193,7 +193,7 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
                      /etc/tor/torrc && systemctl restart tor && adduser {user} debian-tor"
                 ))
         }
-        Some(io::ErrorKind::NotFound) => Finding::fault("relays", format!("there is no {path}"))
+        Some(io::ErrorKind::NotFound) => Finding::fault("relays", format!("{path} does not exist"))
             .because(
                 "until this file exists the box has no relay set and forwards everything unmarked; \
                  a running tor writes it into its CacheDirectory, mostly /var/lib/tor",

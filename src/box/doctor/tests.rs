@@ -244,7 +244,7 @@ fn each_fault_is_found_alone_with_its_command() {
             (
                 Fault,
                 "relays",
-                "there is no /var/lib/tor/cached-consensus",
+                "/var/lib/tor/cached-consensus does not exist",
                 None,
             ),
         ),

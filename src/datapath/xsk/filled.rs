@@ -338,7 +338,7 @@ impl Rings for FilledRings {
     }
 
     fn wake_to_send(&mut self) {
-        // SAFETY: a null pointer with a length of 0 is no buffer; AF_XDP sends what is in the ring.
+        // SAFETY: a null pointer with a length of 0 means no buffer; AF_XDP sends what is in the ring.
         unsafe {
             libc::sendto(
                 self.socket().as_raw_fd(),

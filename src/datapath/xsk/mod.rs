@@ -358,8 +358,8 @@ fn beginning(umem: &xsk_rs::Umem, descriptors: &[FrameDesc]) -> Option<NonNull<u
 
 /// Excludes packet memory from core dumps, even if dumps are forced (MADV_DONTDUMP).
 fn keep_out_of_dumps(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
-    // SAFETY: the memory begins there and is this long; the advice affects only core dumps. There
-    // is no safe function for it.
+    // SAFETY: the memory begins there and is this long; the advice affects only core dumps. No
+    // safe function for it exists.
     match unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTDUMP) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -82,7 +82,7 @@ impl<D: Descriptor> Memory for XskMemory<D> {
 pub(crate) fn prefetch(byte: &u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the instruction (SSE, which every x86-64 has) has no visible effect and faults on no
-    // address, and this one is valid. There is no safe function for it yet.
+    // address, and this one is valid. No safe function for it exists yet.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>((&raw const *byte).cast());

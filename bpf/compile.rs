@@ -24,7 +24,7 @@ pub(crate) fn compile(source: &str, name: &str) -> SkeletonBuilder {
         .clang_args(&arguments)
         .obj(out().join(format!("{name}.bpf.o")));
     builder.build().unwrap_or_else(|error| {
-        panic!("{source} does not compile: {error:#}\nIt requires clang and libbpf-dev: run `make setup`.")
+        panic!("{source} does not compile: {error:#}\nIt requires clang: run `make setup`.")
     });
     builder
 }

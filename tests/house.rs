@@ -407,7 +407,7 @@ fn unsafe_code_stays_in_three_modules() {
     assert_eq!(allowed, three.map(PathBuf::from).into());
 }
 
-/// There are two programs, and `make demo` relies on the default.
+/// There are several programs; `cargo run` means the box.
 #[test]
 fn cargo_runs_the_box() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");

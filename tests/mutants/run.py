@@ -300,22 +300,20 @@ def outcomes(out):
 
 
 def prepare(cut, tree):
-    """Writes a cut and builds it, so that later builds are incremental."""
+    """Writes a cut, builds it, so that later builds are incremental, and runs its tests."""
     tree.mkdir(parents=True, exist_ok=True)
     lay_out(cut, tree)
-    for program in dict(cut.stages):
-        if cargo(["test", "--quiet", "--no-run", *build(cut, program)], cwd=tree).returncode != 0:
-            sys.exit(f"the cut {cut.name} does not build: see CUTS in {__file__}")
+    for program, tests in cut.stages:
+        tested = cargo(["test", "--quiet", *build(cut, program), "--", *tests], cwd=tree,
+                       stdout=subprocess.PIPE, text=True)
+        if tested.returncode != 0:
+            sys.exit(f"{tested.stdout}\nthe cut {cut.name} does not build, or a test fails without "
+                     f"mutants: see CUTS in {__file__}")
 
 
 def build(cut, program):
     """Returns cargo's arguments to build a test program."""
-    return [f"--package={package(cut, program)}", program]
-
-
-def package(cut, program):
-    """Returns the package of a test program."""
-    return cut.unit if program == "--lib" else "exitmark"
+    return [f"--package={cut.unit if program == '--lib' else 'exitmark'}", program]
 
 
 def stage(cut, program, tests, names, directory):
@@ -331,8 +329,11 @@ def stage(cut, program, tests, names, directory):
         status = cargo([
             "mutants", "--workspace", "--in-place", "--dir", tree, "--config", config, "--output", out,
             "--no-shuffle", "--timeout", str(WALL_SECONDS), "--colors=never",
+            # cargo-mutants would build the package of the mutants in place of that of the tests.
+            "--baseline=skip",
             "--annotations=none", *(f"--file={file}" for file in files_of),
-            f"--test-package={package(cut, program)}", f"--cargo-arg={program}", "--", "--", *tests,
+            f"--test-workspace={json.dumps(program != '--lib')}", f"--cargo-arg={program}",
+            "--", "--", *tests,
         ], stdout=log, stderr=subprocess.STDOUT).returncode
     # 2: a mutant was missed; 3: a test timed out.
     if status not in (0, 2, 3):

@@ -1,7 +1,7 @@
 //! Statistics over rounds, and result files.
 
 use super::rounds::Missing;
-use exitmark_lab::LabError;
+use exitmark_lab::{LabError, results};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use std::fs;
@@ -73,8 +73,13 @@ pub(crate) fn note_missing(bench: &str, missing: &[Missing]) -> Result<bool, Lab
     let mut all: Vec<Value> = serde_json::from_slice(&before).unwrap_or_default();
     all.retain(|one| one["bench"] != bench);
     all.extend(missing.iter().map(|one| json!(one)));
-    write(NAME, &all)?;
+    results::write(&directory().join(NAME), &all)?;
     Ok(missing.is_empty())
+}
+
+/// Writes rows into the directory of results, one a line.
+pub(crate) fn write_rows(name: &str, rows: &[impl Serialize]) -> Result<(), LabError> {
+    results::write(&directory().join(name), rows)
 }
 
 fn directory() -> PathBuf {
@@ -85,7 +90,7 @@ fn directory() -> PathBuf {
     target.join("bench")
 }
 
-/// Writes a JSON file into the directory of results, and returns that directory.
+/// Writes an object into the directory of results, and returns that directory.
 pub(crate) fn write(name: &str, content: &impl Serialize) -> Result<PathBuf, LabError> {
     let directory = directory();
     let path = directory.join(name);

@@ -116,7 +116,7 @@ pub(crate) fn bench(arguments: &Growth) -> Result<bool, LabError> {
     })?;
     let rows: Vec<_> = contests.iter().filter_map(Row::new).collect();
     print(&rows);
-    results::write("growth.json", &rows)?;
+    results::write_rows("growth.json", &rows)?;
     let directory = results::write("growth-machine.json", &machine)?;
     println!("\nwritten to {}", directory.display());
     let whole = failed.is_empty();

@@ -45,7 +45,7 @@ pub(crate) fn bench(arguments: &Rates) -> Result<bool, LabError> {
         })?;
     let rows: Vec<_> = contests.iter().filter_map(Row::new).collect();
     report::print(&rows);
-    results::write("pps.json", &rows)?;
+    results::write_rows("pps.json", &rows)?;
     let directory = results::write("machine.json", &machine)?;
     println!("\nwritten to {}", directory.display());
     let whole = failed.is_empty();

@@ -79,7 +79,7 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     )?;
     let rows = report::rows(&contests);
     report::print(&rows);
-    results::write("tcp.json", &rows)?;
+    results::write_rows("tcp.json", &rows)?;
     let directory = results::write("tcp-machine.json", &machine)?;
     println!("\nwritten to {}", directory.display());
     results::note_missing(BENCH, &failed)

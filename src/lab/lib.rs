@@ -21,6 +21,7 @@ mod poll;
 mod publish;
 mod random;
 mod raw;
+pub mod results;
 pub mod site;
 mod tier;
 

@@ -1,8 +1,6 @@
-//! The results of a run, and their file.
+//! The results of a run.
 
-use exitmark_lab::LabError;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
 
 /// One line of `survive.json`.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -75,16 +73,4 @@ impl Row {
             outage.unwrap_or_default(),
         )
     }
-}
-
-/// Writes all rows to `survive.json` in the target directory.
-pub(crate) fn write(rows: &[Row]) -> Result<PathBuf, LabError> {
-    // Cargo creates this directory in the target directory.
-    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let path = scratch.parent().unwrap_or(scratch).join("survive.json");
-    let text = serde_json::to_string_pretty(rows)
-        .map_err(|error| LabError(format!("cannot write rows: {error}")))?;
-    std::fs::write(&path, text + "\n")
-        .map_err(|error| LabError(format!("cannot write {}: {error}", path.display())))?;
-    Ok(path)
 }

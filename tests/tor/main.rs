@@ -45,7 +45,6 @@ mod ground;
 mod keys;
 mod monitor;
 mod network;
-mod report;
 mod socks;
 mod truth;
 mod verdict;

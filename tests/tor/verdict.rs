@@ -6,11 +6,36 @@ use crate::flows::{Flow, Flows};
 use crate::ground::OR_PORT;
 use crate::monitor::Monitor;
 use crate::network::{self, Tor, wait};
-use crate::report::{self, Row};
 use crate::truth::Dials;
 use crate::web::{self, WEB_PORTS, Web};
+use exitmark_lab::results;
+use serde::Serialize;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+
+/// One line of `tor.json`.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    /// The configuration of tor's source addresses.
+    binding: &'static str,
+    /// Exit connections by tor's count.
+    tor_exit: u64,
+    /// Flows that left by the uplink, marked.
+    marked: u64,
+    /// Connections to relays and directories by tor's count.
+    tor_or_dir: u64,
+    /// Flows that left by the network that carries Tor traffic.
+    steered: u64,
+    /// Queries to the resolver on the uplink, unmarked.
+    resolver: u64,
+    /// Frames on the network that carries Tor traffic, marked.
+    mismarked_incoming: u64,
+    /// TCP frames on the uplink that are neither marked nor an answer of the relay.
+    unmarked_exit: u64,
+    /// Pages that arrived complete.
+    pages_ok: u64,
+    pages: u64,
+}
 
 /// Waits for the pages, reads both sides at rest, writes the rows, and fails with all differences.
 pub(crate) fn pronounce(
@@ -57,7 +82,8 @@ pub(crate) fn pronounce(
     monitor.check(web, marked, &mut |words| {
         complaints.push(format!("the monitor: {words}"))
     });
-    println!("{}", report::write(&rows).display());
+    let path = results::write_beside(env!("CARGO_TARGET_TMPDIR"), "tor.json", &rows);
+    println!("{}", path.unwrap().display());
     assert!(
         complaints.is_empty(),
         "{} things do not hold:\n{}\n{}",

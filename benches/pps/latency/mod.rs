@@ -92,7 +92,7 @@ pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
         })?;
     let rows: Vec<_> = contests.iter().map(report::Row::new).collect();
     report::print(&rows);
-    results::write("latency.json", &rows)?;
+    results::write_rows("latency.json", &rows)?;
     let directory = results::write("latency-machine.json", &machine)?;
     println!("\nwritten to {}", directory.display());
     let whole = failed.is_empty();

@@ -1,5 +1,6 @@
 //! Converts criterion's measurements of a decision to a result file: `decision.json`.
 
+use exitmark_lab::results;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -38,8 +39,8 @@ fn apart(one: SystemTime, other: SystemTime) -> Duration {
 
 /// Reads criterion's directory and writes the medians to the results; writes no file if there are
 /// none.
-pub(crate) fn collect(criterion: &Path, results: &Path) -> Result<(), String> {
-    let rates = fs::metadata(results.join("machine.json")).and_then(|file| file.modified());
+pub(crate) fn collect(criterion: &Path, directory: &Path) -> Result<(), String> {
+    let rates = fs::metadata(directory.join("machine.json")).and_then(|file| file.modified());
     let mut decisions = Vec::new();
     for set in SETS {
         let group = criterion.join(format!("decision_{set}"));
@@ -88,9 +89,5 @@ pub(crate) fn collect(criterion: &Path, results: &Path) -> Result<(), String> {
         return Ok(());
     }
     decisions.sort_by(|one, other| (other.set, &one.kind).cmp(&(one.set, &other.kind)));
-    let path = results.join("decision.json");
-    let failed = |error| format!("cannot write {}: {error}", path.display());
-    fs::create_dir_all(results).map_err(failed)?;
-    let text = serde_json::to_string_pretty(&decisions).map_err(|error| failed(error.into()))?;
-    fs::write(&path, text + "\n").map_err(failed)
+    results::write(&directory.join("decision.json"), &decisions).map_err(|error| error.0)
 }

@@ -19,6 +19,18 @@ pub(crate) struct Running {
 }
 
 impl Variant {
+    pub(crate) const fn new(
+        name: &'static str,
+        engine: &'static str,
+        datapath: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            engine,
+            datapath,
+        }
+    }
+
     /// Starts exitmark in the namespace `netns` and returns when it is ready. `site` holds the
     /// other tables of the configuration.
     pub(crate) fn start(&self, netns: &Netns, site: &str) -> Result<Running, LabError> {

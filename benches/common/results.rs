@@ -64,17 +64,15 @@ pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
 
-/// Replaces a bench's entries in `missing.json`, its failed measurements. Returns whether there are
-/// none.
-pub(crate) fn note_missing(bench: &str, missing: &[Missing]) -> Result<bool, LabError> {
+/// Replaces a bench's entries in `missing.json`, its failed measurements.
+pub(crate) fn note_missing(bench: &str, missing: &[Missing]) -> Result<(), LabError> {
     const NAME: &str = "missing.json";
     let before = fs::read(directory().join(NAME)).unwrap_or_default();
     // An invalid file is replaced.
     let mut all: Vec<Value> = serde_json::from_slice(&before).unwrap_or_default();
     all.retain(|one| one["bench"] != bench);
     all.extend(missing.iter().map(|one| json!(one)));
-    results::write(&directory().join(NAME), &all)?;
-    Ok(missing.is_empty())
+    write_rows(NAME, &all)
 }
 
 /// Writes rows into the directory of results, one a line.

@@ -2,6 +2,7 @@
 //! reverse order; one that failed once is excluded.
 
 use super::machine::Machine;
+use super::results;
 use exitmark_lab::LabError;
 use serde::Serialize;
 use std::fmt::Display;
@@ -88,20 +89,44 @@ pub(crate) struct Missing {
     pub(crate) reason: String,
 }
 
-/// Complete and failed measurements.
-pub(crate) type Results<K, S> = (Vec<Contest<K, S>>, Vec<Missing>);
+/// The measurements of a bench.
+pub(crate) struct Outcome<K, S> {
+    /// The contestants that never failed.
+    pub(crate) contests: Vec<Contest<K, S>>,
+    pub(crate) failed: Vec<Missing>,
+    pub(crate) machine: Machine,
+}
 
-/// Measures all contestants in turn, round after round; returns those that never failed, and the
-/// others.
+impl<K, S> Outcome<K, S> {
+    /// Writes the rows and the description of the machine into these files, and notes what failed
+    /// and what the machine lacked before. Returns whether no measurement failed.
+    pub(crate) fn write(
+        self,
+        bench: &str,
+        [rows_file, machine_file]: [&str; 2],
+        rows: &[impl Serialize],
+        mut missing: Vec<Missing>,
+    ) -> Result<bool, LabError> {
+        results::write_rows(rows_file, rows)?;
+        let directory = results::write(machine_file, &self.machine)?;
+        println!("\nwritten to {}", directory.display());
+        let is_whole = self.failed.is_empty();
+        missing.extend(self.failed);
+        results::note_missing(bench, &missing)?;
+        Ok(is_whole)
+    }
+}
+
+/// Measures all contestants in turn, round after round.
 pub(crate) fn run<K: Display, S: Display>(
     bench: &'static str,
     options: &Options,
-    machine: &mut Machine,
     contestants: impl Iterator<Item = K>,
     measure: impl Fn(&K, Duration) -> Result<S, LabError>,
-) -> Result<Results<K, S>, LabError> {
+) -> Result<Outcome<K, S>, LabError> {
+    let mut machine = Machine::new();
     let mut contests: Vec<_> = contestants.map(Contest::new).collect();
-    let mut missing = Vec::new();
+    let mut failed = Vec::new();
     let rounds = options.rounds();
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
@@ -120,7 +145,7 @@ pub(crate) fn run<K: Display, S: Display>(
                 Err(error) => {
                     eprintln!("  {}: FAILED: {error}", contest.contestant);
                     contest.failed = true;
-                    missing.push(Missing {
+                    failed.push(Missing {
                         bench,
                         forwarder: contest.contestant.to_string(),
                         reason: error.to_string(),
@@ -133,7 +158,11 @@ pub(crate) fn run<K: Display, S: Display>(
     if contests.is_empty() {
         return Err(LabError("no forwarder could be measured".to_owned()));
     }
-    Ok((contests, missing))
+    Ok(Outcome {
+        contests,
+        failed,
+        machine,
+    })
 }
 
 /// Prints the outcome of a bench, and returns its exit code.

@@ -25,7 +25,6 @@ mod traffic;
 mod veth;
 
 use clap::Parser;
-use common::machine::Machine;
 use common::results::Series;
 use common::{results, rounds};
 use exitmark_lab::LabError;
@@ -55,7 +54,6 @@ fn main() -> ExitCode {
 }
 
 fn bench(arguments: &Arguments) -> Result<bool, LabError> {
-    let mut machine = Machine::new();
     let databases = Databases::load();
     let gigabytes = if arguments.options.quick {
         0.05
@@ -68,10 +66,9 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
         .chain(veth::rows(&databases))
         .collect();
     let rows = arguments.options.chosen(rows, |row: &Row| row.name)?;
-    let (contests, missing) = rounds::run(
+    let outcome = rounds::run(
         BENCH,
         &arguments.options,
-        &mut machine,
         rows.into_iter(),
         |row, length| (row.measure)(length),
     )?;
@@ -80,7 +77,7 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
         "{:<28} {:>10} {:>10} {:>10}  unit",
         "row", "median", "min", "max"
     );
-    for contest in &contests {
+    for contest in &outcome.contests {
         let row = &contest.contestant;
         let samples = contest.samples.iter().map(|sample| sample.value);
         let Some(series) = Series::new(samples) else {
@@ -102,10 +99,11 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     }
     let directory = results::write(
         "monitor.json",
-        &json!({ "machine": machine, "rows": told, "missing": missing }),
+        &json!({ "machine": outcome.machine, "rows": told, "missing": outcome.failed }),
     )?;
     println!("\nwritten to {}", directory.join("monitor.json").display());
-    results::note_missing(BENCH, &missing)
+    results::note_missing(BENCH, &outcome.failed)?;
+    Ok(outcome.failed.is_empty())
 }
 
 /// A measurement, run for the given time.

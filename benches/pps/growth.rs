@@ -1,9 +1,8 @@
 //! The command `growth`: the rate while one parameter grows.
 
-use crate::common::machine::Machine;
 use crate::common::results::{Series, ratio, rounded};
 use crate::common::rounds::Contest;
-use crate::common::{bpf, results, rounds};
+use crate::common::{bpf, rounds};
 use crate::load::{Family, Load};
 use crate::measure::Contestant;
 use crate::peers::{self, Forwarder};
@@ -105,24 +104,16 @@ pub(crate) fn bench(arguments: &Growth) -> Result<bool, LabError> {
     let options = &arguments.options;
     let mut all = peers::all();
     all.retain(|one| Axis::ALL.iter().any(|axis| axis.is_for(one.as_ref())));
-    let forwarders = options.chosen(all, |one| one.name())?;
-    rounds::need_root()?;
-    let (forwarders, mut missing) = peers::available(BENCH, forwarders);
+    let (forwarders, missing) = peers::chosen(BENCH, options, all)?;
     let compiled = bpf::compile(bpf::TRAFFIC)?;
-    let mut machine = Machine::new();
     let steps = arguments.steps(&forwarders).into_iter();
-    let (contests, failed) = rounds::run(BENCH, options, &mut machine, steps, |step, length| {
+    let outcome = rounds::run(BENCH, options, steps, |step, length| {
         step.contestant.run(&compiled, length)
     })?;
-    let rows: Vec<_> = contests.iter().filter_map(Row::new).collect();
+    let rows: Vec<_> = outcome.contests.iter().filter_map(Row::new).collect();
     print(&rows);
-    results::write_rows("growth.json", &rows)?;
-    let directory = results::write("growth-machine.json", &machine)?;
-    println!("\nwritten to {}", directory.display());
-    let whole = failed.is_empty();
-    missing.extend(failed);
-    results::note_missing(BENCH, &missing)?;
-    Ok(whole)
+    let files = ["growth.json", "growth-machine.json"];
+    outcome.write(BENCH, files, &rows, missing)
 }
 
 impl Growth {

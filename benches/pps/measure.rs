@@ -23,7 +23,18 @@ pub(crate) struct Contestant<'f> {
     pub(crate) load: Load,
 }
 
-impl Contestant<'_> {
+impl<'f> Contestant<'f> {
+    /// All forwarders with one load.
+    pub(crate) fn all(
+        forwarders: &'f [Box<dyn Forwarder>],
+        load: Load,
+    ) -> impl Iterator<Item = Self> {
+        forwarders.iter().map(move |forwarder| Self {
+            forwarder: forwarder.as_ref(),
+            load,
+        })
+    }
+
     pub(crate) fn run(&self, compiled: &[u8], length: Duration) -> Result<Sample, LabError> {
         let Self { forwarder, load } = *self;
         let site = Site::new(load.queues)?;

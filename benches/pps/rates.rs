@@ -1,7 +1,6 @@
 //! The command `rates`: every forwarder with every load of the plan.
 
-use crate::common::machine::Machine;
-use crate::common::{bpf, results, rounds};
+use crate::common::{bpf, rounds};
 use crate::load::Load;
 use crate::measure::Contestant;
 use crate::peers;
@@ -23,35 +22,20 @@ pub(crate) struct Rates {
 /// Runs the bench; returns false if a forwarder failed.
 pub(crate) fn bench(arguments: &Rates) -> Result<bool, LabError> {
     let options = &arguments.options;
-    let forwarders = options.chosen(peers::all(), |one| one.name())?;
-    rounds::need_root()?;
-    let (forwarders, mut missing) = peers::available(BENCH, forwarders);
+    let (forwarders, missing) = peers::chosen(BENCH, options, peers::all())?;
     let compiled = bpf::compile(bpf::TRAFFIC)?;
     let mut loads = arguments.axes.loads(options.quick);
     loads.retain(|(load, _)| is_possible(load));
     let contestants = loads.into_iter().flat_map(|(load, whom)| {
-        forwarders
-            .iter()
-            .map(move |forwarder| Contestant {
-                forwarder: forwarder.as_ref(),
-                load,
-            })
+        Contestant::all(&forwarders, load)
             .filter(move |one| whom == Whom::All || peers::is_exitmark(one.forwarder))
     });
-    let mut machine = Machine::new();
-    let (contests, failed) =
-        rounds::run(BENCH, options, &mut machine, contestants, |one, length| {
-            one.run(&compiled, length)
-        })?;
-    let rows: Vec<_> = contests.iter().filter_map(Row::new).collect();
+    let outcome = rounds::run(BENCH, options, contestants, |one, length| {
+        one.run(&compiled, length)
+    })?;
+    let rows: Vec<_> = outcome.contests.iter().filter_map(Row::new).collect();
     report::print(&rows);
-    results::write_rows("pps.json", &rows)?;
-    let directory = results::write("machine.json", &machine)?;
-    println!("\nwritten to {}", directory.display());
-    let whole = failed.is_empty();
-    missing.extend(failed);
-    results::note_missing(BENCH, &missing)?;
-    Ok(whole)
+    outcome.write(BENCH, ["pps.json", "machine.json"], &rows, missing)
 }
 
 /// Whether there is a core for each generator; prints SKIPPED if not.

@@ -7,28 +7,13 @@ use ::exitmark_lab::site::{OR_PORT, RELAY_V4, RELAY_V6, Site};
 
 /// The configurations of exitmark, a row each, with the names of the packet rate bench, which has
 /// no return traffic.
+#[rustfmt::skip]
 const VARIANTS: [Variant; 4] = [
-    Variant {
-        name: "exitmark-xdp",
-        engine: "xdp",
-        datapath: "",
-    },
-    Variant {
-        name: "exitmark-af_xdp",
-        engine: "af_xdp",
-        datapath: "spill = false\ninbound = \"xdp\"",
-    },
-    Variant {
-        name: "exitmark-af_xdp-spill",
-        engine: "af_xdp",
-        datapath: "spill = true\ninbound = \"xdp\"",
-    },
-    Variant {
-        // Both ways through user space.
-        name: "exitmark-af_xdp-both",
-        engine: "af_xdp",
-        datapath: "spill = false\ninbound = \"af_xdp\"",
-    },
+    Variant::new("exitmark-xdp", "xdp", ""),
+    Variant::new("exitmark-af_xdp", "af_xdp", "spill = false\ninbound = \"xdp\""),
+    Variant::new("exitmark-af_xdp-spill", "af_xdp", "spill = true\ninbound = \"xdp\""),
+    // Both ways through user space.
+    Variant::new("exitmark-af_xdp-both", "af_xdp", "spill = false\ninbound = \"af_xdp\""),
 ];
 
 pub(crate) enum Forwarder {

@@ -17,8 +17,7 @@ mod report;
 mod round_trip;
 
 use clap::Parser;
-use common::machine::Machine;
-use common::{bpf, results, rounds};
+use common::{bpf, rounds};
 use exitmark_lab::LabError;
 use exitmark_lab::site::{Plan, Site};
 use forwarders::Forwarder;
@@ -69,20 +68,13 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
         let each = forwarders.iter();
         each.map(move |forwarder| Contestant { forwarder, trial })
     });
-    let mut machine = Machine::new();
-    let (contests, failed) = rounds::run(
-        BENCH,
-        &arguments.options,
-        &mut machine,
-        contestants,
-        |contestant, length| contestant.run(&compiled, length),
-    )?;
-    let rows = report::rows(&contests);
+    let outcome = rounds::run(BENCH, &arguments.options, contestants, |one, length| {
+        one.run(&compiled, length)
+    })?;
+    let rows = report::rows(&outcome.contests);
     report::print(&rows);
-    results::write_rows("tcp.json", &rows)?;
-    let directory = results::write("tcp-machine.json", &machine)?;
-    println!("\nwritten to {}", directory.display());
-    results::note_missing(BENCH, &failed)
+    let files = ["tcp.json", "tcp-machine.json"];
+    outcome.write(BENCH, files, &rows, Vec::new())
 }
 
 /// The measurement of one run.

@@ -30,8 +30,7 @@ mod recovery;
 mod report;
 mod trips;
 
-use crate::common::machine::Machine;
-use crate::common::{bpf, results, rounds};
+use crate::common::{bpf, rounds};
 use crate::load::{Family, Load};
 use crate::measure::{Contestant, check};
 use crate::peers;
@@ -67,9 +66,7 @@ pub(crate) struct Latency {
 /// Runs the bench; returns false if a forwarder failed.
 pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
     let options = &arguments.options;
-    let forwarders = options.chosen(peers::all(), |one| one.name())?;
-    rounds::need_root()?;
-    let (forwarders, mut missing) = peers::available(BENCH, forwarders);
+    let (forwarders, missing) = peers::chosen(BENCH, options, peers::all())?;
     let compiled = bpf::compile(bpf::TRAFFIC)?;
     pace::let_signals_interrupt()?;
     let loads = arguments.families.iter().flat_map(|&family| {
@@ -79,26 +76,14 @@ pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
             ..Load::BASE
         })
     });
-    let contestants = loads.flat_map(|load| {
-        forwarders.iter().map(move |forwarder| Contestant {
-            forwarder: forwarder.as_ref(),
-            load,
-        })
-    });
-    let mut machine = Machine::new();
-    let (contests, failed) =
-        rounds::run(BENCH, options, &mut machine, contestants, |one, length| {
-            run(&compiled, one, length)
-        })?;
-    let rows: Vec<_> = contests.iter().map(report::Row::new).collect();
+    let contestants = loads.flat_map(|load| Contestant::all(&forwarders, load));
+    let outcome = rounds::run(BENCH, options, contestants, |one, length| {
+        run(&compiled, one, length)
+    })?;
+    let rows: Vec<_> = outcome.contests.iter().map(report::Row::new).collect();
     report::print(&rows);
-    results::write_rows("latency.json", &rows)?;
-    let directory = results::write("latency-machine.json", &machine)?;
-    println!("\nwritten to {}", directory.display());
-    let whole = failed.is_empty();
-    missing.extend(failed);
-    results::note_missing(BENCH, &missing)?;
-    Ok(whole)
+    let files = ["latency.json", "latency-machine.json"];
+    outcome.write(BENCH, files, &rows, missing)
 }
 
 /// The results of one run. `None` could not be measured; `reasons` says why.

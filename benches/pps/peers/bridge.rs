@@ -1,12 +1,10 @@
 //! A bridge of two NICs that marks with nftables: the simplest set-up with a mark. A bridge does
 //! not route, so all traffic leaves by the uplink.
 
-use super::{Forwarder, InKernel, Job, Running, nft};
+use super::{Forwarder, InKernel, Job, Started, nft};
 use crate::load::Load;
 use crate::site::{BOX_HOST, BOX_UPLINK, HOST_MAC, Site, UPLINK_MAC};
 use crate::traffic::Traffic;
-use exitmark_lab::LabError;
-use exitmark_policy::packet::MacAddr;
 
 pub(super) struct Bridge;
 
@@ -19,20 +17,11 @@ impl Forwarder for Bridge {
         Job::Mark
     }
 
-    fn next_hop(&self) -> MacAddr {
-        UPLINK_MAC
-    }
-
     fn missing(&self) -> Option<String> {
         nft::missing()
     }
 
-    fn start(
-        &self,
-        site: &Site,
-        traffic: &Traffic,
-        load: &Load,
-    ) -> Result<Box<dyn Running>, LabError> {
+    fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started {
         let bridge = &site.middle;
         // No spanning tree, no multicast snooping.
         bridge.ip("link add bridge0 type bridge stp_state 0 mcast_snooping 0")?;

@@ -1,14 +1,11 @@
 //! `exitmark run` with its engines, on the cores that the generators leave.
 
-use super::{Forwarder, Job, Running};
+use super::{Forwarder, Job, Running, Started};
 use crate::common::exitmark::{self, Variant};
 use crate::load::Load;
-use crate::site::{
-    BOX_HOST, BOX_INCOMING, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC, pin_to_forwarder_cpus,
-};
+use crate::site::{BOX_HOST, BOX_INCOMING, BOX_UPLINK, INCOMING_MAC, Site, pin_to_forwarder_cpus};
 use crate::traffic::Traffic;
 use ::exitmark_lab::LabError;
-use ::exitmark_policy::packet::MacAddr;
 use std::time::Duration;
 
 const SPILL: &str = "spill = true";
@@ -19,21 +16,9 @@ const SPILL_RECOVERS_IN: Duration = Duration::from_millis(2500);
 
 /// The configurations of exitmark, a row each.
 pub(super) const VARIANTS: [Variant; 3] = [
-    Variant {
-        name: "exitmark-xdp",
-        engine: "xdp",
-        datapath: "",
-    },
-    Variant {
-        name: "exitmark-af_xdp",
-        engine: "af_xdp",
-        datapath: "spill = false",
-    },
-    Variant {
-        name: "exitmark-af_xdp-spill",
-        engine: "af_xdp",
-        datapath: SPILL,
-    },
+    Variant::new("exitmark-xdp", "xdp", ""),
+    Variant::new("exitmark-af_xdp", "af_xdp", "spill = false"),
+    Variant::new("exitmark-af_xdp-spill", "af_xdp", SPILL),
 ];
 
 pub(super) struct Exitmark(pub(super) Variant);
@@ -47,10 +32,6 @@ impl Forwarder for Exitmark {
         Job::MarkAndSteer
     }
 
-    fn next_hop(&self) -> MacAddr {
-        UPLINK_MAC
-    }
-
     fn recovers_in(&self) -> Duration {
         match self.0.datapath {
             SPILL => SPILL_RECOVERS_IN,
@@ -58,7 +39,7 @@ impl Forwarder for Exitmark {
         }
     }
 
-    fn start(&self, site: &Site, _: &Traffic, load: &Load) -> Result<Box<dyn Running>, LabError> {
+    fn start(&self, site: &Site, _: &Traffic, load: &Load) -> Started {
         let generators = load.queues;
         site.middle.run(move || pin_to_forwarder_cpus(generators))?;
         Ok(Box::new(self.0.start(&site.middle, &configuration(load))?))

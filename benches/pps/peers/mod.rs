@@ -11,9 +11,9 @@ mod rule;
 mod testpmd;
 mod wire;
 
-use crate::common::rounds::Missing;
+use crate::common::rounds::{self, Missing, Options};
 use crate::load::Load;
-use crate::site::Site;
+use crate::site::{Site, UPLINK_MAC};
 use crate::traffic::Traffic;
 use ::exitmark_lab::LabError;
 use ::exitmark_policy::packet::MacAddr;
@@ -37,7 +37,9 @@ pub(crate) trait Forwarder {
     fn job(&self) -> Job;
 
     /// The MAC address that the host sends to: the box's own if it routes.
-    fn next_hop(&self) -> MacAddr;
+    fn next_hop(&self) -> MacAddr {
+        UPLINK_MAC
+    }
 
     /// A missing prerequisite on this machine.
     fn missing(&self) -> Option<String> {
@@ -51,13 +53,11 @@ pub(crate) trait Forwarder {
     }
 
     /// Starts it in the middle of the site; returns when it is ready to forward.
-    fn start(
-        &self,
-        site: &Site,
-        traffic: &Traffic,
-        load: &Load,
-    ) -> Result<Box<dyn Running>, LabError>;
+    fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started;
 }
+
+/// A running forwarder, or why it did not start.
+pub(crate) type Started = Result<Box<dyn Running>, LabError>;
 
 /// A running forwarder. Dropping it ends it without checking its state.
 pub(crate) trait Running {
@@ -91,11 +91,15 @@ pub(crate) fn all() -> Vec<Box<dyn Forwarder>> {
     ]
 }
 
-/// The forwarders whose prerequisites this machine has; the others with what is missing.
-pub(crate) fn available(
+/// The requested ones of these forwarders, if this machine has their prerequisites; the others with
+/// what is missing.
+pub(crate) fn chosen(
     bench: &'static str,
-    mut forwarders: Vec<Box<dyn Forwarder>>,
-) -> (Vec<Box<dyn Forwarder>>, Vec<Missing>) {
+    options: &Options,
+    forwarders: Vec<Box<dyn Forwarder>>,
+) -> Result<(Vec<Box<dyn Forwarder>>, Vec<Missing>), LabError> {
+    let mut forwarders = options.chosen(forwarders, |one| one.name())?;
+    rounds::need_root()?;
     let mut all_missing = Vec::new();
     forwarders.retain(|forwarder| {
         let missing = forwarder.missing();
@@ -110,7 +114,7 @@ pub(crate) fn available(
         }
         missing.is_none()
     });
-    (forwarders, all_missing)
+    Ok((forwarders, all_missing))
 }
 
 /// Whether the forwarder is one of exitmark's engines.

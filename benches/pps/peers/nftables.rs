@@ -2,7 +2,7 @@
 //! the relays' endpoints, marks exit flows and steers relay flows by policy routing. No connection
 //! tracking, no reverse path filter, permanent neighbours.
 
-use super::{Forwarder, InKernel, Job, Running, nft};
+use super::{Forwarder, InKernel, Job, Started, nft};
 use crate::load::{Family, Load};
 use crate::site::{
     BOX_HOST, BOX_HOST_MAC, BOX_INCOMING, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC,
@@ -30,12 +30,7 @@ impl Forwarder for Nftables {
         nft::missing()
     }
 
-    fn start(
-        &self,
-        site: &Site,
-        traffic: &Traffic,
-        load: &Load,
-    ) -> Result<Box<dyn Running>, LabError> {
+    fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started {
         route(site, load.family)?;
         nft::load(&site.middle, &table(load))?;
         traffic.attach_pass(site)?;

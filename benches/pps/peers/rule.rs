@@ -1,16 +1,13 @@
 //! A minimal BPF program with the whole rule and nothing else, in XDP and in tc: both are
 //! benches/bpf/rule.bpf.c.
 
-use super::{Forwarder, InKernel, Job, Running};
+use super::{Forwarder, InKernel, Job, Started};
 use crate::common::bpf;
 use crate::load::Load;
-use crate::site::{
-    BOX_HOST, BOX_INCOMING, BOX_INCOMING_MAC, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC,
-};
+use crate::site::{BOX_HOST, BOX_INCOMING, BOX_INCOMING_MAC, BOX_UPLINK, INCOMING_MAC, Site};
 use crate::traffic::Traffic;
 use exitmark_lab::LabError;
 use exitmark_lab::bpf::{Preparation, Programs, interface_index};
-use exitmark_policy::packet::MacAddr;
 use libbpf_rs::{MapCore, MapFlags};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -41,16 +38,7 @@ impl Forwarder for Rule {
         Job::MarkAndSteer
     }
 
-    fn next_hop(&self) -> MacAddr {
-        UPLINK_MAC
-    }
-
-    fn start(
-        &self,
-        site: &Site,
-        traffic: &Traffic,
-        load: &Load,
-    ) -> Result<Box<dyn Running>, LabError> {
+    fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started {
         let preparation = Preparation {
             constants: &constants(site, load)?,
             ..Preparation::default()

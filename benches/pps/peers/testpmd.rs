@@ -2,12 +2,11 @@
 //! drivers for NICs that the kernel keeps. The upper bound of that library, as `wire` is that of
 //! the kernel.
 
-use super::{Forwarder, Job, Running};
+use super::{Forwarder, Job, Running, Started};
 use crate::load::Load;
-use crate::site::{BOX_HOST, BOX_UPLINK, Site, UPLINK_MAC, forwarder_cpus};
+use crate::site::{BOX_HOST, BOX_UPLINK, Site, forwarder_cpus};
 use crate::traffic::Traffic;
 use exitmark_lab::{Child, LabError, contained};
-use exitmark_policy::packet::MacAddr;
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -42,10 +41,6 @@ impl Forwarder for Testpmd {
         Job::Wire
     }
 
-    fn next_hop(&self) -> MacAddr {
-        UPLINK_MAC
-    }
-
     fn missing(&self) -> Option<String> {
         let found = Command::new(PROGRAM).arg("--help").output();
         found
@@ -53,12 +48,7 @@ impl Forwarder for Testpmd {
             .map(|error| format!("the command {PROGRAM} (Debian package dpdk-dev): {error}"))
     }
 
-    fn start(
-        &self,
-        site: &Site,
-        traffic: &Traffic,
-        load: &Load,
-    ) -> Result<Box<dyn Running>, LabError> {
+    fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started {
         if let Self::AfPacket = self {
             // The AF_XDP driver attaches a program of its own.
             traffic.attach_pass(site)?;

@@ -1,11 +1,9 @@
 //! The do-nothing baseline: XDP redirects every frame to the uplink without parsing it.
 
-use super::{Forwarder, InKernel, Job, Running};
+use super::{Forwarder, InKernel, Job, Started};
 use crate::load::Load;
-use crate::site::{Site, UPLINK_MAC};
+use crate::site::Site;
 use crate::traffic::Traffic;
-use exitmark_lab::LabError;
-use exitmark_policy::packet::MacAddr;
 
 pub(super) struct Wire;
 
@@ -18,16 +16,7 @@ impl Forwarder for Wire {
         Job::Wire
     }
 
-    fn next_hop(&self) -> MacAddr {
-        UPLINK_MAC
-    }
-
-    fn start(
-        &self,
-        site: &Site,
-        traffic: &Traffic,
-        _: &Load,
-    ) -> Result<Box<dyn Running>, LabError> {
+    fn start(&self, site: &Site, traffic: &Traffic, _: &Load) -> Started {
         traffic.attach_wire(site)?;
         Ok(Box::new(InKernel))
     }

@@ -252,13 +252,13 @@ static __always_inline int time_at_sink(struct xdp_md *context, __u32 sink, __u1
 SEC("xdp")
 int time_uplink(struct xdp_md *context)
 {
-	return time_at_sink(context, UPLINK, 0x0201);
+	return time_at_sink(context, UPLINK, 0x0202);
 }
 
 SEC("xdp")
 int time_incoming(struct xdp_md *context)
 {
-	return time_at_sink(context, INCOMING, 0x0301);
+	return time_at_sink(context, INCOMING, 0x0302);
 }
 
 // The host's end of its cable, where probes return.

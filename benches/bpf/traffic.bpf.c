@@ -184,13 +184,13 @@ other:
 SEC("xdp")
 int count_uplink(struct xdp_md *context)
 {
-	return count(context, UPLINK, 0x0201);
+	return count(context, UPLINK, 0x0202);
 }
 
 SEC("xdp")
 int count_incoming(struct xdp_md *context)
 {
-	return count(context, INCOMING, 0x0301);
+	return count(context, INCOMING, 0x0302);
 }
 
 // The baseline: everything to the uplink, and everything from there to the host, neither parsed nor

@@ -2,7 +2,6 @@
 
 use exitmark_lab::bpf::{self, Preparation, Programs};
 use exitmark_lab::{LabError, Netns};
-use std::path::Path;
 
 /// The program that generates, forwards and counts frames.
 pub(crate) const TRAFFIC: &str = "traffic.bpf.c";
@@ -14,8 +13,7 @@ const WIRES: &str = "wires";
 
 /// Compiles a file of `benches/bpf` and returns the object's bytes.
 pub(crate) fn compile(name: &str) -> Result<Vec<u8>, LabError> {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bpf");
-    bpf::compile(&sources.join(name))
+    bpf::compile(&format!("benches/bpf/{name}"))
 }
 
 /// Loads the compiled [`TRAFFIC`] with slots for this number of flows.

@@ -1,8 +1,7 @@
 //! Runs `exitmark run` as shipped, as a process with a configuration file.
 
 use exitmark_lab::site::RunningBox;
-use exitmark_lab::{LabError, Netns};
-use std::path::Path;
+use exitmark_lab::{Config, LabError, Netns};
 
 /// The difference between the compared configurations of exitmark.
 #[derive(Clone, Copy, Debug)]
@@ -11,11 +10,6 @@ pub(crate) struct Variant {
     pub(crate) engine: &'static str,
     /// The lines of the table `[datapath]`.
     pub(crate) datapath: &'static str,
-}
-
-/// A running exitmark.
-pub(crate) struct Running {
-    running: RunningBox,
 }
 
 impl Variant {
@@ -31,39 +25,12 @@ impl Variant {
         }
     }
 
-    /// Starts exitmark in the namespace `netns` and returns when it is ready. `site` holds the
-    /// other tables of the configuration.
-    pub(crate) fn start(&self, netns: &Netns, site: &str) -> Result<Running, LabError> {
+    /// Starts exitmark in the namespace `netns` and returns when it is ready.
+    pub(crate) fn start(&self, netns: &Netns, config: Config) -> Result<RunningBox, LabError> {
         let failed = |error| LabError(format!("cannot write exitmark's configuration: {error}"));
-        let text = format!(
-            "engine = \"{}\"\n\n{site}\n[datapath]\n{}\n",
-            self.engine, self.datapath
-        );
         let directory = tempfile::tempdir().map_err(failed)?;
-        let path = directory.path().join("exitmark.toml");
-        std::fs::write(&path, text).map_err(failed)?;
-        let program = Path::new(env!("CARGO_BIN_EXE_exitmark"));
-        let running = RunningBox::start(netns, program, &path)?;
-        Ok(Running { running })
-    }
-}
-
-impl Running {
-    /// Stops exitmark; fails if it had ended already or does not end well.
-    pub(crate) fn stop(self) -> Result<(), LabError> {
-        let log = self.running.log();
-        let words = self
-            .running
-            .stop()
-            .map_err(|error| LabError(format!("exitmark: {error}; its log: {}", log.trim())))?;
-        if words.status.success() {
-            Ok(())
-        } else {
-            Err(LabError(format!(
-                "exitmark stopped with {}: {}",
-                words.status,
-                words.log.trim()
-            )))
-        }
+        let config = config.engine(self.engine).datapath(self.datapath);
+        let path = config.write(directory.path())?;
+        RunningBox::start(netns, env!("CARGO_BIN_EXE_exitmark"), &path)
     }
 }

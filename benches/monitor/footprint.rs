@@ -4,15 +4,16 @@
 use crate::systems::{self, Databases};
 use crate::traffic::{Kind, Traffic, filter};
 use crate::{Row, Sample, Unit};
+use exitmark_lab::LabError;
 use exitmark_lab::site::RunningBox;
-use exitmark_lab::{LabError, Netns, RawPort, VethEnd, contained, veth};
+use exitmark_lab::tap::{TAP, TapSite, state_file};
 use exitmark_monitor::ledger::Ledger;
 use exitmark_monitor::tally::DEFAULT_CELLS;
 use serde::Deserialize;
 use std::cell::OnceCell;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -67,7 +68,7 @@ fn status(databases: &Databases) -> Result<String, LabError> {
     let first = stage.start()?;
     stage.send(&mut traffic, &first)?;
     first.end()?;
-    let state = stage.state()?;
+    let state = state_file(&stage.directory.path().join("state"))?;
     let cells = cells(&state);
     if cells != DEFAULT_CELLS {
         return Err(LabError(format!("{cells} cells are no full table")));
@@ -102,39 +103,23 @@ fn cells(state: &Path) -> usize {
 
 /// The monitor's machine, and the network at its tap.
 struct Stage {
-    monitor: Netns,
-    network: Netns,
+    site: TapSite,
     directory: TempDir,
 }
 
 impl Stage {
     fn new() -> Result<Self, LabError> {
         let stage = Self {
-            monitor: Netns::new("monitor")?,
-            network: Netns::new("network")?,
+            site: TapSite::build(1, 1500)?,
             directory: TempDir::new().unwrap(),
         };
-        for netns in [&stage.monitor, &stage.network] {
-            netns.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
-        }
-        let end = |netns, name, mac| VethEnd {
-            netns,
-            name,
-            mac,
-            queues: 1,
-        };
-        veth(
-            &end(&stage.monitor, "tap0", "02:00:00:00:09:01"),
-            &end(&stage.network, "span0", "02:00:00:00:09:02"),
-            1500,
-        )?;
         let clearnet = filter().clearnet;
         let clearnet: Vec<_> = clearnet.iter().map(ToString::to_string).collect();
         let directory = stage.directory.path();
         fs::create_dir(directory.join("periods")).unwrap();
         fs::write(directory.join("systems.csv"), systems::csv()).unwrap();
         let configuration = format!(
-            "interface = \"tap0\"\naddresses = {clearnet:?}\n\
+            "interface = \"{TAP}\"\naddresses = {clearnet:?}\n\
              [places]\nsystems = \"systems.csv\"\n\
              [period]\nlength = \"30days\"\ndirectory = \"periods\"\nstate = \"state\"\n"
         );
@@ -143,16 +128,14 @@ impl Stage {
     }
 
     fn start(&self) -> Result<RunningBox, LabError> {
-        let mut command = contained(MONITOR);
-        command.args(["capture", "--config"]);
-        command.arg(self.directory.path().join("monitor.toml"));
-        RunningBox::start_by(&self.monitor, command)
+        self.site
+            .start(MONITOR, &self.directory.path().join("monitor.toml"))
     }
 
     /// Sends packets, slowly enough to lose none, and waits until they are counted.
     fn send(&self, traffic: &mut Traffic<'_>, running: &RunningBox) -> Result<(), LabError> {
         let before = running.counters()?["packets"];
-        let port = RawPort::open(&self.network, "span0")?;
+        let port = self.site.port()?;
         for _ in 0..PACKETS {
             let (mut frame, whole) = traffic.next();
             frame.resize(whole, 0);
@@ -168,18 +151,5 @@ impl Stage {
                 return Err(LabError(format!("not all were counted: {counters:?}")));
             }
         }
-    }
-
-    /// Path of the only state file.
-    fn state(&self) -> Result<PathBuf, LabError> {
-        let entries = fs::read_dir(self.directory.path().join("state"));
-        let mut entries = entries.map_err(|error| LabError(error.to_string()))?;
-        let state = entries.find_map(|entry| {
-            let path = entry.ok()?.path();
-            path.extension()
-                .is_some_and(|is| is == "state")
-                .then_some(path)
-        });
-        state.ok_or_else(|| LabError("there is no state".to_owned()))
     }
 }

@@ -6,24 +6,20 @@
 
 use crate::systems::Databases;
 use crate::{Row, Sample, Unit};
-use exitmark_lab::bpf::{Programs, compile, interface_index};
+use exitmark_lab::bpf::{Programs, interface_index};
 use exitmark_lab::frames::tcp;
-use exitmark_lab::{LabError, Netns, VethEnd, veth};
+use exitmark_lab::tap::{SPAN, TAP, TapSite};
+use exitmark_lab::{LabError, pin_to};
 use exitmark_monitor::filter::Filter;
 use exitmark_monitor::tally::{Counter, DEFAULT_CELLS};
 use exitmark_monitor::tap::{Tap, TapCounters, TapError, TapSettings};
 use exitmark_policy::packet::Dscp;
-use libbpf_rs::{MapCore, MapFlags};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const LOADS: &str = "loads";
-const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 const HOST: &str = "192.0.2.10";
 
 /// A load.
@@ -76,26 +72,10 @@ fn millions(frames: u64) -> f64 {
 
 /// Sends for about `length`, and counts.
 fn measure(databases: &Databases, load: &Load, length: Duration) -> Result<Sample, LabError> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bpf/tapped.bpf.c");
-    let monitor = Netns::new("monitor")?;
-    let network = Netns::new("network")?;
-    for netns in [&monitor, &network] {
-        netns.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
-    }
-    let end = |netns, name, mac| VethEnd {
-        netns,
-        name,
-        mac,
-        queues: 1,
-    };
-    veth(
-        &end(&monitor, "tap0", "02:00:00:00:09:01"),
-        &end(&network, "span0", "02:00:00:00:09:02"),
-        1500,
-    )?;
+    let TapSite { monitor, network } = TapSite::build(1, 1500)?;
     let tap = monitor.run(open).map_err(failed)?;
-    let programs = Programs::load("tapped.bpf.c", &compile(&source)?)?;
-    let interface = network.run(|| interface_index("span0"))?;
+    let programs = Programs::build("benches/bpf/tapped.bpf.c")?;
+    let interface = network.run(|| interface_index(SPAN))?;
     let interval = load.rate.map_or(0.0, |rate| 1024.0 * 1e3 / rate);
     let order = [whole(interval), load.every, interface.into(), 0, 0, 0];
     programs.store(LOADS, 0, order.map(u64::to_ne_bytes).as_flattened())?;
@@ -115,7 +95,7 @@ fn measure(databases: &Databases, load: &Load, length: Duration) -> Result<Sampl
         .build();
     let generator = programs.clone();
     let generator = network.spawn("generator", move || {
-        pin(0)?;
+        stay_on(0)?;
         let begin = Instant::now();
         let repeat = u32::try_from(frames).unwrap_or(u32::MAX);
         generator.run_live("generate", &frame, repeat, 64)?;
@@ -126,7 +106,7 @@ fn measure(databases: &Databases, load: &Load, length: Duration) -> Result<Sampl
     let panicked = |_| LabError("a thread panicked".to_owned());
     let (counted, tap) = counter.join().map_err(panicked)??;
     let elapsed = elapsed.map_err(panicked)??;
-    let [_, _, _, _, sent, marked] = numbers(&programs)?;
+    let [_, _, _, _, sent, marked] = programs.numbers(LOADS, 0)?;
     if marked - counted != tap.lost() {
         return Err(LabError(format!(
             "{marked} frames were marked, {counted} counted, and the tap knows of {} lost ones",
@@ -146,7 +126,7 @@ fn measure(databases: &Databases, load: &Load, length: Duration) -> Result<Sampl
 
 fn open() -> Result<Tap, TapError> {
     Tap::open(&TapSettings {
-        interface: "tap0".to_owned(),
+        interface: TAP.to_owned(),
         dscp: Dscp::AF11,
         clearnet: clearnet(),
         ring: TapSettings::RING,
@@ -163,7 +143,7 @@ fn count(
     mut counter: Counter,
     is_over: &AtomicBool,
 ) -> Result<(u64, TapCounters), LabError> {
-    pin(1)?;
+    stay_on(1)?;
     loop {
         let was_over = is_over.load(Ordering::Relaxed);
         let taken = tap
@@ -184,26 +164,9 @@ fn failed(error: TapError) -> LabError {
 }
 
 /// Pins the calling thread to this core, if it exists.
-fn pin(core: usize) -> Result<(), LabError> {
+fn stay_on(core: usize) -> Result<(), LabError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut set = CpuSet::new();
-    set.set(core % cores)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .map_err(|error| LabError(format!("cannot keep a thread on core {core}: {error}")))
-}
-
-/// The counters of a load's BPF program.
-fn numbers(programs: &Programs) -> Result<[u64; 6], LabError> {
-    let value = programs
-        .map(LOADS)?
-        .lookup(&ONLY, MapFlags::ANY)
-        .map_err(|error| LabError(format!("cannot read the map {LOADS}: {error}")))?
-        .unwrap_or_default();
-    let mut numbers = [0; 6];
-    for (number, bytes) in numbers.iter_mut().zip(value.as_chunks().0) {
-        *number = u64::from_ne_bytes(*bytes);
-    }
-    Ok(numbers)
+    pin_to([core % cores])
 }
 
 #[allow(

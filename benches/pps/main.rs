@@ -6,7 +6,6 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-mod drops;
 mod growth;
 mod latency;
 mod load;

@@ -1,11 +1,10 @@
 //! One run of one contestant: a fresh site, one forwarder, a load at full speed, and a check that
 //! the forwarder did its job.
 
-use crate::drops::Drops;
 use crate::load::Load;
 use crate::peers::{Forwarder, Job};
 use crate::sample::Sample;
-use crate::site::Site;
+use crate::site::{self, Site};
 use crate::traffic::{Counts, Traffic};
 use exitmark_lab::LabError;
 use std::fmt;
@@ -37,19 +36,19 @@ impl<'f> Contestant<'f> {
 
     pub(crate) fn run(&self, compiled: &[u8], length: Duration) -> Result<Sample, LabError> {
         let Self { forwarder, load } = *self;
-        let site = Site::new(load.queues)?;
+        let site = site::build(load.queues)?;
         let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
         let running = forwarder.start(&site, &traffic, &load)?;
         // Losses during the warm-up, or while the forwarder changes its mode, do count.
-        let before = (traffic.counts()?, Drops::read(&site)?);
+        let before = (traffic.counts()?, site.dropped()?);
         let frames = frames_for(&site, &traffic, length)?;
         traffic.drained()?;
         let rate = steady_rate(&site, &traffic, frames)?;
         let counts = traffic.drained()?.since(&before.0);
-        let drops = Drops::read(&site)?.since(&before.1);
+        let dropped = site.dropped()?.since(&before.1);
         running.stop()?;
         check(forwarder.job(), load, &counts)?;
-        Ok(Sample::new(rate, &counts, &drops))
+        Ok(Sample::new(rate, &counts, &dropped))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The result of one run: the rate, and lost frames.
 
-use crate::drops::Drops;
 use crate::traffic::Counts;
+use exitmark_lab::site::Dropped;
 use serde::Serialize;
 use std::fmt;
 
@@ -27,15 +27,15 @@ pub(crate) struct Sample {
 
 impl Sample {
     /// The sample of a run; `rate` is that of its steady part, in frames per second.
-    pub(crate) fn new(rate: f64, counts: &Counts, drops: &Drops) -> Self {
-        let cables = drops.before_box + drops.after_box;
+    pub(crate) fn new(rate: f64, counts: &Counts, dropped: &Dropped) -> Self {
+        let cables = dropped.before_box + dropped.behind_box;
         Self {
             mpps: rate / 1e6,
             sent: counts.sent,
             lost: Lost {
-                before_box: drops.before_box,
+                before_box: dropped.before_box,
                 in_box: counts.sent.saturating_sub(counts.arrived() + cables),
-                after_box: drops.after_box,
+                after_box: dropped.behind_box,
             },
         }
     }

@@ -8,7 +8,6 @@ use crate::site::{BOX_HOST, BOX_UPLINK, FAR_END, Site, pin_to_generator_cpu};
 use exitmark_lab::LabError;
 use exitmark_lab::bpf::Programs;
 use exitmark_policy::packet::MacAddr;
-use libbpf_rs::{MapCore, MapFlags};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -108,8 +107,8 @@ impl Traffic {
         programs.aim(TARGETS, TARGET_GENERATE, &site.host, FAR_END)?;
         // Before any forwarder starts: it may check whether its ports accept redirected frames,
         // which requires a program at their peers.
-        programs.attach("count_uplink", &site.uplink, FAR_END)?;
-        programs.attach("count_incoming", &site.incoming, FAR_END)?;
+        programs.attach("count_uplink", &site.clearnet, FAR_END)?;
+        programs.attach("count_incoming", &site.tornet, FAR_END)?;
         Ok(Self {
             programs,
             load,
@@ -164,7 +163,7 @@ impl Traffic {
 
     /// Reads all counters.
     pub(crate) fn counts(&self) -> Result<Counts, LabError> {
-        let [sent, _next] = self.sum("sent", 0)?;
+        let [sent, _next] = self.programs.sums("sent", 0)?;
         Ok(Counts {
             at: Instant::now(),
             sent,
@@ -194,7 +193,7 @@ impl Traffic {
             relay_unmarked,
             astray,
             _other,
-        ] = self.sum("received", sink)?;
+        ] = self.programs.sums("received", sink)?;
         Ok(Tally {
             exit_marked,
             exit_unmarked,
@@ -202,22 +201,6 @@ impl Traffic {
             relay_unmarked,
             astray,
         })
-    }
-
-    /// The numbers in a per-CPU map's value, each summed over all CPUs.
-    pub(crate) fn sum<const N: usize>(&self, map: &str, key: u32) -> Result<[u64; N], LabError> {
-        let mut sums = [0; N];
-        let values = self
-            .programs
-            .map(map)?
-            .lookup_percpu(&key.to_ne_bytes(), MapFlags::ANY)
-            .map_err(|error| LabError(format!("cannot read the counters {map}: {error}")))?;
-        for value in values.iter().flatten() {
-            for (sum, number) in sums.iter_mut().zip(value.chunks_exact(8)) {
-                *sum += number.try_into().map_or(0, u64::from_ne_bytes);
-            }
-        }
-        Ok(sums)
     }
 }
 

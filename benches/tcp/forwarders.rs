@@ -1,9 +1,9 @@
 //! The compared forwarders, and how each is started.
 
 use crate::common::bpf;
-use crate::common::exitmark::{self, Variant};
-use ::exitmark_lab::LabError;
-use ::exitmark_lab::site::{OR_PORT, RELAY_V4, RELAY_V6, Site};
+use crate::common::exitmark::Variant;
+use exitmark_lab::site::{RunningBox, Site};
+use exitmark_lab::{Config, LabError};
 
 /// The configurations of exitmark, a row each, with the names of the packet rate bench, which has
 /// no return traffic.
@@ -19,13 +19,6 @@ const VARIANTS: [Variant; 4] = [
 pub(crate) enum Forwarder {
     Exitmark(Variant),
     /// XDP redirects every frame to the other side without parsing it.
-    Wire,
-}
-
-/// A running forwarder.
-pub(crate) enum Running {
-    Exitmark(exitmark::Running),
-    /// In the kernel; ends with the site.
     Wire,
 }
 
@@ -48,37 +41,25 @@ impl Forwarder {
         matches!(self, Self::Exitmark(_))
     }
 
-    /// Starts it in the middle of the site; returns when it is ready to forward.
-    pub(crate) fn start(&self, site: &Site, compiled: &[u8]) -> Result<Running, LabError> {
+    /// Starts it in the middle of the site; returns when it is ready to forward. The wire has no
+    /// process, and ends with the site.
+    pub(crate) fn start(
+        &self,
+        site: &Site,
+        compiled: &[u8],
+    ) -> Result<Option<RunningBox>, LabError> {
         match self {
             Self::Exitmark(variant) => {
-                let text = configuration(site)?;
-                variant.start(&site.middle, &text).map(Running::Exitmark)
+                // The web server is not a relay.
+                let mark = format!("[mark]\ndscp = {}", crate::mark::DSCP);
+                let config = Config::default().more(mark);
+                variant.start(&site.middle, config).map(Some)
             }
             Self::Wire => {
                 let programs = bpf::load(compiled, 1)?;
                 bpf::attach_wire(&programs, &site.middle, "host0", "uplink0")?;
-                Ok(Running::Wire)
+                Ok(None)
             }
         }
     }
-}
-
-impl Running {
-    pub(crate) fn stop(self) -> Result<(), LabError> {
-        match self {
-            Self::Exitmark(running) => running.stop(),
-            Self::Wire => Ok(()),
-        }
-    }
-}
-
-/// The site's configuration, with its relay listed; the web server is not a relay.
-fn configuration(site: &Site) -> Result<String, LabError> {
-    let failed = |error| LabError(format!("cannot write the site's configuration: {error}"));
-    let directory = tempfile::tempdir().map_err(failed)?;
-    let relays = format!("extra = [\"{RELAY_V4}:{OR_PORT}\", \"[{RELAY_V6}]:{OR_PORT}\"]\n");
-    let mark = format!("[mark]\ndscp = {}\n", crate::mark::DSCP);
-    let path = site.configuration(directory.path(), &relays, &mark)?;
-    std::fs::read_to_string(path).map_err(failed)
 }

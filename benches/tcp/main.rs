@@ -19,7 +19,7 @@ mod round_trip;
 use clap::Parser;
 use common::{bpf, rounds};
 use exitmark_lab::LabError;
-use exitmark_lab::site::{Plan, Site};
+use exitmark_lab::site::{Plan, RunningBox, Site};
 use forwarders::Forwarder;
 use goodput::Direction;
 use report::Sample;
@@ -119,7 +119,7 @@ impl Contestant<'_> {
             Trial::Connect(parallel) => Sample::Connect(connect::measure(&site, parallel, length)?),
             Trial::RoundTrip => Sample::RoundTrip(round_trip::measure(&site, length)?),
         };
-        running.stop()?;
+        running.map(RunningBox::stop_well).transpose()?;
         Ok(sample)
     }
 }

@@ -6,7 +6,6 @@ use libbpf_rs::{
     XdpFlags,
 };
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -69,6 +68,14 @@ impl Programs {
         })
     }
 
+    /// Compiles and loads a C file of the project, given by its path.
+    ///
+    /// # Errors
+    /// As [`compile`] and [`Programs::load`].
+    pub fn build(source: &'static str) -> Result<Self, LabError> {
+        Self::load(source, &compile(source)?)
+    }
+
     /// A program by its name.
     ///
     /// # Errors
@@ -119,6 +126,45 @@ impl Programs {
         self.map(map)?
             .update_batch(&keys, &content, count, MapFlags::ANY, MapFlags::ANY)
             .map_err(|error| LabError(format!("cannot fill the map {map}: {error}")))
+    }
+
+    /// The value of an entry of a map with 32-bit keys.
+    ///
+    /// # Errors
+    /// Fails if no map has this name, or if it has no such entry.
+    pub fn value(&self, map: &str, key: u32) -> Result<Vec<u8>, LabError> {
+        let value = self.map(map)?.lookup(&key.to_ne_bytes(), MapFlags::ANY);
+        match value {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) => Err(LabError(format!("the map {map} has no entry {key}"))),
+            Err(error) => Err(LabError(format!("cannot read the map {map}: {error}"))),
+        }
+    }
+
+    /// The first numbers of such a value; 0 behind its end.
+    ///
+    /// # Errors
+    /// As [`Programs::value`].
+    pub fn numbers<const N: usize>(&self, map: &str, key: u32) -> Result<[u64; N], LabError> {
+        self.value(map, key).map(|value| numbers(&value))
+    }
+
+    /// The first numbers of an entry of a per-CPU map, each summed over all CPUs.
+    ///
+    /// # Errors
+    /// Fails if no map has this name, or if it has no such entry.
+    pub fn sums<const N: usize>(&self, map: &str, key: u32) -> Result<[u64; N], LabError> {
+        let mut sums = [0; N];
+        let values = self
+            .map(map)?
+            .lookup_percpu(&key.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|error| LabError(format!("cannot read the map {map}: {error}")))?;
+        for value in values.iter().flatten() {
+            for (sum, number) in sums.iter_mut().zip(numbers::<N>(value)) {
+                *sum += number;
+            }
+        }
+        Ok(sums)
     }
 
     /// Writes an interface's index into an entry of a device map, inside `netns`: the kernel
@@ -192,7 +238,7 @@ impl Programs {
         &self,
         program: &'static str,
         netns: &Netns,
-        interface: &'static str,
+        interface: &str,
     ) -> Result<(), LabError> {
         self.attach_by(program, netns, interface, XdpFlags::SKB_MODE)
     }
@@ -205,7 +251,7 @@ impl Programs {
         &self,
         program: &'static str,
         netns: &Netns,
-        interface: &'static str,
+        interface: &str,
     ) -> Result<(), LabError> {
         self.attach_by(program, netns, interface, XdpFlags::DRV_MODE)
     }
@@ -214,15 +260,15 @@ impl Programs {
         &self,
         program: &'static str,
         netns: &Netns,
-        interface: &'static str,
+        interface: &str,
         mode: XdpFlags,
     ) -> Result<(), LabError> {
-        let programs = self.clone();
+        let (programs, interface) = (self.clone(), interface.to_owned());
         netns.run(move || {
-            let index = interface_index(interface)?.cast_signed();
+            let index = interface_index(&interface)?.cast_signed();
             Xdp::new(programs.program(program)?.as_fd())
                 .attach(index, mode)
-                .map_err(|error| not_attached(program, interface, &error))
+                .map_err(|error| not_attached(program, &interface, &error))
         })
     }
 }
@@ -231,11 +277,18 @@ fn not_attached(program: &str, interface: &str, error: &libbpf_rs::Error) -> Lab
     LabError(format!("cannot attach {program} to {interface}: {error}"))
 }
 
-/// Compiles a C file for BPF (`-mcpu=v3`) and returns the object file.
+/// The first numbers of a map's value; 0 behind its end.
+pub fn numbers<const N: usize>(value: &[u8]) -> [u64; N] {
+    let (words, _) = value.as_chunks::<8>();
+    std::array::from_fn(|index| words.get(index).map_or(0, |word| u64::from_ne_bytes(*word)))
+}
+
+/// Compiles a C file of the project, given by its path, for BPF (`-mcpu=v3`) and returns the object
+/// file.
 ///
 /// # Errors
 /// Fails if clang is missing or reports an error.
-pub fn compile(source: &Path) -> Result<Vec<u8>, LabError> {
+pub fn compile(source: &str) -> Result<Vec<u8>, LabError> {
     let run = |command: &mut Command| {
         let output = command
             .output()
@@ -243,8 +296,7 @@ pub fn compile(source: &Path) -> Result<Vec<u8>, LabError> {
         match output.status.success() {
             true => Ok(output.stdout),
             false => Err(LabError(format!(
-                "clang cannot compile {}: {}",
-                source.display(),
+                "clang cannot compile {source}: {}",
                 String::from_utf8_lossy(&output.stderr).trim()
             ))),
         }
@@ -255,8 +307,8 @@ pub fn compile(source: &Path) -> Result<Vec<u8>, LabError> {
         .args([
             "-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3", &include, "-c",
         ])
-        .arg(source)
-        .args(["-o", "-"]))
+        .args([source, "-o", "-"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")))
 }
 
 /// An interface's index in the calling thread's network namespace.

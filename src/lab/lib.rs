@@ -10,9 +10,11 @@ pub mod authorities;
 pub mod bpf;
 mod capture;
 pub mod cases;
+mod config;
 pub mod consensus;
 pub mod differential;
 pub mod frames;
+pub mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod killed;
 mod netdoc;
@@ -23,14 +25,18 @@ mod random;
 mod raw;
 pub mod results;
 pub mod site;
+pub mod tap;
 mod tier;
+mod wait;
 
 pub use capture::{Capture, CapturedFrame};
+pub use config::{Config, both_engines};
 #[cfg(target_arch = "x86_64")]
 pub use killed::{Ending, killed_at, steps};
-pub use netns::{Child, LabError, Netns, VethEnd, contained, veth};
+pub use netns::{Child, LabError, Netns, Transmitted, VethEnd, contained, pin_to, veth};
 pub use poll::{occupy, poll};
 pub use publish::{CERTIFICATES, publish, replace};
 pub use random::Random;
 pub use raw::RawPort;
 pub use tier::{is_installed, is_root};
+pub use wait::{PATIENCE, eventually, wait_until};

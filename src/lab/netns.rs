@@ -1,10 +1,11 @@
 //! Network namespaces, veth pairs between them, and threads and processes inside.
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::unistd::Pid;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -248,7 +249,7 @@ impl Child {
     pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<(), LabError> {
         let pid = i32::try_from(self.process.id())
             .map_err(|_| LabError("a pid beyond 31 bits".to_owned()))?;
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal)
+        nix::sys::signal::kill(Pid::from_raw(pid), signal)
             .map_err(|error| LabError(format!("cannot signal process {pid}: {error}")))
     }
 
@@ -283,6 +284,77 @@ impl Drop for Child {
     }
 }
 
+/// What an interface has sent so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmitted {
+    /// Frames handed to the other end.
+    pub frames: u64,
+    /// Frames that the other end had no room for, or that found the link down.
+    pub dropped: u64,
+}
+
+impl Netns {
+    /// The transmit counters of an interface.
+    ///
+    /// # Errors
+    /// Fails if there is no such interface.
+    pub fn transmitted(&self, interface: &str) -> Result<Transmitted, LabError> {
+        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
+        let text = text.unwrap_or_default();
+        let mut lines = text
+            .lines()
+            .filter_map(|line| line.trim_start().split_once(':'));
+        let line = lines.find(|(name, _)| *name == interface);
+        let transmitted = line.and_then(|(_, numbers)| {
+            // Eight numbers of received frames, then bytes, packets, errors and drops of sent ones.
+            let mut numbers = numbers.split_whitespace().skip(9);
+            Some(Transmitted {
+                frames: numbers.next()?.parse().ok()?,
+                dropped: numbers.nth(1)?.parse().ok()?,
+            })
+        });
+        transmitted.ok_or_else(|| LabError(format!("{interface} has no counters")))
+    }
+
+    /// Runs a command inside to its end, whatever its exit status.
+    ///
+    /// # Errors
+    /// Fails if the command cannot be run.
+    pub fn output(&self, mut command: Command) -> std::io::Result<Output> {
+        self.run(move || command.output())
+    }
+
+    /// Lets new interfaces have no IPv6, so that the stack sends nothing by itself.
+    ///
+    /// # Errors
+    /// As [`Netns::sysctl`].
+    pub fn disable_ipv6(&self) -> Result<(), LabError> {
+        self.sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+    }
+
+    /// Removes every address of an interface: a stack without one neither sends nor answers.
+    ///
+    /// # Errors
+    /// As [`Netns::ip`].
+    pub fn silence(&self, interface: &str) -> Result<(), LabError> {
+        self.sysctl(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "1")?;
+        self.ip(&format!("addr flush dev {interface}")).map(drop)
+    }
+}
+
+/// Keeps the calling thread, and processes that it starts, on these cores.
+///
+/// # Errors
+/// Fails if one of them does not exist.
+pub fn pin_to(cores: impl IntoIterator<Item = usize>) -> Result<(), LabError> {
+    let mut cpus = CpuSet::new();
+    cores
+        .into_iter()
+        .try_for_each(|core| cpus.set(core))
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus))
+        .map_err(|error| LabError(format!("cannot pin a thread to its cores: {error}")))
+}
+
 /// The parameters of one end of a veth pair.
 pub struct VethEnd<'a> {
     /// The namespace of this end.
@@ -293,6 +365,18 @@ pub struct VethEnd<'a> {
     pub mac: &'a str,
     /// The number of receive and of transmit queues.
     pub queues: u32,
+}
+
+impl<'a> VethEnd<'a> {
+    /// An end with one queue.
+    pub const fn new(netns: &'a Netns, name: &'a str, mac: &'a str) -> Self {
+        Self {
+            netns,
+            name,
+            mac,
+            queues: 1,
+        }
+    }
 }
 
 /// Creates a veth pair with this MTU between two namespaces and sets both ends up.

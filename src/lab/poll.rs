@@ -10,7 +10,7 @@ const COMPILED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/poll.bpf.o"));
 ///
 /// # Errors
 /// Fails without privilege, or if the interface does not exist.
-pub fn poll(netns: &Netns, interface: &'static str) -> Result<(), LabError> {
+pub fn poll(netns: &Netns, interface: &str) -> Result<(), LabError> {
     Programs::load("poll.bpf.c", COMPILED)?.attach("poll", netns, interface)
 }
 
@@ -18,6 +18,6 @@ pub fn poll(netns: &Netns, interface: &'static str) -> Result<(), LabError> {
 ///
 /// # Errors
 /// As [`poll`].
-pub fn occupy(netns: &Netns, interface: &'static str) -> Result<(), LabError> {
+pub fn occupy(netns: &Netns, interface: &str) -> Result<(), LabError> {
     Programs::load("poll.bpf.c", COMPILED)?.attach_generic("poll", netns, interface)
 }

@@ -1,12 +1,18 @@
 //! Sends frames that no network stack would send.
 
 use super::{LabError, Netns};
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind, send,
     sendto, socket,
 };
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The time for which sending a frame to a full interface is retried.
+const FULL: Duration = Duration::from_millis(100);
 
 /// A packet socket bound to one interface, for sending whole Ethernet frames.
 pub struct RawPort {
@@ -41,6 +47,23 @@ impl RawPort {
                 .map_err(|error| failed("cannot bind a packet socket", error))?;
             Ok(Self { socket, address })
         })
+    }
+
+    /// Sends a frame; returns whether the interface accepted it. Retries a full one for a while: a
+    /// rejected frame is dropped, so no frame is sent twice.
+    pub fn offer(&self, frame: &[u8]) -> bool {
+        let mut begin = None;
+        loop {
+            match send(self.socket.as_raw_fd(), frame, MsgFlags::empty()) {
+                Ok(_) => return true,
+                Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR)
+                    if begin.get_or_insert_with(Instant::now).elapsed() < FULL =>
+                {
+                    thread::yield_now();
+                }
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Sends one frame unchanged; returns when it is handed to the interface.

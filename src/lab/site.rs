@@ -7,17 +7,20 @@
 //!                         └─────┘ incoming0 ─ eth0 ── tornet (router, relay)
 //! ```
 
-use super::{Child, LabError, Netns, VethEnd, contained, poll, veth};
+use super::{Child, LabError, Netns, PATIENCE, VethEnd, contained, poll, veth};
+use exitmark_box::control::{Client, ControlError, DEFAULT_SOCKET};
+use exitmark_box::observe::Report;
+use exitmark_datapath::Role;
 use exitmark_policy::Endpoint;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
 
 /// The Tor host's MAC address.
 pub const HOST_MAC: &str = "02:00:00:00:01:01";
@@ -46,8 +49,6 @@ pub const BOX_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 /// The box's own IPv6 address on the network that carries Tor traffic.
 pub const BOX_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2);
 
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// The four namespaces of a site.
 pub struct Site {
     /// The Tor host, with `eth0`.
@@ -67,15 +68,67 @@ pub struct Plan {
     pub mtu: u32,
     /// The number of queues of each of the box's NICs.
     pub queues: u32,
+    /// Whether the hosts are bare: no stack has an address, so that none sends by itself, and the
+    /// far ends poll without a program.
+    pub is_bare: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
+        Self::of_mtu(1500)
+    }
+}
+
+impl Plan {
+    /// With this MTU, otherwise the default.
+    pub const fn of_mtu(mtu: u32) -> Self {
         Self {
-            mtu: 1500,
+            mtu,
             queues: 1,
+            is_bare: false,
         }
     }
+
+    /// With this number of queues, otherwise the default.
+    pub const fn of_queues(queues: u32) -> Self {
+        Self {
+            queues,
+            ..Self::of_mtu(1500)
+        }
+    }
+}
+
+/// The name of the interface at the far end of each of the box's NICs.
+pub const FAR_END: &str = "eth0";
+
+/// The name of a NIC of the box.
+pub const fn nic(role: Role) -> &'static str {
+    match role {
+        Role::Host => "host0",
+        Role::Uplink => "uplink0",
+        Role::Incoming => "incoming0",
+    }
+}
+
+/// The MAC address of a NIC of the box.
+pub const fn nic_mac(role: Role) -> &'static str {
+    match role {
+        Role::Host => "02:00:00:00:01:02",
+        Role::Uplink => "02:00:00:00:02:01",
+        Role::Incoming => INCOMING_MAC,
+    }
+}
+
+/// Connects a NIC of a box to its far end, which polls and completes checksums as a NIC does.
+///
+/// # Errors
+/// Fails if `ip` or `ethtool` fails.
+pub fn connect(far: &VethEnd<'_>, near: &VethEnd<'_>, mtu: u32) -> Result<(), LabError> {
+    veth(far, near, mtu)?;
+    // A veth pair does not complete checksums.
+    far.netns
+        .command("ethtool", &["-K", far.name, "tx", "off"])?;
+    poll(far.netns, far.name)
 }
 
 impl Site {
@@ -90,34 +143,85 @@ impl Site {
             clearnet: Netns::new("clearnet")?,
             tornet: Netns::new("tornet")?,
         };
-        let links = [
-            (&site.host, HOST_MAC, "host0", "02:00:00:00:01:02"),
-            (&site.clearnet, CLEARNET_MAC, "uplink0", "02:00:00:00:02:01"),
-            (&site.tornet, TORNET_MAC, "incoming0", INCOMING_MAC),
-        ];
-        for (netns, mac, port, port_mac) in links {
-            let end = |netns, name, mac| VethEnd {
-                netns,
-                name,
-                mac,
-                queues: plan.queues,
-            };
-            veth(
-                &end(netns, "eth0", mac),
-                &end(&site.middle, port, port_mac),
-                plan.mtu,
-            )?;
-            // Disable checksum offload: a veth pair does not complete checksums.
-            netns.command("ethtool", &["-K", "eth0", "tx", "off"])?;
-            poll(netns, "eth0")?;
+        if plan.is_bare {
+            for netns in [&site.host, &site.middle, &site.clearnet, &site.tornet] {
+                for conf in ["all", "default"] {
+                    netns.sysctl(&format!("net/ipv6/conf/{conf}/disable_ipv6"), "1")?;
+                    netns.sysctl(&format!("net/ipv4/conf/{conf}/rp_filter"), "0")?;
+                }
+            }
         }
-        // The two wire ports have no addresses.
-        for port in ["host0", "uplink0"] {
-            site.middle
-                .sysctl(&format!("net/ipv6/conf/{port}/disable_ipv6"), "1")?;
+        for role in Role::ALL {
+            site.connect(role, nic_mac(role), plan)?;
         }
-        site.address()?;
+        if !plan.is_bare {
+            // The two wire ports have no addresses.
+            for port in [Role::Host, Role::Uplink].map(nic) {
+                let key = format!("net/ipv6/conf/{port}/disable_ipv6");
+                site.middle.sysctl(&key, "1")?;
+            }
+            site.address()?;
+        }
         Ok(site)
+    }
+
+    /// The host at the far end of a NIC of the box, and its MAC address.
+    pub const fn far_end(&self, role: Role) -> (&Netns, &'static str) {
+        match role {
+            Role::Host => (&self.host, HOST_MAC),
+            Role::Uplink => (&self.clearnet, CLEARNET_MAC),
+            Role::Incoming => (&self.tornet, TORNET_MAC),
+        }
+    }
+
+    /// Creates a NIC of the box, with this MAC address, and its far end.
+    ///
+    /// # Errors
+    /// As [`Site::build`].
+    pub fn connect(&self, role: Role, mac: &str, plan: Plan) -> Result<(), LabError> {
+        let (netns, far_mac) = self.far_end(role);
+        let end = |netns, name, mac| VethEnd {
+            queues: plan.queues,
+            ..VethEnd::new(netns, name, mac)
+        };
+        let far = end(netns, FAR_END, far_mac);
+        let near = end(&self.middle, nic(role), mac);
+        if !plan.is_bare {
+            return connect(&far, &near, plan.mtu);
+        }
+        veth(&far, &near, plan.mtu)?;
+        // A veth accepts redirected frames only while its peer polls, as for GRO.
+        for (end, gro) in [(&far, "on"), (&near, "off")] {
+            let offloads = ["-K", end.name, "tx", "off", "gro", gro];
+            end.netns.command("ethtool", &offloads)?;
+        }
+        Ok(())
+    }
+
+    /// Removes all addresses but those of loopback.
+    ///
+    /// # Errors
+    /// As [`Netns::silence`].
+    pub fn silence(&self) -> Result<(), LabError> {
+        for role in Role::ALL {
+            self.far_end(role).0.silence(FAR_END)?;
+        }
+        self.middle.silence(nic(Role::Incoming))
+    }
+
+    /// The frames that cables have dropped so far.
+    ///
+    /// # Errors
+    /// As [`Netns::transmitted`].
+    pub fn dropped(&self) -> Result<Dropped, LabError> {
+        let sum = |ends: &[(&Netns, &str)]| -> Result<u64, LabError> {
+            let counters = ends.iter().map(|(netns, name)| netns.transmitted(name));
+            counters.map(|sent| sent.map(|sent| sent.dropped)).sum()
+        };
+        Ok(Dropped {
+            before_box: sum(&[(&self.host, FAR_END), (&self.clearnet, FAR_END)])?,
+            behind_box: sum(&Role::ALL.map(|role| (&self.middle, nic(role))))?,
+        })
     }
 
     fn address(&self) -> Result<(), LabError> {
@@ -156,35 +260,62 @@ impl Site {
         Ok(())
     }
 
-    /// Writes a configuration for this site into `directory` and returns its path. `relays` are
-    /// lines of the table `[relays]`; `more` is appended unchanged.
-    ///
-    /// # Errors
-    /// Fails if the file cannot be written.
-    pub fn configuration(
-        &self,
-        directory: &Path,
-        relays: &str,
-        more: &str,
-    ) -> Result<PathBuf, LabError> {
-        let text = format!(
-            "[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\n\
-             [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\n\n\
-             [steer]\nnext_hop = \"{TORNET_MAC}\"\n\n\
-             [relays]\n{relays}\n{more}"
-        );
-        let path = directory.join("exitmark.toml");
-        std::fs::write(&path, text)
-            .map_err(|error| LabError(format!("cannot write {}: {error}", path.display())))?;
-        Ok(path)
-    }
-
     /// Starts `exitmark run` in the box and returns when it is ready.
     ///
     /// # Errors
     /// Fails if the box does not become ready; the error contains its log.
-    pub fn run(&self, exitmark: &Path, configuration: &Path) -> Result<RunningBox, LabError> {
+    pub fn run(
+        &self,
+        exitmark: impl AsRef<OsStr>,
+        configuration: &Path,
+    ) -> Result<RunningBox, LabError> {
         RunningBox::start(&self.middle, exitmark, configuration)
+    }
+
+    /// The report of the running box, from its control socket.
+    ///
+    /// # Errors
+    /// Fails if the box does not answer.
+    pub fn status(&self) -> Result<Report, LabError> {
+        self.ask(Client::status)
+    }
+
+    /// The metrics of the running box, from its control socket.
+    ///
+    /// # Errors
+    /// Fails if the box does not answer.
+    pub fn metrics(&self) -> Result<String, LabError> {
+        self.ask(Client::metrics)
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        question: fn(&Client) -> Result<T, ControlError>,
+    ) -> Result<T, LabError> {
+        let answer = self
+            .middle
+            .run(move || question(&Client::new(DEFAULT_SOCKET)));
+        answer.map_err(|error| LabError(error.to_string()))
+    }
+}
+
+/// Frames dropped by cables that were full or down.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropped {
+    /// Between the hosts and the box.
+    pub before_box: u64,
+    /// Between the box and the hosts.
+    pub behind_box: u64,
+}
+
+impl Dropped {
+    /// The frames dropped since `before`.
+    #[must_use]
+    pub const fn since(&self, before: &Self) -> Self {
+        Self {
+            before_box: self.before_box - before.before_box,
+            behind_box: self.behind_box - before.behind_box,
+        }
     }
 }
 
@@ -219,7 +350,11 @@ impl RunningBox {
     ///
     /// # Errors
     /// Fails if the box does not become ready; the error contains its log.
-    pub fn start(netns: &Netns, exitmark: &Path, configuration: &Path) -> Result<Self, LabError> {
+    pub fn start(
+        netns: &Netns,
+        exitmark: impl AsRef<OsStr>,
+        configuration: &Path,
+    ) -> Result<Self, LabError> {
         let mut command = contained(exitmark);
         command.args(["run", "--config"]).arg(configuration);
         Self::start_by(netns, command)
@@ -343,6 +478,25 @@ impl RunningBox {
         self.signal(Signal::SIGTERM)?;
         let counters = numbers(&self.line("counters")?);
         self.last_words(counters)
+    }
+
+    /// Stops the box; fails unless it ends well.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop), or if its exit status is not 0.
+    pub fn stop_well(self) -> Result<LastWords, LabError> {
+        let log = self.log();
+        match self.stop() {
+            Ok(last) if last.status.success() => Ok(last),
+            Ok(LastWords { status, log, .. }) => Err(LabError(format!(
+                "the box ended with {status}: {}",
+                log.trim()
+            ))),
+            Err(error) => Err(LabError(format!(
+                "the box: {error}; its log: {}",
+                log.trim()
+            ))),
+        }
     }
 
     /// Like [`stop`](Self::stop), for a program that prints no counters at its end.

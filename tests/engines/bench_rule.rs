@@ -5,7 +5,6 @@ use etherparse::{PacketBuilder, TcpHeader};
 use exitmark_lab::bpf::{Preparation, Programs, compile};
 use exitmark_lab::is_root;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
-use std::path::Path;
 
 const HOST4: [u8; 4] = [192, 0, 2, 10];
 const HOST6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
@@ -40,14 +39,13 @@ fn neither_marks_answers_to_outsiders() {
     if !is_root() {
         return;
     }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bpf/rule.bpf.c");
     let mut constants = HOST4.to_vec();
     constants.extend(HOST6);
     let preparation = Preparation {
         constants: &constants,
         ..Preparation::default()
     };
-    let compiled = compile(&source).unwrap();
+    let compiled = compile("benches/bpf/rule.bpf.c").unwrap();
     let programs = Programs::load_prepared("rule.bpf.c", &compiled, preparation).unwrap();
     for (map, address) in [("relays4", &RELAY4[..]), ("relays6", &RELAY6[..])] {
         let mut key = address.to_vec();

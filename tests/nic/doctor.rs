@@ -7,8 +7,8 @@
 )]
 
 use crate::needs_root;
-use exitmark_lab::site::{Plan, Site, TORNET_MAC};
-use exitmark_lab::{Netns, contained, poll};
+use exitmark_lab::site::{Plan, Site};
+use exitmark_lab::{Config, Netns, contained, poll};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -40,16 +40,10 @@ fn amiss(output: &Output) -> Vec<(String, String, String, Option<String>)> {
 
 /// A site, and a configuration for it whose next hop is resolved.
 fn ground(directory: &Path) -> (Site, PathBuf) {
-    let plan = Plan {
-        queues: 2,
-        ..Plan::default()
-    };
-    let site = Site::build(plan).unwrap();
-    let relays = "extra = [\"198.18.0.1:9001\"]";
-    let path = site.configuration(directory, relays, "").unwrap();
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace(TORNET_MAC, "203.0.113.1")).unwrap();
-    (site, path)
+    let site = Site::build(Plan::of_queues(2)).unwrap();
+    let config = Config::default().next_hop("203.0.113.1");
+    let config = config.relays("extra = [\"198.18.0.1:9001\"]");
+    (site, config.write(directory).unwrap())
 }
 
 #[test]

@@ -4,7 +4,6 @@ use crate::flows::{FLOWS, HEADER_BYTES, SEQUENCES, Sink, flows, place};
 use exitmark_lab::bpf::{self, Programs};
 use exitmark_lab::{LabError, Netns};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
-use std::path::Path;
 
 // Interface to tests/bpf/survive.bpf.c.
 const CHUNK_BYTES: usize = 512 * 8;
@@ -213,5 +212,5 @@ fn numbers<const N: usize>(value: &[u8]) -> [u64; N] {
 
 /// Compiles `tests/bpf/survive.bpf.c` and returns the object's bytes.
 pub(crate) fn compile() -> Result<Vec<u8>, LabError> {
-    bpf::compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/survive.bpf.c"))
+    bpf::compile("tests/bpf/survive.bpf.c")
 }

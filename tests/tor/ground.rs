@@ -1,10 +1,9 @@
 //! The namespaces and their addresses: one world with everything but the exit hosts, and three
 //! lots, each an exit host with a box of its own.
 
-use exitmark_lab::bpf::{Programs, compile};
+use exitmark_lab::bpf::Programs;
 use exitmark_lab::{Netns, VethEnd, poll, veth};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 
 /// The ORPort of every relay of the network.
 pub(crate) const OR_PORT: u16 = 9001;
@@ -125,8 +124,7 @@ fn tap(world: &Netns, uplinks: [&'static str; 3]) -> Netns {
         let key = format!("net/ipv6/conf/{name}/disable_ipv6");
         netns.sysctl(&key, "1").unwrap();
     }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tor/mirror.bpf.c");
-    let mirror = Programs::load("mirror", &compile(&source).unwrap()).unwrap();
+    let mirror = Programs::build("tests/tor/mirror.bpf.c").unwrap();
     mirror.aim("tap", 0, world, "tap0").unwrap();
     for uplink in uplinks {
         mirror.attach_tc("mirror", world, uplink).unwrap();

@@ -3,10 +3,9 @@
 use crate::craft::{AF11, exit};
 use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
 use exitmark_lab::LabError;
-use exitmark_lab::bpf::{Programs, compile};
+use exitmark_lab::bpf::Programs;
 use exitmark_lab::site::Plan;
 use libbpf_rs::Link;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Another program in the pinned link simulates a driver that has lost the box's: the link exists,
@@ -15,8 +14,7 @@ use std::time::{Duration, Instant};
 fn a_blind_port_is_attached_again_and_forwards() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/pass.bpf.c");
-    let blindfold = Programs::load("pass.bpf.c", &compile(&source).unwrap()).unwrap();
+    let blindfold = Programs::build("tests/bpf/pass.bpf.c").unwrap();
     rig.site.middle.run(move || {
         let mut link = Link::open("/sys/fs/bpf/exitmark/link_host").unwrap();
         link.update_prog(&blindfold.program("pass").unwrap())

@@ -115,7 +115,7 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     let listed = Config::default().relays;
     std::fs::write(&configuration, text.replace(&config.relays, &listed)).unwrap();
     nothing_is_lost(&site, || {
-        rig = Some(site.run(EXITMARK.as_ref(), &configuration).unwrap());
+        rig = Some(site.run(EXITMARK, &configuration).unwrap());
     });
     let running = rig.unwrap();
     assert!(running.log().contains("taken over"), "{}", running.log());

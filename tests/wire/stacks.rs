@@ -17,10 +17,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::thread::JoinHandle;
 
-const JUMBO: Plan = Plan {
-    mtu: 9000,
-    queues: 1,
-};
+const JUMBO: Plan = Plan::of_mtu(9000);
 
 /// Accepts one connection and echoes its data.
 fn serve(netns: &Netns, address: IpAddr, port: u16) -> JoinHandle<()> {

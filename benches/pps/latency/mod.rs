@@ -34,7 +34,7 @@ use crate::common::{bpf, rounds};
 use crate::load::{Family, Load};
 use crate::measure::{Contestant, check};
 use crate::peers;
-use crate::site::Site;
+use crate::site;
 use crate::traffic::Traffic;
 use exitmark_lab::LabError;
 use lossless::Lossless;
@@ -103,7 +103,7 @@ pub(crate) struct Sample {
 /// One run: a fresh site, one forwarder, all steps, and a check that the forwarder did its job.
 fn run(compiled: &[u8], one: &Contestant<'_>, length: Duration) -> Result<Sample, LabError> {
     let Contestant { forwarder, load } = *one;
-    let site = Site::new(load.queues)?;
+    let site = site::build(load.queues)?;
     let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
     let pacer = Pacer::new(&site, &traffic, one, length)?;
     let running = forwarder.start(&site, &traffic, &load)?;

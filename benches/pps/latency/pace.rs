@@ -9,7 +9,6 @@ use crate::measure::Contestant;
 use crate::site::{FAR_END, Site, pin_to_generator_cpu};
 use crate::traffic::{Counts, Traffic};
 use exitmark_lab::LabError;
-use libbpf_rs::{MapCore, MapFlags};
 use nix::sys::signal::{SigEvent, SigevNotify, Signal};
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
@@ -138,8 +137,8 @@ impl<'t> Pacer<'t> {
         run: Duration,
     ) -> Result<Self, LabError> {
         let programs = traffic.programs();
-        programs.attach("time_uplink", &site.uplink, FAR_END)?;
-        programs.attach("time_incoming", &site.incoming, FAR_END)?;
+        programs.attach("time_uplink", &site.clearnet, FAR_END)?;
+        programs.attach("time_incoming", &site.tornet, FAR_END)?;
         programs.attach("time_host", &site.host, FAR_END)?;
         Ok(Self {
             site,
@@ -236,34 +235,16 @@ impl<'t> Pacer<'t> {
     }
 
     fn is_over(&self) -> Result<bool, LabError> {
-        let order: [u64; PACE_NUMBERS] = self.numbers(PACE, 0)?;
-        Ok(order[OVER] != 0)
+        Ok(self.order()?[OVER] != 0)
     }
 
     /// The number of probes in the last load.
     pub(super) fn probes(&self) -> Result<u64, LabError> {
-        let order: [u64; PACE_NUMBERS] = self.numbers(PACE, 0)?;
-        Ok(order[PROBES])
+        Ok(self.order()?[PROBES])
     }
 
-    /// The numbers of a map entry shared by all CPUs.
-    pub(super) fn numbers<const N: usize>(
-        &self,
-        map: &str,
-        key: u32,
-    ) -> Result<[u64; N], LabError> {
-        let value = self
-            .traffic
-            .programs()
-            .map(map)?
-            .lookup(&key.to_ne_bytes(), MapFlags::ANY)
-            .map_err(|error| LabError(format!("cannot read the map {map}: {error}")))?
-            .unwrap_or_default();
-        let mut numbers = [0; N];
-        for (number, bytes) in numbers.iter_mut().zip(value.as_chunks().0) {
-            *number = u64::from_ne_bytes(*bytes);
-        }
-        Ok(numbers)
+    fn order(&self) -> Result<[u64; PACE_NUMBERS], LabError> {
+        self.traffic.programs().numbers(PACE, 0)
     }
 
     /// Waits until all frames have arrived, or none has for a while, at most a second: later

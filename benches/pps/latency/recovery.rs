@@ -42,9 +42,10 @@ pub(super) fn after_overload(
         keep_moments: true,
         ..Order::steady(lossless, moment() * all)
     })?;
+    let programs = pacer.traffic.programs();
     let (mut sent, mut arrived) = (0, 0);
     for at in 0..overload {
-        let [departed, taken] = pacer.numbers(MOMENTS, at)?;
+        let [departed, taken] = programs.numbers(MOMENTS, at)?;
         sent += departed;
         arrived += taken;
     }
@@ -61,7 +62,7 @@ pub(super) fn after_overload(
     }
     let mut recovered = overload;
     for at in overload..all {
-        let [departed, taken] = pacer.numbers(MOMENTS, at)?;
+        let [departed, taken] = programs.numbers(MOMENTS, at)?;
         if taken < departed {
             recovered = at + 1;
         } else if at + 1 - recovered >= clean {

@@ -1,11 +1,12 @@
 //! `exitmark run` with its engines, on the cores that the generators leave.
 
 use super::{Forwarder, Job, Running, Started};
-use crate::common::exitmark::{self, Variant};
+use crate::common::exitmark::Variant;
 use crate::load::Load;
-use crate::site::{BOX_HOST, BOX_INCOMING, BOX_UPLINK, INCOMING_MAC, Site, pin_to_forwarder_cpus};
+use crate::site::{Site, pin_to_forwarder_cpus};
 use crate::traffic::Traffic;
-use ::exitmark_lab::LabError;
+use ::exitmark_lab::site::RunningBox;
+use ::exitmark_lab::{Config, LabError};
 use std::time::Duration;
 
 const SPILL: &str = "spill = true";
@@ -42,46 +43,17 @@ impl Forwarder for Exitmark {
     fn start(&self, site: &Site, _: &Traffic, load: &Load) -> Started {
         let generators = load.queues;
         site.middle.run(move || pin_to_forwarder_cpus(generators))?;
-        Ok(Box::new(self.0.start(&site.middle, &configuration(load))?))
+        let relays: Vec<_> = load.relays().map(|relay| relay.to_string()).collect();
+        let config = Config::default()
+            .addresses(load.host_prefixes())
+            .relays(format!("extra = {relays:?}"))
+            .more("[mark]\ndscp = \"af11\"");
+        Ok(Box::new(self.0.start(&site.middle, config)?))
     }
 }
 
-impl Running for exitmark::Running {
+impl Running for RunningBox {
     fn stop(self: Box<Self>) -> Result<(), LabError> {
-        (*self).stop()
+        self.stop_well().map(drop)
     }
-}
-
-fn configuration(load: &Load) -> String {
-    let prefixes: Vec<_> = load
-        .host_prefixes()
-        .map(|prefix| format!("    \"{prefix}\",\n"))
-        .collect();
-    let relays: Vec<_> = load
-        .relays()
-        .map(|relay| format!("    \"{relay}\",\n"))
-        .collect();
-    format!(
-        "[ports]
-host = \"{BOX_HOST}\"
-uplink = \"{BOX_UPLINK}\"
-incoming = \"{BOX_INCOMING}\"
-
-[host]
-addresses = [
-{}]
-
-[mark]
-dscp = \"af11\"
-
-[steer]
-next_hop = \"{INCOMING_MAC}\"
-
-[relays]
-extra = [
-{}]
-",
-        prefixes.concat(),
-        relays.concat()
-    )
 }

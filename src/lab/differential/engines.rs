@@ -1,21 +1,16 @@
 //! Sends each frame through both engines and compares the results.
 
 use super::Scenario;
+use crate::kernel::{self, because};
 use crate::{LabError, Random};
 use exitmark_datapath::{
-    Counter, DropReason, Forwarder, Kernel, KernelCounts, Links, Outcome, PerRole, Role, Tally,
+    Buffers, Counter, DropReason, Forwarder, Kernel, KernelCounts, Links, Outcome, PerRole, Role,
+    Tally,
 };
 use exitmark_policy::packet::{self, Dscp, MacAddr, Version};
 use exitmark_policy::{Class, Mode, Snapshot, image};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The interface index of loopback. A device map requires an existing interface; nothing is sent.
-const LOOPBACK: u32 = 1;
-
-fn because(error: impl std::fmt::Display) -> LabError {
-    LabError(error.to_string())
-}
 
 /// The Rust engine and the kernel's BPF program.
 pub struct Engines {
@@ -112,10 +107,7 @@ impl Engines {
     /// # Errors
     /// Fails without privilege, or if the kernel rejects the program.
     pub fn new() -> Result<Self, LabError> {
-        let kernel = Kernel::load().map_err(because)?;
-        for role in Role::ALL {
-            kernel.set_port(role, Some(LOOPBACK)).map_err(because)?;
-        }
+        let kernel = kernel::load(Buffers::Several)?;
         let kernel_links = Links::over(kernel.links().map_err(because)?, None, None);
         let kernel_links = Arc::new(kernel_links);
         let rust_links = Arc::new(Links::new(None, None));

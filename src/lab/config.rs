@@ -1,0 +1,169 @@
+//! The configuration of a site's box.
+
+use super::LabError;
+use super::site::{HOST_V4, HOST_V6, OR_PORT, RELAY_V4, RELAY_V6, TORNET_MAC};
+use std::cell::Cell;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+thread_local! {
+    static ENGINE: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Runs a test with every frame decided in user space, and with fast-path frames decided in the
+/// kernel: the result must be the same. Configurations that the test's thread writes have the
+/// engine.
+pub fn both_engines(test: impl Fn()) {
+    for engine in ["af_xdp", "xdp"] {
+        println!("engine {engine}");
+        ENGINE.set(Some(engine));
+        test();
+    }
+    ENGINE.set(None);
+}
+
+/// A configuration; the default is that of the site, whose relay is listed by hand.
+#[derive(Clone)]
+pub struct Config {
+    /// Lines before the first table.
+    pub top: String,
+    /// The NIC and the next hop of `incoming`.
+    pub incoming: Option<(String, String)>,
+    /// More lines of `[steer]`.
+    pub steer: String,
+    /// The host's addresses.
+    pub addresses: Vec<String>,
+    /// More lines of `[host]`.
+    pub host: String,
+    /// Lines of `[relays]`.
+    pub relays: String,
+    /// More tables.
+    pub more: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            top: String::new(),
+            incoming: Some(("incoming0".to_owned(), TORNET_MAC.to_owned())),
+            steer: String::new(),
+            addresses: vec![HOST_V4.to_string(), HOST_V6.to_string()],
+            host: String::new(),
+            relays: format!("extra = [\"{RELAY_V4}:{OR_PORT}\", \"[{RELAY_V6}]:{OR_PORT}\"]"),
+            more: String::new(),
+        }
+    }
+}
+
+fn add(lines: &mut String, more: impl Display) {
+    *lines += &format!("{more}\n");
+}
+
+impl Config {
+    /// With more lines before the first table.
+    #[must_use]
+    pub fn top(mut self, lines: impl Display) -> Self {
+        add(&mut self.top, lines);
+        self
+    }
+
+    /// With this engine.
+    #[must_use]
+    pub fn engine(self, name: &str) -> Self {
+        self.top(format_args!("engine = \"{name}\""))
+    }
+
+    /// With another NIC and next hop of `incoming`.
+    #[must_use]
+    pub fn incoming(mut self, nic: &str, next_hop: &str) -> Self {
+        self.incoming = Some((nic.to_owned(), next_hop.to_owned()));
+        self
+    }
+
+    /// With this next hop.
+    #[must_use]
+    pub fn next_hop(self, next_hop: &str) -> Self {
+        self.incoming("incoming0", next_hop)
+    }
+
+    /// Without an `incoming` port.
+    #[must_use]
+    pub fn without_incoming(mut self) -> Self {
+        self.incoming = None;
+        self
+    }
+
+    /// With more lines of `[steer]`.
+    #[must_use]
+    pub fn steer(mut self, lines: impl Display) -> Self {
+        add(&mut self.steer, lines);
+        self
+    }
+
+    /// With these addresses of the host instead.
+    #[must_use]
+    pub fn addresses(mut self, addresses: impl IntoIterator<Item: ToString>) -> Self {
+        self.addresses = addresses.into_iter().map(|one| one.to_string()).collect();
+        self
+    }
+
+    /// With more lines of `[host]`.
+    #[must_use]
+    pub fn host(mut self, lines: impl Display) -> Self {
+        add(&mut self.host, lines);
+        self
+    }
+
+    /// With these lines of `[relays]` instead.
+    #[must_use]
+    pub fn relays(mut self, lines: impl Into<String>) -> Self {
+        self.relays = lines.into();
+        self
+    }
+
+    /// With more tables.
+    #[must_use]
+    pub fn more(mut self, tables: impl Display) -> Self {
+        add(&mut self.more, tables);
+        self
+    }
+
+    /// With these lines of `[datapath]`.
+    #[must_use]
+    pub fn datapath(self, lines: impl Display) -> Self {
+        self.more(format_args!("[datapath]\n{lines}"))
+    }
+
+    /// The configuration in TOML.
+    pub fn text(&self) -> String {
+        let engine = ENGINE.get().map(|name| format!("engine = \"{name}\"\n"));
+        let (incoming, steer) = match &self.incoming {
+            Some((nic, hop)) => (
+                format!("incoming = \"{nic}\"\n"),
+                format!("[steer]\nnext_hop = \"{hop}\"\n{}", self.steer),
+            ),
+            None => (String::new(), String::new()),
+        };
+        format!(
+            "{}{}[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}{steer}\
+             [host]\naddresses = {:?}\n{}[relays]\n{}\n{}",
+            engine.unwrap_or_default(),
+            self.top,
+            self.addresses,
+            self.host,
+            self.relays,
+            self.more
+        )
+    }
+
+    /// Writes the configuration into a directory; returns its path.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be written.
+    pub fn write(&self, directory: &Path) -> Result<PathBuf, LabError> {
+        let path = directory.join("exitmark.toml");
+        std::fs::write(&path, self.text())
+            .map_err(|error| LabError(format!("cannot write {}: {error}", path.display())))?;
+        Ok(path)
+    }
+}

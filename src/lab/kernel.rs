@@ -1,0 +1,51 @@
+//! The kernel engine without NICs: its programs are loaded, and run by BPF_PROG_RUN.
+
+use super::LabError;
+use exitmark_datapath::{Buffers, IncomingLink, Kernel, Links, PerRole, Role};
+use exitmark_policy::Snapshot;
+use exitmark_policy::packet::MacAddr;
+
+/// The interface index of loopback. A device map requires an existing interface; nothing is sent.
+const LOOPBACK: u32 = 1;
+/// The longest frame that every port takes, in bytes.
+const LONGEST: u32 = 9014;
+
+pub(crate) fn because(error: impl std::fmt::Display) -> LabError {
+    LabError(error.to_string())
+}
+
+/// Loads the programs in the calling thread's namespace, without attaching them.
+pub(crate) fn load(buffers: Buffers) -> Result<Kernel, LabError> {
+    let kernel = Kernel::load_for(buffers).map_err(because)?;
+    for role in Role::ALL {
+        kernel.set_port(role, Some(LOOPBACK)).map_err(because)?;
+    }
+    Ok(kernel)
+}
+
+/// The loaded programs with a policy and links.
+pub struct KernelEngine {
+    /// The programs and their maps.
+    pub kernel: Kernel,
+    /// The links, with redirects allowed at every port.
+    pub links: Links,
+}
+
+impl KernelEngine {
+    /// Loads the programs in the calling thread's namespace, without attaching them.
+    ///
+    /// # Errors
+    /// Fails without privilege, or if the kernel rejects a program or the policy.
+    pub fn new(
+        buffers: Buffers,
+        snapshot: &Snapshot,
+        host: Option<MacAddr>,
+        incoming: Option<IncomingLink>,
+    ) -> Result<Self, LabError> {
+        let kernel = load(buffers)?;
+        kernel.publish(snapshot).map_err(because)?;
+        let links = Links::over(kernel.links().map_err(because)?, host, incoming);
+        links.allow_redirects(PerRole::from_fn(|_| true), LONGEST);
+        Ok(Self { kernel, links })
+    }
+}

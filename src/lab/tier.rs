@@ -23,6 +23,16 @@ pub fn is_root() -> bool {
     false
 }
 
+/// Returns from a test of the tier *root* without root.
+#[macro_export]
+macro_rules! needs_root {
+    () => {
+        if !$crate::is_root() {
+            return;
+        }
+    };
+}
+
 /// Whether this program is installed, for tests that require it. If not, prints a line with
 /// SKIPPED.
 ///

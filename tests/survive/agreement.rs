@@ -1,32 +1,23 @@
 //! After three million frames, `status`, the metrics and the wire agree to the frame and to the
 //! byte.
 
+use crate::alone;
+use crate::expect::Event;
 use crate::flows::{FRAME_BYTES, OUTBOUND, Sink, flows};
 use crate::sets::Sets;
 use crate::sinks::{self, Sinks};
-use crate::stage::{Dropped, EXITMARK, configure_plainly, site_with_sinks};
-use crate::{ALONE, needs_root};
-use exitmark_box::control::Client;
-use exitmark_box::observe::Report;
-use exitmark_lab::Netns;
+use crate::stage::{EXITMARK, configure, site_with_sinks};
+use exitmark_lab::site::FAR_END;
+use exitmark_lab::{PATIENCE, needs_root};
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
 const FRAMES: u64 = 3_000_000;
 /// Frames sent at a time: a number in transit that cables and rings can hold.
 const AT_ONCE: u32 = 1 << 16;
-const PATIENCE: Duration = Duration::from_secs(20);
 /// The time without arrivals after which missing frames count as lost.
 const SILENCE: Duration = Duration::from_millis(300);
-const SOCKET: &str = "/run/exitmark/control.sock";
-
-/// Queries the box from inside its namespace.
-fn ask<T: Send + 'static>(netns: &Netns, what: fn(&Client) -> T) -> T {
-    netns.run(move || what(&Client::new(SOCKET)))
-}
 
 /// Every sample of the metrics, by its name and labels as written.
 fn samples(text: &str) -> BTreeMap<String, f64> {
@@ -80,16 +71,16 @@ fn wait_for_all(sinks: &Sinks, sent: u64, lost: u64) -> u64 {
 #[test]
 fn status_metrics_and_the_wire_agree_to_the_frame() {
     needs_root!();
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let program = sinks::compile().unwrap();
     let sets = Sets::invent();
     for engine in ["xdp", "af_xdp"] {
         let (site, sinks) = site_with_sinks(&program).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let configuration = configure_plainly(directory.path(), engine, &sets).unwrap();
-        let running = site.run(Path::new(EXITMARK), &configuration).unwrap();
-        sinks.aim(&site.host, "eth0").unwrap();
-        let before = Dropped::now(&site).unwrap();
+        let configuration = configure(directory.path(), engine, &sets, Event::Nothing).unwrap();
+        let running = site.run(EXITMARK, &configuration).unwrap();
+        sinks.aim(&site.host, FAR_END).unwrap();
+        let before = site.dropped().unwrap();
         let mut lost = 0;
         while sinks.generated().unwrap() < FRAMES {
             let generator = sinks.clone();
@@ -99,20 +90,20 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
         }
         // Frames dropped by a full cable are not the box's losses; its neighbours' counters show
         // them.
-        let full = Dropped::now(&site).unwrap().since(&before);
+        let full = site.dropped().unwrap().since(&before);
         let sent = sinks.generated().unwrap() - full.before_box;
 
         // A worker publishes its counters at the end of its turn, possibly after the frame has
         // arrived.
         let begin = Instant::now();
         let report = loop {
-            let report: Report = ask(&site.middle, |client| client.status().unwrap());
+            let report = site.status().unwrap();
             let is_all = report.ports[0].received_frames == sent;
             if is_all || begin.elapsed() > PATIENCE {
                 break report;
             }
         };
-        let metrics = samples(&ask(&site.middle, |client| client.metrics().unwrap()));
+        let metrics = samples(&site.metrics().unwrap());
 
         let port = |role: &str| report.ports.iter().find(|port| port.role == role).unwrap();
         let bytes = FRAME_BYTES as u64;
@@ -163,7 +154,6 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
              {not_on_wire}; held against the policy: {}",
             report.engine.xdp_frames, report.engine.af_xdp_frames, report.audit.checked
         );
-        let last = running.stop().unwrap();
-        assert!(last.status.success(), "{}", last.log);
+        running.stop_well().unwrap();
     }
 }

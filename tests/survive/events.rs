@@ -7,13 +7,12 @@ use crate::stage::{EXITMARK, Stage};
 use exitmark_lab::site::RunningBox;
 #[cfg(target_arch = "x86_64")]
 use exitmark_lab::{Ending, killed_at, steps};
-use exitmark_lab::{LabError, Netns};
+use exitmark_lab::{LabError, Netns, PATIENCE};
 use nix::sys::signal::Signal;
-use std::path::Path;
+use std::ffi::OsStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// The time for which a box is stopped, or a link down, under load.
 const STOPPED: Duration = Duration::from_millis(400);
 const DOWN: Duration = Duration::from_millis(200);
@@ -37,11 +36,11 @@ pub(crate) fn happen(stage: &mut Stage<'_>, event: Event) -> Result<Option<u64>,
         Event::Terminate => terminate(stage)?,
         Event::Restart => {
             terminate(stage)?;
-            start(stage, Path::new(EXITMARK))?;
+            start(stage, EXITMARK)?;
         }
         Event::RestartAfterKill => {
             kill(stage)?;
-            start(stage, Path::new(EXITMARK))?;
+            start(stage, EXITMARK)?;
         }
         Event::KillAtEveryStep => kill_at_every_step(stage)?,
         Event::Upgrade => upgrade(stage)?,
@@ -55,12 +54,37 @@ pub(crate) fn happen(stage: &mut Stage<'_>, event: Event) -> Result<Option<u64>,
     Ok(None)
 }
 
-fn running<'a>(stage: &'a Stage<'_>) -> Result<&'a RunningBox, LabError> {
-    let gone = || LabError("there is no box".to_owned());
-    stage.running.as_ref().ok_or_else(gone)
+fn no_box() -> LabError {
+    LabError("there is no box".to_owned())
 }
 
-fn start(stage: &mut Stage<'_>, exitmark: &Path) -> Result<(), LabError> {
+fn running<'a>(stage: &'a Stage<'_>) -> Result<&'a RunningBox, LabError> {
+    stage.running.as_ref().ok_or_else(no_box)
+}
+
+/// Repeats an attempt until it succeeds; fails with its last error.
+fn wait<T>(mut attempt: impl FnMut() -> Result<T, LabError>) -> Result<T, LabError> {
+    let begin = Instant::now();
+    loop {
+        match attempt() {
+            Err(_) if begin.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(1)),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Waits until the box has said these words this number of times.
+fn said(running: &RunningBox, words: &str, times: usize) -> Result<(), LabError> {
+    wait(|| {
+        let log = running.log();
+        match log.matches(words).count() >= times {
+            true => Ok(()),
+            false => Err(LabError(format!("not {times} times {words:?}: {log}"))),
+        }
+    })
+}
+
+fn start(stage: &mut Stage<'_>, exitmark: impl AsRef<OsStr>) -> Result<(), LabError> {
     stage.running = Some(stage.site.run(exitmark, stage.configuration)?);
     Ok(())
 }
@@ -78,21 +102,8 @@ fn pause(stage: &Stage<'_>) -> Result<(), LabError> {
 }
 
 fn terminate(stage: &mut Stage<'_>) -> Result<(), LabError> {
-    match stage.running.take() {
-        Some(running) => clean_end(running),
-        None => Err(LabError("there is no box".to_owned())),
-    }
-}
-
-fn clean_end(running: RunningBox) -> Result<(), LabError> {
-    let last = running.stop()?;
-    match last.status.success() {
-        true => Ok(()),
-        false => Err(LabError(format!(
-            "the box ended with {}: {}",
-            last.status, last.log
-        ))),
-    }
+    let running = stage.running.take().ok_or_else(no_box)?;
+    running.stop_well().map(drop)
 }
 
 /// Each start continues from the state that the killed one left.
@@ -103,7 +114,7 @@ fn kill_at_every_step(stage: &mut Stage<'_>) -> Result<(), LabError> {
     for step in steps() {
         terminate(stage)?;
         let ending = killed_at(&stage.site.middle, &words, step)?;
-        start(stage, Path::new(EXITMARK))?;
+        start(stage, EXITMARK)?;
         match ending {
             Ending::Killed(_) => {}
             Ending::Itself(0, _) => break,
@@ -125,11 +136,10 @@ fn upgrade(stage: &mut Stage<'_>) -> Result<(), LabError> {
     let next = stage.directory.join("exitmark-next");
     std::fs::copy(EXITMARK, &next)
         .map_err(|error| LabError(format!("cannot copy the binary: {error}")))?;
-    let old = stage.running.take();
-    let old = old.ok_or_else(|| LabError("there is no box".to_owned()))?;
+    let old = stage.running.take().ok_or_else(no_box)?;
     old.signal(Signal::SIGTERM)?;
     start(stage, &next)?;
-    clean_end(old)
+    old.stop_well().map(drop)
 }
 
 /// Lowers the box's memory limit to its usage and makes it allocate more, until the kernel has
@@ -168,17 +178,7 @@ fn swap(stage: &Stage<'_>, sets: &[String; 2], times: usize) -> Result<(), LabEr
     for number in 1..=times {
         publish(stage.consensus, &sets[number % 2])?;
         running.signal(Signal::SIGHUP)?;
-        let asked = Instant::now();
-        loop {
-            let log = running.log();
-            if log.matches("relay set replaced").count() >= number {
-                break;
-            }
-            if log.contains("stays as it was") || asked.elapsed() > PATIENCE {
-                return Err(LabError(format!("set {number} is not in place: {log}")));
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
+        said(running, "relay set replaced", number)?;
     }
     Ok(())
 }
@@ -193,17 +193,7 @@ fn reload(stage: &Stage<'_>) -> Result<(), LabError> {
         let text = first.replace("[host]", &format!("[host]\nexempt = [\"10.9.0.{number}\"]"));
         std::fs::write(stage.configuration, text).map_err(failed)?;
         running.signal(Signal::SIGHUP)?;
-        let asked = Instant::now();
-        loop {
-            let log = running.log();
-            if log.matches("configuration replaced").count() >= number {
-                break;
-            }
-            if log.contains("stays as it was") || asked.elapsed() > PATIENCE {
-                return Err(LabError(format!("reload {number} is not in force: {log}")));
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
+        said(running, "configuration replaced", number)?;
     }
     Ok(())
 }
@@ -234,14 +224,7 @@ fn away(stage: &Stage<'_>, port: &str) -> Result<u64, LabError> {
     here.ip(&format!("link set {port} up"))?;
     let number = arrived_again(stage)?;
     // The message follows the attachment of the last port; frames may be forwarded earlier.
-    let begin = Instant::now();
-    while !running(stage)?.log().contains("the ports are set up again") {
-        if begin.elapsed() > PATIENCE {
-            let log = running(stage)?.log();
-            return Err(LabError(format!("the port is not set up again: {log}")));
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
+    said(running(stage)?, "the ports are set up again", 1)?;
     Ok(number)
 }
 
@@ -263,22 +246,18 @@ fn rename(stage: &Stage<'_>) -> Result<(), LabError> {
 fn arrived_again(stage: &Stage<'_>) -> Result<u64, LabError> {
     let flows = stage.rhythm.flows();
     let up = place(stage.load.number(), flows).1;
-    let begin = Instant::now();
-    loop {
+    wait(|| {
         let next = stage.sinks.next()?;
-        let missing = (0..flows)
+        let missing: Vec<_> = (0..flows)
             .zip(&next)
             .filter(|&(_, &next)| next <= u64::from(up) + 1)
             .map(|(flow, _)| flow)
-            .collect::<Vec<_>>();
-        if missing.is_empty() {
-            return Ok(stage.load.number());
-        }
-        if begin.elapsed() > PATIENCE {
-            return Err(LabError(format!(
+            .collect();
+        match missing.is_empty() {
+            true => Ok(stage.load.number()),
+            false => Err(LabError(format!(
                 "the link is up again, but nothing arrives of the flows {missing:?}"
-            )));
+            ))),
         }
-        thread::sleep(Duration::from_millis(1));
-    }
+    })
 }

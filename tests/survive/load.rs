@@ -3,16 +3,8 @@
 
 use crate::flows::{FLOWS, OUTBOUND, flows, place, sign};
 use crate::sinks::Sinks;
-use exitmark_lab::site::Site;
-use exitmark_lab::{LabError, Netns};
-use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, send, socket,
-};
-use nix::unistd::Pid;
-use std::os::fd::{AsRawFd, OwnedFd};
+use exitmark_lab::site::{FAR_END, Site};
+use exitmark_lab::{LabError, PATIENCE, RawPort, pin_to};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -22,9 +14,6 @@ use std::time::{Duration, Instant};
 pub(crate) const PACE: u64 = 20_000;
 /// The frames per call of the generator: a call takes milliseconds to set up.
 const GENERATED_AT_ONCE: u32 = 1 << 16;
-/// The time for which sending a frame to a full NIC is retried.
-const FULL_LIMIT: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The rate and the rhythm of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,17 +83,19 @@ impl Load {
                     Rhythm::Bursts => Duration::from_millis(10),
                     _ => Duration::from_millis(1),
                 };
-                let host = Wire::open(&site.host, "eth0")?;
-                let clearnet = Wire::open(&site.clearnet, "eth0")?;
+                let host = RawPort::open(&site.host, FAR_END)?;
+                let clearnet = RawPort::open(&site.clearnet, FAR_END)?;
                 site.host.spawn("pace", move || {
                     Ok(pace(&host, &clearnet, tick, &until, &progress))
                 })?
             }
             Rhythm::Saturation => {
-                sinks.aim(&site.host, "eth0")?;
+                sinks.aim(&site.host, FAR_END)?;
                 let sinks = sinks.clone();
                 site.host.spawn("generator", move || {
-                    stay_on_first_cpu()?;
+                    // The kernel runs the box's receive side there too, and the box's process gets
+                    // the other cores.
+                    pin_to([0])?;
                     let begin = Instant::now();
                     while !until.load(Ordering::Relaxed) {
                         sinks.generate(GENERATED_AT_ONCE)?;
@@ -162,54 +153,10 @@ impl Drop for Load {
     }
 }
 
-/// A packet socket that sends whole frames on one interface.
-pub(crate) struct Wire(OwnedFd);
-
-impl Wire {
-    pub(crate) fn open(netns: &Netns, interface: &'static str) -> Result<Self, LabError> {
-        netns.run(move || {
-            let failed =
-                |error: Errno| LabError(format!("cannot send raw frames by {interface}: {error}"));
-            let address: LinkAddr = getifaddrs()
-                .map_err(failed)?
-                .filter(|entry| entry.interface_name == interface)
-                .find_map(|entry| entry.address?.as_link_addr().copied())
-                .ok_or_else(|| failed(Errno::ENODEV))?;
-            let socket = socket(
-                AddressFamily::Packet,
-                SockType::Raw,
-                SockFlag::SOCK_CLOEXEC,
-                None::<SockProtocol>,
-            )
-            .map_err(failed)?;
-            bind(socket.as_raw_fd(), &address).map_err(failed)?;
-            Ok(Self(socket))
-        })
-    }
-
-    /// Sends a frame; returns whether the NIC accepted it. Retries a full NIC for a while: a
-    /// rejected frame is dropped, so no frame is sent twice.
-    pub(crate) fn send(&self, frame: &[u8]) -> bool {
-        let mut begin = None;
-        loop {
-            match send(self.0.as_raw_fd(), frame, MsgFlags::empty()) {
-                Ok(_) => return true,
-                Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => {
-                    if begin.get_or_insert_with(Instant::now).elapsed() > FULL_LIMIT {
-                        return false;
-                    }
-                    thread::yield_now();
-                }
-                Err(_) => return false,
-            }
-        }
-    }
-}
-
 /// Sends at [`PACE`] until stopped, and makes up for delays.
 fn pace(
-    host: &Wire,
-    clearnet: &Wire,
+    host: &RawPort,
+    clearnet: &RawPort,
     tick: Duration,
     until: &AtomicBool,
     progress: &AtomicU64,
@@ -228,8 +175,8 @@ fn pace(
             let (flow, sequence) = place(number, FLOWS);
             let one = &mut flows[flow as usize];
             sign(&mut one.before, flow, sequence);
-            let wire = if one.is_inbound() { clearnet } else { host };
-            if !wire.send(&one.before) {
+            let port = if one.is_inbound() { clearnet } else { host };
+            if !port.offer(&one.before) {
                 sent.refused.push(number);
             }
             progress.store(number + 1, Ordering::Relaxed);
@@ -238,13 +185,4 @@ fn pace(
     }
     sent.length = begin.elapsed();
     sent
-}
-
-/// Pins the calling thread to the first core: the kernel runs the box's receive side there too, and
-/// the box's process gets the others.
-fn stay_on_first_cpu() -> Result<(), LabError> {
-    let mut cpus = CpuSet::new();
-    cpus.set(0)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus))
-        .map_err(|error| LabError(format!("cannot stay on one core: {error}")))
 }

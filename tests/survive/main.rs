@@ -44,30 +44,23 @@ mod sinks;
 mod stage;
 
 use cgroup::MemoryCgroup;
-use exitmark_lab::results;
+use exitmark_lab::{needs_root, results};
 use expect::{ENGINES, Event, Expected, TABLE};
 use load::Rhythm;
 use report::Row;
 use sets::Sets;
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// The number of times that a row is played at most if a pause of the machine may have spoilt it.
 const TRIES: u32 = 3;
 
 /// Held by each test that measures: beside another one it would measure that one.
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// Leaves the test where there is no root.
-macro_rules! needs_root {
-    () => {
-        if !exitmark_lab::is_root() {
-            return;
-        }
-    };
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
-pub(crate) use needs_root;
 
 /// The rows of one line of the table. A paced load leaves room for the other engine's site beside
 /// it; at saturation each has the machine for itself.
@@ -104,7 +97,7 @@ fn play(
 #[test]
 fn frames_go_on_whatever_happens_to_the_box() {
     needs_root!();
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let selection = std::env::var("EXITMARK_SURVIVE").ok();
     let selected = |name: &str, engine: &str, load: &str| {
         let row = [name, engine, load];

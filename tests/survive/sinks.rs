@@ -1,9 +1,8 @@
 //! The kernel's part: the checking sinks at the far ends, and the generator's program.
 
 use crate::flows::{FLOWS, HEADER_BYTES, SEQUENCES, Sink, flows, place};
-use exitmark_lab::bpf::{self, Programs};
+use exitmark_lab::bpf::{self, Programs, numbers};
 use exitmark_lab::{LabError, Netns};
-use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 // Interface to tests/bpf/survive.bpf.c.
 const CHUNK_BYTES: usize = 512 * 8;
@@ -12,8 +11,8 @@ const CHUNKS_PER_FLOW: u32 = SEQUENCES / CHUNK_BITS;
 /// Two headers, and the number of a sink.
 const FLOW_BYTES: usize = 2 * HEADER_BYTES + 4;
 
-/// `BPF_F_TEST_XDP_LIVE_FRAMES` of linux/bpf.h: frames are really redirected.
-const LIVE_FRAMES: u32 = 1 << 1;
+/// The frames after which the generator's frames leave, the kernel's default.
+const BATCH: u32 = 64;
 
 /// The counters of one sink, or of all together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +27,14 @@ pub(crate) struct Tally {
     pub(crate) garbled: u64,
     /// Frames not of the test.
     pub(crate) foreign: u64,
+}
+
+impl Tally {
+    #[rustfmt::skip]
+    const fn of(counts: [u64; 7]) -> Self {
+        let [arrived, mismarked, missteered, duplicated, reordered, garbled, foreign] = counts;
+        Self { arrived, mismarked, missteered, duplicated, reordered, garbled, foreign }
+    }
 }
 
 /// The loaded programs of one run.
@@ -82,46 +89,27 @@ impl Sinks {
 
     /// The counters of a sink so far.
     pub(crate) fn tally(&self, sink: Sink) -> Result<Tally, LabError> {
-        let value = self.value("tallies", sink.number())?;
-        let [
-            arrived,
-            mismarked,
-            missteered,
-            duplicated,
-            reordered,
-            garbled,
-            foreign,
-        ] = numbers(&value);
-        Ok(Tally {
-            arrived,
-            mismarked,
-            missteered,
-            duplicated,
-            reordered,
-            garbled,
-            foreign,
-        })
+        self.programs
+            .numbers("tallies", sink.number())
+            .map(Tally::of)
     }
 
     /// The sum of the counters of all sinks so far.
     pub(crate) fn total(&self) -> Result<Tally, LabError> {
-        let mut total = Tally::default();
+        let mut total = [0; 7];
         for sink in Sink::ALL {
-            let one = self.tally(sink)?;
-            total.arrived += one.arrived;
-            total.mismarked += one.mismarked;
-            total.missteered += one.missteered;
-            total.duplicated += one.duplicated;
-            total.reordered += one.reordered;
-            total.garbled += one.garbled;
-            total.foreign += one.foreign;
+            let counts: [u64; 7] = self.programs.numbers("tallies", sink.number())?;
+            total
+                .iter_mut()
+                .zip(counts)
+                .for_each(|(sum, count)| *sum += count);
         }
-        Ok(total)
+        Ok(Tally::of(total))
     }
 
     fn progress(&self) -> Result<Vec<[u64; 2]>, LabError> {
         (0..FLOWS)
-            .map(|flow| self.value("progress", flow).map(|value| numbers(&value)))
+            .map(|flow| self.programs.numbers("progress", flow))
             .collect()
     }
 
@@ -130,7 +118,7 @@ impl Sinks {
         Ok(self
             .progress()?
             .iter()
-            .map(|&[arrived, _]| arrived)
+            .map(|[arrived, _]| *arrived)
             .collect())
     }
 
@@ -151,7 +139,9 @@ impl Sinks {
         for flow in 0..flows {
             let first = flow * CHUNKS_PER_FLOW;
             let chunks = first..first + used.min(CHUNKS_PER_FLOW);
-            let bytes: Vec<_> = chunks.map(|chunk| self.value("seen", chunk)).collect();
+            let bytes: Vec<_> = chunks
+                .map(|chunk| self.programs.value("seen", chunk))
+                .collect();
             memory.push(bytes.into_iter().collect::<Result<Vec<_>, _>>()?.concat());
             debug_assert!(memory.iter().all(|flow| flow.len() % CHUNK_BYTES == 0));
         }
@@ -173,41 +163,13 @@ impl Sinks {
     /// Generates this many frames at once, on the calling thread and in its namespace.
     pub(crate) fn generate(&self, frames: u32) -> Result<(), LabError> {
         let template = flows().swap_remove(0).before;
-        let input = ProgramInput {
-            data_in: Some(&template),
-            flags: LIVE_FRAMES,
-            repeat: frames,
-            ..Default::default()
-        };
-        self.programs
-            .program("generate")?
-            .test_run(input)
-            .map(drop)
-            .map_err(|error| LabError(format!("the generator failed: {error}")))
+        self.programs.run_live("generate", &template, frames, BATCH)
     }
 
     /// The number of frames that the generator has sent.
     pub(crate) fn generated(&self) -> Result<u64, LabError> {
-        self.value("sent", 0).map(|value| {
-            let [sent] = numbers(&value);
-            sent
-        })
+        self.programs.numbers("sent", 0).map(|[sent]| sent)
     }
-
-    fn value(&self, map: &str, key: u32) -> Result<Vec<u8>, LabError> {
-        self.programs
-            .map(map)?
-            .lookup(&key.to_ne_bytes(), MapFlags::ANY)
-            .ok()
-            .flatten()
-            .ok_or_else(|| LabError(format!("cannot read the map {map}")))
-    }
-}
-
-/// The first numbers of a map's value.
-fn numbers<const N: usize>(value: &[u8]) -> [u64; N] {
-    let (words, _) = value.as_chunks::<8>();
-    std::array::from_fn(|index| words.get(index).map_or(0, |word| u64::from_ne_bytes(*word)))
 }
 
 /// Compiles `tests/bpf/survive.bpf.c` and returns the object's bytes.

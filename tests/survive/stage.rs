@@ -8,13 +8,15 @@ use crate::load::{Load, PACE, Rhythm, Sent};
 use crate::report::Row;
 use crate::sets::{Sets, publish};
 use crate::sinks::Sinks;
-use exitmark_lab::site::{HOST_V4, HOST_V6, Plan, RunningBox, Site, TORNET_MAC};
-use exitmark_lab::{CERTIFICATES, LabError, Netns};
+use exitmark_lab::site::{Dropped, FAR_END, Plan, RunningBox, Site};
+use exitmark_lab::{CERTIFICATES, Config, LabError};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
+/// The file of the relay set in force.
+const CONSENSUS: &str = "cached-microdesc-consensus";
 /// The length of the load before the event; it lasts twice as long after it.
 const BEFORE: Duration = Duration::from_millis(300);
 const AFTER: Duration = Duration::from_millis(200);
@@ -75,13 +77,7 @@ fn measure(
 ) -> Result<(), LabError> {
     let (site, sinks) = site_with_sinks(program)?;
     let directory = tempfile::tempdir().map_err(|error| LabError(error.to_string()))?;
-    let consensus = directory.path().join("cached-microdesc-consensus");
-    let first = match expected.event {
-        Event::Swap => &sets.large[0],
-        _ => &sets.small[0],
-    };
-    publish(&directory.path().join(CERTIFICATES), &sets.certificates)?;
-    publish(&consensus, first)?;
+    let consensus = directory.path().join(CONSENSUS);
     let configuration = configure(directory.path(), row.engine, sets, expected.event)?;
     let mut cgroup = None;
     let mut exitmark = PathBuf::from(EXITMARK);
@@ -91,7 +87,7 @@ fn measure(
         cgroup = Some(made);
     }
     let running = site.run(&exitmark, &configuration)?;
-    let dropped = Dropped::now(&site)?;
+    let dropped = site.dropped()?;
     let mut stage = Stage {
         load: Load::start(&site, &sinks, expected.rhythm)?,
         running: Some(running),
@@ -112,21 +108,15 @@ fn measure(
     let Stage { load, running, .. } = stage;
     let sent = load.finish()?;
     drain(&sinks, &sent)?;
-    let dropped = Dropped::now(&site)?.since(&dropped);
+    let dropped = site.dropped()?.since(&dropped);
     fill(row, &sinks, expected.rhythm, &sent, &dropped, back)?;
     let flows = expected.rhythm.flows() as usize;
     let next = sinks.next()?;
     let silent = next[..flows].iter().filter(|&&next| next <= late.into());
-    row.silent_flows = silent.map(|_| 1).sum();
+    row.silent_flows = silent.count() as u64;
     // A stopped process does not handle SIGTERM.
     if let (Some(running), true) = (running, expected.event != Event::Stop) {
-        let last = running.stop()?;
-        if !last.status.success() {
-            return Err(LabError(format!(
-                "the box ended with {}: {}",
-                last.status, last.log
-            )));
-        }
+        let last = running.stop_well()?;
         let dropped = |name: &str| name.starts_with("dropped_") || name.ends_with("_missed");
         let counters = last.counters.iter().filter(|(name, _)| dropped(name));
         row.dropped_in_box = Some(counters.map(|(_, number)| number).sum());
@@ -134,78 +124,50 @@ fn measure(
     Ok(())
 }
 
-/// A site with a sink at every far end.
+/// A site with a sink at every far end, whose far ends neither send nor answer.
 pub(crate) fn site_with_sinks(program: &[u8]) -> Result<(Site, Sinks), LabError> {
-    let site = quiet_site()?;
+    let site = Site::build(Plan::default())?;
+    site.silence()?;
     let sinks = Sinks::load(program)?;
-    sinks.attach(Sink::Uplink, &site.clearnet, "eth0")?;
-    sinks.attach(Sink::Incoming, &site.tornet, "eth0")?;
-    sinks.attach(Sink::Host, &site.host, "eth0")?;
+    sinks.attach(Sink::Uplink, &site.clearnet, FAR_END)?;
+    sinks.attach(Sink::Incoming, &site.tornet, FAR_END)?;
+    sinks.attach(Sink::Host, &site.host, FAR_END)?;
     Ok((site, sinks))
 }
 
-/// A site whose far ends have no addresses, so that they neither send nor answer.
-fn quiet_site() -> Result<Site, LabError> {
-    let site = Site::build(Plan::default())?;
-    for (netns, interface) in [
-        (&site.host, "eth0"),
-        (&site.clearnet, "eth0"),
-        (&site.tornet, "eth0"),
-        (&site.middle, "incoming0"),
-    ] {
-        netns.sysctl(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "1")?;
-        netns.ip(&format!("addr flush dev {interface}"))?;
-    }
-    Ok(site)
-}
-
-/// Writes the configuration for a site without an event.
-pub(crate) fn configure_plainly(
-    directory: &Path,
-    engine: &str,
-    sets: &Sets,
-) -> Result<PathBuf, LabError> {
-    publish(&directory.join(CERTIFICATES), &sets.certificates)?;
-    publish(
-        &directory.join("cached-microdesc-consensus"),
-        &sets.small[0],
-    )?;
-    configure(directory, engine, sets, Event::Nothing)
-}
-
-fn configure(
+/// Writes the configuration for an event, and the documents that it names.
+pub(crate) fn configure(
     directory: &Path,
     engine: &str,
     sets: &Sets,
     event: Event,
 ) -> Result<PathBuf, LabError> {
-    let more = match event {
-        Event::FullRings => "[datapath]\nring = 64\nbatch = 64\n",
-        _ => "",
+    let first = match event {
+        Event::Swap => &sets.large[0],
+        _ => &sets.small[0],
     };
+    publish(&directory.join(CERTIFICATES), &sets.certificates)?;
+    publish(&directory.join(CONSENSUS), first)?;
+    let mut config = Config::default()
+        .engine(engine)
+        .host(format_args!("listeners = [{LISTENER}]"))
+        .relays(format!(
+            "consensus = [\"{CONSENSUS}\"]\nstate = \"relays.state\"\nretain = \"0s\"\n{}",
+            sets.authorities.toml()
+        ));
+    if event == Event::FullRings {
+        config = config.datapath("ring = 64\nbatch = 64");
+    }
     // The sinks expect no relay frames at the uplink.
-    let without_way = match event {
-        Event::LinkDown(_) | Event::PortBack(_) => "on_unavailable = \"drop\"\n",
-        _ => "",
-    };
-    let text = format!(
-        "engine = \"{engine}\"\n\
-         [ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\
-         [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\nlisteners = [{LISTENER}]\n\
-         [steer]\nnext_hop = \"{TORNET_MAC}\"\n{without_way}\
-         [relays]\nconsensus = [\"cached-microdesc-consensus\"]\nstate = \"relays.state\"\n\
-         retain = \"0s\"\n{}\n{more}",
-        sets.authorities.toml()
-    );
-    let path = directory.join("exitmark.toml");
-    std::fs::write(&path, text)
-        .map_err(|error| LabError(format!("cannot write {}: {error}", path.display())))?;
-    Ok(path)
+    if let Event::LinkDown(_) | Event::PortBack(_) = event {
+        config = config.steer("on_unavailable = \"drop\"");
+    }
+    config.write(directory)
 }
 
 /// Waits until every frame has arrived, or none arrives any more.
 pub(crate) fn drain(sinks: &Sinks, sent: &Sent) -> Result<(), LabError> {
-    let wanted = sent.numbers - count(&sent.refused);
+    let wanted = sent.numbers - sent.refused.len() as u64;
     let mut arrived = sinks.total()?.arrived;
     let mut since = Instant::now();
     while since.elapsed() < SILENCE && sinks.distinct()? < wanted {
@@ -236,12 +198,12 @@ pub(crate) fn fill(
     } else {
         let mut lost = sinks.missing(sent.numbers, rhythm.flows())?;
         lost.retain(|number| sent.refused.binary_search(number).is_err());
-        row.sent = sent.numbers - count(&sent.refused);
-        row.lost = count(&lost);
+        row.sent = sent.numbers - sent.refused.len() as u64;
+        row.lost = lost.len() as u64;
         let flows = flows();
         let is_inbound =
             |number: &&u64| flows[place(**number, rhythm.flows()).0 as usize].is_inbound();
-        row.lost_inbound = lost.iter().filter(is_inbound).map(|_| 1).sum();
+        row.lost_inbound = lost.iter().filter(is_inbound).count() as u64;
         let time = |number: Option<&u64>| number.and_then(|&number| sent.time(number));
         if let (Some(first), Some(last)) = (time(lost.first()), time(lost.last())) {
             row.outage_ms = u64::try_from((last - first).as_millis()).ok();
@@ -250,10 +212,8 @@ pub(crate) fn fill(
         row.longest_outage_ms = outages.iter().map(Outage::ms).max();
         row.most_lost_at_once = outages.iter().map(|outage| outage.lost).max();
         row.lost_after = back.map(|from| {
-            lost.iter()
-                .filter(|&&number| number >= from)
-                .map(|_| 1)
-                .sum()
+            let late = lost.iter().filter(|&&number| number >= from);
+            late.count() as u64
         });
     }
     row.dropped_before_box = dropped.before_box;
@@ -299,58 +259,6 @@ fn outages(sent: impl Iterator<Item = Duration>) -> Vec<Outage> {
         }
     }
     outages
-}
-
-fn count_all<T>(items: impl Iterator<Item = T>) -> u64 {
-    items.map(|_| 1).sum()
-}
-
-fn count(numbers: &[u64]) -> u64 {
-    count_all(numbers.iter())
-}
-
-/// Frames dropped by a cable that was full or down.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Dropped {
-    pub(crate) before_box: u64,
-    pub(crate) behind_box: u64,
-}
-
-impl Dropped {
-    pub(crate) fn now(site: &Site) -> Result<Self, LabError> {
-        let both = |one: Result<u64, LabError>, other: Result<u64, LabError>| Ok(one? + other?);
-        Ok(Self {
-            before_box: both(
-                dropped_by(&site.host, "eth0"),
-                dropped_by(&site.clearnet, "eth0"),
-            )?,
-            behind_box: both(
-                both(
-                    dropped_by(&site.middle, "uplink0"),
-                    dropped_by(&site.middle, "incoming0"),
-                ),
-                dropped_by(&site.middle, "host0"),
-            )?,
-        })
-    }
-
-    pub(crate) fn since(&self, before: &Self) -> Self {
-        Self {
-            before_box: self.before_box - before.before_box,
-            behind_box: self.behind_box - before.behind_box,
-        }
-    }
-}
-
-/// The transmit drops of an interface: the twelfth number of its line in `/proc/net/dev`.
-fn dropped_by(netns: &Netns, interface: &str) -> Result<u64, LabError> {
-    let text = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
-    text.unwrap_or_default()
-        .lines()
-        .filter_map(|line| line.trim_start().split_once(':'))
-        .find(|(name, _)| *name == interface)
-        .and_then(|(_, numbers)| numbers.split_whitespace().nth(11)?.parse().ok())
-        .ok_or_else(|| LabError(format!("{interface} has no counters")))
 }
 
 #[test]

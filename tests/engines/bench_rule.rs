@@ -3,7 +3,7 @@
 
 use etherparse::{PacketBuilder, TcpHeader};
 use exitmark_lab::bpf::{Preparation, Programs, compile};
-use exitmark_lab::is_root;
+use exitmark_lab::needs_root;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 const HOST4: [u8; 4] = [192, 0, 2, 10];
@@ -36,9 +36,7 @@ fn segment(is_v4: bool, port: u16, change: impl Fn(&mut TcpHeader)) -> Vec<u8> {
 
 #[test]
 fn neither_marks_answers_to_outsiders() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let mut constants = HOST4.to_vec();
     constants.extend(HOST6);
     let preparation = Preparation {
@@ -55,35 +53,19 @@ fn neither_marks_answers_to_outsiders() {
         map.update(&key, &[1], MapFlags::ANY).unwrap();
     }
     type Change = fn(&mut TcpHeader);
+    #[rustfmt::skip]
     let table: [(&str, u16, Change, bool); 8] = [
         ("exit", 443, |tcp| tcp.ack = true, true),
         ("relay", ORPORT, |tcp| tcp.ack = true, false),
         ("SYN", 443, |tcp| tcp.syn = true, true),
-        (
-            "SYN and ACK",
-            443,
-            |tcp| (tcp.syn, tcp.ack) = (true, true),
-            false,
-        ),
+        ("SYN and ACK", 443, |tcp| (tcp.syn, tcp.ack) = (true, true), false),
         ("RST", 443, |tcp| tcp.rst = true, false),
         (
-            "RST and ACK, sequence number 0",
-            443,
-            |tcp| (tcp.rst, tcp.ack, tcp.sequence_number) = (true, true, 0),
-            false,
+            "RST and ACK, sequence number 0", 443,
+            |tcp| (tcp.rst, tcp.ack, tcp.sequence_number) = (true, true, 0), false,
         ),
-        (
-            "RST and ACK",
-            443,
-            |tcp| (tcp.rst, tcp.ack) = (true, true),
-            true,
-        ),
-        (
-            "ACK, sequence number 0",
-            443,
-            |tcp| (tcp.ack, tcp.sequence_number) = (true, 0),
-            true,
-        ),
+        ("RST and ACK", 443, |tcp| (tcp.rst, tcp.ack) = (true, true), true),
+        ("ACK, sequence number 0", 443, |tcp| (tcp.ack, tcp.sequence_number) = (true, 0), true),
     ];
     for (what, port, change, is_marked) in table {
         for is_v4 in [true, false] {

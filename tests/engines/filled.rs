@@ -5,27 +5,16 @@ use exitmark_datapath::{
     AttachMode, Frame, FramePool, Kernel, Links, Memory, PerRole, Pins, Port, Role, Spill, Umem,
     XskSettings,
 };
-use exitmark_lab::{Netns, RawPort, VethEnd, is_root, veth};
+use exitmark_lab::{Netns, PATIENCE, RawPort, VethEnd, needs_root, veth, wait_until};
 use exitmark_nic::Nic;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 const RING: u32 = 64;
 const IN_HAND: u32 = 8;
-const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Calls `enough` until it returns true; fails after a timeout.
-fn wait(what: &str, mut enough: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !enough() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
-}
-
-fn mac(last: u8) -> String {
-    format!("02:00:00:00:00:{last:02x}")
+fn wait(what: &str, enough: impl FnMut() -> bool) {
+    wait_until(what, enough, || "not in time");
 }
 
 /// Receives a frame of the peer into the chunks that are in the fill ring already, sends it back,
@@ -54,23 +43,11 @@ fn there_and_back<P: Port>(
 
 #[test]
 fn receives_into_chunks_filled_before_the_bind() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let (near, far) = (Netns::new("near").unwrap(), Netns::new("far").unwrap());
-    let macs = (mac(1), mac(2));
-    let end = |netns, name, mac| VethEnd {
-        netns,
-        name,
-        mac,
-        queues: 1,
-    };
-    veth(
-        &end(&near, "host0", &macs.0),
-        &end(&far, "eth0", &macs.1),
-        1500,
-    )
-    .unwrap();
+    let near_end = VethEnd::new(&near, "host0", "02:00:00:00:00:01");
+    let far_end = VethEnd::new(&far, "eth0", "02:00:00:00:00:02");
+    veth(&near_end, &far_end, 1500).unwrap();
     let peer = RawPort::open(&far, "eth0").unwrap();
     near.run(move || {
         let index = Nic::look("host0").unwrap().index;

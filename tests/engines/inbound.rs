@@ -1,7 +1,7 @@
 //! The kernel engine with inbound frames, and its learning of the host's MAC address.
 
 use crate::rig::{Rig, in_namespace};
-use exitmark_datapath::{Counter, DropReason, PerRole, Role};
+use exitmark_datapath::{Buffers, Counter, DropReason, PerRole, Role};
 use exitmark_lab::differential::Scenario;
 use exitmark_lab::frames::{FROM, Frame, TO, extension, tcp};
 use exitmark_policy::Class;
@@ -27,7 +27,8 @@ fn rig(host: Option<MacAddr>, port: Role) -> Rig {
     )
     .parse()
     .unwrap();
-    Rig::new(&scenario.snapshot().unwrap(), host, scenario.incoming)
+    let snapshot = scenario.snapshot().unwrap();
+    Rig::new(Buffers::Several, &snapshot, host, scenario.incoming)
 }
 
 /// A frame that a router on `incoming` sends to the box's MAC address.

@@ -2,7 +2,7 @@
 
 use exitmark_datapath::Counter;
 use exitmark_lab::differential::{Plan, run, store};
-use exitmark_lab::is_root;
+use exitmark_lab::needs_root;
 use exitmark_policy::Class;
 use exitmark_policy::packet::Malformed;
 use std::io::Write;
@@ -22,9 +22,7 @@ fn number(name: &str) -> Option<u64> {
 /// SEED override this. `make fuzz-engines` tries a hundred million.
 #[test]
 fn both_engines_agree_about_every_frame() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let threads = std::thread::available_parallelism().map_or(1, |number| number.get() as u64);
     let plan = Plan {
         seed: number("SEED").unwrap_or(1),

@@ -1,14 +1,12 @@
 //! Runs single frames through the kernel engine and reads its counters.
 
-use exitmark_datapath::{
-    Buffers, Counter, IncomingLink, Kernel, KernelCounts, Links, PerRole, Ran, Role,
-};
+use exitmark_datapath::{Buffers, Counter, IncomingLink, Kernel, KernelCounts, Links, Ran, Role};
+use exitmark_lab::cases::Table;
+use exitmark_lab::kernel::KernelEngine;
 use exitmark_lab::{Netns, is_root};
 use exitmark_policy::Snapshot;
 use exitmark_policy::packet::MacAddr;
-
-/// The index of the loopback device in every namespace; nothing is sent to it.
-const LOOPBACK: u32 = 1;
+use std::sync::Arc;
 
 /// Runs a test in a network namespace of its own, if this machine supports them.
 pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -26,31 +24,35 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(
-        snapshot: &Snapshot,
-        host: Option<MacAddr>,
-        incoming: Option<IncomingLink>,
-    ) -> Self {
-        Self::for_buffers(Buffers::Several, snapshot, host, incoming)
-    }
-
-    pub(crate) fn for_buffers(
         buffers: Buffers,
         snapshot: &Snapshot,
         host: Option<MacAddr>,
         incoming: Option<IncomingLink>,
     ) -> Self {
-        let kernel = Kernel::load_for(buffers).unwrap();
-        for role in Role::ALL {
-            kernel.set_port(role, Some(LOOPBACK)).unwrap();
-        }
-        kernel.publish(snapshot).unwrap();
-        let links = Links::over(kernel.links().unwrap(), host, incoming);
-        links.allow_redirects(PerRole::from_fn(|_| true), 9014);
+        let engine = KernelEngine::new(buffers, snapshot, host, incoming).unwrap();
         Self {
-            kernel,
-            links,
+            kernel: engine.kernel,
+            links: engine.links,
             counted: KernelCounts::default(),
         }
+    }
+
+    /// A rig with the configuration of a table of cases, and its snapshot.
+    pub(crate) fn of(table: &Table, buffers: Buffers) -> (Self, Arc<Snapshot>) {
+        let settings = table.settings().unwrap();
+        let snapshot = Arc::new(table.snapshot(&settings));
+        let incoming = table.incoming(&settings);
+        (
+            Self::new(buffers, &snapshot, settings.host_mac, incoming),
+            snapshot,
+        )
+    }
+
+    /// The same for the program for several buffers, which samples every frame.
+    pub(crate) fn sampling(table: &Table) -> (Self, Arc<Snapshot>) {
+        let (rig, snapshot) = Self::of(table, Buffers::Several);
+        rig.links.sample(1);
+        (rig, snapshot)
     }
 
     /// Runs one frame through the program. Returns the result and what it added to the counters.

@@ -4,11 +4,11 @@
 use crate::rig::{Rig, in_namespace};
 use exitmark_box::witness::{Auditor, Fault};
 use exitmark_datapath::{DecidedBy, KernelSamples, Links, Outcome, Role, SAMPLE_BYTES, contract};
-use exitmark_lab::cases::tables;
+use exitmark_lab::cases::{Table, tables};
 use exitmark_lab::differential::{Engines, Generator, Scenario};
-use exitmark_lab::{Random, frames};
+use exitmark_lab::{Random, frames, pin_to};
 use exitmark_policy::packet::Dscp;
-use exitmark_policy::{Rule, image};
+use exitmark_policy::{Rule, Snapshot, image};
 use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,14 @@ const FRAMES: usize = 2_000;
 /// Frames per read of the samples; well below the room of the ring buffer.
 const BATCH: usize = 500;
 
+/// The auditor of a table's rig, with links of its own.
+fn auditor_of(table: &Table, snapshot: &Arc<Snapshot>) -> Auditor {
+    let links = table.links(&table.settings().unwrap());
+    let mut auditor = Auditor::new(Arc::new(links));
+    auditor.follow(Arc::clone(snapshot));
+    auditor
+}
+
 fn beginning(frame: &[u8]) -> &[u8] {
     &frame[..frame.len().min(SAMPLE_BYTES)]
 }
@@ -27,15 +35,9 @@ fn beginning(frame: &[u8]) -> &[u8] {
 fn samples_match_the_decision_of_every_case() {
     in_namespace(|| {
         for table in tables() {
-            let settings = table.settings().unwrap();
-            let snapshot = Arc::new(table.snapshot(&settings));
-            let incoming = table.incoming(&settings);
-            let mut rig = Rig::new(&snapshot, settings.host_mac, incoming);
-            rig.links.sample(1);
+            let (mut rig, snapshot) = Rig::sampling(&table);
             let mut samples = rig.kernel.samples().unwrap();
-            let links = Links::new(settings.host_mac, incoming);
-            let mut auditor = Auditor::new(Arc::new(links));
-            auditor.follow(Arc::clone(&snapshot));
+            let mut auditor = auditor_of(&table, &snapshot);
             for case in table.cases.iter().filter(|case| case.before.len() >= 14) {
                 let title = format!("{}: {}", table.name, case.name);
                 let (ran, counted) = rig.run(Role::Host, &case.before);
@@ -145,14 +147,9 @@ fn audit(auditor: &mut Auditor, engines: &Engines, samples: &mut KernelSamples) 
 fn audit_detects_another_policy_in_the_kernel() {
     in_namespace(|| {
         let table = &tables()[0];
-        let settings = table.settings().unwrap();
-        let snapshot = Arc::new(table.snapshot(&settings));
-        let incoming = table.incoming(&settings);
-        let mut rig = Rig::new(&snapshot, settings.host_mac, incoming);
-        rig.links.sample(1);
+        let (mut rig, snapshot) = Rig::sampling(table);
         let mut samples = rig.kernel.samples().unwrap();
-        let mut auditor = Auditor::new(Arc::new(Links::new(settings.host_mac, incoming)));
-        auditor.follow(Arc::clone(&snapshot));
+        let mut auditor = auditor_of(table, &snapshot);
         let exit = frames::tcp("192.0.2.10:40000", "198.51.100.7:443").build();
         let mut found = |rig: &mut Rig, auditor: &mut Auditor| {
             rig.run(Role::Host, &exit);
@@ -183,17 +180,10 @@ fn samples_per_read_are_bounded() {
     const MOST: usize = contract::SAMPLES_A_LOOK as usize;
     in_namespace(|| {
         let table = &tables()[0];
-        let settings = table.settings().unwrap();
-        let snapshot = table.snapshot(&settings);
-        let rig = Rig::new(&snapshot, settings.host_mac, table.incoming(&settings));
-        rig.links.sample(1);
+        let (rig, _) = Rig::sampling(table);
         let mut samples = rig.kernel.samples().unwrap();
         let case = &table.cases[0];
-        // Pins the thread to one CPU, if the scheduler allows it.
-        let cpu = nix::sched::sched_getcpu().unwrap();
-        let mut only = nix::sched::CpuSet::new();
-        only.set(cpu).unwrap();
-        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &only).unwrap();
+        pin_to([nix::sched::sched_getcpu().unwrap()]).unwrap();
         for number in 1..=3 {
             look(&rig.links, number);
             let mut told = 0;
@@ -214,10 +204,7 @@ fn samples_per_read_are_bounded() {
 fn samples_without_a_reader_are_lost_and_counted() {
     in_namespace(|| {
         let table = &tables()[0];
-        let settings = table.settings().unwrap();
-        let snapshot = table.snapshot(&settings);
-        let rig = Rig::new(&snapshot, settings.host_mac, table.incoming(&settings));
-        rig.links.sample(1);
+        let (rig, _) = Rig::sampling(table);
         let case = table.cases.iter().find(|case| case.before.len() > 60);
         let case = case.unwrap();
         for _ in 0..4_000 {

@@ -35,9 +35,7 @@ fn try_table(table: &Table, buffers: Buffers, firsts: &[Option<usize>]) {
         ClassifyBy::RelaySet => vec![mark],
         ClassifyBy::HostMark(of_host) => vec![mark, of_host],
     };
-    let snapshot = table.snapshot(&settings);
-    let incoming = table.incoming(&settings);
-    let mut rig = Rig::for_buffers(buffers, &snapshot, settings.host_mac, incoming);
+    let (mut rig, _) = Rig::of(table, buffers);
     let runs = firsts
         .iter()
         .flat_map(|first| table.cases.iter().map(move |case| (*first, case)));

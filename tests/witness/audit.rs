@@ -88,9 +88,20 @@ const WIRE_BACK: usize = 3;
 const DELIVERED: usize = 4;
 const STACK: usize = 5;
 
+/// Marks the frame, whose IP header has this version.
+fn mark(sample: &mut Sample, version: Version, dscp: Dscp) {
+    change(sample, |frame| set_dscp(frame, IP, version, dscp));
+}
+
+/// Changes these bits of a byte of the frame.
+fn flip(sample: &mut Sample, at: usize, bits: u8) {
+    change(sample, |frame| frame[at] ^= bits);
+}
+
 #[test]
 fn finds_planted_faults_by_kind() {
     use Fault::{Bytes, Class, Egress, Mac, Mark};
+    #[rustfmt::skip]
     let plants: [(&str, usize, Plant, &[Fault]); 27] = [
         ("nothing", EXIT, |_| (), &[]),
         ("nothing", RELAY, |_| (), &[]),
@@ -99,130 +110,32 @@ fn finds_planted_faults_by_kind() {
         ("nothing", DELIVERED, |_| (), &[]),
         ("nothing", STACK, |_| (), &[]),
         ("no mark", EXIT, |it| it.after = it.before, &[Mark]),
+        ("another mark", EXIT, |it| mark(it, Version::V4, Dscp::new(46).unwrap()), &[Mark]),
+        ("a bit of the DSCP, and a wrong checksum", EXIT, |it| flip(it, TOS, 0x80), &[Mark, Bytes]),
+        ("a mark on a frame of the host's", HOST, |it| mark(it, Version::V6, Dscp::AF11), &[Mark]),
+        ("a mark on incoming", RELAY, |it| mark(it, Version::V4, Dscp::AF11), &[Mark]),
         (
-            "another mark",
-            EXIT,
-            |it| {
-                change(it, |frame| {
-                    set_dscp(frame, IP, Version::V4, Dscp::new(46).unwrap())
-                })
-            },
-            &[Mark],
-        ),
-        (
-            "a bit of the DSCP, and a wrong checksum",
-            EXIT,
-            |it| change(it, |frame| frame[TOS] ^= 0x80),
+            "a mark on the way back", WIRE_BACK, |it| mark(it, Version::V4, Dscp::AF11),
             &[Mark, Bytes],
         ),
+        ("ECN", EXIT, |it| flip(it, TOS, 1), &[Bytes]),
+        ("time to live", EXIT, |it| change(it, |frame| frame[TTL] -= 1), &[Bytes]),
+        ("a payload byte", EXIT, |it| flip(it, 150, 4), &[Bytes]),
+        ("a payload byte", RELAY, |it| flip(it, 60, 4), &[Bytes]),
+        ("a payload byte", WIRE_BACK, |it| flip(it, 60, 4), &[Bytes]),
+        ("its end", HOST, |it| it.after = Excerpt::of(&it.before[..70]), &[Bytes]),
+        ("exit by incoming", EXIT, |it| it.outcome = Outcome::Forward(Role::Incoming), &[Egress]),
+        ("relay by uplink", RELAY, |it| it.outcome = Outcome::Forward(Role::Uplink), &[Egress]),
         (
-            "a mark on a frame of the host's",
-            HOST,
-            |it| change(it, |frame| set_dscp(frame, IP, Version::V6, Dscp::AF11)),
-            &[Mark],
+            "relay dropped, though it could be steered", RELAY,
+            |it| it.outcome = Outcome::Drop(DropReason::SteerUnavailable), &[Egress],
         ),
-        (
-            "a mark on incoming",
-            RELAY,
-            |it| change(it, |frame| set_dscp(frame, IP, Version::V4, Dscp::AF11)),
-            &[Mark],
-        ),
-        (
-            "a mark on the way back",
-            WIRE_BACK,
-            |it| change(it, |frame| set_dscp(frame, IP, Version::V4, Dscp::AF11)),
-            &[Mark, Bytes],
-        ),
-        (
-            "ECN",
-            EXIT,
-            |it| change(it, |frame| frame[TOS] ^= 1),
-            &[Bytes],
-        ),
-        (
-            "time to live",
-            EXIT,
-            |it| change(it, |frame| frame[TTL] -= 1),
-            &[Bytes],
-        ),
-        (
-            "a payload byte",
-            EXIT,
-            |it| change(it, |frame| frame[150] ^= 4),
-            &[Bytes],
-        ),
-        (
-            "a payload byte",
-            RELAY,
-            |it| change(it, |frame| frame[60] ^= 4),
-            &[Bytes],
-        ),
-        (
-            "a payload byte",
-            WIRE_BACK,
-            |it| change(it, |frame| frame[60] ^= 4),
-            &[Bytes],
-        ),
-        (
-            "its end",
-            HOST,
-            |it| it.after = Excerpt::of(&it.before[..70]),
-            &[Bytes],
-        ),
-        (
-            "exit by incoming",
-            EXIT,
-            |it| it.outcome = Outcome::Forward(Role::Incoming),
-            &[Egress],
-        ),
-        (
-            "relay by uplink",
-            RELAY,
-            |it| it.outcome = Outcome::Forward(Role::Uplink),
-            &[Egress],
-        ),
-        (
-            "relay dropped, though it could be steered",
-            RELAY,
-            |it| it.outcome = Outcome::Drop(DropReason::SteerUnavailable),
-            &[Egress],
-        ),
-        (
-            "to the stack",
-            HOST,
-            |it| it.outcome = Outcome::Stack,
-            &[Egress],
-        ),
-        (
-            "across",
-            STACK,
-            |it| it.outcome = Outcome::Forward(Role::Host),
-            &[Egress],
-        ),
-        (
-            "another next hop",
-            RELAY,
-            |it| change(it, |frame| frame[5] ^= 8),
-            &[Mac],
-        ),
-        (
-            "another source",
-            RELAY,
-            |it| change(it, |frame| frame[8] ^= 8),
-            &[Mac],
-        ),
-        (
-            "another host",
-            DELIVERED,
-            |it| change(it, |frame| frame[3] ^= 8),
-            &[Mac],
-        ),
-        (
-            "a MAC address on the wire",
-            EXIT,
-            |it| change(it, |frame| frame[9] ^= 8),
-            &[Mac],
-        ),
+        ("to the stack", HOST, |it| it.outcome = Outcome::Stack, &[Egress]),
+        ("across", STACK, |it| it.outcome = Outcome::Forward(Role::Host), &[Egress]),
+        ("another next hop", RELAY, |it| flip(it, 5, 8), &[Mac]),
+        ("another source", RELAY, |it| flip(it, 8, 8), &[Mac]),
+        ("another host", DELIVERED, |it| flip(it, 3, 8), &[Mac]),
+        ("a MAC address on the wire", EXIT, |it| flip(it, 9, 8), &[Mac]),
     ];
     let (ground, links, told) = samples();
     for (what, which, plant, expected) in plants {

@@ -190,6 +190,35 @@ impl Forger {
         Self::datagram(ports, &self.payload.to_be_bytes())
     }
 
+    /// A packet of the host to the other side, in a frame to the router.
+    fn out4(self, protocol: u8, data: Vec<u8>) -> Vec<u8> {
+        out(IP4, &self.packet4(Outbound, protocol, data))
+    }
+
+    fn out6(self, protocol: u8, data: Vec<u8>) -> Vec<u8> {
+        out(IP6, &self.packet6(Outbound, protocol, data))
+    }
+
+    /// A packet of the other side to the host, in a frame of the router.
+    fn into4(self, protocol: u8, data: Vec<u8>) -> Vec<u8> {
+        into(IP4, &self.packet4(Inbound, protocol, data))
+    }
+
+    fn into6(self, protocol: u8, data: Vec<u8>) -> Vec<u8> {
+        into(IP6, &self.packet6(Inbound, protocol, data))
+    }
+
+    /// A group with the same 16 bits, of all nodes that solicit them.
+    fn solicited(self) -> [u8; 16] {
+        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff12, self.address).octets()
+    }
+
+    /// A group of IPv4 with the same 16 bits.
+    fn group(self) -> [u8; 4] {
+        let [_, _, c, d] = self.v4();
+        [239, 51, c, d]
+    }
+
     /// An ICMP error of this type with a packet in it.
     fn error(kind: u8, quoted: &[u8]) -> Vec<u8> {
         [&[kind, 3, 0, 0, 0, 0, 0, 0], quoted].concat()
@@ -293,28 +322,17 @@ pub(crate) fn frames() -> Vec<Kind> {
         .collect()
 }
 
+#[rustfmt::skip]
 fn streams() -> Vec<Kind> {
     vec![
-        stream("TCP over IPv4 out", Outbound, |f| {
-            out(IP4, &f.tcp4(Outbound))
-        }),
+        stream("TCP over IPv4 out", Outbound, |f| out(IP4, &f.tcp4(Outbound))),
         stream("TCP over IPv4 in", Inbound, |f| into(IP4, &f.tcp4(Inbound))),
-        stream("TCP over IPv6 out", Outbound, |f| {
-            out(IP6, &f.tcp6(Outbound))
-        }),
+        stream("TCP over IPv6 out", Outbound, |f| out(IP6, &f.tcp6(Outbound))),
         stream("TCP over IPv6 in", Inbound, |f| into(IP6, &f.tcp6(Inbound))),
-        stream("UDP over IPv4 out", Outbound, |f| {
-            out(IP4, &f.packet4(Outbound, UDP, f.udp(Outbound)))
-        }),
-        stream("UDP over IPv4 in", Inbound, |f| {
-            into(IP4, &f.packet4(Inbound, UDP, f.udp(Inbound)))
-        }),
-        stream("UDP over IPv6 out", Outbound, |f| {
-            out(IP6, &f.packet6(Outbound, UDP, f.udp(Outbound)))
-        }),
-        stream("UDP over IPv6 in", Inbound, |f| {
-            into(IP6, &f.packet6(Inbound, UDP, f.udp(Inbound)))
-        }),
+        stream("UDP over IPv4 out", Outbound, |f| f.out4(UDP, f.udp(Outbound))),
+        stream("UDP over IPv4 in", Inbound, |f| f.into4(UDP, f.udp(Inbound))),
+        stream("UDP over IPv6 out", Outbound, |f| f.out6(UDP, f.udp(Outbound))),
+        stream("UDP over IPv6 in", Inbound, |f| f.into6(UDP, f.udp(Inbound))),
         stream("a tag", Outbound, |f| {
             let kind = [0x81, 0, 0xb0, 0x64, 8, 0];
             ethernet(ROUTER_MAC, HOST_MAC, &kind, &f.tcp4(Outbound))
@@ -330,26 +348,22 @@ fn streams() -> Vec<Kind> {
             into(IP4, &f.ipv4([9, 9, 9, 9], HOST4, UDP, &[], &data))
         }),
         telling("a packet in UDP", Outbound, |f| {
-            let data = Forger::datagram([4789, 4789], &f.tcp4(Outbound)[..40]);
-            out(IP4, &f.packet4(Outbound, UDP, data))
+            f.out4(UDP, Forger::datagram([4789, 4789], &f.tcp4(Outbound)[..40]))
         }),
         telling("a request by name", Outbound, |f| {
             let text = format!("Host: {}", Ipv4Addr::from(f.v4()));
             // Fixed width, because the length of a name would reveal it too.
             let text = format!("{text:24}");
-            out(
-                IP4,
-                &f.packet4(Outbound, TCP, f.segment(Outbound, text.as_bytes())),
-            )
+            f.out4(TCP, f.segment(Outbound, text.as_bytes()))
         }),
     ]
 }
 
+#[rustfmt::skip]
 fn errors_and_tunnels() -> Vec<Kind> {
     vec![
         kind("an ICMP error of the host's", Outbound, |f| {
-            let quoted = &f.tcp4(Inbound)[..28];
-            out(IP4, &f.packet4(Outbound, ICMP, Forger::error(3, quoted)))
+            f.out4(ICMP, Forger::error(3, &f.tcp4(Inbound)[..28]))
         }),
         kind("an ICMP error of a router's", Inbound, |f| {
             let quoted = &f.tcp4(Outbound)[..28];
@@ -357,57 +371,36 @@ fn errors_and_tunnels() -> Vec<Kind> {
             into(IP4, &f.ipv4(ROUTER4, HOST4, ICMP, &[], &data))
         }),
         kind("an ICMPv6 error of the host's", Outbound, |f| {
-            let quoted = &f.tcp6(Inbound)[..60];
-            out(IP6, &f.packet6(Outbound, ICMPV6, Forger::error(1, quoted)))
+            f.out6(ICMPV6, Forger::error(1, &f.tcp6(Inbound)[..60]))
         }),
         kind("an ICMPv6 error of the other side's", Inbound, |f| {
-            let quoted = &f.tcp6(Outbound)[..60];
-            into(IP6, &f.packet6(Inbound, ICMPV6, Forger::error(3, quoted)))
+            f.into6(ICMPV6, Forger::error(3, &f.tcp6(Outbound)[..60]))
         }),
         kind("an echo request", Outbound, |f| {
-            let data = [&[8, 0, 0, 0][..], &f.word(20)].concat();
-            out(IP4, &f.packet4(Outbound, ICMP, data))
+            f.out4(ICMP, [&[8, 0, 0, 0][..], &f.word(20)].concat())
         }),
         kind("an echo request over IPv6", Inbound, |f| {
-            let data = [&[128, 0, 0, 0][..], &f.word(20)].concat();
-            into(IP6, &f.packet6(Inbound, ICMPV6, data))
+            f.into6(ICMPV6, [&[128, 0, 0, 0][..], &f.word(20)].concat())
         }),
-        kind("IPv4 in IPv4", Outbound, |f| {
-            out(IP4, &f.packet4(Outbound, 4, f.tcp4(Outbound)))
-        }),
-        kind("IPv6 in IPv4", Outbound, |f| {
-            out(IP4, &f.packet4(Outbound, 41, f.tcp6(Outbound)))
-        }),
-        kind("IPv4 in IPv6", Inbound, |f| {
-            into(IP6, &f.packet6(Inbound, 4, f.tcp4(Inbound)))
-        }),
+        kind("IPv4 in IPv4", Outbound, |f| f.out4(4, f.tcp4(Outbound))),
+        kind("IPv6 in IPv4", Outbound, |f| f.out4(41, f.tcp6(Outbound))),
+        kind("IPv4 in IPv6", Inbound, |f| f.into6(4, f.tcp4(Inbound))),
         kind("GRE", Outbound, |f| {
             let head = [&[0xb0, 0, 8, 0][..], &f.word(21), &f.word(22)].concat();
-            out(
-                IP4,
-                &f.packet4(Outbound, 47, [head, f.tcp4(Outbound)].concat()),
-            )
+            f.out4(47, [head, f.tcp4(Outbound)].concat())
         }),
-        kind("ESP", Outbound, |f| {
-            out(
-                IP4,
-                &f.packet4(Outbound, 50, [f.word(23), f.word(24)].concat()),
-            )
-        }),
+        kind("ESP", Outbound, |f| f.out4(50, [f.word(23), f.word(24)].concat())),
         kind("AH", Inbound, |f| {
             let head = [&[6, 4, 0, 0][..], &f.word(25), &f.word(26)].concat();
-            into(
-                IP6,
-                &f.packet6(Inbound, 51, [head, f.tcp6(Inbound)].concat()),
-            )
+            f.into6(51, [head, f.tcp6(Inbound)].concat())
         }),
         kind("SCTP", Outbound, |f| {
-            let head = [&[0x9c, 0x40, 1, 0xbb][..], &f.word(27), &f.word(28)].concat();
-            out(IP4, &f.packet4(Outbound, 132, head))
+            f.out4(132, [&[0x9c, 0x40, 1, 0xbb][..], &f.word(27), &f.word(28)].concat())
         }),
     ]
 }
 
+#[rustfmt::skip]
 fn of_the_link() -> Vec<Kind> {
     vec![
         kind("an ARP request", Outbound, |f| {
@@ -420,31 +413,20 @@ fn of_the_link() -> Vec<Kind> {
         }),
         kind("a neighbour solicitation", Outbound, |f| {
             let [a, b] = f.address.to_be_bytes();
-            let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff12, f.address).octets();
+            let group = f.solicited();
             let data = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &f.v6(), &[1, 1], &HOST_MAC].concat();
             let data = summed(&host6(), &group, ICMPV6, data);
             let packet = f.ipv6(host6(), group, ICMPV6, &data);
             ethernet([0x33, 0x33, 0xff, 0x12, a, b], HOST_MAC, &IP6, &packet)
         }),
         kind("a neighbour advertisement", Inbound, |f| {
-            let data = [
-                &[136, 0, 0, 0, 0, 0, 0, 0][..],
-                &f.v6(),
-                &[2, 1],
-                &f.mac_of_v6(),
-            ]
-            .concat();
-            ethernet(
-                HOST_MAC,
-                f.mac_of_v6(),
-                &IP6,
-                &f.packet6(Inbound, ICMPV6, data),
-            )
+            let head = [136, 0, 0, 0, 0, 0, 0, 0];
+            let data = [&head[..], &f.v6(), &[2, 1], &f.mac_of_v6()].concat();
+            ethernet(HOST_MAC, f.mac_of_v6(), &IP6, &f.packet6(Inbound, ICMPV6, data))
         }),
         kind("a multicast listener's report", Outbound, |f| {
-            let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff12, f.address).octets();
             let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16).octets();
-            let data = [&[143, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0][..], &group].concat();
+            let data = [&[143, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0][..], &f.solicited()].concat();
             let data = summed(&host6(), &all, ICMPV6, data);
             let packet = f.ipv6(host6(), all, ICMPV6, &data);
             ethernet([0x33, 0x33, 0, 0, 0, 0x16], HOST_MAC, &IP6, &packet)
@@ -459,34 +441,25 @@ fn of_the_link() -> Vec<Kind> {
             ethernet(f.mac_of_v4(), HOST_MAC, &IP4, &f.tcp4(Outbound))
         }),
         stream("to a group", Outbound, |f| {
-            let group = [239, 51, f.v4()[2], f.v4()[3]];
-            let data = summed(&HOST4, &group, UDP, f.udp(Outbound));
-            let packet = f.ipv4(HOST4, group, UDP, &[], &data);
+            let data = summed(&HOST4, &f.group(), UDP, f.udp(Outbound));
+            let packet = f.ipv4(HOST4, f.group(), UDP, &[], &data);
             ethernet(f.group_mac(), HOST_MAC, &IP4, &packet)
         }),
         kind("a group's query", Inbound, |f| {
-            let group = [239, 51, f.v4()[2], f.v4()[3]];
-            let data = summed(
-                &ROUTER4,
-                &group,
-                ICMP,
-                [&[17, 0, 0, 0][..], &group].concat(),
-            );
-            let options = [0x94, 4, 0, 0];
-            let packet = f.ipv4(ROUTER4, group, 2, &options, &data);
+            let data = [&[17, 0, 0, 0][..], &f.group()].concat();
+            let data = summed(&ROUTER4, &f.group(), ICMP, data);
+            let packet = f.ipv4(ROUTER4, f.group(), 2, &[0x94, 4, 0, 0], &data);
             ethernet(f.group_mac(), ROUTER_MAC, &IP4, &packet)
         }),
         kind("LLDP", Inbound, |f| {
-            let to = [1, 0x80, 0xc2, 0, 0, 0x0e];
-            ethernet(to, ROUTER_MAC, &[0x88, 0xcc], &f.v4())
+            ethernet([1, 0x80, 0xc2, 0, 0, 0x0e], ROUTER_MAC, &[0x88, 0xcc], &f.v4())
         }),
         kind("PPPoE", Outbound, |f| {
             let head = [0x11, 0, 0, 1, 0, 62, 0, 0x21];
             out([0x88, 0x64], &[&head[..], &f.tcp4(Outbound)].concat())
         }),
         kind("MPLS", Outbound, |f| {
-            let label = [0, 1, 1, 64];
-            out([0x88, 0x47], &[&label[..], &f.tcp4(Outbound)].concat())
+            out([0x88, 0x47], &[&[0, 1, 1, 64][..], &f.tcp4(Outbound)].concat())
         }),
         kind("802.3", Outbound, |f| {
             let head = [0xaa, 0xaa, 3, 0, 0, 0, 8, 0];
@@ -500,6 +473,7 @@ fn of_the_link() -> Vec<Kind> {
     ]
 }
 
+#[rustfmt::skip]
 fn odd() -> Vec<Kind> {
     vec![
         stream("a source route", Outbound, |f| {
@@ -510,17 +484,13 @@ fn odd() -> Vec<Kind> {
         stream("a routing header", Outbound, |f| {
             let head = [&[TCP, 2, 2, 1, 0, 0, 0, 0][..], &f.v6()].concat();
             let data = summed(&host6(), &f.v6(), TCP, f.segment(Outbound, b"XX"));
-            let packet = f.ipv6(host6(), f.v6(), 43, &[head, data].concat());
-            out(IP6, &packet)
+            out(IP6, &f.ipv6(host6(), f.v6(), 43, &[head, data].concat()))
         }),
         stream("options in both kinds of headers", Inbound, |f| {
             let hops = [&[60, 0, 5, 4][..], &f.word(30)].concat();
             let home = [&[TCP, 2, 0xc9, 16][..], &f.v6(), &[1, 2], &f.half(31)].concat();
             let data = summed(&f.v6(), &host6(), TCP, f.segment(Inbound, b"XX"));
-            into(
-                IP6,
-                &f.ipv6(f.v6(), host6(), 0, &[hops, home, data].concat()),
-            )
+            into(IP6, &f.ipv6(f.v6(), host6(), 0, &[hops, home, data].concat()))
         }),
         stream("a first fragment", Outbound, |f| {
             let head = [&[TCP, 0, 0, 1][..], &f.word(32)].concat();
@@ -535,22 +505,18 @@ fn odd() -> Vec<Kind> {
             packet[10..12].copy_from_slice(&sum);
             out(IP4, &packet)
         }),
-        kind(
-            "multipath TCP, and options that are no list",
-            Outbound,
-            |f| {
-                let mut segment = f.segment(Outbound, b"");
-                segment[20..24].copy_from_slice(&[30, 8, 0x30, 1]);
-                segment[24..28].copy_from_slice(&f.v4());
-                segment[28..30].copy_from_slice(&[99, 200]);
-                out(IP4, &f.packet4(Outbound, TCP, segment))
-            },
-        ),
+        kind("multipath TCP, and options that are no list", Outbound, |f| {
+            let mut segment = f.segment(Outbound, b"");
+            segment[20..24].copy_from_slice(&[30, 8, 0x30, 1]);
+            segment[24..28].copy_from_slice(&f.v4());
+            segment[28..30].copy_from_slice(&[99, 200]);
+            f.out4(TCP, segment)
+        }),
         kind("fast open's cookie", Outbound, |f| {
             let mut segment = f.segment(Outbound, b"");
             segment[40..42].copy_from_slice(&[34, 10]);
             segment[42..50].copy_from_slice(&[f.word(11), f.word(12)].concat());
-            out(IP4, &f.packet4(Outbound, TCP, segment))
+            f.out4(TCP, segment)
         }),
         kind("selective acknowledgements", Inbound, |f| {
             let mut segment = f.segment(Inbound, b"");
@@ -558,19 +524,14 @@ fn odd() -> Vec<Kind> {
             segment[22..30].copy_from_slice(&[f.word(13), f.word(14)].concat());
             segment[30..32].copy_from_slice(&[8, 10]);
             segment[40..].fill(0);
-            into(IP4, &f.packet4(Inbound, TCP, segment))
+            f.into4(TCP, segment)
         }),
         kind("a signed segment", Outbound, |f| {
             let mut segment = f.segment(Outbound, b"");
             segment[20..22].copy_from_slice(&[19, 18]);
-            out(IP4, &f.packet4(Outbound, TCP, segment))
+            f.out4(TCP, segment)
         }),
-        stream("padding", Outbound, |f| {
-            out(
-                IP4,
-                &[f.packet4(Outbound, UDP, f.udp(Outbound)), f.v4().to_vec()].concat(),
-            )
-        }),
+        stream("padding", Outbound, |f| [f.out4(UDP, f.udp(Outbound)), f.v4().to_vec()].concat()),
         kind("a length that is wrong", Outbound, |f| {
             let mut packet = f.tcp4(Outbound);
             packet[2..4].fill(0);
@@ -579,21 +540,13 @@ fn odd() -> Vec<Kind> {
         kind("another version", Outbound, |f| out(IP6, &f.tcp4(Outbound))),
         stream("between two others, out", Outbound, |f| {
             let data = summed(&f.v4(), &ROUTER4, TCP, f.segment(Inbound, b"XX"));
-            ethernet(
-                ROUTER_MAC,
-                f.mac_of_v4(),
-                &IP4,
-                &f.ipv4(f.v4(), ROUTER4, TCP, &[], &data),
-            )
+            let packet = f.ipv4(f.v4(), ROUTER4, TCP, &[], &data);
+            ethernet(ROUTER_MAC, f.mac_of_v4(), &IP4, &packet)
         }),
         stream("between two others, in", Inbound, |f| {
             let data = summed(&ROUTER4, &f.v4(), TCP, f.segment(Inbound, b"XX"));
-            ethernet(
-                f.mac_of_v4(),
-                ROUTER_MAC,
-                &IP4,
-                &f.ipv4(ROUTER4, f.v4(), TCP, &[], &data),
-            )
+            let packet = f.ipv4(ROUTER4, f.v4(), TCP, &[], &data);
+            ethernet(f.mac_of_v4(), ROUTER_MAC, &IP4, &packet)
         }),
     ]
 }

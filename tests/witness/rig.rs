@@ -5,17 +5,14 @@ use exitmark_box::observe::CaptureRequest;
 use exitmark_box::settings::Settings;
 use exitmark_box::witness::{Moment, Witness};
 use exitmark_datapath::memory::HeapMemory;
-use exitmark_datapath::{
-    Forwarder, Kernel, Links, Outbox, PerRole, Role, SAMPLE_BYTES, Sample, Samples,
-};
+use exitmark_datapath::{Buffers, Forwarder, Links, Outbox, Role, SAMPLE_BYTES, Sample, Samples};
 use exitmark_lab::cases::{Table, tables};
+use exitmark_lab::kernel::KernelEngine;
 use exitmark_lab::{Netns, is_root};
 use exitmark_policy::Snapshot;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The index of the loopback device in every namespace; nothing is sent to it.
-const LOOPBACK: u32 = 1;
 /// The arrival time of all of the worker's frames.
 pub(crate) const NOON: Duration = Duration::from_secs(43_200);
 
@@ -94,13 +91,8 @@ impl Ground {
         let (host, incoming) = (self.settings.host_mac, self.table.incoming(&self.settings));
         is_root().then(|| {
             Netns::new("witness").unwrap().run(move || {
-                let kernel = Kernel::load().unwrap();
-                for role in Role::ALL {
-                    kernel.set_port(role, Some(LOOPBACK)).unwrap();
-                }
-                kernel.publish(&snapshot).unwrap();
-                let links = Links::over(kernel.links().unwrap(), host, incoming);
-                links.allow_redirects(PerRole::from_fn(|_| true), 9014);
+                let engine = KernelEngine::new(Buffers::Several, &snapshot, host, incoming);
+                let KernelEngine { kernel, links } = engine.unwrap();
                 links.sample(1);
                 let mut samples = kernel.samples().unwrap();
                 for (ingress, frame) in &frames {

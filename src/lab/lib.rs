@@ -20,6 +20,7 @@ mod killed;
 mod netdoc;
 mod netns;
 mod poll;
+pub mod process;
 mod publish;
 mod random;
 mod raw;

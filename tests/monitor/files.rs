@@ -5,20 +5,19 @@
 use super::command::{MIDNIGHT, MONITOR, SYN, segment};
 use super::live::private::{files, memory, planted};
 use super::needles::{Search, Who};
+use exitmark_lab::process::{set_mode, status_of};
+use exitmark_lab::{PATIENCE, eventually};
 use nix::sys::stat::Mode;
 use nix::unistd::{User, mkfifo};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
-use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const CONFIGURATION: &str = "addresses = [\"192.0.2.10\", \"2001:db8:1::10\"]\n";
 
 /// The program, reading two FIFOs.
@@ -42,7 +41,7 @@ impl Counting {
         let directory = TempDir::new().unwrap();
         let here = directory.path();
         // The user that it changes to must be able to enter.
-        fs::set_permissions(here, PermissionsExt::from_mode(0o755)).unwrap();
+        set_mode(here, 0o755).unwrap();
         fs::write(here.join("monitor.toml"), format!("{more}{CONFIGURATION}")).unwrap();
         let mut fifos = Vec::new();
         for name in ["first", "second"] {
@@ -67,12 +66,13 @@ impl Counting {
             fifos,
         };
         // The test process may have a seccomp filter already.
-        let filters = |status: BTreeMap<String, String>| -> u32 {
+        let filters = |pid| -> u32 {
+            let status = status_of(pid).unwrap();
             status["Seccomp_filters"].parse().unwrap()
         };
-        let ours = filters(status(std::process::id()));
+        let ours = filters(std::process::id());
         counting.wait_until("no privilege is dropped", |counting| {
-            filters(status(counting.process.id())) > ours
+            filters(counting.process.id()) > ours
         });
         counting
     }
@@ -104,25 +104,11 @@ impl Counting {
     /// Closes the FIFOs and waits for the program to exit.
     fn end(&mut self) -> ExitStatus {
         self.fifos.clear();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "it runs: {}", self.said("log"));
-            sleep(Duration::from_millis(2));
-        }
+        eventually("the end", || {
+            let ended = self.process.try_wait().unwrap();
+            ended.ok_or_else(|| self.said("log"))
+        })
     }
-}
-
-fn status(pid: u32) -> BTreeMap<String, String> {
-    let mut text = String::new();
-    let mut file = File::open(format!("/proc/{pid}/status")).unwrap();
-    file.read_to_string(&mut text).unwrap();
-    let lines = text.lines().filter_map(|line| line.split_once(':'));
-    lines
-        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
-        .collect()
 }
 
 #[test]
@@ -133,7 +119,7 @@ fn drops_every_privilege_before_reading() {
         let is_other = user.is_some();
         let more = if is_other { "user = \"nobody\"\n" } else { "" };
         let mut counting = Counting::start(more);
-        let status = status(counting.process.id());
+        let status = status_of(counting.process.id()).unwrap();
         assert_eq!(
             (&*status["Seccomp"], &*status["NoNewPrivs"]),
             ("2", "1"),

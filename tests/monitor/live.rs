@@ -5,73 +5,40 @@ pub(crate) mod private;
 mod restart;
 
 use exitmark_lab::frames::{Frame, tcp, udp};
+use exitmark_lab::process::{as_nobody, dumping_in, set_mode, threads_of};
 use exitmark_lab::site::RunningBox;
-use exitmark_lab::{LabError, Netns, RawPort, VethEnd, contained, veth};
+use exitmark_lab::tap::{TAP, TapSite, state_file};
+use exitmark_lab::{LabError, eventually, needs_root, wait_until};
 use exitmark_monitor::cell::Counts;
 use exitmark_monitor::ledger::Ledger;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
-const PATIENCE: Duration = Duration::from_secs(20);
 const MARK: u8 = 0x28;
 const HOST_V4: &str = "192.0.2.10";
 const HOST_V6: &str = "2001:db8:1::10";
 
-/// Returns from the test without root.
-macro_rules! needs_root {
-    () => {
-        if !exitmark_lab::is_root() {
-            return;
-        }
-    };
-}
-use needs_root;
-
-/// The monitor's machine, and the network at its tap; neither sends by itself.
+/// The monitor at its tap, and its files.
 struct Stage {
-    listener: Netns,
-    network: Netns,
+    site: TapSite,
     directory: TempDir,
 }
 
 impl Stage {
     fn new() -> Self {
         let stage = Self {
-            listener: Netns::new("listener").unwrap(),
-            network: Netns::new("network").unwrap(),
+            site: TapSite::build(1, 1500).unwrap(),
             directory: TempDir::new().unwrap(),
         };
-        for netns in [&stage.listener, &stage.network] {
-            netns
-                .sysctl("net/ipv6/conf/default/disable_ipv6", "1")
-                .unwrap();
-        }
-        let end = |netns, name, mac| VethEnd {
-            netns,
-            name,
-            mac,
-            queues: 1,
-        };
-        veth(
-            &end(&stage.listener, "mon0", "02:00:00:00:09:01"),
-            &end(&stage.network, "tap0", "02:00:00:00:09:02"),
-            1500,
-        )
-        .unwrap();
-        // The user that the monitor changes to must be able to enter.
-        let all_users = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        fs::set_permissions(stage.directory.path(), all_users).unwrap();
         fs::create_dir(stage.periods()).unwrap();
-        let all_users = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        fs::set_permissions(stage.periods(), all_users).unwrap();
+        // The user that the monitor changes to must be able to enter.
+        for path in [stage.directory.path(), &stage.periods()] {
+            set_mode(path, 0o777).unwrap();
+        }
         stage
     }
 
@@ -86,27 +53,19 @@ impl Stage {
     /// Starts the monitor with these top-level lines and these tables.
     fn start(&self, top: &str, tables: &str) -> Result<RunningBox, LabError> {
         let configuration = format!(
-            "interface = \"mon0\"\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\n{top}\n\
+            "interface = \"{TAP}\"\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\n{top}\n\
              [period]\nlength = \"30days\"\ndirectory = \"periods\"\nstate = \"state\"\n{tables}"
         );
         let file = self.directory.path().join("monitor.toml");
         fs::write(&file, configuration).unwrap();
-        let mut command = contained("sh");
-        command
-            .args([
-                "-c",
-                "ulimit -c unlimited && cd \"$1\" && exec \"$2\" capture --config \"$3\"",
-                "sh",
-            ])
-            .arg(self.directory.path())
-            .arg(MONITOR)
-            .arg(&file)
-            .env("RUST_LOG", "trace");
-        RunningBox::start_by(&self.listener, command)
+        let mut command = dumping_in(self.directory.path(), MONITOR);
+        command.args(["capture", "--config"]).arg(&file);
+        command.env("RUST_LOG", "trace");
+        RunningBox::start_by(&self.site.monitor, command)
     }
 
     fn send<'a>(&self, frames: impl IntoIterator<Item = &'a Vec<u8>>) {
-        let port = RawPort::open(&self.network, "tap0").unwrap();
+        let port = self.site.port().unwrap();
         for frame in frames {
             port.send(frame).unwrap();
         }
@@ -114,37 +73,40 @@ impl Stage {
 
     /// The state that is kept for a restart.
     fn kept(&self) -> Ledger {
-        kept(&self.state())
+        #[derive(Deserialize)]
+        struct Kept {
+            ledger: Ledger,
+        }
+        let text = fs::read_to_string(state_file(&self.state()).unwrap()).unwrap();
+        let kept: Kept = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        kept.ledger
     }
-}
 
-fn kept(state: &Path) -> Ledger {
-    #[derive(Deserialize)]
-    struct Kept {
-        ledger: Ledger,
+    /// The answer of the server of metrics.
+    fn get(&self, request: &str) -> String {
+        self.site.monitor.http(9788, request).unwrap()
     }
-    let files = fs::read_dir(state).unwrap();
-    let mut files = files.map(|entry| entry.unwrap().path());
-    let file = files.find(|path| path.extension().is_some_and(|is| is == "state"));
-    let text = fs::read_to_string(file.unwrap()).unwrap();
-    let kept: Kept = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-    kept.ledger
+
+    /// Checks that the tap's NIC is as it was.
+    #[track_caller]
+    fn is_restored(&self) {
+        let link = self.site.link().unwrap();
+        assert!(
+            link.contains("promiscuity 0") && !link.contains("xdp"),
+            "{link}"
+        );
+    }
 }
 
 /// Waits until this many packets are counted.
 fn wait_for(running: &RunningBox, packets: u64) -> BTreeMap<String, u64> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    eventually("packets", || {
         let counters = running.counters().unwrap();
-        if counters["packets"] >= packets {
-            return counters;
+        match counters["packets"] >= packets {
+            true => Ok(counters),
+            false => Err(format!("{packets}: {counters:?}\n{}", running.log())),
         }
-        assert!(
-            Instant::now() < deadline,
-            "{packets} packets: {counters:?}\n{}",
-            running.log()
-        );
-    }
+    })
 }
 
 /// A segment that opens a connection, and one that does not.
@@ -162,18 +124,6 @@ fn flagged(mut frame: Vec<u8>, flags: u8) -> Vec<u8> {
     frame[tcp + 12] = 0x50;
     frame[tcp + 13] = flags;
     frame
-}
-
-/// The answer of an HTTP server on a loopback port of the monitor's machine.
-fn get(stage: &Stage, port: u16, request: &str) -> String {
-    let request = format!("{request} HTTP/1.0\r\n\r\n");
-    stage.listener.run(move || {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    })
 }
 
 /// Type and help text of every metric family that is served.
@@ -222,7 +172,7 @@ fn counts_and_reports_only_marked_packets() {
     assert!(
         running
             .ready
-            .starts_with("ready interface=mon0 queues=1 period="),
+            .starts_with("ready interface=tap0 queues=1 period="),
         "{}",
         running.ready
     );
@@ -258,7 +208,7 @@ fn counts_and_reports_only_marked_packets() {
     // Five IPv4 packets of 40 bytes, three IPv6 packets of 60.
     assert_eq!(counters["bytes"], 5 * 40 + 3 * 60);
 
-    let metrics = get(&stage, 9788, "GET /metrics");
+    let metrics = stage.get("GET /metrics");
     for line in [
         "exitmark_monitor_packets_total 8",
         "exitmark_monitor_flows_total 3",
@@ -278,8 +228,8 @@ fn counts_and_reports_only_marked_packets() {
         );
     }
     assert_eq!(served(&metrics), documented());
-    assert!(get(&stage, 9788, "POST /metrics").contains(" 405 "));
-    assert!(get(&stage, 9788, "GET /").contains(" 404 "));
+    assert!(stage.get("POST /metrics").contains(" 405 "));
+    assert!(stage.get("GET /").contains(" 404 "));
 
     let last = running.end().unwrap();
     assert!(last.status.success(), "{}", last.log);
@@ -304,20 +254,18 @@ fn counts_and_reports_only_marked_packets() {
 fn a_refused_start_says_why_and_cleans_up() {
     needs_root!();
     let stage = Stage::new();
-    stage
-        .listener
-        .ip("addr add 192.0.2.99/24 dev mon0")
-        .unwrap();
+    let monitor = &stage.site.monitor;
+    monitor.ip("addr add 192.0.2.99/24 dev tap0").unwrap();
     let words = |top: &str, tables: &str| match stage.start(top, tables) {
         Ok(_) => panic!("it runs"),
         Err(error) => error.to_string(),
     };
     let refused = words("", "");
     assert!(
-        refused.contains("mon0") && refused.contains("192.0.2.99"),
+        refused.contains("tap0") && refused.contains("192.0.2.99"),
         "{refused}"
     );
-    stage.listener.ip("addr flush dev mon0").unwrap();
+    monitor.ip("addr flush dev tap0").unwrap();
     for (top, tables, expected) in [
         (
             "user = \"nobody-of-that-name\"",
@@ -340,11 +288,7 @@ fn a_refused_start_says_why_and_cleans_up() {
         let refused = words(top, tables);
         assert!(refused.contains(expected), "{expected}: {refused}");
     }
-    let link = stage.listener.ip("-details link show mon0").unwrap();
-    assert!(
-        link.contains("promiscuity 0") && !link.contains("xdp"),
-        "{link}"
-    );
+    stage.is_restored();
 }
 
 #[test]
@@ -355,24 +299,18 @@ fn drops_privileges_that_it_does_not_need() {
         let mut running = stage
             .start(user, "[metrics]\nlisten = \"127.0.0.1:9788\"\n")
             .unwrap();
-        let tasks = format!("/proc/{}/task", running.pid());
-        let threads = |tasks: &str| {
+        let pid = running.pid();
+        let threads = || {
             let mut threads = Vec::new();
-            for task in fs::read_dir(tasks).unwrap() {
-                let task = task.unwrap().path();
-                let name = fs::read_to_string(task.join("comm")).unwrap();
-                let status = fs::read_to_string(task.join("status")).unwrap();
-                let field = |key: &str| {
-                    let line = status.lines().find_map(|line| line.strip_prefix(key));
-                    line.unwrap().trim().to_owned()
-                };
-                assert_eq!(field("Seccomp:"), "2", "{name}");
-                assert_eq!(field("NoNewPrivs:"), "1", "{name}");
+            for status in threads_of(pid).unwrap() {
+                let name = status["Name"].clone();
+                assert_eq!(status["Seccomp"], "2", "{name}");
+                assert_eq!(status["NoNewPrivs"], "1", "{name}");
                 if !user.is_empty() {
-                    assert!(field("Uid:").starts_with("65534"), "{name}");
+                    assert!(status["Uid"].starts_with("65534"), "{name}");
                 }
-                let kept = u64::from_str_radix(&field("CapEff:"), 16).unwrap();
-                threads.push((name.trim().to_owned(), kept & !(1 << 14)));
+                let kept = u64::from_str_radix(&status["CapEff"], 16).unwrap();
+                threads.push((name, kept & !(1 << 14)));
             }
             threads.sort();
             threads
@@ -384,22 +322,14 @@ fn drops_privileges_that_it_does_not_need() {
             ("monitor-metrics".to_owned(), 0),
         ];
         // A thread drops its capabilities and takes its name first, but only once it runs.
-        let deadline = Instant::now() + PATIENCE;
-        while threads(&tasks) != expected {
-            assert!(Instant::now() < deadline, "{:?}", threads(&tasks));
-        }
-        let mem = Command::new("setpriv")
-            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-            .args(["--inh-caps", "-all", "cat"])
-            .arg(format!("/proc/{}/maps", running.pid()))
-            .output()
-            .unwrap();
-        assert!(!mem.status.success());
+        let dropped = || threads() == expected;
+        wait_until("each has dropped them", dropped, || {
+            format!("{:?}", threads())
+        });
+        let maps = format!("/proc/{pid}/maps");
+        let read = as_nobody("cat").arg(maps).output().unwrap();
+        assert!(!read.status.success());
         assert!(running.end().unwrap().status.success());
-        let link = stage.listener.ip("-details link show mon0").unwrap();
-        assert!(
-            link.contains("promiscuity 0") && !link.contains("xdp"),
-            "{link}"
-        );
+        stage.is_restored();
     }
 }

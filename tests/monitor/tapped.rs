@@ -10,7 +10,8 @@ mod generic;
 mod heard;
 mod refused;
 
-use exitmark_lab::{Capture, Netns, RawPort, VethEnd, contained, veth};
+use exitmark_lab::tap::{SPAN, TAP, TapSite};
+use exitmark_lab::{Capture, Netns, RawPort, eventually};
 use exitmark_monitor::tap::{Tap, TapCounters, TapError, TapSettings};
 use exitmark_policy::packet::Dscp;
 use std::time::{Duration, Instant};
@@ -22,19 +23,9 @@ const HOST_V6: &str = "2001:db8:1::10";
 /// Another clearnet address of the host.
 const SECOND_V4: &str = "192.0.2.11";
 
-/// Returns from the test without root.
-macro_rules! needs_root {
-    () => {
-        if !exitmark_lab::is_root() {
-            return;
-        }
-    };
-}
-use needs_root;
-
 fn settings() -> TapSettings {
     TapSettings {
-        interface: "tap0".to_owned(),
+        interface: TAP.to_owned(),
         dscp: Dscp::AF11,
         clearnet: [HOST_V4, SECOND_V4, HOST_V6]
             .map(|address| address.parse().unwrap())
@@ -43,7 +34,7 @@ fn settings() -> TapSettings {
     }
 }
 
-/// The monitor, and the network whose copy its NIC receives. Neither stack sends by itself.
+/// The monitor, and the network whose copy its NIC receives.
 struct Rig {
     monitor: Netns,
     network: Netns,
@@ -51,28 +42,8 @@ struct Rig {
 
 impl Rig {
     fn new(queues: u32, mtu: u32) -> Self {
-        let rig = Self {
-            monitor: Netns::new("monitor").unwrap(),
-            network: Netns::new("network").unwrap(),
-        };
-        for netns in [&rig.monitor, &rig.network] {
-            netns
-                .sysctl("net/ipv6/conf/default/disable_ipv6", "1")
-                .unwrap();
-        }
-        let end = |netns, name, mac| VethEnd {
-            netns,
-            name,
-            mac,
-            queues,
-        };
-        veth(
-            &end(&rig.monitor, "tap0", "02:00:00:00:09:01"),
-            &end(&rig.network, "span0", "02:00:00:00:09:02"),
-            mtu,
-        )
-        .unwrap();
-        rig
+        let TapSite { monitor, network } = TapSite::build(queues, mtu).unwrap();
+        Self { monitor, network }
     }
 
     fn open(&self) -> Result<Tap, TapError> {
@@ -80,12 +51,12 @@ impl Rig {
     }
 
     fn port(&self) -> RawPort {
-        RawPort::open(&self.network, "span0").unwrap()
+        RawPort::open(&self.network, SPAN).unwrap()
     }
 
     /// Captures what the tap sends.
     fn watch(&self) -> Capture {
-        Capture::start(&self.network, "span0", "in", "").unwrap()
+        Capture::start(&self.network, SPAN, "in", "").unwrap()
     }
 
     fn link(&self) -> String {
@@ -113,12 +84,11 @@ fn receive(tap: &mut Tap, count: usize) -> Vec<Vec<u8>> {
 
 /// Waits until the counters satisfy a condition.
 fn wait_for(tap: &Tap, what: &str, enough: impl Fn(&TapCounters) -> bool) -> TapCounters {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    eventually(what, || {
         let counters = tap.counters().unwrap();
-        if enough(&counters) {
-            return counters;
+        match enough(&counters) {
+            true => Ok(counters),
+            false => Err(format!("{counters:?}")),
         }
-        assert!(Instant::now() < deadline, "{what} never: {counters:?}");
-    }
+    })
 }

@@ -3,8 +3,8 @@
 use crate::exit::Binding;
 use crate::ground::Ground;
 use crate::web::Web;
-use exitmark_lab::contained;
 use exitmark_lab::site::RunningBox;
+use exitmark_lab::tap::{start_monitor, state_file};
 use exitmark_monitor::ledger::Ledger;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -37,10 +37,8 @@ impl Monitor {
         let file = directory.path().join("monitor.toml");
         fs::write(&file, configuration).unwrap();
         fs::create_dir(directory.path().join("periods")).unwrap();
-        let mut command = contained(MONITOR);
-        command.args(["capture", "--config"]).arg(&file);
         Self {
-            running: RunningBox::start_by(&ground.listener, command).unwrap(),
+            running: start_monitor(&ground.listener, MONITOR, &file).unwrap(),
             directory,
         }
     }
@@ -76,10 +74,7 @@ fn ports(state: &Path) -> Vec<(u16, u64)> {
     struct Kept {
         ledger: Ledger,
     }
-    let files = fs::read_dir(state).unwrap();
-    let mut files = files.map(|entry| entry.unwrap().path());
-    let file = files.find(|path| path.extension().is_some_and(|is| is == "state"));
-    let text = fs::read_to_string(file.unwrap()).unwrap();
+    let text = fs::read_to_string(state_file(state).unwrap()).unwrap();
     let kept: Kept = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     let mut ports = BTreeMap::new();
     for (cell, counts) in kept.ledger.cells {

@@ -1,6 +1,8 @@
 //! What a restart restores.
 
-use super::{HOST_V4, Stage, connection, needs_root, wait_for};
+use super::{HOST_V4, Stage, connection, wait_for};
+use exitmark_lab::needs_root;
+use exitmark_lab::tap::state_file;
 use exitmark_monitor::cell::Counts;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -32,7 +34,7 @@ fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
     running.signal(Signal::SIGKILL).unwrap();
     running.ended().unwrap();
     assert_eq!(stage.kept().cells, before.cells);
-    let link = stage.listener.ip("-details link show mon0").unwrap();
+    let link = stage.site.link().unwrap();
     assert!(
         !link.contains("xdp"),
         "a killed monitor leaves no program: {link}"
@@ -93,11 +95,7 @@ fn a_damaged_state_is_set_aside_and_another_monitor_is_refused() {
     assert!(second.contains("another exitmark-monitor"), "{second}");
     assert!(running.end().unwrap().status.success());
 
-    let files = fs::read_dir(stage.state()).unwrap();
-    let mut files = files.map(|entry| entry.unwrap().path());
-    let file = files
-        .find(|path| path.extension().is_some_and(|is| is == "state"))
-        .unwrap();
+    let file = state_file(&stage.state()).unwrap();
     let mut bytes = fs::read(&file).unwrap();
     bytes[20] ^= 1;
     fs::write(&file, bytes).unwrap();

@@ -1,8 +1,7 @@
 //! Compares the kernel's filter with the parser: the same packets, the same refusals.
 
-use super::needs_root;
 use exitmark_lab::differential::{Generator, Scenario};
-use exitmark_lab::{Netns, Random};
+use exitmark_lab::{Netns, Random, needs_root};
 use exitmark_monitor::tap::{Program, Sorted};
 use exitmark_policy::packet::{Dscp, Headers, parse, protocol};
 use std::net::IpAddr;

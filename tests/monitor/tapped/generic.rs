@@ -1,7 +1,8 @@
 //! A NIC whose driver does not support the filter: generic XDP.
 
-use super::{HOST_V4, MARK, Rig, needs_root, receive, wait_for};
+use super::{HOST_V4, MARK, Rig, receive, wait_for};
 use exitmark_lab::frames::tcp;
+use exitmark_lab::needs_root;
 use exitmark_policy::packet::replace_word;
 
 /// GRO would merge a connection's consecutive segments. Generic XDP turns GRO off, so each segment

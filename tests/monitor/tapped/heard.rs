@@ -1,8 +1,8 @@
 //! What arrives and with which bytes, and what is visible from outside.
 
-use super::{HOST_V4, HOST_V6, MARK, PATIENCE, Rig, SECOND_V4, needs_root, receive, wait_for};
-use exitmark_lab::RawPort;
+use super::{HOST_V4, HOST_V6, MARK, PATIENCE, Rig, SECOND_V4, receive, wait_for};
 use exitmark_lab::frames::{Frame, extension, of_protocol, tcp, udp};
+use exitmark_lab::{RawPort, needs_root};
 use exitmark_monitor::tap::{Sorted, TapError};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};

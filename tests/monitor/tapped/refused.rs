@@ -1,12 +1,11 @@
 //! Which NICs the tap refuses, with which messages, and how it leaves them.
 
-use super::{PATIENCE, Rig, contained, needs_root, settings};
-use exitmark_lab::Netns;
+use super::{PATIENCE, Rig, settings};
+use exitmark_lab::{contained, needs_root, wait_until};
 use exitmark_monitor::tap::{Tap, TapSettings};
 use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::Instant;
 
 const HOLDER: &str = "EXITMARK_TAP_HOLDER";
 
@@ -250,12 +249,6 @@ fn holds_a_tap() {
     }
 }
 
-/// The id of the program on the tap's NIC, as the kernel shows it to others.
-fn attached(netns: &Netns) -> bool {
-    let link = netns.ip("-details link show dev tap0").unwrap();
-    link.contains("prog/xdp")
-}
-
 #[test]
 fn a_killed_monitor_leaves_no_program() {
     needs_root!();
@@ -269,13 +262,11 @@ fn a_killed_monitor_leaves_no_program() {
     let stdout = holder.process().stdout.take().unwrap();
     let mut lines = BufReader::new(stdout).lines();
     assert!(lines.any(|line| line.unwrap() == "it listens"));
-    assert!(attached(&rig.monitor));
+    let is_attached = || rig.link().contains("prog/xdp");
+    assert!(is_attached());
     holder.signal(Signal::SIGKILL).unwrap();
     holder.wait(PATIENCE).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while attached(&rig.monitor) {
-        assert!(Instant::now() < deadline, "the program is still there");
-    }
+    wait_until("no program", || !is_attached(), || rig.link());
     // The socket is gone, too: the queue can be bound again.
     rig.open().unwrap();
 }

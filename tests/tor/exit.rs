@@ -4,8 +4,8 @@ use crate::flows::Watch;
 use crate::ground::{Dual, Lot, RESOLVER};
 use crate::network::{DOCUMENTS, Network, PATIENCE, Tor, avoid_newcomer, listening};
 use crate::truth;
-use exitmark_lab::Netns;
 use exitmark_lab::site::RunningBox;
+use exitmark_lab::{Config, Netns};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -66,21 +66,18 @@ impl Binding {
         }
     }
 
-    /// The lines of the box's table `[host]`.
-    fn host(self, lot: &Lot) -> String {
-        let list = |addresses: &[IpAddr]| {
-            let quoted: Vec<_> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
-            format!("[{}]", quoted.join(", "))
-        };
+    /// The box's configuration, as the documentation describes it.
+    fn configure(self, lot: &Lot) -> Config {
         let (first, second) = (lot.first.both(), lot.second.both());
+        let config = Config::default().next_hop(&lot.hop_mac);
+        let config = config.host(format_args!("resolvers = [\"{RESOLVER}\"]"));
         match self {
-            Self::None => format!("addresses = {}\n", list(&first)),
-            Self::All => format!("addresses = {}\n", list(&[first, second].concat())),
-            Self::OrAndExit => format!(
-                "addresses = {}\nrelay_addresses = {}\n",
-                list(&second),
-                list(&first)
-            ),
+            Self::None => config.addresses(first),
+            Self::All => config.addresses([first, second].concat()),
+            Self::OrAndExit => config.addresses(second).host(format_args!(
+                "relay_addresses = {:?}",
+                first.map(|one| one.to_string())
+            )),
         }
     }
 }
@@ -113,8 +110,9 @@ impl<'a> Exit<'a> {
         let watch = Watch::start(world, lot);
         let configuration = network.path(&format!("{name}.toml"));
         let relays = relays(network, &directory, fleet);
-        fs::write(&configuration, configure(binding, lot, &relays)).unwrap();
-        let running = RunningBox::start(&lot.middle, Path::new(EXITMARK), &configuration).unwrap();
+        let config = binding.configure(lot).relays(relays);
+        fs::write(&configuration, config.text()).unwrap();
+        let running = RunningBox::start(&lot.middle, EXITMARK, &configuration).unwrap();
 
         let lines = format!(
             "{}{}{}{}{}",
@@ -166,16 +164,5 @@ fn relays(network: &Network, directory: &Path, fleet: &[SocketAddr]) -> String {
         quoted(fleet.iter().map(SocketAddr::to_string).collect()),
         quoted(network.identities.clone()),
         state.display().to_string()
-    )
-}
-
-/// The box's configuration, as the documentation describes it.
-fn configure(binding: Binding, lot: &Lot, relays: &str) -> String {
-    format!(
-        "[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\n\
-         [host]\n{}resolvers = [\"{RESOLVER}\"]\n\n\
-         [steer]\nnext_hop = \"{}\"\n\n[relays]\n{relays}",
-        binding.host(lot),
-        lot.hop_mac
     )
 }

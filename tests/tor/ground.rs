@@ -2,7 +2,8 @@
 //! lots, each an exit host with a box of its own.
 
 use exitmark_lab::bpf::Programs;
-use exitmark_lab::{Netns, VethEnd, poll, veth};
+use exitmark_lab::site::connect;
+use exitmark_lab::{Netns, VethEnd, veth};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The ORPort of every relay of the network.
@@ -108,18 +109,9 @@ impl Ground {
 /// Mirrors frames that arrive by these links to a receive-only namespace.
 fn tap(world: &Netns, uplinks: [&'static str; 3]) -> Netns {
     let listener = Netns::new("listener").unwrap();
-    let end = |netns, name, mac| VethEnd {
-        netns,
-        name,
-        mac,
-        queues: 1,
-    };
-    veth(
-        &end(world, "tap0", "02:00:00:00:04:01"),
-        &end(&listener, "mon0", "02:00:00:00:04:02"),
-        1500,
-    )
-    .unwrap();
+    let near = VethEnd::new(world, "tap0", "02:00:00:00:04:01");
+    let far = VethEnd::new(&listener, "mon0", "02:00:00:00:04:02");
+    veth(&near, &far, 1500).unwrap();
     for (netns, name) in [(world, "tap0"), (&listener, "mon0")] {
         let key = format!("net/ipv6/conf/{name}/disable_ipv6");
         netns.sysctl(&key, "1").unwrap();
@@ -142,22 +134,10 @@ impl Lot {
             (world, uplink, "uplink0", 2),
             (world, incoming, "incoming0", 3),
         ] {
-            let end = |netns, name, mac| VethEnd {
-                netns,
-                name,
-                mac,
-                queues: 1,
-            };
-            veth(
-                &end(netns, name, &mac(link, 1)),
-                &end(&middle, port, &mac(link, 2)),
-                1500,
-            )
-            .unwrap();
-            netns
-                .command("ethtool", &["-K", name, "tx", "off"])
-                .unwrap();
-            poll(netns, name).unwrap();
+            let (far, near) = (mac(link, 1), mac(link, 2));
+            let far = VethEnd::new(netns, name, &far);
+            let near = VethEnd::new(&middle, port, &near);
+            connect(&far, &near, 1500).unwrap();
         }
         for port in ["host0", "uplink0"] {
             let key = format!("net/ipv6/conf/{port}/disable_ipv6");

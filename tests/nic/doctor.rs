@@ -6,9 +6,9 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
-use crate::needs_root;
+use exitmark_lab::process::{as_nobody, public_copy};
 use exitmark_lab::site::{Plan, Site};
-use exitmark_lab::{Config, Netns, contained, poll};
+use exitmark_lab::{Config, Netns, needs_root, poll};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -18,7 +18,7 @@ const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
 fn doctor(netns: &Netns, arguments: &[&str]) -> Output {
     let mut command = Command::new(EXITMARK);
     command.arg("doctor").args(arguments);
-    netns.run(move || command.output().unwrap())
+    netns.output(command).unwrap()
 }
 
 /// The findings: severity, subject, problem, and the command that fixes it.
@@ -114,7 +114,7 @@ fn finds_each_fault_and_its_command_fixes_it() {
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(second.status.code(), Some(0), "{:?}", amiss(&second));
     // A box without findings runs, and the doctor recognises the running box.
-    let running = site.run(Path::new(EXITMARK), &path).unwrap();
+    let running = site.run(EXITMARK, &path).unwrap();
     let third = doctor(middle, &arguments);
     assert_eq!(third.status.code(), Some(0), "{:?}", amiss(&third));
     let text = String::from_utf8_lossy(&third.stdout).into_owned();
@@ -174,17 +174,9 @@ fn names_missing_rights() {
     let directory = tempfile::tempdir().unwrap();
     let (site, _) = ground(directory.path());
     // The build directory may be private.
-    let binary = directory.path().join("exitmark");
-    std::fs::copy(EXITMARK, &binary).unwrap();
-    let public = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(directory.path(), public).unwrap();
-    let mut command = contained("setpriv");
-    command
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-        .args(["--inh-caps", "-all", "--"])
-        .arg(&binary)
-        .args(["doctor", "--json", "--port", "host=host0"]);
-    let output = site.middle.run(move || command.output().unwrap());
+    let mut command = as_nobody(public_copy(EXITMARK, directory.path()).unwrap());
+    command.args(["doctor", "--json", "--port", "host=host0"]);
+    let output = site.middle.output(command).unwrap();
     assert_eq!(output.status.code(), Some(1));
     let found = amiss(&output);
     for capability in ["CAP_NET_ADMIN", "CAP_BPF", "CAP_NET_RAW", "CAP_PERFMON"] {

@@ -2,13 +2,3 @@
 
 mod doctor;
 mod way;
-
-/// Skips the test without root.
-macro_rules! needs_root {
-    () => {
-        if !exitmark_lab::is_root() {
-            return;
-        }
-    };
-}
-use needs_root;

@@ -5,14 +5,12 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
-use crate::needs_root;
-use exitmark_lab::{Netns, VethEnd, veth};
+use exitmark_lab::{Netns, PATIENCE, VethEnd, needs_root, veth};
 use exitmark_nic::{NextHop, Nic, NicError, Way, WayWatch};
 use exitmark_policy::packet::MacAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const OWN: &str = "02:00:00:00:03:01";
 const FIRST: &str = "02:00:00:00:03:02";
 const SECOND: &str = "02:00:00:00:03:99";
@@ -42,25 +40,17 @@ struct Street {
 /// A box and a router; the box has addresses on that network if `has_addresses`.
 fn ground(has_addresses: bool) -> (Netns, Netns) {
     let (middle, router) = (Netns::new("box").unwrap(), Netns::new("router").unwrap());
-    let end = |netns, name, mac| VethEnd {
-        netns,
-        name,
-        mac,
-        queues: 1,
+    let near = VethEnd::new(&middle, "incoming0", OWN);
+    let far = VethEnd::new(&router, "eth0", FIRST);
+    veth(&near, &far, 1500).unwrap();
+    let has = |netns: &Netns, nic: &str, [v4, v6]: [&str; 2]| {
+        for address in [format!("{v4}/24"), format!("{v6}/64")] {
+            netns.ip(&format!("addr add {address} dev {nic}")).unwrap();
+        }
     };
-    veth(
-        &end(&middle, "incoming0", OWN),
-        &end(&router, "eth0", FIRST),
-        1500,
-    )
-    .unwrap();
-    router.ip(&format!("addr add {V4}/24 dev eth0")).unwrap();
-    router.ip(&format!("addr add {V6}/64 dev eth0")).unwrap();
+    has(&router, "eth0", [V4, V6]);
     if has_addresses {
-        middle.ip("addr add 203.0.113.2/24 dev incoming0").unwrap();
-        middle
-            .ip("addr add 2001:db8:3::2/64 dev incoming0")
-            .unwrap();
+        has(&middle, "incoming0", ["203.0.113.2", "2001:db8:3::2"]);
     }
     (middle, router)
 }

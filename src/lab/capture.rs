@@ -1,6 +1,6 @@
 //! Independent captures: runs `tcpdump` on an interface and parses its output.
 
-use super::{Child, LabError, Netns, contained};
+use super::{Child, LabError, Netns, PATIENCE, contained};
 use nix::sys::signal::Signal;
 use pcap_file::pcap::PcapReader;
 use std::io::{BufRead, BufReader, Read};
@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 const SNAPLEN: &str = "9216";
 /// tcpdump's kernel buffer in KiB: about 30,000 full frames.
 const BUFFER_KIB: &str = "65536";
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A captured frame.
 #[derive(Clone, Debug)]
@@ -106,6 +105,24 @@ impl Capture {
             }
         }
         true
+    }
+
+    /// Waits until a frame with these bytes was captured; returns false after [`PATIENCE`].
+    pub fn sees(&mut self, bytes: &[u8]) -> bool {
+        self.wait_until(PATIENCE, |seen| {
+            seen.iter().any(|frame| frame.bytes == bytes)
+        })
+    }
+
+    /// Waits until this number of frames was captured; returns false after [`PATIENCE`].
+    pub fn counts(&mut self, number: usize) -> bool {
+        self.wait_until(PATIENCE, |seen| seen.len() >= number)
+    }
+
+    /// The frames captured so far.
+    pub fn so_far(&mut self) -> &[CapturedFrame] {
+        self.frames.extend(self.arriving.try_iter());
+        &self.frames
     }
 
     /// Ends the capture and returns its frames in order. The most recent frames may be missing:

@@ -13,9 +13,11 @@ use std::process::Command;
 /// The user ID of nobody.
 pub const NOBODY: u32 = 65_534;
 
-/// A command that runs as the user nobody, without capabilities.
+/// A command of [`contained`] that runs as the user nobody, without capabilities.
 pub fn as_nobody(program: impl AsRef<OsStr>) -> Command {
+    // In one step: a change of the user cancels an earlier signal at the parent's death.
     let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
     command.args(["--inh-caps", "-all", "--"]).arg(program);
     command
@@ -80,19 +82,25 @@ pub fn threads_of(pid: u32) -> io::Result<Vec<Status>> {
     Ok(texts.map(|text| fields(&text)).collect())
 }
 
+/// The answer of an HTTP server on a loopback port to a request line such as `GET /metrics`.
+///
+/// # Errors
+/// Fails if no server answers.
+pub fn http(port: u16, request: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(format!("{request} HTTP/1.0\r\nHost: box\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 impl Netns {
-    /// The answer of an HTTP server on a loopback port to a request line such as `GET /metrics`.
+    /// As [`http`], in this namespace.
     ///
     /// # Errors
     /// Fails if no server answers.
     pub fn http(&self, port: u16, request: &str) -> io::Result<String> {
-        let request = format!("{request} HTTP/1.0\r\nHost: box\r\n\r\n");
-        self.run(move || {
-            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-            stream.write_all(request.as_bytes())?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        })
+        let request = request.to_owned();
+        self.run(move || http(port, &request))
     }
 }

@@ -1,7 +1,7 @@
 //! `exitmark explain` agrees with the running box on a capture.
 
-use crate::craft::{AF11, QINQ, VLAN, ethernet, exit, mac, noise, relay};
-use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, both_engines, moved, needs_root};
+use crate::craft::{AF11, QINQ, VLAN, ethernet, exit, families, mac, noise, relay};
+use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, moved, needs_root};
 use crate::stacks::converse;
 use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, OR_PORT, Plan};
 use exitmark_lab::{Capture, CapturedFrame};
@@ -72,7 +72,7 @@ fn explain_and_the_wire_agree_byte_for_byte() {
             [76, 77].map(|seed| ethernet(CLEARNET_MAC, HOST_MAC, &[], 0x88b7, &noise(seed, 46)));
         let port = rig.port(Side::Host);
         port.send(&first).unwrap();
-        for (_, server, relay) in crate::craft::families() {
+        for (_, server, relay) in families() {
             converse(&site.host, &site.clearnet, server, 80, 100_000);
             converse(&site.host, &site.tornet, relay, OR_PORT, 100_000);
         }
@@ -86,20 +86,11 @@ fn explain_and_the_wire_agree_byte_for_byte() {
             .outbound(&[QINQ, VLAN]);
         // Tagged frames are not steered.
         let tagged_relay = relay(1, 80).part(6, 20, false).outbound(&[QINQ, VLAN]);
-        assert!(uplink.wait_until(PATIENCE, |seen| {
-            [&last_exit, &tagged_relay]
-                .iter()
-                .all(|last| seen.iter().any(|frame| frame.bytes == **last))
-        }));
+        assert!(uplink.sees(&last_exit) && uplink.sees(&tagged_relay));
         port.send(&last).unwrap();
-        let is_last = |seen: &[CapturedFrame]| seen.iter().any(|frame| frame.bytes == last);
-        assert!(sent.wait_until(PATIENCE, is_last));
-        assert!(uplink.wait_until(PATIENCE, is_last));
+        assert!(sent.sees(&last) && uplink.sees(&last));
         let last_relay = relay(1, 80).part(6, 20, false).tos(0);
-        let last_relay = last_relay.framed(exitmark_lab::site::TORNET_MAC, INCOMING_MAC, &[]);
-        assert!(incoming.wait_until(PATIENCE, |seen| {
-            seen.iter().any(|frame| frame.bytes == last_relay)
-        }));
+        assert!(incoming.sees(&last_relay.steered()));
         let between = |capture: Capture| {
             let frames = capture.finish().unwrap().into_iter();
             let frames = frames.skip_while(|frame| frame.bytes != first);

@@ -1,12 +1,9 @@
 //! A NIC that receives while its program sees nothing.
 
-use crate::craft::{AF11, exit};
-use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
-use exitmark_lab::LabError;
+use crate::rig::{Case, Config, Rig, needs_root};
 use exitmark_lab::bpf::Programs;
 use exitmark_lab::site::Plan;
 use libbpf_rs::Link;
-use std::time::{Duration, Instant};
 
 /// Another program in the pinned link simulates a driver that has lost the box's: the link exists,
 /// the NIC receives, and no frame is counted.
@@ -21,24 +18,10 @@ fn a_blind_port_is_attached_again_and_forwards() {
             .unwrap();
     });
 
-    let port = rig.port(Side::Host);
-    let mut uplink = rig.watch(Side::Clearnet);
-    let (sent, marked) = (
-        exit(0, 60).outbound(&[]),
-        exit(0, 60).tos(AF11).outbound(&[]),
-    );
-    let deadline = Instant::now() + PATIENCE;
     // More than a few packets a second, until one of them is forwarded.
-    while !uplink.wait_until(Duration::from_millis(50), |seen| !seen.is_empty()) {
-        assert!(Instant::now() < deadline, "{}", rig.running.log());
-        port.send(&sent).unwrap();
-    }
-    assert!(uplink.wait_until(PATIENCE, |seen| seen[0].bytes == marked));
+    rig.crosses(&Case::exit(0, 60));
     for part in ["ALARM: host0 (host)", "sees frames again"] {
-        eventually(part, || {
-            let log = rig.running.log();
-            log.contains(part).then_some(()).ok_or(LabError(log))
-        });
+        rig.said(part, 1..);
     }
-    moved(&rig.running.stop().unwrap());
+    rig.stop();
 }

@@ -1,11 +1,8 @@
 //! Interfaces that cannot be ports, NICs with interfaces on top of them, and NICs with several
 //! names.
 
-use crate::craft::{AF11, exit};
-use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, eventually, moved, needs_root, silence};
-use exitmark_box::control::{Client, DEFAULT_SOCKET};
-use exitmark_lab::LabError;
-use exitmark_lab::site::{Plan, Site};
+use crate::rig::{Case, Config, EXITMARK, Rig, arrives, moved, needs_root, silent, wait_until};
+use exitmark_lab::site::Plan;
 use std::path::{Path, PathBuf};
 
 /// A name longer than the limit of a NIC's own name.
@@ -13,7 +10,7 @@ const LONG_NAME: &str = "the-uplink-of-the-box";
 
 /// Writes the configuration with `name` replaced.
 fn write(directory: &Path, name: &str, by: &str) -> PathBuf {
-    let path = Config::default().write(directory);
+    let path = Config::default().write(directory).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(name), "{text}");
     std::fs::write(&path, text.replace(name, by)).unwrap();
@@ -23,8 +20,7 @@ fn write(directory: &Path, name: &str, by: &str) -> PathBuf {
 #[test]
 fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
     needs_root!();
-    let site = Site::build(Plan::default()).unwrap();
-    silence(&site);
+    let site = silent(Plan::default());
     let directory = tempfile::tempdir().unwrap();
     let ip = |line: &str| site.middle.ip(line).unwrap();
     ip("link add br0 type bridge");
@@ -33,97 +29,35 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
         "link property add dev uplink0 altname {LONG_NAME} altname wan"
     ));
     type Words<'a> = &'a [&'a str];
+    let two_names =
+        "ports.host = \"wan\" and ports.uplink = \"uplink0\" are two names of one NIC, uplink0";
+    // What is done before and after, the name in the configuration, another one in its place, and
+    // the message.
+    #[rustfmt::skip]
     let table: [(Words<'_>, Words<'_>, &str, &str, Words<'_>); 9] = [
-        (
-            &[],
-            &[],
-            "host0",
-            "br0",
-            &["br0 is a bridge", "`ip link show master br0`", "nomaster"],
-        ),
+        (&[], &[], "host0", "br0", &["br0 is a bridge", "`ip link show master br0`", "nomaster"]),
         // A bridge loses its MAC address with its last port.
-        (
-            &[
-                "link set incoming0 master br0",
-                "link set incoming0 nomaster",
-            ],
-            &[],
-            "host0",
-            "br0",
-            &["br0 is a bridge"],
-        ),
-        (
-            &["link set uplink0 master br0"],
-            &["link set uplink0 nomaster"],
-            "uplink0",
-            "uplink0",
-            &[
-                "uplink0 is a port of the bridge br0",
-                "`ip link set dev uplink0 nomaster`",
-            ],
-        ),
-        (
-            &["link set uplink0 master br0"],
-            &["link set uplink0 nomaster"],
-            "uplink0",
-            LONG_NAME,
-            &["uplink0 is a port of the bridge br0"],
-        ),
-        (
-            &["link set incoming0 master br0"],
-            &["link set incoming0 nomaster"],
-            "incoming0",
-            "incoming0",
-            &["incoming0 is a port of the bridge br0"],
-        ),
-        (
-            &[
-                "link add link incoming0 name mv0 type macvlan",
-                "link set mv0 up",
-            ],
-            &["link del mv0"],
-            "incoming0",
-            "mv0",
-            &["mv0 is a macvlan", "`ip link show dev mv0`"],
-        ),
-        (
-            &[
-                "link add link uplink0 name mv0 type macvlan",
-                "link set mv0 up",
-            ],
-            &["link del mv0"],
-            "uplink0",
-            "uplink0",
-            &[
-                "uplink0 has the macvlan mv0 on top of it",
-                "`ip link set dev mv0 down`",
-            ],
-        ),
-        (
-            &[],
-            &[],
-            "\"host0\"",
-            "\"wan\"",
-            &[
-                "ports.host = \"wan\" and ports.uplink = \"uplink0\" are two names of one NIC, uplink0",
-            ],
-        ),
-        (
-            &[],
-            &[],
-            "\"incoming0\"",
-            "\"wan\"",
-            &[
-                "are two names of one NIC, uplink0",
-                "both keys have the same name",
-            ],
-        ),
+        (&["link set incoming0 master br0", "link set incoming0 nomaster"], &[], "host0", "br0",
+         &["br0 is a bridge"]),
+        (&["link set uplink0 master br0"], &["link set uplink0 nomaster"], "uplink0", "uplink0",
+         &["uplink0 is a port of the bridge br0", "`ip link set dev uplink0 nomaster`"]),
+        (&["link set uplink0 master br0"], &["link set uplink0 nomaster"], "uplink0", LONG_NAME,
+         &["uplink0 is a port of the bridge br0"]),
+        (&["link set incoming0 master br0"], &["link set incoming0 nomaster"], "incoming0",
+         "incoming0", &["incoming0 is a port of the bridge br0"]),
+        (&["link add link incoming0 name mv0 type macvlan", "link set mv0 up"], &["link del mv0"],
+         "incoming0", "mv0", &["mv0 is a macvlan", "`ip link show dev mv0`"]),
+        (&["link add link uplink0 name mv0 type macvlan", "link set mv0 up"], &["link del mv0"],
+         "uplink0", "uplink0",
+         &["uplink0 has the macvlan mv0 on top of it", "`ip link set dev mv0 down`"]),
+        (&[], &[], "\"host0\"", "\"wan\"", &[two_names]),
+        (&[], &[], "\"incoming0\"", "\"wan\"",
+         &["are two names of one NIC, uplink0", "both keys have the same name"]),
     ];
     for (before, after, name, by, words) in table {
         let path = write(directory.path(), name, by);
         before.iter().for_each(|line| drop(ip(line)));
-        let refused = site.run(Path::new(EXITMARK), &path).err().unwrap();
-        let refused = refused.to_string();
+        let refused = site.run(EXITMARK, &path).err().unwrap().to_string();
         for words in words {
             assert!(refused.contains(words), "{words}: {refused}");
         }
@@ -133,15 +67,13 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
     ip("link add link incoming0 name mv0 type macvlan");
     ip("link set mv0 up");
     let path = write(directory.path(), "uplink0", LONG_NAME);
-    let running = site.run(Path::new(EXITMARK), &path).unwrap();
+    let running = site.run(EXITMARK, &path).unwrap();
     assert!(
         running.ready.contains(" uplink=uplink0 "),
         "{}",
         running.ready
     );
-    let report = site
-        .middle
-        .run(|| Client::new(DEFAULT_SOCKET).status().unwrap());
+    let report = site.status().unwrap();
     // The rig lists its relays by hand.
     let mut kinds = report.warnings.iter().map(|warning| &warning.kind);
     assert!(
@@ -158,42 +90,31 @@ fn a_port_that_joins_a_bridge_or_gets_an_upper_interface_is_an_alarm() {
     let rig = Rig::silent(Plan::default(), &Config::default());
     let ip = |line: &str| rig.site.middle.ip(line).unwrap();
     let warned = |kind: &str, mend: &str, is_wanted: bool| {
-        eventually("the warning", || {
-            let status = || Client::new(DEFAULT_SOCKET).status().unwrap();
-            let warnings = rig.site.middle.run(status).warnings;
-            let found = warnings
-                .iter()
-                .any(|one| one.kind == kind && one.text.contains(mend));
-            (found == is_wanted)
-                .then_some(())
-                .ok_or_else(|| LabError(format!("{warnings:?}")))
-        });
+        let is_right = || {
+            let warnings = rig.status().warnings;
+            let mut texts = warnings.iter().filter(|one| one.kind == kind);
+            texts.any(|one| one.text.contains(mend)) == is_wanted
+        };
+        wait_until("the warning", is_right, || format!("{:?}", rig.status()));
     };
     ip("link add br0 type bridge");
-    for (kind, begin, alarm, mend) in [
-        (
-            "member",
-            &["link set uplink0 master br0"][..],
-            "ALARM: uplink0 (uplink) was made a port of br0 (bridge)",
-            "link set dev uplink0 nomaster",
-        ),
-        (
-            "upper",
-            &[
-                "link add link uplink0 name mv0 type macvlan",
-                "addr add 198.18.0.1/24 dev mv0",
-                "link set mv0 up",
-            ],
-            "ALARM: uplink0 (uplink) has mv0 (macvlan) on top of it",
-            "link set dev mv0 down",
-        ),
-        (
-            "address",
-            &["address add 198.18.0.2/24 dev uplink0"],
-            "ALARM: uplink0 (uplink) was given the address 198.18.0.2/24",
-            "address del 198.18.0.2/24 dev uplink0",
-        ),
-    ] {
+    let upper = [
+        "link add link uplink0 name mv0 type macvlan",
+        "addr add 198.18.0.1/24 dev mv0",
+        "link set mv0 up",
+    ];
+    #[rustfmt::skip]
+    let table: [(&str, &[&str], &str, &str); 3] = [
+        ("member", &["link set uplink0 master br0"],
+         "ALARM: uplink0 (uplink) was made a port of br0 (bridge)",
+         "link set dev uplink0 nomaster"),
+        ("upper", &upper, "ALARM: uplink0 (uplink) has mv0 (macvlan) on top of it",
+         "link set dev mv0 down"),
+        ("address", &["address add 198.18.0.2/24 dev uplink0"],
+         "ALARM: uplink0 (uplink) was given the address 198.18.0.2/24",
+         "address del 198.18.0.2/24 dev uplink0"),
+    ];
+    for (kind, begin, alarm, mend) in table {
         begin.iter().for_each(|line| drop(ip(line)));
         warned(kind, &format!("`ip {mend}`"), true);
         assert!(rig.running.log().contains(alarm), "{}", rig.running.log());
@@ -209,10 +130,6 @@ fn a_port_that_joins_a_bridge_or_gets_an_upper_interface_is_an_alarm() {
     ip("link del mv0");
     warned("upper", "", false);
     warned("address", "", false);
-    let mut eye = rig.watch(Side::Clearnet);
-    let frame = exit(0, 60);
-    rig.port(Side::Host).send(&frame.outbound(&[])).unwrap();
-    let marked = frame.tos(AF11).outbound(&[]);
-    assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == marked)));
-    moved(&rig.running.stop().unwrap());
+    arrives(&rig.site, &Case::exit(0, 60));
+    rig.stop();
 }

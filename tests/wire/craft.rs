@@ -2,7 +2,8 @@
 
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
 use exitmark_lab::site::{
-    CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6,
+    CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4,
+    SERVER_V6, TORNET_MAC,
 };
 use std::net::IpAddr;
 
@@ -139,6 +140,31 @@ impl Packet {
         self.framed(CLEARNET_MAC, HOST_MAC, tags)
     }
 
+    /// The packet in a frame of the host, with the mark.
+    pub(crate) fn marked(&self) -> Vec<u8> {
+        self.clone().tos(AF11).outbound(&[])
+    }
+
+    /// The packet in a frame of the host that the box has steered.
+    pub(crate) fn steered(&self) -> Vec<u8> {
+        self.framed(TORNET_MAC, INCOMING_MAC, &[])
+    }
+
+    /// The packet in a frame of the clearnet's router to the host.
+    pub(crate) fn inbound(&self, tags: &[(u16, u16)]) -> Vec<u8> {
+        self.framed(HOST_MAC, CLEARNET_MAC, tags)
+    }
+
+    /// The packet in a frame of the router on `incoming` to the box.
+    pub(crate) fn incoming(&self, tags: &[(u16, u16)]) -> Vec<u8> {
+        self.framed(INCOMING_MAC, TORNET_MAC, tags)
+    }
+
+    /// The same frame as the box delivers it to the host.
+    pub(crate) fn delivered(&self, tags: &[(u16, u16)]) -> Vec<u8> {
+        self.framed(HOST_MAC, TORNET_MAC, tags)
+    }
+
     pub(crate) fn framed(&self, to: &str, from: &str, tags: &[(u16, u16)]) -> Vec<u8> {
         ethernet(to, from, tags, self.ethertype(), &self.bytes())
     }
@@ -178,6 +204,17 @@ pub(crate) fn exit(family: usize, bytes: usize) -> Packet {
 /// A packet to the listed relay.
 pub(crate) fn relay(family: usize, bytes: usize) -> Packet {
     let (host, _, relay) = families()[family];
-    let port = exitmark_lab::site::OR_PORT;
-    Packet::new(host, relay, TCP, segment(40_001, port, bytes))
+    Packet::new(host, relay, TCP, segment(40_001, OR_PORT, bytes))
+}
+
+/// The server's answer to exit traffic.
+pub(crate) fn answer(family: usize, bytes: usize) -> Packet {
+    let (host, server, _) = families()[family];
+    Packet::new(server, host, TCP, segment(443, 40_000, bytes))
+}
+
+/// The listed relay's answer.
+pub(crate) fn relay_answer(family: usize, bytes: usize) -> Packet {
+    let (host, _, relay) = families()[family];
+    Packet::new(relay, host, TCP, segment(OR_PORT, 40_001, bytes))
 }

@@ -2,10 +2,9 @@
 //! signatures.
 
 use crate::reload::{
-    AUTHORITIES, Prober, REPLACED, Tor, Treatment, listing, relay, replace, said, servers,
+    AUTHORITIES, Prober, REPLACED, Tor, Treatment, listing, relay, replace, servers,
 };
 use crate::rig::{Config, Rig, needs_root};
-use exitmark_box::control::{Client, DEFAULT_SOCKET};
 use exitmark_lab::site::Plan;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -27,27 +26,21 @@ fn a_reload_that_empties_the_relay_set_is_refused() {
     let extra = "extra = [\"203.0.113.201:9001\", \"203.0.113.202:9001\"]";
     fs::write(&rig.configuration, text.replace(consensus, extra)).unwrap();
     rig.running.signal(Signal::SIGHUP).unwrap();
-    said(
-        &rig,
-        "the configuration stays as it was: relays: 2 endpoints would be listed",
-        1,
-    );
+    let refused = "the configuration stays as it was: relays: 2 endpoints would be listed";
+    rig.said(refused, 1..=1);
     prober.expect(first, Treatment::Steered, "with the set of before");
 
     // Sources may change if the set stays the same.
     let more = format!("{consensus}\n{extra}");
     fs::write(&rig.configuration, text.replace(consensus, &more)).unwrap();
     rig.running.signal(Signal::SIGHUP).unwrap();
-    said(&rig, "configuration replaced", 1);
+    rig.said("configuration replaced", 1..=1);
     prober.expect(first, Treatment::Steered, "with two extras");
     assert_eq!(rig.running.log().matches(REPLACED).count(), 0);
     prober.check();
 
     // A restart accepts it.
-    let rig = rig.restart(&Config {
-        relays: extra.to_owned(),
-        ..Config::default()
-    });
+    let rig = rig.restart(&Config::default().relays(extra));
     let log = rig.running.log();
     assert!(log.contains("relays.consensus = []"), "{log}");
     let mut prober = Prober::new(&rig);
@@ -66,12 +59,8 @@ fn a_narrow_margin_of_signatures_is_a_warning() {
     replace(&tor.consensus(), text.as_bytes());
     let rig = Rig::silent(Plan::default(), &tor.config(""));
     let signed = "signed by 2 of 3 known authorities, 2 are needed";
-    said(&rig, signed, 1);
-    let ask = || {
-        let client = Client::new(DEFAULT_SOCKET);
-        (client.status().unwrap(), client.metrics().unwrap())
-    };
-    let (report, metrics) = rig.site.middle.run(ask);
+    rig.said(signed, 1..=1);
+    let (report, metrics) = (rig.status(), rig.site.metrics().unwrap());
     let warning = report.warnings.iter().find(|one| one.kind == "authorities");
     let warning = warning.unwrap_or_else(|| panic!("{:?}", report.warnings));
     assert!(!warning.is_alarm);
@@ -94,8 +83,7 @@ fn a_narrow_margin_of_signatures_is_a_warning() {
     // All three sign again.
     replace(&tor.consensus(), order.sign(&AUTHORITIES).as_bytes());
     rig.running.signal(Signal::SIGHUP).unwrap();
-    said(&rig, "relay set confirmed", 1);
-    let (report, _) = rig.site.middle.run(ask);
-    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    rig.said("relay set confirmed", 1..=1);
+    assert_eq!(rig.status().warnings, []);
     assert_eq!(rig.running.log().matches(signed).count(), 1);
 }

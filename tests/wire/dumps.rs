@@ -1,11 +1,13 @@
 //! The memory of a box contains packets: core dumps omit it, and other processes cannot read it.
 
 use crate::private::{Load, start};
-use crate::rig::{Config, Rig, Side, eventually, needs_root, silence};
-use exitmark_lab::site::{Plan, Site};
-use exitmark_lab::{LabError, Netns, contained};
+use crate::rig::{Config, Rig, Side, needs_root, wait_until};
+use exitmark_lab::Netns;
+use exitmark_lab::process::as_nobody;
+use exitmark_lab::site::Plan;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -36,27 +38,10 @@ fn shared_memory(pid: u32) -> Vec<(u64, bool)> {
 
 /// Whether the user nobody can open this file of a process' directory in /proc.
 fn nobody_opens(pid: u32, file: &str) -> bool {
-    Command::new("setpriv")
-        .args([
-            "--reuid",
-            "65534",
-            "--regid",
-            "65534",
-            "--clear-groups",
-            "--inh-caps",
-            "-all",
-        ])
-        .args([
-            "sh",
-            "-c",
-            "exec 3< \"$1\"",
-            "sh",
-            &format!("/proc/{pid}/{file}"),
-        ])
-        .stderr(Stdio::null())
-        .status()
-        .unwrap()
-        .success()
+    let mut command = as_nobody("sh");
+    command.args(["-c", "exec 3< \"$1\"", "sh"]);
+    command.arg(format!("/proc/{pid}/{file}"));
+    command.stderr(Stdio::null()).status().unwrap().success()
 }
 
 const SECRETS: [&str; 4] = ["mem", "maps", "environ", "auxv"];
@@ -65,34 +50,18 @@ const SECRETS: [&str; 4] = ["mem", "maps", "environ", "auxv"];
 fn no_other_process_of_its_user_can_read_the_memory_of_a_box() {
     needs_root!();
     // A process of the user nobody that does not protect its memory, for comparison.
-    let mut command = contained("setpriv");
-    command.args([
-        "--reuid",
-        "65534",
-        "--regid",
-        "65534",
-        "--clear-groups",
-        "sleep",
-        "1000",
-    ]);
+    let mut command = as_nobody("sleep");
+    command.arg("1000");
     let nowhere = Netns::new("nowhere").unwrap();
     let mut open = nowhere.start(command).unwrap();
     let pid = open.process().id();
-    eventually("it sleeps", || {
-        match fs::read_to_string(format!("/proc/{pid}/comm")) {
-            Ok(name) if name == "sleep\n" => Ok(()),
-            other => Err(LabError(format!("{other:?}"))),
-        }
-    });
+    let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    wait_until("it sleeps", || name() == "sleep\n", name);
     let opened = SECRETS.map(|file| nobody_opens(pid, file));
     println!("the user nobody can open {SECRETS:?} of its own ordinary process: {opened:?}");
     assert!(opened.contains(&true));
     for user in ["", "user = \"nobody\""] {
-        let config = Config {
-            top: user,
-            ..Config::default()
-        };
-        let mut rig = Rig::silent(Plan::default(), &config);
+        let mut rig = Rig::silent(Plan::default(), &Config::default().top(user));
         let pid = rig.running.pid();
         for file in SECRETS {
             assert!(!nobody_opens(pid, file), "{file} of a box with {user:?}");
@@ -115,14 +84,10 @@ fn a_box_that_crashes_leaves_no_core() {
     needs_root!();
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     for signal in [Signal::SIGABRT, Signal::SIGSEGV] {
-        let site = Site::build(Plan::default()).unwrap();
-        silence(&site);
-        let mut rig = start(site, &Config::default());
+        let mut rig = start(&Config::default());
         let load = Load::new(&rig);
         load.send();
-        rig.wait_for("every frame", |counters| {
-            counters.get("host_received") == Some(&load.of(Side::Host))
-        });
+        rig.counts("host_received", load.of(Side::Host));
         // Another process that is killed like this does leave a core.
         let script = format!(
             "ulimit -c unlimited && cd \"$1\" && kill -{} $$",
@@ -148,28 +113,20 @@ fn a_box_that_crashes_leaves_no_core() {
         };
         let before = files();
         if !pattern.starts_with(['|', '/']) {
-            assert!(
-                before
-                    .iter()
-                    .any(|name| name.to_string_lossy().starts_with("core")),
-                "{before:?}"
-            );
-            for core in before
-                .iter()
-                .filter(|name| name.to_string_lossy().starts_with("core"))
-            {
+            let is_core = |name: &&OsString| name.to_string_lossy().starts_with("core");
+            let cores: Vec<_> = before.iter().filter(is_core).collect();
+            assert!(!cores.is_empty(), "{before:?}");
+            for core in cores {
                 fs::remove_file(rig.directory.path().join(core)).unwrap();
             }
         }
         let before = files();
         // The first SIGSEGV without a fault only removes Rust's stack overflow handler.
-        eventually("it dies", || {
+        let is_dead = || {
             let _ = rig.running.signal(signal);
-            match rig.running.has_ended() {
-                true => Ok(()),
-                false => Err(LabError("it lives".to_owned())),
-            }
-        });
+            rig.running.has_ended()
+        };
+        wait_until("it dies", is_dead, || "it lives");
         let ended = rig.running.ended().unwrap();
         assert_eq!(ended.signal(), Some(signal as i32), "{ended}");
         assert!(!ended.core_dumped(), "{ended}");

@@ -1,14 +1,14 @@
 //! Load, dead links and idleness: no frame is lost without a counted reason, and an idle box uses
 //! no CPU time.
 
-use crate::craft::{
-    AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
+use crate::craft::{AF11, Packet, QINQ, UDP, VLAN, answer, ethernet, exit, families, noise, relay};
+use crate::rig::{
+    Config, Counters, PACE, Rig, Side, assert_moved, both_engines, count, moved, needs_root,
+    wait_until,
 };
-use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
-use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, LastWords, Plan, TORNET_MAC};
+use exitmark_lab::site::{FAR_END, HOST_MAC, LastWords, Plan};
 use exitmark_lab::{Capture, CapturedFrame, LabError, RawPort};
 use nix::sys::signal::Signal;
-use std::cell::Cell;
 use std::time::Duration;
 
 /// The most frames in transit in one direction: a veth pair queues 256 and drops further ones.
@@ -28,7 +28,6 @@ struct Stream {
 struct Eye {
     capture: Capture,
     expected: usize,
-    seen: Cell<usize>,
 }
 
 impl Eye {
@@ -36,7 +35,6 @@ impl Eye {
         Self {
             capture: rig.watch(side),
             expected: 0,
-            seen: Cell::new(0),
         }
     }
 
@@ -44,18 +42,19 @@ impl Eye {
     #[track_caller]
     fn catch_up(&mut self, missing: usize) {
         let wanted = self.expected.saturating_sub(missing);
-        if self.seen.get() < wanted {
-            let seen = &self.seen;
-            let all = self.capture.wait_until(PATIENCE, |frames| {
-                seen.set(frames.len());
-                frames.len() >= wanted
-            });
-            assert!(all, "{} of {wanted} frames arrived", self.seen.get());
+        if !self.capture.counts(wanted) {
+            let seen = self.capture.so_far().len();
+            panic!("{seen} of {wanted} frames arrived");
         }
     }
 }
 
 impl Stream {
+    fn new(port: RawPort, kinds: Vec<(Vec<u8>, usize, Vec<u8>)>) -> Self {
+        let sent = 0;
+        Self { port, kinds, sent }
+    }
+
     /// Sends the next frame, with its number in the last four bytes.
     fn send(&mut self, eyes: &mut [Eye]) {
         let kind = self.sent as usize % self.kinds.len();
@@ -93,8 +92,7 @@ fn outbound_kinds() -> Vec<(Vec<u8>, usize, Vec<u8>)> {
         let marked = packet.clone().tos(AF11);
         kinds.push((packet.outbound(tags), 0, marked.outbound(tags)));
         let packet = relay(family, bytes);
-        let steered = packet.framed(TORNET_MAC, INCOMING_MAC, &[]);
-        kinds.push((packet.outbound(&[]), 1, steered));
+        kinds.push((packet.outbound(&[]), 1, packet.steered()));
     }
     let (host, server, _) = families()[0];
     let udp = Packet::new(host, server, UDP, noise(4, 64)).outbound(&[]);
@@ -124,20 +122,11 @@ fn under_load_every_frame_arrives_once_and_in_order() {
         const FRAMES: usize = 200_000;
         let rig = Rig::silent(Plan::default(), &Config::default());
         let mut eyes = [Side::Clearnet, Side::Tornet, Side::Host].map(|side| Eye::open(&rig, side));
-        let (host, server, _) = families()[0];
-        let answer = Packet::new(server, host, 6, segment(443, 40_000, 200));
-        let inbound = answer.framed(HOST_MAC, CLEARNET_MAC, &[]);
+        let inbound = answer(0, 200).inbound(&[]);
+        let inbound = vec![(inbound.clone(), 2, inbound)];
         let mut streams = [
-            Stream {
-                port: rig.port(Side::Host),
-                kinds: outbound_kinds(),
-                sent: 0,
-            },
-            Stream {
-                port: rig.port(Side::Clearnet),
-                kinds: vec![(inbound.clone(), 2, inbound)],
-                sent: 0,
-            },
+            Stream::new(rig.port(Side::Host), outbound_kinds()),
+            Stream::new(rig.port(Side::Clearnet), inbound),
         ];
         for _ in 0..FRAMES / 2 {
             for stream in &mut streams {
@@ -167,36 +156,25 @@ fn under_load_every_frame_arrives_once_and_in_order() {
         }
         let half = FRAMES as u64 / 2;
         let eighth = half / 8;
-        crate::rig::assert_moved(
-            &moved,
-            &[
-                ("host_received", half),
-                ("exit", 3 * eighth),
-                ("marked", 3 * eighth),
-                ("relay", 3 * eighth),
-                ("host", eighth),
-                ("non_ip", eighth),
-                ("uplink_forwarded", 5 * eighth),
-                ("incoming_forwarded", 3 * eighth),
-                ("uplink_received", half),
-                ("host_forwarded", half),
-            ],
+        let (three, five) = (3 * eighth, 5 * eighth);
+        let expected = format!(
+            "host_received={half} exit={three} marked={three} relay={three} host={eighth} \
+             non_ip={eighth} uplink_forwarded={five} incoming_forwarded={three} \
+             uplink_received={half} host_forwarded={half}"
         );
+        assert_moved(&moved, &expected);
     });
 }
 
 /// Sends at full speed. Every lost frame is counted: in the veth pair before the box, or at the
 /// box's rx ring.
-fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
+fn overload(sizes: &str, mtu: u32) {
     const FRAMES: u64 = 40_000;
-    let config = Config {
-        top: "engine = \"af_xdp\"",
-        more: sizes,
-        ..Config::default()
-    };
-    let rig = Rig::silent(plan, &config);
+    let rig = Rig::silent(Plan::of_mtu(mtu), &workers_alone(sizes));
     let port = rig.port(Side::Host);
-    let before = transmitted(&rig);
+    let transmitted = || rig.site.host.transmitted(FAR_END).unwrap().frames;
+    let before = transmitted();
+    let bytes = usize::try_from(mtu).unwrap();
     let frames = [
         exit(0, bytes - 40).outbound(&[]),
         relay(1, bytes - 60).outbound(&[]),
@@ -209,11 +187,9 @@ fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
         }
         port.send(frame).unwrap();
     }
-    let sent = transmitted(&rig) - before;
-    let taken = |counters: &std::collections::BTreeMap<String, u64>| {
-        let count = |name: &str| counters.get(name).copied().unwrap_or(0);
-        count("host_received") + count("host_missed")
-    };
+    let sent = transmitted() - before;
+    let taken =
+        |counters: &Counters| count(counters, "host_received") + count(counters, "host_missed");
     rig.wait_for("every frame taken or missed", |counters| {
         taken(counters) == sent
     });
@@ -224,8 +200,7 @@ fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
         eye.expected = number;
         eye.catch_up(0);
     }
-    let last = rig.running.stop().unwrap();
-    moved(&last);
+    let last = rig.stop();
     assert_eq!(taken(&last.counters), sent + 200);
     assert!(last.counters["host_missed"] > 0, "that was no overload");
 }
@@ -233,72 +208,31 @@ fn overload(plan: Plan, sizes: &'static str, bytes: usize) {
 #[test]
 fn counts_every_frame_of_an_overload() {
     needs_root!();
-    overload(
-        Plan::default(),
-        "[datapath]\nspill = false\nring = 64\nbatch = 16",
-        1500,
-    );
+    overload("ring = 64\nbatch = 16", 1500);
 }
 
 #[test]
 fn counts_every_frame_of_an_overload_of_jumbo_frames() {
     needs_root!();
-    let plan = Plan {
-        mtu: 9000,
-        ..Plan::default()
-    };
     // Batches end in the middle of most packets.
-    overload(
-        plan,
-        "[datapath]\nspill = false\nring = 64\nbatch = 1",
-        9000,
-    );
-    overload(
-        plan,
-        "[datapath]\nspill = false\nring = 128\nbatch = 64",
-        9000,
-    );
+    overload("ring = 64\nbatch = 1", 9000);
+    overload("ring = 128\nbatch = 64", 9000);
 }
 
-/// Frames that the host's NIC handed to the box's.
-fn transmitted(rig: &Rig) -> u64 {
-    let counter = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-    let text = rig.site.host.run(counter);
-    let line = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("eth0:"));
-    line.unwrap()
-        .split_whitespace()
-        .nth(9)
-        .unwrap()
-        .parse()
-        .unwrap()
-}
-
-/// A configuration in which the kernel does not take over frames.
-fn workers_alone() -> Config {
-    Config {
-        top: "engine = \"af_xdp\"",
-        more: "[datapath]\nspill = false",
-        ..Config::default()
-    }
+/// A configuration in which the kernel does not take over frames, with more lines of `[datapath]`.
+fn workers_alone(more: &str) -> Config {
+    let datapath = format!("spill = false\n{more}");
+    Config::default().engine("af_xdp").datapath(datapath)
 }
 
 /// Tests a dead link: its peer is down, or the box's own NIC.
 fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> LastWords {
-    let config = Config {
-        steer: "on_unavailable = \"drop\"",
-        ..workers_alone()
-    };
+    let config = workers_alone("").steer("on_unavailable = \"drop\"");
     let rig = Rig::silent(Plan::default(), &config);
     let mut eyes = [Side::Clearnet, Side::Tornet].map(|side| Eye::open(&rig, side));
     let mut kinds = outbound_kinds();
     kinds.retain(|kind| kind.1 == 0);
-    let mut exits = Stream {
-        port: rig.port(Side::Host),
-        kinds,
-        sent: 0,
-    };
+    let mut exits = Stream::new(rig.port(Side::Host), kinds);
     let relays = rig.port(Side::Host);
     let dead = relay(0, 100).outbound(&[]);
     kill(&rig).unwrap();
@@ -314,23 +248,19 @@ fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> 
     revive(&rig);
     // A new kind of relay frame, which was never sent to the dead link.
     let late = relay(1, 200);
-    let arrives = late.framed(TORNET_MAC, INCOMING_MAC, &[]);
-    let late = late.outbound(&[]);
-    eventually("steering after the link came back", || {
-        relays.send(&late)?;
+    let (late, arrives) = (late.outbound(&[]), late.steered());
+    let is_back = || {
+        relays.send(&late).unwrap();
         let back = |seen: &[CapturedFrame]| seen.iter().any(|frame| frame.bytes == arrives);
-        match eyes[1].capture.wait_until(Duration::from_millis(20), back) {
-            true => Ok(()),
-            false => Err(LabError("no frame".to_owned())),
-        }
-    });
+        eyes[1].capture.wait_until(PACE, back)
+    };
+    wait_until("steering after the link came back", is_back, || "no frame");
     for _ in 0..1000 {
         exits.send(&mut eyes);
         eyes[0].catch_up(WINDOW / 2);
     }
     eyes[0].catch_up(0);
-    let last = rig.running.stop().unwrap();
-    moved(&last);
+    let last = rig.stop();
     let [uplink, _] = eyes;
     let uplink = uplink.capture.finish().unwrap();
     assert_arrived("exit frames", &uplink, exits.expected(0));
@@ -361,7 +291,7 @@ fn a_dead_nic_of_incoming_stalls_no_other_port() {
 /// Until the box detects the dead link, its ring fills and further frames are dropped.
 fn assert_dropped_by_name(last: &LastWords) {
     let counters = &last.counters;
-    let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+    let count = |name: &str| count(counters, name);
     let dropped = count("dropped_incoming_tx_full") + count("dropped_steer_unavailable");
     assert!(dropped > 5000, "{counters:?}");
     assert!(count("dropped_steer_unavailable") > 0, "{counters:?}");
@@ -374,24 +304,15 @@ fn assert_dropped_by_name(last: &LastWords) {
 #[test]
 fn frames_that_a_nic_rejects_are_counted_in_the_kernel() {
     needs_root!();
-    let config = Config {
-        top: "engine = \"xdp\"",
-        ..Config::default()
-    };
-    let rig = Rig::silent(Plan::default(), &config);
+    let rig = Rig::silent(Plan::default(), &Config::default().engine("xdp"));
     let port = rig.port(Side::Host);
     let lost = |reason: &str, more: u64| {
         let name = format!("dropped_uplink_{reason}");
-        let count = |counters: &std::collections::BTreeMap<String, u64>| {
-            counters.get(&name).copied().unwrap_or(0)
-        };
-        let before = count(&rig.running.counters().unwrap());
+        let before = rig.count(&name);
         for _ in 0..more {
             port.send(&exit(0, 60).outbound(&[])).unwrap();
         }
-        rig.wait_for("every frame is counted as dropped", |counters| {
-            count(counters) == before + more
-        });
+        rig.counts(&name, before + more);
     };
     rig.site.middle.ip("link set uplink0 down").unwrap();
     lost("tx_down", 100);
@@ -401,32 +322,23 @@ fn frames_that_a_nic_rejects_are_counted_in_the_kernel() {
     lost("tx_refused", 100);
     rig.site.clearnet.ip("link set eth0 up").unwrap();
     let mut eye = Eye::open(&rig, Side::Clearnet);
-    eventually("the wire after the link came back", || {
-        port.send(&exit(0, 60).outbound(&[]))?;
-        match eye
-            .capture
-            .wait_until(Duration::from_millis(20), |seen| !seen.is_empty())
-        {
-            true => Ok(()),
-            false => Err(LabError("no frame".to_owned())),
-        }
-    });
-    moved(&rig.running.stop().unwrap());
+    let is_back = || {
+        port.send(&exit(0, 60).outbound(&[])).unwrap();
+        eye.capture.wait_until(PACE, |seen| !seen.is_empty())
+    };
+    wait_until("the wire after the link came back", is_back, || "no frame");
+    rig.stop();
 }
 
 #[test]
 fn a_dead_uplink_does_not_stall_steering() {
     needs_root!();
-    let rig = Rig::silent(Plan::default(), &workers_alone());
+    let rig = Rig::silent(Plan::default(), &workers_alone(""));
     let mut eyes = [Side::Clearnet, Side::Tornet].map(|side| Eye::open(&rig, side));
     let port = rig.port(Side::Host);
     let mut kinds = outbound_kinds();
     kinds.retain(|kind| kind.1 == 1);
-    let mut relays = Stream {
-        port: rig.port(Side::Host),
-        kinds,
-        sent: 0,
-    };
+    let mut relays = Stream::new(rig.port(Side::Host), kinds);
     rig.site.clearnet.ip("link set eth0 down").unwrap();
     let dead = exit(0, 100).outbound(&[]);
     for _ in 0..5_000 {
@@ -435,9 +347,7 @@ fn a_dead_uplink_does_not_stall_steering() {
         eyes[1].catch_up(WINDOW / 2);
     }
     eyes[1].catch_up(0);
-    let last = rig.running.stop().unwrap();
-    moved(&last);
-    assert_eq!(last.counters["exit"], 5_000);
+    assert_eq!(rig.stop().counters["exit"], 5_000);
     let [_, incoming] = eyes;
     let incoming = incoming.capture.finish().unwrap();
     assert_arrived("relay frames", &incoming, relays.expected(1));
@@ -482,7 +392,7 @@ fn an_idle_box_uses_no_processor() {
         used * 100 <= ticks,
         "{used} of {ticks} ticks with no traffic"
     );
-    moved(&rig.running.stop().unwrap());
+    rig.stop();
 }
 
 /// A NIC is removed while the box runs: the wire continues, and no worker busy-loops.
@@ -504,5 +414,5 @@ fn a_vanished_nic_affects_no_other_port() {
     let used = ticks_while_idle(&mut rig, Duration::from_secs(1));
     assert!(used <= 5, "{used} of 100 ticks with no traffic");
     cross(100);
-    moved(&rig.running.stop().unwrap());
+    rig.stop();
 }

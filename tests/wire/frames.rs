@@ -3,8 +3,8 @@
 use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
 };
-use crate::rig::{Case, Config, Rig, Side, assert_moved, both_engines, needs_root};
-use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
+use crate::rig::{Case, Config, Rig, Side, both_engines, needs_root};
+use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, Plan};
 
 const TAGGINGS: [(&str, &[(u16, u16)]); 5] = [
     ("untagged", &[]),
@@ -64,33 +64,23 @@ fn non_ip_frames_are_forwarded_unchanged_both_ways() {
         for (what, frame) in strange_frames(HOST_MAC, CLEARNET_MAC) {
             cases.push(Case::untouched(what, Side::Clearnet, frame));
         }
-        let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 26),
-                ("uplink_forwarded", 26),
-                ("uplink_received", 26),
-                ("host_forwarded", 26),
-                // The two multicast frames of noise, and those of 14 to 1514 bytes.
-                ("malformed", 13),
-                ("malformed_short_header", 7),
-                ("malformed_wrong_version", 6),
-                ("non_ip", 13),
-            ],
+        // Malformed: the two multicast frames of noise, and those of 14 to 1514 bytes.
+        Rig::silent(Plan::default(), &Config::default()).verify(
+            &cases,
+            "host_received=26 uplink_forwarded=26 uplink_received=26 host_forwarded=26 \
+             malformed=13 malformed_short_header=7 malformed_wrong_version=6 non_ip=13",
         );
     });
 }
 
 /// A relay frame without the mark: steered if untagged, otherwise left on the wire, because the
 /// next hop is in the untagged network.
-fn relayed(what: String, packet: &Packet, tags: &[(u16, u16)]) -> Case {
-    let frame = packet.outbound(tags);
-    let arrives = match tags {
-        [] => (Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, &[])),
-        _ => (Side::Clearnet, frame.clone()),
-    };
-    Case::new(what, Side::Host, frame, Some(arrives))
+fn relayed(what: &str, packet: &Packet, tags: &[(u16, u16)]) -> Case {
+    let what = format!("relay, {what}");
+    match tags {
+        [] => Case::to_tornet(&what, packet, packet.tos),
+        _ => Case::untouched(what, Side::Host, packet.outbound(tags)),
+    }
 }
 
 #[test]
@@ -103,31 +93,17 @@ fn exit_frames_are_marked_under_any_tags_and_relay_frames_steered_under_none() {
                 for ecn in 0..4 {
                     let what = format!("family {family}, {what}, ECN {ecn}");
                     let packet = exit(family, 100).tos(ecn);
-                    cases.push(Case::new(
-                        format!("exit, {what}"),
-                        Side::Host,
-                        packet.outbound(tags),
-                        Some((Side::Clearnet, packet.tos(AF11 | ecn).outbound(tags))),
-                    ));
+                    let exit = format!("exit, {what}");
+                    cases.push(Case::to_uplink(&exit, &packet, AF11 | ecn, tags));
                     // Any DSCP other than the mark is kept.
-                    let packet = relay(family, 100).tos(0xb8 | ecn);
-                    cases.push(relayed(format!("relay, {what}"), &packet, tags));
+                    cases.push(relayed(&what, &relay(family, 100).tos(0xb8 | ecn), tags));
                 }
             }
         }
-        let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 80),
-                ("exit", 40),
-                ("marked", 40),
-                ("relay", 40),
-                ("unsteered", 32),
-                ("unrouted_vlan", 32),
-                ("uplink_forwarded", 72),
-                ("incoming_forwarded", 8),
-            ],
+        Rig::silent(Plan::default(), &Config::default()).verify(
+            &cases,
+            "host_received=80 exit=40 marked=40 relay=40 unsteered=32 unrouted_vlan=32 \
+             uplink_forwarded=72 incoming_forwarded=8",
         );
     });
 }
@@ -137,13 +113,8 @@ fn only_exit_frames_keep_the_mark() {
     needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
-        let mut case = |what: &str, sent: Packet, arrives: Packet| {
-            cases.push(Case::new(
-                what,
-                Side::Host,
-                sent.outbound(&[]),
-                Some((Side::Clearnet, arrives.outbound(&[]))),
-            ));
+        let mut case = |what: &str, sent: &Packet, tos: u8| {
+            cases.push(Case::to_uplink(what, sent, tos, &[]));
         };
         for family in [0, 1] {
             let (host, server, relay_host) = families()[family];
@@ -151,40 +122,22 @@ fn only_exit_frames_keep_the_mark() {
             let udp = Packet::new(host, server, UDP, noise(1, 60));
             // A look-up by address alone would steer this frame.
             let web = tcp(relay_host, 40_000, 443);
-            case("relay host's web page", web.clone(), web.tos(AF11));
-            let web = tcp(server, 40_000, 9001);
-            case("relay port elsewhere", web.clone(), web.tos(AF11));
-            case(
-                "marked exit",
-                exit(family, 1).tos(AF11),
-                exit(family, 1).tos(AF11),
-            );
-            let reply = tcp(server, 22, 50_000);
-            case("reply", reply.clone().tos(AF11 | 1), reply.tos(1));
-            case("other protocol", udp.clone().tos(AF11), udp.clone());
-            case("other DSCP", udp.clone().tos(0xb9), udp.clone().tos(0xb9));
+            case("relay host's web page", &web, AF11);
+            case("relay port elsewhere", &tcp(server, 40_000, 9001), AF11);
+            case("marked exit", &exit(family, 1).tos(AF11), AF11);
+            case("reply", &tcp(server, 22, 50_000).tos(AF11 | 1), 1);
+            case("other protocol", &udp.clone().tos(AF11), 0);
+            case("other DSCP", &udp.tos(0xb9), 0xb9);
             let mut foreign = exit(family, 5);
             foreign.source = server;
-            case("foreign", foreign.clone(), foreign.clone());
-            case("foreign with mark", foreign.clone().tos(AF11), foreign);
+            case("foreign", &foreign, 0);
+            case("foreign with mark", &foreign.tos(AF11), 0);
         }
-        let config = Config {
-            host: "listeners = [22]",
-            ..Config::default()
-        };
-        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 16),
-                ("uplink_forwarded", 16),
-                ("exit", 6),
-                ("marked", 4),
-                ("reply", 2),
-                ("host", 4),
-                ("foreign", 4),
-                ("cleared", 6),
-            ],
+        let config = Config::default().host("listeners = [22]");
+        Rig::silent(Plan::default(), &config).verify(
+            &cases,
+            "host_received=16 uplink_forwarded=16 exit=6 marked=4 reply=2 host=4 foreign=4 \
+             cleared=6",
         );
     });
 }
@@ -203,13 +156,13 @@ fn inbound_frames_are_not_changed() {
                         destination: host,
                         ..packet
                     };
-                    let frame = back.framed(HOST_MAC, CLEARNET_MAC, tags);
+                    let frame = back.inbound(tags);
                     cases.push(Case::untouched(what, Side::Clearnet, frame));
                 }
             }
         }
-        let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
-        assert_moved(&moved, &[("uplink_received", 20), ("host_forwarded", 20)]);
+        Rig::silent(Plan::default(), &Config::default())
+            .verify(&cases, "uplink_received=20 host_forwarded=20");
     });
 }
 
@@ -228,41 +181,30 @@ fn later_fragments_follow_the_first() {
             };
             let (exit, relay) = (exit(family, 60), relay(family, 60));
             for (offset, more) in [(0, true), (10, true), (15, false)] {
+                let what = format!("fragment at {offset}, family {family}");
                 let fragment = part(&exit, 1, offset, more);
-                cases.push(Case::new(
-                    format!("exit's fragment at {offset}, family {family}"),
-                    Side::Host,
-                    fragment.outbound(&[]),
-                    Some((Side::Clearnet, fragment.tos(AF11).outbound(&[]))),
+                cases.push(Case::to_uplink(
+                    &format!("exit, {what}"),
+                    &fragment,
+                    AF11,
+                    &[],
                 ));
                 let fragment = part(&relay, 2, offset, more);
                 for tags in [&[][..], &[VLAN]] {
-                    let what = format!("relay's fragment at {offset}, family {family}");
-                    cases.push(relayed(what, &fragment, tags));
+                    cases.push(relayed(&what, &fragment, tags));
                 }
             }
-            let stray = part(&exit, 3, 10, false);
-            cases.push(Case::untouched(
+            cases.push(Case::to_uplink(
                 "stray fragment",
-                Side::Host,
-                stray.outbound(&[]),
+                &part(&exit, 3, 10, false),
+                0,
+                &[],
             ));
         }
-        let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 20),
-                ("exit", 6),
-                ("marked", 6),
-                ("relay", 12),
-                ("unsteered", 6),
-                ("unrouted_vlan", 6),
-                ("host", 2),
-                ("unseen_fragment", 2),
-                ("uplink_forwarded", 14),
-                ("incoming_forwarded", 6),
-            ],
+        Rig::silent(Plan::default(), &Config::default()).verify(
+            &cases,
+            "host_received=20 exit=6 marked=6 relay=12 unsteered=6 unrouted_vlan=6 host=2 \
+             unseen_fragment=2 uplink_forwarded=14 incoming_forwarded=6",
         );
     });
 }
@@ -286,39 +228,23 @@ fn jumbo_frames_cross_in_several_buffers() {
                     let what = format!("{bytes} bytes, {what}, family {family}");
                     let packet = exit(family, bytes);
                     bytes_sent = bytes_sent.max(packet.outbound(tags).len());
-                    cases.push(Case::new(
-                        format!("exit, {what}"),
-                        Side::Host,
-                        packet.outbound(tags),
-                        Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
+                    cases.push(Case::to_uplink(
+                        &format!("exit, {what}"),
+                        &packet,
+                        AF11,
+                        tags,
                     ));
                     let packet = relay(family, bytes);
-                    cases.push(relayed(format!("relay, {what}"), &packet, tags));
-                    let frame = packet.framed(HOST_MAC, CLEARNET_MAC, tags);
-                    cases.push(Case::untouched(what, Side::Clearnet, frame));
+                    cases.push(relayed(&what, &packet, tags));
+                    cases.push(Case::untouched(what, Side::Clearnet, packet.inbound(tags)));
                 }
             }
         }
         assert_eq!(bytes_sent, 14 + 9000 + 4);
-        let plan = Plan {
-            mtu: 9000,
-            ..Plan::default()
-        };
-        let moved = Rig::silent(plan, &Config::default()).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 108),
-                ("exit", 54),
-                ("marked", 54),
-                ("relay", 54),
-                ("unsteered", 36),
-                ("unrouted_vlan", 36),
-                ("uplink_forwarded", 90),
-                ("incoming_forwarded", 18),
-                ("uplink_received", 54),
-                ("host_forwarded", 54),
-            ],
+        Rig::silent(Plan::of_mtu(9000), &Config::default()).verify(
+            &cases,
+            "host_received=108 exit=54 marked=54 relay=54 unsteered=36 unrouted_vlan=36 \
+             uplink_forwarded=90 incoming_forwarded=18 uplink_received=54 host_forwarded=54",
         );
     });
 }
@@ -333,20 +259,9 @@ fn audit_mode_changes_and_steers_no_frame() {
                 cases.push(Case::untouched("audit", Side::Host, packet.outbound(&[])));
             }
         }
-        let config = Config {
-            top: "mode = \"audit\"",
-            ..Config::default()
-        };
-        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 6),
-                ("uplink_forwarded", 6),
-                ("exit", 4),
-                ("relay", 2),
-            ],
-        );
+        let config = Config::default().top("mode = \"audit\"");
+        Rig::silent(Plan::default(), &config)
+            .verify(&cases, "host_received=6 uplink_forwarded=6 exit=4 relay=2");
     });
 }
 
@@ -358,27 +273,13 @@ fn no_frame_leaves_marked_with_strip() {
         for family in [0, 1] {
             for tos in [0, 1, AF11 | 2] {
                 let sent = exit(family, 9).tos(tos);
-                cases.push(Case::new(
-                    format!("ToS {tos:#04x}"),
-                    Side::Host,
-                    sent.outbound(&[]),
-                    Some((Side::Clearnet, sent.tos(tos & 3).outbound(&[]))),
-                ));
+                cases.push(Case::to_uplink("exit", &sent, tos & 3, &[]));
             }
         }
-        let config = Config {
-            more: "[mark]\nat_uplink = \"strip\"",
-            ..Config::default()
-        };
-        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 6),
-                ("uplink_forwarded", 6),
-                ("exit", 6),
-                ("cleared", 2),
-            ],
+        let config = Config::default().more("[mark]\nat_uplink = \"strip\"");
+        Rig::silent(Plan::default(), &config).verify(
+            &cases,
+            "host_received=6 uplink_forwarded=6 exit=6 cleared=2",
         );
     });
 }
@@ -392,33 +293,15 @@ fn full_frames_cross_at_every_size_where_buffers_change() {
         for mtu in [1762, 1763, 3498, 3499, 3810, 3811] {
             let mut cases = Vec::new();
             for tags in [&[][..], &[VLAN]] {
-                let packet = exit(0, mtu - 40);
-                cases.push(Case::new(
-                    format!("exit, MTU {mtu}"),
-                    Side::Host,
-                    packet.outbound(tags),
-                    Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
-                ));
-                let packet = relay(1, mtu - 60);
-                cases.push(relayed(format!("relay, MTU {mtu}"), &packet, tags));
+                let what = format!("exit, MTU {mtu}");
+                cases.push(Case::to_uplink(&what, &exit(0, mtu - 40), AF11, tags));
+                cases.push(relayed(&format!("MTU {mtu}"), &relay(1, mtu - 60), tags));
             }
-            let plan = Plan {
-                mtu: u32::try_from(mtu).unwrap(),
-                ..Plan::default()
-            };
-            let moved = Rig::silent(plan, &Config::default()).verify(&cases);
-            assert_moved(
-                &moved,
-                &[
-                    ("host_received", 4),
-                    ("exit", 2),
-                    ("marked", 2),
-                    ("relay", 2),
-                    ("unsteered", 1),
-                    ("unrouted_vlan", 1),
-                    ("uplink_forwarded", 3),
-                    ("incoming_forwarded", 1),
-                ],
+            let plan = Plan::of_mtu(u32::try_from(mtu).unwrap());
+            Rig::silent(plan, &Config::default()).verify(
+                &cases,
+                "host_received=4 exit=2 marked=2 relay=2 unsteered=1 unrouted_vlan=1 \
+                 uplink_forwarded=3 incoming_forwarded=1",
             );
         }
     });

@@ -1,26 +1,23 @@
 //! From `incoming` only frames for the host are forwarded, and to it only relay frames.
 
 use crate::craft::{
-    AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
+    AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, relay_answer, segment,
 };
-use crate::rig::{Case, Config, Rig, Side, UPLINK0_MAC, assert_moved, both_engines, needs_root};
+use crate::rig::{Case, Config, Rig, Side, UPLINK0_MAC, both_engines, needs_root};
 use exitmark_lab::site::{
     BOX_V4, BOX_V6, CLEARNET_MAC, HOST_MAC, HOST_V4, INCOMING_MAC, Plan, TORNET_MAC,
 };
 
 const BROADCAST: &str = "ff:ff:ff:ff:ff:ff";
+
 /// A configuration with the host's MAC address.
 fn known() -> Config {
-    Config {
-        host: "mac = \"02:00:00:00:01:01\"",
-        ..Config::default()
-    }
+    Config::default().host("mac = \"02:00:00:00:01:01\"")
 }
 
 /// A packet of the relay to the host.
 fn inbound(family: usize) -> Packet {
-    let (host, _, relay) = families()[family];
-    Packet::new(relay, host, 6, segment(9001, 40_001, 70)).tos(0x2a)
+    relay_answer(family, 70).tos(0x2a)
 }
 
 #[test]
@@ -33,34 +30,23 @@ fn incoming_forwards_only_frames_for_the_host() {
                 for protocol in [6, UDP, 1, 132] {
                     let mut packet = inbound(family);
                     packet.protocol = protocol;
-                    let frame = |to, from| packet.framed(to, from, tags);
-                    cases.push(Case::new(
-                        format!("protocol {protocol}, family {family}, {} tags", tags.len()),
-                        Side::Tornet,
-                        frame(INCOMING_MAC, TORNET_MAC),
-                        Some((Side::Host, frame(HOST_MAC, TORNET_MAC))),
-                    ));
+                    let tagged = tags.len();
+                    let what = format!("protocol {protocol}, family {family}, {tagged} tags");
+                    cases.push(Case::to_host(what, &packet, tags));
                 }
             }
         }
-        let delivered = cases.len() as u64;
+        let delivered = cases.len();
         for (what, frame) in strangers() {
-            cases.push(Case::new(
-                what,
-                Side::Tornet,
-                frame.clone(),
-                Some((Side::Stack, frame)),
-            ));
+            let stack = Some((Side::Stack, frame.clone()));
+            cases.push(Case::new(what, Side::Tornet, frame, stack));
         }
-        let kept = cases.len() as u64 - delivered;
-        let moved = Rig::silent(Plan::default(), &known()).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("incoming_received", delivered),
-                ("host_forwarded", delivered),
-                ("incoming_to_stack", kept),
-            ],
+        let kept = cases.len() - delivered;
+        Rig::silent(Plan::default(), &known()).verify(
+            &cases,
+            format!(
+                "incoming_received={delivered} host_forwarded={delivered} incoming_to_stack={kept}"
+            ),
         );
     });
 }
@@ -85,14 +71,12 @@ fn strangers() -> Vec<(String, Vec<u8>)> {
             destination: [BOX_V4.into(), BOX_V6.into()][family],
             ..ours.clone()
         };
-        let frame = elsewhere.framed(INCOMING_MAC, TORNET_MAC, &[]);
-        frames.push(("the box's own address".to_owned(), frame));
+        frames.push(("the box's own address".to_owned(), elsewhere.incoming(&[])));
         let elsewhere = Packet {
             destination: families()[family].1,
             ..ours
         };
-        let frame = elsewhere.framed(INCOMING_MAC, TORNET_MAC, &[]);
-        frames.push(("an unused address".to_owned(), frame));
+        frames.push(("an unused address".to_owned(), elsewhere.incoming(&[])));
     }
     for (what, to, kind) in [
         ("ARP broadcast", BROADCAST, 0x0806),
@@ -105,7 +89,7 @@ fn strangers() -> Vec<(String, Vec<u8>)> {
         frames.push((what.to_owned(), frame));
     }
     // An IPv4 header without its destination, and one of version 9.
-    let whole = inbound(0).framed(INCOMING_MAC, TORNET_MAC, &[]);
+    let whole = inbound(0).incoming(&[]);
     frames.push(("cut".to_owned(), whole[..33].to_vec()));
     let mut wrong = whole;
     wrong[14] = 0x95;
@@ -132,16 +116,9 @@ fn broadcast_from_the_wire_never_reaches_incoming() {
         // A frame on the uplink for incoming's own MAC does not go to incoming.
         let frame = inbound(0).framed(INCOMING_MAC, CLEARNET_MAC, &[]);
         cases.push(Case::untouched("incoming's MAC", Side::Clearnet, frame));
-        let moved = Rig::silent(Plan::default(), &known()).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 6),
-                ("uplink_forwarded", 6),
-                ("non_ip", 6),
-                ("uplink_received", 10),
-                ("host_forwarded", 10),
-            ],
+        Rig::silent(Plan::default(), &known()).verify(
+            &cases,
+            "host_received=6 uplink_forwarded=6 non_ip=6 uplink_received=10 host_forwarded=10",
         );
     });
 }
@@ -150,46 +127,24 @@ fn broadcast_from_the_wire_never_reaches_incoming() {
 fn learns_the_host_mac_only_from_the_host() {
     needs_root!();
     both_engines(|| {
-        let frame = |to| inbound(0).framed(to, TORNET_MAC, &[]);
+        let unknown = |what| Case::new(what, Side::Tornet, inbound(0).incoming(&[]), None);
         let impostor = "02:66:66:66:66:66";
         let mut foreign = exit(0, 10);
         foreign.source = families()[0].1;
         let foreign = foreign.framed(CLEARNET_MAC, impostor, &[]);
         let arp = ethernet(BROADCAST, impostor, &[], 0x0806, &noise(1, 46));
-        let own = exit(0, 10);
-        let marked = own.clone().tos(AF11).outbound(&[]);
         let cases = [
-            Case::new("before", Side::Tornet, frame(INCOMING_MAC), None),
+            unknown("before"),
             Case::untouched("foreign source", Side::Host, foreign),
             Case::untouched("no IP", Side::Host, arp),
-            Case::new("still unknown", Side::Tornet, frame(INCOMING_MAC), None),
-            Case::new(
-                "the host sends",
-                Side::Host,
-                own.outbound(&[]),
-                Some((Side::Clearnet, marked)),
-            ),
-            Case::new(
-                "after",
-                Side::Tornet,
-                frame(INCOMING_MAC),
-                Some((Side::Host, frame(HOST_MAC))),
-            ),
+            unknown("still unknown"),
+            Case::exit(0, 10),
+            Case::to_host("after the host has sent", &inbound(0), &[]),
         ];
-        let moved = Rig::silent(Plan::default(), &Config::default()).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("incoming_received", 3),
-                ("dropped_host_mac_unknown", 2),
-                ("host_received", 3),
-                ("foreign", 1),
-                ("non_ip", 1),
-                ("exit", 1),
-                ("marked", 1),
-                ("uplink_forwarded", 3),
-                ("host_forwarded", 1),
-            ],
+        Rig::silent(Plan::default(), &Config::default()).verify(
+            &cases,
+            "incoming_received=3 dropped_host_mac_unknown=2 host_received=3 foreign=1 non_ip=1 \
+             exit=1 marked=1 uplink_forwarded=3 host_forwarded=1",
         );
     });
 }
@@ -198,31 +153,18 @@ fn learns_the_host_mac_only_from_the_host() {
 fn a_configured_mac_is_never_replaced() {
     needs_root!();
     both_engines(|| {
-        let sent = inbound(1).framed(INCOMING_MAC, TORNET_MAC, &[]);
-        let arrives = inbound(1).framed(HOST_MAC, TORNET_MAC, &[]);
         let other = "02:66:66:66:66:66";
         let spoken = exit(1, 10).framed(CLEARNET_MAC, other, &[]);
         let marked = exit(1, 10).tos(AF11).framed(CLEARNET_MAC, other, &[]);
+        let marked = Some((Side::Clearnet, marked));
         let cases = [
-            Case::new(
-                "another MAC sends",
-                Side::Host,
-                spoken,
-                Some((Side::Clearnet, marked)),
-            ),
-            Case::new("inbound", Side::Tornet, sent, Some((Side::Host, arrives))),
+            Case::new("another MAC sends", Side::Host, spoken, marked),
+            Case::to_host("inbound", &inbound(1), &[]),
         ];
-        let moved = Rig::silent(Plan::default(), &known()).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 1),
-                ("exit", 1),
-                ("marked", 1),
-                ("uplink_forwarded", 1),
-                ("incoming_received", 1),
-                ("host_forwarded", 1),
-            ],
+        Rig::silent(Plan::default(), &known()).verify(
+            &cases,
+            "host_received=1 exit=1 marked=1 uplink_forwarded=1 incoming_received=1 \
+             host_forwarded=1",
         );
     });
 }
@@ -245,19 +187,13 @@ fn one_nic_can_be_uplink_and_incoming() {
                         _ => (Side::Clearnet, packet.outbound(tags)),
                     }),
                 ));
-                let packet = exit(family, 99);
-                cases.push(Case::new(
-                    "exit",
-                    Side::Host,
-                    packet.outbound(tags),
-                    Some((Side::Clearnet, packet.tos(AF11).outbound(tags))),
-                ));
+                cases.push(Case::to_uplink("exit", &exit(family, 99), AF11, tags));
                 let packet = inbound(family);
                 cases.push(Case::new(
                     "to the NIC's own MAC for the host",
                     Side::Clearnet,
                     packet.framed(UPLINK0_MAC, TORNET_MAC, tags),
-                    Some((Side::Host, packet.framed(HOST_MAC, TORNET_MAC, tags))),
+                    Some((Side::Host, packet.delivered(tags))),
                 ));
                 // All other frames stay on the wire, with any MAC address.
                 for to in [HOST_MAC, BROADCAST, "02:00:00:00:03:77"] {
@@ -274,24 +210,11 @@ fn one_nic_can_be_uplink_and_incoming() {
             Side::Clearnet,
             frame,
         ));
-        let config = Config {
-            incoming: Some(("uplink0", TORNET_MAC)),
-            ..known()
-        };
-        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 8),
-                ("relay", 4),
-                ("unsteered", 2),
-                ("unrouted_vlan", 2),
-                ("exit", 4),
-                ("marked", 4),
-                ("uplink_forwarded", 8),
-                ("uplink_received", 17),
-                ("host_forwarded", 17),
-            ],
+        let config = known().incoming("uplink0", TORNET_MAC);
+        Rig::silent(Plan::default(), &config).verify(
+            &cases,
+            "host_received=8 relay=4 unsteered=2 unrouted_vlan=2 exit=4 marked=4 \
+             uplink_forwarded=8 uplink_received=17 host_forwarded=17",
         );
     });
 }
@@ -303,35 +226,21 @@ fn without_incoming_no_frame_is_steered() {
         let mut cases = Vec::new();
         for family in [0, 1] {
             let packet = relay(family, 50);
-            cases.push(Case::untouched(
-                "relay",
-                Side::Host,
-                packet.outbound(&[VLAN]),
-            ));
-            cases.push(Case::new(
+            cases.push(Case::to_uplink("relay", &packet, 0, &[VLAN]));
+            cases.push(Case::to_uplink(
                 "relay with the mark",
-                Side::Host,
-                packet.clone().tos(AF11).outbound(&[]),
-                Some((Side::Clearnet, packet.outbound(&[]))),
+                &packet.tos(AF11),
+                0,
+                &[],
             ));
             // incoming0 is then not a port: its frames go to the stack.
-            let frame = inbound(family).framed(INCOMING_MAC, TORNET_MAC, &[]);
+            let frame = inbound(family).incoming(&[]);
             let stack = Some((Side::Stack, frame.clone()));
             cases.push(Case::new("not a port", Side::Tornet, frame, stack));
         }
-        let config = Config {
-            incoming: None,
-            ..known()
-        };
-        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 4),
-                ("relay", 4),
-                ("cleared", 2),
-                ("uplink_forwarded", 4),
-            ],
+        Rig::silent(Plan::default(), &known().without_incoming()).verify(
+            &cases,
+            "host_received=4 relay=4 cleared=2 uplink_forwarded=4",
         );
     });
 }
@@ -345,40 +254,20 @@ fn addresses_that_carry_tor_only_are_steered_and_reached() {
         // To any destination, listed or not, because of the source address.
         for to in [families()[0].1, families()[0].2] {
             let packet = Packet::new(address.into(), to, 6, segment(40_000, 9001, 20));
-            cases.push(Case::new(
-                "from the relay address",
-                Side::Host,
-                packet.outbound(&[]),
-                Some((Side::Tornet, packet.framed(TORNET_MAC, INCOMING_MAC, &[]))),
-            ));
+            cases.push(Case::to_tornet("from the relay address", &packet, 0));
         }
         let back = Packet {
             destination: address.into(),
             ..inbound(0)
         };
-        cases.push(Case::new(
-            "to the relay address",
-            Side::Tornet,
-            back.framed(INCOMING_MAC, TORNET_MAC, &[]),
-            Some((Side::Host, back.framed(HOST_MAC, TORNET_MAC, &[]))),
-        ));
+        cases.push(Case::to_host("to the relay address", &back, &[]));
         assert_ne!(HOST_V4.octets(), address);
-        let config = Config {
-            host: "relay_addresses = [\"192.0.2.11\"]",
-            ..Config::default()
-        };
-        let moved = Rig::silent(Plan::default(), &config).verify(&cases);
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 2),
-                ("relay", 2),
-                // An unlisted endpoint contradicts the source address.
-                ("disagreement", 1),
-                ("incoming_forwarded", 2),
-                ("incoming_received", 1),
-                ("host_forwarded", 1),
-            ],
+        let config = Config::default().host("relay_addresses = [\"192.0.2.11\"]");
+        // An unlisted endpoint contradicts the source address.
+        Rig::silent(Plan::default(), &config).verify(
+            &cases,
+            "host_received=2 relay=2 disagreement=1 incoming_forwarded=2 incoming_received=1 \
+             host_forwarded=1",
         );
     });
 }

@@ -2,19 +2,19 @@
 //! as the service's user recovers from any state. `make test-survive` tests every step, other runs
 //! every fifth.
 
-use crate::craft::{AF11, exit};
 use crate::leaks::pins;
-use crate::rig::{Config, EXITMARK, PATIENCE, moved, needs_root, silence};
-use exitmark_lab::site::{Plan, RunningBox, Site};
-use exitmark_lab::{Capture, Ending, RawPort, contained, killed_at, steps};
+use crate::rig::{Case, Config, EXITMARK, arrives, moved, needs_root, silent};
+use exitmark_datapath::Role;
+use exitmark_lab::process::{NOBODY, public_copy};
+use exitmark_lab::site::{Plan, RunningBox, Site, nic};
+use exitmark_lab::{Ending, contained, killed_at, steps};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::chown;
+use std::path::PathBuf;
 
 /// The capabilities of the service, which runs as another user.
 const CAPABILITIES: &str = "+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock";
 const BOUNDING: &str = "-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock";
-const NOBODY: u32 = 65534;
 /// The limit of steps, to detect a program that does not end.
 const MANY: usize = 1000;
 
@@ -27,13 +27,9 @@ struct Ground {
 
 impl Ground {
     fn new() -> Self {
-        let site = Site::build(Plan::default()).unwrap();
-        silence(&site);
+        let site = silent(Plan::default());
         let directory = tempfile::tempdir().unwrap();
-        let for_all = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(directory.path(), for_all).unwrap();
-        let program = directory.path().join("exitmark");
-        fs::copy(EXITMARK, &program).unwrap();
+        let program = public_copy(EXITMARK, directory.path()).unwrap();
         site.middle.run(|| {
             fs::create_dir("/run/exitmark").unwrap();
             chown("/run/exitmark", Some(NOBODY), Some(NOBODY)).unwrap();
@@ -47,13 +43,19 @@ impl Ground {
         }
     }
 
-    fn configure(&self, on_stop: &'static str) -> PathBuf {
-        let config = Config {
-            top: "engine = \"xdp\"",
-            more: on_stop,
-            ..Config::default()
-        };
-        config.write(self.directory.path())
+    /// With a configuration with these tables, and its path.
+    fn configured(tables: &str) -> (Self, String) {
+        let ground = Self::new();
+        let config = Config::default().engine("xdp").more(tables);
+        let path = config.write(ground.directory.path()).unwrap();
+        (ground, path.to_str().unwrap().to_owned())
+    }
+
+    /// With a configuration, its path, and what a stopped box left.
+    fn with_stopped_box() -> (Self, String) {
+        let (ground, file) = Self::configured("");
+        moved(&ground.start(&file, "nothing").stop().unwrap());
+        (ground, file)
     }
 
     fn words<'a>(&'a self, command: &[&'a str]) -> Vec<&'a str> {
@@ -76,46 +78,52 @@ impl Ground {
     }
 
     /// Starts a box, and checks that an exit frame leaves marked.
-    fn start(&self, configuration: &Path, after: &str) -> RunningBox {
-        let configuration = configuration.to_str().unwrap();
+    fn start(&self, configuration: &str, after: &str) -> RunningBox {
         let words = self.words(&["run", "--config", configuration]);
         let mut command = contained(words[0]);
         command.args(&words[1..]);
         let running = RunningBox::start_by(&self.site.middle, command);
         let running = running.unwrap_or_else(|error| panic!("after {after}: {error}"));
-        let mut eye = Capture::start(&self.site.clearnet, "eth0", "in", "").unwrap();
-        let port = RawPort::open(&self.site.host, "eth0").unwrap();
-        port.send(&exit(0, 40).outbound(&[])).unwrap();
-        let marked = exit(0, 40).tos(AF11).outbound(&[]);
-        let arrived = eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == marked));
-        assert!(arrived, "after {after}");
+        println!("a box after {after}");
+        arrives(&self.site, &Case::exit(0, 40));
         running
     }
 
-    /// Kills a command at each of its steps in turn, until it completes. After each kill a box must
-    /// start and stop; returns the number of steps.
-    fn at_every_step(&self, command: &[&str], configuration: &Path, prepare: impl Fn()) -> usize {
+    /// Kills a command at each of its steps in turn, until it completes, which takes more than
+    /// `least` steps. After each kill a box must start and stop.
+    fn at_every_step(&self, command: &[&str], file: &str, least: usize, prepare: impl Fn()) {
+        let command = [command, &["--config", file]].concat();
         for step in steps().take_while(|&step| step < MANY) {
             prepare();
-            let words = self.words(command);
+            let words = self.words(&command);
             match killed_at(&self.site.middle, &words, step).unwrap() {
                 Ending::Killed(call) => {
                     println!("killed at {call}");
-                    let running = self.start(configuration, &call);
+                    let running = self.start(file, &call);
                     moved(&running.stop().unwrap());
                 }
-                Ending::Itself(0, _) => return step - 1,
+                Ending::Itself(0, _) => {
+                    println!("{} steps", step - 1);
+                    assert!(step - 1 > least, "{} steps", step - 1);
+                    return;
+                }
                 Ending::Itself(status, said) => panic!("step {step}: {status}: {said}"),
             }
         }
         panic!("there is no end");
+    }
+
+    /// Checks that the NICs are as they were, and that nothing is pinned.
+    fn is_untouched(&self) {
+        assert_eq!(nics(&self.site), self.untouched);
+        assert_eq!(pins(&self.site), Vec::<String>::new());
     }
 }
 
 /// The NIC settings that a box changes.
 fn nics(site: &Site) -> String {
     let mut text = String::new();
-    for nic in ["host0", "uplink0", "incoming0"] {
+    for nic in Role::ALL.map(nic) {
         let features = site.middle.command("ethtool", &["-k", nic]).unwrap();
         let link = site
             .middle
@@ -134,29 +142,16 @@ fn nics(site: &Site) -> String {
 #[test]
 fn a_start_a_reload_and_a_stop_that_detaches() {
     needs_root!();
-    let ground = Ground::new();
-    let configuration = ground.configure("[pin]\non_stop = \"detach\"");
-    let file = configuration.to_str().unwrap().to_owned();
-    let run = ["run", "--config", &file];
-    let steps = ground.at_every_step(&run, &configuration, || {
-        assert_eq!(nics(&ground.site), ground.untouched);
-        assert_eq!(pins(&ground.site), Vec::<String>::new());
-    });
-    println!("{steps} steps");
-    assert!(steps > 30, "{steps}");
+    let (ground, file) = Ground::configured("[pin]\non_stop = \"detach\"");
+    ground.at_every_step(&["run"], &file, 30, || ground.is_untouched());
     assert_eq!(nics(&ground.site), ground.untouched);
 }
 
 #[test]
 fn a_takeover_and_a_stop_that_keeps() {
     needs_root!();
-    let ground = Ground::new();
-    let configuration = ground.configure("");
-    let file = configuration.to_str().unwrap().to_owned();
-    moved(&ground.start(&configuration, "nothing").stop().unwrap());
-    let steps = ground.at_every_step(&["run", "--config", &file], &configuration, || ());
-    println!("{steps} steps");
-    assert!(steps > 30, "{steps}");
+    let (ground, file) = Ground::with_stopped_box();
+    ground.at_every_step(&["run"], &file, 30, || ());
     let detach = ground.words(&["detach", "--config", &file]);
     ground.site.middle.command(detach[0], &detach[1..]).unwrap();
     assert_eq!(nics(&ground.site), ground.untouched);
@@ -165,45 +160,30 @@ fn a_takeover_and_a_stop_that_keeps() {
 #[test]
 fn a_detachment() {
     needs_root!();
-    let ground = Ground::new();
-    let configuration = ground.configure("");
-    let file = configuration.to_str().unwrap().to_owned();
-    moved(&ground.start(&configuration, "nothing").stop().unwrap());
-    let detach = ["detach", "--config", &file];
-    let steps = ground.at_every_step(&detach, &configuration, || ());
-    println!("{steps} steps");
-    assert!(steps > 10, "{steps}");
+    let (ground, file) = Ground::with_stopped_box();
+    ground.at_every_step(&["detach"], &file, 10, || ());
     // The last run completed.
-    assert_eq!(nics(&ground.site), ground.untouched);
-    assert_eq!(pins(&ground.site), Vec::<String>::new());
+    ground.is_untouched();
 }
 
 #[test]
 fn a_plain_wire_that_takes_a_box_over() {
     needs_root!();
-    let ground = Ground::new();
-    let configuration = ground.configure("");
-    let file = configuration.to_str().unwrap().to_owned();
-    moved(&ground.start(&configuration, "nothing").stop().unwrap());
-    let wire = ["detach", "--config", &file, "--keep-wire"];
-    let steps = ground.at_every_step(&wire, &configuration, || ());
-    println!("{steps} steps");
-    assert!(steps > 20, "{steps}");
+    let (ground, file) = Ground::with_stopped_box();
+    ground.at_every_step(&["detach", "--keep-wire"], &file, 20, || ());
 }
 
 /// The attached program has no pin any more, and opening it by its ID requires CAP_SYS_ADMIN.
 #[test]
 fn a_program_without_a_pin_is_replaced() {
     needs_root!();
-    let ground = Ground::new();
-    let configuration = ground.configure("");
-    moved(&ground.start(&configuration, "nothing").stop().unwrap());
+    let (ground, file) = Ground::with_stopped_box();
     ground.site.middle.run(|| {
         for role in ["host", "uplink", "incoming"] {
             fs::remove_file(format!("/sys/fs/bpf/exitmark/program_{role}")).unwrap();
         }
     });
-    let running = ground.start(&configuration, "the pins were removed");
+    let running = ground.start(&file, "the pins were removed");
     let log = running.log();
     assert!(log.contains("cannot be restored"), "{log}");
     moved(&running.stop().unwrap());

@@ -1,15 +1,16 @@
 //! A hundred runs of the box on one set of NICs leave nothing behind after a detach.
 
-use crate::craft::{AF11, exit, relay};
+use crate::craft::{exit, relay};
 use crate::rig::{
-    Config, EXITMARK, PATIENCE, assert_moved, eventually, moved, needs_root, silence,
+    Config, EXITMARK, Side, assert_moved, detach, eventually, moved, needs_root, port, silent,
+    wait_until, watch,
 };
-use exitmark_lab::site::{INCOMING_MAC, Plan, RunningBox, Site, TORNET_MAC};
-use exitmark_lab::{Capture, LabError, RawPort};
+use exitmark_lab::site::{Plan, RunningBox, Site};
+use exitmark_lab::{Capture, RawPort};
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// BPF objects of the kernel, by their IDs, which the kernel does not reuse.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,11 +60,16 @@ impl Objects {
         }
     }
 
+    fn add(&mut self, other: Self) {
+        self.programs.extend(other.programs);
+        self.maps.extend(other.maps);
+        self.links.extend(other.links);
+    }
+
     fn assert_gone(&self) {
-        eventually("programs, maps and links go", || match self.left() {
-            left if left == Self::default() => Ok(()),
-            left => Err(LabError(format!("{left:?} is left"))),
-        });
+        let is_gone = || self.left() == Self::default();
+        let left = || format!("{:?} is left", self.left());
+        wait_until("programs, maps and links go", is_gone, left);
     }
 }
 
@@ -77,10 +83,6 @@ pub(crate) fn pins(site: &Site) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-fn detach(site: &Site) -> String {
-    site.middle.command(EXITMARK, &["detach"]).unwrap()
-}
-
 /// The host's end of the box and its two egress ends.
 struct Ends {
     host: RawPort,
@@ -91,11 +93,10 @@ struct Ends {
 
 impl Ends {
     fn open(site: &Site) -> Self {
-        let watch = |netns| Capture::start(netns, "eth0", "in", "").unwrap();
         Self {
-            host: RawPort::open(&site.host, "eth0").unwrap(),
-            uplink: watch(&site.clearnet),
-            incoming: watch(&site.tornet),
+            host: port(site, Side::Host),
+            uplink: watch(site, Side::Clearnet),
+            incoming: watch(site, Side::Tornet),
             crossed: 0,
         }
     }
@@ -107,13 +108,12 @@ impl Ends {
         self.crossed += 1;
         let crossed = self.crossed;
         for eye in [&mut self.uplink, &mut self.incoming] {
-            assert!(eye.wait_until(PATIENCE, |seen| seen.len() == crossed));
+            assert!(eye.counts(crossed));
         }
     }
 
     fn finish(self) {
-        let marked = exit(0, 60).tos(AF11).outbound(&[]);
-        let steered = relay(1, 60).framed(TORNET_MAC, INCOMING_MAC, &[]);
+        let (marked, steered) = (exit(0, 60).marked(), relay(1, 60).steered());
         for (eye, frame) in [(self.uplink, marked), (self.incoming, steered)] {
             let seen = eye.finish().unwrap();
             assert!(seen.iter().all(|one| one.bytes == frame));
@@ -126,57 +126,49 @@ impl Ends {
 fn assert_namespace_goes(site: Site) {
     let Site { host, middle, .. } = site;
     drop(middle);
-    eventually("the box's namespace goes", || {
-        match host.ip("link show eth0") {
-            Ok(_) => Err(LabError("its end of the host's link is there".to_owned())),
-            Err(_) => Ok(()),
-        }
-    });
+    let is_gone = || host.ip("link show eth0").is_err();
+    let left = || "its end of the host's link is there";
+    wait_until("the box's namespace goes", is_gone, left);
+}
+
+/// A silent site, and a configuration for its box.
+fn ground() -> (Site, tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let configuration = Config::default().write(directory.path()).unwrap();
+    (silent(Plan::default()), directory, configuration)
 }
 
 #[test]
 fn a_hundred_starts_and_stops_leave_nothing() {
     needs_root!();
-    let site = Site::build(Plan::default()).unwrap();
-    silence(&site);
-    let directory = tempfile::tempdir().unwrap();
-    let configuration = Config::default().write(directory.path());
+    let (site, _directory, configuration) = ground();
     let mut ends = Ends::open(&site);
     let mut all = Objects::default();
     for cycle in 0..100_u64 {
-        let mut running = site.run(Path::new(EXITMARK), &configuration).unwrap();
+        let mut running = site.run(EXITMARK, &configuration).unwrap();
         let pid = running.pid();
         // While other tests create and free objects, iterating over all of them may end early.
         let objects = eventually("its programs and links are seen", || {
             let objects = Objects::of(pid);
             match (objects.programs.len(), objects.links.len()) {
                 (5, 5) => Ok(objects),
-                _ => Err(LabError(format!("cycle {cycle}: {objects:?}"))),
+                _ => Err(format!("cycle {cycle}: {objects:?}")),
             }
         });
         assert!(objects.maps.len() >= 4, "{objects:?}");
-        eventually("what runs is seen", || match objects.left() == objects {
-            true => Ok(()),
-            false => Err(LabError(format!("{objects:?}"))),
-        });
-        all.programs.extend(objects.programs);
-        all.maps.extend(objects.maps);
-        all.links.extend(objects.links);
+        let is_seen = || objects.left() == objects;
+        wait_until("what runs is seen", is_seen, || format!("{objects:?}"));
+        all.add(objects);
         ends.cross();
         let moved = moved(&running.stop().unwrap());
         // Counters continue after a takeover.
         let lives = cycle + 1;
-        assert_moved(
-            &moved,
-            &[
-                ("host_received", 2 * lives),
-                ("exit", lives),
-                ("marked", lives),
-                ("relay", lives),
-                ("uplink_forwarded", lives),
-                ("incoming_forwarded", lives),
-            ],
+        let expected = format!(
+            "host_received={} exit={lives} marked={lives} relay={lives} uplink_forwarded={lives} \
+             incoming_forwarded={lives}",
+            2 * lives
         );
+        assert_moved(&moved, &expected);
     }
     // Programs are new every time. Those on the NICs keep their three links; the two that trace
     // drops get new ones.
@@ -200,21 +192,18 @@ fn a_hundred_starts_and_stops_leave_nothing() {
 #[test]
 fn a_killed_box_leaves_nothing_and_starts_again() {
     needs_root!();
-    let site = Site::build(Plan::default()).unwrap();
-    silence(&site);
-    let directory = tempfile::tempdir().unwrap();
-    let configuration = Config::default().write(directory.path());
+    let (site, _directory, configuration) = ground();
     let mut ends = Ends::open(&site);
     let mut all = Objects::default();
     for _ in 0..5 {
-        let mut running = site.run(Path::new(EXITMARK), &configuration).unwrap();
+        let mut running = site.run(EXITMARK, &configuration).unwrap();
         let objects = Objects::of(running.pid());
         ends.cross();
         running.signal(Signal::SIGKILL).unwrap();
         // The box still works without its process.
         ends.cross();
         // The killed process holds the queue for a while; the next one waits for it.
-        let next: RunningBox = site.run(Path::new(EXITMARK), &configuration).unwrap();
+        let next: RunningBox = site.run(EXITMARK, &configuration).unwrap();
         ends.cross();
         drop(running);
         let programs = Objects {
@@ -223,9 +212,7 @@ fn a_killed_box_leaves_nothing_and_starts_again() {
         };
         programs.assert_gone();
         moved(&next.stop().unwrap());
-        all.programs.extend(objects.programs);
-        all.maps.extend(objects.maps);
-        all.links.extend(objects.links);
+        all.add(objects);
     }
     detach(&site);
     all.assert_gone();

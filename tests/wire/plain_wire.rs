@@ -1,10 +1,13 @@
 //! The plain wire, before a box and after one.
 
-use crate::craft::{AF11, Packet, TCP, exit, families, relay, segment};
+use crate::craft::{answer, exit, relay};
 use crate::leaks::pins;
-use crate::rig::{Config, EXITMARK, PATIENCE, Rig, Side, eventually, moved, needs_root, silence};
-use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, Plan, Site};
-use exitmark_lab::{Capture, LabError, RawPort, contained};
+use crate::rig::{
+    Case, Config, EXITMARK, PATIENCE, Rig, Side, arrives, eventually, moved, needs_root, passes,
+    port, silent, wait_until, watch,
+};
+use exitmark_lab::site::{Plan, Site};
+use exitmark_lab::{LabError, contained};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,32 +20,22 @@ fn wire(site: &Site, file: &str, more: &[&str]) -> Result<String, LabError> {
 /// Checks that exit traffic, relay traffic and answers are forwarded unchanged.
 #[track_caller]
 fn is_plain(site: &Site) {
-    let ends = [&site.host, &site.clearnet];
-    let mut eyes = ends.map(|end| Capture::start(end, "eth0", "in", "").unwrap());
-    let ports = ends.map(|end| RawPort::open(end, "eth0").unwrap());
-    let [outbound, steered] = [exit(0, 50), relay(1, 50)].map(|packet| packet.outbound(&[]));
-    let (host, server, _) = families()[0];
-    let inbound = Packet::new(server, host, TCP, segment(443, 40_000, 50));
-    let inbound = inbound.framed(HOST_MAC, CLEARNET_MAC, &[]);
-    ports[0].send(&outbound).unwrap();
-    ports[0].send(&steered).unwrap();
-    ports[1].send(&inbound).unwrap();
-    let [host, clearnet] = &mut eyes;
-    let arrived = clearnet.wait_until(PATIENCE, |seen| {
-        seen.iter().map(|one| &one.bytes).eq([&outbound, &steered])
-    });
-    assert!(arrived, "to the clearnet");
-    let arrived = host.wait_until(PATIENCE, |seen| {
-        seen.iter().map(|one| &one.bytes).eq([&inbound])
-    });
-    assert!(arrived, "to the host");
+    let [exit, relay] = [exit(0, 50), relay(1, 50)].map(|packet| packet.outbound(&[]));
+    let answer = answer(0, 50).inbound(&[]);
+    for (what, from, frame) in [
+        ("exit", Side::Host, exit),
+        ("relay", Side::Host, relay),
+        ("answer", Side::Clearnet, answer),
+    ] {
+        passes(site, &Case::untouched(what, from, frame));
+    }
 }
 
 /// Sends exit frames continuously while `work` runs; none may be lost.
 #[track_caller]
 fn nothing_is_lost(site: &Site, work: impl FnOnce()) {
-    let mut eye = Capture::start(&site.clearnet, "eth0", "in", "").unwrap();
-    let port = RawPort::open(&site.host, "eth0").unwrap();
+    let mut eye = watch(site, Side::Clearnet);
+    let port = port(site, Side::Host);
     let ends = Arc::new(AtomicBool::new(false));
     let ending = Arc::clone(&ends);
     let sender = thread::spawn(move || {
@@ -57,7 +50,7 @@ fn nothing_is_lost(site: &Site, work: impl FnOnce()) {
     work();
     ends.store(true, Ordering::Relaxed);
     let sent = sender.join().unwrap();
-    eye.wait_until(PATIENCE, |seen| seen.len() >= sent);
+    eye.counts(sent);
     let seen = eye.finish().unwrap().len();
     println!("{sent} frames sent, {} lost", sent - seen);
     assert!(seen == sent && sent > 50, "{seen} of {sent}");
@@ -66,8 +59,7 @@ fn nothing_is_lost(site: &Site, work: impl FnOnce()) {
 #[test]
 fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     needs_root!();
-    let site = Site::build(Plan::default()).unwrap();
-    silence(&site);
+    let site = silent(Plan::default());
     // As early in boot: the NICs are down, and one does not have its name yet.
     for nic in ["host0", "uplink0"] {
         site.middle.ip(&format!("link set {nic} down")).unwrap();
@@ -76,12 +68,9 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     }
     site.middle.ip("link set uplink0 name eth9").unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let config = Config {
-        relays: "consensus = [\"/nosuch/cached-consensus\"]\nstate = \"/run/relays.state\""
-            .to_owned(),
-        ..Config::default()
-    };
-    let configuration = config.write(directory.path());
+    let nothing = "consensus = [\"/nosuch/cached-consensus\"]\nstate = \"/run/relays.state\"";
+    let config = Config::default().relays(nothing);
+    let configuration = config.write(directory.path()).unwrap();
     let file = configuration.to_str().unwrap();
     let refused = wire(&site, file, &[]).unwrap_err().to_string();
     assert!(
@@ -92,12 +81,11 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     let mut command = contained(EXITMARK);
     command.args(["wire", "--wait", "20", "--config", file]);
     let mut waiting = site.middle.start(command).unwrap();
-    eventually("it waits for the second NIC", || {
-        let path = format!("/proc/{}/syscall", waiting.process().id());
-        let call = std::fs::read_to_string(path).unwrap();
-        let sleeps = call.starts_with(&format!("{} ", libc::SYS_clock_nanosleep));
-        sleeps.then_some(()).ok_or(LabError(call))
-    });
+    let path = format!("/proc/{}/syscall", waiting.process().id());
+    let call = || std::fs::read_to_string(&path).unwrap();
+    let sleep = format!("{} ", libc::SYS_clock_nanosleep);
+    let sleeps = || call().starts_with(&sleep);
+    wait_until("it waits for the second NIC", sleeps, call);
     let link = site.middle.ip("link show host0").unwrap();
     assert!(
         !link.contains(",UP"),
@@ -110,20 +98,14 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
         assert_eq!(addresses, "", "a wire sends nothing by itself");
     }
     is_plain(&site);
-    let mut rig = None;
-    let text = std::fs::read_to_string(&configuration).unwrap();
-    let listed = Config::default().relays;
-    std::fs::write(&configuration, text.replace(&config.relays, &listed)).unwrap();
+    let mut running = None;
+    Config::default().write(directory.path()).unwrap();
     nothing_is_lost(&site, || {
-        rig = Some(site.run(EXITMARK, &configuration).unwrap());
+        running = Some(site.run(EXITMARK, &configuration).unwrap());
     });
-    let running = rig.unwrap();
+    let running = running.unwrap();
     assert!(running.log().contains("taken over"), "{}", running.log());
-    let mut eye = Capture::start(&site.clearnet, "eth0", "in", "").unwrap();
-    let port = RawPort::open(&site.host, "eth0").unwrap();
-    port.send(&exit(0, 50).outbound(&[])).unwrap();
-    let marked = exit(0, 50).tos(AF11).outbound(&[]);
-    assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == marked)));
+    arrives(&site, &Case::exit(0, 50));
     // A running box is not changed.
     let told = wire(&site, file, &[]).unwrap();
     assert!(told.contains("stays as it is"), "{told}");
@@ -135,10 +117,7 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     // Nor is a stopped box: systemd may run the wire's unit at any time.
     let told = wire(&site, file, &[]).unwrap();
     assert!(told.contains("stays as it is"), "{told}");
-    eye.finish().unwrap();
-    let mut eye = Capture::start(&site.clearnet, "eth0", "in", "").unwrap();
-    port.send(&exit(0, 50).outbound(&[])).unwrap();
-    assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == marked)));
+    arrives(&site, &Case::exit(0, 50));
 }
 
 #[test]
@@ -152,11 +131,7 @@ fn detach_can_leave_a_plain_wire() {
     };
     let refused = detach(&rig, &["--keep-wire"]).unwrap_err().to_string();
     assert!(refused.contains("another exitmark holds"), "{refused}");
-    let mut eye = rig.watch(Side::Tornet);
-    rig.port(Side::Host)
-        .send(&relay(1, 50).outbound(&[]))
-        .unwrap();
-    assert!(eye.wait_until(PATIENCE, |seen| seen.len() == 1));
+    passes(&rig.site, &Case::relay(1, 50));
     let site = &rig.site;
     nothing_is_lost(site, || {
         rig.running

@@ -5,25 +5,22 @@
 
 use crate::craft::{Packet, QINQ, TCP, UDP, VLAN, ethernet, noise, segment};
 use crate::needles::{Search, Who};
-use crate::reload::{AUTHORITIES, KEPT, REPLACED, Tor, listing, replace, said};
-use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, eventually, needs_root, silence};
+use crate::reload::{AUTHORITIES, KEPT, REPLACED, Tor, listing, replace};
+use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, exitmark, needs_root, silent};
 use etherparse::Ipv4Header;
-use exitmark_box::control::{Client, DEFAULT_SOCKET};
 use exitmark_lab::consensus::Order;
-use exitmark_lab::site::{
-    CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, Plan, RunningBox, Site, TORNET_MAC,
-};
-use exitmark_lab::{LabError, Netns, RawPort, contained};
+use exitmark_lab::process::dumping_in;
+use exitmark_lab::site::{HOST_MAC, HOST_V4, HOST_V6, Plan};
+use exitmark_lab::{Netns, RawPort, contained};
 use exitmark_policy::Endpoint;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::sys::signal::Signal;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::IpAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// Lines of `[host]`.
@@ -42,6 +39,9 @@ fn frames() -> Vec<(Side, Vec<u8>)> {
         let stream = |who, port| to(who, TCP, segment(40_000, port, 30));
         let [first, second] = [noise(1, 64), noise(2, 40)];
         let quoted = stream(Who::Exit, 443).bytes();
+        let error = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &quoted].concat();
+        let [stranger, exit] = [Who::Stranger, Who::Exit].map(|who| who.addresses()[family]);
+        let whole = [segment(40_000, 443, 0), first.clone()].concat();
         let outbound = [
             stream(Who::Exit, 443),
             stream(Who::Relay, 9001),
@@ -50,23 +50,9 @@ fn frames() -> Vec<(Side, Vec<u8>)> {
             to(Who::Client, TCP, segment(22, 50_000, 30)),
             to(Who::Stranger, UDP, segment(40_000, 443, 30)).tos(0x28),
             // An ICMP error, or a similar packet, with another packet in it.
-            to(
-                Who::Stranger,
-                [1, 58][family],
-                [&[3, 3, 0, 0, 0, 0, 0, 0][..], &quoted].concat(),
-            ),
-            Packet::new(
-                Who::Stranger.addresses()[family],
-                Who::Exit.addresses()[family],
-                TCP,
-                first.clone(),
-            ),
-            to(
-                Who::Exit,
-                TCP,
-                [segment(40_000, 443, 0), first.clone()].concat(),
-            )
-            .part(7, 0, true),
+            to(Who::Stranger, [1, 58][family], error),
+            Packet::new(stranger, exit, TCP, first),
+            to(Who::Exit, TCP, whole).part(7, 0, true),
             to(Who::Exit, TCP, second.clone()).part(7, 10, false),
             to(Who::Exit, TCP, second.clone()).part(9, 10, false),
         ];
@@ -91,8 +77,8 @@ fn frames() -> Vec<(Side, Vec<u8>)> {
             from(Who::Client, second).part(11, 10, false),
         ];
         for packet in &inbound {
-            frames.push((Side::Clearnet, packet.framed(HOST_MAC, CLEARNET_MAC, &[])));
-            frames.push((Side::Tornet, packet.framed(INCOMING_MAC, TORNET_MAC, &[])));
+            frames.push((Side::Clearnet, packet.inbound(&[])));
+            frames.push((Side::Tornet, packet.incoming(&[])));
         }
     }
     // An ARP request for that address.
@@ -111,27 +97,12 @@ fn frames() -> Vec<(Side, Vec<u8>)> {
 }
 
 /// Starts a box with full logging, whose core dumps, if any, would be in its directory.
-pub(crate) fn start(site: Site, config: &Config) -> Rig {
-    let directory = tempfile::tempdir().unwrap();
-    let configuration = config.write(directory.path());
-    let mut command = contained("sh");
-    command
-        .args([
-            "-c",
-            "ulimit -c unlimited && cd \"$1\" && exec \"$2\" run --config \"$3\"",
-            "sh",
-        ])
-        .arg(directory.path())
-        .arg(EXITMARK)
-        .arg(&configuration)
-        .env("RUST_LOG", "trace");
-    let running = RunningBox::start_by(&site.middle, command).unwrap();
-    Rig {
-        site,
-        running,
-        directory,
-        configuration,
-    }
+pub(crate) fn start(config: &Config) -> Rig {
+    Rig::by(silent(Plan::default()), config, |directory| {
+        let mut command = dumping_in(directory, EXITMARK);
+        command.env("RUST_LOG", "trace");
+        command
+    })
 }
 
 pub(crate) struct Load {
@@ -283,17 +254,6 @@ fn falsify(middle: &Netns) {
     });
 }
 
-fn metrics_by_tcp(middle: &Netns) -> Vec<u8> {
-    middle.run(|| {
-        let mut stream = TcpStream::connect("127.0.0.1:9787").unwrap();
-        let request = b"GET /metrics HTTP/1.1\r\nHost: box\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        answer
-    })
-}
-
 fn listing_relays() -> Order {
     let [v4, v6] = Who::Relay
         .addresses()
@@ -310,14 +270,7 @@ fn no_output_or_state_contains_a_remote_address() {
     let search = Search::new();
     both_engines(|| {
         let tor = Tor::with(&listing_relays());
-        let site = Site::build(Plan::default()).unwrap();
-        silence(&site);
-        let config = Config {
-            host: HOST,
-            more: "[datapath]\nsample = 1\n",
-            ..tor.config("")
-        };
-        let rig = start(site, &config);
+        let rig = start(&tor.config("").host(HOST).datapath("sample = 1"));
         let middle = &rig.site.middle;
         let load = Load::new(&rig);
         load.send();
@@ -326,17 +279,8 @@ fn no_output_or_state_contains_a_remote_address() {
                 && counters.get("uplink_received") == Some(&load.of(Side::Clearnet))
         });
         let counters = rig.running.counters().unwrap();
-        for class in [
-            "non_ip",
-            "malformed",
-            "foreign",
-            "resolver",
-            "reply",
-            "relay",
-            "exempt",
-            "exit",
-            "host",
-        ] {
+        let classes = "non_ip malformed foreign resolver reply relay exempt exit host";
+        for class in classes.split(' ') {
             assert!(counters.get(class) > Some(&0), "no {class} in {counters:?}");
         }
 
@@ -344,7 +288,7 @@ fn no_output_or_state_contains_a_remote_address() {
         let text = fs::read_to_string(&rig.configuration).unwrap();
         fs::write(&rig.configuration, format!("{text}\n[mark]\ndscp = 64\n")).unwrap();
         rig.running.signal(Signal::SIGHUP).unwrap();
-        said(&rig, "the configuration stays as it was", 1);
+        rig.said("the configuration stays as it was", 1..=1);
         fs::write(&rig.configuration, text).unwrap();
         let good = fs::read(tor.consensus()).unwrap();
         let mut spoilt = good.clone();
@@ -354,12 +298,12 @@ fn no_output_or_state_contains_a_remote_address() {
             .enumerate()
         {
             replace(&tor.consensus(), document);
-            said(&rig, KEPT, refused + 2);
+            rig.said(KEPT, refused + 2..=refused + 2);
         }
         let mut other = listing_relays();
         other.relays += 10;
         replace(&tor.consensus(), other.sign(&AUTHORITIES).as_bytes());
-        said(&rig, REPLACED, 1);
+        rig.said(REPLACED, 1..=1);
 
         let plain = captured(&rig, &load, &[]);
         search.finds("a capture", &plain, &[]);
@@ -374,21 +318,17 @@ fn no_output_or_state_contains_a_remote_address() {
             load.send();
             rig.wait_for("a mismatch", |counters| counters["audit_mismatches"] > 0);
             // A mismatch is counted before it is reported.
-            eventually("an alarm", || {
-                let log = rig.running.log();
-                log.contains("ALARM").then_some(()).ok_or(LabError(log))
-            });
+            rig.said("ALARM", 1..);
         }
 
         for arguments in [&["status"][..], &["status", "--json"]] {
-            let mut command = Command::new(EXITMARK);
-            command.args(arguments);
-            let shown = middle.run(move || command.output().unwrap());
+            let shown = exitmark(&rig.site, arguments);
             search.finds(&arguments.join(" "), &shown.stdout, &[]);
         }
-        let metrics = middle.run(|| Client::new(DEFAULT_SOCKET).metrics().unwrap());
+        let metrics = rig.site.metrics().unwrap();
         search.finds("metrics", metrics.as_bytes(), &[]);
-        search.finds("metrics by TCP", &metrics_by_tcp(middle), &[]);
+        let metrics = middle.http(9787, "GET /metrics").unwrap();
+        search.finds("metrics by TCP", metrics.as_bytes(), &[]);
         // The state file stores the consensus' relays.
         let state = fs::read(tor.directory.path().join("relays.state")).unwrap();
         search.finds("the state", &state, &[Who::Relay]);
@@ -407,15 +347,8 @@ fn no_output_or_state_contains_a_remote_address() {
             (name.to_owned(), bytes)
         });
         let names: BTreeSet<_> = maps.iter().map(|(name, _)| name.as_str()).collect();
-        let all = [
-            "counters",
-            "guards",
-            "links",
-            "policies",
-            "undo",
-            "worker_counters",
-        ];
-        assert_eq!(names, BTreeSet::from(all));
+        let all = "counters guards links policies undo worker_counters";
+        assert_eq!(names, all.split(' ').collect());
         for (name, bytes) in &maps {
             // The policy contains relays and resolvers.
             let known: &[_] = match name.as_str() {

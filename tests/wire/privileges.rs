@@ -1,37 +1,23 @@
 //! What a running box may still do: in the kernel's words, and by trying what it may not.
 
-use crate::craft::{AF11, exit};
+use crate::craft::exit;
 use crate::reload::{Tor, listing, relay, servers};
-use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
+use crate::rig::{Case, Config, Rig, Side, eventually, needs_root, passes, refused};
 use caps::Capability;
-use exitmark_lab::LabError;
-use exitmark_lab::site::Plan;
+use exitmark_lab::process::{Status, set_mode, threads_of};
+use exitmark_lab::site::{Plan, Site};
 use exitmark_service::process::forbid_system_calls;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 
 /// Set for the process that is to forbid itself what a box forbids itself.
 const INSIDE: &str = "EXITMARK_FORBID_THIS_TEST";
-
-/// The lines of `/proc/PID/task/*/status`, by thread.
-fn threads(pid: u32) -> Vec<BTreeMap<String, String>> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    tasks
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
-        .map(|status| {
-            let lines = status.lines().filter_map(|line| line.split_once(":\t"));
-            lines
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect()
-        })
-        .collect()
-}
 
 fn bits(capabilities: &[Capability]) -> u64 {
     capabilities.iter().map(|one| one.bitmask()).sum()
@@ -62,20 +48,20 @@ fn allowed(pid: u32, thread: &str, keeper: &[Capability]) -> u64 {
 /// may be a moment after the box is ready.
 fn check_threads(pid: u32, keeper: &[Capability]) {
     eventually("every thread has given it up", || {
-        let threads = threads(pid);
+        let threads = threads_of(pid).unwrap();
         let excess = threads
             .iter()
             .find_map(|thread| excess(pid, thread, keeper));
         match excess {
             None if threads.len() > 5 => Ok(()),
-            None => Err(LabError(format!("too few threads: {threads:?}"))),
-            Some(excess) => Err(LabError(excess)),
+            None => Err(format!("too few threads: {threads:?}")),
+            Some(excess) => Err(excess),
         }
     });
 }
 
 /// What this thread may do, and should not.
-fn excess(pid: u32, thread: &BTreeMap<String, String>, keeper: &[Capability]) -> Option<String> {
+fn excess(pid: u32, thread: &Status, keeper: &[Capability]) -> Option<String> {
     let name = &thread["Name"];
     let allowed = allowed(pid, name, keeper);
     for set in ["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd"] {
@@ -88,22 +74,13 @@ fn excess(pid: u32, thread: &BTreeMap<String, String>, keeper: &[Capability]) ->
     (!is_bound).then(|| format!("{name} may do what it likes"))
 }
 
-fn check_marking(rig: &Rig) {
-    let mut eye = rig.watch(Side::Clearnet);
-    let packet = exit(0, 30);
-    rig.port(Side::Host).send(&packet.outbound(&[])).unwrap();
-    assert!(eye.wait_until(PATIENCE, |seen| seen.len() == 1));
-    let seen = eye.finish().unwrap();
-    assert_eq!(seen[0].bytes, packet.tos(AF11).outbound(&[]));
-}
-
 #[test]
 fn every_thread_has_given_up_what_it_does_not_need() {
     needs_root!();
     let mut rig = Rig::silent(Plan::default(), &Config::default());
     check_threads(rig.running.pid(), &[]);
-    check_marking(&rig);
-    moved(&rig.running.stop().unwrap());
+    passes(&rig.site, &Case::exit(0, 30));
+    rig.stop();
 }
 
 #[test]
@@ -118,63 +95,40 @@ fn roots_reader_of_relay_files_keeps_what_that_takes() {
         Capability::CAP_SETGID,
     ];
     check_threads(rig.running.pid(), &kept);
-    moved(&rig.running.stop().unwrap());
+    rig.stop();
 }
 
 #[test]
 fn root_can_become_another_user_and_the_box_goes_on() {
     needs_root!();
-    let config = Config {
-        top: "user = \"nobody\"",
-        ..Config::default()
-    };
+    let config = Config::default().top("user = \"nobody\"");
     let mut rig = Rig::silent(Plan::default(), &config);
     let pid = rig.running.pid();
     check_threads(pid, &[]);
-    for thread in threads(pid) {
+    for thread in threads_of(pid).unwrap() {
         assert!(
             thread["Uid"].starts_with("65534\t65534\t65534"),
             "{thread:?}"
         );
     }
-    check_marking(&rig);
+    passes(&rig.site, &Case::exit(0, 30));
     // A directory that this user can enter, with a configuration that it can read.
-    let open = |path: &std::path::Path, mode| {
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
-        fs::set_permissions(path, permissions).unwrap();
-    };
-    open(rig.directory.path(), 0o755);
-    open(&rig.configuration, 0o644);
+    set_mode(rig.directory.path(), 0o755).unwrap();
+    set_mode(&rig.configuration, 0o644).unwrap();
     let text = fs::read_to_string(&rig.configuration).unwrap();
     fs::write(&rig.configuration, format!("mode = \"audit\"\n{text}")).unwrap();
     rig.running.signal(Signal::SIGHUP).unwrap();
-    eventually("the reload", || {
-        let log = rig.running.log();
-        match log.contains("configuration replaced") {
-            true => Ok(()),
-            false => Err(LabError(log)),
-        }
-    });
-    let mut eye = rig.watch(Side::Clearnet);
+    rig.said("configuration replaced", 1..);
     let unmarked = exit(0, 30).outbound(&[]);
-    rig.port(Side::Host).send(&unmarked).unwrap();
-    assert!(eye.wait_until(PATIENCE, |seen| seen.len() == 1));
-    assert_eq!(eye.finish().unwrap()[0].bytes, unmarked);
-    moved(&rig.running.stop().unwrap());
+    passes(&rig.site, &Case::untouched("audit", Side::Host, unmarked));
+    rig.stop();
 }
 
 #[test]
 fn a_user_that_is_none_is_refused() {
     needs_root!();
-    let site = exitmark_lab::site::Site::build(Plan::default()).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let config = Config {
-        top: "user = \"nosuchuser\"",
-        ..Config::default()
-    };
-    let configuration = config.write(directory.path());
-    let refused = site.run(std::path::Path::new(crate::rig::EXITMARK), &configuration);
-    let error = refused.err().unwrap().to_string();
+    let site = Site::build(Plan::default()).unwrap();
+    let error = refused(&site, &Config::default().top("user = \"nosuchuser\""));
     assert!(error.contains("useradd --system nosuchuser"), "{error}");
 }
 
@@ -209,13 +163,7 @@ fn tries() -> Vec<(&'static str, io::Result<()>)> {
             "a Bluetooth socket",
             raw(AddressFamily::Bluetooth, SockType::Raw),
         ),
-        (
-            "a file's mode",
-            fs::set_permissions(
-                "/nosuch",
-                std::os::unix::fs::PermissionsExt::from_mode(0o777),
-            ),
-        ),
+        ("a file's mode", set_mode(Path::new("/nosuch"), 0o777)),
         (
             "a file's owner",
             std::os::unix::fs::chown("/nosuch", None, Some(0)),

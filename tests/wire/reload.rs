@@ -1,11 +1,12 @@
 //! Other relay sets: followed as tor replaces its files, at once and as a whole, or not at all.
 
-use crate::craft::{AF11, Packet, TCP, exit, families, segment};
-use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
+use crate::craft::{Packet, TCP, exit, families, segment};
+use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, needs_root};
 use exitmark_lab::authorities::Authorities;
 use exitmark_lab::consensus::Order;
-use exitmark_lab::site::{INCOMING_MAC, Plan, TORNET_MAC};
-use exitmark_lab::{Capture, LabError, publish};
+use exitmark_lab::process::NOBODY;
+use exitmark_lab::site::Plan;
+use exitmark_lab::{Capture, publish};
 use exitmark_policy::Endpoint;
 use exitmark_relays::{Flavor, Validity};
 use nix::sys::signal::Signal;
@@ -18,8 +19,6 @@ use tempfile::TempDir;
 
 const NAME: &str = "cached-microdesc-consensus";
 const HOUR: Duration = Duration::from_secs(3600);
-/// As whom a box that is root's has documents read.
-const NOBODY: u32 = 65534;
 /// What the box says when it has taken a set on, and when it has not.
 pub(crate) const REPLACED: &str = "relay set replaced";
 pub(crate) const KEPT: &str = "stays as it was";
@@ -67,27 +66,13 @@ impl Tor {
 
     /// A box that follows it.
     pub(crate) fn config(&self, more: &str) -> Config {
-        Config {
-            relays: format!(
-                "consensus = [\"{}\"]\n{}\nstate = \"{}\"\n{more}",
-                self.consensus().display(),
-                AUTHORITIES.toml(),
-                self.directory.path().join("relays.state").display(),
-            ),
-            ..Config::default()
-        }
+        Config::default().relays(format!(
+            "consensus = [\"{}\"]\n{}\nstate = \"{}\"\n{more}",
+            self.consensus().display(),
+            AUTHORITIES.toml(),
+            self.directory.path().join("relays.state").display(),
+        ))
     }
-}
-
-/// Waits until the box has said this so often.
-pub(crate) fn said(rig: &Rig, words: &str, times: usize) {
-    eventually(words, || {
-        let log = rig.running.log();
-        match log.matches(words).count() == times {
-            true => Ok(()),
-            false => Err(LabError(log)),
-        }
-    });
 }
 
 pub(crate) fn relay(address: IpAddr) -> Endpoint {
@@ -138,12 +123,11 @@ impl<'a> Prober<'a> {
         port.send(&packet.outbound(&[])).unwrap();
         let (eye, expected) = match treatment {
             Treatment::Steered => {
-                let frame = packet.framed(TORNET_MAC, INCOMING_MAC, &[]);
-                self.relays.push(frame);
+                self.relays.push(packet.steered());
                 (&mut self.incoming, self.relays.len())
             }
             Treatment::Marked => {
-                self.exits.push(packet.tos(AF11).outbound(&[]));
+                self.exits.push(packet.marked());
                 (&mut self.uplink, self.exits.len())
             }
             Treatment::Passed => {
@@ -151,10 +135,7 @@ impl<'a> Prober<'a> {
                 (&mut self.uplink, self.exits.len())
             }
         };
-        assert!(
-            eye.wait_until(PATIENCE, |seen| seen.len() >= expected),
-            "{when}: not {treatment:?}"
-        );
+        assert!(eye.counts(expected), "{when}: not {treatment:?}");
     }
 
     /// Every frame was where it had to be, as it had to be.
@@ -183,56 +164,43 @@ fn a_new_file_changes_the_class_by_itself_and_a_bad_one_changes_nothing() {
         };
         both(&mut prober, first, "at the start");
         tor.publish(&listing(relay(second)));
-        said(&rig, REPLACED, 1);
+        rig.said(REPLACED, 1..=1);
         both(&mut prober, second, "another set");
 
         // Each of these is refused, and said once.
         let good = std::fs::read(tor.consensus()).unwrap();
         let certificates = tor.directory.path().join("cached-certs");
+        let write = |bytes: &[u8]| replace(&tor.consensus(), bytes);
+        let mut wrong = good.clone();
+        wrong[good.len() / 3] ^= 1;
+        let strangers = listing(relay(first)).sign(&Authorities::family(1, 3));
+        let mut older = listing(relay(first));
+        older.validity.valid_after -= HOUR;
+        #[rustfmt::skip]
         let spoil: [(&str, &dyn Fn()); 6] = [
-            ("cut", &|| {
-                replace(&tor.consensus(), &good[..good.len() / 2])
-            }),
-            ("empty", &|| replace(&tor.consensus(), b"")),
-            ("a byte", &|| {
-                let mut bytes = good.clone();
-                bytes[good.len() / 3] ^= 1;
-                replace(&tor.consensus(), &bytes);
-            }),
-            ("a stranger's", &|| {
-                let text = listing(relay(first)).sign(&Authorities::family(1, 3));
-                replace(&tor.consensus(), text.as_bytes());
-            }),
-            ("no file", &|| {
-                std::fs::remove_file(tor.consensus()).unwrap()
-            }),
-            ("older", &|| {
-                let mut order = listing(relay(first));
-                order.validity.valid_after -= HOUR;
-                tor.publish(&order);
-            }),
+            ("cut", &|| write(&good[..good.len() / 2])),
+            ("empty", &|| write(b"")),
+            ("a byte", &|| write(&wrong)),
+            ("a stranger's", &|| write(strangers.as_bytes())),
+            ("no file", &|| std::fs::remove_file(tor.consensus()).unwrap()),
+            ("older", &|| tor.publish(&older)),
         ];
         for (number, (what, spoil)) in (1..).zip(spoil) {
             spoil();
-            said(&rig, KEPT, number);
+            rig.said(KEPT, number..=number);
             both(&mut prober, second, what);
         }
         tor.publish(&listing(relay(second)));
         std::fs::remove_file(&certificates).unwrap();
-        said(&rig, KEPT, 7);
+        rig.said(KEPT, 7..=7);
         both(&mut prober, second, "no certificates");
 
         tor.publish(&listing(relay(first)));
-        said(&rig, REPLACED, 2);
+        rig.said(REPLACED, 2..=2);
         both(&mut prober, first, "the first set again");
         prober.check();
-        let last = rig.running.stop().unwrap();
-        moved(&last);
-        assert!(
-            last.counters["relay_sets_refused"] >= 7,
-            "{:?}",
-            last.counters
-        );
+        let counters = rig.stop().counters;
+        assert!(counters["relay_sets_refused"] >= 7, "{counters:?}");
     });
 }
 
@@ -252,7 +220,7 @@ fn who_has_left_is_remembered_over_a_restart_and_then_forgotten() {
         let config = tor.config("");
         let rig = Rig::silent(Plan::default(), &config);
         tor.publish(&listing(relay(second)));
-        said(&rig, REPLACED, 1);
+        rig.said(REPLACED, 1..=1);
         let mut prober = Prober::new(&rig);
         for server in servers() {
             prober.expect(server, Steered, "both count");
@@ -268,7 +236,7 @@ fn who_has_left_is_remembered_over_a_restart_and_then_forgotten() {
         prober.expect(first, Marked, "forgotten");
         prober.expect(second, Steered, "listed");
         prober.check();
-        moved(&rig.running.stop().unwrap());
+        rig.stop();
     });
 }
 
@@ -281,7 +249,7 @@ fn a_start_without_any_consensus_goes_on_with_the_set_of_the_last_time() {
         let config = tor.config("");
         let rig = Rig::silent(Plan::default(), &config);
         replace(&tor.consensus(), b"network-status-version 3 microdesc\n");
-        said(&rig, KEPT, 1);
+        rig.said(KEPT, 1..=1);
         let rig = rig.restart(&config);
         assert!(
             rig.running
@@ -291,7 +259,7 @@ fn a_start_without_any_consensus_goes_on_with_the_set_of_the_last_time() {
         let mut prober = Prober::new(&rig);
         prober.expect(first, Treatment::Steered, "of the last time");
         prober.check();
-        moved(&rig.running.stop().unwrap());
+        rig.stop();
     });
 }
 
@@ -323,30 +291,21 @@ fn a_stale_set_lets_all_pass_or_goes_on() {
             if !is_late {
                 prober.expect(first, Treatment::Steered, "before");
             }
-            said(&rig, "ALARM", 1);
+            rig.said("ALARM", 1..=1);
             if when_stale == "pass" && !is_late {
-                eventually("all pass", || match rig.running.log().contains(REPLACED) {
-                    true => Ok(()),
-                    false => Err(LabError("not yet".to_owned())),
-                });
+                rig.said(REPLACED, 1..);
             }
             prober.expect(first, to_relay, when_stale);
             prober.expect(second, to_other, when_stale);
             // A consensus that is fresh ends it.
             tor.publish(&listing(relay(first)));
             let replaced = if when_stale == "pass" { 2 } else { 0 };
-            eventually("the alarm ends", || {
-                let counters = rig.running.counters()?;
-                match counters["relay_set_stale"] {
-                    0 => Ok(()),
-                    _ => Err(LabError(format!("{counters:?}"))),
-                }
-            });
-            said(&rig, REPLACED, replaced);
+            rig.counts("relay_set_stale", 0);
+            rig.said(REPLACED, replaced..=replaced);
             prober.expect(first, Treatment::Steered, "afterwards");
             prober.expect(second, Treatment::Marked, "afterwards");
             prober.check();
-            moved(&rig.running.stop().unwrap());
+            rig.stop();
         }
     });
 }
@@ -358,13 +317,13 @@ fn a_signal_has_the_files_read_at_once() {
     let tor = Tor::with(&listing(relay(first)));
     let rig = Rig::silent(Plan::default(), &tor.config(""));
     rig.running.signal(Signal::SIGHUP).unwrap();
-    said(&rig, "relay set confirmed", 1);
+    rig.said("relay set confirmed", 1..=1);
     replace(&tor.consensus(), b"");
-    said(&rig, KEPT, 1);
+    rig.said(KEPT, 1..=1);
     // The same reason is said again to whoever asks.
     rig.running.signal(Signal::SIGHUP).unwrap();
-    said(&rig, KEPT, 2);
-    moved(&rig.running.stop().unwrap());
+    rig.said(KEPT, 2..=2);
+    rig.stop();
 }
 
 /// Frames keep crossing while the set is replaced again and again; none is lost, and each
@@ -390,34 +349,21 @@ fn no_frame_is_lost_while_sets_change() {
                 port.send(&exit(0, number).outbound(&[])).unwrap();
             }
             let sent = set * per_set;
-            let deadline = std::time::Instant::now() + PATIENCE;
-            loop {
-                let mut seen = 0;
-                for eye in [&mut uplink, &mut incoming] {
-                    let so_far = std::cell::Cell::new(0);
-                    eye.wait_until(Duration::from_millis(1), |frames| {
-                        so_far.set(frames.len());
-                        false
-                    });
-                    seen += so_far.get();
+            eventually("all arrive", || {
+                let seen = [&mut uplink, &mut incoming].map(|eye| eye.so_far().len());
+                match seen.iter().sum::<usize>() {
+                    seen if seen == sent => Ok(()),
+                    seen => Err(format!("{seen} of {sent}")),
                 }
-                if seen == sent {
-                    break;
-                }
-                assert!(
-                    std::time::Instant::now() < deadline,
-                    "{seen} of {sent} arrived"
-                );
-            }
-            said(&rig, REPLACED, set);
+            });
+            rig.said(REPLACED, set..=set);
         }
-        let last = rig.running.stop().unwrap();
-        moved(&last);
+        rig.stop();
         let (uplink, incoming) = (uplink.finish().unwrap(), incoming.finish().unwrap());
         assert!(!uplink.is_empty() && !incoming.is_empty());
         for (seen, wanted) in [
-            (uplink, exit(0, 0).tos(AF11).outbound(&[])),
-            (incoming, exit(0, 0).framed(TORNET_MAC, INCOMING_MAC, &[])),
+            (uplink, exit(0, 0).marked()),
+            (incoming, exit(0, 0).steered()),
         ] {
             for frame in seen {
                 // Same MACs and same ToS as all that leave this way.
@@ -451,15 +397,15 @@ fn a_loader_that_dies_or_hangs_costs_a_refresh() {
         nix::sys::signal::kill(caught, signal).unwrap();
         let mut prober = Prober::new(&rig);
         prober.expect(first, Treatment::Steered, "meanwhile");
-        said(&rig, KEPT, 1);
+        rig.said(KEPT, 1..=1);
         prober.expect(first, Treatment::Steered, "by the old set");
         prober.expect(second, Treatment::Marked, "by the old set");
         assert!(children(pid).is_empty(), "{signal}: it is still there");
         rig.running.signal(Signal::SIGHUP).unwrap();
-        said(&rig, REPLACED, 1);
+        rig.said(REPLACED, 1..=1);
         prober.expect(second, Treatment::Steered, "by the new set");
         prober.check();
-        moved(&rig.running.stop().unwrap());
+        rig.stop();
     }
 }
 

@@ -1,18 +1,21 @@
 //! A site with a running box, and the comparison of sent and received frames.
 
-use exitmark_lab::site::{
-    HOST_V4, HOST_V6, LastWords, Plan, RELAY_V4, RELAY_V6, RunningBox, Site, TORNET_MAC,
-};
-use exitmark_lab::{Capture, LabError, Netns, RawPort};
-use std::cell::Cell;
+use crate::craft::{AF11, Packet, ethernet, exit, relay};
+use exitmark_box::observe::{Report, Warning};
+use exitmark_datapath::Role;
+use exitmark_lab::site::{FAR_END, LastWords, Plan, RunningBox, Site, nic, nic_mac};
+use exitmark_lab::{Capture, CapturedFrame, Netns, RawPort, contained};
+pub(crate) use exitmark_lab::{Config, PATIENCE, both_engines, eventually, needs_root, wait_until};
 use std::collections::BTreeMap;
+use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
+use std::time::Duration;
 
 pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
-pub(crate) const UPLINK0_MAC: &str = "02:00:00:00:02:01";
-/// The timeout of tests, longer than the box's own ones, such as that of a hung loader (10 s).
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const UPLINK0_MAC: &str = nic_mac(Role::Uplink);
+/// The interval of frames that are sent until one arrives.
+pub(crate) const PACE: Duration = Duration::from_millis(20);
 
 /// The receiver or sender of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,85 +29,14 @@ pub(crate) enum Side {
 
 impl Side {
     pub(crate) const ALL: [Self; 4] = [Self::Host, Self::Clearnet, Self::Tornet, Self::Stack];
-}
 
-/// Skips the test without root.
-macro_rules! needs_root {
-    () => {
-        if !exitmark_lab::is_root() {
-            return;
+    const fn place(self, site: &Site) -> (&Netns, &'static str) {
+        match self {
+            Self::Host => (&site.host, FAR_END),
+            Self::Clearnet => (&site.clearnet, FAR_END),
+            Self::Tornet => (&site.tornet, FAR_END),
+            Self::Stack => (&site.middle, nic(Role::Incoming)),
         }
-    };
-}
-pub(crate) use needs_root;
-
-thread_local! {
-    static ENGINE: Cell<Option<&'static str>> = const { Cell::new(None) };
-}
-
-/// Runs a test with every frame decided in user space, and with fast-path frames decided in the
-/// kernel: the result must be the same.
-pub(crate) fn both_engines(test: impl Fn()) {
-    for engine in ["af_xdp", "xdp"] {
-        println!("engine {engine}");
-        ENGINE.set(Some(engine));
-        test();
-    }
-}
-
-/// A configuration; the default is that of the site in main.rs.
-pub(crate) struct Config {
-    /// Lines before the first table.
-    pub(crate) top: &'static str,
-    /// The NIC and the next hop of `incoming`.
-    pub(crate) incoming: Option<(&'static str, &'static str)>,
-    /// More lines in `[steer]`.
-    pub(crate) steer: &'static str,
-    /// More of the host's addresses, each behind a comma.
-    pub(crate) addresses: &'static str,
-    /// More lines in `[host]`.
-    pub(crate) host: &'static str,
-    /// Lines in `[relays]`.
-    pub(crate) relays: String,
-    /// More tables.
-    pub(crate) more: &'static str,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            top: "",
-            incoming: Some(("incoming0", TORNET_MAC)),
-            steer: "",
-            addresses: "",
-            host: "",
-            relays: format!("extra = [\"{RELAY_V4}:9001\", \"[{RELAY_V6}]:9001\"]"),
-            more: "",
-        }
-    }
-}
-
-impl Config {
-    pub(crate) fn write(&self, directory: &Path) -> PathBuf {
-        let (incoming, steer) = match self.incoming {
-            Some((nic, hop)) => (
-                format!("incoming = \"{nic}\"\n"),
-                format!("[steer]\nnext_hop = \"{hop}\"\n{}\n", self.steer),
-            ),
-            None => (String::new(), String::new()),
-        };
-        let engine = match ENGINE.get() {
-            Some(engine) => format!("engine = \"{engine}\"\n"),
-            None => String::new(),
-        };
-        let text = format!(
-            "{engine}{}\n[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}{steer}\
-             [host]\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"{}]\n{}\n[relays]\n{}\n{}\n",
-            self.top, self.addresses, self.host, self.relays, self.more
-        );
-        let path = directory.join("exitmark.toml");
-        std::fs::write(&path, text).unwrap();
-        path
     }
 }
 
@@ -139,6 +71,123 @@ impl Case {
         };
         Self::new(what, from, frame.clone(), Some((to, frame)))
     }
+
+    /// The host's packet, which leaves by the uplink with this ToS byte.
+    pub(crate) fn to_uplink(what: &str, sent: &Packet, tos: u8, tags: &[(u16, u16)]) -> Self {
+        let arrives = sent.clone().tos(tos).outbound(tags);
+        let arrives = Some((Side::Clearnet, arrives));
+        let what = format!("{what}, ToS {:#04x}", sent.tos);
+        Self::new(what, Side::Host, sent.outbound(tags), arrives)
+    }
+
+    /// The host's packet, which is steered with this ToS byte.
+    pub(crate) fn to_tornet(what: &str, sent: &Packet, tos: u8) -> Self {
+        let arrives = Some((Side::Tornet, sent.clone().tos(tos).steered()));
+        let what = format!("{what}, ToS {:#04x}", sent.tos);
+        Self::new(what, Side::Host, sent.outbound(&[]), arrives)
+    }
+
+    /// Checks that all captured frames are the expected one.
+    #[track_caller]
+    fn is_all(&self, seen: &[CapturedFrame]) {
+        let (_, expected) = self.arrives.as_ref().unwrap();
+        let is_all = seen.iter().all(|one| one.bytes == *expected);
+        assert!(is_all, "{}: {seen:02x?}", self.what);
+    }
+
+    /// Exit traffic, which is marked.
+    pub(crate) fn exit(family: usize, bytes: usize) -> Self {
+        Self::to_uplink("exit", &exit(family, bytes), AF11, &[])
+    }
+
+    /// A packet to the listed relay, which is steered.
+    pub(crate) fn relay(family: usize, bytes: usize) -> Self {
+        Self::to_tornet("relay", &relay(family, bytes), 0)
+    }
+
+    /// A packet for the host on the network of `incoming`, which the host receives.
+    pub(crate) fn to_host(what: impl Into<String>, sent: &Packet, tags: &[(u16, u16)]) -> Self {
+        let arrives = Some((Side::Host, sent.delivered(tags)));
+        Self::new(what, Side::Tornet, sent.incoming(tags), arrives)
+    }
+}
+
+/// A site whose stacks send nothing by themselves and answer nothing.
+pub(crate) fn silent(plan: Plan) -> Site {
+    let site = Site::build(plan).unwrap();
+    site.silence().unwrap();
+    site
+}
+
+pub(crate) fn watch(site: &Site, side: Side) -> Capture {
+    let (netns, interface) = side.place(site);
+    Capture::start(netns, interface, "in", "").unwrap()
+}
+
+pub(crate) fn port(site: &Site, side: Side) -> RawPort {
+    let (netns, interface) = side.place(site);
+    RawPort::open(netns, interface).unwrap()
+}
+
+/// Sends a frame, which must arrive; others may arrive, too.
+#[track_caller]
+pub(crate) fn arrives(site: &Site, case: &Case) {
+    let (to, expected) = case.arrives.as_ref().unwrap();
+    let mut eye = watch(site, *to);
+    port(site, case.from).send(&case.sent).unwrap();
+    assert!(eye.sees(expected), "{}: not at {to:?}", case.what);
+}
+
+/// Sends a frame, which must arrive, and no other frame.
+#[track_caller]
+pub(crate) fn passes(site: &Site, case: &Case) {
+    let (to, _) = case.arrives.as_ref().unwrap();
+    let mut eye = watch(site, *to);
+    port(site, case.from).send(&case.sent).unwrap();
+    assert!(eye.counts(1), "{}: not at {to:?}", case.what);
+    case.is_all(&eye.finish().unwrap());
+}
+
+/// Checks that an exit frame and a relay frame leave marked and steered, or both unchanged by the
+/// uplink, and no other frame.
+#[track_caller]
+pub(crate) fn classifies(site: &Site, is_enforced: bool, when: &str) {
+    let mut eyes = [Side::Clearnet, Side::Tornet].map(|side| watch(site, side));
+    let port = port(site, Side::Host);
+    let frames = [exit(0, 60), relay(1, 60)].map(|packet| packet.outbound(&[]));
+    for frame in &frames {
+        port.send(frame).unwrap();
+    }
+    let expected = match is_enforced {
+        true => [vec![exit(0, 60).marked()], vec![relay(1, 60).steered()]],
+        false => [frames.to_vec(), Vec::new()],
+    };
+    for (eye, expected) in eyes.iter_mut().zip(expected) {
+        let arrived = eye.wait_until(PATIENCE, |seen| {
+            seen.iter().map(|one| &one.bytes).eq(&expected)
+        });
+        assert!(arrived, "{when}: enforced: {is_enforced}");
+    }
+}
+
+/// The message with which a box with this configuration does not start.
+#[track_caller]
+pub(crate) fn refused(site: &Site, config: &Config) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let configuration = config.write(directory.path()).unwrap();
+    let refused = site.run(EXITMARK, &configuration);
+    refused.err().unwrap().to_string()
+}
+
+/// Runs a command of exitmark in the box's namespace.
+pub(crate) fn exitmark(site: &Site, arguments: &[&str]) -> Output {
+    let mut command = Command::new(EXITMARK);
+    command.args(arguments);
+    site.middle.output(command).unwrap()
+}
+
+pub(crate) fn detach(site: &Site) -> String {
+    site.middle.command(EXITMARK, &["detach"]).unwrap()
 }
 
 /// A site with a running box.
@@ -157,16 +206,21 @@ impl Rig {
 
     /// Starts a box with ends that send nothing by themselves and answer nothing.
     pub(crate) fn silent(plan: Plan, config: &Config) -> Self {
-        let site = Site::build(plan).unwrap();
-        silence(&site);
-        Self::on(site, config)
+        Self::on(silent(plan), config)
     }
 
     /// Starts a box on a site that the test has prepared.
     pub(crate) fn on(site: Site, config: &Config) -> Self {
+        Self::by(site, config, |_| contained(EXITMARK))
+    }
+
+    /// Starts a box by this command, whose directory this is and to which arguments are added.
+    pub(crate) fn by(site: Site, config: &Config, command: impl FnOnce(&Path) -> Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let configuration = config.write(directory.path());
-        let running = site.run(Path::new(EXITMARK), &configuration).unwrap();
+        let configuration = config.write(directory.path()).unwrap();
+        let mut command = command(directory.path());
+        command.args(["run", "--config"]).arg(&configuration);
+        let running = RunningBox::start_by(&site.middle, command).unwrap();
         Self {
             site,
             running,
@@ -177,23 +231,52 @@ impl Rig {
 
     /// Stops the box, and starts it again with another configuration.
     pub(crate) fn restart(self, config: &Config) -> Self {
+        Self::on(self.leave(), config)
+    }
+
+    /// Stops the box as [`moved`] checks it.
+    #[track_caller]
+    pub(crate) fn stop(self) -> LastWords {
+        let last = self.running.stop().unwrap();
+        moved(&last);
+        last
+    }
+
+    /// Like [`stop`](Self::stop), for a site that is used further.
+    #[track_caller]
+    pub(crate) fn leave(self) -> Site {
         moved(&self.running.stop().unwrap());
-        Self::on(self.site, config)
+        self.site
     }
 
     pub(crate) fn watch(&self, side: Side) -> Capture {
-        let (netns, interface) = place(&self.site, side);
-        Capture::start(netns, interface, "in", "").unwrap()
+        watch(&self.site, side)
     }
 
     pub(crate) fn port(&self, side: Side) -> RawPort {
-        let (netns, interface) = place(&self.site, side);
-        RawPort::open(netns, interface).unwrap()
+        port(&self.site, side)
+    }
+
+    /// Sends a frame repeatedly until it arrives, and no other frame.
+    #[track_caller]
+    pub(crate) fn crosses(&self, case: &Case) {
+        let (to, expected) = case.arrives.as_ref().unwrap();
+        let mut eye = self.watch(*to);
+        let port = self.port(case.from);
+        let crosses = || {
+            // A recreated far end may not exist yet.
+            let _ = port.send(&case.sent);
+            eye.wait_until(PACE, |seen| seen.iter().any(|one| one.bytes == *expected))
+        };
+        wait_until(&case.what, crosses, || self.running.log());
+        case.is_all(&eye.finish().unwrap());
     }
 
     /// Sends every case's frame, stops the box, and compares all received frames with the cases:
-    /// the bytes of each, and no other frame. Returns the counters that changed.
-    pub(crate) fn verify(self, cases: &[Case]) -> Moved {
+    /// the bytes of each, and no other frame. The counters that changed must be these, given as
+    /// `name=number`.
+    #[track_caller]
+    pub(crate) fn verify(self, cases: &[Case], counters: impl AsRef<str>) {
         let mut eyes = Side::ALL.map(|side| self.watch(side));
         let ports = Side::ALL.map(|side| self.port(side));
         let mut expected = Side::ALL.map(|_| Vec::new());
@@ -206,9 +289,8 @@ impl Rig {
             if let Some((side, frame)) = &case.arrives {
                 let index = *side as usize;
                 expected[index].push((&case.what, frame));
-                let number = expected[index].len();
                 assert!(
-                    eyes[index].wait_until(PATIENCE, |seen| seen.len() >= number),
+                    eyes[index].counts(expected[index].len()),
                     "{} did not arrive at {side:?}",
                     case.what
                 );
@@ -238,19 +320,66 @@ impl Rig {
                 "frames at {side:?}: {seen:02x?}"
             );
         }
-        moved(&last)
+        assert_moved(&moved(&last), counters.as_ref());
     }
 
     /// Waits until `enough` accepts the box's counters.
-    pub(crate) fn wait_for(&self, what: &str, enough: impl Fn(&BTreeMap<String, u64>) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+    #[track_caller]
+    pub(crate) fn wait_for(&self, what: &str, enough: impl Fn(&Counters) -> bool) {
+        eventually(what, || {
             let counters = self.running.counters().unwrap();
-            if enough(&counters) {
-                return;
+            match enough(&counters) {
+                true => Ok(()),
+                false => Err(format!("{counters:?}")),
             }
-            assert!(Instant::now() < deadline, "{what} never: {counters:?}");
-        }
+        });
+    }
+
+    /// Waits until a counter has this value.
+    #[track_caller]
+    pub(crate) fn counts(&self, name: &str, number: u64) {
+        self.wait_for(name, |counters| counters.get(name) == Some(&number));
+    }
+
+    /// The current value of a counter.
+    pub(crate) fn count(&self, name: &str) -> u64 {
+        count(&self.running.counters().unwrap(), name)
+    }
+
+    /// Waits until the log has these words so often.
+    #[track_caller]
+    pub(crate) fn said(&self, words: &str, times: impl RangeBounds<usize>) {
+        let said = || times.contains(&self.running.log().matches(words).count());
+        wait_until(words, said, || self.running.log());
+    }
+
+    /// The answer to `exitmark status`.
+    pub(crate) fn status(&self) -> Report {
+        self.site.status().unwrap()
+    }
+
+    /// Waits until there is a warning of this kind, and returns it.
+    #[track_caller]
+    pub(crate) fn warning(&self, kind: &str) -> Warning {
+        self.warned(kind, true).unwrap()
+    }
+
+    /// Waits until there is no warning of this kind.
+    #[track_caller]
+    pub(crate) fn no_warning(&self, kind: &str) {
+        assert_eq!(self.warned(kind, false), None);
+    }
+
+    #[track_caller]
+    fn warned(&self, kind: &str, is_wanted: bool) -> Option<Warning> {
+        eventually(&format!("a warning {kind}: {is_wanted}"), || {
+            let warnings = self.status().warnings;
+            let found = warnings.iter().find(|one| one.kind == kind);
+            match found.is_some() == is_wanted {
+                true => Ok(found.cloned()),
+                false => Err(format!("{warnings:?}\n{}", self.running.log())),
+            }
+        })
     }
 }
 
@@ -258,44 +387,25 @@ impl Rig {
 const FAREWELL: &[u8] = b"exitmark's test: nothing comes after this";
 
 fn farewell(site: &Site) {
-    let frame = crate::craft::ethernet(
-        "ff:ff:ff:ff:ff:ff",
-        "02:00:00:00:00:01",
-        &[],
-        0x88b5,
-        FAREWELL,
-    );
-    for interface in ["host0", "uplink0", "incoming0"] {
-        let port = RawPort::open(&site.middle, interface).unwrap();
+    let (to, from) = ("ff:ff:ff:ff:ff:ff", "02:00:00:00:00:01");
+    let frame = ethernet(to, from, &[], 0x88b5, FAREWELL);
+    for role in Role::ALL {
+        let port = RawPort::open(&site.middle, nic(role)).unwrap();
         port.send(&frame).unwrap();
     }
 }
 
-fn place(site: &Site, side: Side) -> (&Netns, &'static str) {
-    match side {
-        Side::Host => (&site.host, "eth0"),
-        Side::Clearnet => (&site.clearnet, "eth0"),
-        Side::Tornet => (&site.tornet, "eth0"),
-        Side::Stack => (&site.middle, "incoming0"),
-    }
-}
+pub(crate) type Counters = BTreeMap<String, u64>;
 
-/// Removes every address: a stack without one neither sends nor answers.
-pub(crate) fn silence(site: &Site) {
-    for side in Side::ALL {
-        let (netns, interface) = place(site, side);
-        let key = format!("net/ipv6/conf/{interface}/disable_ipv6");
-        netns.sysctl(&key, "1").unwrap();
-        netns.ip(&format!("addr flush dev {interface}")).unwrap();
-    }
+/// A counter, which is absent while it is 0.
+pub(crate) fn count(counters: &Counters, name: &str) -> u64 {
+    counters.get(name).copied().unwrap_or(0)
 }
-
-/// Counters that are not 0.
-pub(crate) type Moved = Vec<(String, u64)>;
 
 /// The counters that changed, after checking that the box ended with status 0, that every frame is
 /// accounted for, and that every received frame was forwarded or dropped for a named reason.
-pub(crate) fn moved(last: &LastWords) -> Moved {
+#[track_caller]
+pub(crate) fn moved(last: &LastWords) -> Counters {
     assert!(last.status.success(), "{}\n{}", last.status, last.log);
     assert_eq!(last.counters.get("unaccounted"), Some(&0), "{}", last.log);
     let sum = |chosen: &dyn Fn(&str) -> bool| -> u64 {
@@ -329,22 +439,12 @@ pub(crate) fn moved(last: &LastWords) -> Moved {
     nonzero.map(|(name, &n)| (name.clone(), n)).collect()
 }
 
-/// Checks that exactly these counters have changed so far.
+/// Checks that exactly these counters have changed so far, given as `name=number`.
 #[track_caller]
-pub(crate) fn assert_moved(moved: &Moved, expected: &[(&str, u64)]) {
-    let mut expected: Moved = expected.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
-    expected.sort();
-    assert_eq!(*moved, expected);
-}
-
-/// Repeats an action until it succeeds.
-#[track_caller]
-pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, LabError>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match attempt() {
-            Ok(value) => return value,
-            Err(error) => assert!(Instant::now() < deadline, "{what}: {error}"),
-        }
-    }
+pub(crate) fn assert_moved(moved: &Counters, expected: &str) {
+    let expected = expected.split_whitespace().map(|one| {
+        let (name, number) = one.split_once('=').unwrap();
+        (name.to_owned(), number.parse().unwrap())
+    });
+    assert_eq!(*moved, expected.collect());
 }

@@ -2,34 +2,27 @@
 //! reloads, all with dropped privileges.
 
 use crate::craft::{AF11, exit, relay};
+use crate::leaks::pins;
 use crate::reload::{Tor, listing};
 use crate::rig::{
-    Config, EXITMARK, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root, silence,
+    Case, Config, EXITMARK, PATIENCE, Rig, Side, arrives, both_engines, eventually, exitmark,
+    moved, needs_root, port, silent, watch,
 };
 use exitmark_box::control::{Client, DEFAULT_SOCKET};
 use exitmark_box::observe::Report;
-use exitmark_lab::site::{
-    INCOMING_MAC, LastWords, Plan, RELAY_V4, RunningBox, SERVER_V4, Site, TORNET_MAC,
-};
-use exitmark_lab::{Capture, LabError, RawPort, contained};
+use exitmark_lab::process::http;
+use exitmark_lab::site::{LastWords, Plan, RELAY_V4, RunningBox, SERVER_V4, Site};
+use exitmark_lab::{Capture, RawPort, contained};
 use exitmark_policy::Endpoint;
 use nix::sys::signal::Signal;
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Output};
-
-/// Runs a command of exitmark in the box's namespace.
-fn ask(site: &Site, arguments: &[&str]) -> Output {
-    let mut command = Command::new(EXITMARK);
-    command.args(arguments);
-    site.middle.run(move || command.output().unwrap())
-}
+use std::process::Command;
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
@@ -53,8 +46,8 @@ struct Wire {
 impl Wire {
     fn of(site: &Site) -> Self {
         Self {
-            port: RawPort::open(&site.host, "eth0").unwrap(),
-            eye: Capture::start(&site.clearnet, "eth0", "in", "").unwrap(),
+            port: port(site, Side::Host),
+            eye: watch(site, Side::Clearnet),
             seen: 0,
         }
     }
@@ -125,11 +118,10 @@ impl Manager {
 #[test]
 fn notifies_the_service_manager_of_ready_watchdog_and_stopping() {
     needs_root!();
-    let site = Site::build(Plan::default()).unwrap();
-    silence(&site);
+    let site = silent(Plan::default());
     let mut wire = Wire::of(&site);
     let manager = Manager::new();
-    let configuration = Config::default().write(manager.directory.path());
+    let configuration = Config::default().write(manager.directory.path()).unwrap();
     let command = manager.command(&configuration, "$$");
     let running = std::thread::scope(|scope| {
         let start = scope.spawn(|| RunningBox::start_by(&site.middle, command).unwrap());
@@ -160,7 +152,7 @@ fn notifies_the_service_manager_of_ready_watchdog_and_stopping() {
     }
     // Marking continues.
     wire.crosses_as(AF11);
-    assert_eq!(crate::leaks::pins(&site), ["exitmark"]);
+    assert_eq!(pins(&site), ["exitmark"]);
 
     // It ignores a watchdog of another process.
     let command = manager.command(&configuration, "1");
@@ -176,14 +168,11 @@ fn notifies_the_service_manager_of_ready_watchdog_and_stopping() {
 fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
     needs_root!();
     both_engines(|| {
-        let config = Config {
-            top: "mode = \"audit\"",
-            ..Config::default()
-        };
+        let config = Config::default().top("mode = \"audit\"");
         let rig = Rig::silent(Plan::default(), &config);
         let mut wire = Wire::of(&rig.site);
         let file = rig.configuration.to_str().unwrap();
-        let reload = |by: &[&str]| ask(&rig.site, &[&["reload"], by].concat());
+        let reload = |by: &[&str]| exitmark(&rig.site, &[&["reload"], by].concat());
         wire.crosses_as(0);
         let counters = rig.running.counters().unwrap();
         assert_eq!(
@@ -221,10 +210,7 @@ fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
             }
             assert!(output.stdout.is_empty());
             wire.crosses_as(AF11);
-            let report = rig
-                .site
-                .middle
-                .run(|| Client::new(DEFAULT_SOCKET).status().unwrap());
+            let report = rig.status();
             assert_eq!((report.reloads, report.reloads_refused), (1, number));
             assert_eq!((report.mode.as_str(), report.generation), ("enforce", 2));
         }
@@ -240,37 +226,31 @@ fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
 #[test]
 fn a_reload_follows_other_relay_files() {
     needs_root!();
-    let relay_of = |address| Endpoint::new(address, 9001);
-    let [one, other] =
-        [SERVER_V4, RELAY_V4].map(|address| Tor::with(&listing(relay_of(address.into()))));
+    let tor = |address: Ipv4Addr| Tor::with(&listing(Endpoint::new(address.into(), 9001)));
+    let [one, other] = [SERVER_V4, RELAY_V4].map(tor);
     let rig = Rig::silent(Plan::default(), &one.config("retain = \"0s\""));
-    let mut eye = rig.watch(Side::Tornet);
-    let port = rig.port(Side::Host);
     let file = rig.configuration.to_str().unwrap();
     let text_of_file = fs::read_to_string(file).unwrap();
     let [before, after] = [&one, &other].map(|tor| tor.consensus().display().to_string());
     fs::write(file, text_of_file.replace(&before, &after)).unwrap();
-    let output = ask(&rig.site, &["reload", "--config", file]);
+    let output = exitmark(&rig.site, &["reload", "--config", file]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(
         text(&output.stdout),
         "generation 2, changed:\n  relays.consensus\n"
     );
-    port.send(&relay(0, 60).outbound(&[])).unwrap();
-    let steered = relay(0, 60).framed(TORNET_MAC, INCOMING_MAC, &[]);
-    assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == steered)));
+    arrives(&rig.site, &Case::relay(0, 60));
     // An unusable configuration is refused as a whole, with its reason.
     fs::write(other.consensus(), "").unwrap();
     let nothing = text_of_file.replace(&before, "/nosuch/consensus");
     fs::write(file, nothing).unwrap();
-    let output = ask(&rig.site, &["reload", "--config", file]);
+    let output = exitmark(&rig.site, &["reload", "--config", file]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(
         text(&output.stderr).contains("/nosuch/consensus"),
         "{output:?}"
     );
-    port.send(&relay(0, 60).outbound(&[])).unwrap();
-    assert!(eye.wait_until(PATIENCE, |seen| seen.len() == 2));
+    arrives(&rig.site, &Case::relay(0, 60));
     stop(rig.running);
 }
 
@@ -280,7 +260,7 @@ fn status_is_correct_as_text_and_as_json() {
     let rig = Rig::silent(Plan::default(), &Config::default());
     let mut wire = Wire::of(&rig.site);
     wire.crosses_as(AF11);
-    let output = ask(&rig.site, &["status", "--json"]);
+    let output = exitmark(&rig.site, &["status", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let report: Report = serde_json::from_slice(&output.stdout).unwrap();
     let of = |class: &str| {
@@ -298,17 +278,17 @@ fn status_is_correct_as_text_and_as_json() {
     // The JSON contains the whole report.
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(serde_json::to_value(&report).unwrap(), told);
-    let output = ask(&rig.site, &["status"]);
+    let output = exitmark(&rig.site, &["status"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(text(&output.stdout).starts_with("exitmark"), "{output:?}");
 
     let status_becomes = |status: i32, words: &str| {
         eventually(words, || {
-            let output = ask(&rig.site, &["status"]);
+            let output = exitmark(&rig.site, &["status"]);
             let shown = text(&output.stdout);
             match output.status.code() == Some(status) && shown.contains(words) {
                 true => Ok(()),
-                false => Err(LabError(format!("{output:?}"))),
+                false => Err(format!("{output:?}")),
             }
         });
     };
@@ -327,15 +307,7 @@ fn answers_many_concurrent_clients() {
         .map(|number| {
             let ask = move || match number % 2 {
                 0 => Client::new(DEFAULT_SOCKET).metrics().unwrap(),
-                _ => {
-                    let mut stream = TcpStream::connect("127.0.0.1:9787").unwrap();
-                    stream
-                        .write_all(b"GET /metrics HTTP/1.0\r\nHost: box\r\n\r\n")
-                        .unwrap();
-                    let mut answer = String::new();
-                    stream.read_to_string(&mut answer).unwrap();
-                    answer
-                }
+                _ => http(9787, "GET /metrics").unwrap(),
             };
             rig.site.middle.spawn("asking", ask).unwrap()
         })
@@ -406,37 +378,31 @@ fn socket(site: &Site) -> Option<(u64, u64, u32)> {
 #[test]
 fn the_control_socket_belongs_to_one_box_and_ends_with_it() {
     needs_root!();
-    let site = Site::build(Plan::default()).unwrap();
-    silence(&site);
+    let site = silent(Plan::default());
     assert_eq!(socket(&site), None);
     let rig = Rig::on(site, &Config::default());
     let mine = socket(&rig.site).unwrap();
     assert_eq!(mine.2, 0o660);
     let other = tempfile::tempdir().unwrap();
-    let config = Config {
-        more: "[pin]\ndirectory = \"/sys/fs/bpf/other\"\n[metrics]\nlisten = \"off\"\n",
-        ..Config::default()
-    };
-    let configuration = config.write(other.path());
-    let output = ask(
-        &rig.site,
-        &["run", "--config", configuration.to_str().unwrap()],
-    );
+    let own = "[pin]\ndirectory = \"/sys/fs/bpf/other\"\n[metrics]\nlisten = \"off\"\n";
+    let configuration = Config::default().more(own).write(other.path()).unwrap();
+    let file = configuration.to_str().unwrap();
+    let output = exitmark(&rig.site, &["run", "--config", file]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(
         text(&output.stderr).contains("another exitmark answers at"),
         "{output:?}"
     );
     assert_eq!(socket(&rig.site), Some(mine));
-    assert_eq!(crate::leaks::pins(&rig.site), ["exitmark"]);
-    assert_eq!(ask(&rig.site, &["status"]).status.code(), Some(0));
+    assert_eq!(pins(&rig.site), ["exitmark"]);
+    assert_eq!(exitmark(&rig.site, &["status"]).status.code(), Some(0));
 
     // A killed box leaves its socket, and the next one replaces it.
     let mut killed = rig.running;
     killed.signal(Signal::SIGKILL).unwrap();
     killed.ended().unwrap();
     assert_eq!(socket(&rig.site), Some(mine));
-    let output = ask(&rig.site, &["status"]);
+    let output = exitmark(&rig.site, &["status"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(
         text(&output.stderr).contains("no exitmark answers"),
@@ -445,7 +411,7 @@ fn the_control_socket_belongs_to_one_box_and_ends_with_it() {
     let next = Rig::on(rig.site, &Config::default());
     let its = socket(&next.site).unwrap();
     assert_ne!(its, mine);
-    assert_eq!(ask(&next.site, &["status"]).status.code(), Some(0));
+    assert_eq!(exitmark(&next.site, &["status"]).status.code(), Some(0));
     stop(next.running);
     assert_eq!(socket(&next.site), None);
 }

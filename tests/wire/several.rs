@@ -1,11 +1,8 @@
 //! Two hosts behind one box: an alarm, and no frame of one goes to the other.
 
 use crate::craft::{Packet, TCP, families, segment};
-use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
-use exitmark_box::control::{Client, DEFAULT_SOCKET};
-use exitmark_box::observe::Warning;
-use exitmark_lab::LabError;
-use exitmark_lab::site::{CLEARNET_MAC, INCOMING_MAC, Plan, RELAY_V4, TORNET_MAC};
+use crate::rig::{Case, Config, Rig, Side, both_engines, needs_root, passes};
+use exitmark_lab::site::{CLEARNET_MAC, Plan, RELAY_V4, TORNET_MAC};
 use std::net::IpAddr;
 
 const MACS: [&str; 2] = ["02:00:00:00:01:01", "02:00:00:00:01:77"];
@@ -17,12 +14,11 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn config(host: &'static str) -> Config {
-    Config {
-        addresses: ", \"192.0.2.20\", \"192.0.2.30\"",
-        host,
-        ..Config::default()
-    }
+fn config() -> Config {
+    let mut config = Config::default();
+    let others = [HOSTS[1], SILENT].map(str::to_owned);
+    config.addresses.extend(others);
+    config
 }
 
 /// A frame of a host.
@@ -38,25 +34,13 @@ fn answer(host: &str) -> Packet {
     Packet::new(relay, address(host), TCP, segment(9001, 40_000, 30))
 }
 
+#[track_caller]
 fn answered(rig: &Rig, host: &str, mac: &str) {
-    let mut eye = rig.watch(Side::Host);
     let packet = answer(host);
-    let frame = packet.framed(INCOMING_MAC, TORNET_MAC, &[]);
-    rig.port(Side::Tornet).send(&frame).unwrap();
-    let expected = packet.framed(mac, TORNET_MAC, &[]);
-    let found = eye.wait_until(PATIENCE, |seen| !seen.is_empty());
-    assert!(found, "no answer to {host}");
-    let seen = eye.finish().unwrap();
-    assert!(seen[0].bytes == expected, "{host}: {seen:02x?}");
-}
-
-fn alarm(rig: &Rig) -> Warning {
-    eventually("several hosts", || {
-        let client = || Client::new(DEFAULT_SOCKET).status().unwrap();
-        let warnings = rig.site.middle.run(client).warnings;
-        let found = warnings.iter().find(|one| one.kind == "several_hosts");
-        found.cloned().ok_or(LabError(format!("{warnings:?}")))
-    })
+    let arrives = Some((Side::Host, packet.framed(mac, TORNET_MAC, &[])));
+    let what = format!("an answer to {host}");
+    let case = Case::new(what, Side::Tornet, packet.incoming(&[]), arrives);
+    passes(&rig.site, &case);
 }
 
 /// Both hosts send alternately, one frame after the other.
@@ -67,7 +51,7 @@ fn alternate(rig: &Rig) {
         let frame = outbound(HOSTS[number % 2], MACS[number % 2]);
         port.send(&frame).unwrap();
         // Each in a batch of its own.
-        assert!(eye.wait_until(PATIENCE, |seen| seen.len() > number));
+        assert!(eye.counts(number + 1));
     }
 }
 
@@ -75,12 +59,12 @@ fn alternate(rig: &Rig) {
 fn answers_go_to_the_host_whose_address_it_is() {
     needs_root!();
     both_engines(|| {
-        let rig = Rig::silent(Plan::default(), &config(""));
+        let rig = Rig::silent(Plan::default(), &config());
         alternate(&rig);
         for (host, mac) in HOSTS.into_iter().zip(MACS) {
             answered(&rig, host, mac);
         }
-        let found = alarm(&rig);
+        let found = rig.warning("several_hosts");
         assert!(found.is_alarm);
         for word in ["several hosts", "host_mac_unknown", "a box of its own"] {
             assert!(found.text.contains(word), "{word}: {}", found.text);
@@ -89,12 +73,10 @@ fn answers_go_to_the_host_whose_address_it_is() {
             assert!(!found.text.contains(text), "{}", found.text);
         }
         // The host of this address is unknown.
-        let frame = answer(SILENT).framed(INCOMING_MAC, TORNET_MAC, &[]);
+        let frame = answer(SILENT).incoming(&[]);
         rig.port(Side::Tornet).send(&frame).unwrap();
-        rig.wait_for("dropped by name", |counters| {
-            counters.get("dropped_host_mac_unknown") == Some(&1)
-        });
-        moved(&rig.running.stop().unwrap());
+        rig.counts("dropped_host_mac_unknown", 1);
+        rig.stop();
     });
 }
 
@@ -103,17 +85,18 @@ fn answers_go_to_the_host_whose_address_it_is() {
 fn a_configured_mac_gets_all_answers_and_the_alarm_stays() {
     needs_root!();
     both_engines(|| {
-        let rig = Rig::silent(Plan::default(), &config("mac = \"02:00:00:00:01:01\""));
+        let config = config().host("mac = \"02:00:00:00:01:01\"");
+        let rig = Rig::silent(Plan::default(), &config);
         alternate(&rig);
         for host in HOSTS {
             answered(&rig, host, MACS[0]);
         }
-        let found = alarm(&rig);
+        let found = rig.warning("several_hosts");
         assert!(
             found.is_alarm && found.text.contains("host.mac"),
             "{}",
             found.text
         );
-        moved(&rig.running.stop().unwrap());
+        rig.stop();
     });
 }

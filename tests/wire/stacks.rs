@@ -1,9 +1,11 @@
 //! Real network stacks on both sides of the box: TCP, ping, ARP and neighbour discovery.
 
 use crate::craft::{AF11, families, mac};
-use crate::rig::{Config, PATIENCE, Rig, UPLINK0_MAC, both_engines, moved, needs_root};
+use crate::rig::{
+    Config, Counters, PATIENCE, Rig, UPLINK0_MAC, both_engines, count, moved, needs_root,
+};
 use exitmark_lab::site::{
-    BOX_V4, BOX_V6, CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan,
+    BOX_V4, BOX_V6, CLEARNET_MAC, FAR_END, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan,
     RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6, Site, TORNET_MAC,
 };
 use exitmark_lab::{Capture, CapturedFrame, LabError, Netns};
@@ -11,7 +13,6 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -128,12 +129,24 @@ pub(crate) fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFr
     capture.finish().unwrap()
 }
 
-pub(crate) fn counters(rig: Rig) -> BTreeMap<String, u64> {
-    moved(&rig.running.stop().unwrap()).into_iter().collect()
+pub(crate) const TCP_FILTER: &str = "tcp or ip6 proto 6";
+
+/// Captures the TCP that arrives at a host.
+pub(crate) fn tcp_at(netns: &Netns) -> Capture {
+    Capture::start(netns, FAR_END, "in", TCP_FILTER).unwrap()
 }
 
-pub(crate) fn count(counters: &BTreeMap<String, u64>, name: &str) -> u64 {
-    counters.get(name).copied().unwrap_or(0)
+#[track_caller]
+pub(crate) fn counters(rig: Rig) -> Counters {
+    moved(&rig.running.stop().unwrap())
+}
+
+/// Checks that all of these counters are 0.
+#[track_caller]
+pub(crate) fn assert_none(counters: &Counters, names: &[&str]) {
+    for name in names {
+        assert_eq!(count(counters, name), 0, "{name}");
+    }
 }
 
 #[test]
@@ -147,8 +160,7 @@ fn tcp_of_the_host_is_marked_or_steered_by_its_destination() {
             tornet,
             ..
         } = &rig.site;
-        let exits = Capture::start(clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
-        let relays = Capture::start(tornet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        let (exits, relays) = (tcp_at(clearnet), tcp_at(tornet));
         for (_, server, relay) in families() {
             converse(host, clearnet, server, 80, 500_000);
             converse(host, tornet, relay, OR_PORT, 500_000);
@@ -170,9 +182,10 @@ fn tcp_of_the_host_is_marked_or_steered_by_its_destination() {
         assert_eq!(count(&counters, "relay"), relays.len() as u64);
         assert_eq!(count(&counters, "incoming_forwarded"), relays.len() as u64);
         assert!(count(&counters, "incoming_received") >= 2 * 500_000 / 1448);
-        for name in ["reply", "malformed", "cleared", "disagreement"] {
-            assert_eq!(count(&counters, name), 0, "{name}");
-        }
+        assert_none(
+            &counters,
+            &["reply", "malformed", "cleared", "disagreement"],
+        );
     });
 }
 
@@ -180,13 +193,9 @@ fn tcp_of_the_host_is_marked_or_steered_by_its_destination() {
 fn tcp_to_a_listener_of_the_host_is_answered_unmarked() {
     needs_root!();
     both_engines(|| {
-        let config = Config {
-            host: "listeners = [22]",
-            ..Config::default()
-        };
+        let config = Config::default().host("listeners = [22]");
         let rig = Rig::lively(Plan::default(), &config);
-        let capture =
-            Capture::start(&rig.site.clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        let capture = tcp_at(&rig.site.clearnet);
         for address in [IpAddr::from(HOST_V4), HOST_V6.into()] {
             converse(&rig.site.clearnet, &rig.site.host, address, 22, 300_000);
         }
@@ -194,9 +203,8 @@ fn tcp_to_a_listener_of_the_host_is_answered_unmarked() {
         assert!(answers.iter().all(|frame| tos(&frame.bytes) & 0xfc == 0));
         let counters = counters(rig);
         assert_eq!(count(&counters, "reply"), answers.len() as u64);
-        for name in ["exit", "relay", "marked", "cleared", "incoming_forwarded"] {
-            assert_eq!(count(&counters, name), 0, "{name}");
-        }
+        let others = ["exit", "relay", "marked", "cleared", "incoming_forwarded"];
+        assert_none(&counters, &others);
     });
 }
 
@@ -211,22 +219,15 @@ fn jumbo_tcp_both_ways() {
             tornet,
             ..
         } = &rig.site;
-        let long =
-            [(clearnet, "exits"), (tornet, "relays"), (host, "answers")].map(|(netns, what)| {
-                (
-                    Capture::start(netns, "eth0", "in", "greater 9014").unwrap(),
-                    what,
-                )
-            });
+        let full = |netns| Capture::start(netns, FAR_END, "in", "greater 9014").unwrap();
+        let long = [(clearnet, "exits"), (tornet, "relays"), (host, "answers")];
+        let long = long.map(|(netns, what)| (full(netns), what));
         for (_, server, relay) in families() {
             converse(host, clearnet, server, 80, 2_000_000);
             converse(host, tornet, relay, OR_PORT, 2_000_000);
         }
         for (mut capture, what) in long {
-            assert!(
-                capture.wait_until(PATIENCE, |seen| !seen.is_empty()),
-                "no full jumbo frame among the {what}"
-            );
+            assert!(capture.counts(1), "no full jumbo frame among the {what}");
         }
         let counters = counters(rig);
         assert!(count(&counters, "exit") > 0 && count(&counters, "relay") > 0);
@@ -269,15 +270,8 @@ fn neighbours_are_resolved_and_pings_answered_through_the_wire() {
         let counters = counters(rig);
         assert!(count(&counters, "non_ip") > 0, "ARP went past the box");
         assert!(count(&counters, "host") >= 16, "{counters:?}");
-        for name in [
-            "exit",
-            "relay",
-            "marked",
-            "incoming_forwarded",
-            "unseen_fragment",
-        ] {
-            assert_eq!(count(&counters, name), 0, "{name}");
-        }
+        assert_none(&counters, &["exit", "relay", "marked"]);
+        assert_none(&counters, &["incoming_forwarded", "unseen_fragment"]);
     });
 }
 
@@ -320,11 +314,7 @@ fn the_box_itself_answers_only_on_incoming() {
 fn tcp_over_several_queues() {
     needs_root!();
     both_engines(|| {
-        let plan = Plan {
-            queues: 2,
-            ..Plan::default()
-        };
-        let rig = Rig::lively(plan, &Config::default());
+        let rig = Rig::lively(Plan::of_queues(2), &Config::default());
         assert!(
             rig.running.ready.contains("workers=2"),
             "{}",
@@ -377,13 +367,10 @@ fn tcp_where_uplink_is_incoming_too() {
             let key = format!("net/ipv4/conf/{interface}/rp_filter");
             second.sysctl(&key, "0").unwrap();
         }
-        let config = Config {
-            incoming: Some(("uplink0", TORNET_MAC)),
-            ..Config::default()
-        };
+        let config = Config::default().incoming("uplink0", TORNET_MAC);
         let rig = Rig::on(site, &config);
         let Site { host, clearnet, .. } = &rig.site;
-        let steered = Capture::start(clearnet, "second", "in", "tcp or ip6 proto 6").unwrap();
+        let steered = Capture::start(clearnet, "second", "in", TCP_FILTER).unwrap();
         let mut answers = Capture::start(clearnet, "second", "out", "tcp").unwrap();
         for (_, server, relay) in families() {
             converse(host, clearnet, relay, OR_PORT, 300_000);
@@ -414,13 +401,9 @@ fn without_incoming_relay_traffic_leaves_by_the_uplink_unmarked() {
                 .ip(&format!("addr add {address} dev eth0"))
                 .unwrap();
         }
-        let config = Config {
-            incoming: None,
-            ..Config::default()
-        };
-        let rig = Rig::on(site, &config);
+        let rig = Rig::on(site, &Config::default().without_incoming());
         let Site { host, clearnet, .. } = &rig.site;
-        let capture = Capture::start(clearnet, "eth0", "in", "tcp or ip6 proto 6").unwrap();
+        let capture = tcp_at(clearnet);
         for (_, _, relay) in families() {
             converse(host, clearnet, relay, OR_PORT, 100_000);
         }

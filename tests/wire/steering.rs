@@ -1,9 +1,9 @@
 //! A next hop by its address: resolved, updated, lost and resolved again.
 
 use crate::craft::{exit, noise, relay};
-use crate::rig::{Config, PATIENCE, Rig, Side, eventually, moved, needs_root};
-use exitmark_lab::site::{INCOMING_MAC, Plan, TORNET_MAC};
-use exitmark_lab::{Capture, LabError, RawPort};
+use crate::rig::{Case, Config, PACE, PATIENCE, Rig, Side, arrives, needs_root, wait_until};
+use exitmark_lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
+use exitmark_lab::{Capture, RawPort};
 use exitmark_policy::packet::MacAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ const ROUTER_V4: &str = "203.0.113.1";
 const ROUTER_V6: &str = "2001:db8:3::1";
 const NEW_MAC: &str = "02:00:00:00:03:77";
 /// The load in frames per second.
-const PACE: u32 = 2_000;
+const RATE: u32 = 2_000;
 /// The number of frames, a second's, within which the box must use the new address.
 const FOLLOWED: usize = 2_000;
 
@@ -21,11 +21,8 @@ fn mac(text: &str) -> MacAddr {
     text.parse().unwrap()
 }
 
-fn by_address(address: &'static str) -> Config {
-    Config {
-        incoming: Some(("incoming0", address)),
-        ..Config::default()
-    }
+fn by_address(address: &str) -> Config {
+    Config::default().next_hop(address)
 }
 
 /// Sends relay frames at a steady pace until it is dropped.
@@ -58,10 +55,22 @@ fn pace(port: &RawPort, family: usize, stop: &AtomicBool) -> u32 {
     while !stop.load(Ordering::Relaxed) {
         port.send(&frame).unwrap();
         sent += 1;
-        let due = begin + Duration::from_secs(1) * sent / PACE;
+        let due = begin + Duration::from_secs(1) * sent / RATE;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     sent
+}
+
+/// Sends relay frames until one is steered.
+#[track_caller]
+fn is_steered(rig: &Rig, port: &RawPort, when: &str) {
+    let mut eye = rig.watch(Side::Tornet);
+    let (sent, steered) = (relay(0, 60).outbound(&[]), relay(0, 60).steered());
+    let is_steered = || {
+        port.send(&sent).unwrap();
+        eye.wait_until(PACE, |seen| seen.iter().any(|one| one.bytes == steered))
+    };
+    wait_until(when, is_steered, || "no frame");
 }
 
 fn seen(eye: &mut Capture, what: &str, enough: impl Fn(MacAddr) -> bool) {
@@ -76,14 +85,7 @@ fn seen(eye: &mut Capture, what: &str, enough: impl Fn(MacAddr) -> bool) {
 fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
     needs_root!();
     for (engine, family, address) in [("xdp", 0, ROUTER_V4), ("af_xdp", 1, ROUTER_V6)] {
-        let config = Config {
-            top: match engine {
-                "xdp" => "engine = \"xdp\"",
-                _ => "engine = \"af_xdp\"",
-            },
-            ..by_address(address)
-        };
-        let rig = Rig::lively(Plan::default(), &config);
+        let rig = Rig::lively(Plan::default(), &by_address(address).engine(engine));
         let mut eye = rig.watch(Side::Tornet);
         let load = Load::start(&rig, family);
         seen(&mut eye, "steered to the router", |to| {
@@ -97,8 +99,7 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
             to == mac(NEW_MAC)
         });
         let sent = load.finish();
-        let last = rig.running.stop().unwrap();
-        moved(&last);
+        let last = rig.stop();
 
         let frames = eye.finish().unwrap();
         let steered: Vec<_> = frames
@@ -118,7 +119,7 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
         println!("{engine} {address}: {late} of {sent} frames to the old address after the change");
         assert!(
             late <= FOLLOWED,
-            "{engine}: {late} frames, at {PACE} a second"
+            "{engine}: {late} frames, at {RATE} a second"
         );
         assert_eq!(last.counters.get("unsteered"), None, "{engine}");
         // No frame to the old address after that.
@@ -137,32 +138,17 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
 #[test]
 fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
     needs_root!();
-    for (engine, drops) in [("engine = \"xdp\"", false), ("engine = \"af_xdp\"", true)] {
-        let config = Config {
-            top: engine,
-            steer: match drops {
-                true => "on_unavailable = \"drop\"",
-                false => "",
-            },
-            ..by_address(ROUTER_V4)
-        };
+    for (engine, drops) in [("xdp", false), ("af_xdp", true)] {
+        let mut config = by_address(ROUTER_V4).engine(engine);
+        let mut name = "unsteered";
+        if drops {
+            config = config.steer("on_unavailable = \"drop\"");
+            name = "dropped_steer_unavailable";
+        }
         let rig = Rig::lively(Plan::default(), &config);
         let port = rig.port(Side::Host);
-        let frame = relay(0, 60);
-        let steered = frame.framed(TORNET_MAC, INCOMING_MAC, &[]);
-        let is_steered = |rig: &Rig, when: &str| {
-            let mut eye = rig.watch(Side::Tornet);
-            eventually(when, || {
-                port.send(&frame.outbound(&[]))?;
-                match eye.wait_until(Duration::from_millis(20), |seen| {
-                    seen.iter().any(|one| one.bytes == steered)
-                }) {
-                    true => Ok(()),
-                    false => Err(LabError("no frame".to_owned())),
-                }
-            });
-        };
-        is_steered(&rig, "steered at first");
+        let frame = relay(0, 60).outbound(&[]);
+        is_steered(&rig, &port, "steered at first");
         let states: [(&str, &str); 2] = [
             // The router stops answering, and answers again.
             (
@@ -174,38 +160,27 @@ fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
         ];
         for (away, back) in states {
             rig.site.tornet.ip(away).unwrap();
-            let name = match drops {
-                true => "dropped_steer_unavailable",
-                false => "unsteered",
+            let before = rig.count(name);
+            let moves = || {
+                port.send(&frame).unwrap();
+                rig.count(name) > before
             };
-            let count = |rig: &Rig| {
-                let counters = rig.running.counters().unwrap();
-                counters.get(name).copied().unwrap_or(0)
-            };
-            let before = count(&rig);
-            eventually(away, || {
-                port.send(&frame.outbound(&[]))?;
-                match count(&rig) > before {
-                    true => Ok(()),
-                    false => Err(LabError(format!("{name} does not move"))),
-                }
-            });
+            wait_until(away, moves, || format!("{name} does not move"));
             // Unmarked by the uplink, or dropped; other traffic is forwarded as before.
             let mut eye = rig.watch(Side::Clearnet);
-            port.send(&frame.outbound(&[])).unwrap();
+            port.send(&frame).unwrap();
             let end = exit(0, noise(9, 20).len()).outbound(&[]);
             port.send(&end).unwrap();
             assert!(eye.wait_until(PATIENCE, |seen| {
                 seen.iter().any(|one| one.bytes.len() == end.len())
             }));
             let seen = eye.finish().unwrap();
-            let came = seen.iter().any(|one| one.bytes == frame.outbound(&[]));
+            let came = seen.iter().any(|one| one.bytes == frame);
             assert_eq!(came, !drops, "{away}");
             rig.site.tornet.ip(back).unwrap();
-            is_steered(&rig, back);
+            is_steered(&rig, &port, back);
         }
-        let last = rig.running.stop().unwrap();
-        moved(&last);
+        let last = rig.stop();
         assert_eq!(last.log.matches("ALARM").count(), 2, "{}", last.log);
     }
 }
@@ -213,24 +188,12 @@ fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
 #[test]
 fn a_box_whose_next_hop_is_away_starts_and_waits_for_it() {
     needs_root!();
-    let site = exitmark_lab::site::Site::build(Plan::default()).unwrap();
+    let site = Site::build(Plan::default()).unwrap();
     site.tornet.ip("link set eth0 down").unwrap();
     let rig = Rig::on(site, &by_address(ROUTER_V4));
-    let mut eye = rig.watch(Side::Clearnet);
     let frame = relay(0, 60).outbound(&[]);
-    rig.port(Side::Host).send(&frame).unwrap();
-    assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| one.bytes == frame)));
+    arrives(&rig.site, &Case::untouched("unsteered", Side::Host, frame));
     rig.site.tornet.ip("link set eth0 up").unwrap();
-    let mut eye = rig.watch(Side::Tornet);
-    let steered = relay(0, 60).framed(TORNET_MAC, INCOMING_MAC, &[]);
-    eventually("steered at last", || {
-        rig.port(Side::Host).send(&frame)?;
-        match eye.wait_until(Duration::from_millis(20), |seen| {
-            seen.iter().any(|one| one.bytes == steered)
-        }) {
-            true => Ok(()),
-            false => Err(LabError("no frame".to_owned())),
-        }
-    });
-    moved(&rig.running.stop().unwrap());
+    is_steered(&rig, &rig.port(Side::Host), "steered at last");
+    rig.stop();
 }

@@ -1,40 +1,10 @@
 //! A Tor host that is not behind `host`: the wire forwards all frames, and none is marked.
 
-use crate::craft::{Packet, TCP, UDP, noise};
-use crate::craft::{exit, families, segment};
-use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, moved, needs_root};
-use exitmark_box::control::{Client, DEFAULT_SOCKET};
-use exitmark_box::observe::{Report, Warning};
-use exitmark_lab::LabError;
-use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, Plan};
+use crate::craft::{Packet, UDP, answer, exit, families, noise};
+use crate::rig::{Config, Rig, Side, both_engines, needs_root};
+use exitmark_lab::site::Plan;
 
 const KIND: &str = "wrong_side";
-
-fn report(rig: &Rig) -> Report {
-    rig.site
-        .middle
-        .run(|| Client::new(DEFAULT_SOCKET).status().unwrap())
-}
-
-/// Waits until there is a warning, or none, and returns it.
-fn warning(rig: &Rig, is_wanted: bool) -> Option<Warning> {
-    let what = format!("a warning {KIND}: {is_wanted}");
-    eventually(&what, || {
-        let warnings = report(rig).warnings;
-        let found = warnings.into_iter().find(|warning| warning.kind == KIND);
-        match found.is_some() == is_wanted {
-            true => Ok(found),
-            false => Err(LabError(format!("{found:?}"))),
-        }
-    })
-}
-
-/// A frame of the server to the host.
-fn answer(family: usize) -> Vec<u8> {
-    let (host, server, _) = families()[family];
-    let packet = Packet::new(server, host, TCP, segment(443, 40_000, 60));
-    packet.framed(HOST_MAC, CLEARNET_MAC, &[])
-}
 
 fn arrive(rig: &Rig, from: Side, to: Side, frame: &[u8], number: usize) {
     let mut eye = rig.watch(to);
@@ -42,7 +12,7 @@ fn arrive(rig: &Rig, from: Side, to: Side, frame: &[u8], number: usize) {
     for _ in 0..number {
         port.send(frame).unwrap();
     }
-    assert!(eye.wait_until(PATIENCE, |seen| seen.len() >= number));
+    assert!(eye.counts(number));
 }
 
 #[test]
@@ -51,17 +21,18 @@ fn a_host_behind_the_uplink_is_an_alarm_that_names_the_swap() {
     for family in [0, 1] {
         both_engines(|| {
             let rig = Rig::silent(Plan::default(), &Config::default());
-            assert_eq!(warning(&rig, false), None);
+            rig.no_warning(KIND);
             // The cables are swapped: the host is where the clearnet should be.
             let out = exit(family, 60).outbound(&[]);
-            arrive(&rig, Side::Host, Side::Clearnet, &answer(family), 3);
+            let inbound = answer(family, 60).inbound(&[]);
+            arrive(&rig, Side::Host, Side::Clearnet, &inbound, 3);
             arrive(&rig, Side::Clearnet, Side::Host, &out, 3);
-            let found = warning(&rig, true).unwrap();
+            let found = rig.warning(KIND);
             assert!(found.is_alarm);
             for word in ["swapped", "host0", "uplink0", "ports.host and ports.uplink"] {
                 assert!(found.text.contains(word), "{word}: {}", found.text);
             }
-            assert_eq!(report(&rig).frames.host_by_uplink, 3);
+            assert_eq!(rig.status().frames.host_by_uplink, 3);
             assert!(
                 rig.running
                     .log()
@@ -69,8 +40,8 @@ fn a_host_behind_the_uplink_is_an_alarm_that_names_the_swap() {
             );
             // The correct cabling.
             arrive(&rig, Side::Host, Side::Clearnet, &out, 1);
-            assert_eq!(warning(&rig, false), None);
-            moved(&rig.running.stop().unwrap());
+            rig.no_warning(KIND);
+            rig.stop();
         });
     }
 }
@@ -79,17 +50,15 @@ fn a_host_behind_the_uplink_is_an_alarm_that_names_the_swap() {
 #[test]
 fn a_worker_sees_the_host_behind_the_uplink_too() {
     needs_root!();
-    let config = Config {
-        top: "engine = \"af_xdp\"",
-        more: "[datapath]\ninbound = \"af_xdp\"",
-        ..Config::default()
-    };
+    let config = Config::default().engine("af_xdp");
+    let config = config.datapath("inbound = \"af_xdp\"");
     let rig = Rig::silent(Plan::default(), &config);
-    arrive(&rig, Side::Host, Side::Clearnet, &answer(0), 1);
+    let inbound = answer(0, 60).inbound(&[]);
+    arrive(&rig, Side::Host, Side::Clearnet, &inbound, 1);
     let out = exit(0, 60).outbound(&[(0x8100, 7)]);
     arrive(&rig, Side::Clearnet, Side::Host, &out, 3);
-    assert!(warning(&rig, true).unwrap().text.contains("swapped"));
-    moved(&rig.running.stop().unwrap());
+    assert!(rig.warning(KIND).text.contains("swapped"));
+    rig.stop();
 }
 
 #[test]
@@ -100,8 +69,8 @@ fn a_host_whose_addresses_are_not_named_is_an_alarm() {
     let (_, server, _) = families()[0];
     let foreign = Packet::new(source, server, UDP, noise(7, 60)).outbound(&[]);
     arrive(&rig, Side::Host, Side::Clearnet, &foreign, 100);
-    let found = warning(&rig, true).unwrap();
+    let found = rig.warning(KIND);
     assert!(found.is_alarm && found.text.contains("host.addresses"));
     assert!(!found.text.contains("192.0.2.99"), "{}", found.text);
-    moved(&rig.running.stop().unwrap());
+    rig.stop();
 }

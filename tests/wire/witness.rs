@@ -1,10 +1,9 @@
 //! The real binary audits itself: with enough frames for samples in every direction, none of which
 //! differs from the policy.
 
-use crate::craft::{Packet, TCP, UDP, noise};
-use crate::craft::{exit, families, relay, segment};
-use crate::rig::{Config, Rig, Side, both_engines, moved, needs_root};
-use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, Plan, TORNET_MAC};
+use crate::craft::{Packet, UDP, answer, exit, families, noise, relay, relay_answer};
+use crate::rig::{Config, Rig, Side, both_engines, needs_root};
+use exitmark_lab::site::Plan;
 
 /// The number of frames of each kind, enough for a few samples of all.
 const ROUNDS: usize = 60_000;
@@ -16,11 +15,10 @@ fn sampled_frames_are_as_the_policy_says() {
     needs_root!();
     both_engines(|| {
         // Without spilling, the worker gets all its frames even on a slow machine.
-        let config = Config {
-            more: "[datapath]\nspill = false",
-            ..Config::default()
-        };
-        let rig = Rig::silent(Plan::default(), &config);
+        let rig = Rig::silent(
+            Plan::default(),
+            &Config::default().datapath("spill = false"),
+        );
         let engine = if rig.running.ready.contains("engine=af_xdp") {
             "engine=\"af_xdp\""
         } else {
@@ -37,11 +35,8 @@ fn sampled_frames_are_as_the_policy_says() {
             })
             .map(|packet| packet.outbound(&[]))
             .collect();
-        let (own, server, peer) = families()[0];
-        let back = Packet::new(server, own, TCP, segment(443, 40_000, 70));
-        let back = back.framed(HOST_MAC, CLEARNET_MAC, &[]);
-        let delivered = Packet::new(peer, own, TCP, segment(9001, 40_001, 70));
-        let delivered = delivered.framed(INCOMING_MAC, TORNET_MAC, &[]);
+        let back = answer(0, 70).inbound(&[]);
+        let delivered = relay_answer(0, 70).incoming(&[]);
         for round in 0..ROUNDS {
             host.send(&outbound[round % outbound.len()]).unwrap();
             if round % 4 == 0 {
@@ -52,7 +47,7 @@ fn sampled_frames_are_as_the_policy_says() {
         rig.wait_for("some samples", |counters| {
             counters.get("audit_checked").is_some_and(|&n| n >= LEAST)
         });
-        let last = rig.running.stop().unwrap();
+        let last = rig.stop();
         let of = |name: &str| last.counters.get(name).copied();
         assert!(of("audit_checked") >= Some(LEAST), "{:?}", last.counters);
         assert_eq!(of("audit_mismatches"), Some(0), "{}", last.log);
@@ -65,6 +60,5 @@ fn sampled_frames_are_as_the_policy_says() {
             "{}",
             last.log
         );
-        moved(&last);
     });
 }

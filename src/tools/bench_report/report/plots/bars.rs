@@ -6,11 +6,10 @@ use super::super::rounds::ratio;
 use super::super::sources::Rate;
 use super::axis::Axis;
 use super::ticks::Tick;
-use super::{AXIS, Area, Drawn, GRID, INK, letters, plot, ticks};
-use plotters::chart::ChartBuilder;
+use super::{Area, Drawn, INK, chart, letters, plot, ticks};
 use plotters::element::{EmptyElement, PathElement, Rectangle, Text};
 use plotters::style::text_anchor::HPos;
-use plotters::style::{Color, IntoFont, RGBColor, TRANSPARENT};
+use plotters::style::{Color, RGBColor};
 
 /// The height per forwarder in pixels, and the height around all of them.
 const FORWARDER: u32 = 44;
@@ -36,7 +35,7 @@ pub(super) fn throughput(rates: &[Rate]) -> Drawn<Option<String>> {
     let title = format!("Packet rate, IPv4, {}, one queue", point.share());
     plot(&title, height, |area| {
         legend(area)?;
-        chart(&area.margin(30, 0, 0, 0), rates, &names)
+        bars(&area.margin(30, 0, 0, 0), rates, &names)
     })
     .map(Some)
 }
@@ -51,7 +50,7 @@ fn legend(area: &Area<'_>) -> Drawn<()> {
     Ok(())
 }
 
-fn chart(area: &Area<'_>, rates: &[Rate], names: &[&str]) -> Drawn<()> {
+fn bars(area: &Area<'_>, rates: &[Rate], names: &[&str]) -> Drawn<()> {
     let points = SIZES
         .iter()
         .filter_map(|(bytes, _)| Point::base(rates, *bytes));
@@ -65,25 +64,11 @@ fn chart(area: &Area<'_>, rates: &[Rate], names: &[&str]) -> Drawn<()> {
     for (row, name) in (0_u32..).zip(names) {
         y_ticks.push((rows - f64::from(row) - 0.5, (*name).to_owned()));
     }
-    let mut chart = ChartBuilder::on(area)
-        // Space for the label of the longest bar.
-        .margin_right(150)
-        .x_label_area_size(52)
-        .y_label_area_size(190)
-        .build_cartesian_2d(
-            Axis::over(0.0..last, &x_ticks),
-            Axis::over(0.0..rows, &y_ticks),
-        )?;
-    chart
-        .configure_mesh()
-        .disable_y_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(AXIS)
-        .label_style(("sans-serif", 13).into_font().color(&INK))
-        .axis_desc_style(("sans-serif", 14).into_font().color(&INK))
-        .x_desc("Mpps: median, least and most of the rounds, × nftables")
-        .draw()?;
+    let x = Axis::over(0.0..last, &x_ticks);
+    let x = (x, "Mpps: median, least and most of the rounds, × nftables");
+    let y = (Axis::over(0.0..rows, &y_ticks), None);
+    // Space for the label of the longest bar.
+    let mut chart = chart(area, x, y, 190, (0, 150))?;
     for (above, (bytes, color)) in [0.2, -0.2].into_iter().zip(SIZES) {
         let Some(point) = Point::base(rates, bytes) else {
             continue;

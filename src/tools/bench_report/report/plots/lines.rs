@@ -4,12 +4,11 @@ use super::super::names;
 use super::axis::Axis;
 use super::marks::mark;
 use super::ticks::Tick;
-use super::{AXIS, Area, Drawn, GRID, INK, letters, plot};
-use plotters::chart::ChartBuilder;
+use super::{Area, Drawn, chart, letters, plot};
 use plotters::element::{EmptyElement, PathElement, Text};
 use plotters::series::LineSeries;
+use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
-use plotters::style::{Color, IntoFont, TRANSPARENT};
 
 const HEIGHT: u32 = 460;
 const LEGEND: i32 = 210;
@@ -44,22 +43,8 @@ impl Lines {
             Axis::new(&self.x_ticks, 0.03),
             Axis::new(&self.y_ticks, 0.0),
         );
-        let mut chart = ChartBuilder::on(area)
-            .margin_top(8)
-            .margin_right(10)
-            .x_label_area_size(52)
-            .y_label_area_size(72)
-            .build_cartesian_2d(x, y)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(AXIS)
-            .label_style(("sans-serif", 13).into_font().color(&INK))
-            .axis_desc_style(("sans-serif", 14).into_font().color(&INK))
-            .x_desc(self.x_axis)
-            .y_desc(self.y_axis)
-            .draw()?;
+        let (x, y) = ((x, self.x_axis), (y, Some(self.y_axis)));
+        let mut chart = chart(area, x, y, 72, (8, 10))?;
         for (forwarder, points) in &self.series {
             let color = names::color(forwarder).stroke_width(2);
             chart.draw_series(LineSeries::new(points.iter().copied(), color))?;

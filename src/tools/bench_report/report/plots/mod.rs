@@ -11,12 +11,15 @@ pub(crate) mod percentiles;
 mod ticks;
 
 use super::sources::Sources;
+use axis::Axis;
 use plotters::backend::SVGBackend;
+use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::Text;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, IntoFont, RGBColor, TextStyle, WHITE};
+use plotters::style::{Color, IntoFont, RGBColor, TRANSPARENT, TextStyle, WHITE};
 use std::collections::BTreeMap;
 
 const WIDTH: u32 = 900;
@@ -27,6 +30,7 @@ const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 const AXIS: RGBColor = RGBColor(0x77, 0x77, 0x77);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
 /// A result with an error of plotters.
 type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -58,6 +62,37 @@ fn plot(title: &str, height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn<()>) -> 
         area.present()?;
     }
     Ok(svg)
+}
+
+/// A chart with its grid and axes, `above` pixels below the area's top and `beside` from its right.
+/// Rows without a description, with labels of this width, have no lines of the grid.
+fn chart<'a, 'b>(
+    area: &'a Area<'b>,
+    (x, x_words): (Axis, &str),
+    (y, y_words): (Axis, Option<&str>),
+    labels: u32,
+    (above, beside): (u32, u32),
+) -> Drawn<Chart<'a, 'b>> {
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(above)
+        .margin_right(beside)
+        .x_label_area_size(52)
+        .y_label_area_size(labels)
+        .build_cartesian_2d(x, y)?;
+    let mut mesh = chart.configure_mesh();
+    mesh.light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(AXIS)
+        .label_style(("sans-serif", 13).into_font().color(&INK))
+        .axis_desc_style(("sans-serif", 14).into_font().color(&INK))
+        .x_desc(x_words);
+    match y_words {
+        Some(words) => mesh.y_desc(words),
+        None => mesh.disable_y_mesh(),
+    };
+    mesh.draw()?;
+    drop(mesh);
+    Ok(chart)
 }
 
 /// Text of this size, aligned left or right at its position and centred vertically.

@@ -37,34 +37,24 @@ fn to_box(frame: Frame) -> Frame {
 }
 
 /// Frames for the host, with a name.
+#[rustfmt::skip]
 fn for_host() -> Vec<(&'static str, Frame)> {
     vec![
         ("IPv4", to_box(tcp(WEB4, HOST4))),
         ("IPv6", to_box(tcp(WEB6, HOST6))),
         ("the relay address", to_box(tcp(RELAY4, OR4))),
-        (
-            "four tags",
-            (0..4).fold(to_box(tcp(WEB4, HOST4)), |frame, _| frame.tag(0x8100, 7)),
-        ),
-        (
-            "a later fragment",
-            to_box(tcp(WEB4, HOST4).fragment(7, 100, false)),
-        ),
-        (
-            "extension headers",
-            to_box(tcp(WEB6, HOST6).extensions(&[extension::DESTINATION; 3])),
-        ),
+        ("four tags", (0..4).fold(to_box(tcp(WEB4, HOST4)), |frame, _| frame.tag(0x8100, 7))),
+        ("a later fragment", to_box(tcp(WEB4, HOST4).fragment(7, 100, false))),
+        ("extension headers", to_box(tcp(WEB6, HOST6).extensions(&[extension::DESTINATION; 3]))),
         ("jumbo", to_box(tcp(WEB4, HOST4).payload(8000))),
-        (
-            "longer than a port takes",
-            to_box(tcp(WEB4, HOST4).payload(9500)),
-        ),
+        ("longer than a port takes", to_box(tcp(WEB4, HOST4).payload(9500))),
         ("cut ports", to_box(tcp(WEB4, HOST4).payload(1))),
         ("marked", to_box(tcp(WEB4, HOST4).tos(0x28))),
     ]
 }
 
 /// Frames that only the stack may get, with a name.
+#[rustfmt::skip]
 fn for_stack() -> Vec<(&'static str, Vec<u8>)> {
     let mut arp = to_box(tcp(WEB4, HOST4)).build();
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
@@ -74,22 +64,10 @@ fn for_stack() -> Vec<(&'static str, Vec<u8>)> {
     cut.truncate(33);
     let five_tags = (0..5).fold(to_box(tcp(WEB4, HOST4)), |frame, _| frame.tag(0x8100, 7));
     vec![
-        (
-            "another MAC address",
-            tcp(WEB4, HOST4).macs(TO, NEXT_HOP).build(),
-        ),
-        (
-            "broadcast",
-            tcp(WEB4, HOST4).macs(BROADCAST, NEXT_HOP).build(),
-        ),
-        (
-            "another IPv4 address",
-            to_box(tcp(WEB4, "192.0.2.9:40000")).build(),
-        ),
-        (
-            "another IPv6 address",
-            to_box(tcp(WEB6, "[2001:db8:1::11]:40000")).build(),
-        ),
+        ("another MAC address", tcp(WEB4, HOST4).macs(TO, NEXT_HOP).build()),
+        ("broadcast", tcp(WEB4, HOST4).macs(BROADCAST, NEXT_HOP).build()),
+        ("another IPv4 address", to_box(tcp(WEB4, "192.0.2.9:40000")).build()),
+        ("another IPv6 address", to_box(tcp(WEB6, "[2001:db8:1::11]:40000")).build()),
         ("arp", arp),
         ("wrong version", version),
         ("cut header", cut),
@@ -194,20 +172,16 @@ fn learns_the_host_only_from_its_own_frames() {
         let mut arp = tcp(HOST4, WEB4).build();
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
         let multicast = MacAddr::new([3, 0, 0, 0, 0, 1]);
-        for (why, frame) in [
+        #[rustfmt::skip]
+        let table = [
             ("not IP", arp),
             ("foreign", tcp("192.0.2.12:1", WEB4).build()),
             ("malformed", tcp(HOST4, WEB4).payload(0).build()),
             ("multicast", tcp(HOST4, WEB4).macs(TO, multicast).build()),
-            (
-                "none",
-                tcp(HOST4, WEB4).macs(TO, MacAddr::new([0; 6])).build(),
-            ),
-            (
-                "foreign fragment",
-                tcp("192.0.2.12:1", WEB4).fragment(7, 0, true).build(),
-            ),
-        ] {
+            ("none", tcp(HOST4, WEB4).macs(TO, MacAddr::new([0; 6])).build()),
+            ("foreign fragment", tcp("192.0.2.12:1", WEB4).fragment(7, 0, true).build()),
+        ];
+        for (why, frame) in table {
             rig.run(Role::Host, &frame);
             dropped(&mut rig, why);
         }

@@ -130,6 +130,7 @@ fn a_bit_in_the_kernel_is_found() {
     use exitmark_policy::Rule;
     let action = |rule: Rule, bits| Flip::Bit(ACTIONS + rule as usize, bits);
     let v6 = RANGES_BYTES;
+    #[rustfmt::skip]
     let plants = [
         ("a bit of the mark", Flip::Bit(MARK, 4)),
         ("exit protocols", Flip::Bit(EXIT_PROTOCOLS, 1)),
@@ -138,40 +139,22 @@ fn a_bit_in_the_kernel_is_found() {
         ("the next hop routes another version", Flip::Bit(ROUTED, 2)),
         ("relays are not steered", action(Rule::ToListedRelay, 1)),
         ("exit frames are not marked", action(Rule::ExitProtocol, 2)),
-        (
-            "frames with the host's mark are not marked",
-            action(Rule::HostMarked, 2),
-        ),
-        (
-            "frames without it are not steered",
-            action(Rule::NotHostMarked, 1),
-        ),
+        ("frames with the host's mark are not marked", action(Rule::HostMarked, 2)),
+        ("frames without it are not steered", action(Rule::NotHostMarked, 1)),
         ("replies keep the mark", action(Rule::FromListener, 4)),
         ("malformed frames are steered", action(Rule::BadLength, 1)),
         ("odd frames keep the mark", action(Rule::NoUserSpace, 4)),
         ("an IPv4 address range", Flip::LastAddress(ADDRESSES, 1)),
-        (
-            "an IPv6 address range",
-            Flip::LastAddress(ADDRESSES + v6, 4),
-        ),
-        (
-            "a relay address range",
-            Flip::LastAddress(RELAY_ADDRESSES, 1),
-        ),
+        ("an IPv6 address range", Flip::LastAddress(ADDRESSES + v6, 4)),
+        ("a relay address range", Flip::LastAddress(RELAY_ADDRESSES, 1)),
         ("a resolver range", Flip::LastAddress(RESOLVERS + v6, 4)),
         ("an exempt range", Flip::LastAddress(EXEMPT, 1)),
         ("the number of exempt ranges", Flip::Bit(EXEMPT + COUNT, 1)),
         ("a relay's port, IPv4", Flip::SlotPort(RELAYS, 1)),
-        (
-            "a relay's port, IPv6",
-            Flip::SlotPort(RELAYS + TABLE_BYTES, 3),
-        ),
+        ("a relay's port, IPv6", Flip::SlotPort(RELAYS + TABLE_BYTES, 3)),
         ("a bit of the relays' filter", Flip::Filter(RELAYS)),
         ("a multiplier", Flip::Bit(RELAYS + MULTIPLIERS + 3, 8)),
-        (
-            "a multiplier of IPv6",
-            Flip::Bit(RELAYS + TABLE_BYTES + MULTIPLIERS + 8, 4),
-        ),
+        ("a multiplier of IPv6", Flip::Bit(RELAYS + TABLE_BYTES + MULTIPLIERS + 8, 4)),
         ("the shift", Flip::Bit(RELAYS + SHIFT, 1)),
         ("the mask", Flip::Bit(RELAYS + MASK, 1)),
         ("a listener's port", Flip::SlotPort(LISTENERS, 1)),
@@ -214,6 +197,7 @@ fn a_bit_in_rust_is_found() {
         };
     }
     type Change = fn(&mut Scenario);
+    #[rustfmt::skip]
     let plants: [(&str, Change); 12] = [
         ("the mark", |it| {
             let other = u64::from(it.mark.bits() ^ 1);

@@ -251,25 +251,15 @@ fn exits_with_2_for_wrong_usage_and_1_for_unmet_preconditions() {
     .unwrap();
     fs::write(here.join("good.toml"), "addresses = [\"192.0.2.10\"]\n").unwrap();
     fs::write(here.join("rows.jsonl"), "{\"dimension\":\"total\"}\n").unwrap();
+    #[rustfmt::skip]
     let table: [(&[&str], i32, &str); 10] = [
         (&["capture"], 2, "addresses = []"),
         (&["capture", "--address", "192.0.2.10"], 2, "--pcap"),
         (&["capture", "--address", "example.org"], 2, "--address"),
-        (
-            &["capture", "--interface", "a", "--pcap", "a.pcap"],
-            2,
-            "cannot be used with",
-        ),
-        (
-            &["capture", "--config", "bad.toml"],
-            2,
-            "unknown field `port`",
-        ),
-        (
-            &["capture", "--config", "none.toml"],
-            2,
-            "exitmark-monitor.example.toml documents every key",
-        ),
+        (&["capture", "--interface", "a", "--pcap", "a.pcap"], 2, "cannot be used with"),
+        (&["capture", "--config", "bad.toml"], 2, "unknown field `port`"),
+        (&["capture", "--config", "none.toml"], 2,
+         "exitmark-monitor.example.toml documents every key"),
         (&["check", "--config", "good.toml"], 0, "from 1 address "),
         (&["report"], 2, "--out DIR"),
         (&["report", "--json", "nowhere"], 1, "nowhere"),
@@ -293,27 +283,14 @@ fn reports_why_captures_cannot_be_counted() {
     fs::create_dir(here.join("closed")).unwrap();
     fs::set_permissions(here.join("closed"), PermissionsExt::from_mode(0o555)).unwrap();
     // Files, directory, expected message, number of periods that are written nevertheless.
+    #[rustfmt::skip]
     let table: [(&[&str], &str, &str, usize); 11] = [
         (&["a.pcap", "none.pcap"], "1", "none.pcap: No such file", 0),
         (&["a.pcap", "empty.pcap"], "2", "empty.pcap is empty", 0),
-        (
-            &["a.pcap", "timeless.pcapng"],
-            "3",
-            "timeless.pcapng begins with a packet that has no time",
-            0,
-        ),
-        (
-            &["a.pcap", "1970.pcap"],
-            "4",
-            "1970.pcap, packet 1: its date is 1970-01-01",
-            0,
-        ),
-        (
-            &["1999.pcap"],
-            "5",
-            "1999.pcap, packet 2: its date is 1999-12-31",
-            1,
-        ),
+        (&["a.pcap", "timeless.pcapng"], "3",
+         "timeless.pcapng begins with a packet that has no time", 0),
+        (&["a.pcap", "1970.pcap"], "4", "1970.pcap, packet 1: its date is 1970-01-01", 0),
+        (&["1999.pcap"], "5", "1999.pcap, packet 2: its date is 1999-12-31", 1),
         (&["2106.pcap"], "6", "editcap 2106.pcap NEW.pcapng 2`", 1),
         (
             &["right.pcap", "left.pcap"],
@@ -322,25 +299,10 @@ fn reports_why_captures_cannot_be_counted() {
              was closed when that of 2025-11-22T00:00:00Z began",
             2,
         ),
-        (
-            &["a.pcap"],
-            "a.pcap/periods",
-            "a.pcap/periods: periods cannot be written there",
-            0,
-        ),
-        (
-            &["a.pcap"],
-            "closed",
-            "closed: periods cannot be written there",
-            0,
-        ),
+        (&["a.pcap"], "a.pcap/periods", "a.pcap/periods: periods cannot be written there", 0),
+        (&["a.pcap"], "closed", "closed: periods cannot be written there", 0),
         (&["a.pcap"], "9/of/them", "1000 packets in 1 files", 1),
-        (
-            &["slow.pcap"],
-            "10",
-            "1 packets are up to a minute older",
-            1,
-        ),
+        (&["slow.pcap"], "10", "1 packets are up to a minute older", 1),
     ];
     for (number, (files, out, expected, periods)) in table.into_iter().enumerate() {
         let start = ["capture", "--address", "192.0.2.10", "--out", out, "--pcap"];

@@ -222,37 +222,20 @@ fn counts_a_few_packets_as_computed_by_hand() {
 #[test]
 fn reports_uncounted_packets_by_reason() {
     let to = "1.2.3.4:443";
+    #[rustfmt::skip]
     let refused = [
         ("unmarked", tcp(HOST, to).build()),
         ("unmarked", tcp(HOST, to).tos(0x03).build()),
         ("unmarked", tcp(HOST, to).tos(0x2c).build()),
-        (
-            "unmarked",
-            tcp(HOST_V6, "[2001:db8:1::5]:443").tos(0xb8).build(),
-        ),
-        (
-            "other_source",
-            tcp("192.0.2.11:40000", to).tos(MARKED).build(),
-        ),
+        ("unmarked", tcp(HOST_V6, "[2001:db8:1::5]:443").tos(0xb8).build()),
+        ("other_source", tcp("192.0.2.11:40000", to).tos(MARKED).build()),
         // Inbound: the host is the destination.
         ("other_source", tcp(to, HOST).tos(MARKED).build()),
-        (
-            "other_source",
-            tcp("[2001:db8:10::2]:1", HOST_V6).tos(MARKED).build(),
-        ),
-        (
-            "not_ip",
-            [vec![0; 12], vec![0x08, 0x06], vec![0; 46]].concat(),
-        ),
+        ("other_source", tcp("[2001:db8:10::2]:1", HOST_V6).tos(MARKED).build()),
+        ("not_ip", [vec![0; 12], vec![0x08, 0x06], vec![0; 46]].concat()),
         ("not_ip", Vec::new()),
-        (
-            "short_header",
-            tcp(HOST, to).tos(MARKED).build()[..20].to_vec(),
-        ),
-        (
-            "short_transport",
-            tcp(HOST, to).tos(MARKED).payload(2).build(),
-        ),
+        ("short_header", tcp(HOST, to).tos(MARKED).build()[..20].to_vec()),
+        ("short_transport", tcp(HOST, to).tos(MARKED).payload(2).build()),
     ];
     let mut counter = counter(64);
     let mut expected = BTreeMap::new();

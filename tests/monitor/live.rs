@@ -266,25 +266,15 @@ fn a_refused_start_says_why_and_cleans_up() {
         "{refused}"
     );
     monitor.ip("addr flush dev tap0").unwrap();
-    for (top, tables, expected) in [
-        (
-            "user = \"nobody-of-that-name\"",
-            "",
-            "there is no such user",
-        ),
+    #[rustfmt::skip]
+    let table = [
+        ("user = \"nobody-of-that-name\"", "", "there is no such user"),
         ("", "[places]\nsystems = \"missing.mmdb\"\n", "missing.mmdb"),
-        (
-            "",
-            "[metrics]\nlisten = \"192.0.2.1:1\"\n",
-            "metrics.listen",
-        ),
+        ("", "[metrics]\nlisten = \"192.0.2.1:1\"\n", "metrics.listen"),
         ("", "[noise]\nepsilon = 0\n", "noise.epsilon"),
-        (
-            "",
-            "[publish]\nthreshold_flows = 1\n",
-            "publish.threshold_flows",
-        ),
-    ] {
+        ("", "[publish]\nthreshold_flows = 1\n", "publish.threshold_flows"),
+    ];
+    for (top, tables, expected) in table {
         let refused = words(top, tables);
         assert!(refused.contains(expected), "{expected}: {refused}");
     }

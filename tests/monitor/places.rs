@@ -482,6 +482,7 @@ fn reads_a_system_number_of_any_type() {
     let text = |text| Value::Text(text);
     let inner = |key, value| Value::Map(vec![(key, value), ("name", Value::Text("Inner"))]);
     let number = "autonomous_system_number";
+    #[rustfmt::skip]
     let cases = vec![
         (number, Value::Short(13_335), 13_335),
         (number, Value::Number(4_200_000_000), 4_200_000_000),
@@ -505,11 +506,7 @@ fn reads_a_system_number_of_any_type() {
         ("asn", inner("number", Value::Long(13_335)), 13_335),
         ("asn", inner("asn", text("AS13335")), 13_335),
         ("as", inner("number", text("13335")), 13_335),
-        (
-            "autonomous_system",
-            inner("asn", Value::Number(13_335)),
-            13_335,
-        ),
+        ("autonomous_system", inner("asn", Value::Number(13_335)), 13_335),
         ("traits", inner(number, Value::Long(13_335)), 13_335),
         ("asn", Value::Map(vec![]), 0),
         ("asn", Value::List(vec![Value::Number(13_335)]), 0),

@@ -95,29 +95,23 @@ listen = "[::1]:1234"
 
 #[test]
 fn refuses_invalid_values_by_key_and_says_what_is_accepted() {
-    for (text, expected) in [
+    #[rustfmt::skip]
+    let table = [
         ("", "addresses = []: name the clearnet addresses"),
-        (
-            "addresses = [\"192.0.2.0/24\"]",
-            "\"192.0.2.0/24\": is not an address",
-        ),
-        (
-            "addresses = [\"0.0.0.0\"]",
-            "is not an address that a host sends from",
-        ),
-        (
-            "addresses = [\"192.0.2.10\", \"192.0.2.10\"]",
-            "is named twice",
-        ),
+        ("addresses = [\"192.0.2.0/24\"]", "\"192.0.2.0/24\": is not an address"),
+        ("addresses = [\"0.0.0.0\"]", "is not an address that a host sends from"),
+        ("addresses = [\"192.0.2.10\", \"192.0.2.10\"]", "is named twice"),
         ("user = \"root\"\n[x]", "unknown field `x`"),
-    ] {
+    ];
+    for (text, expected) in table {
         let error = parse(text).unwrap_err();
         assert!(error.contains(expected), "{text}: {error}");
     }
     let many: Vec<_> = (0..65).map(|last| format!("192.0.2.{last}")).collect();
     let error = parse(&format!("addresses = {many:?}")).unwrap_err();
     assert!(error.contains("65 entries: are more than 64"), "{error}");
-    for (lines, expected) in [
+    #[rustfmt::skip]
+    let table = [
         ("exit = \"a/b\"", "exit = \"a/b\": is not a valid exit name"),
         ("exit = \"\"", "exit = \"\""),
         ("interface = \"\"", "the name of a NIC is missing"),
@@ -128,63 +122,31 @@ fn refuses_invalid_values_by_key_and_says_what_is_accepted() {
         ("[mark]\ndscp = 64", "mark.dscp = 64"),
         ("[mark]\ntos = 0x29", "mark.tos = 0x29"),
         ("[mark]\ndscp = 0", "a mark must differ"),
-        (
-            "[places]\nsystems = \"\"",
-            "places.systems = \"\": is not a path",
-        ),
+        ("[places]\nsystems = \"\"", "places.systems = \"\": is not a path"),
         ("[places]\ncountries = \"\"", "places.countries = \"\""),
         ("[period]\ndirectory = \"\"", "period.directory = \"\""),
         ("[period]\nstate = \"\"", "period.state = \"\""),
         ("[period]\nlength = \"5h\"", "period.length = \"5h\""),
         ("[period]\nlength = \"10m\"", "at least an hour"),
-        (
-            "[period]\nlength = \"soon\"",
-            "is not a length of time such as",
-        ),
-        (
-            "[publish]\ntop = 0",
-            "publish.top = 0: is not within 1 to 10000",
-        ),
-        (
-            "[publish]\nthreshold_flows = 1",
-            "publish.threshold_flows = 1",
-        ),
-        (
-            "[publish]\nbin_flows = 0",
-            "publish.bin_flows = 0: is less than 1",
-        ),
+        ("[period]\nlength = \"soon\"", "is not a length of time such as"),
+        ("[publish]\ntop = 0", "publish.top = 0: is not within 1 to 10000"),
+        ("[publish]\nthreshold_flows = 1", "publish.threshold_flows = 1"),
+        ("[publish]\nbin_flows = 0", "publish.bin_flows = 0: is less than 1"),
         ("[publish]\nbin_bytes = -1", "publish.bin_bytes = -1"),
-        (
-            "[publish]\ncross = [\"port\"]",
-            "there are \"port_country\"",
-        ),
-        (
-            "[publish]\ncross = [\"port_system\", \"port_system\"]",
-            "publish.cross",
-        ),
-        (
-            "[noise]\nflows = 5",
-            "noise.flows = 5: has no effect without noise.epsilon",
-        ),
+        ("[publish]\ncross = [\"port\"]", "there are \"port_country\""),
+        ("[publish]\ncross = [\"port_system\", \"port_system\"]", "publish.cross"),
+        ("[noise]\nflows = 5", "noise.flows = 5: has no effect without noise.epsilon"),
         ("[noise]\nepsilon = 0", "noise.epsilon = 0"),
         ("[noise]\nepsilon = -1.0", "noise.epsilon = -1"),
         ("[noise]\nepsilon = nan", "noise.epsilon = NaN"),
         ("[noise]\nepsilon = 1.0\nflows = 100", "noise.epsilon"),
         ("[memory]\ncells = 10", "memory.cells = 10: is not within"),
-        (
-            "[memory]\nring = 100",
-            "memory.ring = 100: is not a power of two",
-        ),
-        (
-            "[memory]\nring = 16384",
-            "memory.ring = 16384: is not within 64 to 8192",
-        ),
-        (
-            "[metrics]\nlisten = \"0.0.0.0:1\"",
-            "metrics.listen = \"0.0.0.0:1\"",
-        ),
+        ("[memory]\nring = 100", "memory.ring = 100: is not a power of two"),
+        ("[memory]\nring = 16384", "memory.ring = 16384: is not within 64 to 8192"),
+        ("[metrics]\nlisten = \"0.0.0.0:1\"", "metrics.listen = \"0.0.0.0:1\""),
         ("[metrics]\nlisten = \"9788\"", "such as 127.0.0.1:9788"),
-    ] {
+    ];
+    for (lines, expected) in table {
         let error = parse(&format!("{ADDRESSES}{lines}")).unwrap_err();
         assert!(error.contains(expected), "{lines}: {error}");
     }

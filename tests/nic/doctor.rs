@@ -79,7 +79,8 @@ fn finds_each_fault_and_its_command_fixes_it() {
     let first = doctor(middle, &arguments);
     assert_eq!(first.status.code(), Some(1));
     let found = amiss(&first);
-    for (severity, subject, words) in [
+    #[rustfmt::skip]
+    let table = [
         ("fault", "pins", "not in a BPF file system"),
         ("fault", "host0", "is down"),
         ("fault", "incoming0", "is a port of the bridge br0"),
@@ -90,12 +91,9 @@ fn finds_each_fault_and_its_command_fixes_it() {
         ("fault", "uplink0", "2001:db8:1::77/64"),
         ("warning", "uplink0", "link-local"),
         ("fault", "incoming0", "another XDP program"),
-        (
-            "warning",
-            "incoming0",
-            "203.0.113.1 is not in the neighbour table",
-        ),
-    ] {
+        ("warning", "incoming0", "203.0.113.1 is not in the neighbour table"),
+    ];
+    for (severity, subject, words) in table {
         let is_it = |(a, b, what, fix): &&(String, String, String, Option<String>)| {
             a == severity && b == subject && what.contains(words) && fix.is_some()
         };

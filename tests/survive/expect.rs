@@ -255,27 +255,17 @@ fn only_rows_that_a_pause_explains_are_played_again() {
     let overrun = row(|row| (row.lost, row.dropped_before_box) = (300, 300));
     assert!(late.may_be_of_machine(TEN_MS));
     assert!(overrun.may_be_of_machine(NONE));
-    for (row, lost) in [
+    #[rustfmt::skip]
+    let table = [
         (row(|_| {}), NONE),
-        (
-            row(|row| (row.lost, row.outage_ms) = (201, Some(9))),
-            TEN_MS,
-        ),
+        (row(|row| (row.lost, row.outage_ms) = (201, Some(9))), TEN_MS),
         (late, NONE),
-        (
-            row(|row| (row.lost, row.outage_ms) = (2001, Some(100))),
-            TEN_MS,
-        ),
-        (
-            row(|row| (row.lost, row.dropped_before_box) = (301, 300)),
-            NONE,
-        ),
-        (
-            row(|row| (row.lost, row.outage_ms, row.mismarked) = (201, Some(10), 1)),
-            TEN_MS,
-        ),
+        (row(|row| (row.lost, row.outage_ms) = (2001, Some(100))), TEN_MS),
+        (row(|row| (row.lost, row.dropped_before_box) = (301, 300)), NONE),
+        (row(|row| (row.lost, row.outage_ms, row.mismarked) = (201, Some(10), 1)), TEN_MS),
         (row(|row| row.lost_after = Some(1)), Lost::NoneAfter),
-    ] {
+    ];
+    for (row, lost) in table {
         assert!(!row.may_be_of_machine(lost), "{}", row.line());
     }
 }

@@ -169,22 +169,18 @@ fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl
 
 /// Checks the numbers of a row.
 fn check_row(row: &Row, dials: Dials, flows: &Flows, complain: &mut impl FnMut(String)) {
-    for (what, holds) in [
-        (
-            "exit connections are marked flows",
-            row.tor_exit == row.marked,
-        ),
+    #[rustfmt::skip]
+    let table = [
+        ("exit connections are marked flows", row.tor_exit == row.marked),
         ("dials are steered flows", row.tor_or_dir == row.steered),
         ("something was marked", row.marked > 0),
-        (
-            "relays and directories were dialled",
-            dials.or > 0 && dials.directory > 0,
-        ),
+        ("relays and directories were dialled", dials.or > 0 && dials.directory > 0),
         ("the resolver was asked", row.resolver > 0),
         ("no mark is steered", row.mismarked_incoming == 0),
         ("no exit frame is unmarked", row.unmarked_exit == 0),
         ("every page is whole", row.pages_ok == row.pages),
-    ] {
+    ];
+    for (what, holds) in table {
         if !holds {
             complain(format!("not so: {what}: {row:?}, {dials:?}"));
         }

@@ -132,6 +132,7 @@ fn a_user_that_is_none_is_refused() {
     assert!(error.contains("useradd --system nosuchuser"), "{error}");
 }
 
+#[rustfmt::skip]
 fn tries() -> Vec<(&'static str, io::Result<()>)> {
     fn nothing<T>(_: T) {}
     let nix = |result: Result<(), Errno>| result.map_err(io::Error::from);
@@ -139,16 +140,10 @@ fn tries() -> Vec<(&'static str, io::Result<()>)> {
     let none = None::<&str>;
     let flags = nix::mount::MsFlags::empty();
     vec![
-        (
-            "mount",
-            nix(nix::mount::mount(none, "/", none, flags, none)),
-        ),
+        ("mount", nix(nix::mount::mount(none, "/", none, flags, none))),
         ("unmount", nix(nix::mount::umount("/nosuch"))),
         ("unshare", nix(nix::sched::unshare(CloneFlags::CLONE_NEWNS))),
-        (
-            "setns",
-            nix(nix::sched::setns(io::stdin(), CloneFlags::CLONE_NEWNET)),
-        ),
+        ("setns", nix(nix::sched::setns(io::stdin(), CloneFlags::CLONE_NEWNET))),
         ("chroot", nix(nix::unistd::chroot("/"))),
         ("pivot_root", nix(nix::unistd::pivot_root("/", "/"))),
         (
@@ -159,20 +154,11 @@ fn tries() -> Vec<(&'static str, io::Result<()>)> {
             ),
         ),
         ("a packet socket", raw(AddressFamily::Packet, SockType::Raw)),
-        (
-            "a Bluetooth socket",
-            raw(AddressFamily::Bluetooth, SockType::Raw),
-        ),
+        ("a Bluetooth socket", raw(AddressFamily::Bluetooth, SockType::Raw)),
         ("a file's mode", set_mode(Path::new("/nosuch"), 0o777)),
-        (
-            "a file's owner",
-            std::os::unix::fs::chown("/nosuch", None, Some(0)),
-        ),
+        ("a file's owner", std::os::unix::fs::chown("/nosuch", None, Some(0))),
         ("a link", fs::hard_link("/nosuch", "/nosuch2")),
-        (
-            "a symbolic link",
-            std::os::unix::fs::symlink("/", "/nosuch2"),
-        ),
+        ("a symbolic link", std::os::unix::fs::symlink("/", "/nosuch2")),
         (
             "a device",
             nix(nix::sys::stat::mknod(

@@ -49,6 +49,7 @@ const MOMENT: Moment = Moment {
 };
 
 /// Frames of every class and port, with the comment that a capture has for each.
+#[rustfmt::skip]
 fn stories() -> Vec<(Role, Vec<u8>, &'static str)> {
     let mut malformed = tcp(HOST4, WEB4).build();
     malformed[14] = 0x42;
@@ -56,66 +57,28 @@ fn stories() -> Vec<(Role, Vec<u8>, &'static str)> {
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
     let story = |frame: Vec<u8>, text| (Role::Host, frame, text);
     vec![
-        story(
-            tcp(HOST4, WEB4).payload(300).build(),
-            "exit: from a clearnet address to no relay; uplink, marked af11 (10)",
-        ),
-        story(
-            tcp(HOST6, WEB6).tag(0x8100, 5).build(),
-            "exit: from a clearnet address to no relay; uplink, marked af11 (10)",
-        ),
-        story(
-            tcp(HOST4, WEB4).tos(0x28).build(),
-            "exit: from a clearnet address to no relay; uplink",
-        ),
-        story(
-            tcp(HOST4, RELAY4).build(),
-            "relay: to a listed relay's address and port; incoming",
-        ),
-        story(
-            tcp(HOST6, RELAY6).tos(0x28).build(),
-            "relay: to a listed relay's address and port; incoming, mark cleared",
-        ),
-        story(
-            udp(HOST4, "9.9.9.9:53").build(),
-            "resolver: to a configured resolver; uplink",
-        ),
-        story(
-            tcp("192.0.2.10:22", WEB4).build(),
-            "reply: from a port where the host itself listens; uplink",
-        ),
-        story(
-            tcp(HOST4, "203.0.113.99:80").build(),
-            "exempt: to an exempt prefix; uplink",
-        ),
-        story(
-            udp(HOST6, WEB6).build(),
-            "host: a protocol that is not marked; uplink",
-        ),
-        story(
-            tcp("192.0.2.11:40000", WEB4).build(),
-            "foreign: the source is not an address of the host; uplink",
-        ),
-        story(
-            malformed,
-            "malformed: an IP packet whose lengths contradict each other; uplink",
-        ),
+        story(tcp(HOST4, WEB4).payload(300).build(),
+              "exit: from a clearnet address to no relay; uplink, marked af11 (10)"),
+        story(tcp(HOST6, WEB6).tag(0x8100, 5).build(),
+              "exit: from a clearnet address to no relay; uplink, marked af11 (10)"),
+        story(tcp(HOST4, WEB4).tos(0x28).build(),
+              "exit: from a clearnet address to no relay; uplink"),
+        story(tcp(HOST4, RELAY4).build(), "relay: to a listed relay's address and port; incoming"),
+        story(tcp(HOST6, RELAY6).tos(0x28).build(),
+              "relay: to a listed relay's address and port; incoming, mark cleared"),
+        story(udp(HOST4, "9.9.9.9:53").build(), "resolver: to a configured resolver; uplink"),
+        story(tcp("192.0.2.10:22", WEB4).build(),
+              "reply: from a port where the host itself listens; uplink"),
+        story(tcp(HOST4, "203.0.113.99:80").build(), "exempt: to an exempt prefix; uplink"),
+        story(udp(HOST6, WEB6).build(), "host: a protocol that is not marked; uplink"),
+        story(tcp("192.0.2.11:40000", WEB4).build(),
+              "foreign: the source is not an address of the host; uplink"),
+        story(malformed, "malformed: an IP packet whose lengths contradict each other; uplink"),
         story(arp, "non_ip: not an IP packet; uplink"),
-        (
-            Role::Uplink,
-            tcp(WEB4, HOST4).build(),
-            "inbound: received on uplink; host",
-        ),
-        (
-            Role::Uplink,
-            udp(WEB6, HOST6).build(),
-            "inbound: received on uplink; host",
-        ),
-        (
-            Role::Incoming,
-            tcp(RELAY4, HOST4).macs(OWN, TO).build(),
-            "inbound: received on incoming; host",
-        ),
+        (Role::Uplink, tcp(WEB4, HOST4).build(), "inbound: received on uplink; host"),
+        (Role::Uplink, udp(WEB6, HOST6).build(), "inbound: received on uplink; host"),
+        (Role::Incoming, tcp(RELAY4, HOST4).macs(OWN, TO).build(),
+         "inbound: received on incoming; host"),
     ]
 }
 

@@ -36,54 +36,23 @@ fn ignores_options_that_are_not_needed() {
     let name: Options<'_> = &[(IF_NAME, b"eth0")];
     let latin: Options<'_> = &[(IF_NAME, b"Ger\xe4t"), (1, b"\xff\xfe"), END];
     let named_end: Options<'_> = &[(0, b"abcd"), (IF_TSRESOL, &[9])];
-    for (what, bytes) in [
-        (
-            "a section's options have no end",
-            described(&[(2, b"x")], &[], &[]),
-        ),
-        (
-            "an interface's options have no end",
-            described(&[], name, &[]),
-        ),
-        (
-            "a packet's options have no end",
-            described(&[], &[], &[(1, b"a comment")]),
-        ),
-        (
-            "the time zone has four bytes",
-            described(&[], &[(IF_TZONE, &[0, 0, 0, 1])], &[]),
-        ),
-        (
-            "the time zone has none",
-            described(&[], &[(IF_TZONE, b"")], &[]),
-        ),
+    #[rustfmt::skip]
+    let table = [
+        ("a section's options have no end", described(&[(2, b"x")], &[], &[])),
+        ("an interface's options have no end", described(&[], name, &[])),
+        ("a packet's options have no end", described(&[], &[], &[(1, b"a comment")])),
+        ("the time zone has four bytes", described(&[], &[(IF_TZONE, &[0, 0, 0, 1])], &[])),
+        ("the time zone has none", described(&[], &[(IF_TZONE, b"")], &[])),
         ("names are Latin-1", described(latin, latin, latin)),
         ("the end has a value", described(&[], named_end, &[])),
-        (
-            "a resolution has two bytes",
-            described(&[], &[(IF_TSRESOL, &[6, 6]), END], &[]),
-        ),
-        (
-            "an offset has four bytes",
-            described(&[], &[(IF_TSOFFSET, &[0; 4]), END], &[]),
-        ),
-        (
-            "an option is unknown",
-            described(&[], &[(0x7fff, b"12345")], &[]),
-        ),
-        (
-            "there are many",
-            described(
-                &[],
-                &[(1, &b"comment"[..]); 400],
-                &[(1, &b"comment"[..]); 9],
-            ),
-        ),
-        (
-            "frames have checksums",
-            described(&[], &[(IF_FCSLEN, &[4]), END], &[]),
-        ),
-    ] {
+        ("a resolution has two bytes", described(&[], &[(IF_TSRESOL, &[6, 6]), END], &[])),
+        ("an offset has four bytes", described(&[], &[(IF_TSOFFSET, &[0; 4]), END], &[])),
+        ("an option is unknown", described(&[], &[(0x7fff, b"12345")], &[])),
+        ("there are many",
+         described(&[], &[(1, &b"comment"[..]); 400], &[(1, &b"comment"[..]); 9])),
+        ("frames have checksums", described(&[], &[(IF_FCSLEN, &[4]), END], &[])),
+    ];
+    for (what, bytes) in table {
         fs::write(&path, bytes).unwrap();
         assert_eq!(counted(&path), expected, "{what}");
     }
@@ -225,39 +194,17 @@ fn counts_a_packet_of_several_interfaces_once() {
     // Interface and time of each packet, and how many of them are distinct.
     /// Bytes, interface, and time in ns.
     type Packets<'a> = Vec<(&'a [u8], u32, u64)>;
+    #[rustfmt::skip]
     let cases: [(&str, Packets<'_>, u64); 8] = [
-        (
-            "a bridge, its port, and what is below",
-            vec![(&one, 2, 0), (&one, 3, 1), (&one, 7, 90)],
-            1,
-        ),
-        (
-            "another TTL, other checksums",
-            vec![(&one, 2, 0), (&routed, 3, 5)],
-            1,
-        ),
+        ("a bridge, its port, and what is below", vec![(&one, 2, 0), (&one, 3, 1), (&one, 7, 90)],
+         1),
+        ("another TTL, other checksums", vec![(&one, 2, 0), (&routed, 3, 5)], 1),
         ("IPv6", vec![(&six, 2, 0), (&six, 3, 5)], 1),
-        (
-            "the same interface: sent again",
-            vec![(&one, 2, 0), (&one, 2, 5)],
-            2,
-        ),
+        ("the same interface: sent again", vec![(&one, 2, 0), (&one, 2, 5)], 2),
         ("a second later", vec![(&one, 2, 0), (&one, 3, second)], 2),
-        (
-            "other packets",
-            vec![(&one, 2, 0), (&other, 3, 0), (&six, 4, 0)],
-            3,
-        ),
-        (
-            "two ways out",
-            vec![(&one, 2, 0), (&other, 3, 1), (&one, 2, 2), (&other, 3, 3)],
-            4,
-        ),
-        (
-            "each twice",
-            vec![(&one, 2, 0), (&other, 2, 1), (&one, 3, 2), (&other, 3, 3)],
-            2,
-        ),
+        ("other packets", vec![(&one, 2, 0), (&other, 3, 0), (&six, 4, 0)], 3),
+        ("two ways out", vec![(&one, 2, 0), (&other, 3, 1), (&one, 2, 2), (&other, 3, 3)], 4),
+        ("each twice", vec![(&one, 2, 0), (&other, 2, 1), (&one, 3, 2), (&other, 3, 3)], 2),
     ];
     for (what, packets, expected) in cases {
         let mut any = Written::new(true, &[]);

@@ -46,36 +46,17 @@ fn reports_the_line_of_a_fault() {
         .position(|line| line.contains("\"ip_version\":6"))
         .unwrap();
     // Line, what is replaced by what, and what is said of it.
+    #[rustfmt::skip]
     let cases = [
         (port, "\"port\":80", "\"port\":-1", "not a row"),
         (port, "\"port\":80", "\"port\":65536", "not a row"),
         (port, "\"port\":80", "\"port\":\"80\"", "not a row"),
         (port, "\"port\":80", "\"country\":\"DE\"", "column `port`"),
-        (
-            port,
-            "\"port\":80",
-            "\"port\":80,\"asn\":5",
-            "no column `asn`",
-        ),
+        (port, "\"port\":80", "\"port\":80,\"asn\":5", "no column `asn`"),
         (port, "\"port\":80", "\"port\":443", "already"),
-        (
-            port,
-            "\"port\":80",
-            "\"port\":80,\"as_name\":\"x\"",
-            "no `asn`",
-        ),
-        (
-            port,
-            "\"dimension\":\"port\"",
-            "\"dimension\":\"ports\"",
-            "not a row",
-        ),
-        (
-            port,
-            "\"dimension\":\"port\"",
-            "\"dimension\":\"\\u001b[31m\"",
-            "\\u{1b}[31m",
-        ),
+        (port, "\"port\":80", "\"port\":80,\"as_name\":\"x\"", "no `asn`"),
+        (port, "\"dimension\":\"port\"", "\"dimension\":\"ports\"", "not a row"),
+        (port, "\"dimension\":\"port\"", "\"dimension\":\"\\u001b[31m\"", "\\u{1b}[31m"),
         (port, "\"exit\":\"one\"", "\"exit\":\"two\"", "is above it"),
         (port, "\"exit\":\"one\"", "\"exit\":\" \\u0007\"", "no name"),
         (port, "2026-11-05T", "2026-11-04T", "is above it"),
@@ -87,33 +68,13 @@ fn reports_the_line_of_a_fault() {
         (port, "\"bytes\":", "\"bytes\":1.5e300,\"x\":", "not a row"),
         (port, "\"bytes\":", "\"bytes\":-", "not a row"),
         (port, "\"bytes\":", "\"byte\":", "not a row"),
-        (
-            port,
-            "\"other\":false",
-            "\"other\":true",
-            "no column `port`",
-        ),
+        (port, "\"other\":false", "\"other\":true", "no column `port`"),
         (port, "}", "", "not a row"),
         (port, "{", "", "not a row"),
         (system, "\"asn\":64496", "\"asn\":4294967296", "not a row"),
-        (
-            country,
-            "\"country\":\"DE\"",
-            "\"country\":\"D\"",
-            "not a row",
-        ),
-        (
-            country,
-            "\"country\":\"DE\"",
-            "\"country\":\"<b>\"",
-            "not a row",
-        ),
-        (
-            version,
-            "\"ip_version\":6",
-            "\"ip_version\":5",
-            "not 4 or 6",
-        ),
+        (country, "\"country\":\"DE\"", "\"country\":\"D\"", "not a row"),
+        (country, "\"country\":\"DE\"", "\"country\":\"<b>\"", "not a row"),
+        (version, "\"ip_version\":6", "\"ip_version\":5", "not 4 or 6"),
         (0, "\"part\":1,", "", "`part`"),
         (0, "\"part\":1", "\"part\":0", "first one is 1"),
         (0, "\"part\":1", "\"part\":\"1\"", "not a row"),
@@ -121,12 +82,7 @@ fn reports_the_line_of_a_fault() {
         (0, "\"epsilon\":0.0", "\"epsilon\":null", "not a row"),
         (0, "86400", "186400", "`watched_seconds`"),
         (0, "\"other\":false", "\"other\":true", "never `other`"),
-        (
-            0,
-            "\"dimension\":\"total\"",
-            "\"dimension\":\"port\",\"port\":1",
-            "is above it",
-        ),
+        (0, "\"dimension\":\"total\"", "\"dimension\":\"port\",\"port\":1", "is above it"),
     ];
     for (at, from, to, expected) in cases {
         let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
@@ -157,17 +113,14 @@ fn reports_the_file_of_a_fault() {
     let endless = "[".repeat(16_000) + "\n";
     let twice = good.repeat(2);
     let rows = |count: usize| (lines[..count].join("\n") + "\n").into_bytes();
+    #[rustfmt::skip]
     let cases: [(&str, Vec<u8>, &str); 11] = [
         ("empty", vec![], "is empty"),
         ("in the middle", cut(good.len() / 2), "was cut"),
         ("at the last byte", cut(good.len() - 1), "was cut"),
         ("after the total", rows(1), "missing"),
         ("between lines", rows(40), "missing"),
-        (
-            "a line without end",
-            long.into_bytes(),
-            "more than 16384 bytes",
-        ),
+        ("a line without end", long.into_bytes(), "more than 16384 bytes"),
         ("zeroes", vec![0; 1 << 20], "more than 16384 bytes"),
         ("deep", endless.into_bytes(), "not a row"),
         ("no text", b"\xff\xfe\n".to_vec(), "not a row"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 #[test]
 fn a_period_ends_when_the_clock_shows_it_or_its_length_has_gone_by() {
     // What happens, wall clock, monotonic clock, whether the period is over.
+    #[rustfmt::skip]
     let table = [
         ("nothing", 12 * 3600, 12 * 3600, false),
         ("the last second", DAY - 1, DAY - 1, false),
@@ -20,18 +21,8 @@ fn a_period_ends_when_the_clock_shows_it_or_its_length_has_gone_by() {
         ("back, before it", -3600, 3600, false),
         ("back by a year", -365 * DAY, 3600, false),
         ("clocks that differ by a second", DAY - 1, DAY, false),
-        (
-            "back an hour, and a length has gone by",
-            DAY - 3600,
-            DAY + 900,
-            true,
-        ),
-        (
-            "back by a year, and a length has gone by",
-            -364 * DAY,
-            DAY + 900,
-            true,
-        ),
+        ("back an hour, and a length has gone by", DAY - 3600, DAY + 900, true),
+        ("back by a year, and a length has gone by", -364 * DAY, DAY + 900, true),
     ];
     for (what, wall, monotonic, is_over) in table {
         let place = Place::new();

@@ -55,6 +55,7 @@ fn damaged(frame: &Frame, damage: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     frame
 }
 
+#[rustfmt::skip]
 fn cases() -> Vec<(&'static str, Vec<u8>, Fate)> {
     let web = "198.51.100.7:443";
     let web6 = "[2001:db8:9::7]:443";
@@ -71,143 +72,50 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Fate)> {
     let nine = [extension::DESTINATION; 9];
     vec![
         ("TCP", v4(web).build(), Cut(ETHERNET + V4 + TCP)),
-        (
-            "TCP from another clearnet address",
-            from(&format!("{SECOND_V4}:40000")).build(),
-            Cut(ETHERNET + V4 + TCP),
-        ),
+        ("TCP from another clearnet address", from(&format!("{SECOND_V4}:40000")).build(),
+         Cut(ETHERNET + V4 + TCP)),
         ("TCP6", v6(web6).build(), Cut(ETHERNET + V6 + TCP)),
         ("UDP", udp4().build(), Cut(ETHERNET + V4 + UDP)),
         ("ICMPv6", icmp6.build(), Cut(ETHERNET + V6)),
-        (
-            "ECN",
-            v4(web).tos(MARK | 0b11).build(),
-            Cut(ETHERNET + V4 + TCP),
-        ),
-        (
-            "ECN of IPv6",
-            v6(web6).tos(MARK | 0b01).build(),
-            Cut(ETHERNET + V6 + TCP),
-        ),
-        (
-            "a tag",
-            v4(web).tag(0x8100, 100).build(),
-            Cut(ETHERNET + TAG + V4 + TCP),
-        ),
-        (
-            "two tags",
-            v6(web6).tag(0x88a8, 7).tag(0x8100, 100).build(),
-            Cut(ETHERNET + 2 * TAG + V6 + TCP),
-        ),
-        (
-            "options",
-            v4(web).options(40).build(),
-            Cut(ETHERNET + V4 + 40 + TCP),
-        ),
-        (
-            "extension headers",
-            v6(web6).extensions(any).build(),
-            Cut(ETHERNET + V6 + 24 + TCP),
-        ),
-        (
-            "eight extension headers",
-            v6(web6).extensions(&eight).build(),
-            Cut(ETHERNET + V6 + 64 + TCP),
-        ),
-        (
-            "a long extension header",
-            damaged(&long, |frame| frame[ETHERNET + V6 + 1] = 100),
-            Cut(ETHERNET + V6 + 808 + TCP),
-        ),
-        (
-            "headers that are too long",
-            damaged(&long, |frame| frame[ETHERNET + V6 + 1] = 160),
-            MALFORMED,
-        ),
+        ("ECN", v4(web).tos(MARK | 0b11).build(), Cut(ETHERNET + V4 + TCP)),
+        ("ECN of IPv6", v6(web6).tos(MARK | 0b01).build(), Cut(ETHERNET + V6 + TCP)),
+        ("a tag", v4(web).tag(0x8100, 100).build(), Cut(ETHERNET + TAG + V4 + TCP)),
+        ("two tags", v6(web6).tag(0x88a8, 7).tag(0x8100, 100).build(),
+         Cut(ETHERNET + 2 * TAG + V6 + TCP)),
+        ("options", v4(web).options(40).build(), Cut(ETHERNET + V4 + 40 + TCP)),
+        ("extension headers", v6(web6).extensions(any).build(), Cut(ETHERNET + V6 + 24 + TCP)),
+        ("eight extension headers", v6(web6).extensions(&eight).build(),
+         Cut(ETHERNET + V6 + 64 + TCP)),
+        ("a long extension header", damaged(&long, |frame| frame[ETHERNET + V6 + 1] = 100),
+         Cut(ETHERNET + V6 + 808 + TCP)),
+        ("headers that are too long", damaged(&long, |frame| frame[ETHERNET + V6 + 1] = 160),
+         MALFORMED),
         ("nine", v6(web6).extensions(&nine).build(), MALFORMED),
-        (
-            "a first fragment",
-            v4(web).fragment(7, 0, true).build(),
-            Cut(ETHERNET + V4 + TCP),
-        ),
-        (
-            "a later fragment",
-            v4(web).fragment(7, 5, true).build(),
-            Cut(ETHERNET + V4),
-        ),
-        (
-            "a first fragment of IPv6",
-            v6(web6).fragment(7, 0, true).build(),
-            Cut(ETHERNET + V6 + 8 + TCP),
-        ),
-        (
-            "a later fragment of IPv6",
-            v6(web6).fragment(7, 5, false).build(),
-            Cut(ETHERNET + V6 + 8),
-        ),
-        (
-            "little TCP",
-            v4(web).payload(16).build(),
-            Cut(ETHERNET + V4 + 16),
-        ),
-        (
-            "padding",
-            udp4().payload(4).padding(18).build(),
-            Cut(ETHERNET + V4 + 4),
-        ),
-        (
-            "a jumbo frame",
-            v4(web).payload(8_900).build(),
-            Cut(ETHERNET + V4 + TCP),
-        ),
-        (
-            "a jumbo frame of IPv6",
-            v6(web6).extensions(any).payload(8_900).build(),
-            Cut(ETHERNET + V6 + 24 + TCP),
-        ),
+        ("a first fragment", v4(web).fragment(7, 0, true).build(), Cut(ETHERNET + V4 + TCP)),
+        ("a later fragment", v4(web).fragment(7, 5, true).build(), Cut(ETHERNET + V4)),
+        ("a first fragment of IPv6", v6(web6).fragment(7, 0, true).build(),
+         Cut(ETHERNET + V6 + 8 + TCP)),
+        ("a later fragment of IPv6", v6(web6).fragment(7, 5, false).build(),
+         Cut(ETHERNET + V6 + 8)),
+        ("little TCP", v4(web).payload(16).build(), Cut(ETHERNET + V4 + 16)),
+        ("padding", udp4().payload(4).padding(18).build(), Cut(ETHERNET + V4 + 4)),
+        ("a jumbo frame", v4(web).payload(8_900).build(), Cut(ETHERNET + V4 + TCP)),
+        ("a jumbo frame of IPv6", v6(web6).extensions(any).payload(8_900).build(),
+         Cut(ETHERNET + V6 + 24 + TCP)),
         ("no mark", v4(web).tos(0).build(), UNMARKED),
         ("another mark", v6(web6).tos(0x2c).build(), UNMARKED),
-        (
-            "an unmarked jumbo frame",
-            v4(web).tos(0).payload(8_900).build(),
-            UNMARKED,
-        ),
-        (
-            "another source",
-            from("192.0.2.12:40000").build(),
-            OTHER_SOURCE,
-        ),
+        ("an unmarked jumbo frame", v4(web).tos(0).payload(8_900).build(), UNMARKED),
+        ("another source", from("192.0.2.12:40000").build(), OTHER_SOURCE),
         ("the way back", from(web).build(), OTHER_SOURCE),
-        (
-            "another source of IPv6",
-            tcp("[2001:db8:1::11]:40000", web6).tos(MARK).build(),
-            OTHER_SOURCE,
-        ),
+        ("another source of IPv6", tcp("[2001:db8:1::11]:40000", web6).tos(MARK).build(),
+         OTHER_SOURCE),
         ("ARP", arp(), NOT_IP),
         ("a runt", v4(web).build()[..14].to_vec(), MALFORMED),
-        (
-            "a header cut off",
-            v4(web).build()[..33].to_vec(),
-            MALFORMED,
-        ),
-        (
-            "longer than its frame",
-            damaged(&v4(web), |frame| frame[16] = 1),
-            MALFORMED,
-        ),
-        (
-            "another version",
-            damaged(&v4(web), |frame| frame[14] = 0x65),
-            MALFORMED,
-        ),
+        ("a header cut off", v4(web).build()[..33].to_vec(), MALFORMED),
+        ("longer than its frame", damaged(&v4(web), |frame| frame[16] = 1), MALFORMED),
+        ("another version", damaged(&v4(web), |frame| frame[14] = 0x65), MALFORMED),
         ("no ports", v4(web).payload(3).build(), MALFORMED),
-        (
-            "five tags",
-            (0..5)
-                .fold(v4(web), |frame, _| frame.tag(0x8100, 1))
-                .build(),
-            NOT_IP,
-        ),
+        ("five tags", (0..5).fold(v4(web), |frame, _| frame.tag(0x8100, 1)).build(), NOT_IP),
     ]
 }
 

@@ -46,7 +46,7 @@ impl Watch {
         if let Err(error) = &inotify {
             tracing::warn!(
                 "changes of the relay files are detected up to a minute late, because inotify is not \
-                     available: {error}"
+                 available: {error}"
             );
         }
         let watch = Self {

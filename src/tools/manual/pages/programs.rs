@@ -42,8 +42,8 @@ const BOX: Program = Program {
                 "SIGTERM, SIGINT\tDrain the rings, print the counters, exit. The XDP programs \
                  stay attached, and the kernel continues to mark and steer, unless pin.on_stop \
                  says otherwise.",
-                "SIGHUP\tRead the relay files now, not when they change. Unusable files change \
-                 nothing.",
+                "SIGHUP\tReload the configuration and the relay files, as exitmark reload does; the \
+                 outcome is in the log. A refused configuration changes nothing.",
                 "SIGUSR1\tPrint a line of counters.",
             ],
         },

@@ -108,7 +108,7 @@ impl<N: Copy + Ord> Ranges<N> {
     #[inline(never)]
     fn search(&self, number: N) -> bool {
         let after = self.all.partition_point(|&(first, _)| first <= number);
-        after > 0 && number <= self.all[after - 1].1
+        (self.all[..after].last()).is_some_and(|&(_, last)| number <= last)
     }
 }
 

@@ -282,12 +282,44 @@ fn counts_truncated_packets_that_have_their_ports() {
         }
     }
     let mut counter = counter(4);
+    assert_eq!(counter.flagless(), 0);
     counter.count(&[Arrived {
         bytes: &kinds[0][..40],
         whole: kinds[0].len(),
     }]);
     assert_eq!(counter.flagless(), 1);
     assert_eq!(counter.tally().totals()[0].1, counts(1, 520, 0));
+    let v6 = tcp(HOST_V6, "[2001:db8:1::5]:443").tos(MARKED).payload(500);
+    let v6 = v6.build();
+    let cut = Arrived {
+        bytes: &v6[..60],
+        whole: v6.len(),
+    };
+    counter.count(&[cut; 2]);
+    assert_eq!(counter.flagless(), 3);
+}
+
+#[test]
+fn says_beforehand_which_packets_count() {
+    let counter = counter(4);
+    let marked = tcp(HOST, "1.2.3.4:443").tos(MARKED).payload(20).build();
+    let unmarked = tcp(HOST, "1.2.3.4:443").payload(20).build();
+    assert!(counter.counts(&whole(&marked)));
+    assert!(!counter.counts(&whole(&unmarked)));
+    assert!(!counter.counts(&whole(&marked[..20])));
+}
+
+#[test]
+fn lost_packets_and_watched_seconds_add_up() {
+    let mut counter = counter(4);
+    for _ in 0..2 {
+        counter.tally_mut().note_lost(3);
+        counter.tally_mut().note_watched(40);
+    }
+    let ledger = counter.tally_mut().take();
+    assert_eq!((ledger.lost, ledger.watched_seconds), (6, 80));
+    let emptied = counter.tally().ledger();
+    assert_eq!((emptied.lost, emptied.watched_seconds), (0, 0));
 }
 
 #[test]

@@ -158,6 +158,28 @@ fn encryption_is_summed_up_by_port() {
 }
 
 #[test]
+fn a_row_of_encryption_is_shown_beside_a_large_rest() {
+    let ledger = Ledger {
+        cells: vec![
+            (cell(443, 1, "US", Version::V4), counts(400, 3, 3)),
+            (cell(80, 1, "US", Version::V4), counts(150, 2, 2)),
+        ],
+        ..Ledger::default()
+    };
+    // One row a dimension: the other port, and the other kind of encryption, are the rest.
+    let rows = rows(&ledger, &plain(100, 1));
+    let shown = rows
+        .iter()
+        .filter(|row| row.dimension == Dimension::Encryption && !row.other);
+    assert_eq!(
+        shown.count(),
+        1,
+        "{:?}",
+        told_of(&rows, Dimension::Encryption)
+    );
+}
+
+#[test]
 fn too_small_a_rest_withdraws_another_row() {
     use Version::V4;
     let ledger = Ledger {

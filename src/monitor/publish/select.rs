@@ -293,7 +293,10 @@ fn round_up(amount: i128, bin: NonZeroU64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NoiseSettings;
     use super::*;
+    use crate::cell::{Cell, Place};
+    use exitmark_policy::packet::Version;
 
     const fn amount(flows: i128, bytes: i128, packets: i128) -> Signed {
         Signed {
@@ -314,6 +317,38 @@ mod tests {
         assert_eq!(sum, one);
         sum -= amount(8, 51, 401);
         assert_eq!(sum, amount(-1, -1, -1));
+    }
+
+    /// Noise must not give flows to packets that are counted because they have none.
+    #[test]
+    fn packets_without_a_connection_have_no_flows_under_noise_either() {
+        let counts = |flows| Counts {
+            flows,
+            bytes: 9_000,
+            packets: 9,
+        };
+        let cell = Cell {
+            port: 443,
+            place: Place::UNKNOWN,
+            version: Version::V4,
+        };
+        let ledger = Ledger {
+            cells: vec![(cell, counts(1_000_000))],
+            unattributed: vec![(Version::V4, counts(0))],
+            ..Ledger::default()
+        };
+        let noise = NoiseSettings {
+            epsilon: 0.01.try_into().unwrap(),
+            user: counts(1_000),
+            seed: Some(1),
+        };
+        let settings = PublishSettings::default();
+        let figures = Figures::new(&ledger, &settings);
+        let total = figures.total(Some(&mut Noise::new(&noise, 1).unwrap()));
+        let total = total.unwrap();
+        assert_eq!(total.rest.flows, 0);
+        assert_ne!(total.rest.bytes, 9_000);
+        assert_ne!(total.attributed.flows, 1_000_000);
     }
 
     #[test]

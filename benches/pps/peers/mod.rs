@@ -91,13 +91,16 @@ pub(crate) fn all() -> Vec<Box<dyn Forwarder>> {
     ]
 }
 
+/// Forwarders that take turns.
+pub(crate) type Forwarders = Vec<Box<dyn Forwarder>>;
+
 /// The requested ones of these forwarders, if this machine has their prerequisites; the others with
 /// what is missing.
 pub(crate) fn chosen(
     bench: &'static str,
     options: &Options,
-    forwarders: Vec<Box<dyn Forwarder>>,
-) -> Result<(Vec<Box<dyn Forwarder>>, Vec<Missing>), LabError> {
+    forwarders: Forwarders,
+) -> Result<(Forwarders, Vec<Missing>), LabError> {
     let mut forwarders = options.chosen(forwarders, |one| one.name())?;
     rounds::need_root()?;
     let mut all_missing = Vec::new();

@@ -218,7 +218,7 @@ fn reports_the_line_of_a_broken_database() {
             b"1,2,DE\n2001:db8::5,2001:db8::6,DE\n2001:db8::,2001:db8::1,FR\n",
             "line 3: ",
         ),
-        ("systems-alone", b"1,2,??,64500\n", "knows no country"),
+        ("systems-alone", b"1,2,??,64500\n", "has no country"),
     ];
     for (name, content, expected) in table {
         let path = directory.path().join(name);

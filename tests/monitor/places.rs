@@ -237,7 +237,7 @@ fn reports_the_line_of_a_broken_database() {
     let fine = directory.path().join("fine");
     fs::write(&fine, "1,2,DE\n").unwrap();
     let error = load(&fine, Some(&fine)).unwrap_err();
-    assert!(error.contains("knows no autonomous system"), "{error}");
+    assert!(error.contains("has no autonomous system"), "{error}");
     let huge = directory.path().join("huge");
     fs::File::create(&huge).unwrap().set_len(257 << 20).unwrap();
     let error = load(&huge, None).unwrap_err();

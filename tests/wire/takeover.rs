@@ -80,7 +80,7 @@ fn a_port_that_is_no_longer_configured_is_detached() {
     crosses(&rig);
     let rig = rig.restart(&Config::default().without_incoming());
     let log = rig.running.log();
-    assert!(log.contains("there is no incoming any more"), "{log}");
+    assert!(log.contains("incoming is no longer configured"), "{log}");
     let links = rig.site.middle.ip("-d link").unwrap();
     assert_eq!(links.matches("prog/xdp").count(), 2, "{links}");
 }

@@ -210,7 +210,7 @@ impl Forwarder {
         let outcome = match ingress {
             Role::Host => {
                 let frame_bytes = frame.len();
-                return self.outbound(frame, 0, frame_bytes, now, |forwarder, outcome, _| {
+                return self.outbound(frame, frame_bytes, now, |forwarder, outcome, _| {
                     forwarder.queue(outcome, outbox)
                 });
             }
@@ -243,7 +243,7 @@ impl Forwarder {
         now: Duration,
     ) -> (Outcome, Option<Verdict>) {
         match ingress {
-            Role::Host => self.outbound(frame, 0, frame_bytes, now, |_, outcome, verdict| {
+            Role::Host => self.outbound(frame, frame_bytes, now, |_, outcome, verdict| {
                 (outcome, Some(verdict))
             }),
             Role::Uplink => (self.inbound_by_uplink(frame), None),
@@ -283,24 +283,22 @@ impl Forwarder {
     }
 
     /// Decides a frame from the host, and calls `end` with the result. Each branch is compiled for
-    /// one kind of frame, `end` included: offsets and family are constants. `tags` is the length of
-    /// the VLAN tags: 0 at first, as of most frames.
+    /// one kind of frame, `end` included: offsets and family are constants.
     #[inline(always)]
     fn outbound<T>(
         &mut self,
         frame: &mut [u8],
-        tags: usize,
         frame_bytes: usize,
         now: Duration,
         end: impl FnOnce(&mut Self, Outcome, Verdict) -> T,
     ) -> T {
-        if let Some(packet) = packet::plain_v4(frame, tags, frame_bytes) {
+        if let Some(packet) = packet::plain_v4(frame, 0, frame_bytes) {
             let verdict = judge_whole_v4(packet, &self.snapshot);
             self.carry_out(frame, frame_bytes, verdict, end)
-        } else if let Some(packet) = packet::plain_v6(frame, tags, frame_bytes) {
+        } else if let Some(packet) = packet::plain_v6(frame, 0, frame_bytes) {
             let verdict = judge_whole_v6(packet, &self.snapshot);
             self.carry_out(frame, frame_bytes, verdict, end)
-        } else if tags == 0 && packet::tag_bytes(frame) > 0 {
+        } else if packet::tag_bytes(frame) > 0 {
             self.outbound_tagged(frame, frame_bytes, now, end)
         } else {
             self.outbound_any(frame, frame_bytes, now, end)
@@ -318,7 +316,16 @@ impl Forwarder {
         now: Duration,
         end: impl FnOnce(&mut Self, Outcome, Verdict) -> T,
     ) -> T {
-        self.outbound(frame, packet::tag_bytes(frame), frame_bytes, now, end)
+        let tags = packet::tag_bytes(frame);
+        if let Some(packet) = packet::plain_v4(frame, tags, frame_bytes) {
+            let verdict = judge_whole_v4(packet, &self.snapshot);
+            self.carry_out(frame, frame_bytes, verdict, end)
+        } else if let Some(packet) = packet::plain_v6(frame, tags, frame_bytes) {
+            let verdict = judge_whole_v6(packet, &self.snapshot);
+            self.carry_out(frame, frame_bytes, verdict, end)
+        } else {
+            self.outbound_any(frame, frame_bytes, now, end)
+        }
     }
 
     /// The slow path: the same for any frame.

@@ -1,7 +1,7 @@
 //! A capture file in memory: a realistic mix, with 128 captured bytes per packet.
 
 use crate::systems::Databases;
-use crate::traffic::{Kind, Traffic, filter};
+use crate::traffic::{Kind, SYN, Traffic, filter};
 use crate::{Row, Sample, Unit};
 use exitmark_monitor::pcap::{Capture, Progress};
 use exitmark_monitor::tally::{Counter, DEFAULT_CELLS};
@@ -69,6 +69,7 @@ fn write(databases: &Databases, format: Format, gigabytes: f64) -> (NamedTempFil
     let kind = Kind {
         v6: 30,
         worst: false,
+        syn: SYN,
     };
     let mut traffic = Traffic::new(databases, kind);
     let mut records = Vec::new();

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
 const FIELDS: [(&str, &str); 2] = [("memory-now", "VmRSS:"), ("memory-at-most", "VmHWM:")];
-/// Each packet has another port and place: enough to fill the table, with thousands to spare.
+/// Each packet begins a connection to another port and place: enough to fill the table, with thousands to spare.
 const PACKETS: u32 = 200_000;
 /// The program saves once a minute.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -63,6 +63,7 @@ fn status(databases: &Databases) -> Result<String, LabError> {
     let kind = Kind {
         v6: 30,
         worst: true,
+        syn: 100,
     };
     let mut traffic = Traffic::new(databases, kind);
     let first = stage.start()?;

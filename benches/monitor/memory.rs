@@ -1,7 +1,7 @@
 //! Packets in memory, laid out as in a socket's memory.
 
 use crate::systems::Databases;
-use crate::traffic::{Kind, Traffic, filter};
+use crate::traffic::{Kind, SYN, Traffic, filter};
 use crate::{Row, Sample, Unit};
 use exitmark_monitor::filter::Arrived;
 use exitmark_monitor::tally::{Counter, DEFAULT_CELLS};
@@ -28,7 +28,11 @@ pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
     KINDS
         .into_iter()
         .flat_map(move |(cached, cold, v6, worst)| {
-            let kind = Kind { v6, worst };
+            let kind = Kind {
+                v6,
+                worst,
+                syn: SYN,
+            };
             [(cached, CACHED), (cold, COLD)].map(|(name, (frames, stride))| {
                 let databases = databases.clone();
                 let set = RefCell::new(None);

@@ -32,7 +32,12 @@ pub(crate) struct Kind {
     /// Whether every packet goes to another range and port; otherwise a few places and ports get
     /// most packets.
     pub(crate) worst: bool,
+    /// Percentage of SYN segments. Only these open cells in the monitor's table.
+    pub(crate) syn: usize,
 }
+
+/// Percentage of SYN segments in realistic traffic.
+pub(crate) const SYN: usize = 3;
 
 /// Packets of a kind, the same at every start.
 pub(crate) struct Traffic<'d> {
@@ -75,7 +80,11 @@ impl<'d> Traffic<'d> {
         let port = self.port();
         frame.extend(40_000_u16.to_be_bytes());
         frame.extend(port.to_be_bytes());
-        let flags = if self.random.percent(3) { 0x02 } else { 0x10 };
+        let flags = if self.random.percent(self.kind.syn) {
+            0x02
+        } else {
+            0x10
+        };
         frame.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
         let whole = frame.len() + payload;
         (frame, whole)

@@ -382,6 +382,33 @@ fn systems_and_countries_leave_nothing_to_subtract_from_each_other() {
 }
 
 #[test]
+fn a_withdrawn_system_makes_another_one_be_withdrawn() {
+    use Version::V4;
+    let spilled = counts(400, 4000, 40);
+    let ledger = Ledger {
+        cells: vec![
+            // Too few for a row; `other` has these flows and those of the USA, the smallest row.
+            (cell(443, 9, "FR", V4), counts(10, 100, 1)),
+            (cell(443, 3, "US", V4), counts(500, 5000, 50)),
+            (cell(443, 1, "DE", V4), counts(400, 4000, 40)),
+        ],
+        spilled: Spilled {
+            ports: vec![(443, spilled)],
+            systems: vec![(9, spilled)],
+            countries: vec![("DE".parse().unwrap(), spilled)],
+            versions: vec![(V4, spilled)],
+        },
+        ..Ledger::default()
+    };
+    // AS9 and AS3 seem to lie in `other`, which is smaller than both together. Once AS9 is
+    // withdrawn, `other` minus AS3 would reveal the ten flows.
+    assert_eq!(
+        told_of(&rows(&ledger, &plain(100, 50)), Dimension::System),
+        ["System AS1 400 4000 40", "System other 910 9100 91"]
+    );
+}
+
+#[test]
 fn rows_of_equal_numbers_are_ordered_by_their_keys() {
     // Port 2 has more exact bytes than port 1, which the order must not reveal.
     let cells = [(1, 10), (2, 20), (3, 30)];

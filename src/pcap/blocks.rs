@@ -160,11 +160,11 @@ impl Blocks {
     /// Options are not read: parsing them costs more than everything else.
     #[inline]
     fn packet(&self, body: &[u8], number: Option<u32>, order: Order) -> Result<Timed, Stuck> {
-        let field = |at| order.word(body, at).ok_or_else(|| broken(SHORT));
         let number = number.ok_or_else(|| broken(SHORT))?;
         let interface = self.interface(number)?;
-        let (high, low) = (u64::from(field(4)?), u64::from(field(8)?));
-        let (kept, whole) = (field(12)? as usize, field(16)? as usize);
+        let [_, high, low, kept, whole] = order.words(body).ok_or_else(|| broken(SHORT))?;
+        let (high, low) = (u64::from(high), u64::from(low));
+        let (kept, whole) = (kept as usize, whole as usize);
         if kept > body.len() - PACKET_FIELDS {
             return Err(broken("a packet is longer than its block"));
         }

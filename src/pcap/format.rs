@@ -85,6 +85,16 @@ impl Order {
         })
     }
 
+    /// The first `N` words.
+    #[inline]
+    pub(super) fn words<const N: usize>(self, bytes: &[u8]) -> Option<[u32; N]> {
+        let words = bytes.as_chunks().0.first_chunk::<N>()?;
+        Some(match self {
+            Self::Big => words.map(u32::from_be_bytes),
+            Self::Little => words.map(u32::from_le_bytes),
+        })
+    }
+
     #[inline]
     pub(super) fn half(self, bytes: &[u8], at: usize) -> Option<u16> {
         let bytes = *bytes.get(at..)?.first_chunk()?;
@@ -153,9 +163,9 @@ impl Format {
 impl Records {
     #[inline]
     fn step(&self, bytes: &[u8]) -> Result<Step, Stuck> {
-        let field = |at| self.order.word(bytes, at).ok_or(Stuck::Incomplete);
-        let (seconds, fraction) = (u64::from(field(0)?), u64::from(field(4)?));
-        let (kept, whole) = (field(8)? as usize, field(12)? as usize);
+        let [seconds, fraction, kept, whole] = self.order.words(bytes).ok_or(Stuck::Incomplete)?;
+        let (seconds, fraction) = (u64::from(seconds), u64::from(fraction));
+        let (kept, whole) = (kept as usize, whole as usize);
         if kept > MAX_PACKET_BYTES {
             return Err(absurd(kept));
         }

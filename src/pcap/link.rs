@@ -107,6 +107,7 @@ fn put(buffer: &mut [u8], at: usize, ethertype: [u8; 2]) {
 
 impl Record {
     /// The captured bytes in `buffer`; none if the record is outside of it.
+    #[inline]
     pub fn bytes(self, buffer: &[u8]) -> &[u8] {
         let bytes = buffer.get(self.start..self.start + self.kept);
         bytes.unwrap_or_default()

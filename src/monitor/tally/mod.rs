@@ -343,7 +343,7 @@ impl Tally {
 
     #[cold]
     fn add_without_cell(&mut self, key: Key, counts: Counts) {
-        if counts.flows > 0 || self.spill.has(key, self.place(key.place())) {
+        if counts.flows > 0 || self.spill.has(key, || self.place(key.place())) {
             self.spill.add(key, counts, self.places.all().len());
         } else {
             self.unattributed[index(key.version())] += counts;

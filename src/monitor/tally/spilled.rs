@@ -39,12 +39,14 @@ impl Spill {
 
     /// Whether connections without a cell began to the port, place and IP version of a packet: the
     /// best available answer to whether its own connection did.
-    pub(super) fn has(&self, key: Key, place: Place) -> bool {
+    pub(super) fn has(&self, key: Key, place: impl FnOnce() -> Place) -> bool {
         let began = |counts: Option<&Counts>| counts.is_some_and(|counts| counts.flows > 0);
+        let began_there = |place: Place| {
+            began(self.systems.get(&place.asn)) && began(self.countries.get(&place.country))
+        };
         began(self.ports.get(usize::from(key.port())))
             && self.versions[index(key.version())].flows > 0
-            && (began(self.places.get(key.place() as usize))
-                || began(self.systems.get(&place.asn)) && began(self.countries.get(&place.country)))
+            && (began(self.places.get(key.place() as usize)) || began_there(place()))
     }
 
     /// Adds the packet counts of another one; `places` is the number of places.
@@ -244,7 +246,7 @@ mod tests {
     #[test]
     fn has_compares_port_place_and_version() {
         let has = |spill: &Spill, port, version, number| {
-            spill.has(Key::new(port, version, number), place(number))
+            spill.has(Key::new(port, version, number), || place(number))
         };
         let mut spill = Spill::default();
         spill.add(Key::new(443, Version::V4, 0), counts(1), PLACES);
@@ -281,7 +283,7 @@ mod tests {
         };
         let key = Key::new(443, Version::V4, 0);
         assert!(
-            !carried.has(key, elsewhere),
+            !carried.has(key, || elsewhere),
             "another country of the system"
         );
     }

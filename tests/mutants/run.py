@@ -70,9 +70,9 @@ class Cut:
     mutated: list
     # Further copied files and whole directories.
     copied: list
-    # Modules that a copied file declares and that are omitted, with their `use` lines; with `::`
-    # behind the name, only the `use` lines are omitted, except those of its modules.
-    without: dict
+    # Modules of which a copied file's `use` lines are omitted, except those of their modules. A
+    # declared module that is not in the cut is omitted with its `use` lines.
+    unused: dict
     # The crate whose unit tests are the first stage.
     unit: str
     # The test program of each stage, and the tests that it runs: all if none is named.
@@ -93,13 +93,7 @@ CUTS = [
             src/datapath/frame.rs src/datapath/guard.rs src/datapath/hosts.rs
             src/datapath/links.rs src/datapath/memory.rs src/datapath/sample.rs
             src/datapath/worker.rs tests/rule""".split(),
-        without={
-            "src/service/lib.rs": "http process prometheus".split(),
-            "src/box/lib.rs": "cli control daemon doctor explain observe witness".split(),
-            "src/lab/lib.rs": """authorities bpf capture consensus differential killed netdoc netns
-                poll publish random raw tier""".split(),
-            "src/datapath/lib.rs": "kernel:: xsk::".split(),
-        },
+        unused={"src/datapath/lib.rs": ["kernel", "xsk"]},
         unit="exitmark-policy",
         stages=[
             ("--lib", []),
@@ -118,16 +112,7 @@ CUTS = [
             tests/monitor/count/outsiders.rs tests/monitor/count/parsed.rs
             tests/monitor/count/table.rs tests/monitor/places.rs tests/monitor/published.rs
             tests/monitor/published/noise.rs tests/monitor/published/properties.rs""".split(),
-        without={
-            "src/service/lib.rs": "config http process prometheus".split(),
-            "src/lab/lib.rs": """authorities bpf capture cases consensus differential killed netdoc
-                netns poll publish raw site tier""".split(),
-            "src/monitor/lib.rs": "capture cli pcap period report settings tap".split(),
-            "tests/monitor/main.rs": """command files live needles pages recovery settings
-                tapped""".split(),
-            "tests/monitor/count.rs": "captured foreign tshark written".split(),
-            "tests/monitor/published.rs": "reread".split(),
-        },
+        unused={},
         unit="exitmark-monitor",
         stages=[
             ("--lib", []),
@@ -139,16 +124,23 @@ CUTS = [
 ]
 
 
-def leave_out(text, modules):
-    """Returns a file without the declarations of some modules and the uses of them."""
+def leave_out(text, module, only_uses=False):
+    """Returns a file without the declaration of a module and the uses of it."""
     attributes = r"(?:^#\[[^\n]*\]\n)*"
-    for module in modules:
-        name, only_uses = module.removesuffix("::"), module.endswith("::")
-        if not only_uses:
-            text = re.sub(rf"(?m){attributes}^(pub )?mod {name};\n", "", text)
-        kept = "(?![a-z])" if only_uses else ""
-        text = re.sub(rf"(?m){attributes}^(pub(\([a-z]+\))? )?use {name}::{kept}[^;]*;\n", "", text)
-    return text
+    if not only_uses:
+        text = re.sub(rf"(?m){attributes}^(pub )?mod {module};\n", "", text)
+    kept = "(?![a-z])" if only_uses else ""
+    return re.sub(rf"(?m){attributes}^(pub(\([a-z]+\))? )?use {module}::{kept}[^;]*;\n", "", text)
+
+
+def missing_modules(name, text, names):
+    """Returns the modules that a file declares and that are not among `names`."""
+    path = pathlib.PurePath(name)
+    is_root = path.name in ("lib.rs", "main.rs", "mod.rs")
+    directory = path.parent if is_root else path.with_suffix("")
+    declared = re.findall(r"(?m)^(#\[path = .*\]\n)?(?:pub )?mod (\w+);", text)
+    return [module for path, module in declared if not path
+            and not {f"{directory}/{module}.rs", f"{directory}/{module}/mod.rs"} & names]
 
 
 def without_tests(text):
@@ -204,7 +196,9 @@ def files(cut):
         for file in [start] if start.is_file() else sorted(start.rglob("*")):
             if file.is_file():
                 name = str(file.relative_to(ROOT))
-                text = leave_out(file.read_text(), cut.without.get(name, []))
+                text = file.read_text()
+                for module in cut.unused.get(name, []):
+                    text = leave_out(text, module, only_uses=True)
                 is_mutated = any(name.startswith(f"{part}/") for part in cut.mutated)
                 is_test = name.startswith("tests/")
                 if is_test:
@@ -216,6 +210,10 @@ def files(cut):
             found[str(file.relative_to(own))] = file.read_text()
     for name in [name for name in found if name.endswith("Cargo.toml")]:
         del found[name]
+    for name, text in found.items():
+        for module in missing_modules(name, text, set(found)):
+            text = leave_out(text, module)
+        found[name] = text
     found |= manifests(list(found))
     found["src/lib.rs"] = "//! Only for the tests.\n"
     found[".cargo/config.toml"] = (

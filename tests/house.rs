@@ -140,10 +140,10 @@ fn module(relative: &Path) -> Vec<String> {
 
 /// The most specific module of [`ARROWS`] that contains a path.
 fn room(path: &[String]) -> Option<&'static str> {
-    let has = |name: &str| name.split('/').zip(path).all(|(a, b)| a == b);
+    let path = path.join("/") + "/";
     let rooms = ARROWS.iter().map(|(name, _)| *name);
     rooms
-        .filter(|name| name.split('/').count() <= path.len() && has(name))
+        .filter(|name| path.starts_with(&format!("{name}/")))
         .max_by_key(|name| name.len())
 }
 
@@ -178,11 +178,9 @@ fn paths(text: &str) -> Vec<Vec<String>> {
 /// The modules of its own crate that a source file names, by paths from the crate's root or relative
 /// to a parent module. The path of a module begins with its crate.
 fn named(module: &[String], text: &str) -> BTreeSet<&'static str> {
-    let code: String = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let lines = text.lines();
+    let code = lines.filter(|line| !line.trim_start().starts_with("//"));
+    let code = code.collect::<Vec<_>>().join("\n");
     let mut found = BTreeSet::new();
     let from_root = code.split("crate::").skip(1).flat_map(paths);
     let with_crate = |path: Vec<String>| [&module[..1], &path].concat();
@@ -251,23 +249,14 @@ fn crates_of(program: &str) -> BTreeSet<String> {
 fn no_program_contains_code_of_the_other() {
     let box_crates = crates_of(env!("CARGO_BIN_EXE_exitmark"));
     let monitor_crates = crates_of(env!("CARGO_BIN_EXE_exitmark-monitor"));
+    let of_box = ["box", "datapath", "relays", "policy"];
+    let of_monitor = ["monitor", "nic", "pcap", "policy"];
     for (crates, own, foreign) in [
-        (
-            &box_crates,
-            ["box", "datapath", "relays", "policy"],
-            ["monitor", "lab", "demo"],
-        ),
-        (
-            &monitor_crates,
-            ["monitor", "nic", "pcap", "policy"],
-            ["box", "datapath", "relays"],
-        ),
+        (&box_crates, of_box, ["monitor", "lab", "demo"]),
+        (&monitor_crates, of_monitor, ["box", "datapath", "relays"]),
     ] {
         for name in own {
-            assert!(
-                crates.contains(name),
-                "no names of {name} any more: {crates:?}"
-            );
+            assert!(crates.contains(name), "no names of {name}: {crates:?}");
         }
         for name in foreign {
             assert!(!crates.contains(name), "code of {name}: {crates:?}");
@@ -278,16 +267,8 @@ fn no_program_contains_code_of_the_other() {
 /// The packages that a package depends on outside its tests.
 fn dependencies(package: &str, edges: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "tree",
-            "--locked",
-            "--offline",
-            "--prefix",
-            "none",
-            "--format",
-            "{p}",
-        ])
-        .args(["--edges", edges, "--package", package])
+        .args(["tree", "--locked", "--offline", "--prefix=none"])
+        .args(["--format={p}", "--edges", edges, "--package", package])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
@@ -298,20 +279,22 @@ fn dependencies(package: &str, edges: &str) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
+fn manifest(directory: &str) -> toml::Table {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    let text = fs::read_to_string(path.join("Cargo.toml")).unwrap();
+    text.parse().unwrap()
+}
+
 #[test]
 fn the_programs_link_nothing_of_the_lab() {
     let shipped = dependencies("exitmark", "normal");
     for name in ["exitmark-box", "exitmark-monitor", "tor-netdoc"] {
         assert!(shipped.contains(name), "{name}: {shipped:?}");
     }
-    for name in [
-        "exitmark-lab",
-        "exitmark-demo",
-        "exitmark-tools",
-        "etherparse",
-    ] {
-        assert!(!shipped.contains(name), "{name} is linked");
+    for name in ["lab", "demo", "tools"].map(|name| format!("exitmark-{name}")) {
+        assert!(!shipped.contains(&name), "{name} is linked");
     }
+    assert!(!shipped.contains("etherparse"), "etherparse is linked");
     // RSA keys and SHA-1 are in the programs only as tor-netdoc's means to verify a consensus.
     for (package, only_in) in [
         ("tor-netdoc", "exitmark-relays"),
@@ -322,9 +305,7 @@ fn the_programs_link_nothing_of_the_lab() {
         ("maxminddb", "exitmark-monitor"),
     ] {
         let named = |member: &&&str| {
-            let path =
-                Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/{member}/Cargo.toml"));
-            let manifest: toml::Table = fs::read_to_string(path).unwrap().parse().unwrap();
+            let manifest = manifest(&format!("src/{member}"));
             manifest["dependencies"].get(package).is_some()
         };
         let members: Vec<_> = MEMBERS.iter().filter(named).collect();
@@ -332,7 +313,6 @@ fn the_programs_link_nothing_of_the_lab() {
     }
 }
 
-/// The members of the workspace, and whether they have unsafe code.
 const MEMBERS: &[&str] = &[
     "bpf", "policy", "pcap", "relays", "nic", "service", "datapath", "box", "monitor", "lab",
     "demo", "tools",
@@ -347,10 +327,8 @@ fn every_form_of_import_is_found() {
     let seen = ["cell", "row", "tap", "period", "publish"];
     let seen = seen.map(|name| format!("monitor/{name}"));
     let named = named(&module, text);
-    assert!(
-        seen.iter().all(|name| named.contains(name.as_str())),
-        "{named:?}"
-    );
+    let all = seen.iter().all(|name| named.contains(name.as_str()));
+    assert!(all, "{named:?}");
     assert!(!named.contains("monitor/report"));
 }
 
@@ -393,11 +371,8 @@ fn unsafe_code_stays_in_three_modules() {
             }
         }
         // The other crates forbid it, so that their modules cannot allow it.
-        assert_eq!(
-            !forbids,
-            ["datapath", "monitor"].contains(member),
-            "{member}"
-        );
+        let may_allow = ["datapath", "monitor"].contains(member);
+        assert_eq!(!forbids, may_allow, "{member}");
     }
     let three = [
         "datapath/kernel/sys.rs",
@@ -410,8 +385,7 @@ fn unsafe_code_stays_in_three_modules() {
 /// There are several programs; `cargo run` means the box.
 #[test]
 fn cargo_runs_the_box() {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-    let manifest: toml::Table = fs::read_to_string(manifest).unwrap().parse().unwrap();
+    let manifest = manifest("");
     let runs = manifest["package"].get("default-run");
     assert_eq!(runs.and_then(toml::Value::as_str), Some("exitmark"));
 }
@@ -423,9 +397,7 @@ fn keys(table: &toml::Table, prefix: &str) -> BTreeSet<String> {
         let name = format!("{prefix}{key}");
         match value {
             toml::Value::Table(inner) => found.extend(keys(inner, &format!("{name}."))),
-            _ => {
-                found.insert(name);
-            }
+            _ => found.extend([name]),
         }
     }
     found
@@ -437,100 +409,28 @@ fn uncommented(example: &str) -> String {
         rest.split_once(" = ")
             .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
     };
-    example
-        .lines()
-        .map(|line| match line.strip_prefix('#') {
-            Some(rest) if is_key(rest) => rest,
-            _ => line,
-        })
-        .collect::<Vec<_>>()
-        .join("\n")
+    let lines = example.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if is_key(rest) => rest,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
-
-/// Every key of the box's configuration.
-const KEYS: &[&str] = &[
-    "engine",
-    "mode",
-    "classify_by",
-    "user",
-    "ports.host",
-    "ports.uplink",
-    "ports.incoming",
-    "host.addresses",
-    "host.relay_addresses",
-    "host.listeners",
-    "host.resolvers",
-    "host.exempt",
-    "host.mac",
-    "host.dscp",
-    "host.tos",
-    "mark.dscp",
-    "mark.tos",
-    "mark.protocols",
-    "mark.at_uplink",
-    "steer.next_hop",
-    "steer.on_unavailable",
-    "relays.consensus",
-    "relays.certificates",
-    "relays.authorities",
-    "relays.verify",
-    "relays.extra",
-    "relays.retain",
-    "relays.when_stale",
-    "relays.state",
-    "relays.user",
-    "datapath.ring",
-    "datapath.batch",
-    "datapath.spin",
-    "datapath.zero_copy",
-    "datapath.frags",
-    "datapath.spill",
-    "datapath.inbound",
-    "datapath.sample",
-    "pin.directory",
-    "pin.on_stop",
-    "control.socket",
-    "control.group",
-    "metrics.listen",
-];
-
-/// Every key of the monitor's configuration.
-const MONITOR_KEYS: &[&str] = &[
-    "exit",
-    "interface",
-    "addresses",
-    "user",
-    "mark.dscp",
-    "mark.tos",
-    "places.countries",
-    "places.systems",
-    "period.length",
-    "period.directory",
-    "period.state",
-    "publish.top",
-    "publish.threshold_flows",
-    "publish.bin_flows",
-    "publish.bin_bytes",
-    "publish.bin_packets",
-    "publish.cross",
-    "noise.epsilon",
-    "noise.flows",
-    "noise.bytes",
-    "noise.packets",
-    "memory.cells",
-    "memory.ring",
-    "metrics.listen",
-];
 
 fn example(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");
     fs::read_to_string(path.join(name)).unwrap()
 }
 
-/// Fails unless a configuration with every key has exactly these, and its parser accepts no other.
-fn has_every_key<T>(all: &str, known: &[&str], parse: impl Fn(&str) -> Result<T, String>) {
+/// Fails unless a configuration with every key has exactly those that `interface.txt` lists for the
+/// program, and its parser accepts no other.
+fn has_every_key<T>(all: &str, program: &str, parse: impl Fn(&str) -> Result<T, String>) {
     let documented = keys(&all.parse().unwrap(), "");
-    let known: BTreeSet<String> = known.iter().map(|&key| key.to_owned()).collect();
+    let prefix = format!("key {program} ");
+    let lines = include_str!("interface.txt").lines();
+    let known: BTreeSet<String> = lines
+        .filter_map(|line| line.strip_prefix(&prefix)?.split_once(':'))
+        .map(|(key, _)| key.to_owned())
+        .collect();
     assert_eq!(documented, known);
     // For an unknown key, a table's parser lists all keys that it accepts: `known` cannot fall
     // behind.
@@ -546,9 +446,7 @@ fn has_every_key<T>(all: &str, known: &[&str], parse: impl Fn(&str) -> Result<T,
         let Err(error) = parse(&text) else {
             panic!("[{table}] takes zzz");
         };
-        let (_, accepted) = error
-            .split_once("expected")
-            .unwrap_or_else(|| panic!("{error}"));
+        let accepted = error.split_once("expected").expect(&error).1;
         let accepted = accepted.lines().next().unwrap();
         for key in accepted.split('`').skip(1).step_by(2) {
             let name = match table {
@@ -579,14 +477,10 @@ fn the_example_configuration_is_valid_and_has_every_key() {
     assert!(refusal(&all).contains("host.dscp"), "{}", refusal(&all));
     let read = all.replace("classify_by = \"relay-set\"", "classify_by = \"host-mark\"");
     assert!(refusal(&read).contains("host.tos"), "{}", refusal(&read));
-    let of_host = read.replacen("dscp = \"af11\"\n", "", 1);
-    assert!(
-        refusal(&of_host).contains("mark.tos"),
-        "{}",
-        refusal(&of_host)
-    );
-    parse(&of_host.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
-    has_every_key(&all, KEYS, parse);
+    let once = read.replacen("dscp = \"af11\"\n", "", 1);
+    assert!(refusal(&once).contains("mark.tos"), "{}", refusal(&once));
+    parse(&once.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
+    has_every_key(&all, "exitmark", parse);
 }
 
 #[test]
@@ -604,7 +498,7 @@ fn the_monitors_example_configuration_is_valid_and_has_every_key() {
     let refused = parse(&all).unwrap_err();
     assert!(refused.contains("mark.tos"), "{refused}");
     let mut shown = parse(&all.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
-    has_every_key(&all, MONITOR_KEYS, parse);
+    has_every_key(&all, "exitmark-monitor", parse);
 
     // The values shown are the defaults; these three have none.
     shown.user = None;
@@ -634,21 +528,13 @@ fn the_data_path_allocates_nothing() {
             arrived.extend(memory.load(&case.before, &mut pool));
         }
         let frames = arrived.len();
+        let (now, queues) = (Duration::ZERO, &mut outbox);
         let allocations = allocation_counter::measure(|| {
-            forwarder.process_batch(
-                Role::Host,
-                &mut arrived,
-                &mut memory,
-                &mut outbox,
-                Duration::ZERO,
-            );
+            forwarder.process_batch(Role::Host, &mut arrived, &mut memory, queues, now);
         });
         assert!(frames > 0 && arrived.is_empty());
         assert_eq!(samples.waiting(), frames, "{}", table.name);
-        assert_eq!(
-            allocations.count_total, 0,
-            "{}: {frames} frames",
-            table.name
-        );
+        let count = allocations.count_total;
+        assert_eq!(count, 0, "{}: {frames} frames", table.name);
     }
 }

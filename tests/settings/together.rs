@@ -1,6 +1,6 @@
 //! Values that are valid alone, but impossible or doubtful together.
 
-use super::GOOD;
+use super::{GOOD, assert_refused};
 use exitmark_box::settings::{Settings, SettingsError};
 use exitmark_nic::Own;
 use std::path::Path;
@@ -144,13 +144,7 @@ fn impossible_combinations_are_refused() {
         ),
     ];
     for (from, to, words) in table {
-        let error = match parse(&with(from, to)) {
-            Ok(_) => panic!("{to} was accepted"),
-            Err(error) => error.to_string(),
-        };
-        for word in words {
-            assert!(error.contains(word), "{to}: no `{word}` in: {error}");
-        }
+        assert_refused(from, to, words);
     }
     let dropping = with(no_port, "").replace(
         "next_hop = \"02:00:5e:10:00:02\"",

@@ -13,10 +13,8 @@ fn status_is_the_whole_report_and_exact() {
     assert_eq!(report.generation, u64::MAX);
     let answer = rig.ask("GET", "/v1/status", "");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(
-        answer.contains("content-type: application/json"),
-        "{answer}"
-    );
+    let kind = "content-type: application/json";
+    assert!(answer.contains(kind), "{answer}");
     assert!(answer.contains(&format!("\"generation\":{}", u64::MAX)));
 }
 
@@ -24,10 +22,8 @@ fn status_is_the_whole_report_and_exact() {
 fn metrics_have_the_openmetrics_content_type() {
     let rig = Rig::new(Puppet::default());
     let answer = rig.ask("GET", "/metrics", "");
-    assert!(
-        answer.contains("content-type: application/openmetrics-text; version=1.0.0"),
-        "{answer}"
-    );
+    let kind = "content-type: application/openmetrics-text; version=1.0.0";
+    assert!(answer.contains(kind), "{answer}");
     assert!(answer.ends_with("# EOF\n"), "{answer}");
     assert!(rig.client().metrics().unwrap().ends_with("# EOF\n"));
 }
@@ -52,10 +48,8 @@ fn unknown_routes_are_answered_with_the_known_ones() {
         ("DELETE", "/metrics", "405"),
     ] {
         let answer = rig.ask(method, path, "");
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status}")),
-            "{answer}"
-        );
+        let begin = format!("HTTP/1.1 {status}");
+        assert!(answer.starts_with(&begin), "{answer}");
         for route in ["GET /v1/status", "POST /v1/reload", "POST /v1/capture"] {
             assert!(answer.contains(route), "{answer}");
         }
@@ -70,10 +64,8 @@ fn a_reload_tells_what_changed_or_why_nothing_did() {
         Err(ControlError::Refused(reason)) => assert_eq!(reason, "mark.dscp: 77 is no DSCP"),
         other => panic!("{other:?}"),
     }
-    assert!(
-        rig.ask("POST", "/v1/reload", "")
-            .starts_with("HTTP/1.1 409")
-    );
+    let answer = rig.ask("POST", "/v1/reload", "");
+    assert!(answer.starts_with("HTTP/1.1 409"));
 
     let (say, reloads) = bounded(1);
     let reloaded = Reloaded {
@@ -81,10 +73,7 @@ fn a_reload_tells_what_changed_or_why_nothing_did() {
         changed: vec!["mark.dscp".to_owned()],
     };
     say.send(Ok(reloaded.clone())).unwrap();
-    let rig = Rig::new(Puppet {
-        reloads: Some(reloads),
-        ..Puppet::default()
-    });
+    let rig = Rig::reloading(reloads);
     assert_eq!(rig.client().reload().unwrap(), reloaded);
 }
 
@@ -111,13 +100,7 @@ fn the_box_answers_while_it_reloads_and_reloads_once_at_a_time() {
 
 #[test]
 fn a_capture_is_transferred_completely() {
-    let (part, receiver) = unbounded();
-    let (give, captures) = bounded(1);
-    give.send(receiver).unwrap();
-    let rig = Rig::new(Puppet {
-        captures: Some(captures),
-        ..Puppet::default()
-    });
+    let (rig, part) = Rig::capturing(256);
     let parts = thread::spawn(move || {
         for number in 0..=255 {
             part.send(vec![number; 4000]).unwrap();
@@ -180,10 +163,8 @@ fn the_loopback_port_has_metrics_and_nothing_else() {
         let question = format!("{line} HTTP/1.1\r\nhost: box\r\nconnection: close\r\n\r\n");
         stream.write_all(question.as_bytes()).unwrap();
         let answer = rest(&mut stream);
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status}")),
-            "{line}: {answer}"
-        );
+        let begin = format!("HTTP/1.1 {status}");
+        assert!(answer.starts_with(&begin), "{line}: {answer}");
         assert!(!answer.contains("/v1/"), "{answer}");
     }
     drop(rig);

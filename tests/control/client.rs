@@ -72,11 +72,9 @@ fn a_capture_that_breaks_off_is_an_error() {
     let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n";
     let (_directory, path) = foreign(answer, false);
     let mut out = Vec::new();
-    let error = Client::new(&path).capture(&CaptureRequest::default(), &mut out);
-    assert!(
-        matches!(error, Err(ControlError::Broken { .. })),
-        "{error:?}"
-    );
+    let (client, request) = (Client::new(&path), CaptureRequest::default());
+    let error = client.capture(&request, &mut out).unwrap_err();
+    assert!(matches!(error, ControlError::Broken { .. }), "{error:?}");
     assert_eq!(out, b"abcd");
 }
 
@@ -91,14 +89,8 @@ fn a_failed_write_of_a_capture_is_a_write_error() {
             Ok(())
         }
     }
-    let (part, receiver) = bounded(1);
+    let (rig, part) = Rig::capturing(1);
     part.send(vec![1]).unwrap();
-    let (give, captures) = bounded(1);
-    give.send(receiver).unwrap();
-    let rig = Rig::new(Puppet {
-        captures: Some(captures),
-        ..Puppet::default()
-    });
     let error = rig.client().capture(&CaptureRequest::default(), &mut Full);
     assert!(matches!(error, Err(ControlError::Write(_))), "{error:?}");
 }

@@ -66,10 +66,8 @@ fn commands_exit_with_one_without_a_box() {
     for arguments in [&["status"][..], &["reload"], &["capture", "--out", "-"]] {
         let output = exitmark(arguments, &socket);
         assert_eq!(code(&output), 1, "{output:?}");
-        assert!(
-            err(&output).contains("no exitmark answers at"),
-            "{output:?}"
-        );
+        let words = "no exitmark answers at";
+        assert!(err(&output).contains(words), "{output:?}");
         assert!(output.stdout.is_empty());
     }
 }
@@ -86,15 +84,10 @@ fn reload_prints_what_changed_or_why_nothing_did() {
     say.send(Ok(reloaded(&[]))).unwrap();
     say.send(Err("mark.dscp: 77 is no DSCP".to_owned()))
         .unwrap();
-    let rig = Rig::new(Puppet {
-        reloads: Some(reloads),
-        ..Puppet::default()
-    });
+    let rig = Rig::reloading(reloads);
     let output = exitmark(&["reload"], &rig.socket);
-    assert_eq!(
-        out(&output),
-        "generation 7, changed:\n  mark.dscp\n  host.exempt\n"
-    );
+    let changed = "generation 7, changed:\n  mark.dscp\n  host.exempt\n";
+    assert_eq!(out(&output), changed);
     let output = exitmark(&["reload"], &rig.socket);
     assert_eq!(out(&output), "nothing changed: generation 7\n");
     assert_eq!(code(&output), 0);
@@ -103,32 +96,20 @@ fn reload_prints_what_changed_or_why_nothing_did() {
     assert_eq!(err(&output), "exitmark: mark.dscp: 77 is no DSCP\n");
 }
 
-/// A box that grants this many captures of the same five bytes.
-fn capturing(captures: usize) -> Rig {
-    let (give, given) = unbounded();
-    for _ in 0..captures {
-        let (part, receiver) = bounded(1);
-        part.send(b"bytes".to_vec()).unwrap();
-        give.send(receiver).unwrap();
-    }
-    Rig::new(Puppet {
-        captures: Some(given),
-        ..Puppet::default()
-    })
-}
-
 #[test]
 fn a_capture_goes_to_a_private_file_or_standard_output() {
-    let rig = capturing(3);
+    let rig = Rig::with_captures((0..3).map(|_| {
+        let (part, receiver) = bounded(1);
+        part.send(b"bytes".to_vec()).unwrap();
+        receiver
+    }));
     let path = rig.directory.path().join("frames.pcapng");
     let name = path.to_str().unwrap();
     let output = exitmark(&["capture", "--out", name], &rig.socket);
     assert_eq!(code(&output), 0, "{output:?}");
     assert_eq!(fs::read(&path).unwrap(), b"bytes");
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     assert!(err(&output).contains("5 bytes of pcapng to "), "{output:?}");
 
     let output = exitmark(&["capture", "--out", name], &rig.socket);
@@ -145,13 +126,7 @@ fn a_capture_goes_to_a_private_file_or_standard_output() {
 
 #[test]
 fn an_interrupted_capture_is_kept() {
-    let (part, receiver) = bounded(1);
-    let (give, captures) = bounded(1);
-    give.send(receiver).unwrap();
-    let rig = Rig::new(Puppet {
-        captures: Some(captures),
-        ..Puppet::default()
-    });
+    let (rig, part) = Rig::capturing(1);
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("frames.pcapng");
     let mut child = Command::new(env!("CARGO_BIN_EXE_exitmark"))

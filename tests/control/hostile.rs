@@ -6,6 +6,12 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Instant;
 
+/// Asserts that the connection was closed without an answer, or with a status that begins so.
+fn assert_refused(answer: &str, status: &str) {
+    let is_refusal = answer.starts_with(&format!("HTTP/1.1 {status}"));
+    assert!(answer.is_empty() || is_refusal, "{answer}");
+}
+
 #[test]
 fn rubbish_is_refused_and_the_server_goes_on() {
     let rig = Rig::new(Puppet::default());
@@ -16,11 +22,7 @@ fn rubbish_is_refused_and_the_server_goes_on() {
         b"GET /v1/status HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
         &[0; 20_000],
     ] {
-        let answer = rig.say(rubbish);
-        assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
-            "{answer}"
-        );
+        assert_refused(&rig.say(rubbish), "4");
     }
     rig.client().status().unwrap();
 }
@@ -28,15 +30,9 @@ fn rubbish_is_refused_and_the_server_goes_on() {
 #[test]
 fn a_giant_head_is_refused() {
     let rig = Rig::new(Puppet::default());
-    let giant = format!(
-        "GET /v1/status HTTP/1.1\r\nx: {}\r\n\r\n",
-        "x".repeat(100_000)
-    );
-    let answer = rig.say(giant.as_bytes());
-    assert!(
-        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
-        "{answer}"
-    );
+    let long = "x".repeat(100_000);
+    let giant = format!("GET /v1/status HTTP/1.1\r\nx: {long}\r\n\r\n");
+    assert_refused(&rig.say(giant.as_bytes()), "431");
     // A head that never ends is cut off, too.
     let mut stream = rig.connect();
     let line = [b'x'; 4096];
@@ -47,10 +43,7 @@ fn a_giant_head_is_refused() {
 #[test]
 fn a_slow_head_is_cut_off() {
     let rig = Rig::new(Puppet::default());
-    let mut slow = rig.connect();
-    slow.write_all(b"GET /v1/status HTTP/1.1\r\nhost: ")
-        .unwrap();
-    assert_eq!(rest(&mut slow), "");
+    assert_eq!(rig.say(b"GET /v1/status HTTP/1.1\r\nhost: "), "");
     rig.client().status().unwrap();
 }
 
@@ -62,10 +55,7 @@ fn a_giant_body_is_refused_and_one_that_never_ends_too() {
         ..Puppet::default()
     });
     let answer = rig.ask("POST", "/v1/capture", &" ".repeat(100_000));
-    assert!(
-        answer.is_empty() || answer.starts_with("HTTP/1.1 413"),
-        "{answer}"
-    );
+    assert_refused(&answer, "413");
     let mut chunked = rig.connect();
     chunked
         .write_all(b"POST /v1/capture HTTP/1.1\r\nhost: box\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -116,19 +106,14 @@ fn sixteen_requests_are_served_at_a_time() {
     }
 }
 
-/// A box with one capture, and the sender of its bytes.
-fn capturing(room: usize) -> (Rig, Sender<Vec<u8>>) {
-    let (part, receiver) = bounded(room);
-    let (give, captures) = bounded(1);
-    give.send(receiver).unwrap();
-    let rig = Rig::new(Puppet {
-        captures: Some(captures),
-        ..Puppet::default()
-    });
-    (rig, part)
-}
-
 const CAPTURE: &[u8] = b"POST /v1/capture HTTP/1.1\r\nhost: box\r\ncontent-length: 2\r\n\r\n{}";
+
+/// Reads the beginning of a good answer.
+fn assert_begins(stream: &mut impl Read) {
+    let mut begun = [0; 12];
+    stream.read_exact(&mut begun).unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
+}
 
 /// Sends until the receiver is dropped, whether or not it takes anything.
 fn until_dropped(part: &Sender<Vec<u8>>, bytes: usize) {
@@ -145,13 +130,11 @@ fn until_dropped(part: &Sender<Vec<u8>>, bytes: usize) {
 
 #[test]
 fn a_capture_ends_when_its_client_disconnects() {
-    let (rig, part) = capturing(1);
+    let (rig, part) = Rig::capturing(1);
     let mut stream = rig.connect();
     stream.write_all(CAPTURE).unwrap();
     part.send(vec![1; 1000]).unwrap();
-    let mut begun = [0; 12];
-    stream.read_exact(&mut begun).unwrap();
-    assert_eq!(&begun, b"HTTP/1.1 200");
+    assert_begins(&mut stream);
     drop(stream);
     until_dropped(&part, 1000);
     rig.client().status().unwrap();
@@ -159,7 +142,7 @@ fn a_capture_ends_when_its_client_disconnects() {
 
 #[test]
 fn a_client_that_does_not_read_its_capture_blocks_no_other_and_is_cut_off() {
-    let (rig, part) = capturing(4);
+    let (rig, part) = Rig::capturing(4);
     let mut dead = rig.connect();
     dead.write_all(CAPTURE).unwrap();
     let filling = thread::spawn(move || until_dropped(&part, 64 << 10));
@@ -172,12 +155,11 @@ fn a_client_that_does_not_read_its_capture_blocks_no_other_and_is_cut_off() {
 
 #[test]
 fn a_server_stops_during_a_capture() {
-    let (mut rig, part) = capturing(4);
+    let (mut rig, part) = Rig::capturing(4);
     let mut reading = rig.connect();
     reading.write_all(CAPTURE).unwrap();
     part.send(vec![1; 10]).unwrap();
-    let mut begun = [0; 12];
-    reading.read_exact(&mut begun).unwrap();
+    assert_begins(&mut reading);
     rig.server = None;
     assert!(!rig.socket.exists());
     until_dropped(&part, 10);
@@ -207,17 +189,13 @@ fn held_connections_do_not_block_the_metrics() {
         }
         let mut asking = at_metrics(address);
         asking.write_all(whole).unwrap();
-        let mut begun = [0; 12];
-        asking.read_exact(&mut begun).unwrap();
-        assert_eq!(&begun, b"HTTP/1.1 200");
+        assert_begins(&mut asking);
         // The first one was closed for it, before its five seconds were over.
         let mut first = Vec::new();
         let _ = holding[0].read_to_end(&mut first);
         assert_eq!(first.starts_with(b"HTTP/1.1 200"), held == whole);
-        assert!(
-            !first.starts_with(b"HTTP/1.1 4"),
-            "its time did not run out"
-        );
+        let is_late = first.starts_with(b"HTTP/1.1 4");
+        assert!(!is_late, "its time did not run out");
     }
     drop(rig);
 }
@@ -228,14 +206,12 @@ fn metrics_in_progress_are_not_interrupted() {
     let address = free_address();
     let (calls, called) = unbounded();
     let (say, reports) = unbounded();
-    let rig = Rig::with_metrics(
-        Puppet {
-            calls: Some(calls),
-            reports: Some(reports),
-            ..Puppet::default()
-        },
-        Some(address),
-    );
+    let puppet = Puppet {
+        calls: Some(calls),
+        reports: Some(reports),
+        ..Puppet::default()
+    };
+    let rig = Rig::with_metrics(puppet, Some(address));
     let mut asking = at_metrics(address);
     asking
         .write_all(b"GET /metrics HTTP/1.1\r\nhost: box\r\nconnection: close\r\n\r\n")

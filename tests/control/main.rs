@@ -89,6 +89,30 @@ impl Rig {
         Self::with_metrics(puppet, None)
     }
 
+    fn reloading(reloads: Receiver<Result<Reloaded, String>>) -> Self {
+        Self::new(Puppet {
+            reloads: Some(reloads),
+            ..Puppet::default()
+        })
+    }
+
+    /// A box with one capture, and the sender of its bytes.
+    fn capturing(room: usize) -> (Self, Sender<Vec<u8>>) {
+        let (part, receiver) = bounded(room);
+        (Self::with_captures([receiver]), part)
+    }
+
+    fn with_captures(all: impl IntoIterator<Item = Receiver<Vec<u8>>>) -> Self {
+        let (give, captures) = unbounded();
+        for capture in all {
+            give.send(capture).unwrap();
+        }
+        Self::new(Puppet {
+            captures: Some(captures),
+            ..Puppet::default()
+        })
+    }
+
     fn with_metrics(puppet: Puppet, metrics: Option<SocketAddr>) -> Self {
         let directory = TempDir::new().unwrap();
         let socket = directory.path().join("control.sock");
@@ -127,13 +151,11 @@ impl Rig {
 
     fn ask(&self, method: &str, path: &str, body: &str) -> String {
         let length = body.len();
-        self.say(
-            format!(
-                "{method} {path} HTTP/1.1\r\nhost: box\r\nconnection: close\r\n\
-                 content-length: {length}\r\n\r\n{body}"
-            )
-            .as_bytes(),
-        )
+        let question = format!(
+            "{method} {path} HTTP/1.1\r\nhost: box\r\nconnection: close\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        );
+        self.say(question.as_bytes())
     }
 }
 
@@ -146,14 +168,10 @@ fn free_address() -> SocketAddr {
 /// Reads until the connection is closed or reset.
 fn rest(stream: &mut impl Read) -> String {
     let mut answer = Vec::new();
-    let mut part = [0; 4096];
-    loop {
-        match stream.read(&mut part) {
-            Ok(0) => break,
-            Ok(length) => answer.extend_from_slice(&part[..length]),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
-            Err(error) => panic!("{error} after {answer:?}"),
-        }
+    // On an error, everything before it is in `answer`.
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        let is_reset = error.kind() == std::io::ErrorKind::ConnectionReset;
+        assert!(is_reset, "{error} after {answer:?}");
     }
     String::from_utf8(answer).unwrap()
 }

@@ -59,15 +59,10 @@ fn served(text: &str) -> BTreeMap<String, Metric> {
                 .unwrap_or(name);
             assert_eq!(name, family, "{line}");
             let metric = found.get_mut(name).unwrap();
-            let labels: BTreeSet<String> = labels
-                .into_keys()
-                .filter(|label| *label != "le")
-                .map(str::to_owned)
-                .collect();
-            assert!(
-                metric.labels.is_empty() || metric.labels == labels,
-                "{line}: other labels than the line before"
-            );
+            let labels = labels.into_keys().filter(|label| *label != "le");
+            let labels: BTreeSet<String> = labels.map(str::to_owned).collect();
+            let is_same = metric.labels.is_empty() || metric.labels == labels;
+            assert!(is_same, "{line}: other labels than the line before");
             metric.labels = labels;
         }
     }
@@ -84,14 +79,11 @@ pub(crate) fn documented_in(page: &str) -> Option<BTreeMap<String, Metric>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let text = fs::read_to_string(path).ok()?;
     let mut found = BTreeMap::new();
-    for line in text.lines() {
-        let Some(row) = line.strip_prefix("| `exitmark_") else {
-            continue;
-        };
-        let row = format!("`exitmark_{row}");
-        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+    for row in text.lines().filter(|line| line.starts_with("| `exitmark_")) {
+        let row = row.trim_start_matches("| ").trim_end_matches(" |");
+        let cells: Vec<_> = row.split(" | ").collect();
         let [name, kind, labels, meaning] = cells[..] else {
-            panic!("{line}: not four cells");
+            panic!("{row}: not four cells");
         };
         let metric = Metric {
             kind: kind.to_owned(),
@@ -113,27 +105,19 @@ fn served_and_documented_metrics_are_the_same() {
     let served = served(&metrics(&sample::report()).unwrap());
     let documented = documented();
     for (name, metric) in &served {
+        let Metric { kind, meaning, .. } = metric;
         let labels: Vec<_> = metric.labels.iter().map(|l| format!("`{l}`")).collect();
-        let labels = if labels.is_empty() {
-            "none".to_owned()
-        } else {
-            labels.join(", ")
+        let labels = match labels.is_empty() {
+            true => "none".to_owned(),
+            false => labels.join(", "),
         };
-        let row = format!(
-            "| `{name}` | {} | {labels} | {} |",
-            metric.kind, metric.meaning
-        );
-        assert_eq!(
-            documented.get(name),
-            Some(metric),
-            "docs/metrics.md needs the row\n{row}"
-        );
+        let row = format!("| `{name}` | {kind} | {labels} | {meaning} |");
+        let found = documented.get(name);
+        assert_eq!(found, Some(metric), "docs/metrics.md needs the row\n{row}");
     }
     for name in documented.keys() {
-        assert!(
-            served.contains_key(name),
-            "{name} is documented, not served"
-        );
+        let is_served = served.contains_key(name);
+        assert!(is_served, "{name} is documented, not served");
     }
 }
 
@@ -146,15 +130,10 @@ fn names_follow_the_prometheus_conventions() {
         for bad in ["_ms", "_us", "_ns", "_percent", "_count", "_bucket", "_sum"] {
             assert!(!name.ends_with(bad), "{name}");
         }
-        assert!(
-            name.bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
-            "{name}"
-        );
-        assert!(
-            !metric.meaning.is_empty() && !metric.meaning.ends_with('.'),
-            "{name}"
-        );
+        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        assert!(name.bytes().all(is_plain), "{name}");
+        assert!(!metric.meaning.is_empty(), "{name}");
+        assert!(!metric.meaning.ends_with('.'), "{name}");
     }
 }
 
@@ -208,12 +187,7 @@ fn the_histogram_adds_up() {
             value(&text, &line).parse::<u64>().unwrap()
         };
         let count = value(&text, "exitmark_residence_seconds_count{engine=\"af_xdp\"}");
-        let counts = [
-            bucket("0.000001"),
-            bucket("0.000005"),
-            bucket("0.00001"),
-            bucket("+Inf"),
-        ];
+        let counts = ["0.000001", "0.000005", "0.00001", "+Inf"].map(bucket);
         (counts, count.parse::<u64>().unwrap())
     };
     assert_eq!(of(&report), ([1, 8, 9, 10], 10));
@@ -241,8 +215,6 @@ fn an_empty_report_has_every_metric() {
     assert!(!text.contains("\nexitmark_relay_set_accepted_timestamp_seconds "));
     assert!(!text.contains("{}"));
     let names: Vec<_> = served(&text).into_keys().collect();
-    let all: Vec<_> = served(&metrics(&sample::report()).unwrap())
-        .into_keys()
-        .collect();
-    assert_eq!(names, all);
+    let all = served(&metrics(&sample::report()).unwrap());
+    assert_eq!(names, all.into_keys().collect::<Vec<_>>());
 }

@@ -27,16 +27,12 @@ pub(crate) fn report() -> Report {
         },
         ports: ports(),
         classes: classes(),
-        malformed: vec![
-            MalformedCount {
-                reason: "truncated".to_owned(),
-                frames: 0,
-            },
-            MalformedCount {
-                reason: "bad_length".to_owned(),
-                frames: 4,
-            },
-        ],
+        malformed: [("truncated", 0), ("bad_length", 4)]
+            .map(|(reason, frames)| MalformedCount {
+                reason: reason.to_owned(),
+                frames,
+            })
+            .into(),
         frames: FrameCount {
             marked: EXACT,
             cleared: 2,
@@ -49,18 +45,13 @@ pub(crate) fn report() -> Report {
             unseen_fragment: 5,
             no_user_space: 6,
         },
-        drops: vec![
-            DropCount {
-                reason: "tx_full".to_owned(),
-                port: Some("uplink".to_owned()),
-                frames: 12,
-            },
-            DropCount {
-                reason: "no_egress".to_owned(),
-                port: None,
-                frames: 0,
-            },
-        ],
+        drops: [("tx_full", Some("uplink"), 12), ("no_egress", None, 0)]
+            .map(|(reason, port, frames)| DropCount {
+                reason: reason.to_owned(),
+                port: port.map(str::to_owned),
+                frames,
+            })
+            .into(),
         steering: SteeringReport {
             state: SteeringState::Steering,
             on_unavailable: "uplink".to_owned(),

@@ -6,15 +6,14 @@ use exitmark_box::observe::{DocumentSignatures, Report, SteeringState};
 #[test]
 fn the_text_fits_eighty_columns() {
     let mut report = sample::report();
-    for text in [
-        report.text().to_string(),
-        Report::default().text().to_string(),
-    ] {
-        for line in text.lines() {
+    let fits = |report: &Report| {
+        for line in report.text().to_string().lines() {
             assert!(line.chars().count() <= 80, "{line}");
             assert_eq!(line, line.trim_end());
         }
-    }
+    };
+    fits(&report);
+    fits(&Report::default());
     // Also with the largest numbers and long names.
     for port in &mut report.ports {
         port.forwarded_frames = u64::MAX;
@@ -24,9 +23,7 @@ fn the_text_fits_eighty_columns() {
     }
     report.generation = u64::MAX;
     report.relay_set.last_refusal = Some("word ".repeat(60));
-    for line in report.text().to_string().lines() {
-        assert!(line.chars().count() <= 80, "{line}");
-    }
+    fits(&report);
 }
 
 #[test]
@@ -103,11 +100,8 @@ fn signatures_are_scarce_at_a_margin_of_one() {
 #[test]
 fn the_engines_reason_is_shown_once() {
     let text = sample::report().text().to_string();
-    assert_eq!(
-        text.matches("every port is bound zero-copy").count(),
-        1,
-        "{text}"
-    );
+    let reasons = text.matches("every port is bound zero-copy");
+    assert_eq!(reasons.count(), 1, "{text}");
 }
 
 #[test]
@@ -135,10 +129,8 @@ fn control_characters_are_replaced() {
     report.warnings[0].text = "\x1b[2J".to_owned();
     report.classes[0].class = "\r\n\x1b".to_owned();
     let text = report.text().to_string();
-    assert!(
-        text.chars().all(|c| c == '\n' || !c.is_control()),
-        "{text:?}"
-    );
+    let is_plain = |c: char| c == '\n' || !c.is_control();
+    assert!(text.chars().all(is_plain), "{text:?}");
 }
 
 #[test]

@@ -27,20 +27,15 @@ fn lines(top: &Top) -> Vec<String> {
 
 fn line(top: &Top, begin: &str) -> String {
     let lines = lines(top);
-    let found = lines.iter().find(|line| line.starts_with(begin));
-    found
-        .unwrap_or_else(|| panic!("no {begin}: {lines:#?}"))
-        .clone()
+    let found = lines.iter().find(|line| line.starts_with(begin)).cloned();
+    found.unwrap_or_else(|| panic!("no {begin}: {lines:#?}"))
 }
 
 /// The report with this many more exit frames of 1000 bytes each.
 fn later(report: &Report, frames: u64) -> Report {
     let mut later = report.clone();
-    let exit = later
-        .classes
-        .iter_mut()
-        .find(|of| of.class == "exit")
-        .unwrap();
+    let mut classes = later.classes.iter_mut();
+    let exit = classes.find(|of| of.class == "exit").unwrap();
     exit.frames += frames;
     exit.bytes += frames * 1000;
     later.ports[0].received_frames += frames;
@@ -76,10 +71,8 @@ fn everything_fits_a_small_screen() {
     top.answered(sample::report(), SECOND);
     top.answered(sample::report(), 2 * SECOND);
     let lines = lines(&top);
-    assert_eq!(
-        lines[0],
-        "exitmark 0.1.0  enforce, engine af_xdp, up 3 d 2 h, generation 17"
-    );
+    let first = "exitmark 0.1.0  enforce, engine af_xdp, up 3 d 2 h, generation 17";
+    assert_eq!(lines[0], first);
     assert!(lines[1].starts_with("ALARM relay-set-stale: "));
     assert!(lines[2].starts_with("warning generic-xdp: "));
     for begin in [
@@ -180,11 +173,9 @@ fn faults_are_red() {
     let terminal = drawn(&top, 80, 25);
     let buffer = terminal.backend().buffer();
     for begin in ["drops/s", "steering", "faults", "ALARM", "relay set"] {
-        let row = lines(&top)
-            .iter()
-            .position(|line| line.starts_with(begin))
-            .unwrap();
-        let cell = buffer.cell((12, u16::try_from(row).unwrap())).unwrap();
+        let mut rows = (0..).zip(lines(&top));
+        let (row, _) = rows.find(|(_, line)| line.starts_with(begin)).unwrap();
+        let cell = buffer.cell((12, row)).unwrap();
         assert_eq!(cell.fg, Color::Red, "{begin}");
     }
 }

@@ -5,6 +5,7 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
+use caps::{CapSet, Capability};
 use exitmark_lab::{Netns, PATIENCE, VethEnd, needs_root, veth};
 use exitmark_nic::{NextHop, Nic, NicError, Way, WayWatch};
 use exitmark_policy::packet::MacAddr;
@@ -25,6 +26,18 @@ fn open(hop: &str) -> Way {
     Way {
         has_carrier: true,
         next_hop: mac(hop),
+    }
+}
+
+const UNKNOWN: Way = Way {
+    has_carrier: true,
+    next_hop: None,
+};
+
+fn without_carrier(hop: &str) -> Way {
+    Way {
+        has_carrier: false,
+        ..open(hop)
     }
 }
 
@@ -95,18 +108,11 @@ impl Street {
 
     /// All reports since the beginning; consecutive ones differ.
     fn all(self) -> Vec<Way> {
-        let Self {
-            ways,
-            mut told,
-            watch,
-            ..
-        } = self;
-        drop(watch);
-        told.extend(ways.try_iter());
-        assert!(
-            told.windows(2).all(|pair| pair[0] != pair[1]),
-            "told twice: {told:?}"
-        );
+        let mut told = self.told;
+        drop(self.watch);
+        told.extend(self.ways.try_iter());
+        let differ = told.windows(2).all(|pair| pair[0] != pair[1]);
+        assert!(differ, "told twice: {told:?}");
         told
     }
 }
@@ -118,11 +124,7 @@ fn an_address_of_either_family_is_resolved() {
         let mut street = Street::build(address);
         assert_eq!(street.watch.first(PATIENCE), open(FIRST), "{address}");
         street.wait_for(open(FIRST));
-        let first = Way {
-            next_hop: None,
-            ..open(FIRST)
-        };
-        assert_eq!(street.all(), [first, open(FIRST)]);
+        assert_eq!(street.all(), [UNKNOWN, open(FIRST)]);
     }
 }
 
@@ -162,14 +164,9 @@ fn next_hop_is_unknown_while_the_router_is_away() {
         let mut street = Street::build(address);
         street.wait_for(open(FIRST));
         // The router's NIC still has carrier, but the address is gone.
-        street
-            .router
-            .ip("addr flush dev eth0 scope global")
-            .unwrap();
-        street.wait_for(Way {
-            has_carrier: true,
-            next_hop: None,
-        });
+        let flush = "addr flush dev eth0 scope global";
+        street.router.ip(flush).unwrap();
+        street.wait_for(UNKNOWN);
         let prefix = if address == V4 { 24 } else { 64 };
         let back = format!("addr add {address}/{prefix} dev eth0");
         street.router.ip(&back).unwrap();
@@ -196,18 +193,14 @@ fn a_permanent_entry_is_used_and_not_changed() {
     // No station has that MAC address, and the box does not check it.
     std::thread::sleep(Duration::from_secs(1));
     let entry = street.middle.ip(&format!("neigh show {V4}")).unwrap();
-    assert!(
-        entry.contains("PERMANENT") && entry.contains(SECOND),
-        "{entry}"
-    );
+    assert!(entry.contains("PERMANENT"), "{entry}");
+    assert!(entry.contains(SECOND), "{entry}");
     let moved = fixed.replace(SECOND, "02:00:00:00:03:77");
     street.middle.ip(&moved).unwrap();
     street.wait_for(open("02:00:00:00:03:77"));
     // After the entry is deleted, the router is resolved.
-    street
-        .middle
-        .ip(&format!("neigh del {V4} dev incoming0"))
-        .unwrap();
+    let delete = format!("neigh del {V4} dev incoming0");
+    street.middle.ip(&delete).unwrap();
     street.wait_for(open(FIRST));
     let hops = street.all().len();
     assert!(hops == 3 || hops == 4, "the first may be unknown");
@@ -227,16 +220,12 @@ fn a_deleted_or_forged_entry_is_resolved_again() {
         let set = format!("neigh replace {V4} lladdr {wrong} nud reachable dev incoming0");
         street.middle.ip(&set).unwrap();
     }
-    street
-        .router
-        .ip(&format!("link set dev eth0 address {SECOND}"))
-        .unwrap();
+    let moved = format!("link set dev eth0 address {SECOND}");
+    street.router.ip(&moved).unwrap();
     street.wait_for(open(SECOND));
     for way in street.all() {
-        assert!(
-            [None, mac(FIRST), mac(SECOND)].contains(&way.next_hop),
-            "{way:?}"
-        );
+        let expected = [None, mac(FIRST), mac(SECOND)];
+        assert!(expected.contains(&way.next_hop), "{way:?}");
     }
 }
 
@@ -248,19 +237,13 @@ fn reports_loss_and_return_of_carrier() {
         street.wait_for(open(FIRST));
         for _ in 0..2 {
             street.router.ip("link set eth0 down").unwrap();
-            street.wait_for(Way {
-                has_carrier: false,
-                ..open(FIRST)
-            });
+            street.wait_for(without_carrier(FIRST));
             street.router.ip("link set eth0 up").unwrap();
             street.wait_for(open(FIRST));
         }
         // Also if the box's own end is set down.
         street.middle.ip("link set incoming0 down").unwrap();
-        street.wait_for(Way {
-            has_carrier: false,
-            ..open(FIRST)
-        });
+        street.wait_for(without_carrier(FIRST));
         street.all();
     }
 }
@@ -290,33 +273,17 @@ fn start_fails_without_the_nic_or_the_capability() {
         let missing = WayWatch::start(4_000_000, hop, |_| ());
         // Drops the capability of this thread only; thread and namespace end with the test.
         let index = Nic::look("incoming0").unwrap().index;
-        caps::drop(
-            None,
-            caps::CapSet::Effective,
-            caps::Capability::CAP_NET_ADMIN,
-        )
-        .unwrap();
+        caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
         let forbidden = WayWatch::start(index, hop, |_| ());
         // A configured MAC address needs no capability.
         let given = FIRST.parse().unwrap();
-        assert_eq!(
-            WayWatch::start(index, given, |_| ())
-                .unwrap()
-                .first(PATIENCE),
-            open(FIRST)
-        );
-        caps::raise(
-            None,
-            caps::CapSet::Effective,
-            caps::Capability::CAP_NET_ADMIN,
-        )
-        .unwrap();
+        let watch = WayWatch::start(index, given, |_| ()).unwrap();
+        assert_eq!(watch.first(PATIENCE), open(FIRST));
+        caps::raise(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
         (missing.err().unwrap(), forbidden.err().unwrap())
     });
     assert!(matches!(no_nic, NicError::Missing(_)), "{no_nic}");
     let said = no_right.to_string();
-    assert!(
-        said.contains("incoming0") && said.contains("CAP_NET_ADMIN"),
-        "{said}"
-    );
+    assert!(said.contains("incoming0"), "{said}");
+    assert!(said.contains("CAP_NET_ADMIN"), "{said}");
 }

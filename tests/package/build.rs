@@ -25,10 +25,7 @@ impl Packages {
         let directory = TempDir::new().unwrap();
         let manual = directory.path().join("manual");
         write_manual(&manual);
-        let pack = |version: &'static str| {
-            let out = directory.path().join(version);
-            pack(&manual, &out, version)
-        };
+        let pack = |version| pack(&manual, &directory.path().join(version), version);
         let (first, second) = thread::scope(|scope| {
             let second = scope.spawn(|| pack(SECOND));
             (pack(env!("CARGO_PKG_VERSION")), second.join().unwrap())
@@ -51,11 +48,8 @@ pub(crate) fn programs() -> &'static Path {
     let programs = Path::new(EXITMARK).parent().unwrap();
     assert_eq!(Path::new(MONITOR).parent().unwrap(), programs);
     let demo = programs.join("exitmark-demo");
-    assert!(
-        demo.exists(),
-        "there is no {}: `cargo build`",
-        demo.display()
-    );
+    let name = demo.display();
+    assert!(demo.exists(), "there is no {name}: `cargo build`");
     programs
 }
 

@@ -17,11 +17,13 @@ const VERSION: &str = "9.8+x";
 fn components(list: &Value) -> BTreeMap<String, &Value> {
     let all = list["components"].as_array().unwrap();
     let text = |one: &Value, key: &str| one[key].as_str().unwrap().to_owned();
-    let named = all.iter().map(|one| {
-        let name = format!("{}-{}", text(one, "name"), text(one, "version"));
-        (name, one)
-    });
-    named.collect()
+    let named = |one| {
+        (
+            format!("{}-{}", text(one, "name"), text(one, "version")),
+            one,
+        )
+    };
+    all.iter().map(named).collect()
 }
 
 /// The crates whose sources a program names: in the positions of its panics.
@@ -33,11 +35,8 @@ fn named_by(program: &Path) -> BTreeSet<String> {
         .filter_map(|rest| rest.split('/').nth(1))
         .map(str::to_owned)
         .collect();
-    assert!(
-        found.len() > 20,
-        "{} names few crates any more: {found:?}",
-        program.display()
-    );
+    let program = program.display();
+    assert!(found.len() > 20, "{program} names few crates: {found:?}");
     found
 }
 
@@ -91,10 +90,8 @@ fn each_package_lists_what_its_programs_contain() {
         let components = components(&list);
         for program in programs {
             for name in named_by(&build::programs().join(program)) {
-                assert!(
-                    components.contains_key(&name),
-                    "{name} is in {program}, and not in its list"
-                );
+                let is_listed = components.contains_key(&name);
+                assert!(is_listed, "{name} is in {program}, and not in its list");
             }
         }
         let names: BTreeSet<_> = (components.values())

@@ -100,11 +100,12 @@ impl Machine {
 
     /// Gives the box's NICs the names in the example configuration.
     pub(crate) fn name_nics(&self) {
-        for (old, new) in [
+        let names = [
             ("host0", "eth0"),
             ("uplink0", "eth1"),
             ("incoming0", "eth2"),
-        ] {
+        ];
+        for (old, new) in names {
             for change in [
                 format!("link set {old} down"),
                 format!("link set {old} name {new}"),
@@ -140,13 +141,8 @@ impl Machine {
         let line = authorities.toml();
         self.files("/var/lib/tor", move |directory| {
             fs::create_dir_all(directory).unwrap();
-            publish(
-                directory,
-                "cached-microdesc-consensus",
-                &order,
-                &authorities,
-            )
-            .unwrap();
+            let name = "cached-microdesc-consensus";
+            publish(directory, name, &order, &authorities).unwrap();
         });
         self.run("chown", &["-R", "debian-tor:debian-tor", "/var/lib/tor"]);
         self.run("chmod", &["2750", "/var/lib/tor"]);
@@ -192,11 +188,8 @@ fn boot(place: &Path) {
     for directory in [&changes, &work, &root] {
         fs::create_dir(directory).unwrap();
     }
-    let layers = format!(
-        "lowerdir=/,upperdir={},workdir={}",
-        changes.display(),
-        work.display()
-    );
+    let (upper, work) = (changes.display(), work.display());
+    let layers = format!("lowerdir=/,upperdir={upper},workdir={work}");
     put("overlay", &root, &layers);
     // As with `ProtectProc=invisible`.
     put("proc", &root.join("proc"), "hidepid=2");

@@ -80,10 +80,8 @@ fn from_installation_to_purge() {
         assert_eq!(machine.run(program, &["--version"]).trim(), version);
     }
     let user = machine.run("getent", &["passwd", "exitmark"]);
-    assert!(
-        user.trim().ends_with("/var/lib/exitmark:/usr/sbin/nologin"),
-        "{user}"
-    );
+    let home = "/var/lib/exitmark:/usr/sbin/nologin";
+    assert!(user.trim().ends_with(home), "{user}");
     // The pins on that mount must survive an upgrade.
     let script = machine.read("/var/lib/dpkg/info/exitmark.postinst");
     assert!(!script.contains("run-bpf"), "{script}");
@@ -102,13 +100,11 @@ fn from_installation_to_purge() {
     }
     monitor::is_as_its_units_say(&machine);
 
-    let units = [
-        "exitmark.service",
-        "exitmark-wire.service",
-        "run-bpf-exitmark.mount",
-    ];
-    let units = [&units[..], &monitor::UNITS].concat();
-    let verified = format!("systemd-analyze verify --man=no {} 2>&1", units.join(" "));
+    let units = monitor::UNITS.join(" ");
+    let verified = format!(
+        "systemd-analyze verify --man=no exitmark.service exitmark-wire.service \
+         run-bpf-exitmark.mount {units} 2>&1"
+    );
     assert_eq!(machine.run("sh", &["-c", &verified]), "");
 
     machine.name_nics();
@@ -116,12 +112,9 @@ fn from_installation_to_purge() {
     configure(&machine);
     let service = Service::prepare(&machine);
     let running = service.start();
-    assert!(running.ready.contains("host=eth0 "), "{}", running.ready);
-    assert!(
-        running.ready.contains("incoming=eth2 "),
-        "{}",
-        running.ready
-    );
+    for port in ["host=eth0 ", "incoming=eth2 "] {
+        assert!(running.ready.contains(port), "{}", running.ready);
+    }
 
     // In the order of the package: the new files first, then the new process.
     let flow = Flow::start(&machine.site);
@@ -132,10 +125,8 @@ fn from_installation_to_purge() {
     assert!(running.log().contains("taken over"), "{}", running.log());
     flow.goes_on();
     flow.assert_all_marked();
-    assert_eq!(
-        machine.run("dpkg-query", &["-Wf", "${Version}", "exitmark"]),
-        build::SECOND
-    );
+    let version = machine.run("dpkg-query", &["-Wf", "${Version}", "exitmark"]);
+    assert_eq!(version, build::SECOND);
 
     monitor::goes(&machine);
 
@@ -175,10 +166,8 @@ fn configure(machine: &Machine) {
     let settings = Settings::parse(&example, Path::new("")).unwrap();
     assert_eq!(settings.pin.directory, Path::new(PINS).join("box"));
 
-    machine.run(
-        "install",
-        &["-m", "640", "-g", "exitmark", EXAMPLE, CONFIGURATION],
-    );
+    let arguments = ["-m", "640", "-g", "exitmark", EXAMPLE, CONFIGURATION];
+    machine.run("install", &arguments);
     let authorities = machine.publish_consensus();
     let lines = example.lines().map(|line| match line {
         _ if line.starts_with("#authorities = ") => authorities.as_str(),

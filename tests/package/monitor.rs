@@ -85,21 +85,12 @@ pub(crate) fn is_as_its_units_say(machine: &Machine) {
     let state = format!("/var/lib/{}", service.value("StateDirectory"));
     assert_eq!(state, exitmark_monitor::settings::DIRECTORY);
     assert_eq!([path("out"), path("periods")], [cache, state]);
-    let hidden = report.value("InaccessiblePaths");
-    assert_eq!(
-        hidden,
-        format!("-{}", exitmark_monitor::period::DEFAULT_STATE)
-    );
+    let counts = format!("-{}", exitmark_monitor::period::DEFAULT_STATE);
+    assert_eq!(report.value("InaccessiblePaths"), counts);
 
     // The service's user can read the configuration at the path in the unit.
-    let copied = [
-        "-m",
-        "640",
-        "-g",
-        "exitmark-monitor",
-        EXAMPLE,
-        CONFIGURATION,
-    ];
+    let readable = ["-m", "640", "-g", "exitmark-monitor"];
+    let copied = [&readable[..], &[EXAMPLE, CONFIGURATION]].concat();
     machine.run("install", &copied);
     let check = ["exitmark-monitor", "check", "--config", CONFIGURATION];
     let as_user = [&["-u", "exitmark-monitor", "--"], &check[..]].concat();

@@ -50,17 +50,9 @@ impl<'a> Service<'a> {
         let place = mount.value("Where");
         assert_eq!(unit.value("RequiresMountsFor"), place);
         machine.run("mkdir", &["-p", place]);
-        machine.run(
-            "mount",
-            &[
-                "-t",
-                mount.value("Type"),
-                "-o",
-                mount.value("Options"),
-                mount.value("What"),
-                place,
-            ],
-        );
+        let (kind, options) = (mount.value("Type"), mount.value("Options"));
+        let arguments = ["-t", kind, "-o", options, mount.value("What"), place];
+        machine.run("mount", &arguments);
         // As root with all privileges, which is the meaning of the plus sign.
         let first = unit.value("ExecStartPre").strip_prefix('+').unwrap();
         let words: Vec<_> = first.split_whitespace().collect();
@@ -92,29 +84,20 @@ impl<'a> Service<'a> {
             mounts,
             scripts: TempDir::new().unwrap(),
         };
+        let (user, group) = (service.unit.value("User"), service.unit.value("Group"));
         for (directory, mode) in service.directories() {
-            let (user, group) = (service.unit.value("User"), service.unit.value("Group"));
-            machine.run(
-                "install",
-                &["-d", "-m", mode, "-o", user, "-g", group, &directory],
-            );
+            let arguments = ["-d", "-m", mode, "-o", user, "-g", group, &directory];
+            machine.run("install", &arguments);
         }
         service
     }
 
     /// The directories that are the service's own, and their modes.
     fn directories(&self) -> [(String, &str); 2] {
-        let value = |key| self.unit.value(key);
-        [
-            (
-                format!("/var/lib/{}", value("StateDirectory")),
-                value("StateDirectoryMode"),
-            ),
-            (
-                format!("/run/{}", value("RuntimeDirectory")),
-                value("RuntimeDirectoryMode"),
-            ),
-        ]
+        [("/var/lib", "StateDirectory"), ("/run", "RuntimeDirectory")].map(|(parent, key)| {
+            let mode = self.unit.value(&format!("{key}Mode"));
+            (format!("{parent}/{}", self.unit.value(key)), mode)
+        })
     }
 
     /// Starts the service, and waits until it is ready.

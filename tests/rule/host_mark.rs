@@ -125,10 +125,8 @@ impl Choice {
                 NextHop::Address(_) => None,
             },
         });
-        Forwarder::new(
-            Arc::new(Snapshot::new(1, settings.rules, relays)),
-            Arc::new(Links::new(None, incoming)),
-        )
+        let snapshot = Snapshot::new(1, settings.rules, relays);
+        Forwarder::new(Arc::new(snapshot), Arc::new(Links::new(None, incoming)))
     }
 
     /// The class, by the table in docs/classes.md.
@@ -170,25 +168,16 @@ fn some_mark() -> impl Strategy<Value = u8> {
     prop_oneof![Just(0x28_u8), Just(0x20), Just(0xfc), Just(0x04)]
 }
 
-fn some_choice() -> impl Strategy<Value = Choice> {
-    (
-        some_mark(),
-        some_mark(),
-        prop_oneof![Just("tcp"), Just("tcp+udp"), Just("all")],
-        any::<[bool; 3]>(),
-        prop::bool::weighted(0.1),
-    )
-        .prop_map(
-            |(host_mark, mark, protocols, [strip, steer, relay_set], audit)| Choice {
-                host_mark,
-                mark,
-                protocols,
-                strip,
-                audit,
-                steer,
-                relay_set,
-            },
-        )
+prop_compose! {
+    fn some_choice()(
+        host_mark in some_mark(),
+        mark in some_mark(),
+        protocols in prop_oneof![Just("tcp"), Just("tcp+udp"), Just("all")],
+        [strip, steer, relay_set] in any::<[bool; 3]>(),
+        audit in prop::bool::weighted(0.1),
+    ) -> Choice {
+        Choice { host_mark, mark, protocols, strip, audit, steer, relay_set }
+    }
 }
 
 /// Source and destination, protocol, ToS, and the frame without its ToS.

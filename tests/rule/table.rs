@@ -32,18 +32,9 @@ fn every_case_by_the_forwarder() {
         let tally = forwarder.tally();
         assert_eq!(tally.classified(), table.cases.len() as u64);
         for class in Class::ALL {
-            let expected = table
-                .cases
-                .iter()
-                .filter(|case| case.class == class)
-                .count();
-            assert_eq!(
-                tally.of(Counter::Class(class)),
-                expected as u64,
-                "{}: {}",
-                table.name,
-                class.name()
-            );
+            let expected = table.cases.iter().filter(|case| case.class == class);
+            let (expected, found) = (expected.count() as u64, tally.of(Counter::Class(class)));
+            assert_eq!(found, expected, "{}: {}", table.name, class.name());
         }
     }
 }
@@ -64,14 +55,10 @@ fn every_case_by_a_worker() {
             worker.port(Role::Host).unwrap().incoming.extend(arriving);
             while worker.turn(Duration::ZERO) {}
             for role in Role::ALL {
-                let left: Vec<_> = table
-                    .cases
-                    .iter()
-                    .filter(|case| case.egress == role)
-                    .map(|case| &case.after)
-                    .collect();
-                let sent: Vec<_> = worker.port(role).unwrap().sent.iter().collect();
-                assert!(sent == left, "{} by {role}", table.name);
+                let left = table.cases.iter().filter(|case| case.egress == role);
+                let sent = &worker.port(role).unwrap().sent;
+                let is_same = sent.iter().eq(left.map(|case| &case.after));
+                assert!(is_same, "{} by {role}", table.name);
             }
             assert_eq!(worker.balance().unaccounted(), 0);
             assert!(worker.report().pool_is_sound);

@@ -57,12 +57,12 @@ fn rates() -> Value {
         rate("bridge-nft", 1514, [0.25, 0.25, 0.25], 0.0),
         // Not a load of the goals, although it is this forwarder's only one.
         with(
-            rate("testpmd-af_xdp", 64, [9.0, 9.0, 9.0], 0.0),
-            json!({"relay_share": 0.25}),
+            rate("testpmd-af_xdp", 64, [9.0; 3], 0.0),
+            json!({"relay_share": 0.25})
         ),
         with(
-            rate("exitmark-af_xdp", 64, [9.9, 9.9, 9.9], 0.0),
-            json!({"queues": 2}),
+            rate("exitmark-af_xdp", 64, [9.9; 3], 0.0),
+            json!({"queues": 2})
         ),
     ])
 }
@@ -200,6 +200,13 @@ fn results() -> TempDir {
     directory
 }
 
+#[track_caller]
+fn assert_has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+}
+
 /// The line of a table whose first cell is `begin`.
 fn line<'t>(text: &'t str, begin: &str) -> &'t str {
     let begin = format!("| {begin} |");
@@ -233,10 +240,8 @@ fn goals_are_compared_with_ratios_within_rounds() {
     ];
     for (what, figures, measured, verdict) in table {
         let line = line(&report.page, what);
-        assert!(
-            line.ends_with(&format!("| {figures} | {measured} | {verdict} |")),
-            "{line}"
-        );
+        let end = format!("| {figures} | {measured} | {verdict} |");
+        assert!(line.ends_with(&end), "{line}");
     }
 }
 
@@ -248,7 +253,7 @@ fn the_page_has_every_measurement() {
         line(page, "exitmark-xdp"),
         "| exitmark-xdp | 2.000 | 0.100–9.000 | none | none | 6.000 | 0.750 | +83.3 |"
     );
-    for part in [
+    let parts = [
         "### 64 B, IPv4, half of the flows to relays, 1 queue, 1,024 flows, 10,000 relay endpoints",
         "| CPU | Some \\| CPU |",
         "Other processes used this machine meanwhile",
@@ -259,9 +264,8 @@ fn the_page_has_every_measurement() {
         "| exitmark-xdp | 8 | 18,250 | 18,250–18,250 | - |",
         "| exitmark-xdp | 17.2 | 17.2–17.2 | 50.0 | +1.25 |",
         "| exitmark-xdp | 64 | IPv4 | 65,536 | 2.000 | 2.000–2.000 | none | 0.667 |",
-    ] {
-        assert!(page.contains(part), "{part} is missing in\n{page}");
-    }
+    ];
+    assert_has(page, &parts);
     // At two queues among the rates, and where queues grow.
     assert_eq!(page.matches("of this many queues").count(), 2);
     assert!(!page.contains("Not measured here"));
@@ -279,7 +283,7 @@ fn unknown_values_are_shown_as_such() {
         json!([{"bench": "rates", "forwarder": "testpmd-af_xdp", "reason": "no | tool\nis here"}]),
     );
     let report = Report::of(directory.path()).unwrap();
-    for part in [
+    let parts = [
         "Not measured here:\n\n| bench |",
         "| rates | testpmd-af_xdp | no \\| tool is here |",
         "| nftables | 64 | IPv4 | - | - |",
@@ -289,10 +293,8 @@ fn unknown_values_are_shown_as_such() {
         "| exitmark-xdp | 64 | IPv4 | 0.250 | 4 | 5.00 | - | 9.00 | 40.0 | - | 50.0 | 3 |",
         "| exitmark-xdp | 64 | IPv4 | 0.0050 | 1 | 6.00 | - | 9 |",
         "| exitmark-xdp | 64 | IPv4 | ≥ 65,536 | 5.000 | none | - |",
-    ] {
-        let page = &report.page;
-        assert!(page.contains(part), "{part} is missing in\n{page}");
-    }
+    ];
+    assert_has(&report.page, &parts);
     let trip = line(&report.page, "round trip, exitmark-xdp more than wire");
     assert!(trip.contains("| 2.000 µs, over TCP"), "{trip}");
     let plot = &report.plots["latency-10.svg"];
@@ -310,26 +312,20 @@ fn unknown_values_are_shown_as_such() {
 fn every_link_has_its_plot_and_every_plot_its_link() {
     let report = Report::of(results().path()).unwrap();
     let names: Vec<_> = report.plots.keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        [
-            "growth-prefixes.svg",
-            "growth-queues.svg",
-            "growth-relays.svg",
-            "latency-50.svg",
-            "loss.svg",
-            "throughput.svg"
-        ]
-    );
+    let expected = [
+        "growth-prefixes.svg",
+        "growth-queues.svg",
+        "growth-relays.svg",
+        "latency-50.svg",
+        "loss.svg",
+        "throughput.svg",
+    ];
+    assert_eq!(names, expected);
     for (name, svg) in &report.plots {
-        assert_eq!(
-            report.page.matches(&format!("(benchmarks/{name})")).count(),
-            1
-        );
-        assert!(
-            svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"),
-            "{name}"
-        );
+        let link = format!("(benchmarks/{name})");
+        assert_eq!(report.page.matches(&link).count(), 1);
+        assert!(svg.starts_with("<svg "), "{name}");
+        assert!(svg.trim_end().ends_with("</svg>"), "{name}");
         assert!(svg.contains(">\nexitmark-xdp\n<"), "{name}");
     }
 }
@@ -393,13 +389,11 @@ fn the_decision_is_taken_from_criterion() {
     let path = results.join("decision.json");
     let text = fs::read_to_string(&path).unwrap();
     let found: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(
-        found,
-        json!([
-            {"kind": "exit4", "set": "ring", "ns": 5.25},
-            {"kind": "exit4", "set": "cold", "ns": 15.5},
-        ])
-    );
+    let expected = json!([
+        {"kind": "exit4", "set": "ring", "ns": 5.25},
+        {"kind": "exit4", "set": "cold", "ns": 15.5},
+    ]);
+    assert_eq!(found, expected);
 
     // Measured at another time than the rates.
     let rates = fs::File::create(results.join("machine.json")).unwrap();
@@ -417,11 +411,9 @@ fn differences(project: &Path) -> Vec<String> {
     let report = Report::of(&project.join(publish::DATA)).unwrap();
     let read = |path: &str| fs::read_to_string(project.join(path)).unwrap_or_default();
     let readme = read("README.md");
+    let new_readme = readme::with_block(&readme, &report.block).unwrap();
     let mut expected = BTreeMap::from([
-        (
-            "README.md".to_owned(),
-            readme::with_block(&readme, &report.block).unwrap(),
-        ),
+        ("README.md".to_owned(), new_readme),
         ("docs/benchmarks.md".to_owned(), report.page),
     ]);
     for (name, svg) in report.plots {
@@ -448,25 +440,13 @@ fn published_pages_match_the_results_published_with_them() {
     let readme = fs::read_to_string(path("README.md")).unwrap();
     assert!(readme.starts_with("before\n<!--") && readme.ends_with("-->\nafter\n"));
     assert!(!readme.contains("by hand"), "{readme}");
-    assert!(
-        readme.contains(
-            "| exitmark, `xdp` | 2.00 Mpps, 6.0 × nftables | 2.00 Mpps, 4.0 × nftables | none |"
-        ),
-        "{readme}"
-    );
-    assert!(
-        readme.contains("| exitmark, `af_xdp` | 1.90 Mpps, 5.8 × nftables | - | 0.1000 % |"),
-        "{readme}"
-    );
-    assert!(
-        readme.contains("| exitmark, `xdp` | 3.9 Gbit/s | - | 18,250 | 17.2 µs |"),
-        "{readme}"
-    );
-
-    assert!(
-        readme.contains("one stream; connections 8 at a time:"),
-        "{readme}"
-    );
+    let parts = [
+        "| exitmark, `xdp` | 2.00 Mpps, 6.0 × nftables | 2.00 Mpps, 4.0 × nftables | none |",
+        "| exitmark, `af_xdp` | 1.90 Mpps, 5.8 × nftables | - | 0.1000 % |",
+        "| exitmark, `xdp` | 3.9 Gbit/s | - | 18,250 | 17.2 µs |",
+        "one stream; connections 8 at a time:",
+    ];
+    assert_has(&readme, &parts);
     fs::write(path("README.md"), readme.replace("6.0 ×", "7.0 ×")).unwrap();
     assert_eq!(differences(project.path()), ["README.md"]);
 }
@@ -486,10 +466,7 @@ fn a_quick_run_or_a_readme_without_markers_is_not_published() {
         let (name, enough) = report.fewest_rounds[file];
         report.fewest_rounds[file].1 = 4;
         let error = publish::publish(&report, project.path()).unwrap_err();
-        assert!(
-            error.contains("--quick") && error.contains(name),
-            "{name}: {error}"
-        );
+        assert_has(&error, &["--quick", name]);
         report.fewest_rounds[file].1 = enough;
     }
     let commit = |commit: &str| Some(commit.to_owned());
@@ -513,11 +490,8 @@ fn the_projects_figures_match_its_results() {
     let readme = fs::read_to_string(project.join("README.md")).unwrap();
     readme::with_block(&readme, "").unwrap();
     if project.join(publish::DATA).exists() {
-        assert_eq!(
-            differences(project),
-            [""; 0],
-            "do not edit by hand: `make bench-publish`"
-        );
+        let edited = differences(project);
+        assert_eq!(edited, [""; 0], "do not edit by hand: `make bench-publish`");
     } else {
         // Before the first publication there is no page to check.
         assert!(!project.join("docs/benchmarks.md").exists());

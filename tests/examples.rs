@@ -51,11 +51,8 @@ fn pcap(frames: &[Vec<u8>], link: u32) -> Vec<u8> {
     let mut file: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
     for frame in frames {
         let length = u32::try_from(frame.len()).unwrap();
-        file.extend(
-            [1_700_000_000, 0, length, length]
-                .map(u32::to_le_bytes)
-                .concat(),
-        );
+        let record = [1_700_000_000, 0, length, length];
+        file.extend(record.map(u32::to_le_bytes).concat());
         file.extend_from_slice(frame);
     }
     file
@@ -117,10 +114,8 @@ fn judge_pcap_reports_what_it_does_not_check_or_judge() {
     let capture = pcap(&[raw_ip], 101);
     let table = judged(directory.path(), "verify = false", &capture).unwrap();
     assert!(table.starts_with("WARNING: "), "{table}");
-    assert!(
-        table.ends_with("1 packets are of another link type than Ethernet\n"),
-        "{table}"
-    );
+    let end = "1 packets are of another link type than Ethernet\n";
+    assert!(table.ends_with(end), "{table}");
     // The document is not of the Tor network, whose authorities are the default.
     let error = judged(directory.path(), "", &capture).unwrap_err();
     assert!(error.contains("authorities"), "{error}");

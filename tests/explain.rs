@@ -39,7 +39,7 @@ fn explain_by(text: &str, directory: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn words(output: &Output) -> String {
+fn story(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap()
 }
@@ -55,16 +55,20 @@ fn fragments(seconds: u32) -> [(u32, Vec<u8>); 2] {
     ]
 }
 
+/// Words in little-endian order.
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn hexadecimal(frame: &[u8]) -> String {
+    frame.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn pcap(frames: &[(u32, Vec<u8>)]) -> Vec<u8> {
-    let mut file = Vec::new();
-    for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 96, 1_u32] {
-        file.extend_from_slice(&word.to_le_bytes());
-    }
+    let mut file = words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 96, 1]);
     for (seconds, frame) in frames {
         let length = u32::try_from(frame.len()).unwrap();
-        for word in [*seconds, 0, length, length + 20] {
-            file.extend_from_slice(&word.to_le_bytes());
-        }
+        file.extend(words(&[*seconds, 0, length, length + 20]));
         file.extend_from_slice(frame);
     }
     file
@@ -81,18 +85,9 @@ fn pcapng(frames: &[(u32, Vec<u8>)]) -> Vec<u8> {
         file.extend_from_slice(&body);
         file.extend_from_slice(&length);
     }
-    let words = |words: &[u32]| {
-        words
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .collect::<Vec<_>>()
-    };
     let mut file = Vec::new();
-    block(
-        &mut file,
-        0x0a0d_0d0a,
-        &words(&[0x1a2b_3c4d, 1, u32::MAX, u32::MAX]),
-    );
+    let section = words(&[0x1a2b_3c4d, 1, u32::MAX, u32::MAX]);
+    block(&mut file, 0x0a0d_0d0a, &section);
     block(&mut file, 1, &words(&[1, 96]));
     for (seconds, frame) in frames {
         let micros = u64::from(*seconds) * 1_000_000;
@@ -116,12 +111,10 @@ fn explains_truncated_frames_and_times_alike_in_both_formats() {
             fs::write(&path, file).unwrap();
             let out = directory.path().join("out.pcap");
             let arguments = [path.to_str().unwrap(), "--write", out.to_str().unwrap()];
-            let story = words(&explain(directory.path(), &arguments));
+            let story = story(&explain(directory.path(), &arguments));
             let lines: Vec<_> = story.lines().collect();
-            assert!(
-                lines[0].contains("relay") && lines[0].contains("→ incoming"),
-                "{story}"
-            );
+            assert!(lines[0].contains("relay"), "{story}");
+            assert!(lines[0].contains("→ incoming"), "{story}");
             assert_eq!(lines[1].contains("→ incoming"), follows, "{story}");
             assert_eq!(lines[1].contains("was not seen"), !follows, "{story}");
 
@@ -144,12 +137,10 @@ fn a_frame_in_hexadecimal_shows_the_bytes_that_change() {
     let directory = tempfile::tempdir().unwrap();
     let frame = tcp("192.0.2.10:5000", "198.51.100.7:443").build();
     let digits: Vec<_> = frame.iter().map(|byte| format!("{byte:02X}")).collect();
-    let story = words(&explain(directory.path(), &[&digits.join(":")]));
-    assert!(
-        story.contains("exit") && story.contains("→ uplink, marked af11 (10)"),
-        "{story}"
-    );
-    assert!(story.contains("15: 00→28"), "{story}");
+    let story = story(&explain(directory.path(), &[&digits.join(":")]));
+    for words in ["exit", "→ uplink, marked af11 (10)", "15: 00→28"] {
+        assert!(story.contains(words), "no `{words}` in: {story}");
+    }
 }
 
 #[test]
@@ -158,16 +149,13 @@ fn explains_frames_by_the_hosts_mark() {
     let text = CONFIGURATION.replace("[ports]", "classify_by = \"host-mark\"\n[ports]");
     let text = text.replace("[host]", "[mark]\ndscp = \"ef\"\n[host]");
     for (tos, expected) in [
-        (
-            0x28,
-            &["exit", "the host sets on exit traffic", "marked ef"][..],
-        ),
-        (0, &["relay", "without the host's own mark", "→ incoming"]),
-        (0xb8, &["relay", "→ incoming, mark cleared", "15: b8→00"]),
+        (0x28, ["exit", "the host sets on exit traffic", "marked ef"]),
+        (0, ["relay", "without the host's own mark", "→ incoming"]),
+        (0xb8, ["relay", "→ incoming, mark cleared", "15: b8→00"]),
     ] {
         let frame = tcp("192.0.2.10:5000", "198.51.100.7:443").tos(tos).build();
-        let digits: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-        let story = words(&explain_by(&text, directory.path(), &[&digits]));
+        let digits = hexadecimal(&frame);
+        let story = story(&explain_by(&text, directory.path(), &[&digits]));
         for words in expected {
             assert!(story.contains(words), "no `{words}` in: {story}");
         }
@@ -181,10 +169,8 @@ fn reports_what_cannot_be_explained_or_written() {
     let output = explain(directory.path(), &["c6336407c"]);
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        error.contains("hexadecimal") && !error.contains("c633"),
-        "{error}"
-    );
+    assert!(error.contains("hexadecimal"), "{error}");
+    assert!(!error.contains("c633"), "{error}");
 
     let garbage = directory.path().join("garbage");
     fs::write(&garbage, b"neither pcap nor pcapng").unwrap();
@@ -192,7 +178,7 @@ fn reports_what_cannot_be_explained_or_written() {
     assert_eq!(output.status.code(), Some(1));
 
     let frame = tcp("192.0.2.10:5000", "198.51.100.7:443").build();
-    let digits: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = hexadecimal(&frame);
     let output = explain(directory.path(), &[&digits, "--write", "/dev/full"]);
     assert_eq!(output.status.code(), Some(1), "a full disk is an error");
 }
@@ -200,26 +186,29 @@ fn reports_what_cannot_be_explained_or_written() {
 #[test]
 fn reports_why_relay_traffic_is_not_steered() {
     let directory = tempfile::tempdir().unwrap();
-    let hexadecimal =
-        |frame: Vec<u8>| -> String { frame.iter().map(|byte| format!("{byte:02x}")).collect() };
-    let tagged = tcp("192.0.2.10:5000", "198.18.0.1:9001").tag(0x8100, 100);
-    let told = words(&explain(directory.path(), &[&hexadecimal(tagged.build())]));
-    assert!(
-        told.contains("→ uplink, not steered: it has a VLAN tag"),
-        "{told}"
-    );
-    let text = CONFIGURATION
+    let to_ipv6 = CONFIGURATION
         .replace("02:00:00:00:03:02", "2001:db8:3::1")
         .replace("[host]", "[host]\nresolvers = \"any\"");
-    let plain = tcp("192.0.2.10:5000", "198.18.0.1:9001").build();
-    let told = words(&explain_by(&text, directory.path(), &[&hexadecimal(plain)]));
-    assert!(
-        told.contains("→ uplink, not steered: the next hop is of the other"),
-        "{told}"
-    );
-    let query = tcp("192.0.2.10:5000", "198.51.100.53:53").build();
-    let told = words(&explain_by(&text, directory.path(), &[&hexadecimal(query)]));
-    assert!(told.contains("resolver"), "{told}");
+    let relay = tcp("192.0.2.10:5000", "198.18.0.1:9001");
+    let tagged = relay.clone().tag(0x8100, 100);
+    let query = tcp("192.0.2.10:5000", "198.51.100.53:53");
+    for (text, frame, expected) in [
+        (
+            CONFIGURATION,
+            tagged,
+            "→ uplink, not steered: it has a VLAN tag",
+        ),
+        (
+            &to_ipv6,
+            relay,
+            "→ uplink, not steered: the next hop is of the other",
+        ),
+        (&to_ipv6, query, "resolver"),
+    ] {
+        let digits = hexadecimal(&frame.build());
+        let told = story(&explain_by(text, directory.path(), &[&digits]));
+        assert!(told.contains(expected), "{told}");
+    }
 }
 
 /// A capture truncated in its last frame, one with another link type beside Ethernet, and one whose
@@ -256,30 +245,24 @@ fn explains_readable_frames_before_reporting_a_fault() {
     // The upper bits of the link type say that frames have an FCS of four bytes.
     let mut with_checksums = pcap(&frames);
     with_checksums[20..24].copy_from_slice(&0x4400_0001_u32.to_le_bytes());
-    assert_eq!(
-        told(&with_checksums),
-        (Some(0), whole.clone(), String::new())
-    );
+    let readable = (Some(0), whole.clone(), String::new());
+    assert_eq!(told(&with_checksums), readable);
     // The interface of another link type has a packet, or none.
     let described = pcapng(&[]);
-    let other = |number: u8| {
+    let other = |number: u32| {
         let mut file = described.clone();
-        file.extend([
-            1, 0, 0, 0, 20, 0, 0, 0, 220, 0, 0, 0, 96, 0, 0, 0, 20, 0, 0, 0,
-        ]);
+        file.extend(words(&[1, 20, 220, 96, 20]));
         file.extend(&pcapng(&frames)[described.len()..]);
         if number > 0 {
-            let length = u32::to_le_bytes(36);
-            file.extend([&[6, 0, 0, 0][..], &length, &[number, 0, 0, 0], &[0; 8]].concat());
-            file.extend([&[4, 0, 0, 0][..], &[4, 0, 0, 0], b"usb!", &length].concat());
+            file.extend(words(&[6, 36, number, 0, 0, 4, 4]));
+            file.extend(b"usb!");
+            file.extend(words(&[36]));
         }
         file
     };
-    assert_eq!(told(&other(0)), (Some(0), whole.clone(), String::new()));
+    assert_eq!(told(&other(0)), readable);
     let (code, story, error) = told(&other(1));
     assert_eq!((code, story), (Some(1), whole));
-    assert!(
-        error.contains("1 packets are of link type 220, not Ethernet"),
-        "{error}"
-    );
+    let expected = "1 packets are of link type 220, not Ethernet";
+    assert!(error.contains(expected), "{error}");
 }

@@ -104,10 +104,8 @@ fn add_keys(program: &str, found: &mut BTreeSet<String>) {
 /// The metrics of the table in a page, such as `metric exitmark_engine_frames_total{engine}:
 /// counter`. Other tests compare the pages with the programs.
 fn add_metrics(page: &str, found: &mut BTreeSet<String>) {
-    for row in text(page)
-        .lines()
-        .filter(|line| line.starts_with("| `exitmark_"))
-    {
+    let text = text(page);
+    for row in text.lines().filter(|line| line.starts_with("| `exitmark_")) {
         let cells: Vec<_> = row.trim_matches(['|', ' ']).split(" | ").collect();
         let [name, kind, labels, _] = cells[..] else {
             panic!("{page}: a row without four cells: {row}");
@@ -147,18 +145,12 @@ fn interface() -> BTreeSet<String> {
     }
     add_metrics("docs/metrics.md", &mut found);
     add_metrics("docs/monitor.md", &mut found);
-    add_statuses(
-        "exitmark",
-        "docs/operating.md",
-        "### Exit status",
-        &mut found,
-    );
-    add_statuses(
-        "exitmark-monitor",
-        "docs/monitor.md",
-        "Exit status",
-        &mut found,
-    );
+    for (program, page, beginning) in [
+        ("exitmark", "docs/operating.md", "### Exit status"),
+        ("exitmark-monitor", "docs/monitor.md", "Exit status"),
+    ] {
+        add_statuses(program, page, beginning, &mut found);
+    }
     found
 }
 
@@ -174,30 +166,28 @@ fn listed(text: &str) -> Vec<(&str, &str)> {
 
 /// The differences between the interface and the list, with what to do; empty if there are none.
 fn differences(interface: &BTreeSet<String>, listed: &BTreeMap<&str, &str>) -> String {
+    let line = |item: &str, release: &str| format!("  {item}; since {release}\n");
     let gone = listed
         .iter()
         .filter(|(item, _)| !interface.contains(**item));
-    let gone: Vec<_> = gone
-        .map(|(item, since)| format!("  {item}; since {since}\n"))
-        .collect();
+    let gone: String = gone.map(|(item, since)| line(item, since)).collect();
     let new = interface
         .iter()
         .filter(|item| !listed.contains_key(item.as_str()));
-    let release = env!("CARGO_PKG_VERSION");
-    let new: Vec<_> = new
-        .map(|item| format!("  {item}; since {release}\n"))
+    let new: String = new
+        .map(|item| line(item, env!("CARGO_PKG_VERSION")))
         .collect();
     let mut text = String::new();
     if !gone.is_empty() {
         text += "These items have disappeared or changed, which breaks what users have built on \
                  them. Restore them; if the break is intended, remove the lines from \
                  tests/interface.txt, and describe in CHANGELOG.md what users have to change:\n";
-        text += &gone.concat();
+        text += &gone;
     }
     if !new.is_empty() {
         text += "These items are new. Add the lines to tests/interface.txt, sorted, with the \
                  release that will have them first:\n";
-        text += &new.concat();
+        text += &new;
     }
     text
 }
@@ -215,12 +205,7 @@ fn the_list_is_sorted_and_names_releases_of_the_change_log() {
     let list = text("tests/interface.txt");
     let listed = listed(&list);
     for pair in listed.windows(2) {
-        assert!(
-            pair[0].0 < pair[1].0,
-            "not in order: {}, {}",
-            pair[0].0,
-            pair[1].0
-        );
+        assert!(pair[0].0 < pair[1].0, "not in order: {pair:?}");
     }
     let changes = text("CHANGELOG.md");
     let releases: BTreeSet<_> = listed.iter().map(|(_, release)| *release).collect();
@@ -255,8 +240,9 @@ fn a_difference_is_reported_with_what_to_do() {
     let interface = BTreeSet::from(["a".to_owned(), "c".to_owned()]);
     let listed = BTreeMap::from([("a", "0.1.0"), ("b", "0.1.0")]);
     let text = differences(&interface, &listed);
+    let gone = "\n  b; since 0.1.0\n";
     assert!(
-        text.contains("Restore them") && text.contains("\n  b; since 0.1.0\n"),
+        text.contains("Restore them") && text.contains(gone),
         "{text}"
     );
     let new = format!("\n  c; since {}\n", env!("CARGO_PKG_VERSION"));

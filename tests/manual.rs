@@ -14,7 +14,7 @@ use pages::PROGRAMS;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use tempfile::TempDir;
 
 /// A directory for each program, with its manual.
@@ -91,13 +91,9 @@ fn manual_texts_refer_to_existing_commands() {
         let is_there = |name: &str| command.find_subcommand(name).is_some();
         assert!(is_there(program.service), "{}", program.service);
         for text in program.texts {
-            assert!(
-                text.command.is_empty() || is_there(text.command),
-                "{} of `{} {}`",
-                text.heading,
-                program.name,
-                text.command
-            );
+            let is_known = text.command.is_empty() || is_there(text.command);
+            let (heading, name) = (text.heading, program.name);
+            assert!(is_known, "{heading} of `{name} {}`", text.command);
         }
     }
 }
@@ -127,39 +123,30 @@ fn has_all_of(page: &str, example: &str) {
     assert!(keys(example).len() > 20);
     assert_eq!(keys(page), keys(example));
     let words = |text: &str| -> Vec<String> {
-        let lines = text
-            .lines()
-            .filter(|line| line.starts_with("# ") && !line.contains(" = "));
+        let is_text = |line: &&str| line.starts_with("# ") && !line.contains(" = ");
+        let lines = text.lines().filter(is_text);
         let words = lines.flat_map(str::split_whitespace).map(String::from);
         words.filter(|word| word != "#").collect()
     };
     let mut rest = page;
     for word in words(example) {
-        let (_, after) = rest
-            .split_once(word.as_str())
-            .unwrap_or_else(|| panic!("{word} is missing before\n{rest}"));
+        let Some((_, after)) = rest.split_once(&word) else {
+            panic!("{word} is missing before\n{rest}");
+        };
         rest = after;
     }
 }
 
 /// Whether an optional program is installed.
 fn is_there(program: &str) -> bool {
-    let found = Command::new(program)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    found.is_ok()
+    Command::new(program).arg("--version").output().is_ok()
 }
 
 fn assert_content(command: &mut Command, file: &Path) {
     let output = command.arg(file).output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && words.is_empty(),
-        "{command:?}: {}\n{words}",
-        output.status
-    );
+    let is_good = output.status.success() && words.is_empty();
+    assert!(is_good, "{command:?}: {}\n{words}", output.status);
 }
 
 #[test]
@@ -179,10 +166,8 @@ fn groff_and_bash_accept_the_files() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if has_groff && path.extension().is_some_and(|end| end == "1" || end == "5") {
-                assert_content(
-                    Command::new("groff").args(["-man", "-ww", "-Tutf8", "-Z", "-K", "utf8"]),
-                    &path,
-                );
+                let arguments = ["-man", "-ww", "-Tutf8", "-Z", "-K", "utf8"];
+                assert_content(Command::new("groff").args(arguments), &path);
             }
         }
     }
@@ -216,9 +201,8 @@ fn a_packages_version_is_built_into_its_programs() {
         let output = make.output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
-        let cargo = text
-            .lines()
-            .filter(|line| line.contains("cargo build --locked"));
+        let is_build = |line: &&str| line.contains("cargo build --locked");
+        let cargo = text.lines().filter(is_build);
         cargo.map(str::to_owned).collect::<Vec<_>>()
     };
     for line in recipe(&["VERSION=9.8+x"]) {
@@ -232,9 +216,7 @@ fn a_packages_version_is_built_into_its_programs() {
     ] {
         let output = Command::new(program).arg("--version").output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
-        assert!(
-            said.trim_end().ends_with(exitmark_service::VERSION),
-            "{said}"
-        );
+        let version = exitmark_service::VERSION;
+        assert!(said.trim_end().ends_with(version), "{said}");
     }
 }

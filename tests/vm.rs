@@ -27,14 +27,8 @@ fn every_kernel_loads_every_program_within_the_limit() {
     if !is_installed("python3") {
         return;
     }
-    let output = run(&[
-        "load",
-        "--kernels",
-        "6.1,6.12,6.18",
-        "--cloud",
-        "--clang",
-        "system",
-    ]);
+    let kernels = ["load", "--kernels=6.1,6.12,6.18", "--cloud"];
+    let output = run(&[&kernels[..], &["--clang=system"]].concat());
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}{}", String::from_utf8_lossy(&output.stderr));
     if output.status.code() == Some(SKIPPED) {
@@ -43,14 +37,12 @@ fn every_kernel_loads_every_program_within_the_limit() {
         return;
     }
     assert!(output.status.success(), "{said}");
-    for release in ["6.1.", "6.12.", "6.18."] {
-        assert!(
-            said.contains(&format!("Linux {release}")),
-            "{release}: {said}"
-        );
+    for release in ["Linux 6.1.", "Linux 6.12.", "Linux 6.18."] {
+        assert!(said.contains(release), "{release}: {said}");
     }
-    assert!(said.contains("exitmark.exitmark_host"), "{said}");
-    assert!(said.contains("monitor.exitmark_tap"), "{said}");
+    for program in ["exitmark.exitmark_host", "monitor.exitmark_tap"] {
+        assert!(said.contains(program), "{program}: {said}");
+    }
 }
 
 #[test]
@@ -59,9 +51,6 @@ fn the_published_tables_are_those_of_their_data() {
         return;
     }
     let output = run(&["publish", "--check"]);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
 }

@@ -32,21 +32,16 @@ fn snapshot() -> Snapshot {
     table.snapshot(&table.settings().unwrap())
 }
 
-fn worker_with(chunk_bytes: u16, links: Links) -> Worker<MemoryPort> {
+fn worker_with(links: Links) -> Worker<MemoryPort> {
     let frames = 3 * 2 * RING + 6 * BATCH;
-    let (memory, pool) = HeapMemory::new(u32::try_from(frames).unwrap(), chunk_bytes);
+    let (memory, pool) = HeapMemory::new(u32::try_from(frames).unwrap(), 256);
     let ports = PerRole::from_fn(|_| Some(MemoryPort::new(RING)));
     let forwarder = Forwarder::new(Arc::new(snapshot()), Arc::new(links));
-    Worker::new(
-        ports,
-        memory,
-        pool,
-        forwarder,
-        WorkerLimits {
-            batch: BATCH,
-            spin: Duration::ZERO,
-        },
-    )
+    let limits = WorkerLimits {
+        batch: BATCH,
+        spin: Duration::ZERO,
+    };
+    Worker::new(ports, memory, pool, forwarder, limits)
 }
 
 fn links(host: Option<MacAddr>, port: Role) -> Links {
@@ -59,11 +54,15 @@ fn links(host: Option<MacAddr>, port: Role) -> Links {
 }
 
 fn worker() -> Worker<MemoryPort> {
-    worker_with(256, links(None, Role::Incoming))
+    worker_with(links(None, Role::Incoming))
 }
 
 fn port(worker: &mut Worker<MemoryPort>, role: Role) -> &mut MemoryPort {
     worker.port(role).unwrap()
+}
+
+fn arrives(worker: &mut Worker<MemoryPort>, role: Role, frame: Vec<u8>) {
+    port(worker, role).incoming.push_back(frame);
 }
 
 /// Runs until nothing arrives any more, and checks after every turn that no buffer is lost.
@@ -97,9 +96,8 @@ fn a_stuck_egress_loses_only_its_own_frames() {
         port(&mut worker, Role::Incoming).fault = fault;
         let rounds = 2_000;
         for number in 0..rounds {
-            let host = port(&mut worker, Role::Host);
-            host.incoming.push_back(relay_frame(number));
-            host.incoming.push_back(exit_frame(number));
+            arrives(&mut worker, Role::Host, relay_frame(number));
+            arrives(&mut worker, Role::Host, exit_frame(number));
         }
         let tally = settle(&mut worker);
         let sent = port(&mut worker, Role::Uplink).sent.len();
@@ -110,9 +108,7 @@ fn a_stuck_egress_loses_only_its_own_frames() {
         port(&mut worker, Role::Incoming).fault = Fault::None;
         worker.turn(Duration::ZERO);
         let before = port(&mut worker, Role::Incoming).sent.len();
-        port(&mut worker, Role::Host)
-            .incoming
-            .push_back(relay_frame(1));
+        arrives(&mut worker, Role::Host, relay_frame(1));
         settle(&mut worker);
         let after = port(&mut worker, Role::Incoming).sent.len();
         assert_eq!(after, before + 1, "{fault:?}");
@@ -126,12 +122,8 @@ fn no_buffer_is_lost_when_every_port_is_stuck() {
         port(&mut worker, role).fault = Fault::Stuck;
     }
     for number in 0..1_000 {
-        port(&mut worker, Role::Host)
-            .incoming
-            .push_back(exit_frame(number));
-        port(&mut worker, Role::Uplink)
-            .incoming
-            .push_back(exit_frame(number));
+        arrives(&mut worker, Role::Host, exit_frame(number));
+        arrives(&mut worker, Role::Uplink, exit_frame(number));
     }
     settle(&mut worker);
     for role in Role::ALL {
@@ -152,9 +144,8 @@ fn a_packet_of_many_frames_leaves_whole_or_not_at_all() {
     let jumbo = tcp("192.0.2.10:5000", "198.51.100.7:443").payload(2_000);
     // Eight buffers each: single frames in between shift them across the batches of 16.
     for number in 0..200 {
-        let host = port(&mut worker, Role::Host);
-        host.incoming.push_back(jumbo.build());
-        host.incoming.push_back(exit_frame(number));
+        arrives(&mut worker, Role::Host, jumbo.build());
+        arrives(&mut worker, Role::Host, exit_frame(number));
     }
     settle(&mut worker);
     let marked = jumbo.clone().tos(0x28).build();
@@ -166,18 +157,12 @@ fn a_packet_of_many_frames_leaves_whole_or_not_at_all() {
     port(&mut worker, Role::Uplink).fault = Fault::Stuck;
     port(&mut worker, Role::Uplink).sent.clear();
     for number in 0..RING - 4 {
-        port(&mut worker, Role::Host)
-            .incoming
-            .push_back(exit_frame(number));
+        arrives(&mut worker, Role::Host, exit_frame(number));
     }
-    port(&mut worker, Role::Host)
-        .incoming
-        .push_back(jumbo.build());
+    arrives(&mut worker, Role::Host, jumbo.build());
     let tally = settle(&mut worker);
-    assert_eq!(
-        tally.of(Counter::Dropped(DropReason::TxFull(Role::Uplink))),
-        1
-    );
+    let dropped = tally.of(Counter::Dropped(DropReason::TxFull(Role::Uplink)));
+    assert_eq!(dropped, 1);
     port(&mut worker, Role::Uplink).fault = Fault::None;
     worker.turn(Duration::ZERO);
     assert_eq!(port(&mut worker, Role::Uplink).sent.len(), RING - 4);
@@ -203,9 +188,7 @@ fn incoming_delivers_only_frames_for_the_host() {
     let mut worker = worker();
     let to_host = tcp("198.18.0.1:9001", "192.0.2.10:5000");
     let routed = to_host.clone().macs(OWN, NEXT_HOP).build();
-    port(&mut worker, Role::Incoming)
-        .incoming
-        .push_back(routed.clone());
+    arrives(&mut worker, Role::Incoming, routed.clone());
     let tally = settle(&mut worker);
     assert_eq!(tally.of(Counter::Dropped(DropReason::HostMacUnknown)), 1);
 
@@ -213,12 +196,10 @@ fn incoming_delivers_only_frames_for_the_host() {
     let foreign = tcp("192.0.2.99:1", "198.51.100.7:443")
         .macs(OWN, NEXT_HOP)
         .build();
-    port(&mut worker, Role::Host)
-        .incoming
-        .push_back(exit_frame(0));
-    port(&mut worker, Role::Host).incoming.push_back(foreign);
+    arrives(&mut worker, Role::Host, exit_frame(0));
+    arrives(&mut worker, Role::Host, foreign);
     settle(&mut worker);
-    port(&mut worker, Role::Incoming).incoming.push_back(routed);
+    arrives(&mut worker, Role::Incoming, routed);
     settle(&mut worker);
     let delivered = to_host.clone().macs(FROM, NEXT_HOP).build();
     assert_eq!(port(&mut worker, Role::Host).sent, [delivered]);
@@ -231,7 +212,7 @@ fn incoming_delivers_only_frames_for_the_host() {
         elsewhere.macs(OWN, NEXT_HOP).build(),
         vec![0xff; 20],
     ] {
-        port(&mut worker, Role::Incoming).incoming.push_back(stray);
+        arrives(&mut worker, Role::Incoming, stray);
     }
     let tally = settle(&mut worker);
     assert_eq!(tally.of(Counter::Dropped(DropReason::NotForHost)), 4);
@@ -241,11 +222,8 @@ fn incoming_delivers_only_frames_for_the_host() {
 
 #[test]
 fn one_nic_may_be_uplink_and_incoming() {
-    let links = links(None, Role::Uplink);
-    let mut worker = worker_with(256, links);
-    port(&mut worker, Role::Host)
-        .incoming
-        .push_back(relay_frame(0));
+    let mut worker = worker_with(links(None, Role::Uplink));
+    arrives(&mut worker, Role::Host, relay_frame(0));
     settle(&mut worker);
     let steered = tcp("192.0.2.10:1024", "198.18.0.1:9001")
         .macs(NEXT_HOP, OWN)
@@ -259,25 +237,19 @@ fn one_nic_may_be_uplink_and_incoming() {
         .incoming
         .extend([routed, bridged.clone()]);
     settle(&mut worker);
-    assert_eq!(
-        port(&mut worker, Role::Host).sent,
-        [bridged.clone(), bridged]
-    );
+    let sent = &port(&mut worker, Role::Host).sent;
+    assert_eq!(*sent, [bridged.clone(), bridged]);
 }
 
 #[test]
 fn a_configured_host_mac_is_never_replaced() {
     let configured = MacAddr::new([2, 9, 9, 9, 9, 9]);
-    let links = links(Some(configured), Role::Incoming);
-    let mut worker = worker_with(256, links);
-    port(&mut worker, Role::Host)
-        .incoming
-        .push_back(exit_frame(0));
+    let mut worker = worker_with(links(Some(configured), Role::Incoming));
+    arrives(&mut worker, Role::Host, exit_frame(0));
     settle(&mut worker);
     let answer = tcp("198.18.0.1:9001", "192.0.2.10:1024");
-    port(&mut worker, Role::Incoming)
-        .incoming
-        .push_back(answer.clone().macs(OWN, NEXT_HOP).build());
+    let routed = answer.clone().macs(OWN, NEXT_HOP).build();
+    arrives(&mut worker, Role::Incoming, routed);
     settle(&mut worker);
     let delivered = answer.macs(configured, NEXT_HOP).build();
     assert_eq!(port(&mut worker, Role::Host).sent, [delivered]);
@@ -286,22 +258,14 @@ fn a_configured_host_mac_is_never_replaced() {
 #[test]
 fn a_new_snapshot_applies_from_the_next_frame_on_and_the_old_one_is_returned() {
     let mut worker = worker();
-    let new = Snapshot::new(2, snapshot().rules, EndpointSet::empty());
-    let new = Arc::new(new);
-    port(&mut worker, Role::Host)
-        .incoming
-        .push_back(relay_frame(0));
+    let new = Arc::new(Snapshot::new(2, snapshot().rules, EndpointSet::empty()));
+    arrives(&mut worker, Role::Host, relay_frame(0));
     settle(&mut worker);
     let retired = worker.forwarder().follow(Arc::clone(&new));
     assert_eq!(retired.generation, 1);
-    assert_eq!(
-        Arc::strong_count(&retired),
-        1,
-        "the old snapshot has another holder"
-    );
-    port(&mut worker, Role::Host)
-        .incoming
-        .push_back(relay_frame(0));
+    let holders = Arc::strong_count(&retired);
+    assert_eq!(holders, 1, "the old snapshot has another holder");
+    arrives(&mut worker, Role::Host, relay_frame(0));
     settle(&mut worker);
     assert_eq!(port(&mut worker, Role::Incoming).sent.len(), 1);
     assert_eq!(port(&mut worker, Role::Uplink).sent.len(), 1);
@@ -330,8 +294,7 @@ fn the_latency_of_a_stamped_frame_is_measured_when_it_has_been_sent() {
     let nanos = u64::try_from(handed_at.as_nanos()).unwrap();
     cells[STAMPED_AT].store(nanos, Ordering::Relaxed);
     for number in 0..3 {
-        let host = port(&mut worker, Role::Host);
-        host.incoming.push_back(exit_frame(number));
+        arrives(&mut worker, Role::Host, exit_frame(number));
         worker.turn(Duration::ZERO);
         let time = samples.next_residence();
         // The second frame is the stamped one.

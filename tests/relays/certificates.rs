@@ -1,13 +1,10 @@
 //! `cached-certs` that does not match the document, is damaged, or is missing.
 
 use crate::site::{Site, authorities, certificates, plan, signed};
-use crate::{FLAVORS, at};
+use crate::{FLAVORS, START, at};
 use exitmark_lab::authorities::Authorities;
 use exitmark_relays::{DocumentError, Flavor, LoadError, SignatureError, load};
 use std::fs;
-
-/// The `valid-after` of these tests' documents.
-const VALID_AFTER: u64 = 1_700_000_000;
 
 /// The error of a load, which both ways of loading report alike.
 fn refusal(flavor: Flavor, certificates: impl AsRef<[u8]>) -> LoadError {
@@ -17,13 +14,12 @@ fn refusal(flavor: Flavor, certificates: impl AsRef<[u8]>) -> LoadError {
 }
 
 fn lacks_certificates(error: &LoadError) -> bool {
-    let problem = |error: &LoadError| match error {
-        LoadError::Signatures { problem, .. } => Some(problem.clone()),
-        _ => None,
+    let LoadError::Signatures { problem, .. } = error else {
+        return false;
     };
     matches!(
-        problem(error),
-        Some(SignatureError::NoCertificate { number: 1.., .. } | SignatureError::TooFew { .. })
+        problem,
+        SignatureError::NoCertificate { number: 1.., .. } | SignatureError::TooFew { .. }
     )
 }
 
@@ -109,21 +105,20 @@ fn certificates_of_strangers_do_not_count() {
 fn a_certificate_must_not_have_expired_at_valid_after() {
     let of = |from, until| authorities().certificates(at(from), at(until));
     for flavor in FLAVORS {
-        let expired = of(VALID_AFTER - 1_000, VALID_AFTER - 1);
+        let expired = of(START - 1_000, START - 1);
         assert!(lacks_certificates(&refusal(flavor, expired)));
         // At the limits; a later expiry does not matter. A certificate that is not valid yet is
         // accepted: some of tor's authorities sign with their next key before its date.
         for (from, until) in [
-            (VALID_AFTER - 1_000, VALID_AFTER),
-            (VALID_AFTER, VALID_AFTER + 1),
-            (VALID_AFTER + 260_000, VALID_AFTER + 1_000_000),
+            (START - 1_000, START),
+            (START, START + 1),
+            (START + 260_000, START + 1_000_000),
         ] {
-            Site::holding(signed(flavor), of(from, until))
-                .load()
-                .unwrap();
+            let site = Site::holding(signed(flavor), of(from, until));
+            site.load().unwrap();
         }
         // An expired one before or after the right one does no harm.
-        let old = of(VALID_AFTER - 1_000, VALID_AFTER - 1);
+        let old = of(START - 1_000, START - 1);
         for both in [old.clone() + &certificates(), certificates() + &old] {
             Site::holding(signed(flavor), both).load().unwrap();
         }
@@ -135,11 +130,8 @@ fn an_authority_without_a_certificate_does_not_count() {
     let text = certificates();
     let begin = "dir-key-certificate-version ";
     let starts: Vec<_> = text.match_indices(begin).map(|(start, _)| start).collect();
-    let pieces = [
-        &text[..starts[1]],
-        &text[starts[1]..starts[2]],
-        &text[starts[2]..],
-    ];
+    let (one, two) = (starts[1], starts[2]);
+    let pieces = [&text[..one], &text[one..two], &text[two..]];
     let good = |flavor, certificates: &str| {
         let loaded = Site::holding(signed(flavor), certificates).load().unwrap();
         loaded.sources[0].signatures.unwrap().good
@@ -147,10 +139,8 @@ fn an_authority_without_a_certificate_does_not_count() {
     for flavor in FLAVORS {
         assert_eq!(good(flavor, &text), 3);
         for missing in 0..3 {
-            let rest: String = (0..3)
-                .filter(|&number| number != missing)
-                .map(|number| pieces[number])
-                .collect();
+            let rest = (0..3).filter(|&number| number != missing);
+            let rest: String = rest.map(|number| pieces[number]).collect();
             assert_eq!(good(flavor, &rest), 2);
             // Half a certificate does not count.
             let half = &pieces[missing][..pieces[missing].len() / 2];
@@ -180,8 +170,7 @@ fn a_stranger_cannot_certify_an_authoritys_key() {
         let text = plan(flavor).sign(&stranger).replace(theirs, own);
         let one = Authorities::new(1);
         let site = Site::holding(text, &forged);
-        let mut sources = site.sources();
-        sources.trust = exitmark_relays::Trust::MostOf(crate::site::pinned(&one));
+        let sources = site.sources_of(&one);
         let error = load(&sources).unwrap_err();
         assert!(lacks_certificates(&error), "{error}");
         crate::site::both(&sources).unwrap_err();

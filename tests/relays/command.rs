@@ -1,7 +1,7 @@
 //! The output and exit status of `exitmark relays`.
 
 use crate::site::{Site, authorities, checked};
-use crate::{assert_names_no_address, at, file, names_an_address, order, small};
+use crate::{START, at, file, names_an_address, order, small};
 use exitmark_lab::consensus::Order;
 use exitmark_relays::{Flavor, LiveSet, StateFile, load};
 use std::fs;
@@ -18,6 +18,13 @@ pub(crate) fn exitmark(arguments: &[&str]) -> Output {
 
 pub(crate) fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
+}
+
+fn assert_fails(output: Output, words: &str) {
+    assert_eq!(code(&output), 1, "{output:?}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains(words), "{error}");
+    assert!(!names_an_address(&error), "{error}");
 }
 
 #[test]
@@ -85,10 +92,8 @@ fn exits_by_whether_an_endpoint_is_contained() {
         let output = exitmark(&["--no-verify", path, "--contains", endpoint]);
         assert_eq!(code(&output), expected, "{endpoint}");
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(
-            text.starts_with(["Yes, ", "No, "][usize::from(expected != 0)]),
-            "{text}"
-        );
+        let begin = ["Yes, ", "No, "][usize::from(expected != 0)];
+        assert!(text.starts_with(begin), "{text}");
         assert_eq!(text.lines().count(), 1);
 
         let output = exitmark(&["--no-verify", path, "--json", "--contains", endpoint]);
@@ -148,17 +153,10 @@ fn distinguishes_wrong_usage_from_bad_files() {
     }
 }
 
-/// `--authority` for each of the three authorities.
-fn trusting() -> Vec<String> {
-    let identities = authorities().identities();
-    let one = |identity| ["--authority".to_owned(), identity];
-    identities.into_iter().flat_map(one).collect()
-}
-
-/// Runs the command with these authorities and arguments.
+/// Runs the command with `--authority` for each of the three authorities.
 fn trusting_exitmark(arguments: &[&str]) -> Output {
-    let trusting = trusting();
-    let trusting = trusting.iter().map(String::as_str);
+    let identities = authorities().identities();
+    let trusting = identities.iter().flat_map(|one| ["--authority", one]);
     let all: Vec<_> = trusting.chain(arguments.iter().copied()).collect();
     exitmark(&all)
 }
@@ -184,20 +182,13 @@ fn checks_signatures_unless_disabled() {
         &[path][..],
         &["--authority", one, "--authority", &stranger, path],
     ] {
-        let output = exitmark(arguments);
-        assert_eq!(code(&output), 1);
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert!(error.contains("are needed"), "{error}");
-        assert!(!names_an_address(&error));
+        assert_fails(exitmark(arguments), "are needed");
     }
 
     // A changed byte.
     let text = fs::read_to_string(&site.consensus).unwrap();
     site.write(text.replacen("circwindow=1000", "circwindow=1001", 1));
-    let output = trusting_exitmark(&[path]);
-    assert_eq!(code(&output), 1);
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("signature 1"), "{error}");
+    assert_fails(trusting_exitmark(&[path]), "signature 1");
     assert_eq!(code(&exitmark(&["--no-verify", path])), 0);
 }
 
@@ -206,14 +197,9 @@ fn the_command_takes_certificates_from_another_place() {
     let site = Site::new(Flavor::Ns);
     let elsewhere = site.directory.path().join("elsewhere");
     fs::rename(&site.certificates, &elsewhere).unwrap();
-    let (path, elsewhere) = (
-        site.consensus.to_str().unwrap(),
-        elsewhere.to_str().unwrap(),
-    );
-    let output = trusting_exitmark(&[path]);
-    assert_eq!(code(&output), 1);
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("--certificates"), "{error}");
+    let path = site.consensus.to_str().unwrap();
+    let elsewhere = elsewhere.to_str().unwrap();
+    assert_fails(trusting_exitmark(&[path]), "--certificates");
     let output = trusting_exitmark(&[path, "--certificates", elsewhere]);
     assert_eq!(code(&output), 0, "{output:?}");
 }
@@ -231,14 +217,12 @@ fn the_command_shows_the_live_set_of_a_box() {
     let config = config.to_str().unwrap();
     // There is no state before a box has run.
     let output = exitmark(&["--config", config]);
-    assert_eq!(code(&output), 1, "{output:?}");
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("has had no relay set yet"), "{error}");
+    assert_fails(output, "has had no relay set yet");
 
     let loaded = load(&checked([&site.consensus])).unwrap();
     let (count, relay) = (loaded.listed.len(), loaded.listed[0].to_string());
     let mut live = LiveSet::default();
-    live.offer(loaded, at(1_700_000_000)).unwrap();
+    live.offer(loaded, at(START)).unwrap();
     let state = StateFile::new(site.directory.path().join("live/state"));
     state.save(&live).unwrap();
     let output = exitmark(&["--config", config]);
@@ -258,9 +242,5 @@ fn the_command_shows_the_live_set_of_a_box() {
     }
 
     fs::write(state.path(), "{}").unwrap();
-    let output = exitmark(&["--config", config]);
-    assert_eq!(code(&output), 1);
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("remove it"), "{error}");
-    assert_names_no_address(&error);
+    assert_fails(exitmark(&["--config", config]), "remove it");
 }

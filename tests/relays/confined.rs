@@ -72,10 +72,8 @@ fn runs_as_nobody_without_capabilities() {
         assert!(status["Groups"].is_empty(), "{:?}", status["Groups"]);
         names.push("CapBnd");
     } else {
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED (needs root): that a loader becomes nobody"
-        );
+        let what = "SKIPPED (needs root): that a loader becomes nobody";
+        let _ = writeln!(std::io::stderr(), "{what}");
     }
     for name in names {
         assert_eq!(status[name], ["0000000000000000"], "{name}");

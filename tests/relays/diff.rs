@@ -2,24 +2,19 @@
 
 use crate::command::{code, exitmark};
 use crate::real::{EARLIER, MICRODESC, RealSite};
-use crate::{FLAVORS, at, file, names_an_address, order};
+use crate::{FLAVORS, HOUR, START, at, file, names_an_address, order, valid_from};
 use exitmark_lab::consensus::Order;
-use exitmark_relays::{Churn, Flow, Loaded, Validity, load};
+use exitmark_relays::{Churn, Flow, Loaded, load};
 use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
 use tempfile::TempDir;
 
 /// A document with four relays and these endpoints, valid from this hour on.
-fn listing(flavor: exitmark_relays::Flavor, hour: u64, endpoints: &[&str]) -> Order {
-    let start = 1_700_000_000 + 3_600 * hour;
+fn listing(flavor: exitmark_relays::Flavor, hour: u32, endpoints: &[&str]) -> Order {
     Order {
         listed: endpoints.iter().map(|text| text.parse().unwrap()).collect(),
-        validity: Validity {
-            valid_after: at(start),
-            fresh_until: at(start + 3_600),
-            valid_until: at(start + 3 * 3_600),
-        },
+        validity: valid_from(at(START) + hour * HOUR),
         ..order(flavor, 4)
     }
 }
@@ -79,15 +74,10 @@ fn a_difference_matches_a_count_by_hand() {
         let (old, new) = (old.to_str().unwrap(), new.to_str().unwrap());
         let output = exitmark(&["--no-verify", "--diff", old, new]);
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(
-            text.starts_with(
-                "from 2023-11-14 22:13:20 UTC to 2023-11-16 04:13:20 UTC: 30.0 hours\n"
-            )
-        );
-        assert!(
-            text.contains("3 left") && text.contains("2 joined"),
-            "{text}"
-        );
+        let times = "from 2023-11-14 22:13:20 UTC to 2023-11-16 04:13:20 UTC: 30.0 hours\n";
+        assert!(text.starts_with(times));
+        assert!(text.contains("3 left"), "{text}");
+        assert!(text.contains("2 joined"), "{text}");
         assert!(!names_an_address(&text), "{text}");
     }
 }

@@ -1,9 +1,9 @@
 //! Parsing: each kind of endpoint comes from its own field, and each kind of bad document is
 //! refused with its line or field.
 
-use crate::{FLAVORS, assert_names_no_address, names_an_address, order, small};
+use crate::{FLAVORS, assert_names_no_address, names_an_address, order, other_than, small};
 use exitmark_policy::Endpoint;
-use exitmark_relays::{DocumentError, Flavor, UncheckedDocument};
+use exitmark_relays::{ConsensusDocument, DocumentError, Flavor, UncheckedDocument};
 
 /// Changes the first line with this keyword; returns the document and that line's number.
 pub(crate) fn with_line(
@@ -11,19 +11,11 @@ pub(crate) fn with_line(
     keyword: &str,
     change: impl Fn(&str) -> String,
 ) -> (String, usize) {
-    let index = text
-        .lines()
-        .position(|line| line.split(' ').next() == Some(keyword))
-        .unwrap();
-    let lines = text.lines().enumerate().map(|(i, line)| {
-        let line = if i == index {
-            change(line)
-        } else {
-            line.to_owned()
-        };
-        line + "\n"
-    });
-    (lines.collect(), index + 1)
+    let has_it = |line: &str| line.split(' ').next() == Some(keyword);
+    let index = text.lines().position(has_it).unwrap();
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    lines[index] = change(&lines[index]);
+    (lines.join("\n") + "\n", index + 1)
 }
 
 /// The line with its field number `index` (the keyword is 0; negative counts from the end)
@@ -34,6 +26,11 @@ pub(crate) fn with_field(line: &str, index: isize, value: &str) -> String {
     let index = if index < 0 { length + index } else { index };
     fields[usize::try_from(index).unwrap()] = value;
     fields.join(" ")
+}
+
+fn accepted(text: &str) -> ConsensusDocument {
+    let document = UncheckedDocument::parse(text.as_bytes());
+    document.unwrap().accept_unchecked()
 }
 
 /// The error for these bytes, which must not name an address.
@@ -58,9 +55,7 @@ fn reads_each_kind_of_endpoint_from_its_own_field() {
             with_field(&with_field(&line, 5, "1004"), 6, "1005")
         };
         let (text, _) = with_line(&text, "dir-source", authority);
-        let document = UncheckedDocument::parse(text.as_bytes())
-            .unwrap()
-            .accept_unchecked();
+        let document = accepted(&text);
         let first = |kind: &[Endpoint]| kind[0].to_string();
         assert_eq!(first(&document.orports), "198.51.100.1:1001");
         assert_eq!(first(&document.further), "[2001:db8:5::1]:1003");
@@ -78,12 +73,7 @@ fn reads_each_kind_of_endpoint_from_its_own_field() {
 fn port_0_means_none_where_a_port_is_optional() {
     for flavor in FLAVORS {
         let text = small(flavor);
-        let counts = |text: &str| {
-            UncheckedDocument::parse(text.as_bytes())
-                .unwrap()
-                .accept_unchecked()
-                .counts()
-        };
+        let counts = |text: &str| accepted(text).counts();
         let (with, _) = with_line(&text, "r", |line| with_field(line, -1, "9030"));
         let (without, _) = with_line(&text, "r", |line| with_field(line, -1, "0"));
         assert_eq!(counts(&with), counts(&without));
@@ -101,14 +91,9 @@ fn a_superseded_authority_key_counts_as_its_authority() {
             "AB".repeat(20)
         )
     });
-    let document = UncheckedDocument::parse(text.as_bytes())
-        .unwrap()
-        .accept_unchecked();
-    let listed: Vec<_> = document
-        .authorities
-        .iter()
-        .map(Endpoint::to_string)
-        .collect();
+    let document = accepted(&text);
+    let authorities = document.authorities.iter();
+    let listed: Vec<_> = authorities.map(Endpoint::to_string).collect();
     assert!(listed.contains(&"198.51.100.3:1006".to_owned()));
     assert!(listed.contains(&"198.51.100.3:1007".to_owned()));
 }
@@ -158,19 +143,16 @@ fn invalid_bytes_are_reported_with_their_line() {
         assert_eq!(refusal(""), DocumentError::Empty);
         assert_eq!(refusal(with_byte(0)), DocumentError::Nul { line: 3 });
         assert_eq!(refusal(with_byte(0xff)), DocumentError::NotUtf8 { line: 3 });
-        assert_eq!(
-            refusal(text.replace('\n', "\r\n")),
-            DocumentError::CrLf { line: 1 }
-        );
+        let converted = text.replace('\n', "\r\n");
+        assert_eq!(refusal(converted), DocumentError::CrLf { line: 1 });
         assert_eq!(refusal("hello\n"), DocumentError::NotConsensus);
         assert_eq!(refusal(format!("\n{text}")), DocumentError::NotConsensus);
-        assert_eq!(
-            refusal(text.replace("vote-status consensus", "vote-status vote")),
-            DocumentError::OtherDocument {
-                line: 2,
-                found: "an authority's vote"
-            }
-        );
+        let vote = text.replace("vote-status consensus", "vote-status vote");
+        let expected = DocumentError::OtherDocument {
+            line: 2,
+            found: "an authority's vote",
+        };
+        assert_eq!(refusal(vote), expected);
     }
 }
 
@@ -202,29 +184,21 @@ fn a_line_of_a_megabyte_is_accepted_or_refused() {
 
 #[test]
 fn entries_of_another_flavour_are_reported() {
-    for (announced, found) in [
-        (Flavor::Ns, Flavor::Microdesc),
-        (Flavor::Microdesc, Flavor::Ns),
-    ] {
-        let (header, _) = {
-            let text = small(announced);
-            let (first, rest) = text.split_once('\n').unwrap();
-            (first.to_owned(), rest.len())
-        };
-        let text = small(found);
+    for announced in FLAVORS {
+        let found = other_than(announced);
+        let (begin, text) = (small(announced), small(found));
         let line = 1 + text
             .lines()
             .position(|line| line.starts_with("r "))
             .unwrap();
+        let (header, _) = begin.split_once('\n').unwrap();
         let (_, rest) = text.split_once('\n').unwrap();
-        assert_eq!(
-            refusal(format!("{header}\n{rest}")),
-            DocumentError::WrongFlavor {
-                line,
-                announced,
-                found
-            }
-        );
+        let expected = DocumentError::WrongFlavor {
+            line,
+            announced,
+            found,
+        };
+        assert_eq!(refusal(format!("{header}\n{rest}")), expected);
     }
     let text = small(Flavor::Ns).replacen("version 3", "version 3 shiny", 1);
     assert_eq!(refusal(text), DocumentError::UnknownFlavor);
@@ -234,21 +208,16 @@ fn entries_of_another_flavour_are_reported() {
 fn port_0_is_reported_with_line_and_field() {
     for flavor in FLAVORS {
         let text = small(flavor);
-        let (bad, line) = with_line(&text, "r", |line| with_field(line, -2, "0"));
-        match refusal(bad) {
-            DocumentError::PortZero { line: found, field } => {
-                assert_eq!(found, line);
-                assert!(field.contains("ORPort"), "{field}");
+        let orport = with_line(&text, "r", |line| with_field(line, -2, "0"));
+        let further = with_line(&text, "a", |_| "a [2001:db8::1]:0".to_owned());
+        for ((bad, line), words) in [(orport, "ORPort"), (further, "`a` line")] {
+            match refusal(bad) {
+                DocumentError::PortZero { line: found, field } => {
+                    assert_eq!(found, line);
+                    assert!(field.contains(words), "{field}");
+                }
+                other => panic!("{other}"),
             }
-            other => panic!("{other}"),
-        }
-        let (bad, line) = with_line(&text, "a", |_| "a [2001:db8::1]:0".to_owned());
-        match refusal(bad) {
-            DocumentError::PortZero { line: found, field } => {
-                assert_eq!(found, line);
-                assert!(field.contains("`a` line"), "{field}");
-            }
-            other => panic!("{other}"),
         }
     }
 }

@@ -10,14 +10,11 @@ use std::fs::{self, File};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// The error for this path.
 fn load_refusal(path: &Path) -> LoadError {
     let error = load(&unchecked([path])).unwrap_err();
     assert_names_no_address(&error);
-    assert!(
-        error.to_string().contains(path.to_str().unwrap()),
-        "names the file: {error}"
-    );
+    let is_named = error.to_string().contains(path.to_str().unwrap());
+    assert!(is_named, "names the file: {error}");
     error
 }
 
@@ -36,10 +33,9 @@ fn unites_sources_and_extras() {
     let extra: Endpoint = "203.0.113.7:9030".parse().unwrap();
     let loaded = load(&unchecked(&sources)).unwrap();
 
-    let separate: Vec<_> = sources
-        .iter()
-        .map(|source| load(&unchecked([source])).unwrap())
-        .collect();
+    let separate = sources
+        .each_ref()
+        .map(|source| load(&unchecked([source])).unwrap());
     let mut union: BTreeSet<Endpoint> = separate.iter().flat_map(listed).collect();
     assert_eq!(listed(&loaded), union);
     assert!(union.insert(extra));
@@ -69,10 +65,8 @@ fn extras_alone_make_a_set() {
     assert!(loader().load(&of(&[extra])).unwrap().listed.is_empty());
 
     let zero = Endpoint::new(extra.address, 0);
-    for refused in [
-        load(&of(&[extra, zero])),
-        loader().load(&of(&[extra, zero])),
-    ] {
+    let bad = of(&[extra, zero]);
+    for refused in [load(&bad), loader().load(&bad)] {
         let error = refused.unwrap_err();
         assert!(matches!(error, LoadError::ExtraPortZero { position: 2 }));
         assert_names_no_address(&error);
@@ -82,17 +76,12 @@ fn extras_alone_make_a_set() {
 #[test]
 fn holds_64_000_endpoints_and_refuses_70_000() {
     let directory = TempDir::new().unwrap();
-    let large = file(
-        &directory,
-        "large",
-        order(Flavor::Microdesc, 48_500).write(),
-    );
-    let loaded = load(&unchecked([&large])).unwrap();
+    let text = order(Flavor::Microdesc, 48_500).write();
+    let sources = unchecked([file(&directory, "large", text)]);
+    let loaded = load(&sources).unwrap();
     let count = loaded.with(&[]).unwrap().len();
-    assert_eq!(
-        listed(&loader().load(&unchecked([&large])).unwrap()),
-        listed(&loaded)
-    );
+    let by_loader = loader().load(&sources).unwrap();
+    assert_eq!(listed(&by_loader), listed(&loaded));
     assert!((64_000..=MAX_ENDPOINTS).contains(&count), "{count}");
 
     let huge = file(&directory, "huge", order(Flavor::Microdesc, 53_200).write());
@@ -115,15 +104,12 @@ fn a_union_beyond_the_limit_is_refused_as_a_union() {
         };
         file(&directory, &seed.to_string(), order.write())
     });
-    for refused in [
-        load(&unchecked(&sources)),
-        loader().load(&unchecked(&sources)),
-    ] {
-        let error = refused.unwrap_err();
-        assert!(
-            matches!(error, LoadError::TooMany { count } if count > MAX_ENDPOINTS),
-            "{error}"
-        );
+    let sources = unchecked(&sources);
+    for refused in [load(&sources), loader().load(&sources)] {
+        match refused.unwrap_err() {
+            LoadError::TooMany { count } => assert!(count > MAX_ENDPOINTS, "{count}"),
+            other => panic!("{other}"),
+        }
     }
 }
 

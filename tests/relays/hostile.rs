@@ -4,7 +4,7 @@
 use crate::documents::{with_field, with_line};
 use crate::site::{Site, both, certificates, loader, parsed_certificates, pinned, signed};
 use crate::site::{authorities, unchecked};
-use crate::{FLAVORS, assert_names_no_address, listed, small};
+use crate::{FLAVORS, assert_names_no_address, listed, other_than, small};
 use exitmark_relays::{Flavor, LoadError, MAX_DOCUMENT, UncheckedDocument};
 use std::fmt::Write;
 
@@ -68,15 +68,9 @@ fn a_document_cut_where_a_section_begins_is_refused_by_both() {
 
 /// Damages of a document, each with a part of the expected error.
 fn damages(text: &str, flavor: Flavor) -> Vec<(&'static str, Vec<u8>, &'static str)> {
-    let other = match flavor {
-        Flavor::Ns => Flavor::Microdesc,
-        Flavor::Microdesc => Flavor::Ns,
-    };
     let (header, rest) = text.split_once('\n').unwrap();
-    let (other_header, _) = small(other)
-        .split_once('\n')
-        .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        .unwrap();
+    let other = small(other_than(flavor));
+    let (other_header, _) = other.split_once('\n').unwrap();
     let footer = text.find("directory-footer").unwrap();
     let signatures = text.find("directory-signature ").unwrap();
     let bytes = |text: String| text.into_bytes();
@@ -190,8 +184,9 @@ fn refuses_text_behind_or_between_signatures() {
         let site = Site::new(flavor);
         let mark = "-----END SIGNATURE-----\n";
         let first = text.find(mark).unwrap() + mark.len();
-        let begin = text.find("directory-signature ").unwrap();
-        let lines: Vec<_> = text[begin..].lines().take(4).collect();
+        let (before, end) = text.split_at(text.find("directory-signature ").unwrap());
+        let lines: Vec<_> = end.lines().take(4).collect();
+        let (start, rest) = lines[2].split_at(10);
         let plays = [
             format!("{text}\n"),
             format!("{text}x-nothing\n"),
@@ -199,35 +194,19 @@ fn refuses_text_behind_or_between_signatures() {
             format!("{}x-nothing\n{}", &text[..first], &text[first..]),
             format!("{}\n{}", &text[..first], &text[first..]),
             // The same in another notation.
-            format!("{}{}", &text[..begin], text[begin..].replacen(' ', "  ", 1)),
-            format!(
-                "{}{}",
-                &text[..begin],
-                text[begin..].replacen('\n', " \n", 1)
-            ),
+            format!("{before}{}", end.replacen(' ', "  ", 1)),
+            format!("{before}{}", end.replacen('\n', " \n", 1)),
             text.replacen(lines[0], &lines[0].to_lowercase(), 1),
-            text.replacen(
-                &format!("{}\n{}", lines[2], lines[3]),
-                &[lines[2], lines[3]].concat(),
-                1,
-            ),
-            text.replacen(
-                lines[2],
-                &format!("{}\n{}", &lines[2][..10], &lines[2][10..]),
-                1,
-            ),
+            text.replacen(&lines[2..].join("\n"), &lines[2..].concat(), 1),
+            text.replacen(lines[2], &format!("{start}\n{rest}"), 1),
         ];
         for (number, play) in plays.iter().enumerate() {
             assert_ne!(*play, text, "{number}");
             site.write(play);
-            let error = site.refusal();
-            assert!(
-                matches!(
-                    error,
-                    LoadError::Signatures { .. } | LoadError::Document { .. }
-                ),
-                "{number}: {error}"
-            );
+            match site.refusal() {
+                LoadError::Signatures { .. } | LoadError::Document { .. } => {}
+                error => panic!("{number}: {error}"),
+            }
         }
     }
 }
@@ -255,10 +234,8 @@ fn a_document_that_exhausts_memory_ends_only_the_loader() {
     ] {
         let site = Site::holding(enormous(Flavor::Microdesc, keyword, line), certificates());
         let error = loader().load(&site.sources()).unwrap_err();
-        assert!(
-            matches!(error, LoadError::Told { .. } | LoadError::Loader(_)),
-            "{error}"
-        );
+        let is_it = matches!(error, LoadError::Told { .. } | LoadError::Loader(_));
+        assert!(is_it, "{error}");
         println!("{line:?} before {keyword:?}: {error}");
         assert_names_no_address(&error);
     }

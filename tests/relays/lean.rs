@@ -1,8 +1,8 @@
 //! Documents without a `params` line, as tor writes them if no authority votes for a parameter, as
 //! in private networks.
 
-use crate::FLAVORS;
 use crate::site::{Site, certificates, plan};
+use crate::{FLAVORS, other_than};
 use exitmark_lab::consensus::Order;
 use exitmark_relays::{Flavor, load};
 
@@ -56,21 +56,15 @@ fn errors_have_the_documents_own_line_numbers() {
             let error = Site::holding(text, certificates()).refusal().to_string();
             assert!(error.contains(&format!("line {line}")), "{error}");
         }
-        let other = match flavor {
-            Flavor::Ns => Flavor::Microdesc,
-            Flavor::Microdesc => Flavor::Ns,
-        };
         let first = |text: &str, keyword: &str| {
             let line = text.lines().position(|line| line.starts_with(keyword));
             line.unwrap() + 1
         };
         let entry = |text: &str| text.lines().nth(first(text, "r ") - 1).unwrap().to_owned();
-        let mixed = text.replacen(&entry(&text), &entry(&lean(other).write()), 1);
+        let mixed = text.replacen(&entry(&text), &entry(&lean(other_than(flavor)).write()), 1);
         let line = first(&mixed, "r ");
         let error = Site::holding(mixed, certificates()).refusal().to_string();
-        assert!(
-            error.contains(&format!("line {line}: the header")),
-            "{error}"
-        );
+        let words = format!("line {line}: the header");
+        assert!(error.contains(&words), "{error}");
     }
 }

@@ -1,33 +1,23 @@
 //! Successors of the set in force, with correctly signed documents: an implausible one is refused
 //! and changes nothing.
 
-use crate::site::{Site, authorities, loader, pinned, plan};
-use crate::{FLAVORS, assert_names_no_address, at};
+use crate::site::{Site, loader, plan};
+use crate::{FLAVORS, HOUR, START, assert_names_no_address, at, elements, valid_from};
+use exitmark_lab::authorities::Authorities;
 use exitmark_lab::consensus::Order;
-use exitmark_lab::{authorities, publish};
 use exitmark_policy::Endpoint;
-use exitmark_relays::{Flavor, LiveSet, Refused, Source, Sources, Trust, Validity};
-use std::collections::BTreeSet;
-use std::path::Path;
+use exitmark_relays::{Flavor, LiveSet, Refused, Source, Sources, Trust};
 use std::time::{Duration, SystemTime};
 
-/// The `valid-after` of the first document.
-const START: u64 = 1_700_000_000;
-const HOUR: u64 = 3_600;
-
-fn hour(number: u64) -> SystemTime {
-    at(START + HOUR * number)
+fn hour(number: u32) -> SystemTime {
+    at(START) + HOUR * number
 }
 
 /// The document of this hour, of a network of this many relays.
-fn in_hour(flavor: Flavor, number: u64, relays: u32) -> Order {
+fn in_hour(flavor: Flavor, number: u32, relays: u32) -> Order {
     Order {
         relays,
-        validity: Validity {
-            valid_after: hour(number),
-            fresh_until: hour(number + 1),
-            valid_until: hour(number + 3),
-        },
+        validity: valid_from(hour(number)),
         ..plan(flavor)
     }
 }
@@ -48,8 +38,7 @@ impl Stage {
 
     /// Writes this document, loads it, and offers it to the live set.
     fn offer(&mut self, order: &Order, now: SystemTime) -> Result<(), Refused> {
-        let directory = self.site.directory.path();
-        publish(directory, "cached-consensus", order, &authorities()).unwrap();
+        self.site.publish(order);
         let loaded = loader().load(&self.site.sources()).unwrap();
         self.live.offer(loaded, now)
     }
@@ -104,24 +93,15 @@ fn one_refused_document_of_two_refuses_both() {
         ..one.sources()
     };
     let load = || loader().load(&sources).unwrap();
-    let publish = |site: &Site, order: &Order| {
-        publish(
-            site.directory.path(),
-            "cached-consensus",
-            order,
-            &authorities(),
-        )
-        .unwrap();
-    };
     let mut live = LiveSet::default();
     live.offer(load(), hour(10)).unwrap();
     let before = live.clone();
-    publish(&one, &in_hour(Flavor::Ns, 11, 120));
-    publish(&other, &in_hour(Flavor::Microdesc, 9, 100));
+    one.publish(&in_hour(Flavor::Ns, 11, 120));
+    other.publish(&in_hour(Flavor::Microdesc, 9, 100));
     let refused = live.offer(load(), hour(11)).unwrap_err();
     assert!(matches!(&refused, Refused::Older { path, .. } if *path == other.consensus));
     assert_eq!(live, before);
-    publish(&other, &in_hour(Flavor::Microdesc, 10, 100));
+    other.publish(&in_hour(Flavor::Microdesc, 10, 100));
     live.offer(load(), hour(11)).unwrap();
     assert!(live.counts().0 > before.counts().0);
 }
@@ -136,32 +116,28 @@ fn departed_relays_count_until_forgotten_and_extras_always() {
         ..in_hour(Flavor::Microdesc, 0, 50)
     };
     stage.offer(&with, hour(0)).unwrap();
-    let all: BTreeSet<_> = crate::elements(&stage.live.endpoints(&[extra]).unwrap());
-    stage
-        .offer(&in_hour(Flavor::Microdesc, 1, 50), hour(1))
-        .unwrap();
+    let counted = |live: &LiveSet| elements(&live.endpoints(&[extra]).unwrap());
+    let all = counted(&stage.live);
+    let without = in_hour(Flavor::Microdesc, 1, 50);
+    stage.offer(&without, hour(1)).unwrap();
     assert_eq!(stage.live.counts().1, 1);
     assert!(stage.live.counts_as_relay(relay));
-    assert_eq!(
-        crate::elements(&stage.live.endpoints(&[extra]).unwrap()),
-        all
-    );
-    let retain = Duration::from_secs(28 * HOUR);
+    assert_eq!(counted(&stage.live), all);
+    let retain = 28 * HOUR;
     assert_eq!(stage.live.next_to_forget(retain), Some(hour(29)));
     stage.live.forget(hour(29) - Duration::from_secs(1), retain);
     assert!(stage.live.counts_as_relay(relay));
     stage.live.forget(hour(29), retain);
     assert!(!stage.live.counts_as_relay(relay));
-    let left: BTreeSet<_> = crate::elements(&stage.live.endpoints(&[extra]).unwrap());
+    let left = counted(&stage.live);
     assert_eq!(all.difference(&left).copied().collect::<Vec<_>>(), [relay]);
 }
 
 #[test]
 fn for_sources_drops_sets_of_other_sources_and_authorities() {
     let mut stage = Stage::new(Flavor::Ns);
-    stage
-        .offer(&in_hour(Flavor::Ns, 10, 100), hour(10))
-        .unwrap();
+    let order = in_hour(Flavor::Ns, 10, 100);
+    stage.offer(&order, hour(10)).unwrap();
     let sources = stage.site.sources();
     stage.live.believe(&sources.trust);
     let live = &stage.live;
@@ -169,24 +145,16 @@ fn for_sources_drops_sets_of_other_sources_and_authorities() {
     assert_eq!(kept(&sources, hour(10)), Some(live.clone()));
     // A set is dropped for another document,
     let other = Sources {
-        files: vec![Source::beside(
-            Path::new("/other/cached-consensus").to_owned(),
-        )],
+        files: vec![Source::beside("/other/cached-consensus".into())],
         ..sources.clone()
     };
     assert_eq!(kept(&other, hour(10)), None);
     // for other authorities, even if they include the previous ones,
-    let strangers = authorities::Authorities::family(1, 3);
-    let others = Sources {
-        trust: Trust::MostOf(pinned(&strangers)),
-        ..sources.clone()
-    };
+    let strangers = Authorities::family(1, 3);
+    let others = stage.site.sources_of(&strangers);
     assert_eq!(kept(&others, hour(10)), None);
-    let five = authorities::Authorities::new(5);
-    let more = Sources {
-        trust: Trust::MostOf(pinned(&five)),
-        ..sources.clone()
-    };
+    let five = Authorities::new(5);
+    let more = stage.site.sources_of(&five);
     assert_eq!(kept(&more, hour(10)), None);
     // and if the clock is far behind its document.
     assert!(kept(&sources, hour(9)).is_some());
@@ -198,8 +166,7 @@ fn for_sources_drops_sets_of_other_sources_and_authorities() {
     };
     assert!(kept(&anybody, hour(10)).is_some());
     let mut unchecked = LiveSet::default();
-    unchecked
-        .offer(loader().load(&anybody).unwrap(), hour(10))
-        .unwrap();
+    let loaded = loader().load(&anybody).unwrap();
+    unchecked.offer(loaded, hour(10)).unwrap();
     assert_eq!(unchecked.for_sources(&sources, hour(10)), None);
 }

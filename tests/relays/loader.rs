@@ -1,8 +1,8 @@
 //! Loaders that fail in various ways: the right failure is reported, no process is left, and the
 //! next load works.
 
-use crate::assert_names_no_address;
 use crate::site::{LONG, Site, loader};
+use crate::{assert_names_no_address, with_value};
 use exitmark_relays::{Flavor, LoadError, Loaded, Loader, LoaderFailure};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -27,10 +27,8 @@ fn by(script: &str, deadline: Duration) -> Result<Loaded, LoadError> {
         assert_names_no_address(error);
     }
     // If the shell was killed before it wrote its PID, there is no note.
-    if let Some(pid) = fs::read_to_string(&note)
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-    {
+    let note = fs::read_to_string(&note).unwrap_or_default();
+    if let Ok(pid) = note.trim().parse() {
         let left = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
         assert_eq!(left, Err(Errno::ECHILD), "{script}: it is still there");
     }
@@ -106,13 +104,9 @@ fn a_loader_that_does_not_read_a_full_pipe_is_killed() {
         let arguments = vec!["-c".into(), script.into()];
         let loader = Loader::of("/bin/sh".into(), arguments, deadline);
         let error = loader.load(&site.sources()).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                LoadError::Loader(LoaderFailure::Slow(_) | LoaderFailure::Died(_))
-            ),
-            "{error}"
-        );
+        let LoadError::Loader(LoaderFailure::Slow(_) | LoaderFailure::Died(_)) = error else {
+            panic!("{error}");
+        };
     }
 }
 
@@ -142,10 +136,9 @@ fn reports_a_loader_that_cannot_be_started() {
     for program in ["/nonexistent/loader", "/etc/passwd", "/"] {
         let loader = Loader::of(program.into(), Vec::new(), LONG);
         let error = loader.load(&site.sources()).unwrap_err();
-        assert!(
-            matches!(error, LoadError::Loader(LoaderFailure::Start(_))),
-            "{error}"
-        );
+        let LoadError::Loader(LoaderFailure::Start(_)) = error else {
+            panic!("{error}");
+        };
     }
 }
 
@@ -169,68 +162,55 @@ fn refuses_sets_that_no_document_can_make() {
     let loaded = site.load().unwrap();
     let truth = truth(&loaded);
     assert_eq!(told(&site, &truth).unwrap().listed, loaded.listed);
+    let set = &truth["set"];
+    let (source, endpoints) = (&set["sources"][0], &set["endpoints"]);
     let last = loaded.listed.len() - 1;
-    type Change = fn(&mut Value, usize);
-    let changes: [(&str, Change); 15] = [
-        ("unsigned", |set, _| {
-            set["sources"][0]["signatures"] = Value::Null
-        }),
-        ("too few good", |set, _| {
-            set["sources"][0]["signatures"]["good"] = 1.into()
-        }),
-        ("fewer needed", |set, _| {
-            set["sources"][0]["signatures"] = json!({"good": 1, "needed": 1});
-        }),
-        ("more good than there are", |set, _| {
-            set["sources"][0]["signatures"]["good"] = 4.into();
-        }),
-        ("more distinct", |set, last| {
-            set["sources"][0]["distinct"] = (last + 2).into();
-        }),
-        ("fewer distinct", |set, last| {
-            set["sources"][0]["distinct"] = last.into();
-        }),
-        ("fewer counted", |set, _| {
-            set["sources"][0]["counts"]["orports"] = 0.into();
-        }),
-        ("counts that overflow", |set, _| {
-            set["sources"][0]["counts"]["orports"] = u64::MAX.into();
-        }),
-        ("no times", |set, _| {
-            set["sources"][0]["validity"]["valid_until"] = 0.into();
-        }),
-        ("a time that no clock shows", |set, _| {
-            set["sources"][0]["validity"]["valid_until"] = u64::MAX.into();
-        }),
-        ("port 0", |set, _| set["endpoints"][0] = "0.0.0.1:0".into()),
-        ("out of order", |set, last| {
-            let first = set["endpoints"][0].take();
-            set["endpoints"][0] = set["endpoints"][last].take();
-            set["endpoints"][last] = first;
-        }),
-        ("twice the same", |set, _| {
-            set["endpoints"][1] = set["endpoints"][0].clone()
-        }),
-        ("another number of files", |set, _| {
-            set["sources"][1] = set["sources"][0].clone();
-        }),
-        ("a word too many", |set, _| set["more"] = 1.into()),
-    ];
-    for (what, change) in changes {
-        let mut answer = truth.clone();
-        if what == "another number of files" {
-            answer["set"]["sources"]
-                .as_array_mut()
-                .unwrap()
-                .push(Value::Null);
-        }
-        change(&mut answer["set"], last);
+    let mut swapped = endpoints.as_array().unwrap().clone();
+    swapped.swap(0, last);
+    let max = json!(u64::MAX);
+    for (what, path, value) in [
+        ("unsigned", "sources/0/signatures", Value::Null),
+        ("too few good", "sources/0/signatures/good", json!(1)),
+        (
+            "fewer needed",
+            "sources/0/signatures",
+            json!({"good": 1, "needed": 1}),
+        ),
+        (
+            "more good than there are",
+            "sources/0/signatures/good",
+            json!(4),
+        ),
+        ("more distinct", "sources/0/distinct", json!(last + 2)),
+        ("fewer distinct", "sources/0/distinct", json!(last)),
+        ("fewer counted", "sources/0/counts/orports", json!(0)),
+        (
+            "counts that overflow",
+            "sources/0/counts/orports",
+            max.clone(),
+        ),
+        ("no times", "sources/0/validity/valid_until", json!(0)),
+        (
+            "a time that no clock shows",
+            "sources/0/validity/valid_until",
+            max,
+        ),
+        ("port 0", "endpoints/0", json!("0.0.0.1:0")),
+        ("out of order", "endpoints", swapped.into()),
+        ("twice the same", "endpoints/1", endpoints[0].clone()),
+        (
+            "another number of files",
+            "sources",
+            json!([source, source]),
+        ),
+        ("a word too many", "more", json!(1)),
+    ] {
+        let answer = with_value(truth.clone(), &format!("/set/{path}"), value);
         assert_ne!(answer, truth, "{what}");
         let error = told(&site, &answer).unwrap_err();
-        assert!(
-            matches!(error, LoadError::Loader(LoaderFailure::Nonsense(_))),
-            "{what}: {error}"
-        );
+        let LoadError::Loader(LoaderFailure::Nonsense(_)) = error else {
+            panic!("{what}: {error}");
+        };
         assert_names_no_address(&error);
     }
     // Nothing may follow the answer.
@@ -249,10 +229,8 @@ fn refuses_too_many_endpoints() {
     let many = (0..70_000_u32).map(|n| format!("{}:1", std::net::Ipv4Addr::from(n)));
     answer["set"]["endpoints"] = many.collect();
     let error = told(&site, &answer).unwrap_err();
-    assert!(
-        matches!(error, LoadError::TooMany { count: 70_000 }),
-        "{error}"
-    );
+    let is_it = matches!(error, LoadError::TooMany { count: 70_000 });
+    assert!(is_it, "{error}");
 }
 
 #[test]

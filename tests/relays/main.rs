@@ -34,6 +34,7 @@ mod watch;
 use exitmark_lab::consensus::Order;
 use exitmark_policy::{Endpoint, EndpointSet};
 use exitmark_relays::{Flavor, Loaded, Validity};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
 use std::fs;
@@ -43,22 +44,43 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 const FLAVORS: [Flavor; 2] = [Flavor::Ns, Flavor::Microdesc];
+/// The `valid-after` of these tests' documents.
+const START: u64 = 1_700_000_000;
+const HOUR: Duration = Duration::from_secs(3_600);
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
+/// As tor's authorities choose it: fresh for an hour, and valid for three.
+fn valid_from(valid_after: SystemTime) -> Validity {
+    Validity {
+        valid_after,
+        fresh_until: valid_after + HOUR,
+        valid_until: valid_after + 3 * HOUR,
+    }
+}
+
 fn order(flavor: Flavor, relays: u32) -> Order {
-    let validity = Validity {
-        valid_after: at(1_700_000_000),
-        fresh_until: at(1_700_003_600),
-        valid_until: at(1_700_010_800),
-    };
     Order {
         relays,
         authorities: 2,
-        ..Order::full_size(flavor, validity)
+        ..Order::full_size(flavor, valid_from(at(START)))
     }
+}
+
+fn other_than(flavor: Flavor) -> Flavor {
+    FLAVORS[usize::from(flavor == Flavor::Ns)]
+}
+
+/// The document with the value at this path (RFC 6901) replaced or added.
+fn with_value(mut document: Value, path: &str, value: Value) -> Value {
+    let (parent, key) = path.rsplit_once('/').unwrap();
+    match document.pointer_mut(parent).unwrap() {
+        Value::Array(items) => items[key.parse::<usize>().unwrap()] = value,
+        object => object[key] = value,
+    }
+    document
 }
 
 /// Four relays, two of them with an `a` line, and two authorities.
@@ -104,7 +126,6 @@ fn elements(set: &EndpointSet) -> BTreeSet<Endpoint> {
     set.iter().collect()
 }
 
-/// The listed endpoints, as a set.
 fn listed(loaded: &Loaded) -> BTreeSet<Endpoint> {
     loaded.listed.iter().copied().collect()
 }

@@ -26,12 +26,18 @@ fn refusals(path: &Path) -> [LoadError; 2] {
     both_ways(unchecked([path])).map(|outcome| {
         let error = outcome.unwrap_err();
         assert_names_no_address(&error);
-        assert!(
-            error.to_string().starts_with(path.to_str().unwrap()),
-            "{error}"
-        );
+        let path = path.to_str().unwrap();
+        assert!(error.to_string().starts_with(path), "{error}");
         error
     })
+}
+
+/// The errors for a good document with these certificates.
+fn refused_certificates(path: &Path) -> [LoadError; 2] {
+    let site = Site::new(Flavor::Ns);
+    let mut sources = site.sources();
+    sources.files[0].certificates = path.to_owned();
+    both_ways(sources).map(|outcome| outcome.unwrap_err())
 }
 
 #[test]
@@ -64,12 +70,7 @@ fn refuses_irregular_files_without_blocking() {
             };
             assert_eq!(kind, expected);
         }
-        // The same for certificates.
-        let site = Site::new(Flavor::Ns);
-        let mut sources = site.sources();
-        sources.files[0].certificates = path.to_owned();
-        for outcome in both_ways(sources) {
-            let error = outcome.unwrap_err();
+        for error in refused_certificates(path) {
             assert!(matches!(error, LoadError::NotRegular { .. }), "{error}");
         }
     }
@@ -80,14 +81,10 @@ fn a_file_of_200_megabytes_is_refused_unread() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("sparse");
     File::create(&path).unwrap().set_len(200 << 20).unwrap();
-    for error in refusals(&path) {
-        assert!(matches!(error, LoadError::TooLarge { .. }), "{error}");
-    }
-    let site = Site::new(Flavor::Ns);
-    let mut sources = site.sources();
-    sources.files[0].certificates = path;
-    for outcome in both_ways(sources) {
-        let error = outcome.unwrap_err();
+    for error in refusals(&path)
+        .into_iter()
+        .chain(refused_certificates(&path))
+    {
         assert!(matches!(error, LoadError::TooLarge { .. }), "{error}");
     }
 }
@@ -100,12 +97,8 @@ fn reports_missing_files_and_dangling_links() {
     let loop_ = directory.path().join("loop");
     symlink(&loop_, &loop_).unwrap();
     let below_a_file = file(&directory, "file", "x").join("cached-consensus");
-    for path in [
-        directory.path().join("missing"),
-        dangling,
-        loop_,
-        below_a_file,
-    ] {
+    let missing = directory.path().join("missing");
+    for path in [missing, dangling, loop_, below_a_file] {
         for error in refusals(&path) {
             assert!(matches!(error, LoadError::Read { .. }), "{error}");
         }

@@ -2,10 +2,9 @@
 //! whose `consensus/` holds them, compressed with xz, and the certificates that belong to them.
 
 use crate::site::{both, unchecked};
-use crate::{FLAVORS, at, file, listed};
+use crate::{FLAVORS, at, file, listed, valid_from};
 use exitmark_relays::{
-    Authorities, Certificates, Counts, Signatures, Source, Sources, Trust, UncheckedDocument,
-    Validity, load,
+    Authorities, Certificates, Counts, Signatures, Source, Sources, Trust, UncheckedDocument, load,
 };
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,26 +28,20 @@ pub(crate) fn real(name: &'static str) -> Option<Arc<Vec<u8>>> {
     let Some(root) = std::env::var_os("EXITMARK_REAL_DATA") else {
         // Not by a print macro: the output of a passing test is captured.
         SAID.call_once(|| {
-            let _ = writeln!(
-                std::io::stderr(),
-                "SKIPPED: EXITMARK_REAL_DATA is unset, so there are no real documents"
-            );
+            let reason = "EXITMARK_REAL_DATA is unset, so there are no real documents";
+            let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
         });
         return None;
     };
     let mut known = KNOWN.lock().unwrap();
     let bytes = known.entry(name).or_insert_with(|| {
-        let packed = Path::new(&root)
-            .join("consensus")
-            .join(format!("{name}.xz"));
-        let mut packed = BufReader::new(File::open(&packed).unwrap_or_else(|error| {
-            panic!(
-                "EXITMARK_REAL_DATA is set, but {}: {error}",
-                packed.display()
-            )
-        }));
+        let path = Path::new(&root).join(format!("consensus/{name}.xz"));
+        let packed = File::open(&path).unwrap_or_else(|error| {
+            let path = path.display();
+            panic!("EXITMARK_REAL_DATA is set, but {path}: {error}")
+        });
         let mut bytes = Vec::new();
-        lzma_rs::xz_decompress(&mut packed, &mut bytes).unwrap();
+        lzma_rs::xz_decompress(&mut BufReader::new(packed), &mut bytes).unwrap();
         Arc::new(bytes)
     });
     Some(Arc::clone(bytes))
@@ -83,6 +76,15 @@ impl RealSite {
     }
 }
 
+/// The nine authorities have two ports each.
+fn counts(orports: usize, further: usize) -> Counts {
+    Counts {
+        orports,
+        further,
+        authorities: 18,
+    }
+}
+
 #[test]
 fn both_ways_accept_real_documents_with_exact_counts() {
     for (name, flavor) in [NS, MICRODESC].into_iter().zip(FLAVORS) {
@@ -92,24 +94,10 @@ fn both_ways_accept_real_documents_with_exact_counts() {
         let loaded = both(&site.sources()).unwrap();
         let report = &loaded.sources[0];
         assert_eq!(report.flavor, flavor);
-        assert_eq!(
-            report.counts,
-            Counts {
-                orports: 6_727,
-                further: 2_404,
-                authorities: 18,
-            }
-        );
+        assert_eq!(report.counts, counts(6_727, 2_404));
         // The nine authorities are relays too, with the same ORPort; only their DirPorts count.
         assert_eq!(report.distinct, 6_727 + 2_404 + 9);
-        assert_eq!(
-            report.validity,
-            Validity {
-                valid_after: at(AUGUST_29),
-                fresh_until: at(AUGUST_29 + 3_600),
-                valid_until: at(AUGUST_29 + 3 * 3_600),
-            }
-        );
+        assert_eq!(report.validity, valid_from(at(AUGUST_29)));
         // Three of the signers of 2021 have other identities today.
         let signatures = Signatures {
             good: 6,
@@ -125,11 +113,8 @@ fn both_flavours_of_a_real_document_list_the_same() {
     let Some(site) = RealSite::new(&[NS, MICRODESC]) else {
         return;
     };
-    let sets = site
-        .paths
-        .iter()
-        .map(|path| listed(&load(&unchecked([path])).unwrap()));
-    let sets: Vec<_> = sets.collect();
+    let set = |path| listed(&load(&unchecked([path])).unwrap());
+    let sets: Vec<_> = site.paths.iter().map(set).collect();
     assert_eq!(sets[0], sets[1]);
     let together = load(&site.sources()).unwrap();
     assert_eq!(listed(&together), sets[0]);
@@ -141,14 +126,7 @@ fn a_real_document_of_another_day_gives_exact_counts() {
         return;
     };
     let loaded = load(&site.sources()).unwrap();
-    assert_eq!(
-        loaded.sources[0].counts,
-        Counts {
-            orports: 6_768,
-            further: 2_411,
-            authorities: 18,
-        }
-    );
+    assert_eq!(loaded.sources[0].counts, counts(6_768, 2_411));
 }
 
 #[test]

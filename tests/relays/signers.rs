@@ -1,6 +1,6 @@
 //! Which signatures count: those of pinned authorities, once each.
 
-use crate::site::{Site, authorities, both, certificates, pinned, plan, signed};
+use crate::site::{Site, authorities, both, certificates, plan, signed};
 use crate::{FLAVORS, listed};
 use exitmark_lab::authorities::Authorities;
 use exitmark_relays::{Flavor, LoadError, SignatureError, Signatures, Trust, load};
@@ -23,8 +23,7 @@ fn by(
     let order = plan(flavor);
     let text = order.sign_by(all, signers.iter().copied());
     let site = Site::holding(&text, all.certificates_for(order.validity));
-    let mut sources = site.sources();
-    sources.trust = Trust::MostOf(pinned(trusted));
+    let sources = site.sources_of(trusted);
     // The loader process reports the same message.
     let _ = both(&sources);
     match load(&sources) {
@@ -105,26 +104,29 @@ fn advises_an_upgrade_if_unknown_authorities_have_signed() {
         let text = plan(flavor).sign_by(&five, [0, 3, 4]);
         let told = |certificates: String| {
             let site = Site::holding(&text, certificates);
-            let mut sources = site.sources();
-            sources.trust = Trust::MostOf(pinned(&three));
-            both(&sources).unwrap_err().to_string()
+            both(&site.sources_of(&three)).unwrap_err().to_string()
         };
         let with = told(five.certificates_for(plan(flavor).validity));
-        let words = [
+        for word in [
             "1 authorities that are known",
             "2 are needed",
             "2 good",
             "upgrade exitmark",
-        ];
-        for word in words {
+        ] {
             assert!(with.contains(word), "{with}");
         }
         let without = told(certificates());
         assert!(!without.contains("upgrade"), "{without}");
-        assert!(
-            without.contains("certificates of authorities are missing"),
-            "{without}"
-        );
+        let words = "certificates of authorities are missing";
+        assert!(without.contains(words), "{without}");
+    }
+}
+
+/// The problem with the signatures of a site's document, which both ways of loading report alike.
+fn problem_of(site: &Site) -> SignatureError {
+    match site.refusal() {
+        LoadError::Signatures { problem, .. } => problem,
+        error => panic!("{error}"),
     }
 }
 
@@ -141,12 +143,7 @@ fn refuses_a_signer_that_the_document_does_not_list() {
         let foreign = plan(flavor).sign(&Authorities::family(1, 1));
         let site = Site::new(flavor);
         site.write(signed(flavor) + signatures(&foreign)[0]);
-        let error = load(&site.sources()).unwrap_err();
-        let LoadError::Signatures { problem, .. } = &error else {
-            panic!("{error}");
-        };
-        assert_eq!(*problem, SignatureError::NoAuthor { number: 4 });
-        site.refusal();
+        assert_eq!(problem_of(&site), SignatureError::NoAuthor { number: 4 });
     }
 }
 
@@ -164,16 +161,10 @@ fn a_signature_of_another_document_is_bad_even_where_enough_are_good() {
         {
             let site = Site::new(flavor);
             site.write(text.replace(mine, theirs));
-            let error = load(&site.sources()).unwrap_err();
-            assert!(
-                matches!(
-                    error,
-                    LoadError::Signatures { problem: SignatureError::Bad { number: found, .. }, .. }
-                    if found == number
-                ),
-                "{error}"
-            );
-            site.refusal();
+            let SignatureError::Bad { number: found, .. } = problem_of(&site) else {
+                panic!("{}", site.refusal());
+            };
+            assert_eq!(found, number);
         }
     }
 }
@@ -210,18 +201,9 @@ fn a_stranger_with_a_certificate_signs_with_the_key_that_it_names() {
         let other = format!("{words} {}", "AB".repeat(key.len() / 2));
         let wrong = text.replace(line, &other);
         let known = Site::holding(&wrong, five.certificates_for(order.validity));
-        let error = load(&known.sources()).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                LoadError::Signatures {
-                    problem: SignatureError::NoCertificate { number: 5, .. },
-                    ..
-                }
-            ),
-            "{error}"
-        );
-        known.refusal();
+        let problem = problem_of(&known);
+        let is_it = matches!(problem, SignatureError::NoCertificate { number: 5, .. });
+        assert!(is_it, "{problem}");
         // Certificates of authorities that are not pinned may be missing.
         Site::holding(&wrong, certificates()).load().unwrap();
     }

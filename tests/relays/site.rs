@@ -27,7 +27,7 @@ pub(crate) fn pinned(authorities: &Authorities) -> exitmark_relays::Authorities 
     exitmark_relays::Authorities::new(identities.iter().map(|text| text.parse().unwrap()))
 }
 
-/// An unsigned document with four relays.
+/// A document with four relays.
 pub(crate) fn plan(flavor: Flavor) -> Order {
     order(flavor, 4)
 }
@@ -54,23 +54,16 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// A site with a good document of this flavour.
     pub(crate) fn new(flavor: Flavor) -> Self {
         Self::of(&plan(flavor))
     }
 
-    /// A site with this document, signed.
     pub(crate) fn of(order: &Order) -> Self {
-        let directory = TempDir::new().unwrap();
-        let consensus = publish(directory.path(), "cached-consensus", order, &authorities());
-        Self {
-            consensus: consensus.unwrap(),
-            certificates: directory.path().join(CERTIFICATES),
-            directory,
-        }
+        let site = Self::holding("", "");
+        site.publish(order);
+        site
     }
 
-    /// A site with these bytes.
     pub(crate) fn holding(consensus: impl AsRef<[u8]>, certificates: impl AsRef<[u8]>) -> Self {
         let directory = TempDir::new().unwrap();
         Self {
@@ -85,17 +78,29 @@ impl Site {
         checked([&self.consensus])
     }
 
+    pub(crate) fn sources_of(&self, trusted: &Authorities) -> Sources {
+        Sources {
+            trust: Trust::MostOf(pinned(trusted)),
+            ..self.sources()
+        }
+    }
+
     pub(crate) fn load(&self) -> Result<Loaded, LoadError> {
         both(&self.sources())
     }
 
-    /// The error for the site's document.
     pub(crate) fn refusal(&self) -> LoadError {
         self.load().unwrap_err()
     }
 
     pub(crate) fn write(&self, consensus: impl AsRef<[u8]>) {
         fs::write(&self.consensus, consensus).unwrap();
+    }
+
+    /// Writes this document, signed, and its certificates.
+    pub(crate) fn publish(&self, order: &Order) {
+        let directory = self.directory.path();
+        publish(directory, "cached-consensus", order, &authorities()).unwrap();
     }
 }
 
@@ -119,11 +124,8 @@ pub(crate) fn unchecked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> S
 
 /// The program itself as a loader.
 pub(crate) fn loader() -> Loader {
-    Loader::of(
-        env!("CARGO_BIN_EXE_exitmark").into(),
-        vec![LOADER_COMMAND.into()],
-        LONG,
-    )
+    let program = env!("CARGO_BIN_EXE_exitmark");
+    Loader::of(program.into(), vec![LOADER_COMMAND.into()], LONG)
 }
 
 /// Loads in this process and by a confined one; both must give the same result or message.
@@ -150,10 +152,8 @@ pub(crate) fn both(sources: &Sources) -> Result<Loaded, LoadError> {
                 let said = here.to_string();
                 [consensus, certificates].map(|path| said.starts_with(&*path.to_string_lossy()))
             };
-            assert!(
-                sources.files.iter().flat_map(path).any(|named| named),
-                "{here}"
-            );
+            let mut named = sources.files.iter().flat_map(path);
+            assert!(named.any(|named| named), "{here}");
         }
         _ => panic!("here: {here:?}\nthere: {there:?}"),
     }

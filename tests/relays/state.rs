@@ -1,20 +1,18 @@
 //! The live set on disk: it is loaded as it was saved, and damage is reported.
 
 use crate::site::{LONG, Site, plan};
-use crate::{assert_names_no_address, at, file};
+use crate::{START, assert_names_no_address, at, file, with_value};
 use exitmark_lab::consensus::Order;
 use exitmark_relays::{Flavor, LiveSet, StateError, StateFile};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use tempfile::TempDir;
-
-const START: u64 = 1_700_000_000;
 
 /// A set with a departed endpoint and a refusal.
 fn live() -> LiveSet {
@@ -26,8 +24,8 @@ fn live() -> LiveSet {
         ],
         ..plan(Flavor::Ns)
     };
-    live.offer(Site::of(&with).load().unwrap(), at(START))
-        .unwrap();
+    let loaded = Site::of(&with).load().unwrap();
+    live.offer(loaded, at(START)).unwrap();
     let mut without = Site::new(Flavor::Ns).load().unwrap();
     without.sources[0].path = live.sources()[0].path.clone();
     live.offer(without, at(START + 60)).unwrap();
@@ -86,11 +84,8 @@ fn directories_are_made_and_leftovers_replaced() {
         assert!(new.symlink_metadata().is_err(), "it is gone");
         let metadata = state.path().symlink_metadata().unwrap();
         assert!(metadata.is_file());
-        assert_eq!(
-            metadata.permissions().mode() & 0o022,
-            0,
-            "others only read it"
-        );
+        let mode = metadata.permissions().mode();
+        assert_eq!(mode & 0o022, 0, "others only read it");
     }
     assert_eq!(fs::read_to_string(victim).unwrap(), "untouched");
 }
@@ -108,11 +103,8 @@ fn a_failed_write_keeps_the_old_file() {
     assert_eq!(state.load().unwrap(), Some(live));
 
     // Below a file; over a directory; without a name.
-    for path in [
-        state.path().join("below"),
-        directory.path().into(),
-        "/".into(),
-    ] {
+    let below = state.path().join("below");
+    for path in [below, directory.path().into(), "/".into()] {
         let error = StateFile::new(path).save(&LiveSet::default()).unwrap_err();
         assert!(matches!(error, StateError::Write { .. }), "{error}");
     }
@@ -150,34 +142,23 @@ fn refuses_implausible_states() {
     let state = state(&directory);
     state.save(&live()).unwrap();
     let good: Value = serde_json::from_slice(&fs::read(state.path()).unwrap()).unwrap();
-    type Change = fn(&mut Value);
-    let changes: [(&str, Change); 9] = [
-        ("another version", |state| state["format"] = 1.into()),
-        ("port 0", |state| state["listed"][0] = "0.0.0.1:0".into()),
-        ("port 0", |state| {
-            state["departed"][0][0] = "0.0.0.1:0".into()
-        }),
-        ("out of order", |state| {
-            state["listed"][1] = "0.0.0.1:1".into()
-        }),
-        ("follow each other", |state| {
-            state["sources"][0]["validity"]["valid_until"] = 1.into();
-        }),
-        ("time out of range", |state| {
-            state["departed"][0][1] = u64::MAX.into()
-        }),
-        ("not a relay state file", |state| {
-            state["accepted_at"] = u64::MAX.into()
-        }),
-        ("not a relay state file", |state| state["more"] = 1.into()),
-        ("too many", |state| {
-            let all = (1..70_000_u32).map(|n| format!("{}:1", std::net::Ipv4Addr::from(n)));
-            state["listed"] = all.collect();
-        }),
-    ];
-    for (words, change) in changes {
-        let mut bad = good.clone();
-        change(&mut bad);
+    let many = (1..70_000_u32).map(|n| format!("{}:1", std::net::Ipv4Addr::from(n)));
+    for (words, path, value) in [
+        ("another version", "/format", json!(1)),
+        ("port 0", "/listed/0", json!("0.0.0.1:0")),
+        ("port 0", "/departed/0/0", json!("0.0.0.1:0")),
+        ("out of order", "/listed/1", json!("0.0.0.1:1")),
+        (
+            "follow each other",
+            "/sources/0/validity/valid_until",
+            json!(1),
+        ),
+        ("time out of range", "/departed/0/1", json!(u64::MAX)),
+        ("not a relay state file", "/accepted_at", json!(u64::MAX)),
+        ("not a relay state file", "/more", json!(1)),
+        ("too many", "/listed", many.collect()),
+    ] {
+        let bad = with_value(good.clone(), path, value);
         fs::write(state.path(), bad.to_string()).unwrap();
         let reason = unusable(&state);
         assert!(reason.contains(words), "{words}: {reason}");
@@ -192,10 +173,8 @@ fn refuses_irregular_and_large_files() {
     let zeros = directory.path().join("zeros");
     symlink("/dev/zero", &zeros).unwrap();
     let large = directory.path().join("large");
-    fs::File::create(&large)
-        .unwrap()
-        .set_len(200 << 20)
-        .unwrap();
+    let file = fs::File::create(&large).unwrap();
+    file.set_len(200 << 20).unwrap();
     let (sender, receiver) = mpsc::channel();
     let paths = [fifo, zeros, large, directory.path().to_owned()];
     std::thread::spawn(move || {

@@ -1,13 +1,10 @@
 //! The status of a live set as text and JSON: counts, but no endpoint.
 
 use crate::site::Site;
-use crate::{at, names_an_address};
+use crate::{START, at, names_an_address};
 use exitmark_policy::Endpoint;
 use exitmark_relays::{Flavor, LiveSet, Status};
 use std::time::Duration;
-
-/// The `valid-after` of these tests' documents.
-const VALID_AFTER: u64 = 1_700_000_000;
 
 #[test]
 fn shows_a_live_set_in_counts() {
@@ -15,11 +12,11 @@ fn shows_a_live_set_in_counts() {
     let relay = loaded.listed[0];
     let count = loaded.listed.len();
     let mut live = LiveSet::default();
-    live.offer(loaded, at(VALID_AFTER + 60)).unwrap();
-    live.refuse("line 3: is bad".to_owned(), at(VALID_AFTER + 120));
+    live.offer(loaded, at(START + 60)).unwrap();
+    live.refuse("line 3: is bad".to_owned(), at(START + 120));
     // One of the extras is a listed relay.
     let extra: [Endpoint; 2] = [relay, "203.0.113.7:22".parse().unwrap()];
-    let status = Status::new(&live, &extra, at(VALID_AFTER) + Duration::from_secs(300));
+    let status = Status::new(&live, &extra, at(START) + Duration::from_secs(300));
     assert_eq!(status.count(), count + 1);
     assert!(status.contains(relay) && status.contains(extra[1]));
     let other: Endpoint = "203.0.113.7:23".parse().unwrap();
@@ -55,7 +52,7 @@ fn shows_a_live_set_in_counts() {
 #[test]
 fn an_empty_set_is_shown_too() {
     let live = LiveSet::default();
-    let status = Status::new(&live, &[], at(VALID_AFTER));
+    let status = Status::new(&live, &[], at(START));
     assert_eq!(status.count(), 0);
     let text = status.to_string();
     assert!(text.contains("No document was refused."), "{text}");

@@ -4,8 +4,8 @@
 use super::evidence::{Answers, Evidence, Row};
 use super::plan::{Kind, MARK};
 use super::{Ending, Speed};
+use exitmark_service::grouped;
 use serde::Serialize;
-use std::fmt::Write;
 
 const DRAWING: &str = "
                            ┌────── exitmark ──────┐
@@ -137,30 +137,16 @@ impl Report {
             "kept",
             ink,
         ));
-        let from_tornet = &self.evidence.from_tornet;
-        line(&show_answers(
-            "answers, Tor network",
-            from_tornet,
-            "replaced",
-            ink,
-        ));
+        let (title, answers) = ("answers, Tor network", &self.evidence.from_tornet);
+        line(&show_answers(title, answers, "replaced", ink));
         line(&rule);
         let ledger = [
             ("sent, never received", self.evidence.lost()),
             ("received, never sent", self.evidence.strays),
         ];
         for (title, frames) in ledger {
-            let tick = ink.tick(frames == 0);
-            line(&columns([
-                title,
-                "",
-                &grouped(frames),
-                "",
-                "",
-                "",
-                "",
-                tick,
-            ]));
+            let (count, tick) = (&grouped(frames), ink.tick(frames == 0));
+            line(&columns([title, "", count, "", "", "", "", tick]));
         }
         if let Some(trouble) = &self.trouble {
             line(&format!("\n a connection failed: {trouble}"));
@@ -226,12 +212,9 @@ fn show(row: &Row, ink: Ink) -> String {
     let macs: Vec<&str> = (row.new_macs.iter())
         .map(|new| if *new { "replaced" } else { "kept" })
         .collect();
-    let or_none = |text: String| {
-        if text.is_empty() {
-            "–".to_owned()
-        } else {
-            text
-        }
+    let or_none = |text: String| match text.is_empty() {
+        true => "–".to_owned(),
+        false => text,
     };
     let mut text = columns([
         row.flow.title,
@@ -244,13 +227,9 @@ fn show(row: &Row, ink: Ink) -> String {
         ink.tick(row.holds()),
     ]);
     if !row.holds() {
-        let wrong = row.sent - row.lost() - row.right;
-        let marks = row.marked;
-        let lost = row.lost();
-        let _ = write!(
-            text,
-            "\n   {marks} marked, {wrong} not as expected, {lost} lost"
-        );
+        let (marks, lost) = (row.marked, row.lost());
+        let wrong = row.sent - lost - row.right;
+        text += &format!("\n   {marks} marked, {wrong} not as expected, {lost} lost");
     }
     text
 }
@@ -270,8 +249,7 @@ fn show_answers(title: &str, answers: &Answers, macs: &str, ink: Ink) -> String 
     ]);
     if !holds {
         let wrong = answers.sent - answers.lost - answers.right;
-        let lost = answers.lost;
-        let _ = write!(text, "\n   {wrong} not as expected, {lost} lost");
+        text += &format!("\n   {wrong} not as expected, {} lost", answers.lost);
     }
     text
 }
@@ -287,10 +265,8 @@ impl Ending {
             None => "unaccounted unknown".to_owned(),
         };
         let ended = if self.ended_well { "well" } else { "badly" };
-        let mut text = format!(
-            " the box ended {ended}, {frames} {}",
-            ink.tick(self.holds())
-        );
+        let tick = ink.tick(self.holds());
+        let mut text = format!(" the box ended {ended}, {frames} {tick}");
         let counters = (self.counters.iter()).map(|(name, number)| format!("{name}={number}"));
         text += &wrapped(self.ready.split_whitespace().map(str::to_owned));
         text += &wrapped(["counters:".to_owned()].into_iter().chain(counters));
@@ -334,17 +310,4 @@ fn dscp(code_point: u8) -> String {
         MARK => "af11".to_owned(),
         other => other.to_string(),
     }
-}
-
-/// Formats a number with thousands separators.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -13,7 +13,6 @@ const MOST_BYTES: u64 = 1 << 20;
 /// The most time between the measurements of decisions and of rates.
 const APART: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// One kind of frame.
 #[derive(Serialize)]
 struct Decision {
     kind: String,

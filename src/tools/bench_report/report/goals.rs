@@ -18,7 +18,6 @@ enum Bound {
     AtMost(f64),
 }
 
-/// One goal and its result.
 pub(crate) struct Goal {
     what: String,
     bound: Bound,
@@ -28,7 +27,6 @@ pub(crate) struct Goal {
     from: Option<String>,
     /// The fraction of frames lost in the worst round, if the goal bounds it.
     loss: Option<f64>,
-    /// A related figure.
     beside: Option<String>,
 }
 
@@ -71,18 +69,14 @@ impl Goal {
         let Some(measured) = self.measured else {
             return "-".to_owned();
         };
-        let loss = self
-            .loss
-            .map(|loss| format!("lost at worst: {}", table::percent(loss)));
-        [
-            Some(format!("{measured:.3}{}", self.unit)),
-            loss,
-            self.beside.clone(),
-        ]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join(", ")
+        let mut found = format!("{measured:.3}{}", self.unit);
+        if let Some(loss) = self.loss {
+            found += &format!(", lost at worst: {}", table::percent(loss));
+        }
+        if let Some(beside) = &self.beside {
+            found += &format!(", {beside}");
+        }
+        found
     }
 
     fn verdict(&self) -> &'static str {
@@ -94,7 +88,6 @@ impl Goal {
     }
 }
 
-/// The table of all goals.
 pub(crate) fn table(sources: &Sources) -> String {
     let rows = all(sources).into_iter().map(|goal| {
         vec![
@@ -174,15 +167,10 @@ fn growth(sources: &Sources) -> [Goal; 2] {
             )
         }
     };
+    let words = "65,536 relay endpoints / 1,024";
     [
         goal("2 queues / 1 queue", 1.85, "queues", 2, 1),
-        goal(
-            "65,536 relay endpoints / 1,024",
-            0.9,
-            "relays",
-            65_536,
-            1_024,
-        ),
+        goal(words, 0.9, "relays", 65_536, 1_024),
     ]
 }
 
@@ -194,10 +182,8 @@ fn decision(sources: &Sources) -> [Goal; 2] {
                 .map(|row| row.ns)
         };
         let known = KINDS.map(|kind| Some((kind, of(kind)?)));
-        let figures = known.iter().flatten();
-        let figures: Vec<_> = figures
-            .map(|(kind, ns)| format!("{kind} {ns:.2}"))
-            .collect();
+        let figure = |(kind, ns): &(&str, f64)| format!("{kind} {ns:.2}");
+        let figures: Vec<_> = known.iter().flatten().map(figure).collect();
         let all: Option<Vec<_>> = known.into_iter().collect();
         let worst = all.and_then(|all| all.into_iter().map(|(_, ns)| ns).reduce(f64::max));
         Goal {

@@ -2,9 +2,10 @@
 
 use super::sources::Rate;
 use super::table::{count, family};
+use serde::Deserialize;
 
 /// The parameters of a load, without the forwarder.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Point {
     frame_bytes: u32,
     relay_share: f64,
@@ -15,24 +16,12 @@ pub(crate) struct Point {
 }
 
 impl Point {
-    pub(crate) fn of(row: &Rate) -> Self {
-        Self {
-            frame_bytes: row.frame_bytes,
-            relay_share: row.relay_share,
-            queues: row.queues,
-            family: row.family.clone(),
-            flows: row.flows,
-            relays: row.relays,
-        }
-    }
-
     /// All points of the rows, in order of appearance.
     pub(crate) fn all(rates: &[Rate]) -> Vec<Self> {
         let mut points = Vec::new();
-        for row in rates {
-            let point = Self::of(row);
-            if !points.contains(&point) {
-                points.push(point);
+        for Rate { point, .. } in rates {
+            if !points.contains(point) {
+                points.push(point.clone());
             }
         }
         points
@@ -48,18 +37,13 @@ impl Point {
             flows: 1024,
             relays: 10_000,
         };
-        rates
-            .iter()
-            .any(|row| Self::of(row) == base)
-            .then_some(base)
+        rates.iter().any(|row| row.point == base).then_some(base)
     }
 
-    /// The rows at this point.
     pub(crate) fn rows<'r>(&self, rates: &'r [Rate]) -> impl Iterator<Item = &'r Rate> {
-        rates.iter().filter(move |row| Self::of(row) == *self)
+        rates.iter().filter(move |row| row.point == *self)
     }
 
-    /// The row of a forwarder at this point.
     pub(crate) fn row<'r>(&self, rates: &'r [Rate], forwarder: &str) -> Option<&'r Rate> {
         self.rows(rates).find(|row| row.forwarder == forwarder)
     }

@@ -12,7 +12,6 @@ const FEWEST_ROUNDS: usize = 5;
 /// The directory of the results, relative to the project's directory.
 pub(crate) const DATA: &str = "docs/benchmarks/data";
 
-/// Writes the report into the project's directory.
 pub(crate) fn publish(report: &Report, project: &Path) -> Result<(), String> {
     let few = |(_, rounds): &&(_, usize)| *rounds < FEWEST_ROUNDS;
     if let Some((file, rounds)) = report.fewest_rounds.iter().find(few) {

@@ -117,9 +117,8 @@ fn tcp(sources: &Sources) -> Option<String> {
             (row.forwarder == forwarder && row.direction == direction)
                 && (row.streams == 1 || direction == "connect")
         };
-        rows.find(is_it)
-            .and_then(told)
-            .unwrap_or_else(|| "-".to_owned())
+        let figure = rows.find(is_it).and_then(told);
+        figure.unwrap_or_else(|| "-".to_owned())
     };
     let rows: Vec<_> = TCP
         .into_iter()
@@ -164,10 +163,8 @@ fn gbit(row: &Tcp) -> Option<String> {
 /// A link to the page, and the number of goals met.
 fn goals(sources: &Sources) -> String {
     let all = goals::all(sources);
-    let met = all
-        .iter()
-        .filter(|goal| goal.is_met() == Some(true))
-        .count();
+    let met = all.iter().filter(|goal| goal.is_met() == Some(true));
+    let met = met.count();
     format!(
         "[docs/benchmarks.md](docs/benchmarks.md) has latency, loss, growth and every other \
          figure, and the\ngoals, of which {met} of {} are met.\n",

@@ -1,5 +1,6 @@
 //! The benches' result files. A missing file is listed in the report; an invalid one is an error.
 
+use super::point::Point;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -10,7 +11,6 @@ use std::path::Path;
 /// The size limit of a file; every bench writes less.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// All results.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     pub(crate) machines: Vec<(&'static str, Machine)>,
@@ -59,12 +59,8 @@ pub(crate) struct Machine {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Rate {
     pub(crate) forwarder: String,
-    pub(crate) frame_bytes: u32,
-    pub(crate) relay_share: f64,
-    pub(crate) queues: u32,
-    pub(crate) family: String,
-    pub(crate) flows: u64,
-    pub(crate) relays: u64,
+    #[serde(flatten)]
+    pub(crate) point: Point,
     pub(crate) mpps: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
@@ -195,15 +191,13 @@ pub(crate) struct Missing {
 }
 
 impl Sources {
-    /// Reads all existing files.
     pub(crate) fn read(directory: &Path) -> Result<Self, String> {
         let mut sources = Self::default();
         for (bench, name) in MACHINES {
             // Only the first description is required.
             let machine = sources.file(directory, name, name == MACHINES[0].1)?;
-            sources
-                .machines
-                .extend(machine.map(|machine| (bench, machine)));
+            let machine = machine.map(|machine| (bench, machine));
+            sources.machines.extend(machine);
         }
         sources.rates = sources.rows(directory, "pps.json")?;
         sources.growth = sources.rows(directory, "growth.json")?;
@@ -269,25 +263,17 @@ impl Sources {
 
     /// The benches that are measured in rounds, and the smallest number of rounds of their rows.
     pub(crate) fn fewest_rounds(&self) -> [(&'static str, usize); 4] {
-        let fewest = |rounds: &mut dyn Iterator<Item = usize>| rounds.min().unwrap_or(0);
+        let rates = self.rates.iter().map(|row| row.rounds.len());
+        let latency = self.latency.iter().map(|row| row.rounds.len());
+        let growth = self.growth.iter().map(|row| row.rounds.len());
+        let tcp = self.tcp.iter().map(|row| row.rounds.len());
         [
-            (
-                "pps.json",
-                fewest(&mut self.rates.iter().map(|row| row.rounds.len())),
-            ),
-            (
-                "latency.json",
-                fewest(&mut self.latency.iter().map(|row| row.rounds.len())),
-            ),
-            (
-                "growth.json",
-                fewest(&mut self.growth.iter().map(|row| row.rounds.len())),
-            ),
-            (
-                "tcp.json",
-                fewest(&mut self.tcp.iter().map(|row| row.rounds.len())),
-            ),
+            ("pps.json", rates.min()),
+            ("latency.json", latency.min()),
+            ("growth.json", growth.min()),
+            ("tcp.json", tcp.min()),
         ]
+        .map(|(file, fewest)| (file, fewest.unwrap_or(0)))
     }
 
     /// Whether the generators use all cores, so that forwarders' processes share them.
@@ -298,24 +284,19 @@ impl Sources {
 
     /// Fails if a row has no rounds, or values that are negative or not finite.
     fn check(&self) -> Result<(), String> {
-        let rates = self
-            .rates
-            .iter()
-            .map(|row| ("pps.json", &row.forwarder, &row.rounds));
-        let growth = self
-            .growth
-            .iter()
-            .map(|row| ("growth.json", &row.forwarder, &row.rounds));
-        let tcp = self
-            .tcp
-            .iter()
-            .map(|row| ("tcp.json", &row.forwarder, &row.rounds));
-        for (file, forwarder, rounds) in rates.chain(growth).chain(tcp) {
-            if rounds.is_empty()
-                || rounds
-                    .iter()
-                    .any(|value| !value.is_finite() || *value < 0.0)
-            {
+        let mut rows = Vec::new();
+        for row in &self.rates {
+            rows.push(("pps.json", &row.forwarder, &row.rounds));
+        }
+        for row in &self.growth {
+            rows.push(("growth.json", &row.forwarder, &row.rounds));
+        }
+        for row in &self.tcp {
+            rows.push(("tcp.json", &row.forwarder, &row.rounds));
+        }
+        for (file, forwarder, rounds) in rows {
+            let is_bad = |value: &f64| !value.is_finite() || *value < 0.0;
+            if rounds.is_empty() || rounds.iter().any(is_bad) {
                 return Err(format!(
                     "{file}: a row of {forwarder} has rounds {rounds:?}; every row has at least one, and none is below 0"
                 ));

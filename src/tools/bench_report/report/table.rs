@@ -1,5 +1,6 @@
 //! Tables in Markdown, and the format of their numbers.
 
+pub(crate) use exitmark_service::grouped as count;
 use std::fmt::Write;
 
 /// The headings of text columns; all others but the first are numbers.
@@ -14,11 +15,8 @@ pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
             "---:"
         }
     };
-    lines(
-        headings,
-        headings.iter().enumerate().map(rule).collect(),
-        rows,
-    )
+    let rules = headings.iter().enumerate().map(rule);
+    lines(headings, rules.collect(), rows)
 }
 
 /// A table of text.
@@ -49,7 +47,6 @@ fn line<T: AsRef<str>>(text: &mut String, cells: &[T]) {
     text.push_str("|\n");
 }
 
-/// A rate in Mpps.
 pub(crate) fn mpps(mpps: Option<f64>) -> String {
     known(mpps, |mpps| format!("{mpps:.3}"))
 }
@@ -70,19 +67,6 @@ pub(crate) fn percent(part: f64) -> String {
     } else {
         format!("{:.1} %", part * 100.0)
     }
-}
-
-/// A number with thousands separators.
-pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// A figure rounded to an integer.

@@ -8,7 +8,6 @@ use super::programs::Program;
 use clap_mangen::roff::{Roff, bold, roman};
 
 impl Program {
-    /// Renders the page.
     pub(super) fn configuration(&self) -> Vec<u8> {
         let name = self.name;
         let title = format!("{}.TOML", name.to_uppercase());

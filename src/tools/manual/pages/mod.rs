@@ -52,7 +52,6 @@ impl Program {
         command
     }
 
-    /// Every page with its file name.
     fn pages(&self, command: &Command) -> Vec<(String, Vec<u8>)> {
         let names: Vec<String> = std::iter::once(command)
             .chain(command.get_subcommands())

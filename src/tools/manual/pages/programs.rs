@@ -2,11 +2,8 @@
 
 use clap::Command;
 
-/// A program with a manual.
 pub(crate) struct Program {
-    /// The name of the executable.
     pub(crate) name: &'static str,
-    /// The definition of its command line.
     pub(crate) command: fn() -> Command,
     /// The subcommand that the service runs, which reads the configuration.
     pub(crate) service: &'static str,
@@ -26,7 +23,6 @@ pub(crate) struct Text {
     pub(crate) paragraphs: &'static [&'static str],
 }
 
-/// Both programs.
 pub(crate) const PROGRAMS: [&Program; 2] = [&BOX, &MONITOR];
 
 const BOX: Program = Program {

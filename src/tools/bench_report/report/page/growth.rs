@@ -63,16 +63,7 @@ fn note(axis: &str) -> &'static str {
 
 /// The row of the same forwarder and frames with the smallest value, possibly `row` itself.
 fn least<'g>(all: &'g [Growth], row: &'g Growth) -> &'g Growth {
-    let is_like = |other: &&Growth| {
-        (
-            &other.axis,
-            &other.forwarder,
-            other.frame_bytes,
-            &other.family,
-        ) == (&row.axis, &row.forwarder, row.frame_bytes, &row.family)
-    };
-    all.iter()
-        .filter(is_like)
-        .min_by_key(|other| other.value)
-        .unwrap_or(row)
+    let kind = |row: &'g Growth| (&row.axis, &row.forwarder, row.frame_bytes, &row.family);
+    let like = all.iter().filter(|other| kind(other) == kind(row));
+    like.min_by_key(|other| other.value).unwrap_or(row)
 }

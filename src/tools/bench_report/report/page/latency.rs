@@ -11,6 +11,8 @@ fn rows<'p>(page: &'p Page<'_>) -> Option<Vec<&'p Latency>> {
     (!rows.is_empty()).then(|| ordered(rows, |row| &row.forwarder))
 }
 
+const NAMED: [&str; 3] = ["forwarder", "B", "family"];
+
 /// The cells that identify a forwarder and its frames.
 fn named(row: &Latency) -> Vec<String> {
     vec![
@@ -38,13 +40,11 @@ pub(super) fn lossless(page: &Page<'_>) -> Option<String> {
     } else {
         ""
     };
+    let words = "The part of the frames that is lost against what is offered";
     Some(format!(
         "The highest rate at which no frame is lost.\n\n{}{}{note}",
-        page.plot(
-            "loss.svg",
-            "The part of the frames that is lost against what is offered"
-        ),
-        table(&["forwarder", "B", "family", "Mpps", "min–max"], rates)
+        page.plot("loss.svg", words),
+        table(&[&NAMED[..], &["Mpps", "min–max"]].concat(), rates)
     ))
 }
 
@@ -60,10 +60,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
         text.push_str(&format!(
             "### At {percent:.0} % of the rate without loss\n\n"
         ));
-        text.push_str(&page.plot(
-            &percentiles::name(load),
-            &format!("Percentiles of latency at {percent:.0} % of the rate without loss"),
-        ));
+        let words = format!("Percentiles of latency at {percent:.0} % of the rate without loss");
+        text.push_str(&page.plot(&percentiles::name(load), &words));
         let times = rows.iter().filter_map(|row| {
             let at = row.latency.iter().find(|one| one.load == load)?;
             let mut cells = named(row);
@@ -72,20 +70,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
             cells.push(count(at.samples));
             Some(cells)
         });
-        let headings = [
-            "forwarder",
-            "B",
-            "family",
-            "offered, Mpps",
-            "batch",
-            "p50",
-            "p90",
-            "p99",
-            "p99.9",
-            "p99.99",
-            "max",
-            "samples",
-        ];
+        let rate = ["offered, Mpps", "batch"];
+        let headings = [&NAMED[..], &rate, &percentiles::NAMES, &["samples"]].concat();
         text.push_str(&table(&headings, times));
         text.push('\n');
     }
@@ -105,16 +91,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
         "### Round trip of one frame\n\nIn µs: probes at a fixed low rate, in batches of one, \
          with nothing else on the wire.\n\n",
     );
-    let headings = [
-        "forwarder",
-        "B",
-        "family",
-        "offered, Mpps",
-        "batch",
-        "p50",
-        "p99",
-        "samples",
-    ];
+    let figures = ["offered, Mpps", "batch", "p50", "p99", "samples"];
+    let headings = [&NAMED[..], &figures].concat();
     text.push_str(&table(&headings, trips));
     Some(text)
 }
@@ -135,15 +113,8 @@ pub(super) fn bursts(page: &Page<'_>) -> Option<String> {
         any.then_some(cells)
     });
     let rows: Vec<_> = rows.collect();
-    let headings = [
-        "forwarder",
-        "B",
-        "family",
-        "burst, frames",
-        "overload, Mpps",
-        "lost of it",
-        "recovery, µs",
-    ];
+    let overload = ["overload, Mpps", "lost of it", "recovery, µs"];
+    let headings = [&NAMED[..], &["burst, frames"], &overload].concat();
     (!rows.is_empty()).then(|| {
         format!(
             "Burst: the longest one, back to back, without a lost frame; `≥`: no longer one was \

@@ -27,6 +27,8 @@ fn at(point: &Point, rates: &[Rate]) -> String {
     };
     let rows = ordered(point.rows(rates).collect(), |row| &row.forwarder);
     let rows = rows.into_iter().map(|row| {
+        let wire = point.row(rates, WIRE);
+        let added = wire.and_then(|wire| difference(&nanoseconds(row), &nanoseconds(wire)));
         vec![
             row.forwarder.clone(),
             format!("{:.3}", row.mpps),
@@ -35,27 +37,20 @@ fn at(point: &Point, rates: &[Rate]) -> String {
             table::percent(row.max_loss),
             table::ratio(against(row, NFTABLES)),
             table::ratio(against(row, WIRE)),
-            table::known(
-                point
-                    .row(rates, WIRE)
-                    .and_then(|wire| difference(&nanoseconds(row), &nanoseconds(wire))),
-                |ns| format!("{ns:+.1}"),
-            ),
+            table::known(added, |ns| format!("{ns:+.1}")),
         ]
     });
-    table::table(
-        &[
-            "forwarder",
-            "Mpps",
-            "min–max",
-            "lost",
-            "at worst",
-            "× nftables",
-            "× wire",
-            "ns more than wire",
-        ],
-        rows,
-    )
+    let headings = [
+        "forwarder",
+        "Mpps",
+        "min–max",
+        "lost",
+        "at worst",
+        "× nftables",
+        "× wire",
+        "ns more than wire",
+    ];
+    table::table(&headings, rows)
 }
 
 /// The nanoseconds per frame of every round, if it has a rate.

@@ -8,10 +8,8 @@ use super::Page;
 
 pub(super) fn section(page: &Page<'_>) -> Option<String> {
     let all = &page.sources.tcp;
-    let bulk = all
-        .iter()
-        .filter(|row| row.gbit_per_s.is_some())
-        .collect::<Vec<_>>();
+    let bulk = all.iter().filter(|row| row.gbit_per_s.is_some());
+    let bulk: Vec<_> = bulk.collect();
     let mut text =
         "Connections from the Tor host to a web server, both with stacks of their own.\n\n"
             .to_owned();
@@ -63,10 +61,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
         text.push_str(
             "### Connections a second\n\nEach connection: connect, request, answer, close.\n\n",
         );
-        text.push_str(&table::table(
-            &["forwarder", "at a time", "a second", "min–max", "× wire"],
-            rows,
-        ));
+        let headings = ["forwarder", "at a time", "a second", "min–max", "× wire"];
+        text.push_str(&table::table(&headings, rows));
         text.push('\n');
     }
     let trips = of(all, "round-trip");
@@ -82,10 +78,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
             ]
         });
         text.push_str("### Round trip of one byte\n\nIn µs, over one connection.\n\n");
-        text.push_str(&table::table(
-            &["forwarder", "p50", "min–max", "p99", "more than wire"],
-            rows,
-        ));
+        let headings = ["forwarder", "p50", "min–max", "p99", "more than wire"];
+        text.push_str(&table::table(&headings, rows));
     }
     (!all.is_empty()).then_some(text)
 }

@@ -5,7 +5,7 @@ use super::lines::Lines;
 use super::loss::shown;
 use super::{Drawn, ticks};
 
-const NAMES: [&str; 6] = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
+pub(crate) const NAMES: [&str; 6] = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
 
 /// The loads in ascending order.
 pub(crate) fn loads(rows: &[Latency]) -> Vec<f64> {
@@ -31,12 +31,8 @@ pub(super) fn plots(rows: &[Latency]) -> Drawn<Vec<(String, String)>> {
             .filter_map(|row| Some((row.forwarder.clone(), at(row)?)))
             .filter(|(_, points)| !points.is_empty())
             .collect();
-        let times = || {
-            series
-                .iter()
-                .flat_map(|(_, points)| points)
-                .map(|point| point.1)
-        };
+        let points = || series.iter().flat_map(|(_, points)| points);
+        let times = || points().map(|point| point.1);
         let (Some(least), Some(most)) = (times().reduce(f64::min), times().reduce(f64::max)) else {
             continue;
         };
@@ -47,10 +43,7 @@ pub(super) fn plots(rows: &[Latency]) -> Drawn<Vec<(String, String)>> {
             ),
             x_axis: "percentile",
             y_axis: "latency, µs",
-            x_ticks: (0_u32..)
-                .map(f64::from)
-                .zip(NAMES.map(String::from))
-                .collect(),
+            x_ticks: positions().zip(NAMES.map(String::from)).collect(),
             y_ticks: ticks::decades(least, most),
             series,
         };
@@ -59,11 +52,12 @@ pub(super) fn plots(rows: &[Latency]) -> Drawn<Vec<(String, String)>> {
     Ok(plots)
 }
 
+fn positions() -> impl Iterator<Item = f64> {
+    (0_u32..).map(f64::from)
+}
+
 /// The positions of known percentiles other than 0, which has no logarithm.
 fn points(at: &Percentiles) -> Vec<(f64, f64)> {
-    let positions = (0_u32..).map(f64::from);
-    positions
-        .zip(at.times())
-        .filter_map(|(position, us)| Some((position, us?.max(0.01).log10())))
-        .collect()
+    let point = |(position, us): (f64, Option<f64>)| Some((position, us?.max(0.01).log10()));
+    positions().zip(at.times()).filter_map(point).collect()
 }

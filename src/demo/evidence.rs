@@ -58,7 +58,6 @@ pub(super) struct Answers {
     pub(super) lost: u64,
 }
 
-/// The results of all captures.
 #[derive(Debug)]
 pub(super) struct Evidence {
     pub(super) rows: Vec<Row>,
@@ -69,7 +68,6 @@ pub(super) struct Evidence {
 }
 
 impl Evidence {
-    /// Evaluates the captures.
     pub(super) fn weigh(sightings: &Sightings) -> Self {
         let Sightings {
             host,
@@ -213,9 +211,8 @@ impl<'a> Ledger<'a> {
     fn new(sent: impl Iterator<Item = &'a Seen>) -> Self {
         let mut open: HashMap<_, VecDeque<_>> = HashMap::new();
         for frame in sent {
-            open.entry(essence(&frame.bytes))
-                .or_default()
-                .push_back(frame);
+            let same = open.entry(essence(&frame.bytes)).or_default();
+            same.push_back(frame);
         }
         Self { open, strays: 0 }
     }
@@ -274,28 +271,24 @@ fn dscp(frame: &[u8]) -> Option<u8> {
 
 /// The frame expected for an exit frame.
 fn marked(sent: &[u8]) -> Option<Vec<u8>> {
-    let mut frame = sent.to_vec();
+    let (link, packet) = sent.split_at_checked(LINK)?;
     if is_ipv4(sent) {
-        let (mut header, _) = Ipv4Header::from_slice(&sent[LINK..]).ok()?;
+        let (mut header, rest) = Ipv4Header::from_slice(packet).ok()?;
         header.dscp = IpDscp::try_new(MARK).ok()?;
         header.header_checksum = header.calc_header_checksum();
-        let header = header.to_bytes();
-        frame[LINK..][..header.len()].copy_from_slice(&header);
+        Some([link, &header.to_bytes(), rest].concat())
     } else {
-        let (mut header, _) = Ipv6Header::from_slice(&sent[LINK..]).ok()?;
+        let (mut header, rest) = Ipv6Header::from_slice(packet).ok()?;
         header.traffic_class = MARK << 2 | header.traffic_class & 0x03;
-        let header = header.to_bytes();
-        frame[LINK..][..header.len()].copy_from_slice(&header);
+        Some([link, &header.to_bytes(), rest].concat())
     }
-    Some(frame)
 }
 
 /// The frame expected for a relay frame.
 fn steered(sent: &[u8]) -> Vec<u8> {
     let macs = [mac(TORNET_MAC), mac(INCOMING_MAC)].concat();
-    macs.into_iter()
-        .chain(sent.iter().skip(12).copied())
-        .collect()
+    let rest = sent.iter().skip(12).copied();
+    macs.into_iter().chain(rest).collect()
 }
 
 /// The frame expected for a frame from the network that carries Tor traffic.
@@ -390,13 +383,9 @@ mod tests {
     }
 
     fn seen(frames: impl IntoIterator<Item = Vec<u8>>) -> Vec<Seen> {
+        let counts = true;
         let frames = frames.into_iter();
-        frames
-            .map(|bytes| Seen {
-                bytes,
-                counts: true,
-            })
-            .collect()
+        frames.map(|bytes| Seen { bytes, counts }).collect()
     }
 
     fn sighting(sent: Vec<Vec<u8>>, received: Vec<Vec<u8>>) -> Sighting {
@@ -449,6 +438,10 @@ mod tests {
         assert_eq!((evidence.lost(), evidence.strays), (0, 0));
     }
 
+    fn mark(seen: &mut Seen) {
+        seen.bytes = marked(&seen.bytes).unwrap();
+    }
+
     #[test]
     fn detects_every_fault() {
         type Accident = fn(&mut Sightings);
@@ -490,9 +483,7 @@ mod tests {
             ),
             (
                 "relay frame marked",
-                |s| {
-                    s.tornet.received[0].bytes = marked(&s.tornet.received[0].bytes).unwrap();
-                },
+                |s| mark(&mut s.tornet.received[0]),
                 [0, 0, 1],
             ),
             (
@@ -502,16 +493,12 @@ mod tests {
             ),
             (
                 "relay frame leaked",
-                |s| {
-                    s.clearnet.received.push(s.tornet.received.remove(0));
-                },
+                |s| s.clearnet.received.push(s.tornet.received.remove(0)),
                 [0, 0, 1],
             ),
             (
                 "other frame marked",
-                |s| {
-                    s.clearnet.received[3].bytes = marked(&s.clearnet.received[3].bytes).unwrap();
-                },
+                |s| mark(&mut s.clearnet.received[3]),
                 [0, 0, 1],
             ),
             (
@@ -545,14 +532,12 @@ mod tests {
     fn ignores_frames_outside_the_markers() {
         let mut sightings = ideal();
         // Received before the capture at the host had begun, sent after it had ended.
-        sightings.clearnet.received.push(Seen {
-            bytes: v4(SERVER_V4, (1, WEB)),
+        let outside = |port| Seen {
+            bytes: v4(SERVER_V4, (port, WEB)),
             counts: false,
-        });
-        sightings.host.sent.push(Seen {
-            bytes: v4(SERVER_V4, (2, WEB)),
-            counts: false,
-        });
+        };
+        sightings.clearnet.received.push(outside(1));
+        sightings.host.sent.push(outside(2));
         assert!(Evidence::weigh(&sightings).holds());
     }
 

@@ -76,7 +76,6 @@ pub enum DemoError {
     Interrupted(u8),
 }
 
-/// Throughput, and round-trip times.
 #[derive(Debug)]
 struct Speed {
     gbit_per_s: f64,
@@ -86,7 +85,6 @@ struct Speed {
     relay: Histogram<u64>,
 }
 
-/// The ready line, exit status and final counters of the box.
 #[derive(Debug)]
 struct Ending {
     ready: String,
@@ -121,8 +119,8 @@ fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError>
         .map_err(DemoError::Files)?;
     let site = Site::build(Plan::default())?;
     // A web server at the relay's address, reached over the clearnet.
-    site.clearnet
-        .ip(&format!("addr add {RELAY_V4}/32 dev eth0"))?;
+    let address = format!("addr add {RELAY_V4}/32 dev eth0");
+    site.clearnet.ip(&address)?;
     interrupt.check()?;
 
     say("loading     a relay set of full size that lists the demo's relay");
@@ -148,16 +146,15 @@ fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError>
         say_drops(&site, say)?;
     }
 
-    let speed = if trouble.is_none() {
+    let mut speed = None;
+    if trouble.is_none() {
         say("timing      2,000 round trips, then two seconds at full speed, captures off");
-        Some(Speed {
+        speed = Some(Speed {
             exit: round_trips(&site, plan::clearnet_tcp()[0], interrupt)?,
             relay: round_trips(&site, plan::tornet_tcp()[0], interrupt)?,
             gbit_per_s: traffic::bulk(&site, interrupt)?,
-        })
-    } else {
-        None
-    };
+        });
+    }
     drop(servers);
     say("stopping    the box");
     Ok(Report {
@@ -193,16 +190,14 @@ fn say_drops(site: &Site, say: &dyn Fn(&str)) -> Result<(), DemoError> {
 
 fn start_box(site: &Site, directory: &Path) -> Result<RunningBox, DemoError> {
     let now = SystemTime::now();
+    let validity = Validity {
+        valid_after: now - HOUR / 2,
+        fresh_until: now + HOUR / 2,
+        valid_until: now + HOUR * 5 / 2,
+    };
     let order = Order {
         listed: relay_endpoints().to_vec(),
-        ..Order::full_size(
-            Flavor::Microdesc,
-            Validity {
-                valid_after: now - HOUR / 2,
-                fresh_until: now + HOUR / 2,
-                valid_until: now + HOUR * 5 / 2,
-            },
-        )
+        ..Order::full_size(Flavor::Microdesc, validity)
     };
     let authorities = Authorities::new(9);
     let name = "cached-microdesc-consensus";

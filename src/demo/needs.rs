@@ -18,17 +18,17 @@ pub(super) fn check() -> Result<(), DemoError> {
         return Err(DemoError::NotRoot);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |program: &str| {
-        std::env::split_paths(&path).any(|directory| is_executable(&directory.join(program)))
-    };
-    match PROGRAMS.iter().find(|(program, ..)| !is_there(program)) {
-        Some(&(program, purpose, package)) => Err(DemoError::Missing {
-            program,
-            purpose,
-            package,
-        }),
-        None => Ok(()),
+    for (program, purpose, package) in PROGRAMS {
+        let mut places = std::env::split_paths(&path);
+        if !places.any(|directory| is_executable(&directory.join(program))) {
+            return Err(DemoError::Missing {
+                program,
+                purpose,
+                package,
+            });
+        }
     }
+    Ok(())
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -55,7 +55,6 @@ enum Pattern {
     Rest,
 }
 
-/// A row of [`FLOWS`].
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) title: &'static str,
@@ -71,57 +70,38 @@ const fn flow(title: &'static str, kind: Kind, pattern: Pattern) -> Flow {
     }
 }
 
+const SERVER: IpAddr = IpAddr::V4(SERVER_V4);
+const SERVER6: IpAddr = IpAddr::V6(SERVER_V6);
+const RELAY: IpAddr = IpAddr::V4(RELAY_V4);
+const RELAY6: IpAddr = IpAddr::V6(RELAY_V6);
+
 /// All flows; a frame belongs to the first one that matches.
-pub(super) const FLOWS: [Flow; 12] = [
-    flow(
-        "web page, IPv4",
-        Kind::Exit,
-        Pattern::TcpTo(IpAddr::V4(SERVER_V4), WEB),
-    ),
-    flow(
-        "web page, IPv6",
-        Kind::Exit,
-        Pattern::TcpTo(IpAddr::V6(SERVER_V6), WEB),
-    ),
-    flow(
-        "web page at a relay's IP",
-        Kind::Exit,
-        Pattern::TcpTo(IpAddr::V4(RELAY_V4), WEB),
-    ),
-    flow(
-        "relay connection, IPv4",
-        Kind::Relay,
-        Pattern::TcpTo(IpAddr::V4(RELAY_V4), OR_PORT),
-    ),
-    flow(
-        "relay connection, IPv6",
-        Kind::Relay,
-        Pattern::TcpTo(IpAddr::V6(RELAY_V6), OR_PORT),
-    ),
-    flow(
-        "DNS over TCP",
-        Kind::Other,
-        Pattern::TcpTo(IpAddr::V4(SERVER_V4), DNS),
-    ),
-    flow("DNS over UDP, 4 and 6", Kind::Other, Pattern::UdpTo(DNS)),
-    flow(
-        "ssh, the host's answers",
-        Kind::Other,
-        Pattern::TcpFrom(SSH),
-    ),
-    flow("ping, 4 and 6", Kind::Other, Pattern::Ping),
-    flow("ARP and ND", Kind::Other, Pattern::Neighbours),
-    flow("refusals, RST", Kind::Other, Pattern::Refusal),
-    flow("non-IP frames", Kind::Other, Pattern::Rest),
-];
+pub(super) const FLOWS: [Flow; 12] = {
+    use Kind::{Exit, Other, Relay};
+    use Pattern::{Neighbours, Ping, Refusal, Rest, TcpFrom, TcpTo, UdpTo};
+    [
+        flow("web page, IPv4", Exit, TcpTo(SERVER, WEB)),
+        flow("web page, IPv6", Exit, TcpTo(SERVER6, WEB)),
+        flow("web page at a relay's IP", Exit, TcpTo(RELAY, WEB)),
+        flow("relay connection, IPv4", Relay, TcpTo(RELAY, OR_PORT)),
+        flow("relay connection, IPv6", Relay, TcpTo(RELAY6, OR_PORT)),
+        flow("DNS over TCP", Other, TcpTo(SERVER, DNS)),
+        flow("DNS over UDP, 4 and 6", Other, UdpTo(DNS)),
+        flow("ssh, the host's answers", Other, TcpFrom(SSH)),
+        flow("ping, 4 and 6", Other, Ping),
+        flow("ARP and ND", Other, Neighbours),
+        flow("refusals, RST", Other, Refusal),
+        flow("non-IP frames", Other, Rest),
+    ]
+};
 
 /// Which flow a frame from the host belongs to, as an index into [`FLOWS`].
 pub(super) fn flow_of(frame: &[u8]) -> usize {
     let packet = SlicedPacket::from_ethernet(frame).ok();
-    FLOWS
+    let position = FLOWS
         .iter()
-        .position(|flow| flow.pattern.fits(packet.as_ref()))
-        .unwrap_or(FLOWS.len() - 1)
+        .position(|flow| flow.pattern.fits(packet.as_ref()));
+    position.unwrap_or(FLOWS.len() - 1)
 }
 
 impl Pattern {
@@ -185,22 +165,16 @@ pub(super) fn mac(text: &str) -> [u8; 6] {
 
 /// The TCP endpoints of the servers on the clearnet.
 pub(super) fn clearnet_tcp() -> [SocketAddr; 4] {
-    [
-        (IpAddr::from(SERVER_V4), WEB),
-        (IpAddr::from(SERVER_V6), WEB),
-        // The web server at the relay's address, reached over the clearnet.
-        (IpAddr::from(RELAY_V4), WEB),
-        (IpAddr::from(SERVER_V4), DNS),
-    ]
-    .map(SocketAddr::from)
+    // The web server at the relay's address is reached over the clearnet.
+    [(SERVER, WEB), (SERVER6, WEB), (RELAY, WEB), (SERVER, DNS)].map(SocketAddr::from)
 }
 
 /// The relay's TCP endpoints.
 pub(super) fn tornet_tcp() -> [SocketAddr; 2] {
-    [IpAddr::from(RELAY_V4), IpAddr::from(RELAY_V6)].map(|address| (address, OR_PORT).into())
+    [RELAY, RELAY6].map(|address| (address, OR_PORT).into())
 }
 
 /// The name server's UDP endpoints.
 pub(super) fn name_servers() -> [SocketAddr; 2] {
-    [IpAddr::from(SERVER_V4), IpAddr::from(SERVER_V6)].map(|address| (address, DNS).into())
+    [SERVER, SERVER6].map(|address| (address, DNS).into())
 }

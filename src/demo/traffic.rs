@@ -46,9 +46,8 @@ enum Socket {
 impl Servers {
     /// Starts every server of the site; each listens when this returns.
     pub(super) fn start(site: &Site) -> Result<Self, DemoError> {
-        let mut servers = Self {
-            running: Vec::new(),
-        };
+        let running = Vec::new();
+        let mut servers = Self { running };
         for address in plan::clearnet_tcp() {
             servers.tcp(&site.clearnet, address, Service::Echo)?;
         }
@@ -56,11 +55,8 @@ impl Servers {
             servers.tcp(&site.tornet, address, Service::Echo)?;
         }
         servers.tcp(&site.clearnet, (SERVER_V4, BULK).into(), Service::Sink)?;
-        servers.tcp(
-            &site.host,
-            (Ipv6Addr::UNSPECIFIED, SSH).into(),
-            Service::Echo,
-        )?;
+        let ssh = (Ipv6Addr::UNSPECIFIED, SSH).into();
+        servers.tcp(&site.host, ssh, Service::Echo)?;
         for address in plan::name_servers() {
             servers.udp(&site.clearnet, address)?;
         }
@@ -135,18 +131,14 @@ fn serve(mut stream: TcpStream, service: Service) -> io::Result<()> {
     let mut heard: u64 = 0;
     loop {
         let length = stream.read(&mut buffer)?;
-        if length == 0 {
-            break;
-        }
         heard += length as u64;
-        if matches!(service, Service::Echo) {
-            stream.write_all(&buffer[..length])?;
+        match service {
+            Service::Sink if length == 0 => return stream.write_all(&heard.to_be_bytes()),
+            Service::Echo if length == 0 => return Ok(()),
+            Service::Echo => stream.write_all(&buffer[..length])?,
+            Service::Sink => {}
         }
     }
-    if matches!(service, Service::Sink) {
-        stream.write_all(&heard.to_be_bytes())?;
-    }
-    Ok(())
 }
 
 fn patient(stream: &TcpStream) -> io::Result<()> {
@@ -202,15 +194,10 @@ pub(super) fn exchange(site: &Site, interrupt: &Interrupt) -> Result<(), DemoErr
         let title = format!("DNS to {address}");
         errands.push(Errand::start(&site.host, title, move || ask(address))?);
     }
-    let ssh = SocketAddr::from((HOST_V4, SSH));
-    errands.push(Errand::start(
-        &site.clearnet,
-        "ssh to the host".to_owned(),
-        move || echo(ssh),
-    )?);
-    errands
-        .into_iter()
-        .try_for_each(|errand| errand.wait(interrupt))
+    let (ssh, title) = ((HOST_V4, SSH).into(), "ssh to the host".to_owned());
+    errands.push(Errand::start(&site.clearnet, title, move || echo(ssh))?);
+    let mut errands = errands.into_iter();
+    errands.try_for_each(|errand| errand.wait(interrupt))
 }
 
 /// Sends a parcel and compares it with the data received back.
@@ -226,14 +213,12 @@ fn echo(address: SocketAddr) -> io::Result<()> {
     });
     let mut heard = Vec::new();
     stream.read_to_end(&mut heard)?;
-    sending
-        .join()
-        .map_err(|_| io::Error::other("the sender ended early"))??;
-    if heard == parcel {
-        Ok(())
-    } else {
-        Err(io::Error::other("the echoed bytes differ"))
+    let sent = sending.join();
+    sent.map_err(|_| io::Error::other("the sender ended early"))??;
+    if heard != parcel {
+        return Err(io::Error::other("the echoed bytes differ"));
     }
+    Ok(())
 }
 
 /// Sends queries to the name server, one after the other.

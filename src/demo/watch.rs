@@ -21,8 +21,8 @@ const SLICE: Duration = Duration::from_millis(100);
 /// The port of the discard service, which has no connection.
 const DISCARD: u16 = 9;
 const PINGS: u16 = 20;
+const QUESTION: &[u8] = b"exitmark demo: are you there?";
 
-/// A captured frame.
 pub(super) struct Seen {
     pub(super) bytes: Vec<u8>,
     /// Whether the frame lies between the markers. If not, it can only match another capture's.
@@ -31,9 +31,7 @@ pub(super) struct Seen {
 
 /// The frames captured at one host, in order.
 pub(super) struct Sighting {
-    /// Frames that the host sent.
     pub(super) sent: Vec<Seen>,
-    /// Frames that the host received.
     pub(super) received: Vec<Seen>,
 }
 
@@ -79,20 +77,16 @@ impl Watch {
     pub(super) fn send_oddities(&self) -> Result<(), LabError> {
         let link = || PacketBuilder::ethernet2(mac(HOST_MAC), mac(CLEARNET_MAC));
         for number in 0..PINGS {
-            let mut ping = Vec::new();
             let v4 = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
-            let written = v4
-                .icmpv4_echo_request(DISCARD, number)
-                .write(&mut ping, b"exitmark demo: are you there?");
-            written.map_err(unwritten)?;
-            self.ports[HOST].send(&ping)?;
-            ping.clear();
+            let v4 = v4.icmpv4_echo_request(DISCARD, number);
             let v6 = link().ipv6(HOST_V6.octets(), SERVER_V6.octets(), 64);
-            let written = v6
-                .icmpv6_echo_request(DISCARD, number)
-                .write(&mut ping, b"exitmark demo: are you there?");
-            written.map_err(unwritten)?;
-            self.ports[HOST].send(&ping)?;
+            let v6 = v6.icmpv6_echo_request(DISCARD, number);
+            let mut pings = [Vec::new(), Vec::new()];
+            v4.write(&mut pings[0], QUESTION).map_err(unwritten)?;
+            v6.write(&mut pings[1], QUESTION).map_err(unwritten)?;
+            for ping in &pings {
+                self.ports[HOST].send(ping)?;
+            }
             let text = format!("exitmark demo: no IP, number {number}");
             self.ports[HOST].send(&plain(HOST_MAC, CLEARNET_MAC, &text))?;
         }
@@ -147,16 +141,14 @@ fn marker(moment: Moment, from: usize, to: usize) -> Result<(String, Vec<u8>), L
     let text = format!("exitmark demo: {moment:?} of {from} to {to}");
     let (host, relay) = (HOST_V4.octets(), RELAY_V4.octets());
     let frame = match (from, to) {
-        (HOST, TORNET) => reset(
-            (HOST_MAC, host, DISCARD),
-            (CLEARNET_MAC, relay, OR_PORT),
-            &text,
-        )?,
-        (TORNET, _) => reset(
-            (TORNET_MAC, relay, OR_PORT),
-            (INCOMING_MAC, host, DISCARD),
-            &text,
-        )?,
+        (HOST, TORNET) => {
+            let relay = (CLEARNET_MAC, relay, OR_PORT);
+            reset((HOST_MAC, host, DISCARD), relay, &text)?
+        }
+        (TORNET, _) => {
+            let host = (INCOMING_MAC, host, DISCARD);
+            reset((TORNET_MAC, relay, OR_PORT), host, &text)?
+        }
         (CLEARNET, _) => plain(CLEARNET_MAC, HOST_MAC, &text),
         _ => plain(HOST_MAC, CLEARNET_MAC, &text),
     };
@@ -228,11 +220,9 @@ fn marked(frames: &[Vec<u8>], text: &[u8]) -> Vec<usize> {
 fn between(frames: Vec<Vec<u8>>, begin: Option<&usize>, end: Option<&usize>) -> Vec<Seen> {
     let begin = begin.copied().unwrap_or(0);
     let end = end.copied().unwrap_or(usize::MAX);
-    (0..)
-        .zip(frames)
-        .map(|(position, bytes)| Seen {
-            bytes,
-            counts: (begin..=end).contains(&position),
-        })
-        .collect()
+    let seen = |(position, bytes)| Seen {
+        bytes,
+        counts: (begin..=end).contains(&position),
+    };
+    (0..).zip(frames).map(seen).collect()
 }

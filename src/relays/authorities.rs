@@ -140,10 +140,8 @@ mod tests {
     #[test]
     fn a_majority_is_more_than_half() {
         let of = |count: u8| Authorities::new((0..count).map(|n| Identity::new([n; 20])));
-        assert_eq!(
-            [1, 2, 3, 4, 9].map(|count| of(count).majority()),
-            [1, 2, 2, 3, 5]
-        );
+        let majorities = [1, 2, 3, 4, 9].map(|count| of(count).majority());
+        assert_eq!(majorities, [1, 2, 2, 3, 5]);
         let twice = Authorities::new([Identity::new([1; 20]); 2]);
         assert_eq!(twice.majority(), 1);
     }

@@ -30,11 +30,9 @@ impl Churn {
     pub fn between(old: &Loaded, new: &Loaded) -> Self {
         let newest = |set: &Loaded| set.sources.iter().map(|one| one.validity.valid_after).max();
         let of = |is_ours: fn(&&Endpoint) -> bool| {
-            let has =
-                |set: &Loaded, endpoint: &Endpoint| set.listed.binary_search(endpoint).is_ok();
             let ours = |set: &'_ Loaded| set.listed.iter().filter(is_ours).count();
-            let stayed = old.listed.iter().filter(is_ours);
-            let stayed = stayed.filter(|endpoint| has(new, endpoint)).count();
+            let is_there = |endpoint: &&Endpoint| new.listed.binary_search(endpoint).is_ok();
+            let stayed = old.listed.iter().filter(is_ours).filter(is_there).count();
             Flow {
                 stayed,
                 left: ours(old) - stayed,
@@ -113,14 +111,10 @@ fn percent(part: usize, whole: usize) -> f64 {
 
 impl fmt::Display for Churn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [old, new] = self
-            .valid_after
-            .map(|time| time.map_or_else(String::new, utc));
-        writeln!(
-            f,
-            "from {old} UTC to {new} UTC: {:.1} hours",
-            self.hours().unwrap_or_default()
-        )?;
+        let text = |time: Option<SystemTime>| time.map_or_else(String::new, utc);
+        let [old, new] = self.valid_after.map(text);
+        let hours = self.hours().unwrap_or_default();
+        writeln!(f, "from {old} UTC to {new} UTC: {hours:.1} hours")?;
         for (name, flow) in [("all", self.all()), ("IPv4", self.v4), ("IPv6", self.v6)] {
             writeln!(
                 f,

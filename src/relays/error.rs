@@ -32,13 +32,11 @@ pub enum LoadError {
         /// What is there instead, with its article.
         kind: &'static str,
     },
-    /// A document that tor has fetched but not verified.
+    /// A document that tor has fetched but not verified, by its configured path; a symbolic link may
+    /// lead to the unverified one.
     #[error("{}: is a document that tor has not verified; give cached-consensus or \
-             cached-microdesc-consensus", path.display())]
-    Unverified {
-        /// The path of the file, as configured; a symbolic link may lead to the unverified one.
-        path: PathBuf,
-    },
+             cached-microdesc-consensus", .0.display())]
+    Unverified(PathBuf),
     /// Certificates that cannot be opened or read.
     #[error("{}: cannot be read: {reason}; {}", path.display(), remedy_of_certificates(.reason))]
     Certificates {
@@ -47,19 +45,13 @@ pub enum LoadError {
         /// The error that the operating system returned.
         reason: io::Error,
     },
-    /// The file was written to while it was read.
-    #[error("{}: has changed while it was read; replace it by renaming, as tor does", path.display())]
-    Changed {
-        /// The path of the document or of the certificates.
-        path: PathBuf,
-    },
-    /// More than [`MAX_DOCUMENT`] bytes.
+    /// This document or list of certificates was written to while it was read.
+    #[error("{}: has changed while it was read; replace it by renaming, as tor does", .0.display())]
+    Changed(PathBuf),
+    /// A document or list of certificates of more than [`MAX_DOCUMENT`] bytes.
     #[error("{}: is larger than {MAX_DOCUMENT} bytes, more than tor ever writes; give tor's \
-             own file", path.display())]
-    TooLarge {
-        /// The path of the document or of the certificates.
-        path: PathBuf,
-    },
+             own file", .0.display())]
+    TooLarge(PathBuf),
     /// The file was read, but is not a usable consensus or list of certificates.
     #[error("{}: {problem}", path.display())]
     Document {
@@ -87,21 +79,15 @@ pub enum LoadError {
     /// The loader process failed.
     #[error("the process that reads the relay files {0}; the load is retried")]
     Loader(LoaderFailure),
-    /// One of the static extras has port 0.
-    #[error("extra relay endpoint number {position} has port 0; give the port it listens on")]
-    ExtraPortZero {
-        /// The position of the extra in the order given, counted from 1.
-        position: usize,
-    },
-    /// Every source is valid by itself, but their union with the extras is too large.
+    /// The static extra at this position, counted from 1, has port 0.
+    #[error("extra relay endpoint number {0} has port 0; give the port it listens on")]
+    ExtraPortZero(usize),
+    /// Every source is valid by itself, but their union with the extras has this many endpoints.
     #[error(
-        "all sources and extras together hold {count} endpoints, more than the \
+        "all sources and extras together hold {0} endpoints, more than the \
              {MAX_ENDPOINTS} of a relay set; remove a source"
     )]
-    TooMany {
-        /// The number of different endpoints.
-        count: usize,
-    },
+    TooMany(usize),
     /// The union of the sources and extras collides under every random key.
     #[error("all sources and extras together collide in every table; remove a source")]
     Clustered,
@@ -163,15 +149,12 @@ pub enum SignatureError {
         "the part with the signatures is not as tor writes it; the file is damaged, fetch it again"
     )]
     Form,
-    /// The signer is not one of the document's authorities.
+    /// The signer of this signature is not one of the document's authorities.
     #[error(
-        "the signer of signature {number} is not listed as an authority in the document; fetch the \
+        "the signer of signature {0} is not listed as an authority in the document; fetch the \
          file again"
     )]
-    NoAuthor {
-        /// The number of the signature.
-        number: usize,
-    },
+    NoAuthor(usize),
     /// The authority has signed twice.
     #[error("signature {number} is a second one of the authority {identity}; fetch the file again")]
     Twice {
@@ -225,45 +208,33 @@ pub enum SignatureError {
     Unknown(Signatures),
 }
 
-/// The problem with a document.
+/// The problem with a document. Lines are counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
     /// The file has no bytes, for example because tor has not fetched a consensus yet.
     #[error("the file is empty; wait until tor has fetched a consensus, or restore the file")]
     Empty,
-    /// The file is not UTF-8, for example because it is compressed.
-    #[error("line {line}: not UTF-8, so not a directory document; is the file compressed?")]
-    NotUtf8 {
-        /// Line of the first bad byte, counted from 1.
-        line: usize,
-    },
-    /// The file contains a NUL byte.
-    #[error("line {line}: a NUL byte, so not a directory document; fetch the file again")]
-    Nul {
-        /// Line of the first NUL, counted from 1.
-        line: usize,
-    },
-    /// The line ends are CR LF, which also breaks every signature.
+    /// The file is not UTF-8, first in this line, for example because it is compressed.
+    #[error("line {0}: not UTF-8, so not a directory document; is the file compressed?")]
+    NotUtf8(usize),
+    /// The file contains a NUL byte, first in this line.
+    #[error("line {0}: a NUL byte, so not a directory document; fetch the file again")]
+    Nul(usize),
+    /// The line ends are CR LF, first in this line, which also breaks every signature.
     #[error(
-        "line {line}: ends in CR LF, the directory ends lines in LF alone; copy the file \
+        "line {0}: ends in CR LF, the directory ends lines in LF alone; copy the file \
              again without converting it"
     )]
-    CrLf {
-        /// The first such line, counted from 1.
-        line: usize,
-    },
+    CrLf(usize),
     /// The file is not a list of certificates.
     #[error(
         "line 1: does not begin with `dir-key-certificate-version`, so the file holds no \
          certificates; give tor's cached-certs"
     )]
     NotCertificates,
-    /// More certificates than tor keeps.
-    #[error("the file holds more than {limit} certificates; give tor's own cached-certs")]
-    TooManyCertificates {
-        /// The number of certificates that are accepted at most.
-        limit: usize,
-    },
+    /// More certificates than this limit, which tor never reaches.
+    #[error("the file holds more than {0} certificates; give tor's own cached-certs")]
+    TooManyCertificates(usize),
     /// The file is not a document of the directory protocol.
     #[error(
         "line 1: does not begin with `network-status-version`, so the file is not a consensus; \
@@ -338,13 +309,10 @@ pub enum DocumentError {
     /// The document lists no relay.
     #[error("the document has no `r` line, so it lists no relay; fetch the file again")]
     NoRelays,
-    /// More different endpoints than a set may hold.
+    /// This many different endpoints, more than a set may hold.
     #[error(
-        "the `r`, `a` and `dir-source` lines list {count} endpoints, more than the \
+        "the `r`, `a` and `dir-source` lines list {0} endpoints, more than the \
              {MAX_ENDPOINTS} of a relay set; no real consensus does"
     )]
-    TooMany {
-        /// The number of different endpoints.
-        count: usize,
-    },
+    TooMany(usize),
 }

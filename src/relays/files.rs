@@ -64,13 +64,11 @@ impl OpenFile {
         // Resolve symbolic links: the target's name and kind count.
         let real = path.canonicalize().map_err(failed)?;
         let is_unverified = |path: &Path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("unverified-"))
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("unverified-")
         };
         if is_unverified(path) || is_unverified(&real) {
-            return Err(LoadError::Unverified {
-                path: path.to_owned(),
-            });
+            return Err(LoadError::Unverified(path.to_owned()));
         }
         // Checked before opening, because opening a device can have side effects, and again on the
         // open file, because tor replaces its files and the path may name another one by then.
@@ -79,9 +77,7 @@ impl OpenFile {
         let metadata = file.metadata().map_err(failed)?;
         only_regular(metadata.file_type())?;
         if metadata.len() > MAX_DOCUMENT {
-            return Err(LoadError::TooLarge {
-                path: path.to_owned(),
-            });
+            return Err(LoadError::TooLarge(path.to_owned()));
         }
         Ok(Self {
             path: path.to_owned(),
@@ -108,13 +104,10 @@ impl OpenFile {
         let copied = copied.map_err(failed)?;
         let now = self.file.metadata().map_err(failed)?;
         let is_as_it_was = Version::of(&now).has_content_of(&Version::of(&self.metadata));
-        if copied == self.metadata.len() && is_as_it_was {
-            Ok(())
-        } else {
-            Err(LoadError::Changed {
-                path: self.path.clone(),
-            })
+        if copied != self.metadata.len() || !is_as_it_was {
+            return Err(LoadError::Changed(self.path.clone()));
         }
+        Ok(())
     }
 }
 
@@ -136,10 +129,8 @@ pub(super) fn about_certificates(error: LoadError) -> LoadError {
 
 /// Without `O_NONBLOCK`, opening a FIFO blocks until it has a writer.
 fn open_without_waiting(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// The kind of a file, with its article; `None` for a regular file.

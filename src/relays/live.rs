@@ -5,7 +5,7 @@
 //! documents are refused, and the set in force stays.
 
 use super::load::unite;
-use super::{Age, Identity, LoadError, Loaded, SourceReport, Sources, Trust, utc};
+use super::{Age, Identity, LoadError, Loaded, SourceReport, Sources, Trust, Validity, utc};
 use exitmark_policy::{Endpoint, EndpointSet, MAX_ENDPOINTS};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -18,19 +18,15 @@ pub const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
 /// The relay set in force, the endpoints that left it, and the decisions so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LiveSet {
-    /// The documents in force, in the order of the configuration; empty before the first set.
     pub(super) sources: Vec<SourceReport>,
-    /// When they were accepted; `None` before the first set.
+    /// `None` before the first set.
     pub(super) accepted_at: Option<SystemTime>,
-    /// The endpoints that they list; sorted.
+    /// The endpoints that the documents in force list; sorted.
     pub(super) listed: Vec<Endpoint>,
     /// Endpoints that earlier documents listed, and since when no document lists them.
     pub(super) departed: BTreeMap<Endpoint, SystemTime>,
-    /// How many times documents were accepted.
     pub(super) accepted: u64,
-    /// How many times documents were refused.
     pub(super) refused: u64,
-    /// The last refusal, also if a set was accepted since; `None` if no set was refused.
     pub(super) last_refusal: Option<Refusal>,
     /// The authorities whose signatures counted; empty if signatures were not checked.
     pub(super) authorities: Vec<Identity>,
@@ -89,6 +85,12 @@ pub enum Refused {
     },
 }
 
+/// Whether a document is not valid within [`CLOCK_SLACK`] of this machine's clock.
+fn is_ahead(validity: Validity, now: SystemTime) -> bool {
+    let limit = now.checked_add(CLOCK_SLACK);
+    limit.is_some_and(|limit| validity.valid_after > limit)
+}
+
 impl LiveSet {
     /// Whether no set is in force yet.
     pub fn is_empty(&self) -> bool {
@@ -100,14 +102,8 @@ impl LiveSet {
     /// verified against other authorities than configured now.
     pub fn for_sources(mut self, sources: &Sources, now: SystemTime) -> Option<Self> {
         self.sources.retain(|report| {
-            let is_asked_for = sources
-                .files
-                .iter()
-                .any(|file| file.consensus == report.path);
-            let is_past = now
-                .checked_add(CLOCK_SLACK)
-                .is_none_or(|limit| report.validity.valid_after <= limit);
-            is_asked_for && is_past
+            let mut asked_for = sources.files.iter().map(|file| &file.consensus);
+            asked_for.any(|path| *path == report.path) && !is_ahead(report.validity, now)
         });
         // Signatures of other authorities do not count.
         let is_believed = match &sources.trust {
@@ -128,13 +124,10 @@ impl LiveSet {
         for offered in &loaded.sources {
             self.consider(offered, now)?;
         }
-        for endpoint in &self.listed {
-            if loaded.listed.binary_search(endpoint).is_err() {
-                self.departed.insert(*endpoint, now);
-            }
-        }
-        self.departed
-            .retain(|endpoint, _| loaded.listed.binary_search(endpoint).is_err());
+        let is_gone = |endpoint: &&Endpoint| loaded.listed.binary_search(endpoint).is_err();
+        let gone = self.listed.iter().filter(is_gone);
+        self.departed.extend(gone.map(|endpoint| (*endpoint, now)));
+        self.departed.retain(|endpoint, _| is_gone(&endpoint));
         self.listed = loaded.listed;
         self.sources = loaded.sources;
         self.trim();
@@ -171,10 +164,7 @@ impl LiveSet {
     fn consider(&self, offered: &SourceReport, now: SystemTime) -> Result<(), Refused> {
         let path = || offered.path.clone();
         let valid_after = offered.validity.valid_after;
-        if now
-            .checked_add(CLOCK_SLACK)
-            .is_some_and(|limit| valid_after > limit)
-        {
+        if is_ahead(offered.validity, now) {
             return Err(Refused::Future {
                 path: path(),
                 valid_after: utc(valid_after),
@@ -244,10 +234,8 @@ impl LiveSet {
     /// The age of the newest document, because each one lists the whole network. `None` without a
     /// document.
     pub fn age(&self, now: SystemTime) -> Option<Age> {
-        self.sources
-            .iter()
-            .map(|source| source.validity.age(now))
-            .min()
+        let age = |source: &SourceReport| source.validity.age(now);
+        self.sources.iter().map(age).min()
     }
 
     /// When the age of a document changes next after `now`.
@@ -285,7 +273,7 @@ impl LiveSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Counts, Flavor, Validity};
+    use crate::{Counts, Flavor};
     use std::time::UNIX_EPOCH;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -368,39 +356,23 @@ mod tests {
         let refused = |live: &mut LiveSet, hour, numbers, now| {
             live.offer(loaded(hour, numbers), now).unwrap_err()
         };
+        let shrunk = |error: &Refused| match *error {
+            Refused::Shrunk { before, now, .. } => Some((before, now)),
+            _ => None,
+        };
         let error = refused(&mut live, 99, 1..11, at(100));
         assert!(matches!(error, Refused::Older { .. }), "{error}");
         let error = refused(&mut live, 102, 1..11, at(101) - Duration::from_secs(1));
         assert!(matches!(error, Refused::Future { .. }), "{error}");
         let error = refused(&mut live, 101, 1..5, at(101));
-        assert!(
-            matches!(
-                error,
-                Refused::Shrunk {
-                    before: 10,
-                    now: 4,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert_eq!(shrunk(&error), Some((10, 4)));
         assert_eq!(live, before);
         // At the limits.
         live.offer(loaded(100, 1..11), at(100)).unwrap();
         live.offer(loaded(101, 1..6), at(100)).unwrap();
         live.offer(loaded(102, 1..4), at(102)).unwrap();
         let error = refused(&mut live, 102, 1..2, at(102));
-        assert!(
-            matches!(
-                error,
-                Refused::Shrunk {
-                    before: 3,
-                    now: 1,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert_eq!(shrunk(&error), Some((3, 1)));
     }
 
     #[test]

@@ -95,14 +95,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
             Trust::MostOf(_) => Some(read_certificates(source)?),
             Trust::Anybody => None,
         };
-        loading
-            .add(
-                &source.consensus,
-                &consensus,
-                certificates.as_deref(),
-                &sources.trust,
-            )
-            .map_err(|problem| problem.of(source))?;
+        let (path, certificates) = (&source.consensus, certificates.as_deref());
+        let added = loading.add(path, &consensus, certificates, &sources.trust);
+        added.map_err(|problem| problem.of(source))?;
     }
     let loaded = loading.finish();
     loaded.with(&sources.extra)?;
@@ -143,12 +138,10 @@ pub(super) fn unite(
     extra: &[Endpoint],
 ) -> Result<EndpointSet, LoadError> {
     if let Some(index) = extra.iter().position(|endpoint| endpoint.port == 0) {
-        return Err(LoadError::ExtraPortZero {
-            position: index + 1,
-        });
+        return Err(LoadError::ExtraPortZero(index + 1));
     }
     EndpointSet::new(endpoints.chain(extra.iter().copied())).map_err(|error| match error {
-        EndpointSetError::TooMany(count) => LoadError::TooMany { count },
+        EndpointSetError::TooMany(count) => LoadError::TooMany(count),
         EndpointSetError::Clustered => LoadError::Clustered,
         EndpointSetError::PortZero => unreachable!("neither documents nor extras have a port 0"),
     })
@@ -164,19 +157,15 @@ pub(super) enum Problem {
 
 impl Problem {
     pub(super) fn of(self, source: &Source) -> LoadError {
+        let path = match self {
+            Self::Certificates(_) => source.certificates.clone(),
+            _ => source.consensus.clone(),
+        };
         match self {
-            Self::Document(problem) => LoadError::Document {
-                path: source.consensus.clone(),
-                problem,
-            },
-            Self::Certificates(problem) => LoadError::Document {
-                path: source.certificates.clone(),
-                problem,
-            },
-            Self::Signatures(problem) => LoadError::Signatures {
-                path: source.consensus.clone(),
-                problem,
-            },
+            Self::Document(problem) | Self::Certificates(problem) => {
+                LoadError::Document { path, problem }
+            }
+            Self::Signatures(problem) => LoadError::Signatures { path, problem },
         }
     }
 }
@@ -201,11 +190,10 @@ impl Loading {
         let document = UncheckedDocument::parse(consensus).map_err(Problem::Document)?;
         let (document, signatures) = match trust {
             Trust::MostOf(authorities) => {
-                let certificates = Certificates::parse(certificates.unwrap_or_default())
-                    .map_err(Problem::Certificates)?;
-                let (document, signatures) = document
-                    .verify(&certificates, authorities)
-                    .map_err(Problem::Signatures)?;
+                let certificates = Certificates::parse(certificates.unwrap_or_default());
+                let certificates = certificates.map_err(Problem::Certificates)?;
+                let verified = document.verify(&certificates, authorities);
+                let (document, signatures) = verified.map_err(Problem::Signatures)?;
                 (document, Some(signatures))
             }
             Trust::Anybody => (document.accept_unchecked(), None),
@@ -214,7 +202,7 @@ impl Loading {
         let mut listed: BTreeSet<_> = document.endpoints().collect();
         let distinct = listed.len();
         if distinct > MAX_ENDPOINTS {
-            let problem = DocumentError::TooMany { count: distinct };
+            let problem = DocumentError::TooMany(distinct);
             return Err(Problem::Document(problem));
         }
         self.listed.append(&mut listed);

@@ -90,7 +90,7 @@ impl StateFile {
                 let reason = format!("is {kind}, not a regular file");
                 return Err(StateError::Unusable { path, reason });
             }
-            Err(LoadError::TooLarge { path }) => {
+            Err(LoadError::TooLarge(path)) => {
                 let reason = "is larger than any relay set".to_owned();
                 return Err(StateError::Unusable { path, reason });
             }
@@ -101,16 +101,13 @@ impl StateFile {
             reason,
         };
         let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
             unusable(format!(
-                "line {}, column {}: is not a relay state file",
-                error.line(),
-                error.column()
+                "line {line}, column {column}: is not a relay state file"
             ))
         })?;
-        stored
-            .live()
-            .map(Some)
-            .map_err(|what| unusable(what.to_owned()))
+        let live = stored.live();
+        live.map(Some).map_err(|what| unusable(what.to_owned()))
     }
 
     /// Replaces the file atomically.
@@ -118,11 +115,11 @@ impl StateFile {
     /// # Errors
     /// The file cannot be written; the old content stays.
     pub fn save(&self, live: &LiveSet) -> Result<(), StateError> {
-        self.write(&Stored::of(live))
-            .map_err(|reason| StateError::Write {
-                path: self.path.clone(),
-                reason,
-            })
+        let written = self.write(&Stored::of(live));
+        written.map_err(|reason| StateError::Write {
+            path: self.path.clone(),
+            reason,
+        })
     }
 
     fn write(&self, stored: &Stored) -> io::Result<()> {
@@ -130,10 +127,8 @@ impl StateFile {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)?;
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o755).create(directory)?;
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let new = directory.join(name);
@@ -153,11 +148,8 @@ impl StateFile {
     }
 
     fn replace_by(&self, new: &Path, stored: &Stored) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(new)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o644).open(new)?;
         let mut text = serde_json::to_vec(stored)?;
         text.push(b'\n');
         file.write_all(&text)?;
@@ -169,7 +161,10 @@ impl StateFile {
 
 impl Stored {
     fn of(live: &LiveSet) -> Self {
-        let since = |time: &SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = |(endpoint, time): (&Endpoint, &SystemTime)| {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            (*endpoint, since.as_secs())
+        };
         Self {
             format: FORMAT,
             accepted_at: live.accepted_at.unwrap_or(UNIX_EPOCH),
@@ -179,11 +174,7 @@ impl Stored {
             authorities: live.authorities.iter().map(Identity::to_string).collect(),
             sources: live.sources.clone(),
             listed: live.listed.clone(),
-            departed: live
-                .departed
-                .iter()
-                .map(|(endpoint, time)| (*endpoint, since(time).as_secs()))
-                .collect(),
+            departed: live.departed.iter().map(since).collect(),
         }
     }
 
@@ -192,33 +183,23 @@ impl Stored {
             return Err("is of another version of exitmark");
         }
         let listed = self.listed;
-        let departed: BTreeMap<_, _> = self
-            .departed
-            .into_iter()
-            .map(|(endpoint, since)| {
-                let since = UNIX_EPOCH.checked_add(Duration::from_secs(since));
-                since.map(|since| (endpoint, since))
-            })
-            .collect::<Option<_>>()
-            .ok_or("holds a time out of range")?;
+        let since = |(endpoint, seconds)| {
+            let since = UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
+            Some((endpoint, since))
+        };
+        let departed: Option<BTreeMap<_, _>> = self.departed.into_iter().map(since).collect();
+        let departed = departed.ok_or("holds a time out of range")?;
         if (listed.iter().chain(departed.keys())).any(|endpoint| endpoint.port == 0) {
             return Err("holds an endpoint with port 0");
         }
         if !listed.is_sorted_by(|a, b| a < b) || listed.len() > MAX_ENDPOINTS {
             return Err("holds endpoints out of order, or too many");
         }
-        if self
-            .sources
-            .iter()
-            .any(|source| !source.validity.is_ordered())
-        {
+        let mut validities = self.sources.iter().map(|source| source.validity);
+        if validities.clone().any(|validity| !validity.is_ordered()) {
             return Err("holds times that do not follow each other");
         }
-        if self
-            .sources
-            .iter()
-            .any(|source| !source.validity.is_brief())
-        {
+        if validities.any(|validity| !validity.is_brief()) {
             return Err("holds a document that is valid for too long");
         }
         let authorities = self.authorities.iter().map(|text| text.parse());

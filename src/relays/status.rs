@@ -1,7 +1,7 @@
 //! `Status`: shows the live set as text or JSON. Never shows an endpoint.
 
 use super::survey::{source_json, write_source};
-use super::{LiveSet, utc};
+use super::{LiveSet, Refusal, utc};
 use exitmark_policy::Endpoint;
 use serde_json::{Value, json};
 use std::fmt;
@@ -77,13 +77,10 @@ impl fmt::Display for Status<'_> {
         writeln!(f, "  sets accepted       {accepted:>6}")?;
         writeln!(f, "  sets refused        {refused:>6}")?;
         match self.live.last_refusal() {
-            Some(refusal) => writeln!(
-                f,
-                "Last refusal {} UTC, {} ago: {}",
-                utc(refusal.at),
-                ago(refusal.at),
-                refusal.reason
-            )?,
+            Some(Refusal { at, reason }) => {
+                let (at, ago) = (utc(*at), ago(*at));
+                writeln!(f, "Last refusal {at} UTC, {ago} ago: {reason}")?;
+            }
             None => writeln!(f, "No document was refused.")?,
         }
         writeln!(f, "The live relay set has {} endpoints.", self.count())

@@ -46,18 +46,10 @@ impl<'a> Survey<'a> {
 /// One source as JSON. Ages are in seconds, counted from `valid-after`; signatures are null if they
 /// were not checked.
 pub(super) fn source_json(source: &SourceReport, now: SystemTime) -> Value {
-    let SourceReport {
-        path,
-        flavor,
-        validity,
-        signatures,
-        counts,
-        distinct,
-        parse_time,
-    } = source;
+    let (validity, signatures) = (source.validity, source.signatures);
     json!({
-        "path": path.display().to_string(),
-        "flavor": flavor.name(),
+        "path": source.path.display().to_string(),
+        "flavor": source.flavor.name(),
         "valid_after": utc(validity.valid_after),
         "fresh_until": utc(validity.fresh_until),
         "valid_until": utc(validity.valid_until),
@@ -67,11 +59,11 @@ pub(super) fn source_json(source: &SourceReport, now: SystemTime) -> Value {
         "signatures_good": signatures.map(|signatures| signatures.good),
         "signatures_needed": signatures.map(|signatures| signatures.needed),
         "signatures_unknown": signatures.map(|signatures| signatures.unknown),
-        "orports": counts.orports,
-        "further_orports": counts.further,
-        "authority_ports": counts.authorities,
-        "distinct": distinct,
-        "parse_ms": parse_time.as_secs_f64() * 1e3,
+        "orports": source.counts.orports,
+        "further_orports": source.counts.further,
+        "authority_ports": source.counts.authorities,
+        "distinct": source.distinct,
+        "parse_ms": source.parse_time.as_secs_f64() * 1e3,
     })
 }
 
@@ -81,39 +73,23 @@ pub(super) fn write_source(
     source: &SourceReport,
     now: SystemTime,
 ) -> fmt::Result {
-    let SourceReport {
-        path,
-        flavor,
-        validity,
-        signatures,
-        counts,
-        distinct,
-        parse_time,
-    } = source;
-    writeln!(f, "{}", path.display())?;
-    let age = validity.age(now);
-    writeln!(f, "  flavour             {flavor}")?;
-    match signatures {
+    let (validity, counts) = (source.validity, source.counts);
+    let (further, ms) = (counts.further, source.parse_time.as_secs_f64() * 1e3);
+    writeln!(f, "{}", source.path.display())?;
+    writeln!(f, "  flavour             {}", source.flavor)?;
+    match source.signatures {
         Some(signatures) => writeln!(f, "  signatures          {signatures}")?,
         None => writeln!(f, "  signatures          not checked")?,
     }
     writeln!(f, "  valid-after         {} UTC", utc(validity.valid_after))?;
     writeln!(f, "  fresh-until         {} UTC", utc(validity.fresh_until))?;
     writeln!(f, "  valid-until         {} UTC", utc(validity.valid_until))?;
-    writeln!(f, "  age                 {age}")?;
+    writeln!(f, "  age                 {}", validity.age(now))?;
     writeln!(f, "  relay ORPorts       {:>6}", counts.orports)?;
-    writeln!(
-        f,
-        "  further ORPorts     {:>6}  (`a` lines)",
-        counts.further
-    )?;
+    writeln!(f, "  further ORPorts     {further:>6}  (`a` lines)")?;
     writeln!(f, "  authority ports     {:>6}", counts.authorities)?;
-    writeln!(f, "  distinct endpoints  {distinct:>6}")?;
-    writeln!(
-        f,
-        "  read in             {:>6.1} ms",
-        parse_time.as_secs_f64() * 1e3
-    )
+    writeln!(f, "  distinct endpoints  {:>6}", source.distinct)?;
+    writeln!(f, "  read in             {ms:>6.1} ms")
 }
 
 impl fmt::Display for Survey<'_> {

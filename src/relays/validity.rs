@@ -54,13 +54,9 @@ impl Validity {
             return None;
         }
         let time = |keyword: &str| {
-            let value = |line: &str| {
-                line.strip_prefix(keyword)?
-                    .strip_prefix(' ')
-                    .map(str::to_owned)
-            };
-            let value = text.lines().find_map(value)?;
-            humantime::parse_rfc3339_weak(&value).ok()
+            let mut lines = text.lines();
+            let value = lines.find_map(|line| line.strip_prefix(keyword)?.strip_prefix(' '))?;
+            humantime::parse_rfc3339_weak(value).ok()
         };
         let validity = Self {
             valid_after: time("valid-after")?,
@@ -78,9 +74,8 @@ impl Validity {
     /// Whether the validity is at most a week. Consensuses of the Tor network are valid for three
     /// hours; one that is valid for ever would never show its age.
     pub fn is_brief(&self) -> bool {
-        self.valid_until
-            .duration_since(self.valid_after)
-            .is_ok_and(|length| length <= LONGEST)
+        let length = self.valid_until.duration_since(self.valid_after);
+        length.is_ok_and(|length| length <= LONGEST)
     }
 
     /// When the age changes next after `now`.
@@ -91,11 +86,8 @@ impl Validity {
             Some(self.valid_until),
             self.valid_until.checked_add(REASONABLY_LIVE),
         ];
-        limits
-            .into_iter()
-            .flatten()
-            .filter(|&limit| limit >= now)
-            .min()
+        let limits = limits.into_iter().flatten();
+        limits.filter(|&limit| limit >= now).min()
     }
 
     /// The age at `now`. A limit belongs to the younger of two ages.
@@ -207,10 +199,8 @@ mod tests {
         ] {
             assert_eq!(utc(at(seconds)), text);
         }
-        assert_eq!(
-            utc(UNIX_EPOCH - Duration::from_secs(1)),
-            "1969-12-31 23:59:59"
-        );
+        let before = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(utc(before), "1969-12-31 23:59:59");
     }
 
     #[test]

@@ -38,21 +38,21 @@ fn refuses_files_that_are_not_certificates() {
         ),
         (
             certificates().replace('\n', "\r\n").into_bytes(),
-            DocumentError::CrLf { line: 1 },
+            DocumentError::CrLf(1),
         ),
         (
             certificates()
                 .replace("dir-key-published", "\0")
                 .into_bytes(),
-            DocumentError::Nul { line: 4 },
+            DocumentError::Nul(4),
         ),
         (
             [b"dir-key-certificate-version 3\n", &[0xff; 9][..]].concat(),
-            DocumentError::NotUtf8 { line: 2 },
+            DocumentError::NotUtf8(2),
         ),
         (
             "dir-key-certificate-version 3\n".repeat(513).into_bytes(),
-            DocumentError::TooManyCertificates { limit: 512 },
+            DocumentError::TooManyCertificates(512),
         ),
     ] {
         match refusal(Flavor::Ns, bytes) {

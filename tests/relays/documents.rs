@@ -141,10 +141,10 @@ fn invalid_bytes_are_reported_with_their_line() {
             bytes
         };
         assert_eq!(refusal(""), DocumentError::Empty);
-        assert_eq!(refusal(with_byte(0)), DocumentError::Nul { line: 3 });
-        assert_eq!(refusal(with_byte(0xff)), DocumentError::NotUtf8 { line: 3 });
+        assert_eq!(refusal(with_byte(0)), DocumentError::Nul(3));
+        assert_eq!(refusal(with_byte(0xff)), DocumentError::NotUtf8(3));
         let converted = text.replace('\n', "\r\n");
-        assert_eq!(refusal(converted), DocumentError::CrLf { line: 1 });
+        assert_eq!(refusal(converted), DocumentError::CrLf(1));
         assert_eq!(refusal("hello\n"), DocumentError::NotConsensus);
         assert_eq!(refusal(format!("\n{text}")), DocumentError::NotConsensus);
         let vote = text.replace("vote-status consensus", "vote-status vote");

@@ -68,7 +68,7 @@ fn extras_alone_make_a_set() {
     let bad = of(&[extra, zero]);
     for refused in [load(&bad), loader().load(&bad)] {
         let error = refused.unwrap_err();
-        assert!(matches!(error, LoadError::ExtraPortZero { position: 2 }));
+        assert!(matches!(error, LoadError::ExtraPortZero(2)));
         assert_names_no_address(&error);
     }
 }
@@ -87,7 +87,7 @@ fn holds_64_000_endpoints_and_refuses_70_000() {
     let huge = file(&directory, "huge", order(Flavor::Microdesc, 53_200).write());
     match load_refusal(&huge) {
         LoadError::Document {
-            problem: DocumentError::TooMany { count },
+            problem: DocumentError::TooMany(count),
             ..
         } => assert!((70_000..72_000).contains(&count), "{count}"),
         other => panic!("{other}"),
@@ -107,7 +107,7 @@ fn a_union_beyond_the_limit_is_refused_as_a_union() {
     let sources = unchecked(&sources);
     for refused in [load(&sources), loader().load(&sources)] {
         match refused.unwrap_err() {
-            LoadError::TooMany { count } => assert!(count > MAX_ENDPOINTS, "{count}"),
+            LoadError::TooMany(count) => assert!(count > MAX_ENDPOINTS, "{count}"),
             other => panic!("{other}"),
         }
     }
@@ -137,7 +137,7 @@ fn a_file_beyond_the_limit_is_refused_unread() {
     assert!(matches!(
         load_refusal(&path),
         LoadError::Document {
-            problem: DocumentError::Nul { line: 1 },
+            problem: DocumentError::Nul(1),
             ..
         }
     ));

@@ -143,7 +143,7 @@ fn refuses_a_signer_that_the_document_does_not_list() {
         let foreign = plan(flavor).sign(&Authorities::family(1, 1));
         let site = Site::new(flavor);
         site.write(signed(flavor) + signatures(&foreign)[0]);
-        assert_eq!(problem_of(&site), SignatureError::NoAuthor { number: 4 });
+        assert_eq!(problem_of(&site), SignatureError::NoAuthor(4));
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::OnceLock;
 use std::time::SystemTime;
-use tor_llcrypto::pk::rsa::PublicKey;
+use tor_llcrypto::pk::rsa::{PublicKey, RsaIdentity};
 use tor_netdoc::doc::authcert::AuthCertUnverified;
 use tor_netdoc::parse2::{NetdocParseableUnverified, ParseInput, parse_netdoc};
 
@@ -45,28 +45,19 @@ impl Certificates {
         let mut certificates = Self::default();
         for (number, one) in pieces(text).enumerate() {
             if number >= MAX_CERTIFICATES {
-                return Err(DocumentError::TooManyCertificates {
-                    limit: MAX_CERTIFICATES,
-                });
+                return Err(DocumentError::TooManyCertificates(MAX_CERTIFICATES));
             }
-            match parse_netdoc::<AuthCertUnverified>(&ParseInput::new(one, "")) {
-                Ok(document) => {
-                    let (body, _) = document.inspect_unverified();
-                    let keys = body.key_ids();
-                    let digest =
-                        |id: &tor_llcrypto::pk::rsa::RsaIdentity| Identity::new(id.to_bytes());
-                    let ids = (digest(&keys.id_fingerprint), digest(&keys.sk_fingerprint));
-                    certificates
-                        .by_keys
-                        .entry(ids)
-                        .or_default()
-                        .push(Certificate {
-                            document,
-                            key: OnceLock::new(),
-                        });
-                }
-                Err(_) => certificates.unusable += 1,
-            }
+            let Ok(document) = parse_netdoc::<AuthCertUnverified>(&ParseInput::new(one, "")) else {
+                certificates.unusable += 1;
+                continue;
+            };
+            let (body, _) = document.inspect_unverified();
+            let keys = body.key_ids();
+            let digest = |id: &RsaIdentity| Identity::new(id.to_bytes());
+            let ids = (digest(&keys.id_fingerprint), digest(&keys.sk_fingerprint));
+            let key = OnceLock::new();
+            let of_keys = certificates.by_keys.entry(ids).or_default();
+            of_keys.push(Certificate { document, key });
         }
         Ok(certificates)
     }

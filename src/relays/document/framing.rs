@@ -34,11 +34,8 @@ impl Complete<'_> {
 /// for a parameter, as in a private network, but the parser requires it.
 pub(super) fn complete(text: &str) -> Complete<'_> {
     const LINE: &str = "params\n";
-    let mut preamble = text
-        .lines()
-        .take_while(|line| keyword(line) != "dir-source");
     let header_end = text.find('\n').map_or(text.len(), |end| end + 1);
-    if preamble.any(|line| keyword(line) == "params") {
+    if preamble(text).any(|line| keyword(line) == "params") {
         return Complete {
             text: text.into(),
             added_bytes: 0,
@@ -58,18 +55,14 @@ pub(super) fn text(bytes: &[u8]) -> Result<&str, DocumentError> {
     if bytes.is_empty() {
         return Err(DocumentError::Empty);
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| DocumentError::NotUtf8 {
-        line: line_at(bytes, error.valid_up_to()),
-    })?;
+    let line = |offset| line_at(bytes, offset);
+    let text = std::str::from_utf8(bytes);
+    let text = text.map_err(|error| DocumentError::NotUtf8(line(error.valid_up_to())))?;
     if let Some(offset) = text.find('\0') {
-        return Err(DocumentError::Nul {
-            line: line_at(bytes, offset),
-        });
+        return Err(DocumentError::Nul(line(offset)));
     }
     if let Some(offset) = text.find("\r\n") {
-        return Err(DocumentError::CrLf {
-            line: line_at(bytes, offset),
-        });
+        return Err(DocumentError::CrLf(line(offset)));
     }
     Ok(text)
 }
@@ -103,10 +96,8 @@ fn announced_flavor(text: &str) -> Result<Flavor, DocumentError> {
     let mut header = text.lines().next().unwrap_or_default().split([' ', '\t']);
     let first = header.next().unwrap_or_default();
     if first.starts_with('@') {
-        return other(
-            1,
-            "a cache of descriptors, or an archived document with an `@` line",
-        );
+        let found = "a cache of descriptors, or an archived document with an `@` line";
+        return other(1, found);
     }
     match first {
         "network-status-version" => {}
@@ -121,13 +112,9 @@ fn announced_flavor(text: &str) -> Result<Flavor, DocumentError> {
     if header.next() != Some("3") {
         return other(1, "a network status of another version than 3");
     }
-    // Only this line distinguishes a vote's preamble from that of an ns consensus. The preamble
-    // ends at the first authority.
-    let vote = text
-        .lines()
-        .take_while(|line| keyword(line) != "dir-source")
-        .position(|line| line.split([' ', '\t']).eq(["vote-status", "vote"]));
-    if let Some(index) = vote {
+    // Only this line distinguishes a vote's preamble from that of an ns consensus.
+    let is_vote = |line: &str| line.split([' ', '\t']).eq(["vote-status", "vote"]);
+    if let Some(index) = preamble(text).position(is_vote) {
         return other(index + 1, "an authority's vote");
     }
     match header.next() {
@@ -140,12 +127,8 @@ fn announced_flavor(text: &str) -> Result<Flavor, DocumentError> {
 /// Checks that the end is not missing. A document that was cut exactly after a signature passes;
 /// only counting the good signatures detects that.
 fn check_end(text: &str) -> Result<(), DocumentError> {
-    let cut = |missing| {
-        Err(DocumentError::Cut {
-            line: text.lines().count(),
-            missing,
-        })
-    };
+    let line = text.lines().count();
+    let cut = |missing| Err(DocumentError::Cut { line, missing });
     if !text.ends_with('\n') {
         return cut("its last line does not end");
     }
@@ -163,11 +146,8 @@ fn check_end(text: &str) -> Result<(), DocumentError> {
 
 /// The line that holds the byte at `offset`, counted from 1.
 fn line_at(bytes: &[u8], offset: usize) -> usize {
-    1 + bytes
-        .iter()
-        .take(offset)
-        .filter(|&&byte| byte == b'\n')
-        .count()
+    let before = bytes.iter().take(offset);
+    1 + before.filter(|&&byte| byte == b'\n').count()
 }
 
 /// The line number of item `index` with this keyword, counted from 0 at line `from`.
@@ -178,6 +158,12 @@ fn nth_line_of(text: &str, wanted: &str, from: usize, index: usize) -> usize {
         .filter(|(line, _)| keyword(line) == wanted)
         .nth(index)
         .map_or(from, |(_, line)| line)
+}
+
+/// The lines before the first authority.
+fn preamble(text: &str) -> impl Iterator<Item = &str> {
+    let is_before = |line: &&str| keyword(line) != "dir-source";
+    text.lines().take_while(is_before)
 }
 
 fn keyword(line: &str) -> &str {
@@ -200,30 +186,26 @@ mod tests {
             ("network-status-diff-version 1\n", "difference"),
         ] {
             let error = check(text.as_bytes()).unwrap_err();
-            assert!(
-                matches!(error, DocumentError::OtherDocument { found, .. } if found.contains(word)),
-                "{text:?}: {error}"
-            );
+            let DocumentError::OtherDocument { found, .. } = error else {
+                panic!("{text:?}: {error}");
+            };
+            assert!(found.contains(word), "{text:?}: {found}");
         }
         assert_eq!(check(b"hello\n"), Err(DocumentError::NotConsensus));
-        assert_eq!(
-            check(b"network-status-version 3 shiny\n"),
-            Err(DocumentError::UnknownFlavor)
-        );
+        let shiny = check(b"network-status-version 3 shiny\n");
+        assert_eq!(shiny, Err(DocumentError::UnknownFlavor));
     }
 
     #[test]
     fn names_the_line_of_bad_bytes() {
         assert_eq!(check(b""), Err(DocumentError::Empty));
-        assert_eq!(
-            check(b"one\ntwo\n\xff\n"),
-            Err(DocumentError::NotUtf8 { line: 3 })
-        );
-        assert_eq!(check(b"one\ntwo\0\n"), Err(DocumentError::Nul { line: 2 }));
-        assert_eq!(
-            check(b"one\ntwo\r\nthree\r\n"),
-            Err(DocumentError::CrLf { line: 2 })
-        );
+        for (bytes, error) in [
+            (&b"one\ntwo\n\xff\n"[..], DocumentError::NotUtf8(3)),
+            (b"one\ntwo\0\n", DocumentError::Nul(2)),
+            (b"one\ntwo\r\nthree\r\n", DocumentError::CrLf(2)),
+        ] {
+            assert_eq!(check(bytes), Err(error));
+        }
     }
 
     #[test]

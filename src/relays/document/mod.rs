@@ -140,12 +140,9 @@ impl UncheckedDocument {
                 let (body, data) = netstatus.unwrap_unverified();
                 let end = data.unsigned_body_len - complete.added_bytes;
                 let digest = signatures::digest(text.get(..end).unwrap_or_default(), flavor);
-                let signatures = data
-                    .sigs
-                    .directory_signature
-                    .into_iter()
-                    .map(|signature| claim(signature, flavor, &digest))
-                    .collect::<Vec<_>>();
+                let signatures = data.sigs.directory_signature.into_iter();
+                let claimed = signatures.map(|signature| claim(signature, flavor, &digest));
+                let signatures: Vec<_> = claimed.collect();
                 let written = signatures::as_tor_writes(&signatures, flavor);
                 let claims = Claims {
                     as_tor_writes: text.get(end..) == Some(&written),
@@ -246,16 +243,13 @@ fn claim(
     flavor: Flavor,
     digest: &[u8],
 ) -> Signature {
+    use DirectorySignatureHashAlgo::Sha256;
     use KeywordOrString::Known;
     // Each flavour has one algorithm; signatures with another one do not count.
-    let is_of_flavor = matches!(
-        (flavor, &signature.digest_algo.0),
-        (Flavor::Ns, None)
-            | (
-                Flavor::Microdesc,
-                Some(Known(DirectorySignatureHashAlgo::Sha256))
-            )
-    );
+    let is_of_flavor = match flavor {
+        Flavor::Ns => signature.digest_algo.0.is_none(),
+        Flavor::Microdesc => matches!(signature.digest_algo.0, Some(Known(Sha256))),
+    };
     let keys = signature.key_ids;
     Signature {
         identity: Identity::new(keys.id_fingerprint.to_bytes()),
@@ -267,15 +261,11 @@ fn claim(
 
 /// The authorities on the `dir-source` lines, including former keys.
 fn authors(section: &ConsensusAuthoritySection) -> Vec<Identity> {
-    let current = section
-        .authorities
-        .iter()
-        .map(|authority| *authority.dir_source.identity);
+    let current = section.authorities.iter();
+    let current = current.map(|authority| *authority.dir_source.identity);
     let superseded = section.superseded_keys.iter().map(|key| **key.identity());
-    current
-        .chain(superseded)
-        .map(|identity| Identity::new(identity.to_bytes()))
-        .collect()
+    let all = current.chain(superseded);
+    all.map(|id| Identity::new(id.to_bytes())).collect()
 }
 
 fn parse_as<D: NetdocParseable>(
@@ -322,17 +312,14 @@ fn authority_endpoints(section: &ConsensusAuthoritySection) -> Vec<Endpoint> {
         (source.ip, source.dir_port, source.or_port)
     });
     // Lines with a `-legacy` name repeat an authority under its former key.
-    let superseded = section
-        .superseded_keys
-        .iter()
-        .map(|key| (*key.ip(), *key.dir_port(), *key.or_port()));
-    current
+    let superseded = section.superseded_keys.iter();
+    let superseded = superseded.map(|key| (*key.ip(), *key.dir_port(), *key.or_port()));
+    let endpoints = current
         .chain(superseded)
         .flat_map(|(address, dirport, orport)| {
             [dirport, orport].map(|port| Endpoint::new(address, port))
-        })
-        .filter(|endpoint| endpoint.port != 0)
-        .collect()
+        });
+    endpoints.filter(|endpoint| endpoint.port != 0).collect()
 }
 
 /// Collects the endpoints; an entry is a relay's ORPort and the endpoints of its `a` lines.

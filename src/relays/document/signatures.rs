@@ -8,6 +8,7 @@
 use super::certificates::Certificates;
 use super::{Flavor, SignatureError};
 use crate::{Authorities, Identity};
+use base64ct::{Base64, Encoding};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
@@ -40,7 +41,6 @@ impl fmt::Display for Signatures {
 /// One signature and the digest that it signs.
 #[derive(Clone)]
 pub(super) struct Signature {
-    /// The identity of the signer.
     pub(super) identity: Identity,
     /// The digest of the signing key.
     pub(super) signing_key: Identity,
@@ -80,7 +80,7 @@ impl Claims {
         for (number, signature) in (1..).zip(&self.signatures) {
             let identity = signature.identity;
             if !self.authors.contains(&identity) {
-                return Err(SignatureError::NoAuthor { number });
+                return Err(SignatureError::NoAuthor(number));
             }
             if !seen.insert(identity) {
                 return Err(SignatureError::Twice { number, identity });
@@ -120,11 +120,10 @@ impl Claims {
 /// a space (dir-spec, "Signature formats").
 pub(super) fn digest(body: &str, flavor: Flavor) -> Vec<u8> {
     fn of<D: Digest>(body: &str) -> Vec<u8> {
-        let digest = D::new().chain_update(body);
-        digest
-            .chain_update("directory-signature ")
-            .finalize()
-            .to_vec()
+        let digest = D::new()
+            .chain_update(body)
+            .chain_update("directory-signature ");
+        digest.finalize().to_vec()
     }
     match flavor {
         Flavor::Ns => of::<Sha1>(body),
@@ -147,7 +146,7 @@ pub(super) fn as_tor_writes(signatures: &[Signature], flavor: Flavor) -> String 
             "directory-signature {algorithm}{} {}\n-----BEGIN SIGNATURE-----",
             signature.identity, signature.signing_key
         );
-        let text = base64(&signature.signature);
+        let text = Base64::encode_string(&signature.signature);
         let mut rest = text.as_str();
         while !rest.is_empty() {
             let (line, behind) = rest.split_at(rest.len().min(64));
@@ -158,9 +157,4 @@ pub(super) fn as_tor_writes(signatures: &[Signature], flavor: Flavor) -> String 
         out.push_str("-----END SIGNATURE-----\n");
     }
     out
-}
-
-fn base64(bytes: &[u8]) -> String {
-    use base64ct::{Base64, Encoding};
-    Base64::encode_string(bytes)
 }

@@ -118,11 +118,9 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_exit,
         libc::SYS_exit_group,
     ];
+    let rules = allowed.into_iter().map(|number| (number, Vec::new()));
     SeccompFilter::new(
-        allowed
-            .into_iter()
-            .map(|number| (number, Vec::new()))
-            .collect(),
+        rules.collect(),
         SeccompAction::Errno(libc::EPERM.unsigned_abs()),
         SeccompAction::Allow,
         std::env::consts::ARCH.try_into()?,

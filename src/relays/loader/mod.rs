@@ -97,7 +97,7 @@ impl Loader {
                 None => Ok(()),
             });
             let heard = match stdout {
-                Some(pipe) => listen(pipe, deadline),
+                Some(pipe) => self.listen(pipe, deadline),
                 None => Ok(Vec::new()),
             };
             // This also ends the feeder, whose pipe then has no reader. A process that has ended by
@@ -108,24 +108,49 @@ impl Loader {
                     Ok(status) => Err(LoaderFailure::Died(status)),
                     Err(error) => Err(LoaderFailure::Start(error)),
                 },
-                heard => heard.map_err(|silence| match silence {
-                    Silence::Slow => LoaderFailure::Slow(self.deadline),
-                    Silence::TooMuch => LoaderFailure::Nonsense("it is too long"),
-                    Silence::Failed(error) => LoaderFailure::Start(error),
-                }),
+                heard => heard,
             };
             (feeder.join().unwrap_or(Ok(())), heard)
         });
         match fed {
             // The loader ended early: its exit status is the better error.
-            Err(LoadError::Read { reason, .. }) if reason.kind() == io::ErrorKind::BrokenPipe => {}
-            Err(LoadError::Certificates { reason, .. })
+            Err(LoadError::Read { reason, .. } | LoadError::Certificates { reason, .. })
                 if reason.kind() == io::ErrorKind::BrokenPipe => {}
             fed => fed?,
         }
         let answer: Answer = serde_json::from_slice(&heard.map_err(LoadError::Loader)?)
             .map_err(|_| LoadError::Loader(LoaderFailure::Nonsense("it cannot be parsed")))?;
         answer.check(sources)
+    }
+
+    /// Reads the pipe up to its end, or until the deadline.
+    fn listen(&self, mut pipe: ChildStdout, deadline: Instant) -> Result<Vec<u8>, LoaderFailure> {
+        let mut heard = Vec::new();
+        let mut piece = [0; 1 << 16];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Checked here too: if the process keeps writing, the poll never times out.
+            if left.is_zero() {
+                return Err(LoaderFailure::Slow(self.deadline));
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut waiting = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut waiting, timeout) {
+                // The timeout was rounded to whole milliseconds, so the deadline may not be reached.
+                Ok(0) => continue,
+                Ok(_) => {}
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => return Err(LoaderFailure::Start(error.into())),
+            }
+            match pipe.read(&mut piece) {
+                Ok(0) => return Ok(heard),
+                Ok(length) => heard.extend_from_slice(piece.get(..length).unwrap_or_default()),
+                Err(error) => return Err(LoaderFailure::Start(error)),
+            }
+            if heard.len() > MAX_ANSWER {
+                return Err(LoaderFailure::Nonsense("it is too long"));
+            }
+        }
     }
 }
 
@@ -138,12 +163,11 @@ pub(super) struct OpenSource {
 impl OpenSource {
     fn open(source: &Source, trust: &Trust) -> Result<Self, LoadError> {
         let consensus = OpenFile::open(&source.consensus)?;
-        let certificates = match trust {
-            Trust::MostOf(_) => {
-                Some(OpenFile::open(&source.certificates).map_err(files::about_certificates)?)
-            }
-            Trust::Anybody => None,
-        };
+        let mut certificates = None;
+        if *trust != Trust::Anybody {
+            let opened = OpenFile::open(&source.certificates);
+            certificates = Some(opened.map_err(files::about_certificates)?);
+        }
         Ok(Self {
             consensus,
             certificates,
@@ -163,43 +187,6 @@ fn feed(mut pipe: impl Write, request: &Request, open: Vec<OpenSource>) -> Resul
         }
     }
     Ok(())
-}
-
-/// Why no answer was received.
-enum Silence {
-    Slow,
-    TooMuch,
-    Failed(io::Error),
-}
-
-/// Reads the pipe up to its end, or until the deadline.
-fn listen(mut pipe: ChildStdout, deadline: Instant) -> Result<Vec<u8>, Silence> {
-    let mut heard = Vec::new();
-    let mut piece = [0; 1 << 16];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Checked here too: if the process keeps writing, the poll never times out.
-        if left.is_zero() {
-            return Err(Silence::Slow);
-        }
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut waiting = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waiting, timeout) {
-            // The timeout was rounded to whole milliseconds, so the deadline may not be reached.
-            Ok(0) => continue,
-            Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => continue,
-            Err(error) => return Err(Silence::Failed(error.into())),
-        }
-        match pipe.read(&mut piece) {
-            Ok(0) => return Ok(heard),
-            Ok(length) => heard.extend_from_slice(piece.get(..length).unwrap_or_default()),
-            Err(error) => return Err(Silence::Failed(error)),
-        }
-        if heard.len() > MAX_ANSWER {
-            return Err(Silence::TooMuch);
-        }
-    }
 }
 
 fn end(child: &mut Child) -> io::Result<std::process::ExitStatus> {

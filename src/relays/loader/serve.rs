@@ -28,20 +28,17 @@ fn answer(input: &mut impl BufRead) -> io::Result<Answer> {
     let mut loading = Loading::default();
     for (source, &(length, certificates)) in request.files.iter().enumerate() {
         let consensus = bytes(input, length)?;
-        let certificates = certificates
-            .map(|length| bytes(input, length))
-            .transpose()?;
+        let certificates = certificates.map(|length| bytes(input, length));
+        let certificates = certificates.transpose()?;
         let nameless = Path::new("");
         if let Err(problem) = loading.add(nameless, &consensus, certificates.as_deref(), &trust) {
-            let (of_certificates, reason) = match problem {
-                Problem::Document(problem) => (false, problem.to_string()),
-                Problem::Signatures(problem) => (false, problem.to_string()),
-                Problem::Certificates(problem) => (true, problem.to_string()),
-            };
             return Ok(Answer::Refused {
                 source,
-                of_certificates,
-                reason,
+                of_certificates: matches!(problem, Problem::Certificates(_)),
+                reason: match problem {
+                    Problem::Document(one) | Problem::Certificates(one) => one.to_string(),
+                    Problem::Signatures(one) => one.to_string(),
+                },
             });
         }
     }
@@ -55,9 +52,8 @@ fn answer(input: &mut impl BufRead) -> io::Result<Answer> {
 fn bytes(input: &mut impl Read, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     input.take(length).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|read| read == length) {
-        Ok(bytes)
-    } else {
-        Err(io::ErrorKind::UnexpectedEof.into())
+    if u64::try_from(bytes.len()) != Ok(length) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    Ok(bytes)
 }

@@ -1,7 +1,7 @@
 //! The protocol between daemon and loader: one JSON value each way, with the files' bytes after the
 //! request. The daemon validates every answer.
 
-use super::OpenSource;
+use super::{OpenFile, OpenSource};
 use crate::{Authorities, Counts, LoadError, Loaded, LoaderFailure, SourceReport, Sources, Trust};
 use exitmark_policy::{Endpoint, MAX_ENDPOINTS};
 use serde::{Deserialize, Serialize};
@@ -27,18 +27,13 @@ pub(super) struct Request {
 impl Request {
     pub(super) fn new(sources: &Sources, open: &[OpenSource]) -> Self {
         let lengths = |source: &OpenSource| {
-            let certificates = source.certificates.as_ref();
-            (
-                source.consensus.length(),
-                certificates.map(super::OpenFile::length),
-            )
+            let certificates = source.certificates.as_ref().map(OpenFile::length);
+            (source.consensus.length(), certificates)
         };
         Self {
             files: open.iter().map(lengths).collect(),
             authorities: match &sources.trust {
-                Trust::MostOf(authorities) => {
-                    Some(authorities.iter().map(|one| one.to_string()).collect())
-                }
+                Trust::MostOf(all) => Some(all.iter().map(|one| one.to_string()).collect()),
                 Trust::Anybody => None,
             },
         }
@@ -62,10 +57,9 @@ impl Request {
             return Ok(Trust::Anybody);
         };
         let identities = texts.iter().map(|text| text.parse());
-        let identities = identities.collect::<Result<Vec<_>, _>>();
-        Ok(Trust::MostOf(Authorities::new(
-            identities.map_err(io::Error::other)?,
-        )))
+        let identities: Result<Vec<_>, _> = identities.collect();
+        let authorities = Authorities::new(identities.map_err(io::Error::other)?);
+        Ok(Trust::MostOf(authorities))
     }
 }
 
@@ -120,9 +114,7 @@ impl Answer {
         }
         if listed.len() > MAX_ENDPOINTS {
             // Each document may be valid by itself.
-            return Err(LoadError::TooMany {
-                count: listed.len(),
-            });
+            return Err(LoadError::TooMany(listed.len()));
         }
         if !listed.is_sorted_by(|a, b| a < b) || listed.iter().any(|one| one.port == 0) {
             return Err(nonsense("endpoints out of order, or with port 0"));
@@ -148,9 +140,8 @@ fn is_plausible(report: &SourceReport, trust: &Trust, listed: usize) -> bool {
         further,
         authorities,
     } = report.counts;
-    let counted = [orports, further, authorities]
-        .into_iter()
-        .try_fold(0_usize, usize::checked_add);
+    let counted = orports.checked_add(further);
+    let counted = counted.and_then(|sum| sum.checked_add(authorities));
     let signed = match (trust, report.signatures) {
         (Trust::MostOf(authorities), Some(signatures)) => {
             signatures.needed == authorities.majority()
@@ -169,14 +160,11 @@ fn is_plausible(report: &SourceReport, trust: &Trust, listed: usize) -> bool {
 
 /// Truncates a reason, and replaces all but printable ASCII, to protect terminals and logs.
 fn printable(reason: &str) -> String {
-    reason
-        .chars()
-        .take(MAX_REASON)
-        .map(|letter| match letter {
-            ' '..='~' => letter,
-            _ => '?',
-        })
-        .collect()
+    let shown = |letter| match letter {
+        ' '..='~' => letter,
+        _ => '?',
+    };
+    reason.chars().take(MAX_REASON).map(shown).collect()
 }
 
 #[cfg(test)]
@@ -223,10 +211,9 @@ mod tests {
     }
 
     fn endpoints() -> Vec<Endpoint> {
-        vec![
-            "192.0.2.1:9001".parse().unwrap(),
-            "192.0.2.2:9001".parse().unwrap(),
-        ]
+        ["192.0.2.1:9001", "192.0.2.2:9001"]
+            .map(|text| text.parse().unwrap())
+            .into()
     }
 
     fn checked(
@@ -240,9 +227,12 @@ mod tests {
         };
         // Encoded, as it arrives by the pipe.
         let text = serde_json::to_vec(&answer).unwrap();
-        serde_json::from_slice::<Answer>(&text)
-            .unwrap()
-            .check(&asked())
+        let answer: Answer = serde_json::from_slice(&text).unwrap();
+        answer.check(&asked())
+    }
+
+    fn is_nonsense(error: &LoadError) -> bool {
+        matches!(error, LoadError::Loader(LoaderFailure::Nonsense(_)))
     }
 
     #[test]
@@ -257,11 +247,8 @@ mod tests {
         type Change = fn(&mut SourceReport, &mut Vec<Endpoint>);
         let changes: [(&str, Change); 12] = [
             ("countless others", |report, _| {
-                let unknown = MAX_AUTHORITIES + 1;
-                report.signatures = Some(Signatures {
-                    unknown,
-                    ..signatures(3, 2)
-                });
+                let signatures = report.signatures.as_mut().unwrap();
+                signatures.unknown = MAX_AUTHORITIES + 1;
             }),
             ("unsigned", |report, _| report.signatures = None),
             ("too few good", |report, _| {
@@ -285,23 +272,17 @@ mod tests {
         ];
         for (what, change) in changes {
             let error = checked(change).unwrap_err();
-            assert!(
-                matches!(error, LoadError::Loader(LoaderFailure::Nonsense(_))),
-                "{what}: {error}"
-            );
+            assert!(is_nonsense(&error), "{what}: {error}");
         }
         let many = (0..=65_536_u32).map(|n| Endpoint::new(std::net::Ipv4Addr::from(n).into(), 1));
         let error = checked(|_, endpoints| *endpoints = many.collect()).unwrap_err();
-        assert!(matches!(error, LoadError::TooMany { count: 65_537 }));
+        assert!(matches!(error, LoadError::TooMany(65_537)));
         let other = Answer::Refused {
             source: 1,
             of_certificates: false,
             reason: String::new(),
         };
-        assert!(matches!(
-            other.check(&asked()),
-            Err(LoadError::Loader(LoaderFailure::Nonsense(_)))
-        ));
+        assert!(is_nonsense(&other.check(&asked()).unwrap_err()));
     }
 
     #[test]
